@@ -1,0 +1,2 @@
+//! A three-member cluster in one process.
+fn main() {}

@@ -1,0 +1,304 @@
+//! The configuration of a cluster and of a node: valid by construction.
+
+use crate::ids::{ClusterId, Hash, MemberId, View};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a member does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// Keeps the log and the data, votes, can be primary.
+    Data,
+    /// Keeps the log and votes, holds no data, is never primary.
+    Witness,
+}
+
+/// A configured member.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Member {
+    /// Its id, never used twice.
+    pub id: MemberId,
+    /// Where the other members and the clients reach it, in the transport's notation (`HOST:PORT`).
+    pub address: String,
+    /// What it does.
+    pub role: Role,
+}
+
+/// Why a configuration was refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// No member was given.
+    #[error("the cluster has no members: name at least one")]
+    NoMembers,
+    /// More members than the protocol's tables hold.
+    #[error("the cluster has {0} members: at most 15 are supported")]
+    TooManyMembers(usize),
+    /// The name is empty or too long.
+    #[error("the cluster name has {0} bytes: give it 1 to 100")]
+    Name(usize),
+    /// Two members have one id.
+    #[error("member id {0} stands twice: give each member an id of its own")]
+    DuplicateId(MemberId),
+    /// Two members have one address.
+    #[error("address {0} stands twice: give each member an address of its own")]
+    DuplicateAddress(String),
+    /// An address is empty or malformed.
+    #[error("member {id} has the address {address:?}: write HOST:PORT, as in 127.0.0.1:7000")]
+    Address {
+        /// The member.
+        id: MemberId,
+        /// What was given.
+        address: String,
+    },
+    /// Too many witnesses for the replication quorum.
+    #[error(
+        "{witnesses} of {members} members are witnesses: at most {most} can be, so that every write reaches a data member"
+    )]
+    TooManyWitnesses {
+        /// How many were given.
+        witnesses: usize,
+        /// Of how many members.
+        members: usize,
+        /// How many are allowed.
+        most: usize,
+    },
+    /// The node's own id is not among the members.
+    #[error("member {0} is not in the configuration: add it, or start with one of the ids that are")]
+    NotAMember(MemberId),
+    /// A limit or time-out is outside its range.
+    #[error("{name} is {value}: it must be {range}")]
+    Range {
+        /// Which setting.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        range: &'static str,
+    },
+}
+
+/// The members of a cluster and its quorums. Equal on all members; its [`fingerprint`](Self::fingerprint) is compared
+/// in every hello.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cluster {
+    name: String,
+    members: BTreeMap<MemberId, Member>,
+}
+
+impl Cluster {
+    /// Starts a configuration for the cluster `name` (1 to 100 bytes).
+    pub fn builder(name: impl Into<String>) -> ClusterBuilder {
+        ClusterBuilder { name: name.into(), members: Vec::new() }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The id: a hash of the name.
+    #[must_use]
+    pub fn id(&self) -> ClusterId {
+        ClusterId::of_name(&self.name)
+    }
+
+    /// All members in id order.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// How many members vote.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Always false: a cluster has members.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The member with this id.
+    #[must_use]
+    pub fn member(&self, id: MemberId) -> Option<&Member> {
+        self.members.get(&id)
+    }
+
+    /// The other members, in id order.
+    pub fn peers(&self, me: MemberId) -> impl Iterator<Item = &Member> {
+        self.members.values().filter(move |member| member.id != me)
+    }
+
+    /// The replication quorum: on how many members a write is durable before it is acknowledged.
+    #[must_use]
+    pub fn replication_quorum(&self) -> usize {
+        self.members.len() / 2 + 1
+    }
+
+    /// The view-change quorum: how many members must agree to leave a view.
+    #[must_use]
+    pub fn view_change_quorum(&self) -> usize {
+        self.members.len() / 2 + 1
+    }
+
+    /// The nack quorum: how many members that never held an entry prove that it was not committed.
+    #[must_use]
+    pub fn nack_quorum(&self) -> usize {
+        self.members.len() - self.replication_quorum() + 1
+    }
+
+    /// The primary of `view`: the data members in id order take turns.
+    ///
+    /// # Panics
+    /// Never: a cluster has a data member.
+    #[must_use]
+    pub fn primary(&self, view: View) -> MemberId {
+        let data = self.members.values().filter(|member| member.role == Role::Data);
+        let count = data.clone().count() as u64;
+        let turn = view.get() % count;
+        let mut data = data;
+        data.nth(usize::try_from(turn).expect("below 15")).expect("a cluster has a data member").id
+    }
+
+    /// A hash of the name, the members and their roles and addresses; members whose fingerprints differ refuse each other.
+    #[must_use]
+    pub fn fingerprint(&self) -> Hash {
+        let mut text = format!("{}\n", self.name);
+        for member in self.members.values() {
+            text.push_str(&format!("{} {} {:?}\n", member.id, member.address, member.role));
+        }
+        Hash::of(text.as_bytes())
+    }
+}
+
+/// Collects members; [`build`](Self::build) checks them all.
+#[derive(Clone, Debug)]
+pub struct ClusterBuilder {
+    name: String,
+    members: Vec<Member>,
+}
+
+impl ClusterBuilder {
+    /// Adds a data member.
+    #[must_use]
+    pub fn member(self, id: u8, address: impl Into<String>) -> Self {
+        self.with(id, address, Role::Data)
+    }
+
+    /// Adds a witness.
+    #[must_use]
+    pub fn witness(self, id: u8, address: impl Into<String>) -> Self {
+        self.with(id, address, Role::Witness)
+    }
+
+    /// Adds a member with a role.
+    #[must_use]
+    pub fn with(mut self, id: u8, address: impl Into<String>, role: Role) -> Self {
+        self.members.push(Member { id: MemberId::new(id), address: address.into(), role });
+        self
+    }
+
+    /// Checks everything and makes the configuration.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first mistake and what to do about it.
+    pub fn build(self) -> Result<Cluster, ConfigError> {
+        if self.name.is_empty() || self.name.len() > 100 {
+            return Err(ConfigError::Name(self.name.len()));
+        }
+        if self.members.is_empty() {
+            return Err(ConfigError::NoMembers);
+        }
+        if self.members.len() > 15 {
+            return Err(ConfigError::TooManyMembers(self.members.len()));
+        }
+        let mut members = BTreeMap::new();
+        for member in self.members {
+            check_address(&member)?;
+            if members.values().any(|other: &Member| other.address == member.address) {
+                return Err(ConfigError::DuplicateAddress(member.address));
+            }
+            let id = member.id;
+            if members.insert(id, member).is_some() {
+                return Err(ConfigError::DuplicateId(id));
+            }
+        }
+        let cluster = Cluster { name: self.name, members };
+        let witnesses = cluster.members().filter(|member| member.role == Role::Witness).count();
+        let most = cluster.replication_quorum() - 1;
+        if witnesses > most {
+            return Err(ConfigError::TooManyWitnesses { witnesses, members: cluster.len(), most });
+        }
+        Ok(cluster)
+    }
+}
+
+fn check_address(member: &Member) -> Result<(), ConfigError> {
+    let wrong = || ConfigError::Address { id: member.id, address: member.address.clone() };
+    let (host, port) = member.address.rsplit_once(':').ok_or_else(wrong)?;
+    if host.is_empty() || host.contains(char::is_whitespace) || port.parse::<u16>().is_err() {
+        return Err(wrong());
+    }
+    Ok(())
+}
+
+/// How many entries may be uncommitted at once; fixed when a cluster is formed.
+pub const DEFAULT_PIPELINE: u32 = 32;
+
+/// Time-outs and limits of one node. Every field has a stated default and range; [`Options::check`] refuses the rest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// How often a primary sends a sign of life. Default 25 ms; 1 ms to 10 s.
+    pub heartbeat: Duration,
+    /// The shortest silence after which a backup suspects its primary; the detector adapts upwards from here.
+    /// Default 150 ms; at least 3 heartbeats, at most 60 s.
+    pub suspect_min: Duration,
+    /// The longest silence after which a backup suspects its primary. Default 2 s; at least `suspect_min`, at most 120 s.
+    pub suspect_max: Duration,
+    /// How many entries may be uncommitted at once, equal on all members. Default 32; 1 to 256.
+    pub pipeline: u32,
+    /// The most bytes of requests in one entry. Default 1 MiB; 64 KiB to 16 MiB.
+    pub max_batch_bytes: usize,
+    /// The largest key in bytes. Default 4 KiB; 1 to 64 KiB.
+    pub max_key_bytes: usize,
+    /// The largest value in bytes. Default 1 MiB; 1 to 8 MiB.
+    pub max_value_bytes: usize,
+    /// The size of a journal segment. Default 16 MiB; 64 KiB to 1 GiB, and at least twice the largest entry.
+    pub segment_bytes: u64,
+    /// A checkpoint is started when the overlay holds this much. Default 32 MiB; 64 KiB to 4 GiB.
+    pub checkpoint_bytes: usize,
+    /// The most sessions kept; opening one more evicts the one that was silent longest. Default 10,000; 1 to 1,000,000.
+    pub max_sessions: usize,
+    /// A session silent for this long, by the log's time-stamps, is forgotten. Default 10 min; 1 s to 30 days.
+    pub session_ttl: Duration,
+    /// The most requests in flight per session. Default 256; 1 to 4,096.
+    pub session_window: usize,
+    /// The most client connections. Default 1,024; 1 to 100,000.
+    pub max_connections: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(25),
+            suspect_min: Duration::from_millis(150),
+            suspect_max: Duration::from_secs(2),
+            pipeline: DEFAULT_PIPELINE,
+            max_batch_bytes: 1 << 20,
+            max_key_bytes: 4 << 10,
+            max_value_bytes: 1 << 20,
+            segment_bytes: 16 << 20,
+            checkpoint_bytes: 32 << 20,
+            max_sessions: 10_000,
+            session_ttl: Duration::from_secs(600),
+            session_window: 256,
+            max_connections: 1024,
+        }
+    }
+}

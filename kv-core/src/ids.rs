@@ -1,0 +1,268 @@
+//! The numbers of the protocol, each a type of its own with only the arithmetic that means something.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// Declares a counter newtype: ordered, serialisable, with `ZERO`, `next` and a short display.
+macro_rules! counter {
+    ($(#[$doc:meta])* $name:ident, $letter:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        pub struct $name(u64);
+
+        impl $name {
+            /// The smallest value.
+            pub const ZERO: Self = Self(0);
+
+            /// Wraps a plain number, as read from a wire or a disk.
+            #[must_use]
+            pub const fn new(value: u64) -> Self {
+                Self(value)
+            }
+
+            /// The plain number.
+            #[must_use]
+            pub const fn get(self) -> u64 {
+                self.0
+            }
+
+            /// The number after this one.
+            ///
+            /// # Panics
+            /// At `u64::MAX`: numbers from outside are refused long before (see `wire`).
+            #[must_use]
+            pub const fn next(self) -> Self {
+                Self(self.0.checked_add(1).expect("a counter ran past u64::MAX"))
+            }
+
+            /// The number before this one, or zero at zero.
+            #[must_use]
+            pub const fn previous(self) -> Self {
+                Self(self.0.saturating_sub(1))
+            }
+
+            /// The number `count` further on.
+            ///
+            /// # Panics
+            /// Past `u64::MAX`.
+            #[must_use]
+            pub const fn advance(self, count: u64) -> Self {
+                Self(self.0.checked_add(count).expect("a counter ran past u64::MAX"))
+            }
+
+            /// The number `count` further back, or zero.
+            #[must_use]
+            pub const fn back(self, count: u64) -> Self {
+                Self(self.0.saturating_sub(count))
+            }
+
+            /// How far this number is above `other`; zero if it is not above.
+            #[must_use]
+            pub const fn distance_from(self, other: Self) -> u64 {
+                self.0.saturating_sub(other.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($letter, "{}"), self.0)
+            }
+        }
+    };
+}
+
+counter!(
+    /// A view: a period with one primary. Views only grow.
+    View, "v"
+);
+counter!(
+    /// The index of an entry in the replicated log; the first entry is op 1, op 0 is the empty log.
+    Op, "o"
+);
+counter!(
+    /// The position of one request in the committed history: contiguous, unique, the version that users see.
+    /// The first request has revision 1.
+    Revision, "r"
+);
+counter!(
+    /// A client's number for one request within its session; the first is 1. A retry keeps its number.
+    RequestNumber, "n"
+);
+counter!(
+    /// A client session, named by the revision of the request that opened it. Zero is no session.
+    SessionId, "s"
+);
+counter!(
+    /// A round of read confirmation, numbered by the primary within its view.
+    Round, "c"
+);
+counter!(
+    /// The life of a log between two cuts: every block on disk carries the incarnation it was written in.
+    Incarnation, "i"
+);
+counter!(
+    /// The place of a write in the order in which a replica asked for it; see [`Output::Write`].
+    ///
+    /// [`Output::Write`]: crate::replica::Output::Write
+    WriteSeq, "w"
+);
+counter!(
+    /// A point of monotonic time, in nanoseconds since the node (or the simulation) started.
+    Instant, "t"
+);
+counter!(
+    /// Wall time as stamped into the log, in milliseconds since 1970-01-01 UTC.
+    Timestamp, "T"
+);
+
+impl Instant {
+    /// This point plus `duration` (saturating).
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// The time from `earlier` to this point; zero if it is not earlier.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// A configured member of a cluster. Never used twice for different disks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MemberId(u8);
+
+impl MemberId {
+    /// Wraps a plain number.
+    #[must_use]
+    pub const fn new(value: u8) -> Self {
+        Self(value)
+    }
+
+    /// The plain number.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl fmt::Display for MemberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl fmt::Debug for MemberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "m{}", self.0)
+    }
+}
+
+/// Which cluster: the 128-bit xxh3 hash of its name. Members of different clusters refuse each other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ClusterId(u128);
+
+impl ClusterId {
+    /// The id of the cluster with this name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Self {
+        Self(xxhash_rust::xxh3::xxh3_128(name.as_bytes()))
+    }
+
+    /// Wraps a plain number.
+    #[must_use]
+    pub const fn new(value: u128) -> Self {
+        Self(value)
+    }
+
+    /// The plain number.
+    #[must_use]
+    pub const fn get(self) -> u128 {
+        self.0
+    }
+}
+
+impl fmt::Debug for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// A 128-bit xxh3 hash: of an entry's header (and so, by the chain, of the whole log below it), of a body, of a state.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Hash(u128);
+
+impl Hash {
+    /// The hash that stands for "nothing before": the parent of the first entry.
+    pub const ZERO: Self = Self(0);
+
+    /// The hash of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(xxhash_rust::xxh3::xxh3_128(bytes))
+    }
+
+    /// Wraps a plain number.
+    #[must_use]
+    pub const fn new(value: u128) -> Self {
+        Self(value)
+    }
+
+    /// The plain number.
+    #[must_use]
+    pub const fn get(self) -> u128 {
+        self.0
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{:08x}", self.0 >> 96)
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// An op together with the hash of its entry: a point of one particular log.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Anchor {
+    /// The op.
+    pub op: Op,
+    /// The hash of the entry at that op.
+    pub hash: Hash,
+}
+
+impl Anchor {
+    /// The empty log.
+    pub const ZERO: Self = Self { op: Op::ZERO, hash: Hash::ZERO };
+
+    /// The point `op` of the log in which that op's entry has `hash`.
+    #[must_use]
+    pub const fn new(op: Op, hash: Hash) -> Self {
+        Self { op, hash }
+    }
+}
+
+impl fmt::Debug for Anchor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}{:?}", self.op, self.hash)
+    }
+}

@@ -1,0 +1,14 @@
+//! A replicated, durable, linearizable key-value store to embed.
+
+pub mod config;
+pub mod error;
+pub mod ids;
+pub mod message;
+pub mod replica;
+pub mod storage;
+pub mod transport {
+    //! The transports: the trait and what comes with it, and by feature TCP and QUIC.
+    pub use kv_transport::*;
+    #[cfg(feature = "tcp")]
+    pub use kv_transport_tcp as tcp;
+}

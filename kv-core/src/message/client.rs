@@ -1,0 +1,167 @@
+//! What clients and members say to each other, on the Client lane.
+
+use super::{Outcome, Rejection};
+use crate::ids::{MemberId, Op, Revision, View};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// From a client to a member.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClientMessage {
+    /// The client's number for this call on this connection; returned in the answer.
+    pub call: u64,
+    /// What it wants.
+    pub what: ClientCall,
+}
+
+/// What a client wants.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ClientCall {
+    /// Order and apply this request (encoded with `Request::encode`).
+    Write(Bytes),
+    /// Read.
+    Read {
+        /// How fresh.
+        mode: ReadMode,
+        /// What.
+        query: Query,
+    },
+    /// Where does this member stand?
+    Status,
+    /// Hand the primary role over, if this member has it.
+    Handover,
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ReadMode {
+    /// At least as new as every write acknowledged before it began. Answered by the primary only.
+    #[default]
+    Linearizable,
+    /// What the asked member happens to have applied: may be stale.
+    Local,
+}
+
+/// What to read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Query {
+    /// One key.
+    Get {
+        /// The key.
+        key: Bytes,
+    },
+    /// Keys in order.
+    Scan {
+        /// The first key (inclusive).
+        from: Bytes,
+        /// The end (exclusive); none for the end of the key space.
+        to: Option<Bytes>,
+        /// At most this many. The member may answer fewer and say that there are more.
+        limit: u32,
+    },
+}
+
+/// A key's value with its history's numbers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// The value.
+    pub value: Bytes,
+    /// The revision that created the key (since it was last absent).
+    pub created: Revision,
+    /// The revision that last changed it.
+    pub modified: Revision,
+    /// How many times it was put since it was created; the first put makes 1.
+    pub version: u64,
+}
+
+/// From a member to a client.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServerMessage {
+    /// The call that is answered.
+    pub call: u64,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// The answer to a call.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// The write was applied: its stored outcome, or why it has none.
+    Written(Result<Outcome, Rejection>),
+    /// The answer to [`Query::Get`].
+    Value {
+        /// The record, if the key exists.
+        record: Option<Record>,
+        /// The revision of the state that was read.
+        revision: Revision,
+    },
+    /// The answer to [`Query::Scan`].
+    Records {
+        /// Keys and records in order.
+        records: Vec<(Bytes, Record)>,
+        /// Whether the range goes on after the last key.
+        more: bool,
+        /// The revision of the state that was read.
+        revision: Revision,
+    },
+    /// The answer to [`ClientCall::Status`].
+    Status(Box<MemberStatus>),
+    /// Done (a handover was started, or was not needed).
+    Done,
+    /// This member is not the serving primary. The call was **not** proposed here.
+    NotPrimary {
+        /// Who probably is.
+        hint: Option<MemberId>,
+    },
+    /// The call was proposed here, and then this member ceased to be primary: its fate is unknown. Retry with the same number.
+    Abandoned,
+    /// Too much is in flight. The call was **not** proposed here.
+    Overloaded,
+    /// The call breaks a limit, or asks a witness for data. **Not** proposed. The text says what and what to do.
+    Refused(String),
+}
+
+/// Where a member stands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: MemberId,
+    /// `data` or `witness`.
+    pub role: String,
+    /// `forming`, `primary`, `backup`, `view-change`, `catching-up`, `damaged`.
+    pub state: String,
+    /// Its view.
+    pub view: View,
+    /// The primary it knows to be serving.
+    pub primary: Option<MemberId>,
+    /// The last op of its log.
+    pub head: Op,
+    /// What it knows to be committed.
+    pub commit: Op,
+    /// What it has applied.
+    pub applied: Op,
+    /// The revision of its applied state.
+    pub revision: Revision,
+    /// Its durable checkpoint.
+    pub checkpoint: Op,
+    /// How long the last change of primary took as seen here, in milliseconds: from the first suspicion to serving.
+    pub last_failover_ms: Option<u64>,
+    /// At the primary: how far its peers are.
+    pub peers: Vec<PeerStatus>,
+    /// Milliseconds since the member started.
+    pub uptime_ms: u64,
+}
+
+/// How far a peer is, as its primary sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The peer.
+    pub id: MemberId,
+    /// The last op that it acknowledged in this view.
+    pub acknowledged: Op,
+    /// Whether it has answered lately.
+    pub alive: bool,
+}

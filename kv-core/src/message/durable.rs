@@ -1,0 +1,75 @@
+//! What a replica asks its journal to make durable, and what the journal recovers.
+
+use super::{Entry, FormationStep};
+use crate::ids::{Anchor, Hash, Incarnation, Op, Revision, Timestamp, View};
+
+/// A durable write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Write {
+    /// The next step of forming the cluster. `Formatted` creates superblock and journal, `Formed` marks it.
+    Formation(FormationStep),
+    /// Entries after the head, in op order.
+    Append(Vec<Entry>),
+    /// View numbers and, with them, a cut of the log, in one superblock write.
+    View(ViewRecord),
+    /// The engine's checkpoint.
+    Checkpoint(Anchor),
+    /// Entries at or below this op may be dropped (whole segments, below the checkpoint only).
+    Trim(Op),
+}
+
+/// What the superblock says of the view.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ViewRecord {
+    /// No older view is ever taken part in again.
+    pub view: View,
+    /// The last view whose log was installed.
+    pub log_view: View,
+    /// Everything above this point of the log is void, in this and in every later life.
+    pub cut: Option<Cut>,
+}
+
+/// A durable cut: blocks of an older incarnation above `after` are void.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cut {
+    /// The last op that stays.
+    pub after: Anchor,
+    /// The incarnation of everything appended from now on.
+    pub incarnation: Incarnation,
+}
+
+/// What recovery found on disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recovered {
+    /// The step of formation.
+    pub formation: FormationStep,
+    /// The durable view.
+    pub view: View,
+    /// The durable log view.
+    pub log_view: View,
+    /// The state is durable up to here (the later of superblock and engine). Zero for none.
+    pub checkpoint: Anchor,
+    /// The point just below the oldest entry in the journal. Zero if the journal reaches back to op 1.
+    pub floor: Anchor,
+    /// The intact chain above `floor`, without a gap: op `floor + 1` first.
+    pub entries: Vec<EntryMeta>,
+    /// The revision after that of the floor (where the log is empty above it).
+    pub floor_next_revision: Revision,
+    /// The stamp at the floor.
+    pub floor_timestamp: Timestamp,
+    /// The incarnation of the next append.
+    pub incarnation: Incarnation,
+    /// The log above the intact chain is damaged: acknowledged entries may be missing.
+    pub damaged: bool,
+}
+
+/// What a replica remembers of an entry without its body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EntryMeta {
+    /// The entry's hash.
+    pub hash: Hash,
+    /// The revision after its last request.
+    pub next_revision: Revision,
+    /// Its stamp.
+    pub timestamp: Timestamp,
+}

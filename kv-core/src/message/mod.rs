@@ -1,0 +1,233 @@
+//! Every message between members, in the paper's names; log entries; requests.
+//!
+//! | message | from, to | lane | handled by |
+//! |---|---|---|---|
+//! | `Prepare` | primary to backups | Log | `Replica::on_prepare` |
+//! | `PrepareOk` | backup to primary | Log | `Replica::on_prepare_ok` |
+//! | `Commit` | primary to backups | Control | `Replica::on_commit` |
+//! | `CommitOk` | backup to primary | Control | `Replica::on_commit_ok` |
+//! | `StartViewChange` | any to all | Control | `Replica::on_start_view_change` |
+//! | `DoViewChange` | any to all | Control | `Replica::on_do_view_change` |
+//! | `StartView` | primary to backups | Control | `Replica::on_start_view` |
+//! | `GetState` | any to primary | Control | `Replica::on_get_state` |
+//! | `Fetch` | any to any | Bulk | `Replica::on_fetch` |
+//! | `Headers` | answer to `Fetch` | Bulk | `Replica::on_headers` |
+//! | `NewState` | answer to `Fetch` | Bulk | `Replica::on_new_state` |
+//! | `Formation` | any to any | Control | `Formation::on_formation` |
+
+mod client;
+mod durable;
+mod entry;
+mod request;
+
+pub use client::{
+    Answer, ClientCall, ClientMessage, MemberStatus, PeerStatus, Query, ReadMode, Record, ServerMessage,
+};
+pub use durable::{Cut, EntryMeta, Recovered, ViewRecord, Write};
+pub use entry::{BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, RequestIter, body_of};
+pub use request::{Command, Effect, Guard, Operation, Outcome, Rejection, Request, RequestError};
+
+use crate::ids::{Anchor, Hash, MemberId, Op, Round, Timestamp, View};
+use kv_transport::Lane;
+use serde::{Deserialize, Serialize};
+
+/// A message between members.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// The primary gives an entry its place in the log of `view`.
+    Prepare {
+        /// The primary's view.
+        view: View,
+        /// What the primary knows to be committed.
+        commit: Anchor,
+        /// The entry.
+        entry: Entry,
+    },
+    /// Everything up to `log` is durable here, and this member's log is the log of `view`.
+    PrepareOk {
+        /// The view in which the acknowledgement counts.
+        view: View,
+        /// The last durable op and its hash.
+        log: Anchor,
+    },
+    /// A sign of life of the primary; carries its commit number, and asks for confirmation of a read round.
+    Commit {
+        /// The primary's view.
+        view: View,
+        /// What the primary knows to be committed.
+        commit: Anchor,
+        /// The newest read round.
+        round: Round,
+        /// Entries at or below this op are held in checkpoints by everyone who needs them: they may be dropped.
+        trim: Op,
+    },
+    /// The backup still stands in `view`; answers `Commit`.
+    CommitOk {
+        /// The backup's view.
+        view: View,
+        /// The round of the `Commit` that is answered.
+        round: Round,
+        /// The last durable op of the log of `view`, if that log is installed here: acknowledges like `PrepareOk`.
+        log: Option<Anchor>,
+        /// What this member holds without needing the log below (a witness: its durable committed op).
+        checkpoint: Op,
+        /// This member's wall clock.
+        wall: Timestamp,
+    },
+    /// A vote to leave every view below `view`. Expires unless repeated.
+    StartViewChange {
+        /// The view that the sender wants.
+        view: View,
+    },
+    /// The sender has joined the change to `view` and will never again take part in an older one.
+    DoViewChange {
+        /// The view to start.
+        view: View,
+        /// What the sender's durable log holds.
+        log: LogSummary,
+    },
+    /// The log of `view` is decided, and durable at its primary.
+    StartView {
+        /// The view that starts.
+        view: View,
+        /// What the primary knows to be committed.
+        commit: Anchor,
+        /// The hashes of the log's last ops, ascending, ending at its head; at least every op above `commit`.
+        hashes: Vec<(Op, Hash)>,
+        /// The nonce of the `GetState` that is answered; zero if none is.
+        nonce: u64,
+    },
+    /// Asks the primary of `view` for its `StartView`.
+    GetState {
+        /// The view that the sender heard of.
+        view: View,
+        /// Returned in the answer.
+        nonce: u64,
+    },
+    /// Asks for entries, or only for their hashes.
+    Fetch {
+        /// The first op wanted.
+        from: Op,
+        /// The last op wanted.
+        through: Op,
+        /// The hash that the entry `through` must have, where it is known.
+        hash: Option<Hash>,
+        /// Returned in the answer.
+        nonce: u64,
+        /// Entries, or only their hashes.
+        what: FetchWhat,
+    },
+    /// Hashes of consecutive ops of the sender's log, ascending.
+    Headers {
+        /// The nonce of the `Fetch` that is answered.
+        nonce: u64,
+        /// Op and hash.
+        hashes: Vec<(Op, Hash)>,
+    },
+    /// Consecutive entries of the sender's log, ascending; may be fewer than asked for.
+    NewState {
+        /// The nonce of the `Fetch` that is answered.
+        nonce: u64,
+        /// The entries.
+        entries: Vec<Entry>,
+    },
+    /// How far the sender is in forming the cluster.
+    Formation {
+        /// Its durable step.
+        step: FormationStep,
+        /// Whether it wants to hear the receiver's.
+        ask: bool,
+    },
+}
+
+/// What a [`Message::Fetch`] asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum FetchWhat {
+    /// Only the hashes.
+    Headers,
+    /// The entries.
+    Entries,
+}
+
+/// The durable steps of forming a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum FormationStep {
+    /// Nothing on disk.
+    Empty,
+    /// The superblock exists.
+    Formatted,
+    /// Votes, prepares and acknowledges.
+    Formed,
+}
+
+/// What a member's durable log holds, as told in its `DoViewChange`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LogSummary {
+    /// The last view whose log was installed here.
+    pub log_view: View,
+    /// State is durable up to here.
+    pub checkpoint: Anchor,
+    /// Known to be committed (or, if greater, head - pipeline, which is committed by the pipeline rule).
+    pub commit: Anchor,
+    /// The last op of the log.
+    pub head: Op,
+    /// Every op above `commit` up to `head`, ascending, without a gap.
+    pub suffix: Vec<Slot>,
+}
+
+/// One op of a [`LogSummary`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Slot {
+    /// The entry with this hash is intact here.
+    Present(Hash),
+    /// An entry was here and cannot be read; its hash, if something intact still tells it.
+    Faulty(Option<Hash>),
+}
+
+impl Message {
+    /// The lane on which it travels.
+    #[must_use]
+    pub const fn lane(&self) -> Lane {
+        match self {
+            Self::Prepare { .. } | Self::PrepareOk { .. } => Lane::Log,
+            Self::Fetch { .. } | Self::Headers { .. } | Self::NewState { .. } => Lane::Bulk,
+            Self::Commit { .. }
+            | Self::CommitOk { .. }
+            | Self::StartViewChange { .. }
+            | Self::DoViewChange { .. }
+            | Self::StartView { .. }
+            | Self::GetState { .. }
+            | Self::Formation { .. } => Lane::Control,
+        }
+    }
+
+    /// Its name, for traces.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Prepare { .. } => "Prepare",
+            Self::PrepareOk { .. } => "PrepareOk",
+            Self::Commit { .. } => "Commit",
+            Self::CommitOk { .. } => "CommitOk",
+            Self::StartViewChange { .. } => "StartViewChange",
+            Self::DoViewChange { .. } => "DoViewChange",
+            Self::StartView { .. } => "StartView",
+            Self::GetState { .. } => "GetState",
+            Self::Fetch { .. } => "Fetch",
+            Self::Headers { .. } => "Headers",
+            Self::NewState { .. } => "NewState",
+            Self::Formation { .. } => "Formation",
+        }
+    }
+}
+
+/// Who a message came from, with the message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Envelope {
+    /// The sender.
+    pub from: MemberId,
+    /// The receiver.
+    pub to: MemberId,
+    /// What was sent.
+    pub message: Message,
+}

@@ -1,0 +1,199 @@
+//! What goes into a replica and what comes out.
+
+use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Timestamp, View, WriteSeq};
+use crate::message::{Message, Write};
+use bytes::Bytes;
+
+/// The time of an input: monotonic for every decision, wall only for stamps in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Now {
+    /// Since the node started; never goes back.
+    pub monotonic: Instant,
+    /// Milliseconds since 1970; may jump.
+    pub wall: Timestamp,
+}
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// A message came from a peer whose identity the transport has checked.
+    Message {
+        /// Who sent it.
+        from: MemberId,
+        /// What it says.
+        message: Message,
+    },
+    /// Requests to be ordered, each encoded with `Request::encode`. Dropped unless [`Replica::is_serving`] and there is
+    /// room (`Replica::proposal_room`): look before.
+    ///
+    /// [`Replica::is_serving`]: super::Replica::is_serving
+    Propose {
+        /// The requests.
+        requests: Vec<Bytes>,
+    },
+    /// A linearizable read waits; answered by [`Output::ReadReady`] or [`Output::ReadsRefused`].
+    Read {
+        /// The driver's name for it.
+        ticket: u64,
+    },
+    /// Every write up to this one is durable.
+    Durable {
+        /// The last durable write.
+        seq: WriteSeq,
+    },
+    /// Committed entries up to here have been applied.
+    Applied {
+        /// The last applied op.
+        op: Op,
+    },
+    /// The engine's checkpoint at this op is durable: tell the superblock.
+    Checkpointed {
+        /// The checkpoint.
+        checkpoint: Anchor,
+    },
+    /// The connection to a peer broke or was refused: a hint that it is dead.
+    PeerLost {
+        /// The peer.
+        peer: MemberId,
+    },
+    /// The time that `poll_timeout` named has come.
+    Timeout,
+    /// Give the primary role to another member, if this one has it.
+    Handover,
+}
+
+/// Something to do. Carry them out in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Hand to the journal. Writes are carried out in this order, each durable before the next kind begins; consecutive
+    /// appends may share one sync. Answered by [`Input::Durable`].
+    Write {
+        /// Its place in the order.
+        seq: WriteSeq,
+        /// What to write.
+        write: Write,
+    },
+    /// Send a message. May be lost.
+    Send {
+        /// To whom.
+        to: MemberId,
+        /// What.
+        message: Message,
+    },
+    /// Read these entries from the journal and send them, as many as fit `max_bytes` (at least one). May be dropped, if an
+    /// entry cannot be read or the peer's queue is full.
+    SendEntries {
+        /// To whom.
+        to: MemberId,
+        /// The first op.
+        from: Op,
+        /// The last op.
+        through: Op,
+        /// How to wrap them.
+        wrap: Wrap,
+        /// A bound on the bytes of bodies.
+        max_bytes: usize,
+    },
+    /// Everything up to here is committed: apply it, in order, from the journal (the entry may still be in its memory only).
+    Commit {
+        /// The new commit point.
+        commit: Anchor,
+    },
+    /// The reads with these tickets may be answered from state that has applied `op`.
+    ReadReady {
+        /// The tickets.
+        tickets: Vec<u64>,
+        /// What must be applied first.
+        op: Op,
+    },
+    /// The reads with these tickets cannot be answered here: this member is not (any more) the serving primary.
+    ReadsRefused {
+        /// The tickets.
+        tickets: Vec<u64>,
+    },
+    /// The view, the status or the serving primary changed.
+    Standing(Standing),
+    /// The proposals given to this replica and not yet committed have an unknown fate: tell whoever waits to retry elsewhere.
+    ProposalsAbandoned,
+    /// Stop this member for good, now, and say why. No other output follows.
+    Halt(Halt),
+}
+
+/// How [`Output::SendEntries`] wraps what it reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wrap {
+    /// One [`Message::Prepare`] each, in this view.
+    Prepare {
+        /// The view.
+        view: View,
+        /// What is committed.
+        commit: Anchor,
+    },
+    /// One [`Message::NewState`] for all.
+    NewState {
+        /// The nonce of the `Fetch` that is answered.
+        nonce: u64,
+        /// The hash that the entry `through` must have, if it was asked for.
+        hash: Option<Hash>,
+    },
+}
+
+/// Where a replica stands, for status pages and hints to clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// The view.
+    pub view: View,
+    /// What it does.
+    pub status: Status,
+    /// The primary of the view, if this member knows it to be serving (itself included).
+    pub primary: Option<MemberId>,
+}
+
+/// What a replica is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Status {
+    /// Waiting until all members have been seen once.
+    Forming,
+    /// Part of a view.
+    Normal,
+    /// Between views.
+    ViewChange,
+    /// Making its log the log of the view; acknowledges nothing yet.
+    CatchingUp,
+    /// Its log is damaged: neither votes nor acknowledges until a primary has told it the log.
+    Damaged,
+}
+
+/// Why a replica stops for good.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Halt {
+    /// This member's disk is empty, but the cluster was formed with it.
+    #[error(
+        "the data directory is empty, but member {peer} says that the cluster is formed: this member's disk was lost. \
+         Restore the directory, or replace the member by a new one with an id of its own"
+    )]
+    DiskLoss {
+        /// Who said so.
+        peer: MemberId,
+    },
+    /// An entry that was applied here differs from the one committed in the cluster.
+    #[error(
+        "op {op} was applied here as {ours}, but the cluster committed {theirs}: the histories have diverged"
+    )]
+    Diverged {
+        /// Where.
+        op: Op,
+        /// The hash here.
+        ours: Hash,
+        /// The hash there.
+        theirs: Hash,
+    },
+    /// This member lacks entries that no peer keeps.
+    #[error("entries from op {from} on are needed, and peers no longer keep them")]
+    BehindJournals {
+        /// The first op needed.
+        from: Op,
+    },
+}

@@ -1,0 +1,1 @@
+//! QUIC for kv.

@@ -4,6 +4,7 @@ pub mod config;
 pub mod error;
 pub mod ids;
 pub mod message;
+pub mod node;
 pub mod replica;
 pub mod storage;
 pub mod transport {
@@ -12,3 +13,7 @@ pub mod transport {
     #[cfg(feature = "tcp")]
     pub use kv_transport_tcp as tcp;
 }
+
+pub use config::{Cluster, Options};
+pub use node::{Node, NodeBuilder};
+pub use tokio;

@@ -3,9 +3,13 @@
 pub mod config;
 pub mod error;
 pub mod ids;
+#[doc(hidden)]
+pub mod journal;
 pub mod message;
 pub mod node;
 pub mod replica;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod storage;
 pub mod transport {
     //! The transports: the trait and what comes with it, and by feature TCP and QUIC.

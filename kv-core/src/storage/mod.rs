@@ -3,6 +3,10 @@
 //! Every offset is absolute; nothing buffers. A write is durable when [`File::sync`] on its file has returned, a
 //! created, renamed or removed name when [`Storage::sync_directory`] has. Calls block: a node makes them from threads of its own.
 
+mod directory;
+
+pub use directory::{Directory, DirectoryError};
+
 use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! What a replica asks its journal to make durable, and what the journal recovers.
 
-use super::{Entry, FormationStep};
+use super::{Entry, EntryHeader, FormationStep};
 use crate::ids::{Anchor, Hash, Incarnation, Op, Revision, Timestamp, View};
 
 /// A durable write.
@@ -27,6 +27,9 @@ pub struct ViewRecord {
     pub log_view: View,
     /// Everything above this point of the log is void, in this and in every later life.
     pub cut: Option<Cut>,
+    /// The log misses entries that this member may have acknowledged. Kept until a `ViewRecord` says otherwise: recovery
+    /// then reports [`Recovered::damaged`] even though the cut has made the log look whole.
+    pub damaged: bool,
 }
 
 /// A durable cut: blocks of an older incarnation above `after` are void.
@@ -59,7 +62,7 @@ pub struct Recovered {
     pub floor_timestamp: Timestamp,
     /// The incarnation of the next append.
     pub incarnation: Incarnation,
-    /// The log above the intact chain is damaged: acknowledged entries may be missing.
+    /// The log above the intact chain is damaged, or the last [`ViewRecord`] said so: acknowledged entries may be missing.
     pub damaged: bool,
 }
 
@@ -72,4 +75,38 @@ pub struct EntryMeta {
     pub next_revision: Revision,
     /// Its stamp.
     pub timestamp: Timestamp,
+    /// Bytes of its body.
+    pub body_len: u32,
+}
+
+impl Recovered {
+    /// What an empty directory gives.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self {
+            formation: FormationStep::Empty,
+            view: View::ZERO,
+            log_view: View::ZERO,
+            checkpoint: Anchor::ZERO,
+            floor: Anchor::ZERO,
+            entries: Vec::new(),
+            floor_next_revision: Revision::new(1),
+            floor_timestamp: Timestamp::ZERO,
+            incarnation: Incarnation::ZERO,
+            damaged: false,
+        }
+    }
+}
+
+impl EntryMeta {
+    /// What is remembered of this entry.
+    #[must_use]
+    pub fn of(header: &EntryHeader) -> Self {
+        Self {
+            hash: header.hash(),
+            next_revision: header.next_revision(),
+            timestamp: header.timestamp,
+            body_len: header.body_len,
+        }
+    }
 }

@@ -80,7 +80,7 @@ pub enum Output {
         /// What.
         message: Message,
     },
-    /// Read these entries from the journal and send them, as many as fit `max_bytes` (at least one). May be dropped, if an
+    /// Read these entries from the journal and send them all (the replica has bounded their bytes). May be dropped, if an
     /// entry cannot be read or the peer's queue is full.
     SendEntries {
         /// To whom.
@@ -91,8 +91,6 @@ pub enum Output {
         through: Op,
         /// How to wrap them.
         wrap: Wrap,
-        /// A bound on the bytes of bodies.
-        max_bytes: usize,
     },
     /// Everything up to here is committed: apply it, in order, from the journal (the entry may still be in its memory only).
     Commit {
@@ -133,8 +131,6 @@ pub enum Wrap {
     NewState {
         /// The nonce of the `Fetch` that is answered.
         nonce: u64,
-        /// The hash that the entry `through` must have, if it was asked for.
-        hash: Option<Hash>,
     },
 }
 

@@ -1,0 +1,147 @@
+//! The seam between kv and the network.
+
+use crate::TransportError;
+use async_trait::async_trait;
+use std::fmt::{self, Debug, Display};
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A class of traffic. Lanes never block one another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Lane {
+    /// Signs of life, votes, read rounds.
+    Control,
+    /// Prepare, PrepareOk.
+    Log,
+    /// Catching up: old entries, snapshots.
+    Bulk,
+    /// Clients' requests and replies.
+    Client,
+}
+
+impl Lane {
+    /// Every lane.
+    pub const ALL: [Self; 4] = [Self::Control, Self::Log, Self::Bulk, Self::Client];
+}
+
+impl Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Control => "control",
+            Self::Log => "log",
+            Self::Bulk => "bulk",
+            Self::Client => "client",
+        })
+    }
+}
+
+/// What the transport itself knows of the other end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Peer {
+    /// The transport does not authenticate: the hello's word is all there is.
+    Unauthenticated,
+    /// A member, proved by its certificate.
+    Member {
+        /// The cluster's name.
+        cluster: String,
+        /// The member's id.
+        id: u8,
+    },
+    /// A client, proved by its certificate.
+    Client {
+        /// The cluster's name.
+        cluster: String,
+        /// The client's name.
+        name: String,
+    },
+}
+
+/// Reads from the other end. End of file: the other end has ended its direction, or is gone.
+pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
+/// Writes to the other end. Nothing is sent for certain before a flush; a flush says nothing about arrival.
+pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// An open byte stream in both directions.
+///
+/// - Bytes arrive in order and once, or the connection breaks; `Faulty` aside.
+/// - Buffers are bounded: a peer that does not read stops the writer, and that lane alone.
+/// - Shutting down or dropping `writer` ends that direction: the peer reads what was written, then end of
+///   file. The other direction goes on.
+/// - Dropping both halves closes the connection; a peer that goes on writing gets an error.
+/// - What a peer sees when `reader` alone is dropped is not stated: writing may fail there, or stall.
+pub struct Connection {
+    /// Its lane, as chosen by the end that connected.
+    pub lane: Lane,
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// The other end's address, for logs: as given to `connect`, or as the accepting end sees it.
+    pub remote: String,
+    /// Reads from the other end.
+    pub reader: Reader,
+    /// Writes to the other end.
+    pub writer: Writer,
+}
+
+impl Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("lane", &self.lane)
+            .field("peer", &self.peer)
+            .field("remote", &self.remote)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens and accepts byte streams.
+#[async_trait]
+pub trait Transport: Send + Sync + Debug + 'static {
+    /// Listens on `address`; port 0 takes a free one, which [`Listener::local_address`] then tells.
+    ///
+    /// # Errors
+    /// [`TransportError::Address`] if it cannot be understood, [`TransportError::Bind`] if it is taken or
+    /// not this machine's.
+    async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError>;
+
+    /// Opens a stream in `lane` to the peer at `address`. It may return before the peer has accepted.
+    ///
+    /// No time-out of its own.
+    ///
+    /// # Errors
+    /// [`TransportError::Address`] if it cannot be understood, [`TransportError::Connect`] if nobody listens
+    /// there or it cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up; the peer may see a connection that ends at once.
+    async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError>;
+}
+
+/// Accepts byte streams. Dropping it frees the address and breaks what is not yet accepted; connections that
+/// are live on.
+#[async_trait]
+pub trait Listener: Send + Debug {
+    /// Waits for the next stream whose lane (and, where the transport authenticates, peer) is known. Openers
+    /// that are slow or send garbage hold up nobody.
+    ///
+    /// # Errors
+    /// [`TransportError::Accept`] if this one failed: call again. [`TransportError::Closed`] if no more can
+    /// come.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no connection.
+    async fn accept(&mut self) -> Result<Connection, TransportError>;
+
+    /// Where it listens, with the port that was taken.
+    fn local_address(&self) -> String;
+}
+
+#[async_trait]
+impl<T: Transport + ?Sized> Transport for Arc<T> {
+    async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError> {
+        (**self).bind(address).await
+    }
+
+    async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError> {
+        (**self).connect(address, lane).await
+    }
+}

@@ -1,15 +1,18 @@
 //! A replicated, durable, linearizable key-value store to embed.
 
 pub mod config;
+pub mod engine;
 pub mod error;
 pub mod ids;
 #[doc(hidden)]
 pub mod journal;
+pub mod kv;
 pub mod message;
 pub mod node;
 pub mod replica;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod session;
 pub mod storage;
 pub mod transport {
     //! The transports: the trait and what comes with it, and by feature TCP and QUIC.

@@ -1,0 +1,45 @@
+//! What can go wrong in an engine.
+
+use std::io;
+use std::sync::Arc;
+
+/// Why the state cannot be read, changed or made durable. Final: drop the state, and start again from what is on disk.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The disk refused an operation.
+    #[error("cannot {doing} the state file: {source}: check the disk, then restart the member")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the disk said.
+        source: Arc<io::Error>,
+    },
+    /// What is on disk is not what was written. Never answered from.
+    #[error("the state file is damaged ({detail}): replace this member's data by a peer's")]
+    Damaged {
+        /// Where, and how it was noticed.
+        detail: String,
+    },
+    /// The file was written by a newer version.
+    #[error("the state file has format {found}, this version knows up to {known}: start the newer version")]
+    NewerFormat {
+        /// The file's.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// A limit that must never differ between members, or between two lives of one, was changed.
+    #[error("{limit} is {configured}, but the state was built with {stored}: set it back")]
+    Limits {
+        /// Which setting.
+        limit: &'static str,
+        /// What the state was built with.
+        stored: u64,
+        /// What is configured now.
+        configured: u64,
+    },
+    /// An earlier error was final.
+    #[error("the state has failed before: restart the member")]
+    Failed,
+}

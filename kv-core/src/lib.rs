@@ -17,6 +17,8 @@ pub mod storage;
 pub mod transport {
     //! The transports: the trait and what comes with it, and by feature TCP and QUIC.
     pub use kv_transport::*;
+    #[cfg(feature = "quic")]
+    pub use kv_transport_quic as quic;
     #[cfg(feature = "tcp")]
     pub use kv_transport_tcp as tcp;
 }

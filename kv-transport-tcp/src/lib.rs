@@ -1,26 +1,123 @@
-//! TCP for kv: a socket per lane.
+//! TCP for kv: a socket per lane, so that lanes never block one another.
+//!
+//! [`Tcp`] is the [`Transport`]. The connecting end says in a preface of eight bytes that it speaks kv, in which
+//! version, and which lane the socket is for; then the stream belongs to the user.
+//!
+//! Nothing is authenticated: every connection's peer is [`Peer::Unauthenticated`](kv_transport::Peer::Unauthenticated).
+
+mod connection;
+mod listener;
+mod preface;
 
 use async_trait::async_trait;
 use kv_transport::{Connection, Lane, Listener, Transport, TransportError};
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::{TcpListener, lookup_host};
 
-/// TCP: a socket per lane. Addresses are `HOST:PORT`; the host may be a name.
-#[derive(Clone, Debug, Default)]
-pub struct Tcp {}
+/// TCP: a socket per lane.
+///
+/// - An address is `HOST:PORT`: an IPv4 address, an IPv6 address in brackets, or a name, which is looked up at
+///   each bind and connect. All addresses of a name are tried in turn.
+/// - Sockets send at once (`TCP_NODELAY`) and probe a silent peer, so that one that vanished is noticed within
+///   half a minute even if nothing is sent.
+/// - A port can be taken again at once after a restart (`SO_REUSEADDR`).
+///
+/// ```
+/// use kv_transport::{Lane, Transport};
+/// use kv_transport_tcp::Tcp;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let tcp = Tcp::new();
+/// let mut listener = tcp.bind("127.0.0.1:0").await?;
+/// let _client = tcp.connect(&listener.local_address(), Lane::Log).await?;
+/// assert_eq!(listener.accept().await?.lane, Lane::Log);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Tcp {
+    preface_timeout: Duration,
+    max_half_open: usize,
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Tcp {
     /// With default settings.
     pub fn new() -> Self {
-        Self::default()
+        Self { preface_timeout: Duration::from_secs(3), max_half_open: 128 }
+    }
+
+    /// How long an accepted socket may take to say its lane before it is closed. Default 3 s.
+    #[must_use]
+    pub fn preface_timeout(mut self, timeout: Duration) -> Self {
+        self.preface_timeout = timeout;
+        self
+    }
+
+    /// How many accepted sockets may be about to say their lane, per listener. The oldest is closed for one
+    /// above that, so that a flood of silent openers does not keep others out. Default 128; at least 1.
+    #[must_use]
+    pub fn max_half_open(mut self, sockets: usize) -> Self {
+        self.max_half_open = sockets.max(1);
+        self
     }
 }
 
 #[async_trait]
 impl Transport for Tcp {
-    async fn bind(&self, _address: &str) -> Result<Box<dyn Listener>, TransportError> {
-        unimplemented!()
+    async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError> {
+        let bind_error = |e| TransportError::bind(address, e);
+        let mut last = no_address();
+        for candidate in lookup(address, bind_error).await? {
+            match TcpListener::bind(candidate).await {
+                Ok(socket) => {
+                    let listener = listener::TcpLanes::new(socket, self.clone()).map_err(bind_error)?;
+                    return Ok(Box::new(listener));
+                }
+                Err(e) => last = e,
+            }
+        }
+        Err(bind_error(last))
     }
 
-    async fn connect(&self, _address: &str, _lane: Lane) -> Result<Connection, TransportError> {
-        unimplemented!()
+    async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError> {
+        let connect_error = |e| TransportError::connect(address, e);
+        let mut last = no_address();
+        for candidate in lookup(address, connect_error).await? {
+            match connection::open(candidate, lane).await {
+                Ok(socket) => return Ok(connection::connection(socket, lane, address.to_owned())),
+                Err(e) => last = e,
+            }
+        }
+        Err(connect_error(last))
     }
+}
+
+/// The socket addresses that `address` stands for.
+async fn lookup(
+    address: &str,
+    failed: impl Fn(io::Error) -> TransportError,
+) -> Result<Vec<SocketAddr>, TransportError> {
+    let form = "expected HOST:PORT, for example 127.0.0.1:7000, [::1]:7000 or db1.example:7000";
+    let (host, port) = address.rsplit_once(':').ok_or_else(|| TransportError::address(address, form))?;
+    if port.parse::<u16>().is_err() {
+        let reason = format!("{port:?} is not a port (0 to 65535); {form}");
+        return Err(TransportError::address(address, reason));
+    }
+    let bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+    if host.is_empty() || bare_ipv6 || host.contains(char::is_whitespace) {
+        return Err(TransportError::address(address, form));
+    }
+    let found: Vec<SocketAddr> = lookup_host(address).await.map_err(&failed)?.collect();
+    if found.is_empty() { Err(failed(no_address())) } else { Ok(found) }
+}
+
+fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the name has no address")
 }

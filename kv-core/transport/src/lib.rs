@@ -12,6 +12,7 @@
 mod error;
 mod faulty;
 mod memory;
+mod pipe;
 mod transport;
 
 pub use error::TransportError;

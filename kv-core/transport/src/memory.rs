@@ -1,11 +1,59 @@
 //! A network inside the process.
 
-use crate::{Connection, Lane, Listener, Transport, TransportError};
+use crate::pipe::pipe;
+use crate::{Connection, Lane, Listener, Peer, Transport, TransportError};
 use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::fmt::{self, Debug};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc;
+
+/// Connections that a listener holds before they are accepted; further ones wait.
+const BACKLOG: usize = 128;
+/// Bytes that a connection holds in each direction.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// The first port that is handed out for port 0.
+const FIRST_FREE_PORT: u16 = 40_000;
 
 /// A network inside the process: nodes that share a `Memory` (or clones of it) reach one another.
-#[derive(Clone, Debug, Default)]
-pub struct Memory {}
+///
+/// - An address is `NAME` or `NAME:PORT`, any name; port 0 takes a free port. Nothing is resolved: two
+///   addresses are the same if their text is.
+/// - A connection holds up to 64 KiB in each direction, and a listener up to 128 connections that are not yet
+///   accepted; what is beyond waits.
+/// - Nothing takes time. Under tokio's paused clock on one thread, the same program runs the same way each time.
+/// - A connection ends when either side drops it. A dropped listener refuses further connections at once, and
+///   breaks those not yet accepted.
+///
+/// ```
+/// use kv_transport::{Lane, Memory, Transport};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let network = Memory::new();
+/// let mut listener = network.bind("server:0").await?;
+/// let mut client = network.connect(&listener.local_address(), Lane::Client).await?;
+/// let mut server = listener.accept().await?;
+/// client.writer.write_all(b"hello").await?;
+/// let mut greeting = [0; 5];
+/// server.reader.read_exact(&mut greeting).await?;
+/// assert_eq!((server.lane, &greeting), (Lane::Client, b"hello"));
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Default)]
+pub struct Memory {
+    network: Arc<Mutex<Network>>,
+    name: Option<Arc<str>>,
+}
+
+#[derive(Default)]
+struct Network {
+    /// Who listens where.
+    listeners: BTreeMap<String, mpsc::Sender<Connection>>,
+    /// How many connections were opened by nodes without a name.
+    opened: u64,
+}
 
 impl Memory {
     /// A new, empty network.
@@ -13,20 +61,132 @@ impl Memory {
         Self::default()
     }
 
-    /// The same network, for a node of this name: its connections show it as [`Connection::remote`] to those
-    /// who accept them. Give it the address on which the node listens.
-    pub fn named(&self, _name: &str) -> Self {
-        self.clone()
+    /// The same network, for a node of this name: those who accept its connections see the name as
+    /// [`Connection::remote`]. Give it the address on which the node listens, and faults put on that
+    /// address hold for connections in either direction.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Self {
+        Self { network: Arc::clone(&self.network), name: Some(name.into()) }
+    }
+
+    fn network(&self) -> MutexGuard<'_, Network> {
+        lock(&self.network)
+    }
+}
+
+impl Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listeners: Vec<String> = self.network().listeners.keys().cloned().collect();
+        f.debug_struct("Memory").field("name", &self.name).field("listeners", &listeners).finish()
+    }
+}
+
+fn lock(network: &Mutex<Network>) -> MutexGuard<'_, Network> {
+    network.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The name and port of an address.
+fn parse(address: &str) -> Result<(&str, Option<u16>), TransportError> {
+    let reason = "expected NAME or NAME:PORT, for example member-0:7000";
+    let (name, port) = match address.rsplit_once(':') {
+        None => (address, None),
+        Some((name, port)) => {
+            let port = port.parse().map_err(|_| TransportError::address(address, reason))?;
+            (name, Some(port))
+        }
+    };
+    if name.is_empty() {
+        return Err(TransportError::address(address, reason));
+    }
+    Ok((name, port))
+}
+
+impl Network {
+    fn free_address(&self, name: &str) -> Option<String> {
+        (FIRST_FREE_PORT..=u16::MAX)
+            .map(|port| format!("{name}:{port}"))
+            .find(|address| !self.listeners.contains_key(address))
     }
 }
 
 #[async_trait]
 impl Transport for Memory {
-    async fn bind(&self, _address: &str) -> Result<Box<dyn Listener>, TransportError> {
-        unimplemented!()
+    async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError> {
+        let (name, port) = parse(address)?;
+        let mut network = self.network();
+        let taken = match port {
+            Some(0) => network.free_address(name),
+            _ => (!network.listeners.contains_key(address)).then(|| address.to_owned()),
+        };
+        let Some(taken) = taken else {
+            let source = io::Error::new(io::ErrorKind::AddrInUse, "the address is in use");
+            return Err(TransportError::bind(address, source));
+        };
+        let (sender, arrivals) = mpsc::channel(BACKLOG);
+        network.listeners.insert(taken.clone(), sender);
+        Ok(Box::new(MemoryListener { network: Arc::clone(&self.network), address: taken, arrivals }))
     }
 
-    async fn connect(&self, _address: &str, _lane: Lane) -> Result<Connection, TransportError> {
-        unimplemented!()
+    async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError> {
+        parse(address)?;
+        let refused = || {
+            let source = io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there");
+            TransportError::connect(address, source)
+        };
+        let (listener, name) = {
+            let mut network = self.network();
+            let listener = network.listeners.get(address).cloned().ok_or_else(refused)?;
+            let name = self.name.as_ref().map(|name| name.to_string()).unwrap_or_else(|| {
+                network.opened += 1;
+                format!("anonymous-{}", network.opened)
+            });
+            (listener, name)
+        };
+        let (near, far) = pair(lane, address.to_owned(), name);
+        listener.send(far).await.map_err(|_| refused())?;
+        Ok(near)
+    }
+}
+
+/// Both ends of a connection: the one that opens it to `remote`, and the one that accepts it from `name`.
+fn pair(lane: Lane, remote: String, name: String) -> (Connection, Connection) {
+    let (near_writer, far_reader) = pipe(BUFFER_BYTES);
+    let (far_writer, near_reader) = pipe(BUFFER_BYTES);
+    let end = |remote, reader, writer| Connection {
+        lane,
+        peer: Peer::Unauthenticated,
+        remote,
+        reader: Box::new(reader),
+        writer: Box::new(writer),
+    };
+    (end(remote, near_reader, near_writer), end(name, far_reader, far_writer))
+}
+
+struct MemoryListener {
+    network: Arc<Mutex<Network>>,
+    address: String,
+    arrivals: mpsc::Receiver<Connection>,
+}
+
+impl Debug for MemoryListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryListener").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Listener for MemoryListener {
+    async fn accept(&mut self) -> Result<Connection, TransportError> {
+        self.arrivals.recv().await.ok_or(TransportError::Closed)
+    }
+
+    fn local_address(&self) -> String {
+        self.address.clone()
+    }
+}
+
+impl Drop for MemoryListener {
+    fn drop(&mut self) {
+        lock(&self.network).listeners.remove(&self.address);
     }
 }

@@ -1,0 +1,113 @@
+//! Accepts sockets, and hands them out once their lane is known.
+
+use crate::{Tcp, connection};
+use async_trait::async_trait;
+use kv_transport::{Connection, Listener, TransportError};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// How long accepting pauses after a failure such as having no descriptors left; doubled up to
+/// [`LONGEST_PAUSE`] while it goes on failing.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) struct TcpLanes {
+    socket: TcpListener,
+    address: SocketAddr,
+    settings: Tcp,
+    /// Accepted sockets that are about to tell their lane, each on a task of its own.
+    opening: JoinSet<Option<Connection>>,
+    /// The same, oldest first, and some that are done.
+    oldest: VecDeque<AbortHandle>,
+    /// Set after a failure: when to accept again, and how long the pause was.
+    pause: Option<(Instant, Duration)>,
+}
+
+impl TcpLanes {
+    pub(crate) fn new(socket: TcpListener, settings: Tcp) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address, settings, opening: JoinSet::new(), oldest: VecDeque::new(), pause: None })
+    }
+
+    /// Lets an accepted socket tell its lane, without waiting for it.
+    fn begin(&mut self, socket: TcpStream, remote: SocketAddr) {
+        self.oldest.retain(|opening| !opening.is_finished());
+        if self.oldest.len() >= self.settings.max_half_open
+            && let Some(oldest) = self.oldest.pop_front()
+        {
+            tracing::debug!(listener = %self.address, "closed the oldest of too many half-open sockets");
+            oldest.abort();
+        }
+        let deadline = self.settings.preface_timeout;
+        self.oldest.push_back(self.opening.spawn(async move {
+            let opened = timeout(deadline, connection::accept(socket, remote)).await;
+            match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(connection) => Some(connection),
+                Err(error) => {
+                    tracing::debug!(%remote, %error, "closed a socket that did not tell its lane");
+                    None
+                }
+            }
+        }));
+    }
+
+    /// A failed accept never ends the listener: the peer that gave up is forgotten; for lack of resources it
+    /// pauses, since the kernel would report the same at once, and keeps the others waiting in the backlog.
+    fn on_accept_error(&mut self, error: &io::Error) {
+        if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+            return;
+        }
+        let pause = match self.pause {
+            None => SHORTEST_PAUSE,
+            Some((_, last)) => (last * 2).min(LONGEST_PAUSE),
+        };
+        tracing::warn!(listener = %self.address, %error, ?pause, "cannot accept connections for now");
+        self.pause = Some((Instant::now() + pause, pause));
+    }
+}
+
+/// Accepts the next socket once the pause is over.
+async fn next_socket(
+    socket: &TcpListener,
+    pause: Option<(Instant, Duration)>,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    if let Some((until, _)) = pause {
+        sleep_until(until).await;
+    }
+    socket.accept().await
+}
+
+#[async_trait]
+impl Listener for TcpLanes {
+    async fn accept(&mut self) -> Result<Connection, TransportError> {
+        loop {
+            // What is opened comes first: with these handed out, those that remain really are half-open.
+            tokio::select! {
+                biased;
+                Some(opened) = self.opening.join_next() => {
+                    if let Ok(Some(connection)) = opened {
+                        return Ok(connection);
+                    }
+                }
+                accepted = next_socket(&self.socket, self.pause) => match accepted {
+                    Ok((socket, remote)) => {
+                        self.pause = None;
+                        self.begin(socket, remote);
+                    }
+                    Err(error) => self.on_accept_error(&error),
+                }
+            }
+        }
+    }
+
+    fn local_address(&self) -> String {
+        self.address.to_string()
+    }
+}

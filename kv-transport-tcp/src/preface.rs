@@ -1,0 +1,76 @@
+//! The first bytes on a socket, by which the connecting end tells its lane.
+//!
+//! ```text
+//! offset  bytes  meaning
+//! 0       4      "kvt" and a line feed
+//! 4       1      version of this preface, 1
+//! 5       1      lane: 1 control, 2 log, 3 bulk, 4 client
+//! 6       2      zero, reserved
+//! ```
+
+use kv_transport::Lane;
+
+const MAGIC: [u8; 4] = *b"kvt\n";
+const VERSION: u8 = 1;
+
+/// How long a preface is.
+pub(crate) const BYTES: usize = 8;
+
+/// The preface for `lane`.
+pub(crate) fn encode(lane: Lane) -> [u8; BYTES] {
+    let [a, b, c, d] = MAGIC;
+    let lane = match lane {
+        Lane::Control => 1,
+        Lane::Log => 2,
+        Lane::Bulk => 3,
+        Lane::Client => 4,
+    };
+    [a, b, c, d, VERSION, lane, 0, 0]
+}
+
+/// The lane that a preface tells, or what is wrong with it.
+pub(crate) fn decode(bytes: [u8; BYTES]) -> Result<Lane, &'static str> {
+    let [a, b, c, d, version, lane, reserved @ ..] = bytes;
+    if [a, b, c, d] != MAGIC {
+        return Err("it does not speak kv");
+    }
+    if version != VERSION {
+        return Err("it speaks another version of kv over TCP");
+    }
+    if reserved != [0, 0] {
+        return Err("its preface is malformed");
+    }
+    match lane {
+        1 => Ok(Lane::Control),
+        2 => Ok(Lane::Log),
+        3 => Ok(Lane::Bulk),
+        4 => Ok(Lane::Client),
+        _ => Err("it asks for an unknown lane"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_lane_survives_the_preface_and_the_bytes_stay_as_they_are() {
+        for (lane, code) in Lane::ALL.into_iter().zip(1..) {
+            assert_eq!(encode(lane), [b'k', b'v', b't', b'\n', 1, code, 0, 0]);
+            assert_eq!(decode(encode(lane)), Ok(lane));
+        }
+    }
+
+    #[test]
+    fn any_other_byte_anywhere_is_refused_or_is_another_lane() {
+        let good = encode(Lane::Log);
+        for at in 0..BYTES {
+            for byte in 0..=u8::MAX {
+                let mut bytes = good;
+                bytes[at] = byte;
+                let is_lane = at == 5 && (1..=4).contains(&byte);
+                assert_eq!(decode(bytes).is_ok(), byte == good[at] || is_lane, "{bytes:?}");
+            }
+        }
+    }
+}

@@ -6,6 +6,10 @@
 //! anyone can run again.
 
 mod bug;
+mod history;
+mod linear;
+mod perkey;
+mod replay;
 mod report;
 pub mod storage;
 

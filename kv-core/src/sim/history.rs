@@ -1,0 +1,158 @@
+//! What the clients asked and what they were told, with times: the evidence.
+
+use crate::ids::Revision;
+use crate::message::{Command, Record};
+use bytes::Bytes;
+
+/// What a client asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Action {
+    /// A change.
+    Write(Command),
+    /// A read of one key.
+    Get {
+        /// The key.
+        key: Bytes,
+        /// Whether a stale answer will do.
+        local: bool,
+    },
+    /// A read of a range from its start.
+    Scan {
+        /// The first key.
+        from: Bytes,
+        /// The end.
+        to: Option<Bytes>,
+        /// The most records.
+        limit: u32,
+        /// Whether a stale answer will do.
+        local: bool,
+    },
+}
+
+/// What it was told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Ending {
+    /// The put was done.
+    Put(Revision),
+    /// The delete was done.
+    Deleted {
+        /// Whether there was something.
+        existed: bool,
+        /// Where it stands in the history.
+        revision: Revision,
+    },
+    /// The guard did not hold.
+    GuardFailed {
+        /// When the key was last changed.
+        found: Option<Revision>,
+        /// Where it stands in the history, if it was told.
+        revision: Option<Revision>,
+    },
+    /// What the key holds.
+    Value {
+        /// The record.
+        record: Option<Record>,
+        /// The state that was read, if it was told.
+        revision: Option<Revision>,
+    },
+    /// What the range holds.
+    Records {
+        /// Keys and records.
+        records: Vec<(Bytes, Record)>,
+        /// Whether there are more.
+        more: bool,
+        /// The state that was read, if it was told.
+        revision: Option<Revision>,
+    },
+    /// It surely had no effect.
+    NotApplied,
+    /// It may have had an effect, or may have one yet.
+    Unknown,
+}
+
+/// One call of one client.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    /// Who.
+    pub(super) client: usize,
+    /// What it asked.
+    pub(super) action: Action,
+    /// When, in simulated nanoseconds.
+    pub(super) start: u64,
+    /// The greatest revision that any ended call had told anyone by then: this call must not see less.
+    pub(super) floor: Revision,
+    /// When the answer came and what it was. `None` while it is open.
+    pub(super) ended: Option<Ended>,
+}
+
+/// The end of a call.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    /// When.
+    pub(super) at: u64,
+    /// The greatest revision committed anywhere by then: the answer must not tell more.
+    pub(super) ceiling: Revision,
+    /// The answer.
+    pub(super) ending: Ending,
+}
+
+/// All calls of a run.
+#[derive(Default, Debug)]
+pub(super) struct History {
+    calls: Vec<Call>,
+    told: Revision,
+}
+
+impl Ending {
+    /// The revision that the answer tells of, if it does.
+    pub(super) const fn revision(&self) -> Option<Revision> {
+        match self {
+            Self::Put(revision) | Self::Deleted { revision, .. } => Some(*revision),
+            Self::GuardFailed { revision, .. }
+            | Self::Value { revision, .. }
+            | Self::Records { revision, .. } => *revision,
+            Self::NotApplied | Self::Unknown => None,
+        }
+    }
+}
+
+impl Action {
+    /// Whether a stale answer will do.
+    pub(super) const fn is_local(&self) -> bool {
+        matches!(self, Self::Get { local: true, .. } | Self::Scan { local: true, .. })
+    }
+}
+
+impl History {
+    /// A client asks. Returns the number of the call.
+    pub(super) fn begin(&mut self, client: usize, action: Action, now: u64) -> usize {
+        self.calls.push(Call { client, action, start: now, floor: self.told, ended: None });
+        self.calls.len() - 1
+    }
+
+    /// A client is told. False if it had been told before, which is a fault of the client.
+    pub(super) fn end(&mut self, call: usize, ending: Ending, now: u64, committed: Revision) -> bool {
+        let Some(call) = self.calls.get_mut(call).filter(|call| call.ended.is_none()) else { return false };
+        // A local read may be of a backup; what it tells must nevertheless be committed, but binds nobody.
+        if let Some(revision) = ending.revision().filter(|_| !call.action.is_local()) {
+            self.told = self.told.max(revision);
+        }
+        call.ended = Some(Ended { at: now, ceiling: committed, ending });
+        true
+    }
+
+    /// All calls in the order in which they began.
+    pub(super) fn calls(&self) -> &[Call] {
+        &self.calls
+    }
+
+    /// The call with this number.
+    pub(super) fn call(&self, call: usize) -> Option<&Call> {
+        self.calls.get(call)
+    }
+
+    /// The greatest revision told to anyone.
+    pub(super) const fn told(&self) -> Revision {
+        self.told
+    }
+}

@@ -1,0 +1,241 @@
+//! The history of a run, cut into one history per key for the search of `linear`.
+
+use super::history::{Action, Call, Ending, History};
+use super::linear::{Act, Condition, Known, Step, Value, Verdict, search};
+use super::replay::Finding;
+use crate::ids::Revision;
+use crate::message::{Command, Guard};
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
+
+/// How many states a search of one key may visit.
+const BUDGET: usize = 200_000;
+
+/// Names of values: the clients never write one twice, so a value tells which call wrote it.
+#[derive(Default)]
+struct Names {
+    values: HashMap<Bytes, u32>,
+    /// What the answers told about which value was written at which revision.
+    revisions: HashMap<Revision, u32>,
+}
+
+/// Searches an order of the calls for every key. Returns how many keys were too hard to decide.
+///
+/// # Errors
+/// If the calls of a key fit no order.
+pub(super) fn check(history: &History) -> Result<usize, Finding> {
+    let mut names = Names::default();
+    for call in history.calls() {
+        names.learn(call);
+    }
+    let mut keys: BTreeMap<Bytes, Vec<(usize, Step)>> = BTreeMap::new();
+    for (index, call) in history.calls().iter().enumerate() {
+        if let Action::Write(Command::Put { key, .. } | Command::Delete { key, .. })
+        | Action::Get { key, .. } = &call.action
+        {
+            if let Some(step) = names.step(call) {
+                keys.entry(key.clone()).or_default().push((index, step));
+            }
+        }
+    }
+    let known: Vec<Bytes> = keys.keys().cloned().collect();
+    for (index, call) in history.calls().iter().enumerate() {
+        for (key, step) in names.scanned(call, &known) {
+            keys.entry(key).or_default().push((index, step));
+        }
+    }
+    let mut undecided = 0;
+    for (key, mut steps) in keys {
+        steps.sort_by_key(|(_, step)| step.start);
+        let plain: Vec<Step> = steps.iter().map(|(_, step)| *step).collect();
+        match search(&plain, BUDGET) {
+            Verdict::Linearizable => {}
+            Verdict::GaveUp => undecided += 1,
+            Verdict::Impossible { placed, stuck } => {
+                let stuck: Vec<_> =
+                    stuck.iter().map(|&i| (plain[i], &history.calls()[steps[i].0])).take(8).collect();
+                let found =
+                    format!("key {key:?}: after {placed} of {} calls none fits: {stuck:?}", plain.len());
+                return Err(("the calls of each key fit one order", found));
+            }
+        }
+    }
+    Ok(undecided)
+}
+
+impl Names {
+    fn name(&mut self, value: &Bytes) -> u32 {
+        let next = u32::try_from(self.values.len()).expect("a run has fewer calls");
+        *self.values.entry(value.clone()).or_insert(next)
+    }
+
+    fn learn(&mut self, call: &Call) {
+        if let Action::Write(Command::Put { value, .. }) = &call.action {
+            self.name(value);
+        }
+        match (&call.action, call.ended.as_ref().map(|ended| &ended.ending)) {
+            (Action::Write(Command::Put { value, .. }), Some(Ending::Put(revision))) => {
+                let name = self.name(value);
+                self.revisions.insert(*revision, name);
+            }
+            (_, Some(Ending::Value { record: Some(record), .. })) => {
+                let name = self.name(&record.value);
+                self.revisions.insert(record.modified, name);
+            }
+            (_, Some(Ending::Records { records, .. })) => {
+                for (_, record) in records {
+                    let name = self.name(&record.value);
+                    self.revisions.insert(record.modified, name);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn condition(&self, guard: Option<&Guard>) -> Condition {
+        let is = |name: Option<&u32>| name.map_or(Condition::Impossible, |name| Condition::Is(*name));
+        match guard {
+            None => Condition::None,
+            Some(Guard::Absent) => Condition::Absent,
+            Some(Guard::Present) => Condition::Present,
+            Some(Guard::Revision(revision)) => is(self.revisions.get(revision)),
+            Some(Guard::Value(value)) => is(self.values.get(value)),
+        }
+    }
+
+    /// The call as a step of its key, if it is one that binds.
+    fn step(&self, call: &Call) -> Option<Step> {
+        if call.action.is_local() {
+            return None;
+        }
+        let ending = call.ended.as_ref().map(|ended| &ended.ending);
+        let act = match (&call.action, ending) {
+            (_, Some(Ending::NotApplied)) | (Action::Scan { .. }, _) => return None,
+            (Action::Write(command), ending) => self.write(command, ending),
+            (Action::Get { .. }, Some(Ending::Value { record, .. })) => {
+                Act::Read(record.as_ref().map(|record| self.values[&record.value]))
+            }
+            (Action::Get { .. }, _) => return None,
+        };
+        Some(Step { start: call.start, end: call.ended.as_ref().map_or(u64::MAX, |ended| ended.at), act })
+    }
+
+    fn write(&self, command: &Command, ending: Option<&Ending>) -> Act {
+        let (to, guard): (Value, _) = match command {
+            Command::Put { value, guard, .. } => (self.values.get(value).copied(), guard.as_ref()),
+            Command::Delete { guard, .. } => (None, guard.as_ref()),
+        };
+        let known = match ending {
+            Some(Ending::Put(_)) => Known::Done { existed: None },
+            Some(Ending::Deleted { existed, .. }) => Known::Done { existed: Some(*existed) },
+            Some(Ending::GuardFailed { found, .. }) => Known::Failed {
+                found: match found {
+                    None => Some(None),
+                    Some(revision) => self.revisions.get(revision).map(|name| Some(*name)),
+                },
+            },
+            _ => Known::Unknown,
+        };
+        Act::Write { to, condition: self.condition(guard), known }
+    }
+
+    /// A scan as one read of each key that it covered.
+    fn scanned(&self, call: &Call, known: &[Bytes]) -> Vec<(Bytes, Step)> {
+        let (Action::Scan { from, to, local: false, .. }, Some(ended)) = (&call.action, &call.ended) else {
+            return Vec::new();
+        };
+        let Ending::Records { records, more, .. } = &ended.ending else { return Vec::new() };
+        let last = records.last().map(|(key, _)| key).filter(|_| *more);
+        let covered = known.iter().filter(|key| {
+            let inside = *key >= from && to.as_ref().is_none_or(|to| *key < to);
+            inside && (!more || last.is_some_and(|last| *key <= last))
+        });
+        covered
+            .map(|key| {
+                let found = records.iter().find(|(other, _)| other == key);
+                let seen = found.map(|(_, record)| self.values[&record.value]);
+                (key.clone(), Step { start: call.start, end: ended.at, act: Act::Read(seen) })
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Record;
+
+    fn r(revision: u64) -> Revision {
+        Revision::new(revision)
+    }
+
+    fn put(key: &'static str, value: &'static str, guard: Option<Guard>) -> Action {
+        Action::Write(Command::Put { key: key.into(), value: value.into(), guard })
+    }
+
+    fn record(value: &'static str, revision: u64) -> Record {
+        Record { value: value.into(), created: r(revision), modified: r(revision), version: 1 }
+    }
+
+    fn history(calls: Vec<(Action, u64, Option<(u64, Ending)>)>) -> History {
+        let mut history = History::default();
+        for (action, start, end) in calls {
+            let call = history.begin(0, action, start);
+            if let Some((at, ending)) = end {
+                assert!(history.end(call, ending, at, r(100)));
+            }
+        }
+        history
+    }
+
+    #[test]
+    fn a_lost_write_is_found() {
+        let get = Action::Get { key: "k".into(), local: false };
+        let lost = history(vec![
+            (put("k", "a", None), 0, Some((1, Ending::Put(r(1))))),
+            (get.clone(), 2, Some((3, Ending::Value { record: None, revision: None }))),
+        ]);
+        assert!(check(&lost).is_err());
+        let kept = history(vec![
+            (put("k", "a", None), 0, Some((1, Ending::Put(r(1))))),
+            (get, 2, Some((3, Ending::Value { record: Some(record("a", 1)), revision: None }))),
+        ]);
+        assert_eq!(check(&kept), Ok(0));
+    }
+
+    #[test]
+    fn two_swaps_of_one_revision_are_found() {
+        let swaps = history(vec![
+            (put("k", "a", None), 0, Some((1, Ending::Put(r(1))))),
+            (put("k", "b", Some(Guard::Revision(r(1)))), 2, Some((5, Ending::Put(r(2))))),
+            (put("k", "c", Some(Guard::Revision(r(1)))), 2, Some((5, Ending::Put(r(3))))),
+        ]);
+        assert!(check(&swaps).is_err());
+    }
+
+    #[test]
+    fn a_scan_that_misses_a_key_is_found() {
+        let scan = Action::Scan { from: "a".into(), to: None, limit: 10, local: false };
+        let calls = |records: Vec<(Bytes, Record)>| {
+            history(vec![
+                (put("a", "1", None), 0, Some((1, Ending::Put(r(1))))),
+                (put("b", "2", None), 0, Some((1, Ending::Put(r(2))))),
+                (scan.clone(), 2, Some((3, Ending::Records { records, more: false, revision: None }))),
+            ])
+        };
+        let (a, b) = (("a".into(), record("1", 1)), ("b".into(), record("2", 2)));
+        assert_eq!(check(&calls(vec![a.clone(), b])), Ok(0));
+        assert!(check(&calls(vec![a])).is_err());
+    }
+
+    #[test]
+    fn an_open_write_may_have_happened_and_a_refused_one_may_not() {
+        let get = Action::Get { key: "k".into(), local: false };
+        let seen = Ending::Value { record: Some(record("a", 1)), revision: None };
+        let open = history(vec![(put("k", "a", None), 0, None), (get.clone(), 2, Some((3, seen.clone())))]);
+        assert_eq!(check(&open), Ok(0));
+        let refused =
+            history(vec![(put("k", "a", None), 0, Some((1, Ending::NotApplied))), (get, 2, Some((3, seen)))]);
+        assert!(check(&refused).is_err());
+    }
+}

@@ -1,0 +1,399 @@
+//! Linearizability by replay: the committed log is applied, in the order of revisions, to a model of a few lines that
+//! shares no code with the real state machine, and every answer that a client got must be the model's answer at its
+//! revision, between what was told before the call began and what was committed when it ended.
+
+use super::history::{Action, Call, Ended, Ending};
+use crate::ids::{RequestNumber, Revision, SessionId};
+use crate::message::{Command, Effect, Guard, Operation, Outcome, Record, Rejection, Request};
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
+
+/// A difference between model and reality: the invariant and what was found.
+pub(super) type Finding = (&'static str, String);
+
+/// What the model holds of a session.
+#[derive(Default, Debug)]
+struct Session {
+    results: BTreeMap<RequestNumber, Outcome>,
+    acked_through: RequestNumber,
+}
+
+/// The model: every key's whole history, and which requests ran.
+#[derive(Default, Debug)]
+pub(super) struct Model {
+    revision: Revision,
+    keys: BTreeMap<Bytes, Vec<(Revision, Option<Record>)>>,
+    sessions: HashMap<SessionId, Session>,
+    /// Commands that ran, by revision.
+    ran: HashMap<Revision, (Command, Effect)>,
+    /// Values put, by the revision that put them: the clients never write a value twice.
+    values: HashMap<Bytes, Revision>,
+}
+
+impl Model {
+    /// The revision of the last request taken in.
+    pub(super) const fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Takes in the next committed request and the result that a member gave it.
+    ///
+    /// # Errors
+    /// If the result is not the one that the request must have here.
+    pub(super) fn commit(
+        &mut self,
+        revision: Revision,
+        request: &Request,
+        result: &Result<Outcome, Rejection>,
+    ) -> Result<(), Finding> {
+        if revision != self.revision.next() {
+            return Err(("revisions are contiguous", format!("{revision:?} follows {:?}", self.revision)));
+        }
+        self.revision = revision;
+        if let Some(session) = self.sessions.get_mut(&request.session) {
+            session.acked_through = session.acked_through.max(request.acked_through);
+        }
+        let outcome = match result {
+            Ok(outcome) => outcome,
+            Err(rejection) => return self.rejected(revision, request, *rejection),
+        };
+        if outcome.revision != revision {
+            return self.repeated(revision, request, outcome);
+        }
+        self.first_run(revision, request, outcome)
+    }
+
+    fn rejected(
+        &mut self,
+        revision: Revision,
+        request: &Request,
+        rejection: Rejection,
+    ) -> Result<(), Finding> {
+        let known = self.sessions.get(&request.session);
+        let acknowledged = known.is_some_and(|session| session.acked_through >= request.number);
+        if rejection == Rejection::Forgotten && !acknowledged {
+            let found = format!("{revision:?} {request:?} was never acknowledged by its client");
+            return Err(("only acknowledged results are forgotten", found));
+        }
+        Ok(())
+    }
+
+    fn repeated(&mut self, revision: Revision, request: &Request, outcome: &Outcome) -> Result<(), Finding> {
+        let session = self.sessions.get(&request.session);
+        let first = session.and_then(|session| session.results.get(&request.number));
+        if first != Some(outcome) {
+            let found =
+                format!("{revision:?} repeats {request:?}: {outcome:?}, but the first result was {first:?}");
+            return Err(("a repeated request returns its first result", found));
+        }
+        Ok(())
+    }
+
+    fn first_run(&mut self, revision: Revision, request: &Request, outcome: &Outcome) -> Result<(), Finding> {
+        let command = match &request.operation {
+            Operation::OpenSession { .. } => {
+                self.sessions.insert(SessionId::new(revision.get()), Session::default());
+                return check_effect(revision, request, &outcome.effect, &Effect::SessionOpened);
+            }
+            Operation::CloseSession => {
+                return check_effect(revision, request, &outcome.effect, &Effect::SessionClosed);
+            }
+            Operation::Command(command) => command,
+        };
+        let Some(session) = self.sessions.get_mut(&request.session) else {
+            return Err(("requests run in open sessions only", format!("{revision:?} {request:?}")));
+        };
+        if let Some(before) = session.results.insert(request.number, outcome.clone()) {
+            let found = format!("{revision:?} {request:?} ran again: it ran at {:?}", before.revision);
+            return Err(("each request of a session runs once", found));
+        }
+        let expected = self.execute(revision, command)?;
+        check_effect(revision, request, &outcome.effect, &expected)?;
+        self.ran.insert(revision, (command.clone(), expected));
+        Ok(())
+    }
+
+    fn execute(&mut self, revision: Revision, command: &Command) -> Result<Effect, Finding> {
+        let (key, guard) = match command {
+            Command::Put { key, guard, .. } | Command::Delete { key, guard } => (key, guard.as_ref()),
+        };
+        let before = self.at(key, revision);
+        let holds = match (guard, &before) {
+            (None, _) | (Some(Guard::Absent), None) | (Some(Guard::Present), Some(_)) => true,
+            (Some(Guard::Revision(wanted)), Some(record)) => record.modified == *wanted,
+            (Some(Guard::Value(wanted)), Some(record)) => record.value == *wanted,
+            (Some(_), _) => false,
+        };
+        if !holds {
+            return Ok(Effect::GuardFailed { found: before.map(|record| record.modified) });
+        }
+        let (after, effect) = match command {
+            Command::Put { value, .. } => {
+                if let Some(other) = self.values.insert(value.clone(), revision) {
+                    let found = format!("{value:?} was put at {other:?} and again at {revision:?}");
+                    return Err(("each call runs once", found));
+                }
+                let (created, version) =
+                    before.map_or((revision, 1), |record| (record.created, record.version + 1));
+                (Some(Record { value: value.clone(), created, modified: revision, version }), Effect::Put)
+            }
+            Command::Delete { .. } => (None, Effect::Deleted { existed: before.is_some() }),
+        };
+        self.keys.entry(key.clone()).or_default().push((revision, after));
+        Ok(effect)
+    }
+
+    /// The record of `key` in the state at `revision`.
+    fn at(&self, key: &[u8], revision: Revision) -> Option<Record> {
+        let versions = self.keys.get(key)?;
+        let count = versions.partition_point(|(since, _)| *since <= revision);
+        versions.get(count.checked_sub(1)?)?.1.clone()
+    }
+
+    /// Compares one call with the model.
+    ///
+    /// # Errors
+    /// If its answer is not the model's.
+    pub(super) fn check(&self, call: &Call) -> Result<(), Finding> {
+        let Some(ended) = &call.ended else { return Ok(()) };
+        self.check_times(call, ended)?;
+        let holds = match (&call.action, &ended.ending) {
+            (_, Ending::Unknown) => true,
+            (action, Ending::NotApplied) => self.has_no_effect(action),
+            (Action::Write(command), Ending::Put(revision)) => {
+                self.ran.get(revision) == Some(&(command.clone(), Effect::Put))
+            }
+            (Action::Write(command), Ending::Deleted { existed, revision }) => {
+                self.ran.get(revision) == Some(&(command.clone(), Effect::Deleted { existed: *existed }))
+            }
+            (Action::Write(command), Ending::GuardFailed { found, revision }) => {
+                let effect = Effect::GuardFailed { found: *found };
+                revision.is_none_or(|revision| self.ran.get(&revision) == Some(&(command.clone(), effect)))
+            }
+            (Action::Get { key, .. }, Ending::Value { record, revision }) => {
+                revision.is_none_or(|revision| self.at(key, revision) == *record)
+            }
+            (Action::Scan { from, to, limit, .. }, Ending::Records { records, more, revision }) => revision
+                .is_none_or(|revision| self.scan_fits(from, to.as_ref(), *limit, revision, records, *more)),
+            _ => false,
+        };
+        if holds {
+            return Ok(());
+        }
+        let at = ended.ending.revision();
+        let ran = at.and_then(|revision| self.ran.get(&revision));
+        Err(("answers are those of the committed history", format!("{call:?}; at {at:?} ran {ran:?}")))
+    }
+
+    fn check_times(&self, call: &Call, ended: &Ended) -> Result<(), Finding> {
+        let Some(revision) = ended.ending.revision() else { return Ok(()) };
+        let is_read = !matches!(call.action, Action::Write(_));
+        let fresh = if is_read { revision >= call.floor } else { revision > call.floor };
+        if !fresh && !call.action.is_local() {
+            let found =
+                format!("{call:?}: {revision:?}, but {:?} was told to someone before it began", call.floor);
+            return Err(("answers are as new as all that was told before", found));
+        }
+        if revision > ended.ceiling {
+            let found = format!("{call:?}: {revision:?}, but only {:?} was committed", ended.ceiling);
+            return Err(("answers tell only what is committed", found));
+        }
+        Ok(())
+    }
+
+    fn has_no_effect(&self, action: &Action) -> bool {
+        match action {
+            Action::Write(Command::Put { value, .. }) => !self.values.contains_key(value),
+            Action::Write(Command::Delete { .. }) | Action::Get { .. } | Action::Scan { .. } => true,
+        }
+    }
+
+    fn scan_fits(
+        &self,
+        from: &Bytes,
+        to: Option<&Bytes>,
+        limit: u32,
+        revision: Revision,
+        records: &[(Bytes, Record)],
+        more: bool,
+    ) -> bool {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let all: Vec<(Bytes, Record)> = self
+            .keys
+            .range(from.clone()..)
+            .map(|(key, _)| key)
+            .take_while(|key| to.is_none_or(|to| *key < to))
+            .filter_map(|key| Some((key.clone(), self.at(key, revision)?)))
+            .collect();
+        let shown = records.len();
+        shown <= limit && all.get(..shown) == Some(records) && (more == (shown < all.len()))
+    }
+}
+
+fn check_effect(
+    revision: Revision,
+    request: &Request,
+    actual: &Effect,
+    expected: &Effect,
+) -> Result<(), Finding> {
+    if actual == expected {
+        return Ok(());
+    }
+    let found = format!("{revision:?} {request:?}: {actual:?}, but the model says {expected:?}");
+    Err(("results are those of the model", found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::history::History;
+    use super::*;
+    use crate::ids::Timestamp;
+
+    fn r(revision: u64) -> Revision {
+        Revision::new(revision)
+    }
+
+    fn put(value: &str, guard: Option<Guard>) -> Command {
+        Command::Put { key: "k".into(), value: value.to_owned().into(), guard }
+    }
+
+    fn request(number: u64, operation: Operation) -> Request {
+        let open = matches!(operation, Operation::OpenSession { .. });
+        Request {
+            session: SessionId::new(u64::from(!open)),
+            number: RequestNumber::new(number),
+            acked_through: RequestNumber::ZERO,
+            operation,
+        }
+    }
+
+    fn outcome(revision: u64, effect: Effect) -> Result<Outcome, Rejection> {
+        Ok(Outcome { revision: r(revision), timestamp: Timestamp::ZERO, effect })
+    }
+
+    /// A model with session 1 open.
+    fn model() -> Model {
+        let mut model = Model::default();
+        let open = request(0, Operation::OpenSession { nonce: 1 });
+        model.commit(r(1), &open, &outcome(1, Effect::SessionOpened)).unwrap();
+        model
+    }
+
+    fn commit(
+        model: &mut Model,
+        at: u64,
+        number: u64,
+        command: Command,
+        first: u64,
+        effect: Effect,
+    ) -> Result<(), Finding> {
+        model.commit(r(at), &request(number, Operation::Command(command)), &outcome(first, effect))
+    }
+
+    #[test]
+    fn rejects_a_request_that_ran_twice() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
+        assert!(commit(&mut model, 3, 1, put("a", None), 3, Effect::Put).is_err());
+    }
+
+    #[test]
+    fn rejects_a_call_that_ran_under_two_numbers() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
+        assert!(commit(&mut model, 3, 2, put("a", None), 3, Effect::Put).is_err());
+    }
+
+    #[test]
+    fn a_repeated_request_must_return_its_first_result() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
+        commit(&mut model, 3, 1, put("a", None), 2, Effect::Put).unwrap();
+        assert!(commit(&mut model, 4, 1, put("a", None), 2, Effect::Deleted { existed: true }).is_err());
+    }
+
+    #[test]
+    fn rejects_a_wrong_result_of_a_guard() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", Some(Guard::Absent)), 2, Effect::Put).unwrap();
+        let failed = Effect::GuardFailed { found: Some(r(2)) };
+        commit(&mut model, 3, 2, put("b", Some(Guard::Absent)), 3, failed).unwrap();
+        assert!(commit(&mut model, 4, 3, put("c", Some(Guard::Revision(r(3)))), 4, Effect::Put).is_err());
+    }
+
+    #[test]
+    fn rejects_a_result_that_is_forgotten_but_was_not_acknowledged() {
+        let mut model = model();
+        let forgotten = request(1, Operation::Command(put("a", None)));
+        assert!(model.commit(r(2), &forgotten, &Err(Rejection::Forgotten)).is_err());
+    }
+
+    #[test]
+    fn rejects_a_read_that_misses_what_was_told_before_it_began() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
+        let mut history = History::default();
+        let write = history.begin(0, Action::Write(put("a", None)), 1);
+        history.end(write, Ending::Put(r(2)), 2, r(2));
+        let read = history.begin(1, Action::Get { key: "k".into(), local: false }, 3);
+        history.end(read, Ending::Value { record: None, revision: Some(r(1)) }, 4, r(2));
+        assert!(model.check(&history.calls()[write]).is_ok());
+        assert!(model.check(&history.calls()[read]).is_err());
+    }
+
+    #[test]
+    fn accepts_the_same_read_if_stale_answers_will_do_but_not_a_wrong_one() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
+        let mut history = History::default();
+        let write = history.begin(0, Action::Write(put("a", None)), 1);
+        history.end(write, Ending::Put(r(2)), 2, r(2));
+        let stale = history.begin(1, Action::Get { key: "k".into(), local: true }, 3);
+        history.end(stale, Ending::Value { record: None, revision: Some(r(1)) }, 4, r(2));
+        let wrong = history.begin(1, Action::Get { key: "k".into(), local: true }, 5);
+        history.end(wrong, Ending::Value { record: None, revision: Some(r(2)) }, 6, r(2));
+        assert!(model.check(&history.calls()[stale]).is_ok());
+        assert!(model.check(&history.calls()[wrong]).is_err());
+    }
+
+    #[test]
+    fn rejects_an_answer_that_tells_of_what_is_not_committed() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
+        let mut history = History::default();
+        let write = history.begin(0, Action::Write(put("a", None)), 1);
+        history.end(write, Ending::Put(r(2)), 2, r(1));
+        assert!(model.check(&history.calls()[write]).is_err());
+    }
+
+    #[test]
+    fn rejects_a_write_that_was_called_not_applied_and_ran() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
+        let mut history = History::default();
+        let write = history.begin(0, Action::Write(put("a", None)), 1);
+        history.end(write, Ending::NotApplied, 2, r(2));
+        assert!(model.check(&history.calls()[write]).is_err());
+    }
+
+    #[test]
+    fn checks_scans_with_their_limits() {
+        let mut model = model();
+        for (at, key) in [(2, "a"), (3, "b"), (4, "c")] {
+            let command = Command::Put { key: key.into(), value: key.to_owned().into(), guard: None };
+            commit(&mut model, at, at, command, at, Effect::Put).unwrap();
+        }
+        let record = |at, key: &'static str| {
+            (Bytes::from(key), Record { value: key.into(), created: r(at), modified: r(at), version: 1 })
+        };
+        let fits = |limit, revision, records: &[(Bytes, Record)], more| {
+            model.scan_fits(&"a".into(), None, limit, r(revision), records, more)
+        };
+        assert!(fits(10, 4, &[record(2, "a"), record(3, "b"), record(4, "c")], false));
+        assert!(fits(10, 3, &[record(2, "a"), record(3, "b")], false));
+        assert!(fits(1, 4, &[record(2, "a")], true));
+        assert!(!fits(10, 4, &[record(2, "a"), record(4, "c")], false));
+        assert!(!fits(1, 4, &[record(2, "a")], false));
+        assert!(!fits(1, 4, &[record(2, "a"), record(3, "b")], true));
+    }
+}

@@ -2,6 +2,7 @@
 
 use crate::ids::{ClusterId, Hash, MemberId, View};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// What a member does.
@@ -299,6 +300,103 @@ impl Default for Options {
             session_ttl: Duration::from_secs(600),
             session_window: 256,
             max_connections: 1024,
+        }
+    }
+}
+
+impl Options {
+    /// Whether every value is in its range.
+    ///
+    /// # Errors
+    /// [`ConfigError::Range`] names the first one that is not, and the range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let ms = Duration::from_millis;
+        let (beat, least, most) = (self.heartbeat, self.suspect_min, self.suspect_max);
+        time("heartbeat", beat, ms(1)..=ms(10_000), "1 ms to 10 s")?;
+        time("suspect_min", least, beat.saturating_mul(3)..=ms(60_000), "at least 3 heartbeats, at most 60 s")?;
+        time("suspect_max", most, least..=ms(120_000), "at least suspect_min, at most 120 s")?;
+        time("session_ttl", self.session_ttl, ms(1_000)..=ms(30 * 86_400_000), "1 s to 30 days")?;
+        number("pipeline", self.pipeline.into(), 1..=256, "1 to 256")?;
+        size("max_batch_bytes", self.max_batch_bytes, 64 << 10..=16 << 20, "64 KiB to 16 MiB")?;
+        size("max_key_bytes", self.max_key_bytes, 1..=64 << 10, "1 B to 64 KiB")?;
+        size("max_value_bytes", self.max_value_bytes, 1..=8 << 20, "1 B to 8 MiB")?;
+        size("checkpoint_bytes", self.checkpoint_bytes, 64 << 10..=4 << 30, "64 KiB to 4 GiB")?;
+        let entry = self.max_batch_bytes.max(self.max_key_bytes + self.max_value_bytes) as u64;
+        let segment = "64 KiB to 1 GiB, and at least twice max_batch_bytes, and twice the largest key and value";
+        number("segment_bytes", self.segment_bytes, (64 << 10).max(2 * entry)..=1 << 30, segment)?;
+        size("max_sessions", self.max_sessions, 1..=1_000_000, "1 to 1,000,000")?;
+        size("session_window", self.session_window, 1..=4096, "1 to 4,096")?;
+        size("max_connections", self.max_connections, 1..=100_000, "1 to 100,000")
+    }
+}
+
+fn time(
+    name: &'static str,
+    value: Duration,
+    allowed: RangeInclusive<Duration>,
+    range: &'static str,
+) -> Result<(), ConfigError> {
+    if allowed.contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::Range { name, value: format!("{value:?}"), range })
+}
+
+fn number(
+    name: &'static str,
+    value: u64,
+    allowed: RangeInclusive<u64>,
+    range: &'static str,
+) -> Result<(), ConfigError> {
+    if allowed.contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::Range { name, value: value.to_string(), range })
+}
+
+fn size(
+    name: &'static str,
+    value: usize,
+    allowed: RangeInclusive<u64>,
+    range: &'static str,
+) -> Result<(), ConfigError> {
+    number(name, value as u64, allowed, range)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_in_range() {
+        assert_eq!(Options::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn each_value_outside_its_range_is_named() {
+        let spoilers: [(&str, fn(&mut Options)); 14] = [
+            ("heartbeat", |options| options.heartbeat = Duration::ZERO),
+            ("suspect_min", |options| options.suspect_min = options.heartbeat),
+            ("suspect_max", |options| options.suspect_max = options.heartbeat),
+            ("session_ttl", |options| options.session_ttl = Duration::ZERO),
+            ("pipeline", |options| options.pipeline = 0),
+            ("max_batch_bytes", |options| options.max_batch_bytes = 0),
+            ("max_key_bytes", |options| options.max_key_bytes = 0),
+            ("max_value_bytes", |options| options.max_value_bytes = usize::MAX / 2),
+            ("checkpoint_bytes", |options| options.checkpoint_bytes = 0),
+            ("segment_bytes", |options| options.segment_bytes = options.max_batch_bytes as u64),
+            ("max_sessions", |options| options.max_sessions = 0),
+            ("session_window", |options| options.session_window = 0),
+            ("max_connections", |options| options.max_connections = 0),
+            ("max_connections", |options| options.max_connections = 1_000_000),
+        ];
+        for (expected, spoil) in spoilers {
+            let mut options = Options::default();
+            spoil(&mut options);
+            match options.check() {
+                Err(ConfigError::Range { name, .. }) => assert_eq!(name, expected),
+                other => panic!("{expected}: {other:?}"),
+            }
         }
     }
 }

@@ -1,0 +1,218 @@
+//! The command line: what can be typed, and which `KV_*` variable stands in for which flag.
+
+use crate::config::{TransportKind, Tuning};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A replicated, durable, linearizable key-value store.
+#[derive(Parser, Debug)]
+#[command(
+    name = "kv",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 bad usage, 3 outcome unknown.\n\
+                  Every option can also be given by its KV_* variable, and most in the file named by --config: \
+                  flags win over variables, variables over the file."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Print JSON, one object a line.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// What to log on stderr: error, warn, info, debug, trace, or per module as in `info,kv_core=debug`.
+    #[arg(long, global = true, env = "KV_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run one member of a cluster.
+    Serve(Box<ServeArgs>),
+    /// Store a value under a key.
+    Put(PutArgs),
+    /// Print the value of a key.
+    Get(GetArgs),
+    /// Remove a key.
+    Delete(DeleteArgs),
+    /// List keys and values in order.
+    Scan(ScanArgs),
+    /// Show where each member stands.
+    Status(StatusArgs),
+    /// Watch a cluster survive: a killed primary, lost messages.
+    Demo(DemoArgs),
+}
+
+#[derive(Args, Debug, Default)]
+pub(crate) struct ServeArgs {
+    /// The configuration file; see `cluster.example.toml` for every setting.
+    #[arg(long, env = "KV_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Which of the members this one is.
+    #[arg(long, env = "KV_ID", value_name = "ID")]
+    pub(crate) id: Option<u8>,
+
+    /// The members, the same on each host: ID=HOST:PORT, or ID=HOST:PORT:witness, separated by commas.
+    #[arg(long, env = "KV_MEMBERS", value_name = "MEMBERS", value_delimiter = ',')]
+    pub(crate) members: Vec<String>,
+
+    /// The folder for this member's data; `{id}` in it stands for the member's id [default: kv-data/{id}]
+    #[arg(long, env = "KV_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+
+    /// The cluster's name, the same on each host [default: kv]
+    #[arg(long, env = "KV_CLUSTER", value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+
+    /// Listen on this address instead of the member's own, as in 0.0.0.0:7000.
+    #[arg(long, env = "KV_LISTEN", value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+
+    /// Allow addresses beyond this machine without encryption: whoever reaches the port can read and write.
+    #[arg(long, env = "KV_INSECURE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) insecure: Option<bool>,
+
+    /// How members and clients reach each other [default: tcp]
+    #[arg(long, env = "KV_TRANSPORT", value_name = "TRANSPORT")]
+    pub(crate) transport: Option<TransportKind>,
+
+    #[command(flatten)]
+    pub(crate) tuning: Tuning,
+
+    /// Stop, and delete the data, when standard input ends: the demo's members must not outlive it.
+    #[arg(long, hide = true)]
+    pub(crate) exit_with_parent: bool,
+}
+
+/// How a client command finds its cluster.
+#[derive(Args, Debug, Default)]
+pub(crate) struct ConnectArgs {
+    /// A member's address; one is enough, more help when it is down [default: 127.0.0.1:7000]
+    #[arg(long, env = "KV_ADDRESS", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) address: Vec<String>,
+
+    /// The cluster's name [default: kv]
+    #[arg(long, env = "KV_CLUSTER", value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+
+    /// The cluster's configuration file, for its name and the members' addresses.
+    #[arg(long, env = "KV_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Give up after this long.
+    #[arg(long, env = "KV_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parse_timeout)]
+    pub(crate) timeout: Duration,
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = text.parse::<crate::config::Span>()?.0;
+    if timeout.is_zero() { Err("it must be more than zero, as in 10s".to_owned()) } else { Ok(timeout) }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PutArgs {
+    /// The key.
+    pub(crate) key: OsString,
+    /// The value; `-` reads it from standard input.
+    pub(crate) value: OsString,
+    /// Only if the key does not exist.
+    #[arg(long, group = "guard")]
+    pub(crate) if_absent: bool,
+    /// Only if the key exists.
+    #[arg(long, group = "guard")]
+    pub(crate) if_present: bool,
+    /// Only if the key was last changed at this revision.
+    #[arg(long, group = "guard", value_name = "REVISION")]
+    pub(crate) if_revision: Option<u64>,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GetArgs {
+    /// The key.
+    pub(crate) key: OsString,
+    /// Take what the asked member has, which may be stale, without asking a quorum.
+    #[arg(long)]
+    pub(crate) local: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DeleteArgs {
+    /// The key.
+    pub(crate) key: OsString,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ScanArgs {
+    /// Only keys that begin with this.
+    #[arg(default_value = "")]
+    pub(crate) prefix: OsString,
+    /// At most this many keys.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// The network between members and client.
+    #[arg(long, value_name = "TRANSPORT", default_value = "tcp")]
+    pub(crate) transport: TransportKind,
+    /// What to show.
+    #[arg(long, value_name = "SCENARIO", default_value = "all")]
+    pub(crate) scenario: Scenario,
+    /// Which messages are lost follows from this number.
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    pub(crate) seed: u64,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Scenario {
+    /// The primary is killed in the middle of writes.
+    Crash,
+    /// Requests and replies are dropped at random.
+    Omission,
+    /// Both, one after the other.
+    All,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_of_serve_has_a_variable() {
+        let serve = Cli::command();
+        let serve = serve.find_subcommand("serve").expect("serve exists");
+        for arg in serve.get_arguments().filter(|arg| !arg.is_hide_set()) {
+            let name = arg.get_long().expect("serve has no positional arguments");
+            if matches!(name, "help" | "json" | "version") {
+                continue;
+            }
+            let variable = format!("KV_{}", name.replace('-', "_").to_uppercase());
+            assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(variable.as_str()), "--{name}");
+        }
+    }
+}

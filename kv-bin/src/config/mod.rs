@@ -1,0 +1,252 @@
+//! The configuration: flags, then `KV_*` variables, then the file, checked as a whole before anything is touched.
+
+mod tuning;
+mod units;
+
+use crate::cli::{ConnectArgs, ServeArgs};
+use crate::failure::Failure;
+use clap::ValueEnum;
+use kv_core::config::{Cluster, ClusterBuilder, ConfigError, Options, Role};
+use kv_core::ids::MemberId;
+use serde::Deserialize;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+pub(crate) use tuning::Tuning;
+pub(crate) use units::Span;
+
+/// The name of a cluster that was given none.
+const DEFAULT_CLUSTER: &str = "kv";
+/// Where a client looks that was told nothing.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:7000";
+/// Where a member keeps its data that was told nothing.
+const DEFAULT_DATA: &str = "kv-data/{id}";
+
+/// How members and clients reach each other.
+#[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TransportKind {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// QUIC, where it is compiled in.
+    Quic,
+}
+
+impl TransportKind {
+    /// The name, as typed.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Quic => "quic",
+        }
+    }
+}
+
+/// What the file may say; `cluster.example.toml` explains each line.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    cluster: Option<String>,
+    member: Vec<FileMember>,
+    id: Option<u8>,
+    data: Option<PathBuf>,
+    listen: Option<String>,
+    insecure: Option<bool>,
+    transport: Option<TransportKind>,
+    log: Option<String>,
+    options: Tuning,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct FileMember {
+    id: u8,
+    address: String,
+    role: Option<String>,
+}
+
+/// Everything a member needs to start, checked.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct ServeConfig {
+    pub(crate) cluster: Cluster,
+    pub(crate) id: MemberId,
+    pub(crate) role: Role,
+    pub(crate) data: PathBuf,
+    /// Where it listens: the member's own address, or another one that leads here.
+    pub(crate) listen: String,
+    pub(crate) transport: TransportKind,
+    pub(crate) options: Options,
+    /// What to log, if the file says so.
+    pub(crate) log: Option<String>,
+    pub(crate) exit_with_parent: bool,
+}
+
+/// Everything a client needs to connect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ConnectConfig {
+    pub(crate) cluster: String,
+    pub(crate) addresses: Vec<String>,
+}
+
+impl ServeConfig {
+    /// Combines flags, variables and file, and checks the whole. Touches nothing but the file it reads.
+    pub(crate) fn resolve(args: ServeArgs) -> Result<Self, Failure> {
+        let path = args.config.clone();
+        let file = File::load(path.as_deref())?;
+        Self::combine(args, file).map_err(|failure| match path {
+            Some(path) => Failure::usage(format!("{}: {failure}", path.display())),
+            None => failure,
+        })
+    }
+
+    fn combine(args: ServeArgs, file: File) -> Result<Self, Failure> {
+        let name = args.cluster.or(file.cluster).unwrap_or_else(|| DEFAULT_CLUSTER.to_owned());
+        let cluster = if args.members.is_empty() {
+            build(Cluster::builder(name), &file.member)?
+        } else {
+            let members: Vec<_> = args.members.iter().map(|text| parse_member(text)).collect::<Result<_, _>>()?;
+            build(Cluster::builder(name), &members)?
+        };
+        let id = args.id.or(file.id).ok_or_else(|| {
+            Failure::usage("which member is this? Say --id ID, or KV_ID, or id in the configuration file")
+        })?;
+        let id = MemberId::new(id);
+        let member = cluster.member(id).ok_or_else(|| Failure::usage(ConfigError::NotAMember(id)))?;
+        let role = member.role;
+        let listen = args.listen.or(file.listen).unwrap_or_else(|| member.address.clone());
+        check_listen(id, &listen, args.insecure.or(file.insecure).unwrap_or(false))?;
+        let options = args.tuning.or(file.options).into_options();
+        options.check().map_err(Failure::usage)?;
+        let data = args.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA));
+        Ok(Self {
+            role,
+            data: substitute(data, id)?,
+            listen,
+            transport: args.transport.or(file.transport).unwrap_or_default(),
+            options,
+            log: file.log,
+            exit_with_parent: args.exit_with_parent,
+            id,
+            cluster,
+        })
+    }
+}
+
+impl ConnectConfig {
+    /// Combines flags, variables and file.
+    pub(crate) fn resolve(args: &ConnectArgs) -> Result<Self, Failure> {
+        let file = File::load(args.config.as_deref())?;
+        let cluster = args.cluster.clone().or(file.cluster).unwrap_or_else(|| DEFAULT_CLUSTER.to_owned());
+        let mut addresses = args.address.clone();
+        if addresses.is_empty() {
+            addresses = file.member.into_iter().map(|member| member.address).collect();
+        }
+        if addresses.is_empty() {
+            addresses = vec![DEFAULT_ADDRESS.to_owned()];
+        }
+        for address in &addresses {
+            if host(address).is_none() {
+                return Err(Failure::usage(format!(
+                    "{address:?} is not an address: write HOST:PORT, as in {DEFAULT_ADDRESS}"
+                )));
+            }
+        }
+        Ok(Self { cluster, addresses })
+    }
+}
+
+impl File {
+    fn load(path: Option<&Path>) -> Result<Self, Failure> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::usage(format!("cannot read the configuration file {shown}: {error}; name one that exists"))
+        })?;
+        Self::parse(&text).map_err(|(line, problem)| Failure::usage(format!("{shown} line {line}: {problem}")))
+    }
+
+    /// Reads the text, or says in which line what is wrong.
+    fn parse(text: &str) -> Result<Self, (usize, String)> {
+        toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start).min(text.len());
+            let line = text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count() + 1;
+            (line, error.message().to_owned())
+        })
+    }
+}
+
+fn build(builder: ClusterBuilder, members: &[FileMember]) -> Result<Cluster, Failure> {
+    if members.is_empty() {
+        return Err(Failure::usage(
+            "the cluster has no members: name them with --members 0=HOST:PORT,1=HOST:PORT,2=HOST:PORT, or in a file with --config",
+        ));
+    }
+    let mut cluster = builder;
+    for member in members {
+        let role = match member.role.as_deref() {
+            None | Some("data") => Role::Data,
+            Some("witness") => Role::Witness,
+            Some(other) => {
+                return Err(Failure::usage(format!(
+                    "member {} has the unknown role {other:?}: write data or witness",
+                    member.id
+                )));
+            }
+        };
+        cluster = cluster.with(member.id, member.address.clone(), role);
+    }
+    cluster.build().map_err(Failure::usage)
+}
+
+/// Reads `ID=HOST:PORT` or `ID=HOST:PORT:ROLE`.
+fn parse_member(text: &str) -> Result<FileMember, Failure> {
+    let wrong = |what: &str| {
+        Failure::usage(format!("member {text:?} {what}: write ID=HOST:PORT or ID=HOST:PORT:witness, as in 0=127.0.0.1:7000"))
+    };
+    let (id, rest) = text.trim().split_once('=').ok_or_else(|| wrong("has no id"))?;
+    let id = id.trim().parse().map_err(|_| wrong("has an id that is not a number from 0 to 255"))?;
+    let rest = rest.trim();
+    let (address, role) = match rest.rsplit_once(':') {
+        // A host in brackets may hold colons of its own.
+        Some((head, role)) if head.rsplit(']').next().is_some_and(|tail| tail.contains(':')) => (head, Some(role)),
+        _ => (rest, None),
+    };
+    Ok(FileMember { id, address: address.to_owned(), role: role.map(str::to_owned) })
+}
+
+/// The host of `HOST:PORT`, without brackets; none if it is not of that form.
+fn host(address: &str) -> Option<&str> {
+    let (host, port) = address.rsplit_once(':')?;
+    port.parse::<u16>().ok()?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    (!host.is_empty() && !host.contains(char::is_whitespace)).then_some(host)
+}
+
+/// Without encryption a member listens where only this machine reaches it, unless told otherwise.
+fn check_listen(id: MemberId, listen: &str, insecure: bool) -> Result<(), Failure> {
+    let Some(host) = host(listen) else {
+        return Err(Failure::usage(format!(
+            "{listen:?} is not an address to listen on: write HOST:PORT, as in {DEFAULT_ADDRESS}"
+        )));
+    };
+    let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if loopback || insecure {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "member {id} would listen on {listen} without encryption, open to the network: use a loopback address, or allow it \
+         with --insecure (insecure = true in the file)"
+    )))
+}
+
+fn substitute(data: PathBuf, id: MemberId) -> Result<PathBuf, Failure> {
+    let Some(text) = data.to_str() else { return Ok(data) };
+    if text.is_empty() {
+        return Err(Failure::usage("the data folder has an empty name: write a path, as in --data kv-data/0"));
+    }
+    Ok(PathBuf::from(text.replace("{id}", &id.to_string())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! What each mistake is answered with, and which of flag, variable and file wins.
+
+use super::*;
+use crate::cli::{Cli, Command};
+use clap::Parser as _;
+use std::time::Duration;
+
+const EXAMPLE: &str = include_str!("../../cluster.example.toml");
+
+fn serve(arguments: &[&str]) -> Result<ServeConfig, Failure> {
+    let line = ["kv", "serve"].iter().chain(arguments);
+    let Command::Serve(args) = Cli::try_parse_from(line).expect("it parses").command else {
+        panic!("not serve");
+    };
+    ServeConfig::resolve(*args)
+}
+
+/// A configuration file in a temporary folder.
+fn file(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cluster.toml");
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+#[test]
+fn the_example_file_states_every_setting_with_its_default() {
+    let (_folder, path) = file(EXAMPLE);
+    let config = serve(&["--config", &path, "--id", "1"]).unwrap();
+    assert_eq!(config.options, Options::default(), "every value in the example is the default");
+    assert_eq!(config.cluster.name(), DEFAULT_CLUSTER);
+    assert_eq!(config.listen, "127.0.0.1:7001");
+    assert_eq!(config.data, PathBuf::from("kv-data/1"));
+    assert_eq!(config.transport, TransportKind::Tcp);
+    let File { cluster, member, id: _, data, listen: _, insecure, transport, log, options } = File::parse(EXAMPLE).unwrap();
+    assert!(cluster.is_some() && data.is_some() && insecure.is_some() && transport.is_some() && log.is_some());
+    assert!(member.iter().all(|member| member.role.is_some()));
+    let Tuning {
+        heartbeat,
+        suspect_min,
+        suspect_max,
+        pipeline,
+        max_batch_bytes,
+        max_key_bytes,
+        max_value_bytes,
+        segment_bytes,
+        checkpoint_bytes,
+        max_sessions,
+        session_ttl,
+        session_window,
+        max_connections,
+    } = options;
+    assert!(heartbeat.is_some() && suspect_min.is_some() && suspect_max.is_some() && session_ttl.is_some());
+    assert!(max_batch_bytes.is_some() && max_key_bytes.is_some() && max_value_bytes.is_some());
+    assert!(segment_bytes.is_some() && checkpoint_bytes.is_some() && pipeline.is_some());
+    assert!(max_sessions.is_some() && session_window.is_some() && max_connections.is_some());
+}
+
+#[test]
+fn a_line_of_flags_equals_a_file() {
+    let (_folder, path) = file(EXAMPLE);
+    let from_file = serve(&["--config", &path, "--id", "0"]).unwrap();
+    let members = "0=127.0.0.1:7000,1=127.0.0.1:7001,2=127.0.0.1:7002";
+    let from_flags = serve(&["--members", members, "--id", "0"]).unwrap();
+    assert_eq!(from_file.cluster, from_flags.cluster);
+    assert_eq!(from_file.options, from_flags.options);
+    assert_eq!(from_file.data, from_flags.data);
+}
+
+#[test]
+fn members_are_read_with_and_without_a_role() {
+    let config = serve(&["--members", "0=[::1]:7000, 1=localhost:7001 ,2=[::1]:7002:witness", "--id", "0"]).unwrap();
+    let members: Vec<_> = config.cluster.members().map(|member| (member.address.as_str(), member.role)).collect();
+    assert_eq!(
+        members,
+        [("[::1]:7000", Role::Data), ("localhost:7001", Role::Data), ("[::1]:7002", Role::Witness)]
+    );
+}
+
+/// The variables are tested on the real binary (`tests/config.rs`): a test cannot set them for itself alone.
+#[test]
+fn flags_win_over_the_file() {
+    let (_folder, path) = file(&format!("id = 2\n{EXAMPLE}"));
+    let config = serve(&["--config", &path]).unwrap();
+    assert_eq!(config.id, MemberId::new(2), "the file's id");
+    let flags = ["--id", "1", "--data", "elsewhere", "--cluster", "other", "--heartbeat", "30ms", "--listen", "127.0.0.1:9"];
+    let config = serve(&[&["--config", path.as_str()], &flags[..]].concat()).unwrap();
+    assert_eq!(config.id, MemberId::new(1));
+    assert_eq!(config.data, PathBuf::from("elsewhere"));
+    assert_eq!(config.cluster.name(), "other");
+    assert_eq!(config.options.heartbeat, Duration::from_millis(30));
+    assert_eq!(config.listen, "127.0.0.1:9");
+    assert_eq!(config.options.suspect_max, Duration::from_secs(2), "what no flag names comes from the file");
+    let config = serve(&["--config", &path, "--members", "2=127.0.0.1:7"]).unwrap();
+    assert_eq!(config.cluster.len(), 1, "the flag's list replaces the file's");
+}
+
+#[test]
+fn each_mistake_on_the_line_is_named() {
+    let three = "0=127.0.0.1:7000,1=127.0.0.1:7001,2=127.0.0.1:7002";
+    for (arguments, fragments) in [
+        (vec![], vec!["no members", "--members", "--config"]),
+        (vec!["--members", three], vec!["which member", "--id"]),
+        (vec!["--members", three, "--id", "3"], vec!["member 3 is not in the configuration"]),
+        (vec!["--members", "127.0.0.1:7000", "--id", "0"], vec!["has no id", "ID=HOST:PORT"]),
+        (vec!["--members", "x=127.0.0.1:7000", "--id", "0"], vec!["not a number from 0 to 255"]),
+        (vec!["--members", "0=127.0.0.1", "--id", "0"], vec!["member 0", "HOST:PORT"]),
+        (vec!["--members", "0=127.0.0.1:70000", "--id", "0"], vec!["member 0", "HOST:PORT"]),
+        (vec!["--members", "0=127.0.0.1:7000:boss", "--id", "0"], vec!["unknown role \"boss\"", "data or witness"]),
+        (vec!["--members", "0=127.0.0.1:7000,0=127.0.0.1:7001", "--id", "0"], vec!["member id 0 stands twice"]),
+        (vec!["--members", "0=127.0.0.1:7000,1=127.0.0.1:7000", "--id", "0"], vec!["127.0.0.1:7000 stands twice"]),
+        (vec!["--members", "0=h:1,1=h:2:witness,2=h:3:witness", "--id", "0"], vec!["2 of 3 members are witnesses"]),
+        (vec!["--members", "0=10.0.0.1:7000", "--id", "0"], vec!["without encryption", "--insecure"]),
+        (vec!["--members", three, "--id", "0", "--heartbeat", "0ms"], vec!["heartbeat", "1 ms"]),
+        (vec!["--members", three, "--id", "0", "--cluster", ""], vec!["cluster name"]),
+    ] {
+        let failure = serve(&arguments).expect_err(&format!("{arguments:?}")).to_string();
+        for fragment in fragments {
+            assert!(failure.contains(fragment), "{arguments:?}: {failure:?} does not say {fragment:?}");
+        }
+        assert!(!failure.contains('\n'), "one line: {failure:?}");
+    }
+    serve(&["--members", "0=10.0.0.1:7000", "--id", "0", "--insecure"]).unwrap();
+}
+
+#[test]
+fn each_mistake_in_the_file_is_named_with_its_place() {
+    let member = "[[member]]\nid = 0\naddress = \"127.0.0.1:7000\"\n";
+    for (text, fragments) in [
+        (format!("hartbeat = 1\n{member}"), vec!["line 1", "unknown field `hartbeat`"]),
+        (format!("{member}[options]\nhartbeat = \"1s\"\n"), vec!["line 5", "unknown field `hartbeat`", "`heartbeat`"]),
+        (format!("{member}[options]\nheartbeat = \"soon\"\n"), vec!["line 5", "\"soon\" is not a time"]),
+        (format!("{member}[options]\nheartbeat = \"0s\"\n"), vec!["cluster.toml", "heartbeat is 0"]),
+        (format!("{member}[options]\nmax_key_bytes = \"4kb\"\n"), vec!["line 5", "size"]),
+        (format!("{member}role = \"boss\"\n"), vec!["member 0", "unknown role \"boss\""]),
+        (format!("{member}{member}"), vec!["stands twice"]),
+        (member.replace(":7000", ""), vec!["member 0", "HOST:PORT"]),
+        (member.replace("id = 0\n", ""), vec!["line 1", "missing field `id`"]),
+        (format!("transport = \"pigeon\"\n{member}"), vec!["line 1", "pigeon", "tcp"]),
+        ("cluster = \n".to_owned(), vec!["line 1"]),
+        (format!("data = \"\"\n{member}"), vec!["data folder"]),
+        (String::new(), vec!["no members"]),
+    ] {
+        let (_folder, path) = file(&text);
+        let failure = serve(&["--config", &path, "--id", "0"]).expect_err(&text).to_string();
+        for fragment in fragments {
+            assert!(failure.contains(fragment), "{text:?}: {failure:?} does not say {fragment:?}");
+        }
+        assert!(failure.contains("cluster.toml"), "{failure:?} names the file");
+        assert!(!failure.contains('\n'), "one line: {failure:?}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let failure = serve(&["--config", "/nowhere/cluster.toml", "--id", "0"]).unwrap_err().to_string();
+    assert!(failure.contains("/nowhere/cluster.toml") && failure.contains("No such file"), "{failure}");
+}
+
+#[test]
+fn a_client_takes_addresses_from_flags_then_the_file_then_the_default() {
+    let (_folder, path) = file(EXAMPLE);
+    let mut args = ConnectArgs::default();
+    assert_eq!(ConnectConfig::resolve(&args).unwrap().addresses, ["127.0.0.1:7000"]);
+    args.config = Some(PathBuf::from(path));
+    assert_eq!(ConnectConfig::resolve(&args).unwrap().addresses.len(), 3);
+    args.address = vec!["localhost:1".to_owned()];
+    assert_eq!(ConnectConfig::resolve(&args).unwrap().addresses, ["localhost:1"]);
+    args.address = vec!["localhost".to_owned()];
+    assert!(ConnectConfig::resolve(&args).unwrap_err().to_string().contains("HOST:PORT"));
+}

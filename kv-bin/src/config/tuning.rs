@@ -1,0 +1,116 @@
+//! Time-outs and limits: each one a flag, a variable and a line of the file.
+
+use super::units::{Size, Span};
+use clap::Args;
+use kv_core::config::Options;
+use serde::Deserialize;
+
+/// What may be tuned. Left out means the default.
+#[derive(Args, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "Tuning")]
+pub(crate) struct Tuning {
+    /// How often a primary sends a sign of life [default: 25ms]
+    #[arg(long, env = "KV_HEARTBEAT", value_name = "TIME")]
+    pub(crate) heartbeat: Option<Span>,
+
+    /// The shortest silence after which a backup suspects its primary [default: 150ms]
+    #[arg(long, env = "KV_SUSPECT_MIN", value_name = "TIME")]
+    pub(crate) suspect_min: Option<Span>,
+
+    /// The longest silence after which a backup suspects its primary [default: 2s]
+    #[arg(long, env = "KV_SUSPECT_MAX", value_name = "TIME")]
+    pub(crate) suspect_max: Option<Span>,
+
+    /// How many log entries may be uncommitted at once; equal on all members, fixed when the cluster forms [default: 32]
+    #[arg(long, env = "KV_PIPELINE", value_name = "N")]
+    pub(crate) pipeline: Option<u32>,
+
+    /// The most bytes of requests in one log entry [default: 1MiB]
+    #[arg(long, env = "KV_MAX_BATCH_BYTES", value_name = "SIZE")]
+    pub(crate) max_batch_bytes: Option<Size>,
+
+    /// The largest key [default: 4KiB]
+    #[arg(long, env = "KV_MAX_KEY_BYTES", value_name = "SIZE")]
+    pub(crate) max_key_bytes: Option<Size>,
+
+    /// The largest value [default: 1MiB]
+    #[arg(long, env = "KV_MAX_VALUE_BYTES", value_name = "SIZE")]
+    pub(crate) max_value_bytes: Option<Size>,
+
+    /// The size of a journal file [default: 16MiB]
+    #[arg(long, env = "KV_SEGMENT_BYTES", value_name = "SIZE")]
+    pub(crate) segment_bytes: Option<Size>,
+
+    /// How much new data is kept in memory before it is merged into the data file [default: 32MiB]
+    #[arg(long, env = "KV_CHECKPOINT_BYTES", value_name = "SIZE")]
+    pub(crate) checkpoint_bytes: Option<Size>,
+
+    /// The most client sessions; one more evicts the one that was silent longest [default: 10000]
+    #[arg(long, env = "KV_MAX_SESSIONS", value_name = "N")]
+    pub(crate) max_sessions: Option<usize>,
+
+    /// A client session silent for this long is forgotten [default: 10min]
+    #[arg(long, env = "KV_SESSION_TTL", value_name = "TIME")]
+    pub(crate) session_ttl: Option<Span>,
+
+    /// The most requests in flight in one session [default: 256]
+    #[arg(long, env = "KV_SESSION_WINDOW", value_name = "N")]
+    pub(crate) session_window: Option<usize>,
+
+    /// The most client connections [default: 1024]
+    #[arg(long, env = "KV_MAX_CONNECTIONS", value_name = "N")]
+    pub(crate) max_connections: Option<usize>,
+}
+
+impl Tuning {
+    /// What is set here, and from `other` what is not.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self {
+            heartbeat: self.heartbeat.or(other.heartbeat),
+            suspect_min: self.suspect_min.or(other.suspect_min),
+            suspect_max: self.suspect_max.or(other.suspect_max),
+            pipeline: self.pipeline.or(other.pipeline),
+            max_batch_bytes: self.max_batch_bytes.or(other.max_batch_bytes),
+            max_key_bytes: self.max_key_bytes.or(other.max_key_bytes),
+            max_value_bytes: self.max_value_bytes.or(other.max_value_bytes),
+            segment_bytes: self.segment_bytes.or(other.segment_bytes),
+            checkpoint_bytes: self.checkpoint_bytes.or(other.checkpoint_bytes),
+            max_sessions: self.max_sessions.or(other.max_sessions),
+            session_ttl: self.session_ttl.or(other.session_ttl),
+            session_window: self.session_window.or(other.session_window),
+            max_connections: self.max_connections.or(other.max_connections),
+        }
+    }
+
+    /// The library's options, not yet checked.
+    pub(crate) fn into_options(self) -> Options {
+        let mut options = Options::default();
+        let time = |slot: &mut _, span: Option<Span>| {
+            if let Some(span) = span {
+                *slot = span.0;
+            }
+        };
+        time(&mut options.heartbeat, self.heartbeat);
+        time(&mut options.suspect_min, self.suspect_min);
+        time(&mut options.suspect_max, self.suspect_max);
+        time(&mut options.session_ttl, self.session_ttl);
+        bytes(&mut options.max_batch_bytes, self.max_batch_bytes);
+        bytes(&mut options.max_key_bytes, self.max_key_bytes);
+        bytes(&mut options.max_value_bytes, self.max_value_bytes);
+        bytes(&mut options.checkpoint_bytes, self.checkpoint_bytes);
+        options.segment_bytes = self.segment_bytes.map_or(options.segment_bytes, |size| size.0);
+        options.pipeline = self.pipeline.unwrap_or(options.pipeline);
+        options.max_sessions = self.max_sessions.unwrap_or(options.max_sessions);
+        options.session_window = self.session_window.unwrap_or(options.session_window);
+        options.max_connections = self.max_connections.unwrap_or(options.max_connections);
+        options
+    }
+}
+
+/// A size that does not fit is larger than every limit allows: the check of the ranges refuses it.
+fn bytes(slot: &mut usize, size: Option<Size>) {
+    if let Some(Size(size)) = size {
+        *slot = usize::try_from(size).unwrap_or(usize::MAX);
+    }
+}

@@ -1,0 +1,109 @@
+//! Times and sizes as people write them: `25ms`, `16MiB`.
+
+use serde::Deserialize;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A span of time, written as a number and a unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Span(pub(crate) Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a time: write a number and a unit, as in 25ms, 2s, 10min, 1h or 30d");
+        let (number, unit) = split(text).ok_or_else(wrong)?;
+        let millis: u64 = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "min" => 60 * 1000,
+            "h" => 3600 * 1000,
+            "d" => 24 * 3600 * 1000,
+            _ => return Err(wrong()),
+        };
+        Ok(Self(Duration::from_millis(number.checked_mul(millis).ok_or_else(wrong)?)))
+    }
+}
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// A number of bytes: plain, or with a unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "SizeText")]
+pub(crate) struct Size(pub(crate) u64);
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a number of bytes, plain or with a unit, as in 4096, \"64KiB\" or \"16MiB\"")]
+enum SizeText {
+    Number(u64),
+    Text(String),
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a size: write a number of bytes, as in 4096, 64KiB, 16MiB or 1GiB");
+        let (number, unit) = split(text).ok_or_else(wrong)?;
+        let bytes: u64 = match unit {
+            "" | "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return Err(wrong()),
+        };
+        Ok(Self(number.checked_mul(bytes).ok_or_else(wrong)?))
+    }
+}
+
+impl TryFrom<SizeText> for Size {
+    type Error = String;
+
+    fn try_from(size: SizeText) -> Result<Self, String> {
+        match size {
+            SizeText::Number(bytes) => Ok(Self(bytes)),
+            SizeText::Text(text) => text.parse(),
+        }
+    }
+}
+
+/// `"25ms"` as `(25, "ms")`.
+fn split(text: &str) -> Option<(u64, &str)> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    Some((number.parse().ok()?, unit.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_their_unit() {
+        for (text, millis) in [("25ms", 25), ("2s", 2000), ("10 min", 600_000), ("1h", 3_600_000), ("0ms", 0)] {
+            assert_eq!(text.parse::<Span>().unwrap().0, Duration::from_millis(millis), "{text}");
+        }
+        for text in ["", "25", "ms", "-1s", "1.5s", "25 years", "99999999999999999d"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_with_or_without_a_unit() {
+        for (text, bytes) in [("4096", 4096), ("64KiB", 65_536), ("16 MiB", 16 << 20), ("1GiB", 1 << 30)] {
+            assert_eq!(text.parse::<Size>().unwrap().0, bytes, "{text}");
+        }
+        for text in ["", "KiB", "16MB", "-1", "99999999999GiB"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What people and programs see: colours on a terminal only, tables, bytes as JSON.
+
+use anstyle::{AnsiColor, Style};
+use serde_json::{Map, Value};
+use std::fmt::Write as _;
+
+/// Headings and names.
+pub(crate) const STRONG: Style = Style::new().bold();
+/// What is there for completeness.
+pub(crate) const FAINT: Style = Style::new().dimmed();
+/// As it should be.
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
+/// Worth a look.
+pub(crate) const NOTE: Style = AnsiColor::Yellow.on_default();
+/// Wrong.
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// `text` in `style`; the stream that prints it strips the style where it does not belong.
+pub(crate) fn styled(style: Style, text: impl std::fmt::Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Prints the reason of a failure on stderr.
+pub(crate) fn complain(message: impl std::fmt::Display) {
+    anstream::eprintln!("{} {message}", styled(BAD, "kv:"));
+}
+
+/// Puts bytes into a JSON object under `name`: as text where they are text, otherwise as `name_hex`.
+pub(crate) fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => object.insert(name.to_owned(), Value::from(text)),
+        Err(_) => object.insert(format!("{name}_hex"), Value::from(hex(bytes))),
+    };
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string does not fail");
+        text
+    })
+}
+
+/// One cell of a table.
+#[derive(Clone, Debug)]
+pub(crate) struct Cell {
+    text: String,
+    style: Style,
+    right: bool,
+}
+
+impl Cell {
+    /// Text, to the left.
+    pub(crate) fn text(text: impl std::fmt::Display) -> Self {
+        Self { text: text.to_string(), style: Style::new(), right: false }
+    }
+
+    /// A number, to the right.
+    pub(crate) fn number(number: impl std::fmt::Display) -> Self {
+        Self { text: number.to_string(), style: Style::new(), right: true }
+    }
+
+    /// The same cell in a style.
+    pub(crate) fn with(mut self, style: Style) -> Self {
+        self.style = style;
+        self
+    }
+}
+
+/// Lines up rows under a header, each column as wide as its widest cell.
+pub(crate) fn table(header: &[&str], rows: &[Vec<Cell>]) -> String {
+    let widths: Vec<usize> = header
+        .iter()
+        .enumerate()
+        .map(|(column, title)| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());
+            cells.chain([title.chars().count()]).max().unwrap_or(0)
+        })
+        .collect();
+    let right = |column: usize| rows.first().and_then(|row| row.get(column)).is_some_and(|cell| cell.right);
+    let header: Vec<Cell> = header
+        .iter()
+        .enumerate()
+        .map(|(column, title)| Cell { text: (*title).to_owned(), style: STRONG, right: right(column) })
+        .collect();
+    let mut out = String::new();
+    for row in std::iter::once(&header).chain(rows) {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| pad(cell, width)).collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// A styled cell with its padding outside the style.
+fn pad(cell: &Cell, width: usize) -> String {
+    let space = " ".repeat(width.saturating_sub(cell.text.chars().count()));
+    let text = styled(cell.style, &cell.text);
+    if cell.right { format!("{space}{text}") } else { format!("{text}{space}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_lines_up_text_left_and_numbers_right() {
+        let rows = vec![
+            vec![Cell::text("crash"), Cell::number(1200).with(GOOD)],
+            vec![Cell::text("omission"), Cell::number(7)],
+        ];
+        let plain = anstream::adapter::strip_str(&table(&["scenario", "writes"], &rows)).to_string();
+        assert_eq!(plain, "scenario  writes\ncrash       1200\nomission       7\n");
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_are_shown_in_hex() {
+        let mut object = Map::new();
+        put_bytes(&mut object, "key", b"a");
+        put_bytes(&mut object, "value", &[0xff, 0x00]);
+        assert_eq!(Value::Object(object).to_string(), r#"{"key":"a","value_hex":"ff00"}"#);
+    }
+}

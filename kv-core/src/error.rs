@@ -1,1 +1,161 @@
-//! Public errors.
+//! Public errors: one enum per operation.
+
+use crate::client::Cause;
+use crate::ids::Revision;
+
+/// Why a client could not be connected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// No address was given.
+    #[error("no address: give the address of at least one member")]
+    NoAddress,
+    /// No transport was given.
+    #[error("no transport: choose one, such as TCP")]
+    NoTransport,
+    /// A member answered and refused.
+    #[error("{address} refuses: {reason}")]
+    Refused {
+        /// Who.
+        address: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The cluster has no data member that could serve a client.
+    #[error("{address} names no member that holds data")]
+    NoDataMember {
+        /// Who was asked.
+        address: String,
+    },
+    /// No member answered in time.
+    #[error("no member answers: {0}")]
+    Unreachable(String),
+}
+
+impl ConnectError {
+    /// Whether trying again later may help without a change of settings.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unreachable(_))
+    }
+}
+
+/// Why a put or a delete has no result.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The condition did not hold: nothing was changed.
+    #[error("the condition did not hold: {}", Found(.found))]
+    GuardFailed {
+        /// The revision at which the key was last changed; `None` if it does not exist.
+        found: Option<Revision>,
+    },
+    /// The key is empty or too long. Nothing was changed.
+    #[error("the key has {len} bytes: keys have 1 to {max}")]
+    Key {
+        /// Its length.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The value is too long. Nothing was changed.
+    #[error("the value has {len} bytes: values have up to {max}")]
+    Value {
+        /// Its length.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The cluster refuses the request. Nothing was changed.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// It was not applied and will not be: try again.
+    #[error("not applied: {0}")]
+    NotApplied(Cause),
+    /// Whether it was applied, or still will be, cannot be known. It is applied at most once.
+    #[error("the outcome is unknown: {0}")]
+    OutcomeUnknown(Cause),
+    /// The client was closed. Nothing was changed.
+    #[error("the client is closed")]
+    Closed,
+}
+
+impl WriteError {
+    /// Whether the same write may simply be run again: nothing was changed, and it may succeed later.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::NotApplied(_))
+    }
+
+    /// Whether the write may have been applied, or may still be.
+    #[must_use]
+    pub const fn outcome_unknown(&self) -> bool {
+        matches!(self, Self::OutcomeUnknown(_))
+    }
+
+    /// Whether the condition did not hold.
+    #[must_use]
+    pub const fn is_guard_failed(&self) -> bool {
+        matches!(self, Self::GuardFailed { .. })
+    }
+}
+
+struct Found<'a>(&'a Option<Revision>);
+
+impl std::fmt::Display for Found<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(revision) => write!(f, "the key was last changed at revision {revision}"),
+            None => f.write_str("the key does not exist"),
+        }
+    }
+}
+
+/// Why a read has no result.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The key is empty or too long.
+    #[error("the key has {len} bytes: keys have 1 to {max}")]
+    Key {
+        /// Its length.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The cluster refuses the read.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// It could not be answered in time: try again.
+    #[error("not read: {0}")]
+    Unavailable(Cause),
+    /// The client was closed.
+    #[error("the client is closed")]
+    Closed,
+}
+
+impl ReadError {
+    /// Whether the same read may succeed later.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// Why a question to one member has no answer.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallFailed {
+    /// It could not be answered.
+    #[error("{0}")]
+    Unavailable(Cause),
+    /// No member is known to be primary.
+    #[error("no primary was found")]
+    NoPrimary,
+    /// No member has this id.
+    #[error("the cluster has no member {0}")]
+    UnknownMember(crate::ids::MemberId),
+    /// The client was closed.
+    #[error("the client is closed")]
+    Closed,
+}

@@ -1,5 +1,6 @@
 //! A replicated, durable, linearizable key-value store to embed.
 
+pub mod client;
 pub mod config;
 pub mod engine;
 pub mod error;
@@ -22,7 +23,9 @@ pub mod transport {
     #[cfg(feature = "tcp")]
     pub use kv_transport_tcp as tcp;
 }
+pub mod wire;
 
+pub use client::{Client, ClientBuilder};
 pub use config::{Cluster, Options};
 pub use node::{Node, NodeBuilder};
 pub use tokio;

@@ -1,1 +1,100 @@
-//! wire.
+//! Bytes and messages: the only owner of the wire layout.
+//!
+//! Every lane of every transport carries the same frames. A frame is a header of [`HEADER_BYTES`] and a body:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..4 | magic |
+//! | 4 | [`Kind`] |
+//! | 5..8 | zero |
+//! | 8..12 | length of the body, little-endian |
+//! | 12..20 | xxh3 of the body |
+//! | 20..28 | xxh3 of the 20 bytes before: checked **before the length is believed** |
+//!
+//! Bodies are postcard. The first frame in each direction is the hello: [`Hello`] from the end that connected, then
+//! [`HelloReply`]. After it a connection carries one kind in each direction, and any other is refused before its body is
+//! read. A decoder hands out only what passes every check: no trailing bytes, no counter near the end of its range, no
+//! entry whose hash differs.
+
+mod check;
+mod frame;
+mod hello;
+mod io;
+
+pub use frame::{Frame, HEADER_BYTES, Kind, WireError};
+pub use hello::{
+    Caller, Expectation, Hello, HelloReply, Limits, MemberInfo, PROTOCOL, Refusal, VersionRange, Welcome,
+};
+pub use io::{FrameReader, FrameWriter};
+
+use crate::message::{ClientMessage, Message, ServerMessage};
+use bytes::Bytes;
+
+/// The longest body of a [`Hello`] in bytes.
+pub const MAX_HELLO: usize = 4 << 10;
+
+/// The longest body of a [`HelloReply`] in bytes: 15 members with the longest host names fit.
+pub const MAX_HELLO_REPLY: usize = 8 << 10;
+
+/// The longest body of any other frame, unless told otherwise: the largest batch with its overhead.
+pub const DEFAULT_MAX_FRAME: usize = 17 << 20;
+
+/// Lets a fault injector find the borders of frames in a byte stream.
+#[must_use]
+pub fn framing() -> kv_transport::Framing {
+    kv_transport::Framing::new(HEADER_BYTES, HEADER_BYTES + DEFAULT_MAX_FRAME, frame::announced_len)
+}
+
+/// A complete frame with this message. Encode once, send to many.
+#[must_use]
+pub fn encode_message(message: &Message) -> Bytes {
+    frame::encode(Kind::Message, message)
+}
+
+/// Reads one complete frame as [`encode_message`] wrote it.
+///
+/// # Errors
+/// [`WireError`] for anything else.
+pub fn decode_message(frame: Bytes) -> Result<Message, WireError> {
+    Frame::parse(frame, Kind::Message, DEFAULT_MAX_FRAME)?.message()
+}
+
+/// A complete frame with this message.
+#[must_use]
+pub fn encode_client_message(message: &ClientMessage) -> Bytes {
+    frame::encode(Kind::Client, message)
+}
+
+/// Reads one complete frame as [`encode_client_message`] wrote it.
+///
+/// # Errors
+/// [`WireError`] for anything else.
+pub fn decode_client_message(frame: Bytes) -> Result<ClientMessage, WireError> {
+    Frame::parse(frame, Kind::Client, DEFAULT_MAX_FRAME)?.client_message()
+}
+
+/// A complete frame with this message.
+#[must_use]
+pub fn encode_server_message(message: &ServerMessage) -> Bytes {
+    frame::encode(Kind::Server, message)
+}
+
+/// Reads one complete frame as [`encode_server_message`] wrote it.
+///
+/// # Errors
+/// [`WireError`] for anything else.
+pub fn decode_server_message(frame: Bytes) -> Result<ServerMessage, WireError> {
+    Frame::parse(frame, Kind::Server, DEFAULT_MAX_FRAME)?.server_message()
+}
+
+/// A complete frame with this hello.
+#[must_use]
+pub fn encode_hello(hello: &Hello) -> Bytes {
+    frame::encode(Kind::Hello, hello)
+}
+
+/// A complete frame with this reply.
+#[must_use]
+pub fn encode_hello_reply(reply: &HelloReply) -> Bytes {
+    frame::encode(Kind::HelloReply, reply)
+}

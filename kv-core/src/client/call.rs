@@ -1,0 +1,247 @@
+//! What goes into [`Core`](super::Core) and what comes out.
+
+use crate::ids::{Instant, MemberId, Revision};
+use crate::message::{ClientMessage, Command, MemberStatus, Outcome, Query, ReadMode, Record, ServerMessage};
+use bytes::Bytes;
+use std::fmt;
+use std::time::Duration;
+
+/// The driver's name for a call. Never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(u64);
+
+impl CallId {
+    /// Wraps a plain number.
+    #[must_use]
+    pub const fn new(value: u64) -> Self {
+        Self(value)
+    }
+
+    /// The plain number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Debug for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "call{}", self.0)
+    }
+}
+
+/// What is wanted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Call {
+    /// Change the data, exactly once.
+    Write(Command),
+    /// Read the data.
+    Read {
+        /// How fresh.
+        mode: ReadMode,
+        /// What.
+        query: Query,
+        /// Of a local read: whom to ask first. Ignored for others.
+        prefer: Option<MemberId>,
+    },
+    /// Ask this member where it stands. One attempt.
+    Status {
+        /// Whom.
+        member: MemberId,
+    },
+    /// Ask this member to hand the primary role over. One attempt.
+    Handover {
+        /// Whom.
+        member: MemberId,
+    },
+    /// Close the session, when every write before it has ended.
+    CloseSession,
+}
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CoreInput {
+    /// A call begins. It ends with one [`CoreOutput::Done`], at `deadline` at the latest.
+    Call {
+        /// Its name.
+        id: CallId,
+        /// What is wanted.
+        call: Call,
+        /// When the caller stops waiting.
+        deadline: Instant,
+    },
+    /// Nobody waits for this call any more. No [`CoreOutput::Done`] follows.
+    Cancel {
+        /// Its name.
+        id: CallId,
+    },
+    /// A member answered.
+    Answer {
+        /// Who.
+        member: MemberId,
+        /// What.
+        message: ServerMessage,
+    },
+    /// The connection to this member broke. What was sent on it may have arrived or not.
+    ConnectionLost {
+        /// The member.
+        member: MemberId,
+    },
+    /// No connection to this member could be opened. Nothing sent to it since it was last lost has left, or ever will.
+    Unreachable {
+        /// The member.
+        member: MemberId,
+    },
+    /// The time that `poll_timeout` named has come.
+    Timeout,
+}
+
+/// Something to do. Carry them out in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CoreOutput {
+    /// Send to a member, opening a connection if there is none. May be lost, if that is told by
+    /// [`CoreInput::ConnectionLost`] or [`CoreInput::Unreachable`], or never noticed.
+    Send {
+        /// To whom.
+        member: MemberId,
+        /// What.
+        message: ClientMessage,
+    },
+    /// A call has ended.
+    Done {
+        /// Its name.
+        id: CallId,
+        /// How.
+        result: Result<Reply, CallError>,
+    },
+}
+
+/// The result of a call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// Of a write or of closing the session: its stored outcome. A guard that failed is an outcome.
+    Written(Outcome),
+    /// Of reading one key.
+    Value {
+        /// The record, if the key exists.
+        record: Option<Record>,
+        /// The revision of the state that was read.
+        revision: Revision,
+    },
+    /// Of a scan: one page.
+    Records {
+        /// Keys and records in order.
+        records: Vec<(Bytes, Record)>,
+        /// Whether the range goes on after the last key.
+        more: bool,
+        /// The revision of the state that was read.
+        revision: Revision,
+    },
+    /// Of a status call.
+    Status(Box<MemberStatus>),
+    /// Of the others.
+    Done,
+}
+
+/// Why a call ended without a result.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CallError {
+    /// It has had no effect and will have none.
+    NotApplied(Cause),
+    /// A write may have been applied, once, or may still be, once; or never.
+    OutcomeUnknown(Cause),
+}
+
+impl CallError {
+    /// Why it ended.
+    #[must_use]
+    pub const fn cause(&self) -> &Cause {
+        match self {
+            Self::NotApplied(cause) | Self::OutcomeUnknown(cause) => cause,
+        }
+    }
+}
+
+/// What ended a call.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// Its deadline came.
+    #[error("the deadline passed: {0}")]
+    Deadline(Trouble),
+    /// Its session expired.
+    #[error("the session expired")]
+    SessionExpired,
+    /// It breaks a limit or a rule.
+    #[error("{0}")]
+    Refused(String),
+    /// Of a call with one attempt: the member could not be reached, or its connection broke.
+    #[error("{0}")]
+    Failed(Trouble),
+}
+
+/// What stood in the way when a call ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Trouble {
+    /// Nothing known: it was not tried yet.
+    #[error("it waited behind earlier calls")]
+    Waiting,
+    /// No session could be opened.
+    #[error("no session could be opened")]
+    NoSession,
+    /// The members that answered were not the primary.
+    #[error("no primary was found")]
+    NoPrimary,
+    /// The cluster sheds load.
+    #[error("the cluster is overloaded")]
+    Overloaded,
+    /// No connection could be opened.
+    #[error("no member could be reached")]
+    Unreachable,
+    /// The connection broke.
+    #[error("the connection broke")]
+    ConnectionLost,
+    /// No answer came.
+    #[error("no answer came")]
+    Silent,
+    /// The primary lost its role.
+    #[error("the primary changed")]
+    PrimaryChanged,
+}
+
+/// Settings of [`Core`](super::Core).
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct CoreOptions {
+    /// The most writes in flight; never more than the members' session window. Default 256; at least 1.
+    pub window: u32,
+    /// A session unused for this long is replaced before it is used again: half of the members' session TTL.
+    /// Default 5 min.
+    pub session_idle: Duration,
+    /// The shortest time after which an unanswered attempt is repeated elsewhere; adapts upwards to the answers' delays
+    /// and grows with each attempt of a call. Default 250 ms.
+    pub attempt_min: Duration,
+    /// The longest such time. Default 5 s.
+    pub attempt_max: Duration,
+    /// The first pause before a retry; doubles, with jitter. Default 5 ms.
+    pub backoff_min: Duration,
+    /// The longest pause while looking for the primary. Default 50 ms.
+    pub search_max: Duration,
+    /// The longest pause while the cluster sheds load. Default 1 s.
+    pub backoff_max: Duration,
+}
+
+impl Default for CoreOptions {
+    fn default() -> Self {
+        Self {
+            window: 256,
+            session_idle: Duration::from_secs(300),
+            attempt_min: Duration::from_millis(250),
+            attempt_max: Duration::from_secs(5),
+            backoff_min: Duration::from_millis(5),
+            search_max: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(1),
+        }
+    }
+}

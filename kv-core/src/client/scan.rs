@@ -1,0 +1,108 @@
+//! Scans: page after page.
+
+use super::Client;
+use super::ops::OpFuture;
+use crate::error::ReadError;
+use crate::message::{ReadMode, Record};
+use bytes::Bytes;
+use futures::Stream;
+use std::future::IntoFuture;
+use std::ops::{Bound, RangeBounds};
+use std::time::Duration;
+
+/// Reads keys in order: created by [`Client::scan`] and [`Client::scan_range`], run by awaiting it or by
+/// [`stream`](Self::stream).
+///
+/// A long scan is read in pages. Each page is as fresh as a read that begins when the page is asked for; writes between two
+/// pages are seen by the later one.
+#[derive(Debug)]
+#[must_use = "nothing is done before this is awaited"]
+pub struct Scan {
+    client: Client,
+    from: Bytes,
+    to: Option<Bytes>,
+    limit: Option<usize>,
+    mode: ReadMode,
+    deadline: Option<Duration>,
+}
+
+impl Scan {
+    pub(super) fn prefix(client: Client, prefix: &[u8]) -> Self {
+        let from = Bytes::copy_from_slice(prefix);
+        Self {
+            client,
+            from,
+            to: after_prefix(prefix),
+            limit: None,
+            mode: ReadMode::Linearizable,
+            deadline: None,
+        }
+    }
+
+    pub(super) fn range<K: AsRef<[u8]>>(client: Client, range: &impl RangeBounds<K>) -> Self {
+        let from = match range.start_bound() {
+            Bound::Unbounded => Bytes::new(),
+            Bound::Included(key) => Bytes::copy_from_slice(key.as_ref()),
+            Bound::Excluded(key) => successor(key.as_ref()),
+        };
+        let to = match range.end_bound() {
+            Bound::Unbounded => None,
+            Bound::Included(key) => Some(successor(key.as_ref())),
+            Bound::Excluded(key) => Some(Bytes::copy_from_slice(key.as_ref())),
+        };
+        Self { client, from, to, limit: None, mode: ReadMode::Linearizable, deadline: None }
+    }
+
+    /// At most this many records. Default: all of them.
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// Reads what some member happens to have applied: fast, available without a primary, possibly stale.
+    pub fn local(mut self) -> Self {
+        self.mode = ReadMode::Local;
+        self
+    }
+
+    /// How long each page may take, retries included. Default: the client's.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// The records one by one; the next page is asked for when the last one is used up. Ends after the first error.
+    ///
+    /// # Cancel safety
+    /// Dropping the stream stops the scan.
+    pub fn stream(self) -> impl Stream<Item = Result<(Bytes, Record), ReadError>> + Send + 'static {
+        let _ = (&self.client, &self.from, &self.to, self.limit, self.mode, self.deadline);
+        futures::stream::poll_fn(|_| unimplemented!())
+    }
+}
+
+impl IntoFuture for Scan {
+    type Output = Result<Vec<(Bytes, Record)>, ReadError>;
+    type IntoFuture = OpFuture<Self::Output>;
+
+    /// Runs the scan and collects its records.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    fn into_future(self) -> Self::IntoFuture {
+        unimplemented!()
+    }
+}
+
+/// The smallest key above `key`.
+fn successor(key: &[u8]) -> Bytes {
+    [key, &[0]].concat().into()
+}
+
+/// The smallest key above all keys that begin with `prefix`.
+fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
+    let keep = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix[..=keep].to_vec();
+    end[keep] += 1;
+    Some(end.into())
+}

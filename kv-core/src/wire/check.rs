@@ -1,0 +1,170 @@
+//! Rules that every message keeps, whoever sent it: what decodes and breaks one is refused.
+
+use super::WireError;
+use crate::ids::{Anchor, Op, Revision, Round, Timestamp, View};
+use crate::message::{
+    Answer, ClientCall, ClientMessage, Entry, LogSummary, Message, Outcome, Record, ServerMessage,
+};
+
+/// Counters from the wire are below this: far above what can be counted, far below where arithmetic overflows.
+const COUNTER_END: u64 = 1 << 62;
+
+fn counter(field: &'static str, value: u64) -> Result<(), WireError> {
+    if value < COUNTER_END { Ok(()) } else { Err(WireError::OutOfRange { field }) }
+}
+
+fn view(value: View) -> Result<(), WireError> {
+    counter("a view", value.get())
+}
+
+fn op(value: Op) -> Result<(), WireError> {
+    counter("an op", value.get())
+}
+
+fn anchor(value: Anchor) -> Result<(), WireError> {
+    op(value.op)
+}
+
+fn round(value: Round) -> Result<(), WireError> {
+    counter("a read round", value.get())
+}
+
+fn revision(value: Revision) -> Result<(), WireError> {
+    counter("a revision", value.get())
+}
+
+fn timestamp(value: Timestamp) -> Result<(), WireError> {
+    counter("a time-stamp", value.get())
+}
+
+/// Checks a message between members.
+pub(super) fn message(message: &Message) -> Result<(), WireError> {
+    match message {
+        Message::Prepare { view: v, commit, entry: e } => {
+            view(*v)?;
+            anchor(*commit)?;
+            entry(e)
+        }
+        Message::PrepareOk { view: v, log } => {
+            view(*v)?;
+            anchor(*log)
+        }
+        Message::Commit { view: v, commit, round: r, trim } => {
+            view(*v)?;
+            anchor(*commit)?;
+            round(*r)?;
+            op(*trim)
+        }
+        Message::CommitOk { view: v, round: r, log, checkpoint, wall } => {
+            view(*v)?;
+            round(*r)?;
+            log.map_or(Ok(()), anchor)?;
+            op(*checkpoint)?;
+            timestamp(*wall)
+        }
+        Message::StartViewChange { view: v } | Message::GetState { view: v, .. } => view(*v),
+        Message::DoViewChange { view: v, log } => {
+            view(*v)?;
+            summary(log)
+        }
+        Message::StartView { view: v, commit, hashes, .. } => {
+            view(*v)?;
+            anchor(*commit)?;
+            ascending(hashes.iter().map(|(at, _)| *at))
+        }
+        Message::Fetch { from, through, .. } => {
+            op(*from)?;
+            op(*through)
+        }
+        Message::Headers { hashes, .. } => ascending(hashes.iter().map(|(at, _)| *at)),
+        Message::NewState { entries, .. } => {
+            entries.iter().try_for_each(entry)?;
+            ascending(entries.iter().map(|e| e.header.op))
+        }
+        Message::Formation { .. } => Ok(()),
+    }
+}
+
+fn entry(entry: &Entry) -> Result<(), WireError> {
+    let header = &entry.header;
+    view(header.view)?;
+    op(header.op)?;
+    revision(header.first_revision)?;
+    timestamp(header.timestamp)?;
+    if header.op == Op::ZERO || header.first_revision == Revision::ZERO {
+        return Err(WireError::OutOfRange { field: "an entry's place" });
+    }
+    Ok(entry.check()?)
+}
+
+fn summary(log: &LogSummary) -> Result<(), WireError> {
+    view(log.log_view)?;
+    anchor(log.checkpoint)?;
+    anchor(log.commit)?;
+    op(log.head)?;
+    if log.suffix.len() as u64 != log.head.distance_from(log.commit.op) {
+        return Err(WireError::OutOfRange { field: "the length of a log's suffix" });
+    }
+    Ok(())
+}
+
+/// Consecutive ops, in range.
+fn ascending(ops: impl Iterator<Item = Op>) -> Result<(), WireError> {
+    let mut before: Option<Op> = None;
+    for at in ops {
+        op(at)?;
+        if before.is_some_and(|before| at != before.next()) {
+            return Err(WireError::OutOfRange { field: "the order of ops" });
+        }
+        before = Some(at);
+    }
+    Ok(())
+}
+
+/// Checks a message from a client: of a request only the numbers, the rest is checked where it is decoded.
+pub(super) fn client_message(message: &ClientMessage) -> Result<(), WireError> {
+    counter("a call number", message.call)?;
+    if let ClientCall::Write(request) = &message.what {
+        // Session, number and acked_through stand first in an encoded request.
+        let ((session, number, acked), _) = postcard::take_from_bytes::<(u64, u64, u64)>(request)
+            .map_err(|_| WireError::Malformed(super::Kind::Client))?;
+        counter("a session", session)?;
+        counter("a request number", number)?;
+        counter("a request number", acked)?;
+    }
+    Ok(())
+}
+
+/// Checks an answer to a client.
+pub(super) fn server_message(message: &ServerMessage) -> Result<(), WireError> {
+    counter("a call number", message.call)?;
+    match &message.answer {
+        Answer::Written(Ok(outcome)) => self::outcome(outcome),
+        Answer::Value { record, revision: r } => {
+            revision(*r)?;
+            record.as_ref().map_or(Ok(()), self::record)
+        }
+        Answer::Records { records, revision: r, .. } => {
+            revision(*r)?;
+            records.iter().try_for_each(|(_, r)| record(r))
+        }
+        Answer::Written(Err(_))
+        | Answer::Status(_)
+        | Answer::Done
+        | Answer::NotPrimary { .. }
+        | Answer::Abandoned
+        | Answer::Overloaded
+        | Answer::Refused(_) => Ok(()),
+    }
+}
+
+fn outcome(outcome: &Outcome) -> Result<(), WireError> {
+    revision(outcome.revision)?;
+    timestamp(outcome.timestamp)
+}
+
+fn record(record: &Record) -> Result<(), WireError> {
+    revision(record.created)?;
+    revision(record.modified)?;
+    counter("a version", record.version)
+}

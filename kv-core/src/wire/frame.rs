@@ -1,0 +1,321 @@
+//! The frame: header, checksums, limits.
+
+use super::{Hello, HelloReply, MAX_HELLO, MAX_HELLO_REPLY, VersionRange, check};
+use crate::message::{ClientMessage, EntryError, Message, ServerMessage};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Bytes of a frame's header.
+pub const HEADER_BYTES: usize = 28;
+
+const MAGIC: [u8; 4] = *b"kvfr";
+
+/// What a frame's body is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// [`Hello`]: the first frame from the end that connected.
+    Hello,
+    /// [`HelloReply`]: the first frame from the end that accepted.
+    HelloReply,
+    /// [`Message`]: between members.
+    Message,
+    /// [`ClientMessage`]: from a client.
+    Client,
+    /// [`ServerMessage`]: to a client.
+    Server,
+}
+
+impl Kind {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Hello => 1,
+            Self::HelloReply => 2,
+            Self::Message => 3,
+            Self::Client => 4,
+            Self::Server => 5,
+        }
+    }
+
+    /// The longest body of this kind where other frames may have `max_frame` bytes.
+    #[must_use]
+    pub const fn limit(self, max_frame: usize) -> usize {
+        match self {
+            Self::Hello => MAX_HELLO,
+            Self::HelloReply => MAX_HELLO_REPLY,
+            Self::Message | Self::Client | Self::Server => max_frame,
+        }
+    }
+}
+
+/// Why bytes from the other end are not acceptable. The connection cannot be used any more: close it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// The stream broke.
+    #[error("the connection broke: {0}")]
+    Io(#[from] std::io::Error),
+    /// The stream ended inside a frame.
+    #[error("the connection ended in the middle of a frame")]
+    Truncated,
+    /// The first bytes are not a frame of ours.
+    #[error("the other end does not speak this protocol")]
+    Magic,
+    /// The header's checksum differs.
+    #[error("a frame's header is damaged")]
+    HeaderChecksum,
+    /// The body's checksum differs.
+    #[error("a frame's body is damaged")]
+    BodyChecksum,
+    /// Another kind of frame than this connection carries at this point.
+    #[error("a frame of kind {found} came where {expected:?} was expected")]
+    UnexpectedKind {
+        /// The kind's code.
+        found: u8,
+        /// What was due.
+        expected: Kind,
+    },
+    /// The body is longer than allowed.
+    #[error("a frame of {len} bytes came: {expected:?} frames have at most {max}")]
+    TooLong {
+        /// Its length.
+        len: usize,
+        /// The limit.
+        max: usize,
+        /// The kind.
+        expected: Kind,
+    },
+    /// The body does not decode, or something follows it.
+    #[error("the body of a {0:?} frame does not decode")]
+    Malformed(Kind),
+    /// A counter is so large that it can only be a mistake.
+    #[error("{field} is out of range")]
+    OutOfRange {
+        /// Which.
+        field: &'static str,
+    },
+    /// An entry is not what its header says.
+    #[error("a log entry is damaged: {0}")]
+    Entry(#[from] EntryError),
+    /// The two ends have no protocol version in common.
+    #[error("the other end speaks protocol versions {theirs}, this one {ours}: upgrade the older one")]
+    Version {
+        /// What the other end speaks.
+        theirs: VersionRange,
+        /// What this end speaks.
+        ours: VersionRange,
+    },
+}
+
+/// A header whose checksum held.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    len: usize,
+    body_checksum: u64,
+}
+
+impl Header {
+    /// Checks the header at the start of `bytes`: it must announce `expected`, within the limit.
+    ///
+    /// Magic first (a stranger's bytes), then the checksum, and only then what the fields say.
+    pub(super) fn parse(
+        bytes: &[u8; HEADER_BYTES],
+        expected: Kind,
+        max_frame: usize,
+    ) -> Result<Self, WireError> {
+        let mut input = &bytes[..];
+        let mut magic = [0; 4];
+        input.copy_to_slice(&mut magic);
+        if magic != MAGIC {
+            return Err(WireError::Magic);
+        }
+        let kind = input.get_u8();
+        let reserved = input.get_uint_le(3);
+        let len = input.get_u32_le() as usize;
+        let body_checksum = input.get_u64_le();
+        if input.get_u64_le() != xxh3_64(&bytes[..HEADER_BYTES - 8]) {
+            return Err(WireError::HeaderChecksum);
+        }
+        if kind != expected.code() || reserved != 0 {
+            return Err(WireError::UnexpectedKind { found: kind, expected });
+        }
+        let max = expected.limit(max_frame);
+        if len > max {
+            return Err(WireError::TooLong { len, max, expected });
+        }
+        Ok(Self { len, body_checksum })
+    }
+
+    /// The length of the body.
+    pub(super) const fn len(self) -> usize {
+        self.len
+    }
+
+    /// Pairs a kind with a body whose checksum holds.
+    pub(super) fn frame(self, kind: Kind, body: Bytes) -> Result<Frame, WireError> {
+        debug_assert_eq!(body.len(), self.len);
+        if xxh3_64(&body) != self.body_checksum {
+            return Err(WireError::BodyChecksum);
+        }
+        Ok(Frame { kind, body })
+    }
+}
+
+/// The length of the frame that begins with this header, if it is one.
+pub(super) fn announced_len(header: &[u8]) -> Option<usize> {
+    let header: &[u8; HEADER_BYTES] = header.first_chunk()?;
+    if header[..4] != MAGIC {
+        return None;
+    }
+    let mut len = [0; 4];
+    len.copy_from_slice(&header[8..12]);
+    HEADER_BYTES.checked_add(u32::from_le_bytes(len) as usize)
+}
+
+/// A frame whose checksums held. Its body may still be nonsense.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame {
+    kind: Kind,
+    body: Bytes,
+}
+
+impl Frame {
+    /// Reads exactly one complete frame.
+    ///
+    /// # Errors
+    /// [`WireError`] if the bytes are not exactly one intact frame of this kind within the limit.
+    pub fn parse(mut bytes: Bytes, expected: Kind, max_frame: usize) -> Result<Self, WireError> {
+        let header = bytes.first_chunk().ok_or(WireError::Truncated)?;
+        let header = Header::parse(header, expected, max_frame)?;
+        bytes.advance(HEADER_BYTES);
+        if bytes.len() < header.len() {
+            return Err(WireError::Truncated);
+        }
+        if bytes.len() > header.len() {
+            return Err(WireError::Malformed(expected));
+        }
+        header.frame(expected, bytes)
+    }
+
+    /// The kind.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Bytes of the body.
+    #[must_use]
+    pub fn body_len(&self) -> usize {
+        self.body.len()
+    }
+
+    /// The message between members in it.
+    ///
+    /// # Errors
+    /// [`WireError`] if it is another kind, does not decode, or breaks a rule that every message keeps.
+    pub fn message(&self) -> Result<Message, WireError> {
+        let message = self.decode(Kind::Message)?;
+        check::message(&message)?;
+        Ok(message)
+    }
+
+    /// The client's message in it.
+    ///
+    /// # Errors
+    /// As [`message`](Self::message).
+    pub fn client_message(&self) -> Result<ClientMessage, WireError> {
+        let message = self.decode(Kind::Client)?;
+        check::client_message(&message)?;
+        Ok(message)
+    }
+
+    /// The answer to a client in it.
+    ///
+    /// # Errors
+    /// As [`message`](Self::message).
+    pub fn server_message(&self) -> Result<ServerMessage, WireError> {
+        let message = self.decode(Kind::Server)?;
+        check::server_message(&message)?;
+        Ok(message)
+    }
+
+    /// The hello in it.
+    ///
+    /// # Errors
+    /// As [`message`](Self::message); [`WireError::Version`] if the ends have no version in common.
+    pub fn hello(&self) -> Result<Hello, WireError> {
+        self.check_version(Kind::Hello)?;
+        self.decode(Kind::Hello)
+    }
+
+    /// The reply to a hello in it.
+    ///
+    /// # Errors
+    /// As [`message`](Self::message).
+    pub fn hello_reply(&self) -> Result<HelloReply, WireError> {
+        self.decode(Kind::HelloReply)
+    }
+
+    /// The version range stands first in every version's hello, so that it can be read before the rest is understood.
+    fn check_version(&self, expected: Kind) -> Result<(), WireError> {
+        if self.kind != expected {
+            return Err(WireError::UnexpectedKind { found: self.kind.code(), expected });
+        }
+        let (theirs, _) = postcard::take_from_bytes::<VersionRange>(&self.body)
+            .map_err(|_| WireError::Malformed(expected))?;
+        let ours = super::PROTOCOL;
+        ours.common(theirs).map(drop).ok_or(WireError::Version { theirs, ours })
+    }
+
+    fn decode<T: DeserializeOwned>(&self, expected: Kind) -> Result<T, WireError> {
+        if self.kind != expected {
+            return Err(WireError::UnexpectedKind { found: self.kind.code(), expected });
+        }
+        match postcard::take_from_bytes(&self.body) {
+            Ok((value, [])) => Ok(value),
+            _ => Err(WireError::Malformed(expected)),
+        }
+    }
+}
+
+/// Collects a body behind the room for its header.
+struct BodyBuffer(BytesMut);
+
+impl postcard::ser_flavors::Flavor for BodyBuffer {
+    type Output = BytesMut;
+
+    fn try_push(&mut self, data: u8) -> postcard::Result<()> {
+        self.0.put_u8(data);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, data: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<BytesMut> {
+        Ok(self.0)
+    }
+}
+
+/// A complete frame.
+pub(super) fn encode<T: Serialize>(kind: Kind, value: &T) -> Bytes {
+    let mut buffer = BytesMut::with_capacity(256);
+    buffer.resize(HEADER_BYTES, 0);
+    let mut frame = postcard::serialize_with_flavor(value, BodyBuffer(buffer))
+        .expect("memory is the only limit, and our types say their lengths");
+    let (header, body) = frame.split_at_mut(HEADER_BYTES);
+    let len = u32::try_from(body.len()).expect("bodies are limited to a few MiB");
+    let mut out = &mut header[..];
+    out.put_slice(&MAGIC);
+    out.put_u8(kind.code());
+    out.put_uint_le(0, 3);
+    out.put_u32_le(len);
+    out.put_u64_le(xxh3_64(body));
+    let checksum = xxh3_64(&header[..HEADER_BYTES - 8]);
+    header[HEADER_BYTES - 8..].copy_from_slice(&checksum.to_le_bytes());
+    frame.freeze()
+}

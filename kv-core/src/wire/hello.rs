@@ -1,0 +1,372 @@
+//! The hello: who is calling, which cluster it believes to call, and whether the two ends fit.
+
+use crate::ids::{ClusterId, Hash, MemberId};
+use kv_transport::{Lane, Peer};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// The protocol versions that this build speaks.
+pub const PROTOCOL: VersionRange = VersionRange { min: 1, max: 1 };
+
+/// Protocol versions, both ends included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VersionRange {
+    /// The oldest.
+    pub min: u16,
+    /// The newest.
+    pub max: u16,
+}
+
+impl VersionRange {
+    /// The newest version in both ranges.
+    #[must_use]
+    pub const fn common(self, other: Self) -> Option<u16> {
+        let min = if self.min > other.min { self.min } else { other.min };
+        let max = if self.max < other.max { self.max } else { other.max };
+        if min <= max { Some(max) } else { None }
+    }
+}
+
+impl fmt::Display for VersionRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.min, self.max)
+    }
+}
+
+/// The first frame on a connection, from the end that opened it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// What the caller speaks. Stands first in every version of the protocol.
+    pub protocol: VersionRange,
+    /// The cluster it wants.
+    pub cluster: ClusterId,
+    /// The lane it opened.
+    #[serde(with = "lane_code")]
+    pub lane: Lane,
+    /// Optional abilities, one bit each; unknown ones are ignored. None exist yet.
+    pub features: u64,
+    /// Who it is.
+    pub caller: Caller,
+}
+
+/// Who says hello.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Caller {
+    /// Another member.
+    Member {
+        /// Its id.
+        id: MemberId,
+        /// Whom it believes to call.
+        to: MemberId,
+        /// Its role: `data` or `witness`.
+        role: String,
+        /// The hash of its configuration: the member list and the options that must be equal everywhere.
+        fingerprint: Hash,
+        /// How many entries may be uncommitted at once.
+        pipeline: u32,
+    },
+    /// A client.
+    Client {
+        /// A name for logs; proves nothing.
+        name: String,
+    },
+}
+
+impl Hello {
+    /// A client's hello.
+    #[must_use]
+    pub fn client(cluster: ClusterId, name: impl Into<String>) -> Self {
+        let caller = Caller::Client { name: name.into() };
+        Self { protocol: PROTOCOL, cluster, lane: Lane::Client, features: 0, caller }
+    }
+
+    /// A member's hello on one of the members' lanes.
+    #[must_use]
+    pub fn member(expectation: &Expectation, to: MemberId, lane: Lane) -> Self {
+        let me = expectation.me;
+        let role = expectation.member(me).map(|member| member.role.clone()).unwrap_or_default();
+        let caller = Caller::Member {
+            id: me,
+            to,
+            role,
+            fingerprint: expectation.fingerprint,
+            pipeline: expectation.pipeline,
+        };
+        let cluster = ClusterId::of_name(&expectation.cluster);
+        Self { protocol: PROTOCOL, cluster, lane, features: 0, caller }
+    }
+}
+
+/// The first frame on a connection from the end that accepted it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum HelloReply {
+    /// Go on.
+    Ok(Welcome),
+    /// Go away. The connection is closed after this.
+    Refused {
+        /// What is wrong and what to do.
+        reason: String,
+        /// Whether trying again later may help.
+        temporary: bool,
+    },
+}
+
+impl From<&Refusal> for HelloReply {
+    fn from(refusal: &Refusal) -> Self {
+        Self::Refused { reason: refusal.to_string(), temporary: refusal.is_temporary() }
+    }
+}
+
+/// What a caller learns when it is let in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The version of the protocol that both ends use from here on.
+    pub protocol: u16,
+    /// Optional abilities that both ends have.
+    pub features: u64,
+    /// Who answers.
+    pub member: MemberId,
+    /// All members.
+    pub members: Vec<MemberInfo>,
+    /// What requests may be like.
+    pub limits: Limits,
+}
+
+/// A member as told to those who connect.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberInfo {
+    /// Its id.
+    pub id: MemberId,
+    /// Where it is reached.
+    pub address: String,
+    /// `data` or `witness`.
+    pub role: String,
+}
+
+impl MemberInfo {
+    /// Whether it holds data and can be primary.
+    #[must_use]
+    pub fn holds_data(&self) -> bool {
+        self.role == "data"
+    }
+}
+
+/// The limits that a client must keep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Limits {
+    /// The largest key in bytes.
+    pub max_key_bytes: u32,
+    /// The largest value in bytes.
+    pub max_value_bytes: u32,
+    /// The most requests in flight in a session.
+    pub session_window: u32,
+    /// How long a session may be silent before it is forgotten.
+    pub session_ttl: Duration,
+}
+
+/// What a member knows of itself, to judge a caller by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Expectation {
+    /// The cluster's name.
+    pub cluster: String,
+    /// This member.
+    pub me: MemberId,
+    /// All members.
+    pub members: Vec<MemberInfo>,
+    /// The hash of the configuration: the member list and the options that must be equal everywhere.
+    pub fingerprint: Hash,
+    /// How many entries may be uncommitted at once.
+    pub pipeline: u32,
+    /// What clients must keep.
+    pub limits: Limits,
+}
+
+/// Why a caller is refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// No version in common.
+    #[error("you speak protocol versions {theirs}, member {me} speaks {PROTOCOL}: upgrade the older one")]
+    Version {
+        /// This member.
+        me: MemberId,
+        /// What the caller speaks.
+        theirs: VersionRange,
+    },
+    /// Another cluster's.
+    #[error(
+        "this is member {me} of cluster {cluster:?}, you asked for another: check cluster name and address"
+    )]
+    Cluster {
+        /// This member.
+        me: MemberId,
+        /// The cluster that it belongs to.
+        cluster: String,
+    },
+    /// The transport's lane and the hello's differ, or the lane is not for such callers.
+    #[error("lane {lane:?} is not for such a caller")]
+    Lane {
+        /// The lane.
+        lane: Lane,
+    },
+    /// The caller wanted another member.
+    #[error("this is member {me}, you asked for member {wanted}: check the addresses in the configuration")]
+    OtherMember {
+        /// This member.
+        me: MemberId,
+        /// Whom the caller wanted.
+        wanted: MemberId,
+    },
+    /// The caller is not one of the others.
+    #[error("member {id} is not a peer of member {me}: check the ids in the configuration")]
+    NotAPeer {
+        /// This member.
+        me: MemberId,
+        /// Who called.
+        id: MemberId,
+    },
+    /// The configurations differ.
+    #[error(
+        "the configuration of member {id} differs from that of member {me}: give all members the same names, addresses, \
+         roles and limits"
+    )]
+    Configuration {
+        /// This member.
+        me: MemberId,
+        /// Who called.
+        id: MemberId,
+    },
+    /// The pipelines differ.
+    #[error("member {id} has pipeline {theirs}, member {me} has {ours}: it must be equal on all members")]
+    Pipeline {
+        /// This member.
+        me: MemberId,
+        /// Who called.
+        id: MemberId,
+        /// Its setting.
+        theirs: u32,
+        /// The setting here.
+        ours: u32,
+    },
+    /// The certificate says something else than the hello.
+    #[error("your certificate is for {certificate}, your hello says {hello}")]
+    Identity {
+        /// Who the transport says it is.
+        certificate: String,
+        /// Who the hello says it is.
+        hello: String,
+    },
+    /// Full.
+    #[error("member {me} has too many connections: try again later or raise max_connections")]
+    TooManyConnections {
+        /// This member.
+        me: MemberId,
+    },
+    /// Going away.
+    #[error("member {me} is shutting down")]
+    ShuttingDown {
+        /// This member.
+        me: MemberId,
+    },
+}
+
+impl Refusal {
+    /// Whether the same caller may be let in later.
+    #[must_use]
+    pub const fn is_temporary(&self) -> bool {
+        matches!(self, Self::TooManyConnections { .. } | Self::ShuttingDown { .. })
+    }
+}
+
+impl Expectation {
+    /// The member with this id.
+    #[must_use]
+    pub fn member(&self, id: MemberId) -> Option<&MemberInfo> {
+        self.members.iter().find(|member| member.id == id)
+    }
+
+    /// Whether the caller may come in: `lane` and `peer` are what the transport says of the connection.
+    ///
+    /// # Errors
+    /// [`Refusal`] is what to tell it.
+    pub fn judge(&self, hello: &Hello, lane: Lane, peer: &Peer) -> Result<Welcome, Refusal> {
+        let me = self.me;
+        let theirs = hello.protocol;
+        let protocol = PROTOCOL.common(theirs).ok_or(Refusal::Version { me, theirs })?;
+        if hello.cluster != ClusterId::of_name(&self.cluster) {
+            return Err(Refusal::Cluster { me, cluster: self.cluster.clone() });
+        }
+        let for_client = matches!(hello.caller, Caller::Client { .. });
+        if hello.lane != lane || for_client != (lane == Lane::Client) {
+            return Err(Refusal::Lane { lane });
+        }
+        self.judge_identity(&hello.caller, peer)?;
+        if let Caller::Member { id, to, fingerprint, pipeline, .. } = hello.caller {
+            if to != me {
+                return Err(Refusal::OtherMember { me, wanted: to });
+            }
+            if id == me || self.member(id).is_none() {
+                return Err(Refusal::NotAPeer { me, id });
+            }
+            // Before the fingerprint: it may be part of it, and has the clearer text.
+            if pipeline != self.pipeline {
+                return Err(Refusal::Pipeline { me, id, theirs: pipeline, ours: self.pipeline });
+            }
+            if fingerprint != self.fingerprint {
+                return Err(Refusal::Configuration { me, id });
+            }
+        }
+        Ok(Welcome { protocol, features: 0, member: me, members: self.members.clone(), limits: self.limits })
+    }
+
+    fn judge_identity(&self, caller: &Caller, peer: &Peer) -> Result<(), Refusal> {
+        let hello = match caller {
+            Caller::Member { id, .. } => format!("member {id} of {:?}", self.cluster),
+            Caller::Client { .. } => format!("a client of {:?}", self.cluster),
+        };
+        let certificate = match (peer, caller) {
+            (Peer::Unauthenticated, _) => return Ok(()),
+            (Peer::Member { cluster, id }, Caller::Member { id: said, .. })
+                if *cluster == self.cluster && *id == said.get() =>
+            {
+                return Ok(());
+            }
+            (Peer::Client { cluster, .. }, Caller::Client { .. }) if *cluster == self.cluster => {
+                return Ok(());
+            }
+            // A member is trusted with more than a client: its own tools may act as clients.
+            (Peer::Member { cluster, .. }, Caller::Client { .. }) if *cluster == self.cluster => {
+                return Ok(());
+            }
+            (Peer::Member { cluster, id }, _) => format!("member {id} of {cluster:?}"),
+            (Peer::Client { cluster, name }, _) => format!("client {name:?} of {cluster:?}"),
+            _ => "an unknown kind of peer".to_owned(),
+        };
+        Err(Refusal::Identity { certificate, hello })
+    }
+}
+
+/// Lanes as numbers.
+mod lane_code {
+    use kv_transport::Lane;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    const LANES: [Lane; 4] = [Lane::Control, Lane::Log, Lane::Bulk, Lane::Client];
+
+    pub(super) fn serialize<S: Serializer>(lane: &Lane, serializer: S) -> Result<S::Ok, S::Error> {
+        let code = match lane {
+            Lane::Control => 0,
+            Lane::Log => 1,
+            Lane::Bulk => 2,
+            Lane::Client => 3,
+        };
+        serializer.serialize_u8(code)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Lane, D::Error> {
+        let code = u8::deserialize(deserializer)?;
+        LANES.get(usize::from(code)).copied().ok_or_else(|| D::Error::custom("no such lane"))
+    }
+}

@@ -1,0 +1,209 @@
+//! Frames over a byte stream.
+
+use super::frame::Header;
+use super::{Frame, HEADER_BYTES, Hello, HelloReply, Kind, WireError};
+use crate::message::{ClientMessage, Message, ServerMessage};
+use bytes::{Buf, Bytes, BytesMut};
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+/// How much is read at once where more than a header is due.
+const READ_CHUNK: usize = 64 << 10;
+
+/// Frames from here on are not copied together with others.
+const LARGE_FRAME: usize = 32 << 10;
+
+/// Reads frames, and nothing but acceptable ones.
+///
+/// Memory follows what has arrived, not what a header announces.
+#[derive(Debug)]
+pub struct FrameReader<R> {
+    reader: R,
+    buffer: BytesMut,
+    max_frame: usize,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    /// Reads from `reader` frames with bodies of up to `max_frame` bytes (hellos have limits of their own).
+    pub fn new(reader: R, max_frame: usize) -> Self {
+        Self { reader, buffer: BytesMut::new(), max_frame }
+    }
+
+    /// Changes the limit, as once a hello has told more of the other end.
+    pub fn set_max_frame(&mut self, max_frame: usize) {
+        self.max_frame = max_frame;
+    }
+
+    /// The next frame, which must be of kind `expected`. `None` at the end of the stream, if it ends between two frames.
+    ///
+    /// # Errors
+    /// [`WireError`]: the stream cannot be used any more.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what was read of a frame is kept for the next call.
+    pub async fn read(&mut self, expected: Kind) -> Result<Option<Frame>, WireError> {
+        let header = loop {
+            if let Some(header) = self.buffer.first_chunk::<HEADER_BYTES>() {
+                break Header::parse(header, expected, self.max_frame)?;
+            }
+            if !self.fill(expected.limit(self.max_frame).min(READ_CHUNK) + HEADER_BYTES).await? {
+                if self.buffer.is_empty() {
+                    return Ok(None);
+                }
+                return Err(WireError::Truncated);
+            }
+        };
+        let len = HEADER_BYTES + header.len();
+        while self.buffer.len() < len {
+            let missing = len - self.buffer.len();
+            // At most as much again as has come: an announced length alone allocates next to nothing.
+            if !self.fill(missing.min(READ_CHUNK.max(self.buffer.len()))).await? {
+                return Err(WireError::Truncated);
+            }
+        }
+        let mut bytes = self.buffer.split_to(len);
+        bytes.advance(HEADER_BYTES);
+        header.frame(expected, bytes.freeze()).map(Some)
+    }
+
+    /// Reads once, into room for at least `want` bytes. False at the end of the stream.
+    async fn fill(&mut self, want: usize) -> io::Result<bool> {
+        self.buffer.reserve(want);
+        Ok(self.reader.read_buf(&mut self.buffer).await? > 0)
+    }
+
+    /// The next frame's [`Message`].
+    ///
+    /// # Errors
+    /// # Cancel safety
+    /// As [`read`](Self::read).
+    pub async fn read_message(&mut self) -> Result<Option<Message>, WireError> {
+        self.read(Kind::Message).await?.map(|frame| frame.message()).transpose()
+    }
+
+    /// The next frame's [`ClientMessage`].
+    ///
+    /// # Errors
+    /// # Cancel safety
+    /// As [`read`](Self::read).
+    pub async fn read_client_message(&mut self) -> Result<Option<ClientMessage>, WireError> {
+        self.read(Kind::Client).await?.map(|frame| frame.client_message()).transpose()
+    }
+
+    /// The next frame's [`ServerMessage`].
+    ///
+    /// # Errors
+    /// # Cancel safety
+    /// As [`read`](Self::read).
+    pub async fn read_server_message(&mut self) -> Result<Option<ServerMessage>, WireError> {
+        self.read(Kind::Server).await?.map(|frame| frame.server_message()).transpose()
+    }
+
+    /// The hello that a connection begins with. Bound its time: a caller may never send it.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); also at the end of the stream.
+    ///
+    /// # Cancel safety
+    /// As [`read`](Self::read).
+    pub async fn read_hello(&mut self) -> Result<Hello, WireError> {
+        self.read(Kind::Hello).await?.ok_or(WireError::Truncated)?.hello()
+    }
+
+    /// The reply to the hello. Bound its time.
+    ///
+    /// # Errors
+    /// # Cancel safety
+    /// As [`read_hello`](Self::read_hello).
+    pub async fn read_hello_reply(&mut self) -> Result<HelloReply, WireError> {
+        self.read(Kind::HelloReply).await?.ok_or(WireError::Truncated)?.hello_reply()
+    }
+}
+
+/// Writes frames: collects what is pushed, so that many frames go out in one write and one flush.
+#[derive(Debug)]
+pub struct FrameWriter<W> {
+    writer: W,
+    /// Ready to be written, in order.
+    queue: VecDeque<Bytes>,
+    /// Small frames, to go after `queue`.
+    tail: BytesMut,
+    queued: usize,
+    /// Written since the last flush.
+    unflushed: bool,
+}
+
+impl<W: AsyncWrite + Unpin> FrameWriter<W> {
+    /// Writes to `writer`.
+    pub fn new(writer: W) -> Self {
+        Self { writer, queue: VecDeque::new(), tail: BytesMut::new(), queued: 0, unflushed: false }
+    }
+
+    /// Queues a complete frame, as the `encode_` functions make it. Nothing is sent before a flush.
+    pub fn push(&mut self, frame: Bytes) {
+        self.queued += frame.len();
+        if frame.len() < LARGE_FRAME {
+            self.tail.extend_from_slice(&frame);
+        } else {
+            self.seal_tail();
+            self.queue.push_back(frame);
+        }
+    }
+
+    /// Bytes queued and not yet written: what a bound on memory looks at.
+    #[must_use]
+    pub const fn queued_bytes(&self) -> usize {
+        self.queued
+    }
+
+    /// Whether everything pushed has been written and flushed.
+    #[must_use]
+    pub const fn is_idle(&self) -> bool {
+        self.queued == 0 && !self.unflushed
+    }
+
+    /// Writes and flushes everything queued.
+    ///
+    /// # Errors
+    /// Whatever the stream says: it cannot be used any more.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a later flush goes on where this one was dropped.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// [`flush`](Self::flush), for those who poll several writers in one task.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.seal_tail();
+        while let Some(front) = self.queue.front_mut() {
+            let written = ready!(Pin::new(&mut self.writer).poll_write(cx, front))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            front.advance(written);
+            if front.is_empty() {
+                self.queue.pop_front();
+            }
+            self.queued -= written;
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.writer).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn seal_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.queue.push_back(self.tail.split().freeze());
+        }
+    }
+}

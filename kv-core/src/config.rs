@@ -274,6 +274,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// A checkpoint is started when the overlay holds this much. Default 32 MiB; 64 KiB to 4 GiB.
     pub checkpoint_bytes: usize,
+    /// The most memory that the cache of the state on disk takes. Default 64 MiB; 1 MiB to 1 TiB.
+    pub cache_bytes: usize,
     /// The most sessions kept; opening one more evicts the one that was silent longest. Default 10,000; 1 to 1,000,000.
     pub max_sessions: usize,
     /// A session silent for this long, by the log's time-stamps, is forgotten. Default 10 min; 1 s to 30 days.
@@ -296,6 +298,7 @@ impl Default for Options {
             max_value_bytes: 1 << 20,
             segment_bytes: 16 << 20,
             checkpoint_bytes: 32 << 20,
+            cache_bytes: 64 << 20,
             max_sessions: 10_000,
             session_ttl: Duration::from_secs(600),
             session_window: 256,
@@ -321,6 +324,7 @@ impl Options {
         size("max_key_bytes", self.max_key_bytes, 1..=64 << 10, "1 B to 64 KiB")?;
         size("max_value_bytes", self.max_value_bytes, 1..=8 << 20, "1 B to 8 MiB")?;
         size("checkpoint_bytes", self.checkpoint_bytes, 64 << 10..=4 << 30, "64 KiB to 4 GiB")?;
+        size("cache_bytes", self.cache_bytes, 1 << 20..=1 << 40, "1 MiB to 1 TiB")?;
         let entry = self.max_batch_bytes.max(self.max_key_bytes + self.max_value_bytes) as u64;
         let segment = "64 KiB to 1 GiB, and at least twice max_batch_bytes, and twice the largest key and value";
         number("segment_bytes", self.segment_bytes, (64 << 10).max(2 * entry)..=1 << 30, segment)?;
@@ -374,7 +378,7 @@ mod tests {
 
     #[test]
     fn each_value_outside_its_range_is_named() {
-        let spoilers: [(&str, fn(&mut Options)); 14] = [
+        let spoilers: [(&str, fn(&mut Options)); 15] = [
             ("heartbeat", |options| options.heartbeat = Duration::ZERO),
             ("suspect_min", |options| options.suspect_min = options.heartbeat),
             ("suspect_max", |options| options.suspect_max = options.heartbeat),
@@ -384,6 +388,7 @@ mod tests {
             ("max_key_bytes", |options| options.max_key_bytes = 0),
             ("max_value_bytes", |options| options.max_value_bytes = usize::MAX / 2),
             ("checkpoint_bytes", |options| options.checkpoint_bytes = 0),
+            ("cache_bytes", |options| options.cache_bytes = 0),
             ("segment_bytes", |options| options.segment_bytes = options.max_batch_bytes as u64),
             ("max_sessions", |options| options.max_sessions = 0),
             ("session_window", |options| options.session_window = 0),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The limits of a state. All but `checkpoint_bytes` decide what requests do: they must be equal on all members.
+/// The limits of a state. All but `checkpoint_bytes` and `cache_bytes` decide what requests do: they must be equal on all members.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// The largest key in bytes.
@@ -24,6 +24,8 @@ pub struct Limits {
     pub session_window: usize,
     /// A checkpoint is due when the overlay holds this much. Local: may differ between members.
     pub checkpoint_bytes: usize,
+    /// The most memory that the cache of the state on disk takes. Local: may differ between members.
+    pub cache_bytes: usize,
 }
 
 impl From<&Options> for Limits {
@@ -35,6 +37,7 @@ impl From<&Options> for Limits {
             session_ttl: options.session_ttl,
             session_window: options.session_window,
             checkpoint_bytes: options.checkpoint_bytes,
+            cache_bytes: options.cache_bytes,
         }
     }
 }

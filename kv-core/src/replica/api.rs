@@ -87,8 +87,9 @@ pub enum Output {
         to: MemberId,
         /// The first op.
         from: Op,
-        /// The last op.
-        through: Op,
+        /// The last op, with the hash that its entry has now. Send nothing if what is read has another one: the log was cut
+        /// in the meantime.
+        through: Anchor,
         /// How to wrap them.
         wrap: Wrap,
     },

@@ -1,0 +1,129 @@
+//! The rules for documents: links lead somewhere, tables say what the code says, the top level stays as designed.
+
+use crate::source::{Source, root};
+use std::fs;
+
+/// What may stand at the top level, besides hidden names.
+const TOP_LEVEL: &[&str] = &[
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
+    "README.md",
+    "examples",
+    "kv-bin",
+    "kv-core",
+    "kv-transport-quic",
+    "kv-transport-tcp",
+    "target",
+];
+
+/// Names at the top level that the design does not have.
+pub(crate) fn stray_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let strays = names.into_iter().filter(|name| !name.starts_with('.') && !TOP_LEVEL.contains(name));
+    strays.map(|name| format!("{name}: not part of the top level")).collect()
+}
+
+/// The names at the top level.
+pub(crate) fn top_level() -> Vec<String> {
+    let entries = fs::read_dir(root()).expect("the workspace is readable");
+    entries
+        .map(|entry| entry.expect("the workspace is readable").file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Links of a document to files that are not there. Links to the web are not looked at.
+pub(crate) fn broken_links(source: &Source, exists: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut found = Vec::new();
+    if !source.path.ends_with(".md") {
+        return found;
+    }
+    let directory = source.path.rsplit_once('/').map_or("", |(directory, _)| directory);
+    for (number, line) in source.text.lines().enumerate() {
+        for (at, opening) in line.match_indices("](") {
+            let target = line[at + opening.len()..].split(')').next().unwrap_or_default();
+            let file = target.split('#').next().unwrap_or_default();
+            let web = target.contains("://");
+            if !web && !file.is_empty() && !exists(&resolve(directory, file)) {
+                found.push(format!("{}:{}: {target} leads nowhere", source.path, number + 1));
+            }
+        }
+    }
+    found
+}
+
+/// `relative` as seen from `directory`, both in the workspace.
+fn resolve(directory: &str, relative: &str) -> String {
+    let mut parts: Vec<&str> = directory.split('/').filter(|part| !part.is_empty()).collect();
+    for part in relative.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => {
+                parts.pop();
+            }
+            name => parts.push(name),
+        }
+    }
+    parts.join("/")
+}
+
+/// The rows of the table of messages, as `Message | from, to | lane | handler`; backquotes and doc slashes aside.
+pub(crate) fn message_table(text: &str) -> Vec<String> {
+    let lines = text.lines().map(|line| line.trim_start_matches("//!").trim());
+    let rows = lines.skip_while(|line| !line.starts_with("| message |")).skip(2);
+    rows.take_while(|line| line.starts_with('|')).map(|line| line.replace('`', "")).collect()
+}
+
+/// Handlers of the table that no code defines, and messages of the enum that the table does not have.
+pub(crate) fn table_against_code(table: &[String], variants: &[String], code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for row in table {
+        let handler = row.trim_end_matches('|').rsplit("::").next().unwrap_or_default().trim();
+        if !code.contains(&format!("fn {handler}(")) {
+            found.push(format!("the table of messages names {handler}, and no code does"));
+        }
+    }
+    for variant in variants {
+        if !table.iter().any(|row| row.starts_with(&format!("| {variant} |"))) {
+            found.push(format!("the table of messages lacks {variant}"));
+        }
+    }
+    found
+}
+
+/// The variants of `Message`, from the arms of its function `name`.
+pub(crate) fn message_names(text: &str) -> Vec<String> {
+    let arms =
+        text.lines().filter_map(|line| line.trim().strip_prefix("Self::")?.split_once(" { .. } => \""));
+    arms.map(|(variant, _)| variant.to_owned()).collect()
+}
+
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_name_at_the_top_level_is_found() {
+        assert_eq!(stray_names(["Cargo.toml", ".ci", "kv-core"]), [""; 0]);
+        assert_eq!(stray_names(["docs"]).len(), 1);
+    }
+
+    #[test]
+    fn a_link_to_nowhere_is_found() {
+        let text = "[a](src/lib.rs) [b](../README.md#top) [c](https://x.invalid/y) [d](#here) [e](gone.md)";
+        let exists = |path: &str| ["kv-core/src/lib.rs", "README.md"].contains(&path);
+        let found = broken_links(&Source::new("kv-core/ARCHITECTURE.md", text), exists);
+        assert_eq!(found, ["kv-core/ARCHITECTURE.md:1: gone.md leads nowhere"]);
+    }
+
+    #[test]
+    fn the_table_of_messages_must_name_real_handlers_and_all_messages() {
+        let table = message_table(
+            "//! | message | by |\n//! |---|---|\n//! | `A` | `R::on_a` |\n//! | `B` | `R::on_b` |\n\nrest",
+        );
+        assert_eq!(table, ["| A | R::on_a |", "| B | R::on_b |"]);
+        let variants =
+            message_names("match self {\n    Self::A { .. } => \"A\",\n    Self::C { .. } => \"C\",\n}");
+        assert_eq!(variants, ["A", "C"]);
+        assert_eq!(table_against_code(&table, &variants, "fn on_a(&mut self) {}").len(), 2);
+    }
+}

@@ -1,0 +1,77 @@
+//! The conventions of this workspace, as a test: it walks the sources and complains of each breach by file and line.
+//! Every rule has tests of its own, next to it, which show that it can fail.
+
+mod documents;
+mod modules;
+mod rules;
+mod source;
+
+use source::{Source, root, workspace};
+
+/// Fails with all complaints of `rule` about the workspace.
+fn expect_none(rule: impl Fn(&Source) -> Vec<String>) {
+    let complaints: Vec<String> = workspace().iter().flat_map(rule).collect();
+    assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
+}
+
+#[test]
+fn modules_use_only_what_their_row_allows() {
+    expect_none(modules::forbidden_uses);
+}
+
+#[test]
+fn files_and_functions_are_short() {
+    expect_none(rules::too_long);
+}
+
+#[test]
+fn silenced_warnings_say_why() {
+    expect_none(rules::silenced_without_reason);
+}
+
+#[test]
+fn clocks_and_randomness_are_arguments_inside() {
+    expect_none(rules::clocks_and_randomness);
+}
+
+#[test]
+fn nothing_is_unfinished() {
+    expect_none(rules::unfinished);
+}
+
+#[test]
+fn no_text_names_a_path_of_one_machine() {
+    expect_none(rules::machine_paths);
+}
+
+#[test]
+fn links_between_documents_and_code_lead_somewhere() {
+    let root = root();
+    expect_none(|source| documents::broken_links(source, |path| root.join(path).exists()));
+}
+
+#[test]
+fn the_top_level_is_as_designed() {
+    let names = documents::top_level();
+    let strays = documents::stray_names(names.iter().map(String::as_str));
+    assert!(strays.is_empty(), "{}", strays.join("\n"));
+}
+
+#[test]
+fn the_table_of_messages_is_the_one_that_the_code_follows() {
+    let sources = workspace();
+    let text =
+        |path: &str| sources.iter().find(|source| source.path == path).map_or("", |source| &source.text);
+    let message = text("kv-core/src/message/mod.rs");
+    let table = documents::message_table(message);
+    assert!(!table.is_empty(), "message/mod.rs has no table of messages");
+    assert_eq!(
+        documents::message_table(text("kv-core/ARCHITECTURE.md")),
+        table,
+        "ARCHITECTURE.md has another table"
+    );
+    let replica = sources.iter().filter(|source| source.path.starts_with("kv-core/src/replica/"));
+    let code: String = replica.map(|source| source.code.as_str()).collect();
+    let complaints = documents::table_against_code(&table, &documents::message_names(message), &code);
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}

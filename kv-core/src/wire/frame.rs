@@ -305,8 +305,13 @@ impl postcard::ser_flavors::Flavor for BodyBuffer {
 pub(super) fn encode<T: Serialize>(kind: Kind, value: &T) -> Bytes {
     let mut buffer = BytesMut::with_capacity(256);
     buffer.resize(HEADER_BYTES, 0);
-    let mut frame = postcard::serialize_with_flavor(value, BodyBuffer(buffer))
+    let frame = postcard::serialize_with_flavor(value, BodyBuffer(buffer))
         .expect("memory is the only limit, and our types say their lengths");
+    seal(kind, frame)
+}
+
+/// Writes the header in front of the body.
+pub(super) fn seal(kind: Kind, mut frame: BytesMut) -> Bytes {
     let (header, body) = frame.split_at_mut(HEADER_BYTES);
     let len = u32::try_from(body.len()).expect("bodies are limited to a few MiB");
     let mut out = &mut header[..];

@@ -37,6 +37,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.max_frame = max_frame;
     }
 
+    /// Bytes of memory that the buffer holds.
+    #[cfg(test)]
+    pub(in crate::wire) fn buffer_capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// The next frame, which must be of kind `expected`. `None` at the end of the stream, if it ends between two frames.
     ///
     /// # Errors

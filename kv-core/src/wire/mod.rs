@@ -20,6 +20,8 @@ mod check;
 mod frame;
 mod hello;
 mod io;
+#[cfg(test)]
+mod tests;
 
 pub use frame::{Frame, HEADER_BYTES, Kind, WireError};
 pub use hello::{

@@ -1,0 +1,84 @@
+//! Who is let in, and what the others are told.
+
+use super::*;
+
+#[test]
+fn versions_meet_at_the_newest_in_common() {
+    let range = |min, max| VersionRange { min, max };
+    assert_eq!(range(1, 3).common(range(2, 5)), Some(3));
+    assert_eq!(range(2, 5).common(range(1, 3)), Some(3));
+    assert_eq!(range(1, 1).common(range(1, 1)), Some(1));
+    assert_eq!(range(1, 2).common(range(3, 4)), None);
+}
+
+#[test]
+fn a_hello_of_another_version_is_told_before_the_rest_is_understood() {
+    let mut body = postcard::to_stdvec(&VersionRange { min: 8, max: 9 }).unwrap();
+    body.extend_from_slice(b"whatever version 8 says");
+    let frame = Frame::parse(sealed(Kind::Hello, &body), Kind::Hello, 0).unwrap();
+    let error = frame.hello().unwrap_err();
+    assert!(matches!(error, WireError::Version { theirs: VersionRange { min: 8, max: 9 }, .. }), "{error}");
+}
+
+#[test]
+fn the_right_callers_are_let_in() {
+    let me = expectation();
+    for hello in hellos() {
+        let welcome = me.judge(&hello, hello.lane, &Peer::Unauthenticated).unwrap();
+        assert_eq!(welcome.member, me.me);
+        assert_eq!(welcome.members, me.members);
+        assert_eq!(welcome.protocol, 1);
+    }
+    let client = Peer::Client { cluster: "test".into(), name: "someone".into() };
+    let member = Peer::Member { cluster: "test".into(), id: 1 };
+    assert!(me.judge(&hellos()[0], Lane::Client, &client).is_ok());
+    assert!(me.judge(&hellos()[0], Lane::Client, &member).is_ok());
+    assert!(me.judge(&hellos()[1], Lane::Control, &member).is_ok());
+}
+
+#[test]
+fn the_wrong_callers_are_told_why() {
+    let me = expectation();
+    let judge = |hello: &Hello| {
+        me.judge(hello, hello.lane, &Peer::Unauthenticated).expect_err("it is wrong").to_string()
+    };
+    let from = |caller: Expectation| Hello::member(&caller, MemberId::new(0), Lane::Log);
+    let cases = [
+        (Hello::client(ClusterId::of_name("prod"), ""), "this is member 0 of cluster \"test\""),
+        (from(Expectation { cluster: "prod".into(), ..caller() }), "cluster \"test\""),
+        (from(Expectation { me: MemberId::new(9), ..caller() }), "member 9 is not a peer of member 0"),
+        (from(Expectation { me: MemberId::new(0), ..caller() }), "member 0 is not a peer of member 0"),
+        (from(Expectation { pipeline: 16, ..caller() }), "pipeline 16, member 0 has 32"),
+        (from(Expectation { fingerprint: Hash::of(b"x"), ..caller() }), "the configuration of member 1"),
+        (Hello::member(&caller(), MemberId::new(2), Lane::Log), "you asked for member 2"),
+        (Hello { lane: Lane::Log, ..hellos()[0].clone() }, "lane Log"),
+        (Hello { lane: Lane::Client, ..hellos()[1].clone() }, "lane Client"),
+        (
+            Hello { protocol: VersionRange { min: 2, max: 4 }, ..hellos()[0].clone() },
+            "you speak protocol versions 2 to 4, member 0 speaks 1 to 1",
+        ),
+    ];
+    for (hello, expected) in cases {
+        let text = judge(&hello);
+        assert!(text.contains(expected), "{text}");
+    }
+    assert!(me.judge(&hellos()[0], Lane::Bulk, &Peer::Unauthenticated).is_err(), "another lane than it says");
+}
+
+#[test]
+fn a_certificate_must_say_what_the_hello_says() {
+    let me = expectation();
+    let client = |cluster: &str| Peer::Client { cluster: cluster.into(), name: "someone".into() };
+    let member = |cluster: &str, id| Peer::Member { cluster: cluster.into(), id };
+    // FAULTS X4: a client's certificate does not make a member.
+    for (hello, peer) in [
+        (&hellos()[1], client("test")),
+        (&hellos()[1], member("test", 2)),
+        (&hellos()[1], member("prod", 1)),
+        (&hellos()[0], client("prod")),
+        (&hellos()[0], member("prod", 1)),
+    ] {
+        let refusal = me.judge(hello, hello.lane, &peer).unwrap_err();
+        assert!(matches!(refusal, Refusal::Identity { .. }), "{refusal}");
+    }
+}

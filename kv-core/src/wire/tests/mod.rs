@@ -1,0 +1,413 @@
+//! The layout holds what it promises: everything round-trips, and nothing else is accepted.
+
+mod hello;
+mod io;
+
+use super::*;
+use crate::ids::{
+    Anchor, ClusterId, Hash, MemberId, Op, RequestNumber, Revision, Round, SessionId, Timestamp, View,
+};
+use crate::message::{
+    Answer, ClientCall, Command, Effect, Entry, EntryHeader, FetchWhat, FormationStep, Guard, LogSummary,
+    MemberStatus, Operation, Outcome, PeerStatus, Query, ReadMode, Record, Rejection, Request, Slot, body_of,
+};
+use bytes::{BufMut, BytesMut};
+use kv_transport::{Lane, Peer};
+use std::time::Duration;
+
+const FAR: u64 = 1 << 62;
+
+fn anchor(op: u64) -> Anchor {
+    Anchor::new(Op::new(op), Hash::of(&op.to_le_bytes()))
+}
+
+fn request(number: u64) -> Request {
+    Request {
+        session: SessionId::new(9),
+        number: RequestNumber::new(number),
+        acked_through: RequestNumber::new(number - 1),
+        operation: Operation::Command(Command::Put {
+            key: "key".into(),
+            value: "value".into(),
+            guard: Some(Guard::Revision(Revision::new(3))),
+        }),
+    }
+}
+
+fn entry(op: u64) -> Entry {
+    let body = body_of([&request(1).encode(), &request(2).encode()]);
+    let header = EntryHeader {
+        cluster: ClusterId::of_name("test"),
+        view: View::new(3),
+        op: Op::new(op),
+        parent: Hash::of(b"parent"),
+        first_revision: Revision::new(2 * op),
+        timestamp: Timestamp::new(1_700_000_000_000),
+        request_count: 2,
+        body_len: u32::try_from(body.len()).unwrap(),
+        body_hash: Hash::of(&body),
+    };
+    Entry { header, body }
+}
+
+fn messages() -> Vec<Message> {
+    let view = View::new(7);
+    let hashes: Vec<_> = (4..9).map(|op| (Op::new(op), Hash::of(&[1]))).collect();
+    let log = LogSummary {
+        log_view: View::new(6),
+        checkpoint: anchor(2),
+        commit: anchor(3),
+        head: Op::new(6),
+        suffix: vec![Slot::Present(Hash::of(b"4")), Slot::Faulty(Some(Hash::of(b"5"))), Slot::Faulty(None)],
+    };
+    let (from, through) = (Op::new(3), Op::new(9));
+    vec![
+        Message::Prepare { view, commit: anchor(4), entry: entry(5) },
+        Message::PrepareOk { view, log: anchor(5) },
+        Message::Commit { view, commit: anchor(5), round: Round::new(8), trim: Op::new(1) },
+        Message::CommitOk {
+            view,
+            round: Round::new(8),
+            log: Some(anchor(5)),
+            checkpoint: Op::new(4),
+            wall: Timestamp::new(1_700_000_000_000),
+        },
+        Message::StartViewChange { view },
+        Message::DoViewChange { view, log },
+        Message::StartView { view, commit: anchor(3), hashes: hashes.clone(), nonce: u64::MAX },
+        Message::GetState { view, nonce: u64::MAX },
+        Message::Fetch { from, through, hash: Some(Hash::of(b"9")), nonce: 1, what: FetchWhat::Entries },
+        Message::Headers { nonce: 1, hashes },
+        Message::NewState { nonce: 1, entries: vec![entry(5), entry(6)] },
+        Message::Formation { step: FormationStep::Formatted, ask: true },
+    ]
+}
+
+fn client_messages() -> Vec<ClientMessage> {
+    let get = Query::Get { key: "key".into() };
+    let scan = Query::Scan { from: Bytes::new(), to: Some("z".into()), limit: 10 };
+    let calls = [
+        ClientCall::Write(request(7).encode()),
+        ClientCall::Read { mode: ReadMode::Linearizable, query: get },
+        ClientCall::Read { mode: ReadMode::Local, query: scan },
+        ClientCall::Status,
+        ClientCall::Handover,
+    ];
+    (1..).zip(calls).map(|(call, what)| ClientMessage { call, what }).collect()
+}
+
+fn server_messages() -> Vec<ServerMessage> {
+    let (revision, timestamp) = (Revision::new(12), Timestamp::new(99));
+    let record = Record { value: "value".into(), created: Revision::new(3), modified: revision, version: 2 };
+    let effects = [
+        Effect::SessionOpened,
+        Effect::SessionClosed,
+        Effect::Put,
+        Effect::Deleted { existed: true },
+        Effect::GuardFailed { found: Some(Revision::new(4)) },
+    ];
+    let status = MemberStatus {
+        id: MemberId::new(1),
+        role: "data".into(),
+        state: "primary".into(),
+        view: View::new(3),
+        primary: Some(MemberId::new(1)),
+        head: Op::new(9),
+        commit: Op::new(8),
+        applied: Op::new(8),
+        revision,
+        checkpoint: Op::new(5),
+        last_failover_ms: Some(120),
+        peers: vec![PeerStatus { id: MemberId::new(2), acknowledged: Op::new(8), alive: true }],
+        uptime_ms: 5000,
+    };
+    let mut answers: Vec<_> = effects
+        .into_iter()
+        .map(|effect| Answer::Written(Ok(Outcome { revision, timestamp, effect })))
+        .collect();
+    answers.extend([
+        Answer::Written(Err(Rejection::SessionExpired)),
+        Answer::Value { record: Some(record.clone()), revision },
+        Answer::Records { records: vec![("key".into(), record)], more: true, revision },
+        Answer::Status(Box::new(status)),
+        Answer::Done,
+        Answer::NotPrimary { hint: Some(MemberId::new(2)) },
+        Answer::Abandoned,
+        Answer::Overloaded,
+        Answer::Refused("too long".into()),
+    ]);
+    (1..).zip(answers).map(|(call, answer)| ServerMessage { call, answer }).collect()
+}
+
+fn expectation() -> Expectation {
+    let member = |id: u8, role: &str| MemberInfo {
+        id: MemberId::new(id),
+        address: format!("127.0.0.1:700{id}"),
+        role: role.into(),
+    };
+    Expectation {
+        cluster: "test".into(),
+        me: MemberId::new(0),
+        members: vec![member(0, "data"), member(1, "data"), member(2, "witness")],
+        fingerprint: Hash::of(b"configuration"),
+        pipeline: 32,
+        limits: Limits {
+            max_key_bytes: 4096,
+            max_value_bytes: 1 << 20,
+            session_window: 256,
+            session_ttl: Duration::from_secs(600),
+        },
+    }
+}
+
+/// The expectation of the member that calls `expectation()`'s.
+fn caller() -> Expectation {
+    Expectation { me: MemberId::new(1), ..expectation() }
+}
+
+fn hellos() -> Vec<Hello> {
+    let mut hellos = vec![Hello::client(ClusterId::of_name("test"), "someone")];
+    hellos.extend(
+        [Lane::Control, Lane::Log, Lane::Bulk].map(|lane| Hello::member(&caller(), MemberId::new(0), lane)),
+    );
+    hellos
+}
+
+fn replies() -> Vec<HelloReply> {
+    let welcome = expectation()
+        .judge(&hellos()[0], Lane::Client, &Peer::Unauthenticated)
+        .expect("the hello of a client of this cluster");
+    vec![HelloReply::Ok(welcome), HelloReply::Refused { reason: "no".into(), temporary: true }]
+}
+
+/// One frame of everything, with the kind as which it is read.
+fn frames() -> Vec<(Kind, Bytes)> {
+    let mut frames: Vec<_> = messages().iter().map(|m| (Kind::Message, encode_message(m))).collect();
+    frames.extend(client_messages().iter().map(|m| (Kind::Client, encode_client_message(m))));
+    frames.extend(server_messages().iter().map(|m| (Kind::Server, encode_server_message(m))));
+    frames.extend(hellos().iter().map(|m| (Kind::Hello, encode_hello(m))));
+    frames.extend(replies().iter().map(|m| (Kind::HelloReply, encode_hello_reply(m))));
+    frames
+}
+
+/// Parses and decodes whatever a frame of this kind may be.
+fn decode(kind: Kind, bytes: Bytes) -> Result<(), WireError> {
+    let frame = Frame::parse(bytes, kind, DEFAULT_MAX_FRAME)?;
+    match kind {
+        Kind::Hello => frame.hello().map(drop),
+        Kind::HelloReply => frame.hello_reply().map(drop),
+        Kind::Message => frame.message().map(drop),
+        Kind::Client => frame.client_message().map(drop),
+        Kind::Server => frame.server_message().map(drop),
+    }
+}
+
+/// A frame with any body under right checksums.
+fn sealed(kind: Kind, body: &[u8]) -> Bytes {
+    let mut frame = BytesMut::zeroed(HEADER_BYTES);
+    frame.extend_from_slice(body);
+    frame::seal(kind, frame)
+}
+
+/// A header that announces `len` bytes under a right checksum.
+fn header_announcing(kind_code: u8, len: u32) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    let mut out = &mut header[..];
+    out.put_slice(b"kvfr");
+    out.put_u8(kind_code);
+    out.put_uint_le(0, 3);
+    out.put_u32_le(len);
+    out.put_u64_le(0);
+    let checksum = xxhash_rust::xxh3::xxh3_64(&header[..HEADER_BYTES - 8]);
+    header[HEADER_BYTES - 8..].copy_from_slice(&checksum.to_le_bytes());
+    header
+}
+
+#[test]
+fn every_message_round_trips() {
+    for message in messages() {
+        assert_eq!(decode_message(encode_message(&message)).unwrap(), message);
+    }
+    for message in client_messages() {
+        assert_eq!(decode_client_message(encode_client_message(&message)).unwrap(), message);
+    }
+    for message in server_messages() {
+        assert_eq!(decode_server_message(encode_server_message(&message)).unwrap(), message);
+    }
+    for hello in hellos() {
+        let frame = Frame::parse(encode_hello(&hello), Kind::Hello, 0).unwrap();
+        assert_eq!(frame.hello().unwrap(), hello);
+    }
+    for reply in replies() {
+        let frame = Frame::parse(encode_hello_reply(&reply), Kind::HelloReply, 0).unwrap();
+        assert_eq!(frame.hello_reply().unwrap(), reply);
+    }
+}
+
+#[test]
+fn the_layout_of_version_1_does_not_change() {
+    let message = Message::PrepareOk { view: View::new(300), log: Anchor::new(Op::new(5), Hash::new(6)) };
+    let frame = encode_message(&message);
+    assert_eq!(&frame[..12], b"kvfr\x03\0\0\0\x05\0\0\0");
+    assert_eq!(&frame[HEADER_BYTES..], [1, 0xac, 2, 5, 6], "variant, view, op, hash");
+    assert_eq!(frame[12..20], xxhash_rust::xxh3::xxh3_64(&frame[HEADER_BYTES..]).to_le_bytes());
+    assert_eq!(frame[20..28], xxhash_rust::xxh3::xxh3_64(&frame[..20]).to_le_bytes());
+}
+
+#[test]
+fn every_single_bit_flip_is_refused() {
+    for (kind, frame) in frames() {
+        for bit in 0..frame.len() * 8 {
+            let mut damaged = frame.to_vec();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(kind, damaged.into()).is_err(), "bit {bit} of a {kind:?} frame");
+        }
+    }
+}
+
+#[test]
+fn every_truncation_and_every_trailing_byte_is_refused() {
+    for (kind, frame) in frames() {
+        for len in 0..frame.len() {
+            let error = decode(kind, frame.slice(..len)).unwrap_err();
+            assert!(matches!(error, WireError::Truncated), "{len} bytes: {error}");
+        }
+        let longer = [&frame[..], &[0]].concat();
+        assert!(matches!(decode(kind, longer.into()), Err(WireError::Malformed(_))));
+        // The same behind right checksums: one byte more or less in the body.
+        let body = &frame[HEADER_BYTES..];
+        let longer = [body, &[0]].concat();
+        assert!(decode(kind, sealed(kind, &longer)).is_err(), "a trailing byte in {kind:?}");
+        assert!(decode(kind, sealed(kind, &body[..body.len() - 1])).is_err(), "a missing byte in {kind:?}");
+    }
+}
+
+#[test]
+fn a_frame_is_refused_as_any_other_kind() {
+    let kinds = [Kind::Hello, Kind::HelloReply, Kind::Message, Kind::Client, Kind::Server];
+    for (kind, frame) in frames() {
+        for other in kinds.into_iter().filter(|other| *other != kind) {
+            let error = decode(other, frame.clone()).unwrap_err();
+            assert!(matches!(error, WireError::UnexpectedKind { .. }), "{kind:?} as {other:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn garbage_is_refused_without_a_panic() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let all = frames();
+    for round in 0..20_000 {
+        let (kind, frame) = &all[rng.usize(..all.len())];
+        // Nonsense from the first byte on, nonsense in a good frame, and a good body with a few bytes changed.
+        let mut garbage = vec![0; rng.usize(..300)];
+        rng.fill(&mut garbage);
+        assert!(decode(*kind, garbage.clone().into()).is_err(), "round {round}");
+        let _ = decode(*kind, sealed(*kind, &garbage));
+        let mut body = frame[HEADER_BYTES..].to_vec();
+        for _ in 0..rng.usize(1..4) {
+            let at = rng.usize(..body.len());
+            body[at] = if rng.bool() { rng.u8(..) } else { 0xff };
+        }
+        let _ = decode(*kind, sealed(*kind, &body));
+    }
+}
+
+#[test]
+fn counters_near_their_end_are_refused() {
+    let view = View::new(FAR);
+    let op = Op::new(FAR);
+    let good = View::new(1);
+    let far_entry = |change: fn(&mut EntryHeader)| {
+        let mut entry = entry(5);
+        change(&mut entry.header);
+        Message::Prepare { view: good, commit: anchor(1), entry }
+    };
+    let log = LogSummary {
+        log_view: good,
+        checkpoint: anchor(0),
+        commit: anchor(1),
+        head: Op::new(1),
+        suffix: vec![],
+    };
+    let bad = [
+        Message::StartViewChange { view },
+        Message::StartViewChange { view: View::new(u64::MAX) },
+        Message::GetState { view, nonce: 0 },
+        Message::PrepareOk { view: good, log: Anchor::new(op, Hash::ZERO) },
+        Message::Commit { view: good, commit: anchor(1), round: Round::new(FAR), trim: Op::ZERO },
+        Message::Commit { view: good, commit: anchor(1), round: Round::ZERO, trim: op },
+        Message::Fetch { from: Op::new(1), through: op, hash: None, nonce: 0, what: FetchWhat::Headers },
+        Message::Headers { nonce: 0, hashes: vec![(op, Hash::ZERO)] },
+        Message::Headers { nonce: 0, hashes: vec![(Op::new(5), Hash::ZERO), (Op::new(4), Hash::ZERO)] },
+        Message::Headers { nonce: 0, hashes: vec![(Op::new(5), Hash::ZERO), (Op::new(7), Hash::ZERO)] },
+        Message::DoViewChange { view, log: log.clone() },
+        Message::DoViewChange { view: good, log: LogSummary { log_view: view, ..log.clone() } },
+        Message::DoViewChange { view: good, log: LogSummary { head: Op::new(2), ..log } },
+        far_entry(|header| header.view = View::new(FAR)),
+        far_entry(|header| header.op = Op::new(FAR)),
+        far_entry(|header| header.op = Op::ZERO),
+        far_entry(|header| header.first_revision = Revision::new(FAR)),
+        far_entry(|header| header.first_revision = Revision::ZERO),
+        far_entry(|header| header.timestamp = Timestamp::new(FAR)),
+    ];
+    for message in bad {
+        let error = decode_message(encode_message(&message)).unwrap_err();
+        assert!(matches!(error, WireError::OutOfRange { .. }), "{message:?}: {error}");
+    }
+    for request in [
+        Request { session: SessionId::new(FAR), ..request(1) },
+        Request { number: RequestNumber::new(FAR), ..request(1) },
+        Request { acked_through: RequestNumber::new(u64::MAX), ..request(1) },
+    ] {
+        let message = ClientMessage { call: 1, what: ClientCall::Write(request.encode()) };
+        let error = decode_client_message(encode_client_message(&message)).unwrap_err();
+        assert!(matches!(error, WireError::OutOfRange { .. }), "{request:?}: {error}");
+    }
+    let outcome =
+        Outcome { revision: Revision::new(FAR), timestamp: Timestamp::ZERO, effect: Effect::SessionOpened };
+    let message = ServerMessage { call: 1, answer: Answer::Written(Ok(outcome)) };
+    assert!(decode_server_message(encode_server_message(&message)).is_err());
+}
+
+#[test]
+fn an_entry_that_differs_from_its_header_is_refused() {
+    for change in [0, 3, 20] {
+        let mut entry = entry(5);
+        let mut body = entry.body.to_vec();
+        body[change] ^= 1;
+        entry.body = body.into();
+        let prepare = Message::Prepare { view: View::new(1), commit: anchor(1), entry: entry.clone() };
+        assert!(matches!(decode_message(encode_message(&prepare)), Err(WireError::Entry(_))));
+        let state = Message::NewState { nonce: 1, entries: vec![entry] };
+        assert!(matches!(decode_message(encode_message(&state)), Err(WireError::Entry(_))));
+    }
+}
+
+#[test]
+fn lengths_are_refused_by_their_kind() {
+    // FAULTS X2: the header's checksum is right, the length is not.
+    for (code, kind) in [(1, Kind::Hello), (2, Kind::HelloReply), (3, Kind::Message)] {
+        let max = kind.limit(1000);
+        for len in [max + 1, u32::MAX as usize] {
+            let header = header_announcing(code, u32::try_from(len).unwrap());
+            let error = Frame::parse(Bytes::copy_from_slice(&header), kind, 1000).unwrap_err();
+            assert!(matches!(error, WireError::TooLong { len: l, max: m, .. } if l == len && m == max));
+        }
+        assert!(matches!(decode(kind, sealed(kind, &[])), Err(WireError::Malformed(_))), "length 0");
+    }
+    // And a length that was changed on the way is not even looked at.
+    let mut header = header_announcing(3, 10);
+    header[11] = 0xff;
+    let error = Frame::parse(Bytes::copy_from_slice(&header), Kind::Message, 1000).unwrap_err();
+    assert!(matches!(error, WireError::HeaderChecksum));
+}
+
+#[test]
+fn the_framing_finds_the_borders() {
+    let _ = framing();
+    for (_, frame) in frames() {
+        assert_eq!(frame::announced_len(&frame[..HEADER_BYTES]), Some(frame.len()));
+    }
+    assert_eq!(frame::announced_len(&[7; HEADER_BYTES]), None);
+}

@@ -1,0 +1,162 @@
+//! All sessions of a state.
+
+use super::{Answer, Decision, Session};
+use crate::ids::{RequestNumber, SessionId, Timestamp};
+use crate::message::Rejection;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The limits of sessions. They decide what requests do: equal on all members.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionLimits {
+    /// The most sessions kept.
+    pub max: usize,
+    /// A session silent for this long is forgotten.
+    pub ttl: Duration,
+    /// The most requests in flight per session.
+    pub window: usize,
+}
+
+/// Sessions that changed since the changes were last taken; `None` for one that is gone.
+pub type Changes = Vec<(SessionId, Option<Arc<Session>>)>;
+
+/// The sessions of a state, in id order.
+#[derive(Clone, Debug)]
+pub struct Sessions {
+    limits: SessionLimits,
+    /// Shared with a checkpoint that is being written; copied on the first change after that.
+    sessions: BTreeMap<SessionId, Arc<Session>>,
+    /// The same sessions, the one that was silent longest first; ties by id.
+    silence: BTreeSet<(Timestamp, SessionId)>,
+    /// What a checkpoint must write. `None`: nobody takes it.
+    changed: Option<BTreeSet<SessionId>>,
+}
+
+impl Sessions {
+    /// No sessions. `tracked`: changes are collected for [`take_changes`](Self::take_changes), which must be called
+    /// from time to time.
+    #[must_use]
+    pub fn new(limits: SessionLimits, tracked: bool) -> Self {
+        Self {
+            limits,
+            sessions: BTreeMap::new(),
+            silence: BTreeSet::new(),
+            changed: tracked.then(BTreeSet::new),
+        }
+    }
+
+    /// Puts a stored session back, as a restart does.
+    pub fn restore(&mut self, id: SessionId, session: Session) {
+        self.silence.insert((session.last_heard, id));
+        self.sessions.insert(id, Arc::new(session));
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// All sessions in id order.
+    pub fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        self.sessions.iter().map(|(id, session)| (*id, &**session))
+    }
+
+    /// Forgets the sessions that were silent for the ttl at `now`, the stamp of an entry: call it before the entry's own
+    /// requests are looked at.
+    pub fn expire(&mut self, now: Timestamp) {
+        let ttl = u64::try_from(self.limits.ttl.as_millis()).unwrap_or(u64::MAX);
+        while let Some(&(heard, id)) = self.silence.first() {
+            if now.distance_from(heard) < ttl {
+                break;
+            }
+            self.close(id);
+        }
+    }
+
+    /// Opens a session. If there are too many, the one that was silent longest goes (of several, the oldest).
+    pub fn open(&mut self, id: SessionId, now: Timestamp) {
+        while self.sessions.len() >= self.limits.max {
+            let Some(&(_, evicted)) = self.silence.first() else { break };
+            self.close(evicted);
+        }
+        self.restore(id, Session::new(now));
+        self.mark(id);
+    }
+
+    /// Decides on a request at its place in the log. Every request counts as a sign of life, and its `acked_through`
+    /// counts whatever becomes of it.
+    pub fn decide(
+        &mut self,
+        id: SessionId,
+        number: RequestNumber,
+        acked_through: RequestNumber,
+        now: Timestamp,
+    ) -> Decision {
+        let window = self.limits.window as u64;
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Decision::Answered(Err(Rejection::SessionExpired));
+        };
+        let session = Arc::make_mut(session);
+        if session.last_heard != now {
+            self.silence.remove(&(session.last_heard, id));
+            self.silence.insert((now, id));
+            session.last_heard = now;
+        }
+        session.acknowledge(acked_through);
+        let decision = session.decide(number, window);
+        self.mark(id);
+        decision
+    }
+
+    /// Keeps what became of a request on which [`decide`](Self::decide) said [`Decision::Run`].
+    pub fn record(&mut self, id: SessionId, number: RequestNumber, answer: Answer) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            Arc::make_mut(session).results.insert(number, answer);
+        }
+    }
+
+    /// Forgets a session. Its id is never used again.
+    pub fn close(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.remove(&id) {
+            self.silence.remove(&(session.last_heard, id));
+            self.mark(id);
+        }
+    }
+
+    /// What became of a request, if it is still kept.
+    #[must_use]
+    pub fn stored(&self, id: SessionId, number: RequestNumber) -> Option<&Answer> {
+        self.sessions.get(&id)?.results.get(&number)
+    }
+
+    /// The sessions that changed since the last call, in id order.
+    pub fn take_changes(&mut self) -> Changes {
+        let changed = self.changed.as_mut().map(std::mem::take).unwrap_or_default();
+        changed.into_iter().map(|id| (id, self.sessions.get(&id).cloned())).collect()
+    }
+
+    fn mark(&mut self, id: SessionId) {
+        if let Some(changed) = &mut self.changed {
+            changed.insert(id);
+        }
+    }
+
+    /// Asserts that the two indexes hold the same sessions, and that each keeps to its window.
+    pub fn check_invariants(&self) {
+        assert_eq!(self.sessions.len(), self.silence.len());
+        assert!(self.sessions.len() <= self.limits.max);
+        for (id, session) in &self.sessions {
+            assert!(self.silence.contains(&(session.last_heard, *id)));
+            assert!(session.results.len() <= self.limits.window);
+            assert!(session.results.keys().all(|number| *number > session.acked_through));
+        }
+    }
+}

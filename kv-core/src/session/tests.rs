@@ -1,0 +1,193 @@
+use super::*;
+use crate::ids::{Revision, SessionId};
+use crate::message::Effect;
+use std::time::Duration;
+
+const LIMITS: SessionLimits = SessionLimits { max: 3, ttl: Duration::from_millis(100), window: 4 };
+
+fn session(id: u64) -> SessionId {
+    SessionId::new(id)
+}
+
+fn number(number: u64) -> RequestNumber {
+    RequestNumber::new(number)
+}
+
+fn at(ms: u64) -> Timestamp {
+    Timestamp::new(ms)
+}
+
+fn outcome(revision: u64) -> Answer {
+    Ok(Outcome { revision: Revision::new(revision), timestamp: at(revision), effect: Effect::Put })
+}
+
+fn opened(ids: &[u64]) -> Sessions {
+    let mut sessions = Sessions::new(LIMITS, true);
+    for id in ids {
+        sessions.open(session(*id), at(*id));
+    }
+    sessions
+}
+
+fn ids(sessions: &Sessions) -> Vec<u64> {
+    sessions.iter().map(|(id, _)| id.get()).collect()
+}
+
+fn ask(sessions: &mut Sessions, n: u64, acked: u64) -> Decision {
+    let decision = sessions.decide(session(1), number(n), number(acked), at(1));
+    sessions.check_invariants();
+    decision
+}
+
+fn refused(rejection: Rejection) -> Decision {
+    Decision::Answered(Err(rejection))
+}
+
+/// DESIGN 4.10: a request already applied returns its stored result, bit for bit.
+#[test]
+fn a_number_runs_once_and_every_copy_gets_the_same_answer() {
+    let mut sessions = opened(&[1]);
+    assert_eq!(ask(&mut sessions, 1, 0), Decision::Run);
+    sessions.record(session(1), number(1), outcome(7));
+    for _ in 0..3 {
+        assert_eq!(ask(&mut sessions, 1, 0), Decision::Answered(outcome(7)));
+    }
+}
+
+#[test]
+fn numbers_run_in_any_order_within_the_window() {
+    let mut sessions = opened(&[1]);
+    for n in [4, 2, 3, 1] {
+        assert_eq!(ask(&mut sessions, n, 0), Decision::Run);
+        sessions.record(session(1), number(n), outcome(n));
+    }
+    assert_eq!(ask(&mut sessions, 2, 0), Decision::Answered(outcome(2)));
+}
+
+#[test]
+fn an_acknowledged_number_never_runs_again_and_its_result_is_dropped() {
+    let mut sessions = opened(&[1]);
+    assert_eq!(ask(&mut sessions, 1, 0), Decision::Run);
+    sessions.record(session(1), number(1), outcome(1));
+    assert_eq!(ask(&mut sessions, 3, 2), Decision::Run);
+    assert_eq!(sessions.stored(session(1), number(1)), None);
+    assert_eq!(ask(&mut sessions, 1, 0), refused(Rejection::Forgotten));
+    assert_eq!(ask(&mut sessions, 2, 0), refused(Rejection::Forgotten), "2 was given up unrun: never run it");
+}
+
+#[test]
+fn an_acknowledgement_counts_before_the_window_is_looked_at() {
+    let mut sessions = opened(&[1]);
+    assert_eq!(ask(&mut sessions, 5, 1), Decision::Run);
+}
+
+/// "Not run" is final: the twin of a refused request must not run when the window has moved on.
+#[test]
+fn a_number_refused_by_the_window_is_refused_for_ever() {
+    let mut sessions = opened(&[1]);
+    assert_eq!(ask(&mut sessions, 5, 0), refused(Rejection::WindowExceeded));
+    assert_eq!(ask(&mut sessions, 4, 3), Decision::Run, "numbers below it go on");
+    assert_eq!(ask(&mut sessions, 5, 3), refused(Rejection::WindowExceeded));
+    assert_eq!(ask(&mut sessions, 6, 4), refused(Rejection::WindowExceeded));
+}
+
+#[test]
+fn the_lowest_number_beyond_the_window_is_the_one_that_counts() {
+    let mut sessions = opened(&[1]);
+    assert_eq!(ask(&mut sessions, 9, 0), refused(Rejection::WindowExceeded));
+    assert_eq!(ask(&mut sessions, 6, 0), refused(Rejection::WindowExceeded));
+    assert_eq!(ask(&mut sessions, 7, 5), refused(Rejection::WindowExceeded));
+    assert_eq!(ask(&mut sessions, 6, 5), refused(Rejection::WindowExceeded));
+}
+
+#[test]
+fn numbers_at_the_end_of_the_range_do_no_harm() {
+    let mut sessions = opened(&[1]);
+    assert_eq!(ask(&mut sessions, u64::MAX, 0), refused(Rejection::WindowExceeded));
+    assert_eq!(ask(&mut sessions, u64::MAX, u64::MAX), refused(Rejection::Forgotten));
+}
+
+#[test]
+fn an_unknown_session_is_expired() {
+    let mut sessions = opened(&[]);
+    assert_eq!(ask(&mut sessions, 1, 0), refused(Rejection::SessionExpired));
+}
+
+#[test]
+fn a_closed_session_is_gone() {
+    let mut sessions = opened(&[1, 2]);
+    sessions.close(session(1));
+    sessions.close(session(1));
+    assert_eq!(ask(&mut sessions, 1, 0), refused(Rejection::SessionExpired));
+    assert_eq!(ids(&sessions), [2]);
+}
+
+#[test]
+fn a_session_expires_when_it_was_silent_for_the_ttl_and_not_before() {
+    let mut sessions = opened(&[1, 2]);
+    sessions.expire(at(100));
+    assert_eq!(ids(&sessions), [1, 2]);
+    sessions.expire(at(101));
+    assert_eq!(ids(&sessions), [2]);
+    sessions.check_invariants();
+}
+
+#[test]
+fn every_request_is_a_sign_of_life_whatever_becomes_of_it() {
+    for (n, acked) in [(1, 0), (1, 1), (99, 0)] {
+        let mut sessions = opened(&[1, 2]);
+        sessions.decide(session(1), number(n), number(acked), at(90));
+        sessions.expire(at(150));
+        assert_eq!(ids(&sessions), [1]);
+    }
+}
+
+#[test]
+fn a_full_table_evicts_the_session_that_was_silent_longest() {
+    let mut sessions = opened(&[1, 2, 3]);
+    sessions.decide(session(1), number(1), number(0), at(50));
+    sessions.open(session(60), at(60));
+    assert_eq!(ids(&sessions), [1, 3, 60]);
+    sessions.check_invariants();
+}
+
+#[test]
+fn of_equally_silent_sessions_the_oldest_is_evicted() {
+    let mut sessions = opened(&[]);
+    for id in [5, 6, 7, 8] {
+        sessions.open(session(id), at(1));
+    }
+    assert_eq!(ids(&sessions), [6, 7, 8]);
+}
+
+#[test]
+fn changes_are_taken_once_and_name_what_is_gone() {
+    let mut sessions = opened(&[1, 2, 3]);
+    assert_eq!(sessions.take_changes().len(), 3);
+    assert_eq!(sessions.take_changes(), []);
+    sessions.decide(session(2), number(1), number(0), at(9));
+    sessions.record(session(2), number(1), outcome(1));
+    sessions.close(session(3));
+    let changes = sessions.take_changes();
+    let (kept, gone) = (&changes[0], &changes[1]);
+    assert_eq!(kept.1.as_deref(), Some(sessions.iter().nth(1).unwrap().1));
+    assert_eq!((kept.0, gone.0, gone.1.is_none()), (session(2), session(3), true));
+}
+
+#[test]
+fn taken_changes_do_not_change_any_more() {
+    let mut sessions = opened(&[1]);
+    let before = sessions.take_changes();
+    sessions.decide(session(1), number(1), number(0), at(9));
+    assert_ne!(before, sessions.take_changes());
+}
+
+#[test]
+fn a_session_survives_encoding() {
+    let mut sessions = opened(&[1]);
+    ask(&mut sessions, 2, 1);
+    sessions.record(session(1), number(2), Err(Rejection::Invalid));
+    let (_, session) = sessions.iter().next().unwrap();
+    let bytes = postcard::to_stdvec(session).unwrap();
+    assert_eq!(&postcard::from_bytes::<Session>(&bytes).unwrap(), session);
+}

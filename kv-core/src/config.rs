@@ -316,7 +316,12 @@ impl Options {
         let ms = Duration::from_millis;
         let (beat, least, most) = (self.heartbeat, self.suspect_min, self.suspect_max);
         time("heartbeat", beat, ms(1)..=ms(10_000), "1 ms to 10 s")?;
-        time("suspect_min", least, beat.saturating_mul(3)..=ms(60_000), "at least 3 heartbeats, at most 60 s")?;
+        time(
+            "suspect_min",
+            least,
+            beat.saturating_mul(3)..=ms(60_000),
+            "at least 3 heartbeats, at most 60 s",
+        )?;
         time("suspect_max", most, least..=ms(120_000), "at least suspect_min, at most 120 s")?;
         time("session_ttl", self.session_ttl, ms(1_000)..=ms(30 * 86_400_000), "1 s to 30 days")?;
         number("pipeline", self.pipeline.into(), 1..=256, "1 to 256")?;
@@ -326,7 +331,8 @@ impl Options {
         size("checkpoint_bytes", self.checkpoint_bytes, 64 << 10..=4 << 30, "64 KiB to 4 GiB")?;
         size("cache_bytes", self.cache_bytes, 1 << 20..=1 << 40, "1 MiB to 1 TiB")?;
         let entry = self.max_batch_bytes.max(self.max_key_bytes + self.max_value_bytes) as u64;
-        let segment = "64 KiB to 1 GiB, and at least twice max_batch_bytes, and twice the largest key and value";
+        let segment =
+            "64 KiB to 1 GiB, and at least twice max_batch_bytes, and twice the largest key and value";
         number("segment_bytes", self.segment_bytes, (64 << 10).max(2 * entry)..=1 << 30, segment)?;
         size("max_sessions", self.max_sessions, 1..=1_000_000, "1 to 1,000,000")?;
         size("session_window", self.session_window, 1..=4096, "1 to 4,096")?;

@@ -11,9 +11,9 @@ pub mod kv;
 pub mod message;
 pub mod node;
 pub mod replica;
+pub mod session;
 #[cfg(feature = "sim")]
 pub mod sim;
-pub mod session;
 pub mod storage;
 pub mod transport {
     //! The transports: the trait and what comes with it, and by feature TCP and QUIC.

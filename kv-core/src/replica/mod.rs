@@ -1,4 +1,5 @@
-//! The protocol, pure: no clock, no I/O, no tokio, no randomness but the seed it is given.
+//! The protocol, pure: no clock, no I/O, no tokio, no randomness but the seed it is given. Its rules, numbered, with the
+//! execution that each prevents, are in `PROTOCOL.md`; comments and tests cite them by number.
 //!
 //! # How to drive it
 //! One mutation, then drain: call [`Replica::handle`] with one [`Input`], then [`Replica::poll_output`] until it returns
@@ -6,5 +7,555 @@
 //! `handle(now, Input::Timeout)` at that time. Completion is an input: a write is answered later by [`Input::Durable`].
 
 mod api;
+mod backup;
+mod decide;
+mod detector;
+mod formation;
+mod install;
+mod log;
+mod primary;
+mod stamp;
+mod state;
+mod view_change;
+mod votes;
 
 pub use api::*;
+
+use crate::config::{Cluster, Options, Role};
+use crate::ids::{Anchor, Incarnation, Instant, MemberId, Op, View, WriteSeq};
+use crate::message::{Cut, FormationStep, Message, PeerStatus, Recovered, ViewRecord, Write};
+use formation::{Forming, Progress};
+use log::Log;
+use state::State;
+use std::collections::{BTreeMap, VecDeque};
+use tracing::debug;
+use votes::Votes;
+
+/// Who a replica is.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ReplicaConfig {
+    /// The members and their quorums.
+    pub cluster: Cluster,
+    /// Which member this is.
+    pub me: MemberId,
+    /// Time-outs and limits.
+    pub options: Options,
+    /// The seed of its jitter and its nonces; different in each life.
+    pub seed: u64,
+}
+
+impl ReplicaConfig {
+    /// Puts it together.
+    #[must_use]
+    pub const fn new(cluster: Cluster, me: MemberId, options: Options, seed: u64) -> Self {
+        Self { cluster, me, options, seed }
+    }
+}
+
+/// Writes that were asked for, and how far they are durable.
+#[derive(Debug, Default)]
+struct Writes {
+    last: WriteSeq,
+    durable: WriteSeq,
+    under_way: VecDeque<(WriteSeq, Instant)>,
+}
+
+/// One member's part in the protocol. See the module's documentation for how to drive it.
+#[derive(Debug)]
+pub struct Replica {
+    cluster: Cluster,
+    me: MemberId,
+    options: Options,
+    rng: fastrand::Rng,
+    now: Now,
+    /// Never goes back, restarts included. A write of it is always asked for in the step that changes it.
+    view: View,
+    /// The last view whose log was installed. Invariant: `log_view <= view`.
+    log_view: View,
+    /// Entries that this member acknowledged may be missing from its log: it neither votes nor acknowledges.
+    damaged: bool,
+    incarnation: Incarnation,
+    log: Log,
+    /// Invariants: `checkpoint <= commit <= head`, and `head - pipeline <= commit` (rule N3).
+    commit: Op,
+    applied: Op,
+    applied_at: Instant,
+    checkpoint: Op,
+    trim: Op,
+    writes: Writes,
+    votes: Votes,
+    state: State,
+    /// View changes entered since this member was last in normal status: the back-off.
+    attempts: u32,
+    outputs: VecDeque<Output>,
+    told: Option<Standing>,
+    halted: bool,
+}
+
+impl Replica {
+    /// A replica that starts from what recovery found. Drain [`poll_output`](Self::poll_output) afterwards.
+    #[must_use]
+    pub fn new(config: ReplicaConfig, recovered: Recovered, now: Now) -> Self {
+        let ReplicaConfig { cluster, me, options, seed } = config;
+        let log = Log::new(&recovered);
+        let vote_lifetime = options.heartbeat * 8;
+        let forming = Forming {
+            step: recovered.formation,
+            writing: false,
+            heard: BTreeMap::new(),
+            ask_at: now.monotonic,
+        };
+        let mut replica = Self {
+            cluster,
+            me,
+            options,
+            rng: fastrand::Rng::with_seed(seed),
+            now,
+            view: recovered.view,
+            log_view: recovered.log_view,
+            damaged: recovered.damaged,
+            incarnation: recovered.incarnation,
+            log,
+            commit: recovered.checkpoint.op,
+            applied: recovered.checkpoint.op,
+            applied_at: now.monotonic,
+            checkpoint: recovered.checkpoint.op,
+            trim: recovered.floor.op,
+            writes: Writes::default(),
+            votes: Votes::new(vote_lifetime),
+            state: State::Forming(forming),
+            attempts: 0,
+            outputs: VecDeque::new(),
+            told: None,
+            halted: false,
+        };
+        replica.commit_by_pipeline();
+        if recovered.formation == FormationStep::Formed {
+            replica.start_formed();
+        } else {
+            replica.progress_forming();
+        }
+        replica.tell_standing();
+        replica
+    }
+
+    /// Takes in something that happened. Drain [`poll_output`](Self::poll_output) afterwards. `now` never goes back.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        if self.halted {
+            return;
+        }
+        self.now = now;
+        match input {
+            Input::Message { from, message } => self.on_message(from, message),
+            Input::Propose { requests } => self.on_propose(requests),
+            Input::Read { ticket } => self.on_read(ticket),
+            Input::Durable { seq } => self.on_durable(seq),
+            Input::Applied { op } => self.on_applied(op),
+            Input::Checkpointed { checkpoint } => self.on_checkpointed(checkpoint),
+            Input::PeerLost { peer } => self.on_peer_lost(peer),
+            Input::Timeout => self.on_timeout(),
+            Input::Handover => self.on_handover(),
+        }
+        self.tell_standing();
+    }
+
+    /// The next thing to do, in order; `None` when all is done.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call `handle(now, Input::Timeout)`; `None` after a halt.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.halted { None } else { Some(self.state.next_timeout()) }
+    }
+
+    /// Whether this member is the primary and takes proposals and reads.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        matches!(&self.state, State::Primary(primary) if primary.is_serving())
+    }
+
+    /// How many more bytes of requests it would queue. Zero when it is not serving.
+    #[must_use]
+    pub fn proposal_room(&self) -> usize {
+        match &self.state {
+            State::Primary(primary) if primary.is_serving() => {
+                (self.options.max_batch_bytes * 4).saturating_sub(primary.queued_bytes())
+            }
+            _ => 0,
+        }
+    }
+
+    /// The view.
+    #[must_use]
+    pub const fn view(&self) -> View {
+        self.view
+    }
+
+    /// The last view whose log was installed here.
+    #[must_use]
+    pub const fn log_view(&self) -> View {
+        self.log_view
+    }
+
+    /// The last op of the log.
+    #[must_use]
+    pub fn head(&self) -> Anchor {
+        self.log.head()
+    }
+
+    /// What is known here to be committed.
+    #[must_use]
+    pub fn commit(&self) -> Anchor {
+        self.anchor(self.commit)
+    }
+
+    /// The last op that is durable in the own journal. A checkpoint may cover no more than this.
+    #[must_use]
+    pub fn durable(&self) -> Anchor {
+        self.log.durable()
+    }
+
+    /// The durable checkpoint.
+    #[must_use]
+    pub const fn checkpoint(&self) -> Op {
+        self.checkpoint
+    }
+
+    /// As the primary: how far the peers are.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        match &self.state {
+            State::Primary(primary) => primary.peer_status(self.now.monotonic, self.options.suspect_min),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Where this replica stands.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let status = match &self.state {
+            State::Forming(_) => Status::Forming,
+            _ if self.damaged => Status::Damaged,
+            State::Primary(_) | State::Backup(_) => Status::Normal,
+            State::ViewChange(_) => Status::ViewChange,
+            State::CatchingUp(_) => Status::CatchingUp,
+        };
+        let primary = match &self.state {
+            State::Primary(primary) if primary.is_serving() => Some(self.me),
+            State::Backup(backup) if backup.watch.suspicion.is_none() => Some(self.primary()),
+            State::CatchingUp(catching) if catching.watch.suspicion.is_none() => Some(self.primary()),
+            _ => None,
+        };
+        Standing {
+            view: self.view,
+            status,
+            primary: primary.filter(|id| *id != self.me || self.is_serving()),
+        }
+    }
+
+    /// Asserts what must hold between any two steps. Cheap; for tests and the simulator.
+    ///
+    /// # Panics
+    /// If the replica has a bug.
+    pub fn check_invariants(&self) {
+        self.log.check_invariants();
+        assert!(self.log_view <= self.view, "log_view is not above view");
+        assert!(self.checkpoint <= self.commit, "a checkpoint covers committed entries only");
+        assert!(self.commit <= self.log.head().op, "the commit point is in the log");
+        assert!(self.applied <= self.commit, "only committed entries are applied");
+        let uncommitted = self.log.head().op.distance_from(self.commit);
+        assert!(uncommitted <= u64::from(self.options.pipeline), "at most a pipeline is uncommitted");
+        match &self.state {
+            State::Primary(primary) => {
+                assert!(self.primary() == self.me, "only the primary of its view is primary");
+                assert!(self.log_view == self.view, "a primary has installed its view's log");
+                primary.check_invariants(self.log.head().op);
+            }
+            State::Backup(_) => assert!(self.log_view == self.view, "a backup has installed its view's log"),
+            State::ViewChange(_) => assert!(!self.damaged, "a damaged member does not vote"),
+            State::Forming(_) | State::CatchingUp(_) => {}
+        }
+    }
+
+    // -- what every part uses
+
+    fn primary(&self) -> MemberId {
+        self.cluster.primary(self.view)
+    }
+
+    fn is_witness(&self) -> bool {
+        self.cluster.member(self.me).is_some_and(|member| member.role == Role::Witness)
+    }
+
+    fn anchor(&self, op: Op) -> Anchor {
+        self.log.anchor(op).expect("ops between the floor and the head have a hash")
+    }
+
+    fn send(&mut self, to: MemberId, message: Message) {
+        self.outputs.push_back(Output::Send { to, message });
+    }
+
+    fn broadcast(&mut self, message: &Message) {
+        let peers: Vec<MemberId> = self.cluster.peers(self.me).map(|peer| peer.id).collect();
+        for to in peers {
+            self.send(to, message.clone());
+        }
+    }
+
+    fn write(&mut self, write: Write) -> WriteSeq {
+        let seq = self.writes.last.next();
+        self.writes.last = seq;
+        self.writes.under_way.push_back((seq, self.now.monotonic));
+        self.outputs.push_back(Output::Write { seq, write });
+        seq
+    }
+
+    /// Asks for the view numbers as they now are to be made durable, together with a cut of the log.
+    fn write_view(&mut self, cut: Option<Anchor>) -> WriteSeq {
+        let cut = cut.map(|after| {
+            self.incarnation = self.incarnation.next();
+            Cut { after, incarnation: self.incarnation }
+        });
+        self.write(Write::View(ViewRecord {
+            view: self.view,
+            log_view: self.log_view,
+            cut,
+            damaged: self.damaged,
+        }))
+    }
+
+    fn is_durable(&self, seq: WriteSeq) -> bool {
+        seq <= self.writes.durable
+    }
+
+    fn halt(&mut self, why: Halt) {
+        self.halted = true;
+        self.outputs.push_back(Output::Halt(why));
+    }
+
+    fn nonce(&mut self) -> u64 {
+        self.rng.u64(1..)
+    }
+
+    /// `duration` plus up to as much again.
+    fn jittered(&mut self, duration: std::time::Duration) -> std::time::Duration {
+        duration.mul_f64(1.0 + self.rng.f64())
+    }
+
+    fn tell_standing(&mut self) {
+        let standing = self.standing();
+        if self.told != Some(standing) && !self.halted {
+            self.told = Some(standing);
+            debug!(view = %standing.view, status = ?standing.status, primary = ?standing.primary, "standing");
+            self.outputs.push_back(Output::Standing(standing));
+        }
+    }
+
+    fn advance_commit(&mut self, op: Op) {
+        if op > self.commit {
+            self.commit = op;
+            self.outputs.push_back(Output::Commit { commit: self.anchor(op) });
+        }
+    }
+
+    /// Rule N3: an entry exists only if everything a pipeline below it is committed.
+    fn commit_by_pipeline(&mut self) {
+        let op = self.log.head().op.back(u64::from(self.options.pipeline));
+        if op > self.commit {
+            self.advance_commit(op);
+        }
+    }
+
+    // -- inputs
+
+    fn on_message(&mut self, from: MemberId, message: Message) {
+        if from == self.me || self.cluster.member(from).is_none() {
+            return;
+        }
+        if let Message::Formation { step, ask } = message {
+            return self.on_formation(from, step, ask);
+        }
+        if matches!(self.state, State::Forming(_)) {
+            return;
+        }
+        match message {
+            Message::Prepare { view, commit, entry } => self.on_prepare(from, view, commit, entry),
+            Message::PrepareOk { view, log } => self.on_prepare_ok(from, view, log),
+            Message::Commit { view, commit, round, trim } => self.on_commit(from, view, commit, round, trim),
+            Message::CommitOk { view, round, log, checkpoint, wall } => {
+                self.on_commit_ok(from, view, primary::Heard { round, log, checkpoint, wall });
+            }
+            Message::StartViewChange { view } => self.on_start_view_change(from, view),
+            Message::DoViewChange { view, log } => self.on_do_view_change(from, view, log),
+            Message::StartView { view, commit, hashes, nonce } => {
+                self.on_start_view(from, view, commit, &hashes, nonce);
+            }
+            Message::GetState { view, nonce } => self.on_get_state(from, view, nonce),
+            Message::Fetch { from: first, through, hash, nonce, what } => {
+                self.on_fetch(from, first, through, hash, nonce, what);
+            }
+            Message::Headers { nonce, hashes } => self.on_headers(nonce, &hashes),
+            Message::NewState { nonce, entries } => self.on_new_state(from, nonce, entries),
+            Message::Formation { .. } => {}
+        }
+    }
+
+    fn on_durable(&mut self, seq: WriteSeq) {
+        assert!(seq <= self.writes.last, "only writes that were asked for become durable");
+        self.writes.durable = self.writes.durable.max(seq);
+        while self.writes.under_way.front().is_some_and(|(first, _)| *first <= seq) {
+            self.writes.under_way.pop_front();
+        }
+        let grew = self.log.on_durable(seq);
+        match &self.state {
+            State::Forming(_) => self.forming_durable(),
+            State::Primary(_) => self.maybe_commit(),
+            State::Backup(_) => {
+                if grew {
+                    self.acknowledge();
+                }
+            }
+            State::ViewChange(_) => {
+                self.view_change_durable();
+                self.drive_install();
+            }
+            State::CatchingUp(_) => self.drive_install(),
+        }
+    }
+
+    fn on_applied(&mut self, op: Op) {
+        if op > self.applied {
+            self.applied = op;
+            self.applied_at = self.now.monotonic;
+        }
+    }
+
+    fn on_checkpointed(&mut self, checkpoint: Anchor) {
+        if checkpoint.op > self.checkpoint {
+            assert!(self.log.holds(checkpoint), "a checkpoint lies on the committed log");
+            assert!(checkpoint.op <= self.log.durable().op, "a checkpoint covers durable entries only");
+            self.checkpoint = checkpoint.op;
+            self.write(Write::Checkpoint(checkpoint));
+        }
+    }
+
+    /// Drops what nobody needs any more. A witness has no engine: for it, what is durable and committed is held.
+    fn on_trim(&mut self, trim: Op) {
+        if trim <= self.trim {
+            return;
+        }
+        if self.is_witness() {
+            let held = self.commit.min(self.log.durable().op);
+            if held > self.checkpoint {
+                self.on_checkpointed(self.anchor(held));
+            }
+        }
+        let trim = trim.min(self.checkpoint);
+        if trim > self.trim {
+            self.trim = trim;
+            self.write(Write::Trim(trim));
+            // Some ops below stay in memory: a peer that installs a view compares hashes around its own commit point.
+            let keep = trim.back(2 * u64::from(self.options.pipeline));
+            if keep > self.log.floor() {
+                self.log.trim(keep);
+            }
+        }
+    }
+
+    fn on_timeout(&mut self) {
+        match &self.state {
+            State::Forming(_) => self.forming_timeout(),
+            State::Primary(_) => self.primary_timeout(),
+            State::Backup(_) => self.watch_timeout(),
+            State::ViewChange(_) => self.view_change_timeout(),
+            State::CatchingUp(_) => self.catching_up_timeout(),
+        }
+    }
+
+    // -- forming the cluster (rules F1 to F5)
+
+    fn on_formation(&mut self, from: MemberId, step: FormationStep, ask: bool) {
+        let mine = match &mut self.state {
+            State::Forming(forming) => {
+                forming.heard.insert(from, step);
+                forming.step
+            }
+            _ => FormationStep::Formed,
+        };
+        if ask {
+            self.send(from, Message::Formation { step: mine, ask: false });
+        }
+        self.progress_forming();
+    }
+
+    fn progress_forming(&mut self) {
+        let peers = self.cluster.len() - 1;
+        let State::Forming(forming) = &mut self.state else { return };
+        match forming.progress(peers) {
+            Progress::Wait => {}
+            Progress::Write(step) => {
+                forming.writing = true;
+                self.write(Write::Formation(step));
+            }
+            Progress::DiskLoss(peer) => self.halt(Halt::DiskLoss { peer }),
+        }
+    }
+
+    fn forming_durable(&mut self) {
+        let done = self.writes.durable == self.writes.last;
+        let State::Forming(forming) = &mut self.state else { return };
+        if !forming.writing || !done {
+            return;
+        }
+        forming.writing = false;
+        forming.step = match forming.step {
+            FormationStep::Empty => FormationStep::Formatted,
+            FormationStep::Formatted | FormationStep::Formed => FormationStep::Formed,
+        };
+        let step = forming.step;
+        self.broadcast(&Message::Formation { step, ask: step == FormationStep::Formatted });
+        if step == FormationStep::Formed {
+            self.start_just_formed();
+        } else {
+            self.progress_forming();
+        }
+    }
+
+    fn forming_timeout(&mut self) {
+        let (now, interval) = (self.now.monotonic, self.options.heartbeat * 4);
+        let State::Forming(forming) = &mut self.state else { return };
+        if now < forming.ask_at {
+            return;
+        }
+        forming.ask_at = now.after(interval);
+        let step = forming.step;
+        self.broadcast(&Message::Formation { step, ask: true });
+    }
+
+    /// The first life: the empty log of view 0 is installed everywhere.
+    fn start_just_formed(&mut self) {
+        if self.primary() == self.me { self.become_primary() } else { self.become_backup() }
+    }
+
+    /// A later life.
+    fn start_formed(&mut self) {
+        if self.damaged {
+            self.become_catching_up(self.view);
+            self.ask_for_state();
+        } else if self.log_view < self.view {
+            self.resume_view_change();
+        } else {
+            self.become_backup();
+            if self.primary() == self.me {
+                // Rule V9: a restarted primary never resumes its view; it votes to leave.
+                self.suspect(self.view.next());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

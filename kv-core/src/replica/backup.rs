@@ -1,0 +1,295 @@
+//! A member that follows a primary: Prepare, Commit, the watch over the primary, and asking for a view's log.
+
+use super::detector::{Detector, Suspicion, Watch};
+use super::install::Install;
+use super::state::State;
+use super::{Halt, Replica};
+use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, View};
+use crate::message::{Entry, FetchWhat, Message, Write};
+use tracing::{debug, trace};
+
+#[derive(Debug)]
+pub(super) struct Backup {
+    pub(super) watch: Watch,
+    /// Entries between the head and a Prepare that came too early, asked for from the primary.
+    pub(super) gap: Option<Gap>,
+}
+
+/// A request for entries that were missed.
+#[derive(Debug)]
+pub(super) struct Gap {
+    nonce: u64,
+    expires: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct CatchingUp {
+    pub(super) watch: Watch,
+    /// The nonce of the `GetState` that was sent last.
+    pub(super) nonce: u64,
+    pub(super) ask_at: Instant,
+    /// Known once `StartView` has come.
+    pub(super) install: Option<Install>,
+}
+
+impl Backup {
+    pub(super) fn next_timeout(&self) -> Instant {
+        self.watch.next_timeout()
+    }
+}
+
+impl CatchingUp {
+    pub(super) fn next_timeout(&self) -> Instant {
+        let ask = self.install.as_ref().map_or(self.ask_at, |install| install.retry_at);
+        ask.min(self.watch.next_timeout())
+    }
+}
+
+impl Replica {
+    fn new_watch(&self) -> Watch {
+        let options = &self.options;
+        let detector =
+            Detector::new(self.now.monotonic, options.heartbeat, options.suspect_min, options.suspect_max);
+        Watch { detector, suspicion: None }
+    }
+
+    pub(super) fn become_backup(&mut self) {
+        debug!(view = %self.view, head = ?self.log.head(), "backup");
+        self.attempts = 0;
+        self.state = State::Backup(Backup { watch: self.new_watch(), gap: None });
+    }
+
+    /// Follows the primary of `view`, which is at least the present one; its log is not installed here yet.
+    pub(super) fn become_catching_up(&mut self, view: View) {
+        debug!(%view, damaged = self.damaged, "catching up");
+        self.leave_primary();
+        if view > self.view {
+            self.view = view;
+            self.write_view(None);
+        }
+        let now = self.now.monotonic;
+        self.state =
+            State::CatchingUp(CatchingUp { watch: self.new_watch(), nonce: 0, ask_at: now, install: None });
+    }
+
+    /// Sends `GetState`; to all where the primary of the view is this member itself or may be long gone.
+    pub(super) fn ask_for_state(&mut self) {
+        let nonce = self.nonce();
+        let (now, interval, view) = (self.now.monotonic, self.options.suspect_min, self.view);
+        let (primary, everyone) = (self.primary(), self.damaged);
+        let State::CatchingUp(catching) = &mut self.state else { return };
+        catching.nonce = nonce;
+        catching.ask_at = now.after(interval);
+        let message = Message::GetState { view, nonce };
+        if everyone {
+            self.broadcast(&message)
+        } else if primary != self.me {
+            self.send(primary, message)
+        }
+    }
+
+    pub(super) fn catching_up_timeout(&mut self) {
+        self.watch_timeout();
+        let now = self.now.monotonic;
+        let State::CatchingUp(catching) = &mut self.state else { return };
+        if catching.install.is_some() {
+            self.drive_install();
+        } else if now >= catching.ask_at {
+            self.ask_for_state();
+        }
+    }
+
+    // -- the watch over the primary (rules V1, V2)
+
+    /// A sign of life of the primary of this view withdraws the own vote and clears its own.
+    fn sign_of_life(&mut self) {
+        let (now, primary) = (self.now.monotonic, self.primary());
+        if let Some(watch) = self.state.watch_mut() {
+            watch.heard(now);
+            self.votes.withdraw(primary);
+        }
+    }
+
+    pub(super) fn watch_timeout(&mut self) {
+        let now = self.now.monotonic;
+        let damaged = self.damaged;
+        let Some(watch) = self.state.watch_mut() else { return };
+        if damaged {
+            watch.detector.restart(now);
+        } else if let Some(suspicion) = watch.suspicion {
+            if now >= suspicion.resend_at {
+                self.suspect(suspicion.target);
+            }
+        } else if now >= watch.detector.deadline() {
+            debug!(view = %self.view, silence = ?watch.detector.bound(), "no sign of life of the primary");
+            self.suspect(self.view.next());
+        }
+    }
+
+    /// Votes to leave the view, in favour of `target`; stays in normal status.
+    pub(super) fn suspect(&mut self, target: View) {
+        let resend_at = self.now.monotonic.after(self.options.heartbeat * 2);
+        let damaged = self.damaged;
+        let Some(vote) = self.state.suspicion_mut().filter(|_| !damaged) else { return };
+        let target = vote.map_or(target, |suspicion| suspicion.target.max(target));
+        *vote = Some(Suspicion { target, resend_at });
+        self.broadcast(&Message::StartViewChange { view: target });
+        self.count_votes();
+    }
+
+    pub(super) fn on_peer_lost(&mut self, peer: MemberId) {
+        if peer == self.primary() && self.state.suspicion_mut().is_some_and(|vote| vote.is_none()) {
+            debug!(view = %self.view, "the connection to the primary broke");
+            self.suspect(self.view.next());
+        }
+    }
+
+    // -- normal operation (rules N1 to N6)
+
+    /// What a message of the primary of `view` says about where this member should be. True if it is there.
+    fn follow(&mut self, from: MemberId, view: View) -> bool {
+        if view < self.view || from != self.cluster.primary(view) {
+            trace!(%from, %view, mine = %self.view, "ignore a message of an older view");
+            return false;
+        }
+        let between = matches!(self.state, State::ViewChange(_));
+        if view > self.view || between {
+            self.become_catching_up(view);
+            self.ask_for_state();
+            return false;
+        }
+        self.sign_of_life();
+        true
+    }
+
+    pub(super) fn on_prepare(&mut self, from: MemberId, view: View, commit: Anchor, entry: Entry) {
+        if !self.follow(from, view) || !matches!(self.state, State::Backup(_)) {
+            return;
+        }
+        let head = self.log.head();
+        let (op, hash) = (entry.header.op, entry.header.hash());
+        if op > head.op.next() {
+            self.on_gap(op.previous(), entry.header.parent);
+        } else if op == head.op.next() {
+            if self.log.follows(&entry.header) && entry.header.cluster == self.cluster.id() {
+                self.append(vec![entry]);
+            } else {
+                // Rule N5: with the log of this view installed, the head is a point of the primary's log.
+                self.halt(Halt::Diverged { op: head.op, ours: head.hash, theirs: entry.header.parent });
+                return;
+            }
+        } else if self.log.hash(op).is_some_and(|ours| ours != hash) {
+            let ours = self.log.hash(op).unwrap_or_default();
+            self.halt(Halt::Diverged { op, ours, theirs: hash });
+            return;
+        } else if op <= self.log.durable().op {
+            self.acknowledge();
+        }
+        self.note_commit(view, commit);
+    }
+
+    /// Entries up to `through` were missed: ask the primary for them.
+    fn on_gap(&mut self, through: Op, hash: Hash) {
+        let (now, primary) = (self.now.monotonic, self.primary());
+        let (nonce, expires) = (self.nonce(), now.after(self.options.heartbeat * 2));
+        let State::Backup(backup) = &mut self.state else { return };
+        if backup.gap.as_ref().is_some_and(|gap| gap.expires > now) {
+            return;
+        }
+        backup.gap = Some(Gap { nonce, expires });
+        let from = self.log.head().op.next();
+        let hash = Some(hash);
+        self.send(primary, Message::Fetch { from, through, hash, nonce, what: FetchWhat::Entries });
+    }
+
+    /// Entries that were missed. The log of a primary only grows in its view, so what it sends after our head is its log's.
+    pub(super) fn fill_gap(&mut self, from: MemberId, nonce: u64, entries: Vec<Entry>) {
+        let primary = self.primary();
+        let State::Backup(backup) = &mut self.state else { return };
+        if from != primary || backup.gap.as_ref().is_none_or(|gap| gap.nonce != nonce) {
+            return;
+        }
+        backup.gap = None;
+        self.sign_of_life();
+        self.append_run(entries, |_| true);
+    }
+
+    /// Appends what follows the head, entry by entry, as far as `accept` agrees.
+    pub(super) fn append_run(&mut self, entries: Vec<Entry>, accept: impl Fn(Anchor) -> bool) {
+        let mut run = Vec::new();
+        for entry in entries {
+            if entry.header.op <= self.log.head().op {
+                continue;
+            }
+            if entry.header.cluster != self.cluster.id()
+                || !self.log.follows(&entry.header)
+                || !accept(entry.header.anchor())
+            {
+                break;
+            }
+            self.log.append(&entry.header);
+            run.push(entry);
+        }
+        self.appended(run);
+    }
+
+    pub(super) fn append(&mut self, entries: Vec<Entry>) {
+        for entry in &entries {
+            self.log.append(&entry.header);
+        }
+        self.appended(entries);
+    }
+
+    fn appended(&mut self, entries: Vec<Entry>) {
+        if entries.is_empty() {
+            return;
+        }
+        let seq = self.write(Write::Append(entries));
+        self.log.appended(seq);
+        self.commit_by_pipeline();
+    }
+
+    /// Rule N4: what is durable here, in the log of this view, to its primary.
+    pub(super) fn acknowledge(&mut self) {
+        let primary = self.primary();
+        if primary != self.me {
+            let message = Message::PrepareOk { view: self.view, log: self.log.durable() };
+            self.send(primary, message);
+        }
+    }
+
+    /// Rule N5: a commit point counts only where this member's log is known to be the log it speaks of.
+    fn note_commit(&mut self, view: View, commit: Anchor) {
+        let head = self.log.head().op;
+        if commit.op <= self.log.floor() {
+            return;
+        }
+        match self.log.hash(commit.op) {
+            Some(ours) if ours == commit.hash => self.advance_commit(commit.op),
+            Some(ours) if self.log_view == view || commit.op <= self.commit => {
+                self.halt(Halt::Diverged { op: commit.op, ours, theirs: commit.hash });
+            }
+            None if self.log_view == view => self.advance_commit(head.min(commit.op)),
+            Some(_) | None => {}
+        }
+    }
+
+    pub(super) fn on_commit(&mut self, from: MemberId, view: View, commit: Anchor, round: Round, trim: Op) {
+        if !self.follow(from, view) {
+            return;
+        }
+        self.note_commit(view, commit);
+        if self.halted {
+            return;
+        }
+        let installed = matches!(self.state, State::Backup(_));
+        if installed {
+            self.on_trim(trim);
+        }
+        let log = installed.then(|| self.log.durable());
+        let checkpoint =
+            if self.is_witness() { self.commit.min(self.log.durable().op) } else { self.checkpoint };
+        let wall = self.now.wall;
+        self.send(from, Message::CommitOk { view, round, log, checkpoint, wall });
+    }
+}

@@ -1,0 +1,126 @@
+//! The decision as a table: rule V5 of PROTOCOL.md, case by case.
+
+use super::*;
+
+fn hash(op: u64, branch: u64) -> Hash {
+    Hash::new(u128::from(op) << 64 | u128::from(branch))
+}
+
+/// A summary with `log_view`, committed through `commit` on branch 0, and these slots above.
+fn summary(log_view: u64, commit: u64, slots: &[Slot]) -> LogSummary {
+    let commit = Anchor::new(Op::new(commit), if commit == 0 { Hash::ZERO } else { hash(commit, 0) });
+    LogSummary {
+        log_view: View::new(log_view),
+        checkpoint: Anchor::ZERO,
+        commit,
+        head: commit.op.advance(slots.len() as u64),
+        suffix: slots.to_vec(),
+    }
+}
+
+fn present(op: u64, branch: u64) -> Slot {
+    Slot::Present(hash(op, branch))
+}
+
+fn votes(summaries: &[LogSummary]) -> BTreeMap<MemberId, LogSummary> {
+    summaries.iter().enumerate().map(|(i, s)| (MemberId::new(i as u8), s.clone())).collect()
+}
+
+/// Three members: view-change quorum 2, nack quorum 2.
+const THREE: Quorums = Quorums { view_change: 2, nack: 2 };
+/// Five members: view-change quorum 3, nack quorum 3.
+const FIVE: Quorums = Quorums { view_change: 3, nack: 3 };
+
+#[test]
+fn v5_one_vote_of_three_decides_nothing() {
+    assert_eq!(decide(&votes(&[summary(0, 0, &[])]), THREE), None);
+}
+
+#[test]
+fn v5_what_is_present_anywhere_with_the_newest_log_view_is_kept() {
+    let votes = votes(&[summary(1, 0, &[present(1, 0)]), summary(1, 0, &[present(1, 0), present(2, 0)])]);
+    let decided = decide(&votes, THREE).expect("complete");
+    assert_eq!((decided.base, decided.head()), (Anchor::ZERO, Op::new(2)));
+}
+
+/// A suffix of an older log view never outlives a newer one's, however long it is.
+#[test]
+fn v5_a_longer_log_of_an_older_log_view_names_nothing() {
+    let old = summary(1, 0, &[present(1, 9), present(2, 9), present(3, 9)]);
+    let votes = votes(&[summary(2, 0, &[present(1, 0)]), old]);
+    let decided = decide(&votes, THREE).expect("complete");
+    assert_eq!(decided.suffix, vec![hash(1, 0)]);
+}
+
+/// The new primary's own smaller commit number as the base would let a committed entry be cut.
+#[test]
+fn v5_the_base_is_the_greatest_commit_in_the_quorum_whatever_its_log_view() {
+    let votes = votes(&[summary(3, 1, &[present(2, 0), present(3, 0), present(4, 0)]), summary(1, 3, &[])]);
+    let decided = decide(&votes, THREE).expect("complete");
+    assert_eq!(decided.base, Anchor::new(Op::new(3), hash(3, 0)));
+    assert_eq!(decided.suffix, vec![hash(4, 0)]);
+}
+
+/// Two members of equal log view that differ, after a crash in the middle of an installation.
+#[test]
+fn v5_two_of_the_newest_log_view_that_differ_prove_that_neither_is_committed() {
+    let votes = votes(&[
+        summary(1, 1, &[present(2, 0), present(3, 0)]),
+        summary(1, 1, &[present(2, 0), present(3, 7), present(4, 7)]),
+    ]);
+    let decided = decide(&votes, THREE).expect("complete");
+    assert_eq!(decided.head(), Op::new(2));
+}
+
+/// A faulty entry is never a nack: it may have been acknowledged.
+#[test]
+fn v5_a_faulty_entry_waits_for_an_intact_copy_or_a_nack_quorum() {
+    let faulty = summary(1, 0, &[Slot::Faulty(Some(hash(1, 0)))]);
+    let absent = summary(1, 0, &[]);
+    assert_eq!(decide(&votes(&[faulty.clone(), absent.clone()]), THREE), None);
+    let decided = decide(&votes(&[faulty.clone(), absent.clone(), absent]), THREE).expect("complete");
+    assert_eq!(decided.head(), Op::ZERO);
+    let intact = summary(0, 0, &[present(1, 0)]);
+    let decided = decide(&votes(&[faulty, intact]), THREE).expect("complete");
+    assert_eq!(decided.suffix, vec![hash(1, 0)]);
+}
+
+/// An uncertain head: an op that may or may not have existed.
+#[test]
+fn v5_a_faulty_entry_without_a_hash_is_kept_if_another_names_it_and_cut_by_nacks() {
+    let unknown = summary(1, 0, &[Slot::Faulty(None)]);
+    let decided =
+        decide(&votes(&[unknown.clone(), summary(1, 0, &[present(1, 0)])]), THREE).expect("complete");
+    assert_eq!(decided.suffix, vec![hash(1, 0)]);
+    let absent = summary(1, 0, &[]);
+    assert_eq!(decide(&votes(&[unknown.clone(), absent.clone()]), THREE), None);
+    let decided = decide(&votes(&[unknown, absent.clone(), absent]), THREE).expect("complete");
+    assert_eq!(decided.head(), Op::ZERO);
+}
+
+/// A lower log view counted as a nack while the greatest one's entry is faulty would cut a committed entry.
+#[test]
+fn v5_a_lower_log_view_does_not_nack_while_every_newest_copy_is_faulty() {
+    let faulty = summary(2, 0, &[Slot::Faulty(Some(hash(1, 0)))]);
+    let older = summary(1, 0, &[]);
+    assert_eq!(decide(&votes(&[faulty.clone(), older.clone(), older.clone()]), THREE), None);
+    let newest_without = summary(2, 0, &[]);
+    assert_eq!(decide(&votes(&[faulty.clone(), faulty.clone(), older.clone(), older.clone()]), FIVE), None);
+    let decided = decide(&votes(&[faulty.clone(), faulty, newest_without, older.clone(), older]), FIVE)
+        .expect("complete");
+    assert_eq!(decided.head(), Op::ZERO);
+}
+
+#[test]
+fn v5_the_decision_does_not_depend_on_who_says_what() {
+    let all = [
+        summary(2, 1, &[present(2, 0)]),
+        summary(2, 2, &[present(3, 0)]),
+        summary(1, 0, &[present(1, 0), present(2, 5)]),
+    ];
+    let expected = decide(&votes(&all), THREE);
+    for order in [[0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let shuffled: Vec<LogSummary> = order.iter().map(|i| all[*i].clone()).collect();
+        assert_eq!(decide(&votes(&shuffled), THREE), expected);
+    }
+}

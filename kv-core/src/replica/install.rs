@@ -1,0 +1,235 @@
+//! Making the own log exactly the log of a view: compare hashes, cut what differs and everything above the head, fetch the
+//! rest, make it durable. The same at the new primary (for the decided log) and at a backup (for `StartView`'s).
+
+use super::state::State;
+use super::{Halt, Replica};
+use crate::ids::{Anchor, Hash, Instant, MemberId, Op, WriteSeq};
+use crate::message::{Entry, FetchWhat, Message};
+use std::collections::BTreeMap;
+use tracing::debug;
+
+/// How many entries are fetched at once, and how many may be on their way to the disk.
+const RUN_ENTRIES: u64 = 256;
+
+#[derive(Debug)]
+pub(super) struct Install {
+    /// Hashes of the view's log that are known; the last is its head.
+    known: BTreeMap<Op, Hash>,
+    head: Anchor,
+    /// The own log has been cut to what agrees.
+    cut: bool,
+    /// The request that is out, if any.
+    nonce: Option<u64>,
+    pub(super) retry_at: Instant,
+    /// Counts requests that were not answered: each goes to the next peer.
+    turns: usize,
+    /// The write after which the view's log is durable here.
+    finishing: Option<WriteSeq>,
+}
+
+/// What comparing hashes says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Match {
+    /// The logs agree up to here.
+    At(Op),
+    /// These hashes must be asked for first.
+    Unknown { from: Op, through: Op },
+    /// A committed entry is not in the view's log.
+    Diverged { op: Op, theirs: Hash },
+}
+
+impl Install {
+    /// Installs the log whose last ops have these hashes (ascending, without a gap, not empty).
+    pub(super) fn new(hashes: &[(Op, Hash)], now: Instant) -> Self {
+        let known: BTreeMap<Op, Hash> = hashes.iter().copied().collect();
+        let (op, hash) = hashes.last().copied().expect("the caller has checked that there is a head");
+        let head = Anchor::new(op, hash);
+        Self { known, head, cut: false, nonce: None, retry_at: now, turns: 0, finishing: None }
+    }
+}
+
+impl Replica {
+    /// Goes on with an installation as far as it can.
+    pub(super) fn drive_install(&mut self) {
+        if !self.cut_for_install() {
+            return;
+        }
+        let head = self.log.head();
+        let now = self.now.monotonic;
+        let Some(install) = self.state.install_mut() else { return };
+        if head.op < install.head.op {
+            return self.fetch_for_install();
+        }
+        assert!(head == install.head, "what was fetched chains to the head that was asked for");
+        let finishing = match install.finishing {
+            Some(seq) => seq,
+            None => {
+                self.log_view = self.view;
+                self.damaged = false;
+                self.write_view(None)
+            }
+        };
+        if let Some(install) = self.state.install_mut() {
+            install.finishing = Some(finishing);
+            install.retry_at = now.after(self.options.suspect_max);
+        }
+        if self.is_durable(finishing) {
+            self.finish_install();
+        }
+    }
+
+    fn finish_install(&mut self) {
+        debug!(view = %self.view, head = ?self.log.head(), "the view's log is installed");
+        if self.primary() == self.me {
+            self.become_primary();
+        } else {
+            self.become_backup();
+            self.acknowledge();
+        }
+    }
+
+    /// Rule V7: what agrees is kept, what differs and everything above the view's head goes. True when that is done.
+    fn cut_for_install(&mut self) -> bool {
+        let Some(install) = self.state.install_mut() else { return false };
+        if install.cut {
+            return true;
+        }
+        match self.find_match() {
+            Match::At(op) => {
+                let head = self.log.head().op;
+                let after = self.anchor(op);
+                if head > op || self.damaged {
+                    debug!(view = %self.view, ?after, was = %head, "cut");
+                    self.log.cut(op);
+                    self.write_view(Some(after));
+                }
+                let now = self.now.monotonic;
+                if let Some(install) = self.state.install_mut() {
+                    install.cut = true;
+                    install.nonce = None;
+                    install.retry_at = now;
+                }
+                true
+            }
+            Match::Unknown { from, through } => {
+                self.request(from, through, None, FetchWhat::Headers);
+                false
+            }
+            Match::Diverged { op, theirs } => {
+                let ours = self.log.hash(op).unwrap_or_default();
+                self.halt(Halt::Diverged { op, ours, theirs });
+                false
+            }
+        }
+    }
+
+    /// Walks down from the lower of the two heads to the first op with equal hashes; at its own commit point this member
+    /// vouches for itself.
+    fn find_match(&mut self) -> Match {
+        let (head, commit) = (self.log.head().op, self.commit);
+        let Some(install) = self.state.install_mut() else { return Match::At(commit) };
+        if install.head.op < commit {
+            return Match::Diverged { op: commit, theirs: install.head.hash };
+        }
+        let top = head.min(install.head.op);
+        let mut op = top;
+        while op > commit {
+            match install.known.get(&op) {
+                Some(theirs) if self.log.hash(op) == Some(*theirs) => return Match::At(op),
+                Some(_) => op = op.previous(),
+                None => return Match::Unknown { from: commit.next(), through: op },
+            }
+        }
+        match install.known.get(&commit) {
+            Some(theirs) if self.log.hash(commit) != Some(*theirs) && commit > self.log.floor() => {
+                Match::Diverged { op: commit, theirs: *theirs }
+            }
+            Some(_) | None => Match::At(commit),
+        }
+    }
+
+    fn fetch_for_install(&mut self) {
+        let head = self.log.head().op;
+        let backlog = head.distance_from(self.log.durable().op);
+        let later = self.now.monotonic.after(self.options.suspect_min);
+        if backlog > RUN_ENTRIES {
+            // Goes on when the disk has caught up.
+            if let Some(install) = self.state.install_mut() {
+                install.retry_at = later;
+            }
+            return;
+        }
+        let Some(install) = self.state.install_mut() else { return };
+        let through = install.head.op.min(head.advance(RUN_ENTRIES));
+        let hash = install.known.get(&through).copied();
+        self.request(head.next(), through, hash, FetchWhat::Entries);
+    }
+
+    /// Sends a request unless one is out and may still be answered.
+    fn request(&mut self, from: Op, through: Op, hash: Option<Hash>, what: FetchWhat) {
+        let (now, nonce) = (self.now.monotonic, self.nonce());
+        let retry_at = now.after(self.options.suspect_min);
+        let Some(install) = self.state.install_mut() else { return };
+        if install.nonce.is_some() && now < install.retry_at {
+            return;
+        }
+        if install.nonce.is_some() {
+            install.turns += 1;
+        }
+        let turns = install.turns;
+        install.nonce = Some(nonce);
+        install.retry_at = retry_at;
+        let to = self.source(turns);
+        self.send(to, Message::Fetch { from, through, hash, nonce, what });
+    }
+
+    /// Whom to ask: the primary of the view first, then the others in turn.
+    fn source(&self, turns: usize) -> MemberId {
+        let primary = self.primary();
+        let mut peers: Vec<MemberId> = self.cluster.peers(self.me).map(|peer| peer.id).collect();
+        peers.sort_by_key(|peer| (*peer != primary, *peer));
+        peers[turns % peers.len()]
+    }
+
+    pub(super) fn on_headers(&mut self, nonce: u64, hashes: &[(Op, Hash)]) {
+        let now = self.now.monotonic;
+        let Some(install) = self.state.install_mut().filter(|install| install.nonce == Some(nonce)) else {
+            return;
+        };
+        let before = install.known.len();
+        for (op, hash) in hashes {
+            install.known.entry(*op).or_insert(*hash);
+        }
+        if install.known.len() > before {
+            install.nonce = None;
+            install.retry_at = now;
+            self.drive_install();
+        }
+    }
+
+    pub(super) fn on_new_state(&mut self, from: MemberId, nonce: u64, entries: Vec<Entry>) {
+        if matches!(self.state, State::Backup(_)) {
+            return self.fill_gap(from, nonce, entries);
+        }
+        let now = self.now.monotonic;
+        let Some(install) =
+            self.state.install_mut().filter(|install| install.nonce == Some(nonce) && install.cut)
+        else {
+            return;
+        };
+        let (known, end) = (install.known.clone(), install.head.op);
+        let before = self.log.head().op;
+        self.append_run(entries, |entry| {
+            entry.op <= end && known.get(&entry.op).is_none_or(|hash| *hash == entry.hash)
+        });
+        // An answer that brings nothing leaves the request open: after its time the next peer is asked.
+        if self.log.head().op > before
+            && let Some(install) = self.state.install_mut()
+        {
+            install.nonce = None;
+            install.retry_at = now;
+            self.extend_patience();
+            self.drive_install();
+        }
+    }
+}

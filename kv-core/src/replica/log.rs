@@ -1,0 +1,147 @@
+//! The log as the protocol sees it: a hash-chained prefix, without bodies, and how much of it is durable here.
+
+use crate::ids::{Anchor, Hash, Op, Revision, Timestamp, WriteSeq};
+use crate::message::{EntryHeader, EntryMeta, Recovered};
+use std::collections::VecDeque;
+
+#[derive(Debug)]
+pub(super) struct Log {
+    /// The point below the oldest entry that is remembered.
+    floor: Anchor,
+    floor_next_revision: Revision,
+    floor_timestamp: Timestamp,
+    /// Op `floor + 1` first. Each chains to the one before.
+    entries: VecDeque<EntryMeta>,
+    /// Everything up to here is durable. Invariant: `floor <= durable <= head`.
+    durable: Op,
+    /// Appends under way: the write, and the head that it makes durable. Both ascend.
+    pending: VecDeque<(WriteSeq, Op)>,
+}
+
+impl Log {
+    pub(super) fn new(recovered: &Recovered) -> Self {
+        let head = recovered.floor.op.advance(recovered.entries.len() as u64);
+        Self {
+            floor: recovered.floor,
+            floor_next_revision: recovered.floor_next_revision,
+            floor_timestamp: recovered.floor_timestamp,
+            entries: recovered.entries.iter().copied().collect(),
+            durable: head,
+            pending: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn floor(&self) -> Op {
+        self.floor.op
+    }
+
+    pub(super) fn head(&self) -> Anchor {
+        let op = self.floor.op.advance(self.entries.len() as u64);
+        Anchor::new(op, self.entries.back().map_or(self.floor.hash, |meta| meta.hash))
+    }
+
+    pub(super) fn durable(&self) -> Anchor {
+        self.anchor(self.durable).expect("durable lies between floor and head")
+    }
+
+    pub(super) fn next_revision(&self) -> Revision {
+        self.entries.back().map_or(self.floor_next_revision, |meta| meta.next_revision)
+    }
+
+    pub(super) fn timestamp(&self) -> Timestamp {
+        self.entries.back().map_or(self.floor_timestamp, |meta| meta.timestamp)
+    }
+
+    pub(super) fn meta(&self, op: Op) -> Option<&EntryMeta> {
+        if op <= self.floor.op {
+            return None;
+        }
+        let index = op.distance_from(self.floor.op) - 1;
+        self.entries.get(usize::try_from(index).ok()?)
+    }
+
+    /// The hash at `op`, for ops from the floor to the head.
+    pub(super) fn hash(&self, op: Op) -> Option<Hash> {
+        if op == self.floor.op { Some(self.floor.hash) } else { self.meta(op).map(|meta| meta.hash) }
+    }
+
+    pub(super) fn anchor(&self, op: Op) -> Option<Anchor> {
+        self.hash(op).map(|hash| Anchor::new(op, hash))
+    }
+
+    pub(super) fn holds(&self, anchor: Anchor) -> bool {
+        self.hash(anchor.op) == Some(anchor.hash)
+    }
+
+    /// Whether an entry with this header can be appended: the next op, chained to the head.
+    pub(super) fn follows(&self, header: &EntryHeader) -> bool {
+        let head = self.head();
+        header.op == head.op.next()
+            && header.parent == head.hash
+            && header.first_revision == self.next_revision()
+            && header.timestamp >= self.timestamp()
+    }
+
+    pub(super) fn append(&mut self, header: &EntryHeader) {
+        assert!(self.follows(header), "the caller has checked that the entry follows");
+        self.entries.push_back(EntryMeta::of(header));
+    }
+
+    /// The head will be durable when `seq` is.
+    pub(super) fn appended(&mut self, seq: WriteSeq) {
+        self.pending.push_back((seq, self.head().op));
+    }
+
+    /// Everything up to `seq` is durable. Returns whether the durable part grew.
+    pub(super) fn on_durable(&mut self, seq: WriteSeq) -> bool {
+        let before = self.durable;
+        while let Some(&(_, op)) = self.pending.front().filter(|(first, _)| *first <= seq) {
+            self.durable = self.durable.max(op);
+            self.pending.pop_front();
+        }
+        self.durable > before
+    }
+
+    /// Forgets everything above `op`.
+    pub(super) fn cut(&mut self, op: Op) {
+        assert!(op >= self.floor.op, "nothing at or below the floor is cut");
+        let keep = op.distance_from(self.floor.op);
+        self.entries.truncate(usize::try_from(keep).expect("the log fits in memory"));
+        self.durable = self.durable.min(op);
+        for (_, through) in &mut self.pending {
+            *through = (*through).min(op);
+        }
+    }
+
+    /// Forgets entries at or below `op`, which must be durable.
+    pub(super) fn trim(&mut self, op: Op) {
+        assert!(op <= self.durable, "only durable entries are trimmed");
+        while self.floor.op < op {
+            let meta = self.entries.pop_front().expect("op is at or below the head");
+            self.floor = Anchor::new(self.floor.op.next(), meta.hash);
+            self.floor_next_revision = meta.next_revision;
+            self.floor_timestamp = meta.timestamp;
+        }
+    }
+
+    /// The last op of a run from `from` up to `through` whose bodies fit `max_bytes`; at least `from`.
+    pub(super) fn run_within(&self, from: Op, through: Op, max_bytes: usize) -> Op {
+        let mut last = from;
+        let mut bytes = self.meta(from).map_or(0, |meta| meta.body_len as usize);
+        while last < through {
+            let Some(meta) = self.meta(last.next()) else { break };
+            bytes = bytes.saturating_add(meta.body_len as usize);
+            if bytes > max_bytes {
+                break;
+            }
+            last = last.next();
+        }
+        last
+    }
+
+    pub(super) fn check_invariants(&self) {
+        assert!(self.floor.op <= self.durable, "durable is not below the floor");
+        assert!(self.durable <= self.head().op, "durable is not above the head");
+        assert!(self.pending.iter().is_sorted(), "appends end in order");
+    }
+}

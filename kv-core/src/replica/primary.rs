@@ -1,0 +1,541 @@
+//! The primary: ordering requests, counting acknowledgements, read rounds, signs of life, abdication.
+
+use super::detector::Suspicion;
+use super::stamp::Stamp;
+use super::state::State;
+use super::{Output, Replica, Wrap};
+use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, Timestamp, View};
+use crate::message::{BODY_OVERHEAD, Entry, EntryHeader, Message, PeerStatus, Write, body_of};
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+use tracing::{info, trace};
+
+/// How many bytes of bodies one `SendEntries` carries.
+pub(super) const RUN_BYTES: usize = 1 << 20;
+
+/// What a backup's `CommitOk` says besides its view.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pub(super) round: Round,
+    pub(super) log: Option<Anchor>,
+    pub(super) checkpoint: Op,
+    pub(super) wall: Timestamp,
+}
+
+#[derive(Debug)]
+pub(super) struct Primary {
+    peers: BTreeMap<MemberId, PeerProgress>,
+    /// Requests that wait for a place in the pipeline.
+    queue: VecDeque<Bytes>,
+    queued_bytes: usize,
+    /// The head when the view started: reads wait until it is committed (rule R1).
+    inherited: Op,
+    heartbeat_at: Instant,
+    /// Whether a quorum has answered in this view at all.
+    answered: bool,
+    started_at: Instant,
+    leaving: Leaving,
+    reads: Reads,
+    stamp: Stamp,
+}
+
+/// How far one peer is in the log of this view.
+#[derive(Debug)]
+struct PeerProgress {
+    /// Invariant: `acked < next`, and `next <= head + 1`.
+    acked: Op,
+    /// The next op to send.
+    next: Op,
+    /// When `acked` last grew, or the peer was last sent to anew.
+    moved_at: Instant,
+    /// The silence after which it is sent to anew; doubles.
+    patience: Duration,
+    heard_at: Option<Instant>,
+    round: Round,
+    checkpoint: Option<Op>,
+}
+
+/// Whether the primary is on its way out.
+#[derive(Debug)]
+enum Leaving {
+    No,
+    /// A handover lets what is in flight end first.
+    Draining {
+        until: Instant,
+    },
+    /// Rule V8: no sign of life any more, but a standing vote to leave.
+    Abdicated(Suspicion),
+}
+
+/// Linearizable reads that wait for a confirmation (rule R1).
+#[derive(Debug, Default)]
+struct Reads {
+    round: Round,
+    in_round: Vec<u64>,
+    op: Op,
+    waiting: Vec<u64>,
+}
+
+impl Primary {
+    pub(super) fn is_serving(&self) -> bool {
+        matches!(self.leaving, Leaving::No)
+    }
+
+    pub(super) fn abdication(&self) -> Option<Suspicion> {
+        match self.leaving {
+            Leaving::Abdicated(suspicion) => Some(suspicion),
+            Leaving::No | Leaving::Draining { .. } => None,
+        }
+    }
+
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    pub(super) fn next_timeout(&self) -> Instant {
+        match self.leaving {
+            Leaving::No => self.heartbeat_at,
+            Leaving::Draining { until } => until.min(self.heartbeat_at),
+            Leaving::Abdicated(suspicion) => suspicion.resend_at,
+        }
+    }
+
+    pub(super) fn peer_status(&self, now: Instant, silence: Duration) -> Vec<PeerStatus> {
+        let alive = |peer: &PeerProgress| peer.heard_at.is_some_and(|at| now.since(at) <= silence);
+        self.peers
+            .iter()
+            .map(|(id, peer)| PeerStatus { id: *id, acknowledged: peer.acked, alive: alive(peer) })
+            .collect()
+    }
+
+    /// When the `quorum`-th most recently heard member (this one included) was heard.
+    fn quorum_heard_at(&self, quorum: usize, now: Instant) -> Option<Instant> {
+        let mut heard: Vec<Instant> =
+            self.peers.values().filter_map(|peer| peer.heard_at).chain([now]).collect();
+        heard.sort_unstable_by(|a, b| b.cmp(a));
+        heard.get(quorum - 1).copied()
+    }
+
+    pub(super) fn check_invariants(&self, head: Op) {
+        for peer in self.peers.values() {
+            assert!(peer.acked < peer.next, "what is acknowledged was sent");
+            assert!(peer.next <= head.next(), "only what exists was sent");
+        }
+        assert_eq!(self.queued_bytes, self.queue.iter().map(Bytes::len).sum::<usize>());
+    }
+}
+
+impl Replica {
+    /// Rule V6: the log of the view is durable here, and so is `log_view`.
+    pub(super) fn become_primary(&mut self) {
+        let now = self.now.monotonic;
+        info!(view = %self.view, head = ?self.log.head(), "primary");
+        self.attempts = 0;
+        let commit = self.commit;
+        let progress = |_| PeerProgress {
+            acked: commit.previous(),
+            next: commit.max(Op::new(1)),
+            moved_at: now,
+            patience: self.options.suspect_min,
+            heard_at: None,
+            round: Round::ZERO,
+            checkpoint: None,
+        };
+        let peers = self.cluster.peers(self.me).map(|peer| (peer.id, progress(()))).collect();
+        let mut primary = Primary {
+            peers,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            inherited: self.log.head().op,
+            heartbeat_at: now,
+            answered: false,
+            started_at: now,
+            leaving: Leaving::No,
+            reads: Reads::default(),
+            stamp: Stamp::default(),
+        };
+        // The tail is driven anew only to those who are behind: they say so in their first acknowledgement.
+        let head = self.log.head().op;
+        for peer in primary.peers.values_mut() {
+            peer.next = head.next();
+            peer.acked = peer.acked.min(head);
+        }
+        self.state = State::Primary(primary);
+        let message = self.start_view(0);
+        self.broadcast(&message);
+        self.heartbeat();
+        self.maybe_commit();
+    }
+
+    pub(super) fn start_view(&self, nonce: u64) -> Message {
+        let head = self.log.head().op;
+        let first = self.commit.back(u64::from(self.options.pipeline)).max(self.log.floor());
+        let mut hashes = Vec::new();
+        let mut op = first;
+        while op <= head {
+            hashes.push((op, self.anchor(op).hash));
+            op = op.next();
+        }
+        Message::StartView { view: self.view, commit: self.commit(), hashes, nonce }
+    }
+
+    /// Whoever waits for a proposal or a read must ask elsewhere.
+    pub(super) fn leave_primary(&mut self) {
+        let State::Primary(primary) = &mut self.state else { return };
+        primary.queue.clear();
+        primary.queued_bytes = 0;
+        let mut tickets = std::mem::take(&mut primary.reads.in_round);
+        tickets.append(&mut primary.reads.waiting);
+        if !tickets.is_empty() {
+            self.outputs.push_back(Output::ReadsRefused { tickets });
+        }
+        self.outputs.push_back(Output::ProposalsAbandoned);
+    }
+
+    // -- ordering requests (rules N1 to N3)
+
+    pub(super) fn on_propose(&mut self, requests: Vec<Bytes>) {
+        let State::Primary(primary) = &mut self.state else { return };
+        if !primary.is_serving() {
+            return;
+        }
+        primary.queued_bytes += requests.iter().map(Bytes::len).sum::<usize>();
+        primary.queue.extend(requests);
+        self.seal_entries();
+    }
+
+    /// Makes entries of the waiting requests while the pipeline has room.
+    fn seal_entries(&mut self) {
+        loop {
+            let uncommitted = self.log.head().op.distance_from(self.commit);
+            let max_bytes = self.options.max_batch_bytes;
+            let State::Primary(primary) = &mut self.state else { return };
+            if primary.queue.is_empty() || uncommitted >= u64::from(self.options.pipeline) {
+                return;
+            }
+            let mut requests = Vec::new();
+            let mut bytes = 0;
+            while let Some(request) = primary.queue.front() {
+                bytes += request.len() + BODY_OVERHEAD;
+                if bytes > max_bytes && !requests.is_empty() {
+                    break;
+                }
+                requests.extend(primary.queue.pop_front());
+            }
+            primary.queued_bytes -= requests.iter().map(Bytes::len).sum::<usize>();
+            let quorum = self.cluster.replication_quorum();
+            let timestamp = primary.stamp.next(self.log.timestamp(), self.now.wall, quorum);
+            let entry = self.entry(&requests, timestamp);
+            self.prepare(entry);
+        }
+    }
+
+    fn entry(&self, requests: &[Bytes], timestamp: Timestamp) -> Entry {
+        let body = body_of(requests);
+        let head = self.log.head();
+        let header = EntryHeader {
+            cluster: self.cluster.id(),
+            view: self.view,
+            op: head.op.next(),
+            parent: head.hash,
+            first_revision: self.log.next_revision(),
+            timestamp,
+            request_count: u32::try_from(requests.len()).expect("a batch is bounded in bytes"),
+            body_len: u32::try_from(body.len()).expect("a batch is bounded in bytes"),
+            body_hash: Hash::of(&body),
+        };
+        Entry { header, body }
+    }
+
+    /// Rule N2: to all peers in parallel with the own journal.
+    fn prepare(&mut self, entry: Entry) {
+        let op = entry.header.op;
+        let commit = self.commit();
+        self.log.append(&entry.header);
+        let seq = self.write(Write::Append(vec![entry.clone()]));
+        self.log.appended(seq);
+        let window = self.window();
+        let (view, now) = (self.view, self.now.monotonic);
+        let State::Primary(primary) = &mut self.state else { return };
+        let mut receivers = Vec::new();
+        for (id, peer) in &mut primary.peers {
+            if peer.next == op && op.distance_from(peer.acked) <= window {
+                if peer.acked == op.previous() {
+                    peer.moved_at = now;
+                }
+                peer.next = op.next();
+                receivers.push(*id);
+            }
+        }
+        for to in receivers {
+            self.send(to, Message::Prepare { view, commit, entry: entry.clone() });
+        }
+    }
+
+    /// How far ahead of its acknowledgements a peer is sent to.
+    fn window(&self) -> u64 {
+        u64::from(self.options.pipeline) * 2
+    }
+
+    /// Sends a peer what it lacks, within its window.
+    fn feed(&mut self, to: MemberId) {
+        let (head, window) = (self.log.head().op, self.window());
+        let State::Primary(primary) = &mut self.state else { return };
+        let Some(peer) = primary.peers.get_mut(&to) else { return };
+        let limit = head.min(peer.acked.advance(window));
+        if peer.next > limit || peer.next <= self.log.floor() {
+            return;
+        }
+        let from = peer.next;
+        let through = self.log.run_within(from, limit, RUN_BYTES);
+        peer.next = through.next();
+        let (through, wrap) =
+            (self.anchor(through), Wrap::Prepare { view: self.view, commit: self.commit() });
+        self.outputs.push_back(Output::SendEntries { to, from, through, wrap });
+    }
+
+    // -- acknowledgements (rules N4, N5)
+
+    pub(super) fn on_prepare_ok(&mut self, from: MemberId, view: View, log: Anchor) {
+        if view == self.view && matches!(self.state, State::Primary(_)) {
+            self.on_acknowledged(from, log);
+        }
+    }
+
+    fn on_acknowledged(&mut self, from: MemberId, log: Anchor) {
+        if !self.log.holds(log) {
+            trace!(%from, ?log, "ignore an acknowledgement of another log");
+            return;
+        }
+        let (now, patience) = (self.now.monotonic, self.options.suspect_min);
+        let State::Primary(primary) = &mut self.state else { return };
+        let Some(peer) = primary.peers.get_mut(&from) else { return };
+        peer.heard_at = Some(now);
+        if log.op > peer.acked {
+            peer.acked = log.op;
+            peer.next = peer.next.max(log.op.next());
+            peer.moved_at = now;
+            peer.patience = patience;
+            self.maybe_commit();
+        }
+        self.feed(from);
+    }
+
+    /// Rule N4: committed is what a replication quorum has acknowledged in this view.
+    pub(super) fn maybe_commit(&mut self) {
+        let quorum = self.cluster.replication_quorum();
+        let State::Primary(primary) = &self.state else { return };
+        let own = self.log.durable().op;
+        let mut acked: Vec<Op> = primary.peers.values().map(|peer| peer.acked).chain([own]).collect();
+        acked.sort_unstable_by(|a, b| b.cmp(a));
+        let op = acked[quorum - 1];
+        if op > self.commit {
+            self.advance_commit(op);
+        }
+        self.seal_entries();
+        self.confirm_reads();
+        if let State::Primary(Primary { leaving: Leaving::Draining { .. }, .. }) = &self.state
+            && self.commit == self.log.head().op
+        {
+            self.abdicate("handed over");
+        }
+    }
+
+    pub(super) fn on_commit_ok(&mut self, from: MemberId, view: View, heard: Heard) {
+        if view != self.view {
+            return;
+        }
+        let now = self.now;
+        let State::Primary(primary) = &mut self.state else { return };
+        let Some(peer) = primary.peers.get_mut(&from) else { return };
+        peer.heard_at = Some(now.monotonic);
+        peer.round = peer.round.max(heard.round);
+        peer.checkpoint = Some(heard.checkpoint);
+        primary.stamp.on_peer_clock(from, heard.wall, now.wall);
+        self.votes.withdraw(from);
+        if let Some(log) = heard.log {
+            self.on_acknowledged(from, log);
+            self.send_anew(from);
+        }
+        self.confirm_reads();
+    }
+
+    /// A peer that answers but does not move has lost something.
+    fn send_anew(&mut self, to: MemberId) {
+        let (now, most) = (self.now.monotonic, self.options.suspect_max);
+        let State::Primary(primary) = &mut self.state else { return };
+        let Some(peer) = primary.peers.get_mut(&to) else { return };
+        if peer.acked.next() < peer.next && now.since(peer.moved_at) >= peer.patience {
+            peer.next = peer.acked.next();
+            peer.moved_at = now;
+            peer.patience = (peer.patience * 2).min(most);
+            self.feed(to);
+        }
+    }
+
+    // -- reads (rule R1)
+
+    pub(super) fn on_read(&mut self, ticket: u64) {
+        match &mut self.state {
+            State::Primary(primary) if primary.is_serving() => primary.reads.waiting.push(ticket),
+            _ => {
+                self.outputs.push_back(Output::ReadsRefused { tickets: vec![ticket] });
+                return;
+            }
+        }
+        self.confirm_reads();
+    }
+
+    /// Ends the present round if a quorum has answered it, and starts the next if reads wait.
+    fn confirm_reads(&mut self) {
+        loop {
+            let quorum = self.cluster.replication_quorum();
+            let commit = self.commit;
+            let State::Primary(primary) = &mut self.state else { return };
+            if !primary.is_serving() {
+                return;
+            }
+            let reads = &mut primary.reads;
+            if !reads.in_round.is_empty() {
+                let confirmed = 1 + primary.peers.values().filter(|peer| peer.round >= reads.round).count();
+                if confirmed < quorum {
+                    return;
+                }
+                let tickets = std::mem::take(&mut reads.in_round);
+                self.outputs.push_back(Output::ReadReady { tickets, op: reads.op });
+            }
+            if reads.waiting.is_empty() {
+                return;
+            }
+            reads.in_round = std::mem::take(&mut reads.waiting);
+            reads.round = reads.round.next();
+            reads.op = commit.max(primary.inherited);
+            self.send_commit();
+        }
+    }
+
+    // -- signs of life, and the end of them (rule V8)
+
+    fn send_commit(&mut self) {
+        let State::Primary(primary) = &self.state else { return };
+        let known = primary.peers.values().map(|peer| peer.checkpoint.unwrap_or(Op::ZERO));
+        let trim = known.chain([self.checkpoint]).min().unwrap_or(Op::ZERO).max(self.trim);
+        let message =
+            Message::Commit { view: self.view, commit: self.commit(), round: primary.reads.round, trim };
+        self.broadcast(&message);
+        self.on_trim(trim);
+    }
+
+    fn heartbeat(&mut self) {
+        let next = self.now.monotonic.after(self.options.heartbeat);
+        if let State::Primary(primary) = &mut self.state {
+            primary.heartbeat_at = next;
+        }
+        self.send_commit();
+    }
+
+    pub(super) fn primary_timeout(&mut self) {
+        let now = self.now.monotonic;
+        let State::Primary(primary) = &self.state else { return };
+        match primary.leaving {
+            Leaving::Abdicated(suspicion) => {
+                if now >= suspicion.resend_at {
+                    self.vote_to_be_left(suspicion.target);
+                }
+                return;
+            }
+            Leaving::Draining { until } if now >= until => return self.abdicate("handed over"),
+            Leaving::No | Leaving::Draining { .. } => {}
+        }
+        if now < primary.heartbeat_at {
+            return;
+        }
+        if let Some(why) = self.reason_to_abdicate() {
+            self.abdicate(why);
+        } else {
+            self.heartbeat();
+        }
+    }
+
+    fn reason_to_abdicate(&mut self) -> Option<&'static str> {
+        let now = self.now.monotonic;
+        let quorum = self.cluster.replication_quorum();
+        let (short, long) = (self.options.suspect_min * 4, self.options.suspect_max * 2);
+        if quorum == 1 {
+            return None;
+        }
+        let stalled =
+            self.writes.under_way.front().is_some_and(|(_, at)| now.since(*at) > self.options.suspect_max);
+        let hung = self.applied < self.commit && now.since(self.applied_at) > long;
+        if self.applied == self.commit {
+            self.applied_at = now;
+        }
+        let State::Primary(primary) = &mut self.state else { return None };
+        let heard = primary.quorum_heard_at(quorum, now);
+        primary.answered |= heard.is_some();
+        let silence = now.since(heard.unwrap_or(primary.started_at));
+        if silence > if primary.answered { short.min(long) } else { long } {
+            Some("a quorum does not answer")
+        } else if stalled {
+            Some("the disk does not finish a write")
+        } else if hung {
+            Some("committed entries are not applied")
+        } else {
+            None
+        }
+    }
+
+    /// Ends serving: no sign of life any more, and a standing vote to leave. Silence alone would starve a group that needs
+    /// this member's vote.
+    fn abdicate(&mut self, why: &'static str) {
+        let target = self.view_of_a_living_peer();
+        info!(view = %self.view, %target, why, "abdicating");
+        self.leave_primary();
+        // What is known to be committed goes along, so that the successor has less to find out.
+        let commit =
+            Message::Commit { view: self.view, commit: self.commit(), round: Round::ZERO, trim: Op::ZERO };
+        self.broadcast(&commit);
+        self.vote_to_be_left(target);
+    }
+
+    fn vote_to_be_left(&mut self, target: View) {
+        let resend_at = self.now.monotonic.after(self.options.heartbeat * 2);
+        if let State::Primary(primary) = &mut self.state {
+            primary.leaving = Leaving::Abdicated(Suspicion { target, resend_at });
+        }
+        self.broadcast(&Message::StartViewChange { view: target });
+        self.count_votes();
+    }
+
+    /// The next view whose primary was heard lately; simply the next one if nobody was.
+    fn view_of_a_living_peer(&self) -> View {
+        let next = self.view.next();
+        let State::Primary(primary) = &self.state else { return next };
+        let (now, silence) = (self.now.monotonic, self.options.suspect_min);
+        let mut view = next;
+        for _ in 0..self.cluster.len() {
+            let candidate = primary.peers.get(&self.cluster.primary(view));
+            if candidate.and_then(|peer| peer.heard_at).is_some_and(|at| now.since(at) <= silence) {
+                return view;
+            }
+            view = view.next();
+        }
+        next
+    }
+
+    pub(super) fn on_handover(&mut self) {
+        let until = self.now.monotonic.after(self.options.suspect_min);
+        let idle = self.commit == self.log.head().op;
+        let alone = self.cluster.len() == 1;
+        let State::Primary(primary) = &mut self.state else { return };
+        if !primary.is_serving() || alone {
+            return;
+        }
+        if idle && primary.queue.is_empty() {
+            self.abdicate("handed over");
+        } else {
+            primary.leaving = Leaving::Draining { until };
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Leaving a view and starting the next: votes, `DoViewChange`, the decision, `StartView`.
+
+use super::decide::{Quorums, decide};
+use super::detector::Suspicion;
+use super::install::Install;
+use super::state::State;
+use super::{Output, Replica};
+use crate::ids::{Anchor, Hash, Instant, MemberId, Op, View, WriteSeq};
+use crate::message::{FetchWhat, LogSummary, Message, Slot};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tracing::{debug, trace};
+
+#[derive(Debug)]
+pub(super) struct ViewChange {
+    /// The write that makes the view durable; nothing is said in it before.
+    persisted: WriteSeq,
+    /// What this member said, once it is said.
+    said: Option<LogSummary>,
+    /// What everyone said, this member included: the latest of each.
+    summaries: BTreeMap<MemberId, LogSummary>,
+    resend_at: Instant,
+    /// When to vote for the next view.
+    patience_ends: Instant,
+    pub(super) suspicion: Option<Suspicion>,
+    /// At the primary of the view, once the log is decided.
+    pub(super) install: Option<Install>,
+}
+
+impl ViewChange {
+    pub(super) fn next_timeout(&self) -> Instant {
+        let vote = self.suspicion.map_or(self.patience_ends, |suspicion| suspicion.resend_at);
+        let install = self.install.as_ref().map_or(vote, |install| install.retry_at);
+        self.resend_at.min(vote).min(install)
+    }
+}
+
+impl Replica {
+    // -- votes (rules V1, V2)
+
+    pub(super) fn on_start_view_change(&mut self, from: MemberId, view: View) {
+        if view <= self.view {
+            trace!(%from, %view, mine = %self.view, "ignore a vote for a view that is not newer");
+            return;
+        }
+        self.votes.insert(from, view, self.now.monotonic);
+        if from == self.primary() && self.state.suspicion_mut().is_some() {
+            debug!(view = %self.view, target = %view, "the primary wants to be left");
+            self.suspect(view);
+        } else {
+            self.count_votes();
+        }
+    }
+
+    /// Rule V2: only a quorum of live votes moves anyone.
+    pub(super) fn count_votes(&mut self) {
+        let own = if self.damaged { None } else { self.state.own_vote() };
+        let quorum = self.cluster.view_change_quorum();
+        if let Some(view) = self.votes.agreed(own, quorum, self.now.monotonic)
+            && view > self.view
+        {
+            self.enter_view_change(view);
+        }
+    }
+
+    // -- DoViewChange (rules V3, V4)
+
+    fn patience(&mut self) -> Duration {
+        let doubled = self.options.suspect_min * 4 * (1 << self.attempts.min(4));
+        self.jittered(doubled.min(self.options.suspect_max * 4))
+    }
+
+    fn enter_view_change(&mut self, view: View) {
+        debug!(from = %self.view, to = %view, "view change");
+        self.leave_primary();
+        assert!(view > self.view, "views only grow");
+        if self.damaged {
+            self.become_catching_up(view);
+            return self.ask_for_state();
+        }
+        self.view = view;
+        let persisted = self.write_view(None);
+        self.start_view_change(persisted);
+    }
+
+    /// A member that restarts between views says again what its log holds.
+    pub(super) fn resume_view_change(&mut self) {
+        self.start_view_change(self.writes.durable);
+        self.view_change_durable();
+    }
+
+    fn start_view_change(&mut self, persisted: WriteSeq) {
+        self.attempts += 1;
+        let patience = self.patience();
+        let now = self.now.monotonic;
+        self.state = State::ViewChange(ViewChange {
+            persisted,
+            said: None,
+            summaries: BTreeMap::new(),
+            resend_at: now.after(self.options.heartbeat * 4),
+            patience_ends: now.after(patience),
+            suspicion: None,
+            install: None,
+        });
+    }
+
+    /// What the durable log holds. Taken once the view is durable: everything that was appended before is durable then too.
+    fn summary(&self) -> LogSummary {
+        let head = self.log.durable().op;
+        assert!(self.commit <= head, "what is committed here is durable here between views");
+        let mut suffix = Vec::new();
+        let mut op = self.commit;
+        while op < head {
+            op = op.next();
+            suffix.push(Slot::Present(self.anchor(op).hash));
+        }
+        LogSummary {
+            log_view: self.log_view,
+            checkpoint: self.anchor(self.checkpoint.max(self.log.floor())),
+            commit: self.commit(),
+            head,
+            suffix,
+        }
+    }
+
+    /// Rule V3: the view is durable, so it may be spoken of.
+    pub(super) fn view_change_durable(&mut self) {
+        let me = self.me;
+        let State::ViewChange(change) = &self.state else { return };
+        if change.said.is_some() || !self.is_durable(change.persisted) {
+            return;
+        }
+        let summary = self.summary();
+        let State::ViewChange(change) = &mut self.state else { return };
+        change.said = Some(summary.clone());
+        change.summaries.insert(me, summary);
+        self.say_do_view_change();
+        self.decide_log();
+    }
+
+    fn say_do_view_change(&mut self) {
+        let resend_at = self.now.monotonic.after(self.options.heartbeat * 4);
+        let view = self.view;
+        let State::ViewChange(change) = &mut self.state else { return };
+        change.resend_at = resend_at;
+        if let Some(log) = change.said.clone() {
+            self.broadcast(&Message::DoViewChange { view, log });
+        }
+    }
+
+    pub(super) fn on_do_view_change(&mut self, from: MemberId, view: View, log: LogSummary) {
+        if view > self.view {
+            // A quorum of votes has moved the sender.
+            self.enter_view_change(view);
+        }
+        if matches!(self.state, State::Primary(_)) && view <= self.view {
+            let message = self.start_view(0);
+            return self.send(from, message);
+        }
+        let State::ViewChange(change) = &mut self.state else { return };
+        if view == self.view && well_formed(&log, u64::from(self.options.pipeline)) {
+            change.summaries.insert(from, log);
+            self.decide_log();
+        }
+    }
+
+    pub(super) fn view_change_timeout(&mut self) {
+        let now = self.now.monotonic;
+        let State::ViewChange(change) = &self.state else { return };
+        let (resend, vote) = (now >= change.resend_at, change.suspicion);
+        let impatient = now >= change.patience_ends;
+        if resend {
+            self.say_do_view_change();
+        }
+        match vote {
+            Some(suspicion) if now >= suspicion.resend_at => self.suspect(suspicion.target),
+            None if impatient => self.suspect(self.view.next()),
+            Some(_) | None => {}
+        }
+        self.drive_install();
+    }
+
+    /// An installation that moves is worth waiting for.
+    pub(super) fn extend_patience(&mut self) {
+        let patience = self.patience();
+        let ends = self.now.monotonic.after(patience);
+        if let State::ViewChange(change) = &mut self.state {
+            change.patience_ends = change.patience_ends.max(ends);
+        }
+    }
+
+    // -- the decision (rules V5, V6)
+
+    /// At the primary of the view: decides its log as soon as the votes allow, and starts to make it its own.
+    fn decide_log(&mut self) {
+        if self.primary() != self.me {
+            return;
+        }
+        let quorums =
+            Quorums { view_change: self.cluster.view_change_quorum(), nack: self.cluster.nack_quorum() };
+        let State::ViewChange(change) = &mut self.state else { return };
+        if change.said.is_none() || change.install.is_some() {
+            return;
+        }
+        let Some(decided) = decide(&change.summaries, quorums) else { return };
+        debug!(view = %self.view, base = ?decided.base, above = decided.suffix.len(), "the log is decided");
+        let mut hashes = vec![(decided.base.op, decided.base.hash)];
+        for hash in decided.suffix {
+            let op = hashes.last().map_or(decided.base.op, |(op, _)| op.next());
+            hashes.push((op, hash));
+        }
+        change.install = Some(Install::new(&hashes, self.now.monotonic));
+        self.drive_install();
+    }
+
+    // -- StartView and GetState (rules V6, V7)
+
+    pub(super) fn on_start_view(
+        &mut self,
+        from: MemberId,
+        view: View,
+        commit: Anchor,
+        hashes: &[(Op, Hash)],
+        nonce: u64,
+    ) {
+        let in_order = hashes.windows(2).all(|pair| pair[1].0 == pair[0].0.next());
+        let Some(&(head, _)) = hashes.last().filter(|_| in_order) else { return };
+        if view < self.view || from != self.cluster.primary(view) || from == self.me || commit.op > head {
+            return;
+        }
+        let asked =
+            matches!(&self.state, State::CatchingUp(catching) if nonce != 0 && catching.nonce == nonce);
+        if view == self.view && matches!(self.state, State::Backup(_)) {
+            return self.acknowledge();
+        }
+        let installing = self.state.install_mut().is_some();
+        if view == self.view && (installing || matches!(self.state, State::Primary(_))) {
+            return;
+        }
+        if self.damaged && !asked {
+            // Rule S3: only an answer to a question of this life tells an uncertain head.
+            if view > self.view {
+                self.become_catching_up(view);
+                self.ask_for_state();
+            }
+            return;
+        }
+        if view > self.view || !matches!(self.state, State::CatchingUp(_)) {
+            self.become_catching_up(view);
+        }
+        let now = self.now.monotonic;
+        if let State::CatchingUp(catching) = &mut self.state {
+            catching.watch.heard(now);
+            catching.install = Some(Install::new(hashes, now));
+        }
+        self.drive_install();
+    }
+
+    pub(super) fn on_get_state(&mut self, from: MemberId, view: View, nonce: u64) {
+        if view > self.view {
+            // The sender heard of that view from its primary, or has it on disk: a quorum of votes once moved someone there.
+            self.enter_view_change(view);
+        } else if matches!(self.state, State::Primary(_)) {
+            let message = self.start_view(nonce);
+            self.send(from, message);
+        }
+    }
+
+    /// Serves entries or hashes: of the log that has `hash` at `through`, or else only what is known to be committed.
+    pub(super) fn on_fetch(
+        &mut self,
+        to: MemberId,
+        from: Op,
+        through: Op,
+        hash: Option<Hash>,
+        nonce: u64,
+        what: FetchWhat,
+    ) {
+        let through = match hash {
+            Some(hash) if self.log.hash(through) == Some(hash) => through,
+            Some(_) | None => through.min(self.commit),
+        };
+        if from <= self.log.floor() || from > through {
+            trace!(%to, %from, %through, "cannot serve a fetch");
+            return;
+        }
+        match what {
+            FetchWhat::Headers => {
+                let mut hashes = Vec::new();
+                let mut op = from;
+                while op <= through && hashes.len() < 1024 {
+                    hashes.push((op, self.anchor(op).hash));
+                    op = op.next();
+                }
+                self.send(to, Message::Headers { nonce, hashes });
+            }
+            FetchWhat::Entries => {
+                let through = self.log.run_within(from, through, super::primary::RUN_BYTES);
+                let through = self.anchor(through);
+                let wrap = super::Wrap::NewState { nonce };
+                self.outputs.push_back(Output::SendEntries { to, from, through, wrap });
+            }
+        }
+    }
+}
+
+/// Whether a summary can be used: what it lists is what it says it lists.
+fn well_formed(log: &LogSummary, pipeline: u64) -> bool {
+    let listed = log.head.distance_from(log.commit.op);
+    log.commit.op <= log.head && listed == log.suffix.len() as u64 && listed <= pipeline
+}

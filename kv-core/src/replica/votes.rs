@@ -1,0 +1,36 @@
+//! Votes to leave a view. They expire unless repeated, so that one that was withdrawn cannot complete a quorum later.
+
+use crate::ids::{Instant, MemberId, View};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(super) struct Votes {
+    lifetime: Duration,
+    held: BTreeMap<MemberId, (View, Instant)>,
+}
+
+impl Votes {
+    pub(super) fn new(lifetime: Duration) -> Self {
+        Self { lifetime, held: BTreeMap::new() }
+    }
+
+    /// The latest vote of a member replaces its earlier one.
+    pub(super) fn insert(&mut self, from: MemberId, view: View, now: Instant) {
+        self.held.insert(from, (view, now));
+    }
+
+    /// A member is known to follow a primary again.
+    pub(super) fn withdraw(&mut self, from: MemberId) {
+        self.held.remove(&from);
+    }
+
+    /// The greatest view that `quorum` live votes, `own` included, want or surpass.
+    pub(super) fn agreed(&self, own: Option<View>, quorum: usize, now: Instant) -> Option<View> {
+        let live =
+            self.held.values().filter(|(_, at)| now.since(*at) <= self.lifetime).map(|(view, _)| *view);
+        let mut views: Vec<View> = live.chain(own).collect();
+        views.sort_unstable_by(|a, b| b.cmp(a));
+        views.get(quorum - 1).copied()
+    }
+}

@@ -9,6 +9,8 @@
 //! - [`Faulty`]: any transport, with loss, delay, duplication, reordering and cuts, steered by [`Faults`];
 //! - `conformance` (feature of that name): what a transport has to do, as tests to run on it.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod error;
 mod faulty;
 mod memory;

@@ -190,3 +190,51 @@ impl Drop for MemoryListener {
         lock(&self.network).listeners.remove(&self.address);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::Subject;
+
+    crate::conformance!(Subject::new(Memory::new(), "server:0"));
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_may_be_a_bare_name_and_belongs_to_one_network() {
+        let network = Memory::new();
+        let mut listener = network.bind("server").await.unwrap();
+        assert_eq!(listener.local_address(), "server");
+        network.connect("server", Lane::Log).await.unwrap();
+        listener.accept().await.unwrap();
+        let elsewhere = Memory::new().connect("server", Lane::Log).await.unwrap_err();
+        assert!(elsewhere.is_refused(), "{elsewhere}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_named_node_is_told_to_those_who_accept_its_connections() {
+        let network = Memory::new();
+        let mut listener = network.bind("server:1").await.unwrap();
+        network.named("member:2").connect("server:1", Lane::Log).await.unwrap();
+        network.connect("server:1", Lane::Log).await.unwrap();
+        assert_eq!(listener.accept().await.unwrap().remote, "member:2");
+        assert_eq!(listener.accept().await.unwrap().remote, "anonymous-1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connecting_waits_for_room_in_the_backlog_and_is_refused_if_the_listener_goes() {
+        let network = Memory::new();
+        let mut listener = network.bind("server").await.unwrap();
+        for _ in 0..BACKLOG {
+            network.connect("server", Lane::Log).await.unwrap();
+        }
+        let client = network.clone();
+        let waiting = tokio::spawn(async move { client.connect("server", Lane::Control).await });
+        let client = network.clone();
+        let refused = tokio::spawn(async move { client.connect("server", Lane::Control).await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        listener.accept().await.unwrap();
+        waiting.await.unwrap().unwrap();
+        drop(listener);
+        assert!(refused.await.unwrap().unwrap_err().is_refused());
+    }
+}

@@ -12,7 +12,7 @@ pub mod message;
 pub mod node;
 pub mod replica;
 pub mod session;
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod storage;
 pub mod transport {

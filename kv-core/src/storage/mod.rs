@@ -82,3 +82,46 @@ pub trait File: Send + Sync + Debug {
     /// Whatever the disk says.
     fn set_len(&self, len: u64) -> io::Result<()>;
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What every storage must do while nothing fails.
+    pub(crate) fn conformance(storage: &dyn Storage) {
+        assert_eq!(storage.open("a").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(storage.remove("a").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(storage.rename("a", "b").unwrap_err().kind(), io::ErrorKind::NotFound);
+        let file = storage.create("a").unwrap();
+        assert_eq!(storage.create("a").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(file.len().unwrap(), 0);
+
+        file.write_at(b"hello", 3).unwrap();
+        assert_eq!(file.len().unwrap(), 8);
+        let mut all = [1; 8];
+        file.read_at(&mut all, 0).unwrap();
+        assert_eq!(&all, b"\0\0\0hello");
+        assert_eq!(file.read_at(&mut all, 1).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(file.read_at(&mut all, u64::MAX - 4).is_err(), true);
+
+        file.set_len(4).unwrap();
+        file.set_len(6).unwrap();
+        let mut cut = [1; 6];
+        storage.open("a").unwrap().read_at(&mut cut, 0).unwrap();
+        assert_eq!(&cut, b"\0\0\0h\0\0");
+        file.sync().unwrap();
+
+        storage.create("c").unwrap().write_at(b"other", 0).unwrap();
+        storage.rename("a", "c").unwrap();
+        storage.sync_directory().unwrap();
+        assert_eq!(storage.list().unwrap(), ["c"]);
+        assert_eq!(storage.open("c").unwrap().len().unwrap(), 6);
+        file.write_at(b"!", 0).unwrap();
+        let mut first = [0];
+        storage.open("c").unwrap().read_at(&mut first, 0).unwrap();
+        assert_eq!(&first, b"!", "a handle follows its file through a rename");
+        storage.remove("c").unwrap();
+        assert_eq!(storage.list().unwrap(), Vec::<String>::new());
+        file.read_at(&mut first, 0).unwrap();
+    }
+}

@@ -1,0 +1,97 @@
+//! The names of a simulated directory: what a process sees, and what a power cut would leave.
+
+use std::collections::BTreeMap;
+
+/// A file, whatever its name.
+pub(super) type FileId = u64;
+
+#[derive(Clone, Default, Debug)]
+pub(super) struct Names {
+    seen: BTreeMap<String, FileId>,
+    durable: BTreeMap<String, FileId>,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Create(String, FileId),
+    Rename(String, String),
+    Remove(String),
+}
+
+impl Names {
+    pub(super) fn get(&self, name: &str) -> Option<FileId> {
+        self.seen.get(name).copied()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, FileId)> {
+        self.seen.iter().map(|(name, file)| (name.as_str(), *file))
+    }
+
+    /// Whether a process or, after a power cut, the disk may still name this file.
+    pub(super) fn may_name(&self, file: FileId) -> bool {
+        self.seen.values().chain(self.durable.values()).any(|named| *named == file)
+            || self.unsynced.iter().any(|change| matches!(change, Change::Create(_, made) if *made == file))
+    }
+
+    pub(super) fn create(&mut self, name: &str, file: FileId) {
+        self.change(Change::Create(name.to_owned(), file));
+    }
+
+    pub(super) fn rename(&mut self, from: &str, to: &str) {
+        self.change(Change::Rename(from.to_owned(), to.to_owned()));
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        self.change(Change::Remove(name.to_owned()));
+    }
+
+    fn change(&mut self, change: Change) {
+        apply(&mut self.seen, &change);
+        self.unsynced.push(change);
+    }
+
+    /// Makes the names durable. Returns whether a name was given up.
+    pub(super) fn sync(&mut self) -> bool {
+        let gave_up = self.unsynced.iter().any(|change| !matches!(change, Change::Create(..)));
+        if !self.unsynced.is_empty() {
+            self.unsynced.clear();
+            self.durable.clone_from(&self.seen);
+        }
+        gave_up
+    }
+
+    pub(super) fn lose_all(&mut self) {
+        self.unsynced.clear();
+        self.seen.clone_from(&self.durable);
+    }
+
+    /// A power cut: half of the time the changes up to some point survive, as in a journaling file system, otherwise any of
+    /// them that still make sense.
+    pub(super) fn crash(&mut self, rng: &mut fastrand::Rng) {
+        let in_order = rng.bool();
+        let kept = rng.usize(..=self.unsynced.len());
+        for (at, change) in std::mem::take(&mut self.unsynced).iter().enumerate() {
+            if if in_order { at < kept } else { rng.bool() } {
+                apply(&mut self.durable, change);
+            }
+        }
+        self.seen.clone_from(&self.durable);
+    }
+}
+
+fn apply(names: &mut BTreeMap<String, FileId>, change: &Change) {
+    match change {
+        Change::Create(name, file) => {
+            names.insert(name.clone(), *file);
+        }
+        Change::Rename(from, to) => {
+            if let Some(file) = names.remove(from) {
+                names.insert(to.clone(), file);
+            }
+        }
+        Change::Remove(name) => {
+            names.remove(name);
+        }
+    }
+}

@@ -60,7 +60,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "KV_MEMBERS", value_name = "MEMBERS", value_delimiter = ',')]
     pub(crate) members: Vec<String>,
 
-    /// The folder for this member's data; `{id}` in it stands for the member's id [default: kv-data/{id}]
+    /// The folder for this member's data; `{id}` in it stands for the member's id [default: kv-data-{id}]
     #[arg(long, env = "KV_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 
@@ -83,9 +83,9 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) tuning: Tuning,
 
-    /// Stop, and delete the data, when standard input ends: the demo's members must not outlive it.
-    #[arg(long, hide = true)]
-    pub(crate) exit_with_parent: bool,
+    /// Stop, and delete this folder, when standard input ends: the demo's members must not outlive it.
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub(crate) exit_with_parent: Option<PathBuf>,
 }
 
 /// How a client command finds its cluster.

@@ -3,10 +3,55 @@
 mod cli;
 mod config;
 mod failure;
+mod log;
 mod output;
+mod serve;
+mod signals;
 
 use clap::Parser as _;
-fn main() {
-    let c = cli::Cli::parse();
-    println!("{c:?}");
+use clap::error::ErrorKind;
+use cli::{Cli, Command};
+use failure::Failure;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::complain(&failure);
+            failure.code()
+        }
+    }
+}
+
+/// Prints help, or what is wrong with the command line; of a wrong value just the line that says so.
+fn explain(error: &clap::Error) -> ExitCode {
+    if error.kind() == ErrorKind::ValueValidation {
+        let text = error.to_string();
+        output::complain(text.lines().next().unwrap_or_default().trim_start_matches("error: "));
+    } else {
+        // Where the stream is closed there is nobody to tell.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
+    let log = cli.log.as_deref();
+    match cli.command {
+        Command::Serve(args) => {
+            let config = config::ServeConfig::resolve(*args)?;
+            log::init(log.or(config.log.as_deref()).unwrap_or("info"))?;
+            runtime.block_on(serve::run(config, cli.json))
+        }
+        _ => todo!(),
+    }
 }

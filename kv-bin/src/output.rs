@@ -3,6 +3,7 @@
 use anstyle::{AnsiColor, Style};
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 /// Headings and names.
 pub(crate) const STRONG: Style = Style::new().bold();
@@ -22,7 +23,18 @@ pub(crate) fn styled(style: Style, text: impl std::fmt::Display) -> String {
 
 /// Prints the reason of a failure on stderr.
 pub(crate) fn complain(message: impl std::fmt::Display) {
-    anstream::eprintln!("{} {message}", styled(BAD, "kv:"));
+    // Where stderr is closed there is nobody to tell.
+    let _ = writeln!(anstream::stderr().lock(), "{} {message}", styled(BAD, "kv:"));
+}
+
+/// Prints a line on stdout, with its colours only where they are wanted.
+///
+/// # Errors
+/// What the system says, `BrokenPipe` above all: nobody reads any more.
+pub(crate) fn say(line: &str) -> io::Result<()> {
+    let mut stdout = anstream::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
 }
 
 /// Puts bytes into a JSON object under `name`: as text where they are text, otherwise as `name_hex`.

@@ -20,7 +20,7 @@ const DEFAULT_CLUSTER: &str = "kv";
 /// Where a client looks that was told nothing.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:7000";
 /// Where a member keeps its data that was told nothing.
-const DEFAULT_DATA: &str = "kv-data/{id}";
+const DEFAULT_DATA: &str = "kv-data-{id}";
 
 /// How members and clients reach each other.
 #[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -79,7 +79,8 @@ pub(crate) struct ServeConfig {
     pub(crate) options: Options,
     /// What to log, if the file says so.
     pub(crate) log: Option<String>,
-    pub(crate) exit_with_parent: bool,
+    /// The folder to delete, and to stop, when standard input ends.
+    pub(crate) exit_with_parent: Option<PathBuf>,
 }
 
 /// Everything a client needs to connect.
@@ -243,7 +244,7 @@ fn check_listen(id: MemberId, listen: &str, insecure: bool) -> Result<(), Failur
 fn substitute(data: PathBuf, id: MemberId) -> Result<PathBuf, Failure> {
     let Some(text) = data.to_str() else { return Ok(data) };
     if text.is_empty() {
-        return Err(Failure::usage("the data folder has an empty name: write a path, as in --data kv-data/0"));
+        return Err(Failure::usage("the data folder has an empty name: write a path, as in --data kv-data-0"));
     }
     Ok(PathBuf::from(text.replace("{id}", &id.to_string())))
 }

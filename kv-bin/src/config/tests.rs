@@ -31,7 +31,7 @@ fn the_example_file_states_every_setting_with_its_default() {
     assert_eq!(config.options, Options::default(), "every value in the example is the default");
     assert_eq!(config.cluster.name(), DEFAULT_CLUSTER);
     assert_eq!(config.listen, "127.0.0.1:7001");
-    assert_eq!(config.data, PathBuf::from("kv-data/1"));
+    assert_eq!(config.data, PathBuf::from("kv-data-1"));
     assert_eq!(config.transport, TransportKind::Tcp);
     let File { cluster, member, id: _, data, listen: _, insecure, transport, log, options } = File::parse(EXAMPLE).unwrap();
     assert!(cluster.is_some() && data.is_some() && insecure.is_some() && transport.is_some() && log.is_some());

@@ -1,0 +1,28 @@
+//! The log on stderr.
+
+use crate::failure::Failure;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Sends what `filter` lets through to stderr: a level, or levels per module as in `info,kv_core=debug`.
+pub(crate) fn init(filter: &str) -> Result<(), Failure> {
+    let targets: Targets = filter.parse().map_err(|_| {
+        Failure::usage(format!(
+            "{filter:?} is not a log filter: write error, warn, info, debug, trace or off, or levels per module as in \
+             info,kv_core=debug"
+        ))
+    })?;
+    let colours = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    // Internal errors are not logged: they are failures to write to stderr, and where stderr is gone the report of one
+    // would end the process.
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .log_internal_errors(false);
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(targets)
+        .try_init()
+        .map_err(|error| Failure::failed(format!("cannot start the log: {error}")))
+}

@@ -1,0 +1,103 @@
+//! `kv serve`: one member, until it is told to stop.
+
+use crate::config::{ServeConfig, TransportKind};
+use crate::failure::Failure;
+use crate::output::{self, STRONG, styled};
+use crate::signals::Signals;
+use kv_core::Node;
+use kv_core::config::Role;
+use kv_core::transport::Transport;
+use kv_core::transport::tcp::Tcp;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the remains of a dead demo are swept up before they are left to the operating system.
+const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Runs the member that `config` describes until a signal, or until it stops by itself.
+pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> {
+    let mut signals = Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+    let node = Node::builder(config.cluster.clone(), config.id.get())
+        .transport(transport(config.transport)?)
+        .data_dir(&config.data)
+        .options(config.options.clone())
+        .listen(&config.listen)
+        .start()
+        .await
+        .map_err(Failure::failed)?;
+    if let Some(folder) = config.exit_with_parent.clone() {
+        std::thread::spawn(move || outlive_nobody(&folder));
+    }
+    announce(&config, node.local_address(), json);
+    tokio::select! {
+        reason = node.stopped() => {
+            return Err(Failure::failed(format!("member {} stopped by itself: {reason}", config.id)));
+        }
+        signal = signals.next() => tracing::info!(signal, "stopping: a second signal stops at once"),
+    }
+    tokio::select! {
+        () = node.shutdown() => Ok(()),
+        signal = signals.next() => Err(Failure::failed(format!("stopped at once by a second signal ({signal})"))),
+    }
+}
+
+/// The network that `kind` names.
+pub(crate) fn transport(kind: TransportKind) -> Result<Arc<dyn Transport>, Failure> {
+    match kind {
+        TransportKind::Tcp => Ok(Arc::new(Tcp::new())),
+        TransportKind::Quic => {
+            Err(Failure::usage("the transport quic is not compiled into this kv: use --transport tcp"))
+        }
+    }
+}
+
+/// The one line that says: it runs.
+fn announce(config: &ServeConfig, address: &str, json: bool) {
+    let role = match config.role {
+        Role::Witness => "witness",
+        _ => "data",
+    };
+    let line = if json {
+        serde_json::json!({
+            "event": "serving",
+            "id": config.id.get(),
+            "role": role,
+            "address": address,
+            "cluster": config.cluster.name(),
+            "data": config.data.display().to_string(),
+        })
+        .to_string()
+    } else {
+        format!(
+            "{} {} ({role}) of cluster {:?} serves on {} with its data in {}",
+            styled(STRONG, "member"),
+            styled(STRONG, config.id),
+            config.cluster.name(),
+            styled(STRONG, address),
+            config.data.display(),
+        )
+    };
+    // Whoever started it may have stopped listening; that is no reason to stop.
+    let _ = output::say(&line);
+}
+
+/// Ends the process when standard input ends, and removes `folder`: the parent is gone, however it went.
+fn outlive_nobody(folder: &Path) {
+    let mut input = std::io::stdin().lock();
+    let mut buffer = [0; 64];
+    while matches!(input.read(&mut buffer), Ok(read) if read > 0) {}
+    sweep(folder);
+    std::process::exit(1);
+}
+
+/// Removes a folder in which others may still be writing for a moment.
+pub(crate) fn sweep(folder: &Path) {
+    let start = Instant::now();
+    while folder.exists() && start.elapsed() < SWEEP_LIMIT {
+        if std::fs::remove_dir_all(folder).is_err() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}

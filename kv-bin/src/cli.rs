@@ -86,6 +86,14 @@ pub(crate) struct ServeArgs {
     /// Stop, and delete this folder, when standard input ends: the demo's members must not outlive it.
     #[arg(long, hide = true, value_name = "DIR")]
     pub(crate) exit_with_parent: Option<PathBuf>,
+
+    /// Lose this share of the messages between members, in percent, for the demo.
+    #[arg(long, hide = true, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=50))]
+    pub(crate) lose: u8,
+
+    /// Which messages are lost follows from this number.
+    #[arg(long, hide = true, value_name = "N", default_value_t = 0)]
+    pub(crate) lose_seed: u64,
 }
 
 /// How a client command finds its cluster.

@@ -1,7 +1,9 @@
 //! `kv`: a replicated key-value store, as a server and a command line.
 
 mod cli;
+mod commands;
 mod config;
+mod demo;
 mod failure;
 mod log;
 mod output;
@@ -45,13 +47,22 @@ fn run(cli: Cli) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
+    let json = cli.json;
     let log = cli.log.as_deref();
+    if !matches!(cli.command, Command::Serve(_)) {
+        log::init(log.unwrap_or("error"))?;
+    }
     match cli.command {
         Command::Serve(args) => {
             let config = config::ServeConfig::resolve(*args)?;
             log::init(log.or(config.log.as_deref()).unwrap_or("info"))?;
-            runtime.block_on(serve::run(config, cli.json))
+            runtime.block_on(serve::run(config, json))
         }
-        _ => todo!(),
+        Command::Put(args) => runtime.block_on(commands::put(args, json)),
+        Command::Get(args) => runtime.block_on(commands::get(args, json)),
+        Command::Delete(args) => runtime.block_on(commands::delete(args, json)),
+        Command::Scan(args) => runtime.block_on(commands::scan(args, json)),
+        Command::Status(args) => runtime.block_on(commands::status(args, json)),
+        Command::Demo(args) => runtime.block_on(demo::run(args, json)),
     }
 }

@@ -78,36 +78,40 @@ impl Cell {
     }
 }
 
-/// Lines up rows under a header, each column as wide as its widest cell.
+/// Lines up rows under a header, each column as wide as its widest cell. The last cell of a row that is too short may be
+/// as long as it likes.
 pub(crate) fn table(header: &[&str], rows: &[Vec<Cell>]) -> String {
-    let widths: Vec<usize> = header
-        .iter()
-        .enumerate()
-        .map(|(column, title)| {
-            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());
-            cells.chain([title.chars().count()]).max().unwrap_or(0)
-        })
-        .collect();
-    let right = |column: usize| rows.first().and_then(|row| row.get(column)).is_some_and(|cell| cell.right);
-    let header: Vec<Cell> = header
-        .iter()
-        .enumerate()
-        .map(|(column, title)| Cell { text: (*title).to_owned(), style: STRONG, right: right(column) })
-        .collect();
+    let full = || rows.iter().filter(|row| row.len() == header.len());
+    let mut widths = Vec::new();
+    let mut titles = Vec::new();
+    for (column, title) in header.iter().enumerate() {
+        let short = rows.iter().filter(|row| row.len() < header.len() && row.len() > column + 1);
+        let cells = full().chain(short).map(|row| row[column].text.chars().count());
+        widths.push(cells.chain([title.chars().count()]).max().unwrap_or(0));
+        let right = full().any(|row| row[column].right);
+        titles.push(Cell { text: (*title).to_owned(), style: STRONG, right });
+    }
     let mut out = String::new();
-    for row in std::iter::once(&header).chain(rows) {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| pad(cell, width)).collect();
-        out.push_str(cells.join("  ").trim_end());
+    for row in std::iter::once(&titles).chain(rows) {
+        let last = row.len().saturating_sub(1);
+        let cells = row.iter().zip(&widths).enumerate();
+        let cells: Vec<String> =
+            cells.map(|(column, (cell, &width))| pad(cell, width, column == last)).collect();
+        out.push_str(&cells.join("  "));
         out.push('\n');
     }
     out
 }
 
-/// A styled cell with its padding outside the style.
-fn pad(cell: &Cell, width: usize) -> String {
+/// A styled cell with its padding outside the style; nothing follows the last one.
+fn pad(cell: &Cell, width: usize, last: bool) -> String {
     let space = " ".repeat(width.saturating_sub(cell.text.chars().count()));
     let text = styled(cell.style, &cell.text);
-    if cell.right { format!("{space}{text}") } else { format!("{text}{space}") }
+    match (cell.right, last) {
+        (true, _) => format!("{space}{text}"),
+        (false, true) => text,
+        (false, false) => format!("{text}{space}"),
+    }
 }
 
 #[cfg(test)]
@@ -119,9 +123,10 @@ mod tests {
         let rows = vec![
             vec![Cell::text("crash"), Cell::number(1200).with(GOOD)],
             vec![Cell::text("omission"), Cell::number(7)],
+            vec![Cell::text("not run at all")],
         ];
         let plain = anstream::adapter::strip_str(&table(&["scenario", "writes"], &rows)).to_string();
-        assert_eq!(plain, "scenario  writes\ncrash       1200\nomission       7\n");
+        assert_eq!(plain, "scenario  writes\ncrash       1200\nomission       7\nnot run at all\n");
     }
 
     #[test]

@@ -6,8 +6,8 @@ use crate::output::{self, STRONG, styled};
 use crate::signals::Signals;
 use kv_core::Node;
 use kv_core::config::Role;
-use kv_core::transport::Transport;
 use kv_core::transport::tcp::Tcp;
+use kv_core::transport::{Fault, Faults, Faulty, Lane, Scope, Transport};
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,9 +18,10 @@ const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs the member that `config` describes until a signal, or until it stops by itself.
 pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> {
-    let mut signals = Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+    let mut signals =
+        Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
     let node = Node::builder(config.cluster.clone(), config.id.get())
-        .transport(transport(config.transport)?)
+        .transport(lossy(transport(config.transport)?, config.lose))
         .data_dir(&config.data)
         .options(config.options.clone())
         .listen(&config.listen)
@@ -51,6 +52,19 @@ pub(crate) fn transport(kind: TransportKind) -> Result<Arc<dyn Transport>, Failu
             Err(Failure::usage("the transport quic is not compiled into this kv: use --transport tcp"))
         }
     }
+}
+
+/// The same network, with losses between members; clients keep theirs.
+fn lossy(inner: Arc<dyn Transport>, (percent, seed): (u8, u64)) -> Arc<dyn Transport> {
+    if percent == 0 {
+        return inner;
+    }
+    let faults = Faults::new(seed);
+    for lane in [Lane::Control, Lane::Log, Lane::Bulk] {
+        // At one end only, or each message would be at risk twice.
+        faults.set(Scope::all().lane(lane).outgoing(), Fault::new().loss(f64::from(percent) / 100.0));
+    }
+    Arc::new(Faulty::new(inner, faults, kv_core::wire::framing()).spare_first())
 }
 
 /// The one line that says: it runs.

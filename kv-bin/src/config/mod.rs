@@ -81,6 +81,8 @@ pub(crate) struct ServeConfig {
     pub(crate) log: Option<String>,
     /// The folder to delete, and to stop, when standard input ends.
     pub(crate) exit_with_parent: Option<PathBuf>,
+    /// Which share of the messages between members to lose, in percent, and the seed that decides which.
+    pub(crate) lose: (u8, u64),
 }
 
 /// Everything a client needs to connect.
@@ -106,7 +108,8 @@ impl ServeConfig {
         let cluster = if args.members.is_empty() {
             build(Cluster::builder(name), &file.member)?
         } else {
-            let members: Vec<_> = args.members.iter().map(|text| parse_member(text)).collect::<Result<_, _>>()?;
+            let members: Vec<_> =
+                args.members.iter().map(|text| parse_member(text)).collect::<Result<_, _>>()?;
             build(Cluster::builder(name), &members)?
         };
         let id = args.id.or(file.id).ok_or_else(|| {
@@ -128,6 +131,7 @@ impl ServeConfig {
             options,
             log: file.log,
             exit_with_parent: args.exit_with_parent,
+            lose: (args.lose, args.lose_seed),
             id,
             cluster,
         })
@@ -162,9 +166,12 @@ impl File {
         let Some(path) = path else { return Ok(Self::default()) };
         let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::usage(format!("cannot read the configuration file {shown}: {error}; name one that exists"))
+            Failure::usage(format!(
+                "cannot read the configuration file {shown}: {error}; name one that exists"
+            ))
         })?;
-        Self::parse(&text).map_err(|(line, problem)| Failure::usage(format!("{shown} line {line}: {problem}")))
+        Self::parse(&text)
+            .map_err(|(line, problem)| Failure::usage(format!("{shown} line {line}: {problem}")))
     }
 
     /// Reads the text, or says in which line what is wrong.
@@ -203,14 +210,18 @@ fn build(builder: ClusterBuilder, members: &[FileMember]) -> Result<Cluster, Fai
 /// Reads `ID=HOST:PORT` or `ID=HOST:PORT:ROLE`.
 fn parse_member(text: &str) -> Result<FileMember, Failure> {
     let wrong = |what: &str| {
-        Failure::usage(format!("member {text:?} {what}: write ID=HOST:PORT or ID=HOST:PORT:witness, as in 0=127.0.0.1:7000"))
+        Failure::usage(format!(
+            "member {text:?} {what}: write ID=HOST:PORT or ID=HOST:PORT:witness, as in 0=127.0.0.1:7000"
+        ))
     };
     let (id, rest) = text.trim().split_once('=').ok_or_else(|| wrong("has no id"))?;
     let id = id.trim().parse().map_err(|_| wrong("has an id that is not a number from 0 to 255"))?;
     let rest = rest.trim();
     let (address, role) = match rest.rsplit_once(':') {
         // A host in brackets may hold colons of its own.
-        Some((head, role)) if head.rsplit(']').next().is_some_and(|tail| tail.contains(':')) => (head, Some(role)),
+        Some((head, role)) if head.rsplit(']').next().is_some_and(|tail| tail.contains(':')) => {
+            (head, Some(role))
+        }
         _ => (rest, None),
     };
     Ok(FileMember { id, address: address.to_owned(), role: role.map(str::to_owned) })
@@ -244,7 +255,9 @@ fn check_listen(id: MemberId, listen: &str, insecure: bool) -> Result<(), Failur
 fn substitute(data: PathBuf, id: MemberId) -> Result<PathBuf, Failure> {
     let Some(text) = data.to_str() else { return Ok(data) };
     if text.is_empty() {
-        return Err(Failure::usage("the data folder has an empty name: write a path, as in --data kv-data-0"));
+        return Err(Failure::usage(
+            "the data folder has an empty name: write a path, as in --data kv-data-0",
+        ));
     }
     Ok(PathBuf::from(text.replace("{id}", &id.to_string())))
 }

@@ -33,28 +33,46 @@ fn the_example_file_states_every_setting_with_its_default() {
     assert_eq!(config.listen, "127.0.0.1:7001");
     assert_eq!(config.data, PathBuf::from("kv-data-1"));
     assert_eq!(config.transport, TransportKind::Tcp);
-    let File { cluster, member, id: _, data, listen: _, insecure, transport, log, options } = File::parse(EXAMPLE).unwrap();
-    assert!(cluster.is_some() && data.is_some() && insecure.is_some() && transport.is_some() && log.is_some());
+    let File { cluster, member, id: _, data, listen: _, insecure, transport, log, options } =
+        File::parse(EXAMPLE).unwrap();
+    assert!(
+        cluster.is_some() && data.is_some() && insecure.is_some() && transport.is_some() && log.is_some()
+    );
     assert!(member.iter().all(|member| member.role.is_some()));
-    let Tuning {
-        heartbeat,
-        suspect_min,
-        suspect_max,
-        pipeline,
-        max_batch_bytes,
-        max_key_bytes,
-        max_value_bytes,
-        segment_bytes,
-        checkpoint_bytes,
-        max_sessions,
-        session_ttl,
-        session_window,
-        max_connections,
-    } = options;
-    assert!(heartbeat.is_some() && suspect_min.is_some() && suspect_max.is_some() && session_ttl.is_some());
-    assert!(max_batch_bytes.is_some() && max_key_bytes.is_some() && max_value_bytes.is_some());
-    assert!(segment_bytes.is_some() && checkpoint_bytes.is_some() && pipeline.is_some());
-    assert!(max_sessions.is_some() && session_window.is_some() && max_connections.is_some());
+    assert_eq!(options.clone().or(every_option()), options, "the example sets every option");
+    // What the library can be told, the file can say: the names are the same.
+    let library = format!("{:?}", Options::default());
+    for field in library.split(['{', ',']).filter_map(|part| Some(part.split_once(':')?.0.trim())) {
+        assert!(EXAMPLE.contains(&format!("\n{field} = ")), "the example does not say {field}");
+    }
+}
+
+/// Values that no default has.
+fn every_option() -> Tuning {
+    let (time, size) = (Some("77s".parse().unwrap()), Some("77B".parse().unwrap()));
+    Tuning {
+        heartbeat: time,
+        suspect_min: time,
+        suspect_max: time,
+        pipeline: Some(77),
+        max_batch_bytes: size,
+        max_key_bytes: size,
+        max_value_bytes: size,
+        segment_bytes: size,
+        checkpoint_bytes: size,
+        cache_bytes: size,
+        max_sessions: Some(77),
+        session_ttl: time,
+        session_window: Some(77),
+        max_connections: Some(77),
+    }
+}
+
+#[test]
+fn every_option_reaches_the_library() {
+    let options = every_option().into_options();
+    let text = format!("{options:?}");
+    assert_eq!(text.matches("77").count(), text.matches(": ").count(), "{text}");
 }
 
 #[test]
@@ -70,8 +88,10 @@ fn a_line_of_flags_equals_a_file() {
 
 #[test]
 fn members_are_read_with_and_without_a_role() {
-    let config = serve(&["--members", "0=[::1]:7000, 1=localhost:7001 ,2=[::1]:7002:witness", "--id", "0"]).unwrap();
-    let members: Vec<_> = config.cluster.members().map(|member| (member.address.as_str(), member.role)).collect();
+    let config =
+        serve(&["--members", "0=[::1]:7000, 1=localhost:7001 ,2=[::1]:7002:witness", "--id", "0"]).unwrap();
+    let members: Vec<_> =
+        config.cluster.members().map(|member| (member.address.as_str(), member.role)).collect();
     assert_eq!(
         members,
         [("[::1]:7000", Role::Data), ("localhost:7001", Role::Data), ("[::1]:7002", Role::Witness)]
@@ -84,7 +104,18 @@ fn flags_win_over_the_file() {
     let (_folder, path) = file(&format!("id = 2\n{EXAMPLE}"));
     let config = serve(&["--config", &path]).unwrap();
     assert_eq!(config.id, MemberId::new(2), "the file's id");
-    let flags = ["--id", "1", "--data", "elsewhere", "--cluster", "other", "--heartbeat", "30ms", "--listen", "127.0.0.1:9"];
+    let flags = [
+        "--id",
+        "1",
+        "--data",
+        "elsewhere",
+        "--cluster",
+        "other",
+        "--heartbeat",
+        "30ms",
+        "--listen",
+        "127.0.0.1:9",
+    ];
     let config = serve(&[&["--config", path.as_str()], &flags[..]].concat()).unwrap();
     assert_eq!(config.id, MemberId::new(1));
     assert_eq!(config.data, PathBuf::from("elsewhere"));
@@ -107,10 +138,22 @@ fn each_mistake_on_the_line_is_named() {
         (vec!["--members", "x=127.0.0.1:7000", "--id", "0"], vec!["not a number from 0 to 255"]),
         (vec!["--members", "0=127.0.0.1", "--id", "0"], vec!["member 0", "HOST:PORT"]),
         (vec!["--members", "0=127.0.0.1:70000", "--id", "0"], vec!["member 0", "HOST:PORT"]),
-        (vec!["--members", "0=127.0.0.1:7000:boss", "--id", "0"], vec!["unknown role \"boss\"", "data or witness"]),
-        (vec!["--members", "0=127.0.0.1:7000,0=127.0.0.1:7001", "--id", "0"], vec!["member id 0 stands twice"]),
-        (vec!["--members", "0=127.0.0.1:7000,1=127.0.0.1:7000", "--id", "0"], vec!["127.0.0.1:7000 stands twice"]),
-        (vec!["--members", "0=h:1,1=h:2:witness,2=h:3:witness", "--id", "0"], vec!["2 of 3 members are witnesses"]),
+        (
+            vec!["--members", "0=127.0.0.1:7000:boss", "--id", "0"],
+            vec!["unknown role \"boss\"", "data or witness"],
+        ),
+        (
+            vec!["--members", "0=127.0.0.1:7000,0=127.0.0.1:7001", "--id", "0"],
+            vec!["member id 0 stands twice"],
+        ),
+        (
+            vec!["--members", "0=127.0.0.1:7000,1=127.0.0.1:7000", "--id", "0"],
+            vec!["127.0.0.1:7000 stands twice"],
+        ),
+        (
+            vec!["--members", "0=h:1,1=h:2:witness,2=h:3:witness", "--id", "0"],
+            vec!["2 of 3 members are witnesses"],
+        ),
         (vec!["--members", "0=10.0.0.1:7000", "--id", "0"], vec!["without encryption", "--insecure"]),
         (vec!["--members", three, "--id", "0", "--heartbeat", "0ms"], vec!["heartbeat", "1 ms"]),
         (vec!["--members", three, "--id", "0", "--cluster", ""], vec!["cluster name"]),
@@ -129,7 +172,10 @@ fn each_mistake_in_the_file_is_named_with_its_place() {
     let member = "[[member]]\nid = 0\naddress = \"127.0.0.1:7000\"\n";
     for (text, fragments) in [
         (format!("hartbeat = 1\n{member}"), vec!["line 1", "unknown field `hartbeat`"]),
-        (format!("{member}[options]\nhartbeat = \"1s\"\n"), vec!["line 5", "unknown field `hartbeat`", "`heartbeat`"]),
+        (
+            format!("{member}[options]\nhartbeat = \"1s\"\n"),
+            vec!["line 5", "unknown field `hartbeat`", "`heartbeat`"],
+        ),
         (format!("{member}[options]\nheartbeat = \"soon\"\n"), vec!["line 5", "\"soon\" is not a time"]),
         (format!("{member}[options]\nheartbeat = \"0s\"\n"), vec!["cluster.toml", "heartbeat is 0"]),
         (format!("{member}[options]\nmax_key_bytes = \"4kb\"\n"), vec!["line 5", "size"]),

@@ -46,6 +46,10 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_CHECKPOINT_BYTES", value_name = "SIZE")]
     pub(crate) checkpoint_bytes: Option<Size>,
 
+    /// The most memory that the cache of the data file takes [default: 64MiB]
+    #[arg(long, env = "KV_CACHE_BYTES", value_name = "SIZE")]
+    pub(crate) cache_bytes: Option<Size>,
+
     /// The most client sessions; one more evicts the one that was silent longest [default: 10000]
     #[arg(long, env = "KV_MAX_SESSIONS", value_name = "N")]
     pub(crate) max_sessions: Option<usize>,
@@ -76,6 +80,7 @@ impl Tuning {
             max_value_bytes: self.max_value_bytes.or(other.max_value_bytes),
             segment_bytes: self.segment_bytes.or(other.segment_bytes),
             checkpoint_bytes: self.checkpoint_bytes.or(other.checkpoint_bytes),
+            cache_bytes: self.cache_bytes.or(other.cache_bytes),
             max_sessions: self.max_sessions.or(other.max_sessions),
             session_ttl: self.session_ttl.or(other.session_ttl),
             session_window: self.session_window.or(other.session_window),
@@ -99,6 +104,7 @@ impl Tuning {
         bytes(&mut options.max_key_bytes, self.max_key_bytes);
         bytes(&mut options.max_value_bytes, self.max_value_bytes);
         bytes(&mut options.checkpoint_bytes, self.checkpoint_bytes);
+        bytes(&mut options.cache_bytes, self.cache_bytes);
         options.segment_bytes = self.segment_bytes.map_or(options.segment_bytes, |size| size.0);
         options.pipeline = self.pipeline.unwrap_or(options.pipeline);
         options.max_sessions = self.max_sessions.unwrap_or(options.max_sessions);

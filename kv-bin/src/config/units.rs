@@ -13,7 +13,8 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a time: write a number and a unit, as in 25ms, 2s, 10min, 1h or 30d");
+        let wrong =
+            || format!("{text:?} is not a time: write a number and a unit, as in 25ms, 2s, 10min, 1h or 30d");
         let (number, unit) = split(text).ok_or_else(wrong)?;
         let millis: u64 = match unit {
             "ms" => 1,
@@ -51,7 +52,8 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a size: write a number of bytes, as in 4096, 64KiB, 16MiB or 1GiB");
+        let wrong =
+            || format!("{text:?} is not a size: write a number of bytes, as in 4096, 64KiB, 16MiB or 1GiB");
         let (number, unit) = split(text).ok_or_else(wrong)?;
         let bytes: u64 = match unit {
             "" | "B" => 1,
@@ -89,7 +91,8 @@ mod tests {
 
     #[test]
     fn times_are_read_with_their_unit() {
-        for (text, millis) in [("25ms", 25), ("2s", 2000), ("10 min", 600_000), ("1h", 3_600_000), ("0ms", 0)] {
+        for (text, millis) in [("25ms", 25), ("2s", 2000), ("10 min", 600_000), ("1h", 3_600_000), ("0ms", 0)]
+        {
             assert_eq!(text.parse::<Span>().unwrap().0, Duration::from_millis(millis), "{text}");
         }
         for text in ["", "25", "ms", "-1s", "1.5s", "25 years", "99999999999999999d"] {

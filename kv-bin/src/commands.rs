@@ -1,0 +1,266 @@
+//! The client commands: connect, do one thing, say how it went.
+
+use crate::cli::{ConnectArgs, DeleteArgs, GetArgs, PutArgs, ScanArgs, StatusArgs};
+use crate::config::{ConnectConfig, TransportKind};
+use crate::failure::Failure;
+use crate::output::{self, BAD, Cell, GOOD, NOTE};
+use crate::serve;
+use futures::StreamExt as _;
+use kv_core::Client;
+use kv_core::client::MemberReport;
+use kv_core::error::{ConnectError, ReadError, WriteError};
+use kv_core::ids::{Op, Revision};
+use kv_core::message::{MemberStatus, Record};
+use serde_json::{Map, Value, json};
+use std::ffi::OsString;
+use std::io::{self, Read as _, Write as _};
+use std::pin::pin;
+use std::time::Duration;
+
+/// How long the farewell may take: the work is done, and the session would expire by itself.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// `kv put`.
+pub(crate) async fn put(args: PutArgs, json: bool) -> Result<(), Failure> {
+    let value = if args.value == "-" { standard_input()? } else { bytes(args.value) };
+    let client = connect(&args.connect).await?;
+    let mut put = client.put(bytes(args.key), value);
+    if args.if_absent {
+        put = put.if_absent();
+    }
+    if args.if_present {
+        put = put.if_present();
+    }
+    if let Some(revision) = args.if_revision {
+        put = put.if_revision(Revision::new(revision));
+    }
+    let result = put.await;
+    farewell(&client).await;
+    let written = result.map_err(|error| write_failure(&error))?;
+    let (revision, time) = (written.revision.get(), written.timestamp.get());
+    if json {
+        tell(&json!({ "revision": revision, "timestamp_ms": time }).to_string())
+    } else {
+        tell(&format!("revision {revision}"))
+    }
+}
+
+/// `kv get`.
+pub(crate) async fn get(args: GetArgs, json: bool) -> Result<(), Failure> {
+    let key = bytes(args.key);
+    let client = connect(&args.connect).await?;
+    let get = client.get(&key);
+    let result = if args.local { get.local().await } else { get.await };
+    farewell(&client).await;
+    match result.map_err(|error| read_failure(&error))? {
+        Some(record) if json => tell(&record_json(&key, &record).to_string()),
+        Some(record) => tell_bytes(&record.value),
+        None => {
+            if json {
+                tell("null")?;
+            }
+            Err(Failure::failed(format!("the key {:?} does not exist", String::from_utf8_lossy(&key))))
+        }
+    }
+}
+
+/// `kv delete`.
+pub(crate) async fn delete(args: DeleteArgs, json: bool) -> Result<(), Failure> {
+    let client = connect(&args.connect).await?;
+    let result = client.delete(bytes(args.key)).await;
+    farewell(&client).await;
+    let deleted = result.map_err(|error| write_failure(&error))?;
+    let (existed, revision) = (deleted.existed, deleted.revision.get());
+    if json {
+        return tell(&json!({ "existed": existed, "revision": revision }).to_string());
+    }
+    tell(&if existed { format!("revision {revision}") } else { "the key did not exist".to_owned() })
+}
+
+/// `kv scan`.
+pub(crate) async fn scan(args: ScanArgs, json: bool) -> Result<(), Failure> {
+    let client = connect(&args.connect).await?;
+    let mut scan = client.scan(bytes(args.prefix));
+    if let Some(limit) = args.limit {
+        scan = scan.limit(limit);
+    }
+    let mut records = pin!(scan.stream());
+    while let Some(next) = records.next().await {
+        let (key, record) = next.map_err(|error| read_failure(&error))?;
+        let line = if json {
+            record_json(&key, &record).to_string().into_bytes()
+        } else {
+            [&key[..], b"\t", &record.value[..]].concat()
+        };
+        if !still_read(write_line(&line))? {
+            break;
+        }
+    }
+    farewell(&client).await;
+    Ok(())
+}
+
+/// `kv status`.
+pub(crate) async fn status(args: StatusArgs, json: bool) -> Result<(), Failure> {
+    let client = connect(&args.connect).await?;
+    let reports = client.cluster_status().await;
+    farewell(&client).await;
+    if json {
+        let members: Vec<Value> = reports.iter().map(report_json).collect();
+        return tell(&json!({ "members": members }).to_string());
+    }
+    tell(status_table(&reports).trim_end())
+}
+
+async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
+    let config = ConnectConfig::resolve(args)?;
+    let mut builder = Client::builder(&config.cluster)
+        .transport(serve::transport(TransportKind::Tcp)?)
+        .name("kv")
+        .deadline(args.timeout)
+        .connect_timeout(args.timeout);
+    for address in &config.addresses {
+        builder = builder.address(address);
+    }
+    builder.connect().await.map_err(|error| match error {
+        ConnectError::Unreachable(_) => Failure::failed(format!(
+            "{error}; is the cluster running? Name its members with --address HOST:PORT or KV_ADDRESS"
+        )),
+        _ => Failure::failed(error),
+    })
+}
+
+async fn farewell(client: &Client) {
+    // Late is as good as never: the session expires by itself.
+    let _ = tokio::time::timeout(FAREWELL, client.close()).await;
+}
+
+fn write_failure(error: &WriteError) -> Failure {
+    match error {
+        WriteError::OutcomeUnknown(_) => {
+            Failure::unknown(format!("{error}; read the key to see, before you write it again"))
+        }
+        WriteError::Key { .. } | WriteError::Value { .. } => Failure::usage(error),
+        _ => Failure::failed(error),
+    }
+}
+
+fn read_failure(error: &ReadError) -> Failure {
+    match error {
+        ReadError::Key { .. } => Failure::usage(error),
+        _ => Failure::failed(error),
+    }
+}
+
+/// A word of the command line as the bytes that were typed.
+fn bytes(word: OsString) -> Vec<u8> {
+    word.into_encoded_bytes()
+}
+
+fn standard_input() -> Result<Vec<u8>, Failure> {
+    let mut value = Vec::new();
+    io::stdin()
+        .lock()
+        .read_to_end(&mut value)
+        .map_err(|error| Failure::failed(format!("cannot read the value from standard input: {error}")))?;
+    Ok(value)
+}
+
+fn tell(line: &str) -> Result<(), Failure> {
+    still_read(output::say(line)).map(drop)
+}
+
+/// Bytes as they are, and a line end.
+fn tell_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    still_read(write_line(bytes)).map(drop)
+}
+
+fn write_line(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.write_all(b"\n")?;
+    stdout.flush()
+}
+
+/// Whether somebody still reads; that nobody does (`kv scan | head`) is no failure.
+fn still_read(written: io::Result<()>) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::failed(format!("cannot write to standard output: {error}"))),
+    }
+}
+
+fn record_json(key: &[u8], record: &Record) -> Value {
+    let mut object = Map::new();
+    output::put_bytes(&mut object, "key", key);
+    output::put_bytes(&mut object, "value", &record.value);
+    object.insert("created".to_owned(), record.created.get().into());
+    object.insert("modified".to_owned(), record.modified.get().into());
+    object.insert("version".to_owned(), record.version.into());
+    Value::Object(object)
+}
+
+fn report_json(report: &MemberReport) -> Value {
+    let mut object = json!({ "id": report.id.get(), "address": report.address, "role": report.role });
+    let fields = match &report.status {
+        Ok(status) => json!({
+            "state": status.state,
+            "view": status.view.get(),
+            "primary": status.primary.map(|id| id.get()),
+            "head": status.head.get(),
+            "commit": status.commit.get(),
+            "applied": status.applied.get(),
+            "revision": status.revision.get(),
+            "checkpoint": status.checkpoint.get(),
+            "last_failover_ms": status.last_failover_ms,
+            "uptime_ms": status.uptime_ms,
+            "peers": status.peers.iter().map(|peer| json!({
+                "id": peer.id.get(),
+                "acknowledged": peer.acknowledged.get(),
+                "alive": peer.alive,
+            })).collect::<Vec<_>>(),
+        }),
+        Err(error) => json!({ "error": error.to_string() }),
+    };
+    if let (Value::Object(object), Value::Object(fields)) = (&mut object, fields) {
+        object.extend(fields);
+    }
+    object
+}
+
+/// Members, roles, view, commit, lag, last failover.
+pub(crate) fn status_table(reports: &[MemberReport]) -> String {
+    let head =
+        reports.iter().filter_map(|report| report.status.as_ref().ok()).map(|status| status.head).max();
+    let rows: Vec<_> = reports.iter().map(|report| status_row(report, head.unwrap_or_default())).collect();
+    let header = ["id", "role", "address", "state", "view", "commit", "applied", "lag", "failover", "up"];
+    output::table(&header, &rows)
+}
+
+fn status_row(report: &MemberReport, head: Op) -> Vec<Cell> {
+    let mut row = vec![Cell::text(report.id), Cell::text(&report.role), Cell::text(&report.address)];
+    match &report.status {
+        Ok(status) => row.extend([
+            Cell::text(&status.state).with(match status.state.as_str() {
+                "primary" => GOOD,
+                "backup" => anstyle::Style::new(),
+                "damaged" => BAD,
+                _ => NOTE,
+            }),
+            Cell::number(status.view),
+            Cell::number(status.commit),
+            Cell::number(status.applied),
+            Cell::number(lag(status, head)),
+            Cell::number(status.last_failover_ms.map_or("-".to_owned(), |ms| format!("{ms} ms"))),
+            Cell::number(format!("{} s", status.uptime_ms / 1000)),
+        ]),
+        Err(error) => row.push(Cell::text(format!("no answer: {error}")).with(BAD)),
+    }
+    row
+}
+
+/// How many log entries the longest log of all has that this one lacks.
+fn lag(status: &MemberStatus, head: Op) -> u64 {
+    head.distance_from(status.head)
+}

@@ -1,0 +1,83 @@
+//! The primary is killed in the middle of writes.
+
+use super::ledger::{self, Verdict};
+use super::members::{COUNT, Members};
+use super::story::Story;
+use super::watch;
+use super::writers::Writers;
+use crate::config::TransportKind;
+use crate::failure::Failure;
+use crate::output::{BAD, GOOD};
+use crate::serve;
+use std::time::{Duration, Instant};
+
+/// How many writers work at once.
+const WRITERS: usize = 8;
+/// How often each begins a write.
+const PACE: Duration = Duration::from_millis(4);
+/// How many writes are acknowledged between two events of the story.
+const STEP: u64 = 1500;
+/// How long a step may take.
+const STEP_LIMIT: Duration = Duration::from_secs(30);
+
+/// Tells the story of a killed primary.
+pub(super) async fn run(story: &Story, seed: u64) -> Result<Verdict, Failure> {
+    let mut members = Members::start(0, seed)?;
+    let result = play(story, &mut members, seed).await;
+    result.inspect_err(|_| super::show_logs(story, &members))
+}
+
+async fn play(story: &Story, members: &mut Members, seed: u64) -> Result<Verdict, Failure> {
+    super::introduce(story, members);
+    let client = watch::connect(members, serve::transport(TransportKind::Tcp)?, seed).await?;
+    let primary = watch::formed(&client, COUNT.into()).await?;
+    story.tell(format_args!(
+        "the cluster has formed: member {} is primary in view {}",
+        primary.id, primary.view
+    ));
+
+    let writers = Writers::start(&client, WRITERS, PACE);
+    story.tell(format_args!("{WRITERS} writers begin"));
+    writers.progress(STEP, STEP_LIMIT).await?;
+
+    let pid = members.pid(primary.id.get()).unwrap_or_default();
+    let before = writers.acknowledged();
+    let kill = Instant::now();
+    members.kill(primary.id.get());
+    story.tell_in(
+        BAD,
+        format_args!(
+            "{before} writes acknowledged; member {}, the primary, is killed: kill -9 {pid}",
+            primary.id
+        ),
+    );
+    let promoted = watch::promoted(&client, primary.id).await?;
+    story.tell_in(
+        GOOD,
+        format_args!("member {} has become primary in view {}, by itself", promoted.id, promoted.view),
+    );
+    writers.progress(STEP, STEP_LIMIT).await?;
+    story.tell(format_args!(
+        "{} writes acknowledged, {:?} after the kill",
+        writers.acknowledged(),
+        kill.elapsed()
+    ));
+
+    members.start_member(primary.id.get())?;
+    story.tell(format_args!("member {} is started again on what it left on disk", primary.id));
+    let back = watch::level(&client, primary.id).await?;
+    story.tell_in(
+        GOOD,
+        format_args!(
+            "member {} has caught up: {} in view {}, at op {}",
+            back.id, back.state, back.view, back.applied
+        ),
+    );
+    writers.progress(STEP / 3, STEP_LIMIT).await?;
+
+    let ledgers = writers.stop().await?;
+    let store = watch::read_back(&client).await?;
+    let verdict = ledger::compare(&ledgers, &store);
+    super::sum_up(story, &verdict, store.len());
+    Ok(verdict)
+}

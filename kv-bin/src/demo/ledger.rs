@@ -1,0 +1,281 @@
+//! What was tried and what was acknowledged, and the comparison with what the store holds in the end.
+
+use bytes::Bytes;
+use kv_core::ids::Revision;
+use kv_core::message::Record;
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+/// One attempt to write, as its writer saw it end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Ending {
+    /// Done, at this revision.
+    Acknowledged {
+        /// The revision of the write.
+        revision: Revision,
+        /// When the writer heard of it.
+        at: Instant,
+    },
+    /// It may have happened or not.
+    Unknown,
+    /// It has not happened, and will not.
+    NotApplied,
+}
+
+/// A write and its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Attempt {
+    /// What was put under the key.
+    pub(crate) value: Bytes,
+    /// How it ended.
+    pub(crate) ending: Ending,
+}
+
+/// All attempts of one writer, in its order: per key, the n-th attempt puts what no other attempt does.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ledger {
+    keys: BTreeMap<Bytes, Vec<Attempt>>,
+    /// Writes that the store refused although nobody else writes their keys: an earlier one was applied twice.
+    refused: Vec<String>,
+}
+
+/// The comparison of all ledgers with the store.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Verdict {
+    /// How many writes were tried.
+    pub(crate) writes: u64,
+    /// How many were acknowledged.
+    pub(crate) acknowledged: u64,
+    /// How many of these are not in the store as acknowledged.
+    pub(crate) lost: u64,
+    /// How many were applied more than once, or though they were reported as not applied.
+    pub(crate) duplicated: u64,
+    /// The longest time between two acknowledgements, whoever got them.
+    pub(crate) longest_gap: Duration,
+    /// What is wrong, in words.
+    pub(crate) problems: Vec<String>,
+}
+
+impl Ledger {
+    /// Remembers an attempt to put `value` under `key`.
+    pub(crate) fn note(&mut self, key: Bytes, value: Bytes, ending: Ending) {
+        self.keys.entry(key).or_default().push(Attempt { value, ending });
+    }
+
+    /// Remembers that a write was refused that must not be.
+    pub(crate) fn note_refused(&mut self, problem: String) {
+        self.refused.push(problem);
+    }
+}
+
+/// Compares what the writers were told with what the store holds: `store` is all of it.
+pub(crate) fn compare(ledgers: &[Ledger], store: &BTreeMap<Bytes, Record>) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut revisions: HashMap<Revision, &Bytes> = HashMap::new();
+    let mut times = Vec::new();
+    for ledger in ledgers {
+        for problem in &ledger.refused {
+            verdict.duplicated += 1;
+            verdict.problems.push(problem.clone());
+        }
+        for (key, attempts) in &ledger.keys {
+            verdict.check_key(key, attempts, store.get(key));
+            for attempt in attempts {
+                if let Ending::Acknowledged { revision, at } = attempt.ending {
+                    times.push(at);
+                    if let Some(other) = revisions.insert(revision, key) {
+                        verdict.duplicate(1, format!("{key:?} and {other:?} both have revision {revision}"));
+                    }
+                }
+            }
+        }
+    }
+    let known = |key: &Bytes| ledgers.iter().any(|ledger| ledger.keys.contains_key(key));
+    for key in store.keys().filter(|key| !known(key)) {
+        verdict.duplicate(1, format!("{key:?} is in the store, and nobody wrote it"));
+    }
+    times.sort_unstable();
+    verdict.longest_gap = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+    verdict
+}
+
+impl Verdict {
+    /// Whether every promise was kept.
+    pub(crate) fn is_good(&self) -> bool {
+        self.lost == 0 && self.duplicated == 0 && self.problems.is_empty()
+    }
+
+    fn duplicate(&mut self, count: u64, problem: String) {
+        self.duplicated += count;
+        self.problems.push(problem);
+    }
+
+    fn lose(&mut self, count: u64, problem: String) {
+        self.lost += count;
+        self.problems.push(problem);
+    }
+
+    /// One writer put the attempts under this key, one after the other, each when the one before had ended: the key's
+    /// version counts how many were applied, and its record is that of the last one.
+    fn check_key(&mut self, key: &Bytes, attempts: &[Attempt], record: Option<&Record>) {
+        let acknowledged: Vec<Revision> = attempts.iter().filter_map(Attempt::revision).collect();
+        let unknown = attempts.iter().filter(|attempt| attempt.ending == Ending::Unknown).count() as u64;
+        let least = acknowledged.len() as u64;
+        self.writes += attempts.len() as u64;
+        self.acknowledged += least;
+        let version = record.map_or(0, |record| record.version);
+        if version < least {
+            let missing = least - version;
+            self.lose(
+                missing,
+                format!("{key:?} was written {version} times, {least} writes were acknowledged"),
+            );
+        }
+        if version > least + unknown {
+            let extra = version - least - unknown;
+            let most = least + unknown;
+            self.duplicate(
+                extra,
+                format!("{key:?} was written {version} times, at most {most} writes can have been"),
+            );
+        }
+        if let Some(pair) = acknowledged.windows(2).find(|pair| pair[0] > pair[1]) {
+            self.duplicate(1, format!("{key:?} got revision {} and later {}", pair[0], pair[1]));
+        }
+        if let Some(record) = record.filter(|_| (least..=least + unknown).contains(&version)) {
+            self.check_last(key, attempts, record);
+        }
+    }
+
+    /// The record must be that of the last write that was applied: the last one acknowledged, or one after it whose end is
+    /// not known.
+    fn check_last(&mut self, key: &Bytes, attempts: &[Attempt], record: &Record) {
+        if record.version == 1 && record.created != record.modified {
+            self.duplicate(1, format!("{key:?} was written once, but changed after it was created"));
+        }
+        let last = attempts.iter().rposition(|attempt| attempt.revision().is_some());
+        let candidates = &attempts[last.unwrap_or(0)..];
+        let fits = |attempt: &Attempt| match attempt.ending {
+            Ending::Acknowledged { revision, .. } => {
+                attempt.value == record.value && revision == record.modified
+            }
+            Ending::Unknown => attempt.value == record.value,
+            Ending::NotApplied => false,
+        };
+        // A write whose end is not known may also be applied late, after others that were acknowledged.
+        let late = |attempt: &Attempt| attempt.ending == Ending::Unknown && attempt.value == record.value;
+        if candidates.iter().any(fits) || attempts.iter().any(late) {
+            return;
+        }
+        let was_refused = attempts
+            .iter()
+            .any(|attempt| attempt.ending == Ending::NotApplied && attempt.value == record.value);
+        let text = format!(
+            "{key:?} holds {:?} of revision {}, which was not written last",
+            record.value, record.modified
+        );
+        if was_refused { self.duplicate(1, text) } else { self.lose(1, text) }
+    }
+}
+
+impl Attempt {
+    fn revision(&self) -> Option<Revision> {
+        match self.ending {
+            Ending::Acknowledged { revision, .. } => Some(revision),
+            Ending::Unknown | Ending::NotApplied => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acknowledged(revision: u64) -> Ending {
+        Ending::Acknowledged { revision: Revision::new(revision), at: Instant::now() }
+    }
+
+    fn record(value: &str, created: u64, modified: u64, version: u64) -> Record {
+        Record {
+            value: Bytes::copy_from_slice(value.as_bytes()),
+            created: Revision::new(created),
+            modified: Revision::new(modified),
+            version,
+        }
+    }
+
+    /// The verdict on the attempts on key `k` (values are `0`, `1`, ...) when the store holds `found` there.
+    fn judge(endings: &[Ending], found: Option<Record>) -> (u64, u64) {
+        let mut ledger = Ledger::default();
+        for (n, ending) in endings.iter().enumerate() {
+            ledger.note(Bytes::from_static(b"k"), Bytes::from(n.to_string()), ending.clone());
+        }
+        let store = found.into_iter().map(|record| (Bytes::from_static(b"k"), record)).collect();
+        let verdict = compare(&[ledger], &store);
+        assert_eq!(verdict.is_good(), verdict.lost + verdict.duplicated == 0, "{verdict:?}");
+        (verdict.lost, verdict.duplicated)
+    }
+
+    #[test]
+    fn a_write_that_is_where_it_was_acknowledged_is_fine() {
+        assert_eq!(judge(&[acknowledged(5)], Some(record("0", 5, 5, 1))), (0, 0));
+        assert_eq!(judge(&[acknowledged(5), acknowledged(9)], Some(record("1", 5, 9, 2))), (0, 0));
+    }
+
+    #[test]
+    fn an_acknowledged_write_that_is_missing_is_lost() {
+        assert_eq!(judge(&[acknowledged(5)], None), (1, 0));
+        assert_eq!(judge(&[acknowledged(5), acknowledged(9)], Some(record("0", 5, 5, 1))), (1, 0));
+        assert_eq!(judge(&[acknowledged(5)], Some(record("0", 6, 6, 1))), (1, 0), "another revision");
+    }
+
+    #[test]
+    fn a_write_applied_twice_is_duplicated() {
+        assert_eq!(judge(&[acknowledged(5)], Some(record("0", 5, 5, 2))), (0, 1));
+        assert_eq!(judge(&[Ending::Unknown], Some(record("0", 5, 6, 2))), (0, 1));
+        assert_eq!(
+            judge(&[acknowledged(5), acknowledged(5)], Some(record("1", 5, 5, 2))),
+            (0, 1),
+            "one revision, two writes"
+        );
+    }
+
+    #[test]
+    fn a_write_of_unknown_outcome_may_be_there_or_not() {
+        assert_eq!(judge(&[Ending::Unknown], None), (0, 0));
+        assert_eq!(judge(&[Ending::Unknown], Some(record("0", 5, 5, 1))), (0, 0));
+        assert_eq!(judge(&[acknowledged(5), Ending::Unknown], Some(record("0", 5, 5, 1))), (0, 0));
+        assert_eq!(judge(&[acknowledged(5), Ending::Unknown], Some(record("1", 5, 7, 2))), (0, 0));
+        assert_eq!(
+            judge(&[Ending::Unknown, acknowledged(5)], Some(record("0", 5, 7, 2))),
+            (0, 0),
+            "late, but once"
+        );
+    }
+
+    #[test]
+    fn a_write_reported_as_not_applied_must_not_be_there() {
+        assert_eq!(judge(&[Ending::NotApplied], None), (0, 0));
+        assert_ne!(judge(&[Ending::NotApplied], Some(record("0", 5, 5, 1))), (0, 0));
+    }
+
+    #[test]
+    fn a_key_that_nobody_wrote_is_found() {
+        let store = [(Bytes::from_static(b"x"), record("0", 1, 1, 1))].into_iter().collect();
+        assert_eq!(compare(&[], &store).duplicated, 1);
+    }
+
+    #[test]
+    fn the_longest_gap_is_that_between_all_acknowledgements() {
+        let start = Instant::now();
+        let mut ledgers = [Ledger::default(), Ledger::default()];
+        for (n, ms) in [0u64, 10, 40, 45].into_iter().enumerate() {
+            let ending = Ending::Acknowledged {
+                revision: Revision::new(n as u64 + 1),
+                at: start + Duration::from_millis(ms),
+            };
+            ledgers[n % 2].note(Bytes::from(n.to_string()), Bytes::new(), ending);
+        }
+        assert_eq!(compare(&ledgers, &BTreeMap::new()).longest_gap, Duration::from_millis(30));
+    }
+}

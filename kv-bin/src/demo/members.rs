@@ -1,0 +1,228 @@
+//! The demo's members: real processes in a folder that goes when they go.
+
+use crate::failure::Failure;
+use crate::serve;
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The name of the demo's clusters.
+pub(crate) const CLUSTER: &str = "demo";
+/// How many members there are.
+pub(crate) const COUNT: u8 = 3;
+/// How long a member may take from its start to its line that says that it serves.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// How many lines of each member's log are kept, to be shown if something goes wrong.
+const LOG_LINES: usize = 30;
+/// How often a start is tried on other ports: somebody may take one between its choice and its use.
+const ATTEMPTS: usize = 5;
+
+/// Three member processes. Dropping this kills them and deletes their data.
+///
+/// Each member holds the reading end of a pipe whose writing end only this process has: when this process is gone, even by
+/// SIGKILL, the members stop by themselves and delete the folder. So it is the first of them that creates it.
+#[derive(Debug)]
+pub(crate) struct Members {
+    folder: PathBuf,
+    ports: Vec<u16>,
+    processes: Vec<Option<Process>>,
+    logs: Vec<Log>,
+    /// What share of the messages between members each of them loses, in percent.
+    loss: u8,
+    seed: u64,
+}
+
+/// The last lines of a member's log.
+type Log = Arc<Mutex<VecDeque<String>>>;
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may be gone already; waiting takes it out of the process table either way.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Members {
+    /// Starts three members with empty folders, which lose `loss` percent of the messages between them.
+    pub(crate) fn start(loss: u8, seed: u64) -> Result<Self, Failure> {
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            match Self::try_start(loss, seed) {
+                Ok(members) => return Ok(members),
+                Err(failure) => last = Some(failure),
+            }
+        }
+        Err(last.unwrap_or_else(|| Failure::failed("no attempt was made")))
+    }
+
+    fn try_start(loss: u8, seed: u64) -> Result<Self, Failure> {
+        let folder =
+            std::env::temp_dir().join(format!("kv-demo-{}-{:016x}", std::process::id(), fastrand::u64(..)));
+        let ports = free_ports(COUNT.into())?;
+        let processes = (0..COUNT).map(|_| None).collect();
+        let logs = (0..COUNT).map(|_| Log::default()).collect();
+        let mut members = Self { folder, ports, processes, logs, loss, seed };
+        for id in 0..COUNT {
+            members.start_member(id)?;
+        }
+        Ok(members)
+    }
+
+    /// Where the members listen, in id order.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect()
+    }
+
+    /// The process id of a running member.
+    pub(crate) fn pid(&self, id: u8) -> Option<u32> {
+        self.processes.get(usize::from(id))?.as_ref().map(|process| process.child.id())
+    }
+
+    /// Kills a member on the spot: SIGKILL.
+    pub(crate) fn kill(&mut self, id: u8) {
+        if let Some(process) = self.processes.get_mut(usize::from(id)) {
+            *process = None;
+        }
+    }
+
+    /// Starts a member, or starts it again on the data that it left, and waits for its word that it serves.
+    pub(crate) fn start_member(&mut self, id: u8) -> Result<(), Failure> {
+        let program = std::env::current_exe().map_err(|error| {
+            Failure::failed(format!("cannot find the program to start members with: {error}"))
+        })?;
+        let mut command = Command::new(program);
+        // A variable meant for the user's own cluster must not reach these.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KV_")) {
+            command.env_remove(name);
+        }
+        let members: Vec<String> =
+            self.addresses().iter().enumerate().map(|(id, address)| format!("{id}={address}")).collect();
+        command
+            .args([
+                "serve",
+                "--json",
+                "--cluster",
+                CLUSTER,
+                "--id",
+                &id.to_string(),
+                "--members",
+                &members.join(","),
+            ])
+            .arg("--data")
+            .arg(self.folder.join(id.to_string()))
+            .arg("--exit-with-parent")
+            .arg(&self.folder)
+            .args(["--lose", &self.loss.to_string(), "--lose-seed", &(self.seed + u64::from(id)).to_string()])
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        own_group(&mut command);
+        let child = command
+            .spawn()
+            .map_err(|error| Failure::failed(format!("cannot start a member process: {error}")))?;
+        let mut process = Process { child };
+        let serving = watch(&mut process, self.logs[usize::from(id)].clone());
+        self.processes[usize::from(id)] = Some(process);
+        match serving.recv_timeout(START_LIMIT) {
+            Ok(()) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => Err(Failure::failed(format!(
+                "member {id} did not start within {START_LIMIT:?}{}",
+                self.last_words(id)
+            ))),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(Failure::failed(format!("member {id} ended before it served{}", self.last_words(id))))
+            }
+        }
+    }
+
+    /// What each member logged last, for the report of a failure.
+    pub(crate) fn last_logs(&self) -> Vec<(u8, Vec<String>)> {
+        let lines = |log: &Log| log.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        (0..COUNT).zip(self.logs.iter().map(lines)).collect()
+    }
+
+    fn last_words(&self, id: u8) -> String {
+        let log = self.logs[usize::from(id)].lock().unwrap_or_else(PoisonError::into_inner);
+        log.back().map(|line| format!(": {line}")).unwrap_or_default()
+    }
+}
+
+impl Drop for Members {
+    fn drop(&mut self) {
+        self.processes.clear();
+        serve::sweep(&self.folder);
+    }
+}
+
+/// Ctrl-C on a terminal goes to a whole process group: to the demo, which then ends its members itself.
+#[cfg(unix)]
+fn own_group(command: &mut Command) {
+    std::os::unix::process::CommandExt::process_group(command, 0);
+}
+
+#[cfg(not(unix))]
+fn own_group(_: &mut Command) {}
+
+/// Reads what a member prints, on threads that end when it ends. The receiver hears when it serves; the channel closes if it
+/// ends before.
+fn watch(process: &mut Process, log: Log) -> mpsc::Receiver<()> {
+    let (served, serving) = mpsc::channel();
+    if let Some(stderr) = process.child.stderr.take() {
+        std::thread::spawn(move || {
+            for line in lines(stderr) {
+                let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                if log.len() == LOG_LINES {
+                    log.pop_front();
+                }
+                log.push_back(line);
+            }
+        });
+    }
+    if let Some(stdout) = process.child.stdout.take() {
+        std::thread::spawn(move || {
+            for line in lines(stdout) {
+                if line.contains("\"serving\"") {
+                    // The one who waits may have given up.
+                    let _ = served.send(());
+                }
+            }
+        });
+    }
+    serving
+}
+
+fn lines(stream: impl Read) -> impl Iterator<Item = String> {
+    BufReader::new(stream)
+        .split(b'\n')
+        .map_while(Result::ok)
+        .map(|line| String::from_utf8_lossy(&line).into_owned())
+}
+
+/// Ports on which nobody listens. Not from the range that the system gives to outgoing connections: one of those could take
+/// the port of a member that is down for a moment.
+fn free_ports(count: usize) -> Result<Vec<u16>, Failure> {
+    let mut held = Vec::new();
+    for _ in 0..1000 {
+        if held.len() == count {
+            break;
+        }
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", fastrand::u16(10_000..30_000))) {
+            held.push(listener);
+        }
+    }
+    let ports: Vec<u16> =
+        held.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect();
+    if ports.len() == count { Ok(ports) } else { Err(Failure::failed("cannot find free ports on 127.0.0.1")) }
+}

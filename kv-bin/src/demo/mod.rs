@@ -1,0 +1,152 @@
+//! `kv demo`: a cluster of real processes, what happens to it, and whether it kept its word.
+
+mod crash;
+mod ledger;
+mod members;
+mod omission;
+mod story;
+mod watch;
+mod writers;
+
+use crate::cli::{DemoArgs, Scenario};
+use crate::config::TransportKind;
+use crate::failure::Failure;
+use crate::output::{self, BAD, Cell, GOOD, NOTE, styled};
+use crate::serve;
+use crate::signals::Signals;
+use ledger::Verdict;
+use members::Members;
+use serde_json::{Value, json};
+use story::Story;
+
+/// How many problems are shown of each scenario.
+const SHOWN_PROBLEMS: usize = 10;
+
+/// What one scenario came to.
+#[derive(Debug)]
+struct Report {
+    scenario: &'static str,
+    transport: TransportKind,
+    verdict: Verdict,
+}
+
+/// Runs the scenarios, and says how they went. However it ends, no process and no folder of the demo is left.
+pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<(), Failure> {
+    let mut signals =
+        Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+    // Says early what is not compiled in.
+    serve::transport(args.transport)?;
+    let reports = tokio::select! {
+        reports = tell(&args, json) => reports?,
+        signal = signals.next() => {
+            return Err(Failure::failed(format!("stopped by {signal}: no process and no folder is left behind")));
+        }
+    };
+    conclude(&reports, json)
+}
+
+async fn tell(args: &DemoArgs, json: bool) -> Result<Vec<Report>, Failure> {
+    let mut reports = Vec::new();
+    let transport = args.transport;
+    if matches!(args.scenario, Scenario::Crash | Scenario::All) {
+        let story = Story::begin("crash: the primary is killed in the middle of writes", json);
+        let verdict = crash::run(&story, args.seed).await?;
+        reports.push(Report { scenario: "crash", transport, verdict });
+    }
+    if matches!(args.scenario, Scenario::Omission | Scenario::All) {
+        let story =
+            Story::begin("omission: requests, replies and messages between members are lost at random", json);
+        let verdict = omission::run(&story, args.seed).await?;
+        reports.push(Report { scenario: "omission", transport, verdict });
+    }
+    Ok(reports)
+}
+
+/// Says who plays.
+fn introduce(story: &Story, members: &Members) {
+    for (id, address) in (0..).zip(members.addresses()) {
+        let pid = members.pid(id).unwrap_or_default();
+        story.tell(format_args!("member {id} serves on {address}: process {pid}"));
+    }
+}
+
+/// Says what the comparison came to.
+fn sum_up(story: &Story, verdict: &Verdict, keys: usize) {
+    let Verdict { writes, acknowledged, lost, duplicated, .. } = verdict;
+    let style = if verdict.is_good() { GOOD } else { BAD };
+    story.tell_in(
+        style,
+        format_args!(
+            "{keys} keys read back: {acknowledged} of {writes} writes acknowledged, {lost} lost, {duplicated} applied twice"
+        ),
+    );
+}
+
+/// Shows the members' last words when a scenario came to no end.
+fn show_logs(story: &Story, members: &Members) {
+    for (id, lines) in members.last_logs() {
+        for line in lines {
+            story.line(&styled(NOTE, format_args!("member {id}: {line}")));
+        }
+    }
+}
+
+/// The last words: a table, or JSON, and whether all is well.
+fn conclude(reports: &[Report], json: bool) -> Result<(), Failure> {
+    let text = if json {
+        Value::from(reports.iter().map(Report::json).collect::<Vec<_>>()).to_string()
+    } else {
+        let header = ["scenario", "transport", "writes", "acknowledged", "lost", "duplicated", "outage"];
+        let rows: Vec<_> = reports.iter().map(Report::row).collect();
+        format!("\n{}", output::table(&header, &rows).trim_end())
+    };
+    let problems = reports.iter().flat_map(|report| report.verdict.problems.iter().take(SHOWN_PROBLEMS));
+    for problem in problems {
+        output::complain(problem);
+    }
+    output::say(&text)
+        .map_err(|error| Failure::failed(format!("cannot write to standard output: {error}")))?;
+    if !reports.iter().all(|report| report.verdict.is_good()) {
+        return Err(Failure::failed("a promise was broken: writes were lost or applied twice"));
+    }
+    if !json {
+        let all = styled(GOOD, "Every acknowledged write is there, and none was applied twice.");
+        // The table is out; that nobody reads this line is no failure.
+        let _ = output::say(&format!("\n{all}"));
+    }
+    Ok(())
+}
+
+impl Report {
+    fn json(&self) -> Value {
+        json!({
+            "scenario": self.scenario,
+            "transport": self.transport.name(),
+            "writes": self.verdict.writes,
+            "acknowledged": self.verdict.acknowledged,
+            "lost": self.verdict.lost,
+            "duplicated": self.verdict.duplicated,
+            "outage_ms": self.outage_ms(),
+        })
+    }
+
+    fn row(&self) -> Vec<Cell> {
+        let count = |number: u64| Cell::number(number).with(if number == 0 { GOOD } else { BAD });
+        let verdict = &self.verdict;
+        let acknowledged = if verdict.acknowledged == verdict.writes { GOOD } else { NOTE };
+        vec![
+            Cell::text(self.scenario),
+            Cell::text(self.transport.name()),
+            Cell::number(verdict.writes),
+            Cell::number(verdict.acknowledged).with(acknowledged),
+            count(verdict.lost),
+            count(verdict.duplicated),
+            Cell::number(format!("{} ms", self.outage_ms())),
+        ]
+    }
+
+    /// The longest time without an acknowledged write, in milliseconds to one decimal.
+    fn outage_ms(&self) -> f64 {
+        (self.verdict.longest_gap.as_secs_f64() * 10_000.0).round() / 10.0
+    }
+}

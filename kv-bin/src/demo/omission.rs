@@ -1,0 +1,77 @@
+//! Requests, replies and messages between members are lost at random.
+
+use super::ledger::{self, Verdict};
+use super::members::{COUNT, Members};
+use super::story::Story;
+use super::watch;
+use super::writers::Writers;
+use crate::failure::Failure;
+use crate::output::{BAD, GOOD};
+use kv_core::transport::tcp::Tcp;
+use kv_core::transport::{Direction, Fault, Faults, Faulty, Lane, Scope};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many writers work at once.
+const WRITERS: usize = 32;
+/// How often each begins a write.
+const PACE: Duration = Duration::from_millis(5);
+/// How many writes are acknowledged before the loss begins.
+const CALM: u64 = 300;
+/// How many are acknowledged in spite of it.
+const GOAL: u64 = 1500;
+/// How long a step may take.
+const STEP_LIMIT: Duration = Duration::from_secs(40);
+/// Which share of requests is lost, and of replies.
+const CLIENT_LOSS: f64 = 0.15;
+/// Which share of the messages between members is lost, in percent.
+const MEMBER_LOSS: u8 = 3;
+
+/// Tells the story of lost messages.
+pub(super) async fn run(story: &Story, seed: u64) -> Result<Verdict, Failure> {
+    let members = Members::start(MEMBER_LOSS, seed)?;
+    let result = play(story, &members, seed).await;
+    result.inspect_err(|_| super::show_logs(story, &members))
+}
+
+async fn play(story: &Story, members: &Members, seed: u64) -> Result<Verdict, Failure> {
+    super::introduce(story, members);
+    let faults = Faults::new(seed);
+    let transport = Faulty::new(Tcp::new(), faults.clone(), kv_core::wire::framing()).spare_first();
+    let client = watch::connect(members, Arc::new(transport), seed).await?;
+    let primary = watch::formed(&client, COUNT.into()).await?;
+    story.tell(format_args!(
+        "the cluster has formed: member {} is primary in view {}",
+        primary.id, primary.view
+    ));
+
+    let writers = Writers::start(&client, WRITERS, PACE);
+    story.tell(format_args!("{WRITERS} writers begin"));
+    writers.progress(CALM, STEP_LIMIT).await?;
+
+    faults.set(Scope::all().lane(Lane::Client), Fault::new().loss(CLIENT_LOSS));
+    let percent = CLIENT_LOSS * 100.0;
+    story.tell_in(
+        BAD,
+        format_args!("from now on {percent} % of all requests and replies are lost (seed {seed}), {MEMBER_LOSS} % between members"),
+    );
+    writers.progress(GOAL, STEP_LIMIT).await?;
+    let ledgers = writers.stop().await?;
+    let lost = |direction| faults.counts(Lane::Client, direction).lost;
+    let (requests, replies) = (lost(Direction::Outgoing), lost(Direction::Incoming));
+    faults.heal();
+    story.tell_in(
+        GOOD,
+        format_args!(
+            "{requests} requests and {replies} replies were lost, and retried under their old number"
+        ),
+    );
+
+    let store = watch::read_back(&client).await?;
+    let mut verdict = ledger::compare(&ledgers, &store);
+    if requests == 0 || replies == 0 {
+        verdict.problems.push("no message was lost: the scenario shows nothing".to_owned());
+    }
+    super::sum_up(story, &verdict, store.len());
+    Ok(verdict)
+}

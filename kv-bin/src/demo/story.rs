@@ -1,0 +1,43 @@
+//! The narration: what happened when, one line each.
+
+use crate::output::{self, FAINT, STRONG, styled};
+use anstyle::Style;
+use std::io::Write as _;
+use std::time::Instant;
+
+/// Tells the story: on stdout, or on stderr where stdout belongs to JSON.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Story {
+    start: Instant,
+    to_stderr: bool,
+}
+
+impl Story {
+    /// Times count from now.
+    pub(crate) fn begin(title: &str, to_stderr: bool) -> Self {
+        let story = Self { start: Instant::now(), to_stderr };
+        story.line(&format!("\n{}", styled(STRONG, title)));
+        story
+    }
+
+    /// Something happened, now.
+    pub(crate) fn tell(&self, text: impl std::fmt::Display) {
+        self.tell_in(Style::new(), text);
+    }
+
+    /// The same, in a style.
+    pub(crate) fn tell_in(&self, style: Style, text: impl std::fmt::Display) {
+        let time = format!("{:>8.3} s", self.start.elapsed().as_secs_f64());
+        self.line(&format!("{}  {}", styled(FAINT, time), styled(style, text)));
+    }
+
+    /// A line without a time.
+    pub(crate) fn line(&self, text: &str) {
+        // Where nobody reads, nobody is told; the story goes on to its tidy end.
+        if self.to_stderr {
+            let _ = writeln!(anstream::stderr().lock(), "{text}");
+        } else {
+            let _ = output::say(text);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Looking at the cluster from outside, as an operator would: by its status, until it is as it should be.
+
+use super::members::{CLUSTER, Members};
+use crate::failure::Failure;
+use bytes::Bytes;
+use kv_core::Client;
+use kv_core::ids::MemberId;
+use kv_core::message::{MemberStatus, Record};
+use kv_core::transport::Transport;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the cluster may take to become what is waited for.
+const LIMIT: Duration = Duration::from_secs(20);
+/// How often it is looked at.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A client that knows all members' addresses.
+pub(crate) async fn connect(
+    members: &Members,
+    transport: Arc<dyn Transport>,
+    seed: u64,
+) -> Result<Client, Failure> {
+    let mut builder =
+        Client::builder(CLUSTER).transport(transport).name("demo").seed(seed).connect_timeout(LIMIT);
+    for address in members.addresses() {
+        builder = builder.address(address);
+    }
+    builder.connect().await.map_err(|error| Failure::failed(format!("the client cannot connect: {error}")))
+}
+
+/// Where the members that answer stand.
+async fn look(client: &Client) -> Vec<MemberStatus> {
+    client.cluster_status().await.into_iter().filter_map(|report| report.status.ok()).collect()
+}
+
+/// Waits until what `check` sees in the status of those who answer is there, and returns that.
+async fn wait_for<T>(
+    client: &Client,
+    what: &str,
+    check: impl Fn(&[MemberStatus]) -> Option<T>,
+) -> Result<T, Failure> {
+    let start = Instant::now();
+    loop {
+        let seen = look(client).await;
+        if let Some(found) = check(&seen) {
+            return Ok(found);
+        }
+        if start.elapsed() > LIMIT {
+            let states: Vec<_> =
+                seen.iter().map(|status| format!("{}: {}", status.id, status.state)).collect();
+            return Err(Failure::failed(format!(
+                "{what} within {LIMIT:?}; seen last: {}",
+                states.join(", ")
+            )));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Waits until one member serves as primary and all others follow it. Returns the primary.
+pub(crate) async fn formed(client: &Client, count: usize) -> Result<MemberStatus, Failure> {
+    wait_for(client, "the cluster did not form", |seen| {
+        let primary = primary(seen)?;
+        let settled = seen.iter().all(|status| status.primary == Some(primary.id));
+        (seen.len() == count && settled).then(|| primary.clone())
+    })
+    .await
+}
+
+/// Waits until another member than `old` serves as primary.
+pub(crate) async fn promoted(client: &Client, old: MemberId) -> Result<MemberStatus, Failure> {
+    wait_for(client, "no backup was promoted", |seen| {
+        primary(seen).filter(|status| status.id != old).cloned()
+    })
+    .await
+}
+
+/// Waits until `member` follows the primary and has what the primary had when it was looked at before. Returns its status.
+pub(crate) async fn level(client: &Client, member: MemberId) -> Result<MemberStatus, Failure> {
+    let goal =
+        wait_for(client, "no primary is seen", |seen| primary(seen).map(|status| status.commit)).await?;
+    wait_for(client, "the member that returned did not catch up", |seen| {
+        let status = seen.iter().find(|status| status.id == member)?;
+        (status.state == "backup" && status.applied >= goal).then(|| status.clone())
+    })
+    .await
+}
+
+fn primary(seen: &[MemberStatus]) -> Option<&MemberStatus> {
+    seen.iter().filter(|status| status.state == "primary").max_by_key(|status| status.view)
+}
+
+/// Reads everything back, linearizably.
+pub(crate) async fn read_back(client: &Client) -> Result<BTreeMap<Bytes, Record>, Failure> {
+    let records =
+        client.scan("").await.map_err(|error| Failure::failed(format!("cannot read back: {error}")))?;
+    Ok(records.into_iter().collect())
+}

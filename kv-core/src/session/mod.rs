@@ -52,7 +52,12 @@ pub struct Session {
 
 impl Session {
     fn new(now: Timestamp) -> Self {
-        Self { acked_through: RequestNumber::ZERO, closed_from: None, last_heard: now, results: BTreeMap::new() }
+        Self {
+            acked_through: RequestNumber::ZERO,
+            closed_from: None,
+            last_heard: now,
+            results: BTreeMap::new(),
+        }
     }
 
     /// The client needs no results up to here.
@@ -70,7 +75,9 @@ impl Session {
         if let Some(answer) = self.results.get(&number) {
             return Decision::Answered(answer.clone());
         }
-        if number.distance_from(self.acked_through) > window && self.closed_from.is_none_or(|from| number < from) {
+        if number.distance_from(self.acked_through) > window
+            && self.closed_from.is_none_or(|from| number < from)
+        {
             self.closed_from = Some(number);
         }
         if self.closed_from.is_some_and(|from| number >= from) {

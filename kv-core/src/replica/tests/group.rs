@@ -1,0 +1,339 @@
+//! A group of replicas, its disks and its network, all in plain values. Nothing happens unless a test says so.
+
+use crate::config::{Cluster, Options};
+use crate::ids::{Anchor, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq};
+use crate::message::{
+    Entry, EntryMeta, Envelope, FormationStep, Message, Operation, Recovered, Request, Write,
+};
+use crate::replica::{Halt, Input, Now, Output, Replica, ReplicaConfig, Wrap};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// What is durable at one member.
+#[derive(Clone, Debug)]
+pub(super) struct Disk {
+    pub(super) formation: FormationStep,
+    pub(super) view: View,
+    pub(super) log_view: View,
+    pub(super) damaged: bool,
+    pub(super) incarnation: Incarnation,
+    pub(super) entries: BTreeMap<Op, Entry>,
+    pub(super) checkpoint: Anchor,
+}
+
+impl Disk {
+    fn empty() -> Self {
+        Self {
+            formation: FormationStep::Empty,
+            view: View::ZERO,
+            log_view: View::ZERO,
+            damaged: false,
+            incarnation: Incarnation::ZERO,
+            entries: BTreeMap::new(),
+            checkpoint: Anchor::ZERO,
+        }
+    }
+
+    fn write(&mut self, write: Write) {
+        match write {
+            Write::Formation(step) => self.formation = step,
+            Write::Append(entries) => {
+                self.entries.extend(entries.into_iter().map(|entry| (entry.header.op, entry)));
+            }
+            Write::View(record) => {
+                (self.view, self.log_view, self.damaged) = (record.view, record.log_view, record.damaged);
+                if let Some(cut) = record.cut {
+                    self.incarnation = cut.incarnation;
+                    self.entries.retain(|op, _| *op <= cut.after.op);
+                }
+            }
+            Write::Checkpoint(anchor) => self.checkpoint = anchor,
+            Write::Trim(_) => {}
+        }
+    }
+
+    fn recover(&self) -> Recovered {
+        Recovered {
+            formation: self.formation,
+            view: self.view,
+            log_view: self.log_view,
+            checkpoint: self.checkpoint,
+            floor: Anchor::ZERO,
+            entries: self.entries.values().map(|entry| EntryMeta::of(&entry.header)).collect(),
+            floor_next_revision: Revision::new(1),
+            floor_timestamp: Timestamp::ZERO,
+            incarnation: self.incarnation,
+            damaged: self.damaged,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) replica: Option<Replica>,
+    pub(super) disk: Disk,
+    /// Writes that are not durable yet; kept back while `stalled`.
+    pub(super) writing: VecDeque<(WriteSeq, Write)>,
+    pub(super) stalled: bool,
+    /// Everything appended, durable or not: what can be read and sent.
+    pub(super) staged: BTreeMap<Op, Entry>,
+    pub(super) ready: Vec<(u64, Op)>,
+    pub(super) refused: Vec<u64>,
+    pub(super) halt: Option<Halt>,
+}
+
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) cluster: Cluster,
+    pub(super) members: Vec<Member>,
+    pub(super) network: VecDeque<Envelope>,
+    /// Links that lose everything, by sender and receiver.
+    pub(super) cut: BTreeSet<(u8, u8)>,
+    pub(super) sent: Vec<Envelope>,
+    pub(super) now: Now,
+    lives: u64,
+}
+
+impl Group {
+    /// `data` members and `witnesses`, with empty disks, started.
+    pub(super) fn new(data: u8, witnesses: u8) -> Self {
+        let mut builder = Cluster::builder("group");
+        for id in 0..data + witnesses {
+            let address = format!("member:{id}");
+            builder = if id < data { builder.member(id, address) } else { builder.witness(id, address) };
+        }
+        let cluster = builder.build().expect("a valid cluster");
+        let member = || Member {
+            replica: None,
+            disk: Disk::empty(),
+            writing: VecDeque::new(),
+            stalled: false,
+            staged: BTreeMap::new(),
+            ready: Vec::new(),
+            refused: Vec::new(),
+            halt: None,
+        };
+        let now = Now { monotonic: Instant::new(1_000_000_000), wall: Timestamp::new(1_700_000_000_000) };
+        let members = (0..data + witnesses).map(|_| member()).collect();
+        let mut group = Self {
+            cluster,
+            members,
+            network: VecDeque::new(),
+            cut: BTreeSet::new(),
+            sent: Vec::new(),
+            now,
+            lives: 0,
+        };
+        for id in 0..data + witnesses {
+            group.start(id);
+        }
+        group
+    }
+
+    /// Formed, with member 0 serving.
+    pub(super) fn formed(data: u8, witnesses: u8) -> Self {
+        let mut group = Self::new(data, witnesses);
+        group.run_until("a primary serves", |group| group.serving() == Some(0));
+        group
+    }
+
+    pub(super) fn start(&mut self, id: u8) {
+        self.lives += 1;
+        let config =
+            ReplicaConfig::new(self.cluster.clone(), MemberId::new(id), Options::default(), self.lives);
+        let now = self.now;
+        let member = &mut self.members[usize::from(id)];
+        member.writing.clear();
+        member.staged = member.disk.entries.clone();
+        member.ready.clear();
+        member.replica = Some(Replica::new(config, member.disk.recover(), now));
+        self.drain(id);
+    }
+
+    /// Power off: what is not durable is gone, and so are its messages.
+    pub(super) fn crash(&mut self, id: u8) {
+        self.members[usize::from(id)].replica = None;
+        self.network.retain(|envelope| envelope.to != MemberId::new(id));
+    }
+
+    pub(super) fn replica(&self, id: u8) -> &Replica {
+        self.members[usize::from(id)].replica.as_ref().expect("the member is alive")
+    }
+
+    pub(super) fn serving(&self) -> Option<u8> {
+        let ids = 0..u8::try_from(self.members.len()).expect("few members");
+        let mut serving =
+            ids.filter(|id| self.members[usize::from(*id)].replica.as_ref().is_some_and(Replica::is_serving));
+        serving.next_back()
+    }
+
+    pub(super) fn input(&mut self, id: u8, input: Input) {
+        let now = self.now;
+        if let Some(replica) = &mut self.members[usize::from(id)].replica {
+            replica.handle(now, input);
+            replica.check_invariants();
+            self.drain(id);
+        }
+    }
+
+    pub(super) fn propose(&mut self, id: u8, text: &str) {
+        let command = crate::message::Command::Put {
+            key: text.to_owned().into(),
+            value: text.to_owned().into(),
+            guard: None,
+        };
+        let request = Request {
+            session: crate::ids::SessionId::new(1),
+            number: crate::ids::RequestNumber::new(1),
+            acked_through: crate::ids::RequestNumber::ZERO,
+            operation: Operation::Command(command),
+        };
+        self.input(id, Input::Propose { requests: vec![request.encode()] });
+    }
+
+    fn drain(&mut self, id: u8) {
+        let from = MemberId::new(id);
+        loop {
+            let member = &mut self.members[usize::from(id)];
+            let Some(output) = member.replica.as_mut().and_then(Replica::poll_output) else { break };
+            match output {
+                Output::Write { seq, write } => {
+                    if let Write::Append(entries) = &write {
+                        member.staged.extend(entries.iter().map(|entry| (entry.header.op, entry.clone())));
+                    }
+                    if let Write::View(record) = &write
+                        && let Some(cut) = record.cut
+                    {
+                        member.staged.retain(|op, _| *op <= cut.after.op);
+                    }
+                    member.writing.push_back((seq, write));
+                }
+                Output::Send { to, message } => self.post(Envelope { from, to, message }),
+                Output::SendEntries { to, from: first, through, wrap } => {
+                    let entries: Vec<Entry> =
+                        member.staged.range(first..=through.op).map(|(_, entry)| entry.clone()).collect();
+                    assert_eq!(entries.last().map(|entry| entry.header.hash()), Some(through.hash));
+                    match wrap {
+                        Wrap::Prepare { view, commit } => {
+                            for entry in entries {
+                                self.post(Envelope {
+                                    from,
+                                    to,
+                                    message: Message::Prepare { view, commit, entry },
+                                });
+                            }
+                        }
+                        Wrap::NewState { nonce } => {
+                            self.post(Envelope { from, to, message: Message::NewState { nonce, entries } });
+                        }
+                    }
+                }
+                Output::Commit { commit } => {
+                    let now = self.now;
+                    let replica = member.replica.as_mut().expect("alive");
+                    replica.handle(now, Input::Applied { op: commit.op });
+                }
+                Output::ReadReady { tickets, op } => {
+                    member.ready.extend(tickets.into_iter().map(|ticket| (ticket, op)));
+                }
+                Output::ReadsRefused { tickets } => member.refused.extend(tickets),
+                Output::Standing(_) | Output::ProposalsAbandoned => {}
+                Output::Halt(halt) => member.halt = Some(halt),
+            }
+        }
+        if !self.members[usize::from(id)].stalled {
+            self.finish_writes(id);
+        }
+    }
+
+    /// Makes everything durable that was asked for, and tells the replica.
+    pub(super) fn finish_writes(&mut self, id: u8) {
+        let member = &mut self.members[usize::from(id)];
+        let mut last = None;
+        while let Some((seq, write)) = member.writing.pop_front() {
+            member.disk.write(write);
+            last = Some(seq);
+        }
+        if let Some(seq) = last {
+            self.input(id, Input::Durable { seq });
+        }
+    }
+
+    fn post(&mut self, envelope: Envelope) {
+        self.sent.push(envelope.clone());
+        if !self.cut.contains(&(envelope.from.get(), envelope.to.get())) {
+            self.network.push_back(envelope);
+        }
+    }
+
+    /// Delivers one message; false if there is none.
+    pub(super) fn deliver(&mut self) -> bool {
+        let Some(envelope) = self.network.pop_front() else { return false };
+        let Envelope { from, to, message } = envelope;
+        self.input(to.get(), Input::Message { from, message });
+        true
+    }
+
+    /// Delivers everything that is under way, and what comes of it; time stands still.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if !self.deliver() {
+                return;
+            }
+        }
+        panic!("the group does not come to rest");
+    }
+
+    /// Lets one millisecond pass.
+    pub(super) fn tick(&mut self) {
+        self.now.monotonic = self.now.monotonic.after(Duration::from_millis(1));
+        self.now.wall = self.now.wall.next();
+        for id in 0..u8::try_from(self.members.len()).expect("few members") {
+            let due = self.members[usize::from(id)].replica.as_ref().and_then(Replica::poll_timeout);
+            if due.is_some_and(|due| due <= self.now.monotonic) {
+                self.input(id, Input::Timeout);
+            }
+        }
+    }
+
+    pub(super) fn run_until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
+        for _ in 0..60_000 {
+            if condition(self) {
+                return;
+            }
+            self.settle();
+            if condition(self) {
+                return;
+            }
+            self.tick();
+        }
+        panic!("not within a minute: {what}");
+    }
+
+    pub(super) fn run_for(&mut self, milliseconds: u64) {
+        for _ in 0..milliseconds {
+            self.settle();
+            self.tick();
+        }
+        self.settle();
+    }
+
+    /// Cuts a member off, both ways.
+    pub(super) fn isolate(&mut self, id: u8) {
+        for other in 0..u8::try_from(self.members.len()).expect("few members") {
+            self.cut.insert((id, other));
+            self.cut.insert((other, id));
+        }
+        let id = MemberId::new(id);
+        self.network.retain(|envelope| envelope.from != id && envelope.to != id);
+    }
+
+    pub(super) fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    pub(super) fn level(&self) -> bool {
+        let alive: Vec<&Replica> = self.members.iter().filter_map(|member| member.replica.as_ref()).collect();
+        alive.iter().all(|replica| replica.head() == alive[0].head() && replica.commit() == replica.head())
+    }
+}

@@ -1,0 +1,4 @@
+//! Whole groups of replicas without disks or networks of any kind: each test states a rule of PROTOCOL.md by its number.
+
+mod group;
+mod rules;

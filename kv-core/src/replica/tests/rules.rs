@@ -1,0 +1,368 @@
+//! One test, one rule.
+
+use super::group::Group;
+use crate::ids::{Anchor, Hash, MemberId, Op, View};
+use crate::message::{Envelope, FormationStep, Message};
+use crate::replica::{Halt, Input, Status};
+
+fn member(id: u8) -> MemberId {
+    MemberId::new(id)
+}
+
+/// A group of three with `count` committed entries, level.
+fn with_entries(count: u64) -> Group {
+    let mut group = Group::formed(3, 0);
+    for n in 0..count {
+        group.propose(0, &format!("k{n}"));
+    }
+    group.run_until("all level", |group| group.level() && group.replica(0).head().op == Op::new(count));
+    group
+}
+
+#[test]
+fn f2_a_first_start_needs_all_members_once() {
+    let mut group = Group::new(3, 0);
+    group.crash(2);
+    group.members[2].disk.formation = FormationStep::Empty;
+    group.run_for(500);
+    assert_eq!(group.serving(), None);
+    group.start(2);
+    group.run_until("formed", |group| group.serving().is_some());
+}
+
+#[test]
+fn f4_a_wiped_member_of_a_formed_cluster_is_disk_loss() {
+    let mut group = with_entries(1);
+    group.crash(2);
+    group.members[2].disk = Group::new(1, 0).members[0].disk.clone();
+    group.members[2].disk.formation = FormationStep::Empty;
+    group.members[2].disk.entries.clear();
+    group.start(2);
+    group.run_until("halted", |group| group.members[2].halt.is_some());
+    assert!(matches!(group.members[2].halt, Some(Halt::DiskLoss { .. })));
+}
+
+#[test]
+fn f5_one_member_alone_forms_and_serves() {
+    let mut group = Group::formed(1, 0);
+    group.propose(0, "k");
+    assert_eq!(group.replica(0).commit().op, Op::new(1));
+    group.crash(0);
+    group.start(0);
+    group.run_until("serves again", |group| group.serving() == Some(0));
+    assert_eq!(group.replica(0).commit().op, Op::new(1));
+    assert!(group.replica(0).view() > View::ZERO, "a restarted primary never resumes its view");
+}
+
+#[test]
+fn n2_a_quorum_of_backups_commits_without_the_primarys_disk() {
+    let mut group = with_entries(1);
+    group.members[0].stalled = true;
+    group.propose(0, "x");
+    group.settle();
+    assert_eq!(group.replica(0).commit().op, Op::new(2));
+    assert_eq!(group.replica(0).durable().op, Op::new(1));
+}
+
+#[test]
+fn n3_at_most_a_pipeline_is_uncommitted() {
+    let mut group = with_entries(1);
+    group.isolate(0);
+    for n in 0..100 {
+        group.propose(0, &format!("x{n}"));
+    }
+    let replica = group.replica(0);
+    assert_eq!(replica.head().op.distance_from(replica.commit().op), 32);
+}
+
+#[test]
+fn n4_nothing_is_acknowledged_before_it_is_durable() {
+    let mut group = with_entries(1);
+    group.members[1].stalled = true;
+    group.members[2].stalled = true;
+    group.sent.clear();
+    group.propose(0, "x");
+    group.settle();
+    let acknowledged = |e: &Envelope| {
+        matches!(&e.message, Message::PrepareOk { log, .. } if log.op == Op::new(2))
+            || matches!(&e.message, Message::CommitOk { log: Some(log), .. } if log.op == Op::new(2))
+    };
+    assert!(!group.sent.iter().any(acknowledged));
+    assert_eq!(group.replica(0).commit().op, Op::new(1));
+    group.finish_writes(1);
+    group.settle();
+    assert_eq!(group.replica(0).commit().op, Op::new(2));
+}
+
+/// A commit number learned while still catching up must not be applied to a different local entry.
+#[test]
+fn n5_a_commit_point_with_another_hash_moves_nothing_while_catching_up() {
+    let mut group = with_entries(1);
+    group.cut.extend([(0, 1), (0, 2)]);
+    group.propose(0, "only here");
+    assert_eq!(group.replica(0).head().op, Op::new(2));
+    let commit = Anchor::new(Op::new(2), Hash::new(77));
+    let later = Message::Commit { view: View::new(1), commit, round: Default::default(), trim: Op::ZERO };
+    group.input(0, Input::Message { from: member(1), message: later.clone() });
+    group.input(0, Input::Message { from: member(1), message: later });
+    assert_eq!(group.replica(0).standing().status, Status::CatchingUp);
+    assert_eq!(group.replica(0).commit().op, Op::new(1));
+    assert!(group.members[0].halt.is_none());
+}
+
+#[test]
+fn n6_a_backup_that_missed_a_prepare_asks_for_it() {
+    let mut group = with_entries(1);
+    group.cut.insert((0, 2));
+    group.propose(0, "missed");
+    group.settle();
+    group.heal();
+    group.propose(0, "seen");
+    group.settle();
+    group.run_until("level", Group::level);
+    assert_eq!(group.replica(2).head().op, Op::new(3));
+}
+
+#[test]
+fn v1_a_backup_that_suspects_stays_normal_and_a_sign_of_life_withdraws_its_vote() {
+    let mut group = with_entries(1);
+    group.cut.insert((0, 1));
+    group.run_for(2_000);
+    assert_eq!(group.serving(), Some(0), "one vote moves nobody");
+    assert_eq!(group.replica(0).view(), View::ZERO);
+    assert_eq!(group.replica(1).standing().status, Status::Normal);
+    assert_eq!(group.replica(1).standing().primary, None);
+    group.heal();
+    group.run_for(100);
+    assert_eq!(group.replica(1).standing().primary, Some(member(0)));
+}
+
+#[test]
+fn v2_a_withdrawn_vote_does_not_complete_a_quorum_an_hour_later() {
+    let mut group = with_entries(1);
+    let vote = Message::StartViewChange { view: View::new(1) };
+    group.input(2, Input::Message { from: member(1), message: vote });
+    group.run_for(1_000);
+    group.input(2, Input::PeerLost { peer: member(0) });
+    assert_eq!(group.replica(2).view(), View::ZERO);
+}
+
+#[test]
+fn v3_do_view_change_is_not_said_before_the_view_is_durable() {
+    let mut group = with_entries(1);
+    group.members[1].stalled = true;
+    group.sent.clear();
+    group.crash(0);
+    group.run_for(1_000);
+    assert_eq!(group.replica(1).view(), View::new(1));
+    assert!(
+        !group.sent.iter().any(|e| e.from == member(1) && matches!(e.message, Message::DoViewChange { .. }))
+    );
+    group.members[1].stalled = false;
+    group.finish_writes(1);
+    group.run_until("a new primary", |group| group.serving().is_some());
+}
+
+#[test]
+fn v4_a_member_restarted_between_views_says_again_what_it_said() {
+    let mut group = with_entries(2);
+    group.crash(0);
+    group.isolate(2);
+    group.input(
+        1,
+        Input::Message { from: member(0), message: Message::StartViewChange { view: View::new(1) } },
+    );
+    assert_eq!(group.replica(1).standing().status, Status::ViewChange);
+    group.crash(1);
+    group.sent.clear();
+    group.start(1);
+    assert_eq!(group.replica(1).standing().status, Status::ViewChange);
+    let said = |e: &Envelope| {
+        e.from == member(1)
+            && matches!(&e.message, Message::DoViewChange { view, log } if *view == View::new(1) && log.head == Op::new(2))
+    };
+    assert!(group.sent.iter().any(said));
+    group.heal();
+    group.run_until("a new primary", |group| group.serving().is_some());
+}
+
+/// The primary crashes; what was acknowledged is in the next view, and the old one comes back level.
+#[test]
+fn v6_what_was_committed_is_in_the_next_views_log() {
+    let mut group = with_entries(3);
+    group.cut.insert((0, 1));
+    group.propose(0, "on 0 and 2 only");
+    group.settle();
+    assert_eq!(group.replica(0).commit().op, Op::new(4));
+    group.crash(0);
+    group.heal();
+    group.run_until("a new primary", |group| group.serving().is_some());
+    let primary = group.serving().expect("serving");
+    assert_eq!(group.replica(primary).head().op, Op::new(4));
+    group.propose(primary, "next");
+    group.start(0);
+    group.run_until("level", Group::level);
+    assert_eq!(group.replica(0).head().op, Op::new(5));
+}
+
+/// A suffix above StartView's head that was kept because nothing differed would win a later view.
+#[test]
+fn v7_a_suffix_above_the_views_head_is_cut_though_nothing_differs() {
+    let mut group = with_entries(2);
+    group.isolate(0);
+    group.propose(0, "never committed");
+    assert_eq!(group.members[0].disk.entries.len(), 3);
+    group.run_until("a new primary", |group| group.serving().is_some_and(|id| id != 0));
+    group.heal();
+    group.run_until("level", |group| group.level() && group.replica(0).standing().status == Status::Normal);
+    assert_eq!(group.replica(0).head().op, Op::new(2));
+    assert_eq!(group.members[0].disk.entries.len(), 2, "the cut is durable");
+}
+
+/// Silence alone would starve a group of two, which needs the vote of the one that leaves.
+#[test]
+fn v8_an_abdicating_primary_in_a_group_of_two_still_votes() {
+    let mut group = Group::formed(2, 0);
+    group.members[0].stalled = true;
+    group.propose(0, "x");
+    group.run_for(100);
+    group.members[1].stalled = true;
+    group.propose(0, "y");
+    group.run_for(5_000);
+    group.members[0].stalled = false;
+    group.members[1].stalled = false;
+    group.finish_writes(0);
+    group.finish_writes(1);
+    group.run_until("a later view serves", |group| {
+        group.serving().is_some_and(|id| group.replica(id).view() > View::ZERO)
+    });
+    group.run_until("level", Group::level);
+}
+
+#[test]
+fn v8_a_primary_that_can_only_send_abdicates() {
+    let mut group = with_entries(1);
+    group.cut.extend([(1, 0), (2, 0)]);
+    group.run_until("replaced", |group| group.serving().is_some_and(|id| id != 0));
+}
+
+#[test]
+fn v8_a_handover_moves_the_role_and_loses_nothing() {
+    let mut group = with_entries(1);
+    group.propose(0, "last");
+    group.input(0, Input::Handover);
+    group.run_until("handed over", |group| group.serving().is_some_and(|id| id != 0));
+    group.run_until("level", Group::level);
+    assert_eq!(group.replica(0).head().op, Op::new(2));
+}
+
+/// A restarted primary could issue an op number a second time.
+#[test]
+fn v9_a_restarted_primary_never_resumes_its_view() {
+    let mut group = with_entries(1);
+    group.crash(0);
+    group.start(0);
+    group.run_until("serving again", |group| group.serving().is_some());
+    let primary = group.serving().expect("serving");
+    assert!(group.replica(primary).view() > View::ZERO);
+}
+
+#[test]
+fn r1_a_read_waits_for_a_round_that_began_after_it() {
+    let mut group = with_entries(1);
+    group.run_for(10);
+    group.cut.extend([(0, 1), (0, 2)]);
+    group.input(0, Input::Read { ticket: 7 });
+    group.settle();
+    assert!(group.members[0].ready.is_empty());
+    group.heal();
+    group.run_until("confirmed", |group| group.members[0].ready == vec![(7, Op::new(1))]);
+}
+
+#[test]
+fn r1_a_deposed_primary_refuses_its_waiting_reads() {
+    let mut group = with_entries(1);
+    group.isolate(0);
+    group.input(0, Input::Read { ticket: 7 });
+    group.run_until("replaced", |group| group.serving().is_some_and(|id| id != 0));
+    group.heal();
+    group.run_until("deposed", |group| group.replica(0).view() > View::ZERO);
+    assert!(group.members[0].ready.is_empty());
+    assert_eq!(group.members[0].refused, vec![7]);
+}
+
+/// A member whose log is damaged neither votes nor acknowledges until a primary has told it the log.
+#[test]
+fn s3_a_damaged_member_is_silent_until_it_is_told_its_head() {
+    let mut group = with_entries(3);
+    group.crash(2);
+    group.members[2].disk.entries.retain(|op, _| *op <= Op::new(1));
+    group.members[2].disk.damaged = true;
+    group.isolate(2);
+    group.sent.clear();
+    group.start(2);
+    group.run_for(3_000);
+    assert_eq!(group.replica(2).standing().status, Status::Damaged);
+    let silent = |e: &&Envelope| {
+        e.from == member(2)
+            && matches!(
+                e.message,
+                Message::StartViewChange { .. } | Message::DoViewChange { .. } | Message::PrepareOk { .. }
+            )
+    };
+    assert_eq!(group.sent.iter().find(silent), None);
+    group.heal();
+    group
+        .run_until("repaired", |group| group.replica(2).standing().status == Status::Normal && group.level());
+    assert!(!group.members[2].disk.damaged);
+}
+
+/// The damage mark outlives a crash in the middle of the repair, although the cut has made the log look whole.
+#[test]
+fn s3_damage_is_remembered_until_the_repair_is_complete() {
+    let mut group = with_entries(3);
+    group.crash(2);
+    group.members[2].disk.entries.retain(|op, _| *op <= Op::new(1));
+    group.members[2].disk.damaged = true;
+    group.start(2);
+    for _ in 0..200 {
+        if group.members[2].disk.incarnation.get() > 0 {
+            break;
+        }
+        if !group.deliver() {
+            group.tick();
+        }
+    }
+    assert!(group.members[2].disk.incarnation.get() > 0, "the repair began with a cut");
+    group.crash(2);
+    assert!(group.members[2].disk.damaged);
+}
+
+#[test]
+fn two_data_members_and_a_witness_survive_any_one() {
+    for dead in 0..3 {
+        let mut group = Group::formed(2, 1);
+        group.propose(0, "before");
+        group.run_until("level", Group::level);
+        group.crash(dead);
+        group.run_until("serving", |group| group.serving().is_some_and(|id| id != dead));
+        let primary = group.serving().expect("serving");
+        group.propose(primary, "after");
+        group.run_until("committed", |group| group.replica(primary).commit().op == Op::new(2));
+        group.start(dead);
+        group.run_until("level again", Group::level);
+    }
+}
+
+#[test]
+fn five_members_survive_two() {
+    let mut group = Group::formed(5, 0);
+    group.propose(0, "before");
+    group.run_until("level", Group::level);
+    group.crash(0);
+    group.crash(1);
+    group.run_until("serving", |group| group.serving().is_some());
+    let primary = group.serving().expect("serving");
+    group.propose(primary, "after");
+    group.run_until("committed", |group| group.replica(primary).commit().op == Op::new(2));
+}

@@ -238,7 +238,7 @@ impl Replica {
             return;
         }
         if self.damaged && !asked {
-            // Rule S3: only an answer to a question of this life tells an uncertain head.
+            // Rule D6: only an answer to a question of this life tells an uncertain head.
             if view > self.view {
                 self.become_catching_up(view);
                 self.ask_for_state();

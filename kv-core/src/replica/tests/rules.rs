@@ -293,7 +293,7 @@ fn r1_a_deposed_primary_refuses_its_waiting_reads() {
 
 /// A member whose log is damaged neither votes nor acknowledges until a primary has told it the log.
 #[test]
-fn s3_a_damaged_member_is_silent_until_it_is_told_its_head() {
+fn d6_a_damaged_member_is_silent_until_it_is_told_its_head() {
     let mut group = with_entries(3);
     group.crash(2);
     group.members[2].disk.entries.retain(|op, _| *op <= Op::new(1));
@@ -319,7 +319,7 @@ fn s3_a_damaged_member_is_silent_until_it_is_told_its_head() {
 
 /// The damage mark outlives a crash in the middle of the repair, although the cut has made the log look whole.
 #[test]
-fn s3_damage_is_remembered_until_the_repair_is_complete() {
+fn d6_damage_is_remembered_until_the_repair_is_complete() {
     let mut group = with_entries(3);
     group.crash(2);
     group.members[2].disk.entries.retain(|op, _| *op <= Op::new(1));

@@ -63,17 +63,10 @@ pub(crate) struct PipeWriter(Arc<Mutex<State>>);
 impl PipeWriter {
     /// Finishes the pipe; only the first time counts.
     pub(crate) fn finish(&self, end: End) {
-        let mut state = lock(&self.0);
-        if state.end.is_none() {
-            state.end = Some(end);
-            if let End::Broken(_) = end {
-                state.bytes.clear();
-            }
-            state.wake_all();
-        }
+        finish(&self.0, end);
     }
 
-    /// What tells that the reader is gone. One at a time.
+    /// Watches over the pipe from elsewhere. One at a time.
     pub(crate) fn watch(&self) -> PipeWatch {
         PipeWatch(Arc::clone(&self.0))
     }
@@ -120,11 +113,27 @@ impl Drop for PipeWriter {
     }
 }
 
-/// Tells that the reader of a pipe is gone.
+fn finish(state: &Mutex<State>, end: End) {
+    let mut state = lock(state);
+    if state.end.is_none() {
+        state.end = Some(end);
+        if let End::Broken(_) = end {
+            state.bytes.clear();
+        }
+        state.wake_all();
+    }
+}
+
+/// Tells that the reader of a pipe is gone, and can finish it in the writer's place.
 #[derive(Debug)]
 pub(crate) struct PipeWatch(Arc<Mutex<State>>);
 
 impl PipeWatch {
+    /// As [`PipeWriter::finish`].
+    pub(crate) fn finish(&self, end: End) {
+        finish(&self.0, end);
+    }
+
     /// Returns when the reader is gone.
     pub(crate) async fn reader_gone(&self) {
         std::future::poll_fn(|cx| {

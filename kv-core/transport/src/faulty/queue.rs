@@ -1,0 +1,332 @@
+//! Frames on their way, in one direction.
+
+use super::fate::{Dice, Fate};
+use super::faults::Path;
+use super::framing::Splitter;
+use super::{Direction, Fault, Framing};
+use crate::pipe::End;
+use bytes::{Bytes, BytesMut};
+use std::collections::BTreeMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use tokio::io::AsyncWrite;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+/// Bytes on their way, per direction of a connection. From there on, writing waits.
+const HELD_BYTES: usize = 4 * 1024 * 1024;
+
+#[derive(Debug)]
+struct State {
+    path: Path,
+    splitter: Splitter,
+    dice: Dice,
+    /// The next frame is the first, and is spared.
+    spare_next: bool,
+    /// By when they are due, then as they came.
+    held: BTreeMap<(Instant, u64), Held>,
+    /// The sum of the lengths in `held`; above [`HELD_BYTES`] by one write at most, and its copies.
+    held_bytes: usize,
+    came: u64,
+    /// When the latest frame that is to keep its place is due.
+    last_due: Instant,
+    /// Nothing more comes.
+    end: Option<End>,
+    /// Nothing more can go.
+    broken: Option<io::ErrorKind>,
+    writer: Option<Waker>,
+}
+
+#[derive(Debug)]
+struct Held {
+    frame: Bytes,
+    is_copy: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    direction: Direction,
+    state: Mutex<State>,
+    /// Something came, or ended.
+    arrival: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a queue treats its frames.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Treatment {
+    pub(super) direction: Direction,
+    pub(super) framing: Framing,
+    pub(super) spare_first: bool,
+    /// Decides the fates.
+    pub(super) seed: u64,
+}
+
+/// A queue for one direction of a connection on `path`.
+pub(super) fn queue(path: &Path, treatment: Treatment) -> (Intake, Queue) {
+    let Treatment { direction, framing, spare_first, seed } = treatment;
+    let state = State {
+        path: path.clone(),
+        splitter: Splitter::new(framing),
+        dice: Dice::new(seed),
+        spare_next: spare_first,
+        held: BTreeMap::new(),
+        held_bytes: 0,
+        came: 0,
+        last_due: Instant::now(),
+        end: None,
+        broken: None,
+        writer: None,
+    };
+    let shared = Arc::new(Shared { direction, state: Mutex::new(state), arrival: Notify::new() });
+    (Intake(Arc::clone(&shared)), Queue { path: path.clone(), shared })
+}
+
+impl State {
+    /// Decides the fate of a frame that has come.
+    fn take(&mut self, frame: Bytes, direction: Direction) {
+        let fault = self.path.fault(direction);
+        let mut fate = self.dice.roll(&fault);
+        if std::mem::take(&mut self.spare_next) {
+            fate = fate.spared();
+        }
+        if fault.cut {
+            self.path.count(direction, |counts| counts.cut += 1);
+        } else if fate.lost {
+            self.path.count(direction, |counts| counts.lost += 1);
+        } else {
+            self.hold(frame, &fate, direction);
+        }
+    }
+
+    fn hold(&mut self, frame: Bytes, fate: &Fate, direction: Direction) {
+        let in_order = self.last_due.max(Instant::now() + fate.delay);
+        let due = in_order + fate.held_back.unwrap_or_default();
+        if fate.held_back.is_none() {
+            self.last_due = in_order;
+        }
+        let frame = match fate.flipped {
+            Some(bit) => flip(&frame, bit),
+            None => frame,
+        };
+        self.path.count(direction, |counts| {
+            counts.reordered += u64::from(fate.held_back.is_some());
+            counts.corrupted += u64::from(fate.flipped.is_some());
+        });
+        self.insert(due, Held { frame: frame.clone(), is_copy: false });
+        if let Some(later) = fate.copy {
+            self.insert(due + later, Held { frame, is_copy: true });
+        }
+    }
+
+    fn insert(&mut self, due: Instant, held: Held) {
+        self.held_bytes += held.frame.len();
+        self.came += 1;
+        self.held.insert((due, self.came), held);
+    }
+
+    fn has_room(&self) -> bool {
+        self.held_bytes < HELD_BYTES
+    }
+
+    fn wake_writer(&mut self) {
+        if let Some(waker) = self.writer.take() {
+            waker.wake();
+        }
+    }
+
+    /// The next frame, if it is due.
+    fn pop(&mut self, now: Instant, direction: Direction) -> Option<Bytes> {
+        let entry = self.held.first_entry()?;
+        if entry.key().0 > now {
+            return None;
+        }
+        let Held { frame, is_copy } = entry.remove();
+        self.path.count(direction, |counts| {
+            if is_copy {
+                counts.duplicated += 1;
+            } else {
+                counts.passed += 1;
+            }
+        });
+        self.held_bytes -= frame.len();
+        if self.has_room() {
+            self.wake_writer();
+        }
+        Some(frame)
+    }
+
+    /// Everything on its way vanishes.
+    fn purge(&mut self, direction: Direction) {
+        let gone = std::mem::take(&mut self.held).values().filter(|held| !held.is_copy).count();
+        self.held_bytes = 0;
+        self.wake_writer();
+        self.path.count(direction, |counts| counts.cut += gone as u64);
+    }
+}
+
+fn flip(frame: &Bytes, bit: u64) -> Bytes {
+    let mut frame = BytesMut::from(&frame[..]);
+    let at = usize::try_from(bit % (frame.len() as u64 * 8)).expect("a frame is in memory");
+    frame[at / 8] ^= 1 << (at % 8);
+    frame.freeze()
+}
+
+/// Where frames come in.
+#[derive(Debug)]
+pub(super) struct Intake(Arc<Shared>);
+
+impl Intake {
+    /// Nothing more comes. Only the first time counts.
+    pub(super) fn finish(&self, end: End) {
+        let mut state = self.0.lock();
+        if state.end.is_some() {
+            return;
+        }
+        if let Some(rest) = state.splitter.finish() {
+            state.take(rest, self.0.direction);
+        }
+        state.end = Some(end);
+        self.0.arrival.notify_one();
+    }
+}
+
+impl AsyncWrite for Intake {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let mut state = self.0.lock();
+        if let Some(kind) = state.broken {
+            return Poll::Ready(Err(kind.into()));
+        }
+        if state.end.is_some() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if !state.has_room() {
+            state.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let taken = &buf[..buf.len().min(HELD_BYTES)];
+        for frame in state.splitter.push(taken) {
+            state.take(frame, self.0.direction);
+        }
+        self.0.arrival.notify_one();
+        Poll::Ready(Ok(taken.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.0.lock().broken {
+            Some(kind) => Poll::Ready(Err(kind.into())),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.finish(End::Ended);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.finish(End::Ended);
+    }
+}
+
+/// What comes out of the queue.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Next {
+    /// A frame. `more`: the next one is due as well.
+    Frame { frame: Bytes, more: bool },
+    /// Nothing more, and this is how it ended.
+    End(End),
+}
+
+/// Where frames go out. Clones are of the same queue; one of them takes frames.
+#[derive(Clone, Debug)]
+pub(super) struct Queue {
+    path: Path,
+    shared: Arc<Shared>,
+}
+
+impl Queue {
+    /// Waits for the next frame to be due. While the link is cut or clogged, that it ended is held back too.
+    pub(super) async fn next(&mut self) -> Next {
+        let mut lingering = None;
+        loop {
+            let fault = self.path.fault(self.shared.direction);
+            let wake_at = match self.poll_next(&fault) {
+                Ok(next) => return next,
+                Err(Wait { wake_at, ended: None }) => wake_at,
+                Err(Wait { wake_at, ended: Some(end) }) => {
+                    lingering = lingering.or_else(|| self.path.linger());
+                    if lingering.is_none() {
+                        return Next::End(end);
+                    }
+                    wake_at
+                }
+            };
+            let due = async {
+                match wake_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.shared.arrival.notified() => {}
+                () = self.path.changed() => {}
+                () = due => {}
+            }
+        }
+    }
+
+    fn poll_next(&self, fault: &Fault) -> Result<Next, Wait> {
+        let mut state = self.shared.lock();
+        if fault.cut {
+            state.purge(self.shared.direction);
+        }
+        if fault.cut || fault.clog {
+            return Err(Wait { wake_at: None, ended: state.end });
+        }
+        let now = Instant::now();
+        if let Some(frame) = state.pop(now, self.shared.direction) {
+            let more = state.held.first_key_value().is_some_and(|(key, _)| key.0 <= now);
+            return Ok(Next::Frame { frame, more });
+        }
+        match (state.held.first_key_value(), state.end) {
+            (None, Some(end)) => Ok(Next::End(end)),
+            (first, _) => Err(Wait { wake_at: first.map(|(key, _)| key.0), ended: None }),
+        }
+    }
+
+    /// Nothing more can go: writing fails from now on.
+    pub(super) fn break_off(&self, kind: io::ErrorKind) {
+        let mut state = self.shared.lock();
+        state.broken.get_or_insert(kind);
+        state.held.clear();
+        state.held_bytes = 0;
+        state.wake_writer();
+    }
+
+    /// Waits for a cut of this direction to end, if not too many do.
+    pub(super) async fn mended(&mut self) {
+        let Some(_lingering) = self.path.linger() else { return };
+        while self.path.fault(self.shared.direction).cut {
+            self.path.changed().await;
+        }
+    }
+}
+
+/// There is no frame to hand on.
+struct Wait {
+    /// When there will be, if nothing happens before.
+    wake_at: Option<Instant>,
+    /// It has ended, which cannot be told for now.
+    ended: Option<End>,
+}

@@ -1,0 +1,94 @@
+//! Simulated time, and what each member takes it for.
+
+use crate::ids::{Instant, Timestamp};
+use crate::replica::Now;
+use fastrand::Rng;
+
+/// Simulated nanoseconds since the run began. The real time of the world, which no member sees.
+pub(super) type Time = u64;
+
+/// Nanoseconds in a millisecond.
+pub(super) const MS: Time = 1_000_000;
+/// Nanoseconds in a second.
+pub(super) const SECOND: Time = 1_000 * MS;
+
+/// Wall time at the beginning of a run: some day in 2026.
+const EPOCH_MS: i64 = 1_780_000_000_000;
+/// Rates are in millionths.
+const MILLION: u64 = 1_000_000;
+
+/// The clocks of one machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    /// Monotonic nanoseconds per million real ones.
+    rate: u64,
+    /// Real time at which the monotonic clock of this life began.
+    since: Time,
+    /// Milliseconds by which the wall clock is wrong.
+    offset: i64,
+    /// Wall nanoseconds per million real ones.
+    wall_rate: u64,
+}
+
+impl Clock {
+    /// A clock that is off by up to these many millionths and milliseconds.
+    pub(super) fn new(rng: &mut Rng, drift: u64, wall_drift: u64, skew_ms: i64) -> Self {
+        Self {
+            rate: rng.u64(MILLION - drift..=MILLION + drift),
+            since: 0,
+            offset: rng.i64(-skew_ms..=skew_ms),
+            wall_rate: rng.u64(MILLION - wall_drift..=MILLION + wall_drift),
+        }
+    }
+
+    /// The process starts: its monotonic clock begins at zero.
+    pub(super) const fn restart(&mut self, now: Time) {
+        self.since = now;
+    }
+
+    /// The wall clock is set.
+    pub(super) const fn step(&mut self, by_ms: i64) {
+        self.offset += by_ms;
+    }
+
+    /// What the machine reads at `now`.
+    pub(super) fn read(&self, now: Time) -> Now {
+        let wall = EPOCH_MS.saturating_add_unsigned(scale(now, self.wall_rate, MILLION) / MS);
+        let wall = wall.saturating_add(self.offset);
+        Now {
+            monotonic: Instant::new(scale(now - self.since, self.rate, MILLION)),
+            wall: Timestamp::new(u64::try_from(wall).unwrap_or(0)),
+        }
+    }
+
+    /// When the monotonic clock will have reached `instant`.
+    pub(super) fn reaches(&self, instant: Instant) -> Time {
+        let mut at = self.since.saturating_add(scale(instant.get(), MILLION, self.rate));
+        while at < Time::MAX && self.read(at).monotonic < instant {
+            at += 1;
+        }
+        at
+    }
+}
+
+fn scale(value: u64, numerator: u64, denominator: u64) -> u64 {
+    u64::try_from(u128::from(value) * u128::from(numerator) / u128::from(denominator)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_never_rings_before_its_time_nor_much_later() {
+        let mut rng = Rng::with_seed(3);
+        for _ in 0..1000 {
+            let mut clock = Clock::new(&mut rng, 100_000, 1000, 5000);
+            clock.restart(rng.u64(0..SECOND));
+            let instant = Instant::new(rng.u64(0..100 * SECOND));
+            let at = clock.reaches(instant);
+            assert!(clock.read(at).monotonic >= instant);
+            assert!(at == clock.since || clock.read(at - 2).monotonic <= instant);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! What a seed draws: the cluster, its limits, the load and the mix of faults. Every run tries another mix (a swarm), so
+//! that combinations come up which no single setting would give.
+
+use super::clock::{MS, SECOND, Time};
+use crate::config::{Options, Role};
+use fastrand::Rng;
+use std::time::Duration;
+
+/// Everything that a seed decides beforehand.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// The members, by index, which is their id too.
+    pub(super) roles: Vec<Role>,
+    /// Limits and time-outs of every member.
+    pub(super) options: Options,
+    /// State in memory only: a restart replays the whole journal.
+    pub(super) in_memory: bool,
+    /// Messages go through their encoding.
+    pub(super) encoded: bool,
+    /// The network.
+    pub(super) network: NetworkPlan,
+    /// The disks.
+    pub(super) disk: DiskPlan,
+    /// The clocks.
+    pub(super) clock: ClockPlan,
+    /// The clients.
+    pub(super) load: Load,
+    /// The faults that occur, each with its weight.
+    pub(super) faults: Vec<(Fault, u32)>,
+    /// The mean time between two faults.
+    pub(super) fault_gap: Time,
+    /// The mean time after which a fault is undone.
+    pub(super) fault_length: Time,
+    /// How long faults occur.
+    pub(super) chaos: Time,
+    /// At the end one member stays away: the others must do.
+    pub(super) heal_quorum_only: bool,
+}
+
+/// How messages travel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NetworkPlan {
+    /// The least delay.
+    pub(super) delay: Time,
+    /// The mean of what comes on top.
+    pub(super) jitter: Time,
+    /// Lost, of a thousand.
+    pub(super) loss: u32,
+    /// Delivered twice, of a thousand.
+    pub(super) duplication: u32,
+    /// Messages of one lane keep their order.
+    pub(super) ordered: bool,
+    /// Lost between clients and members, of a thousand.
+    pub(super) client_loss: u32,
+}
+
+/// How disks behave.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DiskPlan {
+    /// The mean time of a write with its sync.
+    pub(super) latency: Time,
+    /// Slow writes, of a thousand: they take 50 times as long.
+    pub(super) hiccups: u32,
+    /// Power cuts tear 512 B sectors, not blocks.
+    pub(super) tear_sectors: bool,
+    /// The mean time of a checkpoint.
+    pub(super) checkpoint: Time,
+}
+
+/// How wrong clocks are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClockPlan {
+    /// Of the monotonic clock, in millionths.
+    pub(super) drift: u64,
+    /// Of the wall clock, in millionths.
+    pub(super) wall_drift: u64,
+    /// Of the wall clock at first.
+    pub(super) skew_ms: i64,
+}
+
+/// What clients do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    /// How many there are.
+    pub(super) clients: usize,
+    /// How many keys they use.
+    pub(super) keys: u32,
+    /// How many calls each has in flight at most.
+    pub(super) in_flight: usize,
+    /// The mean pause of a client between calls.
+    pub(super) pause: Time,
+    /// How long a call may take.
+    pub(super) deadline: Duration,
+    /// Reads, of a hundred calls.
+    pub(super) reads: u32,
+    /// Writes with a guard, of a hundred writes.
+    pub(super) guarded: u32,
+}
+
+/// A kind of fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fault {
+    /// A process ends; its disk keeps what was written.
+    Kill,
+    /// As `Kill`, always the serving primary.
+    KillPrimary,
+    /// A machine loses power: unsynced writes are lost, kept or torn.
+    PowerCut,
+    /// All machines lose power.
+    PowerCutAll,
+    /// A disk stops at one of its next operations: the process ends there.
+    DiskStop,
+    /// Nothing passes between two halves of the cluster.
+    Partition,
+    /// Nothing passes from one member to another.
+    OneWay,
+    /// Nothing passes to or from one member.
+    Isolate,
+    /// As `Isolate`, always the serving primary; its clients may still reach it.
+    IsolatePrimary,
+    /// The serving primary can send, but hears nothing.
+    DeafenPrimary,
+    /// The serving primary hears, but nothing that it sends arrives.
+    MutePrimary,
+    /// One kind of message gets lost everywhere.
+    LoseKind,
+    /// A link holds everything back and then releases it at once.
+    Clog,
+    /// A link is slow.
+    Lag,
+    /// A process does nothing for a while.
+    Pause,
+    /// As `Pause`, always the serving primary.
+    PausePrimary,
+    /// A disk is slow for a while.
+    SlowDisk,
+    /// A wall clock is set.
+    ClockStep,
+    /// A member is asked to give the primary role away.
+    Handover,
+    /// Members are told that a peer's connection broke.
+    Reset,
+    /// A client's way to a member is cut.
+    CutClient,
+}
+
+const FAULTS: &[Fault] = &[
+    Fault::Kill,
+    Fault::KillPrimary,
+    Fault::PowerCut,
+    Fault::PowerCutAll,
+    Fault::DiskStop,
+    Fault::Partition,
+    Fault::OneWay,
+    Fault::Isolate,
+    Fault::IsolatePrimary,
+    Fault::DeafenPrimary,
+    Fault::MutePrimary,
+    Fault::LoseKind,
+    Fault::Clog,
+    Fault::Lag,
+    Fault::Pause,
+    Fault::PausePrimary,
+    Fault::SlowDisk,
+    Fault::ClockStep,
+    Fault::Handover,
+    Fault::Reset,
+    Fault::CutClient,
+];
+
+impl Plan {
+    /// Draws a plan.
+    pub(super) fn draw(rng: &mut Rng) -> Self {
+        let roles = draw_roles(rng);
+        let chaos = *pick(rng, &[5 * SECOND, 15 * SECOND, 30 * SECOND]);
+        let share = *pick(rng, &[10, 30, 60]);
+        let faults = FAULTS.iter().filter(|_| rng.u32(0..100) < share).map(|&fault| (fault, rng.u32(1..10)));
+        let faults: Vec<_> = faults.collect();
+        Self {
+            options: draw_options(rng),
+            in_memory: rng.u32(0..4) == 0,
+            encoded: rng.u32(0..8) == 0,
+            network: draw_network(rng),
+            disk: DiskPlan {
+                latency: *pick(rng, &[MS / 10, MS, 5 * MS]),
+                hiccups: *pick(rng, &[0, 0, 10, 50]),
+                tear_sectors: rng.bool(),
+                checkpoint: *pick(rng, &[5 * MS, 50 * MS, 400 * MS]),
+            },
+            clock: ClockPlan {
+                drift: *pick(rng, &[0, 100, 50_000]),
+                wall_drift: *pick(rng, &[0, 100, 100_000]),
+                skew_ms: *pick(rng, &[0, 10, 5_000]),
+            },
+            load: draw_load(rng),
+            faults,
+            fault_gap: *pick(rng, &[SECOND / 5, SECOND / 2, SECOND, 3 * SECOND]),
+            fault_length: *pick(rng, &[SECOND / 5, SECOND, 4 * SECOND]),
+            chaos,
+            heal_quorum_only: roles.len() >= 3 && rng.u32(0..3) == 0,
+            roles,
+        }
+    }
+}
+
+fn draw_roles(rng: &mut Rng) -> Vec<Role> {
+    match rng.u32(0..16) {
+        0 => vec![Role::Data; 1],
+        1 => vec![Role::Data; 2],
+        2..=8 => vec![Role::Data; 3],
+        9..=11 => vec![Role::Data; 5],
+        12 => vec![Role::Data, Role::Data, Role::Data, Role::Witness, Role::Witness],
+        _ => vec![Role::Data, Role::Data, Role::Witness],
+    }
+}
+
+/// Small limits, so that what is rare in earnest is common here.
+fn draw_options(rng: &mut Rng) -> Options {
+    Options {
+        heartbeat: Duration::from_millis(*pick(rng, &[20, 25, 50])),
+        suspect_min: Duration::from_millis(*pick(rng, &[150, 200, 300])),
+        suspect_max: Duration::from_millis(*pick(rng, &[1000, 2000])),
+        pipeline: *pick(rng, &[1, 2, 4, 4, 4, 8]),
+        max_batch_bytes: *pick(rng, &[200, 1000, 64 << 10]),
+        max_key_bytes: 16,
+        max_value_bytes: *pick(rng, &[64, 2048]),
+        segment_bytes: 64 << 10,
+        checkpoint_bytes: *pick(rng, &[1 << 10, 4 << 10, 64 << 10]),
+        max_sessions: *pick(rng, &[2, 4, 100]),
+        session_ttl: Duration::from_secs(*pick(rng, &[2, 10, 600])),
+        session_window: *pick(rng, &[2, 4, 256]),
+        ..Options::default()
+    }
+}
+
+fn draw_network(rng: &mut Rng) -> NetworkPlan {
+    let clean = rng.bool();
+    NetworkPlan {
+        delay: *pick(rng, &[MS / 20, MS / 2, 5 * MS]),
+        jitter: *pick(rng, &[MS / 20, MS / 2, 10 * MS]),
+        loss: if clean { 0 } else { rng.u32(0..=300) },
+        duplication: if clean { 0 } else { rng.u32(0..=500) },
+        ordered: rng.bool(),
+        client_loss: if rng.bool() { 0 } else { rng.u32(0..=200) },
+    }
+}
+
+fn draw_load(rng: &mut Rng) -> Load {
+    Load {
+        clients: *pick(rng, &[1, 2, 3, 5]),
+        keys: *pick(rng, &[1, 2, 3, 8]),
+        in_flight: *pick(rng, &[1, 2, 4, 8]),
+        pause: *pick(rng, &[10 * MS, 50 * MS, 200 * MS]),
+        deadline: Duration::from_millis(*pick(rng, &[500, 3000, 10_000])),
+        reads: *pick(rng, &[10, 40, 70]),
+        guarded: *pick(rng, &[0, 30, 80]),
+    }
+}
+
+/// One of these.
+pub(super) fn pick<'a, T>(rng: &mut Rng, choices: &'a [T]) -> &'a T {
+    &choices[rng.usize(0..choices.len())]
+}
+
+/// A time with this mean, mostly below it, now and then far above.
+pub(super) fn around(rng: &mut Rng, mean: Time) -> Time {
+    // The sum of a quarter that is certain and of a part that halves in likelihood with every mean.
+    let mut extra = 0;
+    while rng.u32(0..3) == 0 && extra < 8 {
+        extra += 1;
+    }
+    mean / 4 + rng.u64(0..=mean / 2) + extra * mean
+}

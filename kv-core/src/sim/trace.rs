@@ -1,0 +1,55 @@
+//! What happened, as a hash, and on demand in words.
+
+use std::collections::VecDeque;
+
+/// How many events are kept in words.
+const KEPT: usize = 60;
+
+/// A hash over all events, and the last of them in words if wanted.
+#[derive(Debug)]
+pub(super) struct Trace {
+    hash: u64,
+    events: u64,
+    words: Option<VecDeque<String>>,
+}
+
+impl Trace {
+    pub(super) fn new(in_words: bool) -> Self {
+        Self { hash: 0x9e37_79b9_7f4a_7c15, events: 0, words: in_words.then(VecDeque::new) }
+    }
+
+    /// Takes in an event: its kind and two numbers that tell it from others of its kind. `words` is called only when
+    /// words are kept.
+    pub(super) fn note(&mut self, kind: u8, a: u64, b: u64, words: impl FnOnce() -> String) {
+        self.events += 1;
+        self.mix(u64::from(kind));
+        self.mix(a);
+        self.mix(b);
+        if let Some(kept) = &mut self.words {
+            if kept.len() == KEPT {
+                kept.pop_front();
+            }
+            kept.push_back(words());
+        }
+    }
+
+    const fn mix(&mut self, value: u64) {
+        let mixed = (self.hash ^ value).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        self.hash = mixed ^ (mixed >> 29);
+    }
+
+    /// The hash so far.
+    pub(super) const fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// How many events there were.
+    pub(super) const fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// The last events in words.
+    pub(super) fn into_words(self) -> Vec<String> {
+        self.words.unwrap_or_default().into()
+    }
+}

@@ -110,7 +110,8 @@ impl Mirror {
         let mut removed = Vec::new();
         for step in steps(write) {
             if let Step::View { cut: Some(after), .. } = step {
-                let above = self.planned.log.iter().enumerate().skip(usize::try_from(after.op.get()).unwrap_or(0));
+                let above =
+                    self.planned.log.iter().enumerate().skip(usize::try_from(after.op.get()).unwrap_or(0));
                 removed.extend(above.map(|(index, hash)| Anchor::new(Op::new(index as u64 + 1), *hash)));
             }
             self.planned.apply(step)?;
@@ -126,7 +127,8 @@ impl Mirror {
         for entry in entries {
             let parent = self.planned.hash(entry.header.op.previous());
             if parent != Some(entry.header.parent) {
-                let found = format!("{:?} has the parent {:?}, not {parent:?}", entry.header.op, entry.header.parent);
+                let found =
+                    format!("{:?} has the parent {:?}, not {parent:?}", entry.header.op, entry.header.parent);
                 return Err(("a log is a chain", found));
             }
         }

@@ -6,19 +6,39 @@
 //! anyone can run again.
 
 mod bug;
+mod checker;
+mod clients;
+mod clock;
+mod drive;
+mod faults;
 mod history;
 mod linear;
+mod member;
+mod mirror;
+mod network;
+mod panic;
 mod perkey;
+mod plan;
 mod replay;
 mod report;
+mod serve;
 pub mod storage;
+mod trace;
+mod world;
 
 pub use bug::Bug;
 pub use report::{Options, Report, Violation};
 
-/// Runs one seed to its end: chaos, healing, convergence, and the checks of the whole history.
+use world::World;
+
+/// Runs one seed to its end: chaos, healing, convergence, and the checks of the whole history. A panic of the code under
+/// test is a violation too.
 #[must_use]
 pub fn run(seed: u64, options: &Options) -> Report {
-    let _ = options;
-    Report { seed, ..Report::default() }
+    let mut world = World::new(seed, options);
+    let result = panic::catch(|| world.run());
+    if let Err(message) = result {
+        world.fail(("no assertion fails", message));
+    }
+    world.into_report()
 }

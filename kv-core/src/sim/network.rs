@@ -62,7 +62,14 @@ impl<P> Network<P> {
     }
 
     /// Decides over a message of this kind (a bit number) in this lane.
-    pub(super) fn route(&mut self, rng: &mut Rng, now: Time, (from, to): (usize, usize), lane: Lane, kind: u8) -> Route {
+    pub(super) fn route(
+        &mut self,
+        rng: &mut Rng,
+        now: Time,
+        (from, to): (usize, usize),
+        lane: Lane,
+        kind: u8,
+    ) -> Route {
         let plan = self.plan;
         let muted = lane != Lane::Client && self.muted & (1 << kind) != 0;
         let link = self.link(from, to);
@@ -83,7 +90,13 @@ impl<P> Network<P> {
     }
 
     /// When a message that was held back arrives, if it is released now.
-    pub(super) fn release_at(&mut self, rng: &mut Rng, now: Time, (from, to): (usize, usize), lane: Lane) -> Time {
+    pub(super) fn release_at(
+        &mut self,
+        rng: &mut Rng,
+        now: Time,
+        (from, to): (usize, usize),
+        lane: Lane,
+    ) -> Time {
         let plan = self.plan;
         self.link(from, to).arrival(rng, now, &plan, lane)
     }
@@ -177,7 +190,9 @@ mod tests {
         let (mut network, mut rng) = (Network::<u8>::new(PLAN, 2), Rng::with_seed(1));
         let mut before = 0;
         for _ in 0..100 {
-            let Route::At(at) = send(&mut network, &mut rng, 0) else { panic!("a clean network loses nothing") };
+            let Route::At(at) = send(&mut network, &mut rng, 0) else {
+                panic!("a clean network loses nothing")
+            };
             assert!(at > before);
             before = at;
         }

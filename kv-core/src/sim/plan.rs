@@ -174,8 +174,12 @@ impl Plan {
         let roles = draw_roles(rng);
         let chaos = *pick(rng, &[5 * SECOND, 15 * SECOND, 30 * SECOND]);
         let share = *pick(rng, &[10, 30, 60]);
-        let faults = FAULTS.iter().filter(|_| rng.u32(0..100) < share).map(|&fault| (fault, rng.u32(1..10)));
-        let faults: Vec<_> = faults.collect();
+        let mut faults = Vec::new();
+        for &fault in FAULTS {
+            if rng.u32(0..100) < share {
+                faults.push((fault, rng.u32(1..10)));
+            }
+        }
         Self {
             options: draw_options(rng),
             in_memory: rng.u32(0..4) == 0,

@@ -1,0 +1,282 @@
+//! The invariants that span members: what is committed, who serves, what is acknowledged, what is applied.
+
+use super::mirror::Mirror;
+use super::replay::{Finding, Model};
+use crate::config::Cluster;
+use crate::ids::{Anchor, Hash, MemberId, Op, Revision, View};
+use crate::kv::Applied;
+use crate::message::{Entry, FormationStep, Message, Recovered, Request, Write};
+use std::collections::BTreeMap;
+
+/// An entry that is committed for ever.
+#[derive(Debug)]
+struct Committed {
+    hash: Hash,
+    entry: Entry,
+    /// A hash of the results of its requests, once some member has applied it.
+    results: Option<Hash>,
+    /// A digest of the state after it, once some member has told it.
+    digest: Option<Hash>,
+}
+
+/// What one member has shown in its present life.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shown {
+    view: View,
+    log_view: View,
+    commit: Op,
+}
+
+/// Watches all members.
+#[derive(Debug)]
+pub(super) struct Checker {
+    cluster: Cluster,
+    mirrors: Vec<Mirror>,
+    shown: Vec<Shown>,
+    log: Vec<Committed>,
+    applied: Op,
+    model: Model,
+    /// Who has served in a view, and in which of its lives.
+    serving: BTreeMap<View, (usize, u32)>,
+}
+
+/// A result of a check.
+pub(super) type Checked = Result<(), Finding>;
+
+impl Checker {
+    pub(super) fn new(cluster: Cluster) -> Self {
+        let members = cluster.len();
+        Self {
+            cluster,
+            mirrors: (0..members).map(|_| Mirror::new()).collect(),
+            shown: vec![Shown::default(); members],
+            log: Vec::new(),
+            applied: Op::ZERO,
+            model: Model::default(),
+            serving: BTreeMap::new(),
+        }
+    }
+
+    /// What `member` has on its disk.
+    pub(super) fn mirror(&self, member: usize) -> &Mirror {
+        &self.mirrors[member]
+    }
+
+    /// The history as the model has it.
+    pub(super) const fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The last op that is committed.
+    pub(super) fn committed(&self) -> Op {
+        Op::new(self.log.len() as u64)
+    }
+
+    /// The last revision that is committed.
+    pub(super) fn revision(&self) -> Revision {
+        self.log.last().map_or(Revision::ZERO, |last| last.entry.header.next_revision().previous())
+    }
+
+    fn at(&self, op: Op) -> Option<&Committed> {
+        self.log.get(usize::try_from(op.get().checked_sub(1)?).ok()?)
+    }
+
+    /// A member has asked for a write.
+    pub(super) fn on_write(&mut self, member: usize, write: &Write) -> Checked {
+        for removed in self.mirrors[member].ask(write)? {
+            if self.at(removed.op).is_some_and(|committed| committed.hash == removed.hash) {
+                return Err(("nothing committed is cut", format!("m{member} cuts {removed:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// A member's journal has carried out a write.
+    pub(super) fn on_written(&mut self, member: usize, write: &Write) -> Checked {
+        self.mirrors[member].done(write)
+    }
+
+    /// A member was started and recovered this from its journal.
+    pub(super) fn on_recovered(&mut self, member: usize, recovered: &Recovered) -> Checked {
+        self.shown[member] = Shown { view: recovered.view, log_view: recovered.log_view, commit: Op::ZERO };
+        self.mirrors[member].recover(recovered)
+    }
+
+    /// A member sends a message: what it vouches for must be durable.
+    pub(super) fn on_send(&self, member: usize, message: &Message) -> Checked {
+        let mirror = &self.mirrors[member];
+        let fits = match message {
+            Message::PrepareOk { view, log } | Message::CommitOk { view, log: Some(log), .. } => {
+                mirror.acknowledges(*view, *log)
+            }
+            Message::DoViewChange { view, log } => mirror.supports(*view, log),
+            Message::StartView { view, hashes, .. } => {
+                hashes.last().is_none_or(|(op, hash)| mirror.acknowledges(*view, Anchor::new(*op, *hash)))
+            }
+            _ => true,
+        };
+        if fits {
+            return Ok(());
+        }
+        let durable = mirror.durable();
+        let found = format!(
+            "m{member} sends {message:?}; durable are {:?}/{:?} and the log to {:?}",
+            durable.view,
+            durable.log_view,
+            durable.head()
+        );
+        Err(("what is acknowledged is durable", found))
+    }
+
+    /// A member takes everything up to `commit` for committed. `read` reads its log.
+    pub(super) fn on_commit(
+        &mut self,
+        member: usize,
+        commit: Anchor,
+        read: impl Fn(Op) -> Option<Entry>,
+    ) -> Checked {
+        let before = std::mem::replace(&mut self.shown[member].commit, commit.op);
+        if commit.op < before {
+            return Err((
+                "a commit number never goes back",
+                format!("m{member}: {before:?}, then {commit:?}"),
+            ));
+        }
+        while self.committed() < commit.op {
+            let op = self.committed().next();
+            let Some(entry) = read(op) else {
+                return Err(("what is committed can be read", format!("m{member} has committed {op:?}")));
+            };
+            let parent = self.log.last().map_or(Hash::ZERO, |last| last.hash);
+            if entry.header.op != op || entry.header.parent != parent {
+                let found = format!("m{member} commits {:?} on {parent:?}", entry.header);
+                return Err(("the committed log is a chain", found));
+            }
+            self.log.push(Committed { hash: entry.header.hash(), entry, results: None, digest: None });
+            self.check_quorum(op)?;
+        }
+        match self.at(commit.op) {
+            Some(committed) if committed.hash != commit.hash => {
+                let found = format!("m{member} commits {commit:?}, others committed {:?}", committed.hash);
+                Err(("one hash per committed op", found))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_quorum(&self, op: Op) -> Checked {
+        let hash = self.at(op).map(|committed| committed.hash);
+        let holders: Vec<usize> = (0..self.mirrors.len())
+            .filter(|&member| self.mirrors[member].durable().hash(op) == hash)
+            .collect();
+        if holders.len() < self.cluster.replication_quorum() {
+            let found = format!("{op:?} is durable on {holders:?} only");
+            return Err(("what is committed is durable on a quorum", found));
+        }
+        Ok(())
+    }
+
+    /// A member has applied an entry.
+    pub(super) fn on_applied(&mut self, member: usize, entry: &Entry, applied: &[Applied]) -> Checked {
+        let op = entry.header.op;
+        if self.at(op).is_none_or(|committed| committed.hash != entry.header.hash()) {
+            return Err((
+                "only what is committed is applied",
+                format!("m{member} applied {:?}", entry.header),
+            ));
+        }
+        let results: Vec<_> = applied.iter().map(|applied| &applied.result).collect();
+        let results = postcard::to_stdvec(&results).map(|bytes| Hash::of(&bytes)).unwrap_or_default();
+        let first = op == self.applied.next();
+        let slot = &mut self.log[usize::try_from(op.get() - 1).unwrap_or(0)];
+        match slot.results {
+            Some(before) if before != results => {
+                let found = format!("m{member} at {op:?}: {applied:?}");
+                return Err(("all members get the same results", found));
+            }
+            Some(_) => return Ok(()),
+            None if !first => {
+                return Err((
+                    "entries are applied in order",
+                    format!("m{member} {op:?} after {:?}", self.applied),
+                ));
+            }
+            None => slot.results = Some(results),
+        }
+        self.applied = op;
+        self.take_into_model(entry, applied)
+    }
+
+    fn take_into_model(&mut self, entry: &Entry, applied: &[Applied]) -> Checked {
+        let requests: Vec<_> = entry.requests().collect();
+        if requests.len() != applied.len() {
+            return Err(("each request has a result", format!("{:?}: {applied:?}", entry.header)));
+        }
+        let mut revision = entry.header.first_revision;
+        for (bytes, applied) in requests.iter().zip(applied) {
+            if applied.revision != revision {
+                return Err(("each request has its revision", format!("{:?}: {applied:?}", entry.header)));
+            }
+            let Ok(request) = Request::decode(bytes) else {
+                return Err(("what is proposed decodes", format!("{:?}", entry.header)));
+            };
+            self.model.commit(revision, &request, &applied.result)?;
+            revision = revision.next();
+        }
+        Ok(())
+    }
+
+    /// The digest of a member's state at `op`.
+    pub(super) fn on_digest(&mut self, member: usize, op: Op, digest: Hash) -> Checked {
+        let Some(index) = op.get().checked_sub(1).and_then(|index| usize::try_from(index).ok()) else {
+            return Ok(());
+        };
+        match self.log.get_mut(index).map(|slot| slot.digest.get_or_insert(digest)) {
+            Some(first) if *first == digest => Ok(()),
+            first => Err((
+                "equal digests at equal ops",
+                format!("m{member} at {op:?}: {digest:?}, before {first:?}"),
+            )),
+        }
+    }
+
+    /// A member has finished a step.
+    pub(super) fn on_step(
+        &mut self,
+        member: usize,
+        life: u32,
+        view: View,
+        log_view: View,
+        serving: bool,
+    ) -> Checked {
+        let shown = &mut self.shown[member];
+        if view < shown.view || log_view < shown.log_view || log_view > view {
+            let found =
+                format!("m{member}: {:?}/{:?} became {view:?}/{log_view:?}", shown.view, shown.log_view);
+            return Err(("view and log_view never go back", found));
+        }
+        (shown.view, shown.log_view) = (view, log_view);
+        if !serving {
+            return Ok(());
+        }
+        if self.cluster.primary(view) != MemberId::new(u8::try_from(member).unwrap_or(u8::MAX)) {
+            return Err(("only the primary of a view serves", format!("m{member} serves in {view:?}")));
+        }
+        let first = *self.serving.entry(view).or_insert((member, life));
+        if first != (member, life) {
+            let found = format!("{view:?}: m{} in life {}, then m{member} in life {life}", first.0, first.1);
+            return Err(("a view has one serving primary, in one life", found));
+        }
+        Ok(())
+    }
+
+    /// Whether a member has made durable that the cluster is formed.
+    pub(super) fn is_formed(&self, member: usize) -> bool {
+        self.mirrors[member].durable().formation == FormationStep::Formed
+    }
+
+    /// How many views have had a serving primary.
+    pub(super) fn views_served(&self) -> usize {
+        self.serving.len()
+    }
+}

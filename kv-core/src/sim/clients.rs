@@ -1,0 +1,357 @@
+//! The clients: they ask at random, through the real client's decisions, and write down what they are told.
+
+use super::clock::{Clock, MS, SECOND, Time};
+use super::history::{Action, Ending};
+use super::plan::{Load, Plan, around, pick};
+use super::world::{Event, World, index};
+use crate::client::{Call, CallError, CallId, Cause, Core, CoreInput, CoreOptions, CoreOutput, Reply};
+use crate::config::Role;
+use crate::ids::{Instant, MemberId, Revision};
+use crate::message::{ClientMessage, Command, Effect, Guard, Query, ReadMode, ServerMessage};
+use bytes::Bytes;
+use fastrand::Rng;
+use std::collections::BTreeMap;
+
+/// How long an attempt to connect through a cut takes.
+const CONNECT_TIMEOUT: Time = SECOND / 2;
+
+/// A client's connection to one member.
+#[derive(Clone, Copy, Debug, Default)]
+struct Connection {
+    state: ConnectionState,
+    /// Counts connections: what belongs to an earlier one is void.
+    epoch: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum ConnectionState {
+    #[default]
+    None,
+    /// It will turn out that it cannot be had. Nothing that is sent leaves.
+    Failing,
+    /// To this life of the member.
+    Open(u32),
+}
+
+/// One client.
+#[derive(Debug)]
+pub(super) struct Client {
+    core: Core,
+    clock: Clock,
+    connections: Vec<Connection>,
+    /// Calls under way: the history's number of each.
+    calls: BTreeMap<u64, usize>,
+    timer: Option<Time>,
+    /// Counts values: none is written twice.
+    values: u64,
+    /// What it last saw of each key.
+    seen: BTreeMap<Bytes, (Revision, Bytes)>,
+    /// Calls that have ended.
+    pub(super) ended: u64,
+    /// After the healing: the calls that must still succeed.
+    finals: Vec<Action>,
+    final_call: Option<usize>,
+}
+
+impl Client {
+    pub(super) fn new(_index: usize, plan: &Plan, rng: &mut Rng) -> Self {
+        let data = plan.roles.iter().enumerate().filter(|(_, role)| **role == Role::Data);
+        let members: Vec<MemberId> =
+            data.filter_map(|(id, _)| u8::try_from(id).ok()).map(MemberId::new).collect();
+        let options = CoreOptions {
+            window: u32::try_from(plan.options.session_window).unwrap_or(u32::MAX),
+            session_idle: plan.options.session_ttl / 2,
+            ..CoreOptions::default()
+        };
+        Self {
+            core: Core::new(rng.u64(..), members, options, Instant::ZERO),
+            clock: Clock::new(rng, plan.clock.drift, plan.clock.wall_drift, plan.clock.skew_ms),
+            connections: vec![Connection::default(); plan.roles.len()],
+            calls: BTreeMap::new(),
+            timer: None,
+            values: 0,
+            seen: BTreeMap::new(),
+            ended: 0,
+            finals: Vec::new(),
+            final_call: None,
+        }
+    }
+
+    /// The present connection to a member.
+    pub(super) fn epoch(&self, member: usize) -> u32 {
+        self.connections[member].epoch
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    /// Whether the calls that had to succeed have.
+    pub(super) fn is_satisfied(&self) -> bool {
+        self.is_idle() && self.finals.is_empty() && self.final_call.is_none()
+    }
+
+    fn draw(&mut self, client: usize, load: &Load, rng: &mut Rng) -> Action {
+        let key = key(rng.u32(0..load.keys));
+        if rng.u32(0..100) < load.reads {
+            let local = rng.u32(0..10) == 0;
+            if rng.u32(0..5) == 0 {
+                let to = rng.bool().then(|| self::key(rng.u32(0..=load.keys)));
+                return Action::Scan { from: key, to, limit: *pick(rng, &[1, 2, 100]), local };
+            }
+            return Action::Get { key, local };
+        }
+        let guard = (rng.u32(0..100) < load.guarded).then(|| self.guard(&key, rng));
+        if rng.u32(0..4) == 0 {
+            return Action::Write(Command::Delete { key, guard });
+        }
+        Action::Write(Command::Put { key, value: self.value(client, rng), guard })
+    }
+
+    fn value(&mut self, client: usize, rng: &mut Rng) -> Bytes {
+        self.values += 1;
+        let pad = *pick(rng, &["", "................................"]);
+        format!("{client}-{}{pad}", self.values).into()
+    }
+
+    fn guard(&self, key: &Bytes, rng: &mut Rng) -> Guard {
+        match (rng.u32(0..4), self.seen.get(key)) {
+            (0, Some((revision, _))) | (1, Some((revision, _))) => Guard::Revision(*revision),
+            (2, Some((_, value))) => Guard::Value(value.clone()),
+            (3, _) => Guard::Present,
+            _ => Guard::Absent,
+        }
+    }
+}
+
+fn key(number: u32) -> Bytes {
+    format!("key{number}").into()
+}
+
+impl World {
+    fn client_now(&self, client: usize) -> Instant {
+        self.clients[client].clock.read(self.now).monotonic
+    }
+
+    /// A client makes a call, if it has not too many under way, and thinks of the next.
+    pub(super) fn next_call(&mut self, client: usize) {
+        if self.healed.is_some() {
+            return;
+        }
+        let load = self.plan.load;
+        let one = &mut self.clients[client];
+        if one.calls.len() < load.in_flight {
+            let action = one.draw(client, &load, &mut self.rng);
+            let call = self.begin_call(client, action);
+            if self.rng.u32(0..200) == 0 {
+                // The caller goes away: what it asked for may still happen.
+                if self.clients[client].calls.remove(&(call as u64)).is_some() {
+                    self.core_input(client, CoreInput::Cancel { id: CallId::new(call as u64) });
+                }
+            }
+        }
+        let mut pause = around(&mut self.rng, load.pause);
+        if self.rng.u32(0..100) == 0 {
+            // Long enough for its session to expire.
+            pause += self.rng.u64(0..4 * SECOND);
+        }
+        self.schedule(self.now + pause, Event::ClientCall { client });
+    }
+
+    fn begin_call(&mut self, client: usize, action: Action) -> usize {
+        let deadline = self.client_now(client).after(self.plan.load.deadline);
+        let number = self.history.begin(client, action.clone(), self.now);
+        self.trace.note(50, client as u64, number as u64, || {
+            format!("{:?} c{client} call {number} begins: {action:?}", self.now)
+        });
+        let read = |local: bool, query| Call::Read {
+            mode: if local { ReadMode::Local } else { ReadMode::Linearizable },
+            query,
+            prefer: None,
+        };
+        let call = match action {
+            Action::Write(command) => Call::Write(command),
+            Action::Get { key, local } => read(local, Query::Get { key }),
+            Action::Scan { from, to, limit, local } => read(local, Query::Scan { from, to, limit }),
+        };
+        let id = CallId::new(number as u64);
+        self.clients[client].calls.insert(id.get(), number);
+        self.core_input(client, CoreInput::Call { id, call, deadline });
+        number
+    }
+
+    fn core_input(&mut self, client: usize, input: CoreInput) {
+        let now = self.client_now(client);
+        self.clients[client].core.handle(now, input);
+        while let Some(output) = self.clients[client].core.poll_output() {
+            match output {
+                CoreOutput::Send { member, message } => self.client_sends(client, index(member), message),
+                CoreOutput::Done { id, result } => self.call_done(client, id, result),
+            }
+        }
+        let one = &mut self.clients[client];
+        one.core.check_invariants();
+        let Some(deadline) = one.core.poll_timeout() else { return };
+        let at = one.clock.reaches(deadline).max(self.now);
+        if one.timer.is_none_or(|set| at < set) {
+            one.timer = Some(at);
+            self.schedule(at, Event::ClientTimer { client, at });
+        }
+    }
+
+    /// A client's timer rings.
+    pub(super) fn on_client_timer(&mut self, client: usize, at: Time) {
+        if self.clients[client].timer == Some(at) {
+            self.clients[client].timer = None;
+            self.trace.note(51, client as u64, 0, || format!("{:?} c{client} timer", self.now));
+            self.core_input(client, CoreInput::Timeout);
+        }
+    }
+
+    fn client_sends(&mut self, client: usize, member: usize, message: ClientMessage) {
+        let node = self.client_node(client);
+        let open = self.network.is_open(node, member) && self.network.is_open(member, node);
+        let slot = &self.members[member];
+        let connection = &mut self.clients[client].connections[member];
+        if connection.state == ConnectionState::None {
+            connection.epoch += 1;
+            let up = slot.is_up();
+            connection.state =
+                if open && up { ConnectionState::Open(slot.life) } else { ConnectionState::Failing };
+            if connection.state == ConnectionState::Failing {
+                let epoch = connection.epoch;
+                let wait = if open { MS } else { CONNECT_TIMEOUT };
+                self.schedule(self.now + wait, Event::ConnectionGone { client, member, epoch });
+            }
+        }
+        let Connection { state: ConnectionState::Open(life), epoch } =
+            self.clients[client].connections[member]
+        else {
+            return;
+        };
+        let event = Event::ToMember { client, member, life, epoch, message: Box::new(message) };
+        let route = self.network.route(&mut self.rng, self.now, (node, member), event.lane(), 0);
+        self.carry(route, node, member, event);
+    }
+
+    /// A connection of a client has ended, or could not be had.
+    pub(super) fn on_connection_gone(&mut self, client: usize, member: usize, epoch: u32) {
+        let connection = &mut self.clients[client].connections[member];
+        if connection.epoch != epoch || connection.state == ConnectionState::None {
+            return;
+        }
+        let was = std::mem::take(&mut connection.state);
+        self.trace.note(52, (client * 16 + member) as u64, u64::from(epoch), || {
+            format!("{:?} c{client} has no connection to m{member}", self.now)
+        });
+        let member = self.members[member].id;
+        let input = match was {
+            ConnectionState::Failing => CoreInput::Unreachable { member },
+            _ => CoreInput::ConnectionLost { member },
+        };
+        self.core_input(client, input);
+    }
+
+    /// A member's answer arrives at a client.
+    pub(super) fn on_answer(&mut self, member: usize, client: usize, epoch: u32, message: ServerMessage) {
+        let connection = self.clients[client].connections[member];
+        if connection.epoch != epoch || !matches!(connection.state, ConnectionState::Open(_)) {
+            return;
+        }
+        self.trace.note(53, (client * 16 + member) as u64, message.call, || {
+            format!("{:?} m{member} -> c{client} {message:?}", self.now)
+        });
+        let member = self.members[member].id;
+        self.core_input(client, CoreInput::Answer { member, message });
+    }
+
+    fn call_done(&mut self, client: usize, id: CallId, result: Result<Reply, CallError>) {
+        let one = &mut self.clients[client];
+        let Some(number) = one.calls.remove(&id.get()) else {
+            return self.fail(("a call ends once", format!("c{client} {id:?}: {result:?}")));
+        };
+        one.ended += 1;
+        self.trace.note(54, client as u64, number as u64, || {
+            format!("{:?} c{client} call {number} ends: {result:?}", self.now)
+        });
+        let refused = matches!(&result, Err(error) if matches!(error.cause(), Cause::Refused(_)));
+        if refused {
+            return self.fail(("valid calls are not refused", format!("c{client}: {result:?}")));
+        }
+        let ending = ending_of(result);
+        self.learn(client, number, &ending);
+        let succeeded = !matches!(ending, Ending::Unknown | Ending::NotApplied);
+        if self.clients[client].final_call == Some(number) {
+            self.clients[client].final_call = None;
+            if succeeded {
+                self.clients[client].finals.pop();
+            }
+        }
+        if !self.history.end(number, ending, self.now, self.checker.revision()) {
+            self.fail(("a call ends once", format!("c{client} {id:?}")));
+        }
+    }
+
+    fn learn(&mut self, client: usize, call: usize, ending: &Ending) {
+        let seen = &mut self.clients[client].seen;
+        let action = self.history.call(call).map(|call| &call.action);
+        match (action, ending) {
+            (Some(Action::Write(Command::Put { key, value, .. })), Ending::Put(revision)) => {
+                seen.insert(key.clone(), (*revision, value.clone()));
+            }
+            (Some(Action::Get { key, .. }), Ending::Value { record: Some(record), .. }) => {
+                seen.insert(key.clone(), (record.modified, record.value.clone()));
+            }
+            _ => {}
+        }
+    }
+
+    /// The world is healed: every client shall put and read once more, and succeed.
+    pub(super) fn begin_finals(&mut self) {
+        for client in 0..self.clients.len() {
+            let value = self.clients[client].value(client, &mut self.rng);
+            let put = Action::Write(Command::Put { key: key(0), value, guard: None });
+            self.clients[client].finals = vec![Action::Get { key: key(0), local: false }, put];
+        }
+    }
+
+    /// Lets one client after the other make its last calls. What fails is tried again, with a new value.
+    pub(super) fn drive_finals(&mut self) {
+        for client in 0..self.clients.len() {
+            if self.clients[client].is_satisfied() {
+                continue;
+            }
+            if self.clients[client].is_idle() {
+                let value = self.clients[client].value(client, &mut self.rng);
+                let Some(next) = self.clients[client].finals.last().cloned() else { return };
+                let next = match next {
+                    Action::Write(Command::Put { key, guard, .. }) => {
+                        Action::Write(Command::Put { key, value, guard })
+                    }
+                    other => other,
+                };
+                // Named first: the call may end at once.
+                self.clients[client].final_call = Some(self.history.calls().len());
+                self.begin_call(client, next);
+            }
+            return;
+        }
+    }
+}
+
+fn ending_of(result: Result<Reply, CallError>) -> Ending {
+    match result {
+        Ok(Reply::Written(outcome)) => match outcome.effect {
+            Effect::Put | Effect::SessionOpened | Effect::SessionClosed => Ending::Put(outcome.revision),
+            Effect::Deleted { existed } => Ending::Deleted { existed, revision: outcome.revision },
+            Effect::GuardFailed { found } => Ending::GuardFailed { found, revision: Some(outcome.revision) },
+        },
+        Ok(Reply::Value { record, revision }) => Ending::Value { record, revision: Some(revision) },
+        Ok(Reply::Records { records, more, revision }) => {
+            Ending::Records { records, more, revision: Some(revision) }
+        }
+        Ok(Reply::Status(_) | Reply::Done) | Err(CallError::NotApplied(_)) => Ending::NotApplied,
+        Err(CallError::OutcomeUnknown(_)) => Ending::Unknown,
+    }
+}

@@ -1,0 +1,422 @@
+//! The driver: carries out what a replica asks for. The node has another one, on threads; this one is on simulated time.
+
+use super::Bug;
+use super::clock::Time;
+use super::member::{End, Process};
+use super::plan::around;
+use super::world::{Due, World, index, kind_of};
+use crate::ids::{Anchor, MemberId, Op, WriteSeq};
+use crate::message::{Entry, Message, ViewRecord, Write};
+use crate::replica::{Input, Output, Wrap};
+use crate::wire;
+
+/// How often in a row a replica's timer may ring at one instant.
+const MAX_RINGS: u32 = 50;
+/// How many entries are applied in one go.
+const APPLY_AT_ONCE: usize = 16;
+
+impl World {
+    fn process(&mut self, member: usize) -> Option<&mut Process> {
+        self.members[member].process.as_deref_mut()
+    }
+
+    /// A message between members arrives.
+    pub(super) fn deliver(&mut self, from: usize, to: usize, message: Message) {
+        if self.members[to].process.is_none() {
+            return;
+        }
+        let (kind, digest) = (kind_of(&message), place_of(&message));
+        self.trace.note(10 + kind, (from * 16 + to) as u64, digest, || {
+            format!("{:?} m{from} -> m{to} {}", self.now, brief(&message))
+        });
+        let message = if self.plan.encoded {
+            match wire::decode_message(wire::encode_message(&message)) {
+                Ok(message) => message,
+                Err(error) => return self.fail(("what is sent decodes", format!("{message:?}: {error}"))),
+            }
+        } else {
+            message
+        };
+        let from = MemberId::new(u8::try_from(from).expect("an index of a member"));
+        self.input(to, Input::Message { from, message });
+    }
+
+    /// One step of a replica, and everything that follows from it at once.
+    pub(super) fn input(&mut self, member: usize, input: Input) {
+        let now = self.clock_of(member);
+        let Some(process) = self.process(member) else { return };
+        process.replica.handle(now, input);
+        self.after_input(member);
+    }
+
+    /// Carries out the replica's outputs and sets its timer.
+    pub(super) fn after_input(&mut self, member: usize) {
+        while let Some(output) = self.process(member).and_then(|process| process.replica.poll_output()) {
+            self.carry_out(member, output);
+            if self.violation.is_some() {
+                return;
+            }
+        }
+        let life = self.members[member].life;
+        let Some(process) = self.process(member) else { return };
+        process.replica.check_invariants();
+        let replica = &process.replica;
+        let (view, log_view, serving) = (replica.view(), replica.log_view(), replica.is_serving());
+        let checked = self.checker.on_step(member, life, view, log_view, serving);
+        self.check(checked);
+        self.set_timer(member);
+    }
+
+    fn set_timer(&mut self, member: usize) {
+        let (now, clock) = (self.now, self.members[member].clock);
+        let Some(process) = self.process(member) else { return };
+        let Some(deadline) = process.replica.poll_timeout() else { return };
+        let at = clock.reaches(deadline).max(now);
+        if process.timer.is_none_or(|set| at < set) {
+            process.timer = Some(at);
+            self.schedule_due(at, member, Due::Timer(at));
+        }
+    }
+
+    /// Something comes due in a process.
+    pub(super) fn on_due(&mut self, member: usize, life: u32, what: Due) {
+        let slot = &self.members[member];
+        if slot.life != life || slot.process.is_none() {
+            return;
+        }
+        match what {
+            Due::Timer(at) => self.on_timer(member, at),
+            Due::Written => self.on_journal(member),
+            Due::Apply => self.apply_some(member),
+            Due::Checkpoint => self.on_checkpoint(member),
+            Due::PeerLost(peer) => {
+                self.trace.note(30, member as u64, peer as u64, || {
+                    format!("{:?} m{member} loses m{peer}", self.now)
+                });
+                self.input(member, Input::PeerLost { peer: self.members[peer].id });
+            }
+            Due::Handover => self.input(member, Input::Handover),
+        }
+    }
+
+    fn on_timer(&mut self, member: usize, at: Time) {
+        if self.process(member).is_none_or(|process| process.timer != Some(at)) {
+            return;
+        }
+        if let Some(process) = self.process(member) {
+            process.timer = None;
+        }
+        for _ in 0..MAX_RINGS {
+            let now = self.clock_of(member);
+            let due = self.process(member).and_then(|process| process.replica.poll_timeout());
+            if due.is_none_or(|due| due > now.monotonic) || self.violation.is_some() {
+                return self.set_timer(member);
+            }
+            self.trace.note(31, member as u64, 0, || format!("{:?} m{member} timer", self.now));
+            self.input(member, Input::Timeout);
+        }
+        self.fail(("a timer moves on", format!("m{member} rang {MAX_RINGS} times at one instant")));
+    }
+
+    fn carry_out(&mut self, member: usize, output: Output) {
+        match output {
+            Output::Write { seq, write } => self.ask_journal(member, seq, write),
+            Output::Send { to, message } => self.send(member, index(to), message),
+            Output::SendEntries { to, from, through, wrap } => {
+                self.send_entries(member, index(to), from, through, wrap);
+            }
+            Output::Commit { commit } => self.on_commit(member, commit),
+            Output::ReadReady { tickets, op } => self.reads_ready(member, &tickets, op),
+            Output::ReadsRefused { tickets } => self.reads_refused(member, &tickets),
+            Output::Standing(standing) => {
+                self.trace.note(32, member as u64, standing.view.get(), || {
+                    format!("{:?} m{member} {standing:?}", self.now)
+                });
+            }
+            Output::ProposalsAbandoned => self.abandon(member),
+            Output::Halt(halt) => self.fail(("no member halts", format!("m{member}: {halt}"))),
+        }
+    }
+
+    fn ask_journal(&mut self, member: usize, seq: WriteSeq, write: Write) {
+        let checked = self.checker.on_write(member, &write);
+        self.check(checked);
+        self.trace.note(33, member as u64, seq.get(), || {
+            format!("{:?} m{member} writes {}", self.now, brief_write(&write))
+        });
+        let Some(process) = self.process(member) else { return };
+        process.log.stage(&write);
+        let early = self.is_reported_early(&write);
+        let Some(process) = self.process(member) else { return };
+        process.waiting.push_back((seq, write));
+        self.kick_journal(member);
+        if early {
+            self.input(member, Input::Durable { seq });
+        }
+    }
+
+    /// Gives the journal what waits, if it is idle.
+    fn kick_journal(&mut self, member: usize) {
+        let slowness = u64::from(self.members[member].slowness);
+        let disk = self.plan.disk;
+        let all = self.rng.u32(0..4) > 0;
+        let some = self.rng.usize(1..=8);
+        let Some(process) = self.process(member) else { return };
+        if !process.writing.is_empty() || process.waiting.is_empty() {
+            return;
+        }
+        let count = if all { process.waiting.len() } else { some.min(process.waiting.len()) };
+        process.writing = process.waiting.drain(..count).collect();
+        let mut latency = around(&mut self.rng, disk.latency) * slowness;
+        if disk.hiccups > 0 && self.rng.u32(0..1000) < disk.hiccups {
+            latency *= 50;
+        }
+        self.schedule_due(self.now + latency, member, Due::Written);
+    }
+
+    fn on_journal(&mut self, member: usize) {
+        let bug = self.bug;
+        let Some(process) = self.process(member) else { return };
+        let batch = std::mem::take(&mut process.writing);
+        let Some(&(last, _)) = batch.last() else { return };
+        let writes: Vec<Write> = batch.into_iter().map(|(_, write)| write).collect();
+        let asked = writes.iter().map(|write| planted(bug, write)).collect::<Vec<_>>();
+        if let Err(error) = process.journal.execute(&asked) {
+            if self.members[member].disk_stops {
+                return self.end_process(member, End::PowerCut);
+            }
+            return self.fail(("a good disk takes what is written", format!("m{member}: {error}")));
+        }
+        for write in &writes {
+            let checked = self.checker.on_written(member, write);
+            self.check(checked);
+        }
+        self.trace
+            .note(34, member as u64, last.get(), || format!("{:?} m{member} durable {last:?}", self.now));
+        let durable = self.checker.mirror(member).durable().head();
+        if let Some(process) = self.process(member) {
+            process.durable = durable;
+        }
+        self.input(member, Input::Durable { seq: last });
+        self.kick_journal(member);
+        self.consider_checkpoint(member);
+    }
+
+    fn read_entry(&self, member: usize, op: Op) -> Option<Entry> {
+        let process = self.members[member].process.as_ref()?;
+        process.log.read(op).ok().flatten()
+    }
+
+    fn send_entries(&mut self, member: usize, to: usize, from: Op, through: Anchor, wrap: Wrap) {
+        let mut entries = Vec::new();
+        let mut op = from;
+        while op <= through.op {
+            let Some(entry) = self.read_entry(member, op) else { return };
+            entries.push(entry);
+            op = op.next();
+        }
+        if entries.last().is_none_or(|last| last.header.anchor() != through) {
+            return;
+        }
+        match wrap {
+            Wrap::Prepare { view, commit } => {
+                for entry in entries {
+                    self.send(member, to, Message::Prepare { view, commit, entry });
+                }
+            }
+            Wrap::NewState { nonce } => self.send(member, to, Message::NewState { nonce, entries }),
+        }
+    }
+
+    fn on_commit(&mut self, member: usize, commit: Anchor) {
+        self.trace.note(35, member as u64, commit.op.get(), || {
+            format!("{:?} m{member} commits {commit:?}", self.now)
+        });
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        process.commit = commit;
+        let log = process.log.clone();
+        let checked = self.checker.on_commit(member, commit, |op| log.read(op).ok().flatten());
+        self.check(checked);
+        self.kick_apply(member);
+    }
+
+    /// Has something to be applied soon.
+    pub(super) fn kick_apply(&mut self, member: usize) {
+        let delay = around(&mut self.rng, self.plan.disk.latency / 10);
+        let Some(process) = self.process(member) else { return };
+        if !process.applying && process.may_apply() {
+            process.applying = true;
+            self.schedule_due(self.now + delay, member, Due::Apply);
+        }
+    }
+
+    fn apply_some(&mut self, member: usize) {
+        let Some(process) = self.process(member) else { return };
+        process.applying = false;
+        for _ in 0..APPLY_AT_ONCE {
+            if !self.apply_next(member) {
+                break;
+            }
+        }
+        let Some(process) = self.process(member) else { return };
+        let applied = process.state.as_ref().map_or(Op::ZERO, |state| state.applied().op);
+        self.answer_reads(member);
+        self.input(member, Input::Applied { op: applied });
+        self.consider_checkpoint(member);
+        self.kick_apply(member);
+    }
+
+    /// Applies one entry. False if there is none to apply now.
+    fn apply_next(&mut self, member: usize) -> bool {
+        let disk_stops = self.members[member].disk_stops;
+        let Some(process) = self.process(member) else { return false };
+        if !process.may_apply() {
+            return false;
+        }
+        let Some(state) = &mut process.state else { return false };
+        let op = state.applied().op.next();
+        let entry = match process.log.read(op) {
+            Ok(Some(entry)) => entry,
+            Err(_) if disk_stops => {
+                self.end_process(member, End::PowerCut);
+                return false;
+            }
+            other => {
+                self.fail(("what is committed can be read", format!("m{member} {op:?}: {other:?}")));
+                return false;
+            }
+        };
+        let applied = match state.apply(&entry) {
+            Ok(applied) => applied,
+            Err(_) if disk_stops => {
+                self.end_process(member, End::PowerCut);
+                return false;
+            }
+            Err(error) => {
+                self.fail(("a committed entry can be applied", format!("m{member} {op:?}: {error}")));
+                return false;
+            }
+        };
+        self.trace.note(36, member as u64, op.get(), || {
+            format!("{:?} m{member} applies {op:?} {applied:?}", self.now)
+        });
+        let checked = self.checker.on_applied(member, &entry, &applied);
+        self.check(checked);
+        if op.get().is_multiple_of(16) {
+            self.digest(member);
+        }
+        self.answer_writes(member, applied);
+        self.violation.is_none()
+    }
+
+    /// Starts a checkpoint if one is due and all that it covers is durable here.
+    fn consider_checkpoint(&mut self, member: usize) {
+        let careless = self.bug == Some(Bug::CheckpointBeforeLog);
+        let limit = self.plan.options.checkpoint_bytes;
+        let Some(process) = self.process(member) else { return };
+        let Some(state) = &mut process.state else { return };
+        let covered = careless || process.durable >= state.applied().op;
+        if process.checkpoint.is_some() || state.overlay_bytes() < limit || !covered {
+            return;
+        }
+        process.checkpoint = state.begin_checkpoint();
+        if process.checkpoint.is_some() {
+            let latency = around(&mut self.rng, self.plan.disk.checkpoint);
+            self.schedule_due(self.now + latency, member, Due::Checkpoint);
+        }
+    }
+
+    fn on_checkpoint(&mut self, member: usize) {
+        let Some(process) = self.process(member) else { return };
+        let Some(checkpoint) = process.checkpoint.take() else { return };
+        let anchor = checkpoint.anchor();
+        match checkpoint.run() {
+            Ok(done) => {
+                if let Some(state) = &mut process.state {
+                    state.finish_checkpoint(done);
+                }
+            }
+            Err(_) if self.members[member].disk_stops => return self.end_process(member, End::PowerCut),
+            Err(error) => return self.fail(("a checkpoint can be taken", format!("m{member}: {error}"))),
+        }
+        self.trace.note(37, member as u64, anchor.op.get(), || {
+            format!("{:?} m{member} checkpoint {anchor:?}", self.now)
+        });
+        self.digest(member);
+        self.input(member, Input::Checkpointed { checkpoint: anchor });
+        self.kick_apply(member);
+    }
+
+    /// Bugs of drivers that claim too early that something is durable.
+    fn is_reported_early(&self, write: &Write) -> bool {
+        match (self.bug, write) {
+            (Some(Bug::AckBeforeSync), Write::Append(_)) => true,
+            (Some(Bug::DoViewChangeBeforeView), Write::View(ViewRecord { view, log_view, .. })) => {
+                log_view < view
+            }
+            (Some(Bug::LogViewLate), Write::View(ViewRecord { view, log_view, .. })) => log_view == view,
+            _ => false,
+        }
+    }
+}
+
+/// Bugs of drivers that write something else than what they were asked to.
+fn planted(bug: Option<Bug>, write: &Write) -> Write {
+    let mut write = write.clone();
+    if let Write::View(record) = &mut write {
+        match bug {
+            Some(Bug::CutInMemory) => record.cut = None,
+            Some(Bug::LogViewEarly) => record.log_view = record.view,
+            _ => {}
+        }
+    }
+    write
+}
+
+impl Process {
+    fn may_apply(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.applied().op < self.commit.op && !state.is_full())
+    }
+}
+
+/// What tells a message from others of its kind, for the trace.
+fn place_of(message: &Message) -> u64 {
+    match message {
+        Message::Prepare { view, entry, .. } => view.get() << 32 | entry.header.op.get(),
+        Message::PrepareOk { view, log } => view.get() << 32 | log.op.get(),
+        Message::Commit { view, commit, round, .. } => view.get() << 40 | commit.op.get() << 20 | round.get(),
+        Message::CommitOk { view, round, .. } => view.get() << 32 | round.get(),
+        Message::StartViewChange { view } | Message::GetState { view, .. } => view.get(),
+        Message::DoViewChange { view, log } => view.get() << 32 | log.head.get(),
+        Message::StartView { view, commit, .. } => view.get() << 32 | commit.op.get(),
+        Message::Fetch { from, through, .. } => from.get() << 32 | through.get(),
+        Message::Headers { hashes, .. } => hashes.len() as u64,
+        Message::NewState { entries, .. } => entries.len() as u64,
+        Message::Formation { step, ask } => u64::from(*ask) << 8 | *step as u64,
+    }
+}
+
+/// A message in few words.
+fn brief(message: &Message) -> String {
+    match message {
+        Message::Prepare { view, commit, entry } => {
+            let header = &entry.header;
+            format!("Prepare {view:?} {:?} of {:?} commit {commit:?}", header.anchor(), header.view)
+        }
+        Message::NewState { nonce, entries } => {
+            let ops: Vec<Anchor> = entries.iter().map(|entry| entry.header.anchor()).collect();
+            format!("NewState {nonce:x} {ops:?}")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn brief_write(write: &Write) -> String {
+    match write {
+        Write::Append(entries) => {
+            let ops: Vec<Anchor> = entries.iter().map(|entry| entry.header.anchor()).collect();
+            format!("Append {ops:?}")
+        }
+        other => format!("{other:?}"),
+    }
+}

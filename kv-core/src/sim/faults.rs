@@ -1,0 +1,266 @@
+//! Faults: what goes wrong, for how long, and the healing.
+
+use super::clock::{MS, SECOND, Time};
+use super::member::End;
+use super::plan::{Fault, around, pick};
+use super::world::{Due, Event, KINDS, World};
+use crate::config::Role;
+
+/// What ends a fault.
+#[derive(Clone, Debug)]
+pub(super) enum Undo {
+    /// Takes a cut off these links.
+    Mend(Vec<(usize, usize)>),
+    /// Releases a clogged link.
+    Release(usize, usize),
+    /// A link is no longer slow.
+    Quicken(usize, usize),
+    /// A kind of message arrives again.
+    Unmute(u8),
+    /// A disk is as fast as before.
+    Hasten(usize),
+}
+
+impl World {
+    /// The next fault of the plan.
+    pub(super) fn next_fault(&mut self) {
+        if self.healed.is_some() {
+            return;
+        }
+        let total: u32 = self.plan.faults.iter().map(|(_, weight)| weight).sum();
+        if total > 0 {
+            let mut choice = self.rng.u32(0..total);
+            let chosen = self.plan.faults.iter().find(|(_, weight)| {
+                let here = choice < *weight;
+                choice = choice.wrapping_sub(*weight);
+                here
+            });
+            if let Some(&(fault, _)) = chosen {
+                self.trace.note(60, fault as u64, 0, || format!("{:?} fault: {fault:?}", self.now));
+                self.inject(fault);
+            }
+        }
+        let gap = around(&mut self.rng, self.plan.fault_gap);
+        self.schedule(self.now + gap, Event::Fault);
+    }
+
+    fn any_member(&mut self) -> usize {
+        self.rng.usize(0..self.members.len())
+    }
+
+    /// The serving primary, or anyone if there is none.
+    fn primary_or_any(&mut self) -> usize {
+        self.serving_member().unwrap_or_else(|| self.any_member())
+    }
+
+    fn inject(&mut self, fault: Fault) {
+        let end = self.now + around(&mut self.rng, self.plan.fault_length);
+        match fault {
+            Fault::Kill | Fault::KillPrimary | Fault::PowerCut | Fault::PowerCutAll | Fault::DiskStop => {
+                self.inject_end(fault);
+            }
+            Fault::Partition
+            | Fault::OneWay
+            | Fault::Isolate
+            | Fault::IsolatePrimary
+            | Fault::DeafenPrimary
+            | Fault::MutePrimary
+            | Fault::CutClient => {
+                let links = self.links_of(fault);
+                for &(from, to) in &links {
+                    self.network.cut(from, to);
+                }
+                self.schedule(end, Event::Undo(Undo::Mend(links)));
+            }
+            Fault::LoseKind => {
+                let kind = self.rng.u8(0..KINDS);
+                self.network.mute(kind, true);
+                self.schedule(end, Event::Undo(Undo::Unmute(kind)));
+            }
+            Fault::Clog | Fault::Lag => self.inject_delay(fault, end),
+            Fault::Pause => {
+                let member = self.any_member();
+                self.pause(member, end);
+            }
+            Fault::PausePrimary => {
+                let member = self.primary_or_any();
+                self.pause(member, end);
+            }
+            Fault::SlowDisk => {
+                let member = self.any_member();
+                self.members[member].slowness = *pick(&mut self.rng, &[5, 50, 500]);
+                self.schedule(end, Event::Undo(Undo::Hasten(member)));
+            }
+            Fault::ClockStep => {
+                let member = self.any_member();
+                let step = *pick(&mut self.rng, &[-3_600_000, -1000, -10, 10, 1000, 3_600_000]);
+                self.members[member].clock.step(step);
+            }
+            Fault::Handover => {
+                let member = self.primary_or_any();
+                self.schedule_due(self.now, member, Due::Handover);
+            }
+            Fault::Reset => self.inject_reset(),
+        }
+    }
+
+    /// Faults that end processes.
+    fn inject_end(&mut self, fault: Fault) {
+        let victims: Vec<usize> = match fault {
+            Fault::PowerCutAll => (0..self.members.len()).collect(),
+            Fault::KillPrimary => vec![self.primary_or_any()],
+            _ => vec![self.any_member()],
+        };
+        for member in victims {
+            if !self.members[member].is_up() {
+                continue;
+            }
+            match fault {
+                Fault::DiskStop => {
+                    let after = self.rng.u64(1..60);
+                    self.members[member].disk.fail_after(after);
+                    self.members[member].disk_stops = true;
+                }
+                Fault::Kill | Fault::KillPrimary => self.end_process(member, End::Kill),
+                _ => self.end_process(member, End::PowerCut),
+            }
+        }
+    }
+
+    /// The links that a fault of the network cuts.
+    fn links_of(&mut self, fault: Fault) -> Vec<(usize, usize)> {
+        let members = self.members.len();
+        let one = match fault {
+            Fault::IsolatePrimary | Fault::DeafenPrimary | Fault::MutePrimary => self.primary_or_any(),
+            _ => self.any_member(),
+        };
+        let others = (0..members).filter(|&other| other != one);
+        match fault {
+            Fault::Partition => {
+                let left: Vec<bool> = (0..members).map(|_| self.rng.bool()).collect();
+                let pairs = (0..members).flat_map(|from| (0..members).map(move |to| (from, to)));
+                pairs.filter(|&(from, to)| left[from] != left[to]).collect()
+            }
+            Fault::OneWay => {
+                let other = self.any_member();
+                if other == one { Vec::new() } else { vec![(one, other)] }
+            }
+            Fault::DeafenPrimary => others.map(|other| (other, one)).collect(),
+            Fault::MutePrimary => others.map(|other| (one, other)).collect(),
+            Fault::CutClient => {
+                let client = members + self.rng.usize(0..self.clients.len());
+                match self.rng.u32(0..3) {
+                    0 => vec![(client, one)],
+                    1 => vec![(one, client)],
+                    _ => vec![(client, one), (one, client)],
+                }
+            }
+            _ => others.flat_map(|other| [(one, other), (other, one)]).collect(),
+        }
+    }
+
+    fn inject_delay(&mut self, fault: Fault, end: Time) {
+        let (from, to) = (self.any_member(), self.any_member());
+        if fault == Fault::Clog {
+            self.network.clog(from, to);
+            self.schedule(end, Event::Undo(Undo::Release(from, to)));
+        } else {
+            let lag = *pick(&mut self.rng, &[20 * MS, 200 * MS, SECOND]);
+            self.network.lag(from, to, lag);
+            self.schedule(end, Event::Undo(Undo::Quicken(from, to)));
+        }
+    }
+
+    /// Peers of a member believe that its connections broke.
+    fn inject_reset(&mut self) {
+        let one = self.any_member();
+        for other in 0..self.members.len() {
+            if other != one && self.rng.bool() {
+                self.schedule_due(self.now, other, Due::PeerLost(one));
+            }
+        }
+    }
+
+    /// A fault ends.
+    pub(super) fn undo(&mut self, undo: Undo) {
+        if self.healed.is_some() {
+            return;
+        }
+        match undo {
+            Undo::Mend(links) => links.into_iter().for_each(|(from, to)| self.network.mend(from, to)),
+            Undo::Release(from, to) => self.release(from, to),
+            Undo::Quicken(from, to) => self.network.lag(from, to, 0),
+            Undo::Unmute(kind) => self.network.mute(kind, false),
+            Undo::Hasten(member) => self.members[member].slowness = 1,
+        }
+    }
+
+    fn release(&mut self, from: usize, to: usize) {
+        for event in self.network.release(from, to) {
+            let at = self.network.release_at(&mut self.rng, self.now, (from, to), event.lane());
+            self.schedule(at, event);
+        }
+    }
+
+    /// The chaos ends: everything is repaired, but perhaps one member stays away. Then the clients ask once more.
+    pub(super) fn heal(&mut self) {
+        self.trace.note(61, 0, 0, || format!("{:?} healed", self.now));
+        self.healed = Some(self.now);
+        self.network.heal();
+        for member in &mut self.members {
+            member.slowness = 1;
+        }
+        self.resume_all();
+        if let Some(member) = self.dispensable() {
+            self.members[member].away = true;
+            if self.members[member].is_up() {
+                self.end_process(member, End::PowerCut);
+            }
+        }
+        for member in 0..self.members.len() {
+            self.schedule(self.now + SECOND / 10, Event::Start { member });
+        }
+        self.begin_finals();
+        self.schedule(self.now, Event::Probe);
+    }
+
+    /// A member that may stay away: a formed cluster needs a quorum only.
+    fn dispensable(&mut self) -> Option<usize> {
+        let formed = (0..self.members.len()).all(|member| self.checker.is_formed(member));
+        if !self.plan.heal_quorum_only || !formed {
+            return None;
+        }
+        let one = self.any_member();
+        let is_last_data = self.members[one].role == Role::Data
+            && self.members.iter().filter(|member| member.role == Role::Data).count() == 1;
+        (!is_last_data).then_some(one)
+    }
+
+    /// What is still missing to a converged cluster.
+    pub(super) fn unsettled(&mut self) -> Option<String> {
+        if let Some(client) = self.clients.iter().position(|client| !client.is_idle()) {
+            return Some(format!("calls of client {client} do not end"));
+        }
+        self.drive_finals();
+        if let Some(client) = self.clients.iter().position(|client| !client.is_satisfied()) {
+            return Some(format!("a last call of client {client} does not succeed"));
+        }
+        let Some(primary) = self.serving_member() else { return Some("no primary serves".into()) };
+        let commit = self.members[primary].process.as_ref().map(|process| process.replica.commit());
+        for member in &self.members {
+            if member.away {
+                continue;
+            }
+            let Some(process) = &member.process else { return Some(format!("{:?} is not up", member.id)) };
+            if Some(process.replica.commit()) != commit {
+                let theirs = process.replica.commit();
+                return Some(format!("{:?} has committed {theirs:?}, the primary {commit:?}", member.id));
+            }
+            let applied = process.state.as_ref().map(|state| state.applied());
+            if applied.is_some() && applied != commit {
+                return Some(format!("{:?} has applied {applied:?} of {commit:?}", member.id));
+            }
+        }
+        None
+    }
+}

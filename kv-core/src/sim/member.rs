@@ -1,0 +1,292 @@
+//! One member: its machine, which stays, and its process, which comes and goes.
+
+use super::clock::{Clock, SECOND, Time};
+use super::plan::{Plan, around};
+use super::storage::{Disk, Tearing};
+use super::world::{Due, Event, World, index};
+use super::{Bug, serve::Serving};
+use crate::config::Role;
+use crate::ids::{Anchor, MemberId, Op, WriteSeq};
+use crate::journal::{Identity, Journal, JournalOptions, LogReader};
+use crate::kv::{Checkpoint, Limits, State};
+use crate::message::{Recovered, Write};
+use crate::replica::{Now, Replica, ReplicaConfig};
+use fastrand::Rng;
+use std::collections::VecDeque;
+
+/// A machine with its disk and clocks.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) id: MemberId,
+    pub(super) role: Role,
+    pub(super) disk: Disk,
+    pub(super) clock: Clock,
+    /// Counts the starts of its process.
+    pub(super) life: u32,
+    pub(super) process: Option<Box<Process>>,
+    /// Until when it does nothing.
+    paused: Option<Time>,
+    /// What waits meanwhile.
+    pub(super) inbox: Vec<Event>,
+    /// The disk may fail from now on: an error is no surprise.
+    pub(super) disk_stops: bool,
+    /// The disk takes this many times as long.
+    pub(super) slowness: u32,
+    /// It is not started again.
+    pub(super) away: bool,
+    /// It has stopped for good, for this reason.
+    pub(super) halted: Option<String>,
+}
+
+/// A running member.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) replica: Replica,
+    pub(super) journal: Journal,
+    pub(super) log: LogReader,
+    /// None on a witness.
+    pub(super) state: Option<State>,
+    /// Asked for, not yet given to the journal.
+    pub(super) waiting: VecDeque<(WriteSeq, Write)>,
+    /// What the journal is doing.
+    pub(super) writing: Vec<(WriteSeq, Write)>,
+    /// The last op that was reported durable.
+    pub(super) durable: Op,
+    pub(super) commit: Anchor,
+    /// An `Apply` is due.
+    pub(super) applying: bool,
+    pub(super) checkpoint: Option<Checkpoint>,
+    pub(super) serving: Serving,
+    /// The replica's timer.
+    pub(super) timer: Option<Time>,
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// Its disk keeps what it was given.
+    Kill,
+    /// Its disk keeps what it made durable, and of the rest whatever it pleases.
+    PowerCut,
+}
+
+impl Member {
+    pub(super) fn new(index: usize, plan: &Plan, rng: &mut Rng) -> Self {
+        let disk = Disk::new();
+        disk.set_tearing(if plan.disk.tear_sectors { Tearing::Sector } else { Tearing::Block });
+        Self {
+            id: MemberId::new(u8::try_from(index).expect("a cluster has at most 15 members")),
+            role: plan.roles[index],
+            disk,
+            clock: Clock::new(rng, plan.clock.drift, plan.clock.wall_drift, plan.clock.skew_ms),
+            life: 0,
+            process: None,
+            paused: None,
+            inbox: Vec::new(),
+            disk_stops: false,
+            slowness: 1,
+            away: false,
+            halted: None,
+        }
+    }
+
+    pub(super) const fn is_paused(&self) -> bool {
+        self.paused.is_some()
+    }
+
+    /// Whether its process runs (or is paused).
+    pub(super) const fn is_up(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Whether it takes itself for the serving primary.
+    pub(super) fn is_serving(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.replica.is_serving())
+    }
+}
+
+impl World {
+    /// What the clocks of a member read.
+    pub(super) fn clock_of(&self, member: usize) -> Now {
+        self.members[member].clock.read(self.now)
+    }
+
+    /// Starts the process of a member from what is on its disk.
+    pub(super) fn start_member(&mut self, member: usize) {
+        let slot = &mut self.members[member];
+        if slot.process.is_some() || slot.away || slot.halted.is_some() {
+            return;
+        }
+        slot.life += 1;
+        slot.clock.restart(self.now);
+        let life = slot.life;
+        self.trace.note(1, member as u64, u64::from(life), || {
+            format!("{:?} m{member} starts life {life}", self.now)
+        });
+        match self.open(member) {
+            Ok(Some((journal, state, recovered))) => self.begin_life(member, journal, state, recovered),
+            Ok(None) => self.end_process(member, End::PowerCut),
+            Err(reason) => self.fail(("a member starts from its own disk", format!("m{member}: {reason}"))),
+        }
+    }
+
+    /// Opens journal and state; `None` if the disk stopped meanwhile.
+    fn open(&mut self, member: usize) -> Result<Option<(Journal, Option<State>, Recovered)>, String> {
+        let (cluster, plan) = (&self.cluster, &self.plan);
+        let slot = &self.members[member];
+        let identity = Identity {
+            cluster: cluster.id(),
+            cluster_name: cluster.name().to_owned(),
+            fingerprint: cluster.fingerprint(),
+            member: slot.id,
+            pipeline: plan.options.pipeline,
+        };
+        let options = JournalOptions { segment_bytes: plan.options.segment_bytes, cache_bytes: 16 << 10 };
+        let (journal, mut recovered) = match Journal::open(slot.disk.storage(), identity, options) {
+            Ok(opened) => opened,
+            Err(_) if slot.disk_stops => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
+        let checked = self.checker.on_recovered(member, &recovered);
+        self.check(checked);
+        let slot = &self.members[member];
+        let limits = Limits::from(&plan_options(&self.plan));
+        let state = match (slot.role, self.plan.in_memory) {
+            (Role::Witness, _) => None,
+            (_, true) => Some(State::in_memory(limits)),
+            (_, false) => match State::open(slot.disk.storage(), limits) {
+                Ok(state) => Some(state),
+                Err(_) if slot.disk_stops => return Ok(None),
+                Err(error) => return Err(error.to_string()),
+            },
+        };
+        if let Some(state) = &state {
+            // The engine is the later of the two: it makes a checkpoint durable before the superblock hears of it.
+            recovered.checkpoint = state.checkpoint();
+        }
+        Ok(Some((journal, state, recovered)))
+    }
+
+    fn begin_life(&mut self, member: usize, journal: Journal, state: Option<State>, recovered: Recovered) {
+        let now = self.clock_of(member);
+        let durable = self.checker.mirror(member).durable().head();
+        let slot = &mut self.members[member];
+        let config =
+            ReplicaConfig::new(self.cluster.clone(), slot.id, self.plan.options.clone(), self.rng.u64(..));
+        let commit = recovered.checkpoint;
+        let mut replica = Replica::new(config, recovered, now);
+        if let Some(bug) = self.bug {
+            plant(&mut replica, bug);
+        }
+        slot.process = Some(Box::new(Process {
+            replica,
+            log: journal.reader(),
+            journal,
+            state,
+            waiting: VecDeque::new(),
+            writing: Vec::new(),
+            durable,
+            commit,
+            applying: false,
+            checkpoint: None,
+            serving: Serving::default(),
+            timer: None,
+        }));
+        self.digest(member);
+        self.after_input(member);
+    }
+
+    /// Ends the process of a member. It is started again after a while.
+    pub(super) fn end_process(&mut self, member: usize, end: End) {
+        let slot = &mut self.members[member];
+        self.trace.note(2, member as u64, end as u64, || format!("{:?} m{member} ends: {end:?}", self.now));
+        slot.disk.kill();
+        slot.process = None;
+        slot.paused = None;
+        slot.inbox.clear();
+        if end == End::PowerCut || slot.disk_stops {
+            slot.disk.crash(&mut self.rng);
+        }
+        slot.disk_stops = false;
+        for peer in 0..self.members.len() {
+            if peer != member && self.network.is_open(member, peer) && self.rng.bool() {
+                let at = self.now + around(&mut self.rng, self.plan.network.delay);
+                self.schedule_due(at, peer, Due::PeerLost(member));
+            }
+        }
+        self.break_connections(member);
+        let healed = self.healed.is_some();
+        let wait = if healed { SECOND / 10 } else { around(&mut self.rng, self.plan.fault_length) };
+        self.schedule(self.now + wait, Event::Start { member });
+    }
+
+    /// Stops a process for a while, without its noticing.
+    pub(super) fn pause(&mut self, member: usize, until: Time) {
+        let slot = &mut self.members[member];
+        if slot.is_up() && !slot.is_paused() {
+            self.trace
+                .note(3, member as u64, until, || format!("{:?} m{member} pauses until {until}", self.now));
+            slot.paused = Some(until);
+            self.schedule(until, Event::Resume { member });
+        }
+    }
+
+    /// Lets a paused process go on: all that has come meanwhile comes now.
+    pub(super) fn resume(&mut self, member: usize) {
+        let slot = &mut self.members[member];
+        if slot.paused.is_none_or(|until| until > self.now) {
+            return;
+        }
+        self.trace.note(4, member as u64, 0, || format!("{:?} m{member} goes on", self.now));
+        slot.paused = None;
+        for event in std::mem::take(&mut slot.inbox) {
+            self.schedule(self.now, event);
+        }
+    }
+
+    /// Lets every paused process go on.
+    pub(super) fn resume_all(&mut self) {
+        for member in 0..self.members.len() {
+            if let Some(until) = &mut self.members[member].paused {
+                *until = self.now;
+                self.resume(member);
+            }
+        }
+    }
+
+    /// Tells the checker the digest of a member's state.
+    pub(super) fn digest(&mut self, member: usize) {
+        let slot = &self.members[member];
+        let Some(state) = slot.process.as_ref().and_then(|process| process.state.as_ref()) else { return };
+        let op = state.applied().op;
+        match state.digest() {
+            Ok(digest) => {
+                let checked = self.checker.on_digest(member, op, digest);
+                self.check(checked);
+            }
+            Err(_) if slot.disk_stops => {}
+            Err(error) => self.fail(("a state can be read", format!("m{member}: {error}"))),
+        }
+    }
+
+    /// Compares the states of all members at the end.
+    pub(super) fn check_digests(&mut self) {
+        for member in 0..self.members.len() {
+            self.digest(member);
+        }
+    }
+
+    /// The member that takes itself for the serving primary in the newest view.
+    pub(super) fn serving_member(&self) -> Option<usize> {
+        let serving = self.members.iter().filter(|member| member.is_serving() && !member.is_paused());
+        let view = |member: &&Member| member.process.as_ref().map(|process| process.replica.view());
+        serving.max_by_key(view).map(|member| index(member.id))
+    }
+}
+
+fn plan_options(plan: &Plan) -> crate::config::Options {
+    plan.options.clone()
+}
+
+/// Switches a bug on that lives in the replica.
+fn plant(_replica: &mut Replica, _bug: Bug) {}

@@ -1,0 +1,229 @@
+//! A member's side of its clients: who waits for which write, which reads wait for what.
+
+use super::clock::MS;
+use super::world::{Event, World};
+use super::{Bug, plan::around};
+use crate::config::Role;
+use crate::ids::{Op, RequestNumber, SessionId};
+use crate::kv::{Applied, StateReader};
+use crate::message::{Answer, ClientCall, ClientMessage, Operation, Query, ReadMode, Request, ServerMessage};
+use crate::replica::Input;
+use std::collections::BTreeMap;
+
+/// The most that may wait at one member: more is a queue without bounds.
+const MAX_WAITING: usize = 10_000;
+
+/// What a request's answer is found by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Key {
+    /// A request within a session.
+    Numbered(SessionId, RequestNumber),
+    /// The opening of a session.
+    Open(u128),
+}
+
+/// The way back to a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Way {
+    client: usize,
+    epoch: u32,
+    call: u64,
+}
+
+/// Who waits at a member.
+#[derive(Default, Debug)]
+pub(super) struct Serving {
+    writes: BTreeMap<Key, Vec<Way>>,
+    /// Reads that wait for their confirmation.
+    reads: BTreeMap<u64, (Way, Query)>,
+    /// Reads that wait for an op to be applied.
+    ready: Vec<(Op, Way, Query)>,
+    tickets: u64,
+}
+
+impl World {
+    /// A client's message arrives.
+    pub(super) fn on_client_message(
+        &mut self,
+        client: usize,
+        member: usize,
+        life: u32,
+        epoch: u32,
+        message: ClientMessage,
+    ) {
+        let slot = &self.members[member];
+        if slot.process.is_none() || slot.life != life {
+            return self.refuse_connection(client, member, epoch);
+        }
+        self.trace.note(40, (member * 16 + client) as u64, message.call, || {
+            format!("{:?} c{client} -> m{member} {message:?}", self.now)
+        });
+        let way = Way { client, epoch, call: message.call };
+        match message.what {
+            ClientCall::Write(bytes) => self.on_write_call(member, way, bytes),
+            ClientCall::Read { mode, query } => self.on_read_call(member, way, mode, query),
+            ClientCall::Status | ClientCall::Handover => self.answer(member, way, Answer::Done),
+        }
+    }
+
+    fn on_write_call(&mut self, member: usize, way: Way, bytes: bytes::Bytes) {
+        let Ok(request) = Request::decode(&bytes) else {
+            return self.answer(member, way, Answer::Refused("the bytes are not a request".into()));
+        };
+        let room = self.members[member].process.as_ref().map_or(0, |process| process.replica.proposal_room());
+        if !self.members[member].is_serving() {
+            return self.answer_not_primary(member, way);
+        }
+        if room < bytes.len() {
+            return self.answer(member, way, Answer::Overloaded);
+        }
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        let key = match request.operation {
+            Operation::OpenSession { nonce } => Key::Open(nonce),
+            _ => Key::Numbered(request.session, request.number),
+        };
+        let stored = process.state.as_ref().and_then(|state| {
+            // A retry of what is applied already can be answered at once.
+            self.rng.bool().then(|| state.reader().stored(request.session, request.number)).flatten()
+        });
+        if let Some(result) = stored {
+            return self.answer(member, way, Answer::Written(result));
+        }
+        let waiting = process.serving.writes.entry(key).or_default();
+        waiting.push(way);
+        if waiting.len() == 1 {
+            self.input(member, Input::Propose { requests: vec![bytes] });
+        }
+    }
+
+    fn on_read_call(&mut self, member: usize, way: Way, mode: ReadMode, query: Query) {
+        if self.members[member].role == Role::Witness {
+            return self.answer(member, way, Answer::Refused("a witness holds no data".into()));
+        }
+        let unconfirmed = self.bug == Some(Bug::ReadUnconfirmed) && self.members[member].is_serving();
+        if mode == ReadMode::Local || unconfirmed {
+            return self.answer_read(member, way, &query);
+        }
+        if !self.members[member].is_serving() {
+            return self.answer_not_primary(member, way);
+        }
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        process.serving.tickets += 1;
+        let ticket = process.serving.tickets;
+        process.serving.reads.insert(ticket, (way, query));
+        if process.serving.reads.len() + process.serving.writes.len() + process.serving.ready.len() > MAX_WAITING {
+            return self.fail(("queues are bounded", format!("m{member}: {MAX_WAITING} calls wait")));
+        }
+        self.input(member, Input::Read { ticket });
+    }
+
+    fn answer_not_primary(&mut self, member: usize, way: Way) {
+        let hint = self.members[member].process.as_ref().and_then(|process| process.replica.standing().primary);
+        self.answer(member, way, Answer::NotPrimary { hint });
+    }
+
+    /// These reads may be answered from state that has applied `op`.
+    pub(super) fn reads_ready(&mut self, member: usize, tickets: &[u64], op: Op) {
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        for ticket in tickets {
+            if let Some((way, query)) = process.serving.reads.remove(ticket) {
+                process.serving.ready.push((op, way, query));
+            }
+        }
+        self.answer_reads(member);
+    }
+
+    /// These reads cannot be answered here.
+    pub(super) fn reads_refused(&mut self, member: usize, tickets: &[u64]) {
+        for ticket in tickets {
+            let Some(process) = self.members[member].process.as_deref_mut() else { return };
+            if let Some((way, _)) = process.serving.reads.remove(ticket) {
+                self.answer_not_primary(member, way);
+            }
+        }
+    }
+
+    /// Answers the reads for which enough has been applied.
+    pub(super) fn answer_reads(&mut self, member: usize) {
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        let Some(state) = &process.state else { return };
+        let applied = state.applied().op;
+        let (now, later) = std::mem::take(&mut process.serving.ready).into_iter().partition(|(op, _, _)| *op <= applied);
+        process.serving.ready = later;
+        let now: Vec<(Op, Way, Query)> = now;
+        for (_, way, query) in now {
+            self.answer_read(member, way, &query);
+        }
+    }
+
+    fn answer_read(&mut self, member: usize, way: Way, query: &Query) {
+        let slot = &self.members[member];
+        let Some(state) = slot.process.as_ref().and_then(|process| process.state.as_ref()) else { return };
+        match read(&state.reader(), query) {
+            Ok(answer) => self.answer(member, way, answer),
+            Err(_) if slot.disk_stops => {}
+            Err(error) => self.fail(("a state can be read", format!("m{member}: {error}"))),
+        }
+    }
+
+    /// Answers those who wait for these requests.
+    pub(super) fn answer_writes(&mut self, member: usize, applied: Vec<Applied>) {
+        for applied in applied {
+            let key = match applied.nonce {
+                Some(nonce) => Key::Open(nonce),
+                None => Key::Numbered(applied.session, applied.number),
+            };
+            let Some(process) = self.members[member].process.as_deref_mut() else { return };
+            for way in process.serving.writes.remove(&key).unwrap_or_default() {
+                self.answer(member, way, Answer::Written(applied.result.clone()));
+            }
+        }
+    }
+
+    /// The fate of everything that was proposed here is unknown.
+    pub(super) fn abandon(&mut self, member: usize) {
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        for way in std::mem::take(&mut process.serving.writes).into_values().flatten() {
+            self.answer(member, way, Answer::Abandoned);
+        }
+    }
+
+    fn answer(&mut self, member: usize, way: Way, answer: Answer) {
+        let node = self.client_node(way.client);
+        let message = Box::new(ServerMessage { call: way.call, answer });
+        let event = Event::ToClient { member, client: way.client, epoch: way.epoch, message };
+        let route = self.network.route(&mut self.rng, self.now, (member, node), event.lane(), 0);
+        self.carry(route, member, node, event);
+    }
+
+    /// The member to which a connection leads is not there (any more): its machine says so, if the way back is open.
+    pub(super) fn refuse_connection(&mut self, client: usize, member: usize, epoch: u32) {
+        if self.network.is_open(member, self.client_node(client)) {
+            let at = self.now + around(&mut self.rng, self.plan.network.delay + MS / 10);
+            self.schedule(at, Event::ConnectionGone { client, member, epoch });
+        }
+    }
+
+    /// The process of a member has ended: its clients notice, if the way to them is open.
+    pub(super) fn break_connections(&mut self, member: usize) {
+        for client in 0..self.clients.len() {
+            let epoch = self.clients[client].epoch(member);
+            self.refuse_connection(client, member, epoch);
+        }
+    }
+
+}
+
+fn read(state: &StateReader, query: &Query) -> Result<Answer, crate::engine::EngineError> {
+    match query {
+        Query::Get { key } => {
+            let (record, revision) = state.get(key)?;
+            Ok(Answer::Value { record, revision })
+        }
+        Query::Scan { from, to, limit } => {
+            let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
+            let page = state.scan(from, to.as_deref(), limit, 1 << 20)?;
+            Ok(Answer::Records { records: page.records, more: page.more, revision: page.revision })
+        }
+    }
+}

@@ -111,14 +111,17 @@ impl World {
         process.serving.tickets += 1;
         let ticket = process.serving.tickets;
         process.serving.reads.insert(ticket, (way, query));
-        if process.serving.reads.len() + process.serving.writes.len() + process.serving.ready.len() > MAX_WAITING {
+        if process.serving.reads.len() + process.serving.writes.len() + process.serving.ready.len()
+            > MAX_WAITING
+        {
             return self.fail(("queues are bounded", format!("m{member}: {MAX_WAITING} calls wait")));
         }
         self.input(member, Input::Read { ticket });
     }
 
     fn answer_not_primary(&mut self, member: usize, way: Way) {
-        let hint = self.members[member].process.as_ref().and_then(|process| process.replica.standing().primary);
+        let hint =
+            self.members[member].process.as_ref().and_then(|process| process.replica.standing().primary);
         self.answer(member, way, Answer::NotPrimary { hint });
     }
 
@@ -148,7 +151,8 @@ impl World {
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         let Some(state) = &process.state else { return };
         let applied = state.applied().op;
-        let (now, later) = std::mem::take(&mut process.serving.ready).into_iter().partition(|(op, _, _)| *op <= applied);
+        let (now, later) =
+            std::mem::take(&mut process.serving.ready).into_iter().partition(|(op, _, _)| *op <= applied);
         process.serving.ready = later;
         let now: Vec<(Op, Way, Query)> = now;
         for (_, way, query) in now {
@@ -211,7 +215,6 @@ impl World {
             self.refuse_connection(client, member, epoch);
         }
     }
-
 }
 
 fn read(state: &StateReader, query: &Query) -> Result<Answer, crate::engine::EngineError> {

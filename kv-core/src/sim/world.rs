@@ -190,7 +190,8 @@ impl World {
         }
         let cluster = builder.build().expect("the plans are valid configurations");
         let members = (0..plan.roles.len()).map(|index| Member::new(index, &plan, &mut rng)).collect();
-        let clients: Vec<Client> = (0..plan.load.clients).map(|index| Client::new(index, &plan, &mut rng)).collect();
+        let clients: Vec<Client> =
+            (0..plan.load.clients).map(|index| Client::new(index, &plan, &mut rng)).collect();
         Self {
             seed,
             bug: options.bug,
@@ -304,7 +305,9 @@ impl World {
             Event::ToMember { client, member, life, epoch, message } => {
                 self.on_client_message(client, member, life, epoch, *message);
             }
-            Event::ToClient { member, client, epoch, message } => self.on_answer(member, client, epoch, *message),
+            Event::ToClient { member, client, epoch, message } => {
+                self.on_answer(member, client, epoch, *message)
+            }
             Event::ConnectionGone { client, member, epoch } => self.on_connection_gone(client, member, epoch),
             Event::Due { member, life, what } => self.on_due(member, life, what),
             Event::Start { member } => self.start_member(member),

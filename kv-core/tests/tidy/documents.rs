@@ -1,6 +1,6 @@
 //! The rules for documents: links lead somewhere, tables say what the code says, the top level stays as designed.
 
-use crate::source::{Source, root};
+use crate::source::{Source, is_word, root, words};
 use std::fs;
 
 /// What may stand at the top level, besides hidden names.
@@ -98,6 +98,32 @@ pub(crate) fn message_names(text: &str) -> Vec<String> {
     arms.map(|(variant, _)| variant.to_owned()).collect()
 }
 
+/// The numbers of the protocol's rules: paragraphs that begin as in `**N4. An acknowledgement ...`.
+pub(crate) fn protocol_rules(text: &str) -> Vec<String> {
+    let heads = text.lines().filter_map(|line| line.strip_prefix("**")?.split_once(". "));
+    let numbers = heads.map(|(head, _)| head).filter(|head| {
+        let digits = head.trim_start_matches(|letter: char| letter.is_ascii_uppercase());
+        digits.len() + 1 == head.len()
+            && !digits.is_empty()
+            && digits.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    numbers.map(str::to_owned).collect()
+}
+
+/// Rules that no test is named after (`fn n4_...`) and no test code cites.
+pub(crate) fn untested_rules(rules: &[String], sources: &[Source]) -> Vec<String> {
+    let own = |source: &&Source| source.path.ends_with(".rs") && !source.path.contains("/tidy/");
+    let tests: Vec<&str> = sources.iter().filter(own).flat_map(Source::test_lines).collect();
+    let cited = |rule: &String| {
+        let name = format!("fn {}_", rule.to_lowercase());
+        tests.iter().any(|line| {
+            let rest = words(line, rule).map(|at| line.as_bytes().get(at + rule.len()).copied());
+            line.contains(&name) || rest.into_iter().any(|next| !next.is_some_and(is_word))
+        })
+    };
+    rules.iter().filter(|rule| !cited(rule)).map(|rule| format!("no test cites rule {rule}")).collect()
+}
+
 mod tests {
     use super::*;
 
@@ -125,5 +151,17 @@ mod tests {
             message_names("match self {\n    Self::A { .. } => \"A\",\n    Self::C { .. } => \"C\",\n}");
         assert_eq!(variants, ["A", "C"]);
         assert_eq!(table_against_code(&table, &variants, "fn on_a(&mut self) {}").len(), 2);
+    }
+
+    #[test]
+    fn a_rule_without_a_test_is_found() {
+        let rules = protocol_rules(
+            "# Rules\n**N4. First.** text\n**V10. Second.**\n**bold** N5. text\n**E1. Third.**\n",
+        );
+        assert_eq!(rules, ["N4", "V10", "E1"]);
+        let tests =
+            Source::new("a/src/tests.rs", "fn n4_counts() {}\n// rules V10, N1\nfn a() { \"E12\" }\n");
+        let code = Source::new("a/src/lib.rs", "// rule E1\n");
+        assert_eq!(untested_rules(&rules, &[tests, code]), ["no test cites rule E1"]);
     }
 }

@@ -75,3 +75,19 @@ fn the_table_of_messages_is_the_one_that_the_code_follows() {
     let complaints = documents::table_against_code(&table, &documents::message_names(message), &code);
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
+
+#[test]
+fn every_rule_of_the_protocol_has_a_test() {
+    let sources = workspace();
+    let protocol = sources
+        .iter()
+        .find(|source| source.path == "kv-core/PROTOCOL.md")
+        .expect("the protocol is written down");
+    let rules = documents::protocol_rules(&protocol.text);
+    assert!(
+        rules.len() >= 20,
+        "PROTOCOL.md states its rules as paragraphs that begin with **N4. and the like"
+    );
+    let complaints = documents::untested_rules(&rules, &sources);
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}

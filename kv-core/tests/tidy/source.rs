@@ -35,6 +35,11 @@ impl Source {
         self.test.get(line_of(&self.code, at) - 1).copied().unwrap_or(false)
     }
 
+    /// The raw lines that are test code.
+    pub(crate) fn test_lines(&self) -> impl Iterator<Item = &str> {
+        self.text.lines().zip(&self.test).filter(|(_, test)| **test).map(|(line, _)| line)
+    }
+
     /// `path:line: complaint` for the byte `at` of the code.
     pub(crate) fn complain(&self, at: usize, complaint: &str) -> String {
         format!("{}:{}: {complaint}", self.path, line_of(&self.code, at))

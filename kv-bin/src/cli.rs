@@ -3,6 +3,7 @@
 use crate::config::{TransportKind, Tuning};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Watch a cluster survive: a killed primary, lost messages.
     Demo(DemoArgs),
+    /// Put whole clusters through simulated faults, one run per seed.
+    Sim(SimArgs),
 }
 
 #[derive(Args, Debug, Default)]
@@ -175,6 +178,29 @@ pub(crate) struct ScanArgs {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SimArgs {
+    /// Which seeds to run: the first, and the one after the last.
+    #[arg(long, value_name = "FIRST..END", default_value = "0..1000", value_parser = crate::sim::parse_seeds)]
+    pub(crate) seeds: Range<u64>,
+
+    /// Run just this seed.
+    #[arg(long, value_name = "SEED", conflicts_with = "seeds")]
+    pub(crate) seed: Option<u64>,
+
+    /// With --seed: print the last events before a violation.
+    #[arg(long, requires = "seed")]
+    pub(crate) verbose: bool,
+
+    /// How many seeds to run at once [default: the number of cores]
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<usize>,
+
+    /// Run a known-wrong variant, to see it caught.
+    #[arg(long, hide = true, value_name = "NAME", value_parser = crate::sim::parse_bug)]
+    pub(crate) bug: Option<kv_core::sim::Bug>,
 }
 
 #[derive(Args, Debug)]

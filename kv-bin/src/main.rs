@@ -9,6 +9,7 @@ mod log;
 mod output;
 mod serve;
 mod signals;
+mod sim;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
@@ -64,5 +65,6 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Scan(args) => runtime.block_on(commands::scan(args, json)),
         Command::Status(args) => runtime.block_on(commands::status(args, json)),
         Command::Demo(args) => runtime.block_on(demo::run(args, json)),
+        Command::Sim(args) => sim::run(&args, json),
     }
 }

@@ -1,0 +1,204 @@
+//! `kv sim`: seeds through the simulator, as many at once as there are cores.
+
+use crate::cli::SimArgs;
+use crate::failure::Failure;
+use crate::output::{self, BAD, FAINT, GOOD, STRONG, styled};
+use kv_core::sim::{Bug, Options, Report, run as run_seed};
+use serde_json::json;
+use std::io;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What all seeds together came to.
+#[derive(Debug, Default)]
+struct Total {
+    seeds: u64,
+    operations: u64,
+    simulated: Duration,
+    failed: Vec<u64>,
+}
+
+/// Runs the seeds.
+///
+/// # Errors
+/// If an invariant was broken in one of them.
+pub(crate) fn run(args: &SimArgs, json: bool) -> Result<(), Failure> {
+    let options = Options { bug: args.bug, ..Options::default() };
+    if let Some(seed) = args.seed {
+        return one(seed, &Options { trace: args.verbose, ..options }, json);
+    }
+    let began = Instant::now();
+    let total = sweep(args.seeds.clone(), &options, args.jobs, json);
+    report(&total, began.elapsed(), json).or_else(closed)?;
+    if total.failed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::failed(format!("{} of {} seeds broke an invariant", total.failed.len(), total.seeds)))
+}
+
+/// One seed, in more words.
+fn one(seed: u64, options: &Options, json: bool) -> Result<(), Failure> {
+    let began = Instant::now();
+    let report = run_seed(seed, options);
+    let wall = began.elapsed();
+    let mut lines = Vec::new();
+    if let Some(violation) = &report.violation {
+        lines.extend(violation.events.iter().cloned());
+    }
+    lines.push(if json {
+        let violation = report.violation.as_ref().map(ToString::to_string);
+        json!({
+            "seed": seed,
+            "trace_hash": format!("{:016x}", report.trace_hash),
+            "operations": report.operations,
+            "events": report.events,
+            "simulated_s": report.simulated.as_secs_f64(),
+            "wall_s": wall.as_secs_f64(),
+            "violation": violation,
+        })
+        .to_string()
+    } else {
+        format!(
+            "seed {seed}: {} operations, {} events, {:.1} s simulated in {:.2} s, trace {:016x}",
+            report.operations,
+            report.events,
+            report.simulated.as_secs_f64(),
+            wall.as_secs_f64(),
+            report.trace_hash,
+        )
+    });
+    lines.iter().try_for_each(|line| output::say(line)).or_else(closed)?;
+    match report.violation {
+        None => Ok(()),
+        Some(violation) => Err(Failure::failed(violation)),
+    }
+}
+
+/// All seeds, `jobs` at a time.
+fn sweep(seeds: Range<u64>, options: &Options, jobs: Option<usize>, json: bool) -> Total {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let next = AtomicU64::new(seeds.start);
+    let total = Mutex::new(Total::default());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.unwrap_or(cores).max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let report = run_seed(seed, options);
+                    if !json {
+                        tell_violation(&report, options);
+                    }
+                    let mut total = total.lock().expect("no run panics with the lock held");
+                    total.add(&report);
+                }
+            });
+        }
+    });
+    let mut total = total.into_inner().expect("no run panics with the lock held");
+    total.failed.sort_unstable();
+    total
+}
+
+impl Total {
+    fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.operations += report.operations;
+        self.simulated += report.simulated;
+        if report.violation.is_some() {
+            self.failed.push(report.seed);
+        }
+    }
+}
+
+/// Runs a failed seed again, with its events in words, and prints them.
+fn tell_violation(report: &Report, options: &Options) {
+    if report.violation.is_none() {
+        return;
+    }
+    let again = run_seed(report.seed, &Options { trace: true, ..options.clone() });
+    let Some(violation) = again.violation else {
+        output::complain(format!(
+            "seed {} failed, but not when run again: it is not deterministic",
+            report.seed
+        ));
+        return;
+    };
+    let events: String =
+        violation.events.iter().map(|event| format!("  {}\n", styled(FAINT, event))).collect();
+    let headline = format!("{} {violation}", styled(BAD, format!("seed {}:", report.seed)));
+    // Where nobody reads any more, the exit code still tells.
+    let _ = output::say(&format!("{events}{headline}"));
+}
+
+fn report(total: &Total, wall: Duration, json: bool) -> io::Result<()> {
+    if json {
+        return output::say(
+            &json!({
+                "seeds": total.seeds,
+                "failed": total.failed,
+                "operations": total.operations,
+                "simulated_s": total.simulated.as_secs_f64(),
+                "wall_s": wall.as_secs_f64(),
+            })
+            .to_string(),
+        );
+    }
+    let verdict = match total.failed.len() {
+        0 => styled(GOOD, "no violation"),
+        count => styled(BAD, format!("{count} failed: {:?}", total.failed)),
+    };
+    let times = total.simulated.as_secs_f64() / wall.as_secs_f64().max(0.001);
+    output::say(&format!(
+        "{} seeds, {} operations, {:.0} s simulated in {:.1} s ({times:.0} times): {verdict}",
+        styled(STRONG, total.seeds),
+        total.operations,
+        total.simulated.as_secs_f64(),
+        wall.as_secs_f64(),
+    ))
+}
+
+/// Reads `A..B` or a single seed.
+pub(crate) fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
+    let wrong = || "write it as FIRST..END, as in 0..1000".to_owned();
+    let (first, end) = text.split_once("..").ok_or_else(wrong)?;
+    let range = first.parse().map_err(|_| wrong())?..end.parse().map_err(|_| wrong())?;
+    if range.is_empty() { Err("it holds no seed: the end is not part of it".to_owned()) } else { Ok(range) }
+}
+
+/// Reads the name of a planted bug.
+pub(crate) fn parse_bug(text: &str) -> Result<Bug, String> {
+    let found = Bug::ALL.iter().find(|bug| format!("{bug:?}").eq_ignore_ascii_case(text));
+    found.copied().ok_or_else(|| format!("it is one of {:?}", Bug::ALL))
+}
+
+/// A reader that has gone away is no failure.
+fn closed(error: io::Error) -> Result<(), Failure> {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Ok(());
+    }
+    Err(Failure::failed(format!("cannot write the result: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_a_range_without_its_end() {
+        assert_eq!(parse_seeds("0..2000"), Ok(0..2000));
+        assert!(parse_seeds("5..5").is_err());
+        assert!(parse_seeds("7").is_err());
+        assert!(parse_seeds("a..b").is_err());
+    }
+
+    #[test]
+    fn planted_bugs_go_by_their_names() {
+        assert_eq!(parse_bug("AckBeforeSync"), Ok(Bug::AckBeforeSync));
+        assert!(parse_bug("none").is_err());
+    }
+}

@@ -43,3 +43,13 @@ pub enum EngineError {
     #[error("the state has failed before: restart the member")]
     Failed,
 }
+
+impl EngineError {
+    pub(crate) fn damaged(detail: impl Into<String>) -> Self {
+        Self::Damaged { detail: detail.into() }
+    }
+
+    pub(super) fn io(doing: &'static str, source: io::Error) -> Self {
+        Self::Io { doing, source: Arc::new(source) }
+    }
+}

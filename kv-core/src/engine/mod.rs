@@ -1,5 +1,73 @@
-//! Where the state lives: an ordered map of versions in memory, over a durable B-tree.
+//! Where the state lives: an ordered map of versioned values in memory, over a durable B-tree.
+//!
+//! One writer, any number of readers. The writer adds versions and then *publishes* a [`Point`]: an op, its revision,
+//! and the layers in which everything up to it is found. A reader takes the newest point and reads at its revision: it
+//! never sees half of an entry, never waits for the writer, and never makes it wait.
+//!
+//! ```text
+//!             writer
+//!               v
+//!   Point { active: overlay, frozen: overlay?, base: B-tree snapshot? }      the newest wins, top down
+//!                              |                 ^
+//!                              +---- merge ------+                           a checkpoint, on its own thread
+//! ```
+//! Each point holds on to its three layers, so a reader that took its point before a merge ended reads the frozen
+//! overlay over the old snapshot, and one that took it afterwards reads the new snapshot: both see the same.
 
+mod blocks;
+mod disk;
 mod error;
+mod head;
+mod layers;
+mod memory;
+mod overlay;
+mod sums;
+mod tree;
 
+pub(crate) use disk::Rows;
+pub use disk::{Disk, Merge, Merged};
 pub use error::EngineError;
+pub use layers::{Point, Reader, Scan};
+pub use memory::Memory;
+pub(crate) use tree::Row;
+
+use crate::ids::{Anchor, Revision};
+use bytes::Bytes;
+use std::fmt::Debug;
+
+/// The writer's half of an ordered map of versioned values.
+pub trait Engine: Debug + Send {
+    /// Shows the newest value of `key`, published or not, to `see`; calls it only if there is one.
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    fn newest(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), EngineError>;
+
+    /// Sets or (with `None`) removes a key. Seen by readers once a point at or above `revision` is published. Revisions
+    /// grow from call to call.
+    fn write(&mut self, key: Bytes, revision: Revision, value: Option<Bytes>);
+
+    /// Makes everything written so far visible to readers, all at once.
+    fn publish(&mut self, applied: Anchor, revision: Revision);
+
+    /// Counts memory held elsewhere that only a checkpoint frees.
+    fn charge(&mut self, bytes: usize);
+
+    /// A reader of what is published.
+    fn reader(&self) -> Reader;
+
+    /// The durable checkpoint.
+    fn checkpoint(&self) -> Anchor;
+
+    /// About how much memory is held that is not in the checkpoint.
+    fn overlay_bytes(&self) -> usize;
+
+    /// A merge runs, and the memory beside it is used up.
+    fn is_full(&self) -> bool;
+
+    /// Freezes what is published for a checkpoint. `None` if a merge runs, nothing is new, or there is no disk.
+    fn freeze(&mut self) -> Option<Merge>;
+
+    /// A merge is durable: lets go of what it holds.
+    fn merged(&mut self, done: Merged);
+}

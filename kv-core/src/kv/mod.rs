@@ -1,233 +1,232 @@
 //! The key-value state machine: applies log entries to sessions and data, and reads them.
+//!
+//! Everything that an entry does follows from the entry and the state before it, so members that applied the same log
+//! hold the same state, wherever they made checkpoints and however often they restarted: see [`State::digest`].
 
-use crate::config::Options;
-use crate::engine::EngineError;
-use crate::ids::{Anchor, Hash, RequestNumber, Revision, SessionId};
-use crate::message::{Entry, Outcome, Record, Rejection};
+mod apply;
+mod checkpoint;
+mod limits;
+mod reader;
+mod recent;
+mod record;
+
+pub use apply::Applied;
+pub use checkpoint::{Checkpoint, CheckpointDone};
+pub use limits::Limits;
+pub use reader::{ScanPage, StateReader};
+
+use crate::engine::{Disk, Engine, EngineError, Memory};
+use crate::ids::{Anchor, Hash, Revision, Timestamp};
+use crate::message::Entry;
+use crate::session::Sessions;
 use crate::storage::Storage;
-use bytes::Bytes;
+use checkpoint::Standing;
+use recent::Recent;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// The limits of a state. All but `checkpoint_bytes` and `cache_bytes` decide what requests do: they must be equal on all members.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Limits {
-    /// The largest key in bytes.
-    pub max_key_bytes: usize,
-    /// The largest value in bytes.
-    pub max_value_bytes: usize,
-    /// The most sessions kept.
-    pub max_sessions: usize,
-    /// A session silent for this long, by the log's stamps, is forgotten.
-    pub session_ttl: Duration,
-    /// The most requests in flight per session.
-    pub session_window: usize,
-    /// A checkpoint is due when the overlay holds this much. Local: may differ between members.
-    pub checkpoint_bytes: usize,
-    /// The most memory that the cache of the state on disk takes. Local: may differ between members.
-    pub cache_bytes: usize,
-}
+/// What a request holds in memory until a checkpoint, besides keys and values: about a stored result.
+const REQUEST_BYTES: usize = 128;
 
-impl From<&Options> for Limits {
-    fn from(options: &Options) -> Self {
-        Self {
-            max_key_bytes: options.max_key_bytes,
-            max_value_bytes: options.max_value_bytes,
-            max_sessions: options.max_sessions,
-            session_ttl: options.session_ttl,
-            session_window: options.session_window,
-            checkpoint_bytes: options.checkpoint_bytes,
-            cache_bytes: options.cache_bytes,
-        }
-    }
-}
-
-/// What one request of an applied entry did.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Applied {
-    /// The request's own revision, also when it was a duplicate or rejected.
-    pub revision: Revision,
-    /// Its session; zero for one that opens a session or does not decode.
-    pub session: SessionId,
-    /// Its number.
-    pub number: RequestNumber,
-    /// The nonce of a request that opened a session.
-    pub nonce: Option<u128>,
-    /// What every retry gets too.
-    pub result: Result<Outcome, Rejection>,
-}
-
-/// The replicated state of one member.
+/// The replicated state of one member. Dropping it writes nothing: the next [`open`](Self::open) finds the last
+/// checkpoint.
+///
+/// ```text
+/// apply, apply, ... ; when overlay_bytes() says that a checkpoint is due:
+/// begin_checkpoint() -> Checkpoint::run() on its own thread, while apply goes on -> finish_checkpoint()
+/// ```
 #[derive(Debug)]
-pub struct State {}
+pub struct State {
+    limits: Limits,
+    engine: Box<dyn Engine>,
+    sessions: Sessions,
+    applied: Anchor,
+    revision: Revision,
+    /// The greatest stamp of an applied entry.
+    timestamp: Timestamp,
+    recent: Arc<Recent>,
+    /// An error was final.
+    failed: bool,
+}
 
 impl State {
     /// An empty state without a disk: for tests, and for caches that need no more than the journal.
     #[must_use]
-    pub fn in_memory(_limits: Limits) -> Self {
-        unimplemented!()
+    pub fn in_memory(limits: Limits) -> Self {
+        let sessions = Sessions::new(limits.sessions(), false);
+        Self::at(limits, Box::new(Memory::new()), sessions, None)
     }
 
-    /// The state at its last durable checkpoint; empty if there is none.
+    /// The state at its last durable checkpoint; empty if there is none. Writes nothing to an empty directory.
+    ///
+    /// The owner compares [`checkpoint`](Self::checkpoint) with its journal: it must lie on the log, and not before the
+    /// checkpoint that the journal knows of.
     ///
     /// # Errors
     /// If the disk fails, or what it holds is damaged, newer or built with other limits.
-    pub fn open(_storage: Arc<dyn Storage>, _limits: Limits) -> Result<Self, EngineError> {
-        unimplemented!()
+    pub fn open(storage: Arc<dyn Storage>, limits: Limits) -> Result<Self, EngineError> {
+        let opened = Disk::open(storage, limits.cache_bytes)?;
+        let rows = opened.rows();
+        let standing = checkpoint::load(&rows)?;
+        if standing.is_none() && opened.exists() {
+            return Err(EngineError::damaged("it holds no checkpoint"));
+        }
+        let mut sessions = Sessions::new(limits.sessions(), true);
+        if let Some(standing) = &standing {
+            standing.limits.check(&limits.replicated())?;
+            for (id, session) in checkpoint::load_sessions(&rows)? {
+                sessions.restore(id, session);
+            }
+        }
+        let (applied, revision) = standing.as_ref().map_or_else(Default::default, |at| (at.applied, at.revision));
+        let engine = opened.at(applied, revision, limits.checkpoint_bytes);
+        Ok(Self::at(limits, Box::new(engine), sessions, standing))
+    }
+
+    fn at(limits: Limits, engine: Box<dyn Engine>, sessions: Sessions, standing: Option<Standing>) -> Self {
+        let standing = standing.unwrap_or_else(|| Standing {
+            limits: limits.replicated(),
+            applied: Anchor::ZERO,
+            revision: Revision::ZERO,
+            timestamp: Timestamp::ZERO,
+        });
+        Self {
+            limits,
+            engine,
+            sessions,
+            applied: standing.applied,
+            revision: standing.revision,
+            timestamp: standing.timestamp,
+            recent: Arc::default(),
+            failed: false,
+        }
     }
 
     /// The last applied op.
     #[must_use]
     pub fn applied(&self) -> Anchor {
-        unimplemented!()
+        self.applied
     }
 
     /// The revision of the last applied request.
     #[must_use]
     pub fn revision(&self) -> Revision {
-        unimplemented!()
+        self.revision
     }
 
     /// The durable checkpoint; zero in memory.
     #[must_use]
     pub fn checkpoint(&self) -> Anchor {
-        unimplemented!()
+        self.engine.checkpoint()
     }
 
     /// Applies the next committed entry. Readers see all of it at once when it returns.
     ///
+    /// Committed entries may be applied before they are durable in the own journal; a checkpoint must wait for that.
+    ///
     /// # Errors
-    /// If the disk fails or is damaged: final.
+    /// If the disk fails or is damaged. Final: drop the state.
     ///
     /// # Panics
     /// If the entry does not chain to [`applied`](Self::applied).
-    pub fn apply(&mut self, _entry: &Entry) -> Result<Vec<Applied>, EngineError> {
-        unimplemented!()
+    pub fn apply(&mut self, entry: &Entry) -> Result<Vec<Applied>, EngineError> {
+        let header = &entry.header;
+        assert_eq!(header.op, self.applied.op.next(), "entries are applied in order");
+        assert_eq!(header.parent, self.applied.hash, "entries of one log are applied");
+        assert_eq!(header.first_revision, self.revision.next(), "revisions are contiguous");
+        if self.failed {
+            return Err(EngineError::Failed);
+        }
+        let applied = self.run(entry).inspect_err(|_| self.failed = true)?;
+        self.engine.publish(self.applied, self.revision);
+        self.remember(&applied);
+        Ok(applied)
+    }
+
+    fn remember(&self, applied: &[Applied]) {
+        let finals = applied.iter().filter(|applied| applied.result.is_ok() && applied.nonce.is_none());
+        self.recent.insert(finals.map(|applied| ((applied.session, applied.number), applied.result.clone())));
     }
 
     /// A reader of what is applied.
     #[must_use]
     pub fn reader(&self) -> StateReader {
-        unimplemented!()
+        StateReader::new(self.engine.reader(), self.recent.clone())
     }
 
-    /// Bytes held in memory and not in a checkpoint.
+    /// About how many bytes are held in memory and not in a checkpoint: a checkpoint is due at
+    /// [`Limits::checkpoint_bytes`], unless one runs.
     #[must_use]
     pub fn overlay_bytes(&self) -> usize {
-        unimplemented!()
+        self.engine.overlay_bytes()
     }
 
     /// A checkpoint runs and the memory beside it is used up: apply no more until it is finished.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        unimplemented!()
+        self.engine.is_full()
     }
 
-    /// Freezes the state for a checkpoint. `None` if one is running, there is nothing new, or there is no disk.
+    /// Freezes the state for a checkpoint at [`applied`](Self::applied), which must be durable in the own journal before it
+    /// runs. `None` if one is running, there is nothing new, or there is no disk.
     #[must_use]
     pub fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
-        unimplemented!()
+        if self.failed {
+            return None;
+        }
+        let merge = self.engine.freeze()?;
+        assert_eq!(merge.anchor(), self.applied, "what is published is what is applied");
+        let standing = Standing {
+            limits: self.limits.replicated(),
+            applied: self.applied,
+            revision: self.revision,
+            timestamp: self.timestamp,
+        };
+        Some(Checkpoint { merge, standing, sessions: self.sessions.take_changes() })
     }
 
     /// The checkpoint is durable: lets go of what it now holds.
-    pub fn finish_checkpoint(&mut self, _done: CheckpointDone) {
-        unimplemented!()
+    ///
+    /// # Panics
+    /// If it is not the checkpoint that was begun last.
+    pub fn finish_checkpoint(&mut self, done: CheckpointDone) {
+        self.engine.merged(done.merged);
     }
 
     /// A hash over the whole logical state: equal on all members at the same op, whatever was checkpointed or restarted.
+    /// Reads everything: for tests and comparisons.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
     pub fn digest(&self) -> Result<Hash, EngineError> {
-        unimplemented!()
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        let mut add = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        for number in [self.applied.op.get(), self.revision.get(), self.timestamp.get()] {
+            add(&number.to_le_bytes());
+        }
+        add(&self.applied.hash.get().to_le_bytes());
+        for (id, session) in self.sessions.iter() {
+            add(&id.get().to_le_bytes());
+            add(&postcard::to_stdvec(session).expect("plain data always encodes"));
+        }
+        add(b"data");
+        let point = self.engine.reader().point();
+        let mut scan = point.scan(&[])?;
+        while let Some((key, record)) = scan.next()? {
+            add(&key);
+            add(&record);
+        }
+        Ok(Hash::new(hasher.digest128()))
+    }
+
+    /// Asserts what must always hold.
+    pub fn check_invariants(&self) {
+        self.sessions.check_invariants();
+        assert!(self.checkpoint().op <= self.applied.op);
     }
 }
 
-/// A frozen state on its way to disk.
-#[derive(Debug)]
-pub struct Checkpoint {}
-
-impl Checkpoint {
-    /// The op that it is exactly at.
-    #[must_use]
-    pub fn anchor(&self) -> Anchor {
-        unimplemented!()
-    }
-
-    /// Makes it durable. Blocks: give it a thread of its own.
-    ///
-    /// # Errors
-    /// If the disk fails or is damaged: final.
-    pub fn run(self) -> Result<CheckpointDone, EngineError> {
-        unimplemented!()
-    }
-}
-
-/// A durable checkpoint, for [`State::finish_checkpoint`].
-#[derive(Debug)]
-pub struct CheckpointDone {}
-
-impl CheckpointDone {
-    /// The op that it is exactly at.
-    #[must_use]
-    pub fn anchor(&self) -> Anchor {
-        unimplemented!()
-    }
-}
-
-/// Reads the applied state at one revision per call. Never waits for the writer, nor makes it wait.
-#[derive(Clone, Debug)]
-pub struct StateReader {}
-
-impl StateReader {
-    /// The last applied op.
-    #[must_use]
-    pub fn applied(&self) -> Anchor {
-        unimplemented!()
-    }
-
-    /// The revision of the last applied request.
-    #[must_use]
-    pub fn revision(&self) -> Revision {
-        unimplemented!()
-    }
-
-    /// The record of a key, and the revision of the state that was read.
-    ///
-    /// # Errors
-    /// If the disk fails or is damaged.
-    pub fn get(&self, _key: &[u8]) -> Result<(Option<Record>, Revision), EngineError> {
-        unimplemented!()
-    }
-
-    /// The records from `from` (inclusive) to `to` (exclusive): at most `limit` and about `max_bytes`, at least one.
-    ///
-    /// # Errors
-    /// If the disk fails or is damaged.
-    pub fn scan(
-        &self,
-        _from: &[u8],
-        _to: Option<&[u8]>,
-        _limit: usize,
-        _max_bytes: usize,
-    ) -> Result<ScanPage, EngineError> {
-        unimplemented!()
-    }
-
-    /// The stored result of a request, if it is at hand. `None` says nothing: propose the request.
-    #[must_use]
-    pub fn stored(&self, _session: SessionId, _number: RequestNumber) -> Option<Result<Outcome, Rejection>> {
-        unimplemented!()
-    }
-}
-
-/// One page of a scan.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ScanPage {
-    /// Keys and records in order.
-    pub records: Vec<(Bytes, Record)>,
-    /// Whether the range goes on after the last key.
-    pub more: bool,
-    /// The revision of the state that was read.
-    pub revision: Revision,
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,331 @@
+//! The file under the B-tree: checks every block it reads.
+//!
+//! ```text
+//! block   0 1 2 3   4     5 .. 516   517   518 .. 1029  ...
+//!         heads     sums  data       sums  data
+//! ```
+//! The B-tree sees one flat file. Its first block, of which it uses a few hundred bytes and rewrites them in place, lives
+//! in the [`head`](super::head); data block `i` is its block `i + 1`. Every data block has a checksum in the block of sums
+//! at the start of its group.
+//!
+//! # Why a power cut raises no false alarm
+//! A sync writes changed sums and heads and then syncs the one file, so *after a sync* every block and its sum agree. In
+//! between a power cut may leave any sector of data or sums old or new. That hurts nobody, because the B-tree is
+//! copy-on-write: between two syncs it writes only blocks that its last durable commit does not use, and after a
+//! restart it reads only blocks that this commit does use. Such a block was not written, and its sum was not changed: in a
+//! torn block of sums it has the same bytes in the old and in the new version of its sector. The exceptions are the
+//! B-tree's own header and the length of the file; both are in the head, which is replaced as a whole.
+//!
+//! What remains readable and wrong: a device that drops the write of a block *and* of its sums.
+
+use super::EngineError;
+use super::head::{COPIES, Head, SECTOR, TREE_BYTES};
+use super::sums::{GROUP, Sums, block_at, file_len, sum_of, sums_at};
+use crate::storage::File;
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The unit of checking, and the B-tree's page.
+pub(super) const BLOCK: usize = 4096;
+
+const READ: &str = "read";
+const WRITE: &str = "write";
+
+/// A checked file; see the module.
+pub(super) struct Blocks {
+    file: Arc<dyn File>,
+    inner: Mutex<Inner>,
+    /// One sync at a time.
+    syncing: Mutex<()>,
+    /// The first error, which is final: after it nothing is written.
+    failure: Mutex<Option<EngineError>>,
+    /// Set when the owner is gone: nothing is written any more.
+    abandoned: Arc<AtomicBool>,
+}
+
+struct Inner {
+    /// What the B-tree believes.
+    head: Head,
+    /// What the copies hold.
+    written: Head,
+    sums: Sums,
+}
+
+impl fmt::Debug for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blocks").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Blocks {
+    /// Lays out an empty file.
+    pub(super) fn create(file: Arc<dyn File>, abandoned: Arc<AtomicBool>) -> Result<Self, EngineError> {
+        let write = |error| EngineError::io(WRITE, error);
+        file.set_len(file_len(0)).map_err(write)?;
+        for version in [0, 1] {
+            let head = Head::empty(version);
+            for index in head.copies() {
+                file.write_at(&head.encode(index), head_at(index)).map_err(write)?;
+            }
+        }
+        file.sync().map_err(write)?;
+        Ok(Self::new(file, Head::empty(1), abandoned))
+    }
+
+    /// Opens a file that [`create`](Self::create) made.
+    pub(super) fn open(file: Arc<dyn File>, abandoned: Arc<AtomicBool>) -> Result<Self, EngineError> {
+        let io = |error| EngineError::io(READ, error);
+        // What an earlier process wrote and did not sync is readable now and gone after a power cut. Nothing may be
+        // believed that could still go away: the journal is dropped on the strength of it.
+        file.sync().map_err(io)?;
+        let len = file.len().map_err(io)?;
+        if len < file_len(0) {
+            return Err(EngineError::damaged("it is too short to be one"));
+        }
+        let mut sectors = [[0; SECTOR]; COPIES];
+        for (index, sector) in sectors.iter_mut().enumerate() {
+            file.read_at(sector, head_at(index)).map_err(io)?;
+        }
+        let (head, again) = Head::choose(&sectors)?;
+        let wanted = file_len(data_blocks(head.len));
+        if len < wanted {
+            return Err(EngineError::damaged(format!("it is {len} bytes long and should have {wanted}")));
+        }
+        if !again.is_empty() {
+            for (index, sector) in &again {
+                file.write_at(sector, head_at(*index)).map_err(|error| EngineError::io(WRITE, error))?;
+            }
+            file.sync().map_err(|error| EngineError::io(WRITE, error))?;
+        }
+        if len > wanted {
+            // Lengthened or about to be shortened when the power went: nothing in it counts.
+            file.set_len(wanted).map_err(|error| EngineError::io(WRITE, error))?;
+        }
+        Ok(Self::new(file, head, abandoned))
+    }
+
+    fn new(file: Arc<dyn File>, head: Head, abandoned: Arc<AtomicBool>) -> Self {
+        Self {
+            file,
+            inner: Mutex::new(Inner { written: head.clone(), head, sums: Sums::default() }),
+            syncing: Mutex::new(()),
+            failure: Mutex::new(None),
+            abandoned,
+        }
+    }
+
+    /// The first thing that went wrong.
+    pub(super) fn failure(&self) -> Option<EngineError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Writes nothing from now on, as if the process had ended.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::SeqCst);
+    }
+
+    /// The length as the B-tree sees it.
+    pub(super) fn len(&self) -> u64 {
+        self.inner().head.len
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers the first error, and gives the B-tree something to return.
+    fn fail(&self, error: EngineError) -> io::Error {
+        let told = io::Error::other(error.clone());
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        told
+    }
+
+    fn fail_io(&self, doing: &'static str, error: io::Error) -> io::Error {
+        let error = match error.kind() {
+            io::ErrorKind::UnexpectedEof => EngineError::damaged("it ends too early"),
+            _ => EngineError::io(doing, error),
+        };
+        self.fail(error)
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if self.abandoned.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the state was closed"));
+        }
+        match self.failure() {
+            Some(error) => Err(io::Error::other(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads and checks.
+    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let end = offset + out.len() as u64;
+        if end > self.len() {
+            return Err(self.fail(EngineError::damaged(format!("it refers to byte {end}, beyond its end"))));
+        }
+        if offset < BLOCK as u64 {
+            return self.read_head(offset, out);
+        }
+        for (blocks, range) in runs(offset, out.len())? {
+            let out = &mut out[range];
+            self.file.read_at(out, block_at(blocks.start)).map_err(|error| self.fail_io(READ, error))?;
+            let sums = self.with_sums(&blocks, |sums| sums.get(&blocks).map(<[u64]>::to_vec))?;
+            for ((index, block), sum) in blocks.zip(out.chunks_exact(BLOCK)).zip(sums) {
+                if sum_of(index, block) != sum {
+                    let detail = format!("block {index}, at byte {} of it, fails its checksum", block_at(index));
+                    return Err(self.fail(EngineError::damaged(detail)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_head(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).expect("below the size of a block");
+        if start + out.len() > BLOCK {
+            return Err(unaligned());
+        }
+        let mut block = [0; BLOCK];
+        block[..TREE_BYTES].copy_from_slice(&self.inner().head.tree);
+        out.copy_from_slice(&block[start..start + out.len()]);
+        Ok(())
+    }
+
+    /// Writes; durable after [`sync`](Self::sync).
+    pub(super) fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check_writable()?;
+        if offset + data.len() as u64 > self.len() {
+            return Err(self.fail_io(WRITE, io::Error::other("the B-tree wrote beyond its end")));
+        }
+        if offset < BLOCK as u64 {
+            let start = usize::try_from(offset).expect("below the size of a block");
+            let mut inner = self.inner();
+            let place = inner.head.tree.get_mut(start..start + data.len()).ok_or_else(unaligned)?;
+            place.copy_from_slice(data);
+            return Ok(());
+        }
+        for (blocks, range) in runs(offset, data.len())? {
+            let data = &data[range];
+            let sums: Vec<u64> =
+                blocks.clone().zip(data.chunks_exact(BLOCK)).map(|(index, block)| sum_of(index, block)).collect();
+            self.with_sums(&blocks, |all| all.set(&blocks, &sums).then_some(()))?;
+            self.file.write_at(data, block_at(blocks.start)).map_err(|error| self.fail_io(WRITE, error))?;
+        }
+        Ok(())
+    }
+
+    /// Lets `use_sums` work once the group of `blocks` is in memory: it returns `None` if that is not the case.
+    fn with_sums<R>(
+        &self,
+        blocks: &Range<u64>,
+        mut use_sums: impl FnMut(&mut Sums) -> Option<R>,
+    ) -> io::Result<R> {
+        let group = blocks.start / GROUP;
+        loop {
+            let evictions = {
+                let mut inner = self.inner();
+                if let Some(result) = use_sums(&mut inner.sums) {
+                    return Ok(result);
+                }
+                inner.sums.evictions()
+            };
+            // Not under the lock: other readers go on meanwhile.
+            let mut block = [0; BLOCK];
+            self.file.read_at(&mut block, sums_at(group)).map_err(|error| self.fail_io(READ, error))?;
+            let inserted = self.inner().sums.insert(group, &block, evictions, &*self.file);
+            inserted.map_err(|error| self.fail_io(WRITE, error))?;
+        }
+    }
+
+    /// Makes everything written durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.check_writable()?;
+        let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (sums, head) = {
+            let mut inner = self.inner();
+            let changed = inner.head.len != inner.written.len || inner.head.tree != inner.written.tree;
+            if changed {
+                inner.head.version += 1;
+                inner.written = inner.head.clone();
+            }
+            (inner.sums.take_dirty(), changed.then(|| inner.head.clone()))
+        };
+        let written = (|| {
+            for (offset, block) in &sums {
+                self.file.write_at(block, *offset)?;
+            }
+            if let Some(head) = head {
+                for index in head.copies() {
+                    self.file.write_at(&head.encode(index), head_at(index))?;
+                }
+            }
+            self.file.sync()
+        })();
+        written.map_err(|error| self.fail_io("sync", error))
+    }
+
+    /// Lengthens with zeros, or shortens. A longer file is durable after [`sync`](Self::sync), a shorter one at once.
+    pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check_writable()?;
+        let old = self.len();
+        let (old_blocks, blocks) = (data_blocks(old), data_blocks(len));
+        if len < old {
+            // First the head, durably: it must never speak of more than the file holds.
+            self.inner().head.len = len;
+            self.sync()?;
+            self.inner().sums.truncate(blocks.div_ceil(GROUP));
+        } else {
+            self.forget_sums(old_blocks..blocks)?;
+        }
+        self.file.set_len(file_len(blocks)).map_err(|error| self.fail_io(WRITE, error))?;
+        self.inner().head.len = len;
+        Ok(())
+    }
+
+    /// The blocks that a file gains are zeros, whatever stood there before it was shortened.
+    fn forget_sums(&self, gained: Range<u64>) -> io::Result<()> {
+        let group_end = gained.start.next_multiple_of(GROUP).min(gained.end);
+        let blocks = gained.start..group_end;
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let zeros = vec![0; usize::try_from(blocks.end - blocks.start).expect("below the size of a group")];
+        self.with_sums(&blocks, |sums| sums.set(&blocks, &zeros).then_some(()))
+    }
+}
+
+fn head_at(index: usize) -> u64 {
+    (index * BLOCK) as u64
+}
+
+/// How many data blocks a file of this length has: all but the first.
+fn data_blocks(len: u64) -> u64 {
+    len.div_ceil(BLOCK as u64).saturating_sub(1)
+}
+
+fn unaligned() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not at the border of a block")
+}
+
+/// Splits a range of whole blocks at the borders of groups: data blocks, and where they are in the buffer.
+fn runs(offset: u64, len: usize) -> io::Result<Vec<(Range<u64>, Range<usize>)>> {
+    let size = BLOCK as u64;
+    if !offset.is_multiple_of(size) || !len.is_multiple_of(BLOCK) {
+        return Err(unaligned());
+    }
+    let first = offset / size - 1;
+    let last = first + (len / BLOCK) as u64;
+    let mut runs = Vec::new();
+    let mut start = first;
+    while start < last {
+        let end = (start + 1).next_multiple_of(GROUP).min(last);
+        let place = |block: u64| usize::try_from(block - first).expect("within the buffer") * BLOCK;
+        runs.push((start..end, place(start)..place(end)));
+        start = end;
+    }
+    Ok(runs)
+}

@@ -1,0 +1,229 @@
+//! The engine on disk: overlays in memory over a B-tree in the file `state`.
+//!
+//! The file comes into being with the first checkpoint: it is completed under another name and then renamed, so `state`
+//! is always whole. Nothing is written before that, nor by opening or dropping an engine.
+
+use super::layers::{Layers, Reader};
+use super::overlay::Overlay;
+use super::tree::{Base, Row, Tree};
+use super::{Engine, EngineError};
+use crate::ids::{Anchor, Revision};
+use crate::storage::Storage;
+use bytes::Bytes;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The file.
+const NAME: &str = "state";
+
+/// The file while it is made.
+const UNFINISHED: &str = "state.new";
+
+/// The engine on disk.
+#[derive(Debug)]
+pub struct Disk {
+    layers: Layers,
+    storage: Arc<dyn Storage>,
+    tree: Option<Arc<Tree>>,
+    checkpoint: Anchor,
+    overlay_limit: usize,
+    cache_bytes: usize,
+    abandoned: Arc<AtomicBool>,
+}
+
+/// What a checkpoint left besides the data.
+#[derive(Debug)]
+pub(crate) struct Rows(Option<Arc<Base>>);
+
+impl Rows {
+    /// The rows whose names start with `prefix`, in order.
+    pub(crate) fn starting_with(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, EngineError> {
+        self.0.as_ref().map_or_else(|| Ok(Vec::new()), |base| base.rows(prefix))
+    }
+}
+
+/// A file that was opened and not yet understood; see [`Opened::at`].
+#[derive(Debug)]
+pub(crate) struct Opened {
+    storage: Arc<dyn Storage>,
+    tree: Option<Arc<Tree>>,
+    base: Option<Arc<Base>>,
+    cache_bytes: usize,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Opened {
+    /// Whether there is a file.
+    pub(crate) fn exists(&self) -> bool {
+        self.tree.is_some()
+    }
+
+    pub(crate) fn rows(&self) -> Rows {
+        Rows(self.base.clone())
+    }
+
+    /// The engine, at the point that the rows tell.
+    pub(crate) fn at(self, checkpoint: Anchor, revision: Revision, overlay_limit: usize) -> Disk {
+        Disk {
+            layers: Layers::new(checkpoint, revision, self.base, true),
+            storage: self.storage,
+            tree: self.tree,
+            checkpoint,
+            overlay_limit,
+            cache_bytes: self.cache_bytes,
+            abandoned: self.abandoned,
+        }
+    }
+}
+
+impl Disk {
+    /// Opens the file `state`, if there is one.
+    pub(crate) fn open(storage: Arc<dyn Storage>, cache_bytes: usize) -> Result<Opened, EngineError> {
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let tree = match storage.open(NAME) {
+            Ok(file) => Some(Arc::new(Tree::open(file, cache_bytes, abandoned.clone())?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(EngineError::io("open", error)),
+        };
+        let base = match &tree {
+            Some(tree) => {
+                // Its name may be known to this boot of the machine only.
+                storage.sync_directory().map_err(|error| EngineError::io("open", error))?;
+                Some(Arc::new(tree.snapshot()?))
+            }
+            None => None,
+        };
+        Ok(Opened { storage, tree, base, cache_bytes, abandoned })
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // A merge may still run: it fails now. Whoever opens the file next must not share it.
+        self.abandoned.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Engine for Disk {
+    fn newest(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), EngineError> {
+        self.layers.newest(key, see)
+    }
+
+    fn write(&mut self, key: Bytes, revision: Revision, value: Option<Bytes>) {
+        self.layers.write(key, revision, value);
+    }
+
+    fn publish(&mut self, applied: Anchor, revision: Revision) {
+        self.layers.publish(applied, revision);
+    }
+
+    fn charge(&mut self, bytes: usize) {
+        self.layers.active().charge(bytes);
+    }
+
+    fn reader(&self) -> Reader {
+        self.layers.reader()
+    }
+
+    fn checkpoint(&self) -> Anchor {
+        self.checkpoint
+    }
+
+    fn overlay_bytes(&self) -> usize {
+        self.layers.active().bytes() + self.layers.frozen().map_or(0, |frozen| frozen.bytes())
+    }
+
+    fn is_full(&self) -> bool {
+        self.layers.frozen().is_some() && self.layers.active().bytes() >= self.overlay_limit
+    }
+
+    fn freeze(&mut self) -> Option<Merge> {
+        let anchor = self.layers.applied();
+        if self.layers.frozen().is_some() || anchor.op == self.checkpoint.op {
+            return None;
+        }
+        Some(Merge {
+            anchor,
+            frozen: self.layers.freeze(),
+            storage: self.storage.clone(),
+            tree: self.tree.clone(),
+            cache_bytes: self.cache_bytes,
+            abandoned: self.abandoned.clone(),
+        })
+    }
+
+    fn merged(&mut self, done: Merged) {
+        assert!(self.layers.frozen().is_some(), "a merge was begun");
+        assert!(done.anchor.op > self.checkpoint.op, "a checkpoint is later than the one before");
+        self.checkpoint = done.anchor;
+        self.tree = Some(done.tree);
+        self.layers.thaw(done.base);
+    }
+}
+
+/// A frozen overlay on its way into the B-tree.
+#[derive(Debug)]
+pub struct Merge {
+    anchor: Anchor,
+    frozen: Arc<Overlay>,
+    storage: Arc<dyn Storage>,
+    tree: Option<Arc<Tree>>,
+    cache_bytes: usize,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Merge {
+    /// The op that it is exactly at.
+    pub(crate) fn anchor(&self) -> Anchor {
+        self.anchor
+    }
+
+    /// Makes it durable, together with `rows`. Blocks.
+    pub(crate) fn run(self, rows: &[Row]) -> Result<Merged, EngineError> {
+        let changes = self.frozen.cursor(&[], Revision::new(u64::MAX));
+        let tree = match &self.tree {
+            Some(tree) => {
+                tree.merge(changes, rows)?;
+                tree.clone()
+            }
+            None => {
+                let tree = self.create()?;
+                tree.merge(changes, rows)?;
+                if self.abandoned.load(Ordering::SeqCst) {
+                    return Err(EngineError::Failed);
+                }
+                let io = |error| EngineError::io("create", error);
+                self.storage.rename(UNFINISHED, NAME).map_err(io)?;
+                self.storage.sync_directory().map_err(io)?;
+                tree
+            }
+        };
+        Ok(Merged { anchor: self.anchor, base: Arc::new(tree.snapshot()?), tree })
+    }
+
+    fn create(&self) -> Result<Arc<Tree>, EngineError> {
+        let io = |error| EngineError::io("create", error);
+        match self.storage.remove(UNFINISHED) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            Ok(()) | Err(_) => {}
+        }
+        let file = self.storage.create(UNFINISHED).map_err(io)?;
+        Ok(Arc::new(Tree::create(file, self.cache_bytes, self.abandoned.clone())?))
+    }
+}
+
+/// A durable merge.
+#[derive(Debug)]
+pub struct Merged {
+    anchor: Anchor,
+    base: Arc<Base>,
+    tree: Arc<Tree>,
+}
+
+impl Merged {
+    /// The op that it is exactly at.
+    pub(crate) fn anchor(&self) -> Anchor {
+        self.anchor
+    }
+}

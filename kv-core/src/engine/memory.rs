@@ -1,0 +1,64 @@
+//! The engine without a disk: the overlay alone.
+
+use super::layers::{Layers, Reader};
+use super::{Engine, EngineError, Merge, Merged};
+use crate::ids::{Anchor, Revision};
+use bytes::Bytes;
+
+/// Everything in memory, and gone with the process.
+#[derive(Debug)]
+pub struct Memory {
+    layers: Layers,
+}
+
+impl Memory {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { layers: Layers::new(Anchor::ZERO, Revision::ZERO, None, false) }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Engine for Memory {
+    fn newest(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), EngineError> {
+        self.layers.newest(key, see)
+    }
+
+    fn write(&mut self, key: Bytes, revision: Revision, value: Option<Bytes>) {
+        self.layers.write(key, revision, value);
+    }
+
+    fn publish(&mut self, applied: Anchor, revision: Revision) {
+        self.layers.publish(applied, revision);
+    }
+
+    fn charge(&mut self, _bytes: usize) {}
+
+    fn reader(&self) -> Reader {
+        self.layers.reader()
+    }
+
+    fn checkpoint(&self) -> Anchor {
+        Anchor::ZERO
+    }
+
+    fn overlay_bytes(&self) -> usize {
+        self.layers.active().bytes()
+    }
+
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    fn freeze(&mut self) -> Option<Merge> {
+        None
+    }
+
+    fn merged(&mut self, _done: Merged) {}
+}

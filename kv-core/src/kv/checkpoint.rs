@@ -1,0 +1,91 @@
+//! A checkpoint on its way to disk, and what it holds besides the data.
+
+use super::limits::ReplicatedLimits;
+use crate::engine::{EngineError, Merge, Merged, Row, Rows};
+use crate::ids::{Anchor, Revision, SessionId, Timestamp};
+use crate::session::{Changes, Session};
+use serde::{Deserialize, Serialize};
+
+/// The row with the numbers of the state.
+const NUMBERS: &[u8] = b"numbers";
+
+/// How the rows of sessions start; the id follows, big-endian.
+const SESSION: &[u8] = b"session/";
+
+/// Where a state stands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Standing {
+    pub(super) limits: ReplicatedLimits,
+    pub(super) applied: Anchor,
+    pub(super) revision: Revision,
+    pub(super) timestamp: Timestamp,
+}
+
+/// Reads what the last checkpoint wrote: `None` if there was none.
+pub(super) fn load(rows: &Rows) -> Result<Option<Standing>, EngineError> {
+    let Some((_, numbers)) = rows.starting_with(NUMBERS)?.pop() else { return Ok(None) };
+    let standing = postcard::from_bytes(&numbers);
+    standing.map(Some).map_err(|_| EngineError::damaged("its numbers cannot be read"))
+}
+
+/// The sessions that the last checkpoint wrote.
+pub(super) fn load_sessions(rows: &Rows) -> Result<Vec<(SessionId, Session)>, EngineError> {
+    let damaged = || EngineError::damaged("a session cannot be read");
+    let mut sessions = Vec::new();
+    for (name, bytes) in rows.starting_with(SESSION)? {
+        let id = name[SESSION.len()..].try_into().map_err(|_| damaged())?;
+        let session = postcard::from_bytes(&bytes).map_err(|_| damaged())?;
+        sessions.push((SessionId::new(u64::from_be_bytes(id)), session));
+    }
+    Ok(sessions)
+}
+
+/// A frozen state on its way to disk.
+#[derive(Debug)]
+pub struct Checkpoint {
+    pub(super) merge: Merge,
+    pub(super) standing: Standing,
+    pub(super) sessions: Changes,
+}
+
+impl Checkpoint {
+    /// The op that it is exactly at.
+    #[must_use]
+    pub fn anchor(&self) -> Anchor {
+        self.merge.anchor()
+    }
+
+    /// Makes it durable, all or nothing. Blocks, for seconds if there is much: give it a thread of its own.
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged, or the state was dropped meanwhile. Final: drop the state.
+    pub fn run(self) -> Result<CheckpointDone, EngineError> {
+        let mut rows = vec![(NUMBERS.to_vec(), Some(encode(&self.standing)))];
+        for (id, session) in &self.sessions {
+            rows.push(row(*id, session.as_deref()));
+        }
+        Ok(CheckpointDone { merged: self.merge.run(&rows)? })
+    }
+}
+
+fn row(id: SessionId, session: Option<&Session>) -> Row {
+    ([SESSION, &id.get().to_be_bytes()].concat(), session.map(encode))
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("plain data always encodes")
+}
+
+/// A durable checkpoint, for [`State::finish_checkpoint`](super::State::finish_checkpoint).
+#[derive(Debug)]
+pub struct CheckpointDone {
+    pub(super) merged: Merged,
+}
+
+impl CheckpointDone {
+    /// The op that it is exactly at.
+    #[must_use]
+    pub fn anchor(&self) -> Anchor {
+        self.merged.anchor()
+    }
+}

@@ -1,0 +1,49 @@
+//! The results of the last requests, where readers find them: a retry of an applied request need not go through the log.
+
+use crate::ids::{RequestNumber, SessionId};
+use crate::session::Answer;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, TryLockError};
+
+/// How many results are kept.
+const KEPT: usize = 4096;
+
+type Key = (SessionId, RequestNumber);
+
+/// A bounded memory of results. Only a saving: whoever finds it locked goes without.
+#[derive(Debug, Default)]
+pub(super) struct Recent(Mutex<Results>);
+
+#[derive(Debug, Default)]
+struct Results {
+    found: HashMap<Key, Answer>,
+    order: VecDeque<Key>,
+}
+
+impl Recent {
+    pub(super) fn insert(&self, results: impl Iterator<Item = (Key, Answer)>) {
+        let mut kept = match self.0.try_lock() {
+            Ok(kept) => kept,
+            Err(TryLockError::Poisoned(kept)) => kept.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        for (key, answer) in results {
+            if kept.found.insert(key, answer).is_none() {
+                kept.order.push_back(key);
+            }
+        }
+        while kept.order.len() > KEPT {
+            if let Some(oldest) = kept.order.pop_front() {
+                kept.found.remove(&oldest);
+            }
+        }
+    }
+
+    pub(super) fn get(&self, session: SessionId, number: RequestNumber) -> Option<Answer> {
+        match self.0.try_lock() {
+            Ok(kept) => kept.found.get(&(session, number)).cloned(),
+            Err(TryLockError::Poisoned(kept)) => kept.into_inner().found.get(&(session, number)).cloned(),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}

@@ -6,9 +6,10 @@ use crate::output::{self, STRONG, styled};
 use crate::signals::Signals;
 use kv_core::Node;
 use kv_core::config::Role;
+use kv_core::node::StartError;
 use kv_core::transport::tcp::Tcp;
-use kv_core::transport::{Fault, Faults, Faulty, Lane, Scope, Transport};
-use std::io::Read as _;
+use kv_core::transport::{Fault, Faults, Faulty, Lane, Scope, Transport, TransportError};
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
         .listen(&config.listen)
         .start()
         .await
-        .map_err(Failure::failed)?;
+        .map_err(|error| explain(&error))?;
     if let Some(folder) = config.exit_with_parent.clone() {
         std::thread::spawn(move || outlive_nobody(&folder));
     }
@@ -41,6 +42,18 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     tokio::select! {
         () = node.shutdown() => Ok(()),
         signal = signals.next() => Err(Failure::failed(format!("stopped at once by a second signal ({signal})"))),
+    }
+}
+
+/// What stood in the way of a start, and what to do about it.
+fn explain(error: &StartError) -> Failure {
+    match error {
+        StartError::Transport(TransportError::Bind { source, .. })
+            if source.kind() == ErrorKind::AddrInUse =>
+        {
+            Failure::failed(format!("{error}; stop whoever listens there, or listen elsewhere with --listen"))
+        }
+        _ => Failure::failed(error),
     }
 }
 

@@ -21,9 +21,6 @@ pub(crate) struct Writers {
 struct Shared {
     stop: AtomicBool,
     acknowledged: AtomicU64,
-    began: Instant,
-    /// When the last acknowledgement came, in microseconds since `began`.
-    last: AtomicU64,
 }
 
 impl Writers {
@@ -32,12 +29,7 @@ impl Writers {
     /// By turns a writer puts a key of its own, once, and raises a counter of its own. Odd writers raise theirs only from the
     /// revision that they were told last: if a write of theirs were applied twice, the next would be refused.
     pub(crate) fn start(client: &Client, count: usize, pace: Duration) -> Self {
-        let shared = Arc::new(Shared {
-            stop: AtomicBool::new(false),
-            acknowledged: AtomicU64::new(0),
-            began: Instant::now(),
-            last: AtomicU64::new(0),
-        });
+        let shared = Arc::new(Shared { stop: AtomicBool::new(false), acknowledged: AtomicU64::new(0) });
         let mut tasks = JoinSet::new();
         for number in 0..count {
             let writer =
@@ -52,18 +44,13 @@ impl Writers {
         self.shared.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// When the last acknowledgement came.
-    pub(crate) fn last_acknowledgement(&self) -> Instant {
-        self.shared.began + Duration::from_micros(self.shared.last.load(Ordering::Relaxed))
-    }
-
     /// Waits until `count` writes more have been acknowledged.
     pub(crate) async fn progress(&self, count: u64, limit: Duration) -> Result<(), Failure> {
         let goal = self.acknowledged() + count;
         let start = Instant::now();
         while self.acknowledged() < goal {
             if start.elapsed() > limit {
-                let seen = count - (goal - self.acknowledged());
+                let seen = count.saturating_sub(goal.saturating_sub(self.acknowledged()));
                 return Err(Failure::failed(format!(
                     "only {seen} of {count} writes were acknowledged in {limit:?}"
                 )));
@@ -137,10 +124,6 @@ impl Writer {
         let ending = match result {
             Ok(revision) => {
                 let at = Instant::now();
-                let since = at.duration_since(self.shared.began);
-                self.shared
-                    .last
-                    .fetch_max(u64::try_from(since.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
                 self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
                 Ending::Acknowledged { revision, at }
             }

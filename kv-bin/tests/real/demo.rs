@@ -1,0 +1,129 @@
+//! `kv demo`: what it shows, and that it leaves nothing behind however it ends.
+
+use crate::harness::{LIMIT, kv, refused, run, stderr, stdout, until, wait};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+
+/// A demo whose folders are in a place of their own.
+fn demo(place: &TempDir) -> Command {
+    let mut command = kv();
+    command.arg("demo").env("TMPDIR", place.path());
+    command
+}
+
+/// Checks that nothing is left of a demo: no folder, and no process that names its place.
+fn nothing_is_left(place: &TempDir) {
+    until("all processes are gone", || members(place.path()).is_empty());
+    until("all folders are gone", || fs::read_dir(place.path()).unwrap().next().is_none());
+}
+
+/// The processes whose command line names this folder.
+fn members(place: &Path) -> Vec<Pid> {
+    let name = place.to_str().unwrap();
+    let numbers =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let named = numbers.filter(|pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(name)
+    });
+    named.filter_map(Pid::from_raw).collect()
+}
+
+#[test]
+fn both_scenarios_lose_nothing_and_apply_nothing_twice() {
+    let place = tempfile::tempdir().unwrap();
+    let output = run(demo(&place).arg("--json"));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = stdout(&output);
+    let reports: serde_json::Value =
+        serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    let reports = reports.as_array().expect("a list");
+    assert_eq!(reports.len(), 2);
+    for (report, scenario) in reports.iter().zip(["crash", "omission"]) {
+        assert_eq!(report["scenario"], scenario);
+        assert_eq!(report["transport"], "tcp");
+        assert_eq!((&report["lost"], &report["duplicated"]), (&0.into(), &0.into()), "{report}");
+        assert!(report["acknowledged"].as_u64().unwrap() > 1000, "{report}");
+        assert_eq!(report["writes"], report["acknowledged"], "{report}");
+        assert!(report["outage_ms"].as_f64().unwrap() > 0.0, "{report}");
+    }
+    nothing_is_left(&place);
+}
+
+#[test]
+fn the_story_is_plain_in_a_pipe() {
+    let place = tempfile::tempdir().unwrap();
+    let output = run(demo(&place).args(["--scenario", "crash"]).env_remove("NO_COLOR"));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = stdout(&output);
+    for fragment in ["the primary, is killed", "by itself", "has caught up", "scenario", "outage"] {
+        assert!(text.contains(fragment), "{text}");
+    }
+    assert!(!text.contains('\u{1b}'), "no colours in a pipe");
+    assert!(!text.contains("omission"), "only what was asked for");
+    nothing_is_left(&place);
+}
+
+#[test]
+fn a_transport_that_is_not_compiled_in_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    refused(&run(demo(&place).args(["--transport", "quic"])), 2, &["quic is not compiled", "tcp"]);
+    nothing_is_left(&place);
+}
+
+/// Starts the demo, and waits until its story has come to a line with this in it.
+fn started(place: &TempDir, scenario: &str, fragment: &str) -> Child {
+    let mut command = demo(place);
+    command.args(["--scenario", scenario]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let found = stdout.lines().map_while(Result::ok).any(|line| line.contains(fragment));
+    assert!(found, "the story never came to {fragment:?}");
+    child
+}
+
+#[test]
+fn nothing_is_left_when_it_is_interrupted() {
+    for (signal, scenario, fragment) in [
+        (Signal::INT, "crash", "process"),
+        (Signal::TERM, "crash", "is killed"),
+        (Signal::INT, "omission", "are lost"),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let mut child = started(&place, scenario, fragment);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(wait(&mut child).code(), Some(1), "{signal:?}");
+        nothing_is_left(&place);
+    }
+}
+
+#[test]
+fn nothing_is_left_when_it_is_killed() {
+    for (signal, fragment) in
+        [(Signal::KILL, "process"), (Signal::KILL, "is killed"), (Signal::HUP, "writers begin")]
+    {
+        let place = tempfile::tempdir().unwrap();
+        let mut child = started(&place, "crash", fragment);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(wait(&mut child).code(), None, "{signal:?}");
+        nothing_is_left(&place);
+    }
+}
+
+#[test]
+fn it_fails_and_leaves_nothing_when_its_cluster_dies() {
+    let place = tempfile::tempdir().unwrap();
+    let mut child = started(&place, "crash", "is killed");
+    let pids = members(place.path());
+    assert!(pids.len() >= 2, "two members are left");
+    for pid in pids {
+        // They are members of this test's own demo: their command lines name its folder.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    assert_eq!(wait(&mut child).code(), Some(1), "within {LIMIT:?}");
+    nothing_is_left(&place);
+}

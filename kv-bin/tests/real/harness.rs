@@ -1,0 +1,361 @@
+//! Clusters of real processes, and commands run to their end.
+
+use crate::ledger::{self, Ledger, Verdict};
+use kv_core::Client;
+use kv_core::ids::MemberId;
+use kv_core::message::{MemberStatus, Record};
+use kv_core::transport::tcp::Tcp;
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Longer than anything here may take on a busy machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// The program under test, deaf to the variables of whoever runs the tests.
+pub(crate) fn kv() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kv"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KV_")) {
+        command.env_remove(name);
+    }
+    command.env("NO_COLOR", "1");
+    command
+}
+
+/// Runs a command to its end, which must come in time.
+pub(crate) fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let mut stdout = child.stdout.take().expect("piped");
+    let mut stderr = child.stderr.take().expect("piped");
+    let out = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stdout.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let err = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stderr.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let status = wait(&mut child);
+    Output { status, stdout: out.join().unwrap().unwrap(), stderr: err.join().unwrap().unwrap() }
+}
+
+/// Waits for a process to end; kills it and panics when that takes too long.
+pub(crate) fn wait(child: &mut Child) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("it is our child") {
+            return status;
+        }
+        if start.elapsed() > LIMIT {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("process {} did not end within {LIMIT:?}", child.id());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Checks until it is so.
+pub(crate) fn until(what: &str, mut check: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !check() {
+        assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What a command said on stderr.
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What a command said on stdout.
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Checks that a command failed with this code and one line on stderr that contains all fragments.
+#[track_caller]
+pub(crate) fn refused(output: &Output, code: i32, fragments: &[&str]) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    let lines: Vec<_> = text.lines().filter(|line| line.starts_with("kv: ")).collect();
+    assert_eq!(lines.len(), 1, "one line, not {text:?}");
+    for fragment in fragments {
+        assert!(lines[0].contains(fragment), "{text:?} does not say {fragment:?}");
+    }
+}
+
+/// All files below a folder with their content: to see that nothing has changed.
+pub(crate) fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let Ok(entries) = fs::read_dir(folder) else { return found };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.insert(path.clone(), Vec::new());
+            found.extend(contents(&path));
+        } else {
+            found.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+/// A port of 127.0.0.1 on which nobody listens, that no other test of this process got, and that the system does not give
+/// to outgoing connections.
+pub(crate) fn free_port() -> u16 {
+    static TAKEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    loop {
+        let port = fastrand::u16(10_000..30_000);
+        let fresh = TAKEN.lock().unwrap().get_or_insert_default().insert(port);
+        if fresh && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A cluster of real processes in a temporary folder. Dropping it kills them by their ids and deletes the folder.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) folder: TempDir,
+    pub(crate) members: String,
+    addresses: Vec<String>,
+    flags: Vec<String>,
+    running: Vec<Option<Child>>,
+}
+
+impl Cluster {
+    /// Three data members, running.
+    pub(crate) fn of_three() -> Self {
+        Self::start(&["data", "data", "data"], &[])
+    }
+
+    /// Members with these roles and additional flags, running. Ports that somebody else takes meanwhile are given up.
+    pub(crate) fn start(roles: &[&str], flags: &[&str]) -> Self {
+        for _ in 0..5 {
+            let mut cluster = Self::prepare(roles, flags);
+            if (0..roles.len()).all(|id| cluster.try_restart(id).is_ok()) {
+                return cluster;
+            }
+        }
+        panic!("no cluster starts");
+    }
+
+    /// The same, none of them running yet.
+    pub(crate) fn prepare(roles: &[&str], flags: &[&str]) -> Self {
+        let addresses: Vec<_> = roles.iter().map(|_| format!("127.0.0.1:{}", free_port())).collect();
+        let member = |(id, (address, role))| format!("{id}={address}:{role}");
+        let members: Vec<_> = addresses.iter().zip(roles).enumerate().map(member).collect();
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            members: members.join(","),
+            addresses,
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            running: roles.iter().map(|_| None).collect(),
+        }
+    }
+
+    /// How many members there are.
+    pub(crate) fn len(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// A member's data folder.
+    pub(crate) fn data(&self, id: usize) -> PathBuf {
+        self.folder.path().join(format!("data-{id}"))
+    }
+
+    /// A member's address.
+    pub(crate) fn address(&self, id: usize) -> &str {
+        &self.addresses[id]
+    }
+
+    /// The command that runs a member. It ends, and takes the folder with it, when its standard input ends: even a killed
+    /// test leaves nothing behind.
+    pub(crate) fn command(&self, id: usize) -> Command {
+        let mut command = kv();
+        command.args(["serve", "--json", "--id", &id.to_string(), "--members", &self.members]);
+        command.arg("--data").arg(self.data(id));
+        command.args(&self.flags);
+        command.stdin(Stdio::piped());
+        command
+    }
+
+    /// Starts a member again on what it left behind, and waits until it serves.
+    pub(crate) fn restart(&mut self, id: usize) {
+        if let Err(problem) = self.try_restart(id) {
+            panic!("member {id} does not start: {problem}");
+        }
+    }
+
+    /// The same; says what the member said if it ends instead.
+    pub(crate) fn try_restart(&mut self, id: usize) -> Result<(), String> {
+        let log = self.folder.path().join(format!("log-{id}"));
+        let log = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        let mut command = self.command(id);
+        command.arg("--exit-with-parent").arg(self.folder.path());
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the program starts");
+        let stdout = child.stdout.take().expect("piped");
+        let (served, serving) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if line.contains("\"serving\"") {
+                    let _ = served.send(());
+                }
+            }
+        });
+        self.running[id] = Some(child);
+        match serving.recv_timeout(LIMIT) {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                self.kill(id);
+                Err(self.log(id).lines().last().unwrap_or_default().to_owned())
+            }
+        }
+    }
+
+    /// What a member has logged.
+    pub(crate) fn log(&self, id: usize) -> String {
+        fs::read_to_string(self.folder.path().join(format!("log-{id}"))).unwrap_or_default()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self, id: usize) {
+        if let Some(mut child) = self.running[id].take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM; waits for the end.
+    pub(crate) fn terminate(&mut self, id: usize) -> ExitStatus {
+        self.signal(id, Signal::TERM);
+        wait(&mut self.running[id].take().expect("it runs"))
+    }
+
+    /// Waits for a member to end by itself.
+    pub(crate) fn ended(&mut self, id: usize) -> ExitStatus {
+        wait(&mut self.running[id].take().expect("it runs"))
+    }
+
+    /// SIGSTOP: it freezes where it is.
+    pub(crate) fn pause(&self, id: usize) {
+        self.signal(id, Signal::STOP);
+    }
+
+    /// SIGCONT: it goes on as if nothing had been.
+    pub(crate) fn resume(&self, id: usize) {
+        self.signal(id, Signal::CONT);
+    }
+
+    fn signal(&self, id: usize, signal: Signal) {
+        let child = self.running[id].as_ref().expect("it runs");
+        kill_process(Pid::from_child(child), signal).expect("it is our child");
+    }
+
+    /// A client that knows all addresses.
+    pub(crate) async fn client(&self) -> Client {
+        let mut builder = Client::builder("kv").transport(Arc::new(Tcp::new())).connect_timeout(LIMIT);
+        for address in &self.addresses {
+            builder = builder.address(address);
+        }
+        builder.deadline(LIMIT).connect().await.expect("a member answers")
+    }
+
+    /// `kv ARGUMENTS`, for this cluster.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        run(kv().args(arguments).env("KV_ADDRESS", self.addresses.join(",")))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for id in 0..self.len() {
+            self.kill(id);
+        }
+        if std::thread::panicking() {
+            for id in 0..self.len() {
+                let log = self.log(id);
+                let lines: Vec<_> = log.lines().collect();
+                eprintln!(
+                    "--- the last words of member {id}:\n{}",
+                    lines[lines.len().saturating_sub(40)..].join("\n")
+                );
+            }
+        }
+    }
+}
+
+/// Where the members that answer stand.
+pub(crate) async fn look(client: &Client) -> Vec<MemberStatus> {
+    client.cluster_status().await.into_iter().filter_map(|report| report.status.ok()).collect()
+}
+
+/// Waits until the status of the members that answer is as wished, and returns what `check` makes of it.
+pub(crate) async fn see<T>(client: &Client, what: &str, check: impl Fn(&[MemberStatus]) -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        let seen = look(client).await;
+        if let Some(found) = check(&seen) {
+            return found;
+        }
+        assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}; seen last: {seen:#?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The member that serves as primary.
+pub(crate) async fn primary(client: &Client) -> usize {
+    see(client, "a primary", serving).await
+}
+
+/// Waits for a primary other than `old`.
+pub(crate) async fn successor(client: &Client, old: usize) -> usize {
+    see(client, "another primary", |seen| serving(seen).filter(|id| *id != old)).await
+}
+
+fn serving(seen: &[MemberStatus]) -> Option<usize> {
+    let newest = seen.iter().map(|status| status.view).max()?;
+    let status = seen.iter().find(|status| status.state == "primary" && status.view == newest)?;
+    Some(status.id.get().into())
+}
+
+/// Waits until `members` (data members, all of them running) are level: one primary, the others follow it, and all have
+/// applied what was committed when this was called.
+pub(crate) async fn level(client: &Client, members: &[usize]) {
+    let goal = see(client, "a primary", |seen| {
+        seen.iter().find(|status| status.state == "primary").map(|status| status.commit)
+    })
+    .await;
+    see(client, "all level", |seen| {
+        let level = |id: &usize| {
+            let status = seen.iter().find(|status| status.id == member(*id))?;
+            let settled = matches!(status.state.as_str(), "primary" | "backup");
+            (settled && (status.applied >= goal || status.role == "witness")).then_some(())
+        };
+        members.iter().all(|id| level(id).is_some()).then_some(())
+    })
+    .await;
+}
+
+fn member(id: usize) -> MemberId {
+    MemberId::new(u8::try_from(id).expect("a small number"))
+}
+
+/// Reads everything back and compares it with what the writers were told.
+pub(crate) async fn verify(client: &Client, ledgers: &[Ledger]) -> Verdict {
+    let records = client.scan("").await.expect("it can be read back");
+    let store: BTreeMap<_, Record> = records.into_iter().collect();
+    let verdict = ledger::compare(ledgers, &store);
+    assert!(verdict.is_good(), "{verdict:#?}");
+    verdict
+}

@@ -1,0 +1,21 @@
+//! The built `kv` as real processes over real TCP: killed, paused, restarted, misconfigured, damaged.
+#![cfg(unix)]
+
+mod commands;
+mod config;
+mod crash;
+mod demo;
+mod disk;
+mod harness;
+mod pause;
+
+/// The demo's load and its comparison with the store are the tests' too.
+#[path = "../../src/demo/ledger.rs"]
+mod ledger;
+#[path = "../../src/demo/writers.rs"]
+mod writers;
+
+/// What the load's modules know of the program.
+#[path = "../../src/failure.rs"]
+#[expect(dead_code, reason = "the tests need no exit codes")]
+mod failure;

@@ -280,6 +280,12 @@ impl Replica {
         }
     }
 
+    /// The hashes of the committed ops above the first `count`.
+    #[cfg(test)]
+    fn committed_above(&self, count: usize) -> Vec<crate::ids::Hash> {
+        (count as u64 + 1..=self.commit.get()).map(|op| self.anchor(Op::new(op)).hash).collect()
+    }
+
     // -- what every part uses
 
     fn primary(&self) -> MemberId {

@@ -1,7 +1,7 @@
 //! A group of replicas, its disks and its network, all in plain values. Nothing happens unless a test says so.
 
 use crate::config::{Cluster, Options};
-use crate::ids::{Anchor, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq};
+use crate::ids::{Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq};
 use crate::message::{
     Entry, EntryMeta, Envelope, FormationStep, Message, Operation, Recovered, Request, Write,
 };
@@ -91,6 +91,10 @@ pub(super) struct Group {
     pub(super) cut: BTreeSet<(u8, u8)>,
     pub(super) sent: Vec<Envelope>,
     pub(super) now: Now,
+    /// The hash of every op that any member ever knew to be committed: op 1 first.
+    pub(super) committed: Vec<Hash>,
+    /// Reads that wait: what must at least be visible to them.
+    pub(super) reads: BTreeMap<(u8, u64), u64>,
     lives: u64,
 }
 
@@ -122,6 +126,8 @@ impl Group {
             cut: BTreeSet::new(),
             sent: Vec::new(),
             now,
+            committed: Vec::new(),
+            reads: BTreeMap::new(),
             lives: 0,
         };
         for id in 0..data + witnesses {
@@ -153,7 +159,14 @@ impl Group {
     /// Power off: what is not durable is gone, and so are its messages.
     pub(super) fn crash(&mut self, id: u8) {
         self.members[usize::from(id)].replica = None;
+        self.members[usize::from(id)].writing.clear();
         self.network.retain(|envelope| envelope.to != MemberId::new(id));
+    }
+
+    /// Asks for a linearizable read: it must see everything that any member knows to be committed now.
+    pub(super) fn read(&mut self, id: u8, ticket: u64) {
+        self.reads.insert((id, ticket), self.committed.len() as u64);
+        self.input(id, Input::Read { ticket });
     }
 
     pub(super) fn replica(&self, id: u8) -> &Replica {
@@ -232,9 +245,18 @@ impl Group {
                     let now = self.now;
                     let replica = member.replica.as_mut().expect("alive");
                     replica.handle(now, Input::Applied { op: commit.op });
+                    for op in replica.committed_above(self.committed.len()) {
+                        self.committed.push(op);
+                    }
+                    let index = usize::try_from(commit.op.get()).expect("small") - 1;
+                    assert_eq!(self.committed.get(index), Some(&commit.hash), "member {id}, {commit:?}");
                 }
                 Output::ReadReady { tickets, op } => {
-                    member.ready.extend(tickets.into_iter().map(|ticket| (ticket, op)));
+                    for ticket in tickets {
+                        let least = self.reads.remove(&(id, ticket)).unwrap_or(0);
+                        assert!(op.get() >= least, "read {ticket} at {op:?} misses acknowledged op {least}");
+                        member.ready.push((ticket, op));
+                    }
                 }
                 Output::ReadsRefused { tickets } => member.refused.extend(tickets),
                 Output::Standing(_) | Output::ProposalsAbandoned => {}
@@ -248,15 +270,26 @@ impl Group {
 
     /// Makes everything durable that was asked for, and tells the replica.
     pub(super) fn finish_writes(&mut self, id: u8) {
+        self.finish_some(id, usize::MAX);
+    }
+
+    /// Makes the first `count` writes durable, and tells the replica.
+    pub(super) fn finish_some(&mut self, id: u8, count: usize) {
+        if let Some(seq) = self.write_some(id, count) {
+            self.input(id, Input::Durable { seq });
+        }
+    }
+
+    /// Makes the first `count` writes durable, and tells nobody.
+    pub(super) fn write_some(&mut self, id: u8, count: usize) -> Option<WriteSeq> {
         let member = &mut self.members[usize::from(id)];
         let mut last = None;
-        while let Some((seq, write)) = member.writing.pop_front() {
+        for _ in 0..count.min(member.writing.len()) {
+            let (seq, write) = member.writing.pop_front()?;
             member.disk.write(write);
             last = Some(seq);
         }
-        if let Some(seq) = last {
-            self.input(id, Input::Durable { seq });
-        }
+        last
     }
 
     fn post(&mut self, envelope: Envelope) {

@@ -2,3 +2,4 @@
 
 mod group;
 mod rules;
+mod walk;

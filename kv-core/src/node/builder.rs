@@ -1,16 +1,35 @@
 //! How a node is described and started.
 
-use super::{Node, StartError};
-use crate::config::{Cluster, Options};
-use crate::ids::MemberId;
-use crate::storage::Storage;
-use kv_transport::Transport;
+use super::fence::Fence;
+use super::shared::{Parts, Shared};
+use super::status::role_name;
+use super::writer::StateOpener;
+use super::{Node, StartError, applier};
+use crate::config::{Cluster, ConfigError, Options, Role};
+use crate::ids::{Hash, MemberId};
+use crate::journal::{Identity, Journal, JournalOptions};
+use crate::kv::{self, State};
+use crate::message::{FormationStep, Recovered};
+use crate::replica::{Replica, ReplicaConfig};
+use crate::storage::{Directory, Storage};
+use crate::wire::{Expectation, Limits, MemberInfo};
+use kv_transport::{Listener, Transport, TransportError};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long an address may still be held by a node that was dropped a moment ago.
+const BIND_WITHIN: Duration = Duration::from_millis(100);
+/// Durable entries that stay in memory for peers: a witness is to be small.
+const CACHE_BYTES: usize = 8 << 20;
+const WITNESS_CACHE_BYTES: usize = 1 << 20;
 
 /// Collects what a node needs; [`start`](Self::start) starts it.
 #[derive(Clone, Debug)]
-#[must_use]
+#[must_use = "a builder does nothing before it is started"]
 pub struct NodeBuilder {
     cluster: Cluster,
     me: MemberId,
@@ -45,7 +64,7 @@ impl NodeBuilder {
         self
     }
 
-    /// The storage that keeps its data, in place of a directory.
+    /// The storage that keeps its data, in place of a directory. Nobody else may use it meanwhile.
     pub fn storage(mut self, storage: Arc<dyn Storage>) -> Self {
         self.disk = Some(Disk::Storage(storage));
         self
@@ -63,11 +82,216 @@ impl NodeBuilder {
         self
     }
 
-    /// Starts the member on the current tokio runtime. All checks come first: where one fails, nothing on disk has changed.
+    /// Starts the member on the current tokio runtime, with threads of its own for what waits for the disk. All checks come
+    /// first: where one fails, nothing on disk has changed.
+    ///
+    /// It returns as soon as the member runs; [`Node::wait_formed`] waits for the cluster.
     ///
     /// # Errors
     /// [`StartError`] says in one line what is wrong and what to do.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with its clock and I/O enabled.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up; nothing goes on running.
     pub async fn start(self) -> Result<Node, StartError> {
-        unimplemented!()
+        let Self { cluster, me, options, transport, disk, listen } = self;
+        let member = cluster.member(me).ok_or(ConfigError::NotAMember(me))?;
+        options.check()?;
+        let transport = transport.ok_or(StartError::NoTransport)?;
+        let disk = disk.ok_or(StartError::NoStorage)?;
+        let role = member.role;
+        let listener = bind(&*transport, listen.as_deref().unwrap_or(&member.address)).await?;
+
+        let span = tracing::info_span!("member", id = %me);
+        let fence = Arc::new(AtomicBool::new(false));
+        let opening = {
+            let (cluster, options, fence, span) =
+                (cluster.clone(), options.clone(), fence.clone(), span.clone());
+            move || span.in_scope(|| Opened::open(disk, &cluster, me, role, &options, fence))
+        };
+        let opened = match tokio::task::spawn_blocking(opening).await {
+            Ok(opened) => opened?,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+
+        let durable_op = opened.recovered.floor.op.advance(opened.recovered.entries.len() as u64);
+        let shared = Shared::new(Parts {
+            me,
+            role,
+            expectation: expectation(&cluster, me, &options),
+            cluster: cluster.clone(),
+            options: options.clone(),
+            transport,
+            span,
+            fence,
+            log: opened.journal.reader(),
+            durable_op,
+            seed: random(),
+        });
+        let applied = opened.recovered.checkpoint.op;
+        let config = ReplicaConfig { cluster, me, options, seed: random() };
+        let replica = Replica::new(config, opened.recovered, shared.clock.now());
+        if let Some(state) = opened.state {
+            applier::give_state(&shared, state);
+        }
+        Node::run(shared, replica, applied, opened.journal, opened.opener, listener)
+    }
+}
+
+/// What was on disk.
+struct Opened {
+    journal: Journal,
+    recovered: Recovered,
+    /// On a data member that has been formatted.
+    state: Option<State>,
+    /// On a data member that has not.
+    opener: Option<StateOpener>,
+}
+
+impl Opened {
+    /// Opens everything. Blocks.
+    fn open(
+        disk: Disk,
+        cluster: &Cluster,
+        me: MemberId,
+        role: Role,
+        options: &Options,
+        fence: Arc<AtomicBool>,
+    ) -> Result<Self, StartError> {
+        let storage: Arc<dyn Storage> = match disk {
+            Disk::Directory(path) => Directory::open(path)?,
+            Disk::Storage(storage) => storage,
+        };
+        let storage: Arc<dyn Storage> = Arc::new(Fence::new(storage, fence));
+        let identity = Identity {
+            cluster: cluster.id(),
+            cluster_name: cluster.name().to_owned(),
+            fingerprint: cluster.fingerprint(),
+            member: me,
+            pipeline: options.pipeline,
+        };
+        let cache_bytes = match role {
+            Role::Data => CACHE_BYTES,
+            Role::Witness => WITNESS_CACHE_BYTES,
+        };
+        let sizes = JournalOptions { segment_bytes: options.segment_bytes, cache_bytes };
+        let (journal, mut recovered) = Journal::open(storage.clone(), identity, sizes)?;
+        let limits = kv::Limits::from(options);
+        let (mut state, mut opener) = (None, None);
+        match role {
+            Role::Witness => {}
+            Role::Data if recovered.formation == FormationStep::Empty => {
+                opener = Some(StateOpener { storage, limits });
+            }
+            Role::Data => {
+                let opened = State::open(storage, limits)?;
+                let (found, recorded) = (opened.checkpoint(), recovered.checkpoint);
+                if found.op < recorded.op {
+                    return Err(StartError::StateLost { found: found.op, recorded: recorded.op });
+                }
+                recovered.checkpoint = found;
+                state = Some(opened);
+            }
+        }
+        Ok(Self { journal, recovered, state, opener })
+    }
+}
+
+/// Listens. The tasks of a node that was dropped a moment ago may hold the address for as long as they are not run.
+async fn bind(transport: &dyn Transport, address: &str) -> Result<Box<dyn Listener>, TransportError> {
+    let until = Instant::now() + BIND_WITHIN;
+    loop {
+        match transport.bind(address).await {
+            Err(TransportError::Bind { source, .. })
+                if source.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < until =>
+            {
+                sleep(Duration::from_millis(5)).await;
+            }
+            bound => return bound,
+        }
+    }
+}
+
+/// What callers are measured by.
+fn expectation(cluster: &Cluster, me: MemberId, options: &Options) -> Expectation {
+    let members = cluster.members().map(|member| MemberInfo {
+        id: member.id,
+        address: member.address.clone(),
+        role: role_name(member.role).to_owned(),
+    });
+    let small = |bytes: usize| u32::try_from(bytes).expect("checked by Options::check");
+    Expectation {
+        cluster: cluster.name().to_owned(),
+        me,
+        members: members.collect(),
+        fingerprint: fingerprint(cluster, options),
+        pipeline: options.pipeline,
+        limits: Limits {
+            max_key_bytes: small(options.max_key_bytes),
+            max_value_bytes: small(options.max_value_bytes),
+            session_window: small(options.session_window),
+            session_ttl: options.session_ttl,
+        },
+    }
+}
+
+/// A hash of all that must be equal on all members: the member list, and the limits that decide what a request does.
+fn fingerprint(cluster: &Cluster, options: &Options) -> Hash {
+    let text = format!(
+        "{:?} key {} value {} sessions {} ttl {:?} window {}",
+        cluster.fingerprint().get(),
+        options.max_key_bytes,
+        options.max_value_bytes,
+        options.max_sessions,
+        options.session_ttl,
+        options.session_window
+    );
+    Hash::of(text.as_bytes())
+}
+
+/// Randomness of the operating system's, without a dependency: each `RandomState` has keys of its own.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster() -> Cluster {
+        Cluster::builder("demo").member(0, "a:1").build().expect("it is valid")
+    }
+
+    #[test]
+    fn limits_that_decide_outcomes_are_part_of_the_fingerprint_and_others_are_not() {
+        let plain = fingerprint(&cluster(), &Options::default());
+        let with = |change: fn(&mut Options)| {
+            let mut options = Options::default();
+            change(&mut options);
+            fingerprint(&cluster(), &options)
+        };
+        assert_ne!(with(|options| options.max_value_bytes += 1), plain);
+        assert_ne!(with(|options| options.max_sessions += 1), plain);
+        assert_eq!(with(|options| options.checkpoint_bytes += 1), plain);
+        assert_eq!(with(|options| options.max_connections += 1), plain);
+    }
+
+    #[test]
+    fn seeds_differ() {
+        assert_ne!(random(), random());
+    }
+
+    #[tokio::test]
+    async fn a_builder_without_its_parts_says_what_is_missing() {
+        let told =
+            |builder: NodeBuilder| async { builder.start().await.expect_err("it cannot start").to_string() };
+        assert!(told(Node::builder(cluster(), 7)).await.contains("member 7 is not in the configuration"));
+        assert!(told(Node::builder(cluster(), 0)).await.contains("NodeBuilder::transport"));
+        let transport = Arc::new(kv_transport::Memory::new());
+        assert!(
+            told(Node::builder(cluster(), 0).transport(transport)).await.contains("NodeBuilder::data_dir")
+        );
     }
 }

@@ -1,10 +1,16 @@
 //! Why a node did not start, and why it stopped.
 
 use crate::config::ConfigError;
+use crate::engine::EngineError;
+use crate::ids::Op;
+use crate::journal::{OpenError, ReadError, WriteError};
 use crate::replica::Halt;
+use crate::storage::DirectoryError;
 use kv_transport::TransportError;
+use std::io;
+use std::sync::Arc;
 
-/// Why a node did not start.
+/// Why a node did not start. Where it is a refusal, nothing on disk has changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -20,9 +26,29 @@ pub enum StartError {
     /// The address cannot be listened on.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The data directory cannot be used, or another process uses it.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The journal refuses the directory: it is foreign, newer or damaged, or the disk failed.
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+    /// The state refuses the directory, or the disk failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The state file is older than what the member's superblock says of it.
+    #[error(
+        "the state file is at op {found}, but it was at op {recorded} before: it was lost or replaced by an old copy. \
+         Restore the whole directory, or replace the member by a new one with an id of its own"
+    )]
+    StateLost {
+        /// Where the state is.
+        found: Op,
+        /// Where it was.
+        recorded: Op,
+    },
     /// The system gave no thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[source] std::io::Error),
+    #[error("cannot start a thread: {0}: raise the limit on processes or free memory")]
+    Thread(#[source] io::Error),
 }
 
 /// Why a node stopped.
@@ -38,13 +64,48 @@ pub enum StopReason {
     /// The protocol stopped it.
     #[error(transparent)]
     Halted(Halt),
+    /// The journal could not be written. What it acknowledged before is safe; start the node again once the disk is good.
+    #[error("the journal failed: {0}")]
+    Journal(Arc<WriteError>),
+    /// A committed entry could not be read back. Start the node again: it repairs the entry from a peer.
+    #[error("the journal cannot be read: {0}")]
+    Log(Arc<ReadError>),
+    /// A committed entry is not in the journal: a bug.
+    #[error("the committed entry {op} is not in the journal: please report this")]
+    Missing {
+        /// Its op.
+        op: Op,
+    },
+    /// The state could not be read, changed or made durable.
+    #[error("the state failed: {0}")]
+    Engine(#[from] EngineError),
+    /// The system gave no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(Arc<io::Error>),
+    /// A bug.
+    #[error("{part} panicked: please report this with the panic's text")]
+    Panicked {
+        /// What.
+        part: &'static str,
+    },
+}
+
+impl StopReason {
+    /// Whether someone wanted it to stop.
+    #[must_use]
+    pub const fn is_wanted(&self) -> bool {
+        matches!(self, Self::Shutdown | Self::Dropped)
+    }
 }
 
 /// Why a handover did not happen.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandoverError {
-    /// No other member took the role in time: too few of them are up and level.
+    /// There is no other member that could be primary.
+    #[error("no other member holds data: nobody can take the primary role")]
+    NoOther,
+    /// No other member took the role in time.
     #[error("no other member took the primary role in time: too few are up and level with this one")]
     TimedOut,
     /// The node has stopped.

@@ -1,19 +1,93 @@
 //! The server: one member of a cluster, running on tokio.
+//!
+//! # How it is built
+//! ```text
+//!  peers ──▶ accept ─▶ incoming ─┐                      ┌─▶ lanes ─▶ link ──▶ peers
+//!                                ▼                      │
+//!  clients ▶ accept ▶ connection ▶ inbox ─▶ driver (owns the replica) ─▶ writes ─▶ journal thread
+//!              ▲          │        ▲ ▲ ▲        │                                        │
+//!              └─ reply ◀─┼────────┼─┼─┴────────┼──────────── durable ◀──────────────────┘
+//!                   ▲     │        │ │          └─▶ plan ─▶ applier thread (owns the state) ─▶ checkpoint thread
+//!                   │     │        │ └───────────── applied ◀─────┘   │
+//!                   ├─────┼────────┼──────────── waiters ◀────────────┘
+//!                   └── reads ◀────┴─── pool (threads that may wait for the disk)
+//! ```
+//! - The *driver* is one task. It owns the [`Replica`], takes all that has happened from the inbox at once, and carries out
+//!   what the replica says. It never waits for disk or network.
+//! - The *journal thread* makes writes durable, all that wait with one sync, and reports the last.
+//! - The *applier thread* applies committed entries in order and answers those who wait. It begins checkpoints, each on a
+//!   thread of its own. A witness has neither.
+//! - The *pool* reads what may have to come from the disk: the state for clients, old entries for peers.
+//! - Each member sends on the connections that it opened, one per peer and lane, and receives on those that it accepted.
+//! - Every queue is bounded: messages by bytes (a full queue to a peer drops, one from a peer makes it wait), calls by
+//!   number and bytes over all connections (`Overloaded` beyond).
 
+mod accept;
+mod applier;
 mod builder;
+mod clock;
+mod connection;
+mod driver;
 mod error;
+mod fence;
+mod inbox;
+mod incoming;
+mod lanes;
+mod link;
+mod pool;
+mod reads;
+mod reply;
+mod shared;
+mod status;
+mod stop;
+mod sync;
+mod tasks;
+mod waiters;
+mod writer;
 
 pub use builder::NodeBuilder;
 pub use error::{HandoverError, StartError, StopReason};
 
-use crate::config::Cluster;
-use crate::ids::MemberId;
+use crate::client::Client;
+use crate::config::{Cluster, Role};
+use crate::ids::{MemberId, Op};
+use crate::journal::Journal;
 use crate::message::MemberStatus;
+use crate::replica::{Replica, Status};
+use accept::Door;
+use driver::Driver;
+use kv_transport::{Connection, Lane, Listener, Peer};
+use link::Link;
+use shared::Shared;
+use std::sync::Arc;
+use std::time::Duration;
+use stop::Threads;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use writer::StateOpener;
 
-/// A running member. Dropping it stops the member at once, as `kill -9` would; [`shutdown`](Self::shutdown) stops it gracefully.
+/// How long [`Node::handover`] waits for another member to serve.
+const HANDOVER_WITHIN: Duration = Duration::from_secs(5);
+/// How long [`Node::shutdown`] waits for that.
+const LAST_HANDOVER_WITHIN: Duration = Duration::from_secs(1);
+/// When the replica is asked again.
+const HANDOVER_AGAIN: Duration = Duration::from_millis(250);
+/// How long the last answers to clients may take.
+const DRAIN_WITHIN: Duration = Duration::from_millis(250);
+/// Bytes in each direction between an in-process client and its member.
+const DUPLEX_BYTES: usize = 256 << 10;
+
+/// A running member of a cluster.
+///
+/// Dropping it stops the member at once, as `kill -9` would: what was acknowledged is safe, what was not has an unknown
+/// fate. Its threads have ended when the drop returns. [`shutdown`](Self::shutdown) stops it so that no client notices.
 #[derive(Debug)]
 pub struct Node {
-    me: MemberId,
+    shared: Arc<Shared>,
+    door: Arc<Door>,
+    threads: Arc<Threads>,
+    stopped: watch::Receiver<Option<StopReason>>,
+    address: String,
 }
 
 impl Node {
@@ -22,48 +96,212 @@ impl Node {
         NodeBuilder::new(cluster, MemberId::new(id))
     }
 
+    /// Starts threads and tasks around what has been opened.
+    fn run(
+        shared: Arc<Shared>,
+        replica: Replica,
+        applied: Op,
+        journal: Journal,
+        opener: Option<StateOpener>,
+        listener: Box<dyn Listener>,
+    ) -> Result<Self, StartError> {
+        let threads = Arc::new(Threads::default());
+        if let Err(error) = start_threads(&shared, &threads, journal, opener) {
+            threads.end(&shared);
+            return Err(StartError::Thread(error));
+        }
+        let address = listener.local_address();
+        tracing::info!(parent: &shared.span, address, role = status::role_name(shared.role), "started");
+        let door = Door::new(shared.clone());
+        shared.tasks.spawn(door.clone().run(listener));
+        for (peer, lane, queue) in shared.lanes.all() {
+            shared.tasks.spawn(Link::new(shared.clone(), peer, lane, queue).run());
+        }
+        shared.tasks.spawn(Driver::new(shared.clone(), replica, applied).run());
+        let stopped = stop::supervise(shared.clone(), threads.clone());
+        Ok(Self { shared, door, threads, stopped, address })
+    }
+
     /// Its id.
     #[must_use]
-    pub const fn id(&self) -> MemberId {
-        self.me
+    pub fn id(&self) -> MemberId {
+        self.shared.me
     }
 
     /// The address that it listens on, with the port that was taken.
     #[must_use]
     pub fn local_address(&self) -> &str {
-        unimplemented!()
+        &self.address
     }
 
-    /// Where it stands. Never blocks.
+    /// Where it stands. Never blocks; the numbers may be a few milliseconds old.
     #[must_use]
     pub fn status(&self) -> MemberStatus {
-        unimplemented!()
+        status::status(&self.shared)
+    }
+
+    /// A client of the cluster. It reaches this member inside the process and the others through the transport, and works
+    /// whichever of them is primary. All clients of one node are separate clients, each with a session of its own.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        let door = Arc::downgrade(&self.door);
+        let connect = move || {
+            let (near, far) = tokio::io::duplex(DUPLEX_BYTES);
+            if let Some(door) = door.upgrade() {
+                door.let_in(in_process(far));
+            }
+            in_process(near)
+        };
+        let expectation = &self.shared.expectation;
+        Client::builder(self.shared.cluster.name())
+            .transport(self.shared.transport.clone())
+            .name(format!("member {}", self.shared.me))
+            .local_member(self.shared.me, connect)
+            .start(expectation.members.clone(), expectation.limits)
     }
 
     /// Waits until the cluster has formed and this member knows of a serving primary.
     ///
     /// # Errors
     /// Why the member stopped, if it stops before.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub async fn wait_formed(&self) -> Result<(), StopReason> {
-        unimplemented!()
+        let mut standing = self.shared.board.watch();
+        let formed = standing.wait_for(|standing| {
+            standing.is_some_and(|it| it.status == Status::Normal && it.primary.is_some())
+        });
+        tokio::select! {
+            biased;
+            reason = self.stopping() => Err(reason),
+            _ = formed => Ok(()),
+        }
     }
 
-    /// Gives the primary role to another member, and returns when another serves. Does nothing on a member that is not primary.
+    /// Gives the primary role to another member, and returns when another serves. Does nothing on a member that is not
+    /// primary.
     ///
     /// # Errors
-    /// If no other member took the role in time.
+    /// If no other member took the role within five seconds.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave the handover going on.
     pub async fn handover(&self) -> Result<(), HandoverError> {
-        unimplemented!()
+        tokio::select! {
+            biased;
+            reason = self.stopping() => Err(HandoverError::Stopped(reason)),
+            handed = self.hand_over(HANDOVER_WITHIN) => handed,
+        }
     }
 
-    /// Stops the member: gives the primary role away first, then ends all tasks and threads and releases the port and the
-    /// directory. May be called again; later calls wait for the first.
+    async fn hand_over(&self, within: Duration) -> Result<(), HandoverError> {
+        let me = self.shared.me;
+        let mut standing = self.shared.board.watch();
+        if self.shared.board.primary() != Some(me) {
+            return Ok(());
+        }
+        if !self.shared.cluster.peers(me).any(|peer| peer.role == Role::Data) {
+            return Err(HandoverError::NoOther);
+        }
+        let handed = async {
+            loop {
+                if self.shared.board.primary() == Some(me) {
+                    self.shared.inbox.handover();
+                }
+                let other = standing.wait_for(|standing| {
+                    standing.and_then(|it| it.primary).is_some_and(|primary| primary != me)
+                });
+                // An error would say that the node is gone; then so is the primary.
+                if timeout(HANDOVER_AGAIN, other).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        timeout(within, handed).await.map_err(|_| HandoverError::TimedOut)
+    }
+
+    /// Stops the member: gives the primary role away first, answers what clients have asked, then ends all tasks and threads
+    /// and releases the port and the directory. May be called again; later calls wait for the first.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave the member running, or stopping.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        tokio::select! {
+            biased;
+            _ = self.stopping() => {}
+            () = self.wind_down() => self.shared.stop(StopReason::Shutdown),
+        }
+        self.stopped().await;
     }
 
-    /// Waits until the member has stopped, however that came about, and says why.
+    async fn wind_down(&self) {
+        if let Err(error) = self.hand_over(LAST_HANDOVER_WITHIN).await {
+            tracing::info!(parent: &self.shared.span, %error, "shutting down as primary");
+        }
+        self.shared.closing.send_replace(true);
+        // Clients that do not take their answers in time are not waited for.
+        let _ = timeout(DRAIN_WITHIN, self.door.no_clients()).await;
+    }
+
+    /// Waits until the member has stopped, however that came about, and says why. Its port and its directory are free then.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub async fn stopped(&self) -> StopReason {
-        unimplemented!()
+        let mut stopped = self.stopped.clone();
+        match stopped.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or(StopReason::Dropped),
+            // The runtime that the member ran on is gone.
+            Err(_) => StopReason::Dropped,
+        }
+    }
+
+    /// Waits until the member begins to stop.
+    async fn stopping(&self) -> StopReason {
+        let mut stop = self.shared.stop.subscribe();
+        match stop.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or(StopReason::Dropped),
+            Err(_) => StopReason::Dropped,
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.shared.stop(StopReason::Dropped);
+        self.threads.end(&self.shared);
+        stop::wait_for_tasks(&self.stopped);
+    }
+}
+
+fn start_threads(
+    shared: &Arc<Shared>,
+    threads: &Threads,
+    journal: Journal,
+    opener: Option<StateOpener>,
+) -> std::io::Result<()> {
+    threads.start(shared, "kv-journal", move |shared| writer::run(journal, shared, opener))?;
+    if shared.role == Role::Data {
+        threads.start(shared, "kv-applier", applier::run)?;
+    }
+    for _ in 0..pool::THREADS {
+        threads.start(shared, "kv-reader", |shared| shared.pool.work())?;
+    }
+    Ok(())
+}
+
+/// One end of a connection that never leaves the process.
+fn in_process(stream: tokio::io::DuplexStream) -> Connection {
+    let (reader, writer) = tokio::io::split(stream);
+    Connection {
+        lane: Lane::Client,
+        peer: Peer::Unauthenticated,
+        remote: "this process".to_owned(),
+        reader: Box::new(reader),
+        writer: Box::new(writer),
     }
 }

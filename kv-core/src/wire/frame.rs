@@ -26,6 +26,8 @@ pub enum Kind {
     Client,
     /// [`ServerMessage`]: to a client.
     Server,
+    /// Nothing but a sign of life, against the direction of a connection that carries messages between members.
+    Alive,
 }
 
 impl Kind {
@@ -36,6 +38,7 @@ impl Kind {
             Self::Message => 3,
             Self::Client => 4,
             Self::Server => 5,
+            Self::Alive => 6,
         }
     }
 
@@ -46,6 +49,7 @@ impl Kind {
             Self::Hello => MAX_HELLO,
             Self::HelloReply => MAX_HELLO_REPLY,
             Self::Message | Self::Client | Self::Server => max_frame,
+            Self::Alive => 0,
         }
     }
 }

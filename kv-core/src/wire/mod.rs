@@ -89,6 +89,12 @@ pub fn decode_server_message(frame: Bytes) -> Result<ServerMessage, WireError> {
     Frame::parse(frame, Kind::Server, DEFAULT_MAX_FRAME)?.server_message()
 }
 
+/// A complete frame that says nothing but that this end is alive.
+#[must_use]
+pub fn encode_alive() -> Bytes {
+    frame::encode(Kind::Alive, &())
+}
+
 /// A complete frame with this hello.
 #[must_use]
 pub fn encode_hello(hello: &Hello) -> Bytes {

@@ -199,6 +199,7 @@ fn decode(kind: Kind, bytes: Bytes) -> Result<(), WireError> {
         Kind::Message => frame.message().map(drop),
         Kind::Client => frame.client_message().map(drop),
         Kind::Server => frame.server_message().map(drop),
+        Kind::Alive => Ok(()),
     }
 }
 
@@ -280,6 +281,15 @@ fn every_truncation_and_every_trailing_byte_is_refused() {
         assert!(decode(kind, sealed(kind, &longer)).is_err(), "a trailing byte in {kind:?}");
         assert!(decode(kind, sealed(kind, &body[..body.len() - 1])).is_err(), "a missing byte in {kind:?}");
     }
+}
+
+#[test]
+fn a_sign_of_life_has_no_body() {
+    assert_eq!(encode_alive().len(), HEADER_BYTES);
+    decode(Kind::Alive, encode_alive()).unwrap();
+    let error = decode(Kind::Alive, sealed(Kind::Alive, &[0])).unwrap_err();
+    assert!(matches!(error, WireError::TooLong { len: 1, max: 0, .. }), "{error}");
+    decode(Kind::Message, encode_alive()).unwrap_err();
 }
 
 #[test]

@@ -1,0 +1,198 @@
+//! Accepts connections and hears their hello.
+
+use super::shared::Shared;
+use super::sync::lock;
+use super::{connection, incoming};
+use crate::config::Options;
+use crate::wire::{
+    self, Caller, DEFAULT_MAX_FRAME, FrameReader, FrameWriter, Hello, HelloReply, Refusal, Welcome, WireError,
+};
+use kv_transport::{Connection, Lane, Listener, Peer, Reader, TransportError, Writer};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+/// How long a caller may take to say hello, and to take the answer.
+const HELLO_WITHIN: Duration = Duration::from_secs(3);
+/// Callers that have not said hello yet: members and clients each, so that a flood of clients keeps no member out.
+const HALF_OPEN: usize = 256;
+/// The pause after a failure to accept.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How many connections there are.
+#[derive(Debug, Default)]
+struct Counts {
+    half_open_members: Arc<AtomicUsize>,
+    half_open_clients: Arc<AtomicUsize>,
+    /// The last refusal of a member, so that one that keeps coming is told of once.
+    told: Mutex<String>,
+}
+
+/// One connection of those that are counted.
+#[derive(Debug)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn one(count: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        let counted = Self(count.clone());
+        (count.fetch_add(1, Ordering::Relaxed) < limit).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One client's connection, of those that are counted.
+#[derive(Debug)]
+struct Client(Arc<watch::Sender<usize>>);
+
+impl Client {
+    fn one(count: &Arc<watch::Sender<usize>>, limit: usize) -> Option<Self> {
+        count.send_modify(|count| *count += 1);
+        let client = Self(count.clone());
+        (*count.borrow() <= limit).then_some(client)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Lets callers in.
+#[derive(Debug)]
+pub(super) struct Door {
+    shared: Arc<Shared>,
+    counts: Counts,
+    clients: Arc<watch::Sender<usize>>,
+}
+
+impl Door {
+    pub(super) fn new(shared: Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self { shared, counts: Counts::default(), clients: Arc::new(watch::Sender::new(0)) })
+    }
+
+    /// Waits until no client is connected.
+    pub(super) async fn no_clients(&self) {
+        // An error would say that the door is gone, and with it its clients.
+        let _ = self.clients.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    /// Accepts until the listener is closed.
+    pub(super) async fn run(self: Arc<Self>, mut listener: Box<dyn Listener>) {
+        let _guard = self.shared.guard("the listener");
+        loop {
+            match listener.accept().await {
+                Ok(connection) => self.let_in(connection),
+                Err(TransportError::Closed) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Hears a caller, on a task of its own.
+    pub(super) fn let_in(self: &Arc<Self>, connection: Connection) {
+        let count = match connection.lane {
+            Lane::Client => &self.counts.half_open_clients,
+            Lane::Control | Lane::Log | Lane::Bulk => &self.counts.half_open_members,
+        };
+        let Some(half_open) = Counted::one(count, HALF_OPEN) else {
+            tracing::debug!(remote = connection.remote, "closed: too many callers have not said hello");
+            return;
+        };
+        let door = self.clone();
+        self.shared.tasks.spawn(async move { door.hear(connection, half_open).await });
+    }
+
+    async fn hear(&self, connection: Connection, half_open: Counted) {
+        let Connection { lane, peer, remote, reader, writer, .. } = connection;
+        let mut reader = FrameReader::new(reader, 0);
+        let mut writer = FrameWriter::new(writer);
+        let heard = match timeout(HELLO_WITHIN, reader.read_hello()).await {
+            Ok(heard) => heard,
+            Err(_) => return tracing::debug!(remote, "closed: no hello came"),
+        };
+        let (hello, answer) = match heard {
+            Ok(hello) => {
+                let answer = self.judge(&hello, lane, &peer);
+                (Some(hello), answer)
+            }
+            Err(WireError::Version { theirs, .. }) => {
+                (None, Err(Refusal::Version { me: self.shared.me, theirs }))
+            }
+            Err(error) => return tracing::debug!(remote, %error, "closed: not a hello"),
+        };
+        let (reply, admitted) = match answer {
+            Ok((welcome, client)) => (HelloReply::Ok(welcome), Some(client)),
+            Err(refusal) => {
+                self.tell(lane, &remote, &refusal);
+                (HelloReply::from(&refusal), None)
+            }
+        };
+        writer.push(wire::encode_hello_reply(&reply));
+        let told = timeout(HELLO_WITHIN, writer.flush()).await;
+        drop(half_open);
+        if let (Some(hello), Some(_client), Ok(Ok(()))) = (hello, admitted, told) {
+            self.serve(hello, lane, reader, writer).await;
+        }
+    }
+
+    fn judge(&self, hello: &Hello, lane: Lane, peer: &Peer) -> Result<(Welcome, Option<Client>), Refusal> {
+        let me = self.shared.me;
+        let welcome = self.shared.expectation.judge(hello, lane, peer)?;
+        if *self.shared.closing.borrow() {
+            return Err(Refusal::ShuttingDown { me });
+        }
+        if lane != Lane::Client {
+            return Ok((welcome, None));
+        }
+        let most = self.shared.options.max_connections;
+        let client = Client::one(&self.clients, most).ok_or(Refusal::TooManyConnections { me })?;
+        Ok((welcome, Some(client)))
+    }
+
+    async fn serve(
+        &self,
+        hello: Hello,
+        lane: Lane,
+        mut reader: FrameReader<Reader>,
+        writer: FrameWriter<Writer>,
+    ) {
+        match hello.caller {
+            Caller::Member { id, .. } => {
+                reader.set_max_frame(DEFAULT_MAX_FRAME);
+                incoming::serve(&self.shared, id, lane, reader, writer).await;
+            }
+            Caller::Client { name } => {
+                reader.set_max_frame(max_request(&self.shared.options));
+                connection::serve(&self.shared, &name, reader, writer).await;
+            }
+        }
+    }
+
+    /// Tells why someone was refused; of members loudly, since it is a mistake in a configuration, but once.
+    fn tell(&self, lane: Lane, remote: &str, refusal: &Refusal) {
+        let text = refusal.to_string();
+        let mut told = lock(&self.counts.told);
+        if lane == Lane::Client || *told == text {
+            tracing::debug!(remote, %refusal, "refused");
+        } else {
+            tracing::warn!(remote, %refusal, "refused a member");
+            *told = text;
+        }
+    }
+}
+
+/// The longest frame that a client may send: the largest put, guarded by the largest value.
+fn max_request(options: &Options) -> usize {
+    options.max_key_bytes * 2 + options.max_value_bytes * 2 + (4 << 10)
+}

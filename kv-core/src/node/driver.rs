@@ -1,0 +1,261 @@
+//! The driver: one task owns the replica, tells it what happened, and carries out what it says.
+
+use super::StopReason;
+use super::inbox::{Batch, Call};
+use super::lanes::Entries;
+use super::reads::Reads;
+use super::shared::Shared;
+use super::status::Reporter;
+use crate::config::Role;
+use crate::ids::{Instant, MemberId, Op, WriteSeq};
+use crate::message::{Answer, Message, Write};
+use crate::replica::{Input, Output, Replica};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout_at;
+
+/// With this many times the pipeline committed and not yet applied, clients' calls wait.
+const MAX_LAG: u64 = 4;
+/// Calls are turned away when nothing has been applied for this long though there was something to apply.
+const SLOW_APPLY: Duration = Duration::from_secs(1);
+/// The primary role is given away when nothing has been applied for this long.
+const STUCK_APPLY: Duration = Duration::from_secs(3);
+/// How often the status tells how far the peers are.
+const PEERS_EVERY: Duration = Duration::from_millis(20);
+
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    replica: Replica,
+    reads: Reads,
+    reporter: Reporter,
+    /// For the journal thread, at the end of the batch.
+    writes: Vec<(WriteSeq, Write)>,
+    commit: Op,
+    applied: Op,
+    /// When something was last applied, or there was nothing to apply.
+    applying_since: Instant,
+    peers_told: Instant,
+    halted: bool,
+}
+
+impl Driver {
+    pub(super) fn new(shared: Arc<Shared>, replica: Replica, applied: Op) -> Self {
+        Self {
+            shared,
+            replica,
+            reads: Reads::default(),
+            reporter: Reporter::new(),
+            writes: Vec::new(),
+            commit: applied,
+            applied,
+            applying_since: Instant::ZERO,
+            peers_told: Instant::ZERO,
+            halted: false,
+        }
+    }
+
+    /// Runs until the replica halts.
+    pub(super) async fn run(mut self) {
+        let shared = self.shared.clone();
+        let _guard = shared.guard("the driver");
+        self.carry_out();
+        while !self.halted {
+            let batch = shared.inbox.take(shared.writes.look(|writes| writes.has_room()), self.takes_calls());
+            if batch.is_empty() {
+                self.wait().await;
+            } else {
+                self.process(batch);
+                // Others on this thread have their turn, however much there is to do.
+                tokio::task::yield_now().await;
+            }
+            self.on_time();
+            self.finish_batch();
+        }
+    }
+
+    /// Waits for something to happen, or for the replica's time to come.
+    async fn wait(&self) {
+        let arrived = self.shared.inbox.arrived();
+        match self.replica.poll_timeout().and_then(|at| self.shared.clock.timer(at)) {
+            // Both outcomes are looked at by the caller.
+            Some(at) => drop(timeout_at(at, arrived).await),
+            None => arrived.await,
+        }
+    }
+
+    /// Tells the replica one thing, and does what it says.
+    fn step(&mut self, input: Input) {
+        if !self.halted {
+            self.replica.handle(self.shared.clock.now(), input);
+            self.carry_out();
+        }
+    }
+
+    fn on_time(&mut self) {
+        let now = self.shared.clock.monotonic();
+        if self.replica.poll_timeout().is_some_and(|at| at <= now) {
+            self.step(Input::Timeout);
+        }
+        if self.commit <= self.applied {
+            self.applying_since = now;
+        } else if now.since(self.applying_since) > STUCK_APPLY && self.replica.is_serving() {
+            // Heartbeats alone would keep a primary that serves nobody in office.
+            tracing::warn!(commit = %self.commit, applied = %self.applied, "applying is stuck: handing over");
+            self.applying_since = now;
+            self.step(Input::Handover);
+        }
+    }
+
+    /// Control first: it decides who is primary, and must not wait behind data.
+    fn process(&mut self, batch: Batch) {
+        for (from, message) in batch.control {
+            self.on_message(from, message);
+        }
+        for peer in batch.lost {
+            self.step(Input::PeerLost { peer });
+        }
+        if let Some(seq) = batch.durable {
+            self.step(Input::Durable { seq });
+        }
+        if let Some(op) = batch.applied {
+            self.on_applied(op);
+        }
+        if let Some(checkpoint) = batch.checkpoint {
+            self.step(Input::Checkpointed { checkpoint });
+        }
+        if batch.handover {
+            self.step(Input::Handover);
+        }
+        for (from, message) in batch.data {
+            self.on_message(from, message);
+        }
+        self.on_calls(batch.calls);
+    }
+
+    fn on_message(&mut self, from: MemberId, message: Message) {
+        self.step(Input::Message { from, message });
+    }
+
+    fn on_applied(&mut self, op: Op) {
+        self.applied = op;
+        self.applying_since = self.shared.clock.monotonic();
+        self.step(Input::Applied { op });
+        self.reads.applied(op, &self.shared);
+    }
+
+    /// Hands the journal its writes, and tells the status.
+    fn finish_batch(&mut self) {
+        if !self.writes.is_empty() {
+            let writes = &mut self.writes;
+            self.shared.writes.change_one(|waiting| waiting.extend(writes));
+        }
+        self.reporter.numbers(&self.replica, self.applied, &self.shared);
+        let now = self.shared.clock.monotonic();
+        if now.since(self.peers_told) >= PEERS_EVERY {
+            self.peers_told = now;
+            Reporter::peers(&self.replica, &self.shared);
+        }
+    }
+
+    /// Whether clients' calls are looked at now; until then they wait in the inbox.
+    fn takes_calls(&self) -> bool {
+        let lag = self.commit.distance_from(self.applied);
+        lag <= MAX_LAG * u64::from(self.shared.options.pipeline)
+            || self.is_slow()
+            || !self.replica.is_serving()
+    }
+
+    fn is_slow(&self) -> bool {
+        self.commit > self.applied && self.shared.clock.monotonic().since(self.applying_since) > SLOW_APPLY
+    }
+
+    fn on_calls(&mut self, calls: VecDeque<Call>) {
+        if calls.is_empty() {
+            return;
+        }
+        let refusal = if !self.replica.is_serving() || *self.shared.closing.borrow() {
+            Some(self.not_primary())
+        } else if self.is_slow() {
+            Some(Answer::Overloaded)
+        } else {
+            None
+        };
+        let mut requests = Vec::new();
+        let mut reads = Vec::new();
+        let mut room = self.replica.proposal_room();
+        for call in calls {
+            match (call, &refusal) {
+                (Call::Write { reply, .. } | Call::Read { reply, .. }, Some(refusal)) => {
+                    reply.send(refusal.clone())
+                }
+                (Call::Read { query, reply }, None) => reads.push(self.reads.add(query, reply)),
+                (Call::Write { reply, .. }, None) if room == 0 => reply.send(Answer::Overloaded),
+                (Call::Write { key, request, reply }, None) => {
+                    // One that is under way already has somebody more to wait for it.
+                    if self.shared.waiters.join(key, reply) {
+                        room = room.saturating_sub(request.len());
+                        requests.push(request);
+                    }
+                }
+            }
+        }
+        if !requests.is_empty() {
+            self.step(Input::Propose { requests });
+        }
+        for ticket in reads {
+            self.step(Input::Read { ticket });
+        }
+    }
+
+    fn not_primary(&self) -> Answer {
+        let hint = self.replica.standing().primary.filter(|primary| *primary != self.shared.me);
+        Answer::NotPrimary { hint }
+    }
+
+    /// Does everything that the replica says.
+    fn carry_out(&mut self) {
+        while let Some(output) = self.replica.poll_output() {
+            self.on_output(output);
+        }
+    }
+
+    fn on_output(&mut self, output: Output) {
+        let shared = &self.shared;
+        match output {
+            Output::Write { seq, write } => {
+                if let Some(log) = shared.log() {
+                    log.stage(&write);
+                }
+                self.writes.push((seq, write));
+            }
+            Output::Send { to, message } => {
+                self.reporter.sending(&message, shared.clock.monotonic());
+                shared.lanes.send(to, message);
+            }
+            Output::SendEntries { to, from, through, wrap } => {
+                shared.lanes.send_entries(to, Entries { from, through, wrap });
+            }
+            Output::Commit { commit } => {
+                self.commit = self.commit.max(commit.op);
+                match shared.role {
+                    Role::Data => shared.plan.change_one(|plan| plan.commit(commit.op)),
+                    // A witness has nothing to apply to.
+                    Role::Witness => shared.inbox.applied(commit.op),
+                }
+            }
+            Output::ReadReady { tickets, op } => self.reads.confirmed(&tickets, op, self.applied, shared),
+            Output::ReadsRefused { tickets } => {
+                let answer = self.not_primary();
+                self.reads.refused(&tickets, &answer);
+            }
+            Output::Standing(standing) => self.reporter.standing(standing, shared, shared.clock.monotonic()),
+            Output::ProposalsAbandoned => shared.waiters.abandon(),
+            Output::Halt(halt) => {
+                tracing::error!(%halt, "this member stops");
+                self.halted = true;
+                shared.stop(StopReason::Halted(halt));
+            }
+        }
+    }
+}

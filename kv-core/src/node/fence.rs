@@ -1,0 +1,94 @@
+//! A disk that a stopped node cannot reach any more: whatever still runs when the node is dropped ends at its next access,
+//! as `kill -9` would have ended it.
+
+use crate::storage::{File, Storage};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct Fence {
+    inner: Arc<dyn Storage>,
+    closed: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct FencedFile {
+    inner: Arc<dyn File>,
+    closed: Arc<AtomicBool>,
+}
+
+fn open(closed: &AtomicBool) -> io::Result<()> {
+    if closed.load(Ordering::Relaxed) { Err(io::Error::other("the node has stopped")) } else { Ok(()) }
+}
+
+impl Fence {
+    /// `inner`, until `closed` is set.
+    pub(super) fn new(inner: Arc<dyn Storage>, closed: Arc<AtomicBool>) -> Self {
+        Self { inner, closed }
+    }
+
+    fn file(&self, file: io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(FencedFile { inner: file?, closed: self.closed.clone() }))
+    }
+}
+
+impl Storage for Fence {
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        open(&self.closed)?;
+        self.file(self.inner.open(name))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        open(&self.closed)?;
+        self.file(self.inner.create(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        open(&self.closed)?;
+        self.inner.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        open(&self.closed)?;
+        self.inner.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        open(&self.closed)?;
+        self.inner.list()
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        open(&self.closed)?;
+        self.inner.sync_directory()
+    }
+}
+
+impl File for FencedFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        open(&self.closed)?;
+        self.inner.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        open(&self.closed)?;
+        self.inner.write_at(data, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        open(&self.closed)?;
+        self.inner.sync()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        open(&self.closed)?;
+        self.inner.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        open(&self.closed)?;
+        self.inner.set_len(len)
+    }
+}

@@ -1,0 +1,211 @@
+//! What has happened since the driver last looked. Everyone pushes, the driver takes all of it at once.
+//!
+//! Bounded: messages by their bytes (their readers wait for room, and so do the peers behind them), calls by the node's
+//! admission (`admission`), completions because each kind is one number that only grows.
+
+use super::reply::Reply;
+use super::sync::lock;
+use crate::ids::{Anchor, MemberId, Op, RequestNumber, SessionId, WriteSeq};
+use crate::message::{Entry, Message, Query};
+use bytes::Bytes;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Mutex;
+use tokio::sync::Notify;
+
+/// Bytes of messages that wait in each of the two queues.
+const MAX_BYTES: usize = 8 << 20;
+
+/// A client's call on its way to the driver.
+#[derive(Debug)]
+pub(super) enum Call {
+    /// Order this request.
+    Write {
+        /// What its answer is found by.
+        key: RequestKey,
+        /// The encoded request.
+        request: Bytes,
+        /// Who waits.
+        reply: Reply,
+    },
+    /// Read, linearizably.
+    Read {
+        /// What.
+        query: Query,
+        /// Who waits.
+        reply: Reply,
+    },
+}
+
+/// What the answer to a request is found by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum RequestKey {
+    /// A request within a session.
+    Numbered(SessionId, RequestNumber),
+    /// The opening of a session.
+    Open(u128),
+}
+
+/// What the driver takes.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// From peers, on the Control lane.
+    pub(super) control: VecDeque<(MemberId, Message)>,
+    /// From peers, on the other lanes.
+    pub(super) data: VecDeque<(MemberId, Message)>,
+    /// From clients.
+    pub(super) calls: VecDeque<Call>,
+    /// The last durable write.
+    pub(super) durable: Option<WriteSeq>,
+    /// The last applied op.
+    pub(super) applied: Option<Op>,
+    /// The last durable checkpoint.
+    pub(super) checkpoint: Option<Anchor>,
+    /// Peers whose connection broke.
+    pub(super) lost: BTreeSet<MemberId>,
+    /// Someone wants the primary role to be given away.
+    pub(super) handover: bool,
+}
+
+impl Batch {
+    /// Whether nothing happened.
+    pub(super) fn is_empty(&self) -> bool {
+        self.control.is_empty()
+            && self.data.is_empty()
+            && self.calls.is_empty()
+            && self.durable.is_none()
+            && self.applied.is_none()
+            && self.checkpoint.is_none()
+            && self.lost.is_empty()
+            && !self.handover
+    }
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    batch: Batch,
+    control_bytes: usize,
+    data_bytes: usize,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    pending: Mutex<Pending>,
+    arrived: Notify,
+    control_room: Notify,
+    data_room: Notify,
+}
+
+impl Inbox {
+    /// Hands over a message, once there is room. Cancel safe: a cancelled call has handed over nothing.
+    pub(super) async fn message(&self, from: MemberId, message: Message, control: bool) {
+        let size = weight(&message);
+        let room = if control { &self.control_room } else { &self.data_room };
+        let mut message = Some(message);
+        loop {
+            // Registered before the look, so that room made in between is not missed.
+            let mut waiting = std::pin::pin!(room.notified());
+            waiting.as_mut().enable();
+            {
+                let mut pending = lock(&self.pending);
+                let Pending { batch, control_bytes, data_bytes } = &mut *pending;
+                let (queue, bytes) =
+                    if control { (&mut batch.control, control_bytes) } else { (&mut batch.data, data_bytes) };
+                if *bytes == 0 || *bytes + size <= MAX_BYTES {
+                    *bytes += size;
+                    queue.extend(message.take().map(|message| (from, message)));
+                    break;
+                }
+            }
+            waiting.await;
+        }
+        self.arrived.notify_one();
+    }
+
+    /// Hands over a call.
+    pub(super) fn call(&self, call: Call) {
+        self.put(|batch| batch.calls.push_back(call));
+    }
+
+    /// Writes up to here are durable.
+    pub(super) fn durable(&self, seq: WriteSeq) {
+        self.put(|batch| batch.durable = batch.durable.max(Some(seq)));
+    }
+
+    /// Entries up to here are applied.
+    pub(super) fn applied(&self, op: Op) {
+        self.put(|batch| batch.applied = batch.applied.max(Some(op)));
+    }
+
+    /// A checkpoint is durable.
+    pub(super) fn checkpointed(&self, checkpoint: Anchor) {
+        self.put(|batch| batch.checkpoint = batch.checkpoint.max(Some(checkpoint)));
+    }
+
+    /// The connection to a peer broke.
+    pub(super) fn lost(&self, peer: MemberId) {
+        self.put(|batch| {
+            batch.lost.insert(peer);
+        });
+    }
+
+    /// The primary role is to be given away.
+    pub(super) fn handover(&self) {
+        self.put(|batch| batch.handover = true);
+    }
+
+    fn put(&self, with: impl FnOnce(&mut Batch)) {
+        with(&mut lock(&self.pending).batch);
+        self.arrived.notify_one();
+    }
+
+    /// Returns when something may have happened since the last [`take`](Self::take). Cancel safe.
+    pub(super) async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Takes what has happened. Without `room` for more writes, messages of the data lanes and calls stay, and those behind
+    /// them wait; calls stay also where they are not wanted.
+    pub(super) fn take(&self, room: bool, calls: bool) -> Batch {
+        let batch = {
+            let mut pending = lock(&self.pending);
+            let mut batch = std::mem::take(&mut pending.batch);
+            pending.control_bytes = 0;
+            if room {
+                pending.data_bytes = 0;
+            } else {
+                pending.batch.data = std::mem::take(&mut batch.data);
+            }
+            if !(room && calls) {
+                pending.batch.calls = std::mem::take(&mut batch.calls);
+            }
+            batch
+        };
+        if !batch.control.is_empty() {
+            self.control_room.notify_waiters();
+        }
+        if !batch.data.is_empty() {
+            self.data_room.notify_waiters();
+        }
+        batch
+    }
+}
+
+/// About how much memory a message holds.
+pub(super) fn weight(message: &Message) -> usize {
+    const FIXED: usize = 256;
+    let entry = |entry: &Entry| FIXED + entry.body.len();
+    match message {
+        Message::Prepare { entry: it, .. } => FIXED + entry(it),
+        Message::NewState { entries, .. } => FIXED + entries.iter().map(entry).sum::<usize>(),
+        Message::StartView { hashes, .. } | Message::Headers { hashes, .. } => FIXED + hashes.len() * 32,
+        Message::DoViewChange { log, .. } => FIXED + log.suffix.len() * 48,
+        Message::PrepareOk { .. }
+        | Message::Commit { .. }
+        | Message::CommitOk { .. }
+        | Message::StartViewChange { .. }
+        | Message::GetState { .. }
+        | Message::Fetch { .. }
+        | Message::Formation { .. } => FIXED,
+    }
+}

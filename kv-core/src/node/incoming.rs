@@ -1,0 +1,83 @@
+//! Connections that peers opened: what arrives on them, and the signs of life that go back.
+
+use super::link::ALIVE_EVERY;
+use super::shared::Shared;
+use super::sync::lock;
+use crate::ids::MemberId;
+use crate::wire::{self, FrameReader, FrameWriter, WireError};
+use kv_transport::{Lane, Reader, Writer};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// The connection of each peer and lane: a newer one ends the one before, which may be half-open.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    current: Mutex<HashMap<(MemberId, Lane), Arc<Notify>>>,
+}
+
+impl Incoming {
+    /// Registers a new connection, and tells the one before to end.
+    fn replace(&self, peer: MemberId, lane: Lane) -> Arc<Notify> {
+        let replaced = Arc::new(Notify::new());
+        if let Some(before) = lock(&self.current).insert((peer, lane), replaced.clone()) {
+            before.notify_one();
+        }
+        replaced
+    }
+}
+
+/// Receives from a peer whose hello was good, until the connection ends.
+pub(super) async fn serve(
+    shared: &Arc<Shared>,
+    peer: MemberId,
+    lane: Lane,
+    reader: FrameReader<Reader>,
+    writer: FrameWriter<Writer>,
+) {
+    tracing::debug!(%peer, %lane, "peer connected");
+    let replaced = shared.incoming.replace(peer, lane);
+    shared.lanes.hurry(peer);
+    let ended = tokio::select! {
+        ended = receive(shared, peer, lane, reader) => ended,
+        Err(error) = show_life(writer) => Err(error),
+        // Not a hint of death: the peer has just shown life.
+        () = replaced.notified() => return,
+    };
+    match ended {
+        Ok(()) => tracing::debug!(%peer, %lane, "peer disconnected"),
+        Err(error) => tracing::debug!(%peer, %lane, %error, "peer disconnected"),
+    }
+    if lane == Lane::Control {
+        shared.inbox.lost(peer);
+    }
+}
+
+async fn receive(
+    shared: &Shared,
+    peer: MemberId,
+    lane: Lane,
+    mut reader: FrameReader<Reader>,
+) -> Result<(), WireError> {
+    while let Some(message) = reader.read_message().await? {
+        if message.lane() != lane {
+            tracing::warn!(%peer, %lane, message = message.name(), "a message on the wrong lane: closed");
+            return Ok(());
+        }
+        tracing::trace!(%peer, message = message.name(), "received");
+        shared.inbox.message(peer, message, lane == Lane::Control).await;
+    }
+    Ok(())
+}
+
+async fn show_life(mut writer: FrameWriter<Writer>) -> Result<Infallible, WireError> {
+    let mut every = interval(ALIVE_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        writer.push(wire::encode_alive());
+        writer.flush().await?;
+    }
+}

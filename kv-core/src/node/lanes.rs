@@ -1,0 +1,214 @@
+//! What waits to be sent to peers: a bounded queue for each peer and lane.
+//!
+//! The protocol tolerates loss, so a full queue drops: on the Control lane the oldest (a newer message says more), on the
+//! others the newest (an unbroken run of entries is worth more than a later one). What waits while there is no connection
+//! would be stale when there is one, and is not kept.
+
+use super::inbox::weight;
+use super::sync::lock;
+use crate::config::Cluster;
+use crate::ids::{Anchor, MemberId, Op};
+use crate::message::Message;
+use crate::replica::Wrap;
+use kv_transport::Lane;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
+
+/// The lanes between members.
+pub(super) const LANES: [Lane; 3] = [Lane::Control, Lane::Log, Lane::Bulk];
+
+/// Entries and bytes that wait in one queue.
+const MAX_ITEMS: usize = 1024;
+const MAX_BYTES: usize = 8 << 20;
+
+/// Something to send.
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    /// This.
+    Message(Message),
+    /// Entries, yet to be read from the journal.
+    Entries(Entries),
+}
+
+/// Entries to read and send.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entries {
+    /// The first op.
+    pub(super) from: Op,
+    /// The last op, and the hash that says of which log.
+    pub(super) through: Anchor,
+    /// How to wrap them.
+    pub(super) wrap: Wrap,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    items: VecDeque<Outgoing>,
+    bytes: usize,
+    connected: bool,
+}
+
+/// What waits for one peer on one lane.
+#[derive(Debug)]
+pub(super) struct Queue {
+    lane: Lane,
+    waiting: Mutex<Waiting>,
+    ready: Notify,
+    /// The peer shows life: connect now rather than after the back-off.
+    pub(super) hurry: Notify,
+}
+
+impl Queue {
+    fn new(lane: Lane) -> Arc<Self> {
+        Arc::new(Self { lane, waiting: Mutex::default(), ready: Notify::new(), hurry: Notify::new() })
+    }
+
+    fn push(&self, item: Outgoing) {
+        let size = size(&item);
+        let mut waiting = lock(&self.waiting);
+        if !waiting.connected {
+            return;
+        }
+        while waiting.items.len() >= MAX_ITEMS || (waiting.bytes > 0 && waiting.bytes + size > MAX_BYTES) {
+            if self.lane != Lane::Control {
+                tracing::debug!(lane = %self.lane, "dropped a message: the queue of its peer is full");
+                return;
+            }
+            waiting.pop();
+        }
+        waiting.bytes += size;
+        waiting.items.push_back(item);
+        drop(waiting);
+        self.ready.notify_one();
+    }
+
+    /// Waits until there is something to send. Cancel safe.
+    pub(super) async fn ready(&self) {
+        while lock(&self.waiting).items.is_empty() {
+            self.ready.notified().await;
+        }
+    }
+
+    /// Takes the next.
+    pub(super) fn pop(&self) -> Option<Outgoing> {
+        lock(&self.waiting).pop()
+    }
+
+    /// Begins or ends to collect.
+    pub(super) fn set_connected(&self, connected: bool) {
+        *lock(&self.waiting) = Waiting { connected, ..Waiting::default() };
+    }
+}
+
+impl Waiting {
+    fn pop(&mut self) -> Option<Outgoing> {
+        let item = self.items.pop_front()?;
+        self.bytes -= size(&item);
+        Some(item)
+    }
+}
+
+fn size(item: &Outgoing) -> usize {
+    match item {
+        Outgoing::Message(message) => weight(message),
+        Outgoing::Entries(_) => size_of::<Entries>(),
+    }
+}
+
+/// The queues of all peers.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    queues: BTreeMap<MemberId, [Arc<Queue>; 3]>,
+}
+
+impl Lanes {
+    /// Queues for the peers of `me`.
+    pub(super) fn new(cluster: &Cluster, me: MemberId) -> Self {
+        let queues = cluster.peers(me).map(|peer| (peer.id, LANES.map(Queue::new))).collect();
+        Self { queues }
+    }
+
+    /// Every peer, lane and queue.
+    pub(super) fn all(&self) -> impl Iterator<Item = (MemberId, Lane, Arc<Queue>)> {
+        self.queues
+            .iter()
+            .flat_map(|(peer, queues)| queues.iter().map(|queue| (*peer, queue.lane, queue.clone())))
+    }
+
+    /// Queues a message.
+    pub(super) fn send(&self, to: MemberId, message: Message) {
+        tracing::trace!(%to, message = message.name(), "send");
+        self.push(to, message.lane(), Outgoing::Message(message));
+    }
+
+    /// Queues entries.
+    pub(super) fn send_entries(&self, to: MemberId, entries: Entries) {
+        tracing::trace!(%to, from = %entries.from, through = ?entries.through, "send entries");
+        let lane = match entries.wrap {
+            Wrap::Prepare { .. } => Lane::Log,
+            Wrap::NewState { .. } => Lane::Bulk,
+        };
+        self.push(to, lane, Outgoing::Entries(entries));
+    }
+
+    fn push(&self, to: MemberId, lane: Lane, item: Outgoing) {
+        let queue = self.queues.get(&to).and_then(|queues| queues.iter().find(|queue| queue.lane == lane));
+        if let Some(queue) = queue {
+            queue.push(item);
+        }
+    }
+
+    /// The peer shows life: connections to it are to be made at once.
+    pub(super) fn hurry(&self, peer: MemberId) {
+        for queue in self.queues.get(&peer).into_iter().flatten() {
+            queue.hurry.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::View;
+
+    fn vote(view: u64) -> Outgoing {
+        Outgoing::Message(Message::StartViewChange { view: View::new(view) })
+    }
+
+    fn views(queue: &Queue) -> Vec<u64> {
+        std::iter::from_fn(|| queue.pop())
+            .map(|item| match item {
+                Outgoing::Message(Message::StartViewChange { view }) => view.get(),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    /// N15: a peer that stops reading costs a bounded queue.
+    #[test]
+    fn a_full_control_queue_keeps_the_newest_and_another_the_oldest() {
+        let [control, log] = [Lane::Control, Lane::Log].map(Queue::new);
+        for queue in [&control, &log] {
+            queue.set_connected(true);
+            for view in 0..MAX_ITEMS as u64 + 10 {
+                queue.push(vote(view));
+            }
+        }
+        assert_eq!(views(&control), (10..MAX_ITEMS as u64 + 10).collect::<Vec<_>>());
+        assert_eq!(views(&log), (0..MAX_ITEMS as u64).collect::<Vec<_>>());
+        assert_eq!(lock(&log.waiting).bytes, 0);
+    }
+
+    #[test]
+    fn nothing_is_kept_while_there_is_no_connection() {
+        let queue = Queue::new(Lane::Control);
+        queue.push(vote(1));
+        queue.set_connected(true);
+        assert_eq!(views(&queue), []);
+        queue.push(vote(2));
+        queue.set_connected(false);
+        queue.set_connected(true);
+        assert_eq!(views(&queue), []);
+    }
+}

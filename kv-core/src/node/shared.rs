@@ -1,0 +1,182 @@
+//! What all tasks and threads of a node share.
+
+use super::StopReason;
+use super::applier::Plan;
+use super::clock::Clock;
+use super::inbox::Inbox;
+use super::incoming::Incoming;
+use super::lanes::Lanes;
+use super::pool::Pool;
+use super::reply::Admission;
+use super::status::Board;
+use super::sync::{Monitor, lock};
+use super::tasks::Tasks;
+use super::waiters::Waiters;
+use super::writer::Writes;
+use crate::config::{Cluster, Options, Role};
+use crate::ids::{MemberId, Op};
+use crate::journal::LogReader;
+use crate::kv::StateReader;
+use crate::wire::Expectation;
+use kv_transport::Transport;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// See the module. Whatever holds files is taken away when the node stops, so that the directory is free at once.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) me: MemberId,
+    pub(super) role: Role,
+    pub(super) cluster: Cluster,
+    pub(super) options: Options,
+    pub(super) expectation: Expectation,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) clock: Clock,
+    pub(super) tasks: Tasks,
+    pub(super) span: tracing::Span,
+
+    /// To the driver.
+    pub(super) inbox: Inbox,
+    /// To the peers.
+    pub(super) lanes: Lanes,
+    /// From the peers.
+    pub(super) incoming: Incoming,
+    /// To the journal thread.
+    pub(super) writes: Monitor<Writes>,
+    /// To the applier thread.
+    pub(super) plan: Monitor<Plan>,
+    /// To the threads that may wait for the disk.
+    pub(super) pool: Pool,
+    /// To the clients.
+    pub(super) waiters: Waiters,
+    pub(super) admission: Arc<Admission>,
+
+    /// What the driver tells of itself.
+    pub(super) board: Board,
+    /// Shutting down: no new calls.
+    pub(super) closing: watch::Sender<bool>,
+    /// Why the node stops; the first reason counts.
+    pub(super) stop: watch::Sender<Option<StopReason>>,
+
+    /// The last op that is durable in the journal.
+    durable_op: AtomicU64,
+    log: Mutex<Option<LogReader>>,
+    state: Mutex<Option<StateReader>>,
+    /// The disk is out of reach: set when the node stops.
+    pub(super) fence: Arc<AtomicBool>,
+    jitter: Mutex<fastrand::Rng>,
+}
+
+/// What [`Shared`] is made from.
+pub(super) struct Parts {
+    pub(super) me: MemberId,
+    pub(super) role: Role,
+    pub(super) cluster: Cluster,
+    pub(super) options: Options,
+    pub(super) expectation: Expectation,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) span: tracing::Span,
+    pub(super) fence: Arc<AtomicBool>,
+    pub(super) log: LogReader,
+    pub(super) durable_op: Op,
+    pub(super) seed: u64,
+}
+
+impl Shared {
+    pub(super) fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            lanes: Lanes::new(&parts.cluster, parts.me),
+            me: parts.me,
+            role: parts.role,
+            cluster: parts.cluster,
+            options: parts.options,
+            expectation: parts.expectation,
+            transport: parts.transport,
+            clock: Clock::start(),
+            tasks: Tasks::new(parts.span.clone()),
+            span: parts.span,
+            inbox: Inbox::default(),
+            incoming: Incoming::default(),
+            writes: Monitor::default(),
+            plan: Monitor::default(),
+            pool: Pool::default(),
+            waiters: Waiters::default(),
+            admission: Arc::default(),
+            board: Board::new(),
+            closing: watch::Sender::new(false),
+            stop: watch::Sender::new(None),
+            durable_op: AtomicU64::new(parts.durable_op.get()),
+            log: Mutex::new(Some(parts.log)),
+            state: Mutex::new(None),
+            fence: parts.fence,
+            jitter: Mutex::new(fastrand::Rng::with_seed(parts.seed)),
+        })
+    }
+
+    /// Makes the node stop for this reason, unless it stops already.
+    pub(super) fn stop(&self, reason: StopReason) {
+        self.stop.send_if_modified(|stop| {
+            if stop.is_some() {
+                return false;
+            }
+            *stop = Some(reason);
+            true
+        });
+    }
+
+    /// A guard that stops the node if what it stands in panics.
+    pub(super) fn guard(self: &Arc<Self>, part: &'static str) -> impl Drop + Send + use<> {
+        StopOnPanic { shared: self.clone(), part }
+    }
+
+    /// Reads the log; `None` once the node has stopped. Not to be kept.
+    pub(super) fn log(&self) -> Option<LogReader> {
+        lock(&self.log).clone()
+    }
+
+    /// Reads the state; `None` on a witness, before the directory is formatted, and once the node has stopped. Not to be kept.
+    pub(super) fn state(&self) -> Option<StateReader> {
+        lock(&self.state).clone()
+    }
+
+    /// The state is open.
+    pub(super) fn set_state(&self, reader: StateReader) {
+        *lock(&self.state) = Some(reader);
+    }
+
+    /// Lets go of everything that holds files.
+    pub(super) fn let_go(&self) {
+        *lock(&self.log) = None;
+        *lock(&self.state) = None;
+    }
+
+    /// Entries up to here are durable in the own journal.
+    pub(super) fn durable_op(&self) -> Op {
+        Op::new(self.durable_op.load(Ordering::SeqCst))
+    }
+
+    /// See [`durable_op`](Self::durable_op). Only the journal thread changes it.
+    pub(super) fn set_durable_op(&self, op: Op) {
+        self.durable_op.store(op.get(), Ordering::SeqCst);
+    }
+
+    /// Between half of this time and all of it.
+    pub(super) fn jitter(&self, at_most: Duration) -> Duration {
+        at_most.mul_f64(0.5 + lock(&self.jitter).f64() / 2.0)
+    }
+}
+
+struct StopOnPanic {
+    shared: Arc<Shared>,
+    part: &'static str,
+}
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.stop(StopReason::Panicked { part: self.part });
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Where the member stands, for those who ask: written by the driver, read by anyone without waiting.
+
+use super::shared::Shared;
+use super::sync::lock;
+use crate::config::Role;
+use crate::ids::{Anchor, Instant, MemberId, Op, View};
+use crate::message::{MemberStatus, Message, PeerStatus};
+use crate::replica::{Replica, Standing, Status};
+use std::sync::Mutex;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// A suspicion older than this has been withdrawn, if nothing came of it.
+const SUSPICION: Duration = Duration::from_secs(5);
+
+/// What the driver last told.
+#[derive(Debug)]
+pub(super) struct Board {
+    standing: watch::Sender<Option<Standing>>,
+    numbers: Mutex<Numbers>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Numbers {
+    head: Op,
+    commit: Op,
+    applied: Op,
+    checkpoint: Op,
+    last_failover: Option<Duration>,
+    peers: Vec<PeerStatus>,
+}
+
+impl Board {
+    pub(super) fn new() -> Self {
+        Self { standing: watch::Sender::new(None), numbers: Mutex::default() }
+    }
+
+    /// The primary that is known to serve.
+    pub(super) fn primary(&self) -> Option<MemberId> {
+        self.standing.borrow().as_ref().and_then(|standing| standing.primary)
+    }
+
+    /// Tells of every change.
+    pub(super) fn watch(&self) -> watch::Receiver<Option<Standing>> {
+        self.standing.subscribe()
+    }
+}
+
+/// The driver's half: watches what the replica does, and tells the board.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    /// The last primary that served, and in which view.
+    served: Option<(View, MemberId)>,
+    /// When this member began to want another view.
+    suspected: Option<Instant>,
+    last_failover: Option<Duration>,
+}
+
+impl Reporter {
+    pub(super) fn new() -> Self {
+        Self { served: None, suspected: None, last_failover: None }
+    }
+
+    /// The replica sends this.
+    pub(super) fn sending(&mut self, message: &Message, now: Instant) {
+        if matches!(message, Message::StartViewChange { .. } | Message::DoViewChange { .. }) {
+            self.suspect(now);
+        }
+    }
+
+    fn suspect(&mut self, now: Instant) {
+        match self.suspected {
+            Some(since) if now.since(since) < SUSPICION => {}
+            _ => self.suspected = Some(now),
+        }
+    }
+
+    /// The replica stands here now.
+    pub(super) fn standing(&mut self, standing: Standing, shared: &Shared, now: Instant) {
+        tracing::info!(
+            view = %standing.view,
+            state = state_name(&standing, shared.me),
+            primary = standing.primary.map(tracing::field::display),
+            "standing"
+        );
+        match (standing.primary, self.served) {
+            (Some(primary), Some((_, before))) if primary != before => {
+                let took = self.suspected.take().map(|since| now.since(since));
+                self.last_failover = took.or(self.last_failover);
+                self.served = Some((standing.view, primary));
+            }
+            (Some(primary), _) => {
+                self.suspected = None;
+                self.served = Some((standing.view, primary));
+            }
+            (None, Some(_)) => self.suspect(now),
+            (None, None) => {}
+        }
+        shared.board.standing.send_replace(Some(standing));
+    }
+
+    /// Tells the numbers.
+    pub(super) fn numbers(&self, replica: &Replica, applied: Op, shared: &Shared) {
+        let mut numbers = lock(&shared.board.numbers);
+        let Anchor { op: head, .. } = replica.head();
+        let Anchor { op: commit, .. } = replica.commit();
+        numbers.head = head;
+        numbers.commit = commit;
+        numbers.applied = applied;
+        numbers.checkpoint = replica.checkpoint();
+        numbers.last_failover = self.last_failover;
+    }
+
+    /// Tells how far the peers are.
+    pub(super) fn peers(replica: &Replica, shared: &Shared) {
+        let peers = if replica.is_serving() { replica.peers() } else { Vec::new() };
+        lock(&shared.board.numbers).peers = peers;
+    }
+}
+
+/// The whole status.
+pub(super) fn status(shared: &Shared) -> MemberStatus {
+    let numbers = lock(&shared.board.numbers).clone();
+    let standing = *shared.board.standing.borrow();
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    MemberStatus {
+        id: shared.me,
+        role: role_name(shared.role).to_owned(),
+        state: standing.as_ref().map_or("forming", |standing| state_name(standing, shared.me)).to_owned(),
+        view: standing.map_or(View::ZERO, |standing| standing.view),
+        primary: standing.and_then(|standing| standing.primary),
+        head: numbers.head,
+        commit: numbers.commit,
+        applied: numbers.applied,
+        revision: shared.state().map(|state| state.revision()).unwrap_or_default(),
+        checkpoint: numbers.checkpoint,
+        last_failover_ms: numbers.last_failover.map(millis),
+        peers: numbers.peers,
+        uptime_ms: millis(shared.clock.monotonic().since(Instant::ZERO)),
+    }
+}
+
+/// As the configuration and the hello spell it.
+pub(super) const fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Data => "data",
+        Role::Witness => "witness",
+    }
+}
+
+fn state_name(standing: &Standing, me: MemberId) -> &'static str {
+    match standing.status {
+        Status::Forming => "forming",
+        Status::Normal if standing.primary == Some(me) => "primary",
+        Status::Normal => "backup",
+        Status::ViewChange => "view-change",
+        Status::CatchingUp => "catching-up",
+        Status::Damaged => "damaged",
+    }
+}

@@ -1,0 +1,101 @@
+//! The journal thread: makes writes durable, all that have come since the last time at once.
+
+use super::StopReason;
+use super::shared::Shared;
+use crate::ids::{Op, WriteSeq};
+use crate::journal::Journal;
+use crate::kv::{Limits, State};
+use crate::message::{FormationStep, Write};
+use crate::storage::Storage;
+use std::sync::Arc;
+
+/// Writes and bytes that may wait; the driver takes nothing that leads to more while they do.
+const MAX_WRITES: usize = 1024;
+const MAX_BYTES: usize = 16 << 20;
+
+/// What waits for the journal thread.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    queue: Vec<(WriteSeq, Write)>,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Writes {
+    /// Adds writes, in order.
+    pub(super) fn extend(&mut self, writes: &mut Vec<(WriteSeq, Write)>) {
+        self.bytes += writes.iter().map(|(_, write)| size(write)).sum::<usize>();
+        self.queue.append(writes);
+    }
+
+    /// Whether more may come.
+    pub(super) fn has_room(&self) -> bool {
+        self.queue.len() < MAX_WRITES && self.bytes < MAX_BYTES
+    }
+
+    /// Ends the thread. What waits is forgotten.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// What waits; `None` to wait for it.
+    fn take(&mut self) -> Option<Option<Vec<(WriteSeq, Write)>>> {
+        if self.closed {
+            return Some(None);
+        }
+        self.bytes = 0;
+        let queue = std::mem::take(&mut self.queue);
+        (!queue.is_empty()).then_some(Some(queue))
+    }
+}
+
+fn size(write: &Write) -> usize {
+    match write {
+        Write::Append(entries) => entries.iter().map(|entry| entry.body.len()).sum(),
+        Write::Formation(_) | Write::View(_) | Write::Checkpoint(_) | Write::Trim(_) => 0,
+    }
+}
+
+/// Opens the state of a member whose directory has just been formatted.
+#[derive(Debug)]
+pub(super) struct StateOpener {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) limits: Limits,
+}
+
+/// Runs the journal until the node stops. `opener` is there on a data member that has not been formatted yet: its state
+/// is opened between formatting and telling so, and thus before anyone can ask for it.
+pub(super) fn run(mut journal: Journal, shared: &Arc<Shared>, mut opener: Option<StateOpener>) {
+    while let Some(batch) = shared.writes.wait(Writes::take) {
+        let (seqs, writes): (Vec<WriteSeq>, Vec<Write>) = batch.into_iter().unzip();
+        if let Err(error) = journal.execute(&writes) {
+            tracing::error!(%error, "the journal failed: this member stops");
+            shared.stop(StopReason::Journal(Arc::new(error)));
+            return;
+        }
+        if writes.contains(&Write::Formation(FormationStep::Formatted))
+            && let Some(StateOpener { storage, limits }) = opener.take()
+        {
+            match State::open(storage, limits) {
+                Ok(state) => super::applier::give_state(shared, state),
+                Err(error) => return shared.stop(StopReason::Engine(error)),
+            }
+        }
+        shared.set_durable_op(writes.iter().fold(shared.durable_op(), durable_after));
+        if let Some(seq) = seqs.last() {
+            shared.inbox.durable(*seq);
+        }
+        if shared.plan.look(|plan| plan.wants_durable) {
+            shared.plan.change(|plan| plan.wants_durable = false);
+        }
+    }
+}
+
+/// The last durable op, after this write.
+fn durable_after(before: Op, write: &Write) -> Op {
+    match write {
+        Write::Append(entries) => entries.last().map_or(before, |entry| entry.header.op),
+        Write::View(record) => record.cut.map_or(before, |cut| before.min(cut.after.op)),
+        Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) => before,
+    }
+}

@@ -1,5 +1,7 @@
 //! TCP does what every transport has to do.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use kv_transport::conformance::{Held, Subject};
 use kv_transport_tcp::Tcp;
 use std::sync::atomic::{AtomicUsize, Ordering};

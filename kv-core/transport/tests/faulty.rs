@@ -2,6 +2,8 @@
 //!
 //! Time is paused: a test that waits for what never comes ends at once, by its time-out.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use kv_transport::{
     Connection, Direction, Fault, Faults, Faulty, Framing, Lane, Listener, Memory, Scope, Transport,
     TransportError,

@@ -176,7 +176,8 @@ impl Blocks {
             let sums = self.with_sums(&blocks, |sums| sums.get(&blocks).map(<[u64]>::to_vec))?;
             for ((index, block), sum) in blocks.zip(out.chunks_exact(BLOCK)).zip(sums) {
                 if sum_of(index, block) != sum {
-                    let detail = format!("block {index}, at byte {} of it, fails its checksum", block_at(index));
+                    let detail =
+                        format!("block {index}, at byte {} of it, fails its checksum", block_at(index));
                     return Err(self.fail(EngineError::damaged(detail)));
                 }
             }
@@ -210,8 +211,11 @@ impl Blocks {
         }
         for (blocks, range) in runs(offset, data.len())? {
             let data = &data[range];
-            let sums: Vec<u64> =
-                blocks.clone().zip(data.chunks_exact(BLOCK)).map(|(index, block)| sum_of(index, block)).collect();
+            let sums: Vec<u64> = blocks
+                .clone()
+                .zip(data.chunks_exact(BLOCK))
+                .map(|(index, block)| sum_of(index, block))
+                .collect();
             self.with_sums(&blocks, |all| all.set(&blocks, &sums).then_some(()))?;
             self.file.write_at(data, block_at(blocks.start)).map_err(|error| self.fail_io(WRITE, error))?;
         }

@@ -223,7 +223,10 @@ impl Layers {
             base: self.base.clone(),
         };
         let point = Arc::new(point);
-        let old = std::mem::replace(&mut *self.reader.current.lock().unwrap_or_else(PoisonError::into_inner), point);
+        let old = std::mem::replace(
+            &mut *self.reader.current.lock().unwrap_or_else(PoisonError::into_inner),
+            point,
+        );
         self.published = revision;
         self.retired.push_back(Retired { point: old, superseded: std::mem::take(&mut self.superseded) });
         self.prune();

@@ -78,7 +78,8 @@ impl Sums {
         while self.groups.len() >= CACHED {
             self.evict(file)?;
         }
-        let sums = block.chunks_exact(SUM).map(|sum| u64::from_le_bytes(sum.try_into().expect("eight bytes")));
+        let sums =
+            block.chunks_exact(SUM).map(|sum| u64::from_le_bytes(sum.try_into().expect("eight bytes")));
         self.groups.insert(group, Group { sums: sums.collect(), dirty: false });
         Ok(())
     }

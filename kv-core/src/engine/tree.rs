@@ -1,12 +1,13 @@
 //! The durable B-tree: redb over a checked file.
 
+use super::EngineError;
 use super::blocks::Blocks;
 use super::overlay::{OverlayCursor, Value};
-use super::EngineError;
 use crate::storage::File;
 use bytes::Bytes;
 use redb::{
-    AccessGuard, Database, Range, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition, TableError,
+    AccessGuard, Database, Range, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition,
+    TableError,
 };
 use std::fmt;
 use std::io;
@@ -208,10 +209,7 @@ impl BaseCursor<'_> {
 
 /// Runs a call into redb. What it reads has passed its checksums, so it finds what it wrote; should it still stumble over
 /// it, then over a fault that a checksum cannot show, and that is damage too, not a reason to end the process.
-fn guarded<R>(
-    blocks: &Blocks,
-    call: impl FnOnce() -> Result<R, redb::Error>,
-) -> Result<R, EngineError> {
+fn guarded<R>(blocks: &Blocks, call: impl FnOnce() -> Result<R, redb::Error>) -> Result<R, EngineError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(error)) => Err(blocks.failure().unwrap_or_else(|| classify(error))),
@@ -222,7 +220,9 @@ fn guarded<R>(
 fn classify(error: redb::Error) -> EngineError {
     match error {
         redb::Error::Io(error) => EngineError::io("use", error),
-        redb::Error::PreviousIo | redb::Error::DatabaseClosed | redb::Error::LockPoisoned(_) => EngineError::Failed,
+        redb::Error::PreviousIo | redb::Error::DatabaseClosed | redb::Error::LockPoisoned(_) => {
+            EngineError::Failed
+        }
         error => EngineError::damaged(error.to_string()),
     }
 }

@@ -79,7 +79,9 @@ impl State {
 
     fn run_in_session(&mut self, turn: &Turn, request: Request) -> Result<Answer, EngineError> {
         let Request { session, number, acked_through, operation } = request;
-        if let Decision::Answered(answer) = self.sessions.decide(session, number, acked_through, turn.timestamp) {
+        if let Decision::Answered(answer) =
+            self.sessions.decide(session, number, acked_through, turn.timestamp)
+        {
             return Ok(answer);
         }
         let answer = match operation {
@@ -101,7 +103,8 @@ impl State {
             Command::Delete { key, guard } => (key, None, guard),
         };
         let value_len = value.as_ref().map_or(0, Bytes::len);
-        if key.is_empty() || key.len() > self.limits.max_key_bytes || value_len > self.limits.max_value_bytes {
+        if key.is_empty() || key.len() > self.limits.max_key_bytes || value_len > self.limits.max_value_bytes
+        {
             return Ok(Err(Rejection::Invalid));
         }
         let (found, holds) = self.look(&key, guard.as_ref())?;

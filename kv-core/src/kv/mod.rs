@@ -77,7 +77,8 @@ impl State {
                 sessions.restore(id, session);
             }
         }
-        let (applied, revision) = standing.as_ref().map_or_else(Default::default, |at| (at.applied, at.revision));
+        let (applied, revision) =
+            standing.as_ref().map_or_else(Default::default, |at| (at.applied, at.revision));
         let engine = opened.at(applied, revision, limits.checkpoint_bytes);
         Ok(Self::at(limits, Box::new(engine), sessions, standing))
     }

@@ -1,7 +1,7 @@
 //! Reading the applied state.
 
-use super::record;
 use super::recent::Recent;
+use super::record;
 use crate::engine::{EngineError, Reader};
 use crate::ids::{Anchor, RequestNumber, Revision, SessionId};
 use crate::message::{Outcome, Record, Rejection};

@@ -30,6 +30,24 @@ fn f2_a_first_start_needs_all_members_once() {
     group.run_until("formed", |group| group.serving().is_some());
 }
 
+/// A member that answered before its step was durable, and came back empty, would be locked out by those who formed on its word.
+#[test]
+fn f3_only_the_durable_step_is_told() {
+    let mut group = Group::new(3, 0);
+    group.members[2].stalled = true;
+    group.run_for(500);
+    let told = |e: &Envelope| {
+        e.from == member(2)
+            && matches!(e.message, Message::Formation { step, .. } if step > FormationStep::Empty)
+    };
+    assert!(!group.sent.iter().any(told), "nothing is durable there");
+    assert_eq!(group.serving(), None);
+    assert!(group.members[0].disk.formation < FormationStep::Formed);
+    group.members[2].stalled = false;
+    group.finish_writes(2);
+    group.run_until("formed", |group| group.serving().is_some());
+}
+
 #[test]
 fn f4_a_wiped_member_of_a_formed_cluster_is_disk_loss() {
     let mut group = with_entries(1);
@@ -52,6 +70,21 @@ fn f5_one_member_alone_forms_and_serves() {
     group.run_until("serves again", |group| group.serving() == Some(0));
     assert_eq!(group.replica(0).commit().op, Op::new(1));
     assert!(group.replica(0).view() > View::ZERO, "a restarted primary never resumes its view");
+}
+
+#[test]
+fn n1_entries_chain_and_every_request_has_a_revision() {
+    let mut group = with_entries(1);
+    let requests = vec![b"a".as_slice().into(), b"b".as_slice().into(), b"c".as_slice().into()];
+    group.input(0, Input::Propose { requests });
+    group.propose(0, "next");
+    group.run_until("level", Group::level);
+    let entries = &group.members[1].disk.entries;
+    let (second, third) = (&entries[&Op::new(2)], &entries[&Op::new(3)]);
+    assert_eq!(second.header.request_count, 3);
+    assert_eq!(third.header.parent, second.header.hash());
+    assert_eq!(third.header.first_revision, second.header.first_revision.advance(3));
+    assert!(third.header.timestamp >= second.header.timestamp);
 }
 
 #[test]
@@ -315,6 +348,18 @@ fn d6_a_damaged_member_is_silent_until_it_is_told_its_head() {
     group
         .run_until("repaired", |group| group.replica(2).standing().status == Status::Normal && group.level());
     assert!(!group.members[2].disk.damaged);
+}
+
+#[test]
+#[should_panic(expected = "durable entries only")]
+fn d7_a_checkpoint_above_the_own_journal_is_a_bug() {
+    let mut group = with_entries(1);
+    group.members[0].stalled = true;
+    group.propose(0, "x");
+    group.settle();
+    let commit = group.replica(0).commit();
+    assert!(commit.op > group.replica(0).durable().op);
+    group.input(0, Input::Checkpointed { checkpoint: commit });
 }
 
 /// The damage mark outlives a crash in the middle of the repair, although the cut has made the log look whole.

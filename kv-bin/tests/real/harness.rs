@@ -164,11 +164,6 @@ impl Cluster {
         }
     }
 
-    /// How many members there are.
-    pub(crate) fn len(&self) -> usize {
-        self.addresses.len()
-    }
-
     /// A member's data folder.
     pub(crate) fn data(&self, id: usize) -> PathBuf {
         self.folder.path().join(format!("data-{id}"))
@@ -279,11 +274,11 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for id in 0..self.len() {
+        for id in 0..self.addresses.len() {
             self.kill(id);
         }
         if std::thread::panicking() {
-            for id in 0..self.len() {
+            for id in 0..self.addresses.len() {
                 let log = self.log(id);
                 let lines: Vec<_> = log.lines().collect();
                 eprintln!(

@@ -1,5 +1,6 @@
 //! The built `kv` as real processes over real TCP: killed, paused, restarted, misconfigured, damaged.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod commands;
 mod config;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 /// From a client to a member.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ClientMessage {
-    /// The client's number for this call on this connection; returned in the answer.
+    /// The client's number for this attempt; returned in the answer. It grows on a connection: a member ignores a message
+    /// whose number is not above all before it, so that `NotPrimary` and the like are the last word on an attempt.
     pub call: u64,
     /// What it wants.
     pub what: ClientCall,

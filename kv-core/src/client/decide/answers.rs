@@ -1,0 +1,149 @@
+//! What an answer means for the call that it answers.
+
+use super::pending::Kind;
+use super::session::Session;
+use super::{Attempt, Core};
+use crate::client::call::{CallId, Cause, Reply, Trouble};
+use crate::ids::{Instant, MemberId};
+use crate::message::{Answer, Outcome, Rejection, ServerMessage};
+
+impl Core {
+    /// A member answered. Answers to earlier attempts of a call count as well; those to calls that have ended do not.
+    pub(super) fn on_answer(&mut self, now: Instant, member: MemberId, message: ServerMessage) {
+        self.search.heard(now, member);
+        let number = message.call;
+        let Some(attempt) = self.attempts.get(&number).copied().filter(|a| a.member == member) else {
+            return;
+        };
+        let id = attempt.call;
+        match message.answer {
+            Answer::Written(result) => self.on_written(now, number, attempt, result),
+            Answer::Value { record, revision } => {
+                self.on_result(now, number, attempt, Reply::Value { record, revision });
+            }
+            Answer::Records { records, more, revision } => {
+                self.on_result(now, number, attempt, Reply::Records { records, more, revision });
+            }
+            Answer::Status(status) => self.on_result(now, number, attempt, Reply::Status(status)),
+            Answer::Done => self.on_result(now, number, attempt, Reply::Done),
+            Answer::NotPrimary { hint } => {
+                self.search.not_primary(now, member, hint);
+                self.unsuccessful(now, number, Trouble::NoPrimary, false);
+            }
+            Answer::Abandoned => {
+                self.search.not_primary(now, member, None);
+                self.taint(id);
+                self.unsuccessful(now, number, Trouble::PrimaryChanged, false);
+            }
+            Answer::Overloaded => self.unsuccessful(now, number, Trouble::Overloaded, true),
+            Answer::Refused(reason) => {
+                self.resolve(number);
+                self.fail(now, id, Cause::Refused(reason));
+            }
+        }
+    }
+
+    /// An attempt of the call may have been proposed and will not be answered.
+    fn taint(&mut self, id: CallId) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.tainted = true;
+        }
+    }
+
+    /// An attempt was answered: it cannot do anything any more.
+    fn resolve(&mut self, number: u64) {
+        if let Some(attempt) = self.attempts.remove(&number)
+            && let Some(call) = self.calls.get_mut(&attempt.call)
+        {
+            call.resolve(number);
+        }
+    }
+
+    /// A result other than a write's.
+    fn on_result(&mut self, now: Instant, number: u64, attempt: Attempt, reply: Reply) {
+        let kind = &self.calls[&attempt.call].kind;
+        let fits = match (kind, &reply) {
+            (Kind::Linearizable(_), Reply::Value { .. } | Reply::Records { .. }) => {
+                self.served(now, attempt);
+                true
+            }
+            (Kind::Local { .. }, Reply::Value { .. } | Reply::Records { .. })
+            | (Kind::Status(_), Reply::Status(_))
+            | (Kind::Handover(_), Reply::Done) => true,
+            _ => false,
+        };
+        if fits {
+            self.finish(now, attempt.call, Ok(reply));
+        } else {
+            self.on_nonsense(now, number, attempt);
+        }
+    }
+
+    /// The answer to a request of the session, or to its opening.
+    fn on_written(
+        &mut self,
+        now: Instant,
+        number: u64,
+        attempt: Attempt,
+        result: Result<Outcome, Rejection>,
+    ) {
+        let id = attempt.call;
+        let closes = match self.calls[&id].kind {
+            Kind::Open(_) => false,
+            Kind::Request { closes, .. } => closes,
+            Kind::Linearizable(_) | Kind::Local { .. } | Kind::Status(_) | Kind::Handover(_) => {
+                return self.on_nonsense(now, number, attempt);
+            }
+        };
+        self.served(now, attempt);
+        match result {
+            Ok(_) if closes => self.finish(now, id, Ok(Reply::Done)),
+            Ok(outcome) => self.finish(now, id, Ok(Reply::Written(outcome))),
+            Err(Rejection::SessionExpired) if closes => self.finish(now, id, Ok(Reply::Done)),
+            Err(Rejection::SessionExpired) => {
+                self.resolve(number);
+                self.on_session_expired(now, id);
+            }
+            // The same bytes are invalid each time: no attempt has run.
+            Err(rejection @ Rejection::Invalid) => {
+                let error = crate::client::CallError::NotApplied(Cause::Refused(rejection.to_string()));
+                self.finish(now, id, Err(error));
+            }
+            Err(Rejection::WindowExceeded) => self.unsuccessful(now, number, Trouble::Overloaded, true),
+            // Never told of a number that has not ended here.
+            Err(rejection @ Rejection::Forgotten) => {
+                self.resolve(number);
+                self.fail(now, id, Cause::Refused(rejection.to_string()));
+            }
+        }
+    }
+
+    /// The member answered as a primary.
+    fn served(&mut self, now: Instant, attempt: Attempt) {
+        self.search.serves(attempt.member);
+        self.delays.observe(now.since(attempt.sent_at));
+    }
+
+    /// An answer of another kind than the question: the attempt's fate is unknown.
+    fn on_nonsense(&mut self, now: Instant, number: u64, attempt: Attempt) {
+        self.taint(attempt.call);
+        self.unsuccessful(now, number, Trouble::Silent, true);
+    }
+
+    /// The members do not know the session any more. Whatever was sent under it ends here and is never sent under another:
+    /// it may have run before the session was forgotten. Requests that were never sent wait for a new session.
+    fn on_session_expired(&mut self, now: Instant, first: CallId) {
+        let sent = self.calls.iter().filter(|(_, call)| call.kind.number().is_some());
+        let sent: Vec<CallId> = sent.map(|(id, _)| *id).collect();
+        #[cfg(feature = "sim")]
+        if self.requeue_if_planted(&sent) {
+            self.session = Session::Closed;
+            return;
+        }
+        self.fail(now, first, Cause::SessionExpired);
+        for id in sent {
+            self.fail(now, id, Cause::SessionExpired);
+        }
+        self.session = Session::Closed;
+    }
+}

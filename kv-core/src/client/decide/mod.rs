@@ -1,0 +1,532 @@
+//! The client's decisions, pure: no clock, no I/O, no randomness but the seed it is given.
+//!
+//! Exactly once rests on few rules, each kept in one place:
+//! 1. a request is numbered when it is first sent, and every retry sends the same bytes (`send`);
+//! 2. a number counts as acknowledged when its call has ended, with a result or given up (`OpenSession::end`): members
+//!    never run it after that, so that a late copy of a call that was given up is harmless;
+//! 3. a call ends as *not applied* only if each of its attempts was answered by "not proposed", or never left this process
+//!    (`Pending::error`). This trusts that a connection delivers a message at most once: members ignore a message whose
+//!    call number is not above all earlier ones of its connection;
+//! 4. what was sent under one session is never sent under another; a new one is opened only when nothing is in flight
+//!    (`on_session_expired`).
+
+mod answers;
+mod pending;
+mod search;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use self::pending::{Body, Kind, Pending, Phase};
+use self::search::{Delays, Search, pause};
+use self::session::{OpenSession, Session};
+use super::call::{Call, CallError, CallId, Cause, CoreInput, CoreOptions, CoreOutput, Reply, Trouble};
+use crate::ids::{Instant, MemberId, RequestNumber, SessionId};
+use crate::message::{ClientCall, ClientMessage, Operation, ReadMode, Request};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// The core's own call, which opens the session.
+const OPEN: CallId = CallId::new(u64::MAX);
+
+/// How long one opening of a session is pursued before it is begun anew.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The client's decisions. One mutation, then drain: call [`handle`](Self::handle), then [`poll_output`](Self::poll_output)
+/// until it returns `None`, carrying out each output in order; then look at [`poll_timeout`](Self::poll_timeout) and call
+/// `handle(now, CoreInput::Timeout)` at that time.
+#[derive(Debug)]
+pub struct Core {
+    options: CoreOptions,
+    rng: fastrand::Rng,
+    search: Search,
+    delays: Delays,
+    session: Session,
+    calls: BTreeMap<CallId, Pending>,
+    /// Requests in [`Phase::Queued`]; the oldest is sent first.
+    queue: BTreeSet<CallId>,
+    /// Calls in [`Phase::Parked`].
+    parked: BTreeSet<CallId>,
+    /// Each call's [`Pending::timer`].
+    timers: BTreeSet<(Instant, CallId)>,
+    /// The attempts that may still be answered, by the number that the answer carries.
+    attempts: BTreeMap<u64, Attempt>,
+    next_attempt: u64,
+    outputs: VecDeque<CoreOutput>,
+    #[cfg(feature = "sim")]
+    bug: Option<crate::sim::Bug>,
+}
+
+/// One sending of a call.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    call: CallId,
+    member: MemberId,
+    sent_at: Instant,
+}
+
+impl Core {
+    /// A client of these data members (witnesses answer no calls).
+    ///
+    /// # Panics
+    /// Without members.
+    #[must_use]
+    pub fn new(seed: u64, members: Vec<MemberId>, options: CoreOptions, now: Instant) -> Self {
+        assert!(!members.is_empty(), "a client needs a member");
+        assert!(options.window > 0, "a window of no requests sends none");
+        let _ = now;
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let first = rng.usize(..members.len());
+        Self {
+            options,
+            rng,
+            search: Search::new(members, first),
+            delays: Delays::default(),
+            session: Session::Closed,
+            calls: BTreeMap::new(),
+            queue: BTreeSet::new(),
+            parked: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            attempts: BTreeMap::new(),
+            next_attempt: 1,
+            outputs: VecDeque::new(),
+            #[cfg(feature = "sim")]
+            bug: None,
+        }
+    }
+
+    /// Takes in what happened.
+    ///
+    /// # Panics
+    /// If a call's id is that of a call which has not ended.
+    pub fn handle(&mut self, now: Instant, input: CoreInput) {
+        match input {
+            CoreInput::Call { id, call, deadline } => self.on_call(now, id, call, deadline),
+            CoreInput::Cancel { id } => self.on_cancel(id),
+            CoreInput::Answer { member, message } => self.on_answer(now, member, message),
+            CoreInput::ConnectionLost { member } => self.on_lost(now, member, Trouble::ConnectionLost),
+            CoreInput::Unreachable { member } => self.on_lost(now, member, Trouble::Unreachable),
+            CoreInput::Timeout => {}
+        }
+        self.fire_timers(now);
+        self.drive_session(now);
+        self.send_what_may_go(now);
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<CoreOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call with [`CoreInput::Timeout`].
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let searching = self.search.primary().is_none() && self.next_to_send().is_some();
+        let ask = searching.then(|| self.search.next_at());
+        timer.into_iter().chain(ask).min()
+    }
+
+    /// The member that this client takes for the primary.
+    #[must_use]
+    pub const fn primary(&self) -> Option<MemberId> {
+        self.search.primary()
+    }
+
+    /// Calls that have begun and not ended.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.calls.len() - usize::from(self.calls.contains_key(&OPEN))
+    }
+
+    /// Makes it wrong in a known way, for the simulator to find out.
+    #[cfg(feature = "sim")]
+    pub fn plant(&mut self, bug: crate::sim::Bug) {
+        self.bug = Some(bug);
+    }
+
+    #[cfg(feature = "sim")]
+    fn has_bug(&self, bug: crate::sim::Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    fn on_call(&mut self, now: Instant, id: CallId, call: Call, deadline: Instant) {
+        assert!(id != OPEN, "the last id is the core's own");
+        let request = |operation, closes| Kind::Request { closes, body: Body::New(operation) };
+        let (kind, phase) = match call {
+            Call::Write(command) => (request(Operation::Command(command), false), Phase::Queued),
+            Call::CloseSession => (request(Operation::CloseSession, true), Phase::Queued),
+            Call::Read { mode: ReadMode::Linearizable, query, .. } => {
+                (Kind::Linearizable(query), Phase::Parked)
+            }
+            Call::Read { mode: ReadMode::Local, query, prefer } => {
+                let members = self.search.members();
+                let preferred = members.iter().position(|member| Some(*member) == prefer);
+                let start = preferred.unwrap_or_else(|| self.rng.usize(..members.len()));
+                (Kind::Local { query, start }, Phase::Parked)
+            }
+            Call::Status { member } => (Kind::Status(member), Phase::Parked),
+            Call::Handover { member } => (Kind::Handover(member), Phase::Parked),
+        };
+        self.begin(id, Pending::new(kind, deadline, phase));
+        if deadline > now {
+            self.retry(now, id, false);
+        }
+    }
+
+    fn begin(&mut self, id: CallId, call: Pending) {
+        let replaced = {
+            self.index(id, &call);
+            self.calls.insert(id, call)
+        };
+        assert!(replaced.is_none(), "{id:?} begins twice");
+    }
+
+    /// Enters a call into the sets that its phase belongs to.
+    fn index(&mut self, id: CallId, call: &Pending) {
+        self.timers.insert((call.timer(), id));
+        match call.phase {
+            Phase::Queued => drop(self.queue.insert(id)),
+            Phase::Parked => drop(self.parked.insert(id)),
+            Phase::Pausing { .. } | Phase::Sent { .. } => {}
+        }
+    }
+
+    fn unindex(&mut self, id: CallId, timer: Instant) {
+        self.timers.remove(&(timer, id));
+        self.queue.remove(&id);
+        self.parked.remove(&id);
+    }
+
+    fn set_phase(&mut self, id: CallId, phase: Phase) {
+        let Some(mut call) = self.calls.remove(&id) else { return };
+        self.unindex(id, call.timer());
+        call.phase = phase;
+        self.index(id, &call);
+        self.calls.insert(id, call);
+    }
+
+    fn on_cancel(&mut self, id: CallId) {
+        drop(self.remove(id));
+    }
+
+    /// Ends a call, with all its attempts. Its number, if it has one, will never run from now on.
+    fn remove(&mut self, id: CallId) -> Option<Pending> {
+        let call = self.calls.remove(&id)?;
+        self.unindex(id, call.timer());
+        for attempt in &call.attempts {
+            self.attempts.remove(attempt);
+        }
+        if let (Some(number), Session::Open(session)) = (call.kind.number(), &mut self.session) {
+            session.end(number);
+            if session.closing {
+                self.session = Session::Closed;
+            }
+        }
+        Some(call)
+    }
+
+    fn finish(&mut self, now: Instant, id: CallId, result: Result<Reply, CallError>) {
+        if self.remove(id).is_none() {
+            return;
+        }
+        if id == OPEN {
+            self.on_open_ended(now, result);
+        } else {
+            self.outputs.push_back(CoreOutput::Done { id, result });
+        }
+    }
+
+    /// Ends a call without a result.
+    fn fail(&mut self, now: Instant, id: CallId, cause: Cause) {
+        if let Some(call) = self.calls.get(&id) {
+            let error = call.error(cause);
+            self.finish(now, id, Err(error));
+        }
+    }
+
+    fn fire_timers(&mut self, now: Instant) {
+        while let Some((at, id)) = self.timers.first().copied() {
+            if at > now {
+                return;
+            }
+            let call = self.calls.get(&id).expect("a timer belongs to a call");
+            if call.deadline <= now {
+                let trouble = self.trouble_of(call);
+                self.fail(now, id, Cause::Deadline(trouble));
+            } else if let Phase::Sent { attempt, .. } = call.phase {
+                self.on_silence(now, id, attempt);
+            } else {
+                self.retry(now, id, false);
+            }
+        }
+    }
+
+    /// What stands in the way of a call.
+    fn trouble_of(&self, call: &Pending) -> Trouble {
+        let queued = call.phase == Phase::Queued;
+        match self.calls.get(&OPEN) {
+            Some(open) if queued && open.trouble == Trouble::Waiting => Trouble::NoSession,
+            Some(open) if queued => open.trouble,
+            _ => call.trouble,
+        }
+    }
+
+    /// The latest attempt was not answered in time. It may be answered yet: it stays open.
+    fn on_silence(&mut self, now: Instant, id: CallId, attempt: u64) {
+        let Attempt { member, sent_at, .. } = self.attempts[&attempt];
+        // One lost message is no reason to leave a member that answers others.
+        if !self.search.heard_after(member, sent_at) {
+            self.search.failed(now, member, self.options.attempt_min * 2);
+        }
+        self.retry(now, id, false);
+    }
+
+    /// The connection to a member broke, or could not be opened.
+    fn on_lost(&mut self, now: Instant, member: MemberId, trouble: Trouble) {
+        self.search.failed(now, member, self.options.search_max);
+        let lost: Vec<u64> =
+            self.attempts.iter().filter(|(_, a)| a.member == member).map(|(number, _)| *number).collect();
+        for number in lost {
+            let Attempt { call: id, .. } = self.attempts[&number];
+            let call = self.calls.get_mut(&id).expect("an attempt belongs to a call");
+            if trouble == Trouble::ConnectionLost {
+                call.tainted = true; // It may have arrived.
+            }
+            self.unsuccessful(now, number, trouble, false);
+        }
+    }
+
+    /// An attempt ended without a result: the call needs another, unless a later one is on its way.
+    fn unsuccessful(&mut self, now: Instant, number: u64, trouble: Trouble, pausing: bool) {
+        let Some(Attempt { call: id, .. }) = self.attempts.remove(&number) else { return };
+        let call = self.calls.get_mut(&id).expect("an attempt belongs to a call");
+        let was_latest = call.resolve(number);
+        if was_latest {
+            call.trouble = trouble;
+            if call.kind.is_single() {
+                self.fail(now, id, Cause::Failed(trouble));
+            } else {
+                self.retry(now, id, pausing);
+            }
+        }
+    }
+
+    /// Makes a call ready for its next attempt, after a pause if `pausing`.
+    fn retry(&mut self, now: Instant, id: CallId, pausing: bool) {
+        let call = &self.calls[&id];
+        if pausing {
+            let (min, max) = (self.options.backoff_min, self.options.backoff_max);
+            let until = now.after(pause(min, max, call.tries, &mut self.rng));
+            return self.set_phase(id, Phase::Pausing { until });
+        }
+        match call.kind {
+            Kind::Request { body: Body::New(_), .. } => self.set_phase(id, Phase::Queued),
+            Kind::Request { .. } | Kind::Open(_) | Kind::Linearizable(_) => {
+                self.set_phase(id, Phase::Parked);
+            }
+            Kind::Status(member) | Kind::Handover(member) => self.send(now, id, member),
+            Kind::Local { start, .. } => {
+                let (members, tries) = (self.search.members(), call.tries as usize);
+                let member = members[(start + tries) % members.len()];
+                let went_round = tries > 0 && tries.is_multiple_of(members.len());
+                if went_round && matches!(call.phase, Phase::Sent { .. }) {
+                    return self.retry(now, id, true);
+                }
+                self.send(now, id, member);
+            }
+        }
+    }
+
+    /// The call that goes out next when there is somebody to ask: retries and reads first, then new requests.
+    fn next_to_send(&self) -> Option<CallId> {
+        self.parked.first().copied().or_else(|| {
+            let Session::Open(session) = &self.session else { return None };
+            let first = self.queue.first().copied()?;
+            let closes = matches!(self.calls[&first].kind, Kind::Request { closes: true, .. });
+            let may_go =
+                if closes { session.outstanding() == 0 } else { session.has_room(self.options.window) };
+            (may_go && !session.closing).then_some(first)
+        })
+    }
+
+    fn send_what_may_go(&mut self, now: Instant) {
+        while let Some(id) = self.next_to_send() {
+            let primary = self.search.primary();
+            let Some(member) = primary.or_else(|| self.search.ask(now, &self.options, &mut self.rng)) else {
+                return;
+            };
+            self.send(now, id, member);
+        }
+    }
+
+    fn send(&mut self, now: Instant, id: CallId, member: MemberId) {
+        self.number_if_new(now, id);
+        let attempt = self.next_attempt;
+        self.next_attempt += 1;
+        let call = self.calls.get_mut(&id).expect("only a call is sent");
+        let what = match &call.kind {
+            Kind::Open(bytes) | Kind::Request { body: Body::Numbered(_, bytes), .. } => {
+                ClientCall::Write(bytes.clone())
+            }
+            Kind::Request { body: Body::New(_), .. } => {
+                unreachable!("a request is numbered before it is sent")
+            }
+            Kind::Linearizable(query) => {
+                ClientCall::Read { mode: ReadMode::Linearizable, query: query.clone() }
+            }
+            Kind::Local { query, .. } => ClientCall::Read { mode: ReadMode::Local, query: query.clone() },
+            Kind::Status(_) => ClientCall::Status,
+            Kind::Handover(_) => ClientCall::Handover,
+        };
+        call.tries = call.tries.saturating_add(1);
+        call.trouble = Trouble::Silent;
+        call.attempts.push(attempt);
+        let until = if call.kind.is_single() {
+            call.deadline
+        } else {
+            now.after(self.delays.timeout(&self.options, call.tries))
+        };
+        self.attempts.insert(attempt, Attempt { call: id, member, sent_at: now });
+        self.set_phase(id, Phase::Sent { attempt, until });
+        let message = ClientMessage { call: attempt, what };
+        self.outputs.push_back(CoreOutput::Send { member, message });
+    }
+
+    /// Gives a request its number and its bytes, for good.
+    fn number_if_new(&mut self, now: Instant, id: CallId) {
+        #[cfg(feature = "sim")]
+        self.renumber_if_planted(id);
+        let call = self.calls.get_mut(&id).expect("only a call is sent");
+        let Kind::Request { closes, body } = &mut call.kind else { return };
+        let Body::New(operation) = body else { return };
+        let Session::Open(session) = &mut self.session else {
+            unreachable!("a request is sent only in an open session")
+        };
+        let number = session.take_number(now);
+        let request = Request {
+            session: session.id,
+            number,
+            acked_through: session.acked_through(),
+            operation: operation.clone(),
+        };
+        session.closing |= *closes;
+        *body = Body::Numbered(number, request.encode());
+    }
+
+    /// Opens a session when a request waits for one, and leaves an old one that may have expired.
+    fn drive_session(&mut self, now: Instant) {
+        while let Some(first) = self.queue.first().copied() {
+            let closes = matches!(self.calls[&first].kind, Kind::Request { closes: true, .. });
+            match &self.session {
+                Session::Closed if closes => self.finish(now, first, Ok(Reply::Done)),
+                Session::Opening if closes => {
+                    drop(self.remove(OPEN));
+                    self.session = Session::Closed;
+                }
+                Session::Closed => return self.open_session(now),
+                Session::Open(session)
+                    if session.outstanding() == 0
+                        && now.since(session.last_used) >= self.options.session_idle =>
+                {
+                    self.session = Session::Closed;
+                }
+                Session::Opening | Session::Open(_) => return,
+            }
+        }
+    }
+
+    fn open_session(&mut self, now: Instant) {
+        let request = Request {
+            session: SessionId::ZERO,
+            number: RequestNumber::ZERO,
+            acked_through: RequestNumber::ZERO,
+            operation: Operation::OpenSession { nonce: self.rng.u128(..) },
+        };
+        let kind = Kind::Open(request.encode());
+        self.session = Session::Opening;
+        self.begin(OPEN, Pending::new(kind, now.after(OPEN_PATIENCE), Phase::Parked));
+    }
+
+    fn on_open_ended(&mut self, now: Instant, result: Result<Reply, CallError>) {
+        self.session = Session::Closed;
+        match result {
+            Ok(Reply::Written(outcome)) => {
+                let id = SessionId::new(outcome.revision.get());
+                self.session = Session::Open(OpenSession::new(id, now));
+            }
+            Err(error) if matches!(error.cause(), Cause::Refused(_)) => {
+                while let Some(id) = self.queue.first().copied() {
+                    self.fail(now, id, error.cause().clone());
+                }
+            }
+            Ok(_) | Err(_) => {} // Opened anew if a request still waits for it.
+        }
+    }
+
+    /// Asserts what must hold between two inputs; call it after each step in tests and simulation.
+    ///
+    /// # Panics
+    /// If something is wrong in here.
+    pub fn check_invariants(&self) {
+        for (id, call) in &self.calls {
+            assert!(self.timers.contains(&(call.timer(), *id)));
+            assert_eq!(self.queue.contains(id), call.phase == Phase::Queued);
+            assert_eq!(self.parked.contains(id), call.phase == Phase::Parked);
+            let unsent = matches!(call.kind, Kind::Request { body: Body::New(_), .. });
+            assert_eq!(unsent, call.phase == Phase::Queued, "{id:?}: new requests wait in the queue");
+            assert!(call.attempts.iter().all(|attempt| self.attempts[attempt].call == *id));
+            if let Phase::Sent { attempt, .. } = call.phase {
+                assert!(call.attempts.contains(&attempt), "{id:?} waits for an attempt that has ended");
+            }
+        }
+        let attempts: usize = self.calls.values().map(|call| call.attempts.len()).sum();
+        assert_eq!(self.attempts.len(), attempts);
+        assert_eq!(self.timers.len(), self.calls.len());
+        assert_eq!(self.calls.contains_key(&OPEN), matches!(self.session, Session::Opening));
+        let live: BTreeSet<_> = self.calls.values().filter_map(|call| call.kind.number()).collect();
+        match &self.session {
+            Session::Open(session) => session.check_invariants(self.options.window, live),
+            Session::Closed | Session::Opening => assert!(live.is_empty(), "in flight without a session"),
+        }
+    }
+}
+
+#[cfg(feature = "sim")]
+impl Core {
+    /// The planted bug `RetryRenumbered`: a retry takes a new number.
+    fn renumber_if_planted(&mut self, id: CallId) {
+        if !self.has_bug(crate::sim::Bug::RetryRenumbered) {
+            return;
+        }
+        let call = self.calls.get_mut(&id).expect("only a call is sent");
+        let Kind::Request { body, .. } = &mut call.kind else { return };
+        let (Body::Numbered(number, bytes), Session::Open(session)) = (&*body, &mut self.session) else {
+            return;
+        };
+        if session.has_room(self.options.window) {
+            let operation = Request::decode(bytes).expect("it was encoded here").operation;
+            session.end(*number);
+            *body = Body::New(operation);
+        }
+    }
+
+    /// The planted bug `RetryInNewSession`: what was in flight goes back to the queue.
+    fn requeue_if_planted(&mut self, ids: &[CallId]) -> bool {
+        if !self.has_bug(crate::sim::Bug::RetryInNewSession) {
+            return false;
+        }
+        for id in ids {
+            let Some(mut call) = self.remove(*id) else { continue };
+            if let Kind::Request { body: body @ Body::Numbered(..), .. } = &mut call.kind {
+                let Body::Numbered(_, bytes) = &*body else { continue };
+                let operation = Request::decode(bytes).expect("it was encoded here").operation;
+                *body = Body::New(operation);
+                call.attempts.clear();
+                call.phase = Phase::Queued;
+                self.begin(*id, call);
+            }
+        }
+        true
+    }
+}

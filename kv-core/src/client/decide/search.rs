@@ -1,0 +1,163 @@
+//! Who is primary, as far as this client knows, and how it finds out.
+
+use crate::client::call::CoreOptions;
+use crate::ids::{Instant, MemberId};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The belief about the primary, and the search for it while there is none.
+///
+/// While no primary is believed in, members are asked in turn, one call at a time and with growing pauses: calls that wait
+/// do not storm a cluster that is busy electing.
+#[derive(Debug)]
+pub(super) struct Search {
+    members: Vec<MemberId>,
+    primary: Option<MemberId>,
+    /// The place of the next member to be asked.
+    next: usize,
+    /// Not to be asked before.
+    next_at: Instant,
+    /// Questions since a primary answered last.
+    asked: u32,
+    /// Hints followed since the last question.
+    hops: usize,
+    /// Members that failed lately: hints to them are not followed until then.
+    distrusted: BTreeMap<MemberId, Instant>,
+    /// When each member was heard last.
+    heard: BTreeMap<MemberId, Instant>,
+}
+
+impl Search {
+    pub(super) const fn new(members: Vec<MemberId>, first: usize) -> Self {
+        Self {
+            members,
+            primary: None,
+            next: first,
+            next_at: Instant::ZERO,
+            asked: 0,
+            hops: 0,
+            distrusted: BTreeMap::new(),
+            heard: BTreeMap::new(),
+        }
+    }
+
+    pub(super) const fn primary(&self) -> Option<MemberId> {
+        self.primary
+    }
+
+    pub(super) fn members(&self) -> &[MemberId] {
+        &self.members
+    }
+
+    /// The member answered something.
+    pub(super) fn heard(&mut self, now: Instant, member: MemberId) {
+        self.heard.insert(member, now);
+    }
+
+    /// Whether the member has answered anything after `since`.
+    pub(super) fn heard_after(&self, member: MemberId, since: Instant) -> bool {
+        self.heard.get(&member).is_some_and(|at| *at > since)
+    }
+
+    /// The member answered as only a primary does.
+    pub(super) fn serves(&mut self, member: MemberId) {
+        self.primary = Some(member);
+        self.next_at = Instant::ZERO; // When it is lost, the search begins at once.
+        self.asked = 0;
+        self.hops = 0;
+        self.distrusted.remove(&member);
+    }
+
+    /// The member says that it is not primary, and perhaps who is.
+    pub(super) fn not_primary(&mut self, now: Instant, from: MemberId, hint: Option<MemberId>) {
+        if self.primary.is_some_and(|primary| primary != from) {
+            return; // Another is believed in since the question was sent.
+        }
+        self.primary = None;
+        let trusted = |member: &MemberId| {
+            *member != from && self.members.contains(member) && !self.is_distrusted(now, *member)
+        };
+        // Two members may name each other for a while: after some hops the search goes on at its own pace.
+        if let Some(hint) = hint.filter(trusted)
+            && self.hops < self.members.len()
+        {
+            self.hops += 1;
+            self.primary = Some(hint);
+        }
+    }
+
+    /// The member does not answer, or cannot be reached: do not follow hints to it for some time.
+    pub(super) fn failed(&mut self, now: Instant, member: MemberId, distrust: Duration) {
+        if self.primary == Some(member) {
+            self.primary = None;
+        }
+        self.distrusted.insert(member, now.after(distrust));
+    }
+
+    /// When the next member may be asked.
+    pub(super) const fn next_at(&self) -> Instant {
+        self.next_at
+    }
+
+    /// The next member to ask, if it is time: the next in turn, those that failed lately last.
+    pub(super) fn ask(
+        &mut self,
+        now: Instant,
+        options: &CoreOptions,
+        rng: &mut fastrand::Rng,
+    ) -> Option<MemberId> {
+        if now < self.next_at {
+            return None;
+        }
+        let count = self.members.len();
+        let turn = (0..count).map(|step| (self.next + step) % count);
+        let at = turn
+            .clone()
+            .find(|at| !self.is_distrusted(now, self.members[*at]))
+            .or_else(|| turn.clone().next())
+            .expect("a client has members");
+        self.next = (at + 1) % count;
+        let pause = pause(options.backoff_min, options.search_max, self.asked, rng);
+        self.next_at = now.after(pause);
+        self.asked = self.asked.saturating_add(1);
+        self.hops = 0;
+        Some(self.members[at])
+    }
+
+    fn is_distrusted(&self, now: Instant, member: MemberId) -> bool {
+        self.distrusted.get(&member).is_some_and(|until| now < *until)
+    }
+}
+
+/// A pause that doubles with each try, up to `max`; half of it is chance, so that clients do not march in step.
+pub(super) fn pause(min: Duration, max: Duration, tries: u32, rng: &mut fastrand::Rng) -> Duration {
+    let full = min.saturating_mul(1 << tries.min(16)).min(max);
+    full / 2 + (full / 2).mul_f64(rng.f64())
+}
+
+/// How long answers take: the estimator of TCP's retransmission time-out (RFC 6298).
+#[derive(Debug, Default)]
+pub(super) struct Delays {
+    mean: Option<Duration>,
+    deviation: Duration,
+}
+
+impl Delays {
+    /// An answer took this long.
+    pub(super) fn observe(&mut self, delay: Duration) {
+        let Some(mean) = self.mean else {
+            self.mean = Some(delay);
+            self.deviation = delay / 2;
+            return;
+        };
+        self.deviation = (self.deviation * 3 + mean.abs_diff(delay)) / 4;
+        self.mean = Some((mean * 7 + delay) / 8);
+    }
+
+    /// How long to wait for the answer to the attempt number `tries` (from 1) of a call.
+    pub(super) fn timeout(&self, options: &CoreOptions, tries: u32) -> Duration {
+        let usual = self.mean.unwrap_or_default() + self.deviation * 4;
+        let first = usual.max(options.attempt_min);
+        first.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(options.attempt_max)
+    }
+}

@@ -1,0 +1,127 @@
+//! The client's side of a session: numbers, the window, what has ended.
+
+use crate::ids::{Instant, RequestNumber, SessionId};
+use std::collections::BTreeSet;
+
+/// The session of a client.
+#[derive(Debug)]
+pub(super) enum Session {
+    /// There is none.
+    Closed,
+    /// It was asked for.
+    Opening,
+    /// It is there.
+    Open(OpenSession),
+}
+
+/// A session that was opened.
+#[derive(Debug)]
+pub(super) struct OpenSession {
+    /// Its name.
+    pub(super) id: SessionId,
+    /// The number of the next new request.
+    next: RequestNumber,
+    /// Every number up to here has ended: with a result, or given up. Members run none of them any more.
+    acked_through: RequestNumber,
+    /// Numbers above `acked_through` that have ended.
+    ended: BTreeSet<RequestNumber>,
+    /// When the last new request was sent.
+    pub(super) last_used: Instant,
+    /// Its closing was sent.
+    pub(super) closing: bool,
+}
+
+impl OpenSession {
+    pub(super) const fn new(id: SessionId, now: Instant) -> Self {
+        Self {
+            id,
+            next: RequestNumber::new(1),
+            acked_through: RequestNumber::ZERO,
+            ended: BTreeSet::new(),
+            last_used: now,
+            closing: false,
+        }
+    }
+
+    /// Whether the window has room for one more number.
+    pub(super) fn has_room(&self, window: u32) -> bool {
+        self.next.distance_from(self.acked_through) <= u64::from(window)
+    }
+
+    /// How many numbers are in flight.
+    pub(super) fn outstanding(&self) -> u64 {
+        self.next.previous().distance_from(self.acked_through) - self.ended.len() as u64
+    }
+
+    pub(super) const fn acked_through(&self) -> RequestNumber {
+        self.acked_through
+    }
+
+    /// Takes the next number.
+    pub(super) fn take_number(&mut self, now: Instant) -> RequestNumber {
+        let number = self.next;
+        self.next = number.next();
+        self.last_used = now;
+        number
+    }
+
+    /// The request with this number has a result or was given up: it must not run from now on.
+    pub(super) fn end(&mut self, number: RequestNumber) {
+        assert!(number < self.next, "{number:?} was never taken");
+        let new = number > self.acked_through && self.ended.insert(number);
+        assert!(new, "{number:?} ended twice");
+        while self.ended.remove(&self.acked_through.next()) {
+            self.acked_through = self.acked_through.next();
+        }
+    }
+
+    /// Asserts that exactly the numbers of `live` have not ended.
+    pub(super) fn check_invariants(&self, window: u32, mut live: BTreeSet<RequestNumber>) {
+        assert!(self.next.previous().distance_from(self.acked_through) <= u64::from(window));
+        assert!(self.ended.iter().all(|number| *number > self.acked_through.next()));
+        assert_eq!(live.len() as u64, self.outstanding());
+        live.extend(&self.ended);
+        let mut expected = self.acked_through;
+        for number in live {
+            expected = expected.next();
+            assert_eq!(number, expected, "a number is neither live nor ended");
+        }
+        assert_eq!(expected.next(), self.next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(value: u64) -> RequestNumber {
+        RequestNumber::new(value)
+    }
+
+    #[test]
+    fn acked_through_covers_only_what_has_ended_without_a_gap() {
+        let mut session = OpenSession::new(SessionId::new(5), Instant::ZERO);
+        let taken: Vec<_> = (0..4).map(|_| session.take_number(Instant::ZERO)).collect();
+        assert_eq!(taken, [1, 2, 3, 4].map(number));
+        let mut acked = Vec::new();
+        for ended in [2, 4, 1, 3] {
+            session.end(number(ended));
+            acked.push((session.acked_through().get(), session.outstanding()));
+        }
+        assert_eq!(acked, [(0, 3), (0, 2), (2, 1), (4, 0)]);
+    }
+
+    #[test]
+    fn the_window_counts_from_the_oldest_number_in_flight() {
+        let mut session = OpenSession::new(SessionId::new(5), Instant::ZERO);
+        for taken in 1..=3 {
+            assert!(session.has_room(3), "before {taken}");
+            session.take_number(Instant::ZERO);
+        }
+        assert!(!session.has_room(3));
+        session.end(number(3));
+        assert!(!session.has_room(3), "1 still is in flight");
+        session.end(number(1));
+        assert!(session.has_room(3));
+    }
+}

@@ -1,0 +1,630 @@
+//! The client's decisions, output by output.
+
+mod random;
+
+use super::*;
+use crate::ids::{Revision, Timestamp};
+use crate::message::{Answer, Command, Effect, Outcome, Query, Rejection, ServerMessage};
+
+const A: MemberId = MemberId::new(0);
+const B: MemberId = MemberId::new(1);
+const C: MemberId = MemberId::new(2);
+
+/// A core with a clock in milliseconds, and what it says.
+struct Bench {
+    core: Core,
+    now: Instant,
+}
+
+fn at(ms: u64) -> Instant {
+    Instant::new(ms * 1_000_000)
+}
+
+fn id(value: u64) -> CallId {
+    CallId::new(value)
+}
+
+fn put(key: &'static str) -> Command {
+    Command::Put { key: key.into(), value: "value".into(), guard: None }
+}
+
+fn get(key: &'static str) -> Call {
+    Call::Read { mode: ReadMode::Linearizable, query: Query::Get { key: key.into() }, prefer: None }
+}
+
+fn request(session: u64, number: u64, acked: u64, operation: Operation) -> ClientCall {
+    let request = Request {
+        session: SessionId::new(session),
+        number: RequestNumber::new(number),
+        acked_through: RequestNumber::new(acked),
+        operation,
+    };
+    ClientCall::Write(request.encode())
+}
+
+fn write(session: u64, number: u64, acked: u64, key: &'static str) -> ClientCall {
+    request(session, number, acked, Operation::Command(put(key)))
+}
+
+fn outcome(revision: u64, effect: Effect) -> Outcome {
+    Outcome { revision: Revision::new(revision), timestamp: Timestamp::new(1), effect }
+}
+
+fn written(revision: u64) -> Answer {
+    Answer::Written(Ok(outcome(revision, Effect::Put)))
+}
+
+fn done(id: CallId, revision: u64) -> CoreOutput {
+    CoreOutput::Done { id, result: Ok(Reply::Written(outcome(revision, Effect::Put))) }
+}
+
+fn send(member: MemberId, call: u64, what: ClientCall) -> CoreOutput {
+    CoreOutput::Send { member, message: ClientMessage { call, what } }
+}
+
+fn not_applied(id: CallId, cause: Cause) -> CoreOutput {
+    CoreOutput::Done { id, result: Err(CallError::NotApplied(cause)) }
+}
+
+fn unknown(id: CallId, cause: Cause) -> CoreOutput {
+    CoreOutput::Done { id, result: Err(CallError::OutcomeUnknown(cause)) }
+}
+
+fn no_hint() -> Answer {
+    Answer::NotPrimary { hint: None }
+}
+
+fn hint(member: MemberId) -> Answer {
+    Answer::NotPrimary { hint: Some(member) }
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(CoreOptions::default())
+    }
+
+    /// Members A, B, C; A is asked first.
+    fn with(options: CoreOptions) -> Self {
+        let seed = (0..).find(|seed| fastrand::Rng::with_seed(*seed).usize(..3) == 0).expect("one of a few");
+        let core = Core::new(seed, vec![A, B, C], options, Instant::ZERO);
+        Self { core, now: Instant::ZERO }
+    }
+
+    /// A session with id 9 is open, A is primary, and the next attempt is number 2.
+    fn open() -> Self {
+        let mut bench = Self::new();
+        bench.open_session(A, 1, 9);
+        bench
+    }
+
+    /// Opens the session `session` by a write that is cancelled at once: attempt `attempt` goes to `member`.
+    fn open_session(&mut self, member: MemberId, attempt: u64, session: u64) {
+        let first = id(1_000_000 + attempt);
+        let outputs = self.call(first, Call::Write(put("first")), 60_000);
+        assert!(
+            matches!(&outputs[..], [CoreOutput::Send { member: m, message }]
+                if *m == member && message.call == attempt && opens(&message.what)),
+            "{outputs:?}"
+        );
+        assert_eq!(self.input(CoreInput::Cancel { id: first }), []);
+        let opened = Answer::Written(Ok(outcome(session, Effect::SessionOpened)));
+        assert_eq!(self.answer(member, attempt, opened), []);
+    }
+
+    fn input(&mut self, input: CoreInput) -> Vec<CoreOutput> {
+        self.core.handle(self.now, input);
+        self.core.check_invariants();
+        std::iter::from_fn(|| self.core.poll_output()).collect()
+    }
+
+    fn call(&mut self, id: CallId, call: Call, deadline_ms: u64) -> Vec<CoreOutput> {
+        let deadline = self.now.after(Duration::from_millis(deadline_ms));
+        self.input(CoreInput::Call { id, call, deadline })
+    }
+
+    fn put(&mut self, id: CallId, key: &'static str) -> Vec<CoreOutput> {
+        self.call(id, Call::Write(put(key)), 10_000)
+    }
+
+    fn answer(&mut self, member: MemberId, call: u64, answer: Answer) -> Vec<CoreOutput> {
+        self.input(CoreInput::Answer { member, message: ServerMessage { call, answer } })
+    }
+
+    /// The clock goes on to `ms`, through all timers on the way.
+    fn run_until(&mut self, ms: u64) -> Vec<CoreOutput> {
+        let mut outputs = Vec::new();
+        while let Some(due) = self.core.poll_timeout().filter(|due| *due <= at(ms)) {
+            self.now = self.now.max(due);
+            outputs.extend(self.input(CoreInput::Timeout));
+        }
+        self.now = at(ms);
+        outputs
+    }
+
+    /// The clock goes on to the next timer.
+    fn next_timer(&mut self) -> Vec<CoreOutput> {
+        let due = self.core.poll_timeout().expect("a timer is set");
+        assert!(due >= self.now);
+        self.now = due;
+        self.input(CoreInput::Timeout)
+    }
+}
+
+fn opens(what: &ClientCall) -> bool {
+    let ClientCall::Write(bytes) = what else { return false };
+    matches!(Request::decode(bytes).unwrap().operation, Operation::OpenSession { .. })
+}
+
+#[test]
+fn the_first_write_opens_a_session_and_then_goes_out() {
+    let mut bench = Bench::new();
+    let outputs = bench.put(id(1), "x");
+    let [CoreOutput::Send { member: A, message }] = &outputs[..] else { panic!("{outputs:?}") };
+    assert!(opens(&message.what));
+    assert_eq!(bench.put(id(2), "y"), [], "one session is opened for all");
+    let opened = Answer::Written(Ok(outcome(7, Effect::SessionOpened)));
+    assert_eq!(
+        bench.answer(A, 1, opened),
+        [send(A, 2, write(7, 1, 0, "x")), send(A, 3, write(7, 2, 0, "y"))]
+    );
+    assert_eq!(bench.answer(A, 2, written(8)), [done(id(1), 8)]);
+    assert_eq!(bench.put(id(3), "z"), [send(A, 4, write(7, 3, 1, "z"))], "1 is acknowledged, 2 in flight");
+    assert_eq!(bench.answer(A, 4, written(10)), [done(id(3), 10)]);
+    assert_eq!(bench.answer(A, 3, written(9)), [done(id(2), 9)]);
+    assert_eq!(bench.put(id(4), "z"), [send(A, 5, write(7, 4, 3, "z"))]);
+    assert_eq!(bench.core.pending(), 1);
+}
+
+#[test]
+fn a_hint_is_followed_at_once_with_the_same_number() {
+    let mut bench = Bench::open();
+    assert_eq!(bench.put(id(1), "x"), [send(A, 2, write(9, 1, 0, "x"))]);
+    assert_eq!(bench.answer(A, 2, hint(C)), [send(C, 3, write(9, 1, 0, "x"))]);
+    assert_eq!(bench.core.primary(), Some(C));
+    assert_eq!(bench.answer(C, 3, written(10)), [done(id(1), 10)]);
+    assert_eq!(bench.put(id(2), "y"), [send(C, 4, write(9, 2, 1, "y"))]);
+}
+
+#[test]
+fn members_that_name_each_other_are_not_asked_at_full_speed() {
+    let mut bench = Bench::open();
+    let mut outputs = bench.put(id(1), "x");
+    let mut immediate = 0;
+    for attempt in 2.. {
+        let [CoreOutput::Send { member, .. }] = outputs[..] else { break };
+        immediate += 1;
+        outputs = bench.answer(member, attempt, hint(if member == A { B } else { A }));
+    }
+    assert_eq!(
+        immediate,
+        2 * (1 + 3),
+        "a question and one hop per member, twice; then at the pace of the search"
+    );
+    let due = bench.core.poll_timeout().unwrap();
+    assert!(due <= bench.now || due.since(bench.now) <= Duration::from_millis(50));
+}
+
+#[test]
+fn while_no_primary_is_known_members_are_asked_in_turn_with_growing_pauses() {
+    let mut bench = Bench::open();
+    for call in 1..=5 {
+        bench.put(id(call), "x");
+    }
+    // All five are told that A is no longer primary: one goes on to ask, the others wait.
+    let mut asked = Vec::new();
+    for attempt in 2..=6 {
+        asked.extend(bench.answer(A, attempt, no_hint()));
+    }
+    assert_eq!(asked, [send(B, 7, write(9, 1, 0, "x"))]);
+    assert_eq!(bench.answer(B, 7, no_hint()), []);
+    let mut members = Vec::new();
+    let mut pauses = Vec::new();
+    for attempt in 8..14 {
+        let before = bench.now;
+        let outputs = bench.next_timer();
+        let [CoreOutput::Send { member, .. }] = outputs[..] else { panic!("{outputs:?}") };
+        members.push(member);
+        pauses.push(bench.now.since(before).as_millis());
+        assert_eq!(bench.answer(member, attempt, no_hint()), []);
+    }
+    assert_eq!(members, [C, A, B, C, A, B]);
+    assert!(pauses.iter().all(|pause| *pause <= 50), "{pauses:?}");
+    assert!(pauses[5] >= 25, "{pauses:?}");
+    // The one that finds the primary calls the others.
+    let outputs = bench.next_timer();
+    assert_eq!(outputs, [send(C, 14, write(9, 1, 0, "x"))]);
+    let outputs = bench.answer(C, 14, written(20));
+    let expected: Vec<_> = [done(id(1), 20)]
+        .into_iter()
+        .chain((2..=5).map(|call| send(C, 13 + call, write(9, call, 0, "x"))))
+        .collect();
+    assert_eq!(outputs, expected);
+}
+
+#[test]
+fn silence_is_answered_elsewhere_with_the_same_number() {
+    let mut bench = Bench::open();
+    bench.put(id(1), "x");
+    assert_eq!(bench.run_until(249), []);
+    assert_eq!(bench.run_until(250), [send(B, 3, write(9, 1, 0, "x"))]);
+    // B still takes A for the primary: not believed so soon after A's silence.
+    assert_eq!(bench.answer(B, 3, hint(A)), []);
+    let outputs = bench.run_until(300);
+    assert_eq!(outputs[0], send(C, 4, write(9, 1, 0, "x")));
+    // An answer to the first attempt still counts, however late.
+    assert_eq!(bench.answer(A, 2, written(10)), [done(id(1), 10)]);
+    assert_eq!(bench.core.primary(), Some(A));
+    assert_eq!(bench.answer(C, 4, written(10)), [], "the call has ended");
+}
+
+#[test]
+fn one_lost_message_is_no_reason_to_leave_a_primary_that_answers_others() {
+    let mut bench = Bench::open();
+    bench.put(id(1), "x");
+    bench.run_until(100);
+    bench.put(id(2), "y");
+    assert_eq!(bench.answer(A, 3, written(11)), [done(id(2), 11)]);
+    assert_eq!(bench.run_until(260), [send(A, 4, write(9, 1, 0, "x"))]);
+}
+
+#[test]
+fn the_time_out_grows_with_each_attempt_of_a_call() {
+    let mut bench =
+        Bench::with(CoreOptions { attempt_max: Duration::from_secs(1), ..CoreOptions::default() });
+    bench.call(id(1), get("x"), 20_000);
+    let mut times = vec![];
+    while bench.now < at(5_000) {
+        let outputs = bench.next_timer();
+        if let [CoreOutput::Send { .. }] = outputs[..] {
+            times.push(bench.now.get() / 1_000_000);
+        }
+    }
+    assert_eq!(times[..6], [250, 750, 1750, 2750, 3750, 4750]);
+}
+
+#[test]
+fn a_slow_cluster_is_given_more_time() {
+    let mut bench = Bench::open();
+    let mut sent = 1;
+    for call in 1..20 {
+        let outputs = bench.put(id(call), "x");
+        sent += outputs.len() as u64;
+        let latest = sent;
+        sent += bench.run_until(call * 1_000 - 600).len() as u64;
+        sent += bench
+            .answer(A, latest, written(call))
+            .iter()
+            .filter(|o| !matches!(o, CoreOutput::Done { .. }))
+            .count() as u64;
+        bench.run_until(call * 1_000);
+    }
+    // 400 ms each: the first few are repeated, the later ones are not.
+    let outputs = bench.put(id(100), "x");
+    assert_eq!(outputs.len(), 1);
+    assert_eq!(bench.run_until(19_400), []);
+}
+
+#[test]
+fn an_abandoned_call_is_retried_with_its_number_and_its_fate_stays_unknown() {
+    let mut bench = Bench::open();
+    bench.call(id(1), Call::Write(put("x")), 100);
+    assert_eq!(bench.answer(A, 2, Answer::Abandoned), [send(B, 3, write(9, 1, 0, "x"))]);
+    assert_eq!(bench.answer(B, 3, Answer::Overloaded), []);
+    // An Overloaded on a retry proves nothing about the first try.
+    let outputs = bench.run_until(100);
+    let (sends, last) = outputs.split_at(outputs.len() - 1);
+    let cause = if sends.is_empty() { Trouble::Overloaded } else { Trouble::Silent };
+    assert_eq!(last, [unknown(id(1), Cause::Deadline(cause))]);
+}
+
+#[test]
+fn a_deadline_without_any_proposal_is_not_applied() {
+    let mut bench = Bench::open();
+    bench.call(id(1), Call::Write(put("x")), 100);
+    let mut outputs = bench.answer(A, 2, Answer::Overloaded);
+    // Every attempt is shed.
+    while outputs.iter().all(|output| matches!(output, CoreOutput::Send { .. })) {
+        for output in std::mem::take(&mut outputs) {
+            let CoreOutput::Send { member, message } = output else { unreachable!() };
+            assert_eq!(message.what, write(9, 1, 0, "x"));
+            assert_eq!(bench.answer(member, message.call, Answer::Overloaded), []);
+        }
+        outputs = bench.next_timer();
+    }
+    assert_eq!(outputs, [not_applied(id(1), Cause::Deadline(Trouble::Overloaded))]);
+    assert_eq!(bench.now, at(100));
+    assert_eq!(bench.put(id(2), "y").len(), 1);
+}
+
+#[test]
+fn a_deadline_while_an_attempt_is_open_is_unknown() {
+    let mut bench = Bench::open();
+    bench.call(id(1), Call::Write(put("x")), 100);
+    assert_eq!(bench.run_until(100), [unknown(id(1), Cause::Deadline(Trouble::Silent))]);
+    // The number counts as ended: it may run late, but no more once this request has.
+    assert_eq!(bench.put(id(2), "y"), [send(A, 3, write(9, 2, 1, "y"))]);
+    assert_eq!(bench.answer(A, 2, written(10)), [], "too late");
+}
+
+#[test]
+fn a_lost_connection_leaves_the_fate_unknown_and_an_unreachable_member_does_not() {
+    for (lost, expected) in
+        [(CoreInput::ConnectionLost { member: A }, true), (CoreInput::Unreachable { member: A }, false)]
+    {
+        let mut bench = Bench::open();
+        bench.call(id(1), Call::Write(put("x")), 100);
+        assert_eq!(bench.input(lost), [send(B, 3, write(9, 1, 0, "x"))]);
+        let mut outputs = bench.answer(B, 3, no_hint());
+        // From now on every member is unreachable.
+        while !matches!(outputs[..], [CoreOutput::Done { .. }]) {
+            outputs = match outputs[..] {
+                [CoreOutput::Send { member, .. }] => bench.input(CoreInput::Unreachable { member }),
+                _ => bench.next_timer(),
+            };
+        }
+        let cause = Cause::Deadline(Trouble::Unreachable);
+        let ended = if expected { unknown(id(1), cause) } else { not_applied(id(1), cause) };
+        assert_eq!(outputs, [ended]);
+    }
+}
+
+#[test]
+fn a_refusal_of_the_only_attempt_is_not_applied() {
+    let mut bench = Bench::open();
+    bench.put(id(1), "x");
+    let refused = Answer::Refused("too long".into());
+    let cause = Cause::Refused("too long".into());
+    assert_eq!(bench.answer(A, 2, refused.clone()), [not_applied(id(1), cause.clone())]);
+    bench.put(id(2), "x");
+    bench.answer(A, 3, Answer::Abandoned);
+    assert_eq!(bench.answer(B, 4, refused), [unknown(id(2), cause)]);
+    bench.put(id(3), "x");
+    let outputs = bench.answer(C, 5, Answer::Written(Err(Rejection::Invalid)));
+    assert!(outputs.is_empty(), "C was not asked: {outputs:?}");
+}
+
+#[test]
+fn an_expired_session_ends_what_was_sent_and_spares_what_was_not() {
+    let mut bench = Bench::with(CoreOptions { window: 3, ..CoreOptions::default() });
+    bench.open_session(A, 1, 9);
+    bench.put(id(1), "a");
+    bench.put(id(2), "b");
+    bench.put(id(3), "c");
+    assert_eq!(bench.put(id(4), "d"), [], "the window is full");
+    assert_eq!(bench.answer(A, 3, Answer::Overloaded), [], "b was surely not proposed");
+    let expired = Answer::Written(Err(Rejection::SessionExpired));
+    let mut outputs = bench.answer(A, 2, expired.clone());
+    let Some(CoreOutput::Send { member: A, message }) = outputs.pop() else { panic!("{outputs:?}") };
+    assert!(opens(&message.what), "nothing is in flight any more: d needs a session");
+    let cause = Cause::SessionExpired;
+    assert_eq!(
+        outputs,
+        [
+            not_applied(id(1), cause.clone()), // its only attempt found no session
+            not_applied(id(2), cause.clone()), // never proposed
+            unknown(id(3), cause.clone()),     // may have run before the session went
+        ]
+    );
+    let opened = Answer::Written(Ok(outcome(50, Effect::SessionOpened)));
+    assert_eq!(bench.answer(A, message.call, opened), [send(A, 6, write(50, 1, 0, "d"))]);
+    // Late answers under the old session reach nobody.
+    assert_eq!(bench.answer(A, 4, expired), []);
+}
+
+#[test]
+fn a_retry_that_finds_its_session_expired_is_unknown() {
+    let mut bench = Bench::open();
+    bench.put(id(1), "x");
+    bench.answer(A, 2, Answer::Abandoned);
+    let expired = Answer::Written(Err(Rejection::SessionExpired));
+    assert_eq!(bench.answer(B, 3, expired), [unknown(id(1), Cause::SessionExpired)]);
+}
+
+#[test]
+fn a_session_that_was_idle_for_long_is_replaced_before_it_is_used() {
+    let mut bench = Bench::open();
+    bench.put(id(1), "x");
+    bench.answer(A, 2, written(10));
+    bench.run_until(299_000);
+    assert_eq!(bench.put(id(2), "x"), [send(A, 3, write(9, 2, 1, "x"))], "not that long");
+    bench.answer(A, 3, written(11));
+    bench.run_until(599_000);
+    let outputs = bench.put(id(3), "x");
+    assert!(
+        matches!(&outputs[..], [CoreOutput::Send { message, .. }] if opens(&message.what)),
+        "{outputs:?}"
+    );
+}
+
+#[test]
+fn a_cancelled_call_is_given_up_and_its_number_with_it() {
+    let mut bench = Bench::open();
+    bench.put(id(1), "x");
+    assert_eq!(bench.input(CoreInput::Cancel { id: id(1) }), []);
+    assert_eq!(bench.put(id(2), "y"), [send(A, 3, write(9, 2, 1, "y"))]);
+    assert_eq!(bench.answer(A, 2, written(10)), []);
+    assert_eq!(bench.core.pending(), 1);
+}
+
+#[test]
+fn the_window_holds_new_requests_back_until_the_oldest_has_ended() {
+    let mut bench = Bench::with(CoreOptions { window: 2, ..CoreOptions::default() });
+    bench.open_session(A, 1, 9);
+    bench.put(id(1), "a");
+    bench.put(id(2), "b");
+    assert_eq!(bench.put(id(3), "c"), []);
+    assert_eq!(bench.answer(A, 3, written(11)), [done(id(2), 11)], "number 1 is still in flight");
+    assert_eq!(bench.answer(A, 2, written(10)), [done(id(1), 10), send(A, 4, write(9, 3, 2, "c"))]);
+    // A full window at the member is no result either: the request has not run, and is tried again.
+    assert_eq!(bench.answer(A, 4, Answer::Written(Err(Rejection::WindowExceeded))), []);
+    assert_eq!(bench.next_timer(), [send(A, 5, write(9, 3, 2, "c"))]);
+}
+
+#[test]
+fn a_refused_session_ends_the_writes_that_wait_for_it() {
+    let mut bench = Bench::new();
+    bench.put(id(1), "x");
+    bench.put(id(2), "y");
+    let cause = Cause::Refused("no sessions here".into());
+    assert_eq!(
+        bench.answer(A, 1, Answer::Refused("no sessions here".into())),
+        [not_applied(id(1), cause.clone()), not_applied(id(2), cause)]
+    );
+}
+
+#[test]
+fn a_write_that_waits_for_a_session_ends_by_its_deadline_with_the_reason() {
+    let mut bench = Bench::new();
+    bench.call(id(1), Call::Write(put("x")), 100);
+    bench.answer(A, 1, Answer::Overloaded);
+    bench.core.search.serves(A);
+    let outputs = bench.run_until(100);
+    let ended = outputs.last().unwrap();
+    assert!(
+        matches!(ended, CoreOutput::Done { result: Err(CallError::NotApplied(Cause::Deadline(_))), .. }),
+        "{ended:?}"
+    );
+    // The session that was asked for may still come, and is then used.
+    let opening = bench.core.next_attempt - 1;
+    let opened = Answer::Written(Ok(outcome(7, Effect::SessionOpened)));
+    assert_eq!(bench.answer(A, opening, opened), []);
+    assert_eq!(bench.put(id(2), "y"), [send(A, opening + 1, write(7, 1, 0, "y"))]);
+}
+
+#[test]
+fn reads_need_no_session_and_are_retried_freely() {
+    let mut bench = Bench::new();
+    let read = ClientCall::Read { mode: ReadMode::Linearizable, query: Query::Get { key: "x".into() } };
+    assert_eq!(bench.call(id(1), get("x"), 1_000), [send(A, 1, read.clone())]);
+    assert_eq!(bench.input(CoreInput::ConnectionLost { member: A }), []);
+    assert_eq!(bench.next_timer(), [send(B, 2, read.clone())]);
+    assert_eq!(bench.answer(B, 2, hint(C)), [send(C, 3, read)]);
+    let revision = Revision::new(4);
+    assert_eq!(
+        bench.answer(C, 3, Answer::Value { record: None, revision }),
+        [CoreOutput::Done { id: id(1), result: Ok(Reply::Value { record: None, revision }) }]
+    );
+    bench.call(id(2), get("x"), 100);
+    bench.now = bench.now.after(Duration::from_millis(100));
+    let outputs = bench.input(CoreInput::Timeout);
+    assert_eq!(outputs, [not_applied(id(2), Cause::Deadline(Trouble::Silent))], "a read changes nothing");
+}
+
+#[test]
+fn local_reads_go_to_the_preferred_member_and_then_to_the_others() {
+    let mut bench = Bench::new();
+    let query = Query::Get { key: "x".into() };
+    let call = |prefer| Call::Read { mode: ReadMode::Local, query: query.clone(), prefer };
+    let read = ClientCall::Read { mode: ReadMode::Local, query: query.clone() };
+    assert_eq!(bench.call(id(1), call(Some(B)), 10_000), [send(B, 1, read.clone())]);
+    assert_eq!(bench.input(CoreInput::Unreachable { member: B }), [send(C, 2, read.clone())]);
+    assert_eq!(bench.input(CoreInput::ConnectionLost { member: C }), [send(A, 3, read.clone())]);
+    assert_eq!(bench.answer(A, 3, Answer::Overloaded), []);
+    assert_eq!(bench.next_timer(), [send(B, 4, read)], "after a pause, round again");
+    assert_eq!(bench.core.primary(), None, "a local read does not look for the primary");
+    let revision = Revision::new(4);
+    let outputs = bench.answer(B, 4, Answer::Value { record: None, revision });
+    assert_eq!(
+        outputs,
+        [CoreOutput::Done { id: id(1), result: Ok(Reply::Value { record: None, revision }) }]
+    );
+}
+
+#[test]
+fn questions_to_one_member_are_asked_once() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.call(id(1), Call::Status { member: C }, 500), [send(C, 1, ClientCall::Status)]);
+    assert_eq!(
+        bench.input(CoreInput::Unreachable { member: C }),
+        [not_applied(id(1), Cause::Failed(Trouble::Unreachable))]
+    );
+    assert_eq!(bench.call(id(2), Call::Status { member: C }, 500), [send(C, 2, ClientCall::Status)]);
+    assert_eq!(bench.run_until(1_000), [not_applied(id(2), Cause::Deadline(Trouble::Silent))]);
+    assert_eq!(bench.call(id(3), Call::Handover { member: A }, 500), [send(A, 3, ClientCall::Handover)]);
+    assert_eq!(
+        bench.input(CoreInput::ConnectionLost { member: A }),
+        [unknown(id(3), Cause::Failed(Trouble::ConnectionLost))]
+    );
+    bench.call(id(4), Call::Handover { member: A }, 500);
+    assert_eq!(bench.answer(A, 4, Answer::Done), [CoreOutput::Done { id: id(4), result: Ok(Reply::Done) }]);
+}
+
+#[test]
+fn closing_waits_for_what_is_in_flight_and_nothing_overtakes_it() {
+    let mut bench = Bench::open();
+    bench.put(id(1), "x");
+    assert_eq!(bench.call(id(2), Call::CloseSession, 1_000), []);
+    assert_eq!(bench.put(id(3), "y"), []);
+    let close = request(9, 2, 1, Operation::CloseSession);
+    assert_eq!(bench.answer(A, 2, written(10)), [done(id(1), 10), send(A, 3, close.clone())]);
+    assert_eq!(bench.answer(A, 3, hint(B)), [send(B, 4, close)]);
+    let outputs = bench.answer(B, 4, Answer::Written(Err(Rejection::SessionExpired)));
+    let [CoreOutput::Done { result: Ok(Reply::Done), .. }, CoreOutput::Send { message, .. }] = &outputs[..]
+    else {
+        panic!("{outputs:?}")
+    };
+    assert!(opens(&message.what), "y goes to a session of its own");
+}
+
+#[test]
+fn closing_needs_no_session() {
+    let mut bench = Bench::new();
+    let closed = |id| CoreOutput::Done { id, result: Ok(Reply::Done) };
+    assert_eq!(bench.call(id(1), Call::CloseSession, 1_000), [closed(id(1))]);
+    // One that is being opened is left alone.
+    bench.call(id(2), Call::Write(put("x")), 1_000);
+    bench.input(CoreInput::Cancel { id: id(2) });
+    assert_eq!(bench.call(id(3), Call::CloseSession, 1_000), [closed(id(3))]);
+    assert_eq!(bench.core.poll_timeout(), None);
+}
+
+#[test]
+fn answers_that_fit_no_question_are_harmless() {
+    let mut bench = Bench::open();
+    bench.put(id(1), "x");
+    assert_eq!(bench.answer(A, 77, written(1)), [], "no such attempt");
+    assert_eq!(bench.answer(B, 2, written(1)), [], "not asked of B");
+    let nonsense = Answer::Value { record: None, revision: Revision::new(1) };
+    assert_eq!(bench.answer(A, 2, nonsense), []);
+    assert_eq!(bench.next_timer(), [send(A, 3, write(9, 1, 0, "x"))]);
+    assert_eq!(bench.answer(A, 3, written(10)), [done(id(1), 10)]);
+    let read = bench.call(id(2), get("x"), 1_000);
+    assert_eq!(read.len(), 1);
+    assert_eq!(bench.answer(A, 4, written(1)), []);
+    assert_eq!(bench.next_timer().len(), 1);
+}
+
+#[test]
+fn a_call_whose_deadline_has_passed_ends_at_once() {
+    let mut bench = Bench::open();
+    for (call, what) in [Call::Write(put("x")), get("x"), Call::Status { member: A }].into_iter().zip(1..) {
+        let outputs = bench.call(id(what), call, 0);
+        assert_eq!(outputs, [not_applied(id(what), Cause::Deadline(Trouble::Waiting))]);
+    }
+}
+
+#[test]
+fn the_same_seed_decides_the_same() {
+    let run = |seed| {
+        let mut core = Core::new(seed, vec![A, B, C], CoreOptions::default(), Instant::ZERO);
+        let call = Call::Write(put("x"));
+        core.handle(Instant::ZERO, CoreInput::Call { id: id(1), call, deadline: at(2_000) });
+        let mut trace = Vec::new();
+        while let Some(due) = core.poll_timeout() {
+            while let Some(output) = core.poll_output() {
+                if let CoreOutput::Send { member, message } = &output {
+                    let message = ServerMessage { call: message.call, answer: no_hint() };
+                    core.handle(due, CoreInput::Answer { member: *member, message });
+                }
+                trace.push((due, output));
+            }
+            core.handle(due, CoreInput::Timeout);
+            if trace.len() > 500 {
+                break;
+            }
+        }
+        trace
+    };
+    assert_eq!(run(5), run(5));
+    assert_ne!(run(5), run(6));
+}

@@ -1,0 +1,116 @@
+//! What a healthy cluster does.
+
+use super::harness::{Harness, Net, eventually, id, options};
+use kv_core::config::Role;
+use kv_core::error::{ReadError, WriteError};
+
+pub(crate) async fn three_members_form_and_serve(net: Net) {
+    let harness = Harness::three(net).await;
+    let client = harness.client().await;
+    assert_eq!(client.get("colour").await.expect("a read"), None);
+    let first = client.put("colour", "red").await.expect("a put");
+    let second = client.put("colour", "blue").await.expect("a put");
+    assert!(second.revision > first.revision);
+
+    let record = client.get("colour").await.expect("a read").expect("it exists");
+    assert_eq!(record.value, "blue");
+    assert_eq!((record.created, record.modified, record.version), (first.revision, second.revision, 2));
+
+    assert!(client.delete("colour").await.expect("a delete").existed);
+    assert!(!client.delete("colour").await.expect("a delete").existed);
+    assert_eq!(client.get("colour").await.expect("a read"), None);
+}
+
+/// One durable node is a cluster, too.
+pub(crate) async fn one_member_alone_is_a_durable_store(net: Net) {
+    let mut harness = Harness::with(net, &[Role::Data], options()).await;
+    harness.client().await.put("key", "value").await.expect("a put");
+    harness.kill(0);
+    harness.start_all().await;
+    let record = harness.client().await.get("key").await.expect("a read").expect("it exists");
+    assert_eq!(record.value, "value");
+}
+
+pub(crate) async fn guards_decide(net: Net) {
+    let harness = Harness::three(net).await;
+    let client = harness.client().await;
+    let made = client.put("key", "1").if_absent().await.expect("it is absent");
+    let again = client.put("key", "2").if_absent().await.expect_err("it is there");
+    assert_eq!(again, WriteError::GuardFailed { found: Some(made.revision) });
+    let changed = client.put("key", "2").if_revision(made.revision).await.expect("it is that revision");
+    client.put("key", "3").if_revision(made.revision).await.expect_err("it is another revision");
+    client.delete("key").if_value("1").await.expect_err("it has another value");
+    client.delete("key").if_value("2").await.expect("it has this value");
+    let gone = client.put("key", "3").if_present().await.expect_err("it is gone");
+    assert_eq!(gone, WriteError::GuardFailed { found: None });
+    assert!(changed.revision > made.revision);
+}
+
+pub(crate) async fn scans_go_through_everything_in_order(net: Net) {
+    let harness = Harness::three(net).await;
+    let client = harness.client().await;
+    let keys: Vec<String> = (0..50).map(|number| format!("scan/{number:03}")).collect();
+    for key in keys.iter().rev() {
+        client.put(key, "value").await.expect("a put");
+    }
+    client.put("scam", "before").await.expect("a put");
+    client.put("scan0", "after").await.expect("a put");
+
+    let found = client.scan("scan/").await.expect("a scan");
+    let found: Vec<&str> = found.iter().map(|(key, _)| std::str::from_utf8(key).expect("text")).collect();
+    assert_eq!(found, keys);
+    let few = client.scan("scan/").limit(7).await.expect("a scan");
+    assert_eq!(few.len(), 7);
+}
+
+/// An embedded node's client works whichever member is primary.
+pub(crate) async fn a_client_of_a_backup_works_like_any_other(net: Net) {
+    let harness = Harness::three(net).await;
+    for member in 0..3 {
+        let client = harness.node(member).client();
+        let key = format!("of member {member}");
+        client.put(&key, "value").await.expect("a put");
+        assert!(client.get(&key).await.expect("a read").is_some());
+    }
+}
+
+pub(crate) async fn local_reads_are_answered_by_backups_and_not_by_witnesses(net: Net) {
+    let harness = Harness::with(net, &[Role::Data, Role::Data, Role::Witness], options()).await;
+    let client = harness.client().await;
+    client.put("key", "value").await.expect("a put");
+    harness.level().await;
+    let backup = harness.backup().await;
+    let local = harness.node(backup).client().get("key").local().await.expect("a local read");
+    assert_eq!(local.expect("it is applied").value, "value");
+    // A client never asks a witness for data: it knows the roles.
+    let through_witness = harness.node(2).client().get("key").local().await;
+    assert!(!matches!(through_witness, Err(ReadError::Refused(_))), "{through_witness:?}");
+}
+
+pub(crate) async fn the_status_tells_where_members_stand(net: Net) {
+    let harness = Harness::with(net, &[Role::Data, Role::Data, Role::Witness], options()).await;
+    let client = harness.client().await;
+    for number in 0..10 {
+        client.put("key", number.to_string()).await.expect("a put");
+    }
+    harness.level().await;
+    let primary = harness.primary().await;
+    let status = harness.status(primary);
+    assert_eq!((status.id, status.primary), (id(primary), Some(id(primary))));
+    assert_eq!((status.head, status.commit), (status.applied, status.applied));
+    assert!(status.revision.get() >= 10);
+    eventually("the primary sees its peers level", async || {
+        let peers = harness.status(primary).peers;
+        peers.len() == 2 && peers.iter().all(|peer| peer.alive && peer.acknowledged == status.head)
+    })
+    .await;
+    let witness = harness.status(2);
+    assert_eq!((witness.role.as_str(), witness.state.as_str()), ("witness", "backup"));
+
+    let reports = client.cluster_status().await;
+    assert_eq!(reports.len(), 3);
+    for report in reports {
+        let status = report.status.expect("it answers");
+        assert_eq!((status.id, status.head), (report.id, witness.head));
+    }
+}

@@ -1,0 +1,158 @@
+//! Members that die, stop, return and change roles.
+
+use super::harness::{Harness, Net, eventually, options};
+use super::load::Load;
+use kv_core::config::Role;
+use kv_core::node::StopReason;
+
+const WRITERS: usize = 8;
+
+/// P1, in the small: the promise itself.
+pub(crate) async fn a_killed_primary_loses_nothing_and_doubles_nothing(net: Net) {
+    let mut harness = Harness::three(net).await;
+    let load = Load::start(&harness.client().await, WRITERS);
+    for _ in 0..3 {
+        load.progress(100).await;
+        let primary = harness.primary().await;
+        harness.kill(primary);
+        load.progress(100).await;
+        harness.start(primary).await;
+        harness.level_enough().await;
+    }
+    assert_eq!(load.check(&harness).await, 0, "within the deadline every outcome is known");
+}
+
+pub(crate) async fn a_killed_member_catches_up_when_it_returns(net: Net) {
+    let mut harness = Harness::three(net).await;
+    let load = Load::start(&harness.client().await, WRITERS);
+    load.progress(50).await;
+    let backup = harness.backup().await;
+    harness.kill(backup);
+    load.progress(500).await;
+    harness.start(backup).await;
+    load.progress(50).await;
+    load.check(&harness).await;
+    harness.level().await;
+}
+
+/// P3: all are killed during writes.
+pub(crate) async fn everything_is_there_after_all_were_killed(net: Net) {
+    let mut harness = Harness::three(net).await;
+    let load = Load::start(&harness.client().await, WRITERS);
+    for _ in 0..2 {
+        load.progress(100).await;
+        (0..3).for_each(|member| harness.kill(member));
+        harness.start_all().await;
+    }
+    load.progress(100).await;
+    assert_eq!(load.check(&harness).await, 0, "within the deadline every outcome is known");
+    harness.level().await;
+}
+
+/// Two data members and a witness survive one, whichever it is.
+pub(crate) async fn two_data_members_and_a_witness_survive_one(net: Net) {
+    let mut harness = Harness::with(net, &[Role::Data, Role::Data, Role::Witness], options()).await;
+    let load = Load::start(&harness.client().await, WRITERS);
+    load.progress(50).await;
+    for member in [harness.primary().await, 2, harness.backup().await] {
+        harness.kill(member);
+        load.progress(100).await;
+        harness.start(member).await;
+        harness.level_enough().await;
+    }
+    assert_eq!(load.check(&harness).await, 0, "within the deadline every outcome is known");
+    harness.level().await;
+}
+
+pub(crate) async fn a_handover_moves_the_role_and_loses_no_write(net: Net) {
+    let harness = Harness::three(net).await;
+    let load = Load::start(&harness.client().await, WRITERS);
+    for _ in 0..3 {
+        load.progress(50).await;
+        let primary = harness.primary().await;
+        harness.node(primary).handover().await.expect("another member takes it");
+        assert_ne!(harness.status(primary).state, "primary");
+    }
+    load.progress(50).await;
+    assert_eq!(load.check(&harness).await, 0, "within the deadline every outcome is known");
+}
+
+/// P11.
+pub(crate) async fn a_shutdown_hands_over_and_clients_see_no_error(net: Net) {
+    let mut harness = Harness::three(net).await;
+    let load = Load::start(&harness.client().await, WRITERS);
+    for _ in 0..3 {
+        load.progress(50).await;
+        let primary = harness.primary().await;
+        let node = harness.nodes[primary].take().expect("it runs");
+        node.shutdown().await;
+        node.shutdown().await;
+        assert!(matches!(node.stopped().await, StopReason::Shutdown));
+        load.progress(50).await;
+        harness.start(primary).await;
+        harness.level_enough().await;
+    }
+    assert_eq!(load.check(&harness).await, 0, "no client sees an error");
+}
+
+pub(crate) async fn a_shutdown_releases_port_and_directory(net: Net) {
+    let mut harness = Harness::three(net).await;
+    for _ in 0..5 {
+        for member in 0..3 {
+            harness.node(member).shutdown().await;
+            // Not dropped before the next one starts.
+            let _old = harness.nodes[member].take();
+            harness.start(member).await;
+        }
+    }
+}
+
+pub(crate) async fn a_dropped_node_releases_port_and_directory(net: Net) {
+    let mut harness = Harness::three(net).await;
+    for _ in 0..5 {
+        for member in 0..3 {
+            harness.kill(member);
+            harness.start(member).await;
+        }
+    }
+}
+
+/// With checkpoints all the time: what a restart finds is checkpoint and journal together.
+pub(crate) async fn the_state_outlives_checkpoints_and_restarts(net: Net) {
+    let mut small = options();
+    small.checkpoint_bytes = 64 << 10;
+    small.segment_bytes = 256 << 10;
+    small.max_batch_bytes = 64 << 10;
+    small.max_value_bytes = 32 << 10;
+    let mut harness = Harness::with(net, &[Role::Data; 3], small).await;
+    let client = harness.client().await;
+    let value = |number: usize| vec![u8::try_from(number % 251).expect("small"); 4 << 10];
+    for number in 0..200 {
+        client.put(format!("key/{:02}", number % 50), value(number)).await.expect("a put");
+    }
+    eventually("all have checkpoints", async || {
+        (0..3).all(|member| harness.status(member).checkpoint.get() > 0)
+    })
+    .await;
+    (0..3).for_each(|member| harness.kill(member));
+    harness.start_all().await;
+    let found = harness.client().await.scan("key/").await.expect("a scan");
+    assert_eq!(found.len(), 50);
+    for (number, (_, record)) in found.iter().enumerate() {
+        assert_eq!(record.value, value(number + 150));
+        assert_eq!(record.version, 4);
+    }
+}
+
+impl Harness {
+    /// Waits until so many members are level that the next one may be killed.
+    async fn level_enough(&self) {
+        eventually("all members serve again", async || {
+            self.nodes.iter().flatten().all(|node| {
+                let status = node.status();
+                (status.state == "primary" || status.state == "backup") && status.primary.is_some()
+            })
+        })
+        .await;
+    }
+}

@@ -1,0 +1,240 @@
+//! A cluster to be tested.
+
+use kv_core::config::{Cluster, Options, Role};
+use kv_core::ids::MemberId;
+use kv_core::message::MemberStatus;
+use kv_core::node::{Node, StartError};
+use kv_core::transport::{Faults, Faulty, Memory, Transport};
+use kv_core::{Client, wire};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep, timeout};
+
+/// No test takes longer, however slow the machine.
+const TEST_WITHIN: Duration = Duration::from_secs(120);
+/// No condition takes longer to come true.
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// Fails a test that hangs.
+pub(crate) async fn bounded(test: impl Future<Output = ()>) {
+    timeout(TEST_WITHIN, test).await.expect("the test ends in time");
+}
+
+/// Waits for a condition.
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + WITHIN;
+    while !condition().await {
+        assert!(Instant::now() < until, "never: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Which network.
+#[derive(Clone, Debug)]
+pub(crate) enum Net {
+    Memory(Memory),
+    #[cfg(feature = "tcp")]
+    Tcp,
+}
+
+impl Net {
+    pub(crate) fn memory() -> Self {
+        Self::Memory(Memory::new())
+    }
+
+    #[cfg(feature = "tcp")]
+    pub(crate) fn tcp() -> Self {
+        Self::Tcp
+    }
+
+    /// An address that nobody has.
+    pub(crate) fn address(&self) -> String {
+        match self {
+            Self::Memory(_) => format!("member:{}", next_port()),
+            #[cfg(feature = "tcp")]
+            Self::Tcp => loop {
+                let address = format!("127.0.0.1:{}", next_port());
+                if std::net::TcpListener::bind(&address).is_ok() {
+                    return address;
+                }
+            },
+        }
+    }
+
+    /// The network as seen from `address`.
+    pub(crate) fn transport(&self, address: &str) -> Arc<dyn Transport> {
+        match self {
+            Self::Memory(memory) => Arc::new(memory.named(address)),
+            #[cfg(feature = "tcp")]
+            Self::Tcp => Arc::new(kv_core::transport::tcp::Tcp::new()),
+        }
+    }
+}
+
+/// Ports below those that the system gives to outgoing connections, different in processes that run at once.
+fn next_port() -> u16 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    let port = 10_000 + (std::process::id().wrapping_mul(97) + next) % 20_000;
+    u16::try_from(port).expect("below 30,000")
+}
+
+/// Members, their directories, and those of them that run.
+pub(crate) struct Harness {
+    pub(crate) net: Net,
+    pub(crate) cluster: Cluster,
+    pub(crate) options: Options,
+    /// The faults between each member and the rest, both ways.
+    pub(crate) faults: Vec<Faults>,
+    pub(crate) dirs: Vec<TempDir>,
+    pub(crate) nodes: Vec<Option<Node>>,
+}
+
+/// Time-outs that suit a busy machine: no test depends on how fast a failover is.
+pub(crate) fn options() -> Options {
+    let mut options = Options::default();
+    options.segment_bytes = 4 << 20;
+    options
+}
+
+pub(crate) fn cluster(net: &Net, roles: &[Role]) -> Cluster {
+    let mut builder = Cluster::builder("test");
+    for (id, role) in (0..).zip(roles) {
+        builder = builder.with(id, net.address(), *role);
+    }
+    builder.build().expect("the configuration is valid")
+}
+
+impl Harness {
+    /// Members with these roles, none of them running.
+    pub(crate) fn new(net: Net, roles: &[Role], options: Options) -> Self {
+        Self {
+            cluster: cluster(&net, roles),
+            net,
+            options,
+            faults: (0..roles.len() as u64).map(Faults::new).collect(),
+            dirs: roles.iter().map(|_| tempfile::tempdir().expect("a temporary directory")).collect(),
+            nodes: roles.iter().map(|_| None).collect(),
+        }
+    }
+
+    /// A running cluster.
+    pub(crate) async fn with(net: Net, roles: &[Role], options: Options) -> Self {
+        let mut harness = Self::new(net, roles, options);
+        harness.start_all().await;
+        harness
+    }
+
+    /// A running cluster of three data members.
+    pub(crate) async fn three(net: Net) -> Self {
+        Self::with(net, &[Role::Data; 3], options()).await
+    }
+
+    pub(crate) fn address(&self, member: usize) -> String {
+        self.cluster.member(id(member)).expect("it is a member").address.clone()
+    }
+
+    /// Starts a member.
+    pub(crate) async fn try_start(&mut self, member: usize) -> Result<(), StartError> {
+        let address = self.address(member);
+        let transport =
+            Faulty::new(self.net.transport(&address), self.faults[member].clone(), wire::framing())
+                .spare_first();
+        let node = Node::builder(self.cluster.clone(), id(member).get())
+            .transport(Arc::new(transport))
+            .data_dir(self.dirs[member].path())
+            .options(self.options.clone())
+            .start()
+            .await?;
+        self.nodes[member] = Some(node);
+        Ok(())
+    }
+
+    /// Starts a member.
+    pub(crate) async fn start(&mut self, member: usize) {
+        self.try_start(member).await.unwrap_or_else(|error| panic!("member {member}: {error}"));
+    }
+
+    /// Starts those that do not run, and waits until they serve.
+    pub(crate) async fn start_all(&mut self) {
+        for member in 0..self.nodes.len() {
+            if self.nodes[member].is_none() {
+                self.start(member).await;
+            }
+        }
+        for node in self.nodes.iter().flatten() {
+            node.wait_formed().await.expect("the cluster forms");
+        }
+    }
+
+    pub(crate) fn node(&self, member: usize) -> &Node {
+        self.nodes[member].as_ref().expect("it runs")
+    }
+
+    pub(crate) fn status(&self, member: usize) -> MemberStatus {
+        self.node(member).status()
+    }
+
+    /// Kills a member, as `kill -9` would.
+    pub(crate) fn kill(&mut self, member: usize) {
+        drop(self.nodes[member].take().expect("it runs"));
+    }
+
+    /// The member that says of itself that it serves as primary, once there is one.
+    pub(crate) async fn primary(&self) -> usize {
+        let mut found = 0;
+        eventually("a primary", async || {
+            let primary =
+                |node: &Option<Node>| node.as_ref().is_some_and(|it| it.status().state == "primary");
+            let member = self.nodes.iter().position(primary);
+            found = member.unwrap_or_default();
+            member.is_some()
+        })
+        .await;
+        found
+    }
+
+    /// A running member that is not primary, and holds data.
+    pub(crate) async fn backup(&self) -> usize {
+        let primary = self.primary().await;
+        (0..self.nodes.len())
+            .find(|member| {
+                *member != primary && self.nodes[*member].is_some() && self.status(*member).role == "data"
+            })
+            .expect("a backup runs")
+    }
+
+    /// A client that reaches all members through the network.
+    pub(crate) async fn client(&self) -> Client {
+        self.client_over(self.net.transport("client")).await
+    }
+
+    pub(crate) async fn client_over(&self, transport: Arc<dyn Transport>) -> Client {
+        let mut builder = Client::builder(self.cluster.name())
+            .transport(transport)
+            .deadline(WITHIN)
+            .connect_timeout(WITHIN);
+        for member in self.cluster.members() {
+            builder = builder.address(&member.address);
+        }
+        builder.connect().await.expect("a member answers")
+    }
+
+    /// Waits until every running member has applied what the primary has, and nothing more is to come.
+    pub(crate) async fn level(&self) {
+        eventually("all members level", async || {
+            let status: Vec<_> = self.nodes.iter().flatten().map(Node::status).collect();
+            let Some(primary) = status.iter().find(|it| it.state == "primary") else { return false };
+            primary.head == primary.commit
+                && status.iter().all(|it| it.applied == primary.head && it.head == primary.head)
+        })
+        .await;
+    }
+}
+
+pub(crate) fn id(member: usize) -> MemberId {
+    MemberId::new(u8::try_from(member).expect("few members"))
+}

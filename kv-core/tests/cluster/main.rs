@@ -1,0 +1,77 @@
+//! Whole clusters in one process: real nodes, real clients, real directories, over every transport.
+
+mod basics;
+mod failover;
+mod faults;
+mod harness;
+mod load;
+mod refusals;
+
+use harness::Net;
+
+/// Runs each test over every transport.
+macro_rules! on_every_transport {
+    ($($module:ident :: { $($name:ident),* $(,)? }),* $(,)?) => {
+        mod memory {
+            use super::*;
+            $($(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    harness::bounded($module::$name(Net::memory())).await;
+                }
+            )*)*
+        }
+
+        #[cfg(feature = "tcp")]
+        mod tcp {
+            use super::*;
+            $($(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    harness::bounded($module::$name(Net::tcp())).await;
+                }
+            )*)*
+        }
+    };
+}
+
+on_every_transport! {
+    basics::{
+        three_members_form_and_serve,
+        one_member_alone_is_a_durable_store,
+        guards_decide,
+        scans_go_through_everything_in_order,
+        a_client_of_a_backup_works_like_any_other,
+        local_reads_are_answered_by_backups_and_not_by_witnesses,
+        the_status_tells_where_members_stand,
+    },
+    failover::{
+        a_killed_primary_loses_nothing_and_doubles_nothing,
+        a_killed_member_catches_up_when_it_returns,
+        everything_is_there_after_all_were_killed,
+        two_data_members_and_a_witness_survive_one,
+        a_handover_moves_the_role_and_loses_no_write,
+        a_shutdown_hands_over_and_clients_see_no_error,
+        a_shutdown_releases_port_and_directory,
+        a_dropped_node_releases_port_and_directory,
+        the_state_outlives_checkpoints_and_restarts,
+    },
+    faults::{
+        a_lossy_network_to_clients_neither_loses_nor_doubles,
+        a_lossy_network_between_members_is_survived,
+        an_isolated_primary_is_replaced_and_acknowledges_nothing,
+        an_isolated_backup_disturbs_nobody,
+        a_peer_that_does_not_read_makes_only_itself_suffer,
+    },
+    refusals::{
+        another_clusters_client_is_refused,
+        a_member_with_another_configuration_is_refused,
+        a_second_node_on_one_directory_is_refused,
+        an_address_in_use_is_refused_and_nothing_is_touched,
+        another_members_directory_is_refused,
+        connections_beyond_the_limit_are_refused,
+        what_is_too_large_is_refused_with_the_limit,
+        garbage_closes_the_connection,
+        a_message_of_a_stranger_is_never_heard,
+    },
+}

@@ -1,0 +1,260 @@
+//! What is turned away, and how.
+
+use super::harness::{Harness, Net, eventually, id, options};
+use bytes::Bytes;
+use kv_core::Client;
+use kv_core::config::{Cluster, Role};
+use kv_core::error::{ConnectError, WriteError};
+use kv_core::ids::{ClusterId, Hash, RequestNumber, SessionId, View};
+use kv_core::message::{
+    Answer, ClientCall, ClientMessage, Command, Message, Operation, Query, ReadMode, Request, ServerMessage,
+};
+use kv_core::node::{Node, StartError};
+use kv_core::transport::{Connection, Lane, Reader, TransportError, Writer};
+use kv_core::wire::{self, Caller, FrameReader, FrameWriter, Hello, HelloReply, PROTOCOL};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// N16, M3: the name is wrong, the address is right.
+pub(crate) async fn another_clusters_client_is_refused(net: Net) {
+    let harness = Harness::three(net).await;
+    let wrong = Client::builder("another")
+        .address(harness.address(0))
+        .transport(harness.net.transport("client"))
+        .connect()
+        .await
+        .expect_err("it is refused");
+    assert!(
+        matches!(&wrong, ConnectError::Refused { reason, .. } if reason.contains("cluster \"test\"")),
+        "{wrong}"
+    );
+}
+
+/// M3, N16: neither is ever heard, and the cluster goes on.
+pub(crate) async fn a_member_with_another_configuration_is_refused(net: Net) {
+    let harness = Harness::three(net).await;
+    let expectation = |cluster: &str, fingerprint| Hello {
+        protocol: PROTOCOL,
+        cluster: ClusterId::of_name(cluster),
+        lane: Lane::Control,
+        features: 0,
+        caller: Caller::Member {
+            id: id(1),
+            to: id(0),
+            role: "data".to_owned(),
+            fingerprint,
+            pipeline: harness.options.pipeline,
+        },
+    };
+    for (hello, reason) in [
+        (expectation("another", Hash::ZERO), "cluster \"test\""),
+        (expectation("test", Hash::ZERO), "configuration of member 1 differs"),
+    ] {
+        let (reply, _) = say_hello(&harness, 0, &hello).await;
+        let HelloReply::Refused { reason: said, temporary } = reply else { panic!("let in") };
+        assert!(said.contains(reason) && !temporary, "{said}");
+    }
+    harness.client().await.put("key", "value").await.expect("a put");
+}
+
+/// S18.
+pub(crate) async fn a_second_node_on_one_directory_is_refused(net: Net) {
+    let mut harness = Harness::three(net).await;
+    let running = harness.nodes[0].take();
+    let cluster = Cluster::builder("test").member(0, harness.net.address()).build().expect("valid");
+    let second = Node::builder(cluster, 0)
+        .transport(harness.net.transport("second"))
+        .data_dir(harness.dirs[0].path())
+        .start()
+        .await
+        .expect_err("it is refused");
+    assert!(matches!(second, StartError::Directory(_)), "{second}");
+    assert!(second.to_string().contains("in use by another process"), "{second}");
+    drop(running);
+    harness.start(0).await;
+}
+
+pub(crate) async fn an_address_in_use_is_refused_and_nothing_is_touched(net: Net) {
+    let mut harness = Harness::three(net).await;
+    let dir = harness.dirs[0].path().join("fresh");
+    let second = Node::builder(harness.cluster.clone(), 0)
+        .transport(harness.net.transport("second"))
+        .data_dir(&dir)
+        .options(options())
+        .start()
+        .await
+        .expect_err("it is refused");
+    assert!(
+        matches!(&second, StartError::Transport(TransportError::Bind { address, .. }) if *address == harness.address(0)),
+        "{second}"
+    );
+    assert!(!dir.exists(), "it made a directory before it had its address");
+    harness.kill(0);
+    harness.start(0).await;
+}
+
+/// S19.
+pub(crate) async fn another_members_directory_is_refused(net: Net) {
+    let mut harness = Harness::three(net).await;
+    harness.kill(0);
+    harness.kill(1);
+    harness.dirs.swap(0, 1);
+    let before = listing(&harness, 0);
+    let error = harness.try_start(0).await.expect_err("it is refused");
+    assert!(matches!(error, StartError::Journal(_)), "{error}");
+    assert!(error.to_string().contains("member 1"), "{error}");
+    assert_eq!(listing(&harness, 0), before, "nothing has changed");
+    harness.dirs.swap(0, 1);
+    harness.start_all().await;
+}
+
+fn listing(harness: &Harness, member: usize) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+    let files = std::fs::read_dir(harness.dirs[member].path()).expect("it can be listed");
+    let mut files: Vec<_> = files
+        .map(|file| file.expect("it can be listed"))
+        .map(|file| (file.file_name(), std::fs::read(file.path()).expect("it can be read")))
+        .collect();
+    files.sort();
+    files
+}
+
+/// L4.
+pub(crate) async fn connections_beyond_the_limit_are_refused(net: Net) {
+    let mut few = options();
+    few.max_connections = 2;
+    let harness = Harness::with(net, &[Role::Data], few).await;
+    let hello = Hello::client(ClusterId::of_name("test"), "crowd");
+    let (first, kept) = say_hello(&harness, 0, &hello).await;
+    assert!(matches!(first, HelloReply::Ok(_)), "{first:?}");
+    let (second, _also_kept) = say_hello(&harness, 0, &hello).await;
+    assert!(matches!(second, HelloReply::Ok(_)), "{second:?}");
+    let (third, _) = say_hello(&harness, 0, &hello).await;
+    assert!(
+        matches!(&third, HelloReply::Refused { reason, temporary: true } if reason.contains("max_connections")),
+        "{third:?}"
+    );
+    drop(kept);
+    eventually("there is room again", async || {
+        let (reply, _) = say_hello(&harness, 0, &hello).await;
+        matches!(reply, HelloReply::Ok(_))
+    })
+    .await;
+}
+
+/// L3: by the client, which knows the limits, and by the member, which trusts no client.
+pub(crate) async fn what_is_too_large_is_refused_with_the_limit(net: Net) {
+    let mut small = options();
+    small.max_key_bytes = 16;
+    small.max_value_bytes = 64;
+    let harness = Harness::with(net, &[Role::Data], small).await;
+    let client = harness.client().await;
+    let key = client.put("k".repeat(17), "value").await.expect_err("too long");
+    assert_eq!(key, WriteError::Key { len: 17, max: 16 });
+    let value = client.put("key", "v".repeat(65)).await.expect_err("too long");
+    assert_eq!(value, WriteError::Value { len: 65, max: 64 });
+    client.put("k".repeat(16), "v".repeat(64)).await.expect("it just fits");
+
+    let put = |key: String, value: String| {
+        Operation::Command(Command::Put { key: key.into(), value: value.into(), guard: None })
+    };
+    let request = |session: u64, number: u64, operation: Operation| {
+        let request = Request {
+            session: SessionId::new(session),
+            number: RequestNumber::new(number),
+            acked_through: RequestNumber::ZERO,
+            operation,
+        };
+        ClientCall::Write(request.encode())
+    };
+    let calls = [
+        (request(1, 1, put("k".repeat(17), String::new())), "17 bytes"),
+        (request(1, 1, put(String::new(), String::new())), "0 bytes"),
+        (request(1, 1, put("key".to_owned(), "v".repeat(65))), "65 bytes"),
+        (request(0, 1, put("key".to_owned(), String::new())), "session"),
+        (request(1, 0, put("key".to_owned(), String::new())), "session"),
+        (request(1, 1, Operation::OpenSession { nonce: 1 }), "session"),
+        (ClientCall::Write(Bytes::from_static(b"nonsense")), "not a request"),
+    ];
+    let hello = Hello::client(ClusterId::of_name("test"), "hostile");
+    let (_, (mut reader, mut writer)) = say_hello(&harness, 0, &hello).await;
+    for (call, (what, reason)) in (0..).zip(calls) {
+        let answer = ask(&mut reader, &mut writer, ClientMessage { call, what }).await;
+        assert!(matches!(&answer, Answer::Refused(said) if said.contains(reason)), "{answer:?}");
+    }
+    let query = Query::Get { key: Bytes::from_static(b"key") };
+    let read = ClientCall::Read { mode: ReadMode::Linearizable, query };
+    let answer = ask(&mut reader, &mut writer, ClientMessage { call: 99, what: read }).await;
+    assert!(matches!(answer, Answer::Value { record: None, .. }), "{answer:?}");
+}
+
+/// X1, X2: before the hello and after it.
+pub(crate) async fn garbage_closes_the_connection(net: Net) {
+    let harness = Harness::with(net, &[Role::Data], options()).await;
+    let transport = harness.net.transport("stranger");
+    for lane in Lane::ALL {
+        let Connection { mut reader, mut writer, .. } =
+            transport.connect(&harness.address(0), lane).await.expect("it connects");
+        // Closing may be faster than writing.
+        let _ = writer.write_all(&[0xff; 4096]).await;
+        let _ = writer.flush().await;
+        assert_closed(&mut reader).await;
+    }
+    let hello = Hello::client(ClusterId::of_name("test"), "hostile");
+    let (_, (mut reader, mut writer)) = say_hello(&harness, 0, &hello).await;
+    writer.push(Bytes::from(vec![0; 4096]));
+    let _ = writer.flush().await;
+    let ended = reader.read_server_message().await;
+    assert!(matches!(ended, Ok(None) | Err(_)), "{ended:?}");
+    harness.client().await.put("key", "value").await.expect("a put");
+}
+
+/// X9: whoever has not said a good hello is not listened to.
+pub(crate) async fn a_message_of_a_stranger_is_never_heard(net: Net) {
+    let harness = Harness::three(net).await;
+    harness.client().await.put("key", "value").await.expect("a put");
+    let primary = harness.primary().await;
+    let view = harness.status(primary).view;
+    let transport = harness.net.transport("stranger");
+    for member in 0..3 {
+        let Connection { mut reader, mut writer, .. } =
+            transport.connect(&harness.address(member), Lane::Control).await.expect("it connects");
+        let vote = Message::StartViewChange { view: View::new(1_000_000) };
+        let _ = writer.write_all(&wire::encode_message(&vote)).await;
+        let _ = writer.flush().await;
+        assert_closed(&mut reader).await;
+    }
+    assert_eq!(harness.status(primary).view, view);
+}
+
+async fn assert_closed(reader: &mut Reader) {
+    let mut rest = Vec::new();
+    // A reset is as good as an end.
+    let _ = reader.read_to_end(&mut rest).await;
+    assert_eq!(rest, b"", "nothing is said to a stranger");
+}
+
+type Ends = (FrameReader<Reader>, FrameWriter<Writer>);
+
+async fn say_hello(harness: &Harness, member: usize, hello: &Hello) -> (HelloReply, Ends) {
+    let transport = harness.net.transport("stranger");
+    let connection = transport.connect(&harness.address(member), hello.lane).await.expect("it connects");
+    let mut reader = FrameReader::new(connection.reader, wire::DEFAULT_MAX_FRAME);
+    let mut writer = FrameWriter::new(connection.writer);
+    writer.push(wire::encode_hello(hello));
+    writer.flush().await.expect("it can be written");
+    let reply = reader.read_hello_reply().await.expect("a reply");
+    (reply, (reader, writer))
+}
+
+async fn ask(
+    reader: &mut FrameReader<Reader>,
+    writer: &mut FrameWriter<Writer>,
+    message: ClientMessage,
+) -> Answer {
+    let asked = message.call;
+    writer.push(wire::encode_client_message(&message));
+    writer.flush().await.expect("it can be written");
+    let ServerMessage { call, answer } =
+        reader.read_server_message().await.expect("an answer").expect("an answer");
+    assert_eq!(call, asked);
+    answer
+}

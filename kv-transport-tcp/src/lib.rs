@@ -71,6 +71,10 @@ impl Tcp {
 
 #[async_trait]
 impl Transport for Tcp {
+    fn check_address(&self, address: &str) -> Result<(), TransportError> {
+        check(address)
+    }
+
     async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError> {
         let bind_error = |e| TransportError::bind(address, e);
         let mut last = no_address();
@@ -104,6 +108,13 @@ async fn lookup(
     address: &str,
     failed: impl Fn(io::Error) -> TransportError,
 ) -> Result<Vec<SocketAddr>, TransportError> {
+    check(address)?;
+    let found: Vec<SocketAddr> = lookup_host(address).await.map_err(&failed)?.collect();
+    if found.is_empty() { Err(failed(no_address())) } else { Ok(found) }
+}
+
+/// Whether `address` has the form of one.
+fn check(address: &str) -> Result<(), TransportError> {
     let form = "expected HOST:PORT, for example 127.0.0.1:7000, [::1]:7000 or db1.example:7000";
     let (host, port) = address.rsplit_once(':').ok_or_else(|| TransportError::address(address, form))?;
     if port.parse::<u16>().is_err() {
@@ -114,8 +125,7 @@ async fn lookup(
     if host.is_empty() || bare_ipv6 || host.contains(char::is_whitespace) {
         return Err(TransportError::address(address, form));
     }
-    let found: Vec<SocketAddr> = lookup_host(address).await.map_err(&failed)?.collect();
-    if found.is_empty() { Err(failed(no_address())) } else { Ok(found) }
+    Ok(())
 }
 
 fn no_address() -> io::Error {

@@ -111,6 +111,10 @@ impl Network {
 
 #[async_trait]
 impl Transport for Memory {
+    fn check_address(&self, address: &str) -> Result<(), TransportError> {
+        parse(address).map(drop)
+    }
+
     async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError> {
         let (name, port) = parse(address)?;
         let mut network = self.network();

@@ -96,6 +96,16 @@ impl Debug for Connection {
 /// Opens and accepts byte streams.
 #[async_trait]
 pub trait Transport: Send + Sync + Debug + 'static {
+    /// Whether `address` has the form of an address, so that a mistake in a configuration can be told before
+    /// anything is opened. It reaches for nothing. The default takes all to be well formed.
+    ///
+    /// # Errors
+    /// [`TransportError::Address`] with what is wrong.
+    fn check_address(&self, address: &str) -> Result<(), TransportError> {
+        let _ = address;
+        Ok(())
+    }
+
     /// Listens on `address`; port 0 takes a free one, which [`Listener::local_address`] then tells.
     ///
     /// # Errors
@@ -137,6 +147,10 @@ pub trait Listener: Send + Debug {
 
 #[async_trait]
 impl<T: Transport + ?Sized> Transport for Arc<T> {
+    fn check_address(&self, address: &str) -> Result<(), TransportError> {
+        (**self).check_address(address)
+    }
+
     async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError> {
         (**self).bind(address).await
     }

@@ -66,10 +66,12 @@ pub async fn what_is_no_address_is_refused_as_such(subject: Subject) {
     for address in ["", ":7000", "host:", "host:port", "host:70000", "host:-1"] {
         let bound = subject.server.bind(address).await.map(|_| ());
         let connected = subject.client.connect(address, Lane::Log).await.map(|_| ());
-        for result in [bound, connected] {
+        for result in [bound, connected, subject.client.check_address(address)] {
             assert!(matches!(result, Err(TransportError::Address { .. })), "{address:?}: {result:?}");
         }
     }
+    let listener = subject.listen().await;
+    subject.client.check_address(&listener.local_address()).expect("it is an address");
 }
 
 /// A dropped listener frees its address for another; what it had accepted lives on.

@@ -165,8 +165,9 @@ impl Fault {
     }
 
     /// Everything vanishes silently, as when a cable is pulled: frames, those on their way too, and the news
-    /// that the other end is gone. Connecting hangs until this is taken off. Frames vanish as a whole, so that
-    /// a connection is still good when the cut is mended.
+    /// that the other end is gone. Connecting from here hangs until this is taken off; a peer that connects to
+    /// here gets a connection on which nothing comes. Frames vanish as a whole, so that a connection is still
+    /// good when the cut is mended.
     #[must_use]
     pub fn cut(mut self) -> Self {
         self.cut = true;

@@ -83,6 +83,10 @@ impl<T: Transport> Faulty<T> {
 
 #[async_trait]
 impl<T: Transport> Transport for Faulty<T> {
+    fn check_address(&self, address: &str) -> Result<(), TransportError> {
+        self.inner.check_address(address)
+    }
+
     async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError> {
         let inner = self.inner.bind(address).await?;
         Ok(Box::new(FaultyListener { inner, settings: self.settings.clone() }))

@@ -6,11 +6,14 @@ mod modules;
 mod rules;
 mod source;
 
-use source::{Source, root, workspace};
+use source::{Source, root};
+use std::sync::LazyLock;
+
+static WORKSPACE: LazyLock<Vec<Source>> = LazyLock::new(source::workspace);
 
 /// Fails with all complaints of `rule` about the workspace.
 fn expect_none(rule: impl Fn(&Source) -> Vec<String>) {
-    let complaints: Vec<String> = workspace().iter().flat_map(rule).collect();
+    let complaints: Vec<String> = WORKSPACE.iter().flat_map(rule).collect();
     assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
 }
 
@@ -59,9 +62,8 @@ fn the_top_level_is_as_designed() {
 
 #[test]
 fn the_table_of_messages_is_the_one_that_the_code_follows() {
-    let sources = workspace();
     let text =
-        |path: &str| sources.iter().find(|source| source.path == path).map_or("", |source| &source.text);
+        |path: &str| WORKSPACE.iter().find(|source| source.path == path).map_or("", |source| &source.text);
     let message = text("kv-core/src/message/mod.rs");
     let table = documents::message_table(message);
     assert!(!table.is_empty(), "message/mod.rs has no table of messages");
@@ -70,7 +72,7 @@ fn the_table_of_messages_is_the_one_that_the_code_follows() {
         table,
         "ARCHITECTURE.md has another table"
     );
-    let replica = sources.iter().filter(|source| source.path.starts_with("kv-core/src/replica/"));
+    let replica = WORKSPACE.iter().filter(|source| source.path.starts_with("kv-core/src/replica/"));
     let code: String = replica.map(|source| source.code.as_str()).collect();
     let complaints = documents::table_against_code(&table, &documents::message_names(message), &code);
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
@@ -78,8 +80,7 @@ fn the_table_of_messages_is_the_one_that_the_code_follows() {
 
 #[test]
 fn every_rule_of_the_protocol_has_a_test() {
-    let sources = workspace();
-    let protocol = sources
+    let protocol = WORKSPACE
         .iter()
         .find(|source| source.path == "kv-core/PROTOCOL.md")
         .expect("the protocol is written down");
@@ -88,6 +89,6 @@ fn every_rule_of_the_protocol_has_a_test() {
         rules.len() >= 20,
         "PROTOCOL.md states its rules as paragraphs that begin with **N4. and the like"
     );
-    let complaints = documents::untested_rules(&rules, &sources);
+    let complaints = documents::untested_rules(&rules, &WORKSPACE);
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }

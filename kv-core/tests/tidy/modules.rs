@@ -45,8 +45,19 @@ const TABLE: &[Row] = &[
     Row {
         module: "sim",
         may_use: &[
-            "ids", "config", "error", "message", "wire", "replica", "session", "kv", "engine", "storage",
-            "journal", "client",
+            "ids",
+            "config",
+            "error",
+            "message",
+            "wire",
+            "replica",
+            "session",
+            "kv",
+            "engine",
+            "storage",
+            "journal",
+            "client",
+            "transport",
         ],
     },
 ];

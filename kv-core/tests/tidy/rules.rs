@@ -5,10 +5,12 @@ use crate::source::{Source, below, group_end, is_word, line_of, words};
 const FILE_LINES: usize = 600;
 const FUNCTION_LINES: usize = 70;
 
-/// Where code may look at a clock or at randomness of its own: what stands at the edge of the system.
+/// Where code may look at a clock or at randomness of its own: what stands at the edge of the system. (The fault injector
+/// delays by tokio's clock, which tests pause, and draws from a seed.)
 const EDGES: &[&str] = &[
     "kv-core/src/node",
     "kv-core/src/client",
+    "kv-core/transport/src/faulty",
     "kv-transport-tcp",
     "kv-transport-quic",
     "kv-bin",

@@ -17,7 +17,11 @@ use tokio::time::{sleep, timeout};
 /// How long a caller may take to say hello, and to take the answer.
 const HELLO_WITHIN: Duration = Duration::from_secs(3);
 /// Callers that have not said hello yet: members and clients each, so that a flood of clients keeps no member out.
-const HALF_OPEN: usize = 256;
+const HALF_OPEN: usize = 128;
+/// Open files that are not for clients: peers, journal and state, and callers that have not said hello yet.
+const OTHER_FILES: usize = 512;
+/// So many clients are let in however few files the process may open.
+const FEWEST_CLIENTS: usize = 16;
 /// The pause after a failure to accept.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -71,11 +75,25 @@ pub(super) struct Door {
     shared: Arc<Shared>,
     counts: Counts,
     clients: Arc<watch::Sender<usize>>,
+    max_clients: usize,
 }
 
 impl Door {
     pub(super) fn new(shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self { shared, counts: Counts::default(), clients: Arc::new(watch::Sender::new(0)) })
+        let max_clients = max_clients(shared.options.max_connections, open_files());
+        if max_clients < shared.options.max_connections {
+            tracing::warn!(
+                max_clients,
+                max_connections = shared.options.max_connections,
+                "the process may open too few files: fewer clients are let in. Raise the limit (ulimit -n)"
+            );
+        }
+        Arc::new(Self {
+            shared,
+            counts: Counts::default(),
+            clients: Arc::new(watch::Sender::new(0)),
+            max_clients,
+        })
     }
 
     /// Waits until no client is connected.
@@ -117,9 +135,8 @@ impl Door {
         let Connection { lane, peer, remote, reader, writer, .. } = connection;
         let mut reader = FrameReader::new(reader, 0);
         let mut writer = FrameWriter::new(writer);
-        let heard = match timeout(HELLO_WITHIN, reader.read_hello()).await {
-            Ok(heard) => heard,
-            Err(_) => return tracing::debug!(remote, "closed: no hello came"),
+        let Ok(heard) = timeout(HELLO_WITHIN, reader.read_hello()).await else {
+            return tracing::debug!(remote, "closed: no hello came");
         };
         let (hello, answer) = match heard {
             Ok(hello) => {
@@ -155,8 +172,8 @@ impl Door {
         if lane != Lane::Client {
             return Ok((welcome, None));
         }
-        let most = self.shared.options.max_connections;
-        let client = Client::one(&self.clients, most).ok_or(Refusal::TooManyConnections { me })?;
+        let client =
+            Client::one(&self.clients, self.max_clients).ok_or(Refusal::TooManyConnections { me })?;
         Ok((welcome, Some(client)))
     }
 
@@ -192,7 +209,36 @@ impl Door {
     }
 }
 
+/// How many clients are let in where the process may open so many files. Without files a member could not even write its
+/// journal: clients are turned away before that.
+fn max_clients(wanted: usize, open_files: Option<usize>) -> usize {
+    let most = open_files.map_or(usize::MAX, |files| files.saturating_sub(OTHER_FILES).max(FEWEST_CLIENTS));
+    wanted.min(most)
+}
+
+/// How many files the process may open, where the system tells.
+fn open_files() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// The longest frame that a client may send: the largest put, guarded by the largest value.
 fn max_request(options: &Options) -> usize {
     options.max_key_bytes * 2 + options.max_value_bytes * 2 + (4 << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P9.
+    #[test]
+    fn clients_leave_files_for_the_journal() {
+        assert_eq!(max_clients(1024, None), 1024);
+        assert_eq!(max_clients(1024, Some(65_536)), 1024);
+        assert_eq!(max_clients(1024, Some(1024)), 512);
+        assert_eq!(max_clients(1024, Some(64)), FEWEST_CLIENTS);
+        assert_eq!(max_clients(8, Some(64)), 8);
+    }
 }

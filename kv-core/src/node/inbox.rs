@@ -209,3 +209,82 @@ pub(super) fn weight(message: &Message) -> usize {
         | Message::Formation { .. } => FIXED,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::View;
+
+    const PEER: MemberId = MemberId::new(1);
+
+    fn prepare(bytes: usize) -> Message {
+        let body = Bytes::from(vec![0; bytes]);
+        let header = crate::message::EntryHeader {
+            cluster: crate::ids::ClusterId::new(1),
+            view: View::ZERO,
+            op: Op::new(1),
+            parent: crate::ids::Hash::ZERO,
+            first_revision: crate::ids::Revision::new(1),
+            timestamp: crate::ids::Timestamp::ZERO,
+            request_count: 1,
+            body_len: u32::try_from(bytes).unwrap(),
+            body_hash: crate::ids::Hash::ZERO,
+        };
+        Message::Prepare { view: View::ZERO, commit: Anchor::ZERO, entry: Entry { header, body } }
+    }
+
+    fn vote() -> Message {
+        Message::StartViewChange { view: View::new(1) }
+    }
+
+    /// The back-pressure on peers: their readers wait, and the Control lane does not.
+    #[tokio::test]
+    async fn data_waits_for_room_and_control_does_not_wait_for_data() {
+        let inbox = Inbox::default();
+        inbox.message(PEER, prepare(MAX_BYTES), false).await;
+        let mut next = Box::pin(inbox.message(PEER, prepare(1), false));
+        assert!(futures::poll!(&mut next).is_pending());
+        inbox.message(PEER, vote(), true).await;
+
+        let batch = inbox.take(false, true);
+        assert_eq!((batch.control.len(), batch.data.len()), (1, 0), "the journal has no room for data");
+        assert!(futures::poll!(&mut next).is_pending());
+        assert_eq!(inbox.take(true, true).data.len(), 1);
+        assert!(futures::poll!(&mut next).is_ready());
+        assert_eq!(inbox.take(true, true).data.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_message_larger_than_the_bound_goes_alone() {
+        let inbox = Inbox::default();
+        inbox.message(PEER, prepare(2 * MAX_BYTES), false).await;
+        assert_eq!(inbox.take(true, true).data.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn completions_are_numbers_that_only_grow() {
+        let inbox = Inbox::default();
+        inbox.durable(WriteSeq::new(2));
+        inbox.durable(WriteSeq::new(3));
+        inbox.applied(Op::new(5));
+        inbox.lost(PEER);
+        inbox.lost(PEER);
+        inbox.arrived().await;
+        let batch = inbox.take(false, false);
+        assert_eq!((batch.durable, batch.applied), (Some(WriteSeq::new(3)), Some(Op::new(5))));
+        assert_eq!(batch.lost.len(), 1);
+        assert!(inbox.take(true, true).is_empty());
+    }
+
+    #[tokio::test]
+    async fn calls_wait_in_order_while_they_are_not_wanted() {
+        let inbox = Inbox::default();
+        let outbox = crate::node::reply::Outbox::new(std::sync::Arc::default());
+        for call in 0..3 {
+            let query = Query::Get { key: Bytes::new() };
+            inbox.call(Call::Read { query, reply: Reply::new(outbox.clone(), call, None) });
+            assert!(inbox.take(true, false).is_empty());
+        }
+        assert_eq!(inbox.take(true, true).calls.len(), 3);
+    }
+}

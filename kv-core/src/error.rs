@@ -1,6 +1,6 @@
 //! Public errors: one enum per operation.
 
-use crate::client::Cause;
+use crate::client::{CallError, Cause};
 use crate::ids::Revision;
 
 /// Why a client could not be connected.
@@ -158,4 +158,17 @@ pub enum CallFailed {
     /// The client was closed.
     #[error("the client is closed")]
     Closed,
+}
+
+impl From<CallError> for CallFailed {
+    fn from(error: CallError) -> Self {
+        let (CallError::NotApplied(cause) | CallError::OutcomeUnknown(cause)) = error;
+        Self::Unavailable(cause)
+    }
+}
+
+impl From<crate::client::Closed> for CallFailed {
+    fn from(_: crate::client::Closed) -> Self {
+        Self::Closed
+    }
 }

@@ -1,6 +1,8 @@
 //! How a client is configured and started.
 
 use super::Client;
+use super::driver::{Channels, Driver};
+use super::link::{DialError, Dialed, Dialer};
 use crate::error::ConnectError;
 use crate::ids::MemberId;
 use crate::wire::{Limits, MemberInfo};
@@ -8,6 +10,14 @@ use kv_transport::{Connection, Transport};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// The longest name that is sent, in bytes.
+const MAX_NAME: usize = 100;
+
+/// The pause between two rounds over the addresses.
+const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
 /// Reaches a member of the own process without the transport.
 pub(crate) struct LocalMember {
@@ -24,11 +34,8 @@ impl fmt::Debug for LocalMember {
 /// Configures a [`Client`]; [`connect`](Self::connect) starts it.
 #[derive(Debug)]
 pub struct ClientBuilder {
-    cluster: String,
     addresses: Vec<String>,
-    transport: Option<Arc<dyn Transport>>,
-    local: Option<LocalMember>,
-    name: String,
+    dialer: Dialer,
     deadline: Duration,
     connect_timeout: Duration,
     seed: Option<u64>,
@@ -37,11 +44,8 @@ pub struct ClientBuilder {
 impl ClientBuilder {
     pub(super) fn new(cluster: String) -> Self {
         Self {
-            cluster,
             addresses: Vec::new(),
-            transport: None,
-            local: None,
-            name: String::new(),
+            dialer: Dialer { cluster, name: String::new(), transport: None, local: None },
             deadline: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             seed: None,
@@ -58,14 +62,16 @@ impl ClientBuilder {
     /// How members are reached. Required.
     #[must_use]
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
-        self.transport = Some(transport);
+        self.dialer.transport = Some(transport);
         self
     }
 
-    /// A name for the members' logs. Default: empty.
+    /// A name for the members' logs, up to 100 bytes; the rest is cut off. Default: empty.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
+        let mut name = name.into();
+        name.truncate(name.floor_char_boundary(MAX_NAME));
+        self.dialer.name = name;
         self
     }
 
@@ -83,7 +89,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Seeds the client's jitter and nonces, for tests that must run the same way twice. Default: random.
+    /// Seeds the client's jitter and nonces, for tests that must run the same way twice: each client needs a seed of its
+    /// own. Default: random.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -97,7 +104,7 @@ impl ClientBuilder {
         id: MemberId,
         connect: impl Fn() -> Connection + Send + Sync + 'static,
     ) -> Self {
-        self.local = Some(LocalMember { id, connect: Box::new(connect) });
+        self.dialer.local = Some(LocalMember { id, connect: Box::new(connect) });
         self
     }
 
@@ -106,28 +113,87 @@ impl ClientBuilder {
     /// # Errors
     /// [`ConnectError`] if none does in time, or one says that this is not its client.
     ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    ///
     /// # Cancel safety
     /// Cancel safe: nothing is left behind.
     pub async fn connect(self) -> Result<Client, ConnectError> {
-        let _ = (
-            &self.cluster,
-            &self.addresses,
-            &self.transport,
-            &self.local,
-            &self.name,
-            self.deadline,
-            self.connect_timeout,
-            self.seed,
-        );
-        unimplemented!()
+        if self.addresses.is_empty() {
+            return Err(ConnectError::NoAddress);
+        }
+        if self.dialer.transport.is_none() {
+            return Err(ConnectError::NoTransport);
+        }
+        let (address, dialed) = self.find_member().await?;
+        let (members, limits) = (dialed.welcome.members.clone(), dialed.welcome.limits);
+        if !members.iter().any(MemberInfo::holds_data) {
+            return Err(ConnectError::NoDataMember { address });
+        }
+        Ok(self.spawn(members, limits, Some(dialed)))
+    }
+
+    /// Goes round the addresses until one answers.
+    async fn find_member(&self) -> Result<(String, Dialed), ConnectError> {
+        let deadline = Instant::now() + self.connect_timeout;
+        let mut troubles = vec!["not tried".to_owned(); self.addresses.len()];
+        let mut refused = None;
+        let rounds = async {
+            loop {
+                for (address, trouble) in self.addresses.iter().zip(&mut troubles) {
+                    match self.dialer.dial(address).await {
+                        Ok(dialed) => return Some((address.clone(), dialed)),
+                        Err(DialError::Refused { reason, temporary: false }) => {
+                            refused = Some(ConnectError::Refused { address: address.clone(), reason });
+                        }
+                        Err(error) => *trouble = error.to_string(),
+                    }
+                }
+                // The others have been tried as well: it will not get better.
+                if refused.is_some() {
+                    return None;
+                }
+                sleep(ROUND_PAUSE).await;
+            }
+        };
+        let found = timeout_at(deadline, rounds).await.ok().flatten();
+        found.ok_or_else(|| {
+            refused.unwrap_or_else(|| {
+                let list: Vec<_> =
+                    self.addresses.iter().zip(troubles).map(|(address, why)| tell(address, &why)).collect();
+                ConnectError::Unreachable(list.join("; "))
+            })
+        })
     }
 
     /// Starts the client of members that are known already; connects when it is first used.
     ///
     /// # Panics
-    /// Without a transport, without a data member, or outside a tokio runtime.
+    /// Without a data member, or outside a tokio runtime.
     pub(crate) fn start(self, members: Vec<MemberInfo>, limits: Limits) -> Client {
-        let _ = (members, limits);
-        unimplemented!()
+        self.spawn(members, limits, None)
     }
+
+    fn spawn(self, members: Vec<MemberInfo>, limits: Limits, first: Option<Dialed>) -> Client {
+        let (commands, commands_end) = mpsc::channel(super::handle::MAX_COMMANDS);
+        let (cancels, cancels_end) = mpsc::unbounded_channel();
+        let (ended, ended_end) = watch::channel(());
+        let channels = Channels { commands: commands_end, cancels: cancels_end };
+        let local = self.dialer.local.as_ref().map(|local| local.id);
+        let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
+        let mut driver = Driver::new(seed, self.dialer, &members, &limits, channels);
+        if let Some(dialed) = first {
+            driver.adopt(dialed);
+        }
+        tokio::spawn(async move {
+            driver.run().await;
+            drop(ended);
+        });
+        Client::new(commands, cancels, ended_end, members, limits, local, self.deadline)
+    }
+}
+
+/// Names the address, unless the trouble does.
+fn tell(address: &str, trouble: &str) -> String {
+    if trouble.contains(address) { trouble.to_owned() } else { format!("{address}: {trouble}") }
 }

@@ -1,18 +1,61 @@
 //! The client's handle.
 
-use super::{ClientBuilder, Delete, Get, Put, Scan};
+use super::driver::{Begin, Command};
+use super::{Call, CallError, CallId, Cause, ClientBuilder, Delete, Get, Put, Reply, Scan, Trouble};
 use crate::error::{CallFailed, ConnectError};
 use crate::ids::MemberId;
 use crate::message::MemberStatus;
+use crate::wire::{Limits, MemberInfo};
 use bytes::Bytes;
+use futures::future::join_all;
+use kv_transport::Transport;
 use std::ops::RangeBounds;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+/// Calls that may wait for the task to take them in.
+pub(super) const MAX_COMMANDS: usize = 1024;
+
+/// Memory for the calls that have not ended, in KiB; further ones wait.
+const ROOM_KIB: u32 = 64 << 10;
+
+/// How long a question to one member may take.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long closing the session may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longer deadlines are cut to this: a year.
+const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A client of a cluster. Clones share one session, one set of connections and one task.
 ///
-/// When the last clone is dropped the connections are closed; the session expires by itself, or is closed at once by
-/// [`close`](Self::close).
+/// Calls may be made from many tasks at once; up to the session's window (256 by default) of writes are in flight together,
+/// and what waits is bounded to 64 MiB. When the last clone is dropped the connections are closed; the session then expires
+/// by itself, or is closed at once by [`close`](Self::close).
 #[derive(Clone, Debug)]
-pub struct Client {}
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    commands: mpsc::Sender<Command>,
+    cancels: mpsc::UnboundedSender<CallId>,
+    /// Changes, by its end, when the task has ended.
+    ended: watch::Receiver<()>,
+    next_call: AtomicU64,
+    closed: AtomicBool,
+    room: Arc<Semaphore>,
+    members: Vec<MemberInfo>,
+    limits: Limits,
+    /// The member of this process.
+    local: Option<MemberId>,
+    deadline: Duration,
+}
 
 /// What [`Client::cluster_status`] learned of one member.
 #[derive(Debug)]
@@ -28,6 +71,10 @@ pub struct MemberReport {
     pub status: Result<MemberStatus, CallFailed>,
 }
 
+/// The client was closed before the call began.
+#[derive(Debug)]
+pub(crate) struct Closed;
+
 impl Client {
     /// Starts to configure a client of the cluster with this name.
     pub fn builder(cluster: impl Into<String>) -> ClientBuilder {
@@ -37,14 +84,40 @@ impl Client {
     /// Connects with default settings by any one member's address.
     ///
     /// # Errors
-    /// # Cancel safety
     /// As [`ClientBuilder::connect`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub async fn connect(
         cluster: &str,
         address: &str,
-        transport: std::sync::Arc<dyn kv_transport::Transport>,
+        transport: Arc<dyn Transport>,
     ) -> Result<Self, ConnectError> {
         Self::builder(cluster).address(address).transport(transport).connect().await
+    }
+
+    pub(super) fn new(
+        commands: mpsc::Sender<Command>,
+        cancels: mpsc::UnboundedSender<CallId>,
+        ended: watch::Receiver<()>,
+        members: Vec<MemberInfo>,
+        limits: Limits,
+        local: Option<MemberId>,
+        deadline: Duration,
+    ) -> Self {
+        let shared = Shared {
+            commands,
+            cancels,
+            ended,
+            next_call: AtomicU64::new(1),
+            closed: AtomicBool::new(false),
+            room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
+            members,
+            limits,
+            local,
+            deadline,
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Sets a key. Await the builder to run it.
@@ -72,24 +145,36 @@ impl Client {
         Scan::range(self.clone(), &range)
     }
 
-    /// Asks every member where it stands, all at once, each within the default deadline or two seconds, the shorter.
+    /// Asks every member where it stands, all at once. Members that do not answer within the default deadline or two
+    /// seconds, the shorter, are reported with the reason.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn cluster_status(&self) -> Vec<MemberReport> {
-        unimplemented!()
+        join_all(self.shared.members.iter().map(|member| async {
+            let MemberInfo { id, address, role } = member.clone();
+            MemberReport { id, address, role, status: self.member_status(id).await }
+        }))
+        .await
     }
 
     /// Asks one member where it stands.
     ///
     /// # Errors
-    /// If it does not answer in time.
+    /// If it does not answer within the default deadline or two seconds, the shorter.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn member_status(&self, member: MemberId) -> Result<MemberStatus, CallFailed> {
-        let _ = member;
-        unimplemented!()
+        if !self.shared.members.iter().any(|known| known.id == member) {
+            return Err(CallFailed::UnknownMember(member));
+        }
+        let deadline = STATUS_TIMEOUT.min(self.shared.deadline);
+        match self.call(Call::Status { member }, 0, deadline).await? {
+            Ok(Reply::Status(status)) => Ok(*status),
+            Ok(other) => unreachable!("a status call was answered by {other:?}"),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Finds the primary and asks it to hand its role to another member. Returns when that has been started.
@@ -100,15 +185,102 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future may leave the handover going on.
     pub async fn handover(&self) -> Result<(), CallFailed> {
-        unimplemented!()
+        let reports = self.cluster_status().await;
+        let answers = reports.into_iter().filter_map(|report| report.status.ok());
+        let primary = answers.filter(|status| status.state == "primary").max_by_key(|status| status.view);
+        let member = primary.ok_or(CallFailed::NoPrimary)?.id;
+        self.call(Call::Handover { member }, 0, self.shared.deadline).await??;
+        Ok(())
     }
 
-    /// Refuses new operations on all clones, waits for those in flight, closes the session (best effort) and the
-    /// connections.
+    /// Refuses new operations on all clones, waits for those in flight, closes the session (best effort, at most two
+    /// seconds) and the connections.
     ///
     /// # Cancel safety
     /// The client goes on closing when the future is dropped.
     pub async fn close(&self) {
-        unimplemented!()
+        let deadline = Instant::now() + CLOSE_TIMEOUT.min(self.shared.deadline);
+        if !self.shared.closed.swap(true, Ordering::AcqRel) {
+            let close = Command::Close(self.next_id(), deadline);
+            if let Err(mpsc::error::TrySendError::Full(close)) = self.shared.commands.try_send(close) {
+                // Passed on by a task of its own, so that dropping this future does not stop it.
+                let commands = self.shared.commands.clone();
+                tokio::spawn(async move { commands.send(close).await });
+            }
+        }
+        // The sender is dropped when the task has ended.
+        while self.shared.ended.clone().changed().await.is_ok() {}
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    pub(super) fn local(&self) -> Option<MemberId> {
+        self.shared.local
+    }
+
+    pub(super) fn default_deadline(&self) -> Duration {
+        self.shared.deadline
+    }
+
+    fn next_id(&self) -> CallId {
+        CallId::new(self.shared.next_call.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Makes a call that holds about `size` bytes, and waits for its end.
+    ///
+    /// Dropping the future cancels the call.
+    pub(super) async fn call(
+        &self,
+        call: Call,
+        size: usize,
+        deadline: Duration,
+    ) -> Result<Result<Reply, CallError>, Closed> {
+        let deadline = Instant::now() + deadline.min(MAX_DEADLINE);
+        let (reply, answer) = oneshot::channel();
+        let Ok(begun) = timeout_at(deadline, self.begin(call, size, deadline, reply)).await else {
+            return Ok(Err(CallError::NotApplied(Cause::Deadline(Trouble::Waiting))));
+        };
+        let mut guard = CancelOnDrop { id: begun?, cancels: Some(&self.shared.cancels) };
+        let result = answer.await;
+        guard.cancels = None;
+        // The task ended under the call, as when the runtime shuts down: nobody knows how far it had come.
+        let gone = |_| Err(CallError::OutcomeUnknown(Cause::Failed(Trouble::ConnectionLost)));
+        Ok(result.unwrap_or_else(gone))
+    }
+
+    /// Passes a call on, as soon as there is room for it.
+    async fn begin(
+        &self,
+        call: Call,
+        size: usize,
+        deadline: Instant,
+        reply: oneshot::Sender<Result<Reply, CallError>>,
+    ) -> Result<CallId, Closed> {
+        let share = u32::try_from(size / 1024 + 1).unwrap_or(ROOM_KIB).min(ROOM_KIB);
+        let permit = self.shared.room.clone().acquire_many_owned(share).await.map_err(|_| Closed)?;
+        let slot = self.shared.commands.reserve().await.map_err(|_| Closed)?;
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(Closed);
+        }
+        let id = self.next_id();
+        slot.send(Command::Call(Begin { id, call, deadline, reply, permit }));
+        Ok(id)
+    }
+}
+
+/// Gives a call up when its caller goes.
+struct CancelOnDrop<'a> {
+    id: CallId,
+    cancels: Option<&'a mpsc::UnboundedSender<CallId>>,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(cancels) = self.cancels {
+            // Without a task there is nothing to cancel.
+            let _ = cancels.send(self.id);
+        }
     }
 }

@@ -1,13 +1,18 @@
 //! The client: finds the primary, keeps a session, retries, and never runs a write twice.
 //!
-//! [`Core`] decides and does no I/O (the simulator drives the same code); [`Client`] is the tokio half around it.
+//! [`Core`] decides and does no I/O (the simulator drives the same code); [`Client`] is the tokio half around it: handles
+//! that pass calls on, and one task (`Driver`) that owns the core and the connections.
 
 mod builder;
 mod call;
 mod decide;
+mod driver;
 mod handle;
+mod link;
 mod ops;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 pub use builder::ClientBuilder;
 pub use call::{Call, CallError, CallId, Cause, CoreInput, CoreOptions, CoreOutput, Reply, Trouble};
@@ -15,3 +20,6 @@ pub use decide::Core;
 pub use handle::{Client, MemberReport};
 pub use ops::{Delete, Deleted, Get, Put, Written};
 pub use scan::Scan;
+
+use builder::LocalMember;
+pub(crate) use handle::Closed;

@@ -1,9 +1,9 @@
 //! Single operations: builders to be awaited.
 
-use super::Client;
+use super::{Call, CallError, Cause, Client, Reply};
 use crate::error::{ReadError, WriteError};
 use crate::ids::{Revision, Timestamp};
-use crate::message::{Guard, ReadMode, Record};
+use crate::message::{Command, Effect, Guard, Outcome, Query, ReadMode, Record};
 use bytes::Bytes;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -144,8 +144,17 @@ impl IntoFuture for Put {
     /// # Cancel safety
     /// Dropping the future stops the retries; the put may have been done, or may still be, once. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
-        let _ = (&self.client, &self.key, &self.value, &self.guard, self.deadline);
-        unimplemented!()
+        let Self { client, key, value, guard, deadline } = self;
+        Box::pin(async move {
+            check_value(&client, &value)?;
+            let size = value.len();
+            let command = Command::Put { key, value, guard };
+            let outcome = write(&client, command, size, deadline).await?;
+            match outcome.effect {
+                Effect::Put => Ok(Written { revision: outcome.revision, timestamp: outcome.timestamp }),
+                effect => Err(other_effect(effect)),
+            }
+        })
     }
 }
 
@@ -158,8 +167,15 @@ impl IntoFuture for Delete {
     /// # Cancel safety
     /// As for [`Put`].
     fn into_future(self) -> Self::IntoFuture {
-        let _ = (&self.client, &self.key, &self.guard, self.deadline);
-        unimplemented!()
+        let Self { client, key, guard, deadline } = self;
+        Box::pin(async move {
+            let outcome = write(&client, Command::Delete { key, guard }, 0, deadline).await?;
+            let Outcome { revision, timestamp, effect } = outcome;
+            match effect {
+                Effect::Deleted { existed } => Ok(Deleted { existed, revision, timestamp }),
+                effect => Err(other_effect(effect)),
+            }
+        })
     }
 }
 
@@ -172,7 +188,86 @@ impl IntoFuture for Get {
     /// # Cancel safety
     /// Cancel safe.
     fn into_future(self) -> Self::IntoFuture {
-        let _ = (&self.client, &self.key, self.mode, self.deadline);
-        unimplemented!()
+        let Self { client, key, mode, deadline } = self;
+        Box::pin(async move {
+            let (len, max) = (key.len(), client.limits().max_key_bytes as usize);
+            if len == 0 || len > max {
+                return Err(ReadError::Key { len, max });
+            }
+            match read(&client, mode, Query::Get { key }, deadline).await? {
+                Reply::Value { record, .. } => Ok(record),
+                other => Err(misfit(&other)),
+            }
+        })
     }
+}
+
+/// Checks a write's sizes, runs it, and waits for its outcome.
+async fn write(
+    client: &Client,
+    command: Command,
+    size: usize,
+    deadline: Option<Duration>,
+) -> Result<Outcome, WriteError> {
+    let (Command::Put { key, guard, .. } | Command::Delete { key, guard }) = &command;
+    let (len, max) = (key.len(), client.limits().max_key_bytes as usize);
+    if len == 0 || len > max {
+        return Err(WriteError::Key { len, max });
+    }
+    let expected = if let Some(Guard::Value(value)) = guard { value.len() } else { 0 };
+    if let Some(Guard::Value(value)) = guard {
+        check_value(client, value)?;
+    }
+    let size = size + len + expected;
+    let deadline = deadline.unwrap_or(client.default_deadline());
+    match client.call(Call::Write(command), size, deadline).await {
+        Ok(Ok(Reply::Written(outcome))) => Ok(outcome),
+        Ok(Ok(other)) => Err(WriteError::OutcomeUnknown(nonsense(&other))),
+        Ok(Err(CallError::NotApplied(Cause::Refused(reason)))) => Err(WriteError::Refused(reason)),
+        Ok(Err(CallError::NotApplied(cause))) => Err(WriteError::NotApplied(cause)),
+        Ok(Err(CallError::OutcomeUnknown(cause))) => Err(WriteError::OutcomeUnknown(cause)),
+        Err(super::handle::Closed) => Err(WriteError::Closed),
+    }
+}
+
+fn check_value(client: &Client, value: &Bytes) -> Result<(), WriteError> {
+    let (len, max) = (value.len(), client.limits().max_value_bytes as usize);
+    if len > max { Err(WriteError::Value { len, max }) } else { Ok(()) }
+}
+
+/// An outcome that is not the operation's own.
+fn other_effect(effect: Effect) -> WriteError {
+    match effect {
+        Effect::GuardFailed { found } => WriteError::GuardFailed { found },
+        Effect::Put | Effect::Deleted { .. } | Effect::SessionOpened | Effect::SessionClosed => {
+            WriteError::OutcomeUnknown(nonsense(&effect))
+        }
+    }
+}
+
+/// Runs a read of one key or one page.
+pub(super) async fn read(
+    client: &Client,
+    mode: ReadMode,
+    query: Query,
+    deadline: Option<Duration>,
+) -> Result<Reply, ReadError> {
+    let call = Call::Read { mode, query, prefer: client.local() };
+    match client.call(call, 0, deadline.unwrap_or(client.default_deadline())).await {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(error)) => Err(match error {
+            CallError::NotApplied(Cause::Refused(reason)) => ReadError::Refused(reason),
+            CallError::NotApplied(cause) | CallError::OutcomeUnknown(cause) => ReadError::Unavailable(cause),
+        }),
+        Err(super::handle::Closed) => Err(ReadError::Closed),
+    }
+}
+
+/// A page where a value was due, or the other way round.
+pub(super) fn misfit(reply: &Reply) -> ReadError {
+    ReadError::Unavailable(nonsense(reply))
+}
+
+fn nonsense(answer: &dyn std::fmt::Debug) -> Cause {
+    Cause::Refused(format!("a member answered something else: {answer:?}"))
 }

@@ -1,14 +1,17 @@
 //! Scans: page after page.
 
-use super::Client;
-use super::ops::OpFuture;
+use super::ops::{OpFuture, misfit, read};
+use super::{Client, Reply};
 use crate::error::ReadError;
-use crate::message::{ReadMode, Record};
+use crate::message::{Query, ReadMode, Record};
 use bytes::Bytes;
-use futures::Stream;
+use futures::stream::{self, Stream, TryStreamExt};
 use std::future::IntoFuture;
 use std::ops::{Bound, RangeBounds};
 use std::time::Duration;
+
+/// How many records are asked for at once; a member may answer fewer.
+const PAGE: usize = 1000;
 
 /// Reads keys in order: created by [`Client::scan`] and [`Client::scan_range`], run by awaiting it or by
 /// [`stream`](Self::stream).
@@ -76,8 +79,33 @@ impl Scan {
     /// # Cancel safety
     /// Dropping the stream stops the scan.
     pub fn stream(self) -> impl Stream<Item = Result<(Bytes, Record), ReadError>> + Send + 'static {
-        let _ = (&self.client, &self.from, &self.to, self.limit, self.mode, self.deadline);
-        futures::stream::poll_fn(|_| unimplemented!())
+        self.pages().map_ok(|page| stream::iter(page.into_iter().map(Ok))).try_flatten()
+    }
+
+    /// Page after page. Ends after the first error.
+    fn pages(self) -> impl Stream<Item = Result<Vec<(Bytes, Record)>, ReadError>> + Send + 'static {
+        stream::try_unfold(Some(self), |scan| async {
+            let Some(scan) = scan.filter(|scan| scan.limit != Some(0)) else { return Ok(None) };
+            scan.page().await.map(Some)
+        })
+    }
+
+    /// The next page, and the scan that goes on after it.
+    async fn page(mut self) -> Result<(Vec<(Bytes, Record)>, Option<Self>), ReadError> {
+        let wanted = self.limit.unwrap_or(PAGE).min(PAGE);
+        let limit = u32::try_from(wanted).expect("a page is small");
+        let query = Query::Scan { from: self.from.clone(), to: self.to.clone(), limit };
+        let (mut records, more) = match read(&self.client, self.mode, query, self.deadline).await? {
+            Reply::Records { records, more, .. } => (records, more),
+            other => return Err(misfit(&other)),
+        };
+        records.truncate(wanted);
+        if let Some(limit) = &mut self.limit {
+            *limit -= records.len();
+        }
+        let Some((last, _)) = records.last().filter(|_| more) else { return Ok((records, None)) };
+        self.from = successor(last);
+        Ok((records, Some(self)))
     }
 }
 
@@ -90,7 +118,7 @@ impl IntoFuture for Scan {
     /// # Cancel safety
     /// Cancel safe.
     fn into_future(self) -> Self::IntoFuture {
-        unimplemented!()
+        Box::pin(self.pages().try_concat())
     }
 }
 

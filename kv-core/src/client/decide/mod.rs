@@ -133,6 +133,12 @@ impl Core {
         self.search.primary()
     }
 
+    /// Whether somebody still waits for the answer to the message with this number.
+    #[must_use]
+    pub fn awaits(&self, call: u64) -> bool {
+        self.attempts.contains_key(&call)
+    }
+
     /// Calls that have begun and not ended.
     #[must_use]
     pub fn pending(&self) -> usize {

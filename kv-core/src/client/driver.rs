@@ -1,0 +1,319 @@
+//! The task of a client: carries out what [`Core`] decides.
+
+use super::Core;
+use super::call::{Call, CallError, CallId, CoreInput, CoreOptions, CoreOutput, Reply};
+use super::link::{self, Dialed, Dialer, LinkEvent};
+use crate::ids::{Instant, MemberId};
+use crate::message::{ClientCall, ClientMessage};
+use crate::wire::{self, FrameWriter, Limits, MemberInfo};
+use futures::FutureExt;
+use futures::stream::{AbortHandle, Abortable, BoxStream, SelectAll, StreamExt};
+use kv_transport::Writer;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Sleep;
+
+/// What waits to be sent to one member, in bytes, before its connection counts as dead.
+const MAX_QUEUED: usize = 64 << 20;
+
+/// How many events are taken in before what they cause is sent.
+const BATCH: usize = 256;
+
+/// From a handle to the task.
+pub(super) enum Command {
+    /// Begin a call.
+    Call(Begin),
+    /// Close the session when everything has ended, then end.
+    Close(CallId, tokio::time::Instant),
+}
+
+/// A call that begins.
+pub(super) struct Begin {
+    pub(super) id: CallId,
+    pub(super) call: Call,
+    pub(super) deadline: tokio::time::Instant,
+    pub(super) reply: oneshot::Sender<Result<Reply, CallError>>,
+    /// Its share of the memory of all calls.
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
+/// A call that has begun.
+struct Waiting {
+    reply: oneshot::Sender<Result<Reply, CallError>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The connection to one member.
+struct Link {
+    generation: u64,
+    /// Ends the reading half.
+    reading: AbortHandle,
+    state: LinkState,
+}
+
+enum LinkState {
+    /// Being opened; what is to be sent waits.
+    Opening(Vec<ClientMessage>, usize),
+    Open(FrameWriter<Writer>),
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
+}
+
+/// What a driver waits for.
+enum Wake {
+    Link(MemberId, u64, LinkEvent),
+    WriteFailed(MemberId, std::io::Error),
+    Command(Option<Command>),
+    Cancel(CallId),
+    Timer,
+}
+
+/// What the handles of a client hold of its task.
+pub(super) struct Channels {
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) cancels: mpsc::UnboundedReceiver<CallId>,
+}
+
+type LinkEvents = SelectAll<BoxStream<'static, (MemberId, u64, LinkEvent)>>;
+
+/// The task of a client.
+pub(super) struct Driver {
+    core: Core,
+    dialer: Arc<Dialer>,
+    members: BTreeMap<MemberId, MemberInfo>,
+    started: tokio::time::Instant,
+    channels: Channels,
+    /// No command comes any more.
+    no_more_commands: bool,
+    calls: BTreeMap<CallId, Waiting>,
+    links: BTreeMap<MemberId, Link>,
+    generations: u64,
+    events: LinkEvents,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        seed: u64,
+        dialer: Dialer,
+        members: &[MemberInfo],
+        limits: &Limits,
+        channels: Channels,
+    ) -> Self {
+        let started = tokio::time::Instant::now();
+        let options = CoreOptions {
+            window: limits.session_window.clamp(1, CoreOptions::default().window),
+            session_idle: limits.session_ttl / 2,
+            ..CoreOptions::default()
+        };
+        let data = members.iter().filter(|member| member.holds_data()).map(|member| member.id).collect();
+        Self {
+            core: Core::new(seed, data, options, Instant::ZERO),
+            dialer: Arc::new(dialer),
+            members: members.iter().map(|member| (member.id, member.clone())).collect(),
+            started,
+            channels,
+            no_more_commands: false,
+            calls: BTreeMap::new(),
+            links: BTreeMap::new(),
+            generations: 0,
+            events: SelectAll::new(),
+            timer: Box::pin(tokio::time::sleep_until(started)),
+        }
+    }
+
+    /// Uses a connection that was opened before.
+    pub(super) fn adopt(&mut self, dialed: Dialed) {
+        let Dialed { reader, writer, welcome } = dialed;
+        self.insert_link(welcome.member, LinkState::Open(writer), link::read(reader));
+    }
+
+    /// Runs until every handle is gone, or the client is closed.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.carry_out();
+            if self.no_more_commands && self.core.pending() == 0 {
+                return;
+            }
+            let wake = std::future::poll_fn(|cx| self.poll_wake(cx)).await;
+            self.on_wake(wake);
+            // What else has come in meanwhile: it is answered, and sent, together.
+            for _ in 0..BATCH {
+                let Some(wake) = std::future::poll_fn(|cx| self.poll_wake(cx)).now_or_never() else { break };
+                self.on_wake(wake);
+            }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.core_time(tokio::time::Instant::now())
+    }
+
+    /// The core counts from the start of the client.
+    fn core_time(&self, time: tokio::time::Instant) -> Instant {
+        Instant::ZERO.after(time.saturating_duration_since(self.started))
+    }
+
+    fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        for (member, link) in &mut self.links {
+            // A writer that is not ready delays nobody else.
+            if let LinkState::Open(writer) = &mut link.state
+                && !writer.is_idle()
+                && let Poll::Ready(Err(error)) = writer.poll_flush(cx)
+            {
+                return Poll::Ready(Wake::WriteFailed(*member, error));
+            }
+        }
+        if let Poll::Ready(Some((member, generation, event))) = self.events.poll_next_unpin(cx) {
+            return Poll::Ready(Wake::Link(member, generation, event));
+        }
+        if let Poll::Ready(Some(id)) = self.channels.cancels.poll_recv(cx) {
+            return Poll::Ready(Wake::Cancel(id));
+        }
+        if !self.no_more_commands
+            && let Poll::Ready(command) = self.channels.commands.poll_recv(cx)
+        {
+            return Poll::Ready(Wake::Command(command));
+        }
+        self.poll_timer(cx).map(|()| Wake::Timer)
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(due) = self.core.poll_timeout() else { return Poll::Pending };
+        let due = self.started + due.since(Instant::ZERO);
+        if self.timer.deadline() != due {
+            self.timer.as_mut().reset(due);
+        }
+        self.timer.as_mut().poll(cx)
+    }
+
+    fn on_wake(&mut self, wake: Wake) {
+        let now = self.now();
+        match wake {
+            Wake::Link(member, generation, event) => {
+                if self.links.get(&member).is_some_and(|link| link.generation == generation) {
+                    self.on_link_event(now, member, event);
+                }
+            }
+            Wake::WriteFailed(member, error) => self.close_link(now, member, &error.to_string()),
+            Wake::Command(Some(Command::Call(begin))) => {
+                let Begin { id, call, deadline, reply, permit } = begin;
+                if reply.is_closed() {
+                    return; // Its cancellation has overtaken it.
+                }
+                self.calls.insert(id, Waiting { reply, _permit: permit });
+                let deadline = self.core_time(deadline);
+                self.core.handle(now, CoreInput::Call { id, call, deadline });
+            }
+            Wake::Command(Some(Command::Close(id, deadline))) => {
+                // What has been asked for already still comes out of the channel.
+                self.channels.commands.close();
+                let deadline = self.core_time(deadline);
+                self.core.handle(now, CoreInput::Call { id, call: Call::CloseSession, deadline });
+            }
+            Wake::Command(None) => self.no_more_commands = true,
+            Wake::Cancel(id) => {
+                if self.calls.remove(&id).is_some() {
+                    self.core.handle(now, CoreInput::Cancel { id });
+                }
+            }
+            Wake::Timer => self.core.handle(now, CoreInput::Timeout),
+        }
+    }
+
+    fn on_link_event(&mut self, now: Instant, member: MemberId, event: LinkEvent) {
+        match event {
+            LinkEvent::Message(message) => self.core.handle(now, CoreInput::Answer { member, message }),
+            LinkEvent::Closed(reason) => self.close_link(now, member, &reason),
+            LinkEvent::Open(writer) => {
+                tracing::debug!(%member, "connected");
+                let Some(link) = self.links.get_mut(&member) else { return };
+                let opened = LinkState::Open(writer);
+                if let LinkState::Opening(waiting, _) = std::mem::replace(&mut link.state, opened) {
+                    for message in waiting {
+                        // What nobody waits for any more never leaves.
+                        if self.core.awaits(message.call) {
+                            self.send(now, member, message);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A connection that was open is lost; one that was not never carried anything.
+    fn close_link(&mut self, now: Instant, member: MemberId, reason: &str) {
+        let Some(link) = self.links.remove(&member) else { return };
+        let input = match &link.state {
+            LinkState::Opening(..) => CoreInput::Unreachable { member },
+            LinkState::Open(_) => CoreInput::ConnectionLost { member },
+        };
+        tracing::debug!(%member, reason, ?input, "no connection");
+        self.core.handle(now, input);
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                CoreOutput::Send { member, message } => self.send(self.now(), member, message),
+                CoreOutput::Done { id, result } => {
+                    if let Some(waiting) = self.calls.remove(&id) {
+                        // A caller that has gone does not mind.
+                        let _ = waiting.reply.send(result);
+                    }
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, now: Instant, member: MemberId, message: ClientMessage) {
+        if !self.links.contains_key(&member) {
+            self.open_link(member);
+        }
+        let Some(link) = self.links.get_mut(&member) else {
+            return self.core.handle(now, CoreInput::Unreachable { member });
+        };
+        let queued = match &mut link.state {
+            LinkState::Opening(waiting, bytes) => {
+                *bytes += size(&message);
+                waiting.push(message);
+                *bytes
+            }
+            LinkState::Open(writer) => {
+                writer.push(wire::encode_client_message(&message));
+                writer.queued_bytes()
+            }
+        };
+        if queued > MAX_QUEUED {
+            self.close_link(now, member, "it does not take what is sent to it");
+        }
+    }
+
+    fn open_link(&mut self, member: MemberId) {
+        let Some(info) = self.members.get(&member).cloned() else { return };
+        let events = link::open(self.dialer.clone(), info);
+        self.insert_link(member, LinkState::Opening(Vec::new(), 0), events);
+    }
+
+    fn insert_link(&mut self, member: MemberId, state: LinkState, events: BoxStream<'static, LinkEvent>) {
+        self.generations += 1;
+        let generation = self.generations;
+        let (reading, registration) = AbortHandle::new_pair();
+        let events = Abortable::new(events.map(move |event| (member, generation, event)), registration);
+        self.events.push(events.boxed());
+        self.links.insert(member, Link { generation, reading, state });
+    }
+}
+
+/// About how much memory a message takes.
+fn size(message: &ClientMessage) -> usize {
+    let body = if let ClientCall::Write(request) = &message.what { request.len() } else { 0 };
+    body + 100
+}

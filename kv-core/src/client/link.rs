@@ -1,0 +1,144 @@
+//! Connections to members: opening one, the hello, and what comes in.
+
+use super::LocalMember;
+use crate::ids::{ClusterId, MemberId};
+use crate::message::ServerMessage;
+use crate::wire::{self, FrameReader, FrameWriter, Hello, HelloReply, MemberInfo, Welcome, WireError};
+use futures::stream::{self, BoxStream, StreamExt};
+use kv_transport::{Connection, Lane, Peer, Reader, Transport, TransportError, Writer};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long opening a connection may take, the hello included.
+pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Everything needed to open connections.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    pub(super) cluster: String,
+    pub(super) name: String,
+    pub(super) transport: Option<Arc<dyn Transport>>,
+    pub(super) local: Option<LocalMember>,
+}
+
+/// A connection on which both ends have said hello.
+pub(super) struct Dialed {
+    pub(super) reader: FrameReader<Reader>,
+    pub(super) writer: FrameWriter<Writer>,
+    pub(super) welcome: Welcome,
+}
+
+/// Why a member could not be connected to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("no transport was given")]
+    NoTransport,
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("no answer within {DIAL_TIMEOUT:?}")]
+    Timeout,
+    #[error("{reason}")]
+    Refused { reason: String, temporary: bool },
+}
+
+impl Dialer {
+    /// Opens a connection to whoever listens at `address`.
+    pub(super) async fn dial(&self, address: &str) -> Result<Dialed, DialError> {
+        let dialed = async {
+            let transport = self.transport.as_ref().ok_or(DialError::NoTransport)?;
+            let connection = transport.connect(address, Lane::Client).await?;
+            self.greet(connection).await
+        };
+        timeout(DIAL_TIMEOUT, dialed).await.map_err(|_| DialError::Timeout)?
+    }
+
+    /// Opens a connection to this member, and makes sure that it is this one.
+    pub(super) async fn dial_member(&self, member: &MemberInfo) -> Result<Dialed, DialError> {
+        let dialed = match &self.local {
+            Some(local) if local.id == member.id => {
+                let greeted = timeout(DIAL_TIMEOUT, self.greet((local.connect)())).await;
+                greeted.map_err(|_| DialError::Timeout)??
+            }
+            _ => self.dial(&member.address).await?,
+        };
+        let found = dialed.welcome.member;
+        if found != member.id {
+            let reason = format!("{} is member {found}, not {}", member.address, member.id);
+            return Err(DialError::Refused { reason, temporary: false });
+        }
+        Ok(dialed)
+    }
+
+    async fn greet(&self, connection: Connection) -> Result<Dialed, DialError> {
+        let Connection { peer, reader, writer, .. } = connection;
+        let mut writer = FrameWriter::new(writer);
+        let mut reader = FrameReader::new(reader, wire::DEFAULT_MAX_FRAME);
+        let hello = Hello::client(ClusterId::of_name(&self.cluster), self.name.clone());
+        writer.push(wire::encode_hello(&hello));
+        writer.flush().await.map_err(WireError::Io)?;
+        match reader.read_hello_reply().await? {
+            HelloReply::Ok(welcome) => {
+                self.check_identity(&peer, welcome.member)?;
+                Ok(Dialed { reader, writer, welcome })
+            }
+            HelloReply::Refused { reason, temporary } => Err(DialError::Refused { reason, temporary }),
+        }
+    }
+
+    /// What the transport knows of the other end must not contradict what it says.
+    fn check_identity(&self, peer: &Peer, said: MemberId) -> Result<(), DialError> {
+        match peer {
+            Peer::Unauthenticated => Ok(()),
+            Peer::Member { cluster, id } if *cluster == self.cluster && *id == said.get() => Ok(()),
+            other => {
+                let reason = format!("it says that it is member {said}, and its certificate is {other:?}");
+                Err(DialError::Refused { reason, temporary: false })
+            }
+        }
+    }
+}
+
+/// What happens on a connection, in this order: `Open` at most once, then any number of `Message`s, `Closed` last.
+pub(super) enum LinkEvent {
+    /// The hellos are said: from now on it can be written to.
+    Open(FrameWriter<Writer>),
+    /// An answer came.
+    Message(ServerMessage),
+    /// It could not be opened, or has ended.
+    Closed(String),
+}
+
+enum State {
+    Dialing(Arc<Dialer>, MemberInfo),
+    Reading(FrameReader<Reader>),
+    Ended,
+}
+
+/// Opens a connection to a member and reads from it.
+pub(super) fn open(dialer: Arc<Dialer>, member: MemberInfo) -> BoxStream<'static, LinkEvent> {
+    stream::unfold(State::Dialing(dialer, member), next).boxed()
+}
+
+/// Reads from a connection that is open already.
+pub(super) fn read(reader: FrameReader<Reader>) -> BoxStream<'static, LinkEvent> {
+    stream::unfold(State::Reading(reader), next).boxed()
+}
+
+async fn next(state: State) -> Option<(LinkEvent, State)> {
+    let closed = |reason: String| Some((LinkEvent::Closed(reason), State::Ended));
+    match state {
+        State::Dialing(dialer, member) => match dialer.dial_member(&member).await {
+            Ok(dialed) => Some((LinkEvent::Open(dialed.writer), State::Reading(dialed.reader))),
+            Err(error) => closed(error.to_string()),
+        },
+        State::Reading(mut reader) => match reader.read_server_message().await {
+            Ok(Some(message)) => Some((LinkEvent::Message(message), State::Reading(reader))),
+            Ok(None) => closed("closed by the member".to_owned()),
+            Err(error) => closed(error.to_string()),
+        },
+        State::Ended => None,
+    }
+}

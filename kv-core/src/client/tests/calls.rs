@@ -1,0 +1,409 @@
+//! What single calls send, and what they return.
+
+use super::*;
+use futures::StreamExt;
+
+/// A client of A whose session 9 is open, with its first put done.
+async fn ready() -> (Cluster, Client) {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let write = spawn_put(&client, "first", "1");
+    cluster.open_session(9).await;
+    let first = cluster.next().await;
+    first.assert_write(A, 9, 1, 0, put("first", "1"));
+    first.written(10, Effect::Put);
+    assert_eq!(write.await.unwrap().unwrap().revision, Revision::new(10));
+    (cluster, client)
+}
+
+fn spawn_put(
+    client: &Client,
+    key: &'static str,
+    value: &'static str,
+) -> JoinHandle<Result<Written, WriteError>> {
+    tokio::spawn(client.put(key, value).into_future())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_is_followed_with_the_same_number() {
+    let (mut cluster, client) = ready().await;
+    let write = spawn_put(&client, "x", "1");
+    let first = cluster.next().await;
+    first.assert_write(A, 9, 2, 1, put("x", "1"));
+    first.answer(Answer::NotPrimary { hint: Some(C) });
+    let second = cluster.next().await;
+    second.assert_write(C, 9, 2, 1, put("x", "1"));
+    assert_eq!(first.message.what, second.message.what, "bit for bit");
+    second.written(12, Effect::Put);
+    let written = write.await.unwrap().unwrap();
+    assert_eq!((written.revision, written.timestamp), (Revision::new(12), Timestamp::new(77)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_and_a_broken_connection_are_answered_elsewhere_with_the_same_number() {
+    let (mut cluster, client) = ready().await;
+    let write = spawn_put(&client, "x", "1");
+    let first = cluster.next().await;
+    // FAULTS N7: A has it, and its answer is lost.
+    let second = cluster.next().await;
+    second.assert_write(B, 9, 2, 1, put("x", "1"));
+    second.hang_up();
+    let third = cluster.next().await;
+    third.assert_write(C, 9, 2, 1, put("x", "1"));
+    assert_eq!(first.message.what, third.message.what);
+    third.written(12, Effect::Put);
+    assert_eq!(write.await.unwrap().unwrap().revision, Revision::new(12));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_primary_is_left_for_the_next() {
+    let (mut cluster, client) = ready().await;
+    let write = spawn_put(&client, "x", "1");
+    cluster.next().await.assert_write(A, 9, 2, 1, put("x", "1"));
+    cluster.kill(A).await;
+    let mut retry = cluster.next().await;
+    while retry.member == B {
+        // B believes in A for a while.
+        retry.answer(Answer::NotPrimary { hint: Some(A) });
+        retry = cluster.next().await;
+    }
+    retry.assert_write(C, 9, 2, 1, put("x", "1"));
+    retry.written(12, Effect::Put);
+    assert!(write.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_ends_as_unknown_if_the_write_may_have_been_proposed() {
+    let (mut cluster, client) = ready().await;
+    let write = tokio::spawn(client.put("x", "1").deadline(Duration::from_millis(700)).into_future());
+    let start = tokio::time::Instant::now();
+    let error = write.await.unwrap().unwrap_err();
+    assert_eq!(start.elapsed(), Duration::from_millis(700));
+    assert!(error.outcome_unknown() && !error.is_retryable(), "{error}");
+    assert_eq!(error.to_string(), "the outcome is unknown: the deadline passed: no answer came");
+    let first = cluster.next().await;
+    first.written(12, Effect::Put); // Too late for anyone.
+    while let Ok(retry) = cluster.calls.try_recv() {
+        assert_eq!(retry.message.what, first.message.what);
+    }
+    // Its number counts as ended: from here on it does not run any more.
+    drop(spawn_put(&client, "y", "1"));
+    cluster.next().await.assert_write(A, 9, 3, 2, put("y", "1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_ends_as_not_applied_if_nobody_took_the_write() {
+    let (mut cluster, client) = ready().await;
+    for id in [A, B, C] {
+        cluster.kill(id).await;
+    }
+    let error = client.put("x", "1").deadline(Duration::from_secs(1)).await.unwrap_err();
+    assert!(error.is_retryable() && !error.outcome_unknown(), "{error}");
+    assert_eq!(error.to_string(), "not applied: the deadline passed: no member could be reached");
+    let error = client.get("x").deadline(Duration::from_secs(1)).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_future_gives_its_number_up() {
+    let (mut cluster, client) = ready().await;
+    let write = spawn_put(&client, "x", "1");
+    cluster.next().await.assert_write(A, 9, 2, 1, put("x", "1"));
+    write.abort();
+    assert!(write.await.unwrap_err().is_cancelled());
+    let next = spawn_put(&client, "y", "1");
+    let incoming = cluster.next().await;
+    incoming.assert_write(A, 9, 3, 2, put("y", "1"));
+    incoming.written(12, Effect::Put);
+    assert!(next.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn guards_are_sent_and_their_failure_is_an_error_of_its_own() {
+    let (mut cluster, client) = ready().await;
+    let put = |client: &Client| client.put("x", "1");
+    let cases = [
+        (put(&client).if_absent(), Guard::Absent),
+        (put(&client).if_present(), Guard::Present),
+        (put(&client).if_revision(Revision::new(5)), Guard::Revision(Revision::new(5))),
+        (put(&client).if_value("old"), Guard::Value("old".into())),
+    ];
+    for (write, expected) in cases {
+        let write = tokio::spawn(write.into_future());
+        let incoming = cluster.next().await;
+        let Operation::Command(Command::Put { guard, .. }) = incoming.request().operation else {
+            panic!("{incoming:?}")
+        };
+        assert_eq!(guard, Some(expected));
+        incoming.written(12, Effect::GuardFailed { found: Some(Revision::new(7)) });
+        let error = write.await.unwrap().unwrap_err();
+        assert_eq!(error, WriteError::GuardFailed { found: Some(Revision::new(7)) });
+        assert!(error.is_guard_failed() && !error.is_retryable() && !error.outcome_unknown());
+        assert_eq!(error.to_string(), "the condition did not hold: the key was last changed at revision 7");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_says_whether_there_was_something() {
+    let (mut cluster, client) = ready().await;
+    for existed in [true, false] {
+        let delete = tokio::spawn(client.delete("x").if_present().into_future());
+        let incoming = cluster.next().await;
+        let guard = Some(Guard::Present);
+        assert_eq!(
+            incoming.request().operation,
+            Operation::Command(Command::Delete { key: "x".into(), guard })
+        );
+        incoming.written(12, Effect::Deleted { existed });
+        let deleted = delete.await.unwrap().unwrap();
+        assert_eq!((deleted.existed, deleted.revision), (existed, Revision::new(12)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_are_told_without_asking_anyone() {
+    let (mut cluster, client) = ready().await;
+    let long = "k".repeat(101);
+    assert_eq!(client.put("", "v").await.unwrap_err(), WriteError::Key { len: 0, max: 100 });
+    assert_eq!(client.put(&long, "v").await.unwrap_err(), WriteError::Key { len: 101, max: 100 });
+    assert_eq!(client.delete(&long).await.unwrap_err(), WriteError::Key { len: 101, max: 100 });
+    let value = vec![0; 1001];
+    assert_eq!(client.put("x", value.clone()).await.unwrap_err(), WriteError::Value { len: 1001, max: 1000 });
+    let error = client.delete("x").if_value(value).await.unwrap_err();
+    assert_eq!(error, WriteError::Value { len: 1001, max: 1000 });
+    assert_eq!(client.get("").await.unwrap_err(), ReadError::Key { len: 0, max: 100 });
+    cluster.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_carries_the_members_words() {
+    let (mut cluster, client) = ready().await;
+    let write = spawn_put(&client, "x", "1");
+    cluster.next().await.answer(Answer::Refused("not today".into()));
+    assert_eq!(write.await.unwrap().unwrap_err(), WriteError::Refused("not today".into()));
+    let read = tokio::spawn(client.get("x").into_future());
+    cluster.next().await.answer(Answer::Refused("not today".into()));
+    assert_eq!(read.await.unwrap().unwrap_err(), ReadError::Refused("not today".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_return_what_is_there() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    for expected in [Some(record("value", 4)), None] {
+        let read = tokio::spawn(client.get("x").into_future());
+        let incoming = cluster.next().await;
+        let query = Query::Get { key: "x".into() };
+        assert_eq!(incoming.message.what, ClientCall::Read { mode: ReadMode::Linearizable, query });
+        incoming.answer(Answer::Value { record: expected.clone(), revision: Revision::new(9) });
+        assert_eq!(read.await.unwrap().unwrap(), expected);
+    }
+}
+
+fn page(keys: &[&'static str], more: bool) -> Answer {
+    let records = keys.iter().map(|key| (Bytes::from(*key), record("v", 1))).collect();
+    Answer::Records { records, more, revision: Revision::new(9) }
+}
+
+fn scan(from: &'static str, to: Option<&'static str>, limit: u32) -> ClientCall {
+    let query = Query::Scan { from: from.into(), to: to.map(Into::into), limit };
+    ClientCall::Read { mode: ReadMode::Linearizable, query }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scan_goes_on_page_after_page() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let reading = tokio::spawn(client.scan("a/").into_future());
+    for (from, keys, more) in
+        [("a/", &["a/1", "a/2"][..], true), ("a/2\0", &["a/3"], true), ("a/3\0", &[], false)]
+    {
+        let incoming = cluster.next().await;
+        assert_eq!(incoming.message.what, scan(from, Some("a0"), 1000));
+        incoming.answer(page(keys, more));
+    }
+    let keys: Vec<_> = reading.await.unwrap().unwrap().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["a/1", "a/2", "a/3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_ends_a_scan() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    assert_eq!(client.scan("").limit(0).await.unwrap(), []);
+    let reading = tokio::spawn(client.scan("").limit(3).into_future());
+    let incoming = cluster.next().await;
+    assert_eq!(incoming.message.what, scan("", None, 3));
+    incoming.answer(page(&["a", "b"], true));
+    let incoming = cluster.next().await;
+    assert_eq!(incoming.message.what, scan("b\0", None, 1));
+    incoming.answer(page(&["c"], true));
+    assert_eq!(reading.await.unwrap().unwrap().len(), 3);
+    cluster.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ranges_take_every_kind_of_bound() {
+    use std::ops::Bound::{Excluded, Included};
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    for (reading, expected) in [
+        (client.scan_range("b".."d"), scan("b", Some("d"), 1000)),
+        (client.scan_range("b"..), scan("b", None, 1000)),
+        (client.scan_range(.."d"), scan("", Some("d"), 1000)),
+        (client.scan_range("b"..="d"), scan("b", Some("d\0"), 1000)),
+        (client.scan_range::<&str>((Excluded("b"), Included("d"))), scan("b\0", Some("d\0"), 1000)),
+        (client.scan_range::<&str>(..), scan("", None, 1000)),
+        (client.scan([0xff, 0xff]), {
+            let query = Query::Scan { from: Bytes::from_static(&[0xff, 0xff]), to: None, limit: 1000 };
+            ClientCall::Read { mode: ReadMode::Linearizable, query }
+        }),
+        (client.scan([7, 0xff]), {
+            let (from, to) = (Bytes::from_static(&[7, 0xff]), Some(Bytes::from_static(&[8])));
+            ClientCall::Read { mode: ReadMode::Linearizable, query: Query::Scan { from, to, limit: 1000 } }
+        }),
+    ] {
+        let reading = tokio::spawn(reading.into_future());
+        let incoming = cluster.next().await;
+        assert_eq!(incoming.message.what, expected);
+        incoming.answer(page(&[], false));
+        assert_eq!(reading.await.unwrap().unwrap(), []);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_asks_for_a_page_when_the_last_one_is_used_up() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let mut stream = Box::pin(client.scan("").local().stream());
+    let (first, incoming) = tokio::join!(stream.next(), async {
+        let incoming = cluster.next().await;
+        incoming.answer(page(&["a", "b"], true));
+        incoming
+    });
+    assert!(matches!(incoming.message.what, ClientCall::Read { mode: ReadMode::Local, .. }));
+    assert_eq!(first.unwrap().unwrap().0, "a");
+    assert_eq!(stream.next().await.unwrap().unwrap().0, "b");
+    cluster.quiet().await;
+    let (third, ()) = tokio::join!(stream.next(), async {
+        cluster.next().await.answer(Answer::Refused("no".into()));
+    });
+    assert_eq!(third.unwrap().unwrap_err(), ReadError::Refused("no".into()));
+    assert!(stream.next().await.is_none(), "an error is the end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn status_is_told_of_every_member_even_if_one_is_dead() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    cluster.kill(B).await;
+    let asking = tokio::spawn({
+        let client = client.clone();
+        async move { client.cluster_status().await }
+    });
+    for _ in 0..2 {
+        let incoming = cluster.next().await;
+        assert_eq!(incoming.message.what, ClientCall::Status);
+        incoming.answer(Answer::Status(Box::new(status(incoming.member, "backup", 3))));
+    }
+    let reports = asking.await.unwrap();
+    let told: Vec<_> = reports.iter().map(|report| (report.id, report.status.is_ok())).collect();
+    assert_eq!(told, [(A, true), (B, false), (C, true)]);
+    assert_eq!(reports[1].status.as_ref().unwrap_err().to_string(), "no member could be reached");
+    assert_eq!(reports[1].address, address(B));
+    let error = client.member_status(MemberId::new(9)).await.unwrap_err();
+    assert_eq!(error.to_string(), "the cluster has no member 9");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handover_is_asked_of_the_newest_primary() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    for (states, expected) in [
+        ([("primary", 3), ("primary", 4), ("backup", 4)], Some(B)),
+        ([("backup", 3), ("view-change", 4), ("backup", 4)], None),
+    ] {
+        let asking = tokio::spawn({
+            let client = client.clone();
+            async move { client.handover().await }
+        });
+        for _ in 0..3 {
+            let incoming = cluster.next().await;
+            let (state, view) = states[usize::from(incoming.member.get())];
+            incoming.answer(Answer::Status(Box::new(status(incoming.member, state, view))));
+        }
+        if let Some(primary) = expected {
+            let incoming = cluster.next().await;
+            assert_eq!((incoming.member, &incoming.message.what), (primary, &ClientCall::Handover));
+            incoming.answer(Answer::Done);
+            asking.await.unwrap().unwrap();
+        } else {
+            assert_eq!(asking.await.unwrap().unwrap_err(), CallFailed::NoPrimary);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_waits_for_what_is_in_flight_and_ends_the_session() {
+    let (mut cluster, client) = ready().await;
+    let write = spawn_put(&client, "x", "1");
+    let incoming = cluster.next().await;
+    let closing = tokio::spawn({
+        let client = client.clone();
+        async move { client.close().await }
+    });
+    cluster.quiet().await;
+    assert_eq!(client.clone().put("y", "1").await.unwrap_err(), WriteError::Closed);
+    assert_eq!(client.get("y").await.unwrap_err(), ReadError::Closed);
+    incoming.written(12, Effect::Put);
+    assert!(write.await.unwrap().is_ok());
+    let close = cluster.next().await;
+    assert_eq!(close.request().operation, Operation::CloseSession);
+    close.written(13, Effect::SessionClosed);
+    closing.await.unwrap();
+    client.close().await; // Once more does no harm.
+    assert!(
+        close.answers.is_closed() || {
+            tokio::task::yield_now().await;
+            true
+        }
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_ends_without_a_cluster() {
+    let (mut cluster, client) = ready().await;
+    for id in [A, B, C] {
+        cluster.kill(id).await;
+    }
+    let start = tokio::time::Instant::now();
+    client.close().await;
+    assert!(start.elapsed() <= Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn many_calls_at_once_each_get_their_own_result() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let calls: Vec<_> = (0..2_000u64)
+        .map(|n| {
+            tokio::spawn(client.put(n.to_be_bytes(), "v").deadline(Duration::from_secs(60)).into_future())
+        })
+        .collect();
+    cluster.open_session(9).await;
+    let mut numbers = std::collections::BTreeSet::new();
+    while numbers.len() < calls.len() {
+        let incoming = cluster.next().await;
+        let request = incoming.request();
+        let Operation::Command(Command::Put { key, .. }) = &request.operation else { panic!("{request:?}") };
+        let in_flight = request.number.distance_from(request.acked_through);
+        assert!(in_flight <= 16, "the members' window is kept: {in_flight}");
+        numbers.insert(request.number);
+        let mut n = [0; 8];
+        n.copy_from_slice(key);
+        incoming.written(100 + u64::from_be_bytes(n), Effect::Put);
+    }
+    for (n, call) in (0..).zip(calls) {
+        assert_eq!(call.await.unwrap().unwrap().revision, Revision::new(100 + n));
+    }
+}

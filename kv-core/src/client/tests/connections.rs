@@ -1,0 +1,217 @@
+//! How a client finds its members, and what it says if it does not.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn the_wrong_cluster_is_refused_with_a_clear_reason() {
+    let cluster = Cluster::start().await;
+    let error = Client::connect("prod", &address(B), Arc::new(cluster.network.clone())).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Refused { .. }) && !error.is_retryable(), "{error:?}");
+    assert_eq!(
+        error.to_string(),
+        "member-1:7000 refuses: this is member 1 of cluster \"test\", you asked for another: check cluster name and \
+         address"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_address_that_answers_is_enough() {
+    let mut cluster = Cluster::start().await;
+    cluster.kill(A).await;
+    let builder = cluster.builder().address("nowhere:1").address(address(C));
+    let client = builder.connect().await.unwrap();
+    let read = tokio::spawn(client.get("x").into_future());
+    let mut asked = cluster.next().await;
+    while asked.member != B {
+        asked.answer(Answer::NotPrimary { hint: Some(B) });
+        asked = cluster.next().await;
+    }
+    asked.answer(Answer::Value { record: None, revision: Revision::ZERO });
+    assert_eq!(read.await.unwrap().unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_answer_every_address_is_told_with_its_trouble() {
+    let network = Memory::new();
+    let start = tokio::time::Instant::now();
+    let error = Client::builder("test")
+        .address("one:1")
+        .address("two:2")
+        .transport(Arc::new(network))
+        .connect_timeout(Duration::from_secs(1))
+        .connect()
+        .await
+        .unwrap_err();
+    assert_eq!(start.elapsed(), Duration::from_secs(1));
+    assert!(error.is_retryable());
+    let text = error.to_string();
+    assert!(
+        text.starts_with("no member answers: ") && text.contains("one:1") && text.contains("two:2"),
+        "{text}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_is_just_starting_is_waited_for() {
+    let network = Memory::new();
+    let builder = Client::builder("test").address(address(A)).transport(Arc::new(network.clone()));
+    let connecting = tokio::spawn(builder.connect());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let listener = network.bind(&address(A)).await.unwrap();
+    let (calls, _calls) = mpsc::unbounded_channel();
+    let _member = tokio::spawn(serve(listener, expectation(A), calls));
+    assert!(connecting.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_never_says_hello_is_given_up() {
+    let network = Memory::new();
+    let mut silent = network.bind("silent:1").await.unwrap();
+    let _accepting = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok(connection) = silent.accept().await {
+            kept.push(connection);
+        }
+    });
+    let cluster = Cluster { network: network.clone(), ..Cluster::start().await };
+    let listener = network.bind(&address(A)).await.unwrap();
+    let _member = tokio::spawn(serve(listener, expectation(A), cluster.sender.clone()));
+    let builder = Client::builder("test").address("silent:1").address(address(A));
+    assert!(builder.transport(Arc::new(network)).connect().await.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named() {
+    let error = Client::builder("test").transport(Arc::new(Memory::new())).connect().await.unwrap_err();
+    assert!(matches!(error, ConnectError::NoAddress), "{error}");
+    let error = Client::builder("test").address("a:1").connect().await.unwrap_err();
+    assert!(matches!(error, ConnectError::NoTransport), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_at_anothers_address_is_not_used() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    cluster.kill(B).await;
+    let listener = cluster.network.bind(&address(B)).await.unwrap();
+    let _wrong = tokio::spawn(serve(listener, expectation(C), cluster.sender.clone()));
+    let read = tokio::spawn(client.get("x").into_future());
+    cluster.next().await.answer(Answer::NotPrimary { hint: Some(B) });
+    let mut asked = cluster.next().await;
+    while asked.member == A {
+        asked.answer(Answer::NotPrimary { hint: Some(B) });
+        asked = cluster.next().await;
+    }
+    let sent_to = asked.message.call;
+    asked.answer(Answer::Value { record: None, revision: Revision::ZERO });
+    assert!(read.await.unwrap().is_ok(), "attempt {sent_to} went to C under its own address");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_any_more_does_not_leave_late() {
+    let mut cluster = Cluster::start().await;
+    let builder = cluster.builder();
+    let (limits, members) = (expectation(A).limits, expectation(A).members);
+    // Nobody accepts at first: connections are opened, and not greeted.
+    for id in [A, B, C] {
+        cluster.kill(id).await;
+    }
+    let mut listeners = Vec::new();
+    for id in [A, B, C] {
+        listeners.push((id, cluster.network.bind(&address(id)).await.unwrap()));
+    }
+    let client = builder.start(members, limits);
+    let error = client.get("x").deadline(Duration::from_millis(100)).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    for (id, listener) in listeners {
+        cluster.members.push(tokio::spawn(serve(listener, expectation(id), cluster.sender.clone())));
+    }
+    cluster.quiet().await;
+    let read = tokio::spawn(client.get("y").into_future());
+    let incoming = cluster.next().await;
+    let query = Query::Get { key: "y".into() };
+    assert_eq!(incoming.message.what, ClientCall::Read { mode: ReadMode::Linearizable, query });
+    incoming.answer(Answer::Value { record: None, revision: Revision::ZERO });
+    assert!(read.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_member_of_this_process_is_reached_without_the_transport() {
+    let mut cluster = Cluster::start().await;
+    cluster.kill(B).await; // Its address refuses; inside the process it lives.
+    let calls = cluster.sender.clone();
+    let client = cluster
+        .builder()
+        .local_member(B, move || {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            tokio::spawn(converse(in_process(far), expectation(B), calls.clone()));
+            in_process(near)
+        })
+        .start(expectation(B).members, expectation(B).limits);
+    let read = tokio::spawn(client.get("x").local().into_future());
+    let incoming = cluster.next().await;
+    assert_eq!(incoming.member, B, "a local read asks the own member first");
+    incoming.answer(Answer::Value { record: None, revision: Revision::ZERO });
+    assert!(read.await.unwrap().is_ok());
+    let read = tokio::spawn(client.get("x").into_future());
+    cluster.next().await.answer(Answer::NotPrimary { hint: Some(C) });
+    let incoming = cluster.next().await;
+    assert_eq!(incoming.member, C, "and the others are reached by the transport");
+    incoming.answer(Answer::Value { record: None, revision: Revision::ZERO });
+    assert!(read.await.unwrap().is_ok());
+}
+
+fn in_process(stream: tokio::io::DuplexStream) -> Connection {
+    let (reader, writer) = tokio::io::split(stream);
+    Connection {
+        lane: kv_transport::Lane::Client,
+        peer: kv_transport::Peer::Unauthenticated,
+        remote: "this process".into(),
+        reader: Box::new(reader),
+        writer: Box::new(writer),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_handle_ends_the_connections() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let clone = client.clone();
+    let read = tokio::spawn(clone.get("x").into_future());
+    drop((client, clone));
+    let incoming = cluster.next().await;
+    incoming.answer(Answer::Value { record: None, revision: Revision::ZERO });
+    assert!(read.await.unwrap().is_ok(), "a call in flight keeps the client alive");
+    tokio::time::timeout(Duration::from_secs(1), incoming.answers.closed()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_does_not_read_blocks_nobody_else() {
+    let mut cluster = Cluster::start().await;
+    cluster.kill(A).await;
+    let mut listener = cluster.network.bind(&address(A)).await.unwrap();
+    // Greets, and then never reads again (FAULTS N15).
+    let _stuck = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok(Connection { lane, peer, reader, writer, .. }) = listener.accept().await {
+            let (mut reader, mut writer) = (FrameReader::new(reader, 1 << 20), FrameWriter::new(writer));
+            let hello = reader.read_hello().await.unwrap();
+            let welcome = expectation(A).judge(&hello, lane, &peer).unwrap();
+            writer.push(wire::encode_hello_reply(&HelloReply::Ok(welcome)));
+            writer.flush().await.unwrap();
+            kept.push((reader, writer));
+        }
+    });
+    let client = cluster.client().await;
+    let writes: Vec<_> =
+        (0..300u32).map(|n| tokio::spawn(client.put(n.to_be_bytes(), vec![0; 1000]).into_future())).collect();
+    cluster.open_session(9).await;
+    for done in 0..writes.len() {
+        let incoming = cluster.next().await;
+        assert_eq!(incoming.member, B, "write {done}");
+        incoming.written(10, Effect::Put);
+    }
+    for write in writes {
+        assert!(write.await.unwrap().is_ok());
+    }
+}

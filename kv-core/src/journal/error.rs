@@ -1,9 +1,9 @@
 //! What can go wrong with a journal: one enum per thing that is done with it.
 
-use crate::ids::Op;
+use crate::ids::{Incarnation, MemberId, Op};
 use std::io;
 
-/// Why a data directory could not be opened. Nothing was changed on disk, unless it is an error of the disk itself.
+/// Why a data directory was not opened. Unless it is an error of the disk itself, nothing was changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -15,6 +15,104 @@ pub enum OpenError {
         /// What the disk said.
         source: io::Error,
     },
+    /// The directory is another cluster's.
+    #[error(
+        "the data directory belongs to the cluster {found:?}, not to {expected:?}: name that cluster, or another directory"
+    )]
+    ForeignCluster {
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        expected: String,
+    },
+    /// The directory is another member's.
+    #[error(
+        "the data directory belongs to member {found}, not to member {expected}: start with that id, or name another directory"
+    )]
+    ForeignMember {
+        /// Whose it is.
+        found: MemberId,
+        /// Whose it should be.
+        expected: MemberId,
+    },
+    /// The member list is not the one that the directory was formatted with.
+    #[error(
+        "the data directory was formatted with other members of the cluster {cluster:?}: put the ids, addresses and roles \
+         in the configuration back to what they were"
+    )]
+    OtherConfiguration {
+        /// The cluster.
+        cluster: String,
+    },
+    /// The pipeline is not the one that the directory was formatted with.
+    #[error(
+        "the data directory was formatted with a pipeline of {found}, not {expected}: set it back to {found}"
+    )]
+    OtherPipeline {
+        /// What it is.
+        found: u32,
+        /// What the configuration says.
+        expected: u32,
+    },
+    /// A later version wrote it.
+    #[error(
+        "the data directory has format {found}, this version knows format {known}: start the newer version"
+    )]
+    NewerFormat {
+        /// The format found.
+        found: u32,
+        /// The newest one known.
+        known: u32,
+    },
+    /// Too few copies of the superblock are intact.
+    #[error(
+        "the superblock is damaged: {intact} of {copies} copies are intact, {needed} are needed. This member's disk is \
+         lost: restore the directory, or replace the member by a new one with an id of its own"
+    )]
+    SuperblockDamaged {
+        /// Intact copies.
+        intact: usize,
+        /// All copies.
+        copies: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+    /// There are journal files without a superblock.
+    #[error(
+        "the data directory holds {file} but no superblock. This member's disk is lost: restore the file superblock, or \
+         replace the member by a new one with an id of its own"
+    )]
+    SuperblockMissing {
+        /// One of the files.
+        file: String,
+    },
+    /// The journal was written after the superblock.
+    #[error(
+        "the superblock is older than the journal file {file}: an old copy was put in its place. Restore the newest one, or \
+         replace the member by a new one with an id of its own"
+    )]
+    SuperblockOutdated {
+        /// The file.
+        file: String,
+    },
+    /// A journal file is another member's.
+    #[error("the journal file {file} belongs to another member or cluster: put the right one in its place")]
+    ForeignSegment {
+        /// The file.
+        file: String,
+    },
+    /// An option is out of range.
+    #[error("the segment size is {0} bytes: it must be a multiple of 4096 from 16384 to 1 GiB")]
+    SegmentBytes(u64),
+}
+
+impl From<WriteError> for OpenError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Disk { doing, source } => Self::Disk { doing, source },
+            other => Self::Disk { doing: "make the journal ready".into(), source: io::Error::other(other) },
+        }
+    }
 }
 
 /// Why a write did not become durable. Final: the journal does nothing more.
@@ -29,6 +127,53 @@ pub enum WriteError {
         /// What the disk said.
         source: io::Error,
     },
+    /// An earlier write failed: what is on disk is unknown until it has been read again.
+    #[error("an earlier write failed: open the journal again")]
+    Stopped,
+    /// The directory has not been formatted.
+    #[error("the directory is not formatted yet")]
+    NotFormatted,
+    /// Entries were to be appended to a damaged log that has not been cut.
+    #[error("the log is damaged above op {head}: cut it before anything is appended")]
+    Damaged {
+        /// The head of what is intact.
+        head: Op,
+    },
+    /// The entry is not the one after the head, or does not chain to it.
+    #[error("op {op} does not follow the head, op {head}")]
+    NotNext {
+        /// The entry.
+        op: Op,
+        /// The head.
+        head: Op,
+    },
+    /// The entry does not fit a segment.
+    #[error(
+        "entry {op} with {bytes} bytes does not fit a segment with {blocks} blocks of 4 KiB: make segments larger"
+    )]
+    TooLarge {
+        /// The entry.
+        op: Op,
+        /// Bytes of its body.
+        bytes: usize,
+        /// The blocks of a segment that entries can use.
+        blocks: u32,
+    },
+    /// The point is not one of this log, or not durable.
+    #[error("op {op} with that hash is not a durable point of the log")]
+    UnknownPoint {
+        /// The op.
+        op: Op,
+    },
+    /// View numbers or incarnation would go back.
+    #[error("the view or the incarnation {incarnation} would go back")]
+    Regress {
+        /// The incarnation of the record, or the present one.
+        incarnation: Incarnation,
+    },
+    /// All generations have been used.
+    #[error("the journal has used up its segment generations")]
+    Exhausted,
 }
 
 /// Why an entry cannot be read.
@@ -40,5 +185,13 @@ pub enum ReadError {
     Faulty {
         /// Which.
         op: Op,
+    },
+    /// The disk failed.
+    #[error("cannot read the journal entry {op}: {source}")]
+    Disk {
+        /// Which.
+        op: Op,
+        /// What the disk said.
+        source: io::Error,
     },
 }

@@ -1,13 +1,46 @@
 //! The replicated log on disk: superblock, segments, recovery.
+//!
+//! [`Journal`] is written by one thread; [`LogReader`] reads on any. The files, in one directory:
+//! - `superblock`: what must never be forgotten, in four copies (`superblock.rs`);
+//! - `journal-NNNNNNNN`: segments of fixed size, filled with zeros once and recycled (`segment.rs`), in which entries take
+//!   whole blocks (`record.rs`, `block.rs`). Within a generation of a segment blocks are written front to back and each
+//!   once, so the order of writing is known, and what a power cut leaves can be told from damage (`verdict.rs`).
+//!
+//! Opening reads everything (`scan.rs`), decides without writing (`recovery.rs`), and only then repairs.
 
+mod block;
+mod chain;
+mod cuts;
 mod error;
+mod place;
+mod reader;
+mod record;
+mod recovery;
+mod scan;
+mod segment;
+mod segments;
+mod store;
+mod superblock;
+#[cfg(test)]
+mod tests;
+mod verdict;
 
 pub use error::{OpenError, ReadError, WriteError};
+pub use reader::LogReader;
 
-use crate::ids::{ClusterId, Hash, MemberId, Op};
-use crate::message::{Entry, Recovered, Write};
+use crate::ids::{ClusterId, Hash, MemberId};
+use crate::message::{Entry, FormationStep, Recovered, Write};
 use crate::storage::Storage;
+use block::BLOCK_BYTES;
+use recovery::Recovery;
+use scan::Scan;
+use segment::Owner;
+use segments::Segments;
 use std::sync::Arc;
+use store::Store;
+use superblock::{Loaded, Superblock, SuperblockFile};
+use tracing::{info, warn};
+use verdict::Verdict;
 
 /// Whose directory it is. All of it must match what the superblock says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,7 +60,8 @@ pub struct Identity {
 /// Sizes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JournalOptions {
-    /// The size of a segment file in bytes.
+    /// The size of a segment file in bytes: 16 KiB to 1 GiB, rounded down to 4 KiB. Files of another size are still read,
+    /// and replaced when they are dropped.
     pub segment_bytes: u64,
     /// How many bytes of durable entries are kept in memory for readers.
     pub cache_bytes: usize,
@@ -35,11 +69,30 @@ pub struct JournalOptions {
 
 /// The log on disk. One thread owns it; calls block.
 #[derive(Debug)]
-pub struct Journal {}
+pub struct Journal {
+    storage: Arc<dyn Storage>,
+    identity: Identity,
+    /// Blocks of a new segment.
+    blocks: u32,
+    reader: LogReader,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing on disk.
+    Empty,
+    Formatted(Box<Store>),
+    /// A write failed.
+    Stopped,
+}
 
 impl Journal {
     /// Opens what the storage holds. An empty one gives a journal that holds nothing and writes nothing until
     /// `Write::Formation(Formatted)`.
+    ///
+    /// A torn tail is cut, copies of the superblock are completed, and all that is reported is durable, before this returns. Where
+    /// [`Recovered::damaged`] is set, appends are refused until a `Write::View` has cut the log.
     ///
     /// # Errors
     /// [`OpenError`] says what is wrong and what to do; a refusal changes nothing on disk.
@@ -48,8 +101,79 @@ impl Journal {
         identity: Identity,
         options: JournalOptions,
     ) -> Result<(Self, Recovered), OpenError> {
-        let _ = (storage, identity, options);
-        unimplemented!()
+        Self::open_judging(storage, identity, &options, |recovery| recovery.verdict)
+    }
+
+    /// A planted bug, for the simulator to catch: whatever is bad is taken for torn, and cut.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    #[cfg(any(test, feature = "sim"))]
+    pub fn open_cutting_at_first_bad(
+        storage: Arc<dyn Storage>,
+        identity: Identity,
+        options: JournalOptions,
+    ) -> Result<(Self, Recovered), OpenError> {
+        Self::open_judging(storage, identity, &options, |recovery| match recovery.verdict {
+            Verdict::Faulty => Verdict::Torn,
+            verdict @ (Verdict::Whole | Verdict::Torn) => verdict,
+        })
+    }
+
+    fn open_judging(
+        storage: Arc<dyn Storage>,
+        identity: Identity,
+        options: &JournalOptions,
+        judge: impl Fn(&Recovery) -> Verdict,
+    ) -> Result<(Self, Recovered), OpenError> {
+        let blocks = options.segment_bytes / BLOCK_BYTES as u64;
+        let Some(blocks) = u32::try_from(blocks).ok().filter(|n| (4..=segment::MOST_BLOCKS).contains(n))
+        else {
+            return Err(OpenError::SegmentBytes(options.segment_bytes));
+        };
+        let owner = Owner { cluster: identity.cluster, member: identity.member };
+        let reader = LogReader::new(owner, options.cache_bytes);
+        let names = storage
+            .list()
+            .map_err(|source| OpenError::Disk { doing: "list the data directory".into(), source })?;
+        let loaded = Loaded::read(&*storage)?;
+        let Some(loaded) = loaded else {
+            return match names.into_iter().find(|name| segment::parse_name(name).is_some()) {
+                Some(file) => Err(OpenError::SuperblockMissing { file }),
+                None => {
+                    let journal = Self { storage, identity, blocks, reader, state: State::Empty };
+                    Ok((journal, Recovered::empty()))
+                }
+            };
+        };
+        loaded.superblock.check_identity(&identity)?;
+        let scans = scan_all(&*storage, &names, owner)?;
+        recovery::check_files(&loaded.superblock, &scans)?;
+        let recovery = recovery::recover(&loaded.superblock, &scans);
+        let verdict = judge(&recovery);
+        report(&loaded.superblock, &recovery, verdict);
+
+        // Nothing has been written so far; from here on nothing is refused. The names first: the process before this one may
+        // have died before it made them durable.
+        storage
+            .sync_directory()
+            .map_err(|source| OpenError::Disk { doing: "sync the data directory".into(), source })?;
+        let (file, superblock) = loaded.complete()?;
+        let mut segments = Segments::new(Arc::clone(&storage), owner, blocks, superblock.generation);
+        let last = recovery.last_by_generation();
+        for scan in &scans {
+            segments.adopt(scan, last.get(&scan.generation).copied().unwrap_or_default(), &superblock);
+            reader.add_file(scan.segment.number, Arc::clone(&scan.segment.file));
+        }
+        segments.rewrite(&scans, &recovery.unsynced).map_err(OpenError::from)?;
+        reader.recover(superblock.floor.anchor.op, recovery.slots.into_iter());
+        let mut store = Store::new(file, superblock, segments, reader.clone());
+        store.chain = recovery.chain;
+        store.strays = recovery.strays;
+        store.settle(verdict).map_err(OpenError::from)?;
+        let recovered = store.recovered();
+        let state = State::Formatted(Box::new(store));
+        Ok((Self { storage, identity, blocks, reader, state }, recovered))
     }
 
     /// Carries out the writes in order; all of them are durable when it returns. Consecutive appends share one sync.
@@ -57,35 +181,98 @@ impl Journal {
     /// # Errors
     /// Final: every later call fails too. Drop the journal and stop the member.
     pub fn execute(&mut self, writes: &[Write]) -> Result<(), WriteError> {
-        let _ = writes;
-        unimplemented!()
+        let done = self.execute_all(writes);
+        if done.is_err() {
+            self.state = State::Stopped;
+        }
+        done
     }
 
     /// A handle for reading entries, on any thread.
     #[must_use]
     pub fn reader(&self) -> LogReader {
-        unimplemented!()
+        self.reader.clone()
+    }
+
+    fn execute_all(&mut self, writes: &[Write]) -> Result<(), WriteError> {
+        let mut appends: Vec<(u64, &Entry)> = Vec::new();
+        let mut changed = false;
+        for (at, write) in writes.iter().enumerate() {
+            if let Write::Formation(step) = write {
+                self.form(*step)?;
+                continue;
+            }
+            let store = self.store()?;
+            let number = if reader::changes_log(write) { store.reader.begin(write) } else { 0 };
+            match write {
+                Write::Append(entries) => {
+                    appends.extend(entries.iter().map(|entry| (number, entry)));
+                    if !matches!(writes.get(at + 1), Some(Write::Append(_))) {
+                        store.append(&std::mem::take(&mut appends))?;
+                    }
+                }
+                Write::View(record) => store.view(record)?,
+                Write::Checkpoint(checkpoint) => changed |= store.checkpoint(*checkpoint)?,
+                Write::Trim(op) => store.trim = store.trim.max(*op),
+                Write::Formation(_) => unreachable!("handled above"),
+            }
+            let last = !matches!(writes.get(at + 1), Some(Write::Checkpoint(_) | Write::Trim(_)));
+            if last && matches!(write, Write::Checkpoint(_) | Write::Trim(_)) {
+                store.drop_old(std::mem::take(&mut changed))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn store(&mut self) -> Result<&mut Store, WriteError> {
+        match &mut self.state {
+            State::Formatted(store) => Ok(store),
+            State::Empty => Err(WriteError::NotFormatted),
+            State::Stopped => Err(WriteError::Stopped),
+        }
+    }
+
+    fn form(&mut self, step: FormationStep) -> Result<(), WriteError> {
+        if let State::Empty = self.state {
+            if step == FormationStep::Empty {
+                return Ok(());
+            }
+            self.state = State::Formatted(Box::new(self.format()?));
+        }
+        self.store()?.form(step)
+    }
+
+    /// The superblock first: segments without one are a lost superblock.
+    fn format(&self) -> Result<Store, WriteError> {
+        let superblock = Superblock::new(&self.identity);
+        let file = SuperblockFile::create(&*self.storage, &superblock)?;
+        let owner = Owner { cluster: self.identity.cluster, member: self.identity.member };
+        let mut segments =
+            Segments::new(Arc::clone(&self.storage), owner, self.blocks, superblock.generation);
+        segments.prepare(&self.reader)?;
+        Ok(Store::new(file, superblock, segments, self.reader.clone()))
     }
 }
 
-/// Reads entries. Cheap to clone, shared between threads.
-#[derive(Clone, Debug)]
-pub struct LogReader {}
+fn scan_all(storage: &dyn Storage, names: &[String], owner: Owner) -> Result<Vec<Scan>, OpenError> {
+    let segments = names.iter().filter_map(|name| Some((name, segment::parse_name(name)?)));
+    let scans = segments.map(|(name, number)| {
+        let scanned = storage.open(name).and_then(|file| scan::scan(number, file, owner));
+        scanned.map_err(|source| OpenError::Disk { doing: format!("read {name}"), source })
+    });
+    scans.collect()
+}
 
-impl LogReader {
-    /// Makes the entries of a write readable at once, before the journal has carried it out, and those that it cuts
-    /// unreadable. Call it in the order of the writes. Other kinds of writes have no effect.
-    pub fn stage(&self, write: &Write) {
-        let _ = write;
-        unimplemented!()
-    }
-
-    /// The entry at `op`; `None` if it is not held (below the floor, above the head).
-    ///
-    /// # Errors
-    /// [`ReadError::Faulty`] if it is damaged on disk.
-    pub fn read(&self, op: Op) -> Result<Option<Entry>, ReadError> {
-        let _ = op;
-        unimplemented!()
+fn report(superblock: &Superblock, recovery: &Recovery, verdict: Verdict) {
+    let (view, log_view, head) = (superblock.view, superblock.log_view, recovery.chain.head().anchor);
+    let floor = recovery.chain.floor().anchor.op;
+    match verdict {
+        Verdict::Whole => info!(%view, %log_view, %floor, ?head, "the journal is whole"),
+        Verdict::Torn => {
+            info!(%view, %log_view, %floor, ?head, why = recovery.why, "the journal's torn end is cut");
+        }
+        Verdict::Faulty => {
+            warn!(%view, %log_view, %floor, ?head, why = recovery.why, "the journal is damaged");
+        }
     }
 }

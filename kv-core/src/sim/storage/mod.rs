@@ -10,6 +10,7 @@ use crate::storage::{File, Storage};
 use content::Content;
 use names::{FileId, Names};
 use std::collections::BTreeMap;
+use std::fmt::{self, Debug, Formatter};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -79,12 +80,18 @@ pub struct Counters {
 }
 
 /// A simulated disk. A clone is the same disk; [`fork`](Self::fork) makes another.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Default)]
 pub struct Disk {
     inner: Arc<Mutex<Inner>>,
 }
 
-#[derive(Clone, Default, Debug)]
+impl Debug for Disk {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("names", &self.names()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Default)]
 struct Inner {
     names: Names,
     files: BTreeMap<FileId, Content>,

@@ -1,0 +1,76 @@
+//! The log as the journal knows it: a chain of entries above a floor, and where each of them lies.
+
+use super::place::Place;
+use super::superblock::Mark;
+use crate::ids::{Anchor, Op};
+use crate::message::EntryMeta;
+use std::collections::VecDeque;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) meta: EntryMeta,
+    pub(super) place: Place,
+}
+
+#[derive(Debug)]
+pub(super) struct Chain {
+    floor: Mark,
+    /// Op `floor + 1` first, without a gap.
+    entries: VecDeque<Held>,
+}
+
+impl Chain {
+    pub(super) fn new(floor: Mark, entries: VecDeque<Held>) -> Self {
+        Self { floor, entries }
+    }
+
+    pub(super) fn floor(&self) -> Mark {
+        self.floor
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Held> {
+        self.entries.iter()
+    }
+
+    pub(super) fn head(&self) -> Mark {
+        self.mark_at(self.entries.len())
+    }
+
+    /// The point at `op`; `None` below the floor and above the head.
+    pub(super) fn mark(&self, op: Op) -> Option<Mark> {
+        let above = usize::try_from(op.get().checked_sub(self.floor.anchor.op.get())?).ok()?;
+        (above <= self.entries.len()).then(|| self.mark_at(above))
+    }
+
+    /// The point `above` entries above the floor.
+    fn mark_at(&self, above: usize) -> Mark {
+        let Some(last) = above.checked_sub(1) else { return self.floor };
+        let meta = &self.entries[last].meta;
+        Mark {
+            anchor: Anchor::new(self.floor.anchor.op.advance(above as u64), meta.hash),
+            next_revision: meta.next_revision,
+            timestamp: meta.timestamp,
+        }
+    }
+
+    pub(super) fn push(&mut self, held: Held) {
+        self.entries.push_back(held);
+    }
+
+    /// Removes what is above `op`, which must not be below the floor, and returns it with the ops.
+    pub(super) fn cut(&mut self, op: Op) -> impl Iterator<Item = (Op, Held)> {
+        let keep = usize::try_from(op.distance_from(self.floor.anchor.op)).unwrap_or(usize::MAX);
+        let cut = self.entries.split_off(keep.min(self.entries.len()));
+        (1..).map(move |above| op.advance(above)).zip(cut)
+    }
+
+    /// Removes what is at or below `floor`, if that is above the present one.
+    pub(super) fn raise(&mut self, floor: Mark) {
+        if floor.anchor.op > self.floor.anchor.op {
+            let gone =
+                usize::try_from(floor.anchor.op.distance_from(self.floor.anchor.op)).unwrap_or(usize::MAX);
+            self.entries.drain(..gone.min(self.entries.len()));
+            self.floor = floor;
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Reading entries: from memory while they are new, from the segments afterwards.
+
+use super::block::Seed;
+use super::error::ReadError;
+use super::place::{Place, SegmentNumber};
+use super::scan::offset;
+use super::segment::Owner;
+use super::{block::BLOCK_BYTES, record};
+use crate::ids::{Hash, Op};
+use crate::message::{Entry, Write};
+use crate::storage::File;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Reads entries. Cheap to clone, shared between threads.
+#[derive(Clone, Debug)]
+pub struct LogReader {
+    shared: Arc<Mutex<Shared>>,
+    owner: Owner,
+}
+
+/// What readers and the journal share. The journal lags behind what has been staged: `staged` and `executed` count the writes
+/// that change the log, and a slot knows which of them appended it, so that the journal never touches the slot of a later one.
+#[derive(Default, Debug)]
+struct Shared {
+    /// The op below the first slot.
+    floor: Op,
+    slots: VecDeque<Slot>,
+    staged: u64,
+    executed: u64,
+    /// Bytes of the bodies of durable entries that are held in memory.
+    cached: usize,
+    cache_bytes: usize,
+    /// No entry at or below this op is held in memory.
+    evicted: Op,
+    files: HashMap<SegmentNumber, Arc<dyn File>>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    hash: Hash,
+    write: u64,
+    entry: Option<Entry>,
+    /// Where it is durable. Neither this nor `entry`: damaged.
+    place: Option<Place>,
+}
+
+/// What recovery found at an op: nothing that can be read, or where and what it is.
+pub(super) type Recovered = Option<(Hash, Place)>;
+
+impl LogReader {
+    pub(super) fn new(owner: Owner, cache_bytes: usize) -> Self {
+        let shared = Shared { cache_bytes, ..Shared::default() };
+        Self { shared: Arc::new(Mutex::new(shared)), owner }
+    }
+
+    /// Makes the entries of a write readable at once, before the journal has carried it out, and those that it cuts
+    /// unreadable. Call it in the order of the writes. Other kinds of writes have no effect.
+    pub fn stage(&self, write: &Write) {
+        let mut shared = self.lock();
+        if changes_log(write) {
+            shared.staged += 1;
+            shared.apply(write);
+        }
+    }
+
+    /// The entry at `op`; `None` if it is not held (below the floor, above the head).
+    ///
+    /// # Errors
+    /// [`ReadError::Faulty`] if it is damaged on disk.
+    pub fn read(&self, op: Op) -> Result<Option<Entry>, ReadError> {
+        let (hash, place, file) = {
+            let shared = self.lock();
+            let Some(slot) = shared.slot(op) else { return Ok(None) };
+            if let Some(entry) = &slot.entry {
+                return Ok(Some(entry.clone()));
+            }
+            let place = slot.place.ok_or(ReadError::Faulty { op })?;
+            let file = shared.files.get(&place.segment).ok_or(ReadError::Faulty { op })?;
+            (slot.hash, place, Arc::clone(file))
+        };
+        let mut blocks = vec![0; place.blocks as usize * BLOCK_BYTES];
+        let read = match file.read_at(&mut blocks, offset(place.block)) {
+            Ok(()) => {
+                let seed = Seed::new(self.owner.cluster, self.owner.member, place.segment);
+                record::decode_blocks(&blocks, &place, op, hash, self.owner.cluster, seed)
+                    .ok_or(ReadError::Faulty { op })
+            }
+            Err(source) => Err(ReadError::Disk { op, source }),
+        };
+        match read {
+            Ok(entry) => Ok(Some(entry)),
+            // Dropped or cut, and its blocks used again, while they were being read.
+            Err(_) if self.lock().slot(op).is_none_or(|slot| slot.place != Some(place)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn recover(&self, floor: Op, entries: impl Iterator<Item = Recovered>) {
+        let mut shared = self.lock();
+        shared.floor = floor;
+        shared.slots = entries
+            .map(|found| Slot {
+                hash: found.map_or(Hash::ZERO, |(hash, _)| hash),
+                write: 0,
+                entry: None,
+                place: found.map(|(_, place)| place),
+            })
+            .collect();
+        shared.evicted = shared.head();
+    }
+
+    pub(super) fn add_file(&self, segment: SegmentNumber, file: Arc<dyn File>) {
+        self.lock().files.insert(segment, file);
+    }
+
+    /// The journal begins with a write that changes the log: its number, for [`Self::placed`].
+    pub(super) fn begin(&self, write: &Write) -> u64 {
+        let mut shared = self.lock();
+        shared.executed += 1;
+        if shared.executed > shared.staged {
+            shared.staged = shared.executed;
+            shared.apply(write);
+        }
+        shared.executed
+    }
+
+    /// These entries of the writes with these numbers are durable there.
+    pub(super) fn placed(&self, places: &[(u64, Op, Place)]) {
+        let mut shared = self.lock();
+        for (write, op, place) in places {
+            let Some(slot) = shared.slot_mut(*op).filter(|slot| slot.write == *write) else { continue };
+            slot.place = Some(*place);
+            let bytes = slot.entry.as_ref().map_or(0, |entry| entry.body.len());
+            shared.cached += bytes;
+        }
+        shared.evict();
+    }
+
+    /// Entries at or below `floor` have been dropped, and these files with them.
+    pub(super) fn drop_through(&self, floor: Op, segments: &[SegmentNumber]) {
+        let mut shared = self.lock();
+        while shared.floor < floor
+            && let Some(slot) = shared.slots.pop_front()
+        {
+            shared.floor = shared.floor.next();
+            shared.forget(&slot);
+        }
+        segments.iter().for_each(|segment| {
+            shared.files.remove(segment);
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) const fn changes_log(write: &Write) -> bool {
+    match write {
+        Write::Append(_) => true,
+        Write::View(record) => record.cut.is_some(),
+        Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) => false,
+    }
+}
+
+impl Shared {
+    fn head(&self) -> Op {
+        self.floor.advance(self.slots.len() as u64)
+    }
+
+    fn index(&self, op: Op) -> Option<usize> {
+        let above = usize::try_from(op.distance_from(self.floor)).ok()?;
+        above.checked_sub(1)
+    }
+
+    fn slot(&self, op: Op) -> Option<&Slot> {
+        self.slots.get(self.index(op)?)
+    }
+
+    fn slot_mut(&mut self, op: Op) -> Option<&mut Slot> {
+        let index = self.index(op)?;
+        self.slots.get_mut(index)
+    }
+
+    fn apply(&mut self, write: &Write) {
+        match write {
+            Write::Append(entries) => {
+                for entry in entries {
+                    debug_assert_eq!(entry.header.op, self.head().next(), "entries are staged in order");
+                    self.slots.push_back(Slot {
+                        hash: entry.header.hash(),
+                        write: self.staged,
+                        entry: Some(entry.clone()),
+                        place: None,
+                    });
+                }
+            }
+            Write::View(record) => {
+                let Some(cut) = record.cut else { return };
+                while self.head() > cut.after.op
+                    && let Some(slot) = self.slots.pop_back()
+                {
+                    self.forget(&slot);
+                }
+                self.evicted = self.evicted.min(cut.after.op);
+            }
+            Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) => {}
+        }
+    }
+
+    fn forget(&mut self, slot: &Slot) {
+        if let (Some(_), Some(entry)) = (slot.place, &slot.entry) {
+            self.cached -= entry.body.len();
+        }
+    }
+
+    /// Gives up entries in memory, oldest first, as far as they are durable and more than fits.
+    fn evict(&mut self) {
+        self.evicted = self.evicted.max(self.floor);
+        while self.cached > self.cache_bytes {
+            let op = self.evicted.next();
+            let Some(slot) = self.slot_mut(op).filter(|slot| slot.place.is_some()) else { return };
+            let bytes = slot.entry.take().map_or(0, |entry| entry.body.len());
+            self.cached -= bytes;
+            self.evicted = op;
+        }
+    }
+}

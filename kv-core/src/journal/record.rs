@@ -1,0 +1,133 @@
+//! An entry as it stands in its blocks: a local header, the entry's own header, the body.
+//!
+//! ```text
+//! kind u32 | length u32 (of all) | synced_through u64 | hash u128 | entry header | body
+//! ```
+//! The local header is this replica's own and outside the entry's hash. It and the entry's header lie in the first sector, so
+//! that what it says is known even if the rest is torn.
+
+use super::block::{self, BLOCK_PAYLOAD, Seed, Stamp, encode_block, u32_at, u64_at, u128_at};
+use super::place::{Generation, Place};
+use crate::ids::{ClusterId, Hash, Op};
+use crate::message::{Entry, EntryHeader, HEADER_BYTES};
+use bytes::Bytes;
+
+const KIND: u32 = u32::from_le_bytes(*b"entr");
+const LOCAL_BYTES: usize = 32;
+const FIXED_BYTES: usize = LOCAL_BYTES + HEADER_BYTES;
+
+/// No number on disk reaches this; whatever does is damage or malice, and would overflow the arithmetic.
+const LIMIT: u64 = 1 << 62;
+
+/// How many blocks an entry with a body of `body` bytes takes; `None` if it is too long for the length field.
+pub(super) fn blocks_for(body: usize) -> Option<u32> {
+    let length = u32::try_from(FIXED_BYTES.checked_add(body)?).ok()?;
+    Some(length.div_ceil(u32::try_from(BLOCK_PAYLOAD).expect("a block is small")))
+}
+
+/// The local header, read from the first sector's payload.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Local {
+    /// Bytes of the whole record.
+    pub(super) length: usize,
+    pub(super) synced_through: Op,
+    hash: Hash,
+}
+
+impl Local {
+    /// Reads it; `None` if these bytes cannot be the start of a record.
+    pub(super) fn decode(payload: &[u8]) -> Option<Self> {
+        if payload.len() < LOCAL_BYTES || u32_at(payload, 0) != KIND {
+            return None;
+        }
+        let length = u32_at(payload, 4) as usize;
+        let synced_through = u64_at(payload, 8);
+        let hash = Hash::new(u128_at(payload, 16));
+        (length >= FIXED_BYTES && synced_through < LIMIT).then_some(Self {
+            length,
+            synced_through: Op::new(synced_through),
+            hash,
+        })
+    }
+}
+
+/// Appends the blocks of `entry` to `out`, for `place`.
+pub(super) fn encode(
+    out: &mut Vec<u8>,
+    entry: &Entry,
+    hash: Hash,
+    synced_through: Op,
+    place: &Place,
+    seed: Seed,
+) {
+    let length = FIXED_BYTES + entry.body.len();
+    let mut record = Vec::with_capacity(length);
+    record.extend_from_slice(&KIND.to_le_bytes());
+    record.extend_from_slice(&u32::try_from(length).expect("blocks_for has checked it").to_le_bytes());
+    record.extend_from_slice(&synced_through.get().to_le_bytes());
+    record.extend_from_slice(&hash.get().to_le_bytes());
+    record.extend_from_slice(&entry.header.encode());
+    record.extend_from_slice(&entry.body);
+    for (index, payload) in (0..).zip(record.chunks(BLOCK_PAYLOAD)) {
+        let stamp = Stamp {
+            op: entry.header.op,
+            incarnation: place.incarnation,
+            generation: place.generation,
+            index,
+        };
+        encode_block(out, payload, stamp, seed, place.block + index);
+    }
+}
+
+/// The entry in a whole record of `op`; `None` unless everything in it agrees.
+pub(super) fn decode(record: Vec<u8>, op: Op, cluster: ClusterId) -> Option<(Entry, Hash, Local)> {
+    let local = Local::decode(&record)?;
+    let header: &[u8; HEADER_BYTES] = record.get(LOCAL_BYTES..FIXED_BYTES)?.try_into().ok()?;
+    let header = EntryHeader::decode(header);
+    if record.len() < local.length {
+        return None;
+    }
+    let entry = Entry { header, body: Bytes::from(record).slice(FIXED_BYTES..local.length) };
+    let sound = header.op == op
+        && header.cluster == cluster
+        && is_sane(&header)
+        && local.synced_through < op
+        && header.hash() == local.hash
+        && entry.check().is_ok();
+    sound.then_some((entry, local.hash, local))
+}
+
+fn is_sane(header: &EntryHeader) -> bool {
+    let numbers = [header.op.get(), header.view.get(), header.first_revision.get(), header.timestamp.get()];
+    header.op > Op::ZERO && in_range(&numbers)
+}
+
+/// The entry of `op` with `hash` in these blocks, read from where `place` says; `None` if they hold anything else.
+pub(super) fn decode_blocks(
+    blocks: &[u8],
+    place: &Place,
+    op: Op,
+    hash: Hash,
+    cluster: ClusterId,
+    seed: Seed,
+) -> Option<Entry> {
+    let mut record = Vec::with_capacity(blocks.len());
+    for (index, bytes) in (0..).zip(blocks.chunks_exact(block::BLOCK_BYTES)) {
+        let expected = Stamp { op, incarnation: place.incarnation, generation: place.generation, index };
+        if !is_whole(bytes, expected, place.generation, seed, place.block + index) {
+            return None;
+        }
+        block::payload(bytes).for_each(|payload| record.extend_from_slice(payload));
+    }
+    let (entry, found, _) = decode(record, op, cluster)?;
+    (found == hash).then_some(entry)
+}
+
+fn is_whole(bytes: &[u8], stamp: Stamp, generation: Generation, seed: Seed, at: u32) -> bool {
+    block::sum_up(&block::sectors(bytes, generation, seed, at)) == block::BlockState::Whole(stamp)
+}
+
+/// Whether numbers read from disk leave room for arithmetic.
+pub(super) fn in_range(numbers: &[u64]) -> bool {
+    numbers.iter().all(|number| *number < LIMIT)
+}

@@ -1,0 +1,235 @@
+//! From what lies on disk to the log: which entries count, where the log ends, and whether that end can be trusted. Pure: reads
+//! nothing and writes nothing.
+
+use super::chain::{Chain, Held};
+use super::error::OpenError;
+use super::place::{Generation, Place, Position};
+use super::reader;
+use super::scan::{Found, Remnant, Scan};
+use super::segment::{self, Header};
+use super::superblock::{Mark, Superblock};
+use super::verdict::{Checkpoint, Conditions, Newest, Synced, Tail, Verdict};
+use crate::ids::{Anchor, Hash, Incarnation, Op};
+use std::collections::{BTreeMap, VecDeque};
+
+/// What recovery makes of the disk.
+#[derive(Debug)]
+pub(super) struct Recovery {
+    pub(super) chain: Chain,
+    /// From the op above the superblock's floor to the head: for readers.
+    pub(super) slots: Vec<reader::Recovered>,
+    pub(super) verdict: Verdict,
+    pub(super) why: &'static str,
+    /// Entries of the chain that nothing on disk says were synced.
+    pub(super) unsynced: Vec<Unsynced>,
+    /// Blocks that are not part of the log, and say what they are.
+    pub(super) strays: Vec<Stray>,
+}
+
+impl Recovery {
+    /// The greatest op of the log in each segment that holds any.
+    pub(super) fn last_by_generation(&self) -> BTreeMap<Generation, Op> {
+        let mut last = BTreeMap::new();
+        let head = self.chain.head().anchor.op;
+        let ops = (0..).map(|below| head.back(below));
+        for (op, (_, place)) in ops.zip(self.slots.iter().rev()).filter_map(|(op, slot)| Some((op, (*slot)?)))
+        {
+            last.entry(place.generation).or_insert(op);
+        }
+        last
+    }
+}
+
+/// An entry that may be in the system's cache only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Unsynced {
+    pub(super) op: Op,
+    pub(super) hash: Hash,
+    pub(super) place: Place,
+}
+
+/// Written blocks that are not part of the log: cut, torn, or in its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Stray {
+    pub(super) op: Op,
+    pub(super) incarnation: Incarnation,
+    pub(super) position: Position,
+    pub(super) blocks: u32,
+}
+
+impl Stray {
+    pub(super) const fn of(op: Op, place: &Place) -> Self {
+        Self { op, incarnation: place.incarnation, position: place.start(), blocks: place.blocks }
+    }
+}
+
+/// Refuses files that are not this journal's, or that the superblock cannot know.
+pub(super) fn check_files(superblock: &Superblock, scans: &[Scan]) -> Result<(), OpenError> {
+    for scan in scans {
+        let file = segment::name(scan.segment.number);
+        match scan.header {
+            Header::Foreign => return Err(OpenError::ForeignSegment { file }),
+            Header::Newer(found) => {
+                return Err(OpenError::NewerFormat { found, known: segment::FORMAT });
+            }
+            Header::Blank | Header::Damaged | Header::Known { .. } => {}
+        }
+        let later = scan.incarnations().any(|incarnation| incarnation > superblock.incarnation);
+        if later || (scan.generation > superblock.generation && scan.incarnations().next().is_some()) {
+            return Err(OpenError::SuperblockOutdated { file });
+        }
+    }
+    Ok(())
+}
+
+/// Puts the log together and judges its end. The files must have passed [`check_files`].
+pub(super) fn recover(superblock: &Superblock, scans: &[Scan]) -> Recovery {
+    let in_use = superblock.oldest..=superblock.generation;
+    let registered = || scans.iter().filter(|scan| in_use.contains(&scan.generation));
+    let live = live(superblock, registered());
+    let synced = registered()
+        .flat_map(|scan| &scan.claims)
+        .map(|claim| superblock.cuts.cap(claim.synced_through, claim.incarnation, claim.position))
+        .fold(superblock.synced_through, Op::max);
+
+    let above = above(superblock.checkpoint, &live);
+    let (floor, mut entries) = below(superblock, &live);
+    let newest_is_there = superblock.generation == Generation::ZERO
+        || registered().any(|scan| scan.generation == superblock.generation);
+    let dropped = superblock.floor.anchor.op == superblock.checkpoint.anchor.op;
+    let held = dropped || !entries.is_empty() || !above.is_empty();
+    entries.extend(above);
+    let chain = Chain::new(floor, entries);
+    let head = chain.head().anchor.op;
+
+    let conditions = Conditions {
+        newest: if newest_is_there { Newest::Present } else { Newest::Missing },
+        checkpoint: if held { Checkpoint::Held } else { Checkpoint::Beyond },
+        synced: if head >= synced { Synced::Reached } else { Synced::Short },
+        tail: tail(superblock, registered(), &live, head),
+    };
+    let (verdict, why) = conditions.judge();
+    let ops = |from: Op| (1..).map(move |above| from.advance(above));
+    let unsynced = ops(floor.anchor.op)
+        .zip(chain.entries())
+        .filter(|(op, _)| *op > synced)
+        .map(|(op, held)| Unsynced { op, hash: held.meta.hash, place: held.place })
+        .collect();
+    let slots = ops(superblock.floor.anchor.op)
+        .take_while(|op| *op <= head)
+        .map(|op| live.get(&op).map(|found| (found.meta.hash, found.place)))
+        .collect();
+    let strays = strays(registered(), &live, head);
+    Recovery { chain, slots, verdict, why, unsynced, strays }
+}
+
+/// The intact entries that no cut has voided; of two at one op, the one written last.
+fn live<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>) -> BTreeMap<Op, Found> {
+    let mut live = BTreeMap::new();
+    for found in scans.flat_map(|scan| &scan.found) {
+        let place = &found.place;
+        if !superblock.cuts.is_void(found.op, place.incarnation, place.start()) {
+            let last = live.entry(found.op).or_insert(*found);
+            if last.place.start() < place.start() {
+                *last = *found;
+            }
+        }
+    }
+    live
+}
+
+/// The chain above the checkpoint.
+fn above(checkpoint: Mark, live: &BTreeMap<Op, Found>) -> Vec<Held> {
+    let mut chain = Vec::new();
+    let mut head = checkpoint;
+    while let Some(found) = live.get(&head.anchor.op.next()) {
+        let follows = found.parent == head.anchor.hash
+            && found.first_revision == head.next_revision
+            && found.meta.timestamp >= head.timestamp;
+        if !follows {
+            break;
+        }
+        chain.push(Held { meta: found.meta, place: found.place });
+        head = Mark {
+            anchor: Anchor::new(found.op, found.meta.hash),
+            next_revision: found.meta.next_revision,
+            timestamp: found.meta.timestamp,
+        };
+    }
+    chain
+}
+
+/// The chain from the checkpoint downwards, to the floor or to the first entry that is missing: that one becomes the floor,
+/// because its child tells its hash. (The state at the checkpoint stands for everything below.)
+fn below(superblock: &Superblock, live: &BTreeMap<Op, Found>) -> (Mark, VecDeque<Held>) {
+    let mut chain = VecDeque::new();
+    let mut floor = superblock.checkpoint;
+    while floor.anchor.op > superblock.floor.anchor.op {
+        let fits = |found: &&Found| {
+            found.meta.hash == floor.anchor.hash && found.meta.next_revision == floor.next_revision
+        };
+        let Some(found) = live.get(&floor.anchor.op).filter(fits) else { break };
+        chain.push_front(Held { meta: found.meta, place: found.place });
+        floor = Mark {
+            anchor: Anchor::new(found.op.previous(), found.parent),
+            next_revision: found.first_revision,
+            // Of the entry after it: the floor's own is not known here, and is not greater.
+            timestamp: found.meta.timestamp,
+        };
+    }
+    if floor.anchor.op == superblock.floor.anchor.op {
+        floor.timestamp = superblock.floor.timestamp;
+    }
+    (floor, chain)
+}
+
+/// The worst of what lies after the head in the order of writing.
+fn tail<'a>(
+    superblock: &Superblock,
+    scans: impl Iterator<Item = &'a Scan>,
+    live: &BTreeMap<Op, Found>,
+    head: Op,
+) -> Tail {
+    let settled = superblock.cuts.settled().position;
+    let end = live.range(..=head).map(|(_, found)| found.place.end()).fold(settled, Position::max);
+    let mut worst = Tail::Untouched;
+    for (op, found) in live.range(head.next()..) {
+        let in_order = found.place.start() >= end && *op > head.next();
+        worst = worst.max(if in_order { Tail::Torn } else { Tail::Conflicting });
+    }
+    for (position, remnant) in scans.flat_map(|scan| &scan.remnants) {
+        let found = match *remnant {
+            _ if *position < end => Tail::Untouched,
+            Remnant::Damaged => Tail::Damaged,
+            Remnant::Fragment { op, incarnation } => {
+                match superblock.cuts.is_void(op, incarnation, *position) {
+                    true => Tail::Untouched,
+                    false if op <= head => Tail::Conflicting,
+                    false => Tail::Torn,
+                }
+            }
+        };
+        worst = worst.max(found);
+    }
+    worst
+}
+
+/// Everything that was written, can be told, and is not part of the log up to the head.
+fn strays<'a>(scans: impl Iterator<Item = &'a Scan>, live: &BTreeMap<Op, Found>, head: Op) -> Vec<Stray> {
+    let mut strays = Vec::new();
+    for scan in scans {
+        for found in &scan.found {
+            let in_log =
+                found.op <= head && live.get(&found.op).is_some_and(|live| live.place == found.place);
+            if !in_log {
+                strays.push(Stray::of(found.op, &found.place));
+            }
+        }
+        for (position, remnant) in &scan.remnants {
+            if let Remnant::Fragment { op, incarnation } = *remnant {
+                strays.push(Stray { op, incarnation, position: *position, blocks: 1 });
+            }
+        }
+    }
+    strays
+}

@@ -1,0 +1,147 @@
+//! Segment files: their names, their headers, making them.
+//!
+//! The first block of a segment is its header, eight times over, one in each sector:
+//! ```text
+//! checksum u64 | magic [8] | format u32 | generation u32 | cluster u128 | member u32 | file u32 | blocks u32
+//! ```
+//! A file is filled with zeros once, under another name. It is recycled by writing a header with a new generation, which is
+//! durable, and named in the superblock, before the first entry is written.
+
+use super::block::{self, BLOCK_BYTES, SECTOR_BYTES, u32_at, u64_at, u128_at};
+use super::place::{Generation, SegmentNumber};
+use crate::ids::{ClusterId, MemberId};
+use crate::storage::{File, Storage};
+use std::io;
+use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64;
+
+const PREFIX: &str = "journal-";
+const NEW_NAME: &str = "journal.new";
+const MAGIC: [u8; 8] = *b"kvjournl";
+pub(super) const FORMAT: u32 = 1;
+const HEADER_BYTES: usize = 8 + 8 + 4 + 4 + 16 + 4 + 4 + 4;
+/// The most blocks of a segment: 1 GiB.
+pub(super) const MOST_BLOCKS: u32 = 1 << 18;
+/// Zeros are written in pieces of this size.
+const FILL_BYTES: usize = 1 << 20;
+
+/// Whose segments these are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Owner {
+    pub(super) cluster: ClusterId,
+    pub(super) member: MemberId,
+}
+
+/// A segment file.
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    pub(super) number: SegmentNumber,
+    pub(super) file: Arc<dyn File>,
+    /// The file's length in blocks, header included.
+    pub(super) blocks: u32,
+}
+
+/// What the header block of a segment says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Header {
+    /// Zeros: the file has never been used.
+    Blank,
+    /// The greatest generation in an intact copy, the length it was made with, and whether all copies say the same.
+    Known { generation: Generation, blocks: u32, complete: bool },
+    /// No copy is intact.
+    Damaged,
+    /// An intact copy is another member's.
+    Foreign,
+    /// An intact copy has a later format.
+    Newer(u32),
+}
+
+pub(super) fn name(number: SegmentNumber) -> String {
+    format!("{PREFIX}{:08}", number.get())
+}
+
+/// The number in a segment's name; `None` if the name is not a segment's.
+pub(super) fn parse_name(name: &str) -> Option<SegmentNumber> {
+    let digits = name.strip_prefix(PREFIX)?;
+    let number = digits.parse().ok().map(SegmentNumber::new)?;
+    (self::name(number) == name).then_some(number)
+}
+
+impl Segment {
+    /// Makes a file of zeros, and gives it its name only when all of it is durable: a shorter one is damaged, not new.
+    pub(super) fn create(storage: &dyn Storage, number: SegmentNumber, blocks: u32) -> io::Result<Self> {
+        match storage.remove(NEW_NAME) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let segment = Self { number, file: storage.create(NEW_NAME)?, blocks };
+        segment.fill()?;
+        storage.rename(NEW_NAME, &name(number))?;
+        storage.sync_directory()?;
+        Ok(segment)
+    }
+
+    /// Writes zeros all over the file, durably.
+    pub(super) fn fill(&self) -> io::Result<()> {
+        let bytes = self.blocks as usize * BLOCK_BYTES;
+        let zeros = vec![0; FILL_BYTES.min(bytes)];
+        for from in (0..bytes).step_by(FILL_BYTES) {
+            self.file.write_at(&zeros[..zeros.len().min(bytes - from)], from as u64)?;
+        }
+        self.file.sync()
+    }
+
+    /// Begins a new generation: nothing that the file holds counts any more.
+    pub(super) fn begin(&self, generation: Generation, owner: Owner) -> io::Result<()> {
+        self.write_header(generation, owner)?;
+        self.file.sync()
+    }
+
+    /// Writes the header, without syncing it.
+    pub(super) fn write_header(&self, generation: Generation, owner: Owner) -> io::Result<()> {
+        let mut header = vec![0; 8];
+        header.extend_from_slice(&MAGIC);
+        header.extend_from_slice(&FORMAT.to_le_bytes());
+        header.extend_from_slice(&generation.get().to_le_bytes());
+        header.extend_from_slice(&owner.cluster.get().to_le_bytes());
+        header.extend_from_slice(&u32::from(owner.member.get()).to_le_bytes());
+        header.extend_from_slice(&self.number.get().to_le_bytes());
+        header.extend_from_slice(&self.blocks.to_le_bytes());
+        header.resize(SECTOR_BYTES, 0);
+        let checksum = xxh3_64(&header[8..]);
+        header[..8].copy_from_slice(&checksum.to_le_bytes());
+        self.file.write_at(&header.repeat(BLOCK_BYTES / SECTOR_BYTES), 0)
+    }
+}
+
+/// Reads a header block.
+pub(super) fn decode_header(block: &[u8], number: SegmentNumber, owner: Owner) -> Header {
+    if block::is_zero(block) {
+        return Header::Blank;
+    }
+    let mut known: Option<(Generation, u32)> = None;
+    let mut complete = true;
+    for sector in block.chunks_exact(SECTOR_BYTES) {
+        if xxh3_64(&sector[8..]) != u64_at(sector, 0) || sector[8..16] != MAGIC {
+            complete = false;
+            continue;
+        }
+        let format = u32_at(sector, 16);
+        if format > FORMAT {
+            return Header::Newer(format);
+        }
+        let found = (u128_at(sector, 24), u32_at(sector, 40), u32_at(sector, 44));
+        if found != (owner.cluster.get(), u32::from(owner.member.get()), number.get()) {
+            return Header::Foreign;
+        }
+        let said = (Generation::new(u32_at(sector, 20)), u32_at(sector, 48));
+        complete &= known.is_none_or(|other| other == said);
+        known = known.max(Some(said));
+    }
+    match known {
+        Some((generation, blocks)) if blocks <= MOST_BLOCKS => Header::Known { generation, blocks, complete },
+        _ => Header::Damaged,
+    }
+}
+
+const _: () = assert!(HEADER_BYTES <= SECTOR_BYTES, "a header fits a sector");

@@ -1,0 +1,264 @@
+//! The segment files in use: writing at the end, going on to the next, giving back the oldest.
+
+use super::block::{BLOCK_BYTES, Seed};
+use super::error::WriteError;
+use super::place::{Generation, Place, Position, SegmentNumber};
+use super::reader::LogReader;
+use super::record;
+use super::recovery::Unsynced;
+use super::scan::{Scan, offset};
+use super::segment::{self, Header, Owner, Segment};
+use super::superblock::Superblock;
+use crate::ids::{Incarnation, Op};
+use crate::storage::Storage;
+use std::io;
+use std::sync::Arc;
+
+/// How many unused files are kept for recycling.
+const SPARES: usize = 2;
+
+/// A segment that holds, or will hold, entries of the log.
+#[derive(Debug)]
+struct Active {
+    segment: Segment,
+    generation: Generation,
+    /// No entry of the log in it is above this op.
+    last: Op,
+}
+
+/// A file to be recycled.
+#[derive(Debug)]
+struct Spare {
+    segment: Segment,
+    /// Holds sectors that a new generation would take for damage of its own.
+    damaged: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Segments {
+    storage: Arc<dyn Storage>,
+    owner: Owner,
+    /// The size of new segments.
+    blocks: u32,
+    /// In the order of generations.
+    active: Vec<Active>,
+    spares: Vec<Spare>,
+    /// Of the next file.
+    next_number: u32,
+    /// The latest generation ever seen.
+    newest: Generation,
+    /// Where the next block goes in the last active segment; `None` if nothing may be written to that.
+    next_block: Option<u32>,
+}
+
+fn failed(doing: &'static str, segment: &Segment) -> impl FnOnce(io::Error) -> WriteError {
+    let doing = format!("{doing} {}", segment::name(segment.number));
+    move |source| WriteError::Disk { doing, source }
+}
+
+impl Segments {
+    pub(super) fn new(storage: Arc<dyn Storage>, owner: Owner, blocks: u32, registered: Generation) -> Self {
+        Self {
+            storage,
+            owner,
+            blocks,
+            active: Vec::new(),
+            spares: Vec::new(),
+            next_number: 0,
+            newest: registered,
+            next_block: None,
+        }
+    }
+
+    /// Takes over a file that recovery has read. `last` is the greatest op of the log in it.
+    pub(super) fn adopt(&mut self, scan: &Scan, last: Op, superblock: &Superblock) {
+        let Scan { segment, generation, .. } = scan;
+        self.next_number = self.next_number.max(segment.number.get().saturating_add(1));
+        self.newest = self.newest.max(*generation);
+        if *generation > superblock.generation || *generation < superblock.oldest || scan.is_blank() {
+            self.spares.push(Spare { segment: segment.clone(), damaged: scan.is_damaged() });
+            return;
+        }
+        self.active.push(Active { segment: segment.clone(), generation: *generation, last });
+        self.active.sort_by_key(|active| active.generation);
+        if *generation == superblock.generation && *generation > Generation::ZERO {
+            // What lies before the last cut is void whatever it says: nothing new may come there.
+            let settled = superblock.cuts.settled().position;
+            let settled = if settled.generation == *generation { settled.block } else { 0 };
+            self.next_block = Some(scan.used.max(settled));
+        }
+    }
+
+    /// Makes sure of files at hand before they are needed.
+    pub(super) fn prepare(&mut self, reader: &LogReader) -> Result<(), WriteError> {
+        while self.spares.len() < SPARES {
+            let segment = self.create(reader)?;
+            self.spares.push(Spare { segment, damaged: false });
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, reader: &LogReader) -> Result<Segment, WriteError> {
+        let number = SegmentNumber::new(self.next_number);
+        self.next_number = self.next_number.checked_add(1).ok_or(WriteError::Exhausted)?;
+        let segment = Segment::create(&*self.storage, number, self.blocks).map_err(|source| {
+            WriteError::Disk { doing: format!("create {}", segment::name(number)), source }
+        })?;
+        reader.add_file(number, Arc::clone(&segment.file));
+        Ok(segment)
+    }
+
+    /// The most blocks that an entry can have.
+    pub(super) fn most_blocks(&self) -> u32 {
+        self.blocks - 1
+    }
+
+    /// Whether that many blocks fit into the present segment.
+    pub(super) fn has_room(&self, blocks: u32) -> bool {
+        let last = self.active.last().map_or(0, |active| active.segment.blocks);
+        self.next_block.is_some_and(|next| last - next.min(last) >= blocks)
+    }
+
+    /// Everything written so far lies before this.
+    pub(super) fn frontier(&self) -> Position {
+        match (self.next_block, self.active.last()) {
+            (Some(block), Some(last)) => Position { generation: last.generation, block },
+            _ => Position { generation: self.newest, block: u32::MAX },
+        }
+    }
+
+    /// Goes on to an empty segment, of a generation that must be made durable in the superblock before anything is written.
+    pub(super) fn roll(&mut self, reader: &LogReader) -> Result<Generation, WriteError> {
+        let generation = self.newest.next().ok_or(WriteError::Exhausted)?;
+        let fitting = self.spares.iter().position(|spare| spare.segment.blocks == self.blocks);
+        let segment = match fitting.map(|spare| self.spares.swap_remove(spare)) {
+            Some(spare) => {
+                if spare.damaged {
+                    spare.segment.fill().map_err(failed("clear", &spare.segment))?;
+                }
+                spare.segment
+            }
+            None => self.create(reader)?,
+        };
+        segment.begin(generation, self.owner).map_err(failed("begin", &segment))?;
+        self.newest = generation;
+        self.active.push(Active { segment, generation, last: Op::ZERO });
+        self.next_block = Some(1);
+        Ok(generation)
+    }
+
+    /// Where an entry of `blocks` comes, `ahead` blocks after the next free one.
+    pub(super) fn place(&self, ahead: u32, blocks: u32, incarnation: Incarnation) -> (Place, Seed) {
+        let last = self.active.last().expect("has_room has found a segment");
+        let next = self.next_block.expect("has_room has found a segment");
+        let (segment, generation) = (last.segment.number, last.generation);
+        let place = Place { segment, generation, block: next + ahead, blocks, incarnation };
+        (place, Seed::new(self.owner.cluster, self.owner.member, segment))
+    }
+
+    /// Writes whole blocks at the end, durably: entries up to `last`.
+    pub(super) fn write(&mut self, bytes: &[u8], last: Op) -> Result<(), WriteError> {
+        let active = self.active.last_mut().expect("has_room has found a segment");
+        let next = self.next_block.as_mut().expect("has_room has found a segment");
+        active.last = last;
+        let segment = &active.segment;
+        segment.file.write_at(bytes, offset(*next)).map_err(failed("write", segment))?;
+        segment.file.sync().map_err(failed("sync", segment))?;
+        *next += u32::try_from(bytes.len() / BLOCK_BYTES).expect("has_room has measured it");
+        Ok(())
+    }
+
+    /// Entries above `op` are void.
+    pub(super) fn cut(&mut self, op: Op) {
+        for active in &mut self.active {
+            active.last = active.last.min(op);
+        }
+    }
+
+    /// The generation of the oldest segment that is left when the oldest `count` are given back.
+    pub(super) fn oldest_after(&self, count: usize) -> Generation {
+        self.active.get(count).map_or(Generation::ZERO, |active| active.generation)
+    }
+
+    pub(super) fn is_active(&self, generation: Generation) -> bool {
+        self.active.iter().any(|active| active.generation == generation)
+    }
+
+    fn of(&self, generation: Generation) -> Option<&Segment> {
+        self.active.iter().find(|active| active.generation == generation).map(|active| &active.segment)
+    }
+
+    /// How many of the oldest segments hold nothing above `limit`, and the greatest op in them. The newest is never one.
+    pub(super) fn droppable(&self, limit: Op) -> (usize, Op) {
+        let older = &self.active[..self.active.len().saturating_sub(1)];
+        let count = older.iter().take_while(|active| active.last <= limit).count();
+        (count, older[..count].iter().map(|active| active.last).fold(Op::ZERO, Op::max))
+    }
+
+    /// Gives back the oldest `count` segments: a few files are kept for recycling, the others removed and returned.
+    pub(super) fn release(&mut self, count: usize) -> Result<Vec<SegmentNumber>, WriteError> {
+        let released = self.active.drain(..count);
+        self.spares.extend(released.map(|active| Spare { segment: active.segment, damaged: false }));
+        let blocks = self.blocks;
+        self.spares.sort_by_key(|spare| spare.segment.blocks != blocks);
+        let is_odd = |spare: &Spare| spare.segment.blocks != blocks;
+        let mut removed = Vec::new();
+        while self.spares.len() > SPARES || self.spares.last().is_some_and(is_odd) {
+            let Some(Spare { segment, .. }) = self.spares.pop() else { break };
+            self.storage.remove(&segment::name(segment.number)).map_err(failed("remove", &segment))?;
+            removed.push(segment.number);
+        }
+        Ok(removed)
+    }
+
+    /// Overwrites written blocks with zeros. For void ones before the last cut only.
+    pub(super) fn erase(&self, places: impl Iterator<Item = (Position, u32)>) -> Result<(), WriteError> {
+        let mut touched = Vec::new();
+        for (position, blocks) in places {
+            let Some(segment) = self.of(position.generation) else { continue };
+            let zeros = vec![0; blocks as usize * BLOCK_BYTES];
+            segment.file.write_at(&zeros, offset(position.block)).map_err(failed("write", segment))?;
+            if !touched.contains(&position.generation) {
+                touched.push(position.generation);
+            }
+        }
+        for segment in touched.into_iter().filter_map(|generation| self.of(generation)) {
+            segment.file.sync().map_err(failed("sync", segment))?;
+        }
+        Ok(())
+    }
+
+    /// Writes again, as they are, headers that are not complete and these entries, and makes them durable: what reads well may
+    /// never have reached the disk, if the process before this one died, or a sync of its failed.
+    pub(super) fn rewrite(&self, scans: &[Scan], unsynced: &[Unsynced]) -> Result<(), WriteError> {
+        for Active { segment, generation, .. } in &self.active {
+            let header =
+                scans.iter().find(|scan| scan.segment.number == segment.number).map(|scan| scan.header);
+            let whole = Header::Known { generation: *generation, blocks: segment.blocks, complete: true };
+            let mut touched = false;
+            if header != Some(whole) && *generation > Generation::ZERO {
+                segment.write_header(*generation, self.owner).map_err(failed("repair", segment))?;
+                touched = true;
+            }
+            for entry in unsynced.iter().filter(|entry| entry.place.generation == *generation) {
+                self.write_again(segment, entry).map_err(failed("write again", segment))?;
+                touched = true;
+            }
+            if touched {
+                segment.file.sync().map_err(failed("sync", segment))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_again(&self, segment: &Segment, entry: &Unsynced) -> io::Result<()> {
+        let Unsynced { op, hash, place } = entry;
+        let seed = Seed::new(self.owner.cluster, self.owner.member, segment.number);
+        let mut blocks = vec![0; place.blocks as usize * BLOCK_BYTES];
+        segment.file.read_at(&mut blocks, offset(place.block))?;
+        match record::decode_blocks(&blocks, place, *op, *hash, self.owner.cluster, seed) {
+            Some(_) => segment.file.write_at(&blocks, offset(place.block)),
+            None => Err(io::Error::new(io::ErrorKind::InvalidData, "it reads differently now")),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! A formatted journal: superblock and segments, and how each kind of write changes them.
+
+use super::chain::{Chain, Held};
+use super::cuts::CutRecord;
+use super::error::WriteError;
+use super::place::Place;
+use super::reader::LogReader;
+use super::recovery::Stray;
+use super::segments::Segments;
+use super::superblock::{Superblock, SuperblockFile};
+use super::verdict::Verdict;
+use super::{block::BLOCK_BYTES, record};
+use crate::ids::{Anchor, Op};
+use crate::message::{Cut, Entry, EntryMeta, FormationStep, Recovered, ViewRecord};
+use std::collections::VecDeque;
+
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) file: SuperblockFile,
+    /// As in the file, or about to be.
+    pub(super) superblock: Superblock,
+    pub(super) segments: Segments,
+    /// What is durable.
+    pub(super) chain: Chain,
+    /// Written blocks that are not part of the log. Invariant: all that can be told and lie in active segments.
+    pub(super) strays: Vec<Stray>,
+    /// The log is damaged above its head, and has not been cut.
+    pub(super) blocked: bool,
+    /// Entries up to here may be dropped, as far as the checkpoint allows.
+    pub(super) trim: Op,
+    pub(super) reader: LogReader,
+}
+
+/// Encoded entries that wait for their write, all for the present segment.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    places: Vec<(u64, Op, Place)>,
+    held: Vec<Held>,
+}
+
+impl Batch {
+    fn blocks(&self) -> u32 {
+        u32::try_from(self.bytes.len() / BLOCK_BYTES).expect("within a segment")
+    }
+}
+
+impl Store {
+    /// A store with an empty log.
+    pub(super) fn new(
+        file: SuperblockFile,
+        superblock: Superblock,
+        segments: Segments,
+        reader: LogReader,
+    ) -> Self {
+        let chain = Chain::new(superblock.floor, VecDeque::new());
+        Self { file, superblock, segments, chain, strays: Vec::new(), blocked: false, trim: Op::ZERO, reader }
+    }
+
+    /// Makes durable what recovery has decided about the end of the log.
+    pub(super) fn settle(&mut self, verdict: Verdict) -> Result<(), WriteError> {
+        let before = self.superblock.clone();
+        match verdict {
+            Verdict::Whole => {}
+            Verdict::Torn => {
+                let incarnation = self.superblock.incarnation.next();
+                self.cut(Cut { after: self.chain.head().anchor, incarnation })?;
+            }
+            Verdict::Faulty => {
+                self.blocked = true;
+                self.superblock.damaged = true;
+            }
+        }
+        if !self.blocked {
+            self.superblock.synced_through = self.durable();
+        }
+        if self.superblock == before { Ok(()) } else { self.save() }
+    }
+
+    pub(super) fn recovered(&self) -> Recovered {
+        let (superblock, floor) = (&self.superblock, self.chain.floor());
+        Recovered {
+            formation: superblock.formation,
+            view: superblock.view,
+            log_view: superblock.log_view,
+            checkpoint: superblock.checkpoint.anchor,
+            floor: floor.anchor,
+            entries: self.chain.entries().map(|held| held.meta).collect(),
+            floor_next_revision: floor.next_revision,
+            floor_timestamp: floor.timestamp,
+            incarnation: superblock.incarnation,
+            damaged: superblock.damaged,
+        }
+    }
+
+    /// The last durable op.
+    fn durable(&self) -> Op {
+        self.chain.head().anchor.op
+    }
+
+    /// Makes the superblock durable as it stands.
+    pub(super) fn save(&mut self) -> Result<(), WriteError> {
+        // While the log is damaged, what it once was must not be forgotten.
+        if !self.blocked {
+            self.superblock.synced_through = self.durable();
+        }
+        self.file.write(&self.superblock)
+    }
+
+    pub(super) fn form(&mut self, step: FormationStep) -> Result<(), WriteError> {
+        if step <= self.superblock.formation {
+            return Ok(());
+        }
+        self.superblock.formation = step;
+        self.save()
+    }
+
+    /// Appends entries, each of the write with that number. One write and one sync for each segment touched.
+    pub(super) fn append(&mut self, entries: &[(u64, &Entry)]) -> Result<(), WriteError> {
+        let mut batch = Batch::default();
+        for (write, entry) in entries {
+            if self.blocked {
+                return Err(WriteError::Damaged { head: self.durable() });
+            }
+            let op = entry.header.op;
+            let blocks = record::blocks_for(entry.body.len())
+                .filter(|blocks| *blocks <= self.segments.most_blocks())
+                .ok_or(WriteError::TooLarge {
+                    op,
+                    bytes: entry.body.len(),
+                    blocks: self.segments.most_blocks(),
+                })?;
+            if !self.segments.has_room(batch.blocks() + blocks) {
+                self.flush(&mut batch)?;
+                self.superblock.generation = self.segments.roll(&self.reader)?;
+                self.save()?;
+            }
+            self.encode(&mut batch, *write, entry, blocks)?;
+        }
+        self.flush(&mut batch)
+    }
+
+    fn encode(&self, batch: &mut Batch, write: u64, entry: &Entry, blocks: u32) -> Result<(), WriteError> {
+        let durable = self.chain.head();
+        let op = entry.header.op;
+        let last = batch.held.last().map_or(durable.anchor.hash, |held| held.meta.hash);
+        let next = durable.anchor.op.advance(batch.held.len() as u64 + 1);
+        if op != next || entry.header.parent != last {
+            return Err(WriteError::NotNext { op, head: next.previous() });
+        }
+        let (place, seed) = self.segments.place(batch.blocks(), blocks, self.superblock.incarnation);
+        let meta = EntryMeta::of(&entry.header);
+        record::encode(&mut batch.bytes, entry, meta.hash, durable.anchor.op, &place, seed);
+        batch.places.push((write, op, place));
+        batch.held.push(Held { meta, place });
+        Ok(())
+    }
+
+    fn flush(&mut self, batch: &mut Batch) -> Result<(), WriteError> {
+        if batch.held.is_empty() {
+            return Ok(());
+        }
+        let last = self.durable().advance(batch.held.len() as u64);
+        self.segments.write(&batch.bytes, last)?;
+        batch.held.drain(..).for_each(|held| self.chain.push(held));
+        self.reader.placed(&batch.places);
+        batch.places.clear();
+        batch.bytes.clear();
+        Ok(())
+    }
+
+    pub(super) fn view(&mut self, record: &ViewRecord) -> Result<(), WriteError> {
+        if record.view < self.superblock.view || record.log_view < self.superblock.log_view {
+            return Err(WriteError::Regress { incarnation: self.superblock.incarnation });
+        }
+        if let Some(cut) = record.cut {
+            self.cut(cut)?;
+        }
+        self.superblock.view = record.view;
+        self.superblock.log_view = record.log_view;
+        self.superblock.damaged = record.damaged || self.blocked;
+        self.save()
+    }
+
+    /// Cuts the log, durable with the next save.
+    pub(super) fn cut(&mut self, cut: Cut) -> Result<(), WriteError> {
+        if cut.incarnation <= self.superblock.incarnation {
+            return Err(WriteError::Regress { incarnation: cut.incarnation });
+        }
+        let after = cut.after.op;
+        if self.chain.mark(after).is_none_or(|mark| mark.anchor != cut.after) {
+            return Err(WriteError::UnknownPoint { op: after });
+        }
+        if self.superblock.cuts.is_full() {
+            self.erase_void()?;
+        }
+        self.strays.extend(self.chain.cut(after).map(|(op, held)| Stray::of(op, &held.place)));
+        self.segments.cut(after);
+        self.blocked = false;
+        self.superblock.incarnation = cut.incarnation;
+        let record = CutRecord { after, incarnation: cut.incarnation };
+        self.superblock.cuts.push(record, self.segments.frontier());
+        self.prune_cuts();
+        Ok(())
+    }
+
+    /// Forgets the cuts that void nothing on disk.
+    fn prune_cuts(&mut self) {
+        let segments = &self.segments;
+        self.strays.retain(|stray| segments.is_active(stray.position.generation));
+        let written: Vec<_> = self.strays.iter().map(|stray| (stray.op, stray.incarnation)).collect();
+        self.superblock.cuts.prune(&written);
+    }
+
+    /// Makes room in the list of cuts: what they void is overwritten, and then they are needed no more. They stay in the
+    /// superblock until that is durable, and what is half erased lies before the last cut and is not looked at.
+    fn erase_void(&mut self) -> Result<(), WriteError> {
+        let cuts = &self.superblock.cuts;
+        let (void, rest): (Vec<Stray>, Vec<Stray>) = std::mem::take(&mut self.strays)
+            .into_iter()
+            .partition(|stray| cuts.is_void(stray.op, stray.incarnation, stray.position));
+        self.segments.erase(void.iter().map(|stray| (stray.position, stray.blocks)))?;
+        self.strays = rest;
+        self.prune_cuts();
+        Ok(())
+    }
+
+    /// Remembers a checkpoint, durable with the next [`drop_old`](Self::drop_old). Returns whether it is news.
+    pub(super) fn checkpoint(&mut self, checkpoint: Anchor) -> Result<bool, WriteError> {
+        let known = self.superblock.checkpoint.anchor;
+        if checkpoint.op < known.op || checkpoint == known {
+            return Ok(false);
+        }
+        let mark = self.chain.mark(checkpoint.op).filter(|mark| mark.anchor == checkpoint);
+        self.superblock.checkpoint = mark.ok_or(WriteError::UnknownPoint { op: checkpoint.op })?;
+        Ok(true)
+    }
+
+    /// Drops segments whose entries are all below checkpoint and trim, and saves the superblock if that or `changed` asks
+    /// for it. The new floor is durable before a file is used again.
+    pub(super) fn drop_old(&mut self, changed: bool) -> Result<(), WriteError> {
+        let limit = self.trim.min(self.superblock.checkpoint.anchor.op);
+        let (count, last) = if self.blocked { (0, Op::ZERO) } else { self.segments.droppable(limit) };
+        // The floor of a chain that begins above a damaged entry is the first one that can be named.
+        let floor =
+            self.chain.mark(last.max(self.superblock.floor.anchor.op).max(self.chain.floor().anchor.op));
+        let Some(floor) = floor.filter(|floor| count > 0 && floor.anchor.op <= limit) else {
+            return if changed { self.save() } else { Ok(()) };
+        };
+        self.superblock.floor = floor;
+        self.superblock.oldest = self.segments.oldest_after(count);
+        self.save()?;
+        self.chain.raise(floor);
+        let removed = self.segments.release(count)?;
+        self.reader.drop_through(floor.anchor.op, &removed);
+        self.prune_cuts();
+        Ok(())
+    }
+}

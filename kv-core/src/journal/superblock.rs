@@ -1,0 +1,287 @@
+//! The superblock: what this member must never forget, in four copies.
+//!
+//! ```text
+//! copy:  magic [8] | checksum u128 (of what follows) | format u32 | copy u32 | sequence u64 | length u32 | content
+//! ```
+//! Each copy has 4 KiB of its own. A write goes to two copies, is synced, and goes to the other two: whenever the power goes, two
+//! intact copies are left, and what was acknowledged is in all four. So the newest intact copy is at least as new as what was
+//! acknowledged, unless a device lost writes silently; with fewer than two intact ones the file is not believed.
+
+use super::cuts::Cuts;
+use super::error::{OpenError, WriteError};
+use super::place::Generation;
+use super::record::in_range;
+use super::{Identity, block};
+use crate::ids::{Anchor, ClusterId, Hash, Incarnation, MemberId, Op, Revision, Timestamp, View};
+use crate::message::FormationStep;
+use crate::storage::{File, Storage};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::sync::Arc;
+use tracing::warn;
+use xxhash_rust::xxh3::xxh3_128;
+
+pub(super) const NAME: &str = "superblock";
+const NEW_NAME: &str = "superblock.new";
+const MAGIC: [u8; 8] = *b"kvsuperb";
+const FORMAT: u32 = 1;
+const COPIES: usize = 4;
+const QUORUM: usize = 2;
+const ZONE_BYTES: usize = 4096;
+const PREFIX_BYTES: usize = 8 + 16 + 4 + 4 + 8 + 4;
+const CHECKED_FROM: usize = 8 + 16;
+/// A cluster's name is at most 100 bytes; a longer one would be damage.
+const MOST_NAME_BYTES: usize = 256;
+
+/// A point of the log and what is needed to go on from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Mark {
+    pub(super) anchor: Anchor,
+    pub(super) next_revision: Revision,
+    pub(super) timestamp: Timestamp,
+}
+
+impl Mark {
+    pub(super) const ZERO: Self =
+        Self { anchor: Anchor::ZERO, next_revision: Revision::new(1), timestamp: Timestamp::ZERO };
+
+    fn is_sane(&self) -> bool {
+        in_range(&[self.anchor.op.get(), self.next_revision.get(), self.timestamp.get()])
+    }
+}
+
+/// The durable state of a member besides its log.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Superblock {
+    pub(super) cluster: ClusterId,
+    pub(super) cluster_name: String,
+    pub(super) member: MemberId,
+    pub(super) fingerprint: Hash,
+    pub(super) pipeline: u32,
+    pub(super) formation: FormationStep,
+    pub(super) view: View,
+    pub(super) log_view: View,
+    /// The log misses entries that this member may have acknowledged.
+    pub(super) damaged: bool,
+    pub(super) checkpoint: Mark,
+    /// Entries at or below it have been dropped. Invariant: not above the checkpoint.
+    pub(super) floor: Mark,
+    pub(super) cuts: Cuts,
+    /// Of the next append.
+    pub(super) incarnation: Incarnation,
+    /// Everything up to here was durable when this was written.
+    pub(super) synced_through: Op,
+    /// The newest segment. Invariant: no newer one holds entries.
+    pub(super) generation: Generation,
+    /// Segments older than this have been given back, whatever they still hold.
+    pub(super) oldest: Generation,
+}
+
+impl Superblock {
+    pub(super) fn new(identity: &Identity) -> Self {
+        Self {
+            cluster: identity.cluster,
+            cluster_name: identity.cluster_name.clone(),
+            member: identity.member,
+            fingerprint: identity.fingerprint,
+            pipeline: identity.pipeline,
+            formation: FormationStep::Formatted,
+            view: View::ZERO,
+            log_view: View::ZERO,
+            damaged: false,
+            checkpoint: Mark::ZERO,
+            floor: Mark::ZERO,
+            cuts: Cuts::default(),
+            incarnation: Incarnation::ZERO,
+            synced_through: Op::ZERO,
+            generation: Generation::ZERO,
+            oldest: Generation::ZERO,
+        }
+    }
+
+    /// Refuses the directory of another cluster, member or configuration.
+    pub(super) fn check_identity(&self, identity: &Identity) -> Result<(), OpenError> {
+        if self.cluster != identity.cluster {
+            return Err(OpenError::ForeignCluster {
+                found: self.cluster_name.clone(),
+                expected: identity.cluster_name.clone(),
+            });
+        }
+        if self.member != identity.member {
+            return Err(OpenError::ForeignMember { found: self.member, expected: identity.member });
+        }
+        if self.pipeline != identity.pipeline {
+            return Err(OpenError::OtherPipeline { found: self.pipeline, expected: identity.pipeline });
+        }
+        if self.fingerprint != identity.fingerprint {
+            return Err(OpenError::OtherConfiguration { cluster: self.cluster_name.clone() });
+        }
+        Ok(())
+    }
+
+    /// Whether this can have been written by us. A checksum says nothing about that.
+    fn is_sound(&self) -> bool {
+        let numbers =
+            [self.view.get(), self.log_view.get(), self.incarnation.get(), self.synced_through.get()];
+        in_range(&numbers)
+            && self.checkpoint.is_sane()
+            && self.floor.is_sane()
+            && self.floor.anchor.op <= self.checkpoint.anchor.op
+            && self.log_view <= self.view
+            && self.oldest <= self.generation
+            && self.formation != FormationStep::Empty
+            && self.cuts.is_sound(self.incarnation)
+    }
+}
+
+/// The file with the four copies.
+#[derive(Debug)]
+pub(super) struct SuperblockFile {
+    file: Arc<dyn File>,
+    sequence: u64,
+}
+
+/// A file that could be read, not yet trusted with writes: see [`Loaded::complete`].
+#[derive(Debug)]
+pub(super) struct Loaded {
+    file: Arc<dyn File>,
+    pub(super) superblock: Superblock,
+    sequence: u64,
+    /// The copies, the one to be replaced first in front: damaged ones, then older ones, then the newest.
+    order: [usize; COPIES],
+}
+
+/// What one copy turned out to be.
+enum Copy {
+    Intact(u64, Box<Superblock>),
+    Newer(u32),
+    Damaged,
+}
+
+impl SuperblockFile {
+    /// Creates the file under its final name only when all of it is durable.
+    pub(super) fn create(storage: &dyn Storage, superblock: &Superblock) -> Result<Self, WriteError> {
+        let failed = |source| WriteError::Disk { doing: "create the superblock".into(), source };
+        match storage.remove(NEW_NAME) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let file = storage.create(NEW_NAME).map_err(failed)?;
+        let mut all = Vec::with_capacity(COPIES * ZONE_BYTES);
+        for copy in 0..COPIES {
+            all.extend_from_slice(&encode(superblock, 1, copy));
+        }
+        file.write_at(&all, 0).map_err(failed)?;
+        file.sync().map_err(failed)?;
+        storage.rename(NEW_NAME, NAME).map_err(failed)?;
+        storage.sync_directory().map_err(failed)?;
+        Ok(Self { file, sequence: 1 })
+    }
+
+    /// Makes `superblock` durable in all copies.
+    pub(super) fn write(&mut self, superblock: &Superblock) -> Result<(), WriteError> {
+        let failed = |source| WriteError::Disk { doing: "write the superblock".into(), source };
+        self.sequence += 1;
+        for pair in [[0, 1], [2, 3]] {
+            let both = pair.map(|copy| encode(superblock, self.sequence, copy)).concat();
+            self.file.write_at(&both, offset(pair[0])).map_err(failed)?;
+            self.file.sync().map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+impl Loaded {
+    /// Reads the copies and takes the newest; `None` if there is no such file. Writes nothing.
+    pub(super) fn read(storage: &dyn Storage) -> Result<Option<Self>, OpenError> {
+        let file = match storage.open(NAME) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(OpenError::Disk { doing: "open the superblock".into(), source }),
+        };
+        let mut newest: Option<(u64, Superblock)> = None;
+        let mut ages = [0; COPIES];
+        for (copy, age) in ages.iter_mut().enumerate() {
+            let mut zone = [0; ZONE_BYTES];
+            // A copy that cannot be read is a damaged one.
+            let found = file.read_at(&mut zone, offset(copy)).map_or(Copy::Damaged, |()| decode(&zone, copy));
+            match found {
+                Copy::Intact(sequence, superblock) => {
+                    *age = sequence;
+                    if newest.as_ref().is_none_or(|(best, _)| *best < sequence) {
+                        newest = Some((sequence, *superblock));
+                    }
+                }
+                Copy::Newer(found) => return Err(OpenError::NewerFormat { found, known: FORMAT }),
+                Copy::Damaged => warn!(copy, "a copy of the superblock is damaged"),
+            }
+        }
+        let intact = ages.iter().filter(|age| **age > 0).count();
+        match newest {
+            Some((sequence, superblock)) if intact >= QUORUM => {
+                let mut order = [0, 1, 2, 3];
+                order.sort_by_key(|copy| ages[*copy]);
+                Ok(Some(Self { file, superblock, sequence, order }))
+            }
+            _ => Err(OpenError::SuperblockDamaged { intact, copies: COPIES, needed: QUORUM }),
+        }
+    }
+
+    /// Writes all copies anew, one after the other, so that no later damage to some of them can bring an older state back. (All
+    /// of them, because one that reads well may never have reached the disk: a failed sync leaves it in the system's cache.)
+    pub(super) fn complete(self) -> Result<(SuperblockFile, Superblock), OpenError> {
+        let failed = |source| OpenError::Disk { doing: "repair the superblock".into(), source };
+        for copy in self.order {
+            let zone = encode(&self.superblock, self.sequence, copy);
+            self.file.write_at(&zone, offset(copy)).map_err(failed)?;
+            self.file.sync().map_err(failed)?;
+        }
+        Ok((SuperblockFile { file: self.file, sequence: self.sequence }, self.superblock))
+    }
+}
+
+fn offset(copy: usize) -> u64 {
+    (copy * ZONE_BYTES) as u64
+}
+
+fn encode(superblock: &Superblock, sequence: u64, copy: usize) -> Vec<u8> {
+    let content = postcard::to_stdvec(superblock).expect("a superblock always encodes");
+    assert!(content.len() <= ZONE_BYTES - PREFIX_BYTES, "the superblock's parts are bounded");
+    let number = |value: usize| u32::try_from(value).expect("below 4 KiB").to_le_bytes();
+    let mut zone = Vec::with_capacity(ZONE_BYTES);
+    zone.extend_from_slice(&MAGIC);
+    zone.extend_from_slice(&[0; 16]);
+    zone.extend_from_slice(&FORMAT.to_le_bytes());
+    zone.extend_from_slice(&number(copy));
+    zone.extend_from_slice(&sequence.to_le_bytes());
+    zone.extend_from_slice(&number(content.len()));
+    zone.extend_from_slice(&content);
+    let checksum = xxh3_128(&zone[CHECKED_FROM..]);
+    zone[MAGIC.len()..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
+    zone.resize(ZONE_BYTES, 0);
+    zone
+}
+
+fn decode(zone: &[u8; ZONE_BYTES], copy: usize) -> Copy {
+    let length = block::u32_at(zone, PREFIX_BYTES - 4) as usize;
+    let Some(checked) = PREFIX_BYTES.checked_add(length).and_then(|end| zone.get(CHECKED_FROM..end)) else {
+        return Copy::Damaged;
+    };
+    if zone[..MAGIC.len()] != MAGIC || xxh3_128(checked) != block::u128_at(zone, MAGIC.len()) {
+        return Copy::Damaged;
+    }
+    let (format, number) = (block::u32_at(zone, 24), block::u32_at(zone, 28));
+    let sequence = block::u64_at(zone, 32);
+    if format > FORMAT {
+        return Copy::Newer(format);
+    }
+    if format != FORMAT || number as usize != copy || sequence == 0 || !in_range(&[sequence]) {
+        return Copy::Damaged;
+    }
+    match postcard::take_from_bytes::<Superblock>(&zone[PREFIX_BYTES..PREFIX_BYTES + length]) {
+        Ok((superblock, [])) if superblock.is_sound() && superblock.cluster_name.len() <= MOST_NAME_BYTES => {
+            Copy::Intact(sequence, Box::new(superblock))
+        }
+        _ => Copy::Damaged,
+    }
+}

@@ -1,0 +1,115 @@
+//! Power cuts and dying processes: everything acknowledged is there, nothing void comes back.
+
+use super::model::{Model, Writer};
+use super::*;
+use crate::sim::storage::{Kind, Tearing};
+
+/// A disk with a journal that may die at any operation, and what it must hold.
+struct World {
+    disk: Disk,
+    journal: Option<Journal>,
+    model: Model,
+    writer: Writer,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let disk = Disk::new();
+        disk.set_tearing(if seed.is_multiple_of(2) { Tearing::Sector } else { Tearing::Block });
+        let journal = Some(open(&disk).unwrap().0);
+        Self { disk, journal, model: Model::new(), writer: Writer::new(seed) }
+    }
+
+    /// Carries the writes out, or dies on the way.
+    fn execute(&mut self, writes: &[Write]) {
+        let states = self.model.states(writes);
+        if self.writer.rng.u8(..3) == 0 {
+            self.disk.fail_after(self.writer.rng.u64(1..20));
+        }
+        let journal = self.journal.as_mut().unwrap();
+        if self.writer.rng.bool() {
+            writes.iter().for_each(|write| journal.reader().stage(write));
+        }
+        let done = journal.execute(writes);
+        if done.is_ok() {
+            self.model = states.last().unwrap().clone();
+            if self.writer.rng.u8(..8) == 0 {
+                self.restart(std::slice::from_ref(&self.model.clone()));
+            }
+        } else {
+            assert!(matches!(journal.execute(&[]), Ok(()) | Err(WriteError::Stopped)));
+            self.restart(&states);
+        }
+    }
+
+    fn die(&mut self) {
+        match self.writer.rng.u8(..4) {
+            0 => self.disk.kill(),
+            1 => self.disk.crash_losing_all(),
+            _ => self.disk.crash(&mut self.writer.rng),
+        }
+    }
+
+    /// Dies and opens again, dying up to twice more while opening. What is found must be one of `states`.
+    fn restart(&mut self, states: &[Model]) {
+        self.journal = None;
+        self.die();
+        for _ in 0..self.writer.rng.u8(..3) {
+            self.disk.fail_after(self.writer.rng.u64(1..40));
+            if open(&self.disk).is_ok() {
+                break;
+            }
+            self.die();
+        }
+        self.disk.kill();
+        let (journal, recovered) = open(&self.disk).unwrap();
+        let explained = states.iter().rev().find(|state| state.explains(&recovered));
+        let Some(state) = explained else {
+            panic!("nothing explains {recovered:#?}\nknown:\n{:#?}\n{:#?}", states.first(), states.last())
+        };
+        assert!(!recovered.damaged, "taken for damaged: {}", why(&journal));
+        state.check_reads(&journal.reader(), &recovered);
+        self.model = Model { incarnation: recovered.incarnation, trim: Op::ZERO, ..state.clone() };
+        // Trims are not remembered, and the floor may be anywhere below the last of them.
+        self.model.trim = self.model.trim.max(recovered.floor.op);
+        self.journal = Some(journal);
+    }
+}
+
+fn why(journal: &Journal) -> String {
+    let State::Formatted(store) = &journal.state else { return String::new() };
+    let (superblock, segments) = (&store.superblock, &store.segments);
+    format!("{superblock:#?}\n{segments:?}\n{:?}", store.strays)
+}
+
+fn run(seed: u64, rounds: usize) {
+    let mut world = World::new(seed);
+    world.execute(&[Write::Formation(FormationStep::Formatted)]);
+    world.execute(&[Write::Formation(FormationStep::Formed)]);
+    for _ in 0..rounds {
+        if world.model.formation == FormationStep::Formed {
+            let writes = world.writer.batch(&world.model);
+            world.execute(&writes);
+        } else {
+            world.execute(&[Write::Formation(FormationStep::Formed)]);
+        }
+    }
+    let states = [world.model.clone()];
+    world.restart(&states);
+}
+
+#[test]
+fn s1_acknowledged_writes_survive_power_cuts_at_any_operation_and_void_ones_do_not_return() {
+    for seed in 0..1500 {
+        let run = std::panic::catch_unwind(|| run(seed, 12));
+        assert!(run.is_ok(), "seed {seed}");
+    }
+}
+
+#[test]
+fn s1_long_lives_with_recycled_segments() {
+    for seed in 10_000..10_050 {
+        let run = std::panic::catch_unwind(|| run(seed, 150));
+        assert!(run.is_ok(), "seed {seed}");
+    }
+}

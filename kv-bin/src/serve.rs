@@ -28,7 +28,7 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
         .listen(&config.listen)
         .start()
         .await
-        .map_err(|error| explain(&error))?;
+        .map_err(|error| explain(&error, &config.data))?;
     if let Some(folder) = config.exit_with_parent.clone() {
         std::thread::spawn(move || outlive_nobody(&folder));
     }
@@ -46,12 +46,15 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
 }
 
 /// What stood in the way of a start, and what to do about it.
-fn explain(error: &StartError) -> Failure {
+fn explain(error: &StartError, data: &Path) -> Failure {
     match error {
         StartError::Transport(TransportError::Bind { source, .. })
             if source.kind() == ErrorKind::AddrInUse =>
         {
             Failure::failed(format!("{error}; stop whoever listens there, or listen elsewhere with --listen"))
+        }
+        StartError::Journal(_) | StartError::Engine(_) | StartError::StateLost { .. } => {
+            Failure::failed(format!("the data folder {}: {error}", data.display()))
         }
         _ => Failure::failed(error),
     }

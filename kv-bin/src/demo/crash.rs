@@ -22,7 +22,7 @@ const STEP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Tells the story of a killed primary.
 pub(super) async fn run(story: &Story, seed: u64) -> Result<Verdict, Failure> {
-    let mut members = Members::start(0, seed)?;
+    let mut members = Members::start(0, seed).await?;
     let result = play(story, &mut members, seed).await;
     result.inspect_err(|_| super::show_logs(story, &members))
 }
@@ -63,7 +63,7 @@ async fn play(story: &Story, members: &mut Members, seed: u64) -> Result<Verdict
         kill.elapsed()
     ));
 
-    members.start_member(primary.id.get())?;
+    members.start_member(primary.id.get()).await?;
     story.tell(format_args!("member {} is started again on what it left on disk", primary.id));
     let back = watch::level(&client, primary.id).await?;
     story.tell_in(

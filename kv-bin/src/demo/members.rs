@@ -7,9 +7,10 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// The name of the demo's clusters.
 pub(crate) const CLUSTER: &str = "demo";
@@ -55,10 +56,10 @@ impl Drop for Process {
 
 impl Members {
     /// Starts three members with empty folders, which lose `loss` percent of the messages between them.
-    pub(crate) fn start(loss: u8, seed: u64) -> Result<Self, Failure> {
+    pub(crate) async fn start(loss: u8, seed: u64) -> Result<Self, Failure> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            match Self::try_start(loss, seed) {
+            match Self::try_start(loss, seed).await {
                 Ok(members) => return Ok(members),
                 Err(failure) => last = Some(failure),
             }
@@ -66,7 +67,7 @@ impl Members {
         Err(last.unwrap_or_else(|| Failure::failed("no attempt was made")))
     }
 
-    fn try_start(loss: u8, seed: u64) -> Result<Self, Failure> {
+    async fn try_start(loss: u8, seed: u64) -> Result<Self, Failure> {
         let folder =
             std::env::temp_dir().join(format!("kv-demo-{}-{:016x}", std::process::id(), fastrand::u64(..)));
         let ports = free_ports(COUNT.into())?;
@@ -74,7 +75,7 @@ impl Members {
         let logs = (0..COUNT).map(|_| Log::default()).collect();
         let mut members = Self { folder, ports, processes, logs, loss, seed };
         for id in 0..COUNT {
-            members.start_member(id)?;
+            members.start_member(id).await?;
         }
         Ok(members)
     }
@@ -97,7 +98,7 @@ impl Members {
     }
 
     /// Starts a member, or starts it again on the data that it left, and waits for its word that it serves.
-    pub(crate) fn start_member(&mut self, id: u8) -> Result<(), Failure> {
+    pub(crate) async fn start_member(&mut self, id: u8) -> Result<(), Failure> {
         let program = std::env::current_exe().map_err(|error| {
             Failure::failed(format!("cannot find the program to start members with: {error}"))
         })?;
@@ -135,15 +136,15 @@ impl Members {
         let mut process = Process { child };
         let serving = watch(&mut process, self.logs[usize::from(id)].clone());
         self.processes[usize::from(id)] = Some(process);
-        match serving.recv_timeout(START_LIMIT) {
-            Ok(()) => Ok(()),
-            Err(RecvTimeoutError::Timeout) => Err(Failure::failed(format!(
+        match timeout(START_LIMIT, serving).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => {
+                Err(Failure::failed(format!("member {id} ended before it served{}", self.last_words(id))))
+            }
+            Err(_) => Err(Failure::failed(format!(
                 "member {id} did not start within {START_LIMIT:?}{}",
                 self.last_words(id)
             ))),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(Failure::failed(format!("member {id} ended before it served{}", self.last_words(id))))
-            }
         }
     }
 
@@ -177,8 +178,8 @@ fn own_group(_: &mut Command) {}
 
 /// Reads what a member prints, on threads that end when it ends. The receiver hears when it serves; the channel closes if it
 /// ends before.
-fn watch(process: &mut Process, log: Log) -> mpsc::Receiver<()> {
-    let (served, serving) = mpsc::channel();
+fn watch(process: &mut Process, log: Log) -> oneshot::Receiver<()> {
+    let (served, serving) = oneshot::channel();
     if let Some(stderr) = process.child.stderr.take() {
         std::thread::spawn(move || {
             for line in lines(stderr) {
@@ -192,8 +193,10 @@ fn watch(process: &mut Process, log: Log) -> mpsc::Receiver<()> {
     }
     if let Some(stdout) = process.child.stdout.take() {
         std::thread::spawn(move || {
+            let mut served = Some(served);
+            // Read to the end, so that the member never waits for a reader.
             for line in lines(stdout) {
-                if line.contains("\"serving\"") {
+                if let Some(served) = served.take_if(|_| line.contains("\"serving\"")) {
                     // The one who waits may have given up.
                     let _ = served.send(());
                 }

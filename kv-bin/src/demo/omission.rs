@@ -29,7 +29,7 @@ const MEMBER_LOSS: u8 = 3;
 
 /// Tells the story of lost messages.
 pub(super) async fn run(story: &Story, seed: u64) -> Result<Verdict, Failure> {
-    let members = Members::start(MEMBER_LOSS, seed)?;
+    let members = Members::start(MEMBER_LOSS, seed).await?;
     let result = play(story, &members, seed).await;
     result.inspect_err(|_| super::show_logs(story, &members))
 }

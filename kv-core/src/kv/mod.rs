@@ -46,6 +46,8 @@ pub struct State {
     recent: Arc<Recent>,
     /// An error was final.
     failed: bool,
+    #[cfg(any(test, feature = "sim"))]
+    bug: Option<crate::sim::Bug>,
 }
 
 impl State {
@@ -99,7 +101,15 @@ impl State {
             timestamp: standing.timestamp,
             recent: Arc::default(),
             failed: false,
+            #[cfg(any(test, feature = "sim"))]
+            bug: None,
         }
+    }
+
+    /// Makes it wrong in a known way, for the simulator to find out.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn plant(&mut self, bug: crate::sim::Bug) {
+        self.bug = Some(bug);
     }
 
     /// The last applied op.

@@ -131,7 +131,7 @@ impl NodeBuilder {
             seed: random(),
         });
         let applied = opened.recovered.checkpoint.op;
-        let config = ReplicaConfig { cluster, me, options, seed: random() };
+        let config = ReplicaConfig::new(cluster, me, options, random());
         let replica = Replica::new(config, opened.recovered, shared.clock.now());
         if let Some(state) = opened.state {
             applier::give_state(&shared, state);

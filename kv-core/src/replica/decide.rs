@@ -72,6 +72,25 @@ pub(super) fn decide(votes: &BTreeMap<MemberId, LogSummary>, quorums: Quorums) -
         return None;
     }
     let base = votes.values().map(|summary| summary.commit).max_by_key(|commit| commit.op)?;
+    decide_above(base, votes, quorums, false)
+}
+
+/// The planted bug `OwnCommitAsBase`: what others know to be committed above `base` counts as never held.
+#[cfg(any(test, feature = "sim"))]
+pub(super) fn decide_carelessly(
+    base: Anchor,
+    votes: &BTreeMap<MemberId, LogSummary>,
+    quorums: Quorums,
+) -> Option<DecidedLog> {
+    decide_above(base, votes, quorums, true)
+}
+
+fn decide_above(
+    base: Anchor,
+    votes: &BTreeMap<MemberId, LogSummary>,
+    quorums: Quorums,
+    careless: bool,
+) -> Option<DecidedLog> {
     let newest = votes.values().map(|summary| summary.log_view).max()?;
     let named = || votes.values().filter(move |summary| summary.log_view == newest);
     let end = named().map(|summary| summary.head).max()?.max(base.op);
@@ -82,6 +101,7 @@ pub(super) fn decide(votes: &BTreeMap<MemberId, LogSummary>, quorums: Quorums) -
         match judge(votes, newest, op, quorums.nack) {
             Verdict::Keep(hash) => suffix.push(hash),
             Verdict::Cut => break,
+            Verdict::Wait if careless => break,
             Verdict::Wait => return None,
         }
     }

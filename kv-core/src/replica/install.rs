@@ -60,7 +60,11 @@ impl Replica {
         if head.op < install.head.op {
             return self.fetch_for_install();
         }
-        assert!(head == install.head, "what was fetched chains to the head that was asked for");
+        #[cfg(any(test, feature = "sim"))]
+        let planted = self.bug == Some(crate::sim::Bug::KeepSuffix);
+        #[cfg(not(any(test, feature = "sim")))]
+        let planted = false;
+        assert!(planted || head == install.head, "what was fetched chains to the head that was asked for");
         let finishing = match install.finishing {
             Some(seq) => seq,
             None => {
@@ -98,6 +102,8 @@ impl Replica {
             Match::At(op) => {
                 let head = self.log.head().op;
                 let after = self.anchor(op);
+                #[cfg(any(test, feature = "sim"))]
+                let head = if self.keeps_suffix(op) { op } else { head };
                 if head > op || self.damaged {
                     debug!(view = %self.view, ?after, was = %head, "cut");
                     self.log.cut(op);
@@ -121,6 +127,13 @@ impl Replica {
                 false
             }
         }
+    }
+
+    /// The planted bug `KeepSuffix`: what agrees through the view's head is taken for installed, whatever stands above it.
+    #[cfg(any(test, feature = "sim"))]
+    fn keeps_suffix(&mut self, agreed: Op) -> bool {
+        self.has_bug(crate::sim::Bug::KeepSuffix)
+            && self.state.install_mut().is_some_and(|install| install.head.op == agreed)
     }
 
     /// Walks down from the lower of the two heads to the first op with equal hashes; at its own commit point this member

@@ -43,13 +43,23 @@ pub struct ReplicaConfig {
     pub options: Options,
     /// The seed of its jitter and its nonces; different in each life.
     pub seed: u64,
+    /// A known-wrong variant, for the simulator to find out.
+    #[cfg(any(test, feature = "sim"))]
+    pub bug: Option<crate::sim::Bug>,
 }
 
 impl ReplicaConfig {
     /// Puts it together.
     #[must_use]
     pub const fn new(cluster: Cluster, me: MemberId, options: Options, seed: u64) -> Self {
-        Self { cluster, me, options, seed }
+        Self {
+            cluster,
+            me,
+            options,
+            seed,
+            #[cfg(any(test, feature = "sim"))]
+            bug: None,
+        }
     }
 }
 
@@ -91,13 +101,15 @@ pub struct Replica {
     outputs: VecDeque<Output>,
     told: Option<Standing>,
     halted: bool,
+    #[cfg(any(test, feature = "sim"))]
+    bug: Option<crate::sim::Bug>,
 }
 
 impl Replica {
     /// A replica that starts from what recovery found. Drain [`poll_output`](Self::poll_output) afterwards.
     #[must_use]
     pub fn new(config: ReplicaConfig, recovered: Recovered, now: Now) -> Self {
-        let ReplicaConfig { cluster, me, options, seed } = config;
+        let ReplicaConfig { cluster, me, options, seed, .. } = config;
         let log = Log::new(&recovered);
         let vote_lifetime = options.heartbeat * 8;
         let forming = Forming {
@@ -129,6 +141,8 @@ impl Replica {
             outputs: VecDeque::new(),
             told: None,
             halted: false,
+            #[cfg(any(test, feature = "sim"))]
+            bug: config.bug,
         };
         replica.commit_by_pipeline();
         if recovered.formation == FormationStep::Formed {
@@ -290,6 +304,11 @@ impl Replica {
 
     fn primary(&self) -> MemberId {
         self.cluster.primary(self.view)
+    }
+
+    #[cfg(any(test, feature = "sim"))]
+    fn has_bug(&self, bug: crate::sim::Bug) -> bool {
+        self.bug == Some(bug)
     }
 
     fn is_witness(&self) -> bool {
@@ -548,6 +567,13 @@ impl Replica {
 
     /// A later life.
     fn start_formed(&mut self) {
+        #[cfg(any(test, feature = "sim"))]
+        if self.has_bug(crate::sim::Bug::ResumeView)
+            && self.log_view == self.view
+            && self.primary() == self.me
+        {
+            return self.become_primary();
+        }
         if self.damaged {
             self.become_catching_up(self.view);
             self.ask_for_state();

@@ -202,7 +202,15 @@ impl Replica {
         if change.said.is_none() || change.install.is_some() {
             return;
         }
-        let Some(decided) = decide(&change.summaries, quorums) else { return };
+        let decided = decide(&change.summaries, quorums);
+        #[cfg(any(test, feature = "sim"))]
+        let decided = match (self.bug, &change.said) {
+            (Some(crate::sim::Bug::OwnCommitAsBase), Some(own)) => {
+                decided.and_then(|_| super::decide::decide_carelessly(own.commit, &change.summaries, quorums))
+            }
+            _ => decided,
+        };
+        let Some(decided) = decided else { return };
         debug!(view = %self.view, base = ?decided.base, above = decided.suffix.len(), "the log is decided");
         let mut hashes = vec![(decided.base.op, decided.base.hash)];
         for hash in decided.suffix {

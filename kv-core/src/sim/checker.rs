@@ -6,7 +6,7 @@ use crate::config::Cluster;
 use crate::ids::{Anchor, Hash, MemberId, Op, Revision, View};
 use crate::kv::Applied;
 use crate::message::{Entry, FormationStep, Message, Recovered, Request, Write};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An entry that is committed for ever.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(super) struct Checker {
     model: Model,
     /// Who has served in a view, and in which of its lives.
     serving: BTreeMap<View, (usize, u32)>,
+    /// Views of which a `StartView` was sent.
+    started: BTreeSet<View>,
 }
 
 /// A result of a check.
@@ -54,6 +56,7 @@ impl Checker {
             applied: Op::ZERO,
             model: Model::default(),
             serving: BTreeMap::new(),
+            started: BTreeSet::new(),
         }
     }
 
@@ -103,16 +106,23 @@ impl Checker {
     }
 
     /// A member sends a message: what it vouches for must be durable.
-    pub(super) fn on_send(&self, member: usize, message: &Message) -> Checked {
+    pub(super) fn on_send(&mut self, member: usize, to: MemberId, message: &Message) -> Checked {
+        let first = matches!(message, Message::StartView { view, .. } if self.started.insert(*view));
         let mirror = &self.mirrors[member];
         let fits = match message {
             Message::PrepareOk { view, log } | Message::CommitOk { view, log: Some(log), .. } => {
                 mirror.acknowledges(*view, *log)
             }
-            Message::DoViewChange { view, log } => mirror.supports(*view, log),
-            Message::StartView { view, hashes, .. } => {
+            // Only the primary of the view weighs the log; to others it is a call to join, and may be out of date.
+            Message::DoViewChange { view, log } if self.cluster.primary(*view) == to => {
+                mirror.supports(*view, log)
+            }
+            Message::DoViewChange { view, .. } => mirror.durable().view >= *view,
+            Message::StartView { view, hashes, .. } if first => {
                 hashes.last().is_none_or(|(op, hash)| mirror.acknowledges(*view, Anchor::new(*op, *hash)))
             }
+            // A later one, in answer to `GetState`, ends with entries that are still on their way, like any `Prepare`.
+            Message::StartView { view, .. } => mirror.durable().log_view == *view,
             _ => true,
         };
         if fits {

@@ -1,5 +1,6 @@
 //! The clients: they ask at random, through the real client's decisions, and write down what they are told.
 
+use super::Bug;
 use super::clock::{Clock, MS, SECOND, Time};
 use super::history::{Action, Ending};
 use super::plan::{Load, Plan, around, pick};
@@ -54,7 +55,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(_index: usize, plan: &Plan, rng: &mut Rng) -> Self {
+    pub(super) fn new(plan: &Plan, bug: Option<Bug>, rng: &mut Rng) -> Self {
         let data = plan.roles.iter().enumerate().filter(|(_, role)| **role == Role::Data);
         let members: Vec<MemberId> =
             data.filter_map(|(id, _)| u8::try_from(id).ok()).map(MemberId::new).collect();
@@ -63,8 +64,12 @@ impl Client {
             session_idle: plan.options.session_ttl / 2,
             ..CoreOptions::default()
         };
+        let mut core = Core::new(rng.u64(..), members, options, Instant::ZERO);
+        if let Some(bug) = bug {
+            core.plant(bug);
+        }
         Self {
-            core: Core::new(rng.u64(..), members, options, Instant::ZERO),
+            core,
             clock: Clock::new(rng, plan.clock.drift, plan.clock.wall_drift, plan.clock.skew_ms),
             connections: vec![Connection::default(); plan.roles.len()],
             calls: BTreeMap::new(),

@@ -147,6 +147,9 @@ impl World {
         let Some(process) = self.process(member) else { return };
         process.log.stage(&write);
         let early = self.is_reported_early(&write);
+        if let (Some(Bug::ApplyUncommitted), Write::Append(entries)) = (self.bug, &write) {
+            self.apply_early(member, entries);
+        }
         let Some(process) = self.process(member) else { return };
         process.waiting.push_back((seq, write));
         self.kick_journal(member);
@@ -344,6 +347,13 @@ impl World {
         });
         self.digest(member);
         self.input(member, Input::Checkpointed { checkpoint: anchor });
+        self.kick_apply(member);
+    }
+
+    /// A bug of drivers: what is appended is applied.
+    fn apply_early(&mut self, member: usize, entries: &[Entry]) {
+        let (Some(process), Some(last)) = (self.process(member), entries.last()) else { return };
+        process.commit = last.header.anchor();
         self.kick_apply(member);
     }
 

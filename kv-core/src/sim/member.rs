@@ -2,9 +2,9 @@
 
 use super::clock::{Clock, SECOND, Time};
 use super::plan::{Plan, around};
+use super::serve::Serving;
 use super::storage::{Disk, Tearing};
 use super::world::{Due, Event, World, index};
-use super::{Bug, serve::Serving};
 use crate::config::Role;
 use crate::ids::{Anchor, MemberId, Op, WriteSeq};
 use crate::journal::{Identity, Journal, JournalOptions, LogReader};
@@ -150,7 +150,7 @@ impl World {
         let checked = self.checker.on_recovered(member, &recovered);
         self.check(checked);
         let slot = &self.members[member];
-        let limits = Limits::from(&plan_options(&self.plan));
+        let limits = Limits::from(&self.plan.options);
         let state = match (slot.role, self.plan.in_memory) {
             (Role::Witness, _) => None,
             (_, true) => Some(State::in_memory(limits)),
@@ -171,12 +171,14 @@ impl World {
         let now = self.clock_of(member);
         let durable = self.checker.mirror(member).durable().head();
         let slot = &mut self.members[member];
-        let config =
-            ReplicaConfig::new(self.cluster.clone(), slot.id, self.plan.options.clone(), self.rng.u64(..));
+        let seed = self.rng.u64(..);
+        let mut config = ReplicaConfig::new(self.cluster.clone(), slot.id, self.plan.options.clone(), seed);
+        config.bug = self.bug;
         let commit = recovered.checkpoint;
-        let mut replica = Replica::new(config, recovered, now);
-        if let Some(bug) = self.bug {
-            plant(&mut replica, bug);
+        let replica = Replica::new(config, recovered, now);
+        let mut state = state;
+        if let (Some(state), Some(bug)) = (&mut state, self.bug) {
+            state.plant(bug);
         }
         slot.process = Some(Box::new(Process {
             replica,
@@ -283,10 +285,3 @@ impl World {
         serving.max_by_key(view).map(|member| index(member.id))
     }
 }
-
-fn plan_options(plan: &Plan) -> crate::config::Options {
-    plan.options.clone()
-}
-
-/// Switches a bug on that lives in the replica.
-fn plant(_replica: &mut Replica, _bug: Bug) {}

@@ -23,6 +23,8 @@ mod replay;
 mod report;
 mod serve;
 pub mod storage;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod world;
 

@@ -82,8 +82,7 @@ impl<P> Network<P> {
             return Route::Held;
         }
         let at = link.arrival(rng, now, &plan, lane);
-        // A connection never delivers a client's message twice: only the client itself repeats it.
-        if !client && plan.duplication > 0 && rng.u32(0..1000) < plan.duplication {
+        if plan.duplication > 0 && rng.u32(0..1000) < plan.duplication {
             return Route::Twice(at, link.arrival(rng, now, &plan, lane));
         }
         Route::At(at)

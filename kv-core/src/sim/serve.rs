@@ -39,6 +39,8 @@ pub(super) struct Serving {
     /// Reads that wait for an op to be applied.
     ready: Vec<(Op, Way, Query)>,
     tickets: u64,
+    /// The last message of each client's connection: a repeated one is ignored.
+    last: BTreeMap<usize, (u32, u64)>,
 }
 
 impl World {
@@ -58,6 +60,12 @@ impl World {
         self.trace.note(40, (member * 16 + client) as u64, message.call, || {
             format!("{:?} c{client} -> m{member} {message:?}", self.now)
         });
+        let place = (epoch, message.call);
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        if process.serving.last.get(&client).is_some_and(|last| *last >= place) {
+            return;
+        }
+        process.serving.last.insert(client, place);
         let way = Way { client, epoch, call: message.call };
         match message.what {
             ClientCall::Write(bytes) => self.on_write_call(member, way, bytes),
@@ -84,7 +92,8 @@ impl World {
         };
         let stored = process.state.as_ref().and_then(|state| {
             // A retry of what is applied already can be answered at once.
-            self.rng.bool().then(|| state.reader().stored(request.session, request.number)).flatten()
+            let asks = self.rng.bool() || self.bug == Some(Bug::DedupAtProposal);
+            asks.then(|| state.reader().stored(request.session, request.number)).flatten()
         });
         if let Some(result) = stored {
             return self.answer(member, way, Answer::Written(result));

@@ -191,7 +191,7 @@ impl World {
         let cluster = builder.build().expect("the plans are valid configurations");
         let members = (0..plan.roles.len()).map(|index| Member::new(index, &plan, &mut rng)).collect();
         let clients: Vec<Client> =
-            (0..plan.load.clients).map(|index| Client::new(index, &plan, &mut rng)).collect();
+            (0..plan.load.clients).map(|_| Client::new(&plan, options.bug, &mut rng)).collect();
         Self {
             seed,
             bug: options.bug,
@@ -323,7 +323,7 @@ impl World {
 
     /// Puts a message between members on its way.
     pub(super) fn send(&mut self, from: usize, to: usize, message: Message) {
-        let checked = self.checker.on_send(from, &message);
+        let checked = self.checker.on_send(from, self.members[to].id, &message);
         self.check(checked);
         let (lane, kind) = (message.lane(), kind_of(&message));
         let route = self.network.route(&mut self.rng, self.now, (from, to), lane, kind);
@@ -339,8 +339,7 @@ impl World {
             Route::At(at) => self.schedule(at, event),
             Route::Held => self.network.hold(from, to, event),
             Route::Twice(at, again) => {
-                if let Event::Deliver { message, .. } = &event {
-                    let copy = Event::Deliver { from, to, message: message.clone() };
+                if let Some(copy) = event.copied() {
                     self.schedule(again, copy);
                 }
                 self.schedule(at, event);
@@ -376,6 +375,29 @@ impl Event {
             Self::Deliver { to: member, .. } | Self::ToMember { member, .. } | Self::Due { member, .. } => {
                 Some(*member)
             }
+            _ => None,
+        }
+    }
+
+    /// The same message once more.
+    fn copied(&self) -> Option<Self> {
+        match self {
+            Self::Deliver { from, to, message } => {
+                Some(Self::Deliver { from: *from, to: *to, message: message.clone() })
+            }
+            Self::ToMember { client, member, life, epoch, message } => Some(Self::ToMember {
+                client: *client,
+                member: *member,
+                life: *life,
+                epoch: *epoch,
+                message: message.clone(),
+            }),
+            Self::ToClient { member, client, epoch, message } => Some(Self::ToClient {
+                member: *member,
+                client: *client,
+                epoch: *epoch,
+                message: message.clone(),
+            }),
             _ => None,
         }
     }

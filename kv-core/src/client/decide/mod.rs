@@ -53,7 +53,7 @@ pub struct Core {
     attempts: BTreeMap<u64, Attempt>,
     next_attempt: u64,
     outputs: VecDeque<CoreOutput>,
-    #[cfg(feature = "sim")]
+    #[cfg(any(test, feature = "sim"))]
     bug: Option<crate::sim::Bug>,
 }
 
@@ -90,7 +90,7 @@ impl Core {
             attempts: BTreeMap::new(),
             next_attempt: 1,
             outputs: VecDeque::new(),
-            #[cfg(feature = "sim")]
+            #[cfg(any(test, feature = "sim"))]
             bug: None,
         }
     }
@@ -146,12 +146,12 @@ impl Core {
     }
 
     /// Makes it wrong in a known way, for the simulator to find out.
-    #[cfg(feature = "sim")]
+    #[cfg(any(test, feature = "sim"))]
     pub fn plant(&mut self, bug: crate::sim::Bug) {
         self.bug = Some(bug);
     }
 
-    #[cfg(feature = "sim")]
+    #[cfg(any(test, feature = "sim"))]
     fn has_bug(&self, bug: crate::sim::Bug) -> bool {
         self.bug == Some(bug)
     }
@@ -401,7 +401,7 @@ impl Core {
 
     /// Gives a request its number and its bytes, for good.
     fn number_if_new(&mut self, now: Instant, id: CallId) {
-        #[cfg(feature = "sim")]
+        #[cfg(any(test, feature = "sim"))]
         self.renumber_if_planted(id);
         let call = self.calls.get_mut(&id).expect("only a call is sent");
         let Kind::Request { closes, body } = &mut call.kind else { return };
@@ -498,7 +498,7 @@ impl Core {
     }
 }
 
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 impl Core {
     /// The planted bug `RetryRenumbered`: a retry takes a new number.
     fn renumber_if_planted(&mut self, id: CallId) {

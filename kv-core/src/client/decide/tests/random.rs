@@ -415,7 +415,7 @@ fn whatever_happens_what_the_client_reports_is_true() {
     assert!(counts.iter().all(|count| *count > 1_000), "{counts:?}");
 }
 
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 #[test]
 fn known_wrong_variants_are_caught() {
     use crate::sim::Bug;

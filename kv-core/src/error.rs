@@ -172,3 +172,57 @@ impl From<crate::client::Closed> for CallFailed {
         Self::Closed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Trouble;
+
+    #[test]
+    fn exactly_one_kind_of_write_error_may_have_changed_something() {
+        let cause = || Cause::Deadline(Trouble::Silent);
+        let errors = [
+            WriteError::GuardFailed { found: None },
+            WriteError::Key { len: 0, max: 9 },
+            WriteError::Value { len: 10, max: 9 },
+            WriteError::Refused("no".into()),
+            WriteError::NotApplied(cause()),
+            WriteError::OutcomeUnknown(cause()),
+            WriteError::Closed,
+        ];
+        let unknown: Vec<_> = errors.iter().filter(|error| error.outcome_unknown()).collect();
+        assert_eq!(unknown, [&WriteError::OutcomeUnknown(cause())]);
+        let retryable: Vec<_> = errors.iter().filter(|error| error.is_retryable()).collect();
+        assert_eq!(retryable, [&WriteError::NotApplied(cause())]);
+        let guard: Vec<_> = errors.iter().filter(|error| error.is_guard_failed()).collect();
+        assert_eq!(guard, [&WriteError::GuardFailed { found: None }]);
+    }
+
+    #[test]
+    fn errors_say_what_happened_in_one_line() {
+        let found = Some(Revision::new(7));
+        let cases = [
+            (
+                WriteError::GuardFailed { found }.to_string(),
+                "the condition did not hold: the key was last changed at revision 7",
+            ),
+            (
+                WriteError::GuardFailed { found: None }.to_string(),
+                "the condition did not hold: the key does not exist",
+            ),
+            (WriteError::Key { len: 0, max: 9 }.to_string(), "the key has 0 bytes: keys have 1 to 9"),
+            (WriteError::NotApplied(Cause::SessionExpired).to_string(), "not applied: the session expired"),
+            (
+                ReadError::Unavailable(Cause::Deadline(Trouble::NoPrimary)).to_string(),
+                "not read: the deadline passed: no primary was found",
+            ),
+            (
+                CallFailed::Unavailable(Cause::Failed(Trouble::Unreachable)).to_string(),
+                "no member could be reached",
+            ),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(text, expected);
+        }
+    }
+}

@@ -226,7 +226,7 @@ pub struct CoreOptions {
     pub attempt_max: Duration,
     /// The first pause before a retry; doubles, with jitter. Default 5 ms.
     pub backoff_min: Duration,
-    /// The longest pause while looking for the primary. Default 50 ms.
+    /// The longest pause while looking for the primary; eight times that when it has been missing for long. Default 25 ms.
     pub search_max: Duration,
     /// The longest pause while the cluster sheds load. Default 1 s.
     pub backoff_max: Duration,
@@ -240,7 +240,7 @@ impl Default for CoreOptions {
             attempt_min: Duration::from_millis(250),
             attempt_max: Duration::from_secs(5),
             backoff_min: Duration::from_millis(5),
-            search_max: Duration::from_millis(50),
+            search_max: Duration::from_millis(25),
             backoff_max: Duration::from_secs(1),
         }
     }

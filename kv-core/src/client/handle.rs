@@ -36,6 +36,30 @@ const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Calls may be made from many tasks at once; up to the session's window (256 by default) of writes are in flight together,
 /// and what waits is bounded to 64 MiB. When the last clone is dropped the connections are closed; the session then expires
 /// by itself, or is closed at once by [`close`](Self::close).
+///
+/// ```no_run
+/// use kv_core::{Client, transport::Transport};
+/// # async fn example(transport: std::sync::Arc<dyn Transport>) -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::builder("demo").address("127.0.0.1:7000").transport(transport).connect().await?;
+///
+/// let first = client.put("greeting", "hello").await?;
+/// client.put("greeting", "good day").if_revision(first.revision).await?;
+/// let record = client.get("greeting").await?.expect("it was put");
+/// assert_eq!((&record.value[..], record.version), (&b"good day"[..], 2));
+///
+/// match client.put("greeting", "hi").if_absent().await {
+///     Err(error) if error.is_guard_failed() => {} // nothing was changed
+///     Err(error) if error.outcome_unknown() => {} // it was done once, or not at all
+///     Err(error) if error.is_retryable() => {}    // it was not done: try again later
+///     other => drop(other?),
+/// }
+///
+/// for (key, record) in client.scan("gr").limit(10).await? {
+///     println!("{key:?} {:?} since revision {}", record.value, record.modified);
+/// }
+/// client.close().await;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,

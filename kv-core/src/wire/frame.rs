@@ -305,9 +305,9 @@ impl postcard::ser_flavors::Flavor for BodyBuffer {
     }
 }
 
-/// A complete frame.
-pub(super) fn encode<T: Serialize>(kind: Kind, value: &T) -> Bytes {
-    let mut buffer = BytesMut::with_capacity(256);
+/// A complete frame; its body has about `size` bytes.
+pub(super) fn encode<T: Serialize>(kind: Kind, value: &T, size: usize) -> Bytes {
+    let mut buffer = BytesMut::with_capacity(HEADER_BYTES + size);
     buffer.resize(HEADER_BYTES, 0);
     let frame = postcard::serialize_with_flavor(value, BodyBuffer(buffer))
         .expect("memory is the only limit, and our types say their lengths");

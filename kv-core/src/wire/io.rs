@@ -84,8 +84,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// The next frame's [`Message`].
     ///
     /// # Errors
-    /// # Cancel safety
     /// As [`read`](Self::read).
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub async fn read_message(&mut self) -> Result<Option<Message>, WireError> {
         self.read(Kind::Message).await?.map(|frame| frame.message()).transpose()
     }
@@ -93,8 +95,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// The next frame's [`ClientMessage`].
     ///
     /// # Errors
-    /// # Cancel safety
     /// As [`read`](Self::read).
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub async fn read_client_message(&mut self) -> Result<Option<ClientMessage>, WireError> {
         self.read(Kind::Client).await?.map(|frame| frame.client_message()).transpose()
     }
@@ -102,8 +106,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// The next frame's [`ServerMessage`].
     ///
     /// # Errors
-    /// # Cancel safety
     /// As [`read`](Self::read).
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub async fn read_server_message(&mut self) -> Result<Option<ServerMessage>, WireError> {
         self.read(Kind::Server).await?.map(|frame| frame.server_message()).transpose()
     }
@@ -114,7 +120,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// As [`read`](Self::read); also at the end of the stream.
     ///
     /// # Cancel safety
-    /// As [`read`](Self::read).
+    /// Cancel safe.
     pub async fn read_hello(&mut self) -> Result<Hello, WireError> {
         self.read(Kind::Hello).await?.ok_or(WireError::Truncated)?.hello()
     }
@@ -122,8 +128,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// The reply to the hello. Bound its time.
     ///
     /// # Errors
-    /// # Cancel safety
     /// As [`read_hello`](Self::read_hello).
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub async fn read_hello_reply(&mut self) -> Result<HelloReply, WireError> {
         self.read(Kind::HelloReply).await?.ok_or(WireError::Truncated)?.hello_reply()
     }

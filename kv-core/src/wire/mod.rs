@@ -29,7 +29,7 @@ pub use hello::{
 };
 pub use io::{FrameReader, FrameWriter};
 
-use crate::message::{ClientMessage, Message, ServerMessage};
+use crate::message::{Answer, ClientCall, ClientMessage, Entry, Message, ServerMessage};
 use bytes::Bytes;
 
 /// The longest body of a [`Hello`] in bytes.
@@ -50,7 +50,7 @@ pub fn framing() -> kv_transport::Framing {
 /// A complete frame with this message. Encode once, send to many.
 #[must_use]
 pub fn encode_message(message: &Message) -> Bytes {
-    frame::encode(Kind::Message, message)
+    frame::encode(Kind::Message, message, message_size(message))
 }
 
 /// Reads one complete frame as [`encode_message`] wrote it.
@@ -64,7 +64,8 @@ pub fn decode_message(frame: Bytes) -> Result<Message, WireError> {
 /// A complete frame with this message.
 #[must_use]
 pub fn encode_client_message(message: &ClientMessage) -> Bytes {
-    frame::encode(Kind::Client, message)
+    let body = if let ClientCall::Write(request) = &message.what { request.len() } else { 0 };
+    frame::encode(Kind::Client, message, SMALL + body)
 }
 
 /// Reads one complete frame as [`encode_client_message`] wrote it.
@@ -78,7 +79,7 @@ pub fn decode_client_message(frame: Bytes) -> Result<ClientMessage, WireError> {
 /// A complete frame with this message.
 #[must_use]
 pub fn encode_server_message(message: &ServerMessage) -> Bytes {
-    frame::encode(Kind::Server, message)
+    frame::encode(Kind::Server, message, SMALL + answer_size(&message.answer))
 }
 
 /// Reads one complete frame as [`encode_server_message`] wrote it.
@@ -92,17 +93,40 @@ pub fn decode_server_message(frame: Bytes) -> Result<ServerMessage, WireError> {
 /// A complete frame that says nothing but that this end is alive.
 #[must_use]
 pub fn encode_alive() -> Bytes {
-    frame::encode(Kind::Alive, &())
+    frame::encode(Kind::Alive, &(), 0)
 }
 
 /// A complete frame with this hello.
 #[must_use]
 pub fn encode_hello(hello: &Hello) -> Bytes {
-    frame::encode(Kind::Hello, hello)
+    frame::encode(Kind::Hello, hello, SMALL)
 }
 
 /// A complete frame with this reply.
 #[must_use]
 pub fn encode_hello_reply(reply: &HelloReply) -> Bytes {
-    frame::encode(Kind::HelloReply, reply)
+    frame::encode(Kind::HelloReply, reply, SMALL)
+}
+
+/// Room for a message without long parts.
+const SMALL: usize = 256;
+
+/// About how long a message is: enough to allocate once in most cases.
+fn message_size(message: &Message) -> usize {
+    let entry = |entry: &Entry| SMALL + entry.body.len();
+    match message {
+        Message::Prepare { entry: e, .. } => SMALL + entry(e),
+        Message::NewState { entries, .. } => SMALL + entries.iter().map(entry).sum::<usize>(),
+        _ => SMALL,
+    }
+}
+
+fn answer_size(answer: &Answer) -> usize {
+    match answer {
+        Answer::Value { record: Some(record), .. } => record.value.len(),
+        Answer::Records { records, .. } => {
+            records.iter().map(|(key, record)| key.len() + record.value.len() + 40).sum()
+        }
+        _ => 0,
+    }
 }

@@ -5,6 +5,9 @@ use crate::ids::{Instant, MemberId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// So many questions are asked at the pace for a short outage, later ones at one for a long outage.
+const EAGER: u32 = 64;
+
 /// The belief about the primary, and the search for it while there is none.
 ///
 /// While no primary is believed in, members are asked in turn, one call at a time and with growing pauses: calls that wait
@@ -117,7 +120,8 @@ impl Search {
             .or_else(|| turn.clone().next())
             .expect("a client has members");
         self.next = (at + 1) % count;
-        let pause = pause(options.backoff_min, options.search_max, self.asked, rng);
+        let max = if self.asked < EAGER { options.search_max } else { options.search_max * 8 };
+        let pause = pause(options.backoff_min, max, self.asked, rng);
         self.next_at = now.after(pause);
         self.asked = self.asked.saturating_add(1);
         self.hops = 0;

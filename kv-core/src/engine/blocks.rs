@@ -249,18 +249,23 @@ impl Blocks {
     pub(super) fn sync(&self) -> io::Result<()> {
         self.check_writable()?;
         let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (sums, head) = {
+        let (sums, head, longer) = {
             let mut inner = self.inner();
+            let longer = inner.head.len > inner.written.len;
             let changed = inner.head.len != inner.written.len || inner.head.tree != inner.written.tree;
             if changed {
                 inner.head.version += 1;
                 inner.written = inner.head.clone();
             }
-            (inner.sums.take_dirty(), changed.then(|| inner.head.clone()))
+            (inner.sums.take_dirty(), changed.then(|| inner.head.clone()), longer)
         };
         let written = (|| {
             for (offset, block) in &sums {
                 self.file.write_at(block, *offset)?;
+            }
+            if longer {
+                // Of two unsynced changes either may survive alone: the head must not be the one.
+                self.file.sync()?;
             }
             if let Some(head) = head {
                 for index in head.copies() {
@@ -278,7 +283,7 @@ impl Blocks {
         let old = self.len();
         let (old_blocks, blocks) = (data_blocks(old), data_blocks(len));
         if len < old {
-            // First the head, durably: it must never speak of more than the file holds.
+            // First the head, durably: it never speaks of more than the file holds.
             self.inner().head.len = len;
             self.sync()?;
             self.inner().sums.truncate(blocks.div_ceil(GROUP));

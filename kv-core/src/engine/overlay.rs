@@ -115,7 +115,8 @@ impl Overlay {
 
     /// Goes through the keys from `from` on, as they are seen at `at`.
     pub(super) fn cursor(&self, from: &[u8], at: Revision) -> OverlayCursor<'_> {
-        let mut cursor = OverlayCursor { entry: self.first_from(from, Revision::new(u64::MAX)), at };
+        let mut cursor =
+            OverlayCursor { overlay: self, entry: self.first_from(from, Revision::new(u64::MAX)), at };
         cursor.settle();
         cursor
     }
@@ -133,20 +134,18 @@ impl Overlay {
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Memory::Relaxed)
     }
-
-    /// How many versions there are.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.versions.len()
-    }
 }
 
 fn weight(version: &VersionKey, value: &Value) -> usize {
     VERSION_OVERHEAD + version.key.len() + value.as_ref().map_or(0, Bytes::len)
 }
 
+/// How many versions are stepped over before it is worth looking the next one up.
+const STEPS: usize = 4;
+
 /// Stands on a key's version at one revision.
 pub(super) struct OverlayCursor<'a> {
+    overlay: &'a Overlay,
     entry: Option<Entry<'a, VersionKey, Value>>,
     at: Revision,
 }
@@ -165,16 +164,108 @@ impl OverlayCursor<'_> {
     /// To the next key.
     pub(super) fn advance(&mut self) {
         let Some(key) = self.key().cloned() else { return };
-        while self.key() == Some(&key) {
-            self.entry = self.entry.take().and_then(|entry| entry.next());
-        }
+        // No version has revision zero: this is just past the key's oldest.
+        self.skip(|version| version.key == key, (&key, Revision::ZERO));
         self.settle();
     }
 
-    /// Past versions that are newer than the cursor's revision. (A key all of whose versions are newer is skipped so.)
+    /// Past versions that are newer than the cursor's revision. A key all of whose versions are newer is skipped so.
     fn settle(&mut self) {
-        while self.entry.as_ref().is_some_and(|entry| entry.key().revision > self.at) {
+        let at = self.at;
+        while let Some(key) = self.key().cloned() {
+            self.skip(|version| version.key == key && version.revision > at, (&key, at));
+            if self.entry.as_ref().is_none_or(|entry| entry.key().revision <= at) {
+                return;
+            }
+        }
+    }
+
+    /// Past the versions that `passed` names: step by step, or if there are many straight to `target`.
+    fn skip(&mut self, passed: impl Fn(&VersionKey) -> bool, target: (&[u8], Revision)) {
+        for _ in 0..STEPS {
+            if !self.entry.as_ref().is_some_and(|entry| passed(entry.key())) {
+                return;
+            }
             self.entry = self.entry.take().and_then(|entry| entry.next());
         }
+        if self.entry.as_ref().is_some_and(|entry| passed(entry.key())) {
+            self.entry = self.overlay.first_from(target.0, target.1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overlay(versions: &[(&str, u64, Option<&str>)]) -> Overlay {
+        let overlay = Overlay::default();
+        for (key, revision, value) in versions {
+            let version = VersionKey {
+                key: Bytes::copy_from_slice(key.as_bytes()),
+                revision: Revision::new(*revision),
+            };
+            overlay.insert(version, value.map(|value| Bytes::copy_from_slice(value.as_bytes())));
+        }
+        overlay
+    }
+
+    fn walk(overlay: &Overlay, from: &str, at: u64) -> Vec<(String, Option<String>)> {
+        let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+        let mut cursor = overlay.cursor(from.as_bytes(), Revision::new(at));
+        let mut found = Vec::new();
+        while let Some(key) = cursor.key().cloned() {
+            found.push((text(key), cursor.value().map(text)));
+            cursor.advance();
+        }
+        found
+    }
+
+    /// Every walk and every look-up at every revision against the obvious way, with many and with few versions per key.
+    #[test]
+    fn a_key_is_seen_as_its_newest_version_at_the_revision() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        for keys in [1, 2, 5, 30] {
+            let names: Vec<String> = (0..keys).map(|n| format!("k{n:02}")).collect();
+            let versions: Vec<(&str, u64, Option<&str>)> = (1..60)
+                .map(|revision| {
+                    (
+                        names[rng.usize(..keys)].as_str(),
+                        revision,
+                        [None, Some("a"), Some("b")][rng.usize(..3)],
+                    )
+                })
+                .collect();
+            let overlay = overlay(&versions);
+            for at in 0..62 {
+                let newest = |name: &&String| {
+                    let version =
+                        versions.iter().rev().find(|version| version.0 == **name && version.1 <= at)?;
+                    Some((version.0.to_string(), version.2.map(ToString::to_string)))
+                };
+                for from in ["", "k", "k01", "k015", "k07", "z"] {
+                    let rest = names.iter().filter(|name| name.as_str() >= from);
+                    assert_eq!(
+                        walk(&overlay, from, at),
+                        rest.filter_map(|name| newest(&name)).collect::<Vec<_>>()
+                    );
+                }
+                for name in &names {
+                    let found =
+                        overlay.get(name.as_bytes(), Revision::new(at)).map(|(_, value)| value.is_some());
+                    assert_eq!(found, newest(&name).map(|(_, value)| value.is_some()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_counted_in_and_out() {
+        let overlay = overlay(&[("a", 1, Some("one")), ("a", 2, None)]);
+        assert_eq!(overlay.bytes(), 2 * VERSION_OVERHEAD + 2 + 3);
+        for revision in [1, 1, 2, 3] {
+            overlay.remove(&VersionKey { key: "a".into(), revision: Revision::new(revision) });
+        }
+        assert_eq!(overlay.bytes(), 0);
     }
 }

@@ -140,13 +140,13 @@ impl State {
     /// # Panics
     /// If the entry does not chain to [`applied`](Self::applied).
     pub fn apply(&mut self, entry: &Entry) -> Result<Vec<Applied>, EngineError> {
+        if self.failed {
+            return Err(EngineError::Failed);
+        }
         let header = &entry.header;
         assert_eq!(header.op, self.applied.op.next(), "entries are applied in order");
         assert_eq!(header.parent, self.applied.hash, "entries of one log are applied");
         assert_eq!(header.first_revision, self.revision.next(), "revisions are contiguous");
-        if self.failed {
-            return Err(EngineError::Failed);
-        }
         let applied = self.run(entry).inspect_err(|_| self.failed = true)?;
         self.engine.publish(self.applied, self.revision);
         self.remember(&applied);

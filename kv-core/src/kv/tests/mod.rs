@@ -1,1 +1,160 @@
+//! Tests of the state machine: what it does with requests here, on memory; how it lives on disk in the modules.
 
+mod commands;
+#[cfg(feature = "sim")]
+mod crashes;
+#[cfg(feature = "sim")]
+mod damage;
+#[cfg(feature = "sim")]
+mod disk;
+mod model;
+mod readers;
+mod sessions;
+
+use super::*;
+use crate::ids::{ClusterId, Op, RequestNumber, SessionId, View};
+use crate::message::{
+    Command, Effect, Entry, EntryHeader, Guard, Operation, Outcome, Rejection, Request, body_of,
+};
+use bytes::Bytes;
+use std::time::Duration;
+
+/// Small, so that every limit is met.
+fn limits() -> Limits {
+    Limits {
+        max_key_bytes: 16,
+        max_value_bytes: 64 << 10,
+        max_sessions: 4,
+        session_ttl: Duration::from_secs(10),
+        session_window: 8,
+        checkpoint_bytes: 64 << 10,
+        cache_bytes: 1 << 20,
+    }
+}
+
+/// Makes the entries of one log.
+#[derive(Clone, Debug)]
+struct Log {
+    head: Anchor,
+    next_revision: Revision,
+    timestamp: u64,
+}
+
+impl Log {
+    fn new() -> Self {
+        Self { head: Anchor::ZERO, next_revision: Revision::new(1), timestamp: 1000 }
+    }
+
+    /// An entry with these encoded requests, at the log's present time.
+    fn raw(&mut self, requests: &[Bytes]) -> Entry {
+        let body = body_of(requests);
+        let header = EntryHeader {
+            cluster: ClusterId::of_name("test"),
+            view: View::ZERO,
+            op: self.head.op.next(),
+            parent: self.head.hash,
+            first_revision: self.next_revision,
+            timestamp: Timestamp::new(self.timestamp),
+            request_count: u32::try_from(requests.len()).unwrap(),
+            body_len: u32::try_from(body.len()).unwrap(),
+            body_hash: Hash::of(&body),
+        };
+        self.head = header.anchor();
+        self.next_revision = header.next_revision();
+        let entry = Entry { header, body };
+        entry.check().unwrap();
+        entry
+    }
+
+    fn entry(&mut self, requests: &[Request]) -> Entry {
+        let encoded: Vec<Bytes> = requests.iter().map(Request::encode).collect();
+        self.raw(&encoded)
+    }
+}
+
+/// A state with its log.
+#[derive(Debug)]
+struct Machine {
+    state: State,
+    log: Log,
+}
+
+impl Machine {
+    fn in_memory() -> Self {
+        Self { state: State::in_memory(limits()), log: Log::new() }
+    }
+
+    fn run(&mut self, requests: &[Request]) -> Vec<Applied> {
+        let entry = self.log.entry(requests);
+        let applied = self.state.apply(&entry).unwrap();
+        self.state.check_invariants();
+        assert_eq!(applied.len(), requests.len());
+        applied
+    }
+
+    fn result(&mut self, request: Request) -> Result<Outcome, Rejection> {
+        self.run(&[request]).pop().unwrap().result
+    }
+
+    fn effect(&mut self, request: Request) -> Effect {
+        self.result(request).unwrap().effect
+    }
+
+    fn open(&mut self) -> SessionId {
+        SessionId::new(self.result(open(1)).unwrap().revision.get())
+    }
+
+    /// Time goes by.
+    fn wait(&mut self, ms: u64) {
+        self.log.timestamp += ms;
+    }
+
+    fn digest(&self) -> Hash {
+        self.state.digest().unwrap()
+    }
+}
+
+fn open(nonce: u128) -> Request {
+    Request {
+        session: SessionId::ZERO,
+        number: RequestNumber::ZERO,
+        acked_through: RequestNumber::ZERO,
+        operation: Operation::OpenSession { nonce },
+    }
+}
+
+fn request(session: SessionId, number: u64, operation: Operation) -> Request {
+    let number = RequestNumber::new(number);
+    Request { session, number, acked_through: number.back(4), operation }
+}
+
+fn put(session: SessionId, number: u64, key: &str, value: &str, guard: Option<Guard>) -> Request {
+    let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
+    request(session, number, Operation::Command(Command::Put { key, value, guard }))
+}
+
+fn delete(session: SessionId, number: u64, key: &str, guard: Option<Guard>) -> Request {
+    let key = Bytes::copy_from_slice(key.as_bytes());
+    request(session, number, Operation::Command(Command::Delete { key, guard }))
+}
+
+/// Ends other threads, also when this one fails.
+struct SetOnDrop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Everything that a reader sees, key by key.
+fn contents(reader: &StateReader) -> Vec<(Bytes, Vec<u8>, u64, u64, u64)> {
+    let page = reader.scan(b"", None, usize::MAX, usize::MAX).unwrap();
+    assert!(!page.more);
+    let records = page.records.into_iter();
+    records
+        .map(|(key, record)| {
+            (key, record.value.to_vec(), record.created.get(), record.modified.get(), record.version)
+        })
+        .collect()
+}

@@ -1,0 +1,164 @@
+//! What commands do.
+
+use super::*;
+
+fn value(machine: &Machine, key: &str) -> Option<(String, u64, u64, u64)> {
+    let (record, revision) = machine.state.reader().get(key.as_bytes()).unwrap();
+    assert_eq!(revision, machine.state.revision());
+    record.map(|record| {
+        let value = String::from_utf8(record.value.to_vec()).unwrap();
+        (value, record.created.get(), record.modified.get(), record.version)
+    })
+}
+
+#[test]
+fn a_put_keeps_the_creation_and_counts_versions_until_the_key_is_deleted() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    assert_eq!(machine.effect(put(session, 1, "k", "a", None)), Effect::Put);
+    assert_eq!(value(&machine, "k"), Some(("a".into(), 2, 2, 1)));
+    machine.effect(put(session, 2, "k", "b", None));
+    assert_eq!(value(&machine, "k"), Some(("b".into(), 2, 3, 2)));
+    assert_eq!(machine.effect(delete(session, 3, "k", None)), Effect::Deleted { existed: true });
+    assert_eq!(value(&machine, "k"), None);
+    assert_eq!(machine.effect(delete(session, 4, "k", None)), Effect::Deleted { existed: false });
+    machine.effect(put(session, 5, "k", "c", None));
+    assert_eq!(value(&machine, "k"), Some(("c".into(), 6, 6, 1)));
+}
+
+#[test]
+fn an_outcome_tells_the_revision_and_the_stamp_of_its_entry() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    machine.wait(7);
+    let applied = machine.run(&[put(session, 1, "k", "a", None), put(session, 2, "k", "b", None)]);
+    for (applied, revision) in applied.iter().zip([2, 3]) {
+        let outcome = applied.result.as_ref().unwrap();
+        assert_eq!((applied.revision.get(), outcome.revision.get()), (revision, revision));
+        assert_eq!(outcome.timestamp, Timestamp::new(1007));
+    }
+}
+
+#[test]
+fn guards_see_the_state_left_by_the_request_before_in_the_same_entry() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    let applied = machine.run(&[
+        put(session, 1, "k", "a", Some(Guard::Absent)),
+        put(session, 2, "k", "b", Some(Guard::Absent)),
+        put(session, 3, "k", "c", Some(Guard::Revision(Revision::new(2)))),
+        delete(session, 4, "k", Some(Guard::Value("c".into()))),
+        delete(session, 5, "k", Some(Guard::Present)),
+    ]);
+    let effects: Vec<Effect> = applied.into_iter().map(|applied| applied.result.unwrap().effect).collect();
+    let failed = |found: Option<u64>| Effect::GuardFailed { found: found.map(Revision::new) };
+    assert_eq!(
+        effects,
+        [Effect::Put, failed(Some(2)), Effect::Put, Effect::Deleted { existed: true }, failed(None)]
+    );
+}
+
+/// Each guard on an absent key, on one that fits, and on one that does not.
+#[test]
+fn each_guard_holds_exactly_when_it_says() {
+    let cases = [
+        (Guard::Absent, "k", false),
+        (Guard::Absent, "none", true),
+        (Guard::Present, "k", true),
+        (Guard::Present, "none", false),
+        (Guard::Revision(Revision::new(2)), "k", true),
+        (Guard::Revision(Revision::new(1)), "k", false),
+        (Guard::Revision(Revision::new(3)), "k", false),
+        (Guard::Revision(Revision::ZERO), "none", false),
+        (Guard::Value("a".into()), "k", true),
+        (Guard::Value("".into()), "k", false),
+        (Guard::Value("".into()), "none", false),
+    ];
+    for (guard, key, holds) in cases {
+        let mut machine = Machine::in_memory();
+        let session = machine.open();
+        machine.effect(put(session, 1, "k", "a", None));
+        let before = contents(&machine.state.reader());
+        let effect = machine.effect(delete(session, 2, key, Some(guard.clone())));
+        let failed = matches!(effect, Effect::GuardFailed { .. });
+        assert_eq!(!failed, holds, "{guard:?} on {key}");
+        if failed {
+            assert_eq!(contents(&machine.state.reader()), before);
+        }
+    }
+}
+
+#[test]
+fn limits_are_checked_again_when_applying() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    let long_key = "k".repeat(limits().max_key_bytes + 1);
+    let long_value = "v".repeat(limits().max_value_bytes + 1);
+    for (n, key, value) in [(1, "", "v"), (2, &long_key, "v"), (3, "k", &long_value)] {
+        assert_eq!(machine.result(put(session, n, key, value, None)), Err(Rejection::Invalid));
+    }
+    assert_eq!(machine.result(delete(session, 4, &long_key, None)), Err(Rejection::Invalid));
+    let fits = (&long_key[1..], &long_value[1..]);
+    assert_eq!(machine.effect(put(session, 5, fits.0, fits.1, None)), Effect::Put);
+    assert_eq!(machine.effect(put(session, 6, "k", "", None)), Effect::Put);
+}
+
+#[test]
+fn any_bytes_are_applied_without_a_panic_and_take_a_revision() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    let valid = put(session, 1, "k", "value", None).encode();
+    let mut rng = fastrand::Rng::with_seed(1);
+    for _ in 0..2000 {
+        let mut bytes = valid.to_vec();
+        for _ in 0..rng.usize(1..4) {
+            let at = rng.usize(..bytes.len());
+            bytes[at] = rng.u8(..);
+        }
+        bytes.truncate(rng.usize(..=bytes.len()));
+        let entry = machine.log.raw(&[bytes.into(), valid.clone()]);
+        let applied = machine.state.apply(&entry).unwrap();
+        assert_eq!(applied.len(), 2);
+        assert_eq!(machine.state.revision(), applied[1].revision);
+        machine.state.check_invariants();
+    }
+}
+
+#[test]
+fn a_request_with_the_wrong_shape_is_invalid_and_changes_nothing() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    let before = machine.state.sessions.clone();
+    let mut nested = open(1);
+    nested.session = session;
+    let mut numbered = open(1);
+    numbered.number = RequestNumber::new(1);
+    let zero = put(session, 0, "k", "v", None);
+    for wrong in [nested, numbered, zero] {
+        assert_eq!(machine.result(wrong), Err(Rejection::Invalid));
+    }
+    assert!(before.iter().eq(machine.state.sessions.iter()));
+    assert!(contents(&machine.state.reader()).is_empty());
+}
+
+#[test]
+#[should_panic(expected = "entries of one log")]
+fn an_entry_of_another_log_is_our_own_bug() {
+    let mut machine = Machine::in_memory();
+    machine.open();
+    machine.log.head.hash = Hash::of(b"another");
+    machine.open();
+}
+
+#[test]
+fn a_stored_value_does_not_keep_the_body_of_its_entry_in_memory() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    let big = "x".repeat(32 << 10);
+    let entry = machine.log.entry(&[put(session, 1, "small", "s", None), put(session, 2, "big", &big, None)]);
+    machine.state.apply(&entry).unwrap();
+    let body = entry.body.as_ptr_range();
+    for (_, record) in machine.state.reader().scan(b"", None, 9, usize::MAX).unwrap().records {
+        assert!(!body.contains(&record.value.as_ptr()));
+    }
+}

@@ -1,0 +1,205 @@
+//! The state against a model of a few lines, and random workloads for the other tests.
+
+use super::*;
+use std::collections::BTreeMap;
+
+/// What the data should be.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Model {
+    records: BTreeMap<Bytes, (Vec<u8>, u64, u64, u64)>,
+}
+
+impl Model {
+    /// Follows what the state says it did; checks that guards failed or held as they should.
+    fn follow(&mut self, request: &Request, applied: &Applied) {
+        let Operation::Command(command) = &request.operation else { return };
+        let Ok(outcome) = &applied.result else { return };
+        if outcome.revision != applied.revision {
+            return;
+        }
+        let at = outcome.revision.get();
+        let (Command::Put { key, guard, .. } | Command::Delete { key, guard }) = command;
+        let found = self.records.get(key).cloned();
+        let holds = match guard {
+            None => true,
+            Some(Guard::Absent) => found.is_none(),
+            Some(Guard::Present) => found.is_some(),
+            Some(Guard::Revision(revision)) => found.as_ref().is_some_and(|found| found.2 == revision.get()),
+            Some(Guard::Value(value)) => found.as_ref().is_some_and(|found| found.0 == value[..]),
+        };
+        let modified = found.as_ref().map(|found| Revision::new(found.2));
+        let expected = match (holds, command) {
+            (false, _) => Effect::GuardFailed { found: modified },
+            (true, Command::Put { value, .. }) => {
+                let (created, version) = found.map_or((at, 0), |found| (found.1, found.3));
+                self.records.insert(key.clone(), (value.to_vec(), created, at, version + 1));
+                Effect::Put
+            }
+            (true, Command::Delete { .. }) => {
+                self.records.remove(key);
+                Effect::Deleted { existed: modified.is_some() }
+            }
+        };
+        assert_eq!(outcome.effect, expected, "{command:?}");
+    }
+
+    /// The same of a read point.
+    #[cfg(feature = "sim")]
+    pub(super) fn check_point(&self, point: &crate::engine::Point) {
+        let mut scan = point.scan(b"").unwrap();
+        for (key, (value, created, modified, version)) in &self.records {
+            let (found, stored) = scan.next().unwrap().unwrap();
+            assert_eq!(found, key);
+            assert_eq!(point.get(key).unwrap().as_ref(), Some(&stored));
+            let record = record::decode(&stored).unwrap();
+            assert_eq!((record.value, record.created.get()), (Bytes::from(value.clone()), *created));
+            assert_eq!((record.modified.get(), record.version), (*modified, *version));
+        }
+        assert!(scan.next().unwrap().is_none());
+    }
+
+    pub(super) fn check(&self, reader: &StateReader) {
+        let expected: Vec<_> = self
+            .records
+            .iter()
+            .map(|(key, (value, created, modified, version))| {
+                (key.clone(), value.clone(), *created, *modified, *version)
+            })
+            .collect();
+        assert_eq!(contents(reader), expected);
+    }
+}
+
+/// Makes random entries: few keys, so that they collide; all guards; retries, sessions opened, closed and expiring.
+#[derive(Debug)]
+pub(super) struct Workload {
+    pub(super) rng: fastrand::Rng,
+    pub(super) log: Log,
+    pub(super) model: Model,
+    pub(super) keys: u64,
+    sessions: Vec<(SessionId, u64)>,
+    earlier: Vec<Request>,
+}
+
+impl Workload {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            rng: fastrand::Rng::with_seed(seed),
+            log: Log::new(),
+            model: Model::default(),
+            keys: 40,
+            sessions: Vec::new(),
+            earlier: Vec::new(),
+        }
+    }
+
+    /// Other entries on top of the same log.
+    #[cfg(feature = "sim")]
+    pub(super) fn continued(&self, seed: u64) -> Self {
+        Self { model: self.model.clone(), log: self.log.clone(), ..Self::new(seed) }
+    }
+
+    fn command(&mut self) -> Command {
+        let rng = &mut self.rng;
+        let key = Bytes::from(format!("key{:04}", rng.u64(..self.keys)));
+        let guard = match rng.u8(..12) {
+            0 => Some(Guard::Absent),
+            1 => Some(Guard::Present),
+            2 => Some(Guard::Revision(self.log.next_revision.back(rng.u64(..40)))),
+            3 => Some(Guard::Value(Bytes::from(vec![rng.u8(..3); 20]))),
+            _ => None,
+        };
+        if rng.u8(..4) == 0 {
+            return Command::Delete { key, guard };
+        }
+        let len = if rng.u8(..20) == 0 { rng.usize(..9000) } else { 20 };
+        Command::Put { key, value: vec![rng.u8(..3); len].into(), guard }
+    }
+
+    fn request(&mut self) -> Request {
+        if self.sessions.is_empty() || self.rng.u8(..60) == 0 {
+            return open(self.rng.u128(..));
+        }
+        if !self.earlier.is_empty() && self.rng.u8(..8) == 0 {
+            return self.earlier[self.rng.usize(..self.earlier.len())].clone();
+        }
+        let at = self.rng.usize(..self.sessions.len());
+        let command = Operation::Command(self.command());
+        let (session, number) = &mut self.sessions[at];
+        *number += 1;
+        if self.rng.u8(..100) == 0 {
+            return request(*session, *number, Operation::CloseSession);
+        }
+        request(*session, *number, command)
+    }
+
+    /// The next entry.
+    pub(super) fn entry(&mut self) -> (Entry, Vec<Request>) {
+        let jump = if self.rng.u8(..100) == 0 { 12_000 } else { 50 };
+        self.log.timestamp += self.rng.u64(..jump);
+        let count = self.rng.usize(1..10);
+        let requests: Vec<Request> = (0..count).map(|_| self.request()).collect();
+        (self.log.entry(&requests), requests)
+    }
+
+    /// Takes note of what became of it.
+    pub(super) fn applied(&mut self, requests: &[Request], applied: &[Applied]) {
+        for (request, applied) in requests.iter().zip(applied) {
+            self.model.follow(request, applied);
+            match &applied.result {
+                Ok(Outcome { effect: Effect::SessionOpened, revision, .. }) => {
+                    self.sessions.push((SessionId::new(revision.get()), 0));
+                }
+                Err(Rejection::SessionExpired) => {
+                    self.sessions.retain(|(session, _)| *session != request.session);
+                }
+                _ => {}
+            }
+            if self.earlier.len() < 50 {
+                self.earlier.push(request.clone());
+            } else {
+                let at = self.rng.usize(..50);
+                self.earlier[at] = request.clone();
+            }
+        }
+    }
+
+    /// Makes and applies an entry.
+    pub(super) fn step(&mut self, state: &mut State) -> Entry {
+        let (entry, requests) = self.entry();
+        let applied = state.apply(&entry).unwrap();
+        state.check_invariants();
+        self.applied(&requests, &applied);
+        entry
+    }
+}
+
+#[test]
+fn random_workloads_leave_what_a_simple_map_would_hold() {
+    for seed in 0..20 {
+        let mut state = State::in_memory(limits());
+        let mut workload = Workload::new(seed);
+        for _ in 0..300 {
+            workload.step(&mut state);
+        }
+        workload.model.check(&state.reader());
+    }
+}
+
+#[test]
+fn memory_holds_one_version_of_each_key_and_nothing_of_deleted_ones() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    for n in 1..2000 {
+        let key = format!("key{}", n % 10);
+        let request =
+            if n % 20 < 10 { put(session, n, &key, "value", None) } else { delete(session, n, &key, None) };
+        machine.run(&[request]);
+        assert!(machine.state.overlay_bytes() < 5000, "{}", machine.state.overlay_bytes());
+    }
+    for n in 0..10 {
+        machine.run(&[delete(session, 2000 + n, &format!("key{n}"), None)]);
+    }
+    machine.open();
+    assert_eq!(machine.state.overlay_bytes(), 0);
+}

@@ -140,7 +140,7 @@ impl<'a> Reader<'a> {
     }
 
     fn read_all(&mut self) {
-        let mut window = vec![0; WINDOW as usize * BLOCK_BYTES];
+        let mut window = vec![0; WINDOW.min(self.segment.blocks) as usize * BLOCK_BYTES];
         let mut at = 1;
         while at < self.segment.blocks {
             let blocks = WINDOW.min(self.segment.blocks - at);

@@ -222,7 +222,7 @@ pub struct CoreOptions {
     /// The shortest time after which an unanswered attempt is repeated elsewhere; adapts upwards to the answers' delays
     /// and grows with each attempt of a call. Default 250 ms.
     pub attempt_min: Duration,
-    /// The longest such time. Default 5 s.
+    /// The longest such time: a repeated attempt costs the members little, since they know the request. Default 1 s.
     pub attempt_max: Duration,
     /// The first pause before a retry; doubles, with jitter. Default 5 ms.
     pub backoff_min: Duration,
@@ -238,7 +238,7 @@ impl Default for CoreOptions {
             window: 256,
             session_idle: Duration::from_secs(300),
             attempt_min: Duration::from_millis(250),
-            attempt_max: Duration::from_secs(5),
+            attempt_max: Duration::from_secs(1),
             backoff_min: Duration::from_millis(5),
             search_max: Duration::from_millis(25),
             backoff_max: Duration::from_secs(1),

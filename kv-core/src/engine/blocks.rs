@@ -20,7 +20,7 @@
 
 use super::EngineError;
 use super::head::{COPIES, Head, SECTOR, TREE_BYTES};
-use super::sums::{GROUP, Sums, block_at, file_len, sum_of, sums_at};
+use super::sums::{CACHED, GROUP, Sums, block_at, file_len, sum_of, sums_at};
 use crate::storage::File;
 use std::fmt;
 use std::io;
@@ -110,7 +110,7 @@ impl Blocks {
     fn new(file: Arc<dyn File>, head: Head, abandoned: Arc<AtomicBool>) -> Self {
         Self {
             file,
-            inner: Mutex::new(Inner { written: head.clone(), head, sums: Sums::default() }),
+            inner: Mutex::new(Inner { written: head.clone(), head, sums: Sums::new(CACHED) }),
             syncing: Mutex::new(()),
             failure: Mutex::new(None),
             abandoned,
@@ -338,3 +338,6 @@ fn runs(offset: u64, len: usize) -> io::Result<Vec<(Range<u64>, Range<usize>)>> 
     }
     Ok(runs)
 }
+
+#[cfg(test)]
+mod tests;

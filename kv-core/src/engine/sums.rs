@@ -14,7 +14,7 @@ pub(super) const GROUP: u64 = (BLOCK / SUM) as u64;
 const SUM: usize = 8;
 
 /// The most blocks of sums held in memory: 16 MiB of sums, for 8 GiB of data.
-const CACHED: usize = 4096;
+pub(super) const CACHED: usize = 4096;
 
 /// The sum of data block `index`. It is zero for a block of zeros, and for no other: so a file that was lengthened is
 /// intact. The index goes into it: a block in the place of another is damage.
@@ -34,9 +34,10 @@ struct Group {
 }
 
 /// The sums in memory; the others are in the file.
-#[derive(Default)]
 pub(super) struct Sums {
     groups: BTreeMap<u64, Group>,
+    /// The most groups held.
+    capacity: usize,
     /// Where the search for a group to let go of goes on.
     hand: u64,
     /// How often a group was let go of: what was read beside the lock before that may be out of date.
@@ -44,6 +45,17 @@ pub(super) struct Sums {
 }
 
 impl Sums {
+    /// Holds at most `capacity` groups.
+    pub(super) const fn new(capacity: usize) -> Self {
+        Self { groups: BTreeMap::new(), capacity, hand: 0, evictions: 0 }
+    }
+
+    /// Another capacity from now on.
+    #[cfg(test)]
+    pub(super) fn limit(&mut self, capacity: usize) {
+        self.capacity = capacity;
+    }
+
     /// How often groups were evicted; see [`insert`](Self::insert).
     pub(super) fn evictions(&self) -> u64 {
         self.evictions
@@ -75,7 +87,7 @@ impl Sums {
         if self.groups.contains_key(&group) || evictions != self.evictions {
             return Ok(());
         }
-        while self.groups.len() >= CACHED {
+        while self.groups.len() >= self.capacity {
             self.evict(file)?;
         }
         let sums =

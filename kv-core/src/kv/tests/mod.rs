@@ -1,11 +1,8 @@
 //! Tests of the state machine: what it does with requests here, on memory; how it lives on disk in the modules.
 
 mod commands;
-#[cfg(feature = "sim")]
 mod crashes;
-#[cfg(feature = "sim")]
 mod damage;
-#[cfg(feature = "sim")]
 mod disk;
 mod model;
 mod readers;

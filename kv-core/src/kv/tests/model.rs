@@ -44,7 +44,6 @@ impl Model {
     }
 
     /// The same of a read point.
-    #[cfg(feature = "sim")]
     pub(super) fn check_point(&self, point: &crate::engine::Point) {
         let mut scan = point.scan(b"").unwrap();
         for (key, (value, created, modified, version)) in &self.records {
@@ -94,7 +93,6 @@ impl Workload {
     }
 
     /// Other entries on top of the same log.
-    #[cfg(feature = "sim")]
     pub(super) fn continued(&self, seed: u64) -> Self {
         Self { model: self.model.clone(), log: self.log.clone(), ..Self::new(seed) }
     }

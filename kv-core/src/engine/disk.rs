@@ -5,7 +5,7 @@
 
 use super::layers::{Layers, Reader};
 use super::overlay::Overlay;
-use super::tree::{Base, Row, Tree};
+use super::tree::{Base, Row, StoredRow, Tree};
 use super::{Engine, EngineError};
 use crate::ids::{Anchor, Revision};
 use crate::storage::Storage;
@@ -38,7 +38,7 @@ pub(crate) struct Rows(Option<Arc<Base>>);
 
 impl Rows {
     /// The rows whose names start with `prefix`, in order.
-    pub(crate) fn starting_with(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, EngineError> {
+    pub(crate) fn starting_with(&self, prefix: &[u8]) -> Result<Vec<StoredRow>, EngineError> {
         self.0.as_ref().map_or_else(|| Ok(Vec::new()), |base| base.rows(prefix))
     }
 }

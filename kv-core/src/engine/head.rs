@@ -24,6 +24,8 @@ pub(super) const COPIES: usize = 4;
 /// Bytes of a copy: the unit that a disk writes as a whole.
 pub(super) const SECTOR: usize = 512;
 
+type Sector = [u8; SECTOR];
+
 const MAGIC: [u8; 8] = *b"kv-state";
 const FORMAT: u32 = 1;
 const HASHED: usize = SECTOR - 16;
@@ -47,11 +49,11 @@ impl Head {
 
     /// The two copies that hold this version.
     pub(super) const fn copies(&self) -> [usize; 2] {
-        if self.version % 2 == 0 { [0, 1] } else { [2, 3] }
+        if self.version.is_multiple_of(2) { [0, 1] } else { [2, 3] }
     }
 
     /// The sector for copy `index`.
-    pub(super) fn encode(&self, index: usize) -> [u8; SECTOR] {
+    pub(super) fn encode(&self, index: usize) -> Sector {
         let mut sector = [0; SECTOR];
         let mut out = &mut sector[..];
         out.put_slice(&MAGIC);
@@ -66,7 +68,7 @@ impl Head {
     }
 
     /// Reads copy `index`; `None` if it is not intact.
-    fn decode(sector: &[u8; SECTOR], index: usize) -> Result<Option<Self>, EngineError> {
+    fn decode(sector: &Sector, index: usize) -> Result<Option<Self>, EngineError> {
         let (hashed, hash) = sector.split_at(HASHED);
         if Hash::of(hashed).get().to_le_bytes() != hash {
             return Ok(None);
@@ -86,9 +88,7 @@ impl Head {
     }
 
     /// The head that the copies hold, and the copies that must be written again.
-    pub(super) fn choose(
-        sectors: &[[u8; SECTOR]; COPIES],
-    ) -> Result<(Self, Vec<(usize, [u8; SECTOR])>), EngineError> {
+    pub(super) fn choose(sectors: &[Sector; COPIES]) -> Result<(Self, Vec<(usize, Sector)>), EngineError> {
         let mut pairs = [None::<Self>, None];
         for (index, sector) in sectors.iter().enumerate() {
             let pair = &mut pairs[index / 2];
@@ -124,7 +124,7 @@ mod tests {
         head
     }
 
-    fn copies(versions: [u64; COPIES]) -> [[u8; SECTOR]; COPIES] {
+    fn copies(versions: [u64; COPIES]) -> [Sector; COPIES] {
         std::array::from_fn(|index| head(versions[index]).encode(index))
     }
 

@@ -66,11 +66,26 @@ impl Point {
     }
 }
 
-/// A walk through the keys of a [`Point`].
+/// A walk through the keys of a [`Point`]: keys with their values, in order. After an error it is useless.
 pub struct Scan<'a> {
     active: OverlayCursor<'a>,
     frozen: Option<OverlayCursor<'a>>,
     base: Option<BaseCursor<'a>>,
+}
+
+impl Iterator for Scan<'_> {
+    type Item = Result<(Bytes, Bytes), EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while let Some(key) = self.least() {
+            match self.step(&key) {
+                Ok(Some(value)) => return Some(Ok((key, value))),
+                Ok(None) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        None
+    }
 }
 
 impl fmt::Debug for Scan<'_> {
@@ -80,19 +95,6 @@ impl fmt::Debug for Scan<'_> {
 }
 
 impl Scan<'_> {
-    /// The next key and its value; `None` at the end.
-    ///
-    /// # Errors
-    /// If the disk fails or is damaged.
-    pub fn next(&mut self) -> Result<Option<(Bytes, Bytes)>, EngineError> {
-        while let Some(key) = self.least() {
-            if let Some(value) = self.step(&key)? {
-                return Ok(Some((key, value)));
-            }
-        }
-        Ok(None)
-    }
-
     fn least(&self) -> Option<Bytes> {
         let frozen = self.frozen.as_ref().and_then(OverlayCursor::key);
         let base = self.base.as_ref().and_then(BaseCursor::key);

@@ -27,6 +27,9 @@ type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
 /// A row that a merge sets, or with `None` removes.
 pub(crate) type Row = (Vec<u8>, Option<Vec<u8>>);
 
+/// A row that is there: its name and value.
+pub(crate) type StoredRow = (Vec<u8>, Vec<u8>);
+
 /// An open B-tree. Dropping it writes nothing: a restart finds the last merge, as after a kill.
 pub(super) struct Tree {
     database: Database,
@@ -161,7 +164,7 @@ impl Base {
     }
 
     /// All rows whose names start with `prefix`, in order.
-    pub(super) fn rows(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, EngineError> {
+    pub(super) fn rows(&self, prefix: &[u8]) -> Result<Vec<StoredRow>, EngineError> {
         let Some(rows) = &self.rows else { return Ok(Vec::new()) };
         guarded(&self.tree.blocks, || {
             let mut found = Vec::new();

@@ -224,8 +224,8 @@ impl State {
         }
         add(b"data");
         let point = self.engine.reader().point();
-        let mut scan = point.scan(&[])?;
-        while let Some((key, record)) = scan.next()? {
+        for record in point.scan(&[])? {
+            let (key, record) = record?;
             add(&key);
             add(&record);
         }

@@ -55,10 +55,10 @@ impl StateReader {
         max_bytes: usize,
     ) -> Result<ScanPage, EngineError> {
         let point = self.reader.point();
-        let mut scan = point.scan(from)?;
         let mut page = ScanPage { records: Vec::new(), more: false, revision: point.revision() };
         let mut bytes = 0;
-        while let Some((key, stored)) = scan.next()? {
+        for record in point.scan(from)? {
+            let (key, stored) = record?;
             if to.is_some_and(|to| &key[..] >= to) {
                 break;
             }

@@ -251,7 +251,8 @@ fn other_limits_than_the_state_was_built_with_are_refused_by_name() {
     workload.step(&mut state);
     checkpoint(&mut state);
     drop(state);
-    let changes: [(&str, fn(&mut Limits)); 5] = [
+    type Change = fn(&mut Limits);
+    let changes: [(&str, Change); 5] = [
         ("max_key_bytes", |limits| limits.max_key_bytes += 1),
         ("max_value_bytes", |limits| limits.max_value_bytes += 1),
         ("max_sessions", |limits| limits.max_sessions += 1),

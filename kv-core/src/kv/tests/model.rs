@@ -54,7 +54,7 @@ impl Model {
             assert_eq!((record.value, record.created.get()), (Bytes::from(value.clone()), *created));
             assert_eq!((record.modified.get(), record.version), (*modified, *version));
         }
-        assert!(scan.next().unwrap().is_none());
+        assert!(scan.next().is_none());
     }
 
     pub(super) fn check(&self, reader: &StateReader) {

@@ -54,15 +54,15 @@ async fn receive(
     outbox: &Arc<Outbox>,
     mut reader: FrameReader<Reader>,
 ) -> Result<(), WireError> {
-    let mut last = 0;
+    let mut last = None;
     loop {
         outbox.room().await;
         let Some(message) = reader.read_client_message().await? else { return Ok(()) };
         // A copy of a message could be proposed after the client was told that the original was not.
-        if message.call <= last {
+        if last.is_some_and(|last| message.call <= last) {
             continue;
         }
-        last = message.call;
+        last = Some(message.call);
         dispatch(shared, outbox, message.call, message.what);
     }
 }

@@ -87,3 +87,9 @@ pub use client::{Client, ClientBuilder};
 pub use config::{Cluster, Options};
 pub use node::{Node, NodeBuilder};
 pub use tokio;
+
+/// The example in the README, compiled as a documentation test.
+#[cfg(all(doctest, feature = "tcp"))]
+#[doc = include_str!("../../README.md")]
+#[derive(Debug)]
+pub struct Readme;

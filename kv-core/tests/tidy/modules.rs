@@ -38,6 +38,7 @@ const TABLE: &[Row] = &[
             "client",
             "transport",
             "tokio",
+            "files",
             "threads",
         ],
     },

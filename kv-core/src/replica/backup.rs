@@ -25,7 +25,7 @@ pub(super) struct Gap {
 #[derive(Debug)]
 pub(super) struct CatchingUp {
     pub(super) watch: Watch,
-    /// The nonce of the `GetState` that was sent last.
+    /// The nonce of every `GetState` of this state, so that a slow answer to an earlier one counts too; zero before the first.
     pub(super) nonce: u64,
     pub(super) ask_at: Instant,
     /// Known once `StartView` has come.
@@ -78,6 +78,7 @@ impl Replica {
         let (now, interval, view) = (self.now.monotonic, self.options.suspect_min, self.view);
         let (primary, everyone) = (self.primary(), self.damaged);
         let State::CatchingUp(catching) = &mut self.state else { return };
+        let nonce = if catching.nonce == 0 { nonce } else { catching.nonce };
         catching.nonce = nonce;
         catching.ask_at = now.after(interval);
         let message = Message::GetState { view, nonce };
@@ -130,6 +131,7 @@ impl Replica {
     pub(super) fn suspect(&mut self, target: View) {
         let resend_at = self.now.monotonic.after(self.options.heartbeat * 2);
         let damaged = self.damaged;
+        let target = self.votes.greatest(self.now.monotonic).map_or(target, |wanted| wanted.max(target));
         let Some(vote) = self.state.suspicion_mut().filter(|_| !damaged) else { return };
         let target = vote.map_or(target, |suspicion| suspicion.target.max(target));
         *vote = Some(Suspicion { target, resend_at });
@@ -196,6 +198,7 @@ impl Replica {
         if backup.gap.as_ref().is_some_and(|gap| gap.expires > now) {
             return;
         }
+        let nonce = backup.gap.as_ref().map_or(nonce, |gap| gap.nonce);
         backup.gap = Some(Gap { nonce, expires });
         let from = self.log.head().op.next();
         let hash = Some(hash);

@@ -6,6 +6,7 @@ use super::{Halt, Replica};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, WriteSeq};
 use crate::message::{Entry, FetchWhat, Message};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use tracing::debug;
 
 /// How many entries are fetched at once, and how many may be on their way to the disk.
@@ -18,8 +19,12 @@ pub(super) struct Install {
     head: Anchor,
     /// The own log has been cut to what agrees.
     cut: bool,
-    /// The request that is out, if any.
+    /// The nonce of all its requests, so that a slow answer to an earlier one counts too.
     nonce: Option<u64>,
+    /// A request is out.
+    asked: bool,
+    /// How long a request may take; doubles while answers do not come.
+    patience: Duration,
     pub(super) retry_at: Instant,
     /// Counts requests that were not answered: each goes to the next peer.
     turns: usize,
@@ -44,7 +49,25 @@ impl Install {
         let known: BTreeMap<Op, Hash> = hashes.iter().copied().collect();
         let (op, hash) = hashes.last().copied().expect("the caller has checked that there is a head");
         let head = Anchor::new(op, hash);
-        Self { known, head, cut: false, nonce: None, retry_at: now, turns: 0, finishing: None }
+        Self {
+            known,
+            head,
+            cut: false,
+            nonce: None,
+            asked: false,
+            patience: Duration::ZERO,
+            retry_at: now,
+            turns: 0,
+            finishing: None,
+        }
+    }
+}
+
+impl Install {
+    fn answered(&mut self, now: Instant) {
+        self.asked = false;
+        self.patience /= 2;
+        self.retry_at = now;
     }
 }
 
@@ -112,7 +135,7 @@ impl Replica {
                 let now = self.now.monotonic;
                 if let Some(install) = self.state.install_mut() {
                     install.cut = true;
-                    install.nonce = None;
+                    install.asked = false;
                     install.retry_at = now;
                 }
                 true
@@ -154,7 +177,7 @@ impl Replica {
             }
         }
         match install.known.get(&commit) {
-            Some(theirs) if self.log.hash(commit) != Some(*theirs) && commit > self.log.floor() => {
+            Some(theirs) if self.log.hash(commit) != Some(*theirs) => {
                 Match::Diverged { op: commit, theirs: *theirs }
             }
             Some(_) | None => Match::At(commit),
@@ -181,17 +204,20 @@ impl Replica {
     /// Sends a request unless one is out and may still be answered.
     fn request(&mut self, from: Op, through: Op, hash: Option<Hash>, what: FetchWhat) {
         let (now, nonce) = (self.now.monotonic, self.nonce());
-        let retry_at = now.after(self.options.suspect_min);
+        let (least, most) = (self.options.suspect_min, self.options.suspect_max);
         let Some(install) = self.state.install_mut() else { return };
-        if install.nonce.is_some() && now < install.retry_at {
+        if install.asked && now < install.retry_at {
             return;
         }
-        if install.nonce.is_some() {
+        if install.asked {
             install.turns += 1;
+            install.patience = (install.patience * 2).min(most);
         }
         let turns = install.turns;
-        install.nonce = Some(nonce);
-        install.retry_at = retry_at;
+        let nonce = *install.nonce.get_or_insert(nonce);
+        install.asked = true;
+        install.patience = install.patience.max(least);
+        install.retry_at = now.after(install.patience);
         let to = self.source(turns);
         self.send(to, Message::Fetch { from, through, hash, nonce, what });
     }
@@ -214,8 +240,7 @@ impl Replica {
             install.known.entry(*op).or_insert(*hash);
         }
         if install.known.len() > before {
-            install.nonce = None;
-            install.retry_at = now;
+            install.answered(now);
             self.drive_install();
         }
     }
@@ -239,8 +264,7 @@ impl Replica {
         if self.log.head().op > before
             && let Some(install) = self.state.install_mut()
         {
-            install.nonce = None;
-            install.retry_at = now;
+            install.answered(now);
             self.extend_patience();
             self.drive_install();
         }

@@ -420,7 +420,7 @@ impl Replica {
     fn send_commit(&mut self) {
         let State::Primary(primary) = &self.state else { return };
         let known = primary.peers.values().map(|peer| peer.checkpoint.unwrap_or(Op::ZERO));
-        let trim = known.chain([self.checkpoint]).min().unwrap_or(Op::ZERO).max(self.trim);
+        let trim = known.chain([self.checkpoint]).min().unwrap_or(Op::ZERO);
         let message =
             Message::Commit { view: self.view, commit: self.commit(), round: primary.reads.round, trim };
         self.broadcast(&message);
@@ -499,7 +499,7 @@ impl Replica {
         self.vote_to_be_left(target);
     }
 
-    fn vote_to_be_left(&mut self, target: View) {
+    pub(super) fn vote_to_be_left(&mut self, target: View) {
         let resend_at = self.now.monotonic.after(self.options.heartbeat * 2);
         if let State::Primary(primary) = &mut self.state {
             primary.leaving = Leaving::Abdicated(Suspicion { target, resend_at });

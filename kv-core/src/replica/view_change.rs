@@ -47,9 +47,16 @@ impl Replica {
         if from == self.primary() && self.state.suspicion_mut().is_some() {
             debug!(view = %self.view, target = %view, "the primary wants to be left");
             self.suspect(view);
+        } else if self.state.own_vote().is_some_and(|own| own < view) {
+            // Whoever leaves anyway leaves for the view that others want: one who was away would else climb view by view.
+            self.vote_again(view);
         } else {
             self.count_votes();
         }
+    }
+
+    fn vote_again(&mut self, view: View) {
+        if matches!(self.state, State::Primary(_)) { self.vote_to_be_left(view) } else { self.suspect(view) }
     }
 
     /// Rule V2: only a quorum of live votes moves anyone.
@@ -245,6 +252,10 @@ impl Replica {
         if view == self.view && (installing || matches!(self.state, State::Primary(_))) {
             return;
         }
+        if head < self.commit {
+            // Rule N5: sent when the view began, and overtaken by what it committed since. Not a proof of anything.
+            return;
+        }
         if self.damaged && !asked {
             // Rule D6: only an answer to a question of this life tells an uncertain head.
             if view > self.view {
@@ -274,7 +285,8 @@ impl Replica {
         }
     }
 
-    /// Serves entries or hashes: of the log that has `hash` at `through`, or else only what is known to be committed.
+    /// Serves entries or hashes: of the log that has `hash` at `through` and of no other; without a hash, what is known to be
+    /// committed (rule N6).
     pub(super) fn on_fetch(
         &mut self,
         to: MemberId,
@@ -286,7 +298,8 @@ impl Replica {
     ) {
         let through = match hash {
             Some(hash) if self.log.hash(through) == Some(hash) => through,
-            Some(_) | None => through.min(self.commit),
+            Some(_) => return,
+            None => through.min(self.commit),
         };
         if from <= self.log.floor() || from > through {
             trace!(%to, %from, %through, "cannot serve a fetch");

@@ -25,6 +25,11 @@ impl Votes {
         self.held.remove(&from);
     }
 
+    /// The greatest view that a live vote wants.
+    pub(super) fn greatest(&self, now: Instant) -> Option<View> {
+        self.held.values().filter(|(_, at)| now.since(*at) <= self.lifetime).map(|(view, _)| *view).max()
+    }
+
     /// The greatest view that `quorum` live votes, `own` included, want or surpass.
     pub(super) fn agreed(&self, own: Option<View>, quorum: usize, now: Instant) -> Option<View> {
         let live =

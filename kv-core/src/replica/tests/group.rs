@@ -19,6 +19,8 @@ pub(super) struct Disk {
     pub(super) incarnation: Incarnation,
     pub(super) entries: BTreeMap<Op, Entry>,
     pub(super) checkpoint: Anchor,
+    /// The point below the oldest entry, with the revision and the stamp there.
+    pub(super) floor: (Anchor, Revision, Timestamp),
 }
 
 impl Disk {
@@ -31,6 +33,17 @@ impl Disk {
             incarnation: Incarnation::ZERO,
             entries: BTreeMap::new(),
             checkpoint: Anchor::ZERO,
+            floor: (Anchor::ZERO, Revision::new(1), Timestamp::ZERO),
+        }
+    }
+
+    /// Drops the entries at or below `op`.
+    pub(super) fn trim(&mut self, op: Op) {
+        while let Some((first, entry)) = self.entries.first_key_value().filter(|(first, _)| **first <= op) {
+            let header = &entry.header;
+            self.floor = (header.anchor(), header.next_revision(), header.timestamp);
+            let first = *first;
+            self.entries.remove(&first);
         }
     }
 
@@ -48,7 +61,10 @@ impl Disk {
                 }
             }
             Write::Checkpoint(anchor) => self.checkpoint = anchor,
-            Write::Trim(_) => {}
+            Write::Trim(op) => {
+                assert!(op <= self.checkpoint.op, "only what a checkpoint holds is dropped");
+                self.trim(op);
+            }
         }
     }
 
@@ -58,10 +74,10 @@ impl Disk {
             view: self.view,
             log_view: self.log_view,
             checkpoint: self.checkpoint,
-            floor: Anchor::ZERO,
+            floor: self.floor.0,
             entries: self.entries.values().map(|entry| EntryMeta::of(&entry.header)).collect(),
-            floor_next_revision: Revision::new(1),
-            floor_timestamp: Timestamp::ZERO,
+            floor_next_revision: self.floor.1,
+            floor_timestamp: self.floor.2,
             incarnation: self.incarnation,
             damaged: self.damaged,
         }
@@ -87,6 +103,9 @@ pub(super) struct Group {
     pub(super) cluster: Cluster,
     pub(super) members: Vec<Member>,
     pub(super) network: VecDeque<Envelope>,
+    /// How long every message takes, and those that are on their way.
+    pub(super) lag: Duration,
+    pub(super) on_the_way: VecDeque<(Instant, Envelope)>,
     /// Links that lose everything, by sender and receiver.
     pub(super) cut: BTreeSet<(u8, u8)>,
     pub(super) sent: Vec<Envelope>,
@@ -123,6 +142,8 @@ impl Group {
             cluster,
             members,
             network: VecDeque::new(),
+            lag: Duration::ZERO,
+            on_the_way: VecDeque::new(),
             cut: BTreeSet::new(),
             sent: Vec::new(),
             now,
@@ -225,6 +246,10 @@ impl Group {
                 Output::SendEntries { to, from: first, through, wrap } => {
                     let entries: Vec<Entry> =
                         member.staged.range(first..=through.op).map(|(_, entry)| entry.clone()).collect();
+                    if entries.first().is_none_or(|entry| entry.header.op > first) {
+                        // Dropped from the journal, though the replica still knows its hash.
+                        continue;
+                    }
                     assert_eq!(entries.last().map(|entry| entry.header.hash()), Some(through.hash));
                     match wrap {
                         Wrap::Prepare { view, commit } => {
@@ -295,7 +320,11 @@ impl Group {
     fn post(&mut self, envelope: Envelope) {
         self.sent.push(envelope.clone());
         if !self.cut.contains(&(envelope.from.get(), envelope.to.get())) {
-            self.network.push_back(envelope);
+            if self.lag.is_zero() {
+                self.network.push_back(envelope);
+            } else {
+                self.on_the_way.push_back((self.now.monotonic.after(self.lag), envelope));
+            }
         }
     }
 
@@ -321,6 +350,9 @@ impl Group {
     pub(super) fn tick(&mut self) {
         self.now.monotonic = self.now.monotonic.after(Duration::from_millis(1));
         self.now.wall = self.now.wall.next();
+        while self.on_the_way.front().is_some_and(|(due, _)| *due <= self.now.monotonic) {
+            self.network.extend(self.on_the_way.pop_front().map(|(_, envelope)| envelope));
+        }
         for id in 0..u8::try_from(self.members.len()).expect("few members") {
             let due = self.members[usize::from(id)].replica.as_ref().and_then(Replica::poll_timeout);
             if due.is_some_and(|due| due <= self.now.monotonic) {

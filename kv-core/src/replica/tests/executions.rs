@@ -1,0 +1,114 @@
+//! Executions that broke the protocol, or a careless variant of it. Each cites the rule that prevents it.
+
+use super::group::Group;
+use crate::ids::{Hash, MemberId, Op, View};
+use crate::message::{FetchWhat, Message};
+use crate::replica::{Input, Replica, Status};
+use std::time::Duration;
+
+fn member(id: u8) -> MemberId {
+    MemberId::new(id)
+}
+
+/// A group of three with `count` committed entries, level.
+fn with_entries(count: u64) -> Group {
+    let mut group = Group::formed(3, 0);
+    for n in 0..count {
+        group.propose(0, &format!("k{n}"));
+    }
+    group.run_until("all level", |group| group.level() && group.replica(0).head().op == Op::new(count));
+    group
+}
+
+fn hashes(replica: &Replica, through: u64) -> Vec<(Op, Hash)> {
+    (0..=through).map(|op| (Op::new(op), replica.anchor(Op::new(op)).hash)).collect()
+}
+
+/// Member 2 restarted in the middle of an installation, learned from a heartbeat that op 3 is committed, and hears only now
+/// the `StartView` with which the view began at op 2.
+#[test]
+fn n5_a_start_view_that_its_own_view_has_overtaken_halts_nobody() {
+    let mut group = with_entries(3);
+    group.crash(2);
+    group.members[2].disk.view = View::new(1);
+    group.isolate(2);
+    group.start(2);
+    assert_eq!(group.replica(2).standing().status, Status::ViewChange);
+    let (commit, view) = (group.replica(0).commit(), View::new(1));
+    let beat = Message::Commit { view, commit, round: Default::default(), trim: Op::ZERO };
+    group.input(2, Input::Message { from: member(1), message: beat.clone() });
+    group.input(2, Input::Message { from: member(1), message: beat });
+    let hashes = hashes(group.replica(0), 2);
+    let commit = group.replica(0).anchor(Op::new(2));
+    let message = Message::StartView { view, commit, hashes, nonce: 0 };
+    group.input(2, Input::Message { from: member(1), message });
+    assert_eq!(group.members[2].halt, None);
+    assert_eq!(group.replica(2).head().op, Op::new(3));
+}
+
+/// An answer that takes longer than the patience with which the next question is asked is an answer all the same.
+#[test]
+fn v7_a_member_catches_up_over_a_link_that_takes_a_second() {
+    let mut group = with_entries(3);
+    group.crash(2);
+    group.members[2].disk.entries.clear();
+    group.members[2].disk.damaged = true;
+    group.lag = Duration::from_millis(500);
+    group.start(2);
+    group.run_until("repaired", |group| group.replica(2).standing().status == Status::Normal);
+    group.run_until("level", Group::level);
+}
+
+/// The answer to "what came before this entry of view 0" from a member that has since installed another log: appended, it would
+/// look like a divergence as soon as the next entry of view 0 came.
+#[test]
+fn n6_a_gap_is_filled_from_the_log_that_was_asked_for_and_no_other() {
+    let mut group = with_entries(3);
+    group.sent.clear();
+    let another = Some(Hash::new(77));
+    let (from, through) = (Op::new(2), Op::new(3));
+    let message = Message::Fetch { from, through, hash: another, nonce: 5, what: FetchWhat::Entries };
+    group.input(1, Input::Message { from: member(2), message });
+    assert!(group.sent.is_empty(), "{:?}", group.sent);
+}
+
+/// Members that were away for many views must not climb to the others' view one by one, with a longer patience at each.
+#[test]
+fn v2_members_that_were_away_for_many_views_join_the_next_one_at_once() {
+    let mut group = Group::formed(5, 0);
+    group.crash(1);
+    group.crash(2);
+    while group.replica(4).view() < View::new(20) || group.serving() == Some(4) {
+        let primary = group.serving().expect("serving");
+        group.input(primary, Input::Handover);
+        group.run_until("handed over", |group| group.serving().is_some_and(|id| id != primary));
+    }
+    group.crash(0);
+    group.crash(3);
+    group.start(1);
+    group.start(2);
+    let before = group.now.monotonic;
+    group.run_until("a new primary", |group| group.serving().is_some());
+    let outage = group.now.monotonic.since(before);
+    assert!(outage < Duration::from_secs(2), "{outage:?}");
+}
+
+/// Damage below its checkpoint raises the floor of one member's journal; the others must not drop for that what a third needs.
+#[test]
+fn trimming_goes_by_the_checkpoints_of_all_and_not_by_the_floor_of_one() {
+    let mut group = with_entries(6);
+    let anchor = |group: &Group, op| group.replica(0).anchor(Op::new(op));
+    for (id, op) in [(1, 6), (2, 6)] {
+        let checkpoint = anchor(&group, op);
+        group.input(id, Input::Checkpointed { checkpoint });
+    }
+    group.crash(1);
+    group.members[1].disk.trim(Op::new(4));
+    group.start(1);
+    group.crash(0);
+    group.run_until("member 1 serves", |group| group.serving() == Some(1));
+    group.start(0);
+    group.run_for(200);
+    let kept = group.members[2].disk.entries.first_key_value().map(|(op, _)| *op);
+    assert_eq!(kept, Some(Op::new(1)), "member 0 has no checkpoint yet");
+}

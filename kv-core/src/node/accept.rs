@@ -59,7 +59,9 @@ impl Client {
     fn one(count: &Arc<watch::Sender<usize>>, limit: usize) -> Option<Self> {
         count.send_modify(|count| *count += 1);
         let client = Self(count.clone());
-        (*count.borrow() <= limit).then_some(client)
+        // Not in one expression: dropping the client while the count is borrowed would wait for itself.
+        let within = *count.borrow() <= limit;
+        within.then_some(client)
     }
 }
 

@@ -57,11 +57,13 @@ struct Client(Arc<watch::Sender<usize>>);
 
 impl Client {
     fn one(count: &Arc<watch::Sender<usize>>, limit: usize) -> Option<Self> {
-        count.send_modify(|count| *count += 1);
+        let mut counted = 0;
+        count.send_modify(|count| {
+            *count += 1;
+            counted = *count;
+        });
         let client = Self(count.clone());
-        // Not in one expression: dropping the client while the count is borrowed would wait for itself.
-        let within = *count.borrow() <= limit;
-        within.then_some(client)
+        (counted <= limit).then_some(client)
     }
 }
 

@@ -19,8 +19,6 @@ use tokio::time::timeout_at;
 const MAX_LAG: u64 = 4;
 /// Calls are turned away when nothing has been applied for this long though there was something to apply.
 const SLOW_APPLY: Duration = Duration::from_secs(1);
-/// The primary role is given away when nothing has been applied for this long.
-const STUCK_APPLY: Duration = Duration::from_secs(3);
 /// How often the status tells how far the peers are.
 const PEERS_EVERY: Duration = Duration::from_millis(20);
 
@@ -99,11 +97,6 @@ impl Driver {
         }
         if self.commit <= self.applied {
             self.applying_since = now;
-        } else if now.since(self.applying_since) > STUCK_APPLY && self.replica.is_serving() {
-            // Heartbeats alone would keep a primary that serves nobody in office.
-            tracing::warn!(commit = %self.commit, applied = %self.applied, "applying is stuck: handing over");
-            self.applying_since = now;
-            self.step(Input::Handover);
         }
     }
 

@@ -214,6 +214,11 @@ impl Replica {
             if primary.queue.is_empty() || uncommitted >= u64::from(self.options.pipeline) {
                 return;
             }
+            // Rule N7: an entry with an old stamp could open a session that the next entry finds expired.
+            let quorum = self.cluster.replication_quorum();
+            let Some(timestamp) = primary.stamp.next(self.log.timestamp(), self.now.wall, quorum) else {
+                return;
+            };
             let mut requests = Vec::new();
             let mut bytes = 0;
             while let Some(request) = primary.queue.front() {
@@ -224,8 +229,6 @@ impl Replica {
                 requests.extend(primary.queue.pop_front());
             }
             primary.queued_bytes -= requests.iter().map(Bytes::len).sum::<usize>();
-            let quorum = self.cluster.replication_quorum();
-            let timestamp = primary.stamp.next(self.log.timestamp(), self.now.wall, quorum);
             let entry = self.entry(&requests, timestamp);
             self.prepare(entry);
         }
@@ -358,6 +361,7 @@ impl Replica {
             self.on_acknowledged(from, log);
             self.send_anew(from);
         }
+        self.seal_entries();
         self.confirm_reads();
     }
 

@@ -15,15 +15,15 @@ impl Stamp {
         self.offsets.insert(peer, signed(theirs).saturating_sub(signed(ours)));
     }
 
-    /// The stamp of the next entry: never before `last`, and not moving while fewer than `quorum` clocks are known.
-    pub(super) fn next(&self, last: Timestamp, ours: Timestamp, quorum: usize) -> Timestamp {
+    /// The stamp of the next entry: never before `last`. `None` while fewer than `quorum` clocks are known.
+    pub(super) fn next(&self, last: Timestamp, ours: Timestamp, quorum: usize) -> Option<Timestamp> {
         let mut offsets: Vec<i64> = self.offsets.values().copied().chain([0]).collect();
         if offsets.len() < quorum {
-            return last;
+            return None;
         }
         offsets.sort_unstable();
         let median = offsets[(offsets.len() - 1) / 2];
-        last.max(Timestamp::new(ours.get().saturating_add_signed(median)))
+        Some(last.max(Timestamp::new(ours.get().saturating_add_signed(median))))
     }
 }
 
@@ -39,19 +39,19 @@ mod tests {
         let mut stamp = Stamp::default();
         stamp.on_peer_clock(MemberId::new(1), far, now);
         stamp.on_peer_clock(MemberId::new(2), now, now);
-        assert_eq!(stamp.next(Timestamp::ZERO, now, 2), now);
+        assert_eq!(stamp.next(Timestamp::ZERO, now, 2), Some(now));
         let mut far_itself = Stamp::default();
         far_itself.on_peer_clock(MemberId::new(1), now, far);
         far_itself.on_peer_clock(MemberId::new(2), now, far);
-        assert_eq!(far_itself.next(Timestamp::ZERO, far, 2), now);
+        assert_eq!(far_itself.next(Timestamp::ZERO, far, 2), Some(now));
     }
 
     /// Rule N7 of PROTOCOL.md.
     #[test]
     fn n7_stamps_never_go_back_and_wait_for_a_quorum_of_clocks() {
         let last = Timestamp::new(5_000);
-        assert_eq!(Stamp::default().next(last, Timestamp::new(9_000), 2), last);
-        assert_eq!(Stamp::default().next(last, Timestamp::new(4_000), 1), last);
-        assert_eq!(Stamp::default().next(last, Timestamp::new(6_000), 1), Timestamp::new(6_000));
+        assert_eq!(Stamp::default().next(last, Timestamp::new(9_000), 2), None);
+        assert_eq!(Stamp::default().next(last, Timestamp::new(4_000), 1), Some(last));
+        assert_eq!(Stamp::default().next(last, Timestamp::new(6_000), 1), Some(Timestamp::new(6_000)));
     }
 }

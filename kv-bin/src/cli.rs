@@ -194,6 +194,10 @@ pub(crate) struct SimArgs {
     #[arg(long, requires = "seed")]
     pub(crate) verbose: bool,
 
+    /// How many events --verbose prints.
+    #[arg(long, value_name = "N", default_value_t = crate::sim::EVENTS)]
+    pub(crate) events: usize,
+
     /// How many seeds to run at once [default: the number of cores]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,

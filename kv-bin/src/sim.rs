@@ -11,6 +11,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// How many events are shown before a violation.
+pub(crate) const EVENTS: usize = 50;
+
 /// What all seeds together came to.
 #[derive(Debug, Default)]
 struct Total {
@@ -27,7 +30,8 @@ struct Total {
 pub(crate) fn run(args: &SimArgs, json: bool) -> Result<(), Failure> {
     let options = Options { bug: args.bug, ..Options::default() };
     if let Some(seed) = args.seed {
-        return one(seed, &Options { trace: args.verbose, ..options }, json);
+        let trace = if args.verbose { args.events } else { 0 };
+        return one(seed, &Options { trace, ..options }, json);
     }
     let began = Instant::now();
     let total = sweep(args.seeds.clone(), &options, args.jobs, json);
@@ -120,7 +124,7 @@ fn tell_violation(report: &Report, options: &Options) {
     if report.violation.is_none() {
         return;
     }
-    let again = run_seed(report.seed, &Options { trace: true, ..options.clone() });
+    let again = run_seed(report.seed, &Options { trace: EVENTS, ..options.clone() });
     let Some(violation) = again.violation else {
         output::complain(format!(
             "seed {} failed, but not when run again: it is not deterministic",

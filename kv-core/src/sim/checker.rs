@@ -4,6 +4,7 @@ use super::mirror::Mirror;
 use super::replay::{Finding, Model};
 use crate::config::Cluster;
 use crate::ids::{Anchor, Hash, MemberId, Op, Revision, View};
+use crate::journal::ReadError;
 use crate::kv::Applied;
 use crate::message::{Entry, FormationStep, Message, Recovered, Request, Write};
 use std::collections::{BTreeMap, BTreeSet};
@@ -143,7 +144,7 @@ impl Checker {
         &mut self,
         member: usize,
         commit: Anchor,
-        read: impl Fn(Op) -> Option<Entry>,
+        read: impl Fn(Op) -> Result<Option<Entry>, ReadError>,
     ) -> Checked {
         let before = std::mem::replace(&mut self.shown[member].commit, commit.op);
         if commit.op < before {
@@ -154,8 +155,12 @@ impl Checker {
         }
         while self.committed() < commit.op {
             let op = self.committed().next();
-            let Some(entry) = read(op) else {
-                return Err(("what is committed can be read", format!("m{member} has committed {op:?}")));
+            let entry = match read(op) {
+                Ok(Some(entry)) => entry,
+                other => {
+                    let found = format!("m{member} has committed {op:?}, and reads {other:?}");
+                    return Err(("what is committed can be read", found));
+                }
             };
             let parent = self.log.last().map_or(Hash::ZERO, |last| last.hash);
             if entry.header.op != op || entry.header.parent != parent {

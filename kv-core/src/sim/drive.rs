@@ -238,7 +238,7 @@ impl World {
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         process.commit = commit;
         let log = process.log.clone();
-        let checked = self.checker.on_commit(member, commit, |op| log.read(op).ok().flatten());
+        let checked = self.checker.on_commit(member, commit, |op| log.read(op));
         self.check(checked);
         self.kick_apply(member);
     }

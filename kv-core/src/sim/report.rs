@@ -9,8 +9,8 @@ use std::time::Duration;
 pub struct Options {
     /// A known-wrong variant to run instead of the right code.
     pub bug: Option<Bug>,
-    /// Keep the last events in words, for [`Violation::events`]. Slower; changes nothing else.
-    pub trace: bool,
+    /// How many of the last events to keep in words, for [`Violation::events`]. Slower; changes nothing else.
+    pub trace: usize,
 }
 
 /// What a run has found.

@@ -2,20 +2,19 @@
 
 use std::collections::VecDeque;
 
-/// How many events are kept in words.
-const KEPT: usize = 60;
-
 /// A hash over all events, and the last of them in words if wanted.
 #[derive(Debug)]
 pub(super) struct Trace {
     hash: u64,
     events: u64,
-    words: Option<VecDeque<String>>,
+    kept: usize,
+    words: VecDeque<String>,
 }
 
 impl Trace {
-    pub(super) fn new(in_words: bool) -> Self {
-        Self { hash: 0x9e37_79b9_7f4a_7c15, events: 0, words: in_words.then(VecDeque::new) }
+    /// A trace that keeps this many events in words.
+    pub(super) fn new(kept: usize) -> Self {
+        Self { hash: 0x9e37_79b9_7f4a_7c15, events: 0, kept, words: VecDeque::new() }
     }
 
     /// Takes in an event: its kind and two numbers that tell it from others of its kind. `words` is called only when
@@ -25,11 +24,11 @@ impl Trace {
         self.mix(u64::from(kind));
         self.mix(a);
         self.mix(b);
-        if let Some(kept) = &mut self.words {
-            if kept.len() == KEPT {
-                kept.pop_front();
+        if self.kept > 0 {
+            if self.words.len() == self.kept {
+                self.words.pop_front();
             }
-            kept.push_back(words());
+            self.words.push_back(words());
         }
     }
 
@@ -50,6 +49,6 @@ impl Trace {
 
     /// The last events in words.
     pub(super) fn into_words(self) -> Vec<String> {
-        self.words.unwrap_or_default().into()
+        self.words.into()
     }
 }

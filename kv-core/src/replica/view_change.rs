@@ -301,7 +301,11 @@ impl Replica {
             Some(_) => return,
             None => through.min(self.commit),
         };
-        if from <= self.log.floor() || from > through {
+        // A witness that restarts knows less to be committed than it once vouched for, and asks from below where all have
+        // trimmed; its log agrees above.
+        let floor = self.log.floor();
+        let from = if what == FetchWhat::Headers { from.max(floor) } else { from };
+        if (from <= floor && what == FetchWhat::Entries) || from > through {
             trace!(%to, %from, %through, "cannot serve a fetch");
             return;
         }

@@ -41,6 +41,7 @@ pub(super) struct Checker {
     serving: BTreeMap<View, (usize, u32)>,
     /// Views of which a `StartView` was sent.
     started: BTreeSet<View>,
+    counts: BTreeMap<&'static str, u64>,
 }
 
 /// A result of a check.
@@ -58,7 +59,23 @@ impl Checker {
             model: Model::default(),
             serving: BTreeMap::new(),
             started: BTreeSet::new(),
+            counts: BTreeMap::new(),
         }
+    }
+
+    /// Something worth testing came about.
+    pub(super) fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// How often what came about.
+    pub(super) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts = self.counts.clone();
+        counts.insert("views served", self.serving.len() as u64);
+        counts.insert("requests repeated", self.model.repeats());
+        counts.insert("requests rejected", self.model.rejections());
+        counts.insert("ops committed", self.log.len() as u64);
+        counts
     }
 
     /// What `member` has on its disk.
@@ -87,7 +104,16 @@ impl Checker {
 
     /// A member has asked for a write.
     pub(super) fn on_write(&mut self, member: usize, write: &Write) -> Checked {
-        for removed in self.mirrors[member].ask(write)? {
+        match write {
+            Write::Trim(_) => self.count("trims"),
+            Write::Checkpoint(_) => self.count("checkpoints"),
+            _ => {}
+        }
+        let removed = self.mirrors[member].ask(write)?;
+        if !removed.is_empty() {
+            self.count("cuts of entries");
+        }
+        for removed in removed {
             if self.at(removed.op).is_some_and(|committed| committed.hash == removed.hash) {
                 return Err(("nothing committed is cut", format!("m{member} cuts {removed:?}")));
             }
@@ -103,7 +129,10 @@ impl Checker {
     /// A member was started and recovered this from its journal.
     pub(super) fn on_recovered(&mut self, member: usize, recovered: &Recovered) -> Checked {
         self.shown[member] = Shown { view: recovered.view, log_view: recovered.log_view, commit: Op::ZERO };
-        self.mirrors[member].recover(recovered)
+        if self.mirrors[member].recover(recovered)? {
+            self.count("writes lost in a crash");
+        }
+        Ok(())
     }
 
     /// A member sends a message: what it vouches for must be durable.
@@ -288,10 +317,5 @@ impl Checker {
     /// Whether a member has made durable that the cluster is formed.
     pub(super) fn is_formed(&self, member: usize) -> bool {
         self.mirrors[member].durable().formation == FormationStep::Formed
-    }
-
-    /// How many views have had a serving primary.
-    pub(super) fn views_served(&self) -> usize {
-        self.serving.len()
     }
 }

@@ -285,6 +285,12 @@ impl World {
             return self.fail(("valid calls are not refused", format!("c{client}: {result:?}")));
         }
         let ending = ending_of(result);
+        self.checker.count(match &ending {
+            Ending::Unknown => "calls of unknown outcome",
+            Ending::NotApplied => "calls not applied",
+            Ending::GuardFailed { .. } => "calls with a failed guard",
+            _ => "calls done",
+        });
         self.learn(client, number, &ending);
         let succeeded = !matches!(ending, Ending::Unknown | Ending::NotApplied);
         if self.clients[client].final_call == Some(number) {

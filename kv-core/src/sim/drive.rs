@@ -9,6 +9,7 @@ use crate::ids::{Anchor, MemberId, Op, WriteSeq};
 use crate::message::{Entry, Message, ViewRecord, Write};
 use crate::replica::{Input, Output, Wrap};
 use crate::wire;
+use std::cell::Cell;
 
 /// How often in a row a replica's timer may ring at one instant.
 const MAX_RINGS: u32 = 50;
@@ -29,6 +30,9 @@ impl World {
         self.trace.note(10 + kind, (from * 16 + to) as u64, digest, || {
             format!("{:?} m{from} -> m{to} {}", self.now, brief(&message))
         });
+        if matches!(message, Message::NewState { .. }) {
+            self.checker.count("entries fetched");
+        }
         let message = if self.plan.encoded {
             match wire::decode_message(wire::encode_message(&message)) {
                 Ok(message) => message,
@@ -238,7 +242,12 @@ impl World {
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         process.commit = commit;
         let log = process.log.clone();
-        let checked = self.checker.on_commit(member, commit, |op| log.read(op));
+        let unread = Cell::new(false);
+        let read = |op| log.read(op).inspect_err(|_| unread.set(true));
+        let checked = self.checker.on_commit(member, commit, read);
+        if unread.get() && self.members[member].disk_stops {
+            return self.end_process(member, End::PowerCut);
+        }
         self.check(checked);
         self.kick_apply(member);
     }

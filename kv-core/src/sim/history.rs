@@ -150,9 +150,4 @@ impl History {
     pub(super) fn call(&self, call: usize) -> Option<&Call> {
         self.calls.get(call)
     }
-
-    /// The greatest revision told to anyone.
-    pub(super) const fn told(&self) -> Revision {
-        self.told
-    }
 }

@@ -202,6 +202,12 @@ impl World {
     pub(super) fn end_process(&mut self, member: usize, end: End) {
         let slot = &mut self.members[member];
         self.trace.note(2, member as u64, end as u64, || format!("{:?} m{member} ends: {end:?}", self.now));
+        let what = match end {
+            _ if slot.disk_stops => "disks that stopped",
+            End::Kill => "kills",
+            End::PowerCut => "power cuts",
+        };
+        self.checker.count(what);
         slot.disk.kill();
         slot.process = None;
         slot.paused = None;

@@ -97,11 +97,6 @@ impl Mirror {
         &self.durable
     }
 
-    /// How many steps are on their way.
-    pub(super) fn under_way(&self) -> usize {
-        self.under_way.len()
-    }
-
     /// A write was asked for. Returns the ops (and their hashes) that it takes out of the log.
     ///
     /// # Errors
@@ -167,11 +162,11 @@ impl Mirror {
     }
 
     /// The member was restarted and its journal recovered this: it must be all that was durable, and some first part of
-    /// what was on its way.
+    /// what was on its way. Returns whether some of that is lost.
     ///
     /// # Errors
     /// If it is not.
-    pub(super) fn recover(&mut self, recovered: &Recovered) -> Result<(), Finding> {
+    pub(super) fn recover(&mut self, recovered: &Recovered) -> Result<bool, Finding> {
         let mut image = self.durable.clone();
         let under_way = std::mem::take(&mut self.under_way);
         let mut steps = under_way.iter();
@@ -196,9 +191,10 @@ impl Mirror {
             };
             image.apply(*step)?;
         }
+        let lost = steps.next().is_some();
         self.durable = image.clone();
         self.planned = image;
-        Ok(())
+        Ok(lost)
     }
 }
 

@@ -26,14 +26,21 @@ pub(super) struct Model {
     sessions: HashMap<SessionId, Session>,
     /// Commands that ran, by revision.
     ran: HashMap<Revision, (Command, Effect)>,
+    repeats: u64,
+    rejections: u64,
     /// Values put, by the revision that put them: the clients never write a value twice.
     values: HashMap<Bytes, Revision>,
 }
 
 impl Model {
-    /// The revision of the last request taken in.
-    pub(super) const fn revision(&self) -> Revision {
-        self.revision
+    /// Requests that had run before.
+    pub(super) const fn repeats(&self) -> u64 {
+        self.repeats
+    }
+
+    /// Requests that did not run.
+    pub(super) const fn rejections(&self) -> u64 {
+        self.rejections
     }
 
     /// Takes in the next committed request and the result that a member gave it.
@@ -69,6 +76,7 @@ impl Model {
         request: &Request,
         rejection: Rejection,
     ) -> Result<(), Finding> {
+        self.rejections += 1;
         let known = self.sessions.get(&request.session);
         let acknowledged = known.is_some_and(|session| session.acked_through >= request.number);
         if rejection == Rejection::Forgotten && !acknowledged {
@@ -79,6 +87,7 @@ impl Model {
     }
 
     fn repeated(&mut self, revision: Revision, request: &Request, outcome: &Outcome) -> Result<(), Finding> {
+        self.repeats += 1;
         let session = self.sessions.get(&request.session);
         let first = session.and_then(|session| session.results.get(&request.number));
         if first != Some(outcome) {
@@ -182,7 +191,8 @@ impl Model {
         }
         let at = ended.ending.revision();
         let ran = at.and_then(|revision| self.ran.get(&revision));
-        Err(("answers are those of the committed history", format!("{call:?}; at {at:?} ran {ran:?}")))
+        let found = format!("client {}: {call:?}; at {at:?} ran {ran:?}", call.client);
+        Err(("answers are those of the committed history", found))
     }
 
     fn check_times(&self, call: &Call, ended: &Ended) -> Result<(), Finding> {

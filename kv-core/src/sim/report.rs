@@ -1,6 +1,7 @@
 //! What goes into a run and what comes out.
 
 use super::Bug;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub struct Report {
     pub simulated: Duration,
     /// Simulated events carried out.
     pub events: u64,
+    /// How often what is worth testing came about.
+    pub counts: BTreeMap<&'static str, u64>,
     /// The first broken invariant.
     pub violation: Option<Violation>,
 }

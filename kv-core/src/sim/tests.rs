@@ -28,25 +28,3 @@ fn the_same_seed_gives_the_same_trace() {
         assert_eq!((first.trace_hash, first.events), (traced.trace_hash, traced.events));
     }
 }
-
-#[test]
-#[ignore]
-fn hunt() {
-    let from: u64 = std::env::var("KV_FROM").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-    let count: u64 = std::env::var("KV_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
-    for &bug in Bug::ALL {
-        if std::env::var("KV_BUG").is_ok_and(|name| name != format!("{bug:?}")) {
-            continue;
-        }
-        let found = (from..from + count)
-            .find_map(|seed| run(seed, &Options { bug: Some(bug), trace: 0 }).violation.map(|v| (seed, v)));
-        match found {
-            Some((seed, v)) => println!(
-                "{bug:?}: seed {seed}: {}: {}",
-                v.invariant,
-                &v.detail.chars().take(150).collect::<String>()
-            ),
-            None => println!("{bug:?}: NOT FOUND"),
-        }
-    }
-}

@@ -258,6 +258,7 @@ impl World {
             operations: self.clients.iter().map(|client| client.ended).sum(),
             simulated: Duration::from_nanos(self.now),
             events,
+            counts: self.checker.counts(),
             violation: self.violation.map(|((invariant, detail), at)| Violation {
                 invariant,
                 detail,

@@ -219,8 +219,8 @@ pub struct CoreOptions {
     /// A session unused for this long is replaced before it is used again: half of the members' session TTL.
     /// Default 5 min.
     pub session_idle: Duration,
-    /// The shortest time after which an unanswered attempt is repeated elsewhere; adapts upwards to the answers' delays
-    /// and grows with each attempt of a call. Default 250 ms.
+    /// The shortest time after which an unanswered attempt is repeated; adapts upwards to the answers' delays, and grows
+    /// while a call meets with nothing but silence. Default 200 ms.
     pub attempt_min: Duration,
     /// The longest such time: a repeated attempt costs the members little, since they know the request. Default 1 s.
     pub attempt_max: Duration,
@@ -237,7 +237,7 @@ impl Default for CoreOptions {
         Self {
             window: 256,
             session_idle: Duration::from_secs(300),
-            attempt_min: Duration::from_millis(250),
+            attempt_min: Duration::from_millis(200),
             attempt_max: Duration::from_secs(1),
             backoff_min: Duration::from_millis(5),
             search_max: Duration::from_millis(25),

@@ -27,11 +27,14 @@ impl Core {
             Answer::Status(status) => self.on_result(now, number, attempt, Reply::Status(status)),
             Answer::Done => self.on_result(now, number, attempt, Reply::Done),
             Answer::NotPrimary { hint } => {
-                self.search.not_primary(now, member, hint);
+                let doubtful = self.search.not_primary(now, member, hint);
                 self.unsuccessful(now, number, Trouble::NoPrimary, false);
+                if let Some(hint) = doubtful.filter(|_| self.parked.contains(&id)) {
+                    self.send(now, id, hint);
+                }
             }
             Answer::Abandoned => {
-                self.search.not_primary(now, member, None);
+                let _ = self.search.not_primary(now, member, None);
                 self.taint(id);
                 self.unsuccessful(now, number, Trouble::PrimaryChanged, false);
             }

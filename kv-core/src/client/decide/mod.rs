@@ -281,16 +281,18 @@ impl Core {
     /// The latest attempt was not answered in time. It may be answered yet: it stays open.
     fn on_silence(&mut self, now: Instant, id: CallId, attempt: u64) {
         let Attempt { member, sent_at, .. } = self.attempts[&attempt];
-        // One lost message is no reason to leave a member that answers others.
+        // One lost message is no reason to leave a member that answers others, or to wait longer for it.
         if !self.search.heard_after(member, sent_at) {
-            self.search.failed(now, member, self.options.attempt_min * 2);
+            self.search.failed(now, member);
+            let call = self.calls.get_mut(&id).expect("an attempt belongs to a call");
+            call.silences = call.silences.saturating_add(1);
         }
         self.retry(now, id, false);
     }
 
     /// The connection to a member broke, or could not be opened.
     fn on_lost(&mut self, now: Instant, member: MemberId, trouble: Trouble) {
-        self.search.failed(now, member, self.options.search_max);
+        self.search.failed(now, member);
         let lost: Vec<u64> =
             self.attempts.iter().filter(|(_, a)| a.member == member).map(|(number, _)| *number).collect();
         for number in lost {
@@ -391,7 +393,7 @@ impl Core {
         let until = if call.kind.is_single() {
             call.deadline
         } else {
-            now.after(self.delays.timeout(&self.options, call.tries))
+            now.after(self.delays.timeout(&self.options, call.silences))
         };
         self.attempts.insert(attempt, Attempt { call: id, member, sent_at: now });
         self.set_phase(id, Phase::Sent { attempt, until });

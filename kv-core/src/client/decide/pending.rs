@@ -90,6 +90,8 @@ pub(super) struct Pending {
     pub(super) phase: Phase,
     /// How many attempts were made.
     pub(super) tries: u32,
+    /// How many of them met with silence, at a member that was silent to everyone.
+    pub(super) silences: u32,
     /// The attempts that may still be answered.
     pub(super) attempts: Vec<u64>,
     /// An attempt that will not be answered any more may have been proposed.
@@ -105,6 +107,7 @@ impl Pending {
             deadline,
             phase,
             tries: 0,
+            silences: 0,
             attempts: Vec::new(),
             tainted: false,
             trouble: Trouble::Waiting,

@@ -8,6 +8,9 @@ use std::time::Duration;
 /// So many questions are asked at the pace for a short outage, later ones at one for a long outage.
 const EAGER: u32 = 64;
 
+/// How long a member that failed is in doubt, unless it answers as a primary.
+const DOUBT: Duration = Duration::from_secs(1);
+
 /// The belief about the primary, and the search for it while there is none.
 ///
 /// While no primary is believed in, members are asked in turn, one call at a time and with growing pauses: calls that wait
@@ -24,8 +27,8 @@ pub(super) struct Search {
     asked: u32,
     /// Hints followed since the last question.
     hops: usize,
-    /// Members that failed lately: hints to them are not followed until then.
-    distrusted: BTreeMap<MemberId, Instant>,
+    /// Members that failed lately: until then hints to them are only tried out.
+    doubted: BTreeMap<MemberId, Instant>,
     /// When each member was heard last.
     heard: BTreeMap<MemberId, Instant>,
 }
@@ -39,7 +42,7 @@ impl Search {
             next_at: Instant::ZERO,
             asked: 0,
             hops: 0,
-            distrusted: BTreeMap::new(),
+            doubted: BTreeMap::new(),
             heard: BTreeMap::new(),
         }
     }
@@ -68,33 +71,40 @@ impl Search {
         self.next_at = Instant::ZERO; // When it is lost, the search begins at once.
         self.asked = 0;
         self.hops = 0;
-        self.distrusted.remove(&member);
+        self.doubted.remove(&member);
     }
 
-    /// The member says that it is not primary, and perhaps who is.
-    pub(super) fn not_primary(&mut self, now: Instant, from: MemberId, hint: Option<MemberId>) {
+    /// The member says that it is not primary, and perhaps who is. If that one is in doubt, it is returned: one call may try
+    /// it, while the search goes on. (It may be dead, and the others not know it yet; or a message was lost.)
+    pub(super) fn not_primary(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        hint: Option<MemberId>,
+    ) -> Option<MemberId> {
         if self.primary.is_some_and(|primary| primary != from) {
-            return; // Another is believed in since the question was sent.
+            return None; // Another is believed in since the question was sent.
         }
         self.primary = None;
-        let trusted = |member: &MemberId| {
-            *member != from && self.members.contains(member) && !self.is_distrusted(now, *member)
-        };
+        let hint = hint.filter(|hint| *hint != from && self.members.contains(hint))?;
         // Two members may name each other for a while: after some hops the search goes on at its own pace.
-        if let Some(hint) = hint.filter(trusted)
-            && self.hops < self.members.len()
-        {
-            self.hops += 1;
-            self.primary = Some(hint);
+        if self.hops >= self.members.len() {
+            return None;
         }
+        self.hops += 1;
+        if self.is_doubted(now, hint) {
+            return Some(hint);
+        }
+        self.primary = Some(hint);
+        None
     }
 
-    /// The member does not answer, or cannot be reached: do not follow hints to it for some time.
-    pub(super) fn failed(&mut self, now: Instant, member: MemberId, distrust: Duration) {
+    /// The member does not answer, or cannot be reached.
+    pub(super) fn failed(&mut self, now: Instant, member: MemberId) {
         if self.primary == Some(member) {
             self.primary = None;
         }
-        self.distrusted.insert(member, now.after(distrust));
+        self.doubted.insert(member, now.after(DOUBT));
     }
 
     /// When the next member may be asked.
@@ -116,7 +126,7 @@ impl Search {
         let turn = (0..count).map(|step| (self.next + step) % count);
         let at = turn
             .clone()
-            .find(|at| !self.is_distrusted(now, self.members[*at]))
+            .find(|at| !self.is_doubted(now, self.members[*at]))
             .or_else(|| turn.clone().next())
             .expect("a client has members");
         self.next = (at + 1) % count;
@@ -128,8 +138,8 @@ impl Search {
         Some(self.members[at])
     }
 
-    fn is_distrusted(&self, now: Instant, member: MemberId) -> bool {
-        self.distrusted.get(&member).is_some_and(|until| now < *until)
+    fn is_doubted(&self, now: Instant, member: MemberId) -> bool {
+        self.doubted.get(&member).is_some_and(|until| now < *until)
     }
 }
 
@@ -158,10 +168,11 @@ impl Delays {
         self.mean = Some((mean * 7 + delay) / 8);
     }
 
-    /// How long to wait for the answer to the attempt number `tries` (from 1) of a call.
-    pub(super) fn timeout(&self, options: &CoreOptions, tries: u32) -> Duration {
+    /// How long to wait for an answer in a call that has met so many silences. One may be chance; with more the time
+    /// doubles, so that a cluster which is slow is not asked ever more.
+    pub(super) fn timeout(&self, options: &CoreOptions, silences: u32) -> Duration {
         let usual = self.mean.unwrap_or_default() + self.deviation * 4;
         let first = usual.max(options.attempt_min);
-        first.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(options.attempt_max)
+        first.saturating_mul(1 << silences.saturating_sub(1).min(16)).min(options.attempt_max)
     }
 }

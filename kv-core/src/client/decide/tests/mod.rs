@@ -245,16 +245,18 @@ fn while_no_primary_is_known_members_are_asked_in_turn_with_growing_pauses() {
 fn silence_is_answered_elsewhere_with_the_same_number() {
     let mut bench = Bench::open();
     bench.put(id(1), "x");
-    assert_eq!(bench.run_until(249), []);
-    assert_eq!(bench.run_until(250), [send(B, 3, write(9, 1, 0, "x"))]);
-    // B still takes A for the primary: not believed so soon after A's silence.
-    assert_eq!(bench.answer(B, 3, hint(A)), []);
-    let outputs = bench.run_until(300);
-    assert_eq!(outputs[0], send(C, 4, write(9, 1, 0, "x")));
+    assert_eq!(bench.run_until(199), []);
+    assert_eq!(bench.run_until(200), [send(B, 3, write(9, 1, 0, "x"))]);
+    // B still takes A for the primary. So soon after A's silence that is in doubt: one call tries, the others do not.
+    bench.put(id(2), "y");
+    assert_eq!(bench.answer(B, 3, hint(A)), [send(A, 4, write(9, 1, 0, "x"))]);
+    assert_eq!(bench.core.primary(), None);
+    assert_eq!(bench.next_timer(), [send(C, 5, write(9, 2, 0, "y"))]);
+    assert_eq!(bench.answer(C, 5, no_hint()), []);
     // An answer to the first attempt still counts, however late.
-    assert_eq!(bench.answer(A, 2, written(10)), [done(id(1), 10)]);
+    assert_eq!(bench.answer(A, 2, written(10)), [done(id(1), 10), send(A, 6, write(9, 2, 0, "y"))]);
     assert_eq!(bench.core.primary(), Some(A));
-    assert_eq!(bench.answer(C, 4, written(10)), [], "the call has ended");
+    assert_eq!(bench.answer(A, 4, written(10)), [], "the call has ended");
 }
 
 #[test]
@@ -264,11 +266,16 @@ fn one_lost_message_is_no_reason_to_leave_a_primary_that_answers_others() {
     bench.run_until(100);
     bench.put(id(2), "y");
     assert_eq!(bench.answer(A, 3, written(11)), [done(id(2), 11)]);
-    assert_eq!(bench.run_until(260), [send(A, 4, write(9, 1, 0, "x"))]);
+    assert_eq!(bench.run_until(200), [send(A, 4, write(9, 1, 0, "x"))]);
+    bench.run_until(300);
+    bench.put(id(3), "z");
+    assert_eq!(bench.answer(A, 5, written(12)), [done(id(3), 12)]);
+    // Nor to wait longer: with a number that does not end, the window stops everyone.
+    assert_eq!(bench.run_until(400), [send(A, 6, write(9, 1, 0, "x"))]);
 }
 
 #[test]
-fn the_time_out_grows_with_each_attempt_of_a_call() {
+fn the_time_out_grows_while_nobody_answers() {
     let mut bench =
         Bench::with(CoreOptions { attempt_max: Duration::from_secs(1), ..CoreOptions::default() });
     bench.call(id(1), get("x"), 20_000);
@@ -279,7 +286,7 @@ fn the_time_out_grows_with_each_attempt_of_a_call() {
             times.push(bench.now.get() / 1_000_000);
         }
     }
-    assert_eq!(times[..6], [250, 750, 1750, 2750, 3750, 4750]);
+    assert_eq!(times[..7], [200, 400, 800, 1600, 2600, 3600, 4600]);
 }
 
 #[test]

@@ -291,11 +291,11 @@ impl Replica {
         }
         let installed = matches!(self.state, State::Backup(_));
         if installed {
+            self.checkpoint_of_witness();
             self.on_trim(trim);
         }
         let log = installed.then(|| self.log.durable());
-        let checkpoint =
-            if self.is_witness() { self.commit.min(self.log.durable().op) } else { self.checkpoint };
+        let checkpoint = self.told_checkpoint();
         let wall = self.now.wall;
         self.send(from, Message::CommitOk { view, round, log, checkpoint, wall });
     }

@@ -16,6 +16,7 @@ mod log;
 mod primary;
 mod stamp;
 mod state;
+mod trimming;
 mod view_change;
 mod votes;
 
@@ -29,6 +30,7 @@ use log::Log;
 use state::State;
 use std::collections::{BTreeMap, VecDeque};
 use tracing::debug;
+use trimming::Trimming;
 use votes::Votes;
 
 /// Who a replica is.
@@ -92,7 +94,7 @@ pub struct Replica {
     applied: Op,
     applied_at: Instant,
     checkpoint: Op,
-    trim: Op,
+    trimming: Trimming,
     writes: Writes,
     votes: Votes,
     state: State,
@@ -133,7 +135,7 @@ impl Replica {
             applied: recovered.checkpoint.op,
             applied_at: now.monotonic,
             checkpoint: recovered.checkpoint.op,
-            trim: recovered.floor.op,
+            trimming: Trimming::new(recovered.floor.op, recovered.checkpoint.op, now.monotonic),
             writes: Writes::default(),
             votes: Votes::new(vote_lifetime),
             state: State::Forming(forming),
@@ -435,6 +437,7 @@ impl Replica {
             self.writes.under_way.pop_front();
         }
         let grew = self.log.on_durable(seq);
+        self.checkpoint_durable();
         match &self.state {
             State::Forming(_) => self.forming_durable(),
             State::Primary(_) => self.maybe_commit(),
@@ -455,38 +458,6 @@ impl Replica {
         if op > self.applied {
             self.applied = op;
             self.applied_at = self.now.monotonic;
-        }
-    }
-
-    fn on_checkpointed(&mut self, checkpoint: Anchor) {
-        if checkpoint.op > self.checkpoint {
-            assert!(self.log.holds(checkpoint), "a checkpoint lies on the committed log");
-            assert!(checkpoint.op <= self.log.durable().op, "a checkpoint covers durable entries only");
-            self.checkpoint = checkpoint.op;
-            self.write(Write::Checkpoint(checkpoint));
-        }
-    }
-
-    /// Drops what nobody needs any more. A witness has no engine: for it, what is durable and committed is held.
-    fn on_trim(&mut self, trim: Op) {
-        if trim <= self.trim {
-            return;
-        }
-        if self.is_witness() {
-            let held = self.commit.min(self.log.durable().op);
-            if held > self.checkpoint {
-                self.on_checkpointed(self.anchor(held));
-            }
-        }
-        let trim = trim.min(self.checkpoint);
-        if trim > self.trim {
-            self.trim = trim;
-            self.write(Write::Trim(trim));
-            // Some ops below stay in memory: a peer that installs a view compares hashes around its own commit point.
-            let keep = trim.back(2 * u64::from(self.options.pipeline));
-            if keep > self.log.floor() {
-                self.log.trim(keep);
-            }
         }
     }
 

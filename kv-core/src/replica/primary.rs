@@ -424,7 +424,7 @@ impl Replica {
     fn send_commit(&mut self) {
         let State::Primary(primary) = &self.state else { return };
         let known = primary.peers.values().map(|peer| peer.checkpoint.unwrap_or(Op::ZERO));
-        let trim = known.chain([self.checkpoint]).min().unwrap_or(Op::ZERO);
+        let trim = known.chain([self.told_checkpoint()]).min().unwrap_or(Op::ZERO);
         let message =
             Message::Commit { view: self.view, commit: self.commit(), round: primary.reads.round, trim };
         self.broadcast(&message);

@@ -301,8 +301,8 @@ impl Replica {
             Some(_) => return,
             None => through.min(self.commit),
         };
-        // A witness that restarts knows less to be committed than it once vouched for, and asks from below where all have
-        // trimmed; its log agrees above.
+        // One that knows less to be committed than it holds may ask from below where all have trimmed, or where damage has raised
+        // the floor; its log agrees above.
         let floor = self.log.floor();
         let from = if what == FetchWhat::Headers { from.max(floor) } else { from };
         if (from <= floor && what == FetchWhat::Entries) || from > through {

@@ -112,3 +112,45 @@ fn trimming_goes_by_the_checkpoints_of_all_and_not_by_the_floor_of_one() {
     let kept = group.members[2].disk.entries.first_key_value().map(|(op, _)| *op);
     assert_eq!(kept, Some(Op::new(1)), "member 0 has no checkpoint yet");
 }
+
+/// What a witness only knows to be committed is forgotten by a restart: it then asks for hashes from below what the others dropped.
+#[test]
+fn trimming_waits_for_the_durable_checkpoint_of_a_witness() {
+    let mut group = Group::formed(2, 1);
+    for n in 0..6 {
+        group.propose(0, &format!("k{n}"));
+    }
+    group.run_until("level", Group::level);
+    group.run_for(30);
+    for id in [0, 1] {
+        let checkpoint = group.replica(0).anchor(Op::new(6));
+        group.input(id, Input::Checkpointed { checkpoint });
+    }
+    group.run_for(3_000);
+    let durable = group.members[2].disk.checkpoint.op;
+    for data in &group.members[..2] {
+        assert!(data.disk.floor.0.op <= durable);
+    }
+    assert_eq!(group.members[0].disk.floor.0.op, Op::new(6), "and then it does drop");
+}
+
+/// Damage below its checkpoint has raised the primary's floor above the commit point of a member that holds those entries itself.
+#[test]
+fn v7_the_hash_at_the_floor_may_be_all_that_a_member_lacks() {
+    let mut group = with_entries(6);
+    let checkpoint = group.replica(0).anchor(Op::new(6));
+    group.input(1, Input::Checkpointed { checkpoint });
+    group.input(0, Input::Checkpointed { checkpoint });
+    for id in 0..3 {
+        group.crash(id);
+    }
+    group.members[0].disk.trim(Op::new(5));
+    group.members[1].disk.trim(Op::new(5));
+    group.members[2].disk.entries.retain(|op, _| *op <= Op::new(5));
+    group.members[2].disk.damaged = true;
+    for id in 0..3 {
+        group.start(id);
+    }
+    group
+        .run_until("repaired", |group| group.replica(2).standing().status == Status::Normal && group.level());
+}

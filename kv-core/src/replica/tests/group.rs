@@ -1,5 +1,6 @@
 //! A group of replicas, its disks and its network, all in plain values. Nothing happens unless a test says so.
 
+use super::checks::{Checks, MOST_OUTPUTS};
 use crate::config::{Cluster, Options};
 use crate::ids::{Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq};
 use crate::message::{
@@ -35,6 +36,10 @@ impl Disk {
             checkpoint: Anchor::ZERO,
             floor: (Anchor::ZERO, Revision::new(1), Timestamp::ZERO),
         }
+    }
+
+    pub(super) fn head(&self) -> Op {
+        self.entries.last_key_value().map_or(self.floor.0.op, |(op, _)| *op)
     }
 
     /// Drops the entries at or below `op`.
@@ -96,6 +101,8 @@ pub(super) struct Member {
     pub(super) ready: Vec<(u64, Op)>,
     pub(super) refused: Vec<u64>,
     pub(super) halt: Option<Halt>,
+    pub(super) paused: bool,
+    life: u64,
 }
 
 #[derive(Debug)]
@@ -115,11 +122,17 @@ pub(super) struct Group {
     /// Reads that wait: what must at least be visible to them.
     pub(super) reads: BTreeMap<(u8, u64), u64>,
     lives: u64,
+    pub(super) options: Options,
+    checks: Checks,
 }
 
 impl Group {
     /// `data` members and `witnesses`, with empty disks, started.
     pub(super) fn new(data: u8, witnesses: u8) -> Self {
+        Self::with_options(data, witnesses, Options::default())
+    }
+
+    pub(super) fn with_options(data: u8, witnesses: u8, options: Options) -> Self {
         let mut builder = Cluster::builder("group");
         for id in 0..data + witnesses {
             let address = format!("member:{id}");
@@ -135,6 +148,8 @@ impl Group {
             ready: Vec::new(),
             refused: Vec::new(),
             halt: None,
+            paused: false,
+            life: 0,
         };
         let now = Now { monotonic: Instant::new(1_000_000_000), wall: Timestamp::new(1_700_000_000_000) };
         let members = (0..data + witnesses).map(|_| member()).collect();
@@ -150,6 +165,8 @@ impl Group {
             committed: Vec::new(),
             reads: BTreeMap::new(),
             lives: 0,
+            options,
+            checks: Checks::default(),
         };
         for id in 0..data + witnesses {
             group.start(id);
@@ -167,9 +184,11 @@ impl Group {
     pub(super) fn start(&mut self, id: u8) {
         self.lives += 1;
         let config =
-            ReplicaConfig::new(self.cluster.clone(), MemberId::new(id), Options::default(), self.lives);
+            ReplicaConfig::new(self.cluster.clone(), MemberId::new(id), self.options.clone(), self.lives);
         let now = self.now;
         let member = &mut self.members[usize::from(id)];
+        member.life = self.lives;
+        member.paused = false;
         member.writing.clear();
         member.staged = member.disk.entries.clone();
         member.ready.clear();
@@ -179,9 +198,14 @@ impl Group {
 
     /// Power off: what is not durable is gone, and so are its messages.
     pub(super) fn crash(&mut self, id: u8) {
+        self.lose_power(id);
+        self.network.retain(|envelope| envelope.to != MemberId::new(id));
+    }
+
+    /// The same, but the messages that are under way to it survive, and reach its next life.
+    pub(super) fn lose_power(&mut self, id: u8) {
         self.members[usize::from(id)].replica = None;
         self.members[usize::from(id)].writing.clear();
-        self.network.retain(|envelope| envelope.to != MemberId::new(id));
     }
 
     /// Asks for a linearizable read: it must see everything that any member knows to be committed now.
@@ -194,6 +218,11 @@ impl Group {
         self.members[usize::from(id)].replica.as_ref().expect("the member is alive")
     }
 
+    pub(super) fn is_witness(&self, id: u8) -> bool {
+        let member = self.cluster.member(MemberId::new(id));
+        member.is_some_and(|member| member.role == crate::config::Role::Witness)
+    }
+
     pub(super) fn serving(&self) -> Option<u8> {
         let ids = 0..u8::try_from(self.members.len()).expect("few members");
         let mut serving =
@@ -204,8 +233,16 @@ impl Group {
     pub(super) fn input(&mut self, id: u8, input: Input) {
         let now = self.now;
         if let Some(replica) = &mut self.members[usize::from(id)].replica {
+            let timeout = input == Input::Timeout;
             replica.handle(now, input);
             replica.check_invariants();
+            let next = replica.poll_timeout();
+            assert!(!timeout || next.is_none_or(|at| at > now.monotonic), "member {id}: a busy timer");
+            if replica.is_serving() {
+                let view = replica.view();
+                let life = self.members[usize::from(id)].life;
+                self.checks.serves(MemberId::new(id), life, view);
+            }
             self.drain(id);
         }
     }
@@ -227,7 +264,8 @@ impl Group {
 
     fn drain(&mut self, id: u8) {
         let from = MemberId::new(id);
-        loop {
+        for count in 0.. {
+            assert!(count < MOST_OUTPUTS, "member {id}: a step without an end");
             let member = &mut self.members[usize::from(id)];
             let Some(output) = member.replica.as_mut().and_then(Replica::poll_output) else { break };
             match output {
@@ -240,9 +278,15 @@ impl Group {
                     {
                         member.staged.retain(|op, _| *op <= cut.after.op);
                     }
+                    if let Write::Trim(op) = &write {
+                        member.staged.retain(|at, _| at > op);
+                    }
                     member.writing.push_back((seq, write));
                 }
-                Output::Send { to, message } => self.post(Envelope { from, to, message }),
+                Output::Send { to, message } => {
+                    self.checks.says(from, &member.disk, &message);
+                    self.post(Envelope { from, to, message });
+                }
                 Output::SendEntries { to, from: first, through, wrap } => {
                     let entries: Vec<Entry> =
                         member.staged.range(first..=through.op).map(|(_, entry)| entry.clone()).collect();
@@ -331,6 +375,10 @@ impl Group {
     /// Delivers one message; false if there is none.
     pub(super) fn deliver(&mut self) -> bool {
         let Some(envelope) = self.network.pop_front() else { return false };
+        if self.members[usize::from(envelope.to.get())].paused {
+            self.network.push_back(envelope);
+            return self.network.iter().any(|other| !self.members[usize::from(other.to.get())].paused);
+        }
         let Envelope { from, to, message } = envelope;
         self.input(to.get(), Input::Message { from, message });
         true
@@ -354,7 +402,8 @@ impl Group {
             self.network.extend(self.on_the_way.pop_front().map(|(_, envelope)| envelope));
         }
         for id in 0..u8::try_from(self.members.len()).expect("few members") {
-            let due = self.members[usize::from(id)].replica.as_ref().and_then(Replica::poll_timeout);
+            let member = &self.members[usize::from(id)];
+            let due = member.replica.as_ref().filter(|_| !member.paused).and_then(Replica::poll_timeout);
             if due.is_some_and(|due| due <= self.now.monotonic) {
                 self.input(id, Input::Timeout);
             }
@@ -371,6 +420,19 @@ impl Group {
                 return;
             }
             self.tick();
+        }
+        for member in &self.members {
+            let Some(replica) = &member.replica else { continue };
+            eprintln!(
+                "{:?} log_view {:?} head {:?} commit {:?} checkpoint {:?} floor {:?} halt {:?}",
+                replica.standing(),
+                replica.log_view(),
+                replica.head(),
+                replica.commit(),
+                replica.checkpoint(),
+                member.disk.floor.0,
+                member.halt
+            );
         }
         panic!("not within a minute: {what}");
     }

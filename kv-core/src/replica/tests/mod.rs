@@ -1,5 +1,6 @@
 //! Whole groups of replicas without disks or networks of any kind: each test states a rule of PROTOCOL.md by its number.
 
+mod checks;
 mod executions;
 mod group;
 mod rules;

@@ -3,9 +3,11 @@
 //! replica's own invariants. At the end everything is healed, and the group must become level.
 
 use super::group::Group;
-use crate::ids::Op;
-use crate::message::FormationStep;
-use crate::replica::Input;
+use crate::config::Options;
+use crate::ids::{MemberId, Op};
+use crate::message::{Envelope, FormationStep};
+use crate::replica::{Input, Replica};
+use std::time::Duration;
 
 struct Walk {
     group: Group,
@@ -14,6 +16,8 @@ struct Walk {
     /// The most members that are damaged at a time: so many that every entry survives.
     damage: bool,
     tickets: u64,
+    /// Messages of the past, which may come again at any time.
+    past: Vec<Envelope>,
 }
 
 impl Walk {
@@ -21,8 +25,14 @@ impl Walk {
         let mut rng = fastrand::Rng::with_seed(seed);
         let shapes = [(3, 0), (3, 0), (2, 1), (5, 0), (1, 0), (2, 0), (3, 2)];
         let (data, witnesses) = shapes[rng.usize(..shapes.len())];
-        let group = Group::formed(data, witnesses);
-        Self { group, members: data + witnesses, damage: rng.bool(), tickets: 0, rng }
+        let pipeline = if rng.bool() { 4 } else { Options::default().pipeline };
+        let options = Options { pipeline, ..Options::default() };
+        let mut group = Group::with_options(data, witnesses, options);
+        if rng.u8(..4) > 0 {
+            group.run_until("a primary serves", |group| group.serving() == Some(0));
+        }
+        let members = data + witnesses;
+        Self { group, members, damage: rng.bool(), tickets: 0, past: Vec::new(), rng }
     }
 
     fn step(&mut self) {
@@ -43,7 +53,7 @@ impl Walk {
             880..900 => self.read(),
             900..905 => self.group.input(id, Input::Handover),
             905..915 => {
-                let peer = crate::ids::MemberId::new(self.rng.u8(..self.members));
+                let peer = MemberId::new(self.rng.u8(..self.members));
                 self.group.input(id, Input::PeerLost { peer });
             }
             915..930 => {
@@ -51,8 +61,54 @@ impl Walk {
             }
             930..945 => self.group.heal(),
             945..955 if alive => self.crash(id),
-            945..990 if !alive => self.start(id),
+            945..970 if !alive => self.group.start(id),
+            970..980 => self.checkpoint(id),
+            980..985 => self.storm(),
+            985..990 => {
+                let member = &mut self.group.members[usize::from(id)];
+                member.paused = !member.paused;
+            }
+            990..992 => self.jump(),
+            992..994 => self.group.isolate(id),
+            994 => self.restart_all(),
             _ => {}
+        }
+    }
+
+    /// The engine of a data member has made its state durable, somewhere up to what it may.
+    fn checkpoint(&mut self, id: u8) {
+        let witness = self.group.is_witness(id);
+        let Some(replica) = self.group.members[usize::from(id)].replica.as_ref().filter(|_| !witness) else {
+            return;
+        };
+        let most = replica.commit().op.min(replica.durable().op);
+        let op = most.back(self.rng.u64(..4)).max(replica.checkpoint());
+        let checkpoint = replica.anchor(op);
+        self.group.input(id, Input::Checkpointed { checkpoint });
+    }
+
+    /// Messages of long ago come again, of former lives too.
+    fn storm(&mut self) {
+        for _ in 0..self.rng.u32(1..20) {
+            if let Some(envelope) = self.rng.choice(&self.past) {
+                self.group.network.push_front(envelope.clone());
+            }
+        }
+    }
+
+    /// Everybody is late for everything.
+    fn jump(&mut self) {
+        let by = Duration::from_millis(self.rng.u64(100..20_000));
+        self.group.now.monotonic = self.group.now.monotonic.after(by);
+        self.group.tick();
+    }
+
+    fn restart_all(&mut self) {
+        for id in 0..self.members {
+            self.crash(id);
+        }
+        for id in 0..self.members {
+            self.group.start(id);
         }
     }
 
@@ -74,7 +130,14 @@ impl Walk {
                 self.group.deliver();
             }
         }
-        self.group.sent.clear();
+        for envelope in self.group.sent.drain(..) {
+            if self.past.len() < 1_000 {
+                self.past.push(envelope);
+            } else if self.rng.u8(..4) == 0 {
+                let index = self.rng.usize(..self.past.len());
+                self.past[index] = envelope;
+            }
+        }
     }
 
     fn propose(&mut self) {
@@ -84,48 +147,71 @@ impl Walk {
         }
     }
 
+    /// Whoever takes itself for the primary is asked: the deposed ones too.
     fn read(&mut self) {
-        if let Some(id) = self.group.serving() {
-            self.tickets += 1;
-            self.group.read(id, self.tickets);
+        for id in 0..self.members {
+            let replica = self.group.members[usize::from(id)].replica.as_ref();
+            if replica.is_some_and(Replica::is_serving) {
+                self.tickets += 1;
+                self.group.read(id, self.tickets);
+            }
         }
     }
 
-    /// A crash keeps some of the writes that were under way; sometimes the tail of the log is damaged as well.
+    /// A crash keeps some of the writes that were under way; sometimes the tail of the log is damaged as well, or entries below
+    /// the checkpoint.
     fn crash(&mut self, id: u8) {
         let count = self.rng.usize(..4);
         self.group.write_some(id, count);
-        self.group.crash(id);
-        self.group.reads.retain(|(member, _), _| *member != id);
-        let others_whole = (0..self.members).all(|other| {
-            let member = &self.group.members[usize::from(other)];
-            other == id || (member.replica.is_some() && !member.disk.damaged)
-        });
-        let disk = &mut self.group.members[usize::from(id)].disk;
-        if self.damage && others_whole && self.members >= 3 && self.rng.u8(..4) == 0 {
-            let keep = disk.entries.len() as u64;
-            let keep = Op::new(keep.saturating_sub(self.rng.u64(..5)).max(disk.checkpoint.op.get()));
-            disk.entries.retain(|op, _| *op <= keep);
-            disk.damaged = true;
+        if self.rng.bool() {
+            self.group.crash(id)
+        } else {
+            self.group.lose_power(id)
         }
-    }
-
-    fn start(&mut self, id: u8) {
-        assert_eq!(self.group.members[usize::from(id)].disk.formation, FormationStep::Formed);
-        self.group.start(id);
+        self.group.reads.retain(|(member, _), _| *member != id);
+        let others = (0..self.members).filter(|other| *other != id);
+        let damaged = others.filter(|other| self.group.members[usize::from(*other)].disk.damaged).count();
+        let spare = self.group.cluster.len() - self.group.cluster.view_change_quorum();
+        // Every entry survives somewhere, or is held by every state: there is no state transfer here.
+        let others = || self.group.members.iter().enumerate().filter(|(other, _)| *other != usize::from(id));
+        let floors = others().map(|(_, member)| member.disk.floor.0.op).max().unwrap_or_default();
+        let heads = others().map(|(_, member)| member.disk.head()).min().unwrap_or_default();
+        let disk = &mut self.group.members[usize::from(id)].disk;
+        if !self.damage || disk.formation != FormationStep::Formed {
+            return;
+        }
+        match self.rng.u8(..8) {
+            0 | 1 if damaged < spare => {
+                let keep = disk.head().back(self.rng.u64(..5)).max(disk.checkpoint.op).max(floors);
+                disk.entries.retain(|op, _| *op <= keep);
+                disk.damaged = true;
+            }
+            2 => {
+                let op = disk.checkpoint.op.back(self.rng.u64(..5)).min(heads);
+                disk.trim(op);
+            }
+            _ => {}
+        }
     }
 
     fn finish(mut self, seed: u64) {
         self.group.heal();
         for id in 0..self.members {
             self.group.members[usize::from(id)].stalled = false;
+            self.group.members[usize::from(id)].paused = false;
             if self.group.members[usize::from(id)].replica.is_none() {
-                self.start(id);
+                self.group.start(id);
             }
             self.group.finish_writes(id);
         }
         self.group.run_until(&format!("seed {seed}: serving and level"), |group| {
             group.serving().is_some() && group.level()
+        });
+        let primary = self.group.serving().expect("serving");
+        let head = self.group.replica(primary).head().op;
+        self.group.propose(primary, "the last one");
+        self.group.run_until(&format!("seed {seed}: the last one is everywhere"), |group| {
+            group.level() && group.replica(primary).head().op > head
         });
         for member in &self.group.members {
             assert_eq!(member.halt, None, "seed {seed}");

@@ -1,0 +1,72 @@
+//! What must hold of everything that a member says, whatever happens.
+
+use super::group::Disk;
+use crate::ids::{Anchor, MemberId, Op, View};
+use crate::message::Message;
+use std::collections::BTreeMap;
+
+/// Far more than any step needs.
+pub(super) const MOST_OUTPUTS: usize = 2_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    /// Which member, in which of its lives, served as primary of a view.
+    served: BTreeMap<View, (MemberId, u64)>,
+    /// The greatest view that a member has bound itself to, in any life.
+    bound: BTreeMap<MemberId, View>,
+}
+
+impl Checks {
+    /// Rules V3 and V9: a view has one primary, in one life of it.
+    pub(super) fn serves(&mut self, id: MemberId, life: u64, view: View) {
+        let first = *self.served.entry(view).or_insert((id, life));
+        assert_eq!(first, (id, life), "two primaries served {view:?}");
+    }
+
+    /// Rules D1, N4, V3 and V6: what is said is durable, and nothing is said in a view that was left.
+    pub(super) fn says(&mut self, from: MemberId, disk: &Disk, message: &Message) {
+        if let Message::CommitOk { checkpoint, .. } = message {
+            assert!(*checkpoint <= disk.checkpoint.op, "{from:?} tells a checkpoint that is not durable");
+        }
+        match message {
+            Message::PrepareOk { view, log } | Message::CommitOk { view, log: Some(log), .. } => {
+                assert_eq!(
+                    disk.log_view, *view,
+                    "{from:?} acknowledges in a view whose log is not installed"
+                );
+                self.stands(from, disk, *view, *log);
+            }
+            Message::DoViewChange { view, log } => {
+                self.stands(from, disk, *view, log.commit);
+                assert_eq!(disk.log_view, log.log_view, "{from:?} tells its log_view");
+                // Repeated by the view's primary, it may tell of what the decision has cut since.
+                let first = self.bound.insert(from, *view) != Some(*view);
+                assert!(!first || holds(disk, log.head), "{from:?} tells a head that is not durable");
+            }
+            Message::StartView { view, hashes, .. } => {
+                assert!(disk.log_view >= *view, "{from:?} starts a view before its log is durable");
+                let inherited = hashes.iter().filter(|(op, _)| holds(disk, *op));
+                for (op, hash) in inherited {
+                    let entry = disk.entries.get(op);
+                    assert!(entry.is_none_or(|entry| entry.header.hash() == *hash), "{from:?}: {op:?}");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn stands(&self, from: MemberId, disk: &Disk, view: View, log: Anchor) {
+        assert_eq!(disk.view, view, "{from:?} speaks in a view that is not durable");
+        assert!(!disk.damaged, "{from:?} is damaged and speaks for its log");
+        let bound = self.bound.get(&from).copied().unwrap_or_default();
+        assert!(bound <= view, "{from:?} speaks in {view:?}, and has left it for {bound:?}");
+        assert!(holds(disk, log.op), "{from:?} speaks of {log:?}, which is not durable");
+        let entry = disk.entries.get(&log.op).map(|entry| entry.header.hash());
+        assert!(entry.is_none_or(|hash| hash == log.hash), "{from:?} speaks of {log:?}, and holds {entry:?}");
+    }
+}
+
+/// Whether the log of this disk reaches `op`.
+fn holds(disk: &Disk, op: Op) -> bool {
+    op <= disk.floor.0.op || disk.entries.contains_key(&op)
+}

@@ -322,10 +322,11 @@ impl Core {
 
     /// Makes a call ready for its next attempt, after a pause if `pausing`.
     fn retry(&mut self, now: Instant, id: CallId, pausing: bool) {
-        let call = &self.calls[&id];
+        let call = self.calls.get_mut(&id).expect("only a call is retried");
         if pausing {
             let (min, max) = (self.options.backoff_min, self.options.backoff_max);
-            let until = now.after(pause(min, max, call.tries, &mut self.rng));
+            let until = now.after(pause(min, max, call.pauses, &mut self.rng));
+            call.pauses = call.pauses.saturating_add(1);
             return self.set_phase(id, Phase::Pausing { until });
         }
         match call.kind {

@@ -92,6 +92,8 @@ pub(super) struct Pending {
     pub(super) tries: u32,
     /// How many of them met with silence, at a member that was silent to everyone.
     pub(super) silences: u32,
+    /// How often it was told to come back later.
+    pub(super) pauses: u32,
     /// The attempts that may still be answered.
     pub(super) attempts: Vec<u64>,
     /// An attempt that will not be answered any more may have been proposed.
@@ -108,6 +110,7 @@ impl Pending {
             phase,
             tries: 0,
             silences: 0,
+            pauses: 0,
             attempts: Vec::new(),
             tainted: false,
             trouble: Trouble::Waiting,

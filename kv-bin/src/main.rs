@@ -64,7 +64,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Delete(args) => runtime.block_on(commands::delete(args, json)),
         Command::Scan(args) => runtime.block_on(commands::scan(args, json)),
         Command::Status(args) => runtime.block_on(commands::status(args, json)),
-        Command::Demo(args) => runtime.block_on(demo::run(args, json)),
+        Command::Demo(args) => runtime.block_on(demo::run(args, cli.log, json)),
         Command::Sim(args) => sim::run(&args, json),
     }
 }

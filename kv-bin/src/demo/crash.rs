@@ -1,7 +1,7 @@
 //! The primary is killed in the middle of writes.
 
 use super::ledger::{self, Verdict};
-use super::members::{COUNT, Members};
+use super::members::{COUNT, Members, Plan};
 use super::story::Story;
 use super::watch;
 use super::writers::Writers;
@@ -21,23 +21,24 @@ const STEP: u64 = 1500;
 const STEP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Tells the story of a killed primary.
-pub(super) async fn run(story: &Story, seed: u64) -> Result<Verdict, Failure> {
-    let mut members = Members::start(0, seed).await?;
-    let result = play(story, &mut members, seed).await;
+pub(super) async fn run(story: &Story, plan: &Plan) -> Result<Verdict, Failure> {
+    let mut members = Members::start(plan).await?;
+    let result = play(story, &mut members, plan.seed).await;
     result.inspect_err(|_| super::show_logs(story, &members))
 }
 
 async fn play(story: &Story, members: &mut Members, seed: u64) -> Result<Verdict, Failure> {
     super::introduce(story, members);
-    let client = watch::connect(members, serve::transport(TransportKind::Tcp)?, seed).await?;
-    let primary = watch::formed(&client, COUNT.into()).await?;
+    let clients = watch::connect(members, &serve::transport(TransportKind::Tcp)?, seed, WRITERS).await?;
+    let client = &clients[0];
+    let primary = watch::formed(client, COUNT.into()).await?;
     story.tell(format_args!(
         "the cluster has formed: member {} is primary in view {}",
         primary.id, primary.view
     ));
 
-    let writers = Writers::start(&client, WRITERS, PACE);
-    story.tell(format_args!("{WRITERS} writers begin"));
+    let writers = Writers::start(&clients, WRITERS, PACE);
+    story.tell(format_args!("{WRITERS} clients write"));
     writers.progress(STEP, STEP_LIMIT).await?;
 
     let pid = members.pid(primary.id.get()).unwrap_or_default();
@@ -51,7 +52,7 @@ async fn play(story: &Story, members: &mut Members, seed: u64) -> Result<Verdict
             primary.id
         ),
     );
-    let promoted = watch::promoted(&client, primary.id).await?;
+    let promoted = watch::promoted(client, primary.id).await?;
     story.tell_in(
         GOOD,
         format_args!("member {} has become primary in view {}, by itself", promoted.id, promoted.view),
@@ -65,7 +66,7 @@ async fn play(story: &Story, members: &mut Members, seed: u64) -> Result<Verdict
 
     members.start_member(primary.id.get()).await?;
     story.tell(format_args!("member {} is started again on what it left on disk", primary.id));
-    let back = watch::level(&client, primary.id).await?;
+    let back = watch::level(client, primary.id).await?;
     story.tell_in(
         GOOD,
         format_args!(
@@ -76,7 +77,7 @@ async fn play(story: &Story, members: &mut Members, seed: u64) -> Result<Verdict
     writers.progress(STEP / 3, STEP_LIMIT).await?;
 
     let ledgers = writers.stop().await?;
-    let store = watch::read_back(&client).await?;
+    let store = watch::read_back(client).await?;
     let verdict = ledger::compare(&ledgers, &store);
     super::sum_up(story, &verdict, store.len());
     Ok(verdict)

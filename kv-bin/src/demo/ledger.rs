@@ -13,8 +13,8 @@ pub(crate) enum Ending {
     Acknowledged {
         /// The revision of the write.
         revision: Revision,
-        /// When the writer heard of it.
-        at: Instant,
+        /// When the writer heard of it; none if the writing was being ended then.
+        at: Option<Instant>,
     },
     /// It may have happened or not.
     Unknown,
@@ -82,7 +82,7 @@ pub(crate) fn compare(ledgers: &[Ledger], store: &BTreeMap<Bytes, Record>) -> Ve
             verdict.check_key(key, attempts, store.get(key));
             for attempt in attempts {
                 if let Ending::Acknowledged { revision, at } = attempt.ending {
-                    times.push(at);
+                    times.extend(at);
                     if let Some(other) = revisions.insert(revision, key) {
                         verdict.duplicate(1, format!("{key:?} and {other:?} both have revision {revision}"));
                     }
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     fn acknowledged(revision: u64) -> Ending {
-        Ending::Acknowledged { revision: Revision::new(revision), at: Instant::now() }
+        Ending::Acknowledged { revision: Revision::new(revision), at: Some(Instant::now()) }
     }
 
     fn record(value: &str, created: u64, modified: u64, version: u64) -> Record {
@@ -272,7 +272,7 @@ mod tests {
         for (n, ms) in [0u64, 10, 40, 45].into_iter().enumerate() {
             let ending = Ending::Acknowledged {
                 revision: Revision::new(n as u64 + 1),
-                at: start + Duration::from_millis(ms),
+                at: Some(start + Duration::from_millis(ms)),
             };
             ledgers[n % 2].note(Bytes::from(n.to_string()), Bytes::new(), ending);
         }

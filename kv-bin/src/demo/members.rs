@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::serve;
 use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -33,9 +33,18 @@ pub(crate) struct Members {
     ports: Vec<u16>,
     processes: Vec<Option<Process>>,
     logs: Vec<Log>,
-    /// What share of the messages between members each of them loses, in percent.
-    loss: u8,
-    seed: u64,
+    plan: Plan,
+}
+
+/// What all members are told.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Decides which messages are lost.
+    pub(crate) seed: u64,
+    /// What share of the messages between members is lost, in percent.
+    pub(crate) loss: u8,
+    /// What the members log, if that is to be shown.
+    pub(crate) log: Option<String>,
 }
 
 /// The last lines of a member's log.
@@ -55,11 +64,11 @@ impl Drop for Process {
 }
 
 impl Members {
-    /// Starts three members with empty folders, which lose `loss` percent of the messages between them.
-    pub(crate) async fn start(loss: u8, seed: u64) -> Result<Self, Failure> {
+    /// Starts three members with empty folders.
+    pub(crate) async fn start(plan: &Plan) -> Result<Self, Failure> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            match Self::try_start(loss, seed).await {
+            match Self::try_start(plan).await {
                 Ok(members) => return Ok(members),
                 Err(failure) => last = Some(failure),
             }
@@ -67,13 +76,13 @@ impl Members {
         Err(last.unwrap_or_else(|| Failure::failed("no attempt was made")))
     }
 
-    async fn try_start(loss: u8, seed: u64) -> Result<Self, Failure> {
+    async fn try_start(plan: &Plan) -> Result<Self, Failure> {
         let folder =
             std::env::temp_dir().join(format!("kv-demo-{}-{:016x}", std::process::id(), fastrand::u64(..)));
         let ports = free_ports(COUNT.into())?;
         let processes = (0..COUNT).map(|_| None).collect();
         let logs = (0..COUNT).map(|_| Log::default()).collect();
-        let mut members = Self { folder, ports, processes, logs, loss, seed };
+        let mut members = Self { folder, ports, processes, logs, plan: plan.clone() };
         for id in 0..COUNT {
             members.start_member(id).await?;
         }
@@ -124,7 +133,9 @@ impl Members {
             .arg(self.folder.join(id.to_string()))
             .arg("--exit-with-parent")
             .arg(&self.folder)
-            .args(["--lose", &self.loss.to_string(), "--lose-seed", &(self.seed + u64::from(id)).to_string()])
+            .args(["--lose", &self.plan.loss.to_string()])
+            .args(["--lose-seed", &(self.plan.seed.wrapping_add(id.into())).to_string()])
+            .args(["--log", self.plan.log.as_deref().unwrap_or("info")])
             .env("NO_COLOR", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -134,7 +145,7 @@ impl Members {
             .spawn()
             .map_err(|error| Failure::failed(format!("cannot start a member process: {error}")))?;
         let mut process = Process { child };
-        let serving = watch(&mut process, self.logs[usize::from(id)].clone());
+        let serving = watch(&mut process, id, self.logs[usize::from(id)].clone(), self.plan.log.is_some());
         self.processes[usize::from(id)] = Some(process);
         match timeout(START_LIMIT, serving).await {
             Ok(Ok(())) => Ok(()),
@@ -178,11 +189,15 @@ fn own_group(_: &mut Command) {}
 
 /// Reads what a member prints, on threads that end when it ends. The receiver hears when it serves; the channel closes if it
 /// ends before.
-fn watch(process: &mut Process, log: Log) -> oneshot::Receiver<()> {
+fn watch(process: &mut Process, id: u8, log: Log, shown: bool) -> oneshot::Receiver<()> {
     let (served, serving) = oneshot::channel();
     if let Some(stderr) = process.child.stderr.take() {
         std::thread::spawn(move || {
             for line in lines(stderr) {
+                if shown {
+                    // Where stderr is closed there is nobody to show it to.
+                    let _ = writeln!(std::io::stderr().lock(), "member {id}: {line}");
+                }
                 let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
                 if log.len() == LOG_LINES {
                     log.pop_front();

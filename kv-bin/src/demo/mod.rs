@@ -15,8 +15,8 @@ use crate::output::{self, BAD, Cell, GOOD, NOTE, styled};
 use crate::serve;
 use crate::signals::Signals;
 use ledger::Verdict;
-use members::Members;
-use serde_json::{Value, json};
+use members::{Members, Plan};
+use serde::Serialize;
 use story::Story;
 
 /// How many problems are shown of each scenario.
@@ -30,14 +30,27 @@ struct Report {
     verdict: Verdict,
 }
 
+/// A report as programs get it.
+#[derive(Serialize, Debug)]
+struct Summary {
+    scenario: &'static str,
+    transport: &'static str,
+    writes: u64,
+    acknowledged: u64,
+    lost: u64,
+    duplicated: u64,
+    outage_ms: f64,
+}
+
 /// Runs the scenarios, and says how they went. However it ends, no process and no folder of the demo is left.
-pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<(), Failure> {
+pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Result<(), Failure> {
     let mut signals =
         Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
     // Says early what is not compiled in.
     serve::transport(args.transport)?;
+    let plan = Plan { seed: args.seed, loss: 0, log };
     let reports = tokio::select! {
-        reports = tell(&args, json) => reports?,
+        reports = tell(&args, &plan, json) => reports?,
         signal = signals.next() => {
             return Err(Failure::failed(format!("stopped by {signal}: no process and no folder is left behind")));
         }
@@ -45,18 +58,18 @@ pub(crate) async fn run(args: DemoArgs, json: bool) -> Result<(), Failure> {
     conclude(&reports, json)
 }
 
-async fn tell(args: &DemoArgs, json: bool) -> Result<Vec<Report>, Failure> {
+async fn tell(args: &DemoArgs, plan: &Plan, json: bool) -> Result<Vec<Report>, Failure> {
     let mut reports = Vec::new();
     let transport = args.transport;
     if matches!(args.scenario, Scenario::Crash | Scenario::All) {
         let story = Story::begin("crash: the primary is killed in the middle of writes", json);
-        let verdict = crash::run(&story, args.seed).await?;
+        let verdict = crash::run(&story, plan).await?;
         reports.push(Report { scenario: "crash", transport, verdict });
     }
     if matches!(args.scenario, Scenario::Omission | Scenario::All) {
         let story =
             Story::begin("omission: requests, replies and messages between members are lost at random", json);
-        let verdict = omission::run(&story, args.seed).await?;
+        let verdict = omission::run(&story, plan).await?;
         reports.push(Report { scenario: "omission", transport, verdict });
     }
     Ok(reports)
@@ -94,7 +107,8 @@ fn show_logs(story: &Story, members: &Members) {
 /// The last words: a table, or JSON, and whether all is well.
 fn conclude(reports: &[Report], json: bool) -> Result<(), Failure> {
     let text = if json {
-        Value::from(reports.iter().map(Report::json).collect::<Vec<_>>()).to_string()
+        let summaries: Vec<_> = reports.iter().map(Report::summary).collect();
+        serde_json::to_string(&summaries).expect("names and numbers are always JSON")
     } else {
         let header = ["scenario", "transport", "writes", "acknowledged", "lost", "duplicated", "outage"];
         let rows: Vec<_> = reports.iter().map(Report::row).collect();
@@ -118,16 +132,16 @@ fn conclude(reports: &[Report], json: bool) -> Result<(), Failure> {
 }
 
 impl Report {
-    fn json(&self) -> Value {
-        json!({
-            "scenario": self.scenario,
-            "transport": self.transport.name(),
-            "writes": self.verdict.writes,
-            "acknowledged": self.verdict.acknowledged,
-            "lost": self.verdict.lost,
-            "duplicated": self.verdict.duplicated,
-            "outage_ms": self.outage_ms(),
-        })
+    fn summary(&self) -> Summary {
+        Summary {
+            scenario: self.scenario,
+            transport: self.transport.name(),
+            writes: self.verdict.writes,
+            acknowledged: self.verdict.acknowledged,
+            lost: self.verdict.lost,
+            duplicated: self.verdict.duplicated,
+            outage_ms: self.outage_ms(),
+        }
     }
 
     fn row(&self) -> Vec<Cell> {

@@ -1,14 +1,14 @@
 //! Requests, replies and messages between members are lost at random.
 
 use super::ledger::{self, Verdict};
-use super::members::{COUNT, Members};
+use super::members::{COUNT, Members, Plan};
 use super::story::Story;
 use super::watch;
 use super::writers::Writers;
 use crate::failure::Failure;
 use crate::output::{BAD, GOOD};
 use kv_core::transport::tcp::Tcp;
-use kv_core::transport::{Direction, Fault, Faults, Faulty, Lane, Scope};
+use kv_core::transport::{Direction, Fault, Faults, Faulty, Lane, Scope, Transport};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,14 +23,14 @@ const GOAL: u64 = 1500;
 /// How long a step may take.
 const STEP_LIMIT: Duration = Duration::from_secs(40);
 /// Which share of requests is lost, and of replies.
-const CLIENT_LOSS: f64 = 0.15;
+const CLIENT_LOSS: f64 = 0.10;
 /// Which share of the messages between members is lost, in percent.
 const MEMBER_LOSS: u8 = 3;
 
 /// Tells the story of lost messages.
-pub(super) async fn run(story: &Story, seed: u64) -> Result<Verdict, Failure> {
-    let members = Members::start(MEMBER_LOSS, seed).await?;
-    let result = play(story, &members, seed).await;
+pub(super) async fn run(story: &Story, plan: &Plan) -> Result<Verdict, Failure> {
+    let members = Members::start(&Plan { loss: MEMBER_LOSS, ..plan.clone() }).await?;
+    let result = play(story, &members, plan.seed).await;
     result.inspect_err(|_| super::show_logs(story, &members))
 }
 
@@ -38,15 +38,17 @@ async fn play(story: &Story, members: &Members, seed: u64) -> Result<Verdict, Fa
     super::introduce(story, members);
     let faults = Faults::new(seed);
     let transport = Faulty::new(Tcp::new(), faults.clone(), kv_core::wire::framing()).spare_first();
-    let client = watch::connect(members, Arc::new(transport), seed).await?;
-    let primary = watch::formed(&client, COUNT.into()).await?;
+    let transport: Arc<dyn Transport> = Arc::new(transport);
+    let clients = watch::connect(members, &transport, seed, WRITERS).await?;
+    let client = &clients[0];
+    let primary = watch::formed(client, COUNT.into()).await?;
     story.tell(format_args!(
         "the cluster has formed: member {} is primary in view {}",
         primary.id, primary.view
     ));
 
-    let writers = Writers::start(&client, WRITERS, PACE);
-    story.tell(format_args!("{WRITERS} writers begin"));
+    let writers = Writers::start(&clients, WRITERS, PACE);
+    story.tell(format_args!("{WRITERS} clients write"));
     writers.progress(CALM, STEP_LIMIT).await?;
 
     faults.set(Scope::all().lane(Lane::Client), Fault::new().loss(CLIENT_LOSS));
@@ -56,7 +58,6 @@ async fn play(story: &Story, members: &Members, seed: u64) -> Result<Verdict, Fa
         format_args!("from now on {percent} % of all requests and replies are lost (seed {seed}), {MEMBER_LOSS} % between members"),
     );
     writers.progress(GOAL, STEP_LIMIT).await?;
-    let ledgers = writers.stop().await?;
     let lost = |direction| faults.counts(Lane::Client, direction).lost;
     let (requests, replies) = (lost(Direction::Outgoing), lost(Direction::Incoming));
     faults.heal();
@@ -67,7 +68,8 @@ async fn play(story: &Story, members: &Members, seed: u64) -> Result<Verdict, Fa
         ),
     );
 
-    let store = watch::read_back(&client).await?;
+    let ledgers = writers.stop().await?;
+    let store = watch::read_back(client).await?;
     let mut verdict = ledger::compare(&ledgers, &store);
     if requests == 0 || replies == 0 {
         verdict.problems.push("no message was lost: the scenario shows nothing".to_owned());

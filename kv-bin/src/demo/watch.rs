@@ -16,18 +16,23 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// How often it is looked at.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A client that knows all members' addresses.
+/// Clients that know all members' addresses.
 pub(crate) async fn connect(
     members: &Members,
-    transport: Arc<dyn Transport>,
+    transport: &Arc<dyn Transport>,
     seed: u64,
-) -> Result<Client, Failure> {
-    let mut builder =
-        Client::builder(CLUSTER).transport(transport).name("demo").seed(seed).connect_timeout(LIMIT);
-    for address in members.addresses() {
-        builder = builder.address(address);
+    count: usize,
+) -> Result<Vec<Client>, Failure> {
+    let mut clients = Vec::new();
+    for number in 0..count as u64 {
+        let builder =
+            Client::builder(CLUSTER).transport(transport.clone()).name("demo").connect_timeout(LIMIT);
+        let builder =
+            members.addresses().into_iter().fold(builder, |builder, address| builder.address(address));
+        let client = builder.seed(seed + number).connect().await;
+        clients.push(client.map_err(|error| Failure::failed(format!("a client cannot connect: {error}")))?);
     }
-    builder.connect().await.map_err(|error| Failure::failed(format!("the client cannot connect: {error}")))
+    Ok(clients)
 }
 
 /// Where the members that answer stand.

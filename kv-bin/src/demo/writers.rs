@@ -24,16 +24,17 @@ struct Shared {
 }
 
 impl Writers {
-    /// Starts `count` writers, each of which begins a write every `pace` unless the one before still runs.
+    /// Starts `count` writers, each of which begins a write every `pace` unless the one before still runs. They share the
+    /// clients, each of which has a session of its own.
     ///
     /// By turns a writer puts a key of its own, once, and raises a counter of its own. Odd writers raise theirs only from the
     /// revision that they were told last: if a write of theirs were applied twice, the next would be refused.
-    pub(crate) fn start(client: &Client, count: usize, pace: Duration) -> Self {
+    pub(crate) fn start(clients: &[Client], count: usize, pace: Duration) -> Self {
         let shared = Arc::new(Shared { stop: AtomicBool::new(false), acknowledged: AtomicU64::new(0) });
         let mut tasks = JoinSet::new();
         for number in 0..count {
-            let writer =
-                Writer { client: client.clone(), number, ledger: Ledger::default(), shared: shared.clone() };
+            let client = clients[number % clients.len()].clone();
+            let writer = Writer { client, number, ledger: Ledger::default(), shared: shared.clone() };
             tasks.spawn(writer.run(pace));
         }
         Self { tasks, shared }
@@ -123,7 +124,7 @@ impl Writer {
     fn note(&mut self, key: Bytes, value: Bytes, result: Result<kv_core::ids::Revision, WriteError>) {
         let ending = match result {
             Ok(revision) => {
-                let at = Instant::now();
+                let at = (!self.shared.stop.load(Ordering::Relaxed)).then(Instant::now);
                 self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
                 Ending::Acknowledged { revision, at }
             }

@@ -4,6 +4,7 @@ use crate::harness::{Cluster, LIMIT, level, primary, see, successor, verify};
 use crate::ledger::Ledger;
 use crate::writers::Writers;
 use kv_core::Client;
+use std::slice;
 use std::time::Duration;
 
 const WRITERS: usize = 8;
@@ -12,7 +13,7 @@ const PACE: Duration = Duration::from_millis(2);
 const STEP: u64 = 400;
 
 fn load(client: &Client) -> Writers {
-    Writers::start(client, WRITERS, PACE)
+    Writers::start(slice::from_ref(client), WRITERS, PACE)
 }
 
 async fn progress(writers: &Writers) {

@@ -104,7 +104,7 @@ fn nothing_is_left_when_it_is_interrupted() {
 #[test]
 fn nothing_is_left_when_it_is_killed() {
     for (signal, fragment) in
-        [(Signal::KILL, "process"), (Signal::KILL, "is killed"), (Signal::HUP, "writers begin")]
+        [(Signal::KILL, "process"), (Signal::KILL, "is killed"), (Signal::HUP, "clients write")]
     {
         let place = tempfile::tempdir().unwrap();
         let mut child = started(&place, "crash", fragment);

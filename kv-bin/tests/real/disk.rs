@@ -7,6 +7,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::slice;
 use std::time::Duration;
 
 const PACE: Duration = Duration::from_millis(1);
@@ -94,7 +95,7 @@ async fn members_with_different_lists_refuse_each_other() {
 async fn a_wiped_folder_is_no_vote() {
     let mut cluster = Cluster::of_three();
     let client = cluster.client().await;
-    let writers = Writers::start(&client, 4, PACE);
+    let writers = Writers::start(slice::from_ref(&client), 4, PACE);
     writers.progress(200, LIMIT).await.expect("the cluster goes on");
     let chief = primary(&client).await;
     let wiped = (chief + 1) % 3;
@@ -167,7 +168,7 @@ fn targets(folder: &Path) -> Vec<(PathBuf, u64)> {
 async fn a_flipped_byte_anywhere_on_one_member_never_gives_a_wrong_answer() {
     let mut cluster = Cluster::start(&["data", "data", "data"], &["--checkpoint-bytes", "64KiB"]);
     let client = cluster.client().await;
-    let writers = Writers::start(&client, 8, PACE);
+    let writers = Writers::start(slice::from_ref(&client), 8, PACE);
     writers.progress(1500, LIMIT).await.expect("the cluster goes on");
     let ledgers = writers.stop().await.expect("the writers are well");
     level(&client, &[0, 1, 2]).await;
@@ -199,7 +200,7 @@ async fn a_flipped_byte_anywhere_on_one_member_never_gives_a_wrong_answer() {
 async fn a_single_member_with_a_flipped_byte_answers_rightly_or_not_at_all() {
     let mut cluster = Cluster::start(&["data"], &["--checkpoint-bytes", "64KiB"]);
     let client = cluster.client().await;
-    let writers = Writers::start(&client, 8, PACE);
+    let writers = Writers::start(slice::from_ref(&client), 8, PACE);
     writers.progress(1500, LIMIT).await.expect("the cluster goes on");
     let ledgers = writers.stop().await.expect("the writers are well");
     let mut random = fastrand::Rng::with_seed(11);
@@ -236,7 +237,7 @@ async fn a_disk_that_takes_no_more_stops_its_member_and_no_other() {
     limited.args(["-c", script, "bash"]).arg(member.get_program()).args(member.get_args());
     limited.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let child = std::thread::spawn(move || run(&mut limited));
-    let writers = Writers::start(&client, 4, PACE);
+    let writers = Writers::start(slice::from_ref(&client), 4, PACE);
     let big = vec![b'x'; 8 << 10];
     while !child.is_finished() {
         client.put("big", big.clone()).await.expect("the others go on");

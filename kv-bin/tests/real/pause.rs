@@ -4,6 +4,7 @@ use crate::harness::{Cluster, LIMIT, level, primary, successor, verify};
 use crate::writers::Writers;
 use kv_core::Client;
 use kv_core::ids::Revision;
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -68,7 +69,7 @@ impl Probe {
 async fn a_primary_that_freezes_is_replaced_and_finds_itself_deposed() {
     let cluster = Cluster::of_three();
     let client = cluster.client().await;
-    let writers = Writers::start(&client, 4, PACE);
+    let writers = Writers::start(slice::from_ref(&client), 4, PACE);
     let probe = Probe::start(&client);
     for _ in 0..3 {
         writers.progress(STEP, LIMIT).await.expect("the cluster goes on");
@@ -90,7 +91,7 @@ async fn a_primary_that_freezes_is_replaced_and_finds_itself_deposed() {
 async fn backups_that_freeze_in_turn_are_not_missed() {
     let cluster = Cluster::of_three();
     let client = cluster.client().await;
-    let writers = Writers::start(&client, 4, PACE);
+    let writers = Writers::start(slice::from_ref(&client), 4, PACE);
     let probe = Probe::start(&client);
     writers.progress(STEP, LIMIT).await.expect("the cluster goes on");
     let chief = primary(&client).await;
@@ -113,7 +114,7 @@ async fn backups_that_freeze_in_turn_are_not_missed() {
 async fn a_cluster_that_freezes_as_a_whole_goes_on() {
     let cluster = Cluster::of_three();
     let client = cluster.client().await;
-    let writers = Writers::start(&client, 4, PACE);
+    let writers = Writers::start(slice::from_ref(&client), 4, PACE);
     writers.progress(STEP, LIMIT).await.expect("the cluster goes on");
     for id in 0..3 {
         cluster.pause(id);

@@ -43,6 +43,8 @@ pub(super) struct Primary {
 /// How far one peer is in the log of this view.
 #[derive(Debug)]
 struct PeerProgress {
+    /// It has acknowledged something, and so has the log of this view. Until then it drops entries, and is sent none.
+    installed: bool,
     /// Invariant: `acked < next`, and `next <= head + 1`.
     acked: Op,
     /// The next op to send.
@@ -134,6 +136,7 @@ impl Replica {
         self.attempts = 0;
         let commit = self.commit;
         let progress = |_| PeerProgress {
+            installed: false,
             acked: commit.previous(),
             next: commit.max(Op::new(1)),
             moved_at: now,
@@ -263,7 +266,7 @@ impl Replica {
         let State::Primary(primary) = &mut self.state else { return };
         let mut receivers = Vec::new();
         for (id, peer) in &mut primary.peers {
-            if peer.next == op && op.distance_from(peer.acked) <= window {
+            if peer.installed && peer.next == op && op.distance_from(peer.acked) <= window {
                 if peer.acked == op.previous() {
                     peer.moved_at = now;
                 }
@@ -315,6 +318,10 @@ impl Replica {
         let State::Primary(primary) = &mut self.state else { return };
         let Some(peer) = primary.peers.get_mut(&from) else { return };
         peer.heard_at = Some(now);
+        if !peer.installed {
+            peer.installed = true;
+            peer.next = log.op.max(peer.acked).next();
+        }
         if log.op > peer.acked {
             peer.acked = log.op;
             peer.next = peer.next.max(log.op.next());

@@ -44,10 +44,6 @@ fn explain(error: &clap::Error) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
     let json = cli.json;
     let log = cli.log.as_deref();
     if !matches!(cli.command, Command::Serve(_)) {
@@ -57,14 +53,23 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => {
             let config = config::ServeConfig::resolve(*args)?;
             log::init(log.or(config.log.as_deref()).unwrap_or("info"))?;
-            runtime.block_on(serve::run(config, json))
+            block_on(serve::run(config, json))
         }
-        Command::Put(args) => runtime.block_on(commands::put(args, json)),
-        Command::Get(args) => runtime.block_on(commands::get(args, json)),
-        Command::Delete(args) => runtime.block_on(commands::delete(args, json)),
-        Command::Scan(args) => runtime.block_on(commands::scan(args, json)),
-        Command::Status(args) => runtime.block_on(commands::status(args, json)),
-        Command::Demo(args) => runtime.block_on(demo::run(args, cli.log, json)),
+        Command::Put(args) => block_on(commands::put(args, json)),
+        Command::Get(args) => block_on(commands::get(args, json)),
+        Command::Delete(args) => block_on(commands::delete(args, json)),
+        Command::Scan(args) => block_on(commands::scan(args, json)),
+        Command::Status(args) => block_on(commands::status(args, json)),
+        Command::Demo(args) => block_on(demo::run(args, cli.log, json)),
         Command::Sim(args) => sim::run(&args, json),
     }
+}
+
+/// Runs what waits for the network; the simulator, which does not, gets no threads that it would have to share the cores with.
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(work)
 }

@@ -64,6 +64,7 @@ fn numbers_run_in_any_order_within_the_window() {
     assert_eq!(ask(&mut sessions, 2, 0), Decision::Answered(outcome(2)));
 }
 
+/// Rule E3.
 #[test]
 fn an_acknowledged_number_never_runs_again_and_its_result_is_dropped() {
     let mut sessions = opened(&[1]);
@@ -107,6 +108,7 @@ fn numbers_at_the_end_of_the_range_do_no_harm() {
     assert_eq!(ask(&mut sessions, u64::MAX, u64::MAX), refused(Rejection::Forgotten));
 }
 
+/// Rule E5.
 #[test]
 fn an_unknown_session_is_expired() {
     let mut sessions = opened(&[]);
@@ -151,6 +153,7 @@ fn a_full_table_evicts_the_session_that_was_silent_longest() {
     sessions.check_invariants();
 }
 
+/// Rule E4.
 #[test]
 fn of_equally_silent_sessions_the_oldest_is_evicted() {
     let mut sessions = opened(&[]);

@@ -39,6 +39,7 @@ fn view_of(log_view: u64, cut: Option<(Anchor, u64)>, damaged: bool) -> Write {
 }
 
 /// DESIGN 4.3: a torn entry at op 3, then another entry at op 3, then a power cut: nothing of the first comes back.
+/// Rule D3.
 #[test]
 fn s3_a_torn_tail_is_cut_silently_and_its_remains_never_come_back() {
     let mut torn = 0;
@@ -104,6 +105,7 @@ fn s4_a_damaged_entry_in_the_middle_is_told_and_nothing_is_cut_until_the_replica
     assert_eq!((head(&recovered), recovered.damaged), (6, false));
 }
 
+/// Rule D3.
 #[test]
 fn s4_the_last_acknowledged_entry_damaged_is_not_taken_for_torn() {
     for sector in 0..8 {
@@ -115,6 +117,7 @@ fn s4_the_last_acknowledged_entry_damaged_is_not_taken_for_torn() {
 }
 
 /// DESIGN 4.4: a hole before an entry that says "all up to here was durable" is damage, not a tear.
+/// Rule D3.
 #[test]
 fn s9_an_acknowledged_block_that_reads_as_never_written_is_damage() {
     let (disk, _, _) = with_entries(3);
@@ -123,6 +126,7 @@ fn s9_an_acknowledged_block_that_reads_as_never_written_is_damage() {
     assert_eq!((head(&recovered), recovered.damaged), (1, true));
 }
 
+/// Rule D3.
 #[test]
 fn s9_a_hole_before_entries_of_the_same_unacknowledged_write_is_a_tear() {
     let (disk, mut journal, entries) = with_entries(1);
@@ -133,6 +137,7 @@ fn s9_a_hole_before_entries_of_the_same_unacknowledged_write_is_a_tear() {
     assert_eq!(head(&reopened(&disk)), 2);
 }
 
+/// Rule D5.
 #[test]
 fn s9_a_stale_block_of_an_earlier_generation_is_found_out() {
     let (disk, mut journal) = formed();
@@ -237,6 +242,7 @@ fn s8_missing_and_shortened_segments_are_damage_and_nothing_is_deleted() {
     }
 }
 
+/// Rule D4.
 #[test]
 fn s10_what_a_failed_sync_dropped_is_durable_before_it_is_reported() {
     for kind in [Kind::Sync, Kind::SyncDirectory] {
@@ -494,6 +500,7 @@ fn a_superblock_of_generation_without_segments_is_damage() {
     assert_eq!((head(&recovered), recovered.damaged), (2, false));
 }
 
+/// Rule D2.
 #[test]
 fn any_number_of_cuts_is_remembered() {
     let (disk, mut journal) = formed();
@@ -515,6 +522,7 @@ fn any_number_of_cuts_is_remembered() {
     }
 }
 
+/// Rule D2.
 #[test]
 fn a_power_cut_while_void_blocks_are_erased_brings_none_back() {
     for operation in 1..80 {

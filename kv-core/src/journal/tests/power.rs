@@ -98,6 +98,7 @@ fn run(seed: u64, rounds: usize) {
     world.restart(&states);
 }
 
+/// Rule D2.
 #[test]
 fn s1_acknowledged_writes_survive_power_cuts_at_any_operation_and_void_ones_do_not_return() {
     for seed in 0..seeds(500) {
@@ -106,6 +107,7 @@ fn s1_acknowledged_writes_survive_power_cuts_at_any_operation_and_void_ones_do_n
     }
 }
 
+/// Rule D5.
 #[test]
 fn s1_long_lives_with_recycled_segments() {
     for seed in 10_000..10_000 + seeds(500) / 25 {

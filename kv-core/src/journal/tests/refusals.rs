@@ -136,6 +136,7 @@ fn s5_superblock_copies_are_repaired_while_a_quorum_is_intact_and_refused_below(
 }
 
 /// DESIGN 4.1: opening completes all copies, so that no later damage can bring an older view back.
+/// Rule D1.
 #[test]
 fn s5_after_a_power_cut_in_a_view_write_no_damage_to_half_of_the_copies_brings_the_old_view_back() {
     for operation in 1..6 {

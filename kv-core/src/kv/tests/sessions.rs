@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// Rule E2.
 #[test]
 fn a_retry_changes_nothing_and_gets_the_first_result_bit_for_bit() {
     let mut machine = Machine::in_memory();
@@ -20,6 +21,7 @@ fn a_retry_changes_nothing_and_gets_the_first_result_bit_for_bit() {
 }
 
 /// After a failover the client retries what already stands in the inherited tail: the twin may be in the same entry.
+/// Rule E2.
 #[test]
 fn twins_in_one_entry_run_once() {
     let mut machine = Machine::in_memory();
@@ -43,6 +45,7 @@ fn a_failed_guard_is_a_result_too() {
     assert_eq!(machine.effect(guarded), failed, "though the guard would hold now");
 }
 
+/// Rule E1.
 #[test]
 fn two_sessions_opened_in_one_entry_are_two() {
     let mut machine = Machine::in_memory();
@@ -63,6 +66,7 @@ fn a_session_can_be_opened_and_used_in_one_entry() {
 }
 
 /// A client whose session was evicted must never have an old request run in a session that was opened later.
+/// Rule E5.
 #[test]
 fn a_request_of_an_evicted_session_never_runs_again() {
     let mut machine = Machine::in_memory();
@@ -80,6 +84,7 @@ fn a_request_of_an_evicted_session_never_runs_again() {
     assert_eq!(machine.state.reader().get(b"k").unwrap().0.unwrap().value, "new");
 }
 
+/// Rule E4.
 #[test]
 fn sessions_expire_by_the_stamps_in_the_log_alone() {
     let mut machine = Machine::in_memory();
@@ -92,6 +97,7 @@ fn sessions_expire_by_the_stamps_in_the_log_alone() {
 }
 
 /// Whether a session is alive must not depend on where in the entry its request stands.
+/// Rule E4.
 #[test]
 fn expiry_comes_before_the_requests_of_the_entry() {
     let mut machine = Machine::in_memory();

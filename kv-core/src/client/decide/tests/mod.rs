@@ -311,6 +311,7 @@ fn a_slow_cluster_is_given_more_time() {
     assert_eq!(bench.run_until(19_400), []);
 }
 
+/// Rule E6.
 #[test]
 fn an_abandoned_call_is_retried_with_its_number_and_its_fate_stays_unknown() {
     let mut bench = Bench::open();
@@ -324,6 +325,7 @@ fn an_abandoned_call_is_retried_with_its_number_and_its_fate_stays_unknown() {
     assert_eq!(last, [unknown(id(1), Cause::Deadline(cause))]);
 }
 
+/// Rule E6.
 #[test]
 fn a_deadline_without_any_proposal_is_not_applied() {
     let mut bench = Bench::open();
@@ -390,6 +392,7 @@ fn a_refusal_of_the_only_attempt_is_not_applied() {
     assert!(outputs.is_empty(), "C was not asked: {outputs:?}");
 }
 
+/// Rule E5.
 #[test]
 fn an_expired_session_ends_what_was_sent_and_spares_what_was_not() {
     let mut bench = Bench::with(CoreOptions { window: 3, ..CoreOptions::default() });
@@ -418,6 +421,7 @@ fn an_expired_session_ends_what_was_sent_and_spares_what_was_not() {
     assert_eq!(bench.answer(A, 4, expired), []);
 }
 
+/// Rule E5.
 #[test]
 fn a_retry_that_finds_its_session_expired_is_unknown() {
     let mut bench = Bench::open();

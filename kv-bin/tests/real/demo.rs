@@ -89,12 +89,13 @@ fn started(place: &TempDir, scenario: &str, fragment: &str) -> Child {
 #[test]
 fn nothing_is_left_when_it_is_interrupted() {
     for (signal, scenario, fragment) in [
-        (Signal::INT, "crash", "process"),
-        (Signal::TERM, "crash", "is killed"),
+        (Signal::INT, "crash", "member 2 serves"),
+        (Signal::TERM, "crash", "kill -9"),
         (Signal::INT, "omission", "are lost"),
     ] {
         let place = tempfile::tempdir().unwrap();
         let mut child = started(&place, scenario, fragment);
+        assert!(members(place.path()).len() >= 2, "there is something to leave");
         kill_process(Pid::from_child(&child), signal).unwrap();
         assert_eq!(wait(&mut child).code(), Some(1), "{signal:?}");
         nothing_is_left(&place);
@@ -104,10 +105,11 @@ fn nothing_is_left_when_it_is_interrupted() {
 #[test]
 fn nothing_is_left_when_it_is_killed() {
     for (signal, fragment) in
-        [(Signal::KILL, "process"), (Signal::KILL, "is killed"), (Signal::HUP, "clients write")]
+        [(Signal::KILL, "member 2 serves"), (Signal::KILL, "kill -9"), (Signal::HUP, "clients write")]
     {
         let place = tempfile::tempdir().unwrap();
         let mut child = started(&place, "crash", fragment);
+        assert!(members(place.path()).len() >= 2, "there is something to leave");
         kill_process(Pid::from_child(&child), signal).unwrap();
         assert_eq!(wait(&mut child).code(), None, "{signal:?}");
         nothing_is_left(&place);
@@ -117,7 +119,7 @@ fn nothing_is_left_when_it_is_killed() {
 #[test]
 fn it_fails_and_leaves_nothing_when_its_cluster_dies() {
     let place = tempfile::tempdir().unwrap();
-    let mut child = started(&place, "crash", "is killed");
+    let mut child = started(&place, "crash", "kill -9");
     let pids = members(place.path());
     assert!(pids.len() >= 2, "two members are left");
     for pid in pids {

@@ -2,6 +2,7 @@
 
 use crate::harness::{Cluster, LIMIT, contents, level, primary, refused, run, until, verify};
 use crate::writers::Writers;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::TcpListener;
@@ -196,6 +197,15 @@ async fn a_flipped_byte_anywhere_on_one_member_never_gives_a_wrong_answer() {
     }
 }
 
+/// Makes a folder what it was when `contents` looked at it.
+fn restore(folder: &Path, files: &BTreeMap<PathBuf, Vec<u8>>) {
+    fs::remove_dir_all(folder).unwrap();
+    fs::create_dir(folder).unwrap();
+    for (path, bytes) in files {
+        fs::write(path, bytes).unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_single_member_with_a_flipped_byte_answers_rightly_or_not_at_all() {
     let mut cluster = Cluster::start(&["data"], &["--checkpoint-bytes", "64KiB"]);
@@ -203,20 +213,25 @@ async fn a_single_member_with_a_flipped_byte_answers_rightly_or_not_at_all() {
     let writers = Writers::start(slice::from_ref(&client), 8, PACE);
     writers.progress(1500, LIMIT).await.expect("the cluster goes on");
     let ledgers = writers.stop().await.expect("the writers are well");
+    cluster.kill(0);
+    let intact = contents(&cluster.data(0));
+    let places = targets(&cluster.data(0));
     let mut random = fastrand::Rng::with_seed(11);
+    let mut answered = 0;
     for _ in 0..8 {
-        cluster.kill(0);
-        let places = targets(&cluster.data(0));
-        let (path, offset) = places[random.usize(..places.len())].clone();
-        let undo = flip(&path, offset);
-        if cluster.try_restart(0).is_ok()
-            && client.get("once/0/00000000").deadline(Duration::from_secs(1)).await.is_ok()
-        {
-            verify(&client, &ledgers).await;
+        let (path, offset) = &places[random.usize(..places.len())];
+        let _ = flip(path, *offset);
+        if cluster.try_restart(0).is_ok() {
+            let first = client.get("once/0/00000000").deadline(Duration::from_secs(1)).await;
+            if first.is_ok() {
+                verify(&client, &ledgers).await;
+                answered += 1;
+            }
         }
         cluster.kill(0);
-        undo();
+        restore(&cluster.data(0), &intact);
     }
+    assert!(answered < 8, "most of these bytes matter");
     cluster.restart(0);
     verify(&client, &ledgers).await;
 }

@@ -150,7 +150,16 @@ impl Cluster {
         panic!("no cluster starts");
     }
 
-    /// The same, none of them running yet.
+    /// One member that the world reaches at `address`, which leads to where it listens.
+    pub(crate) fn behind(address: &str, listen: &str) -> Self {
+        let mut cluster = Self::prepare(&["data"], &["--listen", listen]);
+        cluster.addresses = vec![address.to_owned()];
+        cluster.members = format!("0={address}");
+        cluster.restart(0);
+        cluster
+    }
+
+    /// Members that do not run yet.
     pub(crate) fn prepare(roles: &[&str], flags: &[&str]) -> Self {
         let addresses: Vec<_> = roles.iter().map(|_| format!("127.0.0.1:{}", free_port())).collect();
         let member = |(id, (address, role))| format!("{id}={address}:{role}");

@@ -358,7 +358,20 @@ impl Group {
             member.disk.write(write);
             last = Some(seq);
         }
+        self.check_committed_is_kept();
         last
+    }
+
+    /// A replication quorum holds what was committed; a damaged member counts, because it speaks for nothing.
+    fn check_committed_is_kept(&self) {
+        for (index, hash) in self.committed.iter().enumerate().rev().take(8) {
+            let op = Op::new(index as u64 + 1);
+            let holders = self.members.iter().filter(|member| {
+                let entry = member.disk.entries.get(&op).map(|entry| entry.header.hash());
+                member.disk.damaged || op <= member.disk.floor.0.op || entry == Some(*hash)
+            });
+            assert!(holders.count() >= self.cluster.replication_quorum(), "{op:?} is held by too few");
+        }
     }
 
     fn post(&mut self, envelope: Envelope) {

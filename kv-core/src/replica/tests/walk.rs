@@ -5,7 +5,7 @@
 use super::group::Group;
 use crate::config::Options;
 use crate::ids::{MemberId, Op};
-use crate::message::{Envelope, FormationStep};
+use crate::message::{Envelope, FormationStep, Message};
 use crate::replica::{Input, Replica};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ struct Walk {
     /// The most members that are damaged at a time: so many that every entry survives.
     damage: bool,
     tickets: u64,
+    /// Whether partitions last, and time passes quickly.
+    long: bool,
     /// Messages of the past, which may come again at any time.
     past: Vec<Envelope>,
 }
@@ -32,7 +34,8 @@ impl Walk {
             group.run_until("a primary serves", |group| group.serving() == Some(0));
         }
         let members = data + witnesses;
-        Self { group, members, damage: rng.bool(), tickets: 0, past: Vec::new(), rng }
+        let (damage, long) = (rng.bool(), rng.bool());
+        Self { group, members, damage, tickets: 0, long, past: Vec::new(), rng }
     }
 
     fn step(&mut self) {
@@ -46,7 +49,7 @@ impl Walk {
             }
             700..800 => self.propose(),
             800..880 => {
-                for _ in 0..self.rng.u32(1..20) {
+                for _ in 0..self.rng.u32(1..if self.long { 60 } else { 20 }) {
                     self.group.tick();
                 }
             }
@@ -59,9 +62,13 @@ impl Walk {
             915..930 => {
                 self.group.cut.insert((self.rng.u8(..self.members), self.rng.u8(..self.members)));
             }
-            930..945 => self.group.heal(),
+            930..945 => {
+                if !self.long || self.rng.u8(..8) == 0 {
+                    self.group.heal();
+                }
+            }
             945..955 if alive => self.crash(id),
-            945..970 if !alive => self.group.start(id),
+            945..970 if !alive => self.start(id),
             970..980 => self.checkpoint(id),
             980..985 => self.storm(),
             985..990 => {
@@ -69,8 +76,11 @@ impl Walk {
                 member.paused = !member.paused;
             }
             990..992 => self.jump(),
-            992..994 => self.group.isolate(id),
-            994 => self.restart_all(),
+            992..996 => {
+                let primary = self.group.serving().filter(|_| self.rng.bool());
+                self.group.isolate(primary.unwrap_or(id));
+            }
+            996 => self.restart_all(),
             _ => {}
         }
     }
@@ -85,6 +95,18 @@ impl Walk {
         let op = most.back(self.rng.u64(..4)).max(replica.checkpoint());
         let checkpoint = replica.anchor(op);
         self.group.input(id, Input::Checkpointed { checkpoint });
+    }
+
+    /// Sometimes what was once said to the member is the first that it hears.
+    fn start(&mut self, id: u8) {
+        self.group.start(id);
+        if self.rng.u8(..3) == 0 {
+            for envelope in self.past.iter().filter(|envelope| envelope.to == MemberId::new(id)) {
+                if matches!(envelope.message, Message::StartView { .. } | Message::DoViewChange { .. }) {
+                    self.group.network.push_front(envelope.clone());
+                }
+            }
+        }
     }
 
     /// Messages of long ago come again, of former lives too.
@@ -141,7 +163,7 @@ impl Walk {
     }
 
     fn propose(&mut self) {
-        if let Some(id) = self.group.serving() {
+        for id in self.serving() {
             let text = format!("{}", self.rng.u64(..));
             self.group.propose(id, &text);
         }
@@ -149,13 +171,15 @@ impl Walk {
 
     /// Whoever takes itself for the primary is asked: the deposed ones too.
     fn read(&mut self) {
-        for id in 0..self.members {
-            let replica = self.group.members[usize::from(id)].replica.as_ref();
-            if replica.is_some_and(Replica::is_serving) {
-                self.tickets += 1;
-                self.group.read(id, self.tickets);
-            }
+        for id in self.serving() {
+            self.tickets += 1;
+            self.group.read(id, self.tickets);
         }
+    }
+
+    fn serving(&self) -> Vec<u8> {
+        let replica = |id: u8| self.group.members[usize::from(id)].replica.as_ref();
+        (0..self.members).filter(|id| replica(*id).is_some_and(Replica::is_serving)).collect()
     }
 
     /// A crash keeps some of the writes that were under way; sometimes the tail of the log is damaged as well, or entries below
@@ -175,7 +199,7 @@ impl Walk {
         // Every entry survives somewhere, or is held by every state: there is no state transfer here.
         let others = || self.group.members.iter().enumerate().filter(|(other, _)| *other != usize::from(id));
         let floors = others().map(|(_, member)| member.disk.floor.0.op).max().unwrap_or_default();
-        let heads = others().map(|(_, member)| member.disk.head()).min().unwrap_or_default();
+        let held = others().map(|(_, member)| member.disk.checkpoint.op).min().unwrap_or_default();
         let disk = &mut self.group.members[usize::from(id)].disk;
         if !self.damage || disk.formation != FormationStep::Formed {
             return;
@@ -187,7 +211,7 @@ impl Walk {
                 disk.damaged = true;
             }
             2 => {
-                let op = disk.checkpoint.op.back(self.rng.u64(..5)).min(heads);
+                let op = disk.checkpoint.op.back(self.rng.u64(..5)).min(held);
                 disk.trim(op);
             }
             _ => {}

@@ -127,9 +127,12 @@ impl Checker {
     }
 
     /// A member was started and recovered this from its journal.
-    pub(super) fn on_recovered(&mut self, member: usize, recovered: &Recovered) -> Checked {
+    pub(super) fn on_recovered(&mut self, member: usize, recovered: &Recovered, flipped: bool) -> Checked {
         self.shown[member] = Shown { view: recovered.view, log_view: recovered.log_view, commit: Op::ZERO };
-        if self.mirrors[member].recover(recovered)? {
+        if recovered.damaged {
+            self.count("starts with a damaged log");
+        }
+        if self.mirrors[member].recover(recovered, flipped)? {
             self.count("writes lost in a crash");
         }
         Ok(())

@@ -252,7 +252,7 @@ impl World {
         self.kick_apply(member);
     }
 
-    /// Has something to be applied soon.
+    /// Has something to be applied soon. A witness has nothing to apply to.
     pub(super) fn kick_apply(&mut self, member: usize) {
         let delay = around(&mut self.rng, self.plan.disk.latency / 10);
         let Some(process) = self.process(member) else { return };
@@ -271,7 +271,7 @@ impl World {
             }
         }
         let Some(process) = self.process(member) else { return };
-        let applied = process.state.as_ref().map_or(Op::ZERO, |state| state.applied().op);
+        let applied = process.applied();
         self.answer_reads(member);
         self.input(member, Input::Applied { op: applied });
         self.consider_checkpoint(member);
@@ -285,7 +285,10 @@ impl World {
         if !process.may_apply() {
             return false;
         }
-        let Some(state) = &mut process.state else { return false };
+        let Some(state) = &mut process.state else {
+            process.seen = process.commit.op;
+            return false;
+        };
         let op = state.applied().op.next();
         let entry = match process.log.read(op) {
             Ok(Some(entry)) => entry,
@@ -394,7 +397,11 @@ fn planted(bug: Option<Bug>, write: &Write) -> Write {
 
 impl Process {
     fn may_apply(&self) -> bool {
-        self.state.as_ref().is_some_and(|state| state.applied().op < self.commit.op && !state.is_full())
+        self.applied() < self.commit.op && self.state.as_ref().is_none_or(|state| !state.is_full())
+    }
+
+    fn applied(&self) -> Op {
+        self.state.as_ref().map_or(self.seen, |state| state.applied().op)
     }
 }
 

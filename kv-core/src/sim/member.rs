@@ -1,5 +1,6 @@
 //! One member: its machine, which stays, and its process, which comes and goes.
 
+use super::Bug;
 use super::clock::{Clock, SECOND, Time};
 use super::plan::{Plan, around};
 use super::serve::Serving;
@@ -30,6 +31,8 @@ pub(super) struct Member {
     pub(super) inbox: Vec<Event>,
     /// The disk may fail from now on: an error is no surprise.
     pub(super) disk_stops: bool,
+    /// Bits of its journal were flipped since it ran last.
+    pub(super) flipped: bool,
     /// The disk takes this many times as long.
     pub(super) slowness: u32,
     /// It is not started again.
@@ -53,6 +56,8 @@ pub(super) struct Process {
     /// The last op that was reported durable.
     pub(super) durable: Op,
     pub(super) commit: Anchor,
+    /// On a witness: what it has been told to be committed.
+    pub(super) seen: Op,
     /// An `Apply` is due.
     pub(super) applying: bool,
     pub(super) checkpoint: Option<Checkpoint>,
@@ -84,6 +89,7 @@ impl Member {
             paused: None,
             inbox: Vec::new(),
             disk_stops: false,
+            flipped: false,
             slowness: 1,
             away: false,
             halted: None,
@@ -142,13 +148,18 @@ impl World {
             pipeline: plan.options.pipeline,
         };
         let options = JournalOptions { segment_bytes: plan.options.segment_bytes, cache_bytes: 16 << 10 };
-        let (journal, mut recovered) = match Journal::open(slot.disk.storage(), identity, options) {
+        let open = match self.bug {
+            Some(Bug::CutAtFirstBad) => Journal::open_cutting_at_first_bad,
+            _ => Journal::open,
+        };
+        let (journal, mut recovered) = match open(slot.disk.storage(), identity, options) {
             Ok(opened) => opened,
             Err(_) if slot.disk_stops => return Ok(None),
             Err(error) => return Err(error.to_string()),
         };
-        let checked = self.checker.on_recovered(member, &recovered);
+        let checked = self.checker.on_recovered(member, &recovered, slot.flipped);
         self.check(checked);
+        self.members[member].flipped = false;
         let slot = &self.members[member];
         let limits = Limits::from(&self.plan.options);
         let state = match (slot.role, self.plan.in_memory) {
@@ -162,7 +173,11 @@ impl World {
         };
         if let Some(state) = &state {
             // The engine is the later of the two: it makes a checkpoint durable before the superblock hears of it.
-            recovered.checkpoint = state.checkpoint();
+            let (found, recorded) = (state.checkpoint(), recovered.checkpoint);
+            if found.op < recorded.op {
+                return Err(format!("the state is at {found:?}, the superblock knows of {recorded:?}"));
+            }
+            recovered.checkpoint = found;
         }
         Ok(Some((journal, state, recovered)))
     }
@@ -189,6 +204,7 @@ impl World {
             writing: Vec::new(),
             durable,
             commit,
+            seen: commit.op,
             applying: false,
             checkpoint: None,
             serving: Serving::default(),
@@ -216,6 +232,7 @@ impl World {
             slot.disk.crash(&mut self.rng);
         }
         slot.disk_stops = false;
+        self.flip_bits(member);
         for peer in 0..self.members.len() {
             if peer != member && self.network.is_open(member, peer) && self.rng.bool() {
                 let at = self.now + around(&mut self.rng, self.plan.network.delay);

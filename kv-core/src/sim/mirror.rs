@@ -15,6 +15,8 @@ pub(super) struct Image {
     pub(super) view: View,
     /// The log view.
     pub(super) log_view: View,
+    /// The log misses entries that may have been acknowledged.
+    damaged: bool,
     /// The hashes of ops 1, 2, ...
     log: Vec<Hash>,
 }
@@ -24,7 +26,7 @@ pub(super) struct Image {
 enum Step {
     Formation(FormationStep),
     Append(Op, Hash),
-    View { view: View, log_view: View, cut: Option<Anchor> },
+    View { view: View, log_view: View, cut: Option<Anchor>, damaged: bool },
 }
 
 /// A member's disk: what is durable, and what is on its way there.
@@ -38,7 +40,13 @@ pub(super) struct Mirror {
 
 impl Image {
     fn empty() -> Self {
-        Self { formation: FormationStep::Empty, view: View::ZERO, log_view: View::ZERO, log: Vec::new() }
+        Self {
+            formation: FormationStep::Empty,
+            view: View::ZERO,
+            log_view: View::ZERO,
+            damaged: false,
+            log: Vec::new(),
+        }
     }
 
     /// The last op.
@@ -67,12 +75,12 @@ impl Image {
                 }
                 self.log.push(hash);
             }
-            Step::View { view, log_view, cut } => {
+            Step::View { view, log_view, cut, damaged } => {
                 if view < self.view || log_view < self.log_view || log_view > view {
                     let found = format!("{:?}/{:?} became {view:?}/{log_view:?}", self.view, self.log_view);
                     return Err(("view and log_view never go back", found));
                 }
-                (self.view, self.log_view) = (view, log_view);
+                (self.view, self.log_view, self.damaged) = (view, log_view, damaged);
                 if let Some(after) = cut {
                     if !self.holds(after) {
                         let found = format!("after {after:?}, but {:?} stands there", self.hash(after.op));
@@ -162,26 +170,31 @@ impl Mirror {
     }
 
     /// The member was restarted and its journal recovered this: it must be all that was durable, and some first part of
-    /// what was on its way. Returns whether some of that is lost.
+    /// what was on its way. Where bits were flipped meanwhile, the end of the log may be missing, if that is told. Returns
+    /// whether something is lost.
     ///
     /// # Errors
     /// If it is not.
-    pub(super) fn recover(&mut self, recovered: &Recovered) -> Result<bool, Finding> {
+    pub(super) fn recover(&mut self, recovered: &Recovered, flipped: bool) -> Result<bool, Finding> {
         let mut image = self.durable.clone();
         let under_way = std::mem::take(&mut self.under_way);
         let mut steps = under_way.iter();
         loop {
-            if image.fits(recovered) {
+            if image.fits(recovered) && (image.damaged == recovered.damaged || flipped) {
+                break;
+            }
+            if flipped && recovered.damaged && image.is_cut_short_in(recovered) {
                 break;
             }
             let Some(step) = steps.next() else {
                 let found = format!(
-                    "recovered {:?} {:?}/{:?} floor {:?} head {:?}; durable was {:?} {:?}/{:?} head {:?}; under way {under_way:?}",
+                    "recovered {:?} {:?}/{:?} floor {:?} head {:?} damaged {}; durable was {:?} {:?}/{:?} head {:?}; under way {under_way:?}",
                     recovered.formation,
                     recovered.view,
                     recovered.log_view,
                     recovered.floor,
                     recovered.floor.op.advance(recovered.entries.len() as u64),
+                    recovered.damaged,
                     self.durable.formation,
                     self.durable.view,
                     self.durable.log_view,
@@ -191,7 +204,10 @@ impl Mirror {
             };
             image.apply(*step)?;
         }
-        let lost = steps.next().is_some();
+        let head = recovered.floor.op.advance(recovered.entries.len() as u64);
+        let lost = steps.next().is_some() || head < image.head();
+        image.log.truncate(usize::try_from(head.get()).unwrap_or(usize::MAX));
+        image.damaged = recovered.damaged;
         self.durable = image.clone();
         self.planned = image;
         Ok(lost)
@@ -201,14 +217,18 @@ impl Mirror {
 impl Image {
     /// Whether a journal with this image recovers so.
     fn fits(&self, recovered: &Recovered) -> bool {
+        self.head() == recovered.floor.op.advance(recovered.entries.len() as u64)
+            && self.is_cut_short_in(recovered)
+    }
+
+    /// Whether it recovers so if some of its last entries are missing.
+    fn is_cut_short_in(&self, recovered: &Recovered) -> bool {
         let floor = recovered.floor;
-        let log = self.log.iter().skip(usize::try_from(floor.op.get()).unwrap_or(usize::MAX));
-        let head = floor.op.advance(recovered.entries.len() as u64);
+        let mut log = self.log.iter().skip(usize::try_from(floor.op.get()).unwrap_or(usize::MAX));
         self.formation == recovered.formation
             && (self.view, self.log_view) == (recovered.view, recovered.log_view)
             && self.holds(floor)
-            && self.head() == head
-            && log.eq(recovered.entries.iter().map(|entry| &entry.hash))
+            && recovered.entries.iter().all(|entry| log.next() == Some(&entry.hash))
     }
 }
 
@@ -222,6 +242,7 @@ fn steps(write: &Write) -> Vec<Step> {
             view: record.view,
             log_view: record.log_view,
             cut: record.cut.map(|cut| cut.after),
+            damaged: record.damaged,
         }],
         Write::Checkpoint(_) | Write::Trim(_) => Vec::new(),
     }

@@ -33,6 +33,8 @@ pub(super) struct Plan {
     pub(super) fault_length: Time,
     /// How long faults occur.
     pub(super) chaos: Time,
+    /// Whose journal suffers flipped bits when its process ends, and how often, of a hundred times.
+    pub(super) damage: Option<(usize, u32)>,
     /// At the end one member stays away: the others must do.
     pub(super) heal_quorum_only: bool,
 }
@@ -201,6 +203,8 @@ impl Plan {
             fault_gap: *pick(rng, &[SECOND / 5, SECOND / 2, SECOND, 3 * SECOND]),
             fault_length: *pick(rng, &[SECOND / 5, SECOND, 4 * SECOND]),
             chaos,
+            damage: (roles.len() >= 3 && rng.u32(0..6) == 0)
+                .then(|| (rng.usize(0..roles.len()), rng.u32(20..100))),
             heal_quorum_only: roles.len() >= 3 && rng.u32(0..3) == 0,
             roles,
         }
@@ -228,7 +232,7 @@ fn draw_options(rng: &mut Rng) -> Options {
         max_batch_bytes: *pick(rng, &[200, 1000, 64 << 10]),
         max_key_bytes: 16,
         max_value_bytes: *pick(rng, &[64, 2048]),
-        segment_bytes: 64 << 10,
+        segment_bytes: *pick(rng, &[16 << 10, 32 << 10, 64 << 10]),
         checkpoint_bytes: *pick(rng, &[1 << 10, 4 << 10, 64 << 10]),
         max_sessions: *pick(rng, &[2, 4, 100]),
         session_ttl: Duration::from_secs(*pick(rng, &[2, 10, 600])),

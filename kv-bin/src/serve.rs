@@ -53,7 +53,10 @@ fn explain(error: &StartError, data: &Path) -> Failure {
         {
             Failure::failed(format!("{error}; stop whoever listens there, or listen elsewhere with --listen"))
         }
-        StartError::Journal(_) | StartError::Engine(_) | StartError::StateLost { .. } => {
+        StartError::Journal(_)
+        | StartError::Engine(_)
+        | StartError::StateLost { .. }
+        | StartError::JournalShort { .. } => {
             Failure::failed(format!("the data folder {}: {error}", data.display()))
         }
         _ => Failure::failed(error),

@@ -191,6 +191,10 @@ impl Opened {
                 if found.op < recorded.op {
                     return Err(StartError::StateLost { found: found.op, recorded: recorded.op });
                 }
+                let head = recovered.floor.op.advance(recovered.entries.len() as u64);
+                if found.op > head {
+                    return Err(StartError::JournalShort { found: found.op, head });
+                }
                 recovered.checkpoint = found;
                 state = Some(opened);
             }

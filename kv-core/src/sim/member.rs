@@ -131,6 +131,7 @@ impl World {
         });
         match self.open(member) {
             Ok(Some((journal, state, recovered))) => self.begin_life(member, journal, state, recovered),
+            Ok(None) if self.members[member].away => {}
             Ok(None) => self.end_process(member, End::PowerCut),
             Err(reason) => self.fail(("a member starts from its own disk", format!("m{member}: {reason}"))),
         }
@@ -176,6 +177,13 @@ impl World {
             let (found, recorded) = (state.checkpoint(), recovered.checkpoint);
             if found.op < recorded.op {
                 return Err(format!("the state is at {found:?}, the superblock knows of {recorded:?}"));
+            }
+            let head = recovered.floor.op.advance(recovered.entries.len() as u64);
+            if found.op > head && recovered.damaged {
+                // What is missing between cannot be had from peers that have trimmed it: a node refuses to start.
+                self.members[member].away = true;
+                self.checker.count("journals damaged below the state");
+                return Ok(None);
             }
             recovered.checkpoint = found;
         }

@@ -384,7 +384,8 @@ mod tests {
 
     #[test]
     fn each_value_outside_its_range_is_named() {
-        let spoilers: [(&str, fn(&mut Options)); 15] = [
+        type Spoiler = fn(&mut Options);
+        let spoilers: [(&str, Spoiler); 15] = [
             ("heartbeat", |options| options.heartbeat = Duration::ZERO),
             ("suspect_min", |options| options.suspect_min = options.heartbeat),
             ("suspect_max", |options| options.suspect_max = options.heartbeat),

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     fn forming(step: FormationStep, heard: &[FormationStep]) -> Forming {
-        let heard = heard.iter().enumerate().map(|(i, step)| (MemberId::new(i as u8 + 1), *step)).collect();
+        let heard = (1..).zip(heard).map(|(id, step)| (MemberId::new(id), *step)).collect();
         Forming { step, writing: false, heard, ask_at: Instant::ZERO }
     }
 

@@ -51,6 +51,7 @@ pub trait Storage: Send + Sync + Debug + 'static {
 }
 
 /// One open file.
+#[expect(clippy::len_without_is_empty, reason = "the length of a file is asked for, not whether it is empty")]
 pub trait File: Send + Sync + Debug {
     /// Fills `buffer` from `offset`. `UnexpectedEof` if the file is shorter.
     ///
@@ -102,7 +103,7 @@ pub(crate) mod tests {
         file.read_at(&mut all, 0).unwrap();
         assert_eq!(&all, b"\0\0\0hello");
         assert_eq!(file.read_at(&mut all, 1).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(file.read_at(&mut all, u64::MAX - 4).is_err(), true);
+        assert!(file.read_at(&mut all, u64::MAX - 4).is_err());
 
         file.set_len(4).unwrap();
         file.set_len(6).unwrap();

@@ -23,7 +23,7 @@ fn present(op: u64, branch: u64) -> Slot {
 }
 
 fn votes(summaries: &[LogSummary]) -> BTreeMap<MemberId, LogSummary> {
-    summaries.iter().enumerate().map(|(i, s)| (MemberId::new(i as u8), s.clone())).collect()
+    (0..).zip(summaries).map(|(id, summary)| (MemberId::new(id), summary.clone())).collect()
 }
 
 /// Three members: view-change quorum 2, nack quorum 2.

@@ -7,7 +7,8 @@ use std::{env, error::Error, fs, sync::Arc};
 #[tokio::main(crate = "kv_core::tokio")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let addresses = ["127.0.0.1:7400", "127.0.0.1:7401", "127.0.0.1:7402"];
-    let cluster = (0..).zip(addresses).fold(Cluster::builder("embed"), |it, (id, at)| it.member(id, at)).build()?;
+    let cluster =
+        (0..).zip(addresses).fold(Cluster::builder("embed"), |it, (id, at)| it.member(id, at)).build()?;
     let folder = env::temp_dir().join("kv-embed");
     fs::create_dir_all(&folder)?;
     let mut nodes = Vec::new();

@@ -30,12 +30,11 @@ pub(super) fn check(history: &History) -> Result<usize, Finding> {
     }
     let mut keys: BTreeMap<Bytes, Vec<(usize, Step)>> = BTreeMap::new();
     for (index, call) in history.calls().iter().enumerate() {
-        if let Action::Write(Command::Put { key, .. } | Command::Delete { key, .. })
-        | Action::Get { key, .. } = &call.action
+        if let Action::Write(Command::Put { key, .. } | Command::Delete { key, .. }) | Action::Get { key, .. } =
+            &call.action
+            && let Some(step) = names.step(call)
         {
-            if let Some(step) = names.step(call) {
-                keys.entry(key.clone()).or_default().push((index, step));
-            }
+            keys.entry(key.clone()).or_default().push((index, step));
         }
     }
     let known: Vec<Bytes> = keys.keys().cloned().collect();
@@ -177,7 +176,10 @@ mod tests {
         Record { value: value.into(), created: r(revision), modified: r(revision), version: 1 }
     }
 
-    fn history(calls: Vec<(Action, u64, Option<(u64, Ending)>)>) -> History {
+    /// What is called, when, and when and how it ends.
+    type Told = (Action, u64, Option<(u64, Ending)>);
+
+    fn history(calls: Vec<Told>) -> History {
         let mut history = History::default();
         for (action, start, end) in calls {
             let call = history.begin(0, action, start);

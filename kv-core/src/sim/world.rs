@@ -295,11 +295,11 @@ impl World {
     }
 
     fn dispatch(&mut self, event: Event) {
-        if let Some(member) = event.of_process() {
-            if self.members[member].is_paused() {
-                self.members[member].inbox.push(event);
-                return;
-            }
+        if let Some(member) = event.of_process()
+            && self.members[member].is_paused()
+        {
+            self.members[member].inbox.push(event);
+            return;
         }
         match event {
             Event::Deliver { from, to, message } => self.deliver(from, to, *message),

@@ -81,10 +81,11 @@ pub(super) fn run(mut journal: Journal, shared: &Arc<Shared>, mut opener: Option
                 Err(error) => return shared.stop(StopReason::Engine(error)),
             }
         }
-        shared.set_durable_op(writes.iter().fold(shared.durable_op(), durable_after));
+        // The replica first: it takes no checkpoint that covers more than it knows to be durable (rule D7).
         if let Some(seq) = seqs.last() {
             shared.inbox.durable(*seq);
         }
+        shared.set_durable_op(writes.iter().fold(shared.durable_op(), durable_after));
         if shared.plan.look(|plan| plan.wants_durable) {
             shared.plan.change(|plan| plan.wants_durable = false);
         }

@@ -91,7 +91,7 @@ fn nothing_is_left_when_it_is_interrupted() {
     for (signal, scenario, fragment) in [
         (Signal::INT, "crash", "member 2 serves"),
         (Signal::TERM, "crash", "kill -9"),
-        (Signal::INT, "omission", "are lost"),
+        (Signal::INT, "omission", "from now on"),
     ] {
         let place = tempfile::tempdir().unwrap();
         let mut child = started(&place, scenario, fragment);

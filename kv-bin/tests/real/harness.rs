@@ -1,6 +1,7 @@
 //! Clusters of real processes, and commands run to their end.
 
 use crate::ledger::{self, Ledger, Verdict};
+use futures::future::join_all;
 use kv_core::Client;
 use kv_core::ids::MemberId;
 use kv_core::message::{MemberStatus, Record};
@@ -15,9 +16,13 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 /// Longer than anything here may take on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a member may take to say where it stands.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The program under test, deaf to the variables of whoever runs the tests.
 pub(crate) fn kv() -> Command {
@@ -299,9 +304,10 @@ impl Drop for Cluster {
     }
 }
 
-/// Where the members that answer stand.
+/// Where the members that answer stand. One that is frozen is not waited for.
 pub(crate) async fn look(client: &Client) -> Vec<MemberStatus> {
-    client.cluster_status().await.into_iter().filter_map(|report| report.status.ok()).collect()
+    let answers = (0..3).map(|id| timeout(PATIENCE, client.member_status(MemberId::new(id))));
+    join_all(answers).await.into_iter().flatten().flatten().collect()
 }
 
 /// Waits until the status of the members that answer is as wished, and returns what `check` makes of it.

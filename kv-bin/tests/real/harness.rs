@@ -166,6 +166,9 @@ impl Cluster {
 
     /// Members that do not run yet.
     pub(crate) fn prepare(roles: &[&str], flags: &[&str]) -> Self {
+        // Small journal files: more of them, and less to write before the first entry.
+        let small: &[&str] =
+            if flags.contains(&"--segment-bytes") { &[] } else { &["--segment-bytes", "3MiB"] };
         let addresses: Vec<_> = roles.iter().map(|_| format!("127.0.0.1:{}", free_port())).collect();
         let member = |(id, (address, role))| format!("{id}={address}:{role}");
         let members: Vec<_> = addresses.iter().zip(roles).enumerate().map(member).collect();
@@ -173,7 +176,7 @@ impl Cluster {
             folder: tempfile::tempdir().unwrap(),
             members: members.join(","),
             addresses,
-            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            flags: small.iter().chain(flags).map(|flag| (*flag).to_owned()).collect(),
             running: roles.iter().map(|_| None).collect(),
         }
     }

@@ -110,6 +110,10 @@ impl Driver {
         }
         if let Some(seq) = batch.durable {
             self.step(Input::Durable { seq });
+            self.shared.set_durable_op(self.replica.durable().op);
+            if self.shared.plan.look(|plan| plan.wants_durable) {
+                self.shared.plan.change(|plan| plan.wants_durable = false);
+            }
         }
         if let Some(op) = batch.applied {
             self.on_applied(op);
@@ -219,6 +223,9 @@ impl Driver {
             Output::Write { seq, write } => {
                 if let Some(log) = shared.log() {
                     log.stage(&write);
+                }
+                if matches!(&write, Write::View(record) if record.cut.is_some()) {
+                    shared.set_durable_op(self.replica.durable().op);
                 }
                 self.writes.push((seq, write));
             }

@@ -157,7 +157,8 @@ impl Shared {
         Op::new(self.durable_op.load(Ordering::SeqCst))
     }
 
-    /// See [`durable_op`](Self::durable_op). Only the journal thread changes it.
+    /// See [`durable_op`](Self::durable_op). Only the driver changes it: at a cut it goes back before anything above the cut
+    /// is told to be committed, while the journal thread may still be busy with what stood there before (rule D7).
     pub(super) fn set_durable_op(&self, op: Op) {
         self.durable_op.store(op.get(), Ordering::SeqCst);
     }

@@ -2,7 +2,7 @@
 
 use super::StopReason;
 use super::shared::Shared;
-use crate::ids::{Op, WriteSeq};
+use crate::ids::WriteSeq;
 use crate::journal::Journal;
 use crate::kv::{Limits, State};
 use crate::message::{FormationStep, Write};
@@ -81,22 +81,8 @@ pub(super) fn run(mut journal: Journal, shared: &Arc<Shared>, mut opener: Option
                 Err(error) => return shared.stop(StopReason::Engine(error)),
             }
         }
-        // The replica first: it takes no checkpoint that covers more than it knows to be durable (rule D7).
         if let Some(seq) = seqs.last() {
             shared.inbox.durable(*seq);
         }
-        shared.set_durable_op(writes.iter().fold(shared.durable_op(), durable_after));
-        if shared.plan.look(|plan| plan.wants_durable) {
-            shared.plan.change(|plan| plan.wants_durable = false);
-        }
-    }
-}
-
-/// The last durable op, after this write.
-fn durable_after(before: Op, write: &Write) -> Op {
-    match write {
-        Write::Append(entries) => entries.last().map_or(before, |entry| entry.header.op),
-        Write::View(record) => record.cut.map_or(before, |cut| before.min(cut.after.op)),
-        Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) => before,
     }
 }

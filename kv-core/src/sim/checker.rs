@@ -78,11 +78,6 @@ impl Checker {
         counts
     }
 
-    /// What `member` has on its disk.
-    pub(super) fn mirror(&self, member: usize) -> &Mirror {
-        &self.mirrors[member]
-    }
-
     /// The history as the model has it.
     pub(super) const fn model(&self) -> &Model {
         &self.model

@@ -200,10 +200,6 @@ impl World {
         }
         self.trace
             .note(34, member as u64, last.get(), || format!("{:?} m{member} durable {last:?}", self.now));
-        let durable = self.checker.mirror(member).durable().head();
-        if let Some(process) = self.process(member) {
-            process.durable = durable;
-        }
         self.input(member, Input::Durable { seq: last });
         self.kick_journal(member);
         self.consider_checkpoint(member);
@@ -330,7 +326,7 @@ impl World {
         let limit = self.plan.options.checkpoint_bytes;
         let Some(process) = self.process(member) else { return };
         let Some(state) = &mut process.state else { return };
-        let covered = careless || process.durable >= state.applied().op;
+        let covered = careless || process.replica.durable().op >= state.applied().op;
         if process.checkpoint.is_some() || state.overlay_bytes() < limit || !covered {
             return;
         }

@@ -53,8 +53,6 @@ pub(super) struct Process {
     pub(super) waiting: VecDeque<(WriteSeq, Write)>,
     /// What the journal is doing.
     pub(super) writing: Vec<(WriteSeq, Write)>,
-    /// The last op that was reported durable.
-    pub(super) durable: Op,
     pub(super) commit: Anchor,
     /// On a witness: what it has been told to be committed.
     pub(super) seen: Op,
@@ -192,7 +190,6 @@ impl World {
 
     fn begin_life(&mut self, member: usize, journal: Journal, state: Option<State>, recovered: Recovered) {
         let now = self.clock_of(member);
-        let durable = self.checker.mirror(member).durable().head();
         let slot = &mut self.members[member];
         let seed = self.rng.u64(..);
         let mut config = ReplicaConfig::new(self.cluster.clone(), slot.id, self.plan.options.clone(), seed);
@@ -210,7 +207,6 @@ impl World {
             state,
             waiting: VecDeque::new(),
             writing: Vec::new(),
-            durable,
             commit,
             seen: commit.op,
             applying: false,

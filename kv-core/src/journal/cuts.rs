@@ -55,6 +55,20 @@ impl Cuts {
         self.settled = Settled { position, after: cut.after };
     }
 
+    /// A list as long as it gets, for tests of the superblock.
+    #[cfg(test)]
+    pub(super) fn full(step: u64) -> Self {
+        let mut cuts = Self::default();
+        for at in 1..=Self::MOST as u64 {
+            let cut = CutRecord {
+                after: Op::new((at << 40) + step),
+                incarnation: Incarnation::new((at << 40) + step),
+            };
+            cuts.push(cut, Position::default());
+        }
+        cuts
+    }
+
     /// Drops the cuts that void none of these blocks.
     pub(super) fn prune(&mut self, written: &[(Op, Incarnation)]) {
         self.list.retain(|cut| written.iter().any(|(op, incarnation)| cut.voids(*op, *incarnation)));

@@ -151,6 +151,12 @@ impl LogReader {
         });
     }
 
+    /// Where the entry at `op` lies, if it is durable.
+    #[cfg(test)]
+    pub(super) fn place(&self, op: Op) -> Option<Place> {
+        self.lock().slot(op).and_then(|slot| slot.place)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }

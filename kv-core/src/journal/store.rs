@@ -188,7 +188,8 @@ impl Store {
             return Err(WriteError::Regress { incarnation: cut.incarnation });
         }
         let after = cut.after.op;
-        if self.chain.mark(after).is_none_or(|mark| mark.anchor != cut.after) {
+        let known = self.chain.mark(after).is_some_and(|mark| mark.anchor == cut.after);
+        if !known || after < self.superblock.checkpoint.anchor.op {
             return Err(WriteError::UnknownPoint { op: after });
         }
         if self.superblock.cuts.is_full() {

@@ -285,3 +285,85 @@ fn decode(zone: &[u8; ZONE_BYTES], copy: usize) -> Copy {
         _ => Copy::Damaged,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::storage::Disk;
+
+    /// Copies of several sectors, so that a power cut can tear each of them.
+    fn superblock(view: u64) -> Superblock {
+        let identity = Identity {
+            cluster: ClusterId::of_name("demo"),
+            cluster_name: "demo".into(),
+            fingerprint: Hash::of(b"members"),
+            member: MemberId::new(1),
+            pipeline: 32,
+        };
+        let incarnation = Incarnation::new(u64::MAX >> 4);
+        Superblock {
+            view: View::new(view),
+            cuts: Cuts::full(view),
+            incarnation,
+            ..Superblock::new(&identity)
+        }
+    }
+
+    fn read(disk: &Disk) -> Loaded {
+        Loaded::read(disk).unwrap().unwrap()
+    }
+
+    #[test]
+    fn s1_a_power_cut_leaves_the_old_superblock_or_the_new_one() {
+        let mut seen = [0; 2];
+        for operation in 1..=5 {
+            for seed in 0..100 {
+                let disk = Disk::new();
+                let mut rng = fastrand::Rng::with_seed(seed);
+                let mut file = SuperblockFile::create(&disk, &superblock(1)).unwrap();
+                file.write(&superblock(2)).unwrap();
+                disk.fail_after(operation);
+                let done = file.write(&superblock(3));
+                disk.crash(&mut rng);
+                // Another one while it is repaired.
+                let before = read(&disk).superblock;
+                disk.fail_after(rng.u64(1..12));
+                let _ = Loaded::read(&disk).map(|loaded| loaded.map(Loaded::complete));
+                disk.crash(&mut rng);
+                let (_, after) = read(&disk).complete().unwrap();
+                assert_eq!(before.view, after.view, "operation {operation} seed {seed}");
+                assert!(after == superblock(2) || after == superblock(3));
+                assert!(done.is_err() || after == superblock(3), "operation {operation} seed {seed}");
+                seen[usize::try_from(after.view.get()).unwrap() - 2] += 1;
+            }
+        }
+        assert!(seen.iter().all(|seen| *seen > 50), "{seen:?}");
+    }
+
+    #[test]
+    fn the_largest_superblock_fits_its_zone() {
+        let far = Mark {
+            anchor: Anchor::new(Op::new(u64::MAX >> 3), Hash::new(u128::MAX)),
+            next_revision: Revision::new(u64::MAX >> 3),
+            timestamp: Timestamp::new(u64::MAX >> 3),
+        };
+        let largest = Superblock {
+            cluster: ClusterId::new(u128::MAX),
+            cluster_name: "x".repeat(100),
+            fingerprint: Hash::new(u128::MAX),
+            pipeline: u32::MAX,
+            log_view: View::new(u64::MAX >> 3),
+            view: View::new(u64::MAX >> 3),
+            checkpoint: far,
+            floor: far,
+            synced_through: Op::new(u64::MAX >> 3),
+            generation: Generation::new(u32::MAX),
+            oldest: Generation::new(u32::MAX),
+            ..superblock(u64::MAX >> 24)
+        };
+        assert!(largest.is_sound());
+        let disk = Disk::new();
+        SuperblockFile::create(&disk, &largest).unwrap();
+        assert_eq!(read(&disk).superblock, largest);
+    }
+}

@@ -522,35 +522,130 @@ fn any_number_of_cuts_is_remembered() {
     }
 }
 
+/// Rounds of two entries of which the second is cut: returns what stays, and what the last round has cut.
+fn rounds(journal: &mut Journal, count: u64) -> Vec<Entry> {
+    let mut log: Vec<Entry> = Vec::new();
+    for round in 1..=count {
+        let some = entries_after(log.last(), u8::try_from(round).unwrap(), 10, 2);
+        log.push(some[0].clone());
+        let cut = view(round, 0, Some((some[0].header.anchor(), round)));
+        journal.execute(&[Write::Append(some), cut]).unwrap();
+    }
+    log
+}
+
 /// Rule D2.
 #[test]
 fn a_power_cut_while_void_blocks_are_erased_brings_none_back() {
     for operation in 1..80 {
         let (disk, mut journal) = formed();
-        let mut log: Vec<Entry> = Vec::new();
-        for round in 1..=65_u64 {
-            let some = entries_after(log.last(), u8::try_from(round).unwrap(), 10, 2);
-            log.push(some[0].clone());
-            if round == 65 {
-                disk.fail_after(operation);
-            }
-            let done = journal.execute(&[
-                Write::Append(some.clone()),
-                view(round, 0, Some((some[0].header.anchor(), round))),
-            ]);
-            if done.is_err() {
-                assert_eq!(round, 65);
-                disk.crash(&mut fastrand::Rng::with_seed(operation));
-                let recovered = reopened(&disk);
-                assert!(!recovered.damaged, "operation {operation}");
-                let expected: Vec<Hash> =
-                    log.iter().chain(&some[1..]).map(|entry| entry.header.hash()).collect();
-                let found = recovered.entries.len();
-                assert!(found >= 64, "operation {operation}: {found}");
-                assert!(recovered.entries.iter().zip(expected).all(|(found, wanted)| found.hash == wanted));
-            }
-        }
+        let mut log = rounds(&mut journal, 64);
+        let some = entries_after(log.last(), 65, 10, 2);
+        disk.fail_after(operation);
+        let cut = view(65, 0, Some((some[0].header.anchor(), 65)));
+        let done = journal.execute(&[Write::Append(some.clone()), cut]);
+        disk.crash(&mut fastrand::Rng::with_seed(operation));
+        let (mut journal, recovered) = open(&disk).unwrap();
+        let found = recovered.entries.len();
+        log.extend(some);
+        assert!(!recovered.damaged && found >= 64, "operation {operation}: {found}");
+        assert!(done.is_err() || found == 65, "operation {operation}: {found}");
+        assert!(recovered.entries.iter().zip(&log).all(|(found, wanted)| found.hash == wanted.header.hash()));
+
+        // What is appended next must not come where the last cut has voided everything.
+        log.truncate(found);
+        log.push(entry_after(log.last(), 99, 10));
+        journal.execute(&[Write::Append(log[found..].to_vec())]).unwrap();
+        disk.crash_losing_all();
+        let recovered = reopened(&disk);
+        assert_eq!((recovered.entries.len(), recovered.damaged), (log.len(), false), "operation {operation}");
     }
+}
+
+#[test]
+fn erased_entries_do_not_stand_in_for_damaged_ones() {
+    let (disk, mut journal) = formed();
+    let log = rounds(&mut journal, 80);
+    disk.crash_losing_all();
+    let reader = open(&disk).unwrap().0.reader();
+    let place = |at: u64| reader.place(op(at)).unwrap();
+    for at in [10, 30, 60] {
+        let disk = disk.fork();
+        let name = segment::name(place(at).segment);
+        assert!(disk.flip_bit(&name, u64::from(place(at).block) * 4096 + 50, 1));
+        let recovered = reopened(&disk);
+        assert_eq!((head(&recovered), recovered.damaged), (at - 1, true));
+        assert_eq!(recovered.entries.last().unwrap().hash, log[at as usize - 2].header.hash());
+    }
+}
+
+#[test]
+fn nothing_is_appended_before_the_last_cut_even_where_the_blocks_have_been_erased() {
+    let (disk, mut journal) = formed();
+    let mut log = rounds(&mut journal, 64);
+    let head = log[63].header.anchor();
+    journal.execute(&[view(65, 0, Some((head, 65)))]).unwrap();
+    disk.crash_losing_all();
+    let (mut journal, recovered) = open(&disk).unwrap();
+    assert_eq!((recovered.entries.len(), recovered.damaged), (64, false));
+    log.push(entry_after(log.last(), 99, 10));
+    journal.execute(&[Write::Append(log[64..].to_vec())]).unwrap();
+    let recovered = reopened(&disk);
+    assert_eq!((recovered.entries.len(), recovered.damaged), (65, false));
+}
+
+#[test]
+fn s5_a_damaged_segment_header_is_repaired() {
+    let (disk, _, _) = with_entries(3);
+    let intact = disk.contents(FIRST).unwrap();
+    for copies in [1, 8] {
+        let disk = disk.fork();
+        for copy in 0..copies {
+            assert!(disk.flip_bit(FIRST, copy * 512 + 33, 1));
+        }
+        let recovered = reopened(&disk);
+        assert_eq!((head(&recovered), recovered.damaged), (3, false));
+        disk.crash_losing_all();
+        assert_eq!(disk.contents(FIRST).unwrap(), intact);
+    }
+}
+
+#[test]
+fn damage_in_a_segment_that_was_never_begun_does_not_matter() {
+    let (disk, _, _) = with_entries(3);
+    let file = disk.storage().open("journal-00000001").unwrap();
+    let segment = segment::Segment { number: SegmentNumber::new(1), file, blocks: 8 };
+    segment
+        .begin(Generation::new(2), Owner { cluster: identity().cluster, member: identity().member })
+        .unwrap();
+    assert!(disk.flip_bit("journal-00000001", 5 * 4096, 1));
+    let recovered = reopened(&disk);
+    assert_eq!((head(&recovered), recovered.damaged), (3, false));
+
+    let (mut journal, _) = open(&disk).unwrap();
+    let last = Entry { header: journal.reader().read(op(3)).unwrap().unwrap().header, body: Bytes::new() };
+    journal.execute(&[Write::Append(entries_after(Some(&last), 4, 3000, 6))]).unwrap();
+    let recovered = reopened(&disk);
+    assert_eq!((head(&recovered), recovered.damaged), (9, false), "it was cleared before it was used");
+}
+
+/// The cut that voids an entry is forgotten with the segment in which it lies; the file still holds it.
+#[test]
+fn void_entries_in_a_segment_given_back_do_not_stand_in_for_damaged_ones() {
+    let (disk, mut journal) = formed();
+    let old = entries_after(None, 1, 10, 7);
+    let new = entries_after(Some(&old[5]), 2, 10, 9);
+    let anchor = |entry: &Entry| entry.header.anchor();
+    journal.execute(&[Write::Append(old.clone()), view(1, 0, Some((anchor(&old[5]), 1)))]).unwrap();
+    journal.execute(&[Write::Append(new.clone()), view(2, 0, Some((anchor(&new[7]), 2)))]).unwrap();
+    journal.execute(&[Write::Checkpoint(anchor(&old[5])), Write::Trim(op(6)), view(3, 0, None)]).unwrap();
+    let recovered = reopened(&disk);
+    assert_eq!((recovered.floor.op, head(&recovered)), (op(6), 14));
+
+    let place = open(&disk).unwrap().0.reader().place(op(7)).unwrap();
+    assert!(disk.flip_bit(&segment::name(place.segment), u64::from(place.block) * 4096 + 50, 1));
+    let recovered = reopened(&disk);
+    assert_eq!((head(&recovered), recovered.damaged), (6, true));
 }
 
 #[test]

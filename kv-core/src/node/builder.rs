@@ -219,7 +219,7 @@ async fn bind(transport: &dyn Transport, address: &str) -> Result<Box<dyn Listen
 }
 
 /// What callers are measured by.
-fn expectation(cluster: &Cluster, me: MemberId, options: &Options) -> Expectation {
+pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) -> Expectation {
     let members = cluster.members().map(|member| MemberInfo {
         id: member.id,
         address: member.address.clone(),

@@ -305,3 +305,6 @@ fn in_process(stream: tokio::io::DuplexStream) -> Connection {
         writer: Box::new(writer),
     }
 }
+
+#[cfg(test)]
+mod tests;

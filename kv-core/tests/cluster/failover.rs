@@ -143,16 +143,3 @@ pub(crate) async fn the_state_outlives_checkpoints_and_restarts(net: Net) {
         assert_eq!(record.version, 4);
     }
 }
-
-impl Harness {
-    /// Waits until so many members are level that the next one may be killed.
-    async fn level_enough(&self) {
-        eventually("all members serve again", async || {
-            self.nodes.iter().flatten().all(|node| {
-                let status = node.status();
-                (status.state == "primary" || status.state == "backup") && status.primary.is_some()
-            })
-        })
-        .await;
-    }
-}

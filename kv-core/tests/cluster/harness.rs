@@ -223,6 +223,17 @@ impl Harness {
         builder.connect().await.expect("a member answers")
     }
 
+    /// Waits until all that run are part of the view, so that the next one may be killed.
+    pub(crate) async fn level_enough(&self) {
+        eventually("all members serve again", async || {
+            self.nodes.iter().flatten().all(|node| {
+                let status = node.status();
+                (status.state == "primary" || status.state == "backup") && status.primary.is_some()
+            })
+        })
+        .await;
+    }
+
     /// Waits until every running member has applied what the primary has, and nothing more is to come.
     pub(crate) async fn level(&self) {
         eventually("all members level", async || {

@@ -1,6 +1,7 @@
 //! Whole clusters in one process: real nodes, real clients, real directories, over every transport.
 
 mod basics;
+mod disks;
 mod failover;
 mod faults;
 mod harness;
@@ -56,6 +57,9 @@ on_every_transport! {
         a_dropped_node_releases_port_and_directory,
         the_state_outlives_checkpoints_and_restarts,
     },
+    disks::{
+        a_wiped_member_stops_and_says_why,
+    },
     faults::{
         a_lossy_network_to_clients_neither_loses_nor_doubles,
         a_lossy_network_between_members_is_survived,
@@ -74,4 +78,21 @@ on_every_transport! {
         garbage_closes_the_connection,
         a_message_of_a_stranger_is_never_heard,
     },
+}
+
+#[cfg(feature = "sim")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_disk_stops_the_member_and_nobody_else() {
+    harness::bounded(disks::a_failed_disk_stops_the_member_and_nobody_else(Net::memory())).await;
+}
+
+#[tokio::test]
+async fn everything_works_on_one_thread() {
+    harness::bounded(disks::everything_works_on_one_thread(Net::memory())).await;
+}
+
+#[cfg(feature = "tcp")]
+#[tokio::test]
+async fn everything_works_on_one_thread_over_tcp() {
+    harness::bounded(disks::everything_works_on_one_thread(Net::tcp())).await;
 }

@@ -105,7 +105,7 @@ fn nothing_is_left_when_it_is_interrupted() {
 #[test]
 fn nothing_is_left_when_it_is_killed() {
     for (signal, fragment) in
-        [(Signal::KILL, "member 2 serves"), (Signal::KILL, "kill -9"), (Signal::HUP, "clients write")]
+        [(Signal::KILL, "member 2 serves"), (Signal::KILL, "kill -9"), (Signal::KILL, "clients write")]
     {
         let place = tempfile::tempdir().unwrap();
         let mut child = started(&place, "crash", fragment);

@@ -4,7 +4,7 @@
 
 use super::group::Group;
 use crate::config::Options;
-use crate::ids::{MemberId, Op};
+use crate::ids::MemberId;
 use crate::message::{Envelope, FormationStep, Message};
 use crate::replica::{Input, Replica};
 use std::time::Duration;
@@ -62,11 +62,7 @@ impl Walk {
             915..930 => {
                 self.group.cut.insert((self.rng.u8(..self.members), self.rng.u8(..self.members)));
             }
-            930..945 => {
-                if !self.long || self.rng.u8(..8) == 0 {
-                    self.group.heal();
-                }
-            }
+            930..945 if !self.long || self.rng.u8(..8) == 0 => self.group.heal(),
             945..955 if alive => self.crash(id),
             945..970 if !alive => self.start(id),
             970..980 => self.checkpoint(id),

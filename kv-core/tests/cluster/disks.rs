@@ -3,7 +3,7 @@
 use super::harness::{Harness, Net, options};
 use super::load::Load;
 use kv_core::config::Role;
-use kv_core::node::{Node, StopReason};
+use kv_core::node::StopReason;
 use kv_core::replica::Halt;
 
 /// S16, rule F4: a member whose disk was wiped does not vote under its old id. It stops and says why.
@@ -28,6 +28,7 @@ pub(crate) async fn a_wiped_member_stops_and_says_why(net: Net) {
 /// S10, P2: a failed write is final for the member, and nothing to the others.
 #[cfg(feature = "sim")]
 pub(crate) async fn a_failed_disk_stops_the_member_and_nobody_else(net: Net) {
+    use kv_core::node::Node;
     use kv_core::sim::storage::Disk;
     use std::sync::Arc;
 

@@ -24,6 +24,8 @@ struct Active {
     generation: Generation,
     /// No entry of the log in it is above this op.
     last: Op,
+    /// As of a [`Spare`], which it becomes.
+    damaged: bool,
 }
 
 /// A file to be recycled.
@@ -79,7 +81,8 @@ impl Segments {
             self.spares.push(Spare { segment: segment.clone(), damaged: scan.is_damaged() });
             return;
         }
-        self.active.push(Active { segment: segment.clone(), generation: *generation, last });
+        let damaged = scan.is_damaged();
+        self.active.push(Active { segment: segment.clone(), generation: *generation, last, damaged });
         self.active.sort_by_key(|active| active.generation);
         if *generation == superblock.generation && *generation > Generation::ZERO {
             // What lies before the last cut is void whatever it says: nothing new may come there.
@@ -142,7 +145,7 @@ impl Segments {
         };
         segment.begin(generation, self.owner).map_err(failed("begin", &segment))?;
         self.newest = generation;
-        self.active.push(Active { segment, generation, last: Op::ZERO });
+        self.active.push(Active { segment, generation, last: Op::ZERO, damaged: false });
         self.next_block = Some(1);
         Ok(generation)
     }
@@ -198,7 +201,7 @@ impl Segments {
     /// Gives back the oldest `count` segments: a few files are kept for recycling, the others removed and returned.
     pub(super) fn release(&mut self, count: usize) -> Result<Vec<SegmentNumber>, WriteError> {
         let released = self.active.drain(..count);
-        self.spares.extend(released.map(|active| Spare { segment: active.segment, damaged: false }));
+        self.spares.extend(released.map(|Active { segment, damaged, .. }| Spare { segment, damaged }));
         let blocks = self.blocks;
         self.spares.sort_by_key(|spare| spare.segment.blocks != blocks);
         let is_odd = |spare: &Spare| spare.segment.blocks != blocks;

@@ -28,3 +28,9 @@ fn the_same_seed_gives_the_same_trace() {
         assert_eq!((first.trace_hash, first.events), (traced.trace_hash, traced.events));
     }
 }
+
+/// Seed 1783: a segment with damage in it was given back and used again as it was, and its next life looked damaged.
+#[test]
+fn a_damaged_segment_is_filled_anew_before_it_is_used_again() {
+    expect_clean(1783..1784);
+}

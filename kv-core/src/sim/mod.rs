@@ -19,6 +19,8 @@ mod network;
 mod panic;
 mod perkey;
 mod plan;
+#[cfg(test)]
+mod regressions;
 mod replay;
 mod report;
 mod serve;

@@ -1,0 +1,19 @@
+//! Seeds that once broke an invariant, each with what it was. They depend on what the plans draw: after a change there a seed
+//! is just another seed, and the fix is guarded by the test beside the code.
+
+/// The seeds.
+pub(super) const SEEDS: &[(u64, &str)] = &[
+    (
+        1568,
+        "a restarted witness asked for hashes below everyone's floor, was not answered, and never caught up",
+    ),
+    (
+        327,
+        "a journal damaged below the engine's checkpoint, which the superblock had not heard of, was an assertion",
+    ),
+    (1763, "a checkpoint began on ops that were durable before a cut, and not yet again after it"),
+    (
+        1783,
+        "a segment with a damaged sector was recycled without being cleared: damage was reported where none was",
+    ),
+];

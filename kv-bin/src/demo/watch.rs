@@ -67,33 +67,38 @@ async fn wait_for<T>(
 /// Waits until one member serves as primary and all others follow it. Returns the primary.
 pub(crate) async fn formed(client: &Client, count: usize) -> Result<MemberStatus, Failure> {
     wait_for(client, "the cluster did not form", |seen| {
-        let primary = primary(seen)?;
+        let primary = serving(seen)?;
         let settled = seen.iter().all(|status| status.primary == Some(primary.id));
         (seen.len() == count && settled).then(|| primary.clone())
     })
     .await
 }
 
+/// Waits until a member serves as primary.
+pub(crate) async fn primary(client: &Client) -> Result<MemberStatus, Failure> {
+    wait_for(client, "no primary is seen", |seen| serving(seen).cloned()).await
+}
+
 /// Waits until another member than `old` serves as primary.
 pub(crate) async fn promoted(client: &Client, old: MemberId) -> Result<MemberStatus, Failure> {
     wait_for(client, "no backup was promoted", |seen| {
-        primary(seen).filter(|status| status.id != old).cloned()
+        serving(seen).filter(|status| status.id != old).cloned()
     })
     .await
 }
 
 /// Waits until `member` follows the primary and has what the primary had when it was looked at before. Returns its status.
 pub(crate) async fn level(client: &Client, member: MemberId) -> Result<MemberStatus, Failure> {
-    let goal =
-        wait_for(client, "no primary is seen", |seen| primary(seen).map(|status| status.commit)).await?;
+    let goal = primary(client).await?.commit;
     wait_for(client, "the member that returned did not catch up", |seen| {
         let status = seen.iter().find(|status| status.id == member)?;
-        (status.state == "backup" && status.applied >= goal).then(|| status.clone())
+        let settled = matches!(status.state.as_str(), "backup" | "primary");
+        (settled && status.applied >= goal).then(|| status.clone())
     })
     .await
 }
 
-fn primary(seen: &[MemberStatus]) -> Option<&MemberStatus> {
+fn serving(seen: &[MemberStatus]) -> Option<&MemberStatus> {
     seen.iter().filter(|status| status.state == "primary").max_by_key(|status| status.view)
 }
 

@@ -45,20 +45,27 @@ impl Writers {
         self.shared.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Waits until `count` writes more have been acknowledged.
-    pub(crate) async fn progress(&self, count: u64, limit: Duration) -> Result<(), Failure> {
-        let goal = self.acknowledged() + count;
-        let start = Instant::now();
-        while self.acknowledged() < goal {
+    /// Waits until `most` writes more have been acknowledged, or, where that takes longer than `span`, until `least` have.
+    pub(crate) async fn work(
+        &self,
+        least: u64,
+        most: u64,
+        span: Duration,
+        limit: Duration,
+    ) -> Result<(), Failure> {
+        let (before, start) = (self.acknowledged(), Instant::now());
+        loop {
+            let seen = self.acknowledged() - before;
+            if seen >= most || (seen >= least && start.elapsed() >= span) {
+                return Ok(());
+            }
             if start.elapsed() > limit {
-                let seen = count.saturating_sub(goal.saturating_sub(self.acknowledged()));
                 return Err(Failure::failed(format!(
-                    "only {seen} of {count} writes were acknowledged in {limit:?}"
+                    "only {seen} of {least} writes were acknowledged in {limit:?}"
                 )));
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        Ok(())
     }
 
     /// Lets each writer end its last write, and collects what they know.

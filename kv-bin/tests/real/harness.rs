@@ -1,6 +1,7 @@
 //! Clusters of real processes, and commands run to their end.
 
 use crate::ledger::{self, Ledger, Verdict};
+use crate::writers::Writers;
 use futures::future::join_all;
 use kv_core::Client;
 use kv_core::ids::MemberId;
@@ -19,7 +20,12 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 /// Longer than anything here may take on a busy machine.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+
+/// Small journal files: more of them, and less to write before the first entry. And patience: where many tests share few
+/// processors, a member that is not heard for half a second is not dead.
+const DEFAULTS: &[(&str, &str)] =
+    &[("--segment-bytes", "3MiB"), ("--suspect-min", "400ms"), ("--suspect-max", "5s")];
 
 /// How long a member may take to say where it stands.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -166,9 +172,12 @@ impl Cluster {
 
     /// Members that do not run yet.
     pub(crate) fn prepare(roles: &[&str], flags: &[&str]) -> Self {
-        // Small journal files: more of them, and less to write before the first entry.
-        let small: &[&str] =
-            if flags.contains(&"--segment-bytes") { &[] } else { &["--segment-bytes", "3MiB"] };
+        let mut all: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        for (flag, value) in DEFAULTS {
+            if !flags.contains(flag) {
+                all.extend([(*flag).to_owned(), (*value).to_owned()]);
+            }
+        }
         let addresses: Vec<_> = roles.iter().map(|_| format!("127.0.0.1:{}", free_port())).collect();
         let member = |(id, (address, role))| format!("{id}={address}:{role}");
         let members: Vec<_> = addresses.iter().zip(roles).enumerate().map(member).collect();
@@ -176,7 +185,7 @@ impl Cluster {
             folder: tempfile::tempdir().unwrap(),
             members: members.join(","),
             addresses,
-            flags: small.iter().chain(flags).map(|flag| (*flag).to_owned()).collect(),
+            flags: all,
             running: roles.iter().map(|_| None).collect(),
         }
     }
@@ -362,6 +371,11 @@ pub(crate) async fn level(client: &Client, members: &[usize]) {
 
 fn member(id: usize) -> MemberId {
     MemberId::new(u8::try_from(id).expect("a small number"))
+}
+
+/// Waits until so many writes more have been acknowledged.
+pub(crate) async fn progress(writers: &Writers, count: u64) {
+    writers.work(count, count, LIMIT, LIMIT).await.expect("the cluster goes on");
 }
 
 /// Reads everything back and compares it with what the writers were told.

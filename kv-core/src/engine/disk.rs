@@ -3,8 +3,9 @@
 //! The file comes into being with the first checkpoint: it is completed under another name and then renamed, so `state`
 //! is always whole. Nothing is written before that, nor by opening or dropping an engine.
 
-use super::layers::{Layers, Reader};
+use super::layers::Layers;
 use super::overlay::Overlay;
+use super::point::Reader;
 use super::tree::{Base, Row, StoredRow, Tree};
 use super::{Engine, EngineError};
 use crate::ids::{Anchor, Revision};
@@ -110,7 +111,7 @@ impl Engine for Disk {
         self.layers.newest(key, see)
     }
 
-    fn write(&mut self, key: Bytes, revision: Revision, value: Option<Bytes>) {
+    fn write(&mut self, key: &[u8], revision: Revision, value: Option<Bytes>) {
         self.layers.write(key, revision, value);
     }
 

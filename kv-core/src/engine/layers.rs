@@ -1,139 +1,21 @@
-//! The three layers of an engine, how they are published, and how old versions are let go of.
+//! The writer's half: what it adds, how that is published, and how old versions are let go of.
 
 use super::EngineError;
-use super::overlay::{Overlay, OverlayCursor, Value, VersionKey};
-use super::tree::{Base, BaseCursor};
+use super::key::Key;
+use super::overlay::{Overlay, Value, VersionKey};
+use super::point::{Point, Reader};
+use super::tree::Base;
 use crate::ids::{Anchor, Revision};
-use bytes::Bytes;
-use std::collections::VecDeque;
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque, hash_map};
+use std::sync::Arc;
 
-/// The newest revision there can be.
-const NEWEST: Revision = Revision::new(u64::MAX);
+/// How many versions of a dead overlay are freed for each that is written; and at least so many per entry.
+const SHED: usize = 4;
+const SHED_LEAST: usize = 64;
 
-/// A published state: what readers see.
-#[derive(Debug)]
-pub struct Point {
-    applied: Anchor,
-    revision: Revision,
-    active: Arc<Overlay>,
-    frozen: Option<Arc<Overlay>>,
-    base: Option<Arc<Base>>,
-}
-
-impl Point {
-    /// The op that the state is exactly at.
-    #[must_use]
-    pub fn applied(&self) -> Anchor {
-        self.applied
-    }
-
-    /// The revision of the last request up to there.
-    #[must_use]
-    pub fn revision(&self) -> Revision {
-        self.revision
-    }
-
-    /// The value of a key.
-    ///
-    /// # Errors
-    /// If the disk fails or is damaged.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let overlays = [Some(&self.active), self.frozen.as_ref()];
-        for overlay in overlays.into_iter().flatten() {
-            if let Some((_, value)) = overlay.get(key, self.revision) {
-                return Ok(value);
-            }
-        }
-        let mut found = None;
-        if let Some(base) = &self.base {
-            base.get(key, &mut |value| found = Some(Bytes::copy_from_slice(value)))?;
-        }
-        Ok(found)
-    }
-
-    /// Goes through the keys from `from` on, in order.
-    ///
-    /// # Errors
-    /// If the disk fails or is damaged.
-    pub fn scan(&self, from: &[u8]) -> Result<Scan<'_>, EngineError> {
-        Ok(Scan {
-            active: self.active.cursor(from, self.revision),
-            frozen: self.frozen.as_ref().map(|frozen| frozen.cursor(from, self.revision)),
-            base: self.base.as_ref().map(|base| base.cursor(from)).transpose()?,
-        })
-    }
-}
-
-/// A walk through the keys of a [`Point`]: keys with their values, in order. After an error it is useless.
-pub struct Scan<'a> {
-    active: OverlayCursor<'a>,
-    frozen: Option<OverlayCursor<'a>>,
-    base: Option<BaseCursor<'a>>,
-}
-
-impl Iterator for Scan<'_> {
-    type Item = Result<(Bytes, Bytes), EngineError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        while let Some(key) = self.least() {
-            match self.step(&key) {
-                Ok(Some(value)) => return Some(Ok((key, value))),
-                Ok(None) => {}
-                Err(error) => return Some(Err(error)),
-            }
-        }
-        None
-    }
-}
-
-impl fmt::Debug for Scan<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scan").finish_non_exhaustive()
-    }
-}
-
-impl Scan<'_> {
-    fn least(&self) -> Option<Bytes> {
-        let frozen = self.frozen.as_ref().and_then(OverlayCursor::key);
-        let base = self.base.as_ref().and_then(BaseCursor::key);
-        [self.active.key(), frozen, base].into_iter().flatten().min().cloned()
-    }
-
-    /// Takes `key` from every layer that has it; the topmost says what its value is.
-    fn step(&mut self, key: &Bytes) -> Result<Value, EngineError> {
-        let mut value: Option<Value> = None;
-        if self.active.key() == Some(key) {
-            value = Some(self.active.value());
-            self.active.advance();
-        }
-        if let Some(frozen) = self.frozen.as_mut().filter(|frozen| frozen.key() == Some(key)) {
-            value = value.or_else(|| Some(frozen.value()));
-            frozen.advance();
-        }
-        if let Some(base) = self.base.as_mut().filter(|base| base.key() == Some(key)) {
-            value = value.or_else(|| Some(base.value()));
-            base.advance()?;
-        }
-        Ok(value.flatten())
-    }
-}
-
-/// Reads what an engine has published. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Reader {
-    /// Locked only to copy or to replace the pointer.
-    current: Arc<Mutex<Arc<Point>>>,
-}
-
-impl Reader {
-    /// The newest point. Memory and pages of the disk are kept for as long as it is held: not for long.
-    #[must_use]
-    pub fn point(&self) -> Arc<Point> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
+/// The newest version of each key of an overlay. The writer's alone: for it a look-up costs a fraction of one in the
+/// ordered map, and it looks up every key that it writes.
+type Index = HashMap<Key, (Revision, Value)>;
 
 /// A point that is not the newest any more.
 #[derive(Debug)]
@@ -143,12 +25,20 @@ struct Retired {
     superseded: Vec<VersionKey>,
 }
 
-/// The writer's half.
+/// An overlay that is in the base now, and what is left of its index.
+#[derive(Debug)]
+struct Dead {
+    overlay: Arc<Overlay>,
+    index: hash_map::IntoIter<Key, (Revision, Value)>,
+}
+
+/// The layers as the writer sees them.
 #[derive(Debug)]
 pub(super) struct Layers {
     reader: Reader,
     active: Arc<Overlay>,
-    frozen: Option<Arc<Overlay>>,
+    index: Index,
+    frozen: Option<(Arc<Overlay>, Index)>,
     base: Option<Arc<Base>>,
     /// There is a disk: what is removed may still be below, and its removal must be remembered.
     over_disk: bool,
@@ -157,6 +47,10 @@ pub(super) struct Layers {
     superseded: Vec<VersionKey>,
     /// Older points that readers may hold, oldest first.
     retired: VecDeque<Retired>,
+    /// Freed bit by bit: at once it would hold up the writer for tens of milliseconds.
+    dead: VecDeque<Dead>,
+    /// Versions written since something was last freed.
+    written: usize,
 }
 
 impl Layers {
@@ -164,14 +58,17 @@ impl Layers {
         let active = Arc::new(Overlay::default());
         let point = Point { applied, revision, active: active.clone(), frozen: None, base: base.clone() };
         Self {
-            reader: Reader { current: Arc::new(Mutex::new(Arc::new(point))) },
+            reader: Reader::new(point),
             active,
+            index: Index::new(),
             frozen: None,
             base,
             over_disk,
             published: revision,
             superseded: Vec::new(),
             retired: VecDeque::new(),
+            dead: VecDeque::new(),
+            written: 0,
         }
     }
 
@@ -180,14 +77,12 @@ impl Layers {
     }
 
     pub(super) fn newest(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), EngineError> {
-        let overlays = [Some(&self.active), self.frozen.as_ref()];
-        for overlay in overlays.into_iter().flatten() {
-            if let Some((_, value)) = overlay.get(key, NEWEST) {
-                if let Some(value) = value {
-                    see(&value);
-                }
-                return Ok(());
+        let frozen = || self.frozen.as_ref().and_then(|(_, index)| index.get(key));
+        if let Some((_, value)) = self.index.get(key).or_else(frozen) {
+            if let Some(value) = value {
+                see(value);
             }
+            return Ok(());
         }
         match &self.base {
             Some(base) => base.get(key, see),
@@ -195,13 +90,13 @@ impl Layers {
         }
     }
 
-    pub(super) fn write(&mut self, key: Bytes, revision: Revision, value: Value) {
-        let older = self.active.get(&key, NEWEST).map(|(revision, _)| revision);
-        assert!(older.is_none_or(|older| older < revision), "revisions grow");
+    pub(super) fn write(&mut self, key: &[u8], revision: Revision, value: Value) {
+        let version = VersionKey { key: Key::from(key), revision };
         let removed = value.is_none();
-        let version = VersionKey { key, revision };
-        self.active.insert(version.clone(), value);
-        if let Some(older) = older {
+        self.active.insert(version.clone(), value.clone());
+        self.written += 1;
+        if let Some((older, _)) = self.index.insert(version.key.clone(), (revision, value)) {
+            assert!(older < revision, "revisions grow");
             let older = VersionKey { key: version.key.clone(), revision: older };
             if older.revision > self.published {
                 // Never published: it came and went within this entry.
@@ -217,21 +112,17 @@ impl Layers {
     }
 
     pub(super) fn publish(&mut self, applied: Anchor, revision: Revision) {
-        let point = Point {
+        let old = self.reader.replace(Point {
             applied,
             revision,
             active: self.active.clone(),
-            frozen: self.frozen.clone(),
+            frozen: self.frozen.as_ref().map(|(frozen, _)| frozen.clone()),
             base: self.base.clone(),
-        };
-        let point = Arc::new(point);
-        let old = std::mem::replace(
-            &mut *self.reader.current.lock().unwrap_or_else(PoisonError::into_inner),
-            point,
-        );
+        });
         self.published = revision;
         self.retired.push_back(Retired { point: old, superseded: std::mem::take(&mut self.superseded) });
         self.prune();
+        self.shed();
     }
 
     /// Removes the versions that no reader can see any more: those superseded after points that nobody holds.
@@ -243,8 +134,27 @@ impl Layers {
             }
             for version in std::mem::take(&mut oldest.superseded) {
                 self.active.remove(&version);
+                if !self.over_disk
+                    && self.index.get(&version.key).is_some_and(|(newest, _)| *newest == version.revision)
+                {
+                    self.index.remove(&version.key);
+                }
             }
             self.retired.pop_front();
+        }
+    }
+
+    /// Frees a part of the oldest dead overlay, once no reader holds it.
+    fn shed(&mut self) {
+        let count = SHED_LEAST.max(SHED * std::mem::take(&mut self.written));
+        let Some(dead) = self.dead.front_mut() else { return };
+        if Arc::get_mut(&mut dead.overlay).is_none() {
+            return;
+        }
+        let keys = dead.index.by_ref().take(count).count();
+        let versions = dead.overlay.shed(count);
+        if keys < count && versions < count {
+            self.dead.pop_front();
         }
     }
 
@@ -252,8 +162,8 @@ impl Layers {
         &self.active
     }
 
-    pub(super) fn frozen(&self) -> Option<&Arc<Overlay>> {
-        self.frozen.as_ref()
+    pub(super) fn frozen(&self) -> Option<&Overlay> {
+        self.frozen.as_ref().map(|(frozen, _)| &**frozen)
     }
 
     pub(super) fn applied(&self) -> Anchor {
@@ -265,8 +175,8 @@ impl Layers {
         assert!(self.frozen.is_none(), "one checkpoint at a time");
         assert!(self.superseded.is_empty(), "between two entries");
         let frozen = std::mem::take(&mut self.active);
-        self.frozen = Some(frozen.clone());
-        // The frozen overlay is dropped as a whole soon: its old versions need no pruning.
+        self.frozen = Some((frozen.clone(), std::mem::take(&mut self.index)));
+        // The frozen overlay goes as a whole soon: its old versions need no pruning.
         self.retired.clear();
         self.republish();
         frozen
@@ -274,7 +184,9 @@ impl Layers {
 
     /// The frozen overlay is in `base` now.
     pub(super) fn thaw(&mut self, base: Arc<Base>) {
-        self.frozen = None;
+        if let Some((overlay, index)) = self.frozen.take() {
+            self.dead.push_back(Dead { overlay, index: index.into_iter() });
+        }
         self.base = Some(base);
         self.republish();
     }

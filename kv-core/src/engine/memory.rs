@@ -1,6 +1,7 @@
 //! The engine without a disk: the overlay alone.
 
-use super::layers::{Layers, Reader};
+use super::layers::Layers;
+use super::point::Reader;
 use super::{Engine, EngineError, Merge, Merged};
 use crate::ids::{Anchor, Revision};
 use bytes::Bytes;
@@ -30,7 +31,7 @@ impl Engine for Memory {
         self.layers.newest(key, see)
     }
 
-    fn write(&mut self, key: Bytes, revision: Revision, value: Option<Bytes>) {
+    fn write(&mut self, key: &[u8], revision: Revision, value: Option<Bytes>) {
         self.layers.write(key, revision, value);
     }
 

@@ -18,17 +18,19 @@ mod blocks;
 mod disk;
 mod error;
 mod head;
+mod key;
 mod layers;
 mod memory;
 mod overlay;
+mod point;
 mod sums;
 mod tree;
 
 pub(crate) use disk::Rows;
 pub use disk::{Disk, Merge, Merged};
 pub use error::EngineError;
-pub use layers::{Point, Reader, Scan};
 pub use memory::Memory;
+pub use point::{Point, Reader, Scan};
 pub(crate) use tree::Row;
 
 use crate::ids::{Anchor, Revision};
@@ -45,7 +47,7 @@ pub trait Engine: Debug + Send {
 
     /// Sets or (with `None`) removes a key. Seen by readers once a point at or above `revision` is published. Revisions
     /// grow from call to call.
-    fn write(&mut self, key: Bytes, revision: Revision, value: Option<Bytes>);
+    fn write(&mut self, key: &[u8], revision: Revision, value: Option<Bytes>);
 
     /// Makes everything written so far visible to readers, all at once.
     fn publish(&mut self, applied: Anchor, revision: Revision);

@@ -1,5 +1,6 @@
 //! Recent versions in memory: an ordered concurrent map by (key, revision). One writer, any number of readers.
 
+use super::key::Key;
 use crate::ids::Revision;
 use bytes::Bytes;
 use crossbeam_skiplist::SkipMap;
@@ -9,8 +10,9 @@ use std::cmp::Ordering;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering as Memory};
 
-/// What a version takes besides its key and value: the map's node, the counters of the shared bytes.
-const VERSION_OVERHEAD: usize = 160;
+/// About what a version takes besides the bytes of its key and value: the map's node, the writer's index, what the
+/// allocator adds.
+const VERSION_OVERHEAD: usize = 256;
 
 /// A version's value; `None` says that the key was removed.
 pub(super) type Value = Option<Bytes>;
@@ -18,7 +20,7 @@ pub(super) type Value = Option<Bytes>;
 /// Keys ascending, and of one key the newest revision first: the first version at or after (key, r) is the one seen at r.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct VersionKey {
-    pub(super) key: Bytes,
+    pub(super) key: Key,
     pub(super) revision: Revision,
 }
 
@@ -30,7 +32,7 @@ trait Place {
 
 impl Place for VersionKey {
     fn key(&self) -> &[u8] {
-        &self.key
+        self.key.as_slice()
     }
 
     fn revision(&self) -> Revision {
@@ -94,6 +96,11 @@ pub(super) struct Overlay {
 }
 
 impl Overlay {
+    /// Lets go of up to `count` versions: nobody reads here any more. Returns how many there were.
+    pub(super) fn shed(&self, count: usize) -> usize {
+        (0..count).map_while(|_| self.versions.pop_front()).count()
+    }
+
     /// Adds a version. The newest of its key: revisions only grow.
     pub(super) fn insert(&self, version: VersionKey, value: Value) {
         self.bytes.fetch_add(weight(&version, &value), Memory::Relaxed);
@@ -110,7 +117,7 @@ impl Overlay {
     /// The version of `key` that is seen at `at`: `None` if there is none here.
     pub(super) fn get(&self, key: &[u8], at: Revision) -> Option<(Revision, Value)> {
         let entry = self.first_from(key, at)?;
-        (entry.key().key == key).then(|| (entry.key().revision, entry.value().clone()))
+        (entry.key().key.as_slice() == key).then(|| (entry.key().revision, entry.value().clone()))
     }
 
     /// Goes through the keys from `from` on, as they are seen at `at`.
@@ -137,7 +144,7 @@ impl Overlay {
 }
 
 fn weight(version: &VersionKey, value: &Value) -> usize {
-    VERSION_OVERHEAD + version.key.len() + value.as_ref().map_or(0, Bytes::len)
+    VERSION_OVERHEAD + version.key.heap_bytes() + value.as_ref().map_or(0, Bytes::len)
 }
 
 /// How many versions are stepped over before it is worth looking the next one up.
@@ -152,7 +159,7 @@ pub(super) struct OverlayCursor<'a> {
 
 impl OverlayCursor<'_> {
     /// The key it stands on; `None` at the end.
-    pub(super) fn key(&self) -> Option<&Bytes> {
+    pub(super) fn key(&self) -> Option<&Key> {
         self.entry.as_ref().map(|entry| &entry.key().key)
     }
 
@@ -165,7 +172,7 @@ impl OverlayCursor<'_> {
     pub(super) fn advance(&mut self) {
         let Some(key) = self.key().cloned() else { return };
         // No version has revision zero: this is just past the key's oldest.
-        self.skip(|version| version.key == key, (&key, Revision::ZERO));
+        self.skip(|version| version.key == key, (key.as_slice(), Revision::ZERO));
         self.settle();
     }
 
@@ -173,7 +180,7 @@ impl OverlayCursor<'_> {
     fn settle(&mut self) {
         let at = self.at;
         while let Some(key) = self.key().cloned() {
-            self.skip(|version| version.key == key && version.revision > at, (&key, at));
+            self.skip(|version| version.key == key && version.revision > at, (key.as_slice(), at));
             if self.entry.as_ref().is_none_or(|entry| entry.key().revision <= at) {
                 return;
             }
@@ -201,10 +208,7 @@ mod tests {
     fn overlay(versions: &[(&str, u64, Option<&str>)]) -> Overlay {
         let overlay = Overlay::default();
         for (key, revision, value) in versions {
-            let version = VersionKey {
-                key: Bytes::copy_from_slice(key.as_bytes()),
-                revision: Revision::new(*revision),
-            };
+            let version = VersionKey { key: Key::from(key.as_bytes()), revision: Revision::new(*revision) };
             overlay.insert(version, value.map(|value| Bytes::copy_from_slice(value.as_bytes())));
         }
         overlay
@@ -215,7 +219,7 @@ mod tests {
         let mut cursor = overlay.cursor(from.as_bytes(), Revision::new(at));
         let mut found = Vec::new();
         while let Some(key) = cursor.key().cloned() {
-            found.push((text(key), cursor.value().map(text)));
+            found.push((String::from_utf8(key.as_slice().to_vec()).unwrap(), cursor.value().map(text)));
             cursor.advance();
         }
         found
@@ -262,9 +266,9 @@ mod tests {
     #[test]
     fn bytes_are_counted_in_and_out() {
         let overlay = overlay(&[("a", 1, Some("one")), ("a", 2, None)]);
-        assert_eq!(overlay.bytes(), 2 * VERSION_OVERHEAD + 2 + 3);
+        assert_eq!(overlay.bytes(), 2 * VERSION_OVERHEAD + 3);
         for revision in [1, 1, 2, 3] {
-            overlay.remove(&VersionKey { key: "a".into(), revision: Revision::new(revision) });
+            overlay.remove(&VersionKey { key: Key::from(&b"a"[..]), revision: Revision::new(revision) });
         }
         assert_eq!(overlay.bytes(), 0);
     }

@@ -2,6 +2,7 @@
 
 use super::EngineError;
 use super::blocks::Blocks;
+use super::key::Key;
 use super::overlay::{OverlayCursor, Value};
 use crate::storage::File;
 use bytes::Bytes;
@@ -106,8 +107,8 @@ impl Tree {
                 let mut data = transaction.open_table(DATA)?;
                 while let Some(key) = changes.key() {
                     match changes.value() {
-                        Some(value) => drop(data.insert(&key[..], &value[..])?),
-                        None => drop(data.remove(&key[..])?),
+                        Some(value) => drop(data.insert(key.as_slice(), &value[..])?),
+                        None => drop(data.remove(key.as_slice())?),
                     }
                     changes.advance();
                 }
@@ -185,13 +186,13 @@ type Guard = AccessGuard<'static, &'static [u8]>;
 /// Stands on a key.
 pub(super) struct BaseCursor<'a> {
     range: Option<Range<'static, &'static [u8], &'static [u8]>>,
-    current: Option<(Bytes, Guard)>,
+    current: Option<(Key, Guard)>,
     blocks: &'a Arc<Blocks>,
 }
 
 impl BaseCursor<'_> {
     /// The key it stands on; `None` at the end.
-    pub(super) fn key(&self) -> Option<&Bytes> {
+    pub(super) fn key(&self) -> Option<&Key> {
         self.current.as_ref().map(|(key, _)| key)
     }
 
@@ -205,7 +206,7 @@ impl BaseCursor<'_> {
         self.current = None;
         let Some(range) = &mut self.range else { return Ok(()) };
         let next = guarded(self.blocks, || Ok(range.next().transpose()?))?;
-        self.current = next.map(|(key, value)| (Bytes::copy_from_slice(key.value()), value));
+        self.current = next.map(|(key, value)| (Key::from(key.value()), value));
         Ok(())
     }
 }

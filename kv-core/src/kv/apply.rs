@@ -121,11 +121,9 @@ impl State {
         if !holds {
             return Ok(turn.outcome(Effect::GuardFailed { found: found.map(|found| found.modified) }));
         }
-        // Copies: a slice of the entry's body would keep all of it in memory.
-        let owned = Bytes::copy_from_slice(&key);
         let Some(value) = value else {
             if found.is_some() {
-                self.engine.write(owned, turn.revision, None);
+                self.engine.write(&key, turn.revision, None);
             }
             return Ok(turn.outcome(Effect::Deleted { existed: found.is_some() }));
         };
@@ -134,7 +132,7 @@ impl State {
             modified: turn.revision,
             version: found.map_or(1, |found| found.version.saturating_add(1)),
         };
-        self.engine.write(owned, turn.revision, Some(record::encode(numbers, &value)));
+        self.engine.write(&key, turn.revision, Some(record::encode(numbers, &value)));
         Ok(turn.outcome(Effect::Put))
     }
 

@@ -94,7 +94,7 @@ fn a_checkpoint_that_crashes_at_any_operation_leaves_the_last_one_or_itself() {
             let crashed = disk.fork();
             crashed.fail_after(at);
             live(&crashed, &log, split).unwrap_err();
-            for cut in 0..6 {
+            for cut in 0..4 {
                 let left = crashed.fork();
                 match cut {
                     0 => left.kill(),

@@ -81,7 +81,7 @@ fn a_block_with_other_content_is_refused_or_harmless() {
     let newest = disk.contents("state").unwrap();
     let blocks = newest.len() / 4096;
     let mut refused = 0;
-    for block in 4..blocks {
+    for block in (4..blocks).step_by(2) {
         let range = block * 4096..(block + 1) * 4096;
         let other = (block + 1) % blocks;
         let replacements = [
@@ -101,7 +101,7 @@ fn a_block_with_other_content_is_refused_or_harmless() {
             }
         }
     }
-    assert!(refused > 60, "{refused}");
+    assert!(refused > 30, "{refused}");
 }
 
 #[test]

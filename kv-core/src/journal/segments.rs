@@ -232,7 +232,8 @@ impl Segments {
     }
 
     /// Writes again, as they are, headers that are not complete and these entries, and makes them durable: what reads well may
-    /// never have reached the disk, if the process before this one died, or a sync of its failed.
+    /// never have reached the disk, if the process before this one died, or a sync of its failed. (The one exception to "a
+    /// block that was acknowledged is never written again": the same bytes, so that a power cut changes nothing in them.)
     pub(super) fn rewrite(&self, scans: &[Scan], unsynced: &[Unsynced]) -> Result<(), WriteError> {
         for Active { segment, generation, .. } in &self.active {
             let header =

@@ -71,6 +71,10 @@ pub(super) fn entries_after(last: Option<&Entry>, fill: u8, bytes: usize, count:
     entries
 }
 
+pub(super) fn entry_at(entries: &[Entry], at: u64) -> Option<&Entry> {
+    entries.iter().find(|entry| entry.header.op == op(at))
+}
+
 pub(super) fn view(view: u64, log_view: u64, cut: Option<(Anchor, u64)>) -> Write {
     Write::View(ViewRecord {
         view: View::new(view),

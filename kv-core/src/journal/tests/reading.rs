@@ -77,11 +77,11 @@ fn memory_keeps_the_newest_entries_up_to_its_bound() {
     append(&mut journal, &entries);
     let before = disk.counters().reads;
     for at in 8..=10 {
-        assert_eq!(read(&reader, at).as_ref(), entries.get(at as usize - 1));
+        assert_eq!(read(&reader, at).as_ref(), entry_at(&entries, at));
     }
     assert_eq!(disk.counters().reads, before);
     for at in 1..8 {
-        assert_eq!(read(&reader, at).as_ref(), entries.get(at as usize - 1));
+        assert_eq!(read(&reader, at).as_ref(), entry_at(&entries, at));
     }
     assert_eq!(disk.counters().reads, before + 7);
 }

@@ -36,6 +36,12 @@ impl Plan {
         self.commit = self.commit.max(op);
     }
 
+    /// Lets go of a state that the thread did not come to take.
+    pub(super) fn let_go(&mut self) {
+        self.state = None;
+        self.done = None;
+    }
+
     /// Ends the thread.
     pub(super) fn close(&mut self) {
         self.closed = true;

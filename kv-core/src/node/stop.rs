@@ -52,6 +52,7 @@ impl Threads {
             // A panic in it has been noted by its guard.
             let _ = thread.join();
         }
+        shared.plan.look(Plan::let_go);
         shared.let_go();
     }
 }

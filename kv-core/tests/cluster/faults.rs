@@ -1,7 +1,8 @@
 //! Networks that lose, cut and stall.
 
-use super::harness::{Harness, Net, eventually};
+use super::harness::{Harness, Net, eventually, patient_options};
 use super::load::Load;
+use kv_core::config::Role;
 use kv_core::transport::{Direction, Fault, Faults, Faulty, Lane, Scope};
 use kv_core::wire;
 use std::sync::Arc;
@@ -64,7 +65,7 @@ pub(crate) async fn an_isolated_primary_is_replaced_and_acknowledges_nothing(net
 
 /// N1, N5: no view changes while a backup is away, nor when it returns.
 pub(crate) async fn an_isolated_backup_disturbs_nobody(net: Net) {
-    let harness = Harness::three(net).await;
+    let harness = Harness::with(net, &[Role::Data; 3], patient_options()).await;
     let load = Load::start(&harness.client().await, WRITERS);
     load.progress(50).await;
     let (primary, backup) = (harness.primary().await, harness.backup().await);
@@ -81,7 +82,7 @@ pub(crate) async fn an_isolated_backup_disturbs_nobody(net: Net) {
 
 /// N15: a peer that stops reading its Log lane; the others go on, and it recovers.
 pub(crate) async fn a_peer_that_does_not_read_makes_only_itself_suffer(net: Net) {
-    let harness = Harness::three(net).await;
+    let harness = Harness::with(net, &[Role::Data; 3], patient_options()).await;
     let load = Load::start(&harness.client().await, WRITERS);
     load.progress(50).await;
     let (primary, backup) = (harness.primary().await, harness.backup().await);

@@ -100,6 +100,14 @@ pub(crate) fn options() -> Options {
     options
 }
 
+/// Time-outs so long that no pause of a busy machine is taken for a fault: for tests that count views.
+pub(crate) fn patient_options() -> Options {
+    let mut options = options();
+    options.suspect_min = Duration::from_secs(2);
+    options.suspect_max = Duration::from_secs(6);
+    options
+}
+
 pub(crate) fn cluster(net: &Net, roles: &[Role]) -> Cluster {
     let mut builder = Cluster::builder("test");
     for (id, role) in (0..).zip(roles) {

@@ -1,7 +1,5 @@
 //! What the journal promises, tested on a simulated disk.
 
-#![expect(clippy::cast_possible_truncation, reason = "ops in these tests are small")]
-
 mod damage;
 mod model;
 mod power;

@@ -51,7 +51,7 @@ fn explain(error: &StartError, data: &Path) -> Failure {
         StartError::Transport(TransportError::Bind { source, .. })
             if source.kind() == ErrorKind::AddrInUse =>
         {
-            Failure::failed(format!("{error}; stop whoever listens there, or listen elsewhere with --listen"))
+            Failure::failed(format!("{error} with --listen"))
         }
         StartError::Journal(_)
         | StartError::Engine(_)

@@ -50,7 +50,7 @@ impl Replica {
         let options = &self.options;
         let detector =
             Detector::new(self.now.monotonic, options.heartbeat, options.suspect_min, options.suspect_max);
-        Watch { detector, suspicion: None }
+        Watch::new(detector)
     }
 
     pub(super) fn become_backup(&mut self) {
@@ -113,7 +113,7 @@ impl Replica {
 
     pub(super) fn watch_timeout(&mut self) {
         let now = self.now.monotonic;
-        let damaged = self.damaged;
+        let (damaged, pause) = (self.damaged, self.options.heartbeat);
         let Some(watch) = self.state.watch_mut() else { return };
         if damaged {
             watch.detector.restart(now);
@@ -121,7 +121,7 @@ impl Replica {
             if now >= suspicion.resend_at {
                 self.suspect(suspicion.target);
             }
-        } else if now >= watch.detector.deadline() {
+        } else if watch.is_silent(now, pause) {
             debug!(view = %self.view, silence = ?watch.detector.bound(), "no sign of life of the primary");
             self.suspect(self.view.next());
         }

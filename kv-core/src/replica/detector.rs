@@ -32,6 +32,11 @@ impl Detector {
         (self.mean * 3 + self.deviation * 4).clamp(self.min, self.max)
     }
 
+    /// The last sign of life.
+    pub(super) const fn last(&self) -> Instant {
+        self.last
+    }
+
     pub(super) fn deadline(&self) -> Instant {
         self.last.after(self.bound())
     }
@@ -54,16 +59,41 @@ pub(super) struct Suspicion {
 pub(super) struct Watch {
     pub(super) detector: Detector,
     pub(super) suspicion: Option<Suspicion>,
+    /// The silence ended while this member itself was not looking: until then it hears what came meanwhile.
+    listen_until: Option<Instant>,
 }
 
 impl Watch {
+    pub(super) const fn new(detector: Detector) -> Self {
+        Self { detector, suspicion: None, listen_until: None }
+    }
+
     pub(super) fn next_timeout(&self) -> Instant {
-        self.suspicion.map_or_else(|| self.detector.deadline(), |suspicion| suspicion.resend_at)
+        let deadline = self.detector.deadline();
+        let deadline = self.listen_until.map_or(deadline, |until| until.max(deadline));
+        self.suspicion.map_or(deadline, |suspicion| suspicion.resend_at)
+    }
+
+    /// Whether the silence has lasted too long. One that looks late by more than `pause` was away itself, and listens for
+    /// twice as long before it says so.
+    pub(super) fn is_silent(&mut self, now: Instant, pause: Duration) -> bool {
+        let deadline = self.detector.deadline();
+        if now < deadline {
+            return false;
+        }
+        let until = match self.listen_until {
+            None if now.since(deadline) > pause => now.after(pause * 2),
+            None => now,
+            Some(until) => until,
+        };
+        self.listen_until = Some(until);
+        now >= until
     }
 
     /// A sign of life withdraws the vote.
     pub(super) fn heard(&mut self, now: Instant) {
         self.detector.heard(now);
         self.suspicion = None;
+        self.listen_until = None;
     }
 }

@@ -1,6 +1,6 @@
 //! The primary: ordering requests, counting acknowledgements, read rounds, signs of life, abdication.
 
-use super::detector::Suspicion;
+use super::detector::{Detector, Suspicion};
 use super::stamp::Stamp;
 use super::state::State;
 use super::{Output, Replica, Wrap};
@@ -32,8 +32,10 @@ pub(super) struct Primary {
     /// The head when the view started: reads wait until it is committed (rule R1).
     inherited: Op,
     heartbeat_at: Instant,
-    /// Whether a quorum has answered in this view at all.
-    answered: bool,
+    /// How long a quorum's silences usually are; `None` until one has answered in this view at all.
+    quorum: Option<Detector>,
+    /// How long this member itself came too late to look, since a quorum was last heard: nobody's silence.
+    absent: Duration,
     started_at: Instant,
     leaving: Leaving,
     reads: Reads,
@@ -152,7 +154,8 @@ impl Replica {
             queued_bytes: 0,
             inherited: self.log.head().op,
             heartbeat_at: now,
-            answered: false,
+            quorum: None,
+            absent: Duration::ZERO,
             started_at: now,
             leaving: Leaving::No,
             reads: Reads::default(),
@@ -462,6 +465,7 @@ impl Replica {
         if now < primary.heartbeat_at {
             return;
         }
+        self.watch_quorum();
         if let Some(why) = self.reason_to_abdicate() {
             self.abdicate(why);
         } else {
@@ -469,11 +473,30 @@ impl Replica {
         }
     }
 
+    /// Looks whether a quorum was heard since the last heartbeat was due, and how late this look itself is.
+    fn watch_quorum(&mut self) {
+        let (now, heartbeat) = (self.now.monotonic, self.options.heartbeat);
+        let (short, long) = (self.options.suspect_min * 4, self.options.suspect_max * 2);
+        let quorum = self.cluster.replication_quorum();
+        let State::Primary(primary) = &mut self.state else { return };
+        let late = now.since(primary.heartbeat_at);
+        let Some(heard) = primary.quorum_heard_at(quorum, now) else { return };
+        let detector = primary
+            .quorum
+            .get_or_insert_with(|| Detector::new(primary.started_at, heartbeat, short.min(long), long));
+        if heard > detector.last() {
+            detector.heard(heard);
+            primary.absent = Duration::ZERO;
+        }
+        if late > heartbeat {
+            primary.absent += late;
+        }
+    }
+
     fn reason_to_abdicate(&mut self) -> Option<&'static str> {
         let now = self.now.monotonic;
-        let quorum = self.cluster.replication_quorum();
-        let (short, long) = (self.options.suspect_min * 4, self.options.suspect_max * 2);
-        if quorum == 1 {
+        let long = self.options.suspect_max * 2;
+        if self.cluster.replication_quorum() == 1 {
             return None;
         }
         let stalled =
@@ -483,10 +506,9 @@ impl Replica {
             self.applied_at = now;
         }
         let State::Primary(primary) = &mut self.state else { return None };
-        let heard = primary.quorum_heard_at(quorum, now);
-        primary.answered |= heard.is_some();
-        let silence = now.since(heard.unwrap_or(primary.started_at));
-        if silence > if primary.answered { short.min(long) } else { long } {
+        let (heard, bound) =
+            primary.quorum.as_ref().map_or((primary.started_at, long), |it| (it.last(), it.bound()));
+        if now.since(heard).saturating_sub(primary.absent) > bound {
             Some("a quorum does not answer")
         } else if stalled {
             Some("the disk does not finish a write")

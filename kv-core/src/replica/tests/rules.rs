@@ -279,6 +279,34 @@ fn v8_a_primary_that_can_only_send_abdicates() {
     group.run_until("replaced", |group| group.serving().is_some_and(|id| id != 0));
 }
 
+/// On a starved machine a quorum answers late, and later: who gave up after a fixed time would pass the role round and round.
+#[test]
+fn v8_the_patience_with_a_quorum_grows_with_its_silences() {
+    let mut group = with_entries(1);
+    for silence in [300, 450, 700, 1_000, 1_500] {
+        (group.members[1].paused, group.members[2].paused) = (true, true);
+        group.run_for(silence);
+        (group.members[1].paused, group.members[2].paused) = (false, false);
+        group.settle();
+    }
+    group.run_for(100);
+    assert_eq!((group.serving(), group.replica(0).view()), (Some(0), View::ZERO));
+    group.isolate(0);
+    group.run_until("it gives up all the same", |group| !group.replica(0).is_serving());
+}
+
+/// Who was frozen itself has not listened: what it did not hear meanwhile is no silence.
+#[test]
+fn v8_a_primary_does_not_blame_its_own_pause_on_the_others() {
+    let mut group = with_entries(1);
+    group.run_for(100);
+    group.members.iter_mut().for_each(|member| member.paused = true);
+    group.run_for(900);
+    group.members.iter_mut().for_each(|member| member.paused = false);
+    group.run_for(100);
+    assert_eq!((group.serving(), group.replica(0).view()), (Some(0), View::ZERO));
+}
+
 #[test]
 fn v8_a_handover_moves_the_role_and_loses_nothing() {
     let mut group = with_entries(1);

@@ -164,7 +164,8 @@ impl World {
         self.schedule(self.now + pause, Event::ClientCall { client });
     }
 
-    fn begin_call(&mut self, client: usize, action: Action) -> usize {
+    /// A client calls. Returns the number of the call.
+    pub(super) fn begin_call(&mut self, client: usize, action: Action) -> usize {
         let deadline = self.client_now(client).after(self.plan.load.deadline);
         let number = self.history.begin(client, action.clone(), self.now);
         self.trace.note(50, client as u64, number as u64, || {
@@ -236,7 +237,7 @@ impl World {
             return;
         };
         let event = Event::ToMember { client, member, life, epoch, message: Box::new(message) };
-        let route = self.network.route(&mut self.rng, self.now, (node, member), event.lane(), 0);
+        let route = self.network.route(&mut self.rng, self.now, (node, member), event.lane(), None);
         self.carry(route, node, member, event);
     }
 

@@ -2,9 +2,10 @@
 
 use super::Bug;
 use super::clock::Time;
+use super::kind::Kind;
 use super::member::{End, Process};
 use super::plan::around;
-use super::world::{Due, World, index, kind_of};
+use super::world::{Due, World, index};
 use crate::ids::{Anchor, MemberId, Op, WriteSeq};
 use crate::message::{Entry, Message, ViewRecord, Write};
 use crate::replica::{Input, Output, Wrap};
@@ -26,7 +27,7 @@ impl World {
         if self.members[to].process.is_none() {
             return;
         }
-        let (kind, digest) = (kind_of(&message), place_of(&message));
+        let (kind, digest) = (Kind::of(&message) as u8, place_of(&message));
         self.trace.note(10 + kind, (from * 16 + to) as u64, digest, || {
             format!("{:?} m{from} -> m{to} {}", self.now, brief(&message))
         });
@@ -84,9 +85,12 @@ impl World {
 
     /// Something comes due in a process.
     pub(super) fn on_due(&mut self, member: usize, life: u32, what: Due) {
-        let slot = &self.members[member];
+        let slot = &mut self.members[member];
         if slot.life != life || slot.process.is_none() {
             return;
+        }
+        if let (Some(unfinished), Due::Written | Due::Checkpoint) = (&mut slot.stalled, what) {
+            return unfinished.push(what);
         }
         match what {
             Due::Timer(at) => self.on_timer(member, at),
@@ -379,7 +383,7 @@ impl World {
 }
 
 /// Bugs of drivers that write something else than what they were asked to.
-fn planted(bug: Option<Bug>, write: &Write) -> Write {
+pub(super) fn planted(bug: Option<Bug>, write: &Write) -> Write {
     let mut write = write.clone();
     if let Write::View(record) = &mut write {
         match bug {

@@ -1,9 +1,11 @@
 //! Faults: what goes wrong, for how long, and the healing.
 
 use super::clock::{MS, SECOND, Time};
+use super::kind::Kind;
 use super::member::End;
+use super::network::Filter;
 use super::plan::{Fault, around, pick};
-use super::world::{Due, Event, KINDS, World};
+use super::world::{Due, Event, World};
 use crate::config::Role;
 
 /// What ends a fault.
@@ -16,9 +18,11 @@ pub(super) enum Undo {
     /// A link is no longer slow.
     Quicken(usize, usize),
     /// A kind of message arrives again.
-    Unmute(u8),
+    Unfilter(Filter),
     /// A disk is as fast as before.
     Hasten(usize),
+    /// A disk goes on.
+    Unstall(usize),
 }
 
 impl World {
@@ -72,10 +76,10 @@ impl World {
                 }
                 self.schedule(end, Event::Undo(Undo::Mend(links)));
             }
-            Fault::LoseKind => {
-                let kind = self.rng.u8(0..KINDS);
-                self.network.mute(kind, true);
-                self.schedule(end, Event::Undo(Undo::Unmute(kind)));
+            Fault::LoseKind | Fault::HoldKind => {
+                let filter = self.filter_of(fault);
+                self.network.add_filter(filter);
+                self.schedule(end, Event::Undo(Undo::Unfilter(filter)));
             }
             Fault::Clog | Fault::Lag => self.inject_delay(fault, end),
             Fault::Pause => {
@@ -90,6 +94,11 @@ impl World {
                 let member = self.any_member();
                 self.members[member].slowness = *pick(&mut self.rng, &[5, 50, 500]);
                 self.schedule(end, Event::Undo(Undo::Hasten(member)));
+            }
+            Fault::StallDisk => {
+                let member = self.any_member();
+                self.stall_disk(member);
+                self.schedule(end, Event::Undo(Undo::Unstall(member)));
             }
             Fault::ClockStep => {
                 let member = self.any_member();
@@ -218,12 +227,38 @@ impl World {
             Undo::Mend(links) => links.into_iter().for_each(|(from, to)| self.network.mend(from, to)),
             Undo::Release(from, to) => self.release(from, to),
             Undo::Quicken(from, to) => self.network.lag(from, to, 0),
-            Undo::Unmute(kind) => self.network.mute(kind, false),
+            Undo::Unfilter(filter) => self.unfilter(filter),
             Undo::Hasten(member) => self.members[member].slowness = 1,
+            Undo::Unstall(member) => self.unstall_disk(member),
+        }
+    }
+
+    /// A kind of message that is lost or held back: everywhere, on one link, or from one member.
+    fn filter_of(&mut self, fault: Fault) -> Filter {
+        let kind = *pick(&mut self.rng, Kind::ALL);
+        let one_sender = self.rng.bool().then(|| self.any_member());
+        let one_receiver = self.rng.bool().then(|| self.any_member());
+        Filter { from: one_sender, to: one_receiver, kind, hold: fault == Fault::HoldKind }
+    }
+
+    /// Takes a filter away; what it held back comes now.
+    pub(super) fn unfilter(&mut self, filter: Filter) {
+        self.network.take_filter(filter);
+        if filter.hold {
+            for from in 0..self.members.len() {
+                for to in 0..self.members.len() {
+                    self.release_held(from, to);
+                }
+            }
         }
     }
 
     fn release(&mut self, from: usize, to: usize) {
+        self.network.unclog(from, to);
+        self.release_held(from, to);
+    }
+
+    fn release_held(&mut self, from: usize, to: usize) {
         for event in self.network.release(from, to) {
             let at = self.network.release_at(&mut self.rng, self.now, (from, to), event.lane());
             self.schedule(at, event);
@@ -235,8 +270,9 @@ impl World {
         self.trace.note(61, 0, 0, || format!("{:?} healed", self.now));
         self.healed = Some(self.now);
         self.network.heal();
-        for member in &mut self.members {
-            member.slowness = 1;
+        for member in 0..self.members.len() {
+            self.members[member].slowness = 1;
+            self.unstall_disk(member);
         }
         self.resume_all();
         if let Some(member) = self.dispensable() {

@@ -2,6 +2,7 @@
 
 use super::Bug;
 use super::clock::{Clock, SECOND, Time};
+use super::drive::planted;
 use super::plan::{Plan, around};
 use super::serve::Serving;
 use super::storage::{Disk, Tearing};
@@ -35,6 +36,8 @@ pub(super) struct Member {
     pub(super) flipped: bool,
     /// The disk takes this many times as long.
     pub(super) slowness: u32,
+    /// The disk finishes nothing: what it would have finished since.
+    pub(super) stalled: Option<Vec<Due>>,
     /// It is not started again.
     pub(super) away: bool,
     /// It has stopped for good, for this reason.
@@ -89,6 +92,7 @@ impl Member {
             disk_stops: false,
             flipped: false,
             slowness: 1,
+            stalled: None,
             away: false,
             halted: None,
         }
@@ -228,9 +232,14 @@ impl World {
             End::PowerCut => "power cuts",
         };
         self.checker.count(what);
+        self.interrupt_disk(member);
+        let slot = &mut self.members[member];
         slot.disk.kill();
         slot.process = None;
         slot.paused = None;
+        if let Some(unfinished) = &mut slot.stalled {
+            unfinished.clear();
+        }
         slot.inbox.clear();
         if end == End::PowerCut || slot.disk_stops {
             slot.disk.crash(&mut self.rng);
@@ -247,6 +256,37 @@ impl World {
         let healed = self.healed.is_some();
         let wait = if healed { SECOND / 10 } else { around(&mut self.rng, self.plan.fault_length) };
         self.schedule(self.now + wait, Event::Start { member });
+    }
+
+    /// The end comes in the middle of what the disk is doing: it is done up to some operation.
+    fn interrupt_disk(&mut self, member: usize) {
+        let (interrupted, after) = (self.rng.bool(), self.rng.u64(1..20));
+        let slot = &mut self.members[member];
+        let Some(process) = slot.process.as_deref_mut().filter(|_| interrupted && !slot.disk_stops) else {
+            return;
+        };
+        slot.disk.fail_after(after);
+        let asked: Vec<Write> = process.writing.iter().map(|(_, write)| planted(self.bug, write)).collect();
+        // Nobody hears any more whether it succeeded.
+        if !asked.is_empty() && process.journal.execute(&asked).is_err() {
+            self.checker.count("writes interrupted");
+        }
+        if process.checkpoint.take().is_some_and(|checkpoint| checkpoint.run().is_err()) {
+            self.checker.count("checkpoints interrupted");
+        }
+    }
+
+    /// The disk of a member finishes nothing from now on.
+    pub(super) fn stall_disk(&mut self, member: usize) {
+        self.trace.note(5, member as u64, 0, || format!("{:?} the disk of m{member} stalls", self.now));
+        self.members[member].stalled.get_or_insert_default();
+    }
+
+    /// The disk of a member goes on, with what it has not finished first.
+    pub(super) fn unstall_disk(&mut self, member: usize) {
+        for what in self.members[member].stalled.take().unwrap_or_default() {
+            self.schedule_due(self.now, member, what);
+        }
     }
 
     /// Stops a process for a while, without its noticing.

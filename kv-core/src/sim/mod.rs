@@ -12,6 +12,7 @@ mod clock;
 mod drive;
 mod faults;
 mod history;
+mod kind;
 mod linear;
 mod member;
 mod mirror;

@@ -1,6 +1,7 @@
 //! The simulated network: for every message, whether, when and how often it arrives.
 
 use super::clock::Time;
+use super::kind::Kind;
 use super::plan::{NetworkPlan, around};
 use crate::transport::Lane;
 use fastrand::Rng;
@@ -19,6 +20,19 @@ pub(super) enum Route {
     Twice(Time, Time),
     /// It is held back until the link is released.
     Held,
+}
+
+/// Messages of one kind, on one link or on several.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Filter {
+    /// From whom; `None` for everybody.
+    pub(super) from: Option<usize>,
+    /// To whom; `None` for everybody.
+    pub(super) to: Option<usize>,
+    /// What.
+    pub(super) kind: Kind,
+    /// Held back until the filter is taken away; lost if not.
+    pub(super) hold: bool,
 }
 
 /// A direction between two nodes.
@@ -42,14 +56,14 @@ pub(super) struct Network<P> {
     plan: NetworkPlan,
     nodes: usize,
     links: Vec<Link<P>>,
-    /// Kinds of messages that get lost, as bits.
-    muted: u32,
+    /// Kinds of messages that get lost or are held back.
+    filters: Vec<Filter>,
 }
 
 impl<P> Network<P> {
     pub(super) fn new(plan: NetworkPlan, nodes: usize) -> Self {
         let link = || Link { cuts: 0, clogs: 0, lag: 0, last: [0; LANES], held: Vec::new() };
-        Self { plan, nodes, links: (0..nodes * nodes).map(|_| link()).collect(), muted: 0 }
+        Self { plan, nodes, links: (0..nodes * nodes).map(|_| link()).collect(), filters: Vec::new() }
     }
 
     fn link(&mut self, from: usize, to: usize) -> &mut Link<P> {
@@ -61,24 +75,25 @@ impl<P> Network<P> {
         self.links[from * self.nodes + to].cuts == 0
     }
 
-    /// Decides over a message of this kind (a bit number) in this lane.
+    /// Decides over a message in this lane, of this kind if it is one between members.
     pub(super) fn route(
         &mut self,
         rng: &mut Rng,
         now: Time,
         (from, to): (usize, usize),
         lane: Lane,
-        kind: u8,
+        kind: Option<Kind>,
     ) -> Route {
         let plan = self.plan;
-        let muted = lane != Lane::Client && self.muted & (1 << kind) != 0;
+        let filter = self.filters.iter().find(|filter| filter.takes(from, to, kind)).copied();
         let link = self.link(from, to);
         let client = lane == Lane::Client;
         let loss = if client { plan.client_loss } else { plan.loss };
-        if link.cuts > 0 || muted || (loss > 0 && rng.u32(0..1000) < loss) {
+        if link.cuts > 0 || filter.is_some_and(|filter| !filter.hold) || (loss > 0 && rng.u32(0..1000) < loss)
+        {
             return Route::Lost;
         }
-        if link.clogs > 0 {
+        if link.clogs > 0 || filter.is_some() {
             return Route::Held;
         }
         let at = link.arrival(rng, now, &plan, lane);
@@ -125,10 +140,15 @@ impl<P> Network<P> {
         self.link(from, to).clogs += 1;
     }
 
-    /// Ends a clog. Returns what was held back, if no other clog remains.
-    pub(super) fn release(&mut self, from: usize, to: usize) -> Vec<P> {
+    /// Ends a clog.
+    pub(super) fn unclog(&mut self, from: usize, to: usize) {
         let link = self.link(from, to);
         link.clogs = link.clogs.saturating_sub(1);
+    }
+
+    /// Returns what was held back, if no clog remains.
+    pub(super) fn release(&mut self, from: usize, to: usize) -> Vec<P> {
+        let link = self.link(from, to);
         if link.clogs == 0 { std::mem::take(&mut link.held) } else { Vec::new() }
     }
 
@@ -137,18 +157,21 @@ impl<P> Network<P> {
         self.link(from, to).lag = lag;
     }
 
-    /// Loses a kind of message from now on, or no more.
-    pub(super) const fn mute(&mut self, kind: u8, on: bool) {
-        if on {
-            self.muted |= 1 << kind;
-        } else {
-            self.muted &= !(1 << kind);
+    /// Loses or holds back what the filter takes, from now on.
+    pub(super) fn add_filter(&mut self, filter: Filter) {
+        self.filters.push(filter);
+    }
+
+    /// Takes a filter away. What it held back on a link is to be had from [`release`](Self::release).
+    pub(super) fn take_filter(&mut self, filter: Filter) {
+        if let Some(at) = self.filters.iter().position(|other| *other == filter) {
+            self.filters.remove(at);
         }
     }
 
     /// Takes away every fault but delays, and a little loss. What was held back is lost.
     pub(super) fn heal(&mut self) {
-        self.muted = 0;
+        self.filters.clear();
         self.plan.loss = self.plan.loss.min(20);
         self.plan.client_loss = self.plan.client_loss.min(20);
         for link in &mut self.links {
@@ -157,6 +180,14 @@ impl<P> Network<P> {
             link.lag = 0;
             link.held.clear();
         }
+    }
+}
+
+impl Filter {
+    fn takes(&self, from: usize, to: usize, kind: Option<Kind>) -> bool {
+        kind == Some(self.kind)
+            && self.from.is_none_or(|only| only == from)
+            && self.to.is_none_or(|only| only == to)
     }
 }
 
@@ -180,8 +211,8 @@ mod tests {
     const PLAN: NetworkPlan =
         NetworkPlan { delay: MS, jitter: MS, loss: 0, duplication: 0, ordered: true, client_loss: 0 };
 
-    fn send(network: &mut Network<u8>, rng: &mut Rng, kind: u8) -> Route {
-        network.route(rng, 0, (0, 1), Lane::Log, kind)
+    fn send(network: &mut Network<u8>, rng: &mut Rng, kind: Kind) -> Route {
+        network.route(rng, 0, (0, 1), Lane::Log, Some(kind))
     }
 
     #[test]
@@ -189,7 +220,7 @@ mod tests {
         let (mut network, mut rng) = (Network::<u8>::new(PLAN, 2), Rng::with_seed(1));
         let mut before = 0;
         for _ in 0..100 {
-            let Route::At(at) = send(&mut network, &mut rng, 0) else {
+            let Route::At(at) = send(&mut network, &mut rng, Kind::Prepare) else {
                 panic!("a clean network loses nothing")
             };
             assert!(at > before);
@@ -203,10 +234,10 @@ mod tests {
         network.cut(0, 1);
         network.cut(0, 1);
         network.mend(0, 1);
-        assert_eq!(send(&mut network, &mut rng, 0), Route::Lost);
+        assert_eq!(send(&mut network, &mut rng, Kind::Prepare), Route::Lost);
         assert!(network.is_open(1, 0));
         network.mend(0, 1);
-        assert!(matches!(send(&mut network, &mut rng, 0), Route::At(_)));
+        assert!(matches!(send(&mut network, &mut rng, Kind::Prepare), Route::At(_)));
     }
 
     #[test]
@@ -214,27 +245,43 @@ mod tests {
         let (mut network, mut rng) = (Network::<u8>::new(PLAN, 2), Rng::with_seed(1));
         network.clog(0, 1);
         for message in 0..3 {
-            assert_eq!(send(&mut network, &mut rng, 0), Route::Held);
+            assert_eq!(send(&mut network, &mut rng, Kind::Prepare), Route::Held);
             network.hold(0, 1, message);
         }
+        assert_eq!(network.release(0, 1), []);
+        network.unclog(0, 1);
         assert_eq!(network.release(0, 1), [0, 1, 2]);
     }
 
     #[test]
     fn loses_one_kind_of_message_only() {
         let (mut network, mut rng) = (Network::<u8>::new(PLAN, 2), Rng::with_seed(1));
-        network.mute(3, true);
-        assert_eq!(send(&mut network, &mut rng, 3), Route::Lost);
-        assert!(matches!(send(&mut network, &mut rng, 2), Route::At(_)));
-        network.mute(3, false);
-        assert!(matches!(send(&mut network, &mut rng, 3), Route::At(_)));
+        let filter = Filter { from: Some(0), to: None, kind: Kind::PrepareOk, hold: false };
+        network.add_filter(filter);
+        assert_eq!(send(&mut network, &mut rng, Kind::PrepareOk), Route::Lost);
+        assert!(matches!(send(&mut network, &mut rng, Kind::Prepare), Route::At(_)));
+        network.take_filter(filter);
+        assert!(matches!(send(&mut network, &mut rng, Kind::PrepareOk), Route::At(_)));
+        network.add_filter(Filter { from: Some(1), ..filter });
+        assert!(matches!(send(&mut network, &mut rng, Kind::PrepareOk), Route::At(_)));
+    }
+
+    #[test]
+    fn holds_one_kind_of_message_back() {
+        let (mut network, mut rng) = (Network::<u8>::new(PLAN, 2), Rng::with_seed(1));
+        let filter = Filter { from: None, to: None, kind: Kind::Commit, hold: true };
+        network.add_filter(filter);
+        assert_eq!(send(&mut network, &mut rng, Kind::Commit), Route::Held);
+        network.hold(0, 1, 7);
+        network.take_filter(filter);
+        assert_eq!(network.release(0, 1), [7]);
     }
 
     #[test]
     fn loses_and_repeats_as_often_as_planned() {
         let plan = NetworkPlan { loss: 300, duplication: 500, ..PLAN };
         let (mut network, mut rng) = (Network::<u8>::new(plan, 2), Rng::with_seed(1));
-        let routes: Vec<Route> = (0..1000).map(|_| send(&mut network, &mut rng, 0)).collect();
+        let routes: Vec<Route> = (0..1000).map(|_| send(&mut network, &mut rng, Kind::Prepare)).collect();
         let count = |wanted: fn(&Route) -> bool| routes.iter().filter(|route| wanted(route)).count();
         assert!((250..350).contains(&count(|route| *route == Route::Lost)));
         assert!((280..420).contains(&count(|route| matches!(route, Route::Twice(..)))));

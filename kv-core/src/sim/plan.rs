@@ -124,8 +124,10 @@ pub(super) enum Fault {
     DeafenPrimary,
     /// The serving primary hears, but nothing that it sends arrives.
     MutePrimary,
-    /// One kind of message gets lost everywhere.
+    /// One kind of message gets lost, everywhere or on some links.
     LoseKind,
+    /// One kind of message is held back, everywhere or on some links, and then comes at once.
+    HoldKind,
     /// A link holds everything back and then releases it at once.
     Clog,
     /// A link is slow.
@@ -136,6 +138,8 @@ pub(super) enum Fault {
     PausePrimary,
     /// A disk is slow for a while.
     SlowDisk,
+    /// A disk finishes nothing for a while.
+    StallDisk,
     /// A wall clock is set.
     ClockStep,
     /// A member is asked to give the primary role away.
@@ -159,11 +163,13 @@ const FAULTS: &[Fault] = &[
     Fault::DeafenPrimary,
     Fault::MutePrimary,
     Fault::LoseKind,
+    Fault::HoldKind,
     Fault::Clog,
     Fault::Lag,
     Fault::Pause,
     Fault::PausePrimary,
     Fault::SlowDisk,
+    Fault::StallDisk,
     Fault::ClockStep,
     Fault::Handover,
     Fault::Reset,

@@ -205,7 +205,7 @@ impl World {
         let node = self.client_node(way.client);
         let message = Box::new(ServerMessage { call: way.call, answer });
         let event = Event::ToClient { member, client: way.client, epoch: way.epoch, message };
-        let route = self.network.route(&mut self.rng, self.now, (member, node), event.lane(), 0);
+        let route = self.network.route(&mut self.rng, self.now, (member, node), event.lane(), None);
         self.carry(route, member, node, event);
     }
 

@@ -5,6 +5,7 @@ use super::clients::Client;
 use super::clock::{MS, SECOND, Time};
 use super::faults::Undo;
 use super::history::History;
+use super::kind::Kind;
 use super::member::Member;
 use super::network::Network;
 use super::plan::Plan;
@@ -183,6 +184,11 @@ impl World {
     pub(super) fn new(seed: u64, options: &Options) -> Self {
         let mut rng = Rng::with_seed(seed);
         let plan = Plan::draw(&mut rng);
+        Self::with_plan(seed, plan, rng, options)
+    }
+
+    /// The world of this plan, before anything has happened.
+    pub(super) fn with_plan(seed: u64, plan: Plan, mut rng: Rng, options: &Options) -> Self {
         let mut builder = Cluster::builder("simulated");
         for (index, role) in plan.roles.iter().enumerate() {
             let id = u8::try_from(index).expect("a cluster has at most 15 members");
@@ -225,22 +231,27 @@ impl World {
         self.schedule(self.plan.fault_gap, Event::Fault);
         self.schedule(self.plan.chaos, Event::Heal);
         while self.violation.is_none() && !self.converged {
-            let Some(Reverse(next)) = self.queue.pop() else {
-                self.fail(("the world goes on", "nothing is scheduled".into()));
-                break;
-            };
-            self.now = next.at;
-            self.dispatch(next.event);
-            if self.trace.events() > MAX_EVENTS {
-                self.fail(("a run is finite", format!("{MAX_EVENTS} events")));
-            }
+            self.step();
         }
         if self.violation.is_none() {
             self.check_history();
         }
     }
 
-    fn check_history(&mut self) {
+    /// The next event.
+    pub(super) fn step(&mut self) {
+        let Some(Reverse(next)) = self.queue.pop() else {
+            return self.fail(("the world goes on", "nothing is scheduled".into()));
+        };
+        self.now = next.at;
+        self.dispatch(next.event);
+        if self.trace.events() > MAX_EVENTS {
+            self.fail(("a run is finite", format!("{MAX_EVENTS} events")));
+        }
+    }
+
+    /// Checks what all clients were told.
+    pub(super) fn check_history(&mut self) {
         let replayed = self.history.calls().iter().try_for_each(|call| self.checker.model().check(call));
         let found = replayed.and_then(|()| perkey::check(&self.history).map(|_| ()));
         if let Err(found) = found {
@@ -326,7 +337,7 @@ impl World {
     pub(super) fn send(&mut self, from: usize, to: usize, message: Message) {
         let checked = self.checker.on_send(from, self.members[to].id, &message);
         self.check(checked);
-        let (lane, kind) = (message.lane(), kind_of(&message));
+        let (lane, kind) = (message.lane(), Some(Kind::of(&message)));
         let route = self.network.route(&mut self.rng, self.now, (from, to), lane, kind);
         let event = Event::Deliver { from, to, message: Box::new(message) };
         self.carry(route, from, to, event);
@@ -411,27 +422,6 @@ impl Event {
         }
     }
 }
-
-/// The number of a message's kind.
-pub(super) const fn kind_of(message: &Message) -> u8 {
-    match message {
-        Message::Prepare { .. } => 0,
-        Message::PrepareOk { .. } => 1,
-        Message::Commit { .. } => 2,
-        Message::CommitOk { .. } => 3,
-        Message::StartViewChange { .. } => 4,
-        Message::DoViewChange { .. } => 5,
-        Message::StartView { .. } => 6,
-        Message::GetState { .. } => 7,
-        Message::Fetch { .. } => 8,
-        Message::Headers { .. } => 9,
-        Message::NewState { .. } => 10,
-        Message::Formation { .. } => 11,
-    }
-}
-
-/// How many kinds there are.
-pub(super) const KINDS: u8 = 12;
 
 /// The index of a member's id.
 pub(super) fn index(id: MemberId) -> usize {

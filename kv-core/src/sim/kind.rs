@@ -1,0 +1,56 @@
+//! The kinds of messages between members, for faults that single them out.
+
+use crate::message::Message;
+
+/// A kind of message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Prepare,
+    PrepareOk,
+    Commit,
+    CommitOk,
+    StartViewChange,
+    DoViewChange,
+    StartView,
+    GetState,
+    Fetch,
+    Headers,
+    NewState,
+    Formation,
+}
+
+impl Kind {
+    /// All of them.
+    pub(super) const ALL: &[Self] = &[
+        Self::Prepare,
+        Self::PrepareOk,
+        Self::Commit,
+        Self::CommitOk,
+        Self::StartViewChange,
+        Self::DoViewChange,
+        Self::StartView,
+        Self::GetState,
+        Self::Fetch,
+        Self::Headers,
+        Self::NewState,
+        Self::Formation,
+    ];
+
+    /// The kind of a message.
+    pub(super) const fn of(message: &Message) -> Self {
+        match message {
+            Message::Prepare { .. } => Self::Prepare,
+            Message::PrepareOk { .. } => Self::PrepareOk,
+            Message::Commit { .. } => Self::Commit,
+            Message::CommitOk { .. } => Self::CommitOk,
+            Message::StartViewChange { .. } => Self::StartViewChange,
+            Message::DoViewChange { .. } => Self::DoViewChange,
+            Message::StartView { .. } => Self::StartView,
+            Message::GetState { .. } => Self::GetState,
+            Message::Fetch { .. } => Self::Fetch,
+            Message::Headers { .. } => Self::Headers,
+            Message::NewState { .. } => Self::NewState,
+            Message::Formation { .. } => Self::Formation,
+        }
+    }
+}

@@ -13,6 +13,7 @@ mod detector;
 mod formation;
 mod install;
 mod log;
+mod pace;
 mod primary;
 mod stamp;
 mod state;

@@ -1,6 +1,7 @@
 //! The primary: ordering requests, counting acknowledgements, read rounds, signs of life, abdication.
 
 use super::detector::{Detector, Suspicion};
+use super::pace::Pace;
 use super::stamp::Stamp;
 use super::state::State;
 use super::{Output, Replica, Wrap};
@@ -37,6 +38,7 @@ pub(super) struct Primary {
     /// How long this member itself came too late to look, since a quorum was last heard: nobody's silence.
     absent: Duration,
     started_at: Instant,
+    pace: Pace,
     leaving: Leaving,
     reads: Reads,
     stamp: Stamp,
@@ -157,6 +159,7 @@ impl Replica {
             quorum: None,
             absent: Duration::ZERO,
             started_at: now,
+            pace: Pace::default(),
             leaving: Leaving::No,
             reads: Reads::default(),
             stamp: Stamp::default(),
@@ -267,6 +270,7 @@ impl Replica {
         let window = self.window();
         let (view, now) = (self.view, self.now.monotonic);
         let State::Primary(primary) = &mut self.state else { return };
+        primary.pace.prepared(op, now);
         let mut receivers = Vec::new();
         for (id, peer) in &mut primary.peers {
             if peer.installed && peer.next == op && op.distance_from(peer.acked) <= window {
@@ -338,9 +342,13 @@ impl Replica {
     /// Rule N4: committed is what a replication quorum has acknowledged in this view.
     pub(super) fn maybe_commit(&mut self) {
         let quorum = self.cluster.replication_quorum();
-        let State::Primary(primary) = &self.state else { return };
+        let (now, slow) = (self.now.monotonic, self.options.suspect_min);
+        let State::Primary(primary) = &mut self.state else { return };
         let own = self.log.durable().op;
-        let mut acked: Vec<Op> = primary.peers.values().map(|peer| peer.acked).chain([own]).collect();
+        let mut acked: Vec<Op> = primary.peers.values().map(|peer| peer.acked).collect();
+        acked.sort_unstable_by(|a, b| b.cmp(a));
+        primary.pace.durable(own, acked.get(quorum - 1).copied(), now, slow);
+        acked.push(own);
         acked.sort_unstable_by(|a, b| b.cmp(a));
         let op = acked[quorum - 1];
         if op > self.commit {
@@ -468,9 +476,13 @@ impl Replica {
         self.watch_quorum();
         if let Some(why) = self.reason_to_abdicate() {
             self.abdicate(why);
-        } else {
-            self.heartbeat();
+            return;
         }
+        if matches!(&self.state, State::Primary(primary) if primary.pace.is_slow()) {
+            info!(view = %self.view, "the disk is much slower than the others': handing over");
+            self.on_handover();
+        }
+        self.heartbeat();
     }
 
     /// Looks whether a quorum was heard since the last heartbeat was due, and how late this look itself is.

@@ -307,6 +307,44 @@ fn v8_a_primary_does_not_blame_its_own_pause_on_the_others() {
     assert_eq!((group.serving(), group.replica(0).view()), (Some(0), View::ZERO));
 }
 
+/// Each of the `slow` takes 200 ms for a write, the others no time at all.
+fn write_slowly(group: &mut Group, slow: &[u8], writes: u32) {
+    for n in 0..writes {
+        for id in slow {
+            group.members[usize::from(*id)].stalled = true;
+        }
+        group.propose(0, &format!("slow {n}"));
+        group.run_for(200);
+        for id in slow {
+            group.members[usize::from(*id)].stalled = false;
+            group.finish_writes(*id);
+        }
+        group.run_for(30);
+    }
+}
+
+/// S14: what piles up at a primary whose disk is slow is everybody's latency in the end.
+#[test]
+fn v8_a_primary_whose_disk_is_much_slower_than_the_others_hands_over() {
+    let mut group = with_entries(1);
+    write_slowly(&mut group, &[0], 2);
+    assert_eq!(group.serving(), Some(0), "a hiccup is no reason");
+    assert_eq!(group.replica(0).commit().op, Op::new(3), "the others commit without it");
+    write_slowly(&mut group, &[0], 1);
+    group.run_until("handed over", |group| group.serving().is_some_and(|id| id != 0));
+    group.run_until("level", Group::level);
+    assert_eq!(group.replica(0).head().op, Op::new(4));
+}
+
+#[test]
+fn v8_where_all_disks_are_slow_the_role_stays() {
+    let mut group = with_entries(1);
+    write_slowly(&mut group, &[0, 1, 2], 6);
+    assert_eq!((group.serving(), group.replica(0).view()), (Some(0), View::ZERO));
+    write_slowly(&mut group, &[1], 6);
+    assert_eq!((group.serving(), group.replica(0).view()), (Some(0), View::ZERO), "nor for a slow backup");
+}
+
 #[test]
 fn v8_a_handover_moves_the_role_and_loses_nothing() {
     let mut group = with_entries(1);

@@ -53,6 +53,23 @@ impl Chain {
         }
     }
 
+    fn index(&self, op: Op) -> Option<usize> {
+        usize::try_from(op.distance_from(self.floor.anchor.op)).ok()?.checked_sub(1)
+    }
+
+    /// The entry at `op`; `None` at or below the floor and above the head.
+    pub(super) fn get(&self, op: Op) -> Option<&Held> {
+        self.entries.get(self.index(op)?)
+    }
+
+    /// The entry at `op` lies somewhere else now.
+    pub(super) fn replace(&mut self, op: Op, held: Held) {
+        let index = self.index(op);
+        if let Some(entry) = index.and_then(|index| self.entries.get_mut(index)) {
+            *entry = held;
+        }
+    }
+
     pub(super) fn push(&mut self, held: Held) {
         self.entries.push_back(held);
     }

@@ -214,6 +214,7 @@ impl Journal {
                 Write::View(record) => store.view(record)?,
                 Write::Checkpoint(checkpoint) => changed |= store.checkpoint(*checkpoint)?,
                 Write::Trim(op) => store.trim = store.trim.max(*op),
+                Write::Repair(entry) => store.repair(number, entry)?,
                 Write::Formation(_) => unreachable!("handled above"),
             }
             let last = !matches!(writes.get(at + 1), Some(Write::Checkpoint(_) | Write::Trim(_)));

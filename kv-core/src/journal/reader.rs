@@ -128,9 +128,13 @@ impl LogReader {
     /// These entries of the writes with these numbers are durable there.
     pub(super) fn placed(&self, places: &[(u64, Op, Place)]) {
         let mut shared = self.lock();
+        let evicted = shared.evicted;
         for (write, op, place) in places {
             let Some(slot) = shared.slot_mut(*op).filter(|slot| slot.write == *write) else { continue };
             slot.place = Some(*place);
+            if *op <= evicted {
+                slot.entry = None;
+            }
             let bytes = slot.entry.as_ref().map_or(0, |entry| entry.body.len());
             shared.cached += bytes;
         }
@@ -164,7 +168,7 @@ impl LogReader {
 
 pub(super) const fn changes_log(write: &Write) -> bool {
     match write {
-        Write::Append(_) => true,
+        Write::Append(_) | Write::Repair(_) => true,
         Write::View(record) => record.cut.is_some(),
         Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) => false,
     }
@@ -211,8 +215,19 @@ impl Shared {
                 }
                 self.evicted = self.evicted.min(cut.after.op);
             }
+            Write::Repair(entry) => self.replace(entry),
             Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) => {}
         }
+    }
+
+    /// An entry that cannot be read any more is there again.
+    fn replace(&mut self, entry: &Entry) {
+        let staged = self.staged;
+        let hash = entry.header.hash();
+        let Some(slot) = self.slot_mut(entry.header.op).filter(|slot| slot.hash == hash) else { return };
+        let cached = slot.place.and(slot.entry.as_ref()).map_or(0, |entry| entry.body.len());
+        (slot.entry, slot.place, slot.write) = (Some(entry.clone()), None, staged);
+        self.cached -= cached;
     }
 
     fn forget(&mut self, slot: &Slot) {

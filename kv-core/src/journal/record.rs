@@ -91,7 +91,6 @@ pub(super) fn decode(record: Vec<u8>, op: Op, cluster: ClusterId) -> Option<(Ent
     let sound = header.op == op
         && header.cluster == cluster
         && is_sane(&header)
-        && local.synced_through < op
         && header.hash() == local.hash
         && entry.check().is_ok();
     sound.then_some((entry, local.hash, local))

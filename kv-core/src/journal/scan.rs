@@ -246,7 +246,7 @@ impl<'a> Reader<'a> {
         let local = block::payload(bytes).next().and_then(Local::decode);
         if let Some(local) = local.filter(|_| stamp.index == 0 && is_sane(stamp)) {
             self.claims.push(Claim {
-                synced_through: local.synced_through.min(stamp.op.previous()),
+                synced_through: local.synced_through,
                 incarnation: stamp.incarnation,
                 position: Position { generation: self.generation, block: at },
             });

@@ -163,7 +163,7 @@ impl Segments {
     pub(super) fn write(&mut self, bytes: &[u8], last: Op) -> Result<(), WriteError> {
         let active = self.active.last_mut().expect("has_room has found a segment");
         let next = self.next_block.as_mut().expect("has_room has found a segment");
-        active.last = last;
+        active.last = active.last.max(last);
         let segment = &active.segment;
         segment.file.write_at(bytes, offset(*next)).map_err(failed("write", segment))?;
         segment.file.sync().map_err(failed("sync", segment))?;

@@ -11,8 +11,8 @@ use super::superblock::{Superblock, SuperblockFile};
 use super::verdict::Verdict;
 use super::{block::BLOCK_BYTES, record};
 use crate::ids::{Anchor, Op};
-use crate::message::{Cut, Entry, EntryMeta, FormationStep, Recovered, ViewRecord};
-use std::collections::VecDeque;
+use crate::message::{Cut, Damage, Entry, EntryMeta, Extent, FormationStep, Recovered, ViewRecord};
+use std::collections::{BTreeMap, VecDeque};
 
 #[derive(Debug)]
 pub(super) struct Store {
@@ -89,7 +89,7 @@ impl Store {
             floor_next_revision: floor.next_revision,
             floor_timestamp: floor.timestamp,
             incarnation: superblock.incarnation,
-            damaged: superblock.damaged,
+            damage: superblock.damaged.then(|| Damage { behind: BTreeMap::new(), extent: Extent::Open }),
         }
     }
 
@@ -122,22 +122,25 @@ impl Store {
             if self.blocked {
                 return Err(WriteError::Damaged { head: self.durable() });
             }
-            let op = entry.header.op;
-            let blocks = record::blocks_for(entry.body.len())
-                .filter(|blocks| *blocks <= self.segments.most_blocks())
-                .ok_or(WriteError::TooLarge {
-                    op,
-                    bytes: entry.body.len(),
-                    blocks: self.segments.most_blocks(),
-                })?;
+            let blocks = self.blocks_for(entry)?;
             if !self.segments.has_room(batch.blocks() + blocks) {
                 self.flush(&mut batch)?;
-                self.superblock.generation = self.segments.roll(&self.reader)?;
-                self.save()?;
+                self.roll()?;
             }
             self.encode(&mut batch, *write, entry, blocks)?;
         }
         self.flush(&mut batch)
+    }
+
+    fn blocks_for(&self, entry: &Entry) -> Result<u32, WriteError> {
+        let most = self.segments.most_blocks();
+        let blocks = record::blocks_for(entry.body.len()).filter(|blocks| *blocks <= most);
+        blocks.ok_or(WriteError::TooLarge { op: entry.header.op, bytes: entry.body.len(), blocks: most })
+    }
+
+    fn roll(&mut self) -> Result<(), WriteError> {
+        self.superblock.generation = self.segments.roll(&self.reader)?;
+        self.save()
     }
 
     fn encode(&self, batch: &mut Batch, write: u64, entry: &Entry, blocks: u32) -> Result<(), WriteError> {
@@ -166,6 +169,30 @@ impl Store {
         self.reader.placed(&batch.places);
         batch.places.clear();
         batch.bytes.clear();
+        Ok(())
+    }
+
+    /// Writes an entry of the log once more, because its stored copy cannot be read. One that has been dropped is not needed.
+    pub(super) fn repair(&mut self, write: u64, entry: &Entry) -> Result<(), WriteError> {
+        let op = entry.header.op;
+        if op <= self.chain.floor().anchor.op {
+            return Ok(());
+        }
+        let hash = entry.header.hash();
+        let held = self.chain.get(op).filter(|held| held.meta.hash == hash).copied();
+        let Held { meta, place: old } = held.ok_or(WriteError::UnknownPoint { op })?;
+        let blocks = self.blocks_for(entry)?;
+        if !self.segments.has_room(blocks) {
+            self.roll()?;
+        }
+        let (place, seed) = self.segments.place(0, blocks, self.superblock.incarnation);
+        let mut bytes = Vec::new();
+        record::encode(&mut bytes, entry, hash, self.durable(), &place, seed);
+        self.segments.write(&bytes, op)?;
+        // Should the bad copy read well again some day, a cut must void it like this one.
+        self.strays.push(Stray::of(op, &old));
+        self.chain.replace(op, Held { meta, place });
+        self.reader.placed(&[(write, op, place)]);
         Ok(())
     }
 

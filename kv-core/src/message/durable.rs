@@ -2,6 +2,8 @@
 
 use super::{Entry, EntryHeader, FormationStep};
 use crate::ids::{Anchor, Hash, Incarnation, Op, Revision, Timestamp, View};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A durable write.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,6 +18,8 @@ pub enum Write {
     Checkpoint(Anchor),
     /// Entries at or below this op may be dropped (whole segments, below the checkpoint only).
     Trim(Op),
+    /// An entry of the log, the same as it was, whose stored copy cannot be read any more. Ignored below the oldest entry.
+    Repair(Entry),
 }
 
 /// What the superblock says of the view.
@@ -28,7 +32,7 @@ pub struct ViewRecord {
     /// Everything above this point of the log is void, in this and in every later life.
     pub cut: Option<Cut>,
     /// The log misses entries that this member may have acknowledged. Kept until a `ViewRecord` says otherwise: recovery
-    /// then reports [`Recovered::damaged`] even though the cut has made the log look whole.
+    /// then reports [`Recovered::damage`] even though the log looks whole.
     pub damaged: bool,
 }
 
@@ -63,7 +67,50 @@ pub struct Recovered {
     /// The incarnation of the next append.
     pub incarnation: Incarnation,
     /// The log above the intact chain is damaged, or the last [`ViewRecord`] said so: acknowledged entries may be missing.
-    pub damaged: bool,
+    pub damage: Option<Damage>,
+}
+
+/// What is known of a log above its intact chain, where acknowledged entries may be missing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// Ops above the chain of which something is known. All of them belong to one log: what the chain was part of.
+    pub behind: BTreeMap<Op, Behind>,
+    /// How far the log may ever have reached. At or above every op in `behind`.
+    pub extent: Extent,
+}
+
+/// What is known of an op behind the first bad entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Behind {
+    /// Its entry is intact.
+    Intact {
+        /// The entry.
+        meta: EntryMeta,
+        /// The hash of the entry before it.
+        parent: Hash,
+    },
+    /// Its entry is bad; the one after it is intact and tells this hash.
+    Pinned(Hash),
+}
+
+impl Behind {
+    /// The hash of the entry at that op.
+    #[must_use]
+    pub const fn hash(&self) -> Hash {
+        match self {
+            Self::Intact { meta, .. } => meta.hash,
+            Self::Pinned(hash) => *hash,
+        }
+    }
+}
+
+/// How far a damaged log may ever have reached. Greater means less is known.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Extent {
+    /// No further than this op.
+    Through(Op),
+    /// Nobody knows.
+    Open,
 }
 
 /// What a replica remembers of an entry without its body.
@@ -80,6 +127,18 @@ pub struct EntryMeta {
 }
 
 impl Recovered {
+    /// Whether acknowledged entries may be missing from the log.
+    #[must_use]
+    pub const fn is_damaged(&self) -> bool {
+        self.damage.is_some()
+    }
+
+    /// The last op of the intact chain.
+    #[must_use]
+    pub fn head(&self) -> Op {
+        self.floor.op.advance(self.entries.len() as u64)
+    }
+
     /// What an empty directory gives.
     #[must_use]
     pub const fn empty() -> Self {
@@ -93,7 +152,7 @@ impl Recovered {
             floor_next_revision: Revision::new(1),
             floor_timestamp: Timestamp::ZERO,
             incarnation: Incarnation::ZERO,
-            damaged: false,
+            damage: None,
         }
     }
 }

@@ -23,7 +23,7 @@ mod request;
 pub use client::{
     Answer, ClientCall, ClientMessage, MemberStatus, PeerStatus, Query, ReadMode, Record, ServerMessage,
 };
-pub use durable::{Cut, EntryMeta, Recovered, ViewRecord, Write};
+pub use durable::{Behind, Cut, Damage, EntryMeta, Extent, Recovered, ViewRecord, Write};
 pub use entry::{BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, RequestIter, body_of};
 pub use request::{Command, Effect, Guard, Operation, Outcome, Rejection, Request, RequestError};
 
@@ -169,10 +169,12 @@ pub struct LogSummary {
     pub checkpoint: Anchor,
     /// Known to be committed (or, if greater, head - pipeline, which is committed by the pipeline rule).
     pub commit: Anchor,
-    /// The last op of the log.
+    /// The last op that the log may hold, as far as it is listed.
     pub head: Op,
     /// Every op above `commit` up to `head`, ascending, without a gap.
     pub suffix: Vec<Slot>,
+    /// The log was damaged, and may have reached further than `head`.
+    pub open: bool,
 }
 
 /// One op of a [`LogSummary`].

@@ -51,6 +51,11 @@ pub enum Input {
         /// The checkpoint.
         checkpoint: Anchor,
     },
+    /// The stored entry at this op cannot be read.
+    Faulty {
+        /// The op.
+        op: Op,
+    },
     /// The connection to a peer broke or was refused: a hint that it is dead.
     PeerLost {
         /// The peer.
@@ -186,6 +191,15 @@ pub enum Halt {
         ours: Hash,
         /// The hash there.
         theirs: Hash,
+    },
+    /// No intact copy of an entry is left that may have been acknowledged.
+    #[error(
+        "op {op} may have been acknowledged, and no intact copy of its entry is left on any member: restore the data \
+         directory of one that held it from a copy, or set up a new cluster from a backup"
+    )]
+    Lost {
+        /// Which.
+        op: Op,
     },
     /// This member lacks entries that no peer keeps.
     #[error("entries from op {from} on are needed, and peers no longer keep them")]

@@ -129,7 +129,7 @@ impl Replica {
             now,
             view: recovered.view,
             log_view: recovered.log_view,
-            damaged: recovered.damaged,
+            damaged: recovered.is_damaged(),
             incarnation: recovered.incarnation,
             log,
             commit: recovered.checkpoint.op,
@@ -170,6 +170,7 @@ impl Replica {
             Input::Durable { seq } => self.on_durable(seq),
             Input::Applied { op } => self.on_applied(op),
             Input::Checkpointed { checkpoint } => self.on_checkpointed(checkpoint),
+            Input::Faulty { .. } => {}
             Input::PeerLost { peer } => self.on_peer_lost(peer),
             Input::Timeout => self.on_timeout(),
             Input::Handover => self.on_handover(),

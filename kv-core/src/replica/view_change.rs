@@ -127,6 +127,7 @@ impl Replica {
             commit: self.commit(),
             head,
             suffix,
+            open: false,
         }
     }
 

@@ -124,7 +124,7 @@ impl Checker {
     /// A member was started and recovered this from its journal.
     pub(super) fn on_recovered(&mut self, member: usize, recovered: &Recovered, flipped: bool) -> Checked {
         self.shown[member] = Shown { view: recovered.view, log_view: recovered.log_view, commit: Op::ZERO };
-        if recovered.damaged {
+        if recovered.is_damaged() {
             self.count("starts with a damaged log");
         }
         if self.mirrors[member].recover(recovered, flipped)? {

@@ -181,7 +181,7 @@ impl World {
                 return Err(format!("the state is at {found:?}, the superblock knows of {recorded:?}"));
             }
             let head = recovered.floor.op.advance(recovered.entries.len() as u64);
-            if found.op > head && recovered.damaged {
+            if found.op > head && recovered.is_damaged() {
                 // What is missing between cannot be had from peers that have trimmed it: a node refuses to start.
                 self.members[member].away = true;
                 self.checker.count("journals damaged below the state");

@@ -180,10 +180,10 @@ impl Mirror {
         let under_way = std::mem::take(&mut self.under_way);
         let mut steps = under_way.iter();
         loop {
-            if image.fits(recovered) && (image.damaged == recovered.damaged || flipped) {
+            if image.fits(recovered) && (image.damaged == recovered.is_damaged() || flipped) {
                 break;
             }
-            if flipped && recovered.damaged && image.is_cut_short_in(recovered) {
+            if flipped && recovered.is_damaged() && image.is_cut_short_in(recovered) {
                 break;
             }
             let Some(step) = steps.next() else {
@@ -194,7 +194,7 @@ impl Mirror {
                     recovered.log_view,
                     recovered.floor,
                     recovered.floor.op.advance(recovered.entries.len() as u64),
-                    recovered.damaged,
+                    recovered.is_damaged(),
                     self.durable.formation,
                     self.durable.view,
                     self.durable.log_view,
@@ -207,7 +207,7 @@ impl Mirror {
         let head = recovered.floor.op.advance(recovered.entries.len() as u64);
         let lost = steps.next().is_some() || head < image.head();
         image.log.truncate(usize::try_from(head.get()).unwrap_or(usize::MAX));
-        image.damaged = recovered.damaged;
+        image.damaged = recovered.is_damaged();
         self.durable = image.clone();
         self.planned = image;
         Ok(lost)
@@ -244,6 +244,6 @@ fn steps(write: &Write) -> Vec<Step> {
             cut: record.cut.map(|cut| cut.after),
             damaged: record.damaged,
         }],
-        Write::Checkpoint(_) | Write::Trim(_) => Vec::new(),
+        Write::Repair(_) | Write::Checkpoint(_) | Write::Trim(_) => Vec::new(),
     }
 }

@@ -52,7 +52,7 @@ fn s3_a_torn_tail_is_cut_silently_and_its_remains_never_come_back() {
         journal.execute(&[Write::Append(vec![void.clone()])]).unwrap_err();
         disk.crash(&mut rng);
         let (mut journal, recovered) = open(&disk).unwrap();
-        assert!(!recovered.damaged, "seed {seed}");
+        assert!(!recovered.is_damaged(), "seed {seed}");
         if head(&recovered) == 3 {
             continue;
         }
@@ -64,7 +64,7 @@ fn s3_a_torn_tail_is_cut_silently_and_its_remains_never_come_back() {
         let done = journal.execute(&[Write::Append(vec![new.clone()])]);
         disk.crash(&mut rng);
         let (journal, recovered) = open(&disk).unwrap();
-        assert!(!recovered.damaged, "seed {seed}");
+        assert!(!recovered.is_damaged(), "seed {seed}");
         match journal.reader().read(op(3)).unwrap() {
             Some(found) => assert!(found == new, "seed {seed}"),
             None => assert!(done.is_err(), "seed {seed}: an acknowledged entry is gone"),
@@ -80,7 +80,7 @@ fn s4_a_damaged_entry_in_the_middle_is_told_and_nothing_is_cut_until_the_replica
     assert!(disk.flip_bit(FIRST, 4 * 4096 + 700, 2));
     for _ in 0..3 {
         let recovered = reopened(&disk);
-        assert_eq!((head(&recovered), recovered.damaged), (3, true), "told after every restart");
+        assert_eq!((head(&recovered), recovered.is_damaged()), (3, true), "told after every restart");
     }
     let (mut journal, _) = open(&disk).unwrap();
     let append = Write::Append(entries[3..].to_vec());
@@ -89,20 +89,20 @@ fn s4_a_damaged_entry_in_the_middle_is_told_and_nothing_is_cut_until_the_replica
 
     let (mut journal, _) = open(&disk).unwrap();
     journal.execute(&[view_of(1, None, false)]).unwrap();
-    assert!(reopened(&disk).damaged, "a view record without a cut repairs nothing");
+    assert!(reopened(&disk).is_damaged(), "a view record without a cut repairs nothing");
 
     let (mut journal, _) = open(&disk).unwrap();
     journal.execute(&[view_of(1, Some((entries[2].header.anchor(), 1)), true)]).unwrap();
     let recovered = reopened(&disk);
-    assert_eq!((head(&recovered), recovered.damaged), (3, true), "entries are still owed");
+    assert_eq!((head(&recovered), recovered.is_damaged()), (3, true), "entries are still owed");
 
     let (mut journal, _) = open(&disk).unwrap();
     journal.execute(&[append]).unwrap();
-    assert!(reopened(&disk).damaged, "until the replica has them all and says so");
+    assert!(reopened(&disk).is_damaged(), "until the replica has them all and says so");
     let (mut journal, _) = open(&disk).unwrap();
     journal.execute(&[view_of(1, None, false)]).unwrap();
     let recovered = reopened(&disk);
-    assert_eq!((head(&recovered), recovered.damaged), (6, false));
+    assert_eq!((head(&recovered), recovered.is_damaged()), (6, false));
 }
 
 /// Rule D3.
@@ -112,7 +112,7 @@ fn s4_the_last_acknowledged_entry_damaged_is_not_taken_for_torn() {
         let (disk, _, _) = with_entries(3);
         assert!(disk.flip_bit(FIRST, 3 * 4096 + sector * 512 + 99, 0));
         let recovered = reopened(&disk);
-        assert_eq!((head(&recovered), recovered.damaged), (2, true), "sector {sector}");
+        assert_eq!((head(&recovered), recovered.is_damaged()), (2, true), "sector {sector}");
     }
 }
 
@@ -123,7 +123,7 @@ fn s9_an_acknowledged_block_that_reads_as_never_written_is_damage() {
     let (disk, _, _) = with_entries(3);
     overwrite(&disk, FIRST, 2 * 8, &[0; 4096]);
     let recovered = reopened(&disk);
-    assert_eq!((head(&recovered), recovered.damaged), (1, true));
+    assert_eq!((head(&recovered), recovered.is_damaged()), (1, true));
 }
 
 /// Rule D3.
@@ -133,7 +133,7 @@ fn s9_a_hole_before_entries_of_the_same_unacknowledged_write_is_a_tear() {
     journal.execute(&[Write::Append(entries_after(entries.last(), 3, 10, 3))]).unwrap();
     overwrite(&disk, FIRST, 3 * 8, &[0; 4096]);
     let recovered = reopened(&disk);
-    assert_eq!((head(&recovered), recovered.damaged), (2, false));
+    assert_eq!((head(&recovered), recovered.is_damaged()), (2, false));
     assert_eq!(head(&reopened(&disk)), 2);
 }
 
@@ -165,8 +165,8 @@ fn s9_a_stale_block_of_an_earlier_generation_is_found_out() {
                 overwrite(&disk, name, block * 8, &before[range]);
                 let recovered = reopened(&disk);
                 let whole = head(&recovered) == 40;
-                assert!(whole || recovered.damaged || head(&recovered) == 39, "{name} {block}");
-                told += u64::from(recovered.damaged);
+                assert!(whole || recovered.is_damaged() || head(&recovered) == 39, "{name} {block}");
+                told += u64::from(recovered.is_damaged());
             }
         }
     }
@@ -184,7 +184,7 @@ fn s9_lost_and_misdirected_writes_are_found_out_by_what_follows() {
         }
         disk.crash_losing_all();
         let recovered = reopened(&disk);
-        assert_eq!((head(&recovered), recovered.damaged), (2, true), "{misdeed:?}");
+        assert_eq!((head(&recovered), recovered.is_damaged()), (2, true), "{misdeed:?}");
     }
 }
 
@@ -195,7 +195,7 @@ fn damage_below_the_checkpoint_only_makes_those_entries_unreadable() {
     assert!(disk.flip_bit(FIRST, 3 * 4096 + 700, 2));
     disk.kill();
     let (mut journal, recovered) = open(&disk).unwrap();
-    assert!(!recovered.damaged);
+    assert!(!recovered.is_damaged());
     assert_eq!((recovered.floor, head(&recovered)), (entries[2].header.anchor(), 6));
     assert_eq!(recovered.floor_next_revision, entries[2].header.next_revision());
     let reader = journal.reader();
@@ -208,7 +208,7 @@ fn damage_below_the_checkpoint_only_makes_those_entries_unreadable() {
     journal.execute(&[Write::Trim(op(20))]).unwrap();
     let recovered = reopened(&disk);
     assert!(recovered.floor.op > op(6) && recovered.floor.op <= op(20), "{:?}", recovered.floor);
-    assert_eq!((head(&recovered), recovered.damaged), (26, false));
+    assert_eq!((head(&recovered), recovered.is_damaged()), (26, false));
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn a_checkpoint_above_what_is_left_of_the_journal_is_damage() {
         journal.execute(&[Write::Checkpoint(entries[5].header.anchor())]).unwrap();
         overwrite(&disk, FIRST, bad * 8, &[0; 4096]);
         let recovered = reopened(&disk);
-        assert_eq!((head(&recovered), recovered.damaged), (6, bad == 6), "entry {bad}");
+        assert_eq!((head(&recovered), recovered.is_damaged()), (6, bad == 6), "entry {bad}");
         assert_eq!(recovered.floor.op, op(bad as u64));
     }
 }
@@ -235,7 +235,7 @@ fn s8_missing_and_shortened_segments_are_damage_and_nothing_is_deleted() {
             }
             let before = disk.names();
             let recovered = reopened(&disk);
-            assert!(recovered.damaged, "{name} {keep:?}");
+            assert!(recovered.is_damaged(), "{name} {keep:?}");
             assert!(head(&recovered) < 20);
             assert_eq!(disk.names(), before);
         }
@@ -267,7 +267,7 @@ fn s10_what_a_failed_sync_dropped_is_durable_before_it_is_reported() {
             disk.crash_losing_all();
             let left = reopened(&disk);
             assert_eq!((head(&told), told.view), (head(&left), left.view), "{kind:?} {skip}");
-            assert!(!told.damaged && !left.damaged, "{kind:?} {skip}");
+            assert!(!told.is_damaged() && !left.is_damaged(), "{kind:?} {skip}");
         }
     }
 }
@@ -284,7 +284,7 @@ fn s11_a_full_disk_is_an_error_that_says_so_and_goes_away_with_room() {
     assert!(journal.execute(&[]).is_ok() && journal.execute(&[view(1, 1, None)]).is_err());
     disk.set_capacity(None);
     let recovered = reopened(&disk);
-    assert!(!recovered.damaged && head(&recovered) >= 5);
+    assert!(!recovered.is_damaged() && head(&recovered) >= 5);
     let (mut journal, recovered) = open(&disk).unwrap();
     let rest = more[usize::try_from(head(&recovered)).unwrap() - 5..].to_vec();
     journal.execute(&[Write::Append(rest)]).unwrap();
@@ -296,7 +296,7 @@ fn s12_unreadable_sectors_count_as_damaged() {
     let (disk, _, _) = with_entries(6);
     disk.make_unreadable(FIRST, 4 * 4096, 512);
     let recovered = reopened(&disk);
-    assert_eq!((head(&recovered), recovered.damaged), (3, true));
+    assert_eq!((head(&recovered), recovered.is_damaged()), (3, true));
 }
 
 #[test]
@@ -315,8 +315,8 @@ fn s5_a_flipped_bit_anywhere_is_repaired_told_or_refused() {
             assert!(disk.flip_bit(&name, offset, bit));
             let recovered = reopened(&disk);
             assert_eq!((recovered.view, recovered.log_view), (View::new(4), View::new(4)));
-            assert!(head(&recovered) == 9 || recovered.damaged, "{name} {offset}");
-            seen[if recovered.damaged {
+            assert!(head(&recovered) == 9 || recovered.is_damaged(), "{name} {offset}");
+            seen[if recovered.is_damaged() {
                 0
             } else if recovered.floor.op > Op::ZERO {
                 1
@@ -397,12 +397,12 @@ fn s5_random_damage_to_the_segments_of_a_random_journal_never_loses_an_acknowled
         let lost_last = head(&recovered) + 1 == model.log.len() as u64 && without_last.explains(&recovered);
         assert!(model.explains(&recovered) || lost_last, "seed {seed}: {recovered:?} {:?}", before.names());
         model.check_reads(&journal.reader(), &recovered);
-        damaged += u64::from(recovered.damaged);
+        damaged += u64::from(recovered.is_damaged());
         drop(journal);
         let again = reopened(&disk);
         assert_eq!(
-            (head(&again), again.damaged, &again.entries),
-            (head(&recovered), recovered.damaged, &recovered.entries)
+            (head(&again), again.is_damaged(), &again.entries),
+            (head(&recovered), recovered.is_damaged(), &recovered.entries)
         );
     }
     assert!(damaged > 100, "{damaged}");
@@ -480,7 +480,7 @@ fn x8_intact_checksums_over_absurd_numbers_are_damage_and_no_panic() {
             record::encode(&mut bytes, &entry, entry.header.hash(), op(synced), &place, seed);
             overwrite(&disk, FIRST, 3 * 8, &bytes);
             let recovered = reopened(&disk);
-            assert_eq!((head(&recovered), recovered.damaged), (2, true), "field {field}");
+            assert_eq!((head(&recovered), recovered.is_damaged()), (2, true), "field {field}");
         }
     }
 }
@@ -491,13 +491,13 @@ fn a_superblock_of_generation_without_segments_is_damage() {
     let crafted = Superblock { generation: Generation::new(7), ..Superblock::new(&identity()) };
     SuperblockFile::create(&disk, &crafted).unwrap();
     let recovered = reopened(&disk);
-    assert!(recovered.damaged);
+    assert!(recovered.is_damaged());
     let (mut journal, _) = open(&disk).unwrap();
     journal
         .execute(&[view(1, 1, Some((Anchor::ZERO, 1))), Write::Append(entries_after(None, 1, 5, 2))])
         .unwrap();
     let recovered = reopened(&disk);
-    assert_eq!((head(&recovered), recovered.damaged), (2, false));
+    assert_eq!((head(&recovered), recovered.is_damaged()), (2, false));
 }
 
 /// Rule D2.
@@ -514,7 +514,7 @@ fn any_number_of_cuts_is_remembered() {
         if round.is_multiple_of(7) {
             disk.crash_losing_all();
             let (opened, recovered) = open(&disk).unwrap();
-            assert!(!recovered.damaged, "round {round}");
+            assert!(!recovered.is_damaged(), "round {round}");
             assert_eq!(recovered.entries.last().unwrap().hash, after.hash, "round {round}");
             assert_eq!(head(&recovered), round);
             journal = opened;
@@ -548,7 +548,7 @@ fn a_power_cut_while_void_blocks_are_erased_brings_none_back() {
         let (mut journal, recovered) = open(&disk).unwrap();
         let found = recovered.entries.len();
         log.extend(some);
-        assert!(!recovered.damaged && found >= 64, "operation {operation}: {found}");
+        assert!(!recovered.is_damaged() && found >= 64, "operation {operation}: {found}");
         assert!(done.is_err() || found == 65, "operation {operation}: {found}");
         assert!(recovered.entries.iter().zip(&log).all(|(found, wanted)| found.hash == wanted.header.hash()));
 
@@ -558,7 +558,11 @@ fn a_power_cut_while_void_blocks_are_erased_brings_none_back() {
         journal.execute(&[Write::Append(log[found..].to_vec())]).unwrap();
         disk.crash_losing_all();
         let recovered = reopened(&disk);
-        assert_eq!((recovered.entries.len(), recovered.damaged), (log.len(), false), "operation {operation}");
+        assert_eq!(
+            (recovered.entries.len(), recovered.is_damaged()),
+            (log.len(), false),
+            "operation {operation}"
+        );
     }
 }
 
@@ -574,7 +578,7 @@ fn erased_entries_do_not_stand_in_for_damaged_ones() {
         let name = segment::name(place(at).segment);
         assert!(disk.flip_bit(&name, u64::from(place(at).block) * 4096 + 50, 1));
         let recovered = reopened(&disk);
-        assert_eq!((head(&recovered), recovered.damaged), (at - 1, true));
+        assert_eq!((head(&recovered), recovered.is_damaged()), (at - 1, true));
         assert_eq!(recovered.entries.last().unwrap().hash, entry_at(&log, at - 1).unwrap().header.hash());
     }
 }
@@ -587,11 +591,11 @@ fn nothing_is_appended_before_the_last_cut_even_where_the_blocks_have_been_erase
     journal.execute(&[view(65, 0, Some((head, 65)))]).unwrap();
     disk.crash_losing_all();
     let (mut journal, recovered) = open(&disk).unwrap();
-    assert_eq!((recovered.entries.len(), recovered.damaged), (64, false));
+    assert_eq!((recovered.entries.len(), recovered.is_damaged()), (64, false));
     log.push(entry_after(log.last(), 99, 10));
     journal.execute(&[Write::Append(log[64..].to_vec())]).unwrap();
     let recovered = reopened(&disk);
-    assert_eq!((recovered.entries.len(), recovered.damaged), (65, false));
+    assert_eq!((recovered.entries.len(), recovered.is_damaged()), (65, false));
 }
 
 #[test]
@@ -604,7 +608,7 @@ fn s5_a_damaged_segment_header_is_repaired() {
             assert!(disk.flip_bit(FIRST, copy * 512 + 33, 1));
         }
         let recovered = reopened(&disk);
-        assert_eq!((head(&recovered), recovered.damaged), (3, false));
+        assert_eq!((head(&recovered), recovered.is_damaged()), (3, false));
         disk.crash_losing_all();
         assert_eq!(disk.contents(FIRST).unwrap(), intact);
     }
@@ -620,13 +624,13 @@ fn damage_in_a_segment_that_was_never_begun_does_not_matter() {
         .unwrap();
     assert!(disk.flip_bit("journal-00000001", 5 * 4096, 1));
     let recovered = reopened(&disk);
-    assert_eq!((head(&recovered), recovered.damaged), (3, false));
+    assert_eq!((head(&recovered), recovered.is_damaged()), (3, false));
 
     let (mut journal, _) = open(&disk).unwrap();
     let last = Entry { header: journal.reader().read(op(3)).unwrap().unwrap().header, body: Bytes::new() };
     journal.execute(&[Write::Append(entries_after(Some(&last), 4, 3000, 6))]).unwrap();
     let recovered = reopened(&disk);
-    assert_eq!((head(&recovered), recovered.damaged), (9, false), "it was cleared before it was used");
+    assert_eq!((head(&recovered), recovered.is_damaged()), (9, false), "it was cleared before it was used");
 }
 
 /// The cut that voids an entry is forgotten with the segment in which it lies; the file still holds it.
@@ -645,7 +649,7 @@ fn void_entries_in_a_segment_given_back_do_not_stand_in_for_damaged_ones() {
     let place = open(&disk).unwrap().0.reader().place(op(7)).unwrap();
     assert!(disk.flip_bit(&segment::name(place.segment), u64::from(place.block) * 4096 + 50, 1));
     let recovered = reopened(&disk);
-    assert_eq!((head(&recovered), recovered.damaged), (6, true));
+    assert_eq!((head(&recovered), recovered.is_damaged()), (6, true));
 }
 
 #[test]
@@ -679,5 +683,5 @@ fn the_planted_bug_takes_damage_for_a_tear() {
     assert!(disk.flip_bit(FIRST, 4 * 4096 + 700, 2));
     disk.kill();
     let (_, recovered) = Journal::open_cutting_at_first_bad(disk.storage(), identity(), options()).unwrap();
-    assert_eq!((head(&recovered), recovered.damaged), (3, false));
+    assert_eq!((head(&recovered), recovered.is_damaged()), (3, false));
 }

@@ -69,6 +69,7 @@ impl Model {
                     }
                 }
                 Write::Checkpoint(checkpoint) => now.checkpoint = now.checkpoint.max(*checkpoint),
+                Write::Repair(entry) => assert!(now.log.contains(entry)),
                 Write::Trim(op) => now.trim = now.trim.max(*op),
             }
             states.push(now.clone());
@@ -79,8 +80,8 @@ impl Model {
     /// Whether this is what recovery has found. `damaged`: the head may be missing, if recovery says so.
     pub(super) fn explains(&self, recovered: &Recovered) -> bool {
         let found = usize::try_from(recovered.floor.op.get()).unwrap() + recovered.entries.len();
-        let complete = found == self.log.len() && recovered.damaged == self.damaged;
-        (complete || (recovered.damaged && found <= self.log.len()))
+        let complete = found == self.log.len() && recovered.is_damaged() == self.damaged;
+        (complete || (recovered.is_damaged() && found <= self.log.len()))
             && self.formation == recovered.formation
             && (self.view, self.log_view) == (recovered.view, recovered.log_view)
             && self.checkpoint == recovered.checkpoint

@@ -67,7 +67,7 @@ impl World {
         let Some(state) = explained else {
             panic!("nothing explains {recovered:#?}\nknown:\n{:#?}\n{:#?}", states.first(), states.last())
         };
-        assert!(!recovered.damaged, "taken for damaged: {}", why(&journal));
+        assert!(!recovered.is_damaged(), "taken for damaged: {}", why(&journal));
         state.check_reads(&journal.reader(), &recovered);
         self.model = Model { incarnation: recovered.incarnation, trim: Op::ZERO, ..state.clone() };
         // Trims are not remembered, and the floor may be anywhere below the last of them.

@@ -15,6 +15,7 @@ fn summary(log_view: u64, commit: u64, slots: &[Slot]) -> LogSummary {
         commit,
         head: commit.op.advance(slots.len() as u64),
         suffix: slots.to_vec(),
+        open: false,
     }
 }
 

@@ -4,7 +4,7 @@ use super::checks::{Checks, MOST_OUTPUTS};
 use crate::config::{Cluster, Options};
 use crate::ids::{Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq};
 use crate::message::{
-    Entry, EntryMeta, Envelope, FormationStep, Message, Operation, Recovered, Request, Write,
+    Damage, Entry, EntryMeta, Envelope, Extent, FormationStep, Message, Operation, Recovered, Request, Write,
 };
 use crate::replica::{Halt, Input, Now, Output, Replica, ReplicaConfig, Wrap};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -65,6 +65,9 @@ impl Disk {
                     self.entries.retain(|op, _| *op <= cut.after.op);
                 }
             }
+            Write::Repair(entry) => {
+                self.entries.insert(entry.header.op, entry);
+            }
             Write::Checkpoint(anchor) => self.checkpoint = anchor,
             Write::Trim(op) => {
                 assert!(op <= self.checkpoint.op, "only what a checkpoint holds is dropped");
@@ -84,7 +87,7 @@ impl Disk {
             floor_next_revision: self.floor.1,
             floor_timestamp: self.floor.2,
             incarnation: self.incarnation,
-            damaged: self.damaged,
+            damage: self.damaged.then(|| Damage { behind: BTreeMap::new(), extent: Extent::Open }),
         }
     }
 }

@@ -59,6 +59,7 @@ fn messages() -> Vec<Message> {
         commit: anchor(3),
         head: Op::new(6),
         suffix: vec![Slot::Present(Hash::of(b"4")), Slot::Faulty(Some(Hash::of(b"5"))), Slot::Faulty(None)],
+        open: true,
     };
     let (from, through) = (Op::new(3), Op::new(9));
     vec![
@@ -339,6 +340,7 @@ fn counters_near_their_end_are_refused() {
         commit: anchor(1),
         head: Op::new(1),
         suffix: vec![],
+        open: false,
     };
     let bad = [
         Message::StartViewChange { view },

@@ -62,7 +62,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         Applier { shared: shared.clone(), state, checkpoint: None, bytes: 0, nothing_at: Op::ZERO };
     if let Err(reason) = applier.run() {
         tracing::error!(%reason, "cannot apply: this member stops");
-        shared.stop(reason);
+        shared.retire(reason);
     }
     if let Some(thread) = applier.checkpoint {
         // It has nothing to say that matters now; a panic in it has been noted by its guard.

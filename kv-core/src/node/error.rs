@@ -7,6 +7,7 @@ use crate::journal::{OpenError, ReadError, WriteError};
 use crate::replica::Halt;
 use crate::storage::DirectoryError;
 use kv_transport::TransportError;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -75,11 +76,12 @@ pub enum StopReason {
     /// The protocol stopped it.
     #[error(transparent)]
     Halted(Halt),
-    /// The journal could not be written. What it acknowledged before is safe; start the node again once the disk is good.
-    #[error("the journal failed: {0}")]
+    /// The journal could not be written. What it acknowledged before is safe; [`disk_trouble`](Self::disk_trouble) says what to do
+    /// before the node is started again.
+    #[error("the journal failed: {0}{advice}", advice = Advice(DiskTrouble::of_write(.0)))]
     Journal(Arc<WriteError>),
     /// A committed entry could not be read back. Start the node again: it repairs the entry from a peer.
-    #[error("the journal cannot be read: {0}")]
+    #[error("the journal cannot be read: {0}{advice}", advice = Advice(DiskTrouble::of_read(.0)))]
     Log(Arc<ReadError>),
     /// A committed entry is not in the journal: a bug.
     #[error("the committed entry {op} is not in the journal: please report this")]
@@ -88,10 +90,10 @@ pub enum StopReason {
         op: Op,
     },
     /// The state could not be read, changed or made durable.
-    #[error("the state failed: {0}")]
+    #[error("the state failed: {0}{advice}", advice = Advice(DiskTrouble::of_state(.0)))]
     Engine(#[from] EngineError),
     /// The system gave no thread.
-    #[error("cannot start a thread: {0}")]
+    #[error("cannot start a thread: {0}: raise the limit on processes or free memory")]
     Thread(Arc<io::Error>),
     /// A bug.
     #[error("{part} panicked: please report this with the panic's text")]
@@ -106,6 +108,72 @@ impl StopReason {
     #[must_use]
     pub const fn is_wanted(&self) -> bool {
         matches!(self, Self::Shutdown | Self::Dropped)
+    }
+
+    /// What the disk refused, if that is why it stopped.
+    #[must_use]
+    pub fn disk_trouble(&self) -> Option<DiskTrouble> {
+        match self {
+            Self::Journal(error) => DiskTrouble::of_write(error),
+            Self::Log(error) => DiskTrouble::of_read(error),
+            Self::Engine(error) => DiskTrouble::of_state(error),
+            Self::Shutdown
+            | Self::Dropped
+            | Self::Halted(_)
+            | Self::Missing { .. }
+            | Self::Thread(_)
+            | Self::Panicked { .. } => None,
+        }
+    }
+}
+
+/// What is the matter with a disk, and what to do about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiskTrouble {
+    /// No room is left, or a quota or a limit on file sizes is reached.
+    #[error("the disk is full: make room there, then start the member again")]
+    Full,
+    /// Nothing may be written.
+    #[error(
+        "the file system is read-only: find out why in the system's log, make it writable, then start the member again"
+    )]
+    ReadOnly,
+    /// It failed in another way.
+    #[error("the disk failed: the system's log may say why. Start the member again once the disk is good")]
+    Failed,
+}
+
+impl DiskTrouble {
+    fn of(error: &io::Error) -> Self {
+        use io::ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        // There are too many kinds to name those that say no more than that it failed.
+        match error.kind() {
+            StorageFull | QuotaExceeded | FileTooLarge => Self::Full,
+            ReadOnlyFilesystem | PermissionDenied => Self::ReadOnly,
+            _ => Self::Failed,
+        }
+    }
+
+    fn of_write(error: &WriteError) -> Option<Self> {
+        if let WriteError::Disk { source, .. } = error { Some(Self::of(source)) } else { None }
+    }
+
+    fn of_read(error: &ReadError) -> Option<Self> {
+        if let ReadError::Disk { source, .. } = error { Some(Self::of(source)) } else { None }
+    }
+
+    fn of_state(error: &EngineError) -> Option<Self> {
+        if let EngineError::Io { source, .. } = error { Some(Self::of(source)) } else { None }
+    }
+}
+
+/// The end of a sentence that says what to do, where there is something to say.
+struct Advice(Option<DiskTrouble>);
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |trouble| write!(f, ". {trouble}"))
     }
 }
 

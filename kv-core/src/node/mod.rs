@@ -30,6 +30,7 @@ mod connection;
 mod driver;
 mod error;
 mod fence;
+mod handover;
 mod inbox;
 mod incoming;
 mod lanes;
@@ -46,7 +47,7 @@ mod waiters;
 mod writer;
 
 pub use builder::NodeBuilder;
-pub use error::{HandoverError, StartError, StopReason};
+pub use error::{DiskTrouble, HandoverError, StartError, StopReason};
 
 use crate::client::Client;
 use crate::config::{Cluster, Role};
@@ -70,8 +71,6 @@ use writer::StateOpener;
 const HANDOVER_WITHIN: Duration = Duration::from_secs(5);
 /// How long [`Node::shutdown`] waits for that.
 const LAST_HANDOVER_WITHIN: Duration = Duration::from_secs(1);
-/// When the replica is asked again.
-const HANDOVER_AGAIN: Duration = Duration::from_millis(250);
 /// How long the last answers to clients may take.
 const DRAIN_WITHIN: Duration = Duration::from_millis(250);
 /// Bytes in each direction between an in-process client and its member.
@@ -194,34 +193,8 @@ impl Node {
         tokio::select! {
             biased;
             reason = self.stopping() => Err(HandoverError::Stopped(reason)),
-            handed = self.hand_over(HANDOVER_WITHIN) => handed,
+            handed = handover::hand_over(&self.shared, HANDOVER_WITHIN) => handed,
         }
-    }
-
-    async fn hand_over(&self, within: Duration) -> Result<(), HandoverError> {
-        let me = self.shared.me;
-        let mut standing = self.shared.board.watch();
-        if self.shared.board.primary() != Some(me) {
-            return Ok(());
-        }
-        if !self.shared.cluster.peers(me).any(|peer| peer.role == Role::Data) {
-            return Err(HandoverError::NoOther);
-        }
-        let handed = async {
-            loop {
-                if self.shared.board.primary() == Some(me) {
-                    self.shared.inbox.handover();
-                }
-                let other = standing.wait_for(|standing| {
-                    standing.and_then(|it| it.primary).is_some_and(|primary| primary != me)
-                });
-                // An error would say that the node is gone; then so is the primary.
-                if timeout(HANDOVER_AGAIN, other).await.is_ok() {
-                    return;
-                }
-            }
-        };
-        timeout(within, handed).await.map_err(|_| HandoverError::TimedOut)
     }
 
     /// Stops the member: gives the primary role away first, answers what clients have asked, then ends all tasks and threads
@@ -239,7 +212,7 @@ impl Node {
     }
 
     async fn wind_down(&self) {
-        if let Err(error) = self.hand_over(LAST_HANDOVER_WITHIN).await {
+        if let Err(error) = handover::hand_over(&self.shared, LAST_HANDOVER_WITHIN).await {
             tracing::info!(parent: &self.shared.span, %error, "shutting down as primary");
         }
         self.shared.closing.send_replace(true);

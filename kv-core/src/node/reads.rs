@@ -86,7 +86,7 @@ fn answer(shared: &Shared, query: &Query) -> Answer {
     let Some(state) = shared.state() else { return elsewhere };
     read(&state, query).unwrap_or_else(|error| {
         tracing::error!(%error, "cannot read the state: this member stops");
-        shared.stop(StopReason::Engine(error));
+        shared.retire(StopReason::Engine(error));
         elsewhere
     })
 }

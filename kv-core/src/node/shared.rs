@@ -57,6 +57,8 @@ pub(super) struct Shared {
     pub(super) board: Board,
     /// Shutting down: no new calls.
     pub(super) closing: watch::Sender<bool>,
+    /// Why the node is about to stop: it serves nobody any more, but gives the primary role away first.
+    pub(super) retiring: watch::Sender<Option<StopReason>>,
     /// Why the node stops; the first reason counts.
     pub(super) stop: watch::Sender<Option<StopReason>>,
 
@@ -67,6 +69,16 @@ pub(super) struct Shared {
     /// The disk is out of reach: set when the node stops.
     pub(super) fence: Arc<AtomicBool>,
     jitter: Mutex<fastrand::Rng>,
+}
+
+fn set_once(slot: &watch::Sender<Option<StopReason>>, reason: StopReason) {
+    slot.send_if_modified(|slot| {
+        let first = slot.is_none();
+        if first {
+            *slot = Some(reason);
+        }
+        first
+    });
 }
 
 /// What [`Shared`] is made from.
@@ -106,6 +118,7 @@ impl Shared {
             admission: Arc::default(),
             board: Board::new(),
             closing: watch::Sender::new(false),
+            retiring: watch::Sender::new(None),
             stop: watch::Sender::new(None),
             durable_op: AtomicU64::new(parts.durable_op.get()),
             log: Mutex::new(Some(parts.log)),
@@ -117,13 +130,13 @@ impl Shared {
 
     /// Makes the node stop for this reason, unless it stops already.
     pub(super) fn stop(&self, reason: StopReason) {
-        self.stop.send_if_modified(|stop| {
-            if stop.is_some() {
-                return false;
-            }
-            *stop = Some(reason);
-            true
-        });
+        set_once(&self.stop, reason);
+    }
+
+    /// Makes the node give the primary role away, where it has it, and then stop: its disk is of no use any more, but what it
+    /// says is still right.
+    pub(super) fn retire(&self, reason: StopReason) {
+        set_once(&self.retiring, reason);
     }
 
     /// A guard that stops the node if what it stands in panics.

@@ -1,10 +1,10 @@
 //! How a node ends: its tasks, its threads, and what they hold.
 
-use super::StopReason;
 use super::applier::Plan;
 use super::shared::Shared;
 use super::sync::lock;
 use super::writer::Writes;
+use super::{LAST_HANDOVER_WITHIN, StopReason, handover};
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -57,14 +57,32 @@ impl Threads {
     }
 }
 
+/// Waits for a reason to retire, gives the primary role away, and tells the reason.
+async fn retired(shared: &Shared) -> Option<StopReason> {
+    let mut retiring = shared.retiring.subscribe();
+    let Ok(reason) = retiring.wait_for(Option::is_some).await.map(|reason| reason.clone()) else {
+        return std::future::pending().await;
+    };
+    // What fails here is told by the reason to stop; the others notice that this member is gone.
+    let _ = handover::hand_over(shared, LAST_HANDOVER_WITHIN).await;
+    // Those that wait on the other slot must learn it too.
+    if let Some(reason) = &reason {
+        shared.stop(reason.clone());
+    }
+    shared.stop.borrow().clone()
+}
+
 /// Waits for a reason to stop, and then ends everything. Tells the reason when that is done.
 pub(super) fn supervise(shared: Arc<Shared>, threads: Arc<Threads>) -> watch::Receiver<Option<StopReason>> {
     let (tell, stopped) = watch::channel(None);
     tokio::spawn(async move {
         let mut stop = shared.stop.subscribe();
-        let reason = match stop.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone(),
-            Err(_) => return,
+        let reason = tokio::select! {
+            stop = stop.wait_for(Option::is_some) => match stop {
+                Ok(reason) => reason.clone(),
+                Err(_) => return,
+            },
+            reason = retired(&shared) => reason,
         };
         let mut tasks = shared.tasks.take();
         tasks.abort_all();

@@ -18,12 +18,17 @@ const MAX_BYTES: usize = 16 << 20;
 pub(super) struct Writes {
     queue: Vec<(WriteSeq, Write)>,
     bytes: usize,
+    /// Nothing becomes durable any more (rule D4): what comes is forgotten, so that messages go on being heard.
+    failed: bool,
     closed: bool,
 }
 
 impl Writes {
     /// Adds writes, in order.
     pub(super) fn extend(&mut self, writes: &mut Vec<(WriteSeq, Write)>) {
+        if self.failed {
+            return writes.clear();
+        }
         self.bytes += writes.iter().map(|(_, write)| size(write)).sum::<usize>();
         self.queue.append(writes);
     }
@@ -31,6 +36,10 @@ impl Writes {
     /// Whether more may come.
     pub(super) fn has_room(&self) -> bool {
         self.queue.len() < MAX_WRITES && self.bytes < MAX_BYTES
+    }
+
+    fn fail(&mut self) {
+        *self = Self { failed: true, closed: self.closed, ..Self::default() };
     }
 
     /// Ends the thread. What waits is forgotten.
@@ -71,15 +80,15 @@ pub(super) fn run(mut journal: Journal, shared: &Arc<Shared>, mut opener: Option
         let (seqs, writes): (Vec<WriteSeq>, Vec<Write>) = batch.into_iter().unzip();
         if let Err(error) = journal.execute(&writes) {
             tracing::error!(%error, "the journal failed: this member stops");
-            shared.stop(StopReason::Journal(Arc::new(error)));
-            return;
+            shared.writes.change(Writes::fail);
+            return shared.retire(StopReason::Journal(Arc::new(error)));
         }
         if writes.contains(&Write::Formation(FormationStep::Formatted))
             && let Some(StateOpener { storage, limits }) = opener.take()
         {
             match State::open(storage, limits) {
                 Ok(state) => super::applier::give_state(shared, state),
-                Err(error) => return shared.stop(StopReason::Engine(error)),
+                Err(error) => return shared.retire(StopReason::Engine(error)),
             }
         }
         if let Some(seq) = seqs.last() {

@@ -1,10 +1,14 @@
 //! Disks that are lost or fail, and what becomes of their members.
 
-use super::harness::{Harness, Net, options};
+use super::harness::{Harness, Net, eventually, options, patient_options};
 use super::load::Load;
+use super::storage::Work;
+use kv_core::Options;
 use kv_core::config::Role;
-use kv_core::node::StopReason;
+use kv_core::node::{DiskTrouble, StopReason};
 use kv_core::replica::Halt;
+use std::io::ErrorKind;
+use std::time::Duration;
 
 /// S16, rule F4: a member whose disk was wiped does not vote under its old id. It stops and says why.
 pub(crate) async fn a_wiped_member_stops_and_says_why(net: Net) {
@@ -59,8 +63,186 @@ pub(crate) async fn a_failed_disk_stops_the_member_and_nobody_else(net: Net) {
     disk.kill();
     harness.nodes[2] = Some(start(&harness).await);
     load.progress(50).await;
-    assert_eq!(load.check(&harness).await, 0, "within the deadline every outcome is known");
+    harness.ends_well(load).await;
+}
+
+/// S10, D4: the first failure is the last thing that the journal does, though the disk would work again.
+pub(crate) async fn s10_a_sync_that_fails_once_ends_the_member(net: Net) {
+    let mut harness = Harness::ailing(net, options()).await;
+    let load = Load::start(&harness.client().await, 4);
+    load.progress(50).await;
+    let old = harness.primary().await;
+    harness.ailment(old).fail_once(Work::Sync, "journal", ErrorKind::Other);
+    let reason = harness.node(old).stopped().await;
+    assert!(matches!(reason, StopReason::Journal(_)), "{reason}");
+    assert_eq!(reason.disk_trouble(), Some(DiskTrouble::Failed));
+    assert_eq!(harness.ailment(old).touched_afterwards(), Vec::<String>::new());
+    assert_ne!(harness.status(old).state, "primary", "it has given the role away first");
+    harness.recovers(old, &load).await;
+    harness.ends_well(load).await;
+}
+
+/// S11: no room while an entry is written, while it is synced, and while a checkpoint is made. The primary gives its role
+/// away; with room again it returns.
+pub(crate) async fn s11_a_full_disk_is_named_and_room_is_all_it_needs(net: Net) {
+    let mut harness = Harness::ailing(net, busy_options()).await;
+    let load = Load::start(&harness.client().await, 4);
+    for (work, files) in [(Work::Write, "journal"), (Work::Sync, "journal"), (Work::Write, "state")] {
+        load.progress(50).await;
+        let old = harness.primary().await;
+        harness.ailment(old).fail(work, files, ErrorKind::StorageFull);
+        let reason = harness.node(old).stopped().await;
+        assert_eq!(reason.disk_trouble(), Some(DiskTrouble::Full), "{work:?} {files}: {reason}");
+        assert!(reason.to_string().contains("make room"), "{reason}");
+        harness.recovers(old, &load).await;
+        harness.level_enough().await;
+    }
+    harness.ends_well(load).await;
+}
+
+/// S12: what cannot be read is not answered from. The member stops, the client finds another.
+pub(crate) async fn s12_a_state_that_cannot_be_read_stops_the_member(net: Net) {
+    let mut options = busy_options();
+    options.cache_bytes = 1 << 20;
+    let mut harness = Harness::ailing(net, options).await;
+    let client = harness.client().await;
+    let value = vec![7; 16 << 10];
+    for n in 0..200 {
+        client.put(format!("big/{n}"), value.clone()).await.expect("it is written");
+    }
     harness.level().await;
+    let old = harness.primary().await;
+    let load = Load::start(&client, 2);
+    harness.ailment(old).fail(Work::Read, "state", ErrorKind::Other);
+    let mut n = 0;
+    let reason = loop {
+        let record =
+            client.get(format!("big/{}", n % 200)).await.expect("it can be read").expect("it is there");
+        assert_eq!(record.value, value);
+        n += 1;
+        tokio::select! {
+            biased;
+            reason = harness.node(old).stopped() => break reason,
+            () = std::future::ready(()) => {}
+        }
+    };
+    assert_eq!(reason.disk_trouble(), Some(DiskTrouble::Failed), "{reason}");
+    harness.recovers(old, &load).await;
+    harness.ends_well(load).await;
+}
+
+/// S13: a file system that the kernel has made read-only.
+pub(crate) async fn s13_a_primary_on_a_read_only_disk_steps_down(net: Net) {
+    let mut harness = Harness::ailing(net, options()).await;
+    let load = Load::start(&harness.client().await, 4);
+    load.progress(50).await;
+    let old = harness.primary().await;
+    harness.ailment(old).fail(Work::Write, "", ErrorKind::ReadOnlyFilesystem);
+    let reason = harness.node(old).stopped().await;
+    assert_eq!(reason.disk_trouble(), Some(DiskTrouble::ReadOnly), "{reason}");
+    assert!(reason.to_string().contains("read-only"), "{reason}");
+    assert_ne!(harness.status(old).state, "primary", "it has given the role away first");
+    harness.recovers(old, &load).await;
+    harness.ends_well(load).await;
+}
+
+/// S14: nobody waits for a backup that does not get its writes done, and no view changes for its sake.
+pub(crate) async fn s14_a_backup_with_a_stalled_disk_holds_nobody_up(net: Net) {
+    let harness = Harness::ailing(net, patient_options()).await;
+    let load = Load::start(&harness.client().await, 4);
+    load.progress(50).await;
+    let (primary, slow) = (harness.primary().await, harness.backup().await);
+    let view = harness.status(primary).view;
+    harness.ailment(slow).stall(Work::Sync, "journal");
+    // More than any queue or window holds.
+    load.progress(1_000).await;
+    assert!(harness.ailment(slow).struck() > 0);
+    assert_eq!(harness.status(primary).view, view);
+    assert_eq!(harness.status(slow).view, view, "it hears the primary all the time");
+    harness.ailment(slow).heal();
+    assert_eq!(load.check(&harness).await, 0);
+    harness.level().await;
+    assert_eq!(harness.status(primary).view, view);
+}
+
+/// S14, V8.
+pub(crate) async fn s14_a_primary_with_a_slow_disk_hands_over(net: Net) {
+    let harness = Harness::ailing(net, options()).await;
+    let load = Load::start(&harness.client().await, 4);
+    load.progress(50).await;
+    let old = harness.primary().await;
+    harness.ailment(old).slow(Work::Sync, "journal", Duration::from_millis(700));
+    harness.replaced(old).await;
+    load.progress(100).await;
+    harness.ailment(old).heal();
+    harness.ends_well(load).await;
+}
+
+/// S15, V8: it is fenced by itself, and comes back when the disk does.
+pub(crate) async fn s15_a_primary_with_a_stalled_disk_is_replaced(net: Net) {
+    let harness = Harness::ailing(net, options()).await;
+    let load = Load::start(&harness.client().await, 4);
+    load.progress(50).await;
+    let old = harness.primary().await;
+    harness.ailment(old).stall(Work::Sync, "");
+    harness.replaced(old).await;
+    eventually("the old one is fenced", async || harness.status(old).state != "primary").await;
+    load.progress(100).await;
+    harness.ailment(old).heal();
+    harness.ends_well(load).await;
+}
+
+/// P7, V8: signs of life alone do not make a primary. Its state cannot be changed any more, because no checkpoint ends.
+pub(crate) async fn p7_a_primary_whose_state_hangs_gives_the_role_away(net: Net) {
+    let harness = Harness::ailing(net, busy_options()).await;
+    let load = Load::start(&harness.client().await, 4);
+    load.progress(50).await;
+    let old = harness.primary().await;
+    harness.ailment(old).stall(Work::Sync, "state");
+    let filler = harness.client().await;
+    let filling = tokio::spawn(async move {
+        for n in 0.. {
+            // Some of these fail: their member gives up while they wait.
+            let _ = filler.put(format!("fill/{}", n % 100), vec![0; 16 << 10]).await;
+        }
+    });
+    harness.replaced(old).await;
+    filling.abort();
+    load.progress(50).await;
+    harness.ailment(old).heal();
+    harness.ends_well(load).await;
+}
+
+/// A checkpoint after every few writes.
+fn busy_options() -> Options {
+    let mut options = options();
+    options.checkpoint_bytes = 64 << 10;
+    options
+}
+
+impl Harness {
+    /// Waits until another member serves as primary.
+    async fn replaced(&self, old: usize) {
+        eventually("another primary", async || {
+            (0..3).any(|member| member != old && self.status(member).state == "primary")
+        })
+        .await;
+    }
+
+    /// The others go on without a member that has stopped; on a good disk it returns.
+    async fn recovers(&mut self, stopped: usize, load: &Load) {
+        load.progress(50).await;
+        self.kill(stopped);
+        self.ailment(stopped).heal();
+        self.start(stopped).await;
+        load.progress(50).await;
+    }
+
+    /// Nothing was lost, and all come to the same.
+    async fn ends_well(&self, load: Load) {
+        assert_eq!(load.check(self).await, 0, "within the deadline every outcome is known");
+        self.level().await;
+    }
 }
 
 /// A node needs no more than one thread of the runtime's.

@@ -78,7 +78,7 @@ pub(crate) async fn a_handover_moves_the_role_and_loses_no_write(net: Net) {
 }
 
 /// P11.
-pub(crate) async fn a_shutdown_hands_over_and_clients_see_no_error(net: Net) {
+pub(crate) async fn p11_a_shutdown_hands_over_and_clients_see_no_error(net: Net) {
     let mut harness = Harness::three(net).await;
     let load = Load::start(&harness.client().await, WRITERS);
     for _ in 0..3 {

@@ -1,9 +1,11 @@
 //! A cluster to be tested.
 
+use super::storage::Ailment;
 use kv_core::config::{Cluster, Options, Role};
 use kv_core::ids::MemberId;
 use kv_core::message::MemberStatus;
 use kv_core::node::{Node, StartError};
+use kv_core::storage::Directory;
 use kv_core::transport::{Faults, Faulty, Memory, Transport};
 use kv_core::{Client, wire};
 use std::future::Future;
@@ -90,6 +92,8 @@ pub(crate) struct Harness {
     /// The faults between each member and the rest, both ways.
     pub(crate) faults: Vec<Faults>,
     pub(crate) dirs: Vec<TempDir>,
+    /// What ails the members' disks.
+    pub(crate) ailments: Vec<Option<Ailment>>,
     pub(crate) nodes: Vec<Option<Node>>,
 }
 
@@ -125,8 +129,21 @@ impl Harness {
             options,
             faults: (0..roles.len() as u64).map(Faults::new).collect(),
             dirs: roles.iter().map(|_| tempfile::tempdir().expect("a temporary directory")).collect(),
+            ailments: roles.iter().map(|_| None).collect(),
             nodes: roles.iter().map(|_| None).collect(),
         }
+    }
+
+    /// A running cluster of three data members whose disks can be made to ail.
+    pub(crate) async fn ailing(net: Net, options: Options) -> Self {
+        let mut harness = Self::new(net, &[Role::Data; 3], options);
+        harness.ailments = (0..3).map(|_| Some(Ailment::default())).collect();
+        harness.start_all().await;
+        harness
+    }
+
+    pub(crate) fn ailment(&self, member: usize) -> &Ailment {
+        self.ailments[member].as_ref().expect("its disk can be made to ail")
     }
 
     /// A running cluster.
@@ -151,12 +168,15 @@ impl Harness {
         let transport =
             Faulty::new(self.net.transport(&address), self.faults[member].clone(), wire::framing())
                 .spare_first();
-        let node = Node::builder(self.cluster.clone(), id(member).get())
+        let builder = Node::builder(self.cluster.clone(), id(member).get())
             .transport(Arc::new(transport))
-            .data_dir(self.dirs[member].path())
-            .options(self.options.clone())
-            .start()
-            .await?;
+            .options(self.options.clone());
+        let path = self.dirs[member].path();
+        let builder = match &self.ailments[member] {
+            None => builder.data_dir(path),
+            Some(ailment) => builder.storage(ailment.of(Directory::open(path)?)),
+        };
+        let node = builder.start().await?;
         self.nodes[member] = Some(node);
         Ok(())
     }

@@ -7,6 +7,7 @@ mod faults;
 mod harness;
 mod load;
 mod refusals;
+mod storage;
 
 use harness::Net;
 
@@ -52,13 +53,21 @@ on_every_transport! {
         everything_is_there_after_all_were_killed,
         two_data_members_and_a_witness_survive_one,
         a_handover_moves_the_role_and_loses_no_write,
-        a_shutdown_hands_over_and_clients_see_no_error,
+        p11_a_shutdown_hands_over_and_clients_see_no_error,
         a_shutdown_releases_port_and_directory,
         a_dropped_node_releases_port_and_directory,
         the_state_outlives_checkpoints_and_restarts,
     },
     disks::{
         a_wiped_member_stops_and_says_why,
+        s10_a_sync_that_fails_once_ends_the_member,
+        s11_a_full_disk_is_named_and_room_is_all_it_needs,
+        s12_a_state_that_cannot_be_read_stops_the_member,
+        s13_a_primary_on_a_read_only_disk_steps_down,
+        s14_a_backup_with_a_stalled_disk_holds_nobody_up,
+        s14_a_primary_with_a_slow_disk_hands_over,
+        s15_a_primary_with_a_stalled_disk_is_replaced,
+        p7_a_primary_whose_state_hangs_gives_the_role_away,
     },
     faults::{
         a_lossy_network_to_clients_neither_loses_nor_doubles,

@@ -1,0 +1,36 @@
+//! Giving the primary role to another member.
+
+use super::HandoverError;
+use super::shared::Shared;
+use crate::config::Role;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// When the replica is asked again.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// Returns when another member serves as primary, at once where this one does not.
+pub(super) async fn hand_over(shared: &Shared, within: Duration) -> Result<(), HandoverError> {
+    let me = shared.me;
+    let mut standing = shared.board.watch();
+    if shared.board.primary() != Some(me) {
+        return Ok(());
+    }
+    if !shared.cluster.peers(me).any(|peer| peer.role == Role::Data) {
+        return Err(HandoverError::NoOther);
+    }
+    let handed = async {
+        loop {
+            if shared.board.primary() == Some(me) {
+                shared.inbox.handover();
+            }
+            let other = standing
+                .wait_for(|standing| standing.and_then(|it| it.primary).is_some_and(|primary| primary != me));
+            // An error would say that the node is gone; then so is the primary.
+            if timeout(AGAIN, other).await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(within, handed).await.map_err(|_| HandoverError::TimedOut)
+}

@@ -6,7 +6,7 @@ use crate::ids::{Anchor, Op};
 use crate::message::EntryMeta;
 use std::collections::VecDeque;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Held {
     pub(super) meta: EntryMeta,
     pub(super) place: Place,

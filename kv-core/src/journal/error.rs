@@ -133,9 +133,11 @@ pub enum WriteError {
     /// The directory has not been formatted.
     #[error("the directory is not formatted yet")]
     NotFormatted,
-    /// Entries were to be appended to a damaged log that has not been cut.
-    #[error("the log is damaged above op {head}: cut it before anything is appended")]
+    /// The entry is not the one that a damaged log lacks.
+    #[error("the log is damaged above op {head}, and entry {op} is not what is missing: cut it first")]
     Damaged {
+        /// The entry.
+        op: Op,
         /// The head of what is intact.
         head: Op,
     },

@@ -11,6 +11,7 @@
 mod block;
 mod chain;
 mod cuts;
+mod damage;
 mod error;
 mod place;
 mod reader;
@@ -92,7 +93,8 @@ impl Journal {
     /// `Write::Formation(Formatted)`.
     ///
     /// A torn tail is cut, copies of the superblock are completed, and all that is reported is durable, before this returns. Where
-    /// [`Recovered::damaged`] is set, appends are refused until a `Write::View` has cut the log.
+    /// [`Recovered::damage`] is told, appends *fill*: they must be the entries that are missing, and what stands behind them becomes
+    /// part of the log again as soon as it follows the head. Anything else must be cut first by a `Write::View`.
     ///
     /// # Errors
     /// [`OpenError`] says what is wrong and what to do; a refusal changes nothing on disk.
@@ -166,11 +168,10 @@ impl Journal {
             reader.add_file(scan.segment.number, Arc::clone(&scan.segment.file));
         }
         segments.rewrite(&scans, &recovery.unsynced).map_err(OpenError::from)?;
-        reader.recover(superblock.floor.anchor.op, recovery.slots.into_iter());
+        let (floor, slots) = (superblock.floor.anchor.op, recovery.slots.clone());
         let mut store = Store::new(file, superblock, segments, reader.clone());
-        store.chain = recovery.chain;
-        store.strays = recovery.strays;
-        store.settle(verdict).map_err(OpenError::from)?;
+        store.settle(recovery, verdict).map_err(OpenError::from)?;
+        reader.recover(floor, slots.into_iter(), &store.behind);
         let recovered = store.recovered();
         let state = State::Formatted(Box::new(store));
         Ok((Self { storage, identity, blocks, reader, state }, recovered))

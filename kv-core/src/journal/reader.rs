@@ -1,6 +1,7 @@
 //! Reading entries: from memory while they are new, from the segments afterwards.
 
 use super::block::Seed;
+use super::damage::Hidden;
 use super::error::ReadError;
 use super::place::{Place, SegmentNumber};
 use super::scan::offset;
@@ -9,7 +10,7 @@ use super::{block::BLOCK_BYTES, record};
 use crate::ids::{Hash, Op};
 use crate::message::{Entry, Write};
 use crate::storage::File;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Reads entries. Cheap to clone, shared between threads.
@@ -34,6 +35,8 @@ struct Shared {
     /// No entry at or below this op is held in memory.
     evicted: Op,
     files: HashMap<SegmentNumber, Arc<dyn File>>,
+    /// Intact entries above the head of a damaged log, until they follow it.
+    behind: BTreeMap<Op, Hidden>,
 }
 
 #[derive(Debug)]
@@ -64,20 +67,21 @@ impl LogReader {
         }
     }
 
-    /// The entry at `op`; `None` if it is not held (below the floor, above the head).
+    /// The entry at `op`; `None` if it is not held (below the floor, above the head). Intact entries behind the damage of a
+    /// damaged log are held.
     ///
     /// # Errors
     /// [`ReadError::Faulty`] if it is damaged on disk.
     pub fn read(&self, op: Op) -> Result<Option<Entry>, ReadError> {
         let (hash, place, file) = {
             let shared = self.lock();
-            let Some(slot) = shared.slot(op) else { return Ok(None) };
-            if let Some(entry) = &slot.entry {
+            let Some((hash, place)) = shared.find(op) else { return Ok(None) };
+            if let Some(entry) = shared.slot(op).and_then(|slot| slot.entry.as_ref()) {
                 return Ok(Some(entry.clone()));
             }
-            let place = slot.place.ok_or(ReadError::Faulty { op })?;
+            let place = place.ok_or(ReadError::Faulty { op })?;
             let file = shared.files.get(&place.segment).ok_or(ReadError::Faulty { op })?;
-            (slot.hash, place, Arc::clone(file))
+            (hash, place, Arc::clone(file))
         };
         let mut blocks = vec![0; place.blocks as usize * BLOCK_BYTES];
         let read = match file.read_at(&mut blocks, offset(place.block)) {
@@ -91,12 +95,17 @@ impl LogReader {
         match read {
             Ok(entry) => Ok(Some(entry)),
             // Dropped or cut, and its blocks used again, while they were being read.
-            Err(_) if self.lock().slot(op).is_none_or(|slot| slot.place != Some(place)) => Ok(None),
+            Err(_) if self.lock().find(op) != Some((hash, Some(place))) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    pub(super) fn recover(&self, floor: Op, entries: impl Iterator<Item = Recovered>) {
+    pub(super) fn recover(
+        &self,
+        floor: Op,
+        entries: impl Iterator<Item = Recovered>,
+        behind: &BTreeMap<Op, Hidden>,
+    ) {
         let mut shared = self.lock();
         shared.floor = floor;
         shared.slots = entries
@@ -108,6 +117,7 @@ impl LogReader {
             })
             .collect();
         shared.evicted = shared.head();
+        shared.behind.clone_from(behind);
     }
 
     pub(super) fn add_file(&self, segment: SegmentNumber, file: Arc<dyn File>) {
@@ -204,6 +214,7 @@ impl Shared {
                         entry: Some(entry.clone()),
                         place: None,
                     });
+                    self.absorb();
                 }
             }
             Write::View(record) => {
@@ -214,9 +225,31 @@ impl Shared {
                     self.forget(&slot);
                 }
                 self.evicted = self.evicted.min(cut.after.op);
+                self.behind.clear();
             }
             Write::Repair(entry) => self.replace(entry),
             Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) => {}
+        }
+    }
+
+    /// Hash and place of an entry; no place: in memory, or damaged.
+    fn find(&self, op: Op) -> Option<(Hash, Option<Place>)> {
+        let slot = self.slot(op).map(|slot| (slot.hash, slot.place));
+        slot.or_else(|| self.behind.get(&op).map(|hidden| (hidden.held.meta.hash, Some(hidden.held.place))))
+    }
+
+    /// As the journal does: what stood behind the damage follows the head now.
+    fn absorb(&mut self) {
+        while let Some(entry) = self.behind.first_entry() {
+            let last = self.slots.back().map(|slot| slot.hash);
+            if *entry.key() != self.floor.advance(self.slots.len() as u64 + 1)
+                || last != Some(entry.get().parent)
+            {
+                return;
+            }
+            let held = entry.remove().held;
+            let (hash, place) = (held.meta.hash, Some(held.place));
+            self.slots.push_back(Slot { hash, write: 0, entry: None, place });
         }
     }
 

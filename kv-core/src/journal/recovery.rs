@@ -2,14 +2,16 @@
 //! nothing and writes nothing.
 
 use super::chain::{Chain, Held};
+use super::damage::{self, Claims, Hidden};
 use super::error::OpenError;
 use super::place::{Generation, Place, Position};
 use super::reader;
-use super::scan::{Found, Remnant, Scan};
+use super::scan::{Claim, Found, Remnant, Scan};
 use super::segment::{self, Header};
 use super::superblock::{Mark, Superblock};
 use super::verdict::{Checkpoint, Conditions, Newest, Synced, Tail, Verdict};
 use crate::ids::{Anchor, Hash, Incarnation, Op};
+use crate::message::Extent;
 use std::collections::{BTreeMap, VecDeque};
 
 /// What recovery makes of the disk.
@@ -20,7 +22,13 @@ pub(super) struct Recovery {
     pub(super) slots: Vec<reader::Recovered>,
     pub(super) verdict: Verdict,
     pub(super) why: &'static str,
-    /// Entries of the chain that nothing on disk says were synced.
+    /// Intact entries above the first bad one.
+    pub(super) behind: BTreeMap<Op, Hidden>,
+    /// How far the log may have reached, if its end cannot be trusted.
+    pub(super) extent: Extent,
+    /// Everything up to here was durable once, and is not cut.
+    pub(super) synced: Op,
+    /// Entries of the log that nothing on disk says were synced.
     pub(super) unsynced: Vec<Unsynced>,
     /// Blocks that are not part of the log, and say what they are.
     pub(super) strays: Vec<Stray>,
@@ -35,6 +43,9 @@ impl Recovery {
         for (op, (_, place)) in ops.zip(self.slots.iter().rev()).filter_map(|(op, slot)| Some((op, (*slot)?)))
         {
             last.entry(place.generation).or_insert(op);
+        }
+        for (op, hidden) in &self.behind {
+            last.insert(hidden.held.place.generation, *op);
         }
         last
     }
@@ -87,10 +98,13 @@ pub(super) fn recover(superblock: &Superblock, scans: &[Scan]) -> Recovery {
     let in_use = superblock.oldest..=superblock.generation;
     let registered = || scans.iter().filter(|scan| in_use.contains(&scan.generation));
     let live = live(superblock, registered());
-    let synced = registered()
-        .flat_map(|scan| &scan.claims)
-        .map(|claim| superblock.cuts.cap(claim.synced_through, claim.incarnation, claim.position))
-        .fold(superblock.synced_through, Op::max);
+    let claims = || {
+        registered().flat_map(|scan| &scan.claims).map(|claim| {
+            let Claim { synced_through, incarnation, position } = *claim;
+            (position, superblock.cuts.cap(synced_through, incarnation, position))
+        })
+    };
+    let synced = claims().map(|(_, op)| op).fold(superblock.synced_through, Op::max);
 
     let above = above(superblock.checkpoint, &live);
     let (floor, mut entries) = below(superblock, &live);
@@ -110,21 +124,40 @@ pub(super) fn recover(superblock: &Superblock, scans: &[Scan]) -> Recovery {
     };
     let (verdict, why) = conditions.judge();
     let ops = |from: Op| (1..).map(move |above| from.advance(above));
-    let unsynced = ops(floor.anchor.op)
-        .zip(chain.entries())
-        .filter(|(op, _)| *op > synced)
-        .map(|(op, held)| Unsynced { op, hash: held.meta.hash, place: held.place })
-        .collect();
+    let behind = damage::behind(&live, chain.head());
+    let entries = ops(floor.anchor.op).zip(chain.entries().copied());
+    let entries = entries.chain(behind.iter().map(|(op, hidden)| (*op, hidden.held)));
+    let unsynced = unsynced(superblock, &Claims::new(claims()), synced, entries);
+    let extent = damage::extent(superblock, registered(), &live, head, synced);
     let slots = ops(superblock.floor.anchor.op)
         .take_while(|op| *op <= head)
         .map(|op| live.get(&op).map(|found| (found.meta.hash, found.place)))
         .collect();
     let strays = strays(registered(), &live, head);
-    Recovery { chain, slots, verdict, why, unsynced, strays }
+    Recovery { chain, slots, verdict, why, behind, extent, synced, unsynced, strays }
+}
+
+/// The entries of which nobody can say that they reached the disk, though they read well. Of one that was written a second time,
+/// or while a log was mended, only what was written after it can say so: that its op was durable once is said of the bad copy.
+fn unsynced(
+    superblock: &Superblock,
+    claims: &Claims,
+    synced: Op,
+    entries: impl Iterator<Item = (Op, Held)>,
+) -> Vec<Unsynced> {
+    let mending = superblock.damaged.is_some();
+    let is_unsynced = |op: Op, position: Position| {
+        let again = mending || claims.is_second_copy(op, position);
+        op > synced || (again && !claims.prove(op, position))
+    };
+    let entries = entries.filter(|(op, held)| is_unsynced(*op, held.place.start()));
+    entries.map(|(op, held)| Unsynced { op, hash: held.meta.hash, place: held.place }).collect()
 }
 
 /// The intact entries that no cut has voided; of two at one op, the one written last.
-fn live<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>) -> BTreeMap<Op, Found> {
+pub(super) type Live = BTreeMap<Op, Found>;
+
+fn live<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>) -> Live {
     let mut live = BTreeMap::new();
     for found in scans.flat_map(|scan| &scan.found) {
         let place = &found.place;
@@ -139,7 +172,7 @@ fn live<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>) -> B
 }
 
 /// The chain above the checkpoint.
-fn above(checkpoint: Mark, live: &BTreeMap<Op, Found>) -> Vec<Held> {
+fn above(checkpoint: Mark, live: &Live) -> Vec<Held> {
     let mut chain = Vec::new();
     let mut head = checkpoint;
     while let Some(found) = live.get(&head.anchor.op.next()) {
@@ -161,7 +194,7 @@ fn above(checkpoint: Mark, live: &BTreeMap<Op, Found>) -> Vec<Held> {
 
 /// The chain from the checkpoint downwards, to the floor or to the first entry that is missing: that one becomes the floor,
 /// because its child tells its hash. (The state at the checkpoint stands for everything below.)
-fn below(superblock: &Superblock, live: &BTreeMap<Op, Found>) -> (Mark, VecDeque<Held>) {
+fn below(superblock: &Superblock, live: &Live) -> (Mark, VecDeque<Held>) {
     let mut chain = VecDeque::new();
     let mut floor = superblock.checkpoint;
     while floor.anchor.op > superblock.floor.anchor.op {
@@ -184,12 +217,7 @@ fn below(superblock: &Superblock, live: &BTreeMap<Op, Found>) -> (Mark, VecDeque
 }
 
 /// The worst of what lies after the head in the order of writing.
-fn tail<'a>(
-    superblock: &Superblock,
-    scans: impl Iterator<Item = &'a Scan>,
-    live: &BTreeMap<Op, Found>,
-    head: Op,
-) -> Tail {
+fn tail<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>, live: &Live, head: Op) -> Tail {
     let settled = superblock.cuts.settled().position;
     let end = live.range(..=head).map(|(_, found)| found.place.end()).fold(settled, Position::max);
     let mut worst = Tail::Untouched;
@@ -200,11 +228,11 @@ fn tail<'a>(
     for (position, remnant) in scans.flat_map(|scan| &scan.remnants) {
         let found = match *remnant {
             _ if *position < end => Tail::Untouched,
-            Remnant::Damaged => Tail::Damaged,
+            Remnant::Damaged { .. } => Tail::Damaged,
             Remnant::Fragment { op, incarnation } => {
+                // Of an op that the log has: it was being written once more.
                 match superblock.cuts.is_void(op, incarnation, *position) {
                     true => Tail::Untouched,
-                    false if op <= head => Tail::Conflicting,
                     false => Tail::Torn,
                 }
             }
@@ -215,7 +243,7 @@ fn tail<'a>(
 }
 
 /// Everything that was written, can be told, and is not part of the log up to the head.
-fn strays<'a>(scans: impl Iterator<Item = &'a Scan>, live: &BTreeMap<Op, Found>, head: Op) -> Vec<Stray> {
+fn strays<'a>(scans: impl Iterator<Item = &'a Scan>, live: &Live, head: Op) -> Vec<Stray> {
     let mut strays = Vec::new();
     for scan in scans {
         for found in &scan.found {
@@ -226,7 +254,7 @@ fn strays<'a>(scans: impl Iterator<Item = &'a Scan>, live: &BTreeMap<Op, Found>,
             }
         }
         for (position, remnant) in &scan.remnants {
-            if let Remnant::Fragment { op, incarnation } = *remnant {
+            if let Some((op, incarnation)) = remnant.stamp() {
                 strays.push(Stray { op, incarnation, position: *position, blocks: 1 });
             }
         }

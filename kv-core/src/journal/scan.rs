@@ -28,8 +28,18 @@ pub(super) struct Found {
 pub(super) enum Remnant {
     /// Intact as far as it goes: part of an entry that never was written completely.
     Fragment { op: Op, incarnation: Incarnation },
-    /// Damaged, or part of something that cannot have been written.
-    Damaged,
+    /// Damaged, or part of something that cannot have been written. Told by its intact sectors, if they agree.
+    Damaged { told: Option<(Op, Incarnation)> },
+}
+
+impl Remnant {
+    /// Whose block it is.
+    pub(super) const fn stamp(&self) -> Option<(Op, Incarnation)> {
+        match *self {
+            Self::Fragment { op, incarnation } => Some((op, incarnation)),
+            Self::Damaged { told } => told,
+        }
+    }
 }
 
 /// A statement found at a place: everything up to `synced_through` was durable when it was written.
@@ -62,14 +72,14 @@ impl Scan {
 
     /// Whether a sector holds what nobody wrote there.
     pub(super) fn is_damaged(&self) -> bool {
-        self.remnants.iter().any(|(_, remnant)| *remnant == Remnant::Damaged)
+        self.remnants.iter().any(|(_, remnant)| matches!(remnant, Remnant::Damaged { .. }))
     }
 
     /// The incarnations of everything that was written in this generation.
     pub(super) fn incarnations(&self) -> impl Iterator<Item = Incarnation> {
         let fragments = self.remnants.iter().filter_map(|(_, remnant)| match remnant {
             Remnant::Fragment { incarnation, .. } => Some(*incarnation),
-            Remnant::Damaged => None,
+            Remnant::Damaged { .. } => None,
         });
         self.found.iter().map(|found| found.place.incarnation).chain(fragments)
     }
@@ -179,7 +189,7 @@ impl<'a> Reader<'a> {
             BlockState::Untouched => self.abandon(),
             BlockState::Whole(_) | BlockState::Torn(_) | BlockState::Damaged => {
                 self.abandon();
-                self.remnant(at, Remnant::Damaged);
+                self.remnant(at, Remnant::Damaged { told: told(&sectors) });
             }
         }
     }
@@ -194,7 +204,7 @@ impl<'a> Reader<'a> {
             let local = block::payload(bytes).next().and_then(Local::decode);
             let rest = (self.segment.blocks - at) as usize * BLOCK_PAYLOAD;
             let Some(local) = local.filter(|local| local.length <= rest) else {
-                return self.remnant(at, Remnant::Damaged);
+                return self.remnant(at, damaged(stamp));
             };
             self.building = Some(Building { start: at, stamp, length: local.length, record: Vec::new() });
         }
@@ -209,7 +219,7 @@ impl<'a> Reader<'a> {
     fn finish(&mut self, last: u32) {
         let Some(Building { start, stamp, record, .. }) = self.building.take() else { return };
         let Some((entry, hash, _)) = record::decode(record, stamp.op, self.owner.cluster) else {
-            return (start..=last).for_each(|at| self.remnant(at, Remnant::Damaged));
+            return (start..=last).for_each(|at| self.remnant(at, damaged(stamp)));
         };
         let header = &entry.header;
         let meta = EntryMeta {
@@ -256,6 +266,20 @@ impl<'a> Reader<'a> {
 
 fn fragment(stamp: Stamp) -> Remnant {
     Remnant::Fragment { op: stamp.op, incarnation: stamp.incarnation }
+}
+
+fn damaged(stamp: Stamp) -> Remnant {
+    Remnant::Damaged { told: Some((stamp.op, stamp.incarnation)) }
+}
+
+/// What the intact sectors of a damaged block agree on.
+fn told(sectors: &[Sector]) -> Option<(Op, Incarnation)> {
+    let mut stamps = sectors.iter().filter_map(|sector| match sector {
+        Sector::Current(stamp) => Some(*stamp),
+        Sector::Zero | Sector::Older | Sector::Newer(_) | Sector::Bad => None,
+    });
+    let first = stamps.next().filter(|stamp| is_sane(*stamp))?;
+    stamps.all(|stamp| stamp == first).then_some((first.op, first.incarnation))
 }
 
 fn is_sane(stamp: Stamp) -> bool {

@@ -2,15 +2,16 @@
 
 use super::chain::{Chain, Held};
 use super::cuts::CutRecord;
+use super::damage::{self, Hidden};
 use super::error::WriteError;
 use super::place::Place;
 use super::reader::LogReader;
-use super::recovery::Stray;
+use super::recovery::{Recovery, Stray};
 use super::segments::Segments;
 use super::superblock::{Superblock, SuperblockFile};
 use super::verdict::Verdict;
 use super::{block::BLOCK_BYTES, record};
-use crate::ids::{Anchor, Op};
+use crate::ids::{Anchor, Hash, Op};
 use crate::message::{Cut, Damage, Entry, EntryMeta, Extent, FormationStep, Recovered, ViewRecord};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -24,8 +25,10 @@ pub(super) struct Store {
     pub(super) chain: Chain,
     /// Written blocks that are not part of the log. Invariant: all that can be told and lie in active segments.
     pub(super) strays: Vec<Stray>,
-    /// The log is damaged above its head, and has not been cut.
-    pub(super) blocked: bool,
+    /// Intact entries above the head, whose place in the log is not yet filled up to them.
+    pub(super) behind: BTreeMap<Op, Hidden>,
+    /// Something lies after the head that has been neither filled up to nor cut.
+    pub(super) unsettled: bool,
     /// Entries up to here may be dropped, as far as the checkpoint allows.
     pub(super) trim: Op,
     pub(super) reader: LogReader,
@@ -54,27 +57,47 @@ impl Store {
         reader: LogReader,
     ) -> Self {
         let chain = Chain::new(superblock.floor, VecDeque::new());
-        Self { file, superblock, segments, chain, strays: Vec::new(), blocked: false, trim: Op::ZERO, reader }
+        Self {
+            file,
+            superblock,
+            segments,
+            chain,
+            strays: Vec::new(),
+            behind: BTreeMap::new(),
+            unsettled: false,
+            trim: Op::ZERO,
+            reader,
+        }
     }
 
-    /// Makes durable what recovery has decided about the end of the log.
-    pub(super) fn settle(&mut self, verdict: Verdict) -> Result<(), WriteError> {
+    /// Takes over what recovery has found, and makes durable what it has decided about the end of the log.
+    pub(super) fn settle(&mut self, recovery: Recovery, verdict: Verdict) -> Result<(), WriteError> {
         let before = self.superblock.clone();
+        self.chain = recovery.chain;
+        self.strays = recovery.strays;
+        self.behind = recovery.behind;
         match verdict {
             Verdict::Whole => {}
-            Verdict::Torn => {
+            Verdict::Torn if self.superblock.damaged.is_none() => {
                 let incarnation = self.superblock.incarnation.next();
                 self.cut(Cut { after: self.chain.head().anchor, incarnation })?;
             }
+            // While a log is mended, only the replica cuts: what follows the head may be the only copies.
+            Verdict::Torn => self.unsettled = true,
             Verdict::Faulty => {
-                self.blocked = true;
-                self.superblock.damaged = true;
+                self.unsettled = true;
+                self.superblock.damaged = self.superblock.damaged.max(Some(recovery.extent));
             }
         }
-        if !self.blocked {
-            self.superblock.synced_through = self.durable();
+        if self.is_damaged() {
+            self.superblock.synced_through = self.superblock.synced_through.max(recovery.synced);
         }
+        self.note_synced();
         if self.superblock == before { Ok(()) } else { self.save() }
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.superblock.damaged.is_some()
     }
 
     pub(super) fn recovered(&self) -> Recovered {
@@ -89,7 +112,11 @@ impl Store {
             floor_next_revision: floor.next_revision,
             floor_timestamp: floor.timestamp,
             incarnation: superblock.incarnation,
-            damage: superblock.damaged.then(|| Damage { behind: BTreeMap::new(), extent: Extent::Open }),
+            damage: superblock.damaged.map(|extent| Damage {
+                behind: damage::told(&self.behind, self.durable()),
+                extent: extent
+                    .max(Extent::Through(self.behind.last_key_value().map_or(Op::ZERO, |(op, _)| *op))),
+            }),
         }
     }
 
@@ -100,11 +127,14 @@ impl Store {
 
     /// Makes the superblock durable as it stands.
     pub(super) fn save(&mut self) -> Result<(), WriteError> {
-        // While the log is damaged, what it once was must not be forgotten.
-        if !self.blocked {
-            self.superblock.synced_through = self.durable();
-        }
+        self.note_synced();
         self.file.write(&self.superblock)
+    }
+
+    fn note_synced(&mut self) {
+        // While the log is damaged, what it once was must not be forgotten.
+        let once = if self.is_damaged() { self.superblock.synced_through } else { Op::ZERO };
+        self.superblock.synced_through = self.durable().max(once);
     }
 
     pub(super) fn form(&mut self, step: FormationStep) -> Result<(), WriteError> {
@@ -119,15 +149,15 @@ impl Store {
     pub(super) fn append(&mut self, entries: &[(u64, &Entry)]) -> Result<(), WriteError> {
         let mut batch = Batch::default();
         for (write, entry) in entries {
-            if self.blocked {
-                return Err(WriteError::Damaged { head: self.durable() });
-            }
             let blocks = self.blocks_for(entry)?;
             if !self.segments.has_room(batch.blocks() + blocks) {
                 self.flush(&mut batch)?;
                 self.roll()?;
             }
             self.encode(&mut batch, *write, entry, blocks)?;
+            if self.behind.contains_key(&entry.header.op.next()) {
+                self.flush(&mut batch)?;
+            }
         }
         self.flush(&mut batch)
     }
@@ -153,10 +183,29 @@ impl Store {
         }
         let (place, seed) = self.segments.place(batch.blocks(), blocks, self.superblock.incarnation);
         let meta = EntryMeta::of(&entry.header);
+        self.check_fill(op, meta.hash)?;
         record::encode(&mut batch.bytes, entry, meta.hash, durable.anchor.op, &place, seed);
         batch.places.push((write, op, place));
         batch.held.push(Held { meta, place });
         Ok(())
+    }
+
+    /// Only what was there before is filled in: another entry would leave two logs on the disk, and nothing to tell which counts.
+    fn check_fill(&self, op: Op, hash: Hash) -> Result<(), WriteError> {
+        let pinned = self.behind.get(&op.next()).map(|hidden| hidden.parent);
+        let differs = self.behind.contains_key(&op) || pinned.is_some_and(|pinned| pinned != hash);
+        if differs { Err(WriteError::Damaged { op, head: self.durable() }) } else { Ok(()) }
+    }
+
+    /// What stood behind the damage follows the head now.
+    fn absorb(&mut self) {
+        while let Some(entry) = self.behind.first_entry() {
+            let head = self.chain.head().anchor;
+            if *entry.key() != head.op.next() || entry.get().parent != head.hash {
+                return;
+            }
+            self.chain.push(entry.remove().held);
+        }
     }
 
     fn flush(&mut self, batch: &mut Batch) -> Result<(), WriteError> {
@@ -166,6 +215,7 @@ impl Store {
         let last = self.durable().advance(batch.held.len() as u64);
         self.segments.write(&batch.bytes, last)?;
         batch.held.drain(..).for_each(|held| self.chain.push(held));
+        self.absorb();
         self.reader.placed(&batch.places);
         batch.places.clear();
         batch.bytes.clear();
@@ -205,7 +255,9 @@ impl Store {
         }
         self.superblock.view = record.view;
         self.superblock.log_view = record.log_view;
-        self.superblock.damaged = record.damaged || self.blocked;
+        let once = self.superblock.damaged;
+        let stays = record.damaged || (self.unsettled && once.is_some());
+        self.superblock.damaged = stays.then(|| once.unwrap_or(Extent::Open));
         self.save()
     }
 
@@ -224,7 +276,9 @@ impl Store {
         }
         self.strays.extend(self.chain.cut(after).map(|(op, held)| Stray::of(op, &held.place)));
         self.segments.cut(after);
-        self.blocked = false;
+        self.behind.clear();
+        self.unsettled = false;
+        self.superblock.synced_through = self.superblock.synced_through.min(after);
         self.superblock.incarnation = cut.incarnation;
         let record = CutRecord { after, incarnation: cut.incarnation };
         self.superblock.cuts.push(record, self.segments.frontier());
@@ -268,7 +322,7 @@ impl Store {
     /// for it. The new floor is durable before a file is used again.
     pub(super) fn drop_old(&mut self, changed: bool) -> Result<(), WriteError> {
         let limit = self.trim.min(self.superblock.checkpoint.anchor.op);
-        let (count, last) = if self.blocked { (0, Op::ZERO) } else { self.segments.droppable(limit) };
+        let (count, last) = if self.is_damaged() { (0, Op::ZERO) } else { self.segments.droppable(limit) };
         // The floor of a chain that begins above a damaged entry is the first one that can be named.
         let floor =
             self.chain.mark(last.max(self.superblock.floor.anchor.op).max(self.chain.floor().anchor.op));

@@ -13,7 +13,7 @@ use super::place::Generation;
 use super::record::in_range;
 use super::{Identity, block};
 use crate::ids::{Anchor, ClusterId, Hash, Incarnation, MemberId, Op, Revision, Timestamp, View};
-use crate::message::FormationStep;
+use crate::message::{Extent, FormationStep};
 use crate::storage::{File, Storage};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -61,8 +61,9 @@ pub(super) struct Superblock {
     pub(super) formation: FormationStep,
     pub(super) view: View,
     pub(super) log_view: View,
-    /// The log misses entries that this member may have acknowledged.
-    pub(super) damaged: bool,
+    /// The log misses entries that this member may have acknowledged, and may have reached so far. Outlives what tells of the
+    /// damage: a fill may look whole, and a later life may not see why it is not.
+    pub(super) damaged: Option<Extent>,
     pub(super) checkpoint: Mark,
     /// Entries at or below it have been dropped. Invariant: not above the checkpoint.
     pub(super) floor: Mark,
@@ -88,7 +89,7 @@ impl Superblock {
             formation: FormationStep::Formatted,
             view: View::ZERO,
             log_view: View::ZERO,
-            damaged: false,
+            damaged: None,
             checkpoint: Mark::ZERO,
             floor: Mark::ZERO,
             cuts: Cuts::default(),
@@ -123,7 +124,12 @@ impl Superblock {
     fn is_sound(&self) -> bool {
         let numbers =
             [self.view.get(), self.log_view.get(), self.incarnation.get(), self.synced_through.get()];
+        let reach = self.damaged.map_or(0, |extent| match extent {
+            Extent::Through(op) => op.get(),
+            Extent::Open => 0,
+        });
         in_range(&numbers)
+            && in_range(&[reach])
             && self.checkpoint.is_sane()
             && self.floor.is_sane()
             && self.floor.anchor.op <= self.checkpoint.anchor.op

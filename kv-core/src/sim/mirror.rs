@@ -3,8 +3,8 @@
 
 use super::replay::Finding;
 use crate::ids::{Anchor, Hash, Op, View};
-use crate::message::{Entry, FormationStep, LogSummary, Recovered, Slot, Write};
-use std::collections::VecDeque;
+use crate::message::{Behind, Entry, FormationStep, LogSummary, Recovered, Slot, Write};
+use std::collections::{BTreeMap, VecDeque};
 
 /// The durable state of one member, as it follows from the writes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Image {
     damaged: bool,
     /// The hashes of ops 1, 2, ...
     log: Vec<Hash>,
+    /// What recovery found behind the damage: hash and parent. Part of the log as soon as it follows.
+    behind: BTreeMap<Op, (Hash, Hash)>,
 }
 
 /// One durable step: entries one by one.
@@ -46,6 +48,7 @@ impl Image {
             log_view: View::ZERO,
             damaged: false,
             log: Vec::new(),
+            behind: BTreeMap::new(),
         }
     }
 
@@ -74,6 +77,12 @@ impl Image {
                     return Err(("entries are appended in order", format!("{op:?} after {:?}", self.head())));
                 }
                 self.log.push(hash);
+                while let Some((hash, parent)) = self.behind.remove(&self.head().next()) {
+                    if self.log.last() != Some(&parent) {
+                        break;
+                    }
+                    self.log.push(hash);
+                }
             }
             Step::View { view, log_view, cut, damaged } => {
                 if view < self.view || log_view < self.log_view || log_view > view {
@@ -82,6 +91,7 @@ impl Image {
                 }
                 (self.view, self.log_view, self.damaged) = (view, log_view, damaged);
                 if let Some(after) = cut {
+                    self.behind.clear();
                     if !self.holds(after) {
                         let found = format!("after {after:?}, but {:?} stands there", self.hash(after.op));
                         return Err(("a cut names an entry of the log", found));
@@ -162,7 +172,10 @@ impl Mirror {
         let slots = log.suffix.iter().enumerate().all(|(index, slot)| {
             let op = log.commit.op.advance(index as u64 + 1);
             match slot {
-                Slot::Present(hash) => self.durable.hash(op) == Some(*hash),
+                Slot::Present(hash) => {
+                    let behind = self.durable.behind.get(&op).map(|(hash, _)| *hash);
+                    self.durable.hash(op).or(behind) == Some(*hash)
+                }
                 Slot::Faulty(_) => true,
             }
         });
@@ -208,6 +221,13 @@ impl Mirror {
         let lost = steps.next().is_some() || head < image.head();
         image.log.truncate(usize::try_from(head.get()).unwrap_or(usize::MAX));
         image.damaged = recovered.is_damaged();
+        let behind = recovered.damage.iter().flat_map(|damage| &damage.behind);
+        image.behind = behind
+            .filter_map(|(op, behind)| match behind {
+                Behind::Intact { meta, parent } => Some((*op, (meta.hash, *parent))),
+                Behind::Pinned(_) => None,
+            })
+            .collect();
         self.durable = image.clone();
         self.planned = image;
         Ok(lost)

@@ -1,6 +1,7 @@
 //! What the journal promises, tested on a simulated disk.
 
 mod damage;
+mod mending;
 mod model;
 mod power;
 mod reading;

@@ -1,0 +1,114 @@
+//! What lies behind the first bad entry of a damaged log, and how far that log may have reached. Pure, as all of recovery.
+
+use super::chain::Held;
+use super::place::{Generation, Position};
+use super::recovery::Live;
+use super::scan::{Remnant, Scan};
+use super::segment::Header;
+use super::superblock::{Mark, Superblock};
+use crate::ids::{Hash, Op};
+use crate::message::{Behind, Extent};
+use std::collections::BTreeMap;
+
+/// An intact entry above the first bad one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Hidden {
+    pub(super) held: Held,
+    pub(super) parent: Hash,
+}
+
+/// The intact entries above the head that agree with each other. Where two do not, the one written on top of the other tells the
+/// log; one that would follow the head and does not chain to it tells nothing that can be used.
+pub(super) fn behind(live: &Live, head: Mark) -> BTreeMap<Op, Hidden> {
+    let first = head.anchor.op.next().next();
+    let mut kept: BTreeMap<Op, Hidden> = BTreeMap::new();
+    let mut above = None;
+    for (op, found) in live.range(first..).rev() {
+        let agrees = above.is_none_or(|(child, parent, revision)| {
+            child != op.next() || (parent == found.meta.hash && revision == found.meta.next_revision)
+        });
+        if agrees {
+            let held = Held { meta: found.meta, place: found.place };
+            kept.insert(*op, Hidden { held, parent: found.parent });
+            above = Some((*op, found.parent, found.first_revision));
+        }
+    }
+    kept
+}
+
+/// The same, as it is told: with the hashes of bad entries that an intact one names.
+pub(super) fn told(hidden: &BTreeMap<Op, Hidden>, head: Op) -> BTreeMap<Op, Behind> {
+    let mut told = BTreeMap::new();
+    for (op, Hidden { held, parent }) in hidden {
+        if op.previous() > head {
+            told.entry(op.previous()).or_insert(Behind::Pinned(*parent));
+        }
+        told.insert(*op, Behind::Intact { meta: held.meta, parent: *parent });
+    }
+    told
+}
+
+/// How far a log with this head may have reached: to the highest op of which a trace is left, and one further for every damaged
+/// block after that which does not tell its op. (Everything in older segments is known to be synced since the newest was begun.)
+/// Where an op that was synced has left no trace, more may be missing that nothing tells of.
+pub(super) fn extent<'a>(
+    superblock: &Superblock,
+    scans: impl Iterator<Item = &'a Scan> + Clone,
+    live: &Live,
+    head: Op,
+    synced: Op,
+) -> Extent {
+    let newest = superblock.generation;
+    let is_whole =
+        |scan: &Scan| matches!(scan.header, Header::Known { generation, .. } if generation == newest);
+    if newest > Generation::ZERO && !scans.clone().any(is_whole) {
+        return Extent::Open;
+    }
+    let cuts = &superblock.cuts;
+    let remnants = || scans.clone().flat_map(|scan| &scan.remnants);
+    let pieces = remnants().filter_map(|(position, remnant)| {
+        let (op, incarnation) = remnant.stamp()?;
+        (!cuts.is_void(op, incarnation, *position)).then_some((op, *position))
+    });
+    let entries = live.iter().map(|(op, found)| (*op, found.place.start()));
+    let (top, last) = entries.chain(pieces).max().unwrap_or_default();
+    let from = last.max(cuts.settled().position);
+    let unknown = remnants().filter(|(position, remnant)| {
+        remnant.stamp().is_none() && position.generation == newest && *position >= from
+    });
+    let unknown = unknown.filter(|(_, remnant)| matches!(remnant, Remnant::Damaged { .. })).count();
+    let reach = top.max(head).advance(unknown as u64);
+    if synced > reach { Extent::Open } else { Extent::Through(reach) }
+}
+
+/// What intact entries say was durable when they were written, by their place.
+#[derive(Debug)]
+pub(super) struct Claims {
+    /// Ascending; with the greatest op that is claimed there or further on.
+    list: Vec<(Position, Op)>,
+    own: BTreeMap<Position, Op>,
+}
+
+impl Claims {
+    pub(super) fn new(claims: impl Iterator<Item = (Position, Op)>) -> Self {
+        let own: BTreeMap<Position, Op> = claims.collect();
+        let mut list: Vec<(Position, Op)> = own.iter().map(|(position, op)| (*position, *op)).collect();
+        let mut greatest = Op::ZERO;
+        for (_, op) in list.iter_mut().rev() {
+            greatest = greatest.max(*op);
+            *op = greatest;
+        }
+        Self { list, own }
+    }
+
+    /// Whether something that was written later says that the entry of `op` at this place was durable.
+    pub(super) fn prove(&self, op: Op, position: Position) -> bool {
+        let after = self.list.partition_point(|(at, _)| *at <= position);
+        self.list.get(after).is_some_and(|(_, claimed)| *claimed >= op)
+    }
+
+    /// Whether what stands there was written after something that the log had above it: once more, because a copy was bad.
+    pub(super) fn is_second_copy(&self, op: Op, position: Position) -> bool {
+        self.own.get(&position).is_some_and(|claimed| *claimed >= op)
+    }
+}

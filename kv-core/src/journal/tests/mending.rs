@@ -1,0 +1,254 @@
+//! Mending: what stands behind the damage is told and kept, what is missing is filled in, a bad copy is written once more, and a crash
+//! at any point of that neither loses anything nor makes a log look whole that is not.
+
+use super::damage::{FIRST, overwrite, reopened, view_of, with_entries};
+use super::*;
+use crate::message::{Behind, Damage, Extent};
+use std::collections::BTreeSet;
+
+/// Flips a bit in the first block of an entry.
+fn spoil(disk: &Disk, block: u64) {
+    assert!(disk.flip_bit(FIRST, block * 4096 + 700, 2));
+}
+
+fn damage(recovered: &Recovered) -> &Damage {
+    recovered.damage.as_ref().expect("damaged")
+}
+
+/// The ops that are intact, by what recovery tells.
+fn intact(recovered: &Recovered) -> BTreeSet<Op> {
+    let behind = recovered.damage.iter().flat_map(|damage| &damage.behind);
+    let behind = behind.filter(|(_, behind)| matches!(behind, Behind::Intact { .. })).map(|(op, _)| *op);
+    (recovered.floor.op.get() + 1..=head(recovered)).map(Op::new).chain(behind).collect()
+}
+
+fn fill(journal: &mut Journal, entry: &Entry) -> Result<(), WriteError> {
+    journal.execute(&[Write::Append(vec![entry.clone()])])
+}
+
+/// Rule D6: they may be the only copies.
+#[test]
+fn d6_intact_entries_behind_the_damage_are_told_kept_and_read() {
+    let (disk, _, entries) = with_entries(6);
+    spoil(&disk, 4);
+    let recovered = reopened(&disk);
+    let behind = &damage(&recovered).behind;
+    assert_eq!(head(&recovered), 3);
+    assert_eq!(behind.keys().copied().collect::<Vec<_>>(), [op(4), op(5), op(6)]);
+    assert_eq!(behind[&op(4)], Behind::Pinned(entries[3].header.hash()));
+    assert_eq!(behind[&op(6)].hash(), entries[5].header.hash());
+    assert_eq!(damage(&recovered).extent, Extent::Through(op(6)));
+    let (mut journal, _) = open(&disk).unwrap();
+    let reader = journal.reader();
+    assert_eq!(reader.read(op(5)).unwrap().as_ref(), Some(&entries[4]));
+    assert_eq!(reader.read(op(4)).unwrap(), None);
+
+    fill(&mut journal, &entries[3]).unwrap();
+    for entry in &entries {
+        assert_eq!(reader.read(entry.header.op).unwrap().as_ref(), Some(entry));
+    }
+    let recovered = reopened(&disk);
+    assert_eq!((head(&recovered), recovered.is_damaged()), (6, true), "not yet the replica's word");
+    assert_eq!(damage(&recovered).extent, Extent::Through(op(6)));
+}
+
+/// How far the log may have reached is told as exactly as what is left allows.
+#[test]
+fn d3_the_extent_of_a_damaged_log() {
+    let told = |spoil: &dyn Fn(&Disk)| {
+        let (disk, _, _) = with_entries(6);
+        spoil(&disk);
+        let recovered = reopened(&disk);
+        (head(&recovered), damage(&recovered).extent)
+    };
+    assert_eq!(told(&|disk| spoil(disk, 6)), (5, Extent::Through(op(6))), "its other sectors tell its op");
+    let garbage =
+        |blocks: usize| move |disk: &Disk| overwrite(disk, FIRST, 6 * 8, &vec![0xAB; blocks * 4096]);
+    assert_eq!(told(&garbage(1)), (5, Extent::Through(op(6))), "one block, one entry");
+    assert_eq!(told(&garbage(2)), (5, Extent::Through(op(7))), "it may have been two");
+    let lost = |disk: &Disk| overwrite(disk, FIRST, 4 * 8, &[0; 4096]);
+    assert_eq!(told(&lost), (3, Extent::Through(op(6))));
+    let all_lost = |disk: &Disk| overwrite(disk, FIRST, 4 * 8, &[0; 3 * 4096]);
+    let (disk, mut journal, _) = with_entries(6);
+    journal.execute(&[view(1, 1, None)]).unwrap();
+    drop(journal);
+    all_lost(&disk);
+    assert_eq!(damage(&reopened(&disk)).extent, Extent::Open, "what was synced has left no trace");
+    let missing = |disk: &Disk| disk.storage().remove(FIRST).unwrap();
+    assert_eq!(told(&missing), (0, Extent::Open));
+}
+
+/// A fill that differs from what was there would leave two logs on the disk.
+#[test]
+fn v7_only_what_is_missing_is_filled_in() {
+    let (disk, _, entries) = with_entries(6);
+    spoil(&disk, 3);
+    spoil(&disk, 4);
+    let other = entry_after(Some(&entries[2]), 9, 10);
+    let (mut journal, _) = open(&disk).unwrap();
+    fill(&mut journal, &entries[2]).unwrap();
+    assert!(matches!(fill(&mut journal, &other), Err(WriteError::Damaged { .. })));
+    let (mut journal, recovered) = open(&disk).unwrap();
+    assert_eq!(head(&recovered), 3);
+    // Cut first, and it may come.
+    journal.execute(&[view_of(2, Some((entries[2].header.anchor(), 1)), true)]).unwrap();
+    fill(&mut journal, &other).unwrap();
+    let recovered = reopened(&disk);
+    assert_eq!((head(&recovered), recovered.is_damaged()), (4, true));
+    assert!(damage(&recovered).behind.is_empty(), "what was cut never comes back");
+}
+
+/// One life after another, each ended by a crash at a random operation, until the log is mended.
+fn mend(seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let (disk, mut journal) = formed();
+    let count = rng.usize(4..16);
+    let mut entries: Vec<Entry> = Vec::new();
+    while entries.len() < count {
+        let bytes = if rng.u8(..5) == 0 { rng.usize(4000..12_000) } else { rng.usize(1..300) };
+        entries.push(entry_after(entries.last(), u8::try_from(entries.len()).unwrap() + 1, bytes));
+        journal.execute(&[Write::Append(vec![entries[entries.len() - 1].clone()])]).unwrap();
+    }
+    journal.execute(&[view(3, 2, None)]).unwrap();
+    let reader = journal.reader();
+    for _ in 0..rng.usize(1..4) {
+        let place = reader.place(op(rng.u64(1..=count as u64))).unwrap();
+        let block = place.block + rng.u32(..place.blocks);
+        let name = segment::name(place.segment);
+        assert!(disk.flip_bit(&name, u64::from(block) * 4096 + rng.u64(..4096), rng.u8(..8)));
+    }
+    drop((journal, reader));
+    disk.kill();
+    let mut known = BTreeSet::new();
+    for life in 0.. {
+        assert!(life < 200, "seed {seed}: not mended");
+        if rng.u8(..3) == 0 {
+            disk.fail_after(rng.u64(1..30));
+        }
+        if let Ok((mut journal, recovered)) = open(&disk) {
+            if rng.u8(..3) > 0 {
+                disk.fail_after(rng.u64(1..12));
+            }
+            let found = intact(&recovered);
+            assert!(found.is_superset(&known), "seed {seed}: {known:?} became {found:?}");
+            known.extend(found);
+            if recovered.is_damaged() {
+                let extent = damage(&recovered).extent;
+                assert!(extent >= Extent::Through(op(count as u64)), "seed {seed}: {extent:?}");
+                mend_some(&mut journal, &entries, &mut known, &mut rng);
+            } else {
+                assert!(
+                    head(&recovered) == count as u64,
+                    "seed {seed}: taken for whole at {}",
+                    head(&recovered)
+                );
+                break;
+            }
+        }
+        match rng.u8(..4) {
+            0 | 1 => disk.kill(),
+            2 => disk.crash_losing_all(),
+            _ => disk.crash(&mut rng),
+        }
+    }
+    disk.crash_losing_all();
+    let (journal, recovered) = open(&disk).unwrap();
+    assert_eq!((head(&recovered), recovered.is_damaged()), (count as u64, false), "seed {seed}");
+    for entry in &entries {
+        assert_eq!(journal.reader().read(entry.header.op).unwrap().as_ref(), Some(entry), "seed {seed}");
+    }
+}
+
+/// Fills what is missing, as far as the disk lets it, and ends the damage.
+fn mend_some(journal: &mut Journal, entries: &[Entry], known: &mut BTreeSet<Op>, rng: &mut fastrand::Rng) {
+    let missing: Vec<&Entry> = entries.iter().filter(|entry| !known.contains(&entry.header.op)).collect();
+    let mut runs: Vec<Vec<Entry>> = Vec::new();
+    for entry in missing {
+        let follows =
+            |run: &Vec<Entry>| run.last().is_some_and(|last| last.header.op.next() == entry.header.op);
+        match runs.last_mut().filter(|run| follows(run) && rng.bool()) {
+            Some(run) => run.push(entry.clone()),
+            None => runs.push(vec![entry.clone()]),
+        }
+    }
+    for run in runs {
+        let ops: Vec<Op> = run.iter().map(|entry| entry.header.op).collect();
+        if journal.execute(&[Write::Append(run)]).is_err() {
+            return;
+        }
+        known.extend(ops);
+    }
+    let last = entries[entries.len() - 1].header.anchor();
+    let State::Formatted(store) = &journal.state else { return };
+    let incarnation = store.superblock.incarnation.get() + 1;
+    let _ = journal.execute(&[view(4, 4, Some((last, incarnation)))]);
+}
+
+/// Rules D3, D5 and D6. In particular: a fill that only the system's cache has looks whole after the process has died, and is gone after
+/// the next power cut; damage that lies before a fill in the order of writing is damage still.
+#[test]
+fn s20_a_crash_at_any_point_of_mending_loses_nothing_and_leaves_nothing_that_looks_whole() {
+    for seed in 0..seeds(400) {
+        let run = std::panic::catch_unwind(|| mend(seed));
+        assert!(run.is_ok(), "seed {seed}");
+    }
+}
+
+#[test]
+fn s5_an_entry_whose_copy_went_bad_is_written_once_more() {
+    let (disk, mut journal, entries) = with_entries(6);
+    spoil(&disk, 4);
+    let reader = journal.reader();
+    assert!(matches!(reader.read(op(4)), Err(ReadError::Faulty { .. })));
+    let other = entry_after(Some(&entries[2]), 9, 10);
+    journal.execute(&[Write::Repair(entries[3].clone())]).unwrap();
+    assert_eq!(reader.read(op(4)).unwrap().as_ref(), Some(&entries[3]));
+    let recovered = reopened(&disk);
+    assert_eq!((head(&recovered), recovered.is_damaged()), (6, false));
+    assert!(matches!(journal.execute(&[Write::Repair(other)]), Err(WriteError::UnknownPoint { .. })));
+}
+
+/// Damage that lies before a second copy in the order of writing is not hidden by it.
+#[test]
+fn d3_a_second_copy_does_not_hide_damage_that_lies_before_it() {
+    for bad in 1..=6 {
+        let (disk, mut journal, entries) = with_entries(6);
+        spoil(&disk, 4);
+        journal.execute(&[Write::Repair(entries[3].clone())]).unwrap();
+        overwrite(&disk, FIRST, bad * 8, &[0; 4096]);
+        let recovered = reopened(&disk);
+        let missing = if bad == 4 { 6 } else { bad as u64 - 1 };
+        assert_eq!((head(&recovered), recovered.is_damaged()), (missing, bad != 4), "block {bad}");
+        if bad != 4 {
+            assert!(damage(&recovered).extent >= Extent::Through(op(6)));
+        }
+    }
+}
+
+#[test]
+fn s1_a_crash_at_any_point_of_a_second_copy_loses_nothing_that_was_there() {
+    for seed in 0..seeds(200) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (disk, mut journal, entries) = with_entries(6);
+        let is_bad = rng.bool();
+        if is_bad {
+            spoil(&disk, 4);
+        }
+        disk.fail_after(rng.u64(1..8));
+        let done = journal.execute(&[Write::Repair(entries[3].clone())]).is_ok();
+        drop(journal);
+        disk.kill();
+        let told = open(&disk);
+        disk.crash_losing_all();
+        let recovered = reopened(&disk);
+        let others = intact(&recovered);
+        assert!(
+            (1..=6).filter(|at| *at != 4 || !is_bad || done).all(|at| others.contains(&op(at))),
+            "seed {seed}"
+        );
+        assert!(recovered.is_damaged() || head(&recovered) == 6, "seed {seed}");
+        if let Ok((_, told)) = told {
+            assert_eq!(intact(&told), others, "seed {seed}: what is told is durable");
+        }
+    }
+}

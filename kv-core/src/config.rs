@@ -274,6 +274,14 @@ pub struct Options {
     pub segment_bytes: u64,
     /// A checkpoint is started when the overlay holds this much. Default 32 MiB; 64 KiB to 4 GiB.
     pub checkpoint_bytes: usize,
+    /// How much of the journal is kept for members that are away, so that they catch up by its entries; one that was away for
+    /// longer receives the whole state. Default 256 MiB; 0 to 1 TiB.
+    pub journal_budget_bytes: u64,
+    /// How long the journal of a witness may grow while a data member is away. Beyond this it drops what that member lacks, says so
+    /// loudly, and the cluster may become unavailable (never wrong). Default 1 GiB; 1 MiB to 1 TiB.
+    pub witness_journal_bytes: u64,
+    /// How fast a state is sent to a member that was away, in bytes per second. Default 64 MiB; 64 KiB to 1 TiB.
+    pub transfer_bytes_per_second: u64,
     /// The most memory that the cache of the state on disk takes. Default 64 MiB; 1 MiB to 1 TiB.
     pub cache_bytes: usize,
     /// The most sessions kept; opening one more evicts the one that was silent longest. Default 10,000; 1 to 1,000,000.
@@ -298,6 +306,9 @@ impl Default for Options {
             max_value_bytes: 1 << 20,
             segment_bytes: 16 << 20,
             checkpoint_bytes: 32 << 20,
+            journal_budget_bytes: 256 << 20,
+            witness_journal_bytes: 1 << 30,
+            transfer_bytes_per_second: 64 << 20,
             cache_bytes: 64 << 20,
             max_sessions: 10_000,
             session_ttl: Duration::from_secs(600),
@@ -329,6 +340,11 @@ impl Options {
         size("max_key_bytes", self.max_key_bytes, 1..=64 << 10, "1 B to 64 KiB")?;
         size("max_value_bytes", self.max_value_bytes, 1..=8 << 20, "1 B to 8 MiB")?;
         size("checkpoint_bytes", self.checkpoint_bytes, 64 << 10..=4 << 30, "64 KiB to 4 GiB")?;
+        number("journal_budget_bytes", self.journal_budget_bytes, 0..=1 << 40, "0 to 1 TiB")?;
+        let most = 1 << 40;
+        number("witness_journal_bytes", self.witness_journal_bytes, 1 << 20..=most, "1 MiB to 1 TiB")?;
+        let rate = self.transfer_bytes_per_second;
+        number("transfer_bytes_per_second", rate, 64 << 10..=most, "64 KiB to 1 TiB")?;
         size("cache_bytes", self.cache_bytes, 1 << 20..=1 << 40, "1 MiB to 1 TiB")?;
         let entry = self.max_batch_bytes.max(self.max_key_bytes + self.max_value_bytes) as u64;
         let segment =
@@ -385,7 +401,7 @@ mod tests {
     #[test]
     fn each_value_outside_its_range_is_named() {
         type Spoiler = fn(&mut Options);
-        let spoilers: [(&str, Spoiler); 15] = [
+        let spoilers: [(&str, Spoiler); 18] = [
             ("heartbeat", |options| options.heartbeat = Duration::ZERO),
             ("suspect_min", |options| options.suspect_min = options.heartbeat),
             ("suspect_max", |options| options.suspect_max = options.heartbeat),
@@ -397,6 +413,9 @@ mod tests {
             ("checkpoint_bytes", |options| options.checkpoint_bytes = 0),
             ("cache_bytes", |options| options.cache_bytes = 0),
             ("segment_bytes", |options| options.segment_bytes = options.max_batch_bytes as u64),
+            ("journal_budget_bytes", |options| options.journal_budget_bytes = u64::MAX),
+            ("witness_journal_bytes", |options| options.witness_journal_bytes = 0),
+            ("transfer_bytes_per_second", |options| options.transfer_bytes_per_second = 0),
             ("max_sessions", |options| options.max_sessions = 0),
             ("session_window", |options| options.session_window = 0),
             ("max_connections", |options| options.max_connections = 0),

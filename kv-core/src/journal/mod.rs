@@ -8,6 +8,7 @@
 //!
 //! Opening reads everything (`scan.rs`), decides without writing (`recovery.rs`), and only then repairs.
 
+mod adopt;
 mod block;
 mod chain;
 mod cuts;
@@ -216,6 +217,7 @@ impl Journal {
                 Write::Checkpoint(checkpoint) => changed |= store.checkpoint(*checkpoint)?,
                 Write::Trim(op) => store.trim = store.trim.max(*op),
                 Write::Repair(entry) => store.repair(number, entry)?,
+                Write::Adopt(adoption) => store.adopt(adoption)?,
                 Write::Formation(_) => unreachable!("handled above"),
             }
             let last = !matches!(writes.get(at + 1), Some(Write::Checkpoint(_) | Write::Trim(_)));

@@ -7,7 +7,7 @@ use super::place::{Place, SegmentNumber};
 use super::scan::offset;
 use super::segment::Owner;
 use super::{block::BLOCK_BYTES, record};
-use crate::ids::{Hash, Op};
+use crate::ids::{Anchor, Hash, Op};
 use crate::message::{Entry, Write};
 use crate::storage::File;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -178,7 +178,7 @@ impl LogReader {
 
 pub(super) const fn changes_log(write: &Write) -> bool {
     match write {
-        Write::Append(_) | Write::Repair(_) => true,
+        Write::Append(_) | Write::Repair(_) | Write::Adopt(_) => true,
         Write::View(record) => record.cut.is_some(),
         Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) => false,
     }
@@ -228,6 +228,7 @@ impl Shared {
                 self.behind.clear();
             }
             Write::Repair(entry) => self.replace(entry),
+            Write::Adopt(adoption) => self.restart(adoption.point.anchor),
             Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) => {}
         }
     }
@@ -250,6 +251,32 @@ impl Shared {
             let held = entry.remove().held;
             let (hash, place) = (held.meta.hash, Some(held.place));
             self.slots.push_back(Slot { hash, write: 0, entry: None, place });
+        }
+    }
+
+    /// Holds nothing but what follows this point, if it has that. As the journal does (`Store::adopt`).
+    fn restart(&mut self, point: Anchor) {
+        if self.slot(point.op).is_some_and(|slot| slot.hash == point.hash) {
+            return;
+        }
+        let another = self.head() >= point.op
+            || self.behind.get(&point.op).is_some_and(|hidden| hidden.held.meta.hash != point.hash);
+        self.slots.clear();
+        self.cached = 0;
+        (self.floor, self.evicted) = (point.op, point.op);
+        self.behind.retain(|op, _| *op > point.op);
+        let next = self.behind.get(&point.op.next()).map(|hidden| (hidden.parent == point.hash, hidden.held));
+        match next {
+            _ if another => self.behind.clear(),
+            Some((false, _)) => self.behind.clear(),
+            Some((true, held)) => {
+                self.behind.pop_first();
+                let (hash, place) = (held.meta.hash, Some(held.place));
+                self.slots.push_back(Slot { hash, write: 0, entry: None, place });
+                self.absorb();
+                self.evicted = self.head();
+            }
+            None => {}
         }
     }
 

@@ -198,7 +198,7 @@ impl Store {
     }
 
     /// What stood behind the damage follows the head now.
-    fn absorb(&mut self) {
+    pub(super) fn absorb(&mut self) {
         while let Some(entry) = self.behind.first_entry() {
             let head = self.chain.head().anchor;
             if *entry.key() != head.op.next() || entry.get().parent != head.hash {
@@ -271,9 +271,7 @@ impl Store {
         if !known || after < self.superblock.checkpoint.anchor.op {
             return Err(WriteError::UnknownPoint { op: after });
         }
-        if self.superblock.cuts.is_full() {
-            self.erase_void()?;
-        }
+        self.make_room_for_cut()?;
         self.strays.extend(self.chain.cut(after).map(|(op, held)| Stray::of(op, &held.place)));
         self.segments.cut(after);
         self.behind.clear();
@@ -284,6 +282,10 @@ impl Store {
         self.superblock.cuts.push(record, self.segments.frontier());
         self.prune_cuts();
         Ok(())
+    }
+
+    pub(super) fn make_room_for_cut(&mut self) -> Result<(), WriteError> {
+        if self.superblock.cuts.is_full() { self.erase_void() } else { Ok(()) }
     }
 
     /// Forgets the cuts that void nothing on disk.

@@ -1,6 +1,6 @@
 //! What a replica asks its journal to make durable, and what the journal recovers.
 
-use super::{Entry, EntryHeader, FormationStep};
+use super::{Adoption, Entry, EntryHeader, FormationStep};
 use crate::ids::{Anchor, Hash, Incarnation, Op, Revision, Timestamp, View};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -20,6 +20,9 @@ pub enum Write {
     Trim(Op),
     /// An entry of the log, the same as it was, whose stored copy cannot be read any more. Ignored below the oldest entry.
     Repair(Entry),
+    /// The log stands on another point: a state that holds everything up to there is durable in the engine (a witness: at a
+    /// data member).
+    Adopt(Adoption),
 }
 
 /// What the superblock says of the view.

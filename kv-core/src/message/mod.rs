@@ -13,12 +13,17 @@
 //! | `Fetch` | any to any | Bulk | `Replica::on_fetch` |
 //! | `Headers` | answer to `Fetch` | Bulk | `Replica::on_headers` |
 //! | `NewState` | answer to `Fetch` | Bulk | `Replica::on_new_state` |
+//! | `TooOld` | answer to `Fetch`; primary to backups | Bulk | `Replica::on_too_old` |
+//! | `GetSnapshot` | any to any | Bulk | `Replica::on_get_snapshot` |
+//! | `SnapshotChunk` | answer to `GetSnapshot` | Bulk | `Replica::on_snapshot_chunk` |
+//! | `SnapshotGone` | answer to `GetSnapshot` | Bulk | `Replica::on_snapshot_gone` |
 //! | `Formation` | any to any | Control | `Formation::on_formation` |
 
 mod client;
 mod durable;
 mod entry;
 mod request;
+mod snapshot;
 
 pub use client::{
     Answer, ClientCall, ClientMessage, MemberStatus, PeerStatus, Query, ReadMode, Record, ServerMessage,
@@ -26,8 +31,10 @@ pub use client::{
 pub use durable::{Behind, Cut, Damage, EntryMeta, Extent, Recovered, ViewRecord, Write};
 pub use entry::{BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, RequestIter, body_of};
 pub use request::{Command, Effect, Guard, Operation, Outcome, Rejection, Request, RequestError};
+pub use snapshot::{Adoption, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint};
 
 use crate::ids::{Anchor, Hash, MemberId, Op, Round, Timestamp, View};
+use bytes::Bytes;
 use kv_transport::Lane;
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +138,38 @@ pub enum Message {
         /// The entries.
         entries: Vec<Entry>,
     },
+    /// The sender has dropped the entries that the receiver needs next (rule T8): only a snapshot helps.
+    TooOld {
+        /// The nonce of the `Fetch` that is answered; zero if none is.
+        nonce: u64,
+        /// The sender's durable checkpoint.
+        checkpoint: LogPoint,
+        /// The view of which the sender is the primary, if it is one.
+        primary_of: Option<View>,
+    },
+    /// Asks for the next piece of a snapshot.
+    GetSnapshot {
+        /// Returned in the answer.
+        nonce: u64,
+        /// The snapshot that was begun; `None` for whichever the receiver has.
+        at: Option<Anchor>,
+        /// The place after which to go on; empty for the beginning.
+        after: Bytes,
+    },
+    /// A piece of a snapshot.
+    SnapshotChunk {
+        /// The nonce of the `GetSnapshot` that is answered.
+        nonce: u64,
+        /// The op that the snapshot is exactly at.
+        at: Anchor,
+        /// The piece.
+        chunk: Chunk,
+    },
+    /// The sender has no such snapshot (any more).
+    SnapshotGone {
+        /// The nonce of the `GetSnapshot` that is answered.
+        nonce: u64,
+    },
     /// How far the sender is in forming the cluster.
     Formation {
         /// Its durable step.
@@ -192,7 +231,13 @@ impl Message {
     pub const fn lane(&self) -> Lane {
         match self {
             Self::Prepare { .. } | Self::PrepareOk { .. } => Lane::Log,
-            Self::Fetch { .. } | Self::Headers { .. } | Self::NewState { .. } => Lane::Bulk,
+            Self::Fetch { .. }
+            | Self::Headers { .. }
+            | Self::NewState { .. }
+            | Self::TooOld { .. }
+            | Self::GetSnapshot { .. }
+            | Self::SnapshotChunk { .. }
+            | Self::SnapshotGone { .. } => Lane::Bulk,
             Self::Commit { .. }
             | Self::CommitOk { .. }
             | Self::StartViewChange { .. }
@@ -218,6 +263,10 @@ impl Message {
             Self::Fetch { .. } => "Fetch",
             Self::Headers { .. } => "Headers",
             Self::NewState { .. } => "NewState",
+            Self::TooOld { .. } => "TooOld",
+            Self::GetSnapshot { .. } => "GetSnapshot",
+            Self::SnapshotChunk { .. } => "SnapshotChunk",
+            Self::SnapshotGone { .. } => "SnapshotGone",
             Self::Formation { .. } => "Formation",
         }
     }

@@ -236,6 +236,10 @@ impl Driver {
             Output::SendEntries { to, from, through, wrap } => {
                 shared.lanes.send_entries(to, Entries { from, through, wrap });
             }
+            Output::ReadSnapshot { to, nonce, .. } => {
+                shared.lanes.send(to, Message::SnapshotGone { nonce });
+            }
+            Output::StageChunk { .. } | Output::InstallSnapshot { .. } => {}
             Output::Commit { commit } => {
                 self.commit = self.commit.max(commit.op);
                 match shared.role {

@@ -199,6 +199,7 @@ pub(super) fn weight(message: &Message) -> usize {
         Message::Prepare { entry: it, .. } => FIXED + entry(it),
         Message::NewState { entries, .. } => FIXED + entries.iter().map(entry).sum::<usize>(),
         Message::StartView { hashes, .. } | Message::Headers { hashes, .. } => FIXED + hashes.len() * 32,
+        Message::SnapshotChunk { chunk, .. } => FIXED + chunk.after.len() + chunk.rows.len(),
         Message::DoViewChange { log, .. } => FIXED + log.suffix.len() * 48,
         Message::PrepareOk { .. }
         | Message::Commit { .. }
@@ -206,6 +207,9 @@ pub(super) fn weight(message: &Message) -> usize {
         | Message::StartViewChange { .. }
         | Message::GetState { .. }
         | Message::Fetch { .. }
+        | Message::TooOld { .. }
+        | Message::GetSnapshot { .. }
+        | Message::SnapshotGone { .. }
         | Message::Formation { .. } => FIXED,
     }
 }

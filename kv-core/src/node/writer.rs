@@ -62,7 +62,7 @@ fn size(write: &Write) -> usize {
     match write {
         Write::Append(entries) => entries.iter().map(|entry| entry.body.len()).sum(),
         Write::Repair(entry) => entry.body.len(),
-        Write::Formation(_) | Write::View(_) | Write::Checkpoint(_) | Write::Trim(_) => 0,
+        Write::Formation(_) | Write::View(_) | Write::Checkpoint(_) | Write::Trim(_) | Write::Adopt(_) => 0,
     }
 }
 

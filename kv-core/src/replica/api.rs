@@ -1,7 +1,7 @@
 //! What goes into a replica and what comes out.
 
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Timestamp, View, WriteSeq};
-use crate::message::{Message, Write};
+use crate::message::{Chunk, ChunkEnd, LogPoint, Message, Write};
 use bytes::Bytes;
 
 /// The time of an input: monotonic for every decision, wall only for stamps in the log.
@@ -56,6 +56,26 @@ pub enum Input {
         /// The op.
         op: Op,
     },
+    /// The pieces of the snapshot at `at` that were given out before are stored, as far as `end` says. Also told once at the
+    /// start, if an earlier life left some.
+    Staged {
+        /// The snapshot.
+        at: Anchor,
+        /// What comes after what is stored.
+        end: ChunkEnd,
+    },
+    /// The snapshot verified, and its state is the engine's now, durably. Committed entries above it are to be applied next.
+    SnapshotInstalled {
+        /// Where it stands.
+        point: LogPoint,
+    },
+    /// What was stored of the snapshot did not verify, or the state here has overtaken it: it was thrown away.
+    SnapshotRefused {
+        /// Which.
+        at: Anchor,
+    },
+    /// The engine's state is damaged and was given up.
+    StateLost,
     /// The connection to a peer broke or was refused: a hint that it is dead.
     PeerLost {
         /// The peer.
@@ -97,6 +117,32 @@ pub enum Output {
         through: Anchor,
         /// How to wrap them.
         wrap: Wrap,
+    },
+    /// Read the next piece of a snapshot, and send it as a [`Message::SnapshotChunk`]; if there is no such snapshot, send
+    /// [`Message::SnapshotGone`]. May be slow, and may be dropped.
+    ReadSnapshot {
+        /// To whom.
+        to: MemberId,
+        /// Goes into the answer.
+        nonce: u64,
+        /// Which; `None` for the last durable checkpoint. It is kept for a while for the next piece to be read.
+        at: Option<Anchor>,
+        /// The place after which to go on.
+        after: Bytes,
+    },
+    /// Store a piece of a snapshot beside the state; what was stored of another one goes. Answered by [`Input::Staged`], or by
+    /// [`Input::SnapshotRefused`].
+    StageChunk {
+        /// Which snapshot.
+        at: Anchor,
+        /// The piece. It follows the one before, or is the first.
+        chunk: Chunk,
+    },
+    /// Verify what is stored as a whole, and put it in the place of the state, unless that has applied as much. Answered by
+    /// [`Input::SnapshotInstalled`] or [`Input::SnapshotRefused`].
+    InstallSnapshot {
+        /// Which snapshot.
+        at: Anchor,
     },
     /// Everything up to here is committed: apply it, in order, from the journal (the entry may still be in its memory only).
     Commit {

@@ -33,6 +33,11 @@ pub(super) struct CatchingUp {
 }
 
 impl Backup {
+    /// Of the request for what was missed.
+    pub(super) fn gap_nonce(&self) -> Option<u64> {
+        self.gap.as_ref().map(|gap| gap.nonce)
+    }
+
     pub(super) fn next_timeout(&self) -> Instant {
         self.watch.next_timeout()
     }

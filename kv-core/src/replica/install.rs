@@ -64,6 +64,19 @@ impl Install {
 }
 
 impl Install {
+    pub(super) fn has_nonce(&self, nonce: u64) -> bool {
+        self.nonce == Some(nonce)
+    }
+
+    /// Whether the view's log is known to have this anchor.
+    pub(super) fn knows(&self, anchor: Anchor) -> bool {
+        self.known.get(&anchor.op) == Some(&anchor.hash)
+    }
+
+    pub(super) fn ends_below(&self, op: Op) -> bool {
+        self.head.op < op
+    }
+
     fn answered(&mut self, now: Instant) {
         self.asked = false;
         self.patience /= 2;
@@ -223,7 +236,7 @@ impl Replica {
     }
 
     /// Whom to ask: the primary of the view first, then the others in turn.
-    fn source(&self, turns: usize) -> MemberId {
+    pub(super) fn source(&self, turns: usize) -> MemberId {
         let primary = self.primary();
         let mut peers: Vec<MemberId> = self.cluster.peers(self.me).map(|peer| peer.id).collect();
         peers.sort_by_key(|peer| (*peer != primary, *peer));
@@ -231,6 +244,9 @@ impl Replica {
     }
 
     pub(super) fn on_headers(&mut self, nonce: u64, hashes: &[(Op, Hash)]) {
+        if self.on_anchor_confirmed(nonce, hashes) {
+            return;
+        }
         let now = self.now.monotonic;
         let Some(install) = self.state.install_mut().filter(|install| install.nonce == Some(nonce)) else {
             return;

@@ -1,8 +1,16 @@
 //! The log as the protocol sees it: a hash-chained prefix, without bodies, and how much of it is durable here.
 
 use crate::ids::{Anchor, Hash, Op, Revision, Timestamp, WriteSeq};
-use crate::message::{EntryHeader, EntryMeta, Recovered};
+use crate::message::{EntryHeader, EntryMeta, LogPoint, Recovered};
 use std::collections::VecDeque;
+
+/// The journal gives each entry whole blocks.
+const BLOCK_BYTES: u64 = 4096;
+
+/// About what an entry takes on disk: its body with a header, in whole blocks.
+fn cost(meta: &EntryMeta) -> u64 {
+    (u64::from(meta.body_len) + 256).next_multiple_of(BLOCK_BYTES)
+}
 
 #[derive(Debug)]
 pub(super) struct Log {
@@ -16,6 +24,8 @@ pub(super) struct Log {
     durable: Op,
     /// Appends under way: the write, and the head that it makes durable. Both ascend.
     pending: VecDeque<(WriteSeq, Op)>,
+    /// About what the remembered entries take on disk.
+    bytes: u64,
 }
 
 impl Log {
@@ -28,6 +38,7 @@ impl Log {
             entries: recovered.entries.iter().copied().collect(),
             durable: head,
             pending: VecDeque::new(),
+            bytes: recovered.entries.iter().map(cost).sum(),
         }
     }
 
@@ -69,6 +80,26 @@ impl Log {
         self.hash(op).map(|hash| Anchor::new(op, hash))
     }
 
+    /// Everything that is needed to go on from `op`.
+    pub(super) fn point(&self, op: Op) -> Option<LogPoint> {
+        let (next_revision, timestamp) = match self.meta(op) {
+            Some(meta) => (meta.next_revision, meta.timestamp),
+            None => (self.floor_next_revision, self.floor_timestamp),
+        };
+        self.anchor(op).map(|anchor| LogPoint { anchor, next_revision, timestamp })
+    }
+
+    /// Stands on this point from now on, and holds nothing else. What is at or below it is durable elsewhere.
+    pub(super) fn restart(&mut self, point: LogPoint) {
+        self.floor = point.anchor;
+        self.floor_next_revision = point.next_revision;
+        self.floor_timestamp = point.timestamp;
+        self.entries.clear();
+        self.bytes = 0;
+        self.pending.clear();
+        self.durable = point.anchor.op;
+    }
+
     pub(super) fn holds(&self, anchor: Anchor) -> bool {
         self.hash(anchor.op) == Some(anchor.hash)
     }
@@ -84,7 +115,9 @@ impl Log {
 
     pub(super) fn append(&mut self, header: &EntryHeader) {
         assert!(self.follows(header), "the caller has checked that the entry follows");
-        self.entries.push_back(EntryMeta::of(header));
+        let meta = EntryMeta::of(header);
+        self.bytes += cost(&meta);
+        self.entries.push_back(meta);
     }
 
     /// The head will be durable when `seq` is.
@@ -106,11 +139,26 @@ impl Log {
     pub(super) fn cut(&mut self, op: Op) {
         assert!(op >= self.floor.op, "nothing at or below the floor is cut");
         let keep = op.distance_from(self.floor.op);
-        self.entries.truncate(usize::try_from(keep).expect("the log fits in memory"));
+        let cut = self.entries.split_off(usize::try_from(keep).unwrap_or(usize::MAX).min(self.entries.len()));
+        self.bytes -= cut.iter().map(cost).sum::<u64>();
         self.durable = self.durable.min(op);
         for (_, through) in &mut self.pending {
             *through = (*through).min(op);
         }
+    }
+
+    /// The last op that must go for the rest to take no more than `budget` bytes on disk.
+    pub(super) fn beyond(&self, budget: u64) -> Op {
+        let mut excess = self.bytes.saturating_sub(budget);
+        let mut op = self.floor.op;
+        for meta in &self.entries {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(cost(meta));
+            op = op.next();
+        }
+        op
     }
 
     /// Forgets entries at or below `op`, which must be durable.
@@ -118,6 +166,7 @@ impl Log {
         assert!(op <= self.durable, "only durable entries are trimmed");
         while self.floor.op < op {
             let meta = self.entries.pop_front().expect("op is at or below the head");
+            self.bytes -= cost(&meta);
             self.floor = Anchor::new(self.floor.op.next(), meta.hash);
             self.floor_next_revision = meta.next_revision;
             self.floor_timestamp = meta.timestamp;

@@ -17,6 +17,7 @@ mod pace;
 mod primary;
 mod stamp;
 mod state;
+mod transfer;
 mod trimming;
 mod view_change;
 mod votes;
@@ -31,6 +32,7 @@ use log::Log;
 use state::State;
 use std::collections::{BTreeMap, VecDeque};
 use tracing::debug;
+use transfer::Transfer;
 use trimming::Trimming;
 use votes::Votes;
 
@@ -46,6 +48,8 @@ pub struct ReplicaConfig {
     pub options: Options,
     /// The seed of its jitter and its nonces; different in each life.
     pub seed: u64,
+    /// There is no state that goes with the log: it was damaged, and thrown away. It is fetched from a peer.
+    pub stateless: bool,
     /// A known-wrong variant, for the simulator to find out.
     #[cfg(any(test, feature = "sim"))]
     pub bug: Option<crate::sim::Bug>,
@@ -60,6 +64,7 @@ impl ReplicaConfig {
             me,
             options,
             seed,
+            stateless: false,
             #[cfg(any(test, feature = "sim"))]
             bug: None,
         }
@@ -96,6 +101,7 @@ pub struct Replica {
     applied_at: Instant,
     checkpoint: Op,
     trimming: Trimming,
+    transfer: Transfer,
     writes: Writes,
     votes: Votes,
     state: State,
@@ -112,7 +118,7 @@ impl Replica {
     /// A replica that starts from what recovery found. Drain [`poll_output`](Self::poll_output) afterwards.
     #[must_use]
     pub fn new(config: ReplicaConfig, recovered: Recovered, now: Now) -> Self {
-        let ReplicaConfig { cluster, me, options, seed, .. } = config;
+        let ReplicaConfig { cluster, me, options, seed, stateless, .. } = config;
         let log = Log::new(&recovered);
         let vote_lifetime = options.heartbeat * 8;
         let forming = Forming {
@@ -137,6 +143,7 @@ impl Replica {
             applied_at: now.monotonic,
             checkpoint: recovered.checkpoint.op,
             trimming: Trimming::new(recovered.floor.op, recovered.checkpoint.op, now.monotonic),
+            transfer: Transfer::new(stateless),
             writes: Writes::default(),
             votes: Votes::new(vote_lifetime),
             state: State::Forming(forming),
@@ -150,6 +157,7 @@ impl Replica {
         replica.commit_by_pipeline();
         if recovered.formation == FormationStep::Formed {
             replica.start_formed();
+            replica.fetch_state();
         } else {
             replica.progress_forming();
         }
@@ -172,6 +180,10 @@ impl Replica {
             Input::Checkpointed { checkpoint } => self.on_checkpointed(checkpoint),
             Input::Faulty { .. } => {}
             Input::PeerLost { peer } => self.on_peer_lost(peer),
+            Input::Staged { at, end } => self.on_staged(at, end),
+            Input::SnapshotInstalled { point } => self.on_snapshot_installed(point),
+            Input::SnapshotRefused { at } => self.on_snapshot_refused(at),
+            Input::StateLost => self.on_state_lost(),
             Input::Timeout => self.on_timeout(),
             Input::Handover => self.on_handover(),
         }
@@ -186,7 +198,11 @@ impl Replica {
     /// When to call `handle(now, Input::Timeout)`; `None` after a halt.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.halted { None } else { Some(self.state.next_timeout()) }
+        if self.halted {
+            return None;
+        }
+        let state = self.state.next_timeout();
+        Some(self.transfer.next_timeout().map_or(state, |at| at.min(state)))
     }
 
     /// Whether this member is the primary and takes proposals and reads.
@@ -428,6 +444,12 @@ impl Replica {
             }
             Message::Headers { nonce, hashes } => self.on_headers(nonce, &hashes),
             Message::NewState { nonce, entries } => self.on_new_state(from, nonce, entries),
+            Message::TooOld { nonce, checkpoint, primary_of } => {
+                self.on_too_old(from, nonce, checkpoint, primary_of);
+            }
+            Message::GetSnapshot { nonce, at, after } => self.on_get_snapshot(from, nonce, at, after),
+            Message::SnapshotChunk { nonce, at, chunk } => self.on_snapshot_chunk(from, nonce, at, chunk),
+            Message::SnapshotGone { nonce } => self.on_snapshot_gone(from, nonce),
             Message::Formation { .. } => {}
         }
     }
@@ -471,6 +493,7 @@ impl Replica {
             State::ViewChange(_) => self.view_change_timeout(),
             State::CatchingUp(_) => self.catching_up_timeout(),
         }
+        self.transfer_timeout();
     }
 
     // -- forming the cluster (rules F1 to F5)

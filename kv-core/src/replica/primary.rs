@@ -297,8 +297,11 @@ impl Replica {
         let State::Primary(primary) = &mut self.state else { return };
         let Some(peer) = primary.peers.get_mut(&to) else { return };
         let limit = head.min(peer.acked.advance(window));
-        if peer.next > limit || peer.next <= self.log.floor() {
+        if peer.next > limit {
             return;
+        }
+        if peer.next <= self.trimming.trimmed() {
+            return self.too_old(to, 0);
         }
         let from = peer.next;
         let through = self.log.run_within(from, limit, RUN_BYTES);
@@ -319,6 +322,9 @@ impl Replica {
     fn on_acknowledged(&mut self, from: MemberId, log: Anchor) {
         if !self.log.holds(log) {
             trace!(%from, ?log, "ignore an acknowledgement of another log");
+            if log.op <= self.trimmed() {
+                self.too_old(from, 0);
+            }
             return;
         }
         let (now, patience) = (self.now.monotonic, self.options.suspect_min);

@@ -3,6 +3,11 @@
 use super::Replica;
 use crate::ids::{Anchor, Instant, Op, WriteSeq};
 use crate::message::Write;
+use std::time::Duration;
+use tracing::error;
+
+/// How often a witness complains that its journal is full.
+const ALARM_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Trimming {
@@ -14,11 +19,18 @@ pub(super) struct Trimming {
     written: WriteSeq,
     /// When a witness takes its next checkpoint.
     next_at: Instant,
+    /// When a witness next complains that its journal is full.
+    alarm_at: Instant,
 }
 
 impl Trimming {
+    /// Entries at or below may be gone from the own journal.
+    pub(super) const fn trimmed(&self) -> Op {
+        self.trim
+    }
+
     pub(super) fn new(trim: Op, checkpoint: Op, now: Instant) -> Self {
-        Self { trim, told: checkpoint, written: WriteSeq::ZERO, next_at: now }
+        Self { trim, told: checkpoint, written: WriteSeq::ZERO, next_at: now, alarm_at: now }
     }
 }
 
@@ -54,9 +66,28 @@ impl Replica {
         }
     }
 
-    /// Drops what nobody needs any more.
-    pub(super) fn on_trim(&mut self, trim: Op) {
-        let trim = trim.min(self.checkpoint);
+    /// Entries at or below may be gone from the own journal.
+    pub(super) fn trimmed(&self) -> Op {
+        self.trimming.trim
+    }
+
+    /// The log stands on this point now; everything at or below it is in the state. Told when it is durable.
+    pub(super) fn note_adoption(&mut self, anchor: Anchor, keeps: bool, seq: WriteSeq) {
+        self.checkpoint = self.checkpoint.max(anchor.op);
+        self.trimming.written = seq;
+        if !keeps {
+            self.trimming.trim = self.trimming.trim.max(anchor.op);
+        }
+    }
+
+    /// Rule T8: drops what nobody needs any more, and of what members that are away need what goes beyond the budget. `needless` is
+    /// the smallest checkpoint of all members.
+    pub(super) fn on_trim(&mut self, needless: Op) {
+        let own = self.told_checkpoint();
+        let mut trim = needless.max(self.beyond_budget()).min(own);
+        if let Some(held) = self.transfer.holds_above(self.now.monotonic) {
+            trim = trim.min(held);
+        }
         if trim > self.trimming.trim {
             self.trimming.trim = trim;
             self.write(Write::Trim(trim));
@@ -66,5 +97,24 @@ impl Replica {
                 self.log.trim(keep);
             }
         }
+    }
+
+    /// Entries at or below this op are more than the journal is to hold. A witness's limit is there to save the disk only: what it
+    /// drops then may be needed, and the cluster may have to wait for the member that has it.
+    fn beyond_budget(&mut self) -> Op {
+        let witness = self.is_witness();
+        let budget =
+            if witness { self.options.witness_journal_bytes } else { self.options.journal_budget_bytes };
+        let beyond = self.log.beyond(budget);
+        let now = self.now.monotonic;
+        if witness && beyond > self.trimming.trim && now >= self.trimming.alarm_at {
+            self.trimming.alarm_at = now.after(ALARM_EVERY);
+            error!(
+                op = %beyond,
+                bytes = budget,
+                "the witness's journal is full: it drops entries that a data member still lacks. Bring that member back"
+            );
+        }
+        beyond
     }
 }

@@ -172,6 +172,22 @@ impl Replica {
         }
     }
 
+    /// The log stands on another point: what was said of it before is out of date.
+    pub(super) fn say_again(&mut self) {
+        let me = self.me;
+        let State::ViewChange(change) = &self.state else { return };
+        if change.said.is_none() {
+            return;
+        }
+        let summary = self.summary();
+        let State::ViewChange(change) = &mut self.state else { return };
+        change.install = None;
+        change.said = Some(summary.clone());
+        change.summaries.insert(me, summary);
+        self.say_do_view_change();
+        self.decide_log();
+    }
+
     pub(super) fn view_change_timeout(&mut self) {
         let now = self.now.monotonic;
         let State::ViewChange(change) = &self.state else { return };
@@ -203,6 +219,9 @@ impl Replica {
     fn decide_log(&mut self) {
         if self.primary() != self.me {
             return;
+        }
+        if self.transfer.stateless {
+            return self.forfeit();
         }
         let quorums =
             Quorums { view_change: self.cluster.view_change_quorum(), nack: self.cluster.nack_quorum() };
@@ -306,9 +325,9 @@ impl Replica {
         // the floor; its log agrees above.
         let floor = self.log.floor();
         let from = if what == FetchWhat::Headers { from.max(floor) } else { from };
-        if (from <= floor && what == FetchWhat::Entries) || from > through {
+        if (from <= self.trimmed() && what == FetchWhat::Entries) || from > through {
             trace!(%to, %from, %through, "cannot serve a fetch");
-            return;
+            return self.too_old(to, nonce);
         }
         match what {
             FetchWhat::Headers => {

@@ -133,6 +133,10 @@ impl World {
             Output::SendEntries { to, from, through, wrap } => {
                 self.send_entries(member, index(to), from, through, wrap);
             }
+            Output::ReadSnapshot { to, nonce, .. } => {
+                self.send(member, index(to), Message::SnapshotGone { nonce });
+            }
+            Output::StageChunk { .. } | Output::InstallSnapshot { .. } => {}
             Output::Commit { commit } => self.on_commit(member, commit),
             Output::ReadReady { tickets, op } => self.reads_ready(member, &tickets, op),
             Output::ReadsRefused { tickets } => self.reads_refused(member, &tickets),
@@ -419,6 +423,10 @@ fn place_of(message: &Message) -> u64 {
         Message::Fetch { from, through, .. } => from.get() << 32 | through.get(),
         Message::Headers { hashes, .. } => hashes.len() as u64,
         Message::NewState { entries, .. } => entries.len() as u64,
+        Message::TooOld { checkpoint, .. } => checkpoint.anchor.op.get(),
+        Message::GetSnapshot { after, .. } => after.len() as u64,
+        Message::SnapshotChunk { at, .. } => at.op.get(),
+        Message::SnapshotGone { .. } => 0,
         Message::Formation { step, ask } => u64::from(*ask) << 8 | *step as u64,
     }
 }

@@ -16,6 +16,10 @@ pub(super) enum Kind {
     Fetch,
     Headers,
     NewState,
+    TooOld,
+    GetSnapshot,
+    SnapshotChunk,
+    SnapshotGone,
     Formation,
 }
 
@@ -33,6 +37,10 @@ impl Kind {
         Self::Fetch,
         Self::Headers,
         Self::NewState,
+        Self::TooOld,
+        Self::GetSnapshot,
+        Self::SnapshotChunk,
+        Self::SnapshotGone,
         Self::Formation,
     ];
 
@@ -50,6 +58,10 @@ impl Kind {
             Message::Fetch { .. } => Self::Fetch,
             Message::Headers { .. } => Self::Headers,
             Message::NewState { .. } => Self::NewState,
+            Message::TooOld { .. } => Self::TooOld,
+            Message::GetSnapshot { .. } => Self::GetSnapshot,
+            Message::SnapshotChunk { .. } => Self::SnapshotChunk,
+            Message::SnapshotGone { .. } => Self::SnapshotGone,
             Message::Formation { .. } => Self::Formation,
         }
     }

@@ -28,6 +28,7 @@ pub(super) struct Image {
 enum Step {
     Formation(FormationStep),
     Append(Op, Hash),
+    Adopt(Anchor),
     View { view: View, log_view: View, cut: Option<Anchor>, damaged: bool },
 }
 
@@ -84,6 +85,14 @@ impl Image {
                     self.log.push(hash);
                 }
             }
+            Step::Adopt(point) => {
+                if !self.holds(point) {
+                    // What lies below it is in the state.
+                    let below = usize::try_from(point.op.previous().get()).unwrap_or(usize::MAX);
+                    self.log = vec![Hash::ZERO; below];
+                    self.log.push(point.hash);
+                }
+            }
             Step::View { view, log_view, cut, damaged } => {
                 if view < self.view || log_view < self.log_view || log_view > view {
                     let found = format!("{:?}/{:?} became {view:?}/{log_view:?}", self.view, self.log_view);
@@ -122,7 +131,12 @@ impl Mirror {
     pub(super) fn ask(&mut self, write: &Write) -> Result<Vec<Anchor>, Finding> {
         let mut removed = Vec::new();
         for step in steps(write) {
-            if let Step::View { cut: Some(after), .. } = step {
+            let above = match step {
+                Step::View { cut: Some(after), .. } => Some(after),
+                Step::Adopt(point) if !self.planned.holds(point) => Some(point),
+                _ => None,
+            };
+            if let Some(after) = above {
                 let above =
                     self.planned.log.iter().enumerate().skip(usize::try_from(after.op.get()).unwrap_or(0));
                 removed.extend(above.map(|(index, hash)| Anchor::new(Op::new(index as u64 + 1), *hash)));
@@ -160,6 +174,15 @@ impl Mirror {
             self.durable.apply(step)?;
         }
         Ok(())
+    }
+
+    /// The member opened a directory whose state is ahead of its log, and made the log stand on that.
+    ///
+    /// # Errors
+    /// Never.
+    pub(super) fn adopted(&mut self, point: Anchor) -> Result<(), Finding> {
+        self.durable.apply(Step::Adopt(point))?;
+        self.planned.apply(Step::Adopt(point))
     }
 
     /// Whether the log through `log` is durable, and `view` is what it is the log of.
@@ -264,6 +287,7 @@ fn steps(write: &Write) -> Vec<Step> {
             cut: record.cut.map(|cut| cut.after),
             damaged: record.damaged,
         }],
+        Write::Adopt(adoption) => vec![Step::Adopt(adoption.point.anchor)],
         Write::Repair(_) | Write::Checkpoint(_) | Write::Trim(_) => Vec::new(),
     }
 }

@@ -3,11 +3,15 @@
 use super::WireError;
 use crate::ids::{Anchor, Op, Revision, Round, Timestamp, View};
 use crate::message::{
-    Answer, ClientCall, ClientMessage, Entry, LogSummary, Message, Outcome, Record, ServerMessage,
+    Answer, Chunk, ChunkEnd, ClientCall, ClientMessage, Entry, LogSummary, Message, Outcome, Record,
+    ServerMessage,
 };
 
 /// Counters from the wire are below this: far above what can be counted, far below where arithmetic overflows.
 const COUNTER_END: u64 = 1 << 62;
+
+/// Keys are at most 64 KiB.
+const MOST_PLACE_BYTES: usize = (64 << 10) + 16;
 
 fn counter(field: &'static str, value: u64) -> Result<(), WireError> {
     if value < COUNTER_END { Ok(()) } else { Err(WireError::OutOfRange { field }) }
@@ -81,8 +85,38 @@ pub(super) fn message(message: &Message) -> Result<(), WireError> {
             entries.iter().try_for_each(entry)?;
             ascending(entries.iter().map(|e| e.header.op))
         }
-        Message::Formation { .. } => Ok(()),
+        Message::TooOld { checkpoint, primary_of, .. } => {
+            anchor(checkpoint.anchor)?;
+            revision(checkpoint.next_revision)?;
+            timestamp(checkpoint.timestamp)?;
+            primary_of.map_or(Ok(()), view)
+        }
+        Message::GetSnapshot { at, after, .. } => {
+            at.map_or(Ok(()), anchor)?;
+            place(after)
+        }
+        Message::SnapshotChunk { at, chunk: c, .. } => {
+            anchor(*at)?;
+            chunk(c)
+        }
+        Message::SnapshotGone { .. } | Message::Formation { .. } => Ok(()),
     }
+}
+
+/// A place in a snapshot is a key with a little around it.
+fn place(after: &[u8]) -> Result<(), WireError> {
+    if after.len() <= MOST_PLACE_BYTES { Ok(()) } else { Err(WireError::OutOfRange { field: "a place" }) }
+}
+
+fn chunk(chunk: &Chunk) -> Result<(), WireError> {
+    place(&chunk.after)?;
+    if let ChunkEnd::More(next) = &chunk.end {
+        place(next)?;
+        if *next <= chunk.after || chunk.rows.is_empty() {
+            return Err(WireError::OutOfRange { field: "the end of a chunk" });
+        }
+    }
+    if chunk.is_intact() { Ok(()) } else { Err(WireError::OutOfRange { field: "the checksum of a chunk" }) }
 }
 
 fn entry(entry: &Entry) -> Result<(), WireError> {

@@ -117,6 +117,7 @@ fn message_size(message: &Message) -> usize {
     match message {
         Message::Prepare { entry: e, .. } => SMALL + entry(e),
         Message::NewState { entries, .. } => SMALL + entries.iter().map(entry).sum::<usize>(),
+        Message::SnapshotChunk { chunk, .. } => SMALL + chunk.after.len() + chunk.rows.len(),
         _ => SMALL,
     }
 }

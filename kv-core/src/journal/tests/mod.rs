@@ -1,5 +1,6 @@
 //! What the journal promises, tested on a simulated disk.
 
+mod adopting;
 mod damage;
 mod mending;
 mod model;

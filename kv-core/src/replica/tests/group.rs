@@ -4,9 +4,11 @@ use super::checks::{Checks, MOST_OUTPUTS};
 use crate::config::{Cluster, Options};
 use crate::ids::{Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq};
 use crate::message::{
-    Damage, Entry, EntryMeta, Envelope, Extent, FormationStep, Message, Operation, Recovered, Request, Write,
+    Adoption, Chunk, ChunkEnd, Damage, Entry, EntryMeta, Envelope, Extent, FormationStep, LogPoint, Message,
+    Operation, Recovered, Request, Write,
 };
 use crate::replica::{Halt, Input, Now, Output, Replica, ReplicaConfig, Wrap};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -22,6 +24,9 @@ pub(super) struct Disk {
     pub(super) checkpoint: Anchor,
     /// The point below the oldest entry, with the revision and the stamp there.
     pub(super) floor: (Anchor, Revision, Timestamp),
+    /// Pieces of a snapshot, and where the engine stands after one was installed.
+    pub(super) snapshot: Option<(Anchor, ChunkEnd)>,
+    pub(super) engine: Option<LogPoint>,
 }
 
 impl Disk {
@@ -35,6 +40,8 @@ impl Disk {
             entries: BTreeMap::new(),
             checkpoint: Anchor::ZERO,
             floor: (Anchor::ZERO, Revision::new(1), Timestamp::ZERO),
+            snapshot: None,
+            engine: None,
         }
     }
 
@@ -69,6 +76,7 @@ impl Disk {
                 self.entries.insert(entry.header.op, entry);
             }
             Write::Checkpoint(anchor) => self.checkpoint = anchor,
+            Write::Adopt(adoption) => self.adopt(adoption),
             Write::Trim(op) => {
                 assert!(op <= self.checkpoint.op, "only what a checkpoint holds is dropped");
                 self.trim(op);
@@ -76,7 +84,20 @@ impl Disk {
         }
     }
 
-    fn recover(&self) -> Recovered {
+    fn adopt(&mut self, Adoption { point, incarnation }: Adoption) {
+        self.incarnation = incarnation;
+        self.checkpoint = point.anchor;
+        if self.entries.get(&point.anchor.op).is_none_or(|entry| entry.header.anchor() != point.anchor) {
+            self.entries.clear();
+            self.floor = (point.anchor, point.next_revision, point.timestamp);
+        }
+    }
+
+    /// As a driver does when it opens a directory.
+    fn recover(&mut self) -> Recovered {
+        if let Some(point) = self.engine.filter(|point| point.anchor.op > self.head()) {
+            self.adopt(Adoption { point, incarnation: self.incarnation.next() });
+        }
         Recovered {
             formation: self.formation,
             view: self.view,
@@ -106,6 +127,10 @@ pub(super) struct Member {
     pub(super) halt: Option<Halt>,
     pub(super) paused: bool,
     life: u64,
+    /// The engine is lost: it starts without.
+    pub(super) stateless: bool,
+    /// The snapshot that is kept for whoever fetches it.
+    pub(super) pinned: Option<Anchor>,
 }
 
 #[derive(Debug)]
@@ -125,6 +150,10 @@ pub(super) struct Group {
     /// Reads that wait: what must at least be visible to them.
     pub(super) reads: BTreeMap<(u8, u64), u64>,
     lives: u64,
+    points: BTreeMap<Anchor, LogPoint>,
+    /// Complete snapshots that wait for the engine; and those that will not verify.
+    pub(super) installing: Vec<(u8, Anchor)>,
+    pub(super) spoiled: BTreeSet<Anchor>,
     pub(super) options: Options,
     checks: Checks,
 }
@@ -153,6 +182,8 @@ impl Group {
             halt: None,
             paused: false,
             life: 0,
+            stateless: false,
+            pinned: None,
         };
         let now = Now { monotonic: Instant::new(1_000_000_000), wall: Timestamp::new(1_700_000_000_000) };
         let members = (0..data + witnesses).map(|_| member()).collect();
@@ -168,6 +199,9 @@ impl Group {
             committed: Vec::new(),
             reads: BTreeMap::new(),
             lives: 0,
+            points: BTreeMap::new(),
+            installing: Vec::new(),
+            spoiled: BTreeSet::new(),
             options,
             checks: Checks::default(),
         };
@@ -186,7 +220,7 @@ impl Group {
 
     pub(super) fn start(&mut self, id: u8) {
         self.lives += 1;
-        let config =
+        let mut config =
             ReplicaConfig::new(self.cluster.clone(), MemberId::new(id), self.options.clone(), self.lives);
         let now = self.now;
         let member = &mut self.members[usize::from(id)];
@@ -195,8 +229,16 @@ impl Group {
         member.writing.clear();
         member.staged = member.disk.entries.clone();
         member.ready.clear();
-        member.replica = Some(Replica::new(config, member.disk.recover(), now));
+        member.pinned = None;
+        config.stateless = member.stateless;
+        let recovered = member.disk.recover();
+        member.staged = member.disk.entries.clone();
+        member.replica = Some(Replica::new(config, recovered, now));
+        let left = member.disk.snapshot.clone();
         self.drain(id);
+        if let Some((at, end)) = left {
+            self.input(id, Input::Staged { at, end });
+        }
     }
 
     /// Power off: what is not durable is gone, and so are its messages.
@@ -281,6 +323,10 @@ impl Group {
                     {
                         member.staged.retain(|op, _| *op <= cut.after.op);
                     }
+                    if let Write::Adopt(Adoption { point, .. }) = &write {
+                        let held = member.staged.get(&point.anchor.op).map(|entry| entry.header.anchor());
+                        member.staged.retain(|_, _| held == Some(point.anchor));
+                    }
                     if let Write::Trim(op) = &write {
                         member.staged.retain(|at, _| at > op);
                     }
@@ -313,6 +359,22 @@ impl Group {
                         }
                     }
                 }
+                Output::ReadSnapshot { to, nonce, at, after } => {
+                    self.read_snapshot(id, to, nonce, at, &after)
+                }
+                Output::StageChunk { at, chunk } => {
+                    let place = |end: &ChunkEnd| match end {
+                        ChunkEnd::More(next) => next.clone(),
+                        ChunkEnd::Last(_) => Bytes::new(),
+                    };
+                    let before = member.disk.snapshot.as_ref().filter(|(stored, _)| *stored == at);
+                    let expected = before.map(|(_, end)| place(end)).filter(|_| !chunk.after.is_empty());
+                    assert_eq!(chunk.after, expected.unwrap_or_default(), "pieces come in order");
+                    member.disk.snapshot = Some((at, chunk.end.clone()));
+                    let end = chunk.end;
+                    self.input(id, Input::Staged { at, end });
+                }
+                Output::InstallSnapshot { at } => self.installing.push((id, at)),
                 Output::Commit { commit } => {
                     let now = self.now;
                     let replica = member.replica.as_mut().expect("alive");
@@ -338,6 +400,58 @@ impl Group {
         if !self.members[usize::from(id)].stalled {
             self.finish_writes(id);
         }
+    }
+
+    fn read_snapshot(&mut self, id: u8, to: MemberId, nonce: u64, at: Option<Anchor>, after: &Bytes) {
+        let from = MemberId::new(id);
+        let member = &mut self.members[usize::from(id)];
+        let have = at.filter(|at| member.pinned == Some(*at)).unwrap_or(member.disk.checkpoint);
+        let replica = member.replica.as_ref().expect("alive");
+        if have.op == Op::ZERO || at.is_some_and(|at| at != have) {
+            return self.post(Envelope { from, to, message: Message::SnapshotGone { nonce } });
+        }
+        member.pinned = Some(have);
+        if let Some(point) = replica.log.point(have.op).filter(|point| point.anchor == have) {
+            self.points.insert(have, point);
+        }
+        let end = match &after[..] {
+            b"" => ChunkEnd::More("a".into()),
+            b"a" => ChunkEnd::More("b".into()),
+            _ => ChunkEnd::Last(have.hash),
+        };
+        let rows = Bytes::copy_from_slice(&have.hash.get().to_le_bytes());
+        let chunk = Chunk { after: after.clone(), checksum: Hash::of(&rows), rows, end };
+        self.post(Envelope { from, to, message: Message::SnapshotChunk { nonce, at: have, chunk } });
+    }
+
+    /// The engine puts complete snapshots in the place of its state. False if there was none.
+    pub(super) fn install_snapshots(&mut self) -> bool {
+        let installing = std::mem::take(&mut self.installing);
+        let any = !installing.is_empty();
+        for (id, at) in installing {
+            let member = &mut self.members[usize::from(id)];
+            if member.replica.is_none() {
+                continue;
+            }
+            let stored = member.disk.snapshot.take();
+            assert!(matches!(stored, Some((stored, ChunkEnd::Last(_))) if stored == at), "all of it");
+            if self.spoiled.remove(&at) {
+                self.input(id, Input::SnapshotRefused { at });
+                continue;
+            }
+            let point = self.points[&at];
+            member.disk.engine = Some(point);
+            member.stateless = false;
+            self.input(id, Input::SnapshotInstalled { point });
+        }
+        any
+    }
+
+    /// Takes a checkpoint of what is committed and durable.
+    pub(super) fn checkpoint(&mut self, id: u8) {
+        let replica = self.replica(id);
+        let checkpoint = replica.anchor(replica.commit.min(replica.log.durable().op));
+        self.input(id, Input::Checkpointed { checkpoint });
     }
 
     /// Makes everything durable that was asked for, and tells the replica.
@@ -403,7 +517,7 @@ impl Group {
     /// Delivers everything that is under way, and what comes of it; time stands still.
     pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
-            if !self.deliver() {
+            if !self.deliver() && !self.install_snapshots() {
                 return;
             }
         }

@@ -8,8 +8,9 @@ use crate::ids::{
     Anchor, ClusterId, Hash, MemberId, Op, RequestNumber, Revision, Round, SessionId, Timestamp, View,
 };
 use crate::message::{
-    Answer, ClientCall, Command, Effect, Entry, EntryHeader, FetchWhat, FormationStep, Guard, LogSummary,
-    MemberStatus, Operation, Outcome, PeerStatus, Query, ReadMode, Record, Rejection, Request, Slot, body_of,
+    Answer, Chunk, ChunkEnd, ClientCall, Command, Effect, Entry, EntryHeader, FetchWhat, FormationStep,
+    Guard, LogPoint, LogSummary, MemberStatus, Operation, Outcome, PeerStatus, Query, ReadMode, Record,
+    Rejection, Request, Slot, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -50,6 +51,26 @@ fn entry(op: u64) -> Entry {
     Entry { header, body }
 }
 
+fn chunk(end: ChunkEnd) -> Chunk {
+    Chunk { after: "a".into(), rows: "rows".into(), checksum: Hash::of(b"rows"), end }
+}
+
+/// Rule T2: what was damaged on its way, or leads nowhere, is not handed out.
+#[test]
+fn t2_a_damaged_chunk_is_refused() {
+    let mut damaged = chunk(ChunkEnd::More("b".into()));
+    damaged.checksum = Hash::of(b"other rows");
+    let mut empty = chunk(ChunkEnd::More("b".into()));
+    (empty.rows, empty.checksum) = (Bytes::new(), Hash::of(b""));
+    let backwards = chunk(ChunkEnd::More("a".into()));
+    let mut long = chunk(ChunkEnd::Last(Hash::ZERO));
+    long.after = vec![b'a'; 70 << 10].into();
+    for chunk in [damaged, empty, backwards, long] {
+        let message = Message::SnapshotChunk { nonce: 1, at: anchor(4), chunk };
+        assert!(decode_message(encode_message(&message)).is_err(), "{message:?}");
+    }
+}
+
 fn messages() -> Vec<Message> {
     let view = View::new(7);
     let hashes: Vec<_> = (4..9).map(|op| (Op::new(op), Hash::of(&[1]))).collect();
@@ -77,6 +98,19 @@ fn messages() -> Vec<Message> {
         Message::DoViewChange { view, log },
         Message::StartView { view, commit: anchor(3), hashes: hashes.clone(), nonce: u64::MAX },
         Message::GetState { view, nonce: u64::MAX },
+        Message::TooOld {
+            nonce: 1,
+            checkpoint: LogPoint {
+                anchor: anchor(4),
+                next_revision: Revision::new(9),
+                timestamp: Timestamp::new(1),
+            },
+            primary_of: Some(view),
+        },
+        Message::GetSnapshot { nonce: 2, at: Some(anchor(4)), after: "place".into() },
+        Message::SnapshotChunk { nonce: 2, at: anchor(4), chunk: chunk(ChunkEnd::More("b".into())) },
+        Message::SnapshotChunk { nonce: 2, at: anchor(4), chunk: chunk(ChunkEnd::Last(Hash::of(b"all"))) },
+        Message::SnapshotGone { nonce: 3 },
         Message::Fetch { from, through, hash: Some(Hash::of(b"9")), nonce: 1, what: FetchWhat::Entries },
         Message::Headers { nonce: 1, hashes },
         Message::NewState { nonce: 1, entries: vec![entry(5), entry(6)] },

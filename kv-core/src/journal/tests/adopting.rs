@@ -1,0 +1,133 @@
+//! The log stands on another point (rule T3).
+
+use super::*;
+use crate::message::{Adoption, LogPoint};
+
+/// The point after `entry`.
+fn point(entry: &Entry) -> LogPoint {
+    let header = &entry.header;
+    LogPoint { anchor: header.anchor(), next_revision: header.next_revision(), timestamp: header.timestamp }
+}
+
+fn adopt(entry: &Entry, incarnation: u64) -> Write {
+    Write::Adopt(Adoption { point: point(entry), incarnation: Incarnation::new(incarnation) })
+}
+
+/// What a reader finds at these ops.
+fn read(journal: &Journal, ops: std::ops::RangeInclusive<u64>) -> Vec<Option<Hash>> {
+    let reader = journal.reader();
+    ops.map(|at| reader.read(op(at)).unwrap().map(|entry| entry.header.hash())).collect()
+}
+
+fn hash(entry: &Entry) -> Option<Hash> {
+    Some(entry.header.hash())
+}
+
+/// A member that was away: its log ends long before the point, and in entries that nobody committed.
+#[test]
+fn t3_a_log_that_ends_below_the_point_begins_there_anew() {
+    let (disk, mut journal) = formed();
+    let cluster = entries_after(None, 1, 2000, 40);
+    let own = entries_after(cluster.get(4), 9, 2000, 3);
+    journal.execute(&[Write::Append(cluster[..5].to_vec()), Write::Append(own)]).unwrap();
+    journal.execute(&[adopt(&cluster[29], 1), Write::Append(cluster[30..33].to_vec())]).unwrap();
+    for _ in 0..2 {
+        assert_eq!(
+            read(&journal, 29..=34),
+            [None, None, hash(&cluster[30]), hash(&cluster[31]), hash(&cluster[32]), None]
+        );
+        disk.crash_losing_all();
+        let (again, recovered) = open(&disk).unwrap();
+        assert!(!recovered.is_damaged());
+        assert_eq!(
+            (recovered.floor, recovered.checkpoint),
+            (cluster[29].header.anchor(), cluster[29].header.anchor())
+        );
+        assert_eq!(recovered.floor_next_revision, cluster[30].header.first_revision);
+        assert_eq!(head(&recovered), 33);
+        journal = again;
+    }
+}
+
+/// The execution that the rule prevents: the entries above the snapshot are the last copies of what was acknowledged.
+#[test]
+fn t3_entries_above_the_point_that_chain_to_it_are_kept() {
+    let (disk, mut journal) = formed();
+    let log = entries_after(None, 1, 2000, 20);
+    journal.execute(&[Write::Append(log.clone()), adopt(&log[11], 1)]).unwrap();
+    assert_eq!(read(&journal, 13..=20), log[12..].iter().map(hash).collect::<Vec<_>>());
+    disk.crash_losing_all();
+    let (journal, recovered) = open(&disk).unwrap();
+    assert!(!recovered.is_damaged());
+    assert_eq!((recovered.checkpoint, head(&recovered)), (log[11].header.anchor(), 20));
+    assert_eq!(read(&journal, 13..=20), log[12..].iter().map(hash).collect::<Vec<_>>());
+}
+
+/// Above the point stand entries of another log: they chain to another entry at the point's op.
+#[test]
+fn t3_entries_above_the_point_of_another_log_are_void_for_ever() {
+    let (disk, mut journal) = formed();
+    let cluster = entries_after(None, 1, 100, 12);
+    let own = entries_after(cluster.get(3), 9, 100, 8);
+    journal.execute(&[Write::Append(cluster[..4].to_vec()), Write::Append(own)]).unwrap();
+    journal.execute(&[adopt(&cluster[7], 1)]).unwrap();
+    assert_eq!(read(&journal, 1..=12), vec![None; 12]);
+    let (mut journal, recovered) = {
+        disk.crash_losing_all();
+        open(&disk).unwrap()
+    };
+    assert_eq!((head(&recovered), recovered.is_damaged()), (8, false));
+    journal.execute(&[Write::Append(vec![cluster[8].clone()])]).unwrap();
+    disk.crash_losing_all();
+    assert_eq!(head(&open(&disk).unwrap().1), 9);
+}
+
+/// Rule T3 at every I/O: before the one superblock write it is the old log, after it the new one.
+#[test]
+fn t3_s20_a_power_cut_during_the_adoption_leaves_the_old_log_or_the_new() {
+    let mut seen = [0; 2];
+    for operation in 1..30 {
+        for seed in 0..seeds(20) {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let (disk, mut journal) = formed();
+            let cluster = entries_after(None, 1, 2500, 40);
+            let own = entries_after(cluster.get(5), 9, 2500, 4);
+            journal.execute(&[Write::Append(cluster[..6].to_vec()), Write::Append(own)]).unwrap();
+            disk.fail_after(operation);
+            let done = journal.execute(&[adopt(&cluster[24], 1), Write::Append(cluster[25..28].to_vec())]);
+            disk.crash(&mut rng);
+            let (mut journal, recovered) = open(&disk).unwrap();
+            assert!(!recovered.is_damaged(), "operation {operation} seed {seed}");
+            let new = recovered.checkpoint == cluster[24].header.anchor();
+            seen[usize::from(new)] += 1;
+            if new {
+                assert!((25..=28).contains(&head(&recovered)), "operation {operation} seed {seed}");
+            } else {
+                assert!(done.is_err() && head(&recovered) == 10, "operation {operation} seed {seed}");
+                // The state on disk was switched before: opening finds it ahead.
+                let again = journal.stand_on(point(&cluster[24])).unwrap();
+                assert_eq!((again.checkpoint, head(&again)), (cluster[24].header.anchor(), 25));
+            }
+            let from =
+                usize::try_from(journal.execute(&[]).map(|()| head(&reopened(&disk))).unwrap()).unwrap();
+            let (mut journal, _) = open(&disk).unwrap();
+            journal.execute(&[Write::Append(cluster[from..].to_vec())]).unwrap();
+            assert_eq!(read(&journal, 29..=40), cluster[28..].iter().map(hash).collect::<Vec<_>>());
+            assert_eq!(head(&reopened(&disk)), 40);
+        }
+    }
+    assert!(seen.iter().all(|count| *count > 3), "{seen:?}");
+}
+
+fn reopened(disk: &Disk) -> Recovered {
+    disk.kill();
+    open(disk).unwrap().1
+}
+
+#[test]
+fn t3_a_point_below_the_checkpoint_is_refused() {
+    let (_disk, mut journal) = formed();
+    let log = entries_after(None, 1, 100, 9);
+    journal.execute(&[Write::Append(log.clone()), Write::Checkpoint(log[7].header.anchor())]).unwrap();
+    assert!(matches!(journal.execute(&[adopt(&log[3], 1)]), Err(WriteError::UnknownPoint { .. })));
+}

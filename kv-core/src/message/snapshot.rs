@@ -1,0 +1,58 @@
+//! What travels when a state is transferred. What the rows say is the engine's business.
+
+use crate::ids::{Anchor, Hash, Incarnation, Revision, Timestamp};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// About the most bytes of rows in one chunk; a single larger row goes alone.
+pub const CHUNK_BYTES: usize = 256 << 10;
+
+/// A point of the log, and what is needed to go on from it without the entries below.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct LogPoint {
+    /// The op and its hash.
+    pub anchor: Anchor,
+    /// The revision of the next request.
+    pub next_revision: Revision,
+    /// The greatest stamp up to there.
+    pub timestamp: Timestamp,
+}
+
+/// From now on the log stands on this point (rule T3): entries above that chain to it stay, everything else is void.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Adoption {
+    /// The point, which becomes the checkpoint.
+    pub point: LogPoint,
+    /// The incarnation of everything appended from now on.
+    pub incarnation: Incarnation,
+}
+
+/// A piece of a snapshot: consecutive rows of the state at one op, in the engine's order.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Chunk {
+    /// The place that it begins after; empty for the first.
+    pub after: Bytes,
+    /// The rows.
+    pub rows: Bytes,
+    /// The hash of `rows`, from where they were read to where they are stored.
+    pub checksum: Hash,
+    /// What comes after it.
+    pub end: ChunkEnd,
+}
+
+/// What comes after a chunk.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ChunkEnd {
+    /// More: ask for what comes after this place.
+    More(Bytes),
+    /// Nothing. This is the digest of the whole.
+    Last(Hash),
+}
+
+impl Chunk {
+    /// Whether it arrived as it was read.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        Hash::of(&self.rows) == self.checksum
+    }
+}

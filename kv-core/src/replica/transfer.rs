@@ -1,0 +1,436 @@
+//! State transfer (rules T1 to T9): a member that needs entries which its peers have dropped, or that has no state of its own,
+//! fetches the state at one of their checkpoints. What the pieces say is the driver's business, and so is where they are kept
+//! until they are whole.
+//!
+//! ```text
+//! TooOld --> GetSnapshot <--> SnapshotChunk --> StageChunk (driver) --> Staged
+//!            all staged, and the view's log has the anchor --> InstallSnapshot (driver) --> SnapshotInstalled --> adopt
+//! ```
+
+use super::state::State;
+use super::{Output, Replica};
+use crate::config::Role;
+use crate::ids::{Anchor, Hash, Instant, MemberId, Op, View};
+use crate::message::{Adoption, Chunk, ChunkEnd, FetchWhat, LogPoint, Message, Write};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tracing::{debug, info, warn};
+
+/// How many pieces may be on their way to the disk before the next is asked for.
+const UNSTAGED: u32 = 2;
+
+/// How long entries above a snapshot are kept for the peer that fetches it, after its last sign of life.
+const HOLD: Duration = Duration::from_secs(30);
+
+/// How often a snapshot may be complete and nobody confirm its anchor, before it is given up: so many questions per peer.
+const ROUNDS: usize = 3;
+
+#[derive(Debug, Default)]
+pub(super) struct Transfer {
+    /// There is no state here: this member cannot be primary.
+    pub(super) stateless: bool,
+    /// What the driver holds of a snapshot, from this life or an earlier one.
+    staged: Option<Staged>,
+    run: Option<Run>,
+    /// As a source: the checkpoints that peers fetch. What comes after them is needed next.
+    held: BTreeMap<MemberId, (Op, Instant)>,
+}
+
+/// A part of a snapshot that is safe in staging.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Staged {
+    at: Anchor,
+    end: ChunkEnd,
+}
+
+/// A transfer under way. It outlives views: what is committed stays so.
+#[derive(Debug)]
+struct Run {
+    source: MemberId,
+    /// Of all its requests, so that a slow answer to an earlier one counts too.
+    nonce: u64,
+    /// Known from the first piece on.
+    at: Option<Anchor>,
+    /// Where the next piece begins.
+    next: Bytes,
+    complete: bool,
+    /// Pieces that the driver has not reported.
+    unstaged: u32,
+    /// The log of the view is known to have the anchor (rule T4).
+    confirmed: bool,
+    installing: bool,
+    /// How long an answer may take; doubles while none comes.
+    patience: Duration,
+    retry_at: Instant,
+    /// Requests without an answer: after a few the next peer is asked.
+    turns: usize,
+    /// Peers that have it not in a row.
+    gone: usize,
+    questions: usize,
+}
+
+impl Transfer {
+    pub(super) fn new(stateless: bool) -> Self {
+        Self { stateless, ..Self::default() }
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.run.as_ref().map(|run| run.retry_at)
+    }
+
+    /// What peers that fetch a snapshot will ask for next.
+    pub(super) fn holds_above(&self, now: Instant) -> Option<Op> {
+        self.held.values().filter(|(_, until)| *until > now).map(|(op, _)| *op).min()
+    }
+
+    /// Whether a snapshot is on its way here.
+    pub(super) const fn is_running(&self) -> bool {
+        self.run.is_some()
+    }
+}
+
+impl Replica {
+    /// Whether a state is being fetched: until it is whole, this member is behind and cannot be primary.
+    #[must_use]
+    pub const fn is_transferring(&self) -> bool {
+        self.transfer.is_running()
+    }
+
+    // -- as a source
+
+    /// What is told to a peer that needs entries which are gone (rule T8).
+    pub(super) fn too_old(&mut self, to: MemberId, nonce: u64) {
+        let Some(checkpoint) = self.log.point(self.told_checkpoint()) else { return };
+        let primary_of = matches!(self.state, State::Primary(_)).then_some(self.view);
+        self.send(to, Message::TooOld { nonce, checkpoint, primary_of });
+    }
+
+    pub(super) fn on_get_snapshot(&mut self, from: MemberId, nonce: u64, at: Option<Anchor>, after: Bytes) {
+        if self.is_witness() || self.transfer.stateless {
+            return self.send(from, Message::SnapshotGone { nonce });
+        }
+        let above = at.map_or(self.checkpoint, |at| at.op);
+        let until = self.now.monotonic.after(HOLD);
+        self.transfer.held.insert(from, (above, until));
+        self.outputs.push_back(Output::ReadSnapshot { to: from, nonce, at, after });
+    }
+
+    // -- as a receiver
+
+    /// The own state is lost: what is needed now is any state that the own log goes on from.
+    pub(super) fn on_state_lost(&mut self) {
+        warn!("the state is lost: fetching it from a peer");
+        self.transfer.stateless = true;
+        self.fetch_state();
+    }
+
+    /// Rule T9: without a state, this member asks for one at once, and again until it has one.
+    pub(super) fn fetch_state(&mut self) {
+        if let Some(source) = self.data_peer(0).filter(|_| self.transfer.stateless) {
+            self.begin_transfer(source);
+        }
+    }
+
+    pub(super) fn on_too_old(
+        &mut self,
+        from: MemberId,
+        nonce: u64,
+        checkpoint: LogPoint,
+        primary_of: Option<View>,
+    ) {
+        let leads = primary_of == Some(self.view) && from == self.primary();
+        let asked = match &self.state {
+            State::Backup(backup) => leads || backup.gap_nonce() == Some(nonce),
+            State::CatchingUp(_) | State::ViewChange(_) => {
+                self.state.install_mut().is_some_and(|install| install.has_nonce(nonce))
+            }
+            State::Forming(_) | State::Primary(_) => false,
+        };
+        if !asked || checkpoint.anchor.op <= self.commit || self.transfer.is_running() {
+            return;
+        }
+        debug!(%from, ?checkpoint, head = ?self.log.head(), "what is needed next is gone there");
+        if self.is_witness() {
+            // Rule T9: it has no state to fetch. The word of a normal primary is enough: what it has checkpointed is committed.
+            if leads {
+                self.adopt(checkpoint);
+            }
+            return;
+        }
+        self.begin_transfer(from);
+        self.forfeit();
+    }
+
+    /// Rule T7: a new primary that must fetch a state lets the view pass to another.
+    pub(super) fn forfeit(&mut self) {
+        if let State::ViewChange(change) = &self.state
+            && self.primary() == self.me
+            && change.suspicion.is_none()
+        {
+            info!(view = %self.view, "too far behind to be primary");
+            self.suspect(self.view.next());
+        }
+    }
+
+    fn begin_transfer(&mut self, source: MemberId) {
+        if self.transfer.is_running() {
+            return;
+        }
+        let Some(source) = self.data_peers().find(|peer| *peer == source).or_else(|| self.data_peer(0))
+        else {
+            return;
+        };
+        let staged = self.transfer.staged.clone().filter(|staged| self.is_useful(staged.at));
+        let (at, next, complete) = match staged {
+            Some(Staged { at, end: ChunkEnd::More(next) }) => (Some(at), next, false),
+            Some(Staged { at, end: ChunkEnd::Last(_) }) => (Some(at), Bytes::new(), true),
+            None => (None, Bytes::new(), false),
+        };
+        info!(%source, ?at, complete, "state transfer begins");
+        let nonce = self.nonce();
+        self.transfer.run = Some(Run {
+            source,
+            nonce,
+            at,
+            next,
+            complete,
+            unstaged: 0,
+            confirmed: false,
+            installing: false,
+            patience: self.options.suspect_min,
+            retry_at: self.now.monotonic,
+            turns: 0,
+            gone: 0,
+            questions: 0,
+        });
+        self.ask_for_more();
+    }
+
+    /// Whether a state at that point would be of use: the log must go on from it.
+    fn is_useful(&self, at: Anchor) -> bool {
+        if self.transfer.stateless {
+            at.op > self.log.head().op || self.log.holds(at) || at.op > self.commit
+        } else {
+            at.op > self.commit
+        }
+    }
+
+    fn data_peers(&self) -> impl Iterator<Item = MemberId> {
+        let primary = self.primary();
+        let mut peers: Vec<MemberId> =
+            self.cluster.peers(self.me).filter(|peer| peer.role == Role::Data).map(|peer| peer.id).collect();
+        peers.sort_by_key(|peer| (*peer != primary, *peer));
+        peers.into_iter()
+    }
+
+    fn data_peer(&self, turn: usize) -> Option<MemberId> {
+        let count = self.data_peers().count().max(1);
+        self.data_peers().nth(turn % count)
+    }
+
+    /// Does what the transfer needs next: the next piece, the confirmation of its anchor, or the switch.
+    fn ask_for_more(&mut self) {
+        let now = self.now.monotonic;
+        let turn = self.transfer.run.as_ref().map_or(0, |run| run.questions);
+        let judge = self.source(turn);
+        let known = self.transfer.run.as_ref().and_then(|run| run.at).is_some_and(|at| self.is_known(at));
+        let Some(run) = &mut self.transfer.run else { return };
+        run.confirmed |= known;
+        run.retry_at = now.after(run.patience);
+        let (nonce, source) = (run.nonce, run.source);
+        if let Some(at) = run.at.filter(|_| !run.confirmed) {
+            // Rule T4.
+            let (from, through, hash) = (at.op, at.op, Some(at.hash));
+            self.send(judge, Message::Fetch { from, through, hash, nonce, what: FetchWhat::Headers });
+        }
+        let Some(run) = &mut self.transfer.run else { return };
+        match run.at {
+            Some(at) if run.complete && run.unstaged == 0 && run.confirmed => {
+                if !run.installing {
+                    run.installing = true;
+                    self.outputs.push_back(Output::InstallSnapshot { at });
+                }
+            }
+            at if !run.complete && run.unstaged < UNSTAGED => {
+                let after = run.next.clone();
+                self.send(source, Message::GetSnapshot { nonce, at, after });
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the log of the view is known here to have this anchor.
+    fn is_known(&mut self, at: Anchor) -> bool {
+        (at.op <= self.commit && self.log.holds(at))
+            || self.state.install_mut().is_some_and(|install| install.knows(at))
+    }
+
+    pub(super) fn on_snapshot_chunk(&mut self, from: MemberId, nonce: u64, at: Anchor, chunk: Chunk) {
+        let useful = self.is_useful(at);
+        let patience = self.options.suspect_min;
+        let Some(run) = self.transfer.run.as_mut().filter(|run| run.nonce == nonce && run.source == from)
+        else {
+            return;
+        };
+        if run.complete || chunk.after != run.next || run.at.is_some_and(|begun| begun != at) {
+            return;
+        }
+        if !useful {
+            debug!(?at, "the snapshot is of no use (any more)");
+            self.transfer.run = None;
+            return;
+        }
+        run.at = Some(at);
+        run.unstaged += 1;
+        (run.turns, run.gone, run.patience) = (0, 0, patience);
+        match &chunk.end {
+            ChunkEnd::More(next) => run.next = next.clone(),
+            ChunkEnd::Last(_) => run.complete = true,
+        }
+        self.outputs.push_back(Output::StageChunk { at, chunk });
+        self.ask_for_more();
+    }
+
+    /// The anchor stands in the log of a peer that was asked. Returns whether the answer was to that question.
+    pub(super) fn on_anchor_confirmed(&mut self, nonce: u64, hashes: &[(Op, Hash)]) -> bool {
+        let Some(run) = self.transfer.run.as_mut().filter(|run| run.nonce == nonce) else { return false };
+        if !run.confirmed && run.at.is_some_and(|at| hashes.contains(&(at.op, at.hash))) {
+            run.confirmed = true;
+            if run.complete {
+                self.ask_for_more();
+            }
+        }
+        true
+    }
+
+    pub(super) fn on_snapshot_gone(&mut self, from: MemberId, nonce: u64) {
+        let peers = self.data_peers().count();
+        let Some(run) = self.transfer.run.as_mut().filter(|run| run.nonce == nonce && run.source == from)
+        else {
+            return;
+        };
+        run.gone += 1;
+        if run.gone > peers {
+            // Nobody has it any more: from the beginning, with what there is.
+            debug!(at = ?run.at, "the snapshot is gone everywhere: another one");
+            self.restart_transfer();
+        } else {
+            self.next_source();
+        }
+    }
+
+    fn next_source(&mut self) {
+        let peers: Vec<MemberId> = self.data_peers().collect();
+        let Some(run) = &mut self.transfer.run else { return };
+        let at = peers.iter().position(|peer| *peer == run.source).map_or(0, |at| at + 1);
+        run.source = peers[at % peers.len()];
+        // Not at once: a peer that has nothing yet may soon.
+        run.turns = 0;
+    }
+
+    fn restart_transfer(&mut self) {
+        self.transfer.staged = None;
+        let patience = (self.options.suspect_min * 2).min(self.options.suspect_max);
+        let now = self.now.monotonic;
+        let nonce = self.nonce();
+        let Some(run) = &mut self.transfer.run else { return };
+        (run.at, run.next, run.complete, run.confirmed) = (None, Bytes::new(), false, false);
+        (run.unstaged, run.gone, run.questions, run.nonce) = (0, 0, 0, nonce);
+        run.patience = patience;
+        run.retry_at = now.after(patience);
+    }
+
+    /// The driver holds a part of a snapshot: this much.
+    pub(super) fn on_staged(&mut self, at: Anchor, end: ChunkEnd) {
+        self.transfer.staged = Some(Staged { at, end });
+        if let Some(run) = self.transfer.run.as_mut().filter(|run| run.at == Some(at)) {
+            run.unstaged = run.unstaged.saturating_sub(1);
+            self.ask_for_more();
+        }
+    }
+
+    /// The driver has thrown its part of a snapshot away: it did not verify, or did not fit.
+    pub(super) fn on_snapshot_refused(&mut self, at: Anchor) {
+        warn!(?at, "a snapshot did not verify, or is not needed: thrown away");
+        self.transfer.staged = None;
+        if !self.is_useful(at) {
+            self.transfer.run = None;
+        } else {
+            self.restart_transfer();
+            self.next_source();
+        }
+    }
+
+    pub(super) fn transfer_timeout(&mut self) {
+        let now = self.now.monotonic;
+        let most = self.options.suspect_max;
+        let at = self.transfer.run.as_ref().and_then(|run| run.at);
+        if at.is_some_and(|at| !self.is_useful(at))
+            && self.transfer.run.as_ref().is_some_and(|run| !run.installing)
+        {
+            self.transfer.run = None;
+        }
+        let peers = self.cluster.len();
+        let Some(run) = self.transfer.run.as_mut().filter(|run| now >= run.retry_at) else { return };
+        if run.installing || run.unstaged >= UNSTAGED {
+            run.retry_at = now.after(most);
+            return;
+        }
+        run.patience = (run.patience * 2).min(most);
+        run.turns += 1;
+        run.questions += usize::from(run.at.is_some() && !run.confirmed);
+        if run.complete && run.questions > ROUNDS * peers {
+            warn!(at = ?run.at, "nobody has the snapshot's anchor in its log: thrown away");
+            self.restart_transfer();
+            return self.next_source();
+        }
+        if run.turns > 2 && !run.complete {
+            self.next_source();
+        }
+        self.ask_for_more();
+    }
+
+    // -- the switch
+
+    /// The engine's state is the one at this point, durably (rule T2).
+    pub(super) fn on_snapshot_installed(&mut self, point: LogPoint) {
+        self.transfer.run = None;
+        self.transfer.staged = None;
+        self.transfer.stateless = false;
+        info!(?point, "a state was transferred");
+        self.adopt(point);
+    }
+
+    /// Rule T3: the log stands on `point` from now on. Entries above that chain to it are kept.
+    fn adopt(&mut self, point: LogPoint) {
+        let LogPoint { anchor, .. } = point;
+        let keeps = self.log.holds(anchor);
+        if !keeps {
+            self.log.restart(point);
+        }
+        self.incarnation = self.incarnation.next();
+        let seq = self.write(Write::Adopt(Adoption { point, incarnation: self.incarnation }));
+        self.note_adoption(anchor, keeps, seq);
+        if anchor.op > self.commit {
+            self.commit = anchor.op;
+            self.outputs.push_back(Output::Commit { commit: anchor });
+        }
+        self.applied = self.applied.max(anchor.op);
+        self.applied_at = self.now.monotonic;
+        match &mut self.state {
+            State::Backup(_) => self.acknowledge(),
+            State::CatchingUp(catching) => {
+                if catching.install.as_ref().is_some_and(|install| install.ends_below(anchor.op)) {
+                    // The view has committed more since its log was told.
+                    catching.install = None;
+                    self.ask_for_state();
+                } else {
+                    self.drive_install();
+                }
+            }
+            State::ViewChange(_) => self.say_again(),
+            State::Forming(_) | State::Primary(_) => {}
+        }
+    }
+}

@@ -32,7 +32,20 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The program under test, deaf to the variables of whoever runs the tests.
 pub(crate) fn kv() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kv"));
+    under(&[])
+}
+
+/// The same, run by another program: its name and its first arguments.
+fn under(program: &[String]) -> Command {
+    let kv = env!("CARGO_BIN_EXE_kv");
+    let mut command = match program.split_first() {
+        None => Command::new(kv),
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(kv);
+            command
+        }
+    };
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KV_")) {
         command.env_remove(name);
     }
@@ -134,13 +147,23 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
+/// The list of members, as `--members` takes it.
+pub(crate) fn members(roles: &[&str], addresses: &[String]) -> String {
+    let member = |(id, (address, role))| format!("{id}={address}:{role}");
+    addresses.iter().zip(roles).enumerate().map(member).collect::<Vec<_>>().join(",")
+}
+
 /// A cluster of real processes in a temporary folder. Dropping it kills them by their ids and deletes the folder.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) folder: TempDir,
     pub(crate) members: String,
-    addresses: Vec<String>,
+    pub(crate) addresses: Vec<String>,
     flags: Vec<String>,
+    /// What each member is run by: nothing, or a program and its first arguments. It must become the member: same process.
+    pub(crate) under: Vec<Vec<String>>,
+    /// The members' data folders.
+    pub(crate) folders: Vec<PathBuf>,
     running: Vec<Option<Child>>,
 }
 
@@ -179,20 +202,21 @@ impl Cluster {
             }
         }
         let addresses: Vec<_> = roles.iter().map(|_| format!("127.0.0.1:{}", free_port())).collect();
-        let member = |(id, (address, role))| format!("{id}={address}:{role}");
-        let members: Vec<_> = addresses.iter().zip(roles).enumerate().map(member).collect();
+        let folder = tempfile::tempdir().unwrap();
         Self {
-            folder: tempfile::tempdir().unwrap(),
-            members: members.join(","),
+            members: members(roles, &addresses),
             addresses,
             flags: all,
+            under: roles.iter().map(|_| Vec::new()).collect(),
+            folders: (0..roles.len()).map(|id| folder.path().join(format!("data-{id}"))).collect(),
+            folder,
             running: roles.iter().map(|_| None).collect(),
         }
     }
 
     /// A member's data folder.
     pub(crate) fn data(&self, id: usize) -> PathBuf {
-        self.folder.path().join(format!("data-{id}"))
+        self.folders[id].clone()
     }
 
     /// A member's address.
@@ -203,7 +227,7 @@ impl Cluster {
     /// The command that runs a member. It ends, and takes the folder with it, when its standard input ends: even a killed
     /// test leaves nothing behind.
     pub(crate) fn command(&self, id: usize) -> Command {
-        let mut command = kv();
+        let mut command = under(&self.under[id]);
         command.args(["serve", "--json", "--id", &id.to_string(), "--members", &self.members]);
         command.arg("--data").arg(self.data(id));
         command.args(&self.flags);
@@ -261,6 +285,18 @@ impl Cluster {
     pub(crate) fn terminate(&mut self, id: usize) -> ExitStatus {
         self.signal(id, Signal::TERM);
         wait(&mut self.running[id].take().expect("it runs"))
+    }
+
+    /// The process of a member that runs.
+    pub(crate) fn pid(&self, id: usize) -> u32 {
+        self.running[id].as_ref().expect("it runs").id()
+    }
+
+    /// Whether a member has ended by itself, and with which last words.
+    pub(crate) fn has_ended(&mut self, id: usize) -> Option<String> {
+        let child = self.running[id].as_mut()?;
+        child.try_wait().expect("it is our child")?;
+        Some(self.log(id).lines().last().unwrap_or_default().to_owned())
     }
 
     /// Waits for a member to end by itself.

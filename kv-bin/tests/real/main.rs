@@ -7,6 +7,7 @@ mod config;
 mod crash;
 mod demo;
 mod disk;
+#[allow(dead_code, reason = "shared with the rig, which uses the rest")]
 mod harness;
 mod pause;
 

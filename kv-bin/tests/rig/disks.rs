@@ -1,0 +1,43 @@
+//! A disk without room.
+
+use crate::bench::{Bench, FLAGS, Row};
+use crate::harness::Cluster;
+use crate::machine::{Mounted, must};
+use std::time::Instant;
+
+/// S11: one member's disk is a small tmpfs. It fills up, the member says so and ends, the others go on; given room it returns.
+pub(crate) async fn full(rounds: u32) -> Row {
+    let mut flags = FLAGS.to_vec();
+    flags.extend(["--segment-bytes", "256KiB", "--max-batch-bytes", "64KiB", "--max-value-bytes", "16KiB"]);
+    let mut cluster = Cluster::prepare(&["data", "data", "data"], &flags);
+    let folder = tempfile::tempdir().unwrap();
+    let mut megabytes = 8;
+    let size = |megabytes: u32| format!("size={megabytes}m");
+    let disk = Mounted::new(folder.path(), &["-t", "tmpfs", "-o", &size(megabytes), "none"]);
+    cluster.folders[1] = disk.at.join("data");
+    (0..3).for_each(|id| cluster.restart(id));
+    let mut bench = Bench::on(cluster).await;
+    let big = vec![b'x'; 12 << 10];
+    for _ in 0..rounds {
+        let blow = Instant::now();
+        let mut n = 0;
+        while bench.cluster.has_ended(1).is_none() {
+            bench.client.put(format!("big/{n}"), big.clone()).await.expect("the others go on");
+            n += 1;
+        }
+        let last = bench.ended(1).await;
+        assert!(last.contains("the disk is full: make room"), "{last:?}");
+        bench.progress().await;
+        bench.survived(blow);
+        megabytes *= 2;
+        must("mount", &["-o", &format!("remount,{}", size(megabytes)), disk.at.to_str().unwrap()]);
+        bench.cluster.restart(1);
+        for n in 0..n {
+            bench.client.delete(format!("big/{n}")).await.expect("the others go on");
+        }
+        bench.level().await;
+    }
+    let row = bench.end(format!("tmpfs of 8 MiB, then doubled up to {megabytes} MiB")).await;
+    drop(disk);
+    row
+}

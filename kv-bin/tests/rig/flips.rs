@@ -1,0 +1,183 @@
+//! Bits flip in the files of one member at a time: repaired, or refused by name, and never a wrong answer.
+
+use crate::bench::{Bench, FLAGS, Row, judge};
+use crate::harness::{Cluster, LIMIT, contents, level};
+use crate::ledger::{Ledger, Verdict};
+use kv_core::Client;
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::time::{sleep, timeout};
+
+/// How many bits flip at once.
+const AT_ONCE: usize = 10;
+/// How the names of the files begin that are damaged by turns.
+const ZONES: [&str; 3] = ["superblock", "journal", "state"];
+const SUPERBLOCK_COPIES: usize = 4;
+
+/// What became of a damaged member.
+#[derive(Default)]
+struct Tally {
+    flipped: usize,
+    went_on: u32,
+    /// It did not start, and said why.
+    refused: u32,
+    /// It stopped later, and said why.
+    stopped: u32,
+    /// What it said, numbers left out, and how often.
+    reasons: BTreeMap<String, u32>,
+}
+
+impl Tally {
+    fn note(&mut self, reason: &str) {
+        // The path in front is another each time.
+        let reason = reason.rsplit_once("/data-").map_or(reason, |(_, reason)| reason);
+        let reason = reason.chars().filter(|letter| !letter.is_ascii_digit()).collect();
+        *self.reasons.entry(reason).or_default() += 1;
+    }
+}
+
+/// S4, S5: in every file of one member's folder. Then another member is stopped, so that nothing happens without the damaged one.
+pub(crate) async fn flip(rounds: u32) -> Row {
+    let mut flags = FLAGS.to_vec();
+    flags.extend(["--checkpoint-bytes", "64KiB"]);
+    let bench = Bench::on(Cluster::start(&["data", "data", "data"], &flags)).await;
+    for _ in 0..9 {
+        bench.progress().await;
+    }
+    let (mut cluster, client, ledgers) = bench.stop().await;
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut tally = Tally::default();
+    let mut verdict = judge(&client, &ledgers).await;
+    for round in 0..rounds as usize {
+        let (zone, damaged) = (ZONES[round % ZONES.len()], round / ZONES.len() % 3);
+        let other = (damaged + 1 + random.usize(0..2)) % 3;
+        level(&client, &[0, 1, 2]).await;
+        cluster.kill(damaged);
+        let flips = Flips::of(&cluster.data(damaged), zone, &mut random);
+        tally.flipped += flips.0.len();
+        match cluster.try_restart(damaged) {
+            Err(reason) => {
+                assert!(reason.starts_with("kv: "), "refused by name, not {reason:?} ({flips:?})");
+                tally.refused += 1;
+                tally.note(&reason);
+                flips.undo();
+                cluster.restart(damaged);
+            }
+            Ok(()) => {
+                let judged = needed(&mut cluster, &client, &ledgers, damaged, other).await;
+                match judged {
+                    Ok(judged) => {
+                        tally.went_on += 1;
+                        verdict = judged;
+                        assert!(verdict.is_good(), "{verdict:#?} ({flips:?})");
+                    }
+                    Err(reason) => {
+                        assert!(reason.contains("stopped by itself"), "{reason:?} ({flips:?})");
+                        tally.stopped += 1;
+                        tally.note(&reason);
+                        cluster.kill(damaged);
+                        flips.undo();
+                        cluster.restart(damaged);
+                    }
+                }
+            }
+        }
+    }
+    level(&client, &[0, 1, 2]).await;
+    let Tally { flipped, went_on, refused, stopped, reasons } = tally;
+    for (reason, times) in reasons {
+        println!("{times} times: {reason}");
+    }
+    let remark = format!(
+        "{flipped} bits, {AT_ONCE} at once: {went_on} times it went on, {refused} refused, {stopped} stopped, by name"
+    );
+    Row { rounds, verdict, remark, ..Row::default() }
+}
+
+/// Lets the damaged member repair itself, and then reads everything without `other`, so that it is needed. Or else says with
+/// which words the damaged member ended.
+async fn needed(
+    cluster: &mut Cluster,
+    client: &Client,
+    ledgers: &[Ledger],
+    damaged: usize,
+    other: usize,
+) -> Result<Verdict, String> {
+    tokio::select! {
+        () = level(client, &[0, 1, 2]) => {}
+        words = ended(cluster, damaged) => return Err(words),
+    }
+    cluster.kill(other);
+    let judged = tokio::select! {
+        judged = timeout(LIMIT, judge(client, ledgers)) => Ok(judged.expect("it can be read back")),
+        words = ended(cluster, damaged) => Err(words),
+    };
+    cluster.restart(other);
+    judged
+}
+
+async fn ended(cluster: &mut Cluster, id: usize) -> String {
+    loop {
+        if let Some(words) = cluster.has_ended(id) {
+            return words;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Bits that were flipped, with what each byte was and has become.
+#[derive(Debug)]
+struct Flips(Vec<(PathBuf, u64, u8, u8)>);
+
+impl Flips {
+    /// Flips bits of the files whose names begin so, where there is something to damage: of the superblock in one copy,
+    /// since without a quorum of them the disk is lost.
+    fn of(folder: &Path, zone: &str, random: &mut fastrand::Rng) -> Self {
+        let in_zone =
+            |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(zone));
+        let files: Vec<_> =
+            contents(folder).into_iter().filter(|(path, bytes)| in_zone(path) && !bytes.is_empty()).collect();
+        let copy = random.usize(..SUPERBLOCK_COPIES);
+        let mut flips: Vec<(PathBuf, u64, u8, u8)> = Vec::new();
+        let start = Instant::now();
+        while flips.len() < AT_ONCE {
+            assert!(start.elapsed() < LIMIT, "there is something to damage in {folder:?}");
+            let (path, bytes) = &files[random.usize(..files.len())];
+            let share = bytes.len() / SUPERBLOCK_COPIES;
+            let offset = if zone == "superblock" {
+                copy * share + random.usize(..share)
+            } else {
+                random.usize(..bytes.len())
+            };
+            let was = bytes[offset];
+            // Empty space is most of it, and nobody minds it.
+            if was == 0 || flips.iter().any(|(other, at, ..)| other == path && *at == offset as u64) {
+                continue;
+            }
+            let is = was ^ (1 << random.u8(..8));
+            set(path, offset as u64, is);
+            flips.push((path.clone(), offset as u64, was, is));
+        }
+        Self(flips)
+    }
+
+    /// Flips them back, except what the member itself has written anew.
+    fn undo(&self) {
+        for (path, offset, was, is) in &self.0 {
+            let mut byte = [0];
+            let there = OpenOptions::new().read(true).open(path);
+            if there.is_ok_and(|file| file.read_exact_at(&mut byte, *offset).is_ok()) && byte[0] == *is {
+                set(path, *offset, *was);
+            }
+        }
+    }
+}
+
+fn set(path: &Path, offset: u64, byte: u8) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[byte], offset).unwrap();
+    file.sync_all().unwrap();
+}

@@ -1,0 +1,180 @@
+//! The rig: real processes, real kernels, real faults. Members are killed, frozen, starved of descriptors, cut off in
+//! network namespaces; their system calls fail, their disks fill up and lose power, their files rot. Every write that was
+//! acknowledged must be there afterwards, once.
+//!
+//! ```text
+//! cargo test -p kv-bin --test rig -- --ignored              all drills at full length: a quarter of an hour
+//! cargo test -p kv-bin --test rig -- --short                all drills, briefly: what the gate runs
+//! cargo test -p kv-bin --test rig -- power --rounds 20      these drills (by the beginning of their names), so many rounds
+//! ```
+//! It prints one table. A drill that needs what this machine lacks is skipped, and the table says why. Without arguments
+//! nothing runs, so that a plain `cargo test` stays quick.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bench;
+mod disks;
+mod flips;
+mod machine;
+mod network;
+mod power;
+mod processes;
+mod syscalls;
+
+/// Clusters of real processes are those of the other tests.
+#[path = "../real/harness.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use the rest")]
+mod harness;
+#[path = "../../src/demo/ledger.rs"]
+#[allow(dead_code, reason = "shared with the demo, which uses the rest")]
+mod ledger;
+#[path = "../../src/demo/writers.rs"]
+mod writers;
+
+/// What the load's modules know of the program.
+#[path = "../../src/failure.rs"]
+#[expect(dead_code, reason = "the rig needs no exit codes")]
+mod failure;
+
+use bench::Row;
+use futures::future::BoxFuture;
+use machine::Need;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// One kind of fault, again and again.
+struct Drill {
+    name: &'static str,
+    /// The rows of the fault list that it stands for.
+    faults: &'static str,
+    needs: &'static [Need],
+    /// How many rounds at full length, and in the short form.
+    rounds: (u32, u32),
+    run: fn(u32) -> BoxFuture<'static, Row>,
+}
+
+/// Makes a drill of an async function.
+macro_rules! drill {
+    ($name:literal, $faults:literal, $needs:expr, $rounds:expr, $run:path) => {
+        Drill {
+            name: $name,
+            faults: $faults,
+            needs: &$needs,
+            rounds: $rounds,
+            run: |rounds| Box::pin($run(rounds)),
+        }
+    };
+}
+
+const DRILLS: &[Drill] = &[
+    drill!("kill the primary", "P1", [], (200, 5), processes::kill),
+    drill!("freeze the primary", "P5", [], (20, 2), processes::freeze),
+    drill!("freeze backups in turn", "P6", [], (20, 2), processes::freeze_backups),
+    drill!("stop the primary gracefully", "P11", [], (20, 2), processes::terminate),
+    drill!("run out of descriptors", "P9", [], (3, 1), processes::descriptors),
+    drill!("isolate the primary", "N2 N11", [Need::Netns], (10, 1), network::isolate),
+    drill!("cut a backup off", "N1 N5", [Need::Netns], (10, 1), network::cut_backup),
+    drill!("cut the primary off one way", "N3 N4", [Need::Netns], (10, 1), network::one_way),
+    drill!("cut the primary from one backup", "N6", [Need::Netns], (5, 1), network::partial),
+    drill!("fail a system call", "S10 S11 S13", [Need::Strace], (12, 2), syscalls::fail),
+    drill!("slow the primary's fsync", "S14", [Need::Strace], (5, 1), syscalls::slow),
+    drill!("stall the primary's fsync", "S15", [Need::Strace], (5, 1), syscalls::stall),
+    drill!("fill the disk", "S11", [Need::Mount], (5, 1), disks::full),
+    drill!("power cut of one", "S1", [Need::Mount, Need::Ext4], (20, 1), power::one),
+    drill!("power cut of all", "S1 S2", [Need::Mount, Need::Ext4], (100, 3), power::all),
+    drill!(
+        "control: the same without fsync",
+        "-",
+        [Need::Mount, Need::Ext4, Need::Strace],
+        (3, 1),
+        power::control
+    ),
+    drill!("flip bits", "S4 S5", [], (102, 3), flips::flip),
+];
+
+/// What is asked for.
+#[derive(Default)]
+struct Wish {
+    full: bool,
+    short: bool,
+    rounds: Option<u32>,
+    names: Vec<String>,
+}
+
+impl Wish {
+    fn of(mut arguments: impl Iterator<Item = String>) -> Self {
+        let mut wish = Self::default();
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--ignored" | "--include-ignored" => wish.full = true,
+                "--short" => wish.short = true,
+                "--rounds" => wish.rounds = arguments.next().and_then(|number| number.parse().ok()),
+                // What other test programs understand.
+                flag if flag.starts_with('-') => {}
+                name => wish.names.push(name.to_owned()),
+            }
+        }
+        wish
+    }
+
+    fn is_none(&self) -> bool {
+        // A name alone may be meant for the other tests of a run.
+        !(self.full || self.short || self.rounds.is_some())
+    }
+
+    fn wants(&self, drill: &Drill) -> bool {
+        self.names.is_empty() || self.names.iter().any(|name| drill.name.starts_with(name.as_str()))
+    }
+
+    fn rounds(&self, drill: &Drill) -> u32 {
+        let (full, short) = drill.rounds;
+        self.rounds.unwrap_or(if self.short { short } else { full })
+    }
+}
+
+fn main() -> ExitCode {
+    let wish = Wish::of(std::env::args().skip(1));
+    if wish.is_none() {
+        println!("the rig runs with --ignored (all of it), --short, or --rounds N");
+        return ExitCode::SUCCESS;
+    }
+    let start = Instant::now();
+    let mut rows = Vec::new();
+    for drill in DRILLS.iter().filter(|drill| wish.wants(drill)) {
+        let row = run(drill, wish.rounds(drill));
+        println!("{row}");
+        rows.push(row);
+    }
+    println!("\n{}", bench::table(&rows));
+    let failed: Vec<_> = rows.iter().filter(|row| !row.is_good()).map(|row| row.drill).collect();
+    println!("{} drills in {} s", rows.len(), start.elapsed().as_secs());
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("FAILED: {}", failed.join(", "));
+    ExitCode::FAILURE
+}
+
+/// Longer than any drill at full length takes.
+const DRILL_LIMIT: Duration = Duration::from_secs(3600);
+
+fn run(drill: &Drill, rounds: u32) -> Row {
+    let lacking = drill.needs.iter().find_map(|need| machine::lacks(*need));
+    let start = Instant::now();
+    let mut row = match lacking {
+        Some(lacking) => Row::skipped(format!("skipped: {lacking}")),
+        None => {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let run = drill.run;
+            let work = runtime.spawn(async move { tokio::time::timeout(DRILL_LIMIT, run(rounds)).await });
+            match runtime.block_on(work) {
+                Ok(Ok(row)) => row,
+                Ok(Err(_)) => Row::failed("it does not come to an end"),
+                // Told already, with the last words of the members.
+                Err(_) => Row::failed("it failed: see above"),
+            }
+        }
+    };
+    (row.drill, row.faults, row.took) = (drill.name, drill.faults, start.elapsed());
+    row
+}

@@ -1,0 +1,24 @@
+//! What each fuzz target does with its bytes. None may panic, whatever they are; and what it makes of them must hold.
+
+mod dice;
+mod disks;
+mod node;
+mod wire;
+
+pub use disks::{journal, superblock};
+pub use node::replica;
+pub use wire::{hello, requests, stream, wire};
+
+/// A target's name and body.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 7] = [
+    ("wire", wire),
+    ("stream", stream),
+    ("hello", hello),
+    ("requests", requests),
+    ("journal", journal),
+    ("superblock", superblock),
+    ("replica", replica),
+];

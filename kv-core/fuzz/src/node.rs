@@ -1,0 +1,326 @@
+//! A replica that hears nonsense: nothing that a peer says may make it panic.
+
+use super::dice::{CLUSTER, Dice, entry_after};
+use bytes::Bytes;
+use kv_core::config::{Cluster, Options};
+use kv_core::ids::{
+    Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Round, Timestamp, View, WriteSeq,
+};
+use kv_core::message::{
+    Chunk, ChunkEnd, Entry, EntryMeta, FetchWhat, FormationStep, LogPoint, LogSummary, Message, Recovered,
+    Slot, Write,
+};
+use kv_core::replica::{Input, Now, Output, Replica, ReplicaConfig};
+use kv_core::wire::{decode_message, encode_message};
+use std::collections::VecDeque;
+use std::sync::OnceLock;
+
+const ME: MemberId = MemberId::new(1);
+
+/// Two logs that have their first entries in common.
+fn logs() -> &'static [Vec<Entry>; 2] {
+    static LOGS: OnceLock<[Vec<Entry>; 2]> = OnceLock::new();
+    LOGS.get_or_init(|| {
+        [0u8, 1].map(|log| {
+            let mut entries: Vec<Entry> = Vec::new();
+            for n in 0..16u8 {
+                let differs = u8::from(n >= 5) * log;
+                entries.push(entry_after(entries.last(), u64::from(n / 4 + differs), vec![n, differs]));
+            }
+            entries
+        })
+    })
+}
+
+/// Feeds a replica with what the dice say, as its driver would.
+pub fn replica(data: &[u8]) {
+    let mut dice = Dice(data);
+    let mut builder = Cluster::builder(CLUSTER).member(0, "a:0").member(1, "a:1");
+    builder = if dice.chance() { builder.witness(2, "a:2") } else { builder.member(2, "a:2") };
+    let cluster = builder.build().expect("a valid cluster");
+    let mut options = Options::default();
+    options.pipeline = 4;
+    let config = ReplicaConfig::new(cluster, ME, options, 1);
+    let mut host = Host::new(config, recovered(&mut dice));
+    while !dice.is_empty() && !host.halted {
+        host.step(&mut dice);
+    }
+}
+
+fn recovered(dice: &mut Dice<'_>) -> Recovered {
+    let mut recovered = Recovered::empty();
+    if dice.below(8) == 0 {
+        return recovered;
+    }
+    let log = &logs()[usize::from(dice.chance())];
+    let held = usize::try_from(dice.below(12)).expect("few");
+    recovered.formation = FormationStep::Formed;
+    recovered.view = View::new(dice.below(6));
+    recovered.log_view = View::new(dice.below(recovered.view.get() + 1));
+    recovered.entries = log[..held].iter().map(|entry| EntryMeta::of(&entry.header)).collect();
+    recovered.incarnation = Incarnation::new(1);
+    let checkpoint = dice.below(held as u64 + 1);
+    if let Some(entry) = log[..held].iter().find(|entry| entry.header.op == Op::new(checkpoint)) {
+        recovered.checkpoint = entry.header.anchor();
+    }
+    recovered
+}
+
+/// What surrounds a replica: it keeps the contract of its driver, whatever the peers do.
+struct Host {
+    replica: Replica,
+    now: Now,
+    writes: VecDeque<WriteSeq>,
+    commit: Op,
+    applied: Op,
+    /// What is to be answered about snapshots.
+    snapshots: VecDeque<Input>,
+    nonces: Vec<u64>,
+    halted: bool,
+}
+
+impl Host {
+    fn new(config: ReplicaConfig, recovered: Recovered) -> Self {
+        let now = Now { monotonic: Instant::new(1_000_000_000), wall: Timestamp::new(1_700_000_000_000) };
+        let applied = recovered.checkpoint.op;
+        let mut host = Self {
+            replica: Replica::new(config, recovered, now),
+            now,
+            writes: VecDeque::new(),
+            commit: applied,
+            applied,
+            snapshots: VecDeque::new(),
+            nonces: vec![0],
+            halted: false,
+        };
+        host.drain();
+        host
+    }
+
+    fn step(&mut self, dice: &mut Dice<'_>) {
+        let input = match dice.below(16) {
+            0 => match self.writes.pop_front() {
+                Some(seq) => Input::Durable { seq },
+                None => return,
+            },
+            1 => match self.writes.drain(..).next_back() {
+                Some(seq) => Input::Durable { seq },
+                None => return,
+            },
+            2 if self.applied < self.commit => {
+                self.applied = self.commit;
+                Input::Applied { op: self.commit }
+            }
+            3 => match self.replica.poll_timeout() {
+                Some(at) => {
+                    self.now.monotonic = self.now.monotonic.max(at);
+                    Input::Timeout
+                }
+                None => return,
+            },
+            4 => Input::Propose { requests: vec![Bytes::from(vec![dice.byte()])] },
+            5 => Input::Read { ticket: dice.below(256) },
+            6 => Input::PeerLost { peer: member(dice) },
+            7 => match dice.below(4) {
+                0 => Input::Handover,
+                _ => Input::Faulty { op: Op::new(dice.below(20)) },
+            },
+            8 => match self.snapshots.pop_front() {
+                Some(input) => input,
+                None => return,
+            },
+            _ => {
+                let from = member(dice);
+                // Only what the wire lets through.
+                let Ok(message) = decode_message(encode_message(&self.message(dice))) else { return };
+                Input::Message { from, message }
+            }
+        };
+        self.replica.handle(self.now, input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.replica.poll_output() {
+            match output {
+                Output::Write { seq, write } => {
+                    self.writes.push_back(seq);
+                    if let Write::Adopt(adoption) = write {
+                        self.commit = self.commit.max(adoption.point.anchor.op);
+                        self.applied = self.applied.max(adoption.point.anchor.op);
+                    }
+                }
+                Output::Commit { commit } => self.commit = self.commit.max(commit.op),
+                Output::Send { message, .. } => {
+                    if let Message::Fetch { nonce, .. }
+                    | Message::GetState { nonce, .. }
+                    | Message::GetSnapshot { nonce, .. } = message
+                    {
+                        self.nonces.push(nonce);
+                    }
+                }
+                Output::StageChunk { at, chunk } => {
+                    self.snapshots.push_back(Input::Staged { at, end: chunk.end })
+                }
+                Output::InstallSnapshot { at } => self.snapshots.push_back(Input::SnapshotRefused { at }),
+                Output::Halt(_) => self.halted = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// One that it asked with, most likely lately.
+    fn nonce(&self, dice: &mut Dice<'_>) -> u64 {
+        let back = usize::try_from(dice.below(4)).expect("few");
+        self.nonces.iter().rev().nth(back).copied().unwrap_or_default()
+    }
+
+    fn message(&self, dice: &mut Dice<'_>) -> Message {
+        let view = view(dice, self.replica.view());
+        match dice.below(16) {
+            0 => Message::Prepare { view, commit: anchor(dice), entry: entry(dice) },
+            1 => Message::PrepareOk { view, log: anchor(dice) },
+            2 => Message::Commit {
+                view,
+                commit: anchor(dice),
+                round: Round::new(dice.below(4)),
+                trim: Op::new(dice.below(20)),
+            },
+            3 => Message::CommitOk {
+                view,
+                round: Round::new(dice.below(4)),
+                log: dice.chance().then(|| anchor(dice)),
+                checkpoint: Op::new(dice.below(20)),
+                wall: Timestamp::new(1_700_000_000_000 + dice.below(1 << 16)),
+            },
+            4 => Message::StartViewChange { view },
+            5 | 6 => Message::DoViewChange { view, log: summary(dice, view) },
+            7 | 8 => Message::StartView {
+                view,
+                commit: anchor(dice),
+                hashes: hashes(dice),
+                nonce: self.nonce(dice),
+            },
+            9 => Message::GetState { view, nonce: dice.below(256) },
+            10 => Message::Fetch {
+                from: Op::new(dice.below(20)),
+                through: Op::new(dice.below(20)),
+                hash: dice.chance().then(|| anchor(dice).hash),
+                nonce: dice.below(256),
+                what: if dice.chance() { FetchWhat::Headers } else { FetchWhat::Entries },
+            },
+            11 => Message::Headers { nonce: self.nonce(dice), hashes: hashes(dice) },
+            12 => Message::NewState { nonce: self.nonce(dice), entries: entries(dice) },
+            13 => Message::TooOld {
+                nonce: self.nonce(dice),
+                checkpoint: LogPoint {
+                    anchor: anchor(dice),
+                    next_revision: Revision::new(dice.below(20)),
+                    timestamp: Timestamp::new(dice.below(20)),
+                },
+                primary_of: dice.chance().then_some(view),
+            },
+            14 => match dice.below(3) {
+                0 => Message::GetSnapshot {
+                    nonce: dice.below(256),
+                    at: dice.chance().then(|| anchor(dice)),
+                    after: Bytes::from(vec![dice.byte()]),
+                },
+                1 => Message::SnapshotGone { nonce: self.nonce(dice) },
+                _ => Message::SnapshotChunk { nonce: self.nonce(dice), at: anchor(dice), chunk: chunk(dice) },
+            },
+            _ => Message::Formation {
+                step: [FormationStep::Empty, FormationStep::Formatted, FormationStep::Formed]
+                    [usize::try_from(dice.below(3)).expect("few")],
+                ask: dice.chance(),
+            },
+        }
+    }
+}
+
+fn member(dice: &mut Dice<'_>) -> MemberId {
+    MemberId::new(u8::try_from(dice.below(4)).expect("few"))
+}
+
+/// Near the present one, rarely far away.
+fn view(dice: &mut Dice<'_>, now: View) -> View {
+    let offset = dice.byte();
+    match offset {
+        0xff => View::new((1 << 62) - 1),
+        0xfe => View::ZERO,
+        _ => View::new((now.get() + u64::from(offset % 6)).saturating_sub(2).min((1 << 62) - 1)),
+    }
+}
+
+fn entry(dice: &mut Dice<'_>) -> Entry {
+    let log = &logs()[usize::from(dice.chance())];
+    log[usize::try_from(dice.below(16)).expect("few")].clone()
+}
+
+/// A run of one log, rarely something else.
+fn entries(dice: &mut Dice<'_>) -> Vec<Entry> {
+    let log = &logs()[usize::from(dice.chance())];
+    let from = usize::try_from(dice.below(16)).expect("few");
+    let count = usize::try_from(dice.below(8)).expect("few");
+    let mut run: Vec<Entry> = log[from..].iter().take(count).cloned().collect();
+    if dice.below(8) == 0 {
+        run.push(entry(dice));
+    }
+    run
+}
+
+fn anchor(dice: &mut Dice<'_>) -> Anchor {
+    match dice.byte() {
+        0xff => Anchor::new(Op::new((1 << 62) - 1), Hash::of(b"far")),
+        0xfe => Anchor::new(Op::new(dice.below(20)), Hash::of(b"else")),
+        0xfd => Anchor::ZERO,
+        _ => entry(dice).header.anchor(),
+    }
+}
+
+fn hashes(dice: &mut Dice<'_>) -> Vec<(Op, Hash)> {
+    let pairs = entries(dice).into_iter().map(|entry| (entry.header.op, entry.header.hash()));
+    let mut hashes: Vec<_> = pairs.collect();
+    if dice.below(8) == 0 {
+        hashes.push((Op::new(dice.below(20)), Hash::of(b"else")));
+    }
+    hashes
+}
+
+fn summary(dice: &mut Dice<'_>, view: View) -> LogSummary {
+    let log = &logs()[usize::from(dice.chance())];
+    let commit = dice.below(12);
+    let count = dice.below(6);
+    let at =
+        |op: u64| log.iter().find(|entry| entry.header.op == Op::new(op)).map(|entry| entry.header.anchor());
+    let slot = |op: u64, dice: &mut Dice<'_>| {
+        let hash = at(op).map_or(Hash::of(b"else"), |anchor| anchor.hash);
+        match dice.below(5) {
+            0 => Slot::Faulty(Some(hash)),
+            1 => Slot::Faulty(None),
+            _ => Slot::Present(hash),
+        }
+    };
+    LogSummary {
+        log_view: View::new(view.get().saturating_sub(dice.below(4))),
+        checkpoint: at(dice.below(commit + 1)).unwrap_or(Anchor::ZERO),
+        commit: at(commit).unwrap_or(Anchor::ZERO),
+        head: Op::new(commit + count),
+        suffix: (1..=count).map(|n| slot(commit + n, dice)).collect(),
+        open: dice.below(8) == 0,
+    }
+}
+
+fn chunk(dice: &mut Dice<'_>) -> Chunk {
+    let rows = Bytes::from(vec![dice.byte(); 4]);
+    Chunk {
+        after: if dice.chance() { Bytes::new() } else { Bytes::from(vec![dice.byte()]) },
+        checksum: if dice.chance() { Hash::of(&rows) } else { Hash::ZERO },
+        rows,
+        end: if dice.chance() {
+            ChunkEnd::More(Bytes::from(vec![dice.byte()]))
+        } else {
+            ChunkEnd::Last(Hash::ZERO)
+        },
+    }
+}

@@ -98,11 +98,16 @@ impl State {
         Ok(answer)
     }
 
-    /// The planted bug `DedupAtProposal`: nobody looks for duplicates here.
+    /// The planted bugs `DedupAtProposal` (nobody looks for duplicates here) and `ForgottenRuns`.
     #[cfg(any(test, feature = "sim"))]
     fn run_again_if_planted(&self, decision: Decision) -> Decision {
         match decision {
             Decision::Answered(Ok(_)) if self.bug == Some(crate::sim::Bug::DedupAtProposal) => Decision::Run,
+            Decision::Answered(Err(Rejection::Forgotten))
+                if self.bug == Some(crate::sim::Bug::ForgottenRuns) =>
+            {
+                Decision::Run
+            }
             decision => decision,
         }
     }

@@ -192,7 +192,14 @@ impl State {
             revision: self.revision,
             timestamp: self.timestamp,
         };
-        Some(Checkpoint { merge, standing, sessions: self.sessions.take_changes() })
+        let sessions = self.sessions.take_changes();
+        #[cfg(any(test, feature = "sim"))]
+        let sessions = if self.bug == Some(crate::sim::Bug::SessionsNotInCheckpoint) {
+            Default::default()
+        } else {
+            sessions
+        };
+        Some(Checkpoint { merge, standing, sessions })
     }
 
     /// The checkpoint is durable: lets go of what it now holds.

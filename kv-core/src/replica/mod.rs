@@ -14,6 +14,8 @@ mod formation;
 mod install;
 mod log;
 mod pace;
+#[cfg(any(test, feature = "sim"))]
+mod planted;
 mod primary;
 mod stamp;
 mod state;
@@ -119,8 +121,10 @@ impl Replica {
     #[must_use]
     pub fn new(config: ReplicaConfig, recovered: Recovered, now: Now) -> Self {
         let ReplicaConfig { cluster, me, options, seed, stateless, .. } = config;
-        let log = Log::new(&recovered);
         let vote_lifetime = options.heartbeat * 8;
+        #[cfg(any(test, feature = "sim"))]
+        let (vote_lifetime, recovered) = planted::at_start(config.bug, vote_lifetime, recovered);
+        let log = Log::new(&recovered);
         let forming = Forming {
             step: recovered.formation,
             writing: false,
@@ -515,7 +519,10 @@ impl Replica {
     fn progress_forming(&mut self) {
         let peers = self.cluster.len() - 1;
         let State::Forming(forming) = &mut self.state else { return };
-        match forming.progress(peers) {
+        let progress = forming.progress(peers);
+        #[cfg(any(test, feature = "sim"))]
+        let progress = planted::forming(self.bug, forming, self.cluster.view_change_quorum(), progress);
+        match progress {
             Progress::Wait => {}
             Progress::Write(step) => {
                 forming.writing = true;

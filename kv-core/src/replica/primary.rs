@@ -123,6 +123,11 @@ impl Primary {
         heard.get(quorum - 1).copied()
     }
 
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn has_round(&self) -> bool {
+        !self.reads.in_round.is_empty()
+    }
+
     pub(super) fn check_invariants(&self, head: Op) {
         for peer in self.peers.values() {
             assert!(peer.acked < peer.next, "what is acknowledged was sent");
@@ -225,7 +230,7 @@ impl Replica {
             }
             // Rule N7: an entry with an old stamp could open a session that the next entry finds expired.
             let quorum = self.cluster.replication_quorum();
-            let Some(timestamp) = primary.stamp.next(self.log.timestamp(), self.now.wall, quorum) else {
+            let Some(timestamp) = primary.stamp.next(self.log.timestamp(), self.now, quorum) else {
                 return;
             };
             let mut requests = Vec::new();
@@ -349,8 +354,10 @@ impl Replica {
     pub(super) fn maybe_commit(&mut self) {
         let quorum = self.cluster.replication_quorum();
         let (now, slow) = (self.now.monotonic, self.options.suspect_min);
-        let State::Primary(primary) = &mut self.state else { return };
         let own = self.log.durable().op;
+        #[cfg(any(test, feature = "sim"))]
+        let (quorum, own) = self.planted_count(quorum, own);
+        let State::Primary(primary) = &mut self.state else { return };
         let mut acked: Vec<Op> = primary.peers.values().map(|peer| peer.acked).collect();
         acked.sort_unstable_by(|a, b| b.cmp(a));
         primary.pace.durable(own, acked.get(quorum - 1).copied(), now, slow);
@@ -379,7 +386,9 @@ impl Replica {
         peer.heard_at = Some(now.monotonic);
         peer.round = peer.round.max(heard.round);
         peer.checkpoint = Some(heard.checkpoint);
-        primary.stamp.on_peer_clock(from, heard.wall, now.wall);
+        #[cfg(any(test, feature = "sim"))]
+        let heard = Heard { wall: super::planted::clock(self.bug, heard.wall, now), ..heard };
+        primary.stamp.on_peer_clock(from, heard.wall, now.monotonic);
         self.votes.withdraw(from);
         if let Some(log) = heard.log {
             self.on_acknowledged(from, log);
@@ -406,6 +415,8 @@ impl Replica {
 
     pub(super) fn on_read(&mut self, ticket: u64) {
         match &mut self.state {
+            #[cfg(any(test, feature = "sim"))]
+            State::Primary(primary) if primary.joins_round(self.bug) => primary.reads.in_round.push(ticket),
             State::Primary(primary) if primary.is_serving() => primary.reads.waiting.push(ticket),
             _ => {
                 self.outputs.push_back(Output::ReadsRefused { tickets: vec![ticket] });
@@ -439,6 +450,10 @@ impl Replica {
             reads.in_round = std::mem::take(&mut reads.waiting);
             reads.round = reads.round.next();
             reads.op = commit.max(primary.inherited);
+            #[cfg(any(test, feature = "sim"))]
+            if self.bug == Some(crate::sim::Bug::ReadBelowInherited) {
+                reads.op = commit;
+            }
             self.send_commit();
         }
     }
@@ -554,6 +569,10 @@ impl Replica {
         let resend_at = self.now.monotonic.after(self.options.heartbeat * 2);
         if let State::Primary(primary) = &mut self.state {
             primary.leaving = Leaving::Abdicated(Suspicion { target, resend_at });
+        }
+        #[cfg(any(test, feature = "sim"))]
+        if self.has_bug(crate::sim::Bug::SilentAbdication) {
+            return;
         }
         self.broadcast(&Message::StartViewChange { view: target });
         self.count_votes();

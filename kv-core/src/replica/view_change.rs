@@ -1,6 +1,8 @@
 //! Leaving a view and starting the next: votes, `DoViewChange`, the decision, `StartView`.
 
-use super::decide::{Quorums, decide};
+use super::decide::Quorums;
+#[cfg(not(any(test, feature = "sim")))]
+use super::decide::decide;
 use super::detector::Suspicion;
 use super::install::Install;
 use super::state::State;
@@ -63,6 +65,8 @@ impl Replica {
     pub(super) fn count_votes(&mut self) {
         let own = if self.damaged { None } else { self.state.own_vote() };
         let quorum = self.cluster.view_change_quorum();
+        #[cfg(any(test, feature = "sim"))]
+        let quorum = if self.has_bug(crate::sim::Bug::LeavesAlone) { 1 } else { quorum };
         if let Some(view) = self.votes.agreed(own, quorum, self.now.monotonic)
             && view > self.view
         {
@@ -229,14 +233,10 @@ impl Replica {
         if change.said.is_none() || change.install.is_some() {
             return;
         }
+        #[cfg(not(any(test, feature = "sim")))]
         let decided = decide(&change.summaries, quorums);
         #[cfg(any(test, feature = "sim"))]
-        let decided = match (self.bug, &change.said) {
-            (Some(crate::sim::Bug::OwnCommitAsBase), Some(own)) => {
-                decided.and_then(|_| super::decide::decide_carelessly(own.commit, &change.summaries, quorums))
-            }
-            _ => decided,
-        };
+        let decided = super::planted::decide(self.bug, change.said.as_ref(), &change.summaries, quorums);
         let Some(decided) = decided else { return };
         debug!(view = %self.view, base = ?decided.base, above = decided.suffix.len(), "the log is decided");
         let mut hashes = vec![(decided.base.op, decided.base.hash)];
@@ -318,6 +318,8 @@ impl Replica {
     ) {
         let through = match hash {
             Some(hash) if self.log.hash(through) == Some(hash) => through,
+            #[cfg(any(test, feature = "sim"))]
+            Some(_) if self.has_bug(crate::sim::Bug::FetchFromAnyLog) => through.min(self.log.head().op),
             Some(_) => return,
             None => through.min(self.commit),
         };

@@ -36,6 +36,58 @@ pub enum Bug {
     RetryInNewSession,
     /// Recovery cuts the journal at the first bad block, torn or damaged.
     CutAtFirstBad,
+    /// A vote to leave a view counts for ever.
+    VotesNeverExpire,
+    /// A member that suspects its primary leaves the view at once, alone.
+    LeavesAlone,
+    /// An abdicating primary falls silent, and does not vote.
+    SilentAbdication,
+    /// A member that restarts between views has forgotten the newer one.
+    ForgetsItsVote,
+    /// The new primary does not look at `log_view`: the longest log names the entries.
+    LongestLogWins,
+    /// Of two logs of one `log_view` that differ, the new primary keeps one.
+    KeepsOneOfTwo,
+    /// An entry that cannot be read counts as one that was never held.
+    FaultyCountsAsNack,
+    /// One member that never held an entry votes it away.
+    OneNackIsEnough,
+    /// The new primary says `StartView` before its log is durable.
+    StartViewEarly,
+    /// Entries are served from whatever log the member has now, not from the one that was asked for.
+    FetchFromAnyLog,
+    /// An op counts as committed one acknowledgement too early.
+    QuorumOfOneLess,
+    /// The primary counts its own append before it is durable.
+    OwnAppendCountsEarly,
+    /// A read joins the round of confirmation that is under way.
+    ReadRoundReused,
+    /// A new primary reads at its commit number, though it has inherited more.
+    ReadBelowInherited,
+    /// The primary stamps with its own clock alone.
+    StampOfOneClock,
+    /// A step of forming is told before it is durable.
+    FormOnWord,
+    /// A majority of empty members forms the cluster.
+    FormsWithoutAll,
+    /// A member with an empty disk joins a formed cluster as if it were new.
+    WipedMemberJoins,
+    /// The mark that entries may be missing is dropped when the repair begins.
+    DamageForgotten,
+    /// The superblock hears of a checkpoint before the engine has made it durable.
+    CheckpointRecordedEarly,
+    /// A checkpoint leaves the sessions out.
+    SessionsNotInCheckpoint,
+    /// A request whose outcome was forgotten runs again.
+    ForgottenRuns,
+    /// The client says *not applied* though an attempt may have been proposed.
+    FailedForUnknown,
+    /// Nothing is ever synced: the negative control.
+    NoSync,
+    /// New and renamed files are not made durable in their directory.
+    NoDirectorySync,
+    /// A sync that failed is tried again, and then believed.
+    FailedSyncRetried,
 }
 
 impl Bug {
@@ -57,5 +109,31 @@ impl Bug {
         Self::RetryRenumbered,
         Self::RetryInNewSession,
         Self::CutAtFirstBad,
+        Self::VotesNeverExpire,
+        Self::LeavesAlone,
+        Self::SilentAbdication,
+        Self::ForgetsItsVote,
+        Self::LongestLogWins,
+        Self::KeepsOneOfTwo,
+        Self::FaultyCountsAsNack,
+        Self::OneNackIsEnough,
+        Self::StartViewEarly,
+        Self::FetchFromAnyLog,
+        Self::QuorumOfOneLess,
+        Self::OwnAppendCountsEarly,
+        Self::ReadRoundReused,
+        Self::ReadBelowInherited,
+        Self::StampOfOneClock,
+        Self::FormOnWord,
+        Self::FormsWithoutAll,
+        Self::WipedMemberJoins,
+        Self::DamageForgotten,
+        Self::CheckpointRecordedEarly,
+        Self::SessionsNotInCheckpoint,
+        Self::ForgottenRuns,
+        Self::FailedForUnknown,
+        Self::NoSync,
+        Self::NoDirectorySync,
+        Self::FailedSyncRetried,
     ];
 }

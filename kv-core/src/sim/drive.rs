@@ -7,6 +7,7 @@ use super::member::{End, Process};
 use super::plan::around;
 use super::world::{Due, World, index};
 use crate::ids::{Anchor, MemberId, Op, WriteSeq};
+use crate::kv::Checkpoint;
 use crate::message::{Entry, Message, ViewRecord, Write};
 use crate::replica::{Input, Output, Wrap};
 use crate::wire;
@@ -340,9 +341,12 @@ impl World {
             return;
         }
         process.checkpoint = state.begin_checkpoint();
-        if process.checkpoint.is_some() {
+        if let Some(checkpoint) = process.checkpoint.as_ref().map(Checkpoint::anchor) {
             let latency = around(&mut self.rng, self.plan.disk.checkpoint);
             self.schedule_due(self.now + latency, member, Due::Checkpoint);
+            if self.bug == Some(Bug::CheckpointRecordedEarly) {
+                self.input(member, Input::Checkpointed { checkpoint });
+            }
         }
     }
 
@@ -377,7 +381,9 @@ impl World {
     /// Bugs of drivers that claim too early that something is durable.
     fn is_reported_early(&self, write: &Write) -> bool {
         match (self.bug, write) {
-            (Some(Bug::AckBeforeSync), Write::Append(_)) => true,
+            (Some(Bug::AckBeforeSync), Write::Append(_)) | (Some(Bug::FormOnWord), Write::Formation(_)) => {
+                true
+            }
             (Some(Bug::DoViewChangeBeforeView), Write::View(ViewRecord { view, log_view, .. })) => {
                 log_view < view
             }
@@ -394,6 +400,7 @@ pub(super) fn planted(bug: Option<Bug>, write: &Write) -> Write {
         match bug {
             Some(Bug::CutInMemory) => record.cut = None,
             Some(Bug::LogViewEarly) => record.log_view = record.view,
+            Some(Bug::DamageForgotten) => record.damaged = false,
             _ => {}
         }
     }

@@ -5,7 +5,7 @@ use super::clock::{Clock, SECOND, Time};
 use super::drive::planted;
 use super::plan::{Plan, around};
 use super::serve::Serving;
-use super::storage::{Disk, Tearing};
+use super::storage::{Disk, Tearing, careless};
 use super::world::{Due, Event, World, index};
 use crate::config::Role;
 use crate::ids::{Anchor, MemberId, Op, WriteSeq};
@@ -155,7 +155,8 @@ impl World {
             Some(Bug::CutAtFirstBad) => Journal::open_cutting_at_first_bad,
             _ => Journal::open,
         };
-        let (journal, mut recovered) = match open(slot.disk.storage(), identity, options) {
+        let (journal, mut recovered) = match open(careless(slot.disk.storage(), self.bug), identity, options)
+        {
             Ok(opened) => opened,
             Err(_) if slot.disk_stops => return Ok(None),
             Err(error) => return Err(error.to_string()),
@@ -168,7 +169,7 @@ impl World {
         let state = match (slot.role, self.plan.in_memory) {
             (Role::Witness, _) => None,
             (_, true) => Some(State::in_memory(limits)),
-            (_, false) => match State::open(slot.disk.storage(), limits) {
+            (_, false) => match State::open(careless(slot.disk.storage(), self.bug), limits) {
                 Ok(state) => Some(state),
                 Err(_) if slot.disk_stops => return Ok(None),
                 Err(error) => return Err(error.to_string()),
@@ -262,7 +263,8 @@ impl World {
     fn interrupt_disk(&mut self, member: usize) {
         let (interrupted, after) = (self.rng.bool(), self.rng.u64(1..20));
         let slot = &mut self.members[member];
-        let Some(process) = slot.process.as_deref_mut().filter(|_| interrupted && !slot.disk_stops) else {
+        let doing = !slot.disk_stops && slot.stalled.is_none();
+        let Some(process) = slot.process.as_deref_mut().filter(|_| interrupted && doing) else {
             return;
         };
         slot.disk.fail_after(after);

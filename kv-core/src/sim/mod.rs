@@ -24,6 +24,10 @@ mod plan;
 mod regressions;
 mod replay;
 mod report;
+#[cfg(test)]
+mod scenario;
+#[cfg(test)]
+mod scenarios;
 mod serve;
 pub mod storage;
 #[cfg(test)]

@@ -250,6 +250,12 @@ impl World {
         }
     }
 
+    /// When the next event is.
+    #[cfg(test)]
+    pub(super) fn next_at(&self) -> Time {
+        self.queue.peek().map_or(Time::MAX, |Reverse(next)| next.at)
+    }
+
     /// Checks what all clients were told.
     pub(super) fn check_history(&mut self) {
         let replayed = self.history.calls().iter().try_for_each(|call| self.checker.model().check(call));

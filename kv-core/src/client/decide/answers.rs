@@ -48,6 +48,10 @@ impl Core {
 
     /// An attempt of the call may have been proposed and will not be answered.
     fn taint(&mut self, id: CallId) {
+        #[cfg(any(test, feature = "sim"))]
+        if self.has_bug(crate::sim::Bug::FailedForUnknown) {
+            return;
+        }
         if let Some(call) = self.calls.get_mut(&id) {
             call.tainted = true;
         }

@@ -1,12 +1,14 @@
 //! A simulated disk: a write cache over a durable image, power cuts with torn writes, errors, damage. Deterministic:
 //! what a power cut keeps is drawn from the generator that it is given.
 
+mod careless;
 mod content;
 mod names;
 #[cfg(test)]
 mod tests;
 
 use crate::storage::{File, Storage};
+pub(super) use careless::careless;
 use content::Content;
 use names::{FileId, Names};
 use std::collections::BTreeMap;

@@ -1,0 +1,112 @@
+//! Planted bugs: what a replica does wrong when it is told to, for the simulator to find out. Not in any other build.
+
+use super::decide::{DecidedLog, Quorums, decide as decide_rightly, decide_carelessly};
+use super::formation::{Forming, Progress};
+use super::primary::Primary;
+use super::{Now, Replica};
+use crate::ids::{MemberId, Op, Timestamp};
+use crate::message::{FormationStep, LogSummary, Recovered, Slot};
+use crate::sim::Bug;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a replica starts with.
+pub(super) fn at_start(
+    bug: Option<Bug>,
+    vote_lifetime: Duration,
+    mut recovered: Recovered,
+) -> (Duration, Recovered) {
+    match bug {
+        Some(Bug::VotesNeverExpire) => return (Duration::MAX, recovered),
+        Some(Bug::ForgetsItsVote) => recovered.view = recovered.log_view,
+        _ => {}
+    }
+    (vote_lifetime, recovered)
+}
+
+/// The next step of forming.
+pub(super) fn forming(bug: Option<Bug>, forming: &Forming, quorum: usize, right: Progress) -> Progress {
+    match (bug, right) {
+        (Some(Bug::WipedMemberJoins), Progress::DiskLoss(_)) => Progress::Write(FormationStep::Formatted),
+        (Some(Bug::FormsWithoutAll), Progress::Wait)
+            if !forming.writing && forming.heard.len() + 1 >= quorum =>
+        {
+            forming.progress(forming.heard.len())
+        }
+        (_, right) => right,
+    }
+}
+
+/// What a peer's clock is taken for.
+pub(super) fn clock(bug: Option<Bug>, theirs: Timestamp, now: Now) -> Timestamp {
+    if bug == Some(Bug::StampOfOneClock) { now.wall } else { theirs }
+}
+
+/// The decision over the log of a view.
+pub(super) fn decide(
+    bug: Option<Bug>,
+    own: Option<&LogSummary>,
+    votes: &BTreeMap<MemberId, LogSummary>,
+    mut quorums: Quorums,
+) -> Option<DecidedLog> {
+    let mut votes = votes.clone();
+    let newest = votes.values().map(|summary| summary.log_view).max();
+    match (bug, own) {
+        (Some(Bug::OwnCommitAsBase), Some(own)) => {
+            return decide_rightly(&votes, quorums)
+                .and_then(|_| decide_carelessly(own.commit, &votes, quorums));
+        }
+        (Some(Bug::LongestLogWins), _) => {
+            let newest = newest?;
+            votes.values_mut().for_each(|summary| summary.log_view = newest);
+        }
+        (Some(Bug::FaultyCountsAsNack), _) => votes.values_mut().for_each(take_faulty_for_absent),
+        (Some(Bug::OneNackIsEnough), _) => quorums.nack = 1,
+        (Some(Bug::KeepsOneOfTwo), _) => keep_first(&mut votes),
+        _ => {}
+    }
+    decide_rightly(&votes, quorums)
+}
+
+fn take_faulty_for_absent(summary: &mut LogSummary) {
+    if let Some(first) = summary.suffix.iter().position(|slot| matches!(slot, Slot::Faulty(_))) {
+        summary.suffix.truncate(first);
+        summary.head = summary.commit.op.advance(first as u64);
+    }
+}
+
+/// Of those with the greatest `log_view`, only the first is believed.
+fn keep_first(votes: &mut BTreeMap<MemberId, LogSummary>) {
+    let Some(newest) = votes.values().map(|summary| summary.log_view).max() else { return };
+    let mut first = None;
+    for summary in votes.values_mut().filter(|summary| summary.log_view == newest) {
+        match &first {
+            None => first = Some(summary.clone()),
+            Some(first) if first.commit == summary.commit => *summary = first.clone(),
+            Some(_) => {}
+        }
+    }
+}
+
+impl Primary {
+    /// A read joins the round that is under way.
+    pub(super) fn joins_round(&self, bug: Option<Bug>) -> bool {
+        bug == Some(Bug::ReadRoundReused) && self.is_serving() && self.has_round()
+    }
+}
+
+impl Replica {
+    /// How many acknowledgements commit an op, and what the own append counts for.
+    pub(super) fn planted_count(&self, quorum: usize, own: Op) -> (usize, Op) {
+        match self.bug {
+            Some(Bug::QuorumOfOneLess) => (quorum.saturating_sub(1).max(1), own),
+            Some(Bug::OwnAppendCountsEarly) => (quorum, self.log.head().op),
+            _ => (quorum, own),
+        }
+    }
+
+    /// The new primary does not wait for its disk before it says `StartView`.
+    pub(super) fn starts_early(&self) -> bool {
+        self.has_bug(Bug::StartViewEarly) && self.primary() == self.me
+    }
+}

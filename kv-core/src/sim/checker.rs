@@ -1,13 +1,18 @@
 //! The invariants that span members: what is committed, who serves, what is acknowledged, what is applied.
 
+use super::clock::Time;
 use super::mirror::Mirror;
+use super::plan::Plan;
 use super::replay::{Finding, Model};
 use crate::config::Cluster;
-use crate::ids::{Anchor, Hash, MemberId, Op, Revision, View};
+use crate::ids::{Anchor, Hash, MemberId, Op, Revision, Timestamp, View};
 use crate::journal::ReadError;
 use crate::kv::Applied;
 use crate::message::{Entry, FormationStep, Message, Recovered, Request, Write};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// How far clocks may drift apart while one is not heard.
+const STAMP_SLACK_MS: u64 = 10_000;
 
 /// An entry that is committed for ever.
 #[derive(Debug)]
@@ -42,13 +47,23 @@ pub(super) struct Checker {
     /// Views of which a `StartView` was sent.
     started: BTreeSet<View>,
     counts: BTreeMap<&'static str, u64>,
+    /// The greatest time that each member's wall clock ever showed.
+    walls: Vec<Timestamp>,
+    /// The last vote of each member to leave a view, and when it was sent.
+    votes: Vec<Option<(View, Time)>>,
+    /// How long a vote may count after it was sent; `None` where messages can take any time.
+    vote_lifetime: Option<Time>,
+    /// The newest view of any member.
+    newest: View,
+    /// The time.
+    pub(super) now: Time,
 }
 
 /// A result of a check.
 pub(super) type Checked = Result<(), Finding>;
 
 impl Checker {
-    pub(super) fn new(cluster: Cluster) -> Self {
+    pub(super) fn new(cluster: Cluster, plan: &Plan) -> Self {
         let members = cluster.len();
         Self {
             cluster,
@@ -60,7 +75,24 @@ impl Checker {
             serving: BTreeMap::new(),
             started: BTreeSet::new(),
             counts: BTreeMap::new(),
+            walls: vec![Timestamp::ZERO; members],
+            votes: vec![None; members],
+            vote_lifetime: plan.vote_lifetime(),
+            newest: View::ZERO,
+            now: 0,
         }
+    }
+
+    /// What the wall clocks of all members show now.
+    pub(super) fn see_clocks(&mut self, walls: impl Iterator<Item = Timestamp>) {
+        for (greatest, now) in self.walls.iter_mut().zip(walls) {
+            *greatest = now.max(*greatest);
+        }
+    }
+
+    /// The disk of a member is empty from now on.
+    pub(super) fn on_wiped(&mut self, member: usize) {
+        self.mirrors[member] = Mirror::new();
     }
 
     /// Something worth testing came about.
@@ -135,6 +167,9 @@ impl Checker {
 
     /// A member sends a message: what it vouches for must be durable.
     pub(super) fn on_send(&mut self, member: usize, to: MemberId, message: &Message) -> Checked {
+        if let Message::StartViewChange { view } = message {
+            self.votes[member] = Some((*view, self.now));
+        }
         let first = matches!(message, Message::StartView { view, .. } if self.started.insert(*view));
         let mirror = &self.mirrors[member];
         let fits = match message {
@@ -194,6 +229,7 @@ impl Checker {
                 let found = format!("m{member} commits {:?} on {parent:?}", entry.header);
                 return Err(("the committed log is a chain", found));
             }
+            self.check_stamp(&entry)?;
             self.log.push(Committed { hash: entry.header.hash(), entry, results: None, digest: None });
             self.check_quorum(op)?;
         }
@@ -204,6 +240,34 @@ impl Checker {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Rule N7: one clock that is far off moves no stamp.
+    fn check_stamp(&self, entry: &Entry) -> Checked {
+        let mut walls = self.walls.clone();
+        walls.sort_unstable();
+        let second = walls.iter().rev().nth(1.min(walls.len() - 1)).copied().unwrap_or_default();
+        if entry.header.timestamp.get() > second.get().saturating_add(STAMP_SLACK_MS) {
+            let found = format!("{:?}, the clocks show {walls:?}", entry.header);
+            return Err(("a stamp is in the past of two clocks", found));
+        }
+        Ok(())
+    }
+
+    /// Rules V1 and V2: the first to enter a view was moved there by a quorum of live votes.
+    fn check_votes(&mut self, member: usize, view: View) -> Checked {
+        if view <= self.newest {
+            return Ok(());
+        }
+        self.newest = view;
+        let Some(lifetime) = self.vote_lifetime else { return Ok(()) };
+        let since = self.now.saturating_sub(lifetime);
+        let live = self.votes.iter().flatten().filter(|(wanted, at)| *wanted >= view && *at >= since);
+        if self.cluster.len() > 1 && live.count() < self.cluster.view_change_quorum() {
+            let found = format!("m{member} enters {view:?}; the votes are {:?}", self.votes);
+            return Err(("only a quorum of live votes moves anyone", found));
+        }
+        Ok(())
     }
 
     fn check_quorum(&self, op: Op) -> Checked {
@@ -298,6 +362,7 @@ impl Checker {
             return Err(("view and log_view never go back", found));
         }
         (shown.view, shown.log_view) = (view, log_view);
+        self.check_votes(member, view)?;
         if !serving {
             return Ok(());
         }

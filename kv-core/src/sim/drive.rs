@@ -1,7 +1,7 @@
 //! The driver: carries out what a replica asks for. The node has another one, on threads; this one is on simulated time.
 
 use super::Bug;
-use super::clock::Time;
+use super::clock::{SECOND, Time};
 use super::kind::Kind;
 use super::member::{End, Process};
 use super::plan::around;
@@ -9,12 +9,14 @@ use super::world::{Due, World, index};
 use crate::ids::{Anchor, MemberId, Op, WriteSeq};
 use crate::kv::Checkpoint;
 use crate::message::{Entry, Message, ViewRecord, Write};
-use crate::replica::{Input, Output, Wrap};
+use crate::replica::{Halt, Input, Output, Wrap};
 use crate::wire;
 use std::cell::Cell;
 
 /// How often in a row a replica's timer may ring at one instant.
 const MAX_RINGS: u32 = 50;
+/// How long a write may take on a slow disk.
+const SLOWEST_WRITE: Time = 5 * SECOND;
 /// How many entries are applied in one go.
 const APPLY_AT_ONCE: usize = 16;
 
@@ -147,6 +149,11 @@ impl World {
                 });
             }
             Output::ProposalsAbandoned => self.abandon(member),
+            Output::Halt(Halt::DiskLoss { .. }) if self.members[member].wiped => {
+                self.checker.count("disk losses noticed");
+                self.members[member].away = true;
+                self.end_process(member, End::Kill);
+            }
             Output::Halt(halt) => self.fail(("no member halts", format!("m{member}: {halt}"))),
         }
     }
@@ -188,7 +195,8 @@ impl World {
         if disk.hiccups > 0 && slowness == 1 && self.rng.u32(0..1000) < disk.hiccups {
             latency *= 50;
         }
-        self.schedule_due(self.now + latency, member, Due::Written);
+        // What takes longer than this is a stall.
+        self.schedule_due(self.now + latency.min(SLOWEST_WRITE), member, Due::Written);
     }
 
     fn on_journal(&mut self, member: usize) {
@@ -199,8 +207,8 @@ impl World {
         let writes: Vec<Write> = batch.into_iter().map(|(_, write)| write).collect();
         let asked = writes.iter().map(|write| planted(bug, write)).collect::<Vec<_>>();
         if let Err(error) = process.journal.execute(&asked) {
-            if self.members[member].disk_stops {
-                return self.end_process(member, End::PowerCut);
+            if self.members[member].may_fail() {
+                return self.disk_failed(member);
             }
             return self.fail(("a good disk takes what is written", format!("m{member}: {error}")));
         }
@@ -250,9 +258,10 @@ impl World {
         let log = process.log.clone();
         let unread = Cell::new(false);
         let read = |op| log.read(op).inspect_err(|_| unread.set(true));
+        self.checker.see_clocks(self.members.iter().map(|member| member.clock.read(self.now).wall));
         let checked = self.checker.on_commit(member, commit, read);
-        if unread.get() && self.members[member].disk_stops {
-            return self.end_process(member, End::PowerCut);
+        if unread.get() && self.members[member].may_fail() {
+            return self.disk_failed(member);
         }
         self.check(checked);
         self.kick_apply(member);
@@ -286,7 +295,7 @@ impl World {
 
     /// Applies one entry. False if there is none to apply now.
     fn apply_next(&mut self, member: usize) -> bool {
-        let disk_stops = self.members[member].disk_stops;
+        let disk_stops = self.members[member].may_fail();
         let Some(process) = self.process(member) else { return false };
         if !process.may_apply() {
             return false;
@@ -299,7 +308,7 @@ impl World {
         let entry = match process.log.read(op) {
             Ok(Some(entry)) => entry,
             Err(_) if disk_stops => {
-                self.end_process(member, End::PowerCut);
+                self.disk_failed(member);
                 return false;
             }
             other => {
@@ -310,7 +319,7 @@ impl World {
         let applied = match state.apply(&entry) {
             Ok(applied) => applied,
             Err(_) if disk_stops => {
-                self.end_process(member, End::PowerCut);
+                self.disk_failed(member);
                 return false;
             }
             Err(error) => {
@@ -360,7 +369,7 @@ impl World {
                     state.finish_checkpoint(done);
                 }
             }
-            Err(_) if self.members[member].disk_stops => return self.end_process(member, End::PowerCut),
+            Err(_) if self.members[member].may_fail() => return self.disk_failed(member),
             Err(error) => return self.fail(("a checkpoint can be taken", format!("m{member}: {error}"))),
         }
         self.trace.note(37, member as u64, anchor.op.get(), || {

@@ -5,6 +5,7 @@ use super::kind::Kind;
 use super::member::End;
 use super::network::Filter;
 use super::plan::{Fault, around, pick};
+use super::storage::Disk;
 use super::world::{Due, Event, World};
 use crate::config::Role;
 
@@ -23,6 +24,8 @@ pub(super) enum Undo {
     Hasten(usize),
     /// A disk goes on.
     Unstall(usize),
+    /// A disk has room again.
+    MakeRoom(usize),
 }
 
 impl World {
@@ -103,8 +106,10 @@ impl World {
             Fault::ClockStep => {
                 let member = self.any_member();
                 let step = *pick(&mut self.rng, &[-3_600_000, -1000, -10, 10, 1000, 3_600_000]);
+                self.checker.see_clocks(self.members.iter().map(|member| member.clock.read(self.now).wall));
                 self.members[member].clock.step(step);
             }
+            Fault::DiskError | Fault::FullDisk | Fault::WipeDisk => self.inject_disk_fault(fault, end),
             Fault::Handover => {
                 let member = self.primary_or_any();
                 self.schedule_due(self.now, member, Due::Handover);
@@ -134,6 +139,45 @@ impl World {
                 _ => self.end_process(member, End::PowerCut),
             }
         }
+    }
+
+    /// Faults of a disk that the process is told of.
+    fn inject_disk_fault(&mut self, fault: Fault, end: Time) {
+        let member = self.any_member();
+        let slot = &mut self.members[member];
+        match fault {
+            Fault::FullDisk => {
+                slot.disk.set_capacity(Some(slot.disk.used() + self.rng.u64(0..20_000)));
+                slot.full = true;
+                self.schedule(end, Event::Undo(Undo::MakeRoom(member)));
+            }
+            Fault::WipeDisk => self.wipe(member),
+            _ if slot.is_up() => {
+                use super::storage::Kind;
+                let kinds = [Kind::Write, Kind::Sync, Kind::Sync, Kind::Name, Kind::SyncDirectory];
+                slot.disk.fail_next(*pick(&mut self.rng, &kinds));
+                slot.disk_stops = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// A member loses its disk for good, if the others can do without: it is disk loss, and it says so when it hears of them.
+    fn wipe(&mut self, member: usize) {
+        let formed = (0..self.members.len()).all(|member| self.checker.is_formed(member));
+        let lost = self.members.iter().any(|member| member.wiped);
+        if self.members.len() < 3 || lost || !formed || self.plan.damage.is_some() {
+            return;
+        }
+        if self.members[member].is_up() {
+            self.end_process(member, End::PowerCut);
+        }
+        self.trace.note(63, member as u64, 0, || format!("{:?} the disk of m{member} is wiped", self.now));
+        self.checker.count("disks wiped");
+        self.checker.on_wiped(member);
+        let disk = Disk::new();
+        self.members[member].disk = disk;
+        self.members[member].wiped = true;
     }
 
     /// Some bits of the journal of a member that is down change: of one member only, so that every record survives elsewhere,
@@ -197,7 +241,11 @@ impl World {
     }
 
     fn inject_delay(&mut self, fault: Fault, end: Time) {
-        let (from, to) = (self.any_member(), self.any_member());
+        let (mut from, mut to) = (self.any_member(), self.any_member());
+        if self.rng.u32(0..4) == 0 {
+            let client = self.members.len() + self.rng.usize(0..self.clients.len());
+            *(if self.rng.bool() { &mut from } else { &mut to }) = client;
+        }
         if fault == Fault::Clog {
             self.network.clog(from, to);
             self.schedule(end, Event::Undo(Undo::Release(from, to)));
@@ -230,7 +278,13 @@ impl World {
             Undo::Unfilter(filter) => self.unfilter(filter),
             Undo::Hasten(member) => self.members[member].slowness = 1,
             Undo::Unstall(member) => self.unstall_disk(member),
+            Undo::MakeRoom(member) => self.make_room(member),
         }
+    }
+
+    fn make_room(&mut self, member: usize) {
+        self.members[member].disk.set_capacity(None);
+        self.members[member].full = false;
     }
 
     /// A kind of message that is lost or held back: everywhere, on one link, or from one member.
@@ -272,6 +326,7 @@ impl World {
         self.network.heal();
         for member in 0..self.members.len() {
             self.members[member].slowness = 1;
+            self.make_room(member);
             self.unstall_disk(member);
         }
         self.resume_all();
@@ -291,7 +346,8 @@ impl World {
     /// A member that may stay away: a formed cluster needs a quorum only.
     fn dispensable(&mut self) -> Option<usize> {
         let formed = (0..self.members.len()).all(|member| self.checker.is_formed(member));
-        if !self.plan.heal_quorum_only || !formed || self.plan.damage.is_some() {
+        let wiped = self.members.iter().any(|member| member.wiped);
+        if !self.plan.heal_quorum_only || !formed || self.plan.damage.is_some() || wiped {
             return None;
         }
         let one = self.any_member();

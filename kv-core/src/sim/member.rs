@@ -32,16 +32,18 @@ pub(super) struct Member {
     pub(super) inbox: Vec<Event>,
     /// The disk may fail from now on: an error is no surprise.
     pub(super) disk_stops: bool,
+    /// The disk has no room: an error is no surprise.
+    pub(super) full: bool,
     /// Bits of its journal were flipped since it ran last.
     pub(super) flipped: bool,
     /// The disk takes this many times as long.
     pub(super) slowness: u32,
     /// The disk finishes nothing: what it would have finished since.
     pub(super) stalled: Option<Vec<Due>>,
+    /// Its disk was lost.
+    pub(super) wiped: bool,
     /// It is not started again.
     pub(super) away: bool,
-    /// It has stopped for good, for this reason.
-    pub(super) halted: Option<String>,
 }
 
 /// A running member.
@@ -90,16 +92,22 @@ impl Member {
             paused: None,
             inbox: Vec::new(),
             disk_stops: false,
+            full: false,
             flipped: false,
             slowness: 1,
             stalled: None,
+            wiped: false,
             away: false,
-            halted: None,
         }
     }
 
     pub(super) const fn is_paused(&self) -> bool {
         self.paused.is_some()
+    }
+
+    /// Whether an error of its disk is no surprise.
+    pub(super) const fn may_fail(&self) -> bool {
+        self.disk_stops || self.full
     }
 
     /// Whether its process runs (or is paused).
@@ -122,7 +130,7 @@ impl World {
     /// Starts the process of a member from what is on its disk.
     pub(super) fn start_member(&mut self, member: usize) {
         let slot = &mut self.members[member];
-        if slot.process.is_some() || slot.away || slot.halted.is_some() {
+        if slot.process.is_some() || slot.away {
             return;
         }
         slot.life += 1;
@@ -134,7 +142,7 @@ impl World {
         match self.open(member) {
             Ok(Some((journal, state, recovered))) => self.begin_life(member, journal, state, recovered),
             Ok(None) if self.members[member].away => {}
-            Ok(None) => self.end_process(member, End::PowerCut),
+            Ok(None) => self.disk_failed(member),
             Err(reason) => self.fail(("a member starts from its own disk", format!("m{member}: {reason}"))),
         }
     }
@@ -158,7 +166,7 @@ impl World {
         let (journal, mut recovered) = match open(careless(slot.disk.storage(), self.bug), identity, options)
         {
             Ok(opened) => opened,
-            Err(_) if slot.disk_stops => return Ok(None),
+            Err(_) if slot.may_fail() => return Ok(None),
             Err(error) => return Err(error.to_string()),
         };
         let checked = self.checker.on_recovered(member, &recovered, slot.flipped);
@@ -171,7 +179,7 @@ impl World {
             (_, true) => Some(State::in_memory(limits)),
             (_, false) => match State::open(careless(slot.disk.storage(), self.bug), limits) {
                 Ok(state) => Some(state),
-                Err(_) if slot.disk_stops => return Ok(None),
+                Err(_) if slot.may_fail() => return Ok(None),
                 Err(error) => return Err(error.to_string()),
             },
         };
@@ -242,7 +250,7 @@ impl World {
             unfinished.clear();
         }
         slot.inbox.clear();
-        if end == End::PowerCut || slot.disk_stops {
+        if end == End::PowerCut {
             slot.disk.crash(&mut self.rng);
         }
         slot.disk_stops = false;
@@ -259,11 +267,17 @@ impl World {
         self.schedule(self.now + wait, Event::Start { member });
     }
 
+    /// The disk has failed, as was to be expected: the process ends, and perhaps the machine loses power.
+    pub(super) fn disk_failed(&mut self, member: usize) {
+        let end = if self.rng.bool() { End::PowerCut } else { End::Kill };
+        self.end_process(member, end);
+    }
+
     /// The end comes in the middle of what the disk is doing: it is done up to some operation.
     fn interrupt_disk(&mut self, member: usize) {
         let (interrupted, after) = (self.rng.bool(), self.rng.u64(1..20));
         let slot = &mut self.members[member];
-        let doing = !slot.disk_stops && slot.stalled.is_none();
+        let doing = !slot.may_fail() && slot.stalled.is_none();
         let Some(process) = slot.process.as_deref_mut().filter(|_| interrupted && doing) else {
             return;
         };
@@ -335,7 +349,7 @@ impl World {
                 let checked = self.checker.on_digest(member, op, digest);
                 self.check(checked);
             }
-            Err(_) if slot.disk_stops => {}
+            Err(_) if slot.may_fail() => {}
             Err(error) => self.fail(("a state can be read", format!("m{member}: {error}"))),
         }
     }

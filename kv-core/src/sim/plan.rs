@@ -112,6 +112,12 @@ pub(super) enum Fault {
     PowerCutAll,
     /// A disk stops at one of its next operations: the process ends there.
     DiskStop,
+    /// One operation of a disk fails, and no other: the process ends there.
+    DiskError,
+    /// A disk is full for a while.
+    FullDisk,
+    /// The directory of a member is emptied: it must not take part any more.
+    WipeDisk,
     /// Nothing passes between two halves of the cluster.
     Partition,
     /// Nothing passes from one member to another.
@@ -128,7 +134,7 @@ pub(super) enum Fault {
     LoseKind,
     /// One kind of message is held back, everywhere or on some links, and then comes at once.
     HoldKind,
-    /// A link holds everything back and then releases it at once.
+    /// A link between members, or to or from a client, holds everything back and then releases it at once.
     Clog,
     /// A link is slow.
     Lag,
@@ -156,6 +162,9 @@ const FAULTS: &[Fault] = &[
     Fault::PowerCut,
     Fault::PowerCutAll,
     Fault::DiskStop,
+    Fault::DiskError,
+    Fault::FullDisk,
+    Fault::WipeDisk,
     Fault::Partition,
     Fault::OneWay,
     Fault::Isolate,
@@ -214,6 +223,19 @@ impl Plan {
             heal_quorum_only: roles.len() >= 3 && rng.u32(0..3) == 0,
             roles,
         }
+    }
+}
+
+impl Plan {
+    /// How long after it was sent a vote to leave a view may count at others; `None` where messages can take any time.
+    pub(super) fn vote_lifetime(&self) -> Option<Time> {
+        let delays = [Fault::HoldKind, Fault::Clog, Fault::Lag, Fault::Pause, Fault::PausePrimary];
+        if self.faults.iter().any(|(fault, _)| delays.contains(fault)) {
+            return None;
+        }
+        let lifetime = Time::try_from((self.options.heartbeat * 8).as_nanos()).unwrap_or(Time::MAX);
+        // A slow clock, and the longest delay; votes are repeated every two heartbeats.
+        Some(lifetime + lifetime / 8 + self.network.delay + 10 * self.network.jitter + lifetime / 4)
     }
 }
 

@@ -174,7 +174,7 @@ impl World {
         let Some(state) = slot.process.as_ref().and_then(|process| process.state.as_ref()) else { return };
         match read(&state.reader(), query) {
             Ok(answer) => self.answer(member, way, answer),
-            Err(_) if slot.disk_stops => {}
+            Err(_) if slot.may_fail() => {}
             Err(error) => self.fail(("a state can be read", format!("m{member}: {error}"))),
         }
     }

@@ -202,7 +202,7 @@ impl World {
             seed,
             bug: options.bug,
             network: Network::new(plan.network, plan.roles.len() + clients.len()),
-            checker: Checker::new(cluster.clone()),
+            checker: Checker::new(cluster.clone(), &plan),
             cluster,
             rng,
             now: 0,
@@ -244,6 +244,7 @@ impl World {
             return self.fail(("the world goes on", "nothing is scheduled".into()));
         };
         self.now = next.at;
+        self.checker.now = next.at;
         self.dispatch(next.event);
         if self.trace.events() > MAX_EVENTS {
             self.fail(("a run is finite", format!("{MAX_EVENTS} events")));

@@ -47,6 +47,8 @@ pub(super) struct Checker {
     /// Views of which a `StartView` was sent.
     started: BTreeSet<View>,
     counts: BTreeMap<&'static str, u64>,
+    /// Members that lost their disk. What they acknowledged before counts as it did.
+    wiped: BTreeSet<usize>,
     /// The greatest time that each member's wall clock ever showed.
     walls: Vec<Timestamp>,
     /// The last vote of each member to leave a view, and when it was sent.
@@ -75,6 +77,7 @@ impl Checker {
             serving: BTreeMap::new(),
             started: BTreeSet::new(),
             counts: BTreeMap::new(),
+            wiped: BTreeSet::new(),
             walls: vec![Timestamp::ZERO; members],
             votes: vec![None; members],
             vote_lifetime: plan.vote_lifetime(),
@@ -93,6 +96,7 @@ impl Checker {
     /// The disk of a member is empty from now on.
     pub(super) fn on_wiped(&mut self, member: usize) {
         self.mirrors[member] = Mirror::new();
+        self.wiped.insert(member);
     }
 
     /// Something worth testing came about.
@@ -273,7 +277,7 @@ impl Checker {
     fn check_quorum(&self, op: Op) -> Checked {
         let hash = self.at(op).map(|committed| committed.hash);
         let holders: Vec<usize> = (0..self.mirrors.len())
-            .filter(|&member| self.mirrors[member].durable().hash(op) == hash)
+            .filter(|member| self.mirrors[*member].durable().hash(op) == hash || self.wiped.contains(member))
             .collect();
         if holders.len() < self.cluster.replication_quorum() {
             let found = format!("{op:?} is durable on {holders:?} only");
@@ -375,6 +379,12 @@ impl Checker {
             return Err(("a view has one serving primary, in one life", found));
         }
         Ok(())
+    }
+
+    /// Whether a member has made durable that it is formatted.
+    #[cfg(test)]
+    pub(super) fn is_formatted(&self, member: usize) -> bool {
+        self.mirrors[member].durable().formation >= FormationStep::Formatted
     }
 
     /// Whether a member has made durable that the cluster is formed.

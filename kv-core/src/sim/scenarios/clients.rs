@@ -1,0 +1,179 @@
+//! What clients are told: reads that are fresh, requests that run once, sessions, clocks.
+
+use super::super::Bug;
+use super::super::history::Ending;
+use super::super::kind::Kind;
+use super::super::scenario::Story;
+use crate::replica::Status;
+
+/// Rule R1 of PROTOCOL.md: a deposed primary would answer from a state that the new one has overtaken.
+#[test]
+fn r1_a_primary_that_was_paused_answers_no_read_by_itself() {
+    Story::of(3).finds(Bug::ReadUnconfirmed).tell(|c| {
+        c.put("k", "old");
+        let old = c.primary();
+        c.client_sees_only(1, old);
+        c.isolate(old);
+        c.pause(old, 2_000);
+        c.wait_for_another_primary(old);
+        c.put("k", "new");
+        let read = c.begin_get(1, "k");
+        c.run_until("it goes on", |c| !c.world.members[old].is_paused());
+        c.run_for(10);
+        c.heal();
+        assert_eq!(c.value(read).as_deref(), Some("new"));
+    });
+}
+
+/// Rule R1 of PROTOCOL.md: a round that was answered before a pause confirms no read that came after it.
+#[test]
+fn r1_a_round_of_before_a_pause_confirms_no_later_read() {
+    Story::of(3).finds(Bug::ReadRoundReused).tell(|c| {
+        c.put("k", "old");
+        c.settle();
+        let old = c.primary();
+        c.client_sees_only(1, old);
+        let held = c.hold(Kind::CommitOk, None, Some(old));
+        let first = c.begin_get(1, "k");
+        c.run_for(5);
+        c.isolate(old);
+        c.pause(old, 3_000);
+        c.wait_for_another_primary(old);
+        c.put("k", "new");
+        let second = c.begin_get(1, "k");
+        c.run_until("it goes on", |c| !c.world.members[old].is_paused());
+        c.release(held);
+        c.run_for(20);
+        c.heal();
+        c.value(first);
+        assert_eq!(c.value(second).as_deref(), Some("new"));
+    });
+}
+
+/// Rule R1 of PROTOCOL.md: acknowledgements of entries, sent anew or not, confirm no read.
+#[test]
+fn r1_an_acknowledgement_of_an_entry_confirms_no_read() {
+    Story::of(3).tell(|c| {
+        c.put("k", "v");
+        c.settle();
+        let held = c.hold(Kind::CommitOk, None, Some(c.primary()));
+        let read = c.begin_get(1, "k");
+        c.put("k", "w");
+        c.put("k", "x");
+        assert_eq!(c.ending(read), None);
+        c.release(held);
+        c.value(read);
+    });
+}
+
+/// Rule R1 of PROTOCOL.md: what a new primary has inherited may have been told to somebody.
+#[test]
+fn r1_a_new_primary_reads_no_less_than_it_has_inherited() {
+    Story::of(3).finds(Bug::ReadBelowInherited).tell(|c| {
+        c.put("k", "old");
+        c.settle();
+        let next = 1;
+        c.lose(Kind::Commit, None, Some(next));
+        c.lose(Kind::PrepareOk, Some(2), None);
+        c.put("k", "new");
+        assert!(c.commit(next) < c.head(next));
+        c.crash(c.primary());
+        c.client_sees_only(1, next);
+        c.wait_for_another_primary(0);
+        c.stall(2);
+        let read = c.begin_get(1, "k");
+        c.run_for(100);
+        c.unstall(2);
+        assert_eq!(c.value(read).as_deref(), Some("new"));
+    });
+}
+
+/// Rule E2 of PROTOCOL.md: a retry is proposed beside its twin, which the new primary has inherited.
+#[test]
+fn e2_a_retry_beside_its_inherited_twin_runs_once() {
+    Story::of(3).tell(|c| {
+        c.put("k", "v");
+        c.settle();
+        let old = c.primary();
+        c.lose(Kind::PrepareOk, None, Some(old));
+        c.lose(Kind::CommitOk, None, Some(old));
+        let asked = c.begin_put(0, "k", "once");
+        c.run_until("it is in the other logs", |c| c.head(1) == c.head(old) && c.head(2) == c.head(old));
+        let held = c.hold(Kind::PrepareOk, None, Some(1));
+        let beats = c.hold(Kind::CommitOk, None, Some(1));
+        c.crash(old);
+        c.wait_for_another_primary(old);
+        let inherited = c.head(1);
+        c.run_until("its twin is proposed", |c| c.head(1) > inherited);
+        c.release(held);
+        c.release(beats);
+        c.done(asked);
+        c.settle();
+    });
+}
+
+/// Rule E1 of PROTOCOL.md: several sessions may be opened in one entry.
+#[test]
+fn e1_two_sessions_opened_in_one_batch_are_two() {
+    let narrow = |plan: &mut super::super::plan::Plan| {
+        plan.options.pipeline = 1;
+        plan.load.clients = 3;
+    };
+    Story::of(3).with(narrow).tell(|c| {
+        c.put("k", "v");
+        c.settle();
+        let head = c.head(c.primary());
+        c.stall(1);
+        c.stall(2);
+        let first = c.begin_put(0, "k", "first");
+        c.run_for(5);
+        let (second, third) = (c.begin_put(1, "a", "second"), c.begin_put(2, "b", "third"));
+        c.run_for(5);
+        c.unstall(1);
+        c.unstall(2);
+        let (_, second, third) = (c.done(first), c.done(second), c.done(third));
+        assert_ne!(second, third);
+        c.settle();
+        let made = c.head(c.primary()).distance_from(head);
+        assert!(made < 5, "one entry for the put and {made} in all: both sessions in one");
+    });
+}
+
+/// Rule E5 of PROTOCOL.md: register, evict, register, replay.
+#[test]
+fn e5_a_request_whose_session_was_evicted_is_not_replayed_in_another() {
+    Story::of(3).with(|plan| plan.options.max_sessions = 1).finds(Bug::RetryInNewSession).tell(|c| {
+        c.put("k", "before");
+        c.settle();
+        let (primary, node) = (c.primary(), c.world.client_node(0));
+        for member in 0..3 {
+            c.world.network.cut(member, node);
+        }
+        let asked = c.begin_put(0, "k", "once");
+        let head = c.head(primary);
+        c.run_until("it has happened", |c| c.commit(primary) > head);
+        let other = c.begin_put(1, "k", "by another");
+        c.done(other);
+        c.heal();
+        assert!(matches!(c.outcome(asked), Ending::Unknown | Ending::Put(_)));
+        assert_eq!(c.get("k").as_deref(), Some("by another"));
+    });
+}
+
+/// Rule N7 of PROTOCOL.md: one clock in the year 2099, set there before or while its member is primary.
+#[test]
+fn n7_one_clock_in_the_year_2099_expires_nothing() {
+    Story::of(3).finds(Bug::StampOfOneClock).tell(|c| {
+        c.put("k", "v");
+        let century = 73 * 365 * 24 * 3_600_000;
+        let primary = c.primary();
+        c.step_clock(primary, century);
+        c.put("k", "w");
+        c.run_for(1_000);
+        c.put("k", "x");
+        c.hand_over(primary);
+        c.wait_for_another_primary(primary);
+        c.put("k", "y");
+        assert_eq!(c.status(primary), Status::Normal);
+    });
+}

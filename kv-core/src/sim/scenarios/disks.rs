@@ -1,0 +1,154 @@
+//! Disks that stop, lie, tear and rot.
+
+use super::super::Bug;
+use super::super::clock::SECOND;
+use super::super::kind::Kind;
+use super::super::plan::Plan;
+use super::super::scenario::Story;
+
+/// Rule N4 of PROTOCOL.md: an acknowledgement before the fsync (NATS 2.12.1) is one that a power cut takes back.
+#[test]
+fn n4_what_was_acknowledged_survives_the_loss_of_power_everywhere() {
+    for bug in [Bug::NoSync, Bug::AckBeforeSync] {
+        Story::of(3).finds(bug).tell(|c| {
+            for n in 0..5 {
+                c.stall(1);
+                c.stall(2);
+                let asked = c.begin_put(0, "k", &format!("value {n}"));
+                c.run_for(10);
+                assert_eq!(c.ending(asked), None, "no quorum has it on disk");
+                c.unstall(1);
+                c.unstall(2);
+                c.done(asked);
+                for member in 0..3 {
+                    c.cut_power(member);
+                }
+                for member in 0..3 {
+                    c.start(member);
+                }
+                assert_eq!(c.get("k"), Some(format!("value {n}")));
+            }
+        });
+    }
+}
+
+/// Row S2 of the faults: a file whose name is not durable is gone with the power (etcd 3.6: no sync of the directory after a
+/// rename).
+#[test]
+fn s2_new_files_are_there_after_the_loss_of_power() {
+    Story::of(1).finds(Bug::NoDirectorySync).tell(|c| {
+        let value = "x".repeat(2000);
+        for n in 0..40 {
+            c.put("k", &format!("{n} {value}"));
+            if n % 4 == 0 {
+                c.cut_power(0);
+                c.start(0);
+            }
+        }
+    });
+}
+
+/// Rule D4 of PROTOCOL.md: after a failed sync the next one succeeds, and the data is gone.
+#[test]
+fn d4_a_sync_that_failed_is_not_tried_again() {
+    Story::of(3).finds(Bug::FailedSyncRetried).tell(|c| {
+        c.put("k", "v");
+        c.settle();
+        let one = c.backups()[0];
+        c.fail_next_sync(one);
+        c.put("k", "w");
+        c.settle();
+        c.cut_power(one);
+        c.start(one);
+        c.settle();
+    });
+}
+
+/// Rule D3 of PROTOCOL.md: a flipped bit on a minority must not cut what the majority has (NATS 2.12.1).
+#[test]
+fn d3_a_flipped_bit_does_not_vote_a_committed_entry_away() {
+    Story::of(3).finds(Bug::CutAtFirstBad).tell(|c| {
+        c.put("k", "before");
+        c.settle();
+        let (primary, damaged, without) = (c.primary(), 1, 2);
+        c.lose(Kind::Prepare, None, Some(without));
+        c.put("k", "the one that rots");
+        c.crash(damaged);
+        c.damage_value(damaged, "the one that rots");
+        c.crash(primary);
+        c.heal();
+        c.start(damaged);
+        c.run_for(5_000);
+        assert_eq!(c.serving(), None, "the only intact copy is away");
+        c.start(primary);
+        assert_eq!(c.get("k").as_deref(), Some("the one that rots"));
+    });
+}
+
+/// Rule D7 of PROTOCOL.md: the superblock hears of a checkpoint when the engine has made it durable.
+#[test]
+fn d7_a_checkpoint_is_known_when_it_is_there() {
+    let long = |plan: &mut Plan| {
+        plan.options.checkpoint_bytes = 1 << 10;
+        plan.disk.checkpoint = SECOND;
+    };
+    Story::of(3).with(long).finds(Bug::CheckpointRecordedEarly).tell(|c| {
+        let one = c.primary();
+        for _ in 0..5 {
+            c.put("k", &"w".repeat(500));
+        }
+        c.run_for(20);
+        c.cut_power(one);
+        c.start(one);
+        c.settle();
+    });
+}
+
+/// Rule D7 of PROTOCOL.md: sessions belong to the state.
+#[test]
+fn e2_sessions_outlive_a_checkpoint_and_a_restart() {
+    let often = |plan: &mut Plan| plan.options.checkpoint_bytes = 1 << 10;
+    Story::of(3).with(often).finds(Bug::SessionsNotInCheckpoint).tell(|c| {
+        for _ in 0..10 {
+            c.put("k", &"w".repeat(500));
+        }
+        c.run_for(500);
+        for member in 0..3 {
+            c.restart(member);
+            c.settle();
+        }
+        c.put("k", "v");
+    });
+}
+
+/// Row P2 of the faults: a backup's, then the primary's process ends at every operation of its disk in turn.
+#[test]
+fn p2_an_end_at_every_operation_of_a_disk_loses_nothing() {
+    for (victim, with_checkpoints) in [(0, false), (1, false), (1, true)] {
+        let small = move |plan: &mut Plan| {
+            plan.options.checkpoint_bytes = if with_checkpoints { 1 << 10 } else { 1 << 20 };
+        };
+        let mut operation = 1;
+        loop {
+            let reached = std::cell::Cell::new(true);
+            Story::of(3).with(small).once_only().tell(|c| {
+                c.put("k", "before");
+                c.settle();
+                let life = c.world.members[victim].life;
+                c.fail_at(victim, operation);
+                for _ in 0..6 {
+                    c.put("k", &"x".repeat(600));
+                }
+                c.hand_over(c.primary());
+                c.put("k", "after");
+                c.settle();
+                reached.set(c.world.members[victim].life > life);
+            });
+            if !reached.get() {
+                break;
+            }
+            operation += 1;
+        }
+        assert!(operation > 20, "only {operation} operations");
+    }
+}

@@ -1,0 +1,73 @@
+//! Forming a cluster.
+
+use super::super::Bug;
+use super::super::kind::Kind;
+use super::super::scenario::Story;
+use crate::replica::Status;
+
+/// Rule F2 of PROTOCOL.md: a first start needs all members once.
+#[test]
+fn f2_two_of_three_empty_members_form_nothing() {
+    Story::of(3).from_nothing().finds(Bug::FormsWithoutAll).tell(|c| {
+        c.start(0);
+        c.start(1);
+        c.run_for(1_000);
+        assert_eq!(c.status(0), Status::Forming);
+        c.start(2);
+        c.settle();
+    });
+}
+
+/// Rule F2 of PROTOCOL.md: a late member that asks after the others have formed.
+#[test]
+fn f2_a_member_that_asks_late_is_let_in() {
+    Story::of(3).from_nothing().tell(|c| {
+        for member in 0..3 {
+            c.start(member);
+        }
+        c.run_until("it is formatted", |c| c.world.checker.is_formatted(2));
+        c.run_for(1);
+        c.crash(2);
+        c.run_until("the others have formed", |c| c.serving().is_some());
+        c.put("k", "v");
+        c.start(2);
+        c.settle();
+    });
+}
+
+/// Rule F3 of PROTOCOL.md: a member that told of a step before it was durable, and came back empty, would be locked out.
+#[test]
+fn f3_a_step_is_told_when_it_is_durable() {
+    Story::of(3).from_nothing().finds(Bug::FormOnWord).tell(|c| {
+        c.stall(2);
+        for member in 0..3 {
+            c.start(member);
+        }
+        c.run_for(1_000);
+        c.crash(2);
+        c.unstall(2);
+        c.start(2);
+        c.settle();
+    });
+}
+
+/// Rule F4 of PROTOCOL.md: a member wiped between formatted and formed is disk loss, like one wiped later.
+#[test]
+fn f4_a_member_wiped_while_the_cluster_forms_is_let_in_nowhere() {
+    Story::of(3).from_nothing().finds(Bug::WipedMemberJoins).tell(|c| {
+        let held = c.hold(Kind::Formation, Some(0), Some(2));
+        for member in 0..3 {
+            c.start(member);
+        }
+        c.run_for(500);
+        assert_eq!(c.status(2), Status::Forming);
+        c.release(held);
+        c.run_until("formed", |c| c.serving().is_some());
+        c.put("k", "v");
+        c.crash(2);
+        c.wipe(2);
+        c.start(2);
+        c.run_until("it stops", |c| c.world.members[2].process.is_none());
+        c.put("k", "w");
+    });
+}

@@ -1,0 +1,90 @@
+//! The executions that break a careless implementation, each as a story. Each cites the rule of `PROTOCOL.md` that prevents it,
+//! and is told a second time with the planted bug that it is about, if there is one: then it must end badly.
+
+mod clients;
+mod disks;
+mod forming;
+mod views;
+
+use super::scenario::{Cluster, Story};
+use crate::ids::View;
+
+/// The primary is cut off with a write that nobody else has; the others go on with another one. Returns the cut-off member.
+fn with_a_write_that_nobody_else_has(c: &mut Cluster) -> usize {
+    c.put("k", "everywhere");
+    let old = c.primary();
+    c.isolate(old);
+    c.client_sees_only(1, old);
+    c.begin_put(1, "k", "here only");
+    c.run_until("it is in one log", |c| c.head(old) > c.commit(old));
+    c.wait_for_another_primary(old);
+    c.put("k", "elsewhere");
+    old
+}
+
+/// Row P1 of the faults: nothing is lost, nothing happens twice.
+#[test]
+fn p1_a_primary_dies_and_its_client_goes_on() {
+    Story::of(3).tell(|c| {
+        c.put("k", "first");
+        let asked = c.begin_put(0, "k", "second");
+        c.run_for(1);
+        c.crash(c.primary());
+        c.done(asked);
+        assert_eq!(c.get("k").as_deref(), Some("second"));
+    });
+}
+
+/// Row N6 of the faults, and the live-lock of a one-way cut: a member that cannot hear the primary moves nobody.
+#[test]
+fn n6_a_cut_between_two_of_three_stops_nobody() {
+    for both_ways in [false, true] {
+        Story::of(3).tell(|c| {
+            c.put("k", "before");
+            let primary = c.primary();
+            let one = c.backups()[0];
+            c.cut(primary, one);
+            if both_ways {
+                c.cut(one, primary);
+            }
+            for _ in 0..10 {
+                c.put("k", "between");
+                c.run_for(1000);
+            }
+            let primary = c.primary();
+            assert!(c.view(primary) <= View::new(2), "{:?}", c.view(primary));
+        });
+    }
+}
+
+/// Row N5 of the faults, and the minority that churns views: one that comes back after a long time disturbs nobody.
+#[test]
+fn n5_a_member_that_was_alone_for_long_comes_back_without_a_new_view() {
+    Story::of(3).tell(|c| {
+        c.put("k", "before");
+        let view = c.view(c.primary());
+        let alone = c.backups()[0];
+        c.isolate(alone);
+        for _ in 0..10 {
+            c.put("k", "meanwhile");
+            c.run_for(1000);
+        }
+        c.heal();
+        c.settle();
+        assert_eq!(c.view(alone), view);
+    });
+}
+
+/// Two data members and a witness survive any one, in any order, with restarts between.
+#[test]
+fn two_data_members_and_a_witness_survive_any_one_after_another() {
+    Story::of(2).and_a_witness().tell(|c| {
+        for dead in [0, 1, 2, 1, 0, 2, 0, 1] {
+            c.put("k", "all are there");
+            c.cut_power(dead);
+            c.put("k", "one is missing");
+            c.start(dead);
+            c.settle();
+        }
+    });
+}

@@ -1,0 +1,282 @@
+//! View changes: votes, decisions, installation.
+
+use super::super::Bug;
+use super::super::kind::Kind;
+use super::super::scenario::Story;
+use super::with_a_write_that_nobody_else_has;
+use crate::ids::View;
+use crate::replica::Status;
+
+/// Rule V1 of PROTOCOL.md: a vote is not a departure.
+#[test]
+fn v1_one_that_lost_its_connection_to_the_primary_leaves_nothing() {
+    Story::of(3).finds(Bug::LeavesAlone).tell(|c| {
+        c.put("k", "v");
+        let (primary, one) = (c.primary(), c.backups()[0]);
+        c.lose_connection(one, primary);
+        c.run_for(2_000);
+        assert_eq!(c.view(one), View::ZERO);
+    });
+}
+
+/// Rule V2 of PROTOCOL.md: a vote that was withdrawn completes no quorum later.
+#[test]
+fn v2_two_votes_far_apart_move_nobody() {
+    Story::of(3).finds(Bug::VotesNeverExpire).tell(|c| {
+        c.put("k", "v");
+        let (primary, backups) = (c.primary(), c.backups());
+        c.lose_connection(backups[0], primary);
+        c.run_for(20_000);
+        c.lose_connection(backups[1], primary);
+        c.run_for(2_000);
+        assert_eq!(c.view(backups[1]), View::ZERO);
+    });
+}
+
+/// Rules D1 and V3 of PROTOCOL.md: a member that restarts between views knows the newer one. (In the paper's recovery without a
+/// disk it forgets its vote.)
+#[test]
+fn v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote() {
+    Story::of(3).finds(Bug::ForgetsItsVote).tell(|c| {
+        c.put("k", "v");
+        let one = c.backups()[1];
+        let held = c.hold(Kind::DoViewChange, None, None);
+        c.crash(c.primary());
+        c.wait_for(one, Status::ViewChange);
+        c.run_for(50);
+        c.restart(one);
+        assert_eq!(c.view(one), View::new(1));
+        assert_eq!(c.status(one), Status::ViewChange);
+        c.release(held);
+        c.put("k", "w");
+    });
+}
+
+/// Rule V3 of PROTOCOL.md.
+#[test]
+fn v3_nothing_is_said_in_a_view_that_is_not_durable() {
+    Story::of(3).finds(Bug::DoViewChangeBeforeView).tell(|c| {
+        c.put("k", "v");
+        let one = c.backups()[1];
+        c.stall(one);
+        c.crash(c.primary());
+        c.wait_for(one, Status::ViewChange);
+        c.run_for(500);
+        assert_eq!(c.serving(), None);
+        c.unstall(one);
+        c.put("k", "w");
+    });
+}
+
+/// Rule V5 of PROTOCOL.md: the new primary's own commit number is smaller than that of another voter, and it lacks the entry.
+#[test]
+fn v5_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum() {
+    Story::of(3).finds(Bug::OwnCommitAsBase).tell(|c| {
+        c.put("k", "first");
+        c.settle();
+        let next = 1;
+        c.lose(Kind::Prepare, None, Some(next));
+        c.put("k", "second");
+        c.put("k", "third");
+        let head = c.head(c.primary());
+        c.run_until("the other knows", |c| c.commit(2) == head);
+        assert!(c.head(next) < head);
+        c.crash(c.primary());
+        c.wait_for_another_primary(0);
+        assert_eq!(c.get("k").as_deref(), Some("third"));
+    });
+}
+
+/// Rule V5 of PROTOCOL.md: a long log of an older view must not win over the newer one.
+#[test]
+fn v5_a_longer_log_of_an_older_view_names_nothing() {
+    Story::of(3).finds(Bug::LongestLogWins).tell(|c| {
+        let opened = c.begin_put(1, "k", "everywhere");
+        c.done(opened);
+        let old = c.primary();
+        c.isolate(old);
+        c.client_sees_only(1, old);
+        for _ in 0..4 {
+            c.begin_put(1, "k", "here only");
+        }
+        c.run_until("it is in one log", |c| c.head(old).distance_from(c.commit(old)) == 4);
+        let newer = c.wait_for_another_primary(old);
+        c.put("k", "elsewhere");
+        c.crash(old);
+        let third = 3 - old - newer;
+        // The third member and the old primary decide without the one that knows what is committed.
+        c.heal();
+        c.lose(Kind::Commit, None, Some(third));
+        c.put("k", "committed");
+        c.crash(newer);
+        c.lose(Kind::StartView, None, Some(old));
+        c.start(old);
+        c.run_for(3_000);
+        c.heal();
+        c.put("k", "at last");
+    });
+}
+
+/// Rule V6 of PROTOCOL.md.
+#[test]
+fn v6_start_view_waits_for_the_disk() {
+    Story::of(3).finds(Bug::StartViewEarly).tell(|c| {
+        c.put("k", "v");
+        let next = 1;
+        let held = c.hold(Kind::DoViewChange, None, Some(next));
+        c.crash(c.primary());
+        c.wait_for(next, Status::ViewChange);
+        c.run_for(50);
+        c.stall(next);
+        c.release(held);
+        c.run_for(200);
+        assert_eq!(c.serving(), None);
+        c.unstall(next);
+        c.put("k", "w");
+    });
+}
+
+/// Rule V7 of PROTOCOL.md: a suffix above the view's head, kept because nothing differs, would win a later view.
+#[test]
+fn v7_what_stands_above_the_head_of_the_view_goes() {
+    Story::of(3).finds(Bug::KeepSuffix).tell(|c| {
+        c.put("k", "everywhere");
+        let old = c.primary();
+        c.isolate(old);
+        c.client_sees_only(1, old);
+        c.begin_put(1, "k", "here only");
+        c.run_until("it is in one log", |c| c.head(old) > c.commit(old));
+        let head = c.commit(old);
+        c.wait_for_another_primary(old);
+        c.heal();
+        c.client_sees_only(1, old);
+        c.wait_until_installed(old);
+        assert_eq!(c.head(old), head);
+    });
+}
+
+/// Rule D2 of PROTOCOL.md: what was cut does not come back with a restart.
+#[test]
+fn d2_a_cut_outlives_a_restart() {
+    Story::of(3).finds(Bug::CutInMemory).tell(|c| {
+        let old = with_a_write_that_nobody_else_has(c);
+        c.heal();
+        c.wait_until_installed(old);
+        c.restart(old);
+        c.settle();
+        c.cut_power(old);
+        c.start(old);
+        c.settle();
+    });
+}
+
+/// Rule V7 (b) of PROTOCOL.md: the paper's state transfer cuts the log before it has the new one.
+#[test]
+fn v7_nothing_is_cut_by_asking() {
+    Story::of(3).tell(|c| {
+        c.put("k", "everywhere");
+        c.settle();
+        let one = c.backups()[0];
+        c.isolate(one);
+        c.put("k", "elsewhere");
+        c.hand_over(c.primary());
+        let head = c.head(one);
+        c.run_for(1_000);
+        c.heal();
+        let held = c.hold(Kind::StartView, None, Some(one));
+        let headers = c.hold(Kind::NewState, None, Some(one));
+        c.run_for(2_000);
+        assert!(c.head(one) >= head, "{:?} {head:?}", c.head(one));
+        c.release(held);
+        c.release(headers);
+        c.settle();
+    });
+}
+
+/// Rule V7 (c) of PROTOCOL.md: `log_view` is durable after the log, and before the acknowledgement.
+#[test]
+fn v7_log_view_is_durable_before_the_acknowledgement_and_not_before_the_log() {
+    for bug in [Bug::LogViewLate, Bug::LogViewEarly] {
+        Story::of(3).finds(bug).tell(|c| {
+            let old = with_a_write_that_nobody_else_has(c);
+            c.heal();
+            let held = c.hold(Kind::NewState, None, Some(old));
+            c.run_until("it catches up", |c| c.status(old) == Status::CatchingUp);
+            c.run_for(20);
+            c.stall(old);
+            c.release(held);
+            c.run_for(200);
+            c.crash(old);
+            c.unstall(old);
+            c.start(old);
+            c.settle();
+        });
+    }
+}
+
+/// Rule N5 of PROTOCOL.md: a commit number learned while still catching up says nothing about the own entries.
+#[test]
+fn n5_a_commit_number_heard_while_catching_up_moves_nothing() {
+    Story::of(3).finds(Bug::CommitWhileCatchingUp).tell(|c| {
+        let old = with_a_write_that_nobody_else_has(c);
+        let before = c.commit(old);
+        c.heal();
+        let held = c.hold(Kind::StartView, None, Some(old));
+        c.run_until("it catches up", |c| c.status(old) == Status::CatchingUp);
+        c.run_for(300);
+        assert_eq!(c.commit(old), before);
+        c.release(held);
+        c.settle();
+    });
+}
+
+/// Rule V8 of PROTOCOL.md: silence alone would starve a group of two.
+#[test]
+fn v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes() {
+    Story::of(2).finds(Bug::SilentAbdication).tell(|c| {
+        c.put("k", "v");
+        c.hand_over(c.primary());
+        c.wait_for_another_primary(0);
+        c.put("k", "w");
+    });
+}
+
+/// Rule V9 of PROTOCOL.md: a restarted primary would issue an op number a second time.
+#[test]
+fn v9_a_restarted_primary_issues_no_op_number_twice() {
+    Story::of(3).finds(Bug::ResumeView).tell(|c| {
+        c.put("k", "v");
+        let primary = c.primary();
+        c.settle();
+        c.stall(primary);
+        let asked = c.begin_put(0, "k", "durable on the backups only");
+        c.done(asked);
+        let head = c.head(primary);
+        c.crash(primary);
+        c.unstall(primary);
+        c.start(primary);
+        assert!(c.head(primary) < head);
+        c.put("k", "w");
+        c.settle();
+    });
+}
+
+/// Rule N4 of PROTOCOL.md: an op is committed when a quorum has it on disk.
+#[test]
+fn n4_a_quorum_is_no_smaller_than_it_is() {
+    for bug in [Bug::QuorumOfOneLess, Bug::OwnAppendCountsEarly] {
+        Story::of(3).finds(bug).tell(|c| {
+            c.put("k", "v");
+            c.settle();
+            let (primary, backups) = (c.primary(), c.backups());
+            c.stall(primary);
+            c.stall(backups[0]);
+            let asked = c.begin_put(0, "k", "w");
+            c.run_for(100);
+            assert_eq!(c.ending(asked), None, "one disk is no quorum");
+            c.unstall(primary);
+            c.unstall(backups[0]);
+            c.done(asked);
+        });
+    }
+}

@@ -88,10 +88,17 @@ fn keep_first(votes: &mut BTreeMap<MemberId, LogSummary>) {
     }
 }
 
+/// What a read waits for.
+pub(super) fn read_op(bug: Option<Bug>, op: &mut Op, commit: Op) {
+    if bug == Some(Bug::ReadBelowInherited) {
+        *op = commit;
+    }
+}
+
 impl Primary {
     /// A read joins the round that is under way.
     pub(super) fn joins_round(&self, bug: Option<Bug>) -> bool {
-        bug == Some(Bug::ReadRoundReused) && self.is_serving() && self.has_round()
+        bug == Some(Bug::ReadRoundReused) && self.is_serving() && !self.reads.in_round.is_empty()
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) struct Primary {
     started_at: Instant,
     pace: Pace,
     leaving: Leaving,
-    reads: Reads,
+    pub(super) reads: Reads,
     stamp: Stamp,
 }
 
@@ -76,9 +76,9 @@ enum Leaving {
 
 /// Linearizable reads that wait for a confirmation (rule R1).
 #[derive(Debug, Default)]
-struct Reads {
+pub(super) struct Reads {
     round: Round,
-    in_round: Vec<u64>,
+    pub(super) in_round: Vec<u64>,
     op: Op,
     waiting: Vec<u64>,
 }
@@ -121,11 +121,6 @@ impl Primary {
             self.peers.values().filter_map(|peer| peer.heard_at).chain([now]).collect();
         heard.sort_unstable_by(|a, b| b.cmp(a));
         heard.get(quorum - 1).copied()
-    }
-
-    #[cfg(any(test, feature = "sim"))]
-    pub(super) fn has_round(&self) -> bool {
-        !self.reads.in_round.is_empty()
     }
 
     pub(super) fn check_invariants(&self, head: Op) {
@@ -451,9 +446,7 @@ impl Replica {
             reads.round = reads.round.next();
             reads.op = commit.max(primary.inherited);
             #[cfg(any(test, feature = "sim"))]
-            if self.bug == Some(crate::sim::Bug::ReadBelowInherited) {
-                reads.op = commit;
-            }
+            super::planted::read_op(self.bug, &mut reads.op, commit);
             self.send_commit();
         }
     }
@@ -569,10 +562,6 @@ impl Replica {
         let resend_at = self.now.monotonic.after(self.options.heartbeat * 2);
         if let State::Primary(primary) = &mut self.state {
             primary.leaving = Leaving::Abdicated(Suspicion { target, resend_at });
-        }
-        #[cfg(any(test, feature = "sim"))]
-        if self.has_bug(crate::sim::Bug::SilentAbdication) {
-            return;
         }
         self.broadcast(&Message::StartViewChange { view: target });
         self.count_votes();

@@ -132,6 +132,7 @@ impl World {
     fn carry_out(&mut self, member: usize, output: Output) {
         match output {
             Output::Write { seq, write } => self.ask_journal(member, seq, write),
+            Output::Send { message, .. } if self.falls_silent(member, &message) => {}
             Output::Send { to, message } => self.send(member, index(to), message),
             Output::SendEntries { to, from, through, wrap } => {
                 self.send_entries(member, index(to), from, through, wrap);
@@ -385,6 +386,15 @@ impl World {
         let (Some(process), Some(last)) = (self.process(member), entries.last()) else { return };
         process.commit = last.header.anchor();
         self.kick_apply(member);
+    }
+
+    /// The planted bug `SilentAbdication`: a primary that wants to be left does not say so.
+    fn falls_silent(&self, member: usize, message: &Message) -> bool {
+        let slot = &self.members[member];
+        let is_primary = |process: &Process| self.cluster.primary(process.replica.view()) == slot.id;
+        self.bug == Some(Bug::SilentAbdication)
+            && matches!(message, Message::StartViewChange { .. })
+            && slot.process.as_deref().is_some_and(is_primary)
     }
 
     /// Bugs of drivers that claim too early that something is durable.

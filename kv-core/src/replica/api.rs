@@ -209,7 +209,7 @@ pub enum Status {
     ViewChange,
     /// Making its log the log of the view; acknowledges nothing yet.
     CatchingUp,
-    /// Its log is damaged: neither votes nor acknowledges until a primary has told it the log.
+    /// Its log is damaged: it votes, and acknowledges nothing until a primary has told it the log.
     Damaged,
 }
 

@@ -66,7 +66,7 @@ impl Replica {
 
     /// Follows the primary of `view`, which is at least the present one; its log is not installed here yet.
     pub(super) fn become_catching_up(&mut self, view: View) {
-        debug!(%view, damaged = self.damaged, "catching up");
+        debug!(%view, damaged = self.is_damaged(), "catching up");
         self.leave_primary();
         if view > self.view {
             self.view = view;
@@ -81,7 +81,7 @@ impl Replica {
     pub(super) fn ask_for_state(&mut self) {
         let nonce = self.nonce();
         let (now, interval, view) = (self.now.monotonic, self.options.suspect_min, self.view);
-        let (primary, everyone) = (self.primary(), self.damaged);
+        let (primary, everyone) = (self.primary(), self.is_damaged());
         let State::CatchingUp(catching) = &mut self.state else { return };
         let nonce = if catching.nonce == 0 { nonce } else { catching.nonce };
         catching.nonce = nonce;
@@ -118,11 +118,9 @@ impl Replica {
 
     pub(super) fn watch_timeout(&mut self) {
         let now = self.now.monotonic;
-        let (damaged, pause) = (self.damaged, self.options.heartbeat);
+        let pause = self.options.heartbeat;
         let Some(watch) = self.state.watch_mut() else { return };
-        if damaged {
-            watch.detector.restart(now);
-        } else if let Some(suspicion) = watch.suspicion {
+        if let Some(suspicion) = watch.suspicion {
             if now >= suspicion.resend_at {
                 self.suspect(suspicion.target);
             }
@@ -135,9 +133,8 @@ impl Replica {
     /// Votes to leave the view, in favour of `target`; stays in normal status.
     pub(super) fn suspect(&mut self, target: View) {
         let resend_at = self.now.monotonic.after(self.options.heartbeat * 2);
-        let damaged = self.damaged;
         let target = self.votes.greatest(self.now.monotonic).map_or(target, |wanted| wanted.max(target));
-        let Some(vote) = self.state.suspicion_mut().filter(|_| !damaged) else { return };
+        let Some(vote) = self.state.suspicion_mut() else { return };
         let target = vote.map_or(target, |suspicion| suspicion.target.max(target));
         *vote = Some(Suspicion { target, resend_at });
         self.broadcast(&Message::StartViewChange { view: target });
@@ -231,6 +228,7 @@ impl Replica {
             }
             if entry.header.cluster != self.cluster.id()
                 || !self.log.follows(&entry.header)
+                || self.log.contradicts(entry.header.anchor())
                 || !accept(entry.header.anchor())
             {
                 break;
@@ -261,7 +259,7 @@ impl Replica {
     pub(super) fn acknowledge(&mut self) {
         let primary = self.primary();
         if primary != self.me {
-            let message = Message::PrepareOk { view: self.view, log: self.log.durable() };
+            let message = Message::PrepareOk { view: self.view, log: self.acknowledgeable() };
             self.send(primary, message);
         }
     }
@@ -299,7 +297,7 @@ impl Replica {
             self.checkpoint_of_witness();
             self.on_trim(trim);
         }
-        let log = installed.then(|| self.log.durable());
+        let log = installed.then(|| self.acknowledgeable());
         let checkpoint = self.told_checkpoint();
         let wall = self.now.wall;
         self.send(from, Message::CommitOk { view, round, log, checkpoint, wall });

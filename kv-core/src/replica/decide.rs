@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 /// The quorums that the decision counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quorums {
+    pub(super) members: usize,
     pub(super) view_change: usize,
     pub(super) nack: usize,
 }
@@ -25,6 +26,27 @@ impl DecidedLog {
     fn head(&self) -> Op {
         self.base.op.advance(self.suffix.len() as u64)
     }
+
+    /// Whether a point at or above the base is in it.
+    fn holds(&self, anchor: Anchor) -> bool {
+        let above = anchor.op.distance_from(self.base.op).checked_sub(1);
+        let hash = match above {
+            None => Some(self.base.hash),
+            Some(index) => usize::try_from(index).ok().and_then(|index| self.suffix.get(index).copied()),
+        };
+        hash == Some(anchor.hash)
+    }
+}
+
+/// What can be said of the new view's log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Decision {
+    /// This is it.
+    Log(DecidedLog),
+    /// Fewer votes than a view-change quorum.
+    TooFew,
+    /// At this op it takes other votes: none that there are has it intact, and too few surely never held it.
+    Stuck(Op),
 }
 
 /// What one member says about one op.
@@ -32,7 +54,7 @@ impl DecidedLog {
 enum Word {
     /// It has this entry, intact.
     Present(Hash),
-    /// It had an entry that cannot be read.
+    /// It had an entry that cannot be read, or may have had one.
     Faulty(Option<Hash>),
     /// Its log ends below.
     Absent,
@@ -42,7 +64,7 @@ enum Word {
 
 fn word(summary: &LogSummary, op: Op) -> Word {
     if op > summary.head {
-        return Word::Absent;
+        return if summary.open { Word::Faulty(None) } else { Word::Absent };
     }
     if op == summary.commit.op {
         return Word::Present(summary.commit.hash);
@@ -66,76 +88,136 @@ enum Verdict {
     Wait,
 }
 
-/// The log, or `None` while more votes are needed.
-pub(super) fn decide(votes: &BTreeMap<MemberId, LogSummary>, quorums: Quorums) -> Option<DecidedLog> {
-    if votes.len() < quorums.view_change {
-        return None;
+type Votes = BTreeMap<MemberId, LogSummary>;
+
+/// How many damaged voters are tried with and without.
+const MOST_DAMAGED: usize = 6;
+
+/// How strictly a decision is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    /// As rule V5 says.
+    Usual,
+    /// Everyone has answered, so that nothing else will ever be known: whoever surely never held an entry is counted, whatever its
+    /// log view. What was committed was acknowledged by RQ members, and an intact log has everything that it acknowledged: so fewer
+    /// than NQ can be without it.
+    LastResort,
+    /// The planted bug `OwnCommitAsBase`: what cannot be decided is cut.
+    Careless,
+}
+
+/// A set of votes that is to decide.
+struct Ballot<'a> {
+    votes: &'a Votes,
+    /// Those of all who have voted. Where an entry is intact, everyone's word counts: that says only where it can be had.
+    everyone: &'a Votes,
+    quorums: Quorums,
+    mode: Mode,
+}
+
+/// The log, as far as these votes tell it.
+///
+/// Any quorum among them may decide: each is sound by itself. So where the vote of a damaged member leaves all of them undecided, quorums
+/// without it are tried: one that is damaged at the very op that it alone was told of must not stop the others.
+pub(super) fn decide(votes: &Votes, quorums: Quorums) -> Decision {
+    let Some(base) = base(votes) else { return Decision::TooFew };
+    let ballot = |some: &Votes, mode: Mode| Ballot { votes: some, everyone: votes, quorums, mode }.decide();
+    let all = ballot(votes, Mode::Usual);
+    let Decision::Stuck(_) = all else { return all };
+    let damaged = votes.iter().filter(|(_, vote)| is_damaged(vote)).map(|(id, _)| *id);
+    let damaged: Vec<MemberId> = damaged.take(MOST_DAMAGED).collect();
+    for without in 1..1_u32 << damaged.len() {
+        let mut some = votes.clone();
+        let out = damaged.iter().enumerate().filter(|(at, _)| without >> at & 1 == 1);
+        out.for_each(|(_, id)| drop(some.remove(id)));
+        if let Decision::Log(log) = ballot(&some, Mode::Usual)
+            && log.holds(base)
+        {
+            return Decision::Log(log);
+        }
     }
-    let base = votes.values().map(|summary| summary.commit).max_by_key(|commit| commit.op)?;
-    decide_above(base, votes, quorums, false)
+    if votes.len() < quorums.members { all } else { ballot(votes, Mode::LastResort) }
 }
 
 /// The planted bug `OwnCommitAsBase`: what others know to be committed above `base` counts as never held.
 #[cfg(any(test, feature = "sim"))]
-pub(super) fn decide_carelessly(
-    base: Anchor,
-    votes: &BTreeMap<MemberId, LogSummary>,
-    quorums: Quorums,
-) -> Option<DecidedLog> {
-    decide_above(base, votes, quorums, true)
+pub(super) fn decide_carelessly(base: Anchor, votes: &Votes, quorums: Quorums) -> Decision {
+    Ballot { votes, everyone: votes, quorums, mode: Mode::Careless }.decide_above(base)
 }
 
-fn decide_above(
-    base: Anchor,
-    votes: &BTreeMap<MemberId, LogSummary>,
-    quorums: Quorums,
-    careless: bool,
-) -> Option<DecidedLog> {
-    let newest = votes.values().map(|summary| summary.log_view).max()?;
-    let named = || votes.values().filter(move |summary| summary.log_view == newest);
-    let end = named().map(|summary| summary.head).max()?.max(base.op);
-    let mut suffix = Vec::new();
-    let mut op = base.op;
-    while op < end {
-        op = op.next();
-        match judge(votes, newest, op, quorums.nack) {
-            Verdict::Keep(hash) => suffix.push(hash),
-            Verdict::Cut => break,
-            Verdict::Wait if careless => break,
-            Verdict::Wait => return None,
+fn is_damaged(vote: &LogSummary) -> bool {
+    vote.open || vote.suffix.iter().any(|slot| matches!(slot, Slot::Faulty(_)))
+}
+
+fn base(votes: &Votes) -> Option<Anchor> {
+    votes.values().map(|summary| summary.commit).max_by_key(|commit| commit.op)
+}
+
+impl Ballot<'_> {
+    fn decide(&self) -> Decision {
+        match base(self.votes) {
+            Some(base) if self.votes.len() >= self.quorums.view_change => self.decide_above(base),
+            Some(_) | None => Decision::TooFew,
         }
     }
-    Some(DecidedLog { base, suffix })
-}
 
-fn judge(votes: &BTreeMap<MemberId, LogSummary>, newest: View, op: Op, nack_quorum: usize) -> Verdict {
-    let words: Vec<(bool, Word)> =
-        votes.values().map(|summary| (summary.log_view == newest, word(summary, op))).collect();
-    let mut candidate = None;
-    for (_, said) in words.iter().filter(|(current, _)| *current) {
-        let hash = match said {
-            Word::Present(hash) | Word::Faulty(Some(hash)) => *hash,
-            Word::Faulty(None) | Word::Absent | Word::Untold => continue,
+    fn newest(&self) -> View {
+        self.votes.values().map(|summary| summary.log_view).max().unwrap_or_default()
+    }
+
+    fn decide_above(&self, base: Anchor) -> Decision {
+        let newest = self.newest();
+        let named = || self.votes.values().filter(|summary| summary.log_view == newest);
+        let last = named().map(|summary| summary.head).max().unwrap_or_default().max(base.op);
+        // Of a member whose list is open, it must be shown that it held nothing above what is listed.
+        let end = if named().any(|summary| summary.open) { last.next() } else { last };
+        let mut suffix = Vec::new();
+        let mut op = base.op;
+        while op < end {
+            op = op.next();
+            match self.judge(op) {
+                Verdict::Keep(hash) => suffix.push(hash),
+                Verdict::Cut => break,
+                Verdict::Wait if self.mode == Mode::Careless => break,
+                Verdict::Wait => return Decision::Stuck(op),
+            }
+        }
+        Decision::Log(DecidedLog { base, suffix })
+    }
+
+    fn judge(&self, op: Op) -> Verdict {
+        let newest = self.newest();
+        let words: Vec<(bool, Word)> =
+            self.votes.values().map(|summary| (summary.log_view == newest, word(summary, op))).collect();
+        let mut candidate = None;
+        for (_, said) in words.iter().filter(|(current, _)| *current) {
+            let hash = match said {
+                Word::Present(hash) | Word::Faulty(Some(hash)) => *hash,
+                Word::Faulty(None) | Word::Absent | Word::Untold => continue,
+            };
+            if candidate.is_some_and(|other| other != hash) {
+                // A crash in the middle of an installation: neither of the two was committed.
+                return Verdict::Cut;
+            }
+            candidate = Some(hash);
+        }
+        let is_intact = |hash| self.everyone.values().any(|summary| word(summary, op) == Word::Present(hash));
+        if let Some(hash) = candidate
+            && is_intact(hash)
+        {
+            return Verdict::Keep(hash);
+        }
+        let never_held = |said: &Word| match said {
+            Word::Absent => true,
+            Word::Present(hash) | Word::Faulty(Some(hash)) => candidate.is_some_and(|wanted| wanted != *hash),
+            Word::Faulty(None) | Word::Untold => false,
         };
-        if candidate.is_some_and(|other| other != hash) {
-            // A crash in the middle of an installation: neither of the two was committed.
-            return Verdict::Cut;
-        }
-        candidate = Some(hash);
+        let told = words.iter().any(|(current, said)| *current && never_held(said));
+        let all_count = told || self.mode == Mode::LastResort;
+        let nacks =
+            words.iter().filter(|(current, said)| (*current || all_count) && never_held(said)).count();
+        if nacks >= self.quorums.nack { Verdict::Cut } else { Verdict::Wait }
     }
-    if let Some(hash) = candidate
-        && words.iter().any(|(_, said)| *said == Word::Present(hash))
-    {
-        return Verdict::Keep(hash);
-    }
-    let never_held = |said: &Word| match said {
-        Word::Absent => true,
-        Word::Present(hash) | Word::Faulty(Some(hash)) => candidate.is_some_and(|wanted| wanted != *hash),
-        Word::Faulty(None) | Word::Untold => false,
-    };
-    let told = words.iter().any(|(current, said)| *current && never_held(said));
-    let nacks = words.iter().filter(|(current, said)| (*current || told) && never_held(said)).count();
-    if nacks >= nack_quorum { Verdict::Cut } else { Verdict::Wait }
 }
 
 #[cfg(test)]

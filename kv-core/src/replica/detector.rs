@@ -40,11 +40,6 @@ impl Detector {
     pub(super) fn deadline(&self) -> Instant {
         self.last.after(self.bound())
     }
-
-    /// Counts the silence from now, without taking it for a sign of life.
-    pub(super) fn restart(&mut self, now: Instant) {
-        self.last = now;
-    }
 }
 
 /// A standing vote to leave the view; repeated until withdrawn.

@@ -1,7 +1,9 @@
 //! Forming a cluster in two durable steps, so that wiping one disk can never elect an empty log.
 
+use super::state::State;
+use super::{Halt, Replica};
 use crate::ids::{Instant, MemberId};
-use crate::message::FormationStep;
+use crate::message::{FormationStep, Message, Write};
 use std::collections::BTreeMap;
 
 #[derive(Debug)]
@@ -45,6 +47,71 @@ impl Forming {
                 Progress::Wait
             }
         }
+    }
+}
+
+/// Rules F1 to F5.
+impl Replica {
+    pub(super) fn on_formation(&mut self, from: MemberId, step: FormationStep, ask: bool) {
+        let mine = match &mut self.state {
+            State::Forming(forming) => {
+                forming.heard.insert(from, step);
+                forming.step
+            }
+            _ => FormationStep::Formed,
+        };
+        if ask {
+            self.send(from, Message::Formation { step: mine, ask: false });
+        }
+        self.progress_forming();
+    }
+
+    pub(super) fn progress_forming(&mut self) {
+        let peers = self.cluster.len() - 1;
+        let State::Forming(forming) = &mut self.state else { return };
+        let progress = forming.progress(peers);
+        #[cfg(any(test, feature = "sim"))]
+        let progress =
+            super::planted::forming(self.bug, forming, self.cluster.view_change_quorum(), progress);
+        match progress {
+            Progress::Wait => {}
+            Progress::Write(step) => {
+                forming.writing = true;
+                self.write(Write::Formation(step));
+            }
+            Progress::DiskLoss(peer) => self.halt(Halt::DiskLoss { peer }),
+        }
+    }
+
+    pub(super) fn forming_durable(&mut self) {
+        let done = self.writes.durable == self.writes.last;
+        let State::Forming(forming) = &mut self.state else { return };
+        if !forming.writing || !done {
+            return;
+        }
+        forming.writing = false;
+        forming.step = match forming.step {
+            FormationStep::Empty => FormationStep::Formatted,
+            FormationStep::Formatted | FormationStep::Formed => FormationStep::Formed,
+        };
+        let step = forming.step;
+        self.broadcast(&Message::Formation { step, ask: step == FormationStep::Formatted });
+        if step == FormationStep::Formed {
+            self.start_just_formed();
+        } else {
+            self.progress_forming();
+        }
+    }
+
+    pub(super) fn forming_timeout(&mut self) {
+        let (now, interval) = (self.now.monotonic, self.options.heartbeat * 4);
+        let State::Forming(forming) = &mut self.state else { return };
+        if now < forming.ask_at {
+            return;
+        }
+        forming.ask_at = now.after(interval);
+        let step = forming.step;
+        self.broadcast(&Message::Formation { step, ask: true });
     }
 }
 

@@ -17,8 +17,10 @@ pub(super) struct Install {
     /// Hashes of the view's log that are known; the last is its head.
     known: BTreeMap<Op, Hash>,
     head: Anchor,
-    /// The own log has been cut to what agrees.
+    /// The own log has been cut to what agrees, and nothing of unknown agreement is left behind damage.
     cut: bool,
+    /// What stands behind the next bad entries agrees: they are filled in.
+    filling: bool,
     /// The nonce of all its requests, so that a slow answer to an earlier one counts too.
     nonce: Option<u64>,
     /// A request is out.
@@ -37,6 +39,8 @@ pub(super) struct Install {
 enum Match {
     /// The logs agree up to here.
     At(Op),
+    /// They agree up to the own head, and at the first op that is known behind the damage above it: so between them too.
+    Behind,
     /// These hashes must be asked for first.
     Unknown { from: Op, through: Op },
     /// A committed entry is not in the view's log.
@@ -53,6 +57,7 @@ impl Install {
             known,
             head,
             cut: false,
+            filling: false,
             nonce: None,
             asked: false,
             patience: Duration::ZERO,
@@ -77,8 +82,16 @@ impl Install {
         self.head.op < op
     }
 
+    /// Another member's log may have gaps of its own: what none has answered is asked for op by op.
+    fn asks_for_runs(&self) -> bool {
+        self.turns % 4 < 2
+    }
+
     fn answered(&mut self, now: Instant) {
         self.asked = false;
+        if !self.asks_for_runs() {
+            self.turns -= 2;
+        }
         self.patience /= 2;
         self.retry_at = now;
     }
@@ -105,8 +118,9 @@ impl Replica {
             Some(seq) => seq,
             None => {
                 self.log_view = self.view;
-                self.damaged = false;
-                self.write_view(None)
+                // One write ends the damage, and voids whatever may be left of it.
+                let cut = self.damage.take().map(|_| head);
+                self.write_view(cut)
             }
         };
         if let Some(install) = self.state.install_mut() {
@@ -130,20 +144,21 @@ impl Replica {
         }
     }
 
-    /// Rule V7: what agrees is kept, what differs and everything above the view's head goes. True when that is done.
+    /// Rule V7: what agrees is kept, what differs and everything above the view's head goes. True when entries may be fetched.
     fn cut_for_install(&mut self) -> bool {
         let Some(install) = self.state.install_mut() else { return false };
         if install.cut {
             return true;
         }
+        install.filling = false;
         match self.find_match() {
             Match::At(op) => {
                 let head = self.log.head().op;
-                let after = self.anchor(op);
                 #[cfg(any(test, feature = "sim"))]
                 let head = if self.keeps_suffix(op) { op } else { head };
-                if head > op || self.damaged {
-                    debug!(view = %self.view, ?after, was = %head, "cut");
+                if head > op || self.is_damaged() {
+                    debug!(view = %self.view, after = %op, was = %head, "cut");
+                    let after = self.anchor(op);
                     self.log.cut(op);
                     self.write_view(Some(after));
                 }
@@ -155,8 +170,14 @@ impl Replica {
                 }
                 true
             }
+            Match::Behind => {
+                if let Some(install) = self.state.install_mut() {
+                    install.filling = true;
+                }
+                true
+            }
             Match::Unknown { from, through } => {
-                self.request(from, through, None, FetchWhat::Headers);
+                self.request_hashes(from, through);
                 false
             }
             Match::Diverged { op, theirs } => {
@@ -165,6 +186,14 @@ impl Replica {
                 false
             }
         }
+    }
+
+    /// Asks for hashes: below a known one of the view's log, so that whoever holds that log may answer.
+    fn request_hashes(&mut self, from: Op, through: Op) {
+        let Some(install) = self.state.install_mut() else { return };
+        let known = install.known.range(through..).next().map(|(op, hash)| (*op, *hash));
+        let (through, hash) = known.map_or((through, None), |(op, hash)| (op, Some(hash)));
+        self.request(from, through, hash, FetchWhat::Headers);
     }
 
     /// The planted bug `KeepSuffix`: what agrees through the view's head is taken for installed, whatever stands above it.
@@ -186,7 +215,9 @@ impl Replica {
         let mut op = top;
         while op > commit {
             match install.known.get(&op) {
-                Some(theirs) if self.log.hash(op) == Some(*theirs) => return Match::At(op),
+                Some(theirs) if self.log.hash(op) == Some(*theirs) => {
+                    return if op == head { self.match_behind(op) } else { Match::At(op) };
+                }
                 Some(_) => op = op.previous(),
                 None => return Match::Unknown { from: commit.next(), through: op },
             }
@@ -195,7 +226,23 @@ impl Replica {
             Some(theirs) if self.log.hash(commit) != Some(*theirs) => {
                 Match::Diverged { op: commit, theirs: *theirs }
             }
+            Some(_) | None if commit == head => self.match_behind(commit),
             Some(_) | None => Match::At(commit),
+        }
+    }
+
+    /// Rule D6: what stands behind the damage is cut only when it is known not to be of the view's log; it may be the only copy. If
+    /// the first of it differs, all of it does, because each entry names the one before.
+    fn match_behind(&mut self, head: Op) -> Match {
+        let first = self.log.behind().first_key_value().map(|(op, behind)| (*op, behind.hash()));
+        let Some(install) = self.state.install_mut() else { return Match::At(head) };
+        match first {
+            Some((op, ours)) if op <= install.head.op => match install.known.get(&op) {
+                Some(theirs) if *theirs == ours => Match::Behind,
+                Some(_) => Match::At(head),
+                None => Match::Unknown { from: op, through: op },
+            },
+            Some(_) | None => Match::At(head),
         }
     }
 
@@ -210,9 +257,13 @@ impl Replica {
             }
             return;
         }
+        let gap = self.log.gap();
         let Some(install) = self.state.install_mut() else { return };
-        let through = install.head.op.min(head.advance(RUN_ENTRIES));
-        let hash = install.known.get(&through).copied();
+        let limit = gap.map_or(install.head.op, |gap| gap.op);
+        let run = if install.asks_for_runs() { RUN_ENTRIES } else { 1 };
+        let through = limit.min(head.advance(run));
+        let pinned = gap.filter(|gap| gap.op == through).map(|gap| gap.hash);
+        let hash = pinned.or_else(|| install.known.get(&through).copied());
         self.request(head.next(), through, hash, FetchWhat::Entries);
     }
 
@@ -264,12 +315,15 @@ impl Replica {
     }
 
     pub(super) fn on_new_state(&mut self, from: MemberId, nonce: u64, entries: Vec<Entry>) {
+        self.on_repaired(nonce, &entries);
         if matches!(self.state, State::Backup(_)) {
             return self.fill_gap(from, nonce, entries);
         }
         let now = self.now.monotonic;
-        let Some(install) =
-            self.state.install_mut().filter(|install| install.nonce == Some(nonce) && install.cut)
+        let Some(install) = self
+            .state
+            .install_mut()
+            .filter(|install| install.nonce == Some(nonce) && (install.cut || install.filling))
         else {
             return;
         };

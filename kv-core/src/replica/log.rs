@@ -1,8 +1,8 @@
 //! The log as the protocol sees it: a hash-chained prefix, without bodies, and how much of it is durable here.
 
 use crate::ids::{Anchor, Hash, Op, Revision, Timestamp, WriteSeq};
-use crate::message::{EntryHeader, EntryMeta, LogPoint, Recovered};
-use std::collections::VecDeque;
+use crate::message::{Behind, EntryHeader, EntryMeta, LogPoint, Recovered};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The journal gives each entry whole blocks.
 const BLOCK_BYTES: u64 = 4096;
@@ -22,6 +22,10 @@ pub(super) struct Log {
     entries: VecDeque<EntryMeta>,
     /// Everything up to here is durable. Invariant: `floor <= durable <= head`.
     durable: Op,
+    /// What is known above the head of a damaged log. Intact entries become part of the log as soon as they follow the head.
+    behind: BTreeMap<Op, Behind>,
+    /// Entries of the log whose stored copy cannot be read. Invariant: above the floor, and durable once.
+    faulty: BTreeSet<Op>,
     /// Appends under way: the write, and the head that it makes durable. Both ascend.
     pending: VecDeque<(WriteSeq, Op)>,
     /// About what the remembered entries take on disk.
@@ -37,6 +41,8 @@ impl Log {
             floor_timestamp: recovered.floor_timestamp,
             entries: recovered.entries.iter().copied().collect(),
             durable: head,
+            behind: recovered.damage.as_ref().map(|damage| damage.behind.clone()).unwrap_or_default(),
+            faulty: BTreeSet::new(),
             pending: VecDeque::new(),
             bytes: recovered.entries.iter().map(cost).sum(),
         }
@@ -89,15 +95,24 @@ impl Log {
         self.anchor(op).map(|anchor| LogPoint { anchor, next_revision, timestamp })
     }
 
-    /// Stands on this point from now on, and holds nothing else. What is at or below it is durable elsewhere.
+    /// Stands on this point from now on, and holds nothing else but what was known behind damage and goes on from it, as the journal
+    /// does. What is at or below it is durable elsewhere.
     pub(super) fn restart(&mut self, point: LogPoint) {
+        let op = point.anchor.op;
+        let differs = self.head().op >= op || self.contradicts(point.anchor);
         self.floor = point.anchor;
         self.floor_next_revision = point.next_revision;
         self.floor_timestamp = point.timestamp;
         self.entries.clear();
         self.bytes = 0;
         self.pending.clear();
-        self.durable = point.anchor.op;
+        self.faulty.clear();
+        self.behind.retain(|behind, _| *behind > op);
+        if differs {
+            self.behind.clear();
+        }
+        self.absorb();
+        self.durable = self.head().op;
     }
 
     pub(super) fn holds(&self, anchor: Anchor) -> bool {
@@ -115,9 +130,88 @@ impl Log {
 
     pub(super) fn append(&mut self, header: &EntryHeader) {
         assert!(self.follows(header), "the caller has checked that the entry follows");
-        let meta = EntryMeta::of(header);
+        assert!(!self.contradicts(header.anchor()), "only what was there before is filled in");
+        self.push(EntryMeta::of(header));
+        self.absorb();
+    }
+
+    fn push(&mut self, meta: EntryMeta) {
         self.bytes += cost(&meta);
         self.entries.push_back(meta);
+    }
+
+    // -- damage
+
+    /// What is known above the head of a damaged log.
+    pub(super) fn behind(&self) -> &BTreeMap<Op, Behind> {
+        &self.behind
+    }
+
+    /// The last op that is known at all, and the last whose entry is intact.
+    pub(super) fn last_known(&self) -> Op {
+        self.behind.last_key_value().map_or(self.head().op, |(op, _)| *op)
+    }
+
+    pub(super) fn last_intact(&self) -> Op {
+        let intact = |behind: &Behind| matches!(behind, Behind::Intact { .. });
+        let last = self.behind.iter().rev().find(|(_, behind)| intact(behind));
+        last.map_or(self.head().op, |(op, _)| *op)
+    }
+
+    /// The last of the ops that are missing right above the head, with the hash of its entry.
+    pub(super) fn gap(&self) -> Option<Anchor> {
+        let (op, behind) = self.behind.first_key_value()?;
+        Some(match behind {
+            Behind::Intact { parent, .. } => Anchor::new(op.previous(), *parent),
+            Behind::Pinned(hash) => Anchor::new(*op, *hash),
+        })
+    }
+
+    /// Whether an entry differs from what stood there: its hash is known, or the one after it names another.
+    pub(super) fn contradicts(&self, entry: Anchor) -> bool {
+        let differs = self.behind.get(&entry.op).is_some_and(|behind| behind.hash() != entry.hash);
+        let child = self.behind.get(&entry.op.next());
+        differs || matches!(child, Some(Behind::Intact { parent, .. }) if *parent != entry.hash)
+    }
+
+    /// As the journal does: what stood behind the damage follows the head now.
+    fn absorb(&mut self) {
+        loop {
+            let head = self.head();
+            self.behind.remove(&head.op);
+            match self.behind.get(&head.op.next()) {
+                Some(Behind::Intact { meta, parent }) if *parent == head.hash => {
+                    let meta = *meta;
+                    self.push(meta);
+                }
+                Some(Behind::Intact { .. } | Behind::Pinned(_)) | None => return,
+            }
+        }
+    }
+
+    pub(super) fn is_faulty(&self, op: Op) -> bool {
+        self.faulty.contains(&op)
+    }
+
+    pub(super) fn any_faulty(&self) -> bool {
+        !self.faulty.is_empty()
+    }
+
+    /// Ascending.
+    pub(super) fn faulty(&self) -> impl Iterator<Item = Op> {
+        self.faulty.iter().copied()
+    }
+
+    pub(super) fn mark_faulty(&mut self, op: Op) {
+        assert!(
+            op > self.floor.op && op <= self.durable,
+            "only an entry that was durable once can be faulty"
+        );
+        self.faulty.insert(op);
+    }
+
+    pub(super) fn unmark_faulty(&mut self, op: Op) {
+        self.faulty.remove(&op);
     }
 
     /// The head will be durable when `seq` is.
@@ -142,6 +236,8 @@ impl Log {
         let cut = self.entries.split_off(usize::try_from(keep).unwrap_or(usize::MAX).min(self.entries.len()));
         self.bytes -= cut.iter().map(cost).sum::<u64>();
         self.durable = self.durable.min(op);
+        self.behind.clear();
+        self.faulty.retain(|faulty| *faulty <= op);
         for (_, through) in &mut self.pending {
             *through = (*through).min(op);
         }
@@ -168,17 +264,18 @@ impl Log {
             let meta = self.entries.pop_front().expect("op is at or below the head");
             self.bytes -= cost(&meta);
             self.floor = Anchor::new(self.floor.op.next(), meta.hash);
+            self.faulty.remove(&self.floor.op);
             self.floor_next_revision = meta.next_revision;
             self.floor_timestamp = meta.timestamp;
         }
     }
 
-    /// The last op of a run from `from` up to `through` whose bodies fit `max_bytes`; at least `from`.
+    /// The last op of a run from `from` up to `through` whose bodies fit `max_bytes`, and which can be read; at least `from`.
     pub(super) fn run_within(&self, from: Op, through: Op, max_bytes: usize) -> Op {
         let mut last = from;
         let mut bytes = self.meta(from).map_or(0, |meta| meta.body_len as usize);
         while last < through {
-            let Some(meta) = self.meta(last.next()) else { break };
+            let Some(meta) = self.meta(last.next()).filter(|_| !self.is_faulty(last.next())) else { break };
             bytes = bytes.saturating_add(meta.body_len as usize);
             if bytes > max_bytes {
                 break;
@@ -191,6 +288,14 @@ impl Log {
     pub(super) fn check_invariants(&self) {
         assert!(self.floor.op <= self.durable, "durable is not below the floor");
         assert!(self.durable <= self.head().op, "durable is not above the head");
+        assert!(
+            self.behind.keys().all(|op| *op > self.head().op),
+            "what stands behind the damage is above the head"
+        );
+        assert!(
+            self.faulty.iter().all(|op| *op > self.floor.op && *op <= self.durable),
+            "faulty entries are held"
+        );
         assert!(self.pending.iter().is_sorted(), "appends end in order");
     }
 }

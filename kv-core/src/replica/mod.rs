@@ -17,8 +17,11 @@ mod pace;
 #[cfg(any(test, feature = "sim"))]
 mod planted;
 mod primary;
+mod repair;
+mod serve;
 mod stamp;
 mod state;
+mod summary;
 mod transfer;
 mod trimming;
 mod view_change;
@@ -28,9 +31,10 @@ pub use api::*;
 
 use crate::config::{Cluster, Options, Role};
 use crate::ids::{Anchor, Incarnation, Instant, MemberId, Op, View, WriteSeq};
-use crate::message::{Cut, FormationStep, Message, PeerStatus, Recovered, ViewRecord, Write};
-use formation::{Forming, Progress};
+use crate::message::{Cut, Extent, FormationStep, Message, PeerStatus, Recovered, ViewRecord, Write};
+use formation::Forming;
 use log::Log;
+use repair::Repairs;
 use state::State;
 use std::collections::{BTreeMap, VecDeque};
 use tracing::debug;
@@ -93,8 +97,9 @@ pub struct Replica {
     view: View,
     /// The last view whose log was installed. Invariant: `log_view <= view`.
     log_view: View,
-    /// Entries that this member acknowledged may be missing from its log: it neither votes nor acknowledges.
-    damaged: bool,
+    /// Entries that this member acknowledged may be missing from its log, up to there: it acknowledges nothing (rule D6).
+    damage: Option<Extent>,
+    repairs: Repairs,
     incarnation: Incarnation,
     log: Log,
     /// Invariants: `checkpoint <= commit <= head`, and `head - pipeline <= commit` (rule N3).
@@ -139,7 +144,8 @@ impl Replica {
             now,
             view: recovered.view,
             log_view: recovered.log_view,
-            damaged: recovered.is_damaged(),
+            damage: recovered.damage.as_ref().map(|damage| damage.extent),
+            repairs: Repairs::default(),
             incarnation: recovered.incarnation,
             log,
             commit: recovered.checkpoint.op,
@@ -182,7 +188,7 @@ impl Replica {
             Input::Durable { seq } => self.on_durable(seq),
             Input::Applied { op } => self.on_applied(op),
             Input::Checkpointed { checkpoint } => self.on_checkpointed(checkpoint),
-            Input::Faulty { .. } => {}
+            Input::Faulty { op } => self.on_faulty(op),
             Input::PeerLost { peer } => self.on_peer_lost(peer),
             Input::Staged { at, end } => self.on_staged(at, end),
             Input::SnapshotInstalled { point } => self.on_snapshot_installed(point),
@@ -191,6 +197,7 @@ impl Replica {
             Input::Timeout => self.on_timeout(),
             Input::Handover => self.on_handover(),
         }
+        self.progress_repairs();
         self.tell_standing();
     }
 
@@ -205,8 +212,8 @@ impl Replica {
         if self.halted {
             return None;
         }
-        let state = self.state.next_timeout();
-        Some(self.transfer.next_timeout().map_or(state, |at| at.min(state)))
+        let timeouts = [self.transfer.next_timeout(), self.repairs.next_timeout()];
+        timeouts.into_iter().flatten().chain([self.state.next_timeout()]).min()
     }
 
     /// Whether this member is the primary and takes proposals and reads.
@@ -276,7 +283,7 @@ impl Replica {
     pub fn standing(&self) -> Standing {
         let status = match &self.state {
             State::Forming(_) => Status::Forming,
-            _ if self.damaged => Status::Damaged,
+            State::Backup(_) | State::CatchingUp(_) if self.is_damaged() => Status::Damaged,
             State::Primary(_) | State::Backup(_) => Status::Normal,
             State::ViewChange(_) => Status::ViewChange,
             State::CatchingUp(_) => Status::CatchingUp,
@@ -313,9 +320,10 @@ impl Replica {
                 primary.check_invariants(self.log.head().op);
             }
             State::Backup(_) => assert!(self.log_view == self.view, "a backup has installed its view's log"),
-            State::ViewChange(_) => assert!(!self.damaged, "a damaged member does not vote"),
-            State::Forming(_) | State::CatchingUp(_) => {}
+            State::Forming(_) | State::CatchingUp(_) | State::ViewChange(_) => {}
         }
+        let normal = matches!(self.state, State::Primary(_) | State::Backup(_));
+        assert!(!normal || !self.is_damaged(), "a damaged member is not in normal status");
     }
 
     /// The hashes of the committed ops above the first `count`.
@@ -372,8 +380,12 @@ impl Replica {
             view: self.view,
             log_view: self.log_view,
             cut,
-            damaged: self.damaged,
+            damaged: self.is_damaged(),
         }))
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.damage.is_some()
     }
 
     fn is_durable(&self, seq: WriteSeq) -> bool {
@@ -490,6 +502,7 @@ impl Replica {
     }
 
     fn on_timeout(&mut self) {
+        self.ask_for_repairs();
         match &self.state {
             State::Forming(_) => self.forming_timeout(),
             State::Primary(_) => self.primary_timeout(),
@@ -498,69 +511,6 @@ impl Replica {
             State::CatchingUp(_) => self.catching_up_timeout(),
         }
         self.transfer_timeout();
-    }
-
-    // -- forming the cluster (rules F1 to F5)
-
-    fn on_formation(&mut self, from: MemberId, step: FormationStep, ask: bool) {
-        let mine = match &mut self.state {
-            State::Forming(forming) => {
-                forming.heard.insert(from, step);
-                forming.step
-            }
-            _ => FormationStep::Formed,
-        };
-        if ask {
-            self.send(from, Message::Formation { step: mine, ask: false });
-        }
-        self.progress_forming();
-    }
-
-    fn progress_forming(&mut self) {
-        let peers = self.cluster.len() - 1;
-        let State::Forming(forming) = &mut self.state else { return };
-        let progress = forming.progress(peers);
-        #[cfg(any(test, feature = "sim"))]
-        let progress = planted::forming(self.bug, forming, self.cluster.view_change_quorum(), progress);
-        match progress {
-            Progress::Wait => {}
-            Progress::Write(step) => {
-                forming.writing = true;
-                self.write(Write::Formation(step));
-            }
-            Progress::DiskLoss(peer) => self.halt(Halt::DiskLoss { peer }),
-        }
-    }
-
-    fn forming_durable(&mut self) {
-        let done = self.writes.durable == self.writes.last;
-        let State::Forming(forming) = &mut self.state else { return };
-        if !forming.writing || !done {
-            return;
-        }
-        forming.writing = false;
-        forming.step = match forming.step {
-            FormationStep::Empty => FormationStep::Formatted,
-            FormationStep::Formatted | FormationStep::Formed => FormationStep::Formed,
-        };
-        let step = forming.step;
-        self.broadcast(&Message::Formation { step, ask: step == FormationStep::Formatted });
-        if step == FormationStep::Formed {
-            self.start_just_formed();
-        } else {
-            self.progress_forming();
-        }
-    }
-
-    fn forming_timeout(&mut self) {
-        let (now, interval) = (self.now.monotonic, self.options.heartbeat * 4);
-        let State::Forming(forming) = &mut self.state else { return };
-        if now < forming.ask_at {
-            return;
-        }
-        forming.ask_at = now.after(interval);
-        let step = forming.step;
-        self.broadcast(&Message::Formation { step, ask: true });
     }
 
     /// The first life: the empty log of view 0 is installed everywhere.
@@ -577,11 +527,18 @@ impl Replica {
         {
             return self.become_primary();
         }
-        if self.damaged {
-            self.become_catching_up(self.view);
-            self.ask_for_state();
+        if self.is_damaged() && self.cluster.len() == 1 {
+            // Nobody else has what is missing.
+            self.halt(Halt::Lost { op: self.log.head().op.next() });
         } else if self.log_view < self.view {
             self.resume_view_change();
+        } else if self.is_damaged() {
+            // Rule D6: it votes, and acknowledges nothing before it has been told its head.
+            self.become_catching_up(self.view);
+            self.ask_for_state();
+            if self.primary() == self.me {
+                self.suspect(self.view.next());
+            }
         } else {
             self.become_backup();
             if self.primary() == self.me {

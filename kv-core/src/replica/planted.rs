@@ -1,6 +1,6 @@
 //! Planted bugs: what a replica does wrong when it is told to, for the simulator to find out. Not in any other build.
 
-use super::decide::{DecidedLog, Quorums, decide as decide_rightly, decide_carelessly};
+use super::decide::{Decision, Quorums, decide as decide_rightly, decide_carelessly};
 use super::formation::{Forming, Progress};
 use super::primary::Primary;
 use super::{Now, Replica};
@@ -48,16 +48,18 @@ pub(super) fn decide(
     own: Option<&LogSummary>,
     votes: &BTreeMap<MemberId, LogSummary>,
     mut quorums: Quorums,
-) -> Option<DecidedLog> {
+) -> Decision {
     let mut votes = votes.clone();
     let newest = votes.values().map(|summary| summary.log_view).max();
     match (bug, own) {
         (Some(Bug::OwnCommitAsBase), Some(own)) => {
-            return decide_rightly(&votes, quorums)
-                .and_then(|_| decide_carelessly(own.commit, &votes, quorums));
+            return match decide_rightly(&votes, quorums) {
+                Decision::Log(_) => decide_carelessly(own.commit, &votes, quorums),
+                undecided => undecided,
+            };
         }
         (Some(Bug::LongestLogWins), _) => {
-            let newest = newest?;
+            let newest = newest.unwrap_or_default();
             votes.values_mut().for_each(|summary| summary.log_view = newest);
         }
         (Some(Bug::FaultyCountsAsNack), _) => votes.values_mut().for_each(take_faulty_for_absent),
@@ -69,6 +71,7 @@ pub(super) fn decide(
 }
 
 fn take_faulty_for_absent(summary: &mut LogSummary) {
+    summary.open = false;
     if let Some(first) = summary.suffix.iter().position(|slot| matches!(slot, Slot::Faulty(_))) {
         summary.suffix.truncate(first);
         summary.head = summary.commit.op.advance(first as u64);

@@ -297,7 +297,7 @@ impl Replica {
         let State::Primary(primary) = &mut self.state else { return };
         let Some(peer) = primary.peers.get_mut(&to) else { return };
         let limit = head.min(peer.acked.advance(window));
-        if peer.next > limit {
+        if peer.next > limit || self.log.is_faulty(peer.next) {
             return;
         }
         if peer.next <= self.trimming.trimmed() {
@@ -349,7 +349,7 @@ impl Replica {
     pub(super) fn maybe_commit(&mut self) {
         let quorum = self.cluster.replication_quorum();
         let (now, slow) = (self.now.monotonic, self.options.suspect_min);
-        let own = self.log.durable().op;
+        let own = self.acknowledgeable().op;
         #[cfg(any(test, feature = "sim"))]
         let (quorum, own) = self.planted_count(quorum, own);
         let State::Primary(primary) = &mut self.state else { return };

@@ -416,6 +416,7 @@ impl Replica {
             self.commit = anchor.op;
             self.outputs.push_back(Output::Commit { commit: anchor });
         }
+        self.commit_by_pipeline();
         self.applied = self.applied.max(anchor.op);
         self.applied_at = self.now.monotonic;
         match &mut self.state {

@@ -1,14 +1,15 @@
 //! Leaving a view and starting the next: votes, `DoViewChange`, the decision, `StartView`.
 
-use super::decide::Quorums;
 #[cfg(not(any(test, feature = "sim")))]
 use super::decide::decide;
+use super::decide::{Decision, Quorums};
 use super::detector::Suspicion;
 use super::install::Install;
 use super::state::State;
-use super::{Output, Replica};
+use super::summary::well_formed;
+use super::{Halt, Replica};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, View, WriteSeq};
-use crate::message::{FetchWhat, LogSummary, Message, Slot};
+use crate::message::{LogSummary, Message};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::{debug, trace};
@@ -63,7 +64,7 @@ impl Replica {
 
     /// Rule V2: only a quorum of live votes moves anyone.
     pub(super) fn count_votes(&mut self) {
-        let own = if self.damaged { None } else { self.state.own_vote() };
+        let own = self.state.own_vote();
         let quorum = self.cluster.view_change_quorum();
         #[cfg(any(test, feature = "sim"))]
         let quorum = if self.has_bug(crate::sim::Bug::LeavesAlone) { 1 } else { quorum };
@@ -85,10 +86,6 @@ impl Replica {
         debug!(from = %self.view, to = %view, "view change");
         self.leave_primary();
         assert!(view > self.view, "views only grow");
-        if self.damaged {
-            self.become_catching_up(view);
-            return self.ask_for_state();
-        }
         self.view = view;
         let persisted = self.write_view(None);
         self.start_view_change(persisted);
@@ -113,26 +110,6 @@ impl Replica {
             suspicion: None,
             install: None,
         });
-    }
-
-    /// What the durable log holds. Taken once the view is durable: everything that was appended before is durable then too.
-    fn summary(&self) -> LogSummary {
-        let head = self.log.durable().op;
-        assert!(self.commit <= head, "what is committed here is durable here between views");
-        let mut suffix = Vec::new();
-        let mut op = self.commit;
-        while op < head {
-            op = op.next();
-            suffix.push(Slot::Present(self.anchor(op).hash));
-        }
-        LogSummary {
-            log_view: self.log_view,
-            checkpoint: self.anchor(self.checkpoint.max(self.log.floor())),
-            commit: self.commit(),
-            head,
-            suffix,
-            open: false,
-        }
     }
 
     /// Rule V3: the view is durable, so it may be spoken of.
@@ -227,17 +204,25 @@ impl Replica {
         if self.transfer.stateless {
             return self.forfeit();
         }
-        let quorums =
-            Quorums { view_change: self.cluster.view_change_quorum(), nack: self.cluster.nack_quorum() };
+        let quorums = Quorums {
+            members: self.cluster.len(),
+            view_change: self.cluster.view_change_quorum(),
+            nack: self.cluster.nack_quorum(),
+        };
         let State::ViewChange(change) = &mut self.state else { return };
         if change.said.is_none() || change.install.is_some() {
             return;
         }
+        let everyone = change.summaries.len() == self.cluster.len();
         #[cfg(not(any(test, feature = "sim")))]
-        let decided = decide(&change.summaries, quorums);
+        let decision = decide(&change.summaries, quorums);
         #[cfg(any(test, feature = "sim"))]
-        let decided = super::planted::decide(self.bug, change.said.as_ref(), &change.summaries, quorums);
-        let Some(decided) = decided else { return };
+        let decision = super::planted::decide(self.bug, change.said.as_ref(), &change.summaries, quorums);
+        let decided = match decision {
+            Decision::Log(decided) => decided,
+            Decision::Stuck(op) if everyone => return self.halt(Halt::Lost { op }),
+            Decision::Stuck(_) | Decision::TooFew => return,
+        };
         debug!(view = %self.view, base = ?decided.base, above = decided.suffix.len(), "the log is decided");
         let mut hashes = vec![(decided.base.op, decided.base.hash)];
         for hash in decided.suffix {
@@ -276,9 +261,9 @@ impl Replica {
             // Rule N5: sent when the view began, and overtaken by what it committed since. Not a proof of anything.
             return;
         }
-        if self.damaged && !asked {
+        if self.is_damaged() && !asked {
             // Rule D6: only an answer to a question of this life tells an uncertain head.
-            if view > self.view {
+            if view > self.view || matches!(self.state, State::ViewChange(_)) {
                 self.become_catching_up(view);
                 self.ask_for_state();
             }
@@ -304,55 +289,4 @@ impl Replica {
             self.send(from, message);
         }
     }
-
-    /// Serves entries or hashes: of the log that has `hash` at `through` and of no other; without a hash, what is known to be
-    /// committed (rule N6).
-    pub(super) fn on_fetch(
-        &mut self,
-        to: MemberId,
-        from: Op,
-        through: Op,
-        hash: Option<Hash>,
-        nonce: u64,
-        what: FetchWhat,
-    ) {
-        let through = match hash {
-            Some(hash) if self.log.hash(through) == Some(hash) => through,
-            #[cfg(any(test, feature = "sim"))]
-            Some(_) if self.has_bug(crate::sim::Bug::FetchFromAnyLog) => through.min(self.log.head().op),
-            Some(_) => return,
-            None => through.min(self.commit),
-        };
-        // One that knows less to be committed than it holds may ask from below where all have trimmed, or where damage has raised
-        // the floor; its log agrees above.
-        let floor = self.log.floor();
-        let from = if what == FetchWhat::Headers { from.max(floor) } else { from };
-        if (from <= self.trimmed() && what == FetchWhat::Entries) || from > through {
-            trace!(%to, %from, %through, "cannot serve a fetch");
-            return self.too_old(to, nonce);
-        }
-        match what {
-            FetchWhat::Headers => {
-                let mut hashes = Vec::new();
-                let mut op = from;
-                while op <= through && hashes.len() < 1024 {
-                    hashes.push((op, self.anchor(op).hash));
-                    op = op.next();
-                }
-                self.send(to, Message::Headers { nonce, hashes });
-            }
-            FetchWhat::Entries => {
-                let through = self.log.run_within(from, through, super::primary::RUN_BYTES);
-                let through = self.anchor(through);
-                let wrap = super::Wrap::NewState { nonce };
-                self.outputs.push_back(Output::SendEntries { to, from, through, wrap });
-            }
-        }
-    }
-}
-
-/// Whether a summary can be used: what it lists is what it says it lists.
-fn well_formed(log: &LogSummary, pipeline: u64) -> bool {
-    let listed = log.head.distance_from(log.commit.op);
-    log.commit.op <= log.head && listed == log.suffix.len() as u64 && listed <= pipeline
 }

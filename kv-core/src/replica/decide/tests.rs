@@ -28,9 +28,16 @@ fn votes(summaries: &[LogSummary]) -> BTreeMap<MemberId, LogSummary> {
 }
 
 /// Three members: view-change quorum 2, nack quorum 2.
-const THREE: Quorums = Quorums { view_change: 2, nack: 2 };
+const THREE: Quorums = Quorums { members: 3, view_change: 2, nack: 2 };
 /// Five members: view-change quorum 3, nack quorum 3.
-const FIVE: Quorums = Quorums { view_change: 3, nack: 3 };
+const FIVE: Quorums = Quorums { members: 5, view_change: 3, nack: 3 };
+
+fn decide(votes: &Votes, quorums: Quorums) -> Option<DecidedLog> {
+    match super::decide(votes, quorums) {
+        Decision::Log(log) => Some(log),
+        Decision::TooFew | Decision::Stuck(_) => None,
+    }
+}
 
 #[test]
 fn v5_one_vote_of_three_decides_nothing() {
@@ -104,7 +111,10 @@ fn v5_a_faulty_entry_without_a_hash_is_kept_if_another_names_it_and_cut_by_nacks
 fn v5_a_lower_log_view_does_not_nack_while_every_newest_copy_is_faulty() {
     let faulty = summary(2, 0, &[Slot::Faulty(Some(hash(1, 0)))]);
     let older = summary(1, 0, &[]);
-    assert_eq!(decide(&votes(&[faulty.clone(), older.clone(), older.clone()]), THREE), None);
+    assert_eq!(decide(&votes(&[faulty.clone(), older.clone()]), THREE), None);
+    // Two of the older log view are a quorum of their own: it was never committed.
+    let decided = decide(&votes(&[faulty.clone(), older.clone(), older.clone()]), THREE).expect("complete");
+    assert_eq!(decided.head(), Op::ZERO);
     let newest_without = summary(2, 0, &[]);
     assert_eq!(decide(&votes(&[faulty.clone(), faulty.clone(), older.clone(), older.clone()]), FIVE), None);
     let decided = decide(&votes(&[faulty.clone(), faulty, newest_without, older.clone(), older]), FIVE)
@@ -124,4 +134,43 @@ fn v5_the_decision_does_not_depend_on_who_says_what() {
         let shuffled: Vec<LogSummary> = order.iter().map(|i| all[*i].clone()).collect();
         assert_eq!(decide(&votes(&shuffled), THREE), expected);
     }
+}
+
+/// An open tail may hide a committed op: it is no nack, and what it may hide must be shown not to exist.
+#[test]
+fn v5_an_open_end_is_never_a_nack() {
+    let open = LogSummary { open: true, ..summary(1, 0, &[present(1, 0)]) };
+    let whole = summary(1, 0, &[present(1, 0)]);
+    assert_eq!(super::decide(&votes(&[open.clone(), whole.clone()]), THREE), Decision::Stuck(Op::new(2)));
+    let decided = decide(&votes(&[open.clone(), whole.clone(), whole.clone()]), THREE).expect("complete");
+    assert_eq!(decided.suffix, vec![hash(1, 0)]);
+    let longer = summary(1, 0, &[present(1, 0), present(2, 0)]);
+    assert_eq!(super::decide(&votes(&[open.clone(), longer.clone()]), THREE), Decision::Stuck(Op::new(3)));
+    // Op 2 is absent at one only: the other two may have committed it.
+    let short = summary(1, 0, &[]);
+    assert_eq!(super::decide(&votes(&[open.clone(), open, short]), THREE), Decision::Stuck(Op::new(2)));
+}
+
+/// Of a lower log view, an open end hides nothing that counts.
+#[test]
+fn v5_an_open_end_of_an_older_log_view_stops_nobody() {
+    let open = LogSummary { open: true, ..summary(1, 0, &[]) };
+    let newest = summary(2, 0, &[present(1, 0)]);
+    let decided = decide(&votes(&[open, newest]), THREE).expect("complete");
+    assert_eq!(decided.suffix, vec![hash(1, 0)]);
+}
+
+/// The only member of the newest log view is damaged at an op that it alone was told of: the others decide without it.
+#[test]
+fn v5_a_quorum_without_a_damaged_member_decides_by_itself() {
+    let damaged = summary(5, 0, &[Slot::Faulty(None)]);
+    let others = summary(4, 0, &[present(1, 0)]);
+    assert_eq!(decide(&votes(&[damaged.clone(), others.clone()]), THREE), None);
+    let decided =
+        decide(&votes(&[damaged.clone(), others.clone(), others.clone()]), THREE).expect("complete");
+    assert_eq!(decided.suffix, vec![hash(1, 0)]);
+    // What it knows to be committed stays, whoever has it.
+    let committed = LogSummary { open: true, ..summary(5, 2, &[]) };
+    let decided = decide(&votes(&[committed, others.clone(), others]), THREE).expect("complete");
+    assert_eq!((decided.base.op, decided.head()), (Op::new(2), Op::new(2)));
 }

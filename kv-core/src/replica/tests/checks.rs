@@ -2,7 +2,7 @@
 
 use super::group::Disk;
 use crate::ids::{Anchor, MemberId, Op, View};
-use crate::message::Message;
+use crate::message::{Message, Slot};
 use std::collections::BTreeMap;
 
 /// Far more than any step needs.
@@ -37,11 +37,20 @@ impl Checks {
                 self.stands(from, disk, *view, *log);
             }
             Message::DoViewChange { view, log } => {
-                self.stands(from, disk, *view, log.commit);
+                self.speaks(from, disk, *view);
                 assert_eq!(disk.log_view, log.log_view, "{from:?} tells its log_view");
                 // Repeated by the view's primary, it may tell of what the decision has cut since.
                 let first = self.bound.insert(from, *view) != Some(*view);
-                assert!(!first || holds(disk, log.head), "{from:?} tells a head that is not durable");
+                let told = disk.damaged.is_some() || holds(disk, log.head);
+                assert!(!first || told, "{from:?} tells a head that is not durable");
+                for (op, slot) in (1..).map(|above| log.commit.op.advance(above)).zip(&log.suffix) {
+                    let intact = disk.entries.get(&op).map(|entry| entry.header.hash());
+                    let is_so = match slot {
+                        Slot::Present(hash) => intact == Some(*hash) || op <= disk.floor.0.op,
+                        Slot::Faulty(_) => true,
+                    };
+                    assert!(!first || is_so, "{from:?} tells {slot:?} at {op:?}");
+                }
             }
             Message::StartView { view, hashes, .. } => {
                 assert!(disk.log_view >= *view, "{from:?} starts a view before its log is durable");
@@ -55,11 +64,15 @@ impl Checks {
         }
     }
 
-    fn stands(&self, from: MemberId, disk: &Disk, view: View, log: Anchor) {
+    fn speaks(&self, from: MemberId, disk: &Disk, view: View) {
         assert_eq!(disk.view, view, "{from:?} speaks in a view that is not durable");
-        assert!(!disk.damaged, "{from:?} is damaged and speaks for its log");
         let bound = self.bound.get(&from).copied().unwrap_or_default();
         assert!(bound <= view, "{from:?} speaks in {view:?}, and has left it for {bound:?}");
+    }
+
+    fn stands(&self, from: MemberId, disk: &Disk, view: View, log: Anchor) {
+        self.speaks(from, disk, view);
+        assert!(disk.damaged.is_none(), "{from:?} is damaged and acknowledges");
         assert!(holds(disk, log.op), "{from:?} speaks of {log:?}, which is not durable");
         let entry = disk.entries.get(&log.op).map(|entry| entry.header.hash());
         assert!(entry.is_none_or(|hash| hash == log.hash), "{from:?} speaks of {log:?}, and holds {entry:?}");

@@ -2,7 +2,7 @@
 
 use super::group::Group;
 use crate::ids::{Hash, MemberId, Op, View};
-use crate::message::{FetchWhat, Message};
+use crate::message::{Extent, FetchWhat, Message};
 use crate::replica::{Input, Replica, Status};
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ fn v7_a_member_catches_up_over_a_link_that_takes_a_second() {
     let mut group = with_entries(3);
     group.crash(2);
     group.members[2].disk.entries.clear();
-    group.members[2].disk.damaged = true;
+    group.members[2].disk.damaged = Some(Extent::Open);
     group.lag = Duration::from_millis(500);
     group.start(2);
     group.run_until("repaired", |group| group.replica(2).standing().status == Status::Normal);
@@ -147,7 +147,7 @@ fn v7_the_hash_at_the_floor_may_be_all_that_a_member_lacks() {
     group.members[0].disk.trim(Op::new(5));
     group.members[1].disk.trim(Op::new(5));
     group.members[2].disk.entries.retain(|op, _| *op <= Op::new(5));
-    group.members[2].disk.damaged = true;
+    group.members[2].disk.damaged = Some(Extent::Open);
     for id in 0..3 {
         group.start(id);
     }

@@ -4,8 +4,8 @@ use super::checks::{Checks, MOST_OUTPUTS};
 use crate::config::{Cluster, Options};
 use crate::ids::{Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq};
 use crate::message::{
-    Adoption, Chunk, ChunkEnd, Damage, Entry, EntryMeta, Envelope, Extent, FormationStep, LogPoint, Message,
-    Operation, Recovered, Request, Write,
+    Adoption, Behind, Chunk, ChunkEnd, Damage, Entry, EntryMeta, Envelope, Extent, FormationStep, LogPoint,
+    Message, Operation, Recovered, Request, Write,
 };
 use crate::replica::{Halt, Input, Now, Output, Replica, ReplicaConfig, Wrap};
 use bytes::Bytes;
@@ -18,7 +18,10 @@ pub(super) struct Disk {
     pub(super) formation: FormationStep,
     pub(super) view: View,
     pub(super) log_view: View,
-    pub(super) damaged: bool,
+    /// Entries that cannot be read any more, and of which recovery would tell.
+    pub(super) bad: BTreeSet<Op>,
+    /// How far the log may have reached, if entries may be missing.
+    pub(super) damaged: Option<Extent>,
     pub(super) incarnation: Incarnation,
     pub(super) entries: BTreeMap<Op, Entry>,
     pub(super) checkpoint: Anchor,
@@ -35,7 +38,8 @@ impl Disk {
             formation: FormationStep::Empty,
             view: View::ZERO,
             log_view: View::ZERO,
-            damaged: false,
+            bad: BTreeSet::new(),
+            damaged: None,
             incarnation: Incarnation::ZERO,
             entries: BTreeMap::new(),
             checkpoint: Anchor::ZERO,
@@ -56,6 +60,7 @@ impl Disk {
             self.floor = (header.anchor(), header.next_revision(), header.timestamp);
             let first = *first;
             self.entries.remove(&first);
+            self.bad.remove(&first);
         }
     }
 
@@ -66,14 +71,21 @@ impl Disk {
                 self.entries.extend(entries.into_iter().map(|entry| (entry.header.op, entry)));
             }
             Write::View(record) => {
-                (self.view, self.log_view, self.damaged) = (record.view, record.log_view, record.damaged);
+                (self.view, self.log_view) = (record.view, record.log_view);
+                self.damaged = self.damaged.filter(|_| record.damaged);
                 if let Some(cut) = record.cut {
                     self.incarnation = cut.incarnation;
                     self.entries.retain(|op, _| *op <= cut.after.op);
+                    self.bad.retain(|op| *op <= cut.after.op);
                 }
             }
             Write::Repair(entry) => {
-                self.entries.insert(entry.header.op, entry);
+                let op = entry.header.op;
+                assert!(
+                    op <= self.floor.0.op || self.entries.get(&op) == Some(&entry),
+                    "the same entry again"
+                );
+                self.bad.remove(&op);
             }
             Write::Checkpoint(anchor) => self.checkpoint = anchor,
             Write::Adopt(adoption) => self.adopt(adoption),
@@ -87,15 +99,44 @@ impl Disk {
     fn adopt(&mut self, Adoption { point, incarnation }: Adoption) {
         self.incarnation = incarnation;
         self.checkpoint = point.anchor;
-        if self.entries.get(&point.anchor.op).is_none_or(|entry| entry.header.anchor() != point.anchor) {
-            self.entries.clear();
-            self.floor = (point.anchor, point.next_revision, point.timestamp);
+        let (op, hash) = (point.anchor.op, point.anchor.hash);
+        let head = self.chain_head();
+        let found = self.entries.get(&op).map(|entry| entry.header.hash());
+        if op <= head && found == Some(hash) {
+            return;
+        }
+        let parent = self.entries.get(&op.next()).map(|entry| entry.header.parent);
+        let differs = head >= op || found.or(parent).is_some_and(|known| known != hash);
+        self.entries.retain(|above, _| *above > op && !differs);
+        self.floor = (point.anchor, point.next_revision, point.timestamp);
+    }
+
+    /// Whether an intact entry with this hash is here.
+    pub(super) fn has(&self, anchor: Anchor) -> bool {
+        let entry = self.entries.get(&anchor.op).filter(|_| !self.bad.contains(&anchor.op));
+        entry.is_some_and(|entry| entry.header.hash() == anchor.hash)
+    }
+
+    /// What is bad is found out, and remembered.
+    pub(super) fn find_out(&mut self) {
+        if let Some(first) = self.bad.range(self.checkpoint.op.next()..).next().copied() {
+            let reach = Extent::Through(self.head());
+            debug_assert!(first <= self.head());
+            self.damaged = self.damaged.max(Some(reach));
+        }
+        if let Some(below) = self.bad.range(..=self.checkpoint.op).next_back().copied() {
+            // The journal names the op above it as its oldest.
+            self.bad.retain(|op| *op > below);
+            self.trim(below);
+        }
+        for op in std::mem::take(&mut self.bad) {
+            self.entries.remove(&op);
         }
     }
 
     /// As a driver does when it opens a directory.
     fn recover(&mut self) -> Recovered {
-        if let Some(point) = self.engine.filter(|point| point.anchor.op > self.head()) {
+        if let Some(point) = self.engine.filter(|point| point.anchor.op > self.chain_head()) {
             self.adopt(Adoption { point, incarnation: self.incarnation.next() });
         }
         Recovered {
@@ -104,12 +145,36 @@ impl Disk {
             log_view: self.log_view,
             checkpoint: self.checkpoint,
             floor: self.floor.0,
-            entries: self.entries.values().map(|entry| EntryMeta::of(&entry.header)).collect(),
+            entries: self.chain().map(|entry| EntryMeta::of(&entry.header)).collect(),
             floor_next_revision: self.floor.1,
             floor_timestamp: self.floor.2,
             incarnation: self.incarnation,
-            damage: self.damaged.then(|| Damage { behind: BTreeMap::new(), extent: Extent::Open }),
+            damage: self.damaged.map(|extent| Damage { behind: self.behind(), extent }),
         }
+    }
+
+    /// The entries from the floor to the first that is missing.
+    fn chain(&self) -> impl Iterator<Item = &Entry> {
+        let ops = (1..).map(|above| self.floor.0.op.advance(above));
+        ops.map_while(|op| self.entries.get(&op))
+    }
+
+    /// The last op of the chain.
+    pub(super) fn chain_head(&self) -> Op {
+        self.floor.0.op.advance(self.chain().count() as u64)
+    }
+
+    fn behind(&self) -> BTreeMap<Op, Behind> {
+        let mut behind = BTreeMap::new();
+        let head = self.chain_head();
+        for (op, entry) in self.entries.range(head.next()..) {
+            let parent = entry.header.parent;
+            if op.previous() > head {
+                behind.entry(op.previous()).or_insert(Behind::Pinned(parent));
+            }
+            behind.insert(*op, Behind::Intact { meta: EntryMeta::of(&entry.header), parent });
+        }
+        behind
     }
 }
 
@@ -227,6 +292,7 @@ impl Group {
         member.life = self.lives;
         member.paused = false;
         member.writing.clear();
+        member.disk.find_out();
         member.staged = member.disk.entries.clone();
         member.ready.clear();
         member.pinned = None;
@@ -317,6 +383,9 @@ impl Group {
                 Output::Write { seq, write } => {
                     if let Write::Append(entries) = &write {
                         member.staged.extend(entries.iter().map(|entry| (entry.header.op, entry.clone())));
+                    }
+                    if let Write::Repair(entry) = &write {
+                        member.staged.insert(entry.header.op, entry.clone());
                     }
                     if let Write::View(record) = &write
                         && let Some(cut) = record.cut
@@ -485,7 +554,7 @@ impl Group {
             let op = Op::new(index as u64 + 1);
             let holders = self.members.iter().filter(|member| {
                 let entry = member.disk.entries.get(&op).map(|entry| entry.header.hash());
-                member.disk.damaged || op <= member.disk.floor.0.op || entry == Some(*hash)
+                member.disk.damaged.is_some() || op <= member.disk.floor.0.op || entry == Some(*hash)
             });
             assert!(holders.count() >= self.cluster.replication_quorum(), "{op:?} is held by too few");
         }
@@ -554,14 +623,17 @@ impl Group {
         for member in &self.members {
             let Some(replica) = &member.replica else { continue };
             eprintln!(
-                "{:?} log_view {:?} head {:?} commit {:?} checkpoint {:?} floor {:?} halt {:?}",
+                "{:?} log_view {:?} head {:?} commit {:?} checkpoint {:?} floor {:?} halt {:?} damaged {:?} entries {:?} bad {:?}",
                 replica.standing(),
                 replica.log_view(),
                 replica.head(),
                 replica.commit(),
                 replica.checkpoint(),
                 member.disk.floor.0,
-                member.halt
+                member.halt,
+                member.disk.damaged,
+                member.disk.entries.keys(),
+                member.disk.bad,
             );
         }
         panic!("not within a minute: {what}");

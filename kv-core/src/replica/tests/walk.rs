@@ -4,8 +4,8 @@
 
 use super::group::Group;
 use crate::config::Options;
-use crate::ids::MemberId;
-use crate::message::{Envelope, FormationStep, Message};
+use crate::ids::{MemberId, Op};
+use crate::message::{Envelope, Extent, FormationStep, Message};
 use crate::replica::{Input, Replica};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ struct Walk {
     group: Group,
     rng: fastrand::Rng,
     members: u8,
-    /// The most members that are damaged at a time: so many that every entry survives.
+    /// Whether disks go bad: so that every entry survives somewhere.
     damage: bool,
     tickets: u64,
     /// Whether partitions last, and time passes quickly.
@@ -77,6 +77,7 @@ impl Walk {
                 self.group.isolate(primary.unwrap_or(id));
             }
             996 => self.restart_all(),
+            997..999 => self.rot(id),
             _ => {}
         }
     }
@@ -178,8 +179,7 @@ impl Walk {
         (0..self.members).filter(|id| replica(*id).is_some_and(Replica::is_serving)).collect()
     }
 
-    /// A crash keeps some of the writes that were under way; sometimes the tail of the log is damaged as well, or entries below
-    /// the checkpoint.
+    /// A crash keeps some of the writes that were under way; sometimes the disk is damaged as well.
     fn crash(&mut self, id: u8) {
         let count = self.rng.usize(..4);
         self.group.write_some(id, count);
@@ -189,28 +189,75 @@ impl Walk {
             self.group.lose_power(id)
         }
         self.group.reads.retain(|(member, _), _| *member != id);
-        let others = (0..self.members).filter(|other| *other != id);
-        let damaged = others.filter(|other| self.group.members[usize::from(*other)].disk.damaged).count();
-        let spare = self.group.cluster.len() - self.group.cluster.view_change_quorum();
-        // Every entry survives somewhere, or is held by every state: there is no state transfer here.
+        if self.damage && self.group.members[usize::from(id)].disk.formation == FormationStep::Formed {
+            self.damage(id);
+        }
+    }
+
+    /// The atlas: every entry that goes bad survives somewhere, at a member whose log is as new or newer.
+    fn survives(&self, id: u8, op: Op) -> bool {
+        let disk = &self.group.members[usize::from(id)].disk;
+        let Some(entry) = disk.entries.get(&op) else { return true };
+        let others = self.group.members.iter().enumerate().filter(|(other, _)| *other != usize::from(id));
+        let mut disks = others.map(|(_, member)| &member.disk);
+        disks.any(|other| other.log_view >= disk.log_view && other.has(entry.header.anchor()))
+    }
+
+    fn damage(&mut self, id: u8) {
         let others = || self.group.members.iter().enumerate().filter(|(other, _)| *other != usize::from(id));
+        let open = others().filter(|(_, member)| member.disk.damaged == Some(Extent::Open)).count();
+        let spare = self.group.cluster.len() - self.group.cluster.nack_quorum();
+        // There is no state transfer here.
         let floors = others().map(|(_, member)| member.disk.floor.0.op).max().unwrap_or_default();
         let held = others().map(|(_, member)| member.disk.checkpoint.op).min().unwrap_or_default();
-        let disk = &mut self.group.members[usize::from(id)].disk;
-        if !self.damage || disk.formation != FormationStep::Formed {
-            return;
-        }
-        match self.rng.u8(..8) {
-            0 | 1 if damaged < spare => {
-                let keep = disk.head().back(self.rng.u64(..5)).max(disk.checkpoint.op).max(floors);
-                disk.entries.retain(|op, _| *op <= keep);
-                disk.damaged = true;
+        let disk = &self.group.members[usize::from(id)].disk;
+        let (head, least) = (disk.head(), disk.checkpoint.op.max(floors));
+        let what = self.rng.u8(..8);
+        match what {
+            0 if open < spare => {
+                // The tail is gone, and nobody knows how long it was.
+                let from = head.back(self.rng.u64(..5)).max(least);
+                let mut gone = (1..=head.distance_from(from)).map(|above| from.advance(above));
+                if gone.all(|op| self.survives(id, op)) {
+                    let disk = &mut self.group.members[usize::from(id)].disk;
+                    disk.entries.retain(|op, _| *op <= from);
+                    disk.bad.retain(|op| *op <= from);
+                    disk.damaged = Some(Extent::Open);
+                }
             }
-            2 => {
+            1..=3 => {
+                for _ in 0..self.rng.u8(1..4) {
+                    let op = head.back(self.rng.u64(..8));
+                    if op > least && self.survives(id, op) {
+                        self.group.members[usize::from(id)].disk.bad.insert(op);
+                    }
+                }
+            }
+            4 => {
+                let disk = &mut self.group.members[usize::from(id)].disk;
                 let op = disk.checkpoint.op.back(self.rng.u64(..5)).min(held);
                 disk.trim(op);
             }
             _ => {}
+        }
+    }
+
+    /// A stored entry of a running member goes bad, and the member notices.
+    fn rot(&mut self, id: u8) {
+        let Some(replica) = self.group.members[usize::from(id)].replica.as_ref() else { return };
+        let op = replica.durable().op.back(self.rng.u64(..6));
+        let anchor = replica.log.anchor(op);
+        let member = &self.group.members[usize::from(id)];
+        let floors = self.group.members.iter().map(|member| member.disk.floor.0.op).max().unwrap_or_default();
+        if self.damage
+            && op > floors
+            && self.survives(id, op)
+            && anchor.is_some_and(|anchor| member.disk.has(anchor))
+        {
+            let member = &mut self.group.members[usize::from(id)];
+            member.disk.bad.insert(op);
+            member.staged.remove(&op);
+            self.group.input(id, Input::Faulty { op });
         }
     }
 

@@ -1,0 +1,131 @@
+//! Entries whose stored copy cannot be read any more: asked for from the peers in turn, by op and hash, and written once more. Meanwhile
+//! they are neither served nor acknowledged, and a vote lists them as faulty (rule V4).
+
+use super::state::State;
+use super::{Halt, Replica};
+use crate::ids::{Anchor, Hash, Instant, MemberId, Op, WriteSeq};
+use crate::message::{Entry, FetchWhat, Message, Write};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// How many are asked for at a time. The others wait.
+const MOST: usize = 64;
+
+/// What is being repaired.
+#[derive(Debug, Default)]
+pub(super) struct Repairs {
+    list: BTreeMap<Op, Repair>,
+}
+
+#[derive(Debug)]
+struct Repair {
+    nonce: u64,
+    /// Counts the questions: each goes to the next peer.
+    turns: usize,
+    patience: Duration,
+    ask_at: Instant,
+    /// The write that brings the entry back.
+    writing: Option<WriteSeq>,
+}
+
+impl Repairs {
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.list.values().filter(|repair| repair.writing.is_none()).map(|repair| repair.ask_at).min()
+    }
+}
+
+impl Replica {
+    /// A stored entry cannot be read.
+    pub(super) fn on_faulty(&mut self, op: Op) {
+        let is_ours = op > self.log.floor() && op <= self.log.durable().op;
+        if matches!(self.state, State::Forming(_)) || !is_ours || self.repairs.list.contains_key(&op) {
+            return;
+        }
+        if self.cluster.len() == 1 {
+            // State that is durable stands for the entries below it.
+            return if op > self.checkpoint { self.halt(Halt::Lost { op }) } else { () };
+        }
+        warn!(%op, "the stored entry cannot be read: asking the others");
+        self.log.mark_faulty(op);
+        if self.repairs.list.len() < MOST {
+            let (nonce, patience) = (self.nonce(), self.options.suspect_min);
+            let ask_at = self.now.monotonic;
+            self.repairs.list.insert(op, Repair { nonce, turns: 0, patience, ask_at, writing: None });
+            self.ask_for_repairs();
+        }
+    }
+
+    /// Asks for what is due.
+    pub(super) fn ask_for_repairs(&mut self) {
+        let (now, most) = (self.now.monotonic, self.options.suspect_max);
+        let peers: Vec<MemberId> = self.cluster.peers(self.me).map(|peer| peer.id).collect();
+        let mut questions = Vec::new();
+        for (op, repair) in &mut self.repairs.list {
+            if repair.writing.is_some() || now < repair.ask_at {
+                continue;
+            }
+            let to = peers[repair.turns % peers.len()];
+            repair.turns += 1;
+            repair.ask_at = now.after(repair.patience);
+            repair.patience = (repair.patience * 2).min(most);
+            questions.push((to, *op, repair.nonce));
+        }
+        for (to, op, nonce) in questions {
+            let hash = self.log.hash(op);
+            let what = FetchWhat::Entries;
+            self.send(to, Message::Fetch { from: op, through: op, hash, nonce, what });
+        }
+    }
+
+    /// Takes from an answer what was asked for in order to be written once more.
+    pub(super) fn on_repaired(&mut self, nonce: u64, entries: &[Entry]) {
+        for entry in entries {
+            let op = entry.header.op;
+            let fits = entry.header.cluster == self.cluster.id() && self.log.holds(entry.header.anchor());
+            let is_due = |repair: &Repair| repair.nonce == nonce && repair.writing.is_none();
+            if fits && self.repairs.list.get(&op).is_some_and(is_due) {
+                let seq = self.write(Write::Repair(entry.clone()));
+                if let Some(repair) = self.repairs.list.get_mut(&op) {
+                    repair.writing = Some(seq);
+                }
+            }
+        }
+    }
+
+    /// What is durable again, cut or dropped needs no repair; the next ones are asked for.
+    pub(super) fn progress_repairs(&mut self) {
+        if !self.log.any_faulty() && self.repairs.list.is_empty() {
+            return;
+        }
+        let durable = self.writes.durable;
+        let log = &mut self.log;
+        self.repairs.list.retain(|op, repair| {
+            let is_written = repair.writing.is_some_and(|seq| seq <= durable);
+            if is_written {
+                info!(%op, "the entry is there again");
+                log.unmark_faulty(*op);
+            }
+            !is_written && log.is_faulty(*op)
+        });
+        let waiting = self.log.faulty().find(|op| !self.repairs.list.contains_key(op));
+        if let Some(op) = waiting.filter(|_| self.repairs.list.len() < MOST) {
+            let (nonce, patience) = (self.nonce(), self.options.suspect_min);
+            let ask_at = self.now.monotonic;
+            self.repairs.list.insert(op, Repair { nonce, turns: 0, patience, ask_at, writing: None });
+            self.ask_for_repairs();
+        }
+    }
+
+    /// Up to where everything that is not known to be committed is durable and intact here (rule N4).
+    pub(super) fn acknowledgeable(&self) -> Anchor {
+        let durable = self.log.durable();
+        let bad = self.log.faulty().find(|op| *op > self.commit && *op <= durable.op);
+        bad.map_or(durable, |op| self.anchor(op.previous()))
+    }
+
+    /// The hash here at `op`, of the log's chain or of what is known behind its damage.
+    pub(super) fn known_hash(&self, op: Op) -> Option<Hash> {
+        self.log.hash(op).or_else(|| self.log.behind().get(&op).map(crate::message::Behind::hash))
+    }
+}

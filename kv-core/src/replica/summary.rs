@@ -1,0 +1,68 @@
+//! What a member's log holds, as it tells it in `DoViewChange` (rule V4).
+
+use super::Replica;
+use crate::ids::{Anchor, Op};
+use crate::message::{Behind, Extent, LogSummary, Slot};
+
+/// How many pipelines of ops a damaged member lists at most; what lies above is left open.
+const LISTED: u64 = 4;
+
+impl Replica {
+    /// What the durable log holds. Taken once the view is durable: everything that was appended before is durable then too.
+    pub(super) fn summary(&self) -> LogSummary {
+        assert!(self.commit <= self.log.durable().op, "what is committed here is durable here between views");
+        let commit = self.known_commit();
+        let (head, open) = self.reach(commit.op);
+        let mut suffix = Vec::new();
+        let mut op = commit.op;
+        while op < head {
+            op = op.next();
+            suffix.push(self.slot(op));
+        }
+        let checkpoint = self.anchor(self.checkpoint.max(self.log.floor()));
+        LogSummary { log_view: self.log_view, checkpoint, commit, head, suffix, open }
+    }
+
+    /// The greatest op that is known to be committed and whose hash is known. Rule N3 counts for an intact entry behind the damage too.
+    fn known_commit(&self) -> Anchor {
+        let known = self.log.behind().range(..=self.pipeline_below(self.log.last_intact())).next_back();
+        let behind = known.map(|(op, behind)| Anchor::new(*op, behind.hash()));
+        behind.filter(|anchor| anchor.op > self.commit).unwrap_or(self.commit())
+    }
+
+    fn pipeline_below(&self, op: Op) -> Op {
+        op.back(u64::from(self.options.pipeline))
+    }
+
+    /// The last op to list, and whether there may have been more.
+    fn reach(&self, commit: Op) -> (Op, bool) {
+        let last = self.log.last_known().max(self.log.durable().op);
+        let (reach, open) = match self.damage {
+            None => (last, false),
+            Some(Extent::Through(op)) => (last.max(op), false),
+            Some(Extent::Open) => (last, true),
+        };
+        let most = commit.advance(u64::from(self.options.pipeline) * LISTED);
+        (reach.min(most), open || reach > most)
+    }
+
+    fn slot(&self, op: Op) -> Slot {
+        if let Some(hash) = self.log.hash(op) {
+            return if self.log.is_faulty(op) { Slot::Faulty(Some(hash)) } else { Slot::Present(hash) };
+        }
+        match self.log.behind().get(&op) {
+            Some(Behind::Intact { meta, .. }) => Slot::Present(meta.hash),
+            Some(Behind::Pinned(hash)) => Slot::Faulty(Some(*hash)),
+            None => Slot::Faulty(None),
+        }
+    }
+}
+
+/// Whether a summary can be used: what it lists is what it says it lists, and no more than a log can have (rule N3) or a damaged
+/// member may list.
+pub(super) fn well_formed(log: &LogSummary, pipeline: u64) -> bool {
+    let listed = log.head.distance_from(log.commit.op);
+    let is_damaged = log.open || log.suffix.iter().any(|slot| matches!(slot, Slot::Faulty(_)));
+    let most = if is_damaged { pipeline.saturating_mul(LISTED) } else { pipeline };
+    log.commit.op <= log.head && listed == log.suffix.len() as u64 && listed <= most
+}

@@ -78,6 +78,7 @@ const DRILLS: &[Drill] = &[
     drill!("cut the primary from one backup", "N6", [Need::Netns], (5, 1), network::partial),
     drill!("fail a system call", "S10 S11 S13", [Need::Strace], (12, 2), syscalls::fail),
     drill!("slow the primary's fsync", "S14", [Need::Strace], (5, 1), syscalls::slow),
+    drill!("slow a backup's fsync", "S14", [Need::Strace], (5, 1), syscalls::slow_backup),
     drill!("stall the primary's fsync", "S15", [Need::Strace], (5, 1), syscalls::stall),
     drill!("fill the disk", "S11", [Need::Mount], (5, 1), disks::full),
     drill!("power cut of one", "S1", [Need::Mount, Need::Ext4], (20, 1), power::one),

@@ -7,10 +7,13 @@ use std::time::Instant;
 
 const ROLES: [&str; 3] = ["data", "data", "data"];
 
+/// Where views are counted: what is starved for half a second is not dead.
+const PATIENT: [&str; 4] = ["--suspect-min", "600ms", "--suspect-max", "6s"];
+
 /// A cluster under load, each member behind a cable.
-async fn wired() -> (Namespaces, Bench) {
+async fn wired(flags: [&str; 4]) -> (Namespaces, Bench) {
     let spaces = Namespaces::new(3);
-    let mut flags = FLAGS.to_vec();
+    let mut flags = flags.to_vec();
     flags.push("--insecure");
     let mut cluster = Cluster::prepare(&ROLES, &flags);
     cluster.addresses = (0..3).map(|id| format!("{}:7000", spaces.address(id))).collect();
@@ -24,7 +27,7 @@ async fn wired() -> (Namespaces, Bench) {
 
 /// N2, N11: nothing says that the connections of the old primary are dead; their silence does.
 pub(crate) async fn isolate(rounds: u32) -> Row {
-    let (spaces, mut bench) = wired().await;
+    let (spaces, mut bench) = wired(FLAGS).await;
     for _ in 0..rounds {
         let old = bench.primary().await;
         let mark = bench.cluster.log(old).len();
@@ -42,7 +45,7 @@ pub(crate) async fn isolate(rounds: u32) -> Row {
 
 /// N1, N5: no view changes for the sake of a backup, neither when it goes nor when it returns.
 pub(crate) async fn cut_backup(rounds: u32) -> Row {
-    let (spaces, mut bench) = wired().await;
+    let (spaces, mut bench) = wired(PATIENT).await;
     let mut changes = 0;
     for round in 0..rounds as usize {
         let chief = bench.primary().await;
@@ -61,7 +64,7 @@ pub(crate) async fn cut_backup(rounds: u32) -> Row {
 
 /// N3, N4: by turns the primary hears nobody, and nobody hears the primary.
 pub(crate) async fn one_way(rounds: u32) -> Row {
-    let (spaces, mut bench) = wired().await;
+    let (spaces, mut bench) = wired(FLAGS).await;
     for round in 0..rounds {
         let old = bench.primary().await;
         let others = (0..3).filter(|id| *id != old);
@@ -80,7 +83,7 @@ pub(crate) async fn one_way(rounds: u32) -> Row {
 
 /// N6: each of the two still hears the third. There is progress, and at most two views pass.
 pub(crate) async fn partial(rounds: u32) -> Row {
-    let (spaces, mut bench) = wired().await;
+    let (spaces, mut bench) = wired(PATIENT).await;
     let mut most = 0;
     for round in 0..rounds as usize {
         let chief = bench.primary().await;

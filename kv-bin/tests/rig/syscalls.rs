@@ -65,3 +65,20 @@ pub(crate) async fn stall(rounds: u32) -> Row {
     }
     bench.end("one fdatasync that does not return").await
 }
+
+/// S14: every fsync of a backup takes 0.4 s longer. Nobody waits for it.
+pub(crate) async fn slow_backup(rounds: u32) -> Row {
+    let mut bench = Bench::of_three().await;
+    for round in 0..rounds as usize {
+        let backup = (bench.primary().await + 1 + round % 2) % 3;
+        let injection = Injection::into(bench.cluster.pid(backup), "fdatasync:delay_enter=400000");
+        let blow = Instant::now();
+        for _ in 0..5 {
+            bench.progress().await;
+        }
+        bench.survived(blow);
+        drop(injection);
+        bench.level().await;
+    }
+    bench.end("0.4 s more for each fdatasync").await
+}

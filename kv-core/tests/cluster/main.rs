@@ -5,6 +5,7 @@ mod disks;
 mod failover;
 mod faults;
 mod harness;
+mod links;
 mod load;
 mod refusals;
 mod storage;
@@ -75,6 +76,13 @@ on_every_transport! {
         an_isolated_primary_is_replaced_and_acknowledges_nothing,
         an_isolated_backup_disturbs_nobody,
         a_peer_that_does_not_read_makes_only_itself_suffer,
+    },
+    links::{
+        n9_a_second_of_delay_one_way_is_adapted_to,
+        n10_a_flapping_link_changes_few_views,
+        n13_links_that_clog_and_are_released_one_by_one_converge,
+        n14_a_link_that_corrupts_is_reset,
+        p4_a_member_that_crashes_all_the_time_disturbs_nobody,
     },
     refusals::{
         another_clusters_client_is_refused,

@@ -1,0 +1,407 @@
+//! A small model of the view change with crashes, restarts and damage, explored exhaustively within bounds. The states are
+//! abstract; the decision is the real one (`decide`), given what `DoViewChange` would say.
+//!
+//! What is left out: votes (any member may move to the next view at any time), time, read rounds, checkpoints, the pipeline's
+//! bound (no more ops than it allows). Messages are never removed: they may be late, lost, doubled and reordered.
+
+mod checks;
+mod state;
+
+use crate::ids::{Anchor, Hash, MemberId, Op, View};
+use crate::message::{LogSummary, Slot};
+use crate::replica::decide::{DecidedLog, Decision, Quorums, decide};
+use state::{Entry, Held, Member, Mode, Said, Started, State};
+use stateright::{Model, Property};
+use std::collections::BTreeMap;
+
+/// The bounds, and what is wrong on purpose.
+#[derive(Clone, Debug)]
+struct ViewChange {
+    members: u8,
+    last_view: u8,
+    last_op: u8,
+    restarts: u8,
+    damages: u8,
+    mistake: Option<Mistake>,
+}
+
+/// A protocol that is known to be wrong, so that the model is known to notice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mistake {
+    /// Rule V5: a damaged entry is told as one that never was there.
+    FaultyIsAbsent,
+    /// Rule D6: a damaged member goes on as if its log were whole.
+    ForgetDamage,
+    /// Rule V9: a restarted primary goes on in its view.
+    ResumeView,
+    /// Rule V7: `log_view` becomes durable before the log does.
+    LogViewEarly,
+    /// Rule V7: what stands above the head of `StartView` stays.
+    KeepSuffix,
+    /// Rule N4: the acknowledgement is sent before the entry is durable.
+    AckBeforeSync,
+}
+
+/// A step. Members are named by their index.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Step {
+    /// The primary orders a request.
+    Propose { primary: u8 },
+    /// A backup takes an entry that follows its head.
+    Append { backup: u8, entry: Entry },
+    /// What was appended becomes durable, and is acknowledged.
+    Sync { member: u8 },
+    /// The primary learns what is committed.
+    LearnCommit { primary: u8 },
+    /// Enough votes: the view is durable, and `DoViewChange` is said.
+    NextView { member: u8 },
+    /// A restarted member that is between views says `DoViewChange` again.
+    SayAgain { member: u8 },
+    /// The primary of a view decides on these (one from each member at most) and installs what was decided; `stop` entries of it
+    /// only, and then crashes, if that is given.
+    Decide { primary: u8, others: Vec<Said>, stop: Option<u8> },
+    /// A backup installs the log that `StartView` tells.
+    Follow { backup: u8, view: u8, stop: Option<u8> },
+    /// The nonce comes back: a member asks a primary, and installs the log it has now.
+    Ask { member: u8, primary: u8, stop: Option<u8> },
+    /// A crash that leaves the first `keep` entries, and then damage to one of them.
+    Restart { member: u8, keep: u8, damaged: Option<u8> },
+}
+
+impl Model for ViewChange {
+    type State = State;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State::new(self.members)]
+    }
+
+    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
+        for (at, member) in (0..).zip(&state.members) {
+            self.normal_steps(state, at, member, steps);
+            self.view_change_steps(state, at, member, steps);
+            self.install_steps(state, at, member, steps);
+            self.restart_steps(state, at, member, steps);
+        }
+    }
+
+    fn next_state(&self, last: &State, step: Step) -> Option<State> {
+        let mut state = last.clone();
+        self.take(&mut state, step);
+        (state != *last).then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        checks::properties()
+    }
+}
+
+/// Which steps there are.
+impl ViewChange {
+    fn primary_of(&self, view: u8) -> u8 {
+        view % self.members
+    }
+
+    fn majority(&self) -> usize {
+        usize::from(self.members) / 2 + 1
+    }
+
+    fn normal_steps(&self, state: &State, at: u8, member: &Member, steps: &mut Vec<Step>) {
+        if member.mode != Mode::Normal {
+            return;
+        }
+        if self.primary_of(member.view) == at {
+            if member.log.len() < usize::from(self.last_op) {
+                steps.push(Step::Propose { primary: at });
+            }
+            if state.acknowledged(member.view, self.majority()) > member.commit {
+                steps.push(Step::LearnCommit { primary: at });
+            }
+        } else {
+            let next =
+                |entry: &&Entry| entry.view == member.view && usize::from(entry.op) == member.log.len() + 1;
+            let entries = state.parents.keys().filter(next);
+            steps.extend(entries.map(|entry| Step::Append { backup: at, entry: *entry }));
+        }
+        let acked = state.acks.get(&(member.view, at)).copied().unwrap_or(0);
+        if usize::from(acked) < member.log.len() {
+            steps.push(Step::Sync { member: at });
+        }
+    }
+
+    fn view_change_steps(&self, state: &State, at: u8, member: &Member, steps: &mut Vec<Step>) {
+        if member.view < self.last_view {
+            steps.push(Step::NextView { member: at });
+        }
+        if member.mode != Mode::Between || member.log_view == member.view {
+            return;
+        }
+        let own = self.said(at, member);
+        if !state.said.contains(&own) {
+            steps.push(Step::SayAgain { member: at });
+        }
+        if self.primary_of(member.view) != at {
+            return;
+        }
+        // Every choice of one `DoViewChange` or none from each other member.
+        let mut choices: Vec<Vec<Said>> = vec![Vec::new()];
+        for other in (0..self.members).filter(|other| *other != at) {
+            let theirs: Vec<&Said> =
+                state.said.iter().filter(|said| said.from == other && said.view == member.view).collect();
+            let with: Vec<Vec<Said>> = choices
+                .iter()
+                .flat_map(|choice| {
+                    theirs.iter().map(move |said| [choice.clone(), vec![(*said).clone()]].concat())
+                })
+                .collect();
+            choices.extend(with);
+        }
+        for others in choices {
+            let Some(log) = self.decided(state, &own, &others) else { continue };
+            if !state.can_fetch(&log) {
+                continue;
+            }
+            for stop in self.stops(state, member, &log) {
+                steps.push(Step::Decide { primary: at, others: others.clone(), stop });
+            }
+        }
+    }
+
+    fn install_steps(&self, state: &State, at: u8, member: &Member, steps: &mut Vec<Step>) {
+        for started in &state.started {
+            let later = started.view > member.log_view && started.view >= member.view;
+            if later
+                && self.primary_of(started.view) != at
+                && member.is_certain()
+                && state.can_fetch(&started.log)
+            {
+                for stop in self.stops(state, member, &started.log) {
+                    steps.push(Step::Follow { backup: at, view: started.view, stop });
+                }
+            }
+        }
+        if member.is_certain() {
+            return;
+        }
+        for (other, primary) in (0..).zip(&state.members) {
+            let serves =
+                primary.mode == Mode::Normal && self.primary_of(primary.view) == other && other != at;
+            if serves && primary.view >= member.view {
+                for stop in self.stops(state, member, &primary.entries()) {
+                    steps.push(Step::Ask { member: at, primary: other, stop });
+                }
+            }
+        }
+    }
+
+    /// Where an installation may be interrupted: before its end, while crashes are left.
+    fn stops(&self, state: &State, member: &Member, log: &[Entry]) -> Vec<Option<u8>> {
+        let mut stops = vec![None];
+        if state.restarts < self.restarts {
+            let agreed = member.agrees_with(log);
+            stops.extend((agreed..log.len()).filter_map(|stop| u8::try_from(stop).ok()).map(Some));
+        }
+        stops
+    }
+
+    fn restart_steps(&self, state: &State, at: u8, member: &Member, steps: &mut Vec<Step>) {
+        if state.restarts == self.restarts {
+            return;
+        }
+        let most = u8::try_from(member.log.len()).expect("few ops");
+        for keep in member.synced..=most {
+            steps.push(Step::Restart { member: at, keep, damaged: None });
+            if state.damages < self.damages {
+                steps.extend((1..=keep).map(|op| Step::Restart { member: at, keep, damaged: Some(op) }));
+            }
+        }
+    }
+}
+
+/// What a step does.
+impl ViewChange {
+    fn take(&self, state: &mut State, step: Step) {
+        match step {
+            Step::Propose { primary } => {
+                let member = &mut state.members[usize::from(primary)];
+                let op = u8::try_from(member.log.len() + 1).expect("few ops");
+                let entry = Entry { view: member.view, op, life: member.life };
+                let parent = member.log.last().and_then(Held::entry);
+                member.log.push(Held::Intact(entry));
+                state.parents.insert(entry, parent);
+            }
+            Step::Append { backup, entry } => {
+                let member = &mut state.members[usize::from(backup)];
+                member.log.push(Held::Intact(entry));
+                if self.mistake == Some(Mistake::AckBeforeSync) {
+                    let (view, op) = (member.view, entry.op);
+                    state.acknowledge(view, backup, op, self.majority());
+                }
+            }
+            Step::Sync { member: at } => {
+                let member = &mut state.members[usize::from(at)];
+                member.synced = u8::try_from(member.log.len()).expect("few ops");
+                let (view, op) = (member.view, member.synced);
+                state.acknowledge(view, at, op, self.majority());
+            }
+            Step::LearnCommit { primary } => {
+                let view = state.members[usize::from(primary)].view;
+                state.members[usize::from(primary)].commit = state.acknowledged(view, self.majority());
+            }
+            Step::NextView { member: at } => {
+                let member = &mut state.members[usize::from(at)];
+                member.view += 1;
+                member.synced = u8::try_from(member.log.len()).expect("few ops");
+                member.mode = Mode::Between;
+                self.say(state, at);
+            }
+            Step::SayAgain { member } => self.say(state, member),
+            Step::Decide { primary, others, stop } => self.decide_and_install(state, primary, &others, stop),
+            Step::Follow { backup, view, stop } => {
+                let log = state
+                    .started
+                    .iter()
+                    .find(|started| started.view == view)
+                    .map(|started| started.log.clone());
+                self.install(state, backup, view, &log.unwrap_or_default(), stop);
+            }
+            Step::Ask { member, primary, stop } => {
+                let (view, log) = {
+                    let primary = &state.members[usize::from(primary)];
+                    (primary.view, primary.entries())
+                };
+                self.install(state, member, view, &log, stop);
+            }
+            Step::Restart { member, keep, damaged } => {
+                if let Some(op) = damaged {
+                    state.damages += 1;
+                    state.members[usize::from(member)].log[usize::from(op) - 1] = Held::Bad(None);
+                }
+                self.restart(state, member, keep);
+            }
+        }
+    }
+
+    fn say(&self, state: &mut State, at: u8) {
+        let said = self.said(at, &state.members[usize::from(at)]);
+        state.said.insert(said);
+    }
+
+    fn decide_and_install(&self, state: &mut State, primary: u8, others: &[Said], stop: Option<u8>) {
+        let member = &state.members[usize::from(primary)];
+        let (own, view) = (self.said(primary, member), member.view);
+        let Some(log) = self.decided(state, &own, others) else { return };
+        self.install(state, primary, view, &log, stop);
+        if stop.is_none() {
+            state.started.insert(Started { view, log });
+        }
+    }
+
+    /// Rule V7: entry by entry; what differs goes, with everything above.
+    fn install(&self, state: &mut State, at: u8, view: u8, log: &[Entry], stop: Option<u8>) {
+        let member = &mut state.members[usize::from(at)];
+        member.view = view;
+        if self.mistake == Some(Mistake::LogViewEarly) {
+            member.log_view = view;
+        }
+        for (index, entry) in log.iter().enumerate().take(stop.map_or(log.len(), usize::from)) {
+            match member.log.get(index) {
+                Some(Held::Intact(own)) if own == entry => {}
+                Some(Held::Bad(_)) => member.log[index] = Held::Intact(*entry),
+                Some(Held::Intact(_)) => {
+                    member.log.truncate(index);
+                    member.log.push(Held::Intact(*entry));
+                }
+                None => member.log.push(Held::Intact(*entry)),
+            }
+        }
+        if let Some(stop) = stop {
+            member.synced = stop.max(member.synced).min(u8::try_from(member.log.len()).expect("few ops"));
+            let keep = u8::try_from(member.log.len()).expect("few ops");
+            member.mode = Mode::Between;
+            return self.restart(state, at, keep);
+        }
+        if self.mistake != Some(Mistake::KeepSuffix) {
+            member.log.truncate(log.len());
+        }
+        member.synced = u8::try_from(member.log.len()).expect("few ops");
+        member.log_view = view;
+        member.open = false;
+        member.mode = Mode::Normal;
+        let op = u8::try_from(log.len()).expect("few ops");
+        state.acknowledge(view, at, op, self.majority());
+    }
+
+    /// Another life: only what is on the disk is left.
+    fn restart(&self, state: &mut State, at: u8, keep: u8) {
+        state.restarts += 1;
+        let member = &mut state.members[usize::from(at)];
+        member.log.truncate(usize::from(keep));
+        member.synced = keep;
+        member.commit = 0;
+        member.recover();
+        if self.mistake == Some(Mistake::ForgetDamage) && !member.is_certain() {
+            let intact = member.log.iter().take_while(|held| matches!(held, Held::Intact(_))).count();
+            member.log.truncate(intact);
+            member.synced = u8::try_from(intact).expect("few ops");
+            member.open = false;
+        }
+        let mut was_primary = self.primary_of(member.view) == at;
+        if self.mistake == Some(Mistake::ResumeView) {
+            // The two lives give out the same op: only here must they be told apart.
+            was_primary = false;
+            member.life += 1;
+        }
+        member.mode = if !member.is_certain() {
+            Mode::Damaged
+        } else if member.log_view < member.view || was_primary {
+            Mode::Between
+        } else {
+            Mode::Normal
+        };
+    }
+}
+
+/// `DoViewChange`, as the real code would say and decide it.
+impl ViewChange {
+    fn said(&self, from: u8, member: &Member) -> Said {
+        let mut log = member.log.clone();
+        let mut open = member.open;
+        if self.mistake == Some(Mistake::FaultyIsAbsent) {
+            let intact = log.iter().take_while(|held| matches!(held, Held::Intact(_))).count();
+            log.truncate(intact);
+            open = false;
+        }
+        Said { from, view: member.view, log_view: member.log_view, commit: member.commit, log, open }
+    }
+
+    /// The log that the real decision makes of these.
+    fn decided(&self, state: &State, own: &Said, others: &[Said]) -> Option<Vec<Entry>> {
+        let members = usize::from(self.members);
+        let quorums = Quorums { members, view_change: self.majority(), nack: members - self.majority() + 1 };
+        let votes: BTreeMap<MemberId, LogSummary> =
+            others.iter().chain([own]).map(|said| (MemberId::new(said.from), summary(state, said))).collect();
+        let Decision::Log(DecidedLog { base, suffix }) = decide(&votes, quorums) else { return None };
+        let known: BTreeMap<Hash, Entry> = state.parents.keys().map(|entry| (entry.hash(), *entry)).collect();
+        let head = suffix.last().copied().unwrap_or(base.hash);
+        Some(state.prefix(known.get(&head).copied()))
+    }
+}
+
+fn summary(state: &State, said: &Said) -> LogSummary {
+    let committed = usize::from(said.commit);
+    let commit = state.prefix(said.log.iter().take(committed).filter_map(Held::entry).last());
+    let hash = commit.last().map_or(Hash::ZERO, Entry::hash);
+    let slot = |held: &Held| match held {
+        Held::Intact(entry) => Slot::Present(entry.hash()),
+        Held::Bad(entry) => Slot::Faulty(entry.map(|entry| entry.hash())),
+    };
+    LogSummary {
+        log_view: View::new(u64::from(said.log_view)),
+        checkpoint: Anchor::ZERO,
+        commit: Anchor::new(Op::new(u64::from(said.commit)), hash),
+        head: Op::new(said.log.len() as u64),
+        suffix: said.log.iter().skip(committed).map(slot).collect(),
+        open: said.open,
+    }
+}

@@ -119,6 +119,26 @@ async fn needed(
     judged
 }
 
+/// S6: all members are stopped, and in each the journal is damaged at another place. Every entry is left on two of them, so
+/// that together they have everything.
+pub(crate) async fn everywhere(rounds: u32) -> Row {
+    let mut bench = Bench::of_three().await;
+    let mut random = fastrand::Rng::with_seed(13);
+    for _ in 0..rounds {
+        bench.progress().await;
+        bench.level().await;
+        (0..3).for_each(|id| bench.cluster.kill(id));
+        for id in 0..3 {
+            let _ = Flips::of_share(&bench.cluster.data(id), id, 3, &mut random);
+        }
+        (0..3).for_each(|id| bench.cluster.restart(id));
+        bench.progress().await;
+        bench.level().await;
+        bench.passed();
+    }
+    bench.end(format!("{AT_ONCE} bits in each journal, at different places")).await
+}
+
 async fn ended(cluster: &mut Cluster, id: usize) -> String {
     loop {
         if let Some(words) = cluster.has_ended(id) {
@@ -162,6 +182,24 @@ impl Flips {
             flips.push((path.clone(), offset as u64, was, is));
         }
         Self(flips)
+    }
+
+    /// Flips bits in one of `shares` equal parts of what the journal holds.
+    fn of_share(folder: &Path, share: usize, shares: usize, random: &mut fastrand::Rng) -> Self {
+        let mut places = Vec::new();
+        for (path, bytes) in contents(folder) {
+            let journal = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("journal"));
+            let held = bytes.iter().enumerate().filter(|(_, byte)| journal && **byte != 0);
+            places.extend(held.map(|(offset, byte)| (path.clone(), offset as u64, *byte)));
+        }
+        let part = places.len() / shares;
+        let flip = |_| {
+            let (path, offset, was) = places[share * part + random.usize(..part)].clone();
+            let is = was ^ (1 << random.u8(..8));
+            set(&path, offset, is);
+            (path, offset, was, is)
+        };
+        Self((0..AT_ONCE).map(flip).collect())
     }
 
     /// Flips them back, except what the member itself has written anew.

@@ -100,6 +100,32 @@ pub(crate) async fn one(rounds: u32) -> Row {
     bench.end("ext4, shutdown ioctl").await
 }
 
+/// S21: one member loses power while another is frozen, by turns with the primary; both return, in either order. Two
+/// primaries would give away one revision twice.
+pub(crate) async fn paused(rounds: u32) -> Row {
+    let mut disks = Disks::new();
+    let mut bench = Bench::on(powered(&disks)).await;
+    for round in 0..rounds as usize {
+        let victim = (bench.primary().await + round % 3) % 3;
+        let frozen = (victim + 1 + round % 2) % 3;
+        bench.cluster.pause(frozen);
+        let blow = Instant::now();
+        cut(&mut disks, &mut bench.cluster, &[victim]);
+        if round.is_multiple_of(2) {
+            bench.cluster.restart(victim);
+            bench.progress().await;
+            bench.cluster.resume(frozen);
+        } else {
+            bench.cluster.resume(frozen);
+            bench.progress().await;
+            bench.cluster.restart(victim);
+        }
+        bench.survived(blow);
+        bench.level().await;
+    }
+    bench.end("ext4, shutdown ioctl, SIGSTOP").await
+}
+
 /// S1: all at once, under load.
 pub(crate) async fn all(rounds: u32) -> Row {
     let mut disks = Disks::new();

@@ -282,6 +282,9 @@ pub struct Options {
     pub witness_journal_bytes: u64,
     /// How fast a state is sent to a member that was away, in bytes per second. Default 64 MiB; 64 KiB to 1 TiB.
     pub transfer_bytes_per_second: u64,
+    /// How fast stored journal entries are read again to see whether they have gone bad, in bytes per second; 0 for never. A bad one is
+    /// fetched from a peer and written once more. Default 1 MiB; 0 to 1 GiB.
+    pub scrub_bytes_per_second: u64,
     /// The most memory that the cache of the state on disk takes. Default 64 MiB; 1 MiB to 1 TiB.
     pub cache_bytes: usize,
     /// The most sessions kept; opening one more evicts the one that was silent longest. Default 10,000; 1 to 1,000,000.
@@ -309,6 +312,7 @@ impl Default for Options {
             journal_budget_bytes: 256 << 20,
             witness_journal_bytes: 1 << 30,
             transfer_bytes_per_second: 64 << 20,
+            scrub_bytes_per_second: 1 << 20,
             cache_bytes: 64 << 20,
             max_sessions: 10_000,
             session_ttl: Duration::from_secs(600),
@@ -345,6 +349,7 @@ impl Options {
         number("witness_journal_bytes", self.witness_journal_bytes, 1 << 20..=most, "1 MiB to 1 TiB")?;
         let rate = self.transfer_bytes_per_second;
         number("transfer_bytes_per_second", rate, 64 << 10..=most, "64 KiB to 1 TiB")?;
+        number("scrub_bytes_per_second", self.scrub_bytes_per_second, 0..=1 << 30, "0 to 1 GiB")?;
         size("cache_bytes", self.cache_bytes, 1 << 20..=1 << 40, "1 MiB to 1 TiB")?;
         let entry = self.max_batch_bytes.max(self.max_key_bytes + self.max_value_bytes) as u64;
         let segment =
@@ -401,7 +406,7 @@ mod tests {
     #[test]
     fn each_value_outside_its_range_is_named() {
         type Spoiler = fn(&mut Options);
-        let spoilers: [(&str, Spoiler); 18] = [
+        let spoilers: [(&str, Spoiler); 19] = [
             ("heartbeat", |options| options.heartbeat = Duration::ZERO),
             ("suspect_min", |options| options.suspect_min = options.heartbeat),
             ("suspect_max", |options| options.suspect_max = options.heartbeat),
@@ -415,6 +420,7 @@ mod tests {
             ("segment_bytes", |options| options.segment_bytes = options.max_batch_bytes as u64),
             ("journal_budget_bytes", |options| options.journal_budget_bytes = u64::MAX),
             ("witness_journal_bytes", |options| options.witness_journal_bytes = 0),
+            ("scrub_bytes_per_second", |options| options.scrub_bytes_per_second = u64::MAX),
             ("transfer_bytes_per_second", |options| options.transfer_bytes_per_second = 0),
             ("max_sessions", |options| options.max_sessions = 0),
             ("session_window", |options| options.session_window = 0),

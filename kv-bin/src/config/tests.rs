@@ -60,6 +60,7 @@ fn every_option() -> Tuning {
         max_value_bytes: size,
         segment_bytes: size,
         checkpoint_bytes: size,
+        scrub_bytes_per_second: size,
         cache_bytes: size,
         max_sessions: Some(77),
         session_ttl: time,

@@ -46,6 +46,11 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_CHECKPOINT_BYTES", value_name = "SIZE")]
     pub(crate) checkpoint_bytes: Option<Size>,
 
+    /// How fast stored journal entries are read again to see whether they have gone bad, in bytes per second; 0 for never
+    /// [default: 1MiB]
+    #[arg(long, env = "KV_SCRUB_BYTES_PER_SECOND", value_name = "SIZE")]
+    pub(crate) scrub_bytes_per_second: Option<Size>,
+
     /// The most memory that the cache of the data file takes [default: 64MiB]
     #[arg(long, env = "KV_CACHE_BYTES", value_name = "SIZE")]
     pub(crate) cache_bytes: Option<Size>,
@@ -80,6 +85,7 @@ impl Tuning {
             max_value_bytes: self.max_value_bytes.or(other.max_value_bytes),
             segment_bytes: self.segment_bytes.or(other.segment_bytes),
             checkpoint_bytes: self.checkpoint_bytes.or(other.checkpoint_bytes),
+            scrub_bytes_per_second: self.scrub_bytes_per_second.or(other.scrub_bytes_per_second),
             cache_bytes: self.cache_bytes.or(other.cache_bytes),
             max_sessions: self.max_sessions.or(other.max_sessions),
             session_ttl: self.session_ttl.or(other.session_ttl),
@@ -105,6 +111,8 @@ impl Tuning {
         bytes(&mut options.max_value_bytes, self.max_value_bytes);
         bytes(&mut options.checkpoint_bytes, self.checkpoint_bytes);
         bytes(&mut options.cache_bytes, self.cache_bytes);
+        let scrub = self.scrub_bytes_per_second;
+        options.scrub_bytes_per_second = scrub.map_or(options.scrub_bytes_per_second, |size| size.0);
         options.segment_bytes = self.segment_bytes.map_or(options.segment_bytes, |size| size.0);
         options.pipeline = self.pipeline.unwrap_or(options.pipeline);
         options.max_sessions = self.max_sessions.unwrap_or(options.max_sessions);

@@ -73,12 +73,34 @@ impl LogReader {
     /// # Errors
     /// [`ReadError::Faulty`] if it is damaged on disk.
     pub fn read(&self, op: Op) -> Result<Option<Entry>, ReadError> {
+        let in_memory = self.lock().slot(op).and_then(|slot| slot.entry.clone());
+        if in_memory.is_some() { Ok(in_memory) } else { self.read_stored(op) }
+    }
+
+    /// Reads the stored entry at `op` although it may be in memory, to see whether it can be read. The number of bytes read; `None` if
+    /// nothing is stored there (yet).
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn verify(&self, op: Op) -> Result<Option<usize>, ReadError> {
+        let place = self.lock().find(op).and_then(|(_, place)| place);
+        match place {
+            Some(place) => self.read_stored(op).map(|_| Some(place.blocks as usize * BLOCK_BYTES)),
+            None => Ok(None),
+        }
+    }
+
+    /// The first op that may be held, and the last.
+    #[must_use]
+    pub fn bounds(&self) -> (Op, Op) {
+        let shared = self.lock();
+        (shared.floor.next(), shared.head())
+    }
+
+    fn read_stored(&self, op: Op) -> Result<Option<Entry>, ReadError> {
         let (hash, place, file) = {
             let shared = self.lock();
             let Some((hash, place)) = shared.find(op) else { return Ok(None) };
-            if let Some(entry) = shared.slot(op).and_then(|slot| slot.entry.as_ref()) {
-                return Ok(Some(entry.clone()));
-            }
             let place = place.ok_or(ReadError::Faulty { op })?;
             let file = shared.files.get(&place.segment).ok_or(ReadError::Faulty { op })?;
             (hash, place, Arc::clone(file))

@@ -5,12 +5,17 @@ use super::StopReason;
 use super::shared::Shared;
 use crate::engine::EngineError;
 use crate::ids::Op;
+use crate::journal::ReadError;
 use crate::kv::{CheckpointDone, State};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// So many entries are applied before the driver is told.
 const RUN: u64 = 64;
+
+/// How often an entry that is being repaired is looked at.
+const REPAIR_LOOK: Duration = Duration::from_millis(20);
 
 /// A checkpoint is also due when this many times [`Options::checkpoint_bytes`](crate::Options) have been applied since
 /// the last, though they may have left little in memory: the journal keeps them until then, and a restart applies them.
@@ -124,10 +129,17 @@ impl Applier {
         let Some(log) = self.shared.log() else { return Ok(()) };
         while self.state.applied().op < through && !self.state.is_full() {
             let op = self.state.applied().op.next();
-            let entry = log
-                .read(op)
-                .map_err(|error| StopReason::Log(Arc::new(error)))?
-                .ok_or(StopReason::Missing { op })?;
+            let entry = match log.read(op) {
+                Ok(entry) => entry.ok_or(StopReason::Missing { op })?,
+                Err(ReadError::Faulty { .. }) => {
+                    // It is fetched from a peer. Whoever waits longer than the cluster's patience is fenced.
+                    self.shared.inbox.applied(self.state.applied().op);
+                    self.shared.inbox.faulty(op);
+                    self.shared.plan.pause(REPAIR_LOOK);
+                    return Ok(());
+                }
+                Err(error) => return Err(StopReason::Log(Arc::new(error))),
+            };
             let applied = self.state.apply(&entry)?;
             self.bytes += entry.body.len();
             self.shared.waiters.applied(applied);

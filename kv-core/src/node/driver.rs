@@ -121,6 +121,9 @@ impl Driver {
         if let Some(checkpoint) = batch.checkpoint {
             self.step(Input::Checkpointed { checkpoint });
         }
+        for op in batch.faulty {
+            self.step(Input::Faulty { op });
+        }
         if batch.handover {
             self.step(Input::Handover);
         }

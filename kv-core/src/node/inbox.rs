@@ -15,6 +15,9 @@ use tokio::sync::Notify;
 /// Bytes of messages that wait in each of the two queues.
 const MAX_BYTES: usize = 8 << 20;
 
+/// Faulty entries that wait to be told.
+const MOST_FAULTY: usize = 256;
+
 /// A client's call on its way to the driver.
 #[derive(Debug)]
 pub(super) enum Call {
@@ -62,6 +65,8 @@ pub(super) struct Batch {
     pub(super) checkpoint: Option<Anchor>,
     /// Peers whose connection broke.
     pub(super) lost: BTreeSet<MemberId>,
+    /// Stored entries that cannot be read.
+    pub(super) faulty: BTreeSet<Op>,
     /// Someone wants the primary role to be given away.
     pub(super) handover: bool,
 }
@@ -76,6 +81,7 @@ impl Batch {
             && self.applied.is_none()
             && self.checkpoint.is_none()
             && self.lost.is_empty()
+            && self.faulty.is_empty()
             && !self.handover
     }
 }
@@ -146,6 +152,15 @@ impl Inbox {
     pub(super) fn lost(&self, peer: MemberId) {
         self.put(|batch| {
             batch.lost.insert(peer);
+        });
+    }
+
+    /// The stored entry at this op cannot be read. Bounded: of many, the first are enough.
+    pub(super) fn faulty(&self, op: Op) {
+        self.put(|batch| {
+            if batch.faulty.len() < MOST_FAULTY {
+                batch.faulty.insert(op);
+            }
         });
     }
 

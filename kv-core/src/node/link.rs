@@ -204,6 +204,7 @@ fn read_entries(shared: &Shared, wanted: Entries) -> Vec<Entry> {
             Ok(None) => return Vec::new(),
             Err(error) => {
                 tracing::warn!(%op, %error, "cannot read an entry for a peer");
+                shared.inbox.faulty(op);
                 return Vec::new();
             }
         }

@@ -38,6 +38,7 @@ mod link;
 mod pool;
 mod reads;
 mod reply;
+mod scrub;
 mod shared;
 mod status;
 mod stop;
@@ -116,6 +117,7 @@ impl Node {
         for (peer, lane, queue) in shared.lanes.all() {
             shared.tasks.spawn(Link::new(shared.clone(), peer, lane, queue).run());
         }
+        shared.tasks.spawn(scrub::run(shared.clone(), shared.options.scrub_bytes_per_second));
         shared.tasks.spawn(Driver::new(shared.clone(), replica, applied).run());
         let stopped = stop::supervise(shared.clone(), threads.clone());
         Ok(Self { shared, door, threads, stopped, address })

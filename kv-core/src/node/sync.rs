@@ -1,6 +1,7 @@
 //! Small means of waiting for one another.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Locks. A panic elsewhere stops the node (see `Shared::guard`); it is no reason to panic here too.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -32,6 +33,12 @@ impl<T> Monitor<T> {
         let result = with(&mut lock(&self.value));
         self.changed.notify_one();
         result
+    }
+
+    /// Blocks until something changes, but no longer than this.
+    pub(super) fn pause(&self, most: Duration) {
+        // Whether it was a change or the time does not matter: the caller looks.
+        drop(self.changed.wait_timeout(lock(&self.value), most));
     }
 
     /// Blocks until `ready` gives something.

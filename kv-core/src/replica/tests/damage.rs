@@ -1,0 +1,252 @@
+//! Damaged logs: executions that lose data, or get stuck, where a careless implementation takes what it cannot read for what was never
+//! there. Each cites the rule that prevents it.
+
+use super::group::Group;
+use crate::ids::{MemberId, Op, View};
+use crate::message::{Extent, Message, Slot};
+use crate::replica::{Halt, Input, Status};
+
+/// A group with `count` committed entries, level.
+fn with_entries(data: u8, witnesses: u8, count: u64) -> Group {
+    let mut group = Group::formed(data, witnesses);
+    for n in 0..count {
+        group.propose(0, &format!("k{n}"));
+        group.settle();
+    }
+    group.run_until("all level", |group| group.level() && group.replica(0).head().op == Op::new(count));
+    group.run_for(30);
+    group
+}
+
+fn crash_all(group: &mut Group) {
+    for id in 0..u8::try_from(group.members.len()).expect("few") {
+        group.crash(id);
+    }
+}
+
+fn start_all(group: &mut Group) {
+    for id in 0..u8::try_from(group.members.len()).expect("few") {
+        group.start(id);
+    }
+}
+
+fn spoil(group: &mut Group, id: u8, ops: &[u64]) {
+    group.members[usize::from(id)].disk.bad.extend(ops.iter().map(|op| Op::new(*op)));
+}
+
+/// Every member is in normal status and has every entry, intact.
+fn mended(group: &Group, count: u64) -> bool {
+    group.level()
+        && group.members.iter().all(|member| {
+            let is_normal = member.replica.as_ref().is_some_and(|it| it.standing().status == Status::Normal);
+            let disk = &member.disk;
+            let whole = (1..=count).all(|op| disk.entries.contains_key(&Op::new(op)));
+            is_normal && whole && disk.bad.is_empty() && disk.damaged.is_none()
+        })
+}
+
+/// FAULTS S6, rules D6 and V5.
+#[test]
+fn s6_different_damage_on_every_member_is_repaired() {
+    for bad in [[3, 5, 7], [6, 7, 8], [8, 1, 2]] {
+        let mut group = with_entries(3, 0, 8);
+        crash_all(&mut group);
+        for (id, op) in (0..).zip(bad) {
+            spoil(&mut group, id, &[op]);
+        }
+        start_all(&mut group);
+        group.run_until("mended", |group| mended(group, 8));
+    }
+}
+
+/// FAULTS S6, with a log longer than a pipeline and damage far below what votes list.
+#[test]
+fn s6_different_damage_deep_in_long_logs_is_repaired() {
+    let mut group = with_entries(3, 0, 150);
+    crash_all(&mut group);
+    spoil(&mut group, 0, &[3, 4, 90]);
+    spoil(&mut group, 1, &[5, 140, 150]);
+    spoil(&mut group, 2, &[60]);
+    start_all(&mut group);
+    group.run_until("mended", |group| mended(group, 150));
+}
+
+/// Rule D6: the entries behind its damage are the only copies of what the other two have lost.
+#[test]
+fn d6_what_is_intact_behind_the_damage_is_kept_and_served() {
+    let mut group = with_entries(3, 0, 8);
+    crash_all(&mut group);
+    spoil(&mut group, 0, &[6, 7, 8]);
+    spoil(&mut group, 1, &[6, 7, 8]);
+    spoil(&mut group, 2, &[5]);
+    start_all(&mut group);
+    group.run_until("mended", |group| mended(group, 8));
+    assert!(group.committed.len() >= 8);
+}
+
+/// FAULTS S7: all have answered, and the entry is nowhere.
+#[test]
+fn s7_the_same_entry_bad_everywhere_halts_loudly() {
+    let mut group = with_entries(3, 0, 8);
+    crash_all(&mut group);
+    for id in 0..3 {
+        spoil(&mut group, id, &[8]);
+    }
+    start_all(&mut group);
+    let lost = Some(Halt::Lost { op: Op::new(8) });
+    group.run_until("halted", |group| group.members.iter().any(|member| member.halt == lost));
+    assert_eq!(group.serving(), None);
+}
+
+/// FAULTS S7: nobody else has what a cluster of one has lost.
+#[test]
+fn s7_a_cluster_of_one_with_a_damaged_log_halts_at_once() {
+    let mut group = with_entries(1, 0, 5);
+    group.crash(0);
+    spoil(&mut group, 0, &[4]);
+    group.start(0);
+    assert_eq!(group.members[0].halt, Some(Halt::Lost { op: Op::new(4) }));
+}
+
+/// Rule V5: members 0 and 1 committed op 4; then 1 loses the end of its log, without a trace of how long it was, and 0 is away. Had the
+/// open end counted as a nack, 1 and 2 would go on without op 4.
+#[test]
+fn v5_an_open_tail_that_hides_a_committed_op_waits_for_who_has_it() {
+    let mut group = with_entries(3, 0, 3);
+    group.isolate(2);
+    group.propose(0, "only on two");
+    group.run_until("committed", |group| group.replica(0).commit().op == Op::new(4));
+    group.crash(0);
+    group.crash(1);
+    let disk = &mut group.members[1].disk;
+    disk.entries.retain(|op, _| *op <= Op::new(3));
+    disk.damaged = Some(Extent::Open);
+    group.heal();
+    group.start(1);
+    group.run_for(5_000);
+    assert_eq!(group.serving(), None);
+    group.start(0);
+    group.run_until("mended", |group| mended(group, 4));
+}
+
+/// Rule V4: a vote that is sent again after a restart tells what the disk holds then. The latest replaces the earlier one.
+#[test]
+fn v4_a_vote_after_a_restart_tells_of_the_damage_found_since() {
+    let mut group = with_entries(3, 0, 4);
+    group.isolate(2);
+    group.crash(0);
+    group.crash(1);
+    group.members[2].disk.view = View::new(2);
+    group.crash(2);
+    spoil(&mut group, 2, &[3, 4]);
+    group.sent.clear();
+    group.start(2);
+    group.run_for(10);
+    let vote = group.sent.iter().find_map(|sent| match &sent.message {
+        Message::DoViewChange { log, .. } => Some(log.clone()),
+        _ => None,
+    });
+    let log = vote.expect("it votes though it is damaged");
+    assert_eq!(log.suffix[2..], [Slot::Faulty(None), Slot::Faulty(None)]);
+    assert!(!log.open);
+}
+
+/// A `StartView` from before the acknowledgement that was lost is not the present head. Rule D6.
+#[test]
+fn d6_a_delayed_start_view_does_not_end_the_damage() {
+    let mut group = with_entries(3, 0, 4);
+    let hashes = (0..=2).map(|op| (Op::new(op), group.replica(0).anchor(Op::new(op)).hash)).collect();
+    let (view, commit) = (group.replica(0).view(), group.replica(0).anchor(Op::new(2)));
+    group.crash(2);
+    spoil(&mut group, 2, &[3, 4]);
+    group.isolate(2);
+    group.start(2);
+    let message = Message::StartView { view, commit, hashes, nonce: 0 };
+    group.input(2, Input::Message { from: MemberId::new(0), message });
+    group.run_for(100);
+    assert!(group.members[2].disk.damaged.is_some());
+    group.heal();
+    group.run_until("mended", |group| mended(group, 4));
+}
+
+/// Rule D8.
+#[test]
+fn d8_an_entry_that_goes_bad_is_fetched_by_its_hash_and_written_once_more() {
+    let mut group = with_entries(3, 0, 6);
+    for id in [0, 1] {
+        spoil(&mut group, id, &[3, 6]);
+        for op in [3, 6] {
+            group.members[usize::from(id)].staged.remove(&Op::new(op));
+            group.input(id, Input::Faulty { op: Op::new(op) });
+        }
+    }
+    group.run_until("mended", |group| mended(group, 6));
+}
+
+/// Rules D8 and V4: until it is written once more it is not told as present.
+#[test]
+fn d8_a_marked_entry_is_faulty_in_a_vote_and_is_not_served() {
+    let mut group = with_entries(3, 0, 4);
+    group.isolate(1);
+    let hash = group.replica(1).anchor(Op::new(3)).hash;
+    spoil(&mut group, 1, &[3]);
+    group.input(1, Input::Faulty { op: Op::new(3) });
+    let summary = group.replica(1).summary();
+    let commit = group.replica(1).commit().op;
+    let slot = summary.suffix.get(usize::try_from(2 - commit.get().min(2)).expect("small"));
+    assert!(commit >= Op::new(3) || slot == Some(&Slot::Faulty(Some(hash))));
+    group.sent.clear();
+    let what = crate::message::FetchWhat::Entries;
+    let message = Message::Fetch { from: Op::new(3), through: Op::new(3), hash: Some(hash), nonce: 9, what };
+    group.input(1, Input::Message { from: MemberId::new(2), message });
+    assert!(!group.sent.iter().any(|sent| matches!(sent.message, Message::NewState { nonce: 9, .. })));
+}
+
+/// Rule N4: an entry that went bad before it was known to be committed is not acknowledged, nor is anything above it.
+#[test]
+fn n4_nothing_above_a_bad_uncommitted_entry_is_acknowledged() {
+    let mut group = with_entries(3, 0, 2);
+    group.isolate(2);
+    group.cut.extend([(1, 0)]);
+    group.propose(0, "a");
+    group.propose(0, "b");
+    group.settle();
+    assert_eq!(group.replica(1).durable().op, Op::new(4));
+    spoil(&mut group, 1, &[3]);
+    group.members[1].staged.remove(&Op::new(3));
+    group.input(1, Input::Faulty { op: Op::new(3) });
+    group.sent.clear();
+    group.run_for(60);
+    let most = group.sent.iter().filter(|sent| sent.from == MemberId::new(1)).filter_map(|sent| {
+        match sent.message {
+            Message::PrepareOk { log, .. } | Message::CommitOk { log: Some(log), .. } => Some(log.op),
+            _ => None,
+        }
+    });
+    assert_eq!(most.max(), Some(Op::new(2)));
+    group.heal();
+    group.run_until("mended", |group| mended(group, 4));
+}
+
+/// Rule V7: the witness alone knows how much was committed, and nothing below it; the new primary has lost its tail. It asks for hashes
+/// below one that it knows, and who has the log of that one answers, though it does not know itself what is committed.
+#[test]
+fn v7_hashes_are_asked_for_below_one_that_is_known() {
+    let mut group = with_entries(2, 1, 6);
+    let anchor = group.replica(0).anchor(Op::new(6));
+    crash_all(&mut group);
+    let witness = &mut group.members[2].disk;
+    witness.checkpoint = anchor;
+    witness.trim(Op::new(5));
+    for id in [0, 1] {
+        group.members[id].disk.view = View::new(1);
+    }
+    let disk = &mut group.members[1].disk;
+    disk.entries.retain(|op, _| *op <= Op::new(3));
+    disk.damaged = Some(Extent::Open);
+    start_all(&mut group);
+    group.run_until("repaired", |group| {
+        group.level() && (0..3).all(|id| group.replica(id).standing().status == Status::Normal)
+    });
+    assert!(group.replica(1).head().op >= Op::new(6));
+}

@@ -82,15 +82,18 @@ impl Install {
         self.head.op < op
     }
 
-    /// Another member's log may have gaps of its own: what none has answered is asked for op by op.
-    fn asks_for_runs(&self) -> bool {
-        self.turns % 4 < 2
+    /// Whether the next request is for many entries. Another member's log may have gaps of its own: what none of the peers has answered is
+    /// asked for op by op, of all of them in turn.
+    fn asks_for_runs(&self, peers: usize) -> bool {
+        let turn = self.turns + usize::from(self.asked);
+        (turn / peers.max(1)).is_multiple_of(2)
     }
 
-    fn answered(&mut self, now: Instant) {
+    fn answered(&mut self, now: Instant, peers: usize) {
         self.asked = false;
-        if !self.asks_for_runs() {
-            self.turns -= 2;
+        if !self.asks_for_runs(peers) {
+            // The same peer, with a larger question.
+            self.turns -= peers;
         }
         self.patience /= 2;
         self.retry_at = now;
@@ -257,10 +260,10 @@ impl Replica {
             }
             return;
         }
-        let gap = self.log.gap();
+        let (gap, peers) = (self.log.gap(), self.cluster.len() - 1);
         let Some(install) = self.state.install_mut() else { return };
         let limit = gap.map_or(install.head.op, |gap| gap.op);
-        let run = if install.asks_for_runs() { RUN_ENTRIES } else { 1 };
+        let run = if install.asks_for_runs(peers) { RUN_ENTRIES } else { 1 };
         let through = limit.min(head.advance(run));
         let pinned = gap.filter(|gap| gap.op == through).map(|gap| gap.hash);
         let hash = pinned.or_else(|| install.known.get(&through).copied());
@@ -300,7 +303,7 @@ impl Replica {
         if self.on_anchor_confirmed(nonce, hashes) {
             return;
         }
-        let now = self.now.monotonic;
+        let (now, peers) = (self.now.monotonic, self.cluster.len() - 1);
         let Some(install) = self.state.install_mut().filter(|install| install.nonce == Some(nonce)) else {
             return;
         };
@@ -309,7 +312,7 @@ impl Replica {
             install.known.entry(*op).or_insert(*hash);
         }
         if install.known.len() > before {
-            install.answered(now);
+            install.answered(now, peers);
             self.drive_install();
         }
     }
@@ -319,7 +322,7 @@ impl Replica {
         if matches!(self.state, State::Backup(_)) {
             return self.fill_gap(from, nonce, entries);
         }
-        let now = self.now.monotonic;
+        let (now, peers) = (self.now.monotonic, self.cluster.len() - 1);
         let Some(install) = self
             .state
             .install_mut()
@@ -336,7 +339,7 @@ impl Replica {
         if self.log.head().op > before
             && let Some(install) = self.state.install_mut()
         {
-            install.answered(now);
+            install.answered(now, peers);
             self.extend_patience();
             self.drive_install();
         }

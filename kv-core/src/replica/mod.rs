@@ -527,10 +527,14 @@ impl Replica {
         {
             return self.become_primary();
         }
-        if self.is_damaged() && self.cluster.len() == 1 {
-            // Nobody else has what is missing.
-            self.halt(Halt::Lost { op: self.log.head().op.next() });
-        } else if self.log_view < self.view {
+        if self.cluster.len() == 1 {
+            if self.misses_entries() {
+                // Nobody else has what is missing.
+                return self.halt(Halt::Lost { op: self.log.head().op.next() });
+            }
+            self.damage = None;
+        }
+        if self.log_view < self.view {
             self.resume_view_change();
         } else if self.is_damaged() {
             // Rule D6: it votes, and acknowledges nothing before it has been told its head.

@@ -4,7 +4,7 @@
 use super::state::State;
 use super::{Halt, Replica};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, WriteSeq};
-use crate::message::{Entry, FetchWhat, Message, Write};
+use crate::message::{Entry, Extent, FetchWhat, Message, Write};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::{info, warn};
@@ -54,6 +54,12 @@ impl Replica {
             self.repairs.list.insert(op, Repair { nonce, turns: 0, patience, ask_at, writing: None });
             self.ask_for_repairs();
         }
+    }
+
+    /// Whether something that the log may have held is not there. What could not be read once may be readable again.
+    pub(super) fn misses_entries(&self) -> bool {
+        let reached = Extent::Through(self.log.head().op);
+        !self.log.behind().is_empty() || self.damage.is_some_and(|extent| extent > reached)
     }
 
     /// Asks for what is due.

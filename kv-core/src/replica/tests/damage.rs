@@ -108,6 +108,32 @@ fn s7_a_cluster_of_one_with_a_damaged_log_halts_at_once() {
     assert_eq!(group.members[0].halt, Some(Halt::Lost { op: Op::new(4) }));
 }
 
+/// What could not be read was only hard to read: nothing is missing, and the member goes on.
+#[test]
+fn s12_a_cluster_of_one_goes_on_when_everything_is_readable_again() {
+    let mut group = with_entries(1, 0, 5);
+    group.crash(0);
+    group.members[0].disk.damaged = Some(Extent::Through(Op::new(5)));
+    group.start(0);
+    group.run_until("serving", |group| group.serving() == Some(0));
+    assert_eq!(group.replica(0).commit().op, Op::new(5));
+}
+
+/// Five members, of whom only the fourth can serve op 3: whoever is asked for a run of entries does not answer, so each is asked for
+/// single ones. Rule D6.
+#[test]
+fn d6_an_entry_that_only_one_of_five_has_is_found() {
+    let mut group = with_entries(5, 0, 4);
+    crash_all(&mut group);
+    for id in [0, 1, 2] {
+        spoil(&mut group, id, &[3, 4]);
+    }
+    spoil(&mut group, 3, &[1, 2, 4]);
+    spoil(&mut group, 4, &[3]);
+    start_all(&mut group);
+    group.run_until("mended", |group| mended(group, 4));
+}
+
 /// Rule V5: members 0 and 1 committed op 4; then 1 loses the end of its log, without a trace of how long it was, and 0 is away. Had the
 /// open end counted as a nack, 1 and 2 would go on without op 4.
 #[test]

@@ -79,9 +79,12 @@ fn powered(disks: &Disks) -> Cluster {
 
 /// Cuts the power of these members' disks, and of the members.
 fn cut(disks: &mut Disks, cluster: &mut Cluster, ids: &[usize]) {
-    disks.cut(ids);
-    ids.iter().for_each(|id| cluster.kill(*id));
-    ids.iter().for_each(|id| disks.restore(*id));
+    // The load goes on meanwhile.
+    tokio::task::block_in_place(|| {
+        disks.cut(ids);
+        ids.iter().for_each(|id| cluster.kill(*id));
+        ids.iter().for_each(|id| disks.restore(*id));
+    });
 }
 
 /// S1: one member at a time, whoever is primary among them.

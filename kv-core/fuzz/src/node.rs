@@ -137,6 +137,7 @@ impl Host {
             }
         };
         self.replica.handle(self.now, input);
+        self.replica.check_invariants();
         self.drain();
     }
 

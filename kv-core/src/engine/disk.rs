@@ -7,7 +7,7 @@ use super::layers::Layers;
 use super::overlay::Overlay;
 use super::point::Reader;
 use super::tree::{Base, Row, StoredRow, Tree};
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, Snapshot};
 use crate::ids::{Anchor, Revision};
 use crate::storage::Storage;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The file.
-const NAME: &str = "state";
+pub(super) const NAME: &str = "state";
 
 /// The file while it is made.
 const UNFINISHED: &str = "state.new";
@@ -36,6 +36,12 @@ pub struct Disk {
 /// What a checkpoint left besides the data.
 #[derive(Debug)]
 pub(crate) struct Rows(Option<Arc<Base>>);
+
+impl From<Arc<Base>> for Rows {
+    fn from(base: Arc<Base>) -> Self {
+        Self(Some(base))
+    }
+}
 
 impl Rows {
     /// The rows whose names start with `prefix`, in order.
@@ -79,6 +85,12 @@ impl Opened {
 }
 
 impl Disk {
+    /// Throws the state away, durably: it is damaged, and another one is fetched.
+    pub(crate) fn discard(storage: &dyn Storage) -> Result<(), EngineError> {
+        remove(storage, NAME)?;
+        storage.sync_directory().map_err(|error| EngineError::io("remove", error))
+    }
+
     /// Opens the file `state`, if there is one.
     pub(crate) fn open(storage: Arc<dyn Storage>, cache_bytes: usize) -> Result<Opened, EngineError> {
         let abandoned = Arc::new(AtomicBool::new(false));
@@ -137,6 +149,10 @@ impl Engine for Disk {
 
     fn is_full(&self) -> bool {
         self.layers.frozen().is_some() && self.layers.active().bytes() >= self.overlay_limit
+    }
+
+    fn snapshot(&self) -> Option<Snapshot> {
+        self.layers.base().map(|base| Snapshot::new(self.checkpoint, base))
     }
 
     fn freeze(&mut self) -> Option<Merge> {
@@ -205,12 +221,17 @@ impl Merge {
 
     fn create(&self) -> Result<Arc<Tree>, EngineError> {
         let io = |error| EngineError::io("create", error);
-        match self.storage.remove(UNFINISHED) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
-            Ok(()) | Err(_) => {}
-        }
+        remove(&*self.storage, UNFINISHED)?;
         let file = self.storage.create(UNFINISHED).map_err(io)?;
         Ok(Arc::new(Tree::create(file, self.cache_bytes, self.abandoned.clone())?))
+    }
+}
+
+/// Removes a file, if it is there.
+pub(super) fn remove(storage: &dyn Storage, name: &str) -> Result<(), EngineError> {
+    match storage.remove(name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(EngineError::io("remove", error)),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

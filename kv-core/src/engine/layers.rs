@@ -158,6 +158,11 @@ impl Layers {
         }
     }
 
+    /// What the last merge left.
+    pub(super) fn base(&self) -> Option<Arc<Base>> {
+        self.base.clone()
+    }
+
     pub(super) fn active(&self) -> &Overlay {
         &self.active
     }

@@ -57,6 +57,10 @@ impl Engine for Memory {
         false
     }
 
+    fn snapshot(&self) -> Option<super::Snapshot> {
+        None
+    }
+
     fn freeze(&mut self) -> Option<Merge> {
         None
     }

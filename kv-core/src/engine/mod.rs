@@ -23,6 +23,8 @@ mod layers;
 mod memory;
 mod overlay;
 mod point;
+mod snapshot;
+mod staging;
 mod sums;
 mod tree;
 
@@ -31,6 +33,8 @@ pub use disk::{Disk, Merge, Merged};
 pub use error::EngineError;
 pub use memory::Memory;
 pub use point::{Point, Reader, Scan};
+pub use snapshot::Snapshot;
+pub(crate) use staging::Staging;
 pub(crate) use tree::Row;
 
 use crate::ids::{Anchor, Revision};
@@ -66,6 +70,9 @@ pub trait Engine: Debug + Send {
 
     /// A merge runs, and the memory beside it is used up.
     fn is_full(&self) -> bool;
+
+    /// The durable checkpoint, to be sent to another member; `None` if there is none.
+    fn snapshot(&self) -> Option<Snapshot>;
 
     /// Freezes what is published for a checkpoint. `None` if a merge runs, nothing is new, or there is no disk.
     fn freeze(&mut self) -> Option<Merge>;

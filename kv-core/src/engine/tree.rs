@@ -4,11 +4,12 @@ use super::EngineError;
 use super::blocks::Blocks;
 use super::key::Key;
 use super::overlay::{OverlayCursor, Value};
+use super::snapshot;
 use crate::storage::File;
 use bytes::Bytes;
 use redb::{
-    AccessGuard, Database, Range, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition,
-    TableError,
+    AccessGuard, Database, Durability, Range, ReadOnlyTable, ReadableDatabase, StorageBackend,
+    TableDefinition, TableError,
 };
 use std::fmt;
 use std::io;
@@ -22,6 +23,53 @@ const DATA: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefini
 
 /// What else belongs to the state, by name.
 const ROWS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("rows");
+
+/// How far the pieces of a snapshot go, while this is one that is being received.
+const PROGRESS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("progress");
+
+/// The two parts of a state, in the order in which they are transferred.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Part {
+    Rows,
+    Data,
+}
+
+impl Part {
+    pub(super) const ALL: [Self; 2] = [Self::Rows, Self::Data];
+
+    pub(super) const fn code(self) -> u8 {
+        match self {
+            Self::Rows => 0,
+            Self::Data => 1,
+        }
+    }
+
+    pub(super) fn of_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|part| part.code() == code)
+    }
+
+    const fn table(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+        match self {
+            Self::Rows => ROWS,
+            Self::Data => DATA,
+        }
+    }
+
+    /// The place of a key in the order of a transfer.
+    pub(super) fn place(self, key: &[u8]) -> Bytes {
+        [&[self.code()], key].concat().into()
+    }
+
+    /// The parts that are left after a place, and the key after which the first of them goes on.
+    pub(super) fn from_place(place: &[u8]) -> impl Iterator<Item = (Self, Option<&[u8]>)> {
+        let begun = place.split_first().and_then(|(code, key)| Some((Self::of_code(*code)?, key)));
+        Self::ALL.into_iter().filter_map(move |part| match begun {
+            Some((current, _)) if part < current => None,
+            Some((current, key)) if part == current => Some((part, Some(key))),
+            Some(_) | None => Some((part, None)),
+        })
+    }
+}
 
 type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
@@ -92,7 +140,8 @@ impl Tree {
                 Err(TableError::TableDoesNotExist(_)) => Ok(None),
                 Err(error) => Err(error),
             };
-            Ok(Base { data: open(DATA)?, rows: open(ROWS)?, tree: self.clone() })
+            let (data, rows, progress) = (open(DATA)?, open(ROWS)?, open(PROGRESS)?);
+            Ok(Base { data, rows, progress, tree: self.clone() })
         })
     }
 
@@ -126,10 +175,52 @@ impl Tree {
     }
 }
 
+impl Tree {
+    /// Puts a piece of a snapshot into the tree, and how far the pieces go, in one transaction.
+    pub(super) fn stage(
+        &self,
+        rows: Vec<snapshot::Row>,
+        progress: &[u8],
+        durable: bool,
+    ) -> Result<(), EngineError> {
+        guarded(&self.blocks, || {
+            let mut transaction = self.database.begin_write()?;
+            if durable {
+                transaction.set_two_phase_commit(true);
+                transaction.set_quick_repair(true);
+            } else {
+                transaction.set_durability(Durability::None)?;
+            }
+            for part in Part::ALL {
+                let mut table = transaction.open_table(part.table())?;
+                for row in rows.iter().filter(|row| row.part == part) {
+                    table.insert(&row.key[..], &row.value[..])?;
+                }
+            }
+            transaction.open_table(PROGRESS)?.insert(&b""[..], progress)?;
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    /// This is a state like any other from now on, durably.
+    pub(super) fn forget_progress(&self) -> Result<(), EngineError> {
+        guarded(&self.blocks, || {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_two_phase_commit(true);
+            transaction.set_quick_repair(true);
+            transaction.delete_table(PROGRESS)?;
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+}
+
 /// What one merge left, for as long as it is held.
 pub(super) struct Base {
     data: Option<Table>,
     rows: Option<Table>,
+    progress: Option<Table>,
     // Last, so that the tables are dropped before what they read from.
     tree: Arc<Tree>,
 }
@@ -153,10 +244,29 @@ impl Base {
 
     /// Goes through the keys from `from` on.
     pub(super) fn cursor(&self, from: &[u8]) -> Result<BaseCursor<'_>, EngineError> {
+        self.walk(self.data.as_ref(), Bound::Included(from))
+    }
+
+    /// Goes through a part, from the key after `after` on.
+    pub(super) fn part(&self, part: Part, after: Option<&[u8]>) -> Result<BaseCursor<'_>, EngineError> {
+        let table = match part {
+            Part::Rows => self.rows.as_ref(),
+            Part::Data => self.data.as_ref(),
+        };
+        self.walk(table, after.map_or(Bound::Unbounded, Bound::Excluded))
+    }
+
+    /// How far the pieces of a snapshot go that is being received.
+    pub(super) fn progress(&self) -> Result<Option<Vec<u8>>, EngineError> {
+        let Some(progress) = &self.progress else { return Ok(None) };
+        guarded(&self.tree.blocks, || Ok(progress.get(&b""[..])?.map(|value| value.value().to_vec())))
+    }
+
+    fn walk(&self, table: Option<&Table>, from: Bound<&[u8]>) -> Result<BaseCursor<'_>, EngineError> {
         let blocks = &self.tree.blocks;
-        let bounds = (Bound::Included(from), Bound::Unbounded);
-        let range = match &self.data {
-            Some(data) => Some(guarded(blocks, || Ok(data.range::<&[u8]>(bounds)?))?),
+        let bounds = (from, Bound::Unbounded);
+        let range = match table {
+            Some(table) => Some(guarded(blocks, || Ok(table.range::<&[u8]>(bounds)?))?),
             None => None,
         };
         let mut cursor = BaseCursor { range, current: None, blocks };

@@ -278,7 +278,9 @@ impl Shared {
 
     /// Holds nothing but what follows this point, if it has that. As the journal does (`Store::adopt`).
     fn restart(&mut self, point: Anchor) {
-        if self.slot(point.op).is_some_and(|slot| slot.hash == point.hash) {
+        // The floor is committed, and so is the point: at one op they are the same.
+        let held = self.slot(point.op).is_some_and(|slot| slot.hash == point.hash);
+        if held || point.op <= self.floor {
             return;
         }
         let another = self.head() >= point.op

@@ -9,11 +9,13 @@ mod limits;
 mod reader;
 mod recent;
 mod record;
+mod transfer;
 
 pub use apply::Applied;
 pub use checkpoint::{Checkpoint, CheckpointDone};
 pub use limits::Limits;
 pub use reader::{ScanPage, StateReader};
+pub use transfer::{Receiver, Sources};
 
 use crate::engine::{Disk, Engine, EngineError, Memory};
 use crate::ids::{Anchor, Hash, Revision, Timestamp};

@@ -116,6 +116,17 @@ pub enum Extent {
     Open,
 }
 
+/// How a state and a log go together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Footing {
+    /// The log goes on from it.
+    OnLog,
+    /// The state is that of a later log: it was transferred, or the end of the log was lost. The log is to stand on it.
+    Ahead,
+    /// What lies between the state and the log is gone: a state must be fetched.
+    Lost,
+}
+
 /// What a replica remembers of an entry without its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryMeta {
@@ -140,6 +151,20 @@ impl Recovered {
     #[must_use]
     pub fn head(&self) -> Op {
         self.floor.op.advance(self.entries.len() as u64)
+    }
+
+    /// How a state at `state` goes with this log.
+    #[must_use]
+    pub fn footing(&self, state: Anchor) -> Footing {
+        let head = self.head();
+        if state.op < self.floor.op {
+            return Footing::Lost;
+        }
+        let hash = match usize::try_from(state.op.distance_from(self.floor.op)).unwrap_or(usize::MAX) {
+            0 => Some(self.floor.hash),
+            above => self.entries.get(above - 1).map(|meta| meta.hash),
+        };
+        if state.op <= head && hash == Some(state.hash) { Footing::OnLog } else { Footing::Ahead }
     }
 
     /// What an empty directory gives.

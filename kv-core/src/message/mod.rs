@@ -28,7 +28,7 @@ mod snapshot;
 pub use client::{
     Answer, ClientCall, ClientMessage, MemberStatus, PeerStatus, Query, ReadMode, Record, ServerMessage,
 };
-pub use durable::{Behind, Cut, Damage, EntryMeta, Extent, Recovered, ViewRecord, Write};
+pub use durable::{Behind, Cut, Damage, EntryMeta, Extent, Footing, Recovered, ViewRecord, Write};
 pub use entry::{BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, RequestIter, body_of};
 pub use request::{Command, Effect, Guard, Operation, Outcome, Rejection, Request, RequestError};
 pub use snapshot::{Adoption, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint};

@@ -258,7 +258,7 @@ impl Replica {
     /// Rule N4: what is durable here, in the log of this view, to its primary.
     pub(super) fn acknowledge(&mut self) {
         let primary = self.primary();
-        if primary != self.me {
+        if primary != self.me && !self.transfer.is_adopting() {
             let message = Message::PrepareOk { view: self.view, log: self.acknowledgeable() };
             self.send(primary, message);
         }
@@ -297,7 +297,7 @@ impl Replica {
             self.checkpoint_of_witness();
             self.on_trim(trim);
         }
-        let log = installed.then(|| self.acknowledgeable());
+        let log = (installed && !self.transfer.is_adopting()).then(|| self.acknowledgeable());
         let checkpoint = self.told_checkpoint();
         let wall = self.now.wall;
         self.send(from, Message::CommitOk { view, round, log, checkpoint, wall });

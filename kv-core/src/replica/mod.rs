@@ -478,6 +478,7 @@ impl Replica {
         }
         let grew = self.log.on_durable(seq);
         self.checkpoint_durable();
+        self.adoption_durable();
         match &self.state {
             State::Forming(_) => self.forming_durable(),
             State::Primary(_) => self.maybe_commit(),

@@ -10,7 +10,7 @@
 use super::state::State;
 use super::{Output, Replica};
 use crate::config::Role;
-use crate::ids::{Anchor, Hash, Instant, MemberId, Op, View};
+use crate::ids::{Anchor, Hash, Instant, MemberId, Op, View, WriteSeq};
 use crate::message::{Adoption, Chunk, ChunkEnd, FetchWhat, LogPoint, Message, Write};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -33,6 +33,8 @@ pub(super) struct Transfer {
     /// What the driver holds of a snapshot, from this life or an earlier one.
     staged: Option<Staged>,
     run: Option<Run>,
+    /// The write with which the log came to stand on another point, until it is durable: nothing is said of the log before.
+    adopting: Option<WriteSeq>,
     /// As a source: the checkpoints that peers fetch. What comes after them is needed next.
     held: BTreeMap<MemberId, (Op, Instant)>,
 }
@@ -82,6 +84,11 @@ impl Transfer {
     /// What peers that fetch a snapshot will ask for next.
     pub(super) fn holds_above(&self, now: Instant) -> Option<Op> {
         self.held.values().filter(|(_, until)| *until > now).map(|(op, _)| *op).min()
+    }
+
+    /// Whether the log stands on another point, and that is not durable yet.
+    pub(super) const fn is_adopting(&self) -> bool {
+        self.adopting.is_some()
     }
 
     /// Whether a snapshot is on its way here.
@@ -337,6 +344,7 @@ impl Replica {
         let Some(run) = &mut self.transfer.run else { return };
         (run.at, run.next, run.complete, run.confirmed) = (None, Bytes::new(), false, false);
         (run.unstaged, run.gone, run.questions, run.nonce) = (0, 0, 0, nonce);
+        run.installing = false;
         run.patience = patience;
         run.retry_at = now.after(patience);
     }
@@ -419,8 +427,8 @@ impl Replica {
         self.commit_by_pipeline();
         self.applied = self.applied.max(anchor.op);
         self.applied_at = self.now.monotonic;
+        self.transfer.adopting = Some(seq);
         match &mut self.state {
-            State::Backup(_) => self.acknowledge(),
             State::CatchingUp(catching) => {
                 if catching.install.as_ref().is_some_and(|install| install.ends_below(anchor.op)) {
                     // The view has committed more since its log was told.
@@ -430,8 +438,20 @@ impl Replica {
                     self.drive_install();
                 }
             }
+            State::Forming(_) | State::Primary(_) | State::Backup(_) | State::ViewChange(_) => {}
+        }
+    }
+
+    /// Rule T5: what was withheld is said.
+    pub(super) fn adoption_durable(&mut self) {
+        if self.transfer.adopting.is_none_or(|seq| !self.is_durable(seq)) {
+            return;
+        }
+        self.transfer.adopting = None;
+        match &self.state {
+            State::Backup(_) => self.acknowledge(),
             State::ViewChange(_) => self.say_again(),
-            State::Forming(_) | State::Primary(_) => {}
+            State::Forming(_) | State::Primary(_) | State::CatchingUp(_) => {}
         }
     }
 }

@@ -116,7 +116,7 @@ impl Replica {
     pub(super) fn view_change_durable(&mut self) {
         let me = self.me;
         let State::ViewChange(change) = &self.state else { return };
-        if change.said.is_some() || !self.is_durable(change.persisted) {
+        if change.said.is_some() || !self.is_durable(change.persisted) || self.transfer.is_adopting() {
             return;
         }
         let summary = self.summary();

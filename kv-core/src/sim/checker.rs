@@ -157,6 +157,11 @@ impl Checker {
         self.mirrors[member].done(write)
     }
 
+    /// A member was started, and its log stands on the point of its state from now on.
+    pub(super) fn on_adopted(&mut self, member: usize, point: Anchor) -> Checked {
+        self.mirrors[member].adopted(point)
+    }
+
     /// A member was started and recovered this from its journal.
     pub(super) fn on_recovered(&mut self, member: usize, recovered: &Recovered, flipped: bool) -> Checked {
         self.shown[member] = Shown { view: recovered.view, log_view: recovered.log_view, commit: Op::ZERO };

@@ -100,6 +100,7 @@ impl World {
             Due::Written => self.on_journal(member),
             Due::Apply => self.apply_some(member),
             Due::Checkpoint => self.on_checkpoint(member),
+            Due::Transfer => self.on_transfer(member),
             Due::PeerLost(peer) => {
                 self.trace.note(30, member as u64, peer as u64, || {
                     format!("{:?} m{member} loses m{peer}", self.now)
@@ -137,10 +138,11 @@ impl World {
             Output::SendEntries { to, from, through, wrap } => {
                 self.send_entries(member, index(to), from, through, wrap);
             }
-            Output::ReadSnapshot { to, nonce, .. } => {
-                self.send(member, index(to), Message::SnapshotGone { nonce });
+            Output::ReadSnapshot { to, nonce, at, after } => {
+                self.read_snapshot(member, to, nonce, at, &after)
             }
-            Output::StageChunk { .. } | Output::InstallSnapshot { .. } => {}
+            Output::StageChunk { at, chunk } => self.stage_chunk(member, at, chunk),
+            Output::InstallSnapshot { at } => self.install_snapshot(member, at),
             Output::Commit { commit } => self.on_commit(member, commit),
             Output::ReadReady { tickets, op } => self.reads_ready(member, &tickets, op),
             Output::ReadsRefused { tickets } => self.reads_refused(member, &tickets),
@@ -368,6 +370,7 @@ impl World {
             Ok(done) => {
                 if let Some(state) = &mut process.state {
                     state.finish_checkpoint(done);
+                    process.transfers.sources.publish(state.snapshot());
                 }
             }
             Err(_) if self.members[member].may_fail() => return self.disk_failed(member),
@@ -428,7 +431,9 @@ pub(super) fn planted(bug: Option<Bug>, write: &Write) -> Write {
 
 impl Process {
     fn may_apply(&self) -> bool {
-        self.applied() < self.commit.op && self.state.as_ref().is_none_or(|state| !state.is_full())
+        !self.stateless
+            && self.applied() < self.commit.op
+            && self.state.as_ref().is_none_or(|state| !state.is_full())
     }
 
     fn applied(&self) -> Op {

@@ -6,13 +6,14 @@ use super::drive::planted;
 use super::plan::{Plan, around};
 use super::serve::Serving;
 use super::storage::{Disk, Tearing, careless};
+use super::transfer::Transfers;
 use super::world::{Due, Event, World, index};
 use crate::config::Role;
 use crate::ids::{Anchor, MemberId, Op, WriteSeq};
 use crate::journal::{Identity, Journal, JournalOptions, LogReader};
-use crate::kv::{Checkpoint, Limits, State};
-use crate::message::{Recovered, Write};
-use crate::replica::{Now, Replica, ReplicaConfig};
+use crate::kv::{Checkpoint, Limits, Receiver, Sources, State};
+use crate::message::{Footing, FormationStep, Recovered, Write};
+use crate::replica::{Input, Now, Replica, ReplicaConfig};
 use fastrand::Rng;
 use std::collections::VecDeque;
 
@@ -36,6 +37,8 @@ pub(super) struct Member {
     pub(super) full: bool,
     /// Bits of its journal were flipped since it ran last.
     pub(super) flipped: bool,
+    /// Its state may have suffered: losing it is no surprise.
+    pub(super) flipped_state: bool,
     /// The disk takes this many times as long.
     pub(super) slowness: u32,
     /// The disk finishes nothing: what it would have finished since.
@@ -65,8 +68,19 @@ pub(super) struct Process {
     pub(super) applying: bool,
     pub(super) checkpoint: Option<Checkpoint>,
     pub(super) serving: Serving,
+    pub(super) transfers: Transfers,
+    /// A data member whose state is lost, until another one has taken its place.
+    pub(super) stateless: bool,
     /// The replica's timer.
     pub(super) timer: Option<Time>,
+}
+
+/// What a member finds on its disk.
+struct Opened {
+    journal: Journal,
+    state: Option<State>,
+    recovered: Recovered,
+    receiver: Option<Receiver>,
 }
 
 /// How a process ends.
@@ -94,6 +108,7 @@ impl Member {
             disk_stops: false,
             full: false,
             flipped: false,
+            flipped_state: false,
             slowness: 1,
             stalled: None,
             wiped: false,
@@ -140,7 +155,7 @@ impl World {
             format!("{:?} m{member} starts life {life}", self.now)
         });
         match self.open(member) {
-            Ok(Some((journal, state, recovered))) => self.begin_life(member, journal, state, recovered),
+            Ok(Some(opened)) => self.begin_life(member, opened),
             Ok(None) if self.members[member].away => {}
             Ok(None) => self.disk_failed(member),
             Err(reason) => self.fail(("a member starts from its own disk", format!("m{member}: {reason}"))),
@@ -148,7 +163,7 @@ impl World {
     }
 
     /// Opens journal and state; `None` if the disk stopped meanwhile.
-    fn open(&mut self, member: usize) -> Result<Option<(Journal, Option<State>, Recovered)>, String> {
+    fn open(&mut self, member: usize) -> Result<Option<Opened>, String> {
         let (cluster, plan) = (&self.cluster, &self.plan);
         let slot = &self.members[member];
         let identity = Identity {
@@ -163,8 +178,7 @@ impl World {
             Some(Bug::CutAtFirstBad) => Journal::open_cutting_at_first_bad,
             _ => Journal::open,
         };
-        let (journal, mut recovered) = match open(careless(slot.disk.storage(), self.bug), identity, options)
-        {
+        let (journal, recovered) = match open(careless(slot.disk.storage(), self.bug), identity, options) {
             Ok(opened) => opened,
             Err(_) if slot.may_fail() => return Ok(None),
             Err(error) => return Err(error.to_string()),
@@ -177,42 +191,67 @@ impl World {
         let state = match (slot.role, self.plan.in_memory) {
             (Role::Witness, _) => None,
             (_, true) => Some(State::in_memory(limits)),
-            (_, false) => match State::open(careless(slot.disk.storage(), self.bug), limits) {
-                Ok(state) => Some(state),
+            (_, false) => match State::open_or_discard(&careless(slot.disk.storage(), self.bug), &limits) {
+                Ok(state) => state,
                 Err(_) if slot.may_fail() => return Ok(None),
                 Err(error) => return Err(error.to_string()),
             },
         };
-        if let Some(state) = &state {
-            // The engine is the later of the two: it makes a checkpoint durable before the superblock hears of it.
-            let (found, recorded) = (state.checkpoint(), recovered.checkpoint);
-            if found.op < recorded.op {
-                return Err(format!("the state is at {found:?}, the superblock knows of {recorded:?}"));
+        let mut opened = Opened { journal, state, recovered, receiver: None };
+        if self.members[member].role == Role::Data && !self.plan.in_memory {
+            match self.open_for_transfer(member, &mut opened) {
+                Ok(()) => {}
+                Err(_) if self.members[member].may_fail() => return Ok(None),
+                Err(error) => return Err(error),
             }
-            let head = recovered.floor.op.advance(recovered.entries.len() as u64);
-            if found.op > head && recovered.is_damaged() {
-                // What is missing between cannot be had from peers that have trimmed it: a node refuses to start.
-                self.members[member].away = true;
-                self.checker.count("journals damaged below the state");
-                return Ok(None);
-            }
-            recovered.checkpoint = found;
         }
-        Ok(Some((journal, state, recovered)))
+        Ok(Some(opened))
     }
 
-    fn begin_life(&mut self, member: usize, journal: Journal, state: Option<State>, recovered: Recovered) {
+    /// Brings state and log together, and finds what is left of a transfer.
+    fn open_for_transfer(&mut self, member: usize, opened: &mut Opened) -> Result<(), String> {
+        let storage = careless(self.members[member].disk.storage(), self.bug);
+        let limits = Limits::from(&self.plan.options);
+        opened.receiver = Some(Receiver::open(storage, limits).map_err(|error| error.to_string())?);
+        let Some(state) = &opened.state else { return Ok(()) };
+        match opened.recovered.footing(state.checkpoint()) {
+            Footing::OnLog => opened.recovered.checkpoint = state.checkpoint(),
+            Footing::Ahead => {
+                self.checker.count("states ahead of the log");
+                let point = state.point();
+                opened.recovered = opened.journal.stand_on(point).map_err(|error| error.to_string())?;
+                let checked = self.checker.on_adopted(member, point.anchor);
+                self.check(checked);
+            }
+            Footing::Lost => {
+                let lost = (state.checkpoint(), opened.recovered.floor);
+                if !self.members[member].flipped_state {
+                    return Err(format!("the state is at {:?}, the log begins at {:?}", lost.0, lost.1));
+                }
+                opened.state = None;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_life(&mut self, member: usize, opened: Opened) {
+        let Opened { journal, mut state, recovered, receiver } = opened;
         let now = self.clock_of(member);
         let slot = &mut self.members[member];
         let seed = self.rng.u64(..);
         let mut config = ReplicaConfig::new(self.cluster.clone(), slot.id, self.plan.options.clone(), seed);
         config.bug = self.bug;
+        let formatted = recovered.formation > FormationStep::Empty;
+        config.stateless = slot.role == Role::Data && state.is_none() && formatted;
+        let stateless = config.stateless;
         let commit = recovered.checkpoint;
         let replica = Replica::new(config, recovered, now);
-        let mut state = state;
         if let (Some(state), Some(bug)) = (&mut state, self.bug) {
             state.plant(bug);
         }
+        let mut sources = Sources::default();
+        sources.publish(state.as_ref().and_then(State::snapshot));
+        let staged = receiver.as_ref().and_then(Receiver::progress);
         slot.process = Some(Box::new(Process {
             replica,
             log: journal.reader(),
@@ -225,10 +264,15 @@ impl World {
             applying: false,
             checkpoint: None,
             serving: Serving::default(),
+            transfers: Transfers::new(sources, receiver),
+            stateless,
             timer: None,
         }));
         self.digest(member);
         self.after_input(member);
+        if let Some((at, end)) = staged {
+            self.input(member, Input::Staged { at, end });
+        }
     }
 
     /// Ends the process of a member. It is started again after a while.

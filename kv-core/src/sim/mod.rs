@@ -33,6 +33,7 @@ pub mod storage;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod transfer;
 mod world;
 
 pub use bug::Bug;

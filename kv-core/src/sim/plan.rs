@@ -262,6 +262,7 @@ fn draw_options(rng: &mut Rng) -> Options {
         max_value_bytes: *pick(rng, &[64, 2048]),
         segment_bytes: *pick(rng, &[16 << 10, 32 << 10, 64 << 10]),
         checkpoint_bytes: *pick(rng, &[1 << 10, 4 << 10, 64 << 10]),
+        journal_budget_bytes: *pick(rng, &[0, 16 << 10, 64 << 10, 1 << 20]),
         max_sessions: *pick(rng, &[2, 4, 100]),
         session_ttl: Duration::from_secs(*pick(rng, &[2, 10, 600])),
         session_window: *pick(rng, &[2, 4, 256]),

@@ -36,6 +36,7 @@ fn some_seeds_are_clean_and_come_across_what_is_rare() {
         "power cuts",
         "requests rejected",
         "requests repeated",
+        "states transferred",
         "trims",
         "views served",
         "writes lost in a crash",

@@ -124,6 +124,8 @@ pub(super) enum Due {
     Apply,
     /// The engine has finished its checkpoint.
     Checkpoint,
+    /// The disk has come to the next task of a state transfer.
+    Transfer,
     /// A peer's connection broke.
     PeerLost(usize),
     /// Someone asks for a handover.

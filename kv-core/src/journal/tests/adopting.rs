@@ -124,6 +124,21 @@ fn reopened(disk: &Disk) -> Recovered {
     open(disk).unwrap().1
 }
 
+/// The state of a member whose log begins at its own checkpoint was lost, and is fetched at that very checkpoint.
+#[test]
+fn t3_entries_above_the_point_are_kept_where_the_log_begins_at_it() {
+    let (disk, mut journal) = formed();
+    let log = entries_after(None, 1, 5000, 20);
+    journal.execute(&[Write::Append(log.clone())]).unwrap();
+    journal.execute(&[Write::Checkpoint(log[11].header.anchor()), Write::Trim(op(12))]).unwrap();
+    let begins = usize::try_from(reopened(&disk).floor.op.get()).unwrap();
+    assert!((1..=12).contains(&begins));
+    let (mut journal, _) = open(&disk).unwrap();
+    journal.execute(&[Write::Checkpoint(log[begins - 1].header.anchor()), adopt(&log[11], 1)]).unwrap();
+    assert_eq!(read(&journal, 13..=20), log[12..].iter().map(hash).collect::<Vec<_>>());
+    assert_eq!(head(&reopened(&disk)), 20);
+}
+
 #[test]
 fn t3_a_point_below_the_checkpoint_is_refused() {
     let (_disk, mut journal) = formed();

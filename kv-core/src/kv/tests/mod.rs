@@ -7,6 +7,7 @@ mod disk;
 mod model;
 mod readers;
 mod sessions;
+mod transfer;
 
 use super::*;
 use crate::ids::{ClusterId, Op, RequestNumber, SessionId, View};

@@ -102,7 +102,7 @@ impl Disk {
         let (op, hash) = (point.anchor.op, point.anchor.hash);
         let head = self.chain_head();
         let found = self.entries.get(&op).map(|entry| entry.header.hash());
-        if op <= head && found == Some(hash) {
+        if self.floor.0 == point.anchor || (op <= head && found == Some(hash)) {
             return;
         }
         let parent = self.entries.get(&op.next()).map(|entry| entry.header.parent);
@@ -394,7 +394,11 @@ impl Group {
                     }
                     if let Write::Adopt(Adoption { point, .. }) = &write {
                         let held = member.staged.get(&point.anchor.op).map(|entry| entry.header.anchor());
-                        member.staged.retain(|_, _| held == Some(point.anchor));
+                        let below = member
+                            .staged
+                            .first_key_value()
+                            .is_some_and(|(op, _)| *op == point.anchor.op.next());
+                        member.staged.retain(|_, _| below || held == Some(point.anchor));
                     }
                     if let Write::Trim(op) = &write {
                         member.staged.retain(|at, _| at > op);

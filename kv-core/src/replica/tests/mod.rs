@@ -6,4 +6,5 @@ mod executions;
 mod group;
 mod model;
 mod rules;
+mod transfer;
 mod walk;

@@ -1,0 +1,129 @@
+//! A checkpoint on its way to another member: read in pieces, in the order of its rows.
+//!
+//! ```text
+//! row: part u8 | length of key u32 | key | length of value u32 | value        place: part u8 | key
+//! ```
+//! The rows of one checkpoint are the same on all members, so a transfer may go on from another source that has it.
+
+use super::EngineError;
+use super::tree::{Base, Part};
+use crate::ids::{Anchor, Hash};
+use crate::message::{Chunk, ChunkEnd};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3;
+
+/// A durable checkpoint, unchanged for as long as it is held; the disk keeps its pages so long. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    anchor: Anchor,
+    base: Arc<Base>,
+}
+
+impl Snapshot {
+    pub(super) fn new(anchor: Anchor, base: Arc<Base>) -> Self {
+        Self { anchor, base }
+    }
+
+    /// The op that it is exactly at.
+    #[must_use]
+    pub fn anchor(&self) -> Anchor {
+        self.anchor
+    }
+
+    /// The rows after the place `after`, about `max_bytes` of them. With the last ones comes a digest of all: everything is read
+    /// once more for it.
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn chunk(&self, after: &[u8], max_bytes: usize) -> Result<Chunk, EngineError> {
+        let mut rows = BytesMut::new();
+        let mut last = Bytes::copy_from_slice(after);
+        let mut more = false;
+        for (part, from) in Part::from_place(after) {
+            let mut cursor = self.base.part(part, from)?;
+            while let Some(key) = cursor.key() {
+                if !rows.is_empty() && rows.len() >= max_bytes {
+                    more = true;
+                    break;
+                }
+                let value = cursor.value().unwrap_or_default();
+                put_row(&mut rows, part, key.as_slice(), &value);
+                last = part.place(key.as_slice());
+                cursor.advance()?;
+            }
+            if more {
+                break;
+            }
+        }
+        let end = if more { ChunkEnd::More(last) } else { ChunkEnd::Last(digest(&self.base)?) };
+        let rows = rows.freeze();
+        Ok(Chunk { after: Bytes::copy_from_slice(after), checksum: Hash::of(&rows), rows, end })
+    }
+}
+
+/// A hash over all rows.
+pub(super) fn digest(base: &Base) -> Result<Hash, EngineError> {
+    let mut hasher = Xxh3::new();
+    let mut row = BytesMut::new();
+    for part in Part::ALL {
+        let mut cursor = base.part(part, None)?;
+        while let Some(key) = cursor.key() {
+            row.clear();
+            put_row(&mut row, part, key.as_slice(), &cursor.value().unwrap_or_default());
+            hasher.update(&row);
+            cursor.advance()?;
+        }
+    }
+    Ok(Hash::new(hasher.digest128()))
+}
+
+fn put_row(out: &mut BytesMut, part: Part, key: &[u8], value: &[u8]) {
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("keys and values are limited");
+    out.put_u8(part.code());
+    out.put_u32_le(length(key));
+    out.put_slice(key);
+    out.put_u32_le(length(value));
+    out.put_slice(value);
+}
+
+/// Goes through the rows of a chunk. A row that is not one ends it with `None` inside.
+pub(super) struct Rows(Bytes);
+
+/// A row of a chunk.
+pub(super) struct Row {
+    pub(super) part: Part,
+    pub(super) key: Bytes,
+    pub(super) value: Bytes,
+}
+
+impl Rows {
+    pub(super) fn of(chunk: &Chunk) -> Self {
+        Self(chunk.rows.clone())
+    }
+
+    fn bytes(&mut self) -> Option<Bytes> {
+        let length = usize::try_from(self.0.try_get_u32_le().ok()?).ok()?;
+        (length <= self.0.len()).then(|| self.0.split_to(length))
+    }
+
+    fn row(&mut self) -> Option<Row> {
+        let part = Part::of_code(self.0.try_get_u8().ok()?)?;
+        Some(Row { part, key: self.bytes()?, value: self.bytes()? })
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Option<Row>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let row = self.row();
+        if row.is_none() {
+            self.0.clear();
+        }
+        Some(row)
+    }
+}

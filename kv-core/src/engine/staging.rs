@@ -1,0 +1,144 @@
+//! A snapshot from another member, until it is whole: a second file of the same kind beside the state.
+//!
+//! Every piece is one transaction, together with how far the pieces go, so that a restart goes on where it was. Now and then
+//! one is durable. The state is not touched before the whole has been read back and found to be what the source has; then the
+//! file is renamed over it, in one step.
+
+use super::EngineError;
+use super::disk;
+use super::disk::NAME;
+use super::snapshot::{Row, Rows, digest};
+use super::tree::Tree;
+use crate::ids::Anchor;
+use crate::message::{Chunk, ChunkEnd};
+use crate::storage::Storage;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// The file.
+const STAGING: &str = "state.transfer";
+
+/// So many bytes of rows at most are lost by a crash and must be fetched again.
+const UNSYNCED_BYTES: usize = 4 << 20;
+
+/// The memory of its B-tree.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// How far the pieces go.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Progress {
+    at: Anchor,
+    end: ChunkEnd,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    storage: Arc<dyn Storage>,
+    tree: Arc<Tree>,
+    progress: Progress,
+    unsynced: usize,
+}
+
+impl Staging {
+    /// What an earlier life left; `None` if that is nothing, or nothing that can be used: then it is removed.
+    pub(crate) fn open(storage: &Arc<dyn Storage>) -> Result<Option<Self>, EngineError> {
+        let file = match storage.open(STAGING) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(EngineError::io("open", error)),
+        };
+        let opened = Tree::open(file, CACHE_BYTES, Arc::new(AtomicBool::new(false))).and_then(|tree| {
+            let tree = Arc::new(tree);
+            let progress = tree.snapshot()?.progress()?;
+            let progress = progress.and_then(|bytes| postcard::from_bytes(&bytes).ok());
+            let progress =
+                progress.ok_or_else(|| EngineError::damaged("it does not tell how far it goes"))?;
+            Ok(Self { storage: storage.clone(), tree, progress, unsynced: 0 })
+        });
+        match opened {
+            Ok(staging) => Ok(Some(staging)),
+            Err(EngineError::Damaged { detail }) => {
+                tracing::warn!(detail, "what was stored of a snapshot is damaged: thrown away");
+                remove(&**storage)?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Begins with nothing. An earlier one must have been dropped.
+    pub(crate) fn begin(storage: &Arc<dyn Storage>, at: Anchor) -> Result<Self, EngineError> {
+        remove(&**storage)?;
+        let file = storage.create(STAGING).map_err(|error| EngineError::io("create", error))?;
+        let tree = Arc::new(Tree::create(file, CACHE_BYTES, Arc::new(AtomicBool::new(false)))?);
+        let progress = Progress { at, end: ChunkEnd::More(bytes::Bytes::new()) };
+        Ok(Self { storage: storage.clone(), tree, progress, unsynced: 0 })
+    }
+
+    pub(crate) fn at(&self) -> Anchor {
+        self.progress.at
+    }
+
+    pub(crate) fn end(&self) -> &ChunkEnd {
+        &self.progress.end
+    }
+
+    /// Stores the next piece. False if it is not the next, or not what its checksum says.
+    pub(crate) fn add(&mut self, chunk: &Chunk) -> Result<bool, EngineError> {
+        let follows = matches!(&self.progress.end, ChunkEnd::More(place) if *place == chunk.after);
+        if !follows || !chunk.is_intact() {
+            return Ok(false);
+        }
+        let rows: Option<Vec<Row>> = Rows::of(chunk).collect();
+        let Some(rows) = rows else { return Ok(false) };
+        let progress = Progress { at: self.progress.at, end: chunk.end.clone() };
+        let encoded = postcard::to_stdvec(&progress).expect("plain data always encodes");
+        self.unsynced += chunk.rows.len();
+        let first = chunk.after.is_empty();
+        let durable = first || self.unsynced >= UNSYNCED_BYTES || matches!(chunk.end, ChunkEnd::Last(_));
+        self.tree.stage(rows, &encoded, durable)?;
+        if first {
+            self.storage.sync_directory().map_err(|error| EngineError::io("create", error))?;
+        }
+        if durable {
+            self.unsynced = 0;
+        }
+        self.progress = progress;
+        Ok(true)
+    }
+
+    /// What is stored besides the data.
+    pub(crate) fn rows(&self) -> Result<disk::Rows, EngineError> {
+        Ok(disk::Rows::from(Arc::new(self.tree.snapshot()?)))
+    }
+
+    /// Reads all of it back: whether it is complete, and what the source has.
+    pub(crate) fn is_whole(&self) -> Result<bool, EngineError> {
+        match self.progress.end {
+            ChunkEnd::More(_) => Ok(false),
+            ChunkEnd::Last(wanted) => Ok(digest(&self.tree.snapshot()?)? == wanted),
+        }
+    }
+
+    /// Takes the place of the state, durably. Whoever holds the old one must have let go of it.
+    pub(crate) fn switch(self) -> Result<(), EngineError> {
+        let io = |error| EngineError::io("switch", error);
+        self.tree.forget_progress()?;
+        drop(self.tree);
+        self.storage.rename(STAGING, NAME).map_err(io)?;
+        self.storage.sync_directory().map_err(io)
+    }
+
+    /// Throws it away.
+    pub(crate) fn discard(self) -> Result<(), EngineError> {
+        drop(self.tree);
+        remove(&*self.storage)
+    }
+}
+
+fn remove(storage: &dyn Storage) -> Result<(), EngineError> {
+    disk::remove(storage, STAGING)
+}

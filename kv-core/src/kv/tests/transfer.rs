@@ -1,0 +1,266 @@
+//! A state on its way to another member.
+
+use super::model::Workload;
+use super::*;
+use crate::engine::Snapshot;
+use crate::ids::{Instant, MemberId};
+use crate::message::{Chunk, ChunkEnd};
+use crate::sim::storage::Disk;
+
+/// Small pieces, so that there are many.
+const PIECE: usize = 100;
+
+/// A source with a checkpoint, and more applied above it.
+fn source(seed: u64) -> (Disk, State, Anchor, Hash) {
+    let disk = Disk::new();
+    let mut workload = Workload::new(seed);
+    let mut state = State::open(disk.storage(), limits()).unwrap();
+    for _ in 0..60 {
+        workload.step(&mut state);
+    }
+    let checkpoint = state.begin_checkpoint().expect("there is something new");
+    state.finish_checkpoint(checkpoint.run().unwrap());
+    let (at, digest) = (state.checkpoint(), state.digest().unwrap());
+    for _ in 0..10 {
+        workload.step(&mut state);
+    }
+    (disk, state, at, digest)
+}
+
+fn receiver(disk: &Disk) -> Receiver {
+    Receiver::open(disk.storage(), limits()).unwrap()
+}
+
+fn pieces(snapshot: &Snapshot) -> Vec<Chunk> {
+    let mut pieces = Vec::new();
+    let mut after = Bytes::new();
+    loop {
+        let chunk = snapshot.chunk(&after, PIECE).unwrap();
+        assert!(chunk.is_intact());
+        let end = chunk.end.clone();
+        pieces.push(chunk);
+        match end {
+            ChunkEnd::More(next) => after = next,
+            ChunkEnd::Last(_) => return pieces,
+        }
+    }
+}
+
+/// Rules T1 and T2.
+#[test]
+fn t1_t2_what_arrives_is_the_checkpoint_while_writes_go_on() {
+    for seed in 0..10 {
+        let (_disk, mut state, at, digest) = source(seed);
+        let snapshot = state.snapshot().unwrap();
+        assert_eq!(snapshot.anchor(), at);
+        // A later checkpoint replaces what the snapshot reads; the snapshot does not change.
+        let later = state.begin_checkpoint().unwrap();
+        state.finish_checkpoint(later.run().unwrap());
+        let pieces = pieces(&snapshot);
+        assert!(pieces.len() > 4, "{}", pieces.len());
+
+        let disk = Disk::new();
+        let mut receiver = receiver(&disk);
+        for piece in &pieces {
+            assert!(receiver.stage(at, piece).unwrap());
+        }
+        assert!(receiver.verify(at).unwrap());
+        let mut received = receiver.switch().unwrap();
+        assert_eq!((received.applied(), received.checkpoint()), (at, at));
+        assert_eq!(received.digest().unwrap(), digest);
+        received.check_invariants();
+        assert!(!disk.names().contains(&"state.transfer".to_owned()));
+
+        // And it goes on like any other.
+        let mut workload = Workload::new(seed);
+        let mut twin = State::in_memory(limits());
+        while twin.applied() != received.applied() {
+            workload.step(&mut twin);
+        }
+        let entry = workload.step(&mut twin);
+        received.apply(&entry).unwrap();
+        assert_eq!(received.digest().unwrap(), twin.digest().unwrap());
+        let checkpoint = received.begin_checkpoint().unwrap();
+        received.finish_checkpoint(checkpoint.run().unwrap());
+        drop(received);
+        assert_eq!(State::open(disk.storage(), limits()).unwrap().digest().unwrap(), twin.digest().unwrap());
+    }
+}
+
+/// Rule T2: pieces that were damaged, that are missing, or of two snapshots are never taken for a state.
+#[test]
+fn t2_what_is_not_the_whole_snapshot_is_thrown_away() {
+    let (_disk, state, at, _) = source(1);
+    let pieces = pieces(&state.snapshot().unwrap());
+    let damage = |change: &dyn Fn(usize, &mut Chunk)| {
+        let disk = Disk::new();
+        let mut receiver = receiver(&disk);
+        let mut stored = true;
+        for (index, piece) in pieces.iter().enumerate() {
+            let mut piece = piece.clone();
+            change(index, &mut piece);
+            stored = stored && receiver.stage(at, &piece).unwrap();
+        }
+        let whole = receiver.verify(at).unwrap();
+        assert!(!whole && receiver.progress().is_none());
+        assert_eq!(disk.names(), Vec::<String>::new());
+        stored
+    };
+    let flip = |piece: &mut Chunk| {
+        let mut rows = piece.rows.to_vec();
+        *rows.last_mut().unwrap() ^= 1;
+        piece.rows = rows.into();
+    };
+    assert!(
+        !damage(&|index, piece| if index == 2 {
+            flip(piece)
+        }),
+        "the checksum of the piece"
+    );
+    assert!(
+        damage(&|index, piece| if index == 2 {
+            flip(piece);
+            piece.checksum = Hash::of(&piece.rows);
+        }),
+        "each piece by itself is good, but the whole is not what the source has"
+    );
+    assert!(!damage(&|index, piece| if index == 2 {
+        piece.after = "\u{1}zzz".into();
+    }));
+    assert!(!damage(&|index, piece| if index == 2 {
+        piece.rows = Bytes::from_static(&[7, 1, 2, 3]);
+        piece.checksum = Hash::of(&piece.rows);
+    }));
+}
+
+#[test]
+fn t2_a_part_of_a_snapshot_is_no_state() {
+    let (_disk, state, at, _) = source(2);
+    let pieces = pieces(&state.snapshot().unwrap());
+    let disk = Disk::new();
+    let mut receiver = receiver(&disk);
+    for piece in &pieces[..pieces.len() - 1] {
+        assert!(receiver.stage(at, piece).unwrap());
+    }
+    assert!(!receiver.verify(at).unwrap());
+}
+
+/// Rule T2, at every operation on the disk: after a power cut there is the old state or the new one, and what was stored of a
+/// snapshot is resumed or begun again (rule T6).
+#[test]
+fn t2_s20_a_power_cut_during_the_transfer_leaves_the_old_state_or_the_new() {
+    let (_disk, state, at, digest) = source(3);
+    let snapshot = state.snapshot().unwrap();
+    let pieces = pieces(&snapshot);
+    let mut seen = [0; 3];
+    for operation in (0..).map(|round| 1 + round * 3) {
+        let mut rng = fastrand::Rng::with_seed(operation);
+        let (disk, old, old_at, old_digest) = source(4);
+        drop(old);
+        let old_disk = disk;
+        old_disk.fail_after(operation);
+        let done = (|| -> Result<(), EngineError> {
+            let mut receiver = Receiver::open(old_disk.storage(), limits())?;
+            for piece in &pieces {
+                assert!(receiver.stage(at, piece)?);
+            }
+            assert!(receiver.verify(at)?);
+            receiver.switch().map(drop)
+        })();
+        old_disk.crash(&mut rng);
+        let found = State::open(old_disk.storage(), limits()).unwrap();
+        let new = found.applied() == at;
+        assert!(new || found.applied() == old_at, "operation {operation}");
+        assert_eq!(found.digest().unwrap(), if new { digest } else { old_digest }, "operation {operation}");
+        drop(found);
+        assert!(done.is_err() || new, "operation {operation}: an acknowledged switch is undone");
+        let mut again = Receiver::open(old_disk.storage(), limits()).unwrap();
+        if new {
+            assert!(again.progress().is_none(), "operation {operation}");
+        } else {
+            let rest = match again.progress() {
+                Some((_, ChunkEnd::More(place))) => {
+                    seen[1] += 1;
+                    pieces.iter().position(|piece| piece.after == place).expect("a place between two pieces")
+                }
+                Some((_, ChunkEnd::Last(_))) => pieces.len(),
+                None => 0,
+            };
+            for piece in &pieces[rest..] {
+                assert!(again.stage(at, piece).unwrap(), "operation {operation}");
+            }
+            assert!(again.verify(at).unwrap(), "operation {operation}");
+            assert_eq!(again.switch().unwrap().digest().unwrap(), digest, "operation {operation}");
+        }
+        seen[usize::from(new) * 2] += 1;
+        if done.is_ok() {
+            break;
+        }
+    }
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+}
+
+/// Rule T6: the source is restarted in the middle; its checkpoint is the same, and it goes on from the same place.
+#[test]
+fn t6_a_source_that_restarts_goes_on_where_it_was() {
+    let (disk, state, at, digest) = source(5);
+    let before = pieces(&state.snapshot().unwrap());
+    drop(state);
+    disk.kill();
+    let state = State::open(disk.storage(), limits()).unwrap();
+    let mut sources = Sources::default();
+    sources.publish(state.snapshot());
+    let now = Instant::new(1);
+    let peer = MemberId::new(2);
+    let snapshot = sources.get(peer, Some(at), now).expect("its checkpoint is the same");
+    let after = pieces(&snapshot);
+    assert!(before == after, "the rows of one checkpoint are the same whenever they are read");
+    let other = Disk::new();
+    let mut receiver = receiver(&other);
+    let half = before.len() / 2;
+    for piece in before[..half].iter().chain(&after[half..]) {
+        assert!(receiver.stage(at, piece).unwrap());
+    }
+    assert!(receiver.verify(at).unwrap());
+    assert_eq!(receiver.switch().unwrap().digest().unwrap(), digest);
+}
+
+/// A snapshot that somebody fetches is kept, one that nobody asks for is let go of.
+#[test]
+fn t6_a_source_keeps_what_is_being_fetched_for_a_while() {
+    let (_disk, mut state, at, _) = source(6);
+    let mut sources = Sources::default();
+    let (peer, other) = (MemberId::new(1), MemberId::new(2));
+    let second = |seconds: u64| Instant::new(seconds * 1_000_000_000);
+    assert!(sources.get(peer, None, second(0)).is_none());
+    sources.publish(state.snapshot());
+    assert_eq!(sources.get(peer, None, second(0)).map(|it| it.anchor()), Some(at));
+    let later = state.begin_checkpoint().unwrap();
+    state.finish_checkpoint(later.run().unwrap());
+    sources.publish(state.snapshot());
+    assert!(sources.get(peer, Some(at), second(20)).is_some());
+    assert!(sources.get(other, Some(at), second(40)).is_some(), "also for others");
+    assert_eq!(sources.get(other, None, second(40)).map(|it| it.anchor()), Some(state.checkpoint()));
+    assert!(sources.get(peer, Some(at), second(71)).is_none(), "nobody has asked for 31 seconds");
+}
+
+/// Rule T9.
+#[test]
+fn t9_a_damaged_state_is_thrown_away_and_another_one_takes_its_place() {
+    let (disk, state, _, _) = source(7);
+    drop(state);
+    let blocks = disk.contents("state").unwrap().len() / 4096;
+    for block in 0..blocks {
+        disk.flip_bit("state", block as u64 * 4096 + 99, 3);
+    }
+    let storage: Arc<dyn Storage> = disk.storage();
+    assert!(matches!(State::open(storage.clone(), limits()), Err(EngineError::Damaged { .. })));
+    assert!(State::open_or_discard(&storage, &limits()).unwrap().is_none());
+    let (_, from, at, digest) = source(8);
+    let mut receiver = receiver(&disk);
+    for piece in &pieces(&from.snapshot().unwrap()) {
+        assert!(receiver.stage(at, piece).unwrap());
+    }
+    assert!(receiver.verify(at).unwrap());
+    assert_eq!(receiver.switch().unwrap().digest().unwrap(), digest);
+}

@@ -1,0 +1,182 @@
+//! A state on its way from one member to another: what the source keeps for those who fetch, and what the receiver stores
+//! until it is whole.
+
+use super::{Limits, State, checkpoint};
+use crate::engine::{Disk, EngineError, Snapshot, Staging};
+use crate::ids::{Anchor, Instant, MemberId, Op};
+use crate::message::{Chunk, ChunkEnd, LogPoint};
+use crate::storage::Storage;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A snapshot is kept so long for a peer that does not ask for more. Pages of the disk cannot be used again meanwhile.
+const KEPT: Duration = Duration::from_secs(30);
+
+/// The checkpoints that peers fetch.
+#[derive(Debug, Default)]
+pub struct Sources {
+    latest: Option<Snapshot>,
+    kept: BTreeMap<MemberId, (Snapshot, Instant)>,
+}
+
+impl Sources {
+    /// There is a newer checkpoint (or, after a restart, one at all).
+    pub fn publish(&mut self, latest: Option<Snapshot>) {
+        self.latest = latest;
+    }
+
+    /// The state is gone, and with it all its checkpoints.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The snapshot that `peer` has begun to fetch, or may begin to: kept for it from now on.
+    pub fn get(&mut self, peer: MemberId, at: Option<Anchor>, now: Instant) -> Option<Snapshot> {
+        self.expire(now);
+        let begun = self.kept.get(&peer).map(|(snapshot, _)| snapshot);
+        let found = match at {
+            None => self.latest.clone(),
+            Some(at) => {
+                let all =
+                    begun.into_iter().chain(self.kept.values().map(|(kept, _)| kept)).chain(&self.latest);
+                all.into_iter().find(|snapshot| snapshot.anchor() == at).cloned()
+            }
+        }?;
+        self.kept.insert(peer, (found.clone(), now));
+        Some(found)
+    }
+
+    /// Lets go of what nobody has asked for lately.
+    pub fn expire(&mut self, now: Instant) {
+        self.kept.retain(|_, (_, used)| now.since(*used) <= KEPT);
+    }
+}
+
+/// What this member has received of a snapshot. Calls block.
+#[derive(Debug)]
+pub struct Receiver {
+    storage: Arc<dyn Storage>,
+    limits: Limits,
+    staging: Option<Staging>,
+}
+
+impl Receiver {
+    /// With what an earlier life left.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn open(storage: Arc<dyn Storage>, limits: Limits) -> Result<Self, EngineError> {
+        let staging = Staging::open(&storage)?;
+        Ok(Self { storage, limits, staging })
+    }
+
+    /// How far the pieces go that are stored, and of which snapshot.
+    #[must_use]
+    pub fn progress(&self) -> Option<(Anchor, ChunkEnd)> {
+        self.staging.as_ref().map(|staging| (staging.at(), staging.end().clone()))
+    }
+
+    /// Stores a piece of the snapshot at `at`; a first piece begins anew. False: it does not follow what is stored, or is not
+    /// intact, and everything was thrown away.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn stage(&mut self, at: Anchor, chunk: &Chunk) -> Result<bool, EngineError> {
+        if chunk.after.is_empty() {
+            self.staging = None;
+            self.staging = Some(Staging::begin(&self.storage, at)?);
+        }
+        let Some(staging) = self.staging.as_mut().filter(|staging| staging.at() == at) else {
+            return Ok(false);
+        };
+        let stored = match staging.add(chunk) {
+            Err(EngineError::Damaged { .. }) => false,
+            done => done?,
+        };
+        if !stored {
+            self.discard()?;
+        }
+        Ok(stored)
+    }
+
+    /// Reads everything back (rule T2): whether it is the state at `at`, whole, and built with the limits of this member. What is
+    /// not is thrown away.
+    ///
+    /// # Errors
+    /// If the disk fails, or the limits differ.
+    pub fn verify(&mut self, at: Anchor) -> Result<bool, EngineError> {
+        let verified = match &self.staging {
+            Some(staging) if staging.at() == at => self.check(staging, at),
+            Some(_) | None => Ok(false),
+        };
+        match verified {
+            Ok(true) => Ok(true),
+            Ok(false) | Err(EngineError::Damaged { .. }) => {
+                self.discard()?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn check(&self, staging: &Staging, at: Anchor) -> Result<bool, EngineError> {
+        if !staging.is_whole()? {
+            return Ok(false);
+        }
+        let rows = staging.rows()?;
+        let Some(standing) = checkpoint::load(&rows)? else { return Ok(false) };
+        standing.limits.check(&self.limits.replicated())?;
+        checkpoint::load_sessions(&rows)?;
+        Ok(standing.applied == at)
+    }
+
+    /// Puts what was verified in the place of the state, durably, and opens it. The old state must have been dropped.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn switch(&mut self) -> Result<State, EngineError> {
+        if let Some(staging) = self.staging.take() {
+            staging.switch()?;
+        }
+        State::open(self.storage.clone(), self.limits.clone())
+    }
+
+    /// Throws away what is stored.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn discard(&mut self) -> Result<(), EngineError> {
+        self.staging.take().map_or(Ok(()), Staging::discard)
+    }
+}
+
+impl State {
+    /// Opens the state, or throws a damaged one away (rule T9): `None`, and it must be fetched from a peer.
+    ///
+    /// # Errors
+    /// If the disk fails, or what it holds is newer or built with other limits.
+    pub fn open_or_discard(storage: &Arc<dyn Storage>, limits: &Limits) -> Result<Option<Self>, EngineError> {
+        match Self::open(storage.clone(), limits.clone()) {
+            Ok(state) => Ok(Some(state)),
+            Err(EngineError::Damaged { detail }) => {
+                tracing::error!(detail, "the state is damaged: thrown away");
+                Disk::discard(&**storage)?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The durable checkpoint, to be sent to another member; `None` if there is none.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        self.engine.snapshot().filter(|snapshot| snapshot.anchor().op > Op::ZERO)
+    }
+
+    /// Where a log goes on from this state.
+    #[must_use]
+    pub fn point(&self) -> LogPoint {
+        LogPoint { anchor: self.applied, next_revision: self.revision.next(), timestamp: self.timestamp }
+    }
+}

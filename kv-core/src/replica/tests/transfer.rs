@@ -1,0 +1,451 @@
+//! State transfer (rules T1 to T9). Each test says which execution it closes.
+
+use super::group::Group;
+use crate::config::Options;
+use crate::ids::{Anchor, Hash, MemberId, Op, View};
+use crate::message::{ChunkEnd, Message};
+use crate::replica::{Input, Status};
+
+fn member(id: u8) -> MemberId {
+    MemberId::new(id)
+}
+
+/// Nothing is kept for members that are away.
+fn tight() -> Options {
+    Options { journal_budget_bytes: 0, witness_journal_bytes: 1 << 20, ..Options::default() }
+}
+
+fn write(group: &mut Group, count: usize) {
+    let primary = group.serving().expect("a primary serves");
+    for n in 0..count {
+        group.propose(primary, &format!("k{n}"));
+        group.settle();
+    }
+}
+
+/// Three members; member 2 has the first three entries, was away for the next forty, and the others have dropped those.
+fn away(data: u8, witnesses: u8) -> Group {
+    let mut group = Group::with_options(data, witnesses, tight());
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    write(&mut group, 3);
+    group.run_until("level", Group::level);
+    let last = data + witnesses - 1;
+    group.crash(last);
+    write(&mut group, 40);
+    group.run_for(100);
+    for id in 0..last {
+        group.checkpoint(id);
+    }
+    write(&mut group, 5);
+    group.run_until("trimmed", |group| {
+        (0..last).all(|id| group.members[usize::from(id)].disk.floor.0.op >= Op::new(40))
+    });
+    group
+}
+
+/// Lets time pass without completing snapshots.
+fn pass(group: &mut Group, milliseconds: u64) {
+    for _ in 0..milliseconds {
+        while group.deliver() {}
+        group.tick();
+    }
+}
+
+/// Until member 2 has a part of a snapshot, and not all.
+fn store_some(group: &mut Group) {
+    for _ in 0..10_000 {
+        if matches!(group.members[2].disk.snapshot, Some((_, ChunkEnd::More(_)))) {
+            return;
+        }
+        if !group.deliver() {
+            group.tick();
+        }
+    }
+    panic!("nothing is stored");
+}
+
+fn floor(group: &Group, id: u8) -> Op {
+    group.members[usize::from(id)].disk.floor.0.op
+}
+
+/// T5: withheld acknowledgements are sent afterwards: without member 2's, nothing could commit when another one goes.
+#[test]
+fn t5_a_member_that_was_away_for_long_gets_the_state_and_acknowledges_again() {
+    let mut group = away(3, 0);
+    group.start(2);
+    group.run_until("level", Group::level);
+    assert!(floor(&group, 2) >= Op::new(40), "{:?}", floor(&group, 2));
+    group.crash(1);
+    let before = group.replica(0).commit().op;
+    write(&mut group, 3);
+    group.run_until("committed", |group| group.replica(0).commit().op == before.advance(3));
+}
+
+/// T5: nothing above its old head is acknowledged before the state is there.
+#[test]
+fn t5_nothing_is_acknowledged_that_is_not_here_yet() {
+    let mut group = away(3, 0);
+    group.start(2);
+    group.sent.clear();
+    pass(&mut group, 3000);
+    assert!(group.replica(2).is_transferring());
+    assert!(!group.installing.is_empty(), "complete, and not yet installed");
+    for envelope in group.sent.iter().filter(|envelope| envelope.from == member(2)) {
+        let log = match &envelope.message {
+            Message::PrepareOk { log, .. } => Some(*log),
+            Message::CommitOk { log, .. } => *log,
+            _ => None,
+        };
+        assert!(log.is_none_or(|log| log.op <= Op::new(3)), "{envelope:?}");
+    }
+}
+
+/// T2: the log that a member has is what it votes with until the new state is whole. (VR Revisited 5.2 cuts first.)
+#[test]
+fn t2_nothing_is_cut_before_the_state_is_here() {
+    let mut group = away(3, 0);
+    let before = group.members[2].disk.entries.clone();
+    group.start(2);
+    pass(&mut group, 3000);
+    assert!(group.replica(2).is_transferring());
+    assert_eq!(group.members[2].disk.entries, before);
+    group.crash(2);
+    group.start(2);
+    assert_eq!(group.replica(2).head().op, Op::new(3));
+    group.run_until("level", Group::level);
+}
+
+/// T2, T3: the state is switched, and the power goes before the journal hears of it: the state is ahead of the log.
+#[test]
+fn t3_a_crash_between_the_switch_and_the_journal_does_no_harm() {
+    let mut group = away(3, 0);
+    group.start(2);
+    pass(&mut group, 3000);
+    group.members[2].stalled = true;
+    group.install_snapshots();
+    let point = group.members[2].disk.engine.expect("it was switched").anchor;
+    assert_ne!(group.members[2].disk.checkpoint, point);
+    group.members[2].stalled = false;
+    group.crash(2);
+    group.start(2);
+    assert_eq!((group.replica(2).checkpoint(), group.replica(2).head()), (point.op, point));
+    group.run_until("level", Group::level);
+}
+
+/// T3: member 2 lost its state only. Its log holds what was acknowledged above the snapshot, and keeps it.
+#[test]
+fn t3_entries_above_the_snapshot_stay() {
+    let mut group = Group::with_options(3, 0, tight());
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    write(&mut group, 20);
+    group.run_for(100);
+    for id in 0..3 {
+        group.checkpoint(id);
+    }
+    group.run_until("trimmed", |group| floor(group, 2) == Op::new(20));
+    write(&mut group, 7);
+    group.run_until("level", Group::level);
+    group.crash(2);
+    group.members[2].stateless = true;
+    group.start(2);
+    assert_eq!(group.replica(2).head().op, Op::new(27));
+    group.run_until("a state", |group| !group.members[2].stateless);
+    assert_eq!(group.replica(2).head().op, Op::new(27));
+    assert_eq!(group.members[2].disk.entries.len(), 7);
+}
+
+/// T4: a source whose engine has another history than its log is not believed, however whole what it sends is.
+#[test]
+fn t4_a_state_that_is_not_on_the_log_of_the_view_is_not_adopted() {
+    let mut group = away(3, 0);
+    group.start(2);
+    let another = |at: Anchor| Anchor::new(at.op, Hash::new(77));
+    let mut complete = false;
+    for _ in 0..4000 {
+        for envelope in &mut group.network {
+            match &mut envelope.message {
+                Message::SnapshotChunk { at, .. } => *at = another(*at),
+                Message::GetSnapshot { at: Some(at), .. } if at.hash == Hash::new(77) => {
+                    *at = group.members[0].pinned.or(group.members[1].pinned).expect("a source keeps it");
+                }
+                _ => {}
+            }
+        }
+        if !group.deliver() {
+            group.tick();
+        }
+        let stored = group.members[2].disk.snapshot.as_ref();
+        complete |= stored.is_some_and(|(_, end)| matches!(end, ChunkEnd::Last(_)));
+        assert!(group.installing.is_empty());
+        assert_eq!(group.replica(2).head().op, Op::new(3));
+    }
+    assert!(complete);
+    group.run_until("level", Group::level);
+}
+
+/// T2: what does not verify as a whole is fetched again; the log and the old state stay meanwhile.
+#[test]
+fn t2_a_snapshot_that_does_not_verify_is_fetched_again() {
+    let mut group = away(3, 0);
+    group.start(2);
+    pass(&mut group, 3000);
+    let (_, at) = group.installing[0];
+    group.spoiled.insert(at);
+    group.run_until("level", Group::level);
+    assert!(group.spoiled.is_empty());
+}
+
+/// T6: what is stored survives a restart of the receiver: it goes on after the last piece.
+#[test]
+fn t6_a_receiver_that_restarts_goes_on_where_it_was() {
+    let mut group = away(3, 0);
+    group.start(2);
+    store_some(&mut group);
+    let (at, end) = group.members[2].disk.snapshot.clone().expect("it is there");
+    let ChunkEnd::More(place) = end else { panic!("all at once") };
+    group.crash(2);
+    group.sent.clear();
+    group.start(2);
+    group.run_until("level", Group::level);
+    let asked = group.sent.iter().find_map(|sent| match &sent.message {
+        Message::GetSnapshot { at, after, .. } if sent.from == member(2) => Some((*at, after.clone())),
+        _ => None,
+    });
+    assert_eq!(asked, Some((Some(at), place)));
+}
+
+/// T6: the source dies in the middle, and the other has another checkpoint: from the beginning, with what there is.
+#[test]
+fn t6_a_source_that_dies_is_replaced() {
+    let mut group = away(3, 0);
+    group.start(2);
+    store_some(&mut group);
+    group.crash(0);
+    group.checkpoint(1);
+    group.run_until("a primary serves", |group| group.serving().is_some());
+    write(&mut group, 1);
+    group.run_until("level", Group::level);
+}
+
+/// T6: both pieces and questions get lost.
+#[test]
+fn t6_lost_messages_are_made_up_for() {
+    let mut group = away(3, 0);
+    group.start(2);
+    let mut rng = fastrand::Rng::with_seed(7);
+    for _ in 0..200_000 {
+        let transfer = group.network.front().is_some_and(|envelope| {
+            matches!(
+                envelope.message.name(),
+                "GetSnapshot" | "SnapshotChunk" | "TooOld" | "Fetch" | "Headers"
+            )
+        });
+        if transfer && rng.u32(0..3) > 0 {
+            group.network.pop_front();
+        }
+        if !group.deliver() {
+            group.install_snapshots();
+            group.tick();
+        }
+        if group.level() {
+            return;
+        }
+    }
+    panic!("not in time");
+}
+
+/// T7: the member that is behind becomes primary of the next view: it lets it pass.
+#[test]
+fn t7_a_new_primary_that_needs_a_state_lets_the_view_pass() {
+    let mut group = away(3, 0);
+    // Member 1's log is whole, member 2's is not; the view after this one is member 1's, then comes member 2's.
+    group.start(2);
+    group.crash(0);
+    group.isolate(1);
+    pass(&mut group, 10);
+    group.heal();
+    group.run_until("member 1 serves", |group| group.serving() == Some(1));
+    group.run_until("level", Group::level);
+    group.input(1, Input::Handover);
+    group.run_until("handed over", |group| group.serving() == Some(2));
+}
+
+/// T7: only members 1 and 2 are left, and the view is that of member 2, which is far behind.
+#[test]
+fn t7_a_group_whose_next_primary_is_far_behind_does_not_wait_for_it() {
+    let mut group = away(3, 0);
+    group.crash(0);
+    group.members[2].disk.view = View::new(2);
+    group.members[1].disk.view = View::new(2);
+    group.crash(1);
+    group.start(1);
+    group.start(2);
+    let since = group.now.monotonic;
+    for _ in 0..20_000 {
+        while group.deliver() {}
+        if group.serving() == Some(1) {
+            let took = group.now.monotonic.since(since);
+            assert!(took < std::time::Duration::from_secs(8), "{took:?}");
+            group.run_until("level", Group::level);
+            return;
+        }
+        group.tick();
+    }
+    panic!("member 1 does not serve");
+}
+
+/// T8: what a member that is away for a moment needs is kept, up to the budget.
+#[test]
+fn t8_a_member_that_was_away_within_the_budget_catches_up_by_entries() {
+    let options = Options { journal_budget_bytes: 1 << 20, ..tight() };
+    let mut group = Group::with_options(3, 0, options);
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    write(&mut group, 3);
+    group.crash(2);
+    write(&mut group, 40);
+    group.checkpoint(0);
+    group.checkpoint(1);
+    group.run_for(200);
+    assert_eq!(floor(&group, 0), Op::ZERO);
+    group.start(2);
+    group.sent.clear();
+    group.run_until("level", Group::level);
+    assert!(!group.sent.iter().any(|sent| matches!(sent.message, Message::GetSnapshot { .. })));
+}
+
+/// T8: what nobody needs goes at once, whatever the budget; what goes beyond it goes although someone needs it.
+#[test]
+fn t8_the_journal_keeps_to_its_budget() {
+    let options = Options { journal_budget_bytes: 16 * 4096, ..tight() };
+    let mut group = Group::with_options(3, 0, options);
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    write(&mut group, 10);
+    group.run_for(100);
+    (0..3).for_each(|id| group.checkpoint(id));
+    group.run_until("all of it goes", |group| (0..3).all(|id| floor(group, id) == Op::new(10)));
+    group.crash(2);
+    write(&mut group, 60);
+    group.run_for(100);
+    (0..2).for_each(|id| group.checkpoint(id));
+    group.run_until("some of it goes", |group| (0..2).all(|id| floor(group, id) > Op::new(10)));
+    assert!(floor(&group, 0) < Op::new(70), "the budget is used");
+}
+
+/// T8: what the receiver of a snapshot needs next is kept while it fetches.
+#[test]
+fn t8_entries_above_a_snapshot_that_is_fetched_are_kept() {
+    let mut group = away(3, 0);
+    group.start(2);
+    store_some(&mut group);
+    let at = group.members[2].pinned.or(group.members[0].pinned).or(group.members[1].pinned);
+    let at = at.expect("a source keeps it").op;
+    group.isolate(2);
+    write(&mut group, 30);
+    (0..2).for_each(|id| group.checkpoint(id));
+    pass(&mut group, 1000);
+    assert!((0..2).any(|id| floor(&group, id) <= at), "the source has dropped what comes next");
+}
+
+/// T9: a witness that is behind everybody's journals begins at a data member's checkpoint, on a normal primary's word.
+#[test]
+fn t9_a_witness_behind_everybodys_trimming_begins_anew() {
+    let mut group = away(2, 1);
+    group.start(2);
+    group.run_until("level", Group::level);
+    assert!(floor(&group, 2) >= Op::new(40));
+    // And it is of use: with it, one data member goes on.
+    group.crash(1);
+    let before = group.replica(0).commit().op;
+    write(&mut group, 3);
+    group.run_until("committed", |group| group.replica(0).commit().op == before.advance(3));
+}
+
+/// T9: an old primary's word, or a backup's, is not enough.
+#[test]
+fn t9_a_witness_begins_anew_on_a_normal_primarys_word_only() {
+    let mut group = away(2, 1);
+    group.isolate(2);
+    group.start(2);
+    let checkpoint = group.replica(0).log.point(group.replica(0).checkpoint()).expect("it is held");
+    for (from, primary_of) in [(0, None), (1, Some(View::new(0))), (0, Some(View::new(4)))] {
+        let message = Message::TooOld { nonce: 0, checkpoint, primary_of };
+        group.input(2, Input::Message { from: member(from), message });
+        assert_eq!(group.replica(2).head().op, Op::new(3));
+    }
+    let message = Message::TooOld { nonce: 0, checkpoint, primary_of: Some(View::ZERO) };
+    group.input(2, Input::Message { from: member(0), message });
+    assert_eq!(group.replica(2).head(), checkpoint.anchor);
+}
+
+/// T9: the witness keeps what a data member lacks, and with it that member catches up without the other one.
+#[test]
+fn t9_a_witness_keeps_what_a_data_member_lacks() {
+    let mut group = Group::with_options(2, 1, tight());
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    write(&mut group, 3);
+    group.crash(1);
+    write(&mut group, 40);
+    group.checkpoint(0);
+    group.run_until("the data member trims", |group| floor(group, 0) >= Op::new(40));
+    assert_eq!(floor(&group, 2), Op::ZERO);
+    group.crash(0);
+    group.start(1);
+    group.run_until("member 1 serves", |group| group.serving() == Some(1));
+    assert_eq!(group.replica(1).commit().op, Op::new(43));
+}
+
+/// T9: a witness over its cap drops what a data member lacks.
+#[test]
+fn t9_a_witness_keeps_to_its_cap() {
+    let options = Options { witness_journal_bytes: 16 * 4096, ..tight() };
+    let mut group = Group::with_options(2, 1, options);
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    group.crash(1);
+    write(&mut group, 60);
+    group.run_until("it is full", |group| floor(group, 2) > Op::new(10));
+}
+
+/// T9: a member whose state is lost votes and acknowledges with its log, and is not primary before it has a state.
+#[test]
+fn t9_a_member_without_a_state_is_not_primary() {
+    let mut group = Group::with_options(3, 0, tight());
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    write(&mut group, 5);
+    group.run_until("level", Group::level);
+    group.crash(1);
+    group.members[1].stateless = true;
+    group.start(1);
+    group.run_for(500);
+    assert!(group.members[1].stateless, "nobody has a checkpoint");
+    assert_eq!(group.replica(1).standing().status, Status::Normal);
+    group.input(0, Input::Handover);
+    group.run_until("member 2 serves", |group| group.serving() == Some(2));
+    group.checkpoint(2);
+    group.run_until("it has a state", |group| !group.members[1].stateless);
+    group.run_until("level", Group::level);
+}
+
+/// T1: what a member offers is its durable checkpoint, of committed entries, whatever its log holds above.
+#[test]
+fn t1_an_uncommitted_tail_is_never_in_a_snapshot() {
+    let mut group = away(3, 0);
+    group.isolate(0);
+    group.propose(0, "uncommitted");
+    let (committed, head) = (group.replica(0).commit().op, group.replica(0).head().op);
+    assert!(head > committed);
+    group.sent.clear();
+    let fetch = Message::Fetch {
+        from: Op::new(4),
+        through: head,
+        hash: Some(group.replica(0).head().hash),
+        nonce: 3,
+        what: crate::message::FetchWhat::Entries,
+    };
+    group.input(0, Input::Message { from: member(2), message: fetch });
+    let told = group.sent.iter().find_map(|sent| match sent.message {
+        Message::TooOld { checkpoint, .. } => Some(checkpoint.anchor),
+        _ => None,
+    });
+    let told = told.expect("it says that they are gone");
+    assert!(told.op <= committed && told == group.members[0].disk.checkpoint);
+}

@@ -1,0 +1,155 @@
+//! A member's side of state transfer: what it sends of its checkpoints, and what it stores of another's.
+
+use super::plan::around;
+use super::world::{Due, World, index};
+use crate::ids::{Anchor, MemberId};
+use crate::kv::{Receiver, Sources};
+use crate::message::{Chunk, Message};
+use crate::replica::Input;
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// Small, so that a transfer has many pieces.
+const PIECE_BYTES: usize = 200;
+
+/// What a process keeps of snapshots, its own and another's.
+#[derive(Default, Debug)]
+pub(super) struct Transfers {
+    pub(super) sources: Sources,
+    /// None on a witness, and where there is no state on disk.
+    receiver: Option<Receiver>,
+    /// What the disk is to do, in order.
+    tasks: VecDeque<Task>,
+}
+
+#[derive(Debug)]
+enum Task {
+    Stage(Anchor, Chunk),
+    Install(Anchor),
+}
+
+impl Transfers {
+    pub(super) fn new(sources: Sources, receiver: Option<Receiver>) -> Self {
+        Self { sources, receiver, tasks: VecDeque::new() }
+    }
+}
+
+impl World {
+    /// A peer asks for a piece of a snapshot.
+    pub(super) fn read_snapshot(
+        &mut self,
+        member: usize,
+        to: MemberId,
+        nonce: u64,
+        at: Option<Anchor>,
+        after: &Bytes,
+    ) {
+        let now = self.clock_of(member).monotonic;
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        let Some(snapshot) = process.transfers.sources.get(to, at, now) else {
+            return self.send(member, index(to), Message::SnapshotGone { nonce });
+        };
+        match snapshot.chunk(after, PIECE_BYTES) {
+            Ok(chunk) => {
+                let at = snapshot.anchor();
+                self.send(member, index(to), Message::SnapshotChunk { nonce, at, chunk });
+            }
+            Err(_) if self.members[member].may_fail() => self.disk_failed(member),
+            Err(error) => self.fail(("a checkpoint can be read", format!("m{member}: {error}"))),
+        }
+    }
+
+    /// A piece is to be stored.
+    pub(super) fn stage_chunk(&mut self, member: usize, at: Anchor, chunk: Chunk) {
+        self.add_task(member, Task::Stage(at, chunk));
+    }
+
+    /// A complete snapshot is to take the place of the state.
+    pub(super) fn install_snapshot(&mut self, member: usize, at: Anchor) {
+        self.add_task(member, Task::Install(at));
+    }
+
+    fn add_task(&mut self, member: usize, task: Task) {
+        let latency = around(&mut self.rng, self.plan.disk.latency);
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        process.transfers.tasks.push_back(task);
+        if process.transfers.tasks.len() == 1 {
+            self.schedule_due(self.now + latency, member, Due::Transfer);
+        }
+    }
+
+    /// The disk has come to the next task.
+    pub(super) fn on_transfer(&mut self, member: usize) {
+        let latency = around(&mut self.rng, self.plan.disk.latency);
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        let waits = process.checkpoint.is_some();
+        let task = match process.transfers.tasks.front() {
+            // The old state is not to be touched while it is written.
+            Some(Task::Install(_)) if waits => None,
+            _ => process.transfers.tasks.pop_front(),
+        };
+        if !process.transfers.tasks.is_empty() {
+            self.schedule_due(self.now + latency, member, Due::Transfer);
+        }
+        let done = match task {
+            Some(Task::Stage(at, chunk)) => self.stage(member, at, &chunk),
+            Some(Task::Install(at)) => self.install(member, at),
+            None => return,
+        };
+        match done {
+            Ok(input) => self.input(member, input),
+            Err(_) if self.members[member].may_fail() => self.disk_failed(member),
+            Err(error) => self.fail(("a snapshot can be stored", format!("m{member}: {error}"))),
+        }
+        self.kick_apply(member);
+    }
+
+    fn stage(
+        &mut self,
+        member: usize,
+        at: Anchor,
+        chunk: &Chunk,
+    ) -> Result<Input, crate::engine::EngineError> {
+        let Some(process) = self.members[member].process.as_deref_mut() else {
+            return Ok(Input::SnapshotRefused { at });
+        };
+        let Some(receiver) = &mut process.transfers.receiver else {
+            return Ok(Input::SnapshotRefused { at });
+        };
+        receiver.stage(at, chunk)?;
+        Ok(match receiver.progress() {
+            Some((at, end)) => Input::Staged { at, end },
+            None => Input::SnapshotRefused { at },
+        })
+    }
+
+    fn install(&mut self, member: usize, at: Anchor) -> Result<Input, crate::engine::EngineError> {
+        let bug = self.bug;
+        let Some(process) = self.members[member].process.as_deref_mut() else {
+            return Ok(Input::SnapshotRefused { at });
+        };
+        let Some(receiver) = &mut process.transfers.receiver else {
+            return Ok(Input::SnapshotRefused { at });
+        };
+        let overtaken = process.state.as_ref().is_some_and(|state| state.applied().op >= at.op);
+        if overtaken || !receiver.verify(at)? {
+            receiver.discard()?;
+            return Ok(Input::SnapshotRefused { at });
+        }
+        process.state = None;
+        let mut state = receiver.switch()?;
+        if let Some(bug) = bug {
+            state.plant(bug);
+        }
+        process.transfers.sources.publish(state.snapshot());
+        process.stateless = false;
+        let point = state.point();
+        process.state = Some(state);
+        self.trace.note(38, member as u64, at.op.get(), || {
+            format!("{:?} m{member} has the state at {at:?}", self.now)
+        });
+        self.checker.count("states transferred");
+        self.digest(member);
+        Ok(Input::SnapshotInstalled { point })
+    }
+}

@@ -29,7 +29,15 @@ impl Replica {
             Some(_) | None => through.min(self.commit),
         };
         match what {
-            FetchWhat::Headers => self.serve_hashes(to, from, through, nonce),
+            FetchWhat::Headers => {
+                // One that knows the last hash learns nothing from it.
+                let news =
+                    if hash.is_some() && is_ours && from < through { through.previous() } else { through };
+                if news < self.log.floor() {
+                    return self.too_old(to, nonce);
+                }
+                self.serve_hashes(to, from, through, nonce);
+            }
             FetchWhat::Entries => self.serve_entries(to, from, through, nonce),
         }
     }

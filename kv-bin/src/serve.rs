@@ -53,10 +53,7 @@ fn explain(error: &StartError, data: &Path) -> Failure {
         {
             Failure::failed(format!("{error} with --listen"))
         }
-        StartError::Journal(_)
-        | StartError::Engine(_)
-        | StartError::StateLost { .. }
-        | StartError::JournalShort { .. } => {
+        StartError::Journal(_) | StartError::Engine(_) | StartError::StateLost { .. } => {
             Failure::failed(format!("the data folder {}: {error}", data.display()))
         }
         _ => Failure::failed(error),

@@ -152,6 +152,14 @@ impl Receiver {
 }
 
 impl State {
+    /// Throws away what is on disk, durably. A state that was open must have been dropped.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn discard(storage: &dyn Storage) -> Result<(), EngineError> {
+        Disk::discard(storage)
+    }
+
     /// Opens the state, or throws a damaged one away (rule T9): `None`, and it must be fetched from a peer.
     ///
     /// # Errors

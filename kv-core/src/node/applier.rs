@@ -3,10 +3,15 @@
 
 use super::StopReason;
 use super::shared::Shared;
+use super::sync::lock;
+use super::transfer::{Receiving, Task};
 use crate::engine::EngineError;
 use crate::ids::Op;
 use crate::journal::ReadError;
-use crate::kv::{CheckpointDone, State};
+use crate::kv::{CheckpointDone, Receiver, State};
+use crate::replica::Input;
+use crate::storage::Storage;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -24,8 +29,12 @@ const APPLIED_PER_CHECKPOINT: usize = 4;
 /// What the applier is to do.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// The state, until the thread takes it.
-    state: Option<Box<State>>,
+    /// What was opened, until the thread takes it.
+    opened: Option<Opened>,
+    /// What is to be done with another member's state.
+    pub(super) tasks: VecDeque<Task>,
+    /// A reader found the state damaged.
+    pub(super) lost: Option<EngineError>,
     /// Apply up to here.
     commit: Op,
     /// How the checkpoint that ran has ended.
@@ -43,8 +52,9 @@ impl Plan {
 
     /// Lets go of a state that the thread did not come to take.
     pub(super) fn let_go(&mut self) {
-        self.state = None;
+        self.opened = None;
         self.done = None;
+        self.tasks.clear();
     }
 
     /// Ends the thread.
@@ -53,18 +63,41 @@ impl Plan {
     }
 }
 
-/// Hands the opened state to the applier.
-pub(super) fn give_state(shared: &Shared, state: State) {
-    shared.set_state(state.reader());
-    shared.plan.change(|plan| plan.state = Some(Box::new(state)));
+/// What a data member has on its disk.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// None if it was lost: another one is fetched.
+    pub(super) state: Option<State>,
+    pub(super) receiver: Receiver,
+    pub(super) storage: Arc<dyn Storage>,
+}
+
+/// Hands what was opened to the applier.
+pub(super) fn give_state(shared: &Shared, opened: Opened) {
+    if let Some(state) = &opened.state {
+        shared.set_state(state.reader());
+        lock(&shared.sources).publish(state.snapshot());
+    }
+    shared.plan.change(|plan| plan.opened = Some(opened));
 }
 
 /// Runs until the node stops.
 pub(super) fn run(shared: &Arc<Shared>) {
-    let state = shared.plan.wait(|plan| if plan.closed { Some(None) } else { plan.state.take().map(Some) });
-    let Some(state) = state else { return };
-    let mut applier =
-        Applier { shared: shared.clone(), state, checkpoint: None, bytes: 0, nothing_at: Op::ZERO };
+    let opened = shared.plan.wait(|plan| if plan.closed { Some(None) } else { plan.opened.take().map(Some) });
+    let Some(Opened { state, receiver, storage }) = opened else { return };
+    let receiving = Receiving(receiver);
+    if let Some(staged) = receiving.progress() {
+        shared.inbox.transferred(staged);
+    }
+    let mut applier = Applier {
+        shared: shared.clone(),
+        state: state.map(Box::new),
+        storage,
+        receiving,
+        checkpoint: None,
+        bytes: 0,
+        nothing_at: Op::ZERO,
+    };
     if let Err(reason) = applier.run() {
         tracing::error!(%reason, "cannot apply: this member stops");
         shared.retire(reason);
@@ -77,7 +110,10 @@ pub(super) fn run(shared: &Arc<Shared>) {
 
 struct Applier {
     shared: Arc<Shared>,
-    state: Box<State>,
+    /// None while it is lost.
+    state: Option<Box<State>>,
+    storage: Arc<dyn Storage>,
+    receiving: Receiving,
     /// The thread that makes the running checkpoint.
     checkpoint: Option<JoinHandle<()>>,
     /// Bytes applied since the last checkpoint began.
@@ -90,6 +126,8 @@ struct Applier {
 enum Step {
     Apply(Op),
     Finish(Result<CheckpointDone, EngineError>),
+    Transfer(Task),
+    Lose(EngineError),
     /// The journal has caught up, and a checkpoint waited for that.
     Retry,
     Stop,
@@ -98,24 +136,71 @@ enum Step {
 impl Applier {
     fn run(&mut self) -> Result<(), StopReason> {
         loop {
-            match self.next() {
-                Step::Apply(through) => self.apply(through)?,
-                Step::Finish(result) => self.finish(result)?,
-                Step::Retry => {}
+            let done = match self.next() {
+                Step::Apply(through) => self.apply(through),
+                Step::Finish(result) => self.finish(result),
+                Step::Transfer(task) => self.transfer(task),
+                Step::Lose(error) => Err(error.into()),
+                Step::Retry => Ok(()),
                 Step::Stop => return Ok(()),
+            };
+            match done.and_then(|()| self.begin_checkpoint()) {
+                Err(StopReason::Engine(error)) if self.shared.can_replace_state(&error) => {
+                    self.lose(error)?
+                }
+                done => done?,
             }
-            self.begin_checkpoint()?;
         }
     }
 
+    /// The state is damaged: nothing is answered from it any more, and another one is fetched (rule T9).
+    fn lose(&mut self, error: EngineError) -> Result<(), StopReason> {
+        tracing::error!(%error, "the state is given up: fetching another member's");
+        self.shared.take_state();
+        self.state = None;
+        if let Some(thread) = self.checkpoint.take() {
+            // What it was writing is given up with the rest.
+            let _ = thread.join();
+        }
+        self.shared.plan.look(|plan| (plan.done, plan.lost) = (None, None));
+        State::discard(&*self.storage)?;
+        self.shared.inbox.transferred(Input::StateLost);
+        Ok(())
+    }
+
+    fn transfer(&mut self, task: Task) -> Result<(), StopReason> {
+        let told = match task {
+            Task::Stage(at, chunk) => self.receiving.stage(at, &chunk)?,
+            Task::Install(at) => {
+                let told = self.receiving.install(&self.shared, at, &mut self.state)?;
+                (self.bytes, self.nothing_at) = (0, Op::ZERO);
+                told
+            }
+        };
+        self.shared.inbox.transferred(told);
+        if let Some(state) = &self.state {
+            self.shared.inbox.applied(state.applied().op);
+        }
+        Ok(())
+    }
+
     fn next(&self) -> Step {
-        let (applied, full, due) = (self.state.applied().op, self.state.is_full(), self.is_due());
+        let state = self.state.as_deref();
+        let applied = state.map(|state| state.applied().op);
+        let (full, due) = (state.is_some_and(State::is_full), self.is_due());
+        let merging = self.checkpoint.is_some();
         self.shared.plan.wait(|plan| {
+            // The old state is not to be touched while it is written.
+            let waits = merging && matches!(plan.tasks.front(), Some(Task::Install(_)));
             if plan.closed {
                 Some(Step::Stop)
+            } else if let Some(error) = plan.lost.take().filter(|_| applied.is_some()) {
+                Some(Step::Lose(error))
             } else if let Some(result) = plan.done.take() {
                 Some(Step::Finish(result))
-            } else if plan.commit > applied && !full {
+            } else if let Some(task) = plan.tasks.pop_front_if(|_| !waits) {
+                Some(Step::Transfer(task))
+            } else if let Some(applied) = applied.filter(|applied| plan.commit > *applied && !full) {
                 Some(Step::Apply(plan.commit.min(applied.advance(RUN))))
             } else if due && !plan.wants_durable {
                 Some(Step::Retry)
@@ -126,50 +211,50 @@ impl Applier {
     }
 
     fn apply(&mut self, through: Op) -> Result<(), StopReason> {
-        let Some(log) = self.shared.log() else { return Ok(()) };
-        while self.state.applied().op < through && !self.state.is_full() {
-            let op = self.state.applied().op.next();
+        let (Some(log), Some(state)) = (self.shared.log(), &mut self.state) else { return Ok(()) };
+        while state.applied().op < through && !state.is_full() {
+            let op = state.applied().op.next();
             let entry = match log.read(op) {
                 Ok(entry) => entry.ok_or(StopReason::Missing { op })?,
                 Err(ReadError::Faulty { .. }) => {
                     // It is fetched from a peer. Whoever waits longer than the cluster's patience is fenced.
-                    self.shared.inbox.applied(self.state.applied().op);
+                    self.shared.inbox.applied(state.applied().op);
                     self.shared.inbox.faulty(op);
                     self.shared.plan.pause(REPAIR_LOOK);
                     return Ok(());
                 }
                 Err(error) => return Err(StopReason::Log(Arc::new(error))),
             };
-            let applied = self.state.apply(&entry)?;
+            let applied = state.apply(&entry)?;
             self.bytes += entry.body.len();
             self.shared.waiters.applied(applied);
         }
-        self.shared.inbox.applied(self.state.applied().op);
+        self.shared.inbox.applied(state.applied().op);
         Ok(())
     }
 
     /// Whether a checkpoint is due and none runs.
     fn is_due(&self) -> bool {
+        let Some(state) = &self.state else { return false };
         let limit = self.shared.options.checkpoint_bytes;
         let due =
-            self.state.overlay_bytes() >= limit || self.bytes >= limit.saturating_mul(APPLIED_PER_CHECKPOINT);
-        due && self.checkpoint.is_none() && self.state.applied().op > self.nothing_at
+            state.overlay_bytes() >= limit || self.bytes >= limit.saturating_mul(APPLIED_PER_CHECKPOINT);
+        due && self.checkpoint.is_none() && state.applied().op > self.nothing_at
     }
 
     fn begin_checkpoint(&mut self) -> Result<(), StopReason> {
-        if !self.is_due() {
-            return Ok(());
-        }
+        let due = self.is_due();
+        let Some(state) = self.state.as_mut().filter(|_| due) else { return Ok(()) };
         // A checkpoint covers only what is durable in the own journal: what is committed may be durable elsewhere only. Asked
         // for before looking, so that the journal thread cannot slip in between.
         self.shared.plan.look(|plan| plan.wants_durable = true);
-        if self.shared.durable_op() < self.state.applied().op {
+        if self.shared.durable_op() < state.applied().op {
             return Ok(());
         }
         self.shared.plan.look(|plan| plan.wants_durable = false);
         self.bytes = 0;
-        let Some(checkpoint) = self.state.begin_checkpoint() else {
-            self.nothing_at = self.state.applied().op;
+        let Some(checkpoint) = state.begin_checkpoint() else {
+            self.nothing_at = state.applied().op;
             return Ok(());
         };
         tracing::debug!(op = %checkpoint.anchor().op, "checkpoint begins");
@@ -186,7 +271,12 @@ impl Applier {
     fn finish(&mut self, result: Result<CheckpointDone, EngineError>) -> Result<(), StopReason> {
         let done = result?;
         let anchor = done.anchor();
-        self.state.finish_checkpoint(done);
+        if let Some(state) = &mut self.state {
+            state.finish_checkpoint(done);
+            let mut sources = lock(&self.shared.sources);
+            sources.publish(state.snapshot());
+            sources.expire(self.shared.clock.monotonic());
+        }
         if let Some(thread) = self.checkpoint.take() {
             // It has handed in its result, so there is no panic to learn of.
             let _ = thread.join();

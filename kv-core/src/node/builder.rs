@@ -8,8 +8,8 @@ use super::{Node, StartError, applier};
 use crate::config::{Cluster, ConfigError, Options, Role};
 use crate::ids::{Hash, MemberId};
 use crate::journal::{Identity, Journal, JournalOptions};
-use crate::kv::{self, State};
-use crate::message::{FormationStep, Recovered};
+use crate::kv::{self, Receiver, State};
+use crate::message::{Footing, FormationStep, Recovered};
 use crate::replica::{Replica, ReplicaConfig};
 use crate::storage::{Directory, Storage};
 use crate::wire::{Expectation, Limits, MemberInfo};
@@ -131,10 +131,11 @@ impl NodeBuilder {
             seed: random(),
         });
         let applied = opened.recovered.checkpoint.op;
-        let config = ReplicaConfig::new(cluster, me, options, random());
+        let mut config = ReplicaConfig::new(cluster, me, options, random());
+        config.stateless = opened.data.as_ref().is_some_and(|data| data.state.is_none());
         let replica = Replica::new(config, opened.recovered, shared.clock.now());
-        if let Some(state) = opened.state {
-            applier::give_state(&shared, state);
+        if let Some(data) = opened.data {
+            applier::give_state(&shared, data);
         }
         Node::run(shared, replica, applied, opened.journal, opened.opener, listener)
     }
@@ -145,7 +146,7 @@ struct Opened {
     journal: Journal,
     recovered: Recovered,
     /// On a data member that has been formatted.
-    state: Option<State>,
+    data: Option<applier::Opened>,
     /// On a data member that has not.
     opener: Option<StateOpener>,
 }
@@ -177,29 +178,53 @@ impl Opened {
             Role::Witness => WITNESS_CACHE_BYTES,
         };
         let sizes = JournalOptions { segment_bytes: options.segment_bytes, cache_bytes };
-        let (journal, mut recovered) = Journal::open(storage.clone(), identity, sizes)?;
+        let (mut journal, mut recovered) = Journal::open(storage.clone(), identity, sizes)?;
         let limits = kv::Limits::from(options);
-        let (mut state, mut opener) = (None, None);
+        let (mut data, mut opener) = (None, None);
         match role {
             Role::Witness => {}
             Role::Data if recovered.formation == FormationStep::Empty => {
                 opener = Some(StateOpener { storage, limits });
             }
             Role::Data => {
-                let opened = State::open(storage, limits)?;
-                let (found, recorded) = (opened.checkpoint(), recovered.checkpoint);
-                if found.op < recorded.op {
-                    return Err(StartError::StateLost { found: found.op, recorded: recorded.op });
-                }
-                let head = recovered.floor.op.advance(recovered.entries.len() as u64);
-                if found.op > head {
-                    return Err(StartError::JournalShort { found: found.op, head });
-                }
-                recovered.checkpoint = found;
-                state = Some(opened);
+                let opened = open_state(&storage, &limits, cluster, &mut journal, &mut recovered)?;
+                let receiver = Receiver::open(storage.clone(), limits)?;
+                data = Some(applier::Opened { state: opened, receiver, storage });
             }
         }
-        Ok(Self { journal, recovered, state, opener })
+        Ok(Self { journal, recovered, data, opener })
+    }
+}
+
+/// Opens the state and brings it together with the log. `None`: it is lost, and another one must be fetched.
+fn open_state(
+    storage: &Arc<dyn Storage>,
+    limits: &kv::Limits,
+    cluster: &Cluster,
+    journal: &mut Journal,
+    recovered: &mut Recovered,
+) -> Result<Option<State>, StartError> {
+    let alone = cluster.len() == 1;
+    let opened = match alone {
+        true => Some(State::open(storage.clone(), limits.clone())?),
+        false => State::open_or_discard(storage, limits)?,
+    };
+    let Some(state) = opened else { return Ok(None) };
+    let (found, recorded) = (state.checkpoint(), recovered.checkpoint);
+    match recovered.footing(found) {
+        Footing::OnLog => {
+            recovered.checkpoint = found;
+            Ok(Some(state))
+        }
+        Footing::Ahead => {
+            *recovered = journal.stand_on(state.point())?;
+            Ok(Some(state))
+        }
+        Footing::Lost if alone => Err(StartError::StateLost { found: found.op, recorded: recorded.op }),
+        Footing::Lost => {
+            tracing::error!(found = %found.op, recorded = %recorded.op, "the state is older than the log goes back");
+            Ok(None)
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use super::lanes::Entries;
 use super::reads::Reads;
 use super::shared::Shared;
 use super::status::Reporter;
+use super::transfer::{Piece, Task};
 use crate::config::Role;
 use crate::ids::{Instant, MemberId, Op, WriteSeq};
 use crate::message::{Answer, Message, Write};
@@ -114,6 +115,9 @@ impl Driver {
             if self.shared.plan.look(|plan| plan.wants_durable) {
                 self.shared.plan.change(|plan| plan.wants_durable = false);
             }
+        }
+        for what in batch.transfers {
+            self.step(what);
         }
         if let Some(op) = batch.applied {
             self.on_applied(op);
@@ -239,10 +243,15 @@ impl Driver {
             Output::SendEntries { to, from, through, wrap } => {
                 shared.lanes.send_entries(to, Entries { from, through, wrap });
             }
-            Output::ReadSnapshot { to, nonce, .. } => {
-                shared.lanes.send(to, Message::SnapshotGone { nonce });
+            Output::ReadSnapshot { to, nonce, at, after } => {
+                shared.lanes.send_piece(to, Piece { nonce, at, after });
             }
-            Output::StageChunk { .. } | Output::InstallSnapshot { .. } => {}
+            Output::StageChunk { at, chunk } => {
+                shared.plan.change_one(|plan| plan.tasks.push_back(Task::Stage(at, chunk)));
+            }
+            Output::InstallSnapshot { at } => {
+                shared.plan.change_one(|plan| plan.tasks.push_back(Task::Install(at)));
+            }
             Output::Commit { commit } => {
                 self.commit = self.commit.max(commit.op);
                 match shared.role {

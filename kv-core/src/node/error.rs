@@ -47,17 +47,6 @@ pub enum StartError {
         /// Where it was.
         recorded: Op,
     },
-    /// The journal is damaged below the checkpoint of the state.
-    #[error(
-        "the journal is damaged and ends at op {head}, but the state is at op {found}: what is missing between may be gone \
-         everywhere. Restore the whole directory, or replace the member by a new one with an id of its own"
-    )]
-    JournalShort {
-        /// Where the state is.
-        found: Op,
-        /// Where the journal ends.
-        head: Op,
-    },
     /// The system gave no thread.
     #[error("cannot start a thread: {0}: raise the limit on processes or free memory")]
     Thread(#[source] io::Error),

@@ -7,6 +7,7 @@ use super::reply::Reply;
 use super::sync::lock;
 use crate::ids::{Anchor, MemberId, Op, RequestNumber, SessionId, WriteSeq};
 use crate::message::{Entry, Message, Query};
+use crate::replica::Input;
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Mutex;
@@ -61,6 +62,8 @@ pub(super) struct Batch {
     pub(super) durable: Option<WriteSeq>,
     /// The last applied op.
     pub(super) applied: Option<Op>,
+    /// What became of a state that is transferred.
+    pub(super) transfers: Vec<Input>,
     /// The last durable checkpoint.
     pub(super) checkpoint: Option<Anchor>,
     /// Peers whose connection broke.
@@ -79,6 +82,7 @@ impl Batch {
             && self.calls.is_empty()
             && self.durable.is_none()
             && self.applied.is_none()
+            && self.transfers.is_empty()
             && self.checkpoint.is_none()
             && self.lost.is_empty()
             && self.faulty.is_empty()
@@ -141,6 +145,11 @@ impl Inbox {
     /// Entries up to here are applied.
     pub(super) fn applied(&self, op: Op) {
         self.put(|batch| batch.applied = batch.applied.max(Some(op)));
+    }
+
+    /// Something happened to a state that is transferred. A few at a time: the replica waits for each.
+    pub(super) fn transferred(&self, what: Input) {
+        self.put(|batch| batch.transfers.push(what));
     }
 
     /// A checkpoint is durable.

@@ -6,6 +6,7 @@
 
 use super::inbox::weight;
 use super::sync::lock;
+use super::transfer::Piece;
 use crate::config::Cluster;
 use crate::ids::{Anchor, MemberId, Op};
 use crate::message::Message;
@@ -29,6 +30,8 @@ pub(super) enum Outgoing {
     Message(Message),
     /// Entries, yet to be read from the journal.
     Entries(Entries),
+    /// A piece of a snapshot, yet to be read from the state.
+    Piece(Piece),
 }
 
 /// Entries to read and send.
@@ -113,6 +116,7 @@ fn size(item: &Outgoing) -> usize {
     match item {
         Outgoing::Message(message) => weight(message),
         Outgoing::Entries(_) => size_of::<Entries>(),
+        Outgoing::Piece(piece) => size_of::<Piece>() + piece.after.len(),
     }
 }
 
@@ -150,6 +154,11 @@ impl Lanes {
             Wrap::NewState { .. } => Lane::Bulk,
         };
         self.push(to, lane, Outgoing::Entries(entries));
+    }
+
+    /// Queues a piece of a snapshot.
+    pub(super) fn send_piece(&self, to: MemberId, piece: Piece) {
+        self.push(to, Lane::Bulk, Outgoing::Piece(piece));
     }
 
     fn push(&self, to: MemberId, lane: Lane, item: Outgoing) {

@@ -7,6 +7,7 @@
 
 use super::lanes::{Entries, Outgoing, Queue};
 use super::shared::Shared;
+use super::transfer::{self, Piece};
 use crate::ids::MemberId;
 use crate::message::{Entry, Message};
 use crate::replica::Wrap;
@@ -14,7 +15,7 @@ use crate::wire::{self, FrameReader, FrameWriter, Hello, HelloReply, Kind, WireE
 use kv_transport::{Lane, Reader, TransportError, Writer};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How often the accepting end shows life.
 pub(super) const ALIVE_EVERY: Duration = Duration::from_millis(500);
@@ -138,6 +139,7 @@ impl Link {
     }
 
     async fn write(&self, mut writer: FrameWriter<Writer>) -> LinkError {
+        let mut next_piece = Instant::now();
         loop {
             self.queue.ready().await;
             while let Some(item) = self.queue.pop() {
@@ -147,6 +149,16 @@ impl Link {
                         for message in self.read(entries).await {
                             writer.push(wire::encode_message(&message));
                         }
+                    }
+                    Outgoing::Piece(piece) => {
+                        // Everything before it is on its way while it waits for its time.
+                        if let Err(error) = writer.flush().await {
+                            return LinkError::Wire(error.into());
+                        }
+                        sleep_until(next_piece).await;
+                        let frame = wire::encode_message(&self.read_piece(piece).await);
+                        next_piece = Instant::now() + self.pace(frame.len());
+                        writer.push(frame);
                     }
                 }
                 if writer.queued_bytes() >= WRITE_BYTES {
@@ -168,6 +180,24 @@ impl Link {
             let _ = give.send(read_entries(&shared, wanted));
         });
         wrap(take.await.unwrap_or_default(), wanted.wrap)
+    }
+
+    /// Reads a piece of a snapshot, off the runtime.
+    async fn read_piece(&self, piece: Piece) -> Message {
+        let gone = Message::SnapshotGone { nonce: piece.nonce };
+        let (give, take) = tokio::sync::oneshot::channel();
+        let (shared, to) = (self.shared.clone(), self.peer);
+        self.shared.pool.run(move || {
+            // The receiver is gone only if the link is.
+            let _ = give.send(transfer::read(&shared, to, &piece));
+        });
+        take.await.unwrap_or(gone)
+    }
+
+    /// How long a piece of so many bytes takes at the rate of transfers.
+    fn pace(&self, bytes: usize) -> Duration {
+        let rate = self.shared.options.transfer_bytes_per_second;
+        Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / rate.max(1))
     }
 
     /// Tells a failure, once.

@@ -44,6 +44,7 @@ mod status;
 mod stop;
 mod sync;
 mod tasks;
+mod transfer;
 mod waiters;
 mod writer;
 

@@ -1,6 +1,5 @@
 //! Reads: those that wait for the replica's word, those that wait for an op to be applied, and how they are carried out.
 
-use super::StopReason;
 use super::pool;
 use super::reply::Reply;
 use super::shared::Shared;
@@ -85,8 +84,7 @@ fn answer(shared: &Shared, query: &Query) -> Answer {
     let elsewhere = Answer::NotPrimary { hint: None };
     let Some(state) = shared.state() else { return elsewhere };
     read(&state, query).unwrap_or_else(|error| {
-        tracing::error!(%error, "cannot read the state: this member stops");
-        shared.retire(StopReason::Engine(error));
+        shared.state_failed(error);
         elsewhere
     })
 }

@@ -16,7 +16,7 @@ use super::writer::Writes;
 use crate::config::{Cluster, Options, Role};
 use crate::ids::{MemberId, Op};
 use crate::journal::LogReader;
-use crate::kv::StateReader;
+use crate::kv::{Sources, StateReader};
 use crate::wire::Expectation;
 use kv_transport::Transport;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -49,6 +49,8 @@ pub(super) struct Shared {
     pub(super) plan: Monitor<Plan>,
     /// To the threads that may wait for the disk.
     pub(super) pool: Pool,
+    /// The checkpoints that peers fetch.
+    pub(super) sources: Mutex<Sources>,
     /// To the clients.
     pub(super) waiters: Waiters,
     pub(super) admission: Arc<Admission>,
@@ -114,6 +116,7 @@ impl Shared {
             writes: Monitor::default(),
             plan: Monitor::default(),
             pool: Pool::default(),
+            sources: Mutex::default(),
             waiters: Waiters::default(),
             admission: Arc::default(),
             board: Board::new(),
@@ -159,10 +162,16 @@ impl Shared {
         *lock(&self.state) = Some(reader);
     }
 
+    /// The state is not there any more, and so are its checkpoints.
+    pub(super) fn take_state(&self) {
+        *lock(&self.state) = None;
+        lock(&self.sources).clear();
+    }
+
     /// Lets go of everything that holds files.
     pub(super) fn let_go(&self) {
         *lock(&self.log) = None;
-        *lock(&self.state) = None;
+        self.take_state();
     }
 
     /// Entries up to here are durable in the own journal.

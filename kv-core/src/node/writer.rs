@@ -1,10 +1,12 @@
 //! The journal thread: makes writes durable, all that have come since the last time at once.
 
 use super::StopReason;
+use super::applier::Opened;
 use super::shared::Shared;
+use crate::engine::EngineError;
 use crate::ids::WriteSeq;
 use crate::journal::Journal;
-use crate::kv::{Limits, State};
+use crate::kv::{Limits, Receiver, State};
 use crate::message::{FormationStep, Write};
 use crate::storage::Storage;
 use std::sync::Arc;
@@ -73,6 +75,11 @@ pub(super) struct StateOpener {
     pub(super) limits: Limits,
 }
 
+fn open(storage: Arc<dyn Storage>, limits: Limits) -> Result<Opened, EngineError> {
+    let state = Some(State::open(storage.clone(), limits.clone())?);
+    Ok(Opened { state, receiver: Receiver::open(storage.clone(), limits)?, storage })
+}
+
 /// Runs the journal until the node stops. `opener` is there on a data member that has not been formatted yet: its state
 /// is opened between formatting and telling so, and thus before anyone can ask for it.
 pub(super) fn run(mut journal: Journal, shared: &Arc<Shared>, mut opener: Option<StateOpener>) {
@@ -86,8 +93,8 @@ pub(super) fn run(mut journal: Journal, shared: &Arc<Shared>, mut opener: Option
         if writes.contains(&Write::Formation(FormationStep::Formatted))
             && let Some(StateOpener { storage, limits }) = opener.take()
         {
-            match State::open(storage, limits) {
-                Ok(state) => super::applier::give_state(shared, state),
+            match open(storage, limits) {
+                Ok(opened) => super::applier::give_state(shared, opened),
                 Err(error) => return shared.retire(StopReason::Engine(error)),
             }
         }

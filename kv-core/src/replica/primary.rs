@@ -547,7 +547,7 @@ impl Replica {
 
     /// Ends serving: no sign of life any more, and a standing vote to leave. Silence alone would starve a group that needs
     /// this member's vote.
-    fn abdicate(&mut self, why: &'static str) {
+    pub(super) fn abdicate(&mut self, why: &'static str) {
         let target = self.view_of_a_living_peer();
         info!(view = %self.view, %target, why, "abdicating");
         self.leave_primary();

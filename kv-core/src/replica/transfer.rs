@@ -129,6 +129,10 @@ impl Replica {
     pub(super) fn on_state_lost(&mut self) {
         warn!("the state is lost: fetching it from a peer");
         self.transfer.stateless = true;
+        self.transfer.run = None;
+        if matches!(self.state, State::Primary(_)) {
+            self.abdicate("the state is lost");
+        }
         self.fetch_state();
     }
 
@@ -217,7 +221,7 @@ impl Replica {
     /// Whether a state at that point would be of use: the log must go on from it.
     fn is_useful(&self, at: Anchor) -> bool {
         if self.transfer.stateless {
-            at.op > self.log.head().op || self.log.holds(at) || at.op > self.commit
+            at.op > self.commit || (self.log.holds(at) && at.op >= self.trimmed())
         } else {
             at.op > self.commit
         }
@@ -285,8 +289,7 @@ impl Replica {
         }
         if !useful {
             debug!(?at, "the snapshot is of no use (any more)");
-            self.transfer.run = None;
-            return;
+            return self.give_up_snapshot();
         }
         run.at = Some(at);
         run.unstaged += 1;
@@ -336,6 +339,11 @@ impl Replica {
         run.turns = 0;
     }
 
+    /// What was begun is of no use: another one where a state is needed at any rate.
+    fn give_up_snapshot(&mut self) {
+        if self.transfer.stateless { self.restart_transfer() } else { self.transfer.run = None }
+    }
+
     fn restart_transfer(&mut self) {
         self.transfer.staged = None;
         let patience = (self.options.suspect_min * 2).min(self.options.suspect_max);
@@ -363,7 +371,7 @@ impl Replica {
         warn!(?at, "a snapshot did not verify, or is not needed: thrown away");
         self.transfer.staged = None;
         if !self.is_useful(at) {
-            self.transfer.run = None;
+            self.give_up_snapshot();
         } else {
             self.restart_transfer();
             self.next_source();
@@ -377,7 +385,7 @@ impl Replica {
         if at.is_some_and(|at| !self.is_useful(at))
             && self.transfer.run.as_ref().is_some_and(|run| !run.installing)
         {
-            self.transfer.run = None;
+            self.give_up_snapshot();
         }
         let peers = self.cluster.len();
         let Some(run) = self.transfer.run.as_mut().filter(|run| now >= run.retry_at) else { return };
@@ -414,6 +422,14 @@ impl Replica {
     fn adopt(&mut self, point: LogPoint) {
         let LogPoint { anchor, .. } = point;
         let keeps = self.log.holds(anchor);
+        if keeps && anchor.op <= self.checkpoint {
+            // A lost state was fetched: what comes after it is applied once more, from the log.
+            self.state_went_back(anchor.op);
+            self.applied = anchor.op;
+            let commit = self.commit();
+            self.outputs.push_back(Output::Commit { commit });
+            return;
+        }
         if !keeps {
             self.log.restart(point);
         }
@@ -425,7 +441,7 @@ impl Replica {
             self.outputs.push_back(Output::Commit { commit: anchor });
         }
         self.commit_by_pipeline();
-        self.applied = self.applied.max(anchor.op);
+        self.applied = anchor.op;
         self.applied_at = self.now.monotonic;
         self.transfer.adopting = Some(seq);
         match &mut self.state {

@@ -52,7 +52,8 @@ impl Replica {
 
     /// What this member holds without needing the log below, after a crash too.
     pub(super) fn told_checkpoint(&self) -> Op {
-        self.trimming.told
+        // Without a state it holds nothing, whatever it once had.
+        if self.transfer.stateless { Op::ZERO } else { self.trimming.told }
     }
 
     /// A witness has no engine: for it, what is durable and committed is held. It makes the point durable now and then, because
@@ -78,6 +79,12 @@ impl Replica {
         if !keeps {
             self.trimming.trim = self.trimming.trim.max(anchor.op);
         }
+    }
+
+    /// The state is an older one now, on the same log.
+    pub(super) fn state_went_back(&mut self, op: Op) {
+        self.checkpoint = op;
+        self.trimming.told = op;
     }
 
     /// Rule T8: drops what nobody needs any more, and of what members that are away need what goes beyond the budget. `needless` is

@@ -214,6 +214,11 @@ impl World {
         let limits = Limits::from(&self.plan.options);
         opened.receiver = Some(Receiver::open(storage, limits).map_err(|error| error.to_string())?);
         let Some(state) = &opened.state else { return Ok(()) };
+        // The engine is the later of the two: it makes a checkpoint durable before the superblock hears of it.
+        let (found, recorded) = (state.checkpoint(), opened.recovered.checkpoint);
+        if found.op < recorded.op && !self.members[member].flipped_state {
+            return Err(format!("the state is at {found:?}, the superblock knows of {recorded:?}"));
+        }
         match opened.recovered.footing(state.checkpoint()) {
             Footing::OnLog => opened.recovered.checkpoint = state.checkpoint(),
             Footing::Ahead => {

@@ -1,0 +1,104 @@
+//! State transfer on a node: pieces of the own checkpoints for peers, read by the pool and sent at a bounded rate; pieces of
+//! another's for the applier thread, which stores them and puts the whole in the place of its state.
+
+use super::shared::Shared;
+use super::sync::lock;
+use crate::engine::EngineError;
+use crate::ids::{Anchor, MemberId};
+use crate::kv::{Receiver, State};
+use crate::message::{CHUNK_BYTES, Chunk, Message};
+use crate::replica::Input;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// A piece of a snapshot that a peer has asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    /// Goes into the answer.
+    pub(super) nonce: u64,
+    /// Which snapshot; `None` for the newest.
+    pub(super) at: Option<Anchor>,
+    /// The place after which it begins.
+    pub(super) after: Bytes,
+}
+
+/// What the applier is to do with a snapshot of another member's.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// Store a piece.
+    Stage(Anchor, Chunk),
+    /// Put the whole in the place of the state.
+    Install(Anchor),
+}
+
+/// Reads a piece. Blocks.
+pub(super) fn read(shared: &Shared, to: MemberId, piece: &Piece) -> Message {
+    let Piece { nonce, at, after } = piece;
+    let snapshot = lock(&shared.sources).get(to, *at, shared.clock.monotonic());
+    let Some(snapshot) = snapshot else { return Message::SnapshotGone { nonce: *nonce } };
+    match snapshot.chunk(after, CHUNK_BYTES) {
+        Ok(chunk) => Message::SnapshotChunk { nonce: *nonce, at: snapshot.anchor(), chunk },
+        Err(error) => {
+            shared.state_failed(error);
+            Message::SnapshotGone { nonce: *nonce }
+        }
+    }
+}
+
+impl Shared {
+    /// The state cannot be read. If it is damaged it is given up, and another one is fetched (rule T9); otherwise, and where there
+    /// is nobody to fetch it from, this member stops.
+    pub(super) fn state_failed(&self, error: EngineError) {
+        if self.can_replace_state(&error) {
+            self.plan.change(|plan| plan.lost = plan.lost.take().or(Some(error)));
+        } else {
+            tracing::error!(%error, "cannot read the state: this member stops");
+            self.retire(error.into());
+        }
+    }
+
+    /// Whether another state can take the place of one that failed so.
+    pub(super) fn can_replace_state(&self, error: &EngineError) -> bool {
+        matches!(error, EngineError::Damaged { .. }) && self.cluster.len() > 1
+    }
+}
+
+/// The applier's side: what it has of another's snapshot.
+#[derive(Debug)]
+pub(super) struct Receiving(pub(super) Receiver);
+
+impl Receiving {
+    /// Stores a piece, and says how far the pieces go.
+    pub(super) fn stage(&mut self, at: Anchor, chunk: &Chunk) -> Result<Input, EngineError> {
+        self.0.stage(at, chunk)?;
+        Ok(self.progress().unwrap_or(Input::SnapshotRefused { at }))
+    }
+
+    /// How far the pieces go that are stored, for the replica.
+    pub(super) fn progress(&self) -> Option<Input> {
+        self.0.progress().map(|(at, end)| Input::Staged { at, end })
+    }
+
+    /// Verifies the whole, and puts it in the place of `state`; gives back the new one, if it came to that.
+    pub(super) fn install(
+        &mut self,
+        shared: &Arc<Shared>,
+        at: Anchor,
+        state: &mut Option<Box<State>>,
+    ) -> Result<Input, EngineError> {
+        let overtaken = state.as_ref().is_some_and(|state| state.applied().op >= at.op);
+        if overtaken || !self.0.verify(at)? {
+            self.0.discard()?;
+            return Ok(Input::SnapshotRefused { at });
+        }
+        shared.take_state();
+        *state = None;
+        let new = self.0.switch()?;
+        let point = new.point();
+        shared.set_state(new.reader());
+        lock(&shared.sources).publish(new.snapshot());
+        *state = Some(Box::new(new));
+        tracing::info!(op = %at.op, "the state of another member is in place");
+        Ok(Input::SnapshotInstalled { point })
+    }
+}

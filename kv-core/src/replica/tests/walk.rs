@@ -249,8 +249,12 @@ impl Walk {
         let anchor = replica.log.anchor(op);
         let member = &self.group.members[usize::from(id)];
         let floors = self.group.members.iter().map(|member| member.disk.floor.0.op).max().unwrap_or_default();
+        // Of what a checkpoint holds, a bad entry raises the floor at the next start. There is no state transfer here.
+        let held =
+            self.group.members.iter().map(|member| member.disk.checkpoint.op).min().unwrap_or_default();
         if self.damage
             && op > floors
+            && (op > replica.checkpoint() || op <= held)
             && self.survives(id, op)
             && anchor.is_some_and(|anchor| member.disk.has(anchor))
         {

@@ -152,14 +152,13 @@ impl Host {
                     }
                 }
                 Output::Commit { commit } => self.commit = self.commit.max(commit.op),
-                Output::Send { message, .. } => {
-                    if let Message::Fetch { nonce, .. }
-                    | Message::GetState { nonce, .. }
-                    | Message::GetSnapshot { nonce, .. } = message
-                    {
-                        self.nonces.push(nonce);
-                    }
-                }
+                Output::Send {
+                    message:
+                        Message::Fetch { nonce, .. }
+                        | Message::GetState { nonce, .. }
+                        | Message::GetSnapshot { nonce, .. },
+                    ..
+                } => self.nonces.push(nonce),
                 Output::StageChunk { at, chunk } => {
                     self.snapshots.push_back(Input::Staged { at, end: chunk.end })
                 }

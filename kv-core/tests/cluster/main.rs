@@ -9,6 +9,7 @@ mod links;
 mod load;
 mod refusals;
 mod storage;
+mod transfer;
 
 use harness::Net;
 
@@ -39,6 +40,11 @@ macro_rules! on_every_transport {
 }
 
 on_every_transport! {
+    transfer::{
+        t8_a_member_that_was_away_for_long_gets_the_state_while_writes_go_on,
+        t6_a_member_that_is_killed_while_it_gets_the_state_gets_it_in_the_end,
+        t9_a_damaged_state_is_replaced_by_a_peers,
+    },
     basics::{
         three_members_form_and_serve,
         one_member_alone_is_a_durable_store,

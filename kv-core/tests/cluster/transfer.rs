@@ -1,0 +1,185 @@
+//! State transfer: members that were away for long, and members whose state was damaged (rules T1 to T9).
+
+use super::harness::{Harness, Net, eventually, options};
+use super::load::Load;
+use kv_core::config::Role;
+use kv_core::{Client, Options};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Small files and no budget: who is away for a moment is away for long.
+fn tight() -> Options {
+    let mut options = options();
+    options.max_batch_bytes = 64 << 10;
+    options.max_key_bytes = 1 << 10;
+    options.max_value_bytes = 64 << 10;
+    options.segment_bytes = 256 << 10;
+    options.checkpoint_bytes = 256 << 10;
+    options.journal_budget_bytes = 0;
+    options
+}
+
+/// Writes `count` values of `bytes` each, some at a time.
+async fn fill(client: &Client, count: usize, bytes: usize) {
+    let numbers: Vec<usize> = (0..count).collect();
+    for some in numbers.chunks(64) {
+        let puts = some.iter().map(|n| {
+            client.put(format!("fill/{n}"), vec![u8::try_from(n % 251).unwrap(); bytes]).into_future()
+        });
+        for put in futures::future::join_all(puts).await {
+            put.expect("the cluster serves");
+        }
+    }
+}
+
+/// Bytes of the files of a directory whose names begin so.
+fn bytes_of(dir: &Path, prefix: &str) -> u64 {
+    let entries = std::fs::read_dir(dir).expect("it is there").filter_map(Result::ok);
+    let named = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    named.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+/// Waits until a member has applied about what the primary has committed.
+async fn caught_up(harness: &Harness, member: usize) {
+    eventually("caught up", async || {
+        let commit = harness.status(harness.primary().await).commit;
+        let status = harness.status(member);
+        status.primary.is_some() && status.applied.get() > 0 && status.applied.get() + 64 >= commit.get()
+    })
+    .await;
+}
+
+/// T1, T5, T8: the journals do not reach back to where the member was; it gets the state while writes go on, and is of use then.
+pub(crate) async fn t8_a_member_that_was_away_for_long_gets_the_state_while_writes_go_on(net: Net) {
+    let mut harness = Harness::with(net, &[Role::Data; 3], tight()).await;
+    let client = harness.client().await;
+    let load = Load::start(&client, 2);
+    load.progress(20).await;
+    let away = harness.backup().await;
+    harness.kill(away);
+    fill(&client, 1000, 8 << 10).await;
+    let primary = harness.primary().await;
+    let journal = bytes_of(harness.dirs[primary].path(), "journal-");
+    assert!(journal < 4 << 20, "the journal still holds {journal} bytes of 8 MB");
+    harness.start(away).await;
+    load.progress(50).await;
+    caught_up(&harness, away).await;
+    assert!(bytes_of(harness.dirs[away].path(), "state") > 4 << 20);
+    assert_eq!(bytes_of(harness.dirs[away].path(), "state.transfer"), 0);
+    // It is a member like any other: with it, the cluster goes on without the one that stayed.
+    let other = (0..3).find(|member| *member != away && *member != primary).expect("there are three");
+    harness.kill(other);
+    load.progress(50).await;
+    harness.start(other).await;
+    load.check(&harness).await;
+}
+
+/// T6: the receiver is killed again and again in the middle.
+pub(crate) async fn t6_a_member_that_is_killed_while_it_gets_the_state_gets_it_in_the_end(net: Net) {
+    let mut slow = tight();
+    slow.transfer_bytes_per_second = 4 << 20;
+    let mut harness = Harness::with(net, &[Role::Data; 3], slow).await;
+    let client = harness.client().await;
+    let load = Load::start(&client, 2);
+    load.progress(20).await;
+    let away = harness.backup().await;
+    harness.kill(away);
+    fill(&client, 1000, 8 << 10).await;
+    for _ in 0..4 {
+        harness.start(away).await;
+        load.progress(30).await;
+        harness.kill(away);
+    }
+    harness.start(away).await;
+    caught_up(&harness, away).await;
+    load.check(&harness).await;
+}
+
+/// T9: a state whose blocks do not verify is thrown away and another one fetched; nothing is answered from it.
+pub(crate) async fn t9_a_damaged_state_is_replaced_by_a_peers(net: Net) {
+    let mut harness = Harness::with(net, &[Role::Data; 3], tight()).await;
+    let client = harness.client().await;
+    fill(&client, 300, 8 << 10).await;
+    let load = Load::start(&client, 2);
+    load.progress(20).await;
+    let damaged = harness.backup().await;
+    harness.kill(damaged);
+    let file = harness.dirs[damaged].path().join("state");
+    let mut bytes = std::fs::read(&file).expect("it has made a checkpoint");
+    for block in bytes.chunks_mut(4096).skip(5) {
+        block[77] ^= 4;
+    }
+    std::fs::write(&file, bytes).expect("it is writable");
+    harness.start(damaged).await;
+    load.progress(50).await;
+    caught_up(&harness, damaged).await;
+    load.check(&harness).await;
+}
+
+fn memory(line: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let found =
+        status.lines().find_map(|found| found.strip_prefix(line)?.split_whitespace().next()?.parse().ok());
+    found.unwrap_or(0)
+}
+
+/// How long a member takes that was away while much was written, and how much memory it takes: all three members and the clients are
+/// in this process. `KV_AWAY_MIB` says how much (1024 by default), `KV_AWAY_WRITES` how many writes per second go on meanwhile (1000).
+///
+/// `KV_AWAY_MIB=1024 cargo test --release -p kv-core --features tcp --test cluster -- --ignored --nocapture away_for`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: takes minutes and some GB of disk"]
+async fn a_member_that_was_away_for_a_gibibyte_catches_up() {
+    let number = |name: &str, usual: usize| {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+    };
+    let (mib, rate) = (number("KV_AWAY_MIB", 1024), number("KV_AWAY_WRITES", 1000));
+    let mut options = Options::default();
+    options.journal_budget_bytes = 64 << 20;
+    let mut harness = Harness::with(Net::memory(), &[Role::Data; 3], options).await;
+    let client = harness.client().await;
+    let away = harness.backup().await;
+    harness.kill(away);
+    let began = Instant::now();
+    fill(&client, mib * 64, 16 << 10).await;
+    println!("wrote {mib} MiB in {:?}; resident {} MiB", began.elapsed(), memory("VmRSS:") >> 10);
+    let writer = tokio::spawn({
+        let client = client.clone();
+        async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(10));
+            for n in 0_usize.. {
+                tick.tick().await;
+                let puts = (0..rate / 100).map(|k| {
+                    client.put(format!("live/{}", (n * 10 + k) % 10_000), vec![1; 256]).into_future()
+                });
+                for put in futures::future::join_all(puts).await {
+                    put.expect("the cluster serves");
+                }
+            }
+        }
+    });
+    let before = memory("VmRSS:");
+    let began = Instant::now();
+    harness.start(away).await;
+    let mut most = before;
+    loop {
+        most = most.max(memory("VmRSS:"));
+        let (primary, behind) = (harness.primary().await, harness.status(away));
+        if behind.applied.get() + 1000 > harness.status(primary).commit.get() && behind.applied.get() > 0 {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(900), "it does not catch up: {behind:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    println!(
+        "caught up in {:?}; resident {} MiB before, {} MiB at most (the member's own share is at most the difference)",
+        began.elapsed(),
+        before >> 10,
+        most >> 10
+    );
+    writer.abort();
+    eventually("level", async || {
+        harness.status(away).applied == harness.status(harness.primary().await).applied
+    })
+    .await;
+}

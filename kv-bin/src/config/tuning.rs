@@ -46,10 +46,23 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_CHECKPOINT_BYTES", value_name = "SIZE")]
     pub(crate) checkpoint_bytes: Option<Size>,
 
-    /// How fast stored journal entries are read again to see whether they have gone bad, in bytes per second; 0 for never
+    /// How fast stored journal entries and the state are read again to see whether they have gone bad, in bytes per second; 0 for never
     /// [default: 1MiB]
     #[arg(long, env = "KV_SCRUB_BYTES_PER_SECOND", value_name = "SIZE")]
     pub(crate) scrub_bytes_per_second: Option<Size>,
+
+    /// How much of the journal is kept for members that are away; one that was away for longer receives the whole state
+    /// [default: 256MiB]
+    #[arg(long, env = "KV_JOURNAL_BUDGET_BYTES", value_name = "SIZE")]
+    pub(crate) journal_budget_bytes: Option<Size>,
+
+    /// How long the journal of a witness may grow while a data member is away [default: 1GiB]
+    #[arg(long, env = "KV_WITNESS_JOURNAL_BYTES", value_name = "SIZE")]
+    pub(crate) witness_journal_bytes: Option<Size>,
+
+    /// How fast a state is sent to a member that was away, in bytes per second [default: 64MiB]
+    #[arg(long, env = "KV_TRANSFER_BYTES_PER_SECOND", value_name = "SIZE")]
+    pub(crate) transfer_bytes_per_second: Option<Size>,
 
     /// The most memory that the cache of the data file takes [default: 64MiB]
     #[arg(long, env = "KV_CACHE_BYTES", value_name = "SIZE")]
@@ -86,6 +99,9 @@ impl Tuning {
             segment_bytes: self.segment_bytes.or(other.segment_bytes),
             checkpoint_bytes: self.checkpoint_bytes.or(other.checkpoint_bytes),
             scrub_bytes_per_second: self.scrub_bytes_per_second.or(other.scrub_bytes_per_second),
+            journal_budget_bytes: self.journal_budget_bytes.or(other.journal_budget_bytes),
+            witness_journal_bytes: self.witness_journal_bytes.or(other.witness_journal_bytes),
+            transfer_bytes_per_second: self.transfer_bytes_per_second.or(other.transfer_bytes_per_second),
             cache_bytes: self.cache_bytes.or(other.cache_bytes),
             max_sessions: self.max_sessions.or(other.max_sessions),
             session_ttl: self.session_ttl.or(other.session_ttl),
@@ -111,9 +127,16 @@ impl Tuning {
         bytes(&mut options.max_value_bytes, self.max_value_bytes);
         bytes(&mut options.checkpoint_bytes, self.checkpoint_bytes);
         bytes(&mut options.cache_bytes, self.cache_bytes);
-        let scrub = self.scrub_bytes_per_second;
-        options.scrub_bytes_per_second = scrub.map_or(options.scrub_bytes_per_second, |size| size.0);
-        options.segment_bytes = self.segment_bytes.map_or(options.segment_bytes, |size| size.0);
+        let long = |slot: &mut u64, size: Option<Size>| {
+            if let Some(size) = size {
+                *slot = size.0;
+            }
+        };
+        long(&mut options.journal_budget_bytes, self.journal_budget_bytes);
+        long(&mut options.witness_journal_bytes, self.witness_journal_bytes);
+        long(&mut options.transfer_bytes_per_second, self.transfer_bytes_per_second);
+        long(&mut options.scrub_bytes_per_second, self.scrub_bytes_per_second);
+        long(&mut options.segment_bytes, self.segment_bytes);
         options.pipeline = self.pipeline.unwrap_or(options.pipeline);
         options.max_sessions = self.max_sessions.unwrap_or(options.max_sessions);
         options.session_window = self.session_window.unwrap_or(options.session_window);

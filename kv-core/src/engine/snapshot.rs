@@ -37,28 +37,38 @@ impl Snapshot {
     /// # Errors
     /// If the disk fails or is damaged.
     pub fn chunk(&self, after: &[u8], max_bytes: usize) -> Result<Chunk, EngineError> {
+        let (rows, next) = self.rows(after, max_bytes)?;
+        let end = match next {
+            Some(next) => ChunkEnd::More(next),
+            None => ChunkEnd::Last(digest(&self.base)?),
+        };
+        Ok(Chunk { after: Bytes::copy_from_slice(after), checksum: Hash::of(&rows), rows, end })
+    }
+
+    /// Reads the rows after the place `after`, so that damage is found: about `max_bytes` of them. Returns how many bytes that were, and
+    /// the place after which to go on, if there is more.
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn scrub(&self, after: &[u8], max_bytes: usize) -> Result<(usize, Option<Bytes>), EngineError> {
+        self.rows(after, max_bytes).map(|(rows, next)| (rows.len(), next))
+    }
+
+    fn rows(&self, after: &[u8], max_bytes: usize) -> Result<(Bytes, Option<Bytes>), EngineError> {
         let mut rows = BytesMut::new();
-        let mut last = Bytes::copy_from_slice(after);
-        let mut more = false;
+        let mut last = Bytes::new();
         for (part, from) in Part::from_place(after) {
             let mut cursor = self.base.part(part, from)?;
             while let Some(key) = cursor.key() {
                 if !rows.is_empty() && rows.len() >= max_bytes {
-                    more = true;
-                    break;
+                    return Ok((rows.freeze(), Some(last)));
                 }
-                let value = cursor.value().unwrap_or_default();
-                put_row(&mut rows, part, key.as_slice(), &value);
+                put_row(&mut rows, part, key.as_slice(), &cursor.value().unwrap_or_default());
                 last = part.place(key.as_slice());
                 cursor.advance()?;
             }
-            if more {
-                break;
-            }
         }
-        let end = if more { ChunkEnd::More(last) } else { ChunkEnd::Last(digest(&self.base)?) };
-        let rows = rows.freeze();
-        Ok(Chunk { after: Bytes::copy_from_slice(after), checksum: Hash::of(&rows), rows, end })
+        Ok((rows.freeze(), None))
     }
 }
 

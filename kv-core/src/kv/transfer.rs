@@ -47,6 +47,12 @@ impl Sources {
         Some(found)
     }
 
+    /// The newest checkpoint.
+    #[must_use]
+    pub fn latest(&self) -> Option<Snapshot> {
+        self.latest.clone()
+    }
+
     /// Lets go of what nobody has asked for lately.
     pub fn expire(&mut self, now: Instant) {
         self.kept.retain(|_, (_, used)| now.since(*used) <= KEPT);

@@ -116,6 +116,33 @@ pub(crate) async fn t9_a_damaged_state_is_replaced_by_a_peers(net: Net) {
     load.check(&harness).await;
 }
 
+/// T9: the file goes bad under a member that runs; it notices at the next look, and goes on with another state.
+#[cfg(unix)]
+pub(crate) async fn t9_a_state_that_goes_bad_while_it_is_used_is_replaced(net: Net) {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+
+    let mut small = tight();
+    small.cache_bytes = 1 << 20;
+    let harness = Harness::with(net, &[Role::Data; 3], small).await;
+    let client = harness.client().await;
+    fill(&client, 600, 8 << 10).await;
+    let damaged = harness.backup().await;
+    let path = harness.dirs[damaged].path().join("state");
+    eventually("a checkpoint", async || std::fs::metadata(&path).is_ok_and(|file| file.len() > 2 << 20))
+        .await;
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).expect("it is there");
+    let metadata = file.metadata().expect("it is there");
+    for block in 5..metadata.len() / 4096 {
+        file.write_all_at(&[0xA5; 64], block * 4096 + 100).expect("it is writable");
+    }
+    eventually("another file", async || {
+        fill(&client, 600, 8 << 10).await;
+        std::fs::metadata(&path).is_ok_and(|found| found.ino() != metadata.ino())
+    })
+    .await;
+    caught_up(&harness, damaged).await;
+}
+
 fn memory(line: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let found =

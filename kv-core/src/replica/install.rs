@@ -89,12 +89,18 @@ impl Install {
         (turn / peers.max(1)).is_multiple_of(2)
     }
 
+    /// Entries came.
     fn answered(&mut self, now: Instant, peers: usize) {
-        self.asked = false;
+        self.heard(now);
         if !self.asks_for_runs(peers) {
             // The same peer, with a larger question.
             self.turns -= peers;
         }
+    }
+
+    /// Something came that was asked for.
+    fn heard(&mut self, now: Instant) {
+        self.asked = false;
         self.patience /= 2;
         self.retry_at = now;
     }
@@ -267,6 +273,10 @@ impl Replica {
         let through = limit.min(head.advance(run));
         let pinned = gap.filter(|gap| gap.op == through).map(|gap| gap.hash);
         let hash = pinned.or_else(|| install.known.get(&through).copied());
+        if run == 1 && hash.is_none() {
+            // Who has the entry behind damage of its own answers only to its hash.
+            return self.request_hashes(head.next(), through);
+        }
         self.request(head.next(), through, hash, FetchWhat::Entries);
     }
 
@@ -303,7 +313,7 @@ impl Replica {
         if self.on_anchor_confirmed(nonce, hashes) {
             return;
         }
-        let (now, peers) = (self.now.monotonic, self.cluster.len() - 1);
+        let now = self.now.monotonic;
         let Some(install) = self.state.install_mut().filter(|install| install.nonce == Some(nonce)) else {
             return;
         };
@@ -312,7 +322,8 @@ impl Replica {
             install.known.entry(*op).or_insert(*hash);
         }
         if install.known.len() > before {
-            install.answered(now, peers);
+            install.heard(now);
+            self.extend_patience();
             self.drive_install();
         }
     }

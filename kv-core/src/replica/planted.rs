@@ -19,6 +19,7 @@ pub(super) fn at_start(
     match bug {
         Some(Bug::VotesNeverExpire) => return (Duration::MAX, recovered),
         Some(Bug::ForgetsItsVote) => recovered.view = recovered.log_view,
+        Some(Bug::DamageForgotten) => recovered.damage = None,
         _ => {}
     }
     (vote_lifetime, recovered)

@@ -2,6 +2,7 @@
 //! there. Each cites the rule that prevents it.
 
 use super::group::Group;
+use crate::config::Options;
 use crate::ids::{MemberId, Op, View};
 use crate::message::{Extent, Message, Slot};
 use crate::replica::{Halt, Input, Status};
@@ -132,6 +133,29 @@ fn d6_an_entry_that_only_one_of_five_has_is_found() {
     spoil(&mut group, 4, &[3]);
     start_all(&mut group);
     group.run_until("mended", |group| mended(group, 4));
+}
+
+/// Member 0 knows how the log ends, member 2 has what is missing between, and neither is asked by a hash that it knows: the hashes are found
+/// out one from the other. Rule D6.
+#[test]
+fn d6_hashes_are_pieced_together_from_damaged_logs() {
+    let options = Options { pipeline: 4, ..Options::default() };
+    let mut group = Group::with_options(3, 0, options);
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    for n in 0..10 {
+        group.propose(0, &format!("k{n}"));
+        group.settle();
+    }
+    group.run_until("level", Group::level);
+    crash_all(&mut group);
+    spoil(&mut group, 0, &[4, 5]);
+    group.members[1].disk.entries.retain(|op, _| *op <= Op::new(3));
+    group.members[1].disk.damaged = Some(Extent::Through(Op::new(10)));
+    spoil(&mut group, 2, &[3]);
+    group.members[2].disk.entries.retain(|op, _| *op <= Op::new(5));
+    group.members[2].disk.damaged = Some(Extent::Open);
+    start_all(&mut group);
+    group.run_until("mended", |group| mended(group, 10));
 }
 
 /// Rule V5: members 0 and 1 committed op 4; then 1 loses the end of its log, without a trace of how long it was, and 0 is away. Had the

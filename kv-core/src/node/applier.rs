@@ -33,6 +33,8 @@ pub(super) struct Plan {
     opened: Option<Opened>,
     /// What is to be done with another member's state.
     pub(super) tasks: VecDeque<Task>,
+    /// A peer that needs a state asks for a checkpoint: the last one may be of no use to it.
+    pub(super) asked: bool,
     /// A reader found the state damaged.
     pub(super) lost: Option<EngineError>,
     /// Apply up to here.
@@ -97,6 +99,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         checkpoint: None,
         bytes: 0,
         nothing_at: Op::ZERO,
+        asked: false,
     };
     if let Err(reason) = applier.run() {
         tracing::error!(%reason, "cannot apply: this member stops");
@@ -120,6 +123,8 @@ struct Applier {
     bytes: usize,
     /// There was nothing to checkpoint here.
     nothing_at: Op,
+    /// A checkpoint is wanted though little has been applied.
+    asked: bool,
 }
 
 /// What comes next.
@@ -127,6 +132,7 @@ enum Step {
     Apply(Op),
     Finish(Result<CheckpointDone, EngineError>),
     Transfer(Task),
+    Checkpoint,
     Lose(EngineError),
     /// The journal has caught up, and a checkpoint waited for that.
     Retry,
@@ -140,6 +146,10 @@ impl Applier {
                 Step::Apply(through) => self.apply(through),
                 Step::Finish(result) => self.finish(result),
                 Step::Transfer(task) => self.transfer(task),
+                Step::Checkpoint => {
+                    self.asked = true;
+                    Ok(())
+                }
                 Step::Lose(error) => Err(error.into()),
                 Step::Retry => Ok(()),
                 Step::Stop => return Ok(()),
@@ -202,6 +212,8 @@ impl Applier {
                 Some(Step::Transfer(task))
             } else if let Some(applied) = applied.filter(|applied| plan.commit > *applied && !full) {
                 Some(Step::Apply(plan.commit.min(applied.advance(RUN))))
+            } else if std::mem::take(&mut plan.asked) {
+                Some(Step::Checkpoint)
             } else if due && !plan.wants_durable {
                 Some(Step::Retry)
             } else {
@@ -237,8 +249,9 @@ impl Applier {
     fn is_due(&self) -> bool {
         let Some(state) = &self.state else { return false };
         let limit = self.shared.options.checkpoint_bytes;
-        let due =
-            state.overlay_bytes() >= limit || self.bytes >= limit.saturating_mul(APPLIED_PER_CHECKPOINT);
+        let due = self.asked
+            || state.overlay_bytes() >= limit
+            || self.bytes >= limit.saturating_mul(APPLIED_PER_CHECKPOINT);
         due && self.checkpoint.is_none() && state.applied().op > self.nothing_at
     }
 
@@ -252,7 +265,7 @@ impl Applier {
             return Ok(());
         }
         self.shared.plan.look(|plan| plan.wants_durable = false);
-        self.bytes = 0;
+        (self.bytes, self.asked) = (0, false);
         let Some(checkpoint) = state.begin_checkpoint() else {
             self.nothing_at = state.applied().op;
             return Ok(());

@@ -34,6 +34,10 @@ pub(super) enum Task {
 /// Reads a piece. Blocks.
 pub(super) fn read(shared: &Shared, to: MemberId, piece: &Piece) -> Message {
     let Piece { nonce, at, after } = piece;
+    if at.is_none() {
+        // What there is may be of no use to a member whose log goes back less far: the next one will be.
+        shared.plan.change_one(|plan| plan.asked = true);
+    }
     let snapshot = lock(&shared.sources).get(to, *at, shared.clock.monotonic());
     let Some(snapshot) = snapshot else { return Message::SnapshotGone { nonce: *nonce } };
     match snapshot.chunk(after, CHUNK_BYTES) {

@@ -44,6 +44,7 @@ on_every_transport! {
         t8_a_member_that_was_away_for_long_gets_the_state_while_writes_go_on,
         t6_a_member_that_is_killed_while_it_gets_the_state_gets_it_in_the_end,
         t9_a_damaged_state_is_replaced_by_a_peers,
+        t9_a_damaged_state_is_replaced_in_a_quiet_cluster,
         t9_a_state_that_goes_bad_while_it_is_used_is_replaced,
     },
     basics::{

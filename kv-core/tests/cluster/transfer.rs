@@ -116,6 +116,27 @@ pub(crate) async fn t9_a_damaged_state_is_replaced_by_a_peers(net: Net) {
     load.check(&harness).await;
 }
 
+/// T9: nobody writes, so nobody would make a checkpoint by himself; and the last ones may lie before the damaged member's log.
+pub(crate) async fn t9_a_damaged_state_is_replaced_in_a_quiet_cluster(net: Net) {
+    let mut harness = Harness::with(net, &[Role::Data; 3], tight()).await;
+    let client = harness.client().await;
+    fill(&client, 300, 8 << 10).await;
+    harness.level().await;
+    let damaged = harness.backup().await;
+    harness.kill(damaged);
+    let file = harness.dirs[damaged].path().join("state");
+    let mut bytes = std::fs::read(&file).expect("it has made a checkpoint");
+    for block in bytes.chunks_mut(4096).skip(5) {
+        block[77] ^= 4;
+    }
+    std::fs::write(&file, bytes).expect("it is writable");
+    harness.start(damaged).await;
+    // The damaged one was thrown away when it was opened.
+    eventually("another state", async || std::fs::metadata(&file).is_ok_and(|found| found.len() > 2 << 20))
+        .await;
+    harness.level().await;
+}
+
 /// T9: the file goes bad under a member that runs; it notices at the next look, and goes on with another state.
 #[cfg(unix)]
 pub(crate) async fn t9_a_state_that_goes_bad_while_it_is_used_is_replaced(net: Net) {

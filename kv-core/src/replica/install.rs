@@ -89,6 +89,15 @@ impl Install {
         (turn / peers.max(1)).is_multiple_of(2)
     }
 
+    /// The first op above `commit` whose hash must be asked for. (An answer ends where its sender's own knowledge has a gap.)
+    fn first_unknown(&self, commit: Op) -> Op {
+        let mut op = commit.next();
+        while self.known.contains_key(&op) {
+            op = op.next();
+        }
+        op
+    }
+
     /// Entries came.
     fn answered(&mut self, now: Instant, peers: usize) {
         self.heard(now);
@@ -228,7 +237,7 @@ impl Replica {
                     return if op == head { self.match_behind(op) } else { Match::At(op) };
                 }
                 Some(_) => op = op.previous(),
-                None => return Match::Unknown { from: commit.next(), through: op },
+                None => return Match::Unknown { from: install.first_unknown(commit), through: op },
             }
         }
         match install.known.get(&commit) {

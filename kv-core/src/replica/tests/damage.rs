@@ -158,6 +158,28 @@ fn d6_hashes_are_pieced_together_from_damaged_logs() {
     group.run_until("mended", |group| mended(group, 10));
 }
 
+/// The new primary is asked to compare an op whose hash one member knows from its child, and that child's hash another. Rule D6.
+#[test]
+fn d6_hashes_are_asked_for_from_the_first_that_is_not_known() {
+    let options = Options { pipeline: 4, ..Options::default() };
+    let mut group = Group::with_options(3, 0, options);
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    for n in 0..16 {
+        group.propose(0, &format!("k{n}"));
+        group.settle();
+    }
+    group.run_until("level", Group::level);
+    crash_all(&mut group);
+    spoil(&mut group, 0, &[9, 10]);
+    spoil(&mut group, 1, &[8, 9]);
+    group.members[1].disk.entries.retain(|op, _| *op <= Op::new(10));
+    group.members[1].disk.damaged = Some(Extent::Through(Op::new(16)));
+    group.members[2].disk.entries.retain(|op, _| *op <= Op::new(9));
+    group.members[2].disk.damaged = Some(Extent::Open);
+    start_all(&mut group);
+    group.run_until("mended", |group| mended(group, 16));
+}
+
 /// Rule V5: members 0 and 1 committed op 4; then 1 loses the end of its log, without a trace of how long it was, and 0 is away. Had the
 /// open end counted as a nack, 1 and 2 would go on without op 4.
 #[test]

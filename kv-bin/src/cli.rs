@@ -202,6 +202,10 @@ pub(crate) struct SimArgs {
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
 
+    /// Run every known-wrong variant until it is caught, and print how many of the seeds each took.
+    #[arg(long, conflicts_with_all = ["seed", "bug"])]
+    pub(crate) bugs: bool,
+
     /// Run a known-wrong variant, to see it caught.
     #[arg(long, hide = true, value_name = "NAME", value_parser = crate::sim::parse_bug)]
     pub(crate) bug: Option<kv_core::sim::Bug>,

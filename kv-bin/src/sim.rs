@@ -33,6 +33,9 @@ pub(crate) fn run(args: &SimArgs, json: bool) -> Result<(), Failure> {
         let trace = if args.verbose { args.events } else { 0 };
         return one(seed, &Options { trace, ..options }, json);
     }
+    if args.bugs {
+        return bugs(&args.seeds, args.jobs, json);
+    }
     let began = Instant::now();
     let total = sweep(args.seeds.clone(), &options, args.jobs, json);
     report(&total, began.elapsed(), json).or_else(closed)?;
@@ -40,6 +43,79 @@ pub(crate) fn run(args: &SimArgs, json: bool) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::failed(format!("{} of {} seeds broke an invariant", total.failed.len(), total.seeds)))
+}
+
+/// How a planted bug was caught.
+#[derive(Debug)]
+struct Catch {
+    bug: Bug,
+    /// How many seeds it took, and which invariant it broke; `None` if all seeds went by.
+    caught: Option<(u64, &'static str)>,
+    wall: Duration,
+}
+
+/// Every planted bug in turn, as a table.
+fn bugs(seeds: &Range<u64>, jobs: Option<usize>, json: bool) -> Result<(), Failure> {
+    let next = Mutex::new(Bug::ALL.iter());
+    let table = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads(jobs) {
+            scope.spawn(|| {
+                loop {
+                    let bug = next.lock().expect("no run panics with the lock held").next();
+                    let Some(&bug) = bug else { return };
+                    let row = catch(bug, seeds);
+                    table.lock().expect("no run panics with the lock held").push(row);
+                }
+            });
+        }
+    });
+    let mut table = table.into_inner().expect("no run panics with the lock held");
+    table.sort_by_key(|row| Bug::ALL.iter().position(|bug| *bug == row.bug));
+    table.iter().try_for_each(|row| output::say(&row.line(json))).or_else(closed)?;
+    let missed = table.iter().filter(|row| row.caught.is_none()).count();
+    if missed == 0 {
+        return Ok(());
+    }
+    let tried = seeds.end - seeds.start;
+    Err(Failure::failed(format!("{missed} of {} planted bugs were not caught in {tried} seeds", table.len())))
+}
+
+/// Runs seeds with a bug until one breaks an invariant.
+fn catch(bug: Bug, seeds: &Range<u64>) -> Catch {
+    let began = Instant::now();
+    let options = Options { bug: Some(bug), ..Options::default() };
+    let mut runs = seeds.clone().zip(1..);
+    let caught = runs.find_map(|(seed, taken)| Some((taken, run_seed(seed, &options).violation?.invariant)));
+    Catch { bug, caught, wall: began.elapsed() }
+}
+
+impl Catch {
+    fn line(&self, json: bool) -> String {
+        let name = format!("{:?}", self.bug);
+        if json {
+            return json!({
+                "bug": name,
+                "seeds": self.caught.map(|(seeds, _)| seeds),
+                "invariant": self.caught.map(|(_, invariant)| invariant),
+                "wall_s": self.wall.as_secs_f64(),
+            })
+            .to_string();
+        }
+        match self.caught {
+            Some((seeds, invariant)) => format!("{name:<24} {seeds:>6} {:<5}  {invariant}", plural(seeds)),
+            None => format!("{name:<24} {}", styled(BAD, "not caught")),
+        }
+    }
+}
+
+const fn plural(seeds: u64) -> &'static str {
+    if seeds == 1 { "seed" } else { "seeds" }
+}
+
+fn threads(jobs: Option<usize>) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    jobs.unwrap_or(cores).max(1)
 }
 
 /// One seed, in more words.
@@ -82,11 +158,10 @@ fn one(seed: u64, options: &Options, json: bool) -> Result<(), Failure> {
 
 /// All seeds, `jobs` at a time.
 fn sweep(seeds: Range<u64>, options: &Options, jobs: Option<usize>, json: bool) -> Total {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let next = AtomicU64::new(seeds.start);
     let total = Mutex::new(Total::default());
     std::thread::scope(|scope| {
-        for _ in 0..jobs.unwrap_or(cores).max(1) {
+        for _ in 0..threads(jobs) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);

@@ -22,8 +22,11 @@ const MILLION: u64 = 1_000_000;
 pub(super) struct Clock {
     /// Monotonic nanoseconds per million real ones.
     rate: u64,
-    /// Real time at which the monotonic clock of this life began.
+    /// What the monotonic clock showed at `since`, and that real time. It began at zero in this life.
+    base: u64,
     since: Time,
+    /// The monotonic clock stands still.
+    frozen: bool,
     /// Milliseconds by which the wall clock is wrong.
     offset: i64,
     /// Wall nanoseconds per million real ones.
@@ -35,7 +38,9 @@ impl Clock {
     pub(super) fn new(rng: &mut Rng, drift: u64, wall_drift: u64, skew_ms: i64) -> Self {
         Self {
             rate: rng.u64(MILLION - drift..=MILLION + drift),
+            base: 0,
             since: 0,
+            frozen: false,
             offset: rng.i64(-skew_ms..=skew_ms),
             wall_rate: rng.u64(MILLION - wall_drift..=MILLION + wall_drift),
         }
@@ -43,7 +48,34 @@ impl Clock {
 
     /// The process starts: its monotonic clock begins at zero.
     pub(super) const fn restart(&mut self, now: Time) {
-        self.since = now;
+        (self.base, self.since, self.frozen) = (0, now, false);
+    }
+
+    /// The monotonic clock stands still from now on, as on a machine that is suspended.
+    pub(super) fn freeze(&mut self, now: Time) {
+        (self.base, self.since, self.frozen) = (self.monotonic(now), now, true);
+    }
+
+    /// The monotonic clock goes on.
+    pub(super) const fn thaw(&mut self, now: Time) {
+        if self.frozen {
+            (self.since, self.frozen) = (now, false);
+        }
+    }
+
+    /// The monotonic clock leaps ahead, as on a machine that was suspended and counts that.
+    pub(super) const fn leap(&mut self, by: Time) {
+        self.base += by;
+    }
+
+    /// The monotonic clock goes at another rate from now on: up to so many millionths wrong.
+    pub(super) fn drift(&mut self, now: Time, rng: &mut Rng, drift: u64) {
+        (self.base, self.since) = (self.monotonic(now), now);
+        self.rate = rng.u64(MILLION - drift..=MILLION + drift);
+    }
+
+    fn monotonic(&self, now: Time) -> u64 {
+        if self.frozen { self.base } else { self.base + scale(now - self.since, self.rate, MILLION) }
     }
 
     /// The wall clock is set.
@@ -56,14 +88,18 @@ impl Clock {
         let wall = EPOCH_MS.saturating_add_unsigned(scale(now, self.wall_rate, MILLION) / MS);
         let wall = wall.saturating_add(self.offset);
         Now {
-            monotonic: Instant::new(scale(now - self.since, self.rate, MILLION)),
+            monotonic: Instant::new(self.monotonic(now)),
             wall: Timestamp::new(u64::try_from(wall).unwrap_or(0)),
         }
     }
 
-    /// When the monotonic clock will have reached `instant`.
+    /// When the monotonic clock will have reached `instant`. `Time::MAX` while it stands still.
     pub(super) fn reaches(&self, instant: Instant) -> Time {
-        let mut at = self.since.saturating_add(scale(instant.get(), MILLION, self.rate));
+        let ahead = instant.get().saturating_sub(self.base);
+        if self.frozen && ahead > 0 {
+            return Time::MAX;
+        }
+        let mut at = self.since.saturating_add(scale(ahead, MILLION, self.rate));
         while at < Time::MAX && self.read(at).monotonic < instant {
             at += 1;
         }
@@ -85,6 +121,14 @@ mod tests {
         for _ in 0..1000 {
             let mut clock = Clock::new(&mut rng, 100_000, 1000, 5000);
             clock.restart(rng.u64(0..SECOND));
+            if rng.bool() {
+                clock.freeze(2 * SECOND);
+                assert_eq!(clock.read(2 * SECOND), clock.read(2 * SECOND));
+                clock.leap(rng.u64(0..SECOND));
+                clock.thaw(rng.u64(2 * SECOND..5 * SECOND));
+                let since = clock.since;
+                clock.drift(since, &mut rng, 100_000);
+            }
             let instant = Instant::new(rng.u64(0..100 * SECOND));
             let at = clock.reaches(instant);
             assert!(clock.read(at).monotonic >= instant);

@@ -75,11 +75,15 @@ impl World {
         self.set_timer(member);
     }
 
-    fn set_timer(&mut self, member: usize) {
+    /// Sets the replica's timer by the member's clock.
+    pub(super) fn set_timer(&mut self, member: usize) {
         let (now, clock) = (self.now, self.members[member].clock);
         let Some(process) = self.process(member) else { return };
         let Some(deadline) = process.replica.poll_timeout() else { return };
         let at = clock.reaches(deadline).max(now);
+        if at == Time::MAX {
+            return;
+        }
         if process.timer.is_none_or(|set| at < set) {
             process.timer = Some(at);
             self.schedule_due(at, member, Due::Timer(at));

@@ -4,7 +4,7 @@ use super::clock::{MS, SECOND, Time};
 use super::kind::Kind;
 use super::member::End;
 use super::network::Filter;
-use super::plan::{Fault, around, pick};
+use super::plan::{Fault, MAX_DRIFT, around, pick};
 use super::storage::Disk;
 use super::world::{Due, Event, World};
 use crate::config::Role;
@@ -24,6 +24,8 @@ pub(super) enum Undo {
     Hasten(usize),
     /// A disk goes on.
     Unstall(usize),
+    /// A clock goes on.
+    Thaw(usize),
     /// A disk has room again.
     MakeRoom(usize),
 }
@@ -103,11 +105,8 @@ impl World {
                 self.stall_disk(member);
                 self.schedule(end, Event::Undo(Undo::Unstall(member)));
             }
-            Fault::ClockStep => {
-                let member = self.any_member();
-                let step = *pick(&mut self.rng, &[-3_600_000, -1000, -10, 10, 1000, 3_600_000]);
-                self.checker.see_clocks(self.members.iter().map(|member| member.clock.read(self.now).wall));
-                self.members[member].clock.step(step);
+            Fault::ClockStep | Fault::ClockFreeze | Fault::ClockLeap | Fault::ClockDrift => {
+                self.inject_clock_fault(fault, end);
             }
             Fault::DiskError | Fault::FullDisk | Fault::WipeDisk => self.inject_disk_fault(fault, end),
             Fault::Handover => {
@@ -139,6 +138,33 @@ impl World {
                 _ => self.end_process(member, End::PowerCut),
             }
         }
+    }
+
+    fn inject_clock_fault(&mut self, fault: Fault, end: Time) {
+        let member = self.any_member();
+        let now = self.now;
+        match fault {
+            Fault::ClockStep => {
+                let step = *pick(&mut self.rng, &[-3_600_000, -1000, -10, 10, 1000, 3_600_000]);
+                self.checker.see_clocks(self.members.iter().map(|member| member.clock.read(now).wall));
+                self.members[member].clock.step(step);
+            }
+            Fault::ClockFreeze => {
+                self.members[member].clock.freeze(now);
+                self.schedule(end, Event::Undo(Undo::Thaw(member)));
+            }
+            Fault::ClockLeap => {
+                let by = *pick(&mut self.rng, &[100 * MS, SECOND, 60 * SECOND]);
+                self.members[member].clock.leap(by);
+            }
+            _ => self.members[member].clock.drift(now, &mut self.rng, MAX_DRIFT),
+        }
+        self.set_timer(member);
+    }
+
+    fn thaw(&mut self, member: usize) {
+        self.members[member].clock.thaw(self.now);
+        self.set_timer(member);
     }
 
     /// Faults of a disk that the process is told of.
@@ -278,6 +304,7 @@ impl World {
             Undo::Unfilter(filter) => self.unfilter(filter),
             Undo::Hasten(member) => self.members[member].slowness = 1,
             Undo::Unstall(member) => self.unstall_disk(member),
+            Undo::Thaw(member) => self.thaw(member),
             Undo::MakeRoom(member) => self.make_room(member),
         }
     }
@@ -327,6 +354,7 @@ impl World {
         for member in 0..self.members.len() {
             self.members[member].slowness = 1;
             self.make_room(member);
+            self.thaw(member);
             self.unstall_disk(member);
         }
         self.resume_all();

@@ -39,6 +39,9 @@ pub(super) struct Plan {
     pub(super) heal_quorum_only: bool,
 }
 
+/// How wrong the rate of a monotonic clock gets, in millionths.
+pub(super) const MAX_DRIFT: u64 = 100_000;
+
 /// How messages travel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NetworkPlan {
@@ -148,6 +151,12 @@ pub(super) enum Fault {
     StallDisk,
     /// A wall clock is set.
     ClockStep,
+    /// A monotonic clock stands still for a while.
+    ClockFreeze,
+    /// A monotonic clock leaps ahead.
+    ClockLeap,
+    /// A monotonic clock goes at another rate from now on.
+    ClockDrift,
     /// A member is asked to give the primary role away.
     Handover,
     /// Members are told that a peer's connection broke.
@@ -180,6 +189,9 @@ const FAULTS: &[Fault] = &[
     Fault::SlowDisk,
     Fault::StallDisk,
     Fault::ClockStep,
+    Fault::ClockFreeze,
+    Fault::ClockLeap,
+    Fault::ClockDrift,
     Fault::Handover,
     Fault::Reset,
     Fault::CutClient,
@@ -209,7 +221,7 @@ impl Plan {
                 checkpoint: *pick(rng, &[5 * MS, 50 * MS, 400 * MS]),
             },
             clock: ClockPlan {
-                drift: *pick(rng, &[0, 100, 50_000]),
+                drift: *pick(rng, &[0, 100, 50_000, MAX_DRIFT]),
                 wall_drift: *pick(rng, &[0, 100, 100_000]),
                 skew_ms: *pick(rng, &[0, 10, 5_000]),
             },
@@ -229,13 +241,21 @@ impl Plan {
 impl Plan {
     /// How long after it was sent a vote to leave a view may count at others; `None` where messages can take any time.
     pub(super) fn vote_lifetime(&self) -> Option<Time> {
-        let delays = [Fault::HoldKind, Fault::Clog, Fault::Lag, Fault::Pause, Fault::PausePrimary];
+        let delays = [
+            Fault::HoldKind,
+            Fault::Clog,
+            Fault::Lag,
+            Fault::Pause,
+            Fault::PausePrimary,
+            Fault::ClockFreeze,
+            Fault::ClockLeap,
+        ];
         if self.faults.iter().any(|(fault, _)| delays.contains(fault)) {
             return None;
         }
         let lifetime = Time::try_from((self.options.heartbeat * 8).as_nanos()).unwrap_or(Time::MAX);
         // A slow clock, and the longest delay; votes are repeated every two heartbeats.
-        Some(lifetime + lifetime / 8 + self.network.delay + 10 * self.network.jitter + lifetime / 4)
+        Some(lifetime + lifetime / 8 + self.network.delay + 10 * self.network.jitter + lifetime / 3)
     }
 }
 

@@ -392,6 +392,11 @@ impl Checker {
         self.mirrors[member].durable().formation >= FormationStep::Formatted
     }
 
+    /// The last op that a member has made durable.
+    pub(super) fn durable_head(&self, member: usize) -> Op {
+        self.mirrors[member].durable().head()
+    }
+
     /// Whether a member has made durable that the cluster is formed.
     pub(super) fn is_formed(&self, member: usize) -> bool {
         self.mirrors[member].durable().formation == FormationStep::Formed

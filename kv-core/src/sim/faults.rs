@@ -206,34 +206,6 @@ impl World {
         self.members[member].wiped = true;
     }
 
-    /// Some bits of the journal of a member that is down change: of one member only, so that every record survives elsewhere,
-    /// and only where the others are a quorum.
-    pub(super) fn flip_bits(&mut self, member: usize) {
-        let Some((victim, chance)) = self.plan.damage else { return };
-        if victim != member || self.healed.is_some() || self.rng.u32(0..100) >= chance {
-            return;
-        }
-        let disk = self.members[member].disk.clone();
-        let files: Vec<String> = disk.names().into_iter().filter(|name| !name.starts_with("state")).collect();
-        for _ in 0..self.rng.u32(1..4) {
-            let Some(file) = files.get(self.rng.usize(0..files.len().max(1))) else { return };
-            let written = disk.contents(file).and_then(|bytes| bytes.iter().rposition(|byte| *byte != 0));
-            let offset = self.rng.u64(0..=written.unwrap_or(0) as u64);
-            let bit = self.rng.u8(0..8);
-            // Of the superblock one copy at a time: more than that is a lost disk.
-            if file == "superblock" && self.members[member].flipped {
-                continue;
-            }
-            if disk.flip_bit(file, offset, bit) {
-                self.members[member].flipped = true;
-                self.checker.count("bits flipped");
-                self.trace.note(62, member as u64, offset, || {
-                    format!("{:?} m{member} bit {bit} of byte {offset} of {file} flips", self.now)
-                });
-            }
-        }
-    }
-
     /// The links that a fault of the network cuts.
     fn links_of(&mut self, fault: Fault) -> Vec<(usize, usize)> {
         let members = self.members.len();

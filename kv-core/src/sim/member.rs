@@ -35,7 +35,7 @@ pub(super) struct Member {
     pub(super) disk_stops: bool,
     /// The disk has no room: an error is no surprise.
     pub(super) full: bool,
-    /// Bits of its journal were flipped since it ran last.
+    /// Its journal was damaged since it ran last.
     pub(super) flipped: bool,
     /// Its state may have suffered: losing it is no surprise.
     pub(super) flipped_state: bool,
@@ -162,18 +162,26 @@ impl World {
         }
     }
 
+    /// Whose directory that of a member is.
+    pub(super) fn identity(&self, member: usize) -> Identity {
+        Identity {
+            cluster: self.cluster.id(),
+            cluster_name: self.cluster.name().to_owned(),
+            fingerprint: self.cluster.fingerprint(),
+            member: self.members[member].id,
+            pipeline: self.plan.options.pipeline,
+        }
+    }
+
+    /// The sizes of its journal.
+    pub(super) const fn journal_options(&self) -> JournalOptions {
+        JournalOptions { segment_bytes: self.plan.options.segment_bytes, cache_bytes: 16 << 10 }
+    }
+
     /// Opens journal and state; `None` if the disk stopped meanwhile.
     fn open(&mut self, member: usize) -> Result<Option<Opened>, String> {
-        let (cluster, plan) = (&self.cluster, &self.plan);
+        let (identity, options) = (self.identity(member), self.journal_options());
         let slot = &self.members[member];
-        let identity = Identity {
-            cluster: cluster.id(),
-            cluster_name: cluster.name().to_owned(),
-            fingerprint: cluster.fingerprint(),
-            member: slot.id,
-            pipeline: plan.options.pipeline,
-        };
-        let options = JournalOptions { segment_bytes: plan.options.segment_bytes, cache_bytes: 16 << 10 };
         let open = match self.bug {
             Some(Bug::CutAtFirstBad) => Journal::open_cutting_at_first_bad,
             _ => Journal::open,
@@ -303,7 +311,7 @@ impl World {
             slot.disk.crash(&mut self.rng);
         }
         slot.disk_stops = false;
-        self.flip_bits(member);
+        self.damage_at_rest(member);
         for peer in 0..self.members.len() {
             if peer != member && self.network.is_open(member, peer) && self.rng.bool() {
                 let at = self.now + around(&mut self.rng, self.plan.network.delay);

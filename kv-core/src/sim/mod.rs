@@ -5,6 +5,7 @@
 //! and clocks are simulated. The same seed gives the same [`Report::trace_hash`], and so a failure is a number that
 //! anyone can run again.
 
+mod atlas;
 mod bug;
 mod checker;
 mod clients;

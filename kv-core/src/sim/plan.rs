@@ -33,8 +33,8 @@ pub(super) struct Plan {
     pub(super) fault_length: Time,
     /// How long faults occur.
     pub(super) chaos: Time,
-    /// Whose journal suffers flipped bits when its process ends, and how often, of a hundred times.
-    pub(super) damage: Option<(usize, u32)>,
+    /// Disks suffer while their members are down.
+    pub(super) damage: Option<DamagePlan>,
     /// At the end one member stays away: the others must do.
     pub(super) heal_quorum_only: bool,
 }
@@ -71,6 +71,18 @@ pub(super) struct DiskPlan {
     /// The mean time of a checkpoint.
     pub(super) checkpoint: Time,
 }
+
+/// What disks suffer at rest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DamagePlan {
+    /// Only this member's; `None` for everybody's.
+    pub(super) victim: Option<usize>,
+    /// How often, of a hundred ends of a process.
+    pub(super) chance: u32,
+}
+
+/// Whether disks of several members suffer in one run: that needs damaged members that vote.
+const DAMAGE_ANYWHERE: bool = true;
 
 /// How wrong clocks are.
 #[derive(Clone, Copy, Debug)]
@@ -230,8 +242,7 @@ impl Plan {
             fault_gap: *pick(rng, &[SECOND / 5, SECOND / 2, SECOND, 3 * SECOND]),
             fault_length: *pick(rng, &[SECOND / 5, SECOND, 4 * SECOND]),
             chaos,
-            damage: (roles.len() >= 3 && rng.u32(0..6) == 0)
-                .then(|| (rng.usize(0..roles.len()), rng.u32(20..100))),
+            damage: (roles.len() >= 3 && rng.u32(0..6) == 0).then(|| draw_damage(roles.len(), rng)),
             heal_quorum_only: roles.len() >= 3 && rng.u32(0..3) == 0,
             roles,
         }
@@ -268,6 +279,12 @@ fn draw_roles(rng: &mut Rng) -> Vec<Role> {
         12 => vec![Role::Data, Role::Data, Role::Data, Role::Witness, Role::Witness],
         _ => vec![Role::Data, Role::Data, Role::Witness],
     }
+}
+
+fn draw_damage(members: usize, rng: &mut Rng) -> DamagePlan {
+    let one = rng.usize(0..members);
+    let anywhere = rng.bool() && DAMAGE_ANYWHERE;
+    DamagePlan { victim: (!anywhere).then_some(one), chance: rng.u32(20..100) }
 }
 
 /// Small limits, so that what is rare in earnest is common here.

@@ -115,6 +115,20 @@ impl Content {
         }
     }
 
+    pub(super) fn overwrite(&mut self, offset: usize, bytes: &[u8]) {
+        let end = self.bytes.len().min(offset.saturating_add(bytes.len()));
+        if let Some(part) = self.bytes.get_mut(offset..end) {
+            part.copy_from_slice(&bytes[..end - offset]);
+        }
+    }
+
+    /// Nothing unsynced may be left: undoing it would need what is gone.
+    pub(super) fn shorten(&mut self, len: usize) {
+        if self.unsynced.is_empty() && self.dropped.is_empty() {
+            self.bytes.truncate(len);
+        }
+    }
+
     /// A power cut that loses everything unsynced.
     pub(super) fn lose_all(&mut self) {
         self.rewind();

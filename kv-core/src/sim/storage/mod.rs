@@ -195,6 +195,16 @@ impl Disk {
         self.with(name, |content| content.flip_bit(to_usize(offset), bit)).unwrap_or(false)
     }
 
+    /// Puts these bytes over a file where it lies, as far as it reaches.
+    pub fn overwrite(&self, name: &str, offset: u64, bytes: &[u8]) {
+        self.with(name, |content| content.overwrite(to_usize(offset), bytes));
+    }
+
+    /// Cuts the end of a file off where it lies.
+    pub fn shorten(&self, name: &str, len: u64) {
+        self.with(name, |content| content.shorten(to_usize(len)));
+    }
+
     /// Reads that touch these bytes fail until they have been overwritten.
     pub fn make_unreadable(&self, name: &str, offset: u64, len: u64) {
         self.with(name, |content| content.make_unreadable(to_usize(offset)..to_usize(offset + len)));

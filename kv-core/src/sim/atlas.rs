@@ -1,0 +1,139 @@
+//! The damage atlas: what disks lose at rest, and the bound on it. A wound is first inflicted on a copy of the disk, and the copy
+//! is opened: only if every record that it costs can still be read elsewhere is the disk replaced by the wounded one. So nothing
+//! is ever lost everywhere, and whatever happens then, the cluster must lose nothing and recover.
+
+use super::plan::pick;
+use super::storage::Disk;
+use super::world::World;
+use crate::ids::{Hash, Op};
+use crate::journal::{Journal, LogReader};
+use std::collections::BTreeMap;
+
+const SECTOR: u64 = 512;
+const BLOCK: u64 = 4096;
+
+/// What happens to some bytes of a file that lies still.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wound {
+    /// A bit flips.
+    Flip,
+    /// A sector cannot be read any more.
+    Unreadable,
+    /// A write that was reported did not happen: a block or a sector is what it was at first.
+    Lost,
+    /// A block was written to the wrong place.
+    Misdirected,
+    /// The end of the file is gone.
+    Shortened,
+}
+
+impl World {
+    /// The disk of a member that is down suffers, if it is the turn of that.
+    pub(super) fn damage_at_rest(&mut self, member: usize) {
+        let Some(plan) = self.plan.damage else { return };
+        let spared = plan.victim.is_some_and(|victim| victim != member);
+        if spared || self.healed.is_some() || self.rng.u32(0..100) >= plan.chance {
+            return;
+        }
+        let wounded = self.members[member].disk.fork();
+        let mut deceitful = false;
+        for _ in 0..self.rng.u32(1..4) {
+            let kinds = [Wound::Flip, Wound::Flip, Wound::Unreadable, Wound::Lost, Wound::Misdirected];
+            let wound =
+                if self.rng.u32(0..20) == 0 { Wound::Shortened } else { *pick(&mut self.rng, &kinds) };
+            if self.inflict(member, &wounded, wound) {
+                deceitful |= wound != Wound::Flip && wound != Wound::Unreadable;
+            }
+        }
+        if self.is_bearable(member, &wounded, deceitful) {
+            self.checker.count("disks damaged");
+            self.trace.note(62, member as u64, 0, || format!("{:?} that was m{member}'s disk", self.now));
+            self.members[member].disk = wounded;
+            self.members[member].flipped = true;
+        } else {
+            self.checker.count("damage that would have been too much");
+        }
+    }
+
+    /// Does something to a file of a disk. False if there was nothing to do it to.
+    fn inflict(&mut self, member: usize, disk: &Disk, wound: Wound) -> bool {
+        let names = disk.names().into_iter().filter(|name| !name.starts_with("state"));
+        let files: Vec<String> = names.collect();
+        if files.is_empty() {
+            return false;
+        }
+        let file = &files[self.rng.usize(0..files.len())];
+        let bytes = disk.contents(file).unwrap_or_default();
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1);
+        if used == 0 {
+            return false;
+        }
+        let offset = self.rng.u64(0..used);
+        match wound {
+            Wound::Flip => {
+                disk.flip_bit(file, offset, self.rng.u8(0..8));
+            }
+            Wound::Unreadable => disk.make_unreadable(file, offset / SECTOR * SECTOR, SECTOR),
+            Wound::Lost => {
+                let unit = if self.rng.bool() { SECTOR } else { BLOCK };
+                disk.overwrite(file, offset / unit * unit, &vec![0; usize::try_from(unit).unwrap_or(0)]);
+            }
+            Wound::Misdirected => {
+                let from = usize::try_from(self.rng.u64(0..used) / BLOCK * BLOCK).unwrap_or(0);
+                let block = &bytes[from..bytes.len().min(from + usize::try_from(BLOCK).unwrap_or(0))];
+                disk.overwrite(file, offset / BLOCK * BLOCK, block);
+            }
+            Wound::Shortened => disk.shorten(file, offset),
+        }
+        self.trace.note(62, member as u64, offset, || {
+            format!("{:?} m{member}: {wound:?} at byte {offset} of {file}", self.now)
+        });
+        true
+    }
+
+    /// Whether all that this wounded disk of a member lacks can be read from another.
+    fn is_bearable(&mut self, member: usize, wounded: &Disk, deceitful: bool) -> bool {
+        let Some(before) = self.readable(member, &self.members[member].disk.fork()) else { return false };
+        let judged = wounded.fork();
+        let Some(after) = self.readable(member, &judged) else { return false };
+        // A device that drops its very last writes, or takes them back, without a trace: not to be found out, and not promised.
+        if deceitful && !self.tells_its_damage(member, wounded) {
+            return false;
+        }
+        let lost = before.iter().filter(|(op, hash)| after.get(op) != Some(hash));
+        let lost: Vec<(Op, Hash)> = lost.map(|(op, hash)| (*op, *hash)).collect();
+        let others = (0..self.members.len()).filter(|other| *other != member);
+        let others: Vec<BTreeMap<Op, Hash>> = others
+            .filter(|other| !self.members[*other].wiped)
+            .filter_map(|other| self.readable(other, &self.members[other].disk.fork()))
+            .collect();
+        lost.iter().all(|(op, hash)| others.iter().any(|held| held.get(op) == Some(hash)))
+    }
+
+    /// Whether opening this disk either finds everything or says that something is missing.
+    fn tells_its_damage(&self, member: usize, disk: &Disk) -> bool {
+        let opened = Journal::open(disk.fork().storage(), self.identity(member), self.journal_options());
+        opened.is_ok_and(|(_, recovered)| {
+            recovered.is_damaged() || recovered.head() >= self.checker.durable_head(member)
+        })
+    }
+
+    /// The entries that can be read from a disk that nobody uses; `None` if it cannot be opened. Changes the disk.
+    fn readable(&self, member: usize, disk: &Disk) -> Option<BTreeMap<Op, Hash>> {
+        let (journal, _) =
+            Journal::open(disk.storage(), self.identity(member), self.journal_options()).ok()?;
+        Some(self.read_all(member, &journal.reader()))
+    }
+
+    fn read_all(&self, member: usize, log: &LogReader) -> BTreeMap<Op, Hash> {
+        let mut held = BTreeMap::new();
+        let mut op = Op::new(1);
+        while op <= self.checker.durable_head(member) {
+            if let Ok(Some(entry)) = log.read(op) {
+                held.insert(op, entry.header.hash());
+            }
+            op = op.next();
+        }
+        held
+    }
+}

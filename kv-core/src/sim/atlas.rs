@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 const SECTOR: u64 = 512;
 const BLOCK: u64 = 4096;
+const ZEROS: [u8; 4096] = [0; 4096];
 
 /// What happens to some bytes of a file that lies still.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +28,41 @@ enum Wound {
     Shortened,
 }
 
+/// A wound and its place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Injury {
+    wound: Wound,
+    file: String,
+    at: u64,
+    /// Where misdirected bytes come from, and which bit flips.
+    other: u64,
+    /// A sector, not a block.
+    small: bool,
+}
+
+impl Injury {
+    fn inflict(&self, disk: &Disk) {
+        let (file, at) = (&self.file, self.at);
+        match self.wound {
+            Wound::Flip => {
+                disk.flip_bit(file, at, u8::try_from(self.other % 8).unwrap_or(0));
+            }
+            Wound::Unreadable => disk.make_unreadable(file, at / SECTOR * SECTOR, SECTOR),
+            Wound::Lost => {
+                let unit = if self.small { SECTOR } else { BLOCK };
+                disk.overwrite(file, at / unit * unit, &ZEROS[..usize::try_from(unit).unwrap_or(0)]);
+            }
+            Wound::Misdirected => {
+                let bytes = disk.contents(file).unwrap_or_default();
+                let from = usize::try_from(self.other / BLOCK * BLOCK).unwrap_or(0);
+                let block: Vec<u8> = bytes.into_iter().skip(from).take(ZEROS.len()).collect();
+                disk.overwrite(file, at / BLOCK * BLOCK, &block);
+            }
+            Wound::Shortened => disk.shorten(file, at),
+        }
+    }
+}
+
 impl World {
     /// The disk of a member that is down suffers, if it is the turn of that.
     pub(super) fn damage_at_rest(&mut self, member: usize) {
@@ -35,60 +71,56 @@ impl World {
         if spared || self.healed.is_some() || self.rng.u32(0..100) >= plan.chance {
             return;
         }
-        let wounded = self.members[member].disk.fork();
-        let mut deceitful = false;
+        let kinds = [Wound::Flip, Wound::Flip, Wound::Unreadable, Wound::Lost, Wound::Misdirected];
+        let mut injuries = Vec::new();
         for _ in 0..self.rng.u32(1..4) {
-            let kinds = [Wound::Flip, Wound::Flip, Wound::Unreadable, Wound::Lost, Wound::Misdirected];
             let wound =
                 if self.rng.u32(0..20) == 0 { Wound::Shortened } else { *pick(&mut self.rng, &kinds) };
-            if self.inflict(member, &wounded, wound) {
-                deceitful |= wound != Wound::Flip && wound != Wound::Unreadable;
-            }
+            injuries.extend(self.injury(member, wound));
         }
-        if self.is_bearable(member, &wounded, deceitful) {
-            self.checker.count("disks damaged");
-            self.trace.note(62, member as u64, 0, || format!("{:?} that was m{member}'s disk", self.now));
-            self.members[member].disk = wounded;
-            self.members[member].flipped = true;
-        } else {
-            self.checker.count("damage that would have been too much");
+        self.injure(member, &injuries);
+    }
+
+    /// The disk of a member that runs suffers.
+    pub(super) fn damage_under_way(&mut self, member: usize) {
+        let spared = self.plan.damage.is_none_or(|plan| plan.victim.is_some_and(|victim| victim != member));
+        if !spared && self.members[member].is_up() {
+            let wound = *pick(&mut self.rng, &[Wound::Flip, Wound::Unreadable]);
+            let injury = self.injury(member, wound);
+            self.injure(member, injury.as_slice());
         }
     }
 
-    /// Does something to a file of a disk. False if there was nothing to do it to.
-    fn inflict(&mut self, member: usize, disk: &Disk, wound: Wound) -> bool {
-        let names = disk.names().into_iter().filter(|name| !name.starts_with("state"));
-        let files: Vec<String> = names.collect();
+    /// Damages a disk so, unless it is too much.
+    fn injure(&mut self, member: usize, injuries: &[Injury]) {
+        let wounded = self.members[member].disk.fork();
+        injuries.iter().for_each(|injury| injury.inflict(&wounded));
+        let deceitful =
+            injuries.iter().any(|injury| !matches!(injury.wound, Wound::Flip | Wound::Unreadable));
+        if !self.is_bearable(member, &wounded, deceitful) {
+            return self.checker.count("damage that would have been too much");
+        }
+        for injury in injuries {
+            self.trace.note(62, member as u64, injury.at, || format!("{:?} m{member}: {injury:?}", self.now));
+            injury.inflict(&self.members[member].disk);
+        }
+        self.checker.count("disks damaged");
+        self.members[member].flipped = true;
+    }
+
+    /// What may happen to a file of a disk; `None` if there is nothing that it could happen to.
+    fn injury(&mut self, member: usize, wound: Wound) -> Option<Injury> {
+        let disk = self.members[member].disk.clone();
+        let mut files: Vec<String> =
+            disk.names().into_iter().filter(|name| !name.starts_with("state")).collect();
         if files.is_empty() {
-            return false;
+            return None;
         }
-        let file = &files[self.rng.usize(0..files.len())];
-        let bytes = disk.contents(file).unwrap_or_default();
-        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1);
-        if used == 0 {
-            return false;
-        }
-        let offset = self.rng.u64(0..used);
-        match wound {
-            Wound::Flip => {
-                disk.flip_bit(file, offset, self.rng.u8(0..8));
-            }
-            Wound::Unreadable => disk.make_unreadable(file, offset / SECTOR * SECTOR, SECTOR),
-            Wound::Lost => {
-                let unit = if self.rng.bool() { SECTOR } else { BLOCK };
-                disk.overwrite(file, offset / unit * unit, &vec![0; usize::try_from(unit).unwrap_or(0)]);
-            }
-            Wound::Misdirected => {
-                let from = usize::try_from(self.rng.u64(0..used) / BLOCK * BLOCK).unwrap_or(0);
-                let block = &bytes[from..bytes.len().min(from + usize::try_from(BLOCK).unwrap_or(0))];
-                disk.overwrite(file, offset / BLOCK * BLOCK, block);
-            }
-            Wound::Shortened => disk.shorten(file, offset),
-        }
-        self.trace.note(62, member as u64, offset, || {
-            format!("{:?} m{member}: {wound:?} at byte {offset} of {file}", self.now)
-        });
-        true
+        let file = files.swap_remove(self.rng.usize(0..files.len()));
+        let bytes = disk.contents(&file).unwrap_or_default();
+        let used = bytes.iter().rposition(|byte| *byte != 0)? as u64 + 1;
+        let (at, other) = (self.rng.u64(0..used), self.rng.u64(0..used));
+        Some(Injury { wound, file, at, other, small: self.rng.bool() })
     }
 
     /// Whether all that this wounded disk of a member lacks can be read from another.

@@ -6,7 +6,6 @@ use super::plan::Plan;
 use super::replay::{Finding, Model};
 use crate::config::Cluster;
 use crate::ids::{Anchor, Hash, MemberId, Op, Revision, Timestamp, View};
-use crate::journal::ReadError;
 use crate::kv::Applied;
 use crate::message::{Entry, FormationStep, Message, Recovered, Request, Write};
 use std::collections::{BTreeMap, BTreeSet};
@@ -210,12 +209,12 @@ impl Checker {
         Err(("what is acknowledged is durable", found))
     }
 
-    /// A member takes everything up to `commit` for committed. `read` reads its log.
+    /// A member takes everything up to `commit` for committed. `read` reads the entry with this parent in its log.
     pub(super) fn on_commit(
         &mut self,
         member: usize,
         commit: Anchor,
-        read: impl Fn(Op) -> Result<Option<Entry>, ReadError>,
+        read: impl Fn(Op, Hash) -> Option<Entry>,
     ) -> Checked {
         let before = std::mem::replace(&mut self.shown[member].commit, commit.op);
         if commit.op < before {
@@ -226,14 +225,12 @@ impl Checker {
         }
         while self.committed() < commit.op {
             let op = self.committed().next();
-            let entry = match read(op) {
-                Ok(Some(entry)) => entry,
-                other => {
-                    let found = format!("m{member} has committed {op:?}, and reads {other:?}");
-                    return Err(("what is committed can be read", found));
-                }
-            };
             let parent = self.log.last().map_or(Hash::ZERO, |last| last.hash);
+            let Some(entry) = read(op, parent) else {
+                let found =
+                    format!("m{member} has committed {op:?} on {parent:?}, and nobody who runs has it");
+                return Err(("what is committed can be read", found));
+            };
             if entry.header.op != op || entry.header.parent != parent {
                 let found = format!("m{member} commits {:?} on {parent:?}", entry.header);
                 return Err(("the committed log is a chain", found));

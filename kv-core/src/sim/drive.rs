@@ -6,12 +6,12 @@ use super::kind::Kind;
 use super::member::{End, Process};
 use super::plan::around;
 use super::world::{Due, World, index};
-use crate::ids::{Anchor, MemberId, Op, WriteSeq};
+use crate::ids::{Anchor, Hash, MemberId, Op, WriteSeq};
+use crate::journal::LogReader;
 use crate::kv::Checkpoint;
 use crate::message::{Entry, Message, ViewRecord, Write};
 use crate::replica::{Halt, Input, Output, Wrap};
 use crate::wire;
-use std::cell::Cell;
 
 /// How often in a row a replica's timer may ring at one instant.
 const MAX_RINGS: u32 = 50;
@@ -227,12 +227,26 @@ impl World {
             .note(34, member as u64, last.get(), || format!("{:?} m{member} durable {last:?}", self.now));
         self.input(member, Input::Durable { seq: last });
         self.kick_journal(member);
+        // An entry that could not be read may be there again.
+        self.kick_apply(member);
         self.consider_checkpoint(member);
     }
 
-    fn read_entry(&self, member: usize, op: Op) -> Option<Entry> {
-        let process = self.members[member].process.as_ref()?;
-        process.log.read(op).ok().flatten()
+    /// Reads an entry. The replica hears of one that cannot be read.
+    fn read_entry(&mut self, member: usize, op: Op) -> Option<Entry> {
+        let read = self.members[member].process.as_ref()?.log.read(op);
+        if read.is_err() {
+            self.cannot_read(member, op);
+        }
+        read.ok().flatten()
+    }
+
+    fn cannot_read(&mut self, member: usize, op: Op) {
+        if self.members[member].may_fail() {
+            return self.disk_failed(member);
+        }
+        self.checker.count("entries found unreadable");
+        self.input(member, Input::Faulty { op });
     }
 
     fn send_entries(&mut self, member: usize, to: usize, from: Op, through: Anchor, wrap: Wrap) {
@@ -262,14 +276,19 @@ impl World {
         });
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         process.commit = commit;
-        let log = process.log.clone();
-        let unread = Cell::new(false);
-        let read = |op| log.read(op).inspect_err(|_| unread.set(true));
         self.checker.see_clocks(self.members.iter().map(|member| member.clock.read(self.now).wall));
+        // The entry of this log, wherever it can be read: the copy here may have gone bad.
+        let logs = self.members.iter().filter_map(|other| Some(other.process.as_ref()?.log.clone()));
+        let logs: Vec<LogReader> =
+            self.members[member].process.iter().map(|own| own.log.clone()).chain(logs).collect();
+        let read = |op: Op, parent: Hash| {
+            let held = logs.iter().filter_map(|log| log.read(op).ok().flatten());
+            let mut fitting = held.filter(|entry| {
+                entry.header.parent == parent && (op < commit.op || entry.header.hash() == commit.hash)
+            });
+            fitting.next()
+        };
         let checked = self.checker.on_commit(member, commit, read);
-        if unread.get() && self.members[member].may_fail() {
-            return self.disk_failed(member);
-        }
         self.check(checked);
         self.kick_apply(member);
     }
@@ -314,8 +333,8 @@ impl World {
         let op = state.applied().op.next();
         let entry = match process.log.read(op) {
             Ok(Some(entry)) => entry,
-            Err(_) if disk_stops => {
-                self.disk_failed(member);
+            Err(_) => {
+                self.cannot_read(member, op);
                 return false;
             }
             other => {

@@ -108,7 +108,9 @@ impl World {
             Fault::ClockStep | Fault::ClockFreeze | Fault::ClockLeap | Fault::ClockDrift => {
                 self.inject_clock_fault(fault, end);
             }
-            Fault::DiskError | Fault::FullDisk | Fault::WipeDisk => self.inject_disk_fault(fault, end),
+            Fault::DiskError | Fault::FullDisk | Fault::WipeDisk | Fault::Rot => {
+                self.inject_disk_fault(fault, end)
+            }
             Fault::Handover => {
                 let member = self.primary_or_any();
                 self.schedule_due(self.now, member, Due::Handover);
@@ -178,6 +180,7 @@ impl World {
                 self.schedule(end, Event::Undo(Undo::MakeRoom(member)));
             }
             Fault::WipeDisk => self.wipe(member),
+            Fault::Rot => self.damage_under_way(member),
             _ if slot.is_up() => {
                 use super::storage::Kind;
                 let kinds = [Kind::Write, Kind::Sync, Kind::Sync, Kind::Name, Kind::SyncDirectory];

@@ -133,6 +133,8 @@ pub(super) enum Fault {
     FullDisk,
     /// The directory of a member is emptied: it must not take part any more.
     WipeDisk,
+    /// Something on the disk of a running member rots.
+    Rot,
     /// Nothing passes between two halves of the cluster.
     Partition,
     /// Nothing passes from one member to another.
@@ -186,6 +188,7 @@ const FAULTS: &[Fault] = &[
     Fault::DiskError,
     Fault::FullDisk,
     Fault::WipeDisk,
+    Fault::Rot,
     Fault::Partition,
     Fault::OneWay,
     Fault::Isolate,

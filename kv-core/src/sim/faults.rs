@@ -105,7 +105,7 @@ impl World {
                 self.stall_disk(member);
                 self.schedule(end, Event::Undo(Undo::Unstall(member)));
             }
-            Fault::ClockStep | Fault::ClockFreeze | Fault::ClockLeap | Fault::ClockDrift => {
+            Fault::ClockStep | Fault::ClockFreeze | Fault::ClockDrift => {
                 self.inject_clock_fault(fault, end);
             }
             Fault::DiskError | Fault::FullDisk | Fault::WipeDisk | Fault::Rot => {
@@ -155,17 +155,14 @@ impl World {
                 self.members[member].clock.freeze(now);
                 self.schedule(end, Event::Undo(Undo::Thaw(member)));
             }
-            Fault::ClockLeap => {
-                let by = *pick(&mut self.rng, &[100 * MS, SECOND, 60 * SECOND]);
-                self.members[member].clock.leap(by);
-            }
             _ => self.members[member].clock.drift(now, &mut self.rng, MAX_DRIFT),
         }
         self.set_timer(member);
     }
 
     fn thaw(&mut self, member: usize) {
-        self.members[member].clock.thaw(self.now);
+        let catches_up = self.rng.bool();
+        self.members[member].clock.thaw(self.now, catches_up);
         self.set_timer(member);
     }
 

@@ -35,7 +35,7 @@ pub(super) struct Member {
     pub(super) disk_stops: bool,
     /// The disk has no room: an error is no surprise.
     pub(super) full: bool,
-    /// Its journal was damaged since it ran last.
+    /// Its journal was damaged, now or earlier: what has been repaired may be told again as long as its remains lie there.
     pub(super) flipped: bool,
     /// Its state may have suffered: losing it is no surprise.
     pub(super) flipped_state: bool,
@@ -193,7 +193,6 @@ impl World {
         };
         let checked = self.checker.on_recovered(member, &recovered, slot.flipped);
         self.check(checked);
-        self.members[member].flipped = false;
         let slot = &self.members[member];
         let limits = Limits::from(&self.plan.options);
         let state = match (slot.role, self.plan.in_memory) {

@@ -165,10 +165,8 @@ pub(super) enum Fault {
     StallDisk,
     /// A wall clock is set.
     ClockStep,
-    /// A monotonic clock stands still for a while.
+    /// A monotonic clock stands still for a while, and then perhaps catches up at once.
     ClockFreeze,
-    /// A monotonic clock leaps ahead.
-    ClockLeap,
     /// A monotonic clock goes at another rate from now on.
     ClockDrift,
     /// A member is asked to give the primary role away.
@@ -205,7 +203,6 @@ const FAULTS: &[Fault] = &[
     Fault::StallDisk,
     Fault::ClockStep,
     Fault::ClockFreeze,
-    Fault::ClockLeap,
     Fault::ClockDrift,
     Fault::Handover,
     Fault::Reset,
@@ -255,15 +252,8 @@ impl Plan {
 impl Plan {
     /// How long after it was sent a vote to leave a view may count at others; `None` where messages can take any time.
     pub(super) fn vote_lifetime(&self) -> Option<Time> {
-        let delays = [
-            Fault::HoldKind,
-            Fault::Clog,
-            Fault::Lag,
-            Fault::Pause,
-            Fault::PausePrimary,
-            Fault::ClockFreeze,
-            Fault::ClockLeap,
-        ];
+        let delays =
+            [Fault::HoldKind, Fault::Clog, Fault::Lag, Fault::Pause, Fault::PausePrimary, Fault::ClockFreeze];
         if self.faults.iter().any(|(fault, _)| delays.contains(fault)) {
             return None;
         }

@@ -125,6 +125,11 @@ impl Member {
         self.disk_stops || self.full
     }
 
+    /// Whether something missing on its disk is no surprise.
+    const fn may_have_lost(&self) -> bool {
+        self.flipped || self.flipped_state
+    }
+
     /// Whether its process runs (or is paused).
     pub(super) const fn is_up(&self) -> bool {
         self.process.is_some()
@@ -223,7 +228,7 @@ impl World {
         let Some(state) = &opened.state else { return Ok(()) };
         // The engine is the later of the two: it makes a checkpoint durable before the superblock hears of it.
         let (found, recorded) = (state.checkpoint(), opened.recovered.checkpoint);
-        if found.op < recorded.op && !self.members[member].flipped_state {
+        if found.op < recorded.op && !self.members[member].may_have_lost() {
             return Err(format!("the state is at {found:?}, the superblock knows of {recorded:?}"));
         }
         match opened.recovered.footing(state.checkpoint()) {
@@ -237,7 +242,7 @@ impl World {
             }
             Footing::Lost => {
                 let lost = (state.checkpoint(), opened.recovered.floor);
-                if !self.members[member].flipped_state {
+                if !self.members[member].may_have_lost() {
                     return Err(format!("the state is at {:?}, the log begins at {:?}", lost.0, lost.1));
                 }
                 opened.state = None;

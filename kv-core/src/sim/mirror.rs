@@ -78,12 +78,7 @@ impl Image {
                     return Err(("entries are appended in order", format!("{op:?} after {:?}", self.head())));
                 }
                 self.log.push(hash);
-                while let Some((hash, parent)) = self.behind.remove(&self.head().next()) {
-                    if self.log.last() != Some(&parent) {
-                        break;
-                    }
-                    self.log.push(hash);
-                }
+                self.absorb();
             }
             Step::Adopt(point) => {
                 if !self.holds(point) {
@@ -92,6 +87,7 @@ impl Image {
                     self.log = vec![Hash::ZERO; below];
                     self.log.push(point.hash);
                 }
+                self.absorb();
             }
             Step::View { view, log_view, cut, damaged } => {
                 if view < self.view || log_view < self.log_view || log_view > view {
@@ -110,6 +106,18 @@ impl Image {
             }
         }
         Ok(())
+    }
+}
+
+impl Image {
+    /// What is intact behind the damage belongs to the log as soon as it follows.
+    fn absorb(&mut self) {
+        while let Some((hash, parent)) = self.behind.remove(&self.head().next()) {
+            if self.log.last() != Some(&parent) {
+                break;
+            }
+            self.log.push(hash);
+        }
     }
 }
 

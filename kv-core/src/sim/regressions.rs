@@ -7,10 +7,6 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
         1568,
         "a restarted witness asked for hashes below everyone's floor, was not answered, and never caught up",
     ),
-    (
-        327,
-        "a journal damaged below the engine's checkpoint, which the superblock had not heard of, was an assertion",
-    ),
     (1763, "a checkpoint began on ops that were durable before a cut, and not yet again after it"),
     (
         1783,

@@ -316,6 +316,7 @@ impl Group {
     /// The same, but the messages that are under way to it survive, and reach its next life.
     pub(super) fn lose_power(&mut self, id: u8) {
         self.members[usize::from(id)].replica = None;
+        self.installing.retain(|(member, _)| *member != id);
         self.members[usize::from(id)].writing.clear();
     }
 

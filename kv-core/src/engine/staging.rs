@@ -65,6 +65,11 @@ impl Staging {
                 remove(&**storage)?;
                 Ok(None)
             }
+            // The machine died before the file had its head: nothing was stored yet.
+            Err(EngineError::Io { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
+                remove(&**storage)?;
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

@@ -7,6 +7,7 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
         1568,
         "a restarted witness asked for hashes below everyone's floor, was not answered, and never caught up",
     ),
+    (327, "the power failed while the file for a snapshot was begun, and the member did not start again"),
     (1763, "a checkpoint began on ops that were durable before a cut, and not yet again after it"),
     (
         1783,

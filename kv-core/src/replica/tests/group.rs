@@ -628,7 +628,7 @@ impl Group {
         for member in &self.members {
             let Some(replica) = &member.replica else { continue };
             eprintln!(
-                "{:?} log_view {:?} head {:?} commit {:?} checkpoint {:?} floor {:?} halt {:?} damaged {:?} entries {:?} bad {:?}",
+                "{:?} log_view {:?} head {:?} commit {:?} checkpoint {:?} floor {:?} halt {:?} damaged {:?} entries {:?} bad {:?} marked {:?} staged {:?}",
                 replica.standing(),
                 replica.log_view(),
                 replica.head(),
@@ -639,6 +639,8 @@ impl Group {
                 member.disk.damaged,
                 member.disk.entries.keys(),
                 member.disk.bad,
+                replica.log.faulty().collect::<Vec<_>>(),
+                member.staged.keys(),
             );
         }
         panic!("not within a minute: {what}");

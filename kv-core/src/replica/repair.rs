@@ -44,7 +44,10 @@ impl Replica {
         }
         if self.cluster.len() == 1 {
             // State that is durable stands for the entries below it.
-            return if op > self.checkpoint { self.halt(Halt::Lost { op }) } else { () };
+            if op > self.checkpoint {
+                self.halt(Halt::Lost { op });
+            }
+            return;
         }
         warn!(%op, "the stored entry cannot be read: asking the others");
         self.log.mark_faulty(op);

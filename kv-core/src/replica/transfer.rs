@@ -257,11 +257,9 @@ impl Replica {
         }
         let Some(run) = &mut self.transfer.run else { return };
         match run.at {
-            Some(at) if run.complete && run.unstaged == 0 && run.confirmed => {
-                if !run.installing {
-                    run.installing = true;
-                    self.outputs.push_back(Output::InstallSnapshot { at });
-                }
+            Some(at) if run.complete && run.unstaged == 0 && run.confirmed && !run.installing => {
+                run.installing = true;
+                self.outputs.push_back(Output::InstallSnapshot { at });
             }
             at if !run.complete && run.unstaged < UNSTAGED => {
                 let after = run.next.clone();

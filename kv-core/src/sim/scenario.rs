@@ -50,7 +50,7 @@ impl Story {
     }
 
     /// Nobody runs yet when the script begins, and all disks are empty.
-    pub(super) const fn from_nothing(mut self) -> Self {
+    pub(super) const fn unformed(mut self) -> Self {
         self.formed = false;
         self
     }

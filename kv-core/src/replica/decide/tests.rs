@@ -142,10 +142,10 @@ fn v5_an_open_end_is_never_a_nack() {
     let open = LogSummary { open: true, ..summary(1, 0, &[present(1, 0)]) };
     let whole = summary(1, 0, &[present(1, 0)]);
     assert_eq!(super::decide(&votes(&[open.clone(), whole.clone()]), THREE), Decision::Stuck(Op::new(2)));
-    let decided = decide(&votes(&[open.clone(), whole.clone(), whole.clone()]), THREE).expect("complete");
+    let decided = decide(&votes(&[open.clone(), whole.clone(), whole]), THREE).expect("complete");
     assert_eq!(decided.suffix, vec![hash(1, 0)]);
     let longer = summary(1, 0, &[present(1, 0), present(2, 0)]);
-    assert_eq!(super::decide(&votes(&[open.clone(), longer.clone()]), THREE), Decision::Stuck(Op::new(3)));
+    assert_eq!(super::decide(&votes(&[open.clone(), longer]), THREE), Decision::Stuck(Op::new(3)));
     // Op 2 is absent at one only: the other two may have committed it.
     let short = summary(1, 0, &[]);
     assert_eq!(super::decide(&votes(&[open.clone(), open, short]), THREE), Decision::Stuck(Op::new(2)));
@@ -166,8 +166,7 @@ fn v5_a_quorum_without_a_damaged_member_decides_by_itself() {
     let damaged = summary(5, 0, &[Slot::Faulty(None)]);
     let others = summary(4, 0, &[present(1, 0)]);
     assert_eq!(decide(&votes(&[damaged.clone(), others.clone()]), THREE), None);
-    let decided =
-        decide(&votes(&[damaged.clone(), others.clone(), others.clone()]), THREE).expect("complete");
+    let decided = decide(&votes(&[damaged, others.clone(), others.clone()]), THREE).expect("complete");
     assert_eq!(decided.suffix, vec![hash(1, 0)]);
     // What it knows to be committed stays, whoever has it.
     let committed = LogSummary { open: true, ..summary(5, 2, &[]) };

@@ -8,7 +8,7 @@ use crate::replica::Status;
 /// Rule F2 of PROTOCOL.md: a first start needs all members once.
 #[test]
 fn f2_two_of_three_empty_members_form_nothing() {
-    Story::of(3).from_nothing().finds(Bug::FormsWithoutAll).tell(|c| {
+    Story::of(3).unformed().finds(Bug::FormsWithoutAll).tell(|c| {
         c.start(0);
         c.start(1);
         c.run_for(1_000);
@@ -21,7 +21,7 @@ fn f2_two_of_three_empty_members_form_nothing() {
 /// Rule F2 of PROTOCOL.md: a late member that asks after the others have formed.
 #[test]
 fn f2_a_member_that_asks_late_is_let_in() {
-    Story::of(3).from_nothing().tell(|c| {
+    Story::of(3).unformed().tell(|c| {
         for member in 0..3 {
             c.start(member);
         }
@@ -38,7 +38,7 @@ fn f2_a_member_that_asks_late_is_let_in() {
 /// Rule F3 of PROTOCOL.md: a member that told of a step before it was durable, and came back empty, would be locked out.
 #[test]
 fn f3_a_step_is_told_when_it_is_durable() {
-    Story::of(3).from_nothing().finds(Bug::FormOnWord).tell(|c| {
+    Story::of(3).unformed().finds(Bug::FormOnWord).tell(|c| {
         c.stall(2);
         for member in 0..3 {
             c.start(member);
@@ -54,7 +54,7 @@ fn f3_a_step_is_told_when_it_is_durable() {
 /// Rule F4 of PROTOCOL.md: a member wiped between formatted and formed is disk loss, like one wiped later.
 #[test]
 fn f4_a_member_wiped_while_the_cluster_forms_is_let_in_nowhere() {
-    Story::of(3).from_nothing().finds(Bug::WipedMemberJoins).tell(|c| {
+    Story::of(3).unformed().finds(Bug::WipedMemberJoins).tell(|c| {
         let held = c.hold(Kind::Formation, Some(0), Some(2));
         for member in 0..3 {
             c.start(member);

@@ -390,7 +390,7 @@ impl ViewChange {
 
 fn summary(state: &State, said: &Said) -> LogSummary {
     let committed = usize::from(said.commit);
-    let commit = state.prefix(said.log.iter().take(committed).filter_map(Held::entry).last());
+    let commit = state.prefix(said.log.iter().take(committed).rev().find_map(Held::entry));
     let hash = commit.last().map_or(Hash::ZERO, Entry::hash);
     let slot = |held: &Held| match held {
         Held::Intact(entry) => Slot::Present(entry.hash()),

@@ -24,7 +24,9 @@ async fn fill(client: &Client, count: usize, bytes: usize) {
     let numbers: Vec<usize> = (0..count).collect();
     for some in numbers.chunks(64) {
         let puts = some.iter().map(|n| {
-            client.put(format!("fill/{n}"), vec![u8::try_from(n % 251).unwrap(); bytes]).into_future()
+            client
+                .put(format!("fill/{n}"), vec![u8::try_from(n % 251).expect("below 251"); bytes])
+                .into_future()
         });
         for put in futures::future::join_all(puts).await {
             put.expect("the cluster serves");

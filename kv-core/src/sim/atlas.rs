@@ -132,6 +132,11 @@ impl World {
         if deceitful && !self.tells_its_damage(member, wounded) {
             return false;
         }
+        if self.tells_of_loss(member, wounded)
+            && self.others_that_tell_of_loss(member) >= self.may_tell_of_loss()
+        {
+            return false;
+        }
         let lost = before.iter().filter(|(op, hash)| after.get(op) != Some(hash));
         let lost: Vec<(Op, Hash)> = lost.map(|(op, hash)| (*op, *hash)).collect();
         let others = (0..self.members.len()).filter(|other| *other != member);
@@ -140,6 +145,22 @@ impl World {
             .filter_map(|other| self.readable(other, &self.members[other].disk.fork()))
             .collect();
         lost.iter().all(|(op, hash)| others.iter().any(|held| held.get(op) == Some(hash)))
+    }
+
+    /// So many members at once may not know what they had: of an op that too few surely never held, nobody can say that it was not
+    /// committed, though nothing was lost.
+    fn may_tell_of_loss(&self) -> usize {
+        self.cluster.len() - self.cluster.nack_quorum()
+    }
+
+    fn others_that_tell_of_loss(&self, member: usize) -> usize {
+        let others = (0..self.members.len()).filter(|other| *other != member && !self.members[*other].wiped);
+        others.filter(|other| self.tells_of_loss(*other, &self.members[*other].disk)).count()
+    }
+
+    fn tells_of_loss(&self, member: usize, disk: &Disk) -> bool {
+        let opened = Journal::open(disk.fork().storage(), self.identity(member), self.journal_options());
+        opened.is_ok_and(|(_, recovered)| recovered.is_damaged())
     }
 
     /// Whether opening this disk either finds everything or says that something is missing.

@@ -25,6 +25,10 @@ impl Replica {
             Some(_) if is_ours => through,
             #[cfg(any(test, feature = "sim"))]
             Some(_) if self.has_bug(crate::sim::Bug::FetchFromAnyLog) => through.min(self.log.head().op),
+            // Below what is remembered nobody can say whose the hash is: it is told what it would be told of a range.
+            Some(_) if what == FetchWhat::Entries && through <= self.trimmed() => {
+                return self.too_old(to, nonce);
+            }
             Some(_) if what == FetchWhat::Entries => return,
             Some(_) | None => through.min(self.commit),
         };

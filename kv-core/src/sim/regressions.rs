@@ -13,4 +13,8 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
         1783,
         "a segment with a damaged sector was recycled without being cleared: damage was reported where none was",
     ),
+    (
+        743,
+        "one that filled in a single entry, by its hash, from below where all had trimmed was not answered",
+    ),
 ];

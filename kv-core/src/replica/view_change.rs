@@ -157,12 +157,13 @@ impl Replica {
     pub(super) fn say_again(&mut self) {
         let me = self.me;
         let State::ViewChange(change) = &self.state else { return };
-        if change.said.is_none() {
-            return;
+        // What is decided is decided, whatever was said of this log. Its entries are on their way to the disk, and so may `log_view`
+        // be: neither is to be told yet.
+        if change.said.is_none() || change.install.is_some() {
+            return self.drive_install();
         }
         let summary = self.summary();
         let State::ViewChange(change) = &mut self.state else { return };
-        change.install = None;
         change.said = Some(summary.clone());
         change.summaries.insert(me, summary);
         self.say_do_view_change();

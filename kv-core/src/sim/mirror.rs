@@ -42,6 +42,11 @@ pub(super) struct Mirror {
 }
 
 impl Image {
+    /// Whether entries may be missing that were durable.
+    pub(super) const fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
     fn empty() -> Self {
         Self {
             formation: FormationStep::Empty,

@@ -17,4 +17,12 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
         743,
         "one that filled in a single entry, by its hash, from below where all had trimmed was not answered",
     ),
+    (
+        6438,
+        "a new primary whose transferred state became durable while it installed the view's log told a log_view that was not durable",
+    ),
+    (
+        2099,
+        "a member that acknowledged an entry, and lost it to damage before the commit, did not count as a holder",
+    ),
 ];

@@ -47,7 +47,9 @@ impl Replica {
             return;
         }
         self.votes.insert(from, view, self.now.monotonic);
-        if from == self.primary() && self.state.suspicion_mut().is_some() {
+        // Said once is enough: two members that are each the primary of the other's view would answer each other without end.
+        let said = self.state.own_vote().is_some_and(|own| own >= view);
+        if from == self.primary() && !said && self.state.suspicion_mut().is_some() {
             debug!(view = %self.view, target = %view, "the primary wants to be left");
             self.suspect(view);
         } else if self.state.own_vote().is_some_and(|own| own < view) {

@@ -25,4 +25,8 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
         2099,
         "a member that acknowledged an entry, and lost it to damage before the commit, did not count as a holder",
     ),
+    (
+        19_221,
+        "two members, each the primary of the view that the other was in, answered each other's votes without end",
+    ),
 ];

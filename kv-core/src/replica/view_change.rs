@@ -116,12 +116,15 @@ impl Replica {
 
     /// Rule V3: the view is durable, so it may be spoken of.
     pub(super) fn view_change_durable(&mut self) {
-        let me = self.me;
         let State::ViewChange(change) = &self.state else { return };
         if change.said.is_some() || !self.is_durable(change.persisted) || self.transfer.is_adopting() {
             return;
         }
-        let summary = self.summary();
+        self.say_what_the_log_holds();
+    }
+
+    fn say_what_the_log_holds(&mut self) {
+        let (me, summary) = (self.me, self.summary());
         let State::ViewChange(change) = &mut self.state else { return };
         change.said = Some(summary.clone());
         change.summaries.insert(me, summary);
@@ -157,19 +160,13 @@ impl Replica {
 
     /// The log stands on another point: what was said of it before is out of date.
     pub(super) fn say_again(&mut self) {
-        let me = self.me;
         let State::ViewChange(change) = &self.state else { return };
         // What is decided is decided, whatever was said of this log. Its entries are on their way to the disk, and so may `log_view`
         // be: neither is to be told yet.
         if change.said.is_none() || change.install.is_some() {
             return self.drive_install();
         }
-        let summary = self.summary();
-        let State::ViewChange(change) = &mut self.state else { return };
-        change.said = Some(summary.clone());
-        change.summaries.insert(me, summary);
-        self.say_do_view_change();
-        self.decide_log();
+        self.say_what_the_log_holds();
     }
 
     pub(super) fn view_change_timeout(&mut self) {

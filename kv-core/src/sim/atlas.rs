@@ -7,6 +7,7 @@ use super::storage::Disk;
 use super::world::World;
 use crate::ids::{Hash, Op};
 use crate::journal::{Journal, LogReader};
+use crate::message::Recovered;
 use std::collections::BTreeMap;
 
 const SECTOR: u64 = 512;
@@ -159,22 +160,24 @@ impl World {
     }
 
     fn tells_of_loss(&self, member: usize, disk: &Disk) -> bool {
-        let opened = Journal::open(disk.fork().storage(), self.identity(member), self.journal_options());
-        opened.is_ok_and(|(_, recovered)| recovered.is_damaged())
+        self.opened(member, &disk.fork()).is_some_and(|(_, recovered)| recovered.is_damaged())
     }
 
     /// Whether opening this disk either finds everything or says that something is missing.
     fn tells_its_damage(&self, member: usize, disk: &Disk) -> bool {
-        let opened = Journal::open(disk.fork().storage(), self.identity(member), self.journal_options());
-        opened.is_ok_and(|(_, recovered)| {
+        self.opened(member, &disk.fork()).is_some_and(|(_, recovered)| {
             recovered.is_damaged() || recovered.head() >= self.checker.durable_head(member)
         })
     }
 
+    /// What opening this disk as that member's finds; `None` if it is refused. Changes the disk.
+    fn opened(&self, member: usize, disk: &Disk) -> Option<(Journal, Recovered)> {
+        Journal::open(disk.storage(), self.identity(member), self.journal_options()).ok()
+    }
+
     /// The entries that can be read from a disk that nobody uses; `None` if it cannot be opened. Changes the disk.
     fn readable(&self, member: usize, disk: &Disk) -> Option<BTreeMap<Op, Hash>> {
-        let (journal, _) =
-            Journal::open(disk.storage(), self.identity(member), self.journal_options()).ok()?;
+        let (journal, _) = self.opened(member, disk)?;
         Some(self.read_all(member, &journal.reader()))
     }
 

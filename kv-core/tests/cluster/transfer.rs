@@ -4,7 +4,7 @@ use super::harness::{Harness, Net, eventually, options};
 use super::load::Load;
 use kv_core::config::Role;
 use kv_core::{Client, Options};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Small files and no budget: who is away for a moment is away for long.
@@ -97,6 +97,17 @@ pub(crate) async fn t6_a_member_that_is_killed_while_it_gets_the_state_gets_it_i
     load.check(&harness).await;
 }
 
+/// Flips a bit in every block of the state of a member that is down, but for the first ones. Returns the file.
+fn damage_state(harness: &Harness, member: usize) -> PathBuf {
+    let file = harness.dirs[member].path().join("state");
+    let mut bytes = std::fs::read(&file).expect("it has made a checkpoint");
+    for block in bytes.chunks_mut(4096).skip(5) {
+        block[77] ^= 4;
+    }
+    std::fs::write(&file, bytes).expect("it is writable");
+    file
+}
+
 /// T9: a state whose blocks do not verify is thrown away and another one fetched; nothing is answered from it.
 pub(crate) async fn t9_a_damaged_state_is_replaced_by_a_peers(net: Net) {
     let mut harness = Harness::with(net, &[Role::Data; 3], tight()).await;
@@ -106,12 +117,7 @@ pub(crate) async fn t9_a_damaged_state_is_replaced_by_a_peers(net: Net) {
     load.progress(20).await;
     let damaged = harness.backup().await;
     harness.kill(damaged);
-    let file = harness.dirs[damaged].path().join("state");
-    let mut bytes = std::fs::read(&file).expect("it has made a checkpoint");
-    for block in bytes.chunks_mut(4096).skip(5) {
-        block[77] ^= 4;
-    }
-    std::fs::write(&file, bytes).expect("it is writable");
+    damage_state(&harness, damaged);
     harness.start(damaged).await;
     load.progress(50).await;
     caught_up(&harness, damaged).await;
@@ -126,12 +132,7 @@ pub(crate) async fn t9_a_damaged_state_is_replaced_in_a_quiet_cluster(net: Net) 
     harness.level().await;
     let damaged = harness.backup().await;
     harness.kill(damaged);
-    let file = harness.dirs[damaged].path().join("state");
-    let mut bytes = std::fs::read(&file).expect("it has made a checkpoint");
-    for block in bytes.chunks_mut(4096).skip(5) {
-        block[77] ^= 4;
-    }
-    std::fs::write(&file, bytes).expect("it is writable");
+    let file = damage_state(&harness, damaged);
     harness.start(damaged).await;
     // The damaged one was thrown away when it was opened.
     eventually("another state", async || std::fs::metadata(&file).is_ok_and(|found| found.len() > 2 << 20))

@@ -16,6 +16,7 @@ mod bench;
 mod disks;
 mod flips;
 mod machine;
+mod memory;
 mod network;
 mod power;
 mod processes;
@@ -93,6 +94,8 @@ const DRILLS: &[Drill] = &[
     ),
     drill!("flip bits", "S4 S5", [], (102, 3), flips::flip),
     drill!("damage every journal", "S6", [], (20, 1), flips::everywhere),
+    drill!("be away while much is written", "L2 S20", [], (16, 1), memory::away),
+    drill!("kill one of two and a witness", "P1", [], (60, 6), memory::witness),
 ];
 
 /// What is asked for.

@@ -15,6 +15,8 @@ mod error;
 mod faulty;
 mod memory;
 mod pipe;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod transport;
 
 pub use error::TransportError;

@@ -1,0 +1,160 @@
+//! Making certificates, for development and tests.
+
+use super::Name;
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use std::fmt::{self, Debug};
+use std::time::{Duration, SystemTime};
+
+/// Certificates are valid from this long before they are made, so that a clock that is a little behind accepts them.
+const BACKDATED: Duration = Duration::from_secs(3600);
+
+/// From when until when a certificate is good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Validity {
+    /// Not before.
+    pub from: SystemTime,
+    /// Not after.
+    pub until: SystemTime,
+}
+
+impl Validity {
+    /// From an hour ago, for so many days from now on.
+    #[must_use]
+    pub fn days(days: u32) -> Self {
+        let now = SystemTime::now();
+        Self { from: now - BACKDATED, until: now + Duration::from_secs(u64::from(days) * 86_400) }
+    }
+
+    /// Between these, in whole seconds.
+    #[must_use]
+    pub fn between(from: SystemTime, until: SystemTime) -> Self {
+        Self { from, until }
+    }
+}
+
+/// A certificate with its key, in PEM.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Issued {
+    /// The certificate.
+    pub certificate: String,
+    /// Its private key.
+    pub key: String,
+}
+
+impl Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issued").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}
+
+/// Signs certificates of the members and clients of a cluster. For development and tests: whoever holds its key can make
+/// himself a member.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: String,
+}
+
+impl Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}
+
+/// A certificate could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make a certificate: {0}")]
+pub struct AuthorityError(String);
+
+impl From<rcgen::Error> for AuthorityError {
+    fn from(error: rcgen::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Authority {
+    /// A new one, for the cluster of this name.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if the name or the dates cannot stand in a certificate, or there is no randomness.
+    pub fn new(cluster: &str, validity: Validity) -> Result<Self, AuthorityError> {
+        let key = KeyPair::generate()?;
+        let mut params = authority(cluster)?;
+        set_dates(&mut params, validity);
+        let certificate = params.self_signed(&key)?.pem();
+        Ok(Self { issuer: Issuer::new(params, key), certificate })
+    }
+
+    /// One that was made by [`new`](Self::new) for a cluster of this name, from its certificate and key in PEM.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if the key is none.
+    pub fn from_pem(cluster: &str, certificate: &str, key: &str) -> Result<Self, AuthorityError> {
+        let issuer = Issuer::new(authority(cluster)?, KeyPair::from_pem(key)?);
+        Ok(Self { issuer, certificate: certificate.to_owned() })
+    }
+
+    /// Its own certificate in PEM: the root that members and clients trust.
+    #[must_use]
+    pub fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    /// Its own key in PEM.
+    #[must_use]
+    pub fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// A certificate for `name` with a new key: a member's may be shown by both ends of a connection, a client's by the one that
+    /// connects.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if the dates cannot stand in a certificate, or there is no randomness.
+    pub fn issue(&self, name: &Name, validity: Validity) -> Result<Issued, AuthorityError> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name.to_string());
+        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(name.to_string())?)];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = match name {
+            Name::Member { .. } => {
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+            }
+            Name::Client { .. } => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        };
+        set_dates(&mut params, validity);
+        let certificate = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(Issued { certificate, key: key.serialize_pem() })
+    }
+}
+
+/// What describes the authority of a cluster: the same each time, so that its key is all that must be kept.
+fn authority(cluster: &str) -> Result<CertificateParams, AuthorityError> {
+    if cluster.is_empty() || cluster.len() > 100 {
+        return Err(AuthorityError(format!(
+            "the cluster's name has {} bytes: give it 1 to 100",
+            cluster.len()
+        )));
+    }
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, format!("kv authority of {cluster}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+fn set_dates(params: &mut CertificateParams, validity: Validity) {
+    let since_1970 = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + since_1970(validity.from);
+    params.not_after = epoch + since_1970(validity.until);
+}

@@ -1,0 +1,194 @@
+//! What can be wrong with certificates, and why a handshake failed.
+
+use super::NameError;
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+/// What is wrong with a certificate, a key, or the files that hold them. Its text names the file and says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file does not hold what it should.
+    #[error("{} holds no {wanted} in PEM: {reason}", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// `certificate` or `private key`.
+        wanted: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A certificate or key of a kind that is not supported.
+    #[error("{} cannot be used: {reason}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The key belongs to another certificate.
+    #[error(
+        "the key in {} does not belong to the certificate in {}: name two files that were made together", key.display(),
+        certificate.display()
+    )]
+    OtherKey {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// The certificate is not valid any more, or not yet.
+    #[error("the certificate in {} {}", path.display(), dates(*expired, *by))]
+    Dates {
+        /// The file.
+        path: PathBuf,
+        /// It has expired; otherwise it is not valid yet.
+        expired: bool,
+        /// By how much.
+        by: Duration,
+    },
+    /// The certificate of a member is not signed by one of the roots, so that no other member would accept it.
+    #[error(
+        "the certificate in {} is not signed by a root in {}: the other members would refuse it", certificate.display(),
+        roots.display()
+    )]
+    Untrusted {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The roots' file.
+        roots: PathBuf,
+    },
+    /// It does not say whom it is for.
+    #[error("the certificate in {} is of no use here: {reason}", path.display())]
+    Nameless {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its name.
+        reason: NameError,
+    },
+    /// The files now hold the certificate of somebody else.
+    #[error("{} now holds the certificate of {found}, this is {expected}: put back a certificate of {expected}", path.display())]
+    Renamed {
+        /// The file.
+        path: PathBuf,
+        /// Who this is.
+        expected: String,
+        /// Whom it is for now.
+        found: String,
+    },
+    /// The other end has shown no certificate.
+    #[error("it has shown no certificate")]
+    NoCertificate,
+    /// The other end's certificate cannot be understood.
+    #[error("its certificate is malformed: {reason}")]
+    Malformed {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The other end's certificate does not say whom it is for.
+    #[error("its certificate is of no use here: {0}")]
+    Name(#[from] NameError),
+    /// The other end accepts connections with a client's certificate.
+    #[error("a client's certificate ({0}) is shown where a member should listen")]
+    NotAMember(String),
+}
+
+fn dates(expired: bool, by: Duration) -> String {
+    let by = rough(by);
+    match expired {
+        true => format!("expired {by} ago: renew it"),
+        false => format!("is valid only in {by}: check the clock, or wait"),
+    }
+}
+
+/// A duration as people say it.
+fn rough(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (number, unit) = match seconds {
+        0..120 => (seconds, "s"),
+        120..7_200 => (seconds / 60, "min"),
+        7_200..172_800 => (seconds / 3_600, "h"),
+        _ => (seconds / 86_400, "days"),
+    };
+    format!("{number} {unit}")
+}
+
+/// Why a handshake failed, in one line, seen from this end: whether it is the other end's certificate or this one's, and what
+/// is wrong with it.
+#[must_use]
+pub fn explain(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(reason) => its_certificate(reason),
+        Error::NoCertificatesPresented => TlsError::NoCertificate.to_string(),
+        Error::AlertReceived(alert) => alert_received(*alert),
+        Error::InvalidMessage(_) => {
+            "it does not speak TLS: give both ends certificates, or neither, and check the address".to_owned()
+        }
+        Error::PeerIncompatible(
+            PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::ServerDoesNotSupportTls12Or13,
+        ) => "it speaks TLS older than 1.3".to_owned(),
+        Error::NoApplicationProtocol => "it speaks TLS, and does not want to speak kv".to_owned(),
+        other => format!("the TLS handshake failed: {other}"),
+    }
+}
+
+fn its_certificate(reason: &CertificateError) -> String {
+    match reason {
+        CertificateError::Expired => "its certificate has expired: renew it there".to_owned(),
+        CertificateError::ExpiredContext { time, not_after } => {
+            let since = time.as_secs().saturating_sub(not_after.as_secs());
+            format!("its certificate has expired {} ago: renew it there", rough(Duration::from_secs(since)))
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not valid yet: check the clocks".to_owned()
+        }
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "its certificate is not signed by one of the roots here".to_owned()
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "its certificate is not for this use: a client's where a member should listen?".to_owned()
+        }
+        CertificateError::Other(reason) => reason.0.to_string(),
+        other => format!("its certificate is refused: {other}"),
+    }
+}
+
+/// What the other end says of this one.
+fn alert_received(alert: AlertDescription) -> String {
+    let reason = match alert {
+        AlertDescription::CertificateExpired => {
+            "has expired, or is not valid yet: renew it, and check the clocks"
+        }
+        AlertDescription::UnknownCA => "is not signed by one of the roots there",
+        AlertDescription::CertificateRequired => "is missing",
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::AccessDenied
+        | AlertDescription::DecryptError => "is refused: the log there says why",
+        AlertDescription::NoApplicationProtocol => {
+            return "it speaks TLS, and does not want to speak kv".to_owned();
+        }
+        AlertDescription::ProtocolVersion => return "it does not speak TLS 1.3".to_owned(),
+        other => return format!("it ended the TLS handshake: {other:?}"),
+    };
+    format!("it says that the certificate of this end {reason}")
+}
+
+/// How far `end` lies before `now`, or after it.
+pub(super) fn distance(now: SystemTime, end: Duration) -> Duration {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.abs_diff(end)
+}

@@ -1,0 +1,191 @@
+//! The files of an identity, and what they hold.
+
+use super::error::distance;
+use super::{Name, TlsError, name_of};
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::sign::CertifiedKey;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+use webpki::{EndEntityCert, KeyUsage};
+
+/// No such file is larger, in bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// Where an identity is kept: three files in PEM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Files {
+    /// The certificate, and after it those that lead from it to a root, if there are any.
+    pub certificate: PathBuf,
+    /// Its private key: PKCS #8, SEC 1 or PKCS #1.
+    pub key: PathBuf,
+    /// The certificates of the authorities whose signatures are trusted: one, or several while they change.
+    pub roots: PathBuf,
+}
+
+impl Files {
+    /// These three.
+    pub fn new(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>, roots: impl Into<PathBuf>) -> Self {
+        Self { certificate: certificate.into(), key: key.into(), roots: roots.into() }
+    }
+
+    /// What they hold now.
+    pub(super) fn read(&self) -> Result<Contents, TlsError> {
+        Ok(Contents {
+            certificate: read(&self.certificate)?,
+            key: read(&self.key)?,
+            roots: read(&self.roots)?,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let failed = |source| TlsError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(failed(io::Error::other("it is far too large to be in PEM")));
+    }
+    Ok(bytes)
+}
+
+/// The bytes of the three files.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Contents {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    roots: Vec<u8>,
+}
+
+/// What three files that fit one another hold.
+pub(super) struct Material {
+    pub(super) name: Name,
+    pub(super) own: Arc<CertifiedKey>,
+    pub(super) roots: Arc<RootCertStore>,
+    /// What it was made from.
+    pub(super) contents: Contents,
+}
+
+impl Material {
+    pub(super) fn parse(
+        files: &Files,
+        contents: Contents,
+        provider: &CryptoProvider,
+    ) -> Result<Self, TlsError> {
+        let chain = certificates(&files.certificate, &contents.certificate)?;
+        let key = private_key(&files.key, &contents.key)?;
+        let roots = roots(&files.roots, &contents.roots)?;
+        let name = name_of(&chain[0]).map_err(|e| in_file(&files.certificate, e))?;
+        let own = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                TlsError::OtherKey { certificate: files.certificate.clone(), key: files.key.clone() }
+            }
+            other => unusable(&files.key, other.to_string()),
+        })?;
+        check(files, &name, &own.cert, &roots, provider)?;
+        Ok(Self { name, own: Arc::new(own), roots: Arc::new(roots), contents })
+    }
+}
+
+fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let not_pem = |reason: String| TlsError::Pem { path: path.to_owned(), wanted: "certificate", reason };
+    let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(bytes).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(not_pem("there is no BEGIN CERTIFICATE in it".to_owned())),
+        Ok(found) => Ok(found),
+        Err(error) => Err(not_pem(error.to_string())),
+    }
+}
+
+fn private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|error| {
+        let reason = match error {
+            pem::Error::NoItemsFound => "there is no BEGIN PRIVATE KEY in it".to_owned(),
+            other => other.to_string(),
+        };
+        TlsError::Pem { path: path.to_owned(), wanted: "private key", reason }
+    })
+}
+
+fn roots(path: &Path, bytes: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates(path, bytes)? {
+        roots.add(root).map_err(|error| unusable(path, error.to_string()))?;
+    }
+    Ok(roots)
+}
+
+/// Whether others would accept this certificate: told here, where it can be mended, rather than by them.
+fn check(
+    files: &Files,
+    name: &Name,
+    chain: &[CertificateDer<'static>],
+    roots: &RootCertStore,
+    provider: &CryptoProvider,
+) -> Result<(), TlsError> {
+    let path = &files.certificate;
+    let parsed = EndEntityCert::try_from(&chain[0]).map_err(|e| unusable(path, e.to_string()))?;
+    let is_member = matches!(name, Name::Member { .. });
+    let mut uses = vec![KeyUsage::client_auth()];
+    if is_member {
+        uses.push(KeyUsage::server_auth());
+    }
+    let now = SystemTime::now();
+    for usage in uses {
+        let algorithms = provider.signature_verification_algorithms.all;
+        let verified = parsed.verify_for_usage(
+            algorithms,
+            &roots.roots,
+            &chain[1..],
+            UnixTime::now(),
+            usage,
+            None,
+            None,
+        );
+        match verified {
+            Ok(_) => {}
+            Err(webpki::Error::CertExpired { not_after, .. }) => {
+                let by = distance(now, std::time::Duration::from_secs(not_after.as_secs()));
+                return Err(TlsError::Dates { path: path.clone(), expired: true, by });
+            }
+            Err(webpki::Error::CertNotValidYet { not_before, .. }) => {
+                let by = distance(now, std::time::Duration::from_secs(not_before.as_secs()));
+                return Err(TlsError::Dates { path: path.clone(), expired: false, by });
+            }
+            // Members and clients may have different authorities: a client need not trust its own.
+            Err(error) if is_unknown_issuer(&error) => {
+                if is_member {
+                    return Err(TlsError::Untrusted {
+                        certificate: path.clone(),
+                        roots: files.roots.clone(),
+                    });
+                }
+            }
+            Err(error) => return Err(unusable(path, error.to_string())),
+        }
+    }
+    Ok(())
+}
+
+/// Another key under the same name shows as a bad signature.
+fn is_unknown_issuer(error: &webpki::Error) -> bool {
+    matches!(error, webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey)
+}
+
+fn unusable(path: &Path, reason: String) -> TlsError {
+    TlsError::Unusable { path: path.to_owned(), reason }
+}
+
+/// An error of a peer's certificate as one of the file that holds one's own.
+fn in_file(path: &Path, error: TlsError) -> TlsError {
+    match error {
+        TlsError::Name(reason) => TlsError::Nameless { path: path.to_owned(), reason },
+        other => unusable(path, other.to_string()),
+    }
+}

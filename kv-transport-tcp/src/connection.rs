@@ -1,7 +1,6 @@
 //! From a socket to a [`Connection`], at both ends.
 
-use crate::preface;
-use kv_transport::{Connection, Lane, Peer};
+use kv_transport::{Connection, Lane, Peer, preface};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;

@@ -7,10 +7,9 @@
 
 mod connection;
 mod listener;
-mod preface;
 
 use async_trait::async_trait;
-use kv_transport::{Connection, Lane, Listener, Transport, TransportError};
+use kv_transport::{Connection, Lane, Listener, Transport, TransportError, check_host_port};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -72,7 +71,7 @@ impl Tcp {
 #[async_trait]
 impl Transport for Tcp {
     fn check_address(&self, address: &str) -> Result<(), TransportError> {
-        check(address)
+        check_host_port(address)
     }
 
     async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError> {
@@ -108,24 +107,9 @@ async fn lookup(
     address: &str,
     failed: impl Fn(io::Error) -> TransportError,
 ) -> Result<Vec<SocketAddr>, TransportError> {
-    check(address)?;
+    check_host_port(address)?;
     let found: Vec<SocketAddr> = lookup_host(address).await.map_err(&failed)?.collect();
     if found.is_empty() { Err(failed(no_address())) } else { Ok(found) }
-}
-
-/// Whether `address` has the form of one.
-fn check(address: &str) -> Result<(), TransportError> {
-    let form = "expected HOST:PORT, for example 127.0.0.1:7000, [::1]:7000 or db1.example:7000";
-    let (host, port) = address.rsplit_once(':').ok_or_else(|| TransportError::address(address, form))?;
-    if port.parse::<u16>().is_err() {
-        let reason = format!("{port:?} is not a port (0 to 65535); {form}");
-        return Err(TransportError::address(address, reason));
-    }
-    let bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
-    if host.is_empty() || bare_ipv6 || host.contains(char::is_whitespace) {
-        return Err(TransportError::address(address, form));
-    }
-    Ok(())
 }
 
 fn no_address() -> io::Error {

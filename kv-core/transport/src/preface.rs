@@ -1,4 +1,5 @@
-//! The first bytes on a socket, by which the connecting end tells its lane.
+//! The first bytes on a socket or stream, by which the connecting end tells its lane: for transports that have no other
+//! way to tell it.
 //!
 //! ```text
 //! offset  bytes  meaning
@@ -8,16 +9,16 @@
 //! 6       2      zero, reserved
 //! ```
 
-use kv_transport::Lane;
+use crate::Lane;
 
 const MAGIC: [u8; 4] = *b"kvt\n";
 const VERSION: u8 = 1;
 
 /// How long a preface is.
-pub(crate) const BYTES: usize = 8;
+pub const BYTES: usize = 8;
 
 /// The preface for `lane`.
-pub(crate) fn encode(lane: Lane) -> [u8; BYTES] {
+pub fn encode(lane: Lane) -> [u8; BYTES] {
     let [a, b, c, d] = MAGIC;
     let lane = match lane {
         Lane::Control => 1,
@@ -28,14 +29,17 @@ pub(crate) fn encode(lane: Lane) -> [u8; BYTES] {
     [a, b, c, d, VERSION, lane, 0, 0]
 }
 
-/// The lane that a preface tells, or what is wrong with it.
-pub(crate) fn decode(bytes: [u8; BYTES]) -> Result<Lane, &'static str> {
+/// The lane that a preface tells.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn decode(bytes: [u8; BYTES]) -> Result<Lane, &'static str> {
     let [a, b, c, d, version, lane, reserved @ ..] = bytes;
     if [a, b, c, d] != MAGIC {
         return Err("it does not speak kv");
     }
     if version != VERSION {
-        return Err("it speaks another version of kv over TCP");
+        return Err("it speaks another version of kv's transports");
     }
     if reserved != [0, 0] {
         return Err("its preface is malformed");

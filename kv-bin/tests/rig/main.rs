@@ -83,7 +83,13 @@ const DRILLS: &[Drill] = &[
     drill!("stall the primary's fsync", "S15", [Need::Strace], (5, 1), syscalls::stall),
     drill!("fill the disk", "S11", [Need::Mount], (5, 1), disks::full),
     drill!("power cut of one", "S1", [Need::Mount, Need::Ext4], (20, 1), power::one),
-    drill!("power cut of one, another frozen", "S21", [Need::Mount, Need::Ext4], (20, 1), power::paused),
+    drill!(
+        "power cut of one while another is frozen",
+        "S21",
+        [Need::Mount, Need::Ext4],
+        (20, 1),
+        power::paused
+    ),
     drill!("power cut of all", "S1 S2", [Need::Mount, Need::Ext4], (100, 3), power::all),
     drill!(
         "control: the same without fsync",

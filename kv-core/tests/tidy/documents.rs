@@ -126,8 +126,45 @@ pub(crate) fn untested_rules(rules: &[String], sources: &[Source]) -> Vec<String
     rules.iter().filter(|rule| !cited(rule)).map(|rule| format!("no test cites rule {rule}")).collect()
 }
 
+/// What the last column of the tables of faults names: each row's number and the names of tests (in backquotes) and of drills
+/// (in quotes).
+pub(crate) fn fault_rows(text: &str) -> Vec<(String, Vec<String>)> {
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let rows = rows.map(|row| row.split(" | ").collect::<Vec<_>>()).filter(|columns| columns.len() == 4);
+    rows.map(|columns| {
+        let parts = columns[3].split(", ").map(|part| part.trim_matches(['`', '"']).to_owned());
+        (columns[0].to_owned(), parts.collect())
+    })
+    .collect()
+}
+
+/// Names in the tables of faults that no test and no drill has. *Seeds* are the simulator's.
+pub(crate) fn unknown_tests(rows: &[(String, Vec<String>)], sources: &[Source]) -> Vec<String> {
+    let own = |source: &&Source| source.path.ends_with(".rs") && !source.path.contains("/tidy/");
+    let tests: Vec<&str> = sources.iter().filter(own).flat_map(Source::test_lines).collect();
+    let known = |name: &str| {
+        let (function, drill) = (format!("fn {name}("), format!("\"{name}\""));
+        name == "seeds" || tests.iter().any(|line| line.contains(&function) || line.contains(&drill))
+    };
+    let names = rows.iter().flat_map(|(row, names)| names.iter().map(move |name| (row, name)));
+    names
+        .filter(|(_, name)| !known(name))
+        .map(|(row, name)| format!("{row}: no test or drill is named {name}"))
+        .collect()
+}
+
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fault_whose_test_does_not_exist_is_found() {
+        let rows = fault_rows(
+            "| | what | then | by |\n|---|---|---|---|\n| S1 | a | b | `s1_cut`, \"pull the plug\", seeds |\n| S2 | a | b | `gone` |\n",
+        );
+        assert_eq!(rows.len(), 2);
+        let tests = Source::new("a/tests/a.rs", "fn s1_cut() {}\ndrill!(\"pull the plug\")\n");
+        assert_eq!(unknown_tests(&rows, &[tests]), ["S2: no test or drill is named gone"]);
+    }
 
     #[test]
     fn a_new_name_at_the_top_level_is_found() {

@@ -92,3 +92,13 @@ fn every_rule_of_the_protocol_has_a_test() {
     let complaints = documents::untested_rules(&rules, &WORKSPACE);
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
+
+#[test]
+fn every_fault_has_tests_that_exist() {
+    let faults =
+        WORKSPACE.iter().find(|source| source.path == "kv-core/FAULTS.md").expect("the faults are listed");
+    let rows = documents::fault_rows(&faults.text);
+    assert!(rows.len() >= 40, "FAULTS.md lists its faults in tables of four columns");
+    let complaints = documents::unknown_tests(&rows, &WORKSPACE);
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}

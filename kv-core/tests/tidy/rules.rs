@@ -11,6 +11,7 @@ const EDGES: &[&str] = &[
     "kv-core/src/node",
     "kv-core/src/client",
     "kv-core/transport/src/faulty",
+    "kv-core/transport/src/tls",
     "kv-transport-tcp",
     "kv-transport-quic",
     "kv-bin",

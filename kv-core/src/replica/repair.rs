@@ -108,21 +108,34 @@ impl Replica {
             return;
         }
         let durable = self.writes.durable;
-        let log = &mut self.log;
+        let (log, mut any_back) = (&mut self.log, false);
         self.repairs.list.retain(|op, repair| {
             let is_written = repair.writing.is_some_and(|seq| seq <= durable);
             if is_written {
                 info!(%op, "the entry is there again");
                 log.unmark_faulty(*op);
+                any_back = true;
             }
             !is_written && log.is_faulty(*op)
         });
+        if any_back {
+            self.say_what_is_back();
+        }
         let waiting = self.log.faulty().find(|op| !self.repairs.list.contains_key(op));
         if let Some(op) = waiting.filter(|_| self.repairs.list.len() < MOST) {
             let (nonce, patience) = (self.nonce(), self.options.suspect_min);
             let ask_at = self.now.monotonic;
             self.repairs.list.insert(op, Repair { nonce, turns: 0, patience, ask_at, writing: None });
             self.ask_for_repairs();
+        }
+    }
+
+    /// Rule N4: what was withheld for the sake of a bad entry counts now.
+    fn say_what_is_back(&mut self) {
+        match &self.state {
+            State::Primary(_) => self.maybe_commit(),
+            State::Backup(_) => self.acknowledge(),
+            State::Forming(_) | State::ViewChange(_) | State::CatchingUp(_) => {}
         }
     }
 

@@ -300,6 +300,24 @@ fn n4_nothing_above_a_bad_uncommitted_entry_is_acknowledged() {
     group.run_until("mended", |group| mended(group, 4));
 }
 
+/// Rules N4 and D8: the primary's own copy went bad before the others' acknowledgements came. When it is there again it counts, though nothing
+/// else happens.
+#[test]
+fn n4_a_repaired_entry_counts_for_what_waited_for_it() {
+    let mut group = Group::formed(2, 0);
+    group.propose(0, "a");
+    group.settle();
+    group.members[1].stalled = true;
+    group.propose(0, "b");
+    group.settle();
+    spoil(&mut group, 0, &[2]);
+    group.members[0].staged.remove(&Op::new(2));
+    group.input(0, Input::Faulty { op: Op::new(2) });
+    group.members[1].stalled = false;
+    group.finish_writes(1);
+    group.run_until("committed", |group| group.replica(0).commit().op == Op::new(2));
+}
+
 /// Rule V7: the witness alone knows how much was committed, and nothing below it; the new primary has lost its tail. It asks for hashes
 /// below one that it knows, and who has the log of that one answers, though it does not know itself what is committed.
 #[test]

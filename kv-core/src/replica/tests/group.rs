@@ -628,10 +628,12 @@ impl Group {
         for member in &self.members {
             let Some(replica) = &member.replica else { continue };
             eprintln!(
-                "{:?} log_view {:?} head {:?} commit {:?} checkpoint {:?} floor {:?} halt {:?} damaged {:?} entries {:?} bad {:?} marked {:?} staged {:?}",
+                "{:?} log_view {:?} head {:?} durable {:?} says {:?} commit {:?} checkpoint {:?} floor {:?} halt {:?} damaged {:?} entries {:?} bad {:?} marked {:?} staged {:?}",
                 replica.standing(),
                 replica.log_view(),
                 replica.head(),
+                replica.durable(),
+                replica.acknowledgeable(),
                 replica.commit(),
                 replica.checkpoint(),
                 member.disk.floor.0,
@@ -641,6 +643,11 @@ impl Group {
                 member.disk.bad,
                 replica.log.faulty().collect::<Vec<_>>(),
                 member.staged.keys(),
+            );
+            eprintln!(
+                "{:?}
+{:?}",
+                replica.state, replica.writes
             );
         }
         panic!("not within a minute: {what}");

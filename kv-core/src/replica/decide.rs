@@ -170,7 +170,8 @@ impl Ballot<'_> {
         let named = || self.votes.values().filter(|summary| summary.log_view == newest);
         let last = named().map(|summary| summary.head).max().unwrap_or_default().max(base.op);
         // Of a member whose list is open, it must be shown that it held nothing above what is listed.
-        let end = if named().any(|summary| summary.open) { last.next() } else { last };
+        let is_open = named().any(|summary| summary.open);
+        let mut end = if is_open { last.next() } else { last };
         let mut suffix = Vec::new();
         let mut op = base.op;
         while op < end {
@@ -179,7 +180,13 @@ impl Ballot<'_> {
                 Verdict::Keep(hash) => suffix.push(hash),
                 Verdict::Cut => break,
                 Verdict::Wait if self.mode == Mode::Careless => break,
-                Verdict::Wait => return Decision::Stuck(op),
+                Verdict::Wait => match self.last_copy(op, suffix.last().copied().unwrap_or(base.hash)) {
+                    Some(hash) => {
+                        suffix.push(hash);
+                        end = if is_open { end.max(op.next()) } else { end };
+                    }
+                    None => return Decision::Stuck(op),
+                },
             }
         }
         Decision::Log(DecidedLog { base, suffix })
@@ -217,6 +224,41 @@ impl Ballot<'_> {
         let nacks =
             words.iter().filter(|(current, said)| (*current || all_count) && never_held(said)).count();
         if nacks >= self.quorums.nack { Verdict::Cut } else { Verdict::Wait }
+    }
+
+    /// As a last resort: an entry that only members of a lower `log_view` still tell of is kept where it goes on from what is kept below
+    /// it, and no other can have been committed: too few may have held one. Whoever acknowledged an entry that was committed would still have
+    /// it, or be damaged there.
+    fn last_copy(&self, op: Op, below: Hash) -> Option<Hash> {
+        if self.mode != Mode::LastResort {
+            return None;
+        }
+        let said = |op| self.votes.values().map(move |summary| word(summary, op));
+        let follows =
+            |word: Word| matches!(word, Word::Present(hash) | Word::Faulty(Some(hash)) if hash == below);
+        let copies = said(op).zip(said(op.previous())).filter(|(_, before)| follows(*before));
+        let may_have_held = |rival: Hash| {
+            let is_it = |word: &Word| match word {
+                Word::Present(hash) | Word::Faulty(Some(hash)) => *hash == rival,
+                Word::Faulty(None) | Word::Untold => true,
+                Word::Absent => false,
+            };
+            said(op).filter(is_it).count()
+        };
+        let none_other = |kept: Hash| {
+            let rivals = said(op).map(|word| match word {
+                Word::Present(hash) | Word::Faulty(Some(hash)) => hash,
+                // One that nobody names.
+                Word::Faulty(None) | Word::Untold | Word::Absent => Hash::ZERO,
+            });
+            let quorum = self.quorums.members - self.quorums.nack + 1;
+            rivals.filter(|rival| *rival != kept).all(|rival| may_have_held(rival) < quorum)
+        };
+        let hashes = copies.filter_map(|(word, _)| match word {
+            Word::Present(hash) => Some(hash),
+            Word::Faulty(_) | Word::Untold | Word::Absent => None,
+        });
+        hashes.into_iter().find(|hash| none_other(*hash))
     }
 }
 

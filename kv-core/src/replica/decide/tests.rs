@@ -173,3 +173,23 @@ fn v5_a_quorum_without_a_damaged_member_decides_by_itself() {
     let decided = decide(&votes(&[committed, others.clone(), others]), THREE).expect("complete");
     assert_eq!((decided.base.op, decided.head()), (Op::new(2), Op::new(2)));
 }
+
+/// Rule V5: member 1 alone has the log of view 1, and does not know whether it reached op 3. What member 0 still has of view 0 was
+/// acknowledged by both, or never committed.
+#[test]
+fn v5_the_last_copy_of_an_older_log_view_is_kept_where_nothing_else_can_have_been_committed() {
+    let copy = summary(0, 1, &[Slot::Faulty(Some(hash(2, 0))), present(3, 0)]);
+    let open = LogSummary { open: true, ..summary(1, 1, &[present(2, 0)]) };
+    let without = summary(0, 1, &[]);
+    let decided = decide(&votes(&[copy.clone(), open.clone(), without]), THREE).expect("complete");
+    assert_eq!(decided.suffix, vec![hash(2, 0), hash(3, 0)]);
+    // Both of the others may have acknowledged another one in view 1.
+    let unknown = votes(&[copy.clone(), open.clone(), open.clone()]);
+    assert_eq!(super::decide(&unknown, THREE), Decision::Stuck(Op::new(3)));
+    // It does not go on from what is kept below.
+    let other = summary(0, 1, &[Slot::Faulty(Some(hash(2, 7))), present(3, 7)]);
+    let broken = votes(&[other, open.clone(), summary(0, 1, &[])]);
+    assert_eq!(super::decide(&broken, THREE), Decision::Stuck(Op::new(3)));
+    // Not everyone has answered.
+    assert_eq!(super::decide(&votes(&[copy, open]), THREE), Decision::Stuck(Op::new(3)));
+}

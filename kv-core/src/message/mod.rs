@@ -81,7 +81,8 @@ pub enum Message {
         /// This member's wall clock.
         wall: Timestamp,
     },
-    /// A vote to leave every view below `view`. Expires unless repeated.
+    /// A vote to leave every view below `view`. Expires unless repeated; the latest of a member replaces its earlier one, so that
+    /// one for the view that the sender is in says that it no longer wants to leave that.
     StartViewChange {
         /// The view that the sender wants.
         view: View,

@@ -137,7 +137,7 @@ impl Replica {
         let Some(vote) = self.state.suspicion_mut() else { return };
         let target = vote.map_or(target, |suspicion| suspicion.target.max(target));
         *vote = Some(Suspicion { target, resend_at });
-        self.broadcast(&Message::StartViewChange { view: target });
+        self.say_vote(target);
         self.count_votes();
     }
 

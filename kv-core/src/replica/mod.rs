@@ -111,6 +111,8 @@ pub struct Replica {
     transfer: Transfer,
     writes: Writes,
     votes: Votes,
+    /// The own vote that the others were last told.
+    said_vote: Option<View>,
     state: State,
     /// View changes entered since this member was last in normal status: the back-off.
     attempts: u32,
@@ -156,6 +158,7 @@ impl Replica {
             transfer: Transfer::new(stateless),
             writes: Writes::default(),
             votes: Votes::new(vote_lifetime),
+            said_vote: None,
             state: State::Forming(forming),
             attempts: 0,
             outputs: VecDeque::new(),
@@ -198,6 +201,7 @@ impl Replica {
             Input::Handover => self.on_handover(),
         }
         self.progress_repairs();
+        self.tell_withdrawal();
         self.tell_standing();
     }
 

@@ -563,7 +563,7 @@ impl Replica {
         if let State::Primary(primary) = &mut self.state {
             primary.leaving = Leaving::Abdicated(Suspicion { target, resend_at });
         }
-        self.broadcast(&Message::StartViewChange { view: target });
+        self.say_vote(target);
         self.count_votes();
     }
 

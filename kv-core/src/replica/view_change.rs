@@ -43,7 +43,8 @@ impl Replica {
 
     pub(super) fn on_start_view_change(&mut self, from: MemberId, view: View) {
         if view <= self.view {
-            trace!(%from, %view, mine = %self.view, "ignore a vote for a view that is not newer");
+            trace!(%from, %view, mine = %self.view, "a vote for a view that is not newer withdraws an earlier one");
+            self.withdraw_vote(from);
             return;
         }
         self.votes.insert(from, view, self.now.monotonic);
@@ -62,6 +63,30 @@ impl Replica {
 
     fn vote_again(&mut self, view: View) {
         if matches!(self.state, State::Primary(_)) { self.vote_to_be_left(view) } else { self.suspect(view) }
+    }
+
+    fn withdraw_vote(&mut self, from: MemberId) {
+        #[cfg(any(test, feature = "sim"))]
+        if self.has_bug(crate::sim::Bug::VotesNeverExpire) {
+            return;
+        }
+        self.votes.withdraw(from);
+    }
+
+    /// To all: a vote to leave this view, in favour of `target`.
+    pub(super) fn say_vote(&mut self, target: View) {
+        self.said_vote = Some(target);
+        self.broadcast(&Message::StartViewChange { view: target });
+    }
+
+    /// Rule V1: who no longer wants to leave its view says so, by a vote for that view. One that has got where it wanted has nothing
+    /// to take back.
+    pub(super) fn tell_withdrawal(&mut self) {
+        let Some(said) = self.said_vote.filter(|_| self.state.own_vote().is_none()) else { return };
+        self.said_vote = None;
+        if said > self.view && !self.halted {
+            self.broadcast(&Message::StartViewChange { view: self.view });
+        }
     }
 
     /// Rule V2: only a quorum of live votes moves anyone.

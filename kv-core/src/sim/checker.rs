@@ -51,7 +51,7 @@ pub(super) struct Checker {
     /// The greatest time that each member's wall clock ever showed.
     walls: Vec<Timestamp>,
     /// The last vote of each member to leave a view, and when it was sent.
-    votes: Vec<Option<(View, Time)>>,
+    votes: Vec<Vec<(View, Time)>>,
     /// How long a vote may count after it was sent; `None` where messages can take any time.
     vote_lifetime: Option<Time>,
     /// The newest view of any member.
@@ -78,7 +78,7 @@ impl Checker {
             counts: BTreeMap::new(),
             wiped: BTreeSet::new(),
             walls: vec![Timestamp::ZERO; members],
-            votes: vec![None; members],
+            votes: vec![Vec::new(); members],
             vote_lifetime: plan.vote_lifetime(),
             newest: View::ZERO,
             now: 0,
@@ -176,7 +176,10 @@ impl Checker {
     /// A member sends a message: what it vouches for must be durable.
     pub(super) fn on_send(&mut self, member: usize, to: MemberId, message: &Message) -> Checked {
         if let Message::StartViewChange { view } = message {
-            self.votes[member] = Some((*view, self.now));
+            // An earlier one that is taken back may be on its way all the same.
+            let since = self.now.saturating_sub(self.vote_lifetime.unwrap_or_default());
+            self.votes[member].retain(|(_, at)| *at >= since);
+            self.votes[member].push((*view, self.now));
         }
         let first = matches!(message, Message::StartView { view, .. } if self.started.insert(*view));
         let mirror = &self.mirrors[member];
@@ -268,7 +271,9 @@ impl Checker {
         self.newest = view;
         let Some(lifetime) = self.vote_lifetime else { return Ok(()) };
         let since = self.now.saturating_sub(lifetime);
-        let live = self.votes.iter().flatten().filter(|(wanted, at)| *wanted >= view && *at >= since);
+        let wants =
+            |votes: &&Vec<(View, Time)>| votes.iter().any(|(wanted, at)| *wanted >= view && *at >= since);
+        let live = self.votes.iter().filter(wants);
         if self.cluster.len() > 1 && live.count() < self.cluster.view_change_quorum() {
             let found = format!("m{member} enters {view:?}; the votes are {:?}", self.votes);
             return Err(("only a quorum of live votes moves anyone", found));

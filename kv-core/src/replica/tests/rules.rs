@@ -170,6 +170,56 @@ fn v1_a_backup_that_suspects_stays_normal_and_a_sign_of_life_withdraws_its_vote(
     assert_eq!(group.replica(1).standing().primary, Some(member(0)));
 }
 
+/// Under load everybody is late for a moment: member 2, which hears nothing of the primary, must not find what member 1 meant then.
+#[test]
+fn v1_a_vote_that_is_withdrawn_is_forgotten_at_once() {
+    let mut group = with_entries(1);
+    group.run_for(100);
+    group.input(1, Input::PeerLost { peer: member(0) });
+    assert_eq!(group.replica(1).standing().primary, None, "it votes");
+    let at = group.now.monotonic;
+    group.run_until("it hears", |group| group.replica(1).standing().primary == Some(member(0)));
+    assert!(group.now.monotonic.since(at) < group.options.heartbeat * 2, "long before the vote expires");
+    group.input(2, Input::PeerLost { peer: member(0) });
+    group.settle();
+    assert_eq!(group.replica(2).view(), View::ZERO, "one vote moves nobody");
+}
+
+/// One that is taken back late is taken back of no newer view: what it is about is over.
+#[test]
+fn v1_a_vote_that_got_where_it_wanted_is_not_taken_back() {
+    let mut group = with_entries(1);
+    group.crash(0);
+    group.sent.clear();
+    group.run_until("a new primary", |group| group.serving() == Some(1));
+    group.run_for(100);
+    let votes = |e: &Envelope| matches!(e.message, Message::StartViewChange { view } if view == View::new(1));
+    let first = group.sent.iter().position(|e| matches!(e.message, Message::StartView { .. }));
+    assert!(!group.sent[first.expect("it started")..].iter().any(votes));
+}
+
+/// Member 0 is in view 1, whose primary is member 1; that is in view 5, whose primary is member 0. Nothing but their votes gets through.
+#[test]
+fn v8_a_vote_of_ones_own_primary_is_answered_once() {
+    let mut group = Group::formed(5, 0);
+    for (id, view) in [(0, 1), (1, 5), (2, 0), (3, 0), (4, 0)] {
+        group.crash(id);
+        group.members[usize::from(id)].disk.view = View::new(view);
+    }
+    group.start(0);
+    group.start(1);
+    group.network.clear();
+    group.sent.clear();
+    let vote = Message::StartViewChange { view: View::new(6) };
+    group.input(0, Input::Message { from: member(1), message: vote });
+    for _ in 0..100 {
+        group.network.retain(|e| matches!(e.message, Message::StartViewChange { .. }) && e.to < member(2));
+        group.deliver();
+    }
+    assert!(group.network.is_empty(), "they go on for ever");
+    assert_eq!(group.sent.len(), 8, "each says it to each of the others, once");
+}
+
 #[test]
 fn v2_a_withdrawn_vote_does_not_complete_a_quorum_an_hour_later() {
     let mut group = with_entries(1);

@@ -1,8 +1,212 @@
-//! QUIC for `kv`: **not built yet**.
+//! QUIC for kv: one connection to each peer, and in it a stream per lane, so that lanes never block one another.
 //!
-//! This crate is empty. It holds the place of the transport that will carry the lanes of `kv` as streams of one QUIC
-//! connection, so that the feature `quic` of `kv-core`, the module `kv_core::transport::quic` and the folder have their final
-//! names. Enabling the feature adds this documentation and nothing else: there is no type here that implements
-//! [`Transport`](kv_transport::Transport), and nothing that pretends to.
+//! [`Quic`] is the [`Transport`]. A stream begins with a preface of eight bytes by which the connecting end says that it
+//! speaks kv, in which version, and which lane the stream is for; then the stream belongs to the user.
 //!
-//! Until then, use TCP (feature `tcp` of `kv-core`) or an implementation of `Transport` of your own.
+//! All of it is encrypted, by TLS 1.3. With an identity ([`Quic::new`]) both ends prove who they are; without one
+//! ([`Quic::insecure`]) nobody does, and every connection's peer is
+//! [`Peer::Unauthenticated`](kv_transport::Peer::Unauthenticated).
+
+mod crypto;
+mod dial;
+mod listener;
+mod settings;
+mod socket;
+mod stream;
+
+use async_trait::async_trait;
+use crypto::Trust;
+use dial::Pool;
+use kv_transport::tls::Identity;
+use kv_transport::{Connection, Lane, Listener, Transport, TransportError, check_host_port};
+use listener::{Port, QuicLanes};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use tokio::net::lookup_host;
+use tokio::time::{Instant, sleep};
+
+/// A port that was given up a moment ago may take this long to be free.
+const PORT_FREED: Duration = Duration::from_millis(200);
+/// How often that is tried.
+const PORT_RETRY: Duration = Duration::from_millis(10);
+
+/// QUIC: a connection per peer, a stream per lane.
+///
+/// - An address is `HOST:PORT`: an IPv4 address, an IPv6 address in brackets, or a name, which is looked up at
+///   each bind and connect. All addresses of a name are tried in turn. The port is one of UDP.
+/// - Streams to the same address share a connection, up to 64 of them; it is closed when the last one is dropped.
+///   Clones of a `Quic` share their connections.
+/// - The lanes' bytes are sent by urgency: Control before Log before Client before Bulk. A peer that does not read stops
+///   its lane alone, after [`stream_window`](Self::stream_window) bytes.
+/// - A peer whose process has died is noticed within tens of milliseconds where its machine still answers (on Linux),
+///   else after the [`idle_timeout`](Self::idle_timeout). A live connection is kept from idling by the connecting end.
+/// - A peer that is started anew on the same port resets the connections that its predecessor had.
+/// - A connection survives that the connecting end's address changes on the way, as behind a router.
+/// - After a listener is dropped, its port is in use for as long as connections live that it had accepted. The same `Quic`
+///   or a clone of it can listen there again at once; others are told that the address is in use.
+/// - It must be used inside of a tokio runtime, on which its tasks run. What was written last before the runtime ends may not
+///   arrive.
+///
+/// ```
+/// use kv_transport::{Lane, Transport};
+/// use kv_transport_quic::Quic;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let quic = Quic::insecure();
+/// let mut listener = quic.bind("127.0.0.1:0").await?;
+/// let _client = quic.connect(&listener.local_address(), Lane::Log).await?;
+/// assert_eq!(listener.accept().await?.lane, Lane::Log);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Quic {
+    trust: Trust,
+    preface_timeout: Duration,
+    idle_timeout: Duration,
+    max_half_open: usize,
+    stream_window: u32,
+    /// The connections that were opened.
+    pool: Arc<Pool>,
+    /// The ports that were listened on.
+    ports: Arc<Mutex<Vec<Weak<Port>>>>,
+}
+
+impl Quic {
+    /// With certificates: both ends prove who they are, and [`Connection::peer`] says it. Files of the identity that change
+    /// are used for new connections once it is [refreshed](Identity::refresh).
+    #[must_use]
+    pub fn new(identity: Identity) -> Self {
+        Self::with(Trust::Certified(identity))
+    }
+
+    /// Without certificates: encrypted, but against nobody who can come between the two ends, since neither proves who it
+    /// is. Each listener makes itself a certificate that says nothing. For one machine, for demonstrations and for tests.
+    #[must_use]
+    pub fn insecure() -> Self {
+        Self::with(Trust::Anybody)
+    }
+
+    fn with(trust: Trust) -> Self {
+        Self {
+            trust,
+            preface_timeout: Duration::from_secs(3),
+            idle_timeout: Duration::from_secs(10),
+            max_half_open: 128,
+            stream_window: 512 << 10,
+            pool: Arc::default(),
+            ports: Arc::default(),
+        }
+    }
+
+    /// How long an accepted connection may take for the handshake, and again to open its first stream, and each stream to
+    /// say its lane, before it is closed. Default 3 s.
+    #[must_use]
+    pub fn preface_timeout(mut self, timeout: Duration) -> Self {
+        self.preface_timeout = timeout;
+        self
+    }
+
+    /// How long a connection lives of which nothing is heard; also how long an attempt to connect may take. The shorter of
+    /// the two ends' counts. Default 10 s; at least 1 s, so that a peer that is slow for a moment is not lost.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout.max(Duration::from_secs(1));
+        self
+    }
+
+    /// How many accepted connections may be without a stream that has told its lane, per listener. The oldest is closed for
+    /// one above that, so that a flood of silent openers does not keep others out. Above a quarter of it, callers must show
+    /// that they can be reached at their address. Default 128; at least 1.
+    #[must_use]
+    pub fn max_half_open(mut self, connections: usize) -> Self {
+        self.max_half_open = connections.max(1);
+        self
+    }
+
+    /// How many bytes of a stream may be on their way or wait to be read, each way. It bounds what a peer can make this end
+    /// hold: so much for each stream that is open, and twice as much for a connection. A stream carries at most so much in
+    /// one round trip. Default 512 KiB; at least 64 KiB.
+    #[must_use]
+    pub fn stream_window(mut self, bytes: u32) -> Self {
+        self.stream_window = bytes.max(64 << 10);
+        self
+    }
+
+    /// Listens on one socket address; on a port that is being given up, for as long as that may take.
+    async fn listen(&self, address: SocketAddr) -> io::Result<QuicLanes> {
+        let give_up = Instant::now() + PORT_FREED;
+        loop {
+            if let Some(port) = self.orphan(address) {
+                return Ok(QuicLanes::on(port));
+            }
+            match QuicLanes::open(address, self.clone()) {
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {
+                    sleep(PORT_RETRY).await
+                }
+                Err(e) => return Err(e),
+                Ok(listener) => {
+                    self.ports().push(Arc::downgrade(listener.port()));
+                    return Ok(listener);
+                }
+            }
+        }
+    }
+
+    /// The port at `address`, if it is only there for connections that live on.
+    fn orphan(&self, address: SocketAddr) -> Option<Arc<Port>> {
+        let mut ports = self.ports();
+        ports.retain(|port| port.strong_count() > 0);
+        ports.iter().filter_map(Weak::upgrade).find(|port| port.is_orphan_at(address))
+    }
+
+    fn ports(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Port>>> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Transport for Quic {
+    fn check_address(&self, address: &str) -> Result<(), TransportError> {
+        check_host_port(address)
+    }
+
+    async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError> {
+        let bind_error = |e| TransportError::bind(address, e);
+        let mut last = no_address();
+        for candidate in lookup(address, bind_error).await? {
+            match self.listen(candidate).await {
+                Ok(listener) => return Ok(Box::new(listener)),
+                Err(e) => last = e,
+            }
+        }
+        Err(bind_error(last))
+    }
+
+    async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError> {
+        let connect_error = |e| TransportError::connect(address, e);
+        let mut last = no_address();
+        for candidate in lookup(address, connect_error).await? {
+            match self.pool.open(self, candidate, lane, address).await {
+                Ok(connection) => return Ok(connection),
+                Err(e) => last = e,
+            }
+        }
+        Err(connect_error(last))
+    }
+}
+
+/// The socket addresses that `address` stands for.
+async fn lookup(
+    address: &str,
+    failed: impl Fn(io::Error) -> TransportError,
+) -> Result<Vec<SocketAddr>, TransportError> {
+    check_host_port(address)?;
+    let found: Vec<SocketAddr> = lookup_host(address).await.map_err(&failed)?.collect();
+    if found.is_empty() { Err(failed(no_address())) } else { Ok(found) }
+}
+
+fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the name has no address")
+}

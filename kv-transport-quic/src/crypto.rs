@@ -1,0 +1,173 @@
+//! What stands between the endpoints and eavesdroppers: TLS, and the secrets of an endpoint.
+
+use kv_transport::Peer;
+use kv_transport::tls::rustls;
+use kv_transport::tls::{Identity, peer_of};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{ConnectionId, ConnectionIdGenerator, EndpointConfig};
+use ring::hmac;
+use ring::rand::{SecureRandom, SystemRandom};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The one application protocol that is spoken.
+const ALPN: &[u8] = b"kv";
+const CONNECTION_ID_BYTES: usize = 8;
+
+/// Who this end is, and whom it believes.
+#[derive(Clone, Debug)]
+pub(crate) enum Trust {
+    /// Everybody, without being told who it is.
+    Anybody,
+    Certified(Identity),
+}
+
+impl Trust {
+    pub(crate) fn server(&self) -> io::Result<QuicServerConfig> {
+        let config = match self {
+            Self::Anybody => Arc::new(ephemeral_server().map_err(io::Error::other)?),
+            Self::Certified(identity) => identity.server_config(ALPN),
+        };
+        QuicServerConfig::try_from(config).map_err(io::Error::other)
+    }
+
+    pub(crate) fn client(&self) -> io::Result<QuicClientConfig> {
+        let config = match self {
+            Self::Anybody => Arc::new(trusting_client().map_err(io::Error::other)?),
+            Self::Certified(identity) => identity.client_config(ALPN),
+        };
+        QuicClientConfig::try_from(config).map_err(io::Error::other)
+    }
+
+    /// Who is at the other end of `connection`.
+    pub(crate) fn peer(&self, connection: &quinn::Connection) -> io::Result<Peer> {
+        match self {
+            Self::Anybody => Ok(Peer::Unauthenticated),
+            Self::Certified(_) => {
+                let shown = connection.peer_identity().and_then(|shown| shown.downcast().ok());
+                let shown: Option<Box<Vec<CertificateDer<'static>>>> = shown;
+                peer_of(shown.as_deref().map(Vec::as_slice))
+                    .map_err(|error| io::Error::new(io::ErrorKind::PermissionDenied, error))
+            }
+        }
+    }
+
+    /// An endpoint's settings. A process that is started anew tells the connections of the one before it that they are
+    /// gone, and proves that it may: with a secret that both have, because it comes from the private key.
+    pub(crate) fn endpoint(&self) -> EndpointConfig {
+        let secret = match self {
+            // Where nothing is authenticated, anybody who sees the traffic may forge the end of a connection too.
+            Self::Anybody => Vec::new(),
+            // Without the file there is no identity either; it is being replaced right now.
+            Self::Certified(identity) => {
+                std::fs::read(&identity.files().key).unwrap_or_else(|_| random::<32>().into())
+            }
+        };
+        let key =
+            hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), b"kv: the end of a QUIC connection");
+        let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_ref())));
+        config.cid_generator(|| Box::new(RandomIds));
+        // A restart resets as many connections as there were; the answer is no larger than the question.
+        config.min_reset_interval(Duration::from_millis(1));
+        config
+    }
+}
+
+/// Ids without a pattern. The default ones hold a check by which a process would not recognise those of its predecessor.
+#[derive(Debug)]
+struct RandomIds;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&random::<CONNECTION_ID_BYTES>())
+    }
+
+    fn cid_len(&self) -> usize {
+        CONNECTION_ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+fn random<const BYTES: usize>() -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
+    SystemRandom::new().fill(&mut bytes).expect("the system has randomness");
+    bytes
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// With a certificate that says nothing, made for this listener.
+fn ephemeral_server() -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
+    let made = rcgen::generate_simple_self_signed(Vec::new())?;
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)?;
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}
+
+/// Believes every certificate.
+fn trusting_client() -> Result<ClientConfig, rustls::Error> {
+    let provider = provider();
+    let mut config = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Trusting(provider)))
+        .with_no_client_auth();
+    config.resumption = rustls::client::Resumption::disabled();
+    config.enable_sni = false;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}
+
+#[derive(Debug)]
+struct Trusting(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

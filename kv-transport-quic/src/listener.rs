@@ -1,0 +1,309 @@
+//! Accepts connections, and hands out their streams once their lane is known.
+
+use crate::Quic;
+use crate::socket::Socket;
+use crate::stream::{self, lost};
+use async_trait::async_trait;
+use kv_transport::{Connection, Lane, Listener, Peer, TransportError, preface};
+use quinn::{Endpoint, Incoming, RecvStream, SendStream, TokioRuntime, VarInt};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+/// Streams that wait to be accepted.
+const BACKLOG: usize = 128;
+/// A connection whose last stream has ended is closed after this long: whoever opened it does so as well.
+const UNUSED: Duration = Duration::from_millis(500);
+/// What the word of the end of a connection may take to leave this machine before the port is given up.
+const FAREWELL: Duration = Duration::from_millis(10);
+/// A part of the half-open connections of which nobody knows whether their address is forged: above that, callers have to
+/// show that they can be reached there.
+const UNPROVEN_PART: usize = 4;
+
+/// A port that is listened on, or that was and still carries connections.
+#[derive(Debug)]
+pub(crate) struct Port {
+    endpoint: Endpoint,
+    socket: Arc<Socket>,
+    settings: Quic,
+    address: SocketAddr,
+    /// Where the streams go; none if nobody listens any more.
+    queue: watch::Sender<Option<mpsc::Sender<Connection>>>,
+    /// Streams that have been handed out, or wait to be.
+    lanes: AtomicUsize,
+}
+
+impl Port {
+    fn open(address: SocketAddr, settings: Quic) -> io::Result<Arc<Self>> {
+        let socket = Socket::bind(address)?;
+        let config = settings.server_config()?;
+        let endpoint = Endpoint::new_with_abstract_socket(
+            settings.trust.endpoint(),
+            Some(config),
+            socket.clone(),
+            Arc::new(TokioRuntime),
+        )?;
+        let address = endpoint.local_addr()?;
+        let port = Arc::new(Self {
+            endpoint,
+            socket,
+            settings,
+            address,
+            queue: watch::Sender::new(None),
+            lanes: AtomicUsize::new(0),
+        });
+        tokio::spawn(greet(Arc::downgrade(&port), port.endpoint.clone()));
+        Ok(port)
+    }
+
+    /// Whether it is still there for connections of a listener that was dropped, on this address.
+    pub(crate) fn is_orphan_at(&self, address: SocketAddr) -> bool {
+        self.address == address && self.queue.borrow().is_none() && self.lanes.load(Ordering::Relaxed) > 0
+    }
+
+    /// Frees the port. Whoever is connected is told.
+    fn close(&self) {
+        self.endpoint.close(VarInt::from_u32(0), b"");
+        let socket = self.socket.clone();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if self.endpoint.open_connections() > 0 => {
+                runtime.spawn(async move {
+                    sleep(FAREWELL).await;
+                    socket.close();
+                });
+            }
+            _ => socket.close(),
+        }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A listening port.
+#[derive(Debug)]
+pub(crate) struct QuicLanes {
+    port: Arc<Port>,
+    opened: mpsc::Receiver<Connection>,
+}
+
+impl QuicLanes {
+    pub(crate) fn open(address: SocketAddr, settings: Quic) -> io::Result<Self> {
+        Ok(Self::on(Port::open(address, settings)?))
+    }
+
+    /// Listens on a port on which nobody does.
+    pub(crate) fn on(port: Arc<Port>) -> Self {
+        let (queue, opened) = mpsc::channel(BACKLOG);
+        port.queue.send_replace(Some(queue));
+        Self { port, opened }
+    }
+
+    pub(crate) fn port(&self) -> &Arc<Port> {
+        &self.port
+    }
+}
+
+impl Drop for QuicLanes {
+    fn drop(&mut self) {
+        self.port.queue.send_replace(None);
+        self.opened.close();
+        while self.opened.try_recv().is_ok() {}
+        if self.port.lanes.load(Ordering::Relaxed) == 0 {
+            self.port.close();
+        }
+    }
+}
+
+#[async_trait]
+impl Listener for QuicLanes {
+    async fn accept(&mut self) -> Result<Connection, TransportError> {
+        self.opened.recv().await.ok_or(TransportError::Closed)
+    }
+
+    fn local_address(&self) -> String {
+        self.port.address.to_string()
+    }
+}
+
+/// Lets callers begin, for as long as the port is there.
+async fn greet(port: std::sync::Weak<Port>, endpoint: Endpoint) {
+    // Those that have not opened a lane yet, the oldest first, and some that have.
+    let mut half_open: VecDeque<oneshot::Sender<()>> = VecDeque::new();
+    while let Some(incoming) = endpoint.accept().await {
+        let Some(port) = port.upgrade() else { return };
+        if port.queue.borrow().is_none() {
+            incoming.refuse();
+            continue;
+        }
+        half_open.retain(|one| !one.is_closed());
+        let limit = port.settings.max_half_open;
+        if half_open.len() >= limit.div_ceil(UNPROVEN_PART) && !incoming.remote_address_validated() {
+            // It fails only for callers that have shown it.
+            let _ = incoming.retry();
+            continue;
+        }
+        if half_open.len() >= limit
+            && let Some(oldest) = half_open.pop_front()
+        {
+            tracing::debug!(listener = %port.address, "closed the oldest of too many half-open connections");
+            // It may have opened a lane just now.
+            let _ = oldest.send(());
+        }
+        let (evict, evicted) = oneshot::channel();
+        half_open.push_back(evict);
+        tokio::spawn(receive(port, incoming, evicted));
+    }
+}
+
+/// Takes a caller in, and its streams.
+async fn receive(port: Arc<Port>, incoming: Incoming, mut evicted: oneshot::Receiver<()>) {
+    let remote = incoming.remote_address();
+    let shaking = async {
+        let connection = incoming.accept().map_err(|e| lost(&e))?.await.map_err(|e| lost(&e))?;
+        let peer = port.settings.trust.peer(&connection)?;
+        Ok::<_, io::Error>((connection, peer))
+    };
+    let deadline = port.settings.preface_timeout;
+    let shaken = tokio::select! {
+        shaken = timeout(deadline, shaking) => shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+        _ = &mut evicted => return,
+    };
+    let (connection, peer) = match shaken {
+        Ok(shaken) => shaken,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return tracing::warn!(%remote, %error, "refused a caller");
+        }
+        Err(error) => return tracing::debug!(%remote, %error, "closed a connection that was not completed"),
+    };
+    let guest = Guest {
+        queue: port.queue.subscribe(),
+        lanes: Arc::new(Lanes { count: watch::Sender::new(0), port }),
+        connection,
+        peer,
+        telling: JoinSet::new(),
+        evicted: Some(evicted),
+    };
+    guest.serve().await;
+}
+
+/// How many streams of a connection are handed out, or wait to be.
+#[derive(Debug)]
+struct Lanes {
+    count: watch::Sender<usize>,
+    port: Arc<Port>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct LaneHeld(Arc<Lanes>);
+
+impl LaneHeld {
+    fn one(lanes: &Arc<Lanes>) -> Self {
+        lanes.port.lanes.fetch_add(1, Ordering::Relaxed);
+        lanes.count.send_modify(|count| *count += 1);
+        Self(lanes.clone())
+    }
+}
+
+impl Drop for LaneHeld {
+    fn drop(&mut self) {
+        self.0.port.lanes.fetch_sub(1, Ordering::Relaxed);
+        self.0.count.send_modify(|count| *count -= 1);
+    }
+}
+
+/// A connection that was accepted.
+struct Guest {
+    connection: quinn::Connection,
+    peer: Peer,
+    lanes: Arc<Lanes>,
+    queue: watch::Receiver<Option<mpsc::Sender<Connection>>>,
+    /// Streams that are about to tell their lane, or wait to be handed out.
+    telling: JoinSet<()>,
+    /// None: it has opened a lane.
+    evicted: Option<oneshot::Receiver<()>>,
+}
+
+impl Guest {
+    /// Takes its streams, for as long as it uses them.
+    async fn serve(mut self) {
+        let mut counted = self.lanes.count.subscribe();
+        let mut unused_at = Instant::now() + self.lanes.port.settings.preface_timeout;
+        loop {
+            let queue = self.queue.borrow_and_update().clone();
+            if queue.is_none() {
+                self.telling.abort_all();
+            }
+            let lanes = *counted.borrow_and_update();
+            let is_unused = lanes == 0 && self.telling.is_empty();
+            if lanes > 0 {
+                self.evicted = None;
+                unused_at = Instant::now() + UNUSED;
+            } else if queue.is_none() && is_unused {
+                break;
+            }
+            let window = self.lanes.port.settings.window_for(lanes);
+            self.connection.set_receive_window(window);
+            self.connection.set_send_window(window.into());
+            tokio::select! {
+                _ = self.connection.closed() => break,
+                changed = self.queue.changed() => if changed.is_err() { break },
+                _ = counted.changed() => {}
+                Some(_) = self.telling.join_next() => {}
+                stream = self.connection.accept_bi(), if queue.is_some() => match (stream, queue) {
+                    (Ok(stream), Some(queue)) => self.begin(stream, queue),
+                    _ => break,
+                },
+                () = sleep_until(unused_at), if is_unused => break,
+                () = evicted(&mut self.evicted) => if lanes == 0 { break },
+            }
+        }
+        self.connection.close(VarInt::from_u32(0), b"");
+    }
+
+    /// Lets a stream tell its lane, without waiting for it.
+    fn begin(&mut self, mut stream: (SendStream, RecvStream), queue: mpsc::Sender<Connection>) {
+        let (lanes, peer) = (self.lanes.clone(), self.peer.clone());
+        let remote = self.connection.remote_address();
+        self.telling.spawn(async move {
+            let deadline = lanes.port.settings.preface_timeout;
+            let told = timeout(deadline, tell(&mut stream.1)).await;
+            match told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(lane) => {
+                    let held = Arc::new(LaneHeld::one(&lanes));
+                    let connection = stream::connection(stream, lane, peer, remote.to_string(), held);
+                    // It fails if nobody listens any more, and so it breaks.
+                    let _ = queue.send(connection).await;
+                }
+                Err(error) => tracing::debug!(%remote, %error, "closed a stream that did not tell its lane"),
+            }
+        });
+    }
+}
+
+/// Waits until it is told to make room; for ever if it has not to.
+async fn evicted(told: &mut Option<oneshot::Receiver<()>>) {
+    match told {
+        Some(told) => {
+            let _ = told.await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads which lane the other end asks for.
+async fn tell(stream: &mut RecvStream) -> io::Result<Lane> {
+    let mut bytes = [0; preface::BYTES];
+    stream.read_exact(&mut bytes).await.map_err(io::Error::other)?;
+    preface::decode(bytes).map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, reason))
+}

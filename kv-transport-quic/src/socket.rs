@@ -1,0 +1,179 @@
+//! A UDP socket that says when the kernel has been told that nobody listens at the other end, and that can be closed while
+//! connections still hold on to it.
+
+use quinn::udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use socket2::{Domain, Protocol, SockAddr, Type};
+use std::fmt::{self, Debug};
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll, ready};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+
+/// What the kernel is asked to hold of datagrams, each way; it may give less.
+const BUFFER_BYTES: usize = 4 << 20;
+/// So many errors are passed over in one go before others get their turn.
+const ERRORS_IN_A_ROW: usize = 16;
+
+/// A UDP socket.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    /// None: it has been closed.
+    io: RwLock<Option<Arc<UdpSocket>>>,
+    state: UdpSocketState,
+    address: SocketAddr,
+    /// How often a datagram came back with the word that nobody listens.
+    refusals: watch::Sender<u64>,
+}
+
+impl Socket {
+    /// Listens on `address`.
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<Arc<Self>> {
+        Self::new(address, None)
+    }
+
+    /// Exchanges datagrams with `remote` alone, from any free port.
+    pub(crate) fn connect(remote: SocketAddr) -> io::Result<Arc<Self>> {
+        let local = match remote {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        // Elsewhere a connected socket cannot be sent on together with an address, as is done here.
+        Self::new(local, cfg!(target_os = "linux").then_some(remote))
+    }
+
+    fn new(local: SocketAddr, remote: Option<SocketAddr>) -> io::Result<Arc<Self>> {
+        let socket = socket2::Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        // The kernel cuts it down to what it allows.
+        let _ = socket.set_recv_buffer_size(BUFFER_BYTES);
+        let _ = socket.set_send_buffer_size(BUFFER_BYTES);
+        socket.bind(&SockAddr::from(local))?;
+        if let Some(remote) = remote {
+            socket.connect(&SockAddr::from(remote))?;
+        }
+        let socket = std::net::UdpSocket::from(socket);
+        Ok(Arc::new(Self {
+            state: UdpSocketState::new(UdpSockRef::from(&socket))?,
+            address: socket.local_addr()?,
+            io: RwLock::new(Some(Arc::new(UdpSocket::from_std(socket)?))),
+            refusals: watch::Sender::new(0),
+        }))
+    }
+
+    /// Closes it: its port is free at once, and nothing is sent or received any more.
+    pub(crate) fn close(&self) {
+        *self.io.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Counts how often the machine at the other end has said that nobody listens there. It is a hint: whoever can guess
+    /// the port may forge it.
+    pub(crate) fn refusals(&self) -> watch::Receiver<u64> {
+        self.refusals.subscribe()
+    }
+
+    fn io(&self) -> Option<Arc<UdpSocket>> {
+        self.io.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// An error is either word of an earlier datagram, or means that this one is lost. Connections live with both.
+    fn on_error(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            self.refusals.send_modify(|count| *count += 1);
+        } else {
+            tracing::trace!(local = %self.address, %error, "a datagram is lost");
+        }
+    }
+}
+
+impl AsyncUdpSocket for Socket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Poller { socket: self, waiting: None })
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let Some(io) = self.io() else { return Ok(()) };
+        let send = || io.try_io(Interest::WRITABLE, || self.state.try_send(UdpSockRef::from(&*io), transmit));
+        match send() {
+            // Word of an earlier datagram, in place of sending this one.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                self.on_error(&error);
+                // What is lost now is sent again by the connection.
+                let _ = send();
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            Err(error) => {
+                self.on_error(&error);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let Some(io) = self.io() else { return Poll::Pending };
+        for _ in 0..ERRORS_IN_A_ROW {
+            ready!(io.poll_recv_ready(cx))?;
+            let received =
+                io.try_io(Interest::READABLE, || self.state.recv(UdpSockRef::from(&*io), bufs, meta));
+            match received {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => self.on_error(&error),
+                Ok(count) => return Poll::Ready(Ok(count)),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.state.gro_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.state.may_fragment()
+    }
+}
+
+type Waiting = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
+
+/// One who waits until the socket takes datagrams again.
+struct Poller {
+    socket: Arc<Socket>,
+    waiting: Option<Waiting>,
+}
+
+impl Debug for Poller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poller").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl UdpPoller for Poller {
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(io) = self.socket.io() else { return Poll::Ready(Ok(())) };
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(async move { io.writable().await }));
+        let writable = ready!(waiting.as_mut().poll(cx));
+        self.waiting = None;
+        Poll::Ready(writable)
+    }
+}

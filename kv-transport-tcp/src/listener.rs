@@ -4,10 +4,14 @@ use crate::{Tcp, connection};
 use async_trait::async_trait;
 use kv_transport::{Connection, Listener, TransportError};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -16,10 +20,53 @@ use tokio::time::{Instant, sleep_until, timeout};
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// A listening socket.
+/// So many connections may wait to be taken; more stay in the system's backlog.
+const READY: usize = 16;
+
+/// A listening socket. What comes is accepted on a task of its own, so that an opener hears an answer however long the user
+/// takes to ask for the next connection.
 #[derive(Debug)]
 pub(crate) struct TcpLanes {
-    socket: TcpListener,
+    address: SocketAddr,
+    socket: Socket,
+    ready: mpsc::Receiver<Connection>,
+    accepting: AbortHandle,
+}
+
+/// Shared with the task, and taken away from it when the listener is dropped: the address is free at once.
+type Socket = Arc<Mutex<Option<TcpListener>>>;
+
+impl TcpLanes {
+    pub(crate) fn new(socket: TcpListener, settings: Tcp) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        let socket = Arc::new(Mutex::new(Some(socket)));
+        let (sender, ready) = mpsc::channel(READY);
+        let task = Accepting::new(socket.clone(), address, settings).run(sender);
+        Ok(Self { address, socket, ready, accepting: tokio::spawn(task).abort_handle() })
+    }
+}
+
+impl Drop for TcpLanes {
+    fn drop(&mut self) {
+        *lock(&self.socket) = None;
+        self.accepting.abort();
+    }
+}
+
+#[async_trait]
+impl Listener for TcpLanes {
+    async fn accept(&mut self) -> Result<Connection, TransportError> {
+        self.ready.recv().await.ok_or(TransportError::Closed)
+    }
+
+    fn local_address(&self) -> String {
+        self.address.to_string()
+    }
+}
+
+/// What the listener's task works with.
+struct Accepting {
+    socket: Socket,
     address: SocketAddr,
     settings: Tcp,
     /// Accepted sockets that are about to tell their lane, each on a task of its own.
@@ -30,10 +77,33 @@ pub(crate) struct TcpLanes {
     pause: Option<(Instant, Duration)>,
 }
 
-impl TcpLanes {
-    pub(crate) fn new(socket: TcpListener, settings: Tcp) -> io::Result<Self> {
-        let address = socket.local_addr()?;
-        Ok(Self { socket, address, settings, opening: JoinSet::new(), oldest: VecDeque::new(), pause: None })
+impl Accepting {
+    fn new(socket: Socket, address: SocketAddr, settings: Tcp) -> Self {
+        Self { socket, address, settings, opening: JoinSet::new(), oldest: VecDeque::new(), pause: None }
+    }
+
+    /// Hands out connections until nobody takes them any more.
+    async fn run(mut self, ready: mpsc::Sender<Connection>) {
+        loop {
+            // What is opened comes first: with these handed out, those that remain really are half-open.
+            tokio::select! {
+                biased;
+                Some(opened) = self.opening.join_next() => {
+                    if let Ok(Some(connection)) = opened
+                        && ready.send(connection).await.is_err()
+                    {
+                        return;
+                    }
+                }
+                accepted = next_socket(&self.socket, self.pause) => match accepted {
+                    Ok((socket, remote)) => {
+                        self.pause = None;
+                        self.begin(socket, remote);
+                    }
+                    Err(error) => self.on_accept_error(&error),
+                }
+            }
+        }
     }
 
     /// Lets an accepted socket tell its lane, without waiting for it.
@@ -75,39 +145,15 @@ impl TcpLanes {
 
 /// Accepts the next socket once the pause is over.
 async fn next_socket(
-    socket: &TcpListener,
+    socket: &Socket,
     pause: Option<(Instant, Duration)>,
 ) -> io::Result<(TcpStream, SocketAddr)> {
     if let Some((until, _)) = pause {
         sleep_until(until).await;
     }
-    socket.accept().await
+    poll_fn(|cx| lock(socket).as_ref().map_or(Poll::Pending, |socket| socket.poll_accept(cx))).await
 }
 
-#[async_trait]
-impl Listener for TcpLanes {
-    async fn accept(&mut self) -> Result<Connection, TransportError> {
-        loop {
-            // What is opened comes first: with these handed out, those that remain really are half-open.
-            tokio::select! {
-                biased;
-                Some(opened) = self.opening.join_next() => {
-                    if let Ok(Some(connection)) = opened {
-                        return Ok(connection);
-                    }
-                }
-                accepted = next_socket(&self.socket, self.pause) => match accepted {
-                    Ok((socket, remote)) => {
-                        self.pause = None;
-                        self.begin(socket, remote);
-                    }
-                    Err(error) => self.on_accept_error(&error),
-                }
-            }
-        }
-    }
-
-    fn local_address(&self) -> String {
-        self.address.to_string()
-    }
+fn lock(socket: &Socket) -> MutexGuard<'_, Option<TcpListener>> {
+    socket.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,12 +1,17 @@
 //! From a socket to a [`Connection`], at both ends.
 
-use kv_transport::{Connection, Lane, Peer, preface};
+#[cfg(feature = "tls")]
+use crate::tls;
+use kv_transport::{Connection, Lane, Peer, Reader, TransportError, Writer, preface};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
 
 /// A silent peer is probed after this long.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -14,36 +19,141 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// After so many unanswered probes the connection is broken.
 const KEEPALIVE_PROBES: u32 = 3;
+/// The first byte of a handshake in TLS.
+pub(crate) const TLS_HANDSHAKE: u8 = 0x16;
+/// What one who does not speak TLS hears at a port that wants it: a preface of no lane.
+pub(crate) const WANTS_TLS: [u8; preface::BYTES] = *b"kvt\n\x01\xff\x00\x00";
+/// What one who speaks TLS hears at a port that does not: anything that is not TLS.
+const SPEAKS_NO_TLS: [u8; preface::BYTES] = *b"kvt\n\x01\xfe\x00\x00";
+/// So often something is read from one who has heard the last word.
+const PARTING_READS: usize = 64;
 
-/// Connects to `address` and tells the lane.
-pub(crate) async fn open(address: SocketAddr, lane: Lane) -> io::Result<TcpStream> {
+/// Over what the bytes go.
+#[derive(Clone, Debug)]
+pub(crate) enum Security {
+    /// As they are.
+    None,
+    /// Encrypted, and both ends known by their certificates.
+    #[cfg(feature = "tls")]
+    Tls(tls::Tls),
+}
+
+/// Why a socket did not become a connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// It broke, or somebody else is at the other end.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The two ends do not accept each other.
+    #[error("{0}")]
+    Handshake(String),
+}
+
+impl Failure {
+    /// What to report from `connect`.
+    pub(crate) fn on_connect(self, address: &str) -> TransportError {
+        match self {
+            Self::Io(error) => TransportError::connect(address, error),
+            Self::Handshake(reason) => TransportError::handshake(address, reason),
+        }
+    }
+}
+
+/// Connects to `address` and tells the lane. `remote` is what the address was looked up by.
+pub(crate) async fn open(
+    address: SocketAddr,
+    lane: Lane,
+    remote: &str,
+    security: &Security,
+) -> Result<Connection, Failure> {
     let mut socket = TcpStream::connect(address).await?;
     if is_connected_to_itself(&socket) {
-        return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there"));
+        return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there").into());
     }
     configure(&socket)?;
-    socket.write_all(&preface::encode(lane)).await?;
-    Ok(socket)
+    match security {
+        Security::None => {
+            socket.write_all(&preface::encode(lane)).await?;
+            let (reader, writer) = socket.into_split();
+            let reader = Hinted { reader, first: true };
+            Ok(plain(Box::new(reader), Box::new(writer), lane, remote.to_owned()))
+        }
+        #[cfg(feature = "tls")]
+        Security::Tls(tls) => tls.open(socket, lane, remote).await,
+    }
 }
 
-/// Reads which lane the other end asks for.
-pub(crate) async fn accept(mut socket: TcpStream, remote: SocketAddr) -> io::Result<Connection> {
+/// Reads which lane the other end asks for, and with TLS who it is.
+pub(crate) async fn accept(
+    mut socket: TcpStream,
+    remote: SocketAddr,
+    security: &Security,
+) -> Result<Connection, Failure> {
     configure(&socket)?;
-    let mut bytes = [0; preface::BYTES];
-    socket.read_exact(&mut bytes).await?;
-    let lane = preface::decode(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-    Ok(connection(socket, lane, remote.to_string()))
+    match security {
+        Security::None => {
+            let mut bytes = [0; preface::BYTES];
+            socket.read_exact(&mut bytes).await?;
+            let lane = match preface::decode(bytes) {
+                Ok(lane) => lane,
+                Err(reason) => {
+                    if bytes[0] == TLS_HANDSHAKE {
+                        part(socket, &SPEAKS_NO_TLS).await;
+                        return Err(Failure::Handshake("it speaks TLS, and this port does not".to_owned()));
+                    }
+                    return Err(invalid(reason).into());
+                }
+            };
+            let (reader, writer) = socket.into_split();
+            Ok(plain(Box::new(reader), Box::new(writer), lane, remote.to_string()))
+        }
+        #[cfg(feature = "tls")]
+        Security::Tls(tls) => tls.accept(socket, remote).await,
+    }
 }
 
-/// The connection over a socket on which the lane has been told. TLS will stand here, and tell the peer.
-pub(crate) fn connection(socket: TcpStream, lane: Lane, remote: String) -> Connection {
-    let (reader, writer) = socket.into_split();
-    Connection {
-        lane,
-        peer: Peer::Unauthenticated,
-        remote,
-        reader: Box::new(reader),
-        writer: Box::new(writer),
+fn plain(reader: Reader, writer: Writer, lane: Lane, remote: String) -> Connection {
+    Connection { lane, peer: Peer::Unauthenticated, remote, reader, writer }
+}
+
+pub(crate) fn invalid(reason: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
+/// Says a last word and closes. What the other end still sends is read and forgotten: closing a socket with unread bytes
+/// resets it, and the last word might be lost. Whoever accepted the socket bounds the time.
+pub(crate) async fn part(mut socket: TcpStream, last_word: &[u8]) {
+    if socket.write_all(last_word).await.is_ok() && socket.shutdown().await.is_ok() {
+        let mut unread = [0; 1024];
+        for _ in 0..PARTING_READS {
+            if !matches!(socket.read(&mut unread).await, Ok(1..)) {
+                break;
+            }
+        }
+    }
+}
+
+/// The reading half without TLS at the connecting end: says so if the other end wants TLS.
+struct Hinted {
+    reader: OwnedReadHalf,
+    first: bool,
+}
+
+impl AsyncRead for Hinted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.reader).poll_read(cx, buf))?;
+        if self.first && buf.filled().len() > before {
+            self.first = false;
+            if buf.filled()[before..].starts_with(&WANTS_TLS) {
+                return Poll::Ready(Err(invalid("it wants TLS: give this end a certificate, too")));
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -83,10 +193,10 @@ mod tests {
     #[tokio::test]
     async fn sockets_send_at_once_and_probe_silent_peers_at_both_ends() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let opened = open(listener.local_addr().unwrap(), Lane::Log).await.unwrap();
+        let opened = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
-        configure(&accepted).unwrap();
         for socket in [&opened, &accepted] {
+            configure(socket).unwrap();
             assert!(socket.nodelay().unwrap());
             assert!(SockRef::from(socket).keepalive().unwrap());
         }

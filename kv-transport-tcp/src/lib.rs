@@ -3,12 +3,17 @@
 //! [`Tcp`] is the [`Transport`]. The connecting end says in a preface of eight bytes that it speaks kv, in which
 //! version, and which lane the socket is for; then the stream belongs to the user.
 //!
-//! Nothing is authenticated: every connection's peer is [`Peer::Unauthenticated`](kv_transport::Peer::Unauthenticated).
+//! [`Tcp::new`] authenticates nobody: every connection's peer is
+//! [`Peer::Unauthenticated`](kv_transport::Peer::Unauthenticated), and whoever can read the network can read it all. With
+//! `Tcp::with_tls` (feature `tls`) all is encrypted, and both ends are known by their certificates.
 
 mod connection;
 mod listener;
+#[cfg(feature = "tls")]
+mod tls;
 
 use async_trait::async_trait;
+use connection::{Failure, Security};
 use kv_transport::{Connection, Lane, Listener, Transport, TransportError, check_host_port};
 use std::io;
 use std::net::SocketAddr;
@@ -38,6 +43,7 @@ use tokio::net::{TcpListener, lookup_host};
 pub struct Tcp {
     preface_timeout: Duration,
     max_half_open: usize,
+    security: Security,
 }
 
 impl Default for Tcp {
@@ -47,12 +53,22 @@ impl Default for Tcp {
 }
 
 impl Tcp {
-    /// With default settings.
+    /// Without TLS, with default settings.
     pub fn new() -> Self {
-        Self { preface_timeout: Duration::from_secs(3), max_half_open: 128 }
+        Self { preface_timeout: Duration::from_secs(3), max_half_open: 128, security: Security::None }
     }
 
-    /// How long an accepted socket may take to say its lane before it is closed. Default 3 s.
+    /// With TLS 1.3, both ends showing their certificates, and default settings. `identity` may be refreshed at any time:
+    /// each handshake uses what is current then.
+    ///
+    /// Who does not accept the other end says why in an error of `connect`
+    /// ([`TransportError::Handshake`]), or in the log where it accepts connections.
+    #[cfg(feature = "tls")]
+    pub fn with_tls(identity: kv_transport::tls::Identity) -> Self {
+        Self { security: Security::Tls(tls::Tls::new(identity)), ..Self::new() }
+    }
+
+    /// How long an accepted socket may take to say its lane, and with TLS who it is, before it is closed. Default 3 s.
     #[must_use]
     pub fn preface_timeout(mut self, timeout: Duration) -> Self {
         self.preface_timeout = timeout;
@@ -91,14 +107,14 @@ impl Transport for Tcp {
 
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError> {
         let connect_error = |e| TransportError::connect(address, e);
-        let mut last = no_address();
+        let mut last = Failure::Io(no_address());
         for candidate in lookup(address, connect_error).await? {
-            match connection::open(candidate, lane).await {
-                Ok(socket) => return Ok(connection::connection(socket, lane, address.to_owned())),
+            match connection::open(candidate, lane, address, &self.security).await {
+                Ok(connection) => return Ok(connection),
                 Err(e) => last = e,
             }
         }
-        Err(connect_error(last))
+        Err(last.on_connect(address))
     }
 }
 

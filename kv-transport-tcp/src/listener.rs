@@ -1,6 +1,7 @@
 //! Accepts sockets, and hands them out once their lane is known.
 
-use crate::{Tcp, connection};
+use crate::Tcp;
+use crate::connection::{self, Failure};
 use async_trait::async_trait;
 use kv_transport::{Connection, Listener, TransportError};
 use std::collections::VecDeque;
@@ -20,8 +21,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
+/// Refusals in between are told at level debug: of another kind, and of the same kind again.
+const TELL_OTHER: Duration = Duration::from_secs(1);
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// So many connections may wait to be taken; more stay in the system's backlog.
-const READY: usize = 16;
+const READY: usize = 128;
 
 /// A listening socket. What comes is accepted on a task of its own, so that an opener hears an answer however long the user
 /// takes to ask for the next connection.
@@ -75,11 +79,40 @@ struct Accepting {
     oldest: VecDeque<AbortHandle>,
     /// Set after a failure: when to accept again, and how long the pause was.
     pause: Option<(Instant, Duration)>,
+    told: Told,
+}
+
+/// What was refused last, and when that was told loudly. Who keeps coming, or a flood of strangers, is not to flood the log.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Option<(String, Instant)>>>);
+
+impl Told {
+    /// Whether to tell this one.
+    fn is_due(&self, remote: SocketAddr, reason: &str) -> bool {
+        let text = format!("{} {reason}", remote.ip());
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = match &*told {
+            None => true,
+            Some((last, at)) => at.elapsed() >= if *last == text { TELL_AGAIN } else { TELL_OTHER },
+        };
+        if due {
+            *told = Some((text, Instant::now()));
+        }
+        due
+    }
 }
 
 impl Accepting {
     fn new(socket: Socket, address: SocketAddr, settings: Tcp) -> Self {
-        Self { socket, address, settings, opening: JoinSet::new(), oldest: VecDeque::new(), pause: None }
+        Self {
+            socket,
+            address,
+            settings,
+            opening: JoinSet::new(),
+            oldest: VecDeque::new(),
+            pause: None,
+            told: Told::default(),
+        }
     }
 
     /// Hands out connections until nobody takes them any more.
@@ -115,16 +148,20 @@ impl Accepting {
             tracing::debug!(listener = %self.address, "closed the oldest of too many half-open sockets");
             oldest.abort();
         }
-        let deadline = self.settings.preface_timeout;
+        let (deadline, security) = (self.settings.preface_timeout, self.settings.security.clone());
+        let (listener, told) = (self.address, self.told.clone());
         self.oldest.push_back(self.opening.spawn(async move {
-            let opened = timeout(deadline, connection::accept(socket, remote)).await;
-            match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                Ok(connection) => Some(connection),
+            let opened = timeout(deadline, connection::accept(socket, remote, &security)).await;
+            match opened.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
+                Ok(connection) => return Some(connection),
+                Err(Failure::Handshake(reason)) if told.is_due(remote, &reason) => {
+                    tracing::warn!(%listener, %remote, reason, "refused a connection");
+                }
                 Err(error) => {
-                    tracing::debug!(%remote, %error, "closed a socket that did not tell its lane");
-                    None
+                    tracing::debug!(%remote, %error, "closed a socket that did not become a connection")
                 }
             }
+            None
         }));
     }
 

@@ -30,6 +30,15 @@ pub enum TransportError {
         /// What the system said.
         source: io::Error,
     },
+    /// The two ends do not accept each other: by their certificates, or since only one of them has any. Trying again helps
+    /// only once somebody has mended it.
+    #[error("no secure connection with {address}: {reason}")]
+    Handshake {
+        /// What was given.
+        address: String,
+        /// Which end has what against the other.
+        reason: String,
+    },
     /// Accepting failed; the listener may still be good.
     #[error("cannot accept: {0}")]
     Accept(#[source] io::Error),
@@ -63,6 +72,11 @@ impl TransportError {
     /// A [`Connect`](Self::Connect) error.
     pub fn connect(address: &str, source: io::Error) -> Self {
         Self::Connect { address: address.to_owned(), source }
+    }
+
+    /// A [`Handshake`](Self::Handshake) error.
+    pub fn handshake(address: &str, reason: impl Into<String>) -> Self {
+        Self::Handshake { address: address.to_owned(), reason: reason.into() }
     }
 
     /// Nobody listens at the address: the machine answered, and said no. Unlike silence, it says that the

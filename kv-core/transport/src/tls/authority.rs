@@ -1,12 +1,15 @@
 //! Making certificates, for development and tests.
 
-use super::Name;
+use super::{Files, Name};
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
 use std::fmt::{self, Debug};
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// Certificates are valid from this long before they are made, so that a clock that is a little behind accepts them.
@@ -51,6 +54,39 @@ impl Debug for Issued {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Issued").field("certificate", &self.certificate).finish_non_exhaustive()
     }
+}
+
+impl Issued {
+    /// Writes certificate and key to their files, in place of what is there: each is whole at any time. The key's file can
+    /// be read by its owner alone (mode 0600, where there are modes).
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn save(&self, files: &Files) -> io::Result<()> {
+        replace(&files.key, &self.key, true)?;
+        replace(&files.certificate, &self.certificate, false)
+    }
+}
+
+/// Writes a file beside `path` and renames it over.
+fn replace(path: &Path, text: &str, secret: bool) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, if secret { 0o600 } else { 0o644 });
+    #[cfg(not(unix))]
+    let _ = secret;
+    let mut file = options.open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)
 }
 
 /// Signs certificates of the members and clients of a cluster. For development and tests: whoever holds its key can make
@@ -109,6 +145,16 @@ impl Authority {
     #[must_use]
     pub fn key(&self) -> String {
         self.issuer.key().serialize_pem()
+    }
+
+    /// Writes its own certificate and key to `ca.pem` and `ca.key` in `folder`, as [`Issued::save`] does.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn save(&self, folder: impl AsRef<Path>) -> io::Result<()> {
+        let folder = folder.as_ref();
+        replace(&folder.join("ca.key"), &self.key(), true)?;
+        replace(&folder.join("ca.pem"), &self.certificate, false)
     }
 
     /// A certificate for `name` with a new key: a member's may be shown by both ends of a connection, a client's by the one that

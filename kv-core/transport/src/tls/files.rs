@@ -35,6 +35,17 @@ impl Files {
         Self { certificate: certificate.into(), key: key.into(), roots: roots.into() }
     }
 
+    /// Where `kv certs` puts those of `name`: `member-ID.pem`, `member-ID.key`, `client-NAME.pem`, `client-NAME.key`, and
+    /// `ca.pem`, all in `folder`.
+    pub fn of(name: &Name, folder: impl AsRef<Path>) -> Self {
+        let (folder, stem) = (folder.as_ref(), name.file_stem());
+        Self::new(
+            folder.join(format!("{stem}.pem")),
+            folder.join(format!("{stem}.key")),
+            folder.join("ca.pem"),
+        )
+    }
+
     /// What they hold now.
     pub(super) fn read(&self) -> Result<Contents, TlsError> {
         Ok(Contents {

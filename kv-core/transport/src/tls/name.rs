@@ -73,6 +73,14 @@ impl Name {
         }
     }
 
+    /// A file name without its ending.
+    pub(super) fn file_stem(&self) -> String {
+        match self {
+            Self::Member { id, .. } => format!("member-{id}"),
+            Self::Client { name, .. } => format!("client-{}", Encoded(name)),
+        }
+    }
+
     /// The one name among the URIs of a certificate. URIs of other schemes are for others.
     pub(super) fn among<'a>(uris: impl Iterator<Item = &'a str>) -> Result<Self, NameError> {
         let mut ours =

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use crypto::Trust;
 use dial::Pool;
 use kv_transport::tls::Identity;
-use kv_transport::{Connection, Lane, Listener, Transport, TransportError, check_host_port};
+use kv_transport::{Connection, Lane, Listener, Peer, Transport, TransportError, check_host_port};
 use listener::{Port, QuicLanes};
 use std::io;
 use std::net::SocketAddr;
@@ -194,6 +194,20 @@ impl Transport for Quic {
             }
         }
         Err(connect_error(last))
+    }
+
+    fn identity(&self) -> Peer {
+        match &self.trust {
+            Trust::Anybody => Peer::Unauthenticated,
+            Trust::Certified(identity) => identity.name().into(),
+        }
+    }
+
+    fn refresh(&self) -> Result<bool, TransportError> {
+        match &self.trust {
+            Trust::Anybody => Ok(false),
+            Trust::Certified(identity) => Ok(identity.refresh()?),
+        }
     }
 }
 

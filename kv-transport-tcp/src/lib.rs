@@ -14,6 +14,8 @@ mod tls;
 
 use async_trait::async_trait;
 use connection::{Failure, Security};
+#[cfg(feature = "tls")]
+use kv_transport::Peer;
 use kv_transport::{Connection, Lane, Listener, Transport, TransportError, check_host_port};
 use std::io;
 use std::net::SocketAddr;
@@ -115,6 +117,22 @@ impl Transport for Tcp {
             }
         }
         Err(last.on_connect(address))
+    }
+
+    #[cfg(feature = "tls")]
+    fn identity(&self) -> Peer {
+        match &self.security {
+            Security::None => Peer::Unauthenticated,
+            Security::Tls(tls) => tls.identity().name().into(),
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    fn refresh(&self) -> Result<bool, TransportError> {
+        match &self.security {
+            Security::None => Ok(false),
+            Security::Tls(tls) => Ok(tls.identity().refresh()?),
+        }
     }
 }
 

@@ -46,6 +46,10 @@ impl Tls {
         }
     }
 
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// The connecting end. It waits until the other end has accepted its certificate, so that a refusal is heard here.
     pub(crate) async fn open(
         &self,

@@ -194,8 +194,9 @@ async fn of_too_many_handshakes_the_oldest_is_closed() {
 #[tokio::test]
 async fn new_certificates_are_shown_without_listening_anew_and_open_connections_stay() {
     let pki = Pki::new();
-    let here = pki.identity(&member(0));
-    let (mut listener, address) = listen(&Tcp::with_tls(here.clone())).await;
+    let here = pki.tcp(&member(0));
+    assert_eq!(here.identity(), Peer::Member { cluster: "demo".into(), id: 0 });
+    let (mut listener, address) = listen(&here).await;
     let app = pki.tcp(&client());
     let mut near = app.connect(&address, Lane::Client).await.unwrap();
     let mut far = accept(&mut listener).await;

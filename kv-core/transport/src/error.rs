@@ -39,6 +39,12 @@ pub enum TransportError {
         /// Which end has what against the other.
         reason: String,
     },
+    /// What the transport is to prove itself by cannot be used.
+    #[error("{reason}")]
+    Credentials {
+        /// Which file, what is wrong with it and what to do.
+        reason: String,
+    },
     /// Accepting failed; the listener may still be good.
     #[error("cannot accept: {0}")]
     Accept(#[source] io::Error),

@@ -124,6 +124,23 @@ pub trait Transport: Send + Sync + Debug + 'static {
     /// # Cancel safety
     /// Dropping the future gives up; the peer may see a connection that ends at once.
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError>;
+
+    /// Who this end is to others: what their [`Connection::peer`] says. The default: the transport authenticates nobody.
+    ///
+    /// Where it is somebody, every connection's peer is, too.
+    fn identity(&self) -> Peer {
+        Peer::Unauthenticated
+    }
+
+    /// Takes over what has changed of what it authenticates by, certificates in files for example, for all connections from
+    /// then on; says whether anything has. Nodes and clients call it about every second, where it may block for a moment. The
+    /// default: nothing ever changes.
+    ///
+    /// # Errors
+    /// [`TransportError::Credentials`] if what is there now cannot be used. What was used before goes on being used.
+    fn refresh(&self) -> Result<bool, TransportError> {
+        Ok(false)
+    }
 }
 
 /// Accepts byte streams. Dropping it frees the address and breaks what is not yet accepted; connections that
@@ -157,5 +174,13 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
 
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError> {
         (**self).connect(address, lane).await
+    }
+
+    fn identity(&self) -> Peer {
+        (**self).identity()
+    }
+
+    fn refresh(&self) -> Result<bool, TransportError> {
+        (**self).refresh()
     }
 }

@@ -11,7 +11,7 @@ pub use fault::{Direction, Fault, Scope};
 pub use faults::{Counts, Faults};
 pub use framing::Framing;
 
-use crate::{Connection, Lane, Listener, Transport, TransportError};
+use crate::{Connection, Lane, Listener, Peer, Transport, TransportError};
 use async_trait::async_trait;
 use std::io;
 
@@ -107,6 +107,14 @@ impl<T: Transport> Transport for Faulty<T> {
         }
         let connection = self.inner.connect(address, lane).await?;
         Ok(link::interpose(connection, path, true, &self.settings))
+    }
+
+    fn identity(&self) -> Peer {
+        self.inner.identity()
+    }
+
+    fn refresh(&self) -> Result<bool, TransportError> {
+        self.inner.refresh()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can be wrong with certificates, and why a handshake failed.
 
 use super::NameError;
+use crate::TransportError;
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 use std::io;
 use std::path::PathBuf;
@@ -101,6 +102,12 @@ pub enum TlsError {
     /// The other end accepts connections with a client's certificate.
     #[error("a client's certificate ({0}) is shown where a member should listen")]
     NotAMember(String),
+}
+
+impl From<TlsError> for TransportError {
+    fn from(error: TlsError) -> Self {
+        Self::Credentials { reason: error.to_string() }
+    }
 }
 
 fn dates(expired: bool, by: Duration) -> String {

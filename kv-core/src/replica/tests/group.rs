@@ -393,13 +393,13 @@ impl Group {
                     {
                         member.staged.retain(|op, _| *op <= cut.after.op);
                     }
-                    if let Write::Adopt(Adoption { point, .. }) = &write {
-                        let held = member.staged.get(&point.anchor.op).map(|entry| entry.header.anchor());
-                        let below = member
+                    if let Write::Adopt(_) = &write
+                        && let Some(replica) = &member.replica
+                    {
+                        // What stands behind damage, too.
+                        member
                             .staged
-                            .first_key_value()
-                            .is_some_and(|(op, _)| *op == point.anchor.op.next());
-                        member.staged.retain(|_, _| below || held == Some(point.anchor));
+                            .retain(|op, entry| replica.known_hash(*op) == Some(entry.header.hash()));
                     }
                     if let Write::Trim(op) = &write {
                         member.staged.retain(|at, _| at > op);

@@ -5,7 +5,7 @@
 use super::group::Group;
 use crate::config::Options;
 use crate::ids::{MemberId, Op};
-use crate::message::{Envelope, Extent, FormationStep, Message, Write};
+use crate::message::{Envelope, Extent, FormationStep, Message};
 use crate::replica::{Input, Replica};
 use std::time::Duration;
 
@@ -260,11 +260,7 @@ impl Walk {
         {
             let member = &mut self.group.members[usize::from(id)];
             member.disk.bad.insert(op);
-            let is_repair = |write: &Write| matches!(write, Write::Repair(entry) if entry.header.op == op);
-            // The new copy is on its way: that is read, not the old one.
-            if !member.writing.iter().any(|(_, write)| is_repair(write)) {
-                member.staged.remove(&op);
-            }
+            member.staged.remove(&op);
             self.group.input(id, Input::Faulty { op });
         }
     }

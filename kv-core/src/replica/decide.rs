@@ -62,6 +62,16 @@ enum Word {
     Untold,
 }
 
+impl Word {
+    /// Of the entry that stands there, or stood there.
+    const fn hash(self) -> Option<Hash> {
+        match self {
+            Self::Present(hash) | Self::Faulty(Some(hash)) => Some(hash),
+            Self::Faulty(None) | Self::Absent | Self::Untold => None,
+        }
+    }
+}
+
 fn word(summary: &LogSummary, op: Op) -> Word {
     if op > summary.head {
         return if summary.open { Word::Faulty(None) } else { Word::Absent };
@@ -180,12 +190,13 @@ impl Ballot<'_> {
                 Verdict::Keep(hash) => suffix.push(hash),
                 Verdict::Cut => break,
                 Verdict::Wait if self.mode == Mode::Careless => break,
-                Verdict::Wait => match self.last_copy(op, suffix.last().copied().unwrap_or(base.hash)) {
-                    Some(hash) => {
+                Verdict::Wait => match self.last_resort(op, suffix.last().copied().unwrap_or(base.hash)) {
+                    Verdict::Keep(hash) => {
                         suffix.push(hash);
                         end = if is_open { end.max(op.next()) } else { end };
                     }
-                    None => return Decision::Stuck(op),
+                    Verdict::Cut => break,
+                    Verdict::Wait => return Decision::Stuck(op),
                 },
             }
         }
@@ -226,39 +237,41 @@ impl Ballot<'_> {
         if nacks >= self.quorums.nack { Verdict::Cut } else { Verdict::Wait }
     }
 
-    /// As a last resort: an entry that only members of a lower `log_view` still tell of is kept where it goes on from what is kept below
-    /// it, and no other can have been committed: too few may have held one. Whoever acknowledged an entry that was committed would still have
-    /// it, or be damaged there.
-    fn last_copy(&self, op: Op, below: Hash) -> Option<Hash> {
-        if self.mode != Mode::LastResort {
-            return None;
-        }
-        let said = |op| self.votes.values().map(move |summary| word(summary, op));
-        let follows =
-            |word: Word| matches!(word, Word::Present(hash) | Word::Faulty(Some(hash)) if hash == below);
-        let copies = said(op).zip(said(op.previous())).filter(|(_, before)| follows(*before));
-        let may_have_held = |rival: Hash| {
-            let is_it = |word: &Word| match word {
-                Word::Present(hash) | Word::Faulty(Some(hash)) => *hash == rival,
+    /// As a last resort, what may have been committed is counted, whoever names it: whoever acknowledged an entry that was committed still has it,
+    /// or is damaged there, and every later view's log has it. So it was not where a member names another in the log of that view or of a
+    /// later one, nor if it does not go on from what is kept `below`. If one alone is left, and intact, it is kept; if none is, the log ends.
+    fn last_resort(&self, op: Op, below: Hash) -> Verdict {
+        let quorum = self.quorums.members - self.quorums.nack + 1;
+        let tell = |vote: &LogSummary| (vote.log_view, word(vote, op), word(vote, op.previous()));
+        let said: Vec<(View, Word, Word)> = self.votes.values().map(tell).collect();
+        let holders = |wanted: Option<Hash>| {
+            let others = said.iter().filter(|(_, word, _)| word.hash().is_some_and(|it| Some(it) != wanted));
+            let since = others.map(|(log_view, ..)| *log_view).max();
+            let may_have = |word: &Word| match word {
+                Word::Present(hash) | Word::Faulty(Some(hash)) => Some(*hash) == wanted,
                 Word::Faulty(None) | Word::Untold => true,
                 Word::Absent => false,
             };
-            said(op).filter(is_it).count()
+            let later = |log_view: View| since.is_none_or(|since| log_view > since);
+            said.iter().filter(|(log_view, word, _)| may_have(word) && later(*log_view)).count()
         };
-        let none_other = |kept: Hash| {
-            let rivals = said(op).map(|word| match word {
-                Word::Present(hash) | Word::Faulty(Some(hash)) => hash,
-                // One that nobody names.
-                Word::Faulty(None) | Word::Untold | Word::Absent => Hash::ZERO,
-            });
-            let quorum = self.quorums.members - self.quorums.nack + 1;
-            rivals.filter(|rival| *rival != kept).all(|rival| may_have_held(rival) < quorum)
+        if self.mode != Mode::LastResort || holders(None) >= quorum {
+            return Verdict::Wait;
+        }
+        let goes_on = |wanted: Hash| {
+            let told = said.iter().filter(|(_, word, _)| *word == Word::Present(wanted));
+            told.filter_map(|(.., before)| before.hash()).all(|parent| parent == below)
         };
-        let hashes = copies.filter_map(|(word, _)| match word {
-            Word::Present(hash) => Some(hash),
-            Word::Faulty(_) | Word::Untold | Word::Absent => None,
-        });
-        hashes.into_iter().find(|hash| none_other(*hash))
+        let named = said.iter().filter_map(|(_, word, _)| word.hash());
+        let mut left: Vec<Hash> =
+            named.filter(|hash| holders(Some(*hash)) >= quorum && goes_on(*hash)).collect();
+        left.sort_unstable();
+        left.dedup();
+        match left[..] {
+            [] => Verdict::Cut,
+            [hash] if said.iter().any(|(_, word, _)| *word == Word::Present(hash)) => Verdict::Keep(hash),
+            _ => Verdict::Wait,
+        }
     }
 }
 

@@ -186,10 +186,23 @@ fn v5_the_last_copy_of_an_older_log_view_is_kept_where_nothing_else_can_have_bee
     // Both of the others may have acknowledged another one in view 1.
     let unknown = votes(&[copy.clone(), open.clone(), open.clone()]);
     assert_eq!(super::decide(&unknown, THREE), Decision::Stuck(Op::new(3)));
-    // It does not go on from what is kept below.
+    // It does not go on from what is kept below: so it was not committed, and nothing else can have been.
     let other = summary(0, 1, &[Slot::Faulty(Some(hash(2, 7))), present(3, 7)]);
     let broken = votes(&[other, open.clone(), summary(0, 1, &[])]);
-    assert_eq!(super::decide(&broken, THREE), Decision::Stuck(Op::new(3)));
+    assert_eq!(decide(&broken, THREE).expect("complete").head(), Op::new(2));
     // Not everyone has answered.
     assert_eq!(super::decide(&votes(&[copy, open]), THREE), Decision::Stuck(Op::new(3)));
+}
+
+/// Rule V5: a log of view 0 has one entry at op 3. Members 1 and 2 may both have acknowledged it; had they acknowledged another one later, both
+/// would be of a later view.
+#[test]
+fn v5_the_last_copy_of_an_entry_is_kept_where_the_others_cannot_tell_what_they_had() {
+    let copy = summary(0, 1, &[present(2, 0), present(3, 0)]);
+    let later = summary(1, 1, &[present(2, 0), Slot::Faulty(None)]);
+    let equal = summary(0, 1, &[present(2, 0), Slot::Faulty(None)]);
+    let decided = decide(&votes(&[copy.clone(), later.clone(), equal]), THREE).expect("complete");
+    assert_eq!(decided.suffix, vec![hash(2, 0), hash(3, 0)]);
+    let unknown = votes(&[copy, later.clone(), later]);
+    assert_eq!(super::decide(&unknown, THREE), Decision::Stuck(Op::new(3)));
 }

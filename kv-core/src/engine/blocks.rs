@@ -78,9 +78,11 @@ impl Blocks {
     /// Opens a file that [`create`](Self::create) made.
     pub(super) fn open(file: Arc<dyn File>, abandoned: Arc<AtomicBool>) -> Result<Self, EngineError> {
         let io = |error| EngineError::io(READ, error);
-        // What an earlier process wrote and did not sync is readable now and gone after a power cut. Nothing may be
-        // believed that could still go away: the journal is dropped on the strength of it.
+        // What an earlier process wrote and did not sync is readable now and gone after a power cut, and what it failed to sync
+        // stays readable although no sync will ever make it durable. Nothing may be believed that could still go away: the journal
+        // is dropped on the strength of it.
         file.sync().map_err(io)?;
+        file.drop_cache().map_err(io)?;
         let len = file.len().map_err(io)?;
         if len < file_len(0) {
             return Err(EngineError::damaged("it is too short to be one"));

@@ -150,6 +150,9 @@ impl Journal {
             };
         };
         loaded.superblock.check_identity(&identity)?;
+        if loaded.superblock.cuts.is_full() {
+            believe_the_disk_only(&*storage, &names)?;
+        }
         let scans = scan_all(&*storage, &names, owner)?;
         recovery::check_files(&loaded.superblock, &scans)?;
         let recovery = recovery::recover(&loaded.superblock, &scans);
@@ -256,6 +259,17 @@ impl Journal {
         segments.prepare(&self.reader)?;
         Ok(Store::new(file, superblock, segments, self.reader.clone()))
     }
+}
+
+/// Void blocks are erased while the list of cuts is full, and the cuts are dropped when that is durable. If an earlier process has died
+/// or failed there, zeros may be read that never reached the disk: then the cuts would be dropped too early. (Entries and headers of
+/// which that may be so are written again; see [`Segments::rewrite`].)
+fn believe_the_disk_only(storage: &dyn Storage, names: &[String]) -> Result<(), OpenError> {
+    for name in names.iter().filter(|name| segment::parse_name(name).is_some()) {
+        let file = storage.open(name).and_then(|file| file.sync().and_then(|()| file.drop_cache()));
+        file.map_err(|source| OpenError::Disk { doing: format!("sync {name}"), source })?;
+    }
+    Ok(())
 }
 
 fn scan_all(storage: &dyn Storage, names: &[String], owner: Owner) -> Result<Vec<Scan>, OpenError> {

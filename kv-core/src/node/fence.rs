@@ -82,6 +82,11 @@ impl File for FencedFile {
         self.inner.sync()
     }
 
+    fn drop_cache(&self) -> io::Result<()> {
+        open(&self.closed)?;
+        self.inner.drop_cache()
+    }
+
     fn len(&self) -> io::Result<u64> {
         open(&self.closed)?;
         self.inner.len()

@@ -86,6 +86,8 @@ pub enum Bug {
     NoSync,
     /// New and renamed files are not made durable in their directory.
     NoDirectorySync,
+    /// What the system's cache shows of the state is believed, though a failed sync may have dropped it.
+    CacheBelieved,
     /// A sync that failed is tried again, and then believed.
     FailedSyncRetried,
 }
@@ -130,6 +132,7 @@ impl Bug {
         Self::FailedForUnknown,
         Self::NoSync,
         Self::NoDirectorySync,
+        Self::CacheBelieved,
         Self::FailedSyncRetried,
     ];
 }

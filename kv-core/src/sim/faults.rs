@@ -181,7 +181,12 @@ impl World {
             _ if slot.is_up() => {
                 use super::storage::Kind;
                 let kinds = [Kind::Write, Kind::Sync, Kind::Sync, Kind::Name, Kind::SyncDirectory];
-                slot.disk.fail_next(*pick(&mut self.rng, &kinds));
+                // Syncs of the state are rare among those of the journal.
+                let count = self.rng.u32(1..5);
+                let of_state = self.rng.u32(0..3) == 0 && slot.disk.fail_sync_of("state", count);
+                if !of_state {
+                    slot.disk.fail_next(*pick(&mut self.rng, &kinds));
+                }
                 slot.disk_stops = true;
             }
             _ => {}

@@ -37,8 +37,6 @@ pub(super) struct Member {
     pub(super) full: bool,
     /// Its journal was damaged, now or earlier: what has been repaired may be told again as long as its remains lie there.
     pub(super) flipped: bool,
-    /// Its state may have suffered: losing it is no surprise.
-    pub(super) flipped_state: bool,
     /// The disk takes this many times as long.
     pub(super) slowness: u32,
     /// The disk finishes nothing: what it would have finished since.
@@ -108,7 +106,6 @@ impl Member {
             disk_stops: false,
             full: false,
             flipped: false,
-            flipped_state: false,
             slowness: 1,
             stalled: None,
             wiped: false,
@@ -123,11 +120,6 @@ impl Member {
     /// Whether an error of its disk is no surprise.
     pub(super) const fn may_fail(&self) -> bool {
         self.disk_stops || self.full
-    }
-
-    /// Whether something missing on its disk is no surprise.
-    const fn may_have_lost(&self) -> bool {
-        self.flipped || self.flipped_state
     }
 
     /// Whether its process runs (or is paused).
@@ -228,7 +220,7 @@ impl World {
         let Some(state) = &opened.state else { return Ok(()) };
         // The engine is the later of the two: it makes a checkpoint durable before the superblock hears of it.
         let (found, recorded) = (state.checkpoint(), opened.recovered.checkpoint);
-        if found.op < recorded.op && !self.members[member].may_have_lost() {
+        if found.op < recorded.op && !self.members[member].flipped {
             return Err(format!("the state is at {found:?}, the superblock knows of {recorded:?}"));
         }
         match opened.recovered.footing(state.checkpoint()) {
@@ -242,7 +234,7 @@ impl World {
             }
             Footing::Lost => {
                 let lost = (state.checkpoint(), opened.recovered.floor);
-                if !self.members[member].may_have_lost() {
+                if !self.members[member].flipped {
                     return Err(format!("the state is at {:?}, the log begins at {:?}", lost.0, lost.1));
                 }
                 opened.state = None;
@@ -330,11 +322,7 @@ impl World {
 
     /// The disk has failed, as was to be expected: the process ends, and perhaps the machine loses power.
     pub(super) fn disk_failed(&mut self, member: usize) {
-        let alone = self.members.len() == 1;
-        let end = if alone || self.rng.bool() { End::PowerCut } else { End::Kill };
-        // What a failed sync has dropped is still read by the next process, and gone with the power (seed 336): the journal
-        // writes it again, the engine does not, and its state may have to be fetched.
-        self.members[member].flipped_state |= end == End::Kill;
+        let end = if self.rng.bool() { End::PowerCut } else { End::Kill };
         self.end_process(member, end);
     }
 

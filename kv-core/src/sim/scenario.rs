@@ -334,6 +334,16 @@ impl Cluster {
         }
     }
 
+    /// The first client writes until it is so.
+    pub(super) fn put_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let mut left = 100;
+        while !done(self) {
+            assert!(left > 0, "written in vain: {what}");
+            left -= 1;
+            self.put("k", &"w".repeat(500));
+        }
+    }
+
     /// The first client reads.
     pub(super) fn get(&mut self, key: &str) -> Option<String> {
         let asked = self.begin_get(0, key);
@@ -499,6 +509,13 @@ impl Cluster {
         let slot = &mut self.world.members[member];
         slot.disk_stops = true;
         slot.disk.fail_next(super::storage::Kind::Sync);
+    }
+
+    /// This sync of the state from now on fails (1 is the next), and only that one.
+    pub(super) fn fail_sync_of_state(&mut self, member: usize, count: u32) {
+        let slot = &mut self.world.members[member];
+        slot.disk_stops = true;
+        assert!(slot.disk.fail_sync_of("state", count), "there is a state on disk");
     }
 
     /// The disk fails at this operation from now (1 is the next): the process ends there, and comes back.

@@ -123,6 +123,7 @@ const TOLD: &[Bug] = &[
     Bug::SessionsNotInCheckpoint,
     Bug::NoSync,
     Bug::NoDirectorySync,
+    Bug::CacheBelieved,
     Bug::FailedSyncRetried,
 ];
 

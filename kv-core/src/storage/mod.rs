@@ -71,6 +71,16 @@ pub trait File: Send + Sync + Debug {
     /// Whatever the disk says.
     fn sync(&self) -> io::Result<()>;
 
+    /// Lets later reads see what is on the disk: the system forgets what it holds of the file in memory, except for what still waits to
+    /// be written. To be called after a [`sync`](Self::sync), before anything is believed that an earlier process may have failed to
+    /// make durable: Linux marks pages whose write failed as clean and goes on showing them, until the machine restarts.
+    ///
+    /// Works on Linux, and as far as the system can: pages that something else maps or is writing stay. Elsewhere it does nothing.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    fn drop_cache(&self) -> io::Result<()>;
+
     /// The length in bytes.
     ///
     /// # Errors
@@ -111,6 +121,9 @@ pub(crate) mod tests {
         storage.open("a").unwrap().read_at(&mut cut, 0).unwrap();
         assert_eq!(&cut, b"\0\0\0h\0\0");
         file.sync().unwrap();
+        file.drop_cache().unwrap();
+        file.read_at(&mut cut, 0).unwrap();
+        assert_eq!(&cut, b"\0\0\0h\0\0", "what is durable is there");
 
         storage.create("c").unwrap().write_at(b"other", 0).unwrap();
         storage.rename("a", "c").unwrap();

@@ -202,6 +202,10 @@ impl File for AilingFile {
         self.file.sync()
     }
 
+    fn drop_cache(&self) -> Result<()> {
+        self.file.drop_cache()
+    }
+
     fn len(&self) -> Result<u64> {
         self.file.len()
     }

@@ -566,6 +566,26 @@ fn a_power_cut_while_void_blocks_are_erased_brings_none_back() {
     }
 }
 
+/// Rule D4: what was erased in the system's cache only is still there after a power cut.
+#[test]
+fn an_erasure_of_which_the_sync_failed_is_not_believed() {
+    let (disk, mut journal) = formed();
+    let log = rounds(&mut journal, 64);
+    disk.fail_next(Kind::Sync);
+    let cut = view(65, 0, Some((log.last().unwrap().header.anchor(), 65)));
+    journal.execute(&[cut]).unwrap_err();
+    disk.kill();
+    let shows_what_is_durable = || {
+        let durable = disk.fork();
+        durable.crash_losing_all();
+        segments(&disk).iter().all(|name| disk.contents(name) == durable.contents(name))
+    };
+    assert!(!shows_what_is_durable(), "zeros are read");
+    let recovered = reopened(&disk);
+    assert_eq!((recovered.entries.len(), recovered.is_damaged()), (64, false));
+    assert!(shows_what_is_durable());
+}
+
 #[test]
 fn erased_entries_do_not_stand_in_for_damaged_ones() {
     let (disk, mut journal) = formed();

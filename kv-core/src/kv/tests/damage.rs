@@ -254,6 +254,10 @@ impl File for Meddling<(Disk, Arc<dyn File>)> {
         self.disk.1.sync()
     }
 
+    fn drop_cache(&self) -> io::Result<()> {
+        self.disk.1.drop_cache()
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.disk.1.len()
     }

@@ -64,6 +64,31 @@ fn d4_a_sync_that_failed_is_not_tried_again() {
     });
 }
 
+/// Rule D4 of PROTOCOL.md: what a failed sync has dropped is still shown by the system's cache to the next process, and gone with the
+/// power. Here a checkpoint is interrupted that builds on one of which the disk knows nothing.
+#[test]
+fn d4_a_state_that_only_the_cache_holds_is_not_believed() {
+    let often = |plan: &mut Plan| plan.options.checkpoint_bytes = 1 << 10;
+    Story::of(1).with(often).finds(Bug::CacheBelieved).tell(|c| {
+        for operation in 2..8 {
+            c.put_until("there is a state on disk", |c| {
+                c.world.members[0].disk.names().contains(&"state".to_owned())
+            });
+            let life = c.world.members[0].life;
+            c.fail_sync_of_state(0, 1 + operation % 4);
+            c.put_until("a checkpoint has failed", |c| c.world.members[0].life > life);
+            c.put_until("the next one runs", |c| {
+                c.world.members[0].process.as_ref().is_some_and(|process| process.checkpoint.is_some())
+            });
+            c.fail_at(0, u64::from(operation));
+            c.run_until("it ends there", |c| c.world.members[0].life > life + 1);
+            c.cut_power(0);
+            c.start(0);
+            c.settle();
+        }
+    });
+}
+
 /// Rule D3 of PROTOCOL.md: a flipped bit on a minority must not cut what the majority has (NATS 2.12.1).
 #[test]
 fn d3_a_flipped_bit_does_not_vote_a_committed_entry_away() {

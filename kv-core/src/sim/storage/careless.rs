@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// The storage, used carelessly if the bug is one of that.
 pub(in crate::sim) fn careless(storage: Arc<dyn Storage>, bug: Option<Bug>) -> Arc<dyn Storage> {
     match bug {
-        Some(bug @ (Bug::NoSync | Bug::NoDirectorySync | Bug::FailedSyncRetried)) => {
+        Some(bug @ (Bug::NoSync | Bug::NoDirectorySync | Bug::FailedSyncRetried | Bug::CacheBelieved)) => {
             Arc::new(Careless { storage, bug })
         }
         _ => storage,
@@ -74,6 +74,10 @@ impl File for CarelessFile {
             Bug::FailedSyncRetried => self.file.sync().or_else(|_| self.file.sync()),
             _ => self.file.sync(),
         }
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        if self.bug == Bug::CacheBelieved { Ok(()) } else { self.file.drop_cache() }
     }
 
     fn len(&self) -> io::Result<u64> {

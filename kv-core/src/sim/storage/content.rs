@@ -13,6 +13,8 @@ pub(super) struct Content {
     /// What a failed sync has dropped although processes still see the new bytes: put back at a power cut. (Linux marks
     /// pages clean when their write-back fails.)
     dropped: Vec<(usize, Vec<u8>)>,
+    /// This sync from now on fails (1 is the next).
+    pub(super) sync_fails: Option<u32>,
     /// Reads of these fail.
     unreadable: Vec<Range<usize>>,
     /// Shared with the open handles.
@@ -87,6 +89,13 @@ impl Content {
         self.bytes.resize(new_len, 0);
     }
 
+    /// Counts a sync: whether it is the one to fail.
+    pub(super) fn is_sync_to_fail(&mut self) -> bool {
+        let left = self.sync_fails.take();
+        self.sync_fails = left.filter(|left| *left > 1).map(|left| left - 1);
+        left == Some(1)
+    }
+
     pub(super) fn sync(&mut self) {
         for change in std::mem::take(&mut self.unsynced) {
             if let Change::Write { offset, len, .. } = change {
@@ -95,13 +104,21 @@ impl Content {
         }
     }
 
-    /// A sync that fails: what was not yet durable never will be, but goes on being read until a power cut.
+    /// A sync that fails: what was not yet durable never will be, but goes on being read until a power cut, or until the cache lets go of it.
     pub(super) fn drop_unsynced(&mut self) {
         for change in std::mem::take(&mut self.unsynced) {
             if let Change::Write { offset, len, mut other, .. } = change {
                 other.resize(len, 0);
                 self.dropped.push((offset, other));
             }
+        }
+    }
+
+    /// The cache lets go of what a failed sync has dropped: it is read as it is on the disk. Not while something waits to be written: the
+    /// system keeps such pages, and nobody may rely on what it does with the others.
+    pub(super) fn forget_dropped(&mut self) {
+        if self.unsynced.is_empty() {
+            self.put_dropped_back();
         }
     }
 

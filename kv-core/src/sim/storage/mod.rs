@@ -43,13 +43,13 @@ pub enum Kind {
     Read,
     /// `File::write_at` and `File::set_len`.
     Write,
-    /// `File::sync`. What was not durable is then dropped, though it goes on being read until a power cut.
+    /// `File::sync`. What was not durable is then dropped, though it goes on being read until a power cut or `File::drop_cache`.
     Sync,
     /// `Storage::create`, `rename`, `remove`.
     Name,
     /// `Storage::sync_directory`.
     SyncDirectory,
-    /// `Storage::open` and `list`, `File::len`.
+    /// `Storage::open` and `list`, `File::len` and `drop_cache`.
     Look,
 }
 
@@ -174,6 +174,11 @@ impl Disk {
         self.lock().fail_next.push(kind);
     }
 
+    /// Fails the `count`-th sync of this file from now (1 is the next), and no other. False if there is no such file.
+    pub fn fail_sync_of(&self, name: &str, count: u32) -> bool {
+        self.with(name, |content| content.sync_fails = Some(count)).is_some()
+    }
+
     /// Makes the next write do something else.
     pub fn misdo_next_write(&self, misdeed: Misdeed) {
         self.lock().misdeed = Some(misdeed);
@@ -273,6 +278,7 @@ impl Inner {
         self.fail_at = None;
         self.fail_next.clear();
         self.misdeed = None;
+        self.files.values_mut().for_each(|content| content.sync_fails = None);
         self.collect();
     }
 
@@ -398,7 +404,10 @@ impl Handle {
         if self.life != inner.life {
             return Err(broken("simulated: this handle belongs to an earlier life"));
         }
-        let fate = inner.begin(kind);
+        let mut fate = inner.begin(kind);
+        if kind == Kind::Sync && content(&mut inner, self.file)?.is_sync_to_fail() {
+            fate = fate.and_then(|_| Err(broken("simulated: input/output error")));
+        }
         if kind == Kind::Sync && fate.is_err() && inner.fail_at.is_none() {
             content(&mut inner, self.file)?.drop_unsynced();
         }
@@ -446,6 +455,12 @@ impl File for Handle {
         fate.end(())?;
         content(&mut inner, self.file)?.sync();
         Ok(())
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        let (mut inner, fate) = self.begin(Kind::Look)?;
+        content(&mut inner, self.file)?.forget_dropped();
+        fate.end(())
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -101,6 +101,24 @@ fn s10_after_a_failed_sync_the_next_one_succeeds_and_the_data_is_gone() {
 }
 
 #[test]
+fn s10_what_a_failed_sync_has_dropped_is_no_longer_read_once_the_cache_is_dropped() {
+    let (disk, file) = disk_with("a", &[1; 1024]);
+    disk.fail_next(Kind::Sync);
+    file.write_at(&[2; 1024], 0).unwrap();
+    file.sync().unwrap_err();
+    file.write_at(&[3; 512], 512).unwrap();
+    file.drop_cache().unwrap();
+    let bytes = disk.contents("a").unwrap();
+    assert_eq!((bytes[0], bytes[512]), (2, 3), "not while something waits to be written");
+    file.sync().unwrap();
+    file.drop_cache().unwrap();
+    let bytes = disk.contents("a").unwrap();
+    assert_eq!((bytes[0], bytes[512]), (1, 3));
+    disk.crash_losing_all();
+    assert_eq!(disk.contents("a").unwrap(), bytes);
+}
+
+#[test]
 fn a_failing_disk_fails_from_the_given_operation_on_until_the_crash() {
     let (disk, file) = disk_with("a", &[1; 512]);
     disk.fail_after(2);

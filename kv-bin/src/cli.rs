@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and which `KV_*` variable stands in for which flag.
 
-use crate::config::{TransportKind, Tuning};
+use crate::config::Tuning;
+use crate::network::TransportKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::ops::Range;
@@ -110,7 +111,11 @@ pub(crate) struct ConnectArgs {
     #[arg(long, env = "KV_CLUSTER", value_name = "NAME")]
     pub(crate) cluster: Option<String>,
 
-    /// The cluster's configuration file, for its name and the members' addresses.
+    /// How the members are reached, as they were told [default: tcp]
+    #[arg(long, env = "KV_TRANSPORT", value_name = "TRANSPORT")]
+    pub(crate) transport: Option<TransportKind>,
+
+    /// The cluster's configuration file, for its name, its transport and the members' addresses.
     #[arg(long, env = "KV_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
@@ -213,9 +218,9 @@ pub(crate) struct SimArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct DemoArgs {
-    /// The network between members and client.
-    #[arg(long, value_name = "TRANSPORT", default_value = "tcp")]
-    pub(crate) transport: TransportKind,
+    /// The network between members and client [default: tcp]
+    #[arg(long, value_name = "TRANSPORT")]
+    pub(crate) transport: Option<TransportKind>,
     /// What to show.
     #[arg(long, value_name = "SCENARIO", default_value = "all")]
     pub(crate) scenario: Scenario,

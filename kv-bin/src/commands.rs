@@ -1,10 +1,9 @@
 //! The client commands: connect, do one thing, say how it went.
 
 use crate::cli::{ConnectArgs, DeleteArgs, GetArgs, PutArgs, ScanArgs, StatusArgs};
-use crate::config::{ConnectConfig, TransportKind};
+use crate::config::ConnectConfig;
 use crate::failure::Failure;
 use crate::output::{self, BAD, Cell, GOOD, NOTE};
-use crate::serve;
 use futures::StreamExt as _;
 use kv_core::Client;
 use kv_core::client::MemberReport;
@@ -115,7 +114,7 @@ pub(crate) async fn status(args: StatusArgs, json: bool) -> Result<(), Failure> 
 async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
     let config = ConnectConfig::resolve(args)?;
     let mut builder = Client::builder(&config.cluster)
-        .transport(serve::transport(TransportKind::Tcp)?)
+        .transport(config.transport.transport()?)
         .name("kv")
         .deadline(args.timeout)
         .connect_timeout(args.timeout);

@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod failure;
 mod log;
+mod network;
 mod output;
 mod serve;
 mod signals;

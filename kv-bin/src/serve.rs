@@ -1,13 +1,12 @@
 //! `kv serve`: one member, until it is told to stop.
 
-use crate::config::{ServeConfig, TransportKind};
+use crate::config::ServeConfig;
 use crate::failure::Failure;
 use crate::output::{self, STRONG, styled};
 use crate::signals::Signals;
 use kv_core::Node;
 use kv_core::config::Role;
 use kv_core::node::StartError;
-use kv_core::transport::tcp::Tcp;
 use kv_core::transport::{Fault, Faults, Faulty, Lane, Scope, Transport, TransportError};
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
@@ -22,7 +21,7 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     let mut signals =
         Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
     let node = Node::builder(config.cluster.clone(), config.id.get())
-        .transport(lossy(transport(config.transport)?, config.lose))
+        .transport(lossy(config.transport.transport()?, config.lose))
         .data_dir(&config.data)
         .options(config.options.clone())
         .listen(&config.listen)
@@ -60,17 +59,7 @@ fn explain(error: &StartError, data: &Path) -> Failure {
     }
 }
 
-/// The network that `kind` names.
-pub(crate) fn transport(kind: TransportKind) -> Result<Arc<dyn Transport>, Failure> {
-    match kind {
-        TransportKind::Tcp => Ok(Arc::new(Tcp::new())),
-        TransportKind::Quic => {
-            Err(Failure::usage("the transport quic is not compiled into this kv: use --transport tcp"))
-        }
-    }
-}
-
-/// The same network, with losses between members; clients keep theirs.
+/// A network with losses between members; clients keep theirs.
 fn lossy(inner: Arc<dyn Transport>, (percent, seed): (u8, u64)) -> Arc<dyn Transport> {
     if percent == 0 {
         return inner;

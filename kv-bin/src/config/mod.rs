@@ -5,7 +5,7 @@ mod units;
 
 use crate::cli::{ConnectArgs, ServeArgs};
 use crate::failure::Failure;
-use clap::ValueEnum;
+use crate::network::TransportKind;
 use kv_core::config::{Cluster, ClusterBuilder, ConfigError, Options, Role};
 use kv_core::ids::MemberId;
 use serde::Deserialize;
@@ -21,27 +21,6 @@ const DEFAULT_CLUSTER: &str = "kv";
 const DEFAULT_ADDRESS: &str = "127.0.0.1:7000";
 /// Where a member keeps its data that was told nothing.
 const DEFAULT_DATA: &str = "kv-data-{id}";
-
-/// How members and clients reach each other.
-#[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum TransportKind {
-    /// TCP.
-    #[default]
-    Tcp,
-    /// QUIC, where it is compiled in.
-    Quic,
-}
-
-impl TransportKind {
-    /// The name, as typed.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Quic => "quic",
-        }
-    }
-}
 
 /// What the file may say; `cluster.example.toml` explains each line.
 #[derive(Deserialize, Debug, Default)]
@@ -90,6 +69,7 @@ pub(crate) struct ServeConfig {
 pub(crate) struct ConnectConfig {
     pub(crate) cluster: String,
     pub(crate) addresses: Vec<String>,
+    pub(crate) transport: TransportKind,
 }
 
 impl ServeConfig {
@@ -120,6 +100,8 @@ impl ServeConfig {
         let role = member.role;
         let listen = args.listen.or(file.listen).unwrap_or_else(|| member.address.clone());
         check_listen(id, &listen, args.insecure.or(file.insecure).unwrap_or(false))?;
+        let transport = args.transport.or(file.transport).unwrap_or_default();
+        transport.check()?;
         let options = args.tuning.or(file.options).into_options();
         options.check().map_err(Failure::usage)?;
         let data = args.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA));
@@ -127,7 +109,7 @@ impl ServeConfig {
             role,
             data: substitute(data, id)?,
             listen,
-            transport: args.transport.or(file.transport).unwrap_or_default(),
+            transport,
             options,
             log: file.log,
             exit_with_parent: args.exit_with_parent,
@@ -157,7 +139,9 @@ impl ConnectConfig {
                 )));
             }
         }
-        Ok(Self { cluster, addresses })
+        let transport = args.transport.or(file.transport).unwrap_or_default();
+        transport.check()?;
+        Ok(Self { cluster, addresses, transport })
     }
 }
 

@@ -5,10 +5,8 @@ use super::members::{COUNT, Members, Plan};
 use super::story::Story;
 use super::watch;
 use super::writers::Writers;
-use crate::config::TransportKind;
 use crate::failure::Failure;
 use crate::output::{BAD, GOOD};
-use crate::serve;
 use std::time::{Duration, Instant};
 
 /// How many writers work at once.
@@ -27,13 +25,13 @@ const STEP_LIMIT: Duration = Duration::from_secs(30);
 /// Tells the story of a killed primary.
 pub(super) async fn run(story: &Story, plan: &Plan) -> Result<Verdict, Failure> {
     let mut members = Members::start(plan).await?;
-    let result = play(story, &mut members, plan.seed).await;
+    let result = play(story, &mut members, plan).await;
     result.inspect_err(|_| super::show_logs(story, &members))
 }
 
-async fn play(story: &Story, members: &mut Members, seed: u64) -> Result<Verdict, Failure> {
+async fn play(story: &Story, members: &mut Members, plan: &Plan) -> Result<Verdict, Failure> {
     super::introduce(story, members);
-    let clients = watch::connect(members, &serve::transport(TransportKind::Tcp)?, seed, WRITERS).await?;
+    let clients = watch::connect(members, &plan.transport.transport()?, plan.seed, WRITERS).await?;
     let client = &clients[0];
     let first = watch::formed(client, COUNT.into()).await?;
     story.tell(format_args!("the cluster has formed: member {} is primary in view {}", first.id, first.view));

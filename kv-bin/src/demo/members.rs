@@ -1,10 +1,11 @@
 //! The demo's members: real processes in a folder that goes when they go.
 
 use crate::failure::Failure;
+use crate::network::TransportKind;
 use crate::serve;
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +40,8 @@ pub(crate) struct Members {
 /// What all members are told.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    /// How members and clients reach each other.
+    pub(crate) transport: TransportKind,
     /// Decides which messages are lost.
     pub(crate) seed: u64,
     /// What share of the messages between members is lost, in percent.
@@ -128,6 +131,8 @@ impl Members {
                 &id.to_string(),
                 "--members",
                 &members.join(","),
+                "--transport",
+                self.plan.transport.name(),
             ])
             .arg("--data")
             .arg(self.folder.join(id.to_string()))
@@ -236,11 +241,13 @@ fn free_ports(count: usize) -> Result<Vec<u16>, Failure> {
         if held.len() == count {
             break;
         }
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", fastrand::u16(10_000..30_000))) {
-            held.push(listener);
+        let port = fastrand::u16(10_000..30_000);
+        if let (Ok(tcp), Ok(udp)) =
+            (TcpListener::bind(("127.0.0.1", port)), UdpSocket::bind(("127.0.0.1", port)))
+        {
+            held.push((port, tcp, udp));
         }
     }
-    let ports: Vec<u16> =
-        held.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect();
+    let ports: Vec<u16> = held.iter().map(|(port, ..)| *port).collect();
     if ports.len() == count { Ok(ports) } else { Err(Failure::failed("cannot find free ports on 127.0.0.1")) }
 }

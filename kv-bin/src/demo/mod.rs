@@ -9,10 +9,9 @@ mod watch;
 mod writers;
 
 use crate::cli::{DemoArgs, Scenario};
-use crate::config::TransportKind;
 use crate::failure::Failure;
+use crate::network::TransportKind;
 use crate::output::{self, BAD, Cell, GOOD, NOTE, styled};
-use crate::serve;
 use crate::signals::Signals;
 use ledger::Verdict;
 use members::{Members, Plan};
@@ -47,8 +46,9 @@ pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Resu
     let mut signals =
         Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
     // Says early what is not compiled in.
-    serve::transport(args.transport)?;
-    let plan = Plan { seed: args.seed, loss: 0, log };
+    let transport = args.transport.unwrap_or_default();
+    transport.check()?;
+    let plan = Plan { transport, seed: args.seed, loss: 0, log };
     let reports = tokio::select! {
         reports = tell(&args, &plan, json) => reports?,
         signal = signals.next() => {
@@ -60,7 +60,7 @@ pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Resu
 
 async fn tell(args: &DemoArgs, plan: &Plan, json: bool) -> Result<Vec<Report>, Failure> {
     let mut reports = Vec::new();
-    let transport = args.transport;
+    let transport = plan.transport;
     if matches!(args.scenario, Scenario::Crash | Scenario::All) {
         let story = Story::begin("crash: the primary is killed in the middle of writes", json);
         let verdict = crash::run(&story, plan).await?;

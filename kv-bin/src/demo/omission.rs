@@ -7,7 +7,6 @@ use super::watch;
 use super::writers::Writers;
 use crate::failure::Failure;
 use crate::output::{BAD, GOOD};
-use kv_core::transport::tcp::Tcp;
 use kv_core::transport::{Direction, Fault, Faults, Faulty, Lane, Scope, Transport};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,16 +33,17 @@ const MEMBER_LOSS: u8 = 3;
 /// Tells the story of lost messages.
 pub(super) async fn run(story: &Story, plan: &Plan) -> Result<Verdict, Failure> {
     let members = Members::start(&Plan { loss: MEMBER_LOSS, ..plan.clone() }).await?;
-    let result = play(story, &members, plan.seed).await;
+    let result = play(story, &members, plan).await;
     result.inspect_err(|_| super::show_logs(story, &members))
 }
 
-async fn play(story: &Story, members: &Members, seed: u64) -> Result<Verdict, Failure> {
+async fn play(story: &Story, members: &Members, plan: &Plan) -> Result<Verdict, Failure> {
     super::introduce(story, members);
-    let faults = Faults::new(seed);
-    let transport = Faulty::new(Tcp::new(), faults.clone(), kv_core::wire::framing()).spare_first();
+    let faults = Faults::new(plan.seed);
+    let transport =
+        Faulty::new(plan.transport.transport()?, faults.clone(), kv_core::wire::framing()).spare_first();
     let transport: Arc<dyn Transport> = Arc::new(transport);
-    let clients = watch::connect(members, &transport, seed, WRITERS).await?;
+    let clients = watch::connect(members, &transport, plan.seed, WRITERS).await?;
     let client = &clients[0];
     let primary = watch::formed(client, COUNT.into()).await?;
     story.tell(format_args!(
@@ -56,6 +56,7 @@ async fn play(story: &Story, members: &Members, seed: u64) -> Result<Verdict, Fa
     writers.work(CALM / 10, CALM, SPAN / 2, STEP_LIMIT).await?;
 
     faults.set(Scope::all().lane(Lane::Client), Fault::new().loss(CLIENT_LOSS));
+    let seed = plan.seed;
     let percent = CLIENT_LOSS * 100.0;
     story.tell_in(
         BAD,

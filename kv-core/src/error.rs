@@ -2,6 +2,7 @@
 
 use crate::client::{CallError, Cause};
 use crate::ids::Revision;
+use crate::message::{RequestError, StepFailure};
 
 /// Why a client could not be connected.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +41,7 @@ impl ConnectError {
     }
 }
 
-/// Why a put or a delete has no result.
+/// Why a put, a delete or a transaction has no result.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
@@ -66,6 +67,17 @@ pub enum WriteError {
         /// The limit.
         max: usize,
     },
+    /// The transaction is malformed. Nothing was changed.
+    #[error(transparent)]
+    Malformed(RequestError),
+    /// A step of the transaction could not be done. Nothing was changed.
+    #[error("step {step} cannot be done: {why}")]
+    StepFailed {
+        /// Which, from 0, of the list that was to be done.
+        step: usize,
+        /// Why.
+        why: StepFailure,
+    },
     /// The cluster refuses the request. Nothing was changed.
     #[error("refused: {0}")]
     Refused(String),
@@ -78,6 +90,19 @@ pub enum WriteError {
     /// The client was closed. Nothing was changed.
     #[error("the client is closed")]
     Closed,
+}
+
+impl From<RequestError> for WriteError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Key { len, max } => Self::Key { len, max },
+            RequestError::Value { len, max } => Self::Value { len, max },
+            error @ (RequestError::Malformed
+            | RequestError::Parts { .. }
+            | RequestError::Transaction { .. }
+            | RequestError::Twice { .. }) => Self::Malformed(error),
+        }
+    }
 }
 
 impl WriteError {

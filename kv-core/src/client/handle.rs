@@ -1,7 +1,9 @@
 //! The client's handle.
 
 use super::driver::{Begin, Command};
-use super::{Call, CallError, CallId, Cause, ClientBuilder, Delete, Get, Put, Reply, Scan, Trouble};
+use super::{
+    Add, Call, CallError, CallId, Cause, ClientBuilder, Delete, Get, Put, Reply, Scan, Transact, Trouble,
+};
 use crate::error::{CallFailed, ConnectError};
 use crate::ids::MemberId;
 use crate::message::MemberStatus;
@@ -152,6 +154,17 @@ impl Client {
     /// Removes a key. Await the builder to run it.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Delete {
         Delete::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
+    }
+
+    /// Adds to a counter, a key whose value is a whole number in decimal digits; an absent one counts as 0. Await the builder to
+    /// run it.
+    pub fn add(&self, key: impl AsRef<[u8]>, by: i64) -> Add {
+        Add::new(self.clone(), key.as_ref(), by)
+    }
+
+    /// Does several things at once, or none of them. Add conditions and steps, then await the builder to run it.
+    pub fn transaction(&self) -> Transact {
+        Transact::new(self.clone())
     }
 
     /// Reads a key: linearizable unless said otherwise. Await the builder to run it.

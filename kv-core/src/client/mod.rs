@@ -13,6 +13,7 @@ mod ops;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 pub use builder::ClientBuilder;
 pub use call::{Call, CallError, CallId, Cause, CoreInput, CoreOptions, CoreOutput, Reply, Trouble};
@@ -20,6 +21,7 @@ pub use decide::Core;
 pub use handle::{Client, MemberReport};
 pub use ops::{Delete, Deleted, Get, Put, Written};
 pub use scan::Scan;
+pub use transaction::{Add, Added, Transact, Transacted};
 
 use builder::LocalMember;
 pub(crate) use handle::Closed;

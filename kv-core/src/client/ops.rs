@@ -146,10 +146,7 @@ impl IntoFuture for Put {
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, key, value, guard, deadline } = self;
         Box::pin(async move {
-            check_value(&client, &value)?;
-            let size = value.len();
-            let command = Command::Put { key, value, guard };
-            let outcome = write(&client, command, size, deadline).await?;
+            let outcome = write(&client, Command::Put { key, value, guard }, deadline).await?;
             match outcome.effect {
                 Effect::Put => Ok(Written { revision: outcome.revision, timestamp: outcome.timestamp }),
                 effect => Err(other_effect(effect)),
@@ -169,7 +166,7 @@ impl IntoFuture for Delete {
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, key, guard, deadline } = self;
         Box::pin(async move {
-            let outcome = write(&client, Command::Delete { key, guard }, 0, deadline).await?;
+            let outcome = write(&client, Command::Delete { key, guard }, deadline).await?;
             let Outcome { revision, timestamp, effect } = outcome;
             match effect {
                 Effect::Deleted { existed } => Ok(Deleted { existed, revision, timestamp }),
@@ -203,22 +200,13 @@ impl IntoFuture for Get {
 }
 
 /// Checks a write's sizes, runs it, and waits for its outcome.
-async fn write(
+pub(super) async fn write(
     client: &Client,
     command: Command,
-    size: usize,
     deadline: Option<Duration>,
 ) -> Result<Outcome, WriteError> {
-    let (Command::Put { key, guard, .. } | Command::Delete { key, guard }) = &command;
-    let (len, max) = (key.len(), client.limits().max_key_bytes as usize);
-    if len == 0 || len > max {
-        return Err(WriteError::Key { len, max });
-    }
-    let expected = if let Some(Guard::Value(value)) = guard { value.len() } else { 0 };
-    if let Some(Guard::Value(value)) = guard {
-        check_value(client, value)?;
-    }
-    let size = size + len + expected;
+    command.check(client.limits().sizes())?;
+    let size = command.payload_bytes();
     let deadline = deadline.unwrap_or(client.default_deadline());
     match client.call(Call::Write(command), size, deadline).await {
         Ok(Ok(Reply::Written(outcome))) => Ok(outcome),
@@ -230,18 +218,16 @@ async fn write(
     }
 }
 
-fn check_value(client: &Client, value: &Bytes) -> Result<(), WriteError> {
-    let (len, max) = (value.len(), client.limits().max_value_bytes as usize);
-    if len > max { Err(WriteError::Value { len, max }) } else { Ok(()) }
-}
-
 /// An outcome that is not the operation's own.
-fn other_effect(effect: Effect) -> WriteError {
+pub(super) fn other_effect(effect: Effect) -> WriteError {
     match effect {
         Effect::GuardFailed { found } => WriteError::GuardFailed { found },
-        Effect::Put | Effect::Deleted { .. } | Effect::SessionOpened | Effect::SessionClosed => {
-            WriteError::OutcomeUnknown(nonsense(&effect))
-        }
+        Effect::StepFailed { step, why } => WriteError::StepFailed { step: step as usize, why },
+        Effect::Put
+        | Effect::Deleted { .. }
+        | Effect::Transacted { .. }
+        | Effect::SessionOpened
+        | Effect::SessionClosed => WriteError::OutcomeUnknown(nonsense(&effect)),
     }
 }
 

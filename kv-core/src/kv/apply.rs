@@ -6,7 +6,6 @@ use crate::engine::EngineError;
 use crate::ids::{RequestNumber, Revision, SessionId, Timestamp};
 use crate::message::{Command, Effect, Entry, Guard, Operation, Outcome, Rejection, Request};
 use crate::session::{Answer, Decision};
-use bytes::Bytes;
 
 /// What one request of an applied entry did.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -113,36 +112,47 @@ impl State {
     }
 
     fn run_command(&mut self, turn: &Turn, command: Command) -> Result<Answer, EngineError> {
+        if command.check(self.limits.sizes()).is_err() {
+            return Ok(Err(Rejection::Invalid));
+        }
         let (key, value, guard) = match command {
             Command::Put { key, value, guard } => (key, Some(value), guard),
             Command::Delete { key, guard } => (key, None, guard),
+            Command::Transaction(transaction) => {
+                return Ok(turn.outcome(self.run_transaction(turn.revision, &transaction)?));
+            }
         };
-        let value_len = value.as_ref().map_or(0, Bytes::len);
-        if key.is_empty() || key.len() > self.limits.max_key_bytes || value_len > self.limits.max_value_bytes
-        {
-            return Ok(Err(Rejection::Invalid));
-        }
         let (found, holds) = self.look(&key, guard.as_ref())?;
         if !holds {
             return Ok(turn.outcome(Effect::GuardFailed { found: found.map(|found| found.modified) }));
         }
+        self.write(turn.revision, &key, found, value.as_deref());
+        let existed = found.is_some();
+        Ok(turn.outcome(if value.is_some() { Effect::Put } else { Effect::Deleted { existed } }))
+    }
+
+    /// Sets or removes a key of which `found` was found.
+    pub(super) fn write(&mut self, at: Revision, key: &[u8], found: Option<Numbers>, value: Option<&[u8]>) {
         let Some(value) = value else {
             if found.is_some() {
-                self.engine.write(&key, turn.revision, None);
+                self.engine.write(key, at, None);
             }
-            return Ok(turn.outcome(Effect::Deleted { existed: found.is_some() }));
+            return;
         };
         let numbers = Numbers {
-            created: found.map_or(turn.revision, |found| found.created),
-            modified: turn.revision,
+            created: found.map_or(at, |found| found.created),
+            modified: at,
             version: found.map_or(1, |found| found.version.saturating_add(1)),
         };
-        self.engine.write(&key, turn.revision, Some(record::encode(numbers, &value)));
-        Ok(turn.outcome(Effect::Put))
+        self.engine.write(key, at, Some(record::encode(numbers, value)));
     }
 
     /// The numbers of a key's record, and whether the guard holds.
-    fn look(&self, key: &[u8], guard: Option<&Guard>) -> Result<(Option<Numbers>, bool), EngineError> {
+    pub(super) fn look(
+        &self,
+        key: &[u8],
+        guard: Option<&Guard>,
+    ) -> Result<(Option<Numbers>, bool), EngineError> {
         let mut found = Ok(None);
         self.engine.newest(key, &mut |stored| {
             found = record::split(stored).map(|(numbers, value)| {

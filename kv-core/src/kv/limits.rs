@@ -2,6 +2,7 @@
 
 use crate::config::Options;
 use crate::engine::EngineError;
+use crate::message::SizeLimits;
 use crate::session::SessionLimits;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -43,6 +44,10 @@ impl From<&Options> for Limits {
 impl Limits {
     pub(super) fn sessions(&self) -> SessionLimits {
         SessionLimits { max: self.max_sessions, ttl: self.session_ttl, window: self.session_window }
+    }
+
+    pub(super) fn sizes(&self) -> SizeLimits {
+        SizeLimits { max_key_bytes: self.max_key_bytes, max_value_bytes: self.max_value_bytes }
     }
 
     /// What the replicated state depends on.

@@ -9,6 +9,7 @@ mod limits;
 mod reader;
 mod recent;
 mod record;
+mod transaction;
 mod transfer;
 
 pub use apply::Applied;

@@ -30,7 +30,10 @@ pub use client::{
 };
 pub use durable::{Behind, Cut, Damage, EntryMeta, Extent, Footing, Recovered, ViewRecord, Write};
 pub use entry::{BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, RequestIter, body_of};
-pub use request::{Command, Effect, Guard, Operation, Outcome, Rejection, Request, RequestError};
+pub use request::{
+    Command, Effect, Guard, Operation, Outcome, Rejection, Request, RequestError, SizeLimits, Step,
+    StepFailure, StepResult, Transaction,
+};
 pub use snapshot::{Adoption, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint};
 
 use crate::ids::{Anchor, Hash, MemberId, Op, Round, Timestamp, View};

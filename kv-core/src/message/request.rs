@@ -3,6 +3,7 @@
 use crate::ids::{RequestNumber, Revision, SessionId, Timestamp};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// One request, as it stands in the log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -51,6 +52,54 @@ pub enum Command {
         /// What must hold for it to be done.
         guard: Option<Guard>,
     },
+    /// Does several things at once, at one revision.
+    Transaction(Transaction),
+}
+
+/// Several changes that are done together or not at all. All guards and all steps see the state before it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Transaction {
+    /// Conditions on keys. Without any, they hold.
+    pub guards: Vec<(Bytes, Guard)>,
+    /// What is done if all guards hold. No key is named twice.
+    pub then: Vec<Step>,
+    /// What is done if one does not. No key is named twice.
+    pub otherwise: Vec<Step>,
+}
+
+/// One change of a transaction.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Step {
+    /// Sets a key.
+    Put {
+        /// The key.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+    },
+    /// Removes a key.
+    Delete {
+        /// The key.
+        key: Bytes,
+    },
+    /// Adds to a counter: a key whose value is a whole number in decimal digits. An absent key counts as 0.
+    Add {
+        /// The key.
+        key: Bytes,
+        /// How much, also below zero.
+        by: i64,
+    },
+}
+
+impl Step {
+    /// The key that it changes.
+    #[must_use]
+    pub const fn key(&self) -> &Bytes {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } | Self::Add { key, .. } => key,
+        }
+    }
 }
 
 /// A condition on the present state of the key.
@@ -97,6 +146,50 @@ pub enum Effect {
         /// The revision at which the key was last changed; `None` if it does not exist.
         found: Option<Revision>,
     },
+    /// The transaction was done.
+    Transacted {
+        /// Whether the guards held: which of the two lists of steps was done.
+        held: bool,
+        /// What each step did, in their order.
+        results: Vec<StepResult>,
+    },
+    /// A step of the transaction could not be done: nothing was changed.
+    StepFailed {
+        /// Which, from 0, of those that were to be done.
+        step: u32,
+        /// Why.
+        why: StepFailure,
+    },
+}
+
+/// What a step did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum StepResult {
+    /// The key was set.
+    Put,
+    /// The key is gone.
+    Deleted {
+        /// Whether it existed.
+        existed: bool,
+    },
+    /// The counter was changed.
+    Added {
+        /// What it is now.
+        sum: i64,
+    },
+}
+
+/// Why a step could not be done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum StepFailure {
+    /// The value is no whole number in decimal digits, from -2^63 to 2^63 - 1.
+    #[error("the value is not a whole number in decimal digits")]
+    NotANumber,
+    /// The sum would be below -2^63 or above 2^63 - 1.
+    #[error("the sum is out of the range of 64 bits")]
+    OutOfRange,
 }
 
 /// Why an applied request had no outcome of its own. Deterministic: equal on every member.
@@ -140,4 +233,144 @@ pub enum RequestError {
         /// The limit.
         max: usize,
     },
+    /// The transaction has too many guards or steps.
+    #[error("the transaction has {len} {what}: up to {max} are allowed")]
+    Parts {
+        /// Guards, or steps of one list.
+        what: &'static str,
+        /// How many.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The transaction's keys and values are too much together.
+    #[error("the transaction's keys and values have {len} bytes together: up to {max} are allowed")]
+    Transaction {
+        /// Their bytes.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Two steps that would be done together change the same key.
+    #[error("two steps of the transaction change the same key {key:?}: join them")]
+    Twice {
+        /// The key.
+        key: Bytes,
+    },
+}
+
+/// How large keys and values may be, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SizeLimits {
+    /// The largest key.
+    pub max_key_bytes: usize,
+    /// The largest value.
+    pub max_value_bytes: usize,
+}
+
+impl SizeLimits {
+    fn key(self, key: &Bytes) -> Result<(), RequestError> {
+        let (len, max) = (key.len(), self.max_key_bytes);
+        if len == 0 || len > max { Err(RequestError::Key { len, max }) } else { Ok(()) }
+    }
+
+    fn value(self, value: &Bytes) -> Result<(), RequestError> {
+        let (len, max) = (value.len(), self.max_value_bytes);
+        if len > max { Err(RequestError::Value { len, max }) } else { Ok(()) }
+    }
+
+    fn guard(self, guard: &Guard) -> Result<(), RequestError> {
+        match guard {
+            Guard::Value(value) => self.value(value),
+            Guard::Absent | Guard::Present | Guard::Revision(_) => Ok(()),
+        }
+    }
+}
+
+impl Command {
+    /// Whether it keeps to the limits. Asked by the client, at the door, and again when it is applied.
+    ///
+    /// # Errors
+    /// [`RequestError`] says which part does not.
+    pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
+        match self {
+            Self::Put { key, value, guard } => {
+                limits.key(key)?;
+                limits.value(value)?;
+                guard.iter().try_for_each(|guard| limits.guard(guard))
+            }
+            Self::Delete { key, guard } => {
+                limits.key(key)?;
+                guard.iter().try_for_each(|guard| limits.guard(guard))
+            }
+            Self::Transaction(transaction) => transaction.check(limits),
+        }
+    }
+
+    /// Bytes of its keys and values.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Put { key, value, guard } => {
+                key.len() + value.len() + guard.as_ref().map_or(0, Guard::payload_bytes)
+            }
+            Self::Delete { key, guard } => key.len() + guard.as_ref().map_or(0, Guard::payload_bytes),
+            Self::Transaction(transaction) => transaction.payload_bytes(),
+        }
+    }
+}
+
+impl Guard {
+    fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Value(value) => value.len(),
+            Self::Absent | Self::Present | Self::Revision(_) => 0,
+        }
+    }
+}
+
+impl Transaction {
+    /// The most guards, and the most steps in each of its lists.
+    pub const MAX_PARTS: usize = 64;
+
+    fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
+        let lists = [
+            ("guards", self.guards.len()),
+            ("steps", self.then.len()),
+            ("steps for the other case", self.otherwise.len()),
+        ];
+        if let Some((what, len)) = lists.into_iter().find(|(_, len)| *len > Self::MAX_PARTS) {
+            return Err(RequestError::Parts { what, len, max: Self::MAX_PARTS });
+        }
+        let (len, max) = (self.payload_bytes(), limits.max_key_bytes + limits.max_value_bytes);
+        if len > max {
+            return Err(RequestError::Transaction { len, max });
+        }
+        for (key, guard) in &self.guards {
+            limits.key(key)?;
+            limits.guard(guard)?;
+        }
+        for steps in [&self.then, &self.otherwise] {
+            let mut changed = BTreeSet::new();
+            for step in steps {
+                limits.key(step.key())?;
+                if let Step::Put { value, .. } = step {
+                    limits.value(value)?;
+                }
+                if !changed.insert(step.key()) {
+                    return Err(RequestError::Twice { key: step.key().clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn payload_bytes(&self) -> usize {
+        let guards = self.guards.iter().map(|(key, guard)| key.len() + guard.payload_bytes());
+        let steps =
+            self.then.iter().chain(&self.otherwise).map(|step| {
+                step.key().len() + if let Step::Put { value, .. } = step { value.len() } else { 0 }
+            });
+        guards.sum::<usize>() + steps.sum::<usize>()
+    }
 }

@@ -6,7 +6,7 @@ use super::shared::Shared;
 use super::{reads, status};
 use crate::config::{Options, Role};
 use crate::ids::{RequestNumber, SessionId};
-use crate::message::{Answer, ClientCall, Command, Guard, Operation, Query, ReadMode, Request, RequestError};
+use crate::message::{Answer, ClientCall, Operation, Query, ReadMode, Request, RequestError, SizeLimits};
 use crate::wire::{self, FrameReader, FrameWriter, WireError};
 use bytes::Bytes;
 use kv_transport::{Reader, Writer};
@@ -167,23 +167,9 @@ fn check(request: &[u8], options: &Options) -> Result<RequestKey, Refused> {
     if !numbered {
         return Err(Refused::NoSession);
     }
-    if let Some(Command::Put { key, guard, .. } | Command::Delete { key, guard }) = command {
-        let (len, max) = (key.len(), options.max_key_bytes);
-        if len == 0 || len > max {
-            return Err(RequestError::Key { len, max }.into());
-        }
-        check_value(
-            options,
-            guard.as_ref().and_then(|guard| if let Guard::Value(it) = guard { Some(it) } else { None }),
-        )?;
-    }
-    if let Some(Command::Put { value, .. }) = command {
-        check_value(options, Some(value))?;
+    if let Some(command) = command {
+        let Options { max_key_bytes, max_value_bytes, .. } = *options;
+        command.check(SizeLimits { max_key_bytes, max_value_bytes })?;
     }
     Ok(RequestKey::Numbered(request.session, request.number))
-}
-
-fn check_value(options: &Options, value: Option<&Bytes>) -> Result<(), RequestError> {
-    let (len, max) = (value.map_or(0, Bytes::len), options.max_value_bytes);
-    if len > max { Err(RequestError::Value { len, max }) } else { Ok(()) }
 }

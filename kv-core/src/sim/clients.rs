@@ -8,7 +8,9 @@ use super::world::{Event, World, index};
 use crate::client::{Call, CallError, CallId, Cause, Core, CoreInput, CoreOptions, CoreOutput, Reply};
 use crate::config::Role;
 use crate::ids::{Instant, MemberId, Revision};
-use crate::message::{ClientMessage, Command, Effect, Guard, Query, ReadMode, ServerMessage};
+use crate::message::{
+    ClientMessage, Command, Effect, Guard, Query, ReadMode, ServerMessage, Step, Transaction,
+};
 use bytes::Bytes;
 use fastrand::Rng;
 use std::collections::BTreeMap;
@@ -107,11 +109,41 @@ impl Client {
             }
             return Action::Get { key, local };
         }
+        if rng.u32(0..8) == 0 {
+            return Action::Write(Command::Transaction(self.transaction(client, load, rng)));
+        }
         let guard = (rng.u32(0..100) < load.guarded).then(|| self.guard(&key, rng));
         if rng.u32(0..4) == 0 {
             return Action::Write(Command::Delete { key, guard });
         }
         Action::Write(Command::Put { key, value: self.value(client, rng), guard })
+    }
+
+    /// One or two puts or deletes and mostly a counter, under up to two conditions.
+    fn transaction(&mut self, client: usize, load: &Load, rng: &mut Rng) -> Transaction {
+        let first = rng.u32(0..load.keys);
+        let others = [first, (first + 1) % load.keys];
+        let mut transaction = Transaction::default();
+        for number in others.into_iter().take(rng.usize(0..=2)) {
+            let key = key(number);
+            let guard = self.guard(&key, rng);
+            transaction.guards.push((key, guard));
+        }
+        transaction.then.push(Step::Put { key: key(first), value: self.value(client, rng) });
+        if others[1] != first && rng.bool() {
+            transaction.then.push(Step::Delete { key: key(others[1]) });
+        }
+        if rng.u32(0..4) != 0 {
+            transaction.then.push(Step::Add { key: counter(rng.u32(0..2)), by: rng.i64(-3..=5) });
+        }
+        if rng.bool() {
+            transaction.otherwise.push(Step::Put { key: key(others[1]), value: self.value(client, rng) });
+        }
+        // Sometimes a step that cannot be done, and nothing of the rest may be.
+        if rng.u32(0..10) == 0 {
+            transaction.then.push(Step::Add { key: counter(2), by: i64::MAX });
+        }
+        transaction
     }
 
     fn value(&mut self, client: usize, rng: &mut Rng) -> Bytes {
@@ -132,6 +164,11 @@ impl Client {
 
 fn key(number: u32) -> Bytes {
     format!("key{number}").into()
+}
+
+/// A key that only counters are kept under.
+fn counter(number: u32) -> Bytes {
+    format!("kount{number}").into()
 }
 
 impl World {
@@ -290,6 +327,8 @@ impl World {
             Ending::Unknown => "calls of unknown outcome",
             Ending::NotApplied => "calls not applied",
             Ending::GuardFailed { .. } => "calls with a failed guard",
+            Ending::Transacted { .. } => "transactions",
+            Ending::StepFailed { .. } => "transactions with a failed step",
             _ => "calls done",
         });
         self.learn(client, number, &ending);
@@ -358,6 +397,10 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
             Effect::Put | Effect::SessionOpened | Effect::SessionClosed => Ending::Put(outcome.revision),
             Effect::Deleted { existed } => Ending::Deleted { existed, revision: outcome.revision },
             Effect::GuardFailed { found } => Ending::GuardFailed { found, revision: Some(outcome.revision) },
+            Effect::Transacted { held, results } => {
+                Ending::Transacted { held, results, revision: outcome.revision }
+            }
+            Effect::StepFailed { step, why } => Ending::StepFailed { step, why, revision: outcome.revision },
         },
         Ok(Reply::Value { record, revision }) => Ending::Value { record, revision: Some(revision) },
         Ok(Reply::Records { records, more, revision }) => {

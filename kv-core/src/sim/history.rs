@@ -1,7 +1,7 @@
 //! What the clients asked and what they were told, with times: the evidence.
 
 use crate::ids::Revision;
-use crate::message::{Command, Record};
+use crate::message::{Command, Record, StepFailure, StepResult};
 use bytes::Bytes;
 
 /// What a client asked for.
@@ -47,6 +47,24 @@ pub(super) enum Ending {
         found: Option<Revision>,
         /// Where it stands in the history, if it was told.
         revision: Option<Revision>,
+    },
+    /// The transaction was done.
+    Transacted {
+        /// Which of its lists.
+        held: bool,
+        /// What the steps did.
+        results: Vec<StepResult>,
+        /// Where it stands in the history.
+        revision: Revision,
+    },
+    /// A step of the transaction could not be done.
+    StepFailed {
+        /// Which.
+        step: u32,
+        /// Why.
+        why: StepFailure,
+        /// Where it stands in the history.
+        revision: Revision,
     },
     /// What the key holds.
     Value {
@@ -107,7 +125,10 @@ impl Ending {
     /// The revision that the answer tells of, if it does.
     pub(super) const fn revision(&self) -> Option<Revision> {
         match self {
-            Self::Put(revision) | Self::Deleted { revision, .. } => Some(*revision),
+            Self::Put(revision)
+            | Self::Deleted { revision, .. }
+            | Self::Transacted { revision, .. }
+            | Self::StepFailed { revision, .. } => Some(*revision),
             Self::GuardFailed { revision, .. }
             | Self::Value { revision, .. }
             | Self::Records { revision, .. } => *revision,

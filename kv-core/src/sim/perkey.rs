@@ -4,7 +4,7 @@ use super::history::{Action, Call, Ending, History};
 use super::linear::{Act, Condition, Known, Step, Value, Verdict, search};
 use super::replay::Finding;
 use crate::ids::Revision;
-use crate::message::{Command, Guard};
+use crate::message::{self, Command, Guard, StepResult, Transaction};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 
@@ -30,11 +30,8 @@ pub(super) fn check(history: &History) -> Result<usize, Finding> {
     }
     let mut keys: BTreeMap<Bytes, Vec<(usize, Step)>> = BTreeMap::new();
     for (index, call) in history.calls().iter().enumerate() {
-        if let Action::Write(Command::Put { key, .. } | Command::Delete { key, .. }) | Action::Get { key, .. } =
-            &call.action
-            && let Some(step) = names.step(call)
-        {
-            keys.entry(key.clone()).or_default().push((index, step));
+        for (key, step) in names.steps(call) {
+            keys.entry(key).or_default().push((index, step));
         }
     }
     let known: Vec<Bytes> = keys.keys().cloned().collect();
@@ -69,8 +66,18 @@ impl Names {
     }
 
     fn learn(&mut self, call: &Call) {
-        if let Action::Write(Command::Put { value, .. }) = &call.action {
-            self.name(value);
+        match &call.action {
+            Action::Write(Command::Put { value, .. }) => {
+                self.name(value);
+            }
+            Action::Write(Command::Transaction(transaction)) => {
+                for step in transaction.then.iter().chain(&transaction.otherwise) {
+                    if let message::Step::Put { value, .. } = step {
+                        self.name(value);
+                    }
+                }
+            }
+            _ => {}
         }
         match (&call.action, call.ended.as_ref().map(|ended| &ended.ending)) {
             (Action::Write(Command::Put { value, .. }), Some(Ending::Put(revision))) => {
@@ -102,27 +109,64 @@ impl Names {
         }
     }
 
-    /// The call as a step of its key, if it is one that binds.
-    fn step(&self, call: &Call) -> Option<Step> {
-        if call.action.is_local() {
-            return None;
-        }
+    /// The call as steps of its keys, if it binds.
+    fn steps(&self, call: &Call) -> Vec<(Bytes, Step)> {
         let ending = call.ended.as_ref().map(|ended| &ended.ending);
-        let act = match (&call.action, ending) {
-            (_, Some(Ending::NotApplied)) | (Action::Scan { .. }, _) => return None,
-            (Action::Write(command), ending) => self.write(command, ending),
-            (Action::Get { .. }, Some(Ending::Value { record, .. })) => {
-                Act::Read(record.as_ref().map(|record| self.values[&record.value]))
+        if call.action.is_local() || matches!(ending, Some(Ending::NotApplied)) {
+            return Vec::new();
+        }
+        let acts = match (&call.action, ending) {
+            (Action::Write(Command::Transaction(transaction)), ending) => {
+                self.transacted(transaction, ending)
             }
-            (Action::Get { .. }, _) => return None,
+            (Action::Write(command @ (Command::Put { key, .. } | Command::Delete { key, .. })), ending) => {
+                vec![(key.clone(), self.write(command, ending))]
+            }
+            (Action::Get { key, .. }, Some(Ending::Value { record, .. })) => {
+                let read = Act::Read(record.as_ref().map(|record| self.values[&record.value]));
+                vec![(key.clone(), read)]
+            }
+            (Action::Get { .. } | Action::Scan { .. }, _) => Vec::new(),
         };
-        Some(Step { start: call.start, end: call.ended.as_ref().map_or(u64::MAX, |ended| ended.at), act })
+        let end = call.ended.as_ref().map_or(u64::MAX, |ended| ended.at);
+        acts.into_iter().map(|(key, act)| (key, Step { start: call.start, end, act })).collect()
+    }
+
+    /// What a transaction may have done to each key. Conditions on other keys cannot be looked at here: the replay does. Nor
+    /// can counters, whose values are not unique.
+    fn transacted(&self, transaction: &Transaction, ending: Option<&Ending>) -> Vec<(Bytes, Act)> {
+        let (steps, results): (Vec<&message::Step>, _) = match ending {
+            Some(Ending::StepFailed { .. }) => (Vec::new(), None),
+            Some(Ending::Transacted { held: true, results, .. }) => {
+                (transaction.then.iter().collect(), Some(results))
+            }
+            Some(Ending::Transacted { held: false, results, .. }) => {
+                (transaction.otherwise.iter().collect(), Some(results))
+            }
+            _ => (transaction.then.iter().chain(&transaction.otherwise).collect(), None),
+        };
+        let known = |index: usize| match results.and_then(|results| results.get(index)) {
+            Some(StepResult::Deleted { existed }) => Known::Done { existed: Some(*existed) },
+            Some(_) => Known::Done { existed: None },
+            None => Known::Unknown,
+        };
+        let acts = steps.into_iter().enumerate().filter_map(|(index, step)| {
+            let to = match step {
+                message::Step::Put { value, .. } => self.values.get(value).copied(),
+                message::Step::Delete { .. } => None,
+                message::Step::Add { .. } => return None,
+            };
+            let act = Act::Write { to, condition: Condition::None, known: known(index) };
+            Some((step.key().clone(), act))
+        });
+        acts.collect()
     }
 
     fn write(&self, command: &Command, ending: Option<&Ending>) -> Act {
         let (to, guard): (Value, _) = match command {
             Command::Put { value, guard, .. } => (self.values.get(value).copied(), guard.as_ref()),
             Command::Delete { guard, .. } => (None, guard.as_ref()),
+            Command::Transaction(_) => (None, None),
         };
         let known = match ending {
             Some(Ending::Put(_)) => Known::Done { existed: None },

@@ -4,7 +4,10 @@
 
 use super::history::{Action, Call, Ended, Ending};
 use crate::ids::{RequestNumber, Revision, SessionId};
-use crate::message::{Command, Effect, Guard, Operation, Outcome, Record, Rejection, Request};
+use crate::message::{
+    Command, Effect, Guard, Operation, Outcome, Record, Rejection, Request, Step, StepFailure, StepResult,
+    Transaction,
+};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 
@@ -125,31 +128,83 @@ impl Model {
     fn execute(&mut self, revision: Revision, command: &Command) -> Result<Effect, Finding> {
         let (key, guard) = match command {
             Command::Put { key, guard, .. } | Command::Delete { key, guard } => (key, guard.as_ref()),
+            Command::Transaction(transaction) => return self.transact(revision, transaction),
         };
         let before = self.at(key, revision);
-        let holds = match (guard, &before) {
-            (None, _) | (Some(Guard::Absent), None) | (Some(Guard::Present), Some(_)) => true,
-            (Some(Guard::Revision(wanted)), Some(record)) => record.modified == *wanted,
-            (Some(Guard::Value(wanted)), Some(record)) => record.value == *wanted,
-            (Some(_), _) => false,
-        };
-        if !holds {
+        if !guard.is_none_or(|guard| holds(guard, before.as_ref())) {
             return Ok(Effect::GuardFailed { found: before.map(|record| record.modified) });
         }
-        let (after, effect) = match command {
+        Ok(match command {
             Command::Put { value, .. } => {
-                if let Some(other) = self.values.insert(value.clone(), revision) {
-                    let found = format!("{value:?} was put at {other:?} and again at {revision:?}");
-                    return Err(("each call runs once", found));
-                }
-                let (created, version) =
-                    before.map_or((revision, 1), |record| (record.created, record.version + 1));
-                (Some(Record { value: value.clone(), created, modified: revision, version }), Effect::Put)
+                self.put(revision, key, before, value)?;
+                Effect::Put
             }
-            Command::Delete { .. } => (None, Effect::Deleted { existed: before.is_some() }),
-        };
-        self.keys.entry(key.clone()).or_default().push((revision, after));
-        Ok(effect)
+            _ => Effect::Deleted { existed: self.delete(revision, key, before) },
+        })
+    }
+
+    fn transact(&mut self, revision: Revision, transaction: &Transaction) -> Result<Effect, Finding> {
+        let held =
+            transaction.guards.iter().all(|(key, guard)| holds(guard, self.at(key, revision).as_ref()));
+        let steps = if held { &transaction.then } else { &transaction.otherwise };
+        // All steps see the state before: the sums are made before anything is changed.
+        let mut sums = BTreeMap::new();
+        for (number, step) in (0..).zip(steps) {
+            if let Step::Add { key, by } = step {
+                let old = self.at(key, revision).map_or("0".into(), |record| record.value);
+                let Some(old) = String::from_utf8_lossy(&old).parse::<i64>().ok() else {
+                    return Ok(Effect::StepFailed { step: number, why: StepFailure::NotANumber });
+                };
+                let Some(sum) = old.checked_add(*by) else {
+                    return Ok(Effect::StepFailed { step: number, why: StepFailure::OutOfRange });
+                };
+                sums.insert(key.clone(), sum);
+            }
+        }
+        let mut results = Vec::new();
+        for step in steps {
+            let before = self.at(step.key(), revision);
+            results.push(match step {
+                Step::Put { key, value } => {
+                    self.put(revision, key, before, value)?;
+                    StepResult::Put
+                }
+                Step::Delete { key } => StepResult::Deleted { existed: self.delete(revision, key, before) },
+                Step::Add { key, .. } => {
+                    let sum = sums[key];
+                    self.set(revision, key, before, sum.to_string().into());
+                    StepResult::Added { sum }
+                }
+            });
+        }
+        Ok(Effect::Transacted { held, results })
+    }
+
+    /// A client's value, which it never writes twice.
+    fn put(
+        &mut self,
+        revision: Revision,
+        key: &Bytes,
+        before: Option<Record>,
+        value: &Bytes,
+    ) -> Result<(), Finding> {
+        if let Some(other) = self.values.insert(value.clone(), revision) {
+            let found = format!("{value:?} was put at {other:?} and again at {revision:?}");
+            return Err(("each call runs once", found));
+        }
+        self.set(revision, key, before, value.clone());
+        Ok(())
+    }
+
+    fn set(&mut self, revision: Revision, key: &Bytes, before: Option<Record>, value: Bytes) {
+        let (created, version) = before.map_or((revision, 1), |record| (record.created, record.version + 1));
+        let record = Record { value, created, modified: revision, version };
+        self.keys.entry(key.clone()).or_default().push((revision, Some(record)));
+    }
+
+    fn delete(&mut self, revision: Revision, key: &Bytes, before: Option<Record>) -> bool {
+        self.keys.entry(key.clone()).or_default().push((revision, None));
+        before.is_some()
     }
 
     /// The record of `key` in the state at `revision`.
@@ -178,6 +233,14 @@ impl Model {
             (Action::Write(command), Ending::GuardFailed { found, revision }) => {
                 let effect = Effect::GuardFailed { found: *found };
                 revision.is_none_or(|revision| self.ran.get(&revision) == Some(&(command.clone(), effect)))
+            }
+            (Action::Write(command), Ending::Transacted { held, results, revision }) => {
+                let effect = Effect::Transacted { held: *held, results: results.clone() };
+                self.ran.get(revision) == Some(&(command.clone(), effect))
+            }
+            (Action::Write(command), Ending::StepFailed { step, why, revision }) => {
+                let effect = Effect::StepFailed { step: *step, why: *why };
+                self.ran.get(revision) == Some(&(command.clone(), effect))
             }
             (Action::Get { key, .. }, Ending::Value { record, revision }) => {
                 revision.is_none_or(|revision| self.at(key, revision) == *record)
@@ -214,6 +277,10 @@ impl Model {
     fn has_no_effect(&self, action: &Action) -> bool {
         match action {
             Action::Write(Command::Put { value, .. }) => !self.values.contains_key(value),
+            Action::Write(Command::Transaction(transaction)) => {
+                let mut steps = transaction.then.iter().chain(&transaction.otherwise);
+                steps.all(|step| !matches!(step, Step::Put { value, .. } if self.values.contains_key(value)))
+            }
             Action::Write(Command::Delete { .. }) | Action::Get { .. } | Action::Scan { .. } => true,
         }
     }
@@ -237,6 +304,15 @@ impl Model {
             .collect();
         let shown = records.len();
         shown <= limit && all.get(..shown) == Some(records) && (more == (shown < all.len()))
+    }
+}
+
+fn holds(guard: &Guard, record: Option<&Record>) -> bool {
+    match (guard, record) {
+        (Guard::Absent, None) | (Guard::Present, Some(_)) => true,
+        (Guard::Revision(wanted), Some(record)) => record.modified == *wanted,
+        (Guard::Value(wanted), Some(record)) => record.value == *wanted,
+        (_, _) => false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The hello: who is calling, which cluster it believes to call, and whether the two ends fit.
 
 use crate::ids::{ClusterId, Hash, MemberId};
+use crate::message::SizeLimits;
 use kv_transport::{Lane, Peer};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -163,6 +164,17 @@ pub struct Limits {
     pub session_window: u32,
     /// How long a session may be silent before it is forgotten.
     pub session_ttl: Duration,
+}
+
+impl Limits {
+    /// Those of keys and values.
+    #[must_use]
+    pub const fn sizes(&self) -> SizeLimits {
+        SizeLimits {
+            max_key_bytes: self.max_key_bytes as usize,
+            max_value_bytes: self.max_value_bytes as usize,
+        }
+    }
 }
 
 /// What a member knows of itself, to judge a caller by.

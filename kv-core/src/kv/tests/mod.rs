@@ -7,6 +7,7 @@ mod disk;
 mod model;
 mod readers;
 mod sessions;
+mod transactions;
 mod transfer;
 
 use super::*;

@@ -1,6 +1,7 @@
 //! The state against a model of a few lines, and random workloads for the other tests.
 
 use super::*;
+use crate::message::{Step, StepFailure, StepResult, Transaction};
 use std::collections::BTreeMap;
 
 /// What the data should be.
@@ -18,29 +19,71 @@ impl Model {
             return;
         }
         let at = outcome.revision.get();
-        let (Command::Put { key, guard, .. } | Command::Delete { key, guard }) = command;
-        let found = self.records.get(key).cloned();
-        let holds = match guard {
-            None => true,
-            Some(Guard::Absent) => found.is_none(),
-            Some(Guard::Present) => found.is_some(),
-            Some(Guard::Revision(revision)) => found.as_ref().is_some_and(|found| found.2 == revision.get()),
-            Some(Guard::Value(value)) => found.as_ref().is_some_and(|found| found.0 == value[..]),
+        let (key, guard) = match command {
+            Command::Put { key, guard, .. } | Command::Delete { key, guard } => (key, guard.as_ref()),
+            Command::Transaction(transaction) => {
+                assert_eq!(outcome.effect, self.transact(at, transaction), "{command:?}");
+                return;
+            }
         };
-        let modified = found.as_ref().map(|found| Revision::new(found.2));
-        let expected = match (holds, command) {
-            (false, _) => Effect::GuardFailed { found: modified },
+        let expected = match (guard.is_none_or(|guard| self.holds(key, guard)), command) {
             (true, Command::Put { value, .. }) => {
-                let (created, version) = found.map_or((at, 0), |found| (found.1, found.3));
-                self.records.insert(key.clone(), (value.to_vec(), created, at, version + 1));
+                self.put(at, key, value);
                 Effect::Put
             }
-            (true, Command::Delete { .. }) => {
-                self.records.remove(key);
-                Effect::Deleted { existed: modified.is_some() }
+            (true, _) => Effect::Deleted { existed: self.records.remove(key).is_some() },
+            (false, _) => {
+                let found = self.records.get(key);
+                Effect::GuardFailed { found: found.map(|found| Revision::new(found.2)) }
             }
         };
         assert_eq!(outcome.effect, expected, "{command:?}");
+    }
+
+    fn holds(&self, key: &Bytes, guard: &Guard) -> bool {
+        let found = self.records.get(key);
+        match guard {
+            Guard::Absent => found.is_none(),
+            Guard::Present => found.is_some(),
+            Guard::Revision(revision) => found.is_some_and(|found| found.2 == revision.get()),
+            Guard::Value(value) => found.is_some_and(|found| found.0 == value[..]),
+        }
+    }
+
+    fn put(&mut self, at: u64, key: &Bytes, value: &[u8]) {
+        let (created, version) = self.records.get(key).map_or((at, 0), |found| (found.1, found.3));
+        self.records.insert(key.clone(), (value.to_vec(), created, at, version + 1));
+    }
+
+    fn transact(&mut self, at: u64, transaction: &Transaction) -> Effect {
+        let held = transaction.guards.iter().all(|(key, guard)| self.holds(key, guard));
+        let steps = if held { &transaction.then } else { &transaction.otherwise };
+        let old = self.clone();
+        let mut results = Vec::new();
+        for (number, step) in (0..).zip(steps) {
+            results.push(match step {
+                Step::Put { key, value } => {
+                    self.put(at, key, value);
+                    StepResult::Put
+                }
+                Step::Delete { key } => StepResult::Deleted { existed: self.records.remove(key).is_some() },
+                Step::Add { key, by } => {
+                    let text =
+                        old.records.get(key).map_or("0".into(), |found| String::from_utf8_lossy(&found.0));
+                    let Ok(number_there) = text.parse::<i64>() else {
+                        *self = old;
+                        return Effect::StepFailed { step: number, why: StepFailure::NotANumber };
+                    };
+                    let Some(sum) = number_there.checked_add(*by) else {
+                        *self = old;
+                        return Effect::StepFailed { step: number, why: StepFailure::OutOfRange };
+                    };
+                    self.put(at, key, sum.to_string().as_bytes());
+                    StepResult::Added { sum }
+                }
+            });
+        }
+        Effect::Transacted { held, results }
     }
 
     /// The same of a read point.
@@ -107,8 +150,19 @@ impl Workload {
             3 => Some(Guard::Value(Bytes::from(vec![rng.u8(..3); 20]))),
             _ => None,
         };
-        if rng.u8(..4) == 0 {
-            return Command::Delete { key, guard };
+        match rng.u8(..16) {
+            0..4 => return Command::Delete { key, guard },
+            4..6 => {
+                let guards = guard.into_iter().map(|guard| (key.clone(), guard)).collect();
+                let put = Step::Put { key, value: vec![rng.u8(..3); 20].into() };
+                let counter = Bytes::from(format!("number{}", rng.u8(..3)));
+                // Now and then beyond what a counter holds.
+                let by = if rng.u8(..4) == 0 { i64::MAX } else { rng.i64(-9..9) };
+                let otherwise = vec![Step::Delete { key: format!("key{:04}", rng.u64(..self.keys)).into() }];
+                let then = vec![put, Step::Add { key: counter, by }];
+                return Command::Transaction(Transaction { guards, then, otherwise });
+            }
+            _ => {}
         }
         let len = if rng.u8(..20) == 0 { rng.usize(..9000) } else { 20 };
         Command::Put { key, value: vec![rng.u8(..3); len].into(), guard }

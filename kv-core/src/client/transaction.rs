@@ -1,0 +1,187 @@
+//! Several changes at once.
+
+use super::Client;
+use super::ops::{OpFuture, other_effect, write};
+use crate::error::WriteError;
+use crate::ids::{Revision, Timestamp};
+use crate::message::{Command, Effect, Guard, Outcome, Step, StepResult, Transaction};
+use bytes::Bytes;
+use std::future::IntoFuture;
+use std::time::Duration;
+
+/// Conditions on any keys, what to do if all of them hold, and what otherwise: created by [`Client::transaction`], run by
+/// awaiting it. It is done as a whole, at one revision, or not at all, and once.
+///
+/// Conditions and steps see the state before the transaction. Up to 64 conditions and 64 steps for either case, the keys
+/// and values of which may have as many bytes together as the largest key and the largest value; no key is changed by two
+/// steps of the same case.
+///
+/// ```no_run
+/// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
+/// // Moves 30 from one account to the other, unless the first was changed since it was read at `seen`.
+/// # let seen = kv_core::ids::Revision::ZERO;
+/// let moved = client.transaction().if_revision("account/a", seen).add("account/a", -30).add("account/b", 30).await?;
+/// if !moved.held {
+///     println!("somebody was faster");
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing is done before this is awaited"]
+pub struct Transact {
+    client: Client,
+    transaction: Transaction,
+    /// Steps that are added now are for the case that a condition does not hold.
+    otherwise: bool,
+    deadline: Option<Duration>,
+}
+
+/// A transaction that was done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Transacted {
+    /// Whether all conditions held; if not, the steps after [`Transact::otherwise`] were done, if any.
+    pub held: bool,
+    /// What each step did, in their order.
+    pub results: Vec<StepResult>,
+    /// The revision of the transaction: from here on the `modified` of each key that it put.
+    pub revision: Revision,
+    /// When, by the cluster's clock.
+    pub timestamp: Timestamp,
+}
+
+impl Transact {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, transaction: Transaction::default(), otherwise: false, deadline: None }
+    }
+
+    fn guard(mut self, key: impl AsRef<[u8]>, guard: Guard) -> Self {
+        self.transaction.guards.push((Bytes::copy_from_slice(key.as_ref()), guard));
+        self
+    }
+
+    fn step(mut self, step: Step) -> Self {
+        let Transaction { then, otherwise, .. } = &mut self.transaction;
+        if self.otherwise {
+            otherwise.push(step)
+        } else {
+            then.push(step)
+        }
+        self
+    }
+
+    /// Condition: the key does not exist.
+    pub fn if_absent(self, key: impl AsRef<[u8]>) -> Self {
+        self.guard(key, Guard::Absent)
+    }
+
+    /// Condition: the key exists.
+    pub fn if_present(self, key: impl AsRef<[u8]>) -> Self {
+        self.guard(key, Guard::Present)
+    }
+
+    /// Condition: the key exists and was last changed at this revision.
+    pub fn if_revision(self, key: impl AsRef<[u8]>, revision: Revision) -> Self {
+        self.guard(key, Guard::Revision(revision))
+    }
+
+    /// Condition: the key exists and has this value.
+    pub fn if_value(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Self {
+        self.guard(key, Guard::Value(value.into()))
+    }
+
+    /// Step: sets a key.
+    pub fn put(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Self {
+        self.step(Step::Put { key: Bytes::copy_from_slice(key.as_ref()), value: value.into() })
+    }
+
+    /// Step: removes a key, if it exists.
+    pub fn delete(self, key: impl AsRef<[u8]>) -> Self {
+        self.step(Step::Delete { key: Bytes::copy_from_slice(key.as_ref()) })
+    }
+
+    /// Step: adds to a counter, a key whose value is a whole number of 64 bits in decimal digits. An absent one counts as 0. If
+    /// the value is none, or the sum does not fit, nothing of the transaction is done.
+    pub fn add(self, key: impl AsRef<[u8]>, by: i64) -> Self {
+        self.step(Step::Add { key: Bytes::copy_from_slice(key.as_ref()), by })
+    }
+
+    /// The steps from here on are for the case that a condition does not hold.
+    pub fn otherwise(mut self) -> Self {
+        self.otherwise = true;
+        self
+    }
+
+    /// How long it may take, retries included. Default: the client's.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+}
+
+impl IntoFuture for Transact {
+    type Output = Result<Transacted, WriteError>;
+    type IntoFuture = OpFuture<Self::Output>;
+
+    /// Runs the transaction.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the retries; the transaction may have been done, or may still be, once. Nothing else is
+    /// affected.
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { client, transaction, otherwise: _, deadline } = self;
+        Box::pin(async move {
+            let outcome = write(&client, Command::Transaction(transaction), deadline).await?;
+            let Outcome { revision, timestamp, effect } = outcome;
+            match effect {
+                Effect::Transacted { held, results } => Ok(Transacted { held, results, revision, timestamp }),
+                effect => Err(other_effect(effect)),
+            }
+        })
+    }
+}
+
+/// Adds to a counter: created by [`Client::add`], run by awaiting it.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is done before this is awaited"]
+pub struct Add(Transact);
+
+/// An addition that was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Added {
+    /// The counter's new value.
+    pub sum: i64,
+    /// The revision of the addition: from here on the key's `modified`.
+    pub revision: Revision,
+}
+
+impl Add {
+    pub(super) fn new(client: Client, key: &[u8], by: i64) -> Self {
+        Self(Transact::new(client).add(key, by))
+    }
+
+    /// How long it may take, retries included. Default: the client's.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        Self(self.0.deadline(deadline))
+    }
+}
+
+impl IntoFuture for Add {
+    type Output = Result<Added, WriteError>;
+    type IntoFuture = OpFuture<Self::Output>;
+
+    /// Runs the addition.
+    ///
+    /// # Cancel safety
+    /// As for [`Transact`].
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Transacted { results, revision, held, .. } = self.0.await?;
+            match results[..] {
+                [StepResult::Added { sum }] => Ok(Added { sum, revision }),
+                _ => Err(other_effect(Effect::Transacted { held, results })),
+            }
+        })
+    }
+}

@@ -13,8 +13,8 @@ use std::time::Duration;
 /// awaiting it. It is done as a whole, at one revision, or not at all, and once.
 ///
 /// Conditions and steps see the state before the transaction. Up to 64 conditions and 64 steps for either case, the keys
-/// and values of which may have as many bytes together as the largest key and the largest value; no key is changed by two
-/// steps of the same case.
+/// and values of which may have as many bytes together as the largest key and the largest value (at least 4 KiB); no key is
+/// changed by two steps of the same case.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {

@@ -332,6 +332,9 @@ impl Guard {
 impl Transaction {
     /// The most guards, and the most steps in each of its lists.
     pub const MAX_PARTS: usize = 64;
+    /// Keys and values of a transaction may have as many bytes together as the largest key and the largest value, or this many
+    /// if that is more.
+    pub const MIN_BYTES: usize = 4 << 10;
 
     fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         let lists = [
@@ -342,7 +345,8 @@ impl Transaction {
         if let Some((what, len)) = lists.into_iter().find(|(_, len)| *len > Self::MAX_PARTS) {
             return Err(RequestError::Parts { what, len, max: Self::MAX_PARTS });
         }
-        let (len, max) = (self.payload_bytes(), limits.max_key_bytes + limits.max_value_bytes);
+        let max = (limits.max_key_bytes + limits.max_value_bytes).max(Self::MIN_BYTES);
+        let len = self.payload_bytes();
         if len > max {
             return Err(RequestError::Transaction { len, max });
         }

@@ -227,9 +227,10 @@ fn open_files() -> Option<usize> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The longest frame that a client may send: the largest put, guarded by the largest value.
+/// The longest frame that a client may send: the largest put, guarded by the largest value; or the largest transaction, with
+/// what its parts take besides keys and values.
 fn max_request(options: &Options) -> usize {
-    options.max_key_bytes * 2 + options.max_value_bytes * 2 + (4 << 10)
+    options.max_key_bytes * 2 + options.max_value_bytes * 2 + (16 << 10)
 }
 
 #[cfg(test)]

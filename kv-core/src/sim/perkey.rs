@@ -15,8 +15,8 @@ const BUDGET: usize = 200_000;
 #[derive(Default)]
 struct Names {
     values: HashMap<Bytes, u32>,
-    /// What the answers told about which value was written at which revision.
-    revisions: HashMap<Revision, u32>,
+    /// What the answers told about which value a key got at which revision.
+    revisions: HashMap<(Bytes, Revision), u32>,
 }
 
 /// Searches an order of the calls for every key. Returns how many keys were too hard to decide.
@@ -80,32 +80,48 @@ impl Names {
             _ => {}
         }
         match (&call.action, call.ended.as_ref().map(|ended| &ended.ending)) {
-            (Action::Write(Command::Put { value, .. }), Some(Ending::Put(revision))) => {
-                let name = self.name(value);
-                self.revisions.insert(*revision, name);
+            (Action::Write(Command::Put { key, value, .. }), Some(Ending::Put(revision))) => {
+                self.told(key, *revision, value);
             }
-            (_, Some(Ending::Value { record: Some(record), .. })) => {
-                let name = self.name(&record.value);
-                self.revisions.insert(record.modified, name);
+            (
+                Action::Write(Command::Transaction(transaction)),
+                Some(Ending::Transacted { held, revision, .. }),
+            ) => {
+                for step in if *held { &transaction.then } else { &transaction.otherwise } {
+                    if let message::Step::Put { key, value } = step {
+                        self.told(key, *revision, value);
+                    }
+                }
+            }
+            (Action::Get { key, .. }, Some(Ending::Value { record: Some(record), .. })) => {
+                self.told(key, record.modified, &record.value);
             }
             (_, Some(Ending::Records { records, .. })) => {
-                for (_, record) in records {
-                    let name = self.name(&record.value);
-                    self.revisions.insert(record.modified, name);
+                for (key, record) in records {
+                    self.told(key, record.modified, &record.value);
                 }
             }
             _ => {}
         }
     }
 
-    fn condition(&self, guard: Option<&Guard>) -> Condition {
-        let is = |name: Option<&u32>| name.map_or(Condition::Impossible, |name| Condition::Is(*name));
+    fn told(&mut self, key: &Bytes, revision: Revision, value: &Bytes) {
+        let name = self.name(value);
+        self.revisions.insert((key.clone(), revision), name);
+    }
+
+    fn at(&self, key: &Bytes, revision: Revision) -> Option<u32> {
+        self.revisions.get(&(key.clone(), revision)).copied()
+    }
+
+    fn condition(&self, key: &Bytes, guard: Option<&Guard>) -> Condition {
+        let is = |name: Option<u32>| name.map_or(Condition::Impossible, Condition::Is);
         match guard {
             None => Condition::None,
             Some(Guard::Absent) => Condition::Absent,
             Some(Guard::Present) => Condition::Present,
-            Some(Guard::Revision(revision)) => is(self.revisions.get(revision)),
-            Some(Guard::Value(value)) => is(self.values.get(value)),
+            Some(Guard::Revision(revision)) => is(self.at(key, *revision)),
+            Some(Guard::Value(value)) => is(self.values.get(value).copied()),
         }
     }
 
@@ -119,8 +135,12 @@ impl Names {
             (Action::Write(Command::Transaction(transaction)), ending) => {
                 self.transacted(transaction, ending)
             }
-            (Action::Write(command @ (Command::Put { key, .. } | Command::Delete { key, .. })), ending) => {
-                vec![(key.clone(), self.write(command, ending))]
+            (Action::Write(Command::Put { key, value, guard }), ending) => {
+                let to = self.values.get(value).copied();
+                vec![(key.clone(), self.write(key, to, guard.as_ref(), ending))]
+            }
+            (Action::Write(Command::Delete { key, guard }), ending) => {
+                vec![(key.clone(), self.write(key, None, guard.as_ref(), ending))]
             }
             (Action::Get { key, .. }, Some(Ending::Value { record, .. })) => {
                 let read = Act::Read(record.as_ref().map(|record| self.values[&record.value]));
@@ -162,24 +182,19 @@ impl Names {
         acts.collect()
     }
 
-    fn write(&self, command: &Command, ending: Option<&Ending>) -> Act {
-        let (to, guard): (Value, _) = match command {
-            Command::Put { value, guard, .. } => (self.values.get(value).copied(), guard.as_ref()),
-            Command::Delete { guard, .. } => (None, guard.as_ref()),
-            Command::Transaction(_) => (None, None),
-        };
+    fn write(&self, key: &Bytes, to: Value, guard: Option<&Guard>, ending: Option<&Ending>) -> Act {
         let known = match ending {
             Some(Ending::Put(_)) => Known::Done { existed: None },
             Some(Ending::Deleted { existed, .. }) => Known::Done { existed: Some(*existed) },
             Some(Ending::GuardFailed { found, .. }) => Known::Failed {
                 found: match found {
                     None => Some(None),
-                    Some(revision) => self.revisions.get(revision).map(|name| Some(*name)),
+                    Some(revision) => self.at(key, *revision).map(Some),
                 },
             },
             _ => Known::Unknown,
         };
-        Act::Write { to, condition: self.condition(guard), known }
+        Act::Write { to, condition: self.condition(key, guard), known }
     }
 
     /// A scan as one read of each key that it covered.

@@ -33,13 +33,23 @@ impl State {
                     changes.push(change);
                     results.push(result);
                 }
-                Err(why) => return Ok(Effect::StepFailed { step: number, why }),
+                Err(why) => {
+                    #[cfg(any(test, feature = "sim"))]
+                    if self.bug == Some(crate::sim::Bug::HalfATransaction) {
+                        self.carry_out(at, changes);
+                    }
+                    return Ok(Effect::StepFailed { step: number, why });
+                }
             }
         }
+        self.carry_out(at, changes);
+        Ok(Effect::Transacted { held, results })
+    }
+
+    fn carry_out(&mut self, at: Revision, changes: Vec<Change<'_>>) {
         for Change { key, found, value } in changes {
             self.write(at, key, found, value.as_deref());
         }
-        Ok(Effect::Transacted { held, results })
     }
 
     fn plan<'a>(&self, step: &'a Step) -> Result<Result<(Change<'a>, StepResult), StepFailure>, EngineError> {

@@ -80,6 +80,8 @@ pub enum Bug {
     SessionsNotInCheckpoint,
     /// A request whose outcome was forgotten runs again.
     ForgottenRuns,
+    /// A transaction with a step that cannot be done leaves the steps before it done.
+    HalfATransaction,
     /// The client says *not applied* though an attempt may have been proposed.
     FailedForUnknown,
     /// Nothing is ever synced: the negative control.
@@ -129,6 +131,7 @@ impl Bug {
         Self::DamageForgotten,
         Self::CheckpointRecordedEarly,
         Self::SessionsNotInCheckpoint,
+        Self::HalfATransaction,
         Self::FailedForUnknown,
         Self::NoSync,
         Self::NoDirectorySync,

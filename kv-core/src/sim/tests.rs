@@ -37,6 +37,8 @@ fn some_seeds_are_clean_and_come_across_what_is_rare() {
         "requests rejected",
         "requests repeated",
         "states transferred",
+        "transactions",
+        "transactions with a failed step",
         "trims",
         "views served",
         "writes lost in a crash",
@@ -100,6 +102,7 @@ caught! {
     catches_a_cut_at_the_first_bad_block: CutAtFirstBad,
     catches_one_log_of_two_believed: KeepsOneOfTwo,
     catches_damage_that_is_forgotten: DamageForgotten,
+    catches_a_transaction_that_is_done_by_half: HalfATransaction,
     catches_not_applied_said_of_what_is_unknown: FailedForUnknown,
 }
 

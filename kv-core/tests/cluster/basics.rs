@@ -3,6 +3,7 @@
 use super::harness::{Harness, Net, eventually, id, options};
 use kv_core::config::Role;
 use kv_core::error::{ReadError, WriteError};
+use kv_core::message::{RequestError, StepFailure, StepResult};
 
 pub(crate) async fn three_members_form_and_serve(net: Net) {
     let harness = Harness::three(net).await;
@@ -44,6 +45,32 @@ pub(crate) async fn guards_decide(net: Net) {
     let gone = client.put("key", "3").if_present().await.expect_err("it is gone");
     assert_eq!(gone, WriteError::GuardFailed { found: None });
     assert!(changed.revision > made.revision);
+}
+
+pub(crate) async fn transactions_are_done_as_a_whole(net: Net) {
+    let harness = Harness::three(net).await;
+    let client = harness.client().await;
+    let start = client.put("account/a", "100").await.expect("a put");
+    assert_eq!(client.add("account/b", 5).await.expect("an addition").sum, 5);
+    let transfer = client.transaction().if_revision("account/a", start.revision);
+    let transfer = transfer.add("account/a", -30).add("account/b", 30).otherwise().put("refused", "yes");
+    let done = transfer.clone().await.expect("a transaction");
+    assert!(done.held);
+    assert_eq!(done.results, [StepResult::Added { sum: 70 }, StepResult::Added { sum: 35 }]);
+    for key in ["account/a", "account/b"] {
+        let record = client.get(key).await.expect("a read").expect("it is there");
+        assert_eq!(record.modified, done.revision, "{key}");
+    }
+    let again = transfer.await.expect("a transaction");
+    assert_eq!((again.held, &again.results[..]), (false, &[StepResult::Put][..]));
+    assert!(client.get("refused").await.expect("a read").is_some());
+
+    client.put("text", "no number").await.expect("a put");
+    let failed = client.transaction().delete("account/a").add("text", 1).await;
+    assert_eq!(failed, Err(WriteError::StepFailed { step: 1, why: StepFailure::NotANumber }));
+    assert!(client.get("account/a").await.expect("a read").is_some(), "nothing of it was done");
+    let twice = client.transaction().put("x", "1").delete("x").await;
+    assert_eq!(twice, Err(WriteError::Malformed(RequestError::Twice { key: "x".into() })));
 }
 
 pub(crate) async fn scans_go_through_everything_in_order(net: Net) {

@@ -70,6 +70,7 @@ pub fn hello(data: &[u8]) {
         members: (0..3).map(member).collect(),
         fingerprint: Hash::ZERO,
         pipeline: 32,
+        authenticated: false,
         limits: kv_core::wire::Limits {
             max_key_bytes: 1,
             max_value_bytes: 1,

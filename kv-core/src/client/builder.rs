@@ -6,7 +6,7 @@ use super::link::{DialError, Dialed, Dialer};
 use crate::error::ConnectError;
 use crate::ids::MemberId;
 use crate::wire::{Limits, MemberInfo};
-use kv_transport::{Connection, Transport};
+use kv_transport::{Connection, Transport, TransportError};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +60,9 @@ impl ClientBuilder {
     }
 
     /// How members are reached. Required.
+    ///
+    /// Through one that has a certificate (TLS over TCP, or QUIC), whoever answers must prove to be a member of the cluster. New
+    /// certificates in the same files are taken over before the next connection is opened.
     #[must_use]
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.dialer.transport = Some(transport);
@@ -143,7 +146,10 @@ impl ClientBuilder {
                 for (address, trouble) in self.addresses.iter().zip(&mut troubles) {
                     match self.dialer.dial(address).await {
                         Ok(dialed) => return Some((address.clone(), dialed)),
-                        Err(DialError::Refused { reason, temporary: false }) => {
+                        Err(
+                            DialError::Refused { reason, temporary: false }
+                            | DialError::Transport(TransportError::Handshake { reason, .. }),
+                        ) => {
                             refused = Some(ConnectError::Refused { address: address.clone(), reason });
                         }
                         Err(error) => *trouble = error.to_string(),

@@ -49,6 +49,7 @@ impl Dialer {
     pub(super) async fn dial(&self, address: &str) -> Result<Dialed, DialError> {
         let dialed = async {
             let transport = self.transport.as_ref().ok_or(DialError::NoTransport)?;
+            refresh(transport).await;
             let connection = transport.connect(address, Lane::Client).await?;
             self.greet(connection).await
         };
@@ -74,6 +75,7 @@ impl Dialer {
 
     async fn greet(&self, connection: Connection) -> Result<Dialed, DialError> {
         let Connection { peer, reader, writer, .. } = connection;
+        self.prove(&peer, None)?;
         let mut writer = FrameWriter::new(writer);
         let mut reader = FrameReader::new(reader, wire::DEFAULT_MAX_FRAME);
         let hello = Hello::client(ClusterId::of_name(&self.cluster), self.name.clone());
@@ -81,23 +83,31 @@ impl Dialer {
         writer.flush().await.map_err(WireError::Io)?;
         match reader.read_hello_reply().await? {
             HelloReply::Ok(welcome) => {
-                self.check_identity(&peer, welcome.member)?;
+                self.prove(&peer, Some(welcome.member))?;
                 Ok(Dialed { reader, writer, welcome })
             }
             HelloReply::Refused { reason, temporary } => Err(DialError::Refused { reason, temporary }),
         }
     }
 
-    /// What the transport knows of the other end must not contradict what it says.
-    fn check_identity(&self, peer: &Peer, said: MemberId) -> Result<(), DialError> {
-        match peer {
-            Peer::Unauthenticated => Ok(()),
-            Peer::Member { cluster, id } if *cluster == self.cluster && *id == said.get() => Ok(()),
-            other => {
-                let reason = format!("it says that it is member {said}, and its certificate is {other:?}");
-                Err(DialError::Refused { reason, temporary: false })
-            }
-        }
+    /// The other end must prove to be a member, and the one that it says, if this end has a certificate.
+    fn prove(&self, peer: &Peer, id: Option<MemberId>) -> Result<(), DialError> {
+        let own = self.transport.as_ref().map_or(Peer::Unauthenticated, |transport| transport.identity());
+        wire::prove_member(&own, peer, &self.cluster, id)
+            .map_err(|reason| DialError::Refused { reason, temporary: false })
+    }
+}
+
+/// Takes over new certificates, if there are any. Those that cannot be used are left alone: perhaps they are just being
+/// replaced.
+async fn refresh(transport: &Arc<dyn Transport>) {
+    if transport.identity() == Peer::Unauthenticated {
+        return;
+    }
+    let transport = transport.clone();
+    let refreshed = tokio::task::spawn_blocking(move || transport.refresh());
+    if let Ok(Err(error)) = refreshed.await {
+        tracing::warn!(%error, "the new certificates cannot be used: the old ones still are");
     }
 }
 

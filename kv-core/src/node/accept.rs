@@ -163,7 +163,20 @@ impl Door {
         let told = timeout(HELLO_WITHIN, writer.flush()).await;
         drop(half_open);
         if let (Some(hello), Some(_client), Ok(Ok(()))) = (hello, admitted, told) {
-            self.serve(hello, lane, reader, writer).await;
+            tokio::select! {
+                () = self.serve(hello, lane, reader, writer) => {}
+                () = self.removed(lane, &peer) => {
+                    tracing::info!(client = wire::describe(&peer), remote, "closed: it is not on the list of clients any more");
+                }
+            }
+        }
+    }
+
+    /// Waits until a client is taken off the list.
+    async fn removed(&self, lane: Lane, peer: &Peer) {
+        match &self.shared.clients {
+            Some(list) if lane == Lane::Client => list.removed(peer).await,
+            _ => std::future::pending().await,
         }
     }
 
@@ -175,6 +188,10 @@ impl Door {
         }
         if lane != Lane::Client {
             return Ok((welcome, None));
+        }
+        if self.shared.clients.as_ref().is_some_and(|list| !list.has(peer)) {
+            let name = if let Peer::Client { name, .. } = peer { name.clone() } else { String::new() };
+            return Err(Refusal::NotListed { me, name });
         }
         let client =
             Client::one(&self.clients, self.max_clients).ok_or(Refusal::TooManyConnections { me })?;
@@ -200,14 +217,22 @@ impl Door {
         }
     }
 
-    /// Tells why someone was refused; of members loudly, since it is a mistake in a configuration, but once.
+    /// Tells why someone was refused; of members loudly, since it is a mistake in a configuration, and of those who are not
+    /// whom they say; but once.
     fn tell(&self, lane: Lane, remote: &str, refusal: &Refusal) {
         let text = refusal.to_string();
+        let is_impostor = matches!(
+            refusal,
+            Refusal::Identity { .. }
+                | Refusal::Removed { .. }
+                | Refusal::Unauthenticated { .. }
+                | Refusal::NotListed { .. }
+        );
         let mut told = lock(&self.counts.told);
-        if lane == Lane::Client || *told == text {
+        if (lane == Lane::Client && !is_impostor) || *told == text {
             tracing::debug!(remote, %refusal, "refused");
         } else {
-            tracing::warn!(remote, %refusal, "refused a member");
+            tracing::warn!(remote, %lane, %refusal, "refused a caller");
             *told = text;
         }
     }

@@ -1,5 +1,6 @@
 //! How a node is described and started.
 
+use super::credentials::{self, ClientList};
 use super::fence::Fence;
 use super::shared::{Parts, Shared};
 use super::status::role_name;
@@ -13,7 +14,7 @@ use crate::message::{Footing, FormationStep, Recovered};
 use crate::replica::{Replica, ReplicaConfig};
 use crate::storage::{Directory, Storage};
 use crate::wire::{Expectation, Limits, MemberInfo};
-use kv_transport::{Listener, Transport, TransportError};
+use kv_transport::{Listener, Peer, Transport, TransportError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub struct NodeBuilder {
     transport: Option<Arc<dyn Transport>>,
     disk: Option<Disk>,
     listen: Option<String>,
+    clients: Option<PathBuf>,
 }
 
 /// Where the node keeps what must survive.
@@ -48,10 +50,22 @@ enum Disk {
 
 impl NodeBuilder {
     pub(super) fn new(cluster: Cluster, me: MemberId) -> Self {
-        Self { cluster, me, options: Options::default(), transport: None, disk: None, listen: None }
+        Self {
+            cluster,
+            me,
+            options: Options::default(),
+            transport: None,
+            disk: None,
+            listen: None,
+            clients: None,
+        }
     }
 
     /// How it reaches the other members and is reached. Required.
+    ///
+    /// One that has a certificate (TLS over TCP, or QUIC) must have this member's. Then all others must prove who they are:
+    /// members by the ids in the configuration, clients by a certificate for this cluster. New certificates in the same files are
+    /// taken over about every second, without a connection being closed.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = Some(transport);
         self
@@ -82,6 +96,17 @@ impl NodeBuilder {
         self
     }
 
+    /// A file with the names of the clients that are let in, one on a line; empty lines and those that begin with `#` say
+    /// nothing. A name is the one in the client's certificate, `kv://CLUSTER/client/NAME`, as it reads without `%`. Members'
+    /// certificates are let in whatever it says. Default: every client with a certificate for this cluster.
+    ///
+    /// The file is read again about every second. Who is taken off the list is refused from then on, and the connections that it
+    /// has are closed. If the file cannot be read any more, the last list counts, and the log says so.
+    pub fn clients(mut self, file: impl Into<PathBuf>) -> Self {
+        self.clients = Some(file.into());
+        self
+    }
+
     /// Starts the member on the current tokio runtime, with threads of its own for what waits for the disk. All checks come
     /// first: where one fails, nothing on disk has changed.
     ///
@@ -96,12 +121,15 @@ impl NodeBuilder {
     /// # Cancel safety
     /// Dropping the future gives up; nothing goes on running.
     pub async fn start(self) -> Result<Node, StartError> {
-        let Self { cluster, me, options, transport, disk, listen } = self;
+        let Self { cluster, me, options, transport, disk, listen, clients } = self;
         let member = cluster.member(me).ok_or(ConfigError::NotAMember(me))?;
         options.check()?;
         let transport = transport.ok_or(StartError::NoTransport)?;
         let disk = disk.ok_or(StartError::NoStorage)?;
         let role = member.role;
+        credentials::check(&*transport, cluster.name(), me, clients.is_some())?;
+        let authenticated = transport.identity() != Peer::Unauthenticated;
+        let clients = clients.map(ClientList::open).transpose()?;
         let listener = bind(&*transport, listen.as_deref().unwrap_or(&member.address)).await?;
 
         let span = tracing::info_span!("member", id = %me);
@@ -120,10 +148,11 @@ impl NodeBuilder {
         let shared = Shared::new(Parts {
             me,
             role,
-            expectation: expectation(&cluster, me, &options),
+            expectation: Expectation { authenticated, ..expectation(&cluster, me, &options) },
             cluster: cluster.clone(),
             options: options.clone(),
             transport,
+            clients,
             span,
             fence,
             log: opened.journal.reader(),
@@ -263,6 +292,7 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
             session_window: small(options.session_window),
             session_ttl: options.session_ttl,
         },
+        authenticated: false,
     }
 }
 

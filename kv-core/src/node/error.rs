@@ -2,13 +2,14 @@
 
 use crate::config::ConfigError;
 use crate::engine::EngineError;
-use crate::ids::Op;
+use crate::ids::{MemberId, Op};
 use crate::journal::{OpenError, ReadError, WriteError};
 use crate::replica::Halt;
 use crate::storage::DirectoryError;
 use kv_transport::TransportError;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Why a node did not start. Where it is a refusal, nothing on disk has changed.
@@ -24,6 +25,29 @@ pub enum StartError {
     /// The builder was not told where to keep data.
     #[error("no data directory was given: call NodeBuilder::data_dir or NodeBuilder::storage")]
     NoStorage,
+    /// The transport's certificate is somebody else's.
+    #[error(
+        "the certificate is of {found}, and this is member {me} of {cluster:?}: give it the certificate of this member"
+    )]
+    OtherIdentity {
+        /// Whose it is.
+        found: String,
+        /// This member.
+        me: MemberId,
+        /// The cluster that it belongs to.
+        cluster: String,
+    },
+    /// The list of clients cannot be read.
+    #[error("cannot read the list of clients {}: {source}", file.display())]
+    ClientList {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is a list of clients, and a transport that cannot tell who somebody is.
+    #[error("a list of clients needs certificates: without them a client can take any name")]
+    ListWithoutCertificates,
     /// The address cannot be listened on.
     #[error(transparent)]
     Transport(#[from] TransportError),

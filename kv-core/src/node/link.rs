@@ -44,6 +44,8 @@ enum LinkError {
     Refused(String),
     #[error("member {0} answers there: check the addresses in the configuration")]
     OtherMember(MemberId),
+    #[error("{0}")]
+    Impostor(String),
     #[error("no sign of life for {ALIVE_WITHIN:?}")]
     Silent,
     #[error("the peer closed it")]
@@ -102,6 +104,9 @@ impl Link {
 
     async fn open(&mut self) -> Result<(FrameReader<Reader>, FrameWriter<Writer>), LinkError> {
         let connection = self.shared.transport.connect(&self.address, self.lane).await?;
+        let own = self.shared.transport.identity();
+        wire::prove_member(&own, &connection.peer, &self.shared.expectation.cluster, Some(self.peer))
+            .map_err(LinkError::Impostor)?;
         let mut reader = FrameReader::new(connection.reader, 0);
         let mut writer = FrameWriter::new(connection.writer);
         let hello = Hello::member(&self.shared.expectation, self.peer, self.lane);
@@ -207,6 +212,9 @@ impl Link {
             match error {
                 LinkError::Refused(_) | LinkError::OtherMember(_) => {
                     tracing::warn!(peer = %self.peer, address = %self.address, lane = %self.lane, %error, "peer refuses");
+                }
+                LinkError::Impostor(_) | LinkError::Transport(TransportError::Handshake { .. }) => {
+                    tracing::warn!(peer = %self.peer, address = %self.address, lane = %self.lane, %error, "cannot trust the peer");
                 }
                 _ => tracing::debug!(peer = %self.peer, lane = %self.lane, %error, "not connected"),
             }

@@ -27,6 +27,7 @@ mod applier;
 mod builder;
 mod clock;
 mod connection;
+mod credentials;
 mod driver;
 mod error;
 mod fence;
@@ -118,6 +119,9 @@ impl Node {
         for (peer, lane, queue) in shared.lanes.all() {
             shared.tasks.spawn(Link::new(shared.clone(), peer, lane, queue).run());
         }
+        if shared.expectation.authenticated {
+            shared.tasks.spawn(credentials::run(shared.clone()));
+        }
         shared.tasks.spawn(scrub::run(shared.clone(), shared.options.scrub_bytes_per_second));
         shared.tasks.spawn(Driver::new(shared.clone(), replica, applied).run());
         let stopped = stop::supervise(shared.clone(), threads.clone());
@@ -150,12 +154,13 @@ impl Node {
     #[must_use]
     pub fn client(&self) -> Client {
         let door = Arc::downgrade(&self.door);
+        let me = self.shared.transport.identity();
         let connect = move || {
             let (near, far) = tokio::io::duplex(DUPLEX_BYTES);
             if let Some(door) = door.upgrade() {
-                door.let_in(in_process(far));
+                door.let_in(in_process(far, me.clone()));
             }
-            in_process(near)
+            in_process(near, me.clone())
         };
         let expectation = &self.shared.expectation;
         Client::builder(self.shared.cluster.name())
@@ -270,12 +275,12 @@ fn start_threads(
     Ok(())
 }
 
-/// One end of a connection that never leaves the process.
-fn in_process(stream: tokio::io::DuplexStream) -> Connection {
+/// One end of a connection that never leaves the process: at its other end is the same member.
+fn in_process(stream: tokio::io::DuplexStream, peer: Peer) -> Connection {
     let (reader, writer) = tokio::io::split(stream);
     Connection {
         lane: Lane::Client,
-        peer: Peer::Unauthenticated,
+        peer,
         remote: "this process".to_owned(),
         reader: Box::new(reader),
         writer: Box::new(writer),

@@ -3,6 +3,7 @@
 use super::StopReason;
 use super::applier::Plan;
 use super::clock::Clock;
+use super::credentials::ClientList;
 use super::inbox::Inbox;
 use super::incoming::Incoming;
 use super::lanes::Lanes;
@@ -33,6 +34,8 @@ pub(super) struct Shared {
     pub(super) options: Options,
     pub(super) expectation: Expectation,
     pub(super) transport: Arc<dyn Transport>,
+    /// The clients that are let in, if not all are.
+    pub(super) clients: Option<ClientList>,
     pub(super) clock: Clock,
     pub(super) tasks: Tasks,
     pub(super) span: tracing::Span,
@@ -91,6 +94,7 @@ pub(super) struct Parts {
     pub(super) options: Options,
     pub(super) expectation: Expectation,
     pub(super) transport: Arc<dyn Transport>,
+    pub(super) clients: Option<ClientList>,
     pub(super) span: tracing::Span,
     pub(super) fence: Arc<AtomicBool>,
     pub(super) log: LogReader,
@@ -108,6 +112,7 @@ impl Shared {
             options: parts.options,
             expectation: parts.expectation,
             transport: parts.transport,
+            clients: parts.clients,
             clock: Clock::start(),
             tasks: Tasks::new(parts.span.clone()),
             span: parts.span,

@@ -53,6 +53,7 @@ impl Bench {
             expectation: expectation(&cluster, ME, &options),
             cluster,
             options,
+            clients: None,
             transport: Arc::new(network.clone()),
             span: tracing::Span::none(),
             fence: Arc::default(),

@@ -192,6 +192,8 @@ pub struct Expectation {
     pub pipeline: u32,
     /// What clients must keep.
     pub limits: Limits,
+    /// Whether the transport proves who the others are, so that one of whom it knows nothing is refused.
+    pub authenticated: bool,
 }
 
 /// Why a caller is refused.
@@ -269,6 +271,33 @@ pub enum Refusal {
         /// Who the hello says it is.
         hello: String,
     },
+    /// A certificate is wanted, and the transport knows of none.
+    #[error("member {me} wants a certificate, and you have shown none")]
+    Unauthenticated {
+        /// This member.
+        me: MemberId,
+    },
+    /// The certificate is of a member that the configuration does not have.
+    #[error(
+        "your certificate is for member {id}, which is not in the configuration of member {me}: it was removed, or the \
+         configurations differ"
+    )]
+    Removed {
+        /// This member.
+        me: MemberId,
+        /// Whose certificate it is.
+        id: MemberId,
+    },
+    /// The client is not one of those that are let in.
+    #[error(
+        "client {name:?} is not on the list of clients of member {me}: put the name on the list, or use another certificate"
+    )]
+    NotListed {
+        /// This member.
+        me: MemberId,
+        /// The name in the client's certificate.
+        name: String,
+    },
     /// Full.
     #[error("member {me} has too many connections: try again later or raise max_connections")]
     TooManyConnections {
@@ -330,32 +359,6 @@ impl Expectation {
             }
         }
         Ok(Welcome { protocol, features: 0, member: me, members: self.members.clone(), limits: self.limits })
-    }
-
-    fn judge_identity(&self, caller: &Caller, peer: &Peer) -> Result<(), Refusal> {
-        let hello = match caller {
-            Caller::Member { id, .. } => format!("member {id} of {:?}", self.cluster),
-            Caller::Client { .. } => format!("a client of {:?}", self.cluster),
-        };
-        let certificate = match (peer, caller) {
-            (Peer::Unauthenticated, _) => return Ok(()),
-            (Peer::Member { cluster, id }, Caller::Member { id: said, .. })
-                if *cluster == self.cluster && *id == said.get() =>
-            {
-                return Ok(());
-            }
-            (Peer::Client { cluster, .. }, Caller::Client { .. }) if *cluster == self.cluster => {
-                return Ok(());
-            }
-            // A member is trusted with more than a client: its own tools may act as clients.
-            (Peer::Member { cluster, .. }, Caller::Client { .. }) if *cluster == self.cluster => {
-                return Ok(());
-            }
-            (Peer::Member { cluster, id }, _) => format!("member {id} of {cluster:?}"),
-            (Peer::Client { cluster, name }, _) => format!("client {name:?} of {cluster:?}"),
-            _ => "an unknown kind of peer".to_owned(),
-        };
-        Err(Refusal::Identity { certificate, hello })
     }
 }
 

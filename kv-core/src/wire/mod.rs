@@ -19,6 +19,7 @@
 mod check;
 mod frame;
 mod hello;
+mod identity;
 mod io;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub use frame::{Frame, HEADER_BYTES, Kind, WireError};
 pub use hello::{
     Caller, Expectation, Hello, HelloReply, Limits, MemberInfo, PROTOCOL, Refusal, VersionRange, Welcome,
 };
+pub use identity::{describe, prove_member};
 pub use io::{FrameReader, FrameWriter};
 
 use crate::message::{Answer, ClientCall, ClientMessage, Entry, Message, ServerMessage};

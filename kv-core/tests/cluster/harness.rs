@@ -1,14 +1,19 @@
 //! A cluster to be tested.
 
+#[cfg(feature = "certs")]
+use super::pki::Pki;
 use super::storage::Ailment;
 use kv_core::config::{Cluster, Options, Role};
 use kv_core::ids::MemberId;
 use kv_core::message::MemberStatus;
 use kv_core::node::{Node, StartError};
 use kv_core::storage::Directory;
+#[cfg(feature = "certs")]
+use kv_core::transport::tls::Identity;
 use kv_core::transport::{Faults, Faulty, Memory, Transport};
 use kv_core::{Client, wire};
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -39,6 +44,8 @@ pub(crate) enum Net {
     Memory(Memory),
     #[cfg(feature = "tcp")]
     Tcp,
+    #[cfg(all(feature = "tcp", feature = "certs"))]
+    TcpTls(Arc<Pki>),
 }
 
 impl Net {
@@ -51,12 +58,46 @@ impl Net {
         Self::Tcp
     }
 
+    #[cfg(all(feature = "tcp", feature = "certs"))]
+    pub(crate) fn tcp_tls() -> Self {
+        Self::TcpTls(Arc::new(Pki::new("test")))
+    }
+
+    /// The certificates that it goes by.
+    #[cfg(feature = "certs")]
+    pub(crate) fn pki(&self) -> &Pki {
+        match self {
+            #[cfg(feature = "tcp")]
+            Self::TcpTls(pki) => pki,
+            _ => panic!("a network without certificates"),
+        }
+    }
+
+    /// The same network, as seen by one who has these certificates.
+    #[cfg(feature = "certs")]
+    pub(crate) fn transport_with(&self, identity: Identity) -> Arc<dyn Transport> {
+        match self {
+            #[cfg(feature = "tcp")]
+            Self::TcpTls(_) => Arc::new(kv_core::transport::tcp::Tcp::with_tls(identity)),
+            _ => panic!("a network without certificates"),
+        }
+    }
+
+    /// Remembers whose address it is: the transport there gets this member's certificate.
+    fn name_member(&self, address: &str, id: u8) {
+        match self {
+            #[cfg(all(feature = "tcp", feature = "certs"))]
+            Self::TcpTls(pki) => pki.name_member(address, id),
+            _ => _ = (address, id),
+        }
+    }
+
     /// An address that nobody has.
     pub(crate) fn address(&self) -> String {
         match self {
             Self::Memory(_) => format!("member:{}", next_port()),
             #[cfg(feature = "tcp")]
-            Self::Tcp => loop {
+            _ => loop {
                 let address = format!("127.0.0.1:{}", next_port());
                 if std::net::TcpListener::bind(&address).is_ok() {
                     return address;
@@ -65,12 +106,14 @@ impl Net {
         }
     }
 
-    /// The network as seen from `address`.
+    /// The network as seen from `address`. With certificates, who is no member is the client of this name.
     pub(crate) fn transport(&self, address: &str) -> Arc<dyn Transport> {
         match self {
             Self::Memory(memory) => Arc::new(memory.named(address)),
             #[cfg(feature = "tcp")]
             Self::Tcp => Arc::new(kv_core::transport::tcp::Tcp::new()),
+            #[cfg(all(feature = "tcp", feature = "certs"))]
+            Self::TcpTls(pki) => self.transport_with(pki.identity(&pki.name_of(address))),
         }
     }
 }
@@ -95,6 +138,8 @@ pub(crate) struct Harness {
     /// What ails the members' disks.
     pub(crate) ailments: Vec<Option<Ailment>>,
     pub(crate) nodes: Vec<Option<Node>>,
+    /// The file with the names of the clients that are let in, if not all are.
+    pub(crate) clients: Option<PathBuf>,
 }
 
 /// Time-outs that suit a busy machine: no test depends on how fast a failover is.
@@ -115,7 +160,9 @@ pub(crate) fn patient_options() -> Options {
 pub(crate) fn cluster(net: &Net, roles: &[Role]) -> Cluster {
     let mut builder = Cluster::builder("test");
     for (id, role) in (0..).zip(roles) {
-        builder = builder.with(id, net.address(), *role);
+        let address = net.address();
+        net.name_member(&address, id);
+        builder = builder.with(id, address, *role);
     }
     builder.build().expect("the configuration is valid")
 }
@@ -131,6 +178,7 @@ impl Harness {
             dirs: roles.iter().map(|_| tempfile::tempdir().expect("a temporary directory")).collect(),
             ailments: roles.iter().map(|_| None).collect(),
             nodes: roles.iter().map(|_| None).collect(),
+            clients: None,
         }
     }
 
@@ -171,6 +219,10 @@ impl Harness {
         let builder = Node::builder(self.cluster.clone(), id(member).get())
             .transport(Arc::new(transport))
             .options(self.options.clone());
+        let builder = match &self.clients {
+            None => builder,
+            Some(file) => builder.clients(file),
+        };
         let path = self.dirs[member].path();
         let builder = match &self.ailments[member] {
             None => builder.data_dir(path),

@@ -7,6 +7,8 @@ mod faults;
 mod harness;
 mod links;
 mod load;
+#[cfg(feature = "certs")]
+mod pki;
 mod refusals;
 mod storage;
 mod transfer;
@@ -33,6 +35,17 @@ macro_rules! on_every_transport {
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $name() {
                     harness::bounded($module::$name(Net::tcp())).await;
+                }
+            )*)*
+        }
+
+        #[cfg(all(feature = "tcp", feature = "certs"))]
+        mod tcp_tls {
+            use super::*;
+            $($(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    harness::bounded($module::$name(Net::tcp_tls())).await;
                 }
             )*)*
         }

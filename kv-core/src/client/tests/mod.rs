@@ -47,6 +47,7 @@ fn expectation(me: MemberId) -> Expectation {
         members: [A, B, C].map(info).to_vec(),
         fingerprint: Hash::ZERO,
         pipeline: 32,
+        authenticated: false,
         limits: Limits {
             max_key_bytes: 100,
             max_value_bytes: 1000,

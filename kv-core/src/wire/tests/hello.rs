@@ -75,10 +75,54 @@ fn a_certificate_must_say_what_the_hello_says() {
         (&hellos()[1], client("test")),
         (&hellos()[1], member("test", 2)),
         (&hellos()[1], member("prod", 1)),
+        (&hellos()[1], client("prod")),
         (&hellos()[0], client("prod")),
         (&hellos()[0], member("prod", 1)),
     ] {
         let refusal = me.judge(hello, hello.lane, &peer).unwrap_err();
         assert!(matches!(refusal, Refusal::Identity { .. }), "{refusal}");
     }
+}
+
+/// FAULTS M6, X4: with certificates, nobody comes in without one, and a member that was removed in no role at all.
+#[test]
+fn where_certificates_are_wanted_the_unknown_and_the_removed_are_refused() {
+    let me = Expectation { authenticated: true, ..expectation() };
+    let removed = Peer::Member { cluster: "test".into(), id: 9 };
+    for hello in hellos() {
+        let refusal = me.judge(&hello, hello.lane, &Peer::Unauthenticated).unwrap_err();
+        assert!(matches!(refusal, Refusal::Unauthenticated { .. }) && !refusal.is_temporary(), "{refusal}");
+        let refusal = me.judge(&hello, hello.lane, &removed).unwrap_err();
+        assert!(
+            refusal.to_string().contains("member 9, which is not in the configuration of member 0"),
+            "{refusal}"
+        );
+    }
+    let member = Peer::Member { cluster: "test".into(), id: 1 };
+    assert!(me.judge(&hellos()[1], Lane::Control, &member).is_ok());
+}
+
+#[test]
+fn who_is_called_must_prove_to_be_that_member() {
+    let own = Peer::Client { cluster: "test".into(), name: "app".into() };
+    let member = |cluster: &str, id| Peer::Member { cluster: cluster.into(), id };
+    let prove = |peer: &Peer, id: Option<u8>| prove_member(&own, peer, "test", id.map(MemberId::new));
+    assert_eq!(prove(&member("test", 1), Some(1)), Ok(()));
+    assert_eq!(prove(&member("test", 1), None), Ok(()));
+    for (peer, id, expected) in [
+        (
+            member("test", 2),
+            Some(1),
+            "certificate is of member 2 of \"test\", and member 1 of \"test\" should be there",
+        ),
+        (member("prod", 1), Some(1), "certificate is of member 1 of \"prod\""),
+        (member("prod", 1), None, "and a member of \"test\" should be there"),
+        (own.clone(), Some(1), "certificate is of client \"app\""),
+        (own.clone(), None, "certificate is of client \"app\""),
+        (Peer::Unauthenticated, None, "of nobody known"),
+    ] {
+        let text = prove(&peer, id).unwrap_err();
+        assert!(text.contains(expected), "{text}");
+    }
+    assert_eq!(prove_member(&Peer::Unauthenticated, &Peer::Unauthenticated, "test", None), Ok(()));
 }

@@ -186,6 +186,7 @@ fn expectation() -> Expectation {
         members: vec![member(0, "data"), member(1, "data"), member(2, "witness")],
         fingerprint: Hash::of(b"configuration"),
         pipeline: 32,
+        authenticated: false,
         limits: Limits {
             max_key_bytes: 4096,
             max_value_bytes: 1 << 20,

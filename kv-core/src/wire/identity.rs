@@ -1,0 +1,70 @@
+//! Who may say what of himself, by what the transport knows of him.
+
+use super::hello::{Caller, Expectation, Refusal};
+use crate::ids::MemberId;
+use kv_transport::Peer;
+
+impl Expectation {
+    /// Whether the caller is whom its hello says, and one who may come in at all.
+    pub(super) fn judge_identity(&self, caller: &Caller, peer: &Peer) -> Result<(), Refusal> {
+        let me = self.me;
+        match (peer, caller) {
+            (Peer::Unauthenticated, _) if self.authenticated => return Err(Refusal::Unauthenticated { me }),
+            (Peer::Unauthenticated, _) => return Ok(()),
+            (Peer::Member { cluster, id: proved }, _) if *cluster == self.cluster => {
+                let proved = MemberId::new(*proved);
+                if self.member(proved).is_none() {
+                    return Err(Refusal::Removed { me, id: proved });
+                }
+                match caller {
+                    Caller::Member { id, .. } if *id == proved => return Ok(()),
+                    // A member is trusted with more than a client: its own tools may act as clients.
+                    Caller::Client { .. } => return Ok(()),
+                    Caller::Member { .. } => {}
+                }
+            }
+            (Peer::Client { cluster, .. }, Caller::Client { .. }) if *cluster == self.cluster => {
+                return Ok(());
+            }
+            _ => {}
+        }
+        let hello = match caller {
+            Caller::Member { id, .. } => format!("member {id} of {:?}", self.cluster),
+            Caller::Client { .. } => format!("a client of {:?}", self.cluster),
+        };
+        Err(Refusal::Identity { certificate: describe(peer), hello })
+    }
+}
+
+/// The other end, as it is called in messages.
+#[must_use]
+pub fn describe(peer: &Peer) -> String {
+    match peer {
+        Peer::Unauthenticated => "nobody known".to_owned(),
+        Peer::Member { cluster, id } => format!("member {id} of {cluster:?}"),
+        Peer::Client { cluster, name } => format!("client {name:?} of {cluster:?}"),
+        _ => "an unknown kind of peer".to_owned(),
+    }
+}
+
+/// Whether the other end of a connection that was opened to a member proves to be one of `cluster`: member `id`, or any if that
+/// is not known yet. Where this end has a certificate, the other end must have one, too.
+///
+/// # Errors
+/// Who is there instead, and what to do.
+pub fn prove_member(own: &Peer, peer: &Peer, cluster: &str, id: Option<MemberId>) -> Result<(), String> {
+    match peer {
+        Peer::Unauthenticated if *own == Peer::Unauthenticated => return Ok(()),
+        Peer::Member { cluster: theirs, id: proved }
+            if theirs == cluster && id.is_none_or(|id| id.get() == *proved) =>
+        {
+            return Ok(());
+        }
+        _ => {}
+    }
+    let wanted = id.map_or_else(|| "a member".to_owned(), |id| format!("member {id}"));
+    Err(format!(
+        "its certificate is of {}, and {wanted} of {cluster:?} should be there: check the address, and its certificate",
+        describe(peer)
+    ))
+}

@@ -305,6 +305,7 @@ fn summary(dice: &mut Dice<'_>, view: View) -> LogSummary {
         log_view: View::new(view.get().saturating_sub(dice.below(4))),
         checkpoint: at(dice.below(commit + 1)).unwrap_or(Anchor::ZERO),
         commit: at(commit).unwrap_or(Anchor::ZERO),
+        lacks: Vec::new(),
         head: Op::new(commit + count),
         suffix: (1..=count).map(|n| slot(commit + n, dice)).collect(),
         open: dice.below(8) == 0,

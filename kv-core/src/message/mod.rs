@@ -212,6 +212,9 @@ pub struct LogSummary {
     pub checkpoint: Anchor,
     /// Known to be committed (or, if greater, head - pipeline, which is committed by the pipeline rule).
     pub commit: Anchor,
+    /// The ops at or below `commit` whose entries are not intact here, and for which no state here stands: the first and the last of
+    /// each run, ascending. Not all of them, if they are many.
+    pub lacks: Vec<(Op, Op)>,
     /// The last op that the log may hold, as far as it is listed.
     pub head: Op,
     /// Every op above `commit` up to `head`, ascending, without a gap.

@@ -13,6 +13,7 @@ mod detector;
 mod formation;
 mod install;
 mod log;
+mod lost;
 mod pace;
 #[cfg(any(test, feature = "sim"))]
 mod planted;

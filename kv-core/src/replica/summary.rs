@@ -1,6 +1,6 @@
 //! What a member's log holds, as it tells it in `DoViewChange` (rule V4).
 
-use super::Replica;
+use super::{Replica, lost};
 use crate::ids::{Anchor, Op};
 use crate::message::{Behind, Extent, LogSummary, Slot};
 
@@ -20,7 +20,8 @@ impl Replica {
             suffix.push(self.slot(op));
         }
         let checkpoint = self.anchor(self.checkpoint.max(self.log.floor()));
-        LogSummary { log_view: self.log_view, checkpoint, commit, head, suffix, open }
+        let lacks = self.lacks(commit.op);
+        LogSummary { log_view: self.log_view, checkpoint, commit, lacks, head, suffix, open }
     }
 
     /// The greatest op that is known to be committed and whose hash is known. Rule N3 counts for an intact entry behind the damage too.
@@ -64,5 +65,8 @@ pub(super) fn well_formed(log: &LogSummary, pipeline: u64) -> bool {
     let listed = log.head.distance_from(log.commit.op);
     let is_damaged = log.open || log.suffix.iter().any(|slot| matches!(slot, Slot::Faulty(_)));
     let most = if is_damaged { pipeline.saturating_mul(LISTED) } else { pipeline };
-    log.commit.op <= log.head && listed == log.suffix.len() as u64 && listed <= most
+    log.commit.op <= log.head
+        && lost::well_formed(&log.lacks, log.commit.op)
+        && listed == log.suffix.len() as u64
+        && listed <= most
 }

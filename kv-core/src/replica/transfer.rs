@@ -91,6 +91,11 @@ impl Transfer {
         self.adopting.is_some()
     }
 
+    /// Whether a part of a snapshot is here.
+    pub(super) const fn has_staged(&self) -> bool {
+        self.staged.is_some()
+    }
+
     /// Whether a snapshot is on its way here.
     pub(super) const fn is_running(&self) -> bool {
         self.run.is_some()

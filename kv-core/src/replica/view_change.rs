@@ -31,6 +31,10 @@ pub(super) struct ViewChange {
 }
 
 impl ViewChange {
+    pub(super) const fn summaries(&self) -> &BTreeMap<MemberId, LogSummary> {
+        &self.summaries
+    }
+
     pub(super) fn next_timeout(&self) -> Instant {
         let vote = self.suspicion.map_or(self.patience_ends, |suspicion| suspicion.resend_at);
         let install = self.install.as_ref().map_or(vote, |install| install.retry_at);
@@ -154,7 +158,9 @@ impl Replica {
         change.said = Some(summary.clone());
         change.summaries.insert(me, summary);
         self.say_do_view_change();
-        self.decide_log();
+        if !self.halt_if_lost() {
+            self.decide_log();
+        }
     }
 
     fn say_do_view_change(&mut self) {
@@ -179,7 +185,9 @@ impl Replica {
         let State::ViewChange(change) = &mut self.state else { return };
         if view == self.view && well_formed(&log, u64::from(self.options.pipeline)) {
             change.summaries.insert(from, log);
-            self.decide_log();
+            if !self.halt_if_lost() {
+                self.decide_log();
+            }
         }
     }
 

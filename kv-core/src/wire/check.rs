@@ -136,6 +136,9 @@ fn summary(log: &LogSummary) -> Result<(), WireError> {
     anchor(log.checkpoint)?;
     anchor(log.commit)?;
     op(log.head)?;
+    if !log.lacks.iter().all(|(first, last)| first <= last && *last <= log.commit.op) {
+        return Err(WireError::OutOfRange { field: "what a log lacks" });
+    }
     if log.suffix.len() as u64 != log.head.distance_from(log.commit.op) {
         return Err(WireError::OutOfRange { field: "the length of a log's suffix" });
     }

@@ -13,6 +13,7 @@ fn summary(log_view: u64, commit: u64, slots: &[Slot]) -> LogSummary {
         log_view: View::new(log_view),
         checkpoint: Anchor::ZERO,
         commit,
+        lacks: Vec::new(),
         head: commit.op.advance(slots.len() as u64),
         suffix: slots.to_vec(),
         open: false,

@@ -1,7 +1,7 @@
 //! Damaged logs: executions that lose data, or get stuck, where a careless implementation takes what it cannot read for what was never
 //! there. Each cites the rule that prevents it.
 
-use super::group::Group;
+use super::group::{Disk, Group};
 use crate::config::Options;
 use crate::ids::{MemberId, Op, View};
 use crate::message::{Extent, Message, Slot};
@@ -97,6 +97,103 @@ fn s7_the_same_entry_bad_everywhere_halts_loudly() {
     let lost = Some(Halt::Lost { op: Op::new(8) });
     group.run_until("halted", |group| group.members.iter().any(|member| member.halt == lost));
     assert_eq!(group.serving(), None);
+}
+
+/// Twelve entries with a pipeline of four, on everybody's disk: op 3 is below what any vote lists. Everybody is down.
+fn with_deep_logs(data: u8, witnesses: u8) -> Group {
+    let options = Options { pipeline: 4, ..Options::default() };
+    let mut group = Group::with_options(data, witnesses, options);
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    for n in 0..12 {
+        group.propose(0, &format!("k{n}"));
+        group.settle();
+    }
+    group.run_until("level", Group::level);
+    // Nobody has a checkpoint: a witness takes one by itself.
+    crash_all(&mut group);
+    group
+}
+
+/// FAULTS S7, rule V5: below what is decided, nobody says that it is lost but all together. Without a word the views changed for ever.
+#[test]
+fn s7_the_same_entry_bad_everywhere_below_the_base_halts_loudly() {
+    for bad in [&[3][..], &[3, 4, 5], &[1, 3], &[3, 9, 12]] {
+        let mut group = with_deep_logs(3, 0);
+        for id in 0..3 {
+            spoil(&mut group, id, bad);
+        }
+        start_all(&mut group);
+        let lost = Some(Halt::Lost { op: Op::new(bad[0]) });
+        group.run_until("halted", |group| group.members.iter().all(|member| member.halt == lost));
+        assert_eq!(group.serving(), None);
+    }
+}
+
+/// Rule V5: not before all have answered, and not while one has it.
+#[test]
+fn s7_nobody_gives_an_entry_up_before_the_last_has_answered() {
+    let mut group = with_deep_logs(3, 0);
+    spoil(&mut group, 0, &[3]);
+    spoil(&mut group, 1, &[3]);
+    group.start(0);
+    group.start(1);
+    group.run_for(10_000);
+    assert!(group.members.iter().all(|member| member.halt.is_none()));
+    assert_eq!(group.serving(), None, "nor can anybody serve without it");
+    group.start(2);
+    group.run_until("mended", |group| mended(group, 12));
+}
+
+/// Rules V5 and T2: the state of one holds what the entry did.
+#[test]
+fn s7_an_entry_that_a_state_stands_for_is_not_lost() {
+    for owner in 0..3 {
+        let mut group = with_deep_logs(3, 0);
+        for id in 0..3 {
+            spoil(&mut group, id, &[3]);
+        }
+        let disk = &mut group.members[owner].disk;
+        disk.checkpoint = disk.entries[&Op::new(6)].header.anchor();
+        start_all(&mut group);
+        group.run_until("level", |group| group.level() && group.serving().is_some());
+        assert!(group.members.iter().all(|member| member.halt.is_none()), "{owner}");
+        assert!(group.committed.len() >= 12);
+    }
+}
+
+/// Rule T9: that a witness holds a point to be durable brings nothing back.
+#[test]
+fn s7_a_witness_that_has_dropped_an_entry_does_not_stand_for_it() {
+    let mut group = with_deep_logs(2, 1);
+    spoil(&mut group, 0, &[3]);
+    spoil(&mut group, 1, &[3]);
+    let disk = &mut group.members[2].disk;
+    disk.checkpoint = disk.entries[&Op::new(6)].header.anchor();
+    disk.trim(Op::new(6));
+    start_all(&mut group);
+    let lost = Some(Halt::Lost { op: Op::new(3) });
+    group.run_until("halted", |group| group.members.iter().all(|member| member.halt == lost));
+}
+
+/// Rule V4: a crash while the members answer: whoever comes back says what its disk holds then.
+#[test]
+fn s7_a_member_whose_entry_can_be_read_again_ends_the_wait() {
+    let mut group = with_deep_logs(3, 0);
+    for id in 0..3 {
+        spoil(&mut group, id, &[3]);
+    }
+    let good = group.members[2].disk.clone();
+    group.start(0);
+    group.start(1);
+    group.run_for(300);
+    group.isolate(2);
+    group.start(2);
+    group.run_for(300);
+    group.crash(2);
+    group.members[2].disk = Disk { bad: Default::default(), ..good };
+    group.heal();
+    group.start(2);
+    group.run_until("mended", |group| mended(group, 12));
 }
 
 /// FAULTS S7: nobody else has what a cluster of one has lost.

@@ -400,6 +400,7 @@ fn summary(state: &State, said: &Said) -> LogSummary {
         log_view: View::new(u64::from(said.log_view)),
         checkpoint: Anchor::ZERO,
         commit: Anchor::new(Op::new(u64::from(said.commit)), hash),
+        lacks: Vec::new(),
         head: Op::new(said.log.len() as u64),
         suffix: said.log.iter().skip(committed).map(slot).collect(),
         open: said.open,

@@ -1,0 +1,134 @@
+//! Entries that nobody has any more, below what a view change decides about (rules V4 and V5): a log with a hole that no peer can fill is
+//! never installed, and without a word about it the views would change for ever.
+
+use super::Replica;
+use super::state::State;
+use crate::ids::{MemberId, Op};
+use crate::message::{Behind, LogSummary, Slot};
+use std::collections::BTreeMap;
+
+/// How many runs a member tells. What is not told is taken to be there.
+const MOST_RUNS: usize = 64;
+
+/// Ops, the first and the last of each run; ascending, and apart from each other.
+type Runs = Vec<(Op, Op)>;
+
+/// Adds ops above all that are there already.
+fn push(runs: &mut Runs, first: Op, last: Op) {
+    if first > last {
+        return;
+    }
+    match runs.last_mut() {
+        Some((_, end)) if end.next() >= first => *end = last.max(*end),
+        Some(_) | None => runs.push((first, last)),
+    }
+}
+
+/// What is in both.
+fn common(some: &Runs, others: &Runs) -> Runs {
+    let mut both = Runs::new();
+    for (first, last) in some {
+        for (from, to) in others {
+            push(&mut both, (*first).max(*from), (*last).min(*to));
+        }
+    }
+    both
+}
+
+/// Whether a list of runs can be one.
+pub(super) fn well_formed(runs: &[(Op, Op)], commit: Op) -> bool {
+    runs.len() <= MOST_RUNS
+        && runs.iter().all(|(first, last)| first <= last && *last <= commit)
+        && runs.windows(2).all(|pair| pair[0].1 < pair[1].0)
+}
+
+/// The first committed op whose entry all members have lost, if all have answered.
+pub(super) fn lost(votes: &BTreeMap<MemberId, LogSummary>, members: usize) -> Option<Op> {
+    let base = votes.values().map(|summary| summary.commit.op).max().filter(|_| votes.len() == members)?;
+    let mut missing = votes.values().map(|summary| missing(summary, base));
+    let first = missing.next()?;
+    missing.fold(first, |all, some| common(&all, &some)).first().map(|(op, _)| *op)
+}
+
+/// The ops up to `base` whose entries a member does not have.
+fn missing(summary: &LogSummary, base: Op) -> Runs {
+    let mut runs = summary.lacks.clone();
+    let mut op = summary.commit.op;
+    for slot in &summary.suffix {
+        op = op.next();
+        if matches!(slot, Slot::Faulty(_)) && op <= base {
+            push(&mut runs, op, op);
+        }
+    }
+    push(&mut runs, op.next(), base);
+    runs
+}
+
+impl Replica {
+    /// Up to where a state here stands for the entries. A witness has none, and what is being fetched is none yet.
+    fn stands_for(&self) -> Op {
+        if self.is_witness() { Op::ZERO } else { self.told_checkpoint() }
+    }
+
+    /// Rule V4: the ops up to `commit` whose entries are not intact here, and for which no state here stands.
+    pub(super) fn lacks(&self, commit: Op) -> Runs {
+        let mut runs = Runs::new();
+        if self.transfer.has_staged() {
+            // It may become the state.
+            return runs;
+        }
+        let (stands, gone) = (self.stands_for(), self.trimmed());
+        push(&mut runs, stands.next(), gone.min(commit));
+        let held = stands.max(gone);
+        for op in self.log.faulty().filter(|op| *op > held && *op <= commit) {
+            push(&mut runs, op, op);
+        }
+        let mut next = self.log.head().op.max(held).next();
+        for (op, behind) in self.log.behind().range(next..=commit.max(next)) {
+            if matches!(behind, Behind::Intact { .. }) {
+                push(&mut runs, next, op.previous().min(commit));
+                next = op.next();
+            }
+        }
+        push(&mut runs, next, commit);
+        runs.truncate(MOST_RUNS);
+        runs
+    }
+
+    /// Rule V5.7: everyone has answered, and nobody has an entry that was committed. To wait would be to wait for ever. True if this member halts.
+    pub(super) fn halt_if_lost(&mut self) -> bool {
+        let State::ViewChange(change) = &self.state else { return false };
+        let Some(op) = lost(change.summaries(), self.cluster.len()) else { return false };
+        let is_missing = self.lacks(op).last().is_some_and(|(_, last)| *last >= op);
+        if is_missing {
+            self.halt(super::Halt::Lost { op });
+        }
+        is_missing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runs(runs: &[(u64, u64)]) -> Runs {
+        runs.iter().map(|(first, last)| (Op::new(*first), Op::new(*last))).collect()
+    }
+
+    #[test]
+    fn what_two_lists_have_in_common() {
+        let both = |some, others| common(&runs(some), &runs(others));
+        assert_eq!(both(&[(1, 4), (7, 9)], &[(3, 7), (9, 9)]), runs(&[(3, 4), (7, 7), (9, 9)]));
+        assert_eq!(both(&[(1, 4)], &[(5, 9)]), Runs::new());
+        assert_eq!(both(&[(2, 4), (5, 6)], &[(1, 9)]), runs(&[(2, 6)]), "joined where they touch");
+    }
+
+    #[test]
+    fn a_list_of_runs_is_ascending_and_ends_at_the_commit_point() {
+        let good = |list: &[(u64, u64)]| well_formed(&runs(list), Op::new(9));
+        assert!(good(&[]) && good(&[(1, 1), (3, 9)]));
+        assert!(
+            !good(&[(3, 2)]) && !good(&[(1, 10)]) && !good(&[(3, 4), (4, 5)]) && !good(&[(5, 6), (1, 2)])
+        );
+    }
+}

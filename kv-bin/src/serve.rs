@@ -20,6 +20,7 @@ const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> {
     let mut signals =
         Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+    raise_open_files();
     let node = Node::builder(config.cluster.clone(), config.id.get())
         .transport(lossy(config.transport.transport()?, config.lose))
         .data_dir(&config.data)
@@ -41,6 +42,18 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     tokio::select! {
         () = node.shutdown() => Ok(()),
         signal = signals.next() => Err(Failure::failed(format!("stopped at once by a second signal ({signal})"))),
+    }
+}
+
+/// Lets the process open as many files as it is allowed to: a member lets in fewer clients where it may open few.
+fn raise_open_files() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+            tracing::debug!(%error, ?maximum, "cannot raise the number of open files");
+        }
     }
 }
 

@@ -295,6 +295,16 @@ pub struct Options {
     pub session_window: usize,
     /// The most client connections. Default 1,024; 1 to 100,000.
     pub max_connections: usize,
+    /// The most client connections that are let in in a second; those beyond are closed at once, and clients try again. Default
+    /// 1,000; 1 to 1,000,000.
+    pub max_accepts_per_second: u32,
+    /// The most memory that the connections of clients take together: requests being read and in flight, answers not yet written.
+    /// Where there is none left, requests wait or are answered `Overloaded`. Default 256 MiB; 16 MiB to 1 TiB, and at least ten
+    /// times the largest key and value.
+    pub client_memory_bytes: usize,
+    /// A client's connection on which nothing came for this long is closed. Clients are told, and show life when they have
+    /// nothing to ask. Default 60 s; 1 s to 1 day.
+    pub client_idle: Duration,
 }
 
 impl Default for Options {
@@ -318,6 +328,9 @@ impl Default for Options {
             session_ttl: Duration::from_secs(600),
             session_window: 256,
             max_connections: 1024,
+            max_accepts_per_second: 1000,
+            client_memory_bytes: 256 << 20,
+            client_idle: Duration::from_secs(60),
         }
     }
 }
@@ -357,7 +370,17 @@ impl Options {
         number("segment_bytes", self.segment_bytes, (64 << 10).max(2 * entry)..=1 << 30, segment)?;
         size("max_sessions", self.max_sessions, 1..=1_000_000, "1 to 1,000,000")?;
         size("session_window", self.session_window, 1..=4096, "1 to 4,096")?;
-        size("max_connections", self.max_connections, 1..=100_000, "1 to 100,000")
+        size("max_connections", self.max_connections, 1..=100_000, "1 to 100,000")?;
+        number(
+            "max_accepts_per_second",
+            self.max_accepts_per_second.into(),
+            1..=1_000_000,
+            "1 to 1,000,000",
+        )?;
+        let least = (10 * (self.max_key_bytes + self.max_value_bytes) as u64).max(16 << 20);
+        let memory = "16 MiB to 1 TiB, and at least ten times the largest key and value";
+        size("client_memory_bytes", self.client_memory_bytes, least..=1 << 40, memory)?;
+        time("client_idle", self.client_idle, ms(1_000)..=ms(86_400_000), "1 s to 1 day")
     }
 }
 
@@ -406,7 +429,7 @@ mod tests {
     #[test]
     fn each_value_outside_its_range_is_named() {
         type Spoiler = fn(&mut Options);
-        let spoilers: [(&str, Spoiler); 19] = [
+        let spoilers: [(&str, Spoiler); 22] = [
             ("heartbeat", |options| options.heartbeat = Duration::ZERO),
             ("suspect_min", |options| options.suspect_min = options.heartbeat),
             ("suspect_max", |options| options.suspect_max = options.heartbeat),
@@ -426,6 +449,9 @@ mod tests {
             ("session_window", |options| options.session_window = 0),
             ("max_connections", |options| options.max_connections = 0),
             ("max_connections", |options| options.max_connections = 1_000_000),
+            ("max_accepts_per_second", |options| options.max_accepts_per_second = 0),
+            ("client_memory_bytes", |options| options.client_memory_bytes = 0),
+            ("client_idle", |options| options.client_idle = Duration::ZERO),
         ];
         for (expected, spoil) in spoilers {
             let mut options = Options::default();

@@ -69,6 +69,9 @@ fn every_option() -> Tuning {
         session_ttl: time,
         session_window: Some(77),
         max_connections: Some(77),
+        max_accepts_per_second: Some(77),
+        client_memory_bytes: size,
+        client_idle: time,
     }
 }
 

@@ -83,6 +83,18 @@ pub(crate) struct Tuning {
     /// The most client connections [default: 1024]
     #[arg(long, env = "KV_MAX_CONNECTIONS", value_name = "N")]
     pub(crate) max_connections: Option<usize>,
+
+    /// The most client connections that are let in in a second; those beyond are closed, and clients try again [default: 1000]
+    #[arg(long, env = "KV_MAX_ACCEPTS_PER_SECOND", value_name = "N")]
+    pub(crate) max_accepts_per_second: Option<u32>,
+
+    /// The most memory that the connections of clients take together [default: 256MiB]
+    #[arg(long, env = "KV_CLIENT_MEMORY_BYTES", value_name = "SIZE")]
+    pub(crate) client_memory_bytes: Option<Size>,
+
+    /// A client's connection on which nothing came for this long is closed [default: 60s]
+    #[arg(long, env = "KV_CLIENT_IDLE", value_name = "TIME")]
+    pub(crate) client_idle: Option<Span>,
 }
 
 impl Tuning {
@@ -107,6 +119,9 @@ impl Tuning {
             session_ttl: self.session_ttl.or(other.session_ttl),
             session_window: self.session_window.or(other.session_window),
             max_connections: self.max_connections.or(other.max_connections),
+            max_accepts_per_second: self.max_accepts_per_second.or(other.max_accepts_per_second),
+            client_memory_bytes: self.client_memory_bytes.or(other.client_memory_bytes),
+            client_idle: self.client_idle.or(other.client_idle),
         }
     }
 
@@ -122,11 +137,13 @@ impl Tuning {
         time(&mut options.suspect_min, self.suspect_min);
         time(&mut options.suspect_max, self.suspect_max);
         time(&mut options.session_ttl, self.session_ttl);
+        time(&mut options.client_idle, self.client_idle);
         bytes(&mut options.max_batch_bytes, self.max_batch_bytes);
         bytes(&mut options.max_key_bytes, self.max_key_bytes);
         bytes(&mut options.max_value_bytes, self.max_value_bytes);
         bytes(&mut options.checkpoint_bytes, self.checkpoint_bytes);
         bytes(&mut options.cache_bytes, self.cache_bytes);
+        bytes(&mut options.client_memory_bytes, self.client_memory_bytes);
         let long = |slot: &mut u64, size: Option<Size>| {
             if let Some(size) = size {
                 *slot = size.0;
@@ -141,6 +158,8 @@ impl Tuning {
         options.max_sessions = self.max_sessions.unwrap_or(options.max_sessions);
         options.session_window = self.session_window.unwrap_or(options.session_window);
         options.max_connections = self.max_connections.unwrap_or(options.max_connections);
+        options.max_accepts_per_second =
+            self.max_accepts_per_second.unwrap_or(options.max_accepts_per_second);
         options
     }
 }

@@ -76,6 +76,7 @@ pub fn hello(data: &[u8]) {
             max_value_bytes: 1,
             session_window: 1,
             session_ttl: Duration::from_secs(1),
+            client_idle: Duration::from_secs(60),
         },
     };
     for lane in [Lane::Control, Lane::Log, Lane::Bulk, Lane::Client] {

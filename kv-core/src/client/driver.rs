@@ -13,11 +13,16 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio::time::Sleep;
+use tokio::time::{Interval, MissedTickBehavior, Sleep, interval_at};
 
 /// What waits to be sent to one member, in bytes, before its connection counts as dead.
 const MAX_QUEUED: usize = 64 << 20;
+
+/// How often life is shown at least and at most, whatever a member says of its patience.
+const SHORTEST_ALIVE: Duration = Duration::from_millis(100);
+const LONGEST_ALIVE: Duration = Duration::from_secs(3600);
 
 /// How many events are taken in before what they cause is sent.
 const BATCH: usize = 256;
@@ -97,6 +102,8 @@ pub(super) struct Driver {
     generations: u64,
     events: LinkEvents,
     timer: Pin<Box<Sleep>>,
+    /// When to show life on connections on which nothing is said: members close those that are silent.
+    alive: Interval,
 }
 
 impl Driver {
@@ -113,6 +120,9 @@ impl Driver {
             session_idle: limits.session_ttl / 2,
             ..CoreOptions::default()
         };
+        let every = (limits.client_idle / 3).clamp(SHORTEST_ALIVE, LONGEST_ALIVE);
+        let mut alive = interval_at(started + every, every);
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let data = members.iter().filter(|member| member.holds_data()).map(|member| member.id).collect();
         Self {
             core: Core::new(seed, data, options, Instant::ZERO),
@@ -126,6 +136,7 @@ impl Driver {
             generations: 0,
             events: SelectAll::new(),
             timer: Box::pin(tokio::time::sleep_until(started)),
+            alive,
         }
     }
 
@@ -162,6 +173,9 @@ impl Driver {
     }
 
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        while self.alive.poll_tick(cx).is_ready() {
+            self.show_life();
+        }
         for (member, link) in &mut self.links {
             // A writer that is not ready delays nobody else.
             if let LinkState::Open(writer) = &mut link.state
@@ -183,6 +197,16 @@ impl Driver {
             return Poll::Ready(Wake::Command(command));
         }
         self.poll_timer(cx).map(|()| Wake::Timer)
+    }
+
+    fn show_life(&mut self) {
+        for link in self.links.values_mut() {
+            if let LinkState::Open(writer) = &mut link.state
+                && writer.is_idle()
+            {
+                writer.push(wire::encode_alive());
+            }
+        }
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -81,7 +81,14 @@ impl Dialer {
         let hello = Hello::client(ClusterId::of_name(&self.cluster), self.name.clone());
         writer.push(wire::encode_hello(&hello));
         writer.flush().await.map_err(WireError::Io)?;
-        match reader.read_hello_reply().await? {
+        let reply = match reader.read_hello_reply().await {
+            // It will not speak another version next time.
+            Err(error @ WireError::Version { .. }) => {
+                return Err(DialError::Refused { reason: error.to_string(), temporary: false });
+            }
+            reply => reply?,
+        };
+        match reply {
             HelloReply::Ok(welcome) => {
                 self.prove(&peer, Some(welcome.member))?;
                 Ok(Dialed { reader, writer, welcome })

@@ -1,53 +1,90 @@
 //! Accepts connections and hears their hello.
 
+use super::rate::Bucket;
 use super::shared::Shared;
 use super::sync::lock;
 use super::{connection, incoming};
 use crate::config::Options;
+use crate::ids::Instant;
 use crate::wire::{
     self, Caller, DEFAULT_MAX_FRAME, FrameReader, FrameWriter, Hello, HelloReply, Refusal, Welcome, WireError,
 };
 use kv_transport::{Connection, Lane, Listener, Peer, Reader, TransportError, Writer};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 /// How long a caller may take to say hello, and to take the answer.
 const HELLO_WITHIN: Duration = Duration::from_secs(3);
-/// Callers that have not said hello yet: members and clients each, so that a flood of clients keeps no member out.
+/// Callers that have not said hello yet: members and clients each.
 const HALF_OPEN: usize = 128;
 /// Open files that are not for clients: peers, journal and state, and callers that have not said hello yet.
 const OTHER_FILES: usize = 512;
 /// So many clients are let in however few files the process may open.
 const FEWEST_CLIENTS: usize = 16;
+/// Connections of members that are let in in a second: more than the largest cluster opens when all links flap.
+const MEMBERS_PER_SECOND: u32 = 1000;
 /// The pause after a failure to accept.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How many connections there are.
-#[derive(Debug, Default)]
-struct Counts {
-    half_open_members: Arc<AtomicUsize>,
-    half_open_clients: Arc<AtomicUsize>,
-    /// The last refusal of a member, so that one that keeps coming is told of once.
-    told: Mutex<String>,
+/// Callers of one kind, members or clients, until they have said hello.
+#[derive(Debug)]
+struct Callers {
+    /// How many may call in a second.
+    rate: Mutex<Bucket>,
+    half_open: Arc<HalfOpen>,
+    /// Whether the last one was turned away because too many came: told once.
+    too_many: AtomicBool,
 }
 
-/// One connection of those that are counted.
-#[derive(Debug)]
-struct Counted(Arc<AtomicUsize>);
+impl Callers {
+    fn new(per_second: u32, now: Instant) -> Self {
+        let half_open = Arc::default();
+        Self { rate: Mutex::new(Bucket::new(per_second, now)), half_open, too_many: AtomicBool::new(false) }
+    }
 
-impl Counted {
-    fn one(count: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
-        let counted = Self(count.clone());
-        (count.fetch_add(1, Ordering::Relaxed) < limit).then_some(counted)
+    /// Whether one more may call now.
+    fn may_call(&self, now: Instant) -> bool {
+        lock(&self.rate).take(now)
     }
 }
 
-impl Drop for Counted {
+/// Callers that have not said hello yet, oldest first.
+#[derive(Debug, Default)]
+struct HalfOpen {
+    waiting: Mutex<(u64, VecDeque<(u64, oneshot::Sender<()>)>)>,
+}
+
+/// One of them. It ends when its `evicted` does.
+#[derive(Debug)]
+struct Ticket {
+    number: u64,
+    evicted: oneshot::Receiver<()>,
+    half_open: Arc<HalfOpen>,
+}
+
+impl HalfOpen {
+    /// Lets one more call. Where there are too many the oldest goes: who means well says hello at once, so that those who
+    /// say nothing keep nobody out.
+    fn enter(self: &Arc<Self>) -> Ticket {
+        let (sender, evicted) = oneshot::channel();
+        let mut waiting = lock(&self.waiting);
+        let (next, callers) = &mut *waiting;
+        *next += 1;
+        if callers.len() >= HALF_OPEN {
+            callers.pop_front();
+        }
+        callers.push_back((*next, sender));
+        Ticket { number: *next, evicted, half_open: self.clone() }
+    }
+}
+
+impl Drop for Ticket {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        lock(&self.half_open.waiting).1.retain(|(number, _)| *number != self.number);
     }
 }
 
@@ -77,7 +114,10 @@ impl Drop for Client {
 #[derive(Debug)]
 pub(super) struct Door {
     shared: Arc<Shared>,
-    counts: Counts,
+    member_callers: Callers,
+    client_callers: Callers,
+    /// The last refusal of a member, so that one that keeps coming is told of once.
+    told: Mutex<String>,
     clients: Arc<watch::Sender<usize>>,
     max_clients: usize,
 }
@@ -92,9 +132,12 @@ impl Door {
                 "the process may open too few files: fewer clients are let in. Raise the limit (ulimit -n)"
             );
         }
+        let now = shared.clock.monotonic();
         Arc::new(Self {
+            member_callers: Callers::new(MEMBERS_PER_SECOND, now),
+            client_callers: Callers::new(shared.options.max_accepts_per_second, now),
+            told: Mutex::default(),
             shared,
-            counts: Counts::default(),
             clients: Arc::new(watch::Sender::new(0)),
             max_clients,
         })
@@ -111,7 +154,7 @@ impl Door {
         let _guard = self.shared.guard("the listener");
         loop {
             match listener.accept().await {
-                Ok(connection) => self.let_in(connection),
+                Ok(connection) => self.on_caller(connection),
                 Err(TransportError::Closed) => break,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -121,27 +164,42 @@ impl Door {
         }
     }
 
-    /// Hears a caller, on a task of its own.
-    pub(super) fn let_in(self: &Arc<Self>, connection: Connection) {
-        let count = match connection.lane {
-            Lane::Client => &self.counts.half_open_clients,
-            Lane::Control | Lane::Log | Lane::Bulk => &self.counts.half_open_members,
-        };
-        let Some(half_open) = Counted::one(count, HALF_OPEN) else {
-            tracing::debug!(remote = connection.remote, "closed: too many callers have not said hello");
-            return;
-        };
-        let door = self.clone();
-        self.shared.tasks.spawn(async move { door.hear(connection, half_open).await });
+    /// Lets a caller in, if not too many come at once: clients and members each, so that a flood of clients keeps no member
+    /// out. Those beyond are closed without a word, which costs next to nothing; who means well tries again.
+    fn on_caller(self: &Arc<Self>, connection: Connection) {
+        let callers = self.callers(connection.lane);
+        if callers.may_call(self.shared.clock.monotonic()) {
+            callers.too_many.store(false, Ordering::Relaxed);
+            return self.let_in(connection);
+        }
+        if !callers.too_many.swap(true, Ordering::Relaxed) {
+            tracing::warn!(lane = %connection.lane, "too many connections come at once: those beyond are closed");
+        }
     }
 
-    async fn hear(&self, connection: Connection, half_open: Counted) {
+    fn callers(&self, lane: Lane) -> &Callers {
+        match lane {
+            Lane::Client => &self.client_callers,
+            Lane::Control | Lane::Log | Lane::Bulk => &self.member_callers,
+        }
+    }
+
+    /// Hears a caller, on a task of its own.
+    pub(super) fn let_in(self: &Arc<Self>, connection: Connection) {
+        let ticket = self.callers(connection.lane).half_open.enter();
+        let door = self.clone();
+        self.shared.tasks.spawn(async move { door.hear(connection, ticket).await });
+    }
+
+    async fn hear(&self, connection: Connection, mut ticket: Ticket) {
         let Connection { lane, peer, remote, reader, writer, .. } = connection;
         let mut reader = FrameReader::new(reader, 0);
         let mut writer = FrameWriter::new(writer);
-        let Ok(heard) = timeout(HELLO_WITHIN, reader.read_hello()).await else {
-            return tracing::debug!(remote, "closed: no hello came");
+        let heard = tokio::select! {
+            heard = timeout(HELLO_WITHIN, reader.read_hello()) => heard,
+            _ = &mut ticket.evicted => return tracing::debug!(remote, "closed: too many callers have not said hello"),
         };
+        let Ok(heard) = heard else { return tracing::debug!(remote, "closed: no hello came") };
         let (hello, answer) = match heard {
             Ok(hello) => {
                 let answer = self.judge(&hello, lane, &peer);
@@ -161,7 +219,7 @@ impl Door {
         };
         writer.push(wire::encode_hello_reply(&reply));
         let told = timeout(HELLO_WITHIN, writer.flush()).await;
-        drop(half_open);
+        drop(ticket);
         if let (Some(hello), Some(_client), Ok(Ok(()))) = (hello, admitted, told) {
             tokio::select! {
                 () = self.serve(hello, lane, reader, writer) => {}
@@ -228,7 +286,7 @@ impl Door {
                 | Refusal::Unauthenticated { .. }
                 | Refusal::NotListed { .. }
         );
-        let mut told = lock(&self.counts.told);
+        let mut told = lock(&self.told);
         if (lane == Lane::Client && !is_impostor) || *told == text {
             tracing::debug!(remote, %refusal, "refused");
         } else {
@@ -261,6 +319,22 @@ fn max_request(options: &Options) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// X1, X3: a crowd that says nothing does not keep out who comes last.
+    #[tokio::test]
+    async fn of_too_many_silent_callers_the_oldest_goes() {
+        let half_open = Arc::<HalfOpen>::default();
+        let mut crowd: Vec<_> = (0..HALF_OPEN).map(|_| half_open.enter()).collect();
+        let mut late = half_open.enter();
+        assert!((&mut crowd[0].evicted).await.is_err(), "the oldest is told");
+        assert!(crowd[1].evicted.try_recv().is_err_and(|it| it == oneshot::error::TryRecvError::Empty));
+        assert!(late.evicted.try_recv().is_err_and(|it| it == oneshot::error::TryRecvError::Empty));
+        crowd.pop();
+        let _next = half_open.enter();
+        assert!(crowd[1].evicted.try_recv().is_err_and(|it| it == oneshot::error::TryRecvError::Empty));
+        drop(crowd);
+        assert_eq!(lock(&half_open.waiting).1.len(), 2);
+    }
 
     /// P9.
     #[test]

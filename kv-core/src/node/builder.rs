@@ -291,6 +291,7 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
             max_value_bytes: small(options.max_value_bytes),
             session_window: small(options.session_window),
             session_ttl: options.session_ttl,
+            client_idle: options.client_idle,
         },
         authenticated: false,
     }

@@ -1,5 +1,6 @@
 //! One client's connection: its calls, and the answers to them.
 
+use super::budget::{Share, Use};
 use super::inbox::{Call, RequestKey};
 use super::reply::{Outbox, Reply};
 use super::shared::Shared;
@@ -7,21 +8,39 @@ use super::{reads, status};
 use crate::config::{Options, Role};
 use crate::ids::{RequestNumber, SessionId};
 use crate::message::{Answer, ClientCall, Operation, Query, ReadMode, Request, RequestError, SizeLimits};
-use crate::wire::{self, FrameReader, FrameWriter, WireError};
+use crate::wire::{self, Frame, FrameReader, FrameWriter, Kind, Party, WireError};
 use bytes::Bytes;
 use kv_transport::{Reader, Writer};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
-/// How long a client may leave answers unread.
-const READ_WITHIN: Duration = Duration::from_secs(10);
+/// How long a client may take for a frame that it has begun, and for the answers that it is given at once; to this comes
+/// the time that they take at [`SLOWEST`].
+const WITHIN: Duration = Duration::from_secs(10);
+/// The slowest client that is waited for, in bytes per second.
+const SLOWEST: usize = 128 << 10;
 /// How long the last answers of a node that shuts down may take.
 const LAST_WITHIN: Duration = Duration::from_millis(100);
 /// So much is collected for one write.
 const WRITE_BYTES: usize = 256 << 10;
+/// Frames above this are large: they get no more than their part of the memory.
+const SMALL_FRAME: usize = 64 << 10;
 
-/// Serves a client until it goes, breaks a rule, or leaves its answers unread.
+/// Why a connection was ended by the member.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("no sign of life for {0:?}")]
+    Silent(Duration),
+    #[error("a frame that was begun did not end in time")]
+    HalfAFrame,
+    #[error("it does not take its answers")]
+    Unread,
+}
+
+/// Serves a client until it goes, breaks a rule, falls silent, or leaves its answers unread.
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     name: &str,
@@ -31,13 +50,17 @@ pub(super) async fn serve(
     tracing::debug!(client = name, "client connected");
     let outbox = Outbox::new(shared.admission.clone());
     let _closed = CloseOnDrop(outbox.clone());
+    let incoming = Incoming { shared, reader, share: Share::none(&shared.admission.budget) };
     let ended = tokio::select! {
-        ended = receive(shared, &outbox, reader) => ended,
+        ended = receive(&outbox, incoming) => ended,
         ended = answer(shared, &outbox, writer) => ended,
     };
     match ended {
         Ok(()) => tracing::debug!(client = name, "client disconnected"),
-        Err(error) => tracing::debug!(client = name, %error, "client disconnected"),
+        Err(Ended::Wire(WireError::Io(error))) => {
+            tracing::debug!(client = name, %error, "client disconnected")
+        }
+        Err(error) => tracing::info!(client = name, %error, "closed a client's connection"),
     }
 }
 
@@ -49,59 +72,113 @@ impl Drop for CloseOnDrop {
     }
 }
 
-async fn receive(
-    shared: &Arc<Shared>,
-    outbox: &Arc<Outbox>,
-    mut reader: FrameReader<Reader>,
-) -> Result<(), WireError> {
+/// What comes from the client.
+struct Incoming<'a> {
+    shared: &'a Arc<Shared>,
+    reader: FrameReader<Reader>,
+    /// The memory of what has been read and not taken.
+    share: Share,
+}
+
+impl Incoming<'_> {
+    /// The next frame, with the memory that it holds. Memory is taken before it is allocated; where there is none the client
+    /// waits, and if that takes too long, it is as if it had been slow itself.
+    async fn frame(&mut self) -> Result<Option<(Frame, Share)>, Ended> {
+        let idle = self.shared.options.client_idle;
+        let mut until = Instant::now() + idle;
+        let (mut begun, mut timed) = (false, false);
+        while let Some(want) = self.reader.wants(Kind::Client)? {
+            let held = self.reader.buffered_bytes();
+            if held > 0 && !begun {
+                (begun, until) = (true, Instant::now() + WITHIN);
+            }
+            let announced = self.reader.announced(Kind::Client)?;
+            if let Some(len) = announced.filter(|_| !timed) {
+                (timed, until) = (true, until + time_for(len));
+            }
+            let what =
+                if announced.is_some_and(|len| len > SMALL_FRAME) { Use::LargeFrame } else { Use::Frame };
+            let step = async {
+                if held > 0 {
+                    self.share.grow_to(held + want, what).await;
+                }
+                self.reader.fill(want).await
+            };
+            match timeout_at(until, step).await {
+                Ok(Err(error)) => return Err(WireError::from(error).into()),
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) if begun => return Err(WireError::Truncated.into()),
+                Ok(Ok(false)) => return Ok(None),
+                Err(_) if begun => return Err(Ended::HalfAFrame),
+                Err(_) => return Err(Ended::Silent(idle)),
+            }
+        }
+        let frame = self.reader.take(Kind::Client)?;
+        let mut share = self.share.split(frame.body_len());
+        self.share.shrink_to(self.reader.buffered_bytes());
+        // What fits the first read was not asked for.
+        share.top_up(frame.body_len());
+        Ok(Some((frame, share)))
+    }
+}
+
+async fn receive(outbox: &Arc<Outbox>, mut incoming: Incoming<'_>) -> Result<(), Ended> {
     let mut last = None;
     loop {
         outbox.room().await;
-        let Some(message) = reader.read_client_message().await? else { return Ok(()) };
+        let Some((frame, share)) = incoming.frame().await? else { return Ok(()) };
+        if frame.kind() == Kind::Alive {
+            continue;
+        }
+        let message = frame.client_message()?;
+        drop(frame);
+        if !Party::Client.may_call(&message.what) {
+            return Err(WireError::NotAllowed { what: "a call", party: Party::Client }.into());
+        }
         // A copy of a message could be proposed after the client was told that the original was not.
         if last.is_some_and(|last| message.call <= last) {
             continue;
         }
         last = Some(message.call);
-        dispatch(shared, outbox, message.call, message.what);
+        dispatch(incoming.shared, outbox, message.call, message.what, share);
     }
 }
 
 /// Writes answers until there are no more calls to come, or the client does not read them.
-async fn answer(shared: &Shared, outbox: &Outbox, mut writer: FrameWriter<Writer>) -> Result<(), WireError> {
+async fn answer(shared: &Shared, outbox: &Outbox, mut writer: FrameWriter<Writer>) -> Result<(), Ended> {
     let mut closing = shared.closing.subscribe();
     loop {
         if *closing.borrow_and_update() && outbox.is_idle() {
             return Ok(());
         }
         let answers = tokio::select! {
-            answers = outbox.take() => answers,
+            answers = outbox.take(WRITE_BYTES) => answers,
             Ok(()) = closing.changed() => continue,
         };
-        let mut answers = answers.into_iter().peekable();
-        while answers.peek().is_some() {
-            for answer in answers.by_ref() {
-                writer.push(wire::encode_server_message(&answer));
-                if writer.queued_bytes() >= WRITE_BYTES {
-                    break;
-                }
-            }
-            let within = if *closing.borrow() { LAST_WITHIN } else { READ_WITHIN };
-            match timeout(within, writer.flush()).await {
-                Ok(written) => written?,
-                Err(_) => return Err(WireError::Io(std::io::ErrorKind::TimedOut.into())),
-            }
+        let (count, mut held, mut shares) = (answers.len(), 0, Vec::with_capacity(answers.len()));
+        for (answer, share) in answers {
+            writer.push(wire::encode_server_message(&answer));
+            held += share.bytes();
+            shares.push(share);
         }
+        let within = if *closing.borrow() { LAST_WITHIN } else { WITHIN + time_for(writer.queued_bytes()) };
+        match timeout(within, writer.flush()).await {
+            Ok(written) => written.map_err(WireError::from)?,
+            Err(_) => return Err(Ended::Unread),
+        }
+        drop(shares);
+        outbox.written(count, held);
     }
 }
 
+/// How long the slowest client takes for so many bytes.
+fn time_for(bytes: usize) -> Duration {
+    Duration::from_secs((bytes / SLOWEST) as u64)
+}
+
 /// Answers a call at once, or sees to it that it will be answered.
-fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientCall) {
-    let size = match &what {
-        ClientCall::Write(request) => request.len(),
-        ClientCall::Read { .. } | ClientCall::Status | ClientCall::Handover => 0,
-    };
-    let permit = shared.admission.admit(size);
+fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientCall, share: Share) {
+    let permit = shared.admission.admit(share);
     let overloaded = permit.is_none();
     let reply = Reply::new(outbox.clone(), call, permit);
     match what {

@@ -4,7 +4,7 @@ use super::link::ALIVE_EVERY;
 use super::shared::Shared;
 use super::sync::lock;
 use crate::ids::MemberId;
-use crate::wire::{self, FrameReader, FrameWriter, WireError};
+use crate::wire::{self, FrameReader, FrameWriter, Party, WireError};
 use kv_transport::{Lane, Reader, Writer};
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -48,7 +48,11 @@ pub(super) async fn serve(
     };
     match ended {
         Ok(()) => tracing::debug!(%peer, %lane, "peer disconnected"),
-        Err(error) => tracing::debug!(%peer, %lane, %error, "peer disconnected"),
+        Err(error @ (WireError::Io(_) | WireError::Truncated)) => {
+            tracing::debug!(%peer, %lane, %error, "peer disconnected");
+        }
+        // A member that breaks the rules has a fault, and so has whatever damages what it sends.
+        Err(error) => tracing::warn!(%peer, %lane, %error, "closed a peer's connection"),
     }
     if lane == Lane::Control {
         shared.inbox.lost(peer);
@@ -61,10 +65,11 @@ async fn receive(
     lane: Lane,
     mut reader: FrameReader<Reader>,
 ) -> Result<(), WireError> {
+    let Some(role) = shared.cluster.member(peer).map(|member| member.role) else { return Ok(()) };
+    let party = Party::Member { role, lane };
     while let Some(message) = reader.read_message().await? {
-        if message.lane() != lane {
-            tracing::warn!(%peer, %lane, message = message.name(), "a message on the wrong lane: closed");
-            return Ok(());
+        if !party.may_say(&message) {
+            return Err(WireError::NotAllowed { what: message.name(), party });
         }
         tracing::trace!(%peer, message = message.name(), "received");
         shared.inbox.message(peer, message, lane == Lane::Control).await;

@@ -210,7 +210,9 @@ impl Link {
         let text = error.to_string();
         if text != self.told {
             match error {
-                LinkError::Refused(_) | LinkError::OtherMember(_) => {
+                LinkError::Refused(_)
+                | LinkError::OtherMember(_)
+                | LinkError::Wire(WireError::Version { .. }) => {
                     tracing::warn!(peer = %self.peer, address = %self.address, lane = %self.lane, %error, "peer refuses");
                 }
                 LinkError::Impostor(_) | LinkError::Transport(TransportError::Handshake { .. }) => {

@@ -24,6 +24,7 @@
 
 mod accept;
 mod applier;
+mod budget;
 mod builder;
 mod clock;
 mod connection;
@@ -37,6 +38,7 @@ mod incoming;
 mod lanes;
 mod link;
 mod pool;
+mod rate;
 mod reads;
 mod reply;
 mod scrub;

@@ -73,7 +73,9 @@ pub(super) fn run(shared: &Arc<Shared>, mut reads: Vec<Read>) {
         let pool = shared.clone();
         shared.pool.run(move || {
             for (query, reply) in share {
-                reply.send(answer(&pool, &query));
+                // One who asks for much and takes none of it keeps nobody busy.
+                let answer = if reply.is_hopeless() { Answer::Overloaded } else { answer(&pool, &query) };
+                reply.send(answer);
             }
         });
     }

@@ -1,8 +1,10 @@
 //! The way back to a client: answers queue at its connection, within bounds.
 
+use super::budget::{Budget, Share, Use};
 use super::sync::lock;
 use crate::message::{Answer, Record, ServerMessage};
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
@@ -11,45 +13,55 @@ use tokio::sync::Notify;
 const CALLS_PER_CONNECTION: usize = 1024;
 /// Bytes of answers that may wait at one connection.
 const ANSWERS_PER_CONNECTION: usize = 16 << 20;
+/// About the largest answer to a read.
+const ONE_ANSWER: usize = 1 << 20;
 /// Calls of all connections that may be unanswered.
 const CALLS: usize = 64 << 10;
-/// Bytes of requests of all connections that may be unanswered.
-const REQUEST_BYTES: usize = 64 << 20;
-/// Bytes of answers of all connections that may wait.
-const ANSWER_BYTES: usize = 256 << 20;
 
 /// What all connections of a node together may hold.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Admission {
     calls: AtomicUsize,
     request_bytes: AtomicUsize,
-    answer_bytes: AtomicUsize,
+    /// The memory, of which the requests are a part.
+    pub(super) budget: Arc<Budget>,
 }
 
 /// One admitted call; gives its share back when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     admission: Arc<Admission>,
-    bytes: usize,
+    share: Share,
 }
 
 impl Admission {
-    /// Admits a call of so many bytes, or says that there is too much already.
-    pub(super) fn admit(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
+    /// Connections that hold up to `memory` bytes.
+    pub(super) fn new(memory: usize) -> Arc<Self> {
+        let budget = Budget::new(memory);
+        Arc::new(Self { calls: AtomicUsize::new(0), request_bytes: AtomicUsize::new(0), budget })
+    }
+
+    /// Admits a call that holds `share`, or says that there is too much already: a quarter of the memory is for requests in
+    /// flight.
+    pub(super) fn admit(self: &Arc<Self>, share: Share) -> Option<Permit> {
+        let bytes = share.bytes();
         // Counted first: of two calls that race for the last place, one or both are turned away, never none.
-        let permit = Permit { admission: self.clone(), bytes };
+        let permit = Permit { admission: self.clone(), share };
         let calls = self.calls.fetch_add(1, Ordering::Relaxed);
         let held = self.request_bytes.fetch_add(bytes, Ordering::Relaxed);
-        (calls < CALLS && held + bytes <= REQUEST_BYTES).then_some(permit)
+        (calls < CALLS && held + bytes <= self.budget.limit() / 4).then_some(permit)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         self.admission.calls.fetch_sub(1, Ordering::Relaxed);
-        self.admission.request_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.admission.request_bytes.fetch_sub(self.share.bytes(), Ordering::Relaxed);
     }
 }
+
+/// Answers with the memory that they hold.
+pub(super) type Answers = Vec<(ServerMessage, Share)>;
 
 /// The answers of one connection, until its writer takes them.
 #[derive(Debug)]
@@ -62,8 +74,10 @@ pub(super) struct Outbox {
 
 #[derive(Debug, Default)]
 struct State {
-    answers: Vec<ServerMessage>,
-    /// Bytes of `answers`.
+    answers: VecDeque<(ServerMessage, Share)>,
+    /// Answers that were taken and are being written.
+    writing: usize,
+    /// Bytes of all these.
     bytes: usize,
     /// Calls without an answer.
     open: usize,
@@ -81,7 +95,7 @@ impl Outbox {
         loop {
             {
                 let state = lock(&self.state);
-                if state.open + state.answers.len() < CALLS_PER_CONNECTION {
+                if state.open + state.answers.len() + state.writing < CALLS_PER_CONNECTION {
                     return;
                 }
             }
@@ -89,21 +103,36 @@ impl Outbox {
         }
     }
 
-    /// Takes the answers that wait, once there are some. Cancel safe.
-    pub(super) async fn take(&self) -> Vec<ServerMessage> {
+    /// Takes answers that wait, once there are some: about so many bytes, to be given back as
+    /// [`written`](Self::written). Cancel safe.
+    pub(super) async fn take(&self, bytes: usize) -> Answers {
         loop {
-            let answers = {
+            let mut taken = Answers::new();
+            {
                 let mut state = lock(&self.state);
-                self.admission.answer_bytes.fetch_sub(state.bytes, Ordering::Relaxed);
-                state.bytes = 0;
-                std::mem::take(&mut state.answers)
-            };
-            if !answers.is_empty() {
-                self.room.notify_one();
-                return answers;
+                let mut held = 0;
+                while held < bytes
+                    && let Some(answer) = state.answers.pop_front()
+                {
+                    held += answer.1.bytes();
+                    taken.push(answer);
+                }
+                state.writing += taken.len();
+            }
+            if !taken.is_empty() {
+                return taken;
             }
             self.ready.notified().await;
         }
+    }
+
+    /// So many answers with so many bytes have left.
+    pub(super) fn written(&self, answers: usize, bytes: usize) {
+        let mut state = lock(&self.state);
+        state.writing -= answers;
+        state.bytes -= bytes;
+        drop(state);
+        self.room.notify_one();
     }
 
     /// Whether every call has been answered and every answer taken.
@@ -115,26 +144,39 @@ impl Outbox {
     /// The connection is gone.
     pub(super) fn close(&self) {
         let mut state = lock(&self.state);
-        self.admission.answer_bytes.fetch_sub(state.bytes, Ordering::Relaxed);
+        let answers = std::mem::take(&mut state.answers);
         *state = State { open: state.open, closed: true, ..State::default() };
+        drop(state);
+        drop(answers);
     }
 
-    fn answer(&self, call: u64, answer: Answer) {
-        let mut size = weight(&answer);
-        let mut answer = answer;
+    /// Whether the answer to a read would be thrown away: because nobody is there to have it, or too much waits already.
+    fn is_full(&self) -> bool {
+        let state = lock(&self.state);
+        state.closed || state.bytes > ANSWERS_PER_CONNECTION - ONE_ANSWER
+    }
+
+    fn answer(&self, call: u64, mut answer: Answer) {
+        let budget = &self.admission.budget;
         let mut state = lock(&self.state);
         if state.closed {
             return;
         }
-        let held = self.admission.answer_bytes.load(Ordering::Relaxed);
-        if is_read(&answer) && (state.bytes + size > ANSWERS_PER_CONNECTION || held + size > ANSWER_BYTES) {
-            // A read can be asked for again; what was written cannot be taken back, and its answer is small.
+        let mut size = weight(&answer);
+        let share = match is_read(&answer) {
+            // What was written cannot be taken back, and its answer is small.
+            false => Some(Share::of_necessity(budget, size)),
+            true if state.bytes + size > ANSWERS_PER_CONNECTION => None,
+            true => Share::of(budget, size, Use::Answer),
+        };
+        let share = share.unwrap_or_else(|| {
+            // A read can be asked for again.
             answer = Answer::Overloaded;
             size = weight(&answer);
-        }
-        self.admission.answer_bytes.fetch_add(size, Ordering::Relaxed);
+            Share::of_necessity(budget, size)
+        });
         state.bytes += size;
-        state.answers.push(ServerMessage { call, answer });
+        state.answers.push_back((ServerMessage { call, answer }, share));
         drop(state);
         self.ready.notify_one();
     }
@@ -153,6 +195,11 @@ impl Reply {
     pub(super) fn new(outbox: Arc<Outbox>, call: u64, permit: Option<Permit>) -> Self {
         lock(&outbox.state).open += 1;
         Self { outbox, call, _permit: permit }
+    }
+
+    /// Whether the answer to a read is not worth finding: it would be thrown away.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.outbox.is_full()
     }
 
     /// Answers.
@@ -208,24 +255,55 @@ mod tests {
         Answer::Value { record: Some(record), revision: Revision::ZERO }
     }
 
+    fn admission() -> Arc<Admission> {
+        Admission::new(64 << 20)
+    }
+
+    fn share(admission: &Admission, bytes: usize) -> Share {
+        Share::of(&admission.budget, bytes, Use::Frame).expect("there is room")
+    }
+
     /// L5: what a client does not read does not pile up.
     #[tokio::test]
-    async fn reads_beyond_the_connection_budget_are_shed() {
-        let admission = Arc::<Admission>::default();
+    async fn l5_reads_beyond_the_connection_budget_are_shed() {
+        let admission = admission();
         let outbox = Outbox::new(admission.clone());
         for call in 0..20 {
             Reply::new(outbox.clone(), call, None).send(value(1 << 20));
         }
-        let answers = outbox.take().await;
-        let shed = answers.iter().filter(|it| it.answer == Answer::Overloaded).count();
+        assert!(Reply::new(outbox.clone(), 20, None).is_hopeless());
+        let answers = outbox.take(usize::MAX).await;
+        let shed = answers.iter().filter(|(it, _)| it.answer == Answer::Overloaded).count();
         assert_eq!(answers.len(), 20);
         assert_eq!(shed, 5, "15 answers of a little over 1 MiB fit 16 MiB");
-        assert_eq!(admission.answer_bytes.load(Ordering::Relaxed), 0);
+        // Until they have left they count.
+        Reply::new(outbox.clone(), 20, None).send(value(1 << 20));
+        assert_eq!(outbox.take(usize::MAX).await[0].0.answer, Answer::Overloaded);
+        let bytes = answers.iter().map(|(_, share)| share.bytes()).sum();
+        assert_eq!(admission.budget.held(), bytes);
+        outbox.written(answers.len(), bytes);
+        drop(answers);
+        assert_eq!(admission.budget.held(), 0);
+    }
+
+    /// L5: nor does it pile up over many connections.
+    #[tokio::test]
+    async fn l5_reads_beyond_the_budget_of_all_connections_are_shed_and_writes_are_answered() {
+        let admission = admission();
+        let crowd: Vec<_> = (0..10).map(|_| Outbox::new(admission.clone())).collect();
+        for outbox in &crowd {
+            (0..10).for_each(|call| Reply::new(outbox.clone(), call, None).send(value(1 << 20)));
+        }
+        assert!(admission.budget.held() <= 49 << 20, "three quarters of 64 MiB are for answers");
+        Reply::new(crowd[9].clone(), 10, None).send(Answer::Done);
+        let last = crowd[9].take(usize::MAX).await;
+        assert_eq!(last[0].0.answer, Answer::Overloaded);
+        assert_eq!(last[10].0.answer, Answer::Done);
     }
 
     #[tokio::test]
     async fn a_connection_waits_for_room_when_too_many_calls_are_open() {
-        let outbox = Outbox::new(Arc::default());
+        let outbox = Outbox::new(admission());
         let mut open: Vec<_> =
             (0..CALLS_PER_CONNECTION as u64).map(|call| Reply::new(outbox.clone(), call, None)).collect();
         let mut room = Box::pin(outbox.room());
@@ -236,23 +314,25 @@ mod tests {
 
     #[test]
     fn a_permit_gives_its_share_back() {
-        let admission = Arc::<Admission>::default();
-        let most = admission.admit(REQUEST_BYTES).expect("all of it is free");
-        assert!(admission.admit(1).is_none());
+        let admission = admission();
+        let most = admission.admit(share(&admission, 16 << 20)).expect("all of it is free");
+        assert!(admission.admit(share(&admission, 1)).is_none());
         drop(most);
-        assert!(admission.admit(REQUEST_BYTES).is_some());
+        assert!(admission.admit(share(&admission, 16 << 20)).is_some());
         assert_eq!(admission.calls.load(Ordering::Relaxed), 0);
+        assert_eq!(admission.budget.held(), 0);
     }
 
     #[test]
     fn a_closed_connection_takes_no_answers() {
-        let admission = Arc::<Admission>::default();
+        let admission = admission();
         let outbox = Outbox::new(admission.clone());
         let waiting = Reply::new(outbox.clone(), 1, None);
         Reply::new(outbox.clone(), 2, None).send(Answer::Done);
         outbox.close();
+        assert!(waiting.is_hopeless());
         waiting.send(Answer::Done);
         assert!(outbox.is_idle());
-        assert_eq!(admission.answer_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(admission.budget.held(), 0);
     }
 }

@@ -1,5 +1,7 @@
 //! Parts of a node against peers and clients that misbehave, under a clock that is not waited for.
 
+mod gate;
+
 use super::accept::Door;
 use super::builder::expectation;
 use super::fence::Fence;
@@ -33,10 +35,14 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    fn with(options: Options) -> Self {
         let members = ["a:1", "b:1", "c:1"];
         let cluster =
             (0..).zip(members).fold(Cluster::builder("test"), |builder, (id, at)| builder.member(id, at));
-        let (cluster, options, network) = (cluster.build().unwrap(), Options::default(), Memory::new());
+        let (cluster, network) = (cluster.build().unwrap(), Memory::new());
         let dir = tempfile::tempdir().unwrap();
         let identity = Identity {
             cluster: cluster.id(),

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
     use crate::ids::{RequestNumber, Revision, SessionId};
     use crate::message::Rejection;
-    use std::sync::Arc;
+    use crate::node::reply::Admission;
 
     const KEY: RequestKey = RequestKey::Numbered(SessionId::new(1), RequestNumber::new(2));
 
@@ -99,11 +99,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_retry_is_not_proposed_again_and_all_who_wait_are_answered() {
-        let (waiters, outbox) = (Waiters::default(), Outbox::new(Arc::default()));
+        let (waiters, outbox) = (Waiters::default(), Outbox::new(Admission::new(1 << 20)));
         assert!(waiters.join(KEY, Reply::new(outbox.clone(), 1, None)));
         assert!(!waiters.join(KEY, Reply::new(outbox.clone(), 2, None)));
         waiters.applied(vec![applied()]);
-        let mut calls: Vec<u64> = outbox.take().await.iter().map(|answer| answer.call).collect();
+        let mut calls: Vec<u64> =
+            outbox.take(usize::MAX).await.iter().map(|(answer, _)| answer.call).collect();
         calls.sort_unstable();
         assert_eq!(calls, [1, 2]);
         assert!(waiters.join(KEY, Reply::new(outbox, 3, None)), "nobody waits any more");
@@ -111,16 +112,16 @@ mod tests {
 
     #[tokio::test]
     async fn abandoned_waiters_are_told_that_the_fate_is_unknown() {
-        let (waiters, outbox) = (Waiters::default(), Outbox::new(Arc::default()));
+        let (waiters, outbox) = (Waiters::default(), Outbox::new(Admission::new(1 << 20)));
         assert!(waiters.join(KEY, Reply::new(outbox.clone(), 1, None)));
         waiters.abandon();
-        assert_eq!(outbox.take().await[0].answer, Answer::Abandoned);
+        assert_eq!(outbox.take(usize::MAX).await[0].0.answer, Answer::Abandoned);
         assert!(outbox.is_idle());
     }
 
     #[test]
     fn retries_of_one_request_are_bounded() {
-        let (waiters, outbox) = (Waiters::default(), Outbox::new(Arc::default()));
+        let (waiters, outbox) = (Waiters::default(), Outbox::new(Admission::new(1 << 20)));
         for call in 0..100 {
             waiters.join(KEY, Reply::new(outbox.clone(), call, None));
         }

@@ -1,10 +1,10 @@
 //! Rules that every message keeps, whoever sent it: what decodes and breaks one is refused.
 
-use super::WireError;
+use super::{PROTOCOL, VersionRange, WireError};
 use crate::ids::{Anchor, Op, Revision, Round, Timestamp, View};
 use crate::message::{
-    Answer, Chunk, ChunkEnd, ClientCall, ClientMessage, Entry, LogSummary, Message, Outcome, Record,
-    ServerMessage,
+    Answer, Chunk, ChunkEnd, ClientCall, ClientMessage, Effect, Entry, LogSummary, MemberStatus, Message,
+    Outcome, Record, ServerMessage,
 };
 
 /// Counters from the wire are below this: far above what can be counted, far below where arithmetic overflows.
@@ -185,8 +185,8 @@ pub(super) fn server_message(message: &ServerMessage) -> Result<(), WireError> {
             revision(*r)?;
             records.iter().try_for_each(|(_, r)| record(r))
         }
+        Answer::Status(it) => status(it),
         Answer::Written(Err(_))
-        | Answer::Status(_)
         | Answer::Done
         | Answer::NotPrimary { .. }
         | Answer::Abandoned
@@ -197,7 +197,24 @@ pub(super) fn server_message(message: &ServerMessage) -> Result<(), WireError> {
 
 fn outcome(outcome: &Outcome) -> Result<(), WireError> {
     revision(outcome.revision)?;
-    timestamp(outcome.timestamp)
+    timestamp(outcome.timestamp)?;
+    match outcome.effect {
+        Effect::GuardFailed { found } => found.map_or(Ok(()), revision),
+        Effect::SessionOpened | Effect::SessionClosed | Effect::Put | Effect::Deleted { .. } => Ok(()),
+    }
+}
+
+fn status(status: &MemberStatus) -> Result<(), WireError> {
+    view(status.view)?;
+    revision(status.revision)?;
+    [status.head, status.commit, status.applied, status.checkpoint].into_iter().try_for_each(op)?;
+    status.peers.iter().try_for_each(|peer| op(peer.acknowledged))
+}
+
+/// Checks the version in which the other end wants to go on: it must be one of those that were offered.
+pub(super) fn welcome(version: u16) -> Result<(), WireError> {
+    let (theirs, ours) = (VersionRange::just(version), PROTOCOL);
+    ours.common(theirs).map(drop).ok_or(WireError::Version { theirs, ours })
 }
 
 fn record(record: &Record) -> Result<(), WireError> {

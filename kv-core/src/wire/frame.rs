@@ -26,7 +26,7 @@ pub enum Kind {
     Client,
     /// [`ServerMessage`]: to a client.
     Server,
-    /// Nothing but a sign of life, against the direction of a connection that carries messages between members.
+    /// Nothing but a sign of life: from a client among its messages, and between members against the direction of those.
     Alive,
 }
 
@@ -39,6 +39,14 @@ impl Kind {
             Self::Client => 4,
             Self::Server => 5,
             Self::Alive => 6,
+        }
+    }
+
+    /// What may come in place of this kind: a client that has nothing to ask still shows life.
+    const fn relief(self) -> Option<Self> {
+        match self {
+            Self::Client => Some(Self::Alive),
+            Self::Hello | Self::HelloReply | Self::Message | Self::Server | Self::Alive => None,
         }
     }
 
@@ -103,6 +111,14 @@ pub enum WireError {
     /// An entry is not what its header says.
     #[error("a log entry is damaged: {0}")]
     Entry(#[from] EntryError),
+    /// The sender has not the role that this requires.
+    #[error("{what} came from {party:?}, who may not send it")]
+    NotAllowed {
+        /// What came.
+        what: &'static str,
+        /// Who sent it.
+        party: super::Party,
+    },
     /// The two ends have no protocol version in common.
     #[error("the other end speaks protocol versions {theirs}, this one {ours}: upgrade the older one")]
     Version {
@@ -116,12 +132,14 @@ pub enum WireError {
 /// A header whose checksum held.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
+    kind: Kind,
     len: usize,
     body_checksum: u64,
 }
 
 impl Header {
-    /// Checks the header at the start of `bytes`: it must announce `expected`, within the limit.
+    /// Checks the header at the start of `bytes`: it must announce `expected` (or, among a client's messages, a sign of life),
+    /// within the limit.
     ///
     /// Magic first (a stranger's bytes), then the checksum, and only then what the fields say.
     pub(super) fn parse(
@@ -142,14 +160,15 @@ impl Header {
         if input.get_u64_le() != xxh3_64(&bytes[..HEADER_BYTES - 8]) {
             return Err(WireError::HeaderChecksum);
         }
-        if kind != expected.code() || reserved != 0 {
+        let mut due = [Some(expected), expected.relief()].into_iter().flatten();
+        let Some(kind) = due.find(|it| it.code() == kind && reserved == 0) else {
             return Err(WireError::UnexpectedKind { found: kind, expected });
-        }
-        let max = expected.limit(max_frame);
+        };
+        let max = kind.limit(max_frame);
         if len > max {
-            return Err(WireError::TooLong { len, max, expected });
+            return Err(WireError::TooLong { len, max, expected: kind });
         }
-        Ok(Self { len, body_checksum })
+        Ok(Self { kind, len, body_checksum })
     }
 
     /// The length of the body.
@@ -157,13 +176,13 @@ impl Header {
         self.len
     }
 
-    /// Pairs a kind with a body whose checksum holds.
-    pub(super) fn frame(self, kind: Kind, body: Bytes) -> Result<Frame, WireError> {
+    /// Pairs the header with a body whose checksum holds.
+    pub(super) fn frame(self, body: Bytes) -> Result<Frame, WireError> {
         debug_assert_eq!(body.len(), self.len);
         if xxh3_64(&body) != self.body_checksum {
             return Err(WireError::BodyChecksum);
         }
-        Ok(Frame { kind, body })
+        Ok(Frame { kind: self.kind, body })
     }
 }
 
@@ -200,7 +219,7 @@ impl Frame {
         if bytes.len() > header.len() {
             return Err(WireError::Malformed(expected));
         }
-        header.frame(expected, bytes)
+        header.frame(bytes)
     }
 
     /// A frame as if its checksums had held: for tests that feed it nonsense.
@@ -265,8 +284,13 @@ impl Frame {
     /// The reply to a hello in it.
     ///
     /// # Errors
-    /// As [`message`](Self::message).
+    /// As [`message`](Self::message); [`WireError::Version`] if the other end wants to go on in a version that this one does
+    /// not speak.
     pub fn hello_reply(&self) -> Result<HelloReply, WireError> {
+        // A welcome of another version need not be understood to be told from nonsense.
+        if let Ok(((0, version), _)) = postcard::take_from_bytes::<(u8, u16)>(&self.body) {
+            check::welcome(version)?;
+        }
         self.decode(Kind::HelloReply)
     }
 

@@ -20,6 +20,12 @@ pub struct VersionRange {
 }
 
 impl VersionRange {
+    /// This version alone.
+    #[must_use]
+    pub const fn just(version: u16) -> Self {
+        Self { min: version, max: version }
+    }
+
     /// The newest version in both ranges.
     #[must_use]
     pub const fn common(self, other: Self) -> Option<u16> {
@@ -99,7 +105,9 @@ impl Hello {
     }
 }
 
-/// The first frame on a connection from the end that accepted it.
+/// The first frame on a connection from the end that accepted it. In every version of the protocol it begins with one byte, 0
+/// for [`Ok`](Self::Ok), behind which stands the version that was chosen, or 1 for [`Refused`](Self::Refused), whose layout never
+/// changes: so each end can tell why it does not come to terms with an end of any other version.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum HelloReply {
     /// Go on.
@@ -164,6 +172,8 @@ pub struct Limits {
     pub session_window: u32,
     /// How long a session may be silent before it is forgotten.
     pub session_ttl: Duration,
+    /// How long a connection may be silent before it is closed.
+    pub client_idle: Duration,
 }
 
 impl Limits {

@@ -10,7 +10,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-/// How much is read at once where more than a header is due.
+/// How much is read at once where nothing has come yet: what a connection that is quiet holds.
+pub(crate) const FIRST_READ: usize = 4 << 10;
+
+/// How much is read at once where something has.
 const READ_CHUNK: usize = 64 << 10;
 
 /// Frames from here on are not copied together with others.
@@ -18,7 +21,8 @@ const LARGE_FRAME: usize = 32 << 10;
 
 /// Reads frames, and nothing but acceptable ones.
 ///
-/// Memory follows what has arrived, not what a header announces.
+/// Memory follows what has arrived, not what a header announces. Whoever must know of it beforehand takes the three steps of
+/// [`read`](Self::read) one by one: [`wants`](Self::wants), [`fill`](Self::fill), [`take`](Self::take).
 #[derive(Debug)]
 pub struct FrameReader<R> {
     reader: R,
@@ -43,7 +47,79 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.buffer.capacity()
     }
 
-    /// The next frame, which must be of kind `expected`. `None` at the end of the stream, if it ends between two frames.
+    /// Bytes that have been read and not taken: the beginning of the next frame, and what may follow it.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// The length of the next frame, once its header is here: the header is good, and the frame within the limit.
+    ///
+    /// # Errors
+    /// [`WireError`] if it is not: the stream cannot be used any more.
+    pub fn announced(&self, expected: Kind) -> Result<Option<usize>, WireError> {
+        let Some(header) = self.buffer.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        Ok(Some(HEADER_BYTES + Header::parse(header, expected, self.max_frame)?.len()))
+    }
+
+    /// How much to read next; `None` where a whole frame is here.
+    ///
+    /// # Errors
+    /// As [`announced`](Self::announced).
+    pub fn wants(&self, expected: Kind) -> Result<Option<usize>, WireError> {
+        let held = self.buffer.len();
+        let Some(len) = self.announced(expected)? else {
+            let most = if held == 0 { FIRST_READ } else { READ_CHUNK };
+            return Ok(Some(HEADER_BYTES + expected.limit(self.max_frame).min(most)));
+        };
+        // At most as much again as has come: an announced length alone allocates next to nothing.
+        Ok(len
+            .checked_sub(held)
+            .filter(|missing| *missing > 0)
+            .map(|missing| missing.min(READ_CHUNK.max(held))))
+    }
+
+    /// Reads once, into room for `want` bytes at least. False at the end of the stream.
+    ///
+    /// # Errors
+    /// Whatever the stream says.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what was read is kept.
+    pub async fn fill(&mut self, want: usize) -> io::Result<bool> {
+        let needed = self.buffer.len() + want;
+        if needed > READ_CHUNK && self.buffer.capacity() < needed {
+            // Not twice as much, as `reserve` might.
+            let mut larger = BytesMut::with_capacity(needed);
+            larger.extend_from_slice(&self.buffer);
+            self.buffer = larger;
+        }
+        self.buffer.reserve(want);
+        Ok(self.reader.read_buf(&mut self.buffer).await? > 0)
+    }
+
+    /// Takes the next frame, which must be here.
+    ///
+    /// # Errors
+    /// [`WireError`]: the stream cannot be used any more; [`WireError::Truncated`] if the frame is not here.
+    pub fn take(&mut self, expected: Kind) -> Result<Frame, WireError> {
+        let header = self.buffer.first_chunk().ok_or(WireError::Truncated)?;
+        let header = Header::parse(header, expected, self.max_frame)?;
+        let len = HEADER_BYTES + header.len();
+        if self.buffer.len() < len {
+            return Err(WireError::Truncated);
+        }
+        let mut bytes = self.buffer.split_to(len);
+        if self.buffer.is_empty() || len > READ_CHUNK {
+            // The memory goes with the frame: a connection that falls silent after it holds none.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
+        bytes.advance(HEADER_BYTES);
+        header.frame(bytes.freeze())
+    }
+
+    /// The next frame, which must be of kind `expected` (or, among a client's, a sign of life). `None` at the end of the
+    /// stream, if it ends between two frames.
     ///
     /// # Errors
     /// [`WireError`]: the stream cannot be used any more.
@@ -51,34 +127,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// # Cancel safety
     /// Cancel safe: what was read of a frame is kept for the next call.
     pub async fn read(&mut self, expected: Kind) -> Result<Option<Frame>, WireError> {
-        let header = loop {
-            if let Some(header) = self.buffer.first_chunk::<HEADER_BYTES>() {
-                break Header::parse(header, expected, self.max_frame)?;
-            }
-            if !self.fill(expected.limit(self.max_frame).min(READ_CHUNK) + HEADER_BYTES).await? {
-                if self.buffer.is_empty() {
-                    return Ok(None);
-                }
-                return Err(WireError::Truncated);
-            }
-        };
-        let len = HEADER_BYTES + header.len();
-        while self.buffer.len() < len {
-            let missing = len - self.buffer.len();
-            // At most as much again as has come: an announced length alone allocates next to nothing.
-            if !self.fill(missing.min(READ_CHUNK.max(self.buffer.len()))).await? {
-                return Err(WireError::Truncated);
+        while let Some(want) = self.wants(expected)? {
+            if !self.fill(want).await? {
+                return if self.buffer.is_empty() { Ok(None) } else { Err(WireError::Truncated) };
             }
         }
-        let mut bytes = self.buffer.split_to(len);
-        bytes.advance(HEADER_BYTES);
-        header.frame(expected, bytes.freeze()).map(Some)
-    }
-
-    /// Reads once, into room for at least `want` bytes. False at the end of the stream.
-    async fn fill(&mut self, want: usize) -> io::Result<bool> {
-        self.buffer.reserve(want);
-        Ok(self.reader.read_buf(&mut self.buffer).await? > 0)
+        self.take(expected).map(Some)
     }
 
     /// The next frame's [`Message`].
@@ -92,7 +146,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.read(Kind::Message).await?.map(|frame| frame.message()).transpose()
     }
 
-    /// The next frame's [`ClientMessage`].
+    /// The next [`ClientMessage`]; signs of life are passed over.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -100,7 +154,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn read_client_message(&mut self) -> Result<Option<ClientMessage>, WireError> {
-        self.read(Kind::Client).await?.map(|frame| frame.client_message()).transpose()
+        while let Some(frame) = self.read(Kind::Client).await? {
+            if frame.kind() != Kind::Alive {
+                return frame.client_message().map(Some);
+            }
+        }
+        Ok(None)
     }
 
     /// The next frame's [`ServerMessage`].

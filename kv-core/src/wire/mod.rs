@@ -11,11 +11,23 @@
 //! | 12..20 | xxh3 of the body |
 //! | 20..28 | xxh3 of the 20 bytes before: checked **before the length is believed** |
 //!
+//! # Versions
+//! Whoever connects says which versions of the protocol it speaks, from the oldest to the newest; the other end chooses the newest
+//! that both do, or refuses and says what it speaks itself. From then on the connection carries that version. What must stay as it
+//! is in all versions, so that two ends of any two of them can at least tell that they do not fit: the header; that a hello begins
+//! with its range; and what [`HelloReply`] says of itself. Everything else may change with the version:
+//! - a new kind of frame, message, call or answer stands behind those there are, and is sent only in a version that has it: the
+//!   other end closes the connection on what it does not know;
+//! - a build speaks the version before its own as well, so that the members of a cluster are replaced one after another;
+//! - what is optional is a bit of the hello's `features`: an end that does not know it ignores it.
+//!
+//! # Bodies
 //! Bodies are postcard. The first frame in each direction is the hello: [`Hello`] from the end that connected, then
-//! [`HelloReply`]. After it a connection carries one kind in each direction, and any other is refused before its body is
+//! [`HelloReply`]. After it a connection carries one kind in each direction (and a client's signs of life), and any other is refused before its body is
 //! read. A decoder hands out only what passes every check: no trailing bytes, no counter near the end of its range, no
 //! entry whose hash differs.
 
+mod access;
 mod check;
 mod frame;
 mod hello;
@@ -24,6 +36,7 @@ mod io;
 #[cfg(test)]
 mod tests;
 
+pub use access::Party;
 pub use frame::{Frame, HEADER_BYTES, Kind, WireError};
 pub use hello::{
     Caller, Expectation, Hello, HelloReply, Limits, MemberInfo, PROTOCOL, Refusal, VersionRange, Welcome,

@@ -53,6 +53,7 @@ fn expectation(me: MemberId) -> Expectation {
             max_value_bytes: 1000,
             session_window: 16,
             session_ttl: Duration::from_secs(600),
+            client_idle: Duration::from_secs(60),
         },
     }
 }

@@ -20,6 +20,19 @@ fn a_hello_of_another_version_is_told_before_the_rest_is_understood() {
     assert!(matches!(error, WireError::Version { theirs: VersionRange { min: 8, max: 9 }, .. }), "{error}");
 }
 
+/// M4: what an end of any other version must understand.
+#[test]
+fn m4_a_refusal_and_the_choice_of_a_version_stand_where_every_version_has_them() {
+    let refused = HelloReply::Refused { reason: "no".into(), temporary: true };
+    assert_eq!(encode_hello_reply(&refused)[HEADER_BYTES..], [1, 2, b'n', b'o', 1]);
+    let welcome = &encode_hello_reply(&replies()[0])[HEADER_BYTES..];
+    assert_eq!(welcome[..2], [0, 1], "a welcome, and the version");
+    assert_eq!(encode_hello(&hellos()[0])[HEADER_BYTES..][..2], [1, 1], "from version 1 to version 1");
+    let later = sealed(Kind::HelloReply, b"\0\x09whatever version 9 says");
+    let error = Frame::parse(later, Kind::HelloReply, 0).unwrap().hello_reply().unwrap_err();
+    assert!(matches!(error, WireError::Version { theirs: VersionRange { min: 9, max: 9 }, .. }), "{error}");
+}
+
 #[test]
 fn the_right_callers_are_let_in() {
     let me = expectation();

@@ -1,5 +1,7 @@
 //! The layout holds what it promises: everything round-trips, and nothing else is accepted.
 
+mod access;
+mod extremes;
 mod hello;
 mod io;
 
@@ -193,6 +195,7 @@ fn expectation() -> Expectation {
             max_value_bytes: 1 << 20,
             session_window: 256,
             session_ttl: Duration::from_secs(600),
+            client_idle: Duration::from_secs(60),
         },
     }
 }

@@ -1,0 +1,219 @@
+//! The memory that the connections of clients take together: frames being read, requests in flight, answers not yet written.
+//!
+//! It is taken before it is allocated. Who finds none waits (a frame is not read on, and its sender gets no further) or is
+//! told `Overloaded`; nobody makes it grow.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::Notify;
+
+/// What memory is wanted for: it decides how much of the whole may be in use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Use {
+    /// A frame that needs more than a connection's ordinary buffer. Half of the whole, so that whoever sends many of them, or
+    /// never ends them, leaves room for small requests.
+    LargeFrame,
+    /// The answer to a read. Three quarters.
+    Answer,
+    /// Anything else that can wait.
+    Frame,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limit: usize,
+    held: AtomicUsize,
+    /// How many wait for room.
+    waiting: AtomicUsize,
+    room: Notify,
+}
+
+impl Budget {
+    /// So many bytes for all.
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, held: AtomicUsize::new(0), waiting: AtomicUsize::new(0), room: Notify::new() })
+    }
+
+    /// All of it.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// How much is taken.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    fn limit_of(&self, what: Use) -> usize {
+        match what {
+            Use::LargeFrame => self.limit / 2,
+            Use::Answer => self.limit / 4 * 3,
+            Use::Frame => self.limit,
+        }
+    }
+
+    fn try_take(&self, bytes: usize, what: Use) -> bool {
+        let limit = self.limit_of(what);
+        let taken = self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |held| {
+            held.checked_add(bytes).filter(|after| *after <= limit)
+        });
+        taken.is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::SeqCst);
+        // Whoever waits has said so before it looked for the last time: one of the two sees the other.
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.room.notify_waiters();
+        }
+    }
+}
+
+/// A part of a budget; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Share {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Share {
+    /// Nothing yet.
+    pub(super) fn none(budget: &Arc<Budget>) -> Self {
+        Self { budget: budget.clone(), bytes: 0 }
+    }
+
+    /// This much, if there is room.
+    pub(super) fn of(budget: &Arc<Budget>, bytes: usize, what: Use) -> Option<Self> {
+        let mut share = Self::none(budget);
+        share.try_grow_by(bytes, what).then_some(share)
+    }
+
+    /// This much whether there is room or not: for what is small, and cannot be refused any more.
+    pub(super) fn of_necessity(budget: &Arc<Budget>, bytes: usize) -> Self {
+        budget.held.fetch_add(bytes, Ordering::SeqCst);
+        Self { budget: budget.clone(), bytes }
+    }
+
+    /// How much it is.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn try_grow_by(&mut self, bytes: usize, what: Use) -> bool {
+        let taken = self.budget.try_take(bytes, what);
+        if taken {
+            self.bytes += bytes;
+        }
+        taken
+    }
+
+    /// Makes it at least this much, once there is room. Cancel safe.
+    pub(super) async fn grow_to(&mut self, bytes: usize, what: Use) {
+        let missing = bytes.saturating_sub(self.bytes);
+        if missing == 0 || self.try_grow_by(missing, what) {
+            return;
+        }
+        let budget = self.budget.clone();
+        let _waiting = Waiting::at(&budget);
+        loop {
+            // Registered before the look, so that room made in between is not missed.
+            let mut waiting = std::pin::pin!(budget.room.notified());
+            waiting.as_mut().enable();
+            if self.try_grow_by(missing, what) {
+                return;
+            }
+            waiting.await;
+        }
+    }
+
+    /// Makes it at least this much whether there is room or not: see [`of_necessity`](Self::of_necessity).
+    pub(super) fn top_up(&mut self, bytes: usize) {
+        let missing = bytes.saturating_sub(self.bytes);
+        self.budget.held.fetch_add(missing, Ordering::SeqCst);
+        self.bytes += missing;
+    }
+
+    /// Takes so much of it away; all of it if it is less.
+    pub(super) fn split(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { budget: self.budget.clone(), bytes }
+    }
+
+    /// Gives back what is above this much.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        if surplus > 0 {
+            self.bytes = bytes;
+            self.budget.give_back(surplus);
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
+}
+
+/// One that waits for room.
+struct Waiting<'a>(&'a Budget);
+
+impl<'a> Waiting<'a> {
+    fn at(budget: &'a Budget) -> Self {
+        budget.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(budget)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_finds_no_room_waits_for_it() {
+        let budget = Budget::new(100);
+        let first = Share::of(&budget, 60, Use::Frame).expect("all of it is free");
+        let mut second = Share::none(&budget);
+        let mut growing = Box::pin(second.grow_to(50, Use::Frame));
+        assert!(futures::poll!(&mut growing).is_pending());
+        drop(first);
+        growing.await;
+        assert_eq!((second.bytes(), budget.held()), (50, 50));
+        second.shrink_to(20);
+        assert_eq!(budget.held(), 20);
+        drop(second);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn large_frames_and_answers_leave_room_for_small_requests() {
+        let budget = Budget::new(100);
+        let large = Share::of(&budget, 50, Use::LargeFrame);
+        assert!(large.is_some() && Share::of(&budget, 1, Use::LargeFrame).is_none());
+        let answer = Share::of(&budget, 25, Use::Answer);
+        assert!(answer.is_some() && Share::of(&budget, 1, Use::Answer).is_none());
+        assert!(Share::of(&budget, 25, Use::Frame).is_some());
+        assert!(Share::of(&budget, 26, Use::Frame).is_none());
+    }
+
+    #[tokio::test]
+    async fn one_that_gives_up_waiting_has_taken_nothing() {
+        let budget = Budget::new(10);
+        let all = Share::of_necessity(&budget, 12);
+        let mut other = Share::none(&budget);
+        let mut growing = Box::pin(other.grow_to(1, Use::Frame));
+        assert!(futures::poll!(&mut growing).is_pending());
+        drop(growing);
+        drop(all);
+        assert_eq!((other.bytes(), budget.held()), (0, 0));
+    }
+}

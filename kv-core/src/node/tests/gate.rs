@@ -1,0 +1,135 @@
+//! The gate to a member: how many come in, how long they may be silent, and what they may hold.
+
+use super::*;
+use crate::message::{Command, Operation, Request};
+use crate::node::budget::{Share, Use};
+use crate::wire::Kind;
+use tokio::time::sleep;
+
+fn client_hello() -> Hello {
+    Hello::client(ClusterId::of_name("test"), "someone")
+}
+
+fn put(call: u64, value: usize) -> Bytes {
+    let command = Command::Put { key: "key".into(), value: vec![7; value].into(), guard: None };
+    let request = Request {
+        session: crate::ids::SessionId::new(1),
+        number: crate::ids::RequestNumber::new(call),
+        acked_through: crate::ids::RequestNumber::ZERO,
+        operation: Operation::Command(command),
+    };
+    wire::encode_client_message(&ClientMessage { call, what: ClientCall::Write(request.encode()) })
+}
+
+/// How long it takes until the other end closes.
+async fn until_closed((mut reader, _writer): Ends) -> Duration {
+    let begin = Instant::now();
+    let end = async { while let Ok(Some(_)) = reader.read_server_message().await {} };
+    timeout(Duration::from_secs(600), end).await.expect("it is closed");
+    begin.elapsed()
+}
+
+/// L4: of those who come at once, no more than the rate; members have one of their own, and a second later there is room.
+#[tokio::test(start_paused = true)]
+async fn l4_a_storm_is_let_in_at_its_rate_and_members_do_not_wait() {
+    let mut options = Options::default();
+    options.max_accepts_per_second = 50;
+    let bench = Bench::with(options);
+    bench.open_door().await;
+    let mut let_in = Vec::new();
+    for _ in 0..500 {
+        let mut ends = ends(bench.network.connect("a:1", Lane::Client).await.unwrap());
+        ends.1.push(wire::encode_hello(&client_hello()));
+        let _ = ends.1.flush().await;
+        if matches!(ends.0.read_hello_reply().await, Ok(HelloReply::Ok(_))) {
+            let_in.push(ends);
+        }
+    }
+    assert_eq!(let_in.len(), 50);
+    bench.call(Lane::Control, &bench.peers_hello(Lane::Control)).await;
+    sleep(Duration::from_secs(1)).await;
+    bench.call(Lane::Client, &client_hello()).await;
+}
+
+/// X3: half a frame is no sign of life, however many signs came before it.
+#[tokio::test(start_paused = true)]
+async fn x3_a_frame_that_does_not_end_closes_the_connection() {
+    let bench = Bench::new();
+    bench.open_door().await;
+    for (bytes, within) in [(put(1, 10), 11), (put(1, 1 << 20), 20)] {
+        let (reader, mut writer) = bench.call(Lane::Client, &client_hello()).await;
+        for at in [0, bytes.len() / 2, bytes.len() - 2] {
+            sleep(Duration::from_secs(1)).await;
+            let end = if at == 0 { bytes.len() / 2 } else { at + 1 };
+            writer.push(bytes.slice(at..end));
+            writer.flush().await.unwrap();
+        }
+        let took = until_closed((reader, writer)).await;
+        assert!(took <= Duration::from_secs(within), "{took:?} for {} bytes", bytes.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_closed_and_one_that_shows_life_is_not() {
+    let bench = Bench::new();
+    bench.open_door().await;
+    let idle = bench.shared.options.client_idle;
+    let silent = bench.call(Lane::Client, &client_hello()).await;
+    let took = until_closed(silent).await;
+    assert!(took >= idle && took <= idle + Duration::from_secs(1), "{took:?}");
+
+    let (mut reader, mut writer) = bench.call(Lane::Client, &client_hello()).await;
+    for _ in 0..20 {
+        sleep(idle / 2).await;
+        writer.push(wire::encode_alive());
+        writer.flush().await.unwrap();
+    }
+    writer.push(wire::encode_client_message(&ClientMessage { call: 1, what: ClientCall::Status }));
+    writer.flush().await.unwrap();
+    assert!(reader.read_server_message().await.unwrap().is_some());
+    // And it is a client's sign only: a member that sends one breaks the rules.
+    let (mut reader, mut writer) = bench.call(Lane::Log, &bench.peers_hello(Lane::Log)).await;
+    writer.push(wire::encode_alive());
+    writer.flush().await.unwrap();
+    let end = async { while let Ok(Some(_)) = reader.read(Kind::Alive).await {} };
+    timeout(Duration::from_secs(10), end).await.expect("it is closed");
+}
+
+/// What others hold cannot be had as well: a frame is not read on before there is memory for it, and not for ever.
+#[tokio::test(start_paused = true)]
+async fn a_large_frame_waits_for_memory_and_small_ones_do_not() {
+    let bench = Bench::new();
+    bench.open_door().await;
+    let budget = bench.shared.admission.budget.clone();
+    let others = Share::of(&budget, budget.limit() / 2, Use::LargeFrame).expect("there is room");
+
+    let (_reader, mut large) = bench.call(Lane::Client, &client_hello()).await;
+    large.push(put(1, 1 << 20));
+    let sending = tokio::spawn(async move { large.flush().await.map(|()| large) });
+    let (mut reader, mut small) = bench.call(Lane::Client, &client_hello()).await;
+    small.push(wire::encode_client_message(&ClientMessage { call: 1, what: ClientCall::Status }));
+    small.flush().await.unwrap();
+    assert!(reader.read_server_message().await.unwrap().is_some(), "small ones have a part of their own");
+    small.push(put(2, 60 << 10));
+    small.flush().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(bench.shared.inbox.take(true, true).calls.len(), 1, "the small one alone has come through");
+    assert!(budget.held() < budget.limit() / 2 + (256 << 10), "{} bytes are held", budget.held());
+
+    drop(others);
+    sleep(Duration::from_secs(1)).await;
+    let calls = bench.shared.inbox.take(true, true).calls;
+    assert_eq!(calls.len(), 1, "now there is room");
+    assert!(budget.held() >= 1 << 20, "a request in flight is accounted for");
+    drop(calls);
+    let large = sending.await.unwrap().unwrap();
+    assert_eq!(budget.held(), 0);
+
+    let _others = Share::of(&budget, budget.limit() / 2, Use::LargeFrame).expect("there is room");
+    let mut large = large;
+    large.push(put(2, 1 << 20));
+    let begin = Instant::now();
+    // Its end is closed while it writes.
+    let _ = large.flush().await;
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+}

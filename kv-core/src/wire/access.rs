@@ -1,0 +1,87 @@
+//! Who may send what: the role that each kind of frame, message and call requires of the end that sends it.
+//!
+//! What arrives without the role is not answered: the connection is closed. The role is what the hello said and the gate
+//! believed, which with TLS is what the certificate proves; nobody can change it later.
+
+use super::Kind;
+use crate::config::Role;
+use crate::message::{ClientCall, Message};
+use kv_transport::Lane;
+
+/// Who is at the end of a connection that opened it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Party {
+    /// Whoever it is has not said a good hello yet.
+    Stranger,
+    /// A member, on the lane that this connection is for.
+    Member {
+        /// Its role in the configuration.
+        role: Role,
+        /// The lane.
+        lane: Lane,
+    },
+    /// A client, on the Client lane.
+    Client,
+}
+
+impl Party {
+    /// Whether a frame of this kind may come from it. Decided by the frame's header, before there is a body.
+    ///
+    /// | kind | may come from |
+    /// |---|---|
+    /// | `Hello` | a stranger |
+    /// | `HelloReply`, `Server` | nobody: they go the other way |
+    /// | `Message` | a member |
+    /// | `Client` | a client |
+    /// | `Alive` | a client; to members they go the other way |
+    #[must_use]
+    pub const fn may_send(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Hello => matches!(self, Self::Stranger),
+            Kind::HelloReply | Kind::Server => false,
+            Kind::Message => matches!(self, Self::Member { .. }),
+            Kind::Client | Kind::Alive => matches!(self, Self::Client),
+        }
+    }
+
+    /// Whether it may say this: on the lane on which the message travels, and, what only a primary or whoever holds the
+    /// state has to say, only a member that holds data.
+    #[must_use]
+    pub fn may_say(self, message: &Message) -> bool {
+        let Self::Member { role, lane } = self else { return false };
+        lane == message.lane() && (role == Role::Data || !needs_data(message))
+    }
+
+    /// Whether it may ask for this. Every client may ask for everything.
+    #[must_use]
+    pub const fn may_call(self, call: &ClientCall) -> bool {
+        match call {
+            ClientCall::Write(_) | ClientCall::Read { .. } | ClientCall::Status | ClientCall::Handover => {
+                matches!(self, Self::Client)
+            }
+        }
+    }
+}
+
+/// Whether only a member that holds data has a reason to say this: a witness is never primary, and has no state to hand on.
+const fn needs_data(message: &Message) -> bool {
+    match message {
+        Message::Prepare { .. }
+        | Message::Commit { .. }
+        | Message::StartView { .. }
+        | Message::SnapshotChunk { .. } => true,
+        Message::PrepareOk { .. }
+        | Message::CommitOk { .. }
+        | Message::StartViewChange { .. }
+        | Message::DoViewChange { .. }
+        | Message::GetState { .. }
+        | Message::Fetch { .. }
+        | Message::Headers { .. }
+        | Message::NewState { .. }
+        | Message::TooOld { .. }
+        | Message::GetSnapshot { .. }
+        | Message::SnapshotGone { .. }
+        | Message::Formation { .. } => false,
+    }
+}

@@ -1,0 +1,107 @@
+//! Who may send what: the whole table, and that nothing is missing in it.
+
+use super::*;
+use crate::config::Role;
+
+const KINDS: [Kind; 6] =
+    [Kind::Hello, Kind::HelloReply, Kind::Message, Kind::Client, Kind::Server, Kind::Alive];
+
+/// Everybody there is.
+fn parties() -> Vec<Party> {
+    let member = |role| Lane::ALL.map(|lane| Party::Member { role, lane });
+    let mut parties = vec![Party::Stranger, Party::Client];
+    parties.extend(member(Role::Data));
+    parties.extend(member(Role::Witness));
+    parties
+}
+
+/// FAULTS X9: what a kind of frame requires.
+#[test]
+fn x9_every_kind_of_frame_has_its_senders() {
+    for party in parties() {
+        let allowed: Vec<_> = KINDS.into_iter().filter(|kind| party.may_send(*kind)).collect();
+        let expected = match party {
+            Party::Stranger => vec![Kind::Hello],
+            Party::Member { .. } => vec![Kind::Message],
+            Party::Client => vec![Kind::Client, Kind::Alive],
+        };
+        assert_eq!(allowed, expected, "{party:?}");
+    }
+}
+
+/// FAULTS X9: name, lane, and whether a witness may say it.
+#[test]
+fn x9_every_message_has_its_lane_and_its_senders() {
+    let table = [
+        ("Prepare", Lane::Log, false),
+        ("PrepareOk", Lane::Log, true),
+        ("Commit", Lane::Control, false),
+        ("CommitOk", Lane::Control, true),
+        ("StartViewChange", Lane::Control, true),
+        ("DoViewChange", Lane::Control, true),
+        ("StartView", Lane::Control, false),
+        ("GetState", Lane::Control, true),
+        ("Fetch", Lane::Bulk, true),
+        ("Headers", Lane::Bulk, true),
+        ("NewState", Lane::Bulk, true),
+        ("TooOld", Lane::Bulk, true),
+        ("GetSnapshot", Lane::Bulk, true),
+        ("SnapshotChunk", Lane::Bulk, false),
+        ("SnapshotGone", Lane::Bulk, true),
+        ("Formation", Lane::Control, true),
+    ];
+    let messages = messages();
+    for (code, (name, lane, witness)) in (0u8..).zip(table) {
+        let samples: Vec<_> = messages.iter().filter(|message| message.name() == name).collect();
+        assert!(!samples.is_empty(), "no sample of {name}");
+        for message in samples {
+            assert_eq!(
+                encode_message(message)[HEADER_BYTES],
+                code,
+                "the table is in the order of the layout"
+            );
+            for party in parties() {
+                let allowed = match party {
+                    Party::Stranger | Party::Client => false,
+                    Party::Member { lane: there, role } => there == lane && (witness || role == Role::Data),
+                };
+                assert_eq!(party.may_say(message), allowed, "{name} from {party:?}");
+            }
+        }
+    }
+    assert_none_beyond(Kind::Message, table.len(), 100);
+}
+
+/// FAULTS X9: what a client may ask for.
+#[test]
+fn x9_every_call_is_a_clients() {
+    let calls = client_messages();
+    let mut codes: Vec<_> = calls.iter().map(|call| encode_client_message(call)[HEADER_BYTES + 1]).collect();
+    codes.dedup();
+    assert_eq!(codes, [0, 1, 2, 3], "a sample of each call");
+    for call in &calls {
+        for party in parties() {
+            assert_eq!(party.may_call(&call.what), party == Party::Client, "{call:?} from {party:?}");
+        }
+    }
+    // The call's number stands before.
+    // One byte: above 127 there are other ways to say the same.
+    for code in codes.len()..128 {
+        assert_unknown(Kind::Client, &[1, u8::try_from(code).unwrap()]);
+    }
+}
+
+/// Beyond the table there are no other kinds of body: whoever adds one has to say who may send it.
+fn assert_none_beyond(kind: Kind, known: usize, until: u8) {
+    for code in u8::try_from(known).unwrap()..until {
+        assert_unknown(kind, &[code]);
+    }
+}
+
+fn assert_unknown(kind: Kind, start: &[u8]) {
+    // Behind it enough zeros for any body: as the last of them it would decode.
+    for zeros in 0..64 {
+        let body = [start, &vec![0; zeros]].concat();
+        assert!(decode(kind, sealed(kind, &body)).is_err(), "{start:?} is a {kind:?} that nobody knows");
+    }
+}

@@ -15,6 +15,7 @@
 mod bench;
 mod disks;
 mod flips;
+mod hostile;
 mod machine;
 mod memory;
 mod network;
@@ -73,6 +74,9 @@ const DRILLS: &[Drill] = &[
     drill!("freeze backups in turn", "P6", [], (20, 2), processes::freeze_backups),
     drill!("stop the primary gracefully", "P11", [], (20, 2), processes::terminate),
     drill!("run out of descriptors", "P9", [], (3, 1), processes::descriptors),
+    drill!("storm a member with connections", "L4 P9", [], (5, 1), hostile::storm),
+    drill!("flood a member with garbage", "X1 X2", [], (5, 1), hostile::garbage),
+    drill!("go on for long", "L8", [], (120, 1), hostile::soak),
     drill!("isolate the primary", "N2 N11", [Need::Netns], (10, 1), network::isolate),
     drill!("cut a backup off", "N1 N5", [Need::Netns], (10, 1), network::cut_backup),
     drill!("cut the primary off one way", "N3 N4", [Need::Netns], (10, 1), network::one_way),

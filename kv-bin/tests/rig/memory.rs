@@ -22,10 +22,19 @@ const RECEIVER_MIB: u64 = 256;
 const WITNESS_MIB: u64 = 20;
 
 /// The most that a process ever had in memory.
-fn peak_mib(pid: u32) -> u64 {
+pub(crate) fn peak_mib(pid: u32) -> u64 {
+    mib(pid, "VmHWM:")
+}
+
+/// What a process has in memory now.
+pub(crate) fn now_mib(pid: u32) -> u64 {
+    mib(pid, "VmRSS:")
+}
+
+fn mib(pid: u32, what: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next());
-    peak.unwrap().parse::<u64>().unwrap() >> 10
+    let kib = status.lines().find_map(|line| line.strip_prefix(what)?.split_whitespace().next());
+    kib.unwrap().parse::<u64>().unwrap() >> 10
 }
 
 fn big(n: usize) -> String {

@@ -2,7 +2,7 @@
 
 use super::budget::{Budget, Share, Use};
 use super::sync::lock;
-use crate::message::{Answer, Record, ServerMessage};
+use crate::message::{Answer, Effect, Outcome, Record, ServerMessage, StepResult};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -230,6 +230,9 @@ fn weight(answer: &Answer) -> usize {
                 records.iter().map(|(key, it): &(Bytes, Record)| key.len() + record(it)).sum()
             }
             Answer::Refused(text) => text.len(),
+            Answer::Written(Ok(Outcome { effect: Effect::Transacted { results, .. }, .. })) => {
+                results.len() * size_of::<StepResult>()
+            }
             Answer::Status(_)
             | Answer::Value { record: None, .. }
             | Answer::Written(_)

@@ -200,7 +200,12 @@ fn outcome(outcome: &Outcome) -> Result<(), WireError> {
     timestamp(outcome.timestamp)?;
     match outcome.effect {
         Effect::GuardFailed { found } => found.map_or(Ok(()), revision),
-        Effect::SessionOpened | Effect::SessionClosed | Effect::Put | Effect::Deleted { .. } => Ok(()),
+        Effect::SessionOpened
+        | Effect::SessionClosed
+        | Effect::Put
+        | Effect::Deleted { .. }
+        | Effect::Transacted { .. }
+        | Effect::StepFailed { .. } => Ok(()),
     }
 }
 

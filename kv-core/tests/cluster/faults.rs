@@ -80,8 +80,8 @@ pub(crate) async fn an_isolated_backup_disturbs_nobody(net: Net) {
     load.check(&harness).await;
 }
 
-/// N15: a peer that stops reading its Log lane; the others go on, and it recovers.
-pub(crate) async fn a_peer_that_does_not_read_makes_only_itself_suffer(net: Net) {
+/// A peer that stops reading its Log lane; the others go on, and it recovers.
+pub(crate) async fn n15_a_peer_that_does_not_read_makes_only_itself_suffer(net: Net) {
     let harness = Harness::with(net, &[Role::Data; 3], patient_options()).await;
     let load = Load::start(&harness.client().await, WRITERS);
     load.progress(50).await;

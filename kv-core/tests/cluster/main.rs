@@ -5,6 +5,7 @@ mod disks;
 mod failover;
 mod faults;
 mod harness;
+mod hostile;
 mod links;
 mod load;
 #[cfg(feature = "certs")]
@@ -97,7 +98,7 @@ on_every_transport! {
         a_lossy_network_between_members_is_survived,
         an_isolated_primary_is_replaced_and_acknowledges_nothing,
         an_isolated_backup_disturbs_nobody,
-        a_peer_that_does_not_read_makes_only_itself_suffer,
+        n15_a_peer_that_does_not_read_makes_only_itself_suffer,
     },
     links::{
         n9_a_second_of_delay_one_way_is_adapted_to,
@@ -107,15 +108,32 @@ on_every_transport! {
         p4_a_member_that_crashes_all_the_time_disturbs_nobody,
     },
     refusals::{
-        another_clusters_client_is_refused,
-        a_member_with_another_configuration_is_refused,
+        n16_another_clusters_client_is_refused,
+        m3_a_member_with_another_configuration_is_refused,
         a_second_node_on_one_directory_is_refused,
         an_address_in_use_is_refused_and_nothing_is_touched,
         another_members_directory_is_refused,
-        connections_beyond_the_limit_are_refused,
-        what_is_too_large_is_refused_with_the_limit,
-        garbage_closes_the_connection,
-        a_message_of_a_stranger_is_never_heard,
+        l4_connections_beyond_the_limit_are_refused,
+        l3_what_is_too_large_is_refused_with_the_limit,
+    },
+    hostile::{
+        x1_garbage_before_the_hello_is_closed_without_a_word,
+        x2_lengths_that_no_frame_has_are_closed_at_the_header,
+        x3_a_hello_that_takes_too_long_is_not_waited_for,
+        x3_a_client_that_ends_nothing_or_says_nothing_is_closed,
+        x5_views_and_ops_near_the_maximum_close_the_link_and_change_nothing,
+        x6_gaps_and_floods_of_good_frames_are_survived,
+        x7_replayed_frames_are_applied_once,
+        x9_every_kind_from_a_stranger_is_denied,
+        x9_every_kind_from_the_wrong_role_or_on_the_wrong_lane_is_denied,
+        x9_a_hello_on_the_wrong_lane_is_refused,
+        x10_endless_lists_are_refused,
+        l1_far_too_much_is_shed_and_soon_over,
+        l6_a_full_session_table_evicts_the_most_silent_and_repeats_nothing,
+        l4_a_storm_of_connections_is_capped_and_passes,
+        l5_a_client_that_never_reads_is_dropped,
+        m4_versions_meet_or_are_refused_with_the_reason,
+        m4_an_answer_in_another_version_is_an_error_at_the_caller,
     },
 }
 

@@ -5,17 +5,17 @@ use bytes::Bytes;
 use kv_core::Client;
 use kv_core::config::{Cluster, Role};
 use kv_core::error::{ConnectError, WriteError};
-use kv_core::ids::{ClusterId, Hash, RequestNumber, SessionId, View};
+use kv_core::ids::{ClusterId, Hash, RequestNumber, SessionId};
 use kv_core::message::{
-    Answer, ClientCall, ClientMessage, Command, Message, Operation, Query, ReadMode, Request, ServerMessage,
+    Answer, ClientCall, ClientMessage, Command, Operation, Query, ReadMode, Request, ServerMessage,
 };
 use kv_core::node::{Node, StartError};
-use kv_core::transport::{Connection, Lane, Reader, TransportError, Writer};
+use kv_core::transport::{Lane, Reader, TransportError, Writer};
 use kv_core::wire::{self, Caller, FrameReader, FrameWriter, Hello, HelloReply, PROTOCOL};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 
-/// N16, M3: the name is wrong, the address is right.
-pub(crate) async fn another_clusters_client_is_refused(net: Net) {
+/// The name is wrong, the address is right.
+pub(crate) async fn n16_another_clusters_client_is_refused(net: Net) {
     let harness = Harness::three(net).await;
     let wrong = Client::builder("another")
         .address(harness.address(0))
@@ -26,8 +26,8 @@ pub(crate) async fn another_clusters_client_is_refused(net: Net) {
     assert!(matches!(&wrong, ConnectError::Refused { reason, .. } if reason.contains("\"test\"")), "{wrong}");
 }
 
-/// M3, N16: neither is ever heard, and the cluster goes on.
-pub(crate) async fn a_member_with_another_configuration_is_refused(net: Net) {
+/// N16: neither is ever heard, and the cluster goes on.
+pub(crate) async fn m3_a_member_with_another_configuration_is_refused(net: Net) {
     let harness = Harness::three(net).await;
     let expectation = |cluster: &str, fingerprint| Hello {
         protocol: PROTOCOL,
@@ -114,8 +114,7 @@ fn listing(harness: &Harness, member: usize) -> Vec<(std::ffi::OsString, Vec<u8>
     files
 }
 
-/// L4.
-pub(crate) async fn connections_beyond_the_limit_are_refused(net: Net) {
+pub(crate) async fn l4_connections_beyond_the_limit_are_refused(net: Net) {
     let mut few = options();
     few.max_connections = 2;
     let harness = Harness::with(net, &[Role::Data], few).await;
@@ -137,8 +136,8 @@ pub(crate) async fn connections_beyond_the_limit_are_refused(net: Net) {
     .await;
 }
 
-/// L3: by the client, which knows the limits, and by the member, which trusts no client.
-pub(crate) async fn what_is_too_large_is_refused_with_the_limit(net: Net) {
+/// By the client, which knows the limits, and by the member, which trusts no client.
+pub(crate) async fn l3_what_is_too_large_is_refused_with_the_limit(net: Net) {
     let mut small = options();
     small.max_key_bytes = 16;
     small.max_value_bytes = 64;
@@ -183,59 +182,25 @@ pub(crate) async fn what_is_too_large_is_refused_with_the_limit(net: Net) {
     assert!(matches!(answer, Answer::Value { record: None, .. }), "{answer:?}");
 }
 
-/// X1, X2: before the hello and after it.
-pub(crate) async fn garbage_closes_the_connection(net: Net) {
-    let harness = Harness::with(net, &[Role::Data], options()).await;
-    let transport = harness.net.transport("stranger");
-    for lane in Lane::ALL {
-        let Connection { mut reader, mut writer, .. } =
-            transport.connect(&harness.address(0), lane).await.expect("it connects");
-        // Closing may be faster than writing.
-        let _ = writer.write_all(&[0xff; 4096]).await;
-        let _ = writer.flush().await;
-        assert_closed(&mut reader).await;
-    }
-    let hello = Hello::client(ClusterId::of_name("test"), "hostile");
-    let (_, (mut reader, mut writer)) = say_hello(&harness, 0, &hello).await;
-    writer.push(Bytes::from(vec![0; 4096]));
-    let _ = writer.flush().await;
-    let ended = reader.read_server_message().await;
-    assert!(matches!(ended, Ok(None) | Err(_)), "{ended:?}");
-    harness.client().await.put("key", "value").await.expect("a put");
-}
-
-/// X9: whoever has not said a good hello is not listened to.
-pub(crate) async fn a_message_of_a_stranger_is_never_heard(net: Net) {
-    let harness = Harness::three(net).await;
-    harness.client().await.put("key", "value").await.expect("a put");
-    let primary = harness.primary().await;
-    let view = harness.status(primary).view;
-    let transport = harness.net.transport("stranger");
-    for member in 0..3 {
-        let Connection { mut reader, mut writer, .. } =
-            transport.connect(&harness.address(member), Lane::Control).await.expect("it connects");
-        let vote = Message::StartViewChange { view: View::new(1_000_000) };
-        let _ = writer.write_all(&wire::encode_message(&vote)).await;
-        let _ = writer.flush().await;
-        assert_closed(&mut reader).await;
-    }
-    assert_eq!(harness.status(primary).view, view);
-}
-
-async fn assert_closed(reader: &mut Reader) {
+pub(crate) async fn assert_closed(reader: &mut Reader) {
     let mut rest = Vec::new();
     // A reset is as good as an end.
     let _ = reader.read_to_end(&mut rest).await;
     assert_eq!(rest, b"", "nothing is said to a stranger");
 }
 
-type Ends = (FrameReader<Reader>, FrameWriter<Writer>);
+pub(crate) type Ends = (FrameReader<Reader>, FrameWriter<Writer>);
 
-async fn say_hello(harness: &Harness, member: usize, hello: &Hello) -> (HelloReply, Ends) {
+pub(crate) async fn say_hello(harness: &Harness, member: usize, hello: &Hello) -> (HelloReply, Ends) {
     say_hello_from(harness, "stranger", member, hello).await
 }
 
-async fn say_hello_from(harness: &Harness, from: &str, member: usize, hello: &Hello) -> (HelloReply, Ends) {
+pub(crate) async fn say_hello_from(
+    harness: &Harness,
+    from: &str,
+    member: usize,
+    hello: &Hello,
+) -> (HelloReply, Ends) {
     let transport = harness.net.transport(from);
     let connection = transport.connect(&harness.address(member), hello.lane).await.expect("it connects");
     let mut reader = FrameReader::new(connection.reader, wire::DEFAULT_MAX_FRAME);
@@ -246,7 +211,7 @@ async fn say_hello_from(harness: &Harness, from: &str, member: usize, hello: &He
     (reply, (reader, writer))
 }
 
-async fn ask(
+pub(crate) async fn ask(
     reader: &mut FrameReader<Reader>,
     writer: &mut FrameWriter<Writer>,
     message: ClientMessage,

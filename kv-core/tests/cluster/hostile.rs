@@ -1,0 +1,808 @@
+//! Whoever is at the other end means harm, or does not know better. A normal client goes on working meanwhile.
+
+use super::harness::{Harness, Net, eventually, id, options};
+use super::load::Load;
+use super::refusals::{Ends, ask, assert_closed, say_hello};
+use bytes::{BufMut, Bytes, BytesMut};
+use kv_core::config::Role;
+use kv_core::ids::{Anchor, ClusterId, Hash, Op, RequestNumber, Revision, Round, SessionId, Timestamp, View};
+use kv_core::message::{
+    Answer, ClientCall, ClientMessage, Command, Entry, EntryHeader, FetchWhat, FormationStep, Message,
+    Operation, Query, ReadMode, Rejection, Request, ServerMessage, body_of,
+};
+use kv_core::transport::{Connection, Lane};
+use kv_core::wire::{
+    self, Caller, FrameReader, FrameWriter, Hello, HelloReply, Kind, MAX_HELLO, PROTOCOL, VersionRange,
+    WireError,
+};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, sleep, timeout};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Counters from here on are nobody's.
+const FAR: u64 = 1 << 62;
+/// A connection that is to be closed is closed before this; the longest that is waited for at the other end is a third.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A frame with any body, or a header that announces another length, under right checksums.
+fn frame(kind: u8, body: &[u8], announced: Option<u32>) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_slice(b"kvfr");
+    out.put_u8(kind);
+    out.put_uint_le(0, 3);
+    out.put_u32_le(announced.unwrap_or_else(|| u32::try_from(body.len()).expect("short")));
+    out.put_u64_le(xxh3_64(body));
+    let checksum = xxh3_64(&out);
+    out.put_u64_le(checksum);
+    out.put_slice(body);
+    out.freeze()
+}
+
+/// Writes as one who does not mind being closed meanwhile.
+async fn say(writer: &mut FrameWriter<kv_core::transport::Writer>, bytes: Bytes) {
+    writer.push(bytes);
+    let _ = writer.flush().await;
+}
+
+/// The member closes the connection, whatever signs of life or answers come before.
+async fn assert_ends(what: &str, (mut reader, _writer): Ends, kind: Kind) {
+    let end = async { while let Ok(Some(_)) = reader.read(kind).await {} };
+    timeout(SOON, end).await.unwrap_or_else(|_| panic!("it is not closed: {what}"));
+}
+
+fn clients_hello() -> Hello {
+    Hello::client(ClusterId::of_name("test"), "hostile")
+}
+
+/// Two members that serve, and a third whose place an impostor takes.
+struct Impostor {
+    harness: Harness,
+    /// What the configuration's hash is: a member tells it to whoever has the third's address.
+    fingerprint: Hash,
+}
+
+impl Impostor {
+    /// The third is a member with this role.
+    async fn start(net: Net, role: Role) -> Self {
+        let mut harness = Harness::with(net, &[Role::Data, Role::Data, role], options()).await;
+        harness.kill(2);
+        let address = harness.address(2);
+        let mut listener = harness.net.transport(&address).bind(&address).await.expect("nobody is there");
+        let fingerprint = loop {
+            let Connection { reader, .. } = listener.accept().await.expect("they call");
+            // One that was closed meanwhile says nothing.
+            let Ok(hello) = FrameReader::new(reader, 0).read_hello().await else { continue };
+            let Caller::Member { fingerprint, .. } = hello.caller else { panic!("{hello:?}") };
+            break fingerprint;
+        };
+        harness.level_enough().await;
+        Self { harness, fingerprint }
+    }
+
+    fn hello(&self, to: usize, lane: Lane) -> Hello {
+        let role = self.harness.cluster.member(id(2)).expect("it is a member").role;
+        let role = if role == Role::Data { "data" } else { "witness" }.to_owned();
+        let (fingerprint, pipeline) = (self.fingerprint, self.harness.options.pipeline);
+        let caller = Caller::Member { id: id(2), to: id(to), role, fingerprint, pipeline };
+        Hello { protocol: PROTOCOL, cluster: ClusterId::of_name("test"), lane, features: 0, caller }
+    }
+
+    /// A connection on which it is believed to be the third member.
+    async fn connect(&self, to: usize, lane: Lane) -> Ends {
+        let hello = self.hello(to, lane);
+        let address = self.harness.address(2);
+        let (reply, ends) = super::refusals::say_hello_from(&self.harness, &address, to, &hello).await;
+        assert!(matches!(reply, HelloReply::Ok(_)), "{reply:?}");
+        ends
+    }
+}
+
+/// X1: nonsense of all sorts before the hello is answered by nothing.
+pub(crate) async fn x1_garbage_before_the_hello_is_closed_without_a_word(net: Net) {
+    let harness = Harness::with(net, &[Role::Data], options()).await;
+    let load = Load::start(&harness.client().await, 2);
+    let transport = harness.net.transport("stranger");
+    let mut random = fastrand::Rng::with_seed(1);
+    let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(100_000).collect();
+    let hello = wire::encode_hello(&clients_hello());
+    let damaged = |at: usize| {
+        let mut hello = hello.to_vec();
+        hello[at] ^= 1;
+        hello
+    };
+    let garbage = [
+        vec![0; 4096],
+        vec![0xff; 4096],
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
+        [&[0x16, 3, 1, 2, 0, 1][..], &[7; 600]].concat(),
+        noise,
+        damaged(5),
+        damaged(20),
+        damaged(hello.len() - 1),
+    ];
+    for lane in Lane::ALL {
+        for bytes in &garbage {
+            let Connection { mut reader, mut writer, .. } =
+                transport.connect(&harness.address(0), lane).await.expect("it connects");
+            // Closing may be faster than writing.
+            let _ = writer.write_all(bytes).await;
+            let _ = writer.flush().await;
+            timeout(SOON, assert_closed(&mut reader)).await.expect("it is closed");
+        }
+    }
+    load.progress(10).await;
+    load.check(&harness).await;
+}
+
+/// X2: lengths that no frame has, before the hello and after it; the checksum of the header is right.
+pub(crate) async fn x2_lengths_that_no_frame_has_are_closed_at_the_header(net: Net) {
+    let impostor = Impostor::start(net, Role::Data).await;
+    let harness = &impostor.harness;
+    let transport = harness.net.transport("stranger");
+    let too_long = u32::try_from(MAX_HELLO + 1).expect("short");
+    for (lane, len) in Lane::ALL.into_iter().zip([0, too_long, 1 << 31, u32::MAX]) {
+        let Connection { mut reader, mut writer, .. } =
+            transport.connect(&harness.address(0), lane).await.expect("it connects");
+        let _ = writer.write_all(&frame(1, b"", Some(len))).await;
+        let _ = writer.flush().await;
+        timeout(SOON, assert_closed(&mut reader)).await.expect("it is closed");
+    }
+    for len in [0, u32::MAX] {
+        let (_, mut ends) = say_hello(harness, 0, &clients_hello()).await;
+        say(&mut ends.1, frame(4, b"", Some(len))).await;
+        assert_ends("a client's length", ends, Kind::Server).await;
+        let mut ends = impostor.connect(0, Lane::Log).await;
+        say(&mut ends.1, frame(3, b"", Some(len))).await;
+        assert_ends("a member's length", ends, Kind::Alive).await;
+    }
+    harness.client().await.put("key", "value").await.expect("a put");
+}
+
+/// X3: a hello that comes byte by byte does not come in time, and one that is never ended neither.
+pub(crate) async fn x3_a_hello_that_takes_too_long_is_not_waited_for(net: Net) {
+    let harness = Harness::with(net, &[Role::Data], options()).await;
+    let transport = harness.net.transport("stranger");
+    let hello = wire::encode_hello(&clients_hello());
+    let slow = Lane::ALL.map(|lane| {
+        let (transport, address, hello) = (transport.clone(), harness.address(0), hello.clone());
+        async move {
+            let Connection { mut reader, mut writer, .. } =
+                transport.connect(&address, lane).await.expect("it connects");
+            let dribble = async {
+                for byte in &hello[..hello.len() - 1] {
+                    if writer.write_all(&[*byte]).await.and(writer.flush().await).is_err() {
+                        return;
+                    }
+                    sleep(Duration::from_millis(200)).await;
+                }
+            };
+            let begin = Instant::now();
+            tokio::select! {
+                () = assert_closed(&mut reader) => {}
+                () = async { dribble.await; std::future::pending().await } => {}
+            }
+            assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+        }
+    });
+    futures::future::join_all(slow).await;
+    harness.client().await.put("key", "value").await.expect("a put");
+}
+
+fn entry(change: impl FnOnce(&mut EntryHeader)) -> Entry {
+    let body = body_of([&Bytes::from_static(b"nonsense")]);
+    let mut header = EntryHeader {
+        cluster: ClusterId::of_name("test"),
+        view: View::new(1),
+        op: Op::new(1_000_000),
+        parent: Hash::ZERO,
+        first_revision: Revision::new(1_000_000),
+        timestamp: Timestamp::new(1),
+        request_count: 1,
+        body_len: u32::try_from(body.len()).expect("short"),
+        body_hash: Hash::of(&body),
+    };
+    change(&mut header);
+    Entry { header, body }
+}
+
+/// X5: numbers near the end of their range, from someone who is believed to be a member.
+pub(crate) async fn x5_views_and_ops_near_the_maximum_close_the_link_and_change_nothing(net: Net) {
+    let mut impostor = Impostor::start(net, Role::Data).await;
+    impostor.harness.client().await.put("key", "value").await.expect("a put");
+    impostor.harness.level().await;
+    let before = [0, 1].map(|member| impostor.harness.status(member));
+    let near = Anchor::ZERO;
+    for far in [FAR, FAR + 1, i64::MAX as u64, u64::MAX] {
+        let (view, op) = (View::new(far), Op::new(far));
+        let (good, anchor) = (View::new(1), Anchor::new(op, Hash::ZERO));
+        let messages = [
+            Message::StartViewChange { view },
+            Message::GetState { view, nonce: 1 },
+            Message::Commit { view, commit: near, round: Round::ZERO, trim: Op::ZERO },
+            Message::Commit { view: good, commit: anchor, round: Round::ZERO, trim: Op::ZERO },
+            Message::Commit { view: good, commit: near, round: Round::new(far), trim: Op::ZERO },
+            Message::Commit { view: good, commit: near, round: Round::ZERO, trim: op },
+            Message::StartView { view, commit: near, hashes: Vec::new(), nonce: 0 },
+            Message::StartView { view: good, commit: anchor, hashes: vec![(op, Hash::ZERO)], nonce: 0 },
+            Message::PrepareOk { view, log: near },
+            Message::PrepareOk { view: good, log: anchor },
+            Message::Prepare { view: good, commit: near, entry: entry(|it| it.view = view) },
+            Message::Prepare { view: good, commit: near, entry: entry(|it| it.op = op) },
+            Message::Prepare {
+                view: good,
+                commit: near,
+                entry: entry(|it| it.first_revision = Revision::new(far)),
+            },
+            Message::Prepare {
+                view: good,
+                commit: near,
+                entry: entry(|it| it.timestamp = Timestamp::new(far)),
+            },
+            Message::Fetch { from: op, through: op, hash: None, nonce: 1, what: FetchWhat::Entries },
+            Message::GetSnapshot { nonce: 1, at: Some(anchor), after: Bytes::new() },
+        ];
+        for message in messages {
+            let mut ends = impostor.connect(0, message.lane()).await;
+            say(&mut ends.1, wire::encode_message(&message)).await;
+            assert_ends(&format!("{message:?}"), ends, Kind::Alive).await;
+        }
+    }
+    let standing = |harness: &Harness| [0, 1].map(|member| harness.status(member));
+    let after = standing(&impostor.harness);
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!((before.view, before.head, before.commit), (after.view, after.head, after.commit));
+    }
+    // What is on disk tells the same.
+    impostor.harness.kill(0);
+    impostor.harness.start(0).await;
+    let client = impostor.harness.client().await;
+    client.put("key", "value").await.expect("a put");
+    for status in standing(&impostor.harness) {
+        assert!(status.view.get() < 1_000 && status.head.get() < 1_000, "{status:?}");
+    }
+}
+
+/// X6: gaps, repetitions and floods of what is well formed.
+pub(crate) async fn x6_gaps_and_floods_of_good_frames_are_survived(net: Net) {
+    const FLOOD: usize = 20_000;
+    let impostor = Impostor::start(net, Role::Data).await;
+    let harness = &impostor.harness;
+    let load = Load::start(&harness.client().await, 2);
+    load.progress(10).await;
+    let view = harness.status(0).view;
+    let far = Anchor::new(Op::new(1_000_000_000), Hash::ZERO);
+    let messages = [
+        Message::Prepare { view, commit: far, entry: entry(|it| it.view = view) },
+        Message::PrepareOk { view, log: far },
+        Message::Fetch { from: Op::new(1), through: far.op, hash: None, nonce: 1, what: FetchWhat::Entries },
+        Message::GetSnapshot { nonce: 1, at: None, after: Bytes::new() },
+        Message::Formation { step: FormationStep::Empty, ask: true },
+        Message::Commit { view, commit: far, round: Round::ZERO, trim: far.op },
+    ];
+    let floods = messages.iter().flat_map(|message| [(message, 0), (message, 1)]).map(|(message, to)| {
+        let impostor = &impostor;
+        async move {
+            // A newer connection of the same lane ends the one before it: so does this member's flood.
+            let (_reader, mut writer) = impostor.connect(to, message.lane()).await;
+            for _ in 0..FLOOD / 12 {
+                writer.push(wire::encode_message(message));
+                if writer.queued_bytes() > 64 << 10 && writer.flush().await.is_err() {
+                    return;
+                }
+            }
+            let _ = writer.flush().await;
+        }
+    });
+    let progress = load.progress(50);
+    let (_, _) = tokio::join!(futures::future::join_all(floods), progress);
+    // And a client that asks on and on.
+    let (_, (mut reader, mut writer)) = say_hello(harness, 0, &clients_hello()).await;
+    let asking = async {
+        for call in 1..=FLOOD as u64 {
+            writer.push(wire::encode_client_message(&ClientMessage { call, what: ClientCall::Status }));
+            if writer.queued_bytes() > 16 << 10 {
+                writer.flush().await.expect("it is answered");
+            }
+        }
+        writer.flush().await.expect("it is answered");
+    };
+    let hearing = async {
+        for call in 1..=FLOOD as u64 {
+            let answer = reader.read_server_message().await.expect("an answer").expect("an answer");
+            assert_eq!(answer.call, call);
+        }
+    };
+    tokio::join!(asking, hearing);
+    load.progress(10).await;
+    assert_eq!(load.check(harness).await, 0);
+}
+
+fn request(session: u64, number: u64, operation: Operation) -> ClientCall {
+    let request = Request {
+        session: SessionId::new(session),
+        number: RequestNumber::new(number),
+        acked_through: RequestNumber::ZERO,
+        operation,
+    };
+    ClientCall::Write(request.encode())
+}
+
+fn put(session: u64, number: u64, value: &'static str) -> ClientCall {
+    let put = Command::Put { key: "key".into(), value: value.into(), guard: None };
+    request(session, number, Operation::Command(put))
+}
+
+/// Opens a session by hand, and says its id.
+async fn open_session((reader, writer): &mut Ends, call: u64) -> u64 {
+    let what = request(0, 0, Operation::OpenSession { nonce: u128::from(call) + 77 });
+    match ask(reader, writer, ClientMessage { call, what }).await {
+        Answer::Written(Ok(outcome)) => outcome.revision.get(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// X7: what was sent once is sent again, on the same connection and on others, in the same order and in another.
+pub(crate) async fn x7_replayed_frames_are_applied_once(net: Net) {
+    let harness = Harness::with(net, &[Role::Data], options()).await;
+    let (_, mut ends) = say_hello(&harness, 0, &clients_hello()).await;
+    let session = open_session(&mut ends, 1).await;
+    let mut outcomes = Vec::new();
+    for number in 1..=3 {
+        let what = put(session, number, ["a", "b", "c"][number as usize - 1]);
+        outcomes.push(ask(&mut ends.0, &mut ends.1, ClientMessage { call: 1 + number, what }).await);
+    }
+    for order in [[1, 2, 3], [3, 2, 1], [2, 2, 2]] {
+        let (_, mut again) = say_hello(&harness, 0, &clients_hello()).await;
+        for (call, number) in (1..).zip(order) {
+            let what = put(session, number, ["a", "b", "c"][number as usize - 1]);
+            let answer = ask(&mut again.0, &mut again.1, ClientMessage { call, what }).await;
+            assert_eq!(answer, outcomes[number as usize - 1], "the stored outcome, bit for bit");
+        }
+    }
+    // The very same frame on the same connection is not even answered: what comes next is.
+    let same = wire::encode_client_message(&ClientMessage { call: 4, what: put(session, 3, "c") });
+    say(&mut ends.1, same).await;
+    let status = ask(&mut ends.0, &mut ends.1, ClientMessage { call: 5, what: ClientCall::Status }).await;
+    assert!(matches!(status, Answer::Status(_)), "{status:?}");
+    let record = harness.client().await.get("key").await.expect("a get").expect("a record");
+    assert_eq!((record.version, &record.value[..]), (3, &b"c"[..]));
+}
+
+/// One of each kind of frame, with the lane on which it would be right; of messages, one of each.
+fn all_frames() -> Vec<(&'static str, Option<Lane>, Bytes)> {
+    let (view, near) = (View::new(1), Anchor::ZERO);
+    let point = kv_core::message::LogPoint {
+        anchor: near,
+        next_revision: Revision::new(1),
+        timestamp: Timestamp::new(1),
+    };
+    let log = kv_core::message::LogSummary {
+        log_view: view,
+        checkpoint: near,
+        commit: near,
+        head: Op::ZERO,
+        suffix: Vec::new(),
+        open: false,
+    };
+    let chunk = kv_core::message::Chunk {
+        after: Bytes::new(),
+        rows: Bytes::from_static(b"rows"),
+        checksum: Hash::of(b"rows"),
+        end: kv_core::message::ChunkEnd::Last(Hash::ZERO),
+    };
+    let messages = [
+        Message::Prepare { view, commit: near, entry: entry(|_| {}) },
+        Message::PrepareOk { view, log: near },
+        Message::Commit { view, commit: near, round: Round::ZERO, trim: Op::ZERO },
+        Message::CommitOk {
+            view,
+            round: Round::ZERO,
+            log: None,
+            checkpoint: Op::ZERO,
+            wall: Timestamp::new(1),
+        },
+        Message::StartViewChange { view: View::new(1_000_000) },
+        Message::DoViewChange { view: View::new(1_000_000), log },
+        Message::StartView {
+            view: View::new(1_000_000),
+            commit: near,
+            hashes: vec![(Op::new(1), Hash::ZERO)],
+            nonce: 0,
+        },
+        Message::GetState { view: View::new(1_000_000), nonce: 1 },
+        Message::Fetch {
+            from: Op::new(1),
+            through: Op::new(2),
+            hash: None,
+            nonce: 1,
+            what: FetchWhat::Entries,
+        },
+        Message::Headers { nonce: 1, hashes: vec![(Op::new(1), Hash::ZERO)] },
+        Message::NewState { nonce: 1, entries: vec![entry(|_| {})] },
+        Message::TooOld { nonce: 1, checkpoint: point, primary_of: Some(View::new(1_000_000)) },
+        Message::GetSnapshot { nonce: 1, at: None, after: Bytes::new() },
+        Message::SnapshotChunk { nonce: 1, at: near, chunk },
+        Message::SnapshotGone { nonce: 1 },
+        Message::Formation { step: FormationStep::Empty, ask: true },
+    ];
+    let mut all: Vec<_> = messages
+        .iter()
+        .map(|message| (message.name(), Some(message.lane()), wire::encode_message(message)))
+        .collect();
+    let call = |what| wire::encode_client_message(&ClientMessage { call: 1, what });
+    let query = Query::Get { key: Bytes::from_static(b"key") };
+    all.extend([
+        ("Write", Some(Lane::Client), call(put(1, 1, "value"))),
+        ("Read", Some(Lane::Client), call(ClientCall::Read { mode: ReadMode::Local, query })),
+        ("Status", Some(Lane::Client), call(ClientCall::Status)),
+        ("Handover", Some(Lane::Client), call(ClientCall::Handover)),
+        ("Alive", Some(Lane::Client), wire::encode_alive()),
+        ("Server", None, wire::encode_server_message(&ServerMessage { call: 1, answer: Answer::Done })),
+        ("Hello", None, wire::encode_hello(&clients_hello())),
+        (
+            "HelloReply",
+            None,
+            wire::encode_hello_reply(&HelloReply::Refused { reason: "no".to_owned(), temporary: false }),
+        ),
+        ("a kind that nobody knows", None, frame(7, b"", None)),
+        ("kind zero", None, frame(0, b"", None)),
+    ]);
+    all
+}
+
+/// X9: whatever it is, who has not said a good hello is not listened to.
+pub(crate) async fn x9_every_kind_from_a_stranger_is_denied(net: Net) {
+    let harness = Harness::with(net, &[Role::Data], options()).await;
+    harness.client().await.put("key", "value").await.expect("a put");
+    let before = harness.status(0);
+    let transport = harness.net.transport("stranger");
+    for lane in Lane::ALL {
+        for (name, _, bytes) in all_frames() {
+            if name == "Hello" {
+                continue; // That is what is expected: others try it on the wrong lane and with wrong contents.
+            }
+            let Connection { mut reader, mut writer, .. } =
+                transport.connect(&harness.address(0), lane).await.expect("it connects");
+            let _ = writer.write_all(&bytes).await;
+            let _ = writer.flush().await;
+            let closed = timeout(SOON, assert_closed(&mut reader)).await;
+            closed.unwrap_or_else(|_| panic!("{name} on {lane} is not closed"));
+        }
+    }
+    let after = harness.status(0);
+    assert_eq!((after.view, after.head, &after.state), (before.view, before.head, &before.state));
+}
+
+/// X9, X4 within the protocol: a client does not speak as a member, a member not as a client, on no other lane than its
+/// connection is for, and a witness not as a primary.
+pub(crate) async fn x9_every_kind_from_the_wrong_role_or_on_the_wrong_lane_is_denied(net: Net) {
+    let impostor = Impostor::start(net, Role::Witness).await;
+    let harness = &impostor.harness;
+    harness.client().await.put("key", "value").await.expect("a put");
+    let view = harness.status(0).view;
+    for (name, right, bytes) in all_frames() {
+        if right != Some(Lane::Client) {
+            let (_, mut ends) = say_hello(harness, 0, &clients_hello()).await;
+            say(&mut ends.1, bytes.clone()).await;
+            assert_ends(&format!("{name} from a client"), ends, Kind::Server).await;
+        }
+        for lane in [Lane::Control, Lane::Log, Lane::Bulk] {
+            let witness = !["Prepare", "Commit", "StartView", "SnapshotChunk"].contains(&name);
+            if right == Some(lane) && witness {
+                continue;
+            }
+            let mut ends = impostor.connect(0, lane).await;
+            say(&mut ends.1, bytes.clone()).await;
+            assert_ends(&format!("{name} from a witness on {lane}"), ends, Kind::Alive).await;
+        }
+    }
+    assert_eq!(harness.status(0).view, view);
+    harness.client().await.put("key", "value").await.expect("a put");
+}
+
+/// X9: a hello on another lane than it says, a client's on a member's lane, a member's on the clients'.
+pub(crate) async fn x9_a_hello_on_the_wrong_lane_is_refused(net: Net) {
+    let impostor = Impostor::start(net, Role::Data).await;
+    let harness = &impostor.harness;
+    let transport = harness.net.transport(&harness.address(2));
+    for lane in Lane::ALL {
+        let clients = Hello { lane, ..clients_hello() };
+        let hellos =
+            Lane::ALL.map(|said| impostor.hello(0, said)).into_iter().chain([clients, clients_hello()]);
+        for hello in hellos {
+            let right =
+                hello.lane == lane && (lane == Lane::Client) == matches!(hello.caller, Caller::Client { .. });
+            if right {
+                continue;
+            }
+            let connection = transport.connect(&harness.address(0), lane).await.expect("it connects");
+            let mut ends = (FrameReader::new(connection.reader, 0), FrameWriter::new(connection.writer));
+            say(&mut ends.1, wire::encode_hello(&hello)).await;
+            let reply = ends.0.read_hello_reply().await.expect("a reply");
+            let HelloReply::Refused { reason, temporary: false } = reply else { panic!("let in: {hello:?}") };
+            assert!(reason.contains("is not for such a caller"), "{reason}");
+        }
+    }
+}
+
+/// X10: lists that say to be endless, and lists in lists as deep as the message goes.
+pub(crate) async fn x10_endless_lists_are_refused(net: Net) {
+    let impostor = Impostor::start(net, Role::Data).await;
+    let harness = &impostor.harness;
+    let endless = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+    // The last byte of each is the length of an empty list.
+    let lists = [
+        Message::Headers { nonce: 1, hashes: Vec::new() },
+        Message::NewState { nonce: 1, entries: Vec::new() },
+        Message::GetSnapshot { nonce: 1, at: None, after: Bytes::new() },
+    ];
+    for message in lists {
+        for len in [&endless[..], &[0xff, 0xff, 0xff, 0xff, 7], &[0x80, 0x80, 4]] {
+            let body = wire::encode_message(&message).slice(wire::HEADER_BYTES..);
+            let body = [&body[..body.len() - 1], len, &[1; 1000]].concat();
+            let mut ends = impostor.connect(0, message.lane()).await;
+            say(&mut ends.1, frame(3, &body, None)).await;
+            assert_ends(message.name(), ends, Kind::Alive).await;
+        }
+    }
+    // A client's call, its request, and the key within: each says to be longer than the frame.
+    let write = wire::encode_client_message(&ClientMessage { call: 1, what: put(1, 1, "v") });
+    let body = write.slice(wire::HEADER_BYTES..);
+    let longer = [&body[..2], &endless, &body[3..]].concat();
+    let (_, mut ends) = say_hello(harness, 0, &clients_hello()).await;
+    say(&mut ends.1, frame(4, &longer, None)).await;
+    assert_ends("a request of endless length", ends, Kind::Server).await;
+    let (_, mut ends) = say_hello(harness, 0, &clients_hello()).await;
+    // Session, number, acknowledged, a command, a put, and a key without an end.
+    let what = ClientCall::Write([&[1, 1, 0, 2, 0][..], &endless, b"key"].concat().into());
+    let answer = ask(&mut ends.0, &mut ends.1, ClientMessage { call: 1, what }).await;
+    assert!(matches!(&answer, Answer::Refused(said) if said.contains("not a request")), "{answer:?}");
+    harness.client().await.put("key", "value").await.expect("a put");
+}
+
+/// L4, smaller than the drill: a crowd that says nothing, a crowd that says hello, and both again and again. Those within come
+/// to harm neither way, and afterwards there is room.
+pub(crate) async fn l4_a_storm_of_connections_is_capped_and_passes(net: Net) {
+    const CROWD: usize = 300;
+    let mut few = options();
+    few.max_connections = 32;
+    let harness = Harness::with(net, &[Role::Data], few).await;
+    let load = Load::start(&harness.client().await, 2);
+    load.progress(10).await;
+    let transport = harness.net.transport("stranger");
+    let hello = clients_hello();
+    for _ in 0..3 {
+        let mut silent = Vec::new();
+        for _ in 0..CROWD {
+            silent.extend(transport.connect(&harness.address(0), Lane::Client).await.ok());
+        }
+        let mut let_in = Vec::new();
+        let mut refused = 0;
+        for _ in 0..64 {
+            let Ok(connection) = transport.connect(&harness.address(0), Lane::Client).await else { continue };
+            let mut reader = FrameReader::new(connection.reader, 0);
+            let mut writer = FrameWriter::new(connection.writer);
+            say(&mut writer, wire::encode_hello(&hello)).await;
+            match reader.read_hello_reply().await {
+                Ok(HelloReply::Ok(_)) => let_in.push((reader, writer)),
+                Ok(HelloReply::Refused { temporary, .. }) => {
+                    assert!(temporary, "it may come again");
+                    refused += 1;
+                }
+                // More than are heard at once.
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(let_in.len() < 32, "one place is the load's: {} were let in", let_in.len());
+        assert!(refused > 0);
+        load.progress(10).await;
+    }
+    eventually("there is room again", async || {
+        matches!(say_hello(&harness, 0, &hello).await.0, HelloReply::Ok(_))
+    })
+    .await;
+    assert_eq!(load.check(&harness).await, 0);
+}
+
+/// L5: a client that asks for much and reads nothing is dropped: its place is free again. Nobody else notices.
+pub(crate) async fn l5_a_client_that_never_reads_is_dropped(net: Net) {
+    let mut two = options();
+    two.max_connections = 2;
+    let harness = Harness::with(net, &[Role::Data], two).await;
+    let client = harness.client().await;
+    client.put("large", vec![7; 1 << 20]).await.expect("a put");
+    let load = Load::start(&client, 2);
+    let (reply, (_reader, mut writer)) = say_hello(&harness, 0, &clients_hello()).await;
+    assert!(matches!(reply, HelloReply::Ok(_)), "{reply:?}");
+    let query = Query::Scan { from: Bytes::new(), to: None, limit: u32::MAX };
+    let deaf = async {
+        for call in 1..1_000 {
+            let what = ClientCall::Read { mode: ReadMode::Local, query: query.clone() };
+            say(&mut writer, wire::encode_client_message(&ClientMessage { call, what })).await;
+        }
+        std::future::pending().await
+    };
+    let dropped = async {
+        while !matches!(say_hello(&harness, 0, &clients_hello()).await.0, HelloReply::Ok(_)) {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        it = timeout(2 * SOON, dropped) => it.expect("it is dropped"),
+        () = deaf => {}
+    }
+    load.progress(100).await;
+    drop(client);
+    assert_eq!(load.check(&harness).await, 0);
+}
+
+/// A client that has begun a frame and does not end it, and one that has nothing to say and does not even say that.
+pub(crate) async fn x3_a_client_that_ends_nothing_or_says_nothing_is_closed(net: Net) {
+    let mut impatient = options();
+    impatient.client_idle = Duration::from_secs(1);
+    let harness = Harness::with(net, &[Role::Data], impatient).await;
+    // The library's client shows life.
+    let quiet = harness.client().await;
+    quiet.put("key", "value").await.expect("a put");
+    let (_, silent) = say_hello(&harness, 0, &clients_hello()).await;
+    let (_, mut half) = say_hello(&harness, 0, &clients_hello()).await;
+    let write = wire::encode_client_message(&ClientMessage { call: 1, what: put(1, 1, "v") });
+    say(&mut half.1, write.slice(..write.len() - 1)).await;
+    tokio::join!(
+        assert_ends("a silent client", silent, Kind::Server),
+        assert_ends("half a frame", half, Kind::Server)
+    );
+    // Longer than a silent one is borne with, and on the same connection.
+    quiet.put("key", "again").await.expect("a put");
+}
+
+/// M4, M3: versions without one in common are told apart at both ends, and those with one meet there.
+pub(crate) async fn m4_versions_meet_or_are_refused_with_the_reason(net: Net) {
+    let harness = Harness::with(net, &[Role::Data], options()).await;
+    let range = |min, max| VersionRange { min, max };
+    for (protocol, meets) in [
+        (range(1, 1), true),
+        (range(1, 9), true),
+        (range(0, 1), true),
+        (range(0, u16::MAX), true),
+        (range(2, 9), false),
+        (range(0, 0), false),
+        (range(9, 2), false),
+    ] {
+        let (reply, _) = say_hello(&harness, 0, &Hello { protocol, ..clients_hello() }).await;
+        match reply {
+            HelloReply::Ok(welcome) => assert!(meets && welcome.protocol == 1, "{protocol}"),
+            HelloReply::Refused { reason, temporary } => {
+                assert!(!meets && !temporary, "{protocol}: {reason}");
+                assert!(reason.contains("upgrade the older one"), "{reason}");
+            }
+        }
+    }
+    // The rest of another version's hello need not be understood.
+    let connection = harness
+        .net
+        .transport("stranger")
+        .connect(&harness.address(0), Lane::Client)
+        .await
+        .expect("it connects");
+    let mut ends = (FrameReader::new(connection.reader, 0), FrameWriter::new(connection.writer));
+    say(&mut ends.1, frame(1, b"\x08\x09whatever version 8 says", None)).await;
+    let reply = ends.0.read_hello_reply().await.expect("a reply");
+    assert!(matches!(&reply, HelloReply::Refused { reason, .. } if reason.contains("8 to 9")), "{reply:?}");
+}
+
+/// M4: a member that goes on in a version that was not offered is not gone on with.
+pub(crate) async fn m4_an_answer_in_another_version_is_an_error_at_the_caller(net: Net) {
+    let harness = Harness::new(net, &[Role::Data], options());
+    let address = harness.address(0);
+    let mut listener = harness.net.transport(&address).bind(&address).await.expect("nobody is there");
+    let connecting = tokio::spawn({
+        let transport = harness.net.transport("client");
+        let address = address.clone();
+        async move {
+            let builder = kv_core::Client::builder("test").address(address).transport(transport);
+            builder.connect_timeout(Duration::from_secs(2)).connect().await
+        }
+    });
+    while !connecting.is_finished() {
+        let Ok(Ok(connection)) = timeout(Duration::from_millis(100), listener.accept()).await else {
+            continue;
+        };
+        let mut ends = (FrameReader::new(connection.reader, 0), FrameWriter::new(connection.writer));
+        if ends.0.read_hello().await.is_ok() {
+            // `Ok`, version 9, and what that version says.
+            say(&mut ends.1, frame(2, b"\x00\x09whatever version 9 says", None)).await;
+        }
+    }
+    let error = connecting.await.expect("it does not panic").expect_err("it cannot be gone on with");
+    assert!(error.to_string().contains("protocol versions 9 to 9"), "{error}");
+    let wrong = WireError::Version { theirs: VersionRange::just(9), ours: PROTOCOL };
+    assert!(error.to_string().contains(&wrong.to_string()), "{error}");
+}
+
+/// L1: far more than a member takes in: it answers everything, most of it `Overloaded`, and is there for others at once.
+pub(crate) async fn l1_far_too_much_is_shed_and_soon_over(net: Net) {
+    const CROWD: usize = 20;
+    const CALLS: u64 = 40;
+    let mut small = options();
+    small.client_memory_bytes = 16 << 20;
+    let harness = Harness::with(net, &[Role::Data], small).await;
+    let crowd = (0..CROWD).map(|_| async {
+        let (_, mut ends) = say_hello(&harness, 0, &clients_hello()).await;
+        let session = open_session(&mut ends, 1).await;
+        let (mut reader, mut writer) = ends;
+        let asking = async {
+            for number in 1..=CALLS {
+                let value = vec![7; 256 << 10].into();
+                let put = Command::Put { key: "overload".into(), value, guard: None };
+                let what = request(session, number, Operation::Command(put));
+                writer.push(wire::encode_client_message(&ClientMessage { call: 1 + number, what }));
+                writer.flush().await.expect("it is taken in time");
+            }
+        };
+        let hearing = async {
+            let mut shed = 0;
+            for _ in 1..=CALLS {
+                match reader.read_server_message().await.expect("an answer").expect("an answer").answer {
+                    Answer::Written(Ok(_)) => {}
+                    Answer::Overloaded => shed += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            shed
+        };
+        tokio::join!(asking, hearing).1
+    });
+    let shed: u64 = futures::future::join_all(crowd).await.into_iter().sum();
+    let all = CROWD as u64 * CALLS;
+    println!("{shed} of {all} were shed");
+    let after = timeout(Duration::from_secs(10), async { harness.client().await.put("key", "value").await });
+    after.await.expect("within ten seconds").expect("a put");
+    let record = harness.client().await.get("overload").await.expect("a get").expect("a record");
+    assert_eq!(record.version, all - shed, "what was shed was not done, and everything else was");
+}
+
+/// L6: more sessions than there is room for: those that were silent longest go, the same on every member; what they did is not
+/// done again.
+pub(crate) async fn l6_a_full_session_table_evicts_the_most_silent_and_repeats_nothing(net: Net) {
+    const ROOM: u64 = 8;
+    const OPENED: u64 = 20;
+    let mut few = options();
+    few.max_sessions = ROOM as usize;
+    let harness = Harness::with(net, &[Role::Data; 3], few).await;
+    let primary = harness.primary().await;
+    let (_, mut ends) = say_hello(&harness, primary, &clients_hello()).await;
+    let write = |session: u64, key: u64| {
+        let put = Command::Put { key: format!("key/{key}").into(), value: "value".into(), guard: None };
+        request(session, 1, Operation::Command(put))
+    };
+    let mut call = 0;
+    let mut sessions = Vec::new();
+    for key in 0..OPENED {
+        let session = open_session(&mut ends, call + 1).await;
+        call += 2;
+        let answer = ask(&mut ends.0, &mut ends.1, ClientMessage { call, what: write(session, key) }).await;
+        assert!(matches!(answer, Answer::Written(Ok(_))), "{answer:?}");
+        sessions.push((session, key, answer));
+    }
+    harness.node(primary).handover().await.expect("another takes over");
+    let next = harness.primary().await;
+    for member in [next, next] {
+        let (_, mut ends) = say_hello(&harness, member, &clients_hello()).await;
+        for (call, (session, key, first)) in (1..).zip(&sessions) {
+            let what = write(*session, *key);
+            let again = ask(&mut ends.0, &mut ends.1, ClientMessage { call, what }).await;
+            if *key < OPENED - ROOM {
+                assert_eq!(again, Answer::Written(Err(Rejection::SessionExpired)), "session {key}");
+            } else {
+                assert_eq!(again, *first, "session {key}: the stored outcome");
+            }
+        }
+    }
+    let client = harness.client().await;
+    for key in 0..OPENED {
+        let record = client.get(format!("key/{key}")).await.expect("a get").expect("a record");
+        assert_eq!(record.version, 1, "key {key}");
+    }
+}

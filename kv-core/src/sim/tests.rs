@@ -113,6 +113,8 @@ const TOLD: &[Bug] = &[
     Bug::SilentAbdication,
     Bug::ForgetsItsVote,
     Bug::LongestLogWins,
+    Bug::FaultyCountsAsNack,
+    Bug::OneNackIsEnough,
     Bug::StartViewEarly,
     Bug::QuorumOfOneLess,
     Bug::OwnAppendCountsEarly,
@@ -130,10 +132,13 @@ const TOLD: &[Bug] = &[
     Bug::FailedSyncRetried,
 ];
 
+/// Bugs that take an execution which a world with good manners does not come to: a test by hand has them end badly.
+const BY_HAND: &[Bug] = &[Bug::FetchFromAnyLog, Bug::ForgottenRuns];
+
 #[test]
 fn every_planted_bug_has_its_test() {
-    let missing = Bug::ALL.iter().find(|bug| !CAUGHT.contains(bug) && !TOLD.contains(bug));
-    assert_eq!(missing, None);
+    let known = |bug: &&Bug| CAUGHT.contains(bug) || TOLD.contains(bug) || BY_HAND.contains(bug);
+    assert_eq!(Bug::ALL.iter().find(|bug| !known(bug)), None);
     let stories = [
         include_str!("scenarios/mod.rs"),
         include_str!("scenarios/clients.rs"),
@@ -144,5 +149,10 @@ fn every_planted_bug_has_its_test() {
     for bug in TOLD {
         let name = format!("Bug::{bug:?}");
         assert!(stories.iter().any(|story| story.contains(&name)), "no story finds {bug:?}");
+    }
+    let tests =
+        [include_str!("../replica/tests/executions.rs"), include_str!("../kv/tests/sessions.rs")].concat();
+    for bug in BY_HAND {
+        assert!(tests.contains(&format!("Bug::{bug:?}")), "no test finds {bug:?}");
     }
 }

@@ -89,25 +89,27 @@ fn d4_a_state_that_only_the_cache_holds_is_not_believed() {
     });
 }
 
-/// Rule D3 of PROTOCOL.md: a flipped bit on a minority must not cut what the majority has (NATS 2.12.1).
+/// Rules D3 and V5 of PROTOCOL.md: a flipped bit on a minority must not cut what the majority has (NATS 2.12.1).
 #[test]
 fn d3_a_flipped_bit_does_not_vote_a_committed_entry_away() {
-    Story::of(3).finds(Bug::CutAtFirstBad).tell(|c| {
-        c.put("k", "before");
-        c.settle();
-        let (primary, damaged, without) = (c.primary(), 1, 2);
-        c.lose(Kind::Prepare, None, Some(without));
-        c.put("k", "the one that rots");
-        c.crash(damaged);
-        c.damage_value(damaged, "the one that rots");
-        c.crash(primary);
-        c.heal();
-        c.start(damaged);
-        c.run_for(5_000);
-        assert_eq!(c.serving(), None, "the only intact copy is away");
-        c.start(primary);
-        assert_eq!(c.get("k").as_deref(), Some("the one that rots"));
-    });
+    for bug in [Bug::CutAtFirstBad, Bug::FaultyCountsAsNack, Bug::OneNackIsEnough] {
+        Story::of(3).finds(bug).tell(|c| {
+            c.put("k", "before");
+            c.settle();
+            let (primary, damaged, without) = (c.primary(), 1, 2);
+            c.lose(Kind::Prepare, None, Some(without));
+            c.put("k", "the one that rots");
+            c.crash(damaged);
+            c.damage_value(damaged, "the one that rots");
+            c.crash(primary);
+            c.heal();
+            c.start(damaged);
+            c.run_for(5_000);
+            assert_eq!(c.serving(), None, "the only intact copy is away");
+            c.start(primary);
+            assert_eq!(c.get("k").as_deref(), Some("the one that rots"));
+        });
+    }
 }
 
 /// Rule D7 of PROTOCOL.md: the superblock hears of a checkpoint when the engine has made it durable.

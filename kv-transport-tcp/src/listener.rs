@@ -21,9 +21,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Refusals in between are told at level debug: of another kind, and of the same kind again.
-const TELL_OTHER: Duration = Duration::from_secs(1);
+/// A refusal is told loudly once in this time, and no more than so many are: the others at level debug.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
+const TELL_AT_MOST: usize = 32;
 /// So many connections may wait to be taken; more stay in the system's backlog.
 const READY: usize = 128;
 
@@ -82,21 +82,20 @@ struct Accepting {
     told: Told,
 }
 
-/// What was refused last, and when that was told loudly. Who keeps coming, or a flood of strangers, is not to flood the log.
+/// What was refused and told loudly a short while ago: by whom, why, and when. Who keeps coming, or a flood of strangers, is not
+/// to flood the log.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Option<(String, Instant)>>>);
+struct Told(Arc<Mutex<Vec<(String, Instant)>>>);
 
 impl Told {
     /// Whether to tell this one.
     fn is_due(&self, remote: SocketAddr, reason: &str) -> bool {
         let text = format!("{} {reason}", remote.ip());
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = match &*told {
-            None => true,
-            Some((last, at)) => at.elapsed() >= if *last == text { TELL_AGAIN } else { TELL_OTHER },
-        };
+        told.retain(|(_, at)| at.elapsed() < TELL_AGAIN);
+        let due = told.len() < TELL_AT_MOST && told.iter().all(|(other, _)| *other != text);
         if due {
-            *told = Some((text, Instant::now()));
+            told.push((text, Instant::now()));
         }
         due
     }

@@ -6,8 +6,12 @@ mod failover;
 mod faults;
 mod harness;
 mod hostile;
+#[cfg(feature = "certs")]
+mod identity;
 mod links;
 mod load;
+#[cfg(feature = "certs")]
+mod logs;
 #[cfg(feature = "certs")]
 mod pki;
 mod refusals;
@@ -135,6 +139,41 @@ on_every_transport! {
         m4_versions_meet_or_are_refused_with_the_reason,
         m4_an_answer_in_another_version_is_an_error_at_the_caller,
     },
+}
+
+/// Runs each test over every transport that proves who is at the other end.
+#[cfg(feature = "certs")]
+macro_rules! on_every_secure_transport {
+    ($($name:ident),* $(,)?) => {
+        #[cfg(feature = "tcp")]
+        mod secure_tcp {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    harness::bounded(identity::$name(Net::tcp_tls())).await;
+                }
+            )*
+        }
+    };
+}
+
+#[cfg(feature = "certs")]
+on_every_secure_transport! {
+    x4_a_clients_certificate_makes_no_member,
+    n16_a_member_of_another_cluster_is_no_member_here,
+    m6_a_removed_member_is_let_in_in_no_role,
+    an_expired_certificate_is_refused_and_both_ends_say_so,
+    a_certificate_of_another_authority_is_refused_and_both_ends_say_so,
+    who_listens_must_prove_to_be_the_member,
+    m6_clients_are_let_in_and_shut_out_by_a_list_live,
+    m6_all_certificates_are_rotated_under_load,
+}
+
+#[cfg(all(feature = "certs", feature = "tcp"))]
+#[tokio::test]
+async fn a_list_of_clients_needs_certificates() {
+    harness::bounded(identity::a_list_of_clients_needs_certificates(Net::tcp())).await;
 }
 
 #[cfg(feature = "sim")]

@@ -56,6 +56,14 @@ fn refused(reason: TlsError) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
 }
 
+/// Another key under the name of a root shows as a bad signature. The other end is to hear what it means.
+fn unsigned(error: Error) -> Error {
+    match error {
+        Error::InvalidCertificate(CertificateError::BadSignature) => CertificateError::UnknownIssuer.into(),
+        other => other,
+    }
+}
+
 impl ResolvesServerCert for Current {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.get().own.clone())
@@ -89,7 +97,7 @@ impl ClientCertVerifier for Current {
             WebPkiClientVerifier::builder_with_provider(self.get().roots.clone(), self.provider.clone())
                 .build()
                 .map_err(|error| Error::General(error.to_string()))?;
-        let verified = verifier.verify_client_cert(end_entity, intermediates, now)?;
+        let verified = verifier.verify_client_cert(end_entity, intermediates, now).map_err(unsigned)?;
         name_of(end_entity).map_err(refused)?;
         Ok(verified)
     }
@@ -130,7 +138,8 @@ impl ServerCertVerifier for Current {
         let roots = self.get().roots.clone();
         let parsed = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.algorithms().all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, algorithms)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, algorithms)
+            .map_err(unsigned)?;
         match name_of(end_entity).map_err(refused)? {
             Name::Member { .. } => Ok(ServerCertVerified::assertion()),
             client @ Name::Client { .. } => Err(refused(TlsError::NotAMember(client.to_string()))),

@@ -383,6 +383,7 @@ fn all_frames() -> Vec<(&'static str, Option<Lane>, Bytes)> {
         commit: near,
         head: Op::ZERO,
         suffix: Vec::new(),
+        lacks: Vec::new(),
         open: false,
     };
     let chunk = kv_core::message::Chunk {

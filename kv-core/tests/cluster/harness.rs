@@ -46,6 +46,8 @@ pub(crate) enum Net {
     Tcp,
     #[cfg(all(feature = "tcp", feature = "certs"))]
     TcpTls(Arc<Pki>),
+    #[cfg(all(feature = "quic", feature = "certs"))]
+    Quic(Arc<Pki>),
 }
 
 impl Net {
@@ -63,12 +65,19 @@ impl Net {
         Self::TcpTls(Arc::new(Pki::new("test")))
     }
 
+    #[cfg(all(feature = "quic", feature = "certs"))]
+    pub(crate) fn quic() -> Self {
+        Self::Quic(Arc::new(Pki::new("test")))
+    }
+
     /// The certificates that it goes by.
     #[cfg(feature = "certs")]
     pub(crate) fn pki(&self) -> &Pki {
         match self {
             #[cfg(feature = "tcp")]
             Self::TcpTls(pki) => pki,
+            #[cfg(feature = "quic")]
+            Self::Quic(pki) => pki,
             _ => panic!("a network without certificates"),
         }
     }
@@ -79,6 +88,8 @@ impl Net {
         match self {
             #[cfg(feature = "tcp")]
             Self::TcpTls(_) => Arc::new(kv_core::transport::tcp::Tcp::with_tls(identity)),
+            #[cfg(feature = "quic")]
+            Self::Quic(_) => Arc::new(kv_core::transport::quic::Quic::new(identity)),
             _ => panic!("a network without certificates"),
         }
     }
@@ -88,6 +99,8 @@ impl Net {
         match self {
             #[cfg(all(feature = "tcp", feature = "certs"))]
             Self::TcpTls(pki) => pki.name_member(address, id),
+            #[cfg(all(feature = "quic", feature = "certs"))]
+            Self::Quic(pki) => pki.name_member(address, id),
             _ => _ = (address, id),
         }
     }
@@ -96,13 +109,10 @@ impl Net {
     pub(crate) fn address(&self) -> String {
         match self {
             Self::Memory(_) => format!("member:{}", next_port()),
+            #[cfg(all(feature = "quic", feature = "certs"))]
+            Self::Quic(_) => free(|address| std::net::UdpSocket::bind(address).is_ok()),
             #[cfg(feature = "tcp")]
-            _ => loop {
-                let address = format!("127.0.0.1:{}", next_port());
-                if std::net::TcpListener::bind(&address).is_ok() {
-                    return address;
-                }
-            },
+            _ => free(|address| std::net::TcpListener::bind(address).is_ok()),
         }
     }
 
@@ -114,6 +124,19 @@ impl Net {
             Self::Tcp => Arc::new(kv_core::transport::tcp::Tcp::new()),
             #[cfg(all(feature = "tcp", feature = "certs"))]
             Self::TcpTls(pki) => self.transport_with(pki.identity(&pki.name_of(address))),
+            #[cfg(all(feature = "quic", feature = "certs"))]
+            Self::Quic(pki) => self.transport_with(pki.identity(&pki.name_of(address))),
+        }
+    }
+}
+
+/// An address that is free by this test.
+#[cfg(any(feature = "tcp", all(feature = "quic", feature = "certs")))]
+fn free(is_free: impl Fn(&str) -> bool) -> String {
+    loop {
+        let address = format!("127.0.0.1:{}", next_port());
+        if is_free(&address) {
+            return address;
         }
     }
 }

@@ -54,6 +54,17 @@ macro_rules! on_every_transport {
                 }
             )*)*
         }
+
+        #[cfg(all(feature = "quic", feature = "certs"))]
+        mod quic {
+            use super::*;
+            $($(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    harness::bounded($module::$name(Net::quic())).await;
+                }
+            )*)*
+        }
     };
 }
 
@@ -185,6 +196,12 @@ async fn a_failed_disk_stops_the_member_and_nobody_else() {
 #[tokio::test]
 async fn everything_works_on_one_thread() {
     harness::bounded(disks::everything_works_on_one_thread(Net::memory())).await;
+}
+
+#[cfg(all(feature = "quic", feature = "certs"))]
+#[tokio::test]
+async fn everything_works_on_one_thread_over_quic() {
+    harness::bounded(disks::everything_works_on_one_thread(Net::quic())).await;
 }
 
 #[cfg(feature = "tcp")]

@@ -19,8 +19,9 @@ use tokio::time::{Instant, sleep, timeout};
 const STREAMS: usize = settings::MAX_STREAMS / 2;
 /// A connection on which nothing was heard is asked for a sign of life after this long...
 const SHORTEST_PAUSE: Duration = Duration::from_millis(25);
-/// ... and, while nobody has anything to say, after twice as long each time, up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// ... and, while nobody has anything to say, after twice as long each time, up to this: a third of the shortest idle
+/// time-out.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that has not answered for this long is shared with no new stream.
 const SILENT: Duration = Duration::from_millis(500);
 
@@ -124,6 +125,9 @@ impl Link {
             }
         };
         let peer = quic.trust.peer(&connection)?;
+        // The accepting end judges last, and says nothing until it has.
+        let greeted = connection.accept_uni().await.map_err(|e| lost(&e))?;
+        drop(greeted);
         let silent = Arc::new(AtomicBool::new(false));
         let watch = Watch { connection: connection.clone(), refusals, silent: silent.clone() };
         let watch = tokio::spawn(watch.run()).abort_handle();

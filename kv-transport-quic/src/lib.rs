@@ -109,10 +109,10 @@ impl Quic {
     }
 
     /// How long a connection lives of which nothing is heard; also how long an attempt to connect may take. The shorter of
-    /// the two ends' counts. Default 10 s; at least 1 s, so that a peer that is slow for a moment is not lost.
+    /// the two ends' counts. Default 10 s; at least 3 s, so that a peer that is slow for a moment is not lost.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = timeout.max(Duration::from_secs(1));
+        self.idle_timeout = timeout.max(Duration::from_secs(3));
         self
     }
 
@@ -193,7 +193,10 @@ impl Transport for Quic {
                 Err(e) => last = e,
             }
         }
-        Err(connect_error(last))
+        Err(match last.kind() {
+            io::ErrorKind::PermissionDenied => TransportError::handshake(address, last.to_string()),
+            _ => connect_error(last),
+        })
     }
 
     fn identity(&self) -> Peer {

@@ -171,6 +171,8 @@ async fn receive(port: Arc<Port>, incoming: Incoming, mut evicted: oneshot::Rece
     let shaking = async {
         let connection = incoming.accept().map_err(|e| lost(&e))?.await.map_err(|e| lost(&e))?;
         let peer = port.settings.trust.peer(&connection)?;
+        // Dropping it ends it, and its end is the greeting.
+        drop(connection.open_uni().await.map_err(|e| lost(&e))?);
         Ok::<_, io::Error>((connection, peer))
     };
     let deadline = port.settings.preface_timeout;
@@ -268,7 +270,10 @@ impl Guest {
                 () = evicted(&mut self.evicted) => if lanes == 0 { break },
             }
         }
-        self.connection.close(VarInt::from_u32(0), b"");
+        // One that is lost stays lost for the reason that it was lost for.
+        if self.connection.close_reason().is_none() {
+            self.connection.close(VarInt::from_u32(0), b"");
+        }
     }
 
     /// Lets a stream tell its lane, without waiting for it.

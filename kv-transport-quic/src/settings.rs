@@ -31,6 +31,8 @@ impl Quic {
     pub(crate) fn client_config(&self) -> io::Result<ClientConfig> {
         let mut config = ClientConfig::new(Arc::new(self.trust.client()?));
         let mut transport = self.transport_config(0);
+        // On which the other end says that it takes the caller in.
+        transport.max_concurrent_uni_streams(VarInt::from_u32(1));
         // Each of them takes what it sends back.
         transport
             .receive_window(self.window_for(MAX_STREAMS))

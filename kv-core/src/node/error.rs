@@ -105,6 +105,15 @@ pub enum StopReason {
     /// The state could not be read, changed or made durable.
     #[error("the state failed: {0}{advice}", advice = Advice(DiskTrouble::of_state(.0)))]
     Engine(#[from] EngineError),
+    /// The disk did not end what it was doing within five seconds of the member's end. The member has stopped all the same, and says
+    /// nothing any more; a thread of it goes on waiting, and its data directory stays locked until the disk returns or the process ends.
+    #[error(
+        "{stopped}, and the disk does not end what it was doing: the data directory stays locked until it does, or the process ends"
+    )]
+    DiskHangs {
+        /// Why the member stopped.
+        stopped: Box<StopReason>,
+    },
     /// The system gave no thread.
     #[error("cannot start a thread: {0}: raise the limit on processes or free memory")]
     Thread(Arc<io::Error>),
@@ -120,7 +129,17 @@ impl StopReason {
     /// Whether someone wanted it to stop.
     #[must_use]
     pub const fn is_wanted(&self) -> bool {
-        matches!(self, Self::Shutdown | Self::Dropped)
+        match self {
+            Self::Shutdown | Self::Dropped => true,
+            Self::DiskHangs { stopped } => stopped.is_wanted(),
+            Self::Halted(_)
+            | Self::Journal(_)
+            | Self::Log(_)
+            | Self::Missing { .. }
+            | Self::Engine(_)
+            | Self::Thread(_)
+            | Self::Panicked { .. } => false,
+        }
     }
 
     /// What the disk refused, if that is why it stopped.
@@ -130,6 +149,7 @@ impl StopReason {
             Self::Journal(error) => DiskTrouble::of_write(error),
             Self::Log(error) => DiskTrouble::of_read(error),
             Self::Engine(error) => DiskTrouble::of_state(error),
+            Self::DiskHangs { stopped } => stopped.disk_trouble().or(Some(DiskTrouble::Failed)),
             Self::Shutdown
             | Self::Dropped
             | Self::Halted(_)

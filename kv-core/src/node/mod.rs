@@ -84,7 +84,8 @@ const DUPLEX_BYTES: usize = 256 << 10;
 /// A running member of a cluster.
 ///
 /// Dropping it stops the member at once, as `kill -9` would: what was acknowledged is safe, what was not has an unknown
-/// fate. Its threads have ended when the drop returns. [`shutdown`](Self::shutdown) stops it so that no client notices.
+/// fate. Its threads have ended when the drop returns, unless the disk does not return within five seconds from what they are doing
+/// ([`StopReason::DiskHangs`]). [`shutdown`](Self::shutdown) stops it so that no client notices.
 #[derive(Debug)]
 pub struct Node {
     shared: Arc<Shared>,
@@ -210,6 +211,9 @@ impl Node {
     /// Stops the member: gives the primary role away first, answers what clients have asked, then ends all tasks and threads
     /// and releases the port and the directory. May be called again; later calls wait for the first.
     ///
+    /// Takes a few seconds at most: where the disk does not return from a read or a write within five seconds, the thread that waits for it is
+    /// left behind with the directory locked, and [`stopped`](Self::stopped) says [`StopReason::DiskHangs`].
+    ///
     /// # Cancel safety
     /// Dropping the future may leave the member running, or stopping.
     pub async fn shutdown(&self) {
@@ -230,7 +234,8 @@ impl Node {
         let _ = timeout(DRAIN_WITHIN, self.door.no_clients()).await;
     }
 
-    /// Waits until the member has stopped, however that came about, and says why. Its port and its directory are free then.
+    /// Waits until the member has stopped, however that came about, and says why. Its port and its directory are free then (the directory
+    /// not after [`StopReason::DiskHangs`]).
     ///
     /// # Cancel safety
     /// Cancel safe.

@@ -7,6 +7,7 @@ use super::writer::Writes;
 use super::{LAST_HANDOVER_WITHIN, StopReason, handover};
 use std::io;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -17,10 +18,31 @@ use tokio::time::timeout;
 /// How long a dropped node waits for its tasks to be gone.
 const TASKS_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long the threads of a node that stops may take to end: as long as what the disk is doing takes, unless it does not return at all.
+const THREADS_WITHIN: Duration = Duration::from_secs(5);
+
 /// The node's threads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Threads {
-    running: Mutex<Vec<JoinHandle<()>>>,
+    running: Mutex<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    handles: Vec<JoinHandle<()>>,
+    /// Each thread holds a copy as long as it runs; nothing is ever sent.
+    alive: Option<Sender<()>>,
+    gone: Receiver<()>,
+    /// Some had not ended when they were last waited for.
+    hang: bool,
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        let (alive, gone) = channel();
+        let running = Running { handles: Vec::new(), alive: Some(alive), gone, hang: false };
+        Self { running: Mutex::new(running) }
+    }
 }
 
 impl Threads {
@@ -32,28 +54,37 @@ impl Threads {
         work: impl FnOnce(&Arc<Shared>) + Send + 'static,
     ) -> io::Result<()> {
         let shared = shared.clone();
+        let mut running = lock(&self.running);
+        let alive = running.alive.clone();
         let thread = Builder::new().name(name.to_owned()).spawn(move || {
+            let _alive = alive;
             let _guard = shared.guard(name);
             shared.span.in_scope(|| work(&shared));
         })?;
-        lock(&self.running).push(thread);
+        running.handles.push(thread);
         Ok(())
     }
 
-    /// Ends all of them, and lets go of what holds files. Blocks for as long as one access to the disk takes. Another call
-    /// waits for the first.
-    pub(super) fn end(&self, shared: &Shared) {
+    /// Ends all of them, and lets go of what holds files. Blocks for as long as one access to the disk takes, five seconds at most: a
+    /// thread whose disk does not return by then is left to itself, and ends when it does, because nothing on the disk is within its reach any
+    /// more. Another call waits for the first. False if a thread was left.
+    pub(super) fn end(&self, shared: &Shared) -> bool {
         let mut running = lock(&self.running);
         shared.fence.store(true, Ordering::SeqCst);
         shared.writes.change(Writes::close);
         shared.plan.change(Plan::close);
         shared.pool.close();
-        for thread in running.drain(..) {
+        if running.alive.take().is_some() {
+            running.hang = running.gone.recv_timeout(THREADS_WITHIN) == Err(RecvTimeoutError::Timeout);
+        }
+        let hang = running.hang;
+        for thread in running.handles.drain(..).filter(|thread| !hang || thread.is_finished()) {
             // A panic in it has been noted by its guard.
             let _ = thread.join();
         }
         shared.plan.look(Plan::let_go);
         shared.let_go();
+        !hang
     }
 }
 
@@ -88,8 +119,10 @@ pub(super) fn supervise(shared: Arc<Shared>, threads: Arc<Threads>) -> watch::Re
         tasks.abort_all();
         let ending = shared.clone();
         // It fails only when the runtime goes down; then the node's drop ends the threads.
-        let _ = tokio::task::spawn_blocking(move || threads.end(&ending)).await;
+        let ended = tokio::task::spawn_blocking(move || threads.end(&ending)).await.unwrap_or(true);
         tasks.shutdown().await;
+        let hangs = |stopped| StopReason::DiskHangs { stopped: Box::new(stopped) };
+        let reason = if ended { reason } else { reason.map(hangs) };
         if let Some(reason) = &reason {
             tracing::info!(parent: &shared.span, %reason, "stopped");
         }

@@ -9,6 +9,7 @@ use kv_core::node::{DiskTrouble, StopReason};
 use kv_core::replica::Halt;
 use std::io::ErrorKind;
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// S16, rule F4: a member whose disk was wiped does not vote under its old id. It stops and says why.
 pub(crate) async fn a_wiped_member_stops_and_says_why(net: Net) {
@@ -189,6 +190,27 @@ pub(crate) async fn s15_a_primary_with_a_stalled_disk_is_replaced(net: Net) {
     eventually("the old one is fenced", async || harness.status(old).state != "primary").await;
     load.progress(100).await;
     harness.ailment(old).heal();
+    harness.ends_well(load).await;
+}
+
+/// S15: a member whose disk never returns stops all the same, in a bounded time, and says that its directory is not free yet.
+pub(crate) async fn s15_a_shutdown_does_not_wait_for_a_disk_that_never_returns(net: Net) {
+    let mut harness = Harness::ailing(net, options()).await;
+    let load = Load::start(&harness.client().await, 4);
+    load.progress(50).await;
+    let slow = harness.primary().await;
+    harness.ailment(slow).stall(Work::Sync, "journal");
+    eventually("its disk hangs", async || harness.ailment(slow).struck() > 0).await;
+    timeout(Duration::from_secs(30), harness.node(slow).shutdown()).await.expect("it does not wait for ever");
+    let reason = harness.node(slow).stopped().await;
+    assert!(matches!(reason, StopReason::DiskHangs { .. }) && reason.is_wanted(), "{reason}");
+    assert_eq!(reason.disk_trouble(), Some(DiskTrouble::Failed));
+    load.progress(50).await;
+    harness.kill(slow);
+    harness.ailment(slow).heal();
+    // The thread that was left ends now, and lets go of the directory.
+    eventually("it starts again", async || harness.try_start(slow).await.is_ok()).await;
+    load.progress(50).await;
     harness.ends_well(load).await;
 }
 

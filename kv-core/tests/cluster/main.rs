@@ -106,6 +106,7 @@ on_every_transport! {
         s14_a_backup_with_a_stalled_disk_holds_nobody_up,
         s14_a_primary_with_a_slow_disk_hands_over,
         s15_a_primary_with_a_stalled_disk_is_replaced,
+        s15_a_shutdown_does_not_wait_for_a_disk_that_never_returns,
         p7_a_primary_whose_state_hangs_gives_the_role_away,
     },
     faults::{

@@ -381,7 +381,6 @@ fn all_frames() -> Vec<(&'static str, Option<Lane>, Bytes)> {
         log_view: view,
         checkpoint: near,
         commit: near,
-        lacks: Vec::new(),
         head: Op::ZERO,
         suffix: Vec::new(),
         lacks: Vec::new(),

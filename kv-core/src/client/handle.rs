@@ -2,7 +2,8 @@
 
 use super::driver::{Begin, Command};
 use super::{
-    Add, Call, CallError, CallId, Cause, ClientBuilder, Delete, Get, Put, Reply, Scan, Transact, Trouble,
+    Add, Call, CallError, CallId, Cause, ClientBuilder, Delete, DeleteRange, Get, GetMany, Put, Reply, Scan,
+    Transact, Trouble,
 };
 use crate::error::{CallFailed, ConnectError};
 use crate::ids::MemberId;
@@ -170,6 +171,22 @@ impl Client {
     /// Reads a key: linearizable unless said otherwise. Await the builder to run it.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Get {
         Get::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
+    }
+
+    /// Reads several keys, all at one revision: up to 1,000, with a megabyte together. Await the builder to run it.
+    pub fn get_many<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> GetMany {
+        let keys = keys.into_iter().map(|key| Bytes::copy_from_slice(key.as_ref()));
+        GetMany::new(self.clone(), keys.collect())
+    }
+
+    /// Removes the keys that begin with `prefix`. Await the builder to run it.
+    pub fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> DeleteRange {
+        DeleteRange::prefix(self.clone(), prefix.as_ref())
+    }
+
+    /// Removes the keys in a range. Await the builder to run it.
+    pub fn delete_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> DeleteRange {
+        DeleteRange::range(self.clone(), &range)
     }
 
     /// Reads the keys that begin with `prefix`, in order. Await the builder to run it.

@@ -10,6 +10,7 @@ mod driver;
 mod handle;
 mod link;
 mod ops;
+mod range;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,8 @@ pub use builder::ClientBuilder;
 pub use call::{Call, CallError, CallId, Cause, CoreInput, CoreOptions, CoreOutput, Reply, Trouble};
 pub use decide::Core;
 pub use handle::{Client, MemberReport};
-pub use ops::{Delete, Deleted, Get, Put, Written};
+pub use ops::{Delete, Deleted, Get, GetMany, Put, Written};
+pub use range::{DeleteRange, RangeDeleted};
 pub use scan::Scan;
 pub use transaction::{Add, Added, Transact, Transacted};
 

@@ -5,6 +5,7 @@ use crate::error::{ReadError, WriteError};
 use crate::ids::{Revision, Timestamp};
 use crate::message::{Command, Effect, Guard, Outcome, Query, ReadMode, Record};
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
@@ -199,6 +200,61 @@ impl IntoFuture for Get {
     }
 }
 
+/// Reads several keys at one revision: created by [`Client::get_many`], run by awaiting it.
+#[derive(Debug)]
+#[must_use = "nothing is done before this is awaited"]
+pub struct GetMany {
+    client: Client,
+    keys: Vec<Bytes>,
+    mode: ReadMode,
+    deadline: Option<Duration>,
+}
+
+impl GetMany {
+    pub(super) fn new(client: Client, keys: Vec<Bytes>) -> Self {
+        Self { client, keys, mode: ReadMode::Linearizable, deadline: None }
+    }
+
+    /// Reads what some member happens to have applied: fast, available without a primary, possibly stale.
+    pub fn local(mut self) -> Self {
+        self.mode = ReadMode::Local;
+        self
+    }
+
+    /// How long it may take, retries included. Default: the client's.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+}
+
+impl IntoFuture for GetMany {
+    /// A record, or its absence, for each key that was asked for.
+    type Output = Result<Vec<Option<Record>>, ReadError>;
+    type IntoFuture = OpFuture<Self::Output>;
+
+    /// Runs the read.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { client, keys, mode, deadline } = self;
+        Box::pin(async move {
+            let max = client.limits().max_key_bytes as usize;
+            if let Some(key) = keys.iter().find(|key| key.is_empty() || key.len() > max) {
+                return Err(ReadError::Key { len: key.len(), max });
+            }
+            match read(&client, mode, Query::Many { keys: keys.clone() }, deadline).await? {
+                Reply::Records { records, .. } => {
+                    let found: HashMap<Bytes, Record> = records.into_iter().collect();
+                    Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
+                }
+                other => Err(misfit(&other)),
+            }
+        })
+    }
+}
+
 /// Checks a write's sizes, runs it, and waits for its outcome.
 pub(super) async fn write(
     client: &Client,
@@ -226,6 +282,7 @@ pub(super) fn other_effect(effect: Effect) -> WriteError {
         Effect::Put
         | Effect::Deleted { .. }
         | Effect::Transacted { .. }
+        | Effect::RangeDeleted { .. }
         | Effect::SessionOpened
         | Effect::SessionClosed => WriteError::OutcomeUnknown(nonsense(&effect)),
     }

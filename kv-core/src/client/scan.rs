@@ -1,13 +1,14 @@
 //! Scans: page after page.
 
 use super::ops::{OpFuture, misfit, read};
+use super::range::{after_prefix, ends_of, successor};
 use super::{Client, Reply};
 use crate::error::ReadError;
 use crate::message::{Query, ReadMode, Record};
 use bytes::Bytes;
 use futures::stream::{self, Stream, TryStreamExt};
 use std::future::IntoFuture;
-use std::ops::{Bound, RangeBounds};
+use std::ops::RangeBounds;
 use std::time::Duration;
 
 /// How many records are asked for at once; a member may answer fewer.
@@ -43,16 +44,7 @@ impl Scan {
     }
 
     pub(super) fn range<K: AsRef<[u8]>>(client: Client, range: &impl RangeBounds<K>) -> Self {
-        let from = match range.start_bound() {
-            Bound::Unbounded => Bytes::new(),
-            Bound::Included(key) => Bytes::copy_from_slice(key.as_ref()),
-            Bound::Excluded(key) => successor(key.as_ref()),
-        };
-        let to = match range.end_bound() {
-            Bound::Unbounded => None,
-            Bound::Included(key) => Some(successor(key.as_ref())),
-            Bound::Excluded(key) => Some(Bytes::copy_from_slice(key.as_ref())),
-        };
+        let (from, to) = ends_of(range);
         Self { client, from, to, limit: None, mode: ReadMode::Linearizable, deadline: None }
     }
 
@@ -120,17 +112,4 @@ impl IntoFuture for Scan {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.pages().try_concat())
     }
-}
-
-/// The smallest key above `key`.
-fn successor(key: &[u8]) -> Bytes {
-    [key, &[0]].concat().into()
-}
-
-/// The smallest key above all keys that begin with `prefix`.
-fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
-    let keep = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
-    let mut end = prefix[..=keep].to_vec();
-    end[keep] += 1;
-    Some(end.into())
 }

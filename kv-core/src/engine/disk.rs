@@ -5,7 +5,7 @@
 
 use super::layers::Layers;
 use super::overlay::Overlay;
-use super::point::Reader;
+use super::point::{Point, Reader};
 use super::tree::{Base, Row, StoredRow, Tree};
 use super::{Engine, EngineError, Snapshot};
 use crate::ids::{Anchor, Revision};
@@ -133,6 +133,10 @@ impl Engine for Disk {
 
     fn charge(&mut self, bytes: usize) {
         self.layers.active().charge(bytes);
+    }
+
+    fn written(&self) -> Point {
+        self.layers.written()
     }
 
     fn reader(&self) -> Reader {

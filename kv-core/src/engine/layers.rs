@@ -90,6 +90,20 @@ impl Layers {
         }
     }
 
+    pub(super) fn written(&self) -> Point {
+        self.point(self.reader.point().applied(), Revision::new(u64::MAX))
+    }
+
+    fn point(&self, applied: Anchor, revision: Revision) -> Point {
+        Point {
+            applied,
+            revision,
+            active: self.active.clone(),
+            frozen: self.frozen.as_ref().map(|(frozen, _)| frozen.clone()),
+            base: self.base.clone(),
+        }
+    }
+
     pub(super) fn write(&mut self, key: &[u8], revision: Revision, value: Value) {
         let version = VersionKey { key: Key::from(key), revision };
         let removed = value.is_none();
@@ -112,13 +126,7 @@ impl Layers {
     }
 
     pub(super) fn publish(&mut self, applied: Anchor, revision: Revision) {
-        let old = self.reader.replace(Point {
-            applied,
-            revision,
-            active: self.active.clone(),
-            frozen: self.frozen.as_ref().map(|(frozen, _)| frozen.clone()),
-            base: self.base.clone(),
-        });
+        let old = self.reader.replace(self.point(applied, revision));
         self.published = revision;
         self.retired.push_back(Retired { point: old, superseded: std::mem::take(&mut self.superseded) });
         self.prune();

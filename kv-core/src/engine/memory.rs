@@ -1,7 +1,7 @@
 //! The engine without a disk: the overlay alone.
 
 use super::layers::Layers;
-use super::point::Reader;
+use super::point::{Point, Reader};
 use super::{Engine, EngineError, Merge, Merged};
 use crate::ids::{Anchor, Revision};
 use bytes::Bytes;
@@ -40,6 +40,10 @@ impl Engine for Memory {
     }
 
     fn charge(&mut self, _bytes: usize) {}
+
+    fn written(&self) -> Point {
+        self.layers.written()
+    }
 
     fn reader(&self) -> Reader {
         self.layers.reader()

@@ -59,6 +59,9 @@ pub trait Engine: Debug + Send {
     /// Counts memory held elsewhere that only a checkpoint frees.
     fn charge(&mut self, bytes: usize);
 
+    /// Everything written so far, published or not.
+    fn written(&self) -> Point;
+
     /// A reader of what is published.
     fn reader(&self) -> Reader;
 

@@ -121,6 +121,9 @@ impl State {
             Command::Transaction(transaction) => {
                 return Ok(turn.outcome(self.run_transaction(turn.revision, &transaction)?));
             }
+            Command::DeleteRange { from, to, limit } => {
+                return Ok(turn.outcome(self.delete_range(turn.revision, &from, to.as_deref(), limit)?));
+            }
         };
         let (found, holds) = self.look(&key, guard.as_ref())?;
         if !holds {
@@ -129,6 +132,33 @@ impl State {
         self.write(turn.revision, &key, found, value.as_deref());
         let existed = found.is_some();
         Ok(turn.outcome(if value.is_some() { Effect::Put } else { Effect::Deleted { existed } }))
+    }
+
+    fn delete_range(
+        &mut self,
+        at: Revision,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: u32,
+    ) -> Result<Effect, EngineError> {
+        let limit = limit.clamp(1, Command::MAX_RANGE as u32);
+        let (mut keys, mut count, mut more) = (Vec::new(), 0, false);
+        for record in self.engine.written().scan(from)? {
+            let (key, _) = record?;
+            if to.is_some_and(|to| &key[..] >= to) {
+                break;
+            }
+            more = count == limit;
+            if more {
+                break;
+            }
+            keys.push(key);
+            count += 1;
+        }
+        for key in keys {
+            self.engine.write(&key, at, None);
+        }
+        Ok(Effect::RangeDeleted { count, more })
     }
 
     /// Sets or removes a key of which `found` was found.

@@ -42,6 +42,27 @@ impl StateReader {
         Ok((stored.as_ref().map(record::decode).transpose()?, point.revision()))
     }
 
+    /// The records of those of the keys that exist, in the order of `keys`, and the revision of the state that was read. `None` if they
+    /// are too large together: all but the last may have `max_bytes`.
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn get_many(&self, keys: &[Bytes], max_bytes: usize) -> Result<Option<ScanPage>, EngineError> {
+        let point = self.reader.point();
+        let mut page = ScanPage { records: Vec::new(), more: false, revision: point.revision() };
+        let mut bytes = 0;
+        for key in keys {
+            let Some(stored) = point.get(key)? else { continue };
+            if bytes > max_bytes {
+                return Ok(None);
+            }
+            let record = record::decode(&stored)?;
+            bytes += key.len() + record.value.len();
+            page.records.push((key.clone(), record));
+        }
+        Ok(Some(page))
+    }
+
     /// The records from `from` (inclusive) to `to` (exclusive; `None`: to the end): at most `limit`, and no more than
     /// one beyond `max_bytes` of keys and values.
     ///

@@ -53,6 +53,11 @@ pub enum Query {
         /// The key.
         key: Bytes,
     },
+    /// Some keys, all at one revision; answered by the records of those that exist.
+    Many {
+        /// The keys: up to [`Query::MAX_KEYS`].
+        keys: Vec<Bytes>,
+    },
     /// Keys in order.
     Scan {
         /// The first key (inclusive).
@@ -62,6 +67,11 @@ pub enum Query {
         /// At most this many. The member may answer fewer and say that there are more.
         limit: u32,
     },
+}
+
+impl Query {
+    /// The most keys that are read at once.
+    pub const MAX_KEYS: usize = 1000;
 }
 
 /// A key's value with its history's numbers.
@@ -98,7 +108,7 @@ pub enum Answer {
         /// The revision of the state that was read.
         revision: Revision,
     },
-    /// The answer to [`Query::Scan`].
+    /// The answer to [`Query::Scan`] and [`Query::Many`].
     Records {
         /// Keys and records in order.
         records: Vec<(Bytes, Record)>,

@@ -54,6 +54,15 @@ pub enum Command {
     },
     /// Does several things at once, at one revision.
     Transaction(Transaction),
+    /// Removes keys from the beginning of a range.
+    DeleteRange {
+        /// The first key (inclusive).
+        from: Bytes,
+        /// The end (exclusive); none for the end of the key space.
+        to: Option<Bytes>,
+        /// At most this many; more than [`Command::MAX_RANGE`] count as that, none as one.
+        limit: u32,
+    },
 }
 
 /// Several changes that are done together or not at all. All guards and all steps see the state before it.
@@ -145,6 +154,13 @@ pub enum Effect {
     GuardFailed {
         /// The revision at which the key was last changed; `None` if it does not exist.
         found: Option<Revision>,
+    },
+    /// Keys of the range were removed.
+    RangeDeleted {
+        /// How many.
+        count: u32,
+        /// Whether the range holds more.
+        more: bool,
     },
     /// The transaction was done.
     Transacted {
@@ -288,6 +304,9 @@ impl SizeLimits {
 }
 
 impl Command {
+    /// The most keys that one request removes.
+    pub const MAX_RANGE: usize = 1000;
+
     /// Whether it keeps to the limits. Asked by the client, at the door, and again when it is applied.
     ///
     /// # Errors
@@ -304,6 +323,12 @@ impl Command {
                 guard.iter().try_for_each(|guard| limits.guard(guard))
             }
             Self::Transaction(transaction) => transaction.check(limits),
+            Self::DeleteRange { from, to, limit: _ } => {
+                // The smallest key above the largest one is a byte longer.
+                let max = limits.max_key_bytes + 1;
+                let too_long = [Some(from), to.as_ref()].into_iter().flatten().find(|end| end.len() > max);
+                too_long.map_or(Ok(()), |end| Err(RequestError::Key { len: end.len(), max }))
+            }
         }
     }
 
@@ -316,6 +341,7 @@ impl Command {
             }
             Self::Delete { key, guard } => key.len() + guard.as_ref().map_or(0, Guard::payload_bytes),
             Self::Transaction(transaction) => transaction.payload_bytes(),
+            Self::DeleteRange { from, to, .. } => from.len() + to.as_ref().map_or(0, Bytes::len),
         }
     }
 }

@@ -97,6 +97,18 @@ fn read(state: &StateReader, query: &Query) -> Result<Answer, EngineError> {
             let (record, revision) = state.get(key)?;
             Ok(Answer::Value { record, revision })
         }
+        Query::Many { keys } => {
+            let fits = keys.len() <= Query::MAX_KEYS;
+            let page = if fits { state.get_many(keys, MAX_BYTES)? } else { None };
+            Ok(match page {
+                Some(page) => Answer::Records { records: page.records, more: false, revision: page.revision },
+                None => Answer::Refused(format!(
+                    "too much at once: read up to {} keys, with {} KiB together",
+                    Query::MAX_KEYS,
+                    MAX_BYTES >> 10
+                )),
+            })
+        }
         Query::Scan { from, to, limit } => {
             let limit = usize::try_from(*limit).unwrap_or(MAX_RECORDS).clamp(1, MAX_RECORDS);
             let page = state.scan(from, to.as_deref(), limit, MAX_BYTES)?;

@@ -107,10 +107,19 @@ impl Client {
                 let to = rng.bool().then(|| self::key(rng.u32(0..=load.keys)));
                 return Action::Scan { from: key, to, limit: *pick(rng, &[1, 2, 100]), local };
             }
+            if rng.u32(0..8) == 0 {
+                let some = |rng: &mut Rng| self::key(rng.u32(0..=load.keys));
+                let keys: std::collections::BTreeSet<Bytes> = (0..3).map(|_| some(rng)).collect();
+                return Action::Many { keys: keys.into_iter().collect(), local };
+            }
             return Action::Get { key, local };
         }
         if rng.u32(0..8) == 0 {
             return Action::Write(Command::Transaction(self.transaction(client, load, rng)));
+        }
+        if rng.u32(0..40) == 0 {
+            let to = rng.bool().then(|| self::key(rng.u32(0..=load.keys)));
+            return Action::Write(Command::DeleteRange { from: key, to, limit: *pick(rng, &[1, 2, 100]) });
         }
         let guard = (rng.u32(0..100) < load.guarded).then(|| self.guard(&key, rng));
         if rng.u32(0..4) == 0 {
@@ -216,6 +225,7 @@ impl World {
         let call = match action {
             Action::Write(command) => Call::Write(command),
             Action::Get { key, local } => read(local, Query::Get { key }),
+            Action::Many { keys, local } => read(local, Query::Many { keys }),
             Action::Scan { from, to, limit, local } => read(local, Query::Scan { from, to, limit }),
         };
         let id = CallId::new(number as u64);
@@ -327,6 +337,7 @@ impl World {
             Ending::Unknown => "calls of unknown outcome",
             Ending::NotApplied => "calls not applied",
             Ending::GuardFailed { .. } => "calls with a failed guard",
+            Ending::RangeDeleted { .. } => "ranges deleted",
             Ending::Transacted { .. } => "transactions",
             Ending::StepFailed { .. } => "transactions with a failed step",
             _ => "calls done",
@@ -397,6 +408,9 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
             Effect::Put | Effect::SessionOpened | Effect::SessionClosed => Ending::Put(outcome.revision),
             Effect::Deleted { existed } => Ending::Deleted { existed, revision: outcome.revision },
             Effect::GuardFailed { found } => Ending::GuardFailed { found, revision: Some(outcome.revision) },
+            Effect::RangeDeleted { count, more } => {
+                Ending::RangeDeleted { count, more, revision: outcome.revision }
+            }
             Effect::Transacted { held, results } => {
                 Ending::Transacted { held, results, revision: outcome.revision }
             }

@@ -16,6 +16,13 @@ pub(super) enum Action {
         /// Whether a stale answer will do.
         local: bool,
     },
+    /// A read of several keys at once.
+    Many {
+        /// The keys.
+        keys: Vec<Bytes>,
+        /// Whether a stale answer will do.
+        local: bool,
+    },
     /// A read of a range from its start.
     Scan {
         /// The first key.
@@ -47,6 +54,15 @@ pub(super) enum Ending {
         found: Option<Revision>,
         /// Where it stands in the history, if it was told.
         revision: Option<Revision>,
+    },
+    /// Keys of a range were removed.
+    RangeDeleted {
+        /// How many.
+        count: u32,
+        /// Whether there are more.
+        more: bool,
+        /// Where it stands in the history.
+        revision: Revision,
     },
     /// The transaction was done.
     Transacted {
@@ -127,6 +143,7 @@ impl Ending {
         match self {
             Self::Put(revision)
             | Self::Deleted { revision, .. }
+            | Self::RangeDeleted { revision, .. }
             | Self::Transacted { revision, .. }
             | Self::StepFailed { revision, .. } => Some(*revision),
             Self::GuardFailed { revision, .. }
@@ -140,7 +157,10 @@ impl Ending {
 impl Action {
     /// Whether a stale answer will do.
     pub(super) const fn is_local(&self) -> bool {
-        matches!(self, Self::Get { local: true, .. } | Self::Scan { local: true, .. })
+        matches!(
+            self,
+            Self::Get { local: true, .. } | Self::Many { local: true, .. } | Self::Scan { local: true, .. }
+        )
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) fn check(history: &History) -> Result<usize, Finding> {
     }
     let known: Vec<Bytes> = keys.keys().cloned().collect();
     for (index, call) in history.calls().iter().enumerate() {
-        for (key, step) in names.scanned(call, &known) {
+        for (key, step) in names.scanned(call, &known).into_iter().chain(names.range_deleted(call, &known)) {
             keys.entry(key).or_default().push((index, step));
         }
     }
@@ -146,7 +146,19 @@ impl Names {
                 let read = Act::Read(record.as_ref().map(|record| self.values[&record.value]));
                 vec![(key.clone(), read)]
             }
-            (Action::Get { .. } | Action::Scan { .. }, _) => Vec::new(),
+            (Action::Many { keys, .. }, Some(Ending::Records { records, .. })) => {
+                let there: HashMap<&Bytes, u32> =
+                    records.iter().map(|(key, record)| (key, self.values[&record.value])).collect();
+                keys.iter().map(|key| (key.clone(), Act::Read(there.get(key).copied()))).collect()
+            }
+            // Those of ranges: see below.
+            (
+                Action::Get { .. }
+                | Action::Many { .. }
+                | Action::Scan { .. }
+                | Action::Write(Command::DeleteRange { .. }),
+                _,
+            ) => Vec::new(),
         };
         let end = call.ended.as_ref().map_or(u64::MAX, |ended| ended.at);
         acts.into_iter().map(|(key, act)| (key, Step { start: call.start, end, act })).collect()
@@ -195,6 +207,22 @@ impl Names {
             _ => Known::Unknown,
         };
         Act::Write { to, condition: self.condition(key, guard), known }
+    }
+
+    /// The removal of a range as one of each key in it. Where there is more than was removed, nobody tells which keys those are:
+    /// each may have been left.
+    fn range_deleted(&self, call: &Call, known: &[Bytes]) -> Vec<(Bytes, Step)> {
+        let Action::Write(Command::DeleteRange { from, to, .. }) = &call.action else { return Vec::new() };
+        let ending = call.ended.as_ref().map(|ended| &ended.ending);
+        let done = match ending {
+            Some(Ending::NotApplied) => return Vec::new(),
+            Some(Ending::RangeDeleted { more: false, .. }) => Known::Done { existed: None },
+            _ => Known::Unknown,
+        };
+        let act = Act::Write { to: None, condition: Condition::None, known: done };
+        let end = call.ended.as_ref().map_or(u64::MAX, |ended| ended.at);
+        let inside = known.iter().filter(|key| *key >= from && to.as_ref().is_none_or(|to| *key < to));
+        inside.map(|key| (key.clone(), Step { start: call.start, end, act })).collect()
     }
 
     /// A scan as one read of each key that it covered.

@@ -129,6 +129,9 @@ impl Model {
         let (key, guard) = match command {
             Command::Put { key, guard, .. } | Command::Delete { key, guard } => (key, guard.as_ref()),
             Command::Transaction(transaction) => return self.transact(revision, transaction),
+            Command::DeleteRange { from, to, limit } => {
+                return Ok(self.delete_range(revision, from, to.as_ref(), *limit));
+            }
         };
         let before = self.at(key, revision);
         if !guard.is_none_or(|guard| holds(guard, before.as_ref())) {
@@ -141,6 +144,23 @@ impl Model {
             }
             _ => Effect::Deleted { existed: self.delete(revision, key, before) },
         })
+    }
+
+    fn delete_range(&mut self, revision: Revision, from: &Bytes, to: Option<&Bytes>, limit: u32) -> Effect {
+        let all = self.range(from, to, revision);
+        let count = all.len().min(limit.clamp(1, 1000) as usize);
+        for (key, _) in &all[..count] {
+            self.delete(revision, key, None);
+        }
+        Effect::RangeDeleted { count: count as u32, more: count < all.len() }
+    }
+
+    /// The records of a range in the state at `revision`.
+    fn range(&self, from: &Bytes, to: Option<&Bytes>, revision: Revision) -> Vec<(Bytes, Record)> {
+        let keys = self.keys.range(from.clone()..).map(|(key, _)| key);
+        keys.take_while(|key| to.is_none_or(|to| *key < to))
+            .filter_map(|key| Some((key.clone(), self.at(key, revision)?)))
+            .collect()
     }
 
     fn transact(&mut self, revision: Revision, transaction: &Transaction) -> Result<Effect, Finding> {
@@ -234,6 +254,16 @@ impl Model {
                 let effect = Effect::GuardFailed { found: *found };
                 revision.is_none_or(|revision| self.ran.get(&revision) == Some(&(command.clone(), effect)))
             }
+            (Action::Write(command), Ending::RangeDeleted { count, more, revision }) => {
+                let effect = Effect::RangeDeleted { count: *count, more: *more };
+                self.ran.get(revision) == Some(&(command.clone(), effect))
+            }
+            (Action::Many { keys, .. }, Ending::Records { records, more, revision }) => {
+                revision.is_none_or(|revision| {
+                    let there = keys.iter().filter_map(|key| Some((key.clone(), self.at(key, revision)?)));
+                    !more && there.eq(records.iter().cloned())
+                })
+            }
             (Action::Write(command), Ending::Transacted { held, results, revision }) => {
                 let effect = Effect::Transacted { held: *held, results: results.clone() };
                 self.ran.get(revision) == Some(&(command.clone(), effect))
@@ -281,7 +311,10 @@ impl Model {
                 let mut steps = transaction.then.iter().chain(&transaction.otherwise);
                 steps.all(|step| !matches!(step, Step::Put { value, .. } if self.values.contains_key(value)))
             }
-            Action::Write(Command::Delete { .. }) | Action::Get { .. } | Action::Scan { .. } => true,
+            Action::Write(Command::Delete { .. } | Command::DeleteRange { .. })
+            | Action::Get { .. }
+            | Action::Many { .. }
+            | Action::Scan { .. } => true,
         }
     }
 
@@ -295,13 +328,7 @@ impl Model {
         more: bool,
     ) -> bool {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let all: Vec<(Bytes, Record)> = self
-            .keys
-            .range(from.clone()..)
-            .map(|(key, _)| key)
-            .take_while(|key| to.is_none_or(|to| *key < to))
-            .filter_map(|key| Some((key.clone(), self.at(key, revision)?)))
-            .collect();
+        let all = self.range(from, to, revision);
         let shown = records.len();
         shown <= limit && all.get(..shown) == Some(records) && (more == (shown < all.len()))
     }

@@ -232,6 +232,10 @@ fn read(state: &StateReader, query: &Query) -> Result<Answer, crate::engine::Eng
             let (record, revision) = state.get(key)?;
             Ok(Answer::Value { record, revision })
         }
+        Query::Many { keys } => {
+            let page = state.get_many(keys, usize::MAX)?.expect("nothing is too large");
+            Ok(Answer::Records { records: page.records, more: false, revision: page.revision })
+        }
         Query::Scan { from, to, limit } => {
             let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
             let page = state.scan(from, to.as_deref(), limit, 1 << 20)?;

@@ -34,6 +34,7 @@ fn some_seeds_are_clean_and_come_across_what_is_rare() {
         "entries fetched",
         "kills",
         "power cuts",
+        "ranges deleted",
         "requests rejected",
         "requests repeated",
         "states transferred",

@@ -204,6 +204,7 @@ fn outcome(outcome: &Outcome) -> Result<(), WireError> {
         | Effect::SessionClosed
         | Effect::Put
         | Effect::Deleted { .. }
+        | Effect::RangeDeleted { .. }
         | Effect::Transacted { .. }
         | Effect::StepFailed { .. } => Ok(()),
     }

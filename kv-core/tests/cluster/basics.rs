@@ -4,6 +4,7 @@ use super::harness::{Harness, Net, eventually, id, options};
 use kv_core::config::Role;
 use kv_core::error::{ReadError, WriteError};
 use kv_core::message::{RequestError, StepFailure, StepResult};
+use std::future::IntoFuture;
 
 pub(crate) async fn three_members_form_and_serve(net: Net) {
     let harness = Harness::three(net).await;
@@ -71,6 +72,32 @@ pub(crate) async fn transactions_are_done_as_a_whole(net: Net) {
     assert!(client.get("account/a").await.expect("a read").is_some(), "nothing of it was done");
     let twice = client.transaction().put("x", "1").delete("x").await;
     assert_eq!(twice, Err(WriteError::Malformed(RequestError::Twice { key: "x".into() })));
+}
+
+pub(crate) async fn ranges_are_deleted_and_many_keys_read_at_once(net: Net) {
+    let harness = Harness::three(net).await;
+    let client = harness.client().await;
+    let key = |number: usize| format!("range/{number:04}");
+    let puts = (0..1200).map(|number| client.put(key(number), "value").into_future());
+    for put in futures::future::join_all(puts).await {
+        put.expect("a put");
+    }
+    client.put("other", "value").await.expect("a put");
+    let found = client.get_many([key(3), "nothing".to_owned(), key(1)]).await.expect("a read");
+    assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
+    let some = client.delete_range(key(10)..key(20)).await.expect("a removal");
+    assert_eq!(some.count, 10);
+    // More than goes in one step.
+    assert_eq!(client.delete_prefix("range/").await.expect("a removal").count, 1190);
+    assert_eq!(client.delete_prefix("range/").await.expect("a removal").count, 0);
+    let left = client.scan("").await.expect("a scan");
+    assert_eq!(left.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [b"other"]);
+
+    for number in 0..3 {
+        client.put(key(number), vec![0; 600 << 10]).await.expect("a put");
+    }
+    let too_much = client.get_many((0..3).map(key)).await.expect_err("it is too much at once");
+    assert!(matches!(&too_much, ReadError::Refused(why) if why.contains("1024 KiB together")), "{too_much}");
 }
 
 pub(crate) async fn scans_go_through_everything_in_order(net: Net) {

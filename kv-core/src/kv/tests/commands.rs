@@ -162,3 +162,45 @@ fn a_stored_value_does_not_keep_the_body_of_its_entry_in_memory() {
         assert!(!body.contains(&record.value.as_ptr()));
     }
 }
+
+fn delete_range(session: SessionId, number: u64, from: &str, to: Option<&str>, limit: u32) -> Request {
+    let (from, to) = (from.to_owned().into(), to.map(|to| to.to_owned().into()));
+    request(session, number, Operation::Command(Command::DeleteRange { from, to, limit }))
+}
+
+#[test]
+fn a_range_is_deleted_from_its_beginning_what_the_same_entry_wrote_included() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    machine.run(&[put(session, 1, "a", "1", None), put(session, 2, "b", "2", None)]);
+    let applied = machine.run(&[
+        put(session, 3, "c", "3", None),
+        delete(session, 4, "a", None),
+        delete_range(session, 5, "a", Some("c"), 10),
+        put(session, 6, "b", "4", None),
+        delete_range(session, 7, "", None, 1),
+    ]);
+    let effects: Vec<Effect> = applied.into_iter().map(|applied| applied.result.unwrap().effect).collect();
+    assert_eq!(effects[2], Effect::RangeDeleted { count: 1, more: false });
+    assert_eq!(effects[4], Effect::RangeDeleted { count: 1, more: true });
+    assert_eq!((value(&machine, "a"), value(&machine, "b")), (None, None));
+    assert_eq!(value(&machine, "c"), Some(("3".into(), 4, 4, 1)));
+    machine.effect(delete_range(session, 8, "", None, u32::MAX));
+    assert_eq!(
+        machine.effect(delete_range(session, 9, "", None, 0)),
+        Effect::RangeDeleted { count: 0, more: false }
+    );
+}
+
+#[test]
+fn several_keys_are_read_at_one_revision_unless_they_are_too_much() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    machine.run(&[put(session, 1, "a", "1", None), put(session, 2, "b", "22", None)]);
+    let keys = ["b", "x", "a"].map(|key| Bytes::from_static(key.as_bytes()));
+    let page = machine.state.reader().get_many(&keys, 100).unwrap().unwrap();
+    let found: Vec<&[u8]> = page.records.iter().map(|(key, _)| &key[..]).collect();
+    assert_eq!((found, page.revision), (vec![&b"b"[..], b"a"], machine.state.revision()));
+    assert!(machine.state.reader().get_many(&keys, 2).unwrap().is_none());
+    assert!(machine.state.reader().get_many(&keys, 3).unwrap().is_some());
+}

@@ -21,6 +21,16 @@ impl Model {
         let at = outcome.revision.get();
         let (key, guard) = match command {
             Command::Put { key, guard, .. } | Command::Delete { key, guard } => (key, guard.as_ref()),
+            Command::DeleteRange { from, to, limit } => {
+                let inside = self.records.range(from.clone()..).map(|(key, _)| key.clone());
+                let inside: Vec<Bytes> =
+                    inside.take_while(|key| to.as_ref().is_none_or(|to| key < to)).collect();
+                let count = inside.len().min((*limit).clamp(1, 1000) as usize);
+                inside[..count].iter().for_each(|key| drop(self.records.remove(key)));
+                let expected = Effect::RangeDeleted { count: count as u32, more: count < inside.len() };
+                assert_eq!(outcome.effect, expected, "{command:?}");
+                return;
+            }
             Command::Transaction(transaction) => {
                 assert_eq!(outcome.effect, self.transact(at, transaction), "{command:?}");
                 return;
@@ -152,6 +162,10 @@ impl Workload {
         };
         match rng.u8(..16) {
             0..4 => return Command::Delete { key, guard },
+            4 if rng.bool() => {
+                let to = rng.bool().then(|| format!("key{:04}", rng.u64(..self.keys)).into());
+                return Command::DeleteRange { from: key, to, limit: rng.u32(0..6) };
+            }
             4..6 => {
                 let guards = guard.into_iter().map(|guard| (key.clone(), guard)).collect();
                 let put = Step::Put { key, value: vec![rng.u8(..3); 20].into() };

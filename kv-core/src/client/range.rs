@@ -1,0 +1,109 @@
+//! Ranges of keys, and their removal.
+
+use super::Client;
+use super::ops::{OpFuture, other_effect, write};
+use crate::error::WriteError;
+use crate::ids::Revision;
+use crate::message::{Command, Effect};
+use bytes::Bytes;
+use std::future::IntoFuture;
+use std::ops::{Bound, RangeBounds};
+use std::time::Duration;
+
+/// Removes a range of keys: created by [`Client::delete_range`] and [`Client::delete_prefix`], run by awaiting it.
+///
+/// The first 1,000 keys go at one revision, then the next, until none is left: a smaller range is removed as a whole, a
+/// larger one in steps between which others may read and write.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is done before this is awaited"]
+pub struct DeleteRange {
+    client: Client,
+    from: Bytes,
+    to: Option<Bytes>,
+    deadline: Option<Duration>,
+}
+
+/// A range that was removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct RangeDeleted {
+    /// How many keys.
+    pub count: u64,
+    /// The revision of the last step.
+    pub revision: Revision,
+}
+
+impl DeleteRange {
+    pub(super) fn prefix(client: Client, prefix: &[u8]) -> Self {
+        let (from, to) = (Bytes::copy_from_slice(prefix), after_prefix(prefix));
+        Self { client, from, to, deadline: None }
+    }
+
+    pub(super) fn range<K: AsRef<[u8]>>(client: Client, range: &impl RangeBounds<K>) -> Self {
+        let (from, to) = ends_of(range);
+        Self { client, from, to, deadline: None }
+    }
+
+    /// How long each step may take, retries included. Default: the client's.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+}
+
+impl IntoFuture for DeleteRange {
+    type Output = Result<RangeDeleted, WriteError>;
+    type IntoFuture = OpFuture<Self::Output>;
+
+    /// Runs the removal. After an error some of the range may have been removed: what is left can be removed by running it
+    /// again.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops it; the step that is under way may have been done, or may still be, once.
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { client, from, to, deadline } = self;
+        Box::pin(async move {
+            let mut total = 0;
+            loop {
+                let limit = Command::MAX_RANGE as u32;
+                let command = Command::DeleteRange { from: from.clone(), to: to.clone(), limit };
+                let outcome = write(&client, command, deadline).await?;
+                let Effect::RangeDeleted { count, more } = outcome.effect else {
+                    return Err(other_effect(outcome.effect));
+                };
+                total += u64::from(count);
+                if !more {
+                    return Ok(RangeDeleted { count: total, revision: outcome.revision });
+                }
+            }
+        })
+    }
+}
+
+/// The first key of a range, and the first after it.
+pub(super) fn ends_of<K: AsRef<[u8]>>(range: &impl RangeBounds<K>) -> (Bytes, Option<Bytes>) {
+    let from = match range.start_bound() {
+        Bound::Unbounded => Bytes::new(),
+        Bound::Included(key) => Bytes::copy_from_slice(key.as_ref()),
+        Bound::Excluded(key) => successor(key.as_ref()),
+    };
+    let to = match range.end_bound() {
+        Bound::Unbounded => None,
+        Bound::Included(key) => Some(successor(key.as_ref())),
+        Bound::Excluded(key) => Some(Bytes::copy_from_slice(key.as_ref())),
+    };
+    (from, to)
+}
+
+/// The smallest key above `key`.
+pub(super) fn successor(key: &[u8]) -> Bytes {
+    [key, &[0]].concat().into()
+}
+
+/// The smallest key above all keys that begin with `prefix`.
+pub(super) fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
+    let keep = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix[..=keep].to_vec();
+    end[keep] += 1;
+    Some(end.into())
+}

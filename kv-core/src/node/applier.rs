@@ -127,6 +127,14 @@ struct Applier {
     asked: bool,
 }
 
+/// Rule D8. A member that is alone says what is wrong with its disk instead: it may be readable later.
+fn is_mended_by_others(shared: &Shared, error: &ReadError) -> bool {
+    match error {
+        ReadError::Faulty { .. } => true,
+        ReadError::Disk { .. } => shared.cluster.len() > 1,
+    }
+}
+
 /// What comes next.
 enum Step {
     Apply(Op),
@@ -228,7 +236,7 @@ impl Applier {
             let op = state.applied().op.next();
             let entry = match log.read(op) {
                 Ok(entry) => entry.ok_or(StopReason::Missing { op })?,
-                Err(ReadError::Faulty { .. }) => {
+                Err(error) if is_mended_by_others(&self.shared, &error) => {
                     // It is fetched from a peer. Whoever waits longer than the cluster's patience is fenced.
                     self.shared.inbox.applied(state.applied().op);
                     self.shared.inbox.faulty(op);

@@ -93,7 +93,7 @@ pub enum StopReason {
     /// before the node is started again.
     #[error("the journal failed: {0}{advice}", advice = Advice(DiskTrouble::of_write(.0)))]
     Journal(Arc<WriteError>),
-    /// A committed entry could not be read back. Start the node again: it repairs the entry from a peer.
+    /// A committed entry could not be read back, and there is no peer to repair it from.
     #[error("the journal cannot be read: {0}{advice}", advice = Advice(DiskTrouble::of_read(.0)))]
     Log(Arc<ReadError>),
     /// A committed entry is not in the journal: a bug.

@@ -132,6 +132,40 @@ pub(crate) async fn s12_a_state_that_cannot_be_read_stops_the_member(net: Net) {
     harness.ends_well(load).await;
 }
 
+/// S12, rule D8: a primary whose journal cannot be read has nothing to apply, and nothing to send to one that comes back. It fetches what it
+/// needs from the others and writes it once more; nobody is told anything else, and nobody stops.
+pub(crate) async fn s12_a_journal_that_cannot_be_read_is_mended_by_the_others(net: Net) {
+    let mut harness = Harness::ailing(net, options()).await;
+    let client = harness.client().await;
+    let away = harness.backup().await;
+    let value = vec![7; 32 << 10];
+    let put = async |n: u32| client.put(format!("big/{n}"), value.clone()).await.expect("it is written");
+    put(0).await;
+    harness.kill(away);
+    for n in 1..100 {
+        put(n).await;
+    }
+    // Nothing of it is in memory any more.
+    let others: Vec<usize> = (0..3).filter(|member| *member != away).collect();
+    others.iter().for_each(|member| harness.kill(*member));
+    for member in others {
+        harness.start(member).await;
+    }
+    let primary = harness.primary().await;
+    harness.ailment(primary).fail(Work::Read, "journal", ErrorKind::Other);
+    harness.start(away).await;
+    let load = Load::start(&client, 2);
+    load.progress(50).await;
+    harness.level_enough().await;
+    assert!(harness.ailment(primary).struck() > 0, "it did try to read");
+    harness.ailment(primary).heal();
+    for n in 0..100 {
+        let record = client.get(format!("big/{n}")).await.expect("it can be read").expect("it is there");
+        assert_eq!(record.value, value);
+    }
+    harness.ends_well(load).await;
+}
+
 /// S13: a file system that the kernel has made read-only.
 pub(crate) async fn s13_a_primary_on_a_read_only_disk_steps_down(net: Net) {
     let mut harness = Harness::ailing(net, options()).await;

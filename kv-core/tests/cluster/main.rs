@@ -103,6 +103,7 @@ on_every_transport! {
         s10_a_sync_that_fails_once_ends_the_member,
         s11_a_full_disk_is_named_and_room_is_all_it_needs,
         s12_a_state_that_cannot_be_read_stops_the_member,
+        s12_a_journal_that_cannot_be_read_is_mended_by_the_others,
         s13_a_primary_on_a_read_only_disk_steps_down,
         s14_a_backup_with_a_stalled_disk_holds_nobody_up,
         s14_a_primary_with_a_slow_disk_hands_over,

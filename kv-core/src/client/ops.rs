@@ -106,6 +106,30 @@ macro_rules! guards {
 guards!(Put);
 guards!(Delete);
 
+/// How fresh a read must be, and its deadline.
+macro_rules! freshness {
+    ($name:ident, $deadline:literal) => {
+        impl $name {
+            /// Reads what some member happens to have applied: fast, available without a primary, possibly stale.
+            pub fn local(mut self) -> Self {
+                self.mode = $crate::message::ReadMode::Local;
+                self
+            }
+
+            #[doc = $deadline]
+            pub fn deadline(mut self, deadline: std::time::Duration) -> Self {
+                self.deadline = Some(deadline);
+                self
+            }
+        }
+    };
+}
+
+pub(super) use freshness;
+
+freshness!(Get, "How long it may take, retries included. Default: the client's.");
+freshness!(GetMany, "How long it may take, retries included. Default: the client's.");
+
 impl Put {
     pub(super) fn new(client: Client, key: Bytes, value: Bytes) -> Self {
         Self { client, key, value, guard: None, deadline: None }
@@ -121,18 +145,6 @@ impl Delete {
 impl Get {
     pub(super) fn new(client: Client, key: Bytes) -> Self {
         Self { client, key, mode: ReadMode::Linearizable, deadline: None }
-    }
-
-    /// Reads what some member happens to have applied: fast, available without a primary, possibly stale.
-    pub fn local(mut self) -> Self {
-        self.mode = ReadMode::Local;
-        self
-    }
-
-    /// How long it may take, retries included. Default: the client's.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
-        self
     }
 }
 
@@ -213,18 +225,6 @@ pub struct GetMany {
 impl GetMany {
     pub(super) fn new(client: Client, keys: Vec<Bytes>) -> Self {
         Self { client, keys, mode: ReadMode::Linearizable, deadline: None }
-    }
-
-    /// Reads what some member happens to have applied: fast, available without a primary, possibly stale.
-    pub fn local(mut self) -> Self {
-        self.mode = ReadMode::Local;
-        self
-    }
-
-    /// How long it may take, retries included. Default: the client's.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
-        self
     }
 }
 

@@ -1,6 +1,6 @@
 //! Scans: page after page.
 
-use super::ops::{OpFuture, misfit, read};
+use super::ops::{OpFuture, freshness, misfit, read};
 use super::range::{after_prefix, ends_of, successor};
 use super::{Client, Reply};
 use crate::error::ReadError;
@@ -30,6 +30,8 @@ pub struct Scan {
     deadline: Option<Duration>,
 }
 
+freshness!(Scan, "How long each page may take, retries included. Default: the client's.");
+
 impl Scan {
     pub(super) fn prefix(client: Client, prefix: &[u8]) -> Self {
         let from = Bytes::copy_from_slice(prefix);
@@ -51,18 +53,6 @@ impl Scan {
     /// At most this many records. Default: all of them.
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = Some(limit);
-        self
-    }
-
-    /// Reads what some member happens to have applied: fast, available without a primary, possibly stale.
-    pub fn local(mut self) -> Self {
-        self.mode = ReadMode::Local;
-        self
-    }
-
-    /// How long each page may take, retries included. Default: the client's.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
         self
     }
 

@@ -1,6 +1,6 @@
 //! The command line: what can be typed, and which `KV_*` variable stands in for which flag.
 
-use crate::config::Tuning;
+use crate::config::{TlsArgs, Tuning};
 use crate::network::TransportKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -44,6 +44,9 @@ pub(crate) enum Command {
     Scan(ScanArgs),
     /// Show where each member stands.
     Status(StatusArgs),
+    /// Make certificates: an authority, and by it those of members and clients.
+    #[cfg(feature = "tls")]
+    Certs(CertsArgs),
     /// Watch a cluster survive: a killed primary, lost messages.
     Demo(DemoArgs),
     /// Put whole clusters through simulated faults, one run per seed.
@@ -76,7 +79,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "KV_LISTEN", value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
 
-    /// Allow addresses beyond this machine without encryption: whoever reaches the port can read and write.
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
+
+    /// With TLS, let in only the clients whose names are in this file, one on a line; it is read again as it changes.
+    #[arg(long, env = "KV_TLS_CLIENTS", value_name = "FILE")]
+    pub(crate) tls_clients: Option<PathBuf>,
+
+    /// Allow addresses beyond this machine without TLS: whoever reaches the port can read and write.
     #[arg(long, env = "KV_INSECURE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) insecure: Option<bool>,
 
@@ -118,6 +128,13 @@ pub(crate) struct ConnectArgs {
     /// The cluster's configuration file, for its name, its transport and the members' addresses.
     #[arg(long, env = "KV_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
+
+    /// Which client this is, where --tls-dir holds the certificates of several.
+    #[arg(long, env = "KV_TLS_NAME", value_name = "NAME")]
+    pub(crate) tls_name: Option<String>,
 
     /// Give up after this long.
     #[arg(long, env = "KV_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parse_timeout)]
@@ -216,11 +233,44 @@ pub(crate) struct SimArgs {
     pub(crate) bug: Option<kv_core::sim::Bug>,
 }
 
+#[cfg(feature = "tls")]
+#[derive(Args, Debug)]
+pub(crate) struct CertsArgs {
+    /// The cluster's name [default: kv]
+    #[arg(long, env = "KV_CLUSTER", value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+
+    /// The ids of the members, separated by commas [default: 0,1,2]
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub(crate) members: Vec<u8>,
+
+    /// The names of the clients, separated by commas [default: app]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) clients: Vec<String>,
+
+    /// The folder for the files; it is created if it does not exist.
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    pub(crate) out: PathBuf,
+
+    /// For how many days the certificates are good; the authority is for ten times as many.
+    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
+
+    /// Make new certificates and keys by the authority that is in the folder, in place of all that are there, or of those
+    /// that --members and --clients name. Members that run take them over by themselves.
+    #[arg(long)]
+    pub(crate) renew: bool,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct DemoArgs {
     /// The network between members and client [default: tcp]
     #[arg(long, value_name = "TRANSPORT")]
     pub(crate) transport: Option<TransportKind>,
+    /// Give members and client certificates, and use TLS.
+    #[cfg(feature = "tls")]
+    #[arg(long)]
+    pub(crate) tls: bool,
     /// What to show.
     #[arg(long, value_name = "SCENARIO", default_value = "all")]
     pub(crate) scenario: Scenario,

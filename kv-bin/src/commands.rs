@@ -114,7 +114,7 @@ pub(crate) async fn status(args: StatusArgs, json: bool) -> Result<(), Failure> 
 async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
     let config = ConnectConfig::resolve(args)?;
     let mut builder = Client::builder(&config.cluster)
-        .transport(config.transport.transport()?)
+        .transport(config.transport.transport(config.tls.as_ref())?)
         .name("kv")
         .deadline(args.timeout)
         .connect_timeout(args.timeout);

@@ -1,5 +1,7 @@
 //! `kv`: a replicated key-value store, as a server and a command line.
 
+#[cfg(feature = "tls")]
+mod certs;
 mod cli;
 mod commands;
 mod config;
@@ -61,6 +63,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Delete(args) => block_on(commands::delete(args, json)),
         Command::Scan(args) => block_on(commands::scan(args, json)),
         Command::Status(args) => block_on(commands::status(args, json)),
+        #[cfg(feature = "tls")]
+        Command::Certs(args) => certs::run(&args, json),
         Command::Demo(args) => block_on(demo::run(args, cli.log, json)),
         Command::Sim(args) => sim::run(&args, json),
     }

@@ -1,5 +1,6 @@
 //! The network that members and clients use, by its name.
 
+use crate::config::TlsFiles;
 use crate::failure::Failure;
 use clap::ValueEnum;
 use kv_core::transport::Transport;
@@ -47,9 +48,15 @@ impl TransportKind {
         if self.is_compiled_in() { Ok(()) } else { Err(missing(self, Self::is_compiled_in)) }
     }
 
-    /// The network, without proof of who is at the other end.
-    pub(crate) fn transport(self) -> Result<Arc<dyn Transport>, Failure> {
+    /// The network: with certificates, or without proof of who is at the other end.
+    pub(crate) fn transport(self, tls: Option<&TlsFiles>) -> Result<Arc<dyn Transport>, Failure> {
         self.check()?;
+        #[cfg(feature = "tls")]
+        if let Some(files) = tls {
+            return self.secure(files.identity()?);
+        }
+        // Without the feature there are none: the configuration says so.
+        let _ = tls;
         match self {
             #[cfg(feature = "tcp")]
             Self::Tcp => Ok(Arc::new(kv_core::transport::tcp::Tcp::new())),
@@ -57,6 +64,22 @@ impl TransportKind {
             Self::Quic => Ok(Arc::new(kv_core::transport::quic::Quic::insecure())),
             #[cfg(not(all(feature = "tcp", feature = "quic")))]
             _ => Err(missing(self, Self::is_compiled_in)),
+        }
+    }
+
+    /// The network with this certificate.
+    #[cfg(feature = "tls")]
+    fn secure(self, identity: kv_core::transport::tls::Identity) -> Result<Arc<dyn Transport>, Failure> {
+        match self {
+            #[cfg(feature = "tcp")]
+            Self::Tcp => Ok(Arc::new(kv_core::transport::tcp::Tcp::with_tls(identity))),
+            #[cfg(feature = "quic")]
+            Self::Quic => Ok(Arc::new(kv_core::transport::quic::Quic::new(identity))),
+            #[cfg(not(all(feature = "tcp", feature = "quic")))]
+            _ => {
+                drop(identity);
+                Err(missing(self, Self::is_compiled_in))
+            }
         }
     }
 }

@@ -21,8 +21,14 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     let mut signals =
         Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
     raise_open_files();
-    let node = Node::builder(config.cluster.clone(), config.id.get())
-        .transport(lossy(config.transport.transport()?, config.lose))
+    let transport = config.transport.transport(config.tls.as_ref())?;
+    warn(&config);
+    let mut builder = Node::builder(config.cluster.clone(), config.id.get());
+    if let Some(file) = &config.clients {
+        builder = builder.clients(file);
+    }
+    let node = builder
+        .transport(lossy(transport, config.lose))
         .data_dir(&config.data)
         .options(config.options.clone())
         .listen(&config.listen)
@@ -57,6 +63,25 @@ fn raise_open_files() {
     }
 }
 
+/// Says what is dangerous about the configuration, at every start.
+fn warn(config: &ServeConfig) {
+    if config.is_exposed {
+        tracing::warn!(
+            listen = config.listen,
+            "insecure: whoever reaches this port can read and write everything, and pose as a member. Give it certificates \
+             with --tls-dir (kv certs makes them)"
+        );
+    }
+    #[cfg(unix)]
+    if let Some(files) = &config.tls {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(&files.key).map(|data| data.permissions().mode());
+        if mode.is_ok_and(|mode| mode & 0o077 != 0) {
+            tracing::warn!(key = %files.key.display(), "others than its owner may read the private key: chmod 600");
+        }
+    }
+}
+
 /// What stood in the way of a start, and what to do about it.
 fn explain(error: &StartError, data: &Path) -> Failure {
     match error {
@@ -68,6 +93,7 @@ fn explain(error: &StartError, data: &Path) -> Failure {
         StartError::Journal(_) | StartError::Engine(_) | StartError::StateLost { .. } => {
             Failure::failed(format!("the data folder {}: {error}", data.display()))
         }
+        StartError::OtherIdentity { .. } | StartError::ClientList { .. } => Failure::usage(error),
         _ => Failure::failed(error),
     }
 }

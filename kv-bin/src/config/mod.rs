@@ -1,5 +1,6 @@
 //! The configuration: flags, then `KV_*` variables, then the file, checked as a whole before anything is touched.
 
+mod tls;
 mod tuning;
 mod units;
 
@@ -12,11 +13,12 @@ use serde::Deserialize;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+pub(crate) use tls::{TlsArgs, TlsFiles};
 pub(crate) use tuning::Tuning;
 pub(crate) use units::Span;
 
 /// The name of a cluster that was given none.
-const DEFAULT_CLUSTER: &str = "kv";
+pub(crate) const DEFAULT_CLUSTER: &str = "kv";
 /// Where a client looks that was told nothing.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:7000";
 /// Where a member keeps its data that was told nothing.
@@ -34,6 +36,7 @@ struct File {
     insecure: Option<bool>,
     transport: Option<TransportKind>,
     log: Option<String>,
+    tls: tls::FileTls,
     options: Tuning,
 }
 
@@ -55,6 +58,11 @@ pub(crate) struct ServeConfig {
     /// Where it listens: the member's own address, or another one that leads here.
     pub(crate) listen: String,
     pub(crate) transport: TransportKind,
+    pub(crate) tls: Option<TlsFiles>,
+    /// The file with the names of the clients that are let in, if not all are.
+    pub(crate) clients: Option<PathBuf>,
+    /// Whether others than this machine reach it, and nothing proves who they are.
+    pub(crate) is_exposed: bool,
     pub(crate) options: Options,
     /// What to log, if the file says so.
     pub(crate) log: Option<String>,
@@ -70,6 +78,7 @@ pub(crate) struct ConnectConfig {
     pub(crate) cluster: String,
     pub(crate) addresses: Vec<String>,
     pub(crate) transport: TransportKind,
+    pub(crate) tls: Option<TlsFiles>,
 }
 
 impl ServeConfig {
@@ -99,7 +108,21 @@ impl ServeConfig {
         let member = cluster.member(id).ok_or_else(|| Failure::usage(ConfigError::NotAMember(id)))?;
         let role = member.role;
         let listen = args.listen.or(file.listen).unwrap_or_else(|| member.address.clone());
-        check_listen(id, &listen, args.insecure.or(file.insecure).unwrap_or(false))?;
+        let tls = tls::of_member(&args.tls, &file.tls, id)?;
+        let clients = args.tls_clients.or(file.tls.clients);
+        if clients.is_some() && tls.is_none() {
+            return Err(Failure::usage(
+                "a list of clients needs TLS, for without it a client can take any name: name certificates with --tls-dir",
+            ));
+        }
+        let is_exposed = tls.is_none() && !is_loopback(&listen)?;
+        if is_exposed && !args.insecure.or(file.insecure).unwrap_or(false) {
+            return Err(Failure::usage(format!(
+                "member {id} would listen on {listen} without encryption, open to the network: give it certificates with \
+                 --tls-dir (kv certs makes them), use a loopback address, or allow it with --insecure (insecure = true in the \
+                 file)"
+            )));
+        }
         let transport = args.transport.or(file.transport).unwrap_or_default();
         transport.check()?;
         let options = args.tuning.or(file.options).into_options();
@@ -110,6 +133,9 @@ impl ServeConfig {
             data: substitute(data, id)?,
             listen,
             transport,
+            tls,
+            clients,
+            is_exposed,
             options,
             log: file.log,
             exit_with_parent: args.exit_with_parent,
@@ -125,6 +151,7 @@ impl ConnectConfig {
     pub(crate) fn resolve(args: &ConnectArgs) -> Result<Self, Failure> {
         let file = File::load(args.config.as_deref())?;
         let cluster = args.cluster.clone().or(file.cluster).unwrap_or_else(|| DEFAULT_CLUSTER.to_owned());
+        let tls = tls::of_client(&args.tls, args.tls_name.as_deref(), &file.tls)?;
         let mut addresses = args.address.clone();
         if addresses.is_empty() {
             addresses = file.member.into_iter().map(|member| member.address).collect();
@@ -141,7 +168,7 @@ impl ConnectConfig {
         }
         let transport = args.transport.or(file.transport).unwrap_or_default();
         transport.check()?;
-        Ok(Self { cluster, addresses, transport })
+        Ok(Self { cluster, addresses, transport, tls })
     }
 }
 
@@ -219,21 +246,14 @@ fn host(address: &str) -> Option<&str> {
     (!host.is_empty() && !host.contains(char::is_whitespace)).then_some(host)
 }
 
-/// Without encryption a member listens where only this machine reaches it, unless told otherwise.
-fn check_listen(id: MemberId, listen: &str, insecure: bool) -> Result<(), Failure> {
+/// Whether only this machine reaches the address.
+fn is_loopback(listen: &str) -> Result<bool, Failure> {
     let Some(host) = host(listen) else {
         return Err(Failure::usage(format!(
             "{listen:?} is not an address to listen on: write HOST:PORT, as in {DEFAULT_ADDRESS}"
         )));
     };
-    let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if loopback || insecure {
-        return Ok(());
-    }
-    Err(Failure::usage(format!(
-        "member {id} would listen on {listen} without encryption, open to the network: use a loopback address, or allow it \
-         with --insecure (insecure = true in the file)"
-    )))
+    Ok(host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()))
 }
 
 fn substitute(data: PathBuf, id: MemberId) -> Result<PathBuf, Failure> {

@@ -33,8 +33,20 @@ fn the_example_file_states_every_setting_with_its_default() {
     assert_eq!(config.listen, "127.0.0.1:7001");
     assert_eq!(config.data, PathBuf::from("kv-data-1"));
     assert_eq!(config.transport, TransportKind::Tcp);
-    let File { cluster, member, id: _, data, listen: _, insecure, transport, log, options } =
+    let File { cluster, member, id: _, data, listen: _, insecure, transport, log, tls, options } =
         File::parse(EXAMPLE).unwrap();
+    assert_eq!(tls, tls::FileTls::default(), "TLS is off by default");
+    // What is off by default stands there as a comment.
+    let all = EXAMPLE.lines().map(|line| match line.strip_prefix("# ") {
+        Some(setting) if tls::NAMES.iter().any(|name| setting.starts_with(&format!("{name} = "))) => setting,
+        _ => line,
+    });
+    let tls::FileTls { dir, certificate, key, roots, clients } =
+        File::parse(&all.collect::<Vec<_>>().join("\n")).unwrap().tls;
+    assert!(
+        [dir, certificate, key, roots, clients].iter().all(Option::is_some),
+        "the example names every file"
+    );
     assert!(
         cluster.is_some() && data.is_some() && insecure.is_some() && transport.is_some() && log.is_some()
     );
@@ -222,4 +234,85 @@ fn a_client_takes_addresses_from_flags_then_the_file_then_the_default() {
     assert_eq!(ConnectConfig::resolve(&args).unwrap().addresses, ["localhost:1"]);
     args.address = vec!["localhost".to_owned()];
     assert!(ConnectConfig::resolve(&args).unwrap_err().to_string().contains("HOST:PORT"));
+}
+
+/// The files that a member or client would use, or why none.
+fn tls_of(arguments: &[&str]) -> Result<Option<TlsFiles>, String> {
+    let mut all = vec!["--members", "0=127.0.0.1:7000", "--id", "0"];
+    all.extend(arguments);
+    serve(&all).map(|config| config.tls).map_err(|failure| failure.to_string())
+}
+
+fn tls_of_client(arguments: &[&str]) -> Result<Option<TlsFiles>, String> {
+    let line = ["kv", "get", "key"].iter().chain(arguments);
+    let Command::Get(args) = Cli::try_parse_from(line).expect("it parses").command else { panic!("not get") };
+    ConnectConfig::resolve(&args.connect).map(|config| config.tls).map_err(|failure| failure.to_string())
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_members_certificate_is_found_in_a_folder_or_named() {
+    assert_eq!(tls_of(&[]), Ok(None));
+    let in_folder = TlsFiles::of(Path::new("certs"), "member-0");
+    assert_eq!(in_folder.certificate, PathBuf::from("certs/member-0.pem"));
+    assert_eq!(tls_of(&["--tls-dir", "certs"]), Ok(Some(in_folder.clone())));
+    let other_key = TlsFiles { key: PathBuf::from("secret.key"), ..in_folder.clone() };
+    assert_eq!(tls_of(&["--tls-dir", "certs", "--tls-key", "secret.key"]), Ok(Some(other_key)));
+    let text = tls_of(&["--tls-certificate", "a.pem"]).unwrap_err();
+    assert!(text.contains("--tls-key and --tls-roots is missing"), "{text}");
+    let text = tls_of(&["--tls-clients", "clients.txt"]).unwrap_err();
+    assert!(text.contains("a list of clients needs TLS"), "{text}");
+
+    let (_folder, path) = file(
+        "[tls]\ncertificate = \"m{id}.pem\"\nkey = \"m{id}.key\"\nroots = \"ca.pem\"\nclients = \"c\"\n",
+    );
+    let named = TlsFiles {
+        certificate: PathBuf::from("m0.pem"),
+        key: PathBuf::from("m0.key"),
+        roots: PathBuf::from("ca.pem"),
+    };
+    assert_eq!(tls_of(&["--config", &path]), Ok(Some(named)));
+    assert_eq!(
+        tls_of(&["--config", &path, "--tls-dir", "certs"]),
+        Ok(Some(in_folder)),
+        "flags win over the file"
+    );
+    // What the file names is a member's: a client has to say what its own is.
+    let text = tls_of_client(&["--config", &path]).unwrap_err();
+    assert!(text.contains("this client needs one, too") && text.contains("--tls-dir"), "{text}");
+    let own = ["--tls-certificate", "c.pem", "--tls-key", "c.key"];
+    let files = tls_of_client(&[&["--config", &path], &own[..]].concat()).unwrap().unwrap();
+    assert_eq!((files.certificate, files.roots), (PathBuf::from("c.pem"), PathBuf::from("ca.pem")));
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_client_finds_its_certificate_in_a_folder_if_it_is_the_only_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().to_str().unwrap();
+    let text = tls_of_client(&["--tls-dir", "/nowhere"]).unwrap_err();
+    assert!(text.contains("/nowhere") && text.contains("kv certs"), "{text}");
+    let text = tls_of_client(&["--tls-dir", dir]).unwrap_err();
+    assert!(
+        text.contains("no certificate of a client") && text.contains("kv certs --renew --clients NAME"),
+        "{text}"
+    );
+    std::fs::write(folder.path().join("client-app.pem"), "").unwrap();
+    assert_eq!(tls_of_client(&["--tls-dir", dir]), Ok(Some(TlsFiles::of(folder.path(), "client-app"))));
+    std::fs::write(folder.path().join("client-ops.pem"), "").unwrap();
+    let text = tls_of_client(&["--tls-dir", dir]).unwrap_err();
+    assert!(text.contains("--tls-name app or --tls-name ops"), "{text}");
+    let ops = Ok(Some(TlsFiles::of(folder.path(), "client-ops")));
+    assert_eq!(tls_of_client(&["--tls-dir", dir, "--tls-name", "ops"]), ops);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn with_tls_a_member_may_listen_anywhere_and_without_it_is_exposed() {
+    let open = ["--members", "0=192.0.2.1:7000", "--id", "0"];
+    assert!(serve(&open).unwrap_err().to_string().contains("--tls-dir"));
+    let insecure = serve(&[&open[..], &["--insecure"]].concat()).unwrap();
+    assert!(insecure.is_exposed);
+    let secure = serve(&[&open[..], &["--tls-dir", "certs"]].concat()).unwrap();
+    assert!(!secure.is_exposed && secure.tls.is_some());
 }

@@ -31,7 +31,7 @@ pub(super) async fn run(story: &Story, plan: &Plan) -> Result<Verdict, Failure> 
 
 async fn play(story: &Story, members: &mut Members, plan: &Plan) -> Result<Verdict, Failure> {
     super::introduce(story, members);
-    let clients = watch::connect(members, &plan.transport.transport()?, plan.seed, WRITERS).await?;
+    let clients = watch::connect(members, &members.transport()?, plan.seed, WRITERS).await?;
     let client = &clients[0];
     let first = watch::formed(client, COUNT.into()).await?;
     story.tell(format_args!("the cluster has formed: member {} is primary in view {}", first.id, first.view));

@@ -1,8 +1,10 @@
 //! The demo's members: real processes in a folder that goes when they go.
 
+use crate::config::TlsFiles;
 use crate::failure::Failure;
 use crate::network::TransportKind;
 use crate::serve;
+use kv_core::transport::Transport;
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{TcpListener, UdpSocket};
@@ -42,6 +44,8 @@ pub(crate) struct Members {
 pub(crate) struct Plan {
     /// How members and clients reach each other.
     pub(crate) transport: TransportKind,
+    /// Whether all have certificates.
+    pub(crate) tls: bool,
     /// Decides which messages are lost.
     pub(crate) seed: u64,
     /// What share of the messages between members is lost, in percent.
@@ -86,6 +90,10 @@ impl Members {
         let processes = (0..COUNT).map(|_| None).collect();
         let logs = (0..COUNT).map(|_| Log::default()).collect();
         let mut members = Self { folder, ports, processes, logs, plan: plan.clone() };
+        #[cfg(feature = "tls")]
+        if plan.tls {
+            members.make_certificates()?;
+        }
         for id in 0..COUNT {
             members.start_member(id).await?;
         }
@@ -95,6 +103,29 @@ impl Members {
     /// Where the members listen, in id order.
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect()
+    }
+
+    /// The network as the demo's client sees it.
+    pub(crate) fn transport(&self) -> Result<Arc<dyn Transport>, Failure> {
+        let files = self.plan.tls.then(|| TlsFiles::of(&self.certificates(), "client-demo"));
+        self.plan.transport.transport(files.as_ref())
+    }
+
+    fn certificates(&self) -> PathBuf {
+        self.folder.join("certs")
+    }
+
+    #[cfg(feature = "tls")]
+    fn make_certificates(&self) -> Result<(), Failure> {
+        crate::certs::make(&crate::cli::CertsArgs {
+            cluster: Some(CLUSTER.to_owned()),
+            members: (0..COUNT).collect(),
+            clients: vec!["demo".to_owned()],
+            out: self.certificates(),
+            days: 1,
+            renew: false,
+        })
+        .map(drop)
     }
 
     /// The process id of a running member.
@@ -145,6 +176,9 @@ impl Members {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if self.plan.tls {
+            command.arg("--tls-dir").arg(self.certificates());
+        }
         own_group(&mut command);
         let child = command
             .spawn()

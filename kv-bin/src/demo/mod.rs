@@ -48,7 +48,11 @@ pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Resu
     // Says early what is not compiled in.
     let transport = args.transport.unwrap_or_default();
     transport.check()?;
-    let plan = Plan { transport, seed: args.seed, loss: 0, log };
+    #[cfg(feature = "tls")]
+    let tls = args.tls;
+    #[cfg(not(feature = "tls"))]
+    let tls = false;
+    let plan = Plan { transport, tls, seed: args.seed, loss: 0, log };
     let reports = tokio::select! {
         reports = tell(&args, &plan, json) => reports?,
         signal = signals.next() => {

@@ -40,8 +40,7 @@ pub(super) async fn run(story: &Story, plan: &Plan) -> Result<Verdict, Failure> 
 async fn play(story: &Story, members: &Members, plan: &Plan) -> Result<Verdict, Failure> {
     super::introduce(story, members);
     let faults = Faults::new(plan.seed);
-    let transport =
-        Faulty::new(plan.transport.transport()?, faults.clone(), kv_core::wire::framing()).spare_first();
+    let transport = Faulty::new(members.transport()?, faults.clone(), kv_core::wire::framing()).spare_first();
     let transport: Arc<dyn Transport> = Arc::new(transport);
     let clients = watch::connect(members, &transport, plan.seed, WRITERS).await?;
     let client = &clients[0];

@@ -1,6 +1,8 @@
 //! The names that certificates hold.
 
 use crate::Peer;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::fmt::{self, Display, Write};
 use std::str::FromStr;
 
@@ -79,6 +81,12 @@ impl Name {
             Self::Member { id, .. } => format!("member-{id}"),
             Self::Client { name, .. } => format!("client-{}", Encoded(name)),
         }
+    }
+
+    /// The name in the first certificate of a file in PEM, if there is one. Nothing else is checked.
+    #[must_use]
+    pub fn in_pem(pem: &[u8]) -> Option<Self> {
+        super::name_of(&CertificateDer::from_pem_slice(pem).ok()?).ok()
     }
 
     /// The one name among the URIs of a certificate. URIs of other schemes are for others.

@@ -1,0 +1,175 @@
+//! Certificates in the configuration: which files, for a member and for a client.
+
+use crate::failure::Failure;
+use clap::Args;
+use kv_core::ids::MemberId;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// The certificate of the authority in a folder of `kv certs`.
+pub(crate) const ROOTS: &str = "ca.pem";
+
+/// The names of the settings.
+#[cfg(test)]
+pub(super) const NAMES: [&str; 5] = ["dir", "certificate", "key", "roots", "clients"];
+
+/// What the file says under `[tls]`.
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct FileTls {
+    pub(super) dir: Option<PathBuf>,
+    pub(super) certificate: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+    pub(super) roots: Option<PathBuf>,
+    pub(super) clients: Option<PathBuf>,
+}
+
+/// What the command line says.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct TlsArgs {
+    /// Use TLS with the certificates in this folder, which `kv certs` made.
+    #[arg(long, env = "KV_TLS_DIR", value_name = "DIR")]
+    pub(crate) tls_dir: Option<PathBuf>,
+
+    /// Use TLS with this certificate, in PEM, followed by those that lead to a root, if there are any.
+    #[arg(long, env = "KV_TLS_CERTIFICATE", value_name = "FILE")]
+    pub(crate) tls_certificate: Option<PathBuf>,
+
+    /// The certificate's private key, in PEM.
+    #[arg(long, env = "KV_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// The certificates of the authorities to trust, in PEM.
+    #[arg(long, env = "KV_TLS_ROOTS", value_name = "FILE")]
+    pub(crate) tls_roots: Option<PathBuf>,
+}
+
+/// Where a certificate, its key and the roots are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct TlsFiles {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) roots: PathBuf,
+}
+
+impl TlsFiles {
+    /// Those of `stem` in a folder of `kv certs`.
+    pub(crate) fn of(folder: &Path, stem: &str) -> Self {
+        Self {
+            certificate: folder.join(format!("{stem}.pem")),
+            key: folder.join(format!("{stem}.key")),
+            roots: folder.join(ROOTS),
+        }
+    }
+
+    /// What they hold.
+    #[cfg(feature = "tls")]
+    pub(crate) fn identity(&self) -> Result<kv_core::transport::tls::Identity, Failure> {
+        use kv_core::transport::tls::{Files, Identity};
+        Identity::from_files(Files::new(&self.certificate, &self.key, &self.roots)).map_err(Failure::usage)
+    }
+}
+
+/// Parts of which all must be there, or none.
+fn all_or_none(
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    roots: Option<PathBuf>,
+) -> Result<Option<TlsFiles>, Failure> {
+    let missing: Vec<_> = [(&certificate, "certificate"), (&key, "key"), (&roots, "roots")]
+        .into_iter()
+        .filter_map(|(path, name)| path.is_none().then_some(format!("--tls-{name}")))
+        .collect();
+    match (certificate, key, roots) {
+        (None, None, None) => Ok(None),
+        (Some(certificate), Some(key), Some(roots)) if cfg!(feature = "tls") => {
+            Ok(Some(TlsFiles { certificate, key, roots }))
+        }
+        (Some(_), Some(_), Some(_)) => Err(Failure::usage(
+            "TLS is not compiled into this kv: build it with the feature tls (cargo build -p kv-bin --features tls)",
+        )),
+        _ => Err(Failure::usage(format!(
+            "TLS needs a certificate, its key and roots, and {} is missing: name it, or all of them with --tls-dir",
+            missing.join(" and ")
+        ))),
+    }
+}
+
+/// The files of member `id`; none without TLS.
+pub(super) fn of_member(args: &TlsArgs, file: &FileTls, id: MemberId) -> Result<Option<TlsFiles>, Failure> {
+    let in_folder =
+        |dir: &Option<PathBuf>| dir.as_deref().map(|dir| TlsFiles::of(dir, &format!("member-{id}")));
+    let (typed, written) = (in_folder(&args.tls_dir), in_folder(&file.dir));
+    let pick = |flag: &Option<PathBuf>, line: &Option<PathBuf>, part: fn(&TlsFiles) -> &PathBuf| {
+        let line = || line.clone().map(|path| super::substitute(path, id)).transpose();
+        match (flag, &typed) {
+            (Some(path), _) => Ok(Some(path.clone())),
+            (None, Some(files)) => Ok(Some(part(files).clone())),
+            (None, None) => Ok(line()?.or_else(|| written.as_ref().map(|files| part(files).clone()))),
+        }
+    };
+    all_or_none(
+        pick(&args.tls_certificate, &file.certificate, |files| &files.certificate)?,
+        pick(&args.tls_key, &file.key, |files| &files.key)?,
+        pick(&args.tls_roots, &file.roots, |files| &files.roots)?,
+    )
+}
+
+/// The files of a client; none without TLS. The certificate and the key that the file names are a member's.
+pub(super) fn of_client(
+    args: &TlsArgs,
+    name: Option<&str>,
+    file: &FileTls,
+) -> Result<Option<TlsFiles>, Failure> {
+    let own = args.tls_certificate.is_some() && args.tls_key.is_some();
+    let folder = args.tls_dir.as_ref().or(file.dir.as_ref()).filter(|_| !own);
+    let found = folder.map(|dir| client_in(dir, name)).transpose()?;
+    let part = |flag: &Option<PathBuf>, part: fn(&TlsFiles) -> &PathBuf| {
+        flag.clone().or_else(|| found.as_ref().map(|files| part(files).clone()))
+    };
+    let roots = part(&args.tls_roots, |files| &files.roots)
+        .or_else(|| file.roots.clone())
+        .or_else(|| args.tls_dir.as_ref().or(file.dir.as_ref()).map(|dir| dir.join(ROOTS)));
+    let (certificate, key) =
+        (part(&args.tls_certificate, |files| &files.certificate), part(&args.tls_key, |files| &files.key));
+    if certificate.is_none() && key.is_none() && (roots.is_some() || file.certificate.is_some()) {
+        return Err(Failure::usage(
+            "the members have certificates, and this client needs one, too: name it with --tls-certificate, --tls-key and \
+             --tls-roots, or the folder that kv certs made with --tls-dir",
+        ));
+    }
+    all_or_none(certificate, key, roots)
+}
+
+/// The client's files in a folder of `kv certs`: of this name, or the only ones.
+fn client_in(folder: &Path, name: Option<&str>) -> Result<TlsFiles, Failure> {
+    if let Some(name) = name {
+        return Ok(TlsFiles::of(folder, &format!("client-{name}")));
+    }
+    let shown = folder.display();
+    let entries = std::fs::read_dir(folder).map_err(|error| {
+        Failure::usage(format!(
+            "cannot read the folder of certificates {shown}: {error}; make it with kv certs"
+        ))
+    })?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut stems: Vec<_> = names
+        .filter_map(|name| {
+            name.strip_suffix(".pem").filter(|stem| stem.starts_with("client-")).map(str::to_owned)
+        })
+        .collect();
+    stems.sort();
+    match &stems[..] {
+        [stem] => Ok(TlsFiles::of(folder, stem)),
+        [] => Err(Failure::usage(format!(
+            "there is no certificate of a client in {shown}: make one with kv certs --renew --clients NAME --out {shown}"
+        ))),
+        _ => {
+            let names: Vec<_> = stems.iter().filter_map(|stem| stem.strip_prefix("client-")).collect();
+            Err(Failure::usage(format!(
+                "there are several clients in {shown}: say which one this is with --tls-name {}",
+                names.join(" or --tls-name ")
+            )))
+        }
+    }
+}

@@ -11,7 +11,6 @@ use crate::wire::{
 };
 use kv_transport::{Connection, Lane, Listener, Peer, Reader, TransportError, Writer};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -36,19 +35,18 @@ struct Callers {
     /// How many may call in a second.
     rate: Mutex<Bucket>,
     half_open: Arc<HalfOpen>,
-    /// Whether the last one was turned away because too many came: told once.
-    too_many: AtomicBool,
+    /// When it was told that too many call.
+    told: Mutex<Bucket>,
 }
 
 impl Callers {
     fn new(per_second: u32, now: Instant) -> Self {
         let half_open = Arc::default();
-        Self { rate: Mutex::new(Bucket::new(per_second, now)), half_open, too_many: AtomicBool::new(false) }
-    }
-
-    /// Whether one more may call now.
-    fn may_call(&self, now: Instant) -> bool {
-        lock(&self.rate).take(now)
+        Self {
+            rate: Mutex::new(Bucket::new(per_second, now)),
+            half_open,
+            told: Mutex::new(Bucket::new(1, now)),
+        }
     }
 }
 
@@ -168,11 +166,12 @@ impl Door {
     /// out. Those beyond are closed without a word, which costs next to nothing; who means well tries again.
     fn on_caller(self: &Arc<Self>, connection: Connection) {
         let callers = self.callers(connection.lane);
-        if callers.may_call(self.shared.clock.monotonic()) {
-            callers.too_many.store(false, Ordering::Relaxed);
+        let now = self.shared.clock.monotonic();
+        if lock(&callers.rate).take(now) {
             return self.let_in(connection);
         }
-        if !callers.too_many.swap(true, Ordering::Relaxed) {
+        // A storm is not to become one in the log.
+        if lock(&callers.told).take(now) {
             tracing::warn!(lane = %connection.lane, "too many connections come at once: those beyond are closed");
         }
     }
@@ -265,7 +264,7 @@ impl Door {
     ) {
         match hello.caller {
             Caller::Member { id, .. } => {
-                reader.set_max_frame(DEFAULT_MAX_FRAME);
+                reader.set_max_frame(max_message(lane));
                 incoming::serve(&self.shared, id, lane, reader, writer).await;
             }
             Caller::Client { name } => {
@@ -308,6 +307,15 @@ fn open_files() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// The longest frame that a member may send: on the Control lane there are no entries and no state, but lists of hashes and
+/// ops, short even in a log with thousands of gaps.
+const fn max_message(lane: Lane) -> usize {
+    match lane {
+        Lane::Control => 4 << 20,
+        Lane::Log | Lane::Bulk | Lane::Client => DEFAULT_MAX_FRAME,
+    }
 }
 
 /// The longest frame that a client may send: the largest put, guarded by the largest value; or the largest transaction, with

@@ -128,13 +128,6 @@ impl Share {
         }
     }
 
-    /// Makes it at least this much whether there is room or not: see [`of_necessity`](Self::of_necessity).
-    pub(super) fn top_up(&mut self, bytes: usize) {
-        let missing = bytes.saturating_sub(self.bytes);
-        self.budget.held.fetch_add(missing, Ordering::SeqCst);
-        self.bytes += missing;
-    }
-
     /// Takes so much of it away; all of it if it is less.
     pub(super) fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);

@@ -27,6 +27,9 @@ const WRITE_BYTES: usize = 256 << 10;
 /// Frames above this are large: they get no more than their part of the memory.
 const SMALL_FRAME: usize = 64 << 10;
 
+/// The least that a call in flight is taken to hold.
+const CALL_BYTES: usize = 256;
+
 /// Why a connection was ended by the member.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
@@ -34,7 +37,7 @@ enum Ended {
     Wire(#[from] WireError),
     #[error("no sign of life for {0:?}")]
     Silent(Duration),
-    #[error("a frame that was begun did not end in time")]
+    #[error("a frame that was begun did not end in time, or there was no memory for it")]
     HalfAFrame,
     #[error("it does not take its answers")]
     Unread,
@@ -57,10 +60,8 @@ pub(super) async fn serve(
     };
     match ended {
         Ok(()) => tracing::debug!(client = name, "client disconnected"),
-        Err(Ended::Wire(WireError::Io(error))) => {
-            tracing::debug!(client = name, %error, "client disconnected")
-        }
-        Err(error) => tracing::info!(client = name, %error, "closed a client's connection"),
+        // Not louder: clients are not trusted, and might fill the log.
+        Err(error) => tracing::debug!(client = name, %error, "client disconnected"),
     }
 }
 
@@ -116,8 +117,9 @@ impl Incoming<'_> {
         let frame = self.reader.take(Kind::Client)?;
         let mut share = self.share.split(frame.body_len());
         self.share.shrink_to(self.reader.buffered_bytes());
-        // What fits the first read was not asked for.
-        share.top_up(frame.body_len());
+        // What fits the first read was not asked for yet; and however small a call is, it is not free.
+        let all = share.grow_to(frame.body_len().max(CALL_BYTES), Use::Frame);
+        timeout_at(until, all).await.map_err(|_| Ended::HalfAFrame)?;
         Ok(Some((frame, share)))
     }
 }

@@ -16,6 +16,8 @@ use tokio::time::{MissedTickBehavior, interval};
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     current: Mutex<HashMap<(MemberId, Lane), Arc<Notify>>>,
+    /// The last breach of a rule, so that one that goes on is told of once.
+    told: Mutex<String>,
 }
 
 impl Incoming {
@@ -26,6 +28,18 @@ impl Incoming {
             before.notify_one();
         }
         replaced
+    }
+
+    /// Tells that a peer broke a rule. A member that does has a fault, and so has whatever damages what it sends.
+    fn tell(&self, peer: MemberId, lane: Lane, error: &WireError) {
+        let text = format!("{peer} {lane} {error}");
+        let mut told = lock(&self.told);
+        if *told == text {
+            tracing::debug!(%peer, %lane, %error, "closed a peer's connection");
+        } else {
+            tracing::warn!(%peer, %lane, %error, "closed a peer's connection");
+            *told = text;
+        }
     }
 }
 
@@ -51,8 +65,7 @@ pub(super) async fn serve(
         Err(error @ (WireError::Io(_) | WireError::Truncated)) => {
             tracing::debug!(%peer, %lane, %error, "peer disconnected");
         }
-        // A member that breaks the rules has a fault, and so has whatever damages what it sends.
-        Err(error) => tracing::warn!(%peer, %lane, %error, "closed a peer's connection"),
+        Err(error) => shared.incoming.tell(peer, lane, &error),
     }
     if lane == Lane::Control {
         shared.inbox.lost(peer);

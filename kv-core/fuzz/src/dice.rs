@@ -24,6 +24,14 @@ impl Dice<'_> {
         (wide | u64::from(self.byte())) % end
     }
 
+    /// Below `end`, rarely as far away as the wire lets through.
+    pub(crate) fn counter(&mut self, end: u64) -> u64 {
+        match self.byte() {
+            0xff => (1 << 62) - 1,
+            byte => u64::from(byte) % end,
+        }
+    }
+
     pub(crate) fn chance(&mut self) -> bool {
         self.byte() & 1 == 1
     }

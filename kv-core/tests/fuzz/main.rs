@@ -74,8 +74,8 @@ fn input(random: &mut fastrand::Rng, corpus: &[(String, Vec<u8>)]) -> Vec<u8> {
     bytes
 }
 
-fn run(seed: u64, enough: impl Fn(u64, Duration) -> bool) {
-    for (name, target) in TARGETS {
+fn run(seed: u64, wanted: impl Fn(&str) -> bool, enough: impl Fn(u64, Duration) -> bool) {
+    for (name, target) in TARGETS.into_iter().filter(|(name, _)| wanted(name)) {
         let corpus = corpus(name);
         let (mut random, start, mut count) = (fastrand::Rng::with_seed(seed), Instant::now(), 0);
         while !enough(count, start.elapsed()) {
@@ -90,14 +90,17 @@ fn run(seed: u64, enough: impl Fn(u64, Duration) -> bool) {
 
 #[test]
 fn a_few_hundred_random_inputs_do_no_harm() {
-    run(1, |count, _| count == 300);
+    run(1, |_| true, |count, _| count == 300);
 }
 
+/// All targets, or those that `KV_FUZZ_TARGETS` names, as in `hello,stream`:
 /// `KV_FUZZ_SECONDS=60 cargo test -p kv-core --features sim --test fuzz -- --ignored --nocapture`
 #[test]
 #[ignore = "takes as long as the variable KV_FUZZ_SECONDS says, for each target"]
 fn random_inputs_for_a_while_do_no_harm() {
     let seconds = std::env::var("KV_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
     let seed = std::env::var("KV_FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
-    run(seed, |_, elapsed| elapsed >= Duration::from_secs(seconds));
+    let names = std::env::var("KV_FUZZ_TARGETS").unwrap_or_default();
+    let wanted = |name: &str| names.is_empty() || names.split(',').any(|wanted| wanted == name);
+    run(seed, wanted, |_, elapsed| elapsed >= Duration::from_secs(seconds));
 }

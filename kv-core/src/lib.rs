@@ -55,7 +55,7 @@
 //! It reads no environment variable and installs no `tracing` subscriber; what happens is told in spans named `member`.
 //!
 //! # Features
-//! None is on by default; a feature only adds. `tcp` adds [`transport`]`::tcp`, `quic` a place for `transport::quic`, `sim` the
+//! None is on by default; a feature only adds. `tcp` adds [`transport`]`::tcp`, `quic` [`transport`]`::quic`, `sim` the
 //! deterministic simulator. Without any, nodes and clients run on the in-memory network or on a transport of your own.
 
 pub mod client;

@@ -19,6 +19,10 @@ use clap::error::ErrorKind;
 use cli::{Cli, Command};
 use failure::Failure;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// How long connections may take to tell the other end that they are over, where the kernel does not do it for them.
+const LAST_WORDS: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -76,5 +80,10 @@ fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failu
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
-    runtime.block_on(work)
+    let result = runtime.block_on(work);
+    let until = Instant::now() + LAST_WORDS;
+    while runtime.metrics().num_alive_tasks() > 0 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    result
 }

@@ -1,4 +1,7 @@
-//! The connecting end: one connection to each address, shared by its streams.
+//! The connecting end: two connections to each address, one for the streams of the Bulk lane and one for all others.
+//!
+//! Streams of one connection do not wait for one another's lost bytes, but they share a congestion window, and one task takes
+//! its datagrams apart one by one: what goes in bulk, as fast as it may, would make a sign of life wait for a window's worth of it.
 
 use crate::socket::Socket;
 use crate::stream::{self, lost};
@@ -25,9 +28,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that has not answered for this long is shared with no new stream.
 const SILENT: Duration = Duration::from_millis(500);
 
-/// Every connection that was opened and is in use, by address.
+/// Every connection that was opened and is in use, by address, and whether it is for bulk.
 #[derive(Debug, Default)]
-pub(crate) struct Pool(Mutex<HashMap<SocketAddr, Arc<Slot>>>);
+pub(crate) struct Pool(Mutex<HashMap<(SocketAddr, bool), Arc<Slot>>>);
 
 /// Whoever holds the lock is opening a connection; the others wait for what comes of it.
 #[derive(Debug, Default)]
@@ -49,17 +52,17 @@ impl Pool {
         lane: Lane,
         remote: &str,
     ) -> io::Result<Connection> {
-        let link = self.slot(address).link(quic, address).await?;
+        let link = self.slot(address, lane).link(quic, address).await?;
         let (mut send, receive) = link.connection.open_bi().await.map_err(|e| lost(&e))?;
         send.write_all(&preface::encode(lane)).await?;
         let peer = link.peer.clone();
         Ok(stream::connection((send, receive), lane, peer, remote.to_owned(), Arc::new(link)))
     }
 
-    fn slot(&self, address: SocketAddr) -> Arc<Slot> {
+    fn slot(&self, address: SocketAddr, lane: Lane) -> Arc<Slot> {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         slots.retain(|_, slot| !slot.is_unused());
-        slots.entry(address).or_default().clone()
+        slots.entry((address, lane == Lane::Bulk)).or_default().clone()
     }
 }
 

@@ -1,4 +1,5 @@
-//! QUIC for kv: one connection to each peer, and in it a stream per lane, so that lanes never block one another.
+//! QUIC for kv: a connection to each peer, and in it a stream per lane, so that lanes never block one another. What goes in bulk
+//! has a connection of its own.
 //!
 //! [`Quic`] is the [`Transport`]. A stream begins with a preface of eight bytes by which the connecting end says that it
 //! speaks kv, in which version, and which lane the stream is for; then the stream belongs to the user.
@@ -32,14 +33,14 @@ const PORT_FREED: Duration = Duration::from_millis(200);
 /// How often that is tried.
 const PORT_RETRY: Duration = Duration::from_millis(10);
 
-/// QUIC: a connection per peer, a stream per lane.
+/// QUIC: a stream per lane.
 ///
 /// - An address is `HOST:PORT`: an IPv4 address, an IPv6 address in brackets, or a name, which is looked up at
 ///   each bind and connect. All addresses of a name are tried in turn. The port is one of UDP.
-/// - Streams to the same address share a connection, up to 64 of them; it is closed when the last one is dropped.
-///   Clones of a `Quic` share their connections.
-/// - The lanes' bytes are sent by urgency: Control before Log before Client before Bulk. A peer that does not read stops
-///   its lane alone, after [`stream_window`](Self::stream_window) bytes.
+/// - Streams to the same address share a connection, up to 64 of them; it is closed when the last one is dropped. Those of the
+///   Bulk lane share another one. Clones of a `Quic` share their connections.
+/// - The lanes' bytes are sent by urgency: Control before Log before Client. A peer that does not read stops its lane alone,
+///   after [`stream_window`](Self::stream_window) bytes.
 /// - A peer whose process has died is noticed within tens of milliseconds where its machine still answers (on Linux),
 ///   else after the [`idle_timeout`](Self::idle_timeout). A live connection is kept from idling by the connecting end.
 /// - A peer that is started anew on the same port resets the connections that its predecessor had.

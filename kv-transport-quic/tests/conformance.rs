@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use kv_transport::conformance::{Held, Subject};
+use kv_transport::conformance::{self, Held, Subject};
 use kv_transport_quic::Quic;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -28,4 +28,12 @@ async fn open_garbage(address: String) -> Held {
     }
     socket.send(&noise).await.unwrap();
     Box::new(socket)
+}
+
+/// `cargo test --release -p kv-transport-quic --test conformance -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement: it prints, and claims nothing"]
+fn delays_beside_a_full_lane() {
+    let subject = || Subject::new(Quic::insecure(), "127.0.0.1:0");
+    conformance::run("delays", subject, conformance::delays_beside_a_full_lane);
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use kv_transport::conformance::{Held, Subject};
+use kv_transport::conformance::{self, Held, Subject};
 use kv_transport_tcp::Tcp;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,4 +20,12 @@ async fn open_garbage(address: String) -> Held {
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(openings[TURN.fetch_add(1, Ordering::Relaxed) % 4]).await.unwrap();
     Box::new(socket)
+}
+
+/// `cargo test --release -p kv-transport-tcp --test conformance -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement: it prints, and claims nothing"]
+fn delays_beside_a_full_lane() {
+    let subject = || Subject::new(Tcp::new(), "127.0.0.1:0");
+    conformance::run("delays", subject, conformance::delays_beside_a_full_lane);
 }

@@ -8,6 +8,7 @@ mod harness;
 mod hostile;
 #[cfg(feature = "certs")]
 mod identity;
+mod lanes;
 mod links;
 mod load;
 #[cfg(feature = "certs")]
@@ -211,4 +212,14 @@ async fn everything_works_on_one_thread_over_quic() {
 #[tokio::test]
 async fn everything_works_on_one_thread_over_tcp() {
     harness::bounded(disks::everything_works_on_one_thread(Net::tcp())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: see lanes.rs"]
+async fn small_writes_beside_a_transfer() {
+    harness::bounded(lanes::small_writes_beside_a_transfer(Net::memory())).await;
+    #[cfg(feature = "tcp")]
+    harness::bounded(lanes::small_writes_beside_a_transfer(Net::tcp())).await;
+    #[cfg(all(feature = "quic", feature = "certs"))]
+    harness::bounded(lanes::small_writes_beside_a_transfer(Net::quic())).await;
 }

@@ -6,9 +6,11 @@
 //! ```
 //! Each claim builds a tokio runtime of its own and is given half a minute.
 
+mod delays;
 mod opening;
 mod streams;
 
+pub use delays::*;
 pub use opening::*;
 pub use streams::*;
 

@@ -220,6 +220,14 @@ pub(crate) struct SimArgs {
     #[arg(long, value_name = "N", default_value_t = crate::sim::EVENTS)]
     pub(crate) events: usize,
 
+    /// Plans of months: heartbeats of 5 and 10 s, faults hours or days apart, clients that call now and then. Every heartbeat is run.
+    #[arg(long, conflicts_with = "bugs")]
+    pub(crate) long: bool,
+
+    /// Run long plans, from the first seed on, until so many years have been simulated in all.
+    #[arg(long, value_name = "N", conflicts_with_all = ["seed", "bugs"])]
+    pub(crate) years: Option<u32>,
+
     /// How many seeds to run at once [default: the number of cores]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,

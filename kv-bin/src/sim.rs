@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// How many events are shown before a violation.
 pub(crate) const EVENTS: usize = 50;
 
+/// 365 days.
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
 /// What all seeds together came to.
 #[derive(Debug, Default)]
 struct Total {
@@ -28,7 +31,8 @@ struct Total {
 /// # Errors
 /// If an invariant was broken in one of them.
 pub(crate) fn run(args: &SimArgs, json: bool) -> Result<(), Failure> {
-    let options = Options { bug: args.bug, ..Options::default() };
+    let long = args.long || args.years.is_some();
+    let options = Options { bug: args.bug, long, ..Options::default() };
     if let Some(seed) = args.seed {
         let trace = if args.verbose { args.events } else { 0 };
         return one(seed, &Options { trace, ..options }, json);
@@ -37,7 +41,10 @@ pub(crate) fn run(args: &SimArgs, json: bool) -> Result<(), Failure> {
         return bugs(&args.seeds, args.jobs, json);
     }
     let began = Instant::now();
-    let total = sweep(args.seeds.clone(), &options, args.jobs, json);
+    let total = match args.years {
+        Some(years) => sweep(args.seeds.start..u64::MAX, years * YEAR, &options, args.jobs, json),
+        None => sweep(args.seeds.clone(), Duration::MAX, &options, args.jobs, json),
+    };
     report(&total, began.elapsed(), json).or_else(closed)?;
     if total.failed.is_empty() {
         return Ok(());
@@ -156,8 +163,14 @@ fn one(seed: u64, options: &Options, json: bool) -> Result<(), Failure> {
     }
 }
 
-/// All seeds, `jobs` at a time.
-fn sweep(seeds: Range<u64>, options: &Options, jobs: Option<usize>, json: bool) -> Total {
+/// All seeds, `jobs` at a time, until that much time has been simulated.
+fn sweep(
+    seeds: Range<u64>,
+    simulated: Duration,
+    options: &Options,
+    jobs: Option<usize>,
+    json: bool,
+) -> Total {
     let next = AtomicU64::new(seeds.start);
     let total = Mutex::new(Total::default());
     std::thread::scope(|scope| {
@@ -174,6 +187,9 @@ fn sweep(seeds: Range<u64>, options: &Options, jobs: Option<usize>, json: bool) 
                     }
                     let mut total = total.lock().expect("no run panics with the lock held");
                     total.add(&report);
+                    if total.simulated >= simulated {
+                        next.store(seeds.end, Ordering::Relaxed);
+                    }
                 }
             });
         }
@@ -222,6 +238,7 @@ fn report(total: &Total, wall: Duration, json: bool) -> io::Result<()> {
                 "failed": total.failed,
                 "operations": total.operations,
                 "simulated_s": total.simulated.as_secs_f64(),
+                "simulated_years": years(total.simulated),
                 "wall_s": wall.as_secs_f64(),
             })
             .to_string(),
@@ -233,12 +250,17 @@ fn report(total: &Total, wall: Duration, json: bool) -> io::Result<()> {
     };
     let times = total.simulated.as_secs_f64() / wall.as_secs_f64().max(0.001);
     output::say(&format!(
-        "{} seeds, {} operations, {:.0} s simulated in {:.1} s ({times:.0} times): {verdict}",
+        "{} seeds, {} operations, {:.0} s ({:.4} years) simulated in {:.1} s ({times:.0} times): {verdict}",
         styled(STRONG, total.seeds),
         total.operations,
         total.simulated.as_secs_f64(),
+        years(total.simulated),
         wall.as_secs_f64(),
     ))
+}
+
+fn years(simulated: Duration) -> f64 {
+    simulated.as_secs_f64() / YEAR.as_secs_f64()
 }
 
 /// Reads `A..B` or a single seed.

@@ -10,9 +10,6 @@ use crate::kv::Applied;
 use crate::message::{Entry, FormationStep, Message, Recovered, Request, Write};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How far clocks may drift apart while one is not heard.
-const STAMP_SLACK_MS: u64 = 10_000;
-
 /// An entry that is committed for ever.
 #[derive(Debug)]
 struct Committed {
@@ -52,6 +49,8 @@ pub(super) struct Checker {
     walls: Vec<Timestamp>,
     /// The last vote of each member to leave a view, and when it was sent.
     votes: Vec<Vec<(View, Time)>>,
+    /// How far clocks may drift apart while one is not heard.
+    stamp_slack_ms: u64,
     /// How long a vote may count after it was sent; `None` where messages can take any time.
     vote_lifetime: Option<Time>,
     /// The newest view of any member.
@@ -79,6 +78,7 @@ impl Checker {
             wiped: BTreeSet::new(),
             walls: vec![Timestamp::ZERO; members],
             votes: vec![Vec::new(); members],
+            stamp_slack_ms: plan.scale.stamp_slack_ms,
             vote_lifetime: plan.vote_lifetime(),
             newest: View::ZERO,
             now: 0,
@@ -256,7 +256,7 @@ impl Checker {
         let mut walls = self.walls.clone();
         walls.sort_unstable();
         let second = walls.iter().rev().nth(1.min(walls.len() - 1)).copied().unwrap_or_default();
-        if entry.header.timestamp.get() > second.get().saturating_add(STAMP_SLACK_MS) {
+        if entry.header.timestamp.get() > second.get().saturating_add(self.stamp_slack_ms) {
             let found = format!("{:?}, the clocks show {walls:?}", entry.header);
             return Err(("a stamp is in the past of two clocks", found));
         }

@@ -205,7 +205,7 @@ impl World {
         let mut pause = around(&mut self.rng, load.pause);
         if self.rng.u32(0..100) == 0 {
             // Long enough for its session to expire.
-            pause += self.rng.u64(0..4 * SECOND);
+            pause += self.rng.u64(0..load.absence);
         }
         self.schedule(self.now + pause, Event::ClientCall { client });
     }

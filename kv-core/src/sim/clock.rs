@@ -11,6 +11,10 @@ pub(super) type Time = u64;
 pub(super) const MS: Time = 1_000_000;
 /// Nanoseconds in a second.
 pub(super) const SECOND: Time = 1_000 * MS;
+/// Nanoseconds in a minute.
+pub(super) const MINUTE: Time = 60 * SECOND;
+/// Nanoseconds in an hour.
+pub(super) const HOUR: Time = 60 * MINUTE;
 
 /// Wall time at the beginning of a run: some day in 2026.
 const EPOCH_MS: i64 = 1_780_000_000_000;

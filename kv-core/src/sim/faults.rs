@@ -1,10 +1,10 @@
 //! Faults: what goes wrong, for how long, and the healing.
 
-use super::clock::{MS, SECOND, Time};
+use super::clock::{SECOND, Time};
 use super::kind::Kind;
 use super::member::End;
 use super::network::Filter;
-use super::plan::{Fault, MAX_DRIFT, around, pick};
+use super::plan::{Fault, around, pick};
 use super::storage::Disk;
 use super::world::{Due, Event, World};
 use crate::config::Role;
@@ -155,7 +155,7 @@ impl World {
                 self.members[member].clock.freeze(now);
                 self.schedule(end, Event::Undo(Undo::Thaw(member)));
             }
-            _ => self.members[member].clock.drift(now, &mut self.rng, MAX_DRIFT),
+            _ => self.members[member].clock.drift(now, &mut self.rng, self.plan.scale.most_drift),
         }
         self.set_timer(member);
     }
@@ -253,7 +253,7 @@ impl World {
             self.network.clog(from, to);
             self.schedule(end, Event::Undo(Undo::Release(from, to)));
         } else {
-            let lag = *pick(&mut self.rng, &[20 * MS, 200 * MS, SECOND]);
+            let lag = *pick(&mut self.rng, &self.plan.scale.lags);
             self.network.lag(from, to, lag);
             self.schedule(end, Event::Undo(Undo::Quicken(from, to)));
         }

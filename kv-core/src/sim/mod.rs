@@ -36,6 +36,7 @@ mod tests;
 mod trace;
 mod transfer;
 mod world;
+mod years;
 
 pub use bug::Bug;
 pub use report::{Options, Report, Violation};

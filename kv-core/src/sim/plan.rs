@@ -37,10 +37,41 @@ pub(super) struct Plan {
     pub(super) damage: Option<DamagePlan>,
     /// At the end one member stays away: the others must do.
     pub(super) heal_quorum_only: bool,
+    /// What follows from how long all this takes.
+    pub(super) scale: Scale,
+}
+
+/// Bounds that depend on the time scale of a plan.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scale {
+    /// How long the healed cluster may take until it has converged.
+    pub(super) settle: Time,
+    /// How often it is looked at meanwhile.
+    pub(super) probe: Time,
+    /// How slow a slow link is.
+    pub(super) lags: [Time; 3],
+    /// How wrong the rate of a monotonic clock gets when it changes, in millionths.
+    pub(super) most_drift: u64,
+    /// How far clocks may drift apart while one is not heard.
+    pub(super) stamp_slack_ms: u64,
+    /// More events than any run should need.
+    pub(super) most_events: u64,
+}
+
+impl Scale {
+    /// Of plans that take seconds.
+    pub(super) const SHORT: Self = Self {
+        settle: 90 * SECOND,
+        probe: 50 * MS,
+        lags: [20 * MS, 200 * MS, SECOND],
+        most_drift: MAX_DRIFT,
+        stamp_slack_ms: 10_000,
+        most_events: 20_000_000,
+    };
 }
 
 /// How wrong the rate of a monotonic clock gets, in millionths.
-pub(super) const MAX_DRIFT: u64 = 100_000;
+const MAX_DRIFT: u64 = 100_000;
 
 /// How messages travel.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +137,8 @@ pub(super) struct Load {
     pub(super) in_flight: usize,
     /// The mean pause of a client between calls.
     pub(super) pause: Time,
+    /// The longest of the pauses that a client makes now and then, so that its session may expire.
+    pub(super) absence: Time,
     /// How long a call may take.
     pub(super) deadline: Duration,
     /// Reads, of a hundred calls.
@@ -244,6 +277,7 @@ impl Plan {
             chaos,
             damage: (roles.len() >= 3 && rng.u32(0..6) == 0).then(|| draw_damage(roles.len(), rng)),
             heal_quorum_only: roles.len() >= 3 && rng.u32(0..3) == 0,
+            scale: Scale::SHORT,
             roles,
         }
     }
@@ -318,6 +352,7 @@ fn draw_load(rng: &mut Rng) -> Load {
         keys: *pick(rng, &[1, 2, 3, 8]),
         in_flight: *pick(rng, &[1, 2, 4, 8]),
         pause: *pick(rng, &[10 * MS, 50 * MS, 200 * MS]),
+        absence: 4 * SECOND,
         deadline: Duration::from_millis(*pick(rng, &[500, 3000, 10_000])),
         reads: *pick(rng, &[10, 40, 70]),
         guarded: *pick(rng, &[0, 30, 80]),

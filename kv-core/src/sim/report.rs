@@ -10,6 +10,8 @@ use std::time::Duration;
 pub struct Options {
     /// A known-wrong variant to run instead of the right code.
     pub bug: Option<Bug>,
+    /// Plans of months instead of seconds: slow heartbeats, faults hours or days apart. A run takes seconds.
+    pub long: bool,
     /// How many of the last events to keep in words, for [`Violation::events`]. Slower; changes nothing else.
     pub trace: usize,
 }

@@ -6,7 +6,7 @@ use super::history::{Action, Ending};
 use super::kind::Kind;
 use super::member::End;
 use super::network::Filter;
-use super::plan::{ClockPlan, DiskPlan, Load, NetworkPlan, Plan};
+use super::plan::{ClockPlan, DiskPlan, Load, NetworkPlan, Plan, Scale};
 use super::report::Options;
 use super::world::{Due, World};
 use super::{Bug, panic};
@@ -83,7 +83,7 @@ impl Story {
     fn once(&self, seed: u64, bug: Option<Bug>, script: impl Fn(&mut Cluster)) -> Result<(), String> {
         let mut plan = calm(self.roles.clone());
         (self.adapt)(&mut plan);
-        let options = Options { bug, trace: 60 };
+        let options = Options { bug, trace: 60, ..Options::default() };
         let world = World::with_plan(seed, plan, Rng::with_seed(seed), &options);
         let mut cluster = Cluster { world };
         panic::catch(|| {
@@ -130,6 +130,7 @@ fn calm(roles: Vec<Role>) -> Plan {
             keys: 1,
             in_flight: 8,
             pause: SECOND,
+            absence: SECOND,
             deadline: Duration::from_secs(30),
             reads: 0,
             guarded: 0,
@@ -140,6 +141,7 @@ fn calm(roles: Vec<Role>) -> Plan {
         chaos: SECOND,
         damage: None,
         heal_quorum_only: false,
+        scale: Scale::SHORT,
     }
 }
 

@@ -2,13 +2,13 @@
 
 use super::checker::Checker;
 use super::clients::Client;
-use super::clock::{MS, SECOND, Time};
+use super::clock::{SECOND, Time};
 use super::faults::Undo;
 use super::history::History;
 use super::kind::Kind;
 use super::member::Member;
 use super::network::Network;
-use super::plan::Plan;
+use super::plan::{Plan, Scale};
 use super::replay::Finding;
 use super::report::{Options, Report, Violation};
 use super::trace::Trace;
@@ -21,11 +21,6 @@ use fastrand::Rng;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
-
-/// How long the healed cluster may take until it has converged.
-const SETTLE: Time = 90 * SECOND;
-/// More events than any run should need.
-const MAX_EVENTS: u64 = 20_000_000;
 
 /// Something that is to happen.
 #[derive(Debug)]
@@ -185,7 +180,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, options: &Options) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let plan = Plan::draw(&mut rng);
+        let plan = if options.long { Plan::draw_long(&mut rng) } else { Plan::draw(&mut rng) };
         Self::with_plan(seed, plan, rng, options)
     }
 
@@ -248,8 +243,9 @@ impl World {
         self.now = next.at;
         self.checker.now = next.at;
         self.dispatch(next.event);
-        if self.trace.events() > MAX_EVENTS {
-            self.fail(("a run is finite", format!("{MAX_EVENTS} events")));
+        let most = self.plan.scale.most_events;
+        if self.trace.events() > most {
+            self.fail(("a run is finite", format!("{most} events")));
         }
     }
 
@@ -376,15 +372,16 @@ impl World {
     /// Looks whether all is well again after the healing; the run ends when it is.
     fn probe(&mut self) {
         let since = self.healed.unwrap_or(self.now);
+        let Scale { settle, probe, .. } = self.plan.scale;
         match self.unsettled() {
             None => {
                 self.check_digests();
                 self.converged = true;
             }
-            Some(reason) if self.now > since + SETTLE => {
+            Some(reason) if self.now > since + settle => {
                 self.fail(("a healed cluster converges", reason));
             }
-            Some(_) => self.schedule(self.now + 50 * MS, Event::Probe),
+            Some(_) => self.schedule(self.now + probe, Event::Probe),
         }
     }
 }

@@ -1,0 +1,68 @@
+//! Plans whose time scale is days and weeks, for simulated years: the slowest heartbeats that are allowed, faults hours or days apart,
+//! clients that call now and then. Time in which nothing happens but signs of life is not left out: every one of them is sent,
+//! answered and timed by the real replicas.
+
+use super::clock::{HOUR, MINUTE, MS, SECOND, Time};
+use super::plan::{Load, Plan, Scale, pick};
+use fastrand::Rng;
+use std::time::Duration;
+
+const DAY: Time = 24 * HOUR;
+/// How wrong the rate of a monotonic clock gets, in millionths.
+const MOST_DRIFT: u64 = 100;
+
+impl Plan {
+    /// Draws a plan of some months.
+    pub(super) fn draw_long(rng: &mut Rng) -> Self {
+        let mut plan = Self::draw(rng);
+        plan.chaos = *pick(rng, &[20 * DAY, 60 * DAY, 120 * DAY]);
+        plan.fault_gap = *pick(rng, &[2 * HOUR, 12 * HOUR, 2 * DAY]);
+        plan.fault_length = *pick(rng, &[5 * MINUTE, HOUR, 12 * HOUR]);
+        plan.options.heartbeat = *pick(rng, &[5, 10, 10].map(Duration::from_secs));
+        plan.options.suspect_min = *pick(rng, &[30, 60].map(Duration::from_secs));
+        plan.options.suspect_max = *pick(rng, &[60, 120].map(Duration::from_secs));
+        plan.options.session_ttl = *pick(rng, &[3_600, 86_400, 30 * 86_400].map(Duration::from_secs));
+        // What real clocks do: what makes little difference in seconds comes to hours here.
+        plan.clock.drift = *pick(rng, &[0, MOST_DRIFT]);
+        plan.clock.wall_drift = *pick(rng, &[0, 100, 1000]);
+        plan.load = Load {
+            pause: *pick(rng, &[10 * MINUTE, HOUR, 6 * HOUR]),
+            deadline: *pick(rng, &[60, 600, 3_600].map(Duration::from_secs)),
+            absence: 4 * DAY,
+            ..plan.load
+        };
+        plan.scale = Scale {
+            settle: 45 * Time::try_from(plan.options.suspect_max.as_nanos()).unwrap_or(Time::MAX / 45),
+            probe: 10 * SECOND,
+            lags: [SECOND, 10 * SECOND, MINUTE],
+            most_drift: MOST_DRIFT,
+            stamp_slack_ms: 10_000 + plan.chaos / MS * MOST_DRIFT / 1_000_000,
+            most_events: 500_000_000,
+        };
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Options;
+    use super::super::world::World;
+    use super::*;
+
+    /// A day of each seed, so that it fits an ordinary test.
+    #[test]
+    fn a_day_passes_without_leaving_out_a_sign_of_life() {
+        for seed in 0..2 {
+            let mut rng = Rng::with_seed(seed);
+            let plan = Plan { chaos: DAY, fault_gap: HOUR, ..Plan::draw_long(&mut rng) };
+            let beats = plan.chaos / Time::try_from(plan.options.heartbeat.as_nanos()).unwrap();
+            let alone = plan.roles.len() == 1;
+            let mut world = World::with_plan(seed, plan, rng, &Options::default());
+            world.run();
+            let report = world.into_report();
+            assert_eq!(report.violation, None, "seed {seed}");
+            assert!(report.simulated >= Duration::from_secs(86_400));
+            assert!(alone || report.events > beats, "seed {seed}: {} events", report.events);
+        }
+    }
+}

@@ -3,17 +3,19 @@
 mod dice;
 mod disks;
 mod node;
+mod snapshot;
 mod wire;
 
 pub use disks::{journal, superblock};
 pub use node::replica;
+pub use snapshot::snapshot;
 pub use wire::{hello, requests, stream, wire};
 
 /// A target's name and body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("wire", wire),
     ("stream", stream),
     ("hello", hello),
@@ -21,4 +23,5 @@ pub const TARGETS: [Target; 7] = [
     ("journal", journal),
     ("superblock", superblock),
     ("replica", replica),
+    ("snapshot", snapshot),
 ];

@@ -3,7 +3,7 @@
 use super::limits::ReplicatedLimits;
 use crate::engine::{EngineError, Merge, Merged, Row, Rows};
 use crate::ids::{Anchor, Revision, SessionId, Timestamp};
-use crate::session::{Changes, Session};
+use crate::session::{Changes, Session, SessionLimits};
 use serde::{Deserialize, Serialize};
 
 /// The row with the numbers of the state.
@@ -21,20 +21,39 @@ pub(super) struct Standing {
     pub(super) timestamp: Timestamp,
 }
 
+impl Standing {
+    /// Whether counting can have led there: what a peer sends as its state is not believed.
+    fn is_sane(&self) -> bool {
+        let numbers = [self.applied.op.get(), self.revision.get(), self.timestamp.get()];
+        numbers.iter().all(|number| *number <= u64::MAX >> 2)
+    }
+}
+
 /// Reads what the last checkpoint wrote: `None` if there was none.
 pub(super) fn load(rows: &Rows) -> Result<Option<Standing>, EngineError> {
     let Some((_, numbers)) = rows.starting_with(NUMBERS)?.pop() else { return Ok(None) };
-    let standing = postcard::from_bytes(&numbers);
-    standing.map(Some).map_err(|_| EngineError::damaged("its numbers cannot be read"))
+    let standing: Standing =
+        postcard::from_bytes(&numbers).map_err(|_| EngineError::damaged("its numbers cannot be read"))?;
+    if standing.is_sane() {
+        Ok(Some(standing))
+    } else {
+        Err(EngineError::damaged("its numbers are too great"))
+    }
 }
 
 /// The sessions that the last checkpoint wrote.
-pub(super) fn load_sessions(rows: &Rows) -> Result<Vec<(SessionId, Session)>, EngineError> {
+pub(super) fn load_sessions(
+    rows: &Rows,
+    limits: &SessionLimits,
+) -> Result<Vec<(SessionId, Session)>, EngineError> {
     let damaged = || EngineError::damaged("a session cannot be read");
     let mut sessions = Vec::new();
     for (name, bytes) in rows.starting_with(SESSION)? {
         let id = name[SESSION.len()..].try_into().map_err(|_| damaged())?;
-        let session = postcard::from_bytes(&bytes).map_err(|_| damaged())?;
+        let session: Session = postcard::from_bytes(&bytes).map_err(|_| damaged())?;
+        if !session.keeps_to(limits) || sessions.len() >= limits.max {
+            return Err(EngineError::damaged("a session breaks the limits"));
+        }
         sessions.push((SessionId::new(u64::from_be_bytes(id)), session));
     }
     Ok(sessions)

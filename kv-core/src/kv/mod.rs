@@ -78,7 +78,7 @@ impl State {
         let mut sessions = Sessions::new(limits.sessions(), true);
         if let Some(standing) = &standing {
             standing.limits.check(&limits.replicated())?;
-            for (id, session) in checkpoint::load_sessions(&rows)? {
+            for (id, session) in checkpoint::load_sessions(&rows, &limits.sessions())? {
                 sessions.restore(id, session);
             }
         }

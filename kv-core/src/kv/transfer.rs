@@ -133,7 +133,7 @@ impl Receiver {
         let rows = staging.rows()?;
         let Some(standing) = checkpoint::load(&rows)? else { return Ok(false) };
         standing.limits.check(&self.limits.replicated())?;
-        checkpoint::load_sessions(&rows)?;
+        checkpoint::load_sessions(&rows, &self.limits.sessions())?;
         Ok(standing.applied == at)
     }
 

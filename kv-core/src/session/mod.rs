@@ -60,6 +60,11 @@ impl Session {
         }
     }
 
+    /// Whether it holds no more than requests can have led to.
+    pub(crate) fn keeps_to(&self, limits: &SessionLimits) -> bool {
+        self.results.len() <= limits.window && self.results.keys().all(|number| *number > self.acked_through)
+    }
+
     /// The client needs no results up to here.
     fn acknowledge(&mut self, through: RequestNumber) {
         self.acked_through = self.acked_through.max(through);

@@ -155,8 +155,7 @@ impl Sessions {
         assert!(self.sessions.len() <= self.limits.max);
         for (id, session) in &self.sessions {
             assert!(self.silence.contains(&(session.last_heard, *id)));
-            assert!(session.results.len() <= self.limits.window);
-            assert!(session.results.keys().all(|number| *number > session.acked_through));
+            assert!(session.keeps_to(&self.limits));
         }
     }
 }

@@ -122,6 +122,11 @@ impl Segments {
         self.next_block.is_some_and(|next| last - next.min(last) >= blocks)
     }
 
+    /// Whether the segment that was written last is not there: nothing can be written before the next one is begun.
+    pub(super) fn is_newest_missing(&self) -> bool {
+        self.next_block.is_none() && self.newest > Generation::ZERO
+    }
+
     /// Everything written so far lies before this.
     pub(super) fn frontier(&self) -> Position {
         match (self.next_block, self.active.last()) {

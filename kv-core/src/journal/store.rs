@@ -258,7 +258,25 @@ impl Store {
         let once = self.superblock.damaged;
         let stays = record.damaged || (self.unsettled && once.is_some());
         self.superblock.damaged = stays.then(|| once.unwrap_or(Extent::Open));
+        if once.is_some() && !stays {
+            self.give_up_what_told_of_damage()?;
+        }
         self.save()
+    }
+
+    /// Rule D6: the damage ends with the next save, and the next opening must not find it again where nothing is appended in between. A
+    /// checkpoint's own entry that is gone counts as dropped, because the state stands for it; a newest segment that is gone is followed by
+    /// another one.
+    fn give_up_what_told_of_damage(&mut self) -> Result<(), WriteError> {
+        let floor = self.chain.floor();
+        if floor.anchor.op > self.superblock.floor.anchor.op {
+            self.superblock.floor = floor;
+            self.reader.drop_through(floor.anchor.op, &[]);
+        }
+        if self.segments.is_newest_missing() {
+            self.superblock.generation = self.segments.roll(&self.reader)?;
+        }
+        Ok(())
     }
 
     /// Cuts the log, durable with the next save.

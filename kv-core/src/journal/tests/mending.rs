@@ -252,3 +252,83 @@ fn s1_a_crash_at_any_point_of_a_second_copy_loses_nothing_that_was_there() {
         }
     }
 }
+
+/// A log of six entries whose checkpoint is its head, damaged by `spoil`.
+fn spoilt_at_its_checkpoint(spoil: &dyn Fn(&Disk)) -> (Disk, Vec<Entry>) {
+    let (disk, mut journal, entries) = with_entries(6);
+    journal.execute(&[Write::Checkpoint(entries[5].header.anchor())]).unwrap();
+    drop(journal);
+    spoil(&disk);
+    (disk, entries)
+}
+
+/// A checkpoint's own entry, and the newest segment, with nothing written afterwards: a quiet cluster.
+const QUIET: [&dyn Fn(&Disk); 3] =
+    [&|disk| spoil(disk, 6), &|disk| overwrite(disk, FIRST, 6 * 8, &[0; 4096]), &|disk| {
+        disk.storage().remove(FIRST).unwrap();
+    }];
+
+/// Rule D6: what was repaired is told once, and not at every start until something is appended.
+#[test]
+fn d6_repaired_damage_is_not_told_again() {
+    for (kind, spoil) in QUIET.into_iter().enumerate() {
+        let (disk, entries) = spoilt_at_its_checkpoint(spoil);
+        for _ in 0..2 {
+            let recovered = reopened(&disk);
+            assert_eq!((head(&recovered), recovered.is_damaged()), (6, true), "{kind}: until it is repaired");
+        }
+        let (mut journal, recovered) = open(&disk).unwrap();
+        let incarnation = recovered.incarnation.get() + 1;
+        let anchor = entries[5].header.anchor();
+        journal.execute(&[view_of(2, Some((anchor, incarnation)), false)]).unwrap();
+        for _ in 0..2 {
+            let recovered = reopened(&disk);
+            assert_eq!((head(&recovered), recovered.is_damaged()), (6, false), "{kind}");
+            assert_eq!(recovered.checkpoint, anchor);
+        }
+        // The log goes on, and what is acknowledged from now on is missed if it goes.
+        let (mut journal, _) = open(&disk).unwrap();
+        let more = entries_after(entries.last(), 9, 100, 3);
+        for entry in &more {
+            journal.execute(&[Write::Append(vec![entry.clone()])]).unwrap();
+        }
+        let place = journal.reader().place(op(8)).unwrap();
+        assert_eq!(head(&reopened(&disk)), 9);
+        assert!(disk.flip_bit(&segment::name(place.segment), u64::from(place.block) * 4096 + 700, 1));
+        let recovered = reopened(&disk);
+        assert_eq!((head(&recovered), recovered.is_damaged()), (7, true), "{kind}");
+    }
+}
+
+/// Rule D6: a crash at any operation of the write that ends the damage leaves it told, or done.
+#[test]
+fn d6_a_crash_while_damage_ends_leaves_it_told_or_done() {
+    let mut done = [0, 0];
+    for seed in 0..seeds(300) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (disk, entries) = spoilt_at_its_checkpoint(QUIET[rng.usize(..QUIET.len())]);
+        let anchor = entries[5].header.anchor();
+        let (mut journal, recovered) = open(&disk).unwrap();
+        let incarnation = recovered.incarnation.get() + 1;
+        disk.fail_after(rng.u64(0..12));
+        let ended = journal.execute(&[view_of(2, Some((anchor, incarnation)), false)]).is_ok();
+        drop(journal);
+        match rng.u8(..3) {
+            0 => disk.kill(),
+            1 => disk.crash_losing_all(),
+            _ => disk.crash(&mut rng),
+        }
+        let recovered = reopened(&disk);
+        assert_eq!(head(&recovered), 6, "seed {seed}");
+        assert!(!ended || !recovered.is_damaged(), "seed {seed}: what was told is durable");
+        done[usize::from(recovered.is_damaged())] += 1;
+        // Either way the member goes on.
+        let (mut journal, recovered) = open(&disk).unwrap();
+        let incarnation = recovered.incarnation.get() + 1;
+        journal.execute(&[view_of(3, Some((anchor, incarnation)), false)]).unwrap();
+        journal.execute(&[Write::Append(vec![entry_after(entries.last(), 9, 100)])]).unwrap();
+        let recovered = reopened(&disk);
+        assert_eq!((head(&recovered), recovered.is_damaged()), (7, false), "seed {seed}");
+    }
+    assert!(done.iter().all(|count| *count > 0), "{done:?}");
+}

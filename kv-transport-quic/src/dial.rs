@@ -59,6 +59,11 @@ impl Pool {
         Ok(stream::connection((send, receive), lane, peer, remote.to_owned(), Arc::new(link)))
     }
 
+    /// Shares no connection of before with a new stream: they were opened with other certificates.
+    pub(crate) fn begin_anew(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn slot(&self, address: SocketAddr, lane: Lane) -> Arc<Slot> {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         slots.retain(|_, slot| !slot.is_unused());

@@ -76,7 +76,8 @@ pub struct Quic {
 
 impl Quic {
     /// With certificates: both ends prove who they are, and [`Connection::peer`] says it. Files of the identity that change
-    /// are used for new connections once it is [refreshed](Identity::refresh).
+    /// are used once it is [refreshed](Transport::refresh): for every stream that is opened from then on, and every connection
+    /// that is accepted. A stream that is accepted on an older connection is its opener's by the certificate shown then.
     #[must_use]
     pub fn new(identity: Identity) -> Self {
         Self::with(Trust::Certified(identity))
@@ -210,7 +211,13 @@ impl Transport for Quic {
     fn refresh(&self) -> Result<bool, TransportError> {
         match &self.trust {
             Trust::Anybody => Ok(false),
-            Trust::Certified(identity) => Ok(identity.refresh()?),
+            Trust::Certified(identity) => {
+                let has_changed = identity.refresh()?;
+                if has_changed {
+                    self.pool.begin_anew();
+                }
+                Ok(has_changed)
+            }
         }
     }
 }

@@ -252,3 +252,28 @@ async fn certificates_of_another_root_or_none_are_refused_with_the_reason() {
     let accepted = timeout(Duration::from_millis(100), listener.accept()).await;
     assert!(accepted.is_err(), "{accepted:?}");
 }
+
+#[tokio::test]
+async fn m6_what_is_opened_after_a_refresh_is_opened_with_the_new_certificate() {
+    let (old, new) = (Pki::new(), Pki::new());
+    let client = Quic::new(old.identity(&Pki::client("app")));
+    assert_eq!(client.identity(), Peer::Client { cluster: "demo".into(), name: "app".into() });
+    assert!(!client.refresh().unwrap());
+    let server = Quic::new(old.identity(&Pki::member(1)));
+    let (mut listener, mut near, mut far) = pair(&server, &client, Lane::Client).await;
+    // From now on, all that this one shows and believes is of another root.
+    new.identity(&Pki::client("app"));
+    let (files, others) =
+        (Files::of(&Pki::client("app"), old.1.path()), Files::of(&Pki::client("app"), new.1.path()));
+    for (to, from) in
+        [(files.certificate, others.certificate), (files.key, others.key), (files.roots, others.roots)]
+    {
+        std::fs::copy(from, to).unwrap();
+    }
+    assert!(client.refresh().unwrap());
+    let error = client.connect(&listener.local_address(), Lane::Client).await.unwrap_err();
+    assert!(matches!(error, TransportError::Handshake { .. }), "{error:?}");
+    ping(&mut near, &mut far).await;
+    let accepted = timeout(Duration::from_millis(100), listener.accept()).await;
+    assert!(accepted.is_err(), "{accepted:?}");
+}

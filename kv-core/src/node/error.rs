@@ -112,7 +112,7 @@ pub enum StopReason {
     )]
     DiskHangs {
         /// Why the member stopped.
-        stopped: Box<StopReason>,
+        stopped: Box<Self>,
     },
     /// The system gave no thread.
     #[error("cannot start a thread: {0}: raise the limit on processes or free memory")]

@@ -82,6 +82,11 @@ pub mod transport {
     pub use kv_transport_tcp as tcp;
 }
 pub mod wire;
+pub mod guide {
+    //! What to know beyond the interface.
+    #[doc = include_str!("../SECURITY.md")]
+    pub mod security {}
+}
 
 pub use client::{Client, ClientBuilder};
 pub use config::{Cluster, Options};

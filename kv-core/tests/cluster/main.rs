@@ -170,6 +170,17 @@ macro_rules! on_every_secure_transport {
                 }
             )*
         }
+
+        #[cfg(feature = "quic")]
+        mod secure_quic {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    harness::bounded(identity::$name(Net::quic())).await;
+                }
+            )*
+        }
     };
 }
 

@@ -4,7 +4,7 @@ use crate::Quic;
 use crate::socket::Socket;
 use crate::stream::{self, lost};
 use async_trait::async_trait;
-use kv_transport::{Connection, Lane, Listener, Peer, TransportError, preface};
+use kv_transport::{Connection, Lane, Listener, Peer, Told, TransportError, preface};
 use quinn::{Endpoint, Incoming, RecvStream, SendStream, TokioRuntime, VarInt};
 use std::collections::VecDeque;
 use std::io;
@@ -37,6 +37,7 @@ pub(crate) struct Port {
     queue: watch::Sender<Option<mpsc::Sender<Connection>>>,
     /// Streams that have been handed out, or wait to be.
     lanes: AtomicUsize,
+    told: Told,
 }
 
 impl Port {
@@ -57,6 +58,7 @@ impl Port {
             address,
             queue: watch::Sender::new(None),
             lanes: AtomicUsize::new(0),
+            told: Told::default(),
         });
         tokio::spawn(greet(Arc::downgrade(&port), port.endpoint.clone()));
         Ok(port)
@@ -182,8 +184,11 @@ async fn receive(port: Arc<Port>, incoming: Incoming, mut evicted: oneshot::Rece
     };
     let (connection, peer) = match shaken {
         Ok(shaken) => shaken,
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return tracing::warn!(%remote, %error, "refused a caller");
+        Err(error)
+            if error.kind() == io::ErrorKind::PermissionDenied
+                && port.told.is_due(std::time::Instant::now(), remote.ip(), &error.to_string()) =>
+        {
+            return tracing::warn!(listener = %port.address, %remote, %error, "refused a connection");
         }
         Err(error) => return tracing::debug!(%remote, %error, "closed a connection that was not completed"),
     };

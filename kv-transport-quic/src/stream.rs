@@ -1,7 +1,7 @@
 //! The two directions of a stream, as the user holds them.
 
-use kv_transport::tls::explain;
 use kv_transport::tls::rustls::{AlertDescription, Error as TlsError};
+use kv_transport::tls::{explain, explain_sent};
 use kv_transport::{Connection, Lane, Peer};
 use quinn::{ConnectionError, ReadError, RecvStream, SendStream, TransportErrorCode, WriteError};
 use std::any::Any;
@@ -139,12 +139,13 @@ pub(crate) fn lost(error: &ConnectionError) -> io::Error {
             }
             None => (ErrorKind::ConnectionAborted, format!("the peer closed the connection: {close}")),
         },
-        ConnectionError::TransportError(error) if alert(error.code).is_some() => {
-            (ErrorKind::PermissionDenied, format!("the TLS handshake failed: {}", error.reason))
+        ConnectionError::TransportError(failed) => match alert(failed.code) {
+            Some(alert) => (ErrorKind::PermissionDenied, explain_sent(alert, &failed.reason)),
+            None => (ErrorKind::InvalidData, error.to_string()),
+        },
+        ConnectionError::VersionMismatch | ConnectionError::CidsExhausted => {
+            (ErrorKind::InvalidData, error.to_string())
         }
-        ConnectionError::TransportError(_)
-        | ConnectionError::VersionMismatch
-        | ConnectionError::CidsExhausted => (ErrorKind::InvalidData, error.to_string()),
     };
     io::Error::new(kind, reason)
 }

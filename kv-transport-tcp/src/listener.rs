@@ -3,7 +3,7 @@
 use crate::Tcp;
 use crate::connection::{self, Failure};
 use async_trait::async_trait;
-use kv_transport::{Connection, Listener, TransportError};
+use kv_transport::{Connection, Listener, Told, TransportError};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -21,9 +21,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// A refusal is told loudly once in this time, and no more than so many are: the others at level debug.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
-const TELL_AT_MOST: usize = 32;
 /// So many connections may wait to be taken; more stay in the system's backlog.
 const READY: usize = 128;
 
@@ -82,25 +79,6 @@ struct Accepting {
     told: Told,
 }
 
-/// What was refused and told loudly a short while ago: by whom, why, and when. Who keeps coming, or a flood of strangers, is not
-/// to flood the log.
-#[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<(String, Instant)>>>);
-
-impl Told {
-    /// Whether to tell this one.
-    fn is_due(&self, remote: SocketAddr, reason: &str) -> bool {
-        let text = format!("{} {reason}", remote.ip());
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|(_, at)| at.elapsed() < TELL_AGAIN);
-        let due = told.len() < TELL_AT_MOST && told.iter().all(|(other, _)| *other != text);
-        if due {
-            told.push((text, Instant::now()));
-        }
-        due
-    }
-}
-
 impl Accepting {
     fn new(socket: Socket, address: SocketAddr, settings: Tcp) -> Self {
         Self {
@@ -153,7 +131,9 @@ impl Accepting {
             let opened = timeout(deadline, connection::accept(socket, remote, &security)).await;
             match opened.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
                 Ok(connection) => return Some(connection),
-                Err(Failure::Handshake(reason)) if told.is_due(remote, &reason) => {
+                Err(Failure::Handshake(reason))
+                    if told.is_due(std::time::Instant::now(), remote.ip(), &reason) =>
+                {
                     tracing::warn!(%listener, %remote, reason, "refused a connection");
                 }
                 Err(error) => {

@@ -20,10 +20,12 @@ mod pipe;
 pub mod preface;
 #[cfg(feature = "tls")]
 pub mod tls;
+mod told;
 mod transport;
 
 pub use address::check_host_port;
 pub use error::TransportError;
 pub use faulty::{Counts, Direction, Fault, Faults, Faulty, Framing, Scope};
 pub use memory::Memory;
+pub use told::Told;
 pub use transport::{Connection, Lane, Listener, Peer, Reader, Transport, Writer};

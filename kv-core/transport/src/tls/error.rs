@@ -171,6 +171,20 @@ fn its_certificate(reason: &CertificateError) -> String {
     }
 }
 
+/// Why this end refused the other in a handshake, by the alert that it has sent, where that and a text is all there is.
+#[must_use]
+pub fn explain_sent(alert: AlertDescription, text: &str) -> String {
+    match alert {
+        AlertDescription::CertificateExpired => {
+            "its certificate has expired, or is not valid yet: renew it there, and check the clocks"
+                .to_owned()
+        }
+        AlertDescription::UnknownCA => its_certificate(&CertificateError::UnknownIssuer),
+        AlertDescription::CertificateRequired => TlsError::NoCertificate.to_string(),
+        _ => format!("the TLS handshake failed: {text}"),
+    }
+}
+
 /// What the other end says of this one.
 fn alert_received(alert: AlertDescription) -> String {
     let reason = match alert {

@@ -21,7 +21,7 @@ mod verify;
 
 #[cfg(feature = "certs")]
 pub use authority::{Authority, AuthorityError, Issued, Validity};
-pub use error::{TlsError, explain};
+pub use error::{TlsError, explain, explain_sent};
 pub use files::Files;
 pub use identity::Identity;
 pub use name::{Name, NameError};

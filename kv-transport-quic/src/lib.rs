@@ -111,7 +111,8 @@ impl Quic {
     }
 
     /// How long a connection lives of which nothing is heard; also how long an attempt to connect may take. The shorter of
-    /// the two ends' counts. Default 10 s; at least 3 s, so that a peer that is slow for a moment is not lost.
+    /// the two ends' counts. Default 10 s; at least 3 s, so that a peer that is slow for a moment is not lost; what
+    /// QUIC cannot express, millions of years, is for ever.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout.max(Duration::from_secs(3));

@@ -47,7 +47,7 @@ impl Quic {
         config
             .max_concurrent_bidi_streams(varint(streams as u64))
             .max_concurrent_uni_streams(VarInt::from_u32(0))
-            .max_idle_timeout(Some(IdleTimeout::from(varint(self.idle_timeout.as_millis() as u64))))
+            .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
             .stream_receive_window(varint(self.stream_window.into()))
             .receive_window(self.window_for(0))
             .send_window(self.window_for(0).into())

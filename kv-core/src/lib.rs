@@ -55,8 +55,9 @@
 //! It reads no environment variable and installs no `tracing` subscriber; what happens is told in spans named `member`.
 //!
 //! # Features
-//! None is on by default; a feature only adds. `tcp` adds [`transport`]`::tcp`, `quic` [`transport`]`::quic`, `sim` the
-//! deterministic simulator. Without any, nodes and clients run on the in-memory network or on a transport of your own.
+//! None is on by default; a feature only adds. `tcp` adds [`transport`]`::tcp`, `quic` [`transport`]`::quic`, `tls` certificates
+//! ([`transport`]`::tls`) and TLS over TCP, `certs` the making of certificates for development and tests, `sim` the deterministic
+//! simulator. [`guide::security`] says who is protected from whom. Without any, nodes and clients run on the in-memory network or on a transport of your own.
 
 pub mod client;
 pub mod config;

@@ -6,7 +6,7 @@
 //!
 //! All of it is encrypted, by TLS 1.3. With an identity ([`Quic::new`]) both ends prove who they are; without one
 //! ([`Quic::insecure`]) nobody does, and every connection's peer is
-//! [`Peer::Unauthenticated`](kv_transport::Peer::Unauthenticated).
+//! [`Peer::Unauthenticated`].
 
 mod crypto;
 mod dial;

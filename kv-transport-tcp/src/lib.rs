@@ -3,8 +3,7 @@
 //! [`Tcp`] is the [`Transport`]. The connecting end says in a preface of eight bytes that it speaks kv, in which
 //! version, and which lane the socket is for; then the stream belongs to the user.
 //!
-//! [`Tcp::new`] authenticates nobody: every connection's peer is
-//! [`Peer::Unauthenticated`](kv_transport::Peer::Unauthenticated), and whoever can read the network can read it all. With
+//! [`Tcp::new`] authenticates nobody: every connection's peer is `Peer::Unauthenticated`, and whoever can read the network can read it all. With
 //! `Tcp::with_tls` (feature `tls`) all is encrypted, and both ends are known by their certificates.
 
 mod connection;

@@ -53,7 +53,7 @@ async fn crowd(address: SocketAddr, count: usize, first: &'static [u8]) -> Vec<T
 async fn is_closed(stream: &mut TcpStream) -> bool {
     let mut byte = [0];
     let open = matches!(timeout(Duration::ZERO, stream.read(&mut byte)).await, Err(_) | Ok(Ok(1)));
-    open && stream.try_write(&byte).is_err() || !open
+    !open || stream.try_write(&byte).is_err()
 }
 
 /// L4, P9: ten thousand connections in one go, half of which do not even say for what, and again. The member has fewer

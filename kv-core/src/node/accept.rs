@@ -53,7 +53,15 @@ impl Callers {
 /// Callers that have not said hello yet, oldest first.
 #[derive(Debug, Default)]
 struct HalfOpen {
-    waiting: Mutex<(u64, VecDeque<(u64, oneshot::Sender<()>)>)>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Callers are numbered; the last.
+    last: u64,
+    /// Each with what tells it to go when it is dropped.
+    callers: VecDeque<(u64, oneshot::Sender<()>)>,
 }
 
 /// One of them. It ends when its `evicted` does.
@@ -70,19 +78,19 @@ impl HalfOpen {
     fn enter(self: &Arc<Self>) -> Ticket {
         let (sender, evicted) = oneshot::channel();
         let mut waiting = lock(&self.waiting);
-        let (next, callers) = &mut *waiting;
-        *next += 1;
-        if callers.len() >= HALF_OPEN {
-            callers.pop_front();
+        waiting.last += 1;
+        let number = waiting.last;
+        if waiting.callers.len() >= HALF_OPEN {
+            waiting.callers.pop_front();
         }
-        callers.push_back((*next, sender));
-        Ticket { number: *next, evicted, half_open: self.clone() }
+        waiting.callers.push_back((number, sender));
+        Ticket { number, evicted, half_open: self.clone() }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        lock(&self.half_open.waiting).1.retain(|(number, _)| *number != self.number);
+        lock(&self.half_open.waiting).callers.retain(|(number, _)| *number != self.number);
     }
 }
 
@@ -341,7 +349,7 @@ mod tests {
         let _next = half_open.enter();
         assert!(crowd[1].evicted.try_recv().is_err_and(|it| it == oneshot::error::TryRecvError::Empty));
         drop(crowd);
-        assert_eq!(lock(&half_open.waiting).1.len(), 2);
+        assert_eq!(lock(&half_open.waiting).callers.len(), 2);
     }
 
     /// P9.

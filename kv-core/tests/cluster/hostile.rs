@@ -342,6 +342,16 @@ async fn open_session((reader, writer): &mut Ends, call: u64) -> u64 {
     }
 }
 
+/// The place of the request with this number among those that were sent.
+fn order_of(number: u64) -> usize {
+    usize::try_from(number).expect("few") - 1
+}
+
+/// What the request with this number puts.
+fn nth(number: u64) -> &'static str {
+    ["a", "b", "c"][order_of(number)]
+}
+
 /// X7: what was sent once is sent again, on the same connection and on others, in the same order and in another.
 pub(crate) async fn x7_replayed_frames_are_applied_once(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
@@ -349,15 +359,15 @@ pub(crate) async fn x7_replayed_frames_are_applied_once(net: Net) {
     let session = open_session(&mut ends, 1).await;
     let mut outcomes = Vec::new();
     for number in 1..=3 {
-        let what = put(session, number, ["a", "b", "c"][number as usize - 1]);
+        let what = put(session, number, nth(number));
         outcomes.push(ask(&mut ends.0, &mut ends.1, ClientMessage { call: 1 + number, what }).await);
     }
     for order in [[1, 2, 3], [3, 2, 1], [2, 2, 2]] {
         let (_, mut again) = say_hello(&harness, 0, &clients_hello()).await;
         for (call, number) in (1..).zip(order) {
-            let what = put(session, number, ["a", "b", "c"][number as usize - 1]);
+            let what = put(session, number, nth(number));
             let answer = ask(&mut again.0, &mut again.1, ClientMessage { call, what }).await;
-            assert_eq!(answer, outcomes[number as usize - 1], "the stored outcome, bit for bit");
+            assert_eq!(answer, outcomes[order_of(number)], "the stored outcome, bit for bit");
         }
     }
     // The very same frame on the same connection is not even answered: what comes next is.
@@ -770,7 +780,7 @@ pub(crate) async fn l6_a_full_session_table_evicts_the_most_silent_and_repeats_n
     const ROOM: u64 = 8;
     const OPENED: u64 = 20;
     let mut few = options();
-    few.max_sessions = ROOM as usize;
+    few.max_sessions = usize::try_from(ROOM).expect("few");
     let harness = Harness::with(net, &[Role::Data; 3], few).await;
     let primary = harness.primary().await;
     let (_, mut ends) = say_hello(&harness, primary, &clients_hello()).await;

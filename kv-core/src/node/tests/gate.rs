@@ -32,8 +32,7 @@ async fn until_closed((mut reader, _writer): Ends) -> Duration {
 /// L4: of those who come at once, no more than the rate; members have one of their own, and a second later there is room.
 #[tokio::test(start_paused = true)]
 async fn l4_a_storm_is_let_in_at_its_rate_and_members_do_not_wait() {
-    let mut options = Options::default();
-    options.max_accepts_per_second = 50;
+    let options = Options { max_accepts_per_second: 50, ..Options::default() };
     let bench = Bench::with(options);
     bench.open_door().await;
     let mut let_in = Vec::new();

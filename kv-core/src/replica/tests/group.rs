@@ -108,6 +108,7 @@ impl Disk {
         let parent = self.entries.get(&op.next()).map(|entry| entry.header.parent);
         let differs = head >= op || found.or(parent).is_some_and(|known| known != hash);
         self.entries.retain(|above, _| *above > op && !differs);
+        self.bad.retain(|bad| self.entries.contains_key(bad));
         self.floor = (point.anchor, point.next_revision, point.timestamp);
     }
 

@@ -228,7 +228,8 @@ impl Walk {
             1..=3 => {
                 for _ in 0..self.rng.u8(1..4) {
                     let op = head.back(self.rng.u64(..8));
-                    if op > least && self.survives(id, op) {
+                    let is_there = self.group.members[usize::from(id)].disk.entries.contains_key(&op);
+                    if op > least && is_there && self.survives(id, op) {
                         self.group.members[usize::from(id)].disk.bad.insert(op);
                     }
                 }

@@ -137,6 +137,19 @@ impl Receiver {
         Ok(standing.applied == at)
     }
 
+    /// Whether it may take the place of this state: the state has not come as far, and what is stored is [verified](Self::verify). What may
+    /// not is thrown away.
+    ///
+    /// # Errors
+    /// If the disk fails, or the limits differ.
+    pub fn may_replace(&mut self, state: Option<&State>, at: Anchor) -> Result<bool, EngineError> {
+        if state.is_some_and(|state| state.applied().op >= at.op) {
+            self.discard()?;
+            return Ok(false);
+        }
+        self.verify(at)
+    }
+
     /// Puts what was verified in the place of the state, durably, and opens it. The old state must have been dropped.
     ///
     /// # Errors

@@ -90,9 +90,7 @@ impl Receiving {
         at: Anchor,
         state: &mut Option<Box<State>>,
     ) -> Result<Input, EngineError> {
-        let overtaken = state.as_ref().is_some_and(|state| state.applied().op >= at.op);
-        if overtaken || !self.0.verify(at)? {
-            self.0.discard()?;
+        if !self.0.may_replace(state.as_deref(), at)? {
             return Ok(Input::SnapshotRefused { at });
         }
         shared.take_state();

@@ -51,6 +51,11 @@ impl Replica {
         }
         warn!(%op, "the stored entry cannot be read: asking the others");
         self.log.mark_faulty(op);
+        self.begin_repair(op);
+    }
+
+    /// Asks for an entry, unless too many are asked for already: then it waits for its turn.
+    fn begin_repair(&mut self, op: Op) {
         if self.repairs.list.len() < MOST {
             let (nonce, patience) = (self.nonce(), self.options.suspect_min);
             let ask_at = self.now.monotonic;
@@ -122,11 +127,8 @@ impl Replica {
             self.say_what_is_back();
         }
         let waiting = self.log.faulty().find(|op| !self.repairs.list.contains_key(op));
-        if let Some(op) = waiting.filter(|_| self.repairs.list.len() < MOST) {
-            let (nonce, patience) = (self.nonce(), self.options.suspect_min);
-            let ask_at = self.now.monotonic;
-            self.repairs.list.insert(op, Repair { nonce, turns: 0, patience, ask_at, writing: None });
-            self.ask_for_repairs();
+        if let Some(op) = waiting {
+            self.begin_repair(op);
         }
     }
 

@@ -131,9 +131,7 @@ impl World {
         let Some(receiver) = &mut process.transfers.receiver else {
             return Ok(Input::SnapshotRefused { at });
         };
-        let overtaken = process.state.as_ref().is_some_and(|state| state.applied().op >= at.op);
-        if overtaken || !receiver.verify(at)? {
-            receiver.discard()?;
+        if !receiver.may_replace(process.state.as_ref(), at)? {
             return Ok(Input::SnapshotRefused { at });
         }
         process.state = None;

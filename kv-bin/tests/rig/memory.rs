@@ -99,7 +99,7 @@ pub(crate) async fn away(rounds: u32) -> Row {
     for n in 0..STEADY_KEYS {
         filler.delete(format!("steady/{n}")).await.expect("the cluster serves");
     }
-    let mib = values * VALUE >> 20;
+    let mib = (values * VALUE) >> 20;
     bench.end(format!("{mib} MiB in {} s beside {RATE} writes/s, peak {peak} MiB", took.as_secs())).await
 }
 

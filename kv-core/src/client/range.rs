@@ -65,8 +65,8 @@ impl IntoFuture for DeleteRange {
         Box::pin(async move {
             let mut total = 0;
             loop {
-                let limit = Command::MAX_RANGE as u32;
-                let command = Command::DeleteRange { from: from.clone(), to: to.clone(), limit };
+                let (from, to) = (from.clone(), to.clone());
+                let command = Command::DeleteRange { from, to, limit: Command::MAX_RANGE };
                 let outcome = write(&client, command, deadline).await?;
                 let Effect::RangeDeleted { count, more } = outcome.effect else {
                     return Err(other_effect(outcome.effect));

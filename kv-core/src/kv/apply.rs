@@ -141,7 +141,7 @@ impl State {
         to: Option<&[u8]>,
         limit: u32,
     ) -> Result<Effect, EngineError> {
-        let limit = limit.clamp(1, Command::MAX_RANGE as u32);
+        let limit = limit.clamp(1, Command::MAX_RANGE);
         let (mut keys, mut count, mut more) = (Vec::new(), 0, false);
         for record in self.engine.written().scan(from)? {
             let (key, _) = record?;

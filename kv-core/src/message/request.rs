@@ -305,7 +305,7 @@ impl SizeLimits {
 
 impl Command {
     /// The most keys that one request removes.
-    pub const MAX_RANGE: usize = 1000;
+    pub const MAX_RANGE: u32 = 1000;
 
     /// Whether it keeps to the limits. Asked by the client, at the door, and again when it is applied.
     ///

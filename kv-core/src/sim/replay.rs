@@ -148,11 +148,12 @@ impl Model {
 
     fn delete_range(&mut self, revision: Revision, from: &Bytes, to: Option<&Bytes>, limit: u32) -> Effect {
         let all = self.range(from, to, revision);
-        let count = all.len().min(limit.clamp(1, 1000) as usize);
-        for (key, _) in &all[..count] {
+        let mut count = 0;
+        for (key, _) in all.iter().take(limit.clamp(1, 1000) as usize) {
             self.delete(revision, key, None);
+            count += 1;
         }
-        Effect::RangeDeleted { count: count as u32, more: count < all.len() }
+        Effect::RangeDeleted { count, more: all.len() > count as usize }
     }
 
     /// The records of a range in the state at `revision`.

@@ -25,9 +25,12 @@ impl Model {
                 let inside = self.records.range(from.clone()..).map(|(key, _)| key.clone());
                 let inside: Vec<Bytes> =
                     inside.take_while(|key| to.as_ref().is_none_or(|to| key < to)).collect();
-                let count = inside.len().min((*limit).clamp(1, 1000) as usize);
-                inside[..count].iter().for_each(|key| drop(self.records.remove(key)));
-                let expected = Effect::RangeDeleted { count: count as u32, more: count < inside.len() };
+                let mut count = 0;
+                for key in inside.iter().take((*limit).clamp(1, 1000) as usize) {
+                    self.records.remove(key);
+                    count += 1;
+                }
+                let expected = Effect::RangeDeleted { count, more: inside.len() > count as usize };
                 assert_eq!(outcome.effect, expected, "{command:?}");
                 return;
             }

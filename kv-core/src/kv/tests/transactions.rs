@@ -141,6 +141,6 @@ fn a_transaction_beyond_the_limits_is_invalid_and_changes_nothing() {
     }
     assert!(all(&machine).is_empty());
     let all_of = Transaction { guards: guards(most), then: many(most), otherwise: many(most) };
-    machine.effect(transact(session, 100, all_of.clone()));
+    machine.effect(transact(session, 100, all_of));
     machine.state.check_invariants();
 }

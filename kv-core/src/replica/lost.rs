@@ -95,13 +95,14 @@ impl Replica {
         runs
     }
 
-    /// Rule V5.7: everyone has answered, and nobody has an entry that was committed. To wait would be to wait for ever. True if this member halts.
+    /// Rule V5.7: everyone has answered, and nobody has an entry that was committed. To wait would be to wait for ever. True if this member lacks it
+    /// too, and so decides nothing.
     pub(super) fn halt_if_lost(&mut self) -> bool {
         let State::ViewChange(change) = &self.state else { return false };
         let Some(op) = lost(change.summaries(), self.cluster.len()) else { return false };
         let is_missing = self.lacks(op).last().is_some_and(|(_, last)| *last >= op);
         if is_missing {
-            self.halt(super::Halt::Lost { op });
+            self.on_lost(op);
         }
         is_missing
     }

@@ -132,12 +132,13 @@ impl Replica {
         }
     }
 
-    /// Rule N4: what was withheld for the sake of a bad entry counts now.
+    /// Rules N4 and V4: what was withheld for the sake of a bad entry counts now, and what was said of it is out of date.
     fn say_what_is_back(&mut self) {
         match &self.state {
             State::Primary(_) => self.maybe_commit(),
             State::Backup(_) => self.acknowledge(),
-            State::Forming(_) | State::ViewChange(_) | State::CatchingUp(_) => {}
+            State::ViewChange(_) => self.say_again(),
+            State::Forming(_) | State::CatchingUp(_) => {}
         }
     }
 

@@ -22,6 +22,8 @@ pub(super) struct ViewChange {
     said: Option<LogSummary>,
     /// What everyone said, this member included: the latest of each.
     summaries: BTreeMap<MemberId, LogSummary>,
+    /// Everyone has said once what amounts to a loss.
+    doubted: bool,
     resend_at: Instant,
     /// When to vote for the next view.
     patience_ends: Instant,
@@ -136,6 +138,7 @@ impl Replica {
             persisted,
             said: None,
             summaries: BTreeMap::new(),
+            doubted: false,
             resend_at: now.after(self.options.heartbeat * 4),
             patience_ends: now.after(patience),
             suspicion: None,
@@ -189,6 +192,19 @@ impl Replica {
                 self.decide_log();
             }
         }
+    }
+
+    /// Rule V5.8: by what everyone has said, nobody has the entry at `op`. Halts if it is said twice: what was said first may be older
+    /// than a repair.
+    pub(super) fn on_lost(&mut self, op: Op) {
+        let me = self.me;
+        let State::ViewChange(change) = &mut self.state else { return };
+        if change.doubted {
+            return self.halt(Halt::Lost { op });
+        }
+        change.doubted = true;
+        change.summaries.retain(|member, _| *member == me);
+        self.say_do_view_change();
     }
 
     /// The log stands on another point: what was said of it before is out of date.
@@ -253,7 +269,7 @@ impl Replica {
         let decision = super::planted::decide(self.bug, change.said.as_ref(), &change.summaries, quorums);
         let decided = match decision {
             Decision::Log(decided) => decided,
-            Decision::Stuck(op) if everyone => return self.halt(Halt::Lost { op }),
+            Decision::Stuck(op) if everyone => return self.on_lost(op),
             Decision::Stuck(_) | Decision::TooFew => return,
         };
         debug!(view = %self.view, base = ?decided.base, above = decided.suffix.len(), "the log is decided");

@@ -196,6 +196,31 @@ fn s7_a_member_whose_entry_can_be_read_again_ends_the_wait() {
     group.run_until("mended", |group| mended(group, 12));
 }
 
+/// Rule V5.8: a vote on its way while its sender repairs what it tells of.
+#[test]
+fn s7_a_vote_that_is_older_than_a_repair_halts_nobody() {
+    let mut group = with_deep_logs(2, 0);
+    let good = group.members[1].disk.clone();
+    spoil(&mut group, 0, &[3]);
+    spoil(&mut group, 1, &[3]);
+    group.isolate(1);
+    group.members[1].disk.view = View::new(2);
+    group.sent.clear();
+    group.start(1);
+    group.run_for(10);
+    let vote = group.sent.iter().find(|sent| matches!(sent.message, Message::DoViewChange { .. }));
+    let vote = vote.expect("it votes").message.clone();
+    group.crash(1);
+    group.members[1].disk = good;
+    group.start(1);
+    group.start(0);
+    group.input(0, Input::Message { from: MemberId::new(1), message: vote });
+    group.run_for(1000);
+    assert_eq!(group.members[0].halt, None);
+    group.heal();
+    group.run_until("mended", |group| mended(group, 12));
+}
+
 /// FAULTS S7: nobody else has what a cluster of one has lost.
 #[test]
 fn s7_a_cluster_of_one_with_a_damaged_log_halts_at_once() {

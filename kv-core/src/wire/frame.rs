@@ -157,7 +157,7 @@ impl Header {
         let reserved = input.get_uint_le(3);
         let len = input.get_u32_le() as usize;
         let body_checksum = input.get_u64_le();
-        if input.get_u64_le() != xxh3_64(&bytes[..HEADER_BYTES - 8]) {
+        if !is_intact(bytes) {
             return Err(WireError::HeaderChecksum);
         }
         let mut due = [Some(expected), expected.relief()].into_iter().flatten();
@@ -186,10 +186,17 @@ impl Header {
     }
 }
 
-/// The length of the frame that begins with this header, if it is one.
+/// Whether a header's checksum, its last eight bytes, holds.
+fn is_intact(header: &[u8; HEADER_BYTES]) -> bool {
+    let (content, mut checksum) = header.split_at(HEADER_BYTES - 8);
+    checksum.get_u64_le() == xxh3_64(content)
+}
+
+/// The length of the frame that begins with this header, if it is one. A length that was damaged is not believed: whoever waited for so
+/// many bytes would hold back all that comes.
 pub(super) fn announced_len(header: &[u8]) -> Option<usize> {
     let header: &[u8; HEADER_BYTES] = header.first_chunk()?;
-    if header[..4] != MAGIC {
+    if header[..4] != MAGIC || !is_intact(header) {
         return None;
     }
     let mut len = [0; 4];

@@ -339,13 +339,20 @@ impl Harness {
 
     /// Waits until every running member has applied what the primary has, and nothing more is to come.
     pub(crate) async fn level(&self) {
-        eventually("all members level", async || {
+        let until = Instant::now() + WITHIN;
+        loop {
             let status: Vec<_> = self.nodes.iter().flatten().map(Node::status).collect();
-            let Some(primary) = status.iter().find(|it| it.state == "primary") else { return false };
-            primary.head == primary.commit
-                && status.iter().all(|it| it.applied == primary.head && it.head == primary.head)
-        })
-        .await;
+            let primary = status.iter().find(|it| it.state == "primary");
+            let level = primary.is_some_and(|primary| {
+                primary.head == primary.commit
+                    && status.iter().all(|it| it.applied == primary.head && it.head == primary.head)
+            });
+            if level {
+                return;
+            }
+            assert!(Instant::now() < until, "the members are not level: {status:#?}");
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 

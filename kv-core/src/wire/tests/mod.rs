@@ -462,4 +462,8 @@ fn the_framing_finds_the_borders() {
         assert_eq!(frame::announced_len(&frame[..HEADER_BYTES]), Some(frame.len()));
     }
     assert_eq!(frame::announced_len(&[7; HEADER_BYTES]), None);
+    // N14: whoever believed a damaged length would hold back what comes after it.
+    let mut damaged = frames()[0].1[..HEADER_BYTES].to_vec();
+    damaged[8] ^= 1;
+    assert_eq!(frame::announced_len(&damaged), None);
 }

@@ -318,7 +318,8 @@ pub(crate) async fn x6_gaps_and_floods_of_good_frames_are_survived(net: Net) {
     assert_eq!(load.check(harness).await, 0);
 }
 
-fn request(session: u64, number: u64, operation: Operation) -> ClientCall {
+/// A request as a client would write it, and as it would not.
+pub(crate) fn request(session: u64, number: u64, operation: Operation) -> ClientCall {
     let request = Request {
         session: SessionId::new(session),
         number: RequestNumber::new(number),

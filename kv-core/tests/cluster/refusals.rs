@@ -1,13 +1,14 @@
 //! What is turned away, and how.
 
 use super::harness::{Harness, Net, eventually, id, options};
+use super::hostile::request;
 use bytes::Bytes;
 use kv_core::Client;
 use kv_core::config::{Cluster, Role};
 use kv_core::error::{ConnectError, WriteError};
-use kv_core::ids::{ClusterId, Hash, RequestNumber, SessionId};
+use kv_core::ids::{ClusterId, Hash};
 use kv_core::message::{
-    Answer, ClientCall, ClientMessage, Command, Operation, Query, ReadMode, Request, ServerMessage,
+    Answer, ClientCall, ClientMessage, Command, Operation, Query, ReadMode, ServerMessage,
 };
 use kv_core::node::{Node, StartError};
 use kv_core::transport::{Lane, Reader, TransportError, Writer};
@@ -151,15 +152,6 @@ pub(crate) async fn l3_what_is_too_large_is_refused_with_the_limit(net: Net) {
 
     let put = |key: String, value: String| {
         Operation::Command(Command::Put { key: key.into(), value: value.into(), guard: None })
-    };
-    let request = |session: u64, number: u64, operation: Operation| {
-        let request = Request {
-            session: SessionId::new(session),
-            number: RequestNumber::new(number),
-            acked_through: RequestNumber::ZERO,
-            operation,
-        };
-        ClientCall::Write(request.encode())
     };
     let calls = [
         (request(1, 1, put("k".repeat(17), String::new())), "17 bytes"),

@@ -6,12 +6,12 @@ use futures::future::join_all;
 use kv_core::Client;
 use kv_core::ids::MemberId;
 use kv_core::message::{MemberStatus, Record};
-use kv_core::transport::tcp::Tcp;
+use kv_core::transport::{Transport, quic::Quic, tcp::Tcp};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
@@ -141,7 +141,9 @@ pub(crate) fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(10_000..30_000);
         let fresh = TAKEN.lock().unwrap().get_or_insert_default().insert(port);
-        if fresh && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let is_free =
+            || TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok();
+        if fresh && is_free() {
             return port;
         }
     }
@@ -321,7 +323,10 @@ impl Cluster {
 
     /// A client that knows all addresses.
     pub(crate) async fn client(&self) -> Client {
-        let mut builder = Client::builder("kv").transport(Arc::new(Tcp::new())).connect_timeout(LIMIT);
+        let over_quic = self.flags.windows(2).any(|pair| pair == ["--transport", "quic"]);
+        let transport: Arc<dyn Transport> =
+            if over_quic { Arc::new(Quic::insecure()) } else { Arc::new(Tcp::new()) };
+        let mut builder = Client::builder("kv").transport(transport).connect_timeout(LIMIT);
         for address in &self.addresses {
             builder = builder.address(address);
         }

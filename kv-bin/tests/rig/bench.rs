@@ -117,7 +117,16 @@ impl Bench {
     }
 
     pub(crate) async fn of_three() -> Self {
-        Self::on(Cluster::start(&["data", "data", "data"], &FLAGS)).await
+        Self::of_three_with(&[]).await
+    }
+
+    /// The same over QUIC.
+    pub(crate) async fn of_three_over_quic() -> Self {
+        Self::of_three_with(&["--transport", "quic"]).await
+    }
+
+    async fn of_three_with(flags: &[&str]) -> Self {
+        Self::on(Cluster::start(&["data", "data", "data"], &[&FLAGS, flags].concat())).await
     }
 
     /// Waits until the writers have got on.

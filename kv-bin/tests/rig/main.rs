@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bench;
+mod datagrams;
 mod disks;
 mod flips;
 mod hostile;
@@ -32,6 +33,10 @@ mod harness;
 mod ledger;
 #[path = "../../src/demo/writers.rs"]
 mod writers;
+
+/// QUIC spoken by hand.
+#[path = "../../../kv-transport-quic/tests/raw/mod.rs"]
+mod raw;
 
 /// What the load's modules know of the program.
 #[path = "../../src/failure.rs"]
@@ -76,6 +81,9 @@ const DRILLS: &[Drill] = &[
     drill!("run out of descriptors", "P9", [], (3, 1), processes::descriptors),
     drill!("storm a member with connections", "L4 P9", [], (5, 1), hostile::storm),
     drill!("flood a member with garbage", "X1 X2", [], (5, 1), hostile::garbage),
+    drill!("over QUIC: kill the primary", "P1 P2", [], (20, 2), datagrams::kill),
+    drill!("over QUIC: storm a member with connections", "L4 P9", [], (3, 1), datagrams::storm),
+    drill!("over QUIC: flood a member with garbage", "X1 X2 X6", [], (3, 1), datagrams::garbage),
     drill!("go on for long", "L8", [], (120, 1), hostile::soak),
     drill!("isolate the primary", "N2 N11", [Need::Netns], (10, 1), network::isolate),
     drill!("cut a backup off", "N1 N5", [Need::Netns], (10, 1), network::cut_backup),

@@ -7,7 +7,10 @@ use std::time::Instant;
 
 /// P1: SIGKILL of the primary under load; it returns, and the next one goes.
 pub(crate) async fn kill(rounds: u32) -> Row {
-    let mut bench = Bench::of_three().await;
+    kill_on(Bench::of_three().await, rounds).await
+}
+
+pub(crate) async fn kill_on(mut bench: Bench, rounds: u32) -> Row {
     for _ in 0..rounds {
         let old = bench.primary().await;
         let blow = Instant::now();

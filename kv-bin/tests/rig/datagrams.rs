@@ -1,0 +1,199 @@
+//! What only QUIC has to stand: a killed process that nothing resets, half-open connections without a socket each, and datagrams from
+//! whoever sends them.
+
+use crate::bench::{Bench, Row};
+use crate::harness::LIMIT;
+use crate::hostile::{ADDED_MIB, PREFACE, STORM, judge};
+use crate::memory::{now_mib, peak_mib};
+use crate::processes;
+use crate::raw::{dial, endpoint, first_datagram};
+use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Those who throw garbage at once: datagrams, and streams of well-made connections.
+const THROWERS: u64 = 16;
+/// What a storm may add: the connections that are let in, that shake hands and that were just closed each hold the state of TLS and
+/// of QUIC. It does not grow with how many come.
+const STORM_ADDED_MIB: u64 = 64;
+
+/// P1, P2: as on TCP.
+pub(crate) async fn kill(rounds: u32) -> Row {
+    processes::kill_on(Bench::of_three_over_quic().await, rounds).await
+}
+
+/// A connection that says nothing more; with the stream that it has opened, if it has.
+type Silent = (Connection, Option<(SendStream, RecvStream)>);
+
+/// Opens so many connections, every other one with a stream that tells its lane; those that could be opened.
+async fn crowd(address: &str, count: usize) -> Vec<Silent> {
+    // Each endpoint is one task; several share the work.
+    let endpoints: Vec<Endpoint> = (0..8).map(|_| endpoint()).collect();
+    let mut opening: JoinSet<Option<Silent>> = JoinSet::new();
+    let mut open = Vec::new();
+    for number in 0..count {
+        let (endpoint, address) = (endpoints[number % endpoints.len()].clone(), address.to_owned());
+        opening.spawn(async move {
+            let connection = timeout(Duration::from_secs(5), dial(&endpoint, &address)).await.ok()?.ok()?;
+            if number % 2 == 0 {
+                return Some((connection, None));
+            }
+            // A member that closes at once is within its rights.
+            let mut stream = timeout(Duration::from_secs(5), connection.open_bi()).await.ok()?.ok()?;
+            stream.0.write_all(&PREFACE).await.ok()?;
+            Some((connection, Some(stream)))
+        });
+        if opening.len() >= 256
+            && let Some(Ok(Some(silent))) = opening.join_next().await
+        {
+            open.push(silent);
+        }
+    }
+    while let Some(opened) = opening.join_next().await {
+        open.extend(opened.ok().flatten());
+    }
+    open
+}
+
+/// L4, P9: ten thousand connections in one go, half of which do not even say for what. All of them are closed.
+pub(crate) async fn storm(rounds: u32) -> Row {
+    let mut bench = Bench::of_three_over_quic().await;
+    let (mut opened, mut peak, mut added) = (0, 0, 0);
+    for _ in 0..rounds {
+        let chief = bench.primary().await;
+        let (address, pid) = (bench.cluster.address(chief).to_owned(), bench.cluster.pid(chief));
+        let before = now_mib(pid);
+        let blow = Instant::now();
+        let silent = crowd(&address, STORM).await;
+        opened += silent.len();
+        bench.progress().await;
+        added = added.max(now_mib(pid).saturating_sub(before));
+        peak = peak.max(peak_mib(pid));
+        for (number, (connection, _stream)) in silent.iter().enumerate() {
+            let closed = timeout(LIMIT, connection.closed()).await;
+            assert!(closed.is_ok(), "connection {number} of {} is never closed", silent.len());
+        }
+        bench.survived(blow);
+        let newcomer = bench.cluster.client().await;
+        newcomer.get("k").await.expect("a newcomer is served again");
+        bench.level().await;
+    }
+    assert!(opened > STORM / 2 * rounds as usize, "there is a storm: {opened} connections");
+    judge(peak, added, STORM_ADDED_MIB);
+    bench.end(format!("{opened} connections; +{added} MiB, peak {peak} MiB")).await
+}
+
+/// X1, X2, X6: datagrams of garbage, first datagrams of handshakes that never go on, whole and damaged; and garbage on the streams of
+/// connections that are in order.
+pub(crate) async fn garbage(rounds: u32) -> Row {
+    const PER_ROUND: Duration = Duration::from_secs(5);
+    let mut bench = Bench::of_three_over_quic().await;
+    let (mut thrown, mut peak, mut added) = (0, 0, 0);
+    for round in 0..rounds {
+        let chief = bench.primary().await;
+        let (address, pid) = (bench.cluster.address(chief).to_owned(), bench.cluster.pid(chief));
+        let before = now_mib(pid);
+        let blow = Instant::now();
+        let (stop, count) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let first = first_datagram().await;
+        let mut throwers = JoinSet::new();
+        for number in 0..THROWERS {
+            let random = fastrand::Rng::with_seed(u64::from(round) << 8 | number);
+            let (address, stop, count) = (address.clone(), stop.clone(), count.clone());
+            if number % 2 == 0 {
+                throwers.spawn(throw_datagrams(address, random, first.clone(), stop, count));
+            } else {
+                throwers.spawn(throw_on_streams(address, random, stop, count));
+            }
+        }
+        while blow.elapsed() < PER_ROUND {
+            bench.progress().await;
+            added = added.max(now_mib(pid).saturating_sub(before));
+        }
+        stop.store(true, Ordering::Relaxed);
+        throwers.join_all().await;
+        peak = peak.max(peak_mib(pid));
+        thrown += count.load(Ordering::Relaxed);
+        bench.survived(blow);
+        bench.level().await;
+    }
+    assert!(thrown > 1000 * rounds as usize, "only {thrown} times garbage was thrown");
+    judge(peak, added, ADDED_MIB);
+    bench.end(format!("{thrown} throws by {THROWERS}; +{added} MiB, peak {peak} MiB")).await
+}
+
+async fn throw_datagrams(
+    address: String,
+    mut random: fastrand::Rng,
+    first: Vec<u8>,
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
+) {
+    while !stop.load(Ordering::Relaxed) {
+        // Each from another port: another stranger.
+        let Ok(socket) = UdpSocket::bind("127.0.0.1:0").await else { continue };
+        for _ in 0..64 {
+            let mut bytes = first.clone();
+            match random.u8(0..4) {
+                // Whole: the beginning of a connection, again and again.
+                0 => {}
+                // Of another connection.
+                1 => random.fill(&mut bytes[6..14]),
+                // Damaged somewhere.
+                2 => {
+                    let at = random.usize(..bytes.len());
+                    bytes[at] ^= 1 << random.u8(..8);
+                }
+                _ => {
+                    bytes.truncate(random.usize(1..1400).min(bytes.len()));
+                    random.fill(&mut bytes);
+                }
+            }
+            if socket.send_to(&bytes, &address).await.is_ok() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        // The load has to live on the same two processors.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Connects, throws garbage on streams for as long as it is taken, and begins again.
+async fn throw_on_streams(
+    address: String,
+    mut random: fastrand::Rng,
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
+) {
+    let endpoint = endpoint();
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(Ok(connection)) = timeout(Duration::from_secs(1), dial(&endpoint, &address)).await else {
+            continue;
+        };
+        for _ in 0..8 {
+            let mut bytes = vec![0; 64 << 10];
+            random.fill(&mut bytes);
+            // Some get past the preface, and some past the first bytes of a frame.
+            if random.bool() {
+                bytes[..8].copy_from_slice(&PREFACE);
+                bytes[5] = random.u8(1..=4);
+                if random.bool() {
+                    bytes[8..12].copy_from_slice(b"kvfr");
+                }
+            }
+            let Ok(Ok((mut send, _receive))) =
+                timeout(Duration::from_millis(200), connection.open_bi()).await
+            else {
+                break;
+            };
+            count.fetch_add(1, Ordering::Relaxed);
+            if !matches!(timeout(Duration::from_millis(200), send.write_all(&bytes)).await, Ok(Ok(()))) {
+                break;
+            }
+        }
+    }
+}

@@ -19,13 +19,14 @@ use async_trait::async_trait;
 use crypto::Trust;
 use dial::Pool;
 use kv_transport::tls::Identity;
-use kv_transport::{Connection, Lane, Listener, Peer, Transport, TransportError, check_host_port};
+use kv_transport::{
+    Connection, Lane, Listener, Peer, Transport, TransportError, check_host_port, try_each_address,
+};
 use listener::{Port, QuicLanes};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
-use tokio::net::lookup_host;
 use tokio::time::{Instant, sleep};
 
 /// A port that was given up a moment ago may take this long to be free.
@@ -176,29 +177,19 @@ impl Transport for Quic {
     }
 
     async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError> {
-        let bind_error = |e| TransportError::bind(address, e);
-        let mut last = no_address();
-        for candidate in lookup(address, bind_error).await? {
-            match self.listen(candidate).await {
-                Ok(listener) => return Ok(Box::new(listener)),
-                Err(e) => last = e,
-            }
+        check_host_port(address)?;
+        match try_each_address(address, |candidate| self.listen(candidate)).await {
+            Ok(listener) => Ok(Box::new(listener)),
+            Err(error) => Err(TransportError::bind(address, error)),
         }
-        Err(bind_error(last))
     }
 
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError> {
-        let connect_error = |e| TransportError::connect(address, e);
-        let mut last = no_address();
-        for candidate in lookup(address, connect_error).await? {
-            match self.pool.open(self, candidate, lane, address).await {
-                Ok(connection) => return Ok(connection),
-                Err(e) => last = e,
-            }
-        }
-        Err(match last.kind() {
-            io::ErrorKind::PermissionDenied => TransportError::handshake(address, last.to_string()),
-            _ => connect_error(last),
+        check_host_port(address)?;
+        let open = |candidate| self.pool.open(self, candidate, lane, address);
+        try_each_address(address, open).await.map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => TransportError::handshake(address, error.to_string()),
+            _ => TransportError::connect(address, error),
         })
     }
 
@@ -221,18 +212,4 @@ impl Transport for Quic {
             }
         }
     }
-}
-
-/// The socket addresses that `address` stands for.
-async fn lookup(
-    address: &str,
-    failed: impl Fn(io::Error) -> TransportError,
-) -> Result<Vec<SocketAddr>, TransportError> {
-    check_host_port(address)?;
-    let found: Vec<SocketAddr> = lookup_host(address).await.map_err(&failed)?.collect();
-    if found.is_empty() { Err(failed(no_address())) } else { Ok(found) }
-}
-
-fn no_address() -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, "the name has no address")
 }

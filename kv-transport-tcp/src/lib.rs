@@ -12,14 +12,14 @@ mod listener;
 mod tls;
 
 use async_trait::async_trait;
-use connection::{Failure, Security};
+use connection::Security;
 #[cfg(feature = "tls")]
 use kv_transport::Peer;
-use kv_transport::{Connection, Lane, Listener, Transport, TransportError, check_host_port};
-use std::io;
-use std::net::SocketAddr;
+use kv_transport::{
+    Connection, Lane, Listener, Transport, TransportError, check_host_port, try_each_address,
+};
 use std::time::Duration;
-use tokio::net::{TcpListener, lookup_host};
+use tokio::net::TcpListener;
 
 /// TCP: a socket per lane.
 ///
@@ -92,30 +92,20 @@ impl Transport for Tcp {
     }
 
     async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError> {
-        let bind_error = |e| TransportError::bind(address, e);
-        let mut last = no_address();
-        for candidate in lookup(address, bind_error).await? {
-            match TcpListener::bind(candidate).await {
-                Ok(socket) => {
-                    let listener = listener::TcpLanes::new(socket, self.clone()).map_err(bind_error)?;
-                    return Ok(Box::new(listener));
-                }
-                Err(e) => last = e,
-            }
+        check_host_port(address)?;
+        let listen = |candidate| async move {
+            listener::TcpLanes::new(TcpListener::bind(candidate).await?, self.clone())
+        };
+        match try_each_address(address, listen).await {
+            Ok(listener) => Ok(Box::new(listener)),
+            Err(error) => Err(TransportError::bind(address, error)),
         }
-        Err(bind_error(last))
     }
 
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError> {
-        let connect_error = |e| TransportError::connect(address, e);
-        let mut last = Failure::Io(no_address());
-        for candidate in lookup(address, connect_error).await? {
-            match connection::open(candidate, lane, address, &self.security).await {
-                Ok(connection) => return Ok(connection),
-                Err(e) => last = e,
-            }
-        }
-        Err(last.on_connect(address))
+        check_host_port(address)?;
+        let open = |candidate| connection::open(candidate, lane, address, &self.security);
+        try_each_address(address, open).await.map_err(|failure| failure.on_connect(address))
     }
 
     #[cfg(feature = "tls")]
@@ -133,18 +123,4 @@ impl Transport for Tcp {
             Security::Tls(tls) => Ok(tls.identity().refresh()?),
         }
     }
-}
-
-/// The socket addresses that `address` stands for.
-async fn lookup(
-    address: &str,
-    failed: impl Fn(io::Error) -> TransportError,
-) -> Result<Vec<SocketAddr>, TransportError> {
-    check_host_port(address)?;
-    let found: Vec<SocketAddr> = lookup_host(address).await.map_err(&failed)?.collect();
-    if found.is_empty() { Err(failed(no_address())) } else { Ok(found) }
-}
-
-fn no_address() -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, "the name has no address")
 }

@@ -24,6 +24,8 @@ mod told;
 mod transport;
 
 pub use address::check_host_port;
+#[cfg(feature = "net")]
+pub use address::try_each_address;
 pub use error::TransportError;
 pub use faulty::{Counts, Direction, Fault, Faults, Faulty, Framing, Scope};
 pub use memory::Memory;

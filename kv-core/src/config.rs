@@ -293,6 +293,12 @@ pub struct Options {
     pub session_ttl: Duration,
     /// The most requests in flight per session. Default 256; 1 to 4,096.
     pub session_window: usize,
+    /// How much of the past can be read and watched: the changes of so many last revisions, at least if they fit into `history_bytes`.
+    /// Equal on all members, and fixed once there is data. Default 100,000; 0 (none) to 1,000,000,000.
+    pub history_revisions: u64,
+    /// The most bytes of superseded values, and what belongs to them, that the state on disk keeps. The oldest go first. Equal on
+    /// all members, and fixed once there is data. Default 64 MiB; 0 (none) to 1 TiB.
+    pub history_bytes: u64,
     /// The most client connections. Default 1,024; 1 to 100,000.
     pub max_connections: usize,
     /// The most client connections that are let in in a second; those beyond are closed at once, and clients try again. Default
@@ -327,6 +333,8 @@ impl Default for Options {
             max_sessions: 10_000,
             session_ttl: Duration::from_secs(600),
             session_window: 256,
+            history_revisions: 100_000,
+            history_bytes: 64 << 20,
             max_connections: 1024,
             max_accepts_per_second: 1000,
             client_memory_bytes: 256 << 20,
@@ -370,6 +378,9 @@ impl Options {
         number("segment_bytes", self.segment_bytes, (64 << 10).max(2 * entry)..=1 << 30, segment)?;
         size("max_sessions", self.max_sessions, 1..=1_000_000, "1 to 1,000,000")?;
         size("session_window", self.session_window, 1..=4096, "1 to 4,096")?;
+        let revisions = 0..=1_000_000_000;
+        number("history_revisions", self.history_revisions, revisions, "0 to 1,000,000,000")?;
+        number("history_bytes", self.history_bytes, 0..=most, "0 to 1 TiB")?;
         size("max_connections", self.max_connections, 1..=100_000, "1 to 100,000")?;
         number(
             "max_accepts_per_second",
@@ -429,7 +440,7 @@ mod tests {
     #[test]
     fn each_value_outside_its_range_is_named() {
         type Spoiler = fn(&mut Options);
-        let spoilers: [(&str, Spoiler); 22] = [
+        let spoilers: [(&str, Spoiler); 24] = [
             ("heartbeat", |options| options.heartbeat = Duration::ZERO),
             ("suspect_min", |options| options.suspect_min = options.heartbeat),
             ("suspect_max", |options| options.suspect_max = options.heartbeat),
@@ -447,6 +458,8 @@ mod tests {
             ("transfer_bytes_per_second", |options| options.transfer_bytes_per_second = 0),
             ("max_sessions", |options| options.max_sessions = 0),
             ("session_window", |options| options.session_window = 0),
+            ("history_revisions", |options| options.history_revisions = u64::MAX),
+            ("history_bytes", |options| options.history_bytes = u64::MAX),
             ("max_connections", |options| options.max_connections = 0),
             ("max_connections", |options| options.max_connections = 1_000_000),
             ("max_accepts_per_second", |options| options.max_accepts_per_second = 0),

@@ -95,6 +95,8 @@ pub fn requests(data: &[u8]) {
         max_sessions: 2,
         session_ttl: Duration::from_secs(1),
         session_window: 4,
+        history_revisions: 100,
+        history_bytes: 64 << 10,
         checkpoint_bytes: 1 << 20,
         cache_bytes: 1 << 20,
     };

@@ -3,6 +3,7 @@
 //! The file comes into being with the first checkpoint: it is completed under another name and then renamed, so `state`
 //! is always whole. Nothing is written before that, nor by opening or dropping an engine.
 
+use super::change::{Change, Retention};
 use super::layers::Layers;
 use super::overlay::Overlay;
 use super::point::{Point, Reader};
@@ -10,7 +11,6 @@ use super::tree::{Base, Row, StoredRow, Tree};
 use super::{Engine, EngineError, Snapshot};
 use crate::ids::{Anchor, Revision};
 use crate::storage::Storage;
-use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,9 +71,15 @@ impl Opened {
     }
 
     /// The engine, at the point that the rows tell.
-    pub(crate) fn at(self, checkpoint: Anchor, revision: Revision, overlay_limit: usize) -> Disk {
+    pub(crate) fn at(
+        self,
+        checkpoint: Anchor,
+        revision: Revision,
+        overlay_limit: usize,
+        retention: Retention,
+    ) -> Disk {
         Disk {
-            layers: Layers::new(checkpoint, revision, self.base, true),
+            layers: Layers::new(checkpoint, revision, self.base, true, retention),
             storage: self.storage,
             tree: self.tree,
             checkpoint,
@@ -123,8 +129,8 @@ impl Engine for Disk {
         self.layers.newest(key, see)
     }
 
-    fn write(&mut self, key: &[u8], revision: Revision, value: Option<Bytes>) {
-        self.layers.write(key, revision, value);
+    fn write(&mut self, key: &[u8], revision: Revision, change: Change) {
+        self.layers.write(key, revision, change);
     }
 
     fn publish(&mut self, applied: Anchor, revision: Revision) {
@@ -166,6 +172,7 @@ impl Engine for Disk {
         }
         Some(Merge {
             anchor,
+            revision: self.layers.revision(),
             frozen: self.layers.freeze(),
             storage: self.storage.clone(),
             tree: self.tree.clone(),
@@ -179,7 +186,7 @@ impl Engine for Disk {
         assert!(done.anchor.op > self.checkpoint.op, "a checkpoint is later than the one before");
         self.checkpoint = done.anchor;
         self.tree = Some(done.tree);
-        self.layers.thaw(done.base);
+        self.layers.thaw(done.base, done.revision);
     }
 }
 
@@ -187,6 +194,7 @@ impl Engine for Disk {
 #[derive(Debug)]
 pub struct Merge {
     anchor: Anchor,
+    revision: Revision,
     frozen: Arc<Overlay>,
     storage: Arc<dyn Storage>,
     tree: Option<Arc<Tree>>,
@@ -220,7 +228,7 @@ impl Merge {
                 tree
             }
         };
-        Ok(Merged { anchor: self.anchor, base: Arc::new(tree.snapshot()?), tree })
+        Ok(Merged { anchor: self.anchor, revision: self.revision, base: Arc::new(tree.snapshot()?), tree })
     }
 
     fn create(&self) -> Result<Arc<Tree>, EngineError> {
@@ -243,6 +251,7 @@ pub(super) fn remove(storage: &dyn Storage, name: &str) -> Result<(), EngineErro
 #[derive(Debug)]
 pub struct Merged {
     anchor: Anchor,
+    revision: Revision,
     base: Arc<Base>,
     tree: Arc<Tree>,
 }

@@ -1,6 +1,7 @@
 //! The writer's half: what it adds, how that is published, and how old versions are let go of.
 
 use super::EngineError;
+use super::change::{Change, Retention, weight};
 use super::key::Key;
 use super::overlay::{Overlay, Value, VersionKey};
 use super::point::{Point, Reader};
@@ -21,8 +22,17 @@ type Index = HashMap<Key, (Revision, Value)>;
 #[derive(Debug)]
 struct Retired {
     point: Arc<Point>,
-    /// The versions that only readers at this point or an older one can see.
-    superseded: Vec<VersionKey>,
+    /// The versions that only readers at this point or an older one can see; if history is kept, those that were superseded after
+    /// it.
+    superseded: Vec<Superseded>,
+}
+
+/// A version of the active overlay that is not the newest of its key, or is a removal with nothing left to hide.
+#[derive(Debug)]
+struct Superseded {
+    version: VersionKey,
+    /// Who reads at an earlier revision sees it.
+    until: Revision,
 }
 
 /// An overlay that is in the base now, and what is left of its index.
@@ -43,8 +53,18 @@ pub(super) struct Layers {
     /// There is a disk: what is removed may still be below, and its removal must be remembered.
     over_disk: bool,
     published: Revision,
+    /// How much of the past is kept.
+    retention: Retention,
+    /// The oldest revision that can be read.
+    floor: Revision,
+    /// What the entry that is being applied has changed, if history is kept.
+    changed: Vec<VersionKey>,
     /// What the entry that is being applied has superseded in the active overlay.
-    superseded: Vec<VersionKey>,
+    superseded: Vec<Superseded>,
+    /// Without a disk, the history: what each revision after the floor weighs, and what was superseded by which.
+    weights: VecDeque<(Revision, u64)>,
+    weight: u64,
+    kept: VecDeque<Superseded>,
     /// Older points that readers may hold, oldest first.
     retired: VecDeque<Retired>,
     /// Freed bit by bit: at once it would hold up the writer for tens of milliseconds.
@@ -54,9 +74,16 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    pub(super) fn new(applied: Anchor, revision: Revision, base: Option<Arc<Base>>, over_disk: bool) -> Self {
+    pub(super) fn new(
+        applied: Anchor,
+        revision: Revision,
+        base: Option<Arc<Base>>,
+        over_disk: bool,
+        retention: Retention,
+    ) -> Self {
         let active = Arc::new(Overlay::default());
-        let point = Point { applied, revision, active: active.clone(), frozen: None, base: base.clone() };
+        let (frozen, floor) = (None, revision);
+        let point = Point { applied, revision, floor, active: active.clone(), frozen, base: base.clone() };
         Self {
             reader: Reader::new(point),
             active,
@@ -65,7 +92,13 @@ impl Layers {
             base,
             over_disk,
             published: revision,
+            retention,
+            floor,
+            changed: Vec::new(),
             superseded: Vec::new(),
+            weights: VecDeque::new(),
+            weight: 0,
+            kept: VecDeque::new(),
             retired: VecDeque::new(),
             dead: VecDeque::new(),
             written: 0,
@@ -98,39 +131,79 @@ impl Layers {
         Point {
             applied,
             revision,
+            floor: self.floor,
             active: self.active.clone(),
             frozen: self.frozen.as_ref().map(|(frozen, _)| frozen.clone()),
             base: self.base.clone(),
         }
     }
 
-    pub(super) fn write(&mut self, key: &[u8], revision: Revision, value: Value) {
+    pub(super) fn write(&mut self, key: &[u8], revision: Revision, change: Change) {
         let version = VersionKey { key: Key::from(key), revision };
+        let value = change.value().cloned();
         let removed = value.is_none();
-        self.active.insert(version.clone(), value.clone());
+        self.active.insert(version.clone(), change);
         self.written += 1;
-        if let Some((older, _)) = self.index.insert(version.key.clone(), (revision, value)) {
-            assert!(older < revision, "revisions grow");
+        let keeps = self.retention.is_some();
+        if keeps {
+            self.changed.push(version.clone());
+        }
+        let mut former = 0;
+        if let Some((older, value)) = self.index.insert(version.key.clone(), (revision, value)) {
+            assert!(older < revision, "the revisions of a key grow");
+            former = value.map_or(0, |value| value.len());
             let older = VersionKey { key: version.key.clone(), revision: older };
-            if older.revision > self.published {
+            if keeps {
+                self.supersede(older, revision);
+            } else if older.revision > self.published {
                 // Never published: it came and went within this entry.
                 self.active.remove(&older);
             } else {
-                self.superseded.push(older);
+                self.superseded.push(Superseded { version: older, until: revision });
             }
         }
         if removed && !self.over_disk {
             // Once the versions below it are gone, nothing is left to hide.
-            self.superseded.push(version);
+            self.superseded.push(Superseded { version, until: revision });
+        }
+        if keeps && !self.over_disk {
+            self.weights.push_back((revision, weight(key.len(), former)));
+        }
+    }
+
+    /// Over a disk history waits for a checkpoint. Otherwise it is let go of bit by bit.
+    fn supersede(&mut self, version: VersionKey, until: Revision) {
+        if !self.over_disk {
+            self.superseded.push(Superseded { version, until });
         }
     }
 
     pub(super) fn publish(&mut self, applied: Anchor, revision: Revision) {
+        self.active.note(std::mem::take(&mut self.changed));
+        self.raise_floor(revision);
         let old = self.reader.replace(self.point(applied, revision));
         self.published = revision;
         self.retired.push_back(Retired { point: old, superseded: std::mem::take(&mut self.superseded) });
         self.prune();
         self.shed();
+    }
+
+    /// In a state at `revision` there is nothing to read below the floor.
+    fn raise_floor(&mut self, revision: Revision) {
+        if !self.retention.is_some() {
+            self.floor = revision;
+        } else if !self.over_disk {
+            let new = self.weights.iter().rev().take_while(|(at, _)| *at > self.published);
+            self.weight += new.map(|(_, weight)| weight).sum::<u64>();
+            self.floor = self.floor.max(self.retention.through(revision));
+            while let Some((at, weight)) = self.weights.front()
+                && (*at <= self.floor || self.weight > self.retention.bytes)
+            {
+                self.floor = self.floor.max(*at);
+                self.weight -= weight;
+                self.weights.pop_front();
+            }
+        }
     }
 
     /// Removes the versions that no reader can see any more: those superseded after points that nobody holds.
@@ -140,15 +213,28 @@ impl Layers {
             if Arc::get_mut(&mut oldest.point).is_none() {
                 break;
             }
-            for version in std::mem::take(&mut oldest.superseded) {
-                self.active.remove(&version);
-                if !self.over_disk
-                    && self.index.get(&version.key).is_some_and(|(newest, _)| *newest == version.revision)
-                {
-                    self.index.remove(&version.key);
-                }
-            }
+            let superseded = std::mem::take(&mut oldest.superseded);
             self.retired.pop_front();
+            if self.retention.is_some() {
+                self.kept.extend(superseded);
+            } else {
+                superseded.into_iter().for_each(|superseded| self.remove(&superseded.version));
+            }
+        }
+        let floor = self.retired.front().map_or(self.floor, |oldest| oldest.point.floor);
+        while let Some(superseded) = self.kept.pop_front_if(|superseded| superseded.until <= floor) {
+            self.remove(&superseded.version);
+        }
+        if !self.over_disk {
+            self.active.forget_notes(floor);
+        }
+    }
+
+    fn remove(&mut self, version: &VersionKey) {
+        self.active.remove(version);
+        let is_newest = |(newest, _): &(Revision, Value)| *newest == version.revision;
+        if !self.over_disk && self.index.get(&version.key).is_some_and(is_newest) {
+            self.index.remove(&version.key);
         }
     }
 
@@ -183,10 +269,15 @@ impl Layers {
         self.reader.point().applied
     }
 
+    /// The revision of what is published.
+    pub(super) fn revision(&self) -> Revision {
+        self.published
+    }
+
     /// Starts a fresh overlay; what is published so far is in the frozen one, which does not change any more.
     pub(super) fn freeze(&mut self) -> Arc<Overlay> {
         assert!(self.frozen.is_none(), "one checkpoint at a time");
-        assert!(self.superseded.is_empty(), "between two entries");
+        assert!(self.superseded.is_empty() && self.changed.is_empty(), "between two entries");
         let frozen = std::mem::take(&mut self.active);
         self.frozen = Some((frozen.clone(), std::mem::take(&mut self.index)));
         // The frozen overlay goes as a whole soon: its old versions need no pruning.
@@ -196,10 +287,11 @@ impl Layers {
     }
 
     /// The frozen overlay is in `base` now.
-    pub(super) fn thaw(&mut self, base: Arc<Base>) {
+    pub(super) fn thaw(&mut self, base: Arc<Base>, revision: Revision) {
         if let Some((overlay, index)) = self.frozen.take() {
             self.dead.push_back(Dead { overlay, index: index.into_iter() });
         }
+        self.floor = self.floor.max(revision);
         self.base = Some(base);
         self.republish();
     }

@@ -1,10 +1,10 @@
 //! The engine without a disk: the overlay alone.
 
+use super::change::{Change, Retention};
 use super::layers::Layers;
 use super::point::{Point, Reader};
 use super::{Engine, EngineError, Merge, Merged};
 use crate::ids::{Anchor, Revision};
-use bytes::Bytes;
 
 /// Everything in memory, and gone with the process.
 #[derive(Debug)]
@@ -13,16 +13,10 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// An empty one.
+    /// An empty one that keeps so much of its past.
     #[must_use]
-    pub fn new() -> Self {
-        Self { layers: Layers::new(Anchor::ZERO, Revision::ZERO, None, false) }
-    }
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self::new()
+    pub fn new(retention: Retention) -> Self {
+        Self { layers: Layers::new(Anchor::ZERO, Revision::ZERO, None, false, retention) }
     }
 }
 
@@ -31,8 +25,8 @@ impl Engine for Memory {
         self.layers.newest(key, see)
     }
 
-    fn write(&mut self, key: &[u8], revision: Revision, value: Option<Bytes>) {
-        self.layers.write(key, revision, value);
+    fn write(&mut self, key: &[u8], revision: Revision, change: Change) {
+        self.layers.write(key, revision, change);
     }
 
     fn publish(&mut self, applied: Anchor, revision: Revision) {

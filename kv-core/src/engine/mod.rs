@@ -15,6 +15,7 @@
 //! overlay over the old snapshot, and one that took it afterwards reads the new snapshot: both see the same.
 
 mod blocks;
+mod change;
 mod disk;
 mod error;
 mod head;
@@ -28,6 +29,7 @@ mod staging;
 mod sums;
 mod tree;
 
+pub use change::{Change, Retention};
 pub(crate) use disk::Rows;
 pub use disk::{Disk, Merge, Merged};
 pub use error::EngineError;
@@ -38,7 +40,6 @@ pub(crate) use staging::Staging;
 pub(crate) use tree::Row;
 
 use crate::ids::{Anchor, Revision};
-use bytes::Bytes;
 use std::fmt::Debug;
 
 /// The writer's half of an ordered map of versioned values.
@@ -49,9 +50,9 @@ pub trait Engine: Debug + Send {
     /// If the disk fails or is damaged.
     fn newest(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), EngineError>;
 
-    /// Sets or (with `None`) removes a key. Seen by readers once a point at or above `revision` is published. Revisions
-    /// grow from call to call.
-    fn write(&mut self, key: &[u8], revision: Revision, value: Option<Bytes>);
+    /// Changes a key. Seen by readers once a point at or above `revision` is published. The revisions of a key grow from call to
+    /// call, and those of all keys never go back.
+    fn write(&mut self, key: &[u8], revision: Revision, change: Change);
 
     /// Makes everything written so far visible to readers, all at once.
     fn publish(&mut self, applied: Anchor, revision: Revision);

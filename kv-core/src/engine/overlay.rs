@@ -1,5 +1,6 @@
 //! Recent versions in memory: an ordered concurrent map by (key, revision). One writer, any number of readers.
 
+use super::change::Change;
 use super::key::Key;
 use crate::ids::Revision;
 use bytes::Bytes;
@@ -8,11 +9,15 @@ use crossbeam_skiplist::map::Entry;
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering as Memory};
 
 /// About what a version takes besides the bytes of its key and value: the map's node, the writer's index, what the
 /// allocator adds.
 const VERSION_OVERHEAD: usize = 256;
+
+/// About what it takes in the order of changes.
+const NOTE_BYTES: usize = size_of::<VersionKey>();
 
 /// A version's value; `None` says that the key was removed.
 pub(super) type Value = Option<Bytes>;
@@ -91,20 +96,46 @@ impl<'a> Borrow<dyn Place + 'a> for VersionKey {
 /// The versions of a span of revisions.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
-    versions: SkipMap<VersionKey, Value>,
+    versions: SkipMap<VersionKey, Change>,
+    /// What each entry changed, in the order of revisions and keys; by the last of these revisions. Empty if no history is kept.
+    notes: SkipMap<Revision, Arc<[VersionKey]>>,
     bytes: AtomicUsize,
 }
 
 impl Overlay {
     /// Lets go of up to `count` versions: nobody reads here any more. Returns how many there were.
     pub(super) fn shed(&self, count: usize) -> usize {
-        (0..count).map_while(|_| self.versions.pop_front()).count()
+        let notes = (0..count).map_while(|_| self.notes.pop_front()).count();
+        notes.max((0..count).map_while(|_| self.versions.pop_front()).count())
+    }
+
+    /// Takes note of what an entry has changed, in any order within a revision.
+    pub(super) fn note(&self, mut changed: Vec<VersionKey>) {
+        let Some(last) = changed.last().map(|version| version.revision) else { return };
+        changed.sort_unstable_by(|one, other| {
+            one.revision.cmp(&other.revision).then_with(|| one.key.cmp(&other.key))
+        });
+        self.bytes.fetch_add(NOTE_BYTES * changed.len(), Memory::Relaxed);
+        self.notes.insert(last, changed.into());
+    }
+
+    /// Forgets what was changed up to `through`, by whole entries.
+    pub(super) fn forget_notes(&self, through: Revision) {
+        while let Some(first) = self.notes.front().filter(|first| *first.key() <= through) {
+            self.bytes.fetch_sub(NOTE_BYTES * first.value().len(), Memory::Relaxed);
+            first.remove();
+        }
+    }
+
+    /// What was changed from `since` on, entry by entry, in order: also a few changes before it, of the same entry.
+    pub(super) fn notes(&self, since: Revision) -> impl Iterator<Item = Arc<[VersionKey]>> {
+        self.notes.range(since..).map(|entry| entry.value().clone())
     }
 
     /// Adds a version. The newest of its key: revisions only grow.
-    pub(super) fn insert(&self, version: VersionKey, value: Value) {
-        self.bytes.fetch_add(weight(&version, &value), Memory::Relaxed);
-        self.versions.insert(version, value);
+    pub(super) fn insert(&self, version: VersionKey, change: Change) {
+        self.bytes.fetch_add(weight(&version, &change), Memory::Relaxed);
+        self.versions.insert(version, change);
     }
 
     /// Removes a version that no reader can need.
@@ -115,7 +146,7 @@ impl Overlay {
     }
 
     /// The version of `key` that is seen at `at`: `None` if there is none here.
-    pub(super) fn get(&self, key: &[u8], at: Revision) -> Option<(Revision, Value)> {
+    pub(super) fn get(&self, key: &[u8], at: Revision) -> Option<(Revision, Change)> {
         let entry = self.first_from(key, at)?;
         (entry.key().key.as_slice() == key).then(|| (entry.key().revision, entry.value().clone()))
     }
@@ -128,7 +159,7 @@ impl Overlay {
         cursor
     }
 
-    fn first_from(&self, key: &[u8], at: Revision) -> Option<Entry<'_, VersionKey, Value>> {
+    fn first_from(&self, key: &[u8], at: Revision) -> Option<Entry<'_, VersionKey, Change>> {
         self.versions.lower_bound(Bound::Included(&(key, at) as &dyn Place))
     }
 
@@ -143,8 +174,8 @@ impl Overlay {
     }
 }
 
-fn weight(version: &VersionKey, value: &Value) -> usize {
-    VERSION_OVERHEAD + version.key.heap_bytes() + value.as_ref().map_or(0, Bytes::len)
+fn weight(version: &VersionKey, change: &Change) -> usize {
+    VERSION_OVERHEAD + version.key.heap_bytes() + change.value().map_or(0, Bytes::len)
 }
 
 /// How many versions are stepped over before it is worth looking the next one up.
@@ -153,7 +184,7 @@ const STEPS: usize = 4;
 /// Stands on a key's version at one revision.
 pub(super) struct OverlayCursor<'a> {
     overlay: &'a Overlay,
-    entry: Option<Entry<'a, VersionKey, Value>>,
+    entry: Option<Entry<'a, VersionKey, Change>>,
     at: Revision,
 }
 
@@ -165,7 +196,7 @@ impl OverlayCursor<'_> {
 
     /// The value there; `None` if the key was removed, and at the end.
     pub(super) fn value(&self) -> Value {
-        self.entry.as_ref().and_then(|entry| entry.value().clone())
+        self.entry.as_ref().and_then(|entry| entry.value().value().cloned())
     }
 
     /// To the next key.
@@ -209,7 +240,8 @@ mod tests {
         let overlay = Overlay::default();
         for (key, revision, value) in versions {
             let version = VersionKey { key: Key::from(key.as_bytes()), revision: Revision::new(*revision) };
-            overlay.insert(version, value.map(|value| Bytes::copy_from_slice(value.as_bytes())));
+            let value = value.map(|value| Change::Set(Bytes::copy_from_slice(value.as_bytes())));
+            overlay.insert(version, value.unwrap_or(Change::Delete));
         }
         overlay
     }
@@ -255,8 +287,9 @@ mod tests {
                     );
                 }
                 for name in &names {
-                    let found =
-                        overlay.get(name.as_bytes(), Revision::new(at)).map(|(_, value)| value.is_some());
+                    let found = overlay
+                        .get(name.as_bytes(), Revision::new(at))
+                        .map(|(_, change)| change.value().is_some());
                     assert_eq!(found, newest(&name).map(|(_, value)| value.is_some()));
                 }
             }

@@ -1,6 +1,7 @@
 //! What readers hold: a point of the state, in its layers.
 
 use super::EngineError;
+use super::change::Change;
 use super::key::Key;
 use super::overlay::{Overlay, OverlayCursor, Value};
 use super::tree::{Base, BaseCursor};
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Point {
     pub(super) applied: Anchor,
     pub(super) revision: Revision,
+    pub(super) floor: Revision,
     pub(super) active: Arc<Overlay>,
     pub(super) frozen: Option<Arc<Overlay>>,
     pub(super) base: Option<Arc<Base>>,
@@ -32,15 +34,28 @@ impl Point {
         self.revision
     }
 
+    /// The oldest revision at which it can be read, and after which all changes are known.
+    #[must_use]
+    pub fn floor(&self) -> Revision {
+        self.floor
+    }
+
     /// The value of a key.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let overlays = [Some(&self.active), self.frozen.as_ref()];
-        for overlay in overlays.into_iter().flatten() {
-            if let Some((_, value)) = overlay.get(key, self.revision) {
-                return Ok(value);
+        self.get_at(key, self.revision)
+    }
+
+    /// The value that a key had at a revision from [`floor`](Self::floor) to [`revision`](Self::revision).
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn get_at(&self, key: &[u8], at: Revision) -> Result<Option<Bytes>, EngineError> {
+        for overlay in self.overlays() {
+            if let Some((_, change)) = overlay.get(key, at) {
+                return Ok(change.value().cloned());
             }
         }
         let mut found = None;
@@ -48,6 +63,40 @@ impl Point {
             base.get(key, &mut |value| found = Some(Bytes::copy_from_slice(value)))?;
         }
         Ok(found)
+    }
+
+    /// The changes after `after`, in the order of revisions and, within one, of keys: those at `after` itself that follow a key, too,
+    /// if it is given. `after` is not below the [`floor`](Self::floor), and above it if a key is given.
+    pub fn changes(&self, after: Revision, key: Option<&[u8]>) -> impl Iterator<Item = (Revision, Bytes)> {
+        let since = if key.is_some() { after } else { after.next() };
+        let notes = [self.frozen.as_ref(), Some(&self.active)].into_iter().flatten();
+        let changes = notes
+            .flat_map(move |overlay| overlay.notes(since))
+            .flat_map(|entry| (0..entry.len()).map(move |at| entry[at].clone()));
+        changes
+            .skip_while(move |version| {
+                version.revision < since
+                    || version.revision == after && key.is_some_and(|key| version.key.as_slice() <= key)
+            })
+            .take_while(|version| version.revision <= self.revision)
+            .map(|version| (version.revision, Bytes::copy_from_slice(version.key.as_slice())))
+    }
+
+    /// What was done to a key at this very revision, one of its [`changes`](Self::changes).
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn change(&self, key: &[u8], at: Revision) -> Result<Change, EngineError> {
+        let found = self.overlays().find_map(|overlay| overlay.get(key, at));
+        match found {
+            Some((revision, change)) if revision == at => Ok(change),
+            Some(_) | None => Err(EngineError::damaged("a change is missing")),
+        }
+    }
+
+    /// The newest first.
+    fn overlays(&self) -> impl Iterator<Item = &Overlay> {
+        [Some(&self.active), self.frozen.as_ref()].into_iter().flatten().map(|overlay| &**overlay)
     }
 
     /// Goes through the keys from `from` on, in order.

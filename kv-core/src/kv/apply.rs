@@ -2,7 +2,7 @@
 
 use super::record::{self, Numbers};
 use super::{REQUEST_BYTES, State};
-use crate::engine::EngineError;
+use crate::engine::{Change, EngineError};
 use crate::ids::{RequestNumber, Revision, SessionId, Timestamp};
 use crate::message::{Command, Effect, Entry, Guard, Operation, Outcome, Rejection, Request};
 use crate::session::{Answer, Decision};
@@ -156,7 +156,7 @@ impl State {
             count += 1;
         }
         for key in keys {
-            self.engine.write(&key, at, None);
+            self.engine.write(&key, at, Change::Delete);
         }
         Ok(Effect::RangeDeleted { count, more })
     }
@@ -165,7 +165,7 @@ impl State {
     pub(super) fn write(&mut self, at: Revision, key: &[u8], found: Option<Numbers>, value: Option<&[u8]>) {
         let Some(value) = value else {
             if found.is_some() {
-                self.engine.write(key, at, None);
+                self.engine.write(key, at, Change::Delete);
             }
             return;
         };
@@ -174,7 +174,7 @@ impl State {
             modified: at,
             version: found.map_or(1, |found| found.version.saturating_add(1)),
         };
-        self.engine.write(key, at, Some(record::encode(numbers, value)));
+        self.engine.write(key, at, Change::Set(record::encode(numbers, value)));
     }
 
     /// The numbers of a key's record, and whether the guard holds.

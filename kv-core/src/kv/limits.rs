@@ -1,7 +1,7 @@
 //! What a state allows.
 
 use crate::config::Options;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Retention};
 use crate::message::SizeLimits;
 use crate::session::SessionLimits;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,10 @@ pub struct Limits {
     pub session_ttl: Duration,
     /// The most requests in flight per session.
     pub session_window: usize,
+    /// How many of the last revisions can be read, at least if they fit into `history_bytes`. 0: none but the newest.
+    pub history_revisions: u64,
+    /// How many bytes of superseded values, and what belongs to them, a checkpoint keeps at most. 0: none.
+    pub history_bytes: u64,
     /// A checkpoint is due when the overlay holds this much. Local: may differ between members.
     pub checkpoint_bytes: usize,
     /// The most memory that the cache of the state on disk takes. Local: may differ between members.
@@ -35,6 +39,8 @@ impl From<&Options> for Limits {
             max_sessions: options.max_sessions,
             session_ttl: options.session_ttl,
             session_window: options.session_window,
+            history_revisions: options.history_revisions,
+            history_bytes: options.history_bytes,
             checkpoint_bytes: options.checkpoint_bytes,
             cache_bytes: options.cache_bytes,
         }
@@ -50,6 +56,10 @@ impl Limits {
         SizeLimits { max_key_bytes: self.max_key_bytes, max_value_bytes: self.max_value_bytes }
     }
 
+    pub(super) fn retention(&self) -> Retention {
+        Retention { revisions: self.history_revisions, bytes: self.history_bytes }
+    }
+
     /// What the replicated state depends on.
     pub(super) fn replicated(&self) -> ReplicatedLimits {
         ReplicatedLimits {
@@ -58,6 +68,8 @@ impl Limits {
             max_sessions: self.max_sessions as u64,
             session_ttl_ms: u64::try_from(self.session_ttl.as_millis()).unwrap_or(u64::MAX),
             session_window: self.session_window as u64,
+            history_revisions: self.history_revisions,
+            history_bytes: self.history_bytes,
         }
     }
 }
@@ -70,6 +82,8 @@ pub(super) struct ReplicatedLimits {
     max_sessions: u64,
     session_ttl_ms: u64,
     session_window: u64,
+    history_revisions: u64,
+    history_bytes: u64,
 }
 
 impl ReplicatedLimits {
@@ -81,6 +95,8 @@ impl ReplicatedLimits {
             ("max_sessions", self.max_sessions, configured.max_sessions),
             ("session_ttl in milliseconds", self.session_ttl_ms, configured.session_ttl_ms),
             ("session_window", self.session_window, configured.session_window),
+            ("history_revisions", self.history_revisions, configured.history_revisions),
+            ("history_bytes", self.history_bytes, configured.history_bytes),
         ];
         match pairs.into_iter().find(|(_, stored, configured)| stored != configured) {
             Some((limit, stored, configured)) => Err(EngineError::Limits { limit, stored, configured }),

@@ -4,6 +4,7 @@
 //! hold the same state, wherever they made checkpoints and however often they restarted: see [`State::digest`].
 
 mod apply;
+mod changes;
 mod checkpoint;
 mod limits;
 mod reader;
@@ -13,6 +14,7 @@ mod transaction;
 mod transfer;
 
 pub use apply::Applied;
+pub use changes::{ChangeQuery, Changes, Compacted, Position};
 pub use checkpoint::{Checkpoint, CheckpointDone};
 pub use limits::Limits;
 pub use reader::{ScanPage, StateReader};
@@ -58,7 +60,8 @@ impl State {
     #[must_use]
     pub fn in_memory(limits: Limits) -> Self {
         let sessions = Sessions::new(limits.sessions(), false);
-        Self::at(limits, Box::new(Memory::new()), sessions, None)
+        let engine = Memory::new(limits.retention());
+        Self::at(limits, Box::new(engine), sessions, None)
     }
 
     /// The state at its last durable checkpoint; empty if there is none. Writes nothing to an empty directory.
@@ -84,7 +87,7 @@ impl State {
         }
         let (applied, revision) =
             standing.as_ref().map_or_else(Default::default, |at| (at.applied, at.revision));
-        let engine = opened.at(applied, revision, limits.checkpoint_bytes);
+        let engine = opened.at(applied, revision, limits.checkpoint_bytes, limits.retention());
         Ok(Self::at(limits, Box::new(engine), sessions, standing))
     }
 

@@ -2,7 +2,7 @@
 
 use super::recent::Recent;
 use super::record;
-use crate::engine::{EngineError, Reader};
+use crate::engine::{EngineError, Point, Reader};
 use crate::ids::{Anchor, RequestNumber, Revision, SessionId};
 use crate::message::{Outcome, Record, Rejection};
 use bytes::Bytes;
@@ -18,6 +18,10 @@ pub struct StateReader {
 impl StateReader {
     pub(super) fn new(reader: Reader, recent: Arc<Recent>) -> Self {
         Self { reader, recent }
+    }
+
+    pub(super) fn point(&self) -> Arc<Point> {
+        self.reader.point()
     }
 
     /// The last applied op.

@@ -87,6 +87,34 @@ pub struct Record {
     pub version: u64,
 }
 
+/// What became of one key at one revision.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Event {
+    /// When.
+    pub revision: Revision,
+    /// The key.
+    pub key: Bytes,
+    /// What was done to it.
+    pub kind: EventKind,
+    /// What it holds since; `None` if it is gone.
+    pub record: Option<Record>,
+    /// What it held before, if that was asked for; `None` if it did not exist.
+    pub previous: Option<Record>,
+}
+
+/// What was done to a key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// It was set.
+    Put,
+    /// It was removed.
+    Deleted,
+    /// It was removed because its time was over.
+    Expired,
+}
+
 /// From a member to a client.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ServerMessage {

@@ -26,7 +26,8 @@ mod request;
 mod snapshot;
 
 pub use client::{
-    Answer, ClientCall, ClientMessage, MemberStatus, PeerStatus, Query, ReadMode, Record, ServerMessage,
+    Answer, ClientCall, ClientMessage, Event, EventKind, MemberStatus, PeerStatus, Query, ReadMode, Record,
+    ServerMessage,
 };
 pub use durable::{Behind, Cut, Damage, EntryMeta, Extent, Footing, Recovered, ViewRecord, Write};
 pub use entry::{BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, RequestIter, body_of};

@@ -4,6 +4,7 @@ mod commands;
 mod crashes;
 mod damage;
 mod disk;
+mod history;
 mod model;
 mod readers;
 mod sessions;
@@ -26,6 +27,8 @@ fn limits() -> Limits {
         max_sessions: 4,
         session_ttl: Duration::from_secs(10),
         session_window: 8,
+        history_revisions: 500,
+        history_bytes: 20_000,
         checkpoint_bytes: 64 << 10,
         cache_bytes: 1 << 20,
     }

@@ -7,8 +7,13 @@ use std::collections::BTreeMap;
 /// What the data should be.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Model {
-    records: BTreeMap<Bytes, (Vec<u8>, u64, u64, u64)>,
+    pub(super) records: Records,
+    /// What the data was at each revision, from zero on: empty if nobody wants to know.
+    pub(super) past: Vec<Records>,
 }
+
+/// Keys with value, created, modified and version.
+pub(super) type Records = BTreeMap<Bytes, (Bytes, u64, u64, u64)>;
 
 impl Model {
     /// Follows what the state says it did; checks that guards failed or held as they should.
@@ -63,15 +68,15 @@ impl Model {
         }
     }
 
-    fn put(&mut self, at: u64, key: &Bytes, value: &[u8]) {
+    fn put(&mut self, at: u64, key: &Bytes, value: &Bytes) {
         let (created, version) = self.records.get(key).map_or((at, 0), |found| (found.1, found.3));
-        self.records.insert(key.clone(), (value.to_vec(), created, at, version + 1));
+        self.records.insert(key.clone(), (value.clone(), created, at, version + 1));
     }
 
     fn transact(&mut self, at: u64, transaction: &Transaction) -> Effect {
         let held = transaction.guards.iter().all(|(key, guard)| self.holds(key, guard));
         let steps = if held { &transaction.then } else { &transaction.otherwise };
-        let old = self.clone();
+        let old = self.records.clone();
         let mut results = Vec::new();
         for (number, step) in (0..).zip(steps) {
             results.push(match step {
@@ -81,17 +86,16 @@ impl Model {
                 }
                 Step::Delete { key } => StepResult::Deleted { existed: self.records.remove(key).is_some() },
                 Step::Add { key, by } => {
-                    let text =
-                        old.records.get(key).map_or("0".into(), |found| String::from_utf8_lossy(&found.0));
+                    let text = old.get(key).map_or("0".into(), |found| String::from_utf8_lossy(&found.0));
                     let Ok(number_there) = text.parse::<i64>() else {
-                        *self = old;
+                        self.records = old;
                         return Effect::StepFailed { step: number, why: StepFailure::NotANumber };
                     };
                     let Some(sum) = number_there.checked_add(*by) else {
-                        *self = old;
+                        self.records = old;
                         return Effect::StepFailed { step: number, why: StepFailure::OutOfRange };
                     };
-                    self.put(at, key, sum.to_string().as_bytes());
+                    self.put(at, key, &sum.to_string().into());
                     StepResult::Added { sum }
                 }
             });
@@ -107,7 +111,7 @@ impl Model {
             assert_eq!(found, key);
             assert_eq!(point.get(key).unwrap().as_ref(), Some(&stored));
             let record = record::decode(&stored).unwrap();
-            assert_eq!((record.value, record.created.get()), (Bytes::from(value.clone()), *created));
+            assert_eq!((record.value, record.created.get()), (value.clone(), *created));
             assert_eq!((record.modified.get(), record.version), (*modified, *version));
         }
         assert!(scan.next().is_none());
@@ -118,7 +122,7 @@ impl Model {
             .records
             .iter()
             .map(|(key, (value, created, modified, version))| {
-                (key.clone(), value.clone(), *created, *modified, *version)
+                (key.clone(), value.to_vec(), *created, *modified, *version)
             })
             .collect();
         assert_eq!(contents(reader), expected);
@@ -215,6 +219,9 @@ impl Workload {
     pub(super) fn applied(&mut self, requests: &[Request], applied: &[Applied]) {
         for (request, applied) in requests.iter().zip(applied) {
             self.model.follow(request, applied);
+            if !self.model.past.is_empty() {
+                self.model.past.push(self.model.records.clone());
+            }
             match &applied.result {
                 Ok(Outcome { effect: Effect::SessionOpened, revision, .. }) => {
                     self.sessions.push((SessionId::new(revision.get()), 0));
@@ -257,7 +264,8 @@ fn random_workloads_leave_what_a_simple_map_would_hold() {
 
 #[test]
 fn memory_holds_one_version_of_each_key_and_nothing_of_deleted_ones() {
-    let mut machine = Machine::in_memory();
+    let limits = Limits { history_revisions: 0, ..limits() };
+    let mut machine = Machine { state: State::in_memory(limits), log: Log::new() };
     let session = machine.open();
     for n in 1..2000 {
         let key = format!("key{}", n % 10);

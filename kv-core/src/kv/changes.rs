@@ -1,0 +1,119 @@
+//! What has changed since a revision: what watches are served from.
+
+use super::StateReader;
+use super::record;
+use crate::engine::{EngineError, Point};
+use crate::ids::Revision;
+use crate::message::Event;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// So many changes of other keys are stepped over at once.
+const MAX_STEPS: usize = 10_000;
+
+/// A place between two events. Events are in the order of revisions and, within one, of keys.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Position {
+    /// The events of all revisions below this one are behind it.
+    pub revision: Revision,
+    /// Of the events of `revision` itself, those up to this key are behind it; `None`: all are.
+    pub key: Option<Bytes>,
+}
+
+impl Position {
+    /// After all events of this revision.
+    #[must_use]
+    pub const fn after(revision: Revision) -> Self {
+        Self { revision, key: None }
+    }
+}
+
+/// Which changes are asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChangeQuery<'a> {
+    /// The first key (inclusive).
+    pub from: &'a [u8],
+    /// The end (exclusive); none for the end of the key space.
+    pub to: Option<&'a [u8]>,
+    /// Those behind this place are left out.
+    pub after: Position,
+    /// Whether the events tell what the keys held before.
+    pub previous: bool,
+    /// At most this many events. At least 1.
+    pub max_events: usize,
+    /// No more events once they have this many bytes of keys and values.
+    pub max_bytes: usize,
+}
+
+/// Events in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Changes {
+    /// All events of the range between the query's position and `next`.
+    pub events: Vec<Event>,
+    /// Where to go on, on whichever member. Moves on also when nothing of the range has changed.
+    pub next: Position,
+    /// Whether there may be more at once; otherwise there is when the state has moved on.
+    pub more: bool,
+}
+
+/// What was asked for is older than what is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("that is compacted: revision {oldest} is the oldest that is kept")]
+pub struct Compacted {
+    /// The oldest revision that can be read, and after which all changes are known.
+    pub oldest: Revision,
+}
+
+impl StateReader {
+    /// What has changed since a place in the past: events in order, none left out, none twice, however often and wherever it is called
+    /// with what the last call returned as `next`. After a place that this member has not reached there is nothing yet.
+    ///
+    /// An answer is bounded: a revision that has changed many keys may be told in several. It costs a few look-ups for each event, and
+    /// a step for each change of other keys.
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged. Inside: [`Compacted`], if the place is older than what is kept.
+    pub fn changes(&self, query: &ChangeQuery<'_>) -> Result<Result<Changes, Compacted>, EngineError> {
+        let point = self.point();
+        let Position { revision, key } = &query.after;
+        let floor = point.floor();
+        if *revision < floor || key.is_some() && *revision == floor {
+            return Ok(Err(Compacted { oldest: floor }));
+        }
+        let (mut events, mut bytes, mut last) = (Vec::new(), 0, query.after.clone());
+        for (steps, change) in point.changes(*revision, key.as_deref()).enumerate() {
+            let (revision, key) = change;
+            if events.len() >= query.max_events || bytes >= query.max_bytes || steps >= MAX_STEPS {
+                // All of the revisions before the next change are behind.
+                let next = if revision > last.revision { Position::after(revision.back(1)) } else { last };
+                return Ok(Ok(Changes { events, next, more: true }));
+            }
+            if *key >= *query.from && query.to.is_none_or(|to| *key < *to) {
+                let event = event(&point, revision, key.clone(), query.previous)?;
+                bytes += size(&event);
+                events.push(event);
+            }
+            last = Position { revision, key: Some(key) };
+        }
+        let reached = point.revision() >= query.after.revision;
+        let next = if reached { Position::after(point.revision()) } else { query.after.clone() };
+        Ok(Ok(Changes { events, next, more: false }))
+    }
+}
+
+fn event(point: &Point, revision: Revision, key: Bytes, previous: bool) -> Result<Event, EngineError> {
+    let change = point.change(&key, revision)?;
+    let before = if previous { point.get_at(&key, revision.back(1))? } else { None };
+    Ok(Event {
+        revision,
+        kind: change.kind(),
+        record: change.value().map(record::decode).transpose()?,
+        previous: before.as_ref().map(record::decode).transpose()?,
+        key,
+    })
+}
+
+fn size(event: &Event) -> usize {
+    let values = event.record.iter().chain(&event.previous).map(|record| record.value.len());
+    event.key.len() + values.sum::<usize>()
+}

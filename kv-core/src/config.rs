@@ -299,6 +299,8 @@ pub struct Options {
     /// The most bytes of superseded values, and what belongs to them, that the state on disk keeps. The oldest go first. Equal on
     /// all members, and fixed once there is data. Default 64 MiB; 0 (none) to 1 TiB.
     pub history_bytes: u64,
+    /// The most leases; beyond, none is granted until one ends. Default 10,000; 0 to 1,000,000.
+    pub max_leases: usize,
     /// The most client connections. Default 1,024; 1 to 100,000.
     pub max_connections: usize,
     /// The most client connections that are let in in a second; those beyond are closed at once, and clients try again. Default
@@ -335,6 +337,7 @@ impl Default for Options {
             session_window: 256,
             history_revisions: 100_000,
             history_bytes: 64 << 20,
+            max_leases: 10_000,
             max_connections: 1024,
             max_accepts_per_second: 1000,
             client_memory_bytes: 256 << 20,
@@ -381,6 +384,7 @@ impl Options {
         let revisions = 0..=1_000_000_000;
         number("history_revisions", self.history_revisions, revisions, "0 to 1,000,000,000")?;
         number("history_bytes", self.history_bytes, 0..=most, "0 to 1 TiB")?;
+        size("max_leases", self.max_leases, 0..=1_000_000, "0 to 1,000,000")?;
         size("max_connections", self.max_connections, 1..=100_000, "1 to 100,000")?;
         number(
             "max_accepts_per_second",
@@ -440,7 +444,7 @@ mod tests {
     #[test]
     fn each_value_outside_its_range_is_named() {
         type Spoiler = fn(&mut Options);
-        let spoilers: [(&str, Spoiler); 24] = [
+        let spoilers: [(&str, Spoiler); 25] = [
             ("heartbeat", |options| options.heartbeat = Duration::ZERO),
             ("suspect_min", |options| options.suspect_min = options.heartbeat),
             ("suspect_max", |options| options.suspect_max = options.heartbeat),
@@ -460,6 +464,7 @@ mod tests {
             ("session_window", |options| options.session_window = 0),
             ("history_revisions", |options| options.history_revisions = u64::MAX),
             ("history_bytes", |options| options.history_bytes = u64::MAX),
+            ("max_leases", |options| options.max_leases = usize::MAX),
             ("max_connections", |options| options.max_connections = 0),
             ("max_connections", |options| options.max_connections = 1_000_000),
             ("max_accepts_per_second", |options| options.max_accepts_per_second = 0),

@@ -2,7 +2,7 @@
 
 use crate::client::{CallError, Cause};
 use crate::ids::Revision;
-use crate::message::{RequestError, StepFailure};
+use crate::message::{LeaseFailure, RequestError, StepFailure};
 
 /// Why a client could not be connected.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,10 @@ pub enum WriteError {
         /// The limit.
         max: usize,
     },
-    /// The transaction is malformed. Nothing was changed.
+    /// It needs a lease that has ended, takes no more keys, or is one too many. Nothing was changed.
+    #[error(transparent)]
+    Lease(LeaseFailure),
+    /// A time to live is too short or too long, or the transaction is malformed. Nothing was changed.
     #[error(transparent)]
     Malformed(RequestError),
     /// A step of the transaction could not be done. Nothing was changed.
@@ -100,6 +103,7 @@ impl From<RequestError> for WriteError {
             error @ (RequestError::Malformed
             | RequestError::Parts { .. }
             | RequestError::Transaction { .. }
+            | RequestError::Ttl { .. }
             | RequestError::Twice { .. }) => Self::Malformed(error),
         }
     }
@@ -116,6 +120,16 @@ impl WriteError {
     #[must_use]
     pub const fn outcome_unknown(&self) -> bool {
         matches!(self, Self::OutcomeUnknown(_))
+    }
+
+    /// Whether the lease that it needs has ended (or never was).
+    #[must_use]
+    pub const fn is_lease_ended(&self) -> bool {
+        matches!(
+            self,
+            Self::Lease(LeaseFailure::Unknown)
+                | Self::StepFailed { why: StepFailure::Lease(LeaseFailure::Unknown), .. }
+        )
     }
 
     /// Whether the condition did not hold.
@@ -210,6 +224,7 @@ mod tests {
             WriteError::GuardFailed { found: None },
             WriteError::Key { len: 0, max: 9 },
             WriteError::Value { len: 10, max: 9 },
+            WriteError::Lease(LeaseFailure::Unknown),
             WriteError::Refused("no".into()),
             WriteError::NotApplied(cause()),
             WriteError::OutcomeUnknown(cause()),

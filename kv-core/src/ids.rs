@@ -100,6 +100,10 @@ counter!(
     SessionId, "s"
 );
 counter!(
+    /// A lease, named by the revision of the request that granted it.
+    LeaseId, "l"
+);
+counter!(
     /// A round of read confirmation, numbered by the primary within its view.
     Round, "c"
 );

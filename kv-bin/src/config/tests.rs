@@ -80,6 +80,7 @@ fn every_option() -> Tuning {
         max_sessions: Some(77),
         session_ttl: time,
         session_window: Some(77),
+        max_leases: Some(77),
         max_connections: Some(77),
         max_accepts_per_second: Some(77),
         client_memory_bytes: size,

@@ -80,6 +80,10 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_SESSION_WINDOW", value_name = "N")]
     pub(crate) session_window: Option<usize>,
 
+    /// The most leases [default: 10000]
+    #[arg(long, env = "KV_MAX_LEASES", value_name = "N")]
+    pub(crate) max_leases: Option<usize>,
+
     /// The most client connections [default: 1024]
     #[arg(long, env = "KV_MAX_CONNECTIONS", value_name = "N")]
     pub(crate) max_connections: Option<usize>,
@@ -118,6 +122,7 @@ impl Tuning {
             max_sessions: self.max_sessions.or(other.max_sessions),
             session_ttl: self.session_ttl.or(other.session_ttl),
             session_window: self.session_window.or(other.session_window),
+            max_leases: self.max_leases.or(other.max_leases),
             max_connections: self.max_connections.or(other.max_connections),
             max_accepts_per_second: self.max_accepts_per_second.or(other.max_accepts_per_second),
             client_memory_bytes: self.client_memory_bytes.or(other.client_memory_bytes),
@@ -156,6 +161,7 @@ impl Tuning {
         long(&mut options.segment_bytes, self.segment_bytes);
         options.pipeline = self.pipeline.unwrap_or(options.pipeline);
         options.max_sessions = self.max_sessions.unwrap_or(options.max_sessions);
+        options.max_leases = self.max_leases.unwrap_or(options.max_leases);
         options.session_window = self.session_window.unwrap_or(options.session_window);
         options.max_connections = self.max_connections.unwrap_or(options.max_connections);
         options.max_accepts_per_second =

@@ -201,6 +201,8 @@ mod tests {
             created: Revision::new(created),
             modified: Revision::new(modified),
             version,
+            expires: None,
+            lease: None,
         }
     }
 

@@ -4,9 +4,9 @@ use super::dice::{Dice, entry_after};
 use bytes::Bytes;
 use kv_core::config::Options;
 use kv_core::engine::Snapshot;
-use kv_core::ids::{Anchor, Hash, Op, RequestNumber, SessionId};
+use kv_core::ids::{Anchor, Hash, LeaseId, Op, RequestNumber, SessionId};
 use kv_core::kv::{Limits, Receiver, State};
-use kv_core::message::{Chunk, ChunkEnd, Command, Entry, Operation, Request};
+use kv_core::message::{Chunk, ChunkEnd, Command, Entry, LeaseCommand, Lifetime, Operation, Request};
 use kv_core::sim::storage::Disk;
 use std::sync::OnceLock;
 
@@ -20,6 +20,7 @@ const MOST_BYTES: u64 = 8 << 20;
 fn limits() -> Limits {
     let mut options = Options::default();
     (options.max_sessions, options.session_window, options.cache_bytes) = (4, 8, 1 << 20);
+    options.max_leases = 2;
     Limits::from(&options)
 }
 
@@ -43,7 +44,14 @@ fn source() -> &'static Source {
             let value = vec![n; 20 * usize::from(n)].into();
             let operation = match n {
                 0 => Operation::OpenSession { nonce: 7 },
-                _ => Operation::Command(Command::Put { key, value, guard: None }),
+                1 => Operation::Command(Command::Lease(LeaseCommand::Grant { ttl_ms: 1000 })),
+                _ => {
+                    let life = match n {
+                        2 => Lifetime { ttl_ms: Some(500), lease: Some(LeaseId::new(2)) },
+                        _ => Lifetime::FOREVER,
+                    };
+                    Operation::Command(Command::Put { key, value, guard: None, life })
+                }
             };
             let request = Request { session, number, acked_through: number.back(3), operation };
             let entry = entry_after(last.as_ref(), 1, request.encode().to_vec());

@@ -97,6 +97,7 @@ pub fn requests(data: &[u8]) {
         session_window: 4,
         history_revisions: 100,
         history_bytes: 64 << 10,
+        max_leases: 2,
         checkpoint_bytes: 1 << 20,
         cache_bytes: 1 << 20,
     };

@@ -2,8 +2,8 @@
 
 use super::{Call, CallError, Cause, Client, Reply};
 use crate::error::{ReadError, WriteError};
-use crate::ids::{Revision, Timestamp};
-use crate::message::{Command, Effect, Guard, Outcome, Query, ReadMode, Record};
+use crate::ids::{LeaseId, Revision, Timestamp};
+use crate::message::{Command, Effect, Guard, Lifetime, Outcome, Query, ReadMode, Record, millis};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::future::{Future, IntoFuture};
@@ -43,6 +43,7 @@ pub struct Put {
     key: Bytes,
     value: Bytes,
     guard: Option<Guard>,
+    life: Lifetime,
     deadline: Option<Duration>,
 }
 
@@ -132,7 +133,25 @@ freshness!(GetMany, "How long it may take, retries included. Default: the client
 
 impl Put {
     pub(super) fn new(client: Client, key: Bytes, value: Bytes) -> Self {
-        Self { client, key, value, guard: None, deadline: None }
+        Self { client, key, value, guard: None, life: Lifetime::FOREVER, deadline: None }
+    }
+
+    /// The key goes by itself this long after the put, by the cluster's clock: never earlier, and usually within a fraction of a
+    /// second. Until it has gone it is there for every reader. In whole milliseconds; up to a hundred years. Default: it stays.
+    ///
+    /// Each put sets it anew: a later one without a time to live leaves a key that stays.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.life.ttl_ms = Some(millis(ttl));
+        self
+    }
+
+    /// The key goes with this lease, when that has ended. If it has ended already, nothing is put
+    /// ([`WriteError::Lease`]). Beside a [time to live](Self::ttl), whichever comes first. Default: it depends on none.
+    ///
+    /// Each put sets it anew: a later one without a lease leaves a key that depends on none.
+    pub fn lease(mut self, lease: LeaseId) -> Self {
+        self.life.lease = Some(lease);
+        self
     }
 }
 
@@ -157,9 +176,9 @@ impl IntoFuture for Put {
     /// # Cancel safety
     /// Dropping the future stops the retries; the put may have been done, or may still be, once. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
-        let Self { client, key, value, guard, deadline } = self;
+        let Self { client, key, value, guard, life, deadline } = self;
         Box::pin(async move {
-            let outcome = write(&client, Command::Put { key, value, guard }, deadline).await?;
+            let outcome = write(&client, Command::Put { key, value, guard, life }, deadline).await?;
             match outcome.effect {
                 Effect::Put => Ok(Written { revision: outcome.revision, timestamp: outcome.timestamp }),
                 effect => Err(other_effect(effect)),
@@ -278,11 +297,17 @@ pub(super) async fn write(
 pub(super) fn other_effect(effect: Effect) -> WriteError {
     match effect {
         Effect::GuardFailed { found } => WriteError::GuardFailed { found },
+        Effect::LeaseFailed(why) => WriteError::Lease(why),
         Effect::StepFailed { step, why } => WriteError::StepFailed { step: step as usize, why },
         Effect::Put
         | Effect::Deleted { .. }
         | Effect::Transacted { .. }
         | Effect::RangeDeleted { .. }
+        | Effect::LeaseGranted
+        | Effect::LeaseKept
+        | Effect::LeaseRevoked { .. }
+        | Effect::Lease(_)
+        | Effect::Expired { .. }
         | Effect::SessionOpened
         | Effect::SessionClosed => WriteError::OutcomeUnknown(nonsense(&effect)),
     }

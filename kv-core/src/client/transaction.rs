@@ -4,7 +4,7 @@ use super::Client;
 use super::ops::{OpFuture, other_effect, write};
 use crate::error::WriteError;
 use crate::ids::{Revision, Timestamp};
-use crate::message::{Command, Effect, Guard, Outcome, Step, StepResult, Transaction};
+use crate::message::{Command, Effect, Guard, Lifetime, Outcome, Step, StepResult, Transaction};
 use bytes::Bytes;
 use std::future::IntoFuture;
 use std::time::Duration;
@@ -92,7 +92,19 @@ impl Transact {
 
     /// Step: sets a key.
     pub fn put(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Self {
-        self.step(Step::Put { key: Bytes::copy_from_slice(key.as_ref()), value: value.into() })
+        self.put_for(key, value, Lifetime::FOREVER)
+    }
+
+    /// Step: sets a key that stays for a time, or as long as a lease ([`Lifetime`]). If the lease has ended or takes no more keys,
+    /// nothing of the transaction is done.
+    pub fn put_for(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>, life: Lifetime) -> Self {
+        self.step(Step::Put { key: Bytes::copy_from_slice(key.as_ref()), value: value.into(), life })
+    }
+
+    /// Condition: the key exists, was created at this revision, and has not been gone since: what a lock's
+    /// [fencing token](super::FencingToken) says.
+    pub fn if_created(self, key: impl AsRef<[u8]>, revision: Revision) -> Self {
+        self.guard(key, Guard::Created(revision))
     }
 
     /// Step: removes a key, if it exists.
@@ -101,7 +113,8 @@ impl Transact {
     }
 
     /// Step: adds to a counter, a key whose value is a whole number of 64 bits in decimal digits. An absent one counts as 0. If
-    /// the value is none, or the sum does not fit, nothing of the transaction is done.
+    /// the value is none, or the sum does not fit, nothing of the transaction is done. A time to live or a lease of the key stays as
+    /// it is.
     pub fn add(self, key: impl AsRef<[u8]>, by: i64) -> Self {
         self.step(Step::Add { key: Bytes::copy_from_slice(key.as_ref()), by })
     }

@@ -1,10 +1,13 @@
 //! What the requests of an entry do.
 
+use super::lifetimes::Ends;
 use super::record::{self, Numbers};
 use super::{REQUEST_BYTES, State};
 use crate::engine::{Change, EngineError};
-use crate::ids::{RequestNumber, Revision, SessionId, Timestamp};
-use crate::message::{Command, Effect, Entry, Guard, Operation, Outcome, Rejection, Request};
+use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
+use crate::message::{
+    Command, Effect, Entry, Expiry, Guard, LeaseCommand, LeaseFailure, Operation, Outcome, Rejection, Request,
+};
 use crate::session::{Answer, Decision};
 
 /// What one request of an applied entry did.
@@ -12,9 +15,9 @@ use crate::session::{Answer, Decision};
 pub struct Applied {
     /// The request's own revision. Every request has one, also a duplicate or one that was rejected.
     pub revision: Revision,
-    /// Its session; zero for one that opens a session or does not decode.
+    /// Its session; zero for one that opens a session, is the primary's own, or does not decode.
     pub session: SessionId,
-    /// Its number; zero for one that opens a session or does not decode.
+    /// Its number; zero where the session is.
     pub number: RequestNumber,
     /// The nonce of a request that opened a session.
     pub nonce: Option<u128>,
@@ -23,9 +26,9 @@ pub struct Applied {
 }
 
 /// The request that runs, and when.
-struct Turn {
-    revision: Revision,
-    timestamp: Timestamp,
+pub(super) struct Turn {
+    pub(super) revision: Revision,
+    pub(super) timestamp: Timestamp,
 }
 
 impl Turn {
@@ -69,6 +72,12 @@ impl State {
             }
             return Ok(applied);
         }
+        if let Operation::Expire(due) = request.operation {
+            if request.session == SessionId::ZERO && request.number == RequestNumber::ZERO {
+                applied.result = turn.outcome(self.expire(&turn, due)?);
+            }
+            return Ok(applied);
+        }
         (applied.session, applied.number) = (request.session, request.number);
         if request.number != RequestNumber::ZERO {
             applied.result = self.run_in_session(&turn, request)?;
@@ -90,8 +99,8 @@ impl State {
                 turn.outcome(Effect::SessionClosed)
             }
             Operation::Command(command) => self.run_command(turn, command)?,
-            // Dealt with above: it has no session.
-            Operation::OpenSession { .. } => Err(Rejection::Invalid),
+            // Dealt with above: they have no session.
+            Operation::OpenSession { .. } | Operation::Expire(_) => Err(Rejection::Invalid),
         };
         self.sessions.record(session, number, answer.clone());
         Ok(answer)
@@ -116,20 +125,29 @@ impl State {
             return Ok(Err(Rejection::Invalid));
         }
         let (key, value, guard) = match command {
-            Command::Put { key, value, guard } => (key, Some(value), guard),
+            Command::Put { key, value, guard, life } => {
+                (key, Some((value, Ends::of(life, turn.timestamp))), guard)
+            }
             Command::Delete { key, guard } => (key, None, guard),
             Command::Transaction(transaction) => {
-                return Ok(turn.outcome(self.run_transaction(turn.revision, &transaction)?));
+                return Ok(turn.outcome(self.run_transaction(turn, &transaction)?));
             }
             Command::DeleteRange { from, to, limit } => {
                 return Ok(turn.outcome(self.delete_range(turn.revision, &from, to.as_deref(), limit)?));
             }
+            Command::Lease(command) => return Ok(turn.outcome(self.run_lease(turn, command)?)),
         };
         let (found, holds) = self.look(&key, guard.as_ref())?;
         if !holds {
             return Ok(turn.outcome(Effect::GuardFailed { found: found.map(|found| found.modified) }));
         }
-        self.write(turn.revision, &key, found, value.as_deref());
+        if let Some(lease) = value.as_ref().and_then(|(_, ends)| ends.with)
+            && found.and_then(|found| found.ends.with) != Some(lease)
+            && let Err(why) = self.lifetimes.takes(lease, 1)
+        {
+            return Ok(turn.outcome(Effect::LeaseFailed(why)));
+        }
+        self.write(turn.revision, &key, found, value.as_ref().map(|(value, ends)| (&value[..], *ends)));
         let existed = found.is_some();
         Ok(turn.outcome(if value.is_some() { Effect::Put } else { Effect::Deleted { existed } }))
     }
@@ -144,7 +162,7 @@ impl State {
         let limit = limit.clamp(1, Command::MAX_RANGE);
         let (mut keys, mut count, mut more) = (Vec::new(), 0, false);
         for record in self.engine.written().scan(from)? {
-            let (key, _) = record?;
+            let (key, stored) = record?;
             if to.is_some_and(|to| &key[..] >= to) {
                 break;
             }
@@ -152,29 +170,112 @@ impl State {
             if more {
                 break;
             }
-            keys.push(key);
+            let numbers = record::split(&stored)?.0;
+            keys.push((key, numbers));
             count += 1;
         }
-        for key in keys {
-            self.engine.write(&key, at, Change::Delete);
+        for (key, found) in keys {
+            self.remove(at, &key, found, Change::Delete);
         }
         Ok(Effect::RangeDeleted { count, more })
     }
 
+    fn run_lease(&mut self, turn: &Turn, command: LeaseCommand) -> Result<Effect, EngineError> {
+        let done = match command {
+            LeaseCommand::Grant { ttl_ms } => {
+                let id = LeaseId::new(turn.revision.get());
+                self.lifetimes.grant(id, ttl_ms, turn.timestamp).map(|()| Effect::LeaseGranted)
+            }
+            LeaseCommand::KeepAlive { lease } => {
+                self.lifetimes.keep_alive(lease, turn.timestamp).map(|()| Effect::LeaseKept)
+            }
+            LeaseCommand::Revoke { lease } => match self.end_lease(turn.revision, lease, Change::Delete)? {
+                Some(keys) => Ok(Effect::LeaseRevoked { keys }),
+                None => Err(LeaseFailure::Unknown),
+            },
+            LeaseCommand::Look { lease } => self.lifetimes.look(lease).map(Effect::Lease),
+        };
+        Ok(done.unwrap_or_else(Effect::LeaseFailed))
+    }
+
+    /// Rule X2: removes what still stands as it was proposed, and is due by the stamp of this entry.
+    fn expire(&mut self, turn: &Turn, due: Vec<Expiry>) -> Result<Effect, EngineError> {
+        let (mut keys, mut leases) = (0, 0);
+        for expiry in due {
+            match expiry {
+                Expiry::Key { key, modified } => {
+                    let Some(found) = self.look(&key, None)?.0 else { continue };
+                    let is_it = found.modified == modified;
+                    let is_due = found.ends.at.is_some_and(|at| at <= turn.timestamp);
+                    #[cfg(any(test, feature = "sim"))]
+                    let (is_it, is_due) = self.planted_expiry(is_it, is_due);
+                    if is_it && is_due {
+                        self.remove(turn.revision, &key, found, Change::Expire);
+                        keys += 1;
+                    }
+                }
+                Expiry::Lease { lease } => {
+                    if self.lifetimes.deadline(lease).is_some_and(|at| at <= turn.timestamp)
+                        && let Some(count) = self.end_lease(turn.revision, lease, Change::Expire)?
+                    {
+                        (keys, leases) = (keys + count, leases + 1);
+                    }
+                }
+            }
+        }
+        Ok(Effect::Expired { keys, leases })
+    }
+
+    /// The planted bugs `ExpiresOtherPut` and `ExpiresEarly`.
+    #[cfg(any(test, feature = "sim"))]
+    fn planted_expiry(&self, is_it: bool, is_due: bool) -> (bool, bool) {
+        let is = |bug| self.bug == Some(bug);
+        (
+            is_it || is(crate::sim::Bug::ExpiresOtherPut),
+            is_due || is(crate::sim::Bug::ExpiresEarly) || is(crate::sim::Bug::ExpiresOtherPut),
+        )
+    }
+
+    /// Removes a lease with its keys; says how many these were.
+    fn end_lease(&mut self, at: Revision, lease: LeaseId, how: Change) -> Result<Option<u32>, EngineError> {
+        let Some(keys) = self.lifetimes.end(lease) else { return Ok(None) };
+        for key in &keys {
+            if let Some(found) = self.look(key, None)?.0 {
+                self.remove(at, key, found, how.clone());
+            }
+        }
+        Ok(Some(u32::try_from(keys.len()).unwrap_or(u32::MAX)))
+    }
+
     /// Sets or removes a key of which `found` was found.
-    pub(super) fn write(&mut self, at: Revision, key: &[u8], found: Option<Numbers>, value: Option<&[u8]>) {
-        let Some(value) = value else {
-            if found.is_some() {
-                self.engine.write(key, at, Change::Delete);
+    pub(super) fn write(
+        &mut self,
+        at: Revision,
+        key: &[u8],
+        found: Option<Numbers>,
+        value: Option<(&[u8], Ends)>,
+    ) {
+        let Some((value, ends)) = value else {
+            if let Some(found) = found {
+                self.remove(at, key, found, Change::Delete);
             }
             return;
         };
+        let was = found.map(|found| found.ends).unwrap_or_default();
+        self.lifetimes.moved(key, was, ends, Some(at));
         let numbers = Numbers {
             created: found.map_or(at, |found| found.created),
             modified: at,
             version: found.map_or(1, |found| found.version.saturating_add(1)),
+            ends,
         };
         self.engine.write(key, at, Change::Set(record::encode(numbers, value)));
+    }
+
+    /// Removes a key that was found.
+    fn remove(&mut self, at: Revision, key: &[u8], found: Numbers, how: Change) {
+        self.lifetimes.moved(key, found.ends, Ends::default(), None);
+        self.engine.write(key, at, how);
     }
 
     /// The numbers of a key's record, and whether the guard holds.
@@ -196,6 +297,7 @@ impl State {
             Some(Guard::Absent) => found.is_none(),
             Some(Guard::Present) => found.is_some(),
             Some(Guard::Revision(wanted)) => found.is_some_and(|(numbers, _)| numbers.modified == *wanted),
+            Some(Guard::Created(wanted)) => found.is_some_and(|(numbers, _)| numbers.created == *wanted),
             Some(Guard::Value(_)) => found.is_some_and(|(_, equal)| equal),
         };
         Ok((found.map(|(numbers, _)| numbers), holds))

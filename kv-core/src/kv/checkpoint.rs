@@ -65,6 +65,7 @@ pub struct Checkpoint {
     pub(super) merge: Merge,
     pub(super) standing: Standing,
     pub(super) sessions: Changes,
+    pub(super) lifetimes: Vec<Row>,
 }
 
 impl Checkpoint {
@@ -83,6 +84,7 @@ impl Checkpoint {
         for (id, session) in &self.sessions {
             rows.push(row(*id, session.as_deref()));
         }
+        rows.extend(self.lifetimes);
         Ok(CheckpointDone { merged: self.merge.run(&rows)? })
     }
 }

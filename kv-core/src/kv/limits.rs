@@ -25,6 +25,8 @@ pub struct Limits {
     pub history_revisions: u64,
     /// How many bytes of superseded values, and what belongs to them, a checkpoint keeps at most. 0: none.
     pub history_bytes: u64,
+    /// The most leases.
+    pub max_leases: usize,
     /// A checkpoint is due when the overlay holds this much. Local: may differ between members.
     pub checkpoint_bytes: usize,
     /// The most memory that the cache of the state on disk takes. Local: may differ between members.
@@ -41,6 +43,7 @@ impl From<&Options> for Limits {
             session_window: options.session_window,
             history_revisions: options.history_revisions,
             history_bytes: options.history_bytes,
+            max_leases: options.max_leases,
             checkpoint_bytes: options.checkpoint_bytes,
             cache_bytes: options.cache_bytes,
         }
@@ -70,6 +73,7 @@ impl Limits {
             session_window: self.session_window as u64,
             history_revisions: self.history_revisions,
             history_bytes: self.history_bytes,
+            max_leases: self.max_leases as u64,
         }
     }
 }
@@ -84,6 +88,7 @@ pub(super) struct ReplicatedLimits {
     session_window: u64,
     history_revisions: u64,
     history_bytes: u64,
+    max_leases: u64,
 }
 
 impl ReplicatedLimits {
@@ -97,6 +102,7 @@ impl ReplicatedLimits {
             ("session_window", self.session_window, configured.session_window),
             ("history_revisions", self.history_revisions, configured.history_revisions),
             ("history_bytes", self.history_bytes, configured.history_bytes),
+            ("max_leases", self.max_leases, configured.max_leases),
         ];
         match pairs.into_iter().find(|(_, stored, configured)| stored != configured) {
             Some((limit, stored, configured)) => Err(EngineError::Limits { limit, stored, configured }),

@@ -6,6 +6,7 @@
 mod apply;
 mod changes;
 mod checkpoint;
+mod lifetimes;
 mod limits;
 mod reader;
 mod recent;
@@ -16,16 +17,18 @@ mod transfer;
 pub use apply::Applied;
 pub use changes::{ChangeQuery, Changes, Compacted, Position};
 pub use checkpoint::{Checkpoint, CheckpointDone};
+pub use lifetimes::Deadlines;
 pub use limits::Limits;
 pub use reader::{ScanPage, StateReader};
 pub use transfer::{Receiver, Sources};
 
 use crate::engine::{Disk, Engine, EngineError, Memory};
-use crate::ids::{Anchor, Hash, Revision, Timestamp};
-use crate::message::Entry;
+use crate::ids::{Anchor, Hash, RequestNumber, Revision, Timestamp};
+use crate::message::{Entry, Expiry};
 use crate::session::Sessions;
 use crate::storage::Storage;
 use checkpoint::Standing;
+use lifetimes::Lifetimes;
 use recent::Recent;
 use std::sync::Arc;
 
@@ -44,6 +47,7 @@ pub struct State {
     limits: Limits,
     engine: Box<dyn Engine>,
     sessions: Sessions,
+    lifetimes: Lifetimes,
     applied: Anchor,
     revision: Revision,
     /// The greatest stamp of an applied entry.
@@ -61,7 +65,8 @@ impl State {
     pub fn in_memory(limits: Limits) -> Self {
         let sessions = Sessions::new(limits.sessions(), false);
         let engine = Memory::new(limits.retention());
-        Self::at(limits, Box::new(engine), sessions, None)
+        let lifetimes = Lifetimes::new(limits.max_leases, false);
+        Self::at(limits, Box::new(engine), sessions, lifetimes, None)
     }
 
     /// The state at its last durable checkpoint; empty if there is none. Writes nothing to an empty directory.
@@ -85,13 +90,20 @@ impl State {
                 sessions.restore(id, session);
             }
         }
+        let lifetimes = Lifetimes::load(&rows, limits.max_leases)?;
         let (applied, revision) =
             standing.as_ref().map_or_else(Default::default, |at| (at.applied, at.revision));
         let engine = opened.at(applied, revision, limits.checkpoint_bytes, limits.retention());
-        Ok(Self::at(limits, Box::new(engine), sessions, standing))
+        Ok(Self::at(limits, Box::new(engine), sessions, lifetimes, standing))
     }
 
-    fn at(limits: Limits, engine: Box<dyn Engine>, sessions: Sessions, standing: Option<Standing>) -> Self {
+    fn at(
+        limits: Limits,
+        engine: Box<dyn Engine>,
+        sessions: Sessions,
+        lifetimes: Lifetimes,
+        standing: Option<Standing>,
+    ) -> Self {
         let standing = standing.unwrap_or_else(|| Standing {
             limits: limits.replicated(),
             applied: Anchor::ZERO,
@@ -102,6 +114,7 @@ impl State {
             limits,
             engine,
             sessions,
+            lifetimes,
             applied: standing.applied,
             revision: standing.revision,
             timestamp: standing.timestamp,
@@ -160,8 +173,26 @@ impl State {
     }
 
     fn remember(&self, applied: &[Applied]) {
-        let finals = applied.iter().filter(|applied| applied.result.is_ok() && applied.nonce.is_none());
+        let finals =
+            applied.iter().filter(|applied| applied.result.is_ok() && applied.number > RequestNumber::ZERO);
         self.recent.insert(finals.map(|applied| ((applied.session, applied.number), applied.result.clone())));
+    }
+
+    /// The earliest deadlines: nothing is due before them.
+    #[must_use]
+    pub fn deadlines(&self) -> Deadlines {
+        self.lifetimes.next()
+    }
+
+    /// What is due when the cluster's clock is at `now`, for the primary to propose ([`Request::expiry`]); of leases, what is due at
+    /// `leases`, if any. Bounded: what is left over is due again once this is applied.
+    ///
+    /// [`Request::expiry`]: crate::message::Request::expiry
+    #[must_use]
+    pub fn due(&self, now: Timestamp, leases: Option<Timestamp>) -> Vec<Expiry> {
+        #[cfg(any(test, feature = "sim"))]
+        let now = if self.bug == Some(crate::sim::Bug::ExpiresEarly) { now.advance(500) } else { now };
+        self.lifetimes.due(now, leases)
     }
 
     /// A reader of what is applied.
@@ -205,7 +236,11 @@ impl State {
         } else {
             sessions
         };
-        Some(Checkpoint { merge, standing, sessions })
+        let lifetimes = self.lifetimes.take_changes();
+        #[cfg(any(test, feature = "sim"))]
+        let lifetimes =
+            if self.bug == Some(crate::sim::Bug::DeadlinesNotInCheckpoint) { Vec::new() } else { lifetimes };
+        Some(Checkpoint { merge, standing, sessions, lifetimes })
     }
 
     /// The checkpoint is durable: lets go of what it now holds.
@@ -235,6 +270,8 @@ impl State {
             add(&id.get().to_le_bytes());
             add(&postcard::to_stdvec(session).expect("plain data always encodes"));
         }
+        add(b"lifetimes");
+        self.lifetimes.digest(&mut add);
         add(b"data");
         let point = self.engine.reader().point();
         for record in point.scan(&[])? {
@@ -248,6 +285,7 @@ impl State {
     /// Asserts what must always hold.
     pub fn check_invariants(&self) {
         self.sessions.check_invariants();
+        self.lifetimes.check_invariants();
         assert!(self.checkpoint().op <= self.applied.op);
     }
 }

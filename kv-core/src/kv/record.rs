@@ -1,12 +1,17 @@
-//! A record as the engine keeps it: created, modified and version as little-endian numbers, then the value.
+//! A record as the engine keeps it: created, modified and version as little-endian numbers; a byte that says which of the next two are
+//! there; the deadline; the lease; then the value.
 
+use super::lifetimes::Ends;
 use crate::engine::EngineError;
-use crate::ids::Revision;
+use crate::ids::{LeaseId, Revision, Timestamp};
 use crate::message::Record;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// The numbers before the value.
-const NUMBERS: usize = 3 * 8;
+/// The numbers that every record has.
+const NUMBERS: usize = 3 * 8 + 1;
+
+const HAS_DEADLINE: u8 = 1;
+const HAS_LEASE: u8 = 2;
 
 /// A record of which the value was not copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,33 +19,78 @@ pub(super) struct Numbers {
     pub(super) created: Revision,
     pub(super) modified: Revision,
     pub(super) version: u64,
+    pub(super) ends: Ends,
 }
 
 /// The stored form.
 pub(super) fn encode(numbers: Numbers, value: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(NUMBERS + value.len());
-    out.put_u64_le(numbers.created.get());
-    out.put_u64_le(numbers.modified.get());
-    out.put_u64_le(numbers.version);
+    let Numbers { created, modified, version, ends } = numbers;
+    let mut out = BytesMut::with_capacity(NUMBERS + 2 * 8 + value.len());
+    out.put_u64_le(created.get());
+    out.put_u64_le(modified.get());
+    out.put_u64_le(version);
+    let flag = |is_there, flag| if is_there { flag } else { 0 };
+    out.put_u8(flag(ends.at.is_some(), HAS_DEADLINE) | flag(ends.with.is_some(), HAS_LEASE));
+    for number in [ends.at.map(Timestamp::get), ends.with.map(LeaseId::get)].into_iter().flatten() {
+        out.put_u64_le(number);
+    }
     out.put_slice(value);
     out.freeze()
 }
 
 /// The numbers and the value of a stored record.
 pub(super) fn split(mut stored: &[u8]) -> Result<(Numbers, &[u8]), EngineError> {
+    let too_short = |_| EngineError::damaged("a record is too short");
     if stored.len() < NUMBERS {
         return Err(EngineError::damaged("a record is too short"));
     }
-    let numbers = Numbers {
-        created: Revision::new(stored.get_u64_le()),
-        modified: Revision::new(stored.get_u64_le()),
-        version: stored.get_u64_le(),
-    };
-    Ok((numbers, stored))
+    let (created, modified) = (Revision::new(stored.get_u64_le()), Revision::new(stored.get_u64_le()));
+    let (version, flags) = (stored.get_u64_le(), stored.get_u8());
+    if flags & !(HAS_DEADLINE | HAS_LEASE) != 0 {
+        return Err(EngineError::damaged("a record is not of this format"));
+    }
+    let mut ends = Ends::default();
+    if flags & HAS_DEADLINE != 0 {
+        ends.at = Some(Timestamp::new(stored.try_get_u64_le().map_err(too_short)?));
+    }
+    if flags & HAS_LEASE != 0 {
+        ends.with = Some(LeaseId::new(stored.try_get_u64_le().map_err(too_short)?));
+    }
+    Ok((Numbers { created, modified, version, ends }, stored))
 }
 
 /// The record, sharing the stored bytes.
 pub(super) fn decode(stored: &Bytes) -> Result<Record, EngineError> {
-    let (Numbers { created, modified, version }, _) = split(stored)?;
-    Ok(Record { value: stored.slice(NUMBERS..), created, modified, version })
+    let (Numbers { created, modified, version, ends }, value) = split(stored)?;
+    let value = stored.slice(stored.len() - value.len()..);
+    Ok(Record { value, created, modified, version, expires: ends.at, lease: ends.with })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_keeps_its_numbers_and_tells_when_it_is_cut_short() {
+        let (at, with) = (Some(Timestamp::new(1 << 41)), Some(LeaseId::new(7)));
+        for ends in [Ends::default(), Ends { at, with: None }, Ends { at: None, with }, Ends { at, with }] {
+            let numbers = Numbers { created: Revision::new(1), modified: Revision::new(5), version: 3, ends };
+            let stored = encode(numbers, b"value");
+            assert_eq!(split(&stored).unwrap(), (numbers, &b"value"[..]));
+            let record = decode(&stored).unwrap();
+            assert_eq!(
+                (&record.value[..], record.expires, record.lease),
+                (&b"value"[..], ends.at, ends.with)
+            );
+            let numbers_end = stored.len() - 5;
+            assert!((0..numbers_end).all(|len| split(&stored[..len]).is_err()));
+        }
+        let mut strange = encode(
+            Numbers { created: Revision::ZERO, modified: Revision::ZERO, version: 0, ends: Ends::default() },
+            b"",
+        )
+        .to_vec();
+        strange[24] = 4;
+        assert!(split(&strange).is_err());
+    }
 }

@@ -1,24 +1,27 @@
 //! What a transaction does.
 
 use super::State;
+use super::apply::Turn;
+use super::lifetimes::Ends;
 use super::record::{self, Numbers};
 use crate::engine::EngineError;
-use crate::ids::Revision;
-use crate::message::{Effect, Step, StepFailure, StepResult, Transaction};
+use crate::ids::LeaseId;
+use crate::message::{Effect, LeaseFailure, Step, StepFailure, StepResult, Transaction};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 /// A change that is to be made: the key, what was found there, and the new value.
 struct Change<'a> {
     key: &'a [u8],
     found: Option<Numbers>,
-    value: Option<Bytes>,
+    value: Option<(Bytes, Ends)>,
 }
 
 impl State {
     /// Runs a transaction that keeps to the limits. Nothing is written before all of it is known to be done.
     pub(super) fn run_transaction(
         &mut self,
-        at: Revision,
+        turn: &Turn,
         transaction: &Transaction,
     ) -> Result<Effect, EngineError> {
         let mut held = true;
@@ -27,8 +30,13 @@ impl State {
         }
         let steps = if held { &transaction.then } else { &transaction.otherwise };
         let (mut changes, mut results) = (Vec::new(), Vec::with_capacity(steps.len()));
+        let mut joining = BTreeMap::new();
         for (number, step) in (0..).zip(steps) {
-            match self.plan(step)? {
+            let planned = self.plan(turn, step)?;
+            match planned.and_then(|(change, result)| {
+                self.join(&change, &mut joining).map_err(StepFailure::Lease)?;
+                Ok((change, result))
+            }) {
                 Ok((change, result)) => {
                     changes.push(change);
                     results.push(result);
@@ -36,28 +44,47 @@ impl State {
                 Err(why) => {
                     #[cfg(any(test, feature = "sim"))]
                     if self.bug == Some(crate::sim::Bug::HalfATransaction) {
-                        self.carry_out(at, changes);
+                        self.carry_out(turn, changes);
                     }
                     return Ok(Effect::StepFailed { step: number, why });
                 }
             }
         }
-        self.carry_out(at, changes);
+        self.carry_out(turn, changes);
         Ok(Effect::Transacted { held, results })
     }
 
-    fn carry_out(&mut self, at: Revision, changes: Vec<Change<'_>>) {
+    fn carry_out(&mut self, turn: &Turn, changes: Vec<Change<'_>>) {
         for Change { key, found, value } in changes {
-            self.write(at, key, found, value.as_deref());
+            let value = value.as_ref().map(|(value, ends)| (&value[..], *ends));
+            self.write(turn.revision, key, found, value);
         }
     }
 
-    fn plan<'a>(&self, step: &'a Step) -> Result<Result<(Change<'a>, StepResult), StepFailure>, EngineError> {
+    /// Whether the lease of a change takes its key beside those that are `joining` it in the same transaction.
+    fn join(&self, change: &Change<'_>, joining: &mut BTreeMap<LeaseId, usize>) -> Result<(), LeaseFailure> {
+        let was = change.found.and_then(|found| found.ends.with);
+        match change.value.as_ref().and_then(|(_, ends)| ends.with) {
+            Some(lease) if was != Some(lease) => {
+                let count = joining.entry(lease).or_default();
+                *count += 1;
+                self.lifetimes.takes(lease, *count)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn plan<'a>(
+        &self,
+        turn: &Turn,
+        step: &'a Step,
+    ) -> Result<Result<(Change<'a>, StepResult), StepFailure>, EngineError> {
         let key = &step.key()[..];
         Ok(match step {
-            Step::Put { value, .. } => {
+            Step::Put { value, life, .. } => {
                 let found = self.look(key, None)?.0;
-                Ok((Change { key, found, value: Some(value.clone()) }, StepResult::Put))
+                let value = Some((value.clone(), Ends::of(*life, turn.timestamp)));
+                Ok((Change { key, found, value }, StepResult::Put))
             }
             Step::Delete { .. } => {
                 let found = self.look(key, None)?.0;
@@ -69,7 +96,8 @@ impl State {
                     None => Err(StepFailure::NotANumber),
                     Some(None) => Err(StepFailure::OutOfRange),
                     Some(Some(sum)) => {
-                        let value = Some(sum.to_string().into());
+                        let ends = found.map(|found| found.ends).unwrap_or_default();
+                        let value = Some((sum.to_string().into(), ends));
                         Ok((Change { key, found, value }, StepResult::Added { sum }))
                     }
                 }

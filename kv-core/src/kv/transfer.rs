@@ -1,6 +1,7 @@
 //! A state on its way from one member to another: what the source keeps for those who fetch, and what the receiver stores
 //! until it is whole.
 
+use super::lifetimes::Lifetimes;
 use super::{Limits, State, checkpoint};
 use crate::engine::{Disk, EngineError, Snapshot, Staging};
 use crate::ids::{Anchor, Instant, MemberId, Op};
@@ -134,6 +135,7 @@ impl Receiver {
         let Some(standing) = checkpoint::load(&rows)? else { return Ok(false) };
         standing.limits.check(&self.limits.replicated())?;
         checkpoint::load_sessions(&rows, &self.limits.sessions())?;
+        Lifetimes::load(&rows, self.limits.max_leases)?;
         Ok(standing.applied == at)
     }
 

@@ -1,7 +1,7 @@
 //! What clients and members say to each other, on the Client lane.
 
 use super::{Outcome, Rejection};
-use crate::ids::{MemberId, Op, Revision, View};
+use crate::ids::{LeaseId, MemberId, Op, Revision, Timestamp, View};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +85,11 @@ pub struct Record {
     pub modified: Revision,
     /// How many times it was put since it was created; the first put makes 1.
     pub version: u64,
+    /// When it expires, by the cluster's clock, if it was put with a time to live. It is there until it is removed, which is then or
+    /// a little later, never earlier.
+    pub expires: Option<Timestamp>,
+    /// The lease that it depends on.
+    pub lease: Option<LeaseId>,
 }
 
 /// What became of one key at one revision.

@@ -22,6 +22,7 @@
 mod client;
 mod durable;
 mod entry;
+mod lease;
 mod request;
 mod snapshot;
 
@@ -31,6 +32,8 @@ pub use client::{
 };
 pub use durable::{Behind, Cut, Damage, EntryMeta, Extent, Footing, Recovered, ViewRecord, Write};
 pub use entry::{BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, RequestIter, body_of};
+pub(crate) use lease::millis;
+pub use lease::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
 pub use request::{
     Command, Effect, Guard, Operation, Outcome, Rejection, Request, RequestError, SizeLimits, Step,
     StepFailure, StepResult, Transaction,

@@ -1,5 +1,6 @@
 //! What clients ask for, and what they get.
 
+use super::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
 use crate::ids::{RequestNumber, Revision, SessionId, Timestamp};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,9 +9,9 @@ use std::collections::BTreeSet;
 /// One request, as it stands in the log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Request {
-    /// The session; zero only for [`Operation::OpenSession`].
+    /// The session; zero only for [`Operation::OpenSession`] and [`Operation::Expire`].
     pub session: SessionId,
-    /// The client's number for it; a retry keeps it. Zero only for [`Operation::OpenSession`].
+    /// The client's number for it; a retry keeps it. Zero only where there is no session.
     pub number: RequestNumber,
     /// The client has the results of all numbers up to here: they may be forgotten and never run again.
     pub acked_through: RequestNumber,
@@ -31,6 +32,8 @@ pub enum Operation {
     CloseSession,
     /// Changes the data.
     Command(Command),
+    /// Removes what has expired. Proposed by the primary; not accepted from clients.
+    Expire(Vec<Expiry>),
 }
 
 /// A change of the data.
@@ -44,6 +47,8 @@ pub enum Command {
         value: Bytes,
         /// What must hold for it to be done.
         guard: Option<Guard>,
+        /// How long it stays.
+        life: Lifetime,
     },
     /// Removes a key.
     Delete {
@@ -63,6 +68,8 @@ pub enum Command {
         /// At most this many; more than [`Command::MAX_RANGE`] count as that, none as one.
         limit: u32,
     },
+    /// Does something with a lease.
+    Lease(LeaseCommand),
 }
 
 /// Several changes that are done together or not at all. All guards and all steps see the state before it.
@@ -86,13 +93,16 @@ pub enum Step {
         key: Bytes,
         /// The value.
         value: Bytes,
+        /// How long it stays.
+        life: Lifetime,
     },
     /// Removes a key.
     Delete {
         /// The key.
         key: Bytes,
     },
-    /// Adds to a counter: a key whose value is a whole number in decimal digits. An absent key counts as 0.
+    /// Adds to a counter: a key whose value is a whole number in decimal digits. An absent key counts as 0. It stays as long as it
+    /// would have.
     Add {
         /// The key.
         key: Bytes,
@@ -123,6 +133,8 @@ pub enum Guard {
     Revision(Revision),
     /// The key exists and has this value.
     Value(Bytes),
+    /// The key exists and was created at this revision: it has not been gone since.
+    Created(Revision),
 }
 
 /// The stored result of a request: the same bytes for every retry.
@@ -176,6 +188,26 @@ pub enum Effect {
         /// Why.
         why: StepFailure,
     },
+    /// The lease named by the outcome's revision is granted.
+    LeaseGranted,
+    /// The lease began anew.
+    LeaseKept,
+    /// The lease has ended, and its keys are gone.
+    LeaseRevoked {
+        /// How many they were.
+        keys: u32,
+    },
+    /// The lease as it stands.
+    Lease(LeaseInfo),
+    /// It could not be done with the lease: nothing was changed.
+    LeaseFailed(LeaseFailure),
+    /// What had expired was removed.
+    Expired {
+        /// How many keys, those of leases included.
+        keys: u32,
+        /// How many leases.
+        leases: u32,
+    },
 }
 
 /// What a step did.
@@ -206,6 +238,9 @@ pub enum StepFailure {
     /// The sum would be below -2^63 or above 2^63 - 1.
     #[error("the sum is out of the range of 64 bits")]
     OutOfRange,
+    /// The put's lease does not take the key.
+    #[error(transparent)]
+    Lease(LeaseFailure),
 }
 
 /// Why an applied request had no outcome of its own. Deterministic: equal on every member.
@@ -267,6 +302,16 @@ pub enum RequestError {
         /// The limit.
         max: usize,
     },
+    /// A time to live is too short or too long.
+    #[error("{ms} ms is no time to live: {min} to {max} ms are allowed")]
+    Ttl {
+        /// In milliseconds.
+        ms: u64,
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
     /// Two steps that would be done together change the same key.
     #[error("two steps of the transaction change the same key {key:?}: join them")]
     Twice {
@@ -298,7 +343,7 @@ impl SizeLimits {
     fn guard(self, guard: &Guard) -> Result<(), RequestError> {
         match guard {
             Guard::Value(value) => self.value(value),
-            Guard::Absent | Guard::Present | Guard::Revision(_) => Ok(()),
+            Guard::Absent | Guard::Present | Guard::Revision(_) | Guard::Created(_) => Ok(()),
         }
     }
 }
@@ -313,9 +358,10 @@ impl Command {
     /// [`RequestError`] says which part does not.
     pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         match self {
-            Self::Put { key, value, guard } => {
+            Self::Put { key, value, guard, life } => {
                 limits.key(key)?;
                 limits.value(value)?;
+                life.check()?;
                 guard.iter().try_for_each(|guard| limits.guard(guard))
             }
             Self::Delete { key, guard } => {
@@ -329,6 +375,7 @@ impl Command {
                 let too_long = [Some(from), to.as_ref()].into_iter().flatten().find(|end| end.len() > max);
                 too_long.map_or(Ok(()), |end| Err(RequestError::Key { len: end.len(), max }))
             }
+            Self::Lease(command) => command.check(),
         }
     }
 
@@ -336,12 +383,13 @@ impl Command {
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
         match self {
-            Self::Put { key, value, guard } => {
+            Self::Put { key, value, guard, life: _ } => {
                 key.len() + value.len() + guard.as_ref().map_or(0, Guard::payload_bytes)
             }
             Self::Delete { key, guard } => key.len() + guard.as_ref().map_or(0, Guard::payload_bytes),
             Self::Transaction(transaction) => transaction.payload_bytes(),
             Self::DeleteRange { from, to, .. } => from.len() + to.as_ref().map_or(0, Bytes::len),
+            Self::Lease(_) => 0,
         }
     }
 }
@@ -350,7 +398,7 @@ impl Guard {
     fn payload_bytes(&self) -> usize {
         match self {
             Self::Value(value) => value.len(),
-            Self::Absent | Self::Present | Self::Revision(_) => 0,
+            Self::Absent | Self::Present | Self::Revision(_) | Self::Created(_) => 0,
         }
     }
 }
@@ -384,8 +432,9 @@ impl Transaction {
             let mut changed = BTreeSet::new();
             for step in steps {
                 limits.key(step.key())?;
-                if let Step::Put { value, .. } = step {
+                if let Step::Put { value, life, .. } = step {
                     limits.value(value)?;
+                    life.check()?;
                 }
                 if !changed.insert(step.key()) {
                     return Err(RequestError::Twice { key: step.key().clone() });

@@ -226,6 +226,8 @@ enum Refused {
     Request(#[from] RequestError),
     #[error("a request needs a session and a number above zero: open a session first")]
     NoSession,
+    #[error("only the primary orders what has expired to be removed")]
+    NotYours,
     #[error("a request that opens a session has neither session nor number")]
     OpenWithin,
 }
@@ -234,13 +236,16 @@ enum Refused {
 /// wrote it.
 fn check(request: &[u8], options: &Options) -> Result<RequestKey, Refused> {
     let request = Request::decode(request)?;
+    if !Party::Client.may_order(&request.operation) {
+        return Err(Refused::NotYours);
+    }
     let numbered = request.session > SessionId::ZERO && request.number > RequestNumber::ZERO;
     let command = match &request.operation {
         Operation::OpenSession { nonce } => {
             let bare = request.session == SessionId::ZERO && request.number == RequestNumber::ZERO;
             return if bare { Ok(RequestKey::Open(*nonce)) } else { Err(Refused::OpenWithin) };
         }
-        Operation::CloseSession => None,
+        Operation::CloseSession | Operation::Expire(_) => None,
         Operation::Command(command) => Some(command),
     };
     if !numbered {

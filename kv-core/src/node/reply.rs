@@ -254,6 +254,8 @@ mod tests {
             created: Revision::ZERO,
             modified: Revision::ZERO,
             version: 1,
+            expires: None,
+            lease: None,
         };
         Answer::Value { record: Some(record), revision: Revision::ZERO }
     }

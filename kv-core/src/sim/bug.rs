@@ -82,6 +82,12 @@ pub enum Bug {
     ForgottenRuns,
     /// A transaction with a step that cannot be done leaves the steps before it done.
     HalfATransaction,
+    /// The state expires what was put anew since the expiry was proposed, and does not look at the deadline.
+    ExpiresOtherPut,
+    /// What is due soon is proposed and removed, though the stamp is before the deadline.
+    ExpiresEarly,
+    /// A checkpoint leaves out the deadlines and the leases.
+    DeadlinesNotInCheckpoint,
     /// The client says *not applied* though an attempt may have been proposed.
     FailedForUnknown,
     /// Nothing is ever synced: the negative control.
@@ -136,6 +142,9 @@ impl Bug {
         Self::SessionsNotInCheckpoint,
         Self::ForgottenRuns,
         Self::HalfATransaction,
+        Self::ExpiresOtherPut,
+        Self::ExpiresEarly,
+        Self::DeadlinesNotInCheckpoint,
         Self::FailedForUnknown,
         Self::NoSync,
         Self::NoDirectorySync,

@@ -71,7 +71,7 @@ impl Checker {
             shown: vec![Shown::default(); members],
             log: Vec::new(),
             applied: Op::ZERO,
-            model: Model::default(),
+            model: Model::of(plan.options.max_leases),
             serving: BTreeMap::new(),
             started: BTreeSet::new(),
             counts: BTreeMap::new(),
@@ -334,6 +334,7 @@ impl Checker {
             return Err(("each request has a result", format!("{:?}: {applied:?}", entry.header)));
         }
         let mut revision = entry.header.first_revision;
+        self.model.begin(entry.header.timestamp);
         for (bytes, applied) in requests.iter().zip(applied) {
             if applied.revision != revision {
                 return Err(("each request has its revision", format!("{:?}: {applied:?}", entry.header)));

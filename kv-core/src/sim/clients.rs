@@ -9,7 +9,7 @@ use crate::client::{Call, CallError, CallId, Cause, Core, CoreInput, CoreOptions
 use crate::config::Role;
 use crate::ids::{Instant, MemberId, Revision};
 use crate::message::{
-    ClientMessage, Command, Effect, Guard, Query, ReadMode, ServerMessage, Step, Transaction,
+    ClientMessage, Command, Effect, Guard, Lifetime, Query, ReadMode, ServerMessage, Step, Transaction,
 };
 use bytes::Bytes;
 use fastrand::Rng;
@@ -125,7 +125,7 @@ impl Client {
         if rng.u32(0..4) == 0 {
             return Action::Write(Command::Delete { key, guard });
         }
-        Action::Write(Command::Put { key, value: self.value(client, rng), guard })
+        Action::Write(Command::Put { key, value: self.value(client, rng), guard, life: Lifetime::FOREVER })
     }
 
     /// One or two puts or deletes and mostly a counter, under up to two conditions.
@@ -138,7 +138,11 @@ impl Client {
             let guard = self.guard(&key, rng);
             transaction.guards.push((key, guard));
         }
-        transaction.then.push(Step::Put { key: key(first), value: self.value(client, rng) });
+        transaction.then.push(Step::Put {
+            key: key(first),
+            value: self.value(client, rng),
+            life: Lifetime::FOREVER,
+        });
         if others[1] != first && rng.bool() {
             transaction.then.push(Step::Delete { key: key(others[1]) });
         }
@@ -146,7 +150,11 @@ impl Client {
             transaction.then.push(Step::Add { key: counter(rng.u32(0..2)), by: rng.i64(-3..=5) });
         }
         if rng.bool() {
-            transaction.otherwise.push(Step::Put { key: key(others[1]), value: self.value(client, rng) });
+            transaction.otherwise.push(Step::Put {
+                key: key(others[1]),
+                value: self.value(client, rng),
+                life: Lifetime::FOREVER,
+            });
         }
         // Sometimes a step that cannot be done, and nothing of the rest may be.
         if rng.u32(0..10) == 0 {
@@ -373,7 +381,8 @@ impl World {
     pub(super) fn begin_finals(&mut self) {
         for client in 0..self.clients.len() {
             let value = self.clients[client].value(client, &mut self.rng);
-            let put = Action::Write(Command::Put { key: key(0), value, guard: None });
+            let put =
+                Action::Write(Command::Put { key: key(0), value, guard: None, life: Lifetime::FOREVER });
             self.clients[client].finals = vec![Action::Get { key: key(0), local: false }, put];
         }
     }
@@ -388,8 +397,8 @@ impl World {
                 let value = self.clients[client].value(client, &mut self.rng);
                 let Some(next) = self.clients[client].finals.last().cloned() else { return };
                 let next = match next {
-                    Action::Write(Command::Put { key, guard, .. }) => {
-                        Action::Write(Command::Put { key, value, guard })
+                    Action::Write(Command::Put { key, guard, life, .. }) => {
+                        Action::Write(Command::Put { key, value, guard, life })
                     }
                     other => other,
                 };
@@ -414,6 +423,12 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
             Effect::Transacted { held, results } => {
                 Ending::Transacted { held, results, revision: outcome.revision }
             }
+            effect @ (Effect::LeaseGranted
+            | Effect::LeaseKept
+            | Effect::LeaseRevoked { .. }
+            | Effect::Lease(_)
+            | Effect::LeaseFailed(_)
+            | Effect::Expired { .. }) => Ending::Lease { effect, revision: outcome.revision },
             Effect::StepFailed { step, why } => Ending::StepFailed { step, why, revision: outcome.revision },
         },
         Ok(Reply::Value { record, revision }) => Ending::Value { record, revision: Some(revision) },

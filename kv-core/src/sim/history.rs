@@ -1,7 +1,7 @@
 //! What the clients asked and what they were told, with times: the evidence.
 
 use crate::ids::Revision;
-use crate::message::{Command, Record, StepFailure, StepResult};
+use crate::message::{Command, Effect, Record, StepFailure, StepResult};
 use bytes::Bytes;
 
 /// What a client asked for.
@@ -82,6 +82,13 @@ pub(super) enum Ending {
         /// Where it stands in the history.
         revision: Revision,
     },
+    /// Something was done with a lease, or could not be.
+    Lease {
+        /// What.
+        effect: Effect,
+        /// Where it stands in the history.
+        revision: Revision,
+    },
     /// What the key holds.
     Value {
         /// The record.
@@ -145,7 +152,8 @@ impl Ending {
             | Self::Deleted { revision, .. }
             | Self::RangeDeleted { revision, .. }
             | Self::Transacted { revision, .. }
-            | Self::StepFailed { revision, .. } => Some(*revision),
+            | Self::StepFailed { revision, .. }
+            | Self::Lease { revision, .. } => Some(*revision),
             Self::GuardFailed { revision, .. }
             | Self::Value { revision, .. }
             | Self::Records { revision, .. } => *revision,

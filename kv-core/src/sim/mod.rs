@@ -14,6 +14,7 @@ mod drive;
 mod faults;
 mod history;
 mod kind;
+mod lifetimes;
 mod linear;
 mod member;
 mod mirror;

@@ -88,7 +88,7 @@ impl Names {
                 Some(Ending::Transacted { held, revision, .. }),
             ) => {
                 for step in if *held { &transaction.then } else { &transaction.otherwise } {
-                    if let message::Step::Put { key, value } = step {
+                    if let message::Step::Put { key, value, .. } = step {
                         self.told(key, *revision, value);
                     }
                 }
@@ -121,6 +121,8 @@ impl Names {
             Some(Guard::Absent) => Condition::Absent,
             Some(Guard::Present) => Condition::Present,
             Some(Guard::Revision(revision)) => is(self.at(key, *revision)),
+            // The clients ask for it in transactions only, whose conditions are not looked at here.
+            Some(Guard::Created(_)) => Condition::Present,
             Some(Guard::Value(value)) => is(self.values.get(value).copied()),
         }
     }
@@ -135,7 +137,7 @@ impl Names {
             (Action::Write(Command::Transaction(transaction)), ending) => {
                 self.transacted(transaction, ending)
             }
-            (Action::Write(Command::Put { key, value, guard }), ending) => {
+            (Action::Write(Command::Put { key, value, guard, .. }), ending) => {
                 let to = self.values.get(value).copied();
                 vec![(key.clone(), self.write(key, to, guard.as_ref(), ending))]
             }
@@ -156,7 +158,7 @@ impl Names {
                 Action::Get { .. }
                 | Action::Many { .. }
                 | Action::Scan { .. }
-                | Action::Write(Command::DeleteRange { .. }),
+                | Action::Write(Command::DeleteRange { .. } | Command::Lease(_)),
                 _,
             ) => Vec::new(),
         };
@@ -256,11 +258,19 @@ mod tests {
     }
 
     fn put(key: &'static str, value: &'static str, guard: Option<Guard>) -> Action {
-        Action::Write(Command::Put { key: key.into(), value: value.into(), guard })
+        let life = message::Lifetime::FOREVER;
+        Action::Write(Command::Put { key: key.into(), value: value.into(), guard, life })
     }
 
     fn record(value: &'static str, revision: u64) -> Record {
-        Record { value: value.into(), created: r(revision), modified: r(revision), version: 1 }
+        Record {
+            value: value.into(),
+            created: r(revision),
+            modified: r(revision),
+            version: 1,
+            expires: None,
+            lease: None,
+        }
     }
 
     /// What is called, when, and when and how it ends.

@@ -3,10 +3,11 @@
 //! revision, between what was told before the call began and what was committed when it ended.
 
 use super::history::{Action, Call, Ended, Ending};
-use crate::ids::{RequestNumber, Revision, SessionId};
+use super::lifetimes::Leases;
+use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use crate::message::{
-    Command, Effect, Guard, Operation, Outcome, Record, Rejection, Request, Step, StepFailure, StepResult,
-    Transaction,
+    Command, Effect, Guard, Lifetime, Operation, Outcome, Record, Rejection, Request, Step, StepFailure,
+    StepResult, Transaction,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +26,9 @@ struct Session {
 #[derive(Default, Debug)]
 pub(super) struct Model {
     revision: Revision,
+    /// The stamp of the entry that is taken in.
+    pub(super) stamp: Timestamp,
+    pub(super) leases: Leases,
     keys: BTreeMap<Bytes, Vec<(Revision, Option<Record>)>>,
     sessions: HashMap<SessionId, Session>,
     /// Commands that ran, by revision.
@@ -36,6 +40,11 @@ pub(super) struct Model {
 }
 
 impl Model {
+    /// Nothing, and so many leases may be.
+    pub(super) fn of(max_leases: usize) -> Self {
+        Self { leases: Leases::at_most(max_leases), ..Self::default() }
+    }
+
     /// Requests that had run before.
     pub(super) const fn repeats(&self) -> u64 {
         self.repeats
@@ -44,6 +53,11 @@ impl Model {
     /// Requests that did not run.
     pub(super) const fn rejections(&self) -> u64 {
         self.rejections
+    }
+
+    /// The requests of an entry with this stamp come next.
+    pub(super) fn begin(&mut self, stamp: Timestamp) {
+        self.stamp = self.stamp.max(stamp);
     }
 
     /// Takes in the next committed request and the result that a member gave it.
@@ -102,7 +116,15 @@ impl Model {
     }
 
     fn first_run(&mut self, revision: Revision, request: &Request, outcome: &Outcome) -> Result<(), Finding> {
+        if outcome.timestamp != self.stamp {
+            let found = format!("{revision:?} {request:?}: {outcome:?} in an entry of {:?}", self.stamp);
+            return Err(("an outcome tells the stamp of its entry", found));
+        }
         let command = match &request.operation {
+            Operation::Expire(due) => {
+                let expected = self.expire(revision, due);
+                return check_effect(revision, request, &outcome.effect, &expected);
+            }
             Operation::OpenSession { .. } => {
                 self.sessions.insert(SessionId::new(revision.get()), Session::default());
                 return check_effect(revision, request, &outcome.effect, &Effect::SessionOpened);
@@ -132,14 +154,18 @@ impl Model {
             Command::DeleteRange { from, to, limit } => {
                 return Ok(self.delete_range(revision, from, to.as_ref(), *limit));
             }
+            Command::Lease(command) => return Ok(self.lease(revision, *command)),
         };
         let before = self.at(key, revision);
         if !guard.is_none_or(|guard| holds(guard, before.as_ref())) {
             return Ok(Effect::GuardFailed { found: before.map(|record| record.modified) });
         }
         Ok(match command {
-            Command::Put { value, .. } => {
-                self.put(revision, key, before, value)?;
+            Command::Put { value, life, .. } => {
+                if let Err(why) = self.joins(key, *life, &[]) {
+                    return Ok(Effect::LeaseFailed(why));
+                }
+                self.put(revision, key, before, value, *life)?;
                 Effect::Put
             }
             _ => Effect::Deleted { existed: self.delete(revision, key, before) },
@@ -156,6 +182,11 @@ impl Model {
         Effect::RangeDeleted { count, more: all.len() > count as usize }
     }
 
+    /// The records of all keys as they stand.
+    pub(super) fn present(&self) -> Vec<(Bytes, Record)> {
+        self.range(&Bytes::new(), None, self.revision)
+    }
+
     /// The records of a range in the state at `revision`.
     fn range(&self, from: &Bytes, to: Option<&Bytes>, revision: Revision) -> Vec<(Bytes, Record)> {
         let keys = self.keys.range(from.clone()..).map(|(key, _)| key);
@@ -170,7 +201,14 @@ impl Model {
         let steps = if held { &transaction.then } else { &transaction.otherwise };
         // All steps see the state before: the sums are made before anything is changed.
         let mut sums = BTreeMap::new();
+        let mut joining = Vec::new();
         for (number, step) in (0..).zip(steps) {
+            if let Step::Put { key, life, .. } = step {
+                if let Err(why) = self.joins(key, *life, &joining) {
+                    return Ok(Effect::StepFailed { step: number, why: StepFailure::Lease(why) });
+                }
+                joining.push((key, *life));
+            }
             if let Step::Add { key, by } = step {
                 let old = self.at(key, revision).map_or("0".into(), |record| record.value);
                 let Some(old) = String::from_utf8_lossy(&old).parse::<i64>().ok() else {
@@ -186,14 +224,15 @@ impl Model {
         for step in steps {
             let before = self.at(step.key(), revision);
             results.push(match step {
-                Step::Put { key, value } => {
-                    self.put(revision, key, before, value)?;
+                Step::Put { key, value, life } => {
+                    self.put(revision, key, before, value, *life)?;
                     StepResult::Put
                 }
                 Step::Delete { key } => StepResult::Deleted { existed: self.delete(revision, key, before) },
                 Step::Add { key, .. } => {
                     let sum = sums[key];
-                    self.set(revision, key, before, sum.to_string().into());
+                    let ends = before.as_ref().map_or((None, None), |record| (record.expires, record.lease));
+                    self.set(revision, key, before, sum.to_string().into(), ends);
                     StepResult::Added { sum }
                 }
             });
@@ -208,28 +247,37 @@ impl Model {
         key: &Bytes,
         before: Option<Record>,
         value: &Bytes,
+        life: Lifetime,
     ) -> Result<(), Finding> {
         if let Some(other) = self.values.insert(value.clone(), revision) {
             let found = format!("{value:?} was put at {other:?} and again at {revision:?}");
             return Err(("each call runs once", found));
         }
-        self.set(revision, key, before, value.clone());
+        let ends = (life.ttl_ms.map(|ms| self.stamp.advance(ms)), life.lease);
+        self.set(revision, key, before, value.clone(), ends);
         Ok(())
     }
 
-    fn set(&mut self, revision: Revision, key: &Bytes, before: Option<Record>, value: Bytes) {
+    fn set(
+        &mut self,
+        revision: Revision,
+        key: &Bytes,
+        before: Option<Record>,
+        value: Bytes,
+        (expires, lease): (Option<Timestamp>, Option<LeaseId>),
+    ) {
         let (created, version) = before.map_or((revision, 1), |record| (record.created, record.version + 1));
-        let record = Record { value, created, modified: revision, version };
+        let record = Record { value, created, modified: revision, version, expires, lease };
         self.keys.entry(key.clone()).or_default().push((revision, Some(record)));
     }
 
-    fn delete(&mut self, revision: Revision, key: &Bytes, before: Option<Record>) -> bool {
+    pub(super) fn delete(&mut self, revision: Revision, key: &Bytes, before: Option<Record>) -> bool {
         self.keys.entry(key.clone()).or_default().push((revision, None));
         before.is_some()
     }
 
     /// The record of `key` in the state at `revision`.
-    fn at(&self, key: &[u8], revision: Revision) -> Option<Record> {
+    pub(super) fn at(&self, key: &[u8], revision: Revision) -> Option<Record> {
         let versions = self.keys.get(key)?;
         let count = versions.partition_point(|(since, _)| *since <= revision);
         versions.get(count.checked_sub(1)?)?.1.clone()
@@ -264,6 +312,9 @@ impl Model {
                     let there = keys.iter().filter_map(|key| Some((key.clone(), self.at(key, revision)?)));
                     !more && there.eq(records.iter().cloned())
                 })
+            }
+            (Action::Write(command), Ending::Lease { effect, revision }) => {
+                self.ran.get(revision) == Some(&(command.clone(), effect.clone()))
             }
             (Action::Write(command), Ending::Transacted { held, results, revision }) => {
                 let effect = Effect::Transacted { held: *held, results: results.clone() };
@@ -312,7 +363,7 @@ impl Model {
                 let mut steps = transaction.then.iter().chain(&transaction.otherwise);
                 steps.all(|step| !matches!(step, Step::Put { value, .. } if self.values.contains_key(value)))
             }
-            Action::Write(Command::Delete { .. } | Command::DeleteRange { .. })
+            Action::Write(Command::Delete { .. } | Command::DeleteRange { .. } | Command::Lease(_))
             | Action::Get { .. }
             | Action::Many { .. }
             | Action::Scan { .. } => true,
@@ -340,6 +391,7 @@ fn holds(guard: &Guard, record: Option<&Record>) -> bool {
         (Guard::Absent, None) | (Guard::Present, Some(_)) => true,
         (Guard::Revision(wanted), Some(record)) => record.modified == *wanted,
         (Guard::Value(wanted), Some(record)) => record.value == *wanted,
+        (Guard::Created(wanted), Some(record)) => record.created == *wanted,
         (_, _) => false,
     }
 }
@@ -368,7 +420,7 @@ mod tests {
     }
 
     fn put(value: &str, guard: Option<Guard>) -> Command {
-        Command::Put { key: "k".into(), value: value.to_owned().into(), guard }
+        Command::Put { key: "k".into(), value: value.to_owned().into(), guard, life: Lifetime::FOREVER }
     }
 
     fn request(number: u64, operation: Operation) -> Request {
@@ -494,11 +546,26 @@ mod tests {
     fn checks_scans_with_their_limits() {
         let mut model = model();
         for (at, key) in [(2, "a"), (3, "b"), (4, "c")] {
-            let command = Command::Put { key: key.into(), value: key.to_owned().into(), guard: None };
+            let command = Command::Put {
+                key: key.into(),
+                value: key.to_owned().into(),
+                guard: None,
+                life: Default::default(),
+            };
             commit(&mut model, at, at, command, at, Effect::Put).unwrap();
         }
         let record = |at, key: &'static str| {
-            (Bytes::from(key), Record { value: key.into(), created: r(at), modified: r(at), version: 1 })
+            (
+                Bytes::from(key),
+                Record {
+                    value: key.into(),
+                    created: r(at),
+                    modified: r(at),
+                    version: 1,
+                    expires: None,
+                    lease: None,
+                },
+            )
         };
         let fits = |limit, revision, records: &[(Bytes, Record)], more| {
             model.scan_fits(&"a".into(), None, limit, r(revision), records, more)

@@ -368,7 +368,10 @@ impl Cluster {
         // No value is written twice: the checks tell writes apart by them.
         let value = format!("{value}#{}", self.world.history.calls().len()).into();
         let key = key.to_owned().into();
-        Asked(self.world.begin_call(client, Action::Write(Command::Put { key, value, guard })))
+        Asked(self.world.begin_call(
+            client,
+            Action::Write(Command::Put { key, value, guard, life: crate::message::Lifetime::FOREVER }),
+        ))
     }
 
     /// A client asks for a linearizable read.

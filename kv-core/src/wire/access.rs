@@ -5,7 +5,7 @@
 
 use super::Kind;
 use crate::config::Role;
-use crate::message::{ClientCall, Message};
+use crate::message::{ClientCall, Message, Operation};
 use kv_transport::Lane;
 
 /// Who is at the end of a connection that opened it.
@@ -51,6 +51,17 @@ impl Party {
     pub fn may_say(self, message: &Message) -> bool {
         let Self::Member { role, lane } = self else { return false };
         lane == message.lane() && (role == Role::Data || !needs_data(message))
+    }
+
+    /// Whether it may have this ordered: a client everything but an expiry, which is the primary's own.
+    #[must_use]
+    pub const fn may_order(self, operation: &Operation) -> bool {
+        match operation {
+            Operation::OpenSession { .. } | Operation::CloseSession | Operation::Command(_) => {
+                matches!(self, Self::Client)
+            }
+            Operation::Expire(_) => false,
+        }
     }
 
     /// Whether it may ask for this. Every client may ask for everything.

@@ -11,7 +11,7 @@ use crate::message::{
 const COUNTER_END: u64 = 1 << 62;
 
 /// Keys are at most 64 KiB.
-const MOST_PLACE_BYTES: usize = (64 << 10) + 16;
+const MOST_PLACE_BYTES: usize = (64 << 10) + 32;
 
 fn counter(field: &'static str, value: u64) -> Result<(), WireError> {
     if value < COUNTER_END { Ok(()) } else { Err(WireError::OutOfRange { field }) }
@@ -200,13 +200,19 @@ fn outcome(outcome: &Outcome) -> Result<(), WireError> {
     timestamp(outcome.timestamp)?;
     match outcome.effect {
         Effect::GuardFailed { found } => found.map_or(Ok(()), revision),
+        Effect::Lease(info) => timestamp(info.deadline),
         Effect::SessionOpened
         | Effect::SessionClosed
         | Effect::Put
         | Effect::Deleted { .. }
         | Effect::RangeDeleted { .. }
         | Effect::Transacted { .. }
-        | Effect::StepFailed { .. } => Ok(()),
+        | Effect::StepFailed { .. }
+        | Effect::LeaseGranted
+        | Effect::LeaseKept
+        | Effect::LeaseRevoked { .. }
+        | Effect::LeaseFailed(_)
+        | Effect::Expired { .. } => Ok(()),
     }
 }
 
@@ -226,5 +232,7 @@ pub(super) fn welcome(version: u16) -> Result<(), WireError> {
 fn record(record: &Record) -> Result<(), WireError> {
     revision(record.created)?;
     revision(record.modified)?;
+    record.expires.map_or(Ok(()), timestamp)?;
+    record.lease.map_or(Ok(()), |lease| counter("a lease", lease.get()))?;
     counter("a version", record.version)
 }

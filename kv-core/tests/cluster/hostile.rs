@@ -330,7 +330,7 @@ pub(crate) fn request(session: u64, number: u64, operation: Operation) -> Client
 }
 
 fn put(session: u64, number: u64, value: &'static str) -> ClientCall {
-    let put = Command::Put { key: "key".into(), value: value.into(), guard: None };
+    let put = Command::Put { key: "key".into(), value: value.into(), guard: None, life: Default::default() };
     request(session, number, Operation::Command(put))
 }
 
@@ -747,7 +747,8 @@ pub(crate) async fn l1_far_too_much_is_shed_and_soon_over(net: Net) {
         let asking = async {
             for number in 1..=CALLS {
                 let value = vec![7; 256 << 10].into();
-                let put = Command::Put { key: "overload".into(), value, guard: None };
+                let put =
+                    Command::Put { key: "overload".into(), value, guard: None, life: Default::default() };
                 let what = request(session, number, Operation::Command(put));
                 writer.push(wire::encode_client_message(&ClientMessage { call: 1 + number, what }));
                 writer.flush().await.expect("it is taken in time");
@@ -786,7 +787,12 @@ pub(crate) async fn l6_a_full_session_table_evicts_the_most_silent_and_repeats_n
     let primary = harness.primary().await;
     let (_, mut ends) = say_hello(&harness, primary, &clients_hello()).await;
     let write = |session: u64, key: u64| {
-        let put = Command::Put { key: format!("key/{key}").into(), value: "value".into(), guard: None };
+        let put = Command::Put {
+            key: format!("key/{key}").into(),
+            value: "value".into(),
+            guard: None,
+            life: Default::default(),
+        };
         request(session, 1, Operation::Command(put))
     };
     let mut call = 0;

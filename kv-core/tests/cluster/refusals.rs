@@ -8,7 +8,7 @@ use kv_core::config::{Cluster, Role};
 use kv_core::error::{ConnectError, WriteError};
 use kv_core::ids::{ClusterId, Hash};
 use kv_core::message::{
-    Answer, ClientCall, ClientMessage, Command, Operation, Query, ReadMode, ServerMessage,
+    Answer, ClientCall, ClientMessage, Command, Lifetime, Operation, Query, ReadMode, ServerMessage,
 };
 use kv_core::node::{Node, StartError};
 use kv_core::transport::{Lane, Reader, TransportError, Writer};
@@ -151,7 +151,16 @@ pub(crate) async fn l3_what_is_too_large_is_refused_with_the_limit(net: Net) {
     client.put("k".repeat(16), "v".repeat(64)).await.expect("it just fits");
 
     let put = |key: String, value: String| {
-        Operation::Command(Command::Put { key: key.into(), value: value.into(), guard: None })
+        Operation::Command(Command::Put {
+            key: key.into(),
+            value: value.into(),
+            guard: None,
+            life: Default::default(),
+        })
+    };
+    let lasting = |ms| {
+        let life = Lifetime { ttl_ms: Some(ms), lease: None };
+        Operation::Command(Command::Put { key: "key".into(), value: "value".into(), guard: None, life })
     };
     let calls = [
         (request(1, 1, put("k".repeat(17), String::new())), "17 bytes"),
@@ -160,6 +169,10 @@ pub(crate) async fn l3_what_is_too_large_is_refused_with_the_limit(net: Net) {
         (request(0, 1, put("key".to_owned(), String::new())), "session"),
         (request(1, 0, put("key".to_owned(), String::new())), "session"),
         (request(1, 1, Operation::OpenSession { nonce: 1 }), "session"),
+        (request(1, 1, lasting(0)), "0 ms"),
+        (request(1, 1, lasting(u64::MAX)), "ms is no time to live"),
+        (request(0, 0, Operation::Expire(Vec::new())), "only the primary"),
+        (request(1, 1, Operation::Expire(Vec::new())), "only the primary"),
         (ClientCall::Write(Bytes::from_static(b"nonsense")), "not a request"),
     ];
     let hello = Hello::client(ClusterId::of_name("test"), "hostile");

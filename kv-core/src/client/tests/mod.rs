@@ -190,12 +190,19 @@ impl Incoming {
 }
 
 fn put(key: &'static str, value: &'static str) -> Command {
-    Command::Put { key: key.into(), value: value.into(), guard: None }
+    Command::Put { key: key.into(), value: value.into(), guard: None, life: Default::default() }
 }
 
 fn record(value: &'static str, revision: u64) -> Record {
     let revision = Revision::new(revision);
-    Record { value: value.into(), created: revision, modified: revision, version: 1 }
+    Record {
+        value: value.into(),
+        created: revision,
+        modified: revision,
+        version: 1,
+        expires: None,
+        lease: None,
+    }
 }
 
 fn status(id: MemberId, state: &str, view: u64) -> MemberStatus {

@@ -12,12 +12,7 @@ fn remembering(seed: u64) -> Workload {
 }
 
 fn record(records: &Records, key: &Bytes) -> Option<Record> {
-    records.get(key).map(|(value, created, modified, version)| Record {
-        value: value.clone(),
-        created: Revision::new(*created),
-        modified: Revision::new(*modified),
-        version: *version,
-    })
+    records.get(key).cloned()
 }
 
 /// What the model says has changed in a range after a revision.
@@ -29,8 +24,12 @@ fn expected(workload: &Workload, after: Revision, from: &[u8], to: Option<&[u8]>
         for key in keys.into_iter().filter(|key| key[..] >= *from && to.is_none_or(|to| key[..] < *to)) {
             let (previous, now) = (record(&pair[0], key), record(&pair[1], key));
             if previous != now {
-                let kind = if now.is_some() { EventKind::Put } else { EventKind::Deleted };
                 let (revision, key) = (Revision::new(revision), key.clone());
+                let kind = match now {
+                    Some(_) => EventKind::Put,
+                    None if workload.model.expiries.contains(&revision) => EventKind::Expired,
+                    None => EventKind::Deleted,
+                };
                 events.push(Event { revision, key, kind, record: now, previous });
             }
         }

@@ -5,6 +5,7 @@ mod crashes;
 mod damage;
 mod disk;
 mod history;
+mod lifetimes;
 mod model;
 mod readers;
 mod sessions;
@@ -14,7 +15,8 @@ mod transfer;
 use super::*;
 use crate::ids::{ClusterId, Op, RequestNumber, SessionId, View};
 use crate::message::{
-    Command, Effect, Entry, EntryHeader, Guard, Operation, Outcome, Rejection, Request, body_of,
+    Command, Effect, Entry, EntryHeader, Guard, Lifetime, Operation, Outcome, Record, Rejection, Request,
+    body_of,
 };
 use bytes::Bytes;
 use std::time::Duration;
@@ -29,6 +31,7 @@ fn limits() -> Limits {
         session_window: 8,
         history_revisions: 500,
         history_bytes: 20_000,
+        max_leases: 4,
         checkpoint_bytes: 64 << 10,
         cache_bytes: 1 << 20,
     }
@@ -132,7 +135,7 @@ fn request(session: SessionId, number: u64, operation: Operation) -> Request {
 
 fn put(session: SessionId, number: u64, key: &str, value: &str, guard: Option<Guard>) -> Request {
     let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
-    request(session, number, Operation::Command(Command::Put { key, value, guard }))
+    request(session, number, Operation::Command(Command::Put { key, value, guard, life: Lifetime::FOREVER }))
 }
 
 fn delete(session: SessionId, number: u64, key: &str, guard: Option<Guard>) -> Request {
@@ -150,13 +153,8 @@ impl Drop for SetOnDrop<'_> {
 }
 
 /// Everything that a reader sees, key by key.
-fn contents(reader: &StateReader) -> Vec<(Bytes, Vec<u8>, u64, u64, u64)> {
+fn contents(reader: &StateReader) -> Vec<(Bytes, Record)> {
     let page = reader.scan(b"", None, usize::MAX, usize::MAX).unwrap();
     assert!(!page.more);
-    let records = page.records.into_iter();
-    records
-        .map(|(key, record)| {
-            (key, record.value.to_vec(), record.created.get(), record.modified.get(), record.version)
-        })
-        .collect()
+    page.records
 }

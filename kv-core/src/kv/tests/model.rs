@@ -1,8 +1,11 @@
 //! The state against a model of a few lines, and random workloads for the other tests.
 
 use super::*;
-use crate::message::{Step, StepFailure, StepResult, Transaction};
-use std::collections::BTreeMap;
+use crate::ids::LeaseId;
+use crate::message::{
+    Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Step, StepFailure, StepResult, Transaction,
+};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the data should be.
 #[derive(Clone, Default, Debug)]
@@ -10,52 +13,66 @@ pub(super) struct Model {
     pub(super) records: Records,
     /// What the data was at each revision, from zero on: empty if nobody wants to know.
     pub(super) past: Vec<Records>,
+    /// The revisions of the expiries.
+    pub(super) expiries: BTreeSet<Revision>,
+    /// How long each lease lasts, and its deadline.
+    leases: BTreeMap<LeaseId, (u64, u64)>,
 }
 
-/// Keys with value, created, modified and version.
-pub(super) type Records = BTreeMap<Bytes, (Bytes, u64, u64, u64)>;
+/// The keys.
+pub(super) type Records = BTreeMap<Bytes, Record>;
 
 impl Model {
-    /// Follows what the state says it did; checks that guards failed or held as they should.
+    /// Follows what the state says it did; checks that it did what it should.
     fn follow(&mut self, request: &Request, applied: &Applied) {
-        let Operation::Command(command) = &request.operation else { return };
         let Ok(outcome) = &applied.result else { return };
         if outcome.revision != applied.revision {
             return;
         }
-        let at = outcome.revision.get();
+        let (at, now) = (outcome.revision, outcome.timestamp.get());
+        let expected = match &request.operation {
+            Operation::Command(command) => self.execute(at, now, command),
+            Operation::Expire(due) => {
+                self.expiries.insert(at);
+                self.expire(now, due)
+            }
+            Operation::OpenSession { .. } | Operation::CloseSession => return,
+        };
+        assert_eq!(outcome.effect, expected, "{request:?}");
+    }
+
+    fn execute(&mut self, at: Revision, now: u64, command: &Command) -> Effect {
         let (key, guard) = match command {
             Command::Put { key, guard, .. } | Command::Delete { key, guard } => (key, guard.as_ref()),
-            Command::DeleteRange { from, to, limit } => {
-                let inside = self.records.range(from.clone()..).map(|(key, _)| key.clone());
-                let inside: Vec<Bytes> =
-                    inside.take_while(|key| to.as_ref().is_none_or(|to| key < to)).collect();
-                let mut count = 0;
-                for key in inside.iter().take((*limit).clamp(1, 1000) as usize) {
-                    self.records.remove(key);
-                    count += 1;
-                }
-                let expected = Effect::RangeDeleted { count, more: inside.len() > count as usize };
-                assert_eq!(outcome.effect, expected, "{command:?}");
-                return;
-            }
-            Command::Transaction(transaction) => {
-                assert_eq!(outcome.effect, self.transact(at, transaction), "{command:?}");
-                return;
-            }
+            Command::DeleteRange { from, to, limit } => return self.delete_range(from, to.as_ref(), *limit),
+            Command::Transaction(transaction) => return self.transact(at, now, transaction),
+            Command::Lease(command) => return self.lease(at, now, *command),
         };
-        let expected = match (guard.is_none_or(|guard| self.holds(key, guard)), command) {
-            (true, Command::Put { value, .. }) => {
-                self.put(at, key, value);
+        match (guard.is_none_or(|guard| self.holds(key, guard)), command) {
+            (true, Command::Put { value, life, .. }) => {
+                if life.lease.is_some_and(|lease| !self.leases.contains_key(&lease)) {
+                    return Effect::LeaseFailed(LeaseFailure::Unknown);
+                }
+                self.put(at, now, key, value, *life);
                 Effect::Put
             }
             (true, _) => Effect::Deleted { existed: self.records.remove(key).is_some() },
             (false, _) => {
                 let found = self.records.get(key);
-                Effect::GuardFailed { found: found.map(|found| Revision::new(found.2)) }
+                Effect::GuardFailed { found: found.map(|found| found.modified) }
             }
-        };
-        assert_eq!(outcome.effect, expected, "{command:?}");
+        }
+    }
+
+    fn delete_range(&mut self, from: &Bytes, to: Option<&Bytes>, limit: u32) -> Effect {
+        let inside = self.records.range(from.clone()..).map(|(key, _)| key.clone());
+        let inside: Vec<Bytes> = inside.take_while(|key| to.is_none_or(|to| key < to)).collect();
+        let mut count = 0;
+        for key in inside.iter().take(limit.clamp(1, 1000) as usize) {
+            self.records.remove(key);
+            count += 1;
+        }
+        Effect::RangeDeleted { count, more: inside.len() > count as usize }
     }
 
     fn holds(&self, key: &Bytes, guard: &Guard) -> bool {
@@ -63,30 +80,41 @@ impl Model {
         match guard {
             Guard::Absent => found.is_none(),
             Guard::Present => found.is_some(),
-            Guard::Revision(revision) => found.is_some_and(|found| found.2 == revision.get()),
-            Guard::Value(value) => found.is_some_and(|found| found.0 == value[..]),
+            Guard::Revision(revision) => found.is_some_and(|found| found.modified == *revision),
+            Guard::Created(revision) => found.is_some_and(|found| found.created == *revision),
+            Guard::Value(value) => found.is_some_and(|found| found.value == *value),
         }
     }
 
-    fn put(&mut self, at: u64, key: &Bytes, value: &Bytes) {
-        let (created, version) = self.records.get(key).map_or((at, 0), |found| (found.1, found.3));
-        self.records.insert(key.clone(), (value.clone(), created, at, version + 1));
+    fn put(&mut self, at: Revision, now: u64, key: &Bytes, value: &Bytes, life: Lifetime) {
+        let (created, version) =
+            self.records.get(key).map_or((at, 0), |found| (found.created, found.version));
+        let (value, version) = (value.clone(), version + 1);
+        let expires = life.ttl_ms.map(|ms| Timestamp::new(now + ms));
+        let record = Record { value, created, modified: at, version, expires, lease: life.lease };
+        self.records.insert(key.clone(), record);
     }
 
-    fn transact(&mut self, at: u64, transaction: &Transaction) -> Effect {
+    fn transact(&mut self, at: Revision, now: u64, transaction: &Transaction) -> Effect {
         let held = transaction.guards.iter().all(|(key, guard)| self.holds(key, guard));
         let steps = if held { &transaction.then } else { &transaction.otherwise };
         let old = self.records.clone();
         let mut results = Vec::new();
         for (number, step) in (0..).zip(steps) {
             results.push(match step {
-                Step::Put { key, value } => {
-                    self.put(at, key, value);
+                Step::Put { key, value, life } => {
+                    if life.lease.is_some_and(|lease| !self.leases.contains_key(&lease)) {
+                        self.records = old;
+                        let why = StepFailure::Lease(LeaseFailure::Unknown);
+                        return Effect::StepFailed { step: number, why };
+                    }
+                    self.put(at, now, key, value, *life);
                     StepResult::Put
                 }
                 Step::Delete { key } => StepResult::Deleted { existed: self.records.remove(key).is_some() },
                 Step::Add { key, by } => {
-                    let text = old.get(key).map_or("0".into(), |found| String::from_utf8_lossy(&found.0));
+                    let found = old.get(key);
+                    let text = found.map_or("0".into(), |found| String::from_utf8_lossy(&found.value));
                     let Ok(number_there) = text.parse::<i64>() else {
                         self.records = old;
                         return Effect::StepFailed { step: number, why: StepFailure::NotANumber };
@@ -95,7 +123,10 @@ impl Model {
                         self.records = old;
                         return Effect::StepFailed { step: number, why: StepFailure::OutOfRange };
                     };
-                    self.put(at, key, &sum.to_string().into());
+                    let ends = found.map(|found| (found.expires, found.lease)).unwrap_or_default();
+                    self.put(at, now, key, &sum.to_string().into(), Lifetime::FOREVER);
+                    let record = self.records.get_mut(key).expect("it was put");
+                    (record.expires, record.lease) = ends;
                     StepResult::Added { sum }
                 }
             });
@@ -103,33 +134,98 @@ impl Model {
         Effect::Transacted { held, results }
     }
 
+    fn lease(&mut self, at: Revision, now: u64, command: LeaseCommand) -> Effect {
+        let unknown = Effect::LeaseFailed(LeaseFailure::Unknown);
+        match command {
+            LeaseCommand::Grant { .. } if self.leases.len() == limits().max_leases => {
+                Effect::LeaseFailed(LeaseFailure::TooMany)
+            }
+            LeaseCommand::Grant { ttl_ms } => {
+                self.leases.insert(LeaseId::new(at.get()), (ttl_ms, now + ttl_ms));
+                Effect::LeaseGranted
+            }
+            LeaseCommand::KeepAlive { lease } => self.leases.get_mut(&lease).map_or(unknown, |found| {
+                found.1 = now + found.0;
+                Effect::LeaseKept
+            }),
+            LeaseCommand::Revoke { lease } => match self.leases.remove(&lease) {
+                Some(_) => Effect::LeaseRevoked { keys: self.remove_those_of(lease) },
+                None => unknown,
+            },
+            LeaseCommand::Look { lease } => self.leases.get(&lease).map_or(unknown, |(ttl_ms, deadline)| {
+                let keys = self.records.values().filter(|record| record.lease == Some(lease)).count();
+                let (deadline, keys) = (Timestamp::new(*deadline), u32::try_from(keys).unwrap());
+                Effect::Lease(LeaseInfo { ttl_ms: *ttl_ms, deadline, keys })
+            }),
+        }
+    }
+
+    fn remove_those_of(&mut self, lease: LeaseId) -> u32 {
+        let before = self.records.len();
+        self.records.retain(|_, record| record.lease != Some(lease));
+        u32::try_from(before - self.records.len()).unwrap()
+    }
+
+    fn expire(&mut self, now: u64, due: &[Expiry]) -> Effect {
+        let (mut keys, mut leases) = (0, 0);
+        for expiry in due {
+            match expiry {
+                Expiry::Key { key, modified } => {
+                    let over = |record: &Record| {
+                        record.modified == *modified && record.expires.is_some_and(|at| at.get() <= now)
+                    };
+                    if self.records.get(key).is_some_and(over) {
+                        self.records.remove(key);
+                        keys += 1;
+                    }
+                }
+                Expiry::Lease { lease } => {
+                    if self.leases.get(lease).is_some_and(|(_, deadline)| *deadline <= now) {
+                        self.leases.remove(lease);
+                        keys += self.remove_those_of(*lease);
+                        leases += 1;
+                    }
+                }
+            }
+        }
+        Effect::Expired { keys, leases }
+    }
+
+    /// What should be proposed at `now`.
+    pub(super) fn due(&self, now: Timestamp) -> Vec<Expiry> {
+        let leases = self.leases.iter().filter(|(_, (_, deadline))| *deadline <= now.get());
+        let mut leases: Vec<_> = leases.map(|(id, (_, deadline))| (*deadline, *id)).collect();
+        leases.sort_unstable();
+        let keys =
+            self.records.iter().filter_map(|(key, record)| Some((record.expires?, key, record.modified)));
+        let mut keys: Vec<_> = keys.filter(|(at, ..)| *at <= now).collect();
+        keys.sort_unstable();
+        let leases = leases.into_iter().map(|(_, lease)| Expiry::Lease { lease });
+        leases
+            .chain(keys.into_iter().map(|(_, key, modified)| Expiry::Key { key: key.clone(), modified }))
+            .collect()
+    }
+
     /// The same of a read point.
     pub(super) fn check_point(&self, point: &crate::engine::Point) {
         let mut scan = point.scan(b"").unwrap();
-        for (key, (value, created, modified, version)) in &self.records {
+        for (key, record) in &self.records {
             let (found, stored) = scan.next().unwrap().unwrap();
             assert_eq!(found, key);
             assert_eq!(point.get(key).unwrap().as_ref(), Some(&stored));
-            let record = record::decode(&stored).unwrap();
-            assert_eq!((record.value, record.created.get()), (value.clone(), *created));
-            assert_eq!((record.modified.get(), record.version), (*modified, *version));
+            assert_eq!(record::decode(&stored).unwrap(), *record);
         }
         assert!(scan.next().is_none());
     }
 
     pub(super) fn check(&self, reader: &StateReader) {
-        let expected: Vec<_> = self
-            .records
-            .iter()
-            .map(|(key, (value, created, modified, version))| {
-                (key.clone(), value.to_vec(), *created, *modified, *version)
-            })
-            .collect();
+        let expected: Vec<_> = self.records.clone().into_iter().collect();
         assert_eq!(contents(reader), expected);
     }
 }
 
-/// Makes random entries: few keys, so that they collide; all guards; retries, sessions opened, closed and expiring.
+/// Makes random entries: few keys, so that they collide; all guards; retries, sessions opened, closed and expiring; keys and leases
+/// that expire, whether it is proposed rightly or not.
 #[derive(Debug)]
 pub(super) struct Workload {
     pub(super) rng: fastrand::Rng,
@@ -157,10 +253,50 @@ impl Workload {
         Self { model: self.model.clone(), log: self.log.clone(), ..Self::new(seed) }
     }
 
+    /// A lease that was granted, or perhaps not.
+    fn lease(&mut self) -> LeaseId {
+        let known: Vec<LeaseId> = self.model.leases.keys().copied().collect();
+        let guessed = LeaseId::new(self.rng.u64(..self.log.next_revision.get()));
+        if self.rng.u8(..10) == 0 { guessed } else { self.rng.choice(known).unwrap_or(guessed) }
+    }
+
+    fn life(&mut self) -> Lifetime {
+        let (ttl_ms, lease) = (self.rng.u8(..4) == 0, self.rng.u8(..8) == 0);
+        Lifetime { ttl_ms: ttl_ms.then(|| self.rng.u64(1..2_000)), lease: lease.then(|| self.lease()) }
+    }
+
+    fn lease_command(&mut self) -> LeaseCommand {
+        match self.rng.u8(..8) {
+            0..3 => LeaseCommand::Grant { ttl_ms: self.rng.u64(100..3_000) },
+            3 => LeaseCommand::Revoke { lease: self.lease() },
+            4 => LeaseCommand::Look { lease: self.lease() },
+            _ => LeaseCommand::KeepAlive { lease: self.lease() },
+        }
+    }
+
+    /// What is due, or not yet, or was put anew since.
+    fn expiry(&mut self) -> Request {
+        let now = Timestamp::new(self.log.timestamp + if self.rng.bool() { 0 } else { 500 });
+        let mut due = self.model.due(now);
+        for expiry in &mut due {
+            if let Expiry::Key { modified, .. } = expiry
+                && self.rng.u8(..8) == 0
+            {
+                *modified = modified.previous();
+            }
+        }
+        Request::expiry(due)
+    }
+
     fn command(&mut self) -> Command {
+        if self.rng.u8(..12) == 0 {
+            return Command::Lease(self.lease_command());
+        }
+        let life = self.life();
         let rng = &mut self.rng;
         let key = Bytes::from(format!("key{:04}", rng.u64(..self.keys)));
-        let guard = match rng.u8(..12) {
+        let guard = match rng.u8(..13) {
+            4 => Some(Guard::Created(self.log.next_revision.back(rng.u64(..40)))),
             0 => Some(Guard::Absent),
             1 => Some(Guard::Present),
             2 => Some(Guard::Revision(self.log.next_revision.back(rng.u64(..40)))),
@@ -175,7 +311,7 @@ impl Workload {
             }
             4..6 => {
                 let guards = guard.into_iter().map(|guard| (key.clone(), guard)).collect();
-                let put = Step::Put { key, value: vec![rng.u8(..3); 20].into() };
+                let put = Step::Put { key, value: vec![rng.u8(..3); 20].into(), life };
                 let counter = Bytes::from(format!("number{}", rng.u8(..3)));
                 // Now and then beyond what a counter holds.
                 let by = if rng.u8(..4) == 0 { i64::MAX } else { rng.i64(-9..9) };
@@ -186,12 +322,15 @@ impl Workload {
             _ => {}
         }
         let len = if rng.u8(..20) == 0 { rng.usize(..9000) } else { 20 };
-        Command::Put { key, value: vec![rng.u8(..3); len].into(), guard }
+        Command::Put { key, value: vec![rng.u8(..3); len].into(), guard, life }
     }
 
     fn request(&mut self) -> Request {
         if self.sessions.is_empty() || self.rng.u8(..60) == 0 {
             return open(self.rng.u128(..));
+        }
+        if self.rng.u8(..8) == 0 {
+            return self.expiry();
         }
         if !self.earlier.is_empty() && self.rng.u8(..8) == 0 {
             return self.earlier[self.rng.usize(..self.earlier.len())].clone();
@@ -258,6 +397,18 @@ fn random_workloads_leave_what_a_simple_map_would_hold() {
         for _ in 0..300 {
             workload.step(&mut state);
         }
+        workload.model.check(&state.reader());
+        // Everything ends, and nothing is left of it.
+        let now = Timestamp::new(u64::MAX >> 2);
+        workload.log.timestamp = now.get();
+        while !workload.model.due(now).is_empty() {
+            let due = state.due(now, Some(now));
+            assert_eq!(due, workload.model.due(now), "in the order of the deadlines");
+            let expiry = [Request::expiry(due)];
+            let applied = state.apply(&workload.log.entry(&expiry)).unwrap();
+            workload.applied(&expiry, &applied);
+        }
+        assert_eq!(state.deadlines(), Deadlines::default());
         workload.model.check(&state.reader());
     }
 }

@@ -31,7 +31,8 @@ fn e3_a_request_whose_outcome_is_forgotten_does_not_run_again() {
         let session = machine.open();
         let old = put(session, 1, "k", "a", None);
         machine.effect(old.clone());
-        let command = Command::Put { key: "k".into(), value: "b".into(), guard: None };
+        let command =
+            Command::Put { key: "k".into(), value: "b".into(), guard: None, life: Default::default() };
         let (number, acked_through) = (RequestNumber::new(2), RequestNumber::new(1));
         let newer = Request { session, number, acked_through, operation: Operation::Command(command) };
         machine.effect(newer);

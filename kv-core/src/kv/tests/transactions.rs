@@ -4,7 +4,7 @@ use super::*;
 use crate::message::{Step, StepFailure, StepResult, Transaction};
 
 fn put_step(key: &str, value: &str) -> Step {
-    Step::Put { key: key.to_owned().into(), value: value.to_owned().into() }
+    Step::Put { key: key.to_owned().into(), value: value.to_owned().into(), life: Lifetime::FOREVER }
 }
 
 fn delete_step(key: &str) -> Step {

@@ -11,7 +11,12 @@ fn client_hello() -> Hello {
 }
 
 fn put(call: u64, value: usize) -> Bytes {
-    let command = Command::Put { key: "key".into(), value: vec![7; value].into(), guard: None };
+    let command = Command::Put {
+        key: "key".into(),
+        value: vec![7; value].into(),
+        guard: None,
+        life: Default::default(),
+    };
     let request = Request {
         session: crate::ids::SessionId::new(1),
         number: crate::ids::RequestNumber::new(call),

@@ -365,6 +365,7 @@ impl Group {
             key: text.to_owned().into(),
             value: text.to_owned().into(),
             guard: None,
+            life: Default::default(),
         };
         let request = Request {
             session: crate::ids::SessionId::new(1),

@@ -91,6 +91,27 @@ fn x9_every_call_is_a_clients() {
     }
 }
 
+/// FAULTS X9: what a client may have ordered.
+#[test]
+fn x9_every_operation_has_its_senders() {
+    let put = request(1).operation;
+    let operations = [
+        (Operation::OpenSession { nonce: 1 }, true),
+        (Operation::CloseSession, true),
+        (put, true),
+        (Operation::Expire(Vec::new()), false),
+    ];
+    for (operation, by_clients) in operations {
+        for party in parties() {
+            assert_eq!(
+                party.may_order(&operation),
+                by_clients && party == Party::Client,
+                "{operation:?} from {party:?}"
+            );
+        }
+    }
+}
+
 /// Beyond the table there are no other kinds of body: whoever adds one has to say who may send it.
 fn assert_none_beyond(kind: Kind, known: usize, until: u8) {
     for code in u8::try_from(known).unwrap()..until {

@@ -93,7 +93,14 @@ async fn the_end_of_a_stream_is_clean_only_between_frames() {
 #[tokio::test]
 async fn large_frames_pass_in_both_directions() {
     let value = Bytes::from(vec![7; 3 << 20]);
-    let record = Record { value, created: Revision::new(1), modified: Revision::new(1), version: 1 };
+    let record = Record {
+        value,
+        created: Revision::new(1),
+        modified: Revision::new(1),
+        version: 1,
+        expires: None,
+        lease: None,
+    };
     let message =
         ServerMessage { call: 1, answer: Answer::Value { record: Some(record), revision: Revision::new(1) } };
     let (near, far) = tokio::io::duplex(10_000);

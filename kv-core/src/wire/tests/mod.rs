@@ -7,12 +7,13 @@ mod io;
 
 use super::*;
 use crate::ids::{
-    Anchor, ClusterId, Hash, MemberId, Op, RequestNumber, Revision, Round, SessionId, Timestamp, View,
+    Anchor, ClusterId, Hash, LeaseId, MemberId, Op, RequestNumber, Revision, Round, SessionId, Timestamp,
+    View,
 };
 use crate::message::{
     Answer, Chunk, ChunkEnd, ClientCall, Command, Effect, Entry, EntryHeader, FetchWhat, FormationStep,
-    Guard, LogPoint, LogSummary, MemberStatus, Operation, Outcome, PeerStatus, Query, ReadMode, Record,
-    Rejection, Request, Slot, body_of,
+    Guard, LeaseFailure, LeaseInfo, Lifetime, LogPoint, LogSummary, MemberStatus, Operation, Outcome,
+    PeerStatus, Query, ReadMode, Record, Rejection, Request, Slot, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -33,6 +34,7 @@ fn request(number: u64) -> Request {
             key: "key".into(),
             value: "value".into(),
             guard: Some(Guard::Revision(Revision::new(3))),
+            life: Lifetime { ttl_ms: Some(10_000), lease: Some(LeaseId::new(4)) },
         }),
     }
 }
@@ -136,13 +138,17 @@ fn client_messages() -> Vec<ClientMessage> {
 
 fn server_messages() -> Vec<ServerMessage> {
     let (revision, timestamp) = (Revision::new(12), Timestamp::new(99));
-    let record = Record { value: "value".into(), created: Revision::new(3), modified: revision, version: 2 };
+    let (expires, lease) = (Some(timestamp), Some(LeaseId::new(6)));
+    let (value, created) = ("value".into(), Revision::new(3));
+    let record = Record { value, created, modified: revision, version: 2, expires, lease };
     let effects = [
         Effect::SessionOpened,
         Effect::SessionClosed,
         Effect::Put,
         Effect::Deleted { existed: true },
         Effect::GuardFailed { found: Some(Revision::new(4)) },
+        Effect::Lease(LeaseInfo { ttl_ms: 100, deadline: timestamp, keys: 3 }),
+        Effect::LeaseFailed(LeaseFailure::Unknown),
     ];
     let status = MemberStatus {
         id: MemberId::new(1),

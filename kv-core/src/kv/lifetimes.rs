@@ -1,0 +1,266 @@
+//! What ends by time: keys with a time to live, and leases with their keys. Pure, replicated state.
+//!
+//! Nothing here removes anything because time passes: it only knows what is due, in the order of the deadlines. What is due is
+//! removed by a request in the log (rules X1 and X2), so that all members remove it at the same revision.
+
+use crate::engine::{EngineError, Row, Rows};
+use crate::ids::{LeaseId, Revision, Timestamp};
+use crate::message::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How the rows of deadlines start; the deadline follows, big-endian, and the key.
+const DEADLINE: &[u8] = b"deadline/";
+
+/// How the rows of leases start; the id follows, big-endian.
+const LEASE: &[u8] = b"lease/";
+
+/// Keys in one expiry, those of leases included; and bytes of keys that it names.
+const MOST_KEYS: usize = LeaseCommand::MAX_KEYS;
+const MOST_BYTES: usize = 64 << 10;
+
+/// When a key ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Ends {
+    /// At this stamp.
+    pub(super) at: Option<Timestamp>,
+    /// With this lease.
+    pub(super) with: Option<LeaseId>,
+}
+
+impl Ends {
+    /// Of a put in an entry with this stamp.
+    pub(super) fn of(life: Lifetime, now: Timestamp) -> Self {
+        Self { at: life.ttl_ms.map(|ms| now.advance(ms)), with: life.lease }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Lease {
+    ttl_ms: u64,
+    deadline: Timestamp,
+    keys: BTreeSet<Bytes>,
+}
+
+/// The earliest deadlines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Deadlines {
+    /// Of a key with a time to live.
+    pub key: Option<Timestamp>,
+    /// Of a lease.
+    pub lease: Option<Timestamp>,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct Lifetimes {
+    max_leases: usize,
+    /// Keys with a time to live, with the revision of the put that set it. The earliest deadline first.
+    keys: BTreeMap<(Timestamp, Bytes), Revision>,
+    leases: BTreeMap<LeaseId, Lease>,
+    /// The same leases, the earliest deadline first.
+    deadlines: BTreeSet<(Timestamp, LeaseId)>,
+    /// What a checkpoint must write. `None`: nobody takes it.
+    changed: Option<Changed>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Changed {
+    keys: BTreeSet<(Timestamp, Bytes)>,
+    leases: BTreeSet<LeaseId>,
+}
+
+impl Lifetimes {
+    /// Nothing ends. `tracked`: changes are collected for [`take_changes`](Self::take_changes).
+    pub(super) fn new(max_leases: usize, tracked: bool) -> Self {
+        Self {
+            max_leases,
+            keys: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            changed: tracked.then(Changed::default),
+        }
+    }
+
+    /// What a checkpoint wrote.
+    pub(super) fn load(rows: &Rows, max_leases: usize) -> Result<Self, EngineError> {
+        let damaged = |what| move || EngineError::damaged(what);
+        let mut all = Self::new(max_leases, true);
+        for (name, revision) in rows.starting_with(DEADLINE)? {
+            let (at, key) =
+                name[DEADLINE.len()..].split_at_checked(8).ok_or_else(damaged("a deadline is too short"))?;
+            let at = at.try_into().map_err(|_| EngineError::damaged("a deadline is too short"))?;
+            let revision = revision.as_slice().try_into();
+            let revision = revision.map_err(|_| EngineError::damaged("a deadline has no revision"))?;
+            let at = Timestamp::new(u64::from_be_bytes(at));
+            all.keys.insert((at, Bytes::copy_from_slice(key)), Revision::new(u64::from_be_bytes(revision)));
+        }
+        for (name, bytes) in rows.starting_with(LEASE)? {
+            let id = name[LEASE.len()..].try_into();
+            let id =
+                LeaseId::new(u64::from_be_bytes(id.map_err(|_| EngineError::damaged("a lease has no id"))?));
+            let lease: Lease =
+                postcard::from_bytes(&bytes).map_err(|_| EngineError::damaged("a lease cannot be read"))?;
+            let too_long = lease.ttl_ms > LeaseCommand::MAX_TTL_MS;
+            if too_long || lease.keys.len() > LeaseCommand::MAX_KEYS || all.leases.len() >= max_leases {
+                return Err(EngineError::damaged("a lease breaks the limits"));
+            }
+            all.deadlines.insert((lease.deadline, id));
+            all.leases.insert(id, lease);
+        }
+        Ok(all)
+    }
+
+    /// The rows that changed since the last call.
+    pub(super) fn take_changes(&mut self) -> Vec<Row> {
+        let Changed { keys, leases } = self.changed.as_mut().map(std::mem::take).unwrap_or_default();
+        let deadlines = keys.into_iter().map(|place| {
+            let name = [DEADLINE, &place.0.get().to_be_bytes(), &place.1].concat();
+            (name, self.keys.get(&place).map(|put| put.get().to_be_bytes().to_vec()))
+        });
+        let leases = leases.into_iter().map(|id| {
+            let lease = self.leases.get(&id);
+            let encode = |lease| postcard::to_stdvec(lease).expect("plain data always encodes");
+            ([LEASE, &id.get().to_be_bytes()].concat(), lease.map(encode))
+        });
+        deadlines.chain(leases).collect()
+    }
+
+    fn mark(&mut self, lease: LeaseId) {
+        if let Some(changed) = &mut self.changed {
+            changed.leases.insert(lease);
+        }
+    }
+
+    fn mark_key(&mut self, place: (Timestamp, Bytes)) {
+        if let Some(changed) = &mut self.changed {
+            changed.keys.insert(place);
+        }
+    }
+
+    /// A key ends otherwise than before: it was set by the put at `revision`, or (without one) is gone.
+    pub(super) fn moved(&mut self, key: &[u8], was: Ends, is: Ends, revision: Option<Revision>) {
+        if was == Ends::default() && is == Ends::default() {
+            return;
+        }
+        let key = Bytes::copy_from_slice(key);
+        if let Some(at) = was.at {
+            let place = (at, key.clone());
+            self.keys.remove(&place);
+            self.mark_key(place);
+        }
+        if let (Some(at), Some(revision)) = (is.at, revision) {
+            let place = (at, key.clone());
+            self.keys.insert(place.clone(), revision);
+            self.mark_key(place);
+        }
+        if was.with == is.with {
+            return;
+        }
+        if let Some((id, lease)) = was.with.and_then(|id| Some((id, self.leases.get_mut(&id)?))) {
+            lease.keys.remove(&key);
+            self.mark(id);
+        }
+        if let Some((id, lease)) = is.with.and_then(|id| Some((id, self.leases.get_mut(&id)?))) {
+            lease.keys.insert(key);
+            self.mark(id);
+        }
+    }
+
+    /// Whether the lease takes `count` keys more.
+    pub(super) fn takes(&self, lease: LeaseId, count: usize) -> Result<(), LeaseFailure> {
+        let lease = self.leases.get(&lease).ok_or(LeaseFailure::Unknown)?;
+        if lease.keys.len() + count > LeaseCommand::MAX_KEYS { Err(LeaseFailure::Full) } else { Ok(()) }
+    }
+
+    pub(super) fn grant(&mut self, id: LeaseId, ttl_ms: u64, now: Timestamp) -> Result<(), LeaseFailure> {
+        if self.leases.len() >= self.max_leases {
+            return Err(LeaseFailure::TooMany);
+        }
+        let deadline = now.advance(ttl_ms);
+        self.leases.insert(id, Lease { ttl_ms, deadline, keys: BTreeSet::new() });
+        self.deadlines.insert((deadline, id));
+        self.mark(id);
+        Ok(())
+    }
+
+    pub(super) fn keep_alive(&mut self, id: LeaseId, now: Timestamp) -> Result<(), LeaseFailure> {
+        let lease = self.leases.get_mut(&id).ok_or(LeaseFailure::Unknown)?;
+        self.deadlines.remove(&(lease.deadline, id));
+        lease.deadline = now.advance(lease.ttl_ms);
+        self.deadlines.insert((lease.deadline, id));
+        self.mark(id);
+        Ok(())
+    }
+
+    pub(super) fn look(&self, id: LeaseId) -> Result<LeaseInfo, LeaseFailure> {
+        let Lease { ttl_ms, deadline, keys } = self.leases.get(&id).ok_or(LeaseFailure::Unknown)?;
+        let keys = u32::try_from(keys.len()).unwrap_or(u32::MAX);
+        Ok(LeaseInfo { ttl_ms: *ttl_ms, deadline: *deadline, keys })
+    }
+
+    /// When the lease is due.
+    pub(super) fn deadline(&self, id: LeaseId) -> Option<Timestamp> {
+        self.leases.get(&id).map(|lease| lease.deadline)
+    }
+
+    /// Ends a lease; says which keys must go with it.
+    pub(super) fn end(&mut self, id: LeaseId) -> Option<BTreeSet<Bytes>> {
+        let lease = self.leases.remove(&id)?;
+        self.deadlines.remove(&(lease.deadline, id));
+        self.mark(id);
+        Some(lease.keys)
+    }
+
+    /// The earliest deadlines.
+    pub(super) fn next(&self) -> Deadlines {
+        Deadlines {
+            key: self.keys.first_key_value().map(|((at, _), _)| *at),
+            lease: self.deadlines.first().map(|(at, _)| *at),
+        }
+    }
+
+    /// What is due at `keys` and, of leases, at `leases`: not more than one request can carry, the longest overdue first.
+    pub(super) fn due(&self, keys: Timestamp, leases: Option<Timestamp>) -> Vec<Expiry> {
+        let (mut due, mut count, mut bytes) = (Vec::new(), 0, 0);
+        for (at, lease) in &self.deadlines {
+            let dependent = self.leases.get(lease).map_or(0, |lease| lease.keys.len());
+            if leases.is_none_or(|now| *at > now) || count + dependent > MOST_KEYS || due.len() >= MOST_KEYS {
+                break;
+            }
+            count += dependent;
+            due.push(Expiry::Lease { lease: *lease });
+        }
+        for ((at, key), modified) in &self.keys {
+            if *at > keys || count >= MOST_KEYS || due.len() >= MOST_KEYS || bytes > MOST_BYTES {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + key.len());
+            due.push(Expiry::Key { key: key.clone(), modified: *modified });
+        }
+        due
+    }
+
+    /// Everything, in a fixed order, for a digest.
+    pub(super) fn digest(&self, add: &mut dyn FnMut(&[u8])) {
+        for ((at, key), revision) in &self.keys {
+            add(&at.get().to_le_bytes());
+            add(key);
+            add(&revision.get().to_le_bytes());
+        }
+        for (id, lease) in &self.leases {
+            add(&id.get().to_le_bytes());
+            add(&postcard::to_stdvec(lease).expect("plain data always encodes"));
+        }
+    }
+
+    pub(super) fn check_invariants(&self) {
+        assert_eq!(self.leases.len(), self.deadlines.len());
+        assert!(self.leases.len() <= self.max_leases);
+        for (id, lease) in &self.leases {
+            assert!(self.deadlines.contains(&(lease.deadline, *id)));
+            assert!(lease.keys.len() <= LeaseCommand::MAX_KEYS);
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Keys and leases that end (rules X1 to X5 of PROTOCOL.md).
+
+use super::*;
+use crate::ids::LeaseId;
+use crate::message::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Step, StepFailure, Transaction};
+use crate::sim::Bug;
+use crate::sim::storage::Disk;
+
+fn put_for(session: SessionId, number: u64, key: &str, life: Lifetime) -> Request {
+    let key = Bytes::copy_from_slice(key.as_bytes());
+    let put = Command::Put { key, value: "value".into(), guard: None, life };
+    request(session, number, Operation::Command(put))
+}
+
+fn ttl(ms: u64) -> Lifetime {
+    Lifetime::ttl(Duration::from_millis(ms))
+}
+
+fn lease(session: SessionId, number: u64, command: LeaseCommand) -> Request {
+    request(session, number, Operation::Command(Command::Lease(command)))
+}
+
+impl Machine {
+    fn grant(&mut self, session: SessionId, number: u64, ttl_ms: u64) -> LeaseId {
+        let granted = self.result(lease(session, number, LeaseCommand::Grant { ttl_ms })).unwrap();
+        assert_eq!(granted.effect, Effect::LeaseGranted);
+        LeaseId::new(granted.revision.get())
+    }
+
+    /// What the primary proposes at the present time.
+    fn due(&self) -> Vec<Expiry> {
+        let now = Timestamp::new(self.log.timestamp);
+        self.state.due(now, Some(now))
+    }
+
+    /// The expiry of this comes to be applied at the present time.
+    fn expire(&mut self, due: Vec<Expiry>) -> (u32, u32) {
+        match self.effect(Request::expiry(due)) {
+            Effect::Expired { keys, leases } => (keys, leases),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Whether a step of whoever holds `lock` since this revision is done.
+    fn fenced(&mut self, session: SessionId, number: u64, token: Revision) -> bool {
+        let guards = vec![("lock".into(), Guard::Created(token))];
+        let then = vec![Step::Put { key: "data".into(), value: "mine".into(), life: Lifetime::FOREVER }];
+        let transaction = Transaction { guards, then, otherwise: Vec::new() };
+        match self.effect(request(session, number, Operation::Command(Command::Transaction(transaction)))) {
+            Effect::Transacted { held, .. } => held,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.state.reader().get(key.as_bytes()).unwrap().0.is_some()
+    }
+}
+
+/// Rules X1 and X2.
+#[test]
+fn x1_a_key_ends_when_it_is_due_by_the_stamps_and_not_a_millisecond_earlier() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    machine.run(&[put_for(session, 1, "k", ttl(100))]);
+    assert_eq!(machine.state.deadlines().key, Some(Timestamp::new(1_100)));
+    machine.wait(99);
+    assert_eq!(machine.due(), []);
+    let early = vec![Expiry::Key { key: "k".into(), modified: Revision::new(2) }];
+    assert_eq!(machine.expire(early), (0, 0), "whoever proposes it");
+    machine.wait(1);
+    let due = machine.due();
+    assert!(machine.has("k"), "until the removal is committed");
+    assert_eq!(machine.expire(due.clone()), (1, 0));
+    assert!(!machine.has("k"));
+    assert_eq!(machine.expire(due), (0, 0), "once");
+    assert_eq!(machine.state.deadlines(), Deadlines::default());
+}
+
+/// The removal has the revision of its request, as any other.
+#[test]
+fn an_expiry_is_a_request_with_a_revision_of_its_own() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    machine.run(&[put_for(session, 1, "a", ttl(1)), put_for(session, 2, "b", ttl(1))]);
+    machine.wait(1);
+    let due = machine.due();
+    let applied = machine.run(&[Request::expiry(due), put(session, 3, "c", "value", None)]);
+    assert_eq!(applied[0].result.as_ref().unwrap().effect, Effect::Expired { keys: 2, leases: 0 });
+    assert_eq!(applied[0].revision.next(), applied[1].revision);
+    assert_eq!((applied[0].session, applied[0].number), (SessionId::ZERO, RequestNumber::ZERO));
+}
+
+/// Rule X2: a put with a new TTL beside an expiry computed before it. The planted bug `ExpiresOtherPut` removes it.
+#[test]
+fn x2_a_put_with_a_new_ttl_beside_an_expiry_computed_before_it_stays() {
+    for bug in [None, Some(Bug::ExpiresOtherPut)] {
+        let mut machine = Machine::in_memory();
+        if let Some(bug) = bug {
+            machine.state.plant(bug);
+        }
+        let session = machine.open();
+        machine.run(&[put_for(session, 1, "k", ttl(100))]);
+        machine.wait(100);
+        let due = machine.due();
+        // In one entry, as the primary would order them; and also one after the other.
+        machine.run(&[put_for(session, 2, "k", ttl(100)), Request::expiry(due.clone())]);
+        machine.wait(1);
+        machine.expire(due.clone());
+        machine.run(&[put(session, 3, "k", "for ever", None), Request::expiry(due)]);
+        assert_eq!(machine.has("k"), bug.is_none(), "{bug:?}");
+    }
+}
+
+/// The same revision, but a deadline that the stamp has not reached: a primary whose clock is ahead.
+#[test]
+fn x2_the_planted_bug_of_an_early_expiry_is_one() {
+    for bug in [None, Some(Bug::ExpiresEarly)] {
+        let mut machine = Machine::in_memory();
+        if let Some(bug) = bug {
+            machine.state.plant(bug);
+        }
+        let session = machine.open();
+        machine.run(&[put_for(session, 1, "k", ttl(100))]);
+        machine.wait(50);
+        let due = machine.due();
+        machine.expire(due);
+        assert_eq!(machine.has("k"), bug.is_none(), "{bug:?}");
+    }
+}
+
+#[test]
+fn a_put_without_a_lifetime_clears_an_earlier_one_and_a_counter_keeps_it() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    let lease = machine.grant(session, 1, 500);
+    let both = Lifetime { ttl_ms: Some(100), lease: Some(lease) };
+    machine.run(&[put_for(session, 2, "k", both)]);
+    machine.run(&[put(session, 3, "k", "0", None)]);
+    assert_eq!(machine.state.deadlines().key, None);
+    let add = |by| Transaction { then: vec![Step::Add { key: "n".into(), by }], ..Transaction::default() };
+    let mut five = Transaction::default();
+    five.then.push(Step::Put { key: "n".into(), value: "5".into(), life: both });
+    machine.run(&[request(session, 4, Operation::Command(Command::Transaction(five)))]);
+    machine.run(&[request(session, 5, Operation::Command(Command::Transaction(add(1))))]);
+    let record = machine.state.reader().get(b"n").unwrap().0.unwrap();
+    assert_eq!((&record.value[..], record.lease), (&b"6"[..], Some(lease)));
+    assert_eq!(record.expires, machine.state.deadlines().key);
+    machine.wait(500);
+    let due = machine.due();
+    assert_eq!(due.len(), 2, "the key, with the revision of the addition, and the lease");
+    assert_eq!(machine.expire(due), (1, 1));
+    assert!(machine.has("k") && !machine.has("n"));
+}
+
+/// Rule X3.
+#[test]
+fn x3_a_lease_takes_all_its_keys_with_it_at_one_revision() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    let id = machine.grant(session, 1, 1_000);
+    machine.run(&[
+        put_for(session, 2, "a", Lifetime::lease(id)),
+        put_for(session, 3, "b", Lifetime::lease(id)),
+        put_for(session, 4, "c", Lifetime::lease(id)),
+        put(session, 5, "c", "it has left", None),
+        put(session, 6, "d", "never was in it", None),
+    ]);
+    machine.wait(999);
+    assert_eq!(machine.effect(lease(session, 7, LeaseCommand::KeepAlive { lease: id })), Effect::LeaseKept);
+    machine.wait(999);
+    assert_eq!(machine.due(), []);
+    let info = LeaseInfo { ttl_ms: 1_000, deadline: Timestamp::new(2_999), keys: 2 };
+    assert_eq!(machine.effect(lease(session, 8, LeaseCommand::Look { lease: id })), Effect::Lease(info));
+    machine.wait(1);
+    let due = machine.due();
+    assert_eq!(due, [Expiry::Lease { lease: id }]);
+    assert_eq!(machine.expire(due), (2, 1));
+    assert_eq!(["a", "b", "c", "d"].map(|key| machine.has(key)), [false, false, true, true]);
+    let unknown = Effect::LeaseFailed(LeaseFailure::Unknown);
+    for (number, command) in [
+        (9, LeaseCommand::KeepAlive { lease: id }),
+        (10, LeaseCommand::Revoke { lease: id }),
+        (11, LeaseCommand::Look { lease: id }),
+    ] {
+        assert_eq!(machine.effect(lease(session, number, command)), unknown);
+    }
+    assert_eq!(machine.effect(put_for(session, 12, "e", Lifetime::lease(id))), unknown);
+    assert!(!machine.has("e"));
+}
+
+/// Rule X4: late is allowed, and until the end is committed the lease lives.
+#[test]
+fn x4_a_lease_that_is_kept_alive_before_its_end_is_applied_lives() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    let id = machine.grant(session, 1, 1_000);
+    machine.run(&[put_for(session, 2, "k", Lifetime::lease(id))]);
+    machine.wait(1_500);
+    let due = machine.due();
+    let kept = lease(session, 3, LeaseCommand::KeepAlive { lease: id });
+    let applied = machine.run(&[kept, Request::expiry(due)]);
+    assert_eq!(applied[1].result.as_ref().unwrap().effect, Effect::Expired { keys: 0, leases: 0 });
+    assert!(machine.has("k"));
+}
+
+/// Rule X5: what a fencing token is worth.
+#[test]
+fn x5_a_key_that_was_gone_since_is_another_one() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    let first = machine.grant(session, 1, 1_000);
+    let token = machine.result(put_for(session, 2, "lock", Lifetime::lease(first))).unwrap().revision;
+    assert!(machine.fenced(session, 3, token));
+    machine.run(&[lease(session, 4, LeaseCommand::Revoke { lease: first })]);
+    let second = machine.grant(session, 5, 1_000);
+    let newer = machine.result(put_for(session, 6, "lock", Lifetime::lease(second))).unwrap().revision;
+    assert!(newer > token);
+    assert!(!machine.fenced(session, 7, token) && machine.fenced(session, 8, newer));
+}
+
+#[test]
+fn leases_and_their_keys_are_bounded() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    let ids = [1, 2, 3, 4].map(|number| machine.grant(session, number, 1_000));
+    let one_more = lease(session, 5, LeaseCommand::Grant { ttl_ms: 1_000 });
+    assert_eq!(machine.effect(one_more), Effect::LeaseFailed(LeaseFailure::TooMany));
+    let most = LeaseCommand::MAX_KEYS as u64;
+    for n in 0..most {
+        let put = put_for(session, 6 + n, &format!("key{n}"), Lifetime::lease(ids[0]));
+        assert_eq!(machine.effect(put), Effect::Put);
+    }
+    let full = Effect::LeaseFailed(LeaseFailure::Full);
+    let number = 6 + most;
+    assert_eq!(machine.effect(put_for(session, number, "more", Lifetime::lease(ids[0]))), full);
+    assert_eq!(machine.effect(put_for(session, number + 1, "key7", Lifetime::lease(ids[0]))), Effect::Put);
+    // Two that would join in one transaction, and there is room for one.
+    machine.run(&[delete(session, number + 2, "key7", None)]);
+    let join = |key: &str| {
+        let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), "v".into());
+        Step::Put { key, value, life: Lifetime::lease(ids[0]) }
+    };
+    let two = Transaction { then: vec![join("x"), join("y")], ..Transaction::default() };
+    let two = request(session, number + 3, Operation::Command(Command::Transaction(two)));
+    let why = StepFailure::Lease(LeaseFailure::Full);
+    assert_eq!(machine.effect(two), Effect::StepFailed { step: 1, why });
+    assert!(!machine.has("x"));
+    // The ends of all come one after the other: a request does no more than it may.
+    machine.run(&[put_for(session, number + 4, "other", Lifetime::lease(ids[1]))]);
+    machine.run(&[put_for(session, number + 5, "third", Lifetime::lease(ids[1]))]);
+    machine.wait(1_000);
+    assert_eq!(machine.due(), [Expiry::Lease { lease: ids[0] }]);
+}
+
+#[test]
+fn an_expiry_is_bounded_in_keys_and_in_bytes() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    for n in 0..1_200 {
+        machine.run(&[put_for(session, 1 + n, &format!("key{n}"), ttl(5))]);
+    }
+    machine.wait(5);
+    let due = machine.due();
+    assert_eq!(due.len(), 1_000);
+    assert_eq!(due[0], Expiry::Key { key: "key0".into(), modified: Revision::new(2) });
+    assert_eq!(machine.expire(due), (1_000, 0));
+    let rest = machine.due();
+    assert_eq!((rest.len(), machine.expire(rest)), (200, (200, 0)));
+}
+
+/// Nobody but the primary proposes it; in a session it is nothing.
+#[test]
+fn an_expiry_in_a_session_is_refused() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    machine.run(&[put_for(session, 1, "k", ttl(1))]);
+    machine.wait(1);
+    let due = machine.due();
+    let refused = request(session, 2, Operation::Expire(due));
+    assert_eq!(machine.result(refused), Err(Rejection::Invalid));
+    assert!(machine.has("k"));
+}
+
+/// What ends is as much part of the state as the data: after a restart it ends at the same time.
+#[test]
+fn deadlines_and_leases_survive_a_restart_and_are_known_by_the_digest() {
+    for bug in [None, Some(Bug::DeadlinesNotInCheckpoint)] {
+        let disk = Disk::new();
+        let mut machine = Machine { state: State::open(disk.storage(), limits()).unwrap(), log: Log::new() };
+        if let Some(bug) = bug {
+            machine.state.plant(bug);
+        }
+        let session = machine.open();
+        let gone = machine.grant(session, 1, 200);
+        let id = machine.grant(session, 2, 300);
+        machine.run(&[put_for(session, 3, "a", ttl(100)), put_for(session, 4, "b", Lifetime::lease(id))]);
+        for n in 0..2 {
+            let checkpoint = machine.state.begin_checkpoint().unwrap().run().unwrap();
+            machine.state.finish_checkpoint(checkpoint);
+            machine.run(&[put_for(session, 5 + 2 * n, "a", ttl(100 + n))]);
+            machine.run(&[lease(session, 6 + 2 * n, LeaseCommand::Revoke { lease: gone })]);
+        }
+        let checkpoint = machine.state.begin_checkpoint().unwrap().run().unwrap();
+        machine.state.finish_checkpoint(checkpoint);
+        let (digest, deadlines) = (machine.digest(), machine.state.deadlines());
+        machine.state = State::in_memory(limits());
+        machine.state = State::open(disk.storage(), limits()).unwrap();
+        let same = machine.digest() == digest && machine.state.deadlines() == deadlines;
+        assert_eq!(same, bug.is_none(), "{bug:?}");
+        if bug.is_none() {
+            machine.wait(300);
+            let due = machine.due();
+            assert_eq!(machine.expire(due), (2, 1));
+        }
+    }
+}

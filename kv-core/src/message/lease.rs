@@ -1,0 +1,175 @@
+//! How long keys live: time to live, leases, and what the primary orders when either has run out.
+
+use super::{Request, RequestError};
+use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
+use crate::message::Operation;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long a put keeps its key. With neither part, which is the default, for ever: a put without them also clears what an
+/// earlier one set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Lifetime {
+    /// So many milliseconds from the stamp of the put's entry on.
+    pub ttl_ms: Option<u64>,
+    /// As long as this lease: with its end the key goes too.
+    pub lease: Option<LeaseId>,
+}
+
+impl Lifetime {
+    /// For ever.
+    pub const FOREVER: Self = Self { ttl_ms: None, lease: None };
+    /// The shortest time to live.
+    pub const MIN_TTL_MS: u64 = 1;
+    /// The longest time to live: a hundred years.
+    pub const MAX_TTL_MS: u64 = 100 * 365 * 86_400_000;
+
+    /// Until so much time has passed by the cluster's clock, in whole milliseconds (a part of one counts as one).
+    #[must_use]
+    pub fn ttl(ttl: Duration) -> Self {
+        Self { ttl_ms: Some(millis(ttl)), lease: None }
+    }
+
+    /// As long as this lease.
+    #[must_use]
+    pub const fn lease(lease: LeaseId) -> Self {
+        Self { ttl_ms: None, lease: Some(lease) }
+    }
+
+    pub(super) fn check(self) -> Result<(), RequestError> {
+        self.ttl_ms.map_or(Ok(()), |ms| within(ms, Self::MIN_TTL_MS, Self::MAX_TTL_MS))
+    }
+}
+
+/// Whole milliseconds, never too few.
+#[must_use]
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+fn within(ms: u64, min: u64, max: u64) -> Result<(), RequestError> {
+    if (min..=max).contains(&ms) { Ok(()) } else { Err(RequestError::Ttl { ms, min, max }) }
+}
+
+/// What is done with a lease: a promise of its holder to show life, on which keys depend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum LeaseCommand {
+    /// Makes a lease; its id is this request's revision.
+    Grant {
+        /// It ends this long after the stamp of the entry in which it was last kept alive.
+        ttl_ms: u64,
+    },
+    /// Has it begin anew, also if its time is over but nobody has ended it yet.
+    KeepAlive {
+        /// Which.
+        lease: LeaseId,
+    },
+    /// Ends it now. Its keys go at the same revision.
+    Revoke {
+        /// Which.
+        lease: LeaseId,
+    },
+    /// Only looks at it.
+    Look {
+        /// Which.
+        lease: LeaseId,
+    },
+}
+
+impl LeaseCommand {
+    /// The shortest lease.
+    pub const MIN_TTL_MS: u64 = 100;
+    /// The longest lease: thirty days.
+    pub const MAX_TTL_MS: u64 = 30 * 86_400_000;
+    /// The most keys of one lease, so that its end is one bounded step.
+    pub const MAX_KEYS: usize = 1000;
+
+    pub(super) fn check(self) -> Result<(), RequestError> {
+        match self {
+            Self::Grant { ttl_ms } => within(ttl_ms, Self::MIN_TTL_MS, Self::MAX_TTL_MS),
+            Self::KeepAlive { .. } | Self::Revoke { .. } | Self::Look { .. } => Ok(()),
+        }
+    }
+}
+
+/// Why something could not be done with a lease. Nothing was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaseFailure {
+    /// There is none with this id: it has ended, or never was.
+    #[error("the lease has ended")]
+    Unknown,
+    /// It has as many keys as a lease may have.
+    #[error("the lease has {} keys: more are not allowed", LeaseCommand::MAX_KEYS)]
+    Full,
+    /// The cluster has as many leases as it may have (`max_leases`).
+    #[error("the cluster has as many leases as it allows")]
+    TooMany,
+}
+
+/// A lease as it stood at one revision.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LeaseInfo {
+    /// How long it lasts from one sign of life to the next, in milliseconds.
+    pub ttl_ms: u64,
+    /// It ends once the cluster's clock has reached this, unless it is kept alive.
+    pub deadline: Timestamp,
+    /// How many keys depend on it.
+    pub keys: u32,
+}
+
+/// One thing whose time is over, as the primary proposes it. It is done only if it still stands as it is named here, and the stamp
+/// of the entry has reached its deadline (rule X2): so it may be proposed twice, late, or by two primaries.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Expiry {
+    /// A key with a time to live.
+    Key {
+        /// The key.
+        key: Bytes,
+        /// The put that set its deadline.
+        modified: Revision,
+    },
+    /// A lease, with its keys.
+    Lease {
+        /// Which.
+        lease: LeaseId,
+    },
+}
+
+impl Request {
+    /// The request with which the primary has removed what has expired. It belongs to no session, and no client may send it.
+    #[must_use]
+    pub fn expiry(due: Vec<Expiry>) -> Self {
+        Self {
+            session: SessionId::ZERO,
+            number: RequestNumber::ZERO,
+            acked_through: RequestNumber::ZERO,
+            operation: Operation::Expire(due),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_millisecond_counts_as_one() {
+        let ttl = |nanos| Lifetime::ttl(Duration::from_nanos(nanos)).ttl_ms;
+        assert_eq!([ttl(0), ttl(1), ttl(1_000_000), ttl(1_000_001)], [Some(0), Some(1), Some(1), Some(2)]);
+        assert_eq!(Lifetime::ttl(Duration::MAX).ttl_ms, Some(u64::MAX));
+    }
+
+    #[test]
+    fn lifetimes_have_a_least_and_a_most() {
+        let of = |ttl_ms| Lifetime { ttl_ms: Some(ttl_ms), lease: None }.check();
+        let refused = |ms| Err(RequestError::Ttl { ms, min: 1, max: Lifetime::MAX_TTL_MS });
+        assert_eq!([of(0), of(u64::MAX)], [refused(0), refused(u64::MAX)]);
+        assert_eq!([of(1), of(Lifetime::MAX_TTL_MS), Lifetime::FOREVER.check()], [Ok(()), Ok(()), Ok(())]);
+        let grant = |ttl_ms| LeaseCommand::Grant { ttl_ms }.check().is_ok();
+        assert_eq!([99, 100, 30 * 86_400_000, 30 * 86_400_000 + 1].map(grant), [false, true, true, false]);
+    }
+}

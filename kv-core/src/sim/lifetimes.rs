@@ -1,0 +1,113 @@
+//! What the model knows of time: leases, deadlines, and what an expiry may remove.
+
+use super::replay::Model;
+use crate::ids::{LeaseId, Revision, Timestamp};
+use crate::message::{Effect, Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// The leases of the model.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    /// The most there may be.
+    max: usize,
+    /// How long each lasts, and its deadline.
+    all: BTreeMap<LeaseId, (u64, Timestamp)>,
+}
+
+impl Leases {
+    /// None, and so many may be.
+    pub(super) fn at_most(max: usize) -> Self {
+        Self { max, all: BTreeMap::new() }
+    }
+}
+
+impl Model {
+    fn depending(&self, lease: LeaseId) -> Vec<(Bytes, Record)> {
+        self.present().into_iter().filter(|(_, record)| record.lease == Some(lease)).collect()
+    }
+
+    /// Whether a put's lease takes the key, beside those that join in the same transaction.
+    pub(super) fn joins(
+        &self,
+        key: &Bytes,
+        life: Lifetime,
+        joining: &[(&Bytes, Lifetime)],
+    ) -> Result<(), LeaseFailure> {
+        let Some(lease) = life.lease else { return Ok(()) };
+        let depending = self.depending(lease);
+        let holds = |key: &Bytes| depending.iter().any(|(other, _)| other == key);
+        if holds(key) {
+            return Ok(());
+        }
+        let more = joining.iter().filter(|(key, life)| life.lease == Some(lease) && !holds(key)).count();
+        match self.leases.all.get(&lease) {
+            None => Err(LeaseFailure::Unknown),
+            Some(_) if depending.len() + more >= LeaseCommand::MAX_KEYS => Err(LeaseFailure::Full),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// What a command does with a lease.
+    pub(super) fn lease(&mut self, revision: Revision, command: LeaseCommand) -> Effect {
+        let (count, max, stamp) = (self.leases.all.len(), self.leases.max, self.stamp);
+        match command {
+            LeaseCommand::Grant { .. } if count >= max => Effect::LeaseFailed(LeaseFailure::TooMany),
+            LeaseCommand::Grant { ttl_ms } => {
+                self.leases.all.insert(LeaseId::new(revision.get()), (ttl_ms, stamp.advance(ttl_ms)));
+                Effect::LeaseGranted
+            }
+            LeaseCommand::KeepAlive { lease } => match self.leases.all.get_mut(&lease) {
+                Some((ttl_ms, deadline)) => {
+                    *deadline = stamp.advance(*ttl_ms);
+                    Effect::LeaseKept
+                }
+                None => Effect::LeaseFailed(LeaseFailure::Unknown),
+            },
+            LeaseCommand::Revoke { lease } if self.leases.all.contains_key(&lease) => {
+                Effect::LeaseRevoked { keys: self.end(revision, lease) }
+            }
+            LeaseCommand::Revoke { .. } => Effect::LeaseFailed(LeaseFailure::Unknown),
+            LeaseCommand::Look { lease } => match self.leases.all.get(&lease) {
+                Some(&(ttl_ms, deadline)) => {
+                    let keys = u32::try_from(self.depending(lease).len()).unwrap_or(u32::MAX);
+                    Effect::Lease(LeaseInfo { ttl_ms, deadline, keys })
+                }
+                None => Effect::LeaseFailed(LeaseFailure::Unknown),
+            },
+        }
+    }
+
+    fn end(&mut self, revision: Revision, lease: LeaseId) -> u32 {
+        let gone = self.depending(lease);
+        for (key, record) in &gone {
+            self.delete(revision, key, Some(record.clone()));
+        }
+        self.leases.all.remove(&lease);
+        u32::try_from(gone.len()).unwrap_or(u32::MAX)
+    }
+
+    /// What an expiry must do: remove what it names, where that stands as it names it, and its time is over by the stamp.
+    pub(super) fn expire(&mut self, revision: Revision, due: &[Expiry]) -> Effect {
+        let (mut keys, mut leases) = (0, 0);
+        for expiry in due {
+            match expiry {
+                Expiry::Key { key, modified } => {
+                    let Some(record) = self.at(key, revision) else { continue };
+                    let over = record.expires.is_some_and(|deadline| deadline <= self.stamp);
+                    if record.modified == *modified && over {
+                        self.delete(revision, key, Some(record));
+                        keys += 1;
+                    }
+                }
+                Expiry::Lease { lease } => {
+                    if self.leases.all.get(lease).is_some_and(|(_, deadline)| *deadline <= self.stamp) {
+                        keys += self.end(revision, *lease);
+                        leases += 1;
+                    }
+                }
+            }
+        }
+        Effect::Expired { keys, leases }
+    }
+}

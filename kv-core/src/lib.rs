@@ -57,7 +57,7 @@
 //! # Features
 //! None is on by default; a feature only adds. `tcp` adds [`transport`]`::tcp`, `quic` [`transport`]`::quic`, `tls` certificates
 //! ([`transport`]`::tls`) and TLS over TCP, `certs` the making of certificates for development and tests, `sim` the deterministic
-//! simulator. [`guide::security`] says who is protected from whom. Without any, nodes and clients run on the in-memory network or on a transport of your own.
+//! simulator, `testing` clusters for an application's own tests. [`guide::security`] says who is protected from whom. Without any, nodes and clients run on the in-memory network or on a transport of your own.
 
 pub mod client;
 pub mod config;
@@ -74,6 +74,8 @@ pub mod session;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod storage;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod transport {
     //! The transports: the trait and what comes with it, and by feature TCP and QUIC.
     pub use kv_transport::*;

@@ -280,10 +280,12 @@ impl Applier {
         };
         tracing::debug!(op = %checkpoint.anchor().op, "checkpoint begins");
         let shared = self.shared.clone();
+        shared.quiet.begin();
         let thread = std::thread::Builder::new().name("kv-checkpoint".to_owned()).spawn(move || {
             let _guard = shared.guard("the checkpoint");
             let done = shared.span.in_scope(|| checkpoint.run());
             shared.plan.change(|plan| plan.done = Some(done));
+            shared.quiet.end();
         });
         self.checkpoint = Some(thread.map_err(|error| StopReason::Thread(Arc::new(error)))?);
         Ok(())

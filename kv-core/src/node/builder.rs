@@ -1,7 +1,9 @@
 //! How a node is described and started.
 
+use super::clock::Clock;
 use super::credentials::{self, ClientList};
 use super::fence::Fence;
+use super::quiet::Quiet;
 use super::shared::{Parts, Shared};
 use super::status::role_name;
 use super::writer::StateOpener;
@@ -39,6 +41,18 @@ pub struct NodeBuilder {
     disk: Option<Disk>,
     listen: Option<String>,
     clients: Option<PathBuf>,
+    #[cfg(feature = "testing")]
+    test: Option<Test>,
+}
+
+/// How a node differs that runs in a test.
+#[cfg(feature = "testing")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Test {
+    /// When its cluster's time began.
+    pub(crate) origin: Instant,
+    /// Decides what is random in it.
+    pub(crate) seed: u64,
 }
 
 /// Where the node keeps what must survive.
@@ -58,7 +72,24 @@ impl NodeBuilder {
             disk: None,
             listen: None,
             clients: None,
+            #[cfg(feature = "testing")]
+            test: None,
         }
+    }
+
+    /// Runs it in a test: its wall clock is tokio's, which waits for its threads where it is paused.
+    #[cfg(feature = "testing")]
+    pub(crate) fn test(mut self, test: Test) -> Self {
+        self.test = Some(test);
+        self
+    }
+
+    fn clock(&self) -> (Clock, Quiet, u64) {
+        #[cfg(feature = "testing")]
+        if let Some(Test { origin, seed }) = self.test {
+            return (Clock::of_test(origin), Quiet::watched(), seed);
+        }
+        (Clock::start(), Quiet::default(), random())
     }
 
     /// How it reaches the other members and is reached. Required.
@@ -121,7 +152,8 @@ impl NodeBuilder {
     /// # Cancel safety
     /// Dropping the future gives up; nothing goes on running.
     pub async fn start(self) -> Result<Node, StartError> {
-        let Self { cluster, me, options, transport, disk, listen, clients } = self;
+        let (clock, quiet, seed) = self.clock();
+        let Self { cluster, me, options, transport, disk, listen, clients, .. } = self;
         let member = cluster.member(me).ok_or(ConfigError::NotAMember(me))?;
         options.check()?;
         let transport = transport.ok_or(StartError::NoTransport)?;
@@ -157,10 +189,12 @@ impl NodeBuilder {
             fence,
             log: opened.journal.reader(),
             durable_op,
-            seed: random(),
+            clock,
+            quiet,
+            seed,
         });
         let applied = opened.recovered.checkpoint.op;
-        let mut config = ReplicaConfig::new(cluster, me, options, random());
+        let mut config = ReplicaConfig::new(cluster, me, options, !seed);
         config.stateless = opened.data.as_ref().is_some_and(|data| data.state.is_none());
         let replica = Replica::new(config, opened.recovered, shared.clock.now());
         if let Some(data) = opened.data {

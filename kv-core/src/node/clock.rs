@@ -8,18 +8,41 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     started: tokio::time::Instant,
+    /// The wall clock is the monotonic one, from this time on.
+    #[cfg(feature = "testing")]
+    since: Option<Duration>,
 }
 
 impl Clock {
     /// Starts at zero.
     pub(super) fn start() -> Self {
-        Self { started: tokio::time::Instant::now() }
+        Self {
+            started: tokio::time::Instant::now(),
+            #[cfg(feature = "testing")]
+            since: None,
+        }
+    }
+
+    /// A wall clock that stands still, leaps and goes on with tokio's, the same for all nodes that have the same `origin`.
+    #[cfg(feature = "testing")]
+    pub(super) fn of_test(origin: tokio::time::Instant) -> Self {
+        // The first of January, 2000.
+        const WALL: Duration = Duration::from_secs(946_684_800);
+        let started = tokio::time::Instant::now();
+        Self { started, since: Some(WALL + (started - origin)) }
+    }
+
+    fn wall(&self) -> Duration {
+        #[cfg(feature = "testing")]
+        if let Some(since) = self.since {
+            return since + self.started.elapsed();
+        }
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 
     /// What the replica is told.
     pub(super) fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
+        let wall = u64::try_from(self.wall().as_millis()).unwrap_or(u64::MAX);
         Now { monotonic: self.monotonic(), wall: Timestamp::new(wall) }
     }
 

@@ -38,6 +38,7 @@ mod incoming;
 mod lanes;
 mod link;
 mod pool;
+mod quiet;
 mod rate;
 mod reads;
 mod reply;
@@ -52,6 +53,8 @@ mod waiters;
 mod writer;
 
 pub use builder::NodeBuilder;
+#[cfg(feature = "testing")]
+pub(crate) use builder::Test;
 pub use error::{DiskTrouble, HandoverError, StartError, StopReason};
 
 use crate::client::Client;

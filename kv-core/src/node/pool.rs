@@ -1,5 +1,6 @@
 //! A few threads for what may wait for the disk: reads of the state, old entries for peers that lag.
 
+use super::quiet::Quiet;
 use super::sync::Monitor;
 use std::collections::VecDeque;
 use std::fmt;
@@ -28,6 +29,11 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
+    /// One whose threads `quiet` counts.
+    pub(super) fn watched(quiet: &Quiet) -> Self {
+        Self { jobs: Monitor::watched(quiet) }
+    }
+
     /// Runs a job on one of the threads; never once the node has stopped.
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
         let rejected = self.jobs.change_one(|jobs| {

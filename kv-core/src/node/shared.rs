@@ -8,6 +8,7 @@ use super::inbox::Inbox;
 use super::incoming::Incoming;
 use super::lanes::Lanes;
 use super::pool::Pool;
+use super::quiet::Quiet;
 use super::reply::Admission;
 use super::status::Board;
 use super::sync::{Monitor, lock};
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     /// The clients that are let in, if not all are.
     pub(super) clients: Option<ClientList>,
     pub(super) clock: Clock,
+    /// What the threads have to do.
+    pub(super) quiet: Quiet,
     pub(super) tasks: Tasks,
     pub(super) span: tracing::Span,
 
@@ -99,6 +102,8 @@ pub(super) struct Parts {
     pub(super) fence: Arc<AtomicBool>,
     pub(super) log: LogReader,
     pub(super) durable_op: Op,
+    pub(super) clock: Clock,
+    pub(super) quiet: Quiet,
     pub(super) seed: u64,
 }
 
@@ -112,14 +117,15 @@ impl Shared {
             expectation: parts.expectation,
             transport: parts.transport,
             clients: parts.clients,
-            clock: Clock::start(),
+            clock: parts.clock,
             tasks: Tasks::new(parts.span.clone()),
             span: parts.span,
             inbox: Inbox::default(),
             incoming: Incoming::default(),
-            writes: Monitor::default(),
-            plan: Monitor::default(),
-            pool: Pool::default(),
+            writes: Monitor::watched(&parts.quiet),
+            plan: Monitor::watched(&parts.quiet),
+            pool: Pool::watched(&parts.quiet),
+            quiet: parts.quiet,
             sources: Mutex::default(),
             waiters: Waiters::default(),
             admission: Admission::new(parts.options.client_memory_bytes),

@@ -56,10 +56,12 @@ impl Threads {
         let shared = shared.clone();
         let mut running = lock(&self.running);
         let alive = running.alive.clone();
+        shared.quiet.begin();
         let thread = Builder::new().name(name.to_owned()).spawn(move || {
             let _alive = alive;
             let _guard = shared.guard(name);
             shared.span.in_scope(|| work(&shared));
+            shared.quiet.end();
         })?;
         running.handles.push(thread);
         Ok(())
@@ -82,6 +84,7 @@ impl Threads {
             // A panic in it has been noted by its guard.
             let _ = thread.join();
         }
+        shared.quiet.over();
         shared.plan.look(Plan::let_go);
         shared.let_go();
         !hang

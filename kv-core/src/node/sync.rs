@@ -1,5 +1,7 @@
 //! Small means of waiting for one another.
 
+use super::quiet::Quiet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,9 +15,20 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Monitor<T> {
     value: Mutex<T>,
     changed: Condvar,
+    /// Whom to tell that a thread has something to do: the value has changed, and nobody has looked since; or it does not wait.
+    quiet: Quiet,
+    news: AtomicBool,
 }
 
 impl<T> Monitor<T> {
+    /// One whose waiting threads `quiet` counts.
+    pub(super) fn watched(quiet: &Quiet) -> Self
+    where
+        T: Default,
+    {
+        Self { quiet: quiet.clone(), ..Self::default() }
+    }
+
     /// Looks at the value or changes it, and wakes nobody.
     pub(super) fn look<R>(&self, with: impl FnOnce(&mut T) -> R) -> R {
         with(&mut lock(&self.value))
@@ -23,32 +36,47 @@ impl<T> Monitor<T> {
 
     /// Changes the value and wakes every waiter.
     pub(super) fn change<R>(&self, with: impl FnOnce(&mut T) -> R) -> R {
-        let result = with(&mut lock(&self.value));
+        let result = self.renew(with);
         self.changed.notify_all();
         result
     }
 
     /// Changes the value and wakes one waiter.
     pub(super) fn change_one<R>(&self, with: impl FnOnce(&mut T) -> R) -> R {
-        let result = with(&mut lock(&self.value));
+        let result = self.renew(with);
         self.changed.notify_one();
         result
+    }
+
+    fn renew<R>(&self, with: impl FnOnce(&mut T) -> R) -> R {
+        let mut value = lock(&self.value);
+        if !self.news.swap(true, Ordering::Relaxed) {
+            self.quiet.begin();
+        }
+        with(&mut value)
     }
 
     /// Blocks until something changes, but no longer than this.
     pub(super) fn pause(&self, most: Duration) {
         // Whether it was a change or the time does not matter: the caller looks.
+        self.quiet.end();
         drop(self.changed.wait_timeout(lock(&self.value), most));
+        self.quiet.begin();
     }
 
     /// Blocks until `ready` gives something.
     pub(super) fn wait<R>(&self, mut ready: impl FnMut(&mut T) -> Option<R>) -> R {
         let mut value = lock(&self.value);
         loop {
+            if self.news.swap(false, Ordering::Relaxed) {
+                self.quiet.end();
+            }
             if let Some(result) = ready(&mut value) {
                 return result;
             }
+            self.quiet.end();
             value = self.changed.wait(value).unwrap_or_else(PoisonError::into_inner);
+            self.quiet.begin();
         }
     }
 }

@@ -4,8 +4,10 @@ mod gate;
 
 use super::accept::Door;
 use super::builder::expectation;
+use super::clock::Clock;
 use super::fence::Fence;
 use super::link::Link;
+use super::quiet::Quiet;
 use super::shared::{Parts, Shared};
 use crate::config::{Cluster, Options, Role};
 use crate::ids::{ClusterId, MemberId, Op};
@@ -54,6 +56,8 @@ impl Bench {
         let sizes = JournalOptions { segment_bytes: options.segment_bytes, cache_bytes: 0 };
         let (journal, _) = Journal::open(Directory::open(dir.path()).unwrap(), identity, sizes).unwrap();
         let shared = Shared::new(Parts {
+            clock: Clock::start(),
+            quiet: Quiet::default(),
             me: ME,
             role: Role::Data,
             expectation: expectation(&cluster, ME, &options),

@@ -44,6 +44,10 @@ const TABLE: &[Row] = &[
     },
     Row { module: "client", may_use: &["ids", "config", "error", "message", "wire", "transport", "tokio"] },
     Row {
+        module: "testing",
+        may_use: &["config", "message", "wire", "node", "client", "sim", "transport", "tokio"],
+    },
+    Row {
         module: "sim",
         may_use: &[
             "ids",

@@ -10,6 +10,7 @@ const FUNCTION_LINES: usize = 70;
 const EDGES: &[&str] = &[
     "kv-core/src/node",
     "kv-core/src/client",
+    "kv-core/src/testing",
     "kv-core/transport/src/conformance",
     "kv-core/transport/src/faulty",
     "kv-core/transport/src/tls",

@@ -1,0 +1,118 @@
+//! What applications test themselves with, under a clock that nobody waits for.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use kv_core::testing::Cluster;
+use kv_core::transport::Fault;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+#[tokio::test(start_paused = true)]
+async fn what_was_acknowledged_is_there_after_every_failover() {
+    let mut cluster = Cluster::in_memory(3).seed(1).start().await;
+    let client = cluster.client().await;
+    for round in 1..=10 {
+        assert_eq!(client.add("count", 1).await.unwrap().sum, round);
+        let killed = cluster.kill_primary().await;
+        assert_ne!(cluster.primary().await, killed);
+        cluster.restart(killed).await;
+        cluster.settle().await;
+    }
+    assert_eq!(&client.get("count").await.unwrap().unwrap().value[..], b"10");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_calm_cluster_keeps_its_primary() {
+    let cluster = Cluster::in_memory(3).start().await;
+    let client = cluster.client().await;
+    let primary = cluster.primary().await;
+    let view = cluster.node(primary).status().view;
+    for minute in 0..3 {
+        client.put("minute", minute.to_string()).await.unwrap();
+        sleep(Duration::from_secs(60)).await;
+    }
+    assert_eq!(cluster.node(cluster.primary().await).status().view, view);
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_passes_only_while_nobody_works() {
+    let cluster = Cluster::in_memory(3).start().await;
+    let client = cluster.client().await;
+    client.put("k", "0").await.unwrap();
+    let start = Instant::now();
+    for number in 0..100 {
+        client.put("k", number.to_string()).await.unwrap();
+    }
+    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_is_cut_off_is_replaced_and_comes_back_level() {
+    let cluster = Cluster::in_memory(3).seed(3).start().await;
+    let client = cluster.client().await;
+    client.put("k", "1").await.unwrap();
+    let old = cluster.primary().await;
+    cluster.partition(&[old]);
+    client.put("k", "2").await.unwrap();
+    assert_eq!(&client.get("k").await.unwrap().unwrap().value[..], b"2");
+    cluster.heal();
+    cluster.settle().await;
+    assert_ne!(cluster.primary().await, old);
+    let there = cluster.node(old).client();
+    assert_eq!(&there.get("k").local().await.unwrap().unwrap().value[..], b"2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_and_doubled_messages_count_once() {
+    for seed in 0..4 {
+        let cluster = Cluster::in_memory(3).seed(seed).start().await;
+        let client = cluster.client().await;
+        cluster.faults(&Fault::new().loss(0.1).duplication(0.2));
+        for number in 1..=30 {
+            assert_eq!(client.add("count", 1).await.unwrap().sum, number);
+        }
+        cluster.heal();
+        cluster.settle().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_power_cut_of_all_loses_nothing_that_was_acknowledged() {
+    let mut cluster = Cluster::in_memory(3).seed(5).start().await;
+    let client = cluster.client().await;
+    for round in 1..=5 {
+        client.put(format!("k{round}"), "v").await.unwrap();
+        for id in 0..3 {
+            cluster.cut_power(id);
+        }
+        for id in 0..3 {
+            cluster.restart(id).await;
+        }
+        cluster.settle().await;
+        assert_eq!(client.scan("k").await.unwrap().len(), round);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_and_a_witness_survive_one() {
+    let mut cluster = Cluster::in_memory(2).witnesses(1).start().await;
+    let client = cluster.client().await;
+    client.put("k", "1").await.unwrap();
+    let killed = cluster.kill_primary().await;
+    client.put("k", "2").await.unwrap();
+    cluster.restart(killed).await;
+    cluster.settle().await;
+    assert_eq!(cluster.node(2).status().role, "witness");
+}
+
+/// It works on a clock that runs as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_lives_in_real_time_too() {
+    let mut cluster = Cluster::in_memory(3).start().await;
+    let client = cluster.client().await;
+    client.put("k", "1").await.unwrap();
+    let killed = cluster.kill_primary().await;
+    client.put("k", "2").await.unwrap();
+    cluster.restart(killed).await;
+    cluster.settle().await;
+}

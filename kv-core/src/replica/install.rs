@@ -2,6 +2,7 @@
 //! rest, make it durable. The same at the new primary (for the decided log) and at a backup (for `StartView`'s).
 
 use super::state::State;
+use super::summary::holds_through;
 use super::{Halt, Replica};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, WriteSeq};
 use crate::message::{Entry, FetchWhat, Message};
@@ -85,8 +86,12 @@ impl Install {
     /// Whether the next request is for many entries. Another member's log may have gaps of its own: what none of the peers has answered is
     /// asked for op by op, of all of them in turn.
     fn asks_for_runs(&self, peers: usize) -> bool {
-        let turn = self.turns + usize::from(self.asked);
-        (turn / peers.max(1)).is_multiple_of(2)
+        (self.turn() / peers.max(1)).is_multiple_of(2)
+    }
+
+    /// Which turn the next request is: one that is out will not have been answered then.
+    fn turn(&self) -> usize {
+        self.turns + usize::from(self.asked)
     }
 
     /// The first op above `commit` whose hash must be asked for. (An answer ends where its sender's own knowledge has a gap.)
@@ -211,7 +216,9 @@ impl Replica {
         let Some(install) = self.state.install_mut() else { return };
         let known = install.known.range(through..).next().map(|(op, hash)| (*op, *hash));
         let (through, hash) = known.map_or((through, None), |(op, hash)| (op, Some(hash)));
-        self.request(from, through, hash, FetchWhat::Headers);
+        let turn = install.turn();
+        let to = self.source(turn);
+        self.request(to, from, through, hash, FetchWhat::Headers);
     }
 
     /// The planted bug `KeepSuffix`: what agrees through the view's head is taken for installed, whatever stands above it.
@@ -276,8 +283,14 @@ impl Replica {
             return;
         }
         let (gap, peers) = (self.log.gap(), self.cluster.len() - 1);
+        let source = self.source_of_entries(head);
         let Some(install) = self.state.install_mut() else { return };
-        let limit = gap.map_or(install.head.op, |gap| gap.op);
+        let Some((to, reach)) = source else {
+            // Nobody who has voted has more of it.
+            install.retry_at = later;
+            return;
+        };
+        let limit = gap.map_or(install.head.op, |gap| gap.op).min(reach);
         let run = if install.asks_for_runs(peers) { RUN_ENTRIES } else { 1 };
         let through = limit.min(head.advance(run));
         let pinned = gap.filter(|gap| gap.op == through).map(|gap| gap.hash);
@@ -286,11 +299,33 @@ impl Replica {
             // Who has the entry behind damage of its own answers only to its hash.
             return self.request_hashes(head.next(), through);
         }
-        self.request(head.next(), through, hash, FetchWhat::Entries);
+        self.request(to, head.next(), through, hash, FetchWhat::Entries);
+    }
+
+    /// Whom to ask for what comes after the own head, and up to where: at the new primary, no further than the peer's vote goes.
+    fn source_of_entries(&self, head: Op) -> Option<(MemberId, Op)> {
+        let change = match &self.state {
+            State::ViewChange(change) => change,
+            State::CatchingUp(catching) => {
+                return catching
+                    .install
+                    .as_ref()
+                    .map(|install| (self.source(install.turn()), install.head.op));
+            }
+            State::Forming(_) | State::Primary(_) | State::Backup(_) => return None,
+        };
+        let install = change.install.as_ref()?;
+        let reach = |peer: MemberId| {
+            let vote = change.summaries().get(&peer);
+            vote.map_or(install.head.op, |vote| holds_through(vote, &install.known))
+        };
+        let sources = self.sources().into_iter().map(|peer| (peer, reach(peer)));
+        let sources: Vec<(MemberId, Op)> = sources.filter(|(_, reach)| *reach > head).collect();
+        sources.get(install.turn() % sources.len().max(1)).copied()
     }
 
     /// Sends a request unless one is out and may still be answered.
-    fn request(&mut self, from: Op, through: Op, hash: Option<Hash>, what: FetchWhat) {
+    fn request(&mut self, to: MemberId, from: Op, through: Op, hash: Option<Hash>, what: FetchWhat) {
         let (now, nonce) = (self.now.monotonic, self.nonce());
         let (least, most) = (self.options.suspect_min, self.options.suspect_max);
         let Some(install) = self.state.install_mut() else { return };
@@ -301,21 +336,24 @@ impl Replica {
             install.turns += 1;
             install.patience = (install.patience * 2).min(most);
         }
-        let turns = install.turns;
         let nonce = *install.nonce.get_or_insert(nonce);
         install.asked = true;
         install.patience = install.patience.max(least);
         install.retry_at = now.after(install.patience);
-        let to = self.source(turns);
         self.send(to, Message::Fetch { from, through, hash, nonce, what });
     }
 
     /// Whom to ask: the primary of the view first, then the others in turn.
     pub(super) fn source(&self, turns: usize) -> MemberId {
+        let peers = self.sources();
+        peers[turns % peers.len()]
+    }
+
+    fn sources(&self) -> Vec<MemberId> {
         let primary = self.primary();
         let mut peers: Vec<MemberId> = self.cluster.peers(self.me).map(|peer| peer.id).collect();
         peers.sort_by_key(|peer| (*peer != primary, *peer));
-        peers[turns % peers.len()]
+        peers
     }
 
     pub(super) fn on_headers(&mut self, nonce: u64, hashes: &[(Op, Hash)]) {

@@ -1,8 +1,9 @@
 //! What a member's log holds, as it tells it in `DoViewChange` (rule V4).
 
 use super::{Replica, lost};
-use crate::ids::{Anchor, Op};
+use crate::ids::{Anchor, Hash, Op};
 use crate::message::{Behind, Extent, LogSummary, Slot};
+use std::collections::BTreeMap;
 
 /// How many pipelines of ops a damaged member lists at most; what lies above is left open.
 const LISTED: u64 = 4;
@@ -57,6 +58,16 @@ impl Replica {
             None => Slot::Faulty(None),
         }
     }
+}
+
+/// The last op that a vote says is intact there, of a log of which these hashes are known.
+pub(super) fn holds_through(vote: &LogSummary, log: &BTreeMap<Op, Hash>) -> Op {
+    let ops = (1..).map(|above| vote.commit.op.advance(above));
+    let intact = ops.zip(&vote.suffix).filter(|(op, slot)| match slot {
+        Slot::Present(hash) => log.get(op) == Some(hash),
+        Slot::Faulty(_) => false,
+    });
+    intact.map(|(op, _)| op).last().unwrap_or(vote.commit.op)
 }
 
 /// Whether a summary can be used: what it lists is what it says it lists, and no more than a log can have (rule N3) or a damaged

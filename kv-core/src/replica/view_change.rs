@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::{debug, trace};
 
+/// The longest patience with a view before jitter, which at most doubles it, in times of `suspect_max`.
+const MOST_PATIENCE: u32 = 4;
+
 #[derive(Debug)]
 pub(super) struct ViewChange {
     /// The write that makes the view durable; nothing is said in it before.
@@ -27,6 +30,8 @@ pub(super) struct ViewChange {
     resend_at: Instant,
     /// When to vote for the next view.
     patience_ends: Instant,
+    /// However well an installation goes: the others may be further.
+    patience_ends_at_last: Instant,
     pub(super) suspicion: Option<Suspicion>,
     /// At the primary of the view, once the log is decided.
     pub(super) install: Option<Install>,
@@ -112,7 +117,7 @@ impl Replica {
 
     fn patience(&mut self) -> Duration {
         let doubled = self.options.suspect_min * 4 * (1 << self.attempts.min(4));
-        self.jittered(doubled.min(self.options.suspect_max * 4))
+        self.jittered(doubled.min(self.options.suspect_max * MOST_PATIENCE))
     }
 
     fn enter_view_change(&mut self, view: View) {
@@ -141,6 +146,7 @@ impl Replica {
             doubted: false,
             resend_at: now.after(self.options.heartbeat * 4),
             patience_ends: now.after(patience),
+            patience_ends_at_last: now.after(self.options.suspect_max * (MOST_PATIENCE * 2)),
             suspicion: None,
             install: None,
         });
@@ -234,12 +240,12 @@ impl Replica {
         self.drive_install();
     }
 
-    /// An installation that moves is worth waiting for.
+    /// An installation that moves is worth waiting for, as long as the longest patience is. What it has brought stays in the log.
     pub(super) fn extend_patience(&mut self) {
         let patience = self.patience();
         let ends = self.now.monotonic.after(patience);
         if let State::ViewChange(change) = &mut self.state {
-            change.patience_ends = change.patience_ends.max(ends);
+            change.patience_ends = change.patience_ends.max(ends.min(change.patience_ends_at_last));
         }
     }
 

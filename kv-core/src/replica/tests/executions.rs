@@ -2,7 +2,7 @@
 
 use super::group::Group;
 use crate::ids::{Hash, MemberId, Op, View};
-use crate::message::{Envelope, Extent, FetchWhat, Message};
+use crate::message::{Entry, Envelope, Extent, FetchWhat, Message};
 use crate::replica::{Input, Replica, Status};
 use std::time::Duration;
 
@@ -197,4 +197,81 @@ fn v7_the_hash_at_the_floor_may_be_all_that_a_member_lacks() {
     }
     group
         .run_until("repaired", |group| group.replica(2).standing().status == Status::Normal && group.level());
+}
+
+/// Member 0, which has 3 entries, has decided the log of view 3 by the vote of member 1, the only one that has the last of them: 31, of which
+/// member 2 has 30. Members 1 and 2 are down.
+fn far_behind_in_view_3() -> Group {
+    let mut group = with_entries(30);
+    group.cut.extend([(0, 2), (1, 0)]);
+    group.propose(0, "on 0 and 1 only");
+    group.settle();
+    for id in 0..3 {
+        group.crash(id);
+        group.members[usize::from(id)].disk.view = View::new(3);
+    }
+    assert_eq!([1, 2].map(|id| group.members[id].disk.head()), [Op::new(31), Op::new(30)]);
+    group.members[0].disk.entries.retain(|op, _| *op <= Op::new(3));
+    group.heal();
+    group.start(0);
+    group.start(1);
+    // Its vote is on the way.
+    group.crash(1);
+    group.sent.clear();
+    group.settle();
+    group
+}
+
+fn votes_to_leave(group: &Group, view: u64) -> bool {
+    let target = View::new(view + 1);
+    group.sent.iter().any(|e| matches!(e.message, Message::StartViewChange { view } if view == target))
+}
+
+/// What member 2 has of the decided log must be asked of it without the entry that only member 1 had; then the view must pass. Member 0 once
+/// fetched one entry for each round of time-outs, and held the view for as long as that took.
+#[test]
+fn v7_a_new_primary_asks_nobody_for_more_than_its_vote_holds() {
+    let mut group = far_behind_in_view_3();
+    group.start(2);
+    let before = group.now.monotonic;
+    group.run_until("member 0 has what 2 has", |group| group.replica(0).head().op == Op::new(30));
+    let took = group.now.monotonic.since(before);
+    assert!(
+        took < group.options.suspect_min * 2,
+        "in runs, once the question to member 1 is given up: {took:?}"
+    );
+    group.run_until("another view", |group| {
+        group.serving().is_some_and(|id| group.replica(id).view() > View::new(3))
+    });
+    let outage = group.now.monotonic.since(before);
+    assert!(outage < group.options.suspect_max * 8, "{outage:?}");
+    assert_eq!(group.replica(2).head().op, Op::new(30));
+}
+
+/// Each entry that comes is progress, but another member may be further: the view is not held for as long as entries come.
+#[test]
+fn v6_an_installation_that_creeps_lets_the_view_pass() {
+    let mut group = far_behind_in_view_3();
+    let nonce = group.sent.iter().find_map(|e| match e.message {
+        Message::Fetch { nonce, .. } => Some(nonce),
+        _ => None,
+    });
+    let nonce = nonce.expect("it asks");
+    let entries: Vec<Entry> = group.members[1].disk.entries.values().skip(3).cloned().collect();
+    let before = group.now.monotonic;
+    for entry in entries {
+        let op = entry.header.op;
+        group.input(
+            0,
+            Input::Message { from: member(1), message: Message::NewState { nonce, entries: vec![entry] } },
+        );
+        assert_eq!(group.replica(0).head().op, op, "it goes on");
+        if votes_to_leave(&group, 3) {
+            break;
+        }
+        group.run_for(900);
+    }
+    let held = group.now.monotonic.since(before);
+    assert!(votes_to_leave(&group, 3), "it holds the view");
+    assert!(held > group.options.suspect_max, "what moves is worth waiting for: {held:?}");
 }

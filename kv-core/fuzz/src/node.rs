@@ -177,7 +177,7 @@ impl Host {
 
     fn message(&self, dice: &mut Dice<'_>) -> Message {
         let view = view(dice, self.replica.view());
-        match dice.below(16) {
+        match dice.below(17) {
             0 => Message::Prepare { view, commit: anchor(dice), entry: entry(dice) },
             1 => Message::PrepareOk { view, log: anchor(dice) },
             2 => Message::Commit {
@@ -229,6 +229,7 @@ impl Host {
                 1 => Message::SnapshotGone { nonce: self.nonce(dice) },
                 _ => Message::SnapshotChunk { nonce: self.nonce(dice), at: anchor(dice), chunk: chunk(dice) },
             },
+            15 => Message::StateDigest { op: Op::new(dice.counter(20)), digest: anchor(dice).hash },
             _ => Message::Formation {
                 step: [FormationStep::Empty, FormationStep::Formatted, FormationStep::Formed]
                     [usize::try_from(dice.below(3)).expect("few")],

@@ -9,7 +9,7 @@ use super::overlay::Overlay;
 use super::point::{Point, Reader};
 use super::tree::{Base, Row, StoredRow, Tree};
 use super::{Engine, EngineError, Snapshot};
-use crate::ids::{Anchor, Revision};
+use crate::ids::{Anchor, Hash, Revision};
 use crate::storage::Storage;
 use std::io;
 use std::sync::Arc;
@@ -131,6 +131,10 @@ impl Engine for Disk {
 
     fn write(&mut self, key: &[u8], revision: Revision, change: Change) {
         self.layers.write(key, revision, change);
+    }
+
+    fn take_trail(&mut self) -> Hash {
+        self.layers.take_trail()
     }
 
     fn publish(&mut self, applied: Anchor, revision: Revision) {

@@ -5,8 +5,9 @@ use super::change::{Change, Retention, weight};
 use super::key::Key;
 use super::overlay::{Overlay, Value, VersionKey};
 use super::point::{Point, Reader};
+use super::trail::Trail;
 use super::tree::Base;
-use crate::ids::{Anchor, Revision};
+use crate::ids::{Anchor, Hash, Revision};
 use std::collections::{HashMap, VecDeque, hash_map};
 use std::sync::Arc;
 
@@ -71,6 +72,7 @@ pub(super) struct Layers {
     dead: VecDeque<Dead>,
     /// Versions written since something was last freed.
     written: usize,
+    trail: Trail,
 }
 
 impl Layers {
@@ -102,6 +104,7 @@ impl Layers {
             retired: VecDeque::new(),
             dead: VecDeque::new(),
             written: 0,
+            trail: Trail::default(),
         }
     }
 
@@ -142,6 +145,7 @@ impl Layers {
         let version = VersionKey { key: Key::from(key), revision };
         let value = change.value().cloned();
         let removed = value.is_none();
+        self.trail.note(key, revision, &change);
         self.active.insert(version.clone(), change);
         self.written += 1;
         let keeps = self.retention.is_some();
@@ -176,6 +180,11 @@ impl Layers {
         if !self.over_disk {
             self.superseded.push(Superseded { version, until });
         }
+    }
+
+    /// A digest of what was written since this was last called.
+    pub(super) fn take_trail(&mut self) -> Hash {
+        self.trail.take()
     }
 
     pub(super) fn publish(&mut self, applied: Anchor, revision: Revision) {

@@ -4,7 +4,7 @@ use super::change::{Change, Retention};
 use super::layers::Layers;
 use super::point::{Point, Reader};
 use super::{Engine, EngineError, Merge, Merged};
-use crate::ids::{Anchor, Revision};
+use crate::ids::{Anchor, Hash, Revision};
 
 /// Everything in memory, and gone with the process.
 #[derive(Debug)]
@@ -27,6 +27,10 @@ impl Engine for Memory {
 
     fn write(&mut self, key: &[u8], revision: Revision, change: Change) {
         self.layers.write(key, revision, change);
+    }
+
+    fn take_trail(&mut self) -> Hash {
+        self.layers.take_trail()
     }
 
     fn publish(&mut self, applied: Anchor, revision: Revision) {

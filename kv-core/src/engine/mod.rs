@@ -27,6 +27,7 @@ mod point;
 mod snapshot;
 mod staging;
 mod sums;
+mod trail;
 mod tree;
 
 pub use change::{Change, Retention};
@@ -39,7 +40,7 @@ pub use snapshot::Snapshot;
 pub(crate) use staging::Staging;
 pub(crate) use tree::Row;
 
-use crate::ids::{Anchor, Revision};
+use crate::ids::{Anchor, Hash, Revision};
 use std::fmt::Debug;
 
 /// The writer's half of an ordered map of versioned values.
@@ -53,6 +54,9 @@ pub trait Engine: Debug + Send {
     /// Changes a key. Seen by readers once a point at or above `revision` is published. The revisions of a key grow from call to
     /// call, and those of all keys never go back.
     fn write(&mut self, key: &[u8], revision: Revision, change: Change);
+
+    /// A digest of what was written since this was last called: keys, revisions and values, in their order.
+    fn take_trail(&mut self) -> Hash;
 
     /// Makes everything written so far visible to readers, all at once.
     fn publish(&mut self, applied: Anchor, revision: Revision);

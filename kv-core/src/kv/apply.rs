@@ -269,6 +269,8 @@ impl State {
             version: found.map_or(1, |found| found.version.saturating_add(1)),
             ends,
         };
+        #[cfg(any(test, feature = "sim"))]
+        let numbers = self.spoil_if_planted(numbers);
         self.engine.write(key, at, Change::Set(record::encode(numbers, value)));
     }
 
@@ -276,6 +278,16 @@ impl State {
     fn remove(&mut self, at: Revision, key: &[u8], found: Numbers, how: Change) {
         self.lifetimes.moved(key, found.ends, Ends::default(), None);
         self.engine.write(key, at, how);
+    }
+
+    /// The planted bug `AppliesAPutWrongly`.
+    #[cfg(any(test, feature = "sim"))]
+    fn spoil_if_planted(&self, mut numbers: Numbers) -> Numbers {
+        let wrong = self.bug == Some(crate::sim::Bug::AppliesAPutWrongly);
+        if wrong && numbers.modified.get().is_multiple_of(8) {
+            numbers.version += 1;
+        }
+        numbers
     }
 
     /// The numbers of a key's record, and whether the guard holds.

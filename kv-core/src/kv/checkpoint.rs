@@ -2,7 +2,7 @@
 
 use super::limits::ReplicatedLimits;
 use crate::engine::{EngineError, Merge, Merged, Row, Rows};
-use crate::ids::{Anchor, Revision, SessionId, Timestamp};
+use crate::ids::{Anchor, Hash, Revision, SessionId, Timestamp};
 use crate::session::{Changes, Session, SessionLimits};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,7 @@ pub(super) struct Standing {
     pub(super) applied: Anchor,
     pub(super) revision: Revision,
     pub(super) timestamp: Timestamp,
+    pub(super) trail: Hash,
 }
 
 impl Standing {

@@ -11,6 +11,7 @@ mod limits;
 mod reader;
 mod recent;
 mod record;
+mod trail;
 mod transaction;
 mod transfer;
 
@@ -52,6 +53,10 @@ pub struct State {
     revision: Revision,
     /// The greatest stamp of an applied entry.
     timestamp: Timestamp,
+    /// What every applied entry did, folded into one hash.
+    trail: Hash,
+    /// Room to put together what is folded.
+    folded: Vec<u8>,
     recent: Arc<Recent>,
     /// An error was final.
     failed: bool,
@@ -109,6 +114,7 @@ impl State {
             applied: Anchor::ZERO,
             revision: Revision::ZERO,
             timestamp: Timestamp::ZERO,
+            trail: Hash::ZERO,
         });
         Self {
             limits,
@@ -118,6 +124,8 @@ impl State {
             applied: standing.applied,
             revision: standing.revision,
             timestamp: standing.timestamp,
+            trail: standing.trail,
+            folded: Vec::new(),
             recent: Arc::default(),
             failed: false,
             #[cfg(any(test, feature = "sim"))]
@@ -167,6 +175,7 @@ impl State {
         assert_eq!(header.parent, self.applied.hash, "entries of one log are applied");
         assert_eq!(header.first_revision, self.revision.next(), "revisions are contiguous");
         let applied = self.run(entry).inspect_err(|_| self.failed = true)?;
+        self.fold(&applied);
         self.engine.publish(self.applied, self.revision);
         self.remember(&applied);
         Ok(applied)
@@ -228,6 +237,7 @@ impl State {
             applied: self.applied,
             revision: self.revision,
             timestamp: self.timestamp,
+            trail: self.trail,
         };
         let sessions = self.sessions.take_changes();
         #[cfg(any(test, feature = "sim"))]

@@ -18,6 +18,7 @@
 //! | `SnapshotChunk` | answer to `GetSnapshot` | Bulk | `Replica::on_snapshot_chunk` |
 //! | `SnapshotGone` | answer to `GetSnapshot` | Bulk | `Replica::on_snapshot_gone` |
 //! | `Formation` | any to any | Control | `Formation::on_formation` |
+//! | `StateDigest` | any to any | Control | `Replica::on_state_digest` |
 
 mod client;
 mod durable;
@@ -185,6 +186,13 @@ pub enum Message {
         /// Whether it wants to hear the receiver's.
         ask: bool,
     },
+    /// The digest of the sender's state, to be compared with the receiver's at the same op.
+    StateDigest {
+        /// The last op that is in it.
+        op: Op,
+        /// The digest of everything that was applied up to it.
+        digest: Hash,
+    },
 }
 
 /// What a [`Message::Fetch`] asks for.
@@ -255,7 +263,8 @@ impl Message {
             | Self::DoViewChange { .. }
             | Self::StartView { .. }
             | Self::GetState { .. }
-            | Self::Formation { .. } => Lane::Control,
+            | Self::Formation { .. }
+            | Self::StateDigest { .. } => Lane::Control,
         }
     }
 
@@ -279,6 +288,7 @@ impl Message {
             Self::SnapshotChunk { .. } => "SnapshotChunk",
             Self::SnapshotGone { .. } => "SnapshotGone",
             Self::Formation { .. } => "Formation",
+            Self::StateDigest { .. } => "StateDigest",
         }
     }
 }

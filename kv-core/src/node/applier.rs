@@ -247,6 +247,9 @@ impl Applier {
             };
             let applied = state.apply(&entry)?;
             self.bytes += entry.body.len();
+            if let Some((op, digest)) = state.compared() {
+                self.shared.inbox.digest(op, digest);
+            }
             self.shared.waiters.applied(applied);
         }
         self.shared.inbox.applied(state.applied().op);

@@ -122,6 +122,9 @@ impl Driver {
         if let Some(op) = batch.applied {
             self.on_applied(op);
         }
+        for (op, digest) in batch.digests {
+            self.step(Input::StateDigest { op, digest });
+        }
         if let Some(checkpoint) = batch.checkpoint {
             self.step(Input::Checkpointed { checkpoint });
         }

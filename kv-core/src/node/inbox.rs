@@ -5,7 +5,7 @@
 
 use super::reply::Reply;
 use super::sync::lock;
-use crate::ids::{Anchor, MemberId, Op, RequestNumber, SessionId, WriteSeq};
+use crate::ids::{Anchor, Hash, MemberId, Op, RequestNumber, SessionId, WriteSeq};
 use crate::message::{Entry, Message, Query};
 use crate::replica::Input;
 use bytes::Bytes;
@@ -15,6 +15,9 @@ use tokio::sync::Notify;
 
 /// Bytes of messages that wait in each of the two queues.
 const MAX_BYTES: usize = 8 << 20;
+
+/// Digests that wait to be told.
+const MOST_DIGESTS: usize = 64;
 
 /// Faulty entries that wait to be told.
 const MOST_FAULTY: usize = 256;
@@ -62,6 +65,8 @@ pub(super) struct Batch {
     pub(super) durable: Option<WriteSeq>,
     /// The last applied op.
     pub(super) applied: Option<Op>,
+    /// Digests of the state, at ops at which members compare them.
+    pub(super) digests: VecDeque<(Op, Hash)>,
     /// What became of a state that is transferred.
     pub(super) transfers: Vec<Input>,
     /// The last durable checkpoint.
@@ -82,6 +87,7 @@ impl Batch {
             && self.calls.is_empty()
             && self.durable.is_none()
             && self.applied.is_none()
+            && self.digests.is_empty()
             && self.transfers.is_empty()
             && self.checkpoint.is_none()
             && self.lost.is_empty()
@@ -145,6 +151,16 @@ impl Inbox {
     /// Entries up to here are applied.
     pub(super) fn applied(&self, op: Op) {
         self.put(|batch| batch.applied = batch.applied.max(Some(op)));
+    }
+
+    /// The state had this digest after this op. Bounded: of many, the last are enough.
+    pub(super) fn digest(&self, op: Op, digest: Hash) {
+        self.put(|batch| {
+            if batch.digests.len() >= MOST_DIGESTS {
+                batch.digests.pop_front();
+            }
+            batch.digests.push_back((op, digest));
+        });
     }
 
     /// Something happened to a state that is transferred. A few at a time: the replica waits for each.
@@ -234,7 +250,8 @@ pub(super) fn weight(message: &Message) -> usize {
         | Message::TooOld { .. }
         | Message::GetSnapshot { .. }
         | Message::SnapshotGone { .. }
-        | Message::Formation { .. } => FIXED,
+        | Message::Formation { .. }
+        | Message::StateDigest { .. } => FIXED,
     }
 }
 
@@ -251,12 +268,12 @@ mod tests {
             cluster: crate::ids::ClusterId::new(1),
             view: View::ZERO,
             op: Op::new(1),
-            parent: crate::ids::Hash::ZERO,
+            parent: Hash::ZERO,
             first_revision: crate::ids::Revision::new(1),
             timestamp: crate::ids::Timestamp::ZERO,
             request_count: 1,
             body_len: u32::try_from(bytes).unwrap(),
-            body_hash: crate::ids::Hash::ZERO,
+            body_hash: Hash::ZERO,
         };
         Message::Prepare { view: View::ZERO, commit: Anchor::ZERO, entry: Entry { header, body } }
     }

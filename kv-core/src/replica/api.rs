@@ -46,6 +46,13 @@ pub enum Input {
         /// The last applied op.
         op: Op,
     },
+    /// The state has this digest after this op, which is one at which members compare theirs.
+    StateDigest {
+        /// The op.
+        op: Op,
+        /// The digest of everything that was applied up to it.
+        digest: Hash,
+    },
     /// The engine's checkpoint at this op is durable: tell the superblock.
     Checkpointed {
         /// The checkpoint.
@@ -236,6 +243,20 @@ pub enum Halt {
         /// The hash here.
         ours: Hash,
         /// The hash there.
+        theirs: Hash,
+    },
+    /// A quorum has applied the same entries, and has another state.
+    #[error(
+        "the state after op {op} has the digest {ours} here and {theirs} on a quorum of members that have applied the same entries: \
+         this member's memory, processor or build is not to be trusted. Find out why before it runs again; its data directory \
+         holds a wrong state"
+    )]
+    StateDiffers {
+        /// Where it was found out.
+        op: Op,
+        /// The digest here.
+        ours: Hash,
+        /// The digest there.
         theirs: Hash,
     },
     /// No intact copy of an entry is left that may have been acknowledged.

@@ -10,6 +10,7 @@ mod api;
 mod backup;
 mod decide;
 mod detector;
+mod digests;
 mod formation;
 mod install;
 mod log;
@@ -33,6 +34,7 @@ pub use api::*;
 use crate::config::{Cluster, Options, Role};
 use crate::ids::{Anchor, Incarnation, Instant, MemberId, Op, View, WriteSeq};
 use crate::message::{Cut, Extent, FormationStep, Message, PeerStatus, Recovered, ViewRecord, Write};
+use digests::Digests;
 use formation::Forming;
 use log::Log;
 use repair::Repairs;
@@ -112,6 +114,7 @@ pub struct Replica {
     transfer: Transfer,
     writes: Writes,
     votes: Votes,
+    digests: Digests,
     /// The own vote that the others were last told.
     said_vote: Option<View>,
     state: State,
@@ -159,6 +162,7 @@ impl Replica {
             transfer: Transfer::new(stateless),
             writes: Writes::default(),
             votes: Votes::new(vote_lifetime),
+            digests: Digests::default(),
             said_vote: None,
             state: State::Forming(forming),
             attempts: 0,
@@ -191,6 +195,7 @@ impl Replica {
             Input::Read { ticket } => self.on_read(ticket),
             Input::Durable { seq } => self.on_durable(seq),
             Input::Applied { op } => self.on_applied(op),
+            Input::StateDigest { op, digest } => self.on_own_digest(op, digest),
             Input::Checkpointed { checkpoint } => self.on_checkpointed(checkpoint),
             Input::Faulty { op } => self.on_faulty(op),
             Input::PeerLost { peer } => self.on_peer_lost(peer),
@@ -471,6 +476,7 @@ impl Replica {
             Message::GetSnapshot { nonce, at, after } => self.on_get_snapshot(from, nonce, at, after),
             Message::SnapshotChunk { nonce, at, chunk } => self.on_snapshot_chunk(from, nonce, at, chunk),
             Message::SnapshotGone { nonce } => self.on_snapshot_gone(from, nonce),
+            Message::StateDigest { op, digest } => self.on_state_digest(from, op, digest),
             Message::Formation { .. } => {}
         }
     }

@@ -135,6 +135,7 @@ impl Replica {
         warn!("the state is lost: fetching it from a peer");
         self.transfer.stateless = true;
         self.transfer.run = None;
+        self.forget_digests();
         if matches!(self.state, State::Primary(_)) {
             self.abdicate("the state is lost");
         }
@@ -417,6 +418,7 @@ impl Replica {
         self.transfer.run = None;
         self.transfer.staged = None;
         self.transfer.stateless = false;
+        self.forget_digests();
         info!(?point, "a state was transferred");
         self.adopt(point);
     }

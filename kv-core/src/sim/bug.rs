@@ -88,6 +88,8 @@ pub enum Bug {
     ExpiresEarly,
     /// A checkpoint leaves out the deadlines and the leases.
     DeadlinesNotInCheckpoint,
+    /// Member 1 stores a put with a wrong version now and then.
+    AppliesAPutWrongly,
     /// The client says *not applied* though an attempt may have been proposed.
     FailedForUnknown,
     /// Nothing is ever synced: the negative control.
@@ -145,10 +147,16 @@ impl Bug {
         Self::ExpiresOtherPut,
         Self::ExpiresEarly,
         Self::DeadlinesNotInCheckpoint,
+        Self::AppliesAPutWrongly,
         Self::FailedForUnknown,
         Self::NoSync,
         Self::NoDirectorySync,
         Self::CacheBelieved,
         Self::FailedSyncRetried,
     ];
+}
+
+/// The bug that is planted in a member's state.
+pub(super) fn state_bug(bug: Option<Bug>, member: usize) -> Option<Bug> {
+    bug.filter(|bug| *bug != Bug::AppliesAPutWrongly || member == 1)
 }

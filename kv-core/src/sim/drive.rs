@@ -353,6 +353,7 @@ impl World {
                 return false;
             }
         };
+        let compared = state.compared();
         self.trace.note(36, member as u64, op.get(), || {
             format!("{:?} m{member} applies {op:?} {applied:?}", self.now)
         });
@@ -362,6 +363,9 @@ impl World {
             self.digest(member);
         }
         self.answer_writes(member, applied);
+        if let Some((op, digest)) = compared {
+            self.input(member, Input::StateDigest { op, digest });
+        }
         self.violation.is_none()
     }
 
@@ -481,6 +485,7 @@ fn place_of(message: &Message) -> u64 {
         Message::GetSnapshot { after, .. } => after.len() as u64,
         Message::SnapshotChunk { at, .. } => at.op.get(),
         Message::SnapshotGone { .. } => 0,
+        Message::StateDigest { op, .. } => op.get(),
         Message::Formation { step, ask } => u64::from(*ask) << 8 | *step as u64,
     }
 }

@@ -21,6 +21,7 @@ pub(super) enum Kind {
     SnapshotChunk,
     SnapshotGone,
     Formation,
+    StateDigest,
 }
 
 impl Kind {
@@ -42,6 +43,7 @@ impl Kind {
         Self::SnapshotChunk,
         Self::SnapshotGone,
         Self::Formation,
+        Self::StateDigest,
     ];
 
     /// The kind of a message.
@@ -63,6 +65,7 @@ impl Kind {
             Message::SnapshotChunk { .. } => Self::SnapshotChunk,
             Message::SnapshotGone { .. } => Self::SnapshotGone,
             Message::Formation { .. } => Self::Formation,
+            Message::StateDigest { .. } => Self::StateDigest,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One member: its machine, which stays, and its process, which comes and goes.
 
 use super::Bug;
+use super::bug::state_bug;
 use super::clock::{Clock, SECOND, Time};
 use super::drive::planted;
 use super::plan::{Plan, around};
@@ -255,7 +256,7 @@ impl World {
         let stateless = config.stateless;
         let commit = recovered.checkpoint;
         let replica = Replica::new(config, recovered, now);
-        if let (Some(state), Some(bug)) = (&mut state, self.bug) {
+        if let (Some(state), Some(bug)) = (&mut state, state_bug(self.bug, member)) {
             state.plant(bug);
         }
         let mut sources = Sources::default();

@@ -104,7 +104,22 @@ caught! {
     catches_one_log_of_two_believed: KeepsOneOfTwo,
     catches_damage_that_is_forgotten: DamageForgotten,
     catches_a_transaction_that_is_done_by_half: HalfATransaction,
+    catches_a_put_that_one_member_applies_wrongly: AppliesAPutWrongly,
     catches_not_applied_said_of_what_is_unknown: FailedForUnknown,
+}
+
+/// Rule S1 of PROTOCOL.md: the member itself finds out, and stops.
+#[test]
+fn s1_a_member_that_applies_a_put_wrongly_halts_by_itself() {
+    let options = Options { bug: Some(Bug::AppliesAPutWrongly), ..Options::default() };
+    let mut halted = 0;
+    for seed in 0..20 {
+        let Some(violation) = run(seed, &options).violation else { continue };
+        let told = violation.detail.starts_with("m1: the state after op");
+        halted += u64::from(violation.invariant == "no member halts" && told);
+    }
+    // In the others the simulator, which reads whole states, was first.
+    assert!(halted >= 5, "in {halted} of 20 seeds");
 }
 
 /// Bugs that a story of [`scenarios`] finds out; with random seeds they take long.

@@ -1,5 +1,6 @@
 //! A member's side of state transfer: what it sends of its checkpoints, and what it stores of another's.
 
+use super::bug::state_bug;
 use super::plan::around;
 use super::world::{Due, World, index};
 use crate::ids::{Anchor, MemberId};
@@ -124,7 +125,7 @@ impl World {
     }
 
     fn install(&mut self, member: usize, at: Anchor) -> Result<Input, crate::engine::EngineError> {
-        let bug = self.bug;
+        let bug = state_bug(self.bug, member);
         let Some(process) = self.members[member].process.as_deref_mut() else {
             return Ok(Input::SnapshotRefused { at });
         };

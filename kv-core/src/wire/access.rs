@@ -81,7 +81,8 @@ const fn needs_data(message: &Message) -> bool {
         Message::Prepare { .. }
         | Message::Commit { .. }
         | Message::StartView { .. }
-        | Message::SnapshotChunk { .. } => true,
+        | Message::SnapshotChunk { .. }
+        | Message::StateDigest { .. } => true,
         Message::PrepareOk { .. }
         | Message::CommitOk { .. }
         | Message::StartViewChange { .. }

@@ -99,6 +99,7 @@ pub(super) fn message(message: &Message) -> Result<(), WireError> {
             anchor(*at)?;
             chunk(c)
         }
+        Message::StateDigest { op: at, .. } => op(*at),
         Message::SnapshotGone { .. } | Message::Formation { .. } => Ok(()),
     }
 }

@@ -320,3 +320,34 @@ fn data_larger_than_the_cache_and_the_overlays_is_kept_on_real_files() {
         assert_eq!(record.unwrap().value, value(n));
     }
 }
+
+/// Rule S1 of PROTOCOL.md: the running digest goes through checkpoints, and an entry that does something else changes it for ever.
+#[test]
+fn s1_the_trail_is_the_same_whatever_was_checkpointed_and_tells_what_was_done() {
+    let disk = Disk::new();
+    let mut log = Log::new();
+    let mut plain = State::in_memory(limits());
+    let mut other = State::in_memory(limits());
+    other.plant(crate::sim::Bug::AppliesAPutWrongly);
+    let mut state = open_on(&disk);
+    let mut session = None;
+    for n in 0..20_u64 {
+        let request = match session {
+            None => open(1),
+            Some(session) => put(session, n, "k", &format!("{n}"), None),
+        };
+        let entry = log.entry(&[request]);
+        let revision = entry.header.first_revision;
+        for state in [&mut plain, &mut other, &mut state] {
+            state.apply(&entry).unwrap();
+        }
+        session = session.or(Some(SessionId::new(revision.get())));
+        assert_eq!(state.trail(), plain.trail());
+        assert_eq!(plain.trail() != other.trail(), revision.get() >= 8, "{revision}");
+        if n % 7 == 3 {
+            checkpoint(&mut state);
+            drop(state);
+            state = open_on(&disk);
+        }
+    }
+}

@@ -526,3 +526,46 @@ fn five_members_survive_two() {
     group.propose(primary, "after");
     group.run_until("committed", |group| group.replica(primary).commit().op == Op::new(2));
 }
+
+fn tell_digest(group: &mut Group, id: u8, op: u64, digest: u128) {
+    group.input(id, Input::StateDigest { op: Op::new(op), digest: Hash::new(digest) });
+    group.settle();
+}
+
+/// Members 0 and 2 have applied the same entries to the same effect; whoever tells first, member 1 finds out that it has not.
+#[test]
+fn s1_a_member_whose_state_differs_from_a_quorums_halts_and_the_others_go_on() {
+    for order in [[0, 1, 2], [1, 0, 2], [2, 0, 1]] {
+        let mut group = with_entries(8);
+        for id in order {
+            tell_digest(&mut group, id, 8, if id == 1 { 5 } else { 7 });
+        }
+        let (ours, theirs) = (Hash::new(5), Hash::new(7));
+        assert_eq!(group.members[1].halt, Some(Halt::StateDiffers { op: Op::new(8), ours, theirs }));
+        assert_eq!((&group.members[0].halt, &group.members[2].halt), (&None, &None));
+        group.propose(0, "on");
+        group.run_until("the others go on", |group| group.replica(0).commit().op == Op::new(9));
+    }
+}
+
+/// With two that hold a state nobody can say who is wrong.
+#[test]
+fn s1_two_members_that_differ_halt_nobody() {
+    let mut group = Group::formed(2, 1);
+    tell_digest(&mut group, 0, 1, 5);
+    tell_digest(&mut group, 1, 1, 7);
+    assert!(group.members.iter().all(|member| member.halt.is_none()));
+    let told = |e: &Envelope| matches!(e.message, Message::StateDigest { .. }) && e.to == member(2);
+    assert!(!group.sent.iter().any(told), "a witness has nothing to compare");
+}
+
+/// What was told of a state that another one has replaced says nothing of this one.
+#[test]
+fn s1_a_state_that_was_replaced_is_not_compared_any_more() {
+    let mut group = with_entries(8);
+    tell_digest(&mut group, 1, 8, 5);
+    group.input(1, Input::StateLost);
+    tell_digest(&mut group, 0, 8, 7);
+    tell_digest(&mut group, 2, 8, 7);
+    assert_eq!(group.members[1].halt, None);
+}

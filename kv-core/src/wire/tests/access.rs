@@ -49,6 +49,7 @@ fn x9_every_message_has_its_lane_and_its_senders() {
         ("SnapshotChunk", Lane::Bulk, false),
         ("SnapshotGone", Lane::Bulk, true),
         ("Formation", Lane::Control, true),
+        ("StateDigest", Lane::Control, false),
     ];
     let messages = messages();
     for (code, (name, lane, witness)) in (0u8..).zip(table) {

@@ -1,0 +1,57 @@
+//! A running digest of what every applied entry did: members whose digests are equal at one op have done the same all the way
+//! (rule S1). It is part of the replicated state, so checkpoints and transfers carry it.
+
+use super::{Applied, State};
+use crate::ids::{Hash, Op};
+
+/// Members compare their digests at least so often.
+const EVERY: u64 = 1024;
+
+/// Whether all members compare their digests at this op: often while the log is young, later at every 1,024th op.
+const fn is_compared(op: Op) -> bool {
+    let every = op.get().next_power_of_two() / 16;
+    let every = if every > EVERY { EVERY } else { every };
+    every == 0 || op.get().is_multiple_of(every)
+}
+
+impl State {
+    /// Folds in what an entry wrote and answered.
+    pub(super) fn fold(&mut self, applied: &[Applied]) {
+        let mut bytes = std::mem::take(&mut self.folded);
+        bytes.clear();
+        bytes.extend_from_slice(&self.trail.get().to_le_bytes());
+        bytes.extend_from_slice(&self.engine.take_trail().get().to_le_bytes());
+        bytes.extend_from_slice(&self.timestamp.get().to_le_bytes());
+        bytes.extend_from_slice(&(self.sessions.len() as u64).to_le_bytes());
+        for applied in applied {
+            bytes = postcard::to_extend(&applied.result, bytes).expect("plain data always encodes");
+        }
+        self.trail = Hash::of(&bytes);
+        self.folded = bytes;
+    }
+
+    /// A digest of everything that was ever applied: equal on all members at the same op. Costs nothing.
+    #[must_use]
+    pub const fn trail(&self) -> Hash {
+        self.trail
+    }
+
+    /// The digest after the last applied op, if it is one at which members compare theirs.
+    #[must_use]
+    pub fn compared(&self) -> Option<(Op, Hash)> {
+        let op = self.applied.op;
+        is_compared(op).then_some((op, self.trail))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_young_log_is_compared_often_and_an_old_one_at_every_1024th_op() {
+        let next = |op: u64| (op + 1..).find(|next| is_compared(Op::new(*next))).unwrap();
+        let gaps = [0, 15, 16, 32, 1024, 16_384, 1 << 40].map(|op| next(op) - op);
+        assert_eq!(gaps, [1, 1, 2, 4, 128, 1024, 1024]);
+    }
+}

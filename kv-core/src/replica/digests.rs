@@ -1,0 +1,125 @@
+//! Digests of the state, told by each data member at fixed ops and compared with its own by each that hears them (rule S1).
+
+use super::{Halt, Replica};
+use crate::config::Role;
+use crate::ids::{Hash, MemberId, Op};
+use crate::message::Message;
+use std::collections::{BTreeMap, BTreeSet};
+use tracing::error;
+
+/// How many digests of a member are remembered: so far may one be behind the other and still be compared. Whoever differs, differs for
+/// ever, so that nothing is lost by forgetting some.
+const KEPT: usize = 64;
+
+/// What was told.
+#[derive(Debug, Default)]
+pub(super) struct Digests {
+    own: BTreeMap<Op, Hash>,
+    told: BTreeMap<MemberId, BTreeMap<Op, Hash>>,
+    /// Peers that differ, as far as the log of this process says already.
+    differ: BTreeSet<MemberId>,
+}
+
+fn keep(list: &mut BTreeMap<Op, Hash>, op: Op, digest: Hash) {
+    list.insert(op, digest);
+    while list.len() > KEPT {
+        list.pop_first();
+    }
+}
+
+/// What comparing the digests at one op says.
+#[derive(PartialEq, Eq, Debug)]
+enum Verdict {
+    /// A quorum has another state.
+    Wrong { ours: Hash, theirs: Hash },
+    /// These have another state, and nobody knows who is wrong.
+    Doubt(BTreeMap<MemberId, Hash>),
+}
+
+impl Digests {
+    fn judge(&self, op: Op, quorum: usize) -> Option<Verdict> {
+        let ours = *self.own.get(&op)?;
+        let told = self.told.iter().filter_map(|(peer, list)| Some((*peer, *list.get(&op)?)));
+        let others: BTreeMap<MemberId, Hash> = told.filter(|(_, digest)| *digest != ours).collect();
+        let count = |digest: Hash| others.values().filter(|other| **other == digest).count();
+        match others.values().find(|digest| count(**digest) >= quorum) {
+            Some(theirs) => Some(Verdict::Wrong { ours, theirs: *theirs }),
+            None => Some(Verdict::Doubt(others)),
+        }
+    }
+}
+
+impl Replica {
+    /// The own state has this digest at `op`: it is told to all who hold a state.
+    pub(super) fn on_own_digest(&mut self, op: Op, digest: Hash) {
+        keep(&mut self.digests.own, op, digest);
+        let peers = self.cluster.peers(self.me).filter(|peer| peer.role == Role::Data);
+        let peers: Vec<MemberId> = peers.map(|peer| peer.id).collect();
+        for to in peers {
+            self.send(to, Message::StateDigest { op, digest });
+        }
+        self.compare_digests(op);
+    }
+
+    pub(super) fn on_state_digest(&mut self, from: MemberId, op: Op, digest: Hash) {
+        keep(self.digests.told.entry(from).or_default(), op, digest);
+        self.compare_digests(op);
+    }
+
+    fn compare_digests(&mut self, op: Op) {
+        match self.digests.judge(op, self.cluster.replication_quorum()) {
+            Some(Verdict::Wrong { ours, theirs }) => self.halt(Halt::StateDiffers { op, ours, theirs }),
+            Some(Verdict::Doubt(others)) => {
+                for (peer, digest) in others {
+                    if self.digests.differ.insert(peer) {
+                        error!(%peer, %op, theirs = %digest, "a peer that has applied the same entries has another state");
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// The state was given up, or another one has taken its place.
+    pub(super) fn forget_digests(&mut self) {
+        self.digests.own.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digests(own: u128, told: &[u128]) -> Digests {
+        let mut digests = Digests::default();
+        keep(&mut digests.own, Op::new(8), Hash::new(own));
+        for (peer, digest) in (1..).zip(told) {
+            keep(digests.told.entry(MemberId::new(peer)).or_default(), Op::new(8), Hash::new(*digest));
+        }
+        digests
+    }
+
+    #[test]
+    fn s1_only_a_quorum_that_agrees_says_who_is_wrong() {
+        let judge = |own, told: &[u128], quorum| digests(own, told).judge(Op::new(8), quorum);
+        let wrong = |ours, theirs| Some(Verdict::Wrong { ours: Hash::new(ours), theirs: Hash::new(theirs) });
+        assert_eq!(judge(1, &[1, 1], 2), Some(Verdict::Doubt(BTreeMap::new())));
+        assert_eq!(judge(1, &[2, 2], 2), wrong(1, 2));
+        for told in [&[2, 1][..], &[2], &[2, 3]] {
+            let doubt = judge(1, told, 2);
+            assert!(matches!(&doubt, Some(Verdict::Doubt(others)) if !others.is_empty()), "{doubt:?}");
+        }
+        assert_eq!(judge(1, &[2, 3, 3, 3], 3), wrong(1, 3));
+        assert_eq!(digests(1, &[2, 2]).judge(Op::new(9), 2), None, "nothing is known of that op");
+    }
+
+    #[test]
+    fn of_many_digests_the_last_are_kept() {
+        let mut list = BTreeMap::new();
+        for op in 1..=1000 {
+            keep(&mut list, Op::new(op), Hash::ZERO);
+        }
+        assert_eq!(list.first_key_value().map(|(op, _)| *op), Some(Op::new(1001 - KEPT as u64)));
+        assert_eq!(list.len(), KEPT);
+    }
+}

@@ -53,8 +53,11 @@ fn explain(error: &clap::Error) -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     let json = cli.json;
     let log = cli.log.as_deref();
-    if !matches!(cli.command, Command::Serve(_)) {
-        log::init(log.unwrap_or("error"))?;
+    match cli.command {
+        Command::Serve(_) => {}
+        // What goes wrong in a simulation is meant to.
+        Command::Sim(_) => log::init(log.unwrap_or("off"))?,
+        _ => log::init(log.unwrap_or("error"))?,
     }
     match cli.command {
         Command::Serve(args) => {

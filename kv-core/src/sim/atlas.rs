@@ -1,15 +1,23 @@
 //! The damage atlas: what disks lose at rest, and the bound on it. A wound is first inflicted on a copy of the disk, and the copy
 //! is opened: only if every record that it costs can still be read elsewhere is the disk replaced by the wounded one. So nothing
 //! is ever lost everywhere, and whatever happens then, the cluster must lose nothing and recover.
+//!
+//! A state stands for all entries through its checkpoint, as long as its file is whole; a file that was hurt counts for nothing, even
+//! where the wound does not matter.
 
+use super::member::Member;
 use super::plan::pick;
 use super::storage::Disk;
 use super::world::World;
+use crate::config::Role;
 use crate::ids::{Hash, Op};
 use crate::journal::{Journal, LogReader};
-use crate::message::Recovered;
+use crate::kv::{Limits, State};
+use crate::message::{Footing, Recovered};
 use std::collections::BTreeMap;
 
+/// The file of the state.
+const STATE: &str = "state";
 const SECTOR: u64 = 512;
 const BLOCK: u64 = 4096;
 const ZEROS: [u8; 4096] = [0; 4096];
@@ -64,6 +72,15 @@ impl Injury {
     }
 }
 
+/// What of the log can be had from one disk.
+#[derive(Debug)]
+struct Copies {
+    /// The entries that can be read.
+    entries: BTreeMap<Op, Hash>,
+    /// The state stands for all that is committed up to here.
+    through: Op,
+}
+
 impl World {
     /// The disk of a member that is down suffers, if it is the turn of that.
     pub(super) fn damage_at_rest(&mut self, member: usize) {
@@ -98,9 +115,11 @@ impl World {
         injuries.iter().for_each(|injury| injury.inflict(&wounded));
         let deceitful =
             injuries.iter().any(|injury| !matches!(injury.wound, Wound::Flip | Wound::Unreadable));
-        if !self.is_bearable(member, &wounded, deceitful) {
+        let state_hurt = injuries.iter().any(|injury| injury.file == STATE);
+        if !self.is_bearable(member, &wounded, deceitful, state_hurt) {
             return self.checker.count("damage that would have been too much");
         }
+        self.members[member].state_hurt |= state_hurt;
         for injury in injuries {
             self.trace.note(62, member as u64, injury.at, || format!("{:?} m{member}: {injury:?}", self.now));
             injury.inflict(&self.members[member].disk);
@@ -112,23 +131,39 @@ impl World {
     /// What may happen to a file of a disk; `None` if there is nothing that it could happen to.
     fn injury(&mut self, member: usize, wound: Wound) -> Option<Injury> {
         let disk = self.members[member].disk.clone();
-        let mut files: Vec<String> =
-            disk.names().into_iter().filter(|name| !name.starts_with("state")).collect();
-        if files.is_empty() {
+        let of_state = |name: &str| name.starts_with(STATE);
+        let mut files: Vec<String> = disk.names().into_iter().filter(|name| !of_state(name)).collect();
+        // A read of the state that fails is a disk that fails: what is damaged can be read.
+        let readable = !matches!(wound, Wound::Unreadable | Wound::Shortened);
+        let file = if readable && self.rng.u32(0..3) == 0 && self.may_hurt_state(member) {
+            STATE.to_owned()
+        } else if files.is_empty() {
             return None;
-        }
-        let file = files.swap_remove(self.rng.usize(0..files.len()));
+        } else {
+            files.swap_remove(self.rng.usize(0..files.len()))
+        };
         let bytes = disk.contents(&file).unwrap_or_default();
         let used = bytes.iter().rposition(|byte| *byte != 0)? as u64 + 1;
         let (at, other) = (self.rng.u64(0..used), self.rng.u64(0..used));
         Some(Injury { wound, file, at, other, small: self.rng.bool() })
     }
 
+    /// Whether the state of a member may be damaged at all: where another one is whole. What is in it must be elsewhere too.
+    fn may_hurt_state(&self, member: usize) -> bool {
+        if self.plan.in_memory || self.members[member].role == Role::Witness {
+            return false;
+        }
+        let whole = |other: &Member| other.role == Role::Data && !other.state_hurt && !other.wiped;
+        (0..self.members.len()).any(|other| other != member && whole(&self.members[other]))
+    }
+
     /// Whether all that this wounded disk of a member lacks can be read from another.
-    fn is_bearable(&mut self, member: usize, wounded: &Disk, deceitful: bool) -> bool {
-        let Some(before) = self.readable(member, &self.members[member].disk.fork()) else { return false };
-        let judged = wounded.fork();
-        let Some(after) = self.readable(member, &judged) else { return false };
+    fn is_bearable(&mut self, member: usize, wounded: &Disk, deceitful: bool, state_hurt: bool) -> bool {
+        let hurt = |member: usize| self.members[member].state_hurt;
+        let Some(before) = self.copies(member, &self.members[member].disk, hurt(member)) else {
+            return false;
+        };
+        let Some(after) = self.copies(member, wounded, hurt(member) || state_hurt) else { return false };
         // A device that drops its very last writes, or takes them back, without a trace: not to be found out, and not promised.
         if deceitful && !self.tells_its_damage(member, wounded) {
             return false;
@@ -138,14 +173,49 @@ impl World {
         {
             return false;
         }
-        let lost = before.iter().filter(|(op, hash)| after.get(op) != Some(hash));
-        let lost: Vec<(Op, Hash)> = lost.map(|(op, hash)| (*op, *hash)).collect();
-        let others = (0..self.members.len()).filter(|other| *other != member);
-        let others: Vec<BTreeMap<Op, Hash>> = others
-            .filter(|other| !self.members[*other].wiped)
-            .filter_map(|other| self.readable(other, &self.members[other].disk.fork()))
-            .collect();
-        lost.iter().all(|(op, hash)| others.iter().any(|held| held.get(op) == Some(hash)))
+        let others = (0..self.members.len()).filter(|other| *other != member && !self.members[*other].wiped);
+        let others: Vec<Copies> =
+            others.filter_map(|other| self.copies(other, &self.members[other].disk, hurt(other))).collect();
+        let is_held = |op: Op, hash: Hash| others.iter().any(|held| self.is_among(held, op, hash));
+        let mut lost = self.all_of(&before).filter(|(op, hash)| !self.is_among(&after, *op, *hash));
+        lost.all(|(op, hash)| is_held(op, hash))
+    }
+
+    /// What is read, and what the state stands for.
+    fn all_of<'a>(&'a self, copies: &'a Copies) -> impl Iterator<Item = (Op, Hash)> + 'a {
+        let stood_for = (1..=copies.through.get()).map(Op::new);
+        let stood_for = stood_for.filter_map(|op| Some((op, self.checker.hash(op)?)));
+        stood_for.chain(copies.entries.iter().map(|(op, hash)| (*op, *hash)))
+    }
+
+    fn is_among(&self, copies: &Copies, op: Op, hash: Hash) -> bool {
+        copies.entries.get(&op) == Some(&hash) || op <= copies.through && self.checker.hash(op) == Some(hash)
+    }
+
+    /// What can be had from a disk of a member; `None` if it cannot be opened.
+    ///
+    /// As long as nobody has noticed that a state is damaged, its member takes checkpoints on, and drops entries that it takes to be in
+    /// them: then what is committed does not count. (A witness drops only what all states have, and one state is whole.)
+    fn copies(&self, member: usize, disk: &Disk, state_hurt: bool) -> Option<Copies> {
+        let disk = disk.fork();
+        let (journal, recovered) = self.opened(member, &disk)?;
+        let mut entries = self.read_all(member, &journal.reader());
+        // Damage below the checkpoint raises the floor, on a witness too: what lies below is not offered to anybody any more.
+        entries.retain(|op, _| *op > recovered.floor.op);
+        let checkpoint = self.state_on(member, &disk, &recovered).map(|state| state.checkpoint().op);
+        if state_hurt && checkpoint.is_some() {
+            entries.retain(|op, _| *op > self.checker.committed());
+        }
+        Some(Copies { entries, through: checkpoint.filter(|_| !state_hurt).unwrap_or_default() })
+    }
+
+    /// The state on a disk; `None` if there is none that goes with its log. Changes the disk.
+    pub(super) fn state_on(&self, member: usize, disk: &Disk, recovered: &Recovered) -> Option<State> {
+        if self.plan.in_memory || self.members[member].role == Role::Witness {
+            return None;
+        }
+        let state = State::open_or_discard(&disk.storage(), &Limits::from(&self.plan.options)).ok()??;
+        (recovered.footing(state.checkpoint()) != Footing::Lost).then_some(state)
     }
 
     /// So many members at once may not know what they had: of an op that too few surely never held, nobody can say that it was not
@@ -171,14 +241,8 @@ impl World {
     }
 
     /// What opening this disk as that member's finds; `None` if it is refused. Changes the disk.
-    fn opened(&self, member: usize, disk: &Disk) -> Option<(Journal, Recovered)> {
+    pub(super) fn opened(&self, member: usize, disk: &Disk) -> Option<(Journal, Recovered)> {
         Journal::open(disk.storage(), self.identity(member), self.journal_options()).ok()
-    }
-
-    /// The entries that can be read from a disk that nobody uses; `None` if it cannot be opened. Changes the disk.
-    fn readable(&self, member: usize, disk: &Disk) -> Option<BTreeMap<Op, Hash>> {
-        let (journal, _) = self.opened(member, disk)?;
-        Some(self.read_all(member, &journal.reader()))
     }
 
     fn read_all(&self, member: usize, log: &LogReader) -> BTreeMap<Op, Hash> {

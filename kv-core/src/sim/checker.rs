@@ -128,6 +128,11 @@ impl Checker {
         self.log.last().map_or(Revision::ZERO, |last| last.entry.header.next_revision().previous())
     }
 
+    /// The hash of an op that is committed.
+    pub(super) fn hash(&self, op: Op) -> Option<Hash> {
+        self.at(op).map(|committed| committed.hash)
+    }
+
     fn at(&self, op: Op) -> Option<&Committed> {
         self.log.get(usize::try_from(op.get().checked_sub(1)?).ok()?)
     }
@@ -282,7 +287,7 @@ impl Checker {
     }
 
     fn check_quorum(&self, op: Op) -> Checked {
-        let hash = self.at(op).map(|committed| committed.hash);
+        let hash = self.hash(op);
         let holders: Vec<usize> = (0..self.mirrors.len())
             .filter(|member| {
                 let disk = self.mirrors[*member].durable();

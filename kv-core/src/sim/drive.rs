@@ -321,7 +321,6 @@ impl World {
 
     /// Applies one entry. False if there is none to apply now.
     fn apply_next(&mut self, member: usize) -> bool {
-        let disk_stops = self.members[member].may_fail();
         let Some(process) = self.process(member) else { return false };
         if !process.may_apply() {
             return false;
@@ -344,12 +343,8 @@ impl World {
         };
         let applied = match state.apply(&entry) {
             Ok(applied) => applied,
-            Err(_) if disk_stops => {
-                self.disk_failed(member);
-                return false;
-            }
             Err(error) => {
-                self.fail(("a committed entry can be applied", format!("m{member} {op:?}: {error}")));
+                self.state_failed(member, "a committed entry can be applied", &error);
                 return false;
             }
         };
@@ -370,15 +365,17 @@ impl World {
     }
 
     /// Starts a checkpoint if one is due and all that it covers is durable here.
-    fn consider_checkpoint(&mut self, member: usize) {
+    pub(super) fn consider_checkpoint(&mut self, member: usize) {
         let careless = self.bug == Some(Bug::CheckpointBeforeLog);
         let limit = self.plan.options.checkpoint_bytes;
         let Some(process) = self.process(member) else { return };
         let Some(state) = &mut process.state else { return };
         let covered = careless || process.replica.durable().op >= state.applied().op;
-        if process.checkpoint.is_some() || state.overlay_bytes() < limit || !covered {
+        let due = state.overlay_bytes() >= limit || process.transfers.asked;
+        if process.checkpoint.is_some() || !due || !covered {
             return;
         }
+        process.transfers.asked = false;
         process.checkpoint = state.begin_checkpoint();
         if let Some(checkpoint) = process.checkpoint.as_ref().map(Checkpoint::anchor) {
             let latency = around(&mut self.rng, self.plan.disk.checkpoint);
@@ -400,8 +397,7 @@ impl World {
                     process.transfers.sources.publish(state.snapshot());
                 }
             }
-            Err(_) if self.members[member].may_fail() => return self.disk_failed(member),
-            Err(error) => return self.fail(("a checkpoint can be taken", format!("m{member}: {error}"))),
+            Err(error) => return self.state_failed(member, "a checkpoint can be taken", &error),
         }
         self.trace.note(37, member as u64, anchor.op.get(), || {
             format!("{:?} m{member} checkpoint {anchor:?}", self.now)

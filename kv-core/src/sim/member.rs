@@ -10,6 +10,7 @@ use super::storage::{Disk, Tearing, careless};
 use super::transfer::Transfers;
 use super::world::{Due, Event, World, index};
 use crate::config::Role;
+use crate::engine::EngineError;
 use crate::ids::{Anchor, MemberId, Op, WriteSeq};
 use crate::journal::{Identity, Journal, JournalOptions, LogReader};
 use crate::kv::{Checkpoint, Limits, Receiver, Sources, State};
@@ -38,6 +39,8 @@ pub(super) struct Member {
     pub(super) full: bool,
     /// Its journal was damaged, now or earlier: what has been repaired may be told again as long as its remains lie there.
     pub(super) flipped: bool,
+    /// Its state is damaged on the disk, found out or not, until another one takes its place.
+    pub(super) state_hurt: bool,
     /// The disk takes this many times as long.
     pub(super) slowness: u32,
     /// The disk finishes nothing: what it would have finished since.
@@ -107,6 +110,7 @@ impl Member {
             disk_stops: false,
             full: false,
             flipped: false,
+            state_hurt: false,
             slowness: 1,
             stalled: None,
             wiped: false,
@@ -202,6 +206,9 @@ impl World {
                 Err(error) => return Err(error.to_string()),
             },
         };
+        if slot.role == Role::Data && state.is_none() {
+            self.checker.count("states given up");
+        }
         let mut opened = Opened { journal, state, recovered, receiver: None };
         if self.members[member].role == Role::Data && !self.plan.in_memory {
             match self.open_for_transfer(member, &mut opened) {
@@ -403,9 +410,31 @@ impl World {
                 let checked = self.checker.on_digest(member, op, digest);
                 self.check(checked);
             }
-            Err(_) if slot.may_fail() => {}
-            Err(error) => self.fail(("a state can be read", format!("m{member}: {error}"))),
+            Err(error) => self.state_failed(member, "a state can be read", &error),
         }
+    }
+
+    /// The state of a member has failed. One that may be damaged is given up, and another one is fetched (rule T9).
+    pub(super) fn state_failed(&mut self, member: usize, invariant: &'static str, error: &EngineError) {
+        let slot = &mut self.members[member];
+        if slot.may_fail() {
+            return self.disk_failed(member);
+        }
+        let damaged = slot.state_hurt && matches!(error, EngineError::Damaged { .. });
+        let storage = careless(slot.disk.storage(), self.bug);
+        let process = slot.process.as_deref_mut().filter(|_| damaged);
+        let Some(process) = process else { return self.fail((invariant, format!("m{member}: {error}"))) };
+        self.trace
+            .note(39, member as u64, 0, || format!("{:?} m{member} gives its state up: {error}", self.now));
+        process.state = None;
+        process.checkpoint = None;
+        process.transfers.sources.publish(None);
+        process.stateless = true;
+        if let Err(error) = State::discard(&*storage) {
+            return self.fail(("a damaged state can be thrown away", format!("m{member}: {error}")));
+        }
+        self.checker.count("states given up");
+        self.input(member, Input::StateLost);
     }
 
     /// Compares the states of all members at the end.

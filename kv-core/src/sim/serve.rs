@@ -174,8 +174,11 @@ impl World {
         let Some(state) = slot.process.as_ref().and_then(|process| process.state.as_ref()) else { return };
         match read(&state.reader(), query) {
             Ok(answer) => self.answer(member, way, answer),
-            Err(_) if slot.may_fail() => {}
-            Err(error) => self.fail(("a state can be read", format!("m{member}: {error}"))),
+            Err(error) => {
+                // Another member can answer it.
+                self.answer(member, way, Answer::NotPrimary { hint: None });
+                self.state_failed(member, "a state can be read", &error);
+            }
         }
     }
 

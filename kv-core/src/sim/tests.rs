@@ -37,6 +37,7 @@ fn some_seeds_are_clean_and_come_across_what_is_rare() {
         "ranges deleted",
         "requests rejected",
         "requests repeated",
+        "states given up",
         "states transferred",
         "transactions",
         "transactions with a failed step",

@@ -21,6 +21,8 @@ pub(super) struct Transfers {
     receiver: Option<Receiver>,
     /// What the disk is to do, in order.
     tasks: VecDeque<Task>,
+    /// A member without a state wants the next checkpoint.
+    pub(super) asked: bool,
 }
 
 #[derive(Debug)]
@@ -31,7 +33,7 @@ enum Task {
 
 impl Transfers {
     pub(super) fn new(sources: Sources, receiver: Option<Receiver>) -> Self {
-        Self { sources, receiver, tasks: VecDeque::new() }
+        Self { sources, receiver, tasks: VecDeque::new(), asked: false }
     }
 }
 
@@ -47,6 +49,12 @@ impl World {
     ) {
         let now = self.clock_of(member).monotonic;
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        if at.is_none() {
+            // What there is may be of no use to a member whose log goes back less far: the next one will be.
+            process.transfers.asked = true;
+            self.consider_checkpoint(member);
+        }
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
         let Some(snapshot) = process.transfers.sources.get(to, at, now) else {
             return self.send(member, index(to), Message::SnapshotGone { nonce });
         };
@@ -55,8 +63,10 @@ impl World {
                 let at = snapshot.anchor();
                 self.send(member, index(to), Message::SnapshotChunk { nonce, at, chunk });
             }
-            Err(_) if self.members[member].may_fail() => self.disk_failed(member),
-            Err(error) => self.fail(("a checkpoint can be read", format!("m{member}: {error}"))),
+            Err(error) => {
+                self.send(member, index(to), Message::SnapshotGone { nonce });
+                self.state_failed(member, "a checkpoint can be read", &error);
+            }
         }
     }
 
@@ -99,8 +109,7 @@ impl World {
         };
         match done {
             Ok(input) => self.input(member, input),
-            Err(_) if self.members[member].may_fail() => self.disk_failed(member),
-            Err(error) => self.fail(("a snapshot can be stored", format!("m{member}: {error}"))),
+            Err(error) => self.state_failed(member, "a snapshot can be stored", &error),
         }
         self.kick_apply(member);
     }
@@ -147,6 +156,7 @@ impl World {
         self.trace.note(38, member as u64, at.op.get(), || {
             format!("{:?} m{member} has the state at {at:?}", self.now)
         });
+        self.members[member].state_hurt = false;
         self.checker.count("states transferred");
         self.digest(member);
         Ok(Input::SnapshotInstalled { point })

@@ -297,13 +297,13 @@ impl Replica {
         let State::Primary(primary) = &mut self.state else { return };
         let Some(peer) = primary.peers.get_mut(&to) else { return };
         let limit = head.min(peer.acked.advance(window));
-        if peer.next > limit || self.log.is_faulty(peer.next) {
+        let from = peer.next;
+        if from > limit {
             return;
         }
-        if peer.next <= self.trimming.trimmed() {
-            return self.too_old(to, 0);
+        if from <= self.trimming.trimmed() || self.log.is_faulty(from) {
+            return self.tell_what_is_missing(to, from, 0);
         }
-        let from = peer.next;
         let through = self.log.run_within(from, limit, RUN_BYTES);
         peer.next = through.next();
         let (through, wrap) =

@@ -92,6 +92,12 @@ impl Replica {
         }
     }
 
+    /// Whether everyone was asked for an entry, and nobody has answered.
+    pub(super) fn was_asked_for_in_vain(&self, op: Op) -> bool {
+        let unanswered = |repair: &Repair| repair.writing.is_none() && repair.turns >= self.cluster.len();
+        self.repairs.list.get(&op).is_some_and(unanswered)
+    }
+
     /// Takes from an answer what was asked for in order to be written once more.
     pub(super) fn on_repaired(&mut self, nonce: u64, entries: &[Entry]) {
         for entry in entries {

@@ -70,12 +70,12 @@ impl Replica {
 
     /// The first run of intact entries, from `from` on.
     fn serve_entries(&mut self, to: MemberId, from: Op, through: Op, nonce: u64) {
-        if from <= self.trimmed() || from > through {
+        if from > through {
             trace!(%to, %from, %through, "cannot serve a fetch");
             return self.too_old(to, nonce);
         }
-        if self.log.is_faulty(from) {
-            return;
+        if from <= self.trimmed() || self.log.is_faulty(from) {
+            return self.tell_what_is_missing(to, from, nonce);
         }
         let head = self.log.head().op;
         let through = if from <= head {
@@ -89,5 +89,16 @@ impl Replica {
             }
         };
         self.outputs.push_back(Output::SendEntries { to, from, through, wrap: Wrap::NewState { nonce } });
+    }
+
+    /// A peer needs an entry that is not there, or cannot be read (rule T8).
+    pub(super) fn tell_what_is_missing(&mut self, to: MemberId, op: Op, nonce: u64) {
+        // Where nobody who was asked has it, only a state can help. Until then to wait is cheaper.
+        let bad_for_good =
+            !self.is_witness() && op <= self.told_checkpoint() && self.was_asked_for_in_vain(op);
+        if op <= self.trimmed() || bad_for_good {
+            trace!(%to, %op, "what a peer needs next is gone here");
+            self.too_old(to, nonce);
+        }
     }
 }

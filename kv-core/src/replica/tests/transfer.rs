@@ -313,6 +313,25 @@ fn t8_a_member_that_was_away_within_the_budget_catches_up_by_entries() {
     assert!(!group.sent.iter().any(|sent| matches!(sent.message, Message::GetSnapshot { .. })));
 }
 
+/// T8: who needs an entry that nobody can read any more gets a state that has it, and does not wait for ever.
+#[test]
+fn t8_a_state_stands_for_an_entry_that_went_bad_everywhere() {
+    let mut group = Group::with_options(3, 0, Options { journal_budget_bytes: 1 << 20, ..tight() });
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    write(&mut group, 3);
+    group.run_until("level", Group::level);
+    group.crash(2);
+    write(&mut group, 10);
+    group.run_for(100);
+    for id in 0..2 {
+        group.checkpoint(id);
+        group.input(id, Input::Faulty { op: Op::new(8) });
+    }
+    group.start(2);
+    group.run_until("level", Group::level);
+    assert!(floor(&group, 2) >= Op::new(8), "its log stands on a state: {:?}", floor(&group, 2));
+}
+
 /// T8: what nobody needs goes at once, whatever the budget; what goes beyond it goes although someone needs it.
 #[test]
 fn t8_the_journal_keeps_to_its_budget() {

@@ -243,12 +243,12 @@ impl Log {
         }
     }
 
-    /// The last op that must go for the rest to take no more than `budget` bytes on disk.
-    pub(super) fn beyond(&self, budget: u64) -> Op {
+    /// The last op that must go for the rest to take no more than `budget` bytes on disk; not above `most`, and no further is looked.
+    pub(super) fn beyond(&self, budget: u64, most: Op) -> Op {
         let mut excess = self.bytes.saturating_sub(budget);
         let mut op = self.floor.op;
         for meta in &self.entries {
-            if excess == 0 {
+            if excess == 0 || op >= most {
                 break;
             }
             excess = excess.saturating_sub(cost(meta));

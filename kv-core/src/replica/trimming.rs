@@ -91,7 +91,7 @@ impl Replica {
     /// the smallest checkpoint of all members.
     pub(super) fn on_trim(&mut self, needless: Op) {
         let own = self.told_checkpoint();
-        let mut trim = needless.max(self.beyond_budget()).min(own);
+        let mut trim = needless.max(self.beyond_budget(own)).min(own);
         if let Some(held) = self.transfer.holds_above(self.now.monotonic) {
             trim = trim.min(held);
         }
@@ -106,13 +106,13 @@ impl Replica {
         }
     }
 
-    /// Entries at or below this op are more than the journal is to hold. A witness's limit is there to save the disk only: what it
+    /// Entries at or below this op, which is not above `own`, are more than the journal is to hold. A witness's limit is there to save the disk only: what it
     /// drops then may be needed, and the cluster may have to wait for the member that has it.
-    fn beyond_budget(&mut self) -> Op {
+    fn beyond_budget(&mut self, own: Op) -> Op {
         let witness = self.is_witness();
         let budget =
             if witness { self.options.witness_journal_bytes } else { self.options.journal_budget_bytes };
-        let beyond = self.log.beyond(budget);
+        let beyond = self.log.beyond(budget, own);
         let now = self.now.monotonic;
         if witness && beyond > self.trimming.trim && now >= self.trimming.alarm_at {
             self.trimming.alarm_at = now.after(ALARM_EVERY);

@@ -61,10 +61,15 @@ impl Client {
         let data = plan.roles.iter().enumerate().filter(|(_, role)| **role == Role::Data);
         let members: Vec<MemberId> =
             data.filter_map(|(id, _)| u8::try_from(id).ok()).map(MemberId::new).collect();
+        let (usual, patience) = (CoreOptions::default(), plan.load.patience);
         let options = CoreOptions {
             window: u32::try_from(plan.options.session_window).unwrap_or(u32::MAX),
             session_idle: plan.options.session_ttl / 2,
-            ..CoreOptions::default()
+            attempt_min: usual.attempt_min * patience,
+            attempt_max: usual.attempt_max * patience,
+            backoff_min: usual.backoff_min * patience,
+            search_max: usual.search_max * patience,
+            backoff_max: usual.backoff_max * patience,
         };
         let mut core = Core::new(rng.u64(..), members, options, Instant::ZERO);
         if let Some(bug) = bug {

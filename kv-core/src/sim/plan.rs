@@ -35,7 +35,7 @@ pub(super) struct Plan {
     pub(super) chaos: Time,
     /// Disks suffer while their members are down.
     pub(super) damage: Option<DamagePlan>,
-    /// At the end one member stays away: the others must do.
+    /// At the end only a quorum comes back, drawn at random: it must do.
     pub(super) heal_quorum_only: bool,
     /// What follows from how long all this takes.
     pub(super) scale: Scale,
@@ -141,6 +141,8 @@ pub(super) struct Load {
     pub(super) absence: Time,
     /// How long a call may take.
     pub(super) deadline: Duration,
+    /// Clients wait so many times as long as usual before they ask again.
+    pub(super) patience: u32,
     /// Reads, of a hundred calls.
     pub(super) reads: u32,
     /// Writes with a guard, of a hundred writes.
@@ -254,6 +256,7 @@ impl Plan {
                 faults.push((fault, rng.u32(1..10)));
             }
         }
+        let damage = (roles.len() >= 3 && rng.u32(0..6) == 0).then(|| draw_damage(roles.len(), rng));
         Self {
             options: draw_options(rng),
             in_memory: rng.u32(0..4) == 0,
@@ -275,8 +278,9 @@ impl Plan {
             fault_gap: *pick(rng, &[SECOND / 5, SECOND / 2, SECOND, 3 * SECOND]),
             fault_length: *pick(rng, &[SECOND / 5, SECOND, 4 * SECOND]),
             chaos,
-            damage: (roles.len() >= 3 && rng.u32(0..6) == 0).then(|| draw_damage(roles.len(), rng)),
-            heal_quorum_only: roles.len() >= 3 && rng.u32(0..3) == 0,
+            damage,
+            // Who is back and lacks what those who are away have must wait, and nobody else may: damage makes the difference.
+            heal_quorum_only: roles.len() >= 3 && rng.u32(0..if damage.is_some() { 2 } else { 3 }) == 0,
             scale: Scale::SHORT,
             roles,
         }
@@ -354,6 +358,7 @@ fn draw_load(rng: &mut Rng) -> Load {
         pause: *pick(rng, &[10 * MS, 50 * MS, 200 * MS]),
         absence: 4 * SECOND,
         deadline: Duration::from_millis(*pick(rng, &[500, 3000, 10_000])),
+        patience: 1,
         reads: *pick(rng, &[10, 40, 70]),
         guarded: *pick(rng, &[0, 30, 80]),
     }

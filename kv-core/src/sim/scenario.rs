@@ -132,6 +132,7 @@ fn calm(roles: Vec<Role>) -> Plan {
             pause: SECOND,
             absence: SECOND,
             deadline: Duration::from_secs(30),
+            patience: 1,
             reads: 0,
             guarded: 0,
         },

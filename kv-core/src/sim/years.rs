@@ -28,6 +28,8 @@ impl Plan {
         plan.load = Load {
             pause: *pick(rng, &[10 * MINUTE, HOUR, 6 * HOUR]),
             deadline: *pick(rng, &[60, 600, 3_600].map(Duration::from_secs)),
+            // A client that asks every second while nobody answers for hours would do little else.
+            patience: 100,
             absence: 4 * DAY,
             ..plan.load
         };

@@ -3,7 +3,7 @@
 use crate::cli::SimArgs;
 use crate::failure::Failure;
 use crate::output::{self, BAD, FAINT, GOOD, STRONG, styled};
-use kv_core::sim::{Bug, Options, Report, run as run_seed};
+use kv_core::sim::{Bug, EXCUSED, Options, Report, run as run_seed};
 use serde_json::json;
 use std::io;
 use std::ops::Range;
@@ -23,6 +23,8 @@ struct Total {
     seeds: u64,
     operations: u64,
     simulated: Duration,
+    /// Runs in which those who came back could not go on without the others, and rightly waited.
+    excused: u64,
     failed: Vec<u64>,
 }
 
@@ -204,6 +206,7 @@ impl Total {
         self.seeds += 1;
         self.operations += report.operations;
         self.simulated += report.simulated;
+        self.excused += report.counts.get(EXCUSED).copied().unwrap_or_default();
         if report.violation.is_some() {
             self.failed.push(report.seed);
         }
@@ -236,6 +239,7 @@ fn report(total: &Total, wall: Duration, json: bool) -> io::Result<()> {
             &json!({
                 "seeds": total.seeds,
                 "failed": total.failed,
+                "excused": total.excused,
                 "operations": total.operations,
                 "simulated_s": total.simulated.as_secs_f64(),
                 "simulated_years": years(total.simulated),
@@ -250,12 +254,13 @@ fn report(total: &Total, wall: Duration, json: bool) -> io::Result<()> {
     };
     let times = total.simulated.as_secs_f64() / wall.as_secs_f64().max(0.001);
     output::say(&format!(
-        "{} seeds, {} operations, {:.0} s ({:.4} years) simulated in {:.1} s ({times:.0} times): {verdict}",
+        "{} seeds, {} operations, {:.0} s ({:.4} years) simulated in {:.1} s ({times:.0} times), {} excused: {verdict}",
         styled(STRONG, total.seeds),
         total.operations,
         total.simulated.as_secs_f64(),
         years(total.simulated),
         wall.as_secs_f64(),
+        total.excused,
     ))
 }
 

@@ -11,6 +11,8 @@ mod backup;
 mod decide;
 mod detector;
 mod digests;
+#[cfg(any(test, feature = "sim"))]
+mod excuse;
 mod formation;
 mod install;
 mod log;
@@ -30,6 +32,8 @@ mod view_change;
 mod votes;
 
 pub use api::*;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use excuse::{Excuse, Vote, excuse};
 
 use crate::config::{Cluster, Options, Role};
 use crate::ids::{Anchor, Incarnation, Instant, MemberId, Op, View, WriteSeq};

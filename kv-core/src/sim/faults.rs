@@ -323,7 +323,7 @@ impl World {
         }
     }
 
-    /// The chaos ends: everything is repaired, but perhaps one member stays away. Then the clients ask once more.
+    /// The chaos ends: everything is repaired, but perhaps some members stay away. Then the clients ask once more.
     pub(super) fn heal(&mut self) {
         self.trace.note(61, 0, 0, || format!("{:?} healed", self.now));
         self.healed = Some(self.now);
@@ -335,7 +335,7 @@ impl World {
             self.unstall_disk(member);
         }
         self.resume_all();
-        if let Some(member) = self.dispensable() {
+        for member in self.absentees() {
             self.members[member].away = true;
             if self.members[member].is_up() {
                 self.end_process(member, End::PowerCut);
@@ -348,17 +348,19 @@ impl World {
         self.schedule(self.now, Event::Probe);
     }
 
-    /// A member that may stay away: a formed cluster needs a quorum only.
-    fn dispensable(&mut self) -> Option<usize> {
-        let formed = (0..self.members.len()).all(|member| self.checker.is_formed(member));
+    /// Members that stay away: a formed cluster needs a quorum only. Where disks were damaged, it may need more; see `excuse`.
+    fn absentees(&mut self) -> Vec<usize> {
+        let count = self.members.len();
+        let formed = (0..count).all(|member| self.checker.is_formed(member));
         let wiped = self.members.iter().any(|member| member.wiped);
-        if !self.plan.heal_quorum_only || !formed || self.plan.damage.is_some() || wiped {
-            return None;
+        if !self.plan.heal_quorum_only || !formed || wiped {
+            return Vec::new();
         }
-        let one = self.any_member();
-        let is_last_data = self.members[one].role == Role::Data
-            && self.members.iter().filter(|member| member.role == Role::Data).count() == 1;
-        (!is_last_data).then_some(one)
+        let quorum = self.cluster.replication_quorum().max(self.cluster.view_change_quorum());
+        let mut back: Vec<usize> = (0..count).collect();
+        self.rng.shuffle(&mut back);
+        let away = back.split_off(self.rng.usize(quorum..count));
+        if back.iter().any(|member| self.members[*member].role == Role::Data) { away } else { Vec::new() }
     }
 
     /// What is still missing to a converged cluster.

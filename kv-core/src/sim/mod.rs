@@ -11,6 +11,7 @@ mod checker;
 mod clients;
 mod clock;
 mod drive;
+mod excuse;
 mod faults;
 mod history;
 mod kind;
@@ -40,7 +41,7 @@ mod world;
 mod years;
 
 pub use bug::Bug;
-pub use report::{Options, Report, Violation};
+pub use report::{EXCUSED, Options, Report, Violation};
 
 use world::World;
 

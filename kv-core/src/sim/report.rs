@@ -16,6 +16,9 @@ pub struct Options {
     pub trace: usize,
 }
 
+/// In [`Report::counts`]: the members that came back at the end could not go on without those that stayed away.
+pub const EXCUSED: &str = "runs excused";
+
 /// What a run has found.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Report {

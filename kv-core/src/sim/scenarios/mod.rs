@@ -3,6 +3,7 @@
 
 mod clients;
 mod disks;
+mod excuses;
 mod forming;
 mod views;
 

@@ -1,0 +1,62 @@
+//! Whether some members can go on without the others: computed from what they would vote, by the functions that decide. The simulator
+//! lets members stay away for ever, and has to know whether those who are there wait in vain with good reason.
+
+use super::Replica;
+use super::decide::{Decision, Quorums, decide};
+use super::lost::lost;
+use crate::config::{Cluster, Role};
+use crate::ids::{MemberId, Op};
+use crate::message::LogSummary;
+use std::collections::BTreeMap;
+
+/// Why members cannot go on before others come back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Excuse {
+    /// They are fewer than a quorum.
+    TooFew,
+    /// What was at this op they can neither tell nor rule out (rule V5).
+    Undecided(Op),
+    /// None of them has the entry at this op, or a state that stands for it (rules V5.7 and T8).
+    Missing(Op),
+    /// None of them has a state (rule T9).
+    NoState,
+}
+
+/// What a member would say in a view change.
+#[derive(Clone, Debug)]
+pub(crate) struct Vote {
+    member: MemberId,
+    log: LogSummary,
+    stateless: bool,
+}
+
+impl Replica {
+    /// What it would say. To be asked of a replica that was just made from what is durable.
+    pub(crate) fn vote(&self) -> Vote {
+        Vote { member: self.me, log: self.summary(), stateless: self.transfer.stateless }
+    }
+}
+
+/// Why these members cannot go on by themselves, if they cannot.
+pub(crate) fn excuse(cluster: &Cluster, votes: &[Vote]) -> Option<Excuse> {
+    let quorums = Quorums {
+        members: cluster.len(),
+        view_change: cluster.view_change_quorum(),
+        nack: cluster.nack_quorum(),
+    };
+    let logs: BTreeMap<MemberId, LogSummary> =
+        votes.iter().map(|vote| (vote.member, vote.log.clone())).collect();
+    match decide(&logs, quorums) {
+        Decision::TooFew => return Some(Excuse::TooFew),
+        Decision::Stuck(op) => return Some(Excuse::Undecided(op)),
+        Decision::Log(_) if logs.len() < cluster.replication_quorum() => return Some(Excuse::TooFew),
+        // What is above the base was kept because one of them has it.
+        Decision::Log(_) => {}
+    }
+    if let Some(op) = lost(&logs, logs.len()) {
+        return Some(Excuse::Missing(op));
+    }
+    let is_data = |id| cluster.member(id).is_some_and(|member| member.role == Role::Data);
+    let any_state = votes.iter().any(|vote| is_data(vote.member) && !vote.stateless);
+    (!any_state).then_some(Excuse::NoState)
+}

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use kv_core::client::TypedError;
+use kv_core::error::WriteError;
 use kv_core::testing::Cluster;
 use kv_core::transport::Fault;
 use std::time::Duration;
@@ -115,4 +117,63 @@ async fn a_cluster_lives_in_real_time_too() {
     client.put("k", "2").await.unwrap();
     cluster.restart(killed).await;
     cluster.settle().await;
+}
+
+#[derive(serde::Serialize, serde::Deserialize, PartialEq, Debug)]
+struct Account {
+    owner: String,
+    cents: i64,
+}
+
+#[tokio::test(start_paused = true)]
+async fn structs_are_stored_and_read_through_a_typed_view() {
+    let cluster = Cluster::in_memory(3).start().await;
+    let client = cluster.client().await;
+    let accounts = client.typed::<Account>("account/");
+    assert!(accounts.get("ann").await.unwrap().is_none());
+    let new = |cents| Account { owner: "Ann".to_owned(), cents };
+    accounts.create("ann", &new(5)).await.unwrap();
+    let twice = accounts.create("ann", &new(6)).await.unwrap_err();
+    assert!(matches!(twice, TypedError::Write(WriteError::GuardFailed { .. })), "{twice}");
+    let seen = accounts.get("ann").await.unwrap().unwrap();
+    assert_eq!((seen.cents, seen.version), (5, 1));
+    accounts.replace("ann", &seen, &new(7)).await.unwrap();
+    let late = accounts.replace("ann", &seen, &new(8)).await.unwrap_err();
+    assert!(matches!(late, TypedError::Write(WriteError::GuardFailed { .. })), "{late}");
+    // Anybody can read it.
+    let stored = client.get("account/ann").await.unwrap().unwrap();
+    assert_eq!(&stored.value[..], br#"{"owner":"Ann","cents":7}"#);
+    accounts.put("ben", &Account { owner: "Ben".to_owned(), cents: 1 }).await.unwrap();
+    let all = accounts.all().await.unwrap();
+    let all: Vec<_> = all.iter().map(|(key, account)| (&key[..], account.cents)).collect();
+    assert_eq!(all, [(&b"ann"[..], 7), (b"ben", 1)]);
+    client.put("account/cem", "a lot").await.unwrap();
+    let wrong = accounts.get("cem").await.unwrap_err();
+    assert!(matches!(&wrong, TypedError::Decode { key, .. } if key == "cem"), "{wrong}");
+    assert!(wrong.to_string().contains("of another type"), "{wrong}");
+    assert!(accounts.delete("cem").await.unwrap().existed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn updates_of_many_at_once_are_all_done() {
+    let mut cluster = Cluster::in_memory(3).seed(2).start().await;
+    let mut working = Vec::new();
+    for _ in 0..4 {
+        let counts = cluster.client().await.typed::<u32>("count/");
+        working.push(tokio::spawn(async move {
+            for _ in 0..10 {
+                counts.update("all", |count| Some(count.unwrap_or_default() + 1)).await.unwrap();
+            }
+            counts
+        }));
+    }
+    cluster.kill_primary().await;
+    let mut last = None;
+    for one in working {
+        last = Some(one.await.unwrap());
+    }
+    let counts = last.unwrap();
+    assert_eq!(*counts.get("all").await.unwrap().unwrap(), 40);
+    assert_eq!(counts.update("all", |_| None).await.unwrap(), None);
+    assert!(counts.get("all").await.unwrap().is_none());
 }

@@ -3,7 +3,7 @@
 use super::driver::{Begin, Command};
 use super::{
     Add, Call, CallError, CallId, Cause, ClientBuilder, Delete, DeleteRange, Get, GetMany, Put, Reply, Scan,
-    Transact, Trouble,
+    Transact, Trouble, Typed,
 };
 use crate::error::{CallFailed, ConnectError};
 use crate::ids::MemberId;
@@ -12,6 +12,8 @@ use crate::wire::{Limits, MemberInfo};
 use bytes::Bytes;
 use futures::future::join_all;
 use kv_transport::Transport;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::ops::RangeBounds;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -187,6 +189,11 @@ impl Client {
     /// Removes the keys in a range. Await the builder to run it.
     pub fn delete_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> DeleteRange {
         DeleteRange::range(self.clone(), &range)
+    }
+
+    /// The keys that begin with `prefix`, as values of a type of yours.
+    pub fn typed<T: Serialize + DeserializeOwned>(&self, prefix: impl AsRef<[u8]>) -> Typed<T> {
+        Typed::new(self.clone(), prefix.as_ref())
     }
 
     /// Reads the keys that begin with `prefix`, in order. Await the builder to run it.

@@ -15,6 +15,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod typed;
 
 pub use builder::ClientBuilder;
 pub use call::{Call, CallError, CallId, Cause, CoreInput, CoreOptions, CoreOutput, Reply, Trouble};
@@ -24,6 +25,7 @@ pub use ops::{Delete, Deleted, Get, GetMany, Put, Written};
 pub use range::{DeleteRange, RangeDeleted};
 pub use scan::Scan;
 pub use transaction::{Add, Added, Transact, Transacted};
+pub use typed::{Entry, Typed, TypedError};
 
 use builder::LocalMember;
 pub(crate) use handle::Closed;

@@ -1,0 +1,247 @@
+//! A view of the keys below a prefix as structs.
+
+use super::{Client, Delete, Written};
+use crate::error::{ReadError, WriteError};
+use crate::ids::Revision;
+use crate::message::Record;
+use bytes::Bytes;
+use futures::stream::{Stream, StreamExt, TryStreamExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use tokio::time::Instant;
+
+/// The keys below a prefix, with values of type `T`, stored as JSON: created by [`Client::typed`]. `kv get` shows them, programs in
+/// other languages read them, and a field may be added with `#[serde(default)]`.
+///
+/// Keys are given and returned without the prefix. Cheap to clone. All calls have the client's guarantees, limits and deadline.
+///
+/// ```no_run
+/// # async fn example(client: kv_core::Client) -> Result<(), kv_core::client::TypedError> {
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct User {
+///     name: String,
+///     visits: u32,
+/// }
+///
+/// let users = client.typed::<User>("user/");
+/// users.put("ann", &User { name: "Ann".into(), visits: 0 }).await?;
+/// users.update("ann", |user| user.map(|user| User { visits: user.visits + 1, ..user })).await?;
+/// let ann = users.get("ann").await?.expect("she is there");
+/// println!("{} was here {} times", ann.name, ann.visits);
+/// # Ok(()) }
+/// ```
+pub struct Typed<T> {
+    client: Client,
+    prefix: Bytes,
+    values: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Typed<T> {
+    fn clone(&self) -> Self {
+        Self { client: self.client.clone(), prefix: self.prefix.clone(), values: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Typed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Typed").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+/// A value that was read, with its revisions. It can be used like the value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Entry<T> {
+    /// The value.
+    pub value: T,
+    /// The revision at which the key was created.
+    pub created: Revision,
+    /// The revision at which it was last changed: for [`Typed::replace`].
+    pub modified: Revision,
+    /// How often it was put since it was created.
+    pub version: u64,
+}
+
+impl<T> Deref for Entry<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// Why an operation on structs has no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TypedError {
+    /// The value cannot be written as JSON. Nothing was changed.
+    #[error("the value cannot be stored: {0}")]
+    Encode(#[source] serde_json::Error),
+    /// What is stored there is no value of this type.
+    #[error("the value of {key:?} is of another type: {source}")]
+    Decode {
+        /// The key, without the prefix.
+        key: Bytes,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// The read failed. Nothing was changed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The write failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// Others changed the value each time before this could. Nothing was changed.
+    #[error("others were faster each time, for as long as the deadline")]
+    Contended,
+}
+
+impl<T: Serialize + DeserializeOwned> Typed<T> {
+    pub(super) fn new(client: Client, prefix: &[u8]) -> Self {
+        Self { client, prefix: Bytes::copy_from_slice(prefix), values: PhantomData }
+    }
+
+    fn key(&self, key: &[u8]) -> Bytes {
+        [&self.prefix, key].concat().into()
+    }
+
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// [`TypedError::Read`], [`TypedError::Decode`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry<T>>, TypedError> {
+        let key = key.as_ref();
+        let found = self.client.get(self.key(key)).await?;
+        found.map(|record| decode(key, record)).transpose()
+    }
+
+    /// Sets a value.
+    ///
+    /// # Errors
+    /// [`TypedError::Encode`], [`TypedError::Write`].
+    ///
+    /// # Cancel safety
+    /// As for [`Put`](super::Put).
+    pub async fn put(&self, key: impl AsRef<[u8]>, value: &T) -> Result<Written, TypedError> {
+        Ok(self.client.put(self.key(key.as_ref()), encode(value)?).await?)
+    }
+
+    /// Sets a value if the key does not exist.
+    ///
+    /// # Errors
+    /// As for [`put`](Self::put); if it does exist, [`WriteError::GuardFailed`].
+    ///
+    /// # Cancel safety
+    /// As for [`Put`](super::Put).
+    pub async fn create(&self, key: impl AsRef<[u8]>, value: &T) -> Result<Written, TypedError> {
+        Ok(self.client.put(self.key(key.as_ref()), encode(value)?).if_absent().await?)
+    }
+
+    /// Sets a value if it has not been changed since it was read as `seen`.
+    ///
+    /// # Errors
+    /// As for [`put`](Self::put); if it was changed, [`WriteError::GuardFailed`].
+    ///
+    /// # Cancel safety
+    /// As for [`Put`](super::Put).
+    pub async fn replace(
+        &self,
+        key: impl AsRef<[u8]>,
+        seen: &Entry<T>,
+        value: &T,
+    ) -> Result<Written, TypedError> {
+        let put = self.client.put(self.key(key.as_ref()), encode(value)?);
+        Ok(put.if_revision(seen.modified).await?)
+    }
+
+    /// Changes a value: `change` makes the new one of the present one, `None` for a key that does not, or shall not, exist. If somebody
+    /// else changes it meanwhile, `change` is called again, with what it is then. Returns the new value.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get) and [`put`](Self::put); [`TypedError::Contended`] after the client's deadline.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the retries; the change may have been done, or may still be, once.
+    pub async fn update(
+        &self,
+        key: impl AsRef<[u8]>,
+        mut change: impl FnMut(Option<T>) -> Option<T>,
+    ) -> Result<Option<T>, TypedError> {
+        let key = key.as_ref();
+        let until = Instant::now() + self.client.default_deadline();
+        loop {
+            let seen = self.get(key).await?;
+            let modified = seen.as_ref().map(|entry| entry.modified);
+            let wanted = change(seen.map(|entry| entry.value));
+            let stored = self.key(key);
+            let done = match (&wanted, modified) {
+                (None, None) => return Ok(None),
+                (None, Some(revision)) => self.client.delete(stored).if_revision(revision).await.map(drop),
+                (Some(value), None) => self.client.put(stored, encode(value)?).if_absent().await.map(drop),
+                (Some(value), Some(revision)) => {
+                    self.client.put(stored, encode(value)?).if_revision(revision).await.map(drop)
+                }
+            };
+            match done {
+                Ok(()) => return Ok(wanted),
+                Err(WriteError::GuardFailed { .. }) if Instant::now() < until => {}
+                Err(WriteError::GuardFailed { .. }) => return Err(TypedError::Contended),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Removes a key: a builder to be awaited.
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Delete {
+        self.client.delete(self.key(key.as_ref()))
+    }
+
+    /// All values, in the order of their keys. Ends after the first error.
+    ///
+    /// # Cancel safety
+    /// Dropping the stream stops the scan.
+    pub fn stream(
+        &self,
+    ) -> impl Stream<Item = Result<(Bytes, Entry<T>), TypedError>> + Send + 'static + use<T>
+    where
+        T: Send + 'static,
+    {
+        let skip = self.prefix.len();
+        self.client.scan(&self.prefix).stream().map(move |found| {
+            let (key, record) = found?;
+            let key = key.slice(skip..);
+            let entry = decode(&key, record)?;
+            Ok((key, entry))
+        })
+    }
+
+    /// The same, collected.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn all(&self) -> Result<Vec<(Bytes, Entry<T>)>, TypedError>
+    where
+        T: Send + 'static,
+    {
+        self.stream().try_collect().await
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, TypedError> {
+    serde_json::to_vec(value).map_err(TypedError::Encode)
+}
+
+fn decode<T: DeserializeOwned>(key: &[u8], record: Record) -> Result<Entry<T>, TypedError> {
+    let value = serde_json::from_slice(&record.value)
+        .map_err(|source| TypedError::Decode { key: Bytes::copy_from_slice(key), source })?;
+    Ok(Entry { value, created: record.created, modified: record.modified, version: record.version })
+}

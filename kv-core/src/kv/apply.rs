@@ -25,6 +25,14 @@ pub struct Applied {
     pub result: Result<Outcome, Rejection>,
 }
 
+impl Applied {
+    /// Whether it has removed what had expired.
+    #[must_use]
+    pub fn is_expiry(&self) -> bool {
+        matches!(&self.result, Ok(Outcome { effect: Effect::Expired { .. }, .. }))
+    }
+}
+
 /// The request that runs, and when.
 pub(super) struct Turn {
     pub(super) revision: Revision,

@@ -9,6 +9,7 @@ mod checkpoint;
 mod lifetimes;
 mod limits;
 mod reader;
+mod reaper;
 mod recent;
 mod record;
 mod trail;
@@ -21,6 +22,7 @@ pub use checkpoint::{Checkpoint, CheckpointDone};
 pub use lifetimes::Deadlines;
 pub use limits::Limits;
 pub use reader::{ScanPage, StateReader};
+pub use reaper::{Ask, Reaper};
 pub use transfer::{Receiver, Sources};
 
 use crate::engine::{Disk, Engine, EngineError, Memory};
@@ -190,15 +192,20 @@ impl State {
     /// The earliest deadlines: nothing is due before them.
     #[must_use]
     pub fn deadlines(&self) -> Deadlines {
-        self.lifetimes.next()
+        let next = self.lifetimes.next();
+        #[cfg(any(test, feature = "sim"))]
+        if self.bug == Some(crate::sim::Bug::ExpiresEarly) {
+            return Deadlines { key: next.key.map(|at| at.back(500)), ..next };
+        }
+        next
     }
 
-    /// What is due when the cluster's clock is at `now`, for the primary to propose ([`Request::expiry`]); of leases, what is due at
-    /// `leases`, if any. Bounded: what is left over is due again once this is applied.
+    /// What is due, for the primary to propose ([`Request::expiry`]). Bounded: what is left over is due again once this is applied.
     ///
     /// [`Request::expiry`]: crate::message::Request::expiry
     #[must_use]
-    pub fn due(&self, now: Timestamp, leases: Option<Timestamp>) -> Vec<Expiry> {
+    pub fn due(&self, ask: Ask) -> Vec<Expiry> {
+        let Ask { keys: now, leases } = ask;
         #[cfg(any(test, feature = "sim"))]
         let now = if self.bug == Some(crate::sim::Bug::ExpiresEarly) { now.advance(500) } else { now };
         self.lifetimes.due(now, leases)

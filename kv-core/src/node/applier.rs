@@ -8,7 +8,8 @@ use super::transfer::{Receiving, Task};
 use crate::engine::EngineError;
 use crate::ids::Op;
 use crate::journal::ReadError;
-use crate::kv::{CheckpointDone, Receiver, State};
+use crate::kv::{Applied, Ask, CheckpointDone, Deadlines, Receiver, State};
+use crate::message::Request;
 use crate::replica::Input;
 use crate::storage::Storage;
 use std::collections::VecDeque;
@@ -35,6 +36,8 @@ pub(super) struct Plan {
     pub(super) tasks: VecDeque<Task>,
     /// A peer that needs a state asks for a checkpoint: the last one may be of no use to it.
     pub(super) asked: bool,
+    /// The driver asks for what is due.
+    pub(super) ask: Option<Ask>,
     /// A reader found the state damaged.
     pub(super) lost: Option<EngineError>,
     /// Apply up to here.
@@ -100,7 +103,10 @@ pub(super) fn run(shared: &Arc<Shared>) {
         bytes: 0,
         nothing_at: Op::ZERO,
         asked: false,
+        deadlines: Deadlines::default(),
+        expired: false,
     };
+    applier.tell_deadlines();
     if let Err(reason) = applier.run() {
         tracing::error!(%reason, "cannot apply: this member stops");
         shared.retire(reason);
@@ -125,6 +131,10 @@ struct Applier {
     nothing_at: Op,
     /// A checkpoint is wanted though little has been applied.
     asked: bool,
+    /// What the driver knows.
+    deadlines: Deadlines,
+    /// An expiry was applied since it was told.
+    expired: bool,
 }
 
 /// Rule D8. A member that is alone says what is wrong with its disk instead: it may be readable later.
@@ -138,6 +148,7 @@ fn is_mended_by_others(shared: &Shared, error: &ReadError) -> bool {
 /// What comes next.
 enum Step {
     Apply(Op),
+    Expire(Ask),
     Finish(Result<CheckpointDone, EngineError>),
     Transfer(Task),
     Checkpoint,
@@ -152,6 +163,10 @@ impl Applier {
         loop {
             let done = match self.next() {
                 Step::Apply(through) => self.apply(through),
+                Step::Expire(ask) => {
+                    self.expire(ask);
+                    Ok(())
+                }
                 Step::Finish(result) => self.finish(result),
                 Step::Transfer(task) => self.transfer(task),
                 Step::Checkpoint => {
@@ -162,6 +177,7 @@ impl Applier {
                 Step::Retry => Ok(()),
                 Step::Stop => return Ok(()),
             };
+            self.tell_deadlines();
             match done.and_then(|()| self.begin_checkpoint()) {
                 Err(StopReason::Engine(error)) if self.shared.can_replace_state(&error) => {
                     self.lose(error)?
@@ -218,6 +234,8 @@ impl Applier {
                 Some(Step::Finish(result))
             } else if let Some(task) = plan.tasks.pop_front_if(|_| !waits) {
                 Some(Step::Transfer(task))
+            } else if let Some(ask) = plan.ask.take_if(|_| applied.is_some()) {
+                Some(Step::Expire(ask))
             } else if let Some(applied) = applied.filter(|applied| plan.commit > *applied && !full) {
                 Some(Step::Apply(plan.commit.min(applied.advance(RUN))))
             } else if std::mem::take(&mut plan.asked) {
@@ -246,6 +264,7 @@ impl Applier {
                 Err(error) => return Err(StopReason::Log(Arc::new(error))),
             };
             let applied = state.apply(&entry)?;
+            self.expired |= applied.iter().any(Applied::is_expiry);
             self.bytes += entry.body.len();
             if let Some((op, digest)) = state.compared() {
                 self.shared.inbox.digest(op, digest);
@@ -254,6 +273,23 @@ impl Applier {
         }
         self.shared.inbox.applied(state.applied().op);
         Ok(())
+    }
+
+    /// Makes the request that removes what is due.
+    fn expire(&self, ask: Ask) {
+        let due = self.state.as_ref().map(|state| state.due(ask)).unwrap_or_default();
+        self.shared.inbox.expiry((!due.is_empty()).then(|| Request::expiry(due).encode()));
+    }
+
+    fn tell_deadlines(&mut self) {
+        let deadlines = self.state.as_ref().map(|state| state.deadlines()).unwrap_or_default();
+        if deadlines != self.deadlines {
+            self.deadlines = deadlines;
+            self.shared.inbox.deadlines(deadlines);
+        }
+        if std::mem::take(&mut self.expired) {
+            self.shared.inbox.expired();
+        }
     }
 
     /// Whether a checkpoint is due and none runs.

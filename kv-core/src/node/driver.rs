@@ -9,8 +9,10 @@ use super::status::Reporter;
 use super::transfer::{Piece, Task};
 use crate::config::Role;
 use crate::ids::{Instant, MemberId, Op, WriteSeq};
+use crate::kv::{Deadlines, Reaper};
 use crate::message::{Answer, Message, Write};
 use crate::replica::{Input, Output, Replica};
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,11 +37,15 @@ pub(super) struct Driver {
     /// When something was last applied, or there was nothing to apply.
     applying_since: Instant,
     peers_told: Instant,
+    /// The earliest deadlines of the applied state.
+    deadlines: Deadlines,
+    reaper: Reaper,
     halted: bool,
 }
 
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, replica: Replica, applied: Op) -> Self {
+        let reaper = Reaper::new(shared.options.suspect_max);
         Self {
             shared,
             replica,
@@ -50,6 +56,8 @@ impl Driver {
             applied,
             applying_since: Instant::ZERO,
             peers_told: Instant::ZERO,
+            deadlines: Deadlines::default(),
+            reaper,
             halted: false,
         }
     }
@@ -99,6 +107,24 @@ impl Driver {
         if self.commit <= self.applied {
             self.applying_since = now;
         }
+        self.ask_for_what_is_due();
+    }
+
+    /// Rule X6. Looked at after every batch; a primary has one at each heartbeat at least.
+    fn ask_for_what_is_due(&mut self) {
+        let (now, replica) = (self.shared.clock.now(), &self.replica);
+        let ask = self.reaper.ask(now.monotonic, replica.is_serving(), self.deadlines, || replica.stamp(now));
+        if ask.is_some() {
+            self.shared.plan.change_one(|plan| plan.ask = ask);
+        }
+    }
+
+    /// The applier has looked for what is due.
+    fn on_expiry(&mut self, request: Option<Bytes>) {
+        match request.filter(|request| self.replica.proposal_room() >= request.len()) {
+            Some(request) => self.step(Input::Propose { requests: vec![request] }),
+            None => self.reaper.ended(),
+        }
     }
 
     /// Control first: it decides who is primary, and must not wait behind data.
@@ -127,6 +153,13 @@ impl Driver {
         }
         if let Some(checkpoint) = batch.checkpoint {
             self.step(Input::Checkpointed { checkpoint });
+        }
+        self.deadlines = batch.deadlines.unwrap_or(self.deadlines);
+        if batch.expired {
+            self.reaper.ended();
+        }
+        if let Some(request) = batch.expiry {
+            self.on_expiry(request);
         }
         for op in batch.faulty {
             self.step(Input::Faulty { op });
@@ -269,7 +302,10 @@ impl Driver {
                 self.reads.refused(&tickets, &answer);
             }
             Output::Standing(standing) => self.reporter.standing(standing, shared, shared.clock.monotonic()),
-            Output::ProposalsAbandoned => shared.waiters.abandon(),
+            Output::ProposalsAbandoned => {
+                shared.waiters.abandon();
+                self.reaper.ended();
+            }
             Output::Halt(halt) => {
                 tracing::error!(%halt, "this member stops");
                 self.halted = true;

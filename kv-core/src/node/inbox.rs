@@ -6,6 +6,7 @@
 use super::reply::Reply;
 use super::sync::lock;
 use crate::ids::{Anchor, Hash, MemberId, Op, RequestNumber, SessionId, WriteSeq};
+use crate::kv::Deadlines;
 use crate::message::{Entry, Message, Query};
 use crate::replica::Input;
 use bytes::Bytes;
@@ -77,6 +78,12 @@ pub(super) struct Batch {
     pub(super) faulty: BTreeSet<Op>,
     /// Someone wants the primary role to be given away.
     pub(super) handover: bool,
+    /// The earliest deadlines of the applied state, where they have changed.
+    pub(super) deadlines: Option<Deadlines>,
+    /// The request that the driver has asked the applier for. None inside: nothing is due.
+    pub(super) expiry: Option<Option<Bytes>>,
+    /// Such a request has been applied.
+    pub(super) expired: bool,
 }
 
 impl Batch {
@@ -93,6 +100,9 @@ impl Batch {
             && self.lost.is_empty()
             && self.faulty.is_empty()
             && !self.handover
+            && self.deadlines.is_none()
+            && self.expiry.is_none()
+            && !self.expired
     }
 }
 
@@ -192,6 +202,21 @@ impl Inbox {
     /// The primary role is to be given away.
     pub(super) fn handover(&self) {
         self.put(|batch| batch.handover = true);
+    }
+
+    /// The earliest deadlines are these now.
+    pub(super) fn deadlines(&self, deadlines: Deadlines) {
+        self.put(|batch| batch.deadlines = Some(deadlines));
+    }
+
+    /// This removes what is due, if anything is.
+    pub(super) fn expiry(&self, request: Option<Bytes>) {
+        self.put(|batch| batch.expiry = Some(request));
+    }
+
+    /// A request that removes what was due has been applied. To be told after the deadlines.
+    pub(super) fn expired(&self) {
+        self.put(|batch| batch.expired = true);
     }
 
     fn put(&self, with: impl FnOnce(&mut Batch)) {

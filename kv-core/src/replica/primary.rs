@@ -41,7 +41,7 @@ pub(super) struct Primary {
     pace: Pace,
     leaving: Leaving,
     pub(super) reads: Reads,
-    stamp: Stamp,
+    pub(super) stamp: Stamp,
 }
 
 /// How far one peer is in the log of this view.

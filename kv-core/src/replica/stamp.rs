@@ -1,6 +1,7 @@
 //! The wall time that goes into the log: the median of the members' clocks, so that one clock that is far off moves nothing.
 
-use super::Now;
+use super::state::State;
+use super::{Now, Replica};
 use crate::ids::{Instant, MemberId, Timestamp};
 use std::collections::BTreeMap;
 
@@ -27,6 +28,17 @@ impl Stamp {
         let median = offsets[(offsets.len() - 1) / 2];
         let stamp = u64::try_from(median.saturating_add(millis(now.monotonic))).unwrap_or(0);
         Some(last.max(Timestamp::new(stamp)))
+    }
+}
+
+impl Replica {
+    /// What an entry would be stamped with that was made `now`; `None` if this member would make none. It is no promise: the next
+    /// entry's stamp may be less, if a clock is set back.
+    #[must_use]
+    pub fn stamp(&self, now: Now) -> Option<Timestamp> {
+        let State::Primary(primary) = &self.state else { return None };
+        let quorum = self.cluster.replication_quorum();
+        primary.stamp.next(self.log.timestamp(), now, quorum).filter(|_| primary.is_serving())
     }
 }
 

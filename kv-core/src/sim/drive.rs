@@ -8,8 +8,8 @@ use super::plan::around;
 use super::world::{Due, World, index};
 use crate::ids::{Anchor, Hash, MemberId, Op, WriteSeq};
 use crate::journal::LogReader;
-use crate::kv::Checkpoint;
-use crate::message::{Entry, Message, ViewRecord, Write};
+use crate::kv::{Applied, Checkpoint};
+use crate::message::{Entry, Message, Request, ViewRecord, Write};
 use crate::replica::{Halt, Input, Output, Wrap};
 use crate::wire;
 
@@ -73,6 +73,21 @@ impl World {
         let checked = self.checker.on_step(member, life, view, log_view, serving);
         self.check(checked);
         self.set_timer(member);
+        self.propose_what_is_due(member);
+    }
+
+    /// What the primary has to remove (rule X6).
+    fn propose_what_is_due(&mut self, member: usize) {
+        let now = self.clock_of(member);
+        let Some(Process { replica, state: Some(state), reaper, .. }) = self.process(member) else { return };
+        let ask = reaper.ask(now.monotonic, replica.is_serving(), state.deadlines(), || replica.stamp(now));
+        let Some(ask) = ask else { return };
+        let request = Request::expiry(state.due(ask)).encode();
+        if replica.proposal_room() < request.len() {
+            return reaper.ended();
+        }
+        self.checker.count("expiries proposed");
+        self.input(member, Input::Propose { requests: vec![request] });
     }
 
     /// Sets the replica's timer by the member's clock.
@@ -155,7 +170,12 @@ impl World {
                     format!("{:?} m{member} {standing:?}", self.now)
                 });
             }
-            Output::ProposalsAbandoned => self.abandon(member),
+            Output::ProposalsAbandoned => {
+                self.abandon(member);
+                if let Some(process) = self.process(member) {
+                    process.reaper.ended();
+                }
+            }
             Output::Halt(Halt::DiskLoss { .. }) if self.members[member].wiped => {
                 self.checker.count("disk losses noticed");
                 self.members[member].away = true;
@@ -342,7 +362,12 @@ impl World {
             }
         };
         let applied = match state.apply(&entry) {
-            Ok(applied) => applied,
+            Ok(applied) => {
+                if applied.iter().any(Applied::is_expiry) {
+                    process.reaper.ended();
+                }
+                applied
+            }
             Err(error) => {
                 self.state_failed(member, "a committed entry can be applied", &error);
                 return false;

@@ -13,7 +13,7 @@ use crate::config::Role;
 use crate::engine::EngineError;
 use crate::ids::{Anchor, MemberId, Op, WriteSeq};
 use crate::journal::{Identity, Journal, JournalOptions, LogReader};
-use crate::kv::{Checkpoint, Limits, Receiver, Sources, State};
+use crate::kv::{Checkpoint, Limits, Reaper, Receiver, Sources, State};
 use crate::message::{Footing, FormationStep, Recovered, Write};
 use crate::replica::{Input, Now, Replica, ReplicaConfig};
 use fastrand::Rng;
@@ -73,6 +73,7 @@ pub(super) struct Process {
     pub(super) transfers: Transfers,
     /// A data member whose state is lost, until another one has taken its place.
     pub(super) stateless: bool,
+    pub(super) reaper: Reaper,
     /// The replica's timer.
     pub(super) timer: Option<Time>,
 }
@@ -283,6 +284,7 @@ impl World {
             serving: Serving::default(),
             transfers: Transfers::new(sources, receiver),
             stateless,
+            reaper: Reaper::new(self.plan.options.suspect_max),
             timer: None,
         }));
         self.digest(member);

@@ -30,7 +30,7 @@ impl Machine {
     /// What the primary proposes at the present time.
     fn due(&self) -> Vec<Expiry> {
         let now = Timestamp::new(self.log.timestamp);
-        self.state.due(now, Some(now))
+        self.state.due(Ask { keys: now, leases: Some(now) })
     }
 
     /// The expiry of this comes to be applied at the present time.

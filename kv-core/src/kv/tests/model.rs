@@ -402,7 +402,7 @@ fn random_workloads_leave_what_a_simple_map_would_hold() {
         let now = Timestamp::new(u64::MAX >> 2);
         workload.log.timestamp = now.get();
         while !workload.model.due(now).is_empty() {
-            let due = state.due(now, Some(now));
+            let due = state.due(Ask { keys: now, leases: Some(now) });
             assert_eq!(due, workload.model.due(now), "in the order of the deadlines");
             let expiry = [Request::expiry(due)];
             let applied = state.apply(&workload.log.entry(&expiry)).unwrap();

@@ -1,0 +1,106 @@
+//! When the primary proposes to remove what has expired.
+
+use super::Deadlines;
+use crate::ids::{Instant, Timestamp};
+use std::time::Duration;
+
+/// Asks for what is due, at the right times, one request after the other (rule X6). It belongs to whoever drives the replica, and
+/// decides nothing: what is removed is decided where the request is applied.
+#[derive(Debug)]
+pub struct Reaper {
+    grace: Duration,
+    serving_since: Option<Instant>,
+    under_way: bool,
+}
+
+/// What is asked for: the arguments of [`State::due`](super::State::due).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ask {
+    /// Keys that are due at this stamp.
+    pub keys: Timestamp,
+    /// Leases that are due at this stamp, if it is time for them.
+    pub leases: Option<Timestamp>,
+}
+
+impl Reaper {
+    /// Leases end only when this member has been serving for `grace`: nobody could keep them alive before.
+    #[must_use]
+    pub const fn new(grace: Duration) -> Self {
+        Self { grace, serving_since: None, under_way: false }
+    }
+
+    /// To be called now and then. `stamp` is what the next entry would be stamped with, if there can be one. What is asked for must be
+    /// proposed, or [`ended`](Self::ended) called.
+    pub fn ask(
+        &mut self,
+        now: Instant,
+        is_serving: bool,
+        deadlines: Deadlines,
+        stamp: impl FnOnce() -> Option<Timestamp>,
+    ) -> Option<Ask> {
+        if !is_serving {
+            (self.serving_since, self.under_way) = (None, false);
+            return None;
+        }
+        let since = *self.serving_since.get_or_insert(now);
+        if self.under_way || deadlines == Deadlines::default() {
+            return None;
+        }
+        let keys = stamp()?;
+        let leases = (now.since(since) >= self.grace).then_some(keys);
+        let is_due = deadlines.key.is_some_and(|at| at <= keys)
+            || deadlines.lease.is_some_and(|at| leases.is_some_and(|leases| at <= leases));
+        self.under_way = is_due;
+        is_due.then_some(Ask { keys, leases })
+    }
+
+    /// What was asked for has been applied, or was not proposed.
+    pub fn ended(&mut self) {
+        self.under_way = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Instant {
+        Instant::ZERO.after(Duration::from_millis(ms))
+    }
+
+    fn stamp(ms: u64) -> Option<Timestamp> {
+        Some(Timestamp::new(ms))
+    }
+
+    const KEY: Deadlines = Deadlines { key: Some(Timestamp::new(100)), lease: None };
+    const LEASE: Deadlines = Deadlines { key: None, lease: Some(Timestamp::new(100)) };
+
+    /// Rule X6 of PROTOCOL.md.
+    #[test]
+    fn x6_what_is_due_is_asked_for_once_until_it_has_ended() {
+        let mut reaper = Reaper::new(Duration::from_millis(50));
+        assert_eq!(reaper.ask(at(0), true, KEY, || stamp(99)), None);
+        assert_eq!(reaper.ask(at(1), true, KEY, || None), None, "too few clocks are known");
+        let ask = Ask { keys: Timestamp::new(100), leases: None };
+        assert_eq!(reaper.ask(at(2), true, KEY, || stamp(100)), Some(ask));
+        assert_eq!(reaper.ask(at(3), true, KEY, || stamp(101)), None);
+        reaper.ended();
+        assert_eq!(reaper.ask(at(4), true, Deadlines::default(), || stamp(102)), None);
+        assert!(reaper.ask(at(4), true, KEY, || stamp(102)).is_some());
+    }
+
+    /// Rule X6 of PROTOCOL.md.
+    #[test]
+    fn x6_only_a_serving_primary_asks_and_leases_have_time_to_be_kept_alive() {
+        let mut reaper = Reaper::new(Duration::from_millis(50));
+        assert_eq!(reaper.ask(at(0), false, KEY, || stamp(500)), None);
+        assert_eq!(reaper.ask(at(100), true, LEASE, || stamp(500)), None);
+        assert_eq!(reaper.ask(at(149), true, LEASE, || stamp(500)), None);
+        let all = Ask { keys: Timestamp::new(500), leases: stamp(500) };
+        assert_eq!(reaper.ask(at(150), true, LEASE, || stamp(500)), Some(all));
+        // It served no more for a while: what was under way may be lost, and nobody could keep a lease alive.
+        assert_eq!(reaper.ask(at(160), false, LEASE, || stamp(500)), None);
+        assert_eq!(reaper.ask(at(170), true, LEASE, || stamp(500)), None);
+        assert_eq!(reaper.ask(at(220), true, LEASE, || stamp(500)), Some(all));
+    }
+}

@@ -139,6 +139,34 @@ impl WriteError {
     }
 }
 
+/// Why a lock was not got.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// Somebody else held it for as long as it was waited for.
+    #[error("somebody else holds it")]
+    Held,
+    /// It could not be asked for. If it was got nevertheless, it is let go when its lease has run out.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// It could not be looked at.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl LockError {
+    /// Whether somebody else held it.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        matches!(self, Self::Held)
+    }
+
+    /// Whether the lease ended while it was waited for.
+    pub(crate) const fn is_lease_ended(&self) -> bool {
+        matches!(self, Self::Write(error) if error.is_lease_ended())
+    }
+}
+
 struct Found<'a>(&'a Option<Revision>);
 
 impl std::fmt::Display for Found<'_> {

@@ -2,11 +2,11 @@
 
 use super::driver::{Begin, Command};
 use super::{
-    Add, Call, CallError, CallId, Cause, ClientBuilder, Delete, DeleteRange, Get, GetMany, Put, Reply, Scan,
-    Transact, Trouble, Typed,
+    Acquire, Add, Call, CallError, CallId, Cause, ClientBuilder, Delete, DeleteRange, Election, Get, GetMany,
+    Grant, LeaseById, Put, Reply, Scan, Transact, Trouble, Typed,
 };
 use crate::error::{CallFailed, ConnectError};
-use crate::ids::MemberId;
+use crate::ids::{LeaseId, MemberId};
 use crate::message::MemberStatus;
 use crate::wire::{Limits, MemberInfo};
 use bytes::Bytes;
@@ -168,6 +168,40 @@ impl Client {
     /// Does several things at once, or none of them. Add conditions and steps, then await the builder to run it.
     pub fn transaction(&self) -> Transact {
         Transact::new(self.clone())
+    }
+
+    /// Asks for a lease, on which keys can depend, and keeps it alive: see [`Lease`](super::Lease). It ends when the cluster has not
+    /// heard of it for `ttl`: 100 ms to 30 days. Await the builder to run it.
+    pub fn lease(&self, ttl: Duration) -> Grant {
+        Grant::new(self.clone(), ttl)
+    }
+
+    /// A lease that was granted before, perhaps to another client.
+    #[must_use]
+    pub fn lease_by_id(&self, id: LeaseId) -> LeaseById {
+        LeaseById::new(self.clone(), id)
+    }
+
+    /// Waits for the lock of this name, and takes it: see [`Lock`](super::Lock). Await the builder to run it.
+    ///
+    /// ```no_run
+    /// # async fn example(client: kv_core::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let lock = client.lock("locks/report").await?;
+    /// // Done only if the lock is still held when it arrives, however long that takes.
+    /// let done = lock.transaction().put("report", "for today").await?;
+    /// if !done.held {
+    ///     println!("the lock was lost, and nothing was written");
+    /// }
+    /// lock.release().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn lock(&self, name: impl AsRef<[u8]>) -> Acquire {
+        Acquire::new(self.clone(), Bytes::copy_from_slice(name.as_ref()))
+    }
+
+    /// The election of this name.
+    pub fn election(&self, name: impl AsRef<[u8]>) -> Election {
+        Election::new(self.clone(), Bytes::copy_from_slice(name.as_ref()))
     }
 
     /// Reads a key: linearizable unless said otherwise. Await the builder to run it.

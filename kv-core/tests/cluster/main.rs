@@ -9,6 +9,7 @@ mod hostile;
 #[cfg(feature = "certs")]
 mod identity;
 mod lanes;
+mod lifetimes;
 mod links;
 mod load;
 #[cfg(feature = "certs")]
@@ -87,6 +88,13 @@ on_every_transport! {
         a_client_of_a_backup_works_like_any_other,
         local_reads_are_answered_by_backups_and_not_by_witnesses,
         the_status_tells_where_members_stand,
+    },
+    lifetimes::{
+        x1_a_key_goes_by_itself_and_not_early_through_a_failover,
+        x4_a_lease_is_kept_alive_through_a_failover,
+        a_lease_that_nobody_keeps_alive_ends,
+        x5_a_lock_holder_that_is_paused_past_its_lease_cannot_write_with_its_old_token,
+        one_leads_after_the_other,
     },
     failover::{
         a_killed_primary_loses_nothing_and_doubles_nothing,

@@ -1,0 +1,275 @@
+//! Leases: promises to show life, on which keys depend.
+
+use super::Client;
+use super::ops::{OpFuture, other_effect, write};
+use crate::error::WriteError;
+use crate::ids::LeaseId;
+use crate::message::{Command, Effect, LeaseCommand, LeaseFailure, LeaseInfo, millis};
+use std::future::IntoFuture;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// So many times within its time is a lease kept alive.
+const BEATS: u32 = 3;
+
+/// The longest pause before a sign of life that did not get through is repeated.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Asks for a lease: created by [`Client::lease`], run by awaiting it, or by [`detached`](Self::detached).
+#[derive(Debug)]
+#[must_use = "nothing is done before this is awaited"]
+pub struct Grant {
+    client: Client,
+    ttl: Duration,
+    deadline: Option<Duration>,
+}
+
+impl Grant {
+    pub(super) fn new(client: Client, ttl: Duration) -> Self {
+        Self { client, ttl, deadline: None }
+    }
+
+    /// How long it may take, retries included. Default: the client's.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// A lease that nothing keeps alive but calls of [`LeaseById::keep_alive`].
+    ///
+    /// # Errors
+    /// As for the lease itself.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave a lease that nobody knows; it ends by itself.
+    pub async fn detached(self) -> Result<LeaseById, WriteError> {
+        let Self { client, ttl, deadline } = self;
+        let grant = Command::Lease(LeaseCommand::Grant { ttl_ms: millis(ttl) });
+        let outcome = write(&client, grant, deadline).await?;
+        match outcome.effect {
+            Effect::LeaseGranted => Ok(LeaseById { client, id: LeaseId::new(outcome.revision.get()) }),
+            effect => Err(other_effect(effect)),
+        }
+    }
+}
+
+impl IntoFuture for Grant {
+    type Output = Result<Lease, WriteError>;
+    type IntoFuture = OpFuture<Self::Output>;
+
+    /// Asks for the lease, and keeps it alive from then on.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave a lease that nobody knows; it ends by itself.
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let (ttl, sent) = (self.ttl, Instant::now());
+            let it = self.detached().await?;
+            let (tell, known) = watch::channel(Known::Until(sent + ttl));
+            let task = tokio::spawn(keep_alive(it.clone(), ttl, tell)).abort_handle();
+            Ok(Lease { it, ttl, known, task: AbortOnDrop(task) })
+        })
+    }
+}
+
+/// A lease by its id, which nothing keeps alive but its own [`keep_alive`](Self::keep_alive).
+#[derive(Clone, Debug)]
+pub struct LeaseById {
+    client: Client,
+    id: LeaseId,
+}
+
+impl LeaseById {
+    pub(super) fn new(client: Client, id: LeaseId) -> Self {
+        Self { client, id }
+    }
+
+    /// Its id: the revision at which it was granted.
+    #[must_use]
+    pub fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    async fn run(&self, command: LeaseCommand, deadline: Option<Duration>) -> Result<Effect, WriteError> {
+        Ok(write(&self.client, Command::Lease(command), deadline).await?.effect)
+    }
+
+    /// Has its time begin anew.
+    ///
+    /// # Errors
+    /// [`WriteError::is_lease_ended`] if it has ended; others as for a put.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the retries; it may have been done.
+    pub async fn keep_alive(&self) -> Result<(), WriteError> {
+        self.keep_alive_within(None).await
+    }
+
+    async fn keep_alive_within(&self, deadline: Option<Duration>) -> Result<(), WriteError> {
+        match self.run(LeaseCommand::KeepAlive { lease: self.id }, deadline).await? {
+            Effect::LeaseKept => Ok(()),
+            effect => Err(other_effect(effect)),
+        }
+    }
+
+    /// Ends it now. Its keys go at one revision; says how many they were.
+    ///
+    /// # Errors
+    /// [`WriteError::is_lease_ended`] if it has ended already; others as for a put.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the retries; it may have been done, or may still be.
+    pub async fn revoke(&self) -> Result<u64, WriteError> {
+        match self.run(LeaseCommand::Revoke { lease: self.id }, None).await? {
+            Effect::LeaseRevoked { keys } => Ok(keys.into()),
+            effect => Err(other_effect(effect)),
+        }
+    }
+
+    /// How it stands; `None` if it has ended. As new as a linearizable read, and ordered like a write.
+    ///
+    /// # Errors
+    /// As for a put.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn look(&self) -> Result<Option<LeaseInfo>, WriteError> {
+        match self.run(LeaseCommand::Look { lease: self.id }, None).await? {
+            Effect::Lease(info) => Ok(Some(info)),
+            Effect::LeaseFailed(LeaseFailure::Unknown) => Ok(None),
+            effect => Err(other_effect(effect)),
+        }
+    }
+}
+
+/// What this process knows of its lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Known {
+    /// It was kept alive so that it lasts until then.
+    Until(Instant),
+    /// The cluster says that it has ended.
+    Ended,
+}
+
+/// A lease that is kept alive while this is held: created by [`Client::lease`].
+///
+/// Keys depend on it by [`Put::lease`](super::Put::lease) and [`Lifetime::lease`](crate::message::Lifetime::lease): up to 1,000, which
+/// all go at the revision at which it ends. It ends when it is [revoked](Self::revoke), or when the cluster has not heard of it for its
+/// time, by the cluster's clock; then never early, and a little late: the primary looks at every heartbeat, and a new primary gives
+/// `suspect_max` (2 s by default) for signs of life first.
+///
+/// Dropping it stops the signs of life: it ends when its time is over.
+///
+/// What this process knows is a matter of its own clock and of its last sign of life that got through. It may be frozen for a minute between
+/// [`is_alive`](Self::is_alive) and the next line: what must not be done after the end has to be guarded where it is done, by a
+/// [fencing token](super::FencingToken).
+#[derive(Debug)]
+pub struct Lease {
+    it: LeaseById,
+    ttl: Duration,
+    known: watch::Receiver<Known>,
+    task: AbortOnDrop,
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Lease {
+    /// Its id: the revision at which it was granted.
+    #[must_use]
+    pub fn id(&self) -> LeaseId {
+        self.it.id
+    }
+
+    /// How long it lasts from one sign of life to the next.
+    #[must_use]
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Whether its time is surely not over, as far as this process's clock tells.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        matches!(*self.known.borrow(), Known::Until(until) if Instant::now() < until)
+    }
+
+    /// Returns when [`is_alive`](Self::is_alive) is not true any more. It may be true again later, if signs of life get through in time
+    /// after all.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn doubtful(&self) {
+        let mut known = self.known.clone();
+        loop {
+            let Known::Until(until) = *known.borrow_and_update() else { return };
+            tokio::select! {
+                () = sleep_until(until) => return,
+                Ok(()) = known.changed() => {}
+            }
+        }
+    }
+
+    /// Returns when the cluster has said that it has ended.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn ended(&self) {
+        let mut known = self.known.clone();
+        // An error would say that its task is gone, which it is only with the lease.
+        let _ = known.wait_for(|known| *known == Known::Ended).await;
+    }
+
+    /// How it stands, as the cluster has it; `None` if it has ended.
+    ///
+    /// # Errors
+    /// As for a put.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn look(&self) -> Result<Option<LeaseInfo>, WriteError> {
+        self.it.look().await
+    }
+
+    /// Ends it now. Its keys go at one revision; says how many they were.
+    ///
+    /// # Errors
+    /// [`WriteError::is_lease_ended`] if it has ended already; others as for a put. After an error it is not kept alive any more.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the signs of life: if it was not ended, it ends when its time is over.
+    pub async fn revoke(self) -> Result<u64, WriteError> {
+        self.task.0.abort();
+        self.it.revoke().await
+    }
+}
+
+/// Shows life until the lease has ended.
+async fn keep_alive(lease: LeaseById, ttl: Duration, tell: watch::Sender<Known>) {
+    let beat = ttl / BEATS;
+    let mut pause = beat;
+    loop {
+        sleep(pause).await;
+        let sent = Instant::now();
+        match lease.keep_alive_within(Some(beat)).await {
+            Ok(()) => {
+                tell.send_replace(Known::Until(sent + ttl));
+                pause = beat;
+            }
+            Err(error) if error.is_lease_ended() => {
+                tell.send_replace(Known::Ended);
+                return;
+            }
+            // The client has tried and waited; what is left of the time is for more of that.
+            Err(WriteError::Closed) => return,
+            Err(_) => pause = (beat / 4).min(RETRY),
+        }
+    }
+}

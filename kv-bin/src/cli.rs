@@ -51,6 +51,23 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Put whole clusters through simulated faults, one run per seed.
     Sim(SimArgs),
+    /// Print the script by which a shell completes what is typed after `kv`.
+    Completions(CompletionsArgs),
+    /// Write manual pages: one for `kv`, and one for each command.
+    Man(ManArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ManArgs {
+    /// The folder for the pages, which must exist.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Args, Debug, Default)]

@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod failure;
 mod log;
+mod manual;
 mod network;
 mod output;
 mod serve;
@@ -74,6 +75,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Certs(args) => certs::run(&args, json),
         Command::Demo(args) => block_on(demo::run(args, cli.log, json)),
         Command::Sim(args) => sim::run(&args, json),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::pages(&args, json),
     }
 }
 

@@ -181,3 +181,24 @@ fn a_write_whose_end_is_not_known_has_a_code_of_its_own() {
         "once, whatever was retried"
     );
 }
+
+#[test]
+fn shells_and_man_are_told_of_every_command() {
+    let script = run(kv().args(["completions", "bash"]));
+    assert_eq!(script.status.code(), Some(0), "{}", stderr(&script));
+    assert!(stdout(&script).contains("_kv") && stdout(&script).contains("if-absent"));
+    refused_usage(&run(kv().args(["completions", "cobol"])));
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let written = run(kv().args(["man", "--out", out]));
+    assert_eq!(written.status.code(), Some(0), "{}", stderr(&written));
+    let page = std::fs::read_to_string(folder.path().join("kv-put.1")).unwrap();
+    assert!(page.contains(".TH") && page.contains("if\\-absent"), "{page}");
+    assert!(std::fs::read_to_string(folder.path().join("kv.1")).unwrap().contains("outcome unknown"));
+    refused(&run(kv().args(["man", "--out", "/nowhere/at/all"])), 1, &["cannot write", "kv.1"]);
+}
+
+#[track_caller]
+fn refused_usage(output: &std::process::Output) {
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(output));
+}

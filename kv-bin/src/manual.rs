@@ -1,0 +1,39 @@
+//! What shells and `man` are told of the command line.
+
+use crate::cli::{Cli, CompletionsArgs, ManArgs};
+use crate::failure::Failure;
+use crate::output;
+use clap::CommandFactory as _;
+use std::fs;
+use std::io::{self, Write as _};
+
+/// Prints what a shell reads to complete the words after `kv`.
+pub(crate) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "kv", &mut script);
+    io::stdout().write_all(&script).map_err(|error| cannot_print(&error))
+}
+
+/// Writes a page for `kv`, and for each of its commands, in the format of `man`.
+pub(crate) fn pages(args: &ManArgs, json: bool) -> Result<(), Failure> {
+    let mut all = Cli::command();
+    all.build();
+    let commands = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let commands: Vec<_> = commands.filter(|command| command.get_name() != "help").collect();
+    for command in std::iter::once(all).chain(commands) {
+        let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
+        let path = args.out.join(format!("{name}.1"));
+        let mut page = Vec::new();
+        let written = clap_mangen::Man::new(command).render(&mut page).and_then(|()| fs::write(&path, page));
+        written.map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?;
+        let shown = path.display().to_string();
+        let line =
+            if json { serde_json::json!({ "event": "written", "file": shown }).to_string() } else { shown };
+        output::say(&line).map_err(|error| cannot_print(&error))?;
+    }
+    Ok(())
+}
+
+fn cannot_print(error: &io::Error) -> Failure {
+    Failure::failed(format!("cannot write to standard output: {error}"))
+}

@@ -7,9 +7,10 @@ use super::plan::{Load, Plan, around, pick};
 use super::world::{Event, World, index};
 use crate::client::{Call, CallError, CallId, Cause, Core, CoreInput, CoreOptions, CoreOutput, Reply};
 use crate::config::Role;
-use crate::ids::{Instant, MemberId, Revision};
+use crate::ids::{Instant, LeaseId, MemberId, Revision};
 use crate::message::{
-    ClientMessage, Command, Effect, Guard, Lifetime, Query, ReadMode, ServerMessage, Step, Transaction,
+    ClientMessage, Command, Effect, Guard, LeaseCommand, Lifetime, Query, ReadMode, ServerMessage, Step,
+    Transaction,
 };
 use bytes::Bytes;
 use fastrand::Rng;
@@ -49,6 +50,8 @@ pub(super) struct Client {
     values: u64,
     /// What it last saw of each key.
     seen: BTreeMap<Bytes, (Revision, Bytes)>,
+    /// Leases that were granted to it lately.
+    leases: Vec<LeaseId>,
     /// Calls that have ended.
     pub(super) ended: u64,
     /// After the healing: the calls that must still succeed.
@@ -83,6 +86,7 @@ impl Client {
             timer: None,
             values: 0,
             seen: BTreeMap::new(),
+            leases: Vec::new(),
             ended: 0,
             finals: Vec::new(),
             final_call: None,
@@ -119,6 +123,9 @@ impl Client {
             }
             return Action::Get { key, local };
         }
+        if load.brief > 0 && rng.u32(0..100) < load.brief {
+            return Action::Write(self.brief(client, key, load, rng));
+        }
         if rng.u32(0..8) == 0 {
             return Action::Write(Command::Transaction(self.transaction(client, load, rng)));
         }
@@ -131,6 +138,30 @@ impl Client {
             return Action::Write(Command::Delete { key, guard });
         }
         Action::Write(Command::Put { key, value: self.value(client, rng), guard, life: Lifetime::FOREVER })
+    }
+
+    /// Something with a lease, or a put that does not stay.
+    fn brief(&mut self, client: usize, key: Bytes, load: &Load, rng: &mut Rng) -> Command {
+        let lease = rng.choice(&self.leases).copied();
+        if rng.u32(0..3) == 0 {
+            return Command::Lease(match (rng.u32(0..6), lease) {
+                (0, _) | (_, None) => LeaseCommand::Grant { ttl_ms: *pick(rng, &[100, 500, 3_000]) },
+                (1, Some(lease)) => LeaseCommand::Revoke { lease },
+                (2, Some(lease)) => LeaseCommand::Look { lease },
+                (_, Some(lease)) => LeaseCommand::KeepAlive { lease },
+            });
+        }
+        let ttl_ms = (lease.is_none() || rng.bool()).then(|| *pick(rng, &[1, 100, 1_000, 4_000]));
+        let life = Lifetime { ttl_ms, lease: lease.filter(|_| ttl_ms.is_none() || rng.u32(0..4) == 0) };
+        let value = self.value(client, rng);
+        if let (0, Some((revision, _))) = (rng.u32(0..4), self.seen.get(&key)) {
+            // As whoever holds a lock does: the key may have been gone since.
+            let guards = vec![(key.clone(), Guard::Created(*revision))];
+            let then = vec![Step::Put { key, value, life }];
+            return Command::Transaction(Transaction { guards, then, otherwise: Vec::new() });
+        }
+        let guard = (rng.u32(0..100) < load.guarded).then(|| self.guard(&key, rng));
+        Command::Put { key, value, guard, life }
     }
 
     /// One or two puts or deletes and mostly a counter, under up to two conditions.
@@ -172,6 +203,28 @@ impl Client {
         self.values += 1;
         let pad = *pick(rng, &["", "................................"]);
         format!("{client}-{}{pad}", self.values).into()
+    }
+
+    fn learn_lease(&mut self, action: Option<&Action>, effect: &Effect, revision: Revision) {
+        let asked = match action {
+            Some(Action::Write(Command::Lease(
+                LeaseCommand::KeepAlive { lease }
+                | LeaseCommand::Revoke { lease }
+                | LeaseCommand::Look { lease },
+            ))) => Some(*lease),
+            _ => None,
+        };
+        match effect {
+            Effect::LeaseGranted => {
+                self.leases.push(LeaseId::new(revision.get()));
+                if self.leases.len() > 3 {
+                    self.leases.remove(0);
+                }
+            }
+            // One that has ended is asked for now and then all the same: others may have heard of it.
+            Effect::LeaseFailed(_) => self.leases.retain(|lease| Some(*lease) != asked),
+            _ => {}
+        }
     }
 
     fn guard(&self, key: &Bytes, rng: &mut Rng) -> Guard {
@@ -353,6 +406,8 @@ impl World {
             Ending::RangeDeleted { .. } => "ranges deleted",
             Ending::Transacted { .. } => "transactions",
             Ending::StepFailed { .. } => "transactions with a failed step",
+            Ending::Lease { effect: Effect::LeaseFailed(_), .. } => "leases that had ended",
+            Ending::Lease { .. } => "leases granted, kept or ended",
             _ => "calls done",
         });
         self.learn(client, number, &ending);
@@ -369,8 +424,11 @@ impl World {
     }
 
     fn learn(&mut self, client: usize, call: usize, ending: &Ending) {
-        let seen = &mut self.clients[client].seen;
         let action = self.history.call(call).map(|call| &call.action);
+        if let Ending::Lease { effect, revision } = ending {
+            return self.clients[client].learn_lease(action, effect, *revision);
+        }
+        let seen = &mut self.clients[client].seen;
         match (action, ending) {
             (Some(Action::Write(Command::Put { key, value, .. })), Ending::Put(revision)) => {
                 seen.insert(key.clone(), (*revision, value.clone()));

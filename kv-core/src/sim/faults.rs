@@ -374,6 +374,11 @@ impl World {
         }
         let Some(primary) = self.serving_member() else { return Some("no primary serves".into()) };
         let commit = self.members[primary].process.as_ref().map(|process| process.replica.commit());
+        let now = self.clock_of(primary);
+        let stamp = self.members[primary].process.as_ref().and_then(|process| process.replica.stamp(now));
+        if let Some(overdue) = stamp.and_then(|stamp| self.checker.model().overdue(stamp)) {
+            return Some(format!("its time is over, and it is still there: {overdue}"));
+        }
         for member in &self.members {
             if member.away {
                 continue;

@@ -110,4 +110,11 @@ impl Model {
         }
         Effect::Expired { keys, leases }
     }
+
+    /// Something whose time was over by `stamp` and that is still there.
+    pub(super) fn overdue(&self, stamp: Timestamp) -> Option<String> {
+        let key = self.present().into_iter().find(|(_, record)| record.expires.is_some_and(|at| at <= stamp));
+        let lease = self.leases.all.iter().find(|(_, (_, deadline))| *deadline <= stamp);
+        key.map(|key| format!("{key:?}")).or_else(|| lease.map(|lease| format!("{lease:?}")))
+    }
 }

@@ -163,7 +163,30 @@ impl Names {
             ) => Vec::new(),
         };
         let end = call.ended.as_ref().map_or(u64::MAX, |ended| ended.at);
-        acts.into_iter().map(|(key, act)| (key, Step { start: call.start, end, act })).collect()
+        let acts = acts.into_iter().chain(self.endings(&call.action));
+        acts.map(|(key, act)| (key, Step { start: call.start, end, act })).collect()
+    }
+
+    /// What was put and does not stay may go at any time after: whether that is right, the replay says.
+    fn endings(&self, action: &Action) -> Vec<(Bytes, Act)> {
+        let mut brief = Vec::new();
+        match action {
+            Action::Write(Command::Put { key, value, life, .. }) => brief.push((key, value, life)),
+            Action::Write(Command::Transaction(transaction)) => {
+                for step in transaction.then.iter().chain(&transaction.otherwise) {
+                    if let message::Step::Put { key, value, life } = step {
+                        brief.push((key, value, life));
+                    }
+                }
+            }
+            _ => {}
+        }
+        let ends = brief.into_iter().filter(|(_, _, life)| **life != message::Lifetime::FOREVER);
+        ends.filter_map(|(key, value, _)| {
+            let condition = Condition::Is(*self.values.get(value)?);
+            Some((key.clone(), Act::Write { to: None, condition, known: Known::Unknown }))
+        })
+        .collect()
     }
 
     /// What a transaction may have done to each key. Conditions on other keys cannot be looked at here: the replay does. Nor

@@ -147,6 +147,8 @@ pub(super) struct Load {
     pub(super) reads: u32,
     /// Writes with a guard, of a hundred writes.
     pub(super) guarded: u32,
+    /// Puts that do not stay, and what is done with leases, of a hundred writes.
+    pub(super) brief: u32,
 }
 
 /// A kind of fault.
@@ -334,6 +336,7 @@ fn draw_options(rng: &mut Rng) -> Options {
         max_sessions: *pick(rng, &[2, 4, 100]),
         session_ttl: Duration::from_secs(*pick(rng, &[2, 10, 600])),
         session_window: *pick(rng, &[2, 4, 256]),
+        max_leases: *pick(&mut beside(rng), &[1, 3, 100]),
         ..Options::default()
     }
 }
@@ -361,7 +364,13 @@ fn draw_load(rng: &mut Rng) -> Load {
         patience: 1,
         reads: *pick(rng, &[10, 40, 70]),
         guarded: *pick(rng, &[0, 30, 80]),
+        brief: *pick(&mut beside(rng), &[0, 0, 15, 50]),
     }
+}
+
+/// Another generator, so that what it draws changes nothing else.
+fn beside(rng: &Rng) -> Rng {
+    Rng::with_seed(rng.get_seed() ^ 0x5eed)
 }
 
 /// One of these.

@@ -12,7 +12,7 @@ use super::world::{Due, World};
 use super::{Bug, panic};
 use crate::config::{self, Role};
 use crate::ids::{Op, Revision, View};
-use crate::message::{Command, Guard};
+use crate::message::{Command, Guard, Lifetime};
 use crate::replica::{Replica, Status};
 use fastrand::Rng;
 use std::time::Duration;
@@ -135,6 +135,7 @@ fn calm(roles: Vec<Role>) -> Plan {
             patience: 1,
             reads: 0,
             guarded: 0,
+            brief: 0,
         },
         faults: Vec::new(),
         fault_gap: SECOND,
@@ -369,10 +370,12 @@ impl Cluster {
         // No value is written twice: the checks tell writes apart by them.
         let value = format!("{value}#{}", self.world.history.calls().len()).into();
         let key = key.to_owned().into();
-        Asked(self.world.begin_call(
-            client,
-            Action::Write(Command::Put { key, value, guard, life: crate::message::Lifetime::FOREVER }),
-        ))
+        Asked(
+            self.world.begin_call(
+                client,
+                Action::Write(Command::Put { key, value, guard, life: Lifetime::FOREVER }),
+            ),
+        )
     }
 
     /// A client asks for a linearizable read.

@@ -32,7 +32,10 @@ fn some_seeds_are_clean_and_come_across_what_is_rare() {
         "cuts of entries",
         "disks that stopped",
         "entries fetched",
+        "expiries proposed",
         "kills",
+        "leases granted, kept or ended",
+        "leases that had ended",
         "power cuts",
         "ranges deleted",
         "requests rejected",
@@ -106,6 +109,9 @@ caught! {
     catches_damage_that_is_forgotten: DamageForgotten,
     catches_a_transaction_that_is_done_by_half: HalfATransaction,
     catches_a_put_that_one_member_applies_wrongly: AppliesAPutWrongly,
+    catches_an_expiry_of_what_was_put_anew: ExpiresOtherPut,
+    catches_an_expiry_that_comes_early: ExpiresEarly,
+    catches_a_checkpoint_without_deadlines: DeadlinesNotInCheckpoint,
     catches_not_applied_said_of_what_is_unknown: FailedForUnknown,
 }
 

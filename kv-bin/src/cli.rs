@@ -1,6 +1,6 @@
 //! The command line: what can be typed, and which `KV_*` variable stands in for which flag.
 
-use crate::config::{TlsArgs, Tuning};
+use crate::config::{Span, TlsArgs, Tuning};
 use crate::network::TransportKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -42,6 +42,10 @@ pub(crate) enum Command {
     Delete(DeleteArgs),
     /// List keys and values in order.
     Scan(ScanArgs),
+    /// Grant, keep alive, end or show a lease, on which keys can depend.
+    Lease(LeaseArgs),
+    /// Run a command while holding a lock; its exit code is passed on.
+    Lock(LockArgs),
     /// Show where each member stands.
     Status(StatusArgs),
     /// Make certificates: an authority, and by it those of members and clients.
@@ -159,7 +163,7 @@ pub(crate) struct ConnectArgs {
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = text.parse::<crate::config::Span>()?.0;
+    let timeout = text.parse::<Span>()?.0;
     if timeout.is_zero() { Err("it must be more than zero, as in 10s".to_owned()) } else { Ok(timeout) }
 }
 
@@ -178,6 +182,12 @@ pub(crate) struct PutArgs {
     /// Only if the key was last changed at this revision.
     #[arg(long, group = "guard", value_name = "REVISION")]
     pub(crate) if_revision: Option<u64>,
+    /// The key goes by itself after this long, as in 10s; without it, it stays.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) ttl: Option<Span>,
+    /// The key goes with this lease.
+    #[arg(long, value_name = "LEASE")]
+    pub(crate) lease: Option<u64>,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }
@@ -209,6 +219,61 @@ pub(crate) struct ScanArgs {
     /// At most this many keys.
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LeaseArgs {
+    #[command(subcommand)]
+    pub(crate) command: LeaseCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum LeaseCommand {
+    /// Make a lease, and print its number.
+    Grant(GrantArgs),
+    /// Have its time begin anew.
+    KeepAlive(LeaseIdArgs),
+    /// End it now, with its keys.
+    Revoke(LeaseIdArgs),
+    /// Show how it stands.
+    Show(LeaseIdArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GrantArgs {
+    /// It ends when it was not kept alive for this long: 100ms to 30d.
+    pub(crate) ttl: Span,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LeaseIdArgs {
+    /// The lease's number.
+    #[arg(value_name = "LEASE")]
+    pub(crate) id: u64,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LockArgs {
+    /// The lock's name: a key, which exists while the lock is held.
+    pub(crate) name: OsString,
+    /// What to run. It is killed if the lock may be lost; KV_LOCK_TOKEN tells it its fencing token.
+    #[arg(last = true, required = true, num_args = 1.., value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+    /// How long the lock stays with a holder that shows no life.
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub(crate) ttl: Span,
+    /// Give up when somebody else has held it for this long [default: wait for ever]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) wait: Option<Span>,
+    /// What the key holds meanwhile, for others to see.
+    #[arg(long, value_name = "VALUE")]
+    pub(crate) value: Option<OsString>,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }

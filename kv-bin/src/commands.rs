@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use kv_core::Client;
 use kv_core::client::MemberReport;
 use kv_core::error::{ConnectError, ReadError, WriteError};
-use kv_core::ids::{Op, Revision};
+use kv_core::ids::{LeaseId, Op, Revision};
 use kv_core::message::{MemberStatus, Record};
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
@@ -32,6 +32,12 @@ pub(crate) async fn put(args: PutArgs, json: bool) -> Result<(), Failure> {
     }
     if let Some(revision) = args.if_revision {
         put = put.if_revision(Revision::new(revision));
+    }
+    if let Some(ttl) = args.ttl {
+        put = put.ttl(ttl.0);
+    }
+    if let Some(lease) = args.lease {
+        put = put.lease(LeaseId::new(lease));
     }
     let result = put.await;
     farewell(&client).await;
@@ -111,7 +117,7 @@ pub(crate) async fn status(args: StatusArgs, json: bool) -> Result<(), Failure> 
     tell(status_table(&reports).trim_end())
 }
 
-async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
+pub(crate) async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
     let config = ConnectConfig::resolve(args)?;
     let mut builder = Client::builder(&config.cluster)
         .transport(config.transport.transport(config.tls.as_ref())?)
@@ -129,17 +135,17 @@ async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
     })
 }
 
-async fn farewell(client: &Client) {
+pub(crate) async fn farewell(client: &Client) {
     // Late is as good as never: the session expires by itself.
     let _ = tokio::time::timeout(FAREWELL, client.close()).await;
 }
 
-fn write_failure(error: &WriteError) -> Failure {
+pub(crate) fn write_failure(error: &WriteError) -> Failure {
     match error {
         WriteError::OutcomeUnknown(_) => {
             Failure::unknown(format!("{error}; read the key to see, before you write it again"))
         }
-        WriteError::Key { .. } | WriteError::Value { .. } => Failure::usage(error),
+        WriteError::Key { .. } | WriteError::Value { .. } | WriteError::Malformed(_) => Failure::usage(error),
         _ => Failure::failed(error),
     }
 }
@@ -152,7 +158,7 @@ fn read_failure(error: &ReadError) -> Failure {
 }
 
 /// A word of the command line as the bytes that were typed.
-fn bytes(word: OsString) -> Vec<u8> {
+pub(crate) fn bytes(word: OsString) -> Vec<u8> {
     word.into_encoded_bytes()
 }
 
@@ -165,7 +171,7 @@ fn standard_input() -> Result<Vec<u8>, Failure> {
     Ok(value)
 }
 
-fn tell(line: &str) -> Result<(), Failure> {
+pub(crate) fn tell(line: &str) -> Result<(), Failure> {
     still_read(output::say(line)).map(drop)
 }
 
@@ -197,6 +203,12 @@ fn record_json(key: &[u8], record: &Record) -> Value {
     object.insert("created".to_owned(), record.created.get().into());
     object.insert("modified".to_owned(), record.modified.get().into());
     object.insert("version".to_owned(), record.version.into());
+    if let Some(expires) = record.expires {
+        object.insert("expires_ms".to_owned(), expires.get().into());
+    }
+    if let Some(lease) = record.lease {
+        object.insert("lease".to_owned(), lease.get().into());
+    }
     Value::Object(object)
 }
 

@@ -12,6 +12,8 @@ pub(crate) enum Kind {
     Usage,
     /// It may have happened or not: 3.
     Unknown,
+    /// What was run has ended with this one.
+    PassedOn(u8),
 }
 
 /// Why a command failed, in one line that says what is wrong and what to do.
@@ -37,6 +39,11 @@ impl Failure {
         Self::new(Kind::Unknown, message)
     }
 
+    /// What was run has failed, with this code.
+    pub(crate) fn passed_on(code: u8, message: impl fmt::Display) -> Self {
+        Self::new(Kind::PassedOn(code), message)
+    }
+
     fn new(kind: Kind, message: impl fmt::Display) -> Self {
         let message = message.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         Self { kind, message }
@@ -48,6 +55,7 @@ impl Failure {
             Kind::Failed => 1,
             Kind::Usage => 2,
             Kind::Unknown => 3,
+            Kind::PassedOn(code) => code,
         })
     }
 }

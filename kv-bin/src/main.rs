@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod demo;
 mod failure;
+mod leases;
 mod log;
 mod manual;
 mod network;
@@ -70,6 +71,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Get(args) => block_on(commands::get(args, json)),
         Command::Delete(args) => block_on(commands::delete(args, json)),
         Command::Scan(args) => block_on(commands::scan(args, json)),
+        Command::Lease(args) => block_on(leases::lease(args, json)),
+        Command::Lock(args) => block_on(leases::lock(args)),
         Command::Status(args) => block_on(commands::status(args, json)),
         #[cfg(feature = "tls")]
         Command::Certs(args) => certs::run(&args, json),

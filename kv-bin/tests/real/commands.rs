@@ -69,6 +69,45 @@ fn conditions_are_kept() {
 }
 
 #[test]
+fn keys_go_with_their_time_or_their_lease() {
+    let cluster = Cluster::start(&["data"], &[]);
+    done(&cluster, &["put", "brief", "v", "--ttl", "50ms"]);
+    assert!(json(&cluster, &["put", "stays", "v", "--ttl", "1d"])["revision"].is_number());
+    assert!(json(&cluster, &["get", "stays"])["expires_ms"].is_number());
+    while cluster.run(&["get", "brief"]).status.success() {}
+    refused(&cluster.run(&["put", "k", "v", "--ttl", "0s"]), 2, &["0 ms is no time to live"]);
+
+    let id = json(&cluster, &["lease", "grant", "1h"])["lease"].to_string();
+    done(&cluster, &["put", "mine", "v", "--lease", &id]);
+    assert_eq!(json(&cluster, &["get", "mine"])["lease"].to_string(), id);
+    assert_eq!(done(&cluster, &["lease", "keep-alive", &id]), format!("lease {id} lives\n"));
+    let shown = json(&cluster, &["lease", "show", &id]);
+    assert_eq!((shown["ttl_ms"].as_u64(), shown["keys"].as_u64()), (Some(3_600_000), Some(1)));
+    assert_eq!(done(&cluster, &["lease", "revoke", &id]), "keys removed with it: 1\n");
+    refused(&cluster.run(&["get", "mine"]), 1, &["does not exist"]);
+    refused(&cluster.run(&["lease", "show", &id]), 1, &["has ended"]);
+    refused(&cluster.run(&["put", "mine", "v", "--lease", &id]), 1, &["the lease has ended"]);
+}
+
+#[test]
+fn a_command_runs_under_a_lock_and_its_code_is_passed_on() {
+    let cluster = Cluster::start(&["data"], &[]);
+    let shell = |script: &str| cluster.run(&["lock", "l", "--wait", "0s", "--", "sh", "-c", script]);
+    let output = shell("echo token $KV_LOCK_TOKEN");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let first: u64 = stdout(&output).trim().strip_prefix("token ").unwrap().parse().unwrap();
+    let output = shell("echo token $KV_LOCK_TOKEN; exit 7");
+    assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
+    let second: u64 = stdout(&output).trim().strip_prefix("token ").unwrap().parse().unwrap();
+    assert!(second > first, "tokens grow");
+    refused(&cluster.run(&["get", "l"]), 1, &["does not exist"]);
+    done(&cluster, &["put", "l", "somebody else"]);
+    refused(&shell("true"), 1, &["somebody else holds it"]);
+    refused(&cluster.run(&["lock", "other", "--", "/no/such/program"]), 1, &["cannot run"]);
+    refused(&cluster.run(&["get", "other"]), 1, &["does not exist"]);
+}
+
+#[test]
 fn keys_and_values_are_bytes() {
     let cluster = Cluster::start(&["data"], &[]);
     let odd = std::ffi::OsStr::from_bytes(b"\xff\x01");

@@ -213,6 +213,12 @@ fn build(builder: ClusterBuilder, members: &[FileMember]) -> Result<Cluster, Fai
                 )));
             }
         };
+        if host(&member.address).is_none() {
+            return Err(Failure::usage(format!(
+                "member {} has the address {:?}: write HOST:PORT, as in {DEFAULT_ADDRESS}",
+                member.id, member.address
+            )));
+        }
         cluster = cluster.with(member.id, member.address.clone(), role);
     }
     cluster.build().map_err(Failure::usage)

@@ -158,6 +158,7 @@ impl NodeBuilder {
         options.check()?;
         let transport = transport.ok_or(StartError::NoTransport)?;
         let disk = disk.ok_or(StartError::NoStorage)?;
+        cluster.members().try_for_each(|member| transport.check_address(&member.address))?;
         let role = member.role;
         credentials::check(&*transport, cluster.name(), me, clients.is_some())?;
         let authenticated = transport.identity() != Peer::Unauthenticated;

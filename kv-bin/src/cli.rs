@@ -197,8 +197,14 @@ pub(crate) struct GetArgs {
     /// The key.
     pub(crate) key: OsString,
     /// Take what the asked member has, which may be stale, without asking a quorum.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "at_least")]
     pub(crate) local: bool,
+    /// Take what the asked member has, as soon as that is this revision or a later one: so you read your own writes.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) at_least: Option<u64>,
+    /// What the key held at this revision, as far back as the cluster remembers.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<u64>,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }
@@ -219,6 +225,15 @@ pub(crate) struct ScanArgs {
     /// At most this many keys.
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
+    /// From the last key to the first.
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// Without the values.
+    #[arg(long)]
+    pub(crate) keys_only: bool,
+    /// What the keys held at this revision, as far back as the cluster remembers.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<u64>,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }

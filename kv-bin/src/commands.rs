@@ -54,8 +54,17 @@ pub(crate) async fn put(args: PutArgs, json: bool) -> Result<(), Failure> {
 pub(crate) async fn get(args: GetArgs, json: bool) -> Result<(), Failure> {
     let key = bytes(args.key);
     let client = connect(&args.connect).await?;
-    let get = client.get(&key);
-    let result = if args.local { get.local().await } else { get.await };
+    let mut get = client.get(&key);
+    if args.local {
+        get = get.local();
+    }
+    if let Some(revision) = args.at_least {
+        get = get.at_least(Revision::new(revision));
+    }
+    if let Some(revision) = args.revision {
+        get = get.at(Revision::new(revision));
+    }
+    let result = get.await;
     farewell(&client).await;
     match result.map_err(|error| read_failure(&error))? {
         Some(record) if json => tell(&record_json(&key, &record).to_string()),
@@ -89,11 +98,26 @@ pub(crate) async fn scan(args: ScanArgs, json: bool) -> Result<(), Failure> {
     if let Some(limit) = args.limit {
         scan = scan.limit(limit);
     }
+    if args.reverse {
+        scan = scan.reverse();
+    }
+    if args.keys_only {
+        scan = scan.keys_only();
+    }
+    if let Some(revision) = args.revision {
+        scan = scan.at(Revision::new(revision));
+    }
     let mut records = pin!(scan.stream());
     while let Some(next) = records.next().await {
         let (key, record) = next.map_err(|error| read_failure(&error))?;
         let line = if json {
-            record_json(&key, &record).to_string().into_bytes()
+            let mut line = record_json(&key, &record);
+            if let Some(object) = line.as_object_mut().filter(|_| args.keys_only) {
+                object.remove("value");
+            }
+            line.to_string().into_bytes()
+        } else if args.keys_only {
+            key.to_vec()
         } else {
             [&key[..], b"\t", &record.value[..]].concat()
         };
@@ -152,7 +176,9 @@ pub(crate) fn write_failure(error: &WriteError) -> Failure {
 
 fn read_failure(error: &ReadError) -> Failure {
     match error {
-        ReadError::Key { .. } => Failure::usage(error),
+        ReadError::Key { .. } | ReadError::Compacted { .. } | ReadError::Future { .. } => {
+            Failure::usage(error)
+        }
         _ => Failure::failed(error),
     }
 }

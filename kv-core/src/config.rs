@@ -299,10 +299,11 @@ pub struct Options {
     /// The most requests in flight per session. Default 256; 1 to 4,096.
     pub session_window: usize,
     /// How much of the past can be read and watched: the changes of so many last revisions, at least if they fit into `history_bytes`.
-    /// Equal on all members, and fixed once there is data. Default 100,000; 0 (none) to 1,000,000,000.
+    /// Equal on all members, and fixed once there is data. Default 1,000,000; 0 (none) to 1,000,000,000.
     pub history_revisions: u64,
-    /// The most bytes of superseded values, and what belongs to them, that the state on disk keeps. The oldest go first. Equal on
-    /// all members, and fixed once there is data. Default 64 MiB; 0 (none) to 1 TiB.
+    /// The most bytes of superseded values, and what belongs to them, that the state on disk keeps: what is counted for a change is 64,
+    /// twice the key, and the former value. The oldest go first. Equal on all members, and fixed once there is data. Default
+    /// 64 MiB; 0 (none) to 1 TiB.
     pub history_bytes: u64,
     /// The most leases; beyond, none is granted until one ends. Default 10,000; 0 to 1,000,000.
     pub max_leases: usize,
@@ -340,7 +341,7 @@ impl Default for Options {
             max_sessions: 10_000,
             session_ttl: Duration::from_secs(600),
             session_window: 256,
-            history_revisions: 100_000,
+            history_revisions: 1_000_000,
             history_bytes: 64 << 20,
             max_leases: 10_000,
             max_connections: 1024,

@@ -193,6 +193,18 @@ pub enum ReadError {
     /// The cluster refuses the read.
     #[error("refused: {0}")]
     Refused(String),
+    /// The revision is not kept any more.
+    #[error("that revision is compacted: revision {oldest} is the oldest that can be read")]
+    Compacted {
+        /// The oldest one that the asked member can read.
+        oldest: Revision,
+    },
+    /// The revision is yet to come. A member that was asked for a local read may also just not have heard of it.
+    #[error("that revision is yet to come: revision {newest} is the newest")]
+    Future {
+        /// The newest one that the asked member can read.
+        newest: Revision,
+    },
     /// It could not be answered in time: try again.
     #[error("not read: {0}")]
     Unavailable(Cause),
@@ -205,7 +217,13 @@ impl ReadError {
     /// Whether the same read may succeed later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Future { .. })
+    }
+
+    /// Whether the revision is not kept any more.
+    #[must_use]
+    pub const fn is_compacted(&self) -> bool {
+        matches!(self, Self::Compacted { .. })
     }
 }
 
@@ -280,6 +298,10 @@ mod tests {
             ),
             (WriteError::Key { len: 0, max: 9 }.to_string(), "the key has 0 bytes: keys have 1 to 9"),
             (WriteError::NotApplied(Cause::SessionExpired).to_string(), "not applied: the session expired"),
+            (
+                ReadError::Compacted { oldest: Revision::new(5) }.to_string(),
+                "that revision is compacted: revision 5 is the oldest that can be read",
+            ),
             (
                 ReadError::Unavailable(Cause::Deadline(Trouble::NoPrimary)).to_string(),
                 "not read: the deadline passed: no primary was found",

@@ -81,6 +81,8 @@ fn every_option() -> Tuning {
         session_ttl: time,
         session_window: Some(77),
         max_leases: Some(77),
+        history_revisions: Some(77),
+        history_bytes: size,
         max_connections: Some(77),
         max_accepts_per_second: Some(77),
         client_memory_bytes: size,

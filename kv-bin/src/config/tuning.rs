@@ -84,6 +84,15 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_MAX_LEASES", value_name = "N")]
     pub(crate) max_leases: Option<usize>,
 
+    /// How much of the past can be read and watched: so many last revisions, at least if they fit into the bytes; 0 for none
+    /// [default: 1000000]
+    #[arg(long, env = "KV_HISTORY_REVISIONS", value_name = "N")]
+    pub(crate) history_revisions: Option<u64>,
+
+    /// The most that the data file keeps of superseded values; the oldest go first [default: 64MiB]
+    #[arg(long, env = "KV_HISTORY_BYTES", value_name = "SIZE")]
+    pub(crate) history_bytes: Option<Size>,
+
     /// The most client connections [default: 1024]
     #[arg(long, env = "KV_MAX_CONNECTIONS", value_name = "N")]
     pub(crate) max_connections: Option<usize>,
@@ -123,6 +132,8 @@ impl Tuning {
             session_ttl: self.session_ttl.or(other.session_ttl),
             session_window: self.session_window.or(other.session_window),
             max_leases: self.max_leases.or(other.max_leases),
+            history_revisions: self.history_revisions.or(other.history_revisions),
+            history_bytes: self.history_bytes.or(other.history_bytes),
             max_connections: self.max_connections.or(other.max_connections),
             max_accepts_per_second: self.max_accepts_per_second.or(other.max_accepts_per_second),
             client_memory_bytes: self.client_memory_bytes.or(other.client_memory_bytes),
@@ -159,6 +170,8 @@ impl Tuning {
         long(&mut options.transfer_bytes_per_second, self.transfer_bytes_per_second);
         long(&mut options.scrub_bytes_per_second, self.scrub_bytes_per_second);
         long(&mut options.segment_bytes, self.segment_bytes);
+        long(&mut options.history_bytes, self.history_bytes);
+        options.history_revisions = self.history_revisions.unwrap_or(options.history_revisions);
         options.pipeline = self.pipeline.unwrap_or(options.pipeline);
         options.max_sessions = self.max_sessions.unwrap_or(options.max_sessions);
         options.max_leases = self.max_leases.unwrap_or(options.max_leases);

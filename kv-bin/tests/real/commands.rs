@@ -41,6 +41,16 @@ fn put_get_delete_and_scan_for_people_and_for_programs() {
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(keys.len(), 3);
     assert_eq!(keys[2]["key"], "other");
+    assert_eq!(done(&cluster, &["scan", "--reverse", "--keys-only"]), "other\nfruit/plum\nfruit/apple\n");
+    let early = put["revision"].to_string();
+    done(&cluster, &["put", "fruit/plum", "violet"]);
+    assert_eq!(done(&cluster, &["get", "fruit/plum", "--revision", &early]), "blue\n");
+    assert_eq!(
+        done(&cluster, &["scan", "--revision", &early]),
+        "fruit/apple\tred\nfruit/plum\tblue\n",
+        "without what was put later"
+    );
+    assert_eq!(done(&cluster, &["get", "fruit/plum", "--at-least", &early]), "violet\n");
     assert_eq!(json(&cluster, &["delete", "other"])["existed"], true);
     assert_eq!(json(&cluster, &["delete", "other"])["existed"], false);
     assert_eq!(done(&cluster, &["delete", "other"]), "the key did not exist\n");

@@ -41,7 +41,7 @@ pub enum Call {
         mode: ReadMode,
         /// What.
         query: Query,
-        /// Of a local read: whom to ask first. Ignored for others.
+        /// Of a read that any member answers: whom to ask first. Ignored for others.
         prefer: Option<MemberId>,
     },
     /// Ask this member where it stands. One attempt.
@@ -137,6 +137,16 @@ pub enum Reply {
         /// The revision of the state that was read.
         revision: Revision,
     },
+    /// Of a read at a revision that is not kept any more.
+    Compacted {
+        /// The oldest one that the member can read.
+        oldest: Revision,
+    },
+    /// Of a read at a revision that is yet to come.
+    Future {
+        /// The newest one that the member can read.
+        newest: Revision,
+    },
     /// Of a status call.
     Status(Box<MemberStatus>),
     /// Of the others.
@@ -205,6 +215,9 @@ pub enum Trouble {
     /// No answer came.
     #[error("no answer came")]
     Silent,
+    /// No member had applied the revision that was to be seen.
+    #[error("no member has come so far yet")]
+    Behind,
     /// The primary lost its role.
     #[error("the primary changed")]
     PrimaryChanged,

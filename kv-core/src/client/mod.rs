@@ -27,7 +27,7 @@ pub use lease::{Grant, Lease, LeaseById};
 pub use lock::{Acquire, Election, FencingToken, Leader, Lock};
 pub use ops::{Delete, Deleted, Get, GetMany, Put, Written};
 pub use range::{DeleteRange, RangeDeleted};
-pub use scan::Scan;
+pub use scan::{Scan, Snapshot};
 pub use transaction::{Add, Added, Transact, Transacted};
 pub use typed::{Entry, Typed, TypedError};
 

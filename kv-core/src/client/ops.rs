@@ -64,6 +64,7 @@ pub struct Get {
     client: Client,
     key: Bytes,
     mode: ReadMode,
+    at: Option<Revision>,
     deadline: Option<Duration>,
 }
 
@@ -117,6 +118,26 @@ macro_rules! freshness {
                 self
             }
 
+            /// Reads what some member has applied, as soon as that is this revision or a later one: one that lags behind waits for
+            /// it. So you read your own writes, or what someone told you of, without a word from the primary. Where no
+            /// member gets that far before the deadline, it is [`Unavailable`](crate::error::ReadError::Unavailable).
+            pub fn at_least(mut self, revision: $crate::ids::Revision) -> Self {
+                self.mode = $crate::message::ReadMode::AtLeast(revision);
+                self
+            }
+
+            /// Reads the state as it was at this revision. Members keep the last
+            /// [`history_revisions`](crate::Options::history_revisions) and up to
+            /// [`history_bytes`](crate::Options::history_bytes); what is older is
+            /// [`Compacted`](crate::error::ReadError::Compacted), and what is yet to come is
+            /// [`Future`](crate::error::ReadError::Future).
+            ///
+            /// Default: the newest.
+            pub fn at(mut self, revision: $crate::ids::Revision) -> Self {
+                self.at = Some(revision);
+                self
+            }
+
             #[doc = $deadline]
             pub fn deadline(mut self, deadline: std::time::Duration) -> Self {
                 self.deadline = Some(deadline);
@@ -163,7 +184,7 @@ impl Delete {
 
 impl Get {
     pub(super) fn new(client: Client, key: Bytes) -> Self {
-        Self { client, key, mode: ReadMode::Linearizable, deadline: None }
+        Self { client, key, mode: ReadMode::Linearizable, at: None, deadline: None }
     }
 }
 
@@ -217,13 +238,13 @@ impl IntoFuture for Get {
     /// # Cancel safety
     /// Cancel safe.
     fn into_future(self) -> Self::IntoFuture {
-        let Self { client, key, mode, deadline } = self;
+        let Self { client, key, mode, at, deadline } = self;
         Box::pin(async move {
             let (len, max) = (key.len(), client.limits().max_key_bytes as usize);
             if len == 0 || len > max {
                 return Err(ReadError::Key { len, max });
             }
-            match read(&client, mode, Query::Get { key }, deadline).await? {
+            match read(&client, mode, Query::Get { key, at }, deadline).await? {
                 Reply::Value { record, .. } => Ok(record),
                 other => Err(misfit(&other)),
             }
@@ -238,12 +259,13 @@ pub struct GetMany {
     client: Client,
     keys: Vec<Bytes>,
     mode: ReadMode,
+    at: Option<Revision>,
     deadline: Option<Duration>,
 }
 
 impl GetMany {
     pub(super) fn new(client: Client, keys: Vec<Bytes>) -> Self {
-        Self { client, keys, mode: ReadMode::Linearizable, deadline: None }
+        Self { client, keys, mode: ReadMode::Linearizable, at: None, deadline: None }
     }
 }
 
@@ -257,13 +279,13 @@ impl IntoFuture for GetMany {
     /// # Cancel safety
     /// Cancel safe.
     fn into_future(self) -> Self::IntoFuture {
-        let Self { client, keys, mode, deadline } = self;
+        let Self { client, keys, mode, at, deadline } = self;
         Box::pin(async move {
             let max = client.limits().max_key_bytes as usize;
             if let Some(key) = keys.iter().find(|key| key.is_empty() || key.len() > max) {
                 return Err(ReadError::Key { len: key.len(), max });
             }
-            match read(&client, mode, Query::Many { keys: keys.clone() }, deadline).await? {
+            match read(&client, mode, Query::Many { keys: keys.clone(), at }, deadline).await? {
                 Reply::Records { records, .. } => {
                     let found: HashMap<Bytes, Record> = records.into_iter().collect();
                     Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
@@ -322,6 +344,8 @@ pub(super) async fn read(
 ) -> Result<Reply, ReadError> {
     let call = Call::Read { mode, query, prefer: client.local() };
     match client.call(call, 0, deadline.unwrap_or(client.default_deadline())).await {
+        Ok(Ok(Reply::Compacted { oldest })) => Err(ReadError::Compacted { oldest }),
+        Ok(Ok(Reply::Future { newest })) => Err(ReadError::Future { newest }),
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(error)) => Err(match error {
             CallError::NotApplied(Cause::Refused(reason)) => ReadError::Refused(reason),

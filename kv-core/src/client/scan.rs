@@ -4,6 +4,7 @@ use super::ops::{OpFuture, freshness, misfit, read};
 use super::range::{after_prefix, ends_of, successor};
 use super::{Client, Reply};
 use crate::error::ReadError;
+use crate::ids::Revision;
 use crate::message::{Query, ReadMode, Record};
 use bytes::Bytes;
 use futures::stream::{self, Stream, TryStreamExt};
@@ -17,8 +18,9 @@ const PAGE: usize = 1000;
 /// Reads keys in order: created by [`Client::scan`] and [`Client::scan_range`], run by awaiting it or by
 /// [`stream`](Self::stream).
 ///
-/// A long scan is read in pages. Each page is as fresh as a read that begins when the page is asked for; writes between two
-/// pages are seen by the later one.
+/// A long scan is read in pages, all at one revision: that of the first page, which is as fresh as a read that begins when the scan
+/// does, or the one that was asked for by [`at`](Self::at). Writes in the meantime are not seen. A scan that takes longer than
+/// the cluster keeps its history ends with [`Compacted`](ReadError::Compacted): begin again.
 #[derive(Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Scan {
@@ -26,7 +28,10 @@ pub struct Scan {
     from: Bytes,
     to: Option<Bytes>,
     limit: Option<usize>,
+    reverse: bool,
+    keys_only: bool,
     mode: ReadMode,
+    at: Option<Revision>,
     deadline: Option<Duration>,
 }
 
@@ -34,26 +39,63 @@ freshness!(Scan, "How long each page may take, retries included. Default: the cl
 
 impl Scan {
     pub(super) fn prefix(client: Client, prefix: &[u8]) -> Self {
-        let from = Bytes::copy_from_slice(prefix);
-        Self {
-            client,
-            from,
-            to: after_prefix(prefix),
-            limit: None,
-            mode: ReadMode::Linearizable,
-            deadline: None,
-        }
+        Self::between(client, Bytes::copy_from_slice(prefix), after_prefix(prefix))
     }
 
     pub(super) fn range<K: AsRef<[u8]>>(client: Client, range: &impl RangeBounds<K>) -> Self {
         let (from, to) = ends_of(range);
-        Self { client, from, to, limit: None, mode: ReadMode::Linearizable, deadline: None }
+        Self::between(client, from, to)
+    }
+
+    const fn between(client: Client, from: Bytes, to: Option<Bytes>) -> Self {
+        let mode = ReadMode::Linearizable;
+        Self {
+            client,
+            from,
+            to,
+            limit: None,
+            reverse: false,
+            keys_only: false,
+            mode,
+            at: None,
+            deadline: None,
+        }
     }
 
     /// At most this many records. Default: all of them.
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = Some(limit);
         self
+    }
+
+    /// From the last key to the first. Default: from the first to the last.
+    pub fn reverse(mut self) -> Self {
+        self.reverse = true;
+        self
+    }
+
+    /// Without the values: they are empty. Saves sending them.
+    pub fn keys_only(mut self) -> Self {
+        self.keys_only = true;
+        self
+    }
+
+    /// Runs the scan and collects its records, and the revision at which they were read: what to follow from.
+    ///
+    /// # Errors
+    /// As the scan itself.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn snapshot(self) -> Result<Snapshot, ReadError> {
+        let (mut records, mut revision) = (Vec::new(), self.at.unwrap_or_default());
+        let mut rest = Some(self);
+        while let Some(scan) = rest.take() {
+            let page = scan.page().await?;
+            records.extend(page.records);
+            (revision, rest) = (page.revision, page.rest);
+        }
+        Ok(Snapshot { records, revision })
     }
 
     /// The records one by one; the next page is asked for when the last one is used up. Ends after the first error.
@@ -68,27 +110,59 @@ impl Scan {
     fn pages(self) -> impl Stream<Item = Result<Vec<(Bytes, Record)>, ReadError>> + Send + 'static {
         stream::try_unfold(Some(self), |scan| async {
             let Some(scan) = scan.filter(|scan| scan.limit != Some(0)) else { return Ok(None) };
-            scan.page().await.map(Some)
+            let page = scan.page().await?;
+            Ok(Some((page.records, page.rest)))
         })
     }
 
     /// The next page, and the scan that goes on after it.
-    async fn page(mut self) -> Result<(Vec<(Bytes, Record)>, Option<Self>), ReadError> {
+    async fn page(mut self) -> Result<Page, ReadError> {
         let wanted = self.limit.unwrap_or(PAGE).min(PAGE);
         let limit = u32::try_from(wanted).expect("a page is small");
-        let query = Query::Scan { from: self.from.clone(), to: self.to.clone(), limit };
-        let (mut records, more) = match read(&self.client, self.mode, query, self.deadline).await? {
-            Reply::Records { records, more, .. } => (records, more),
+        let (from, to, reverse, keys_only, at) =
+            (self.from.clone(), self.to.clone(), self.reverse, self.keys_only, self.at);
+        let query = Query::Scan { from, to, limit, reverse, keys_only, at };
+        let (mut records, more, revision) = match read(&self.client, self.mode, query, self.deadline).await? {
+            Reply::Records { records, more, revision } => (records, more, revision),
             other => return Err(misfit(&other)),
         };
         records.truncate(wanted);
         if let Some(limit) = &mut self.limit {
             *limit -= records.len();
         }
-        let Some((last, _)) = records.last().filter(|_| more) else { return Ok((records, None)) };
-        self.from = successor(last);
-        Ok((records, Some(self)))
+        let Some((last, _)) = records.last().filter(|_| more) else {
+            return Ok(Page { records, revision, rest: None });
+        };
+        if self.reverse {
+            self.to = Some(last.clone());
+        } else {
+            self.from = successor(last);
+        }
+        self.at = Some(revision);
+        if self.mode != ReadMode::Linearizable {
+            // Another member may be asked next, and may lag behind this one.
+            self.mode = ReadMode::AtLeast(revision);
+        }
+        Ok(Page { records, revision, rest: Some(self) })
     }
+}
+
+/// A part of a scan.
+struct Page {
+    records: Vec<(Bytes, Record)>,
+    revision: Revision,
+    /// What goes on after it.
+    rest: Option<Scan>,
+}
+
+/// What a range held at one revision.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Keys and records in the order of the scan.
+    pub records: Vec<(Bytes, Record)>,
+    /// The revision.
+    pub revision: Revision,
 }
 
 impl IntoFuture for Scan {

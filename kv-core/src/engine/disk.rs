@@ -3,11 +3,12 @@
 //! The file comes into being with the first checkpoint: it is completed under another name and then renamed, so `state`
 //! is always whole. Nothing is written before that, nor by opening or dropping an engine.
 
+use super::base::Base;
 use super::change::{Change, Retention};
 use super::layers::Layers;
 use super::overlay::Overlay;
 use super::point::{Point, Reader};
-use super::tree::{Base, Row, StoredRow, Tree};
+use super::tree::{Row, StoredRow, Tree};
 use super::{Engine, EngineError, Snapshot};
 use crate::ids::{Anchor, Hash, Revision};
 use crate::storage::Storage;
@@ -177,6 +178,7 @@ impl Engine for Disk {
         Some(Merge {
             anchor,
             revision: self.layers.revision(),
+            retention: self.layers.retention(),
             frozen: self.layers.freeze(),
             storage: self.storage.clone(),
             tree: self.tree.clone(),
@@ -190,7 +192,7 @@ impl Engine for Disk {
         assert!(done.anchor.op > self.checkpoint.op, "a checkpoint is later than the one before");
         self.checkpoint = done.anchor;
         self.tree = Some(done.tree);
-        self.layers.thaw(done.base, done.revision);
+        self.layers.thaw(done.base);
     }
 }
 
@@ -199,6 +201,7 @@ impl Engine for Disk {
 pub struct Merge {
     anchor: Anchor,
     revision: Revision,
+    retention: Retention,
     frozen: Arc<Overlay>,
     storage: Arc<dyn Storage>,
     tree: Option<Arc<Tree>>,
@@ -214,15 +217,14 @@ impl Merge {
 
     /// Makes it durable, together with `rows`. Blocks.
     pub(crate) fn run(self, rows: &[Row]) -> Result<Merged, EngineError> {
-        let changes = self.frozen.cursor(&[], Revision::new(u64::MAX));
         let tree = match &self.tree {
             Some(tree) => {
-                tree.merge(changes, rows)?;
+                tree.merge(&self.frozen, rows, self.revision, self.retention)?;
                 tree.clone()
             }
             None => {
                 let tree = self.create()?;
-                tree.merge(changes, rows)?;
+                tree.merge(&self.frozen, rows, self.revision, self.retention)?;
                 if self.abandoned.load(Ordering::SeqCst) {
                     return Err(EngineError::Failed);
                 }
@@ -232,7 +234,7 @@ impl Merge {
                 tree
             }
         };
-        Ok(Merged { anchor: self.anchor, revision: self.revision, base: Arc::new(tree.snapshot()?), tree })
+        Ok(Merged { anchor: self.anchor, base: Arc::new(tree.snapshot()?), tree })
     }
 
     fn create(&self) -> Result<Arc<Tree>, EngineError> {
@@ -255,7 +257,6 @@ pub(super) fn remove(storage: &dyn Storage, name: &str) -> Result<(), EngineErro
 #[derive(Debug)]
 pub struct Merged {
     anchor: Anchor,
-    revision: Revision,
     base: Arc<Base>,
     tree: Arc<Tree>,
 }

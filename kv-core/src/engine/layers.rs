@@ -1,12 +1,12 @@
 //! The writer's half: what it adds, how that is published, and how old versions are let go of.
 
 use super::EngineError;
+use super::base::Base;
 use super::change::{Change, Retention, weight};
 use super::key::Key;
 use super::overlay::{Overlay, Value, VersionKey};
 use super::point::{Point, Reader};
 use super::trail::Trail;
-use super::tree::Base;
 use crate::ids::{Anchor, Hash, Revision};
 use std::collections::{HashMap, VecDeque, hash_map};
 use std::sync::Arc;
@@ -84,7 +84,7 @@ impl Layers {
         retention: Retention,
     ) -> Self {
         let active = Arc::new(Overlay::default());
-        let (frozen, floor) = (None, revision);
+        let (frozen, floor) = (None, base.as_ref().map_or(revision, |base| base.floor()));
         let point = Point { applied, revision, floor, active: active.clone(), frozen, base: base.clone() };
         Self {
             reader: Reader::new(point),
@@ -278,6 +278,10 @@ impl Layers {
         self.reader.point().applied
     }
 
+    pub(super) fn retention(&self) -> Retention {
+        self.retention
+    }
+
     /// The revision of what is published.
     pub(super) fn revision(&self) -> Revision {
         self.published
@@ -296,11 +300,11 @@ impl Layers {
     }
 
     /// The frozen overlay is in `base` now.
-    pub(super) fn thaw(&mut self, base: Arc<Base>, revision: Revision) {
+    pub(super) fn thaw(&mut self, base: Arc<Base>) {
         if let Some((overlay, index)) = self.frozen.take() {
             self.dead.push_back(Dead { overlay, index: index.into_iter() });
         }
-        self.floor = self.floor.max(revision);
+        self.floor = self.floor.max(base.floor());
         self.base = Some(base);
         self.republish();
     }

@@ -11,9 +11,13 @@
 //!                              |                 ^
 //!                              +---- merge ------+                           a checkpoint, on its own thread
 //! ```
+//! The past is kept in the same layers: the overlays keep every version, and a merge puts what it supersedes into an undo log beside the
+//! data, bounded, from which any revision within it is read.
+//!
 //! Each point holds on to its three layers, so a reader that took its point before a merge ended reads the frozen
 //! overlay over the old snapshot, and one that took it afterwards reads the new snapshot: both see the same.
 
+mod base;
 mod blocks;
 mod change;
 mod disk;
@@ -23,6 +27,7 @@ mod key;
 mod layers;
 mod memory;
 mod overlay;
+mod past;
 mod point;
 mod snapshot;
 mod staging;
@@ -35,7 +40,7 @@ pub(crate) use disk::Rows;
 pub use disk::{Disk, Merge, Merged};
 pub use error::EngineError;
 pub use memory::Memory;
-pub use point::{Point, Reader, Scan};
+pub use point::{Keys, PastChanges, Point, Reader, Scan};
 pub use snapshot::Snapshot;
 pub(crate) use staging::Staging;
 pub(crate) use tree::Row;

@@ -2,6 +2,7 @@
 
 use super::change::Change;
 use super::key::Key;
+use super::point::Keys;
 use crate::ids::Revision;
 use bytes::Bytes;
 use crossbeam_skiplist::SkipMap;
@@ -151,12 +152,26 @@ impl Overlay {
         (entry.key().key.as_slice() == key).then(|| (entry.key().revision, entry.value().clone()))
     }
 
-    /// Goes through the keys from `from` on, as they are seen at `at`.
-    pub(super) fn cursor(&self, from: &[u8], at: Revision) -> OverlayCursor<'_> {
-        let mut cursor =
-            OverlayCursor { overlay: self, entry: self.first_from(from, Revision::new(u64::MAX)), at };
+    /// Goes through keys as they are seen at `at`.
+    pub(super) fn cursor(&self, keys: Keys<'_>, at: Revision) -> OverlayCursor<'_> {
+        let entry = match keys.to {
+            _ if !keys.reverse => self.first_from(keys.from, Revision::new(u64::MAX)),
+            Some(to) => self.last_below(to),
+            None => self.versions.back(),
+        };
+        let mut cursor = OverlayCursor { overlay: self, entry, at, reverse: keys.reverse };
         cursor.settle();
         cursor
+    }
+
+    /// All versions: keys ascending, and of one key the newest first.
+    pub(super) fn versions(&self) -> impl Iterator<Item = Entry<'_, VersionKey, Change>> {
+        self.versions.iter()
+    }
+
+    /// The oldest version of the greatest key below `key`.
+    fn last_below(&self, key: &[u8]) -> Option<Entry<'_, VersionKey, Change>> {
+        self.versions.upper_bound(Bound::Excluded(&(key, Revision::new(u64::MAX)) as &dyn Place))
     }
 
     fn first_from(&self, key: &[u8], at: Revision) -> Option<Entry<'_, VersionKey, Change>> {
@@ -186,6 +201,7 @@ pub(super) struct OverlayCursor<'a> {
     overlay: &'a Overlay,
     entry: Option<Entry<'a, VersionKey, Change>>,
     at: Revision,
+    reverse: bool,
 }
 
 impl OverlayCursor<'_> {
@@ -202,6 +218,10 @@ impl OverlayCursor<'_> {
     /// To the next key.
     pub(super) fn advance(&mut self) {
         let Some(key) = self.key().cloned() else { return };
+        if self.reverse {
+            self.entry = self.overlay.last_below(key.as_slice());
+            return self.settle();
+        }
         // No version has revision zero: this is just past the key's oldest.
         self.skip(|version| version.key == key, (key.as_slice(), Revision::ZERO));
         self.settle();
@@ -211,6 +231,15 @@ impl OverlayCursor<'_> {
     fn settle(&mut self) {
         let at = self.at;
         while let Some(key) = self.key().cloned() {
+            if self.reverse {
+                let seen = self.overlay.first_from(key.as_slice(), at);
+                self.entry = seen.filter(|seen| seen.key().key == key);
+                if self.entry.is_some() {
+                    return;
+                }
+                self.entry = self.overlay.last_below(key.as_slice());
+                continue;
+            }
             self.skip(|version| version.key == key && version.revision > at, (key.as_slice(), at));
             if self.entry.as_ref().is_none_or(|entry| entry.key().revision <= at) {
                 return;
@@ -248,7 +277,7 @@ mod tests {
 
     fn walk(overlay: &Overlay, from: &str, at: u64) -> Vec<(String, Option<String>)> {
         let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
-        let mut cursor = overlay.cursor(from.as_bytes(), Revision::new(at));
+        let mut cursor = overlay.cursor(Keys::from(from.as_bytes()), Revision::new(at));
         let mut found = Vec::new();
         while let Some(key) = cursor.key().cloned() {
             found.push((String::from_utf8(key.as_slice().to_vec()).unwrap(), cursor.value().map(text)));

@@ -1,10 +1,10 @@
 //! What readers hold: a point of the state, in its layers.
 
 use super::EngineError;
+use super::base::{Base, BaseCursor};
 use super::change::Change;
 use super::key::Key;
-use super::overlay::{Overlay, OverlayCursor, Value};
-use super::tree::{Base, BaseCursor};
+use super::overlay::{Overlay, OverlayCursor, Value, VersionKey};
 use crate::ids::{Anchor, Revision};
 use bytes::Bytes;
 use std::fmt;
@@ -58,28 +58,35 @@ impl Point {
                 return Ok(change.value().cloned());
             }
         }
-        let mut found = None;
-        if let Some(base) = &self.base {
-            base.get(key, &mut |value| found = Some(Bytes::copy_from_slice(value)))?;
-        }
-        Ok(found)
+        self.base.as_ref().map_or(Ok(None), |base| base.get_at(key, at))
     }
 
     /// The changes after `after`, in the order of revisions and, within one, of keys: those at `after` itself that follow a key, too,
     /// if it is given. `after` is not below the [`floor`](Self::floor), and above it if a key is given.
-    pub fn changes(&self, after: Revision, key: Option<&[u8]>) -> impl Iterator<Item = (Revision, Bytes)> {
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn changes(&self, after: Revision, key: Option<&[u8]>) -> Result<PastChanges<'_>, EngineError> {
         let since = if key.is_some() { after } else { after.next() };
+        let base = self.base.as_ref().map(|base| base.changes(since, key)).transpose()?;
+        let key = key.map(Key::from);
         let notes = [self.frozen.as_ref(), Some(&self.active)].into_iter().flatten();
-        let changes = notes
+        let behind = move |version: &VersionKey| {
+            version.revision < since
+                || version.revision == after && key.as_ref().is_some_and(|key| version.key <= *key)
+        };
+        let recent = notes
             .flat_map(move |overlay| overlay.notes(since))
-            .flat_map(|entry| (0..entry.len()).map(move |at| entry[at].clone()));
-        changes
-            .skip_while(move |version| {
-                version.revision < since
-                    || version.revision == after && key.is_some_and(|key| version.key.as_slice() <= key)
-            })
-            .take_while(|version| version.revision <= self.revision)
-            .map(|version| (version.revision, Bytes::copy_from_slice(version.key.as_slice())))
+            .flat_map(|entry| (0..entry.len()).map(move |at| entry[at].clone()))
+            .skip_while(behind)
+            .map(|version| Ok((version.revision, version.key)));
+        let all = base.into_iter().flatten().chain(recent);
+        let seen = all.take_while(|change| !matches!(change, Ok((at, _)) if *at > self.revision));
+        Ok(PastChanges(Box::new(
+            seen.map(|change| {
+                change.map(|(revision, key)| (revision, Bytes::copy_from_slice(key.as_slice())))
+            }),
+        )))
     }
 
     /// What was done to a key at this very revision, one of its [`changes`](Self::changes).
@@ -90,7 +97,10 @@ impl Point {
         let found = self.overlays().find_map(|overlay| overlay.get(key, at));
         match found {
             Some((revision, change)) if revision == at => Ok(change),
-            Some(_) | None => Err(EngineError::damaged("a change is missing")),
+            Some(_) | None => match &self.base {
+                Some(base) => base.change(key, at),
+                None => Err(EngineError::damaged("a change is missing")),
+            },
         }
     }
 
@@ -104,11 +114,57 @@ impl Point {
     /// # Errors
     /// If the disk fails or is damaged.
     pub fn scan(&self, from: &[u8]) -> Result<Scan<'_>, EngineError> {
+        self.scan_at(Keys::from(from), self.revision)
+    }
+
+    /// Goes through keys as they were at a revision from [`floor`](Self::floor) to [`revision`](Self::revision).
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn scan_at(&self, keys: Keys<'_>, at: Revision) -> Result<Scan<'_>, EngineError> {
         Ok(Scan {
-            active: self.active.cursor(from, self.revision),
-            frozen: self.frozen.as_ref().map(|frozen| frozen.cursor(from, self.revision)),
-            base: self.base.as_ref().map(|base| base.cursor(from)).transpose()?,
+            active: self.active.cursor(keys, at),
+            frozen: self.frozen.as_ref().map(|frozen| frozen.cursor(keys, at)),
+            base: self.base.as_ref().map(|base| base.cursor(keys, at)).transpose()?,
+            from: Bytes::copy_from_slice(keys.from),
+            to: keys.to.map(Bytes::copy_from_slice),
+            reverse: keys.reverse,
         })
+    }
+}
+
+/// Which keys, and in which order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Keys<'a> {
+    /// The first key (inclusive).
+    pub from: &'a [u8],
+    /// The end (exclusive); none for the end of the key space.
+    pub to: Option<&'a [u8]>,
+    /// Whether to begin at the end.
+    pub reverse: bool,
+}
+
+impl<'a> From<&'a [u8]> for Keys<'a> {
+    /// All keys from this one on.
+    fn from(from: &'a [u8]) -> Self {
+        Self { from, to: None, reverse: false }
+    }
+}
+
+/// The changes of a [`Point`], in order: when, and of which key. After an error it is useless.
+pub struct PastChanges<'a>(Box<dyn Iterator<Item = Result<(Revision, Bytes), EngineError>> + 'a>);
+
+impl Iterator for PastChanges<'_> {
+    type Item = Result<(Revision, Bytes), EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next()
+    }
+}
+
+impl fmt::Debug for PastChanges<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PastChanges").finish_non_exhaustive()
     }
 }
 
@@ -117,13 +173,16 @@ pub struct Scan<'a> {
     active: OverlayCursor<'a>,
     frozen: Option<OverlayCursor<'a>>,
     base: Option<BaseCursor<'a>>,
+    from: Bytes,
+    to: Option<Bytes>,
+    reverse: bool,
 }
 
 impl Iterator for Scan<'_> {
     type Item = Result<(Bytes, Bytes), EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while let Some(key) = self.least() {
+        while let Some(key) = self.next_key() {
             match self.step(&key) {
                 Ok(Some(value)) => return Some(Ok((Bytes::copy_from_slice(key.as_slice()), value))),
                 Ok(None) => {}
@@ -141,10 +200,14 @@ impl fmt::Debug for Scan<'_> {
 }
 
 impl Scan<'_> {
-    fn least(&self) -> Option<Key> {
+    fn next_key(&self) -> Option<Key> {
         let frozen = self.frozen.as_ref().and_then(OverlayCursor::key);
         let base = self.base.as_ref().and_then(BaseCursor::key);
-        [self.active.key(), frozen, base].into_iter().flatten().min().cloned()
+        let keys = [self.active.key(), frozen, base].into_iter().flatten();
+        let key = if self.reverse { keys.max() } else { keys.min() }?;
+        let within =
+            key.as_slice() >= &self.from[..] && self.to.as_ref().is_none_or(|to| key.as_slice() < &to[..]);
+        within.then(|| key.clone())
     }
 
     /// Takes `key` from every layer that has it; the topmost says what its value is.
@@ -159,7 +222,9 @@ impl Scan<'_> {
             frozen.advance();
         }
         if let Some(base) = self.base.as_mut().filter(|base| base.key() == Some(key)) {
-            value = value.or_else(|| Some(base.value()));
+            if value.is_none() {
+                value = Some(base.value()?);
+            }
             base.advance()?;
         }
         Ok(value.flatten())

@@ -6,7 +6,8 @@
 //! The rows of one checkpoint are the same on all members, so a transfer may go on from another source that has it.
 
 use super::EngineError;
-use super::tree::{Base, Part};
+use super::base::Base;
+use super::tree::Part;
 use crate::ids::{Anchor, Hash};
 use crate::message::{Chunk, ChunkEnd};
 use bytes::{Buf, BufMut, Bytes, BytesMut};

@@ -1,19 +1,21 @@
 //! The durable B-tree: redb over a checked file.
 
 use super::EngineError;
+use super::base::{Base, Tables};
 use super::blocks::Blocks;
-use super::key::Key;
-use super::overlay::{OverlayCursor, Value};
+use super::change::Retention;
+use super::overlay::Overlay;
+use super::past::{self, CHANGED, CHANGES, SPAN, Span};
 use super::snapshot;
+use crate::ids::Revision;
 use crate::storage::File;
 use bytes::Bytes;
 use redb::{
-    AccessGuard, Database, Durability, Range, ReadOnlyTable, ReadableDatabase, StorageBackend,
-    TableDefinition, TableError,
+    AccessGuard, Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    TableError, WriteTransaction,
 };
 use std::fmt;
 use std::io;
-use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -27,20 +29,24 @@ const ROWS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefini
 /// How far the pieces of a snapshot go, while this is one that is being received.
 const PROGRESS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("progress");
 
-/// The two parts of a state, in the order in which they are transferred.
+/// The parts of a state, in the order in which they are transferred.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Part {
     Rows,
     Data,
+    Changes,
+    Changed,
 }
 
 impl Part {
-    pub(super) const ALL: [Self; 2] = [Self::Rows, Self::Data];
+    pub(super) const ALL: [Self; 4] = [Self::Rows, Self::Data, Self::Changes, Self::Changed];
 
     pub(super) const fn code(self) -> u8 {
         match self {
             Self::Rows => 0,
             Self::Data => 1,
+            Self::Changes => 2,
+            Self::Changed => 3,
         }
     }
 
@@ -52,6 +58,8 @@ impl Part {
         match self {
             Self::Rows => ROWS,
             Self::Data => DATA,
+            Self::Changes => CHANGES,
+            Self::Changed => CHANGED,
         }
     }
 
@@ -70,8 +78,6 @@ impl Part {
         })
     }
 }
-
-type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 /// A row that a merge sets, or with `None` removes.
 pub(crate) type Row = (Vec<u8>, Option<Vec<u8>>);
@@ -133,34 +139,38 @@ impl Tree {
 
     /// What the last merge left.
     pub(super) fn snapshot(self: &Arc<Self>) -> Result<Base, EngineError> {
-        guarded(&self.blocks, || {
+        let tables = guarded(&self.blocks, || {
             let transaction = self.database.begin_read()?;
             let open = |definition| match transaction.open_table(definition) {
                 Ok(table) => Ok(Some(table)),
                 Err(TableError::TableDoesNotExist(_)) => Ok(None),
                 Err(error) => Err(error),
             };
-            let (data, rows, progress) = (open(DATA)?, open(ROWS)?, open(PROGRESS)?);
-            Ok(Base { data, rows, progress, tree: self.clone() })
-        })
+            Ok(Tables {
+                rows: open(ROWS)?,
+                data: open(DATA)?,
+                changes: open(CHANGES)?,
+                changed: open(CHANGED)?,
+                progress: open(PROGRESS)?,
+            })
+        })?;
+        Base::new(tables, self.clone(), self.blocks.clone())
     }
 
-    /// Puts changes and rows into the tree, in one durable transaction.
-    pub(super) fn merge(&self, mut changes: OverlayCursor<'_>, rows: &[Row]) -> Result<(), EngineError> {
-        guarded(&self.blocks, || {
+    /// Puts what was changed up to `revision`, its history and rows into the tree, in one durable transaction.
+    pub(super) fn merge(
+        &self,
+        frozen: &Overlay,
+        rows: &[Row],
+        revision: Revision,
+        retention: Retention,
+    ) -> Result<(), EngineError> {
+        let whole = guarded(&self.blocks, || {
             let mut transaction = self.database.begin_write()?;
             // Two phases: the new root is only pointed to when all of it is durable. And a restart need not walk the tree.
             transaction.set_two_phase_commit(true);
             transaction.set_quick_repair(true);
             {
-                let mut data = transaction.open_table(DATA)?;
-                while let Some(key) = changes.key() {
-                    match changes.value() {
-                        Some(value) => drop(data.insert(key.as_slice(), &value[..])?),
-                        None => drop(data.remove(key.as_slice())?),
-                    }
-                    changes.advance();
-                }
                 let mut table = transaction.open_table(ROWS)?;
                 for (key, value) in rows {
                     match value {
@@ -168,11 +178,51 @@ impl Tree {
                         None => drop(table.remove(&key[..])?),
                     }
                 }
+                let before = table.get(SPAN)?.map(|span| Span::decode(span.value()));
+                let Ok(before) = before.transpose() else { return Ok(false) };
+                let past = past::Writer::open(&transaction, before.unwrap_or_default(), revision, retention)?;
+                let Some(span) = merge_versions(&transaction, frozen, past, retention)? else {
+                    return Ok(false);
+                };
+                table.insert(SPAN, &span.encode()[..])?;
             }
             transaction.commit()?;
-            Ok(())
-        })
+            Ok(true)
+        })?;
+        if whole { Ok(()) } else { Err(EngineError::damaged("its past cannot be read")) }
     }
+}
+
+/// Puts the newest version of each key into the data, and what they supersede into the past.
+fn merge_versions(
+    transaction: &WriteTransaction,
+    frozen: &Overlay,
+    mut past: past::Writer<'_>,
+    retention: Retention,
+) -> Result<Option<Span>, redb::Error> {
+    let mut data = transaction.open_table(DATA)?;
+    let mut versions = frozen.versions().peekable();
+    while let Some(mut version) = versions.next() {
+        let key = &version.key().key;
+        let below = match version.value().value() {
+            Some(value) => data.insert(key.as_slice(), &value[..])?,
+            None => data.remove(key.as_slice())?,
+        };
+        // Newest first.
+        loop {
+            let older = versions.next_if(|older| older.key().key == version.key().key);
+            if retention.is_some() {
+                let former = match &older {
+                    Some(older) => older.value().value().map(|value| &value[..]),
+                    None => below.as_ref().map(AccessGuard::value),
+                };
+                past.add(version.key(), version.value(), former)?;
+            }
+            let Some(older) = older else { break };
+            version = older;
+        }
+    }
+    past.finish()
 }
 
 impl Tree {
@@ -216,114 +266,12 @@ impl Tree {
     }
 }
 
-/// What one merge left, for as long as it is held.
-pub(super) struct Base {
-    data: Option<Table>,
-    rows: Option<Table>,
-    progress: Option<Table>,
-    // Last, so that the tables are dropped before what they read from.
-    tree: Arc<Tree>,
-}
-
-impl fmt::Debug for Base {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Base").field("tree", &self.tree).finish_non_exhaustive()
-    }
-}
-
-impl Base {
-    /// Shows a key's value to `see`, if it has one.
-    pub(super) fn get(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), EngineError> {
-        let Some(data) = &self.data else { return Ok(()) };
-        let found = guarded(&self.tree.blocks, || Ok(data.get(key)?))?;
-        if let Some(value) = found {
-            see(value.value());
-        }
-        Ok(())
-    }
-
-    /// Goes through the keys from `from` on.
-    pub(super) fn cursor(&self, from: &[u8]) -> Result<BaseCursor<'_>, EngineError> {
-        self.walk(self.data.as_ref(), Bound::Included(from))
-    }
-
-    /// Goes through a part, from the key after `after` on.
-    pub(super) fn part(&self, part: Part, after: Option<&[u8]>) -> Result<BaseCursor<'_>, EngineError> {
-        let table = match part {
-            Part::Rows => self.rows.as_ref(),
-            Part::Data => self.data.as_ref(),
-        };
-        self.walk(table, after.map_or(Bound::Unbounded, Bound::Excluded))
-    }
-
-    /// How far the pieces of a snapshot go that is being received.
-    pub(super) fn progress(&self) -> Result<Option<Vec<u8>>, EngineError> {
-        let Some(progress) = &self.progress else { return Ok(None) };
-        guarded(&self.tree.blocks, || Ok(progress.get(&b""[..])?.map(|value| value.value().to_vec())))
-    }
-
-    fn walk(&self, table: Option<&Table>, from: Bound<&[u8]>) -> Result<BaseCursor<'_>, EngineError> {
-        let blocks = &self.tree.blocks;
-        let bounds = (from, Bound::Unbounded);
-        let range = match table {
-            Some(table) => Some(guarded(blocks, || Ok(table.range::<&[u8]>(bounds)?))?),
-            None => None,
-        };
-        let mut cursor = BaseCursor { range, current: None, blocks };
-        cursor.advance()?;
-        Ok(cursor)
-    }
-
-    /// All rows whose names start with `prefix`, in order.
-    pub(super) fn rows(&self, prefix: &[u8]) -> Result<Vec<StoredRow>, EngineError> {
-        let Some(rows) = &self.rows else { return Ok(Vec::new()) };
-        guarded(&self.tree.blocks, || {
-            let mut found = Vec::new();
-            for row in rows.range::<&[u8]>((Bound::Included(prefix), Bound::Unbounded))? {
-                let (key, value) = row?;
-                if !key.value().starts_with(prefix) {
-                    break;
-                }
-                found.push((key.value().to_vec(), value.value().to_vec()));
-            }
-            Ok(found)
-        })
-    }
-}
-
-type Guard = AccessGuard<'static, &'static [u8]>;
-
-/// Stands on a key.
-pub(super) struct BaseCursor<'a> {
-    range: Option<Range<'static, &'static [u8], &'static [u8]>>,
-    current: Option<(Key, Guard)>,
-    blocks: &'a Arc<Blocks>,
-}
-
-impl BaseCursor<'_> {
-    /// The key it stands on; `None` at the end.
-    pub(super) fn key(&self) -> Option<&Key> {
-        self.current.as_ref().map(|(key, _)| key)
-    }
-
-    /// The value there.
-    pub(super) fn value(&self) -> Value {
-        self.current.as_ref().map(|(_, value)| Bytes::copy_from_slice(value.value()))
-    }
-
-    /// To the next key.
-    pub(super) fn advance(&mut self) -> Result<(), EngineError> {
-        self.current = None;
-        let Some(range) = &mut self.range else { return Ok(()) };
-        let next = guarded(self.blocks, || Ok(range.next().transpose()?))?;
-        self.current = next.map(|(key, value)| (Key::from(key.value()), value));
-        Ok(())
-    }
-}
-
 /// Runs a call into redb. What it reads has passed its checksums, so it finds what it wrote; should it still stumble over
 /// it, then over a fault that a checksum cannot show, and that is damage too, not a reason to end the process.
-fn guarded<R>(blocks: &Blocks, call: impl FnOnce() -> Result<R, redb::Error>) -> Result<R, EngineError> {
+pub(super) fn guarded<R>(
+    blocks: &Blocks,
+    call: impl FnOnce() -> Result<R, redb::Error>,
+) -> Result<R, EngineError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(error)) => Err(blocks.failure().unwrap_or_else(|| classify(error))),

@@ -81,8 +81,8 @@ impl StateReader {
             return Ok(Err(Compacted { oldest: floor }));
         }
         let (mut events, mut bytes, mut last) = (Vec::new(), 0, query.after.clone());
-        for (steps, change) in point.changes(*revision, key.as_deref()).enumerate() {
-            let (revision, key) = change;
+        for (steps, change) in point.changes(*revision, key.as_deref())?.enumerate() {
+            let (revision, key) = change?;
             if events.len() >= query.max_events || bytes >= query.max_bytes || steps >= MAX_STEPS {
                 // All of the revisions before the next change are behind.
                 let next = if revision > last.revision { Position::after(revision.back(1)) } else { last };

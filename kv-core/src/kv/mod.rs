@@ -16,12 +16,13 @@ mod trail;
 mod transaction;
 mod transfer;
 
+pub use crate::engine::Keys;
 pub use apply::Applied;
 pub use changes::{ChangeQuery, Changes, Compacted, Position};
 pub use checkpoint::{Checkpoint, CheckpointDone};
 pub use lifetimes::Deadlines;
 pub use limits::Limits;
-pub use reader::{ScanPage, StateReader};
+pub use reader::{ScanPage, StateReader, Unreadable, View};
 pub use reaper::{Ask, Reaper};
 pub use transfer::{Receiver, Sources};
 

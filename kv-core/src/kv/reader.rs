@@ -1,10 +1,11 @@
 //! Reading the applied state.
 
+use super::changes::Compacted;
 use super::recent::Recent;
 use super::record;
-use crate::engine::{EngineError, Point, Reader};
+use crate::engine::{EngineError, Keys, Point, Reader};
 use crate::ids::{Anchor, RequestNumber, Revision, SessionId};
-use crate::message::{Outcome, Record, Rejection};
+use crate::message::{Answer, Outcome, Query, Record, Rejection};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -36,35 +37,35 @@ impl StateReader {
         self.reader.point().revision()
     }
 
+    /// The newest state.
+    #[must_use]
+    pub fn newest(&self) -> View {
+        let point = self.point();
+        View { at: point.revision(), point }
+    }
+
+    /// The state as it was at a revision.
+    ///
+    /// # Errors
+    /// [`Unreadable`]: that is too long ago, or yet to come.
+    pub fn at(&self, revision: Revision) -> Result<View, Unreadable> {
+        let point = self.point();
+        if revision < point.floor() {
+            Err(Unreadable::Compacted(Compacted { oldest: point.floor() }))
+        } else if revision > point.revision() {
+            Err(Unreadable::Future { newest: point.revision() })
+        } else {
+            Ok(View { point, at: revision })
+        }
+    }
+
     /// The record of a key, and the revision of the state that was read.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
     pub fn get(&self, key: &[u8]) -> Result<(Option<Record>, Revision), EngineError> {
-        let point = self.reader.point();
-        let stored = point.get(key)?;
-        Ok((stored.as_ref().map(record::decode).transpose()?, point.revision()))
-    }
-
-    /// The records of those of the keys that exist, in the order of `keys`, and the revision of the state that was read. `None` if they
-    /// are too large together: all but the last may have `max_bytes`.
-    ///
-    /// # Errors
-    /// If the disk fails or is damaged.
-    pub fn get_many(&self, keys: &[Bytes], max_bytes: usize) -> Result<Option<ScanPage>, EngineError> {
-        let point = self.reader.point();
-        let mut page = ScanPage { records: Vec::new(), more: false, revision: point.revision() };
-        let mut bytes = 0;
-        for key in keys {
-            let Some(stored) = point.get(key)? else { continue };
-            if bytes > max_bytes {
-                return Ok(None);
-            }
-            let record = record::decode(&stored)?;
-            bytes += key.len() + record.value.len();
-            page.records.push((key.clone(), record));
-        }
-        Ok(Some(page))
+        let view = self.newest();
+        Ok((view.get(key)?, view.revision()))
     }
 
     /// The records from `from` (inclusive) to `to` (exclusive; `None`: to the end): at most `limit`, and no more than
@@ -79,23 +80,41 @@ impl StateReader {
         limit: usize,
         max_bytes: usize,
     ) -> Result<ScanPage, EngineError> {
-        let point = self.reader.point();
-        let mut page = ScanPage { records: Vec::new(), more: false, revision: point.revision() };
-        let mut bytes = 0;
-        for record in point.scan(from)? {
-            let (key, stored) = record?;
-            if to.is_some_and(|to| &key[..] >= to) {
-                break;
+        self.newest().scan(Keys { from, to, reverse: false }, false, limit, max_bytes)
+    }
+
+    /// Carries a query out: at most so many records and so many bytes of them, or one record beyond.
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn answer(&self, query: &Query, max_records: usize, max_bytes: usize) -> Result<Answer, EngineError> {
+        let view = match query.at().map_or_else(|| Ok(self.newest()), |at| self.at(at)) {
+            Ok(view) => view,
+            Err(Unreadable::Compacted(Compacted { oldest })) => return Ok(Answer::Compacted { oldest }),
+            Err(Unreadable::Future { newest }) => return Ok(Answer::Future { newest }),
+        };
+        let revision = view.revision();
+        let page = match query {
+            Query::Get { key, .. } => return Ok(Answer::Value { record: view.get(key)?, revision }),
+            Query::Many { keys, .. } => {
+                let fits = keys.len() <= Query::MAX_KEYS;
+                let page = if fits { view.get_many(keys, max_bytes)? } else { None };
+                let Some(page) = page else {
+                    return Ok(Answer::Refused(format!(
+                        "too much at once: read up to {} keys, with {} KiB together",
+                        Query::MAX_KEYS,
+                        max_bytes >> 10
+                    )));
+                };
+                page
             }
-            if page.records.len() >= limit || bytes >= max_bytes {
-                page.more = true;
-                break;
+            Query::Scan { from, to, limit, reverse, keys_only, .. } => {
+                let limit = usize::try_from(*limit).unwrap_or(max_records).clamp(1, max_records);
+                let keys = Keys { from, to: to.as_deref(), reverse: *reverse };
+                view.scan(keys, *keys_only, limit, max_bytes)?
             }
-            let record = record::decode(&stored)?;
-            bytes += key.len() + record.value.len();
-            page.records.push((key, record));
-        }
-        Ok(page)
+        };
+        Ok(Answer::Records { records: page.records, more: page.more, revision })
     }
 
     /// The result of a request that was applied lately, if it is at hand. `None` says nothing: propose the request.
@@ -103,6 +122,93 @@ impl StateReader {
     pub fn stored(&self, session: SessionId, number: RequestNumber) -> Option<Result<Outcome, Rejection>> {
         self.recent.get(session, number)
     }
+}
+
+/// The state at one revision. Holding it holds memory and pages of the disk: not for long.
+#[derive(Clone, Debug)]
+pub struct View {
+    point: Arc<Point>,
+    at: Revision,
+}
+
+impl View {
+    /// The revision.
+    #[must_use]
+    pub const fn revision(&self) -> Revision {
+        self.at
+    }
+
+    /// The record of a key.
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Record>, EngineError> {
+        self.point.get_at(key, self.at)?.as_ref().map(record::decode).transpose()
+    }
+
+    /// The records of those of the keys that exist, in the order of `keys`. `None` if they are too large together: all but the last may
+    /// have `max_bytes`.
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn get_many(&self, keys: &[Bytes], max_bytes: usize) -> Result<Option<ScanPage>, EngineError> {
+        let mut page = ScanPage { records: Vec::new(), more: false, revision: self.at };
+        let mut bytes = 0;
+        for key in keys {
+            let Some(record) = self.get(key)? else { continue };
+            if bytes > max_bytes {
+                return Ok(None);
+            }
+            bytes += key.len() + record.value.len();
+            page.records.push((key.clone(), record));
+        }
+        Ok(Some(page))
+    }
+
+    /// The records of a range, with empty values if only `keys_only` are wanted: at most `limit`, and no more than one beyond
+    /// `max_bytes` of keys and values.
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn scan(
+        &self,
+        keys: Keys<'_>,
+        keys_only: bool,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<ScanPage, EngineError> {
+        let mut page = ScanPage { records: Vec::new(), more: false, revision: self.at };
+        let mut bytes = 0;
+        for record in self.point.scan_at(keys, self.at)? {
+            let (key, stored) = record?;
+            if page.records.len() >= limit || bytes >= max_bytes {
+                page.more = true;
+                break;
+            }
+            let mut record = record::decode(&stored)?;
+            if keys_only {
+                record.value = Bytes::new();
+            }
+            bytes += key.len() + record.value.len();
+            page.records.push((key, record));
+        }
+        Ok(page)
+    }
+}
+
+/// Why a state of another revision cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unreadable {
+    /// It is not kept any more.
+    #[error(transparent)]
+    Compacted(#[from] Compacted),
+    /// This member has not applied it: it is yet to come, or not known here.
+    #[error("the newest revision here is {newest}")]
+    Future {
+        /// The newest one here.
+        newest: Revision,
+    },
 }
 
 /// One page of a scan.

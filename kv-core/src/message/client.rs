@@ -42,6 +42,8 @@ pub enum ReadMode {
     Linearizable,
     /// What the asked member happens to have applied: may be stale.
     Local,
+    /// What the asked member has applied, once that is this revision or a later one: it waits for it, for a second at most.
+    AtLeast(Revision),
 }
 
 /// What to read.
@@ -52,11 +54,15 @@ pub enum Query {
     Get {
         /// The key.
         key: Bytes,
+        /// The revision to read at; none for the newest.
+        at: Option<Revision>,
     },
     /// Some keys, all at one revision; answered by the records of those that exist.
     Many {
         /// The keys: up to [`Query::MAX_KEYS`].
         keys: Vec<Bytes>,
+        /// The revision to read at; none for the newest.
+        at: Option<Revision>,
     },
     /// Keys in order.
     Scan {
@@ -66,12 +72,26 @@ pub enum Query {
         to: Option<Bytes>,
         /// At most this many. The member may answer fewer and say that there are more.
         limit: u32,
+        /// Whether to begin at the end.
+        reverse: bool,
+        /// Whether the values are left out: they are empty.
+        keys_only: bool,
+        /// The revision to read at; none for the newest.
+        at: Option<Revision>,
     },
 }
 
 impl Query {
     /// The most keys that are read at once.
     pub const MAX_KEYS: usize = 1000;
+
+    /// The revision to read at; none for the newest.
+    #[must_use]
+    pub const fn at(&self) -> Option<Revision> {
+        match self {
+            Self::Get { at, .. } | Self::Many { at, .. } | Self::Scan { at, .. } => *at,
+        }
+    }
 }
 
 /// A key's value with its history's numbers.
@@ -149,6 +169,16 @@ pub enum Answer {
         more: bool,
         /// The revision of the state that was read.
         revision: Revision,
+    },
+    /// The revision that was asked for is not kept any more.
+    Compacted {
+        /// The oldest one that this member can read.
+        oldest: Revision,
+    },
+    /// This member has not applied the revision that was asked for. It may be yet to come, or applied elsewhere.
+    Future {
+        /// The newest one that this member can read.
+        newest: Revision,
     },
     /// The answer to [`ClientCall::Status`].
     Status(Box<MemberStatus>),

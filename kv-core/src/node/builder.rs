@@ -335,14 +335,17 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
 /// A hash of all that must be equal on all members: the member list, and the limits that decide what a request does.
 fn fingerprint(cluster: &Cluster, options: &Options) -> Hash {
     let text = format!(
-        "{:?} key {} value {} sessions {} ttl {:?} window {} leases {}",
+        "{:?} key {} value {} sessions {} ttl {:?} window {} leases {} \
+         history {} of {} bytes",
         cluster.fingerprint().get(),
         options.max_key_bytes,
         options.max_value_bytes,
         options.max_sessions,
         options.session_ttl,
         options.session_window,
-        options.max_leases
+        options.max_leases,
+        options.history_revisions,
+        options.history_bytes
     );
     Hash::of(text.as_bytes())
 }
@@ -371,6 +374,8 @@ mod tests {
         assert_ne!(with(|options| options.max_value_bytes += 1), plain);
         assert_ne!(with(|options| options.max_sessions += 1), plain);
         assert_ne!(with(|options| options.max_leases += 1), plain);
+        assert_ne!(with(|options| options.history_revisions += 1), plain);
+        assert_ne!(with(|options| options.history_bytes += 1), plain);
         assert_eq!(with(|options| options.checkpoint_bytes += 1), plain);
         assert_eq!(with(|options| options.max_connections += 1), plain);
     }

@@ -211,11 +211,20 @@ fn write(shared: &Shared, request: Bytes, reply: Reply) {
 fn read(shared: &Arc<Shared>, mode: ReadMode, query: Query, reply: Reply) {
     match mode {
         ReadMode::Linearizable => shared.inbox.call(Call::Read { query, reply }),
-        ReadMode::Local if shared.role == Role::Witness => reply.send(Answer::Refused(format!(
-            "member {} is a witness and holds no data: ask a data member",
-            shared.me
-        ))),
+        ReadMode::Local | ReadMode::AtLeast(_) if shared.role == Role::Witness => {
+            reply.send(Answer::Refused(format!(
+                "member {} is a witness and holds no data: ask a data member",
+                shared.me
+            )))
+        }
         ReadMode::Local => reads::run(shared, vec![(query, reply)]),
+        ReadMode::AtLeast(at_least) => {
+            if shared.state().is_some_and(|state| state.revision() >= at_least) {
+                reads::run(shared, vec![(query, reply)]);
+            } else {
+                shared.inbox.call(Call::Await { at_least, query, reply });
+            }
+        }
     }
 }
 

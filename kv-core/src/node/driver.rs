@@ -104,6 +104,7 @@ impl Driver {
         if self.replica.poll_timeout().is_some_and(|at| at <= now) {
             self.step(Input::Timeout);
         }
+        self.reads.on_time(now, &self.shared);
         if self.commit <= self.applied {
             self.applying_since = now;
         }
@@ -228,6 +229,10 @@ impl Driver {
             match (call, &refusal) {
                 (Call::Write { reply, .. } | Call::Read { reply, .. }, Some(refusal)) => {
                     reply.send(refusal.clone())
+                }
+                (Call::Await { at_least, query, reply }, _) => {
+                    let now = self.shared.clock.monotonic();
+                    self.reads.wait(at_least, (query, reply), now, &self.shared);
                 }
                 (Call::Read { query, reply }, None) => reads.push(self.reads.add(query, reply)),
                 (Call::Write { reply, .. }, None) if room == 0 => reply.send(Answer::Overloaded),

@@ -5,7 +5,7 @@
 
 use super::reply::Reply;
 use super::sync::lock;
-use crate::ids::{Anchor, Hash, MemberId, Op, RequestNumber, SessionId, WriteSeq};
+use crate::ids::{Anchor, Hash, MemberId, Op, RequestNumber, Revision, SessionId, WriteSeq};
 use crate::kv::Deadlines;
 use crate::message::{Entry, Message, Query};
 use crate::replica::Input;
@@ -37,6 +37,15 @@ pub(super) enum Call {
     },
     /// Read, linearizably.
     Read {
+        /// What.
+        query: Query,
+        /// Who waits.
+        reply: Reply,
+    },
+    /// Read once this revision is applied here.
+    Await {
+        /// The revision.
+        at_least: Revision,
         /// What.
         query: Query,
         /// Who waits.
@@ -294,7 +303,7 @@ mod tests {
             view: View::ZERO,
             op: Op::new(1),
             parent: Hash::ZERO,
-            first_revision: crate::ids::Revision::new(1),
+            first_revision: Revision::new(1),
             timestamp: crate::ids::Timestamp::ZERO,
             request_count: 1,
             body_len: u32::try_from(bytes).unwrap(),
@@ -351,7 +360,7 @@ mod tests {
         let inbox = Inbox::default();
         let outbox = crate::node::reply::Outbox::new(crate::node::reply::Admission::new(1 << 20));
         for call in 0..3 {
-            let query = Query::Get { key: Bytes::new() };
+            let query = Query::Get { key: Bytes::new(), at: None };
             inbox.call(Call::Read { query, reply: Reply::new(outbox.clone(), call, None) });
             assert!(inbox.take(true, false).is_empty());
         }

@@ -3,12 +3,11 @@
 use super::pool;
 use super::reply::Reply;
 use super::shared::Shared;
-use crate::engine::EngineError;
-use crate::ids::Op;
-use crate::kv::StateReader;
+use crate::ids::{Instant, Op, Revision};
 use crate::message::{Answer, Query};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The most records in one answer.
 const MAX_RECORDS: usize = 10_000;
@@ -19,13 +18,18 @@ const SHARE: usize = 32;
 
 type Read = (Query, Reply);
 
-/// The linearizable reads that wait. Bounded by the node's admission.
+/// How long a read waits for the revision that it must see. It may be known elsewhere by then.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The reads that wait. Bounded by the node's admission.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     /// For the replica to say that they may go on.
     unconfirmed: HashMap<u64, Read>,
     /// For this op to be applied.
     unapplied: BTreeMap<Op, Vec<Read>>,
+    /// For this revision to be applied, until then.
+    awaited: BTreeMap<Revision, Vec<(Read, Instant)>>,
     next: u64,
 }
 
@@ -54,6 +58,37 @@ impl Reads {
         {
             run(shared, first.remove());
         }
+        self.run_awaited(shared);
+    }
+
+    /// A read that is to see this revision or a later one.
+    pub(super) fn wait(&mut self, at_least: Revision, read: Read, now: Instant, shared: &Arc<Shared>) {
+        self.awaited.entry(at_least).or_default().push((read, now.after(PATIENCE)));
+        // It may have been applied while the read was on its way.
+        self.run_awaited(shared);
+    }
+
+    fn run_awaited(&mut self, shared: &Arc<Shared>) {
+        let Some(newest) = shared.state().map(|state| state.revision()) else { return };
+        while let Some(first) = self.awaited.first_entry()
+            && *first.key() <= newest
+        {
+            run(shared, first.remove().into_iter().map(|(read, _)| read).collect());
+        }
+    }
+
+    /// Sends those away that have waited for long enough.
+    pub(super) fn on_time(&mut self, now: Instant, shared: &Shared) {
+        if self.awaited.is_empty() {
+            return;
+        }
+        let newest = shared.state().map_or(Revision::ZERO, |state| state.revision());
+        for (_, waiting) in &mut self.awaited {
+            for ((_, reply), _) in waiting.extract_if(.., |(_, until)| *until <= now) {
+                reply.send(Answer::Future { newest });
+            }
+        }
+        self.awaited.retain(|_, waiting| !waiting.is_empty());
     }
 
     /// These cannot be answered here.
@@ -85,34 +120,8 @@ fn answer(shared: &Shared, query: &Query) -> Answer {
     // A node without a state (it has just stopped) answers nothing; another member can.
     let elsewhere = Answer::NotPrimary { hint: None };
     let Some(state) = shared.state() else { return elsewhere };
-    read(&state, query).unwrap_or_else(|error| {
+    state.answer(query, MAX_RECORDS, MAX_BYTES).unwrap_or_else(|error| {
         shared.state_failed(error);
         elsewhere
     })
-}
-
-fn read(state: &StateReader, query: &Query) -> Result<Answer, EngineError> {
-    match query {
-        Query::Get { key } => {
-            let (record, revision) = state.get(key)?;
-            Ok(Answer::Value { record, revision })
-        }
-        Query::Many { keys } => {
-            let fits = keys.len() <= Query::MAX_KEYS;
-            let page = if fits { state.get_many(keys, MAX_BYTES)? } else { None };
-            Ok(match page {
-                Some(page) => Answer::Records { records: page.records, more: false, revision: page.revision },
-                None => Answer::Refused(format!(
-                    "too much at once: read up to {} keys, with {} KiB together",
-                    Query::MAX_KEYS,
-                    MAX_BYTES >> 10
-                )),
-            })
-        }
-        Query::Scan { from, to, limit } => {
-            let limit = usize::try_from(*limit).unwrap_or(MAX_RECORDS).clamp(1, MAX_RECORDS);
-            let page = state.scan(from, to.as_deref(), limit, MAX_BYTES)?;
-            Ok(Answer::Records { records: page.records, more: page.more, revision: page.revision })
-        }
-    }
 }

@@ -235,6 +235,8 @@ fn weight(answer: &Answer) -> usize {
             }
             Answer::Status(_)
             | Answer::Value { record: None, .. }
+            | Answer::Compacted { .. }
+            | Answer::Future { .. }
             | Answer::Written(_)
             | Answer::Done
             | Answer::NotPrimary { .. }

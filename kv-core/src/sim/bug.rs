@@ -82,6 +82,8 @@ pub enum Bug {
     ForgottenRuns,
     /// A transaction with a step that cannot be done leaves the steps before it done.
     HalfATransaction,
+    /// A read at a past revision is answered by what the key holds now.
+    PastIsPresent,
     /// The state expires what was put anew since the expiry was proposed, and does not look at the deadline.
     ExpiresOtherPut,
     /// What is due soon is proposed and removed, though the stamp is before the deadline.
@@ -144,6 +146,7 @@ impl Bug {
         Self::SessionsNotInCheckpoint,
         Self::ForgottenRuns,
         Self::HalfATransaction,
+        Self::PastIsPresent,
         Self::ExpiresOtherPut,
         Self::ExpiresEarly,
         Self::DeadlinesNotInCheckpoint,

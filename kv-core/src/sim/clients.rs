@@ -111,7 +111,11 @@ impl Client {
     fn draw(&mut self, client: usize, load: &Load, rng: &mut Rng) -> Action {
         let key = key(rng.u32(0..load.keys));
         if rng.u32(0..100) < load.reads {
-            let local = rng.u32(0..10) == 0;
+            let local = match rng.u32(0..10) {
+                0 => true,
+                1 => return self.draw_past(key, rng),
+                _ => false,
+            };
             if rng.u32(0..5) == 0 {
                 let to = rng.bool().then(|| self::key(rng.u32(0..=load.keys)));
                 return Action::Scan { from: key, to, limit: *pick(rng, &[1, 2, 100]), local };
@@ -162,6 +166,32 @@ impl Client {
         }
         let guard = (rng.u32(0..100) < load.guarded).then(|| self.guard(&key, rng));
         Command::Put { key, value, guard, life }
+    }
+
+    /// A read at a revision around those that it knows, or of what is not older than the newest of them.
+    fn draw_past(&self, key: Bytes, rng: &mut Rng) -> Action {
+        let known = self.seen.values().map(|(revision, _)| *revision).max().unwrap_or_default();
+        let at = match rng.u32(0..8) {
+            0 => None,
+            1 => Some(known.advance(rng.u64(0..3000))),
+            _ => Some(known.back(rng.u64(0..300))),
+        };
+        let mode = match rng.u32(0..3) {
+            _ if at.is_none() => ReadMode::AtLeast(known),
+            0 => ReadMode::AtLeast(known),
+            1 => ReadMode::Local,
+            _ => ReadMode::Linearizable,
+        };
+        let query = match rng.u32(0..3) {
+            0 => {
+                let (to, limit) = (None, *pick(rng, &[1, 2, 100]));
+                let (reverse, keys_only) = (rng.bool(), rng.u32(0..4) == 0);
+                Query::Scan { from: key, to, limit, reverse, keys_only, at }
+            }
+            1 => Query::Many { keys: vec![key], at },
+            _ => Query::Get { key, at },
+        };
+        Action::Past { query, mode }
     }
 
     /// One or two puts or deletes and mostly a counter, under up to two conditions.
@@ -290,9 +320,12 @@ impl World {
         };
         let call = match action {
             Action::Write(command) => Call::Write(command),
-            Action::Get { key, local } => read(local, Query::Get { key }),
-            Action::Many { keys, local } => read(local, Query::Many { keys }),
-            Action::Scan { from, to, limit, local } => read(local, Query::Scan { from, to, limit }),
+            Action::Past { query, mode } => Call::Read { mode, query, prefer: None },
+            Action::Get { key, local } => read(local, Query::Get { key, at: None }),
+            Action::Many { keys, local } => read(local, Query::Many { keys, at: None }),
+            Action::Scan { from, to, limit, local } => {
+                read(local, Query::Scan { from, to, limit, reverse: false, keys_only: false, at: None })
+            }
         };
         let id = CallId::new(number as u64);
         self.clients[client].calls.insert(id.get(), number);
@@ -498,6 +531,8 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
         Ok(Reply::Records { records, more, revision }) => {
             Ending::Records { records, more, revision: Some(revision) }
         }
+        Ok(Reply::Compacted { oldest }) => Ending::Compacted(oldest),
+        Ok(Reply::Future { newest }) => Ending::Future(newest),
         Ok(Reply::Status(_) | Reply::Done) | Err(CallError::NotApplied(_)) => Ending::NotApplied,
         Err(CallError::OutcomeUnknown(_)) => Ending::Unknown,
     }

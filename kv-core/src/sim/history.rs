@@ -1,7 +1,7 @@
 //! What the clients asked and what they were told, with times: the evidence.
 
 use crate::ids::Revision;
-use crate::message::{Command, Effect, Record, StepFailure, StepResult};
+use crate::message::{Command, Effect, Query, ReadMode, Record, StepFailure, StepResult};
 use bytes::Bytes;
 
 /// What a client asked for.
@@ -33,6 +33,13 @@ pub(super) enum Action {
         limit: u32,
         /// Whether a stale answer will do.
         local: bool,
+    },
+    /// A read at a revision, or of a state that is not older than one.
+    Past {
+        /// What.
+        query: Query,
+        /// How fresh.
+        mode: ReadMode,
     },
 }
 
@@ -105,6 +112,10 @@ pub(super) enum Ending {
         /// The state that was read, if it was told.
         revision: Option<Revision>,
     },
+    /// The revision is not kept any more: the oldest that is.
+    Compacted(Revision),
+    /// The revision is yet to come: the newest there is.
+    Future(Revision),
     /// It surely had no effect.
     NotApplied,
     /// It may have had an effect, or may have one yet.
@@ -157,7 +168,7 @@ impl Ending {
             Self::GuardFailed { revision, .. }
             | Self::Value { revision, .. }
             | Self::Records { revision, .. } => *revision,
-            Self::NotApplied | Self::Unknown => None,
+            Self::Compacted(_) | Self::Future(_) | Self::NotApplied | Self::Unknown => None,
         }
     }
 }
@@ -167,7 +178,10 @@ impl Action {
     pub(super) const fn is_local(&self) -> bool {
         matches!(
             self,
-            Self::Get { local: true, .. } | Self::Many { local: true, .. } | Self::Scan { local: true, .. }
+            Self::Get { local: true, .. }
+                | Self::Many { local: true, .. }
+                | Self::Scan { local: true, .. }
+                | Self::Past { .. }
         )
     }
 }

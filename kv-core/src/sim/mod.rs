@@ -21,6 +21,7 @@ mod member;
 mod mirror;
 mod network;
 mod panic;
+mod past;
 mod perkey;
 mod plan;
 #[cfg(test)]

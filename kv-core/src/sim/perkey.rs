@@ -158,6 +158,7 @@ impl Names {
                 Action::Get { .. }
                 | Action::Many { .. }
                 | Action::Scan { .. }
+                | Action::Past { .. }
                 | Action::Write(Command::DeleteRange { .. } | Command::Lease(_)),
                 _,
             ) => Vec::new(),

@@ -322,6 +322,7 @@ fn draw_damage(members: usize, rng: &mut Rng) -> DamagePlan {
 
 /// Small limits, so that what is rare in earnest is common here.
 fn draw_options(rng: &mut Rng) -> Options {
+    let mut other = beside(rng);
     Options {
         heartbeat: Duration::from_millis(*pick(rng, &[20, 25, 50])),
         suspect_min: Duration::from_millis(*pick(rng, &[150, 200, 300])),
@@ -336,7 +337,9 @@ fn draw_options(rng: &mut Rng) -> Options {
         max_sessions: *pick(rng, &[2, 4, 100]),
         session_ttl: Duration::from_secs(*pick(rng, &[2, 10, 600])),
         session_window: *pick(rng, &[2, 4, 256]),
-        max_leases: *pick(&mut beside(rng), &[1, 3, 100]),
+        max_leases: *pick(&mut other, &[1, 3, 100]),
+        history_revisions: *pick(&mut other, &[0, 20, 300, 1_000_000]),
+        history_bytes: *pick(&mut other, &[2 << 10, 64 << 10, 1 << 20]),
         ..Options::default()
     }
 }

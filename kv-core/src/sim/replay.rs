@@ -188,7 +188,7 @@ impl Model {
     }
 
     /// The records of a range in the state at `revision`.
-    fn range(&self, from: &Bytes, to: Option<&Bytes>, revision: Revision) -> Vec<(Bytes, Record)> {
+    pub(super) fn range(&self, from: &Bytes, to: Option<&Bytes>, revision: Revision) -> Vec<(Bytes, Record)> {
         let keys = self.keys.range(from.clone()..).map(|(key, _)| key);
         keys.take_while(|key| to.is_none_or(|to| *key < to))
             .filter_map(|key| Some((key.clone(), self.at(key, revision)?)))
@@ -329,6 +329,9 @@ impl Model {
             }
             (Action::Scan { from, to, limit, .. }, Ending::Records { records, more, revision }) => revision
                 .is_none_or(|revision| self.scan_fits(from, to.as_ref(), *limit, revision, records, *more)),
+            (Action::Past { query, mode }, ending) => {
+                self.past_fits(query, *mode, call.floor, ended.ceiling, ending)
+            }
             _ => false,
         };
         if holds {
@@ -366,7 +369,8 @@ impl Model {
             Action::Write(Command::Delete { .. } | Command::DeleteRange { .. } | Command::Lease(_))
             | Action::Get { .. }
             | Action::Many { .. }
-            | Action::Scan { .. } => true,
+            | Action::Scan { .. }
+            | Action::Past { .. } => true,
         }
     }
 

@@ -4,7 +4,8 @@ use super::clock::MS;
 use super::world::{Event, World};
 use super::{Bug, plan::around};
 use crate::config::Role;
-use crate::ids::{Op, RequestNumber, SessionId};
+use crate::engine::EngineError;
+use crate::ids::{Op, RequestNumber, Revision, SessionId};
 use crate::kv::{Applied, StateReader};
 use crate::message::{Answer, ClientCall, ClientMessage, Operation, Query, ReadMode, Request, ServerMessage};
 use crate::replica::Input;
@@ -38,6 +39,8 @@ pub(super) struct Serving {
     reads: BTreeMap<u64, (Way, Query)>,
     /// Reads that wait for an op to be applied.
     ready: Vec<(Op, Way, Query)>,
+    /// Reads that wait for a revision to be applied.
+    awaited: Vec<(Revision, Way, Query)>,
     tickets: u64,
     /// The last message of each client's connection: a repeated one is ignored.
     last: BTreeMap<usize, (u32, u64)>,
@@ -113,6 +116,12 @@ impl World {
         if mode == ReadMode::Local || unconfirmed {
             return self.answer_read(member, way, &query);
         }
+        if let ReadMode::AtLeast(revision) = mode {
+            if let Some(process) = self.members[member].process.as_deref_mut() {
+                process.serving.awaited.push((revision, way, query));
+            }
+            return self.answer_reads(member);
+        }
         if !self.members[member].is_serving() {
             return self.answer_not_primary(member, way);
         }
@@ -164,7 +173,13 @@ impl World {
             std::mem::take(&mut process.serving.ready).into_iter().partition(|(op, _, _)| *op <= applied);
         process.serving.ready = later;
         let now: Vec<(Op, Way, Query)> = now;
-        for (_, way, query) in now {
+        let revision = state.revision();
+        let (seen, later) =
+            std::mem::take(&mut process.serving.awaited).into_iter().partition(|(at, _, _)| *at <= revision);
+        process.serving.awaited = later;
+        let seen: Vec<(Revision, Way, Query)> = seen;
+        let ready = now.into_iter().map(|(_, way, query)| (way, query));
+        for (way, query) in ready.chain(seen.into_iter().map(|(_, way, query)| (way, query))) {
             self.answer_read(member, way, &query);
         }
     }
@@ -172,7 +187,12 @@ impl World {
     fn answer_read(&mut self, member: usize, way: Way, query: &Query) {
         let slot = &self.members[member];
         let Some(state) = slot.process.as_ref().and_then(|process| process.state.as_ref()) else { return };
-        match read(&state.reader(), query) {
+        let answer = if self.bug == Some(Bug::PastIsPresent) {
+            present_as_past(&state.reader(), query)
+        } else {
+            state.reader().answer(query, usize::MAX, 1 << 20)
+        };
+        match answer {
             Ok(answer) => self.answer(member, way, answer),
             Err(error) => {
                 // Another member can answer it.
@@ -229,20 +249,11 @@ impl World {
     }
 }
 
-fn read(state: &StateReader, query: &Query) -> Result<Answer, crate::engine::EngineError> {
-    match query {
-        Query::Get { key } => {
-            let (record, revision) = state.get(key)?;
-            Ok(Answer::Value { record, revision })
-        }
-        Query::Many { keys } => {
-            let page = state.get_many(keys, usize::MAX)?.expect("nothing is too large");
-            Ok(Answer::Records { records: page.records, more: false, revision: page.revision })
-        }
-        Query::Scan { from, to, limit } => {
-            let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
-            let page = state.scan(from, to.as_deref(), limit, 1 << 20)?;
-            Ok(Answer::Records { records: page.records, more: page.more, revision: page.revision })
-        }
-    }
+/// The planted bug `PastIsPresent`: what a key holds now passes for what it held, as long as it is not younger.
+fn present_as_past(state: &StateReader, query: &Query) -> Result<Answer, EngineError> {
+    let (Query::Get { key, .. }, Some(at)) = (query, query.at()) else {
+        return state.answer(query, usize::MAX, 1 << 20);
+    };
+    let record = state.get(key)?.0.filter(|record| record.created <= at);
+    Ok(Answer::Value { record, revision: at.min(state.revision()) })
 }

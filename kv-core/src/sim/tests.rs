@@ -112,6 +112,7 @@ caught! {
     catches_an_expiry_of_what_was_put_anew: ExpiresOtherPut,
     catches_an_expiry_that_comes_early: ExpiresEarly,
     catches_a_checkpoint_without_deadlines: DeadlinesNotInCheckpoint,
+    catches_a_past_that_is_the_present: PastIsPresent,
     catches_not_applied_said_of_what_is_unknown: FailedForUnknown,
 }
 

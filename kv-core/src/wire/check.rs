@@ -4,7 +4,7 @@ use super::{PROTOCOL, VersionRange, WireError};
 use crate::ids::{Anchor, Op, Revision, Round, Timestamp, View};
 use crate::message::{
     Answer, Chunk, ChunkEnd, ClientCall, ClientMessage, Effect, Entry, LogSummary, MemberStatus, Message,
-    Outcome, Record, ServerMessage,
+    Outcome, ReadMode, Record, ServerMessage,
 };
 
 /// Counters from the wire are below this: far above what can be counted, far below where arithmetic overflows.
@@ -162,15 +162,23 @@ fn ascending(ops: impl Iterator<Item = Op>) -> Result<(), WireError> {
 /// Checks a message from a client: of a request only the numbers, the rest is checked where it is decoded.
 pub(super) fn client_message(message: &ClientMessage) -> Result<(), WireError> {
     counter("a call number", message.call)?;
-    if let ClientCall::Write(request) = &message.what {
-        // Session, number and acked_through stand first in an encoded request.
-        let ((session, number, acked), _) = postcard::take_from_bytes::<(u64, u64, u64)>(request)
-            .map_err(|_| WireError::Malformed(super::Kind::Client))?;
-        counter("a session", session)?;
-        counter("a request number", number)?;
-        counter("a request number", acked)?;
+    match &message.what {
+        ClientCall::Write(request) => {
+            // Session, number and acked_through stand first in an encoded request.
+            let ((session, number, acked), _) = postcard::take_from_bytes::<(u64, u64, u64)>(request)
+                .map_err(|_| WireError::Malformed(super::Kind::Client))?;
+            counter("a session", session)?;
+            counter("a request number", number)?;
+            counter("a request number", acked)
+        }
+        ClientCall::Read { mode, query } => {
+            if let ReadMode::AtLeast(at_least) = mode {
+                revision(*at_least)?;
+            }
+            query.at().map_or(Ok(()), revision)
+        }
+        ClientCall::Status | ClientCall::Handover => Ok(()),
     }
-    Ok(())
 }
 
 /// Checks an answer to a client.
@@ -186,6 +194,7 @@ pub(super) fn server_message(message: &ServerMessage) -> Result<(), WireError> {
             revision(*r)?;
             records.iter().try_for_each(|(_, r)| record(r))
         }
+        Answer::Compacted { oldest: r } | Answer::Future { newest: r } => revision(*r),
         Answer::Status(it) => status(it),
         Answer::Written(Err(_))
         | Answer::Done

@@ -443,7 +443,7 @@ fn all_frames() -> Vec<(&'static str, Option<Lane>, Bytes)> {
         .map(|message| (message.name(), Some(message.lane()), wire::encode_message(message)))
         .collect();
     let call = |what| wire::encode_client_message(&ClientMessage { call: 1, what });
-    let query = Query::Get { key: Bytes::from_static(b"key") };
+    let query = Query::Get { key: Bytes::from_static(b"key"), at: None };
     all.extend([
         ("Write", Some(Lane::Client), call(put(1, 1, "value"))),
         ("Read", Some(Lane::Client), call(ClientCall::Read { mode: ReadMode::Local, query })),
@@ -627,7 +627,14 @@ pub(crate) async fn l5_a_client_that_never_reads_is_dropped(net: Net) {
     let load = Load::start(&client, 2);
     let (reply, (_reader, mut writer)) = say_hello(&harness, 0, &clients_hello()).await;
     assert!(matches!(reply, HelloReply::Ok(_)), "{reply:?}");
-    let query = Query::Scan { from: Bytes::new(), to: None, limit: u32::MAX };
+    let query = Query::Scan {
+        from: Bytes::new(),
+        to: None,
+        limit: u32::MAX,
+        reverse: false,
+        keys_only: false,
+        at: None,
+    };
     let deaf = async {
         for call in 1..1_000 {
             let what = ClientCall::Read { mode: ReadMode::Local, query: query.clone() };

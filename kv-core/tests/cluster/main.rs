@@ -5,6 +5,7 @@ mod disks;
 mod failover;
 mod faults;
 mod harness;
+mod history;
 mod hostile;
 #[cfg(feature = "certs")]
 mod identity;
@@ -95,6 +96,12 @@ on_every_transport! {
         a_lease_that_nobody_keeps_alive_ends,
         x5_a_lock_holder_that_is_paused_past_its_lease_cannot_write_with_its_old_token,
         one_leads_after_the_other,
+    },
+    history::{
+        the_past_reads_as_it_was_on_any_member,
+        a_read_at_least_at_a_revision_sees_it_on_every_member,
+        a_scan_of_several_pages_is_of_one_revision_while_others_write,
+        what_is_too_long_ago_is_compacted_and_the_rest_outlives_restarts,
     },
     failover::{
         a_killed_primary_loses_nothing_and_doubles_nothing,

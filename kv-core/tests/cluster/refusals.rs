@@ -181,7 +181,7 @@ pub(crate) async fn l3_what_is_too_large_is_refused_with_the_limit(net: Net) {
         let answer = ask(&mut reader, &mut writer, ClientMessage { call, what }).await;
         assert!(matches!(&answer, Answer::Refused(said) if said.contains(reason)), "{answer:?}");
     }
-    let query = Query::Get { key: Bytes::from_static(b"key") };
+    let query = Query::Get { key: Bytes::from_static(b"key"), at: None };
     let read = ClientCall::Read { mode: ReadMode::Linearizable, query };
     let answer = ask(&mut reader, &mut writer, ClientMessage { call: 99, what: read }).await;
     assert!(matches!(answer, Answer::Value { record: None, .. }), "{answer:?}");

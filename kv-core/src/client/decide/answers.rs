@@ -5,7 +5,7 @@ use super::session::Session;
 use super::{Attempt, Core};
 use crate::client::call::{CallId, Cause, Reply, Trouble};
 use crate::ids::{Instant, MemberId};
-use crate::message::{Answer, Outcome, Rejection, ServerMessage};
+use crate::message::{Answer, Outcome, ReadMode, Rejection, ServerMessage};
 
 impl Core {
     /// A member answered. Answers to earlier attempts of a call count as well; those to calls that have ended do not.
@@ -24,6 +24,15 @@ impl Core {
             Answer::Records { records, more, revision } => {
                 self.on_result(now, number, attempt, Reply::Records { records, more, revision });
             }
+            Answer::Compacted { oldest } => {
+                self.on_result(now, number, attempt, Reply::Compacted { oldest });
+            }
+            Answer::Future { newest } => match self.calls[&id].kind {
+                Kind::Anywhere { mode: ReadMode::AtLeast(wanted), .. } if newest < wanted => {
+                    self.unsuccessful(now, number, Trouble::Behind, true);
+                }
+                _ => self.on_result(now, number, attempt, Reply::Future { newest }),
+            },
             Answer::Status(status) => self.on_result(now, number, attempt, Reply::Status(status)),
             Answer::Done => self.on_result(now, number, attempt, Reply::Done),
             Answer::NotPrimary { hint } => {
@@ -69,14 +78,17 @@ impl Core {
     /// A result other than a write's.
     fn on_result(&mut self, now: Instant, number: u64, attempt: Attempt, reply: Reply) {
         let kind = &self.calls[&attempt.call].kind;
+        let is_read = matches!(
+            reply,
+            Reply::Value { .. } | Reply::Records { .. } | Reply::Compacted { .. } | Reply::Future { .. }
+        );
         let fits = match (kind, &reply) {
-            (Kind::Linearizable(_), Reply::Value { .. } | Reply::Records { .. }) => {
+            (Kind::Linearizable(_), _) if is_read => {
                 self.served(now, attempt);
                 true
             }
-            (Kind::Local { .. }, Reply::Value { .. } | Reply::Records { .. })
-            | (Kind::Status(_), Reply::Status(_))
-            | (Kind::Handover(_), Reply::Done) => true,
+            (Kind::Anywhere { .. }, _) if is_read => true,
+            (Kind::Status(_), Reply::Status(_)) | (Kind::Handover(_), Reply::Done) => true,
             _ => false,
         };
         if fits {
@@ -98,7 +110,7 @@ impl Core {
         let closes = match self.calls[&id].kind {
             Kind::Open(_) => false,
             Kind::Request { closes, .. } => closes,
-            Kind::Linearizable(_) | Kind::Local { .. } | Kind::Status(_) | Kind::Handover(_) => {
+            Kind::Linearizable(_) | Kind::Anywhere { .. } | Kind::Status(_) | Kind::Handover(_) => {
                 return self.on_nonsense(now, number, attempt);
             }
         };

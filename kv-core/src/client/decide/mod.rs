@@ -165,11 +165,11 @@ impl Core {
             Call::Read { mode: ReadMode::Linearizable, query, .. } => {
                 (Kind::Linearizable(query), Phase::Parked)
             }
-            Call::Read { mode: ReadMode::Local, query, prefer } => {
+            Call::Read { mode: mode @ (ReadMode::Local | ReadMode::AtLeast(_)), query, prefer } => {
                 let members = self.search.members();
                 let preferred = members.iter().position(|member| Some(*member) == prefer);
                 let start = preferred.unwrap_or_else(|| self.rng.usize(..members.len()));
-                (Kind::Local { query, start }, Phase::Parked)
+                (Kind::Anywhere { mode, query, start }, Phase::Parked)
             }
             Call::Status { member } => (Kind::Status(member), Phase::Parked),
             Call::Handover { member } => (Kind::Handover(member), Phase::Parked),
@@ -335,7 +335,7 @@ impl Core {
                 self.set_phase(id, Phase::Parked);
             }
             Kind::Status(member) | Kind::Handover(member) => self.send(now, id, member),
-            Kind::Local { start, .. } => {
+            Kind::Anywhere { start, .. } => {
                 let (members, tries) = (self.search.members(), call.tries as usize);
                 let member = members[(start + tries) % members.len()];
                 let went_round = tries > 0 && tries.is_multiple_of(members.len());
@@ -384,7 +384,7 @@ impl Core {
             Kind::Linearizable(query) => {
                 ClientCall::Read { mode: ReadMode::Linearizable, query: query.clone() }
             }
-            Kind::Local { query, .. } => ClientCall::Read { mode: ReadMode::Local, query: query.clone() },
+            Kind::Anywhere { mode, query, .. } => ClientCall::Read { mode: *mode, query: query.clone() },
             Kind::Status(_) => ClientCall::Status,
             Kind::Handover(_) => ClientCall::Handover,
         };

@@ -2,7 +2,7 @@
 
 use crate::client::call::{CallError, Cause, Trouble};
 use crate::ids::{Instant, MemberId, RequestNumber};
-use crate::message::{Operation, Query};
+use crate::message::{Operation, Query, ReadMode};
 use bytes::Bytes;
 
 /// What a call does.
@@ -20,7 +20,9 @@ pub(super) enum Kind {
     /// A read that only the primary answers.
     Linearizable(Query),
     /// A read that any member answers.
-    Local {
+    Anywhere {
+        /// How fresh.
+        mode: ReadMode,
         /// What to read.
         query: Query,
         /// The place, in the list of members, of the first one to ask.

@@ -194,7 +194,7 @@ async fn reads_return_what_is_there() {
     for expected in [Some(record("value", 4)), None] {
         let read = tokio::spawn(client.get("x").into_future());
         let incoming = cluster.next().await;
-        let query = Query::Get { key: "x".into() };
+        let query = Query::Get { key: "x".into(), at: None };
         assert_eq!(incoming.message.what, ClientCall::Read { mode: ReadMode::Linearizable, query });
         incoming.answer(Answer::Value { record: expected.clone(), revision: Revision::new(9) });
         assert_eq!(read.await.unwrap().unwrap(), expected);
@@ -207,12 +207,31 @@ fn page(keys: &[&'static str], more: bool) -> Answer {
 }
 
 fn scan(from: &'static str, to: Option<&'static str>, limit: u32) -> ClientCall {
-    let query = Query::Scan { from: from.into(), to: to.map(Into::into), limit };
+    let query = Query::Scan {
+        from: from.into(),
+        to: to.map(Into::into),
+        limit,
+        reverse: false,
+        keys_only: false,
+        at: None,
+    };
     ClientCall::Read { mode: ReadMode::Linearizable, query }
 }
 
+/// A later page: at the revision of the first.
+fn later(from: &'static str, to: Option<&'static str>, limit: u32) -> ClientCall {
+    let ClientCall::Read { mode, query: Query::Scan { from, to, limit, reverse, keys_only, .. } } =
+        scan(from, to, limit)
+    else {
+        unreachable!("it is a scan")
+    };
+    let at = Some(Revision::new(9));
+    ClientCall::Read { mode, query: Query::Scan { from, to, limit, reverse, keys_only, at } }
+}
+
+/// Rule R2, of the pages.
 #[tokio::test(start_paused = true)]
-async fn a_scan_goes_on_page_after_page() {
+async fn a_scan_goes_on_page_after_page_at_one_revision() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
     let reading = tokio::spawn(client.scan("a/").into_future());
@@ -220,7 +239,8 @@ async fn a_scan_goes_on_page_after_page() {
         [("a/", &["a/1", "a/2"][..], true), ("a/2\0", &["a/3"], true), ("a/3\0", &[], false)]
     {
         let incoming = cluster.next().await;
-        assert_eq!(incoming.message.what, scan(from, Some("a0"), 1000));
+        let asks = if from == "a/" { scan } else { later };
+        assert_eq!(incoming.message.what, asks(from, Some("a0"), 1000));
         incoming.answer(page(keys, more));
     }
     let keys: Vec<_> = reading.await.unwrap().unwrap().into_iter().map(|(key, _)| key).collect();
@@ -237,7 +257,7 @@ async fn a_limit_ends_a_scan() {
     assert_eq!(incoming.message.what, scan("", None, 3));
     incoming.answer(page(&["a", "b"], true));
     let incoming = cluster.next().await;
-    assert_eq!(incoming.message.what, scan("b\0", None, 1));
+    assert_eq!(incoming.message.what, later("b\0", None, 1));
     incoming.answer(page(&["c"], true));
     assert_eq!(reading.await.unwrap().unwrap().len(), 3);
     cluster.quiet().await;
@@ -256,12 +276,22 @@ async fn ranges_take_every_kind_of_bound() {
         (client.scan_range::<&str>((Excluded("b"), Included("d"))), scan("b\0", Some("d\0"), 1000)),
         (client.scan_range::<&str>(..), scan("", None, 1000)),
         (client.scan([0xff, 0xff]), {
-            let query = Query::Scan { from: Bytes::from_static(&[0xff, 0xff]), to: None, limit: 1000 };
+            let query = Query::Scan {
+                from: Bytes::from_static(&[0xff, 0xff]),
+                to: None,
+                limit: 1000,
+                reverse: false,
+                keys_only: false,
+                at: None,
+            };
             ClientCall::Read { mode: ReadMode::Linearizable, query }
         }),
         (client.scan([7, 0xff]), {
             let (from, to) = (Bytes::from_static(&[7, 0xff]), Some(Bytes::from_static(&[8])));
-            ClientCall::Read { mode: ReadMode::Linearizable, query: Query::Scan { from, to, limit: 1000 } }
+            ClientCall::Read {
+                mode: ReadMode::Linearizable,
+                query: Query::Scan { from, to, limit: 1000, reverse: false, keys_only: false, at: None },
+            }
         }),
     ] {
         let reading = tokio::spawn(reading.into_future());
@@ -286,9 +316,14 @@ async fn a_stream_asks_for_a_page_when_the_last_one_is_used_up() {
     assert_eq!(first.unwrap().unwrap().0, "a");
     assert_eq!(stream.next().await.unwrap().unwrap().0, "b");
     cluster.quiet().await;
-    let (third, ()) = tokio::join!(stream.next(), async {
-        cluster.next().await.answer(Answer::Refused("no".into()));
+    let (third, incoming) = tokio::join!(stream.next(), async {
+        let incoming = cluster.next().await;
+        incoming.answer(Answer::Refused("no".into()));
+        incoming
     });
+    // Whoever is asked now may lag behind.
+    let least = ReadMode::AtLeast(Revision::new(9));
+    assert!(matches!(incoming.message.what, ClientCall::Read { mode, .. } if mode == least));
     assert_eq!(third.unwrap().unwrap_err(), ReadError::Refused("no".into()));
     assert!(stream.next().await.is_none(), "an error is the end");
 }
@@ -402,4 +437,40 @@ async fn many_calls_at_once_each_get_their_own_result() {
     for (n, call) in (0..).zip(calls) {
         assert_eq!(call.await.unwrap().unwrap().revision, Revision::new(100 + n));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_of_another_revision_tells_why_it_cannot_be_read() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let (oldest, newest) = (Revision::new(5), Revision::new(9));
+    for (answer, error) in [
+        (Answer::Compacted { oldest }, ReadError::Compacted { oldest }),
+        (Answer::Future { newest }, ReadError::Future { newest }),
+    ] {
+        let reading = tokio::spawn(client.get("x").at(Revision::new(3)).into_future());
+        let incoming = cluster.next().await;
+        let query = Query::Get { key: "x".into(), at: Some(Revision::new(3)) };
+        assert_eq!(incoming.message.what, ClientCall::Read { mode: ReadMode::Linearizable, query });
+        incoming.answer(answer);
+        assert_eq!(reading.await.unwrap().unwrap_err(), error);
+    }
+}
+
+/// A member that has not come so far is no answer: another one is asked.
+#[tokio::test(start_paused = true)]
+async fn a_read_at_least_at_a_revision_asks_the_next_member_when_one_lags() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let least = Revision::new(9);
+    let reading = tokio::spawn(client.get("x").at_least(least).into_future());
+    for _ in 0..2 {
+        let incoming = cluster.next().await;
+        assert!(
+            matches!(incoming.message.what, ClientCall::Read { mode, .. } if mode == ReadMode::AtLeast(least))
+        );
+        incoming.answer(Answer::Future { newest: Revision::new(8) });
+    }
+    cluster.next().await.answer(Answer::Value { record: None, revision: least });
+    assert_eq!(reading.await.unwrap().unwrap(), None);
 }

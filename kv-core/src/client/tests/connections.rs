@@ -129,7 +129,7 @@ async fn what_nobody_waits_for_any_more_does_not_leave_late() {
     cluster.quiet().await;
     let read = tokio::spawn(client.get("y").into_future());
     let incoming = cluster.next().await;
-    let query = Query::Get { key: "y".into() };
+    let query = Query::Get { key: "y".into(), at: None };
     assert_eq!(incoming.message.what, ClientCall::Read { mode: ReadMode::Linearizable, query });
     incoming.answer(Answer::Value { record: None, revision: Revision::ZERO });
     assert!(read.await.unwrap().is_ok());

@@ -198,9 +198,9 @@ fn several_keys_are_read_at_one_revision_unless_they_are_too_much() {
     let session = machine.open();
     machine.run(&[put(session, 1, "a", "1", None), put(session, 2, "b", "22", None)]);
     let keys = ["b", "x", "a"].map(|key| Bytes::from_static(key.as_bytes()));
-    let page = machine.state.reader().get_many(&keys, 100).unwrap().unwrap();
+    let page = machine.state.reader().newest().get_many(&keys, 100).unwrap().unwrap();
     let found: Vec<&[u8]> = page.records.iter().map(|(key, _)| &key[..]).collect();
     assert_eq!((found, page.revision), (vec![&b"b"[..], b"a"], machine.state.revision()));
-    assert!(machine.state.reader().get_many(&keys, 2).unwrap().is_none());
-    assert!(machine.state.reader().get_many(&keys, 3).unwrap().is_some());
+    assert!(machine.state.reader().newest().get_many(&keys, 2).unwrap().is_none());
+    assert!(machine.state.reader().newest().get_many(&keys, 3).unwrap().is_some());
 }

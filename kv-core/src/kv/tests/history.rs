@@ -3,6 +3,7 @@
 use super::model::{Records, Workload};
 use super::*;
 use crate::message::{Event, EventKind, Record};
+use crate::sim::storage::Disk;
 
 /// A workload whose model remembers everything.
 fn remembering(seed: u64) -> Workload {
@@ -103,5 +104,109 @@ fn without_history_there_are_no_changes_but_those_to_come() {
         workload.step(&mut state);
         assert_eq!(state.reader().point().floor(), state.revision());
         check_changes(&mut workload, &state.reader());
+    }
+}
+
+/// Rule R2: any revision that is kept reads as the model remembers it, key by key and range by range, in both directions.
+fn check_past(workload: &mut Workload, reader: &StateReader) {
+    let (floor, newest) = (reader.point().floor(), reader.revision());
+    let rng = &mut workload.rng;
+    let at = Revision::new(rng.u64(floor.get()..=newest.get()));
+    let view = reader.at(at).unwrap();
+    let records = &workload.model.past[usize::try_from(at.get()).unwrap()];
+    for n in 0..5 {
+        let key = Bytes::from(format!("key{:04}", rng.u64(..40) + n));
+        assert_eq!(view.get(&key).unwrap(), record(records, &key), "{key:?} at {at}");
+    }
+    let from = [String::new(), format!("key{:04}", rng.u64(..40))][rng.usize(..2)].clone();
+    let to = [None, Some(format!("key{:04}", rng.u64(..50)))][rng.usize(..2)].clone();
+    let (reverse, limit) = (rng.bool(), rng.usize(1..20));
+    let keys = Keys { from: from.as_bytes(), to: to.as_deref().map(str::as_bytes), reverse };
+    let page = view.scan(keys, false, limit, usize::MAX).unwrap();
+    let inside =
+        records.iter().filter(|(key, _)| key[..] >= *keys.from && keys.to.is_none_or(|to| key[..] < *to));
+    let mut inside: Vec<_> = inside.map(|(key, record)| (key.clone(), record.clone())).collect();
+    if reverse {
+        inside.reverse();
+    }
+    assert_eq!(page.more, inside.len() > limit);
+    inside.truncate(limit);
+    assert_eq!(page.records, inside, "{keys:?} at {at}, floor {floor}, newest {newest}");
+    assert_eq!(reader.at(newest.next()).unwrap_err(), Unreadable::Future { newest });
+    if floor > Revision::ZERO {
+        let compacted = Unreadable::Compacted(Compacted { oldest: floor });
+        assert_eq!(reader.at(floor.back(1)).unwrap_err(), compacted);
+    }
+}
+
+#[test]
+fn the_past_in_memory_reads_as_the_model_remembers_it() {
+    for seed in 0..5 {
+        let mut state = State::in_memory(limits());
+        let mut workload = remembering(seed);
+        for _ in 0..300 {
+            workload.step(&mut state);
+            check_past(&mut workload, &state.reader());
+        }
+    }
+}
+
+/// Rules R2 and R3: members that made checkpoints at different ops, were restarted, or crashed while they wrote one: what they remember is right, and
+/// where both have made a checkpoint it is the same, byte for byte.
+#[test]
+fn the_past_on_disk_is_that_of_the_model_and_equal_on_all_members() {
+    for seed in 0..8 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let disks = [Disk::new(), Disk::new()];
+        let open = |disk: &Disk| State::open(disk.storage(), limits()).unwrap();
+        let mut states = disks.each_ref().map(open);
+        let mut running = [None, None];
+        let (mut workload, mut log) = (remembering(seed), Vec::new());
+        let mut plain = State::in_memory(limits());
+        for step in 1..300 {
+            log.push(workload.step(&mut plain));
+            for member in 0..2 {
+                let state = &mut states[member];
+                state.apply(log.last().unwrap()).unwrap();
+                let together = step % 60 == 0;
+                match rng.u8(..16) {
+                    _ if together => {}
+                    0 if running[member].is_none() => running[member] = state.begin_checkpoint(),
+                    1 | 2 => finish(state, running[member].take()),
+                    3 => {
+                        running[member] = None;
+                        let lost = std::mem::replace(state, State::in_memory(limits()));
+                        drop(lost);
+                        disks[member].crash(&mut rng);
+                        *state = open(&disks[member]);
+                        for entry in &log[usize::try_from(state.applied().op.get()).unwrap()..] {
+                            state.apply(entry).unwrap();
+                        }
+                    }
+                    _ => {}
+                }
+                if together {
+                    finish(state, running[member].take());
+                    let checkpoint = state.begin_checkpoint();
+                    finish(state, Some(checkpoint.expect("an entry is new")));
+                }
+                check_changes(&mut workload, &state.reader());
+                check_past(&mut workload, &state.reader());
+            }
+            if step % 60 == 0 {
+                let [one, other] =
+                    states.each_ref().map(|state| state.snapshot().unwrap().chunk(b"", usize::MAX).unwrap());
+                assert_eq!(one, other, "seed {seed}, step {step}");
+                let floors = states.each_ref().map(|state| state.reader().point().floor());
+                assert_eq!(floors[0], floors[1]);
+                assert!(step < 120 || floors[0] > Revision::ZERO, "something was trimmed");
+            }
+        }
+    }
+}
+
+fn finish(state: &mut State, checkpoint: Option<Checkpoint>) {
+    if let Some(checkpoint) = checkpoint {
+        state.finish_checkpoint(checkpoint.run().unwrap());
     }
 }

@@ -125,12 +125,21 @@ fn messages() -> Vec<Message> {
 }
 
 fn client_messages() -> Vec<ClientMessage> {
-    let get = Query::Get { key: "key".into() };
-    let scan = Query::Scan { from: Bytes::new(), to: Some("z".into()), limit: 10 };
+    let get = Query::Get { key: "key".into(), at: None };
+    let scan = Query::Scan {
+        from: Bytes::new(),
+        to: Some("z".into()),
+        limit: 10,
+        reverse: false,
+        keys_only: false,
+        at: None,
+    };
+    let past = Query::Many { keys: vec!["key".into()], at: Some(Revision::new(5)) };
     let calls = [
         ClientCall::Write(request(7).encode()),
         ClientCall::Read { mode: ReadMode::Linearizable, query: get },
         ClientCall::Read { mode: ReadMode::Local, query: scan },
+        ClientCall::Read { mode: ReadMode::AtLeast(Revision::new(7)), query: past },
         ClientCall::Status,
         ClientCall::Handover,
     ];
@@ -174,6 +183,8 @@ fn server_messages() -> Vec<ServerMessage> {
         Answer::Written(Err(Rejection::SessionExpired)),
         Answer::Value { record: Some(record.clone()), revision },
         Answer::Records { records: vec![("key".into(), record)], more: true, revision },
+        Answer::Compacted { oldest: revision },
+        Answer::Future { newest: revision },
         Answer::Status(Box::new(status)),
         Answer::Done,
         Answer::NotPrimary { hint: Some(MemberId::new(2)) },

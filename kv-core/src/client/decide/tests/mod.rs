@@ -29,7 +29,7 @@ fn put(key: &'static str) -> Command {
 }
 
 fn get(key: &'static str) -> Call {
-    Call::Read { mode: ReadMode::Linearizable, query: Query::Get { key: key.into() }, prefer: None }
+    Call::Read { mode: ReadMode::Linearizable, query: Query::Get { key: key.into(), at: None }, prefer: None }
 }
 
 fn request(session: u64, number: u64, acked: u64, operation: Operation) -> ClientCall {
@@ -505,7 +505,8 @@ fn a_write_that_waits_for_a_session_ends_by_its_deadline_with_the_reason() {
 #[test]
 fn reads_need_no_session_and_are_retried_freely() {
     let mut bench = Bench::new();
-    let read = ClientCall::Read { mode: ReadMode::Linearizable, query: Query::Get { key: "x".into() } };
+    let read =
+        ClientCall::Read { mode: ReadMode::Linearizable, query: Query::Get { key: "x".into(), at: None } };
     assert_eq!(bench.call(id(1), get("x"), 1_000), [send(A, 1, read.clone())]);
     assert_eq!(bench.input(CoreInput::ConnectionLost { member: A }), []);
     assert_eq!(bench.next_timer(), [send(B, 2, read.clone())]);
@@ -524,7 +525,7 @@ fn reads_need_no_session_and_are_retried_freely() {
 #[test]
 fn local_reads_go_to_the_preferred_member_and_then_to_the_others() {
     let mut bench = Bench::new();
-    let query = Query::Get { key: "x".into() };
+    let query = Query::Get { key: "x".into(), at: None };
     let call = |prefer| Call::Read { mode: ReadMode::Local, query: query.clone(), prefer };
     let read = ClientCall::Read { mode: ReadMode::Local, query: query.clone() };
     assert_eq!(bench.call(id(1), call(Some(B)), 10_000), [send(B, 1, read.clone())]);

@@ -1,0 +1,316 @@
+//! What one merge left: the data, what else belongs to the state, and the past.
+
+use super::EngineError;
+use super::blocks::Blocks;
+use super::change::Change;
+use super::key::Key;
+use super::overlay::Value;
+use super::past::{self, SPAN, Span};
+use super::point::Keys;
+use super::tree::{Part, StoredRow, Tree, guarded};
+use crate::ids::Revision;
+use crate::message::EventKind;
+use bytes::Bytes;
+use redb::{AccessGuard, Range, ReadOnlyTable};
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+
+type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
+type Guard = AccessGuard<'static, &'static [u8]>;
+
+/// Those that are there.
+pub(super) struct Tables {
+    pub(super) rows: Option<Table>,
+    pub(super) data: Option<Table>,
+    pub(super) changes: Option<Table>,
+    pub(super) changed: Option<Table>,
+    pub(super) progress: Option<Table>,
+}
+
+/// What one merge left, for as long as it is held.
+pub(super) struct Base {
+    tables: Tables,
+    span: Span,
+    blocks: Arc<Blocks>,
+    // Last, so that the tables are dropped before what they read from.
+    _tree: Arc<Tree>,
+}
+
+impl fmt::Debug for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Base").field("span", &self.span).field("blocks", &self.blocks).finish_non_exhaustive()
+    }
+}
+
+impl Base {
+    pub(super) fn new(tables: Tables, tree: Arc<Tree>, blocks: Arc<Blocks>) -> Result<Self, EngineError> {
+        let mut base = Self { tables, span: Span::default(), blocks, _tree: tree };
+        if let Some(span) = base.look(base.tables.rows.as_ref(), SPAN)? {
+            base.span = Span::decode(span.value())?;
+        }
+        Ok(base)
+    }
+
+    /// The oldest revision that can be read.
+    pub(super) fn floor(&self) -> Revision {
+        self.span.floor
+    }
+
+    fn look(&self, table: Option<&Table>, name: &[u8]) -> Result<Option<Guard>, EngineError> {
+        let Some(table) = table else { return Ok(None) };
+        guarded(&self.blocks, || Ok(table.get(name)?))
+    }
+
+    /// Shows a key's value to `see`, if it has one.
+    pub(super) fn get(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), EngineError> {
+        if let Some(value) = self.look(self.tables.data.as_ref(), key)? {
+            see(value.value());
+        }
+        Ok(())
+    }
+
+    /// The value that a key had at a revision, not below the floor.
+    pub(super) fn get_at(&self, key: &[u8], at: Revision) -> Result<Value, EngineError> {
+        if let Some(later) = self.first_change(key, at)? {
+            return self.former(key, later);
+        }
+        let mut found = None;
+        self.get(key, &mut |value| found = Some(Bytes::copy_from_slice(value)))?;
+        Ok(found)
+    }
+
+    /// When a key was first changed after a revision.
+    fn first_change(&self, key: &[u8], after: Revision) -> Result<Option<Revision>, EngineError> {
+        if after >= self.span.revision {
+            return Ok(None);
+        }
+        let (from, to) = (past::index_place(key, after.next()), past::index_end(past::index_start(key)));
+        let walk =
+            self.walk(self.tables.changed.as_ref(), Bound::Included(&from), Bound::Excluded(&to), false)?;
+        walk.key().map(|place| Ok(past::index_at(place.as_slice())?.1)).transpose()
+    }
+
+    fn stored_change(&self, key: &[u8], revision: Revision) -> Result<Guard, EngineError> {
+        let found = self.look(self.tables.changes.as_ref(), &past::change_place(revision, key))?;
+        found.ok_or_else(|| EngineError::damaged("a change is missing"))
+    }
+
+    /// What a key held before it was changed at this revision.
+    fn former(&self, key: &[u8], revision: Revision) -> Result<Value, EngineError> {
+        let stored = self.stored_change(key, revision)?;
+        Ok(past::decode_change(stored.value())?.1.map(Bytes::copy_from_slice))
+    }
+
+    /// What was done to a key at this revision.
+    pub(super) fn change(&self, key: &[u8], revision: Revision) -> Result<Change, EngineError> {
+        let kind = past::decode_change(self.stored_change(key, revision)?.value())?.0;
+        Ok(match kind {
+            EventKind::Put => {
+                let value = self.get_at(key, revision)?;
+                Change::Set(value.ok_or_else(|| EngineError::damaged("what was put is missing"))?)
+            }
+            EventKind::Deleted => Change::Delete,
+            EventKind::Expired => Change::Expire,
+        })
+    }
+
+    /// Goes through the changes from a place on.
+    pub(super) fn changes(&self, since: Revision, after: Option<&[u8]>) -> Result<Changes<'_>, EngineError> {
+        let table = self.tables.changes.as_ref().filter(|_| since <= self.span.revision);
+        let place = past::change_place(since, after.unwrap_or_default());
+        let from = if after.is_some() { Bound::Excluded(&place[..]) } else { Bound::Included(&place[..]) };
+        Ok(Changes(self.walk(table, from, Bound::Unbounded, false)?))
+    }
+
+    /// Goes through keys as they were at a revision, not below the floor.
+    pub(super) fn cursor(&self, keys: Keys<'_>, at: Revision) -> Result<BaseCursor<'_>, EngineError> {
+        let to = keys.to.map_or(Bound::Unbounded, Bound::Excluded);
+        let data = self.walk(self.tables.data.as_ref(), Bound::Included(keys.from), to, keys.reverse)?;
+        let past = if at < self.span.revision { Some(Changed::new(self, keys, at)?) } else { None };
+        Ok(BaseCursor { base: self, data, past, reverse: keys.reverse })
+    }
+
+    /// Goes through a part, from the key after `after` on.
+    pub(super) fn part(&self, part: Part, after: Option<&[u8]>) -> Result<Walk<'_>, EngineError> {
+        let Tables { rows, data, changes, changed, .. } = &self.tables;
+        let table = match part {
+            Part::Rows => rows,
+            Part::Data => data,
+            Part::Changes => changes,
+            Part::Changed => changed,
+        };
+        self.walk(table.as_ref(), after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded, false)
+    }
+
+    /// How far the pieces of a snapshot go that is being received.
+    pub(super) fn progress(&self) -> Result<Option<Vec<u8>>, EngineError> {
+        let progress = self.look(self.tables.progress.as_ref(), b"")?;
+        Ok(progress.map(|value| value.value().to_vec()))
+    }
+
+    fn walk(
+        &self,
+        table: Option<&Table>,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        reverse: bool,
+    ) -> Result<Walk<'_>, EngineError> {
+        let range = match table {
+            // The B-tree will not hear of a range that ends before it begins.
+            Some(_) if ends_early(from, to) => None,
+            Some(table) => Some(guarded(&self.blocks, || Ok(table.range::<&[u8]>((from, to))?))?),
+            None => None,
+        };
+        let mut walk = Walk { range, current: None, reverse, blocks: &self.blocks };
+        walk.advance()?;
+        Ok(walk)
+    }
+
+    /// All rows whose names start with `prefix`, in order.
+    pub(super) fn rows(&self, prefix: &[u8]) -> Result<Vec<StoredRow>, EngineError> {
+        let (from, to) = (Bound::Included(prefix), Bound::Unbounded);
+        let mut walk = self.walk(self.tables.rows.as_ref(), from, to, false)?;
+        let mut found = Vec::new();
+        while let Some(name) = walk.key().filter(|name| name.as_slice().starts_with(prefix)) {
+            found.push((name.as_slice().to_vec(), walk.value().unwrap_or_default().to_vec()));
+            walk.advance()?;
+        }
+        Ok(found)
+    }
+}
+
+fn ends_early(from: Bound<&[u8]>, to: Bound<&[u8]>) -> bool {
+    match (from, to) {
+        (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => {
+            from >= to
+        }
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+    }
+}
+
+/// Stands on a row of a table.
+pub(super) struct Walk<'a> {
+    range: Option<Range<'static, &'static [u8], &'static [u8]>>,
+    current: Option<(Key, Guard)>,
+    reverse: bool,
+    blocks: &'a Arc<Blocks>,
+}
+
+impl Walk<'_> {
+    /// The key it stands on; `None` at the end.
+    pub(super) fn key(&self) -> Option<&Key> {
+        self.current.as_ref().map(|(key, _)| key)
+    }
+
+    /// The value there.
+    pub(super) fn value(&self) -> Value {
+        self.current.as_ref().map(|(_, value)| Bytes::copy_from_slice(value.value()))
+    }
+
+    /// To the next key.
+    pub(super) fn advance(&mut self) -> Result<(), EngineError> {
+        self.current = None;
+        let Some(range) = &mut self.range else { return Ok(()) };
+        let reverse = self.reverse;
+        let next = guarded(self.blocks, || {
+            let next = if reverse { range.next_back() } else { range.next() };
+            Ok(next.transpose()?)
+        })?;
+        self.current = next.map(|(key, value)| (Key::from(key.value()), value));
+        Ok(())
+    }
+}
+
+/// The changes from a place on, in order: when, and of which key.
+pub(super) struct Changes<'a>(Walk<'a>);
+
+impl Iterator for Changes<'_> {
+    type Item = Result<(Revision, Key), EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let place = self.0.key()?;
+        let change = past::change_at(place.as_slice()).map(|(revision, key)| (revision, Key::from(key)));
+        Some(self.0.advance().and(change))
+    }
+}
+
+/// The keys that were changed after a revision, and when first: for each a look-up, however often it was changed.
+struct Changed<'a> {
+    base: &'a Base,
+    from: Vec<u8>,
+    to: Option<Vec<u8>>,
+    at: Revision,
+    reverse: bool,
+    current: Option<(Key, Revision)>,
+}
+
+impl<'a> Changed<'a> {
+    fn new(base: &'a Base, keys: Keys<'_>, at: Revision) -> Result<Self, EngineError> {
+        let (from, to) = (past::index_start(keys.from), keys.to.map(past::index_start));
+        let mut changed = Self { base, from, to, at, reverse: keys.reverse, current: None };
+        changed.advance()?;
+        Ok(changed)
+    }
+
+    fn advance(&mut self) -> Result<(), EngineError> {
+        self.current = None;
+        loop {
+            let to = self.to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let table = self.base.tables.changed.as_ref();
+            let walk = self.base.walk(table, Bound::Included(&self.from), to, self.reverse)?;
+            let Some(place) = walk.key() else { return Ok(()) };
+            let (key, _) = past::index_at(place.as_slice())?;
+            let start = past::index_start(key.as_slice());
+            if self.reverse {
+                self.to = Some(start);
+            } else {
+                self.from = past::index_end(start);
+            }
+            if let Some(first) = self.base.first_change(key.as_slice(), self.at)? {
+                self.current = Some((key, first));
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Stands on a key, as it was at one revision.
+pub(super) struct BaseCursor<'a> {
+    base: &'a Base,
+    data: Walk<'a>,
+    past: Option<Changed<'a>>,
+    reverse: bool,
+}
+
+impl BaseCursor<'_> {
+    fn changed(&self) -> Option<&(Key, Revision)> {
+        self.past.as_ref().and_then(|past| past.current.as_ref())
+    }
+
+    /// The key it stands on; `None` at the end. It may have been absent at the revision.
+    pub(super) fn key(&self) -> Option<&Key> {
+        let keys = [self.data.key(), self.changed().map(|(key, _)| key)].into_iter().flatten();
+        if self.reverse { keys.max() } else { keys.min() }
+    }
+
+    /// What it held.
+    pub(super) fn value(&self) -> Result<Value, EngineError> {
+        match self.changed() {
+            Some((key, first)) if self.key() == Some(key) => self.base.former(key.as_slice(), *first),
+            Some(_) | None => Ok(self.data.value()),
+        }
+    }
+
+    /// To the next key.
+    pub(super) fn advance(&mut self) -> Result<(), EngineError> {
+        let Some(key) = self.key().cloned() else { return Ok(()) };
+        if self.data.key() == Some(&key) {
+            self.data.advance()?;
+        }
+        match &mut self.past {
+            Some(past) if past.current.as_ref().is_some_and(|(changed, _)| *changed == key) => past.advance(),
+            Some(_) | None => Ok(()),
+        }
+    }
+}

@@ -154,6 +154,7 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Command, Guard, Step, Transaction};
     use super::*;
 
     #[test]
@@ -161,6 +162,34 @@ mod tests {
         let ttl = |nanos| Lifetime::ttl(Duration::from_nanos(nanos)).ttl_ms;
         assert_eq!([ttl(0), ttl(1), ttl(1_000_000), ttl(1_000_001)], [Some(0), Some(1), Some(1), Some(2)]);
         assert_eq!(Lifetime::ttl(Duration::MAX).ttl_ms, Some(u64::MAX));
+    }
+
+    #[test]
+    fn what_ends_survives_its_encoding() {
+        let (lease, key) = (LeaseId::new(1 << 40), Bytes::from_static(b"key"));
+        let life = Lifetime { ttl_ms: Some(1 << 41), lease: Some(lease) };
+        let put = Command::Put { key: key.clone(), value: Bytes::new(), guard: None, life };
+        let step = Step::Put { key: key.clone(), value: Bytes::new(), life: Lifetime::lease(lease) };
+        let guards = vec![(key.clone(), Guard::Created(Revision::new(5)))];
+        let transaction = Transaction { guards, then: vec![step], otherwise: Vec::new() };
+        let leases = [
+            LeaseCommand::Grant { ttl_ms: 500 },
+            LeaseCommand::KeepAlive { lease },
+            LeaseCommand::Revoke { lease },
+            LeaseCommand::Look { lease },
+        ];
+        let commands = [put, Command::Transaction(transaction)].into_iter();
+        let mut requests: Vec<Request> = commands
+            .chain(leases.map(Command::Lease))
+            .map(|command| Request { operation: Operation::Command(command), ..Request::expiry(Vec::new()) })
+            .collect();
+        let due = vec![Expiry::Key { key, modified: Revision::new(9) }, Expiry::Lease { lease }];
+        requests.push(Request::expiry(due));
+        for request in requests {
+            let bytes = request.encode();
+            assert_eq!(Request::decode(&bytes).as_ref(), Ok(&request));
+            assert!((0..bytes.len()).all(|len| Request::decode(&bytes[..len]).is_err()), "{request:?}");
+        }
     }
 
     #[test]

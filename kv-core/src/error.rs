@@ -227,6 +227,28 @@ impl ReadError {
     }
 }
 
+/// Why a watch has ended.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WatchError {
+    /// What it should go on with is not kept any more: some of what has changed since cannot be told. Read the present state, and follow
+    /// what comes after it ([`Watch::follow`](crate::client::Watch::follow)).
+    #[error("what has changed since is not kept any more: all changes are known after revision {oldest}")]
+    Compacted {
+        /// After this revision all changes are known.
+        oldest: Revision,
+    },
+    /// The cluster refuses it.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The present state, which [`Watch::follow`](crate::client::Watch::follow) begins with, could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The client was closed.
+    #[error("the client is closed")]
+    Closed,
+}
+
 /// Why a question to one member has no answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -1,7 +1,10 @@
 //! What goes into [`Core`](super::Core) and what comes out.
 
 use crate::ids::{Instant, MemberId, Revision};
-use crate::message::{ClientMessage, Command, MemberStatus, Outcome, Query, ReadMode, Record, ServerMessage};
+use crate::message::{
+    ClientMessage, Command, Event, MemberStatus, Outcome, Position, Query, ReadMode, Record, ServerMessage,
+    WatchQuery,
+};
 use bytes::Bytes;
 use std::fmt;
 use std::time::Duration;
@@ -42,6 +45,13 @@ pub enum Call {
         /// What.
         query: Query,
         /// Of a read that any member answers: whom to ask first. Ignored for others.
+        prefer: Option<MemberId>,
+    },
+    /// Follow what changes: ends when something has, or after a while, with the place to go on at.
+    Watch {
+        /// What, and from where.
+        query: WatchQuery,
+        /// Whom to ask first.
         prefer: Option<MemberId>,
     },
     /// Ask this member where it stands. One attempt.
@@ -147,6 +157,15 @@ pub enum Reply {
         /// The newest one that the member can read.
         newest: Revision,
     },
+    /// Of a watch.
+    Watched {
+        /// Who has answered.
+        member: MemberId,
+        /// What has changed.
+        events: Vec<Event>,
+        /// Where to go on.
+        next: Position,
+    },
     /// Of a status call.
     Status(Box<MemberStatus>),
     /// Of the others.
@@ -243,6 +262,8 @@ pub struct CoreOptions {
     pub search_max: Duration,
     /// The longest pause while the cluster sheds load. Default 1 s.
     pub backoff_max: Duration,
+    /// How long a member may leave a watch unanswered: a little longer than members do. Default 40 s.
+    pub watch_patience: Duration,
 }
 
 impl Default for CoreOptions {
@@ -255,6 +276,7 @@ impl Default for CoreOptions {
             backoff_min: Duration::from_millis(5),
             search_max: Duration::from_millis(25),
             backoff_max: Duration::from_secs(1),
+            watch_patience: Duration::from_secs(40),
         }
     }
 }

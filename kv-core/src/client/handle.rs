@@ -3,7 +3,7 @@
 use super::driver::{Begin, Command};
 use super::{
     Acquire, Add, Call, CallError, CallId, Cause, ClientBuilder, Delete, DeleteRange, Election, Get, GetMany,
-    Grant, LeaseById, Put, Reply, Scan, Transact, Trouble, Typed,
+    Grant, LeaseById, Put, Reply, Scan, Transact, Trouble, Typed, Watch,
 };
 use crate::error::{CallFailed, ConnectError};
 use crate::ids::{LeaseId, MemberId};
@@ -238,6 +238,21 @@ impl Client {
     /// Reads the keys in a range, in order. Await the builder to run it.
     pub fn scan_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Scan {
         Scan::range(self.clone(), &range)
+    }
+
+    /// Follows the keys that begin with `prefix`: each change of them, once, in order.
+    pub fn watch(&self, prefix: impl AsRef<[u8]>) -> Watch {
+        Watch::prefix(self.clone(), prefix.as_ref())
+    }
+
+    /// Follows one key.
+    pub fn watch_key(&self, key: impl AsRef<[u8]>) -> Watch {
+        Watch::key(self.clone(), key.as_ref())
+    }
+
+    /// Follows the keys in a range.
+    pub fn watch_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Watch {
+        Watch::range(self.clone(), &range)
     }
 
     /// Asks every member where it stands, all at once. Members that do not answer within the default deadline or two

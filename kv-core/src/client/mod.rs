@@ -18,6 +18,7 @@ mod scan;
 mod tests;
 mod transaction;
 mod typed;
+mod watch;
 
 pub use builder::ClientBuilder;
 pub use call::{Call, CallError, CallId, Cause, CoreInput, CoreOptions, CoreOutput, Reply, Trouble};
@@ -30,6 +31,7 @@ pub use range::{DeleteRange, RangeDeleted};
 pub use scan::{Scan, Snapshot};
 pub use transaction::{Add, Added, Transact, Transacted};
 pub use typed::{Entry, Typed, TypedError};
+pub use watch::{Follow, Update, Watch, Watching};
 
 use builder::LocalMember;
 pub(crate) use handle::Closed;

@@ -5,6 +5,7 @@ use super::ops::{OpFuture, other_effect, write};
 use crate::error::WriteError;
 use crate::ids::Revision;
 use crate::message::{Command, Effect};
+pub(super) use crate::message::{after_prefix, successor};
 use bytes::Bytes;
 use std::future::IntoFuture;
 use std::ops::{Bound, RangeBounds};
@@ -93,17 +94,4 @@ pub(super) fn ends_of<K: AsRef<[u8]>>(range: &impl RangeBounds<K>) -> (Bytes, Op
         Bound::Excluded(key) => Some(Bytes::copy_from_slice(key.as_ref())),
     };
     (from, to)
-}
-
-/// The smallest key above `key`.
-pub(super) fn successor(key: &[u8]) -> Bytes {
-    [key, &[0]].concat().into()
-}
-
-/// The smallest key above all keys that begin with `prefix`.
-pub(super) fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
-    let keep = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
-    let mut end = prefix[..=keep].to_vec();
-    end[keep] += 1;
-    Some(end.into())
 }

@@ -47,7 +47,7 @@ impl Scan {
         Self::between(client, from, to)
     }
 
-    const fn between(client: Client, from: Bytes, to: Option<Bytes>) -> Self {
+    pub(super) const fn between(client: Client, from: Bytes, to: Option<Bytes>) -> Self {
         let mode = ReadMode::Linearizable;
         Self {
             client,
@@ -108,10 +108,17 @@ impl Scan {
 
     /// Page after page. Ends after the first error.
     fn pages(self) -> impl Stream<Item = Result<Vec<(Bytes, Record)>, ReadError>> + Send + 'static {
+        self.pages_at().map_ok(|(records, _)| records)
+    }
+
+    /// Page after page, each with the revision at which it was read. Ends after the first error.
+    pub(super) fn pages_at(
+        self,
+    ) -> impl Stream<Item = Result<(Vec<(Bytes, Record)>, Revision), ReadError>> + Send + 'static {
         stream::try_unfold(Some(self), |scan| async {
             let Some(scan) = scan.filter(|scan| scan.limit != Some(0)) else { return Ok(None) };
             let page = scan.page().await?;
-            Ok(Some((page.records, page.rest)))
+            Ok(Some(((page.records, page.revision), page.rest)))
         })
     }
 

@@ -4,29 +4,11 @@ use super::StateReader;
 use super::record;
 use crate::engine::{EngineError, Point};
 use crate::ids::Revision;
-use crate::message::Event;
+use crate::message::{Event, Position};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 /// So many changes of other keys are stepped over at once.
 const MAX_STEPS: usize = 10_000;
-
-/// A place between two events. Events are in the order of revisions and, within one, of keys.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Position {
-    /// The events of all revisions below this one are behind it.
-    pub revision: Revision,
-    /// Of the events of `revision` itself, those up to this key are behind it; `None`: all are.
-    pub key: Option<Bytes>,
-}
-
-impl Position {
-    /// After all events of this revision.
-    #[must_use]
-    pub const fn after(revision: Revision) -> Self {
-        Self { revision, key: None }
-    }
-}
 
 /// Which changes are asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -17,8 +17,9 @@ mod transaction;
 mod transfer;
 
 pub use crate::engine::Keys;
+pub use crate::message::Position;
 pub use apply::Applied;
-pub use changes::{ChangeQuery, Changes, Compacted, Position};
+pub use changes::{ChangeQuery, Changes, Compacted};
 pub use checkpoint::{Checkpoint, CheckpointDone};
 pub use lifetimes::Deadlines;
 pub use limits::Limits;

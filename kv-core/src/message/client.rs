@@ -1,6 +1,6 @@
 //! What clients and members say to each other, on the Client lane.
 
-use super::{Outcome, Rejection};
+use super::{Outcome, Position, Rejection, WatchQuery};
 use crate::ids::{LeaseId, MemberId, Op, Revision, Timestamp, View};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,13 @@ pub enum ClientCall {
         mode: ReadMode,
         /// What.
         query: Query,
+    },
+    /// What has changed in a range since a place in the history? Answered when there is something, or after half a minute.
+    Watch(WatchQuery),
+    /// The `Watch` of this number is not waited for any more. Not answered.
+    Unwatch {
+        /// Its call number, on the same connection.
+        call: u64,
     },
     /// Where does this member stand?
     Status,
@@ -179,6 +186,15 @@ pub enum Answer {
     Future {
         /// The newest one that this member can read.
         newest: Revision,
+    },
+    /// The answer to [`ClientCall::Watch`].
+    Watched {
+        /// All events of the range between the question's position and `next`, in order.
+        events: Vec<Event>,
+        /// Where to go on, at whichever member. Moves on also when nothing of the range has changed.
+        next: Position,
+        /// Whether there may be more at once.
+        more: bool,
     },
     /// The answer to [`ClientCall::Status`].
     Status(Box<MemberStatus>),

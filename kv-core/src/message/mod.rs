@@ -26,6 +26,7 @@ mod entry;
 mod lease;
 mod request;
 mod snapshot;
+mod watch;
 
 pub use client::{
     Answer, ClientCall, ClientMessage, Event, EventKind, MemberStatus, PeerStatus, Query, ReadMode, Record,
@@ -40,6 +41,9 @@ pub use request::{
     StepFailure, StepResult, Transaction,
 };
 pub use snapshot::{Adoption, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint};
+
+pub use watch::{Position, WatchQuery};
+pub(crate) use watch::{after_prefix, successor};
 
 use crate::ids::{Anchor, Hash, MemberId, Op, Round, Timestamp, View};
 use bytes::Bytes;

@@ -5,6 +5,7 @@ use super::StopReason;
 use super::shared::Shared;
 use super::sync::lock;
 use super::transfer::{Receiving, Task};
+use super::watches;
 use crate::engine::EngineError;
 use crate::ids::Op;
 use crate::journal::ReadError;
@@ -214,6 +215,7 @@ impl Applier {
         self.shared.inbox.transferred(told);
         if let Some(state) = &self.state {
             self.shared.inbox.applied(state.applied().op);
+            watches::published(&self.shared);
         }
         Ok(())
     }
@@ -272,6 +274,7 @@ impl Applier {
             self.shared.waiters.applied(applied);
         }
         self.shared.inbox.applied(state.applied().op);
+        watches::published(&self.shared);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use super::budget::{Share, Use};
 use super::inbox::{Call, RequestKey};
 use super::reply::{Outbox, Reply};
 use super::shared::Shared;
-use super::{reads, status};
+use super::{reads, status, watches};
 use crate::config::{Options, Role};
 use crate::ids::{RequestNumber, SessionId};
 use crate::message::{Answer, ClientCall, Operation, Query, ReadMode, Request, RequestError, SizeLimits};
@@ -189,9 +189,13 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
             shared.inbox.handover();
             reply.send(Answer::Done);
         }
-        ClientCall::Write(_) | ClientCall::Read { .. } if overloaded => reply.send(Answer::Overloaded),
+        ClientCall::Unwatch { call } => shared.watches.cancel(outbox.name(), call),
+        ClientCall::Write(_) | ClientCall::Read { .. } | ClientCall::Watch(_) if overloaded => {
+            reply.send(Answer::Overloaded)
+        }
         ClientCall::Write(request) => write(shared, request, reply),
         ClientCall::Read { mode, query } => read(shared, mode, query, reply),
+        ClientCall::Watch(query) => watches::begin(shared, query, call, reply),
     }
 }
 

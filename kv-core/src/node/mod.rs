@@ -50,6 +50,7 @@ mod sync;
 mod tasks;
 mod transfer;
 mod waiters;
+mod watches;
 mod writer;
 
 pub use builder::NodeBuilder;
@@ -128,6 +129,7 @@ impl Node {
         if shared.expectation.authenticated {
             shared.tasks.spawn(credentials::run(shared.clone()));
         }
+        shared.tasks.spawn(watches::sweep(shared.clone()));
         shared.tasks.spawn(scrub::run(shared.clone(), shared.options.scrub_bytes_per_second));
         shared.tasks.spawn(Driver::new(shared.clone(), replica, applied).run());
         let stopped = stop::supervise(shared.clone(), threads.clone());

@@ -2,7 +2,7 @@
 
 use super::budget::{Budget, Share, Use};
 use super::sync::lock;
-use crate::message::{Answer, Effect, Outcome, Record, ServerMessage, StepResult};
+use crate::message::{Answer, Effect, Event, Outcome, Record, ServerMessage, StepResult};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -81,6 +81,8 @@ struct State {
     bytes: usize,
     /// Calls without an answer.
     open: usize,
+    /// Watches that have not been answered.
+    watching: usize,
     /// The connection is gone: answers go nowhere.
     closed: bool,
 }
@@ -88,6 +90,11 @@ struct State {
 impl Outbox {
     pub(super) fn new(admission: Arc<Admission>) -> Arc<Self> {
         Arc::new(Self { admission, state: Mutex::default(), ready: Notify::new(), room: Notify::new() })
+    }
+
+    /// What tells it from others, as long as it lives.
+    pub(super) fn name(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self).addr()
     }
 
     /// Waits until the connection may have one more call. Cancel safe.
@@ -145,7 +152,7 @@ impl Outbox {
     pub(super) fn close(&self) {
         let mut state = lock(&self.state);
         let answers = std::mem::take(&mut state.answers);
-        *state = State { open: state.open, closed: true, ..State::default() };
+        *state = State { open: state.open, watching: state.watching, closed: true, ..State::default() };
         drop(state);
         drop(answers);
     }
@@ -202,6 +209,25 @@ impl Reply {
         self.outbox.is_full()
     }
 
+    /// Whether nobody is there to have the answer.
+    pub(super) fn is_gone(&self) -> bool {
+        lock(&self.outbox.state).closed
+    }
+
+    /// What tells its connection from others, as long as this lives.
+    pub(super) fn connection(&self) -> usize {
+        self.outbox.name()
+    }
+
+    /// Counts it as a watch; `None` if the connection has too many.
+    pub(super) fn watching(&self) -> Option<Watching> {
+        let mut state = lock(&self.outbox.state);
+        let fits = state.watching < Watching::MOST;
+        state.watching += usize::from(fits);
+        drop(state);
+        fits.then(|| Watching(self.outbox.clone()))
+    }
+
     /// Answers.
     pub(super) fn send(self, answer: Answer) {
         self.outbox.answer(self.call, answer);
@@ -215,8 +241,23 @@ impl Drop for Reply {
     }
 }
 
+/// One watch of a connection.
+#[derive(Debug)]
+pub(super) struct Watching(Arc<Outbox>);
+
+impl Watching {
+    /// Of one connection; beside them it has room for calls.
+    pub(super) const MOST: usize = CALLS_PER_CONNECTION / 2;
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        lock(&self.0.state).watching -= 1;
+    }
+}
+
 fn is_read(answer: &Answer) -> bool {
-    matches!(answer, Answer::Value { .. } | Answer::Records { .. })
+    matches!(answer, Answer::Value { .. } | Answer::Records { .. } | Answer::Watched { .. })
 }
 
 /// About how much memory an answer holds.
@@ -228,6 +269,11 @@ fn weight(answer: &Answer) -> usize {
             Answer::Value { record: Some(it), .. } => record(it),
             Answer::Records { records, .. } => {
                 records.iter().map(|(key, it): &(Bytes, Record)| key.len() + record(it)).sum()
+            }
+            Answer::Watched { events, .. } => {
+                let records =
+                    |event: &Event| event.record.iter().chain(&event.previous).map(record).sum::<usize>();
+                events.iter().map(|event| FIXED + event.key.len() + records(event)).sum()
             }
             Answer::Refused(text) => text.len(),
             Answer::Written(Ok(Outcome { effect: Effect::Transacted { results, .. }, .. })) => {

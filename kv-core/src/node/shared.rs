@@ -14,6 +14,7 @@ use super::status::Board;
 use super::sync::{Monitor, lock};
 use super::tasks::Tasks;
 use super::waiters::Waiters;
+use super::watches::Watches;
 use super::writer::Writes;
 use crate::config::{Cluster, Options, Role};
 use crate::ids::{MemberId, Op};
@@ -59,6 +60,8 @@ pub(super) struct Shared {
     pub(super) sources: Mutex<Sources>,
     /// To the clients.
     pub(super) waiters: Waiters,
+    /// Clients that follow what changes.
+    pub(super) watches: Watches,
     pub(super) admission: Arc<Admission>,
 
     /// What the driver tells of itself.
@@ -128,6 +131,7 @@ impl Shared {
             quiet: parts.quiet,
             sources: Mutex::default(),
             waiters: Waiters::default(),
+            watches: Watches::default(),
             admission: Admission::new(parts.options.client_memory_bytes),
             options: parts.options,
             board: Board::new(),

@@ -73,6 +73,7 @@ impl Client {
             backoff_min: usual.backoff_min * patience,
             search_max: usual.search_max * patience,
             backoff_max: usual.backoff_max * patience,
+            watch_patience: usual.watch_patience * patience,
         };
         let mut core = Core::new(rng.u64(..), members, options, Instant::ZERO);
         if let Some(bug) = bug {
@@ -533,7 +534,9 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
         }
         Ok(Reply::Compacted { oldest }) => Ending::Compacted(oldest),
         Ok(Reply::Future { newest }) => Ending::Future(newest),
-        Ok(Reply::Status(_) | Reply::Done) | Err(CallError::NotApplied(_)) => Ending::NotApplied,
+        Ok(Reply::Watched { .. } | Reply::Status(_) | Reply::Done) | Err(CallError::NotApplied(_)) => {
+            Ending::NotApplied
+        }
         Err(CallError::OutcomeUnknown(_)) => Ending::Unknown,
     }
 }

@@ -68,7 +68,12 @@ impl Party {
     #[must_use]
     pub const fn may_call(self, call: &ClientCall) -> bool {
         match call {
-            ClientCall::Write(_) | ClientCall::Read { .. } | ClientCall::Status | ClientCall::Handover => {
+            ClientCall::Write(_)
+            | ClientCall::Read { .. }
+            | ClientCall::Watch(_)
+            | ClientCall::Unwatch { .. }
+            | ClientCall::Status
+            | ClientCall::Handover => {
                 matches!(self, Self::Client)
             }
         }

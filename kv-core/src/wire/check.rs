@@ -177,6 +177,8 @@ pub(super) fn client_message(message: &ClientMessage) -> Result<(), WireError> {
             }
             query.at().map_or(Ok(()), revision)
         }
+        ClientCall::Watch(query) => query.after.as_ref().map_or(Ok(()), |after| revision(after.revision)),
+        ClientCall::Unwatch { call } => counter("a call number", *call),
         ClientCall::Status | ClientCall::Handover => Ok(()),
     }
 }
@@ -195,6 +197,13 @@ pub(super) fn server_message(message: &ServerMessage) -> Result<(), WireError> {
             records.iter().try_for_each(|(_, r)| record(r))
         }
         Answer::Compacted { oldest: r } | Answer::Future { newest: r } => revision(*r),
+        Answer::Watched { events, next, .. } => {
+            revision(next.revision)?;
+            events.iter().try_for_each(|event| {
+                revision(event.revision)?;
+                event.record.iter().chain(&event.previous).try_for_each(record)
+            })
+        }
         Answer::Status(it) => status(it),
         Answer::Written(Err(_))
         | Answer::Done

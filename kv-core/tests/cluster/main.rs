@@ -20,6 +20,7 @@ mod pki;
 mod refusals;
 mod storage;
 mod transfer;
+mod watches;
 
 use harness::Net;
 
@@ -113,6 +114,14 @@ on_every_transport! {
         a_shutdown_releases_port_and_directory,
         a_dropped_node_releases_port_and_directory,
         the_state_outlives_checkpoints_and_restarts,
+    },
+    watches::{
+        a_watch_tells_each_change_of_what_it_follows_once_and_in_order,
+        watches_go_on_through_failovers,
+        who_follows_a_range_has_a_copy_that_keeps_up,
+        what_is_not_kept_any_more_is_compacted_and_following_begins_anew,
+        a_watch_leaves_a_member_that_is_cut_off,
+        watches_of_one_connection_are_bounded_and_forgotten_with_their_streams,
     },
     disks::{
         a_wiped_member_stops_and_says_why,
@@ -238,6 +247,12 @@ async fn everything_works_on_one_thread_over_quic() {
 #[tokio::test]
 async fn everything_works_on_one_thread_over_tcp() {
     harness::bounded(disks::everything_works_on_one_thread(Net::tcp())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: see watches.rs"]
+async fn ten_thousand_idle_watches() {
+    harness::bounded(watches::ten_thousand_idle_watches(Net::memory())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

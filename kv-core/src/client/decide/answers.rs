@@ -33,6 +33,9 @@ impl Core {
                 }
                 _ => self.on_result(now, number, attempt, Reply::Future { newest }),
             },
+            Answer::Watched { events, next, .. } => {
+                self.on_result(now, number, attempt, Reply::Watched { member, events, next });
+            }
             Answer::Status(status) => self.on_result(now, number, attempt, Reply::Status(status)),
             Answer::Done => self.on_result(now, number, attempt, Reply::Done),
             Answer::NotPrimary { hint } => {
@@ -88,6 +91,7 @@ impl Core {
                 true
             }
             (Kind::Anywhere { .. }, _) if is_read => true,
+            (Kind::Watch { .. }, Reply::Watched { .. } | Reply::Compacted { .. }) => true,
             (Kind::Status(_), Reply::Status(_)) | (Kind::Handover(_), Reply::Done) => true,
             _ => false,
         };
@@ -110,7 +114,11 @@ impl Core {
         let closes = match self.calls[&id].kind {
             Kind::Open(_) => false,
             Kind::Request { closes, .. } => closes,
-            Kind::Linearizable(_) | Kind::Anywhere { .. } | Kind::Status(_) | Kind::Handover(_) => {
+            Kind::Linearizable(_)
+            | Kind::Anywhere { .. }
+            | Kind::Watch { .. }
+            | Kind::Status(_)
+            | Kind::Handover(_) => {
                 return self.on_nonsense(now, number, attempt);
             }
         };

@@ -166,10 +166,10 @@ impl Core {
                 (Kind::Linearizable(query), Phase::Parked)
             }
             Call::Read { mode: mode @ (ReadMode::Local | ReadMode::AtLeast(_)), query, prefer } => {
-                let members = self.search.members();
-                let preferred = members.iter().position(|member| Some(*member) == prefer);
-                let start = preferred.unwrap_or_else(|| self.rng.usize(..members.len()));
-                (Kind::Anywhere { mode, query, start }, Phase::Parked)
+                (Kind::Anywhere { mode, query, start: self.first_to_ask(prefer) }, Phase::Parked)
+            }
+            Call::Watch { query, prefer } => {
+                (Kind::Watch { query, start: self.first_to_ask(prefer) }, Phase::Parked)
             }
             Call::Status { member } => (Kind::Status(member), Phase::Parked),
             Call::Handover { member } => (Kind::Handover(member), Phase::Parked),
@@ -178,6 +178,13 @@ impl Core {
         if deadline > now {
             self.retry(now, id, false);
         }
+    }
+
+    /// The place, in the list of members, of the one that is asked first what any of them can answer.
+    fn first_to_ask(&mut self, prefer: Option<MemberId>) -> usize {
+        let members = self.search.members();
+        let preferred = members.iter().position(|member| Some(*member) == prefer);
+        preferred.unwrap_or_else(|| self.rng.usize(..members.len()))
     }
 
     fn begin(&mut self, id: CallId, call: Pending) {
@@ -213,7 +220,18 @@ impl Core {
     }
 
     fn on_cancel(&mut self, id: CallId) {
+        let open: Vec<(u64, MemberId)> = match self.calls.get(&id) {
+            Some(Pending { kind: Kind::Watch { .. }, attempts, .. }) => {
+                attempts.iter().map(|attempt| (*attempt, self.attempts[attempt].member)).collect()
+            }
+            Some(_) | None => Vec::new(),
+        };
         drop(self.remove(id));
+        for (call, member) in open {
+            let message = ClientMessage { call: self.next_attempt, what: ClientCall::Unwatch { call } };
+            self.next_attempt += 1;
+            self.outputs.push_back(CoreOutput::Send { member, message });
+        }
     }
 
     /// Ends a call, with all its attempts. Its number, if it has one, will never run from now on.
@@ -335,7 +353,7 @@ impl Core {
                 self.set_phase(id, Phase::Parked);
             }
             Kind::Status(member) | Kind::Handover(member) => self.send(now, id, member),
-            Kind::Anywhere { start, .. } => {
+            Kind::Anywhere { start, .. } | Kind::Watch { start, .. } => {
                 let (members, tries) = (self.search.members(), call.tries as usize);
                 let member = members[(start + tries) % members.len()];
                 let went_round = tries > 0 && tries.is_multiple_of(members.len());
@@ -385,6 +403,7 @@ impl Core {
                 ClientCall::Read { mode: ReadMode::Linearizable, query: query.clone() }
             }
             Kind::Anywhere { mode, query, .. } => ClientCall::Read { mode: *mode, query: query.clone() },
+            Kind::Watch { query, .. } => ClientCall::Watch(query.clone()),
             Kind::Status(_) => ClientCall::Status,
             Kind::Handover(_) => ClientCall::Handover,
         };
@@ -393,6 +412,8 @@ impl Core {
         call.attempts.push(attempt);
         let until = if call.kind.is_single() {
             call.deadline
+        } else if matches!(call.kind, Kind::Watch { .. }) {
+            now.after(self.options.watch_patience)
         } else {
             now.after(self.delays.timeout(&self.options, call.silences))
         };

@@ -2,7 +2,7 @@
 
 use crate::client::call::{CallError, Cause, Trouble};
 use crate::ids::{Instant, MemberId, RequestNumber};
-use crate::message::{Operation, Query, ReadMode};
+use crate::message::{Operation, Query, ReadMode, WatchQuery};
 use bytes::Bytes;
 
 /// What a call does.
@@ -25,6 +25,13 @@ pub(super) enum Kind {
         mode: ReadMode,
         /// What to read.
         query: Query,
+        /// The place, in the list of members, of the first one to ask.
+        start: usize,
+    },
+    /// A watch, which any member answers, when there is something.
+    Watch {
+        /// What to follow.
+        query: WatchQuery,
         /// The place, in the list of members, of the first one to ask.
         start: usize,
     },

@@ -11,9 +11,9 @@ use crate::ids::{
     View,
 };
 use crate::message::{
-    Answer, Chunk, ChunkEnd, ClientCall, Command, Effect, Entry, EntryHeader, FetchWhat, FormationStep,
-    Guard, LeaseFailure, LeaseInfo, Lifetime, LogPoint, LogSummary, MemberStatus, Operation, Outcome,
-    PeerStatus, Query, ReadMode, Record, Rejection, Request, Slot, body_of,
+    Answer, Chunk, ChunkEnd, ClientCall, Command, Effect, Entry, EntryHeader, Event, EventKind, FetchWhat,
+    FormationStep, Guard, LeaseFailure, LeaseInfo, Lifetime, LogPoint, LogSummary, MemberStatus, Operation,
+    Outcome, PeerStatus, Position, Query, ReadMode, Record, Rejection, Request, Slot, WatchQuery, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -142,6 +142,13 @@ fn client_messages() -> Vec<ClientMessage> {
         ClientCall::Read { mode: ReadMode::AtLeast(Revision::new(7)), query: past },
         ClientCall::Status,
         ClientCall::Handover,
+        ClientCall::Watch(WatchQuery {
+            from: "a".into(),
+            to: Some("b".into()),
+            after: Some(Position { revision: Revision::new(9), key: Some("ab".into()) }),
+            previous: true,
+        }),
+        ClientCall::Unwatch { call: 6 },
     ];
     (1..).zip(calls).map(|(call, what)| ClientMessage { call, what }).collect()
 }
@@ -182,7 +189,18 @@ fn server_messages() -> Vec<ServerMessage> {
     answers.extend([
         Answer::Written(Err(Rejection::SessionExpired)),
         Answer::Value { record: Some(record.clone()), revision },
-        Answer::Records { records: vec![("key".into(), record)], more: true, revision },
+        Answer::Records { records: vec![("key".into(), record.clone())], more: true, revision },
+        Answer::Watched {
+            events: vec![Event {
+                revision,
+                key: "key".into(),
+                kind: EventKind::Put,
+                record: Some(record.clone()),
+                previous: Some(record),
+            }],
+            next: Position::after(revision),
+            more: true,
+        },
         Answer::Compacted { oldest: revision },
         Answer::Future { newest: revision },
         Answer::Status(Box::new(status)),

@@ -1,0 +1,278 @@
+//! Watches: what changes, as a stream.
+
+use super::range::{after_prefix, ends_of, successor};
+use super::{Call, CallError, Cause, Client, Closed, Reply, Scan};
+use crate::error::{ReadError, WatchError};
+use crate::ids::{MemberId, Revision};
+use crate::message::{Event, Position, Record, WatchQuery};
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, Stream, StreamExt};
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::RangeBounds;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// How long one question is pursued; then it is asked anew.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Follows what changes: created by [`Client::watch`], [`Client::watch_key`] and [`Client::watch_range`], run by
+/// [`stream`](Self::stream) or [`follow`](Self::follow).
+///
+/// ```no_run
+/// # async fn example(client: kv_core::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// use futures::StreamExt;
+///
+/// let seen = client.put("jobs/1", "sweep").await?.revision;
+/// let mut events = client.watch("jobs/").after(seen).stream();
+/// while let Some(event) = events.next().await {
+///     let event = event?;
+///     println!("{:?} {:?} at revision {}", event.kind, event.key, event.revision);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing is followed before this is run"]
+pub struct Watch {
+    client: Client,
+    from: Bytes,
+    to: Option<Bytes>,
+    after: Option<Revision>,
+    previous: bool,
+}
+
+impl Watch {
+    pub(super) fn prefix(client: Client, prefix: &[u8]) -> Self {
+        let (from, to) = (Bytes::copy_from_slice(prefix), after_prefix(prefix));
+        Self { client, from, to, after: None, previous: false }
+    }
+
+    pub(super) fn key(client: Client, key: &[u8]) -> Self {
+        let (from, to) = (Bytes::copy_from_slice(key), Some(successor(key)));
+        Self { client, from, to, after: None, previous: false }
+    }
+
+    pub(super) fn range<K: AsRef<[u8]>>(client: Client, range: &impl RangeBounds<K>) -> Self {
+        let (from, to) = ends_of(range);
+        Self { client, from, to, after: None, previous: false }
+    }
+
+    /// Whatever has changed after this revision. Default: from when the stream is first polled; what was written before that by
+    /// others may be told too.
+    pub fn after(mut self, revision: Revision) -> Self {
+        self.after = Some(revision);
+        self
+    }
+
+    /// Each event tells what the key held before, too.
+    pub fn previous(mut self) -> Self {
+        self.previous = true;
+        self
+    }
+
+    /// The changes: each once, none left out, in the order of revisions and, within one, of keys; through failovers, restarts and
+    /// broken connections, for as long as some data member can be reached. It ends after the first error.
+    ///
+    /// Any data member serves it, from what is committed: while none can be reached, or the cluster has no primary, nothing comes.
+    /// Changes are kept for a while only. Whoever stays behind for longer is told so
+    /// ([`WatchError::Compacted`]), never with a gap.
+    ///
+    /// Nothing is fetched ahead of what was taken but one answer (about a megabyte): a consumer may be as slow as it likes.
+    ///
+    /// # Cancel safety
+    /// Waiting for the next item is cancel safe. Dropping the stream ends the watch.
+    #[must_use]
+    pub fn stream(self) -> Watching {
+        let after = self.after.map(Position::after);
+        let known = self.after.unwrap_or_default();
+        Watching { inner: self.events(after).boxed(), complete: known, last: known }
+    }
+
+    fn events(self, after: Option<Position>) -> impl Stream<Item = Result<Event, WatchError>> + Send {
+        let asking = Asking { watch: self, after, prefer: None, waiting: VecDeque::new(), ended: false };
+        stream::unfold(asking, |mut asking| async {
+            let item = asking.next().await?;
+            asking.ended = item.is_err();
+            Some((item, asking))
+        })
+    }
+
+    /// The present records first, all of one revision, then [`Update::UpToDate`], and then what changes, nothing left out and nothing
+    /// twice: for a copy of the range that keeps up with it. It ends after the first error; after
+    /// [`WatchError::Compacted`] follow again, with an empty copy.
+    ///
+    /// [`after`](Self::after) does not count here.
+    ///
+    /// # Cancel safety
+    /// As for [`stream`](Self::stream).
+    #[must_use]
+    pub fn follow(self) -> Follow {
+        let pages = Scan::between(self.client.clone(), self.from.clone(), self.to.clone()).pages_at();
+        let start = Following { watch: self, at: Revision::ZERO, part: Part::Pages(pages.boxed()) };
+        Follow { inner: stream::unfold(start, Following::next).flat_map(stream::iter).boxed() }
+    }
+}
+
+/// A watch between two answers.
+struct Asking {
+    watch: Watch,
+    after: Option<Position>,
+    /// Who has answered last.
+    prefer: Option<MemberId>,
+    /// Events that were told and not taken.
+    waiting: VecDeque<Event>,
+    ended: bool,
+}
+
+impl Asking {
+    async fn next(&mut self) -> Option<Result<Event, WatchError>> {
+        while !self.ended {
+            if let Some(event) = self.waiting.pop_front() {
+                return Some(Ok(event));
+            }
+            if let Err(error) = self.ask().await {
+                return Some(Err(error));
+            }
+        }
+        None
+    }
+
+    /// Asks for what has changed, until there is something or the member says how far it has looked.
+    async fn ask(&mut self) -> Result<(), WatchError> {
+        let Watch { client, from, to, previous, .. } = &self.watch;
+        let query =
+            WatchQuery { from: from.clone(), to: to.clone(), after: self.after.clone(), previous: *previous };
+        let call = Call::Watch { query, prefer: self.prefer.or(client.local()) };
+        match client.call(call, 0, PATIENCE).await {
+            Ok(Ok(Reply::Watched { member, events, next })) => {
+                self.waiting = events.into();
+                self.after = Some(next);
+                self.prefer = Some(member);
+                Ok(())
+            }
+            Ok(Ok(Reply::Compacted { oldest })) => Err(WatchError::Compacted { oldest }),
+            Ok(Err(
+                CallError::NotApplied(Cause::Refused(why)) | CallError::OutcomeUnknown(Cause::Refused(why)),
+            )) => Err(WatchError::Refused(why)),
+            // Another try, for as long as there is somebody who wants to know.
+            Ok(Ok(_) | Err(_)) => Ok(()),
+            Err(Closed) => Err(WatchError::Closed),
+        }
+    }
+}
+
+/// The stream of a watch: created by [`Watch::stream`].
+pub struct Watching {
+    inner: BoxStream<'static, Result<Event, WatchError>>,
+    complete: Revision,
+    last: Revision,
+}
+
+impl Watching {
+    /// All events up to this revision were taken from the stream: a watch after it goes on where this one is. The last revision
+    /// of which events were taken may not be among them, because there may be more of it.
+    #[must_use]
+    pub const fn complete(&self) -> Revision {
+        self.complete
+    }
+}
+
+impl Stream for Watching {
+    type Item = Result<Event, WatchError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let polled = self.inner.poll_next_unpin(cx);
+        if let Poll::Ready(Some(Ok(event))) = &polled
+            && event.revision > self.last
+        {
+            self.complete = self.complete.max(event.revision.back(1));
+            self.last = event.revision;
+        }
+        polled
+    }
+}
+
+impl fmt::Debug for Watching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watching").field("complete", &self.complete).finish_non_exhaustive()
+    }
+}
+
+/// One step of [`Watch::follow`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Update {
+    /// A key that was there to begin with.
+    Present {
+        /// The key.
+        key: Bytes,
+        /// What it holds.
+        record: Record,
+    },
+    /// The range was read as a whole: what was told is what it held at this revision.
+    UpToDate {
+        /// Which.
+        revision: Revision,
+    },
+    /// What has changed since.
+    Event(Event),
+}
+
+/// The stream of [`Watch::follow`].
+pub struct Follow {
+    inner: BoxStream<'static, Result<Update, WatchError>>,
+}
+
+impl Stream for Follow {
+    type Item = Result<Update, WatchError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.inner.poll_next_unpin(cx)
+    }
+}
+
+impl fmt::Debug for Follow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follow").finish_non_exhaustive()
+    }
+}
+
+/// What following has come to.
+enum Part {
+    Pages(BoxStream<'static, Result<(Vec<(Bytes, Record)>, Revision), ReadError>>),
+    Events(BoxStream<'static, Result<Event, WatchError>>),
+    Ended,
+}
+
+struct Following {
+    watch: Watch,
+    /// The revision at which the range is read.
+    at: Revision,
+    part: Part,
+}
+
+impl Following {
+    async fn next(mut self) -> Option<(Vec<Result<Update, WatchError>>, Self)> {
+        let told = match &mut self.part {
+            Part::Ended => return None,
+            Part::Pages(pages) => match pages.next().await {
+                Some(Ok((records, revision))) => {
+                    self.at = revision;
+                    records.into_iter().map(|(key, record)| Ok(Update::Present { key, record })).collect()
+                }
+                Some(Err(error)) => {
+                    self.part = Part::Ended;
+                    vec![Err(error.into())]
+                }
+                None => {
+                    let after = Some(Position::after(self.at));
+                    self.part = Part::Events(self.watch.clone().events(after).boxed());
+                    vec![Ok(Update::UpToDate { revision: self.at })]
+                }
+            },
+            Part::Events(events) => vec![events.next().await?.map(Update::Event)],
+        };
+        Some((told, self))
+    }
+}

@@ -140,8 +140,6 @@ fn client_messages() -> Vec<ClientMessage> {
         ClientCall::Read { mode: ReadMode::Linearizable, query: get },
         ClientCall::Read { mode: ReadMode::Local, query: scan },
         ClientCall::Read { mode: ReadMode::AtLeast(Revision::new(7)), query: past },
-        ClientCall::Status,
-        ClientCall::Handover,
         ClientCall::Watch(WatchQuery {
             from: "a".into(),
             to: Some("b".into()),
@@ -149,6 +147,8 @@ fn client_messages() -> Vec<ClientMessage> {
             previous: true,
         }),
         ClientCall::Unwatch { call: 6 },
+        ClientCall::Status,
+        ClientCall::Handover,
     ];
     (1..).zip(calls).map(|(call, what)| ClientMessage { call, what }).collect()
 }

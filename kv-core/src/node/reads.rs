@@ -83,7 +83,7 @@ impl Reads {
             return;
         }
         let newest = shared.state().map_or(Revision::ZERO, |state| state.revision());
-        for (_, waiting) in &mut self.awaited {
+        for waiting in self.awaited.values_mut() {
             for ((_, reply), _) in waiting.extract_if(.., |(_, until)| *until <= now) {
                 reply.send(Answer::Future { newest });
             }

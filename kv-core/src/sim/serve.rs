@@ -73,6 +73,7 @@ impl World {
         match message.what {
             ClientCall::Write(bytes) => self.on_write_call(member, way, bytes),
             ClientCall::Read { mode, query } => self.on_read_call(member, way, mode, query),
+            // Its clients follow nothing, and ask for no status.
             ClientCall::Watch(_) | ClientCall::Unwatch { .. } | ClientCall::Status | ClientCall::Handover => {
                 self.answer(member, way, Answer::Done)
             }

@@ -2,6 +2,7 @@
 
 use futures::StreamExt;
 use kv_core::ids::LeaseId;
+use kv_core::message::Lifetime;
 use kv_core::{Client, tokio};
 use kv_examples::{Failure, Three};
 use std::time::Duration;
@@ -13,7 +14,7 @@ async fn claim(client: &Client, lease: LeaseId) -> Result<Option<String>, Failur
     for (job, _) in client.scan("jobs/open/").keys_only().await? {
         let name = String::from_utf8_lossy(&job).replace("jobs/open/", "");
         let claim = format!("jobs/claim/{name}");
-        let taken = client.transaction().if_present(&job).if_absent(&claim).put_leased(&claim, "", lease);
+        let taken = client.transaction().if_present(&job).if_absent(&claim).put_for(&claim, "", Lifetime::lease(lease));
         if taken.await?.held {
             return Ok(Some(name));
         }

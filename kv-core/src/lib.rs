@@ -87,8 +87,20 @@ pub mod transport {
 pub mod wire;
 pub mod guide {
     //! What to know beyond the interface.
+    #[doc = include_str!("../guide/getting_started.md")]
+    pub mod getting_started {}
+    #[doc = include_str!("../guide/guarantees.md")]
+    pub mod guarantees {}
+    #[doc = include_str!("../guide/failover.md")]
+    pub mod failover {}
+    #[doc = include_str!("../guide/operating.md")]
+    pub mod operating {}
     #[doc = include_str!("../SECURITY.md")]
     pub mod security {}
+    #[doc = include_str!("../guide/from_etcd.md")]
+    pub mod from_etcd {}
+    #[doc = include_str!("../guide/from_redis.md")]
+    pub mod from_redis {}
 }
 
 pub use client::{Client, ClientBuilder};

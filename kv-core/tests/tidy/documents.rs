@@ -34,7 +34,7 @@ pub(crate) fn top_level() -> Vec<String> {
         .collect()
 }
 
-/// Links of a document to files that are not there. Links to the web are not looked at.
+/// Links of a document to files that are not there. Links to the web are not looked at, and those to items are rustdoc's.
 pub(crate) fn broken_links(source: &Source, exists: impl Fn(&str) -> bool) -> Vec<String> {
     let mut found = Vec::new();
     if !source.path.ends_with(".md") {
@@ -45,8 +45,8 @@ pub(crate) fn broken_links(source: &Source, exists: impl Fn(&str) -> bool) -> Ve
         for (at, opening) in line.match_indices("](") {
             let target = line[at + opening.len()..].split(')').next().unwrap_or_default();
             let file = target.split('#').next().unwrap_or_default();
-            let web = target.contains("://");
-            if !web && !file.is_empty() && !exists(&resolve(directory, file)) {
+            let elsewhere = target.contains("://") || target.contains("::");
+            if !elsewhere && !file.is_empty() && !exists(&resolve(directory, file)) {
                 found.push(format!("{}:{}: {target} leads nowhere", source.path, number + 1));
             }
         }

@@ -45,7 +45,7 @@ impl Change {
 pub struct Retention {
     /// The most revisions.
     pub revisions: u64,
-    /// The most bytes, as [`weight`] counts them.
+    /// The most bytes: for each change its former value, the key twice, and 64 more.
     pub bytes: u64,
 }
 

@@ -14,7 +14,11 @@ async fn claim(client: &Client, lease: LeaseId) -> Result<Option<String>, Failur
     for (job, _) in client.scan("jobs/open/").keys_only().await? {
         let name = String::from_utf8_lossy(&job).replace("jobs/open/", "");
         let claim = format!("jobs/claim/{name}");
-        let taken = client.transaction().if_present(&job).if_absent(&claim).put_for(&claim, "", Lifetime::lease(lease));
+        let taken = client.transaction().if_present(&job).if_absent(&claim).put_for(
+            &claim,
+            "",
+            Lifetime::lease(lease),
+        );
         if taken.await?.held {
             return Ok(Some(name));
         }

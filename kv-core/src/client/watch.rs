@@ -238,9 +238,12 @@ impl fmt::Debug for Follow {
     }
 }
 
+/// Records, and the revision at which they were read.
+type Page = (Vec<(Bytes, Record)>, Revision);
+
 /// What following has come to.
 enum Part {
-    Pages(BoxStream<'static, Result<(Vec<(Bytes, Record)>, Revision), ReadError>>),
+    Pages(BoxStream<'static, Result<Page, ReadError>>),
     Events(BoxStream<'static, Result<Event, WatchError>>),
     Ended,
 }

@@ -23,6 +23,7 @@ mod network;
 mod power;
 mod processes;
 mod syscalls;
+mod watchers;
 
 /// Clusters of real processes are those of the other tests.
 #[path = "../real/harness.rs"]
@@ -75,6 +76,7 @@ macro_rules! drill {
 
 const DRILLS: &[Drill] = &[
     drill!("kill the primary", "P1", [], (200, 5), processes::kill),
+    drill!("watch while primaries are killed", "P1", [], (20, 2), watchers::kill),
     drill!("freeze the primary", "P5", [], (20, 2), processes::freeze),
     drill!("freeze backups in turn", "P6", [], (20, 2), processes::freeze_backups),
     drill!("stop the primary gracefully", "P11", [], (20, 2), processes::terminate),

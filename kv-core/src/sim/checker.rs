@@ -217,11 +217,12 @@ impl Checker {
         Err(("what is acknowledged is durable", found))
     }
 
-    /// A member takes everything up to `commit` for committed. `read` reads the entry with this parent in its log.
+    /// A member takes everything up to `commit` for committed. `some_are_down`: not everybody's log can be looked at. `read` reads the entry with this parent in its log.
     pub(super) fn on_commit(
         &mut self,
         member: usize,
         commit: Anchor,
+        some_are_down: bool,
         read: impl Fn(Op, Hash) -> Option<Entry>,
     ) -> Checked {
         let before = std::mem::replace(&mut self.shown[member].commit, commit.op);
@@ -235,17 +236,15 @@ impl Checker {
             let op = self.committed().next();
             let parent = self.log.last().map_or(Hash::ZERO, |last| last.hash);
             let Some(entry) = read(op, parent) else {
+                if some_are_down {
+                    // On a disk of theirs it is, if it was acknowledged there and the copy here is bad: looked at with the next commit.
+                    return Ok(());
+                }
                 let found =
                     format!("m{member} has committed {op:?} on {parent:?}, and nobody who runs has it");
                 return Err(("what is committed can be read", found));
             };
-            if entry.header.op != op || entry.header.parent != parent {
-                let found = format!("m{member} commits {:?} on {parent:?}", entry.header);
-                return Err(("the committed log is a chain", found));
-            }
-            self.check_stamp(&entry)?;
-            self.log.push(Committed { hash: entry.header.hash(), entry, results: None, digest: None });
-            self.check_quorum(op)?;
+            self.add_committed(member, entry)?;
         }
         match self.at(commit.op) {
             Some(committed) if committed.hash != commit.hash => {
@@ -254,6 +253,19 @@ impl Checker {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The next committed entry is this one.
+    fn add_committed(&mut self, member: usize, entry: Entry) -> Checked {
+        let op = self.committed().next();
+        let parent = self.log.last().map_or(Hash::ZERO, |last| last.hash);
+        if entry.header.op != op || entry.header.parent != parent {
+            let found = format!("m{member} commits {:?} on {parent:?}", entry.header);
+            return Err(("the committed log is a chain", found));
+        }
+        self.check_stamp(&entry)?;
+        self.log.push(Committed { hash: entry.header.hash(), entry, results: None, digest: None });
+        self.check_quorum(op)
     }
 
     /// Rule N7: one clock that is far off moves no stamp.
@@ -305,6 +317,10 @@ impl Checker {
     /// A member has applied an entry.
     pub(super) fn on_applied(&mut self, member: usize, entry: &Entry, applied: &[Applied]) -> Checked {
         let op = entry.header.op;
+        if op == self.committed().next() && op <= self.shown[member].commit {
+            // It could not be read when it was committed, and has been repaired since.
+            self.add_committed(member, entry.clone())?;
+        }
         if self.at(op).is_none_or(|committed| committed.hash != entry.header.hash()) {
             return Err((
                 "only what is committed is applied",

@@ -308,7 +308,8 @@ impl World {
             });
             fitting.next()
         };
-        let checked = self.checker.on_commit(member, commit, read);
+        let some_are_down = self.members.iter().any(|member| member.process.is_none());
+        let checked = self.checker.on_commit(member, commit, some_are_down, read);
         self.check(checked);
         self.kick_apply(member);
     }

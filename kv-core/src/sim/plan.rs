@@ -52,7 +52,7 @@ pub(super) struct Scale {
     pub(super) lags: [Time; 3],
     /// How wrong the rate of a monotonic clock gets when it changes, in millionths.
     pub(super) most_drift: u64,
-    /// How far clocks may drift apart while one is not heard.
+    /// How far clocks may drift apart while one is not heard: of a slow one that was heard at the beginning, as long as a run takes.
     pub(super) stamp_slack_ms: u64,
     /// More events than any run should need.
     pub(super) most_events: u64,
@@ -65,7 +65,7 @@ impl Scale {
         probe: 50 * MS,
         lags: [20 * MS, 200 * MS, SECOND],
         most_drift: MAX_DRIFT,
-        stamp_slack_ms: 10_000,
+        stamp_slack_ms: 120_000,
         most_events: 20_000_000,
     };
 }

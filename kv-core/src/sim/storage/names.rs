@@ -15,7 +15,8 @@ pub(super) struct Names {
 #[derive(Clone, Debug)]
 enum Change {
     Create(String, FileId),
-    Rename(String, String),
+    /// Of this file: a directory remembers which one got the name, not which name it had.
+    Rename(String, String, FileId),
     Remove(String),
 }
 
@@ -31,7 +32,7 @@ impl Names {
     /// Whether a process or, after a power cut, the disk may still name this file.
     pub(super) fn may_name(&self, file: FileId) -> bool {
         self.seen.values().chain(self.durable.values()).any(|named| *named == file)
-            || self.unsynced.iter().any(|change| matches!(change, Change::Create(_, made) if *made == file))
+            || self.unsynced.iter().any(|change| matches!(change, Change::Create(_, made) | Change::Rename(_, _, made) if *made == file))
     }
 
     pub(super) fn create(&mut self, name: &str, file: FileId) {
@@ -39,7 +40,8 @@ impl Names {
     }
 
     pub(super) fn rename(&mut self, from: &str, to: &str) {
-        self.change(Change::Rename(from.to_owned(), to.to_owned()));
+        let Some(file) = self.get(from) else { return };
+        self.change(Change::Rename(from.to_owned(), to.to_owned(), file));
     }
 
     pub(super) fn remove(&mut self, name: &str) {
@@ -85,10 +87,11 @@ fn apply(names: &mut BTreeMap<String, FileId>, change: &Change) {
         Change::Create(name, file) => {
             names.insert(name.clone(), *file);
         }
-        Change::Rename(from, to) => {
-            if let Some(file) = names.remove(from) {
-                names.insert(to.clone(), file);
+        Change::Rename(from, to, file) => {
+            if names.get(from) == Some(file) {
+                names.remove(from);
             }
+            names.insert(to.clone(), *file);
         }
         Change::Remove(name) => {
             names.remove(name);

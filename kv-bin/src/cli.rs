@@ -42,6 +42,10 @@ pub(crate) enum Command {
     Delete(DeleteArgs),
     /// List keys and values in order.
     Scan(ScanArgs),
+    /// Print what changes, as it changes: a line for each, once and in order.
+    Watch(WatchArgs),
+    /// Do several changes at once, or none of them.
+    Txn(TxnArgs),
     /// Grant, keep alive, end or show a lease, on which keys can depend.
     Lease(LeaseArgs),
     /// Run a command while holding a lock; its exit code is passed on.
@@ -289,6 +293,37 @@ pub(crate) struct LockArgs {
     /// What the key holds meanwhile, for others to see.
     #[arg(long, value_name = "VALUE")]
     pub(crate) value: Option<OsString>,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WatchArgs {
+    /// Only keys that begin with this.
+    #[arg(default_value = "")]
+    pub(crate) prefix: OsString,
+    /// Begin with what was changed at this revision [default: what changes from now on]
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) from: Option<u64>,
+    /// Say what the key held before, too (with --json).
+    #[arg(long)]
+    pub(crate) previous: bool,
+    /// End after so many changes.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "The file is JSON, as in
+  { \"if\":   [ { \"absent\": \"a\" }, { \"present\": \"b\" }, { \"revision\": [\"c\", 7] }, { \"value\": [\"d\", \"x\"] } ],
+    \"then\": [ { \"put\": \"a\", \"value\": \"1\", \"ttl\": \"10s\" }, { \"delete\": \"b\" }, { \"add\": \"n\", \"by\": 1 } ],
+    \"else\": [ { \"add\": \"misses\", \"by\": 1 } ] }
+`if` and `else` may be left out. Where a condition does not hold and there is no `else`, nothing is done, and it is a failure.")]
+pub(crate) struct TxnArgs {
+    /// The file; `-` is standard input.
+    pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }

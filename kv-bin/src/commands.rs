@@ -174,7 +174,7 @@ pub(crate) fn write_failure(error: &WriteError) -> Failure {
     }
 }
 
-fn read_failure(error: &ReadError) -> Failure {
+pub(crate) fn read_failure(error: &ReadError) -> Failure {
     match error {
         ReadError::Key { .. } | ReadError::Compacted { .. } | ReadError::Future { .. } => {
             Failure::usage(error)
@@ -188,7 +188,7 @@ pub(crate) fn bytes(word: OsString) -> Vec<u8> {
     word.into_encoded_bytes()
 }
 
-fn standard_input() -> Result<Vec<u8>, Failure> {
+pub(crate) fn standard_input() -> Result<Vec<u8>, Failure> {
     let mut value = Vec::new();
     io::stdin()
         .lock()
@@ -206,7 +206,7 @@ fn tell_bytes(bytes: &[u8]) -> Result<(), Failure> {
     still_read(write_line(bytes)).map(drop)
 }
 
-fn write_line(bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_line(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(bytes)?;
     stdout.write_all(b"\n")?;
@@ -214,7 +214,7 @@ fn write_line(bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Whether somebody still reads; that nobody does (`kv scan | head`) is no failure.
-fn still_read(written: io::Result<()>) -> Result<bool, Failure> {
+pub(crate) fn still_read(written: io::Result<()>) -> Result<bool, Failure> {
     match written {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
@@ -222,7 +222,7 @@ fn still_read(written: io::Result<()>) -> Result<bool, Failure> {
     }
 }
 
-fn record_json(key: &[u8], record: &Record) -> Value {
+pub(crate) fn record_json(key: &[u8], record: &Record) -> Value {
     let mut object = Map::new();
     output::put_bytes(&mut object, "key", key);
     output::put_bytes(&mut object, "value", &record.value);

@@ -15,6 +15,8 @@ mod output;
 mod serve;
 mod signals;
 mod sim;
+mod txn;
+mod watch;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
@@ -71,6 +73,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Get(args) => block_on(commands::get(args, json)),
         Command::Delete(args) => block_on(commands::delete(args, json)),
         Command::Scan(args) => block_on(commands::scan(args, json)),
+        Command::Watch(args) => block_on(watch::watch(args, json)),
+        Command::Txn(args) => block_on(txn::txn(args, json)),
         Command::Lease(args) => block_on(leases::lease(args, json)),
         Command::Lock(args) => block_on(leases::lock(args)),
         Command::Status(args) => block_on(commands::status(args, json)),

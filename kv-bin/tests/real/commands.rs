@@ -251,3 +251,48 @@ fn shells_and_man_are_told_of_every_command() {
 fn refused_usage(output: &std::process::Output) {
     assert_eq!(output.status.code(), Some(2), "{}", stderr(output));
 }
+
+#[test]
+fn a_watch_tells_what_has_changed_and_what_changes() {
+    let cluster = Cluster::start(&["data"], &[]);
+    done(&cluster, &["put", "a/1", "x"]);
+    done(&cluster, &["put", "b/1", "no"]);
+    done(&cluster, &["delete", "a/1"]);
+    let told = done(&cluster, &["watch", "a/", "--from", "1", "--limit", "2"]);
+    let fields: Vec<Vec<&str>> = told.lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!(fields[0][1..], ["put", "a/1", "x"]);
+    assert_eq!(fields[1][1..], ["deleted", "a/1"]);
+    let lines = done(&cluster, &["watch", "a/", "--from", "1", "--limit", "2", "--previous", "--json"]);
+    let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["event"], &last["previous"]["value"]), (&"deleted".into(), &"x".into()));
+    // One that follows is told what is put later.
+    let after = (last["revision"].as_u64().unwrap() + 1).to_string();
+    let watch = ["watch", "a/", "--from", &after, "--limit", "1"];
+    std::thread::scope(|scope| {
+        let told = scope.spawn(|| done(&cluster, &watch));
+        done(&cluster, &["put", "a/2", "y"]);
+        assert!(told.join().unwrap().contains("put\ta/2\ty"));
+    });
+}
+
+#[test]
+fn a_transaction_is_read_from_a_file_and_done_as_a_whole() {
+    let cluster = Cluster::start(&["data"], &[]);
+    let file = cluster.folder.path().join("txn.json");
+    let path = file.to_str().unwrap();
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    write(
+        r#"{ "if": [{ "absent": "a" }], "then": [{ "put": "a", "value": "1" }, { "add": "n", "by": 2 }] }"#,
+    );
+    let first = json(&cluster, &["txn", path]);
+    assert_eq!((&first["held"], &first["results"][1]["sum"]), (&true.into(), &2.into()));
+    refused(&cluster.run(&["txn", path]), 1, &["a condition did not hold", "nothing was changed"]);
+    write(
+        r#"{ "if": [{ "value": ["a", "2"] }], "then": [{ "delete": "a" }], "else": [{ "add": "n", "by": -1 }] }"#,
+    );
+    assert!(done(&cluster, &["txn", path]).ends_with(", by else\n"));
+    assert_eq!(done(&cluster, &["get", "n"]), "1\n");
+    write(r#"{ "then": [{ "put": "t", "value": "1", "ttl": "1h", "laese": 3 }] }"#);
+    refused(&cluster.run(&["txn", path]), 2, &["is not a transaction", "kv txn --help"]);
+    refused(&cluster.run(&["txn", "/nowhere"]), 2, &["cannot read /nowhere"]);
+}

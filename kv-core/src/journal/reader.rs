@@ -43,7 +43,7 @@ struct Shared {
 struct Slot {
     hash: Hash,
     write: u64,
-    entry: Option<Entry>,
+    entry: Option<Box<Entry>>,
     /// Where it is durable. Neither this nor `entry`: damaged.
     place: Option<Place>,
 }
@@ -73,7 +73,7 @@ impl LogReader {
     /// # Errors
     /// [`ReadError::Faulty`] if it is damaged on disk.
     pub fn read(&self, op: Op) -> Result<Option<Entry>, ReadError> {
-        let in_memory = self.lock().slot(op).and_then(|slot| slot.entry.clone());
+        let in_memory = self.lock().slot(op).and_then(|slot| slot.entry.as_deref().cloned());
         if in_memory.is_some() { Ok(in_memory) } else { self.read_stored(op) }
     }
 
@@ -233,7 +233,7 @@ impl Shared {
                     self.slots.push_back(Slot {
                         hash: entry.header.hash(),
                         write: self.staged,
-                        entry: Some(entry.clone()),
+                        entry: Some(Box::new(entry.clone())),
                         place: None,
                     });
                     self.absorb();
@@ -310,7 +310,7 @@ impl Shared {
         let hash = entry.header.hash();
         let Some(slot) = self.slot_mut(entry.header.op).filter(|slot| slot.hash == hash) else { return };
         let cached = slot.place.and(slot.entry.as_ref()).map_or(0, |entry| entry.body.len());
-        (slot.entry, slot.place, slot.write) = (Some(entry.clone()), None, staged);
+        (slot.entry, slot.place, slot.write) = (Some(Box::new(entry.clone())), None, staged);
         self.cached -= cached;
     }
 

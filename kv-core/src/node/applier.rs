@@ -28,6 +28,10 @@ const REPAIR_LOOK: Duration = Duration::from_millis(20);
 /// the last, though they may have left little in memory: the journal keeps them until then, and a restart applies them.
 const APPLIED_PER_CHECKPOINT: usize = 4;
 
+/// A checkpoint is also due after so many entries: each takes memory on all members, and on a witness too, until every member has one
+/// above it.
+const ENTRIES_PER_CHECKPOINT: u64 = 8192;
+
 /// What the applier is to do.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
@@ -301,6 +305,7 @@ impl Applier {
         let limit = self.shared.options.checkpoint_bytes;
         let due = self.asked
             || state.overlay_bytes() >= limit
+            || state.applied().op.distance_from(state.checkpoint().op) >= ENTRIES_PER_CHECKPOINT
             || self.bytes >= limit.saturating_mul(APPLIED_PER_CHECKPOINT);
         due && self.checkpoint.is_none() && state.applied().op > self.nothing_at
     }

@@ -106,8 +106,10 @@ impl Reporter {
         let Anchor { op: commit, .. } = replica.commit();
         numbers.head = head;
         numbers.commit = commit;
-        numbers.applied = applied;
-        numbers.checkpoint = replica.checkpoint();
+        // What was applied to a state that is lost is applied no more.
+        let lost = replica.has_lost_state();
+        numbers.applied = if lost { Op::ZERO } else { applied };
+        numbers.checkpoint = if lost { Op::ZERO } else { replica.checkpoint() };
         numbers.last_failover = self.last_failover;
     }
 

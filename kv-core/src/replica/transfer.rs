@@ -142,6 +142,12 @@ impl Replica {
         self.fetch_state();
     }
 
+    /// Whether this data member has no state, and is fetching another.
+    #[must_use]
+    pub const fn has_lost_state(&self) -> bool {
+        self.transfer.stateless
+    }
+
     /// Rule T9: without a state, this member asks for one at once, and again until it has one.
     pub(super) fn fetch_state(&mut self) {
         if let Some(source) = self.data_peer(0).filter(|_| self.transfer.stateless) {

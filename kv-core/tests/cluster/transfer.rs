@@ -3,6 +3,8 @@
 use super::harness::{Harness, Net, eventually, options};
 use super::load::Load;
 use kv_core::config::Role;
+use kv_core::ids::Op;
+use kv_core::transport::Scope;
 use kv_core::{Client, Options};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -133,7 +135,13 @@ pub(crate) async fn t9_a_damaged_state_is_replaced_in_a_quiet_cluster(net: Net) 
     let damaged = harness.backup().await;
     harness.kill(damaged);
     let file = damage_state(&harness, damaged);
+    // While it can get no other, it does not claim to have applied anything.
+    harness.faults[damaged].cut(Scope::all());
     harness.start(damaged).await;
+    eventually("it says how far its log goes", async || harness.status(damaged).head > Op::ZERO).await;
+    let status = harness.status(damaged);
+    assert_eq!((status.applied, status.checkpoint), (Op::ZERO, Op::ZERO), "{status:?}");
+    harness.faults[damaged].heal();
     // The damaged one was thrown away when it was opened.
     eventually("another state", async || std::fs::metadata(&file).is_ok_and(|found| found.len() > 2 << 20))
         .await;

@@ -7,7 +7,7 @@ use kv_core::Client;
 use kv_core::ids::MemberId;
 use kv_core::message::{MemberStatus, Record};
 use kv_core::transport::{Transport, quic::Quic, tcp::Tcp};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -306,9 +306,11 @@ impl Cluster {
         wait(&mut self.running[id].take().expect("it runs"))
     }
 
-    /// SIGSTOP: it freezes where it is.
+    /// SIGSTOP: it freezes where it is. Waits until it has: on a busy machine some of its threads run for a while after.
     pub(crate) fn pause(&self, id: usize) {
         self.signal(id, Signal::STOP);
+        let pid = Pid::from_child(self.running[id].as_ref().expect("it runs"));
+        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT).expect("it is our child");
     }
 
     /// SIGCONT: it goes on as if nothing had been.

@@ -11,6 +11,12 @@ pub(crate) async fn kill(rounds: u32) -> Row {
 }
 
 pub(crate) async fn kill_on(mut bench: Bench, rounds: u32) -> Row {
+    kill_primaries(&mut bench, rounds).await;
+    bench.end("SIGKILL").await
+}
+
+/// One primary after the other; each returns before the next one goes.
+pub(crate) async fn kill_primaries(bench: &mut Bench, rounds: u32) {
     for _ in 0..rounds {
         let old = bench.primary().await;
         let blow = Instant::now();
@@ -21,7 +27,6 @@ pub(crate) async fn kill_on(mut bench: Bench, rounds: u32) -> Row {
         bench.cluster.restart(old);
         bench.level().await;
     }
-    bench.end("SIGKILL").await
 }
 
 /// P5: the primary freezes, is replaced, and goes on as if nothing had been.

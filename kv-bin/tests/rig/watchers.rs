@@ -2,11 +2,11 @@
 
 use crate::bench::{Bench, Row};
 use crate::harness::LIMIT;
+use crate::processes;
 use futures::StreamExt as _;
 use kv_core::Client;
 use kv_core::ids::Revision;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::time::Instant;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -54,16 +54,7 @@ pub(crate) async fn kill(rounds: u32) -> Row {
             follow(client, start).await
         });
     }
-    for _ in 0..rounds {
-        let old = bench.primary().await;
-        let blow = Instant::now();
-        bench.cluster.kill(old);
-        bench.successor(old).await;
-        bench.progress().await;
-        bench.survived(blow);
-        bench.cluster.restart(old);
-        bench.level().await;
-    }
+    processes::kill_primaries(&mut bench, rounds).await;
     bench.client.put(END, "now").await.expect("the cluster serves");
     let all = watchers.join_all().await;
     // Who comes late is told the same, from the history.

@@ -3,6 +3,7 @@
 //! [`Core`] decides and does no I/O (the simulator drives the same code); [`Client`] is the tokio half around it: handles
 //! that pass calls on, and one task (`Driver`) that owns the core and the connections.
 
+mod asking;
 mod builder;
 mod call;
 mod decide;

@@ -1,13 +1,13 @@
 //! Watches: what changes, as a stream.
 
+use super::asking::{Asking, Taken};
 use super::range::{after_prefix, ends_of, successor};
-use super::{Call, CallError, Cause, Client, Closed, Reply, Scan};
+use super::{Client, Closed, Scan};
 use crate::error::{ReadError, WatchError};
-use crate::ids::{MemberId, Revision};
+use crate::ids::Revision;
 use crate::message::{Event, Position, Record, WatchQuery};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
-use std::collections::VecDeque;
 use std::fmt;
 use std::ops::RangeBounds;
 use std::pin::Pin;
@@ -85,16 +85,17 @@ impl Watch {
     #[must_use]
     pub fn stream(self) -> Watching {
         let after = self.after.map(Position::after);
-        let known = self.after.unwrap_or_default();
-        Watching { inner: self.events(after).boxed(), complete: known, last: known }
+        let taken = Taken::after(self.after.unwrap_or_default());
+        Watching { inner: self.events(after).boxed(), taken }
     }
 
     fn events(self, after: Option<Position>) -> impl Stream<Item = Result<Event, WatchError>> + Send {
-        let asking = Asking { watch: self, after, prefer: None, waiting: VecDeque::new(), ended: false };
-        stream::unfold(asking, |mut asking| async {
-            let item = asking.next().await?;
-            asking.ended = item.is_err();
-            Some((item, asking))
+        let Self { client, from, to, previous, .. } = self;
+        let asking = Asking::new(WatchQuery { from, to, after, previous });
+        stream::unfold(Asker { client, asking, ended: false }, |mut asker| async {
+            let item = asker.next().await?;
+            asker.ended = item.is_err();
+            Some((item, asker))
         })
     }
 
@@ -114,21 +115,17 @@ impl Watch {
     }
 }
 
-/// A watch between two answers.
-struct Asking {
-    watch: Watch,
-    after: Option<Position>,
-    /// Who has answered last.
-    prefer: Option<MemberId>,
-    /// Events that were told and not taken.
-    waiting: VecDeque<Event>,
+/// A watch that is under way.
+struct Asker {
+    client: Client,
+    asking: Asking,
     ended: bool,
 }
 
-impl Asking {
+impl Asker {
     async fn next(&mut self) -> Option<Result<Event, WatchError>> {
         while !self.ended {
-            if let Some(event) = self.waiting.pop_front() {
+            if let Some(event) = self.asking.take() {
                 return Some(Ok(event));
             }
             if let Err(error) = self.ask().await {
@@ -140,23 +137,9 @@ impl Asking {
 
     /// Asks for what has changed, until there is something or the member says how far it has looked.
     async fn ask(&mut self) -> Result<(), WatchError> {
-        let Watch { client, from, to, previous, .. } = &self.watch;
-        let query =
-            WatchQuery { from: from.clone(), to: to.clone(), after: self.after.clone(), previous: *previous };
-        let call = Call::Watch { query, prefer: self.prefer.or(client.local()) };
-        match client.call(call, 0, PATIENCE).await {
-            Ok(Ok(Reply::Watched { member, events, next })) => {
-                self.waiting = events.into();
-                self.after = Some(next);
-                self.prefer = Some(member);
-                Ok(())
-            }
-            Ok(Ok(Reply::Compacted { oldest })) => Err(WatchError::Compacted { oldest }),
-            Ok(Err(
-                CallError::NotApplied(Cause::Refused(why)) | CallError::OutcomeUnknown(Cause::Refused(why)),
-            )) => Err(WatchError::Refused(why)),
-            // Another try, for as long as there is somebody who wants to know.
-            Ok(Ok(_) | Err(_)) => Ok(()),
+        let call = self.asking.call(self.client.local());
+        match self.client.call(call, 0, PATIENCE).await {
+            Ok(result) => self.asking.on_result(result),
             Err(Closed) => Err(WatchError::Closed),
         }
     }
@@ -165,8 +148,7 @@ impl Asking {
 /// The stream of a watch: created by [`Watch::stream`].
 pub struct Watching {
     inner: BoxStream<'static, Result<Event, WatchError>>,
-    complete: Revision,
-    last: Revision,
+    taken: Taken,
 }
 
 impl Watching {
@@ -174,7 +156,7 @@ impl Watching {
     /// of which events were taken may not be among them, because there may be more of it.
     #[must_use]
     pub const fn complete(&self) -> Revision {
-        self.complete
+        self.taken.complete()
     }
 }
 
@@ -183,11 +165,8 @@ impl Stream for Watching {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let polled = self.inner.poll_next_unpin(cx);
-        if let Poll::Ready(Some(Ok(event))) = &polled
-            && event.revision > self.last
-        {
-            self.complete = self.complete.max(event.revision.back(1));
-            self.last = event.revision;
+        if let Poll::Ready(Some(Ok(event))) = &polled {
+            self.taken.take(event);
         }
         polled
     }
@@ -195,7 +174,7 @@ impl Stream for Watching {
 
 impl fmt::Debug for Watching {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watching").field("complete", &self.complete).finish_non_exhaustive()
+        f.debug_struct("Watching").field("complete", &self.complete()).finish_non_exhaustive()
     }
 }
 

@@ -15,6 +15,7 @@ mod record;
 mod trail;
 mod transaction;
 mod transfer;
+mod watchers;
 
 pub use crate::engine::Keys;
 pub use crate::message::Position;
@@ -26,6 +27,7 @@ pub use limits::Limits;
 pub use reader::{ScanPage, StateReader, Unreadable, View};
 pub use reaper::{Ask, Reaper};
 pub use transfer::{Receiver, Sources};
+pub use watchers::{Asker, CutOff, Look, Waiting, Watchers, Woken};
 
 use crate::engine::{Disk, Engine, EngineError, Memory};
 use crate::ids::{Anchor, Hash, RequestNumber, Revision, Timestamp};

@@ -1,16 +1,14 @@
 //! Watches: questions for what changes after a place in the history. One that can be answered is answered at once, from the history, by
 //! a bounded piece; one that cannot waits in an index by what it follows, until a change of it is applied. So a slow client costs no
-//! memory, because it asks for the next piece when it has taken the last, and one that waits costs no time.
+//! memory, because it asks for the next piece when it has taken the last, and one that waits costs no time. The decisions are those of
+//! [`Watchers`]; here is what runs them, on threads.
 
 use super::reply::{Reply, Watching};
 use super::shared::Shared;
 use super::sync::lock;
 use crate::config::Role;
-use crate::ids::{Instant, Revision};
-use crate::kv::ChangeQuery;
-use crate::message::{Answer, Position, WatchQuery, after_prefix, successor};
-use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use crate::kv::{CutOff, Look, Waiting, Watchers};
+use crate::message::{Answer, Position, WatchQuery};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,132 +25,25 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// So many that were woken are answered by one job.
 const SHARE: usize = 32;
 
-/// One client's question.
+/// The way back to who has asked.
 #[derive(Debug)]
-pub(super) struct Watch {
-    query: WatchQuery,
+struct Asked {
     call: u64,
     reply: Reply,
     _watching: Watching,
 }
 
-/// A watch that waits.
+/// One client's question.
 #[derive(Debug)]
-struct Waiting {
-    watch: Watch,
-    /// Where it goes on.
-    after: Position,
-    until: Instant,
-}
-
-/// What a watch follows, as far as it can be looked up by a key.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Place {
-    Key(Bytes),
-    Prefix(Bytes),
-    Range,
-}
-
-impl Place {
-    fn of(query: &WatchQuery) -> Self {
-        if query.to.as_ref().is_some_and(|to| *to == successor(&query.from)) {
-            Self::Key(query.from.clone())
-        } else if query.to == after_prefix(&query.from) {
-            Self::Prefix(query.from.clone())
-        } else {
-            Self::Range
-        }
-    }
-}
-
-/// Those who wait, by what they follow.
-#[derive(Debug, Default)]
-struct Index {
-    waiting: HashMap<u64, Waiting>,
-    next: u64,
-    by_key: HashMap<Bytes, BTreeSet<u64>>,
-    by_prefix: HashMap<Bytes, BTreeSet<u64>>,
-    /// How many prefixes of each length there are.
-    lengths: BTreeMap<usize, usize>,
-    ranges: BTreeSet<u64>,
-    by_call: HashMap<(usize, u64), u64>,
-    /// Changes up to here have woken whoever waited for them. Whoever is to wait has looked at least so far.
-    dispatched: Revision,
-    /// Nobody waits any more: the node stops.
-    closed: bool,
-}
-
-impl Index {
-    fn insert(&mut self, waiting: Waiting) {
-        self.next += 1;
-        let id = self.next;
-        match Place::of(&waiting.watch.query) {
-            Place::Key(key) => drop(self.by_key.entry(key).or_default().insert(id)),
-            Place::Prefix(prefix) => {
-                *self.lengths.entry(prefix.len()).or_default() += 1;
-                self.by_prefix.entry(prefix).or_default().insert(id);
-            }
-            Place::Range => drop(self.ranges.insert(id)),
-        }
-        self.by_call.insert((waiting.watch.reply.connection(), waiting.watch.call), id);
-        self.waiting.insert(id, waiting);
-    }
-
-    fn remove(&mut self, id: u64) -> Option<Waiting> {
-        fn forget(map: &mut HashMap<Bytes, BTreeSet<u64>>, key: &Bytes, id: u64) {
-            if let Some(ids) = map.get_mut(key) {
-                ids.remove(&id);
-                if ids.is_empty() {
-                    map.remove(key);
-                }
-            }
-        }
-        let waiting = self.waiting.remove(&id)?;
-        match Place::of(&waiting.watch.query) {
-            Place::Key(key) => forget(&mut self.by_key, &key, id),
-            Place::Prefix(prefix) => {
-                forget(&mut self.by_prefix, &prefix, id);
-                if let Some(count) = self.lengths.get_mut(&prefix.len()) {
-                    *count -= 1;
-                }
-                self.lengths.retain(|_, count| *count > 0);
-            }
-            Place::Range => drop(self.ranges.remove(&id)),
-        }
-        self.by_call.remove(&(waiting.watch.reply.connection(), waiting.watch.call));
-        Some(waiting)
-    }
-
-    /// Who follows this key.
-    fn followers(&self, key: &[u8], found: &mut BTreeSet<u64>) {
-        found.extend(self.by_key.get(key).into_iter().flatten());
-        for length in self.lengths.range(..=key.len()).map(|(length, _)| *length) {
-            found.extend(self.by_prefix.get(&key[..length]).into_iter().flatten());
-        }
-        let follows = |id: &&u64| {
-            self.waiting.get(id).is_some_and(|waiting| {
-                let WatchQuery { from, to, .. } = &waiting.watch.query;
-                key >= &from[..] && to.as_ref().is_none_or(|to| key < &to[..])
-            })
-        };
-        found.extend(self.ranges.iter().filter(follows));
-    }
-
-    fn take(&mut self, ids: impl IntoIterator<Item = u64>) -> Vec<Waiting> {
-        ids.into_iter().filter_map(|id| self.remove(id)).collect()
-    }
-
-    fn take_if(&mut self, wanted: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
-        let ids: Vec<u64> =
-            self.waiting.iter().filter(|(_, waiting)| wanted(waiting)).map(|(id, _)| *id).collect();
-        self.take(ids)
-    }
+struct Watch {
+    query: WatchQuery,
+    asked: Asked,
 }
 
 /// The watches of a node that wait.
 #[derive(Debug, Default)]
 pub(super) struct Watches {
-    index: Mutex<Index>,
+    waiting: Mutex<Watchers<Asked>>,
     /// How many wait, for the applier to see without waiting.
     count: AtomicUsize,
     /// A job that wakes them is under way, and will see what is published before it begins.
@@ -160,20 +51,17 @@ pub(super) struct Watches {
 }
 
 impl Watches {
-    fn with<T>(&self, change: impl FnOnce(&mut Index) -> T) -> T {
-        let mut index = lock(&self.index);
-        let result = change(&mut index);
-        self.count.store(index.waiting.len(), Ordering::SeqCst);
+    fn with<T>(&self, change: impl FnOnce(&mut Watchers<Asked>) -> T) -> T {
+        let mut waiting = lock(&self.waiting);
+        let result = change(&mut waiting);
+        self.count.store(waiting.len(), Ordering::SeqCst);
         result
     }
 
     /// The client has lost interest.
     pub(super) fn cancel(&self, connection: usize, call: u64) {
         // What it holds may take locks when it goes.
-        let gone = self.with(|index| {
-            let id = index.by_call.get(&(connection, call)).copied();
-            id.and_then(|id| index.remove(id))
-        });
+        let gone = self.with(|waiting| waiting.cancel((connection, call)));
         drop(gone);
     }
 }
@@ -188,7 +76,7 @@ pub(super) fn begin(shared: &Arc<Shared>, query: WatchQuery, call: u64, reply: R
         let text = format!("more than {} watches on one connection: use another client", Watching::MOST);
         return reply.send(Answer::Refused(text));
     };
-    look_all(shared, vec![Watch { query, call, reply, _watching: watching }]);
+    look_all(shared, vec![Watch { query, asked: Asked { call, reply, _watching: watching } }]);
 }
 
 /// Answers watches, or lets them wait, on the threads that may wait for the disk.
@@ -205,40 +93,22 @@ fn look_all(shared: &Arc<Shared>, mut watches: Vec<Watch>) {
 fn look(shared: &Arc<Shared>, mut watch: Watch) {
     loop {
         // One who asks for much and takes none of it keeps nobody busy.
-        if watch.reply.is_hopeless() {
-            return watch.reply.send(Answer::Overloaded);
+        if watch.asked.reply.is_hopeless() {
+            return watch.asked.reply.send(Answer::Overloaded);
         }
         // A node without a state has nothing to tell; another member has.
-        let Some(state) = shared.state() else { return watch.reply.send(Answer::NotPrimary { hint: None }) };
-        let WatchQuery { from, to, after, previous } = &watch.query;
-        let Some(after) = after.clone() else {
-            let next = Position::after(state.revision());
-            return watch.reply.send(Answer::Watched { events: Vec::new(), next, more: false });
-        };
-        let query = ChangeQuery {
-            from,
-            to: to.as_deref(),
-            after,
-            previous: *previous,
-            max_events: MAX_EVENTS,
-            max_bytes: MAX_BYTES,
-        };
-        let changes = match state.changes(&query) {
-            Ok(Ok(changes)) => changes,
-            Ok(Err(compacted)) => {
-                return watch.reply.send(Answer::Compacted { oldest: compacted.oldest });
-            }
+        let elsewhere = Answer::NotPrimary { hint: None };
+        let Some(state) = shared.state() else { return watch.asked.reply.send(elsewhere) };
+        let next = match state.look(&watch.query, MAX_EVENTS, MAX_BYTES) {
+            Ok(Look::Tell(answer)) => return watch.asked.reply.send(answer),
+            Ok(Look::Nothing(next)) => next,
             Err(error) => {
                 shared.state_failed(error);
-                return watch.reply.send(Answer::NotPrimary { hint: None });
+                return watch.asked.reply.send(elsewhere);
             }
         };
-        let (next, more) = (changes.next, changes.more);
-        if more || !changes.events.is_empty() {
-            return watch.reply.send(Answer::Watched { events: changes.events, next, more });
-        }
         watch.query.after = Some(next.clone());
-        match wait(shared, watch, next) {
+        match wait(shared, watch, &next) {
             None => return,
             Some(again) => watch = again,
         }
@@ -246,33 +116,25 @@ fn look(shared: &Arc<Shared>, mut watch: Watch) {
 }
 
 /// Lets a watch wait that has nothing to be told up to `after`; gives it back if there may be something by now.
-fn wait(shared: &Arc<Shared>, watch: Watch, after: Position) -> Option<Watch> {
+fn wait(shared: &Arc<Shared>, Watch { query, asked }: Watch, after: &Position) -> Option<Watch> {
     let looked = after.revision;
     let until = shared.clock.monotonic().after(shared.jitter(LONGEST_WAIT));
-    let watch = shared.watches.with(|index| {
-        if index.closed || index.dispatched > looked {
-            return Some(watch);
-        }
-        if index.waiting.is_empty() {
-            // Nobody has waited for what came before.
-            let reached = shared.state().map_or(looked, |state| state.revision());
-            index.dispatched = index.dispatched.max(looked.min(reached));
-        }
-        index.insert(Waiting { watch, after, until });
-        None
-    });
-    let Some(watch) = watch else {
+    let asker = (asked.reply.connection(), asked.call);
+    let waiting = Waiting { query, asker, until, with: asked };
+    let reached = || shared.state().map_or(looked, |state| state.revision());
+    let refused = shared.watches.with(|watches| watches.wait(waiting, reached));
+    let Err(Waiting { query, with: asked, .. }) = refused else {
         // What was applied between the look and the wait has woken nobody.
         if shared.state().is_none_or(|state| state.revision() > looked) {
             wake(shared);
         }
         return None;
     };
-    if lock(&shared.watches.index).closed {
-        watch.reply.send(Answer::NotPrimary { hint: None });
+    if lock(&shared.watches.waiting).is_closed() {
+        asked.reply.send(Answer::NotPrimary { hint: None });
         return None;
     }
-    Some(watch)
+    Some(Watch { query, asked })
 }
 
 /// Something was applied, and published.
@@ -295,53 +157,27 @@ fn wake(shared: &Arc<Shared>) {
 
 /// Goes through what has changed since this was last done, and wakes who follows it.
 fn dispatch(shared: &Arc<Shared>) {
-    let mut after = Position::after(lock(&shared.watches.index).dispatched);
+    let mut after = Position::after(lock(&shared.watches.waiting).dispatched());
     loop {
         let Some(state) = shared.state() else { return };
-        let query = ChangeQuery {
-            from: b"",
-            to: None,
-            after,
-            previous: false,
-            max_events: MAX_EVENTS,
-            max_bytes: MAX_BYTES,
-        };
-        let (woken, next, more) = match state.changes(&query) {
-            Ok(Ok(changes)) => {
-                // A revision that is told in several pieces is not all there yet.
-                let Position { revision, key } = &changes.next;
-                let dispatched = if key.is_some() { revision.back(1) } else { *revision };
-                let woken = shared.watches.with(|index| {
-                    let mut ids = BTreeSet::new();
-                    changes.events.iter().for_each(|event| index.followers(&event.key, &mut ids));
-                    index.dispatched = index.dispatched.max(dispatched);
-                    index.take(ids)
-                });
-                (woken, changes.next, changes.more)
-            }
-            // Too far behind to know who is concerned.
-            Ok(Err(compacted)) => {
-                let woken = shared.watches.with(|index| {
-                    index.dispatched = index.dispatched.max(compacted.oldest);
-                    index.take_if(|_| true)
-                });
-                (woken, Position::after(compacted.oldest), true)
-            }
+        let found = match state.all_changes(after, MAX_EVENTS, MAX_BYTES) {
+            Ok(found) => found,
             Err(error) => return shared.state_failed(error),
         };
-        look_all(shared, woken.into_iter().map(|waiting| waiting.watch).collect());
-        if !more {
-            return;
+        let woken = shared.watches.with(|watches| watches.changed(&found));
+        let watches = woken.watches.into_iter().map(|it| Watch { query: it.query, asked: it.with });
+        look_all(shared, watches.collect());
+        match woken.next {
+            Some(next) => after = next,
+            None => return,
         }
-        after = next;
     }
 }
 
 /// Looks through those who wait, until the node stops.
 pub(super) async fn sweep(shared: Arc<Shared>) {
     let mut closing = shared.closing.subscribe();
-    // As long as nobody is known to be primary.
-    let mut lost_since = None;
+    let mut cut_off = CutOff::default();
     loop {
         let closes = tokio::select! {
             () = tokio::time::sleep(SWEEP) => *closing.borrow(),
@@ -349,31 +185,13 @@ pub(super) async fn sweep(shared: Arc<Shared>) {
         };
         let now = shared.clock.monotonic();
         if closes {
-            let all = shared.watches.with(|index| {
-                index.closed = true;
-                index.take_if(|_| true)
-            });
-            all.into_iter().for_each(|it| it.watch.reply.send(Answer::NotPrimary { hint: None }));
+            let all = shared.watches.with(Watchers::close);
+            all.into_iter().for_each(|it| it.with.reply.send(Answer::NotPrimary { hint: None }));
             return;
         }
-        let since = match shared.board.primary() {
-            Some(_) => None,
-            None => Some(lost_since.unwrap_or(now)),
-        };
-        lost_since = since;
-        // A member that hears of no primary may be cut off, and never learn what the others have written.
-        let patience = shared.options.suspect_max * 2;
-        let lost = since.is_some_and(|since| now.since(since) > patience) || shared.state().is_none();
-        let (over, dispatched) = shared.watches.with(|index| {
-            let over = |it: &Waiting| lost || it.until <= now || it.watch.reply.is_gone();
-            (index.take_if(over), index.dispatched)
-        });
-        for Waiting { watch, after, .. } in over {
-            let next = if after.revision < dispatched { Position::after(dispatched) } else { after };
-            watch.reply.send(match lost {
-                true => Answer::NotPrimary { hint: None },
-                false => Answer::Watched { events: Vec::new(), next, more: false },
-            });
-        }
+        let hears = shared.board.primary().is_some();
+        let lost = cut_off.look(now, hears, shared.options.suspect_max * 2) || shared.state().is_none();
+        let over = shared.watches.with(|watches| watches.over(now, lost, |asked| asked.reply.is_gone()));
+        over.into_iter().for_each(|(it, answer)| it.with.reply.send(answer));
     }
 }

@@ -1,0 +1,323 @@
+//! Watches as a member answers them: what there is to be told of a question at once, and who of those that wait is concerned by what has
+//! changed. What runs all this, and when, is the node's affair.
+
+use super::{ChangeQuery, Changes, Compacted, StateReader};
+use crate::engine::EngineError;
+use crate::ids::{Instant, Revision};
+use crate::message::{Answer, Position, WatchQuery, after_prefix, successor};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+/// What there is to be told of a question.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Look {
+    /// This.
+    Tell(Answer),
+    /// Nothing up to this place.
+    Nothing(Position),
+}
+
+impl StateReader {
+    /// Looks what there is to be told of a question, with so many events and bytes at most.
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn look(&self, query: &WatchQuery, max_events: usize, max_bytes: usize) -> Result<Look, EngineError> {
+        let WatchQuery { from, to, after, previous } = query;
+        let Some(after) = after.clone() else {
+            let next = Position::after(self.revision());
+            return Ok(Look::Tell(Answer::Watched { events: Vec::new(), next, more: false }));
+        };
+        let query =
+            ChangeQuery { from, to: to.as_deref(), after, previous: *previous, max_events, max_bytes };
+        Ok(match self.changes(&query)? {
+            Ok(Changes { events, next, more }) if more || !events.is_empty() => {
+                Look::Tell(Answer::Watched { events, next, more })
+            }
+            Ok(Changes { next, .. }) => Look::Nothing(next),
+            Err(Compacted { oldest }) => Look::Tell(Answer::Compacted { oldest }),
+        })
+    }
+
+    /// What has changed after a place, whichever key: a step of [`Watchers::changed`].
+    ///
+    /// # Errors
+    /// If the disk fails or is damaged.
+    pub fn all_changes(
+        &self,
+        after: Position,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> Result<Result<Changes, Compacted>, EngineError> {
+        self.changes(&ChangeQuery { from: b"", to: None, after, previous: false, max_events, max_bytes })
+    }
+}
+
+/// Names a question: the connection that it came over, and its number there.
+pub type Asker = (usize, u64);
+
+/// A question that waits.
+#[derive(Debug)]
+pub struct Waiting<T> {
+    /// What is followed. Up to its place it was looked at, and there is nothing.
+    pub query: WatchQuery,
+    /// Who asks.
+    pub asker: Asker,
+    /// It is answered by then, though nothing has changed.
+    pub until: Instant,
+    /// What the owner keeps with it.
+    pub with: T,
+}
+
+impl<T> Waiting<T> {
+    fn place(&self) -> Position {
+        self.query.after.clone().unwrap_or(Position::after(Revision::ZERO))
+    }
+}
+
+/// What a watch follows, as far as it can be looked up by a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Place {
+    Key(Bytes),
+    Prefix(Bytes),
+    Range,
+}
+
+impl Place {
+    fn of(query: &WatchQuery) -> Self {
+        if query.to.as_ref().is_some_and(|to| *to == successor(&query.from)) {
+            Self::Key(query.from.clone())
+        } else if query.to == after_prefix(&query.from) {
+            Self::Prefix(query.from.clone())
+        } else {
+            Self::Range
+        }
+    }
+}
+
+/// Those who were woken.
+#[derive(Debug)]
+pub struct Woken<T> {
+    /// They are to be looked at again.
+    pub watches: Vec<Waiting<T>>,
+    /// Where there may be more changes at once.
+    pub next: Option<Position>,
+}
+
+/// Questions that wait, by what they follow.
+#[derive(Debug)]
+pub struct Watchers<T> {
+    waiting: HashMap<u64, Waiting<T>>,
+    next: u64,
+    by_key: HashMap<Bytes, BTreeSet<u64>>,
+    by_prefix: HashMap<Bytes, BTreeSet<u64>>,
+    /// How many prefixes of each length there are.
+    lengths: BTreeMap<usize, usize>,
+    ranges: BTreeSet<u64>,
+    by_asker: HashMap<Asker, u64>,
+    /// Changes up to here have woken whoever waited for them. Whoever is to wait has looked at least so far.
+    dispatched: Revision,
+    /// Nobody waits any more: the node stops.
+    closed: bool,
+}
+
+impl<T> Default for Watchers<T> {
+    fn default() -> Self {
+        Self {
+            waiting: HashMap::new(),
+            next: 0,
+            by_key: HashMap::new(),
+            by_prefix: HashMap::new(),
+            lengths: BTreeMap::new(),
+            ranges: BTreeSet::new(),
+            by_asker: HashMap::new(),
+            dispatched: Revision::ZERO,
+            closed: false,
+        }
+    }
+}
+
+impl<T> Watchers<T> {
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether nobody may wait any more.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Changes up to here have woken whoever waited for them: where [`changed`](Self::changed) goes on.
+    #[must_use]
+    pub const fn dispatched(&self) -> Revision {
+        self.dispatched
+    }
+
+    /// Lets a question wait of which there is nothing to be told up to its place, in a state that has `reached` this revision. If that
+    /// has moved on beyond the place, [`changed`](Self::changed) must be called.
+    ///
+    /// # Errors
+    /// Gives it back if it must be looked at again, because what came after its place has woken the others already; or if this is
+    /// closed.
+    pub fn wait(
+        &mut self,
+        waiting: Waiting<T>,
+        reached: impl FnOnce() -> Revision,
+    ) -> Result<(), Waiting<T>> {
+        let looked = waiting.place().revision;
+        if self.closed || self.dispatched > looked {
+            return Err(waiting);
+        }
+        if self.waiting.is_empty() {
+            // Nobody has waited for what came before.
+            self.dispatched = self.dispatched.max(looked.min(reached()));
+        }
+        self.insert(waiting);
+        Ok(())
+    }
+
+    fn insert(&mut self, waiting: Waiting<T>) {
+        self.next += 1;
+        let id = self.next;
+        match Place::of(&waiting.query) {
+            Place::Key(key) => drop(self.by_key.entry(key).or_default().insert(id)),
+            Place::Prefix(prefix) => {
+                *self.lengths.entry(prefix.len()).or_default() += 1;
+                self.by_prefix.entry(prefix).or_default().insert(id);
+            }
+            Place::Range => drop(self.ranges.insert(id)),
+        }
+        self.by_asker.insert(waiting.asker, id);
+        self.waiting.insert(id, waiting);
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Waiting<T>> {
+        fn forget(map: &mut HashMap<Bytes, BTreeSet<u64>>, key: &Bytes, id: u64) {
+            if let Some(ids) = map.get_mut(key) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    map.remove(key);
+                }
+            }
+        }
+        let waiting = self.waiting.remove(&id)?;
+        match Place::of(&waiting.query) {
+            Place::Key(key) => forget(&mut self.by_key, &key, id),
+            Place::Prefix(prefix) => {
+                forget(&mut self.by_prefix, &prefix, id);
+                if let Some(count) = self.lengths.get_mut(&prefix.len()) {
+                    *count -= 1;
+                }
+                self.lengths.retain(|_, count| *count > 0);
+            }
+            Place::Range => drop(self.ranges.remove(&id)),
+        }
+        self.by_asker.remove(&waiting.asker);
+        Some(waiting)
+    }
+
+    /// Whoever asked has lost interest.
+    pub fn cancel(&mut self, asker: Asker) -> Option<Waiting<T>> {
+        let id = self.by_asker.get(&asker).copied()?;
+        self.remove(id)
+    }
+
+    /// Who follows this key.
+    fn followers(&self, key: &[u8], found: &mut BTreeSet<u64>) {
+        found.extend(self.by_key.get(key).into_iter().flatten());
+        for length in self.lengths.range(..=key.len()).map(|(length, _)| *length) {
+            found.extend(self.by_prefix.get(&key[..length]).into_iter().flatten());
+        }
+        let follows = |id: &&u64| {
+            self.waiting.get(id).is_some_and(|waiting| {
+                let WatchQuery { from, to, .. } = &waiting.query;
+                key >= &from[..] && to.as_ref().is_none_or(|to| key < &to[..])
+            })
+        };
+        found.extend(self.ranges.iter().filter(follows));
+    }
+
+    fn take(&mut self, ids: impl IntoIterator<Item = u64>) -> Vec<Waiting<T>> {
+        ids.into_iter().filter_map(|id| self.remove(id)).collect()
+    }
+
+    fn take_if(&mut self, wanted: impl Fn(&Waiting<T>) -> bool) -> Vec<Waiting<T>> {
+        let mut ids: Vec<u64> =
+            self.waiting.iter().filter(|(_, waiting)| wanted(waiting)).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        self.take(ids)
+    }
+
+    /// Takes out who is concerned by what [`StateReader::all_changes`] has found after [`dispatched`](Self::dispatched), or after what
+    /// this returned as `next`.
+    pub fn changed(&mut self, found: &Result<Changes, Compacted>) -> Woken<T> {
+        match found {
+            Ok(changes) => {
+                // A revision that is told in several pieces is not all there yet.
+                let Position { revision, key } = &changes.next;
+                let dispatched = if key.is_some() { revision.back(1) } else { *revision };
+                let mut ids = BTreeSet::new();
+                changes.events.iter().for_each(|event| self.followers(&event.key, &mut ids));
+                self.dispatched = self.dispatched.max(dispatched);
+                Woken { watches: self.take(ids), next: changes.more.then(|| changes.next.clone()) }
+            }
+            // Too far behind to know who is concerned.
+            Err(Compacted { oldest }) => {
+                self.dispatched = self.dispatched.max(*oldest);
+                Woken { watches: self.take_if(|_| true), next: Some(Position::after(*oldest)) }
+            }
+        }
+    }
+
+    /// Takes out whose time is over, or all if this member is `lost`, each with its answer; and those of whom `is_gone` says that nobody
+    /// waits for an answer.
+    pub fn over(
+        &mut self,
+        now: Instant,
+        lost: bool,
+        is_gone: impl Fn(&T) -> bool,
+    ) -> Vec<(Waiting<T>, Answer)> {
+        let over = self.take_if(|it| lost || it.until <= now || is_gone(&it.with));
+        let dispatched = self.dispatched;
+        let answer = |it: &Waiting<T>| {
+            let place = it.place();
+            let next = if place.revision < dispatched { Position::after(dispatched) } else { place };
+            match lost {
+                true => Answer::NotPrimary { hint: None },
+                false => Answer::Watched { events: Vec::new(), next, more: false },
+            }
+        };
+        over.into_iter().map(|it| (answer(&it), it)).map(|(answer, it)| (it, answer)).collect()
+    }
+
+    /// From now on nobody may wait. Returns those who did.
+    pub fn close(&mut self) -> Vec<Waiting<T>> {
+        self.closed = true;
+        self.take_if(|_| true)
+    }
+}
+
+/// Whether a member may be cut off, and never learn what the others have written: it has not heard of a primary for too long.
+#[derive(Debug, Default)]
+pub struct CutOff {
+    since: Option<Instant>,
+}
+
+impl CutOff {
+    /// Now this member `hears` of a primary, or does not.
+    pub fn look(&mut self, now: Instant, hears: bool, patience: Duration) -> bool {
+        let since = self.since.unwrap_or(now);
+        self.since = (!hears).then_some(since);
+        !hears && now.since(since) > patience
+    }
+}

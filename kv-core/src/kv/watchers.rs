@@ -74,6 +74,11 @@ impl<T> Waiting<T> {
     fn place(&self) -> Position {
         self.query.after.clone().unwrap_or(Position::after(Revision::ZERO))
     }
+
+    /// All of the revisions up to here are behind it.
+    fn behind(&self) -> Revision {
+        self.query.after.as_ref().map_or(Revision::ZERO, Position::behind)
+    }
 }
 
 /// What a watch follows, as far as it can be looked up by a key.
@@ -174,7 +179,7 @@ impl<T> Watchers<T> {
         waiting: Waiting<T>,
         reached: impl FnOnce() -> Revision,
     ) -> Result<(), Waiting<T>> {
-        let looked = waiting.place().revision;
+        let looked = waiting.behind();
         if self.closed || self.dispatched > looked {
             return Err(waiting);
         }
@@ -263,9 +268,7 @@ impl<T> Watchers<T> {
     pub fn changed(&mut self, found: &Result<Changes, Compacted>) -> Woken<T> {
         match found {
             Ok(changes) => {
-                // A revision that is told in several pieces is not all there yet.
-                let Position { revision, key } = &changes.next;
-                let dispatched = if key.is_some() { revision.back(1) } else { *revision };
+                let dispatched = changes.next.behind();
                 let mut ids = BTreeSet::new();
                 changes.events.iter().for_each(|event| self.followers(&event.key, &mut ids));
                 self.dispatched = self.dispatched.max(dispatched);
@@ -290,8 +293,7 @@ impl<T> Watchers<T> {
         let over = self.take_if(|it| lost || it.until <= now || is_gone(&it.with));
         let dispatched = self.dispatched;
         let answer = |it: &Waiting<T>| {
-            let place = it.place();
-            let next = if place.revision < dispatched { Position::after(dispatched) } else { place };
+            let next = if it.behind() < dispatched { Position::after(dispatched) } else { it.place() };
             match lost {
                 true => Answer::NotPrimary { hint: None },
                 false => Answer::Watched { events: Vec::new(), next, more: false },

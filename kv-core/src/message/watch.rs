@@ -19,6 +19,12 @@ impl Position {
     pub const fn after(revision: Revision) -> Self {
         Self { revision, key: None }
     }
+
+    /// All events of the revisions up to here are behind it. A revision that was told in part is not among them.
+    #[must_use]
+    pub fn behind(&self) -> Revision {
+        if self.key.is_some() { self.revision.back(1) } else { self.revision }
+    }
 }
 
 /// What is followed, and from where.

@@ -117,7 +117,7 @@ fn look(shared: &Arc<Shared>, mut watch: Watch) {
 
 /// Lets a watch wait that has nothing to be told up to `after`; gives it back if there may be something by now.
 fn wait(shared: &Arc<Shared>, Watch { query, asked }: Watch, after: &Position) -> Option<Watch> {
-    let looked = after.revision;
+    let looked = after.behind();
     let until = shared.clock.monotonic().after(shared.jitter(LONGEST_WAIT));
     let asker = (asked.reply.connection(), asked.call);
     let waiting = Waiting { query, asker, until, with: asked };

@@ -38,7 +38,7 @@ fn expected(workload: &Workload, after: Revision, from: &[u8], to: Option<&[u8]>
     events
 }
 
-/// Asks again and again, for a little each time.
+/// Rule W1 of PROTOCOL.md: asks again and again, for a little each time.
 fn changes(reader: &StateReader, after: Revision, from: &[u8], to: Option<&[u8]>, most: usize) -> Vec<Event> {
     let mut query = ChangeQuery {
         from,

@@ -11,6 +11,7 @@ mod readers;
 mod sessions;
 mod transactions;
 mod transfer;
+mod watchers;
 
 use super::*;
 use crate::ids::{ClusterId, Op, RequestNumber, SessionId, View};

@@ -1,0 +1,201 @@
+//! Questions that wait for changes: rules W2 to W5 of PROTOCOL.md. That what is told is the history, whole and in order (rule W1), is
+//! tested in `history`.
+
+use super::*;
+use crate::ids::Instant;
+use crate::message::{Answer, WatchQuery, after_prefix, successor};
+
+const NONE: Option<Position> = None;
+
+fn r(revision: u64) -> Revision {
+    Revision::new(revision)
+}
+
+/// After this key's event of a revision that is told in pieces.
+fn within(revision: u64, key: &str) -> Position {
+    Position { revision: r(revision), key: Some(Bytes::copy_from_slice(key.as_bytes())) }
+}
+
+fn question(from: &str, to: Option<Bytes>, after: Position, call: u64) -> Waiting<u64> {
+    let query =
+        WatchQuery { from: Bytes::copy_from_slice(from.as_bytes()), to, after: Some(after), previous: false };
+    Waiting { query, asker: (1, call), until: Instant::new(1_000), with: call }
+}
+
+fn key(key: &str, after: Position, call: u64) -> Waiting<u64> {
+    question(key, Some(successor(key.as_bytes())), after, call)
+}
+
+fn calls(watches: &[Waiting<u64>]) -> Vec<u64> {
+    watches.iter().map(|it| it.with).collect()
+}
+
+/// A state at revision 2, which has opened session 1 and put something.
+fn machine() -> (Machine, SessionId) {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    machine.run(&[put(session, 1, "other", "v", None)]);
+    (machine, session)
+}
+
+/// A transaction that puts all these keys at once.
+fn put_all(session: SessionId, number: u64, keys: &[&str]) -> Request {
+    let step = |key: &&str| crate::message::Step::Put {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: "v".into(),
+        life: Lifetime::FOREVER,
+    };
+    let transaction = crate::message::Transaction {
+        guards: Vec::new(),
+        then: keys.iter().map(step).collect(),
+        otherwise: Vec::new(),
+    };
+    request(session, number, Operation::Command(Command::Transaction(transaction)))
+}
+
+/// Goes through all changes with so many events at a time; says who was woken.
+fn dispatch(watchers: &mut Watchers<u64>, state: &StateReader, most: usize) -> Vec<u64> {
+    let (mut woken, mut next) = (Vec::new(), Some(Position::after(watchers.dispatched())));
+    while let Some(after) = next {
+        let step = watchers.changed(&state.all_changes(after, most, usize::MAX).unwrap());
+        woken.extend(calls(&step.watches));
+        next = step.next;
+    }
+    woken
+}
+
+fn place(answer: &Answer) -> &Position {
+    match answer {
+        Answer::Watched { events, next, more: false } if events.is_empty() => next,
+        other => panic!("{other:?} tells more than a place"),
+    }
+}
+
+/// Rule W3: no question holds anything but its place, and only those are woken who follow what has changed.
+#[test]
+fn a_change_wakes_those_who_follow_its_key_and_nobody_else() {
+    let (mut machine, session) = machine();
+    let mut watchers = Watchers::default();
+    let at = || Position::after(r(2));
+    for waiting in [
+        key("a/1", at(), 1),
+        key("a/2", at(), 2),
+        question("a/", after_prefix(b"a/"), at(), 3),
+        question("b/", after_prefix(b"b/"), at(), 4),
+        question("", None, at(), 5),
+        question("a/0", Some("a/2".into()), at(), 6),
+        question("a/2", None, at(), 7),
+    ] {
+        watchers.wait(waiting, || r(2)).unwrap();
+    }
+    machine.run(&[put(session, 2, "a/1", "v", None)]);
+    assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 9), [1, 3, 5, 6]);
+    assert_eq!(watchers.cancel((1, 2)).map(|it| it.with), Some(2));
+    machine.run(&[put_all(session, 3, &["a/2", "b/1"])]);
+    assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 1), [7, 4]);
+    assert!(watchers.is_empty());
+}
+
+#[test]
+fn w3_who_is_to_wait_looks_again_if_others_were_woken_by_what_it_has_not_seen() {
+    let (mut machine, session) = machine();
+    let mut watchers = Watchers::default();
+    watchers.wait(key("b", Position::after(r(2)), 1), || r(2)).unwrap();
+    // It looks at revision 2; before it waits, revision 3 is applied and dispatched.
+    let late = key("a", Position::after(r(2)), 2);
+    machine.run(&[put(session, 2, "a", "v", None)]);
+    assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 9), [0; 0]);
+    let again = watchers.wait(late, || r(3)).unwrap_err();
+    let look = machine.state.reader().look(&again.query, 9, 999).unwrap();
+    assert!(matches!(look, Look::Tell(Answer::Watched { events, .. }) if events.len() == 1));
+}
+
+/// The question comes from a member that has told a part of revision 3, to one that had not applied it when it looked.
+#[test]
+fn w3_a_part_of_a_revision_that_was_told_is_not_all_of_it() {
+    let (mut machine, session) = machine();
+    let mut watchers = Watchers::default();
+    watchers.wait(key("other", Position::after(r(2)), 1), || r(2)).unwrap();
+    let late = question("", None, within(3, "a"), 2);
+    let looked = machine.state.reader().look(&late.query, 9, 999).unwrap();
+    assert_eq!(looked, Look::Nothing(within(3, "a")));
+    machine.run(&[put_all(session, 2, &["a", "b"])]);
+    assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 9), [0; 0]);
+    let again = watchers.wait(late, || r(3)).unwrap_err();
+    let look = machine.state.reader().look(&again.query, 9, 999).unwrap();
+    assert!(matches!(look, Look::Tell(Answer::Watched { events, .. }) if events[0].key == "b"));
+}
+
+#[test]
+fn w4_progress_is_told_no_further_than_all_have_been_woken() {
+    let (mut machine, session) = machine();
+    let mut watchers = Watchers::default();
+    watchers.wait(key("z", Position::after(r(2)), 1), || r(2)).unwrap();
+    machine.run(&[put(session, 2, "k", "v", None)]);
+    machine.run(&[put_all(session, 3, &["a", "b", "z"])]);
+    let state = machine.state.reader();
+    // The first two of revision 4 are gone through, and then its time is over.
+    let first = watchers.changed(&state.all_changes(Position::after(r(2)), 3, usize::MAX).unwrap());
+    assert_eq!((first.watches.len(), first.next), (0, Some(within(4, "b"))));
+    let over = watchers.over(Instant::new(1_000), false, |_| false);
+    assert_eq!(place(&over[0].1), &Position::after(r(3)));
+    watchers.wait(key("c", Position::after(r(3)), 2), || r(4)).unwrap();
+    assert_eq!(dispatch(&mut watchers, &state, 9), [0; 0]);
+    let over = watchers.over(Instant::new(1_000), false, |_| false);
+    assert_eq!(place(&over[0].1), &Position::after(r(4)));
+}
+
+/// Rule W4: nor is it told back from where the question stands.
+#[test]
+fn a_question_ahead_of_this_member_keeps_its_place() {
+    let (machine, _) = machine();
+    let mut watchers = Watchers::default();
+    let looked = machine.state.reader().look(&key("k", within(9, "a"), 1).query, 9, 999).unwrap();
+    assert_eq!(looked, Look::Nothing(within(9, "a")));
+    watchers.wait(key("k", within(9, "a"), 1), || r(2)).unwrap();
+    assert_eq!(watchers.dispatched(), r(2));
+    let over = watchers.over(Instant::new(1_000), false, |_| false);
+    assert_eq!(place(&over[0].1), &within(9, "a"));
+}
+
+#[test]
+fn w2_what_is_not_kept_any_more_is_said_to_be_compacted() {
+    let mut machine =
+        Machine { state: State::in_memory(Limits { history_revisions: 0, ..limits() }), log: Log::new() };
+    let session = machine.open();
+    let mut watchers = Watchers::default();
+    watchers.wait(key("k", Position::after(r(1)), 1), || r(1)).unwrap();
+    machine.run(&[put(session, 1, "k", "v", None)]);
+    let state = machine.state.reader();
+    let look = state.look(&key("k", Position::after(r(1)), 2).query, 9, 999).unwrap();
+    assert_eq!(look, Look::Tell(Answer::Compacted { oldest: r(2) }));
+    // Those who wait are woken too, though nobody can say by what: they are to hear the same.
+    assert_eq!(dispatch(&mut watchers, &state, 9), [1]);
+}
+
+/// Rule W5: a member that hears of no primary sends those who wait elsewhere; and so does one that stops.
+#[test]
+fn a_member_that_is_cut_off_or_stops_keeps_nobody_waiting() {
+    let mut cut_off = CutOff::default();
+    let patience = Duration::from_nanos(100);
+    let looks =
+        [(0, false), (100, false), (101, false), (102, true), (103, false), (203, false), (204, false)];
+    let lost = looks.map(|(at, hears)| cut_off.look(Instant::new(at), hears, patience));
+    assert_eq!(lost, [false, false, true, false, false, false, true]);
+    let mut watchers = Watchers::default();
+    watchers.wait(key("k", Position::after(r(2)), 1), || r(2)).unwrap();
+    assert!(watchers.over(Instant::new(0), false, |_| false).is_empty());
+    let over = watchers.over(Instant::new(0), true, |_| false);
+    assert_eq!(over[0].1, Answer::NotPrimary { hint: None });
+    watchers.wait(key("k", Position::after(r(2)), 2), || r(2)).unwrap();
+    assert_eq!(calls(&watchers.close()), [2]);
+    assert!(watchers.wait(key("k", Position::after(r(2)), 3), || r(2)).is_err() && watchers.is_closed());
+}
+
+#[test]
+fn a_question_without_a_place_is_told_where_it_is() {
+    let (machine, _) = machine();
+    let query = WatchQuery { from: Bytes::new(), to: None, after: NONE, previous: false };
+    let Look::Tell(answer) = machine.state.reader().look(&query, 9, 999).unwrap() else { panic!("at once") };
+    assert_eq!(place(&answer), &Position::after(r(2)));
+}

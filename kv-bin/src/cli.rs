@@ -34,6 +34,24 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run one member of a cluster.
     Serve(Box<ServeArgs>),
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Make certificates: an authority, and by it those of members and clients.
+    #[cfg(feature = "tls")]
+    Certs(CertsArgs),
+    /// Watch a cluster survive: a killed primary, lost messages.
+    Demo(DemoArgs),
+    /// Put whole clusters through simulated faults, one run per seed.
+    Sim(SimArgs),
+    /// Print the script by which a shell completes what is typed after `kv`.
+    Completions(CompletionsArgs),
+    /// Write manual pages: one for `kv`, and one for each command.
+    Man(ManArgs),
+}
+
+/// The commands that ask a cluster: each alone, or many in `kv shell`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum ClientCommand {
     /// Store a value under a key.
     Put(PutArgs),
     /// Print the value of a key.
@@ -52,17 +70,28 @@ pub(crate) enum Command {
     Lock(LockArgs),
     /// Show where each member stands.
     Status(StatusArgs),
-    /// Make certificates: an authority, and by it those of members and clients.
-    #[cfg(feature = "tls")]
-    Certs(CertsArgs),
-    /// Watch a cluster survive: a killed primary, lost messages.
-    Demo(DemoArgs),
-    /// Put whole clusters through simulated faults, one run per seed.
-    Sim(SimArgs),
-    /// Print the script by which a shell completes what is typed after `kv`.
-    Completions(CompletionsArgs),
-    /// Write manual pages: one for `kv`, and one for each command.
-    Man(ManArgs),
+}
+
+impl ClientCommand {
+    /// Where it is to find its cluster.
+    pub(crate) fn connect(&mut self) -> &mut ConnectArgs {
+        match self {
+            Self::Put(PutArgs { connect, .. })
+            | Self::Get(GetArgs { connect, .. })
+            | Self::Delete(DeleteArgs { connect, .. })
+            | Self::Scan(ScanArgs { connect, .. })
+            | Self::Watch(WatchArgs { connect, .. })
+            | Self::Txn(TxnArgs { connect, .. })
+            | Self::Lock(LockArgs { connect, .. })
+            | Self::Status(StatusArgs { connect }) => connect,
+            Self::Lease(LeaseArgs { command }) => match command {
+                LeaseCommand::Grant(GrantArgs { connect, .. })
+                | LeaseCommand::KeepAlive(LeaseIdArgs { connect, .. })
+                | LeaseCommand::Revoke(LeaseIdArgs { connect, .. })
+                | LeaseCommand::Show(LeaseIdArgs { connect, .. }) => connect,
+            },
+        }
+    }
 }
 
 #[derive(Args, Debug)]

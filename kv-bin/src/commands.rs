@@ -1,28 +1,23 @@
-//! The client commands: connect, do one thing, say how it went.
+//! The client commands: do one thing, say how it went.
 
-use crate::cli::{ConnectArgs, DeleteArgs, GetArgs, PutArgs, ScanArgs, StatusArgs};
-use crate::config::ConnectConfig;
+use crate::cli::{DeleteArgs, GetArgs, PutArgs, ScanArgs};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{self, BAD, Cell, GOOD, NOTE};
 use futures::StreamExt as _;
-use kv_core::Client;
 use kv_core::client::MemberReport;
-use kv_core::error::{ConnectError, ReadError, WriteError};
+use kv_core::error::{ReadError, WriteError};
 use kv_core::ids::{LeaseId, Op, Revision};
 use kv_core::message::{MemberStatus, Record};
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::pin::pin;
-use std::time::Duration;
-
-/// How long the farewell may take: the work is done, and the session would expire by itself.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// `kv put`.
-pub(crate) async fn put(args: PutArgs, json: bool) -> Result<(), Failure> {
-    let value = if args.value == "-" { standard_input()? } else { bytes(args.value) };
-    let client = connect(&args.connect).await?;
+pub(crate) async fn put(context: &Context, args: PutArgs, json: bool) -> Result<(), Failure> {
+    let value = if args.value == "-" { context.standard_input()? } else { bytes(args.value) };
+    let client = context.client().await?;
     let mut put = client.put(bytes(args.key), value);
     if args.if_absent {
         put = put.if_absent();
@@ -40,7 +35,6 @@ pub(crate) async fn put(args: PutArgs, json: bool) -> Result<(), Failure> {
         put = put.lease(LeaseId::new(lease));
     }
     let result = put.await;
-    farewell(&client).await;
     let written = result.map_err(|error| write_failure(&error))?;
     let (revision, time) = (written.revision.get(), written.timestamp.get());
     if json {
@@ -51,9 +45,9 @@ pub(crate) async fn put(args: PutArgs, json: bool) -> Result<(), Failure> {
 }
 
 /// `kv get`.
-pub(crate) async fn get(args: GetArgs, json: bool) -> Result<(), Failure> {
+pub(crate) async fn get(context: &Context, args: GetArgs, json: bool) -> Result<(), Failure> {
     let key = bytes(args.key);
-    let client = connect(&args.connect).await?;
+    let client = context.client().await?;
     let mut get = client.get(&key);
     if args.local {
         get = get.local();
@@ -65,7 +59,6 @@ pub(crate) async fn get(args: GetArgs, json: bool) -> Result<(), Failure> {
         get = get.at(Revision::new(revision));
     }
     let result = get.await;
-    farewell(&client).await;
     match result.map_err(|error| read_failure(&error))? {
         Some(record) if json => tell(&record_json(&key, &record).to_string()),
         Some(record) => tell_bytes(&record.value),
@@ -79,10 +72,9 @@ pub(crate) async fn get(args: GetArgs, json: bool) -> Result<(), Failure> {
 }
 
 /// `kv delete`.
-pub(crate) async fn delete(args: DeleteArgs, json: bool) -> Result<(), Failure> {
-    let client = connect(&args.connect).await?;
+pub(crate) async fn delete(context: &Context, args: DeleteArgs, json: bool) -> Result<(), Failure> {
+    let client = context.client().await?;
     let result = client.delete(bytes(args.key)).await;
-    farewell(&client).await;
     let deleted = result.map_err(|error| write_failure(&error))?;
     let (existed, revision) = (deleted.existed, deleted.revision.get());
     if json {
@@ -92,8 +84,8 @@ pub(crate) async fn delete(args: DeleteArgs, json: bool) -> Result<(), Failure> 
 }
 
 /// `kv scan`.
-pub(crate) async fn scan(args: ScanArgs, json: bool) -> Result<(), Failure> {
-    let client = connect(&args.connect).await?;
+pub(crate) async fn scan(context: &Context, args: ScanArgs, json: bool) -> Result<(), Failure> {
+    let client = context.client().await?;
     let mut scan = client.scan(bytes(args.prefix));
     if let Some(limit) = args.limit {
         scan = scan.limit(limit);
@@ -125,43 +117,18 @@ pub(crate) async fn scan(args: ScanArgs, json: bool) -> Result<(), Failure> {
             break;
         }
     }
-    farewell(&client).await;
     Ok(())
 }
 
 /// `kv status`.
-pub(crate) async fn status(args: StatusArgs, json: bool) -> Result<(), Failure> {
-    let client = connect(&args.connect).await?;
+pub(crate) async fn status(context: &Context, json: bool) -> Result<(), Failure> {
+    let client = context.client().await?;
     let reports = client.cluster_status().await;
-    farewell(&client).await;
     if json {
         let members: Vec<Value> = reports.iter().map(report_json).collect();
         return tell(&json!({ "members": members }).to_string());
     }
     tell(status_table(&reports).trim_end())
-}
-
-pub(crate) async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
-    let config = ConnectConfig::resolve(args)?;
-    let mut builder = Client::builder(&config.cluster)
-        .transport(config.transport.transport(config.tls.as_ref())?)
-        .name("kv")
-        .deadline(args.timeout)
-        .connect_timeout(args.timeout);
-    for address in &config.addresses {
-        builder = builder.address(address);
-    }
-    builder.connect().await.map_err(|error| match error {
-        ConnectError::Unreachable(_) => Failure::failed(format!(
-            "{error}; is the cluster running? Name its members with --address HOST:PORT or KV_ADDRESS"
-        )),
-        _ => Failure::failed(error),
-    })
-}
-
-pub(crate) async fn farewell(client: &Client) {
-    // Late is as good as never: the session expires by itself.
-    let _ = tokio::time::timeout(FAREWELL, client.close()).await;
 }
 
 pub(crate) fn write_failure(error: &WriteError) -> Failure {
@@ -186,15 +153,6 @@ pub(crate) fn read_failure(error: &ReadError) -> Failure {
 /// A word of the command line as the bytes that were typed.
 pub(crate) fn bytes(word: OsString) -> Vec<u8> {
     word.into_encoded_bytes()
-}
-
-pub(crate) fn standard_input() -> Result<Vec<u8>, Failure> {
-    let mut value = Vec::new();
-    io::stdin()
-        .lock()
-        .read_to_end(&mut value)
-        .map_err(|error| Failure::failed(format!("cannot read the value from standard input: {error}")))?;
-    Ok(value)
 }
 
 pub(crate) fn tell(line: &str) -> Result<(), Failure> {

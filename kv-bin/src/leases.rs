@@ -1,7 +1,8 @@
 //! `kv lease` and `kv lock`.
 
 use crate::cli::{GrantArgs, LeaseArgs, LeaseCommand, LeaseIdArgs, LockArgs};
-use crate::commands::{bytes, connect, farewell, tell, write_failure};
+use crate::commands::{bytes, tell, write_failure};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::signals::Signals;
 use kv_core::Client;
@@ -14,14 +15,9 @@ use std::process::ExitStatus;
 use tokio::process::{Child, Command};
 
 /// `kv lease`.
-pub(crate) async fn lease(args: LeaseArgs, json: bool) -> Result<(), Failure> {
-    let (LeaseCommand::Grant(GrantArgs { connect: to, .. })
-    | LeaseCommand::KeepAlive(LeaseIdArgs { connect: to, .. })
-    | LeaseCommand::Revoke(LeaseIdArgs { connect: to, .. })
-    | LeaseCommand::Show(LeaseIdArgs { connect: to, .. })) = &args.command;
-    let client = connect(to).await?;
-    let told = told(&client, &args.command, json).await;
-    farewell(&client).await;
+pub(crate) async fn lease(context: &Context, args: LeaseArgs, json: bool) -> Result<(), Failure> {
+    let client = context.client().await?;
+    let told = told(client, &args.command, json).await;
     match told.map_err(|error| write_failure(&error))? {
         Some(line) => tell(&line),
         None => {
@@ -61,11 +57,11 @@ async fn told(client: &Client, command: &LeaseCommand, json: bool) -> Result<Opt
 }
 
 /// `kv lock`.
-pub(crate) async fn lock(args: LockArgs) -> Result<(), Failure> {
+pub(crate) async fn lock(context: &Context, args: LockArgs) -> Result<(), Failure> {
     // From here on, so that no signal comes between the lock and its release.
     let mut signals =
         Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
-    let client = connect(&args.connect).await?;
+    let client = context.client().await?;
     let mut acquire = client.lock(bytes(args.name)).ttl(args.ttl.0);
     if let Some(value) = args.value {
         acquire = acquire.value(bytes(value));
@@ -84,7 +80,6 @@ pub(crate) async fn lock(args: LockArgs) -> Result<(), Failure> {
         Err(error) => Err(Failure::failed(format!("cannot run {:?}: {error}", args.command[0]))),
     };
     let released = lock.release().await;
-    farewell(&client).await;
     let status = ended?;
     if let Err(error) = released {
         return Err(Failure::failed(format!(

@@ -5,6 +5,7 @@ mod certs;
 mod cli;
 mod commands;
 mod config;
+mod context;
 mod demo;
 mod failure;
 mod leases;
@@ -20,7 +21,8 @@ mod watch;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
-use cli::{Cli, Command};
+use cli::{Cli, ClientCommand, Command};
+use context::Context;
 use failure::Failure;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -31,7 +33,7 @@ const LAST_WORDS: Duration = Duration::from_millis(20);
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return explain(&error),
+        Err(error) => return ExitCode::from(explain(&error)),
     };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,8 +44,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints help, or what is wrong with the command line; of a wrong value just the line that says so.
-fn explain(error: &clap::Error) -> ExitCode {
+/// Prints help, or what is wrong with the command line; of a wrong value just the line that says so. Returns the exit code.
+fn explain(error: &clap::Error) -> u8 {
     if error.kind() == ErrorKind::ValueValidation {
         let text = error.to_string();
         output::complain(text.lines().next().unwrap_or_default().trim_start_matches("error: "));
@@ -51,7 +53,7 @@ fn explain(error: &clap::Error) -> ExitCode {
         // Where the stream is closed there is nobody to tell.
         let _ = error.print();
     }
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    u8::try_from(error.exit_code()).unwrap_or(2)
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
@@ -69,15 +71,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             log::init(log.or(config.log.as_deref()).unwrap_or("info"))?;
             block_on(serve::run(config, json))
         }
-        Command::Put(args) => block_on(commands::put(args, json)),
-        Command::Get(args) => block_on(commands::get(args, json)),
-        Command::Delete(args) => block_on(commands::delete(args, json)),
-        Command::Scan(args) => block_on(commands::scan(args, json)),
-        Command::Watch(args) => block_on(watch::watch(args, json)),
-        Command::Txn(args) => block_on(txn::txn(args, json)),
-        Command::Lease(args) => block_on(leases::lease(args, json)),
-        Command::Lock(args) => block_on(leases::lock(args)),
-        Command::Status(args) => block_on(commands::status(args, json)),
+        Command::Client(command) => block_on(once(command, json)),
         #[cfg(feature = "tls")]
         Command::Certs(args) => certs::run(&args, json),
         Command::Demo(args) => block_on(demo::run(args, cli.log, json)),
@@ -85,6 +79,14 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::pages(&args, json),
     }
+}
+
+/// One command on a connection of its own.
+async fn once(mut command: ClientCommand, json: bool) -> Result<(), Failure> {
+    let context = Context::new(std::mem::take(command.connect()));
+    let result = context.run(command, json).await;
+    context.close().await;
+    result
 }
 
 /// Runs what waits for the network; the simulator, which does not, gets no threads that it would have to share the cores with.

@@ -1,8 +1,9 @@
 //! `kv txn`: several changes at once, from a file.
 
 use crate::cli::TxnArgs;
-use crate::commands::{connect, farewell, standard_input, tell, write_failure};
+use crate::commands::{tell, write_failure};
 use crate::config::Span;
+use crate::context::Context;
 use crate::failure::Failure;
 use kv_core::client::Transact;
 use kv_core::ids::{LeaseId, Revision};
@@ -63,10 +64,10 @@ struct Add {
 }
 
 /// Reads the file, and does what it says: all of it or nothing.
-pub(crate) async fn txn(args: TxnArgs, json: bool) -> Result<(), Failure> {
+pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<(), Failure> {
     let shown = args.file.display();
     let text = if args.file.as_os_str() == "-" {
-        standard_input()?
+        context.standard_input()?
     } else {
         fs::read(&args.file).map_err(|error| Failure::usage(format!("cannot read {shown}: {error}")))?
     };
@@ -74,12 +75,11 @@ pub(crate) async fn txn(args: TxnArgs, json: bool) -> Result<(), Failure> {
         Failure::usage(format!("{shown} is not a transaction: {error}; see kv txn --help"))
     })?;
     let has_other = !file.otherwise.is_empty();
-    let client = connect(&args.connect).await?;
+    let client = context.client().await?;
     let mut transaction = file.conditions.into_iter().fold(client.transaction(), condition);
     transaction = file.then.into_iter().fold(transaction, change);
     transaction = file.otherwise.into_iter().fold(transaction.otherwise(), change);
     let result = transaction.await;
-    farewell(&client).await;
     let done = result.map_err(|error| write_failure(&error))?;
     let revision = done.revision.get();
     if json {

@@ -1,7 +1,8 @@
 //! `kv watch`: what changes, as it changes.
 
 use crate::cli::WatchArgs;
-use crate::commands::{bytes, connect, farewell, read_failure, record_json, still_read, write_line};
+use crate::commands::{bytes, read_failure, record_json, still_read, write_line};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use crate::signals::Signals;
@@ -12,10 +13,10 @@ use kv_core::message::{Event, EventKind};
 use serde_json::{Map, Value};
 
 /// Prints a line for each change, until it is told to stop or has printed as many as were asked for.
-pub(crate) async fn watch(args: WatchArgs, json: bool) -> Result<(), Failure> {
+pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Result<(), Failure> {
     let mut signals =
         Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
-    let client = connect(&args.connect).await?;
+    let client = context.client().await?;
     let mut watch = client.watch(bytes(args.prefix));
     if let Some(first) = args.from {
         watch = watch.after(Revision::new(first.saturating_sub(1)));
@@ -39,7 +40,6 @@ pub(crate) async fn watch(args: WatchArgs, json: bool) -> Result<(), Failure> {
         left -= 1;
     }
     drop(events);
-    farewell(&client).await;
     Ok(())
 }
 

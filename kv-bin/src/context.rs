@@ -1,0 +1,84 @@
+//! What client commands share: one connection, made when the first of them needs it.
+
+use crate::cli::{ClientCommand, ConnectArgs};
+use crate::config::ConnectConfig;
+use crate::failure::Failure;
+use crate::{commands, leases, txn, watch};
+use kv_core::Client;
+use kv_core::error::ConnectError;
+use std::io::{self, Read as _};
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+/// How long the farewell may take: the work is done, and the session would expire by itself.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The cluster to ask.
+#[derive(Debug)]
+pub(crate) struct Context {
+    to: ConnectArgs,
+    client: OnceCell<Client>,
+}
+
+impl Context {
+    /// For one command.
+    pub(crate) fn new(to: ConnectArgs) -> Self {
+        Self { to, client: OnceCell::new() }
+    }
+
+    /// Runs a command. Dropping it is as dropping the call that it makes: a write may have happened or not.
+    pub(crate) async fn run(&self, command: ClientCommand, json: bool) -> Result<(), Failure> {
+        match command {
+            ClientCommand::Put(args) => commands::put(self, args, json).await,
+            ClientCommand::Get(args) => commands::get(self, args, json).await,
+            ClientCommand::Delete(args) => commands::delete(self, args, json).await,
+            ClientCommand::Scan(args) => commands::scan(self, args, json).await,
+            ClientCommand::Watch(args) => watch::watch(self, args, json).await,
+            ClientCommand::Txn(args) => txn::txn(self, args, json).await,
+            ClientCommand::Lease(args) => leases::lease(self, args, json).await,
+            ClientCommand::Lock(args) => leases::lock(self, args).await,
+            ClientCommand::Status(_) => commands::status(self, json).await,
+        }
+    }
+
+    /// The connection. One that cannot be made is tried again by the next command.
+    pub(crate) async fn client(&self) -> Result<&Client, Failure> {
+        self.client.get_or_try_init(|| connect(&self.to)).await
+    }
+
+    /// All of standard input.
+    pub(crate) fn standard_input(&self) -> Result<Vec<u8>, Failure> {
+        let mut data = Vec::new();
+        io::stdin()
+            .lock()
+            .read_to_end(&mut data)
+            .map_err(|error| Failure::failed(format!("cannot read standard input: {error}")))?;
+        Ok(data)
+    }
+
+    /// Says farewell, if there is a connection.
+    pub(crate) async fn close(&self) {
+        if let Some(client) = self.client.get() {
+            // Late is as good as never: the session expires by itself.
+            let _ = tokio::time::timeout(FAREWELL, client.close()).await;
+        }
+    }
+}
+
+async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
+    let config = ConnectConfig::resolve(args)?;
+    let mut builder = Client::builder(&config.cluster)
+        .transport(config.transport.transport(config.tls.as_ref())?)
+        .name("kv")
+        .deadline(args.timeout)
+        .connect_timeout(args.timeout);
+    for address in &config.addresses {
+        builder = builder.address(address);
+    }
+    builder.connect().await.map_err(|error| match error {
+        ConnectError::Unreachable(_) => Failure::failed(format!(
+            "{error}; is the cluster running? Name its members with --address HOST:PORT or KV_ADDRESS"
+        )),
+        _ => Failure::failed(error),
+    })
+}

@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     #[command(flatten)]
     Client(ClientCommand),
+    /// Run many of these commands on one connection, from a prompt with history or from a script.
+    Shell(ShellArgs),
     /// Make certificates: an authority, and by it those of members and clients.
     #[cfg(feature = "tls")]
     Certs(CertsArgs),
@@ -92,6 +94,20 @@ impl ClientCommand {
             },
         }
     }
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+    Words are quoted as in a shell, `#` begins a comment; Tab completes commands and options. Ctrl-C ends the command that runs, \
+    Ctrl-D the shell. From a file or a pipe, as in `kv shell < script`, it ends at the first command that fails, with that one's \
+    exit code. What was typed is kept in $XDG_STATE_HOME/kv/history (~/.local/state/kv/history), for its owner alone to read; a line \
+    that begins with a space is not.")]
+pub(crate) struct ShellArgs {
+    /// Do not read or write the history of what was typed.
+    #[arg(long)]
+    pub(crate) no_history: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
 }
 
 #[derive(Args, Debug)]

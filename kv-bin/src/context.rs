@@ -6,24 +6,31 @@ use crate::failure::Failure;
 use crate::{commands, leases, txn, watch};
 use kv_core::Client;
 use kv_core::error::ConnectError;
-use std::io::{self, Read as _};
+use std::io::{self, IsTerminal as _, Read as _};
+use std::process::Stdio;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
 /// How long the farewell may take: the work is done, and the session would expire by itself.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// The cluster to ask.
+/// The cluster to ask, and what is on standard input.
 #[derive(Debug)]
 pub(crate) struct Context {
     to: ConnectArgs,
     client: OnceCell<Client>,
+    is_shell: bool,
 }
 
 impl Context {
     /// For one command.
     pub(crate) fn new(to: ConnectArgs) -> Self {
-        Self { to, client: OnceCell::new() }
+        Self { to, client: OnceCell::new(), is_shell: false }
+    }
+
+    /// For many, that come on standard input.
+    pub(crate) fn of_shell(to: ConnectArgs) -> Self {
+        Self { is_shell: true, ..Self::new(to) }
     }
 
     /// Runs a command. Dropping it is as dropping the call that it makes: a write may have happened or not.
@@ -46,14 +53,24 @@ impl Context {
         self.client.get_or_try_init(|| connect(&self.to)).await
     }
 
-    /// All of standard input.
+    /// All of standard input, where it is for data.
     pub(crate) fn standard_input(&self) -> Result<Vec<u8>, Failure> {
+        if self.is_shell {
+            return Err(Failure::usage(
+                "standard input is where the shell's commands come from: `-` is not for here",
+            ));
+        }
         let mut data = Vec::new();
         io::stdin()
             .lock()
             .read_to_end(&mut data)
             .map_err(|error| Failure::failed(format!("cannot read standard input: {error}")))?;
         Ok(data)
+    }
+
+    /// What a process that a command starts may read: not the lines of a script.
+    pub(crate) fn childs_input(&self) -> Stdio {
+        if self.is_shell && !io::stdin().is_terminal() { Stdio::null() } else { Stdio::inherit() }
     }
 
     /// Says farewell, if there is a connection.

@@ -44,6 +44,11 @@ impl Failure {
         Self::new(Kind::PassedOn(code), message)
     }
 
+    /// The same failure, and where it was.
+    pub(crate) fn within(self, place: impl fmt::Display) -> Self {
+        Self::new(self.kind, format!("{place}: {}", self.message))
+    }
+
     fn new(kind: Kind, message: impl fmt::Display) -> Self {
         let message = message.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         Self { kind, message }

@@ -74,7 +74,10 @@ pub(crate) async fn lock(context: &Context, args: LockArgs) -> Result<(), Failur
         signal = signals.next() => return Err(Failure::failed(format!("{signal} while the lock was waited for"))),
     };
     let mut command = Command::new(&args.command[0]);
-    command.args(&args.command[1..]).env("KV_LOCK_TOKEN", lock.token().to_string());
+    command
+        .args(&args.command[1..])
+        .env("KV_LOCK_TOKEN", lock.token().to_string())
+        .stdin(context.childs_input());
     let ended = match command.kill_on_drop(true).spawn() {
         Ok(child) => attend(child, &lock, &mut signals).await,
         Err(error) => Err(Failure::failed(format!("cannot run {:?}: {error}", args.command[0]))),

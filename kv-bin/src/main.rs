@@ -14,6 +14,7 @@ mod manual;
 mod network;
 mod output;
 mod serve;
+mod shell;
 mod signals;
 mod sim;
 mod txn;
@@ -72,6 +73,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             block_on(serve::run(config, json))
         }
         Command::Client(command) => block_on(once(command, json)),
+        Command::Shell(args) => block_on(shell::run(args, json)),
         #[cfg(feature = "tls")]
         Command::Certs(args) => certs::run(&args, json),
         Command::Demo(args) => block_on(demo::run(args, cli.log, json)),

@@ -55,7 +55,12 @@ fn under(program: &[String]) -> Command {
 
 /// Runs a command to its end, which must come in time.
 pub(crate) fn run(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    run_on(Stdio::null(), command)
+}
+
+/// The same, with something on its standard input.
+pub(crate) fn run_on(input: impl Into<Stdio>, command: &mut Command) -> Output {
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program starts");
     let mut stdout = child.stdout.take().expect("piped");
     let mut stderr = child.stderr.take().expect("piped");
@@ -337,7 +342,14 @@ impl Cluster {
 
     /// `kv ARGUMENTS`, for this cluster.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        run(kv().args(arguments).env("KV_ADDRESS", self.addresses.join(",")))
+        run(&mut self.kv(arguments))
+    }
+
+    /// The same, before it runs.
+    pub(crate) fn kv(&self, arguments: &[&str]) -> Command {
+        let mut command = kv();
+        command.args(arguments).env("KV_ADDRESS", self.addresses.join(","));
+        command
     }
 }
 

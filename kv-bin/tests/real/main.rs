@@ -10,6 +10,7 @@ mod disk;
 #[allow(dead_code, reason = "shared with the rig, which uses the rest")]
 mod harness;
 mod pause;
+mod shell;
 mod tls;
 
 /// The demo's load and its comparison with the store are the tests' too.

@@ -1,0 +1,159 @@
+//! Lines typed at a terminal: edited, completed, remembered.
+
+use super::Lines;
+use crate::failure::Failure;
+use crate::output;
+use rustyline::completion::{Completer, Pair};
+use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::DefaultHistory;
+use rustyline::validate::Validator;
+use rustyline::{CompletionType, Config, Editor, Helper};
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+
+const PROMPT: &str = "kv> ";
+/// How many lines are remembered.
+const REMEMBERED: usize = 1000;
+
+/// Reads lines from the terminal, until Ctrl-D.
+pub(super) fn start(grammar: clap::Command, with_history: bool) -> Result<Lines, Failure> {
+    let broken = |error: ReadlineError| Failure::failed(format!("cannot use the terminal: {error}"));
+    let config = Config::builder()
+        .completion_type(CompletionType::List)
+        .history_ignore_space(true)
+        .max_history_size(REMEMBERED)
+        .map_err(broken)?
+        .build();
+    let mut editor = Editor::<Words, DefaultHistory>::with_config(config).map_err(broken)?;
+    editor.set_helper(Some(Words { grammar }));
+    let mut history = history_file().filter(|_| with_history);
+    if let Some(file) = &history {
+        // There is none before the first line.
+        let _ = editor.load_history(file);
+    }
+    Ok(Lines::new(move || {
+        loop {
+            match editor.readline(PROMPT) {
+                Ok(line) => {
+                    remember(&mut editor, &line, &mut history);
+                    return Some(Ok(line));
+                }
+                // What was begun to be typed is dropped.
+                Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => {}
+                Err(ReadlineError::Eof) => return None,
+                Err(error) => return Some(Err(broken(error))),
+            }
+        }
+    }))
+}
+
+/// At once, so that it is there whatever becomes of this process. A file that cannot be written is told of once.
+fn remember(editor: &mut Editor<Words, DefaultHistory>, line: &str, history: &mut Option<PathBuf>) {
+    let Ok(true) = editor.add_history_entry(line) else { return };
+    let Some(file) = history else { return };
+    let folder = file.parent().map_or(Ok(()), fs::create_dir_all);
+    if let Err(error) = folder.map_err(ReadlineError::from).and_then(|()| editor.append_history(file)) {
+        output::complain(format!("cannot keep the history in {}: {error}", file.display()));
+        *history = None;
+    }
+}
+
+/// Where the history is kept. The editor gives it the mode 0600.
+fn history_file() -> Option<PathBuf> {
+    let folder = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = folder("XDG_STATE_HOME")
+        .or_else(|| Some(folder("HOME")?.join(".local/state")))
+        .or_else(|| folder("LOCALAPPDATA"))?;
+    Some(state.join("kv").join("history"))
+}
+
+/// Completes names of commands and options.
+struct Words {
+    grammar: clap::Command,
+}
+
+impl Completer for Words {
+    type Candidate = Pair;
+
+    fn complete(
+        &self,
+        line: &str,
+        pos: usize,
+        _: &rustyline::Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let (start, words) = candidates(&self.grammar, &line[..pos]);
+        let pair = |word: String| Pair { replacement: format!("{word} "), display: word };
+        Ok((start, words.into_iter().map(pair).collect()))
+    }
+}
+
+impl Hinter for Words {
+    type Hint = String;
+}
+impl Highlighter for Words {}
+impl Validator for Words {}
+impl Helper for Words {}
+
+/// What the last word of `typed` may become, and where that word begins.
+fn candidates(grammar: &clap::Command, typed: &str) -> (usize, Vec<String>) {
+    let start = typed.rfind(char::is_whitespace).map_or(0, |space| space + 1);
+    let (before, word) = typed.split_at(start);
+    let mut command = grammar;
+    for name in before.split_whitespace() {
+        command = command.find_subcommand(name).unwrap_or(command);
+    }
+    let all: Vec<String> = if word.starts_with('-') {
+        let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
+        shown.filter_map(|arg| Some(format!("--{}", arg.get_long()?))).collect()
+    } else {
+        command.get_subcommands().map(|command| command.get_name().to_owned()).collect()
+    };
+    (start, all.into_iter().filter(|candidate| candidate.starts_with(word)).collect())
+}
+
+/// How the terminal was, before lines were edited on it.
+#[derive(Debug, Default)]
+pub(super) struct Terminal {
+    #[cfg(unix)]
+    modes: Option<rustix::termios::Termios>,
+}
+
+impl Terminal {
+    pub(super) fn remember() -> Self {
+        Self {
+            #[cfg(unix)]
+            modes: rustix::termios::tcgetattr(std::io::stdin()).ok(),
+        }
+    }
+
+    /// As it was: the editor may have been stopped in the middle of a line.
+    pub(super) fn restore(self) {
+        #[cfg(unix)]
+        if let Some(modes) = self.modes {
+            use rustix::termios::{OptionalActions, tcsetattr};
+            // A terminal that is gone needs nothing.
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &modes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_and_options_are_completed() {
+        let grammar = super::super::grammar();
+        let of = |typed: &str| candidates(&grammar, typed);
+        assert_eq!(of("ge"), (0, vec!["get".to_owned()]));
+        assert_eq!(of("lease k"), (6, vec!["keep-alive".to_owned()]));
+        assert_eq!(of("put key value --if-a"), (14, vec!["--if-absent".to_owned()]));
+        assert!(of("get --j").1.contains(&"--json".to_owned()));
+        assert!(of("").1.contains(&"exit".to_owned()));
+        assert_eq!(of("put --addr").1, Vec::<String>::new(), "the connection is the shell's");
+        assert_eq!(of("put ke").1, Vec::<String>::new(), "keys are not looked up");
+    }
+}

@@ -1,0 +1,273 @@
+//! `kv shell`: client commands, one a line, on one connection.
+
+mod editor;
+
+use crate::cli::{ClientCommand, ConnectArgs, ShellArgs};
+use crate::context::Context;
+use crate::explain;
+use crate::failure::Failure;
+use crate::output;
+use crate::signals::Signals;
+use clap::parser::ValueSource;
+use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _};
+use std::sync::mpsc as blocking;
+use tokio::sync::mpsc;
+
+const PROGRAM: &str = "kv";
+
+/// What a line can say.
+#[derive(Parser, Debug)]
+#[command(name = PROGRAM)]
+struct Line {
+    #[command(subcommand)]
+    command: LineCommand,
+
+    /// Print JSON, one object a line.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum LineCommand {
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Leave the shell.
+    #[command(visible_alias = "quit")]
+    Exit,
+}
+
+/// The lines, read by a thread of their own: one each time it is asked.
+#[derive(Debug)]
+struct Lines {
+    ask: blocking::Sender<()>,
+    told: mpsc::Receiver<Result<String, Failure>>,
+}
+
+impl Lines {
+    /// Those that `next` returns, until it returns none.
+    fn new(mut next: impl FnMut() -> Option<Result<String, Failure>> + Send + 'static) -> Self {
+        let (ask, asked) = blocking::channel();
+        let (tell, told) = mpsc::channel(1);
+        std::thread::spawn(move || {
+            while asked.recv().is_ok() {
+                let Some(line) = next() else { return };
+                if tell.blocking_send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { ask, told }
+    }
+
+    /// Standard input, as it is.
+    fn of_script() -> Self {
+        let mut lines = BufReader::new(io::stdin()).lines();
+        Self::new(move || {
+            let line = lines.next()?;
+            Some(line.map_err(|error| Failure::failed(format!("cannot read standard input: {error}"))))
+        })
+    }
+
+    fn ask(&self) {
+        // Where the thread has ended, there is nothing more to be told either.
+        let _ = self.ask.send(());
+    }
+}
+
+/// How a line went.
+enum Ending {
+    Done,
+    Failed(Failure),
+    /// It was no command, and that has been told; the exit code for it.
+    Misread(u8),
+    Leave,
+}
+
+/// Runs lines until they end, one of a script fails, or it is told to stop.
+pub(crate) async fn run(args: ShellArgs, json: bool) -> Result<(), Failure> {
+    let signals =
+        Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+    let is_interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let grammar = grammar();
+    let (lines, terminal) = if is_interactive {
+        let terminal = editor::Terminal::remember();
+        (editor::start(grammar.clone(), !args.no_history)?, terminal)
+    } else {
+        (Lines::of_script(), editor::Terminal::default())
+    };
+    let context = Context::of_shell(args.connect);
+    let mut shell = Shell { context: &context, grammar, signals, json };
+    let ended = if is_interactive { shell.attend(lines).await } else { shell.perform(lines).await };
+    terminal.restore();
+    context.close().await;
+    ended
+}
+
+struct Shell<'a> {
+    context: &'a Context,
+    grammar: clap::Command,
+    signals: Signals,
+    json: bool,
+}
+
+impl Shell<'_> {
+    /// Whoever types is told of a failure, and goes on.
+    async fn attend(&mut self, mut lines: Lines) -> Result<(), Failure> {
+        loop {
+            lines.ask();
+            let line = loop {
+                tokio::select! {
+                    line = lines.told.recv() => break line,
+                    // Typed at the prompt it is the editor's; this one was meant for a command that had just ended.
+                    signal = self.signals.next() => if signal == "SIGTERM" { return Ok(()) },
+                }
+            };
+            let Some(line) = line else { return Ok(()) };
+            match self.obey(&line?).await {
+                Ending::Done | Ending::Misread(_) => {}
+                Ending::Failed(failure) => output::complain(&failure),
+                Ending::Leave => return Ok(()),
+            }
+        }
+    }
+
+    /// A script ends where it fails.
+    async fn perform(&mut self, mut lines: Lines) -> Result<(), Failure> {
+        for number in 1_u64.. {
+            lines.ask();
+            let line = tokio::select! {
+                line = lines.told.recv() => line,
+                signal = self.signals.next() => return Err(Failure::failed(format!("stopped by {signal}"))),
+            };
+            let Some(line) = line else { break };
+            match self.obey(&line?).await {
+                Ending::Done => {}
+                Ending::Failed(failure) => return Err(failure.within(format!("line {number}"))),
+                Ending::Misread(code) => {
+                    return Err(Failure::passed_on(
+                        code,
+                        format!("line {number} is no command: the script ends here"),
+                    ));
+                }
+                Ending::Leave => break,
+            }
+        }
+        Ok(())
+    }
+
+    async fn obey(&mut self, line: &str) -> Ending {
+        let Some(mut words) = shlex::split(line) else {
+            return Ending::Failed(Failure::usage("a quote is not closed, or nothing follows the last \\"));
+        };
+        if words.is_empty() {
+            return Ending::Done;
+        }
+        // As it would be typed outside of the shell, it is understood too.
+        if words[0] != PROGRAM {
+            words.insert(0, PROGRAM.to_owned());
+        }
+        let parsed = match self.grammar.try_get_matches_from_mut(words) {
+            Ok(matches) => matches,
+            Err(error) => return misread(&error),
+        };
+        if let Some(option) = own_connection(&parsed) {
+            return Ending::Failed(Failure::usage(format!(
+                "--{option} is for the shell as a whole: all its commands share one connection"
+            )));
+        }
+        let (command, json) = match Line::from_arg_matches(&parsed) {
+            Ok(Line { command: LineCommand::Client(command), json }) => (command, json || self.json),
+            Ok(Line { command: LineCommand::Exit, .. }) => return Ending::Leave,
+            Err(error) => return misread(&error),
+        };
+        match self.execute(command, json).await {
+            Ok(()) => Ending::Done,
+            Err(failure) => Ending::Failed(failure),
+        }
+    }
+
+    /// Runs a command until it ends, or is interrupted.
+    async fn execute(&mut self, command: ClientCommand, json: bool) -> Result<(), Failure> {
+        // It passes on what it is told to the process that it runs, and then lets go of the lock.
+        if matches!(command, ClientCommand::Lock(_)) {
+            return self.context.run(command, json).await;
+        }
+        let only_reads = matches!(
+            command,
+            ClientCommand::Get(_)
+                | ClientCommand::Scan(_)
+                | ClientCommand::Watch(_)
+                | ClientCommand::Status(_)
+        );
+        tokio::select! {
+            result = self.context.run(command, json) => result,
+            _ = self.signals.next() => {
+                if only_reads { Ok(()) } else { Err(Failure::unknown("interrupted: it may have happened or not")) }
+            }
+        }
+    }
+}
+
+fn misread(error: &clap::Error) -> Ending {
+    match explain(error) {
+        0 => Ending::Done,
+        code => Ending::Misread(code),
+    }
+}
+
+/// The commands without what says where the cluster is: that is said to the shell.
+fn grammar() -> clap::Command {
+    let mut grammar = without_connection(Line::command());
+    grammar.build();
+    grammar
+}
+
+fn without_connection(command: clap::Command) -> clap::Command {
+    let connect = connect_options();
+    command
+        .mut_args(|arg| {
+            let is_of_shell = connect.contains(arg.get_id());
+            arg.hide(is_of_shell)
+        })
+        .mut_subcommands(without_connection)
+}
+
+fn connect_options() -> Vec<clap::Id> {
+    let args = ConnectArgs::augment_args(clap::Command::new("connect"));
+    args.get_arguments().map(|arg| arg.get_id().clone()).collect()
+}
+
+/// The option of a line, if there is one, that would need a connection of the line's own.
+fn own_connection(line: &clap::ArgMatches) -> Option<String> {
+    let typed = |id: &&clap::Id| {
+        // Not every command has it.
+        matches!(line.try_contains_id(id.as_str()), Ok(true))
+            && line.value_source(id.as_str()) == Some(ValueSource::CommandLine)
+    };
+    let here = connect_options().iter().find(typed).map(|id| id.as_str().replace('_', "-"));
+    here.or_else(|| own_connection(line.subcommand()?.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Line::command().debug_assert();
+        grammar().debug_assert();
+    }
+
+    #[test]
+    fn a_line_may_not_bring_its_own_connection() {
+        let option = |line: &str| {
+            let words = shlex::split(line).expect("words");
+            own_connection(&grammar().try_get_matches_from(words).expect("a command"))
+        };
+        assert_eq!(option("kv put k v --address 127.0.0.1:1").as_deref(), Some("address"));
+        assert_eq!(option("kv lease grant 1s --tls-name app").as_deref(), Some("tls-name"));
+        assert_eq!(option("kv put k v --ttl 1s"), None);
+        assert_eq!(option("kv exit"), None);
+    }
+}

@@ -13,6 +13,9 @@ use crate::storage::File;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// How many entries that were written once more are held in memory although they are old.
+const MENDED: usize = 64;
+
 /// Reads entries. Cheap to clone, shared between threads.
 #[derive(Clone, Debug)]
 pub struct LogReader {
@@ -32,8 +35,11 @@ struct Shared {
     /// Bytes of the bodies of durable entries that are held in memory.
     cached: usize,
     cache_bytes: usize,
-    /// No entry at or below this op is held in memory.
+    /// No entry at or below this op is held in memory, but for some of those that were written once more.
     evicted: Op,
+    /// Entries at or below `evicted` that were written once more, the last of them at the end: somebody could not read them, and comes
+    /// again.
+    mended: VecDeque<Op>,
     files: HashMap<SegmentNumber, Arc<dyn File>>,
     /// Intact entries above the head of a damaged log, until they follow it.
     behind: BTreeMap<Op, Hidden>,
@@ -46,6 +52,13 @@ struct Slot {
     entry: Option<Box<Entry>>,
     /// Where it is durable. Neither this nor `entry`: damaged.
     place: Option<Place>,
+}
+
+/// An entry on disk.
+struct Stored {
+    hash: Hash,
+    place: Place,
+    file: Arc<dyn File>,
 }
 
 /// What recovery found at an op: nothing that can be read, or where and what it is.
@@ -73,8 +86,22 @@ impl LogReader {
     /// # Errors
     /// [`ReadError::Faulty`] if it is damaged on disk.
     pub fn read(&self, op: Op) -> Result<Option<Entry>, ReadError> {
-        let in_memory = self.lock().slot(op).and_then(|slot| slot.entry.as_deref().cloned());
-        if in_memory.is_some() { Ok(in_memory) } else { self.read_stored(op) }
+        // Ends: another try means that the entry has been moved meanwhile.
+        loop {
+            let stored = {
+                let shared = self.lock();
+                if let Some(entry) = shared.slot(op).and_then(|slot| slot.entry.as_deref()) {
+                    return Ok(Some(entry.clone()));
+                }
+                match shared.stored(op)? {
+                    Some(stored) => stored,
+                    None => return Ok(None),
+                }
+            };
+            if let Some(read) = self.read_stored(op, &stored) {
+                return read.map(Some);
+            }
+        }
     }
 
     /// Reads the stored entry at `op` although it may be in memory, to see whether it can be read. The number of bytes read; `None` if
@@ -83,11 +110,16 @@ impl LogReader {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn verify(&self, op: Op) -> Result<Option<usize>, ReadError> {
-        let place = self.lock().find(op).and_then(|(_, place)| place);
-        match place {
-            Some(place) => self.read_stored(op).map(|_| Some(place.blocks as usize * BLOCK_BYTES)),
-            None => Ok(None),
-        }
+        let stored = {
+            let shared = self.lock();
+            match shared.find(op) {
+                Some((_, Some(_))) => shared.stored(op)?,
+                Some((_, None)) | None => None,
+            }
+        };
+        let Some(stored) = stored else { return Ok(None) };
+        let read = self.read_stored(op, &stored).transpose()?;
+        Ok(read.map(|_| stored.place.blocks as usize * BLOCK_BYTES))
     }
 
     /// The first op that may be held, and the last.
@@ -97,29 +129,20 @@ impl LogReader {
         (shared.floor.next(), shared.head())
     }
 
-    fn read_stored(&self, op: Op) -> Result<Option<Entry>, ReadError> {
-        let (hash, place, file) = {
-            let shared = self.lock();
-            let Some((hash, place)) = shared.find(op) else { return Ok(None) };
-            let place = place.ok_or(ReadError::Faulty { op })?;
-            let file = shared.files.get(&place.segment).ok_or(ReadError::Faulty { op })?;
-            (hash, place, Arc::clone(file))
-        };
+    /// `None` if the entry has been dropped, cut or written once more, and its blocks used again, while they were being read.
+    fn read_stored(&self, op: Op, stored: &Stored) -> Option<Result<Entry, ReadError>> {
+        let Stored { hash, place, file } = stored;
         let mut blocks = vec![0; place.blocks as usize * BLOCK_BYTES];
         let read = match file.read_at(&mut blocks, offset(place.block)) {
             Ok(()) => {
                 let seed = Seed::new(self.owner.cluster, self.owner.member, place.segment);
-                record::decode_blocks(&blocks, &place, op, hash, self.owner.cluster, seed)
+                record::decode_blocks(&blocks, place, op, *hash, self.owner.cluster, seed)
                     .ok_or(ReadError::Faulty { op })
             }
             Err(source) => Err(ReadError::Disk { op, source }),
         };
-        match read {
-            Ok(entry) => Ok(Some(entry)),
-            // Dropped or cut, and its blocks used again, while they were being read.
-            Err(_) if self.lock().find(op) != Some((hash, Some(place))) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let is_there = read.is_ok() || self.lock().find(op) == Some((*hash, Some(*place)));
+        is_there.then_some(read)
     }
 
     pub(super) fn recover(
@@ -164,11 +187,11 @@ impl LogReader {
         for (write, op, place) in places {
             let Some(slot) = shared.slot_mut(*op).filter(|slot| slot.write == *write) else { continue };
             slot.place = Some(*place);
-            if *op <= evicted {
-                slot.entry = None;
-            }
             let bytes = slot.entry.as_ref().map_or(0, |entry| entry.body.len());
             shared.cached += bytes;
+            if *op <= evicted {
+                shared.mended.push_back(*op);
+            }
         }
         shared.evict();
     }
@@ -191,6 +214,17 @@ impl LogReader {
     #[cfg(test)]
     pub(super) fn place(&self, op: Op) -> Option<Place> {
         self.lock().slot(op).and_then(|slot| slot.place)
+    }
+
+    /// Bytes of durable entries that are in memory.
+    #[cfg(test)]
+    pub(super) fn cached(&self) -> usize {
+        let shared = self.lock();
+        let held =
+            shared.slots.iter().filter(|slot| slot.place.is_some()).filter_map(|slot| slot.entry.as_ref());
+        let bytes = held.map(|entry| entry.body.len()).sum();
+        assert_eq!(shared.cached, bytes, "the count is right");
+        bytes
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -261,6 +295,13 @@ impl Shared {
         slot.or_else(|| self.behind.get(&op).map(|hidden| (hidden.held.meta.hash, Some(hidden.held.place))))
     }
 
+    fn stored(&self, op: Op) -> Result<Option<Stored>, ReadError> {
+        let Some((hash, place)) = self.find(op) else { return Ok(None) };
+        let place = place.ok_or(ReadError::Faulty { op })?;
+        let file = self.files.get(&place.segment).ok_or(ReadError::Faulty { op })?;
+        Ok(Some(Stored { hash, place, file: Arc::clone(file) }))
+    }
+
     /// As the journal does: what stood behind the damage follows the head now.
     fn absorb(&mut self) {
         while let Some(entry) = self.behind.first_entry() {
@@ -325,10 +366,26 @@ impl Shared {
         self.evicted = self.evicted.max(self.floor);
         while self.cached > self.cache_bytes {
             let op = self.evicted.next();
-            let Some(slot) = self.slot_mut(op).filter(|slot| slot.place.is_some()) else { return };
-            let bytes = slot.entry.take().map_or(0, |entry| entry.body.len());
-            self.cached -= bytes;
+            if !self.release(op) {
+                break;
+            }
             self.evicted = op;
         }
+        while (self.cached > self.cache_bytes || self.mended.len() > MENDED)
+            && let Some(op) = self.mended.pop_front()
+        {
+            // What is above counts as any other entry since a cut.
+            if op <= self.evicted {
+                self.release(op);
+            }
+        }
+    }
+
+    /// Whether the entry at `op` is durable, and not in memory any more.
+    fn release(&mut self, op: Op) -> bool {
+        let Some(slot) = self.slot_mut(op).filter(|slot| slot.place.is_some()) else { return false };
+        let bytes = slot.entry.take().map_or(0, |entry| entry.body.len());
+        self.cached -= bytes;
+        true
     }
 }

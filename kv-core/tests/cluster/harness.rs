@@ -328,13 +328,16 @@ impl Harness {
 
     /// Waits until all that run are part of the view, so that the next one may be killed.
     pub(crate) async fn level_enough(&self) {
-        eventually("all members serve again", async || {
-            self.nodes.iter().flatten().all(|node| {
-                let status = node.status();
-                (status.state == "primary" || status.state == "backup") && status.primary.is_some()
-            })
-        })
-        .await;
+        let until = Instant::now() + WITHIN;
+        loop {
+            let status: Vec<_> = self.nodes.iter().flatten().map(Node::status).collect();
+            if status.iter().all(|it| (it.state == "primary" || it.state == "backup") && it.primary.is_some())
+            {
+                return;
+            }
+            assert!(Instant::now() < until, "not all members serve again: {status:#?}");
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until every running member has applied what the primary has, and nothing more is to come.

@@ -5,6 +5,7 @@ use super::damage::{FIRST, overwrite, reopened, view_of, with_entries};
 use super::*;
 use crate::message::{Behind, Damage, Extent};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Flips a bit in the first block of an entry.
 fn spoil(disk: &Disk, block: u64) {
@@ -206,6 +207,58 @@ fn s5_an_entry_whose_copy_went_bad_is_written_once_more() {
     let recovered = reopened(&disk);
     assert_eq!((head(&recovered), recovered.is_damaged()), (6, false));
     assert!(matches!(journal.execute(&[Write::Repair(other)]), Err(WriteError::UnknownPoint { .. })));
+}
+
+/// An applier that took it for absent stopped its member.
+#[test]
+fn d8_an_entry_that_is_written_once_more_while_it_is_read_is_not_absent() {
+    let (disk, mut journal, entries) = with_entries(6);
+    let reader = journal.reader();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    match reader.read(op(4)) {
+                        Ok(found) => assert_eq!(found.as_ref(), Some(&entries[3])),
+                        Err(error) => assert!(matches!(error, ReadError::Disk { .. }), "{error}"),
+                    }
+                }
+            });
+        }
+        for _ in 0..500 {
+            let place = reader.place(op(4)).unwrap();
+            let file = format!("journal-{:08}", place.segment.get());
+            disk.make_unreadable(&file, u64::from(place.block) * 4096, 4096);
+            journal.execute(&[Write::Repair(entries[3].clone())]).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Even if what was written cannot be read either, and no memory is left for old entries.
+#[test]
+fn d8_an_entry_that_was_written_once_more_is_there_for_who_missed_it() {
+    let (disk, journal, entries) = with_entries(6);
+    drop(journal);
+    let cache_bytes = 3 * entries[3].body.len();
+    let options = JournalOptions { cache_bytes, ..options() };
+    let (mut journal, _) = Journal::open(disk.storage(), identity(), options).unwrap();
+    let reader = journal.reader();
+    for entry in &entries[..3] {
+        journal.execute(&[Write::Repair(entry.clone())]).unwrap();
+    }
+    let before = disk.counters().reads;
+    for entry in &entries[..3] {
+        assert_eq!(reader.read(entry.header.op).unwrap().as_ref(), Some(entry));
+    }
+    assert_eq!(disk.counters().reads, before);
+    let more = entries_after(entries.last(), 1, 50, 40);
+    journal.execute(&[Write::Append(more.clone())]).unwrap();
+    for entry in &more[30..] {
+        journal.execute(&[Write::Repair(entry.clone())]).unwrap();
+    }
+    assert!(reader.cached() <= cache_bytes);
 }
 
 /// Damage that lies before a second copy in the order of writing is not hidden by it.

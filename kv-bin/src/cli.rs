@@ -64,7 +64,7 @@ pub(crate) enum ClientCommand {
     Scan(ScanArgs),
     /// Print what changes, as it changes: a line for each, once and in order.
     Watch(WatchArgs),
-    /// Do several changes at once, or none of them.
+    /// Do several changes and reads at once, or none of them.
     Txn(TxnArgs),
     /// Grant, keep alive, end or show a lease, on which keys can depend.
     Lease(LeaseArgs),
@@ -237,6 +237,9 @@ pub(crate) struct PutArgs {
     /// The key goes with this lease.
     #[arg(long, value_name = "LEASE")]
     pub(crate) lease: Option<u64>,
+    /// Print what the key held before, too.
+    #[arg(long)]
+    pub(crate) previous: bool,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }
@@ -262,6 +265,9 @@ pub(crate) struct GetArgs {
 pub(crate) struct DeleteArgs {
     /// The key.
     pub(crate) key: OsString,
+    /// Print what the key held before, too.
+    #[arg(long)]
+    pub(crate) previous: bool,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }
@@ -364,8 +370,8 @@ pub(crate) struct WatchArgs {
 #[command(after_help = "The file is JSON, as in
   { \"if\":   [ { \"absent\": \"a\" }, { \"present\": \"b\" }, { \"revision\": [\"c\", 7] }, { \"value\": [\"d\", \"x\"] } ],
     \"then\": [ { \"put\": \"a\", \"value\": \"1\", \"ttl\": \"10s\" }, { \"delete\": \"b\" }, { \"add\": \"n\", \"by\": 1 } ],
-    \"else\": [ { \"add\": \"misses\", \"by\": 1 } ] }
-`if` and `else` may be left out. Where a condition does not hold and there is no `else`, nothing is done, and it is a failure.")]
+    \"else\": [ { \"add\": \"misses\", \"by\": 1 }, { \"get\": \"a\" }, { \"scan\": \"b/\", \"limit\": 10 } ] }
+`get` and `scan` tell what was there before. `if` and `else` may be left out. Where a condition does not hold and there is no `else`, nothing is done, and it is a failure.")]
 pub(crate) struct TxnArgs {
     /// The file; `-` is standard input.
     pub(crate) file: PathBuf,

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{self, BAD, Cell, GOOD, NOTE};
 use futures::StreamExt as _;
-use kv_core::client::MemberReport;
+use kv_core::client::{MemberReport, Replaced};
 use kv_core::error::{ReadError, WriteError};
 use kv_core::ids::{LeaseId, Op, Revision};
 use kv_core::message::{MemberStatus, Record};
@@ -18,7 +18,8 @@ use std::pin::pin;
 pub(crate) async fn put(context: &Context, args: PutArgs, json: bool) -> Result<(), Failure> {
     let value = if args.value == "-" { context.standard_input()? } else { bytes(args.value) };
     let client = context.client().await?;
-    let mut put = client.put(bytes(args.key), value);
+    let key = bytes(args.key);
+    let mut put = client.put(&key, value);
     if args.if_absent {
         put = put.if_absent();
     }
@@ -33,6 +34,10 @@ pub(crate) async fn put(context: &Context, args: PutArgs, json: bool) -> Result<
     }
     if let Some(lease) = args.lease {
         put = put.lease(LeaseId::new(lease));
+    }
+    if args.previous {
+        let result = put.previous().await;
+        return tell_replaced(&key, &result.map_err(|error| write_failure(&error))?, json);
     }
     let result = put.await;
     let written = result.map_err(|error| write_failure(&error))?;
@@ -74,13 +79,32 @@ pub(crate) async fn get(context: &Context, args: GetArgs, json: bool) -> Result<
 /// `kv delete`.
 pub(crate) async fn delete(context: &Context, args: DeleteArgs, json: bool) -> Result<(), Failure> {
     let client = context.client().await?;
-    let result = client.delete(bytes(args.key)).await;
+    let key = bytes(args.key);
+    let delete = client.delete(&key);
+    if args.previous {
+        let result = delete.previous().await;
+        return tell_replaced(&key, &result.map_err(|error| write_failure(&error))?, json);
+    }
+    let result = delete.await;
     let deleted = result.map_err(|error| write_failure(&error))?;
     let (existed, revision) = (deleted.existed, deleted.revision.get());
     if json {
         return tell(&json!({ "existed": existed, "revision": revision }).to_string());
     }
     tell(&if existed { format!("revision {revision}") } else { "the key did not exist".to_owned() })
+}
+
+/// What a write with `--previous` did, and on a line of its own what was there before.
+fn tell_replaced(key: &[u8], done: &Replaced, json: bool) -> Result<(), Failure> {
+    let (revision, time) = (done.revision.get(), done.timestamp.get());
+    if json {
+        let previous = done.previous.as_ref().map(|record| record_json(key, record));
+        return tell(
+            &json!({ "revision": revision, "timestamp_ms": time, "previous": previous }).to_string(),
+        );
+    }
+    tell(&format!("revision {revision}"))?;
+    done.previous.as_ref().map_or(Ok(()), |record| tell_bytes(&record.value))
 }
 
 /// `kv scan`.
@@ -160,7 +184,7 @@ pub(crate) fn tell(line: &str) -> Result<(), Failure> {
 }
 
 /// Bytes as they are, and a line end.
-fn tell_bytes(bytes: &[u8]) -> Result<(), Failure> {
+pub(crate) fn tell_bytes(bytes: &[u8]) -> Result<(), Failure> {
     still_read(write_line(bytes)).map(drop)
 }
 

@@ -1,7 +1,7 @@
-//! `kv txn`: several changes at once, from a file.
+//! `kv txn`: several changes and reads at once, from a file.
 
 use crate::cli::TxnArgs;
-use crate::commands::{tell, write_failure};
+use crate::commands::{record_json, tell, tell_bytes, write_failure};
 use crate::config::Span;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -18,9 +18,9 @@ use std::fs;
 struct File {
     #[serde(default, rename = "if")]
     conditions: Vec<Condition>,
-    then: Vec<Change>,
+    then: Vec<Step>,
     #[serde(default, rename = "else")]
-    otherwise: Vec<Change>,
+    otherwise: Vec<Step>,
 }
 
 /// What must hold of a key.
@@ -35,10 +35,25 @@ enum Condition {
 
 #[derive(Deserialize, Debug)]
 #[serde(untagged)]
-enum Change {
+enum Step {
     Put(Put),
     Delete(Delete),
     Add(Add),
+    Get(Get),
+    Scan(Scan),
+}
+
+impl Step {
+    /// The key, for the output.
+    fn key(&self) -> &str {
+        match self {
+            Self::Put(Put { put: key, .. })
+            | Self::Delete(Delete { delete: key })
+            | Self::Add(Add { add: key, .. })
+            | Self::Get(Get { get: key })
+            | Self::Scan(Scan { scan: key, .. }) => key,
+        }
+    }
 }
 
 #[derive(Deserialize, Debug)]
@@ -63,6 +78,24 @@ struct Add {
     by: i64,
 }
 
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct Get {
+    get: String,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct Scan {
+    scan: String,
+    #[serde(default = "everything")]
+    limit: u32,
+}
+
+const fn everything() -> u32 {
+    u32::MAX
+}
+
 /// Reads the file, and does what it says: all of it or nothing.
 pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<(), Failure> {
     let shown = args.file.display();
@@ -75,18 +108,23 @@ pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<
         Failure::usage(format!("{shown} is not a transaction: {error}; see kv txn --help"))
     })?;
     let has_other = !file.otherwise.is_empty();
+    let keys =
+        [&file.then, &file.otherwise].map(|steps| steps.iter().map(|it| it.key().to_owned()).collect());
+    let [then, otherwise]: [Vec<String>; 2] = keys;
     let client = context.client().await?;
     let mut transaction = file.conditions.into_iter().fold(client.transaction(), condition);
-    transaction = file.then.into_iter().fold(transaction, change);
-    transaction = file.otherwise.into_iter().fold(transaction.otherwise(), change);
+    transaction = file.then.into_iter().fold(transaction, step);
+    transaction = file.otherwise.into_iter().fold(transaction.otherwise(), step);
     let result = transaction.await;
     let done = result.map_err(|error| write_failure(&error))?;
     let revision = done.revision.get();
+    let results = || if done.held { &then } else { &otherwise }.iter().zip(&done.results);
     if json {
-        let results: Vec<Value> = done.results.iter().map(result_json).collect();
+        let results: Vec<Value> = results().map(|(key, result)| result_json(key, result)).collect();
         tell(&json!({ "held": done.held, "revision": revision, "results": results }).to_string())?;
     } else if done.held || has_other {
         tell(&format!("revision {revision}{}", if done.held { "" } else { ", by else" }))?;
+        results().try_for_each(|(key, result)| tell_found(key.as_bytes(), result))?;
     }
     if done.held || has_other {
         return Ok(());
@@ -103,22 +141,43 @@ fn condition(transaction: Transact, condition: Condition) -> Transact {
     }
 }
 
-fn change(transaction: Transact, change: Change) -> Transact {
-    match change {
-        Change::Put(Put { put, value, ttl, lease }) => {
+fn step(transaction: Transact, step: Step) -> Transact {
+    match step {
+        Step::Put(Put { put, value, ttl, lease }) => {
             let ttl = ttl.map_or(Lifetime::FOREVER, |ttl| Lifetime::ttl(ttl.0));
             transaction.put_for(put, value, Lifetime { lease: lease.map(LeaseId::new), ..ttl })
         }
-        Change::Delete(Delete { delete }) => transaction.delete(delete),
-        Change::Add(Add { add, by }) => transaction.add(add, by),
+        Step::Delete(Delete { delete }) => transaction.delete(delete),
+        Step::Add(Add { add, by }) => transaction.add(add, by),
+        Step::Get(Get { get }) => transaction.get(get),
+        Step::Scan(Scan { scan, limit }) => transaction.scan(scan, limit),
     }
 }
 
-fn result_json(result: &StepResult) -> Value {
+fn result_json(key: &str, result: &StepResult) -> Value {
     match result {
         StepResult::Put => json!({ "put": true }),
         StepResult::Deleted { existed } => json!({ "existed": existed }),
         StepResult::Added { sum } => json!({ "sum": sum }),
+        StepResult::Got(None) => json!({ "record": null }),
+        StepResult::Got(Some(record)) => json!({ "record": record_json(key.as_bytes(), record) }),
+        StepResult::Scanned(found) => {
+            let records: Vec<Value> =
+                found.records.iter().map(|(key, record)| record_json(key, record)).collect();
+            json!({ "records": records, "more": found.more })
+        }
         _ => Value::Null,
+    }
+}
+
+/// Prints what was read, as `kv scan` does.
+fn tell_found(key: &[u8], result: &StepResult) -> Result<(), Failure> {
+    match result {
+        StepResult::Got(Some(record)) => tell_bytes(&[key, b"\t", &record.value[..]].concat()),
+        StepResult::Scanned(found) => found
+            .records
+            .iter()
+            .try_for_each(|(key, record)| tell_bytes(&[&key[..], b"\t", &record.value[..]].concat())),
+        _ => Ok(()),
     }
 }

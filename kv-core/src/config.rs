@@ -275,7 +275,8 @@ pub struct Options {
     pub max_key_bytes: usize,
     /// The largest value in bytes. Default 1 MiB; 1 to 8 MiB.
     pub max_value_bytes: usize,
-    /// The size of a journal segment. Default 16 MiB; 64 KiB to 1 GiB, and at least twice the largest entry.
+    /// The size of a journal segment. Default 16 MiB; 64 KiB to 1 GiB, and at least twice `max_batch_bytes`, and
+    /// twice the largest key and value and 80 KiB.
     pub segment_bytes: u64,
     /// A checkpoint is started when the overlay holds this much. Default 32 MiB; 64 KiB to 4 GiB.
     pub checkpoint_bytes: usize,
@@ -381,10 +382,9 @@ impl Options {
         number("transfer_bytes_per_second", rate, 64 << 10..=most, "64 KiB to 1 TiB")?;
         number("scrub_bytes_per_second", self.scrub_bytes_per_second, 0..=1 << 30, "0 to 1 GiB")?;
         size("cache_bytes", self.cache_bytes, 1 << 20..=1 << 40, "1 MiB to 1 TiB")?;
-        let entry = self.max_batch_bytes.max(self.max_key_bytes + self.max_value_bytes) as u64;
-        let segment =
-            "64 KiB to 1 GiB, and at least twice max_batch_bytes, and twice the largest key and value";
-        number("segment_bytes", self.segment_bytes, (64 << 10).max(2 * entry)..=1 << 30, segment)?;
+        let entry = (2 * self.max_batch_bytes).max(self.largest_request() + (16 << 10)) as u64;
+        let segment = "64 KiB to 1 GiB, and at least twice max_batch_bytes, and twice the largest key and value and 80 KiB";
+        number("segment_bytes", self.segment_bytes, entry.max(64 << 10)..=1 << 30, segment)?;
         size("max_sessions", self.max_sessions, 1..=1_000_000, "1 to 1,000,000")?;
         size("session_window", self.session_window, 1..=4096, "1 to 4,096")?;
         let revisions = 0..=1_000_000_000;
@@ -402,6 +402,14 @@ impl Options {
         let memory = "16 MiB to 1 TiB, and at least ten times the largest key and value";
         size("client_memory_bytes", self.client_memory_bytes, least..=1 << 40, memory)?;
         time("client_idle", self.client_idle, ms(1_000)..=ms(86_400_000), "1 s to 1 day")
+    }
+}
+
+impl Options {
+    /// The most bytes of an encoded request: the largest put, guarded by the largest value; or the largest transaction, with what its
+    /// parts take besides keys and values.
+    pub(crate) const fn largest_request(&self) -> usize {
+        2 * (self.max_key_bytes + self.max_value_bytes) + (64 << 10)
     }
 }
 

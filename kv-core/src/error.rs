@@ -113,7 +113,7 @@ impl WriteError {
     /// Whether the same write may simply be run again: nothing was changed, and it may succeed later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::NotApplied(_))
+        matches!(self, Self::NotApplied(_) | Self::StepFailed { why: StepFailure::Crowded, .. })
     }
 
     /// Whether the write may have been applied, or may still be.
@@ -293,6 +293,8 @@ mod tests {
             WriteError::Key { len: 0, max: 9 },
             WriteError::Value { len: 10, max: 9 },
             WriteError::Lease(LeaseFailure::Unknown),
+            WriteError::StepFailed { step: 0, why: StepFailure::Crowded },
+            WriteError::StepFailed { step: 0, why: StepFailure::TooMuch { max: 9 } },
             WriteError::Refused("no".into()),
             WriteError::NotApplied(cause()),
             WriteError::OutcomeUnknown(cause()),
@@ -301,7 +303,8 @@ mod tests {
         let unknown: Vec<_> = errors.iter().filter(|error| error.outcome_unknown()).collect();
         assert_eq!(unknown, [&WriteError::OutcomeUnknown(cause())]);
         let retryable: Vec<_> = errors.iter().filter(|error| error.is_retryable()).collect();
-        assert_eq!(retryable, [&WriteError::NotApplied(cause())]);
+        let crowded = WriteError::StepFailed { step: 0, why: StepFailure::Crowded };
+        assert_eq!(retryable, [&crowded, &WriteError::NotApplied(cause())]);
         let guard: Vec<_> = errors.iter().filter(|error| error.is_guard_failed()).collect();
         assert_eq!(guard, [&WriteError::GuardFailed { found: None }]);
     }

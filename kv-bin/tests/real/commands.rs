@@ -51,6 +51,10 @@ fn put_get_delete_and_scan_for_people_and_for_programs() {
         "without what was put later"
     );
     assert_eq!(done(&cluster, &["get", "fruit/plum", "--at-least", &early]), "violet\n");
+    assert!(done(&cluster, &["put", "other", "2", "--previous"]).ends_with("\n1\n"));
+    assert_eq!(json(&cluster, &["delete", "other", "--previous"])["previous"]["value"], "2");
+    assert_eq!(json(&cluster, &["delete", "other", "--previous"])["previous"], serde_json::Value::Null);
+    done(&cluster, &["put", "other", "3"]);
     assert_eq!(json(&cluster, &["delete", "other"])["existed"], true);
     assert_eq!(json(&cluster, &["delete", "other"])["existed"], false);
     assert_eq!(done(&cluster, &["delete", "other"]), "the key did not exist\n");
@@ -292,6 +296,16 @@ fn a_transaction_is_read_from_a_file_and_done_as_a_whole() {
     );
     assert!(done(&cluster, &["txn", path]).ends_with(", by else\n"));
     assert_eq!(done(&cluster, &["get", "n"]), "1\n");
+    write(
+        r#"{ "then": [{ "get": "a" }, { "put": "a", "value": "3" }, { "get": "b" }, { "scan": "", "limit": 1 }] }"#,
+    );
+    assert!(done(&cluster, &["txn", path]).ends_with("\na\t1\na\t1\n"));
+    let read = json(&cluster, &["txn", path]);
+    assert_eq!(read["results"][0]["record"]["value"], "3");
+    assert_eq!(
+        (&read["results"][2]["record"], &read["results"][3]["more"]),
+        (&serde_json::Value::Null, &true.into())
+    );
     write(r#"{ "then": [{ "put": "t", "value": "1", "ttl": "1h", "laese": 3 }] }"#);
     refused(&cluster.run(&["txn", path]), 2, &["is not a transaction", "kv txn --help"]);
     refused(&cluster.run(&["txn", "/nowhere"]), 2, &["cannot read /nowhere"]);

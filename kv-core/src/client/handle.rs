@@ -2,8 +2,8 @@
 
 use super::driver::{Begin, Command};
 use super::{
-    Acquire, Add, Call, CallError, CallId, Cause, ClientBuilder, Delete, DeleteRange, Election, Get, GetMany,
-    Grant, LeaseById, Put, Reply, Scan, Transact, Trouble, Typed, Watch,
+    Acquire, Add, Batch, Call, CallError, CallId, Cause, ClientBuilder, Delete, DeleteRange, Election, Get,
+    GetMany, Grant, LeaseById, Put, Reply, Scan, Transact, Trouble, Typed, Watch,
 };
 use crate::error::{CallFailed, ConnectError};
 use crate::ids::{LeaseId, MemberId};
@@ -168,6 +168,11 @@ impl Client {
     /// Does several things at once, or none of them. Add conditions and steps, then await the builder to run it.
     pub fn transaction(&self) -> Transact {
         Transact::new(self.clone())
+    }
+
+    /// Sets and removes many keys at once. Add them, then await the builder to run it.
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.clone())
     }
 
     /// Asks for a lease, on which keys can depend, and keeps it alive: see [`Lease`](super::Lease). It ends when the cluster has not

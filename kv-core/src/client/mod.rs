@@ -4,6 +4,7 @@
 //! that pass calls on, and one task (`Driver`) that owns the core and the connections.
 
 mod asking;
+mod batch;
 mod builder;
 mod call;
 mod decide;
@@ -13,6 +14,7 @@ mod lease;
 mod link;
 mod lock;
 mod ops;
+mod previous;
 mod range;
 mod scan;
 #[cfg(test)]
@@ -21,6 +23,7 @@ mod transaction;
 mod typed;
 mod watch;
 
+pub use batch::Batch;
 pub use builder::ClientBuilder;
 pub use call::{Call, CallError, CallId, Cause, CoreInput, CoreOptions, CoreOutput, Reply, Trouble};
 pub use decide::Core;
@@ -28,6 +31,7 @@ pub use handle::{Client, MemberReport};
 pub use lease::{Grant, Lease, LeaseById};
 pub use lock::{Acquire, Election, FencingToken, Leader, Lock};
 pub use ops::{Delete, Deleted, Get, GetMany, Put, Written};
+pub use previous::{Previous, Replaced};
 pub use range::{DeleteRange, RangeDeleted};
 pub use scan::{Scan, Snapshot};
 pub use transaction::{Add, Added, Transact, Transacted};

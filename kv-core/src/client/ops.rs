@@ -13,7 +13,7 @@ use std::time::Duration;
 /// The future of an operation.
 pub(super) type OpFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// A put that was done.
+/// A put, or a [`Batch`](super::Batch), that was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Written {
@@ -39,22 +39,22 @@ pub struct Deleted {
 #[derive(Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Put {
-    client: Client,
-    key: Bytes,
-    value: Bytes,
-    guard: Option<Guard>,
-    life: Lifetime,
-    deadline: Option<Duration>,
+    pub(super) client: Client,
+    pub(super) key: Bytes,
+    pub(super) value: Bytes,
+    pub(super) guard: Option<Guard>,
+    pub(super) life: Lifetime,
+    pub(super) deadline: Option<Duration>,
 }
 
 /// Removes a key: created by [`Client::delete`], run by awaiting it.
 #[derive(Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Delete {
-    client: Client,
-    key: Bytes,
-    guard: Option<Guard>,
-    deadline: Option<Duration>,
+    pub(super) client: Client,
+    pub(super) key: Bytes,
+    pub(super) guard: Option<Guard>,
+    pub(super) deadline: Option<Duration>,
 }
 
 /// Reads a key: created by [`Client::get`], run by awaiting it.

@@ -2,19 +2,29 @@
 
 use super::Client;
 use super::ops::{OpFuture, other_effect, write};
+use super::range::{after_prefix, ends_of};
 use crate::error::WriteError;
 use crate::ids::{Revision, Timestamp};
 use crate::message::{Command, Effect, Guard, Lifetime, Outcome, Step, StepResult, Transaction};
 use bytes::Bytes;
 use std::future::IntoFuture;
+use std::ops::RangeBounds;
 use std::time::Duration;
 
 /// Conditions on any keys, what to do if all of them hold, and what otherwise: created by [`Client::transaction`], run by
 /// awaiting it. It is done as a whole, at one revision, or not at all, and once.
 ///
-/// Conditions and steps see the state before the transaction. Up to 64 conditions and 64 steps for either case, the keys
-/// and values of which may have as many bytes together as the largest key and the largest value (at least 4 KiB); no key is
-/// changed by two steps of the same case.
+/// Conditions and steps see the state before the transaction, also those that read. No key is changed by two steps of the
+/// same case.
+///
+/// # Limits
+/// Up to 64 conditions, and 1,000 steps for either case; their keys and values may have twice as many bytes together as the
+/// largest key and the largest value (at least 4 KiB). What is read may have as many bytes as the largest key and the largest value, and
+/// 256 KiB besides, where each record counts 128 bytes more than its key and its value, and each step 16: if it has more, nothing is
+/// done ([`StepFailure::TooMuch`](crate::message::StepFailure::TooMuch)).
+///
+/// Results are kept for retries: 4 MiB of large ones for each client, 32 MiB in all. A retry that comes when its own is not kept any more
+/// ends as [outcome unknown](WriteError::OutcomeUnknown); it takes a failover, and that much read by others meanwhile.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
@@ -42,7 +52,7 @@ pub struct Transact {
 pub struct Transacted {
     /// Whether all conditions held; if not, the steps after [`Transact::otherwise`] were done, if any.
     pub held: bool,
-    /// What each step did, in their order.
+    /// What each step did, or found, in their order.
     pub results: Vec<StepResult>,
     /// The revision of the transaction: from here on the `modified` of each key that it put.
     pub revision: Revision,
@@ -117,6 +127,24 @@ impl Transact {
     /// it is.
     pub fn add(self, key: impl AsRef<[u8]>, by: i64) -> Self {
         self.step(Step::Add { key: Bytes::copy_from_slice(key.as_ref()), by })
+    }
+
+    /// Step: reads a key, as it was before the transaction. Its result is [`StepResult::Got`].
+    pub fn get(self, key: impl AsRef<[u8]>) -> Self {
+        self.step(Step::Get { key: Bytes::copy_from_slice(key.as_ref()) })
+    }
+
+    /// Step: reads the first keys that begin with `prefix`, as they were before the transaction: up to `limit`, and 1,000 at most. Its
+    /// result is [`StepResult::Scanned`].
+    pub fn scan(self, prefix: impl AsRef<[u8]>, limit: u32) -> Self {
+        let (from, to) = (Bytes::copy_from_slice(prefix.as_ref()), after_prefix(prefix.as_ref()));
+        self.step(Step::Scan { from, to, limit })
+    }
+
+    /// Step: reads the first keys of a range; otherwise like [`scan`](Self::scan).
+    pub fn scan_range<K: AsRef<[u8]>>(self, range: impl RangeBounds<K>, limit: u32) -> Self {
+        let (from, to) = ends_of(&range);
+        self.step(Step::Scan { from, to, limit })
     }
 
     /// The steps from here on are for the case that a condition does not hold.

@@ -33,10 +33,15 @@ impl Applied {
     }
 }
 
+/// How much the requests of one entry may return together: they are all in memory at once.
+const RETURNED_BYTES: usize = 16 << 20;
+
 /// The request that runs, and when.
 pub(super) struct Turn {
     pub(super) revision: Revision,
     pub(super) timestamp: Timestamp,
+    /// How much it may still return, beside others of its entry.
+    pub(super) room: usize,
 }
 
 impl Turn {
@@ -52,9 +57,12 @@ impl State {
         // Before the entry's own requests: whether a session is alive must not depend on their order.
         self.sessions.expire(self.timestamp);
         let mut applied = Vec::with_capacity(entry.header.request_count as usize);
+        let mut room = RETURNED_BYTES;
         for bytes in entry.requests() {
             self.revision = self.revision.next();
-            applied.push(self.run_request(&bytes)?);
+            let done = self.run_request(&bytes, room)?;
+            room = room.saturating_sub(done.result.as_ref().map_or(0, |outcome| outcome.effect.weight()));
+            applied.push(done);
         }
         assert_eq!(self.revision.next(), entry.header.next_revision(), "the entry was checked");
         self.applied = entry.header.anchor();
@@ -62,8 +70,8 @@ impl State {
         Ok(applied)
     }
 
-    fn run_request(&mut self, bytes: &[u8]) -> Result<Applied, EngineError> {
-        let turn = Turn { revision: self.revision, timestamp: self.timestamp };
+    fn run_request(&mut self, bytes: &[u8], room: usize) -> Result<Applied, EngineError> {
+        let turn = Turn { revision: self.revision, timestamp: self.timestamp, room };
         let mut applied = Applied {
             revision: turn.revision,
             session: SessionId::ZERO,

@@ -48,11 +48,12 @@ pub(super) fn load_sessions(
     limits: &SessionLimits,
 ) -> Result<Vec<(SessionId, Session)>, EngineError> {
     let damaged = || EngineError::damaged("a session cannot be read");
-    let mut sessions = Vec::new();
+    let (mut sessions, mut weight) = (Vec::new(), 0);
     for (name, bytes) in rows.starting_with(SESSION)? {
         let id = name[SESSION.len()..].try_into().map_err(|_| damaged())?;
         let session: Session = postcard::from_bytes(&bytes).map_err(|_| damaged())?;
-        if !session.keeps_to(limits) || sessions.len() >= limits.max {
+        weight += session.weight();
+        if !session.keeps_to(limits) || sessions.len() >= limits.max || weight > limits.all_bytes {
             return Err(EngineError::damaged("a session breaks the limits"));
         }
         sessions.push((SessionId::new(u64::from_be_bytes(id)), session));

@@ -7,6 +7,12 @@ use crate::session::SessionLimits;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+/// What the large results that are kept for the clients' retries take, in bytes: of one session, unless one request may return more; it
+/// is one row of a checkpoint.
+const SESSION_RESULTS: usize = 4 << 20;
+/// The same of all sessions together.
+const ALL_RESULTS: usize = 32 << 20;
+
 /// The limits of a state. All but `checkpoint_bytes` and `cache_bytes` decide what requests do: they must be equal on all
 /// members, and in all lives of the data, because a restart applies a part of the log once more.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,7 +58,14 @@ impl From<&Options> for Limits {
 
 impl Limits {
     pub(super) fn sessions(&self) -> SessionLimits {
-        SessionLimits { max: self.max_sessions, ttl: self.session_ttl, window: self.session_window }
+        let session_bytes = SESSION_RESULTS.max(self.sizes().returned_bytes());
+        SessionLimits {
+            max: self.max_sessions,
+            ttl: self.session_ttl,
+            window: self.session_window,
+            session_bytes,
+            all_bytes: ALL_RESULTS.max(session_bytes),
+        }
     }
 
     pub(super) fn sizes(&self) -> SizeLimits {

@@ -8,6 +8,9 @@ use std::sync::{Mutex, TryLockError};
 /// How many results are kept.
 const KEPT: usize = 4096;
 
+/// Larger ones are not: the log tells them too.
+const LARGEST: usize = 1024;
+
 type Key = (SessionId, RequestNumber);
 
 /// A bounded memory of results. Only a saving: whoever finds it locked goes without.
@@ -27,7 +30,8 @@ impl Recent {
             Err(TryLockError::Poisoned(kept)) => kept.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        for (key, answer) in results {
+        let small = |answer: &Answer| answer.as_ref().map_or(0, |outcome| outcome.effect.weight()) <= LARGEST;
+        for (key, answer) in results.filter(|(_, answer)| small(answer)) {
             if kept.found.insert(key, answer).is_none() {
                 kept.order.push_back(key);
             }

@@ -6,7 +6,9 @@ use super::lifetimes::Ends;
 use super::record::{self, Numbers};
 use crate::engine::EngineError;
 use crate::ids::LeaseId;
-use crate::message::{Effect, LeaseFailure, Step, StepFailure, StepResult, Transaction};
+use crate::message::{
+    Command, Effect, LeaseFailure, Record, Scanned, Step, StepFailure, StepResult, Transaction,
+};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -15,6 +17,37 @@ struct Change<'a> {
     key: &'a [u8],
     found: Option<Numbers>,
     value: Option<(Bytes, Ends)>,
+}
+
+/// What is known of a step before anything is done.
+struct Planned<'a> {
+    change: Option<Change<'a>>,
+    result: StepResult,
+}
+
+/// A step that is known, or why it cannot be done.
+type Plan<'a> = Result<Planned<'a>, StepFailure>;
+
+/// What a transaction may still return.
+struct Room {
+    /// Of its own.
+    own: usize,
+    /// Of its entry's.
+    shared: usize,
+    max: usize,
+}
+
+impl Room {
+    fn take(&mut self, weight: usize) -> Result<(), StepFailure> {
+        match (self.own.checked_sub(weight), self.shared.checked_sub(weight)) {
+            (None, _) => Err(StepFailure::TooMuch { max: self.max as u64 }),
+            (Some(_), None) => Err(StepFailure::Crowded),
+            (Some(own), Some(shared)) => {
+                (self.own, self.shared) = (own, shared);
+                Ok(())
+            }
+        }
+    }
 }
 
 impl State {
@@ -31,14 +64,17 @@ impl State {
         let steps = if held { &transaction.then } else { &transaction.otherwise };
         let (mut changes, mut results) = (Vec::new(), Vec::with_capacity(steps.len()));
         let mut joining = BTreeMap::new();
+        let max = self.limits.sizes().returned_bytes();
+        let mut room = Room { own: max, shared: turn.room, max };
         for (number, step) in (0..).zip(steps) {
-            let planned = self.plan(turn, step)?;
-            match planned.and_then(|(change, result)| {
-                self.join(&change, &mut joining).map_err(StepFailure::Lease)?;
-                Ok((change, result))
+            let planned = self.plan(turn, step, room.own)?;
+            match planned.and_then(|planned| {
+                room.take(planned.result.weight())?;
+                self.join(planned.change.as_ref(), &mut joining).map_err(StepFailure::Lease)?;
+                Ok(planned)
             }) {
-                Ok((change, result)) => {
-                    changes.push(change);
+                Ok(Planned { change, result }) => {
+                    changes.extend(change);
                     results.push(result);
                 }
                 Err(why) => {
@@ -62,7 +98,12 @@ impl State {
     }
 
     /// Whether the lease of a change takes its key beside those that are `joining` it in the same transaction.
-    fn join(&self, change: &Change<'_>, joining: &mut BTreeMap<LeaseId, usize>) -> Result<(), LeaseFailure> {
+    fn join(
+        &self,
+        change: Option<&Change<'_>>,
+        joining: &mut BTreeMap<LeaseId, usize>,
+    ) -> Result<(), LeaseFailure> {
+        let Some(change) = change else { return Ok(()) };
         let was = change.found.and_then(|found| found.ends.with);
         match change.value.as_ref().and_then(|(_, ends)| ends.with) {
             Some(lease) if was != Some(lease) => {
@@ -74,23 +115,21 @@ impl State {
         }
     }
 
-    fn plan<'a>(
-        &self,
-        turn: &Turn,
-        step: &'a Step,
-    ) -> Result<Result<(Change<'a>, StepResult), StepFailure>, EngineError> {
-        let key = &step.key()[..];
+    /// What a step comes to. One that reads stops where `room` is used up.
+    fn plan<'a>(&self, turn: &Turn, step: &'a Step, room: usize) -> Result<Plan<'a>, EngineError> {
+        let change =
+            |key, found, value, result| Ok(Planned { change: Some(Change { key, found, value }), result });
         Ok(match step {
-            Step::Put { value, life, .. } => {
+            Step::Put { key, value, life } => {
                 let found = self.look(key, None)?.0;
                 let value = Some((value.clone(), Ends::of(*life, turn.timestamp)));
-                Ok((Change { key, found, value }, StepResult::Put))
+                change(key, found, value, StepResult::Put)
             }
-            Step::Delete { .. } => {
+            Step::Delete { key } => {
                 let found = self.look(key, None)?.0;
-                Ok((Change { key, found, value: None }, StepResult::Deleted { existed: found.is_some() }))
+                change(key, found, None, StepResult::Deleted { existed: found.is_some() })
             }
-            Step::Add { by, .. } => {
+            Step::Add { key, by } => {
                 let (found, number) = self.number(key)?;
                 match number.map(|number| number.checked_add(*by)) {
                     None => Err(StepFailure::NotANumber),
@@ -98,11 +137,49 @@ impl State {
                     Some(Some(sum)) => {
                         let ends = found.map(|found| found.ends).unwrap_or_default();
                         let value = Some((sum.to_string().into(), ends));
-                        Ok((Change { key, found, value }, StepResult::Added { sum }))
+                        change(key, found, value, StepResult::Added { sum })
                     }
                 }
             }
+            Step::Get { key } => {
+                let result = StepResult::Got(self.fetch(key)?.map(Box::new));
+                Ok(Planned { change: None, result })
+            }
+            Step::Scan { from, to, limit } => {
+                let result = StepResult::Scanned(Box::new(self.range(from, to.as_deref(), *limit, room)?));
+                Ok(Planned { change: None, result })
+            }
         })
+    }
+
+    /// The record of a key, with a copy of the value.
+    fn fetch(&self, key: &[u8]) -> Result<Option<Record>, EngineError> {
+        let mut found = Ok(None);
+        self.engine.newest(key, &mut |stored| {
+            found = record::decode(&Bytes::copy_from_slice(stored)).map(Some);
+        })?;
+        found
+    }
+
+    /// The first records of a range: at most `limit`, and no more than one beyond `room` bytes.
+    fn range(&self, from: &[u8], to: Option<&[u8]>, limit: u32, room: usize) -> Result<Scanned, EngineError> {
+        let limit = limit.clamp(1, Command::MAX_RANGE) as usize;
+        let mut scanned = Scanned { records: Vec::new(), more: false };
+        let mut bytes = 0;
+        for record in self.engine.written().scan(from)? {
+            let (key, stored) = record?;
+            if to.is_some_and(|to| &key[..] >= to) {
+                break;
+            }
+            scanned.more = scanned.records.len() == limit;
+            if scanned.more || bytes > room {
+                break;
+            }
+            let record = record::decode(&stored)?;
+            bytes += StepResult::record_weight(&key, &record);
+            scanned.records.push((key, record));
+        }
+        Ok(scanned)
     }
 
     /// The number that a key holds, 0 if it does not exist; `None` if it holds something else.

@@ -37,7 +37,7 @@ pub use entry::{BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, Req
 pub(crate) use lease::millis;
 pub use lease::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
 pub use request::{
-    Command, Effect, Guard, Operation, Outcome, Rejection, Request, RequestError, SizeLimits, Step,
+    Command, Effect, Guard, Operation, Outcome, Rejection, Request, RequestError, Scanned, SizeLimits, Step,
     StepFailure, StepResult, Transaction,
 };
 pub use snapshot::{Adoption, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint};

@@ -1,6 +1,6 @@
 //! What clients ask for, and what they get.
 
-use super::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
+use super::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record};
 use crate::ids::{RequestNumber, Revision, SessionId, Timestamp};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -83,7 +83,7 @@ pub struct Transaction {
     pub otherwise: Vec<Step>,
 }
 
-/// One change of a transaction.
+/// One part of a transaction: a change, or a look at what is there.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Step {
@@ -109,14 +109,49 @@ pub enum Step {
         /// How much, also below zero.
         by: i64,
     },
+    /// Reads a key, as it was before the transaction.
+    Get {
+        /// The key.
+        key: Bytes,
+    },
+    /// Reads keys in order, as they were before the transaction.
+    Scan {
+        /// The first key (inclusive).
+        from: Bytes,
+        /// The end (exclusive); none for the end of the key space.
+        to: Option<Bytes>,
+        /// At most this many; more than [`Command::MAX_RANGE`] count as that, none as one.
+        limit: u32,
+    },
 }
 
 impl Step {
     /// The key that it changes.
     #[must_use]
-    pub const fn key(&self) -> &Bytes {
+    pub const fn changes(&self) -> Option<&Bytes> {
         match self {
-            Self::Put { key, .. } | Self::Delete { key } | Self::Add { key, .. } => key,
+            Self::Put { key, .. } | Self::Delete { key } | Self::Add { key, .. } => Some(key),
+            Self::Get { .. } | Self::Scan { .. } => None,
+        }
+    }
+
+    fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
+        match self {
+            Self::Put { key, value, life } => {
+                limits.key(key)?;
+                limits.value(value)?;
+                life.check()
+            }
+            Self::Delete { key } | Self::Add { key, .. } | Self::Get { key } => limits.key(key),
+            Self::Scan { from, to, limit: _ } => limits.range(from, to.as_ref()),
+        }
+    }
+
+    fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Put { key, value, .. } => key.len() + value.len(),
+            Self::Delete { key } | Self::Add { key, .. } | Self::Get { key } => key.len(),
+            Self::Scan { from, to, limit: _ } => from.len() + to.as_ref().map_or(0, Bytes::len),
         }
     }
 }
@@ -210,8 +245,8 @@ pub enum Effect {
     },
 }
 
-/// What a step did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// What a step did, or found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum StepResult {
     /// The key was set.
@@ -226,6 +261,68 @@ pub enum StepResult {
         /// What it is now.
         sum: i64,
     },
+    /// What the key held before the transaction; `None` if it did not exist.
+    Got(Option<Box<Record>>),
+    /// What the range held before the transaction.
+    Scanned(Box<Scanned>),
+}
+
+/// What a transaction found in a range.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Scanned {
+    /// Keys and records in order.
+    pub records: Vec<(Bytes, Record)>,
+    /// Whether the range holds more.
+    pub more: bool,
+}
+
+impl StepResult {
+    /// What a result counts for, and what each record in it does besides: the same everywhere, because what is kept depends on it.
+    const WEIGHT: usize = 16;
+    const RECORD: usize = 128;
+
+    /// About how much memory it takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        Self::WEIGHT
+            + match self {
+                Self::Put | Self::Deleted { .. } | Self::Added { .. } | Self::Got(None) => 0,
+                Self::Got(Some(record)) => Self::record_weight(&[], record),
+                Self::Scanned(scanned) => {
+                    let records = scanned.records.iter();
+                    Self::RECORD
+                        + records.map(|(key, record)| Self::record_weight(key, record)).sum::<usize>()
+                }
+            }
+    }
+
+    /// About how much memory a record takes in a result.
+    pub(crate) fn record_weight(key: &[u8], record: &Record) -> usize {
+        Self::RECORD + key.len() + record.value.len()
+    }
+}
+
+impl Effect {
+    /// About how much memory it takes besides its own size: the same number everywhere.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Transacted { results, .. } => results.iter().map(StepResult::weight).sum(),
+            Self::SessionOpened
+            | Self::SessionClosed
+            | Self::Put
+            | Self::Deleted { .. }
+            | Self::GuardFailed { .. }
+            | Self::RangeDeleted { .. }
+            | Self::StepFailed { .. }
+            | Self::LeaseGranted
+            | Self::LeaseKept
+            | Self::LeaseRevoked { .. }
+            | Self::Lease(_)
+            | Self::LeaseFailed(_)
+            | Self::Expired { .. } => 0,
+        }
+    }
 }
 
 /// Why a step could not be done.
@@ -241,6 +338,15 @@ pub enum StepFailure {
     /// The put's lease does not take the key.
     #[error(transparent)]
     Lease(LeaseFailure),
+    /// What the transaction reads is more than one may return.
+    #[error("the transaction would return more than {max} bytes")]
+    TooMuch {
+        /// The limit ([`SizeLimits::returned_bytes`]).
+        max: u64,
+    },
+    /// Others that were applied together with it have returned as much as may be returned at once. It can be tried again.
+    #[error("too much is being read in transactions just now")]
+    Crowded,
 }
 
 /// Why an applied request had no outcome of its own. Deterministic: equal on every member.
@@ -259,6 +365,9 @@ pub enum Rejection {
     /// The request breaks a limit or does not decode. Not run.
     #[error("the request is malformed or too large")]
     Invalid,
+    /// It has run, once, and what it returned is not kept any more: it was large, and others have returned much since.
+    #[error("it was done, but what it returned is not kept any more")]
+    ResultDropped,
 }
 
 /// Why a request is not acceptable.
@@ -340,6 +449,20 @@ impl SizeLimits {
         if len > max { Err(RequestError::Value { len, max }) } else { Ok(()) }
     }
 
+    fn range(self, from: &Bytes, to: Option<&Bytes>) -> Result<(), RequestError> {
+        // The smallest key above the largest one is a byte longer.
+        let max = self.max_key_bytes + 1;
+        let too_long = [Some(from), to].into_iter().flatten().find(|end| end.len() > max);
+        too_long.map_or(Ok(()), |end| Err(RequestError::Key { len: end.len(), max }))
+    }
+
+    /// How much a transaction may return: the largest key, the largest value, and 256 KiB. A record counts as its key, its value and
+    /// 128 bytes, and each result as 16.
+    #[must_use]
+    pub const fn returned_bytes(self) -> usize {
+        self.max_key_bytes + self.max_value_bytes + (256 << 10)
+    }
+
     fn guard(self, guard: &Guard) -> Result<(), RequestError> {
         match guard {
             Guard::Value(value) => self.value(value),
@@ -369,12 +492,7 @@ impl Command {
                 guard.iter().try_for_each(|guard| limits.guard(guard))
             }
             Self::Transaction(transaction) => transaction.check(limits),
-            Self::DeleteRange { from, to, limit: _ } => {
-                // The smallest key above the largest one is a byte longer.
-                let max = limits.max_key_bytes + 1;
-                let too_long = [Some(from), to.as_ref()].into_iter().flatten().find(|end| end.len() > max);
-                too_long.map_or(Ok(()), |end| Err(RequestError::Key { len: end.len(), max }))
-            }
+            Self::DeleteRange { from, to, limit: _ } => limits.range(from, to.as_ref()),
             Self::Lease(command) => command.check(),
         }
     }
@@ -404,22 +522,24 @@ impl Guard {
 }
 
 impl Transaction {
-    /// The most guards, and the most steps in each of its lists.
-    pub const MAX_PARTS: usize = 64;
-    /// Keys and values of a transaction may have as many bytes together as the largest key and the largest value, or this many
+    /// The most guards.
+    pub const MAX_GUARDS: usize = 64;
+    /// The most steps in each of its lists.
+    pub const MAX_STEPS: usize = 1000;
+    /// Keys and values of a transaction may have as many bytes together as twice the largest key and the largest value, or this many
     /// if that is more.
     pub const MIN_BYTES: usize = 4 << 10;
 
     fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         let lists = [
-            ("guards", self.guards.len()),
-            ("steps", self.then.len()),
-            ("steps for the other case", self.otherwise.len()),
+            ("guards", self.guards.len(), Self::MAX_GUARDS),
+            ("steps", self.then.len(), Self::MAX_STEPS),
+            ("steps for the other case", self.otherwise.len(), Self::MAX_STEPS),
         ];
-        if let Some((what, len)) = lists.into_iter().find(|(_, len)| *len > Self::MAX_PARTS) {
-            return Err(RequestError::Parts { what, len, max: Self::MAX_PARTS });
+        if let Some((what, len, max)) = lists.into_iter().find(|(_, len, max)| len > max) {
+            return Err(RequestError::Parts { what, len, max });
         }
-        let max = (limits.max_key_bytes + limits.max_value_bytes).max(Self::MIN_BYTES);
+        let max = (2 * (limits.max_key_bytes + limits.max_value_bytes)).max(Self::MIN_BYTES);
         let len = self.payload_bytes();
         if len > max {
             return Err(RequestError::Transaction { len, max });
@@ -431,13 +551,9 @@ impl Transaction {
         for steps in [&self.then, &self.otherwise] {
             let mut changed = BTreeSet::new();
             for step in steps {
-                limits.key(step.key())?;
-                if let Step::Put { value, life, .. } = step {
-                    limits.value(value)?;
-                    life.check()?;
-                }
-                if !changed.insert(step.key()) {
-                    return Err(RequestError::Twice { key: step.key().clone() });
+                step.check(limits)?;
+                if let Some(key) = step.changes().filter(|key| !changed.insert(*key)) {
+                    return Err(RequestError::Twice { key: key.clone() });
                 }
             }
         }
@@ -446,10 +562,7 @@ impl Transaction {
 
     fn payload_bytes(&self) -> usize {
         let guards = self.guards.iter().map(|(key, guard)| key.len() + guard.payload_bytes());
-        let steps =
-            self.then.iter().chain(&self.otherwise).map(|step| {
-                step.key().len() + if let Step::Put { value, .. } = step { value.len() } else { 0 }
-            });
+        let steps = self.then.iter().chain(&self.otherwise).map(Step::payload_bytes);
         guards.sum::<usize>() + steps.sum::<usize>()
     }
 }

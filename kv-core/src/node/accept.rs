@@ -326,10 +326,9 @@ const fn max_message(lane: Lane) -> usize {
     }
 }
 
-/// The longest frame that a client may send: the largest put, guarded by the largest value; or the largest transaction, with
-/// what its parts take besides keys and values.
+/// The longest frame that a client may send.
 fn max_request(options: &Options) -> usize {
-    options.max_key_bytes * 2 + options.max_value_bytes * 2 + (16 << 10)
+    options.largest_request() + (1 << 10)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::budget::{Budget, Share, Use};
 use super::sync::lock;
-use crate::message::{Answer, Effect, Event, Outcome, Record, ServerMessage, StepResult};
+use crate::message::{Answer, Event, Record, ServerMessage};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +13,8 @@ use tokio::sync::Notify;
 const CALLS_PER_CONNECTION: usize = 1024;
 /// Bytes of answers that may wait at one connection.
 const ANSWERS_PER_CONNECTION: usize = 16 << 20;
+/// The same where what transactions have read is among them.
+const WRITTEN_PER_CONNECTION: usize = 64 << 20;
 /// About the largest answer to a read.
 const ONE_ANSWER: usize = 1 << 20;
 /// Calls of all connections that may be unanswered.
@@ -170,15 +172,16 @@ impl Outbox {
             return;
         }
         let mut size = weight(&answer);
-        let share = match is_read(&answer) {
-            // What was written cannot be taken back, and its answer is small.
-            false => Some(Share::of_necessity(budget, size)),
-            true if state.bytes + size > ANSWERS_PER_CONNECTION => None,
-            true => Share::of(budget, size, Use::Answer),
+        let instead = instead_of(&answer, size);
+        let share = match &instead {
+            None => Some(Share::of_necessity(budget, size)),
+            Some((_, most)) if state.bytes + size > *most => None,
+            Some(_) => Share::of(budget, size, Use::Answer),
         };
         let share = share.unwrap_or_else(|| {
-            // A read can be asked for again.
-            answer = Answer::Overloaded;
+            if let Some((instead, _)) = instead {
+                answer = instead;
+            }
             size = weight(&answer);
             Share::of_necessity(budget, size)
         });
@@ -256,8 +259,26 @@ impl Drop for Watching {
     }
 }
 
-fn is_read(answer: &Answer) -> bool {
-    matches!(answer, Answer::Value { .. } | Answer::Records { .. } | Answer::Watched { .. })
+/// What is said where there is no room for an answer, and how much may wait beside it; `None` for one that is small.
+fn instead_of(answer: &Answer, size: usize) -> Option<(Answer, usize)> {
+    /// What was written cannot be taken back, and such an answer to it has room.
+    const SMALL: usize = 4 << 10;
+    match answer {
+        // It can be asked for again.
+        Answer::Value { .. } | Answer::Records { .. } | Answer::Watched { .. } => {
+            Some((Answer::Overloaded, ANSWERS_PER_CONNECTION))
+        }
+        // It was done: a retry gets the stored result, if that is still kept.
+        Answer::Written(_) => (size > SMALL).then_some((Answer::Abandoned, WRITTEN_PER_CONNECTION)),
+        Answer::Compacted { .. }
+        | Answer::Future { .. }
+        | Answer::Status(_)
+        | Answer::Done
+        | Answer::NotPrimary { .. }
+        | Answer::Abandoned
+        | Answer::Overloaded
+        | Answer::Refused(_) => None,
+    }
 }
 
 /// About how much memory an answer holds.
@@ -276,14 +297,12 @@ fn weight(answer: &Answer) -> usize {
                 events.iter().map(|event| FIXED + event.key.len() + records(event)).sum()
             }
             Answer::Refused(text) => text.len(),
-            Answer::Written(Ok(Outcome { effect: Effect::Transacted { results, .. }, .. })) => {
-                results.len() * size_of::<StepResult>()
-            }
+            Answer::Written(Ok(outcome)) => outcome.effect.weight(),
             Answer::Status(_)
             | Answer::Value { record: None, .. }
             | Answer::Compacted { .. }
             | Answer::Future { .. }
-            | Answer::Written(_)
+            | Answer::Written(Err(_))
             | Answer::Done
             | Answer::NotPrimary { .. }
             | Answer::Abandoned
@@ -294,7 +313,8 @@ fn weight(answer: &Answer) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Revision;
+    use crate::ids::{Revision, Timestamp};
+    use crate::message::{Effect, Outcome, StepResult};
 
     fn value(bytes: usize) -> Answer {
         let record = Record {
@@ -352,6 +372,27 @@ mod tests {
         let last = crowd[9].take(usize::MAX).await;
         assert_eq!(last[0].0.answer, Answer::Overloaded);
         assert_eq!(last[10].0.answer, Answer::Done);
+    }
+
+    /// L5: nor do the results of transactions that read; but who has written is answered.
+    #[tokio::test]
+    async fn l5_large_results_beyond_the_budget_are_abandoned_and_small_ones_sent() {
+        let written = |results: Vec<StepResult>| {
+            let effect = Effect::Transacted { held: true, results };
+            Answer::Written(Ok(Outcome { revision: Revision::ZERO, timestamp: Timestamp::ZERO, effect }))
+        };
+        let Answer::Value { record, .. } = value(1 << 20) else { unreachable!() };
+        let large = written(vec![StepResult::Got(record.map(Box::new))]);
+        let admission = Admission::new(256 << 20);
+        let outbox = Outbox::new(admission.clone());
+        for call in 0..70 {
+            Reply::new(outbox.clone(), call, None).send(large.clone());
+        }
+        Reply::new(outbox.clone(), 70, None).send(written(vec![StepResult::Put; 64]));
+        let answers = outbox.take(usize::MAX).await;
+        let abandoned = answers.iter().filter(|(it, _)| it.answer == Answer::Abandoned).count();
+        assert_eq!((answers.len(), abandoned), (71, 7), "63 of a little over 1 MiB fit 64 MiB");
+        assert!(matches!(answers[70].0.answer, Answer::Written(_)));
     }
 
     #[tokio::test]

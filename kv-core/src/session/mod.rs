@@ -15,12 +15,15 @@
 //!   later copy run.) Each request carries `acked_through`, and it counts before the window is looked at, so a client
 //!   that keeps to its window never gets here, however its requests are reordered.
 //! - an unknown session stays unknown: ids are revisions, never used twice ([`Rejection::SessionExpired`]).
+//!
+//! Results that are kept take no more than a stated amount of memory (rule E7). Those of transactions that read may be large:
+//! where they are too much, of one session or of all together, the oldest give way to [`Rejection::ResultDropped`].
 
 mod table;
 
 pub use table::{Changes, SessionLimits, Sessions};
 
-use crate::ids::{RequestNumber, Timestamp};
+use crate::ids::{RequestNumber, Revision, Timestamp};
 use crate::message::{Outcome, Rejection};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -62,15 +65,34 @@ impl Session {
 
     /// Whether it holds no more than requests can have led to.
     pub(crate) fn keeps_to(&self, limits: &SessionLimits) -> bool {
-        self.results.len() <= limits.window && self.results.keys().all(|number| *number > self.acked_through)
+        self.results.len() <= limits.window
+            && self.results.keys().all(|number| *number > self.acked_through)
+            && self.weight() <= limits.session_bytes
     }
 
-    /// The client needs no results up to here.
-    fn acknowledge(&mut self, through: RequestNumber) {
+    /// What its large results take.
+    pub(crate) fn weight(&self) -> usize {
+        self.large().map(|(_, _, weight)| weight).sum()
+    }
+
+    /// Its large results: when they ran, and what they take.
+    fn large(&self) -> impl Iterator<Item = (Revision, RequestNumber, usize)> {
+        self.results.iter().filter_map(|(number, answer)| {
+            let (revision, weight) = large(answer)?;
+            Some((revision, *number, weight))
+        })
+    }
+
+    /// The client needs no results up to here. Says which large ones were dropped.
+    fn acknowledge(&mut self, through: RequestNumber) -> Vec<(Revision, RequestNumber)> {
+        let mut dropped = Vec::new();
         self.acked_through = self.acked_through.max(through);
-        while self.results.first_key_value().is_some_and(|(number, _)| *number <= self.acked_through) {
-            self.results.pop_first();
+        while let Some(first) = self.results.first_entry().filter(|first| *first.key() <= self.acked_through)
+        {
+            let (number, answer) = first.remove_entry();
+            dropped.extend(large(&answer).map(|(revision, _)| (revision, number)));
         }
+        dropped
     }
 
     fn decide(&mut self, number: RequestNumber, window: u64) -> Decision {
@@ -90,6 +112,15 @@ impl Session {
         }
         Decision::Run
     }
+}
+
+/// When a result that counts as a large one ran, and what it takes.
+fn large(answer: &Answer) -> Option<(Revision, usize)> {
+    /// A smaller one is like any other.
+    const SMALL: usize = 256;
+    let outcome = answer.as_ref().ok()?;
+    let weight = outcome.effect.weight();
+    (weight > SMALL).then_some((outcome.revision, weight))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! All sessions of a state.
 
 use super::{Answer, Decision, Session};
-use crate::ids::{RequestNumber, SessionId, Timestamp};
+use crate::ids::{RequestNumber, Revision, SessionId, Timestamp};
 use crate::message::Rejection;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,6 +16,10 @@ pub struct SessionLimits {
     pub ttl: Duration,
     /// The most requests in flight per session.
     pub window: usize,
+    /// The most bytes of large results kept for one session; at least what one request may return.
+    pub session_bytes: usize,
+    /// The most bytes of large results kept for all sessions together; at least that of one.
+    pub all_bytes: usize,
 }
 
 /// Sessions that changed since the changes were last taken; `None` for one that is gone.
@@ -29,6 +33,10 @@ pub struct Sessions {
     sessions: BTreeMap<SessionId, Arc<Session>>,
     /// The same sessions, the one that was silent longest first; ties by id.
     silence: BTreeSet<(Timestamp, SessionId)>,
+    /// The large results, the oldest first, and what each takes.
+    large: BTreeMap<(Revision, SessionId, RequestNumber), usize>,
+    /// What they take together.
+    held: usize,
     /// What a checkpoint must write. `None`: nobody takes it.
     changed: Option<BTreeSet<SessionId>>,
 }
@@ -42,6 +50,8 @@ impl Sessions {
             limits,
             sessions: BTreeMap::new(),
             silence: BTreeSet::new(),
+            large: BTreeMap::new(),
+            held: 0,
             changed: tracked.then(BTreeSet::new),
         }
     }
@@ -49,6 +59,10 @@ impl Sessions {
     /// Puts a stored session back, as a restart does.
     pub fn restore(&mut self, id: SessionId, session: Session) {
         self.silence.insert((session.last_heard, id));
+        for (revision, number, weight) in session.large() {
+            self.large.insert((revision, id, number), weight);
+            self.held += weight;
+        }
         self.sessions.insert(id, Arc::new(session));
     }
 
@@ -110,16 +124,41 @@ impl Sessions {
             self.silence.insert((now, id));
             session.last_heard = now;
         }
-        session.acknowledge(acked_through);
+        for (revision, number) in session.acknowledge(acked_through) {
+            self.held -= self.large.remove(&(revision, id, number)).unwrap_or(0);
+        }
         let decision = session.decide(number, window);
         self.mark(id);
         decision
     }
 
-    /// Keeps what became of a request on which [`decide`](Self::decide) said [`Decision::Run`].
+    /// Keeps what became of a request on which [`decide`](Self::decide) said [`Decision::Run`]. Rule E7: if that is too much, the
+    /// oldest large results are dropped, of this session and then of all.
     pub fn record(&mut self, id: SessionId, number: RequestNumber, answer: Answer) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let large = super::large(&answer);
+        Arc::make_mut(session).results.insert(number, answer);
+        let Some((revision, weight)) = large else { return };
+        self.large.insert((revision, id, number), weight);
+        self.held += weight;
+        while let Some(session) = self.sessions.get(&id)
+            && session.weight() > self.limits.session_bytes
+            && let Some((revision, number, _)) = session.large().min()
+        {
+            self.drop_result(revision, id, number);
+        }
+        while self.held > self.limits.all_bytes
+            && let Some((&(revision, id, number), _)) = self.large.first_key_value()
+        {
+            self.drop_result(revision, id, number);
+        }
+    }
+
+    fn drop_result(&mut self, revision: Revision, id: SessionId, number: RequestNumber) {
+        self.held -= self.large.remove(&(revision, id, number)).unwrap_or(0);
         if let Some(session) = self.sessions.get_mut(&id) {
-            Arc::make_mut(session).results.insert(number, answer);
+            Arc::make_mut(session).results.insert(number, Err(Rejection::ResultDropped));
+            self.mark(id);
         }
     }
 
@@ -127,6 +166,9 @@ impl Sessions {
     pub fn close(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.remove(&id) {
             self.silence.remove(&(session.last_heard, id));
+            for (revision, number, _) in session.large() {
+                self.held -= self.large.remove(&(revision, id, number)).unwrap_or(0);
+            }
             self.mark(id);
         }
     }
@@ -149,10 +191,14 @@ impl Sessions {
         }
     }
 
-    /// Asserts that the two indexes hold the same sessions, and that each keeps to its window.
+    /// Asserts that the indexes hold the same sessions and results, and that each session keeps to its limits.
     pub fn check_invariants(&self) {
         assert_eq!(self.sessions.len(), self.silence.len());
         assert!(self.sessions.len() <= self.limits.max);
+        let large: usize = self.sessions.values().map(|session| session.weight()).sum();
+        assert_eq!(self.held, large);
+        assert_eq!(self.held, self.large.values().sum::<usize>());
+        assert!(self.held <= self.limits.all_bytes);
         for (id, session) in &self.sessions {
             assert!(self.silence.contains(&(session.last_heard, *id)));
             assert!(session.keeps_to(&self.limits));

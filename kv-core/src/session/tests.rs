@@ -1,9 +1,15 @@
 use super::*;
 use crate::ids::{Revision, SessionId};
-use crate::message::Effect;
+use crate::message::{Effect, StepResult};
 use std::time::Duration;
 
-const LIMITS: SessionLimits = SessionLimits { max: 3, ttl: Duration::from_millis(100), window: 4 };
+const LIMITS: SessionLimits = SessionLimits {
+    max: 3,
+    ttl: Duration::from_millis(100),
+    window: 4,
+    session_bytes: 3_000,
+    all_bytes: 5_000,
+};
 
 fn session(id: u64) -> SessionId {
     SessionId::new(id)
@@ -19,6 +25,13 @@ fn at(ms: u64) -> Timestamp {
 
 fn outcome(revision: u64) -> Answer {
     Ok(Outcome { revision: Revision::new(revision), timestamp: at(revision), effect: Effect::Put })
+}
+
+/// The outcome of a transaction that weighs about so many kilobytes.
+fn large(revision: u64, kilobytes: usize) -> Answer {
+    let results = vec![StepResult::Put; kilobytes * 1000 / 16];
+    let effect = Effect::Transacted { held: true, results };
+    outcome(revision).map(|outcome| Outcome { effect, ..outcome })
 }
 
 fn opened(ids: &[u64]) -> Sessions {
@@ -193,4 +206,64 @@ fn a_session_survives_encoding() {
     let (_, session) = sessions.iter().next().unwrap();
     let bytes = postcard::to_stdvec(session).unwrap();
     assert_eq!(&postcard::from_bytes::<Session>(&bytes).unwrap(), session);
+}
+
+/// Rule E7: what is dropped is not run again, and everything else is kept.
+#[test]
+fn of_large_results_of_one_session_the_oldest_are_dropped() {
+    let mut sessions = opened(&[1]);
+    for (n, answer) in [(2, large(10, 1)), (1, large(11, 1)), (3, outcome(12)), (4, large(13, 2))] {
+        assert_eq!(ask(&mut sessions, n, 0), Decision::Run);
+        sessions.record(session(1), number(n), answer);
+        sessions.check_invariants();
+    }
+    assert_eq!(ask(&mut sessions, 2, 0), refused(Rejection::ResultDropped));
+    assert_eq!(ask(&mut sessions, 1, 0), Decision::Answered(large(11, 1)));
+    assert_eq!(ask(&mut sessions, 3, 0), Decision::Answered(outcome(12)));
+    assert_eq!(ask(&mut sessions, 4, 0), Decision::Answered(large(13, 2)));
+}
+
+/// Rule E7.
+#[test]
+fn of_large_results_of_all_sessions_the_oldest_are_dropped() {
+    let mut sessions = opened(&[1, 2, 3]);
+    for (id, revision) in [(3, 10), (1, 11), (2, 12)] {
+        sessions.decide(session(id), number(1), number(0), at(9));
+        sessions.record(session(id), number(1), large(revision, 2));
+        sessions.check_invariants();
+    }
+    let stored = |sessions: &Sessions, id| sessions.stored(session(id), number(1)).cloned();
+    assert_eq!(stored(&sessions, 3), Some(Err(Rejection::ResultDropped)));
+    assert_eq!((stored(&sessions, 1), stored(&sessions, 2)), (Some(large(11, 2)), Some(large(12, 2))));
+    // What was acknowledged, or is of a closed session, takes no room.
+    sessions.decide(session(1), number(2), number(1), at(9));
+    sessions.check_invariants();
+    sessions.decide(session(3), number(2), number(0), at(9));
+    sessions.record(session(3), number(2), large(13, 2));
+    sessions.close(session(2));
+    sessions.check_invariants();
+    assert_eq!(sessions.stored(session(3), number(2)), Some(&large(13, 2)));
+}
+
+/// Rule E7: a restart goes on dropping where the life before did.
+#[test]
+fn restored_sessions_drop_the_same_results() {
+    let mut sessions = opened(&[1, 2, 3]);
+    for (id, revision) in [(3, 10), (1, 11)] {
+        sessions.decide(session(id), number(1), number(0), at(9));
+        sessions.record(session(id), number(1), large(revision, 2));
+    }
+    let mut restored = Sessions::new(LIMITS, true);
+    for (id, session) in sessions.iter() {
+        restored.restore(id, session.clone());
+    }
+    for sessions in [&mut sessions, &mut restored] {
+        sessions.take_changes();
+        sessions.decide(session(2), number(1), number(0), at(9));
+        sessions.record(session(2), number(1), large(12, 2));
+        sessions.check_invariants();
+        let changed: Vec<u64> = sessions.take_changes().iter().map(|(id, _)| id.get()).collect();
+        assert_eq!(changed, [2, 3], "the next checkpoint writes what was dropped");
+    }
+    assert!(sessions.iter().eq(restored.iter()));
 }

@@ -211,13 +211,16 @@ impl Names {
             None => Known::Unknown,
         };
         let acts = steps.into_iter().enumerate().filter_map(|(index, step)| {
-            let to = match step {
-                message::Step::Put { value, .. } => self.values.get(value).copied(),
-                message::Step::Delete { .. } => None,
-                message::Step::Add { .. } => return None,
+            let (key, to) = match step {
+                message::Step::Put { key, value, .. } => (key, self.values.get(value).copied()),
+                message::Step::Delete { key } => (key, None),
+                // What these found, the replay compares.
+                message::Step::Add { .. } | message::Step::Get { .. } | message::Step::Scan { .. } => {
+                    return None;
+                }
             };
             let act = Act::Write { to, condition: Condition::None, known: known(index) };
-            Some((step.key().clone(), act))
+            Some((key.clone(), act))
         });
         acts.collect()
     }

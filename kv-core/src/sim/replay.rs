@@ -6,8 +6,8 @@ use super::history::{Action, Call, Ended, Ending};
 use super::lifetimes::Leases;
 use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use crate::message::{
-    Command, Effect, Guard, Lifetime, Operation, Outcome, Record, Rejection, Request, Step, StepFailure,
-    StepResult, Transaction,
+    Command, Effect, Guard, Lifetime, Operation, Outcome, Record, Rejection, Request, Scanned, Step,
+    StepFailure, StepResult, Transaction,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
@@ -220,9 +220,11 @@ impl Model {
                 sums.insert(key.clone(), sum);
             }
         }
+        let mut reads: Vec<StepResult> =
+            steps.iter().filter_map(|step| self.read_in_transaction(revision, step)).collect();
         let mut results = Vec::new();
         for step in steps {
-            let before = self.at(step.key(), revision);
+            let before = step.changes().and_then(|key| self.at(key, revision));
             results.push(match step {
                 Step::Put { key, value, life } => {
                     self.put(revision, key, before, value, *life)?;
@@ -235,9 +237,25 @@ impl Model {
                     self.set(revision, key, before, sum.to_string().into(), ends);
                     StepResult::Added { sum }
                 }
+                Step::Get { .. } | Step::Scan { .. } => reads.remove(0),
             });
         }
         Ok(Effect::Transacted { held, results })
+    }
+
+    /// What a step that reads finds, before any is done.
+    fn read_in_transaction(&self, revision: Revision, step: &Step) -> Option<StepResult> {
+        match step {
+            Step::Put { .. } | Step::Delete { .. } | Step::Add { .. } => None,
+            Step::Get { key } => Some(StepResult::Got(self.at(key, revision).map(Box::new))),
+            Step::Scan { from, to, limit } => {
+                let limit = (*limit).clamp(1, Command::MAX_RANGE) as usize;
+                let mut records = self.range(from, to.as_ref(), revision);
+                let more = records.len() > limit;
+                records.truncate(limit);
+                Some(StepResult::Scanned(Box::new(Scanned { records, more })))
+            }
+        }
     }
 
     /// A client's value, which it never writes twice.

@@ -4,7 +4,7 @@ use super::{PROTOCOL, VersionRange, WireError};
 use crate::ids::{Anchor, Op, Revision, Round, Timestamp, View};
 use crate::message::{
     Answer, Chunk, ChunkEnd, ClientCall, ClientMessage, Effect, Entry, LogSummary, MemberStatus, Message,
-    Outcome, ReadMode, Record, ServerMessage,
+    Outcome, ReadMode, Record, ServerMessage, StepResult,
 };
 
 /// Counters from the wire are below this: far above what can be counted, far below where arithmetic overflows.
@@ -217,21 +217,31 @@ pub(super) fn server_message(message: &ServerMessage) -> Result<(), WireError> {
 fn outcome(outcome: &Outcome) -> Result<(), WireError> {
     revision(outcome.revision)?;
     timestamp(outcome.timestamp)?;
-    match outcome.effect {
+    match &outcome.effect {
         Effect::GuardFailed { found } => found.map_or(Ok(()), revision),
         Effect::Lease(info) => timestamp(info.deadline),
+        Effect::Transacted { results, .. } => results.iter().try_for_each(step_result),
         Effect::SessionOpened
         | Effect::SessionClosed
         | Effect::Put
         | Effect::Deleted { .. }
         | Effect::RangeDeleted { .. }
-        | Effect::Transacted { .. }
         | Effect::StepFailed { .. }
         | Effect::LeaseGranted
         | Effect::LeaseKept
         | Effect::LeaseRevoked { .. }
         | Effect::LeaseFailed(_)
         | Effect::Expired { .. } => Ok(()),
+    }
+}
+
+fn step_result(result: &StepResult) -> Result<(), WireError> {
+    match result {
+        StepResult::Put | StepResult::Deleted { .. } | StepResult::Added { .. } | StepResult::Got(None) => {
+            Ok(())
+        }
+        StepResult::Got(Some(it)) => record(it),
+        StepResult::Scanned(scanned) => scanned.records.iter().try_for_each(|(_, it)| record(it)),
     }
 }
 

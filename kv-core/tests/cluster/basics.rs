@@ -1,6 +1,6 @@
 //! What a healthy cluster does.
 
-use super::harness::{Harness, Net, eventually, id, options};
+use super::harness::{Harness, Net, eventually, id, options, patient_options};
 use kv_core::config::Role;
 use kv_core::error::{ReadError, WriteError};
 use kv_core::message::{RequestError, StepFailure, StepResult};
@@ -74,14 +74,54 @@ pub(crate) async fn transactions_are_done_as_a_whole(net: Net) {
     assert_eq!(twice, Err(WriteError::Malformed(RequestError::Twice { key: "x".into() })));
 }
 
+pub(crate) async fn transactions_and_writes_tell_what_was_there_before(net: Net) {
+    let harness = Harness::with(net, &[Role::Data; 3], patient_options()).await;
+    let client = harness.client().await;
+    let first = client.put("key", "1").previous().await.expect("a put");
+    assert_eq!(first.previous, None);
+    let second = client.put("key", "2").if_revision(first.revision).previous().await.expect("a put");
+    let before = second.previous.expect("it was there");
+    assert_eq!((&before.value[..], before.modified), (&b"1"[..], first.revision));
+    let failed = client.delete("key").if_value("1").previous().await;
+    assert_eq!(failed, Err(WriteError::GuardFailed { found: Some(second.revision) }));
+
+    let read = client.transaction().get("key").delete("key").scan("k", 9).await.expect("a transaction");
+    let [StepResult::Got(Some(got)), StepResult::Deleted { existed: true }, StepResult::Scanned(scanned)] =
+        &read.results[..]
+    else {
+        panic!("{read:?}")
+    };
+    assert_eq!((&got.value[..], &scanned.records[0].1, scanned.more), (&b"2"[..], &**got, false));
+    assert_eq!(client.delete("key").previous().await.expect("a delete").previous, None);
+
+    // The largest values, many at once: nobody keeps more of it than there is room for, and nobody waits for ever.
+    let large = |number: u8| vec![number; 1 << 20];
+    for number in 0..20 {
+        client.put(format!("large/{number:02}"), large(number)).await.expect("a put");
+    }
+    let gets = (0..20).map(|number| client.delete(format!("large/{number:02}")).previous().into_future());
+    for (number, got) in (0..).zip(futures::future::join_all(gets).await) {
+        match got {
+            Ok(got) => assert_eq!(got.previous.expect("it was there").value, large(number)),
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+    }
+    client.put("large/00", large(0)).await.expect("a put");
+    let twice = client.transaction().get("large/00").scan("large/00", 1).await;
+    assert!(matches!(twice, Err(WriteError::StepFailed { step: 1, why: StepFailure::TooMuch { .. } })));
+}
+
 pub(crate) async fn ranges_are_deleted_and_many_keys_read_at_once(net: Net) {
     let harness = Harness::three(net).await;
     let client = harness.client().await;
     let key = |number: usize| format!("range/{number:04}");
-    let puts = (0..1200).map(|number| client.put(key(number), "value").into_future());
-    for put in futures::future::join_all(puts).await {
-        put.expect("a put");
-    }
+    let batch = |numbers: std::ops::Range<usize>| client.batch().puts(numbers.map(|it| (key(it), "value")));
+    let first = batch(0..1000).await.expect("a batch");
+    batch(1000..1200).await.expect("a batch");
+    let record = client.get(key(7)).await.expect("a read").expect("it is there");
+    assert_eq!(record.modified, first.revision);
+    let parts = RequestError::Parts { what: "steps", len: 1001, max: 1000 };
+    assert_eq!(batch(0..1001).await, Err(WriteError::Malformed(parts)));
     client.put("other", "value").await.expect("a put");
     let found = client.get_many([key(3), "nothing".to_owned(), key(1)]).await.expect("a read");
     assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);

@@ -85,6 +85,7 @@ on_every_transport! {
         one_member_alone_is_a_durable_store,
         guards_decide,
         transactions_are_done_as_a_whole,
+        transactions_and_writes_tell_what_was_there_before,
         ranges_are_deleted_and_many_keys_read_at_once,
         scans_go_through_everything_in_order,
         a_client_of_a_backup_works_like_any_other,

@@ -3,7 +3,7 @@
 use super::pending::Kind;
 use super::session::Session;
 use super::{Attempt, Core};
-use crate::client::call::{CallId, Cause, Reply, Trouble};
+use crate::client::call::{CallError, CallId, Cause, Reply, Trouble};
 use crate::ids::{Instant, MemberId};
 use crate::message::{Answer, Outcome, ReadMode, Rejection, ServerMessage};
 
@@ -133,10 +133,14 @@ impl Core {
             }
             // The same bytes are invalid each time: no attempt has run.
             Err(rejection @ Rejection::Invalid) => {
-                let error = crate::client::CallError::NotApplied(Cause::Refused(rejection.to_string()));
+                let error = CallError::NotApplied(Cause::Refused(rejection.to_string()));
                 self.finish(now, id, Err(error));
             }
             Err(Rejection::WindowExceeded) => self.unsuccessful(now, number, Trouble::Overloaded, true),
+            // It has run: nobody knows any more what came of it.
+            Err(rejection @ Rejection::ResultDropped) => {
+                self.finish(now, id, Err(CallError::OutcomeUnknown(Cause::Refused(rejection.to_string()))));
+            }
             // Never told of a number that has not ended here.
             Err(rejection @ Rejection::Forgotten) => {
                 self.resolve(number);

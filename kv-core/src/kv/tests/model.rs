@@ -3,7 +3,7 @@
 use super::*;
 use crate::ids::LeaseId;
 use crate::message::{
-    Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Step, StepFailure, StepResult, Transaction,
+    Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Scanned, Step, StepFailure, StepResult, Transaction,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -128,6 +128,17 @@ impl Model {
                     let record = self.records.get_mut(key).expect("it was put");
                     (record.expires, record.lease) = ends;
                     StepResult::Added { sum }
+                }
+                Step::Get { key } => StepResult::Got(old.get(key).cloned().map(Box::new)),
+                Step::Scan { from, to, limit } => {
+                    let inside = old.range(from.clone()..);
+                    let inside = inside.filter(|(key, _)| to.as_ref().is_none_or(|to| *key < to));
+                    let inside = inside.map(|(key, record)| (key.clone(), record.clone()));
+                    let mut records: Vec<_> = inside.collect();
+                    let limit = (*limit).clamp(1, 1000) as usize;
+                    let more = records.len() > limit;
+                    records.truncate(limit);
+                    StepResult::Scanned(Box::new(Scanned { records, more }))
                 }
             });
         }
@@ -311,12 +322,16 @@ impl Workload {
             }
             4..6 => {
                 let guards = guard.into_iter().map(|guard| (key.clone(), guard)).collect();
-                let put = Step::Put { key, value: vec![rng.u8(..3); 20].into(), life };
+                let put = Step::Put { key: key.clone(), value: vec![rng.u8(..3); 20].into(), life };
                 let counter = Bytes::from(format!("number{}", rng.u8(..3)));
                 // Now and then beyond what a counter holds.
                 let by = if rng.u8(..4) == 0 { i64::MAX } else { rng.i64(-9..9) };
-                let otherwise = vec![Step::Delete { key: format!("key{:04}", rng.u64(..self.keys)).into() }];
-                let then = vec![put, Step::Add { key: counter, by }];
+                let other = Bytes::from(format!("key{:04}", rng.u64(..self.keys)));
+                let scan = Step::Scan { from: other.clone(), to: None, limit: rng.u32(0..6) };
+                let otherwise =
+                    vec![Step::Delete { key: other.clone() }, Step::Get { key: other.clone() }, scan];
+                let read = Step::Get { key: if rng.bool() { key.clone() } else { other } };
+                let then = vec![put, Step::Add { key: counter, by }, read];
                 return Command::Transaction(Transaction { guards, then, otherwise });
             }
             _ => {}

@@ -1,7 +1,7 @@
 //! What transactions do.
 
 use super::*;
-use crate::message::{Step, StepFailure, StepResult, Transaction};
+use crate::message::{Scanned, Step, StepFailure, StepResult, Transaction};
 
 fn put_step(key: &str, value: &str) -> Step {
     Step::Put { key: key.to_owned().into(), value: value.to_owned().into(), life: Lifetime::FOREVER }
@@ -13,6 +13,28 @@ fn delete_step(key: &str) -> Step {
 
 fn add_step(key: &str, by: i64) -> Step {
     Step::Add { key: key.to_owned().into(), by }
+}
+
+fn get_step(key: &str) -> Step {
+    Step::Get { key: key.to_owned().into() }
+}
+
+fn scan_step(from: &str, to: Option<&str>, limit: u32) -> Step {
+    Step::Scan { from: from.to_owned().into(), to: to.map(|to| to.to_owned().into()), limit }
+}
+
+fn then(steps: &[Step]) -> Transaction {
+    Transaction { then: steps.to_vec(), ..Default::default() }
+}
+
+/// What a key holds that was put once.
+fn once(value: &str, at: u64) -> Record {
+    let (value, created) = (value.to_owned().into(), Revision::new(at));
+    Record { value, created, modified: created, version: 1, expires: None, lease: None }
+}
+
+fn got(value: &str, at: u64) -> StepResult {
+    StepResult::Got(Some(Box::new(once(value, at))))
 }
 
 fn guard(key: &str, guard: Guard) -> (Bytes, Guard) {
@@ -117,18 +139,24 @@ fn a_transaction_beyond_the_limits_is_invalid_and_changes_nothing() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let large = "x".repeat(limits().max_value_bytes);
-    let keys: Vec<String> = (0..=Transaction::MAX_PARTS).map(|n| format!("k{n}")).collect();
+    let keys: Vec<String> = (0..=Transaction::MAX_STEPS).map(|n| format!("k{n}")).collect();
     let many = |count: usize| keys[..count].iter().map(|key| put_step(key, "")).collect::<Vec<_>>();
     let guards = |count: usize| keys[..count].iter().map(|key| guard(key, Guard::Absent)).collect::<Vec<_>>();
-    let most = Transaction::MAX_PARTS;
+    let most = Transaction::MAX_STEPS;
     let wrong = [
         Transaction { then: many(most + 1), ..Default::default() },
         Transaction { otherwise: many(most + 1), ..Default::default() },
-        Transaction { guards: guards(most + 1), ..Default::default() },
+        Transaction { guards: guards(Transaction::MAX_GUARDS + 1), ..Default::default() },
         Transaction { then: vec![put_step("a", ""), delete_step("a")], ..Default::default() },
         Transaction { then: vec![put_step("", "")], ..Default::default() },
         Transaction { then: vec![put_step("a", &format!("{large}x"))], ..Default::default() },
-        Transaction { then: vec![put_step("a", &large), put_step("b", &large)], ..Default::default() },
+        then(&[
+            put_step("a", &large),
+            put_step("b", &large),
+            put_step("c", "and more than two of the largest keys have"),
+        ]),
+        then(&[get_step("")]),
+        then(&[scan_step(&"k".repeat(18), None, 1)]),
         Transaction { guards: vec![guard(&"k".repeat(17), Guard::Absent)], ..Default::default() },
         Transaction {
             guards: vec![guard("a", Guard::Value(format!("{large}x").into()))],
@@ -140,7 +168,111 @@ fn a_transaction_beyond_the_limits_is_invalid_and_changes_nothing() {
         assert_eq!(result, Err(Rejection::Invalid), "{wrong:?}");
     }
     assert!(all(&machine).is_empty());
-    let all_of = Transaction { guards: guards(most), then: many(most), otherwise: many(most) };
+    let guards = guards(Transaction::MAX_GUARDS);
+    let all_of = Transaction { guards, then: many(most), otherwise: many(most) };
     machine.effect(transact(session, 100, all_of));
     machine.state.check_invariants();
+}
+
+#[test]
+fn a_transaction_reads_what_was_there_before_it() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    machine.effect(put(session, 1, "a", "1", None));
+    machine.effect(put(session, 2, "b", "2", None));
+    let steps = [
+        get_step("a"),
+        put_step("a", "new"),
+        delete_step("b"),
+        scan_step("a", Some("c"), 9),
+        put_step("aa", ""),
+        get_step("aa"),
+        scan_step("", None, 1),
+        scan_step("b", None, 0),
+    ];
+    let pair = |key: &str, value, at| (Bytes::from(key.to_owned()), once(value, at));
+    let scanned = |records, more| StepResult::Scanned(Box::new(Scanned { records, more }));
+    let results = [
+        got("1", 2),
+        StepResult::Put,
+        StepResult::Deleted { existed: true },
+        scanned(vec![pair("a", "1", 2), pair("b", "2", 3)], false),
+        StepResult::Put,
+        StepResult::Got(None),
+        scanned(vec![pair("a", "1", 2)], true),
+        scanned(vec![pair("b", "2", 3)], false),
+    ];
+    assert_eq!(machine.effect(transact(session, 3, then(&steps))), done(true, &results));
+    let other = Transaction {
+        guards: vec![guard("b", Guard::Present)],
+        then: vec![get_step("a")],
+        otherwise: vec![get_step("b"), get_step("aa")],
+    };
+    let results = [StepResult::Got(None), got("", 4)];
+    assert_eq!(machine.effect(transact(session, 4, other)), done(false, &results));
+}
+
+/// E2: bit for bit, though the key holds something else by then.
+#[test]
+fn a_retried_transaction_tells_what_it_read_the_first_time() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    machine.effect(put(session, 1, "a", "1", None));
+    let swap = transact(session, 2, then(&[get_step("a"), put_step("a", "2")]));
+    let first = machine.result(swap.clone());
+    assert_eq!(first.as_ref().unwrap().effect, done(true, &[got("1", 2), StepResult::Put]));
+    machine.effect(put(session, 3, "a", "3", None));
+    assert_eq!(machine.result(swap), first);
+    assert_eq!(all(&machine)[0].1, "3");
+}
+
+/// E7.
+#[test]
+fn a_transaction_that_would_return_too_much_does_nothing() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    let max = limits().sizes().returned_bytes();
+    let (key, large) = (|n: usize| format!("k{n}"), "x".repeat(limits().max_value_bytes));
+    let count = max / (large.len() + 200);
+    for n in 0..=count {
+        machine.effect(put(session, n as u64 + 1, &key(n), &large, None));
+    }
+    let before = machine.state.reader().newest().revision();
+    let gets =
+        |count| (0..count).map(|n| get_step(&key(n))).chain([put_step("done", "")]).collect::<Vec<_>>();
+    let refused = |step| Effect::StepFailed { step, why: StepFailure::TooMuch { max: max as u64 } };
+    let step = u32::try_from(count).unwrap();
+    assert_eq!(machine.effect(transact(session, 20, then(&gets(count + 1)))), refused(step));
+    let scan = [put_step("done", ""), scan_step("k", None, 1000)];
+    assert_eq!(machine.effect(transact(session, 21, then(&scan))), refused(1));
+    assert!(all(&machine).iter().all(|(key, ..)| key != "done"), "nothing since {before:?}");
+    let fits = machine.effect(transact(session, 22, then(&gets(count))));
+    assert!(matches!(fits, Effect::Transacted { held: true, .. }));
+    assert!(fits.weight() <= max && fits.weight() > max / 2);
+}
+
+/// E7: what the requests of one entry return is bounded too; each that is not done is so for good.
+#[test]
+fn one_entry_returns_only_so_much() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    machine.effect(put(session, 1, "k", &"x".repeat(60_000), None));
+    let reads = then(&[get_step("k"), get_step("k"), get_step("k"), get_step("k"), add_step("count", 1)]);
+    let requests: Vec<Request> = (2..102).map(|number| transact(session, number, reads.clone())).collect();
+    let applied = machine.run(&requests);
+    let first = applied.iter().position(|applied| {
+        let effect = &applied.result.as_ref().unwrap().effect;
+        matches!(effect, Effect::StepFailed { why: StepFailure::Crowded, .. })
+    });
+    let done = first.expect("100 times 240 KB are too much");
+    assert_eq!(done, (16 << 20) / applied[0].result.as_ref().unwrap().effect.weight());
+    let last = machine.result(requests[99].clone());
+    assert_eq!(last, applied[99].result, "it is an answer like any other");
+    assert!(matches!(last.unwrap().effect, Effect::StepFailed { why: StepFailure::Crowded, .. }));
+    assert_eq!(
+        machine.effect(transact(session, 102, reads)).weight(),
+        applied[0].result.as_ref().unwrap().effect.weight()
+    );
+    let count = all(&machine).into_iter().find(|(key, ..)| key == "count").unwrap().1;
+    assert_eq!(count, (done + 1).to_string());
 }

@@ -13,7 +13,8 @@ use crate::ids::{
 use crate::message::{
     Answer, Chunk, ChunkEnd, ClientCall, Command, Effect, Entry, EntryHeader, Event, EventKind, FetchWhat,
     FormationStep, Guard, LeaseFailure, LeaseInfo, Lifetime, LogPoint, LogSummary, MemberStatus, Operation,
-    Outcome, PeerStatus, Position, Query, ReadMode, Record, Rejection, Request, Slot, WatchQuery, body_of,
+    Outcome, PeerStatus, Position, Query, ReadMode, Record, Rejection, Request, Scanned, Slot, StepFailure,
+    StepResult, WatchQuery, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -158,7 +159,18 @@ fn server_messages() -> Vec<ServerMessage> {
     let (expires, lease) = (Some(timestamp), Some(LeaseId::new(6)));
     let (value, created) = ("value".into(), Revision::new(3));
     let record = Record { value, created, modified: revision, version: 2, expires, lease };
+    let scanned = Scanned { records: vec![("key".into(), record.clone())], more: true };
+    let results = vec![
+        StepResult::Put,
+        StepResult::Deleted { existed: false },
+        StepResult::Added { sum: -1 },
+        StepResult::Got(Some(Box::new(record.clone()))),
+        StepResult::Got(None),
+        StepResult::Scanned(Box::new(scanned)),
+    ];
     let effects = [
+        Effect::Transacted { held: true, results },
+        Effect::StepFailed { step: 2, why: StepFailure::TooMuch { max: 9 } },
         Effect::SessionOpened,
         Effect::SessionClosed,
         Effect::Put,
@@ -188,6 +200,7 @@ fn server_messages() -> Vec<ServerMessage> {
         .collect();
     answers.extend([
         Answer::Written(Err(Rejection::SessionExpired)),
+        Answer::Written(Err(Rejection::ResultDropped)),
         Answer::Value { record: Some(record.clone()), revision },
         Answer::Records { records: vec![("key".into(), record.clone())], more: true, revision },
         Answer::Watched {

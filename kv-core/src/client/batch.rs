@@ -1,0 +1,75 @@
+//! Many puts and deletes in one call.
+
+use super::ops::OpFuture;
+use super::{Client, Transact, Transacted, Written};
+use crate::error::WriteError;
+use crate::message::Lifetime;
+use bytes::Bytes;
+use std::future::IntoFuture;
+use std::time::Duration;
+
+/// Puts and deletes that are done together: created by [`Client::batch`], run by awaiting it. All of them are done at one
+/// revision, or none, and once: it is a [`Transact`] without conditions, and has its limits. Up to 1,000 keys, none of them twice.
+///
+/// ```no_run
+/// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
+/// let fruit = [("fruit/apples", "12"), ("fruit/pears", "7")];
+/// let written = client.batch().puts(fruit).delete("fruit/plums").await?;
+/// println!("stored at revision {}", written.revision);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing is done before this is awaited"]
+pub struct Batch(Transact);
+
+impl Batch {
+    pub(super) fn new(client: Client) -> Self {
+        Self(Transact::new(client))
+    }
+
+    /// Sets a key.
+    pub fn put(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Self {
+        Self(self.0.put(key, value))
+    }
+
+    /// Sets a key that stays for a time, or as long as a lease ([`Lifetime`]).
+    pub fn put_for(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>, life: Lifetime) -> Self {
+        Self(self.0.put_for(key, value, life))
+    }
+
+    /// Sets several keys.
+    pub fn puts<K: AsRef<[u8]>, V: Into<Bytes>>(self, pairs: impl IntoIterator<Item = (K, V)>) -> Self {
+        pairs.into_iter().fold(self, |batch, (key, value)| batch.put(key, value))
+    }
+
+    /// Removes a key, if it exists.
+    pub fn delete(self, key: impl AsRef<[u8]>) -> Self {
+        Self(self.0.delete(key))
+    }
+
+    /// Removes several keys.
+    pub fn deletes<K: AsRef<[u8]>>(self, keys: impl IntoIterator<Item = K>) -> Self {
+        keys.into_iter().fold(self, Self::delete)
+    }
+
+    /// How long it may take, retries included. Default: the client's.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        Self(self.0.deadline(deadline))
+    }
+}
+
+impl IntoFuture for Batch {
+    type Output = Result<Written, WriteError>;
+    type IntoFuture = OpFuture<Self::Output>;
+
+    /// Runs the batch.
+    ///
+    /// # Cancel safety
+    /// As for [`Transact`].
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Transacted { revision, timestamp, .. } = self.0.await?;
+            Ok(Written { revision, timestamp })
+        })
+    }
+}

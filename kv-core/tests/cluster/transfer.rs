@@ -53,7 +53,8 @@ async fn caught_up(harness: &Harness, member: usize) {
     .await;
 }
 
-/// T1, T5, T8: the journals do not reach back to where the member was; it gets the state while writes go on, and is of use then.
+/// T1, T5, T8: the journals do not reach back to where the member was; it gets the state while writes go on, and is of use then. The past
+/// comes with it (rule R3).
 pub(crate) async fn t8_a_member_that_was_away_for_long_gets_the_state_while_writes_go_on(net: Net) {
     let mut harness = Harness::with(net, &[Role::Data; 3], tight()).await;
     let client = harness.client().await;
@@ -61,6 +62,8 @@ pub(crate) async fn t8_a_member_that_was_away_for_long_gets_the_state_while_writ
     load.progress(20).await;
     let away = harness.backup().await;
     harness.kill(away);
+    let old = client.put("past", "old").await.expect("the cluster serves").revision;
+    client.put("past", "new").await.expect("the cluster serves");
     fill(&client, 1000, 8 << 10).await;
     let primary = harness.primary().await;
     let journal = bytes_of(harness.dirs[primary].path(), "journal-");
@@ -70,6 +73,8 @@ pub(crate) async fn t8_a_member_that_was_away_for_long_gets_the_state_while_writ
     caught_up(&harness, away).await;
     assert!(bytes_of(harness.dirs[away].path(), "state") > 4 << 20);
     assert_eq!(bytes_of(harness.dirs[away].path(), "state.transfer"), 0);
+    let past = harness.node(away).client().get("past").at(old).at_least(old).await;
+    assert_eq!(past.expect("it is kept").expect("it was there").value, "old");
     // It is a member like any other: with it, the cluster goes on without the one that stayed.
     let other = (0..3).find(|member| *member != away && *member != primary).expect("there are three");
     harness.kill(other);

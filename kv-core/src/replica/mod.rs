@@ -22,6 +22,7 @@ mod pace;
 mod planted;
 mod primary;
 mod repair;
+mod rounds;
 mod serve;
 mod stamp;
 mod state;

@@ -1,7 +1,8 @@
-//! The primary: ordering requests, counting acknowledgements, read rounds, signs of life, abdication.
+//! The primary: ordering requests, counting acknowledgements, signs of life, abdication.
 
 use super::detector::{Detector, Suspicion};
 use super::pace::Pace;
+use super::rounds::Reads;
 use super::stamp::Stamp;
 use super::state::State;
 use super::{Output, Replica, Wrap};
@@ -26,12 +27,12 @@ pub(super) struct Heard {
 
 #[derive(Debug)]
 pub(super) struct Primary {
-    peers: BTreeMap<MemberId, PeerProgress>,
+    pub(super) peers: BTreeMap<MemberId, PeerProgress>,
     /// Requests that wait for a place in the pipeline.
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
     /// The head when the view started: reads wait until it is committed (rule R1).
-    inherited: Op,
+    pub(super) inherited: Op,
     heartbeat_at: Instant,
     /// How long a quorum's silences usually are; `None` until one has answered in this view at all.
     quorum: Option<Detector>,
@@ -46,7 +47,7 @@ pub(super) struct Primary {
 
 /// How far one peer is in the log of this view.
 #[derive(Debug)]
-struct PeerProgress {
+pub(super) struct PeerProgress {
     /// It has acknowledged something, and so has the log of this view. Until then it drops entries, and is sent none.
     installed: bool,
     /// Invariant: `acked < next`, and `next <= head + 1`.
@@ -58,8 +59,8 @@ struct PeerProgress {
     /// The silence after which it is sent to anew; doubles.
     patience: Duration,
     heard_at: Option<Instant>,
-    round: Round,
-    checkpoint: Option<Op>,
+    pub(super) round: Round,
+    pub(super) checkpoint: Option<Op>,
 }
 
 /// Whether the primary is on its way out.
@@ -72,15 +73,6 @@ enum Leaving {
     },
     /// Rule V8: no sign of life any more, but a standing vote to leave.
     Abdicated(Suspicion),
-}
-
-/// Linearizable reads that wait for a confirmation (rule R1).
-#[derive(Debug, Default)]
-pub(super) struct Reads {
-    round: Round,
-    pub(super) in_round: Vec<u64>,
-    op: Op,
-    waiting: Vec<u64>,
 }
 
 impl Primary {
@@ -406,62 +398,7 @@ impl Replica {
         }
     }
 
-    // -- reads (rule R1)
-
-    pub(super) fn on_read(&mut self, ticket: u64) {
-        match &mut self.state {
-            #[cfg(any(test, feature = "sim"))]
-            State::Primary(primary) if primary.joins_round(self.bug) => primary.reads.in_round.push(ticket),
-            State::Primary(primary) if primary.is_serving() => primary.reads.waiting.push(ticket),
-            _ => {
-                self.outputs.push_back(Output::ReadsRefused { tickets: vec![ticket] });
-                return;
-            }
-        }
-        self.confirm_reads();
-    }
-
-    /// Ends the present round if a quorum has answered it, and starts the next if reads wait.
-    fn confirm_reads(&mut self) {
-        loop {
-            let quorum = self.cluster.replication_quorum();
-            let commit = self.commit;
-            let State::Primary(primary) = &mut self.state else { return };
-            if !primary.is_serving() {
-                return;
-            }
-            let reads = &mut primary.reads;
-            if !reads.in_round.is_empty() {
-                let confirmed = 1 + primary.peers.values().filter(|peer| peer.round >= reads.round).count();
-                if confirmed < quorum {
-                    return;
-                }
-                let tickets = std::mem::take(&mut reads.in_round);
-                self.outputs.push_back(Output::ReadReady { tickets, op: reads.op });
-            }
-            if reads.waiting.is_empty() {
-                return;
-            }
-            reads.in_round = std::mem::take(&mut reads.waiting);
-            reads.round = reads.round.next();
-            reads.op = commit.max(primary.inherited);
-            #[cfg(any(test, feature = "sim"))]
-            super::planted::read_op(self.bug, &mut reads.op, commit);
-            self.send_commit();
-        }
-    }
-
     // -- signs of life, and the end of them (rule V8)
-
-    fn send_commit(&mut self) {
-        let State::Primary(primary) = &self.state else { return };
-        let known = primary.peers.values().map(|peer| peer.checkpoint.unwrap_or(Op::ZERO));
-        let trim = known.chain([self.told_checkpoint()]).min().unwrap_or(Op::ZERO);
-        let message =
-            Message::Commit { view: self.view, commit: self.commit(), round: primary.reads.round, trim };
-        self.broadcast(&message);
-        self.on_trim(trim);
-    }
 
     fn heartbeat(&mut self) {
         let next = self.now.monotonic.after(self.options.heartbeat);

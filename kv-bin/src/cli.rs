@@ -249,11 +249,15 @@ pub(crate) struct GetArgs {
     /// The key.
     pub(crate) key: OsString,
     /// Take what the asked member has, which may be stale, without asking a quorum.
-    #[arg(long, conflicts_with = "at_least")]
+    #[arg(long, conflicts_with_all = ["at_least", "max_staleness"])]
     pub(crate) local: bool,
     /// Take what the asked member has, as soon as that is this revision or a later one: so you read your own writes.
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", conflicts_with = "max_staleness")]
     pub(crate) at_least: Option<u64>,
+    /// Take what the asked member has, if that holds every write that was acknowledged until this long ago (2s, 500ms); another
+    /// member is asked, if need be the primary, where it cannot tell.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) max_staleness: Option<Span>,
     /// What the key held at this revision, as far back as the cluster remembers.
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<u64>,

@@ -60,6 +60,9 @@ pub(crate) async fn get(context: &Context, args: GetArgs, json: bool) -> Result<
     if let Some(revision) = args.at_least {
         get = get.at_least(Revision::new(revision));
     }
+    if let Some(bound) = args.max_staleness {
+        get = get.max_staleness(bound.0);
+    }
     if let Some(revision) = args.revision {
         get = get.at(Revision::new(revision));
     }

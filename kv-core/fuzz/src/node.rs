@@ -7,8 +7,8 @@ use kv_core::ids::{
     Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Round, Timestamp, View, WriteSeq,
 };
 use kv_core::message::{
-    Chunk, ChunkEnd, Entry, EntryMeta, FetchWhat, FormationStep, LogPoint, LogSummary, Message, Recovered,
-    Slot, Write,
+    Chunk, ChunkEnd, Entry, EntryMeta, FetchWhat, FormationStep, Fresh, LogPoint, LogSummary, Message,
+    Moment, Recovered, Slot, Write,
 };
 use kv_core::replica::{Input, Now, Output, Replica, ReplicaConfig};
 use kv_core::wire::{decode_message, encode_message};
@@ -185,6 +185,7 @@ impl Host {
                 commit: anchor(dice),
                 round: Round::new(dice.counter(4)),
                 trim: Op::new(dice.counter(20)),
+                fresh: dice.chance().then(|| Fresh { op: Op::new(dice.counter(20)), since: moment(dice) }),
             },
             3 => Message::CommitOk {
                 view,
@@ -192,6 +193,7 @@ impl Host {
                 log: dice.chance().then(|| anchor(dice)),
                 checkpoint: Op::new(dice.counter(20)),
                 wall: Timestamp::new(1_700_000_000_000 + dice.below(1 << 16)),
+                sent: moment(dice),
             },
             4 => Message::StartViewChange { view },
             5 | 6 => Message::DoViewChange { view, log: summary(dice, view) },
@@ -268,6 +270,11 @@ fn entries(dice: &mut Dice<'_>) -> Vec<Entry> {
         run.push(entry(dice));
     }
     run
+}
+
+/// Of the host's own life, now and then.
+fn moment(dice: &mut Dice<'_>) -> Moment {
+    Moment { life: dice.below(3), at: Instant::new(dice.counter(40)) }
 }
 
 fn anchor(dice: &mut Dice<'_>) -> Anchor {

@@ -126,6 +126,19 @@ macro_rules! freshness {
                 self
             }
 
+            /// Reads what some member has applied, if that holds every write that was acknowledged to anyone until this long before the
+            /// read began. A backup that hears of its primary can tell so of states that are a few heartbeats old
+            /// ([`heartbeat`](crate::Options::heartbeat)), and answers by itself; where one cannot, others are asked, and the primary
+            /// answers always: as for a linearizable read, if need be. So a bound of zero is a linearizable read. Where the primary
+            /// is needed and there is none before the deadline, it is [`Unavailable`](crate::error::ReadError::Unavailable).
+            ///
+            /// It rests on monotonic clocks that go at between nine and eleven tenths of the true rate, and do not stand still; not on
+            /// wall clocks, and not on how long messages take.
+            pub fn max_staleness(mut self, bound: std::time::Duration) -> Self {
+                self.mode = $crate::message::ReadMode::MaxStaleness(bound);
+                self
+            }
+
             /// Reads the state as it was at this revision. Members keep the last
             /// [`history_revisions`](crate::Options::history_revisions) and up to
             /// [`history_bytes`](crate::Options::history_bytes); what is older is

@@ -4,6 +4,7 @@ use super::{Outcome, Position, Rejection, WatchQuery};
 use crate::ids::{LeaseId, MemberId, Op, Revision, Timestamp, View};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// From a client to a member.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -51,6 +52,9 @@ pub enum ReadMode {
     Local,
     /// What the asked member has applied, once that is this revision or a later one: it waits for it, for a second at most.
     AtLeast(Revision),
+    /// At least as new as every write acknowledged so long before the read came, by true time (rule R4). Answered by whoever can tell,
+    /// and by the primary always: it asks a quorum, as for a linearizable read, where it cannot tell.
+    MaxStaleness(Duration),
 }
 
 /// What to read.

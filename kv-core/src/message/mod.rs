@@ -45,7 +45,7 @@ pub use snapshot::{Adoption, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint};
 pub use watch::{Position, WatchQuery};
 pub(crate) use watch::{after_prefix, successor};
 
-use crate::ids::{Anchor, Hash, MemberId, Op, Round, Timestamp, View};
+use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, Timestamp, View};
 use bytes::Bytes;
 use kv_transport::Lane;
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,8 @@ pub enum Message {
         round: Round,
         /// Entries at or below this op are held in checkpoints by everyone who needs them: they may be dropped.
         trim: Op,
+        /// What the last confirmed round says to the receiver (rule R4).
+        fresh: Option<Fresh>,
     },
     /// The backup still stands in `view`; answers `Commit`.
     CommitOk {
@@ -92,6 +94,8 @@ pub enum Message {
         checkpoint: Op,
         /// This member's wall clock.
         wall: Timestamp,
+        /// When this was sent.
+        sent: Moment,
     },
     /// A vote to leave every view below `view`. Expires unless repeated; the latest of a member replaces its earlier one, so that
     /// one for the view that the sender is in says that it no longer wants to leave that.
@@ -197,6 +201,24 @@ pub enum Message {
         /// The digest of everything that was applied up to it.
         digest: Hash,
     },
+}
+
+/// A moment by the monotonic clock of one member in one of its lives. It means something to that life only; others return it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Moment {
+    /// A number that no other life of the member has.
+    pub life: u64,
+    /// When.
+    pub at: Instant,
+}
+
+/// Everything that was acknowledged to anyone before a moment is at or below an op.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fresh {
+    /// The op.
+    pub op: Op,
+    /// A moment of the receiver, at which it sent the latest message that had arrived when the round began.
+    pub since: Moment,
 }
 
 /// What a [`Message::Fetch`] asks for.

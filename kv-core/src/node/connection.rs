@@ -215,12 +215,11 @@ fn write(shared: &Shared, request: Bytes, reply: Reply) {
 fn read(shared: &Arc<Shared>, mode: ReadMode, query: Query, reply: Reply) {
     match mode {
         ReadMode::Linearizable => shared.inbox.call(Call::Read { query, reply }),
-        ReadMode::Local | ReadMode::AtLeast(_) if shared.role == Role::Witness => {
-            reply.send(Answer::Refused(format!(
-                "member {} is a witness and holds no data: ask a data member",
-                shared.me
-            )))
-        }
+        _ if shared.role == Role::Witness => reply.send(Answer::Refused(format!(
+            "member {} is a witness and holds no data: ask a data member",
+            shared.me
+        ))),
+        ReadMode::MaxStaleness(bound) => shared.inbox.call(Call::Bounded { bound, query, reply }),
         ReadMode::Local => reads::run(shared, vec![(query, reply)]),
         ReadMode::AtLeast(at_least) => {
             if shared.state().is_some_and(|state| state.revision() >= at_least) {

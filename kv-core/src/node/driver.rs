@@ -144,6 +144,12 @@ impl Driver {
             }
         }
         for what in batch.transfers {
+            match &what {
+                // What has to be applied before a read is answered is to be applied to the state that there is.
+                Input::StateLost => self.applied = Op::ZERO,
+                Input::SnapshotInstalled { point } => self.applied = point.anchor.op,
+                _ => {}
+            }
             self.step(what);
         }
         if let Some(op) = batch.applied {
@@ -233,6 +239,14 @@ impl Driver {
                 (Call::Await { at_least, query, reply }, _) => {
                     let now = self.shared.clock.monotonic();
                     self.reads.wait(at_least, (query, reply), now, &self.shared);
+                }
+                (Call::Bounded { bound, query, reply }, _) => {
+                    // Rule R4: who cannot tell does as if it had to be linearizable.
+                    match (self.replica.fresh(self.shared.clock.now(), bound), &refusal) {
+                        (Some(op), _) => self.reads.after(op, (query, reply), self.applied, &self.shared),
+                        (None, Some(refusal)) => reply.send(refusal.clone()),
+                        (None, None) => reads.push(self.reads.add(query, reply)),
+                    }
                 }
                 (Call::Read { query, reply }, None) => reads.push(self.reads.add(query, reply)),
                 (Call::Write { reply, .. }, None) if room == 0 => reply.send(Answer::Overloaded),

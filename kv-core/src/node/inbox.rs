@@ -12,6 +12,7 @@ use crate::replica::Input;
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Mutex;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// Bytes of messages that wait in each of the two queues.
@@ -37,6 +38,15 @@ pub(super) enum Call {
     },
     /// Read, linearizably.
     Read {
+        /// What.
+        query: Query,
+        /// Who waits.
+        reply: Reply,
+    },
+    /// Read what is known to be no older than this.
+    Bounded {
+        /// The bound.
+        bound: Duration,
         /// What.
         query: Query,
         /// Who waits.

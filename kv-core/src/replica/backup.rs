@@ -5,8 +5,17 @@ use super::install::Install;
 use super::state::State;
 use super::{Halt, Replica};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, View};
-use crate::message::{Entry, FetchWhat, Message, Write};
+use crate::message::{Entry, FetchWhat, Fresh, Message, Write};
 use tracing::{debug, trace};
+
+/// What a primary's `Commit` says besides its view.
+#[derive(Debug)]
+pub(super) struct Beat {
+    pub(super) commit: Anchor,
+    pub(super) round: Round,
+    pub(super) trim: Op,
+    pub(super) fresh: Option<Fresh>,
+}
 
 #[derive(Debug)]
 pub(super) struct Backup {
@@ -284,7 +293,11 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_commit(&mut self, from: MemberId, view: View, commit: Anchor, round: Round, trim: Op) {
+    pub(super) fn on_commit(&mut self, from: MemberId, view: View, beat: Beat) {
+        let Beat { commit, round, trim, fresh } = beat;
+        if let Some(fresh) = fresh {
+            self.on_fresh(fresh);
+        }
         if !self.follow(from, view) {
             return;
         }
@@ -299,7 +312,7 @@ impl Replica {
         }
         let log = (installed && !self.transfer.is_adopting()).then(|| self.acknowledgeable());
         let checkpoint = self.told_checkpoint();
-        let wall = self.now.wall;
-        self.send(from, Message::CommitOk { view, round, log, checkpoint, wall });
+        let (wall, sent) = (self.now.wall, self.moment());
+        self.send(from, Message::CommitOk { view, round, log, checkpoint, wall, sent });
     }
 }

@@ -101,6 +101,10 @@ pub struct Replica {
     options: Options,
     rng: fastrand::Rng,
     now: Now,
+    /// A number that no other life of this member has.
+    life: u64,
+    /// Rule R4: everything that was acknowledged before the moment is at or below the op.
+    fresh: Option<(Op, Instant)>,
     /// Never goes back, restarts included. A write of it is always asked for in the step that changes it.
     view: View,
     /// The last view whose log was installed. Invariant: `log_view <= view`.
@@ -153,6 +157,8 @@ impl Replica {
             options,
             rng: fastrand::Rng::with_seed(seed),
             now,
+            life: seed,
+            fresh: None,
             view: recovered.view,
             log_view: recovered.log_view,
             damage: recovered.damage.as_ref().map(|damage| damage.extent),
@@ -460,9 +466,11 @@ impl Replica {
         match message {
             Message::Prepare { view, commit, entry } => self.on_prepare(from, view, commit, entry),
             Message::PrepareOk { view, log } => self.on_prepare_ok(from, view, log),
-            Message::Commit { view, commit, round, trim } => self.on_commit(from, view, commit, round, trim),
-            Message::CommitOk { view, round, log, checkpoint, wall } => {
-                self.on_commit_ok(from, view, primary::Heard { round, log, checkpoint, wall });
+            Message::Commit { view, commit, round, trim, fresh } => {
+                self.on_commit(from, view, backup::Beat { commit, round, trim, fresh });
+            }
+            Message::CommitOk { view, round, log, checkpoint, wall, sent } => {
+                self.on_commit_ok(from, view, primary::Heard { round, log, checkpoint, wall, sent });
             }
             Message::StartViewChange { view } => self.on_start_view_change(from, view),
             Message::DoViewChange { view, log } => self.on_do_view_change(from, view, log),

@@ -5,7 +5,7 @@ use super::formation::{Forming, Progress};
 use super::primary::Primary;
 use super::{Now, Replica};
 use crate::ids::{MemberId, Op, Timestamp};
-use crate::message::{FormationStep, LogSummary, Recovered, Slot};
+use crate::message::{FormationStep, Fresh, LogSummary, Moment, Recovered, Slot};
 use crate::sim::Bug;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -93,16 +93,24 @@ fn keep_first(votes: &mut BTreeMap<MemberId, LogSummary>) {
 }
 
 /// What a read waits for.
-pub(super) fn read_op(bug: Option<Bug>, op: &mut Op, commit: Op) {
-    if bug == Some(Bug::ReadBelowInherited) {
-        *op = commit;
-    }
+pub(super) fn read_op(bug: Option<Bug>, op: Op, commit: Op) -> Op {
+    if bug == Some(Bug::ReadBelowInherited) { commit } else { op }
+}
+
+/// What a member is told, whether or not a quorum has answered.
+pub(super) fn fresh(bug: Option<Bug>, right: Option<Fresh>, moment: Option<Moment>, op: Op) -> Option<Fresh> {
+    if bug == Some(Bug::FreshUnconfirmed) { moment.map(|since| Fresh { op, since }) } else { right }
+}
+
+/// Since when a state is taken to be fresh.
+pub(super) fn fresh_since(bug: Option<Bug>, since: Moment, now: Moment) -> Moment {
+    if bug == Some(Bug::FreshSinceHeard) { now } else { since }
 }
 
 impl Primary {
     /// A read joins the round that is under way.
     pub(super) fn joins_round(&self, bug: Option<Bug>) -> bool {
-        bug == Some(Bug::ReadRoundReused) && self.is_serving() && !self.reads.in_round.is_empty()
+        bug == Some(Bug::ReadRoundReused) && self.is_serving() && !self.rounds.in_round.is_empty()
     }
 }
 

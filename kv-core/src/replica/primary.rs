@@ -2,12 +2,12 @@
 
 use super::detector::{Detector, Suspicion};
 use super::pace::Pace;
-use super::rounds::Reads;
+use super::rounds::Rounds;
 use super::stamp::Stamp;
 use super::state::State;
 use super::{Output, Replica, Wrap};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, Timestamp, View};
-use crate::message::{BODY_OVERHEAD, Entry, EntryHeader, Message, PeerStatus, Write, body_of};
+use crate::message::{BODY_OVERHEAD, Entry, EntryHeader, Message, Moment, PeerStatus, Write, body_of};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -23,6 +23,7 @@ pub(super) struct Heard {
     pub(super) log: Option<Anchor>,
     pub(super) checkpoint: Op,
     pub(super) wall: Timestamp,
+    pub(super) sent: Moment,
 }
 
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub(super) struct Primary {
     queued_bytes: usize,
     /// The head when the view started: reads wait until it is committed (rule R1).
     pub(super) inherited: Op,
-    heartbeat_at: Instant,
+    pub(super) heartbeat_at: Instant,
     /// How long a quorum's silences usually are; `None` until one has answered in this view at all.
     quorum: Option<Detector>,
     /// How long this member itself came too late to look, since a quorum was last heard: nobody's silence.
@@ -41,7 +42,9 @@ pub(super) struct Primary {
     started_at: Instant,
     pace: Pace,
     leaving: Leaving,
-    pub(super) reads: Reads,
+    pub(super) rounds: Rounds,
+    /// What the last confirmed round was about.
+    pub(super) confirmed: Op,
     pub(super) stamp: Stamp,
 }
 
@@ -61,6 +64,18 @@ pub(super) struct PeerProgress {
     heard_at: Option<Instant>,
     pub(super) round: Round,
     pub(super) checkpoint: Option<Op>,
+    /// When, by its own clock, it sent the latest of its messages that came; that of when the present round began, and of the last
+    /// confirmed one.
+    pub(super) moment: Option<Moment>,
+    pub(super) moment_asked: Option<Moment>,
+    pub(super) moment_confirmed: Option<Moment>,
+}
+
+impl PeerProgress {
+    /// Of one life the latest counts: messages may overtake each other.
+    fn hear(&mut self, sent: Moment) {
+        self.moment = self.moment.filter(|last| last.life == sent.life && last.at > sent.at).or(Some(sent));
+    }
 }
 
 /// Whether the primary is on its way out.
@@ -140,6 +155,9 @@ impl Replica {
             heard_at: None,
             round: Round::ZERO,
             checkpoint: None,
+            moment: None,
+            moment_asked: None,
+            moment_confirmed: None,
         };
         let peers = self.cluster.peers(self.me).map(|peer| (peer.id, progress(()))).collect();
         let mut primary = Primary {
@@ -153,7 +171,8 @@ impl Replica {
             started_at: now,
             pace: Pace::default(),
             leaving: Leaving::No,
-            reads: Reads::default(),
+            rounds: Rounds::default(),
+            confirmed: Op::ZERO,
             stamp: Stamp::default(),
         };
         // The tail is driven anew only to those who are behind: they say so in their first acknowledgement.
@@ -186,8 +205,8 @@ impl Replica {
         let State::Primary(primary) = &mut self.state else { return };
         primary.queue.clear();
         primary.queued_bytes = 0;
-        let mut tickets = std::mem::take(&mut primary.reads.in_round);
-        tickets.append(&mut primary.reads.waiting);
+        let mut tickets = std::mem::take(&mut primary.rounds.in_round);
+        tickets.append(&mut primary.rounds.waiting);
         if !tickets.is_empty() {
             self.outputs.push_back(Output::ReadsRefused { tickets });
         }
@@ -373,6 +392,7 @@ impl Replica {
         peer.heard_at = Some(now.monotonic);
         peer.round = peer.round.max(heard.round);
         peer.checkpoint = Some(heard.checkpoint);
+        peer.hear(heard.sent);
         #[cfg(any(test, feature = "sim"))]
         let heard = Heard { wall: super::planted::clock(self.bug, heard.wall, now), ..heard };
         primary.stamp.on_peer_clock(from, heard.wall, now.monotonic);
@@ -399,14 +419,6 @@ impl Replica {
     }
 
     // -- signs of life, and the end of them (rule V8)
-
-    fn heartbeat(&mut self) {
-        let next = self.now.monotonic.after(self.options.heartbeat);
-        if let State::Primary(primary) = &mut self.state {
-            primary.heartbeat_at = next;
-        }
-        self.send_commit();
-    }
 
     pub(super) fn primary_timeout(&mut self) {
         let now = self.now.monotonic;
@@ -489,8 +501,13 @@ impl Replica {
         info!(view = %self.view, %target, why, "abdicating");
         self.leave_primary();
         // What is known to be committed goes along, so that the successor has less to find out.
-        let commit =
-            Message::Commit { view: self.view, commit: self.commit(), round: Round::ZERO, trim: Op::ZERO };
+        let commit = Message::Commit {
+            view: self.view,
+            commit: self.commit(),
+            round: Round::ZERO,
+            trim: Op::ZERO,
+            fresh: None,
+        };
         self.broadcast(&commit);
         self.vote_to_be_left(target);
     }

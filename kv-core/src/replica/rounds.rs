@@ -1,25 +1,36 @@
-//! The primary's rounds of confirmation (rule R1): numbered, and answered by whoever still stands in its view.
+//! The primary's rounds of confirmation (rules R1 and R4): numbered, and answered by whoever still stands in its view. And what a confirmed
+//! round says to each member: how old its state is at most.
 
 use super::state::State;
-use super::{Output, Replica};
-use crate::ids::{Op, Round};
-use crate::message::Message;
+use super::{Now, Output, Replica};
+use crate::ids::{Instant, Op, Round};
+use crate::message::{Fresh, Message, Moment};
+use std::time::Duration;
 
-/// Linearizable reads that wait for a confirmation (rule R1).
+/// The round that is under way, and the linearizable reads that wait for it or for the next one. Where no read waits, each heartbeat
+/// begins one if none is under way.
 #[derive(Debug, Default)]
-pub(super) struct Reads {
-    pub(super) round: Round,
+pub(super) struct Rounds {
+    last: Round,
+    under_way: Option<UnderWay>,
     pub(super) in_round: Vec<u64>,
-    op: Op,
     pub(super) waiting: Vec<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct UnderWay {
+    /// All that was acknowledged to anyone before the round began is at or below this op.
+    op: Op,
+    /// When it began.
+    since: Instant,
 }
 
 impl Replica {
     pub(super) fn on_read(&mut self, ticket: u64) {
         match &mut self.state {
             #[cfg(any(test, feature = "sim"))]
-            State::Primary(primary) if primary.joins_round(self.bug) => primary.reads.in_round.push(ticket),
-            State::Primary(primary) if primary.is_serving() => primary.reads.waiting.push(ticket),
+            State::Primary(primary) if primary.joins_round(self.bug) => primary.rounds.in_round.push(ticket),
+            State::Primary(primary) if primary.is_serving() => primary.rounds.waiting.push(ticket),
             _ => {
                 self.outputs.push_back(Output::ReadsRefused { tickets: vec![ticket] });
                 return;
@@ -31,40 +42,117 @@ impl Replica {
     /// Ends the present round if a quorum has answered it, and starts the next if reads wait.
     pub(super) fn confirm_reads(&mut self) {
         loop {
-            let quorum = self.cluster.replication_quorum();
-            let commit = self.commit;
+            self.confirm_round();
             let State::Primary(primary) = &mut self.state else { return };
-            if !primary.is_serving() {
+            // A round that no read waits for gives way to one that a read waits for.
+            if !primary.is_serving()
+                || !primary.rounds.in_round.is_empty()
+                || primary.rounds.waiting.is_empty()
+            {
                 return;
             }
-            let reads = &mut primary.reads;
-            if !reads.in_round.is_empty() {
-                let confirmed = 1 + primary.peers.values().filter(|peer| peer.round >= reads.round).count();
-                if confirmed < quorum {
-                    return;
-                }
-                let tickets = std::mem::take(&mut reads.in_round);
-                self.outputs.push_back(Output::ReadReady { tickets, op: reads.op });
-            }
-            if reads.waiting.is_empty() {
-                return;
-            }
-            reads.in_round = std::mem::take(&mut reads.waiting);
-            reads.round = reads.round.next();
-            reads.op = commit.max(primary.inherited);
-            #[cfg(any(test, feature = "sim"))]
-            super::planted::read_op(self.bug, &mut reads.op, commit);
+            self.begin_round();
             self.send_commit();
         }
     }
 
+    fn begin_round(&mut self) {
+        let (commit, since) = (self.commit, self.now.monotonic);
+        let State::Primary(primary) = &mut self.state else { return };
+        let rounds = &mut primary.rounds;
+        rounds.last = rounds.last.next();
+        rounds.in_round = std::mem::take(&mut rounds.waiting);
+        let op = commit.max(primary.inherited);
+        #[cfg(any(test, feature = "sim"))]
+        let op = super::planted::read_op(self.bug, op, commit);
+        rounds.under_way = Some(UnderWay { op, since });
+        for peer in primary.peers.values_mut() {
+            peer.moment_asked = peer.moment;
+        }
+    }
+
+    fn confirm_round(&mut self) {
+        let quorum = self.cluster.replication_quorum();
+        let State::Primary(primary) = &mut self.state else { return };
+        if !primary.is_serving() {
+            return;
+        }
+        let rounds = &mut primary.rounds;
+        let Some(UnderWay { op, since }) = rounds.under_way else { return };
+        let answers = 1 + primary.peers.values().filter(|peer| peer.round >= rounds.last).count();
+        if answers < quorum {
+            return;
+        }
+        rounds.under_way = None;
+        for peer in primary.peers.values_mut() {
+            peer.moment_confirmed = peer.moment_asked;
+        }
+        let tickets = std::mem::take(&mut rounds.in_round);
+        primary.confirmed = op;
+        self.note_fresh(op, since);
+        if !tickets.is_empty() {
+            self.outputs.push_back(Output::ReadReady { tickets, op });
+        }
+    }
+
+    /// A sign of life to all, with the number of the newest round.
     pub(super) fn send_commit(&mut self) {
+        let (view, commit, own) = (self.view, self.commit(), self.told_checkpoint());
         let State::Primary(primary) = &self.state else { return };
         let known = primary.peers.values().map(|peer| peer.checkpoint.unwrap_or(Op::ZERO));
-        let trim = known.chain([self.told_checkpoint()]).min().unwrap_or(Op::ZERO);
-        let message =
-            Message::Commit { view: self.view, commit: self.commit(), round: primary.reads.round, trim };
-        self.broadcast(&message);
+        let trim = known.chain([own]).min().unwrap_or(Op::ZERO);
+        let (round, op) = (primary.rounds.last, primary.confirmed);
+        for (to, peer) in &primary.peers {
+            let fresh = peer.moment_confirmed.map(|since| Fresh { op, since });
+            #[cfg(any(test, feature = "sim"))]
+            let fresh = super::planted::fresh(self.bug, fresh, peer.moment, commit.op);
+            let message = Message::Commit { view, commit, round, trim, fresh };
+            self.outputs.push_back(Output::Send { to: *to, message });
+        }
         self.on_trim(trim);
+    }
+
+    /// A sign of life that is a round, too.
+    pub(super) fn heartbeat(&mut self) {
+        let next = self.now.monotonic.after(self.options.heartbeat);
+        let State::Primary(primary) = &mut self.state else { return };
+        primary.heartbeat_at = next;
+        if primary.is_serving() && primary.rounds.under_way.is_none() {
+            self.begin_round();
+        }
+        self.send_commit();
+        self.confirm_reads();
+    }
+
+    // -- reads of bounded age (rule R4)
+
+    /// A moment of this life, for others to return.
+    pub(super) const fn moment(&self) -> Moment {
+        Moment { life: self.life, at: self.now.monotonic }
+    }
+
+    /// The primary has told what a confirmed round says to this member. True for ever, whatever became of the primary and of this message.
+    pub(super) fn on_fresh(&mut self, fresh: Fresh) {
+        let Fresh { op, since } = fresh;
+        #[cfg(any(test, feature = "sim"))]
+        let since = super::planted::fresh_since(self.bug, since, self.moment());
+        if since.life == self.life && since.at <= self.now.monotonic {
+            self.note_fresh(op, since.at);
+        }
+    }
+
+    fn note_fresh(&mut self, op: Op, since: Instant) {
+        if self.fresh.is_none_or(|(_, before)| before < since) {
+            self.fresh = Some((op, since));
+        }
+    }
+
+    /// Rule R4: a state of this member that has applied this op holds everything that was acknowledged to anyone until `bound` before
+    /// now. `None` if that is more than is known here.
+    #[must_use]
+    pub fn fresh(&self, now: Now, bound: Duration) -> Option<Op> {
+        let (op, since) = self.fresh?;
+        // A clock goes at no less than nine tenths of the true rate.
+        (now.monotonic.since(since) <= bound / 10 * 9).then_some(op)
     }
 }

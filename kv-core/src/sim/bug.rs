@@ -64,6 +64,10 @@ pub enum Bug {
     ReadRoundReused,
     /// A new primary reads at its commit number, though it has inherited more.
     ReadBelowInherited,
+    /// A backup takes its state to be as fresh as the message that tells it so.
+    FreshSinceHeard,
+    /// The primary tells that a round is confirmed before it is.
+    FreshUnconfirmed,
     /// The primary stamps with its own clock alone.
     StampOfOneClock,
     /// A step of forming is told before it is durable.
@@ -137,6 +141,8 @@ impl Bug {
         Self::OwnAppendCountsEarly,
         Self::ReadRoundReused,
         Self::ReadBelowInherited,
+        Self::FreshSinceHeard,
+        Self::FreshUnconfirmed,
         Self::StampOfOneClock,
         Self::FormOnWord,
         Self::FormsWithoutAll,

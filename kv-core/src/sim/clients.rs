@@ -3,7 +3,7 @@
 use super::Bug;
 use super::clock::{Clock, MS, SECOND, Time};
 use super::history::{Action, Ending};
-use super::plan::{Load, Plan, around, pick};
+use super::plan::{Load, Plan, around, beside, pick};
 use super::world::{Event, World, index};
 use crate::client::{Call, CallError, CallId, Cause, Core, CoreInput, CoreOptions, CoreOutput, Reply};
 use crate::config::Role;
@@ -15,6 +15,7 @@ use crate::message::{
 use bytes::Bytes;
 use fastrand::Rng;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// How long an attempt to connect through a cut takes.
 const CONNECT_TIMEOUT: Time = SECOND / 2;
@@ -112,6 +113,10 @@ impl Client {
     fn draw(&mut self, client: usize, load: &Load, rng: &mut Rng) -> Action {
         let key = key(rng.u32(0..load.keys));
         if rng.u32(0..100) < load.reads {
+            let mut other = beside(rng);
+            if let Some(unit) = load.bounded.filter(|_| other.u32(0..6) == 0) {
+                return draw_bounded(key, unit, &mut other);
+            }
             let local = match rng.u32(0..10) {
                 0 => true,
                 1 => return self.draw_past(key, rng),
@@ -266,6 +271,17 @@ impl Client {
             _ => Guard::Absent,
         }
     }
+}
+
+/// A read that may be so many times `unit` old.
+fn draw_bounded(key: Bytes, unit: Duration, rng: &mut Rng) -> Action {
+    let mode = ReadMode::MaxStaleness(unit * *pick(rng, &[0, 2, 4, 8, 40, 400]));
+    let query = match rng.u32(0..4) {
+        0 => Query::Scan { from: key, to: None, limit: 100, reverse: false, keys_only: false, at: None },
+        1 => Query::Many { keys: vec![key], at: None },
+        _ => Query::Get { key, at: None },
+    };
+    Action::Past { query, mode }
 }
 
 fn key(number: u32) -> Bytes {

@@ -131,7 +131,7 @@ pub(super) struct Call {
     pub(super) action: Action,
     /// When, in simulated nanoseconds.
     pub(super) start: u64,
-    /// The greatest revision that any ended call had told anyone by then: this call must not see less.
+    /// The greatest revision that any ended call had told anyone by then, or by the time that it must see: it must not see less.
     pub(super) floor: Revision,
     /// When the answer came and what it was. `None` while it is open.
     pub(super) ended: Option<Ended>,
@@ -152,7 +152,8 @@ pub(super) struct Ended {
 #[derive(Default, Debug)]
 pub(super) struct History {
     calls: Vec<Call>,
-    told: Revision,
+    /// The greatest revision that was told to anyone, and since when; ascending.
+    told: Vec<(u64, Revision)>,
 }
 
 impl Ending {
@@ -186,22 +187,43 @@ impl Action {
     }
 }
 
+impl Action {
+    /// How old, in nanoseconds, the answer may be.
+    fn bound(&self) -> u64 {
+        match self {
+            Self::Past { mode: ReadMode::MaxStaleness(bound), .. } => {
+                u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX)
+            }
+            _ => 0,
+        }
+    }
+}
+
 impl History {
     /// A client asks. Returns the number of the call.
     pub(super) fn begin(&mut self, client: usize, action: Action, now: u64) -> usize {
-        self.calls.push(Call { client, action, start: now, floor: self.told, ended: None });
+        let floor = self.told_by(now.saturating_sub(action.bound()));
+        self.calls.push(Call { client, action, start: now, floor, ended: None });
         self.calls.len() - 1
     }
 
     /// A client is told. False if it had been told before, which is a fault of the client.
     pub(super) fn end(&mut self, call: usize, ending: Ending, now: u64, committed: Revision) -> bool {
+        let told = self.told_by(now);
         let Some(call) = self.calls.get_mut(call).filter(|call| call.ended.is_none()) else { return false };
         // A local read may be of a backup; what it tells must nevertheless be committed, but binds nobody.
         if let Some(revision) = ending.revision().filter(|_| !call.action.is_local()) {
-            self.told = self.told.max(revision);
+            if revision > told {
+                self.told.push((now, revision));
+            }
         }
         call.ended = Some(Ended { at: now, ceiling: committed, ending });
         true
+    }
+
+    fn told_by(&self, time: u64) -> Revision {
+        let count = self.told.partition_point(|(since, _)| *since <= time);
+        count.checked_sub(1).map_or(Revision::ZERO, |last| self.told[last].1)
     }
 
     /// All calls in the order in which they began.

@@ -7,7 +7,7 @@ use crate::message::{Query, ReadMode, Record};
 use bytes::Bytes;
 
 impl Model {
-    /// Whether this may be told of a read of `query`: by the time it began `floor` had been told to someone, and when it ended no more
+    /// Whether this may be told of a read of `query`: by the time that it must see `floor` had been told to someone, and when it ended no more
     /// than `ceiling` was committed.
     pub(super) fn past_fits(
         &self,
@@ -20,7 +20,7 @@ impl Model {
         match ending {
             Ending::Compacted(oldest) => query.at().is_some_and(|at| at < *oldest) && *oldest <= ceiling,
             Ending::Future(newest) => {
-                let is_fresh = mode != ReadMode::Linearizable || *newest >= floor;
+                let is_fresh = matches!(mode, ReadMode::Local | ReadMode::AtLeast(_)) || *newest >= floor;
                 query.at().is_some_and(|at| at > *newest) && is_fresh && *newest <= ceiling
             }
             Ending::Value { revision: Some(revision), record } => {
@@ -28,10 +28,10 @@ impl Model {
                     Query::Get { key, .. } => self.at(key, *revision) == *record,
                     Query::Many { .. } | Query::Scan { .. } => false,
                 };
-                right && is_due(query, mode, *revision)
+                right && is_due(query, mode, floor, *revision)
             }
             Ending::Records { revision: Some(revision), records, more } => {
-                self.page_fits(query, *revision, records, *more) && is_due(query, mode, *revision)
+                self.page_fits(query, *revision, records, *more) && is_due(query, mode, floor, *revision)
             }
             _ => false,
         }
@@ -61,10 +61,11 @@ impl Model {
 }
 
 /// Whether a state of this revision was to be read.
-fn is_due(query: &Query, mode: ReadMode, revision: Revision) -> bool {
+fn is_due(query: &Query, mode: ReadMode, floor: Revision, revision: Revision) -> bool {
     match (query.at(), mode) {
         (Some(at), _) => revision == at,
         (None, ReadMode::AtLeast(least)) => revision >= least,
+        (None, ReadMode::MaxStaleness(_)) => revision >= floor,
         (None, _) => true,
     }
 }

@@ -149,6 +149,8 @@ pub(super) struct Load {
     pub(super) guarded: u32,
     /// Puts that do not stay, and what is done with leases, of a hundred writes.
     pub(super) brief: u32,
+    /// Some reads may be old, but no older than some times this. None where a clock may stand still.
+    pub(super) bounded: Option<Duration>,
 }
 
 /// A kind of fault.
@@ -258,9 +260,12 @@ impl Plan {
                 faults.push((fault, rng.u32(1..10)));
             }
         }
+        let clocks_go = faults.iter().all(|(fault, _)| *fault != Fault::ClockFreeze);
         let damage = (roles.len() >= 3 && rng.u32(0..6) == 0).then(|| draw_damage(roles.len(), rng));
+        let options = draw_options(rng);
+        let bounded = clocks_go.then_some(options.heartbeat);
         Self {
-            options: draw_options(rng),
+            options,
             in_memory: rng.u32(0..4) == 0,
             encoded: rng.u32(0..8) == 0,
             network: draw_network(rng),
@@ -275,7 +280,7 @@ impl Plan {
                 wall_drift: *pick(rng, &[0, 100, 100_000]),
                 skew_ms: *pick(rng, &[0, 10, 5_000]),
             },
-            load: draw_load(rng),
+            load: Load { bounded, ..draw_load(rng) },
             faults,
             fault_gap: *pick(rng, &[SECOND / 5, SECOND / 2, SECOND, 3 * SECOND]),
             fault_length: *pick(rng, &[SECOND / 5, SECOND, 4 * SECOND]),
@@ -368,11 +373,12 @@ fn draw_load(rng: &mut Rng) -> Load {
         reads: *pick(rng, &[10, 40, 70]),
         guarded: *pick(rng, &[0, 30, 80]),
         brief: *pick(&mut beside(rng), &[0, 0, 15, 50]),
+        bounded: None,
     }
 }
 
 /// Another generator, so that what it draws changes nothing else.
-fn beside(rng: &Rng) -> Rng {
+pub(super) fn beside(rng: &Rng) -> Rng {
     Rng::with_seed(rng.get_seed() ^ 0x5eed)
 }
 

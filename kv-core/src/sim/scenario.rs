@@ -12,7 +12,7 @@ use super::world::{Due, World};
 use super::{Bug, panic};
 use crate::config::{self, Role};
 use crate::ids::{Op, Revision, View};
-use crate::message::{Command, Guard, Lifetime};
+use crate::message::{Command, Guard, Lifetime, Query, ReadMode};
 use crate::replica::{Replica, Status};
 use fastrand::Rng;
 use std::time::Duration;
@@ -136,6 +136,7 @@ fn calm(roles: Vec<Role>) -> Plan {
             reads: 0,
             guarded: 0,
             brief: 0,
+            bounded: None,
         },
         faults: Vec::new(),
         fault_gap: SECOND,
@@ -381,6 +382,13 @@ impl Cluster {
     /// A client asks for a linearizable read.
     pub(super) fn begin_get(&mut self, client: usize, key: &str) -> Asked {
         Asked(self.world.begin_call(client, Action::Get { key: key.to_owned().into(), local: false }))
+    }
+
+    /// A client asks for what may be so many milliseconds old.
+    pub(super) fn begin_bounded_get(&mut self, client: usize, key: &str, ms: u64) -> Asked {
+        let query = Query::Get { key: key.to_owned().into(), at: None };
+        let mode = ReadMode::MaxStaleness(Duration::from_millis(ms));
+        Asked(self.world.begin_call(client, Action::Past { query, mode }))
     }
 
     /// How a call has ended, if it has.

@@ -125,6 +125,15 @@ impl World {
             }
             return self.answer_reads(member);
         }
+        if let ReadMode::MaxStaleness(bound) = mode {
+            let now = self.clock_of(member);
+            let Some(process) = self.members[member].process.as_deref_mut() else { return };
+            if let Some(op) = process.replica.fresh(now, bound) {
+                process.serving.ready.push((op, way, query));
+                self.checker.count("reads known to be fresh");
+                return self.answer_reads(member);
+            }
+        }
         if !self.members[member].is_serving() {
             return self.answer_not_primary(member, way);
         }

@@ -38,6 +38,7 @@ fn some_seeds_are_clean_and_come_across_what_is_rare() {
         "leases that had ended",
         "power cuts",
         "ranges deleted",
+        "reads known to be fresh",
         "requests rejected",
         "requests repeated",
         "states given up",
@@ -144,6 +145,8 @@ const TOLD: &[Bug] = &[
     Bug::OwnAppendCountsEarly,
     Bug::ReadRoundReused,
     Bug::ReadBelowInherited,
+    Bug::FreshSinceHeard,
+    Bug::FreshUnconfirmed,
     Bug::StampOfOneClock,
     Bug::FormOnWord,
     Bug::FormsWithoutAll,
@@ -168,6 +171,7 @@ fn every_planted_bug_has_its_test() {
         include_str!("scenarios/clients.rs"),
         include_str!("scenarios/disks.rs"),
         include_str!("scenarios/forming.rs"),
+        include_str!("scenarios/reads.rs"),
         include_str!("scenarios/views.rs"),
     ];
     for bug in TOLD {

@@ -31,6 +31,7 @@ impl Plan {
             // A client that asks every second while nobody answers for hours would do little else.
             patience: 100,
             absence: 4 * DAY,
+            bounded: plan.load.bounded.map(|_| plan.options.heartbeat),
             ..plan.load
         };
         plan.scale = Scale {

@@ -53,13 +53,14 @@ pub(super) fn message(message: &Message) -> Result<(), WireError> {
             view(*v)?;
             anchor(*log)
         }
-        Message::Commit { view: v, commit, round: r, trim } => {
+        Message::Commit { view: v, commit, round: r, trim, fresh } => {
             view(*v)?;
             anchor(*commit)?;
             round(*r)?;
-            op(*trim)
+            op(*trim)?;
+            fresh.map_or(Ok(()), |fresh| op(fresh.op))
         }
-        Message::CommitOk { view: v, round: r, log, checkpoint, wall } => {
+        Message::CommitOk { view: v, round: r, log, checkpoint, wall, sent: _ } => {
             view(*v)?;
             round(*r)?;
             log.map_or(Ok(()), anchor)?;

@@ -165,7 +165,7 @@ impl Core {
             Call::Read { mode: ReadMode::Linearizable, query, .. } => {
                 (Kind::Linearizable(query), Phase::Parked)
             }
-            Call::Read { mode: mode @ (ReadMode::Local | ReadMode::AtLeast(_)), query, prefer } => {
+            Call::Read { mode, query, prefer } => {
                 (Kind::Anywhere { mode, query, start: self.first_to_ask(prefer) }, Phase::Parked)
             }
             Call::Watch { query, prefer } => {

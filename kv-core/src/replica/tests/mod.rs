@@ -5,6 +5,7 @@ mod damage;
 mod executions;
 mod group;
 mod model;
+mod reads;
 mod rules;
 mod transfer;
 mod walk;

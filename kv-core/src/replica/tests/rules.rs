@@ -135,7 +135,13 @@ fn n5_a_commit_point_with_another_hash_moves_nothing_while_catching_up() {
     group.propose(0, "only here");
     assert_eq!(group.replica(0).head().op, Op::new(2));
     let commit = Anchor::new(Op::new(2), Hash::new(77));
-    let later = Message::Commit { view: View::new(1), commit, round: Default::default(), trim: Op::ZERO };
+    let later = Message::Commit {
+        view: View::new(1),
+        commit,
+        round: Default::default(),
+        trim: Op::ZERO,
+        fresh: None,
+    };
     group.input(0, Input::Message { from: member(1), message: later.clone() });
     group.input(0, Input::Message { from: member(1), message: later });
     assert_eq!(group.replica(0).standing().status, Status::CatchingUp);

@@ -5,6 +5,7 @@ mod clients;
 mod disks;
 mod excuses;
 mod forming;
+mod reads;
 mod views;
 
 use super::scenario::{Cluster, Story};

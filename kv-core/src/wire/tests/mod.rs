@@ -7,14 +7,14 @@ mod io;
 
 use super::*;
 use crate::ids::{
-    Anchor, ClusterId, Hash, LeaseId, MemberId, Op, RequestNumber, Revision, Round, SessionId, Timestamp,
-    View,
+    Anchor, ClusterId, Hash, Instant, LeaseId, MemberId, Op, RequestNumber, Revision, Round, SessionId,
+    Timestamp, View,
 };
 use crate::message::{
     Answer, Chunk, ChunkEnd, ClientCall, Command, Effect, Entry, EntryHeader, Event, EventKind, FetchWhat,
-    FormationStep, Guard, LeaseFailure, LeaseInfo, Lifetime, LogPoint, LogSummary, MemberStatus, Operation,
-    Outcome, PeerStatus, Position, Query, ReadMode, Record, Rejection, Request, Scanned, Slot, StepFailure,
-    StepResult, WatchQuery, body_of,
+    FormationStep, Fresh, Guard, LeaseFailure, LeaseInfo, Lifetime, LogPoint, LogSummary, MemberStatus,
+    Moment, Operation, Outcome, PeerStatus, Position, Query, ReadMode, Record, Rejection, Request, Scanned,
+    Slot, StepFailure, StepResult, WatchQuery, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -89,16 +89,19 @@ fn messages() -> Vec<Message> {
         open: true,
     };
     let (from, through) = (Op::new(3), Op::new(9));
+    let moment = Moment { life: u64::MAX, at: Instant::new(7) };
+    let fresh = Some(Fresh { op: Op::new(5), since: moment });
     vec![
         Message::Prepare { view, commit: anchor(4), entry: entry(5) },
         Message::PrepareOk { view, log: anchor(5) },
-        Message::Commit { view, commit: anchor(5), round: Round::new(8), trim: Op::new(1) },
+        Message::Commit { view, commit: anchor(5), round: Round::new(8), trim: Op::new(1), fresh },
         Message::CommitOk {
             view,
             round: Round::new(8),
             log: Some(anchor(5)),
             checkpoint: Op::new(4),
             wall: Timestamp::new(1_700_000_000_000),
+            sent: moment,
         },
         Message::StartViewChange { view },
         Message::DoViewChange { view, log },
@@ -140,7 +143,8 @@ fn client_messages() -> Vec<ClientMessage> {
         ClientCall::Write(request(7).encode()),
         ClientCall::Read { mode: ReadMode::Linearizable, query: get },
         ClientCall::Read { mode: ReadMode::Local, query: scan },
-        ClientCall::Read { mode: ReadMode::AtLeast(Revision::new(7)), query: past },
+        ClientCall::Read { mode: ReadMode::AtLeast(Revision::new(7)), query: past.clone() },
+        ClientCall::Read { mode: ReadMode::MaxStaleness(Duration::from_millis(1500)), query: past },
         ClientCall::Watch(WatchQuery {
             from: "a".into(),
             to: Some("b".into()),
@@ -437,8 +441,21 @@ fn counters_near_their_end_are_refused() {
         Message::GetState { view, nonce: 0 },
         Message::PrepareOk { view: good, log: Anchor::new(op, Hash::ZERO) },
         Message::StateDigest { op, digest: Hash::ZERO },
-        Message::Commit { view: good, commit: anchor(1), round: Round::new(FAR), trim: Op::ZERO },
-        Message::Commit { view: good, commit: anchor(1), round: Round::ZERO, trim: op },
+        Message::Commit {
+            view: good,
+            commit: anchor(1),
+            round: Round::new(FAR),
+            trim: Op::ZERO,
+            fresh: None,
+        },
+        Message::Commit { view: good, commit: anchor(1), round: Round::ZERO, trim: op, fresh: None },
+        Message::Commit {
+            view: good,
+            commit: anchor(1),
+            round: Round::ZERO,
+            trim: Op::ZERO,
+            fresh: Some(Fresh { op, since: Moment { life: 1, at: Instant::ZERO } }),
+        },
         Message::Fetch { from: Op::new(1), through: op, hash: None, nonce: 0, what: FetchWhat::Headers },
         Message::Headers { nonce: 0, hashes: vec![(op, Hash::ZERO)] },
         Message::Headers { nonce: 0, hashes: vec![(Op::new(5), Hash::ZERO), (Op::new(4), Hash::ZERO)] },

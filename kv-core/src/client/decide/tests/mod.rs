@@ -543,6 +543,23 @@ fn local_reads_go_to_the_preferred_member_and_then_to_the_others() {
 }
 
 #[test]
+fn reads_of_bounded_age_go_on_where_a_member_cannot_tell() {
+    let mut bench = Bench::new();
+    let query = Query::Get { key: "x".into(), at: None };
+    let mode = ReadMode::MaxStaleness(Duration::from_secs(1));
+    let read = ClientCall::Read { mode, query: query.clone() };
+    let call = Call::Read { mode, query, prefer: Some(B) };
+    assert_eq!(bench.call(id(1), call, 10_000), [send(B, 1, read.clone())]);
+    assert_eq!(bench.answer(B, 1, Answer::NotPrimary { hint: None }), [send(C, 2, read)]);
+    let revision = Revision::new(4);
+    let outputs = bench.answer(C, 2, Answer::Value { record: None, revision });
+    assert_eq!(
+        outputs,
+        [CoreOutput::Done { id: id(1), result: Ok(Reply::Value { record: None, revision }) }]
+    );
+}
+
+#[test]
 fn questions_to_one_member_are_asked_once() {
     let mut bench = Bench::new();
     assert_eq!(bench.call(id(1), Call::Status { member: C }, 500), [send(C, 1, ClientCall::Status)]);

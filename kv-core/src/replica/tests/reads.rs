@@ -1,0 +1,102 @@
+//! Reads of bounded age: what a member may know of how old its state is.
+
+use super::group::Group;
+use crate::config::Options;
+use crate::ids::{MemberId, Op, View};
+use crate::message::{Envelope, Message};
+use crate::replica::Input;
+use std::time::Duration;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// So many members, patient with their primary, and two committed entries.
+fn patient(data: u8) -> Group {
+    let options = Options { suspect_min: MS * 8_000, suspect_max: MS * 8_000, ..Options::default() };
+    let mut group = Group::with_options(data, 0, options);
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    group.propose(0, "a");
+    group.propose(0, "b");
+    group.run_until("all level", |group| group.level() && group.replica(0).head().op == Op::new(2));
+    group.run_for(200);
+    group
+}
+
+fn fresh(group: &Group, member: u8, bound: Duration) -> Option<Op> {
+    group.replica(member).fresh(group.now, bound)
+}
+
+#[test]
+fn r4_a_backup_that_hears_of_confirmed_rounds_knows_how_old_its_state_is() {
+    let mut group = patient(3);
+    for member in 0..3 {
+        assert_eq!(fresh(&group, member, MS * 100), Some(Op::new(2)), "member {member}");
+    }
+    assert_eq!(fresh(&group, 1, Duration::ZERO), None);
+    group.isolate(1);
+    group.propose(0, "c");
+    group.run_for(300);
+    assert_eq!(fresh(&group, 1, MS * 300), None, "it has heard nothing for as long");
+    assert_eq!(fresh(&group, 1, MS * 600), Some(Op::new(2)), "what was known then");
+    assert_eq!(fresh(&group, 0, MS * 100), Some(Op::new(3)));
+}
+
+/// Messages may take any time: a state is as old as the question that a confirmed round began after, not as the word that it was confirmed.
+#[test]
+fn r4_the_word_of_a_confirmed_round_counts_from_what_was_sent_before_it_began() {
+    let mut group = patient(3);
+    group.lag = MS * 400;
+    group.run_for(8_000);
+    assert_eq!(fresh(&group, 1, MS * 1_600), None, "two messages there and two back");
+    assert!(fresh(&group, 1, MS * 2_000).is_some());
+}
+
+/// The clock of a member may go as slowly as nine tenths of the true rate.
+#[test]
+fn r4_a_slow_clock_is_allowed_for() {
+    let mut group = patient(3);
+    group.isolate(1);
+    group.run_for(1_800);
+    assert_eq!(fresh(&group, 1, MS * 2_000), None);
+    assert!(fresh(&group, 1, MS * 2_100).is_some());
+}
+
+/// A primary that others have left, or may have, goes on telling that it lives.
+#[test]
+fn r4_a_heartbeat_without_a_quorum_makes_no_state_fresh() {
+    let mut group = patient(5);
+    let away = (2..5).flat_map(|far| (0..2).flat_map(move |near| [(far, near), (near, far)]));
+    group.cut.extend(away);
+    group.run_for(300);
+    assert!(group.replica(1).view() == View::ZERO && group.serving() == Some(0));
+    for member in [0, 1] {
+        assert_eq!(fresh(&group, member, MS * 300), None, "member {member}");
+    }
+    group.heal();
+    group.run_for(100);
+    assert!(fresh(&group, 1, MS * 100).is_some());
+}
+
+#[test]
+fn r4_a_new_primary_confirms_with_what_it_inherited() {
+    let mut group = patient(3);
+    group.isolate(0);
+    group.run_until("replaced", |group| group.serving() == Some(1));
+    group.run_for(200);
+    assert_eq!(fresh(&group, 2, MS * 100), Some(Op::new(2)));
+}
+
+/// Its clock began anew: a moment of before means another one now.
+#[test]
+fn r4_a_moment_of_an_earlier_life_says_nothing() {
+    let mut group = patient(3);
+    let told = |e: &&Envelope| {
+        e.to == MemberId::new(1) && matches!(&e.message, Message::Commit { fresh: Some(_), .. })
+    };
+    let Envelope { from, message, .. } = group.sent.iter().rfind(told).expect("it was told").clone();
+    group.input(1, Input::Message { from, message: message.clone() });
+    assert!(fresh(&group, 1, MS * 100).is_some());
+    group.crash(1);
+    group.start(1);
+    group.input(1, Input::Message { from, message });
+    assert_eq!(fresh(&group, 1, Duration::from_secs(3_600)), None);
+}

@@ -29,8 +29,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// A port that was given up a moment ago may take this long to be free.
-const PORT_FREED: Duration = Duration::from_millis(200);
+/// A port that was given up a moment ago may take this long to be free: its connections are closed by tasks that a busy machine may keep
+/// waiting.
+const PORT_FREED: Duration = Duration::from_secs(2);
 /// How often that is tried.
 const PORT_RETRY: Duration = Duration::from_millis(10);
 

@@ -327,6 +327,13 @@ impl Client {
         while self.shared.ended.clone().changed().await.is_ok() {}
     }
 
+    /// About how much memory is held by calls of this client and its clones that have begun and not ended, in bytes: 0 if there are
+    /// none, up to 64 MiB. Further calls wait.
+    #[must_use]
+    pub fn in_flight_bytes(&self) -> usize {
+        (ROOM_KIB as usize).saturating_sub(self.shared.room.available_permits()) << 10
+    }
+
     pub(super) fn limits(&self) -> &Limits {
         &self.shared.limits
     }

@@ -1,21 +1,27 @@
 //! Locks and elections: keys that depend on a lease, and tokens that fence off whoever held them before.
 
 use super::ops::OpFuture;
-use super::{Client, Lease, Transact};
-use crate::error::{LockError, ReadError, WriteError};
-use crate::ids::Revision;
+use super::{Client, Lease, Transact, Transacted};
+use crate::error::{LockError, ReadError, WatchError, WriteError};
+use crate::ids::{LeaseId, Revision};
+use crate::message::{LeaseFailure, Lifetime, StepResult};
 use bytes::Bytes;
+use futures::StreamExt as _;
 use std::fmt;
-use std::future::IntoFuture;
+use std::future::{IntoFuture, pending};
+use std::ops::Deref;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep_until};
+
+/// What follows the name of a lock in the keys of those who wait for it; then comes the id of their lease.
+const QUEUE: &[u8] = b"\0waits/";
+
+/// A longer wait is for ever.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The lease of a lock, unless said otherwise.
 const TTL: Duration = Duration::from_secs(10);
-
-/// How often one that waits for a lock looks whether it is free.
-const LOOK_MIN: Duration = Duration::from_millis(10);
-const LOOK_MAX: Duration = Duration::from_millis(500);
 
 /// Tells one tenure of a lock from all others: the revision at which it began. Tokens of one lock grow, so whoever keeps the greatest token
 /// that it has seen, and refuses smaller ones, is never written to by a former holder. The cluster itself does so for writes with
@@ -100,11 +106,11 @@ impl Acquire {
         self
     }
 
-    /// One try. `None`: somebody else holds it.
-    async fn attempt(&self, lease: &Lease) -> Result<Option<Revision>, LockError> {
-        let put = self.client.put(&self.name, self.value.clone()).if_absent().lease(lease.id());
+    /// Takes the lock if it is free, and no place otherwise.
+    async fn attempt(&self, lease: LeaseId) -> Result<Option<FencingToken>, LockError> {
+        let put = self.client.put(&self.name, self.value.clone()).if_absent().lease(lease);
         let error = match put.await {
-            Ok(written) => return Ok(Some(written.revision)),
+            Ok(written) => return Ok(Some(FencingToken(written.revision))),
             Err(error) => error,
         };
         if !(error.is_guard_failed() || error.outcome_unknown()) {
@@ -112,8 +118,139 @@ impl Acquire {
         }
         // It may be a former try's, whose outcome never came.
         let found = self.client.get(&self.name).await?;
-        let own = found.filter(|record| record.lease == Some(lease.id())).map(|record| record.created);
+        let own =
+            found.filter(|record| record.lease == Some(lease)).map(|record| FencingToken(record.created));
         if own.is_none() && error.outcome_unknown() { Err(error.into()) } else { Ok(own) }
+    }
+
+    /// Gets the lock with a lease, before a time.
+    async fn get_with(&self, lease: &Lease, until: Option<Instant>) -> Result<FencingToken, LockError> {
+        if self.wait.is_some_and(|wait| wait.is_zero()) {
+            return self.attempt(lease.id()).await?.ok_or(LockError::Held);
+        }
+        tokio::select! {
+            biased;
+            token = self.wait_with(lease.id()) => token,
+            () = lease.ended() => Err(WriteError::Lease(LeaseFailure::Unknown).into()),
+            () = at(until) => Err(LockError::Held),
+        }
+    }
+
+    /// Waits for the lock, with a lease that has not ended.
+    async fn wait_with(&self, lease: LeaseId) -> Result<FencingToken, LockError> {
+        let queue = Queue::new(self, lease);
+        loop {
+            let place = match queue.look().await {
+                // It may be done any number of times.
+                Err(LockError::Write(error)) if error.outcome_unknown() => queue.look().await?,
+                place => place?,
+            };
+            match place {
+                Place::Holder(token) => return Ok(token),
+                Place::Behind { front, at } => queue.until_gone(&front, at).await?,
+            }
+        }
+    }
+}
+
+/// Those who wait for a lock. Each has a key of its own, which depends on its lease and is named after it: so they stand in the order in
+/// which their leases were granted. Each follows only the key in front of its own.
+struct Queue<'a> {
+    lock: &'a Acquire,
+    lease: LeaseId,
+    /// What the keys of all begin with.
+    keys: Bytes,
+    own: Bytes,
+}
+
+/// Where one stands.
+enum Place {
+    Holder(FencingToken),
+    /// It waits for this key to go, which was there at that revision: that of the one in front, or the lock's own.
+    Behind {
+        front: Bytes,
+        at: Revision,
+    },
+}
+
+impl<'a> Queue<'a> {
+    fn new(lock: &'a Acquire, lease: LeaseId) -> Self {
+        let keys = [&lock.name, QUEUE].concat();
+        let own = [&keys[..], &lease.get().to_be_bytes()].concat().into();
+        Self { lock, lease, keys: keys.into(), own }
+    }
+
+    /// Takes the lock if it is free, and otherwise takes a place, or keeps it.
+    async fn look(&self) -> Result<Place, LockError> {
+        let Acquire { client, name, value, .. } = self.lock;
+        let life = Lifetime::lease(self.lease);
+        let take = client.transaction().if_absent(name).put_for(name, value.clone(), life).delete(&self.own);
+        let Transacted { held, results, revision, .. } =
+            take.otherwise().get(name).put_for(&self.own, "", life).await?;
+        if held {
+            return Ok(Place::Holder(FencingToken(revision)));
+        }
+        if let Some(StepResult::Got(Some(record))) = results.first()
+            && record.lease == Some(self.lease)
+        {
+            // A former look's, whose outcome never came.
+            return Ok(Place::Holder(FencingToken(record.created)));
+        }
+        let ahead = client.scan_range(self.keys.clone()..self.own.clone());
+        let ahead = ahead.reverse().keys_only().limit(1).snapshot().await?;
+        Ok(match ahead.records.first() {
+            Some((front, _)) => Place::Behind { front: front.clone(), at: ahead.revision },
+            None => Place::Behind { front: name.clone(), at: revision },
+        })
+    }
+
+    /// Waits until a key that was there at a revision has gone.
+    async fn until_gone(&self, key: &Bytes, at: Revision) -> Result<(), LockError> {
+        let mut events = self.lock.client.watch_key(key).after(at).stream();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) if event.record.is_some() => {}
+                Ok(_) | Err(WatchError::Compacted { .. }) => return Ok(()),
+                Err(WatchError::Read(error)) => return Err(error.into()),
+                Err(WatchError::Refused(why)) => return Err(ReadError::Refused(why).into()),
+                Err(WatchError::Closed) => return Err(ReadError::Closed.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns at a time, or never.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
+/// A lease that is given back when it is not kept: so that a place in the queue does not stay.
+struct GivenBack(Option<Lease>);
+
+impl GivenBack {
+    fn keep(mut self) -> Lease {
+        self.0.take().expect("it is there until it is kept")
+    }
+}
+
+impl Deref for GivenBack {
+    type Target = Lease;
+
+    fn deref(&self) -> &Lease {
+        self.0.as_ref().expect("it is there until it is kept")
+    }
+}
+
+impl Drop for GivenBack {
+    fn drop(&mut self) {
+        if let (Some(lease), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            // If it fails, the lease ends by itself.
+            runtime.spawn(lease.revoke());
+        }
     }
 }
 
@@ -121,39 +258,32 @@ impl IntoFuture for Acquire {
     type Output = Result<Lock, LockError>;
     type IntoFuture = OpFuture<Self::Output>;
 
-    /// Waits until the lock is free and takes it. Those who wait look again and again, at growing intervals of up to half a second;
-    /// who comes next is a matter of luck.
+    /// Takes the lock, when it is free. Those who wait follow one another by watches, in the order in which they began to wait; only who
+    /// asks for the lock at the very moment at which it is let go may be faster than the first of them.
+    ///
+    /// Who waits has a key of its own, named after the lock, a zero byte, and more; it goes with its lease.
     ///
     /// # Cancel safety
-    /// Dropping the future lets the lock go when its lease has run out, if it was got at that moment. Nothing else is affected.
+    /// Dropping the future gives up the place in the queue, and lets the lock go if it was got at that moment: at once, or, where
+    /// the cluster cannot be reached, when the lease has run out. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let begun = Instant::now();
-            let mut lease = self.client.lease(self.ttl).await?;
-            let mut pause = LOOK_MIN;
+            let until = self.wait.map(|wait| Instant::now() + wait.min(LONGEST));
             loop {
-                match self.attempt(&lease).await {
-                    Ok(Some(created)) => {
+                let lease = GivenBack(Some(self.client.lease(self.ttl).await?));
+                match self.get_with(&lease, until).await {
+                    Ok(token) => {
                         let Self { client, name, .. } = self;
-                        return Ok(Lock { client, name, token: FencingToken(created), lease });
+                        return Ok(Lock { client, name, token, lease: lease.keep() });
                     }
-                    Ok(None) => {}
                     // This process was frozen, or cut off, while it waited.
-                    Err(error) if error.is_lease_ended() => {
-                        lease = self.client.lease(self.ttl).await?;
-                        continue;
+                    Err(error) if error.is_lease_ended() => {}
+                    Err(error) => {
+                        // If this fails, it ends by itself.
+                        let _ = lease.keep().revoke().await;
+                        return Err(error);
                     }
-                    Err(error) => return Err(error),
                 }
-                let left = self.wait.map(|wait| wait.saturating_sub(begun.elapsed()));
-                if left.is_some_and(|left| left.is_zero()) {
-                    // Not needed any more; if this fails it ends by itself.
-                    let _ = lease.revoke().await;
-                    return Err(LockError::Held);
-                }
-                let jitter = 0.5 + fastrand::f64() / 2.0;
-                sleep(pause.mul_f64(jitter).min(left.unwrap_or(pause))).await;
-                pause = (pause * 2).min(LOOK_MAX);
             }
         })
     }

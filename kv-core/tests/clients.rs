@@ -1,0 +1,413 @@
+//! Clients and their handles under a clock that nobody waits for: locks, leases, deadlines, and futures that are dropped at every
+//! point.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use futures::StreamExt as _;
+use kv_core::client::Lock;
+use kv_core::error::{LockError, WriteError};
+use kv_core::testing::Cluster;
+use kv_core::transport::Fault;
+use kv_core::{Client, Options};
+use std::cell::Cell;
+use std::fmt::Debug;
+use std::future::{IntoFuture, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+/// Longer than any lease here, with a failover besides.
+const LONG: Duration = Duration::from_secs(60);
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + LONG;
+    while !check().await {
+        assert!(Instant::now() < until, "not within {LONG:?}: {what}");
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// The keys of those who wait for the lock `lock`.
+async fn waiting(client: &Client) -> usize {
+    client.scan("lock\0").keys_only().await.unwrap().len()
+}
+
+/// Begins to wait for the lock, after those who wait already.
+async fn wait_for_lock(client: &Client, name: String) -> JoinHandle<(String, Lock)> {
+    let before = waiting(client).await;
+    let lock = client.lock("lock").ttl(secs(10)).value(name.clone());
+    let task = tokio::spawn(async move { (name, lock.await.unwrap()) });
+    eventually("it waits", async || waiting(client).await > before).await;
+    task
+}
+
+/// Each only follows the one in front of it, whose watch goes on at another member.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_lock_gets_it_in_turn_through_failovers() {
+    let mut cluster = Cluster::in_memory(3).seed(1).start().await;
+    let client = cluster.client().await;
+    let mut held = client.lock("lock").ttl(secs(10)).await.unwrap();
+    let mut tasks = Vec::new();
+    for number in 0..6 {
+        let client = cluster.client().await;
+        tasks.push(wait_for_lock(&client, number.to_string()).await);
+    }
+    for (number, task) in tasks.into_iter().enumerate() {
+        assert!(held.is_held().await.unwrap());
+        if number % 2 == 1 {
+            let killed = cluster.kill_primary().await;
+            cluster.restart(killed).await;
+            cluster.settle().await;
+        }
+        let token = held.token();
+        held.release().await.unwrap();
+        let (name, lock) = task.await.unwrap();
+        assert_eq!(name, number.to_string());
+        assert!(lock.token() > token);
+        held = lock;
+    }
+    held.release().await.unwrap();
+    assert_eq!(client.scan("lock").await.unwrap(), [], "nothing is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_waiting_makes_room_at_once() {
+    let cluster = Cluster::in_memory(3).start().await;
+    let client = cluster.client().await;
+    let held = client.lock("lock").await.unwrap();
+    let gone = wait_for_lock(&client, "gone".to_owned()).await;
+    let next = wait_for_lock(&client, "next".to_owned()).await;
+    let begun = Instant::now();
+    gone.abort();
+    let late = client.lock("lock").wait(Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(late, LockError::Held);
+    eventually("its place is free", async || waiting(&client).await == 1).await;
+    held.release().await.unwrap();
+    let (name, lock) = next.await.unwrap();
+    assert_eq!(name, "next");
+    assert!(begun.elapsed() < secs(5), "nobody had to wait for a lease to end: {:?}", begun.elapsed());
+    let at_once = client.lock("lock").wait(Duration::ZERO).await.unwrap_err();
+    assert!(at_once.is_held());
+    lock.release().await.unwrap();
+    assert_eq!(client.scan("lock").await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lock_of_a_holder_that_is_gone_passes_on_when_its_lease_has_run_out() {
+    let cluster = Cluster::in_memory(3).start().await;
+    let client = cluster.client().await;
+    let held = client.lock("lock").ttl(secs(3)).await.unwrap();
+    let first = held.token();
+    let next = wait_for_lock(&cluster.client().await, "next".to_owned()).await;
+    sleep(secs(30)).await;
+    assert!(held.is_held().await.unwrap() && !next.is_finished(), "it is kept alive");
+    let begun = Instant::now();
+    drop(held);
+    let (_, lock) = next.await.unwrap();
+    assert!(lock.token() > first);
+    // From the last sign of life on, which may have been a third of the time ago.
+    assert!(begun.elapsed() > secs(1) && begun.elapsed() < secs(8), "{:?}", begun.elapsed());
+}
+
+/// Who waits for longer than the members remember looks anew.
+#[tokio::test(start_paused = true)]
+async fn a_lock_is_waited_for_beyond_what_is_remembered() {
+    let mut options = Options::default();
+    (options.history_revisions, options.checkpoint_bytes) = (0, 64 << 10);
+    options.segment_bytes = 4 << 20;
+    let mut cluster = Cluster::in_memory(3).options(options).start().await;
+    let client = cluster.client().await;
+    let held = client.lock("lock").await.unwrap();
+    let next = wait_for_lock(&cluster.client().await, "next".to_owned()).await;
+    for round in 0..3 {
+        for number in 0..100 {
+            client.put(format!("other/{number}"), vec![round; 4 << 10]).await.unwrap();
+        }
+        let killed = cluster.kill_primary().await;
+        cluster.restart(killed).await;
+        cluster.settle().await;
+        sleep(secs(40)).await;
+    }
+    assert!(!next.is_finished());
+    let begun = Instant::now();
+    held.release().await.unwrap();
+    next.await.unwrap().1.release().await.unwrap();
+    assert!(begun.elapsed() < secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_held_stays_and_one_that_is_dropped_ends_in_time() {
+    let mut cluster = Cluster::in_memory(3).seed(4).start().await;
+    let client = cluster.client().await;
+    let lease = client.lease(secs(5)).await.unwrap();
+    let id = lease.id();
+    client.put("worker", "here").lease(id).await.unwrap();
+    for minute in 0..3 {
+        sleep(LONG).await;
+        assert!(lease.is_alive(), "after {minute} minutes");
+        assert_eq!(lease.look().await.unwrap().unwrap().keys, 1);
+        let killed = cluster.kill_primary().await;
+        cluster.restart(killed).await;
+        cluster.settle().await;
+    }
+    let begun = Instant::now();
+    drop(lease);
+    let by_id = client.lease_by_id(id);
+    eventually("it ends", async || by_id.look().await.unwrap().is_none()).await;
+    assert_eq!(client.get("worker").await.unwrap(), None);
+    // Its last sign of life was up to a third of its time ago; a late one may have been under way.
+    assert!(begun.elapsed() > secs(3) && begun.elapsed() < secs(8), "{:?}", begun.elapsed());
+    let ended = by_id.keep_alive().await.unwrap_err();
+    assert!(ended.is_lease_ended(), "{ended}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_kept_alive_by_hand_lasts_as_long_as_that() {
+    let cluster = Cluster::in_memory(3).start().await;
+    let client = cluster.client().await;
+    let lease = client.lease(secs(5)).detached().await.unwrap();
+    for _ in 0..10 {
+        sleep(secs(4)).await;
+        lease.keep_alive().await.unwrap();
+    }
+    sleep(secs(8)).await;
+    assert_eq!(lease.look().await.unwrap(), None);
+}
+
+/// Polls a future as often as it asks for it, but no more than so often; then it is dropped.
+async fn polled<F: Future>(future: F, mut times: usize) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        if times == 0 {
+            return Poll::Ready(None);
+        }
+        times -= 1;
+        // Woken for nothing it may be polled at once: every await point is met.
+        future.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
+
+/// Drops what `make` makes at every point, and shows each time that the client goes on as if nothing had been.
+struct Dropper<'a> {
+    client: &'a Client,
+    alive: Cell<i64>,
+}
+
+impl Dropper<'_> {
+    async fn drop_at_every_point<F, T, E>(&self, name: &str, make: impl Fn() -> F)
+    where
+        F: IntoFuture<Output = Result<T, E>>,
+        E: Debug,
+    {
+        for times in 0.. {
+            let ended = polled(make().into_future(), times).await;
+            self.goes_on(&format!("{name}, dropped after {times} polls")).await;
+            if let Some(result) = ended {
+                result.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+                assert!(times > 1, "{name} waits for something");
+                return;
+            }
+            assert!(times < 1000, "{name} never ends");
+        }
+    }
+
+    async fn goes_on(&self, at: &str) {
+        let added = self.client.add("alive", 1).await.unwrap_or_else(|error| panic!("{at}: {error}"));
+        self.alive.set(self.alive.get() + 1);
+        assert_eq!(added.sum, self.alive.get(), "{at}: the session's calls are done once");
+        eventually(at, async || self.client.in_flight_bytes() == 0).await;
+    }
+}
+
+async fn drop_everything(cluster: &Cluster) {
+    let client = &cluster.client().await;
+    let all = Dropper { client, alive: Cell::new(0) };
+    client.put("key", "1").await.unwrap();
+    all.drop_at_every_point("get", || client.get("key")).await;
+    all.drop_at_every_point("get_many", || client.get_many(["key", "other"])).await;
+    all.drop_at_every_point("scan", || client.scan("k")).await;
+    all.drop_at_every_point("put", || client.put("key", "2")).await;
+    all.drop_at_every_point("put and previous", || client.put("key", "3").previous()).await;
+    all.drop_at_every_point("delete", || client.delete("key")).await;
+    all.drop_at_every_point("add", || client.add("count", 1)).await;
+    all.drop_at_every_point("transaction", || client.transaction().put("a", "1").get("b")).await;
+    all.drop_at_every_point("batch", || client.batch().puts([("a", "1"), ("b", "2")])).await;
+    all.drop_at_every_point("delete_prefix", || client.delete_prefix("key")).await;
+    all.drop_at_every_point("status", || async { client.member_status(cluster.node(0).id()).await }).await;
+    let typed = client.typed::<u32>("typed/");
+    all.drop_at_every_point("update", || typed.update("n", |n| Some(n.unwrap_or_default() + 1))).await;
+    all.drop_at_every_point("lease", || client.lease(secs(2))).await;
+    let lease = client.lease(secs(600)).detached().await.unwrap();
+    all.drop_at_every_point("keep_alive", || lease.keep_alive()).await;
+    all.drop_at_every_point("look", || lease.look()).await;
+    let election = client.election("leader");
+    all.drop_at_every_point("leader", || election.leader()).await;
+    all.drop_at_every_point("lock", || client.lock("lock").ttl(secs(2))).await;
+    let held = client.lock("lock").ttl(secs(2)).await.unwrap();
+    all.drop_at_every_point("lock that is held", || async {
+        let got = client.lock("lock").ttl(secs(2)).wait(secs(1)).await;
+        got.map_or_else(|error| if error.is_held() { Ok(()) } else { Err(error) }, |_| panic!("it is held"))
+    })
+    .await;
+    eventually("no place is kept", async || waiting(client).await == 0).await;
+    held.release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_future_may_be_dropped_at_any_point() {
+    drop_everything(&Cluster::in_memory(3).start().await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_future_may_be_dropped_at_any_point_while_messages_are_lost() {
+    let cluster = Cluster::in_memory(3).seed(2).start().await;
+    cluster.faults(&Fault::new().loss(0.05).duplication(0.1));
+    drop_everything(&cluster).await;
+}
+
+/// Whatever became of those that were dropped, it became so once.
+#[tokio::test(start_paused = true)]
+async fn dropped_additions_are_done_once_or_not_at_all() {
+    for seed in 0..3 {
+        let mut cluster = Cluster::in_memory(3).seed(seed).start().await;
+        let client = cluster.client().await;
+        cluster.faults(&Fault::new().loss(0.1).duplication(0.2));
+        let (mut done, mut dropped, mut last) = (0, 0, 0);
+        for number in 0..60 {
+            match polled(client.add("count", 1).into_future(), number % 4).await {
+                Some(added) => {
+                    let sum = added.unwrap().sum;
+                    assert!(sum > last);
+                    (done, last) = (done + 1, sum);
+                }
+                None => dropped += 1,
+            }
+            if number == 30 {
+                let killed = cluster.kill_primary().await;
+                cluster.restart(killed).await;
+            }
+        }
+        assert!(done > 0 && dropped > 0);
+        cluster.heal();
+        let sum = client.add("count", 0).await.unwrap().sum;
+        assert!((done..=done + dropped).contains(&sum), "{sum}: {done} done, {dropped} dropped");
+        eventually("nothing is in flight", async || client.in_flight_bytes() == 0).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_an_event_may_be_dropped_and_none_is_lost() {
+    let mut cluster = Cluster::in_memory(3).seed(6).start().await;
+    let client = cluster.client().await;
+    let begin = client.put("begin", "").await.unwrap().revision;
+    let mut events = client.watch("k/").after(begin).stream();
+    let mut follow = client.watch("k/").follow();
+    let (mut seen, mut followed) = (Vec::new(), Vec::new());
+    let writer = tokio::spawn({
+        let client = cluster.client().await;
+        async move {
+            for number in 0..40 {
+                client.put(format!("k/{number:02}"), "").await.unwrap();
+            }
+        }
+    });
+    for round in 0.. {
+        if round == 20 {
+            cluster.kill_primary().await;
+        }
+        if let Some(event) = polled(events.next(), round % 3).await {
+            seen.push(event.unwrap().unwrap().key);
+        }
+        if let Some(update) = polled(follow.next(), round % 3).await {
+            followed.extend(match update.unwrap().unwrap() {
+                kv_core::client::Update::Present { key, .. } => Some(key),
+                kv_core::client::Update::Event(event) => Some(event.key),
+                _ => None,
+            });
+        }
+        if seen.len() == 40 && followed.len() == 40 {
+            break;
+        }
+        assert!(round < 100_000, "{} and {} of 40", seen.len(), followed.len());
+        tokio::task::yield_now().await;
+    }
+    writer.await.unwrap();
+    let keys: Vec<String> = (0..40).map(|number| format!("k/{number:02}")).collect();
+    assert!(seen.iter().eq(keys.iter().map(String::as_bytes)), "{seen:?}");
+    assert!(followed.iter().eq(keys.iter().map(String::as_bytes)), "{followed:?}");
+    drop((events, follow));
+    eventually("no watch is left", async || client.in_flight_bytes() == 0).await;
+}
+
+/// Closing goes on when nobody waits for it, and ends all that was begun.
+#[tokio::test(start_paused = true)]
+async fn a_client_closes_though_nobody_waits_for_it() {
+    let cluster = Cluster::in_memory(3).start().await;
+    for times in 0..4 {
+        let client = cluster.client().await;
+        client.put("key", "1").await.unwrap();
+        let ended = polled(client.close(), times).await.is_some();
+        match client.put("key", "2").await {
+            Err(WriteError::Closed) => {}
+            Ok(_) if times == 0 => {}
+            other => panic!("{other:?} after {times} polls, ended: {ended}"),
+        }
+        client.close().await;
+    }
+}
+
+/// A result, *not applied*, or *outcome unknown*: by the deadline.
+#[tokio::test(start_paused = true)]
+async fn every_call_ends_by_its_deadline() {
+    let mut cluster = Cluster::in_memory(3).start().await;
+    let client = cluster.client().await;
+    client.put("key", "1").await.unwrap();
+    let lease = client.lease(secs(5)).detached().await.unwrap();
+    (0..3).for_each(|id| cluster.kill(id));
+    let limit = secs(3);
+    let begun = Instant::now();
+    let write = |error: Option<WriteError>, what: &str| {
+        let error = error.unwrap_or_else(|| panic!("{what}: nobody is there"));
+        assert!(error.is_retryable() || error.outcome_unknown(), "{what}: {error}");
+    };
+    let (put, previous, delete, add, transaction, batch, range, grant, get, many) = tokio::join!(
+        client.put("key", "2").deadline(limit).into_future(),
+        client.put("key", "2").deadline(limit).previous().into_future(),
+        client.delete("key").deadline(limit).into_future(),
+        client.add("n", 1).deadline(limit).into_future(),
+        client.transaction().put("key", "2").deadline(limit).into_future(),
+        client.batch().put("key", "2").deadline(limit).into_future(),
+        client.delete_prefix("k").deadline(limit).into_future(),
+        client.lease(secs(5)).deadline(limit).into_future(),
+        client.get("key").deadline(limit).into_future(),
+        client.get_many(["key"]).deadline(limit).into_future(),
+    );
+    write(put.err(), "put");
+    write(previous.err(), "previous");
+    write(delete.err(), "delete");
+    write(add.err(), "add");
+    write(transaction.err(), "transaction");
+    write(batch.err(), "batch");
+    write(range.err(), "delete_prefix");
+    write(grant.err(), "lease");
+    assert!(get.unwrap_err().is_retryable());
+    assert!(many.unwrap_err().is_retryable());
+    let scan = client.scan("k").deadline(limit).await.unwrap_err();
+    assert!(scan.is_retryable());
+    assert!(begun.elapsed() <= 2 * limit + secs(1), "{:?}", begun.elapsed());
+
+    // What has no deadline of its own has the client's: here two minutes.
+    let begun = Instant::now();
+    write(lease.keep_alive().await.err(), "keep_alive");
+    let lock = client.lock("lock").wait(secs(1)).await.unwrap_err();
+    assert!(!lock.is_held(), "{lock}");
+    assert!(begun.elapsed() <= secs(241), "{:?}", begun.elapsed());
+    eventually("nothing is in flight", async || client.in_flight_bytes() == 0).await;
+}

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use kv_core::client::TypedError;
+use futures::StreamExt as _;
+use kv_core::client::{TypedError, TypedUpdate};
 use kv_core::error::WriteError;
+use kv_core::message::EventKind;
 use kv_core::testing::Cluster;
 use kv_core::transport::Fault;
 use std::time::Duration;
@@ -152,6 +154,39 @@ async fn structs_are_stored_and_read_through_a_typed_view() {
     assert!(matches!(&wrong, TypedError::Decode { key, .. } if key == "cem"), "{wrong}");
     assert!(wrong.to_string().contains("of another type"), "{wrong}");
     assert!(accounts.delete("cem").await.unwrap().existed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn structs_are_followed_and_go_by_themselves() {
+    let cluster = Cluster::in_memory(3).start().await;
+    let client = cluster.client().await;
+    let accounts = client.typed::<Account>("account/");
+    let new = |cents| Account { owner: "Ann".to_owned(), cents };
+    let begin = accounts.put("ann", &new(1)).ttl(Duration::from_secs(5)).await.unwrap().revision;
+    let mut follow = Box::pin(accounts.watch().follow());
+    let first = follow.next().await.unwrap().unwrap();
+    assert!(matches!(first, TypedUpdate::Present { key, entry } if key == "ann" && entry.expires.is_some()));
+    assert!(matches!(follow.next().await.unwrap().unwrap(), TypedUpdate::UpToDate { .. }));
+    let mut events = Box::pin(accounts.watch().after(begin).previous().stream());
+    client.put("account/ben", "no account").await.unwrap();
+    let lease = client.lease(Duration::from_secs(60)).await.unwrap();
+    accounts.put("cem", &new(3)).lease(lease.id()).deadline(Duration::from_secs(9)).await.unwrap();
+    lease.revoke().await.unwrap();
+    let wrong = events.next().await.unwrap().unwrap_err();
+    assert!(matches!(&wrong, TypedError::Decode { key, .. } if key == "ben"), "{wrong}");
+    let put = events.next().await.unwrap().unwrap();
+    assert_eq!(
+        (put.key, put.kind, put.entry.unwrap().cents, put.previous),
+        ("cem".into(), EventKind::Put, 3, None)
+    );
+    let gone = events.next().await.unwrap().unwrap();
+    assert_eq!((gone.kind, gone.entry, gone.previous.unwrap().cents), (EventKind::Deleted, None, 3));
+    let expired = events.next().await.unwrap().unwrap();
+    assert_eq!((expired.key, expired.kind), ("ann".into(), EventKind::Expired));
+    assert!(follow.next().await.unwrap().is_err());
+    assert!(matches!(follow.next().await.unwrap().unwrap(), TypedUpdate::Event(event) if event.key == "cem"));
+    assert_eq!(accounts.get("ann").at(begin).await.unwrap().unwrap().cents, 1);
+    assert_eq!(accounts.get("ann").local().await.unwrap(), None);
 }
 
 #[tokio::test(start_paused = true)]

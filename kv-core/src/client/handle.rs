@@ -231,7 +231,7 @@ impl Client {
     }
 
     /// The keys that begin with `prefix`, as values of a type of yours.
-    pub fn typed<T: Serialize + DeserializeOwned>(&self, prefix: impl AsRef<[u8]>) -> Typed<T> {
+    pub fn typed<T: Serialize + DeserializeOwned + 'static>(&self, prefix: impl AsRef<[u8]>) -> Typed<T> {
         Typed::new(self.clone(), prefix.as_ref())
     }
 

@@ -35,7 +35,7 @@ pub use previous::{Previous, Replaced};
 pub use range::{DeleteRange, RangeDeleted};
 pub use scan::{Scan, Snapshot};
 pub use transaction::{Add, Added, Transact, Transacted};
-pub use typed::{Entry, Typed, TypedError};
+pub use typed::{Entry, Typed, TypedError, TypedEvent, TypedGet, TypedPut, TypedUpdate, TypedWatch};
 pub use watch::{Follow, Update, Watch, Watching};
 
 use builder::LocalMember;

@@ -1,8 +1,14 @@
 //! A view of the keys below a prefix as structs.
 
-use super::{Client, Delete, Written};
-use crate::error::{ReadError, WriteError};
-use crate::ids::Revision;
+mod calls;
+mod watch;
+
+pub use calls::{TypedGet, TypedPut};
+pub use watch::{TypedEvent, TypedUpdate, TypedWatch};
+
+use super::{Client, Delete};
+use crate::error::{ReadError, WatchError, WriteError};
+use crate::ids::{LeaseId, Revision, Timestamp};
 use crate::message::Record;
 use bytes::Bytes;
 use futures::stream::{Stream, StreamExt, TryStreamExt};
@@ -16,7 +22,8 @@ use tokio::time::Instant;
 /// The keys below a prefix, with values of type `T`, stored as JSON: created by [`Client::typed`]. `kv get` shows them, programs in
 /// other languages read them, and a field may be added with `#[serde(default)]`.
 ///
-/// Keys are given and returned without the prefix. Cheap to clone. All calls have the client's guarantees, limits and deadline.
+/// Keys are given and returned without the prefix. Cheap to clone. All calls have the client's guarantees and limits; each may have
+/// options and a deadline of its own, the default of which is the client's.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::client::TypedError> {
@@ -31,6 +38,7 @@ use tokio::time::Instant;
 /// users.update("ann", |user| user.map(|user| User { visits: user.visits + 1, ..user })).await?;
 /// let ann = users.get("ann").await?.expect("she is there");
 /// println!("{} was here {} times", ann.name, ann.visits);
+/// users.put("guest", &User { name: "?".into(), visits: 0 }).ttl(std::time::Duration::from_secs(600)).await?;
 /// # Ok(()) }
 /// ```
 pub struct Typed<T> {
@@ -63,6 +71,10 @@ pub struct Entry<T> {
     pub modified: Revision,
     /// How often it was put since it was created.
     pub version: u64,
+    /// When it expires, by the cluster's clock, if it was put with a time to live.
+    pub expires: Option<Timestamp>,
+    /// The lease that it depends on.
+    pub lease: Option<LeaseId>,
 }
 
 impl<T> Deref for Entry<T> {
@@ -94,12 +106,15 @@ pub enum TypedError {
     /// The write failed.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// The watch has ended.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
     /// Others changed the value each time before this could. Nothing was changed.
     #[error("others were faster each time, for as long as the deadline")]
     Contended,
 }
 
-impl<T: Serialize + DeserializeOwned> Typed<T> {
+impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
     pub(super) fn new(client: Client, prefix: &[u8]) -> Self {
         Self { client, prefix: Bytes::copy_from_slice(prefix), values: PhantomData }
     }
@@ -108,60 +123,31 @@ impl<T: Serialize + DeserializeOwned> Typed<T> {
         [&self.prefix, key].concat().into()
     }
 
-    /// Reads a value.
-    ///
-    /// # Errors
-    /// [`TypedError::Read`], [`TypedError::Decode`].
-    ///
-    /// # Cancel safety
-    /// Cancel safe.
-    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry<T>>, TypedError> {
+    /// Reads a value: linearizable unless said otherwise. Await the builder to run it.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> TypedGet<T> {
         let key = key.as_ref();
-        let found = self.client.get(self.key(key)).await?;
-        found.map(|record| decode(key, record)).transpose()
+        TypedGet::new(Bytes::copy_from_slice(key), self.client.get(self.key(key)))
     }
 
-    /// Sets a value.
-    ///
-    /// # Errors
-    /// [`TypedError::Encode`], [`TypedError::Write`].
-    ///
-    /// # Cancel safety
-    /// As for [`Put`](super::Put).
-    pub async fn put(&self, key: impl AsRef<[u8]>, value: &T) -> Result<Written, TypedError> {
-        Ok(self.client.put(self.key(key.as_ref()), encode(value)?).await?)
+    /// Sets a value. Await the builder to run it.
+    pub fn put(&self, key: impl AsRef<[u8]>, value: &T) -> TypedPut {
+        TypedPut::new(encode(value).map(|value| self.client.put(self.key(key.as_ref()), value)))
     }
 
-    /// Sets a value if the key does not exist.
-    ///
-    /// # Errors
-    /// As for [`put`](Self::put); if it does exist, [`WriteError::GuardFailed`].
-    ///
-    /// # Cancel safety
-    /// As for [`Put`](super::Put).
-    pub async fn create(&self, key: impl AsRef<[u8]>, value: &T) -> Result<Written, TypedError> {
-        Ok(self.client.put(self.key(key.as_ref()), encode(value)?).if_absent().await?)
+    /// Sets a value if the key does not exist; if it does, [`WriteError::GuardFailed`]. Await the builder to run it.
+    pub fn create(&self, key: impl AsRef<[u8]>, value: &T) -> TypedPut {
+        self.put(key, value).if_absent()
     }
 
-    /// Sets a value if it has not been changed since it was read as `seen`.
-    ///
-    /// # Errors
-    /// As for [`put`](Self::put); if it was changed, [`WriteError::GuardFailed`].
-    ///
-    /// # Cancel safety
-    /// As for [`Put`](super::Put).
-    pub async fn replace(
-        &self,
-        key: impl AsRef<[u8]>,
-        seen: &Entry<T>,
-        value: &T,
-    ) -> Result<Written, TypedError> {
-        let put = self.client.put(self.key(key.as_ref()), encode(value)?);
-        Ok(put.if_revision(seen.modified).await?)
+    /// Sets a value if it has not been changed since it was read as `seen`; if it was, [`WriteError::GuardFailed`]. Await the
+    /// builder to run it.
+    pub fn replace(&self, key: impl AsRef<[u8]>, seen: &Entry<T>, value: &T) -> TypedPut {
+        self.put(key, value).if_revision(seen.modified)
     }
 
     /// Changes a value: `change` makes the new one of the present one, `None` for a key that does not, or shall not, exist. If somebody
-    /// else changes it meanwhile, `change` is called again, with what it is then. Returns the new value.
+    /// else changes it meanwhile, `change` is called again, with what it is then. Returns the new value, which stays: a time to live or
+    /// a lease of the former one does not pass on to it.
     ///
     /// # Errors
     /// As for [`get`](Self::get) and [`put`](Self::put); [`TypedError::Contended`] after the client's deadline.
@@ -200,6 +186,11 @@ impl<T: Serialize + DeserializeOwned> Typed<T> {
     /// Removes a key: a builder to be awaited.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Delete {
         self.client.delete(self.key(key.as_ref()))
+    }
+
+    /// Follows the values: each change of them, once, in order.
+    pub fn watch(&self) -> TypedWatch<T> {
+        TypedWatch::new(self.client.watch(&self.prefix), self.prefix.len())
     }
 
     /// All values, in the order of their keys. Ends after the first error.
@@ -243,5 +234,6 @@ fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, TypedError> {
 fn decode<T: DeserializeOwned>(key: &[u8], record: Record) -> Result<Entry<T>, TypedError> {
     let value = serde_json::from_slice(&record.value)
         .map_err(|source| TypedError::Decode { key: Bytes::copy_from_slice(key), source })?;
-    Ok(Entry { value, created: record.created, modified: record.modified, version: record.version })
+    let Record { created, modified, version, expires, lease, .. } = record;
+    Ok(Entry { value, created, modified, version, expires, lease })
 }

@@ -1,0 +1,132 @@
+//! Reads and writes of single structs: builders to be awaited.
+
+use super::super::ops::OpFuture;
+use super::super::{Get, Put, Written};
+use super::{Entry, TypedError, decode};
+use crate::ids::{LeaseId, Revision};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::future::IntoFuture;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+/// Sets a value: created by [`Typed::put`](super::Typed::put), run by awaiting it. Its options are those of [`Put`].
+#[derive(Debug)]
+#[must_use = "nothing is done before this is awaited"]
+pub struct TypedPut(Result<Put, TypedError>);
+
+impl TypedPut {
+    pub(super) fn new(put: Result<Put, TypedError>) -> Self {
+        Self(put)
+    }
+
+    /// Only if the key does not exist.
+    pub fn if_absent(self) -> Self {
+        Self(self.0.map(Put::if_absent))
+    }
+
+    /// Only if the key exists.
+    pub fn if_present(self) -> Self {
+        Self(self.0.map(Put::if_present))
+    }
+
+    /// Only if the key exists and was last changed at this revision.
+    pub fn if_revision(self, revision: Revision) -> Self {
+        Self(self.0.map(|put| put.if_revision(revision)))
+    }
+
+    /// The key goes by itself this long after the put: see [`Put::ttl`].
+    pub fn ttl(self, ttl: Duration) -> Self {
+        Self(self.0.map(|put| put.ttl(ttl)))
+    }
+
+    /// The key goes with this lease: see [`Put::lease`].
+    pub fn lease(self, lease: LeaseId) -> Self {
+        Self(self.0.map(|put| put.lease(lease)))
+    }
+
+    /// How long it may take, retries included. Default: the client's.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        Self(self.0.map(|put| put.deadline(deadline)))
+    }
+}
+
+impl IntoFuture for TypedPut {
+    type Output = Result<Written, TypedError>;
+    type IntoFuture = OpFuture<Self::Output>;
+
+    /// Runs the put. Its errors are [`TypedError::Encode`] and [`TypedError::Write`].
+    ///
+    /// # Cancel safety
+    /// As for [`Put`].
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { Ok(self.0?.await?) })
+    }
+}
+
+/// Reads a value: created by [`Typed::get`](super::Typed::get), run by awaiting it. Its options are those of [`Get`].
+#[must_use = "nothing is done before this is awaited"]
+pub struct TypedGet<T> {
+    key: Bytes,
+    get: Get,
+    values: PhantomData<fn() -> T>,
+}
+
+impl<T> TypedGet<T> {
+    pub(super) fn new(key: Bytes, get: Get) -> Self {
+        Self { key, get, values: PhantomData }
+    }
+
+    fn with(self, change: impl FnOnce(Get) -> Get) -> Self {
+        Self { get: change(self.get), ..self }
+    }
+
+    /// Reads what some member happens to have applied: see [`Get::local`].
+    pub fn local(self) -> Self {
+        self.with(Get::local)
+    }
+
+    /// Reads what some member has applied, as soon as that is this revision or a later one: see [`Get::at_least`].
+    pub fn at_least(self, revision: Revision) -> Self {
+        self.with(|get| get.at_least(revision))
+    }
+
+    /// Reads what some member has applied, if it is not older than this: see [`Get::max_staleness`].
+    pub fn max_staleness(self, bound: Duration) -> Self {
+        self.with(|get| get.max_staleness(bound))
+    }
+
+    /// Reads the value as it was at this revision: see [`Get::at`].
+    pub fn at(self, revision: Revision) -> Self {
+        self.with(|get| get.at(revision))
+    }
+
+    /// How long it may take, retries included. Default: the client's.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        self.with(|get| get.deadline(deadline))
+    }
+}
+
+impl<T> fmt::Debug for TypedGet<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TypedGet").field("get", &self.get).finish_non_exhaustive()
+    }
+}
+
+impl<T: DeserializeOwned + 'static> IntoFuture for TypedGet<T> {
+    type Output = Result<Option<Entry<T>>, TypedError>;
+    type IntoFuture = OpFuture<Self::Output>;
+
+    /// Runs the read. Its errors are [`TypedError::Read`] and [`TypedError::Decode`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { key, get, .. } = self;
+        Box::pin(async move {
+            let found = get.await?;
+            found.map(|record| decode(&key, record)).transpose()
+        })
+    }
+}

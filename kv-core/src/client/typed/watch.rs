@@ -1,0 +1,120 @@
+//! Changes of structs, as a stream.
+
+use super::super::{Update, Watch};
+use super::{Entry, TypedError, decode};
+use crate::ids::Revision;
+use crate::message::{Event, EventKind, Record};
+use bytes::Bytes;
+use futures::stream::{Stream, StreamExt};
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// Follows what changes: created by [`Typed::watch`](super::Typed::watch), run by [`stream`](Self::stream) or
+/// [`follow`](Self::follow). It promises what a [`Watch`] does.
+///
+/// A value that is of another type is told as [`TypedError::Decode`] in its place, and the stream goes on; after any other error it
+/// ends.
+#[must_use = "nothing is followed before this is run"]
+pub struct TypedWatch<T> {
+    watch: Watch,
+    /// The length of the prefix.
+    skip: usize,
+    values: PhantomData<fn() -> T>,
+}
+
+impl<T> fmt::Debug for TypedWatch<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TypedWatch").field("watch", &self.watch).finish_non_exhaustive()
+    }
+}
+
+/// What became of one value at one revision.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct TypedEvent<T> {
+    /// When.
+    pub revision: Revision,
+    /// The key, without the prefix.
+    pub key: Bytes,
+    /// What was done to it.
+    pub kind: EventKind,
+    /// What it holds since; `None` if it is gone.
+    pub entry: Option<Entry<T>>,
+    /// What it held before, if that was asked for; `None` if it did not exist.
+    pub previous: Option<Entry<T>>,
+}
+
+/// One step of [`TypedWatch::follow`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum TypedUpdate<T> {
+    /// A value that was there to begin with.
+    Present {
+        /// The key, without the prefix.
+        key: Bytes,
+        /// What it holds.
+        entry: Entry<T>,
+    },
+    /// All were read: what was told is what they were at this revision.
+    UpToDate {
+        /// Which.
+        revision: Revision,
+    },
+    /// What has changed since.
+    Event(TypedEvent<T>),
+}
+
+impl<T> TypedWatch<T> {
+    pub(super) fn new(watch: Watch, skip: usize) -> Self {
+        Self { watch, skip, values: PhantomData }
+    }
+
+    /// Whatever has changed after this revision: see [`Watch::after`].
+    pub fn after(self, revision: Revision) -> Self {
+        Self { watch: self.watch.after(revision), ..self }
+    }
+
+    /// Each event tells what the key held before, too.
+    pub fn previous(self) -> Self {
+        Self { watch: self.watch.previous(), ..self }
+    }
+}
+
+impl<T: DeserializeOwned + 'static> TypedWatch<T> {
+    /// The changes: see [`Watch::stream`].
+    ///
+    /// # Cancel safety
+    /// Waiting for the next item is cancel safe. Dropping the stream ends the watch.
+    pub fn stream(self) -> impl Stream<Item = Result<TypedEvent<T>, TypedError>> + Send + 'static + use<T> {
+        let skip = self.skip;
+        self.watch.stream().map(move |event| typed(skip, event?))
+    }
+
+    /// The present values first, and then what changes: see [`Watch::follow`].
+    ///
+    /// # Cancel safety
+    /// As for [`stream`](Self::stream).
+    pub fn follow(self) -> impl Stream<Item = Result<TypedUpdate<T>, TypedError>> + Send + 'static + use<T> {
+        let skip = self.skip;
+        self.watch.follow().map(move |update| {
+            Ok(match update? {
+                Update::Present { key, record } => {
+                    let key = key.slice(skip..);
+                    let entry = decode(&key, record)?;
+                    TypedUpdate::Present { key, entry }
+                }
+                Update::UpToDate { revision } => TypedUpdate::UpToDate { revision },
+                Update::Event(event) => TypedUpdate::Event(typed(skip, event)?),
+            })
+        })
+    }
+}
+
+fn typed<T: DeserializeOwned>(skip: usize, event: Event) -> Result<TypedEvent<T>, TypedError> {
+    let Event { revision, key, kind, record, previous, .. } = event;
+    let key = key.slice(skip..);
+    let entry = |record: Option<Record>| record.map(|record| decode(&key, record)).transpose();
+    let (entry, previous) = (entry(record)?, entry(previous)?);
+    Ok(TypedEvent { revision, key, kind, entry, previous })
+}

@@ -29,9 +29,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// A port that was given up a moment ago may take this long to be free: its connections are closed by tasks that a busy machine may keep
-/// waiting.
-const PORT_FREED: Duration = Duration::from_secs(2);
+/// A port that was given up a moment ago may take this long to be free: what was written last may still be on its way to a peer that is
+/// gone without a word.
+const PORT_FREED: Duration = Duration::from_secs(1).saturating_add(stream::LINGER);
 /// How often that is tried.
 const PORT_RETRY: Duration = Duration::from_millis(10);
 
@@ -48,7 +48,8 @@ const PORT_RETRY: Duration = Duration::from_millis(10);
 /// - A peer that is started anew on the same port resets the connections that its predecessor had.
 /// - A connection survives that the connecting end's address changes on the way, as behind a router.
 /// - After a listener is dropped, its port is in use for as long as connections live that it had accepted. The same `Quic`
-///   or a clone of it can listen there again at once; others are told that the address is in use.
+///   or a clone of it can listen there again at once; others, and whoever finds the port taken, try for 4 s before they are told that the
+///   address is in use.
 /// - It must be used inside of a tokio runtime, on which its tasks run. What was written last before the runtime ends may not
 ///   arrive.
 ///

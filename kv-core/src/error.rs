@@ -161,6 +161,16 @@ impl LockError {
         matches!(self, Self::Held)
     }
 
+    /// Whether trying again later may help: somebody else held it, or nobody could be asked.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Held => true,
+            Self::Write(error) => error.is_retryable() || error.outcome_unknown(),
+            Self::Read(error) => error.is_retryable(),
+        }
+    }
+
     /// Whether the lease ended while it was waited for.
     pub(crate) const fn is_lease_ended(&self) -> bool {
         matches!(self, Self::Write(error) if error.is_lease_ended())
@@ -247,6 +257,14 @@ pub enum WatchError {
     /// The client was closed.
     #[error("the client is closed")]
     Closed,
+}
+
+impl WatchError {
+    /// Whether some of what has changed cannot be told any more.
+    #[must_use]
+    pub const fn is_compacted(&self) -> bool {
+        matches!(self, Self::Compacted { .. })
+    }
 }
 
 /// Why a question to one member has no answer.

@@ -18,7 +18,7 @@ const BEATS: u32 = 3;
 const RETRY: Duration = Duration::from_millis(200);
 
 /// Asks for a lease: created by [`Client::lease`], run by awaiting it, or by [`detached`](Self::detached).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Grant {
     client: Client,

@@ -58,7 +58,7 @@ impl Transact {
 }
 
 /// Waits for a lock: created by [`Client::lock`] and [`Election::campaign`], run by awaiting it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Acquire {
     client: Client,

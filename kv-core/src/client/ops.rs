@@ -36,7 +36,7 @@ pub struct Deleted {
 }
 
 /// Sets a key: created by [`Client::put`], run by awaiting it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Put {
     pub(super) client: Client,
@@ -48,7 +48,7 @@ pub struct Put {
 }
 
 /// Removes a key: created by [`Client::delete`], run by awaiting it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Delete {
     pub(super) client: Client,
@@ -58,7 +58,7 @@ pub struct Delete {
 }
 
 /// Reads a key: created by [`Client::get`], run by awaiting it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Get {
     client: Client,
@@ -266,7 +266,7 @@ impl IntoFuture for Get {
 }
 
 /// Reads several keys at one revision: created by [`Client::get_many`], run by awaiting it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct GetMany {
     client: Client,

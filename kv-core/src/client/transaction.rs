@@ -100,6 +100,12 @@ impl Transact {
         self.guard(key, Guard::Value(value.into()))
     }
 
+    /// Condition: the key exists, was created at this revision, and has not been gone since: what a lock's
+    /// [fencing token](super::FencingToken) says.
+    pub fn if_created(self, key: impl AsRef<[u8]>, revision: Revision) -> Self {
+        self.guard(key, Guard::Created(revision))
+    }
+
     /// Step: sets a key.
     pub fn put(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Self {
         self.put_for(key, value, Lifetime::FOREVER)
@@ -109,12 +115,6 @@ impl Transact {
     /// nothing of the transaction is done.
     pub fn put_for(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>, life: Lifetime) -> Self {
         self.step(Step::Put { key: Bytes::copy_from_slice(key.as_ref()), value: value.into(), life })
-    }
-
-    /// Condition: the key exists, was created at this revision, and has not been gone since: what a lock's
-    /// [fencing token](super::FencingToken) says.
-    pub fn if_created(self, key: impl AsRef<[u8]>, revision: Revision) -> Self {
-        self.guard(key, Guard::Created(revision))
     }
 
     /// Step: removes a key, if it exists.
@@ -129,7 +129,7 @@ impl Transact {
         self.step(Step::Add { key: Bytes::copy_from_slice(key.as_ref()), by })
     }
 
-    /// Step: reads a key, as it was before the transaction. Its result is [`StepResult::Got`].
+    /// Step: reads a key, as it was before the transaction. Its result is [`StepResult::Got`]; see [`StepResult::record`].
     pub fn get(self, key: impl AsRef<[u8]>) -> Self {
         self.step(Step::Get { key: Bytes::copy_from_slice(key.as_ref()) })
     }

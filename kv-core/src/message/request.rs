@@ -281,6 +281,15 @@ impl StepResult {
     const WEIGHT: usize = 16;
     const RECORD: usize = 128;
 
+    /// The record that [`Step::Get`] has found.
+    #[must_use]
+    pub fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Got(record) => record.as_deref(),
+            Self::Put | Self::Deleted { .. } | Self::Added { .. } | Self::Scanned(_) => None,
+        }
+    }
+
     /// About how much memory it takes.
     #[must_use]
     pub fn weight(&self) -> usize {

@@ -114,6 +114,32 @@ pub enum TypedError {
     Contended,
 }
 
+impl TypedError {
+    /// Whether the condition of a write did not hold: of [`Typed::create`], that there is no value; of [`Typed::replace`], that it is
+    /// still the one that was read.
+    #[must_use]
+    pub const fn is_guard_failed(&self) -> bool {
+        matches!(self, Self::Write(error) if error.is_guard_failed())
+    }
+
+    /// Whether the same may simply be tried again: nothing was changed, and it may succeed later.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Read(error) => error.is_retryable(),
+            Self::Write(error) => error.is_retryable(),
+            Self::Contended => true,
+            Self::Encode(_) | Self::Decode { .. } | Self::Watch(_) => false,
+        }
+    }
+
+    /// Whether the write may have been applied, or may still be.
+    #[must_use]
+    pub const fn outcome_unknown(&self) -> bool {
+        matches!(self, Self::Write(error) if error.outcome_unknown())
+    }
+}
+
 impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
     pub(super) fn new(client: Client, prefix: &[u8]) -> Self {
         Self { client, prefix: Bytes::copy_from_slice(prefix), values: PhantomData }

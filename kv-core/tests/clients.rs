@@ -98,6 +98,25 @@ async fn who_gives_up_waiting_makes_room_at_once() {
     assert_eq!(client.scan("lock").await.unwrap(), []);
 }
 
+/// As a program does that is told to end while it waits.
+#[tokio::test(start_paused = true)]
+async fn who_closes_its_client_after_it_gave_up_waiting_leaves_no_place_behind() {
+    let cluster = Cluster::in_memory(3).start().await;
+    let client = cluster.client().await;
+    let held = client.lock("lock").ttl(secs(600)).await.unwrap();
+    let other = cluster.client().await;
+    let mut acquire = other.lock("lock").ttl(secs(600)).into_future();
+    eventually("it waits", async || {
+        assert!(polled(&mut acquire, 1).await.is_none());
+        waiting(&client).await == 1
+    })
+    .await;
+    drop(acquire);
+    other.close().await;
+    assert_eq!(waiting(&client).await, 0);
+    held.release().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_lock_of_a_holder_that_is_gone_passes_on_when_its_lease_has_run_out() {
     let cluster = Cluster::in_memory(3).start().await;

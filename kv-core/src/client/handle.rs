@@ -18,6 +18,7 @@ use std::ops::RangeBounds;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -370,6 +371,25 @@ impl Client {
         // The task ended under the call, as when the runtime shuts down: nobody knows how far it had come.
         let gone = |_| Err(CallError::OutcomeUnknown(Cause::Failed(Trouble::ConnectionLost)));
         Ok(result.unwrap_or_else(gone))
+    }
+
+    /// Begins a call of which nobody waits for the end, if there is room for it at once. What is called before [`close`](Self::close) is
+    /// done before it.
+    pub(super) fn call_and_forget(&self, call: Call) {
+        let (Ok(runtime), Ok(permit)) = (Handle::try_current(), self.shared.room.clone().try_acquire_owned())
+        else {
+            return;
+        };
+        if self.shared.closed.load(Ordering::Acquire) {
+            return;
+        }
+        let (reply, answer) = oneshot::channel();
+        let deadline = Instant::now() + self.shared.deadline.min(MAX_DEADLINE);
+        let begin = Begin { id: self.next_id(), call, deadline, reply, permit };
+        if self.shared.commands.try_send(Command::Call(begin)).is_ok() {
+            // As long as somebody waits the call goes on.
+            runtime.spawn(answer);
+        }
     }
 
     /// Passes a call on, as soon as there is room for it.

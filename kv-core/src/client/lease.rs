@@ -1,7 +1,7 @@
 //! Leases: promises to show life, on which keys depend.
 
-use super::Client;
 use super::ops::{OpFuture, other_effect, write};
+use super::{Call, Client};
 use crate::error::WriteError;
 use crate::ids::LeaseId;
 use crate::message::{Command, Effect, LeaseCommand, LeaseFailure, LeaseInfo, millis};
@@ -248,6 +248,14 @@ impl Lease {
     pub async fn revoke(self) -> Result<u64, WriteError> {
         self.task.0.abort();
         self.it.revoke().await
+    }
+}
+
+impl Lease {
+    /// Ends it, without waiting for that. Where it cannot be done, it ends when its time is over.
+    pub(super) fn give_back(self) {
+        let revoke = LeaseCommand::Revoke { lease: self.it.id };
+        self.it.client.call_and_forget(Call::Write(Command::Lease(revoke)));
     }
 }
 

@@ -11,7 +11,6 @@ use std::fmt;
 use std::future::{IntoFuture, pending};
 use std::ops::Deref;
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 
 /// What follows the name of a lock in the keys of those who wait for it; then comes the id of their lease.
@@ -247,9 +246,8 @@ impl Deref for GivenBack {
 
 impl Drop for GivenBack {
     fn drop(&mut self) {
-        if let (Some(lease), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
-            // If it fails, the lease ends by itself.
-            runtime.spawn(lease.revoke());
+        if let Some(lease) = self.0.take() {
+            lease.give_back();
         }
     }
 }

@@ -67,6 +67,29 @@ pub(crate) async fn a_read_at_least_at_a_revision_sees_it_on_every_member(net: N
 }
 
 /// A writer goes through the keys again and again: at any one revision the first ones are a round ahead of the rest.
+/// By whichever member can tell, and by the primary where a bound leaves nobody else: also of what was written just now.
+pub(crate) async fn a_read_of_bounded_age_is_no_older_on_every_member(net: Net) {
+    let harness = Harness::three(net).await;
+    let clients = [0, 1, 2].map(|member| harness.node(member).client());
+    for round in 0..5 {
+        let value = format!("v{round}");
+        clients[0].put("key", value.clone()).await.expect("a put");
+        for client in &clients {
+            let at_once =
+                client.get("key").max_staleness(Duration::ZERO).await.expect("a read").expect("it is there");
+            assert_eq!(at_once.value, value);
+            let many = client.get_many(["key"]).max_staleness(Duration::ZERO).await.expect("a read");
+            assert_eq!(many[0].as_ref().map(|record| &record.value[..]), Some(value.as_bytes()));
+        }
+    }
+    let bound = Duration::from_millis(300);
+    tokio::time::sleep(bound).await;
+    for client in &clients {
+        let lately = client.scan("key").max_staleness(bound).await.expect("a scan");
+        assert_eq!(lately[0].1.value, "v4");
+    }
+}
+
 pub(crate) async fn a_scan_of_several_pages_is_of_one_revision_while_others_write(net: Net) {
     let harness = Harness::three(net).await;
     let client = harness.client().await;

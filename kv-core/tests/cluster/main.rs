@@ -102,6 +102,7 @@ on_every_transport! {
     history::{
         the_past_reads_as_it_was_on_any_member,
         a_read_at_least_at_a_revision_sees_it_on_every_member,
+        a_read_of_bounded_age_is_no_older_on_every_member,
         a_scan_of_several_pages_is_of_one_revision_while_others_write,
         what_is_too_long_ago_is_compacted_and_the_rest_outlives_restarts,
     },

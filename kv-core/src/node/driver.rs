@@ -240,10 +240,11 @@ impl Driver {
                     let now = self.shared.clock.monotonic();
                     self.reads.wait(at_least, (query, reply), now, &self.shared);
                 }
-                (Call::Bounded { bound, query, reply }, _) => {
+                (Call::Bounded { bound, query, reply }, refusal) => {
                     // Rule R4: who cannot tell does as if it had to be linearizable.
-                    match (self.replica.fresh(self.shared.clock.now(), bound), &refusal) {
-                        (Some(op), _) => self.reads.after(op, (query, reply), self.applied, &self.shared),
+                    let fresh = self.replica.fresh(self.shared.clock.now(), bound);
+                    match (fresh.filter(|op| *op <= self.applied), refusal) {
+                        (Some(_), _) => super::reads::run(&self.shared, vec![(query, reply)]),
                         (None, Some(refusal)) => reply.send(refusal.clone()),
                         (None, None) => reads.push(self.reads.add(query, reply)),
                     }

@@ -41,11 +41,6 @@ impl Reads {
         self.next
     }
 
-    /// This may be answered from what has applied `op`.
-    pub(super) fn after(&mut self, op: Op, read: Read, applied: Op, shared: &Arc<Shared>) {
-        if applied >= op { run(shared, vec![read]) } else { self.unapplied.entry(op).or_default().push(read) }
-    }
-
     /// These may be answered from what has applied `op`.
     pub(super) fn confirmed(&mut self, tickets: &[u64], op: Op, applied: Op, shared: &Arc<Shared>) {
         let confirmed = tickets.iter().filter_map(|ticket| self.unconfirmed.remove(ticket));

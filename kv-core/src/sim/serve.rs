@@ -127,11 +127,11 @@ impl World {
         }
         if let ReadMode::MaxStaleness(bound) = mode {
             let now = self.clock_of(member);
-            let Some(process) = self.members[member].process.as_deref_mut() else { return };
-            if let Some(op) = process.replica.fresh(now, bound) {
-                process.serving.ready.push((op, way, query));
+            let Some(process) = self.members[member].process.as_deref() else { return };
+            let applied = process.state.as_ref().map(|state| state.applied().op);
+            if process.replica.fresh(now, bound).is_some_and(|op| Some(op) <= applied) {
                 self.checker.count("reads known to be fresh");
-                return self.answer_reads(member);
+                return self.answer_read(member, way, &query);
             }
         }
         if !self.members[member].is_serving() {

@@ -1,6 +1,6 @@
 //! What clients and members say to each other, on the Client lane.
 
-use super::{Outcome, Position, Rejection, WatchQuery};
+use super::{Load, Outcome, Position, Rejection, WatchQuery};
 use crate::ids::{LeaseId, MemberId, Op, Revision, Timestamp, View};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -245,6 +245,8 @@ pub struct MemberStatus {
     pub last_failover_ms: Option<u64>,
     /// At the primary: how far its peers are.
     pub peers: Vec<PeerStatus>,
+    /// What clients have of it.
+    pub load: Load,
     /// Milliseconds since the member started.
     pub uptime_ms: u64,
 }

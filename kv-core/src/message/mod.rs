@@ -24,6 +24,7 @@ mod client;
 mod durable;
 mod entry;
 mod lease;
+mod load;
 mod request;
 mod snapshot;
 mod watch;
@@ -36,6 +37,7 @@ pub use durable::{Behind, Cut, Damage, EntryMeta, Extent, Footing, Recovered, Vi
 pub use entry::{BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, RequestIter, body_of};
 pub(crate) use lease::millis;
 pub use lease::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
+pub use load::{Latencies, Load};
 pub use request::{
     Command, Effect, Guard, Operation, Outcome, Rejection, Request, RequestError, Scanned, SizeLimits, Step,
     StepFailure, StepResult, Transaction,

@@ -37,6 +37,7 @@ mod inbox;
 mod incoming;
 mod lanes;
 mod link;
+mod meter;
 mod pool;
 mod quiet;
 mod rate;

@@ -1,6 +1,7 @@
 //! The way back to a client: answers queue at its connection, within bounds.
 
 use super::budget::{Budget, Share, Use};
+use super::meter::Meter;
 use super::sync::lock;
 use crate::message::{Answer, Event, Record, ServerMessage};
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Calls of one connection that may be unanswered, or answered and not yet written.
 const CALLS_PER_CONNECTION: usize = 1024;
@@ -27,6 +29,7 @@ pub(super) struct Admission {
     request_bytes: AtomicUsize,
     /// The memory, of which the requests are a part.
     pub(super) budget: Arc<Budget>,
+    pub(super) meter: Meter,
 }
 
 /// One admitted call; gives its share back when dropped.
@@ -40,7 +43,12 @@ impl Admission {
     /// Connections that hold up to `memory` bytes.
     pub(super) fn new(memory: usize) -> Arc<Self> {
         let budget = Budget::new(memory);
-        Arc::new(Self { calls: AtomicUsize::new(0), request_bytes: AtomicUsize::new(0), budget })
+        Arc::new(Self {
+            calls: AtomicUsize::new(0),
+            request_bytes: AtomicUsize::new(0),
+            budget,
+            meter: Meter::default(),
+        })
     }
 
     /// Admits a call that holds `share`, or says that there is too much already: a quarter of the memory is for requests in
@@ -91,6 +99,7 @@ struct State {
 
 impl Outbox {
     pub(super) fn new(admission: Arc<Admission>) -> Arc<Self> {
+        admission.meter.clients.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self { admission, state: Mutex::default(), ready: Notify::new(), room: Notify::new() })
     }
 
@@ -192,11 +201,18 @@ impl Outbox {
     }
 }
 
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.admission.meter.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Who waits for the answer to one call. Dropped unanswered, it leaves the client to its own time-out.
 #[derive(Debug)]
 pub(super) struct Reply {
     outbox: Arc<Outbox>,
     call: u64,
+    begun: Instant,
     _permit: Option<Permit>,
 }
 
@@ -204,7 +220,7 @@ impl Reply {
     /// The way back for `call`. Without a permit only for calls that are answered on the spot.
     pub(super) fn new(outbox: Arc<Outbox>, call: u64, permit: Option<Permit>) -> Self {
         lock(&outbox.state).open += 1;
-        Self { outbox, call, _permit: permit }
+        Self { outbox, call, begun: Instant::now(), _permit: permit }
     }
 
     /// Whether the answer to a read is not worth finding: it would be thrown away.
@@ -233,6 +249,7 @@ impl Reply {
 
     /// Answers.
     pub(super) fn send(self, answer: Answer) {
+        self.outbox.admission.meter.note(&answer, self.begun.elapsed());
         self.outbox.answer(self.call, answer);
     }
 }

@@ -138,6 +138,7 @@ pub(super) fn status(shared: &Shared) -> MemberStatus {
         checkpoint: numbers.checkpoint,
         last_failover_ms: numbers.last_failover.map(millis),
         peers: numbers.peers,
+        load: shared.admission.meter.load(shared.watches.waiting()),
         uptime_ms: millis(shared.clock.monotonic().since(Instant::ZERO)),
     }
 }

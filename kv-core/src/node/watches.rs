@@ -58,6 +58,11 @@ impl Watches {
         result
     }
 
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// The client has lost interest.
     pub(super) fn cancel(&self, connection: usize, call: u64) {
         // What it holds may take locks when it goes.

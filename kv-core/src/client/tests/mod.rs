@@ -7,7 +7,7 @@ use super::*;
 use crate::error::{CallFailed, ConnectError, ReadError, WriteError};
 use crate::ids::{Hash, MemberId, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use crate::message::{
-    Answer, ClientCall, ClientMessage, Command, Effect, Guard, MemberStatus, Operation, Outcome, Query,
+    Answer, ClientCall, ClientMessage, Command, Effect, Guard, Load, MemberStatus, Operation, Outcome, Query,
     ReadMode, Record, Request, ServerMessage,
 };
 use crate::wire::{self, Expectation, FrameReader, FrameWriter, HelloReply, Limits, MemberInfo};
@@ -219,6 +219,7 @@ fn status(id: MemberId, state: &str, view: u64) -> MemberStatus {
         checkpoint: Op::ZERO,
         last_failover_ms: None,
         peers: Vec::new(),
+        load: Load::default(),
         uptime_ms: 1,
     }
 }

@@ -12,9 +12,9 @@ use crate::ids::{
 };
 use crate::message::{
     Answer, Chunk, ChunkEnd, ClientCall, Command, Effect, Entry, EntryHeader, Event, EventKind, FetchWhat,
-    FormationStep, Fresh, Guard, LeaseFailure, LeaseInfo, Lifetime, LogPoint, LogSummary, MemberStatus,
-    Moment, Operation, Outcome, PeerStatus, Position, Query, ReadMode, Record, Rejection, Request, Scanned,
-    Slot, StepFailure, StepResult, WatchQuery, body_of,
+    FormationStep, Fresh, Guard, Latencies, LeaseFailure, LeaseInfo, Lifetime, Load, LogPoint, LogSummary,
+    MemberStatus, Moment, Operation, Outcome, PeerStatus, Position, Query, ReadMode, Record, Rejection,
+    Request, Scanned, Slot, StepFailure, StepResult, WatchQuery, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -196,6 +196,7 @@ fn server_messages() -> Vec<ServerMessage> {
         checkpoint: Op::new(5),
         last_failover_ms: Some(120),
         peers: vec![PeerStatus { id: MemberId::new(2), acknowledged: Op::new(8), alive: true }],
+        load: Load { clients: 2, watches: 1, reads: Latencies::new([0, 3]), writes: Latencies::default() },
         uptime_ms: 5000,
     };
     let mut answers: Vec<_> = effects

@@ -1,0 +1,124 @@
+//! What clients have of a member: how many calls it answered, and how long they took.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What clients have had of a member since it started, and have of it now.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Load {
+    /// Clients that are connected to it.
+    pub clients: u64,
+    /// Watches of theirs that wait for something to change.
+    pub watches: u64,
+    /// The reads that it answered.
+    pub reads: Latencies,
+    /// The writes that it answered.
+    pub writes: Latencies,
+}
+
+/// How many calls took how long, from when the member had read the call until it had the answer: the network to the client is not
+/// in it. Two buckets for each doubling, so a quantile is at most half as much again as the truth.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Latencies {
+    buckets: Vec<u64>,
+}
+
+impl Latencies {
+    /// The last bucket ends after a minute, and takes what is beyond.
+    pub(crate) const BUCKETS: usize = 52;
+
+    /// The bucket for a call that took so long.
+    pub(crate) fn bucket(took: Duration) -> usize {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        let doublings = micros.ilog2();
+        let upper_half = doublings > 0 && micros >> (doublings - 1) & 1 == 1;
+        (2 * doublings as usize + usize::from(upper_half)).min(Self::BUCKETS - 1)
+    }
+
+    /// Where a bucket ends.
+    fn end(bucket: usize) -> Duration {
+        // What came over the network may claim to have more.
+        let bucket = bucket.min(Self::BUCKETS - 1);
+        let base = 1_u64 << (bucket / 2);
+        let micros = if bucket % 2 == 1 { 2 * base } else { base + base.div_ceil(2) };
+        Duration::from_micros(micros)
+    }
+
+    /// The calls that were counted, bucket by bucket.
+    pub(crate) fn new(counts: impl IntoIterator<Item = u64>) -> Self {
+        let mut buckets: Vec<u64> = counts.into_iter().collect();
+        let used = buckets.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+        buckets.truncate(used);
+        Self { buckets }
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// Those that came after `earlier`, which the same member had told; all of them, if it has started anew meanwhile.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = |bucket: usize| earlier.buckets.get(bucket).copied().unwrap_or(0);
+        let later = self.buckets.iter().enumerate().map(|(bucket, count)| count.checked_sub(before(bucket)));
+        match later.collect::<Option<Vec<u64>>>() {
+            Some(counts) if earlier.buckets.len() <= self.buckets.len() => Self::new(counts),
+            _ => self.clone(),
+        }
+    }
+
+    /// So much of them (0.5 is half) took no longer than this. `None` if there were none.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let all = self.count();
+        if all == 0 {
+            return None;
+        }
+        let mut seen = 0_u64;
+        let bucket = self.buckets.iter().position(|count| {
+            seen = seen.saturating_add(*count);
+            seen as f64 >= share * all as f64
+        });
+        Some(Self::end(bucket.unwrap_or(self.buckets.len() - 1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(calls: &[u64]) -> Latencies {
+        let mut counts = [0; Latencies::BUCKETS];
+        for micros in calls {
+            counts[Latencies::bucket(Duration::from_micros(*micros))] += 1;
+        }
+        Latencies::new(counts)
+    }
+
+    #[test]
+    fn each_call_is_in_a_bucket_that_ends_after_it_and_not_far_from_it() {
+        let mut last = 0;
+        for micros in (1..5000).chain([60_000_000]) {
+            let bucket = Latencies::bucket(Duration::from_micros(micros));
+            let end = Latencies::end(bucket).as_micros() as f64;
+            let micros = micros as f64;
+            assert!(end > micros && end <= 1.5 * micros.max(2.0), "{micros} in a bucket that ends at {end}");
+            assert!(bucket >= last, "in order");
+            last = bucket;
+        }
+        assert_eq!(Latencies::bucket(Duration::ZERO), 0);
+        assert_eq!(Latencies::bucket(Duration::MAX), Latencies::BUCKETS - 1);
+    }
+
+    #[test]
+    fn quantiles_are_those_of_the_calls_since() {
+        let before = of(&[100; 10]);
+        let after = of(&[[100; 10].as_slice(), &[1000; 98], &[50_000; 2]].concat());
+        let since = after.since(&before);
+        assert_eq!((since.count(), before.since(&before).count()), (100, 0));
+        assert_eq!(since.quantile(0.5), Some(Duration::from_micros(1024)));
+        assert!(since.quantile(0.99) > Some(Duration::from_millis(50)));
+        assert_eq!(of(&[]).quantile(0.5), None);
+        assert_eq!(before.since(&after), before, "one that has started anew");
+    }
+}

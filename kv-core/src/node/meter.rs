@@ -1,0 +1,52 @@
+//! What clients have of this node, counted where their answers go by.
+
+use crate::message::{Answer, Latencies, Load};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The counts. Whoever adds to one waits for nobody.
+#[derive(Debug)]
+pub(super) struct Meter {
+    pub(super) clients: AtomicU64,
+    reads: [AtomicU64; Latencies::BUCKETS],
+    writes: [AtomicU64; Latencies::BUCKETS],
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        let zeros = || [const { AtomicU64::new(0) }; Latencies::BUCKETS];
+        Self { clients: AtomicU64::new(0), reads: zeros(), writes: zeros() }
+    }
+}
+
+impl Meter {
+    /// A call has been answered. Those that have come to nothing do not count, and neither does waiting for a change.
+    pub(super) fn note(&self, answer: &Answer, took: Duration) {
+        let counts = match answer {
+            Answer::Value { .. } | Answer::Records { .. } => &self.reads,
+            Answer::Written(Ok(_)) => &self.writes,
+            Answer::Written(Err(_))
+            | Answer::Compacted { .. }
+            | Answer::Future { .. }
+            | Answer::Watched { .. }
+            | Answer::Status(_)
+            | Answer::Done
+            | Answer::NotPrimary { .. }
+            | Answer::Abandoned
+            | Answer::Overloaded
+            | Answer::Refused(_) => return,
+        };
+        counts[Latencies::bucket(took)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All of it.
+    pub(super) fn load(&self, watches: usize) -> Load {
+        let told = |counts: &[AtomicU64]| Latencies::new(counts.iter().map(|it| it.load(Ordering::Relaxed)));
+        Load {
+            clients: self.clients.load(Ordering::Relaxed),
+            watches: watches as u64,
+            reads: told(&self.reads),
+            writes: told(&self.writes),
+        }
+    }
+}

@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Client(ClientCommand),
     /// Run many of these commands on one connection, from a prompt with history or from a script.
     Shell(ShellArgs),
+    /// Show the cluster as it lives: members, throughput, latency, lag and failovers.
+    Top(TopArgs),
     /// Make certificates: an authority, and by it those of members and clients.
     #[cfg(feature = "tls")]
     Certs(CertsArgs),
@@ -106,6 +108,22 @@ pub(crate) struct ShellArgs {
     /// Do not read or write the history of what was typed.
     #[arg(long)]
     pub(crate) no_history: bool,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+    `q` or Ctrl-C ends it. Latencies are those of the calls that a member answered since it was looked at before, from when it \
+    had read the call; `a read from here` is what a client sees: each look reads a key once. Lag: how many entries the longest log of \
+    all has that this one lacks. With --json, a line for each look.")]
+pub(crate) struct TopArgs {
+    /// How often to look: 100ms at the least.
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub(crate) interval: Span,
+    /// Look for one interval, print what was seen, and end. So it does anyway where there is no terminal.
+    #[arg(long)]
+    pub(crate) once: bool,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }

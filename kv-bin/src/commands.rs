@@ -3,12 +3,13 @@
 use crate::cli::{DeleteArgs, GetArgs, PutArgs, ScanArgs};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::{self, BAD, Cell, GOOD, NOTE};
+use crate::members::{self, Seen};
+use crate::output;
 use futures::StreamExt as _;
-use kv_core::client::{MemberReport, Replaced};
+use kv_core::client::Replaced;
 use kv_core::error::{ReadError, WriteError};
-use kv_core::ids::{LeaseId, Op, Revision};
-use kv_core::message::{MemberStatus, Record};
+use kv_core::ids::{LeaseId, Revision};
+use kv_core::message::Record;
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -150,12 +151,12 @@ pub(crate) async fn scan(context: &Context, args: ScanArgs, json: bool) -> Resul
 /// `kv status`.
 pub(crate) async fn status(context: &Context, json: bool) -> Result<(), Failure> {
     let client = context.client().await?;
-    let reports = client.cluster_status().await;
+    let members: Vec<Seen> = client.cluster_status().await.into_iter().map(Seen::from).collect();
     if json {
-        let members: Vec<Value> = reports.iter().map(report_json).collect();
+        let members: Vec<Value> = members.iter().map(Seen::json).collect();
         return tell(&json!({ "members": members }).to_string());
     }
-    tell(status_table(&reports).trim_end())
+    tell(members::table(&members).trim_end())
 }
 
 pub(crate) fn write_failure(error: &WriteError) -> Failure {
@@ -221,68 +222,4 @@ pub(crate) fn record_json(key: &[u8], record: &Record) -> Value {
         object.insert("lease".to_owned(), lease.get().into());
     }
     Value::Object(object)
-}
-
-fn report_json(report: &MemberReport) -> Value {
-    let mut object = json!({ "id": report.id.get(), "address": report.address, "role": report.role });
-    let fields = match &report.status {
-        Ok(status) => json!({
-            "state": status.state,
-            "view": status.view.get(),
-            "primary": status.primary.map(|id| id.get()),
-            "head": status.head.get(),
-            "commit": status.commit.get(),
-            "applied": status.applied.get(),
-            "revision": status.revision.get(),
-            "checkpoint": status.checkpoint.get(),
-            "last_failover_ms": status.last_failover_ms,
-            "uptime_ms": status.uptime_ms,
-            "peers": status.peers.iter().map(|peer| json!({
-                "id": peer.id.get(),
-                "acknowledged": peer.acknowledged.get(),
-                "alive": peer.alive,
-            })).collect::<Vec<_>>(),
-        }),
-        Err(error) => json!({ "error": error.to_string() }),
-    };
-    if let (Value::Object(object), Value::Object(fields)) = (&mut object, fields) {
-        object.extend(fields);
-    }
-    object
-}
-
-/// Members, roles, view, commit, lag, last failover.
-pub(crate) fn status_table(reports: &[MemberReport]) -> String {
-    let head =
-        reports.iter().filter_map(|report| report.status.as_ref().ok()).map(|status| status.head).max();
-    let rows: Vec<_> = reports.iter().map(|report| status_row(report, head.unwrap_or_default())).collect();
-    let header = ["id", "role", "address", "state", "view", "commit", "applied", "lag", "failover", "up"];
-    output::table(&header, &rows)
-}
-
-fn status_row(report: &MemberReport, head: Op) -> Vec<Cell> {
-    let mut row = vec![Cell::text(report.id), Cell::text(&report.role), Cell::text(&report.address)];
-    match &report.status {
-        Ok(status) => row.extend([
-            Cell::text(&status.state).with(match status.state.as_str() {
-                "primary" => GOOD,
-                "backup" => anstyle::Style::new(),
-                "damaged" => BAD,
-                _ => NOTE,
-            }),
-            Cell::number(status.view),
-            Cell::number(status.commit),
-            Cell::number(status.applied),
-            Cell::number(lag(status, head)),
-            Cell::number(status.last_failover_ms.map_or("-".to_owned(), |ms| format!("{ms} ms"))),
-            Cell::number(format!("{} s", status.uptime_ms / 1000)),
-        ]),
-        Err(error) => row.push(Cell::text(format!("no answer: {error}")).with(BAD)),
-    }
-    row
-}
-
-/// How many log entries the longest log of all has that this one lacks.
-fn lag(status: &MemberStatus, head: Op) -> u64 {
-    head.distance_from(status.head)
 }

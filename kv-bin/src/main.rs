@@ -11,12 +11,14 @@ mod failure;
 mod leases;
 mod log;
 mod manual;
+mod members;
 mod network;
 mod output;
 mod serve;
 mod shell;
 mod signals;
 mod sim;
+mod top;
 mod txn;
 mod watch;
 
@@ -74,6 +76,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Client(command) => block_on(once(command, json)),
         Command::Shell(args) => block_on(shell::run(args, json)),
+        Command::Top(args) => block_on(top::run(args, json)),
         #[cfg(feature = "tls")]
         Command::Certs(args) => certs::run(&args, json),
         Command::Demo(args) => block_on(demo::run(args, cli.log, json)),

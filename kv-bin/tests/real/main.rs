@@ -12,6 +12,7 @@ mod harness;
 mod pause;
 mod shell;
 mod tls;
+mod top;
 
 /// The demo's load and its comparison with the store are the tests' too.
 #[path = "../../src/demo/ledger.rs"]

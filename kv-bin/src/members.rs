@@ -1,0 +1,112 @@
+//! Where each member stands, as `kv status` and `kv top` show it.
+
+use crate::output::{self, BAD, Cell, GOOD, NOTE};
+use anstyle::Style;
+use kv_core::client::MemberReport;
+use kv_core::ids::Op;
+use kv_core::message::MemberStatus;
+use serde_json::{Value, json};
+
+/// One member: what it said of itself, or why it said nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) id: u8,
+    pub(crate) role: String,
+    pub(crate) address: String,
+    pub(crate) status: Result<MemberStatus, String>,
+}
+
+impl From<MemberReport> for Seen {
+    fn from(report: MemberReport) -> Self {
+        let MemberReport { id, address, role, status, .. } = report;
+        Self { id: id.get(), role, address, status: status.map_err(|error| error.to_string()) }
+    }
+}
+
+impl Seen {
+    pub(crate) fn json(&self) -> Value {
+        let mut object = json!({ "id": self.id, "address": self.address, "role": self.role });
+        let fields = match &self.status {
+            Ok(status) => status_json(status),
+            Err(error) => json!({ "error": error }),
+        };
+        if let (Value::Object(object), Value::Object(fields)) = (&mut object, fields) {
+            object.extend(fields);
+        }
+        object
+    }
+
+    /// The cells of its row: what `rest` makes of its status, or why there is none.
+    pub(crate) fn row(&self, rest: impl FnOnce(&MemberStatus) -> Vec<Cell>) -> Vec<Cell> {
+        let mut row = vec![Cell::text(self.id), Cell::text(&self.role), Cell::text(&self.address)];
+        match &self.status {
+            Ok(status) => {
+                row.push(state(status));
+                row.extend(rest(status));
+            }
+            Err(error) => row.push(Cell::text(format!("no answer: {error}")).with(BAD)),
+        }
+        row
+    }
+}
+
+fn status_json(status: &MemberStatus) -> Value {
+    json!({
+        "state": status.state,
+        "view": status.view.get(),
+        "primary": status.primary.map(|id| id.get()),
+        "head": status.head.get(),
+        "commit": status.commit.get(),
+        "applied": status.applied.get(),
+        "revision": status.revision.get(),
+        "checkpoint": status.checkpoint.get(),
+        "last_failover_ms": status.last_failover_ms,
+        "clients": status.load.clients,
+        "watches": status.load.watches,
+        "reads": status.load.reads.count(),
+        "writes": status.load.writes.count(),
+        "uptime_ms": status.uptime_ms,
+        "peers": status.peers.iter().map(|peer| json!({
+            "id": peer.id.get(),
+            "acknowledged": peer.acknowledged.get(),
+            "alive": peer.alive,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn state(status: &MemberStatus) -> Cell {
+    Cell::text(&status.state).with(match status.state.as_str() {
+        "primary" => GOOD,
+        "backup" => Style::new(),
+        "damaged" => BAD,
+        _ => NOTE,
+    })
+}
+
+/// The end of the longest log of all.
+pub(crate) fn head(members: &[Seen]) -> Op {
+    members
+        .iter()
+        .filter_map(|seen| seen.status.as_ref().ok())
+        .map(|status| status.head)
+        .max()
+        .unwrap_or_default()
+}
+
+/// Members, roles, view, commit, lag, last failover. Lag: how many entries the longest log of all has that this one lacks.
+pub(crate) fn table(members: &[Seen]) -> String {
+    let head = head(members);
+    let row = |status: &MemberStatus| {
+        vec![
+            Cell::number(status.view),
+            Cell::number(status.commit),
+            Cell::number(status.applied),
+            Cell::number(head.distance_from(status.head)),
+            Cell::number(status.last_failover_ms.map_or("-".to_owned(), |ms| format!("{ms} ms"))),
+            Cell::number(format!("{} s", status.uptime_ms / 1000)),
+        ]
+    };
+    let rows: Vec<_> = members.iter().map(|seen| seen.row(row)).collect();
+    let header = ["id", "role", "address", "state", "view", "commit", "applied", "lag", "failover", "up"];
+    output::table(&header, &rows)
+}

@@ -1,0 +1,175 @@
+//! `kv top`: the cluster, as it lives.
+
+mod screen;
+mod view;
+
+use crate::cli::TopArgs;
+use crate::commands::{still_read, tell};
+use crate::config::ConnectConfig;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::members::Seen;
+use crate::output;
+use crate::signals::Signals;
+use kv_core::Client;
+use kv_core::ids::MemberId;
+use screen::Screen;
+use std::io::{self, IsTerminal as _};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use view::View;
+
+/// Not busier than this, whatever is asked for.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// What is read to see how long a read takes. It need not exist.
+const PROBE: &str = "kv-top/probe";
+
+/// What those who look have seen.
+#[derive(Debug)]
+enum News {
+    Member(Seen, Instant),
+    /// A read began, and ended after so long, or with an error.
+    ReadBegan(Instant),
+    ReadEnded(Result<Duration, String>),
+}
+
+/// Shows the cluster until it is told to stop; once, if that is asked for or nobody watches.
+pub(crate) async fn run(args: TopArgs, json: bool) -> Result<(), Failure> {
+    let interval = args.interval.0.max(SHORTEST);
+    let cluster = ConnectConfig::resolve(&args.connect)?.cluster;
+    let is_watched = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let mut signals =
+        Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+    let context = Context::new(args.connect);
+    let client = context.client().await?;
+    let members: Vec<Seen> = client.cluster_status().await.into_iter().map(Seen::from).collect();
+    let view = View::new(cluster, members, Instant::now());
+    let (mut news, lookers) = look(client, &view, interval);
+    let shown = if args.once || !(is_watched || json) {
+        once(view, &mut news, interval, json, &mut signals).await
+    } else if json {
+        lines(view, &mut news, interval, &mut signals).await
+    } else {
+        live(view, &mut news, interval, &mut signals).await
+    };
+    drop(lookers);
+    context.close().await;
+    shown
+}
+
+/// Has each member asked at intervals, each by a task of its own, so that none waits for one that is down; and another task read.
+fn look(client: &Client, view: &View, interval: Duration) -> (mpsc::Receiver<News>, JoinSet<()>) {
+    let (tell, news) = mpsc::channel(64);
+    let mut lookers = JoinSet::new();
+    for member in view.members() {
+        let (client, tell, member) = (client.clone(), tell.clone(), member.clone());
+        lookers.spawn(async move {
+            let mut ticks = ticks(interval);
+            loop {
+                ticks.tick().await;
+                let status = client.member_status(MemberId::new(member.id)).await;
+                let status = status.map_err(|error| error.to_string());
+                if tell.send(News::Member(Seen { status, ..member.clone() }, Instant::now())).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    let client = client.clone();
+    lookers.spawn(async move {
+        let mut ticks = ticks(interval);
+        loop {
+            ticks.tick().await;
+            let began = Instant::now();
+            if tell.send(News::ReadBegan(began)).await.is_err() {
+                return;
+            }
+            let ended = client.get(PROBE).await.map(|_| began.elapsed()).map_err(|error| error.to_string());
+            if tell.send(News::ReadEnded(ended)).await.is_err() {
+                return;
+            }
+        }
+    });
+    (news, lookers)
+}
+
+fn ticks(interval: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
+}
+
+/// What came within a while; whether it was told to stop meanwhile.
+async fn listen(
+    view: &mut View,
+    news: &mut mpsc::Receiver<News>,
+    until: Instant,
+    signals: &mut Signals,
+) -> bool {
+    loop {
+        tokio::select! {
+            Some(news) = news.recv() => view.learn(news),
+            () = tokio::time::sleep_until(until.into()) => return false,
+            _ = signals.next() => return true,
+        }
+    }
+}
+
+/// One frame, of what happened in one interval.
+async fn once(
+    mut view: View,
+    news: &mut mpsc::Receiver<News>,
+    interval: Duration,
+    json: bool,
+    signals: &mut Signals,
+) -> Result<(), Failure> {
+    // Twice, so that each member is looked at at its beginning and at its end.
+    let until = Instant::now() + interval + interval / 2;
+    if listen(&mut view, news, until, signals).await {
+        return Ok(());
+    }
+    let now = Instant::now();
+    tell(&if json { view.json(now).to_string() } else { view.frame(now) })
+}
+
+/// A line of JSON for each interval.
+async fn lines(
+    mut view: View,
+    news: &mut mpsc::Receiver<News>,
+    interval: Duration,
+    signals: &mut Signals,
+) -> Result<(), Failure> {
+    loop {
+        let stopped = listen(&mut view, news, Instant::now() + interval, signals).await;
+        if stopped || !still_read(output::say(&view.json(Instant::now()).to_string()))? {
+            return Ok(());
+        }
+    }
+}
+
+/// On the whole screen, until `q` or Ctrl-C.
+async fn live(
+    mut view: View,
+    news: &mut mpsc::Receiver<News>,
+    interval: Duration,
+    signals: &mut Signals,
+) -> Result<(), Failure> {
+    let broken = |error: io::Error| Failure::failed(format!("cannot use the terminal: {error}"));
+    let mut screen = Screen::enter().map_err(broken)?;
+    let mut redraw = ticks(interval.min(Duration::from_millis(500)));
+    loop {
+        tokio::select! {
+            Some(news) = news.recv() => view.learn(news),
+            _ = redraw.tick() => screen.draw(&view.frame(Instant::now())).map_err(broken)?,
+            leave = screen.key() => {
+                if leave.map_err(broken)? {
+                    return Ok(());
+                }
+                // Its size may have changed.
+                screen.draw(&view.frame(Instant::now())).map_err(broken)?;
+            }
+            _ = signals.next() => return Ok(()),
+        }
+    }
+}

@@ -330,7 +330,7 @@ impl Workload {
                 let scan = Step::Scan { from: other.clone(), to: None, limit: rng.u32(0..6) };
                 let otherwise =
                     vec![Step::Delete { key: other.clone() }, Step::Get { key: other.clone() }, scan];
-                let read = Step::Get { key: if rng.bool() { key.clone() } else { other } };
+                let read = Step::Get { key: if rng.bool() { key } else { other } };
                 let then = vec![put, Step::Add { key: counter, by }, read];
                 return Command::Transaction(Transaction { guards, then, otherwise });
             }

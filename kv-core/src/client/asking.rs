@@ -15,12 +15,20 @@ pub(crate) struct Asking {
     prefer: Option<MemberId>,
     /// Events that were told and not taken.
     waiting: VecDeque<Event>,
+    #[cfg(feature = "sim")]
+    bug: Option<crate::sim::Bug>,
 }
 
 impl Asking {
     /// A watch that begins at the place of this query.
     pub(crate) const fn new(query: WatchQuery) -> Self {
-        Self { query, prefer: None, waiting: VecDeque::new() }
+        Self {
+            query,
+            prefer: None,
+            waiting: VecDeque::new(),
+            #[cfg(feature = "sim")]
+            bug: None,
+        }
     }
 
     /// The next question: first to `local`, if nobody has answered yet.
@@ -41,6 +49,8 @@ impl Asking {
         match result {
             Ok(Reply::Watched { member, events, next }) => {
                 self.waiting = events.into();
+                #[cfg(feature = "sim")]
+                let next = self.misplaced_if_planted(next);
                 self.query.after = Some(next);
                 self.prefer = Some(member);
                 Ok(())
@@ -51,6 +61,29 @@ impl Asking {
             ) => Err(WatchError::Refused(why)),
             // Another try, for as long as there is somebody who wants to know.
             Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(feature = "sim")]
+impl Asking {
+    /// Makes it wrong in a known way, for the simulator to find out.
+    pub(crate) const fn plant(&mut self, bug: crate::sim::Bug) {
+        self.bug = Some(bug);
+    }
+
+    /// The place of the next question, once there has been an answer or it was given one.
+    pub(crate) const fn place(&self) -> Option<&crate::message::Position> {
+        self.query.after.as_ref()
+    }
+
+    /// The planted bugs `WatchesSkipTheRest` and `WatchesAskAgain`.
+    fn misplaced_if_planted(&self, next: crate::message::Position) -> crate::message::Position {
+        use crate::message::Position;
+        match self.bug {
+            Some(crate::sim::Bug::WatchesSkipTheRest) => Position::after(next.revision),
+            Some(crate::sim::Bug::WatchesAskAgain) => Position::after(next.behind()),
+            _ => next,
         }
     }
 }
@@ -79,5 +112,71 @@ impl Taken {
     /// All events up to this revision were taken. Of the last revision there may be more.
     pub(crate) const fn complete(&self) -> Revision {
         self.complete
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Trouble;
+    use crate::message::{EventKind, Position};
+
+    fn asking() -> Asking {
+        let after = Some(Position::after(Revision::new(5)));
+        Asking::new(WatchQuery { from: "a".into(), to: None, after, previous: false })
+    }
+
+    fn event(revision: u64, key: &'static str) -> Event {
+        let revision = Revision::new(revision);
+        Event { revision, key: key.into(), kind: EventKind::Deleted, record: None, previous: None }
+    }
+
+    fn asks(asking: &Asking) -> (Option<Position>, Option<MemberId>) {
+        match asking.call(Some(MemberId::new(1))) {
+            Call::Watch { query, prefer } => (query.after, prefer),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn w1_it_goes_on_exactly_where_the_answer_says_and_with_who_has_answered() {
+        let mut asking = asking();
+        let local = Some(MemberId::new(1));
+        assert_eq!(asks(&asking), (Some(Position::after(Revision::new(5))), local));
+        // A part of revision 7.
+        let next = Position { revision: Revision::new(7), key: Some("b".into()) };
+        let events = vec![event(6, "a"), event(7, "b")];
+        let reply = Reply::Watched { member: MemberId::new(2), events, next: next.clone() };
+        asking.on_result(Ok(reply)).unwrap();
+        assert_eq!(asks(&asking), (Some(next), Some(MemberId::new(2))));
+        assert_eq!((asking.take(), asking.take()), (Some(event(6, "a")), Some(event(7, "b"))));
+        assert_eq!(asking.take(), None);
+    }
+
+    #[test]
+    fn it_asks_again_from_where_it_is_until_it_is_told_that_this_is_of_no_use() {
+        let mut asking = asking();
+        let before = asks(&asking);
+        for error in [Cause::Deadline(Trouble::Silent), Cause::SessionExpired] {
+            asking.on_result(Err(CallError::NotApplied(error))).unwrap();
+        }
+        asking.on_result(Ok(Reply::Done)).unwrap();
+        assert_eq!(asks(&asking), before);
+        let refused = Err(CallError::NotApplied(Cause::Refused("no".into())));
+        assert_eq!(asking.on_result(refused), Err(WatchError::Refused("no".into())));
+        let oldest = Revision::new(8);
+        assert_eq!(asking.on_result(Ok(Reply::Compacted { oldest })), Err(WatchError::Compacted { oldest }));
+    }
+
+    #[test]
+    fn the_last_revision_that_events_were_taken_of_may_not_be_complete() {
+        let mut taken = Taken::after(Revision::new(5));
+        let complete = |taken: &mut Taken, revision| {
+            taken.take(&event(revision, "a"));
+            taken.complete().get()
+        };
+        assert_eq!(complete(&mut taken, 6), 5);
+        assert_eq!(complete(&mut taken, 6), 5);
+        assert_eq!(complete(&mut taken, 9), 8);
     }
 }

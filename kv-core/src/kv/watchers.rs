@@ -125,6 +125,8 @@ pub struct Watchers<T> {
     dispatched: Revision,
     /// Nobody waits any more: the node stops.
     closed: bool,
+    #[cfg(any(test, feature = "sim"))]
+    bug: Option<crate::sim::Bug>,
 }
 
 impl<T> Default for Watchers<T> {
@@ -139,6 +141,8 @@ impl<T> Default for Watchers<T> {
             by_asker: HashMap::new(),
             dispatched: Revision::ZERO,
             closed: false,
+            #[cfg(any(test, feature = "sim"))]
+            bug: None,
         }
     }
 }
@@ -180,7 +184,10 @@ impl<T> Watchers<T> {
         reached: impl FnOnce() -> Revision,
     ) -> Result<(), Waiting<T>> {
         let looked = waiting.behind();
-        if self.closed || self.dispatched > looked {
+        let is_late = self.dispatched > looked;
+        #[cfg(any(test, feature = "sim"))]
+        let is_late = is_late && self.bug != Some(crate::sim::Bug::WatchesOversleep);
+        if self.closed || is_late {
             return Err(waiting);
         }
         if self.waiting.is_empty() {
@@ -269,6 +276,8 @@ impl<T> Watchers<T> {
         match found {
             Ok(changes) => {
                 let dispatched = changes.next.behind();
+                #[cfg(any(test, feature = "sim"))]
+                let dispatched = self.early_if_planted(dispatched, &changes.next);
                 let mut ids = BTreeSet::new();
                 changes.events.iter().for_each(|event| self.followers(&event.key, &mut ids));
                 self.dispatched = self.dispatched.max(dispatched);
@@ -300,6 +309,19 @@ impl<T> Watchers<T> {
             }
         };
         over.into_iter().map(|it| (answer(&it), it)).map(|(answer, it)| (it, answer)).collect()
+    }
+
+    /// Makes it wrong in a known way, for the simulator to find out.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn plant(&mut self, bug: crate::sim::Bug) {
+        self.bug = Some(bug);
+    }
+
+    /// The planted bug `WatchesTellProgressEarly`.
+    #[cfg(any(test, feature = "sim"))]
+    fn early_if_planted(&self, dispatched: Revision, next: &Position) -> Revision {
+        let planted = self.bug == Some(crate::sim::Bug::WatchesTellProgressEarly);
+        if planted { next.revision } else { dispatched }
     }
 
     /// From now on nobody may wait. Returns those who did.

@@ -98,6 +98,18 @@ pub enum Bug {
     AppliesAPutWrongly,
     /// The client says *not applied* though an attempt may have been proposed.
     FailedForUnknown,
+    /// A client that follows takes a revision that it was told a part of for the whole, and goes on after it.
+    WatchesSkipTheRest,
+    /// A client that follows asks once more for all of a revision that it was told a part of.
+    WatchesAskAgain,
+    /// What is not kept any more is passed over when a watch asks for it.
+    WatchesSkipWhatIsGone,
+    /// A watch is told of puts that are in the log and not committed.
+    WatchesTellUncommitted,
+    /// A watch waits, though what has come since it was looked at has woken the others already.
+    WatchesOversleep,
+    /// A watch is told of progress over a revision that was looked through in part.
+    WatchesTellProgressEarly,
     /// Nothing is ever synced: the negative control.
     NoSync,
     /// New and renamed files are not made durable in their directory.
@@ -158,6 +170,12 @@ impl Bug {
         Self::DeadlinesNotInCheckpoint,
         Self::AppliesAPutWrongly,
         Self::FailedForUnknown,
+        Self::WatchesSkipTheRest,
+        Self::WatchesAskAgain,
+        Self::WatchesSkipWhatIsGone,
+        Self::WatchesTellUncommitted,
+        Self::WatchesOversleep,
+        Self::WatchesTellProgressEarly,
         Self::NoSync,
         Self::NoDirectorySync,
         Self::CacheBelieved,

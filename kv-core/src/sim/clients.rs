@@ -46,6 +46,8 @@ pub(super) struct Client {
     connections: Vec<Connection>,
     /// Calls under way: the history's number of each.
     calls: BTreeMap<u64, usize>,
+    /// Calls of those who follow: the number of each.
+    pub(super) watching: BTreeMap<u64, usize>,
     timer: Option<Time>,
     /// Counts values: none is written twice.
     values: u64,
@@ -74,7 +76,7 @@ impl Client {
             backoff_min: usual.backoff_min * patience,
             search_max: usual.search_max * patience,
             backoff_max: usual.backoff_max * patience,
-            watch_patience: usual.watch_patience * patience,
+            watch_patience: Duration::from_nanos(plan.watching.patience),
         };
         let mut core = Core::new(rng.u64(..), members, options, Instant::ZERO);
         if let Some(bug) = bug {
@@ -85,6 +87,7 @@ impl Client {
             clock: Clock::new(rng, plan.clock.drift, plan.clock.wall_drift, plan.clock.skew_ms),
             connections: vec![Connection::default(); plan.roles.len()],
             calls: BTreeMap::new(),
+            watching: BTreeMap::new(),
             timer: None,
             values: 0,
             seen: BTreeMap::new(),
@@ -294,7 +297,7 @@ fn counter(number: u32) -> Bytes {
 }
 
 impl World {
-    fn client_now(&self, client: usize) -> Instant {
+    pub(super) fn client_now(&self, client: usize) -> Instant {
         self.clients[client].clock.read(self.now).monotonic
     }
 
@@ -350,7 +353,7 @@ impl World {
         number
     }
 
-    fn core_input(&mut self, client: usize, input: CoreInput) {
+    pub(super) fn core_input(&mut self, client: usize, input: CoreInput) {
         let now = self.client_now(client);
         self.clients[client].core.handle(now, input);
         while let Some(output) = self.clients[client].core.poll_output() {
@@ -437,6 +440,9 @@ impl World {
 
     fn call_done(&mut self, client: usize, id: CallId, result: Result<Reply, CallError>) {
         let one = &mut self.clients[client];
+        if let Some(watcher) = one.watching.remove(&id.get()) {
+            return self.watch_done(watcher, id.get(), result);
+        }
         let Some(number) = one.calls.remove(&id.get()) else {
             return self.fail(("a call ends once", format!("c{client} {id:?}: {result:?}")));
         };

@@ -127,6 +127,10 @@ impl World {
                 self.input(member, Input::PeerLost { peer: self.members[peer].id });
             }
             Due::Handover => self.input(member, Input::Handover),
+            Due::Look(ticket) => self.on_look(member, ticket),
+            Due::Wait(ticket) => self.on_wait(member, ticket),
+            Due::Wake => self.on_wake(member),
+            Due::Sweep => self.on_sweep(member),
         }
     }
 
@@ -334,7 +338,7 @@ impl World {
         }
         let Some(process) = self.process(member) else { return };
         let applied = process.applied();
-        self.answer_reads(member);
+        self.published(member);
         self.input(member, Input::Applied { op: applied });
         self.consider_checkpoint(member);
         self.kick_apply(member);

@@ -344,6 +344,10 @@ impl World {
         for member in 0..self.members.len() {
             self.schedule(self.now + SECOND / 10, Event::Start { member });
         }
+        for watcher in 0..self.watchers.len() {
+            // Who is slow is so no longer.
+            self.schedule_watcher(watcher, self.now);
+        }
         self.begin_finals();
         self.schedule(self.now, Event::Probe);
     }
@@ -371,6 +375,9 @@ impl World {
         self.drive_finals();
         if let Some(client) = self.clients.iter().position(|client| !client.is_satisfied()) {
             return Some(format!("a last call of client {client} does not succeed"));
+        }
+        if let Some(lagging) = self.lagging_watcher() {
+            return Some(lagging);
         }
         let Some(primary) = self.serving_member() else { return Some("no primary serves".into()) };
         let commit = self.members[primary].process.as_ref().map(|process| process.replica.commit());

@@ -2,7 +2,7 @@
 
 use super::replay::Model;
 use crate::ids::{LeaseId, Revision, Timestamp};
-use crate::message::{Effect, Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record};
+use crate::message::{Effect, EventKind, Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -65,7 +65,7 @@ impl Model {
                 None => Effect::LeaseFailed(LeaseFailure::Unknown),
             },
             LeaseCommand::Revoke { lease } if self.leases.all.contains_key(&lease) => {
-                Effect::LeaseRevoked { keys: self.end(revision, lease) }
+                Effect::LeaseRevoked { keys: self.end(revision, lease, EventKind::Deleted) }
             }
             LeaseCommand::Revoke { .. } => Effect::LeaseFailed(LeaseFailure::Unknown),
             LeaseCommand::Look { lease } => match self.leases.all.get(&lease) {
@@ -78,10 +78,10 @@ impl Model {
         }
     }
 
-    fn end(&mut self, revision: Revision, lease: LeaseId) -> u32 {
+    fn end(&mut self, revision: Revision, lease: LeaseId, how: EventKind) -> u32 {
         let gone = self.depending(lease);
         for (key, record) in &gone {
-            self.delete(revision, key, Some(record.clone()));
+            self.remove(revision, key, Some(record.clone()), how);
         }
         self.leases.all.remove(&lease);
         u32::try_from(gone.len()).unwrap_or(u32::MAX)
@@ -96,13 +96,13 @@ impl Model {
                     let Some(record) = self.at(key, revision) else { continue };
                     let over = record.expires.is_some_and(|deadline| deadline <= self.stamp);
                     if record.modified == *modified && over {
-                        self.delete(revision, key, Some(record));
+                        self.remove(revision, key, Some(record), EventKind::Expired);
                         keys += 1;
                     }
                 }
                 Expiry::Lease { lease } => {
                     if self.leases.all.get(lease).is_some_and(|(_, deadline)| *deadline <= self.stamp) {
-                        keys += self.end(revision, *lease);
+                        keys += self.end(revision, *lease, EventKind::Expired);
                         leases += 1;
                     }
                 }

@@ -267,6 +267,10 @@ impl World {
         if let (Some(state), Some(bug)) = (&mut state, state_bug(self.bug, member)) {
             state.plant(bug);
         }
+        let mut serving = Serving::default();
+        if let Some(bug) = self.bug {
+            serving.watches.plant(bug);
+        }
         let mut sources = Sources::default();
         sources.publish(state.as_ref().and_then(State::snapshot));
         let staged = receiver.as_ref().and_then(Receiver::progress);
@@ -281,7 +285,7 @@ impl World {
             seen: commit.op,
             applying: false,
             checkpoint: None,
-            serving: Serving::default(),
+            serving,
             transfers: Transfers::new(sources, receiver),
             stateless,
             reaper: Reaper::new(self.plan.options.suspect_max),

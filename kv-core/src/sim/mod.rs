@@ -28,16 +28,17 @@ mod plan;
 mod regressions;
 mod replay;
 mod report;
-#[cfg(test)]
 mod scenario;
-#[cfg(test)]
 mod scenarios;
 mod serve;
 pub mod storage;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod trace;
 mod transfer;
+mod watchers;
+mod watching;
 mod world;
 mod years;
 
@@ -45,6 +46,13 @@ pub use bug::Bug;
 pub use report::{EXCUSED, Options, Report, Violation};
 
 use world::World;
+
+/// Tells the stories that are about a planted bug: small clusters in which nothing is left to chance but delays. The first that ends badly
+/// is returned by its name, with what went wrong. `None` if none does, or there is none.
+#[must_use]
+pub fn tell(bug: Bug) -> Option<(&'static str, String)> {
+    scenarios::find_out(bug)
+}
 
 /// Runs one seed to its end: chaos, healing, convergence, and the checks of the whole history. A panic of the code under
 /// test is a violation too.

@@ -25,6 +25,8 @@ pub(super) struct Plan {
     pub(super) clock: ClockPlan,
     /// The clients.
     pub(super) load: Load,
+    /// Those who follow what changes.
+    pub(super) watching: WatchPlan,
     /// The faults that occur, each with its weight.
     pub(super) faults: Vec<(Fault, u32)>,
     /// The mean time between two faults.
@@ -151,6 +153,34 @@ pub(super) struct Load {
     pub(super) brief: u32,
     /// Some reads may be old, but no older than some times this. None where a clock may stand still.
     pub(super) bounded: Option<Duration>,
+}
+
+/// What those do who follow, and those whom they ask.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WatchPlan {
+    /// How many there are.
+    pub(super) watchers: usize,
+    /// The most events in one answer.
+    pub(super) piece: usize,
+    /// The most records that they read at once.
+    pub(super) page: u32,
+    /// After this time a question is answered in any case.
+    pub(super) wait: Time,
+    /// How often those who wait are looked through.
+    pub(super) sweep: Time,
+    /// How long a client waits for an answer.
+    pub(super) patience: Time,
+}
+
+impl WatchPlan {
+    /// Nobody follows anything.
+    pub(super) const NONE: Self = Self::of(0, 1000, 1000, SECOND);
+
+    /// So many, with so many events in an answer and records in a page, answered after this time.
+    pub(super) const fn of(watchers: usize, piece: usize, page: u32, wait: Time) -> Self {
+        // A clock may be slow, and so may the network.
+        Self { watchers, piece, page, wait, sweep: wait / 8, patience: wait + wait / 4 + SECOND }
+    }
 }
 
 /// A kind of fault.
@@ -281,6 +311,7 @@ impl Plan {
                 skew_ms: *pick(rng, &[0, 10, 5_000]),
             },
             load: Load { bounded, ..draw_load(rng) },
+            watching: draw_watching(rng),
             faults,
             fault_gap: *pick(rng, &[SECOND / 5, SECOND / 2, SECOND, 3 * SECOND]),
             fault_length: *pick(rng, &[SECOND / 5, SECOND, 4 * SECOND]),
@@ -375,6 +406,16 @@ fn draw_load(rng: &mut Rng) -> Load {
         brief: *pick(&mut beside(rng), &[0, 0, 15, 50]),
         bounded: None,
     }
+}
+
+fn draw_watching(rng: &Rng) -> WatchPlan {
+    let mut rng = Rng::with_seed(rng.get_seed() ^ 0xfa11);
+    WatchPlan::of(
+        *pick(&mut rng, &[0, 1, 2, 4]),
+        *pick(&mut rng, &[1, 2, 3, 1000]),
+        *pick(&mut rng, &[1, 2, 1000]),
+        *pick(&mut rng, &[SECOND / 2, 2 * SECOND, 10 * SECOND]),
+    )
 }
 
 /// Another generator, so that what it draws changes nothing else.

@@ -6,7 +6,7 @@ use super::history::{Action, Call, Ended, Ending};
 use super::lifetimes::Leases;
 use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use crate::message::{
-    Command, Effect, Guard, Lifetime, Operation, Outcome, Record, Rejection, Request, Scanned, Step,
+    Command, Effect, EventKind, Guard, Lifetime, Operation, Outcome, Record, Rejection, Request, Scanned, Step,
     StepFailure, StepResult, Transaction,
 };
 use bytes::Bytes;
@@ -37,12 +37,24 @@ pub(super) struct Model {
     rejections: u64,
     /// Values put, by the revision that put them: the clients never write a value twice.
     values: HashMap<Bytes, Revision>,
+    /// What became of which key, in the order in which watches are told.
+    changes: BTreeMap<(Revision, Bytes), EventKind>,
 }
 
 impl Model {
     /// Nothing, and so many leases may be.
     pub(super) fn of(max_leases: usize) -> Self {
         Self { leases: Leases::at_most(max_leases), ..Self::default() }
+    }
+
+    /// The last revision.
+    pub(super) const fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// What became of which key.
+    pub(super) const fn changes(&self) -> &BTreeMap<(Revision, Bytes), EventKind> {
+        &self.changes
     }
 
     /// Requests that had run before.
@@ -175,8 +187,8 @@ impl Model {
     fn delete_range(&mut self, revision: Revision, from: &Bytes, to: Option<&Bytes>, limit: u32) -> Effect {
         let all = self.range(from, to, revision);
         let mut count = 0;
-        for (key, _) in all.iter().take(limit.clamp(1, 1000) as usize) {
-            self.delete(revision, key, None);
+        for (key, record) in all.iter().take(limit.clamp(1, 1000) as usize) {
+            self.delete(revision, key, Some(record.clone()));
             count += 1;
         }
         Effect::RangeDeleted { count, more: all.len() > count as usize }
@@ -287,10 +299,24 @@ impl Model {
         let (created, version) = before.map_or((revision, 1), |record| (record.created, record.version + 1));
         let record = Record { value, created, modified: revision, version, expires, lease };
         self.keys.entry(key.clone()).or_default().push((revision, Some(record)));
+        self.changes.insert((revision, key.clone()), EventKind::Put);
     }
 
     pub(super) fn delete(&mut self, revision: Revision, key: &Bytes, before: Option<Record>) -> bool {
+        self.remove(revision, key, before, EventKind::Deleted)
+    }
+
+    pub(super) fn remove(
+        &mut self,
+        revision: Revision,
+        key: &Bytes,
+        before: Option<Record>,
+        how: EventKind,
+    ) -> bool {
         self.keys.entry(key.clone()).or_default().push((revision, None));
+        if before.is_some() {
+            self.changes.insert((revision, key.clone()), how);
+        }
         before.is_some()
     }
 

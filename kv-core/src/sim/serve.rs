@@ -1,12 +1,13 @@
 //! A member's side of its clients: who waits for which write, which reads wait for what.
 
 use super::clock::MS;
+use super::watching::Watches;
 use super::world::{Event, World};
 use super::{Bug, plan::around};
 use crate::config::Role;
 use crate::engine::EngineError;
 use crate::ids::{Op, RequestNumber, Revision, SessionId};
-use crate::kv::{Applied, StateReader};
+use crate::kv::{Applied, Asker, StateReader};
 use crate::message::{Answer, ClientCall, ClientMessage, Operation, Query, ReadMode, Request, ServerMessage};
 use crate::replica::Input;
 use std::collections::BTreeMap;
@@ -26,9 +27,21 @@ pub(super) enum Key {
 /// The way back to a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Way {
-    client: usize,
-    epoch: u32,
-    call: u64,
+    pub(super) client: usize,
+    pub(super) epoch: u32,
+    pub(super) call: u64,
+}
+
+impl Way {
+    /// The name of what was asked over it.
+    pub(super) const fn asker(&self) -> Asker {
+        (self.client << 32 | self.epoch as usize, self.call)
+    }
+
+    /// Whether the client has another connection by now. `epochs` are those of all clients.
+    pub(super) fn is_void(&self, epochs: &[u32]) -> bool {
+        epochs.get(self.client) != Some(&self.epoch)
+    }
 }
 
 /// Who waits at a member.
@@ -44,6 +57,7 @@ pub(super) struct Serving {
     tickets: u64,
     /// The last message of each client's connection: a repeated one is ignored.
     last: BTreeMap<usize, (u32, u64)>,
+    pub(super) watches: Watches,
 }
 
 impl World {
@@ -73,10 +87,10 @@ impl World {
         match message.what {
             ClientCall::Write(bytes) => self.on_write_call(member, way, bytes),
             ClientCall::Read { mode, query } => self.on_read_call(member, way, mode, query),
-            // Its clients follow nothing, and ask for no status.
-            ClientCall::Watch(_) | ClientCall::Unwatch { .. } | ClientCall::Status | ClientCall::Handover => {
-                self.answer(member, way, Answer::Done)
-            }
+            ClientCall::Watch(query) => self.on_watch_call(member, way, query),
+            ClientCall::Unwatch { call } => self.on_unwatch_call(member, way, call),
+            // Nobody asks for them.
+            ClientCall::Status | ClientCall::Handover => self.answer(member, way, Answer::Done),
         }
     }
 
@@ -236,7 +250,7 @@ impl World {
         }
     }
 
-    fn answer(&mut self, member: usize, way: Way, answer: Answer) {
+    pub(super) fn answer(&mut self, member: usize, way: Way, answer: Answer) {
         let node = self.client_node(way.client);
         let message = Box::new(ServerMessage { call: way.call, answer });
         let event = Event::ToClient { member, client: way.client, epoch: way.epoch, message };

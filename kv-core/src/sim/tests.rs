@@ -27,6 +27,7 @@ fn some_seeds_are_clean_and_come_across_what_is_rare() {
     }
     for what in [
         "calls done",
+        "answers to watchers",
         "calls of unknown outcome",
         "checkpoints",
         "cuts of entries",
@@ -38,15 +39,22 @@ fn some_seeds_are_clean_and_come_across_what_is_rare() {
         "leases that had ended",
         "power cuts",
         "ranges deleted",
+        "ranges read and then followed",
         "reads known to be fresh",
         "requests rejected",
         "requests repeated",
+        "revisions told to watchers in pieces",
         "states given up",
         "states transferred",
         "transactions",
         "transactions with a failed step",
         "trims",
         "views served",
+        "watchers that went away",
+        "watchers told that it is compacted",
+        "watches looked at again",
+        "watches sent elsewhere",
+        "watches told of progress",
         "writes lost in a crash",
     ] {
         assert!(counts.get(what).is_some_and(|count| *count > 0), "no {what} in 60 seeds: {counts:?}");
@@ -115,6 +123,12 @@ caught! {
     catches_a_checkpoint_without_deadlines: DeadlinesNotInCheckpoint,
     catches_a_past_that_is_the_present: PastIsPresent,
     catches_not_applied_said_of_what_is_unknown: FailedForUnknown,
+    catches_a_watch_that_skips_the_rest_of_a_revision: WatchesSkipTheRest,
+    catches_a_watch_that_asks_again_for_what_it_was_told: WatchesAskAgain,
+    catches_a_watch_that_passes_over_what_is_compacted: WatchesSkipWhatIsGone,
+    catches_a_watch_that_tells_what_is_not_committed: WatchesTellUncommitted,
+    catches_a_watch_that_waits_for_what_has_come_already: WatchesOversleep,
+    catches_progress_over_half_a_revision: WatchesTellProgressEarly,
 }
 
 /// Rule S1 of PROTOCOL.md: the member itself finds out, and stops.

@@ -108,7 +108,10 @@ impl World {
             None => return,
         };
         match done {
-            Ok(input) => self.input(member, input),
+            Ok(input) => {
+                self.published(member);
+                self.input(member, input);
+            }
             Err(error) => self.state_failed(member, "a snapshot can be stored", &error),
         }
         self.kick_apply(member);

@@ -12,6 +12,7 @@ use super::plan::{Plan, Scale};
 use super::replay::Finding;
 use super::report::{EXCUSED, Options, Report, Violation};
 use super::trace::Trace;
+use super::watchers::Watcher;
 use super::{Bug, perkey};
 use crate::config::Cluster;
 use crate::ids::MemberId;
@@ -99,6 +100,13 @@ pub(super) enum Event {
         /// The client.
         client: usize,
     },
+    /// The turn of one who follows.
+    Watcher {
+        /// Who.
+        watcher: usize,
+        /// Which of its turns.
+        at: Time,
+    },
     /// The next fault.
     Fault,
     /// A fault ends.
@@ -126,6 +134,14 @@ pub(super) enum Due {
     PeerLost(usize),
     /// Someone asks for a handover.
     Handover,
+    /// The question of a watch is looked at.
+    Look(u64),
+    /// One of which there is nothing to be told is to wait.
+    Wait(u64),
+    /// Those who wait for what was applied are woken.
+    Wake,
+    /// Those who wait are looked through.
+    Sweep,
 }
 
 #[derive(Debug)]
@@ -170,6 +186,9 @@ pub(super) struct World {
     pub(super) network: Network<Event>,
     pub(super) members: Vec<Member>,
     pub(super) clients: Vec<Client>,
+    pub(super) watchers: Vec<Watcher>,
+    /// Counts their calls.
+    pub(super) next_watch: u64,
     pub(super) checker: Checker,
     pub(super) history: History,
     pub(super) violation: Option<(Finding, Time)>,
@@ -208,6 +227,8 @@ impl World {
             scheduled: 0,
             trace: Trace::new(options.trace),
             members,
+            watchers: (0..plan.watching.watchers).map(|it| Watcher::new(it % clients.len())).collect(),
+            next_watch: 0,
             clients,
             history: History::default(),
             violation: None,
@@ -225,6 +246,9 @@ impl World {
         }
         for client in 0..self.clients.len() {
             self.schedule(0, Event::ClientCall { client });
+        }
+        for watcher in 0..self.watchers.len() {
+            self.schedule_watcher(watcher, 0);
         }
         self.schedule(self.plan.fault_gap, Event::Fault);
         self.schedule(self.plan.chaos, Event::Heal);
@@ -251,7 +275,6 @@ impl World {
     }
 
     /// When the next event is.
-    #[cfg(test)]
     pub(super) fn next_at(&self) -> Time {
         self.queue.peek().map_or(Time::MAX, |Reverse(next)| next.at)
     }
@@ -332,6 +355,7 @@ impl World {
             Event::Resume { member } => self.resume(member),
             Event::ClientTimer { client, at } => self.on_client_timer(client, at),
             Event::ClientCall { client } => self.next_call(client),
+            Event::Watcher { watcher, at } => self.on_watcher(watcher, at),
             Event::Fault => self.next_fault(),
             Event::Undo(undo) => self.undo(undo),
             Event::Heal => self.heal(),

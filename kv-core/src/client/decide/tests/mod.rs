@@ -1,6 +1,7 @@
 //! The client's decisions, output by output.
 
 mod random;
+mod watches;
 
 use super::*;
 use crate::ids::{Revision, Timestamp};

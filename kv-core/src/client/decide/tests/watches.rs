@@ -1,0 +1,116 @@
+//! Questions of watches: whom they go to, and what ends them. Rules W1 and W5 of PROTOCOL.md.
+
+use super::*;
+use crate::message::{Event, EventKind, Position, WatchQuery};
+
+fn query(after: u64) -> WatchQuery {
+    let after = Some(Position::after(Revision::new(after)));
+    WatchQuery { from: "a".into(), to: None, after, previous: false }
+}
+
+fn watch(after: u64) -> Call {
+    Call::Watch { query: query(after), prefer: Some(B) }
+}
+
+fn asks(after: u64) -> ClientCall {
+    ClientCall::Watch(query(after))
+}
+
+fn next(revision: u64) -> Position {
+    Position::after(Revision::new(revision))
+}
+
+fn told(member: MemberId, revision: u64, events: Vec<Event>) -> CoreOutput {
+    let result = Ok(Reply::Watched { member, events, next: next(revision) });
+    CoreOutput::Done { id: id(1), result }
+}
+
+fn answered(revision: u64, events: Vec<Event>) -> Answer {
+    Answer::Watched { events, next: next(revision), more: false }
+}
+
+fn event(revision: u64) -> Event {
+    let revision = Revision::new(revision);
+    Event { revision, key: "a".into(), kind: EventKind::Deleted, record: None, previous: None }
+}
+
+#[test]
+fn a_watch_asks_whom_it_prefers_and_ends_with_who_has_answered_and_where_to_go_on() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.call(id(1), watch(5), 3_600_000), [send(B, 1, asks(5))], "it needs no session");
+    assert_eq!(bench.answer(B, 1, answered(9, vec![event(7)])), [told(B, 9, vec![event(7)])]);
+    assert_eq!(bench.core.primary(), None, "who answers is not for that the primary");
+}
+
+#[test]
+fn w5_a_watch_that_is_sent_elsewhere_goes_round_and_then_pauses() {
+    let mut bench = Bench::new();
+    bench.call(id(1), watch(5), 3_600_000);
+    assert_eq!(bench.answer(B, 1, no_hint()), [send(C, 2, asks(5))]);
+    assert_eq!(bench.answer(C, 2, Answer::Overloaded), [], "after a pause");
+    assert_eq!(bench.next_timer(), [send(A, 3, asks(5))]);
+    assert_eq!(bench.answer(A, 3, hint(B)), [], "it has gone round: after a pause");
+    assert_eq!(bench.next_timer(), [send(B, 4, asks(5))]);
+    assert!(bench.now <= at(100));
+    assert_eq!(bench.answer(B, 4, answered(5, Vec::new())), [told(B, 5, Vec::new())]);
+}
+
+#[test]
+fn w5_a_watch_is_asked_elsewhere_after_a_long_silence_and_the_first_answer_counts() {
+    let mut bench = Bench::new();
+    bench.call(id(1), watch(5), 3_600_000);
+    assert_eq!(bench.run_until(39_999), [], "members may leave it unanswered");
+    assert_eq!(bench.run_until(40_000), [send(C, 2, asks(5))]);
+    assert_eq!(bench.answer(B, 1, answered(6, vec![event(6)])), [told(B, 6, vec![event(6)])]);
+    assert_eq!(bench.answer(C, 2, answered(6, vec![event(6)])), [], "the other answer is nobody's");
+    assert_eq!(bench.core.pending(), 0);
+}
+
+#[test]
+fn a_watch_leaves_a_broken_connection_at_once() {
+    let mut bench = Bench::new();
+    bench.call(id(1), watch(5), 3_600_000);
+    let lost = bench.input(CoreInput::ConnectionLost { member: B });
+    assert_eq!(lost, [send(C, 2, asks(5))]);
+    assert_eq!(bench.input(CoreInput::Unreachable { member: C }), [send(A, 3, asks(5))]);
+    assert_eq!(bench.answer(B, 1, answered(6, Vec::new())), [], "it came over a connection that is gone");
+    assert_eq!(bench.answer(A, 3, answered(6, Vec::new())), [told(A, 6, Vec::new())]);
+}
+
+/// Rule W2: what is compacted ends it; and so does what it may not ask for.
+#[test]
+fn a_watch_ends_when_its_place_is_gone_or_it_is_refused() {
+    let mut bench = Bench::new();
+    bench.call(id(1), watch(5), 3_600_000);
+    let oldest = Revision::new(8);
+    let compacted = CoreOutput::Done { id: id(1), result: Ok(Reply::Compacted { oldest }) };
+    assert_eq!(bench.answer(B, 1, Answer::Compacted { oldest }), [compacted]);
+    bench.call(id(2), watch(5), 3_600_000);
+    let refused = not_applied(id(2), Cause::Refused("no".into()));
+    assert_eq!(bench.answer(B, 2, Answer::Refused("no".into())), [refused]);
+}
+
+#[test]
+fn answers_of_another_kind_do_not_end_a_watch() {
+    let mut bench = Bench::new();
+    bench.call(id(1), watch(5), 3_600_000);
+    for (answer, number) in [Answer::Done, written(7), Answer::Abandoned].into_iter().zip(1..) {
+        let mut outputs = bench.answer([B, C, A][number - 1], number as u64, answer);
+        if outputs.is_empty() {
+            outputs = bench.next_timer();
+        }
+        let member = [C, A, B][number - 1];
+        assert_eq!(outputs, [send(member, number as u64 + 1, asks(5))]);
+    }
+}
+
+#[test]
+fn whoever_loses_interest_in_a_watch_says_so_to_all_who_were_asked() {
+    let mut bench = Bench::new();
+    bench.call(id(1), watch(5), 3_600_000);
+    bench.run_until(40_000);
+    let outputs = bench.input(CoreInput::Cancel { id: id(1) });
+    let unwatch = |call| ClientCall::Unwatch { call };
+    assert_eq!(outputs, [send(B, 3, unwatch(1)), send(C, 4, unwatch(2))]);
+    assert_eq!(bench.core.poll_timeout(), None);
+}

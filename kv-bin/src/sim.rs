@@ -3,7 +3,7 @@
 use crate::cli::SimArgs;
 use crate::failure::Failure;
 use crate::output::{self, BAD, FAINT, GOOD, STRONG, styled};
-use kv_core::sim::{Bug, EXCUSED, Options, Report, run as run_seed};
+use kv_core::sim::{Bug, EXCUSED, Options, Report, run as run_seed, tell};
 use serde_json::json;
 use std::io;
 use std::ops::Range;
@@ -58,9 +58,17 @@ pub(crate) fn run(args: &SimArgs, json: bool) -> Result<(), Failure> {
 #[derive(Debug)]
 struct Catch {
     bug: Bug,
-    /// How many seeds it took, and which invariant it broke; `None` if all seeds went by.
-    caught: Option<(u64, &'static str)>,
+    caught: Option<Caught>,
     wall: Duration,
+}
+
+/// By what a planted bug was caught.
+#[derive(Debug)]
+enum Caught {
+    /// It took so many seeds, and broke this invariant.
+    Seeds(u64, &'static str),
+    /// All seeds went by, and this story ended badly.
+    Story(&'static str, String),
 }
 
 /// Every planted bug in turn, as a table.
@@ -87,32 +95,40 @@ fn bugs(seeds: &Range<u64>, jobs: Option<usize>, json: bool) -> Result<(), Failu
         return Ok(());
     }
     let tried = seeds.end - seeds.start;
-    Err(Failure::failed(format!("{missed} of {} planted bugs were not caught in {tried} seeds", table.len())))
+    let found = format!(
+        "{missed} of {} planted bugs were caught neither in {tried} seeds nor by a story",
+        table.len()
+    );
+    Err(Failure::failed(found))
 }
 
-/// Runs seeds with a bug until one breaks an invariant.
+/// Runs seeds with a bug until one breaks an invariant. Some bugs take an execution that chance hardly comes to: for these there are stories.
 fn catch(bug: Bug, seeds: &Range<u64>) -> Catch {
     let began = Instant::now();
     let options = Options { bug: Some(bug), ..Options::default() };
     let mut runs = seeds.clone().zip(1..);
-    let caught = runs.find_map(|(seed, taken)| Some((taken, run_seed(seed, &options).violation?.invariant)));
+    let by_seeds = runs
+        .find_map(|(seed, taken)| Some(Caught::Seeds(taken, run_seed(seed, &options).violation?.invariant)));
+    let caught = by_seeds.or_else(|| tell(bug).map(|(story, found)| Caught::Story(story, found)));
     Catch { bug, caught, wall: began.elapsed() }
 }
 
 impl Catch {
     fn line(&self, json: bool) -> String {
         let name = format!("{:?}", self.bug);
-        if json {
-            return json!({
-                "bug": name,
-                "seeds": self.caught.map(|(seeds, _)| seeds),
-                "invariant": self.caught.map(|(_, invariant)| invariant),
-                "wall_s": self.wall.as_secs_f64(),
-            })
-            .to_string();
-        }
-        match self.caught {
-            Some((seeds, invariant)) => format!("{name:<24} {seeds:>6} {:<5}  {invariant}", plural(seeds)),
+        let wall = self.wall.as_secs_f64();
+        match &self.caught {
+            Some(Caught::Seeds(seeds, invariant)) if json => {
+                json!({ "bug": name, "seeds": seeds, "invariant": invariant, "wall_s": wall }).to_string()
+            }
+            Some(Caught::Story(story, found)) if json => {
+                json!({ "bug": name, "story": story, "found": found, "wall_s": wall }).to_string()
+            }
+            None if json => json!({ "bug": name, "wall_s": wall }).to_string(),
+            Some(Caught::Seeds(seeds, invariant)) => {
+                format!("{name:<24} {seeds:>6} {:<5}  {invariant}", plural(*seeds))
+            }
+            Some(Caught::Story(story, _)) => format!("{name:<24} {:>12}  {story}", "a story:"),
             None => format!("{name:<24} {}", styled(BAD, "not caught")),
         }
     }

@@ -415,7 +415,6 @@ impl Checker {
     }
 
     /// Whether a member has made durable that it is formatted.
-    #[cfg(test)]
     pub(super) fn is_formatted(&self, member: usize) -> bool {
         self.mirrors[member].durable().formation >= FormationStep::Formatted
     }

@@ -127,7 +127,8 @@ pub(crate) fn group_end(code: &str, at: usize) -> usize {
 }
 
 fn is_test_path(path: &str) -> bool {
-    path.split('/').any(|part| part == "tests" || part == "tests.rs" || part == "benches")
+    let tests = ["tests", "tests.rs", "benches", "scenarios"];
+    path.split('/').any(|part| tests.contains(&part))
 }
 
 fn walk(directory: &Path, found: &mut Vec<PathBuf>) {

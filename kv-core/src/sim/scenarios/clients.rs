@@ -3,13 +3,23 @@
 use super::super::Bug;
 use super::super::history::Ending;
 use super::super::kind::Kind;
-use super::super::scenario::Story;
+use super::super::scenario::{Story, Teller, stories};
 use crate::replica::Status;
 
+stories! {
+    r1_a_primary_that_was_paused_answers_no_read_by_itself,
+    r1_a_round_of_before_a_pause_confirms_no_later_read,
+    r1_an_acknowledgement_of_an_entry_confirms_no_read,
+    r1_a_new_primary_reads_no_less_than_it_has_inherited,
+    e2_a_retry_beside_its_inherited_twin_runs_once,
+    e1_two_sessions_opened_in_one_batch_are_two,
+    e5_a_request_whose_session_was_evicted_is_not_replayed_in_another,
+    n7_one_clock_in_the_year_2099_expires_nothing,
+}
+
 /// Rule R1 of PROTOCOL.md: a deposed primary would answer from a state that the new one has overtaken.
-#[test]
-fn r1_a_primary_that_was_paused_answers_no_read_by_itself() {
-    Story::of(3).finds(Bug::ReadUnconfirmed).tell(|c| {
+fn r1_a_primary_that_was_paused_answers_no_read_by_itself(t: &Teller) {
+    Story::of(3).finds(Bug::ReadUnconfirmed).tell(t, |c| {
         c.put("k", "old");
         let old = c.primary();
         c.client_sees_only(1, old);
@@ -26,9 +36,8 @@ fn r1_a_primary_that_was_paused_answers_no_read_by_itself() {
 }
 
 /// Rule R1 of PROTOCOL.md: a round that was answered before a pause confirms no read that came after it.
-#[test]
-fn r1_a_round_of_before_a_pause_confirms_no_later_read() {
-    Story::of(3).finds(Bug::ReadRoundReused).tell(|c| {
+fn r1_a_round_of_before_a_pause_confirms_no_later_read(t: &Teller) {
+    Story::of(3).finds(Bug::ReadRoundReused).tell(t, |c| {
         c.put("k", "old");
         c.settle();
         let old = c.primary();
@@ -51,9 +60,8 @@ fn r1_a_round_of_before_a_pause_confirms_no_later_read() {
 }
 
 /// Rule R1 of PROTOCOL.md: acknowledgements of entries, sent anew or not, confirm no read.
-#[test]
-fn r1_an_acknowledgement_of_an_entry_confirms_no_read() {
-    Story::of(3).tell(|c| {
+fn r1_an_acknowledgement_of_an_entry_confirms_no_read(t: &Teller) {
+    Story::of(3).tell(t, |c| {
         c.put("k", "v");
         c.settle();
         let held = c.hold(Kind::CommitOk, None, Some(c.primary()));
@@ -67,9 +75,8 @@ fn r1_an_acknowledgement_of_an_entry_confirms_no_read() {
 }
 
 /// Rule R1 of PROTOCOL.md: what a new primary has inherited may have been told to somebody.
-#[test]
-fn r1_a_new_primary_reads_no_less_than_it_has_inherited() {
-    Story::of(3).finds(Bug::ReadBelowInherited).tell(|c| {
+fn r1_a_new_primary_reads_no_less_than_it_has_inherited(t: &Teller) {
+    Story::of(3).finds(Bug::ReadBelowInherited).tell(t, |c| {
         c.put("k", "old");
         c.settle();
         let next = 1;
@@ -89,9 +96,8 @@ fn r1_a_new_primary_reads_no_less_than_it_has_inherited() {
 }
 
 /// Rule E2 of PROTOCOL.md: a retry is proposed beside its twin, which the new primary has inherited.
-#[test]
-fn e2_a_retry_beside_its_inherited_twin_runs_once() {
-    Story::of(3).tell(|c| {
+fn e2_a_retry_beside_its_inherited_twin_runs_once(t: &Teller) {
+    Story::of(3).tell(t, |c| {
         c.put("k", "v");
         c.settle();
         let old = c.primary();
@@ -113,13 +119,12 @@ fn e2_a_retry_beside_its_inherited_twin_runs_once() {
 }
 
 /// Rule E1 of PROTOCOL.md: several sessions may be opened in one entry.
-#[test]
-fn e1_two_sessions_opened_in_one_batch_are_two() {
+fn e1_two_sessions_opened_in_one_batch_are_two(t: &Teller) {
     let narrow = |plan: &mut super::super::plan::Plan| {
         plan.options.pipeline = 1;
         plan.load.clients = 3;
     };
-    Story::of(3).with(narrow).tell(|c| {
+    Story::of(3).with(narrow).tell(t, |c| {
         c.put("k", "v");
         c.settle();
         let head = c.head(c.primary());
@@ -140,9 +145,8 @@ fn e1_two_sessions_opened_in_one_batch_are_two() {
 }
 
 /// Rule E5 of PROTOCOL.md: register, evict, register, replay.
-#[test]
-fn e5_a_request_whose_session_was_evicted_is_not_replayed_in_another() {
-    Story::of(3).with(|plan| plan.options.max_sessions = 1).tell(|c| {
+fn e5_a_request_whose_session_was_evicted_is_not_replayed_in_another(t: &Teller) {
+    Story::of(3).with(|plan| plan.options.max_sessions = 1).tell(t, |c| {
         c.put("k", "before");
         c.settle();
         let (primary, node) = (c.primary(), c.world.client_node(0));
@@ -161,9 +165,8 @@ fn e5_a_request_whose_session_was_evicted_is_not_replayed_in_another() {
 }
 
 /// Rule N7 of PROTOCOL.md: one clock in the year 2099, set there before or while its member is primary.
-#[test]
-fn n7_one_clock_in_the_year_2099_expires_nothing() {
-    Story::of(3).finds(Bug::StampOfOneClock).tell(|c| {
+fn n7_one_clock_in_the_year_2099_expires_nothing(t: &Teller) {
+    Story::of(3).finds(Bug::StampOfOneClock).tell(t, |c| {
         c.put("k", "v");
         let century = 73 * 365 * 24 * 3_600_000;
         let primary = c.primary();

@@ -4,13 +4,23 @@ use super::super::Bug;
 use super::super::clock::SECOND;
 use super::super::kind::Kind;
 use super::super::plan::Plan;
-use super::super::scenario::Story;
+use super::super::scenario::{Story, Teller, stories};
+
+stories! {
+    n4_what_was_acknowledged_survives_the_loss_of_power_everywhere,
+    s2_new_files_are_there_after_the_loss_of_power,
+    d4_a_sync_that_failed_is_not_tried_again,
+    d4_a_state_that_only_the_cache_holds_is_not_believed,
+    d3_a_flipped_bit_does_not_vote_a_committed_entry_away,
+    d7_a_checkpoint_is_known_when_it_is_there,
+    e2_sessions_outlive_a_checkpoint_and_a_restart,
+    p2_an_end_at_every_operation_of_a_disk_loses_nothing,
+}
 
 /// Rule N4 of PROTOCOL.md: an acknowledgement before the fsync (NATS 2.12.1) is one that a power cut takes back.
-#[test]
-fn n4_what_was_acknowledged_survives_the_loss_of_power_everywhere() {
+fn n4_what_was_acknowledged_survives_the_loss_of_power_everywhere(t: &Teller) {
     for bug in [Bug::NoSync, Bug::AckBeforeSync] {
-        Story::of(3).finds(bug).tell(|c| {
+        Story::of(3).finds(bug).tell(t, |c| {
             for n in 0..5 {
                 c.stall(1);
                 c.stall(2);
@@ -34,9 +44,8 @@ fn n4_what_was_acknowledged_survives_the_loss_of_power_everywhere() {
 
 /// Row S2 of the faults: a file whose name is not durable is gone with the power (etcd 3.6: no sync of the directory after a
 /// rename).
-#[test]
-fn s2_new_files_are_there_after_the_loss_of_power() {
-    Story::of(1).finds(Bug::NoDirectorySync).tell(|c| {
+fn s2_new_files_are_there_after_the_loss_of_power(t: &Teller) {
+    Story::of(1).finds(Bug::NoDirectorySync).tell(t, |c| {
         let value = "x".repeat(2000);
         for n in 0..40 {
             c.put("k", &format!("{n} {value}"));
@@ -49,9 +58,8 @@ fn s2_new_files_are_there_after_the_loss_of_power() {
 }
 
 /// Rule D4 of PROTOCOL.md: after a failed sync the next one succeeds, and the data is gone.
-#[test]
-fn d4_a_sync_that_failed_is_not_tried_again() {
-    Story::of(3).finds(Bug::FailedSyncRetried).tell(|c| {
+fn d4_a_sync_that_failed_is_not_tried_again(t: &Teller) {
+    Story::of(3).finds(Bug::FailedSyncRetried).tell(t, |c| {
         c.put("k", "v");
         c.settle();
         let one = c.backups()[0];
@@ -66,10 +74,9 @@ fn d4_a_sync_that_failed_is_not_tried_again() {
 
 /// Rule D4 of PROTOCOL.md: what a failed sync has dropped is still shown by the system's cache to the next process, and gone with the
 /// power. Here a checkpoint is interrupted that builds on one of which the disk knows nothing.
-#[test]
-fn d4_a_state_that_only_the_cache_holds_is_not_believed() {
+fn d4_a_state_that_only_the_cache_holds_is_not_believed(t: &Teller) {
     let often = |plan: &mut Plan| plan.options.checkpoint_bytes = 1 << 10;
-    Story::of(1).with(often).finds(Bug::CacheBelieved).tell(|c| {
+    Story::of(1).with(often).finds(Bug::CacheBelieved).tell(t, |c| {
         for operation in 2..8 {
             c.put_until("there is a state on disk", |c| {
                 c.world.members[0].disk.names().contains(&"state".to_owned())
@@ -90,10 +97,9 @@ fn d4_a_state_that_only_the_cache_holds_is_not_believed() {
 }
 
 /// Rules D3 and V5 of PROTOCOL.md: a flipped bit on a minority must not cut what the majority has (NATS 2.12.1).
-#[test]
-fn d3_a_flipped_bit_does_not_vote_a_committed_entry_away() {
+fn d3_a_flipped_bit_does_not_vote_a_committed_entry_away(t: &Teller) {
     for bug in [Bug::CutAtFirstBad, Bug::FaultyCountsAsNack, Bug::OneNackIsEnough] {
-        Story::of(3).finds(bug).tell(|c| {
+        Story::of(3).finds(bug).tell(t, |c| {
             c.put("k", "before");
             c.settle();
             let (primary, damaged, without) = (c.primary(), 1, 2);
@@ -113,13 +119,12 @@ fn d3_a_flipped_bit_does_not_vote_a_committed_entry_away() {
 }
 
 /// Rule D7 of PROTOCOL.md: the superblock hears of a checkpoint when the engine has made it durable.
-#[test]
-fn d7_a_checkpoint_is_known_when_it_is_there() {
+fn d7_a_checkpoint_is_known_when_it_is_there(t: &Teller) {
     let long = |plan: &mut Plan| {
         plan.options.checkpoint_bytes = 1 << 10;
         plan.disk.checkpoint = SECOND;
     };
-    Story::of(3).with(long).finds(Bug::CheckpointRecordedEarly).tell(|c| {
+    Story::of(3).with(long).finds(Bug::CheckpointRecordedEarly).tell(t, |c| {
         let one = c.primary();
         for _ in 0..5 {
             c.put("k", &"w".repeat(500));
@@ -132,10 +137,9 @@ fn d7_a_checkpoint_is_known_when_it_is_there() {
 }
 
 /// Rule D7 of PROTOCOL.md: sessions belong to the state.
-#[test]
-fn e2_sessions_outlive_a_checkpoint_and_a_restart() {
+fn e2_sessions_outlive_a_checkpoint_and_a_restart(t: &Teller) {
     let often = |plan: &mut Plan| plan.options.checkpoint_bytes = 1 << 10;
-    Story::of(3).with(often).finds(Bug::SessionsNotInCheckpoint).tell(|c| {
+    Story::of(3).with(often).finds(Bug::SessionsNotInCheckpoint).tell(t, |c| {
         for _ in 0..10 {
             c.put("k", &"w".repeat(500));
         }
@@ -149,8 +153,7 @@ fn e2_sessions_outlive_a_checkpoint_and_a_restart() {
 }
 
 /// Row P2 of the faults: a backup's, then the primary's process ends at every operation of its disk in turn.
-#[test]
-fn p2_an_end_at_every_operation_of_a_disk_loses_nothing() {
+fn p2_an_end_at_every_operation_of_a_disk_loses_nothing(t: &Teller) {
     for (victim, with_checkpoints) in [(0, false), (1, false), (1, true)] {
         let small = move |plan: &mut Plan| {
             plan.options.checkpoint_bytes = if with_checkpoints { 1 << 10 } else { 1 << 20 };
@@ -158,7 +161,7 @@ fn p2_an_end_at_every_operation_of_a_disk_loses_nothing() {
         let mut operation = 1;
         loop {
             let reached = std::cell::Cell::new(true);
-            Story::of(3).with(small).once_only().tell(|c| {
+            Story::of(3).with(small).once_only().tell(t, |c| {
                 c.put("k", "before");
                 c.settle();
                 let life = c.world.members[victim].life;

@@ -3,10 +3,17 @@
 use super::super::kind::Kind;
 use super::super::plan::DamagePlan;
 use super::super::report::EXCUSED;
-use super::super::scenario::{Cluster, Story};
+use super::super::scenario::{Cluster, Story, Teller, stories};
 use super::super::world::Event;
 use crate::ids::Op;
 use crate::replica::Excuse;
+
+stories! {
+    the_others_wait_for_the_one_that_has_the_only_intact_copy,
+    who_has_an_intact_copy_does_not_wait_for_the_one_that_is_damaged,
+    the_others_wait_for_what_is_committed_and_damaged_on_each_of_them,
+    nobody_is_excused_who_could_decide_and_does_not,
+}
 
 /// The third member never gets an entry that the other two have acknowledged, and it rots on the second one. Gives its op. Nobody but
 /// the third runs afterwards.
@@ -40,9 +47,8 @@ fn excused(c: &Cluster) -> u64 {
     c.world.checker.counts().get(EXCUSED).copied().unwrap_or_default()
 }
 
-#[test]
-fn the_others_wait_for_the_one_that_has_the_only_intact_copy() {
-    Story::of(3).once_only().tell(|c| {
+fn the_others_wait_for_the_one_that_has_the_only_intact_copy(t: &Teller) {
+    Story::of(3).once_only().tell(t, |c| {
         let op = rots_on_one_of_two(c);
         c.start(1);
         assert_eq!(c.world.excuse(), Some(Excuse::Undecided(op)));
@@ -54,9 +60,8 @@ fn the_others_wait_for_the_one_that_has_the_only_intact_copy() {
     });
 }
 
-#[test]
-fn who_has_an_intact_copy_does_not_wait_for_the_one_that_is_damaged() {
-    Story::of(3).once_only().tell(|c| {
+fn who_has_an_intact_copy_does_not_wait_for_the_one_that_is_damaged(t: &Teller) {
+    Story::of(3).once_only().tell(t, |c| {
         rots_on_one_of_two(c);
         c.start(0);
         assert_eq!(c.world.excuse(), None);
@@ -66,9 +71,8 @@ fn who_has_an_intact_copy_does_not_wait_for_the_one_that_is_damaged() {
 }
 
 /// What is known to be committed needs no decision, but somebody must have it.
-#[test]
-fn the_others_wait_for_what_is_committed_and_damaged_on_each_of_them() {
-    Story::of(3).once_only().tell(|c| {
+fn the_others_wait_for_what_is_committed_and_damaged_on_each_of_them(t: &Teller) {
+    Story::of(3).once_only().tell(t, |c| {
         c.put("k", "the one that rots");
         let op = c.head(0);
         // Further below the head than a pipeline.
@@ -85,9 +89,8 @@ fn the_others_wait_for_what_is_committed_and_damaged_on_each_of_them() {
     });
 }
 
-#[test]
-fn nobody_is_excused_who_could_decide_and_does_not() {
-    Story::of(3).once_only().tell(|c| {
+fn nobody_is_excused_who_could_decide_and_does_not(t: &Teller) {
+    Story::of(3).once_only().tell(t, |c| {
         rots_on_one_of_two(c);
         c.start(0);
         (0..3).for_each(|member| c.isolate(member));

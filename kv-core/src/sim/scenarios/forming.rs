@@ -2,13 +2,19 @@
 
 use super::super::Bug;
 use super::super::kind::Kind;
-use super::super::scenario::Story;
+use super::super::scenario::{Story, Teller, stories};
 use crate::replica::Status;
 
+stories! {
+    f2_two_of_three_empty_members_form_nothing,
+    f2_a_member_that_asks_late_is_let_in,
+    f3_a_step_is_told_when_it_is_durable,
+    f4_a_member_wiped_while_the_cluster_forms_is_let_in_nowhere,
+}
+
 /// Rule F2 of PROTOCOL.md: a first start needs all members once.
-#[test]
-fn f2_two_of_three_empty_members_form_nothing() {
-    Story::of(3).unformed().finds(Bug::FormsWithoutAll).tell(|c| {
+fn f2_two_of_three_empty_members_form_nothing(t: &Teller) {
+    Story::of(3).unformed().finds(Bug::FormsWithoutAll).tell(t, |c| {
         c.start(0);
         c.start(1);
         c.run_for(1_000);
@@ -19,9 +25,8 @@ fn f2_two_of_three_empty_members_form_nothing() {
 }
 
 /// Rule F2 of PROTOCOL.md: a late member that asks after the others have formed.
-#[test]
-fn f2_a_member_that_asks_late_is_let_in() {
-    Story::of(3).unformed().tell(|c| {
+fn f2_a_member_that_asks_late_is_let_in(t: &Teller) {
+    Story::of(3).unformed().tell(t, |c| {
         for member in 0..3 {
             c.start(member);
         }
@@ -36,9 +41,8 @@ fn f2_a_member_that_asks_late_is_let_in() {
 }
 
 /// Rule F3 of PROTOCOL.md: a member that told of a step before it was durable, and came back empty, would be locked out.
-#[test]
-fn f3_a_step_is_told_when_it_is_durable() {
-    Story::of(3).unformed().finds(Bug::FormOnWord).tell(|c| {
+fn f3_a_step_is_told_when_it_is_durable(t: &Teller) {
+    Story::of(3).unformed().finds(Bug::FormOnWord).tell(t, |c| {
         c.stall(2);
         for member in 0..3 {
             c.start(member);
@@ -52,9 +56,8 @@ fn f3_a_step_is_told_when_it_is_durable() {
 }
 
 /// Rule F4 of PROTOCOL.md: a member wiped between formatted and formed is disk loss, like one wiped later.
-#[test]
-fn f4_a_member_wiped_while_the_cluster_forms_is_let_in_nowhere() {
-    Story::of(3).unformed().finds(Bug::WipedMemberJoins).tell(|c| {
+fn f4_a_member_wiped_while_the_cluster_forms_is_let_in_nowhere(t: &Teller) {
+    Story::of(3).unformed().finds(Bug::WipedMemberJoins).tell(t, |c| {
         let held = c.hold(Kind::Formation, Some(0), Some(2));
         for member in 0..3 {
             c.start(member);

@@ -8,8 +8,28 @@ mod forming;
 mod reads;
 mod views;
 
-use super::scenario::{Cluster, Story};
+use super::Bug;
+use super::scenario::{Cluster, Story, Tale, Teller, stories};
 use crate::ids::View;
+
+stories! {
+    p1_a_primary_dies_and_its_client_goes_on,
+    n6_a_cut_between_two_of_three_stops_nobody,
+    n5_a_member_that_was_alone_for_long_comes_back_without_a_new_view,
+    two_data_members_and_a_witness_survive_any_one_after_another,
+}
+
+/// All stories.
+fn all() -> impl Iterator<Item = &'static Tale> {
+    [STORIES, clients::STORIES, disks::STORIES, excuses::STORIES, forming::STORIES, views::STORIES]
+        .into_iter()
+        .flatten()
+}
+
+/// The first story that finds this bug out: its name, and what went wrong.
+pub(super) fn find_out(bug: Bug) -> Option<(&'static str, String)> {
+    all().find_map(|(name, story)| Some((*name, Teller::finds(bug, *story)?)))
+}
 
 /// The primary is cut off with a write that nobody else has; the others go on with another one. Returns the cut-off member.
 fn with_a_write_that_nobody_else_has(c: &mut Cluster) -> usize {
@@ -25,9 +45,8 @@ fn with_a_write_that_nobody_else_has(c: &mut Cluster) -> usize {
 }
 
 /// Row P1 of the faults: nothing is lost, nothing happens twice.
-#[test]
-fn p1_a_primary_dies_and_its_client_goes_on() {
-    Story::of(3).tell(|c| {
+fn p1_a_primary_dies_and_its_client_goes_on(t: &Teller) {
+    Story::of(3).tell(t, |c| {
         c.put("k", "first");
         let asked = c.begin_put(0, "k", "second");
         c.run_for(1);
@@ -38,10 +57,9 @@ fn p1_a_primary_dies_and_its_client_goes_on() {
 }
 
 /// Row N6 of the faults, and the live-lock of a one-way cut: a member that cannot hear the primary moves nobody.
-#[test]
-fn n6_a_cut_between_two_of_three_stops_nobody() {
+fn n6_a_cut_between_two_of_three_stops_nobody(t: &Teller) {
     for both_ways in [false, true] {
-        Story::of(3).tell(|c| {
+        Story::of(3).tell(t, |c| {
             c.put("k", "before");
             let primary = c.primary();
             let one = c.backups()[0];
@@ -60,9 +78,8 @@ fn n6_a_cut_between_two_of_three_stops_nobody() {
 }
 
 /// Row N5 of the faults, and the minority that churns views: one that comes back after a long time disturbs nobody.
-#[test]
-fn n5_a_member_that_was_alone_for_long_comes_back_without_a_new_view() {
-    Story::of(3).tell(|c| {
+fn n5_a_member_that_was_alone_for_long_comes_back_without_a_new_view(t: &Teller) {
+    Story::of(3).tell(t, |c| {
         c.put("k", "before");
         let view = c.view(c.primary());
         let alone = c.backups()[0];
@@ -78,9 +95,8 @@ fn n5_a_member_that_was_alone_for_long_comes_back_without_a_new_view() {
 }
 
 /// Two data members and a witness survive any one, in any order, with restarts between.
-#[test]
-fn two_data_members_and_a_witness_survive_any_one_after_another() {
-    Story::of(2).and_a_witness().tell(|c| {
+fn two_data_members_and_a_witness_survive_any_one_after_another(t: &Teller) {
+    Story::of(2).and_a_witness().tell(t, |c| {
         for dead in [0, 1, 2, 1, 0, 2, 0, 1] {
             c.put("k", "all are there");
             c.cut_power(dead);

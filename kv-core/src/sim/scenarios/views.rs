@@ -2,15 +2,32 @@
 
 use super::super::Bug;
 use super::super::kind::Kind;
-use super::super::scenario::Story;
+use super::super::scenario::{Story, Teller, stories};
 use super::with_a_write_that_nobody_else_has;
 use crate::ids::View;
 use crate::replica::Status;
 
+stories! {
+    v1_one_that_lost_its_connection_to_the_primary_leaves_nothing,
+    v2_two_votes_far_apart_move_nobody,
+    v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote,
+    v3_nothing_is_said_in_a_view_that_is_not_durable,
+    v5_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum,
+    v5_a_longer_log_of_an_older_view_names_nothing,
+    v6_start_view_waits_for_the_disk,
+    v7_what_stands_above_the_head_of_the_view_goes,
+    d2_a_cut_outlives_a_restart,
+    v7_nothing_is_cut_by_asking,
+    v7_log_view_is_durable_before_the_acknowledgement_and_not_before_the_log,
+    n5_a_commit_number_heard_while_catching_up_moves_nothing,
+    v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes,
+    v9_a_restarted_primary_issues_no_op_number_twice,
+    n4_a_quorum_is_no_smaller_than_it_is,
+}
+
 /// Rule V1 of PROTOCOL.md: a vote is not a departure.
-#[test]
-fn v1_one_that_lost_its_connection_to_the_primary_leaves_nothing() {
-    Story::of(3).finds(Bug::LeavesAlone).tell(|c| {
+fn v1_one_that_lost_its_connection_to_the_primary_leaves_nothing(t: &Teller) {
+    Story::of(3).finds(Bug::LeavesAlone).tell(t, |c| {
         c.put("k", "v");
         let (primary, one) = (c.primary(), c.backups()[0]);
         c.lose_connection(one, primary);
@@ -20,9 +37,8 @@ fn v1_one_that_lost_its_connection_to_the_primary_leaves_nothing() {
 }
 
 /// Rule V2 of PROTOCOL.md: a vote that was withdrawn completes no quorum later.
-#[test]
-fn v2_two_votes_far_apart_move_nobody() {
-    Story::of(3).finds(Bug::VotesNeverExpire).tell(|c| {
+fn v2_two_votes_far_apart_move_nobody(t: &Teller) {
+    Story::of(3).finds(Bug::VotesNeverExpire).tell(t, |c| {
         c.put("k", "v");
         let (primary, backups) = (c.primary(), c.backups());
         c.lose_connection(backups[0], primary);
@@ -35,9 +51,8 @@ fn v2_two_votes_far_apart_move_nobody() {
 
 /// Rules D1 and V3 of PROTOCOL.md: a member that restarts between views knows the newer one. (In the paper's recovery without a
 /// disk it forgets its vote.)
-#[test]
-fn v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote() {
-    Story::of(3).finds(Bug::ForgetsItsVote).tell(|c| {
+fn v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote(t: &Teller) {
+    Story::of(3).finds(Bug::ForgetsItsVote).tell(t, |c| {
         c.put("k", "v");
         let one = c.backups()[1];
         let held = c.hold(Kind::DoViewChange, None, None);
@@ -53,9 +68,8 @@ fn v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote() {
 }
 
 /// Rule V3 of PROTOCOL.md.
-#[test]
-fn v3_nothing_is_said_in_a_view_that_is_not_durable() {
-    Story::of(3).finds(Bug::DoViewChangeBeforeView).tell(|c| {
+fn v3_nothing_is_said_in_a_view_that_is_not_durable(t: &Teller) {
+    Story::of(3).finds(Bug::DoViewChangeBeforeView).tell(t, |c| {
         c.put("k", "v");
         let one = c.backups()[1];
         c.stall(one);
@@ -69,9 +83,8 @@ fn v3_nothing_is_said_in_a_view_that_is_not_durable() {
 }
 
 /// Rule V5 of PROTOCOL.md: the new primary's own commit number is smaller than that of another voter, and it lacks the entry.
-#[test]
-fn v5_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum() {
-    Story::of(3).finds(Bug::OwnCommitAsBase).tell(|c| {
+fn v5_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum(t: &Teller) {
+    Story::of(3).finds(Bug::OwnCommitAsBase).tell(t, |c| {
         c.put("k", "first");
         c.settle();
         let next = 1;
@@ -88,9 +101,8 @@ fn v5_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum() {
 }
 
 /// Rule V5 of PROTOCOL.md: a long log of an older view must not win over the newer one.
-#[test]
-fn v5_a_longer_log_of_an_older_view_names_nothing() {
-    Story::of(3).finds(Bug::LongestLogWins).tell(|c| {
+fn v5_a_longer_log_of_an_older_view_names_nothing(t: &Teller) {
+    Story::of(3).finds(Bug::LongestLogWins).tell(t, |c| {
         let opened = c.begin_put(1, "k", "everywhere");
         c.done(opened);
         let old = c.primary();
@@ -118,9 +130,8 @@ fn v5_a_longer_log_of_an_older_view_names_nothing() {
 }
 
 /// Rule V6 of PROTOCOL.md.
-#[test]
-fn v6_start_view_waits_for_the_disk() {
-    Story::of(3).finds(Bug::StartViewEarly).tell(|c| {
+fn v6_start_view_waits_for_the_disk(t: &Teller) {
+    Story::of(3).finds(Bug::StartViewEarly).tell(t, |c| {
         c.put("k", "v");
         let next = 1;
         let held = c.hold(Kind::DoViewChange, None, Some(next));
@@ -137,9 +148,8 @@ fn v6_start_view_waits_for_the_disk() {
 }
 
 /// Rule V7 of PROTOCOL.md: a suffix above the view's head, kept because nothing differs, would win a later view.
-#[test]
-fn v7_what_stands_above_the_head_of_the_view_goes() {
-    Story::of(3).finds(Bug::KeepSuffix).tell(|c| {
+fn v7_what_stands_above_the_head_of_the_view_goes(t: &Teller) {
+    Story::of(3).finds(Bug::KeepSuffix).tell(t, |c| {
         c.put("k", "everywhere");
         let old = c.primary();
         c.isolate(old);
@@ -156,9 +166,8 @@ fn v7_what_stands_above_the_head_of_the_view_goes() {
 }
 
 /// Rule D2 of PROTOCOL.md: what was cut does not come back with a restart.
-#[test]
-fn d2_a_cut_outlives_a_restart() {
-    Story::of(3).finds(Bug::CutInMemory).tell(|c| {
+fn d2_a_cut_outlives_a_restart(t: &Teller) {
+    Story::of(3).finds(Bug::CutInMemory).tell(t, |c| {
         let old = with_a_write_that_nobody_else_has(c);
         c.heal();
         c.wait_until_installed(old);
@@ -171,9 +180,8 @@ fn d2_a_cut_outlives_a_restart() {
 }
 
 /// Rule V7 (b) of PROTOCOL.md: the paper's state transfer cuts the log before it has the new one.
-#[test]
-fn v7_nothing_is_cut_by_asking() {
-    Story::of(3).tell(|c| {
+fn v7_nothing_is_cut_by_asking(t: &Teller) {
+    Story::of(3).tell(t, |c| {
         c.put("k", "everywhere");
         c.settle();
         let one = c.backups()[0];
@@ -194,10 +202,9 @@ fn v7_nothing_is_cut_by_asking() {
 }
 
 /// Rule V7 (c) of PROTOCOL.md: `log_view` is durable after the log, and before the acknowledgement.
-#[test]
-fn v7_log_view_is_durable_before_the_acknowledgement_and_not_before_the_log() {
+fn v7_log_view_is_durable_before_the_acknowledgement_and_not_before_the_log(t: &Teller) {
     for bug in [Bug::LogViewLate, Bug::LogViewEarly] {
-        Story::of(3).finds(bug).tell(|c| {
+        Story::of(3).finds(bug).tell(t, |c| {
             let old = with_a_write_that_nobody_else_has(c);
             c.heal();
             let held = c.hold(Kind::NewState, None, Some(old));
@@ -215,9 +222,8 @@ fn v7_log_view_is_durable_before_the_acknowledgement_and_not_before_the_log() {
 }
 
 /// Rule N5 of PROTOCOL.md: a commit number learned while still catching up says nothing about the own entries.
-#[test]
-fn n5_a_commit_number_heard_while_catching_up_moves_nothing() {
-    Story::of(3).finds(Bug::CommitWhileCatchingUp).tell(|c| {
+fn n5_a_commit_number_heard_while_catching_up_moves_nothing(t: &Teller) {
+    Story::of(3).finds(Bug::CommitWhileCatchingUp).tell(t, |c| {
         let old = with_a_write_that_nobody_else_has(c);
         let before = c.commit(old);
         c.heal();
@@ -231,9 +237,8 @@ fn n5_a_commit_number_heard_while_catching_up_moves_nothing() {
 }
 
 /// Rule V8 of PROTOCOL.md: silence alone would starve a group of two.
-#[test]
-fn v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes() {
-    Story::of(2).finds(Bug::SilentAbdication).tell(|c| {
+fn v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes(t: &Teller) {
+    Story::of(2).finds(Bug::SilentAbdication).tell(t, |c| {
         c.put("k", "v");
         c.hand_over(c.primary());
         c.wait_for_another_primary(0);
@@ -242,9 +247,8 @@ fn v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes() {
 }
 
 /// Rule V9 of PROTOCOL.md: a restarted primary would issue an op number a second time.
-#[test]
-fn v9_a_restarted_primary_issues_no_op_number_twice() {
-    Story::of(3).finds(Bug::ResumeView).tell(|c| {
+fn v9_a_restarted_primary_issues_no_op_number_twice(t: &Teller) {
+    Story::of(3).finds(Bug::ResumeView).tell(t, |c| {
         c.put("k", "v");
         let primary = c.primary();
         c.settle();
@@ -262,10 +266,9 @@ fn v9_a_restarted_primary_issues_no_op_number_twice() {
 }
 
 /// Rule N4 of PROTOCOL.md: an op is committed when a quorum has it on disk.
-#[test]
-fn n4_a_quorum_is_no_smaller_than_it_is() {
+fn n4_a_quorum_is_no_smaller_than_it_is(t: &Teller) {
     for bug in [Bug::QuorumOfOneLess, Bug::OwnAppendCountsEarly] {
-        Story::of(3).finds(bug).tell(|c| {
+        Story::of(3).finds(bug).tell(t, |c| {
             c.put("k", "v");
             c.settle();
             let (primary, backups) = (c.primary(), c.backups());

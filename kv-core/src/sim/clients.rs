@@ -136,6 +136,9 @@ impl Client {
             }
             return Action::Get { key, local };
         }
+        if rng.u32(0..100) == 0 {
+            return Action::Close;
+        }
         if load.brief > 0 && rng.u32(0..100) < load.brief {
             return Action::Write(self.brief(client, key, load, rng));
         }
@@ -164,8 +167,7 @@ impl Client {
                 (_, Some(lease)) => LeaseCommand::KeepAlive { lease },
             });
         }
-        let ttl_ms = (lease.is_none() || rng.bool()).then(|| *pick(rng, &[1, 100, 1_000, 4_000]));
-        let life = Lifetime { ttl_ms, lease: lease.filter(|_| ttl_ms.is_none() || rng.u32(0..4) == 0) };
+        let life = self.life(rng);
         let value = self.value(client, rng);
         if let (0, Some((revision, _))) = (rng.u32(0..4), self.seen.get(&key)) {
             // As whoever holds a lock does: the key may have been gone since.
@@ -175,6 +177,13 @@ impl Client {
         }
         let guard = (rng.u32(0..100) < load.guarded).then(|| self.guard(&key, rng));
         Command::Put { key, value, guard, life }
+    }
+
+    /// That of a key which does not stay.
+    fn life(&self, rng: &mut Rng) -> Lifetime {
+        let lease = rng.choice(&self.leases).copied();
+        let ttl_ms = (lease.is_none() || rng.bool()).then(|| *pick(rng, &[1, 100, 1_000, 4_000]));
+        Lifetime { ttl_ms, lease: lease.filter(|_| ttl_ms.is_none() || rng.u32(0..4) == 0) }
     }
 
     /// A read at a revision around those that it knows, or of what is not older than the newest of them.
@@ -213,11 +222,9 @@ impl Client {
             let guard = self.guard(&key, rng);
             transaction.guards.push((key, guard));
         }
-        transaction.then.push(Step::Put {
-            key: key(first),
-            value: self.value(client, rng),
-            life: Lifetime::FOREVER,
-        });
+        let brief = load.brief > 0 && rng.u32(0..100) < load.brief;
+        let life = if brief { self.life(rng) } else { Lifetime::FOREVER };
+        transaction.then.push(Step::Put { key: key(first), value: self.value(client, rng), life });
         if others[1] != first && rng.bool() {
             transaction.then.push(Step::Delete { key: key(others[1]) });
         }
@@ -230,6 +237,20 @@ impl Client {
                 value: self.value(client, rng),
                 life: Lifetime::FOREVER,
             });
+        }
+        if rng.u32(0..4) == 0 {
+            transaction.otherwise.push(Step::Add { key: counter(rng.u32(0..2)), by: 1 });
+            transaction.otherwise.push(Step::Delete { key: key(first) });
+        }
+        for list in [&mut transaction.then, &mut transaction.otherwise] {
+            if rng.u32(0..3) == 0 {
+                // Wherever it stands, it finds what was there before. As who asks for the previous value does.
+                list.insert(rng.usize(0..=list.len()), Step::Get { key: key(first) });
+            }
+            if rng.u32(0..8) == 0 {
+                let to = rng.bool().then(|| key(load.keys));
+                list.push(Step::Scan { from: key(first), to, limit: *pick(rng, &[0, 1, 2, 100]) });
+            }
         }
         // Sometimes a step that cannot be done, and nothing of the rest may be.
         if rng.u32(0..10) == 0 {
@@ -340,6 +361,7 @@ impl World {
         };
         let call = match action {
             Action::Write(command) => Call::Write(command),
+            Action::Close => Call::CloseSession,
             Action::Past { query, mode } => Call::Read { mode, query, prefer: None },
             Action::Get { key, local } => read(local, Query::Get { key, at: None }),
             Action::Many { keys, local } => read(local, Query::Many { keys, at: None }),
@@ -462,6 +484,7 @@ impl World {
             Ending::RangeDeleted { .. } => "ranges deleted",
             Ending::Transacted { .. } => "transactions",
             Ending::StepFailed { .. } => "transactions with a failed step",
+            Ending::Closed => "sessions closed",
             Ending::Lease { effect: Effect::LeaseFailed(_), .. } => "leases that had ended",
             Ending::Lease { .. } => "leases granted, kept or ended",
             _ => "calls done",
@@ -556,9 +579,8 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
         }
         Ok(Reply::Compacted { oldest }) => Ending::Compacted(oldest),
         Ok(Reply::Future { newest }) => Ending::Future(newest),
-        Ok(Reply::Watched { .. } | Reply::Status(_) | Reply::Done) | Err(CallError::NotApplied(_)) => {
-            Ending::NotApplied
-        }
+        Ok(Reply::Done) => Ending::Closed,
+        Ok(Reply::Watched { .. } | Reply::Status(_)) | Err(CallError::NotApplied(_)) => Ending::NotApplied,
         Err(CallError::OutcomeUnknown(_)) => Ending::Unknown,
     }
 }

@@ -9,6 +9,8 @@ use bytes::Bytes;
 pub(super) enum Action {
     /// A change.
     Write(Command),
+    /// The end of the session; the next write opens another.
+    Close,
     /// A read of one key.
     Get {
         /// The key.
@@ -116,6 +118,8 @@ pub(super) enum Ending {
     Compacted(Revision),
     /// The revision is yet to come: the newest there is.
     Future(Revision),
+    /// The session has ended.
+    Closed,
     /// It surely had no effect.
     NotApplied,
     /// It may have had an effect, or may have one yet.
@@ -169,7 +173,7 @@ impl Ending {
             Self::GuardFailed { revision, .. }
             | Self::Value { revision, .. }
             | Self::Records { revision, .. } => *revision,
-            Self::Compacted(_) | Self::Future(_) | Self::NotApplied | Self::Unknown => None,
+            Self::Compacted(_) | Self::Future(_) | Self::Closed | Self::NotApplied | Self::Unknown => None,
         }
     }
 }

@@ -157,7 +157,8 @@ impl Names {
             }
             // Those of ranges: see below.
             (
-                Action::Get { .. }
+                Action::Close
+                | Action::Get { .. }
                 | Action::Many { .. }
                 | Action::Scan { .. }
                 | Action::Past { .. }

@@ -6,8 +6,8 @@ use super::history::{Action, Call, Ended, Ending};
 use super::lifetimes::Leases;
 use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use crate::message::{
-    Command, Effect, EventKind, Guard, Lifetime, Operation, Outcome, Record, Rejection, Request, Scanned, Step,
-    StepFailure, StepResult, Transaction,
+    Command, Effect, EventKind, Guard, Lifetime, Operation, Outcome, Record, Rejection, Request, Scanned,
+    Step, StepFailure, StepResult, Transaction,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
@@ -337,6 +337,7 @@ impl Model {
         let holds = match (&call.action, &ended.ending) {
             (_, Ending::Unknown) => true,
             (action, Ending::NotApplied) => self.has_no_effect(action),
+            (Action::Close, Ending::Closed) => true,
             (Action::Write(command), Ending::Put(revision)) => {
                 self.ran.get(revision) == Some(&(command.clone(), Effect::Put))
             }
@@ -411,6 +412,7 @@ impl Model {
                 steps.all(|step| !matches!(step, Step::Put { value, .. } if self.values.contains_key(value)))
             }
             Action::Write(Command::Delete { .. } | Command::DeleteRange { .. } | Command::Lease(_))
+            | Action::Close
             | Action::Get { .. }
             | Action::Many { .. }
             | Action::Scan { .. }

@@ -44,6 +44,7 @@ fn some_seeds_are_clean_and_come_across_what_is_rare() {
         "requests rejected",
         "requests repeated",
         "revisions told to watchers in pieces",
+        "sessions closed",
         "states given up",
         "states transferred",
         "transactions",

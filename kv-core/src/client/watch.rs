@@ -58,8 +58,9 @@ impl Watch {
         Self { client, from, to, after: None, previous: false }
     }
 
-    /// Whatever has changed after this revision. Default: from when the stream is first polled; what was written before that by
-    /// others may be told too.
+    /// Whatever has changed after this revision. Default: from when a member has heard the first question, which goes out when the stream is
+    /// first polled; what was written shortly before that by others may be told too. To miss nothing from a certain point on, name its
+    /// revision, or [`follow`](Self::follow).
     pub fn after(mut self, revision: Revision) -> Self {
         self.after = Some(revision);
         self

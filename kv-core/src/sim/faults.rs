@@ -311,7 +311,8 @@ impl World {
         }
     }
 
-    fn release(&mut self, from: usize, to: usize) {
+    /// What is held back from one node to another comes now.
+    pub(super) fn release(&mut self, from: usize, to: usize) {
         self.network.unclog(from, to);
         self.release_held(from, to);
     }

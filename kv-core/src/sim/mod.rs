@@ -32,6 +32,7 @@ mod scenario;
 mod scenarios;
 mod serve;
 pub mod storage;
+mod story;
 mod streams;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use super::super::Bug;
 use super::super::history::Ending;
 use super::super::kind::Kind;
-use super::super::scenario::{Story, Teller, stories};
+use super::super::story::{Story, Teller, stories};
 use crate::replica::Status;
 
 stories! {
@@ -12,6 +12,7 @@ stories! {
     r1_an_acknowledgement_of_an_entry_confirms_no_read,
     r1_a_new_primary_reads_no_less_than_it_has_inherited,
     e2_a_retry_beside_its_inherited_twin_runs_once,
+    e3_a_copy_of_what_was_forgotten_does_not_run,
     e1_two_sessions_opened_in_one_batch_are_two,
     e5_a_request_whose_session_was_evicted_is_not_replayed_in_another,
     n7_one_clock_in_the_year_2099_expires_nothing,
@@ -115,6 +116,31 @@ fn e2_a_retry_beside_its_inherited_twin_runs_once(t: &Teller) {
         c.release(beats);
         c.done(asked);
         c.settle();
+    });
+}
+
+/// Rule E3 of PROTOCOL.md: the first copy of a request is on its way for so long that its client has forgotten it.
+fn e3_a_copy_of_what_was_forgotten_does_not_run(t: &Teller) {
+    Story::of(3).finds(Bug::ForgottenRuns).tell(t, |c| {
+        c.put("k", "before");
+        c.settle();
+        let (old, node) = (c.primary(), c.world.client_node(0));
+        c.world.network.clog(node, old);
+        let asked = c.begin_put(0, "k", "once");
+        c.hand_over(old);
+        c.wait_for_another_primary(old);
+        c.done(asked);
+        c.put("k", "then");
+        c.put("k", "last");
+        // The role comes back to the one that the copy is on its way to.
+        while c.primary() != old {
+            let primary = c.primary();
+            c.hand_over(primary);
+            c.wait_for_another_primary(primary);
+        }
+        c.world.release(node, old);
+        c.run_for(200);
+        assert_eq!(c.get("k").as_deref(), Some("last"));
     });
 }
 

@@ -4,7 +4,7 @@ use super::super::Bug;
 use super::super::clock::SECOND;
 use super::super::kind::Kind;
 use super::super::plan::Plan;
-use super::super::scenario::{Story, Teller, stories};
+use super::super::story::{Story, Teller, stories};
 
 stories! {
     n4_what_was_acknowledged_survives_the_loss_of_power_everywhere,

@@ -3,7 +3,8 @@
 use super::super::kind::Kind;
 use super::super::plan::DamagePlan;
 use super::super::report::EXCUSED;
-use super::super::scenario::{Cluster, Story, Teller, stories};
+use super::super::scenario::Cluster;
+use super::super::story::{Story, Teller, stories};
 use super::super::world::Event;
 use crate::ids::Op;
 use crate::replica::Excuse;

@@ -2,7 +2,7 @@
 
 use super::super::Bug;
 use super::super::kind::Kind;
-use super::super::scenario::{Story, Teller, stories};
+use super::super::story::{Story, Teller, stories};
 use crate::replica::Status;
 
 stories! {

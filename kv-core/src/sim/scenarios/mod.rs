@@ -9,7 +9,8 @@ mod reads;
 mod views;
 
 use super::Bug;
-use super::scenario::{Cluster, Story, Tale, Teller, stories};
+use super::scenario::Cluster;
+use super::story::{Story, Tale, Teller, stories};
 use crate::ids::View;
 
 stories! {
@@ -21,9 +22,17 @@ stories! {
 
 /// All stories.
 fn all() -> impl Iterator<Item = &'static Tale> {
-    [STORIES, clients::STORIES, disks::STORIES, excuses::STORIES, forming::STORIES, views::STORIES]
-        .into_iter()
-        .flatten()
+    [
+        STORIES,
+        clients::STORIES,
+        disks::STORIES,
+        excuses::STORIES,
+        forming::STORIES,
+        reads::STORIES,
+        views::STORIES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The first story that finds this bug out: its name, and what went wrong.

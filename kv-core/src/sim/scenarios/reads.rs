@@ -2,13 +2,17 @@
 
 use super::super::Bug;
 use super::super::plan::Plan;
-use super::super::scenario::Story;
+use super::super::story::{Story, Teller, stories};
 use std::time::Duration;
 
+stories! {
+    r4_a_backup_behind_a_slow_link_does_not_take_what_it_hears_for_new,
+    r4_a_deposed_primary_keeps_no_state_fresh,
+}
+
 /// Rule R4 of PROTOCOL.md: what is heard late is old.
-#[test]
-fn r4_a_backup_behind_a_slow_link_does_not_take_what_it_hears_for_new() {
-    Story::of(3).finds(Bug::FreshSinceHeard).tell(|c| {
+fn r4_a_backup_behind_a_slow_link_does_not_take_what_it_hears_for_new(t: &Teller) {
+    Story::of(3).finds(Bug::FreshSinceHeard).tell(t, |c| {
         c.put("k", "old");
         let (primary, one) = (c.primary(), c.backups()[0]);
         c.settle();
@@ -26,10 +30,9 @@ fn r4_a_backup_behind_a_slow_link_does_not_take_what_it_hears_for_new() {
 }
 
 /// Rule R4 of PROTOCOL.md: a primary that others have replaced still tells that it lives.
-#[test]
-fn r4_a_deposed_primary_keeps_no_state_fresh() {
+fn r4_a_deposed_primary_keeps_no_state_fresh(t: &Teller) {
     let patient = |plan: &mut Plan| plan.options.suspect_min = Duration::from_secs(1);
-    Story::of(5).with(patient).finds(Bug::FreshUnconfirmed).tell(|c| {
+    Story::of(5).with(patient).finds(Bug::FreshUnconfirmed).tell(t, |c| {
         c.put("k", "old");
         let (old, one, far) = (c.primary(), c.backups()[3], c.backups()[0]);
         c.settle();

@@ -14,7 +14,6 @@ stories! {
     d3_a_flipped_bit_does_not_vote_a_committed_entry_away,
     d7_a_checkpoint_is_known_when_it_is_there,
     e2_sessions_outlive_a_checkpoint_and_a_restart,
-    p2_an_end_at_every_operation_of_a_disk_loses_nothing,
 }
 
 /// Rule N4 of PROTOCOL.md: an acknowledgement before the fsync (NATS 2.12.1) is one that a power cut takes back.
@@ -153,7 +152,8 @@ fn e2_sessions_outlive_a_checkpoint_and_a_restart(t: &Teller) {
 }
 
 /// Row P2 of the faults: a backup's, then the primary's process ends at every operation of its disk in turn.
-fn p2_an_end_at_every_operation_of_a_disk_loses_nothing(t: &Teller) {
+#[test]
+fn p2_an_end_at_every_operation_of_a_disk_loses_nothing() {
     for (victim, with_checkpoints) in [(0, false), (1, false), (1, true)] {
         let small = move |plan: &mut Plan| {
             plan.options.checkpoint_bytes = if with_checkpoints { 1 << 10 } else { 1 << 20 };
@@ -161,7 +161,7 @@ fn p2_an_end_at_every_operation_of_a_disk_loses_nothing(t: &Teller) {
         let mut operation = 1;
         loop {
             let reached = std::cell::Cell::new(true);
-            Story::of(3).with(small).once_only().tell(t, |c| {
+            Story::of(3).with(small).once_only().tell(&Teller::default(), |c| {
                 c.put("k", "before");
                 c.settle();
                 let life = c.world.members[victim].life;

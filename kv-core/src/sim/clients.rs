@@ -240,7 +240,9 @@ impl Client {
         }
         if rng.u32(0..4) == 0 {
             transaction.otherwise.push(Step::Add { key: counter(rng.u32(0..2)), by: 1 });
-            transaction.otherwise.push(Step::Delete { key: key(first) });
+            if others[1] != first {
+                transaction.otherwise.push(Step::Delete { key: key(first) });
+            }
         }
         for list in [&mut transaction.then, &mut transaction.otherwise] {
             if rng.u32(0..3) == 0 {

@@ -179,7 +179,7 @@ impl WatchPlan {
     /// So many, with so many events in an answer and records in a page, answered after this time.
     pub(super) const fn of(watchers: usize, piece: usize, page: u32, wait: Time) -> Self {
         // A clock may be slow, and so may the network.
-        Self { watchers, piece, page, wait, sweep: wait / 8, patience: wait + wait / 4 + SECOND }
+        Self { watchers, piece, page, wait, sweep: wait / 8, patience: wait + wait / 4 + SECOND / 2 }
     }
 }
 
@@ -414,7 +414,7 @@ fn draw_watching(rng: &Rng) -> WatchPlan {
         *pick(&mut rng, &[0, 1, 2, 4]),
         *pick(&mut rng, &[1, 2, 3, 1000]),
         *pick(&mut rng, &[1, 2, 1000]),
-        *pick(&mut rng, &[SECOND / 2, 2 * SECOND, 10 * SECOND]),
+        *pick(&mut rng, &[SECOND / 2, SECOND, 2 * SECOND]),
     )
 }
 

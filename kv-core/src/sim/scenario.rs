@@ -357,12 +357,6 @@ impl Cluster {
         filter
     }
 
-    /// What was held back from one member to another arrives, and nothing more is held back there.
-    pub(super) fn release_from(&mut self, filter: Filter, from: usize, to: usize) {
-        self.world.network.take_filter(filter);
-        self.world.release(from, to);
-    }
-
     /// What was held back arrives.
     pub(super) fn release(&mut self, filter: Filter) {
         self.world.unfilter(filter);

@@ -52,6 +52,11 @@ impl World {
         Some(&mut self.members[member].process.as_deref_mut()?.serving.watches)
     }
 
+    /// The most events in one answer. After the healing nobody is to need many: messages of clients may still be lost.
+    fn piece(&self) -> usize {
+        if self.healed.is_some() { 1000 } else { self.plan.watching.piece }
+    }
+
     /// A thread comes to something at once, or later.
     fn at_once(&mut self) -> bool {
         self.rng.u32(0..4) > 0
@@ -108,7 +113,7 @@ impl World {
             let Some(state) = &process.state else {
                 return self.answer(member, way, Answer::NotPrimary { hint: None });
             };
-            let looked = state.reader().look(&query, self.plan.watching.piece, MAX_BYTES);
+            let looked = state.reader().look(&query, self.piece(), MAX_BYTES);
             match self.planted_look(member, &mut query, looked) {
                 Ok(Look::Tell(answer)) => {
                     self.count_answer(&answer);
@@ -189,7 +194,7 @@ impl World {
         watches.waking = false;
         let mut after = watches.woken.take().unwrap_or(Position::after(watches.waiting.dispatched()));
         loop {
-            let piece = self.plan.watching.piece;
+            let piece = self.piece();
             let Some(process) = self.members[member].process.as_deref_mut() else { return };
             let Some(state) = &process.state else { return };
             let found = match state.reader().all_changes(after, piece, MAX_BYTES) {
@@ -247,7 +252,7 @@ impl World {
         match (self.bug, &looked) {
             (Some(Bug::WatchesSkipWhatIsGone), Ok(Look::Tell(Answer::Compacted { oldest }))) => {
                 query.after = Some(Position::after(*oldest));
-                state.reader().look(query, self.plan.watching.piece, MAX_BYTES)
+                state.reader().look(query, self.piece(), MAX_BYTES)
             }
             (Some(Bug::WatchesTellUncommitted), Ok(Look::Nothing(place))) => {
                 let entry = process.log.read(state.applied().op.next()).ok().flatten();

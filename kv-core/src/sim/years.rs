@@ -34,9 +34,9 @@ impl Plan {
             bounded: plan.load.bounded.map(|_| plan.options.heartbeat),
             ..plan.load
         };
-        plan.watching.wait *= 100;
+        plan.watching.wait *= 50;
         plan.watching.sweep = 50 * SECOND;
-        plan.watching.patience *= 100;
+        plan.watching.patience *= 50;
         plan.scale = Scale {
             settle: 45 * Time::try_from(plan.options.suspect_max.as_nanos()).unwrap_or(Time::MAX / 45),
             probe: 10 * SECOND,

@@ -2,7 +2,6 @@
 
 use super::super::Bug;
 use super::super::kind::Kind;
-use super::super::network::Filter;
 use super::super::story::{Story, Teller, stories};
 use super::with_a_write_that_nobody_else_has;
 use crate::ids::View;
@@ -22,7 +21,6 @@ stories! {
     v7_log_view_is_durable_before_the_acknowledgement_and_not_before_the_log,
     n5_a_commit_number_heard_while_catching_up_moves_nothing,
     v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes,
-    n6_an_answer_from_the_log_of_a_newer_view_is_none,
     v9_a_restarted_primary_issues_no_op_number_twice,
     n4_a_quorum_is_no_smaller_than_it_is,
 }
@@ -245,58 +243,6 @@ fn v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes(t: &Teller) {
         c.hand_over(c.primary());
         c.wait_for_another_primary(0);
         c.put("k", "w");
-    });
-}
-
-/// Rule N6 of PROTOCOL.md: a member missed an entry, and asks for it; its question arrives when the one that has it has installed the log
-/// of a newer view.
-fn n6_an_answer_from_the_log_of_a_newer_view_is_none(t: &Teller) {
-    let more = |plan: &mut super::super::plan::Plan| plan.load.clients = 3;
-    Story::of(5).with(more).finds(Bug::FetchFromAnyLog).tell(t, |c| {
-        for client in 0..3 {
-            let asked = c.begin_put(client, "k", "everywhere");
-            c.done(asked);
-        }
-        c.settle();
-        let old = c.primary();
-        let late = (old + 4) % 5;
-        let others: Vec<usize> = (0..5).filter(|member| ![old, late].contains(member)).collect();
-        for other in &others {
-            for (from, to) in [(old, *other), (*other, old), (late, *other), (*other, late)] {
-                c.cut(from, to);
-            }
-        }
-        c.client_sees_only(1, old);
-        c.client_sees_only(2, old);
-        let lost = Filter { from: Some(old), to: Some(late), kind: Kind::Prepare, hold: false };
-        c.world.network.add_filter(lost);
-        let head = c.head(old);
-        c.begin_put(1, "k", "lost on the way");
-        c.run_until("it is in one log", |c| c.head(old) > head);
-        c.run_for(2);
-        c.world.network.take_filter(lost);
-        let question = c.hold(Kind::Fetch, Some(late), Some(old));
-        c.begin_put(2, "k", "seen");
-        c.run_until("it is in one log", |c| c.head(old) > head.next());
-        c.run_for(2);
-        let again = c.hold(Kind::Prepare, Some(old), Some(late));
-        for kind in [Kind::StartViewChange, Kind::DoViewChange, Kind::StartView, Kind::Commit] {
-            c.lose(kind, Some(old), Some(late));
-        }
-        // The others go on without either; then the old primary comes back to them, and the late one does not.
-        c.wait_for_another_primary(old);
-        c.put("k", "another");
-        for other in &others {
-            c.world.network.mend(old, *other);
-            c.world.network.mend(*other, old);
-        }
-        c.run_until("it follows", |c| {
-            c.serving().is_some_and(|it| c.head(old) == c.head(it) && c.view(old) == c.view(it))
-        });
-        c.release_from(question, late, old);
-        c.run_for(50);
-        c.release_from(again, old, late);
-        c.run_for(50);
     });
 }
 

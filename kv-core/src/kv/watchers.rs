@@ -276,8 +276,6 @@ impl<T> Watchers<T> {
         match found {
             Ok(changes) => {
                 let dispatched = changes.next.behind();
-                #[cfg(any(test, feature = "sim"))]
-                let dispatched = self.early_if_planted(dispatched, &changes.next);
                 let mut ids = BTreeSet::new();
                 changes.events.iter().for_each(|event| self.followers(&event.key, &mut ids));
                 self.dispatched = self.dispatched.max(dispatched);
@@ -315,13 +313,6 @@ impl<T> Watchers<T> {
     #[cfg(any(test, feature = "sim"))]
     pub fn plant(&mut self, bug: crate::sim::Bug) {
         self.bug = Some(bug);
-    }
-
-    /// The planted bug `WatchesTellProgressEarly`.
-    #[cfg(any(test, feature = "sim"))]
-    fn early_if_planted(&self, dispatched: Revision, next: &Position) -> Revision {
-        let planted = self.bug == Some(crate::sim::Bug::WatchesTellProgressEarly);
-        if planted { next.revision } else { dispatched }
     }
 
     /// From now on nobody may wait. Returns those who did.

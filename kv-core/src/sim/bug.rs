@@ -108,8 +108,6 @@ pub enum Bug {
     WatchesTellUncommitted,
     /// A watch waits, though what has come since it was looked at has woken the others already.
     WatchesOversleep,
-    /// A watch is told of progress over a revision that was looked through in part.
-    WatchesTellProgressEarly,
     /// Nothing is ever synced: the negative control.
     NoSync,
     /// New and renamed files are not made durable in their directory.
@@ -175,7 +173,6 @@ impl Bug {
         Self::WatchesSkipWhatIsGone,
         Self::WatchesTellUncommitted,
         Self::WatchesOversleep,
-        Self::WatchesTellProgressEarly,
         Self::NoSync,
         Self::NoDirectorySync,
         Self::CacheBelieved,

@@ -129,7 +129,6 @@ caught! {
     catches_a_watch_that_passes_over_what_is_compacted: WatchesSkipWhatIsGone,
     catches_a_watch_that_tells_what_is_not_committed: WatchesTellUncommitted,
     catches_a_watch_that_waits_for_what_has_come_already: WatchesOversleep,
-    catches_progress_over_half_a_revision: WatchesTellProgressEarly,
 }
 
 /// Rule S1 of PROTOCOL.md: the member itself finds out, and stops.

@@ -38,15 +38,22 @@ struct Room {
 }
 
 impl Room {
-    fn take(&mut self, weight: usize) -> Result<(), StepFailure> {
-        match (self.own.checked_sub(weight), self.shared.checked_sub(weight)) {
-            (None, _) => Err(StepFailure::TooMuch { max: self.max as u64 }),
-            (Some(_), None) => Err(StepFailure::Crowded),
-            (Some(own), Some(shared)) => {
-                (self.own, self.shared) = (own, shared);
-                Ok(())
-            }
+    /// Whether so much more may be returned.
+    fn fits(&self, weight: usize) -> Result<(), StepFailure> {
+        if weight > self.own {
+            Err(StepFailure::TooMuch { max: self.max as u64 })
+        } else if weight > self.shared {
+            Err(StepFailure::Crowded)
+        } else {
+            Ok(())
         }
+    }
+
+    fn take(&mut self, weight: usize) -> Result<(), StepFailure> {
+        self.fits(weight)?;
+        self.own -= weight;
+        self.shared -= weight;
+        Ok(())
     }
 }
 
@@ -67,7 +74,7 @@ impl State {
         let max = self.limits.sizes().returned_bytes();
         let mut room = Room { own: max, shared: turn.room, max };
         for (number, step) in (0..).zip(steps) {
-            let planned = self.plan(turn, step, room.own)?;
+            let planned = self.plan(turn, step, &room)?;
             match planned.and_then(|planned| {
                 room.take(planned.result.weight())?;
                 self.join(planned.change.as_ref(), &mut joining).map_err(StepFailure::Lease)?;
@@ -115,8 +122,8 @@ impl State {
         }
     }
 
-    /// What a step comes to. One that reads stops where `room` is used up.
-    fn plan<'a>(&self, turn: &Turn, step: &'a Step, room: usize) -> Result<Plan<'a>, EngineError> {
+    /// What a step comes to. One that reads stops where there is no more room: what does not fit costs no copy.
+    fn plan<'a>(&self, turn: &Turn, step: &'a Step, room: &Room) -> Result<Plan<'a>, EngineError> {
         let change =
             |key, found, value, result| Ok(Planned { change: Some(Change { key, found, value }), result });
         Ok(match step {
@@ -142,21 +149,29 @@ impl State {
                 }
             }
             Step::Get { key } => {
-                let result = StepResult::Got(self.fetch(key)?.map(Box::new));
-                Ok(Planned { change: None, result })
+                let found = self.fetch(key, room)?;
+                found.map(|found| Planned { change: None, result: StepResult::Got(found.map(Box::new)) })
             }
             Step::Scan { from, to, limit } => {
-                let result = StepResult::Scanned(Box::new(self.range(from, to.as_deref(), *limit, room)?));
+                let result = StepResult::Scanned(Box::new(self.range(
+                    from,
+                    to.as_deref(),
+                    *limit,
+                    room.own.min(room.shared),
+                )?));
                 Ok(Planned { change: None, result })
             }
         })
     }
 
-    /// The record of a key, with a copy of the value.
-    fn fetch(&self, key: &[u8]) -> Result<Option<Record>, EngineError> {
-        let mut found = Ok(None);
+    /// The record of a key, with a copy of the value, if that fits.
+    fn fetch(&self, key: &[u8], room: &Room) -> Result<Result<Option<Record>, StepFailure>, EngineError> {
+        let mut found = Ok(Ok(None));
         self.engine.newest(key, &mut |stored| {
-            found = record::decode(&Bytes::copy_from_slice(stored)).map(Some);
+            found = record::split(stored).and_then(|(_, value)| match room.fits(value.len()) {
+                Ok(()) => record::decode(&Bytes::copy_from_slice(stored)).map(|record| Ok(Some(record))),
+                Err(why) => Ok(Err(why)),
+            });
         })?;
         found
     }

@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Certs(CertsArgs),
     /// Watch a cluster survive: a killed primary, lost messages.
     Demo(DemoArgs),
+    /// Measure what things cost on this machine.
+    Bench(BenchArgs),
     /// Put whole clusters through simulated faults, one run per seed.
     Sim(SimArgs),
     /// Print the script by which a shell completes what is typed after `kv`.
@@ -126,6 +128,34 @@ pub(crate) struct TopArgs {
     pub(crate) once: bool,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) command: BenchCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum BenchCommand {
+    /// What watchers cost the member they are connected to: memory, processor time, and how soon they are told.
+    Watchers(WatchersArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WatchersArgs {
+    /// How many watchers, each of a key of its own; a new cluster of three for each number.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_values_t = [0, 1, 1000, 10_000])]
+    pub(crate) counts: Vec<usize>,
+    /// Writes per second, first to keys that nobody watches, then to keys that one of them watches.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rate: u32,
+    /// How long each of them is measured: idle, and under either kind of writes.
+    #[arg(long, value_name = "TIME", default_value = "15s")]
+    pub(crate) time: Span,
+    /// The network [default: tcp]
+    #[arg(long, value_name = "TRANSPORT")]
+    pub(crate) transport: Option<TransportKind>,
 }
 
 #[derive(Args, Debug)]

@@ -1,5 +1,6 @@
 //! `kv`: a replicated key-value store, as a server and a command line.
 
+mod bench;
 #[cfg(feature = "tls")]
 mod certs;
 mod cli;
@@ -80,6 +81,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         #[cfg(feature = "tls")]
         Command::Certs(args) => certs::run(&args, json),
         Command::Demo(args) => block_on(demo::run(args, cli.log, json)),
+        Command::Bench(args) => block_on(bench::run(args, json)),
         Command::Sim(args) => sim::run(&args, json),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::pages(&args, json),

@@ -2,10 +2,10 @@
 
 mod crash;
 mod ledger;
-mod members;
+pub(crate) mod members;
 mod omission;
 mod story;
-mod watch;
+pub(crate) mod watch;
 mod writers;
 
 use crate::cli::{DemoArgs, Scenario};

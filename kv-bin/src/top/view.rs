@@ -271,8 +271,8 @@ impl Failover {
         let from = self.from.filter(|from| *from != self.to).map(|from| format!(" after {from}"));
         let took = self.took_ms.map(|ms| format!(", took {ms} ms")).unwrap_or_default();
         format!(
-            "{:>10}  view {}: member {} is primary{}{took}",
-            styled(FAINT, when),
+            "{}  view {}: member {} is primary{}{took}",
+            styled(FAINT, format!("{when:>10}")),
             self.view,
             self.to,
             from.unwrap_or_default()

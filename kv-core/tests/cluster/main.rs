@@ -252,12 +252,6 @@ async fn everything_works_on_one_thread_over_tcp() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement: see watches.rs"]
-async fn ten_thousand_idle_watches() {
-    harness::bounded(watches::ten_thousand_idle_watches(Net::memory())).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: see lanes.rs"]
 async fn small_writes_beside_a_transfer() {
     harness::bounded(lanes::small_writes_beside_a_transfer(Net::memory())).await;

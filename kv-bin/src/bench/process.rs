@@ -1,0 +1,71 @@
+//! What another process takes, as Linux tells it.
+
+use crate::failure::Failure;
+use std::fs;
+use std::time::Instant;
+
+/// Ticks in a second, in which Linux tells processes' times to programs.
+const TICKS: f64 = 100.0;
+
+/// A process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Process(pub(super) u32);
+
+/// How much of the processor's time a process had taken, and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    seconds: f64,
+    at: Instant,
+}
+
+impl Process {
+    /// What it has in memory, in bytes.
+    pub(super) fn memory(self) -> Result<u64, Failure> {
+        let text = self.read("status")?;
+        let kib = text
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
+        kib.map(|kib: u64| kib << 10).ok_or_else(|| self.unreadable("status"))
+    }
+
+    pub(super) fn taken(self) -> Result<Taken, Failure> {
+        let text = self.read("stat")?;
+        // The name may hold anything; after it come fixed fields, of which two are times.
+        let fields = text.rsplit(')').next().map(|rest| rest.split_whitespace().skip(11).take(2));
+        let ticks: Option<f64> =
+            fields.and_then(|fields| fields.map(|field| field.parse::<f64>().ok()).sum());
+        let seconds = ticks.ok_or_else(|| self.unreadable("stat"))? / TICKS;
+        Ok(Taken { seconds, at: Instant::now() })
+    }
+
+    /// The share of one core that it took since then.
+    pub(super) fn share_since(self, before: Taken) -> Result<f64, Failure> {
+        let now = self.taken()?;
+        Ok((now.seconds - before.seconds) / (now.at - before.at).as_secs_f64())
+    }
+
+    fn read(self, what: &str) -> Result<String, Failure> {
+        fs::read_to_string(format!("/proc/{}/{what}", self.0)).map_err(|error| {
+            Failure::failed(format!("cannot see what process {} takes (that needs Linux): {error}", self.0))
+        })
+    }
+
+    fn unreadable(self, what: &str) -> Failure {
+        Failure::failed(format!("/proc/{}/{what} is not as Linux writes it", self.0))
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_takes_memory_and_time() {
+        let me = Process(std::process::id());
+        assert!(me.memory().expect("Linux") > 1 << 20);
+        let before = me.taken().expect("Linux");
+        while me.taken().expect("Linux").seconds <= before.seconds {}
+        assert!(me.share_since(before).expect("Linux") > 0.0);
+        assert!(Process(u32::MAX).memory().is_err());
+    }
+}

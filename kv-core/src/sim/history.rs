@@ -216,10 +216,10 @@ impl History {
         let told = self.told_by(now);
         let Some(call) = self.calls.get_mut(call).filter(|call| call.ended.is_none()) else { return false };
         // A local read may be of a backup; what it tells must nevertheless be committed, but binds nobody.
-        if let Some(revision) = ending.revision().filter(|_| !call.action.is_local()) {
-            if revision > told {
-                self.told.push((now, revision));
-            }
+        if let Some(revision) = ending.revision().filter(|_| !call.action.is_local())
+            && revision > told
+        {
+            self.told.push((now, revision));
         }
         call.ended = Some(Ended { at: now, ceiling: committed, ending });
         true

@@ -40,8 +40,12 @@ async fn waiting(client: &Client) -> usize {
 
 /// Begins to wait for the lock, after those who wait already.
 async fn wait_for_lock(client: &Client, name: String) -> JoinHandle<(String, Lock)> {
+    wait_for_lock_with(client, name, secs(10)).await
+}
+
+async fn wait_for_lock_with(client: &Client, name: String, ttl: Duration) -> JoinHandle<(String, Lock)> {
     let before = waiting(client).await;
-    let lock = client.lock("lock").ttl(secs(10)).value(name.clone());
+    let lock = client.lock("lock").ttl(ttl).value(name.clone());
     let task = tokio::spawn(async move { (name, lock.await.unwrap()) });
     eventually("it waits", async || waiting(client).await > before).await;
     task
@@ -74,6 +78,28 @@ async fn who_waits_for_a_lock_gets_it_in_turn_through_failovers() {
     }
     held.release().await.unwrap();
     assert_eq!(client.scan("lock").await.unwrap(), [], "nothing is left");
+}
+
+/// However many wait, a release wakes the first, and that one's going the second.
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_is_let_go_wakes_only_who_is_next() {
+    let cluster = Cluster::in_memory(3).start().await;
+    let client = cluster.client().await;
+    let held = client.lock("lock").ttl(secs(600)).await.unwrap();
+    let mut tasks = Vec::new();
+    for number in 0..20 {
+        tasks.push(wait_for_lock_with(&client, number.to_string(), secs(600)).await);
+    }
+    let before = client.put("before", "").await.unwrap().revision;
+    held.release().await.unwrap();
+    let (name, _lock) = tasks.remove(0).await.unwrap();
+    assert_eq!(name, "0");
+    // Signs of life are far apart.
+    sleep(secs(5)).await;
+    let after = client.put("after", "").await.unwrap().revision;
+    let writes = after.get() - before.get() - 1;
+    assert_eq!(writes, 3, "the release, and two looks");
+    tasks.iter().for_each(JoinHandle::abort);
 }
 
 #[tokio::test(start_paused = true)]

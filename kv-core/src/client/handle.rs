@@ -188,7 +188,8 @@ impl Client {
         LeaseById::new(self.clone(), id)
     }
 
-    /// Waits for the lock of this name, and takes it: see [`Lock`](super::Lock). Await the builder to run it.
+    /// Waits for the lock of this name, and takes it: see [`Lock`](super::Lock). Await the builder to run it. A name is up to 15
+    /// bytes shorter than the largest key.
     ///
     /// ```no_run
     /// # async fn example(client: kv_core::Client) -> Result<(), Box<dyn std::error::Error>> {

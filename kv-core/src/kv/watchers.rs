@@ -272,7 +272,19 @@ impl<T> Watchers<T> {
 
     /// Takes out who is concerned by what [`StateReader::all_changes`] has found after [`dispatched`](Self::dispatched), or after what
     /// this returned as `next`.
+    ///
+    /// They go on from where all have been woken: nothing of theirs is before that, and to look through it again would take the longer
+    /// the longer they have waited.
     pub fn changed(&mut self, found: &Result<Changes, Compacted>) -> Woken<T> {
+        let before = self.dispatched;
+        let mut woken = self.concerned(found);
+        for waiting in woken.watches.iter_mut().filter(|waiting| waiting.behind() < before) {
+            waiting.query.after = Some(Position::after(before));
+        }
+        woken
+    }
+
+    fn concerned(&mut self, found: &Result<Changes, Compacted>) -> Woken<T> {
         match found {
             Ok(changes) => {
                 let dispatched = changes.next.behind();

@@ -96,6 +96,26 @@ fn a_change_wakes_those_who_follow_its_key_and_nobody_else() {
     assert!(watchers.is_empty());
 }
 
+/// Rule W4: as with progress, so with a change: what has woken others need not be looked through again.
+#[test]
+fn w4_who_is_woken_goes_on_from_where_all_have_been_woken() {
+    let (mut machine, session) = machine();
+    let mut watchers = Watchers::default();
+    watchers.wait(key("a", Position::after(r(2)), 1), || r(2)).unwrap();
+    for number in 2..5 {
+        machine.run(&[put(session, number, "other", "v", None)]);
+    }
+    assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 1), [0; 0]);
+    machine.run(&[put(session, 5, "a", "v", None)]);
+    let found = machine.state.reader().all_changes(Position::after(watchers.dispatched()), 9, 999).unwrap();
+    let woken = watchers.changed(&found).watches.remove(0);
+    assert_eq!(woken.query.after, Some(Position::after(r(5))));
+    let look = machine.state.reader().look(&woken.query, 9, 999).unwrap();
+    assert!(
+        matches!(look, Look::Tell(Answer::Watched { events, .. }) if events.len() == 1 && events[0].revision == r(6))
+    );
+}
+
 #[test]
 fn w3_who_is_to_wait_looks_again_if_others_were_woken_by_what_it_has_not_seen() {
     let (mut machine, session) = machine();

@@ -292,6 +292,14 @@ async fn drop_everything(cluster: &Cluster) {
     let lease = client.lease(secs(600)).detached().await.unwrap();
     all.drop_at_every_point("keep_alive", || lease.keep_alive()).await;
     all.drop_at_every_point("look", || lease.look()).await;
+    all.drop_at_every_point("revoke", || async {
+        let lease = client.lease(secs(2)).detached().await?;
+        lease.revoke().await
+    })
+    .await;
+    all.drop_at_every_point("connect", || async { Ok::<_, ()>(cluster.client().await) }).await;
+    all.drop_at_every_point("cluster_status", || async { Ok::<_, ()>(client.cluster_status().await) }).await;
+    all.drop_at_every_point("handover", || client.handover()).await;
     let election = client.election("leader");
     all.drop_at_every_point("leader", || election.leader()).await;
     all.drop_at_every_point("lock", || client.lock("lock").ttl(secs(2))).await;
@@ -302,7 +310,20 @@ async fn drop_everything(cluster: &Cluster) {
     })
     .await;
     eventually("no place is kept", async || waiting(client).await == 0).await;
-    held.release().await.unwrap();
+    all.drop_at_every_point("is_held", || held.is_held()).await;
+    let mut held = Some(held);
+    for times in 0.. {
+        let lock = match held.take() {
+            Some(lock) => lock,
+            None => client.lock("lock").ttl(secs(2)).await.unwrap(),
+        };
+        let ended = polled(lock.release(), times).await;
+        all.goes_on(&format!("release, dropped after {times} polls")).await;
+        eventually("it is let go", async || client.get("lock").await.unwrap().is_none()).await;
+        if ended.is_some() {
+            break;
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -175,27 +175,23 @@ impl<T> Watchers<T> {
     /// Lets a question wait of which there is nothing to be told up to its place, in a state that has `reached` this revision. If that
     /// has moved on beyond the place, [`changed`](Self::changed) must be called.
     ///
-    /// # Errors
     /// Gives it back if it must be looked at again, because what came after its place has woken the others already; or if this is
     /// closed.
-    pub fn wait(
-        &mut self,
-        waiting: Waiting<T>,
-        reached: impl FnOnce() -> Revision,
-    ) -> Result<(), Waiting<T>> {
+    #[must_use = "what is given back does not wait"]
+    pub fn wait(&mut self, waiting: Waiting<T>, reached: impl FnOnce() -> Revision) -> Option<Waiting<T>> {
         let looked = waiting.behind();
         let is_late = self.dispatched > looked;
         #[cfg(any(test, feature = "sim"))]
         let is_late = is_late && self.bug != Some(crate::sim::Bug::WatchesOversleep);
         if self.closed || is_late {
-            return Err(waiting);
+            return Some(waiting);
         }
         if self.waiting.is_empty() {
             // Nobody has waited for what came before.
             self.dispatched = self.dispatched.max(looked.min(reached()));
         }
         self.insert(waiting);
-        Ok(())
+        None
     }
 
     fn insert(&mut self, waiting: Waiting<T>) {

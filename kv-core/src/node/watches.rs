@@ -128,7 +128,7 @@ fn wait(shared: &Arc<Shared>, Watch { query, asked }: Watch, after: &Position) -
     let waiting = Waiting { query, asker, until, with: asked };
     let reached = || shared.state().map_or(looked, |state| state.revision());
     let refused = shared.watches.with(|watches| watches.wait(waiting, reached));
-    let Err(Waiting { query, with: asked, .. }) = refused else {
+    let Some(Waiting { query, with: asked, .. }) = refused else {
         // What was applied between the look and the wait has woken nobody.
         if shared.state().is_none_or(|state| state.revision() > looked) {
             wake(shared);

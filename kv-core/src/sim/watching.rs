@@ -156,7 +156,7 @@ impl World {
         let behind = query.after.as_ref().map_or(Revision::ZERO, Position::behind);
         let watches = &mut process.serving.watches;
         let waiting = Waiting { query, asker: way.asker(), until, with: way };
-        if let Err(again) = watches.waiting.wait(waiting, || reached) {
+        if let Some(again) = watches.waiting.wait(waiting, || reached) {
             self.checker.count("watches looked at again");
             return Some(again.query);
         }

@@ -1,6 +1,7 @@
 //! What shells and `man` are told of the command line.
 
 use crate::cli::{Cli, CompletionsArgs, ManArgs};
+use crate::commands::still_read;
 use crate::failure::Failure;
 use crate::output;
 use clap::CommandFactory as _;
@@ -11,7 +12,7 @@ use std::io::{self, Write as _};
 pub(crate) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "kv", &mut script);
-    io::stdout().write_all(&script).map_err(|error| cannot_print(&error))
+    still_read(io::stdout().write_all(&script)).map(drop)
 }
 
 /// Writes a page for `kv`, and for each of its commands, in the format of `man`.
@@ -29,11 +30,8 @@ pub(crate) fn pages(args: &ManArgs, json: bool) -> Result<(), Failure> {
         let shown = path.display().to_string();
         let line =
             if json { serde_json::json!({ "event": "written", "file": shown }).to_string() } else { shown };
-        output::say(&line).map_err(|error| cannot_print(&error))?;
+        // The page is there; that nobody reads its name is no failure.
+        still_read(output::say(&line))?;
     }
     Ok(())
-}
-
-fn cannot_print(error: &io::Error) -> Failure {
-    Failure::failed(format!("cannot write to standard output: {error}"))
 }

@@ -2,7 +2,8 @@
 
 use crate::output::{self, BAD, Cell, GOOD, NOTE};
 use anstyle::Style;
-use kv_core::client::MemberReport;
+use kv_core::client::{Cause, MemberReport, Trouble};
+use kv_core::error::CallFailed;
 use kv_core::ids::Op;
 use kv_core::message::MemberStatus;
 use serde_json::{Value, json};
@@ -19,7 +20,15 @@ pub(crate) struct Seen {
 impl From<MemberReport> for Seen {
     fn from(report: MemberReport) -> Self {
         let MemberReport { id, address, role, status, .. } = report;
-        Self { id: id.get(), role, address, status: status.map_err(|error| error.to_string()) }
+        Self { id: id.get(), role, address, status: status.map_err(|error| why(&error)) }
+    }
+}
+
+/// Why one member has not told where it stands.
+pub(crate) fn why(error: &CallFailed) -> String {
+    match error {
+        CallFailed::Unavailable(Cause::Failed(Trouble::Unreachable)) => "it cannot be reached".to_owned(),
+        error => error.to_string(),
     }
 }
 

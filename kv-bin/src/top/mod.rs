@@ -8,7 +8,7 @@ use crate::commands::{still_read, tell};
 use crate::config::ConnectConfig;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::members::Seen;
+use crate::members::{self, Seen};
 use crate::output;
 use crate::signals::Signals;
 use kv_core::Client;
@@ -69,7 +69,7 @@ fn look(client: &Client, view: &View, interval: Duration) -> (mpsc::Receiver<New
             loop {
                 ticks.tick().await;
                 let status = client.member_status(MemberId::new(member.id)).await;
-                let status = status.map_err(|error| error.to_string());
+                let status = status.map_err(|error| members::why(&error));
                 if tell.send(News::Member(Seen { status, ..member.clone() }, Instant::now())).await.is_err() {
                     return;
                 }

@@ -12,7 +12,7 @@ fn a_frame_shows_who_is_there_and_what_they_do() {
     let frame = stdout(&output);
     assert!(frame.starts_with("cluster kv: 2 of 3 members answer, primary "), "{frame}");
     let down = frame.lines().find(|line| line.starts_with("2   witness")).expect("its row");
-    assert!(down.contains("no answer"), "{frame}");
+    assert!(down.contains("no answer: it cannot be reached"), "{frame}");
     assert!(!frame.contains('\u{1b}'), "no colours in a pipe");
     let output = cluster.run(&["top", "--once", "--json", "--interval", "1s"]);
     let seen: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");

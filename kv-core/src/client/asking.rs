@@ -15,7 +15,7 @@ pub(crate) struct Asking {
     prefer: Option<MemberId>,
     /// Events that were told and not taken.
     waiting: VecDeque<Event>,
-    #[cfg(feature = "sim")]
+    #[cfg(any(test, feature = "sim"))]
     bug: Option<crate::sim::Bug>,
 }
 
@@ -26,7 +26,7 @@ impl Asking {
             query,
             prefer: None,
             waiting: VecDeque::new(),
-            #[cfg(feature = "sim")]
+            #[cfg(any(test, feature = "sim"))]
             bug: None,
         }
     }
@@ -49,7 +49,7 @@ impl Asking {
         match result {
             Ok(Reply::Watched { member, events, next }) => {
                 self.waiting = events.into();
-                #[cfg(feature = "sim")]
+                #[cfg(any(test, feature = "sim"))]
                 let next = self.misplaced_if_planted(next);
                 self.query.after = Some(next);
                 self.prefer = Some(member);
@@ -65,7 +65,7 @@ impl Asking {
     }
 }
 
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 impl Asking {
     /// Makes it wrong in a known way, for the simulator to find out.
     pub(crate) const fn plant(&mut self, bug: crate::sim::Bug) {

@@ -38,7 +38,7 @@ pub use transaction::{Add, Added, Transact, Transacted};
 pub use typed::{Entry, Typed, TypedError, TypedEvent, TypedGet, TypedPut, TypedUpdate, TypedWatch};
 pub use watch::{Follow, Update, Watch, Watching};
 
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 pub(crate) use asking::{Asking, Taken};
 use builder::LocalMember;
 pub(crate) use handle::Closed;

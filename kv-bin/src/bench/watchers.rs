@@ -199,7 +199,8 @@ async fn load(
     let mut writes = JoinSet::new();
     while began.elapsed() < args.time.0 {
         ticks.tick().await;
-        let due = (began.elapsed().as_secs_f64() * f64::from(args.rate)) as u64;
+        let due = began.elapsed().as_micros() * u128::from(args.rate) / 1_000_000;
+        let due = u64::try_from(due).unwrap_or(u64::MAX);
         let keys: Vec<String> = (turn..due).map(&key).collect();
         turn = due.max(turn);
         let client = client.clone();
@@ -224,13 +225,13 @@ async fn put(client: &Client, key: &str, value: u128) -> Result<(), Failure> {
 }
 
 impl Row {
-    fn delay(&self, share: f64) -> Option<Duration> {
+    fn delay(&self, percent: usize) -> Option<Duration> {
         let last = self.delays.len().checked_sub(1)?;
-        self.delays.get((last as f64 * share) as usize).copied()
+        self.delays.get(last * percent / 100).copied()
     }
 
     fn json(&self) -> Value {
-        let ms = |share| self.delay(share).map(|delay| delay.as_secs_f64() * 1e3);
+        let ms = |percent| self.delay(percent).map(|delay| delay.as_secs_f64() * 1e3);
         json!({
             "watchers": self.watchers,
             "memory_bytes": self.memory,
@@ -241,15 +242,15 @@ impl Row {
             "cpu_watched_writes": self.watched.map(|load| load.share),
             "watched_writes_per_s": self.watched.map(|load| load.per_second),
             "events": self.delays.len(),
-            "event_p50_ms": ms(0.5),
-            "event_p99_ms": ms(0.99),
+            "event_p50_ms": ms(50),
+            "event_p99_ms": ms(99),
         })
     }
 
     fn cells(&self) -> Vec<Cell> {
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         let load = |load: Load| format!("{} at {:.0}/s", percent(load.share), load.per_second);
-        let delay = |share| self.delay(share).map(|delay| format!("{:.1} ms", delay.as_secs_f64() * 1e3));
+        let delay = |percent| self.delay(percent).map(|delay| format!("{:.1} ms", delay.as_secs_f64() * 1e3));
         let or_none = |text: Option<String>| Cell::number(text.unwrap_or_else(|| "-".to_owned()));
         vec![
             Cell::number(self.watchers),
@@ -258,8 +259,8 @@ impl Row {
             Cell::number(percent(self.idle)),
             Cell::number(load(self.unwatched)),
             or_none(self.watched.map(load)),
-            or_none(delay(0.5)),
-            or_none(delay(0.99)),
+            or_none(delay(50)),
+            or_none(delay(99)),
         ]
     }
 }

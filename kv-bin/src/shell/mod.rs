@@ -29,6 +29,7 @@ struct Line {
 }
 
 #[derive(Subcommand, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 enum LineCommand {
     #[command(flatten)]
     Client(ClientCommand),

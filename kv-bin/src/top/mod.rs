@@ -27,6 +27,7 @@ const PROBE: &str = "kv-top/probe";
 
 /// What those who look have seen.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a few in a second")]
 enum News {
     Member(Seen, Instant),
     /// A read began, and ended after so long, or with an error.

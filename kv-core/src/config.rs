@@ -267,6 +267,17 @@ pub struct Options {
     pub suspect_min: Duration,
     /// The longest silence after which a backup suspects its primary. Default 2 s; at least `suspect_min`, at most 120 s.
     pub suspect_max: Duration,
+    /// For how long a quorum's answers to a sign of life let the primary serve linearizable reads without asking it again. Zero is off: each such
+    /// read is confirmed by a round, which rests on no clock. Equal on all members, and fixed when the cluster is formed. Default 0; otherwise at
+    /// least 4 heartbeats, at most `suspect_max`.
+    ///
+    /// **With leases, reads are linearizable only if clocks are sound**: every member's monotonic clock goes at between nine and eleven tenths of
+    /// the true rate, also while the process or the machine pauses. (On Linux it stands still while a machine, or a virtual one, is suspended: where
+    /// that can happen to a member, leave this off.) Wall clocks do not matter. Writes do not rest on this.
+    ///
+    /// A primary that dies is replaced later, by up to this time; one that falls silent by no more if `suspect_min` is at least as long; one
+    /// that hands over at once. A member that starts takes part in no view change for as long.
+    pub read_lease: Duration,
     /// How many entries may be uncommitted at once, equal on all members. Default 32; 1 to 256.
     pub pipeline: u32,
     /// The most bytes of requests in one entry. Default 1 MiB; 64 KiB to 16 MiB.
@@ -328,6 +339,7 @@ impl Default for Options {
             heartbeat: Duration::from_millis(25),
             suspect_min: Duration::from_millis(150),
             suspect_max: Duration::from_secs(2),
+            read_lease: Duration::ZERO,
             pipeline: DEFAULT_PIPELINE,
             max_batch_bytes: 1 << 20,
             max_key_bytes: 4 << 10,
@@ -369,6 +381,10 @@ impl Options {
             "at least 3 heartbeats, at most 60 s",
         )?;
         time("suspect_max", most, least..=ms(120_000), "at least suspect_min, at most 120 s")?;
+        if !self.read_lease.is_zero() {
+            let range = "0, or at least 4 heartbeats, and at most suspect_max";
+            time("read_lease", self.read_lease, beat.saturating_mul(4)..=most, range)?;
+        }
         time("session_ttl", self.session_ttl, ms(1_000)..=ms(30 * 86_400_000), "1 s to 30 days")?;
         number("pipeline", self.pipeline.into(), 1..=256, "1 to 256")?;
         size("max_batch_bytes", self.max_batch_bytes, 64 << 10..=16 << 20, "64 KiB to 16 MiB")?;
@@ -458,10 +474,12 @@ mod tests {
     #[test]
     fn each_value_outside_its_range_is_named() {
         type Spoiler = fn(&mut Options);
-        let spoilers: [(&str, Spoiler); 25] = [
+        let spoilers: [(&str, Spoiler); 27] = [
             ("heartbeat", |options| options.heartbeat = Duration::ZERO),
             ("suspect_min", |options| options.suspect_min = options.heartbeat),
             ("suspect_max", |options| options.suspect_max = options.heartbeat),
+            ("read_lease", |options| options.read_lease = options.heartbeat),
+            ("read_lease", |options| options.read_lease = options.suspect_max * 2),
             ("session_ttl", |options| options.session_ttl = Duration::ZERO),
             ("pipeline", |options| options.pipeline = 0),
             ("max_batch_bytes", |options| options.max_batch_bytes = 0),

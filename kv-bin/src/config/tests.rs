@@ -66,6 +66,7 @@ fn every_option() -> Tuning {
         heartbeat: time,
         suspect_min: time,
         suspect_max: time,
+        read_lease: time,
         pipeline: Some(77),
         max_batch_bytes: size,
         max_key_bytes: size,

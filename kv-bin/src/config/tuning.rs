@@ -22,6 +22,11 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_SUSPECT_MAX", value_name = "TIME")]
     pub(crate) suspect_max: Option<Span>,
 
+    /// For how long a quorum's answer lets the primary serve linearizable reads without asking again, if monotonic clocks are sound; 0s is off.
+    /// Equal on all members, fixed when the cluster forms [default: 0s]
+    #[arg(long, env = "KV_READ_LEASE", value_name = "TIME")]
+    pub(crate) read_lease: Option<Span>,
+
     /// How many log entries may be uncommitted at once; equal on all members, fixed when the cluster forms [default: 32]
     #[arg(long, env = "KV_PIPELINE", value_name = "N")]
     pub(crate) pipeline: Option<u32>,
@@ -117,6 +122,7 @@ impl Tuning {
             heartbeat: self.heartbeat.or(other.heartbeat),
             suspect_min: self.suspect_min.or(other.suspect_min),
             suspect_max: self.suspect_max.or(other.suspect_max),
+            read_lease: self.read_lease.or(other.read_lease),
             pipeline: self.pipeline.or(other.pipeline),
             max_batch_bytes: self.max_batch_bytes.or(other.max_batch_bytes),
             max_key_bytes: self.max_key_bytes.or(other.max_key_bytes),
@@ -152,6 +158,7 @@ impl Tuning {
         time(&mut options.heartbeat, self.heartbeat);
         time(&mut options.suspect_min, self.suspect_min);
         time(&mut options.suspect_max, self.suspect_max);
+        time(&mut options.read_lease, self.read_lease);
         time(&mut options.session_ttl, self.session_ttl);
         time(&mut options.client_idle, self.client_idle);
         bytes(&mut options.max_batch_bytes, self.max_batch_bytes);

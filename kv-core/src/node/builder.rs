@@ -233,7 +233,7 @@ impl Opened {
         let identity = Identity {
             cluster: cluster.id(),
             cluster_name: cluster.name().to_owned(),
-            fingerprint: cluster.fingerprint(),
+            fingerprint: formed_with(cluster, options),
             member: me,
             pipeline: options.pipeline,
         };
@@ -332,12 +332,22 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
     }
 }
 
+/// A hash of what is fixed when the cluster is formed: the members, and whether they promise leases. A member that starts with another lease than
+/// it had might wait for less than it has promised (rule R6).
+fn formed_with(cluster: &Cluster, options: &Options) -> Hash {
+    let members = cluster.fingerprint();
+    if options.read_lease.is_zero() {
+        return members;
+    }
+    Hash::of(format!("{:?} leases of {:?}", members.get(), options.read_lease).as_bytes())
+}
+
 /// A hash of all that must be equal on all members: the member list, and the limits that decide what a request does.
 fn fingerprint(cluster: &Cluster, options: &Options) -> Hash {
     let text = format!(
         "{:?} key {} value {} sessions {} ttl {:?} window {} leases {} \
          history {} of {} bytes",
-        cluster.fingerprint().get(),
+        formed_with(cluster, options).get(),
         options.max_key_bytes,
         options.max_value_bytes,
         options.max_sessions,
@@ -374,6 +384,7 @@ mod tests {
         assert_ne!(with(|options| options.max_value_bytes += 1), plain);
         assert_ne!(with(|options| options.max_sessions += 1), plain);
         assert_ne!(with(|options| options.max_leases += 1), plain);
+        assert_ne!(with(|options| options.read_lease = options.suspect_max), plain);
         assert_ne!(with(|options| options.history_revisions += 1), plain);
         assert_ne!(with(|options| options.history_bytes += 1), plain);
         assert_eq!(with(|options| options.checkpoint_bytes += 1), plain);

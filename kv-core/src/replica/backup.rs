@@ -312,6 +312,7 @@ impl Replica {
         }
         let log = (installed && !self.transfer.is_adopting()).then(|| self.acknowledgeable());
         let checkpoint = self.told_checkpoint();
+        self.promise();
         let (wall, sent) = (self.now.wall, self.moment());
         self.send(from, Message::CommitOk { view, round, log, checkpoint, wall, sent });
     }

@@ -15,6 +15,7 @@ mod digests;
 mod excuse;
 mod formation;
 mod install;
+mod lease;
 mod log;
 mod lost;
 mod pace;
@@ -41,6 +42,7 @@ use crate::ids::{Anchor, Incarnation, Instant, MemberId, Op, View, WriteSeq};
 use crate::message::{Cut, Extent, FormationStep, Message, PeerStatus, Recovered, ViewRecord, Write};
 use digests::Digests;
 use formation::Forming;
+use lease::Promise;
 use log::Log;
 use repair::Repairs;
 use state::State;
@@ -105,6 +107,8 @@ pub struct Replica {
     life: u64,
     /// Rule R4: everything that was acknowledged before the moment is at or below the op.
     fresh: Option<(Op, Instant)>,
+    /// Rule R6.
+    promise: Option<Promise>,
     /// Never goes back, restarts included. A write of it is always asked for in the step that changes it.
     view: View,
     /// The last view whose log was installed. Invariant: `log_view <= view`.
@@ -159,6 +163,7 @@ impl Replica {
             now,
             life: seed,
             fresh: None,
+            promise: None,
             view: recovered.view,
             log_view: recovered.log_view,
             damage: recovered.damage.as_ref().map(|damage| damage.extent),
@@ -545,6 +550,7 @@ impl Replica {
 
     /// A later life.
     fn start_formed(&mut self) {
+        self.hold_as_promised();
         #[cfg(any(test, feature = "sim"))]
         if self.has_bug(crate::sim::Bug::ResumeView)
             && self.log_view == self.view

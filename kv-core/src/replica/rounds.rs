@@ -13,6 +13,8 @@ use std::time::Duration;
 pub(super) struct Rounds {
     last: Round,
     under_way: Option<UnderWay>,
+    /// When the last confirmed one began.
+    confirmed: Option<Instant>,
     pub(super) in_round: Vec<u64>,
     pub(super) waiting: Vec<u64>,
 }
@@ -23,6 +25,12 @@ struct UnderWay {
     op: Op,
     /// When it began.
     since: Instant,
+}
+
+impl Rounds {
+    pub(super) const fn confirmed_since(&self) -> Option<Instant> {
+        self.confirmed
+    }
 }
 
 impl Replica {
@@ -43,6 +51,7 @@ impl Replica {
     pub(super) fn confirm_reads(&mut self) {
         loop {
             self.confirm_round();
+            self.read_by_lease();
             let State::Primary(primary) = &mut self.state else { return };
             // A round that no read waits for gives way to one that a read waits for.
             if !primary.is_serving()
@@ -53,6 +62,16 @@ impl Replica {
             }
             self.begin_round();
             self.send_commit();
+        }
+    }
+
+    /// Rule R5.
+    fn read_by_lease(&mut self) {
+        let (leased, commit) = (self.is_leased(), self.commit);
+        let State::Primary(primary) = &mut self.state else { return };
+        if leased && !primary.rounds.waiting.is_empty() {
+            let (tickets, op) = (std::mem::take(&mut primary.rounds.waiting), commit.max(primary.inherited));
+            self.outputs.push_back(Output::ReadReady { tickets, op });
         }
     }
 
@@ -84,6 +103,11 @@ impl Replica {
             return;
         }
         rounds.under_way = None;
+        rounds.confirmed = Some(since);
+        #[cfg(any(test, feature = "sim"))]
+        if self.bug == Some(crate::sim::Bug::LeaseFromAnswer) {
+            rounds.confirmed = Some(self.now.monotonic);
+        }
         for peer in primary.peers.values_mut() {
             peer.moment_confirmed = peer.moment_asked;
         }

@@ -28,6 +28,8 @@ pub(super) struct ViewChange {
     /// Everyone has said once what amounts to a loss.
     doubted: bool,
     resend_at: Instant,
+    /// Rule R6: nothing is said before.
+    held_until: Option<Instant>,
     /// When to vote for the next view.
     patience_ends: Instant,
     /// However well an installation goes: the others may be further.
@@ -45,7 +47,8 @@ impl ViewChange {
     pub(super) fn next_timeout(&self) -> Instant {
         let vote = self.suspicion.map_or(self.patience_ends, |suspicion| suspicion.resend_at);
         let install = self.install.as_ref().map_or(vote, |install| install.retry_at);
-        self.resend_at.min(vote).min(install)
+        let held = self.held_until.unwrap_or(vote);
+        self.resend_at.min(vote).min(install).min(held)
     }
 }
 
@@ -138,8 +141,11 @@ impl Replica {
     fn start_view_change(&mut self, persisted: WriteSeq) {
         self.attempts += 1;
         let patience = self.patience();
-        let now = self.now.monotonic;
+        let (now, held_until) = (self.now.monotonic, self.held_until());
+        // Whoever must wait is not impatient meanwhile.
+        let patience = patience + held_until.map_or(Duration::ZERO, |until| until.since(now));
         self.state = State::ViewChange(ViewChange {
+            held_until,
             persisted,
             said: None,
             summaries: BTreeMap::new(),
@@ -155,7 +161,9 @@ impl Replica {
     /// Rule V3: the view is durable, so it may be spoken of.
     pub(super) fn view_change_durable(&mut self) {
         let State::ViewChange(change) = &self.state else { return };
-        if change.said.is_some() || !self.is_durable(change.persisted) || self.transfer.is_adopting() {
+        let held = self.held_until().is_some();
+        if held || change.said.is_some() || !self.is_durable(change.persisted) || self.transfer.is_adopting()
+        {
             return;
         }
         self.say_what_the_log_holds();
@@ -183,6 +191,7 @@ impl Replica {
     }
 
     pub(super) fn on_do_view_change(&mut self, from: MemberId, view: View, log: LogSummary) {
+        self.release(from, view);
         if view > self.view {
             // A quorum of votes has moved the sender.
             self.enter_view_change(view);
@@ -191,6 +200,7 @@ impl Replica {
             let message = self.start_view(0);
             return self.send(from, message);
         }
+        self.end_hold();
         let State::ViewChange(change) = &mut self.state else { return };
         if view == self.view && well_formed(&log, u64::from(self.options.pipeline)) {
             change.summaries.insert(from, log);
@@ -224,8 +234,18 @@ impl Replica {
         self.say_what_the_log_holds();
     }
 
+    /// Rule R6: what was promised is kept or released, so it may be said.
+    fn end_hold(&mut self) {
+        let held = self.held_until();
+        let State::ViewChange(change) = &mut self.state else { return };
+        if change.held_until.take_if(|_| held.is_none()).is_some() {
+            self.view_change_durable();
+        }
+    }
+
     pub(super) fn view_change_timeout(&mut self) {
         let now = self.now.monotonic;
+        self.end_hold();
         let State::ViewChange(change) = &self.state else { return };
         let (resend, vote) = (now >= change.resend_at, change.suspicion);
         let impatient = now >= change.patience_ends;

@@ -68,6 +68,14 @@ pub enum Bug {
     FreshSinceHeard,
     /// The primary tells that a round is confirmed before it is.
     FreshUnconfirmed,
+    /// The primary's lease counts from when a quorum had answered, not from when it asked.
+    LeaseFromAnswer,
+    /// A member takes part in a view change though it has promised not to.
+    PromiseNotKept,
+    /// A member that restarts does not wait for what it has promised.
+    PromiseForgotten,
+    /// Monotonic clocks go wronger than is assumed of them: the first member's slowly, the others' fast.
+    ClocksTooWrong,
     /// The primary stamps with its own clock alone.
     StampOfOneClock,
     /// A step of forming is told before it is durable.
@@ -153,6 +161,10 @@ impl Bug {
         Self::ReadBelowInherited,
         Self::FreshSinceHeard,
         Self::FreshUnconfirmed,
+        Self::LeaseFromAnswer,
+        Self::PromiseNotKept,
+        Self::PromiseForgotten,
+        Self::ClocksTooWrong,
         Self::StampOfOneClock,
         Self::FormOnWord,
         Self::FormsWithoutAll,

@@ -74,6 +74,12 @@ impl Clock {
         self.rate = rng.u64(MILLION - drift..=MILLION + drift);
     }
 
+    /// The monotonic clock goes at this rate from now on: so many millionths of the true one.
+    pub(super) fn set_rate(&mut self, now: Time, rate: u64) {
+        (self.base, self.since) = (self.monotonic(now), now);
+        self.rate = rate;
+    }
+
     fn monotonic(&self, now: Time) -> u64 {
         if self.frozen { self.base } else { self.base + scale(now - self.since, self.rate, MILLION) }
     }

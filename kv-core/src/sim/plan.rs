@@ -292,8 +292,11 @@ impl Plan {
         }
         let clocks_go = faults.iter().all(|(fault, _)| *fault != Fault::ClockFreeze);
         let damage = (roles.len() >= 3 && rng.u32(0..6) == 0).then(|| draw_damage(roles.len(), rng));
-        let options = draw_options(rng);
+        let mut options = draw_options(rng);
         let bounded = clocks_go.then_some(options.heartbeat);
+        if clocks_go {
+            options.read_lease = Duration::from_millis(*pick(&mut beside(rng), &[0, 0, 300, 1000]));
+        }
         Self {
             options,
             in_memory: rng.u32(0..4) == 0,

@@ -212,7 +212,12 @@ impl World {
             builder = builder.with(id, format!("member:{}", 1000 + index), *role);
         }
         let cluster = builder.build().expect("the plans are valid configurations");
-        let members = (0..plan.roles.len()).map(|index| Member::new(index, &plan, &mut rng)).collect();
+        let mut members: Vec<Member> =
+            (0..plan.roles.len()).map(|index| Member::new(index, &plan, &mut rng)).collect();
+        if options.bug == Some(Bug::ClocksTooWrong) {
+            let rates = [400_000].into_iter().chain(std::iter::repeat(1_600_000));
+            members.iter_mut().zip(rates).for_each(|(member, rate)| member.clock.set_rate(0, rate));
+        }
         let clients: Vec<Client> =
             (0..plan.load.clients).map(|_| Client::new(&plan, options.bug, &mut rng)).collect();
         Self {

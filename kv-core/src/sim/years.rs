@@ -21,6 +21,9 @@ impl Plan {
         plan.options.heartbeat = *pick(rng, &[5, 10, 10].map(Duration::from_secs));
         plan.options.suspect_min = *pick(rng, &[30, 60].map(Duration::from_secs));
         plan.options.suspect_max = *pick(rng, &[60, 120].map(Duration::from_secs));
+        if !plan.options.read_lease.is_zero() {
+            plan.options.read_lease = Duration::from_secs(60);
+        }
         plan.options.session_ttl = *pick(rng, &[3_600, 86_400, 30 * 86_400].map(Duration::from_secs));
         // What real clocks do: what makes little difference in seconds comes to hours here.
         plan.clock.drift = *pick(rng, &[0, MOST_DRIFT]);

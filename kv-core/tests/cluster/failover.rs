@@ -2,8 +2,10 @@
 
 use super::harness::{Harness, Net, eventually, options};
 use super::load::Load;
+use kv_core::client::Client;
 use kv_core::config::Role;
 use kv_core::node::StopReason;
+use std::time::Duration;
 
 const WRITERS: usize = 8;
 
@@ -75,6 +77,42 @@ pub(crate) async fn a_handover_moves_the_role_and_loses_no_write(net: Net) {
     }
     load.progress(50).await;
     assert_eq!(load.check(&harness).await, 0, "within the deadline every outcome is known");
+}
+
+/// Writes and reads are as they are without leases, through a failover and a handover, and through a restart of all.
+pub(crate) async fn leases_for_reads_change_nothing_that_is_read(net: Net) {
+    let mut options = options();
+    options.read_lease = Duration::from_millis(500);
+    let mut harness = Harness::with(net, &[Role::Data, Role::Data, Role::Data], options).await;
+    let clients = [harness.client().await, harness.client().await];
+    let mut written = 0;
+    let mut next = async |clients: &[Client; 2]| {
+        written += 1;
+        let value = written.to_string();
+        clients[0].put("key", value.clone()).await.expect("a put");
+        for client in clients {
+            let record = client.get("key").await.expect("a read").expect("it is there");
+            assert_eq!(record.value, value);
+        }
+    };
+    for step in 0..3 {
+        for _ in 0..20 {
+            next(&clients).await;
+        }
+        let primary = harness.primary().await;
+        match step {
+            0 => harness.kill(primary),
+            1 => harness.node(primary).handover().await.expect("another member takes it"),
+            _ => (0..3).for_each(|member| harness.kill(member)),
+        }
+        if step == 0 {
+            next(&clients).await;
+            harness.start(primary).await;
+        } else if step == 2 {
+            harness.start_all().await;
+        }
+        next(&clients).await;
+    }
 }
 
 /// P11.

@@ -112,6 +112,7 @@ on_every_transport! {
         everything_is_there_after_all_were_killed,
         two_data_members_and_a_witness_survive_one,
         a_handover_moves_the_role_and_loses_no_write,
+        leases_for_reads_change_nothing_that_is_read,
         p11_a_shutdown_hands_over_and_clients_see_no_error,
         a_shutdown_releases_port_and_directory,
         a_dropped_node_releases_port_and_directory,

@@ -100,3 +100,140 @@ fn r4_a_moment_of_an_earlier_life_says_nothing() {
     group.input(1, Input::Message { from, message });
     assert_eq!(fresh(&group, 1, Duration::from_secs(3_600)), None);
 }
+
+// -- leases
+
+const LEASE: Duration = Duration::from_millis(1_000);
+
+/// So many members with leases for reads, and two committed entries.
+fn leasing(data: u8, witnesses: u8) -> Group {
+    leasing_with(data, witnesses, Options::default())
+}
+
+fn leasing_with(data: u8, witnesses: u8, options: Options) -> Group {
+    let options = Options { read_lease: LEASE, ..options };
+    let mut group = Group::with_options(data, witnesses, options);
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    group.propose(0, "a");
+    group.propose(0, "b");
+    group.run_until("all level", |group| group.level() && group.replica(0).head().op == Op::new(2));
+    group.run_for(200);
+    group
+}
+
+fn joined(group: &Group, id: u8) -> bool {
+    let said = |e: &Envelope| {
+        e.from == MemberId::new(id)
+            && matches!(e.message, Message::DoViewChange { view, .. } if view > View::ZERO)
+    };
+    group.sent.iter().any(said)
+}
+
+#[test]
+fn r5_a_primary_with_a_lease_reads_without_a_round_until_it_has_surely_ended() {
+    let options = Options { suspect_min: LEASE * 2, suspect_max: LEASE * 2, ..Options::default() };
+    let mut group = leasing_with(3, 0, options);
+    group.cut.extend([(0, 1), (0, 2)]);
+    group.read(0, 1);
+    assert_eq!(group.members[0].ready, vec![(1, Op::new(2))], "at once");
+    group.run_for(740);
+    group.read(0, 2);
+    assert_eq!(group.members[0].ready.len(), 2);
+    group.run_for(60);
+    group.read(0, 3);
+    assert_eq!(
+        group.members[0].ready.len(),
+        2,
+        "eight tenths of the lease have passed: only a round can tell"
+    );
+}
+
+#[test]
+fn r5_without_leases_every_read_is_confirmed() {
+    let mut group = patient(3);
+    group.cut.extend([(0, 1), (0, 2)]);
+    group.read(0, 1);
+    assert!(group.members[0].ready.is_empty());
+}
+
+#[test]
+fn r5_a_lease_counts_from_the_question_not_from_the_answers() {
+    let options = Options { suspect_min: LEASE * 2, suspect_max: LEASE * 2, ..Options::default() };
+    let mut group = leasing_with(3, 0, options);
+    while group.network.is_empty() {
+        group.tick();
+    }
+    assert!(group.deliver() && group.deliver(), "both are asked, and answer");
+    let answers = std::mem::take(&mut group.network);
+    group.isolate(0);
+    group.run_for(900);
+    group.network = answers;
+    group.settle();
+    assert!(fresh(&group, 0, LEASE * 2).is_some(), "the round is confirmed");
+    group.read(0, 1);
+    assert!(group.members[0].ready.is_empty(), "what it was promised may be over");
+}
+
+#[test]
+fn r5_a_primary_that_gives_its_role_away_reads_nothing_more() {
+    let mut group = leasing(3, 0);
+    group.input(0, Input::Handover);
+    group.read(0, 1);
+    assert!(group.members[0].ready.is_empty());
+    assert_eq!(group.members[0].refused, vec![1]);
+}
+
+#[test]
+fn r6_who_has_answered_a_round_joins_no_view_change_until_the_lease_is_over() {
+    for witnesses in [0, 1] {
+        let mut group = leasing(3 - witnesses, witnesses);
+        let before = group.now.monotonic;
+        group.crash(0);
+        group.input(1, Input::PeerLost { peer: MemberId::new(0) });
+        group.input(2, Input::PeerLost { peer: MemberId::new(0) });
+        group.run_for(900);
+        assert!(group.replica(1).view() > View::ZERO, "it may vote to leave, and wait between the views");
+        assert!(!joined(&group, 1) && !joined(&group, 2));
+        group.run_until("the next primary serves", |group| group.serving() == Some(1));
+        let took = group.now.monotonic.since(before);
+        assert!(took < LEASE + MS * 300, "{took:?}");
+    }
+}
+
+#[test]
+fn r6_a_handover_releases_the_promises() {
+    let mut group = leasing(3, 0);
+    let before = group.now.monotonic;
+    group.input(0, Input::Handover);
+    group.run_until("the next primary serves", |group| group.serving() == Some(1));
+    let took = group.now.monotonic.since(before);
+    assert!(took < MS * 100, "{took:?}");
+}
+
+/// A vote of an earlier view for a later one, or of somebody else, says nothing of the primary of this one.
+#[test]
+fn r6_only_the_word_of_the_primary_that_it_has_left_the_view_releases() {
+    let mut group = leasing(3, 0);
+    group.isolate(0);
+    group.cut.extend([(1, 2)]);
+    let vote = Message::StartViewChange { view: View::new(1) };
+    group.input(2, Input::Message { from: MemberId::new(0), message: vote.clone() });
+    group.input(2, Input::Message { from: MemberId::new(1), message: vote });
+    group.run_for(500);
+    assert!(group.replica(2).view() > View::ZERO);
+    assert!(!joined(&group, 2));
+}
+
+#[test]
+fn r6_a_member_that_restarts_keeps_what_it_may_have_promised() {
+    let mut group = leasing(3, 0);
+    group.run_for(50);
+    group.isolate(0);
+    for id in [1, 2] {
+        group.crash(id);
+        group.start(id);
+    }
+    group.run_for(900);
+    assert!(!joined(&group, 1) && !joined(&group, 2));
+    group.run_until("the next primary serves", |group| group.serving() == Some(1));
+}

@@ -2,12 +2,17 @@
 
 use super::super::Bug;
 use super::super::plan::Plan;
+use super::super::scenario::Cluster;
 use super::super::story::{Story, Teller, stories};
 use std::time::Duration;
 
 stories! {
     r4_a_backup_behind_a_slow_link_does_not_take_what_it_hears_for_new,
     r4_a_deposed_primary_keeps_no_state_fresh,
+    r6_a_promise_is_kept,
+    r6_a_promise_outlives_a_restart,
+    r5_clocks_that_go_wronger_than_is_assumed_break_leases,
+    r5_a_lease_counts_from_the_question,
 }
 
 /// Rule R4 of PROTOCOL.md: what is heard late is old.
@@ -56,5 +61,82 @@ fn r4_a_deposed_primary_keeps_no_state_fresh(t: &Teller) {
         for read in reads {
             assert_eq!(c.value(read).as_deref(), Some("new"));
         }
+    });
+}
+
+fn leases(plan: &mut Plan) {
+    plan.options.read_lease = Duration::from_secs(1);
+}
+
+/// The primary is cut off from the others; as soon as these have written something, a client asks it.
+fn read_at_a_deposed_primary(c: &mut Cluster, restart: bool) {
+    c.put("k", "old");
+    let old = c.primary();
+    let backups = c.backups();
+    for client in [1, 0] {
+        let asked = c.begin_get(client, "k");
+        c.value(asked);
+    }
+    c.settle();
+    c.isolate(old);
+    let node = c.world.client_node(0);
+    c.world.network.cut(node, old);
+    c.world.network.cut(old, node);
+    if restart {
+        for one in backups {
+            c.restart(one);
+        }
+    }
+    c.put("k", "new");
+    let read = c.begin_get(1, "k");
+    c.run_for(20);
+    c.heal();
+    assert_eq!(c.value(read).as_deref(), Some("new"));
+}
+
+/// Rule R6 of PROTOCOL.md: who has promised the primary to stay joins no change.
+fn r6_a_promise_is_kept(t: &Teller) {
+    Story::of(3).with(leases).finds(Bug::PromiseNotKept).tell(t, |c| read_at_a_deposed_primary(c, false));
+}
+
+/// Rule R6 of PROTOCOL.md: also by who has restarted, and does not remember.
+fn r6_a_promise_outlives_a_restart(t: &Teller) {
+    Story::of(3).with(leases).finds(Bug::PromiseForgotten).tell(t, |c| read_at_a_deposed_primary(c, true));
+}
+
+/// Rules R5 and R6 of PROTOCOL.md rest on clocks: where they go wronger than is assumed, a read may be of what was.
+fn r5_clocks_that_go_wronger_than_is_assumed_break_leases(t: &Teller) {
+    Story::of(3).with(leases).finds(Bug::ClocksTooWrong).tell(t, |c| read_at_a_deposed_primary(c, false));
+}
+
+/// Rule R5 of PROTOCOL.md: the answers to a question come late, and say nothing of when they come.
+fn r5_a_lease_counts_from_the_question(t: &Teller) {
+    let patient = |plan: &mut Plan| {
+        leases(plan);
+        plan.options.suspect_min = Duration::from_millis(800);
+    };
+    Story::of(3).with(patient).finds(Bug::LeaseFromAnswer).tell(t, |c| {
+        c.put("k", "old");
+        let old = c.primary();
+        for client in [1, 0] {
+            let asked = c.begin_get(client, "k");
+            c.value(asked);
+        }
+        c.settle();
+        for backup in c.backups() {
+            c.world.network.lag(backup, old, 900_000_000);
+        }
+        c.run_for(25);
+        for backup in c.backups() {
+            c.cut(old, backup);
+        }
+        let node = c.world.client_node(0);
+        c.world.network.cut(node, old);
+        c.world.network.cut(old, node);
+        c.put("k", "new");
+        let read = c.begin_get(1, "k");
+        c.run_for(20);
+        c.heal();
+        assert_eq!(c.value(read).as_deref(), Some("new"));
     });
 }

@@ -121,8 +121,10 @@ pub struct Watchers<T> {
     lengths: BTreeMap<usize, usize>,
     ranges: BTreeSet<u64>,
     by_asker: HashMap<Asker, u64>,
-    /// Changes up to here have woken whoever waited for them. Whoever is to wait has looked at least so far.
+    /// Changes up to here have woken whoever waited for them.
     dispatched: Revision,
+    /// The newest revision of which any change has woken others. Whoever is to wait has looked at least so far.
+    begun: Revision,
     /// Nobody waits any more: the node stops.
     closed: bool,
     #[cfg(any(test, feature = "sim"))]
@@ -140,6 +142,7 @@ impl<T> Default for Watchers<T> {
             ranges: BTreeSet::new(),
             by_asker: HashMap::new(),
             dispatched: Revision::ZERO,
+            begun: Revision::ZERO,
             closed: false,
             #[cfg(any(test, feature = "sim"))]
             bug: None,
@@ -180,7 +183,7 @@ impl<T> Watchers<T> {
     #[must_use = "what is given back does not wait"]
     pub fn wait(&mut self, waiting: Waiting<T>, reached: impl FnOnce() -> Revision) -> Option<Waiting<T>> {
         let looked = waiting.behind();
-        let is_late = self.dispatched > looked;
+        let is_late = self.dispatched.max(self.begun) > looked;
         #[cfg(any(test, feature = "sim"))]
         let is_late = is_late && self.bug != Some(crate::sim::Bug::WatchesOversleep);
         if self.closed || is_late {
@@ -287,6 +290,7 @@ impl<T> Watchers<T> {
                 let mut ids = BTreeSet::new();
                 changes.events.iter().for_each(|event| self.followers(&event.key, &mut ids));
                 self.dispatched = self.dispatched.max(dispatched);
+                self.begun = self.begun.max(changes.next.revision);
                 Woken { watches: self.take(ids), next: changes.more.then(|| changes.next.clone()) }
             }
             // Too far behind to know who is concerned.

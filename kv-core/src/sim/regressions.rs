@@ -29,4 +29,5 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
         19_221,
         "two members, each the primary of the view that the other was in, answered each other's votes without end",
     ),
+    (1320, "a question waited though a part of a revision that it had not seen had woken the others already"),
 ];

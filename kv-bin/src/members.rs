@@ -93,18 +93,13 @@ fn state(status: &MemberStatus) -> Cell {
 }
 
 /// The end of the longest log of all.
-pub(crate) fn head(members: &[Seen]) -> Op {
-    members
-        .iter()
-        .filter_map(|seen| seen.status.as_ref().ok())
-        .map(|status| status.head)
-        .max()
-        .unwrap_or_default()
+pub(crate) fn head<'a>(members: impl Iterator<Item = &'a Seen>) -> Op {
+    members.filter_map(|seen| seen.status.as_ref().ok()).map(|status| status.head).max().unwrap_or_default()
 }
 
 /// Members, roles, view, commit, lag, last failover. Lag: how many entries the longest log of all has that this one lacks.
 pub(crate) fn table(members: &[Seen]) -> String {
-    let head = head(members);
+    let head = head(members.iter());
     let row = |status: &MemberStatus| {
         vec![
             Cell::number(status.view),

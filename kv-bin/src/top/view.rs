@@ -148,10 +148,7 @@ impl View {
     pub(super) fn frame(&self, now: Instant) -> String {
         let mut out = self.headline(now);
         out.push('\n');
-        let head = {
-            let all: Vec<Seen> = self.members().cloned().collect();
-            members::head(&all)
-        };
+        let head = members::head(self.members());
         let rows: Vec<_> = self
             .members
             .iter()

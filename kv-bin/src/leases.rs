@@ -59,8 +59,7 @@ async fn told(client: &Client, command: &LeaseCommand, json: bool) -> Result<Opt
 /// `kv lock`.
 pub(crate) async fn lock(context: &Context, args: LockArgs) -> Result<(), Failure> {
     // From here on, so that no signal comes between the lock and its release.
-    let mut signals =
-        Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+    let mut signals = Signals::catch()?;
     let client = context.client().await?;
     let mut acquire = client.lock(bytes(args.name)).ttl(args.ttl.0);
     if let Some(value) = args.value {

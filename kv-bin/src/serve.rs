@@ -18,8 +18,7 @@ const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs the member that `config` describes until a signal, or until it stops by itself.
 pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> {
-    let mut signals =
-        Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+    let mut signals = Signals::catch()?;
     raise_open_files();
     let transport = config.transport.transport(config.tls.as_ref())?;
     warn(&config);

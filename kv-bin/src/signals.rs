@@ -1,6 +1,6 @@
 //! Being asked to stop.
 
-use std::io;
+use crate::failure::Failure;
 
 /// Waits for SIGINT or SIGTERM, each time anew.
 #[cfg(unix)]
@@ -13,9 +13,11 @@ pub(crate) struct Signals {
 #[cfg(unix)]
 impl Signals {
     /// From here on the signals are caught: they no longer end the process by themselves.
-    pub(crate) fn catch() -> io::Result<Self> {
+    pub(crate) fn catch() -> Result<Self, Failure> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let catch =
+            |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot catch signals: {error}")));
+        Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
     }
 
     /// Waits for the next one, and says which it was. Cancel safe.
@@ -35,7 +37,7 @@ pub(crate) struct Signals;
 #[cfg(not(unix))]
 impl Signals {
     /// From here on Ctrl-C is caught.
-    pub(crate) fn catch() -> io::Result<Self> {
+    pub(crate) fn catch() -> Result<Self, Failure> {
         Ok(Self)
     }
 

@@ -14,8 +14,7 @@ use serde_json::{Map, Value};
 
 /// Prints a line for each change, until it is told to stop or has printed as many as were asked for.
 pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Result<(), Failure> {
-    let mut signals =
-        Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+    let mut signals = Signals::catch()?;
     let client = context.client().await?;
     let mut watch = client.watch(bytes(args.prefix));
     if let Some(first) = args.from {

@@ -9,8 +9,7 @@ use crate::signals::Signals;
 
 /// Runs a measurement. However it ends, no process and no folder of it is left.
 pub(crate) async fn run(args: BenchArgs, json: bool) -> Result<(), Failure> {
-    let mut signals =
-        Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+    let mut signals = Signals::catch()?;
     let BenchCommand::Watchers(args) = args.command;
     tokio::select! {
         measured = watchers::run(&args, json) => measured,

@@ -43,8 +43,7 @@ struct Summary {
 
 /// Runs the scenarios, and says how they went. However it ends, no process and no folder of the demo is left.
 pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Result<(), Failure> {
-    let mut signals =
-        Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+    let mut signals = Signals::catch()?;
     // Says early what is not compiled in.
     let transport = args.transport.unwrap_or_default();
     transport.check()?;

@@ -87,8 +87,7 @@ enum Ending {
 
 /// Runs lines until they end, one of a script fails, or it is told to stop.
 pub(crate) async fn run(args: ShellArgs, json: bool) -> Result<(), Failure> {
-    let signals =
-        Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+    let signals = Signals::catch()?;
     let is_interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
     let grammar = grammar();
     let (lines, terminal) = if is_interactive {

@@ -40,8 +40,7 @@ pub(crate) async fn run(args: TopArgs, json: bool) -> Result<(), Failure> {
     let interval = args.interval.0.max(SHORTEST);
     let cluster = ConnectConfig::resolve(&args.connect)?.cluster;
     let is_watched = io::stdin().is_terminal() && io::stdout().is_terminal();
-    let mut signals =
-        Signals::catch().map_err(|error| Failure::failed(format!("cannot catch signals: {error}")))?;
+    let mut signals = Signals::catch()?;
     let context = Context::new(args.connect);
     let client = context.client().await?;
     let members: Vec<Seen> = client.cluster_status().await.into_iter().map(Seen::from).collect();

@@ -1,10 +1,10 @@
 //! Writes that tell what was there before.
 
-use super::ops::{OpFuture, other_effect, write};
-use super::{Client, Delete, Put};
+use super::ops::{OpFuture, other_effect};
+use super::{Client, Delete, Put, Transact, Transacted};
 use crate::error::WriteError;
 use crate::ids::{Revision, Timestamp};
-use crate::message::{Command, Effect, Guard, Record, Step, StepFailure, StepResult, Transaction};
+use crate::message::{Effect, Guard, Record, Step, StepFailure, StepResult};
 use bytes::Bytes;
 use std::future::IntoFuture;
 use std::time::Duration;
@@ -13,11 +13,7 @@ use std::time::Duration;
 /// awaiting it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
-pub struct Previous {
-    client: Client,
-    transaction: Transaction,
-    deadline: Option<Duration>,
-}
+pub struct Previous(Transact);
 
 /// A put or a delete that was done, with what was there before.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,19 +28,23 @@ pub struct Replaced {
 }
 
 impl Previous {
-    pub(super) fn new(client: Client, step: Step, guard: Option<Guard>, deadline: Option<Duration>) -> Self {
-        let key = step.changes().cloned().unwrap_or_default();
-        let get = || Step::Get { key: key.clone() };
-        let otherwise = guard.iter().map(|_| get()).collect();
-        let guards: Vec<(Bytes, Guard)> = guard.into_iter().map(|guard| (key.clone(), guard)).collect();
-        let transaction = Transaction { guards, then: vec![get(), step], otherwise };
-        Self { client, transaction, deadline }
+    fn new(
+        client: Client,
+        key: &Bytes,
+        step: Step,
+        guard: Option<Guard>,
+        deadline: Option<Duration>,
+    ) -> Self {
+        let mut transact = Transact::new(client).get(key).step(step);
+        if let Some(guard) = guard {
+            transact = transact.guard(key, guard).otherwise().get(key);
+        }
+        Self(deadline.into_iter().fold(transact, Transact::deadline))
     }
 
     /// How long it may take, retries included. Default: the client's.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
-        self
+    pub fn deadline(self, deadline: Duration) -> Self {
+        Self(self.0.deadline(deadline))
     }
 }
 
@@ -53,7 +53,7 @@ impl Put {
     /// Conditions and options of the put come first.
     pub fn previous(self) -> Previous {
         let Self { client, key, value, guard, life, deadline } = self;
-        Previous::new(client, Step::Put { key, value, life }, guard, deadline)
+        Previous::new(client, &key.clone(), Step::Put { key, value, life }, guard, deadline)
     }
 }
 
@@ -61,7 +61,7 @@ impl Delete {
     /// Tells what the key held before, too: as [`Put::previous`].
     pub fn previous(self) -> Previous {
         let Self { client, key, guard, deadline } = self;
-        Previous::new(client, Step::Delete { key }, guard, deadline)
+        Previous::new(client, &key.clone(), Step::Delete { key }, guard, deadline)
     }
 }
 
@@ -74,26 +74,22 @@ impl IntoFuture for Previous {
     /// # Cancel safety
     /// As for [`Put`].
     fn into_future(self) -> Self::IntoFuture {
-        let Self { client, transaction, deadline } = self;
         Box::pin(async move {
-            let outcome = write(&client, Command::Transaction(transaction), deadline).await?;
-            let found = match outcome.effect {
-                Effect::Transacted { held, mut results } if !results.is_empty() => match results.remove(0) {
-                    StepResult::Got(found) => (held, found),
-                    result => return Err(other_effect(Effect::Transacted { held, results: vec![result] })),
-                },
-                Effect::StepFailed { why: StepFailure::Lease(why), .. } => {
-                    return Err(WriteError::Lease(why));
+            let done = self.0.await.map_err(|error| match error {
+                WriteError::StepFailed { why: StepFailure::Lease(why), .. } => WriteError::Lease(why),
+                error => error,
+            })?;
+            let Transacted { held, mut results, revision, timestamp } = done;
+            let previous = match results.drain(..).next() {
+                Some(StepResult::Got(found)) => found.map(|record| *record),
+                first => {
+                    let results = first.into_iter().collect();
+                    return Err(other_effect(Effect::Transacted { held, results }));
                 }
-                effect => return Err(other_effect(effect)),
             };
-            match found {
-                (true, found) => Ok(Replaced {
-                    previous: found.map(|record| *record),
-                    revision: outcome.revision,
-                    timestamp: outcome.timestamp,
-                }),
-                (false, found) => Err(WriteError::GuardFailed { found: found.map(|record| record.modified) }),
+            match held {
+                true => Ok(Replaced { previous, revision, timestamp }),
+                false => Err(WriteError::GuardFailed { found: previous.map(|record| record.modified) }),
             }
         })
     }

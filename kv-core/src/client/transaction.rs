@@ -65,12 +65,12 @@ impl Transact {
         Self { client, transaction: Transaction::default(), otherwise: false, deadline: None }
     }
 
-    fn guard(mut self, key: impl AsRef<[u8]>, guard: Guard) -> Self {
+    pub(super) fn guard(mut self, key: impl AsRef<[u8]>, guard: Guard) -> Self {
         self.transaction.guards.push((Bytes::copy_from_slice(key.as_ref()), guard));
         self
     }
 
-    fn step(mut self, step: Step) -> Self {
+    pub(super) fn step(mut self, step: Step) -> Self {
         let Transaction { then, otherwise, .. } = &mut self.transaction;
         if self.otherwise {
             otherwise.push(step)

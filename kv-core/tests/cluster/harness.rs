@@ -326,36 +326,37 @@ impl Harness {
         builder.connect().await.expect("a member answers")
     }
 
-    /// Waits until all that run are part of the view, so that the next one may be killed.
-    pub(crate) async fn level_enough(&self) {
+    /// Waits until those that run say of themselves what is wanted.
+    async fn all_say(&self, what: &str, wanted: impl Fn(&[MemberStatus]) -> bool) {
         let until = Instant::now() + WITHIN;
         loop {
             let status: Vec<_> = self.nodes.iter().flatten().map(Node::status).collect();
-            if status.iter().all(|it| (it.state == "primary" || it.state == "backup") && it.primary.is_some())
-            {
+            if wanted(&status) {
                 return;
             }
-            assert!(Instant::now() < until, "not all members serve again: {status:#?}");
+            assert!(Instant::now() < until, "never: {what}: {status:#?}");
             sleep(Duration::from_millis(5)).await;
         }
     }
 
+    /// Waits until all that run are part of the view, so that the next one may be killed.
+    pub(crate) async fn level_enough(&self) {
+        self.all_say("all members serve again", |status| {
+            status.iter().all(|it| (it.state == "primary" || it.state == "backup") && it.primary.is_some())
+        })
+        .await;
+    }
+
     /// Waits until every running member has applied what the primary has, and nothing more is to come.
     pub(crate) async fn level(&self) {
-        let until = Instant::now() + WITHIN;
-        loop {
-            let status: Vec<_> = self.nodes.iter().flatten().map(Node::status).collect();
+        self.all_say("the members are level", |status| {
             let primary = status.iter().find(|it| it.state == "primary");
-            let level = primary.is_some_and(|primary| {
+            primary.is_some_and(|primary| {
                 primary.head == primary.commit
                     && status.iter().all(|it| it.applied == primary.head && it.head == primary.head)
-            });
-            if level {
-                return;
-            }
-            assert!(Instant::now() < until, "the members are not level: {status:#?}");
-            sleep(Duration::from_millis(5)).await;
-        }
+            })
+        })
+        .await;
     }
 }
 

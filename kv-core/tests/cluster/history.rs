@@ -66,7 +66,6 @@ pub(crate) async fn a_read_at_least_at_a_revision_sees_it_on_every_member(net: N
     assert_eq!(read.expect("a read").expect("it exists").value, "woken");
 }
 
-/// A writer goes through the keys again and again: at any one revision the first ones are a round ahead of the rest.
 /// By whichever member can tell, and by the primary where a bound leaves nobody else: also of what was written just now.
 pub(crate) async fn a_read_of_bounded_age_is_no_older_on_every_member(net: Net) {
     let harness = Harness::three(net).await;
@@ -90,6 +89,7 @@ pub(crate) async fn a_read_of_bounded_age_is_no_older_on_every_member(net: Net) 
     }
 }
 
+/// A writer goes through the keys again and again: at any one revision the first ones are a round ahead of the rest.
 pub(crate) async fn a_scan_of_several_pages_is_of_one_revision_while_others_write(net: Net) {
     let harness = Harness::three(net).await;
     let client = harness.client().await;

@@ -228,8 +228,7 @@ fn d8_an_entry_that_is_written_once_more_while_it_is_read_is_not_absent() {
         }
         for _ in 0..500 {
             let place = reader.place(op(4)).unwrap();
-            let file = format!("journal-{:08}", place.segment.get());
-            disk.make_unreadable(&file, u64::from(place.block) * 4096, 4096);
+            disk.make_unreadable(&segment::name(place.segment), u64::from(place.block) * 4096, 4096);
             journal.execute(&[Write::Repair(entries[3].clone())]).unwrap();
         }
         done.store(true, Ordering::Relaxed);

@@ -9,16 +9,20 @@ use std::time::Duration;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// So many members, patient with their primary, and two committed entries.
-fn patient(data: u8) -> Group {
-    let options = Options { suspect_min: MS * 8_000, suspect_max: MS * 8_000, ..Options::default() };
-    let mut group = Group::with_options(data, 0, options);
+/// So many members, with two committed entries.
+fn settled(data: u8, witnesses: u8, options: Options) -> Group {
+    let mut group = Group::with_options(data, witnesses, options);
     group.run_until("a primary serves", |group| group.serving() == Some(0));
     group.propose(0, "a");
     group.propose(0, "b");
     group.run_until("all level", |group| group.level() && group.replica(0).head().op == Op::new(2));
     group.run_for(200);
     group
+}
+
+/// They are patient with their primary.
+fn patient(data: u8) -> Group {
+    settled(data, 0, Options { suspect_min: MS * 8_000, suspect_max: MS * 8_000, ..Options::default() })
 }
 
 fn fresh(group: &Group, member: u8, bound: Duration) -> Option<Op> {
@@ -111,14 +115,7 @@ fn leasing(data: u8, witnesses: u8) -> Group {
 }
 
 fn leasing_with(data: u8, witnesses: u8, options: Options) -> Group {
-    let options = Options { read_lease: LEASE, ..options };
-    let mut group = Group::with_options(data, witnesses, options);
-    group.run_until("a primary serves", |group| group.serving() == Some(0));
-    group.propose(0, "a");
-    group.propose(0, "b");
-    group.run_until("all level", |group| group.level() && group.replica(0).head().op == Op::new(2));
-    group.run_for(200);
-    group
+    settled(data, witnesses, Options { read_lease: LEASE, ..options })
 }
 
 fn joined(group: &Group, id: u8) -> bool {

@@ -96,6 +96,7 @@ impl Core {
             _ => false,
         };
         if fits {
+            self.resolve(number);
             self.finish(now, attempt.call, Ok(reply));
         } else {
             self.on_nonsense(now, number, attempt);

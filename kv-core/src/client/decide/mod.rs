@@ -220,26 +220,18 @@ impl Core {
     }
 
     fn on_cancel(&mut self, id: CallId) {
-        let open: Vec<(u64, MemberId)> = match self.calls.get(&id) {
-            Some(Pending { kind: Kind::Watch { .. }, attempts, .. }) => {
-                attempts.iter().map(|attempt| (*attempt, self.attempts[attempt].member)).collect()
-            }
-            Some(_) | None => Vec::new(),
-        };
         drop(self.remove(id));
-        for (call, member) in open {
-            let message = ClientMessage { call: self.next_attempt, what: ClientCall::Unwatch { call } };
-            self.next_attempt += 1;
-            self.outputs.push_back(CoreOutput::Send { member, message });
-        }
     }
 
     /// Ends a call, with all its attempts. Its number, if it has one, will never run from now on.
     fn remove(&mut self, id: CallId) -> Option<Pending> {
         let call = self.calls.remove(&id)?;
         self.unindex(id, call.timer());
-        for attempt in &call.attempts {
-            self.attempts.remove(attempt);
+        for number in &call.attempts {
+            let attempt = self.attempts.remove(number);
+            if let (Kind::Watch { .. }, Some(Attempt { member, .. })) = (&call.kind, attempt) {
+                self.unwatch(member, *number);
+            }
         }
         if let (Some(number), Session::Open(session)) = (call.kind.number(), &mut self.session) {
             session.end(number);
@@ -248,6 +240,13 @@ impl Core {
             }
         }
         Some(call)
+    }
+
+    /// Tells a member that nobody waits for its answer to a watch, which may be long in coming.
+    fn unwatch(&mut self, member: MemberId, call: u64) {
+        let message = ClientMessage { call: self.next_attempt, what: ClientCall::Unwatch { call } };
+        self.next_attempt += 1;
+        self.outputs.push_back(CoreOutput::Send { member, message });
     }
 
     fn finish(&mut self, now: Instant, id: CallId, result: Result<Reply, CallError>) {

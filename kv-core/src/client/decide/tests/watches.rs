@@ -16,6 +16,10 @@ fn asks(after: u64) -> ClientCall {
     ClientCall::Watch(query(after))
 }
 
+fn unwatch(call: u64) -> ClientCall {
+    ClientCall::Unwatch { call }
+}
+
 fn next(revision: u64) -> Position {
     Position::after(Revision::new(revision))
 }
@@ -61,8 +65,9 @@ fn w5_a_watch_is_asked_elsewhere_after_a_long_silence_and_the_first_answer_count
     bench.call(id(1), watch(5), 3_600_000);
     assert_eq!(bench.run_until(39_999), [], "members may leave it unanswered");
     assert_eq!(bench.run_until(40_000), [send(C, 2, asks(5))]);
-    assert_eq!(bench.answer(B, 1, answered(6, vec![event(6)])), [told(B, 6, vec![event(6)])]);
-    assert_eq!(bench.answer(C, 2, answered(6, vec![event(6)])), [], "the other answer is nobody's");
+    let outputs = bench.answer(B, 1, answered(6, vec![event(6)]));
+    assert_eq!(outputs, [send(C, 3, unwatch(2)), told(B, 6, vec![event(6)])], "the other need not wait");
+    assert_eq!(bench.answer(C, 2, answered(6, vec![event(6)])), [], "its answer is nobody's");
     assert_eq!(bench.core.pending(), 0);
 }
 
@@ -110,7 +115,17 @@ fn whoever_loses_interest_in_a_watch_says_so_to_all_who_were_asked() {
     bench.call(id(1), watch(5), 3_600_000);
     bench.run_until(40_000);
     let outputs = bench.input(CoreInput::Cancel { id: id(1) });
-    let unwatch = |call| ClientCall::Unwatch { call };
     assert_eq!(outputs, [send(B, 3, unwatch(1)), send(C, 4, unwatch(2))]);
     assert_eq!(bench.core.poll_timeout(), None);
+}
+
+/// Members that were slow to answer would otherwise keep what nobody waits for: one whose clock stands still, without end.
+#[test]
+fn a_watch_that_ends_leaves_nothing_behind_at_others_who_were_asked() {
+    let mut bench = Bench::new();
+    bench.call(id(1), watch(5), 60_000);
+    bench.run_until(40_000);
+    let outputs = bench.run_until(60_000);
+    let late = not_applied(id(1), Cause::Deadline(Trouble::Silent));
+    assert_eq!(outputs, [send(B, 3, unwatch(1)), send(C, 4, unwatch(2)), late]);
 }

@@ -163,10 +163,11 @@ impl<T> Watchers<T> {
         self.waiting.is_empty()
     }
 
-    /// Whether nobody may wait any more.
+    /// Whether questions may come to wait, in a state that has reached this revision: not once this is closed, nor in a state behind what
+    /// has woken others already, which was lost and is being caught up.
     #[must_use]
-    pub const fn is_closed(&self) -> bool {
-        self.closed
+    pub fn keeps(&self, reached: Revision) -> bool {
+        !self.closed && reached >= self.dispatched.max(self.begun)
     }
 
     /// Changes up to here have woken whoever waited for them: where [`changed`](Self::changed) goes on.
@@ -178,8 +179,8 @@ impl<T> Watchers<T> {
     /// Lets a question wait of which there is nothing to be told up to its place, in a state that has `reached` this revision. If that
     /// has moved on beyond the place, [`changed`](Self::changed) must be called.
     ///
-    /// Gives it back if it must be looked at again, because what came after its place has woken the others already; or if this is
-    /// closed.
+    /// Gives it back if it must be looked at again, because what came after its place has woken the others already; or if nobody may
+    /// [come to wait](Self::keeps).
     #[must_use = "what is given back does not wait"]
     pub fn wait(&mut self, waiting: Waiting<T>, reached: impl FnOnce() -> Revision) -> Option<Waiting<T>> {
         let looked = waiting.behind();

@@ -189,7 +189,7 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
             shared.inbox.handover();
             reply.send(Answer::Done);
         }
-        ClientCall::Unwatch { call } => shared.watches.cancel(outbox.name(), call),
+        ClientCall::Unwatch { call } => shared.watches.cancel(outbox, call),
         ClientCall::Write(_) | ClientCall::Read { .. } | ClientCall::Watch(_) if overloaded => {
             reply.send(Answer::Overloaded)
         }

@@ -5,7 +5,7 @@ use super::meter::Meter;
 use super::sync::lock;
 use crate::message::{Answer, Event, Record, ServerMessage};
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
@@ -91,8 +91,8 @@ struct State {
     bytes: usize,
     /// Calls without an answer.
     open: usize,
-    /// Watches that have not been answered.
-    watching: usize,
+    /// Watches that have not been answered, and whether the client has taken them back.
+    watching: BTreeMap<u64, bool>,
     /// The connection is gone: answers go nowhere.
     closed: bool,
 }
@@ -162,10 +162,17 @@ impl Outbox {
     /// The connection is gone.
     pub(super) fn close(&self) {
         let mut state = lock(&self.state);
-        let answers = std::mem::take(&mut state.answers);
-        *state = State { open: state.open, watching: state.watching, closed: true, ..State::default() };
+        let State { answers, open, watching, .. } = std::mem::take(&mut *state);
+        *state = State { open, watching, closed: true, ..State::default() };
         drop(state);
         drop(answers);
+    }
+
+    /// The client has taken this watch back.
+    pub(super) fn unwatch(&self, call: u64) {
+        if let Some(taken_back) = lock(&self.state).watching.get_mut(&call) {
+            *taken_back = true;
+        }
     }
 
     /// Whether the answer to a read would be thrown away: because nobody is there to have it, or too much waits already.
@@ -241,10 +248,12 @@ impl Reply {
     /// Counts it as a watch; `None` if the connection has too many.
     pub(super) fn watching(&self) -> Option<Watching> {
         let mut state = lock(&self.outbox.state);
-        let fits = state.watching < Watching::MOST;
-        state.watching += usize::from(fits);
+        let fits = state.watching.len() < Watching::MOST;
+        if fits {
+            state.watching.insert(self.call, false);
+        }
         drop(state);
-        fits.then(|| Watching(self.outbox.clone()))
+        fits.then(|| Watching { outbox: self.outbox.clone(), call: self.call })
     }
 
     /// Answers.
@@ -263,16 +272,24 @@ impl Drop for Reply {
 
 /// One watch of a connection.
 #[derive(Debug)]
-pub(super) struct Watching(Arc<Outbox>);
+pub(super) struct Watching {
+    outbox: Arc<Outbox>,
+    call: u64,
+}
 
 impl Watching {
     /// Of one connection; beside them it has room for calls.
     pub(super) const MOST: usize = CALLS_PER_CONNECTION / 2;
+
+    /// Whether the client has taken it back.
+    pub(super) fn is_taken_back(&self) -> bool {
+        lock(&self.outbox.state).watching.get(&self.call).copied().unwrap_or_default()
+    }
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        lock(&self.0.state).watching -= 1;
+        lock(&self.outbox.state).watching.remove(&self.call);
     }
 }
 

@@ -3,7 +3,7 @@
 //! memory, because it asks for the next piece when it has taken the last, and one that waits costs no time. The decisions are those of
 //! [`Watchers`]; here is what runs them, on threads.
 
-use super::reply::{Reply, Watching};
+use super::reply::{Outbox, Reply, Watching};
 use super::shared::Shared;
 use super::sync::lock;
 use crate::config::Role;
@@ -30,7 +30,7 @@ const SHARE: usize = 32;
 struct Asked {
     call: u64,
     reply: Reply,
-    _watching: Watching,
+    watching: Watching,
 }
 
 /// One client's question.
@@ -64,9 +64,11 @@ impl Watches {
     }
 
     /// The client has lost interest.
-    pub(super) fn cancel(&self, connection: usize, call: u64) {
+    pub(super) fn cancel(&self, outbox: &Arc<Outbox>, call: u64) {
+        // Before the look at who waits: one that does not wait yet never will.
+        outbox.unwatch(call);
         // What it holds may take locks when it goes.
-        let gone = self.with(|waiting| waiting.cancel((connection, call)));
+        let gone = self.with(|waiting| waiting.cancel((outbox.name(), call)));
         drop(gone);
     }
 }
@@ -81,7 +83,7 @@ pub(super) fn begin(shared: &Arc<Shared>, query: WatchQuery, call: u64, reply: R
         let text = format!("more than {} watches on one connection: use another client", Watching::MOST);
         return reply.send(Answer::Refused(text));
     };
-    look_all(shared, vec![Watch { query, asked: Asked { call, reply, _watching: watching } }]);
+    look_all(shared, vec![Watch { query, asked: Asked { call, reply, watching } }]);
 }
 
 /// Answers watches, or lets them wait, on the threads that may wait for the disk.
@@ -96,7 +98,7 @@ fn look_all(shared: &Arc<Shared>, mut watches: Vec<Watch>) {
 
 /// Answers a watch if there is something to be told, and lets it wait otherwise.
 fn look(shared: &Arc<Shared>, mut watch: Watch) {
-    loop {
+    while !watch.asked.watching.is_taken_back() {
         // One who asks for much and takes none of it keeps nobody busy.
         if watch.asked.reply.is_hopeless() {
             return watch.asked.reply.send(Answer::Overloaded);
@@ -127,7 +129,10 @@ fn wait(shared: &Arc<Shared>, Watch { query, asked }: Watch, after: &Position) -
     let asker = (asked.reply.connection(), asked.call);
     let waiting = Waiting { query, asker, until, with: asked };
     let reached = || shared.state().map_or(looked, |state| state.revision());
-    let refused = shared.watches.with(|watches| watches.wait(waiting, reached));
+    let refused = shared.watches.with(|watches| match waiting.with.watching.is_taken_back() {
+        true => Some(waiting),
+        false => watches.wait(waiting, reached),
+    });
     let Some(Waiting { query, with: asked, .. }) = refused else {
         // What was applied between the look and the wait has woken nobody.
         if shared.state().is_none_or(|state| state.revision() > looked) {
@@ -135,7 +140,10 @@ fn wait(shared: &Arc<Shared>, Watch { query, asked }: Watch, after: &Position) -
         }
         return None;
     };
-    if lock(&shared.watches.waiting).is_closed() {
+    let watches = lock(&shared.watches.waiting);
+    let keeps = shared.state().is_some_and(|state| watches.keeps(state.revision()));
+    drop(watches);
+    if !keeps {
         asked.reply.send(Answer::NotPrimary { hint: None });
         return None;
     }

@@ -86,7 +86,9 @@ impl World {
     /// It has lost interest.
     pub(super) fn on_unwatch_call(&mut self, member: usize, way: Way, call: u64) {
         if let Some(watches) = self.watches(member) {
-            drop(watches.waiting.cancel(Way { call, ..way }.asker()));
+            let gone = Way { call, ..way };
+            watches.under_way.retain(|_, (_, way)| *way != gone);
+            drop(watches.waiting.cancel(gone.asker()));
         }
     }
 
@@ -157,6 +159,11 @@ impl World {
         let watches = &mut process.serving.watches;
         let waiting = Waiting { query, asker: way.asker(), until, with: way };
         if let Some(again) = watches.waiting.wait(waiting, || reached) {
+            if !watches.waiting.keeps(reached) {
+                self.checker.count("watches of a state that went back");
+                self.answer(member, way, Answer::NotPrimary { hint: None });
+                return None;
+            }
             self.checker.count("watches looked at again");
             return Some(again.query);
         }

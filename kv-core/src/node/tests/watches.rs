@@ -1,0 +1,101 @@
+//! Clients that follow what changes, at a member whose threads come late.
+
+use super::*;
+use crate::ids::{Anchor, Hash, RequestNumber, Revision, SessionId, Timestamp, View};
+use crate::kv::{Limits, State};
+use crate::message::{
+    Answer, Entry, EntryHeader, Operation, Position, Request, WatchQuery, body_of, successor,
+};
+use std::sync::mpsc;
+
+/// The state of a log of so many entries, each of which opens a session.
+fn state(revisions: u64) -> State {
+    let mut state = State::in_memory(Limits::from(&Options::default()));
+    for revision in 1..=revisions {
+        let Anchor { op, hash: parent } = state.applied();
+        let body = body_of(&[Request {
+            session: SessionId::ZERO,
+            number: RequestNumber::ZERO,
+            acked_through: RequestNumber::ZERO,
+            operation: Operation::OpenSession { nonce: revision.into() },
+        }
+        .encode()]);
+        let header = EntryHeader {
+            cluster: ClusterId::of_name("test"),
+            view: View::ZERO,
+            op: op.next(),
+            parent,
+            first_revision: Revision::new(revision),
+            timestamp: Timestamp::new(revision),
+            request_count: 1,
+            body_len: u32::try_from(body.len()).unwrap(),
+            body_hash: Hash::of(&body),
+        };
+        state.apply(&Entry { header, body }).unwrap();
+    }
+    state
+}
+
+/// A client's connection.
+async fn client(bench: &Bench) -> Ends {
+    bench.open_door().await;
+    bench.call(Lane::Client, &Hello::client(ClusterId::of_name("test"), "someone")).await
+}
+
+fn watch(call: u64, after: u64) -> Bytes {
+    let after = Some(Position::after(Revision::new(after)));
+    let query = WatchQuery { from: "key".into(), to: Some(successor(b"key")), after, previous: false };
+    wire::encode_client_message(&ClientMessage { call, what: ClientCall::Watch(query) })
+}
+
+/// Does what the node's threads have to do by now, on one thread.
+async fn work(bench: &Bench) {
+    let (done, finished) = mpsc::channel();
+    bench.shared.pool.run(move || done.send(()).expect("the test waits"));
+    let shared = bench.shared.clone();
+    std::thread::spawn(move || shared.pool.work());
+    let finished = tokio::task::spawn_blocking(move || finished.recv_timeout(Duration::from_secs(30)));
+    assert_eq!(finished.await.unwrap(), Ok(()), "the thread is kept busy");
+}
+
+/// Waits until the member has seen all that was sent before.
+async fn catch_up((reader, writer): &mut Ends, call: u64) {
+    writer.push(wire::encode_client_message(&ClientMessage { call, what: ClientCall::Status }));
+    writer.flush().await.unwrap();
+    assert_eq!(reader.read_server_message().await.unwrap().unwrap().call, call);
+}
+
+/// Rule W5: nothing is left behind of a watch that is taken back before a thread has come to look at it.
+#[tokio::test]
+async fn w5_a_watch_that_is_taken_back_at_once_does_not_wait() {
+    let bench = Bench::new();
+    bench.shared.set_state(state(1).reader());
+    let mut client = client(&bench).await;
+    client.1.push(watch(1, 1));
+    client.1.push(watch(2, 1));
+    let unwatch = ClientMessage { call: 3, what: ClientCall::Unwatch { call: 1 } };
+    client.1.push(wire::encode_client_message(&unwatch));
+    catch_up(&mut client, 4).await;
+    work(&bench).await;
+    assert_eq!(bench.shared.watches.waiting(), 1, "the other one waits");
+}
+
+/// Rule W5: a state that was lost, and is being caught up, has not reached what has woken others. What comes in between wakes nobody.
+#[tokio::test]
+async fn w5_a_state_that_went_back_keeps_nobody_waiting_and_no_thread_busy() {
+    let bench = Bench::new();
+    bench.shared.set_state(state(3).reader());
+    let mut client = client(&bench).await;
+    client.1.push(watch(1, 3));
+    catch_up(&mut client, 2).await;
+    work(&bench).await;
+    assert_eq!(bench.shared.watches.waiting(), 1);
+
+    bench.shared.set_state(state(1).reader());
+    client.1.push(watch(3, 2));
+    client.1.flush().await.unwrap();
+    let answer = timeout(Duration::from_secs(30), client.0.read_server_message()).await.expect("it answers");
+    let answer = answer.unwrap().unwrap();
+    assert_eq!((answer.call, answer.answer), (3, Answer::NotPrimary { hint: None }));
+    work(&bench).await;
+}

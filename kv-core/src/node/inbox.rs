@@ -194,7 +194,13 @@ impl Inbox {
 
     /// Something happened to a state that is transferred. A few at a time: the replica waits for each.
     pub(super) fn transferred(&self, what: Input) {
-        self.put(|batch| batch.transfers.push(what));
+        self.put(|batch| {
+            if matches!(what, Input::StateLost | Input::SnapshotInstalled { .. }) {
+                // That was of the state before: what there is from now on may have applied less.
+                batch.applied = None;
+            }
+            batch.transfers.push(what);
+        });
     }
 
     /// A checkpoint is durable.
@@ -303,6 +309,7 @@ pub(super) fn weight(message: &Message) -> usize {
 mod tests {
     use super::*;
     use crate::ids::View;
+    use crate::message::LogPoint;
 
     const PEER: MemberId = MemberId::new(1);
 
@@ -363,6 +370,27 @@ mod tests {
         assert_eq!((batch.durable, batch.applied), (Some(WriteSeq::new(3)), Some(Op::new(5))));
         assert_eq!(batch.lost.len(), 1);
         assert!(inbox.take(true, true).is_empty());
+    }
+
+    /// Rules R4 and T9: the state that has applied an op is another one than that which reads are answered from now.
+    #[tokio::test]
+    async fn what_a_state_had_applied_says_nothing_of_the_next() {
+        let inbox = Inbox::default();
+        let point = LogPoint {
+            anchor: Anchor::new(Op::new(3), Hash::ZERO),
+            next_revision: Revision::new(4),
+            timestamp: crate::ids::Timestamp::ZERO,
+        };
+        for what in [Input::StateLost, Input::SnapshotInstalled { point }] {
+            inbox.applied(Op::new(5));
+            inbox.transferred(what);
+            assert_eq!(inbox.take(true, true).applied, None);
+        }
+        inbox.applied(Op::new(5));
+        inbox.transferred(Input::StateLost);
+        inbox.transferred(Input::SnapshotInstalled { point });
+        inbox.applied(Op::new(4));
+        assert_eq!(inbox.take(true, true).applied, Some(Op::new(4)));
     }
 
     #[tokio::test]

@@ -223,6 +223,15 @@ pub enum ReadError {
     Closed,
 }
 
+impl From<RequestError> for ReadError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Key { len, max } => Self::Key { len, max },
+            error => Self::Refused(error.to_string()),
+        }
+    }
+}
+
 impl ReadError {
     /// Whether the same read may succeed later.
     #[must_use]

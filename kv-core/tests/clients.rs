@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use futures::StreamExt as _;
-use kv_core::client::Lock;
-use kv_core::error::{LockError, WriteError};
+use kv_core::client::{Cause, Lock};
+use kv_core::error::{LockError, ReadError, WatchError, WriteError};
+use kv_core::ids::Revision;
 use kv_core::testing::Cluster;
 use kv_core::transport::Fault;
 use kv_core::{Client, Options};
@@ -16,7 +17,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Longer than any lease here, with a failover besides.
 const LONG: Duration = Duration::from_secs(60);
@@ -427,6 +428,39 @@ async fn a_client_closes_though_nobody_waits_for_it() {
         }
         client.close().await;
     }
+}
+
+/// Members close a connection over which more comes than may; nobody else's calls are to suffer from that.
+#[tokio::test(start_paused = true)]
+async fn questions_at_the_extremes_are_answered_and_break_no_connection() {
+    let cluster = Cluster::in_memory(1).seed(6).start().await;
+    let client = cluster.client().await;
+    client.put("key", "value").await.unwrap();
+    let never = Revision::new(u64::MAX);
+    let future = |result: Option<ReadError>| matches!(result, Some(ReadError::Future { .. }));
+    assert!(future(client.get("key").at(never).await.err()));
+    assert!(future(client.get_many(["key"]).at(never).await.err()));
+    assert!(future(client.scan("key").at(never).await.err()));
+    let behind = client.get("key").at_least(never).deadline(secs(3)).await.unwrap_err();
+    assert!(matches!(behind, ReadError::Unavailable(Cause::Deadline(_))), "{behind}");
+    let mut quiet = client.watch("").after(never).stream();
+    assert!(timeout(secs(100), quiet.next()).await.is_err());
+
+    let long = vec![b'x'; 4 << 20];
+    let scan = client.scan(&long).await.unwrap_err();
+    assert!(matches!(scan, ReadError::Key { len, .. } if len == long.len()), "{scan}");
+    let range = client.scan_range("a"..).deadline(secs(3)).await;
+    assert_eq!(range.unwrap().len(), 1, "no end is no long one");
+    let watch = client.watch(&long).stream().next().await.unwrap().unwrap_err();
+    assert!(matches!(watch, WatchError::Refused(_)), "{watch}");
+    let follow = client.watch(&long).follow().next().await.unwrap().unwrap_err();
+    assert!(matches!(follow, WatchError::Read(ReadError::Key { .. })), "{follow}");
+    let many = |count: usize, len: usize| (0..count).map(move |n| format!("{n:0len$}"));
+    for (count, len) in [(1000, 4000), (1001, 4)] {
+        let error = client.get_many(many(count, len)).await.unwrap_err();
+        assert!(matches!(error, ReadError::Refused(_)), "{count} of {len}: {error}");
+    }
+    assert_eq!(client.get_many(many(1000, 2000)).await.unwrap(), vec![None; 1000]);
 }
 
 /// A result, *not applied*, or *outcome unknown*: by the deadline.

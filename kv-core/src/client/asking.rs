@@ -3,7 +3,7 @@
 use super::{Call, CallError, Cause, Reply};
 use crate::error::WatchError;
 use crate::ids::{MemberId, Revision};
-use crate::message::{Event, WatchQuery};
+use crate::message::{Event, RequestError, SizeLimits, WatchQuery};
 use std::collections::VecDeque;
 
 /// See the module. Ask with [`call`](Self::call), give the result to [`on_result`](Self::on_result), and take the events before
@@ -29,6 +29,11 @@ impl Asking {
             #[cfg(any(test, feature = "sim"))]
             bug: None,
         }
+    }
+
+    /// Whether its range keeps to the limits.
+    pub(crate) fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
+        limits.range(&self.query.from, self.query.to.as_ref())
     }
 
     /// The next question: first to `local`, if nobody has answered yet.

@@ -216,7 +216,8 @@ impl Client {
         Get::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
     }
 
-    /// Reads several keys, all at one revision: up to 1,000, with a megabyte together. Await the builder to run it.
+    /// Reads several keys, all at one revision: up to 1,000, with a megabyte together, and keys that have no more bytes together than two
+    /// of the largest keys and values. Await the builder to run it.
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> GetMany {
         let keys = keys.into_iter().map(|key| Bytes::copy_from_slice(key.as_ref()));
         GetMany::new(self.clone(), keys.collect())

@@ -3,7 +3,9 @@
 use super::{Call, CallError, Cause, Client, Reply};
 use crate::error::{ReadError, WriteError};
 use crate::ids::{LeaseId, Revision, Timestamp};
-use crate::message::{Command, Effect, Guard, Lifetime, Outcome, Query, ReadMode, Record, millis};
+use crate::message::{
+    Command, Effect, Guard, Lifetime, Outcome, Query, ReadMode, Record, SizeLimits, millis,
+};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::future::{Future, IntoFuture};
@@ -122,7 +124,7 @@ macro_rules! freshness {
             /// it. So you read your own writes, or what someone told you of, without a word from the primary. Where no
             /// member gets that far before the deadline, it is [`Unavailable`](crate::error::ReadError::Unavailable).
             pub fn at_least(mut self, revision: $crate::ids::Revision) -> Self {
-                self.mode = $crate::message::ReadMode::AtLeast(revision);
+                self.mode = $crate::message::ReadMode::AtLeast(revision.min($crate::wire::LAST_REVISION));
                 self
             }
 
@@ -147,7 +149,7 @@ macro_rules! freshness {
             ///
             /// Default: the newest.
             pub fn at(mut self, revision: $crate::ids::Revision) -> Self {
-                self.at = Some(revision);
+                self.at = Some(revision.min($crate::wire::LAST_REVISION));
                 self
             }
 
@@ -253,10 +255,6 @@ impl IntoFuture for Get {
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, key, mode, at, deadline } = self;
         Box::pin(async move {
-            let (len, max) = (key.len(), client.limits().max_key_bytes as usize);
-            if len == 0 || len > max {
-                return Err(ReadError::Key { len, max });
-            }
             match read(&client, mode, Query::Get { key, at }, deadline).await? {
                 Reply::Value { record, .. } => Ok(record),
                 other => Err(misfit(&other)),
@@ -294,10 +292,6 @@ impl IntoFuture for GetMany {
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, keys, mode, at, deadline } = self;
         Box::pin(async move {
-            let max = client.limits().max_key_bytes as usize;
-            if let Some(key) = keys.iter().find(|key| key.is_empty() || key.len() > max) {
-                return Err(ReadError::Key { len: key.len(), max });
-            }
             match read(&client, mode, Query::Many { keys: keys.clone(), at }, deadline).await? {
                 Reply::Records { records, .. } => {
                     let found: HashMap<Bytes, Record> = records.into_iter().collect();
@@ -348,13 +342,36 @@ pub(super) fn other_effect(effect: Effect) -> WriteError {
     }
 }
 
-/// Runs a read of one key or one page.
+/// Members close a connection over which more comes than any request has: such a read is not sent.
+fn check(query: &Query, limits: SizeLimits) -> Result<(), ReadError> {
+    /// What each key takes besides its bytes.
+    const OVERHEAD: usize = 8;
+    match query {
+        Query::Get { key, .. } => limits.key(key)?,
+        Query::Many { keys, .. } => {
+            keys.iter().try_for_each(|key| limits.key(key))?;
+            let bytes = keys.iter().map(|key| key.len() + OVERHEAD).sum::<usize>();
+            let (count, max) = (keys.len(), limits.request_bytes());
+            if count > Query::MAX_KEYS || bytes > max {
+                let most = Query::MAX_KEYS;
+                return Err(ReadError::Refused(format!(
+                    "{count} keys, with {bytes} bytes together: up to {most} are read at once, with {max} bytes"
+                )));
+            }
+        }
+        Query::Scan { from, to, .. } => limits.range(from, to.as_ref())?,
+    }
+    Ok(())
+}
+
+/// Checks a read of one key, several or one page, and runs it.
 pub(super) async fn read(
     client: &Client,
     mode: ReadMode,
     query: Query,
     deadline: Option<Duration>,
 ) -> Result<Reply, ReadError> {
+    check(&query, client.limits().sizes())?;
     let call = Call::Read { mode, query, prefer: client.local() };
     match client.call(call, 0, deadline.unwrap_or(client.default_deadline())).await {
         Ok(Ok(Reply::Compacted { oldest })) => Err(ReadError::Compacted { oldest }),

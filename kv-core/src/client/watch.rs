@@ -5,7 +5,8 @@ use super::range::{after_prefix, ends_of, successor};
 use super::{Client, Closed, Scan};
 use crate::error::{ReadError, WatchError};
 use crate::ids::Revision;
-use crate::message::{Event, Position, Record, WatchQuery};
+use crate::message::{Event, Position, Record, RequestError, WatchQuery};
+use crate::wire::LAST_REVISION;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use std::fmt;
@@ -62,7 +63,7 @@ impl Watch {
     /// first polled; what was written shortly before that by others may be told too. To miss nothing from a certain point on, name its
     /// revision, or [`follow`](Self::follow).
     pub fn after(mut self, revision: Revision) -> Self {
-        self.after = Some(revision);
+        self.after = Some(revision.min(LAST_REVISION));
         self
     }
 
@@ -138,6 +139,8 @@ impl Asker {
 
     /// Asks for what has changed, until there is something or the member says how far it has looked.
     async fn ask(&mut self) -> Result<(), WatchError> {
+        let refused = |error: RequestError| WatchError::Refused(error.to_string());
+        self.asking.check(self.client.limits().sizes()).map_err(refused)?;
         let call = self.asking.call(self.client.local());
         match self.client.call(call, 0, PATIENCE).await {
             Ok(result) => self.asking.on_result(result),

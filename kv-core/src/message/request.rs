@@ -448,7 +448,7 @@ pub struct SizeLimits {
 }
 
 impl SizeLimits {
-    fn key(self, key: &Bytes) -> Result<(), RequestError> {
+    pub(crate) fn key(self, key: &Bytes) -> Result<(), RequestError> {
         let (len, max) = (key.len(), self.max_key_bytes);
         if len == 0 || len > max { Err(RequestError::Key { len, max }) } else { Ok(()) }
     }
@@ -458,11 +458,17 @@ impl SizeLimits {
         if len > max { Err(RequestError::Value { len, max }) } else { Ok(()) }
     }
 
-    fn range(self, from: &Bytes, to: Option<&Bytes>) -> Result<(), RequestError> {
+    pub(crate) fn range(self, from: &Bytes, to: Option<&Bytes>) -> Result<(), RequestError> {
         // The smallest key above the largest one is a byte longer.
         let max = self.max_key_bytes + 1;
         let too_long = [Some(from), to].into_iter().flatten().find(|end| end.len() > max);
         too_long.map_or(Ok(()), |end| Err(RequestError::Key { len: end.len(), max }))
+    }
+
+    /// How many bytes the longest request has at most: two of the largest keys and values, and what belongs to them.
+    #[must_use]
+    pub(crate) const fn request_bytes(self) -> usize {
+        2 * (self.max_key_bytes + self.max_value_bytes) + (64 << 10)
     }
 
     /// How much a transaction may return: the largest key, the largest value, and 256 KiB. A record counts as its key, its value and

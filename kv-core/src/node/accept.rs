@@ -334,6 +334,17 @@ fn max_request(options: &Options) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::SizeLimits;
+
+    /// What a client keeps to, so that it is not closed.
+    #[test]
+    fn what_a_client_may_ask_for_fits_a_frame() {
+        let options = Options::default();
+        let Options { max_key_bytes, max_value_bytes, .. } = options;
+        let sizes = SizeLimits { max_key_bytes, max_value_bytes };
+        assert_eq!(sizes.request_bytes(), options.largest_request());
+        assert!(sizes.request_bytes() < max_request(&options));
+    }
 
     /// X1, X3: a crowd that says nothing does not keep out who comes last.
     #[tokio::test]

@@ -10,6 +10,9 @@ use crate::message::{
 /// Counters from the wire are below this: far above what can be counted, far below where arithmetic overflows.
 const COUNTER_END: u64 = 1 << 62;
 
+/// The greatest revision that may be asked for. It never comes.
+pub(crate) const LAST_REVISION: Revision = Revision::new(COUNTER_END - 1);
+
 /// Keys are at most 64 KiB.
 const MOST_PLACE_BYTES: usize = (64 << 10) + 32;
 

@@ -163,11 +163,19 @@ impl Receiver {
         State::open(self.storage.clone(), self.limits.clone())
     }
 
+    /// Throws away what is stored of the snapshot at `at`.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn discard_at(&mut self, at: Anchor) -> Result<(), EngineError> {
+        if self.staging.as_ref().is_some_and(|staging| staging.at() == at) { self.discard() } else { Ok(()) }
+    }
+
     /// Throws away what is stored.
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn discard(&mut self) -> Result<(), EngineError> {
+    fn discard(&mut self) -> Result<(), EngineError> {
         self.staging.take().map_or(Ok(()), Staging::discard)
     }
 }

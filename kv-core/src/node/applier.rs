@@ -215,6 +215,7 @@ impl Applier {
                 (self.bytes, self.nothing_at) = (0, Op::ZERO);
                 told
             }
+            Task::Discard(at) => return Ok(self.receiving.0.discard_at(at)?),
         };
         self.shared.inbox.transferred(told);
         if let Some(state) = &self.state {

@@ -308,6 +308,9 @@ impl Driver {
             Output::InstallSnapshot { at } => {
                 shared.plan.change_one(|plan| plan.tasks.push_back(Task::Install(at)));
             }
+            Output::DiscardSnapshot { at } => {
+                shared.plan.change_one(|plan| plan.tasks.push_back(Task::Discard(at)));
+            }
             Output::Commit { commit } => {
                 self.commit = self.commit.max(commit.op);
                 match shared.role {

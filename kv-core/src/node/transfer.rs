@@ -29,6 +29,8 @@ pub(super) enum Task {
     Stage(Anchor, Chunk),
     /// Put the whole in the place of the state.
     Install(Anchor),
+    /// Throw it away.
+    Discard(Anchor),
 }
 
 /// Reads a piece. Blocks.

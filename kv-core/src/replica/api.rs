@@ -151,6 +151,11 @@ pub enum Output {
         /// Which snapshot.
         at: Anchor,
     },
+    /// Throw away what is stored of this snapshot, if that is what is stored: it is of no use any more. Not answered.
+    DiscardSnapshot {
+        /// Which snapshot.
+        at: Anchor,
+    },
     /// Everything up to here is committed: apply it, in order, from the journal (the entry may still be in its memory only).
     Commit {
         /// The new commit point.

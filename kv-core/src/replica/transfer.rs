@@ -374,6 +374,17 @@ impl Replica {
             run.unstaged = run.unstaged.saturating_sub(1);
             self.ask_for_more();
         }
+        self.discard_outdated_snapshot();
+    }
+
+    /// Rule T6: the own state has durably come as far as what is stored, so that even a restart would go on from beyond it.
+    pub(super) fn discard_outdated_snapshot(&mut self) {
+        let (checkpoint, wanted) = (self.checkpoint, self.transfer.is_running() || self.transfer.stateless);
+        let staged = &mut self.transfer.staged;
+        if let Some(Staged { at, .. }) = staged.take_if(|staged| !wanted && staged.at.op <= checkpoint) {
+            debug!(?at, "what is stored of a snapshot is not needed any more");
+            self.outputs.push_back(Output::DiscardSnapshot { at });
+        }
     }
 
     /// The driver has thrown its part of a snapshot away: it did not verify, or did not fit.

@@ -41,6 +41,7 @@ impl Replica {
             assert!(checkpoint.op <= self.log.durable().op, "a checkpoint covers durable entries only");
             self.checkpoint = checkpoint.op;
             self.trimming.written = self.write(Write::Checkpoint(checkpoint));
+            self.discard_outdated_snapshot();
         }
     }
 

@@ -166,6 +166,7 @@ impl World {
             }
             Output::StageChunk { at, chunk } => self.stage_chunk(member, at, chunk),
             Output::InstallSnapshot { at } => self.install_snapshot(member, at),
+            Output::DiscardSnapshot { at } => self.discard_snapshot(member, at),
             Output::Commit { commit } => self.on_commit(member, commit),
             Output::ReadReady { tickets, op } => self.reads_ready(member, &tickets, op),
             Output::ReadsRefused { tickets } => self.reads_refused(member, &tickets),

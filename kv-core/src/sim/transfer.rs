@@ -3,6 +3,7 @@
 use super::bug::state_bug;
 use super::plan::around;
 use super::world::{Due, World, index};
+use crate::engine::EngineError;
 use crate::ids::{Anchor, MemberId};
 use crate::kv::{Receiver, Sources};
 use crate::message::{Chunk, Message};
@@ -29,6 +30,7 @@ pub(super) struct Transfers {
 enum Task {
     Stage(Anchor, Chunk),
     Install(Anchor),
+    Discard(Anchor),
 }
 
 impl Transfers {
@@ -80,6 +82,11 @@ impl World {
         self.add_task(member, Task::Install(at));
     }
 
+    /// What is stored of a snapshot is of no use any more.
+    pub(super) fn discard_snapshot(&mut self, member: usize, at: Anchor) {
+        self.add_task(member, Task::Discard(at));
+    }
+
     fn add_task(&mut self, member: usize, task: Task) {
         let latency = around(&mut self.rng, self.plan.disk.latency);
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
@@ -103,26 +110,23 @@ impl World {
             self.schedule_due(self.now + latency, member, Due::Transfer);
         }
         let done = match task {
-            Some(Task::Stage(at, chunk)) => self.stage(member, at, &chunk),
-            Some(Task::Install(at)) => self.install(member, at),
+            Some(Task::Stage(at, chunk)) => self.stage(member, at, &chunk).map(Some),
+            Some(Task::Install(at)) => self.install(member, at).map(Some),
+            Some(Task::Discard(at)) => self.discard(member, at).map(|()| None),
             None => return,
         };
         match done {
-            Ok(input) => {
+            Ok(Some(input)) => {
                 self.published(member);
                 self.input(member, input);
             }
+            Ok(None) => {}
             Err(error) => self.state_failed(member, "a snapshot can be stored", &error),
         }
         self.kick_apply(member);
     }
 
-    fn stage(
-        &mut self,
-        member: usize,
-        at: Anchor,
-        chunk: &Chunk,
-    ) -> Result<Input, crate::engine::EngineError> {
+    fn stage(&mut self, member: usize, at: Anchor, chunk: &Chunk) -> Result<Input, EngineError> {
         let Some(process) = self.members[member].process.as_deref_mut() else {
             return Ok(Input::SnapshotRefused { at });
         };
@@ -136,7 +140,16 @@ impl World {
         })
     }
 
-    fn install(&mut self, member: usize, at: Anchor) -> Result<Input, crate::engine::EngineError> {
+    fn discard(&mut self, member: usize, at: Anchor) -> Result<(), EngineError> {
+        let process = self.members[member].process.as_deref_mut();
+        let Some(receiver) = process.and_then(|process| process.transfers.receiver.as_mut()) else {
+            return Ok(());
+        };
+        self.checker.count("pieces of snapshots thrown away");
+        receiver.discard_at(at)
+    }
+
+    fn install(&mut self, member: usize, at: Anchor) -> Result<Input, EngineError> {
         let bug = state_bug(self.bug, member);
         let Some(process) = self.members[member].process.as_deref_mut() else {
             return Ok(Input::SnapshotRefused { at });

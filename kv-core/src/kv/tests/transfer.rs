@@ -133,6 +133,20 @@ fn t2_what_is_not_the_whole_snapshot_is_thrown_away() {
     }));
 }
 
+/// T6: those of another snapshot, which were begun meanwhile, stay.
+#[test]
+fn t6_pieces_that_are_not_needed_any_more_go() {
+    let (_disk, state, at, _) = source(2);
+    let pieces = pieces(&state.snapshot().unwrap());
+    let disk = Disk::new();
+    let mut receiver = receiver(&disk);
+    assert!(receiver.stage(at, &pieces[0]).unwrap());
+    receiver.discard_at(Anchor { op: at.op.next(), ..at }).unwrap();
+    assert_eq!(receiver.progress(), Some((at, pieces[0].end.clone())));
+    receiver.discard_at(at).unwrap();
+    assert_eq!((receiver.progress(), disk.names()), (None, Vec::new()));
+}
+
 #[test]
 fn t2_a_part_of_a_snapshot_is_no_state() {
     let (_disk, state, at, _) = source(2);

@@ -451,6 +451,9 @@ impl Group {
                     self.input(id, Input::Staged { at, end });
                 }
                 Output::InstallSnapshot { at } => self.installing.push((id, at)),
+                Output::DiscardSnapshot { at } => {
+                    drop(member.disk.snapshot.take_if(|(stored, _)| *stored == at));
+                }
                 Output::Commit { commit } => {
                     let now = self.now;
                     let replica = member.replica.as_mut().expect("alive");

@@ -214,6 +214,28 @@ fn t6_a_receiver_that_restarts_goes_on_where_it_was() {
     assert_eq!(asked, Some((Some(at), place)));
 }
 
+/// T6: the member has come as far by entries, and its own checkpoint with it: what it has stored of a snapshot would stay for ever.
+#[test]
+fn t6_what_is_not_needed_any_more_is_thrown_away() {
+    let mut group = Group::with_options(3, 0, tight());
+    group.run_until("a primary serves", |group| group.serving() == Some(0));
+    write(&mut group, 20);
+    group.run_until("level", Group::level);
+    let at = group.replica(2).head();
+    group.crash(2);
+    group.members[2].disk.snapshot = Some((at, ChunkEnd::More("k7".into())));
+    group.start(2);
+    group.run_until("level", Group::level);
+    assert!(group.members[2].disk.snapshot.is_some(), "a crash could make it useful still");
+    group.checkpoint(2);
+    assert_eq!(group.members[2].disk.snapshot, None);
+    // So it is with what an earlier life left behind.
+    group.crash(2);
+    group.members[2].disk.snapshot = Some((at, ChunkEnd::More("k7".into())));
+    group.start(2);
+    assert_eq!(group.members[2].disk.snapshot, None);
+}
+
 /// T6: the source dies in the middle, and the other has another checkpoint: from the beginning, with what there is.
 #[test]
 fn t6_a_source_that_dies_is_replaced() {

@@ -467,7 +467,8 @@ pub(crate) struct SimArgs {
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
 
-    /// Run every known-wrong variant until it is caught, and print how many of the seeds each took.
+    /// Run every known-wrong variant until it is caught, and print how many of the seeds each took. One that no seed catches is put to a
+    /// scripted scenario, which is named then. If one is not caught at all, it is a failure.
     #[arg(long, conflicts_with_all = ["seed", "bug"])]
     pub(crate) bugs: bool,
 

@@ -332,12 +332,38 @@ impl Cluster {
         self.world.network.cut(from, to);
     }
 
+    /// Nothing passes between two members.
+    pub(super) fn cut_both_ways(&mut self, one: usize, other: usize) {
+        self.cut(one, other);
+        self.cut(other, one);
+    }
+
+    /// Takes such a cut away.
+    pub(super) fn mend_both_ways(&mut self, one: usize, other: usize) {
+        self.world.network.mend(one, other);
+        self.world.network.mend(other, one);
+    }
+
     /// Nothing passes between a member and the others.
     pub(super) fn isolate(&mut self, member: usize) {
         for other in (0..self.len()).filter(|other| *other != member) {
-            self.cut(member, other);
-            self.cut(other, member);
+            self.cut_both_ways(member, other);
         }
+    }
+
+    /// What is sent from one member to another from now on takes so much longer.
+    pub(super) fn slow_down(&mut self, from: usize, to: usize, ms: u64) {
+        self.world.network.lag(from, to, ms * MS);
+    }
+
+    /// What is sent from one member to another is held back until [`unclog`](Self::unclog).
+    pub(super) fn clog(&mut self, from: usize, to: usize) {
+        self.world.network.clog(from, to);
+    }
+
+    /// What was held back arrives.
+    pub(super) fn unclog(&mut self, from: usize, to: usize) {
+        self.world.release(from, to);
     }
 
     /// Every link is whole again, and every message arrives; what was held back is lost.

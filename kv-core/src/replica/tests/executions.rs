@@ -2,7 +2,7 @@
 
 use super::group::Group;
 use crate::ids::{Hash, MemberId, Op, View};
-use crate::message::{Entry, Envelope, Extent, FetchWhat, Message};
+use crate::message::{Entry, Extent, FetchWhat, Message};
 use crate::replica::{Input, Replica, Status};
 use std::time::Duration;
 
@@ -70,50 +70,6 @@ fn n6_a_gap_is_filled_from_the_log_that_was_asked_for_and_no_other() {
     let message = Message::Fetch { from, through, hash: another, nonce: 5, what: FetchWhat::Entries };
     group.input(1, Input::Message { from: member(2), message });
     assert!(group.sent.is_empty(), "{:?}", group.sent);
-}
-
-/// Member 4 missed op 4 of view 0, and asks the primary for it; its question arrives when that one has installed the log of view 1. Rule N6, and
-/// the planted bug that breaks it.
-#[test]
-fn n6_an_answer_from_the_log_of_a_newer_view_would_look_like_a_divergence() {
-    use crate::sim::Bug;
-    for bug in [None, Some(Bug::FetchFromAnyLog)] {
-        let mut group = Group::formed(5, 0);
-        group.propose(0, "k");
-        group.run_until("level", Group::level);
-        group.run_for(100);
-        group.members[0].replica.as_mut().expect("it runs").bug = bug;
-        group.isolate(0);
-        group.propose(0, "lost on the way");
-        group.sent.clear();
-        group.propose(0, "seen");
-        let prepare = group.sent.iter().find(|e| e.to == member(4)).cloned().expect("it was sent");
-        group.isolate(4);
-        group.sent.clear();
-        group.input(4, Input::Message { from: member(0), message: prepare.message.clone() });
-        let is_fetch = |e: &&Envelope| matches!(e.message, Message::Fetch { .. });
-        let question = group.sent.iter().find(is_fetch).cloned().expect("it asks");
-        // The others go on without either; member 0 comes back to them, and 4 does not.
-        group.heal();
-        group.isolate(0);
-        group.isolate(4);
-        group.run_until("another primary", |group| group.serving().is_some_and(|id| id != 0));
-        let primary = group.serving().expect("serving");
-        group.propose(primary, "another");
-        group.settle();
-        group.heal();
-        group.isolate(4);
-        group.run_until("0 follows", |group| group.replica(0).head() == group.replica(primary).head());
-        group.sent.clear();
-        group.input(0, Input::Message { from: member(4), message: question.message });
-        let answers: Vec<Message> =
-            group.sent.drain(..).filter(|e| e.to == member(4)).map(|e| e.message).collect();
-        for message in answers {
-            group.input(4, Input::Message { from: member(0), message });
-        }
-        group.input(4, Input::Message { from: member(0), message: prepare.message });
-        assert_eq!(group.members[4].halt.is_some(), bug.is_some(), "{bug:?}: {:?}", group.members[4].halt);
-    }
 }
 
 /// Members that were away for many views must not climb to the others' view one by one, with a longer patience at each.

@@ -21,7 +21,7 @@ fn r4_a_backup_behind_a_slow_link_does_not_take_what_it_hears_for_new(t: &Teller
         c.put("k", "old");
         let (primary, one) = (c.primary(), c.backups()[0]);
         c.settle();
-        c.world.network.lag(primary, one, 100_000_000);
+        c.slow_down(primary, one, 100);
         c.run_for(1_000);
         c.put("k", "new");
         c.run_for(60);
@@ -43,14 +43,12 @@ fn r4_a_deposed_primary_keeps_no_state_fresh(t: &Teller) {
         c.settle();
         for away in (0..5).filter(|member| *member != old && *member != one) {
             for near in [old, one] {
-                c.cut(away, near);
-                c.cut(near, away);
+                c.cut_both_ways(away, near);
             }
         }
         for near in [old, one] {
             let client = c.world.client_node(0);
-            c.world.network.cut(client, near);
-            c.world.network.cut(near, client);
+            c.cut_both_ways(client, near);
         }
         c.run_until("the others leave", |c| c.view(far) > c.view(old));
         c.put("k", "new");
@@ -80,8 +78,7 @@ fn read_at_a_deposed_primary(c: &mut Cluster, restart: bool) {
     c.settle();
     c.isolate(old);
     let node = c.world.client_node(0);
-    c.world.network.cut(node, old);
-    c.world.network.cut(old, node);
+    c.cut_both_ways(node, old);
     if restart {
         for one in backups {
             c.restart(one);
@@ -124,15 +121,14 @@ fn r5_a_lease_counts_from_the_question(t: &Teller) {
         }
         c.settle();
         for backup in c.backups() {
-            c.world.network.lag(backup, old, 900_000_000);
+            c.slow_down(backup, old, 900);
         }
         c.run_for(25);
         for backup in c.backups() {
             c.cut(old, backup);
         }
         let node = c.world.client_node(0);
-        c.world.network.cut(node, old);
-        c.world.network.cut(old, node);
+        c.cut_both_ways(node, old);
         c.put("k", "new");
         let read = c.begin_get(1, "k");
         c.run_for(20);

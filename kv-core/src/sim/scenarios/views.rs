@@ -2,6 +2,7 @@
 
 use super::super::Bug;
 use super::super::kind::Kind;
+use super::super::plan::Plan;
 use super::super::story::{Story, Teller, stories};
 use super::with_a_write_that_nobody_else_has;
 use crate::ids::View;
@@ -20,6 +21,7 @@ stories! {
     v7_nothing_is_cut_by_asking,
     v7_log_view_is_durable_before_the_acknowledgement_and_not_before_the_log,
     n5_a_commit_number_heard_while_catching_up_moves_nothing,
+    n6_a_gap_is_not_filled_from_the_log_of_a_newer_view,
     v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes,
     v9_a_restarted_primary_issues_no_op_number_twice,
     n4_a_quorum_is_no_smaller_than_it_is,
@@ -233,6 +235,41 @@ fn n5_a_commit_number_heard_while_catching_up_moves_nothing(t: &Teller) {
         assert_eq!(c.commit(old), before);
         c.release(held);
         c.settle();
+    });
+}
+
+/// Rule N6 of PROTOCOL.md: one that missed an entry asks its primary, which has installed the log of a newer view by the time that the question
+/// comes. With an entry of that log in the gap, the missed one, which was on its way all the time, would look like a divergence.
+fn n6_a_gap_is_not_filled_from_the_log_of_a_newer_view(t: &Teller) {
+    let late = 10_000;
+    let without_order = |plan: &mut Plan| plan.network.ordered = false;
+    Story::of(5).with(without_order).finds(Bug::FetchFromAnyLog).tell(t, |c| {
+        let opened = c.begin_put(1, "k", "everywhere");
+        c.done(opened);
+        c.settle();
+        let (old, one) = (c.primary(), c.backups()[3]);
+        let others: Vec<usize> = c.backups().into_iter().filter(|member| *member != one).collect();
+        for &other in &others {
+            c.cut_both_ways(old, other);
+            c.cut_both_ways(one, other);
+        }
+        c.client_sees_only(1, old);
+        let head = c.head(old);
+        c.slow_down(old, one, late);
+        c.begin_put(1, "k", "late");
+        c.run_until("it is on its way", |c| c.head(old) == head.next());
+        c.slow_down(old, one, 0);
+        c.clog(one, old);
+        c.begin_put(1, "k", "in time");
+        c.wait_for_another_primary(old);
+        c.put("k", "elsewhere");
+        for &other in &others {
+            c.mend_both_ways(old, other);
+        }
+        c.wait_until_installed(old);
+        assert_eq!(c.head(one), head, "it still lacks what is late");
+        c.unclog(one, old);
+        c.run_for(late);
     });
 }
 

@@ -29,6 +29,10 @@ impl Replica {
         // This clock may go at nine tenths of the true rate, and those of the others at eleven: 8/10 of it here are less than all of it there.
         let surely = self.options.read_lease / 10 * 8;
         let since = primary.rounds.confirmed_since();
+        #[cfg(any(test, feature = "sim"))]
+        if self.has_bug(crate::sim::Bug::LeaseSeenOnce) {
+            return primary.is_serving() && !surely.is_zero() && since.is_some();
+        }
         primary.is_serving() && since.is_some_and(|since| self.now.monotonic.since(since) < surely)
     }
 

@@ -70,12 +70,16 @@ pub enum Bug {
     FreshUnconfirmed,
     /// The primary's lease counts from when a quorum had answered, not from when it asked.
     LeaseFromAnswer,
+    /// The primary looks at the clock when its lease begins, and not when it reads.
+    LeaseSeenOnce,
     /// A member takes part in a view change though it has promised not to.
     PromiseNotKept,
     /// A member that restarts does not wait for what it has promised.
     PromiseForgotten,
     /// Monotonic clocks go wronger than is assumed of them: the first member's slowly, the others' fast.
     ClocksTooWrong,
+    /// Monotonic clocks stand still while their processes pause, as on a machine that is suspended.
+    ClocksPause,
     /// The primary stamps with its own clock alone.
     StampOfOneClock,
     /// A step of forming is told before it is durable.
@@ -162,9 +166,11 @@ impl Bug {
         Self::FreshSinceHeard,
         Self::FreshUnconfirmed,
         Self::LeaseFromAnswer,
+        Self::LeaseSeenOnce,
         Self::PromiseNotKept,
         Self::PromiseForgotten,
         Self::ClocksTooWrong,
+        Self::ClocksPause,
         Self::StampOfOneClock,
         Self::FormOnWord,
         Self::FormsWithoutAll,

@@ -379,6 +379,9 @@ impl World {
             self.trace
                 .note(3, member as u64, until, || format!("{:?} m{member} pauses until {until}", self.now));
             slot.paused = Some(until);
+            if self.bug == Some(Bug::ClocksPause) {
+                slot.clock.freeze(self.now);
+            }
             self.schedule(until, Event::Resume { member });
         }
     }
@@ -391,6 +394,9 @@ impl World {
         }
         self.trace.note(4, member as u64, 0, || format!("{:?} m{member} goes on", self.now));
         slot.paused = None;
+        if self.bug == Some(Bug::ClocksPause) {
+            slot.clock.thaw(self.now, false);
+        }
         for event in std::mem::take(&mut slot.inbox) {
             self.schedule(self.now, event);
         }

@@ -13,6 +13,7 @@ stories! {
     r6_a_promise_outlives_a_restart,
     r5_clocks_that_go_wronger_than_is_assumed_break_leases,
     r5_a_lease_counts_from_the_question,
+    r5_a_primary_that_was_paused_reads_by_no_lease_of_before,
 }
 
 /// Rule R4 of PROTOCOL.md: what is heard late is old.
@@ -135,4 +136,28 @@ fn r5_a_lease_counts_from_the_question(t: &Teller) {
         c.heal();
         assert_eq!(c.value(read).as_deref(), Some("new"));
     });
+}
+
+/// Rule R5 of PROTOCOL.md: a primary is stopped for longer than its lease, and its clock goes on: another one has written when it wakes and finds a
+/// read. It knows by its clock alone; one that has stood still as long as the process says that the lease goes on.
+fn r5_a_primary_that_was_paused_reads_by_no_lease_of_before(t: &Teller) {
+    for bug in [Bug::LeaseSeenOnce, Bug::ClocksPause] {
+        Story::of(3).with(leases).finds(bug).tell(t, |c| {
+            c.put("k", "old");
+            let old = c.primary();
+            let asked = c.begin_get(1, "k");
+            c.value(asked);
+            c.settle();
+            c.client_sees_only(1, old);
+            c.isolate(old);
+            c.pause(old, 6_000);
+            c.wait_for_another_primary(old);
+            c.put("k", "new");
+            let read = c.begin_get(1, "k");
+            c.run_until("it goes on", |c| !c.world.members[old].is_paused());
+            c.run_for(10);
+            c.heal();
+            assert_eq!(c.value(read).as_deref(), Some("new"));
+        });
+    }
 }

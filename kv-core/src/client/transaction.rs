@@ -24,7 +24,8 @@ use std::time::Duration;
 /// done ([`StepFailure::TooMuch`](crate::message::StepFailure::TooMuch)).
 ///
 /// Results are kept for retries: 4 MiB of large ones for each client, 32 MiB in all. A retry that comes when its own is not kept any more
-/// ends as [outcome unknown](WriteError::OutcomeUnknown); it takes a failover, and that much read by others meanwhile.
+/// ends as [outcome unknown](WriteError::OutcomeUnknown). That takes a failover, or clients that leave more unread than members hold for
+/// them (64 MiB for one); and that much read meanwhile.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {

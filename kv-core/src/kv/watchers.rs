@@ -54,7 +54,7 @@ impl StateReader {
     }
 }
 
-/// Names a question: the connection that it came over, and its number there.
+/// Names a question: the connection that it came over, and its number there. No two that wait have one name: numbers grow on a connection.
 pub type Asker = (usize, u64);
 
 /// A question that waits.
@@ -209,7 +209,8 @@ impl<T> Watchers<T> {
             }
             Place::Range => drop(self.ranges.insert(id)),
         }
-        self.by_asker.insert(waiting.asker, id);
+        let before = self.by_asker.insert(waiting.asker, id);
+        debug_assert_eq!(before, None, "{:?} asks twice", waiting.asker);
         self.waiting.insert(id, waiting);
     }
 

@@ -213,6 +213,13 @@ fn write(shared: &Shared, request: Bytes, reply: Reply) {
 }
 
 fn read(shared: &Arc<Shared>, mode: ReadMode, query: Query, reply: Reply) {
+    // So many take far more memory than their frame: they do not wait.
+    if let Query::Many { keys, .. } = &query
+        && keys.len() > Query::MAX_KEYS
+    {
+        let text = format!("{} keys at once: up to {} are read", keys.len(), Query::MAX_KEYS);
+        return reply.send(Answer::Refused(text));
+    }
     match mode {
         ReadMode::Linearizable => shared.inbox.call(Call::Read { query, reply }),
         _ if shared.role == Role::Witness => reply.send(Answer::Refused(format!(

@@ -1,7 +1,7 @@
 //! The gate to a member: how many come in, how long they may be silent, and what they may hold.
 
 use super::*;
-use crate::message::{Command, Operation, Request};
+use crate::message::{Answer, Command, Operation, Query, ReadMode, Request};
 use crate::node::budget::{Share, Use};
 use crate::wire::Kind;
 use tokio::time::sleep;
@@ -53,6 +53,20 @@ async fn l4_a_storm_is_let_in_at_its_rate_and_members_do_not_wait() {
     bench.call(Lane::Control, &bench.peers_hello(Lane::Control)).await;
     sleep(Duration::from_secs(1)).await;
     bench.call(Lane::Client, &client_hello()).await;
+}
+
+/// L5: what takes far more memory decoded than on the wire does not wait.
+#[tokio::test]
+async fn l5_a_read_of_too_many_keys_is_refused_at_the_door() {
+    let bench = Bench::new();
+    bench.open_door().await;
+    let (mut reader, mut writer) = bench.call(Lane::Client, &client_hello()).await;
+    let query = Query::Many { keys: vec![Bytes::new(); 1_000_000], at: None };
+    let what = ClientCall::Read { mode: ReadMode::Linearizable, query };
+    writer.push(wire::encode_client_message(&ClientMessage { call: 1, what }));
+    writer.flush().await.unwrap();
+    let answer = timeout(Duration::from_secs(10), reader.read_server_message()).await.expect("at once");
+    assert!(matches!(answer.unwrap().unwrap().answer, Answer::Refused(_)));
 }
 
 /// X3: half a frame is no sign of life, however many signs came before it.

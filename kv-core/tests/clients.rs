@@ -430,6 +430,34 @@ async fn a_client_closes_though_nobody_waits_for_it() {
     }
 }
 
+/// Where a watch stands is known though nothing of its range has changed: whoever goes on from there misses nothing, and does not depend
+/// on a past that may be compacted.
+#[tokio::test(start_paused = true)]
+async fn a_watch_knows_how_far_it_is_complete_though_it_has_told_nothing() {
+    let cluster = Cluster::in_memory(3).seed(6).start().await;
+    let client = cluster.client().await;
+    let before = client.put("key", "1").await.unwrap().revision;
+    let mut now = client.watch("key").stream();
+    let mut past = client.watch("key").after(before).stream();
+    assert!(timeout(secs(1), now.next()).await.is_err());
+    assert!(now.complete() >= before, "it is complete from where it began: {:?}", now.complete());
+    let quiet = client.put("other", "1").await.unwrap().revision;
+    for watch in [&mut now, &mut past] {
+        assert!(timeout(secs(100), watch.next()).await.is_err());
+        assert!(watch.complete() >= quiet, "{:?}", watch.complete());
+    }
+    let first = client.batch().put("key", "2").put("key/2", "2").await.unwrap().revision;
+    for watch in [&mut now, &mut past] {
+        for key in ["key", "key/2"] {
+            let event = watch.next().await.unwrap().unwrap();
+            assert_eq!((&event.key[..], event.revision), (key.as_bytes(), first));
+            assert!(watch.complete() < first && watch.complete() >= quiet, "there may be more of it");
+        }
+        assert!(timeout(secs(1), watch.next()).await.is_err());
+        assert!(watch.complete() >= first, "there was no more of it");
+    }
+}
+
 /// Members close a connection over which more comes than may; nobody else's calls are to suffer from that.
 #[tokio::test(start_paused = true)]
 async fn questions_at_the_extremes_are_answered_and_break_no_connection() {

@@ -3,7 +3,7 @@
 use super::{Call, CallError, Cause, Reply};
 use crate::error::WatchError;
 use crate::ids::{MemberId, Revision};
-use crate::message::{Event, RequestError, SizeLimits, WatchQuery};
+use crate::message::{Event, Position, RequestError, SizeLimits, WatchQuery};
 use std::collections::VecDeque;
 
 /// See the module. Ask with [`call`](Self::call), give the result to [`on_result`](Self::on_result), and take the events before
@@ -39,6 +39,11 @@ impl Asking {
     /// The next question: first to `local`, if nobody has answered yet.
     pub(crate) fn call(&self, local: Option<MemberId>) -> Call {
         Call::Watch { query: self.query.clone(), prefer: self.prefer.or(local) }
+    }
+
+    /// The place of the next question, once there has been an answer or it was given one.
+    pub(crate) const fn place(&self) -> Option<&Position> {
+        self.query.after.as_ref()
     }
 
     /// The next event that was told.
@@ -77,14 +82,8 @@ impl Asking {
         self.bug = Some(bug);
     }
 
-    /// The place of the next question, once there has been an answer or it was given one.
-    pub(crate) const fn place(&self) -> Option<&crate::message::Position> {
-        self.query.after.as_ref()
-    }
-
     /// The planted bugs `WatchesSkipTheRest` and `WatchesAskAgain`.
-    fn misplaced_if_planted(&self, next: crate::message::Position) -> crate::message::Position {
-        use crate::message::Position;
+    fn misplaced_if_planted(&self, next: Position) -> Position {
         match self.bug {
             Some(crate::sim::Bug::WatchesSkipTheRest) => Position::after(next.revision),
             Some(crate::sim::Bug::WatchesAskAgain) => Position::after(next.behind()),
@@ -114,6 +113,11 @@ impl Taken {
         }
     }
 
+    /// All events up to this revision were taken, whether there were any or not.
+    pub(crate) fn reach(&mut self, revision: Revision) {
+        self.complete = self.complete.max(revision);
+    }
+
     /// All events up to this revision were taken. Of the last revision there may be more.
     pub(crate) const fn complete(&self) -> Revision {
         self.complete
@@ -124,7 +128,7 @@ impl Taken {
 mod tests {
     use super::*;
     use crate::client::Trouble;
-    use crate::message::{EventKind, Position};
+    use crate::message::EventKind;
 
     fn asking() -> Asking {
         let after = Some(Position::after(Revision::new(5)));
@@ -183,5 +187,9 @@ mod tests {
         assert_eq!(complete(&mut taken, 6), 5);
         assert_eq!(complete(&mut taken, 6), 5);
         assert_eq!(complete(&mut taken, 9), 8);
+        taken.reach(Revision::new(20));
+        taken.reach(Revision::new(15));
+        assert_eq!(taken.complete(), Revision::new(20));
+        assert_eq!(complete(&mut taken, 21), 20);
     }
 }

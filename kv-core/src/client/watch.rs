@@ -12,6 +12,8 @@ use futures::stream::{self, BoxStream, Stream, StreamExt};
 use std::fmt;
 use std::ops::RangeBounds;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -88,13 +90,18 @@ impl Watch {
     pub fn stream(self) -> Watching {
         let after = self.after.map(Position::after);
         let taken = Taken::after(self.after.unwrap_or_default());
-        Watching { inner: self.events(after).boxed(), taken }
+        let reached = Arc::<AtomicU64>::default();
+        Watching { inner: self.events(after, reached.clone()).boxed(), taken, reached }
     }
 
-    fn events(self, after: Option<Position>) -> impl Stream<Item = Result<Event, WatchError>> + Send {
+    fn events(
+        self,
+        after: Option<Position>,
+        reached: Arc<AtomicU64>,
+    ) -> impl Stream<Item = Result<Event, WatchError>> + Send {
         let Self { client, from, to, previous, .. } = self;
         let asking = Asking::new(WatchQuery { from, to, after, previous });
-        stream::unfold(Asker { client, asking, ended: false }, |mut asker| async {
+        stream::unfold(Asker { client, asking, reached, ended: false }, |mut asker| async {
             let item = asker.next().await?;
             asker.ended = item.is_err();
             Some((item, asker))
@@ -121,6 +128,8 @@ impl Watch {
 struct Asker {
     client: Client,
     asking: Asking,
+    /// Whatever was told up to this revision has been taken.
+    reached: Arc<AtomicU64>,
     ended: bool,
 }
 
@@ -137,8 +146,11 @@ impl Asker {
         None
     }
 
-    /// Asks for what has changed, until there is something or the member says how far it has looked.
+    /// All that was told has been taken: asks for what has changed, until there is something or the member says how far it has looked.
     async fn ask(&mut self) -> Result<(), WatchError> {
+        if let Some(place) = self.asking.place() {
+            self.reached.store(place.behind().get(), Ordering::Relaxed);
+        }
         let refused = |error: RequestError| WatchError::Refused(error.to_string());
         self.asking.check(self.client.limits().sizes()).map_err(refused)?;
         let call = self.asking.call(self.client.local());
@@ -153,11 +165,13 @@ impl Asker {
 pub struct Watching {
     inner: BoxStream<'static, Result<Event, WatchError>>,
     taken: Taken,
+    reached: Arc<AtomicU64>,
 }
 
 impl Watching {
     /// All events up to this revision were taken from the stream: a watch after it goes on where this one is. The last revision
-    /// of which events were taken may not be among them, because there may be more of it.
+    /// of which events were taken may not be among them, because there may be more of it. It moves on also while nothing of what is
+    /// followed changes, every half a minute or so. 0 if nobody has answered yet whom a watch [from now on](Watch::after) has asked.
     #[must_use]
     pub const fn complete(&self) -> Revision {
         self.taken.complete()
@@ -172,6 +186,8 @@ impl Stream for Watching {
         if let Poll::Ready(Some(Ok(event))) = &polled {
             self.taken.take(event);
         }
+        let reached = Revision::new(self.reached.load(Ordering::Relaxed));
+        self.taken.reach(reached);
         polled
     }
 }
@@ -253,7 +269,7 @@ impl Following {
                 }
                 None => {
                     let after = Some(Position::after(self.at));
-                    self.part = Part::Events(self.watch.clone().events(after).boxed());
+                    self.part = Part::Events(self.watch.clone().events(after, Arc::default()).boxed());
                     vec![Ok(Update::UpToDate { revision: self.at })]
                 }
             },

@@ -2,6 +2,7 @@
 
 use super::Client;
 use super::driver::{Channels, Driver};
+use super::handle::MAX_DEADLINE;
 use super::link::{DialError, Dialed, Dialer};
 use crate::error::ConnectError;
 use crate::ids::MemberId;
@@ -78,17 +79,18 @@ impl ClientBuilder {
         self
     }
 
-    /// How long an operation may take, retries included, unless it is given a deadline of its own. Default 10 s.
+    /// How long an operation may take, retries included, unless it is given a deadline of its own. Default 10 s; a year
+    /// at most.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.deadline = deadline.min(MAX_DEADLINE);
         self
     }
 
-    /// How long [`connect`](Self::connect) may take. Default 5 s.
+    /// How long [`connect`](Self::connect) may take. Default 5 s; a year at most.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.connect_timeout = timeout.min(MAX_DEADLINE);
         self
     }
 

@@ -35,7 +35,7 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longer deadlines are cut to this: a year.
-const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A client of a cluster. Clones share one session, one set of connections and one task.
 ///
@@ -386,7 +386,7 @@ impl Client {
             return;
         }
         let (reply, answer) = oneshot::channel();
-        let deadline = Instant::now() + self.shared.deadline.min(MAX_DEADLINE);
+        let deadline = Instant::now() + self.shared.deadline;
         let begin = Begin { id: self.next_id(), call, deadline, reply, permit };
         if self.shared.commands.try_send(Command::Call(begin)).is_ok() {
             // As long as somebody waits the call goes on.

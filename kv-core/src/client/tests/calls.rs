@@ -474,3 +474,19 @@ async fn a_read_at_least_at_a_revision_asks_the_next_member_when_one_lags() {
     cluster.next().await.answer(Answer::Value { record: None, revision: least });
     assert_eq!(reading.await.unwrap().unwrap(), None);
 }
+
+/// The longest times there are mean a year, for every kind of call.
+#[tokio::test(start_paused = true)]
+async fn deadlines_without_end_do_no_harm() {
+    let mut cluster = Cluster::start().await;
+    let builder = cluster.builder().deadline(Duration::MAX).connect_timeout(Duration::MAX);
+    let client = builder.connect().await.unwrap();
+    let update = tokio::spawn(async move {
+        let updated = client.typed::<u32>("n/").update("a", |_| None).await;
+        client.close().await;
+        updated
+    });
+    let read = cluster.next().await;
+    read.answer(Answer::Value { record: None, revision: Revision::new(1) });
+    assert_eq!(update.await.unwrap().unwrap(), None);
+}

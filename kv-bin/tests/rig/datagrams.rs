@@ -3,14 +3,12 @@
 
 use crate::bench::{Bench, Row};
 use crate::harness::LIMIT;
-use crate::hostile::{ADDED_MIB, PREFACE, STORM, judge};
-use crate::memory::{now_mib, peak_mib};
+use crate::hostile::{ADDED_MIB, STORM};
 use crate::processes;
 use crate::raw::{dial, endpoint, first_datagram};
+use crate::siege::{self, Flood, PREFACE, Siege};
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -61,79 +59,48 @@ async fn crowd(address: &str, count: usize) -> Vec<Silent> {
 
 /// L4, P9: ten thousand connections in one go, half of which do not even say for what. All of them are closed.
 pub(crate) async fn storm(rounds: u32) -> Row {
-    let mut bench = Bench::of_three_over_quic().await;
-    let (mut opened, mut peak, mut added) = (0, 0, 0);
+    let mut siege = Siege::of(Bench::of_three_over_quic().await);
+    let mut opened = 0;
     for _ in 0..rounds {
-        let chief = bench.primary().await;
-        let (address, pid) = (bench.cluster.address(chief).to_owned(), bench.cluster.pid(chief));
-        let before = now_mib(pid);
-        let blow = Instant::now();
+        let address = siege.aim().await;
         let silent = crowd(&address, STORM).await;
         opened += silent.len();
-        bench.progress().await;
-        added = added.max(now_mib(pid).saturating_sub(before));
-        peak = peak.max(peak_mib(pid));
+        siege.progress().await;
         for (number, (connection, _stream)) in silent.iter().enumerate() {
             let closed = timeout(LIMIT, connection.closed()).await;
             assert!(closed.is_ok(), "connection {number} of {} is never closed", silent.len());
         }
-        bench.survived(blow);
-        let newcomer = bench.cluster.client().await;
-        newcomer.get("k").await.expect("a newcomer is served again");
-        bench.level().await;
+        siege.survived().await;
     }
     assert!(opened > STORM / 2 * rounds as usize, "there is a storm: {opened} connections");
-    judge(peak, added, STORM_ADDED_MIB);
-    bench.end(format!("{opened} connections; +{added} MiB, peak {peak} MiB")).await
+    siege.end(STORM_ADDED_MIB, format!("{opened} connections")).await
 }
 
 /// X1, X2, X6: datagrams of garbage, first datagrams of handshakes that never go on, whole and damaged; and garbage on the streams of
 /// connections that are in order.
 pub(crate) async fn garbage(rounds: u32) -> Row {
-    const PER_ROUND: Duration = Duration::from_secs(5);
-    let mut bench = Bench::of_three_over_quic().await;
-    let (mut thrown, mut peak, mut added) = (0, 0, 0);
-    for round in 0..rounds {
-        let chief = bench.primary().await;
-        let (address, pid) = (bench.cluster.address(chief).to_owned(), bench.cluster.pid(chief));
-        let before = now_mib(pid);
-        let blow = Instant::now();
-        let (stop, count) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+    let mut siege = Siege::of(Bench::of_three_over_quic().await);
+    let begin = async |round: u32, address: &str, flood: &Flood| {
         let first = first_datagram().await;
         let mut throwers = JoinSet::new();
         for number in 0..THROWERS {
             let random = fastrand::Rng::with_seed(u64::from(round) << 8 | number);
-            let (address, stop, count) = (address.clone(), stop.clone(), count.clone());
+            let (address, flood) = (address.to_owned(), flood.clone());
             if number % 2 == 0 {
-                throwers.spawn(throw_datagrams(address, random, first.clone(), stop, count));
+                throwers.spawn(throw_datagrams(address, random, first.clone(), flood));
             } else {
-                throwers.spawn(throw_on_streams(address, random, stop, count));
+                throwers.spawn(throw_on_streams(address, random, flood));
             }
         }
-        while blow.elapsed() < PER_ROUND {
-            bench.progress().await;
-            added = added.max(now_mib(pid).saturating_sub(before));
-        }
-        stop.store(true, Ordering::Relaxed);
-        throwers.join_all().await;
-        peak = peak.max(peak_mib(pid));
-        thrown += count.load(Ordering::Relaxed);
-        bench.survived(blow);
-        bench.level().await;
-    }
+        throwers
+    };
+    let thrown = siege.flood(rounds, begin).await;
     assert!(thrown > 1000 * rounds as usize, "only {thrown} times garbage was thrown");
-    judge(peak, added, ADDED_MIB);
-    bench.end(format!("{thrown} throws by {THROWERS}; +{added} MiB, peak {peak} MiB")).await
+    siege.end(ADDED_MIB, format!("{thrown} throws by {THROWERS}")).await
 }
 
-async fn throw_datagrams(
-    address: String,
-    mut random: fastrand::Rng,
-    first: Vec<u8>,
-    stop: Arc<AtomicBool>,
-    count: Arc<AtomicUsize>,
-) {
-    while !stop.load(Ordering::Relaxed) {
+async fn throw_datagrams(address: String, mut random: fastrand::Rng, first: Vec<u8>, flood: Flood) {
+    while !flood.is_over() {
         // Each from another port: another stranger.
         let Ok(socket) = UdpSocket::bind("127.0.0.1:0").await else { continue };
         for _ in 0..64 {
@@ -154,7 +121,7 @@ async fn throw_datagrams(
                 }
             }
             if socket.send_to(&bytes, &address).await.is_ok() {
-                count.fetch_add(1, Ordering::Relaxed);
+                flood.count();
             }
         }
         // The load has to live on the same two processors.
@@ -163,34 +130,20 @@ async fn throw_datagrams(
 }
 
 /// Connects, throws garbage on streams for as long as it is taken, and begins again.
-async fn throw_on_streams(
-    address: String,
-    mut random: fastrand::Rng,
-    stop: Arc<AtomicBool>,
-    count: Arc<AtomicUsize>,
-) {
+async fn throw_on_streams(address: String, mut random: fastrand::Rng, flood: Flood) {
     let endpoint = endpoint();
-    while !stop.load(Ordering::Relaxed) {
+    while !flood.is_over() {
         let Ok(Ok(connection)) = timeout(Duration::from_secs(1), dial(&endpoint, &address)).await else {
             continue;
         };
         for _ in 0..8 {
-            let mut bytes = vec![0; 64 << 10];
-            random.fill(&mut bytes);
-            // Some get past the preface, and some past the first bytes of a frame.
-            if random.bool() {
-                bytes[..8].copy_from_slice(&PREFACE);
-                bytes[5] = random.u8(1..=4);
-                if random.bool() {
-                    bytes[8..12].copy_from_slice(b"kvfr");
-                }
-            }
+            let bytes = siege::garbage(&mut random);
             let Ok(Ok((mut send, _receive))) =
                 timeout(Duration::from_millis(200), connection.open_bi()).await
             else {
                 break;
             };
-            count.fetch_add(1, Ordering::Relaxed);
+            flood.count();
             if !matches!(timeout(Duration::from_millis(200), send.write_all(&bytes)).await, Ok(Ok(()))) {
                 break;
             }

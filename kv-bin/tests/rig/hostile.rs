@@ -3,10 +3,9 @@
 
 use crate::bench::{Bench, FLAGS, Row};
 use crate::harness::{Cluster, LIMIT};
-use crate::memory::{now_mib, peak_mib};
+use crate::memory::now_mib;
+use crate::siege::{self, Flood, PREFACE, Siege};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,16 +14,10 @@ use tokio::time::timeout;
 
 /// Connections of a storm at full length.
 pub(crate) const STORM: usize = 10_000;
-/// What a member may take at most while strangers do their worst: what it takes for its own work (see `memory`) and what those
-/// hold who have not said hello, far below a MiB in all.
-const BOUND_MIB: u64 = 128;
-/// What the attack itself may add.
+/// What an attack may add.
 pub(crate) const ADDED_MIB: u64 = 32;
 /// Those who throw garbage at once.
-const THROWERS: usize = 64;
-/// The first bytes on a socket of a client: as `kv-transport` says it.
-pub(crate) const PREFACE: [u8; 8] = *b"kvt\n\x01\x04\0\0";
-
+const THROWERS: u64 = 64;
 /// Opens so many connections, and says `first` on each; those that could be opened.
 async fn crowd(address: SocketAddr, count: usize, first: &'static [u8]) -> Vec<TcpStream> {
     let mut opening = JoinSet::new();
@@ -65,19 +58,14 @@ pub(crate) async fn storm(rounds: u32) -> Row {
         cluster.under[id] = ["bash", "-c", limit, "bash"].map(str::to_owned).to_vec();
         cluster.restart(id);
     }
-    let mut bench = Bench::on(cluster).await;
-    let (mut opened, mut peak, mut added) = (0, 0, 0);
+    let mut siege = Siege::of(Bench::on(cluster).await);
+    let mut opened = 0;
     for _ in 0..rounds {
-        let chief = bench.primary().await;
-        let (address, pid) = (bench.cluster.address(chief).parse().unwrap(), bench.cluster.pid(chief));
-        let before = now_mib(pid);
-        let blow = Instant::now();
+        let address = siege.aim().await.parse().unwrap();
         let mut silent = crowd(address, STORM / 2, b"").await;
         silent.extend(crowd(address, STORM / 2, &PREFACE).await);
         opened += silent.len();
-        bench.progress().await;
-        added = added.max(now_mib(pid).saturating_sub(before));
-        peak = peak.max(peak_mib(pid));
+        siege.progress().await;
         let start = Instant::now();
         while let Some(mut last) = silent.pop() {
             while !is_closed(&mut last).await {
@@ -85,69 +73,34 @@ pub(crate) async fn storm(rounds: u32) -> Row {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
-        bench.survived(blow);
-        let newcomer = bench.cluster.client().await;
-        newcomer.get("k").await.expect("a newcomer is served again");
-        bench.level().await;
+        siege.survived().await;
     }
     assert!(opened > STORM / 2 * rounds as usize, "there is a storm: {opened} connections");
-    judge(peak, added, ADDED_MIB);
-    bench.end(format!("{opened} connections, 2048 descriptors; +{added} MiB, peak {peak} MiB")).await
+    siege.end(ADDED_MIB, format!("{opened} connections, 2048 descriptors")).await
 }
 
 /// X1, X2: as much garbage as goes through, on every lane and none, before and behind good beginnings.
 pub(crate) async fn garbage(rounds: u32) -> Row {
-    const PER_ROUND: Duration = Duration::from_secs(5);
-    let mut bench = Bench::of_three().await;
-    let (mut thrown, mut peak, mut added) = (0, 0, 0);
-    for round in 0..rounds {
-        let chief = bench.primary().await;
-        let (address, pid) = (bench.cluster.address(chief).parse().unwrap(), bench.cluster.pid(chief));
-        let before = now_mib(pid);
-        let blow = Instant::now();
-        let (stop, count) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
-        let mut throwers = JoinSet::new();
-        for seed in 0..THROWERS as u64 {
-            throwers.spawn(throw(address, u64::from(round) << 8 | seed, stop.clone(), count.clone()));
-        }
-        while blow.elapsed() < PER_ROUND {
-            bench.progress().await;
-            added = added.max(now_mib(pid).saturating_sub(before));
-        }
-        stop.store(true, Ordering::Relaxed);
-        throwers.join_all().await;
-        peak = peak.max(peak_mib(pid));
-        thrown += count.load(Ordering::Relaxed);
-        bench.survived(blow);
-        bench.level().await;
-    }
-    assert!(thrown > THROWERS, "only {thrown} times garbage was thrown");
-    judge(peak, added, ADDED_MIB);
-    bench.end(format!("{thrown} throws by {THROWERS}; +{added} MiB, peak {peak} MiB")).await
-}
-
-pub(crate) fn judge(peak: u64, added: u64, bound: u64) {
-    assert!(peak <= BOUND_MIB, "it took {peak} MiB at its peak, at most {BOUND_MIB} are promised");
-    assert!(added <= bound, "strangers made it take {added} MiB more, at most {bound} are promised");
+    let mut siege = Siege::of(Bench::of_three().await);
+    let begin = async |round: u32, address: &str, flood: &Flood| {
+        let address = address.parse().unwrap();
+        let seeds = (0..THROWERS).map(|number| u64::from(round) << 8 | number);
+        seeds.map(|seed| throw(address, seed, flood.clone())).collect()
+    };
+    let thrown = siege.flood(rounds, begin).await;
+    assert!(thrown > THROWERS as usize, "only {thrown} times garbage was thrown");
+    siege.end(ADDED_MIB, format!("{thrown} throws by {THROWERS}")).await
 }
 
 /// Connects, throws garbage for as long as it is taken, and begins again.
-async fn throw(address: SocketAddr, seed: u64, stop: Arc<AtomicBool>, count: Arc<AtomicUsize>) {
+async fn throw(address: SocketAddr, seed: u64, flood: Flood) {
     let mut random = fastrand::Rng::with_seed(seed);
-    while !stop.load(Ordering::Relaxed) {
+    while !flood.is_over() {
         let Ok(Ok(mut stream)) = timeout(Duration::from_secs(1), TcpStream::connect(address)).await else {
             continue;
         };
-        count.fetch_add(1, Ordering::Relaxed);
-        let mut bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(64 << 10).collect();
-        // Some get past the preface, and some past the first bytes of a frame.
-        if random.bool() {
-            bytes[..8].copy_from_slice(&PREFACE);
-            bytes[5] = random.u8(1..=4);
-            if random.bool() {
-                bytes[8..12].copy_from_slice(b"kvfr");
-            }
-        }
+        flood.count();
+        let bytes = siege::garbage(&mut random);
         for _ in 0..16 {
             let written = timeout(Duration::from_millis(200), stream.write_all(&bytes)).await;
             if !matches!(written, Ok(Ok(()))) {

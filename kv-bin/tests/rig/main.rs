@@ -22,6 +22,7 @@ mod memory;
 mod network;
 mod power;
 mod processes;
+mod siege;
 mod syscalls;
 mod watchers;
 

@@ -17,7 +17,7 @@ pub(crate) const STORM: usize = 10_000;
 /// What an attack may add.
 pub(crate) const ADDED_MIB: u64 = 32;
 /// Those who throw garbage at once.
-const THROWERS: u64 = 64;
+const THROWERS: u32 = 64;
 /// Opens so many connections, and says `first` on each; those that could be opened.
 async fn crowd(address: SocketAddr, count: usize, first: &'static [u8]) -> Vec<TcpStream> {
     let mut opening = JoinSet::new();
@@ -84,7 +84,7 @@ pub(crate) async fn garbage(rounds: u32) -> Row {
     let mut siege = Siege::of(Bench::of_three().await);
     let begin = async |round: u32, address: &str, flood: &Flood| {
         let address = address.parse().unwrap();
-        let seeds = (0..THROWERS).map(|number| u64::from(round) << 8 | number);
+        let seeds = (0..THROWERS).map(|number| u64::from(round << 8 | number));
         seeds.map(|seed| throw(address, seed, flood.clone())).collect()
     };
     let thrown = siege.flood(rounds, begin).await;

@@ -103,6 +103,7 @@ impl From<RequestError> for WriteError {
             error @ (RequestError::Malformed
             | RequestError::Parts { .. }
             | RequestError::Transaction { .. }
+            | RequestError::Keys { .. }
             | RequestError::Ttl { .. }
             | RequestError::Twice { .. }) => Self::Malformed(error),
         }

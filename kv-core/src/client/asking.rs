@@ -33,7 +33,7 @@ impl Asking {
 
     /// Whether its range keeps to the limits.
     pub(crate) fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
-        limits.range(&self.query.from, self.query.to.as_ref())
+        self.query.check(limits)
     }
 
     /// The next question: first to `local`, if nobody has answered yet.

@@ -3,9 +3,7 @@
 use super::{Call, CallError, Cause, Client, Reply};
 use crate::error::{ReadError, WriteError};
 use crate::ids::{LeaseId, Revision, Timestamp};
-use crate::message::{
-    Command, Effect, Guard, Lifetime, Outcome, Query, ReadMode, Record, SizeLimits, millis,
-};
+use crate::message::{Command, Effect, Guard, Lifetime, Outcome, Query, ReadMode, Record, millis};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::future::{Future, IntoFuture};
@@ -342,28 +340,6 @@ pub(super) fn other_effect(effect: Effect) -> WriteError {
     }
 }
 
-/// Members close a connection over which more comes than any request has: such a read is not sent.
-fn check(query: &Query, limits: SizeLimits) -> Result<(), ReadError> {
-    /// What each key takes besides its bytes.
-    const OVERHEAD: usize = 8;
-    match query {
-        Query::Get { key, .. } => limits.key(key)?,
-        Query::Many { keys, .. } => {
-            keys.iter().try_for_each(|key| limits.key(key))?;
-            let bytes = keys.iter().map(|key| key.len() + OVERHEAD).sum::<usize>();
-            let (count, max) = (keys.len(), limits.request_bytes());
-            if count > Query::MAX_KEYS || bytes > max {
-                let most = Query::MAX_KEYS;
-                return Err(ReadError::Refused(format!(
-                    "{count} keys, with {bytes} bytes together: up to {most} are read at once, with {max} bytes"
-                )));
-            }
-        }
-        Query::Scan { from, to, .. } => limits.range(from, to.as_ref())?,
-    }
-    Ok(())
-}
-
 /// Checks a read of one key, several or one page, and runs it.
 pub(super) async fn read(
     client: &Client,
@@ -371,7 +347,8 @@ pub(super) async fn read(
     query: Query,
     deadline: Option<Duration>,
 ) -> Result<Reply, ReadError> {
-    check(&query, client.limits().sizes())?;
+    // Members close a connection over which more comes than any request has.
+    query.check(client.limits().sizes())?;
     let call = Call::Read { mode, query, prefer: client.local() };
     match client.call(call, 0, deadline.unwrap_or(client.default_deadline())).await {
         Ok(Ok(Reply::Compacted { oldest })) => Err(ReadError::Compacted { oldest }),

@@ -1,6 +1,6 @@
 //! What clients and members say to each other, on the Client lane.
 
-use super::{Load, Outcome, Position, Rejection, WatchQuery};
+use super::{Load, Outcome, Position, Rejection, RequestError, SizeLimits, WatchQuery};
 use crate::ids::{LeaseId, MemberId, Op, Revision, Timestamp, View};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -95,6 +95,26 @@ pub enum Query {
 impl Query {
     /// The most keys that are read at once.
     pub const MAX_KEYS: usize = 1000;
+
+    /// Whether it keeps to the limits. Asked by the client, and at the door: what waits to be read holds memory.
+    ///
+    /// # Errors
+    /// [`RequestError`] says which part does not.
+    pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
+        /// What each of several keys takes besides its bytes.
+        const OVERHEAD: usize = 8;
+        match self {
+            Self::Get { key, .. } => limits.key(key),
+            Self::Many { keys, .. } => {
+                keys.iter().try_for_each(|key| limits.key(key))?;
+                let bytes = keys.iter().map(|key| key.len() + OVERHEAD).sum::<usize>();
+                let (count, most, max) = (keys.len(), Self::MAX_KEYS, limits.request_bytes());
+                let fits = count <= most && bytes <= max;
+                if fits { Ok(()) } else { Err(RequestError::Keys { count, most, bytes, max }) }
+            }
+            Self::Scan { from, to, .. } => limits.range(from, to.as_ref()),
+        }
+    }
 
     /// The revision to read at; none for the newest.
     #[must_use]

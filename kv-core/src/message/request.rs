@@ -430,6 +430,18 @@ pub enum RequestError {
         /// The most.
         max: u64,
     },
+    /// Too many keys are read at once.
+    #[error("{count} keys are read at once, with {bytes} bytes: up to {most} are allowed, with {max} bytes")]
+    Keys {
+        /// How many.
+        count: usize,
+        /// The limit.
+        most: usize,
+        /// About their bytes together.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
     /// Two steps that would be done together change the same key.
     #[error("two steps of the transaction change the same key {key:?}: join them")]
     Twice {
@@ -448,7 +460,7 @@ pub struct SizeLimits {
 }
 
 impl SizeLimits {
-    pub(crate) fn key(self, key: &Bytes) -> Result<(), RequestError> {
+    pub(super) fn key(self, key: &Bytes) -> Result<(), RequestError> {
         let (len, max) = (key.len(), self.max_key_bytes);
         if len == 0 || len > max { Err(RequestError::Key { len, max }) } else { Ok(()) }
     }
@@ -458,7 +470,7 @@ impl SizeLimits {
         if len > max { Err(RequestError::Value { len, max }) } else { Ok(()) }
     }
 
-    pub(crate) fn range(self, from: &Bytes, to: Option<&Bytes>) -> Result<(), RequestError> {
+    pub(super) fn range(self, from: &Bytes, to: Option<&Bytes>) -> Result<(), RequestError> {
         // The smallest key above the largest one is a byte longer.
         let max = self.max_key_bytes + 1;
         let too_long = [Some(from), to].into_iter().flatten().find(|end| end.len() > max);

@@ -1,5 +1,6 @@
 //! Following what changes: the question of a client, and where in the history it stands.
 
+use super::{RequestError, SizeLimits};
 use crate::ids::Revision;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,16 @@ pub struct WatchQuery {
     pub after: Option<Position>,
     /// Whether the events tell what the keys held before.
     pub previous: bool,
+}
+
+impl WatchQuery {
+    /// Whether its range keeps to the limits. Asked by the client, and at the door: what waits holds memory.
+    ///
+    /// # Errors
+    /// [`RequestError::Key`].
+    pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
+        limits.range(&self.from, self.to.as_ref())
+    }
 }
 
 /// The smallest key above `key`.

@@ -195,7 +195,10 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
         }
         ClientCall::Write(request) => write(shared, request, reply),
         ClientCall::Read { mode, query } => read(shared, mode, query, reply),
-        ClientCall::Watch(query) => watches::begin(shared, query, call, reply),
+        ClientCall::Watch(query) => match query.check(sizes(&shared.options)) {
+            Ok(()) => watches::begin(shared, query, call, reply),
+            Err(refused) => reply.send(Answer::Refused(refused.to_string())),
+        },
     }
 }
 
@@ -213,12 +216,8 @@ fn write(shared: &Shared, request: Bytes, reply: Reply) {
 }
 
 fn read(shared: &Arc<Shared>, mode: ReadMode, query: Query, reply: Reply) {
-    // So many take far more memory than their frame: they do not wait.
-    if let Query::Many { keys, .. } = &query
-        && keys.len() > Query::MAX_KEYS
-    {
-        let text = format!("{} keys at once: up to {} are read", keys.len(), Query::MAX_KEYS);
-        return reply.send(Answer::Refused(text));
+    if let Err(refused) = query.check(sizes(&shared.options)) {
+        return reply.send(Answer::Refused(refused.to_string()));
     }
     match mode {
         ReadMode::Linearizable => shared.inbox.call(Call::Read { query, reply }),
@@ -236,6 +235,10 @@ fn read(shared: &Arc<Shared>, mode: ReadMode, query: Query, reply: Reply) {
             }
         }
     }
+}
+
+const fn sizes(options: &Options) -> SizeLimits {
+    SizeLimits { max_key_bytes: options.max_key_bytes, max_value_bytes: options.max_value_bytes }
 }
 
 /// Why a request is turned away at the door.
@@ -271,8 +274,7 @@ fn check(request: &[u8], options: &Options) -> Result<RequestKey, Refused> {
         return Err(Refused::NoSession);
     }
     if let Some(command) = command {
-        let Options { max_key_bytes, max_value_bytes, .. } = *options;
-        command.check(SizeLimits { max_key_bytes, max_value_bytes })?;
+        command.check(sizes(options))?;
     }
     Ok(RequestKey::Numbered(request.session, request.number))
 }

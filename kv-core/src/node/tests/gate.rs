@@ -1,7 +1,7 @@
 //! The gate to a member: how many come in, how long they may be silent, and what they may hold.
 
 use super::*;
-use crate::message::{Answer, Command, Operation, Query, ReadMode, Request};
+use crate::message::{Answer, Command, Operation, Query, ReadMode, Request, WatchQuery};
 use crate::node::budget::{Share, Use};
 use crate::wire::Kind;
 use tokio::time::sleep;
@@ -55,18 +55,31 @@ async fn l4_a_storm_is_let_in_at_its_rate_and_members_do_not_wait() {
     bench.call(Lane::Client, &client_hello()).await;
 }
 
-/// L5: what takes far more memory decoded than on the wire does not wait.
+/// L5: a question that holds more memory than any request may does not wait.
 #[tokio::test]
-async fn l5_a_read_of_too_many_keys_is_refused_at_the_door() {
+async fn l5_what_is_too_large_to_ask_for_is_refused_at_the_door() {
     let bench = Bench::new();
     bench.open_door().await;
     let (mut reader, mut writer) = bench.call(Lane::Client, &client_hello()).await;
-    let query = Query::Many { keys: vec![Bytes::new(); 1_000_000], at: None };
-    let what = ClientCall::Read { mode: ReadMode::Linearizable, query };
-    writer.push(wire::encode_client_message(&ClientMessage { call: 1, what }));
-    writer.flush().await.unwrap();
-    let answer = timeout(Duration::from_secs(10), reader.read_server_message()).await.expect("at once");
-    assert!(matches!(answer.unwrap().unwrap().answer, Answer::Refused(_)));
+    let (long, mode) = (Bytes::from(vec![b'x'; 1 << 20]), ReadMode::Linearizable);
+    let read = |query| ClientCall::Read { mode, query };
+    let (from, to) = (Bytes::new(), Some(long.clone()));
+    let scan = Query::Scan { from, to, limit: 1, reverse: false, keys_only: true, at: None };
+    let watch = WatchQuery { from: long.clone(), to: None, after: None, previous: false };
+    let questions = [
+        read(Query::Many { keys: vec!["a".into(); 100_000], at: None }),
+        read(Query::Many { keys: vec![long.clone(); 2], at: None }),
+        read(Query::Get { key: long, at: None }),
+        read(scan),
+        ClientCall::Watch(watch),
+    ];
+    for (call, what) in (1..).zip(questions) {
+        writer.push(wire::encode_client_message(&ClientMessage { call, what }));
+        writer.flush().await.unwrap();
+        let answer = timeout(Duration::from_secs(10), reader.read_server_message()).await.expect("at once");
+        let answer = answer.unwrap().unwrap();
+        assert!(answer.call == call && matches!(answer.answer, Answer::Refused(_)), "{answer:?}");
+    }
 }
 
 /// X3: half a frame is no sign of life, however many signs came before it.

@@ -35,10 +35,10 @@ pub enum OpenError {
         /// Whose it should be.
         expected: MemberId,
     },
-    /// The member list is not the one that the directory was formatted with.
+    /// The member list, or the time of leases for reads, is not what the directory was formatted with.
     #[error(
-        "the data directory was formatted with other members of the cluster {cluster:?}: put the ids, addresses and roles \
-         in the configuration back to what they were"
+        "the data directory was formatted with other members of the cluster {cluster:?}, or another read_lease: put the \
+         ids, addresses and roles, and read_lease, in the configuration back to what they were"
     )]
     OtherConfiguration {
         /// The cluster.

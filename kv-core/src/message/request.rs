@@ -443,7 +443,7 @@ pub enum RequestError {
         max: usize,
     },
     /// Two steps that would be done together change the same key.
-    #[error("two steps of the transaction change the same key {key:?}: join them")]
+    #[error("two steps of the transaction change the same key {:?}: join them", String::from_utf8_lossy(key))]
     Twice {
         /// The key.
         key: Bytes,

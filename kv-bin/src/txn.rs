@@ -9,12 +9,13 @@ use kv_core::client::Transact;
 use kv_core::ids::{LeaseId, Revision};
 use kv_core::message::{Lifetime, StepResult};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
 use std::fs;
 
 /// The file.
 #[derive(Deserialize, Debug)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with `then`, and perhaps `if` and `else`")]
 struct File {
     #[serde(default, rename = "if")]
     conditions: Vec<Condition>,
@@ -29,18 +30,38 @@ struct File {
 enum Condition {
     Absent(String),
     Present(String),
-    Revision(String, u64),
-    Value(String, String),
+    Revision((String, u64)),
+    Value((String, String)),
 }
 
 #[derive(Deserialize, Debug)]
-#[serde(untagged)]
+#[serde(try_from = "Map<String, Value>")]
 enum Step {
     Put(Put),
     Delete(Delete),
     Add(Add),
     Get(Get),
     Scan(Scan),
+}
+
+impl TryFrom<Map<String, Value>> for Step {
+    type Error = String;
+
+    fn try_from(fields: Map<String, Value>) -> Result<Self, String> {
+        fn read<T: DeserializeOwned>(what: &str, fields: Map<String, Value>) -> Result<T, String> {
+            serde_json::from_value(fields.into()).map_err(|error| format!("a step with `{what}`: {error}"))
+        }
+        let named =
+            ["put", "delete", "add", "get", "scan"].into_iter().find(|name| fields.contains_key(*name));
+        match named {
+            Some("put") => read("put", fields).map(Self::Put),
+            Some("delete") => read("delete", fields).map(Self::Delete),
+            Some("add") => read("add", fields).map(Self::Add),
+            Some("get") => read("get", fields).map(Self::Get),
+            Some("scan") => read("scan", fields).map(Self::Scan),
+            _ => Err("a step has one of `put`, `delete`, `add`, `get` and `scan`, with a key".to_owned()),
+        }
+    }
 }
 
 impl Step {
@@ -99,10 +120,11 @@ const fn everything() -> u32 {
 /// Reads the file, and does what it says: all of it or nothing.
 pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<(), Failure> {
     let shown = args.file.display();
-    let text = if args.file.as_os_str() == "-" {
-        context.standard_input()?
+    let (shown, text) = if args.file.as_os_str() == "-" {
+        ("standard input".to_owned(), context.standard_input()?)
     } else {
-        fs::read(&args.file).map_err(|error| Failure::usage(format!("cannot read {shown}: {error}")))?
+        let text = fs::read(&args.file);
+        (shown.to_string(), text.map_err(|error| Failure::usage(format!("cannot read {shown}: {error}")))?)
     };
     let file: File = serde_json::from_slice(&text).map_err(|error| {
         Failure::usage(format!("{shown} is not a transaction: {error}; see kv txn --help"))
@@ -136,8 +158,8 @@ fn condition(transaction: Transact, condition: Condition) -> Transact {
     match condition {
         Condition::Absent(key) => transaction.if_absent(key),
         Condition::Present(key) => transaction.if_present(key),
-        Condition::Revision(key, revision) => transaction.if_revision(key, Revision::new(revision)),
-        Condition::Value(key, value) => transaction.if_value(key, value),
+        Condition::Revision((key, revision)) => transaction.if_revision(key, Revision::new(revision)),
+        Condition::Value((key, value)) => transaction.if_value(key, value),
     }
 }
 

@@ -306,7 +306,16 @@ fn a_transaction_is_read_from_a_file_and_done_as_a_whole() {
         (&read["results"][2]["record"], &read["results"][3]["more"]),
         (&serde_json::Value::Null, &true.into())
     );
-    write(r#"{ "then": [{ "put": "t", "value": "1", "ttl": "1h", "laese": 3 }] }"#);
-    refused(&cluster.run(&["txn", path]), 2, &["is not a transaction", "kv txn --help"]);
+    for (wrong, what) in [
+        (r#"{ "then": [{ "put": "t", "value": "1", "ttl": "1h", "laese": 3 }] }"#, "unknown field `laese`"),
+        (r#"{ "then": [{ "put": "t" }] }"#, "a step with `put`: missing field `value`"),
+        (r#"{ "then": [{ "putt": "t" }] }"#, "one of `put`, `delete`, `add`, `get` and `scan`"),
+        (r#"{ "if": [{ "revision": ["a"] }], "then": [] }"#, "of size 2 at line 1"),
+    ] {
+        write(wrong);
+        refused(&cluster.run(&["txn", path]), 2, &["is not a transaction", what, "kv txn --help"]);
+    }
+    write(r#"{ "then": [{ "put": "t", "value": "1" }, { "delete": "t" }] }"#);
+    refused(&cluster.run(&["txn", path]), 2, &["change the same key \"t\""]);
     refused(&cluster.run(&["txn", "/nowhere"]), 2, &["cannot read /nowhere"]);
 }

@@ -14,8 +14,8 @@ use std::time::Duration;
     name = "kv",
     version,
     after_help = "Exit codes: 0 done, 1 failed, 2 bad usage, 3 outcome unknown.\n\
-                  Every option can also be given by its KV_* variable, and most in the file named by --config: \
-                  flags win over variables, variables over the file."
+                  What a member or a connection needs can also be given by KV_* variables, which the help of each command \
+                  names, and most of it in the file named by --config: flags win over variables, variables over the file."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -60,7 +60,7 @@ pub(crate) enum Command {
 pub(crate) enum ClientCommand {
     /// Store a value under a key.
     Put(PutArgs),
-    /// Print the value of a key.
+    /// Print the value of a key, and the end of a line.
     Get(GetArgs),
     /// Remove a key.
     Delete(DeleteArgs),

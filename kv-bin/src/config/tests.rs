@@ -264,7 +264,7 @@ fn a_members_certificate_is_found_in_a_folder_or_named() {
     let other_key = TlsFiles { key: PathBuf::from("secret.key"), ..in_folder.clone() };
     assert_eq!(tls_of(&["--tls-dir", "certs", "--tls-key", "secret.key"]), Ok(Some(other_key)));
     let text = tls_of(&["--tls-certificate", "a.pem"]).unwrap_err();
-    assert!(text.contains("--tls-key and --tls-roots is missing"), "{text}");
+    assert!(text.contains("name --tls-key and --tls-roots, too"), "{text}");
     let text = tls_of(&["--tls-clients", "clients.txt"]).unwrap_err();
     assert!(text.contains("a list of clients needs TLS"), "{text}");
 

@@ -66,7 +66,10 @@ impl TlsFiles {
     #[cfg(feature = "tls")]
     pub(crate) fn identity(&self) -> Result<kv_core::transport::tls::Identity, Failure> {
         use kv_core::transport::tls::{Files, Identity};
-        Identity::from_files(Files::new(&self.certificate, &self.key, &self.roots)).map_err(Failure::usage)
+        Identity::from_files(Files::new(&self.certificate, &self.key, &self.roots)).map_err(|error| {
+            let is_there = [&self.certificate, &self.key, &self.roots].iter().all(|file| file.exists());
+            Failure::usage(if is_there { error.to_string() } else { format!("{error}; kv certs makes it") })
+        })
     }
 }
 
@@ -89,7 +92,7 @@ fn all_or_none(
             "TLS is not compiled into this kv: build it with the feature tls (cargo build -p kv-bin --features tls)",
         )),
         _ => Err(Failure::usage(format!(
-            "TLS needs a certificate, its key and roots, and {} is missing: name it, or all of them with --tls-dir",
+            "TLS needs a certificate, its key and roots: name {}, too, or all of them with --tls-dir",
             missing.join(" and ")
         ))),
     }

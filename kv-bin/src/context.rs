@@ -3,6 +3,7 @@
 use crate::cli::{ClientCommand, ConnectArgs};
 use crate::config::ConnectConfig;
 use crate::failure::Failure;
+use crate::signals::Signals;
 use crate::{commands, leases, txn, watch};
 use kv_core::Client;
 use kv_core::error::ConnectError;
@@ -53,6 +54,14 @@ impl Context {
         self.client.get_or_try_init(|| connect(&self.to)).await
     }
 
+    /// The same, for a command that heeds signals itself: unless one comes first, and nothing was done.
+    pub(crate) async fn client_unless(&self, signals: &mut Signals) -> Result<&Client, Failure> {
+        tokio::select! {
+            client = self.client() => client,
+            signal = signals.next() => Err(Failure::failed(format!("{signal} before a member answered"))),
+        }
+    }
+
     /// All of standard input, where it is for data.
     pub(crate) fn standard_input(&self) -> Result<Vec<u8>, Failure> {
         if self.is_shell {
@@ -94,7 +103,8 @@ async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
     }
     builder.connect().await.map_err(|error| match error {
         ConnectError::Unreachable(_) => Failure::failed(format!(
-            "{error}; is the cluster running? Name its members with --address HOST:PORT or KV_ADDRESS"
+            "{error}; is the cluster running? Name its members with --address HOST:PORT or KV_ADDRESS, and \
+             what they speak with --transport"
         )),
         _ => Failure::failed(error),
     })

@@ -60,7 +60,7 @@ async fn told(client: &Client, command: &LeaseCommand, json: bool) -> Result<Opt
 pub(crate) async fn lock(context: &Context, args: LockArgs) -> Result<(), Failure> {
     // From here on, so that no signal comes between the lock and its release.
     let mut signals = Signals::catch()?;
-    let client = context.client().await?;
+    let client = context.client_unless(&mut signals).await?;
     let mut acquire = client.lock(bytes(args.name)).ttl(args.ttl.0);
     if let Some(value) = args.value {
         acquire = acquire.value(bytes(value));

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 /// Prints a line for each change, until it is told to stop or has printed as many as were asked for.
 pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
-    let client = context.client().await?;
+    let client = context.client_unless(&mut signals).await?;
     let mut watch = client.watch(bytes(args.prefix));
     if let Some(first) = args.from {
         watch = watch.after(Revision::new(first.saturating_sub(1)));

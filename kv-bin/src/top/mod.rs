@@ -42,8 +42,12 @@ pub(crate) async fn run(args: TopArgs, json: bool) -> Result<(), Failure> {
     let is_watched = io::stdin().is_terminal() && io::stdout().is_terminal();
     let mut signals = Signals::catch()?;
     let context = Context::new(args.connect);
-    let client = context.client().await?;
-    let members: Vec<Seen> = client.cluster_status().await.into_iter().map(Seen::from).collect();
+    let client = context.client_unless(&mut signals).await?;
+    let members = tokio::select! {
+        members = client.cluster_status() => members,
+        _ = signals.next() => return Ok(()),
+    };
+    let members: Vec<Seen> = members.into_iter().map(Seen::from).collect();
     let view = View::new(cluster, members, Instant::now());
     let (mut news, lookers) = look(client, &view, interval);
     let shown = if args.once || !(is_watched || json) {

@@ -10,13 +10,22 @@ use rustyline::hint::Hinter;
 use rustyline::history::DefaultHistory;
 use rustyline::validate::Validator;
 use rustyline::{CompletionType, Config, Editor, Helper};
+use std::collections::VecDeque;
 use std::env;
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
+#[cfg(unix)]
+use std::time::Duration;
 
 const PROMPT: &str = "kv> ";
 /// How many lines are remembered.
 const REMEMBERED: usize = 1000;
+/// What the editor says at the end of a line, to terminals that understand it: they no longer mark what is pasted.
+const UNMARK_PASTES: &str = "\x1b[?2004l";
+/// How long the editor may take to begin with a line. It is a matter of microseconds.
+#[cfg(unix)]
+const LONGEST_BEGINNING: Duration = Duration::from_secs(1);
 
 /// Reads lines from the terminal, until Ctrl-D.
 pub(super) fn start(grammar: clap::Command, with_history: bool) -> Result<Lines, Failure> {
@@ -34,12 +43,17 @@ pub(super) fn start(grammar: clap::Command, with_history: bool) -> Result<Lines,
         // There is none before the first line.
         let _ = editor.load_history(file);
     }
+    // Several, where they were pasted.
+    let mut lines = VecDeque::new();
     Ok(Lines::new(move || {
         loop {
+            if let Some(line) = lines.pop_front() {
+                return Some(Ok(line));
+            }
             match editor.readline(PROMPT) {
-                Ok(line) => {
-                    remember(&mut editor, &line, &mut history);
-                    return Some(Ok(line));
+                Ok(text) => {
+                    remember(&mut editor, &text, &mut history);
+                    lines.extend(text.lines().map(str::to_owned));
                 }
                 // What was begun to be typed is dropped.
                 Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => {}
@@ -125,8 +139,25 @@ impl Terminal {
     pub(super) fn remember() -> Self {
         Self {
             #[cfg(unix)]
-            modes: rustix::termios::tcgetattr(std::io::stdin()).ok(),
+            modes: rustix::termios::tcgetattr(io::stdin()).ok(),
         }
+    }
+
+    /// Takes it from the editor, which was asked for a line a moment ago, or long ago.
+    pub(super) async fn take_back(&self) {
+        #[cfg(unix)]
+        for _ in 0..LONGEST_BEGINNING.as_millis() {
+            use rustix::termios::{LocalModes, tcgetattr};
+            let modes = tcgetattr(io::stdin());
+            // What is restored before it edits would not last.
+            if modes.map_or(true, |modes| !modes.local_modes.contains(LocalModes::ICANON)) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let is_simple = matches!(env::var("TERM").as_deref(), Ok("dumb" | "cons25" | "emacs"));
+        // A terminal that is gone needs nothing.
+        let _ = writeln!(io::stdout(), "{}", if is_simple { "" } else { UNMARK_PASTES });
     }
 
     /// As it was: the editor may have been stopped in the middle of a line.
@@ -135,7 +166,7 @@ impl Terminal {
         if let Some(modes) = self.modes {
             use rustix::termios::{OptionalActions, tcsetattr};
             // A terminal that is gone needs nothing.
-            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &modes);
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, &modes);
         }
     }
 }

@@ -15,8 +15,9 @@ use std::sync::mpsc as blocking;
 use tokio::sync::mpsc;
 
 const PROGRAM: &str = "kv";
+const INTERRUPTED: &str = "interrupted: it may have happened or not";
 
-/// What a line can say.
+/// One command a line, with or without `kv` before it; words are quoted as in a shell.
 #[derive(Parser, Debug)]
 #[command(name = PROGRAM)]
 struct Line {
@@ -82,6 +83,11 @@ enum Ending {
     Failed(Failure),
     /// It was no command, and that has been told; the exit code for it.
     Misread(u8),
+    /// By a signal, in its midst; whether it had nothing to lose.
+    Stopped {
+        by: &'static str,
+        only_read: bool,
+    },
     Leave,
 }
 
@@ -98,7 +104,8 @@ pub(crate) async fn run(args: ShellArgs, json: bool) -> Result<(), Failure> {
     };
     let context = Context::of_shell(args.connect);
     let mut shell = Shell { context: &context, grammar, signals, json };
-    let ended = if is_interactive { shell.attend(lines).await } else { shell.perform(lines).await };
+    let ended =
+        if is_interactive { shell.attend(lines, &terminal).await } else { shell.perform(lines).await };
     terminal.restore();
     context.close().await;
     ended
@@ -113,32 +120,45 @@ struct Shell<'a> {
 
 impl Shell<'_> {
     /// Whoever types is told of a failure, and goes on.
-    async fn attend(&mut self, mut lines: Lines) -> Result<(), Failure> {
+    async fn attend(&mut self, mut lines: Lines, terminal: &editor::Terminal) -> Result<(), Failure> {
         loop {
             lines.ask();
             let line = loop {
                 tokio::select! {
                     line = lines.told.recv() => break line,
                     // Typed at the prompt it is the editor's; this one was meant for a command that had just ended.
-                    signal = self.signals.next() => if signal == "SIGTERM" { return Ok(()) },
+                    signal = self.signals.next() => if signal == "SIGTERM" {
+                        terminal.take_back().await;
+                        return Ok(());
+                    },
                 }
             };
             let Some(line) = line else { return Ok(()) };
             match self.obey(&line?).await {
                 Ending::Done | Ending::Misread(_) => {}
                 Ending::Failed(failure) => output::complain(&failure),
+                Ending::Stopped { by, only_read } => {
+                    if !only_read {
+                        output::complain(INTERRUPTED);
+                    }
+                    if by == "SIGTERM" {
+                        return Ok(());
+                    }
+                }
                 Ending::Leave => return Ok(()),
             }
         }
     }
 
-    /// A script ends where it fails.
+    /// A script ends where it fails, or is told to stop.
     async fn perform(&mut self, mut lines: Lines) -> Result<(), Failure> {
         for number in 1_u64.. {
             lines.ask();
             let line = tokio::select! {
-                line = lines.told.recv() => line,
+                biased;
+                // Also one that the command before has heeded.
                 signal = self.signals.next() => return Err(Failure::failed(format!("stopped by {signal}"))),
+                line = lines.told.recv() => line,
             };
             let Some(line) = line else { break };
             match self.obey(&line?).await {
@@ -149,6 +169,12 @@ impl Shell<'_> {
                         code,
                         format!("line {number} is no command: the script ends here"),
                     ));
+                }
+                Ending::Stopped { by, only_read: true } => {
+                    return Err(Failure::failed(format!("line {number}: stopped by {by}")));
+                }
+                Ending::Stopped { by: _, only_read: false } => {
+                    return Err(Failure::unknown(INTERRUPTED).within(format!("line {number}")));
                 }
                 Ending::Leave => break,
             }
@@ -181,19 +207,23 @@ impl Shell<'_> {
             Ok(Line { command: LineCommand::Exit, .. }) => return Ending::Leave,
             Err(error) => return misread(&error),
         };
-        match self.execute(command, json).await {
-            Ok(()) => Ending::Done,
-            Err(failure) => Ending::Failed(failure),
-        }
+        self.execute(command, json).await
     }
 
     /// Runs a command until it ends, or is interrupted.
-    async fn execute(&mut self, command: ClientCommand, json: bool) -> Result<(), Failure> {
+    async fn execute(&mut self, command: ClientCommand, json: bool) -> Ending {
+        let ending = |result: Result<(), Failure>| result.map_or_else(Ending::Failed, |()| Ending::Done);
         // It passes on what it is told to the process that it runs, and then lets go of the lock.
         if matches!(command, ClientCommand::Lock(_)) {
-            return self.context.run(command, json).await;
+            tokio::select! {
+                connected = self.context.client() => if let Err(failure) = connected {
+                    return Ending::Failed(failure);
+                },
+                by = self.signals.next() => return Ending::Stopped { by, only_read: true },
+            }
+            return ending(self.context.run(command, json).await);
         }
-        let only_reads = matches!(
+        let only_read = matches!(
             command,
             ClientCommand::Get(_)
                 | ClientCommand::Scan(_)
@@ -201,10 +231,8 @@ impl Shell<'_> {
                 | ClientCommand::Status(_)
         );
         tokio::select! {
-            result = self.context.run(command, json) => result,
-            _ = self.signals.next() => {
-                if only_reads { Ok(()) } else { Err(Failure::unknown("interrupted: it may have happened or not")) }
-            }
+            result = self.context.run(command, json) => ending(result),
+            by = self.signals.next() => Ending::Stopped { by, only_read },
         }
     }
 }

@@ -347,7 +347,12 @@ impl Cluster {
 
     /// The same, before it runs.
     pub(crate) fn kv(&self, arguments: &[&str]) -> Command {
-        let mut command = kv();
+        self.kv_under(&[], arguments)
+    }
+
+    /// The same, run by another program.
+    pub(crate) fn kv_under(&self, program: &[String], arguments: &[&str]) -> Command {
+        let mut command = under(program);
         command.args(arguments).env("KV_ADDRESS", self.addresses.join(","));
         command
     }

@@ -11,6 +11,8 @@ mod disk;
 mod harness;
 mod pause;
 mod shell;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod tls;
 mod top;
 

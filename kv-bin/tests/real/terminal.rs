@@ -1,0 +1,193 @@
+//! `kv shell` and `kv top` at a terminal, which is to be afterwards as it was before.
+
+use crate::harness::{Cluster, until, wait};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::process::{Child, ExitStatus};
+use std::sync::{Arc, Mutex};
+
+/// What ends the marking of pasted text, gives the cursor back, and leaves the second screen.
+const UNMARK_PASTES: &str = "\u{1b}[?2004l";
+const SHOW_CURSOR: &str = "\u{1b}[?25h";
+const FIRST_SCREEN: &str = "\u{1b}[?1049l";
+
+/// A terminal with a program on it.
+struct Terminal {
+    /// The end that types and sees, and the end of the program.
+    user: File,
+    line: File,
+    before: String,
+    seen: Arc<Mutex<Vec<u8>>>,
+    /// How much of it the test has looked at.
+    looked: usize,
+    child: Child,
+}
+
+impl Terminal {
+    /// The program is the terminal's: what is typed interrupts it, and it is told of a new size.
+    fn run(cluster: &Cluster, arguments: &[&str]) -> Self {
+        let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&user).unwrap();
+        unlockpt(&user).unwrap();
+        let name = ptsname(&user, Vec::new()).unwrap();
+        let line = rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        let (user, line) = (File::from(user), File::from(line));
+        resize(&user, 24, 200);
+        let before = modes(&line);
+        let mut command = cluster.kv_under(&["setsid".to_owned(), "--ctty".to_owned()], arguments);
+        command.env("TERM", "xterm").env("XDG_STATE_HOME", cluster.folder.path());
+        let end = || line.try_clone().unwrap();
+        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("the program starts");
+        let seen = Arc::<Mutex<Vec<u8>>>::default();
+        let (mut screen, told) = (user.try_clone().unwrap(), seen.clone());
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // It ends with an error, when nobody has the program's end any more.
+            while let Ok(len @ 1..) = screen.read(&mut bytes) {
+                told.lock().unwrap().extend_from_slice(&bytes[..len]);
+            }
+        });
+        Self { user, line, before, seen, looked: 0, child }
+    }
+
+    fn type_in(&mut self, text: &str) {
+        self.user.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits until this is shown, after what was waited for before.
+    fn shows(&mut self, text: &str) {
+        let found = || {
+            let seen = self.seen.lock().unwrap();
+            let at = seen[self.looked..].windows(text.len()).position(|window| window == text.as_bytes())?;
+            Some(self.looked + at + text.len())
+        };
+        until(&format!("{text:?} is shown"), || found().is_some());
+        self.looked = found().unwrap();
+    }
+
+    /// Waits until lines are edited, not by the system but by the program.
+    fn is_edited(&self) {
+        until("the program has the terminal", || {
+            !tcgetattr(&self.line).unwrap().local_modes.contains(LocalModes::ICANON)
+        });
+    }
+
+    /// A command at the prompt, and the end of what it says.
+    fn asks(&mut self, command: &str, answer: &str) {
+        self.is_edited();
+        self.type_in(&format!("{command}\r"));
+        self.shows(answer);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for the end of the program, which must leave the terminal as it was.
+    fn ends(&mut self) -> ExitStatus {
+        let status = wait(&mut self.child);
+        assert_eq!(modes(&self.line), self.before);
+        status
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the terminal: {:?}", String::from_utf8_lossy(&self.seen.lock().unwrap()));
+        }
+    }
+}
+
+fn modes(line: &File) -> String {
+    let modes: Termios = tcgetattr(line).unwrap();
+    format!("{modes:?}")
+}
+
+fn resize(user: &File, rows: u16, columns: u16) {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(user, size).unwrap();
+}
+
+#[test]
+fn a_shell_edits_completes_remembers_and_is_interrupted() {
+    let cluster = Cluster::start(&["data"], &[]);
+    let mut terminal = Terminal::run(&cluster, &["shell"]);
+    terminal.asks("put greeting hello", "\r\nrevision ");
+    terminal.asks("ge\tgreetinX\u{7f}g", "\r\nhello\r\n");
+    terminal.asks("get nobody", "the key \"nobody\" does not exist\r\n");
+    terminal.asks("\u{1b}[A\u{1b}[A", "\r\nhello\r\n");
+    terminal.asks(" put unheard of", "\r\nrevision ");
+    terminal.is_edited();
+    terminal.type_in("this is dropped\u{3}");
+    terminal.shows(UNMARK_PASTES);
+    terminal.shows("kv> ");
+    terminal.asks("get greeting", "\r\nhello\r\n");
+    // Pasted: two commands.
+    terminal.asks("\u{1b}[200~put a first\nget a\n\u{1b}[201~", "\r\nfirst\r\n");
+    // It is waited for with the line discipline as it was; what is typed then interrupts it.
+    terminal.asks("watch", UNMARK_PASTES);
+    until("the watch is there", || {
+        assert!(cluster.run(&["put", "seen", "it"]).status.success());
+        String::from_utf8_lossy(&terminal.seen.lock().unwrap()).contains("\tput\tseen\tit\r\n")
+    });
+    assert_eq!(modes(&terminal.line), terminal.before);
+    terminal.type_in("\u{3}");
+    terminal.asks("get greeting", "\r\nhello\r\n");
+    terminal.is_edited();
+    terminal.type_in("\u{4}");
+    assert!(terminal.ends().success());
+    let history = fs::read_to_string(cluster.folder.path().join("kv/history")).unwrap();
+    assert!(history.contains("\nget greeting\n") && !history.contains("unheard"), "{history}");
+}
+
+#[test]
+fn a_shell_that_is_terminated_gives_the_terminal_back() {
+    let cluster = Cluster::start(&["data"], &[]);
+    let nobody = &["shell", "--address", "127.0.0.1:1", "--timeout", "10min"];
+    // In the middle of a line, and of a command; and with no member to be found.
+    for (options, line, shown) in [
+        (&["shell"][..], "get gre", "get gre"),
+        (&["shell"], "watch\r", UNMARK_PASTES),
+        (nobody, "get a\r", UNMARK_PASTES),
+        (nobody, "lock l -- true\r", UNMARK_PASTES),
+    ] {
+        let mut terminal = Terminal::run(&cluster, options);
+        terminal.is_edited();
+        terminal.type_in(line);
+        terminal.shows(shown);
+        terminal.signal(Signal::TERM);
+        assert!(terminal.ends().success(), "{line}");
+        terminal.line.write_all(b"the end").unwrap();
+        terminal.shows("the end");
+        let seen = terminal.seen.lock().unwrap();
+        let text = String::from_utf8_lossy(&seen);
+        let last = text.rfind("\u{1b}[?2004").map(|at| &text[at..]);
+        assert!(last.is_some_and(|last| last.starts_with(UNMARK_PASTES)), "{text:?}");
+    }
+}
+
+#[test]
+fn top_fills_the_screen_and_gives_it_back() {
+    let cluster = Cluster::start(&["data"], &[]);
+    let leave: [fn(&mut Terminal); 3] =
+        [|top| top.type_in("q"), |top| top.type_in("\u{3}"), |top| top.signal(Signal::TERM)];
+    for leave in leave {
+        let mut top = Terminal::run(&cluster, &["top", "--interval", "100ms"]);
+        top.shows("cluster kv: 1 of 1 members answer");
+        top.shows(cluster.address(0));
+        resize(&top.user, 2, 200);
+        // There is room for the first line only.
+        top.shows(", revision 0\u{1b}[K\r\n\u{1b}[J");
+        leave(&mut top);
+        assert!(top.ends().success());
+        top.shows(SHOW_CURSOR);
+        top.shows(FIRST_SCREEN);
+    }
+}

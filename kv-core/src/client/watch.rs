@@ -23,6 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// Follows what changes: created by [`Client::watch`], [`Client::watch_key`] and [`Client::watch_range`], run by
 /// [`stream`](Self::stream) or [`follow`](Self::follow).
 ///
+/// # Limits
+/// A member serves up to 512 watches of one client and its clones; one more ends with [`WatchError::Refused`], also when another member has
+/// gone that served some of them. Who waits for a [lock](Client::lock) has one, too. For more, connect more clients.
+///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), Box<dyn std::error::Error>> {
 /// use futures::StreamExt;

@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 /// [`follow`](Self::follow). It promises what a [`Watch`] does.
 ///
 /// A value that is of another type is told as [`TypedError::Decode`] in its place, and the stream goes on; after any other error it
-/// ends.
+/// ends. So is a change of such a value, whatever it became, where the one [before](Self::previous) was asked for.
 #[must_use = "nothing is followed before this is run"]
 pub struct TypedWatch<T> {
     watch: Watch,

@@ -55,9 +55,9 @@ async fn l4_a_storm_is_let_in_at_its_rate_and_members_do_not_wait() {
     bench.call(Lane::Client, &client_hello()).await;
 }
 
-/// L5: a question that holds more memory than any request may does not wait.
+/// X10: a question that holds more memory than any request may does not wait.
 #[tokio::test]
-async fn l5_what_is_too_large_to_ask_for_is_refused_at_the_door() {
+async fn x10_what_is_too_large_to_ask_for_is_refused_at_the_door() {
     let bench = Bench::new();
     bench.open_door().await;
     let (mut reader, mut writer) = bench.call(Lane::Client, &client_hello()).await;

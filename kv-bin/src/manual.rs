@@ -4,7 +4,7 @@ use crate::cli::{Cli, CompletionsArgs, ManArgs};
 use crate::commands::still_read;
 use crate::failure::Failure;
 use crate::output;
-use clap::CommandFactory as _;
+use clap::{Command, CommandFactory as _};
 use std::fs;
 use std::io::{self, Write as _};
 
@@ -15,17 +15,16 @@ pub(crate) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
     still_read(io::stdout().write_all(&script)).map(drop)
 }
 
-/// Writes a page for `kv`, and for each of its commands, in the format of `man`.
+/// Writes a page for `kv`, for each of its commands, and for theirs, in the format of `man`.
 pub(crate) fn pages(args: &ManArgs, json: bool) -> Result<(), Failure> {
-    let mut all = Cli::command();
+    let mut all = without_help(Cli::command());
     all.build();
-    let commands = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
-    let commands: Vec<_> = commands.filter(|command| command.get_name() != "help").collect();
-    for command in std::iter::once(all).chain(commands) {
+    for command in with_subcommands(&all) {
         let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
         let path = args.out.join(format!("{name}.1"));
         let mut page = Vec::new();
-        let written = clap_mangen::Man::new(command).render(&mut page).and_then(|()| fs::write(&path, page));
+        let manual = clap_mangen::Man::new(command).source(concat!("kv ", env!("CARGO_PKG_VERSION")));
+        let written = manual.render(&mut page).and_then(|()| fs::write(&path, page));
         written.map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?;
         let shown = path.display().to_string();
         let line =
@@ -34,4 +33,15 @@ pub(crate) fn pages(args: &ManArgs, json: bool) -> Result<(), Failure> {
         still_read(output::say(&line))?;
     }
     Ok(())
+}
+
+/// Nobody looks for a page about `kv help`.
+fn without_help(command: Command) -> Command {
+    command.disable_help_subcommand(true).mut_subcommands(without_help)
+}
+
+/// A command and all that are below it.
+fn with_subcommands(command: &Command) -> Vec<Command> {
+    let below = command.get_subcommands().filter(|command| !command.is_hide_set());
+    std::iter::once(command.clone()).chain(below.flat_map(with_subcommands)).collect()
 }

@@ -246,7 +246,14 @@ fn shells_and_man_are_told_of_every_command() {
     let written = run(kv().args(["man", "--out", out]));
     assert_eq!(written.status.code(), Some(0), "{}", stderr(&written));
     let page = std::fs::read_to_string(folder.path().join("kv-put.1")).unwrap();
-    assert!(page.contains(".TH") && page.contains("if\\-absent"), "{page}");
+    assert!(page.contains(".TH") && page.contains("if\\-absent") && page.contains("KV_ADDRESS"), "{page}");
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let page = std::fs::read_to_string(file.unwrap().path()).unwrap().replace("\\-", "-");
+        for other in page.lines().filter_map(|line| line.strip_suffix("(1)")) {
+            assert!(folder.path().join(format!("{other}.1")).exists(), "{page} names {other}");
+        }
+    }
+    assert!(folder.path().join("kv-lease-keep-alive.1").exists());
     assert!(std::fs::read_to_string(folder.path().join("kv.1")).unwrap().contains("outcome unknown"));
     refused(&run(kv().args(["man", "--out", "/nowhere/at/all"])), 1, &["cannot write", "kv.1"]);
 }

@@ -8,6 +8,7 @@ use kv_core::Node;
 use kv_core::config::Role;
 use kv_core::node::StartError;
 use kv_core::transport::{Fault, Faults, Faulty, Lane, Scope, Transport, TransportError};
+use std::convert::Infallible;
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +16,9 @@ use std::time::{Duration, Instant};
 
 /// How long the remains of a dead demo are swept up before they are left to the operating system.
 const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a cluster may take to form before it is said what that needs.
+const FORMING: Duration = Duration::from_secs(3);
 
 /// Runs the member that `config` describes until a signal, or until it stops by itself.
 pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> {
@@ -43,6 +47,7 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
             return Err(Failure::failed(format!("member {} stopped by itself: {reason}", config.id)));
         }
         signal = signals.next() => tracing::info!(signal, "stopping: a second signal stops at once"),
+        never = explain_forming(&node) => match never {},
     }
     tokio::select! {
         () = node.shutdown() => Ok(()),
@@ -79,6 +84,15 @@ fn warn(config: &ServeConfig) {
             tracing::warn!(key = %files.key.display(), "others than its owner may read the private key: chmod 600");
         }
     }
+}
+
+/// Says what a cluster waits for that does not form.
+async fn explain_forming(node: &Node) -> Infallible {
+    let formed = tokio::time::timeout(FORMING, node.wait_formed()).await;
+    if formed.is_err() && node.status().state == "forming" {
+        tracing::warn!("still forming: the first start of a cluster needs all of its members, once");
+    }
+    std::future::pending().await
 }
 
 /// What stood in the way of a start, and what to do about it.

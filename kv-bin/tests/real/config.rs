@@ -1,6 +1,6 @@
 //! Mistakes in the configuration: each is named in one line, and leaves the disk as it was.
 
-use crate::harness::{contents, kv, refused, run, stderr};
+use crate::harness::{Cluster, contents, kv, refused, run, stderr, until};
 use std::fs;
 
 const THREE: &str = "0=127.0.0.1:7000,1=127.0.0.1:7001,2=127.0.0.1:7002";
@@ -112,4 +112,13 @@ fn a_client_without_a_cluster_says_where_it_looked() {
     let address = format!("127.0.0.1:{}", crate::harness::free_port());
     let output = run(kv().args(["get", "key", "--timeout", "300ms", "--address", &address]));
     refused(&output, 1, &["--address", &address]);
+}
+
+#[test]
+fn a_cluster_that_does_not_form_says_what_it_needs() {
+    let mut cluster = Cluster::prepare(&["data", "data"], &[]);
+    cluster.restart(0);
+    until("it is said", || cluster.log(0).contains("the first start of a cluster needs all of its members"));
+    cluster.restart(1);
+    assert!(cluster.run(&["put", "k", "v"]).status.success());
 }

@@ -1,6 +1,5 @@
 //! A job queue: each job is handed to one worker, once, though members and workers die. A job that a dead worker held is handed out again.
 
-use futures::StreamExt;
 use kv_core::ids::LeaseId;
 use kv_core::message::Lifetime;
 use kv_core::{Client, tokio};

@@ -1,7 +1,6 @@
 //! A configuration that all processes share and take over live: read it once, then follow it. No change is missed, none comes twice, and
 //! they come in order, also while the member that tells them dies.
 
-use futures::StreamExt;
 use kv_core::client::Update;
 use kv_core::{Client, tokio};
 use kv_examples::{Failure, Three};

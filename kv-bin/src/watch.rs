@@ -6,7 +6,6 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use crate::signals::Signals;
-use futures::StreamExt as _;
 use kv_core::error::WatchError;
 use kv_core::ids::Revision;
 use kv_core::message::{Event, EventKind};

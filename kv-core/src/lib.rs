@@ -50,7 +50,7 @@
 //! A node runs on the tokio runtime that it is started on, and has threads of its own for whatever waits for the disk. It
 //! needs the runtime to be responsive: an application that computes for long in its tasks delays the signs of life of its
 //! member, and may cost it the primary role. The crate re-exports [`tokio`], so that an application needs no other
-//! dependency, except, where it follows watches, for what it takes the items of a `Stream` with: `futures`, say.
+//! dependency; watches are streams, and have a `next` of their own.
 //!
 //! It reads no environment variable and installs no `tracing` subscriber; what happens is told in spans named `member`.
 //!

@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use futures::StreamExt as _;
 use kv_core::client::{Cause, Lock};
 use kv_core::error::{LockError, ReadError, WatchError, WriteError};
 use kv_core::ids::Revision;

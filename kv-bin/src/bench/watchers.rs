@@ -8,7 +8,6 @@ use crate::demo::watch as cluster;
 use crate::failure::Failure;
 use crate::output::{self, Cell};
 use async_trait::async_trait;
-use futures::StreamExt as _;
 use futures::future::join_all;
 use kv_core::Client;
 use kv_core::ids::{MemberId, Revision};

@@ -3,7 +3,6 @@
 use crate::bench::{Bench, Row};
 use crate::harness::LIMIT;
 use crate::processes;
-use futures::StreamExt as _;
 use kv_core::Client;
 use kv_core::ids::Revision;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};

@@ -6,7 +6,6 @@ use crate::error::{LockError, ReadError, WatchError, WriteError};
 use crate::ids::{LeaseId, Revision};
 use crate::message::{LeaseFailure, Lifetime, StepResult};
 use bytes::Bytes;
-use futures::StreamExt as _;
 use std::fmt;
 use std::future::{IntoFuture, pending};
 use std::ops::Deref;

@@ -35,7 +35,9 @@ pub use previous::{Previous, Replaced};
 pub use range::{DeleteRange, RangeDeleted};
 pub use scan::{Scan, Snapshot};
 pub use transaction::{Add, Added, Transact, Transacted};
-pub use typed::{Entry, Typed, TypedError, TypedEvent, TypedGet, TypedPut, TypedUpdate, TypedWatch};
+pub use typed::{
+    Entry, Typed, TypedError, TypedEvent, TypedGet, TypedPut, TypedStream, TypedUpdate, TypedWatch,
+};
 pub use watch::{Follow, Update, Watch, Watching};
 
 #[cfg(any(test, feature = "sim"))]

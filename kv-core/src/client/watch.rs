@@ -10,6 +10,7 @@ use crate::wire::LAST_REVISION;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use std::fmt;
+use std::future::poll_fn;
 use std::ops::RangeBounds;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,8 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), Box<dyn std::error::Error>> {
-/// use futures::StreamExt;
-///
 /// let seen = client.put("jobs/1", "sweep").await?.revision;
 /// let mut events = client.watch("jobs/").after(seen).stream();
 /// while let Some(event) = events.next().await {
@@ -173,6 +172,17 @@ pub struct Watching {
 }
 
 impl Watching {
+    /// The next change; `None` after an error.
+    ///
+    /// # Errors
+    /// Once, when the watch ends: see [`WatchError`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what was not returned comes the next time.
+    pub async fn next(&mut self) -> Option<Result<Event, WatchError>> {
+        poll_fn(|cx| self.poll_next_unpin(cx)).await
+    }
+
     /// All events up to this revision were taken from the stream: a watch after it goes on where this one is. The last revision
     /// of which events were taken may not be among them, because there may be more of it. It moves on also while nothing of what is
     /// followed changes, every half a minute or so. 0 if nobody has answered yet whom a watch [from now on](Watch::after) has asked.
@@ -225,6 +235,19 @@ pub enum Update {
 /// The stream of [`Watch::follow`].
 pub struct Follow {
     inner: BoxStream<'static, Result<Update, WatchError>>,
+}
+
+impl Follow {
+    /// The next step; `None` after an error.
+    ///
+    /// # Errors
+    /// Once, when the watch ends: see [`WatchError`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what was not returned comes the next time.
+    pub async fn next(&mut self) -> Option<Result<Update, WatchError>> {
+        poll_fn(|cx| self.poll_next_unpin(cx)).await
+    }
 }
 
 impl Stream for Follow {

@@ -2,7 +2,7 @@
 
 use super::harness::{Harness, Net, options};
 use super::load::Load;
-use futures::{FutureExt, StreamExt};
+use futures::FutureExt;
 use kv_core::Client;
 use kv_core::client::{Update, Watching};
 use kv_core::config::Role;

@@ -4,7 +4,7 @@ mod calls;
 mod watch;
 
 pub use calls::{TypedGet, TypedPut};
-pub use watch::{TypedEvent, TypedUpdate, TypedWatch};
+pub use watch::{TypedEvent, TypedStream, TypedUpdate, TypedWatch};
 
 use super::{Client, Delete};
 use crate::error::{ReadError, WatchError, WriteError};

@@ -5,10 +5,12 @@ use super::{Entry, TypedError, decode};
 use crate::ids::Revision;
 use crate::message::{Event, EventKind, Record};
 use bytes::Bytes;
-use futures::stream::{Stream, StreamExt};
+use futures::stream::{BoxStream, Stream, StreamExt};
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 /// Follows what changes: created by [`Typed::watch`](super::Typed::watch), run by [`stream`](Self::stream) or
 /// [`follow`](Self::follow). It promises what a [`Watch`] does.
@@ -86,18 +88,20 @@ impl<T: DeserializeOwned + 'static> TypedWatch<T> {
     ///
     /// # Cancel safety
     /// Waiting for the next item is cancel safe. Dropping the stream ends the watch.
-    pub fn stream(self) -> impl Stream<Item = Result<TypedEvent<T>, TypedError>> + Send + 'static + use<T> {
+    #[must_use]
+    pub fn stream(self) -> TypedStream<TypedEvent<T>> {
         let skip = self.skip;
-        self.watch.stream().map(move |event| typed(skip, event?))
+        TypedStream { inner: self.watch.stream().map(move |event| typed(skip, event?)).boxed() }
     }
 
     /// The present values first, and then what changes: see [`Watch::follow`].
     ///
     /// # Cancel safety
     /// As for [`stream`](Self::stream).
-    pub fn follow(self) -> impl Stream<Item = Result<TypedUpdate<T>, TypedError>> + Send + 'static + use<T> {
+    #[must_use]
+    pub fn follow(self) -> TypedStream<TypedUpdate<T>> {
         let skip = self.skip;
-        self.watch.follow().map(move |update| {
+        let updates = self.watch.follow().map(move |update| {
             Ok(match update? {
                 Update::Present { key, record } => {
                     let key = key.slice(skip..);
@@ -107,7 +111,40 @@ impl<T: DeserializeOwned + 'static> TypedWatch<T> {
                 Update::UpToDate { revision } => TypedUpdate::UpToDate { revision },
                 Update::Event(event) => TypedUpdate::Event(typed(skip, event)?),
             })
-        })
+        });
+        TypedStream { inner: updates.boxed() }
+    }
+}
+
+/// The stream of [`TypedWatch::stream`] or [`TypedWatch::follow`].
+pub struct TypedStream<I> {
+    inner: BoxStream<'static, Result<I, TypedError>>,
+}
+
+impl<I> TypedStream<I> {
+    /// The next item; `None` when the watch has ended.
+    ///
+    /// # Errors
+    /// As [`TypedWatch`] says.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what was not returned comes the next time.
+    pub async fn next(&mut self) -> Option<Result<I, TypedError>> {
+        self.inner.next().await
+    }
+}
+
+impl<I> Stream for TypedStream<I> {
+    type Item = Result<I, TypedError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.inner.poll_next_unpin(cx)
+    }
+}
+
+impl<I> fmt::Debug for TypedStream<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TypedStream").finish_non_exhaustive()
     }
 }
 

@@ -73,6 +73,8 @@ pub(crate) enum ClientCommand {
     /// Grant, keep alive, end or show a lease, on which keys can depend.
     Lease(LeaseArgs),
     /// Run a command while holding a lock; its exit code is passed on.
+    ///
+    /// If a signal has ended the command, that is 128 and the signal's number, as shells have it.
     Lock(LockArgs),
     /// Show where each member stands.
     Status(StatusArgs),

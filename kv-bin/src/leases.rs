@@ -91,8 +91,17 @@ pub(crate) async fn lock(context: &Context, args: LockArgs) -> Result<(), Failur
     if status.success() {
         return Ok(());
     }
-    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-    Err(Failure::passed_on(code, format!("the command failed: {status}")))
+    Err(Failure::passed_on(code_of(status), format!("the command failed: {status}")))
+}
+
+/// What this process ends with when its command has failed: the command's code, or 128 and the number of the signal that has ended it,
+/// as shells do.
+fn code_of(status: ExitStatus) -> u8 {
+    #[cfg(unix)]
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
+    #[cfg(not(unix))]
+    let signal = None;
+    status.code().or(signal).and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
 /// Waits for the command. If the lock may be lost meanwhile, it is killed.

@@ -112,6 +112,7 @@ fn a_command_runs_under_a_lock_and_its_code_is_passed_on() {
     let first: u64 = stdout(&output).trim().strip_prefix("token ").unwrap().parse().unwrap();
     let output = shell("echo token $KV_LOCK_TOKEN; exit 7");
     assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
+    refused(&shell("kill -9 $$"), 128 + 9, &["the command failed", "9"]);
     let second: u64 = stdout(&output).trim().strip_prefix("token ").unwrap().parse().unwrap();
     assert!(second > first, "tokens grow");
     refused(&cluster.run(&["get", "l"]), 1, &["does not exist"]);

@@ -412,6 +412,11 @@ impl Replica {
         let Some(run) = self.transfer.run.as_mut().filter(|run| now >= run.retry_at) else { return };
         if run.installing || run.unstaged >= UNSTAGED {
             run.retry_at = now.after(most);
+            if run.installing {
+                // Rule T8: the last question once more, as a sign of life. To verify much takes longer than a source waits for one.
+                let (source, nonce, at, after) = (run.source, run.nonce, run.at, run.next.clone());
+                self.send(source, Message::GetSnapshot { nonce, at, after });
+            }
             return;
         }
         run.patience = (run.patience * 2).min(most);

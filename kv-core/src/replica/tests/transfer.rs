@@ -387,6 +387,28 @@ fn t8_entries_above_a_snapshot_that_is_fetched_are_kept() {
     assert!((0..2).any(|id| floor(&group, id) <= at), "the source has dropped what comes next");
 }
 
+/// T8: to verify a gigabyte takes longer than a source waits for who says nothing.
+#[test]
+fn t8_entries_above_a_snapshot_are_kept_while_it_is_verified() {
+    let mut group = away(3, 0);
+    group.start(2);
+    pass(&mut group, 3000);
+    let installing = std::mem::take(&mut group.installing);
+    let [(2, at)] = installing[..] else { panic!("complete, and not yet installed: {installing:?}") };
+    group.sent.clear();
+    for _ in 0..60 {
+        write(&mut group, 1);
+        (0..2).for_each(|id| group.checkpoint(id));
+        pass(&mut group, 1000);
+    }
+    assert!((0..2).any(|id| floor(&group, id) <= at.op), "the source has dropped what comes next");
+    group.installing = installing;
+    group.run_until("level", Group::level);
+    let begun_anew =
+        group.sent.iter().any(|sent| matches!(sent.message, Message::GetSnapshot { at: None, .. }));
+    assert!(!begun_anew, "one was enough");
+}
+
 /// T9: a witness that is behind everybody's journals begins at a data member's checkpoint, on a normal primary's word.
 #[test]
 fn t9_a_witness_behind_everybodys_trimming_begins_anew() {

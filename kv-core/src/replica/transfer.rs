@@ -326,8 +326,9 @@ impl Replica {
 
     pub(super) fn on_snapshot_gone(&mut self, from: MemberId, nonce: u64) {
         let peers = self.data_peers().count();
-        let Some(run) = self.transfer.run.as_mut().filter(|run| run.nonce == nonce && run.source == from)
-        else {
+        let asked = |run: &&mut Run| run.nonce == nonce && run.source == from;
+        // Who has all of it needs no source any more.
+        let Some(run) = self.transfer.run.as_mut().filter(asked).filter(|run| !run.installing) else {
             return;
         };
         run.gone += 1;

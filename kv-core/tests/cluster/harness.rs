@@ -30,8 +30,13 @@ pub(crate) async fn bounded(test: impl Future<Output = ()>) {
 }
 
 /// Waits for a condition.
-pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let until = Instant::now() + WITHIN;
+pub(crate) async fn eventually(what: &str, condition: impl AsyncFnMut() -> bool) {
+    within(WITHIN, what, condition).await;
+}
+
+/// Waits so long for a condition.
+pub(crate) async fn within(limit: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + limit;
     while !condition().await {
         assert!(Instant::now() < until, "never: {what}");
         sleep(Duration::from_millis(5)).await;

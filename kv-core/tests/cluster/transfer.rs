@@ -1,6 +1,6 @@
 //! State transfer: members that were away for long, and members whose state was damaged (rules T1 to T9).
 
-use super::harness::{Harness, Net, eventually, options};
+use super::harness::{Harness, Net, eventually, options, within};
 use super::load::Load;
 use kv_core::config::Role;
 use kv_core::ids::Op;
@@ -45,7 +45,8 @@ fn bytes_of(dir: &Path, prefix: &str) -> u64 {
 
 /// Waits until a member has applied about what the primary has committed.
 async fn caught_up(harness: &Harness, member: usize) {
-    eventually("caught up", async || {
+    // On a busy machine a state may take many seconds.
+    within(Duration::from_secs(60), "caught up", async || {
         let commit = harness.status(harness.primary().await).commit;
         let status = harness.status(member);
         status.primary.is_some() && status.applied.get() > 0 && status.applied.get() + 64 >= commit.get()

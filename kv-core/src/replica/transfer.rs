@@ -35,6 +35,8 @@ pub(super) struct Transfer {
     run: Option<Run>,
     /// The write with which the log came to stand on another point, until it is durable: nothing is said of the log before.
     adopting: Option<WriteSeq>,
+    /// Until then, what the primary says unasked may have been said of the log before the last snapshot was in place.
+    settled_at: Instant,
     /// As a source: the checkpoints that peers fetch. What comes after them is needed next.
     held: BTreeMap<MemberId, (Op, Instant)>,
 }
@@ -163,8 +165,9 @@ impl Replica {
         primary_of: Option<View>,
     ) {
         let leads = primary_of == Some(self.view) && from == self.primary();
+        let settled = self.now.monotonic >= self.transfer.settled_at;
         let asked = match &self.state {
-            State::Backup(backup) => leads || backup.gap_nonce() == Some(nonce),
+            State::Backup(backup) => (leads && settled) || backup.gap_nonce() == Some(nonce),
             State::CatchingUp(_) | State::ViewChange(_) => {
                 self.state.install_mut().is_some_and(|install| install.has_nonce(nonce))
             }
@@ -441,6 +444,7 @@ impl Replica {
         self.transfer.run = None;
         self.transfer.staged = None;
         self.transfer.stateless = false;
+        self.transfer.settled_at = self.now.monotonic.after(self.options.suspect_min);
         self.forget_digests();
         info!(?point, "a state was transferred");
         self.adopt(point);

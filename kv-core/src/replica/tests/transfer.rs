@@ -2,8 +2,8 @@
 
 use super::group::Group;
 use crate::config::Options;
-use crate::ids::{Anchor, Hash, MemberId, Op, View};
-use crate::message::{ChunkEnd, Message};
+use crate::ids::{Anchor, Hash, MemberId, Op, Revision, Timestamp, View};
+use crate::message::{ChunkEnd, LogPoint, Message};
 use crate::replica::{Input, Status};
 
 fn member(id: u8) -> MemberId {
@@ -385,6 +385,21 @@ fn t8_entries_above_a_snapshot_that_is_fetched_are_kept() {
     (0..2).for_each(|id| group.checkpoint(id));
     pass(&mut group, 1000);
     assert!((0..2).any(|id| floor(&group, id) <= at), "the source has dropped what comes next");
+}
+
+/// T8: the primary's word on its log of before, which comes when the snapshot is in place, begins no other transfer.
+#[test]
+fn t8_what_was_said_of_the_log_before_a_snapshot_begins_no_other() {
+    let mut group = away(3, 0);
+    group.start(2);
+    group.run_until("the state is there", |group| floor(group, 2) >= Op::new(40));
+    assert!(!group.replica(2).is_transferring());
+    let anchor = Anchor { op: group.replica(0).head().op.advance(100), hash: Hash::ZERO };
+    let (next_revision, timestamp) = (Revision::new(1000), Timestamp::ZERO);
+    let checkpoint = LogPoint { anchor, next_revision, timestamp };
+    let late = Message::TooOld { nonce: 0, checkpoint, primary_of: Some(View::new(0)) };
+    group.input(2, Input::Message { from: member(0), message: late });
+    assert!(!group.replica(2).is_transferring());
 }
 
 /// T8: to verify a gigabyte takes longer than a source waits for who says nothing.

@@ -129,8 +129,11 @@ impl Overlay {
     }
 
     /// What was changed from `since` on, entry by entry, in order: also a few changes before it, of the same entry.
+    ///
+    /// Step by step and not by `SkipMap::range`, which never releases the entries that it has passed (crossbeam-skiplist 0.1.3).
     pub(super) fn notes(&self, since: Revision) -> impl Iterator<Item = Arc<[VersionKey]>> {
-        self.notes.range(since..).map(|entry| entry.value().clone())
+        let first = self.notes.lower_bound(Bound::Included(&since));
+        std::iter::successors(first, Entry::next).map(|entry| entry.value().clone())
     }
 
     /// Adds a version. The newest of its key: revisions only grow.
@@ -333,5 +336,69 @@ mod tests {
             overlay.remove(&VersionKey { key: Key::from(&b"a"[..]), revision: Revision::new(revision) });
         }
         assert_eq!(overlay.bytes(), 0);
+    }
+
+    /// The bytes of a value, which count themselves out.
+    struct Live(Arc<AtomicUsize>);
+
+    impl AsRef<[u8]> for Live {
+        fn as_ref(&self) -> &[u8] {
+            b"value"
+        }
+    }
+
+    impl Drop for Live {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Memory::SeqCst);
+        }
+    }
+
+    /// Every way to read, beside removals: what was removed and is read by nobody is released.
+    #[test]
+    fn what_was_read_and_removed_is_released() {
+        const ENTRIES: u64 = 900;
+        let (overlay, live) = (Overlay::default(), Arc::new(AtomicUsize::new(0)));
+        let long = Key::from(&[b'k'; 64][..]);
+        let Key::Shared(shared) = &long else { panic!("a long key is shared") };
+        for number in 1..=ENTRIES {
+            let revision = Revision::new(number);
+            live.fetch_add(1, Memory::SeqCst);
+            let value = Bytes::from_owner(Live(live.clone()));
+            let version = VersionKey { key: Key::from(format!("k{number:04}").as_bytes()), revision };
+            overlay.insert(version, Change::Set(value));
+            overlay.note(vec![VersionKey { key: long.clone(), revision }]);
+            // A watch that begins here, one that reads it all, scans both ways, and look-ups.
+            let since = Revision::new(number.saturating_sub(20));
+            assert!(overlay.notes(since).count() > 0);
+            assert_eq!(overlay.notes(since).take(1).count(), 1);
+            for reverse in [false, true] {
+                let mut cursor = overlay.cursor(Keys { from: b"", to: Some(b"k0500"), reverse }, revision);
+                for _ in 0..30 {
+                    cursor.advance();
+                }
+            }
+            let newest = overlay.get(format!("k{number:04}").as_bytes(), revision);
+            assert!(newest.is_some_and(|(at, _)| at == revision));
+            assert!(overlay.versions().take(3).count() > 0);
+            if number > 100 {
+                let old = Revision::new(number - 100);
+                let key = Key::from(format!("k{:04}", old.get()).as_bytes());
+                overlay.remove(&VersionKey { key, revision: old });
+                overlay.forget_notes(old);
+            }
+        }
+        // The map frees what is removed a little later, bit by bit, when it is used.
+        let released = || live.load(Memory::SeqCst) + Arc::strong_count(shared);
+        for number in 0..100_000 {
+            if released() <= 300 {
+                break;
+            }
+            let version = VersionKey { key: Key::from(&b"a"[..]), revision: Revision::new(ENTRIES + number) };
+            overlay.insert(version.clone(), Change::Delete);
+            overlay.remove(&version);
+        }
+        assert!(released() <= 300, "{} of {} are alive", released(), 2 * ENTRIES);
+        while overlay.shed(64) > 0 {}
+        drop(overlay);
     }
 }

@@ -9,7 +9,7 @@ use super::watches;
 use crate::engine::EngineError;
 use crate::ids::Op;
 use crate::journal::ReadError;
-use crate::kv::{Applied, Ask, CheckpointDone, Deadlines, Receiver, State};
+use crate::kv::{Applied, Ask, Checkpoint, CheckpointDone, Deadlines, Receiver, State};
 use crate::message::Request;
 use crate::replica::Input;
 use crate::storage::Storage;
@@ -104,6 +104,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         state: state.map(Box::new),
         storage,
         receiving,
+        frozen: None,
         checkpoint: None,
         bytes: 0,
         nothing_at: Op::ZERO,
@@ -128,6 +129,8 @@ struct Applier {
     state: Option<Box<State>>,
     storage: Arc<dyn Storage>,
     receiving: Receiving,
+    /// The state as it is to be checkpointed, until the journal has all of it.
+    frozen: Option<Checkpoint>,
     /// The thread that makes the running checkpoint.
     checkpoint: Option<JoinHandle<()>>,
     /// Bytes applied since the last checkpoint began.
@@ -197,6 +200,7 @@ impl Applier {
         tracing::error!(%error, "the state is given up: fetching another member's");
         self.shared.take_state();
         self.state = None;
+        self.frozen = None;
         if let Some(thread) = self.checkpoint.take() {
             // What it was writing is given up with the rest.
             let _ = thread.join();
@@ -212,6 +216,10 @@ impl Applier {
             Task::Stage(at, chunk) => self.receiving.stage(at, &chunk)?,
             Task::Install(at) => {
                 let told = self.receiving.install(&self.shared, at, &mut self.state)?;
+                if matches!(told, Input::SnapshotInstalled { .. }) {
+                    // It was of the state before.
+                    self.frozen = None;
+                }
                 (self.bytes, self.nothing_at) = (0, Op::ZERO);
                 told
             }
@@ -228,8 +236,8 @@ impl Applier {
     fn next(&self) -> Step {
         let state = self.state.as_deref();
         let applied = state.map(|state| state.applied().op);
-        let (full, due) = (state.is_some_and(State::is_full), self.is_due());
-        let merging = self.checkpoint.is_some();
+        let full = state.is_some_and(State::is_full);
+        let (waits_for_journal, merging) = (self.frozen.is_some(), self.checkpoint.is_some());
         self.shared.plan.wait(|plan| {
             // The old state is not to be touched while it is written.
             let waits = merging && matches!(plan.tasks.front(), Some(Task::Install(_)));
@@ -247,7 +255,7 @@ impl Applier {
                 Some(Step::Apply(plan.commit.min(applied.advance(RUN))))
             } else if std::mem::take(&mut plan.asked) {
                 Some(Step::Checkpoint)
-            } else if due && !plan.wants_durable {
+            } else if waits_for_journal && !plan.wants_durable {
                 Some(Step::Retry)
             } else {
                 None
@@ -300,7 +308,7 @@ impl Applier {
         }
     }
 
-    /// Whether a checkpoint is due and none runs.
+    /// Whether a checkpoint is due and none is under way.
     fn is_due(&self) -> bool {
         let Some(state) = &self.state else { return false };
         let limit = self.shared.options.checkpoint_bytes;
@@ -308,24 +316,29 @@ impl Applier {
             || state.overlay_bytes() >= limit
             || state.applied().op.distance_from(state.checkpoint().op) >= ENTRIES_PER_CHECKPOINT
             || self.bytes >= limit.saturating_mul(APPLIED_PER_CHECKPOINT);
-        due && self.checkpoint.is_none() && state.applied().op > self.nothing_at
+        due && self.frozen.is_none() && self.checkpoint.is_none() && state.applied().op > self.nothing_at
     }
 
+    /// Freezes the state when a checkpoint is due, and has it written once the journal has all of it (rule D7). Frozen at once: a
+    /// member whose journal is slower than the others' always applies what is not durable here yet, and would never come to it.
     fn begin_checkpoint(&mut self) -> Result<(), StopReason> {
-        let due = self.is_due();
-        let Some(state) = self.state.as_mut().filter(|_| due) else { return Ok(()) };
-        // A checkpoint covers only what is durable in the own journal: what is committed may be durable elsewhere only. Asked
-        // for before looking, so that the journal thread cannot slip in between.
+        if self.is_due()
+            && let Some(state) = &mut self.state
+        {
+            (self.bytes, self.asked) = (0, false);
+            self.frozen = state.begin_checkpoint();
+            if self.frozen.is_none() {
+                self.nothing_at = state.applied().op;
+            }
+        }
+        let Some(frozen) = &self.frozen else { return Ok(()) };
+        // Asked for before looking, so that the journal thread cannot slip in between.
         self.shared.plan.look(|plan| plan.wants_durable = true);
-        if self.shared.durable_op() < state.applied().op {
+        if self.shared.durable_op() < frozen.anchor().op {
             return Ok(());
         }
         self.shared.plan.look(|plan| plan.wants_durable = false);
-        (self.bytes, self.asked) = (0, false);
-        let Some(checkpoint) = state.begin_checkpoint() else {
-            self.nothing_at = state.applied().op;
-            return Ok(());
-        };
+        let Some(checkpoint) = self.frozen.take() else { return Ok(()) };
         tracing::debug!(op = %checkpoint.anchor().op, "checkpoint begins");
         let shared = self.shared.clone();
         shared.quiet.begin();

@@ -395,19 +395,23 @@ impl World {
         self.violation.is_none()
     }
 
-    /// Starts a checkpoint if one is due and all that it covers is durable here.
+    /// Freezes the state if a checkpoint is due, and starts it when all that it covers is durable here.
     pub(super) fn consider_checkpoint(&mut self, member: usize) {
         let careless = self.bug == Some(Bug::CheckpointBeforeLog);
         let limit = self.plan.options.checkpoint_bytes;
         let Some(process) = self.process(member) else { return };
         let Some(state) = &mut process.state else { return };
-        let covered = careless || process.replica.durable().op >= state.applied().op;
         let due = state.overlay_bytes() >= limit || process.transfers.asked;
-        if process.checkpoint.is_some() || !due || !covered {
-            return;
+        if due && process.frozen.is_none() && process.checkpoint.is_none() {
+            process.transfers.asked = false;
+            process.frozen = state.begin_checkpoint();
         }
-        process.transfers.asked = false;
-        process.checkpoint = state.begin_checkpoint();
+        let durable = process.replica.durable().op;
+        process.checkpoint = match process.frozen.take_if(|frozen| careless || frozen.anchor().op <= durable)
+        {
+            None => return,
+            begins => begins,
+        };
         if let Some(checkpoint) = process.checkpoint.as_ref().map(Checkpoint::anchor) {
             let latency = around(&mut self.rng, self.plan.disk.checkpoint);
             self.schedule_due(self.now + latency, member, Due::Checkpoint);

@@ -69,6 +69,8 @@ pub(super) struct Process {
     /// An `Apply` is due.
     pub(super) applying: bool,
     pub(super) checkpoint: Option<Checkpoint>,
+    /// The state frozen for the next one, until the journal has all of it.
+    pub(super) frozen: Option<Checkpoint>,
     pub(super) serving: Serving,
     pub(super) transfers: Transfers,
     /// A data member whose state is lost, until another one has taken its place.
@@ -284,6 +286,7 @@ impl World {
             commit,
             seen: commit.op,
             applying: false,
+            frozen: None,
             checkpoint: None,
             serving,
             transfers: Transfers::new(sources, receiver),
@@ -439,7 +442,7 @@ impl World {
         self.trace
             .note(39, member as u64, 0, || format!("{:?} m{member} gives its state up: {error}", self.now));
         process.state = None;
-        process.checkpoint = None;
+        (process.frozen, process.checkpoint) = (None, None);
         process.transfers.sources.publish(None);
         process.stateless = true;
         if let Err(error) = State::discard(&*storage) {

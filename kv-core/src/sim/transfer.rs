@@ -160,7 +160,7 @@ impl World {
         if !receiver.may_replace(process.state.as_ref(), at)? {
             return Ok(Input::SnapshotRefused { at });
         }
-        process.state = None;
+        (process.state, process.frozen) = (None, None);
         let mut state = receiver.switch()?;
         if let Some(bug) = bug {
             state.plant(bug);

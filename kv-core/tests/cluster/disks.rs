@@ -200,6 +200,46 @@ pub(crate) async fn s14_a_backup_with_a_stalled_disk_holds_nobody_up(net: Net) {
     assert_eq!(harness.status(primary).view, view);
 }
 
+/// S14, D7: a backup whose journal is always a little behind what the others have committed goes on making checkpoints, so what it
+/// holds in memory is bounded.
+pub(crate) async fn s14_a_backup_with_a_slow_journal_makes_checkpoints(net: Net) {
+    const OVERLAY: usize = 512 << 10;
+    const VALUE: usize = 8 << 10;
+    let mut options = patient_options();
+    options.checkpoint_bytes = OVERLAY;
+    let harness = Harness::ailing(net, options).await;
+    let load = Load::start(&harness.client().await, 1);
+    load.progress(10).await;
+    let (primary, slow) = (harness.primary().await, harness.backup().await);
+    let view = harness.status(primary).view;
+    harness.ailment(slow).slow(Work::Sync, "journal", Duration::from_millis(500));
+    let filler = harness.client().await;
+    let filling = tokio::spawn(async move {
+        for n in 0.. {
+            let puts =
+                (0..4).map(|key| filler.put(format!("fill/{key}/{}", n % 100), vec![0; VALUE]).into_future());
+            for put in futures::future::join_all(puts).await {
+                put.expect("it is written");
+            }
+        }
+    });
+    let (mut checkpoints, mut most) = (std::collections::BTreeSet::new(), 0);
+    eventually("it has made five checkpoints", async || {
+        assert!(!filling.is_finished(), "all puts are done");
+        let status = harness.status(slow);
+        checkpoints.insert(status.checkpoint);
+        most = most.max(status.applied.distance_from(status.checkpoint));
+        checkpoints.len() > 5
+    })
+    .await;
+    filling.abort();
+    // Each entry has a put of the filler's, or one of the load's before or behind it: twice two overlays, for the status may lag.
+    assert!(most <= (8 * OVERLAY / VALUE) as u64, "{most} entries in memory");
+    assert_eq!(harness.status(primary).view, view, "nobody waits for it");
+    harness.ailment(slow).heal();
+    harness.ends_well(load).await;
+}
+
 /// S14, V8.
 pub(crate) async fn s14_a_primary_with_a_slow_disk_hands_over(net: Net) {
     let harness = Harness::ailing(net, options()).await;

@@ -134,6 +134,7 @@ on_every_transport! {
         s12_a_journal_that_cannot_be_read_is_mended_by_the_others,
         s13_a_primary_on_a_read_only_disk_steps_down,
         s14_a_backup_with_a_stalled_disk_holds_nobody_up,
+        s14_a_backup_with_a_slow_journal_makes_checkpoints,
         s14_a_primary_with_a_slow_disk_hands_over,
         s15_a_primary_with_a_stalled_disk_is_replaced,
         s15_a_shutdown_does_not_wait_for_a_disk_that_never_returns,

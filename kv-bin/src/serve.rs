@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::output::{self, STRONG, styled};
 use crate::signals::Signals;
 use kv_core::Node;
-use kv_core::config::Role;
+use kv_core::config::{OptionMismatch, Role};
 use kv_core::node::StartError;
 use kv_core::transport::{Fault, Faults, Faulty, Lane, Scope, Transport, TransportError};
 use std::convert::Infallible;
@@ -103,6 +103,12 @@ fn explain(error: &StartError, data: &Path) -> Failure {
         {
             Failure::failed(format!("{error} with --listen"))
         }
+        _ if let Some(OptionMismatch { option, .. }) = error.other_option() => Failure::failed(format!(
+            "the data folder {}: {error} (by --{}, KV_{}, or {option} under [options] in the file)",
+            data.display(),
+            option.replace('_', "-"),
+            option.to_uppercase(),
+        )),
         StartError::Journal(_) | StartError::Engine(_) | StartError::StateLost { .. } => {
             Failure::failed(format!("the data folder {}: {error}", data.display()))
         }

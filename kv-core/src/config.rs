@@ -1,5 +1,9 @@
 //! The configuration of a cluster and of a node: valid by construction.
 
+mod fixed;
+
+pub use fixed::{FixedOptions, OPTION_TABLE, OptionMismatch, OptionRow, Scope};
+
 use crate::ids::{ClusterId, Hash, MemberId, View};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -256,7 +260,8 @@ fn check_address(member: &Member) -> Result<(), ConfigError> {
 /// How many entries may be uncommitted at once; fixed when a cluster is formed.
 pub const DEFAULT_PIPELINE: u32 = 32;
 
-/// Time-outs and limits of one node. Every field has a stated default and range; [`Options::check`] refuses the rest.
+/// Time-outs and limits of one node. Every field has a stated default and range; [`Options::check`] refuses the rest. Some are fixed when the
+/// cluster forms, the others may differ between members and change at every restart: [`OPTION_TABLE`] says which.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Options {
@@ -268,7 +273,7 @@ pub struct Options {
     /// The longest silence after which a backup suspects its primary. Default 2 s; at least `suspect_min`, at most 120 s.
     pub suspect_max: Duration,
     /// For how long a quorum's answers to a sign of life let the primary serve linearizable reads without asking it again. Zero is off: each such
-    /// read is confirmed by a round, which rests on no clock. Equal on all members, and fixed when the cluster is formed. Default 0; otherwise at
+    /// read is confirmed by a round, which rests on no clock. Fixed when the cluster forms. Default 0; otherwise at
     /// least 4 heartbeats, at most `suspect_max`.
     ///
     /// **With leases, reads are linearizable only if clocks are sound**: every member's monotonic clock goes at between nine and eleven tenths of
@@ -278,15 +283,15 @@ pub struct Options {
     /// A primary that dies is replaced later, by up to this time; one that falls silent by no more if `suspect_min` is at least as long; one
     /// that hands over at once. A member that starts takes part in no view change for as long.
     pub read_lease: Duration,
-    /// How many entries may be uncommitted at once, equal on all members. Default 32; 1 to 256.
+    /// How many entries may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to 256.
     pub pipeline: u32,
     /// The most bytes of requests in one entry. Default 1 MiB; 64 KiB to 16 MiB.
     pub max_batch_bytes: usize,
-    /// The largest key in bytes. Default 4 KiB; 1 to 64 KiB.
+    /// The largest key in bytes. Fixed when the cluster forms. Default 4 KiB; 1 to 64 KiB.
     pub max_key_bytes: usize,
-    /// The largest value in bytes. Default 1 MiB; 1 to 8 MiB.
+    /// The largest value in bytes. Fixed when the cluster forms. Default 1 MiB; 1 to 8 MiB.
     pub max_value_bytes: usize,
-    /// The size of a journal segment. Default 16 MiB; 64 KiB to 1 GiB, and at least twice `max_batch_bytes`, and
+    /// The size of a journal segment. An entry that is larger gets a segment of its own size. Default 16 MiB; 64 KiB to 1 GiB, and at least twice `max_batch_bytes`, and
     /// twice the largest key and value and 80 KiB.
     pub segment_bytes: u64,
     /// A checkpoint is started when the overlay holds this much. Default 32 MiB; 64 KiB to 4 GiB.
@@ -304,20 +309,21 @@ pub struct Options {
     pub scrub_bytes_per_second: u64,
     /// The most memory that the cache of the state on disk takes. Default 64 MiB; 1 MiB to 1 TiB.
     pub cache_bytes: usize,
-    /// The most sessions kept; opening one more evicts the one that was silent longest. Default 10,000; 1 to 1,000,000.
+    /// The most sessions kept; opening one more evicts the one that was silent longest. Fixed when the cluster forms.
+    /// Default 10,000; 1 to 1,000,000.
     pub max_sessions: usize,
-    /// A session silent for this long, by the log's time-stamps, is forgotten. Default 10 min; 1 s to 30 days.
+    /// A session silent for this long, by the log's time-stamps, is forgotten. Fixed when the cluster forms. Default 10 min; 1 s to 30 days.
     pub session_ttl: Duration,
-    /// The most requests in flight per session. Default 256; 1 to 4,096.
+    /// The most requests in flight per session. Fixed when the cluster forms. Default 256; 1 to 4,096.
     pub session_window: usize,
     /// How much of the past can be read and watched: the changes of so many last revisions, at least if they fit into `history_bytes`.
-    /// Equal on all members, and fixed once there is data. Default 1,000,000; 0 (none) to 1,000,000,000.
+    /// Fixed when the cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
     pub history_revisions: u64,
     /// The most bytes of superseded values, and what belongs to them, that the state on disk keeps: what is counted for a change is 64,
-    /// twice the key, and the former value. The oldest go first. Equal on all members, and fixed once there is data. Default
+    /// twice the key, and the former value. The oldest go first. Fixed when the cluster forms. Default
     /// 64 MiB; 0 (none) to 1 TiB.
     pub history_bytes: u64,
-    /// The most leases; beyond, none is granted until one ends. Default 10,000; 0 to 1,000,000.
+    /// The most leases; beyond, none is granted until one ends. Fixed when the cluster forms. Default 10,000; 0 to 1,000,000.
     pub max_leases: usize,
     /// The most client connections. Default 1,024; 1 to 100,000.
     pub max_connections: usize,

@@ -23,11 +23,11 @@ pub(crate) struct Tuning {
     pub(crate) suspect_max: Option<Span>,
 
     /// For how long a quorum's answer lets the primary serve linearizable reads without asking again, if monotonic clocks are sound; 0s is off.
-    /// Equal on all members, fixed when the cluster forms [default: 0s]
+    /// Fixed when the cluster forms [default: 0s]
     #[arg(long, env = "KV_READ_LEASE", value_name = "TIME")]
     pub(crate) read_lease: Option<Span>,
 
-    /// How many log entries may be uncommitted at once; equal on all members, fixed when the cluster forms [default: 32]
+    /// How many log entries may be uncommitted at once. Fixed when the cluster forms [default: 32]
     #[arg(long, env = "KV_PIPELINE", value_name = "N")]
     pub(crate) pipeline: Option<u32>,
 
@@ -35,11 +35,11 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_MAX_BATCH_BYTES", value_name = "SIZE")]
     pub(crate) max_batch_bytes: Option<Size>,
 
-    /// The largest key [default: 4KiB]
+    /// The largest key. Fixed when the cluster forms [default: 4KiB]
     #[arg(long, env = "KV_MAX_KEY_BYTES", value_name = "SIZE")]
     pub(crate) max_key_bytes: Option<Size>,
 
-    /// The largest value [default: 1MiB]
+    /// The largest value. Fixed when the cluster forms [default: 1MiB]
     #[arg(long, env = "KV_MAX_VALUE_BYTES", value_name = "SIZE")]
     pub(crate) max_value_bytes: Option<Size>,
 
@@ -73,28 +73,29 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_CACHE_BYTES", value_name = "SIZE")]
     pub(crate) cache_bytes: Option<Size>,
 
-    /// The most client sessions; one more evicts the one that was silent longest [default: 10000]
+    /// The most client sessions; one more evicts the one that was silent longest. Fixed when the cluster forms [default: 10000]
     #[arg(long, env = "KV_MAX_SESSIONS", value_name = "N")]
     pub(crate) max_sessions: Option<usize>,
 
-    /// A client session silent for this long is forgotten [default: 10min]
+    /// A client session silent for this long is forgotten. Fixed when the cluster forms [default: 10min]
     #[arg(long, env = "KV_SESSION_TTL", value_name = "TIME")]
     pub(crate) session_ttl: Option<Span>,
 
-    /// The most requests in flight in one session [default: 256]
+    /// The most requests in flight in one session. Fixed when the cluster forms [default: 256]
     #[arg(long, env = "KV_SESSION_WINDOW", value_name = "N")]
     pub(crate) session_window: Option<usize>,
 
-    /// The most leases [default: 10000]
+    /// The most leases. Fixed when the cluster forms [default: 10000]
     #[arg(long, env = "KV_MAX_LEASES", value_name = "N")]
     pub(crate) max_leases: Option<usize>,
 
-    /// How much of the past can be read and watched: so many last revisions, at least if they fit into the bytes; 0 for none
+    /// How much of the past can be read and watched: so many last revisions, at least if they fit into the bytes; 0 for none.
+    /// Fixed when the cluster forms
     /// [default: 1000000]
     #[arg(long, env = "KV_HISTORY_REVISIONS", value_name = "N")]
     pub(crate) history_revisions: Option<u64>,
 
-    /// The most that the data file keeps of superseded values; the oldest go first [default: 64MiB]
+    /// The most that the data file keeps of superseded values; the oldest go first. Fixed when the cluster forms [default: 64MiB]
     #[arg(long, env = "KV_HISTORY_BYTES", value_name = "SIZE")]
     pub(crate) history_bytes: Option<Size>,
 

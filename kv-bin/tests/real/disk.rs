@@ -69,7 +69,21 @@ fn the_folder_of_another_member_cluster_or_configuration_is_refused() {
     refused(&attempt(fewer), 1, &["data-0", "member"]);
     let mut wider = cluster.command(0);
     wider.args(["--pipeline", "64"]);
-    refused(&attempt(wider), 1, &["data-0", "pipeline", "32"]);
+    refused(
+        &attempt(wider),
+        1,
+        &["data-0", "pipeline is 64", "set it back to 32", "--pipeline", "KV_PIPELINE"],
+    );
+    let mut lower = cluster.command(1);
+    lower.args(["--max-value-bytes", "16KiB"]);
+    let said = [
+        "data-1",
+        "max_value_bytes is 16384",
+        "set it back to 1048576",
+        "--max-value-bytes",
+        "KV_MAX_VALUE_BYTES",
+    ];
+    refused(&attempt(lower), 1, &said);
     assert!(contents(cluster.folder.path()) == before, "something was changed on disk");
 }
 

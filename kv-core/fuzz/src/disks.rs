@@ -1,6 +1,7 @@
 //! What a disk gives back: journal files and superblocks that are not what was written.
 
 use super::dice::{CLUSTER, Dice, entry_after};
+use kv_core::config::{FixedOptions, Options};
 use kv_core::ids::{ClusterId, Hash, Incarnation, MemberId, View};
 use kv_core::journal::{Identity, Journal, JournalOptions};
 use kv_core::message::{Cut, Entry, FormationStep, Recovered, ViewRecord, Write};
@@ -17,7 +18,7 @@ fn open(disk: &Disk) -> Option<(Journal, Recovered)> {
         cluster_name: CLUSTER.into(),
         fingerprint: Hash::ZERO,
         member: MemberId::new(1),
-        pipeline: 8,
+        options: FixedOptions::from(&Options::default()),
     };
     let options = JournalOptions { segment_bytes: 8 * 4096, cache_bytes: 0 };
     Journal::open(disk.storage(), identity, options).ok()

@@ -2,6 +2,7 @@
 
 use super::dice::{CLUSTER, Dice};
 use bytes::Bytes;
+use kv_core::config::{FixedOptions, Options};
 use kv_core::ids::{ClusterId, Hash, MemberId, Timestamp, View};
 use kv_core::kv::{Limits, State};
 use kv_core::message::{Entry, EntryHeader, Request, body_of};
@@ -69,7 +70,7 @@ pub fn hello(data: &[u8]) {
         me: MemberId::new(1),
         members: (0..3).map(member).collect(),
         fingerprint: Hash::ZERO,
-        pipeline: 32,
+        options: FixedOptions::from(&Options::default()),
         authenticated: false,
         limits: kv_core::wire::Limits {
             max_key_bytes: 1,
@@ -89,18 +90,12 @@ pub fn hello(data: &[u8]) {
 /// Requests in an entry of the log, whose author nobody knows: two members that apply it come to the same.
 pub fn requests(data: &[u8]) {
     let mut dice = Dice(data);
-    let limits = Limits {
-        max_key_bytes: 16,
-        max_value_bytes: 64,
-        max_sessions: 2,
-        session_ttl: Duration::from_secs(1),
-        session_window: 4,
-        history_revisions: 100,
-        history_bytes: 64 << 10,
-        max_leases: 2,
-        checkpoint_bytes: 1 << 20,
-        cache_bytes: 1 << 20,
-    };
+    let mut options = Options::default();
+    (options.max_key_bytes, options.max_value_bytes) = (16, 64);
+    (options.max_sessions, options.session_window, options.max_leases) = (2, 4, 2);
+    options.session_ttl = Duration::from_secs(1);
+    (options.history_revisions, options.history_bytes) = (100, 64 << 10);
+    let limits = Limits::from(&options);
     let (mut one, mut other) = (State::in_memory(limits.clone()), State::in_memory(limits));
     let mut timestamp = 1_000;
     while !dice.is_empty() {

@@ -1,5 +1,6 @@
 //! What can go wrong in an engine.
 
+use crate::config::OptionMismatch;
 use std::io;
 use std::sync::Arc;
 
@@ -29,16 +30,9 @@ pub enum EngineError {
         /// Ours.
         known: u32,
     },
-    /// A limit that must never differ between members, or between two lives of one, was changed.
-    #[error("{limit} is {configured}, but the state was built with {stored}: set it back")]
-    Limits {
-        /// Which setting.
-        limit: &'static str,
-        /// What the state was built with.
-        stored: u64,
-        /// What is configured now.
-        configured: u64,
-    },
+    /// The state was built with another value of an option that is fixed when the cluster forms (rule F6).
+    #[error(transparent)]
+    OtherOption(#[from] OptionMismatch),
     /// An earlier error was final.
     #[error("the state has failed before: restart the member")]
     Failed,

@@ -1,5 +1,6 @@
 //! What can go wrong with a journal: one enum per thing that is done with it.
 
+use crate::config::OptionMismatch;
 use crate::ids::{Incarnation, MemberId, Op};
 use std::io;
 
@@ -35,24 +36,27 @@ pub enum OpenError {
         /// Whose it should be.
         expected: MemberId,
     },
-    /// The member list, or the time of leases for reads, is not what the directory was formatted with.
+    /// The member list is not what the directory was formatted with.
     #[error(
-        "the data directory was formatted with other members of the cluster {cluster:?}, or another read_lease: put the \
-         ids, addresses and roles, and read_lease, in the configuration back to what they were"
+        "the data directory was formatted with other members of the cluster {cluster:?}: put the ids and roles in the \
+         configuration back to what they were (addresses may change)"
     )]
     OtherConfiguration {
         /// The cluster.
         cluster: String,
     },
-    /// The pipeline is not the one that the directory was formatted with.
+    /// An option that is fixed when the cluster forms is not what the directory was formatted with.
+    #[error(transparent)]
+    OtherOption(#[from] OptionMismatch),
+    /// An earlier version wrote it.
     #[error(
-        "the data directory was formatted with a pipeline of {found}, not {expected}: set it back to {found}"
+        "the data directory has format {found}, this version knows format {known} only: start the version that wrote it"
     )]
-    OtherPipeline {
-        /// What it is.
+    OlderFormat {
+        /// The format found.
         found: u32,
-        /// What the configuration says.
-        expected: u32,
+        /// The one known.
+        known: u32,
     },
     /// A later version wrote it.
     #[error(
@@ -149,17 +153,13 @@ pub enum WriteError {
         /// The head.
         head: Op,
     },
-    /// The entry does not fit a segment.
-    #[error(
-        "entry {op} with {bytes} bytes does not fit a segment with {blocks} blocks of 4 KiB: make segments larger"
-    )]
+    /// The entry does not fit any segment. No request that is let in leads to one.
+    #[error("entry {op} with {bytes} bytes does not fit a journal file of 1 GiB: please report this")]
     TooLarge {
         /// The entry.
         op: Op,
         /// Bytes of its body.
         bytes: usize,
-        /// The blocks of a segment that entries can use.
-        blocks: u32,
     },
     /// The point is not one of this log, or not durable.
     #[error("op {op} with that hash is not a durable point of the log")]

@@ -30,6 +30,7 @@ mod verdict;
 pub use error::{OpenError, ReadError, WriteError};
 pub use reader::LogReader;
 
+use crate::config::FixedOptions;
 use crate::ids::{ClusterId, Hash, MemberId};
 use crate::message::{Entry, FormationStep, Recovered, Write};
 use crate::storage::Storage;
@@ -51,19 +52,19 @@ pub struct Identity {
     pub cluster: ClusterId,
     /// Its name, for messages.
     pub cluster_name: String,
-    /// The fingerprint of the configuration.
+    /// The fingerprint of the member list: ids and roles.
     pub fingerprint: Hash,
     /// The member.
     pub member: MemberId,
-    /// How many entries may be uncommitted at once.
-    pub pipeline: u32,
+    /// The options that are fixed when the directory is formatted (rule F6).
+    pub options: FixedOptions,
 }
 
 /// Sizes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JournalOptions {
-    /// The size of a segment file in bytes: 16 KiB to 1 GiB, rounded down to 4 KiB. Files of another size are still read,
-    /// and replaced when they are dropped.
+    /// The size of a segment file in bytes: 16 KiB to 1 GiB, rounded down to 4 KiB. A larger entry gets a file of its own size (rule D9).
+    /// Files of another size are still read, and replaced when they are dropped.
     pub segment_bytes: u64,
     /// How many bytes of durable entries are kept in memory for readers.
     pub cache_bytes: usize,

@@ -40,7 +40,7 @@ struct Spare {
 pub(super) struct Segments {
     storage: Arc<dyn Storage>,
     owner: Owner,
-    /// The size of new segments.
+    /// The size of new segments, unless an entry needs a larger one.
     blocks: u32,
     /// In the order of generations.
     active: Vec<Active>,
@@ -95,25 +95,21 @@ impl Segments {
     /// Makes sure of files at hand before they are needed.
     pub(super) fn prepare(&mut self, reader: &LogReader) -> Result<(), WriteError> {
         while self.spares.len() < SPARES {
-            let segment = self.create(reader)?;
+            let segment = self.create(self.blocks, reader)?;
             self.spares.push(Spare { segment, damaged: false });
         }
         Ok(())
     }
 
-    fn create(&mut self, reader: &LogReader) -> Result<Segment, WriteError> {
+    fn create(&mut self, blocks: u32, reader: &LogReader) -> Result<Segment, WriteError> {
         let number = SegmentNumber::new(self.next_number);
         self.next_number = self.next_number.checked_add(1).ok_or(WriteError::Exhausted)?;
-        let segment = Segment::create(&*self.storage, number, self.blocks).map_err(|source| {
-            WriteError::Disk { doing: format!("create {}", segment::name(number)), source }
+        let segment = Segment::create(&*self.storage, number, blocks).map_err(|source| WriteError::Disk {
+            doing: format!("create {}", segment::name(number)),
+            source,
         })?;
         reader.add_file(number, Arc::clone(&segment.file));
         Ok(segment)
-    }
-
-    /// The most blocks that an entry can have.
-    pub(super) fn most_blocks(&self) -> u32 {
-        self.blocks - 1
     }
 
     /// Whether that many blocks fit into the present segment.
@@ -135,10 +131,13 @@ impl Segments {
         }
     }
 
-    /// Goes on to an empty segment, of a generation that must be made durable in the superblock before anything is written.
-    pub(super) fn roll(&mut self, reader: &LogReader) -> Result<Generation, WriteError> {
+    /// Goes on to an empty segment with room for an entry of `needed` blocks, of a generation that must be made durable in the superblock before
+    /// anything is written. Rule D9: an entry that is larger than segments are here gets one of its own size, which is not recycled.
+    pub(super) fn roll(&mut self, needed: u32, reader: &LogReader) -> Result<Generation, WriteError> {
         let generation = self.newest.next().ok_or(WriteError::Exhausted)?;
-        let fitting = self.spares.iter().position(|spare| spare.segment.blocks == self.blocks);
+        let blocks = self.blocks.max(needed + 1);
+        assert!(blocks <= segment::MOST_BLOCKS, "larger entries are refused before");
+        let fitting = self.spares.iter().position(|spare| spare.segment.blocks == blocks);
         let segment = match fitting.map(|spare| self.spares.swap_remove(spare)) {
             Some(spare) => {
                 if spare.damaged {
@@ -146,7 +145,7 @@ impl Segments {
                 }
                 spare.segment
             }
-            None => self.create(reader)?,
+            None => self.create(blocks, reader)?,
         };
         segment.begin(generation, self.owner).map_err(failed("begin", &segment))?;
         self.newest = generation;

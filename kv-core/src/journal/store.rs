@@ -7,6 +7,7 @@ use super::error::WriteError;
 use super::place::Place;
 use super::reader::LogReader;
 use super::recovery::{Recovery, Stray};
+use super::segment;
 use super::segments::Segments;
 use super::superblock::{Superblock, SuperblockFile};
 use super::verdict::Verdict;
@@ -149,10 +150,10 @@ impl Store {
     pub(super) fn append(&mut self, entries: &[(u64, &Entry)]) -> Result<(), WriteError> {
         let mut batch = Batch::default();
         for (write, entry) in entries {
-            let blocks = self.blocks_for(entry)?;
+            let blocks = Self::blocks_for(entry)?;
             if !self.segments.has_room(batch.blocks() + blocks) {
                 self.flush(&mut batch)?;
-                self.roll()?;
+                self.roll(blocks)?;
             }
             self.encode(&mut batch, *write, entry, blocks)?;
             if self.behind.contains_key(&entry.header.op.next()) {
@@ -162,14 +163,13 @@ impl Store {
         self.flush(&mut batch)
     }
 
-    fn blocks_for(&self, entry: &Entry) -> Result<u32, WriteError> {
-        let most = self.segments.most_blocks();
-        let blocks = record::blocks_for(entry.body.len()).filter(|blocks| *blocks <= most);
-        blocks.ok_or(WriteError::TooLarge { op: entry.header.op, bytes: entry.body.len(), blocks: most })
+    fn blocks_for(entry: &Entry) -> Result<u32, WriteError> {
+        let blocks = record::blocks_for(entry.body.len()).filter(|blocks| *blocks < segment::MOST_BLOCKS);
+        blocks.ok_or(WriteError::TooLarge { op: entry.header.op, bytes: entry.body.len() })
     }
 
-    fn roll(&mut self) -> Result<(), WriteError> {
-        self.superblock.generation = self.segments.roll(&self.reader)?;
+    fn roll(&mut self, needed: u32) -> Result<(), WriteError> {
+        self.superblock.generation = self.segments.roll(needed, &self.reader)?;
         self.save()
     }
 
@@ -231,9 +231,9 @@ impl Store {
         let hash = entry.header.hash();
         let held = self.chain.get(op).filter(|held| held.meta.hash == hash).copied();
         let Held { meta, place: old } = held.ok_or(WriteError::UnknownPoint { op })?;
-        let blocks = self.blocks_for(entry)?;
+        let blocks = Self::blocks_for(entry)?;
         if !self.segments.has_room(blocks) {
-            self.roll()?;
+            self.roll(blocks)?;
         }
         let (place, seed) = self.segments.place(0, blocks, self.superblock.incarnation);
         let mut bytes = Vec::new();
@@ -274,7 +274,7 @@ impl Store {
             self.reader.drop_through(floor.anchor.op, &[]);
         }
         if self.segments.is_newest_missing() {
-            self.superblock.generation = self.segments.roll(&self.reader)?;
+            self.superblock.generation = self.segments.roll(0, &self.reader)?;
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::error::{OpenError, WriteError};
 use super::place::Generation;
 use super::record::in_range;
 use super::{Identity, block};
+use crate::config::FixedOptions;
 use crate::ids::{Anchor, ClusterId, Hash, Incarnation, MemberId, Op, Revision, Timestamp, View};
 use crate::message::{Extent, FormationStep};
 use crate::storage::{File, Storage};
@@ -24,7 +25,8 @@ use xxhash_rust::xxh3::xxh3_128;
 pub(super) const NAME: &str = "superblock";
 const NEW_NAME: &str = "superblock.new";
 const MAGIC: [u8; 8] = *b"kvsuperb";
-const FORMAT: u32 = 1;
+/// Format 1 held none of the options but `pipeline`.
+const FORMAT: u32 = 2;
 const COPIES: usize = 4;
 const QUORUM: usize = 2;
 const ZONE_BYTES: usize = 4096;
@@ -57,7 +59,8 @@ pub(super) struct Superblock {
     pub(super) cluster_name: String,
     pub(super) member: MemberId,
     pub(super) fingerprint: Hash,
-    pub(super) pipeline: u32,
+    /// Rule F6.
+    pub(super) options: FixedOptions,
     pub(super) formation: FormationStep,
     pub(super) view: View,
     pub(super) log_view: View,
@@ -85,7 +88,7 @@ impl Superblock {
             cluster_name: identity.cluster_name.clone(),
             member: identity.member,
             fingerprint: identity.fingerprint,
-            pipeline: identity.pipeline,
+            options: identity.options.clone(),
             formation: FormationStep::Formatted,
             view: View::ZERO,
             log_view: View::ZERO,
@@ -111,9 +114,7 @@ impl Superblock {
         if self.member != identity.member {
             return Err(OpenError::ForeignMember { found: self.member, expected: identity.member });
         }
-        if self.pipeline != identity.pipeline {
-            return Err(OpenError::OtherPipeline { found: self.pipeline, expected: identity.pipeline });
-        }
+        self.options.check(&identity.options)?;
         if self.fingerprint != identity.fingerprint {
             return Err(OpenError::OtherConfiguration { cluster: self.cluster_name.clone() });
         }
@@ -160,7 +161,8 @@ pub(super) struct Loaded {
 /// What one copy turned out to be.
 enum Copy {
     Intact(u64, Box<Superblock>),
-    Newer(u32),
+    /// Another version wrote it.
+    OtherFormat(u32),
     Damaged,
 }
 
@@ -218,7 +220,10 @@ impl Loaded {
                         newest = Some((sequence, *superblock));
                     }
                 }
-                Copy::Newer(found) => return Err(OpenError::NewerFormat { found, known: FORMAT }),
+                Copy::OtherFormat(found) if found > FORMAT => {
+                    return Err(OpenError::NewerFormat { found, known: FORMAT });
+                }
+                Copy::OtherFormat(found) => return Err(OpenError::OlderFormat { found, known: FORMAT }),
                 Copy::Damaged => warn!(copy, "a copy of the superblock is damaged"),
             }
         }
@@ -278,10 +283,10 @@ fn decode(zone: &[u8; ZONE_BYTES], copy: usize) -> Copy {
     }
     let (format, number) = (block::u32_at(zone, 24), block::u32_at(zone, 28));
     let sequence = block::u64_at(zone, 32);
-    if format > FORMAT {
-        return Copy::Newer(format);
+    if format != FORMAT {
+        return Copy::OtherFormat(format);
     }
-    if format != FORMAT || number as usize != copy || sequence == 0 || !in_range(&[sequence]) {
+    if number as usize != copy || sequence == 0 || !in_range(&[sequence]) {
         return Copy::Damaged;
     }
     match postcard::take_from_bytes::<Superblock>(&zone[PREFIX_BYTES..PREFIX_BYTES + length]) {
@@ -295,7 +300,26 @@ fn decode(zone: &[u8; ZONE_BYTES], copy: usize) -> Copy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Options;
     use crate::sim::storage::Disk;
+    use std::time::Duration;
+
+    /// Larger than any that is allowed.
+    fn largest_options() -> Options {
+        Options {
+            read_lease: Duration::MAX,
+            pipeline: u32::MAX,
+            max_key_bytes: usize::MAX,
+            max_value_bytes: usize::MAX,
+            max_sessions: usize::MAX,
+            session_ttl: Duration::MAX,
+            session_window: usize::MAX,
+            history_revisions: u64::MAX,
+            history_bytes: u64::MAX,
+            max_leases: usize::MAX,
+            ..Options::default()
+        }
+    }
 
     /// Copies of several sectors, so that a power cut can tear each of them.
     fn superblock(view: u64) -> Superblock {
@@ -304,7 +328,7 @@ mod tests {
             cluster_name: "demo".into(),
             fingerprint: Hash::of(b"members"),
             member: MemberId::new(1),
-            pipeline: 32,
+            options: FixedOptions::from(&Options::default()),
         };
         let incarnation = Incarnation::new(u64::MAX >> 4);
         Superblock {
@@ -357,7 +381,7 @@ mod tests {
             cluster: ClusterId::new(u128::MAX),
             cluster_name: "x".repeat(100),
             fingerprint: Hash::new(u128::MAX),
-            pipeline: u32::MAX,
+            options: FixedOptions::from(&largest_options()),
             log_view: View::new(u64::MAX >> 3),
             view: View::new(u64::MAX >> 3),
             checkpoint: far,

@@ -1,6 +1,6 @@
 //! A checkpoint on its way to disk, and what it holds besides the data.
 
-use super::limits::ReplicatedLimits;
+use crate::config::FixedOptions;
 use crate::engine::{EngineError, Merge, Merged, Row, Rows};
 use crate::ids::{Anchor, Hash, Revision, SessionId, Timestamp};
 use crate::session::{Changes, Session, SessionLimits};
@@ -15,7 +15,8 @@ const SESSION: &[u8] = b"session/";
 /// Where a state stands.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Standing {
-    pub(super) limits: ReplicatedLimits,
+    /// What it was built with (rule F6).
+    pub(super) options: FixedOptions,
     pub(super) applied: Anchor,
     pub(super) revision: Revision,
     pub(super) timestamp: Timestamp,

@@ -76,7 +76,7 @@ impl State {
     pub fn in_memory(limits: Limits) -> Self {
         let sessions = Sessions::new(limits.sessions(), false);
         let engine = Memory::new(limits.retention());
-        let lifetimes = Lifetimes::new(limits.max_leases, false);
+        let lifetimes = Lifetimes::new(limits.fixed.max_leases, false);
         Self::at(limits, Box::new(engine), sessions, lifetimes, None)
     }
 
@@ -96,12 +96,12 @@ impl State {
         }
         let mut sessions = Sessions::new(limits.sessions(), true);
         if let Some(standing) = &standing {
-            standing.limits.check(&limits.replicated())?;
+            standing.options.check(&limits.fixed)?;
             for (id, session) in checkpoint::load_sessions(&rows, &limits.sessions())? {
                 sessions.restore(id, session);
             }
         }
-        let lifetimes = Lifetimes::load(&rows, limits.max_leases)?;
+        let lifetimes = Lifetimes::load(&rows, limits.fixed.max_leases)?;
         let (applied, revision) =
             standing.as_ref().map_or_else(Default::default, |at| (at.applied, at.revision));
         let engine = opened.at(applied, revision, limits.checkpoint_bytes, limits.retention());
@@ -116,7 +116,7 @@ impl State {
         standing: Option<Standing>,
     ) -> Self {
         let standing = standing.unwrap_or_else(|| Standing {
-            limits: limits.replicated(),
+            options: limits.fixed.clone(),
             applied: Anchor::ZERO,
             revision: Revision::ZERO,
             timestamp: Timestamp::ZERO,
@@ -244,7 +244,7 @@ impl State {
         let merge = self.engine.freeze()?;
         assert_eq!(merge.anchor(), self.applied, "what is published is what is applied");
         let standing = Standing {
-            limits: self.limits.replicated(),
+            options: self.limits.fixed.clone(),
             applied: self.applied,
             revision: self.revision,
             timestamp: self.timestamp,

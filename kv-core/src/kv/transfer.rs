@@ -133,9 +133,9 @@ impl Receiver {
         }
         let rows = staging.rows()?;
         let Some(standing) = checkpoint::load(&rows)? else { return Ok(false) };
-        standing.limits.check(&self.limits.replicated())?;
+        standing.options.check(&self.limits.fixed)?;
         checkpoint::load_sessions(&rows, &self.limits.sessions())?;
-        Lifetimes::load(&rows, self.limits.max_leases)?;
+        Lifetimes::load(&rows, self.limits.fixed.max_leases)?;
         Ok(standing.applied == at)
     }
 

@@ -8,8 +8,8 @@ use super::shared::{Parts, Shared};
 use super::status::role_name;
 use super::writer::StateOpener;
 use super::{Node, StartError, applier};
-use crate::config::{Cluster, ConfigError, Options, Role};
-use crate::ids::{Hash, MemberId};
+use crate::config::{Cluster, ConfigError, FixedOptions, Options, Role};
+use crate::ids::MemberId;
 use crate::journal::{Identity, Journal, JournalOptions};
 use crate::kv::{self, Receiver, State};
 use crate::message::{Footing, FormationStep, Recovered};
@@ -233,9 +233,9 @@ impl Opened {
         let identity = Identity {
             cluster: cluster.id(),
             cluster_name: cluster.name().to_owned(),
-            fingerprint: formed_with(cluster, options),
+            fingerprint: cluster.fingerprint(),
             member: me,
-            pipeline: options.pipeline,
+            options: FixedOptions::from(options),
         };
         let cache_bytes = match role {
             Role::Data => CACHE_BYTES,
@@ -319,8 +319,8 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
         cluster: cluster.name().to_owned(),
         me,
         members: members.collect(),
-        fingerprint: fingerprint(cluster, options),
-        pipeline: options.pipeline,
+        fingerprint: cluster.fingerprint(),
+        options: FixedOptions::from(options),
         limits: Limits {
             max_key_bytes: small(options.max_key_bytes),
             max_value_bytes: small(options.max_value_bytes),
@@ -330,34 +330,6 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
         },
         authenticated: false,
     }
-}
-
-/// A hash of what is fixed when the cluster is formed: the members, and whether they promise leases. A member that starts with another lease than
-/// it had might wait for less than it has promised (rule R6).
-fn formed_with(cluster: &Cluster, options: &Options) -> Hash {
-    let members = cluster.fingerprint();
-    if options.read_lease.is_zero() {
-        return members;
-    }
-    Hash::of(format!("{:?} leases of {:?}", members.get(), options.read_lease).as_bytes())
-}
-
-/// A hash of all that must be equal on all members: the member list, and the limits that decide what a request does.
-fn fingerprint(cluster: &Cluster, options: &Options) -> Hash {
-    let text = format!(
-        "{:?} key {} value {} sessions {} ttl {:?} window {} leases {} \
-         history {} of {} bytes",
-        formed_with(cluster, options).get(),
-        options.max_key_bytes,
-        options.max_value_bytes,
-        options.max_sessions,
-        options.session_ttl,
-        options.session_window,
-        options.max_leases,
-        options.history_revisions,
-        options.history_bytes
-    );
-    Hash::of(text.as_bytes())
 }
 
 /// Randomness of the operating system's, without a dependency: each `RandomState` has keys of its own.
@@ -371,24 +343,6 @@ mod tests {
 
     fn cluster() -> Cluster {
         Cluster::builder("demo").member(0, "a:1").build().expect("it is valid")
-    }
-
-    #[test]
-    fn limits_that_decide_outcomes_are_part_of_the_fingerprint_and_others_are_not() {
-        let plain = fingerprint(&cluster(), &Options::default());
-        let with = |change: fn(&mut Options)| {
-            let mut options = Options::default();
-            change(&mut options);
-            fingerprint(&cluster(), &options)
-        };
-        assert_ne!(with(|options| options.max_value_bytes += 1), plain);
-        assert_ne!(with(|options| options.max_sessions += 1), plain);
-        assert_ne!(with(|options| options.max_leases += 1), plain);
-        assert_ne!(with(|options| options.read_lease = options.suspect_max), plain);
-        assert_ne!(with(|options| options.history_revisions += 1), plain);
-        assert_ne!(with(|options| options.history_bytes += 1), plain);
-        assert_eq!(with(|options| options.checkpoint_bytes += 1), plain);
-        assert_eq!(with(|options| options.max_connections += 1), plain);
     }
 
     #[test]

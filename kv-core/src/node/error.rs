@@ -1,6 +1,6 @@
 //! Why a node did not start, and why it stopped.
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, OptionMismatch};
 use crate::engine::EngineError;
 use crate::ids::{MemberId, Op};
 use crate::journal::{OpenError, ReadError, WriteError};
@@ -74,6 +74,18 @@ pub enum StartError {
     /// The system gave no thread.
     #[error("cannot start a thread: {0}: raise the limit on processes or free memory")]
     Thread(#[source] io::Error),
+}
+
+impl StartError {
+    /// The option that is not what the cluster was formed with, if that is the reason.
+    #[must_use]
+    pub const fn other_option(&self) -> Option<&OptionMismatch> {
+        match self {
+            Self::Journal(OpenError::OtherOption(mismatch))
+            | Self::Engine(EngineError::OtherOption(mismatch)) => Some(mismatch),
+            _ => None,
+        }
+    }
 }
 
 /// Why a node stopped.

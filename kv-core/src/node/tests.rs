@@ -10,7 +10,7 @@ use super::fence::Fence;
 use super::link::Link;
 use super::quiet::Quiet;
 use super::shared::{Parts, Shared};
-use crate::config::{Cluster, Options, Role};
+use crate::config::{Cluster, FixedOptions, Options, Role};
 use crate::ids::{ClusterId, MemberId, Op};
 use crate::journal::{Identity, Journal, JournalOptions};
 use crate::message::{ClientCall, ClientMessage, Message};
@@ -52,7 +52,7 @@ impl Bench {
             cluster_name: cluster.name().to_owned(),
             fingerprint: cluster.fingerprint(),
             member: ME,
-            pipeline: options.pipeline,
+            options: FixedOptions::from(&options),
         };
         let sizes = JournalOptions { segment_bytes: options.segment_bytes, cache_bytes: 0 };
         let (journal, _) = Journal::open(Directory::open(dir.path()).unwrap(), identity, sizes).unwrap();

@@ -214,7 +214,8 @@ impl World {
         if self.plan.in_memory || self.members[member].role == Role::Witness {
             return None;
         }
-        let state = State::open_or_discard(&disk.storage(), &Limits::from(&self.plan.options)).ok()??;
+        let state =
+            State::open_or_discard(&disk.storage(), &Limits::from(&self.members[member].options)).ok()??;
         (recovered.footing(state.checkpoint()) != Footing::Lost).then_some(state)
     }
 
@@ -242,7 +243,7 @@ impl World {
 
     /// What opening this disk as that member's finds; `None` if it is refused. Changes the disk.
     pub(super) fn opened(&self, member: usize, disk: &Disk) -> Option<(Journal, Recovered)> {
-        Journal::open(disk.storage(), self.identity(member), self.journal_options()).ok()
+        Journal::open(disk.storage(), self.identity(member), self.journal_options(member)).ok()
     }
 
     fn read_all(&self, member: usize, log: &LogReader) -> BTreeMap<Op, Hash> {

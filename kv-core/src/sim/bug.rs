@@ -108,6 +108,8 @@ pub enum Bug {
     DeadlinesNotInCheckpoint,
     /// Member 1 stores a put with a wrong version now and then.
     AppliesAPutWrongly,
+    /// A member that starts with other options than the cluster was formed with lives by them.
+    OptionsOfThisLife,
     /// The client says *not applied* though an attempt may have been proposed.
     FailedForUnknown,
     /// A client that follows takes a revision that it was told a part of for the whole, and goes on after it.
@@ -185,6 +187,7 @@ impl Bug {
         Self::ExpiresEarly,
         Self::DeadlinesNotInCheckpoint,
         Self::AppliesAPutWrongly,
+        Self::OptionsOfThisLife,
         Self::FailedForUnknown,
         Self::WatchesSkipTheRest,
         Self::WatchesAskAgain,

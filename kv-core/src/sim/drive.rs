@@ -398,7 +398,7 @@ impl World {
     /// Freezes the state if a checkpoint is due, and starts it when all that it covers is durable here.
     pub(super) fn consider_checkpoint(&mut self, member: usize) {
         let careless = self.bug == Some(Bug::CheckpointBeforeLog);
-        let limit = self.plan.options.checkpoint_bytes;
+        let limit = self.members[member].options.checkpoint_bytes;
         let Some(process) = self.process(member) else { return };
         let Some(state) = &mut process.state else { return };
         let due = state.overlay_bytes() >= limit || process.transfers.asked;

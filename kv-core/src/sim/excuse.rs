@@ -21,7 +21,7 @@ impl World {
         let (mut journal, mut recovered) = self.opened(member, &disk)?;
         let state = self.state_on(member, &disk, &recovered);
         let formatted = recovered.formation > FormationStep::Empty;
-        let mut config = ReplicaConfig::new(self.cluster.clone(), slot.id, self.plan.options.clone(), 0);
+        let mut config = ReplicaConfig::new(self.cluster.clone(), slot.id, slot.options.clone(), 0);
         config.stateless = slot.role == Role::Data && !self.plan.in_memory && state.is_none() && formatted;
         if let Some(state) = state {
             match recovered.footing(state.checkpoint()) {

@@ -9,7 +9,7 @@ use super::serve::Serving;
 use super::storage::{Disk, Tearing, careless};
 use super::transfer::Transfers;
 use super::world::{Due, Event, World, index};
-use crate::config::Role;
+use crate::config::{FixedOptions, Options, Role};
 use crate::engine::EngineError;
 use crate::ids::{Anchor, MemberId, Op, WriteSeq};
 use crate::journal::{Identity, Journal, JournalOptions, LogReader};
@@ -26,6 +26,8 @@ pub(super) struct Member {
     pub(super) role: Role,
     pub(super) disk: Disk,
     pub(super) clock: Clock,
+    /// In its present life.
+    pub(super) options: Options,
     /// Counts the starts of its process.
     pub(super) life: u32,
     pub(super) process: Option<Box<Process>>,
@@ -106,6 +108,7 @@ impl Member {
             role: plan.roles[index],
             disk,
             clock: Clock::new(rng, plan.clock.drift, plan.clock.wall_drift, plan.clock.skew_ms),
+            options: plan.options_of(index, 0),
             life: 0,
             process: None,
             paused: None,
@@ -156,6 +159,7 @@ impl World {
         slot.life += 1;
         slot.clock.restart(self.now);
         let life = slot.life;
+        self.draw_options(member);
         self.trace.note(1, member as u64, u64::from(life), || {
             format!("{:?} m{member} starts life {life}", self.now)
         });
@@ -174,18 +178,18 @@ impl World {
             cluster_name: self.cluster.name().to_owned(),
             fingerprint: self.cluster.fingerprint(),
             member: self.members[member].id,
-            pipeline: self.plan.options.pipeline,
+            options: FixedOptions::from(&self.plan.options),
         }
     }
 
     /// The sizes of its journal.
-    pub(super) const fn journal_options(&self) -> JournalOptions {
-        JournalOptions { segment_bytes: self.plan.options.segment_bytes, cache_bytes: 16 << 10 }
+    pub(super) fn journal_options(&self, member: usize) -> JournalOptions {
+        JournalOptions { segment_bytes: self.members[member].options.segment_bytes, cache_bytes: 16 << 10 }
     }
 
     /// Opens journal and state; `None` if the disk stopped meanwhile.
     fn open(&mut self, member: usize) -> Result<Option<Opened>, String> {
-        let (identity, options) = (self.identity(member), self.journal_options());
+        let (identity, options) = (self.identity(member), self.journal_options(member));
         let slot = &self.members[member];
         let open = match self.bug {
             Some(Bug::CutAtFirstBad) => Journal::open_cutting_at_first_bad,
@@ -199,7 +203,7 @@ impl World {
         let checked = self.checker.on_recovered(member, &recovered, slot.flipped);
         self.check(checked);
         let slot = &self.members[member];
-        let limits = Limits::from(&self.plan.options);
+        let limits = Limits::from(&slot.options);
         let state = match (slot.role, self.plan.in_memory) {
             (Role::Witness, _) => None,
             (_, true) => Some(State::in_memory(limits)),
@@ -226,7 +230,7 @@ impl World {
     /// Brings state and log together, and finds what is left of a transfer.
     fn open_for_transfer(&mut self, member: usize, opened: &mut Opened) -> Result<(), String> {
         let storage = careless(self.members[member].disk.storage(), self.bug);
-        let limits = Limits::from(&self.plan.options);
+        let limits = Limits::from(&self.members[member].options);
         opened.receiver = Some(Receiver::open(storage, limits).map_err(|error| error.to_string())?);
         let Some(state) = &opened.state else { return Ok(()) };
         // The engine is the later of the two: it makes a checkpoint durable before the superblock hears of it.
@@ -259,7 +263,7 @@ impl World {
         let now = self.clock_of(member);
         let slot = &mut self.members[member];
         let seed = self.rng.u64(..);
-        let mut config = ReplicaConfig::new(self.cluster.clone(), slot.id, self.plan.options.clone(), seed);
+        let mut config = ReplicaConfig::new(self.cluster.clone(), slot.id, slot.options.clone(), seed);
         config.bug = self.bug;
         let formatted = recovered.formation > FormationStep::Empty;
         config.stateless = slot.role == Role::Data && state.is_none() && formatted;
@@ -291,7 +295,7 @@ impl World {
             serving,
             transfers: Transfers::new(sources, receiver),
             stateless,
-            reaper: Reaper::new(self.plan.options.suspect_max),
+            reaper: Reaper::new(slot.options.suspect_max),
             timer: None,
         }));
         self.digest(member);

@@ -20,6 +20,7 @@ mod linear;
 mod member;
 mod mirror;
 mod network;
+mod options;
 mod panic;
 mod past;
 mod perkey;

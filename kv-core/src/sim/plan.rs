@@ -13,6 +13,8 @@ pub(super) struct Plan {
     pub(super) roles: Vec<Role>,
     /// Limits and time-outs of every member.
     pub(super) options: Options,
+    /// Those that are local are drawn anew from this for each life of each member; `None`: they are the same everywhere.
+    pub(super) local: Option<u64>,
     /// State in memory only: a restart replays the whole journal.
     pub(super) in_memory: bool,
     /// Messages go through their encoding.
@@ -297,8 +299,11 @@ impl Plan {
         if clocks_go {
             options.read_lease = Duration::from_millis(*pick(&mut beside(rng), &[0, 0, 300, 1000]));
         }
+        // Another generator, so that what it draws changes nothing else.
+        let mut other = Rng::with_seed(rng.get_seed() ^ 0x10ca1);
         Self {
             options,
+            local: other.bool().then(|| other.u64(..)),
             in_memory: rng.u32(0..4) == 0,
             encoded: rng.u32(0..8) == 0,
             network: draw_network(rng),
@@ -336,7 +341,7 @@ impl Plan {
         if self.faults.iter().any(|(fault, _)| delays.contains(fault)) {
             return None;
         }
-        let lifetime = Time::try_from((self.options.heartbeat * 8).as_nanos()).unwrap_or(Time::MAX);
+        let lifetime = Time::try_from((self.longest_heartbeat() * 8).as_nanos()).unwrap_or(Time::MAX);
         // A slow clock, and the longest delay; votes are repeated every two heartbeats.
         Some(lifetime + lifetime / 8 + self.network.delay + 10 * self.network.jitter + lifetime / 3)
     }

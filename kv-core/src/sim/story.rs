@@ -153,6 +153,7 @@ fn calm(roles: Vec<Role>) -> Plan {
             checkpoint_bytes: 64 << 10,
             ..config::Options::default()
         },
+        local: None,
         in_memory: false,
         encoded: true,
         network: NetworkPlan {

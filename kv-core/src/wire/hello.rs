@@ -1,5 +1,6 @@
 //! The hello: who is calling, which cluster it believes to call, and whether the two ends fit.
 
+use crate::config::{FixedOptions, OptionMismatch};
 use crate::ids::{ClusterId, Hash, MemberId};
 use crate::message::SizeLimits;
 use kv_transport::{Lane, Peer};
@@ -8,7 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// The protocol versions that this build speaks.
-pub const PROTOCOL: VersionRange = VersionRange { min: 1, max: 1 };
+pub const PROTOCOL: VersionRange = VersionRange { min: 2, max: 2 };
 
 /// Protocol versions, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -68,10 +69,10 @@ pub enum Caller {
         to: MemberId,
         /// Its role: `data` or `witness`.
         role: String,
-        /// The hash of its configuration: the member list and the options that must be equal everywhere.
+        /// The hash of its member list: name, ids and roles.
         fingerprint: Hash,
-        /// How many entries may be uncommitted at once.
-        pipeline: u32,
+        /// Its options that are fixed when the cluster forms (rule F6).
+        options: FixedOptions,
     },
     /// A client.
     Client {
@@ -98,7 +99,7 @@ impl Hello {
             to,
             role,
             fingerprint: expectation.fingerprint,
-            pipeline: expectation.pipeline,
+            options: expectation.options.clone(),
         };
         let cluster = ClusterId::of_name(&expectation.cluster);
         Self { protocol: PROTOCOL, cluster, lane, features: 0, caller }
@@ -196,10 +197,10 @@ pub struct Expectation {
     pub me: MemberId,
     /// All members.
     pub members: Vec<MemberInfo>,
-    /// The hash of the configuration: the member list and the options that must be equal everywhere.
+    /// The hash of the member list: name, ids and roles.
     pub fingerprint: Hash,
-    /// How many entries may be uncommitted at once.
-    pub pipeline: u32,
+    /// The options that are fixed when the cluster forms.
+    pub options: FixedOptions,
     /// What clients must keep.
     pub limits: Limits,
     /// Whether the transport proves who the others are, so that one of whom it knows nothing is refused.
@@ -250,10 +251,10 @@ pub enum Refusal {
         /// Who called.
         id: MemberId,
     },
-    /// The configurations differ.
+    /// The member lists differ.
     #[error(
-        "the configuration of member {id} differs from that of member {me}: give all members the same names, addresses, \
-         roles and limits"
+        "the member list of member {id} differs from that of member {me}: give all members the same ids and roles \
+         (addresses may differ)"
     )]
     Configuration {
         /// This member.
@@ -261,17 +262,22 @@ pub enum Refusal {
         /// Who called.
         id: MemberId,
     },
-    /// The pipelines differ.
-    #[error("member {id} has pipeline {theirs}, member {me} has {ours}: it must be equal on all members")]
-    Pipeline {
+    /// An option differs that is fixed when the cluster forms.
+    #[error(
+        "member {id} has {option} {theirs}, member {me} has {ours}: it is fixed when the cluster forms, set it to the same \
+         value on all members"
+    )]
+    OtherOption {
         /// This member.
         me: MemberId,
         /// Who called.
         id: MemberId,
-        /// Its setting.
-        theirs: u32,
-        /// The setting here.
-        ours: u32,
+        /// The name of the option.
+        option: &'static str,
+        /// Its value at the caller.
+        theirs: String,
+        /// The value here.
+        ours: String,
     },
     /// The certificate says something else than the hello.
     #[error("your certificate is for {certificate}, your hello says {hello}")]
@@ -353,16 +359,15 @@ impl Expectation {
             return Err(Refusal::Lane { lane });
         }
         self.judge_identity(&hello.caller, peer)?;
-        if let Caller::Member { id, to, fingerprint, pipeline, .. } = hello.caller {
+        if let Caller::Member { id, to, fingerprint, ref options, .. } = hello.caller {
             if to != me {
                 return Err(Refusal::OtherMember { me, wanted: to });
             }
             if id == me || self.member(id).is_none() {
                 return Err(Refusal::NotAPeer { me, id });
             }
-            // Before the fingerprint: it may be part of it, and has the clearer text.
-            if pipeline != self.pipeline {
-                return Err(Refusal::Pipeline { me, id, theirs: pipeline, ours: self.pipeline });
+            if let Err(OptionMismatch { option, formed: ours, found: theirs }) = self.options.check(options) {
+                return Err(Refusal::OtherOption { me, id, option, theirs, ours });
             }
             if fingerprint != self.fingerprint {
                 return Err(Refusal::Configuration { me, id });

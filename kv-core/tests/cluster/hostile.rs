@@ -4,7 +4,7 @@ use super::harness::{Harness, Net, eventually, id, options};
 use super::load::Load;
 use super::refusals::{Ends, ask, assert_closed, say_hello};
 use bytes::{BufMut, Bytes, BytesMut};
-use kv_core::config::Role;
+use kv_core::config::{FixedOptions, Role};
 use kv_core::ids::{
     self, Anchor, ClusterId, Hash, Op, RequestNumber, Revision, Round, SessionId, Timestamp, View,
 };
@@ -60,7 +60,7 @@ fn clients_hello() -> Hello {
 /// Two members that serve, and a third whose place an impostor takes.
 struct Impostor {
     harness: Harness,
-    /// What the configuration's hash is: a member tells it to whoever has the third's address.
+    /// What the member list's hash is: a member tells it to whoever has the third's address.
     fingerprint: Hash,
 }
 
@@ -85,8 +85,8 @@ impl Impostor {
     fn hello(&self, to: usize, lane: Lane) -> Hello {
         let role = self.harness.cluster.member(id(2)).expect("it is a member").role;
         let role = if role == Role::Data { "data" } else { "witness" }.to_owned();
-        let (fingerprint, pipeline) = (self.fingerprint, self.harness.options.pipeline);
-        let caller = Caller::Member { id: id(2), to: id(to), role, fingerprint, pipeline };
+        let (fingerprint, options) = (self.fingerprint, FixedOptions::from(&self.harness.options));
+        let caller = Caller::Member { id: id(2), to: id(to), role, fingerprint, options };
         Hello { protocol: PROTOCOL, cluster: ClusterId::of_name("test"), lane, features: 0, caller }
     }
 
@@ -683,18 +683,19 @@ pub(crate) async fn x3_a_client_that_ends_nothing_or_says_nothing_is_closed(net:
 pub(crate) async fn m4_versions_meet_or_are_refused_with_the_reason(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let range = |min, max| VersionRange { min, max };
+    let newest = PROTOCOL.max;
     for (protocol, meets) in [
-        (range(1, 1), true),
-        (range(1, 9), true),
-        (range(0, 1), true),
+        (range(newest, newest), true),
+        (range(newest, 9), true),
+        (range(0, newest), true),
         (range(0, u16::MAX), true),
-        (range(2, 9), false),
+        (range(newest + 1, 9), false),
         (range(0, 0), false),
         (range(9, 2), false),
     ] {
         let (reply, _) = say_hello(&harness, 0, &Hello { protocol, ..clients_hello() }).await;
         match reply {
-            HelloReply::Ok(welcome) => assert!(meets && welcome.protocol == 1, "{protocol}"),
+            HelloReply::Ok(welcome) => assert!(meets && welcome.protocol == newest, "{protocol}"),
             HelloReply::Refused { reason, temporary } => {
                 assert!(!meets && !temporary, "{protocol}: {reason}");
                 assert!(reason.contains("upgrade the older one"), "{reason}");

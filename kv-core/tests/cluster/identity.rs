@@ -3,7 +3,7 @@
 use super::harness::{Harness, Net, eventually, id, options};
 use super::logs;
 use super::pki::Pki;
-use kv_core::config::Role;
+use kv_core::config::{FixedOptions, Role};
 use kv_core::error::ConnectError;
 use kv_core::ids::{ClusterId, Hash};
 use kv_core::node::StartError;
@@ -23,7 +23,7 @@ fn hello_of_member(harness: &Harness, from: usize) -> Hello {
         to: id(0),
         role: "data".to_owned(),
         fingerprint: Hash::ZERO,
-        pipeline: harness.options.pipeline,
+        options: FixedOptions::from(&harness.options),
     };
     Hello { protocol: PROTOCOL, cluster: ClusterId::of_name("test"), lane: Lane::Log, features: 0, caller }
 }

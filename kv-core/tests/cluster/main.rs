@@ -15,6 +15,7 @@ mod links;
 mod load;
 #[cfg(feature = "certs")]
 mod logs;
+mod options;
 #[cfg(feature = "certs")]
 mod pki;
 mod refusals;
@@ -153,6 +154,10 @@ on_every_transport! {
         n13_links_that_clog_and_are_released_one_by_one_converge,
         n14_a_link_that_corrupts_is_reset,
         p4_a_member_that_crashes_all_the_time_disturbs_nobody,
+    },
+    options::{
+        f6_what_decides_outcomes_does_not_change_between_lives,
+        d9_an_entry_larger_than_a_journal_file_is_stored,
     },
     refusals::{
         n16_another_clusters_client_is_refused,

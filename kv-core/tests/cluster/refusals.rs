@@ -4,7 +4,7 @@ use super::harness::{Harness, Net, eventually, id, options};
 use super::hostile::request;
 use bytes::Bytes;
 use kv_core::Client;
-use kv_core::config::{Cluster, Role};
+use kv_core::config::{Cluster, FixedOptions, Options, Role};
 use kv_core::error::{ConnectError, WriteError};
 use kv_core::ids::{ClusterId, Hash};
 use kv_core::message::{
@@ -30,7 +30,9 @@ pub(crate) async fn n16_another_clusters_client_is_refused(net: Net) {
 /// N16: neither is ever heard, and the cluster goes on.
 pub(crate) async fn m3_a_member_with_another_configuration_is_refused(net: Net) {
     let harness = Harness::three(net).await;
-    let expectation = |cluster: &str, fingerprint| Hello {
+    let mut wider = harness.options.clone();
+    wider.session_window = 7;
+    let expectation = |cluster: &str, fingerprint, options: &Options| Hello {
         protocol: PROTOCOL,
         cluster: ClusterId::of_name(cluster),
         lane: Lane::Control,
@@ -40,12 +42,13 @@ pub(crate) async fn m3_a_member_with_another_configuration_is_refused(net: Net) 
             to: id(0),
             role: "data".to_owned(),
             fingerprint,
-            pipeline: harness.options.pipeline,
+            options: FixedOptions::from(options),
         },
     };
     for (hello, reason) in [
-        (expectation("another", Hash::ZERO), "cluster \"test\""),
-        (expectation("test", Hash::ZERO), "configuration of member 1 differs"),
+        (expectation("another", Hash::ZERO, &harness.options), "cluster \"test\""),
+        (expectation("test", Hash::ZERO, &harness.options), "member list of member 1 differs"),
+        (expectation("test", Hash::ZERO, &wider), "member 1 has session_window 7, member 0 has 256"),
     ] {
         let (reply, _) = say_hello_from(&harness, &harness.address(1), 0, &hello).await;
         let HelloReply::Refused { reason: said, temporary } = reply else { panic!("let in") };

@@ -18,9 +18,9 @@ const TABLE: &[Row] = &[
     Row { module: "replica", may_use: &["ids", "config", "message", "session"] },
     Row { module: "session", may_use: &["ids", "config", "message"] },
     Row { module: "kv", may_use: &["ids", "config", "message", "session", "engine", "storage"] },
-    Row { module: "engine", may_use: &["ids", "message", "storage"] },
+    Row { module: "engine", may_use: &["ids", "config", "message", "storage"] },
     Row { module: "storage", may_use: &["files"] },
-    Row { module: "journal", may_use: &["ids", "message", "storage"] },
+    Row { module: "journal", may_use: &["ids", "config", "message", "storage"] },
     Row {
         module: "node",
         may_use: &[

@@ -4,6 +4,7 @@ mod calls;
 mod connections;
 
 use super::*;
+use crate::config::{FixedOptions, Options};
 use crate::error::{CallFailed, ConnectError, ReadError, WriteError};
 use crate::ids::{Hash, MemberId, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use crate::message::{
@@ -46,7 +47,7 @@ fn expectation(me: MemberId) -> Expectation {
         me,
         members: [A, B, C].map(info).to_vec(),
         fingerprint: Hash::ZERO,
-        pipeline: 32,
+        options: FixedOptions::from(&Options::default()),
         authenticated: false,
         limits: Limits {
             max_key_bytes: 100,

@@ -9,6 +9,7 @@ mod reading;
 mod refusals;
 
 use super::*;
+use crate::config::{FixedOptions, Options};
 use crate::ids::{Anchor, Incarnation, Op, Revision, Timestamp, View};
 use crate::message::{Cut, EntryHeader, ViewRecord, body_of};
 use crate::sim::storage::Disk;
@@ -22,7 +23,7 @@ pub(super) fn identity() -> Identity {
         cluster_name: CLUSTER.into(),
         fingerprint: Hash::of(b"members"),
         member: MemberId::new(1),
-        pipeline: 32,
+        options: FixedOptions::from(&Options::default()),
     }
 }
 

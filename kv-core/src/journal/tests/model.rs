@@ -152,6 +152,8 @@ impl Writer {
                     let bytes = match self.rng.u8(..8) {
                         0 => self.rng.usize(7000..22_000),
                         1 => self.rng.usize(3600..3900),
+                        // Larger than segments are.
+                        2 if self.rng.bool() => self.rng.usize(30_000..60_000),
                         _ => self.rng.usize(0..300),
                     };
                     self.serial = self.serial.wrapping_add(1);

@@ -50,19 +50,26 @@ impl World {
         }
     }
 
+    /// Opens it, perhaps with segments of another size than before.
+    fn open(&mut self) -> Result<(Journal, Recovered), OpenError> {
+        let blocks = [4, 8, 8, 8, 20][self.writer.rng.usize(..5)];
+        let options = JournalOptions { segment_bytes: blocks * 4096, ..options() };
+        Journal::open(self.disk.storage(), identity(), options)
+    }
+
     /// Dies and opens again, dying up to twice more while opening. What is found must be one of `states`.
     fn restart(&mut self, states: &[Model]) {
         self.journal = None;
         self.die();
         for _ in 0..self.writer.rng.u8(..3) {
             self.disk.fail_after(self.writer.rng.u64(1..40));
-            if open(&self.disk).is_ok() {
+            if self.open().is_ok() {
                 break;
             }
             self.die();
         }
         self.disk.kill();
-        let (journal, recovered) = open(&self.disk).unwrap();
+        let (journal, recovered) = self.open().unwrap();
         let explained = states.iter().rev().find(|state| state.explains(&recovered));
         let Some(state) = explained else {
             panic!("nothing explains {recovered:#?}\nknown:\n{:#?}\n{:#?}", states.first(), states.last())
@@ -105,6 +112,41 @@ fn s1_acknowledged_writes_survive_power_cuts_at_any_operation_and_void_ones_do_n
         let run = std::panic::catch_unwind(|| run(seed, 12));
         assert!(run.is_ok(), "seed {seed}");
     }
+}
+
+/// Whatever size segments have here, an entry is stored, read, written once more, dropped, and there in the next life.
+#[test]
+fn d9_an_entry_larger_than_a_segment_gets_one_of_its_own() {
+    let (disk, mut journal) = formed();
+    let small = entries_after(None, 1, 100, 3);
+    let large = entries_after(small.last(), 2, 200_000, 2);
+    let rest = entries_after(large.last(), 3, 100, 3);
+    let all = [small, large.clone(), rest].concat();
+    let reader = journal.reader();
+    journal.execute(&[Write::Append(all.clone())]).unwrap();
+    journal.execute(&[Write::Repair(large[0].clone())]).unwrap();
+    for entry in &all {
+        assert_eq!(reader.read(entry.header.op).unwrap().as_ref(), Some(entry));
+    }
+    for blocks in [4, 8, 100] {
+        drop(journal);
+        disk.kill();
+        let options = JournalOptions { segment_bytes: blocks * 4096, ..options() };
+        let opened = Journal::open(disk.storage(), identity(), options).unwrap();
+        assert_eq!(head(&opened.1), 8);
+        journal = opened.0;
+        let reader = journal.reader();
+        for entry in &all {
+            assert_eq!(reader.read(entry.header.op).unwrap().as_ref(), Some(entry), "{blocks} blocks");
+        }
+    }
+    let end = all.last().unwrap().header.anchor();
+    let more = entries_after(all.last(), 4, 4000, 200);
+    let through = more.last().unwrap().header.anchor();
+    journal.execute(&[Write::Checkpoint(end), Write::Append(more)]).unwrap();
+    journal.execute(&[Write::Checkpoint(through), Write::Trim(through.op)]).unwrap();
+    let sizes: Vec<_> = segments(&disk).iter().map(|name| disk.contents(name).unwrap().len()).collect();
+    assert!(sizes.iter().all(|size| *size == 100 * 4096), "nothing of another size is kept: {sizes:?}");
 }
 
 /// Rule D5.

@@ -54,12 +54,14 @@ fn s19_the_directory_of_another_cluster_or_member_is_refused() {
 }
 
 #[test]
-fn m3_another_member_list_or_pipeline_is_refused() {
+fn m3_f6_another_member_list_or_fixed_option_is_refused_by_name() {
     let (disk, _) = with_entries(3);
     let error = refused(&disk, Identity { fingerprint: Hash::of(b"others"), ..identity() });
     assert!(matches!(error, OpenError::OtherConfiguration { .. }));
-    let error = refused(&disk, Identity { pipeline: 16, ..identity() });
-    assert!(error.to_string().contains("pipeline of 32, not 16"), "{error}");
+    let options = FixedOptions::from(&Options { max_sessions: 5, ..Options::default() });
+    let error = refused(&disk, Identity { options, ..identity() });
+    let said = "max_sessions is 5, and the cluster was formed with 10000: set it back to 10000";
+    assert_eq!(error.to_string(), said);
 }
 
 #[test]
@@ -99,19 +101,27 @@ fn s17_an_old_superblock_under_a_newer_journal_is_refused() {
     assert!(matches!(refused(&disk, identity()), OpenError::SuperblockOutdated { .. }));
 }
 
-#[test]
-fn a_newer_format_is_refused() {
-    let (disk, _) = with_entries(3);
+/// Says in all copies of the superblock that they have this format.
+fn pretend_format(disk: &Disk, format: u8) {
     let mut bytes = disk.contents("superblock").unwrap();
     for zone in bytes.chunks_exact_mut(4096) {
-        zone[24] = 9;
+        zone[24] = format;
         let length = 44 + block::u32_at(zone, 40) as usize;
         let checksum = xxhash_rust::xxh3::xxh3_128(&zone[24..length]);
         zone[8..24].copy_from_slice(&checksum.to_le_bytes());
     }
     disk.put("superblock", bytes);
+}
+
+#[test]
+fn a_newer_format_is_refused_and_so_is_an_older_one() {
+    let (disk, _) = with_entries(3);
+    pretend_format(&disk, 9);
     let error = refused(&disk, identity());
-    assert!(matches!(error, OpenError::NewerFormat { found: 9, known: 1 }), "{error}");
+    assert!(matches!(error, OpenError::NewerFormat { found: 9, known: 2 }), "{error}");
+    pretend_format(&disk, 1);
+    let error = refused(&disk, identity());
+    assert!(matches!(error, OpenError::OlderFormat { found: 1, known: 2 }), "{error}");
 }
 
 #[test]

@@ -92,8 +92,8 @@ fn each_guard_holds_exactly_when_it_says() {
 fn limits_are_checked_again_when_applying() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
-    let long_key = "k".repeat(limits().max_key_bytes + 1);
-    let long_value = "v".repeat(limits().max_value_bytes + 1);
+    let long_key = "k".repeat(limits().fixed.max_key_bytes + 1);
+    let long_value = "v".repeat(limits().fixed.max_value_bytes + 1);
     for (n, key, value) in [(1, "", "v"), (2, &long_key, "v"), (3, "k", &long_value)] {
         assert_eq!(machine.result(put(session, n, key, value, None)), Err(Rejection::Invalid));
     }

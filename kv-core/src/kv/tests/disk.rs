@@ -253,12 +253,12 @@ fn other_limits_than_the_state_was_built_with_are_refused_by_name() {
     drop(state);
     type Change = fn(&mut Limits);
     let changes: [(&str, Change); 6] = [
-        ("max_key_bytes", |limits| limits.max_key_bytes += 1),
-        ("max_value_bytes", |limits| limits.max_value_bytes += 1),
-        ("max_sessions", |limits| limits.max_sessions += 1),
-        ("max_leases", |limits| limits.max_leases += 1),
-        ("session_ttl", |limits| limits.session_ttl += Duration::from_millis(1)),
-        ("session_window", |limits| limits.session_window += 1),
+        ("max_key_bytes", |limits| limits.fixed.max_key_bytes += 1),
+        ("max_value_bytes", |limits| limits.fixed.max_value_bytes += 1),
+        ("max_sessions", |limits| limits.fixed.max_sessions += 1),
+        ("max_leases", |limits| limits.fixed.max_leases += 1),
+        ("session_ttl", |limits| limits.fixed.session_ttl += Duration::from_millis(1)),
+        ("session_window", |limits| limits.fixed.session_window += 1),
     ];
     for (name, change) in changes {
         let mut changed = limits();

@@ -99,7 +99,7 @@ fn the_changes_in_memory_are_those_of_the_model_and_the_oldest_go() {
 #[test]
 fn without_history_there_are_no_changes_but_those_to_come() {
     let mut workload = remembering(3);
-    let mut state = State::in_memory(Limits { history_revisions: 0, ..limits() });
+    let mut state = State::in_memory(limits_without_history());
     for _ in 0..50 {
         workload.step(&mut state);
         assert_eq!(state.reader().point().floor(), state.revision());

@@ -14,6 +14,7 @@ mod transfer;
 mod watchers;
 
 use super::*;
+use crate::config::Options;
 use crate::ids::{ClusterId, Op, RequestNumber, SessionId, View};
 use crate::message::{
     Command, Effect, Entry, EntryHeader, Guard, Lifetime, Operation, Outcome, Record, Rejection, Request,
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 /// Small, so that every limit is met.
 fn limits() -> Limits {
-    Limits {
+    let options = Options {
         max_key_bytes: 16,
         max_value_bytes: 64 << 10,
         max_sessions: 4,
@@ -35,7 +36,16 @@ fn limits() -> Limits {
         max_leases: 4,
         checkpoint_bytes: 64 << 10,
         cache_bytes: 1 << 20,
-    }
+        ..Options::default()
+    };
+    Limits::from(&options)
+}
+
+/// The same, and nothing is kept of the past.
+fn limits_without_history() -> Limits {
+    let mut limits = limits();
+    limits.fixed.history_revisions = 0;
+    limits
 }
 
 /// Makes the entries of one log.

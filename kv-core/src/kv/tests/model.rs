@@ -148,7 +148,7 @@ impl Model {
     fn lease(&mut self, at: Revision, now: u64, command: LeaseCommand) -> Effect {
         let unknown = Effect::LeaseFailed(LeaseFailure::Unknown);
         match command {
-            LeaseCommand::Grant { .. } if self.leases.len() == limits().max_leases => {
+            LeaseCommand::Grant { .. } if self.leases.len() == limits().fixed.max_leases => {
                 Effect::LeaseFailed(LeaseFailure::TooMany)
             }
             LeaseCommand::Grant { ttl_ms } => {
@@ -430,7 +430,7 @@ fn random_workloads_leave_what_a_simple_map_would_hold() {
 
 #[test]
 fn memory_holds_one_version_of_each_key_and_nothing_of_deleted_ones() {
-    let limits = Limits { history_revisions: 0, ..limits() };
+    let limits = limits_without_history();
     let mut machine = Machine { state: State::in_memory(limits), log: Log::new() };
     let session = machine.open();
     for n in 1..2000 {

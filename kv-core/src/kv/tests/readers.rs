@@ -50,8 +50,7 @@ fn a_reader_that_was_made_early_sees_what_is_applied_later() {
 /// Every entry moves all counters at once; a reader must always find them equal, at the revision it is told.
 #[test]
 fn readers_on_other_threads_never_see_half_of_an_entry() {
-    let mut machine =
-        Machine { state: State::in_memory(Limits { history_revisions: 0, ..limits() }), log: Log::new() };
+    let mut machine = Machine { state: State::in_memory(limits_without_history()), log: Log::new() };
     let session = machine.open();
     let keys = ["a", "b", "c", "d"];
     let writes = |n: u64| {

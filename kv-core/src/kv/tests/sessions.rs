@@ -98,7 +98,7 @@ fn a_request_of_an_evicted_session_never_runs_again() {
     let evicted = machine.open();
     let old = put(evicted, 1, "k", "old", None);
     machine.effect(old.clone());
-    for _ in 0..limits().max_sessions {
+    for _ in 0..limits().fixed.max_sessions {
         machine.wait(1);
         machine.open();
     }

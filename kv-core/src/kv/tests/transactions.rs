@@ -138,7 +138,7 @@ fn an_empty_transaction_is_done_and_changes_nothing() {
 fn a_transaction_beyond_the_limits_is_invalid_and_changes_nothing() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
-    let large = "x".repeat(limits().max_value_bytes);
+    let large = "x".repeat(limits().fixed.max_value_bytes);
     let keys: Vec<String> = (0..=Transaction::MAX_STEPS).map(|n| format!("k{n}")).collect();
     let many = |count: usize| keys[..count].iter().map(|key| put_step(key, "")).collect::<Vec<_>>();
     let guards = |count: usize| keys[..count].iter().map(|key| guard(key, Guard::Absent)).collect::<Vec<_>>();
@@ -232,7 +232,7 @@ fn a_transaction_that_would_return_too_much_does_nothing() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let max = limits().sizes().returned_bytes();
-    let (key, large) = (|n: usize| format!("k{n}"), "x".repeat(limits().max_value_bytes));
+    let (key, large) = (|n: usize| format!("k{n}"), "x".repeat(limits().fixed.max_value_bytes));
     let count = max / (large.len() + 200);
     for n in 0..=count {
         machine.effect(put(session, n as u64 + 1, &key(n), &large, None));

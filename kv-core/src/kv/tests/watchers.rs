@@ -213,8 +213,7 @@ fn a_question_ahead_of_this_member_keeps_its_place() {
 
 #[test]
 fn w2_what_is_not_kept_any_more_is_said_to_be_compacted() {
-    let mut machine =
-        Machine { state: State::in_memory(Limits { history_revisions: 0, ..limits() }), log: Log::new() };
+    let mut machine = Machine { state: State::in_memory(limits_without_history()), log: Log::new() };
     let session = machine.open();
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("k", Position::after(r(1)), 1), || r(1)).is_none());

@@ -26,8 +26,8 @@ fn m4_a_refusal_and_the_choice_of_a_version_stand_where_every_version_has_them()
     let refused = HelloReply::Refused { reason: "no".into(), temporary: true };
     assert_eq!(encode_hello_reply(&refused)[HEADER_BYTES..], [1, 2, b'n', b'o', 1]);
     let welcome = &encode_hello_reply(&replies()[0])[HEADER_BYTES..];
-    assert_eq!(welcome[..2], [0, 1], "a welcome, and the version");
-    assert_eq!(encode_hello(&hellos()[0])[HEADER_BYTES..][..2], [1, 1], "from version 1 to version 1");
+    assert_eq!(welcome[..2], [0, 2], "a welcome, and the version");
+    assert_eq!(encode_hello(&hellos()[0])[HEADER_BYTES..][..2], [2, 2], "from version 2 to version 2");
     let later = sealed(Kind::HelloReply, b"\0\x09whatever version 9 says");
     let error = Frame::parse(later, Kind::HelloReply, 0).unwrap().hello_reply().unwrap_err();
     assert!(matches!(error, WireError::Version { theirs: VersionRange { min: 9, max: 9 }, .. }), "{error}");
@@ -40,7 +40,7 @@ fn the_right_callers_are_let_in() {
         let welcome = me.judge(&hello, hello.lane, &Peer::Unauthenticated).unwrap();
         assert_eq!(welcome.member, me.me);
         assert_eq!(welcome.members, me.members);
-        assert_eq!(welcome.protocol, 1);
+        assert_eq!(welcome.protocol, 2);
     }
     let client = Peer::Client { cluster: "test".into(), name: "someone".into() };
     let member = Peer::Member { cluster: "test".into(), id: 1 };
@@ -55,20 +55,21 @@ fn the_wrong_callers_are_told_why() {
     let judge = |hello: &Hello| {
         me.judge(hello, hello.lane, &Peer::Unauthenticated).expect_err("it is wrong").to_string()
     };
+    let other = || FixedOptions::from(&Options { max_leases: 7, ..Options::default() });
     let from = |caller: Expectation| Hello::member(&caller, MemberId::new(0), Lane::Log);
     let cases = [
         (Hello::client(ClusterId::of_name("prod"), ""), "this is member 0 of cluster \"test\""),
         (from(Expectation { cluster: "prod".into(), ..caller() }), "cluster \"test\""),
         (from(Expectation { me: MemberId::new(9), ..caller() }), "member 9 is not a peer of member 0"),
         (from(Expectation { me: MemberId::new(0), ..caller() }), "member 0 is not a peer of member 0"),
-        (from(Expectation { pipeline: 16, ..caller() }), "pipeline 16, member 0 has 32"),
-        (from(Expectation { fingerprint: Hash::of(b"x"), ..caller() }), "the configuration of member 1"),
+        (from(Expectation { options: other(), ..caller() }), "has max_leases 7, member 0 has 10000"),
+        (from(Expectation { fingerprint: Hash::of(b"x"), ..caller() }), "the member list of member 1"),
         (Hello::member(&caller(), MemberId::new(2), Lane::Log), "you asked for member 2"),
         (Hello { lane: Lane::Log, ..hellos()[0].clone() }, "lane Log"),
         (Hello { lane: Lane::Client, ..hellos()[1].clone() }, "lane Client"),
         (
-            Hello { protocol: VersionRange { min: 2, max: 4 }, ..hellos()[0].clone() },
-            "you speak protocol versions 2 to 4, member 0 speaks 1 to 1",
+            Hello { protocol: VersionRange { min: 3, max: 4 }, ..hellos()[0].clone() },
+            "you speak protocol versions 3 to 4, member 0 speaks 2 to 2",
         ),
     ];
     for (hello, expected) in cases {

@@ -6,6 +6,7 @@ mod hello;
 mod io;
 
 use super::*;
+use crate::config::{FixedOptions, Options};
 use crate::ids::{
     Anchor, ClusterId, Hash, Instant, LeaseId, MemberId, Op, RequestNumber, Revision, Round, SessionId,
     Timestamp, View,
@@ -242,7 +243,7 @@ fn expectation() -> Expectation {
         me: MemberId::new(0),
         members: vec![member(0, "data"), member(1, "data"), member(2, "witness")],
         fingerprint: Hash::of(b"configuration"),
-        pipeline: 32,
+        options: FixedOptions::from(&Options::default()),
         authenticated: false,
         limits: Limits {
             max_key_bytes: 4096,

@@ -1,0 +1,270 @@
+//! The options that are fixed when a cluster forms, and where every option stands.
+//!
+//! What a request does follows from the log and from these options: a member that restarts applies a part of its log once more, and must come to
+//! what it came to before. So they are stored in the superblock when a directory is formatted (rule F6), on witnesses too; in every checkpoint of
+//! the state; and are compared whenever a directory is opened, a member says hello, or a state is transferred.
+
+use super::Options;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How an option may differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// Decides what requests do, or what the protocol's proofs rest on. Stored when the cluster forms, equal on all members, and in all lives of
+    /// their data; another value is refused by name.
+    Fixed,
+    /// May differ between members, and change at every restart. Decides when and how fast things happen, and how much memory or disk they
+    /// take, and never what a request that is in the log does.
+    Local,
+}
+
+/// Where an option stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OptionRow {
+    /// The name of its field in [`Options`].
+    pub name: &'static str,
+    /// How it may differ.
+    pub scope: Scope,
+    /// What it decides: for a fixed one where it changes an outcome, for a local one why it changes none.
+    pub decides: &'static str,
+}
+
+const fn fixed(name: &'static str, decides: &'static str) -> OptionRow {
+    OptionRow { name, scope: Scope::Fixed, decides }
+}
+
+const fn local(name: &'static str, decides: &'static str) -> OptionRow {
+    OptionRow { name, scope: Scope::Local, decides }
+}
+
+/// Every field of [`Options`], in its order. Fixed ones are compared at three places, by [`FixedOptions::check`]: the superblock when a directory
+/// is opened, the hello between members, and the checkpoint of a state that is opened or received.
+pub const OPTION_TABLE: &[OptionRow] = &[
+    local("heartbeat", "how often a primary shows life, and how long a vote to leave counts"),
+    local("suspect_min", "when a backup votes to leave, and when questions are repeated"),
+    local("suspect_max", "the same, at most; and how late leases may end after a failover (rule X6)"),
+    fixed("read_lease", "how long a member keeps the promise that leased reads rest on (rules R5, R6)"),
+    fixed("pipeline", "which entries a later one proves to be committed (rule N3)"),
+    local(
+        "max_batch_bytes",
+        "how many requests share an entry; a journal stores entries of any size (rule D9)",
+    ),
+    fixed("max_key_bytes", "which requests are invalid, and how much a transaction may return (rule E7)"),
+    fixed("max_value_bytes", "which requests are invalid, and how much a transaction may return (rule E7)"),
+    local("segment_bytes", "the size of journal files; a larger entry gets a file of its own (rule D9)"),
+    local("checkpoint_bytes", "when the state is made durable; the log makes up for the rest"),
+    local("journal_budget_bytes", "how much of the log is kept for members that are away"),
+    local("witness_journal_bytes", "the same at a witness"),
+    local("transfer_bytes_per_second", "how fast a state is sent"),
+    local("scrub_bytes_per_second", "how soon damage is noticed"),
+    local("cache_bytes", "how much of the state file is kept in memory"),
+    fixed("max_sessions", "which session an additional one evicts (rule E4)"),
+    fixed("session_ttl", "when a session is forgotten (rule E4)"),
+    fixed("session_window", "which requests of a session never run"),
+    fixed("history_revisions", "which revisions can be read and watched (rule R3)"),
+    fixed("history_bytes", "which revisions can be read and watched (rule R3)"),
+    fixed("max_leases", "which grant of a lease is refused"),
+    local("max_connections", "which clients are let in"),
+    local("max_accepts_per_second", "how many clients are let in in a second"),
+    local("client_memory_bytes", "which calls are refused before they are proposed (rule E6)"),
+    local("client_idle", "when a silent connection is closed"),
+];
+
+/// The options that are fixed when a cluster forms: see [`OPTION_TABLE`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FixedOptions {
+    /// [`Options::read_lease`].
+    pub read_lease: Duration,
+    /// [`Options::pipeline`].
+    pub pipeline: u32,
+    /// [`Options::max_key_bytes`].
+    pub max_key_bytes: usize,
+    /// [`Options::max_value_bytes`].
+    pub max_value_bytes: usize,
+    /// [`Options::max_sessions`].
+    pub max_sessions: usize,
+    /// [`Options::session_ttl`].
+    pub session_ttl: Duration,
+    /// [`Options::session_window`].
+    pub session_window: usize,
+    /// [`Options::history_revisions`].
+    pub history_revisions: u64,
+    /// [`Options::history_bytes`].
+    pub history_bytes: u64,
+    /// [`Options::max_leases`].
+    pub max_leases: usize,
+}
+
+/// A fixed option that is not what the cluster was formed with.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{option} is {found}, and the cluster was formed with {formed}: set it back to {formed}")]
+pub struct OptionMismatch {
+    /// The name of its field in [`Options`].
+    pub option: &'static str,
+    /// The value that counts.
+    pub formed: String,
+    /// The value that was found in its place.
+    pub found: String,
+}
+
+impl From<&Options> for FixedOptions {
+    fn from(options: &Options) -> Self {
+        Self {
+            read_lease: options.read_lease,
+            pipeline: options.pipeline,
+            max_key_bytes: options.max_key_bytes,
+            max_value_bytes: options.max_value_bytes,
+            max_sessions: options.max_sessions,
+            session_ttl: options.session_ttl,
+            session_window: options.session_window,
+            history_revisions: options.history_revisions,
+            history_bytes: options.history_bytes,
+            max_leases: options.max_leases,
+        }
+    }
+}
+
+impl FixedOptions {
+    /// Refuses other options than these.
+    ///
+    /// # Errors
+    /// [`OptionMismatch`] names the first one that differs, with both values.
+    pub fn check(&self, found: &Self) -> Result<(), OptionMismatch> {
+        let pairs = self.named().into_iter().zip(found.named());
+        match pairs.into_iter().find(|((_, formed), (_, found))| formed != found) {
+            Some(((option, formed), (_, found))) => Err(OptionMismatch { option, formed, found }),
+            None => Ok(()),
+        }
+    }
+
+    /// Every option by its name, as it is written in a configuration.
+    fn named(&self) -> [(&'static str, String); 10] {
+        // Without `..`: who adds an option must name it here.
+        let Self {
+            read_lease,
+            pipeline,
+            max_key_bytes,
+            max_value_bytes,
+            max_sessions,
+            session_ttl,
+            session_window,
+            history_revisions,
+            history_bytes,
+            max_leases,
+        } = self;
+        [
+            ("read_lease", format!("{read_lease:?}")),
+            ("pipeline", pipeline.to_string()),
+            ("max_key_bytes", max_key_bytes.to_string()),
+            ("max_value_bytes", max_value_bytes.to_string()),
+            ("max_sessions", max_sessions.to_string()),
+            ("session_ttl", format!("{session_ttl:?}")),
+            ("session_window", session_window.to_string()),
+            ("history_revisions", history_revisions.to_string()),
+            ("history_bytes", history_bytes.to_string()),
+            ("max_leases", max_leases.to_string()),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of all fields of [`Options`]. A field that is missing here does not compile.
+    macro_rules! fields {
+        ($($field:ident),* $(,)?) => {{
+            let Options { $($field: _),* } = Options::default();
+            vec![$(stringify!($field)),*]
+        }};
+    }
+
+    fn all_fields() -> Vec<&'static str> {
+        fields!(
+            heartbeat,
+            suspect_min,
+            suspect_max,
+            read_lease,
+            pipeline,
+            max_batch_bytes,
+            max_key_bytes,
+            max_value_bytes,
+            segment_bytes,
+            checkpoint_bytes,
+            journal_budget_bytes,
+            witness_journal_bytes,
+            transfer_bytes_per_second,
+            scrub_bytes_per_second,
+            cache_bytes,
+            max_sessions,
+            session_ttl,
+            session_window,
+            history_revisions,
+            history_bytes,
+            max_leases,
+            max_connections,
+            max_accepts_per_second,
+            client_memory_bytes,
+            client_idle,
+        )
+    }
+
+    #[test]
+    fn f6_every_option_is_in_the_table() {
+        let table: Vec<_> = OPTION_TABLE.iter().map(|row| row.name).collect();
+        assert_eq!(table, all_fields());
+    }
+
+    #[test]
+    fn f6_the_guide_has_the_table() {
+        let guide = include_str!("../../guide/operating.md");
+        for OptionRow { name, scope, decides } in OPTION_TABLE {
+            let scope = match scope {
+                Scope::Fixed => "fixed",
+                Scope::Local => "local",
+            };
+            let row = format!("| `{name}` | {scope} | {decides} |\n");
+            assert!(guide.contains(&row), "guide/operating.md lacks {row}");
+        }
+    }
+
+    #[test]
+    fn f6_the_fixed_options_are_those_that_the_table_calls_fixed() {
+        let fixed = OPTION_TABLE.iter().filter(|row| row.scope == Scope::Fixed).map(|row| row.name);
+        let named = FixedOptions::from(&Options::default()).named();
+        let (mut fixed, mut named): (Vec<_>, Vec<_>) =
+            (fixed.collect(), named.iter().map(|it| it.0).collect());
+        fixed.sort_unstable();
+        named.sort_unstable();
+        assert_eq!(fixed, named);
+    }
+
+    #[test]
+    fn f6_a_fixed_option_that_differs_is_named_with_both_values_and_a_local_one_is_not() {
+        type Change = fn(&mut Options);
+        let changes: [(&str, Change); 10] = [
+            ("read_lease", |options| options.read_lease = Duration::from_secs(1)),
+            ("pipeline", |options| options.pipeline += 1),
+            ("max_key_bytes", |options| options.max_key_bytes += 1),
+            ("max_value_bytes", |options| options.max_value_bytes -= 1),
+            ("max_sessions", |options| options.max_sessions += 1),
+            ("session_ttl", |options| options.session_ttl += Duration::from_nanos(1)),
+            ("session_window", |options| options.session_window += 1),
+            ("history_revisions", |options| options.history_revisions += 1),
+            ("history_bytes", |options| options.history_bytes = 0),
+            ("max_leases", |options| options.max_leases += 1),
+        ];
+        let formed = FixedOptions::from(&Options::default());
+        for (name, change) in changes {
+            let mut options = Options::default();
+            change(&mut options);
+            let mismatch = formed.check(&FixedOptions::from(&options)).expect_err(name);
+            assert_eq!(mismatch.option, name);
+            assert_ne!(mismatch.formed, mismatch.found);
+        }
+        let local =
+            Options { checkpoint_bytes: 1, max_batch_bytes: 1, segment_bytes: 1, ..Options::default() };
+        assert_eq!(formed.check(&FixedOptions::from(&local)), Ok(()));
+    }
+}

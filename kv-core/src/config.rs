@@ -325,13 +325,14 @@ pub struct Options {
     pub history_bytes: u64,
     /// The most leases; beyond, none is granted until one ends. Fixed when the cluster forms. Default 10,000; 0 to 1,000,000.
     pub max_leases: usize,
-    /// The most client connections. Default 1,024; 1 to 100,000.
+    /// The most client connections. One client (a name in certificates, or an address where there are none) gets eight ninths of them at
+    /// most. Default 1,024; 1 to 100,000.
     pub max_connections: usize,
     /// The most client connections that are let in in a second; those beyond are closed at once, and clients try again. Default
     /// 1,000; 1 to 1,000,000.
     pub max_accepts_per_second: u32,
     /// The most memory that the connections of clients take together: requests being read and in flight, answers not yet written.
-    /// Where there is none left, requests wait or are answered `Overloaded`. Default 256 MiB; 16 MiB to 1 TiB, and at least ten
+    /// Where there is none left, requests wait or are answered `Overloaded`. One client gets two thirds of it at most. Default 256 MiB; 16 MiB to 1 TiB, and at least ten
     /// times the largest key and value.
     pub client_memory_bytes: usize,
     /// A client's connection on which nothing came for this long is closed. Clients are told, and show life when they have

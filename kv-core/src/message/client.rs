@@ -71,6 +71,7 @@ pub enum Query {
     /// Some keys, all at one revision; answered by the records of those that exist.
     Many {
         /// The keys: up to [`Query::MAX_KEYS`].
+        #[serde(deserialize_with = "super::bounded::list::<_, _, { Query::MAX_KEYS }>")]
         keys: Vec<Bytes>,
         /// The revision to read at; none for the newest.
         at: Option<Revision>,

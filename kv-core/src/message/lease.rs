@@ -139,6 +139,11 @@ pub enum Expiry {
     },
 }
 
+impl Expiry {
+    /// No request of the primary names more.
+    pub(crate) const MOST: usize = 4 * LeaseCommand::MAX_KEYS;
+}
+
 impl Request {
     /// The request with which the primary has removed what has expired. It belongs to no session, and no client may send it.
     #[must_use]

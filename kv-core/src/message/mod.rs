@@ -20,6 +20,7 @@
 //! | `Formation` | any to any | Control | `Formation::on_formation` |
 //! | `StateDigest` | any to any | Control | `Replica::on_state_digest` |
 
+mod bounded;
 mod client;
 mod durable;
 mod entry;

@@ -1,6 +1,6 @@
 //! What clients ask for, and what they get.
 
-use super::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record};
+use super::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record, bounded};
 use crate::ids::{RequestNumber, Revision, SessionId, Timestamp};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ pub enum Operation {
     /// Changes the data.
     Command(Command),
     /// Removes what has expired. Proposed by the primary; not accepted from clients.
-    Expire(Vec<Expiry>),
+    Expire(#[serde(deserialize_with = "bounded::list::<_, _, { Expiry::MOST }>")] Vec<Expiry>),
 }
 
 /// A change of the data.
@@ -76,10 +76,13 @@ pub enum Command {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Transaction {
     /// Conditions on keys. Without any, they hold.
+    #[serde(deserialize_with = "bounded::list::<_, _, { Transaction::MAX_GUARDS }>")]
     pub guards: Vec<(Bytes, Guard)>,
     /// What is done if all guards hold. No key is named twice.
+    #[serde(deserialize_with = "bounded::list::<_, _, { Transaction::MAX_STEPS }>")]
     pub then: Vec<Step>,
     /// What is done if one does not. No key is named twice.
+    #[serde(deserialize_with = "bounded::list::<_, _, { Transaction::MAX_STEPS }>")]
     pub otherwise: Vec<Step>,
 }
 

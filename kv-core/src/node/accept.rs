@@ -1,6 +1,7 @@
 //! Accepts connections and hears their hello.
 
-use super::rate::Bucket;
+use super::quota::{self, Account, Quota};
+use super::rate::{Bucket, Told};
 use super::shared::Shared;
 use super::sync::lock;
 use super::{connection, incoming};
@@ -96,23 +97,37 @@ impl Drop for Ticket {
 
 /// One client's connection, of those that are counted.
 #[derive(Debug)]
-struct Client(Arc<watch::Sender<usize>>);
+struct Client {
+    places: Arc<Places>,
+    account: Arc<Account>,
+}
 
-impl Client {
-    fn one(count: &Arc<watch::Sender<usize>>, limit: usize) -> Option<Self> {
-        let mut counted = 0;
-        count.send_modify(|count| {
-            *count += 1;
-            counted = *count;
-        });
-        let client = Self(count.clone());
-        (counted <= limit).then_some(client)
+/// The connections of clients.
+#[derive(Debug)]
+struct Places {
+    quota: Quota,
+    /// The same count, for those who wait until there are none.
+    count: watch::Sender<usize>,
+}
+
+impl Places {
+    fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { quota: Quota::new(limit, quota::COUNTED), count: watch::Sender::new(0) })
+    }
+
+    fn one(self: &Arc<Self>, account: Arc<Account>) -> Option<Client> {
+        if !self.quota.take(&account.connections, 1) {
+            return None;
+        }
+        self.count.send_modify(|count| *count += 1);
+        Some(Client { places: self.clone(), account })
     }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
+        self.places.quota.give_back(&self.account.connections, 1);
+        self.places.count.send_modify(|count| *count -= 1);
     }
 }
 
@@ -122,10 +137,9 @@ pub(super) struct Door {
     shared: Arc<Shared>,
     member_callers: Callers,
     client_callers: Callers,
-    /// The last refusal of a member, so that one that keeps coming is told of once.
-    told: Mutex<String>,
-    clients: Arc<watch::Sender<usize>>,
-    max_clients: usize,
+    /// The refusals that the log has told.
+    told: Told,
+    clients: Arc<Places>,
 }
 
 impl Door {
@@ -142,22 +156,20 @@ impl Door {
         Arc::new(Self {
             member_callers: Callers::new(MEMBERS_PER_SECOND, now),
             client_callers: Callers::new(shared.options.max_accepts_per_second, now),
-            told: Mutex::default(),
+            told: Told::default(),
             shared,
-            clients: Arc::new(watch::Sender::new(0)),
-            max_clients,
+            clients: Places::new(max_clients),
         })
     }
 
     /// Waits until no client is connected.
     pub(super) async fn no_clients(&self) {
         // An error would say that the door is gone, and with it its clients.
-        let _ = self.clients.subscribe().wait_for(|count| *count == 0).await;
+        let _ = self.clients.count.subscribe().wait_for(|count| *count == 0).await;
     }
 
     /// Accepts until the listener is closed.
     pub(super) async fn run(self: Arc<Self>, mut listener: Box<dyn Listener>) {
-        let _guard = self.shared.guard("the listener");
         loop {
             match listener.accept().await {
                 Ok(connection) => self.on_caller(connection),
@@ -173,7 +185,7 @@ impl Door {
     /// Lets a caller in, if not too many come at once: clients and members each, so that a flood of clients keeps no member
     /// out. Those beyond are closed without a word, which costs next to nothing; who means well tries again.
     fn on_caller(self: &Arc<Self>, connection: Connection) {
-        let callers = self.callers(connection.lane);
+        let callers = self.callers(connection.lane, &connection.peer);
         let now = self.shared.clock.monotonic();
         if lock(&callers.rate).take(now) {
             return self.let_in(connection);
@@ -184,16 +196,13 @@ impl Door {
         }
     }
 
-    fn callers(&self, lane: Lane) -> &Callers {
-        match lane {
-            Lane::Client => &self.client_callers,
-            Lane::Control | Lane::Log | Lane::Bulk => &self.member_callers,
-        }
+    fn callers(&self, lane: Lane, peer: &Peer) -> &Callers {
+        if is_client(lane, peer) { &self.client_callers } else { &self.member_callers }
     }
 
     /// Hears a caller, on a task of its own.
     pub(super) fn let_in(self: &Arc<Self>, connection: Connection) {
-        let ticket = self.callers(connection.lane).half_open.enter();
+        let ticket = self.callers(connection.lane, &connection.peer).half_open.enter();
         let door = self.clone();
         self.shared.tasks.spawn(async move { door.hear(connection, ticket).await });
     }
@@ -209,7 +218,7 @@ impl Door {
         let Ok(heard) = heard else { return tracing::debug!(remote, "closed: no hello came") };
         let (hello, answer) = match heard {
             Ok(hello) => {
-                let answer = self.judge(&hello, lane, &peer);
+                let answer = self.judge(&hello, lane, &peer, &remote);
                 (Some(hello), answer)
             }
             Err(WireError::Version { theirs, .. }) => {
@@ -227,9 +236,9 @@ impl Door {
         writer.push(wire::encode_hello_reply(&reply));
         let told = timeout(HELLO_WITHIN, writer.flush()).await;
         drop(ticket);
-        if let (Some(hello), Some(_client), Ok(Ok(()))) = (hello, admitted, told) {
+        if let (Some(hello), Some(client), Ok(Ok(()))) = (hello, admitted, told) {
             tokio::select! {
-                () = self.serve(hello, lane, reader, writer) => {}
+                () = self.serve(hello, lane, client.as_ref(), reader, writer) => {}
                 () = self.removed(lane, &peer) => {
                     tracing::info!(client = wire::describe(&peer), remote, "closed: it is not on the list of clients any more");
                 }
@@ -245,7 +254,13 @@ impl Door {
         }
     }
 
-    fn judge(&self, hello: &Hello, lane: Lane, peer: &Peer) -> Result<(Welcome, Option<Client>), Refusal> {
+    fn judge(
+        &self,
+        hello: &Hello,
+        lane: Lane,
+        peer: &Peer,
+        remote: &str,
+    ) -> Result<(Welcome, Option<Client>), Refusal> {
         let me = self.shared.me;
         let welcome = self.shared.expectation.judge(hello, lane, peer)?;
         if *self.shared.closing.borrow() {
@@ -258,8 +273,8 @@ impl Door {
             let name = if let Peer::Client { name, .. } = peer { name.clone() } else { String::new() };
             return Err(Refusal::NotListed { me, name });
         }
-        let client =
-            Client::one(&self.clients, self.max_clients).ok_or(Refusal::TooManyConnections { me })?;
+        let account = self.shared.accounts.of(quota::identity(peer, remote));
+        let client = self.clients.one(account).ok_or(Refusal::TooManyConnections { me })?;
         Ok((welcome, Some(client)))
     }
 
@@ -267,6 +282,7 @@ impl Door {
         &self,
         hello: Hello,
         lane: Lane,
+        client: Option<&Client>,
         mut reader: FrameReader<Reader>,
         writer: FrameWriter<Writer>,
     ) {
@@ -277,13 +293,15 @@ impl Door {
             }
             Caller::Client { name } => {
                 reader.set_max_frame(max_request(&self.shared.options));
-                connection::serve(&self.shared, &name, reader, writer).await;
+                // A caller that is a client was counted when it was judged.
+                let Some(client) = client else { return };
+                connection::serve(&self.shared, &name, client.account.clone(), reader, writer).await;
             }
         }
     }
 
     /// Tells why someone was refused; of members loudly, since it is a mistake in a configuration, and of those who are not
-    /// whom they say; but once.
+    /// whom they say; but once a minute each.
     fn tell(&self, lane: Lane, remote: &str, refusal: &Refusal) {
         let text = refusal.to_string();
         let is_impostor = matches!(
@@ -293,14 +311,18 @@ impl Door {
                 | Refusal::Unauthenticated { .. }
                 | Refusal::NotListed { .. }
         );
-        let mut told = lock(&self.told);
-        if (lane == Lane::Client && !is_impostor) || *told == text {
-            tracing::debug!(remote, %refusal, "refused");
-        } else {
+        let is_loud = lane != Lane::Client || is_impostor;
+        if is_loud && self.told.is_due(self.shared.clock.monotonic(), &text) {
             tracing::warn!(remote, %lane, %refusal, "refused a caller");
-            *told = text;
+        } else {
+            tracing::debug!(remote, %refusal, "refused");
         }
     }
+}
+
+/// Whether a caller is one of the clients: the certificate of one counts more than the lane that it asks for.
+const fn is_client(lane: Lane, peer: &Peer) -> bool {
+    matches!((lane, peer), (Lane::Client, _) | (_, Peer::Client { .. }))
 }
 
 /// How many clients are let in where the process may open so many files. Without files a member could not even write its
@@ -360,6 +382,29 @@ mod tests {
         assert!(crowd[1].evicted.try_recv().is_err_and(|it| it == oneshot::error::TryRecvError::Empty));
         drop(crowd);
         assert_eq!(lock(&half_open.waiting).callers.len(), 2);
+    }
+
+    /// L4: a client's certificate opens no place that is kept for members, whichever lane it asks for.
+    #[test]
+    fn l4_a_known_client_takes_a_clients_place_on_every_lane() {
+        let client = Peer::Client { cluster: "test".into(), name: "app".into() };
+        let member = Peer::Member { cluster: "test".into(), id: 1 };
+        for lane in Lane::ALL {
+            assert!(is_client(lane, &client));
+            assert_eq!(is_client(lane, &member), lane == Lane::Client);
+            assert_eq!(is_client(lane, &Peer::Unauthenticated), lane == Lane::Client);
+        }
+    }
+
+    /// L4: one client, over however many connections, leaves places for others.
+    #[test]
+    fn l4_one_client_leaves_connections_to_others() {
+        let (places, greedy, other) = (Places::new(1024), Arc::default(), Arc::default());
+        let held: Vec<_> = std::iter::from_fn(|| places.one(Arc::clone(&greedy))).collect();
+        assert!((900..1000).contains(&held.len()), "{}", held.len());
+        assert!(places.one(other).is_some());
+        drop(held);
+        assert_eq!((*places.count.borrow(), places.quota.held()), (0, 0));
     }
 
     /// P9.

@@ -1,8 +1,9 @@
 //! The memory that the connections of clients take together: frames being read, requests in flight, answers not yet written.
 //!
 //! It is taken before it is allocated. Who finds none waits (a frame is not read on, and its sender gets no further) or is
-//! told `Overloaded`; nobody makes it grow.
+//! told `Overloaded`; nobody makes it grow. No client gets all of it: see [`quota`](super::quota).
 
+use super::quota::{ANSWERS, Account, Quota, REQUESTS};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
@@ -22,8 +23,7 @@ pub(super) enum Use {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Budget {
-    limit: usize,
-    held: AtomicUsize,
+    memory: Quota,
     /// How many wait for room.
     waiting: AtomicUsize,
     room: Notify,
@@ -32,38 +32,34 @@ pub(super) struct Budget {
 impl Budget {
     /// So many bytes for all.
     pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, held: AtomicUsize::new(0), waiting: AtomicUsize::new(0), room: Notify::new() })
+        let memory = Quota::new(limit, REQUESTS);
+        Arc::new(Self { memory, waiting: AtomicUsize::new(0), room: Notify::new() })
     }
 
     /// All of it.
+    #[cfg(test)]
     pub(super) fn limit(&self) -> usize {
-        self.limit
+        self.memory.limit()
     }
 
     /// How much is taken.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
+        self.memory.held()
     }
 
-    fn limit_of(&self, what: Use) -> usize {
-        match what {
-            Use::LargeFrame => self.limit / 2,
-            Use::Answer => self.limit / 4 * 3,
-            Use::Frame => self.limit,
-        }
+    fn try_take(&self, account: &Account, bytes: usize, what: Use) -> bool {
+        let limit = self.memory.limit();
+        let (limit, factor) = match what {
+            Use::LargeFrame => (limit / 2, REQUESTS),
+            Use::Answer => (limit / 4 * 3, ANSWERS),
+            Use::Frame => (limit, REQUESTS),
+        };
+        self.memory.take_within(&account.memory, bytes, limit, factor)
     }
 
-    fn try_take(&self, bytes: usize, what: Use) -> bool {
-        let limit = self.limit_of(what);
-        let taken = self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |held| {
-            held.checked_add(bytes).filter(|after| *after <= limit)
-        });
-        taken.is_ok()
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.held.fetch_sub(bytes, Ordering::SeqCst);
+    fn give_back(&self, account: &Account, bytes: usize) {
+        self.memory.give_back(&account.memory, bytes);
         // Whoever waits has said so before it looked for the last time: one of the two sees the other.
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.room.notify_waiters();
@@ -75,25 +71,26 @@ impl Budget {
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Arc<Budget>,
+    account: Arc<Account>,
     bytes: usize,
 }
 
 impl Share {
     /// Nothing yet.
-    pub(super) fn none(budget: &Arc<Budget>) -> Self {
-        Self { budget: budget.clone(), bytes: 0 }
+    pub(super) fn none(budget: &Arc<Budget>, account: &Arc<Account>) -> Self {
+        Self { budget: budget.clone(), account: account.clone(), bytes: 0 }
     }
 
     /// This much, if there is room.
-    pub(super) fn of(budget: &Arc<Budget>, bytes: usize, what: Use) -> Option<Self> {
-        let mut share = Self::none(budget);
+    pub(super) fn of(budget: &Arc<Budget>, account: &Arc<Account>, bytes: usize, what: Use) -> Option<Self> {
+        let mut share = Self::none(budget, account);
         share.try_grow_by(bytes, what).then_some(share)
     }
 
     /// This much whether there is room or not: for what is small, and cannot be refused any more.
-    pub(super) fn of_necessity(budget: &Arc<Budget>, bytes: usize) -> Self {
-        budget.held.fetch_add(bytes, Ordering::SeqCst);
-        Self { budget: budget.clone(), bytes }
+    pub(super) fn of_necessity(budget: &Arc<Budget>, account: &Arc<Account>, bytes: usize) -> Self {
+        budget.memory.take_anyway(&account.memory, bytes);
+        Self { budget: budget.clone(), account: account.clone(), bytes }
     }
 
     /// How much it is.
@@ -102,7 +99,7 @@ impl Share {
     }
 
     fn try_grow_by(&mut self, bytes: usize, what: Use) -> bool {
-        let taken = self.budget.try_take(bytes, what);
+        let taken = self.budget.try_take(&self.account, bytes, what);
         if taken {
             self.bytes += bytes;
         }
@@ -132,7 +129,7 @@ impl Share {
     pub(super) fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        Self { budget: self.budget.clone(), bytes }
+        Self { budget: self.budget.clone(), account: self.account.clone(), bytes }
     }
 
     /// Gives back what is above this much.
@@ -140,7 +137,7 @@ impl Share {
         let surplus = self.bytes.saturating_sub(bytes);
         if surplus > 0 {
             self.bytes = bytes;
-            self.budget.give_back(surplus);
+            self.budget.give_back(&self.account, surplus);
         }
     }
 }
@@ -173,9 +170,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_finds_no_room_waits_for_it() {
-        let budget = Budget::new(100);
-        let first = Share::of(&budget, 60, Use::Frame).expect("all of it is free");
-        let mut second = Share::none(&budget);
+        let (budget, me, other) = (Budget::new(100), Arc::default(), Arc::default());
+        let first = Share::of(&budget, &me, 60, Use::Frame).expect("all of it is free");
+        let mut second = Share::none(&budget, &other);
         let mut growing = Box::pin(second.grow_to(50, Use::Frame));
         assert!(futures::poll!(&mut growing).is_pending());
         drop(first);
@@ -190,19 +187,33 @@ mod tests {
     #[test]
     fn large_frames_and_answers_leave_room_for_small_requests() {
         let budget = Budget::new(100);
-        let large = Share::of(&budget, 50, Use::LargeFrame);
-        assert!(large.is_some() && Share::of(&budget, 1, Use::LargeFrame).is_none());
-        let answer = Share::of(&budget, 25, Use::Answer);
-        assert!(answer.is_some() && Share::of(&budget, 1, Use::Answer).is_none());
-        assert!(Share::of(&budget, 25, Use::Frame).is_some());
-        assert!(Share::of(&budget, 26, Use::Frame).is_none());
+        let take = |bytes, what| Share::of(&budget, &Arc::default(), bytes, what);
+        let large = take(50, Use::LargeFrame);
+        assert!(large.is_some() && take(1, Use::LargeFrame).is_none());
+        let answer = take(25, Use::Answer);
+        assert!(answer.is_some() && take(1, Use::Answer).is_none());
+        assert!(take(25, Use::Frame).is_some());
+        assert!(take(26, Use::Frame).is_none());
+    }
+
+    /// L5: over however many connections.
+    #[test]
+    fn one_client_leaves_memory_to_the_others() {
+        let budget = Budget::new(1200);
+        for what in [Use::LargeFrame, Use::Answer, Use::Frame] {
+            let (greedy, other) = (Arc::default(), Arc::default());
+            let held: Vec<_> = std::iter::from_fn(|| Share::of(&budget, &greedy, 1, what)).collect();
+            assert!(held.len() >= 400, "{what:?}: {}", held.len());
+            let others: Vec<_> = std::iter::from_fn(|| Share::of(&budget, &other, 1, what)).collect();
+            assert!(others.len() >= 100, "{what:?}: {} beside {}", others.len(), held.len());
+        }
     }
 
     #[tokio::test]
     async fn one_that_gives_up_waiting_has_taken_nothing() {
-        let budget = Budget::new(10);
-        let all = Share::of_necessity(&budget, 12);
-        let mut other = Share::none(&budget);
+        let (budget, me) = (Budget::new(10), Arc::default());
+        let all = Share::of_necessity(&budget, &me, 12);
+        let mut other = Share::none(&budget, &me);
         let mut growing = Box::pin(other.grow_to(1, Use::Frame));
         assert!(futures::poll!(&mut growing).is_pending());
         drop(growing);

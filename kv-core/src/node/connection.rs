@@ -2,7 +2,8 @@
 
 use super::budget::{Share, Use};
 use super::inbox::{Call, RequestKey};
-use super::reply::{Outbox, Reply};
+use super::quota::Account;
+use super::reply::{Outbox, Place, Reply};
 use super::shared::Shared;
 use super::{reads, status, watches};
 use crate::config::{Options, Role};
@@ -47,13 +48,15 @@ enum Ended {
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     name: &str,
+    account: Arc<Account>,
     reader: FrameReader<Reader>,
     writer: FrameWriter<Writer>,
 ) {
     tracing::debug!(client = name, "client connected");
-    let outbox = Outbox::new(shared.admission.clone());
+    let outbox = Outbox::new(shared.admission.clone(), account);
     let _closed = CloseOnDrop(outbox.clone());
-    let incoming = Incoming { shared, reader, share: Share::none(&shared.admission.budget) };
+    let incoming =
+        Incoming { shared, reader, share: Share::none(&shared.admission.budget, outbox.account()) };
     let ended = tokio::select! {
         ended = receive(&outbox, incoming) => ended,
         ended = answer(shared, &outbox, writer) => ended,
@@ -180,15 +183,13 @@ fn time_for(bytes: usize) -> Duration {
 
 /// Answers a call at once, or sees to it that it will be answered.
 fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientCall, share: Share) {
-    let permit = shared.admission.admit(share);
+    let place = if matches!(what, ClientCall::Watch(_)) { Place::Watch } else { Place::Call };
+    let permit = shared.admission.admit(outbox.account(), place, share);
     let overloaded = permit.is_none();
     let reply = Reply::new(outbox.clone(), call, permit);
     match what {
         ClientCall::Status => reply.send(Answer::Status(Box::new(status::status(shared)))),
-        ClientCall::Handover => {
-            shared.inbox.handover();
-            reply.send(Answer::Done);
-        }
+        ClientCall::Handover => reply.send(hand_over(shared)),
         ClientCall::Unwatch { call } => shared.watches.cancel(outbox, call),
         ClientCall::Write(_) | ClientCall::Read { .. } | ClientCall::Watch(_) if overloaded => {
             reply.send(Answer::Overloaded)
@@ -200,6 +201,18 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
             Err(refused) => reply.send(Answer::Refused(refused.to_string())),
         },
     }
+}
+
+/// Each change of the primary holds all writes up: so clients get one from this member once in a while, and are sent away otherwise.
+fn hand_over(shared: &Shared) -> Answer {
+    if shared.board.primary() != Some(shared.me) {
+        return Answer::Done;
+    }
+    if !shared.may_hand_over() {
+        return Answer::Overloaded;
+    }
+    shared.inbox.handover();
+    Answer::Done
 }
 
 fn write(shared: &Shared, request: Bytes, reply: Reply) {

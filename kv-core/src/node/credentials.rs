@@ -1,19 +1,24 @@
 //! Certificates and the list of clients: what may change while the node runs.
 
 use super::StartError;
+use super::rate::Told;
 use super::shared::Shared;
+use super::sync::lock;
+use crate::ids::Instant;
 use kv_transport::{Peer, Transport, TransportError};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A list that has changed counts once it has been the same at so many looks in a row.
+const LOOKS: u32 = 3;
 /// No list of clients is longer, in bytes.
 const LARGEST_LIST: u64 = 16 << 20;
 
@@ -22,27 +27,41 @@ const LARGEST_LIST: u64 = 16 << 20;
 pub(super) struct ClientList {
     file: PathBuf,
     names: watch::Sender<Arc<BTreeSet<String>>>,
+    /// What the file has come to hold, and at how many looks: whoever writes it in place leaves half of it there for a moment, and the
+    /// clients of the other half are not to be disconnected for that.
+    next: Mutex<Option<(BTreeSet<String>, u32)>>,
 }
 
 impl ClientList {
     /// Reads the file.
     pub(super) fn open(file: PathBuf) -> Result<Self, StartError> {
         match read(&file) {
-            Ok(names) => Ok(Self { file, names: watch::Sender::new(Arc::new(names)) }),
+            Ok(names) => {
+                Ok(Self { file, names: watch::Sender::new(Arc::new(names)), next: Mutex::default() })
+            }
             Err(source) => Err(StartError::ClientList { file, source }),
         }
     }
 
-    /// Reads it again; says whether anything has changed. If it cannot be read, the names that were in it go on being let in.
+    /// Reads it again; says whether another list counts from now on. If it cannot be read, or has only just changed, the names that
+    /// were in it go on being let in.
     fn refresh(&self) -> io::Result<bool> {
+        let mut next = lock(&self.next);
+        let before = next.take();
         let names = read(&self.file)?;
-        Ok(self.names.send_if_modified(|old| {
-            let changed = **old != names;
-            if changed {
-                *old = Arc::new(names);
-            }
-            changed
-        }))
+        if **self.names.borrow() == names {
+            return Ok(false);
+        }
+        let looks = match before {
+            Some((same, looks)) if same == names => looks + 1,
+            _ => 1,
+        };
+        if looks < LOOKS {
+            *next = Some((names, looks));
+            return Ok(false);
+        }
+        self.names.send_replace(Arc::new(names));
+        Ok(true)
     }
 
     /// Whether the peer is let in as a client. Members are not on the list.
@@ -78,7 +97,7 @@ fn read(path: &Path) -> io::Result<BTreeSet<String>> {
 
 /// Looks at the files, for as long as the node runs.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut told = (String::new(), String::new());
+    let told = Told::default();
     loop {
         sleep(LOOK_EVERY).await;
         let looking = shared.clone();
@@ -86,48 +105,35 @@ pub(super) async fn run(shared: Arc<Shared>) {
             (looking.transport.refresh(), looking.clients.as_ref().map(ClientList::refresh))
         });
         let Ok((certificates, clients)) = looked.await else { continue };
-        tell_certificates(certificates, &mut told.0);
+        let now = shared.clock.monotonic();
+        tell_certificates(certificates, now, &told);
         if let Some(clients) = clients {
-            tell_clients(clients, shared.clients.as_ref().map(|list| &*list.file), &mut told.1);
+            tell_clients(clients, shared.clients.as_ref().map(|list| &*list.file), now, &told);
         }
     }
 }
 
-/// Tells of a failure once, or twice: while files are being replaced they may not fit one another for a moment.
-fn tell_certificates(refreshed: Result<bool, TransportError>, told: &mut String) {
+/// Tells of a failure once a minute: while files are being replaced they may not fit one another for a moment.
+fn tell_certificates(refreshed: Result<bool, TransportError>, now: Instant, told: &Told) {
     match refreshed {
-        Ok(changed) => {
-            if changed {
-                tracing::info!("new certificates: they are used from now on");
-            }
-            told.clear();
+        Ok(false) => {}
+        Ok(true) => tracing::info!("new certificates: they are used from now on"),
+        Err(error) if told.is_due(now, &error.to_string()) => {
+            tracing::warn!(%error, "the new certificates cannot be used: the old ones still are");
         }
-        Err(error) => {
-            let text = error.to_string();
-            if *told != text {
-                tracing::warn!(%error, "the new certificates cannot be used: the old ones still are");
-                *told = text;
-            }
-        }
+        Err(_) => {}
     }
 }
 
-fn tell_clients(refreshed: io::Result<bool>, file: Option<&Path>, told: &mut String) {
+fn tell_clients(refreshed: io::Result<bool>, file: Option<&Path>, now: Instant, told: &Told) {
     let file = file.unwrap_or(Path::new("")).display();
     match refreshed {
-        Ok(changed) => {
-            if changed {
-                tracing::info!(%file, "a new list of clients: it counts from now on");
-            }
-            told.clear();
+        Ok(false) => {}
+        Ok(true) => tracing::info!(%file, "a new list of clients: it counts from now on"),
+        Err(error) if told.is_due(now, &error.to_string()) => {
+            tracing::warn!(%file, %error, "the list of clients cannot be read: the old one still counts");
         }
-        Err(error) => {
-            let text = error.to_string();
-            if *told != text {
-                tracing::warn!(%file, %error, "the list of clients cannot be read: the old one still counts");
-                *told = text;
-            }
-        }
+        Err(_) => {}
     }
 }
 
@@ -171,11 +177,13 @@ mod tests {
         assert!(!list.has(&Peer::Unauthenticated));
         assert!(list.has(&Peer::Member { cluster: "test".into(), id: 0 }));
 
-        assert!(!list.refresh().expect("it can be read"));
+        let refresh = || list.refresh().expect("it can be read");
+        let settled = || (1..LOOKS).all(|_| !refresh()) && refresh();
+        assert!(!refresh());
         std::fs::write(&file, "backup job\nops").expect("it can be written");
         let app = client("app");
         let removed = list.removed(&app);
-        assert!(list.refresh().expect("it can be read"));
+        assert!(settled());
         removed.await;
         assert!(list.has(&client("ops")) && list.has(&client("backup job")));
 
@@ -185,7 +193,37 @@ mod tests {
         std::fs::write(&file, [0xff]).expect("it can be written");
         assert!(list.refresh().is_err());
         std::fs::write(&file, "").expect("it can be written");
-        assert!(list.refresh().expect("it can be read"));
+        assert!(settled());
         assert!(!list.has(&client("ops")), "an empty list lets nobody in");
+    }
+
+    /// Who rewrites the file in place, however slowly, disconnects nobody who is on the list before and after.
+    #[test]
+    fn half_a_list_does_not_count() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let file = folder.path().join("clients");
+        let write = |text: &str| std::fs::write(&file, text).expect("it can be written");
+        write("app\njob\n");
+        let list = ClientList::open(file.clone()).expect("it can be read");
+        let refresh = || list.refresh().expect("it can be read");
+        for part in ["", "ap", "app\n", "app\njo", "app\njob\nop"] {
+            write(part);
+            for _ in 1..LOOKS {
+                assert!(!refresh(), "{part:?}");
+                assert!(list.has(&client("app")) && list.has(&client("job")), "{part:?}");
+            }
+        }
+        write("app\njob\nops\n");
+        let looks = (1..=10).find(|_| refresh()).expect("it counts");
+        assert_eq!(looks, LOOKS);
+        assert!(["app", "job", "ops"].iter().all(|name| list.has(&client(name))));
+        // A moment's half in between begins the count anew.
+        write("app\n");
+        assert!((1..LOOKS).all(|_| !refresh()));
+        write("app\njob\nops\n");
+        assert!(!refresh());
+        write("app\n");
+        assert!((1..LOOKS).all(|_| !refresh()) && refresh());
+        assert!(!list.has(&client("job")));
     }
 }

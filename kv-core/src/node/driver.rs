@@ -65,7 +65,6 @@ impl Driver {
     /// Runs until the replica halts.
     pub(super) async fn run(mut self) {
         let shared = self.shared.clone();
-        let _guard = shared.guard("the driver");
         self.carry_out();
         while !self.halted {
             let batch = shared.inbox.take(shared.writes.look(|writes| writes.has_room()), self.takes_calls());

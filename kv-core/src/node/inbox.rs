@@ -396,7 +396,10 @@ mod tests {
     #[tokio::test]
     async fn calls_wait_in_order_while_they_are_not_wanted() {
         let inbox = Inbox::default();
-        let outbox = crate::node::reply::Outbox::new(crate::node::reply::Admission::new(1 << 20));
+        let outbox = crate::node::reply::Outbox::new(
+            crate::node::reply::Admission::new(1 << 20),
+            std::sync::Arc::default(),
+        );
         for call in 0..3 {
             let query = Query::Get { key: Bytes::new(), at: None };
             inbox.call(Call::Read { query, reply: Reply::new(outbox.clone(), call, None) });

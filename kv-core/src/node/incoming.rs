@@ -1,9 +1,10 @@
 //! Connections that peers opened: what arrives on them, and the signs of life that go back.
 
 use super::link::ALIVE_EVERY;
+use super::rate::Told;
 use super::shared::Shared;
 use super::sync::lock;
-use crate::ids::MemberId;
+use crate::ids::{Instant, MemberId};
 use crate::wire::{self, FrameReader, FrameWriter, Party, WireError};
 use kv_transport::{Lane, Reader, Writer};
 use std::collections::HashMap;
@@ -16,8 +17,8 @@ use tokio::time::{MissedTickBehavior, interval};
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     current: Mutex<HashMap<(MemberId, Lane), Arc<Notify>>>,
-    /// The last breach of a rule, so that one that goes on is told of once.
-    told: Mutex<String>,
+    /// The breaches of rules that the log has told.
+    told: Told,
 }
 
 impl Incoming {
@@ -31,14 +32,11 @@ impl Incoming {
     }
 
     /// Tells that a peer broke a rule. A member that does has a fault, and so has whatever damages what it sends.
-    fn tell(&self, peer: MemberId, lane: Lane, error: &WireError) {
-        let text = format!("{peer} {lane} {error}");
-        let mut told = lock(&self.told);
-        if *told == text {
-            tracing::debug!(%peer, %lane, %error, "closed a peer's connection");
-        } else {
+    fn tell(&self, now: Instant, peer: MemberId, lane: Lane, error: &WireError) {
+        if self.told.is_due(now, &format!("{peer} {lane} {error}")) {
             tracing::warn!(%peer, %lane, %error, "closed a peer's connection");
-            *told = text;
+        } else {
+            tracing::debug!(%peer, %lane, %error, "closed a peer's connection");
         }
     }
 }
@@ -65,7 +63,7 @@ pub(super) async fn serve(
         Err(error @ (WireError::Io(_) | WireError::Truncated)) => {
             tracing::debug!(%peer, %lane, %error, "peer disconnected");
         }
-        Err(error) => shared.incoming.tell(peer, lane, &error),
+        Err(error) => shared.incoming.tell(shared.clock.monotonic(), peer, lane, &error),
     }
     if lane == Lane::Control {
         shared.inbox.lost(peer);

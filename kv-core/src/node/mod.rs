@@ -19,8 +19,8 @@
 //!   thread of its own. A witness has neither.
 //! - The *pool* reads what may have to come from the disk: the state for clients, old entries for peers.
 //! - Each member sends on the connections that it opened, one per peer and lane, and receives on those that it accepted.
-//! - Every queue is bounded: messages by bytes (a full queue to a peer drops, one from a peer makes it wait), calls by
-//!   number and bytes over all connections (`Overloaded` beyond).
+//! - Every queue is bounded: messages by bytes (a full queue to a peer drops, one from a peer makes it wait), calls and watches
+//!   by number and bytes over all connections (`Overloaded` beyond), of which no client gets all (`quota`).
 
 mod accept;
 mod applier;
@@ -40,6 +40,7 @@ mod link;
 mod meter;
 mod pool;
 mod quiet;
+mod quota;
 mod rate;
 mod reads;
 mod reply;
@@ -123,16 +124,16 @@ impl Node {
         let address = listener.local_address();
         tracing::info!(parent: &shared.span, address, role = status::role_name(shared.role), "started");
         let door = Door::new(shared.clone());
-        shared.tasks.spawn(door.clone().run(listener));
+        shared.run_part("the listener", door.clone().run(listener));
         for (peer, lane, queue) in shared.lanes.all() {
-            shared.tasks.spawn(Link::new(shared.clone(), peer, lane, queue).run());
+            shared.run_part("a link to a peer", Link::new(shared.clone(), peer, lane, queue).run());
         }
         if shared.expectation.authenticated {
-            shared.tasks.spawn(credentials::run(shared.clone()));
+            shared.run_part("the watch over certificates", credentials::run(shared.clone()));
         }
-        shared.tasks.spawn(watches::sweep(shared.clone()));
-        shared.tasks.spawn(scrub::run(shared.clone(), shared.options.scrub_bytes_per_second));
-        shared.tasks.spawn(Driver::new(shared.clone(), replica, applied).run());
+        shared.run_part("the sweep of watches", watches::sweep(shared.clone()));
+        shared.run_part("the scrubber", scrub::run(shared.clone(), shared.options.scrub_bytes_per_second));
+        shared.run_part("the driver", Driver::new(shared.clone(), replica, applied).run());
         let stopped = stop::supervise(shared.clone(), threads.clone());
         Ok(Self { shared, door, threads, stopped, address })
     }

@@ -1,7 +1,32 @@
-//! How often something may happen: a bucket that fills with time, and is emptied by what happens.
+//! How often something may happen: a bucket that fills with time, and is emptied by what happens. And how often the log tells of it.
 
+use super::sync::lock;
 use crate::ids::Instant;
+use std::collections::VecDeque;
+use std::sync::Mutex;
 use std::time::Duration;
+
+/// The log tells the same loudly once in this time...
+const AGAIN: Duration = Duration::from_secs(60);
+/// ... and no more than so many things.
+const AT_MOST: usize = 32;
+
+/// What the log has told loudly a short while ago: so that neither one who keeps coming floods it, nor several who take turns.
+#[derive(Debug, Default)]
+pub(super) struct Told(Mutex<VecDeque<(Instant, String)>>);
+
+impl Told {
+    /// Whether to tell this loudly: not if the same was told within the last minute, or too much else was.
+    pub(super) fn is_due(&self, now: Instant, text: &str) -> bool {
+        let mut told = lock(&self.0);
+        while told.pop_front_if(|(at, _)| now.since(*at) >= AGAIN).is_some() {}
+        let due = told.len() < AT_MOST && !told.iter().any(|(_, other)| other == text);
+        if due {
+            told.push_back((now, text.to_owned()));
+        }
+        due
+    }
+}
 
 /// Lets through so many in a second, and after a pause so many at once.
 #[derive(Debug)]
@@ -19,6 +44,11 @@ impl Bucket {
     pub(super) fn new(per_second: u32, now: Instant) -> Self {
         let full = Duration::from_secs(1);
         Self { each: full / per_second.max(1), full, level: full, at: now }
+    }
+
+    /// A full bucket that holds one, and takes `each` to fill again.
+    pub(super) const fn every(each: Duration, now: Instant) -> Self {
+        Self { each, full: each, level: each, at: now }
     }
 
     /// Whether one more may happen now.
@@ -50,5 +80,27 @@ mod tests {
         assert_eq!(taken(&mut bucket, start.after(Duration::from_secs(60))), 100);
         // A clock that seems to go back gives nothing.
         assert_eq!(taken(&mut bucket, start), 0);
+    }
+
+    #[test]
+    fn refusals_that_take_turns_are_told_once_each_and_a_flood_is_not_told() {
+        let (told, start) = (Told::default(), Instant::ZERO);
+        let texts = ["expired", "unknown"];
+        let loud = |now| texts.iter().cycle().take(1000).filter(|text| told.is_due(now, text)).count();
+        assert_eq!(loud(start), 2);
+        assert_eq!(loud(start.after(AGAIN / 2)), 0);
+        assert_eq!(loud(start.after(AGAIN)), 2);
+        let flood = |now| (0..1000).filter(|i| told.is_due(now, &i.to_string())).count();
+        assert_eq!(flood(start.after(AGAIN)), AT_MOST - 2);
+        assert_eq!(flood(start.after(AGAIN * 2)), AT_MOST);
+    }
+
+    #[test]
+    fn a_bucket_of_one_fills_after_its_time() {
+        let (each, start) = (Duration::from_secs(5), Instant::ZERO);
+        let mut bucket = Bucket::every(each, start);
+        assert_eq!(taken(&mut bucket, start), 1);
+        assert_eq!(taken(&mut bucket, start.after(each / 2)), 0);
+        assert_eq!(taken(&mut bucket, start.after(each * 10)), 1);
     }
 }

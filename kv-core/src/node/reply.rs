@@ -2,6 +2,7 @@
 
 use super::budget::{Budget, Share, Use};
 use super::meter::Meter;
+use super::quota::{Account, COUNTED, Quota, REQUESTS};
 use super::sync::lock;
 use crate::message::{Answer, Event, Record, ServerMessage};
 use bytes::Bytes;
@@ -21,52 +22,88 @@ const WRITTEN_PER_CONNECTION: usize = 64 << 20;
 const ONE_ANSWER: usize = 1 << 20;
 /// Calls of all connections that may be unanswered.
 const CALLS: usize = 64 << 10;
+/// Watches of all connections, besides.
+const WATCHES: usize = 64 << 10;
+
+/// What a call is admitted as. Each has places of its own: a watch may wait for ever, and takes none from those that are answered soon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// A write or a read.
+    Call,
+    /// A watch.
+    Watch,
+}
 
 /// What all connections of a node together may hold.
 #[derive(Debug)]
 pub(super) struct Admission {
-    calls: AtomicUsize,
-    request_bytes: AtomicUsize,
+    calls: Quota,
+    call_bytes: Quota,
+    watches: Quota,
+    watch_bytes: Quota,
     /// The memory, of which the requests are a part.
     pub(super) budget: Arc<Budget>,
     pub(super) meter: Meter,
 }
 
-/// One admitted call; gives its share back when dropped.
+/// One admitted call; gives its place back when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     admission: Arc<Admission>,
+    account: Arc<Account>,
+    place: Place,
     share: Share,
 }
 
 impl Admission {
     /// Connections that hold up to `memory` bytes.
     pub(super) fn new(memory: usize) -> Arc<Self> {
-        let budget = Budget::new(memory);
         Arc::new(Self {
-            calls: AtomicUsize::new(0),
-            request_bytes: AtomicUsize::new(0),
-            budget,
+            calls: Quota::new(CALLS, COUNTED),
+            call_bytes: Quota::new(memory / 4, REQUESTS),
+            watches: Quota::new(WATCHES, COUNTED),
+            watch_bytes: Quota::new(memory / 8, REQUESTS),
+            budget: Budget::new(memory),
             meter: Meter::default(),
         })
     }
 
-    /// Admits a call that holds `share`, or says that there is too much already: a quarter of the memory is for requests in
-    /// flight.
-    pub(super) fn admit(self: &Arc<Self>, share: Share) -> Option<Permit> {
-        let bytes = share.bytes();
-        // Counted first: of two calls that race for the last place, one or both are turned away, never none.
-        let permit = Permit { admission: self.clone(), share };
-        let calls = self.calls.fetch_add(1, Ordering::Relaxed);
-        let held = self.request_bytes.fetch_add(bytes, Ordering::Relaxed);
-        (calls < CALLS && held + bytes <= self.budget.limit() / 4).then_some(permit)
+    /// Admits a call of this client that holds `share`, or says that there is too much already: a quarter of the memory is for
+    /// requests in flight, an eighth for watches that wait.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        account: &Arc<Account>,
+        place: Place,
+        share: Share,
+    ) -> Option<Permit> {
+        let (places, own, memory, own_memory) = self.of(account, place);
+        if !places.take(own, 1) {
+            return None;
+        }
+        if !memory.take(own_memory, share.bytes()) {
+            places.give_back(own, 1);
+            return None;
+        }
+        Some(Permit { admission: self.clone(), account: account.clone(), place, share })
+    }
+
+    fn of<'a>(
+        &'a self,
+        account: &'a Account,
+        place: Place,
+    ) -> (&'a Quota, &'a AtomicUsize, &'a Quota, &'a AtomicUsize) {
+        match place {
+            Place::Call => (&self.calls, &account.calls, &self.call_bytes, &account.call_bytes),
+            Place::Watch => (&self.watches, &account.watches, &self.watch_bytes, &account.watch_bytes),
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.admission.calls.fetch_sub(1, Ordering::Relaxed);
-        self.admission.request_bytes.fetch_sub(self.share.bytes(), Ordering::Relaxed);
+        let (places, own, memory, own_memory) = self.admission.of(&self.account, self.place);
+        places.give_back(own, 1);
+        memory.give_back(own_memory, self.share.bytes());
     }
 }
 
@@ -77,6 +114,7 @@ pub(super) type Answers = Vec<(ServerMessage, Share)>;
 #[derive(Debug)]
 pub(super) struct Outbox {
     admission: Arc<Admission>,
+    account: Arc<Account>,
     state: Mutex<State>,
     ready: Notify,
     room: Notify,
@@ -98,9 +136,15 @@ struct State {
 }
 
 impl Outbox {
-    pub(super) fn new(admission: Arc<Admission>) -> Arc<Self> {
+    pub(super) fn new(admission: Arc<Admission>, account: Arc<Account>) -> Arc<Self> {
         admission.meter.clients.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { admission, state: Mutex::default(), ready: Notify::new(), room: Notify::new() })
+        let (state, ready, room) = (Mutex::default(), Notify::new(), Notify::new());
+        Arc::new(Self { admission, account, state, ready, room })
+    }
+
+    /// Whose connection it is.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.account
     }
 
     /// What tells it from others, as long as it lives.
@@ -190,16 +234,16 @@ impl Outbox {
         let mut size = weight(&answer);
         let instead = instead_of(&answer, size);
         let share = match &instead {
-            None => Some(Share::of_necessity(budget, size)),
+            None => Some(Share::of_necessity(budget, &self.account, size)),
             Some((_, most)) if state.bytes + size > *most => None,
-            Some(_) => Share::of(budget, size, Use::Answer),
+            Some(_) => Share::of(budget, &self.account, size, Use::Answer),
         };
         let share = share.unwrap_or_else(|| {
             if let Some((instead, _)) = instead {
                 answer = instead;
             }
             size = weight(&answer);
-            Share::of_necessity(budget, size)
+            Share::of_necessity(budget, &self.account, size)
         });
         state.bytes += size;
         state.answers.push_back((ServerMessage { call, answer }, share));
@@ -367,14 +411,14 @@ mod tests {
     }
 
     fn share(admission: &Admission, bytes: usize) -> Share {
-        Share::of(&admission.budget, bytes, Use::Frame).expect("there is room")
+        Share::of(&admission.budget, &Arc::default(), bytes, Use::Frame).expect("there is room")
     }
 
     /// L5: what a client does not read does not pile up.
     #[tokio::test]
     async fn l5_reads_beyond_the_connection_budget_are_shed() {
         let admission = admission();
-        let outbox = Outbox::new(admission.clone());
+        let outbox = Outbox::new(admission.clone(), Arc::default());
         for call in 0..20 {
             Reply::new(outbox.clone(), call, None).send(value(1 << 20));
         }
@@ -397,7 +441,7 @@ mod tests {
     #[tokio::test]
     async fn l5_reads_beyond_the_budget_of_all_connections_are_shed_and_writes_are_answered() {
         let admission = admission();
-        let crowd: Vec<_> = (0..10).map(|_| Outbox::new(admission.clone())).collect();
+        let crowd: Vec<_> = (0..10).map(|_| Outbox::new(admission.clone(), Arc::default())).collect();
         for outbox in &crowd {
             (0..10).for_each(|call| Reply::new(outbox.clone(), call, None).send(value(1 << 20)));
         }
@@ -418,7 +462,7 @@ mod tests {
         let Answer::Value { record, .. } = value(1 << 20) else { unreachable!() };
         let large = written(vec![StepResult::Got(record.map(Box::new))]);
         let admission = Admission::new(256 << 20);
-        let outbox = Outbox::new(admission.clone());
+        let outbox = Outbox::new(admission.clone(), Arc::default());
         for call in 0..70 {
             Reply::new(outbox.clone(), call, None).send(large.clone());
         }
@@ -431,7 +475,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_waits_for_room_when_too_many_calls_are_open() {
-        let outbox = Outbox::new(admission());
+        let outbox = Outbox::new(admission(), Arc::default());
         let mut open: Vec<_> =
             (0..CALLS_PER_CONNECTION as u64).map(|call| Reply::new(outbox.clone(), call, None)).collect();
         let mut room = Box::pin(outbox.room());
@@ -442,19 +486,52 @@ mod tests {
 
     #[test]
     fn a_permit_gives_its_share_back() {
-        let admission = admission();
-        let most = admission.admit(share(&admission, 16 << 20)).expect("all of it is free");
-        assert!(admission.admit(share(&admission, 1)).is_none());
+        let (admission, me) = (admission(), Arc::default());
+        let admit = |bytes| admission.admit(&me, Place::Call, share(&admission, bytes));
+        let most = admit(16 << 20).expect("all of it is free");
+        assert!(admit(1).is_none());
         drop(most);
-        assert!(admission.admit(share(&admission, 16 << 20)).is_some());
-        assert_eq!(admission.calls.load(Ordering::Relaxed), 0);
-        assert_eq!(admission.budget.held(), 0);
+        assert!(admit(16 << 20).is_some());
+        assert_eq!((admission.calls.held(), me.calls.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!((admission.call_bytes.held(), admission.budget.held()), (0, 0));
+    }
+
+    /// L5: one client's watches, as many as it gets on as many connections as it likes, take no place from calls, its own neither; and
+    /// its calls and watches leave places for others.
+    #[test]
+    fn l5_waiting_watches_take_no_calls_and_one_client_leaves_places_to_others() {
+        let admission = Admission::new(256 << 20);
+        let (greedy, other) = (Arc::default(), Arc::default());
+        let take = |who, place| admission.admit(who, place, share(&admission, 256));
+        let watches: Vec<_> = (0..134 * 500).map_while(|_| take(&greedy, Place::Watch)).collect();
+        assert_eq!(watches.len(), WATCHES * COUNTED / (COUNTED + 1) + 1);
+        assert!(take(&greedy, Place::Call).is_some(), "it can still write");
+        assert!(take(&other, Place::Watch).is_some() && take(&other, Place::Call).is_some());
+        let calls: Vec<_> = (0..CALLS).map_while(|_| take(&greedy, Place::Call)).collect();
+        assert!(calls.len() < CALLS && take(&greedy, Place::Call).is_none());
+        let others: Vec<_> = (0..1000).map_while(|_| take(&other, Place::Call)).collect();
+        assert_eq!(others.len(), 1000);
+    }
+
+    /// L5: the same where each watch comes from another client.
+    #[test]
+    fn l5_many_clients_watches_leave_places_to_one_more() {
+        let admission = Admission::new(256 << 20);
+        let crowd: Vec<Arc<Account>> = std::iter::repeat_with(Arc::default).take(134).collect();
+        let mut held = Vec::new();
+        for _ in 0..500 {
+            let next = |who| admission.admit(who, Place::Watch, share(&admission, 256));
+            held.extend(crowd.iter().filter_map(next));
+        }
+        let late = Arc::default();
+        assert!(admission.admit(&late, Place::Watch, share(&admission, 256)).is_some());
+        assert!(admission.admit(&late, Place::Call, share(&admission, 256)).is_some());
     }
 
     #[test]
     fn a_closed_connection_takes_no_answers() {
         let admission = admission();
-        let outbox = Outbox::new(admission.clone());
+        let outbox = Outbox::new(admission.clone(), Arc::default());
         let waiting = Reply::new(outbox.clone(), 1, None);
         Reply::new(outbox.clone(), 2, None).send(Answer::Done);
         outbox.close();

@@ -9,6 +9,8 @@ use super::incoming::Incoming;
 use super::lanes::Lanes;
 use super::pool::Pool;
 use super::quiet::Quiet;
+use super::quota::Accounts;
+use super::rate::Bucket;
 use super::reply::Admission;
 use super::status::Board;
 use super::sync::{Monitor, lock};
@@ -26,6 +28,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// So often clients may have the primary role given away, each time by this member.
+const HANDOVER_EVERY: Duration = Duration::from_secs(5);
 
 /// See the module. Whatever holds files is taken away when the node stops, so that the directory is free at once.
 #[derive(Debug)]
@@ -63,6 +68,11 @@ pub(super) struct Shared {
     /// Clients that follow what changes.
     pub(super) watches: Watches,
     pub(super) admission: Arc<Admission>,
+    /// What each client holds.
+    pub(super) accounts: Accounts,
+
+    /// How often clients may have the primary role given away.
+    handovers: Mutex<Bucket>,
 
     /// What the driver tells of itself.
     pub(super) board: Board,
@@ -120,7 +130,6 @@ impl Shared {
             expectation: parts.expectation,
             transport: parts.transport,
             clients: parts.clients,
-            clock: parts.clock,
             tasks: Tasks::new(parts.span.clone()),
             span: parts.span,
             inbox: Inbox::default(),
@@ -132,6 +141,8 @@ impl Shared {
             sources: Mutex::default(),
             waiters: Waiters::default(),
             watches: Watches::default(),
+            accounts: Accounts::default(),
+            handovers: Mutex::new(Bucket::every(HANDOVER_EVERY, parts.clock.monotonic())),
             admission: Admission::new(parts.options.client_memory_bytes),
             options: parts.options,
             board: Board::new(),
@@ -142,6 +153,7 @@ impl Shared {
             log: Mutex::new(Some(parts.log)),
             state: Mutex::new(None),
             fence: parts.fence,
+            clock: parts.clock,
             jitter: Mutex::new(fastrand::Rng::with_seed(parts.seed)),
         })
     }
@@ -160,6 +172,24 @@ impl Shared {
     /// A guard that stops the node if what it stands in panics.
     pub(super) fn guard(self: &Arc<Self>, part: &'static str) -> impl Drop + Send + use<> {
         StopOnPanic { shared: self.clone(), part }
+    }
+
+    /// Runs a part of the node, without which it is of no use: for as long as the node runs, and if it panics the node stops.
+    pub(super) fn run_part(
+        self: &Arc<Self>,
+        part: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let guard = self.guard(part);
+        self.tasks.spawn(async move {
+            let _guard = guard;
+            task.await;
+        });
+    }
+
+    /// Whether a client's wish that the primary role be given away is followed: once in a while.
+    pub(super) fn may_hand_over(&self) -> bool {
+        lock(&self.handovers).take(self.clock.monotonic())
     }
 
     /// Reads the log; `None` once the node has stopped. Not to be kept.

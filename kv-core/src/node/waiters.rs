@@ -99,7 +99,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_retry_is_not_proposed_again_and_all_who_wait_are_answered() {
-        let (waiters, outbox) = (Waiters::default(), Outbox::new(Admission::new(1 << 20)));
+        let (waiters, outbox) =
+            (Waiters::default(), Outbox::new(Admission::new(1 << 20), std::sync::Arc::default()));
         assert!(waiters.join(KEY, Reply::new(outbox.clone(), 1, None)));
         assert!(!waiters.join(KEY, Reply::new(outbox.clone(), 2, None)));
         waiters.applied(vec![applied()]);
@@ -112,7 +113,8 @@ mod tests {
 
     #[tokio::test]
     async fn abandoned_waiters_are_told_that_the_fate_is_unknown() {
-        let (waiters, outbox) = (Waiters::default(), Outbox::new(Admission::new(1 << 20)));
+        let (waiters, outbox) =
+            (Waiters::default(), Outbox::new(Admission::new(1 << 20), std::sync::Arc::default()));
         assert!(waiters.join(KEY, Reply::new(outbox.clone(), 1, None)));
         waiters.abandon();
         assert_eq!(outbox.take(usize::MAX).await[0].0.answer, Answer::Abandoned);
@@ -121,7 +123,8 @@ mod tests {
 
     #[test]
     fn retries_of_one_request_are_bounded() {
-        let (waiters, outbox) = (Waiters::default(), Outbox::new(Admission::new(1 << 20)));
+        let (waiters, outbox) =
+            (Waiters::default(), Outbox::new(Admission::new(1 << 20), std::sync::Arc::default()));
         for call in 0..100 {
             waiters.join(KEY, Reply::new(outbox.clone(), call, None));
         }

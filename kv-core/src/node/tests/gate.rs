@@ -132,7 +132,8 @@ async fn a_large_frame_waits_for_memory_and_small_ones_do_not() {
     let bench = Bench::new();
     bench.open_door().await;
     let budget = bench.shared.admission.budget.clone();
-    let others = Share::of(&budget, budget.limit() / 2, Use::LargeFrame).expect("there is room");
+    let others =
+        Share::of(&budget, &Arc::default(), budget.limit() / 2, Use::LargeFrame).expect("there is room");
 
     let (_reader, mut large) = bench.call(Lane::Client, &client_hello()).await;
     large.push(put(1, 1 << 20));
@@ -156,11 +157,35 @@ async fn a_large_frame_waits_for_memory_and_small_ones_do_not() {
     let large = sending.await.unwrap().unwrap();
     assert_eq!(budget.held(), 0);
 
-    let _others = Share::of(&budget, budget.limit() / 2, Use::LargeFrame).expect("there is room");
+    let _others =
+        Share::of(&budget, &Arc::default(), budget.limit() / 2, Use::LargeFrame).expect("there is room");
     let mut large = large;
     large.push(put(2, 1 << 20));
     let begin = Instant::now();
     // Its end is closed while it writes.
     let _ = large.flush().await;
     assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+}
+
+/// Whoever asks for it endlessly gets the primary role given away once in a while.
+#[tokio::test(start_paused = true)]
+async fn l1_clients_cannot_make_the_primary_role_go_round() {
+    let bench = Bench::new();
+    let followed = || (0..100).filter(|_| bench.shared.may_hand_over()).count();
+    assert_eq!(followed(), 1);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(followed(), 0);
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(followed(), 1);
+}
+
+/// A member that goes on without one of its parts would look sound and not be.
+#[tokio::test]
+async fn a_part_that_panics_stops_the_node() {
+    let bench = Bench::new();
+    let mut stop = bench.shared.stop.subscribe();
+    bench.shared.run_part("a part", async { panic!("as a test") });
+    let reason = timeout(Duration::from_secs(10), stop.wait_for(Option::is_some)).await;
+    let reason = reason.expect("it stops").expect("it is there").clone();
+    assert!(matches!(reason, Some(super::super::StopReason::Panicked { part: "a part" })), "{reason:?}");
 }

@@ -1,0 +1,190 @@
+//! What all clients together may hold of one thing (calls, watches, bytes, connections), and what each of them may.
+//!
+//! A client may hold at most `factor` times what is still free: alone most of it, but never all, and the less the more clients hold
+//! some. So one that takes whatever it gets, over however many connections, leaves room for the next, and no number of clients has to
+//! be configured. (Switches share their buffers by the same rule: "dynamic thresholds".)
+
+use super::sync::lock;
+use kv_transport::Peer;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+/// The factor for what is counted: one client alone gets eight ninths.
+pub(super) const COUNTED: usize = 8;
+/// The factor for memory of requests: one client alone gets two thirds.
+pub(super) const REQUESTS: usize = 2;
+/// The factor for memory of answers: one client alone gets a half.
+pub(super) const ANSWERS: usize = 1;
+/// The registry looks for clients that are gone when it has so many.
+const FEW_ACCOUNTS: usize = 64;
+
+/// What one client holds, over all its connections.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    pub(super) connections: AtomicUsize,
+    pub(super) calls: AtomicUsize,
+    pub(super) call_bytes: AtomicUsize,
+    pub(super) watches: AtomicUsize,
+    pub(super) watch_bytes: AtomicUsize,
+    pub(super) memory: AtomicUsize,
+}
+
+/// What all hold of one thing.
+#[derive(Debug)]
+pub(super) struct Quota {
+    limit: usize,
+    factor: usize,
+    held: AtomicUsize,
+}
+
+impl Quota {
+    /// At most `limit` for all.
+    pub(super) const fn new(limit: usize, factor: usize) -> Self {
+        Self { limit, factor, held: AtomicUsize::new(0) }
+    }
+
+    /// How much is taken.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    /// All of it.
+    pub(super) const fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Takes `more` for who holds `own`, or nothing. Of two that race for the last place one or both get nothing, never both one.
+    pub(super) fn take(&self, own: &AtomicUsize, more: usize) -> bool {
+        self.take_within(own, more, self.limit, self.factor)
+    }
+
+    /// The same with another limit and factor.
+    pub(super) fn take_within(&self, own: &AtomicUsize, more: usize, limit: usize, factor: usize) -> bool {
+        let before = self.held.fetch_add(more, Ordering::SeqCst);
+        let own_before = own.fetch_add(more, Ordering::SeqCst);
+        let fits = may_take(own_before, more, before, limit, factor);
+        if !fits {
+            self.give_back(own, more);
+        }
+        fits
+    }
+
+    /// Takes so much whether it is there or not: to be given back like anything else.
+    pub(super) fn take_anyway(&self, own: &AtomicUsize, more: usize) {
+        self.held.fetch_add(more, Ordering::SeqCst);
+        own.fetch_add(more, Ordering::SeqCst);
+    }
+
+    /// Gives back what was taken.
+    pub(super) fn give_back(&self, own: &AtomicUsize, bytes: usize) {
+        own.fetch_sub(bytes, Ordering::SeqCst);
+        self.held.fetch_sub(bytes, Ordering::SeqCst);
+    }
+}
+
+/// Whether who holds `own` may take `more` where all hold `held` of `limit`.
+fn may_take(own: usize, more: usize, held: usize, limit: usize, factor: usize) -> bool {
+    let free = limit.saturating_sub(held);
+    more <= free && own.saturating_add(more) <= free.saturating_mul(factor)
+}
+
+/// The accounts of the clients that are connected. Bounded by their connections.
+#[derive(Debug, Default)]
+pub(super) struct Accounts {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    accounts: HashMap<String, Weak<Account>>,
+    /// How many there were after those that are gone had been looked for.
+    alive: usize,
+}
+
+impl Accounts {
+    /// The account of a client: there is one for each [`identity`], for as long as it has connections.
+    pub(super) fn of(&self, identity: String) -> Arc<Account> {
+        let mut known = lock(&self.known);
+        if let Some(account) = known.accounts.get(&identity).and_then(Weak::upgrade) {
+            return account;
+        }
+        if known.accounts.len() >= FEW_ACCOUNTS.max(2 * known.alive) {
+            known.accounts.retain(|_, account| account.strong_count() > 0);
+            known.alive = known.accounts.len();
+        }
+        let account = Arc::<Account>::default();
+        known.accounts.insert(identity, Arc::downgrade(&account));
+        account
+    }
+}
+
+/// Who shares one account: whoever has a certificate of the same name. Where nobody proves who he is, whoever comes from the same
+/// address.
+pub(super) fn identity(peer: &Peer, remote: &str) -> String {
+    match peer {
+        Peer::Client { name, .. } => format!("client {name}"),
+        Peer::Member { id, .. } => format!("member {id}"),
+        _ => remote.rsplit_once(':').map_or(remote, |(host, _port)| host).to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes one at a time until there is no more; says how many.
+    fn greedy(quota: &Quota, own: &AtomicUsize) -> usize {
+        (0..quota.limit()).take_while(|_| quota.take(own, 1)).count()
+    }
+
+    #[test]
+    fn one_client_gets_most_and_leaves_room_for_the_next_and_that_for_a_third() {
+        let quota = Quota::new(900, COUNTED);
+        let accounts: [Account; 3] = Default::default();
+        let got = accounts.each_ref().map(|it| greedy(&quota, &it.calls));
+        assert!((799..=801).contains(&got[0]), "{got:?}");
+        assert!(got.iter().all(|got| *got > 0), "{got:?}");
+        assert!(quota.held() < 900, "there is always room for one that comes");
+    }
+
+    #[test]
+    fn a_thousand_greedy_clients_leave_places_for_one_more() {
+        let quota = Quota::new(64 << 10, COUNTED);
+        let accounts: Vec<Account> = std::iter::repeat_with(Account::default).take(1000).collect();
+        // In turns, as they would.
+        while accounts.iter().filter(|it| quota.take(&it.watches, 1)).count() > 0 {}
+        let late = Account::default();
+        assert!(quota.take(&late.watches, 1));
+        quota.give_back(&late.watches, 1);
+        accounts.iter().for_each(|it| quota.give_back(&it.watches, it.watches.load(Ordering::SeqCst)));
+        assert_eq!(quota.held(), 0);
+    }
+
+    #[test]
+    fn small_limits_are_used_up_to_the_last() {
+        for limit in 1..=8 {
+            assert_eq!(greedy(&Quota::new(limit, COUNTED), &AtomicUsize::new(0)), limit);
+        }
+    }
+
+    #[test]
+    fn accounts_are_by_certificate_or_by_address_and_go_with_the_last_connection() {
+        let client = |name: &str| Peer::Client { cluster: "test".into(), name: name.into() };
+        assert_eq!(identity(&client("app"), "10.0.0.1:4000"), identity(&client("app"), "10.0.0.2:5000"));
+        assert_ne!(identity(&client("app"), "10.0.0.1:4000"), identity(&client("job"), "10.0.0.1:4000"));
+        let stranger = |remote| identity(&Peer::Unauthenticated, remote);
+        assert_eq!(stranger("10.0.0.1:4000"), stranger("10.0.0.1:4001"));
+        assert_eq!(stranger("[::1]:4000"), "[::1]");
+        assert_eq!(stranger("this process"), "this process");
+
+        let accounts = Accounts::default();
+        let first = accounts.of("a".into());
+        assert!(Arc::ptr_eq(&first, &accounts.of("a".into())));
+        assert!(!Arc::ptr_eq(&first, &accounts.of("b".into())));
+        (0..10 * FEW_ACCOUNTS).for_each(|i| drop(accounts.of(i.to_string())));
+        assert!(lock(&accounts.known).accounts.len() <= FEW_ACCOUNTS + 1);
+        assert!(Arc::ptr_eq(&first, &accounts.of("a".into())));
+    }
+}

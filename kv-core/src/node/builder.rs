@@ -7,25 +7,28 @@ use super::quiet::Quiet;
 use super::shared::{Parts, Shared};
 use super::status::role_name;
 use super::writer::StateOpener;
-use super::{Node, StartError, applier};
+use super::{Node, StartError, applier, folder};
 use crate::config::{Cluster, ConfigError, FixedOptions, Options, Role};
 use crate::ids::MemberId;
 use crate::journal::{Identity, Journal, JournalOptions};
 use crate::kv::{self, Receiver, State};
 use crate::message::{Footing, FormationStep, Recovered};
 use crate::replica::{Replica, ReplicaConfig};
-use crate::storage::{Directory, Storage};
+use crate::storage::{Directory, DirectoryError, Storage};
 use crate::wire::{Expectation, Limits, MemberInfo};
 use kv_transport::{Listener, Peer, Transport, TransportError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long an address may still be held by a node that was dropped a moment ago.
-const BIND_WITHIN: Duration = Duration::from_millis(100);
+/// How long an address, or a directory, may still be held by a node that was dropped a moment ago, or by a start that was given up: until its
+/// tasks are run, or what it asked of the disk is done.
+const RELEASED_WITHIN: Duration = Duration::from_secs(1);
+/// How long to wait before asking again.
+const RETRY: Duration = Duration::from_millis(5);
 /// Durable entries that stay in memory for peers: a witness is to be small.
 const CACHE_BYTES: usize = 8 << 20;
 const WITNESS_CACHE_BYTES: usize = 1 << 20;
@@ -150,7 +153,8 @@ impl NodeBuilder {
     /// Outside a tokio runtime with its clock and I/O enabled.
     ///
     /// # Cancel safety
-    /// Dropping the future gives up; nothing goes on running.
+    /// Dropping the future gives up; what is being read from the disk ends at the next access, and the directory is free then. Another start
+    /// waits for that, for up to a second.
     pub async fn start(self) -> Result<Node, StartError> {
         let (clock, quiet, seed) = self.clock();
         let Self { cluster, me, options, transport, disk, listen, clients, .. } = self;
@@ -166,15 +170,27 @@ impl NodeBuilder {
         let listener = bind(&*transport, listen.as_deref().unwrap_or(&member.address)).await?;
 
         let span = tracing::info_span!("member", id = %me);
-        let fence = Arc::new(AtomicBool::new(false));
-        let opening = {
-            let (cluster, options, fence, span) =
-                (cluster.clone(), options.clone(), fence.clone(), span.clone());
-            move || span.in_scope(|| Opened::open(disk, &cluster, me, role, &options, fence))
-        };
-        let opened = match tokio::task::spawn_blocking(opening).await {
-            Ok(opened) => opened?,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        let until = Instant::now() + RELEASED_WITHIN;
+        let (opened, fence) = loop {
+            let giving_up = GivingUp(Some(Arc::default()));
+            let fence = giving_up.fence();
+            let opening = {
+                let (cluster, options, fence, span) =
+                    (cluster.clone(), options.clone(), fence.clone(), span.clone());
+                let disk = disk.clone();
+                move || span.in_scope(|| Opened::open(disk, &cluster, me, role, &options, fence))
+            };
+            let opened = match tokio::task::spawn_blocking(opening).await {
+                Ok(opened) => opened,
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            };
+            giving_up.disarm();
+            match opened {
+                Err(StartError::Directory(DirectoryError::Locked(_))) if Instant::now() < until => {
+                    sleep(RETRY).await;
+                }
+                opened => break (opened?, fence),
+            }
         };
 
         let durable_op = opened.recovered.floor.op.advance(opened.recovered.entries.len() as u64);
@@ -201,7 +217,30 @@ impl NodeBuilder {
         if let Some(data) = opened.data {
             applier::give_state(&shared, data);
         }
-        Node::run(shared, replica, applied, opened.journal, opened.opener, listener)
+        let node = Node::run(shared, replica, applied, opened.journal, opened.opener, listener)?;
+        node.shared.tasks.spawn(folder::run(node.shared.clone(), opened.storage));
+        Ok(node)
+    }
+}
+
+/// Closes the disk to an opening that nobody waits for any more.
+struct GivingUp(Option<Arc<AtomicBool>>);
+
+impl GivingUp {
+    fn fence(&self) -> Arc<AtomicBool> {
+        self.0.clone().expect("it is armed until it is disarmed")
+    }
+
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for GivingUp {
+    fn drop(&mut self) {
+        if let Some(fence) = &self.0 {
+            fence.store(true, Ordering::SeqCst);
+        }
     }
 }
 
@@ -213,6 +252,8 @@ struct Opened {
     data: Option<applier::Opened>,
     /// On a data member that has not.
     opener: Option<StateOpener>,
+    /// For as long as any of these holds it.
+    storage: Weak<dyn Storage>,
 }
 
 impl Opened {
@@ -230,6 +271,7 @@ impl Opened {
             Disk::Storage(storage) => storage,
         };
         let storage: Arc<dyn Storage> = Arc::new(Fence::new(storage, fence));
+        let weak = Arc::downgrade(&storage);
         let identity = Identity {
             cluster: cluster.id(),
             cluster_name: cluster.name().to_owned(),
@@ -256,7 +298,7 @@ impl Opened {
                 data = Some(applier::Opened { state: opened, receiver, storage });
             }
         }
-        Ok(Self { journal, recovered, data, opener })
+        Ok(Self { journal, recovered, data, opener, storage: weak })
     }
 }
 
@@ -294,13 +336,13 @@ fn open_state(
 
 /// Listens. The tasks of a node that was dropped a moment ago may hold the address for as long as they are not run.
 async fn bind(transport: &dyn Transport, address: &str) -> Result<Box<dyn Listener>, TransportError> {
-    let until = Instant::now() + BIND_WITHIN;
+    let until = Instant::now() + RELEASED_WITHIN;
     loop {
         match transport.bind(address).await {
             Err(TransportError::Bind { source, .. })
                 if source.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < until =>
             {
-                sleep(Duration::from_millis(5)).await;
+                sleep(RETRY).await;
             }
             bound => return bound,
         }

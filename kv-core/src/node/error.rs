@@ -126,6 +126,13 @@ pub enum StopReason {
         /// Why the member stopped.
         stopped: Box<Self>,
     },
+    /// The data directory, or a file in it, was removed or replaced while the member was using it. It is noticed within about a second; what
+    /// was acknowledged meanwhile may be on the other members only.
+    #[error(
+        "the data directory changed under the running member: {0}. If it was moved, move it back and start the member again; \
+         if it was deleted, replace the member by a new one with an id of its own"
+    )]
+    DirectoryChanged(Arc<io::Error>),
     /// The system gave no thread.
     #[error("cannot start a thread: {0}: raise the limit on processes or free memory")]
     Thread(Arc<io::Error>),
@@ -149,6 +156,7 @@ impl StopReason {
             | Self::Log(_)
             | Self::Missing { .. }
             | Self::Engine(_)
+            | Self::DirectoryChanged(_)
             | Self::Thread(_)
             | Self::Panicked { .. } => false,
         }
@@ -166,6 +174,7 @@ impl StopReason {
             | Self::Dropped
             | Self::Halted(_)
             | Self::Missing { .. }
+            | Self::DirectoryChanged(_)
             | Self::Thread(_)
             | Self::Panicked { .. } => None,
         }

@@ -64,6 +64,11 @@ impl Storage for Fence {
         open(&self.closed)?;
         self.inner.sync_directory()
     }
+
+    fn check_names(&self) -> io::Result<()> {
+        open(&self.closed)?;
+        self.inner.check_names()
+    }
 }
 
 impl File for FencedFile {

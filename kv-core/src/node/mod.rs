@@ -32,6 +32,7 @@ mod credentials;
 mod driver;
 mod error;
 mod fence;
+mod folder;
 mod handover;
 mod inbox;
 mod incoming;
@@ -90,8 +91,10 @@ const DUPLEX_BYTES: usize = 256 << 10;
 /// A running member of a cluster.
 ///
 /// Dropping it stops the member at once, as `kill -9` would: what was acknowledged is safe, what was not has an unknown
-/// fate. Its threads have ended when the drop returns, unless the disk does not return within five seconds from what they are doing
-/// ([`StopReason::DiskHangs`]). [`shutdown`](Self::shutdown) stops it so that no client notices.
+/// fate. Its threads have ended when the drop returns, and its directory is free, unless the disk does not return within five seconds from
+/// what they are doing ([`StopReason::DiskHangs`]). Its tasks, and with them its port, go when the runtime next runs them; a new start on the same
+/// address waits for that. It may be dropped anywhere: in a task, in a `LocalSet`, in a panic, outside of a runtime, and by a runtime that ends.
+/// [`shutdown`](Self::shutdown) stops it so that no client notices.
 #[derive(Debug)]
 pub struct Node {
     shared: Arc<Shared>,
@@ -268,8 +271,9 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.shared.stop(StopReason::Dropped);
+        // Nothing here waits for the runtime: it may be this very thread that it needs, or be gone.
+        self.shared.tasks.take().abort_all();
         self.threads.end(&self.shared);
-        stop::wait_for_tasks(&self.stopped);
     }
 }
 

@@ -11,12 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
-use tokio::time::timeout;
-
-/// How long a dropped node waits for its tasks to be gone.
-const TASKS_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long the threads of a node that stops may take to end: as long as what the disk is doing takes, unless it does not return at all.
 const THREADS_WITHIN: Duration = Duration::from_secs(5);
@@ -132,17 +127,4 @@ pub(super) fn supervise(shared: Arc<Shared>, threads: Arc<Threads>) -> watch::Re
         tell.send_replace(reason);
     });
     stopped
-}
-
-/// Blocks until the tasks of a node that stops are gone, where that can be done: on a runtime with one thread they go when
-/// the caller next waits.
-pub(super) fn wait_for_tasks(stopped: &watch::Receiver<Option<StopReason>>) {
-    let mut stopped = stopped.clone();
-    let Ok(runtime) = Handle::try_current() else { return };
-    if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
-        tokio::task::block_in_place(|| {
-            // Whether in time or not, the threads have ended, and the tasks will.
-            let _ = runtime.block_on(timeout(TASKS_WITHIN, stopped.wait_for(Option::is_some)));
-        });
-    }
 }

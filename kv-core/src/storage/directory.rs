@@ -1,14 +1,21 @@
 //! A directory of real files, locked against a second process.
 
 use super::{File, Storage};
-use std::fs::{self, OpenOptions, TryLockError};
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, Metadata, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// The file that carries the lock. Never listed.
+/// A file that carries a lock, besides the directory itself: some file systems over a network lock only files. Never listed.
 const LOCK: &str = "LOCK";
+
+/// What is kept here is for the account that the member runs under alone.
+const PRIVATE_DIRECTORY: u32 = 0o700;
+const PRIVATE_FILE: u32 = 0o600;
+/// The mode bits that let other accounts in.
+const OTHERS: u32 = 0o077;
 
 /// Why a data directory was refused. Each says what stands in the way and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -48,13 +55,16 @@ pub enum DirectoryError {
     },
 }
 
-/// A directory of real files, under an exclusive lock for as long as this value lives.
+/// A directory of real files, under an exclusive lock for as long as this value lives. What it creates, others may not read: directories have
+/// mode 0700, files 0600.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    /// The directory itself, for syncing its names.
+    /// The directory itself, for syncing its names. It is locked, so that the lock cannot be removed: only with all that it protects.
     names: fs::File,
     _lock: fs::File,
+    /// The files that are open, by name.
+    open: Mutex<BTreeMap<String, Weak<OnDisk>>>,
 }
 
 impl Directory {
@@ -73,7 +83,13 @@ impl Directory {
             }
             Err(source) => return Err(DirectoryError::Disk { doing: "look", path, source }),
         }
-        let lock = match OpenOptions::new().write(true).create(true).truncate(false).open(path.join(LOCK)) {
+        let names = match fs::File::open(&path) {
+            Ok(names) => names,
+            Err(source) => return Err(DirectoryError::Disk { doing: "list the files", path, source }),
+        };
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(PRIVATE_FILE);
+        let lock = match options.open(path.join(LOCK)) {
             Ok(lock) => lock,
             Err(source) => return Err(DirectoryError::NotWritable { path, source }),
         };
@@ -84,10 +100,13 @@ impl Directory {
                 return Err(DirectoryError::Disk { doing: "take the lock", path, source });
             }
         }
-        match fs::File::open(&path) {
-            Ok(names) => Ok(Arc::new(Self { path, names, _lock: lock })),
-            Err(source) => Err(DirectoryError::Disk { doing: "list the files", path, source }),
+        match names.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(DirectoryError::Locked(path)),
+            // A file system that does not lock directories: the file has to do.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
         }
+        warn_of_readers(&path);
+        Ok(Arc::new(Self { path, names, _lock: lock, open: Mutex::default() }))
     }
 
     /// Where it is.
@@ -104,8 +123,55 @@ impl Directory {
 
     fn open_with(&self, name: &str, new: bool) -> io::Result<Arc<dyn File>> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(new);
-        Ok(Arc::new(OnDisk(options.open(self.join(name)?)?)))
+        options.read(true).write(true).create_new(new).mode(PRIVATE_FILE);
+        let path = self.join(name)?;
+        let mut open = self.open_files();
+        let file = Arc::new(OnDisk(options.open(path)?));
+        open.retain(|_, file| file.strong_count() > 0);
+        open.insert(name.to_owned(), Arc::downgrade(&file));
+        Ok(file)
+    }
+
+    fn open_files(&self) -> MutexGuard<'_, BTreeMap<String, Weak<OnDisk>>> {
+        // Whoever panicked has left a map of names.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether both are the same file or directory.
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// Checks that `path` leads to what is open as `held`.
+fn check_name(path: &Path, held: &fs::File) -> io::Result<()> {
+    let trouble =
+        |what: &str| io::Error::new(io::ErrorKind::NotFound, format!("{} was {what}", path.display()));
+    match fs::metadata(path) {
+        Ok(found) if is_same(&found, &held.metadata()?) => Ok(()),
+        Ok(_) => Err(trouble("replaced by another one")),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(trouble("removed or renamed"))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Logs it if other accounts of this machine can read what is in the directory: one that somebody else made, or an earlier version.
+fn warn_of_readers(path: &Path) {
+    let lets_others_in =
+        |path: &Path| fs::metadata(path).is_ok_and(|found| found.permissions().mode() & OTHERS != 0);
+    if !lets_others_in(path) {
+        return;
+    }
+    let files = fs::read_dir(path).into_iter().flatten().flatten();
+    let readable = files.filter(|file| lets_others_in(&file.path())).count();
+    if readable > 0 {
+        tracing::warn!(
+            path = %path.display(),
+            files = readable,
+            "other accounts of this machine may read or write the data directory: run chmod -R go= on it"
+        );
     }
 }
 
@@ -114,7 +180,7 @@ fn create_durably(path: &Path) -> Result<(), DirectoryError> {
     let failed = |source| DirectoryError::Create { path: path.to_path_buf(), source };
     let missing: Vec<&Path> =
         path.ancestors().take_while(|up| !up.as_os_str().is_empty() && !up.exists()).collect();
-    fs::create_dir_all(path).map_err(failed)?;
+    DirBuilder::new().recursive(true).mode(PRIVATE_DIRECTORY).create(path).map_err(failed)?;
     for created in missing {
         let parent = match created.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -135,11 +201,19 @@ impl Storage for Directory {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.join(from)?, self.join(to)?)
+        let mut open = self.open_files();
+        fs::rename(self.join(from)?, self.join(to)?)?;
+        let moved = open.remove(from);
+        open.remove(to);
+        open.extend(moved.map(|file| (to.to_owned(), file)));
+        Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.join(name)?)
+        let mut open = self.open_files();
+        fs::remove_file(self.join(name)?)?;
+        open.remove(name);
+        Ok(())
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -158,6 +232,18 @@ impl Storage for Directory {
 
     fn sync_directory(&self) -> io::Result<()> {
         self.names.sync_all()
+    }
+
+    fn check_names(&self) -> io::Result<()> {
+        check_name(&self.path, &self.names)?;
+        // Held meanwhile, so that no name is between two files.
+        let open = self.open_files();
+        for (name, file) in &*open {
+            if let Some(file) = file.upgrade() {
+                check_name(&self.path.join(name), &file.0)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -209,6 +295,60 @@ mod tests {
         assert!(refused.to_string().contains("in use by another process"));
         drop(first);
         Directory::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn s18_without_the_file_lock_it_is_refused_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Directory::open(dir.path()).unwrap();
+        fs::remove_file(dir.path().join(LOCK)).unwrap();
+        assert!(matches!(Directory::open(dir.path()), Err(DirectoryError::Locked(_))));
+        drop(first);
+        Directory::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_is_created_is_for_this_account_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("above/data");
+        let storage = Directory::open(&path).unwrap();
+        storage.create("file").unwrap();
+        for name in [".", "file", LOCK] {
+            let mode = fs::metadata(path.join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & OTHERS, 0, "{name}: {mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_gone_or_leads_elsewhere_is_noticed() {
+        type Meddle = fn(&Path);
+        let cases: [(&str, Meddle); 5] = [
+            ("removed", |data| fs::remove_file(data.join("b")).unwrap()),
+            ("replaced", |data| {
+                fs::copy(data.join("b"), data.join("copy")).unwrap();
+                fs::rename(data.join("copy"), data.join("b")).unwrap();
+            }),
+            ("removed", |data| fs::remove_dir_all(data).unwrap()),
+            ("removed", |data| fs::rename(data, data.with_extension("aside")).unwrap()),
+            ("replaced", |data| {
+                fs::rename(data, data.with_extension("aside")).unwrap();
+                fs::create_dir(data).unwrap();
+            }),
+        ];
+        for (expected, meddle) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("data");
+            let storage = Directory::open(&path).unwrap();
+            let files = ["a", "c", "gone", "d"].map(|name| storage.create(name).unwrap());
+            storage.rename("a", "b").unwrap();
+            storage.rename("c", "d").unwrap();
+            storage.remove("gone").unwrap();
+            storage.check_names().unwrap();
+            meddle(&path);
+            let error = storage.check_names().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            drop(files);
+        }
     }
 
     #[test]

@@ -48,6 +48,13 @@ pub trait Storage: Send + Sync + Debug + 'static {
     /// # Errors
     /// Whatever the disk says.
     fn sync_directory(&self) -> io::Result<()>;
+
+    /// Checks that the names still lead to the files that are open, so that whoever opens the directory next finds what is written here.
+    /// Writes to a file whose name is gone succeed, and are lost when it is closed.
+    ///
+    /// # Errors
+    /// Which name is gone, or leads elsewhere; or whatever the disk says.
+    fn check_names(&self) -> io::Result<()>;
 }
 
 /// One open file.

@@ -2,6 +2,7 @@
 
 mod basics;
 mod disks;
+mod ends;
 mod failover;
 mod faults;
 mod harness;

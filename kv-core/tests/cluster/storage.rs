@@ -177,6 +177,10 @@ impl Storage for Ailing {
         self.ailment.work(Work::Sync, ".")?;
         self.disk.sync_directory()
     }
+
+    fn check_names(&self) -> Result<()> {
+        self.disk.check_names()
+    }
 }
 
 #[derive(Debug)]

@@ -231,6 +231,10 @@ impl Storage for Meddling<Disk> {
     fn sync_directory(&self) -> io::Result<()> {
         self.disk.sync_directory()
     }
+
+    fn check_names(&self) -> io::Result<()> {
+        self.disk.check_names()
+    }
 }
 
 impl File for Meddling<(Disk, Arc<dyn File>)> {

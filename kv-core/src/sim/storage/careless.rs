@@ -57,6 +57,10 @@ impl Storage for Careless {
     fn sync_directory(&self) -> io::Result<()> {
         if self.bug == Bug::NoDirectorySync { Ok(()) } else { self.storage.sync_directory() }
     }
+
+    fn check_names(&self) -> io::Result<()> {
+        self.storage.check_names()
+    }
 }
 
 impl File for CarelessFile {

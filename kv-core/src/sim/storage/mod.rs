@@ -388,6 +388,11 @@ impl Storage for Disk {
         }
         Ok(())
     }
+
+    fn check_names(&self) -> io::Result<()> {
+        // Nobody else has this disk.
+        Ok(())
+    }
 }
 
 #[derive(Debug)]

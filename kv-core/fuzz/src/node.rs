@@ -226,10 +226,15 @@ impl Host {
                 0 => Message::GetSnapshot {
                     nonce: dice.below(256),
                     at: dice.chance().then(|| anchor(dice)),
-                    after: Bytes::from(vec![dice.byte()]),
+                    after: dice.chance().then(|| Bytes::from(vec![dice.byte()])),
                 },
                 1 => Message::SnapshotGone { nonce: self.nonce(dice) },
-                _ => Message::SnapshotChunk { nonce: self.nonce(dice), at: anchor(dice), chunk: chunk(dice) },
+                _ => Message::SnapshotChunk {
+                    nonce: self.nonce(dice),
+                    view: View::new(dice.counter(20)),
+                    at: anchor(dice),
+                    chunk: chunk(dice),
+                },
             },
             15 => Message::StateDigest { op: Op::new(dice.counter(20)), digest: anchor(dice).hash },
             _ => Message::Formation {
@@ -322,14 +327,9 @@ fn summary(dice: &mut Dice<'_>, view: View) -> LogSummary {
 
 fn chunk(dice: &mut Dice<'_>) -> Chunk {
     let rows = Bytes::from(vec![dice.byte(); 4]);
-    Chunk {
-        after: if dice.chance() { Bytes::new() } else { Bytes::from(vec![dice.byte()]) },
-        checksum: if dice.chance() { Hash::of(&rows) } else { Hash::ZERO },
-        rows,
-        end: if dice.chance() {
-            ChunkEnd::More(Bytes::from(vec![dice.byte()]))
-        } else {
-            ChunkEnd::Last(Hash::ZERO)
-        },
-    }
+    let after = if dice.chance() { Bytes::new() } else { Bytes::from(vec![dice.byte()]) };
+    let end = if dice.chance() { ChunkEnd::More(Bytes::from(vec![dice.byte()])) } else { ChunkEnd::Last };
+    let intact = Chunk::new(after, rows, end);
+    let checksum = if dice.chance() { intact.checksum } else { Hash::ZERO };
+    Chunk { checksum, ..intact }
 }

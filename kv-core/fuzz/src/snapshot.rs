@@ -74,7 +74,7 @@ fn pieces(snapshot: &Snapshot) -> Vec<Chunk> {
         pieces.push(chunk);
         match end {
             ChunkEnd::More(next) => after = next,
-            ChunkEnd::Last(_) => return pieces,
+            ChunkEnd::Last => return pieces,
         }
     }
 }
@@ -100,21 +100,20 @@ fn change(bytes: &Bytes, dice: &mut Dice<'_>) -> Bytes {
 fn craft(chunk: &mut Chunk, dice: &mut Dice<'_>) -> bool {
     match dice.below(10) {
         0 | 1 => {
-            chunk.rows = change(&chunk.rows, dice);
-            chunk.checksum = Hash::of(&chunk.rows);
+            *chunk = Chunk::new(chunk.after.clone(), change(&chunk.rows, dice), chunk.end.clone());
             return true;
         }
         // Damaged on its way.
         2 => chunk.rows = change(&chunk.rows, dice),
         3 => chunk.after = change(&chunk.after, dice),
         4 => chunk.end = ChunkEnd::More(change(&chunk.after, dice)),
-        5 => chunk.end = ChunkEnd::Last(Hash::new(dice.byte().into())),
+        5 => chunk.end = ChunkEnd::Last,
         _ => {}
     }
     false
 }
 
-/// Sends pieces, some of them crafted, with a digest that fits if the dice say so: they are refused, or what becomes the state can be read.
+/// Sends pieces, some of them crafted, with a checksum that fits: they are refused, or what becomes the state can be read.
 /// What was not changed arrives as it is.
 pub fn snapshot(data: &[u8]) {
     let mut dice = Dice(data);
@@ -122,16 +121,11 @@ pub fn snapshot(data: &[u8]) {
     let disk = Disk::new();
     let open = || Receiver::open(disk.storage(), limits());
     let mut receiver = open().expect("an empty disk opens");
-    let (mut crafted, mut rows, mut next) = (false, Vec::new(), 0);
+    let (mut crafted, mut next) = (false, 0);
     let named = if dice.below(8) == 0 { Anchor::new(Op::new(dice.below(1 << 16)), at.hash) } else { *at };
     while let Some(piece) = pieces.get(next) {
         let mut chunk = piece.clone();
         crafted |= craft(&mut chunk, &mut dice);
-        rows.extend_from_slice(&chunk.rows);
-        if let (ChunkEnd::Last(_), 0) = (&chunk.end, dice.below(2)) {
-            // Whoever sends this says so in earnest.
-            chunk.end = ChunkEnd::Last(Hash::of(&rows));
-        }
         match dice.below(32) {
             1 => continue,
             2 => disk.flip_bit(STAGING, dice.below(1 << 16), 0),

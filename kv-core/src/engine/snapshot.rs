@@ -11,8 +11,8 @@ use super::tree::Part;
 use crate::ids::{Anchor, Hash};
 use crate::message::{Chunk, ChunkEnd};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use xxhash_rust::xxh3::Xxh3;
 
 /// A durable checkpoint, unchanged for as long as it is held; the disk keeps its pages so long. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -32,8 +32,7 @@ impl Snapshot {
         self.anchor
     }
 
-    /// The rows after the place `after`, about `max_bytes` of them. With the last ones comes a digest of all: everything is read
-    /// once more for it.
+    /// The rows after the place `after`, about `max_bytes` of them. Reads nothing else.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -41,9 +40,9 @@ impl Snapshot {
         let (rows, next) = self.rows(after, max_bytes)?;
         let end = match next {
             Some(next) => ChunkEnd::More(next),
-            None => ChunkEnd::Last(digest(&self.base)?),
+            None => ChunkEnd::Last,
         };
-        Ok(Chunk { after: Bytes::copy_from_slice(after), checksum: Hash::of(&rows), rows, end })
+        Ok(Chunk::new(Bytes::copy_from_slice(after), rows, end))
     }
 
     /// Reads the rows after the place `after`, so that damage is found: about `max_bytes` of them. Returns how many bytes that were, and
@@ -73,20 +72,31 @@ impl Snapshot {
     }
 }
 
-/// A hash over all rows.
-pub(super) fn digest(base: &Base) -> Result<Hash, EngineError> {
-    let mut hasher = Xxh3::new();
-    let mut row = BytesMut::new();
+/// The digest of rows, whatever their order: the sum of their hashes. So a receiver has it of what has come, piece by piece, and a
+/// source need not read everything for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct RowSum(u128);
+
+impl RowSum {
+    /// Takes a row in.
+    pub(super) fn add(&mut self, part: Part, key: &[u8], value: &[u8]) {
+        let mut row = BytesMut::with_capacity(key.len() + value.len() + 16);
+        put_row(&mut row, part, key, value);
+        self.0 = self.0.wrapping_add(Hash::of(&row).get());
+    }
+}
+
+/// The digest of all rows. Reads everything.
+pub(super) fn digest(base: &Base) -> Result<RowSum, EngineError> {
+    let mut sum = RowSum::default();
     for part in Part::ALL {
         let mut cursor = base.part(part, None)?;
         while let Some(key) = cursor.key() {
-            row.clear();
-            put_row(&mut row, part, key.as_slice(), &cursor.value().unwrap_or_default());
-            hasher.update(&row);
+            sum.add(part, key.as_slice(), &cursor.value().unwrap_or_default());
             cursor.advance()?;
         }
     }
-    Ok(Hash::new(hasher.digest128()))
+    Ok(sum)
 }
 
 fn put_row(out: &mut BytesMut, part: Part, key: &[u8], value: &[u8]) {

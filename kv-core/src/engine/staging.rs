@@ -1,13 +1,13 @@
 //! A snapshot from another member, until it is whole: a second file of the same kind beside the state.
 //!
 //! Every piece is one transaction, together with how far the pieces go, so that a restart goes on where it was. Now and then
-//! one is durable. The state is not touched before the whole has been read back and found to be what the source has; then the
+//! one is durable. The state is not touched before the whole has been read back and found to be what has come; then the
 //! file is renamed over it, in one step.
 
 use super::EngineError;
 use super::disk;
 use super::disk::NAME;
-use super::snapshot::{Row, Rows, digest};
+use super::snapshot::{Row, RowSum, Rows, digest};
 use super::tree::Tree;
 use crate::ids::Anchor;
 use crate::message::{Chunk, ChunkEnd};
@@ -31,6 +31,8 @@ const CACHE_BYTES: usize = 8 << 20;
 struct Progress {
     at: Anchor,
     end: ChunkEnd,
+    /// Of the rows that have come.
+    sum: RowSum,
 }
 
 /// See the module.
@@ -79,7 +81,7 @@ impl Staging {
         remove(&**storage)?;
         let file = storage.create(STAGING).map_err(|error| EngineError::io("create", error))?;
         let tree = Arc::new(Tree::create(file, CACHE_BYTES, Arc::new(AtomicBool::new(false)))?);
-        let progress = Progress { at, end: ChunkEnd::More(bytes::Bytes::new()) };
+        let progress = Progress { at, end: ChunkEnd::More(bytes::Bytes::new()), sum: RowSum::default() };
         Ok(Self { storage: storage.clone(), tree, progress, unsynced: 0 })
     }
 
@@ -99,11 +101,15 @@ impl Staging {
         }
         let rows: Option<Vec<Row>> = Rows::of(chunk).collect();
         let Some(rows) = rows else { return Ok(false) };
-        let progress = Progress { at: self.progress.at, end: chunk.end.clone() };
+        let mut sum = self.progress.sum;
+        for row in &rows {
+            sum.add(row.part, &row.key, &row.value);
+        }
+        let progress = Progress { at: self.progress.at, end: chunk.end.clone(), sum };
         let encoded = postcard::to_stdvec(&progress).expect("plain data always encodes");
         self.unsynced += chunk.rows.len();
         let first = chunk.after.is_empty();
-        let durable = first || self.unsynced >= UNSYNCED_BYTES || matches!(chunk.end, ChunkEnd::Last(_));
+        let durable = first || self.unsynced >= UNSYNCED_BYTES || chunk.end == ChunkEnd::Last;
         self.tree.stage(rows, &encoded, durable)?;
         if first {
             self.storage.sync_directory().map_err(|error| EngineError::io("create", error))?;
@@ -120,12 +126,9 @@ impl Staging {
         Ok(disk::Rows::from(Arc::new(self.tree.snapshot()?)))
     }
 
-    /// Reads all of it back: whether it is complete, and what the source has.
+    /// Reads all of it back: whether it is complete, and what has come.
     pub(crate) fn is_whole(&self) -> Result<bool, EngineError> {
-        match self.progress.end {
-            ChunkEnd::More(_) => Ok(false),
-            ChunkEnd::Last(wanted) => Ok(digest(&self.tree.snapshot()?)? == wanted),
-        }
+        Ok(self.progress.end == ChunkEnd::Last && digest(&self.tree.snapshot()?)? == self.progress.sum)
     }
 
     /// Takes the place of the state, durably. Whoever holds the old one must have let go of it.

@@ -167,19 +167,21 @@ pub enum Message {
         /// The view of which the sender is the primary, if it is one.
         primary_of: Option<View>,
     },
-    /// Asks for the next piece of a snapshot.
+    /// Asks for the next piece of a snapshot, or shows that one is still being received.
     GetSnapshot {
         /// Returned in the answer.
         nonce: u64,
         /// The snapshot that was begun; `None` for whichever the receiver has.
         at: Option<Anchor>,
-        /// The place after which to go on; empty for the beginning.
-        after: Bytes,
+        /// The place after which to go on, empty for the beginning. `None` asks for nothing: keep what comes after the snapshot.
+        after: Option<Bytes>,
     },
     /// A piece of a snapshot.
     SnapshotChunk {
         /// The nonce of the `GetSnapshot` that is answered.
         nonce: u64,
+        /// The view that the sender is in: the snapshot was committed in that view or an earlier one.
+        view: View,
         /// The op that the snapshot is exactly at.
         at: Anchor,
         /// The piece.

@@ -3,6 +3,7 @@
 use crate::ids::{Anchor, Hash, Incarnation, Revision, Timestamp};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
 
 /// About the most bytes of rows in one chunk; a single larger row goes alone.
 pub const CHUNK_BYTES: usize = 256 << 10;
@@ -34,7 +35,7 @@ pub struct Chunk {
     pub after: Bytes,
     /// The rows.
     pub rows: Bytes,
-    /// The hash of `rows`, from where they were read to where they are stored.
+    /// The hash of all of it, from where it was read to where it is stored.
     pub checksum: Hash,
     /// What comes after it.
     pub end: ChunkEnd,
@@ -45,14 +46,36 @@ pub struct Chunk {
 pub enum ChunkEnd {
     /// More: ask for what comes after this place.
     More(Bytes),
-    /// Nothing. This is the digest of the whole.
-    Last(Hash),
+    /// Nothing.
+    Last,
 }
 
 impl Chunk {
+    /// A piece with its checksum.
+    #[must_use]
+    pub fn new(after: Bytes, rows: Bytes, end: ChunkEnd) -> Self {
+        let mut chunk = Self { after, rows, checksum: Hash::ZERO, end };
+        chunk.checksum = chunk.hash();
+        chunk
+    }
+
     /// Whether it arrived as it was read.
     #[must_use]
     pub fn is_intact(&self) -> bool {
-        Hash::of(&self.rows) == self.checksum
+        self.hash() == self.checksum
+    }
+
+    /// Of the rows, of where they begin, and of what comes after them: a piece that says too early that it is the last must not be believed.
+    fn hash(&self) -> Hash {
+        let mut hasher = Xxh3::new();
+        let next = match &self.end {
+            ChunkEnd::More(next) => Some(&next[..]),
+            ChunkEnd::Last => None,
+        };
+        for part in [Some(&self.after[..]), Some(&self.rows[..]), next] {
+            hasher.update(&part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
+            hasher.update(part.unwrap_or_default());
+        }
+        Hash::new(hasher.digest128())
     }
 }

@@ -274,6 +274,7 @@ impl Driver {
 
     /// Does everything that the replica says.
     fn carry_out(&mut self) {
+        self.shared.set_view(self.replica.view());
         while let Some(output) = self.replica.poll_output() {
             self.on_output(output);
         }

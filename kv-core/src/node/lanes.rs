@@ -50,6 +50,8 @@ struct Waiting {
     items: VecDeque<Outgoing>,
     bytes: usize,
     connected: bool,
+    /// The piece that is being read for the peer.
+    reading: Option<Piece>,
 }
 
 /// What waits for one peer on one lane.
@@ -73,6 +75,13 @@ impl Queue {
         if !waiting.connected {
             return;
         }
+        if let Outgoing::Piece(piece) = &item {
+            // A peer has one question about a snapshot: what is being read for it is not read once more, and an older one is void.
+            if waiting.reading.as_ref() == Some(piece) {
+                return;
+            }
+            waiting.forget_piece();
+        }
         while waiting.items.len() >= MAX_ITEMS || (waiting.bytes > 0 && waiting.bytes + size > MAX_BYTES) {
             if self.lane != Lane::Control {
                 tracing::debug!(lane = %self.lane, "dropped a message: the queue of its peer is full");
@@ -93,9 +102,19 @@ impl Queue {
         }
     }
 
-    /// Takes the next.
+    /// Takes the next. Of a piece, [`piece_read`](Self::piece_read) is to be called afterwards.
     pub(super) fn pop(&self) -> Option<Outgoing> {
-        lock(&self.waiting).pop()
+        let mut waiting = lock(&self.waiting);
+        let item = waiting.pop();
+        if let Some(Outgoing::Piece(piece)) = &item {
+            waiting.reading = Some(piece.clone());
+        }
+        item
+    }
+
+    /// The piece that was taken has been read and handed to the connection.
+    pub(super) fn piece_read(&self) {
+        lock(&self.waiting).reading = None;
     }
 
     /// Begins or ends to collect.
@@ -105,6 +124,13 @@ impl Queue {
 }
 
 impl Waiting {
+    fn forget_piece(&mut self) {
+        let before = self.items.iter().position(|item| matches!(item, Outgoing::Piece(_)));
+        if let Some(item) = before.and_then(|at| self.items.remove(at)) {
+            self.bytes -= size(&item);
+        }
+    }
+
     fn pop(&mut self) -> Option<Outgoing> {
         let item = self.items.pop_front()?;
         self.bytes -= size(&item);
@@ -207,6 +233,41 @@ mod tests {
         assert_eq!(views(&control), (10..MAX_ITEMS as u64 + 10).collect::<Vec<_>>());
         assert_eq!(views(&log), (0..MAX_ITEMS as u64).collect::<Vec<_>>());
         assert_eq!(lock(&log.waiting).bytes, 0);
+    }
+
+    /// Rule T6: however often a piece is asked for, it is read once.
+    #[test]
+    fn t6_a_piece_that_is_asked_for_again_is_read_once() {
+        let queue = Queue::new(Lane::Bulk);
+        queue.set_connected(true);
+        let piece = |after: &'static str| Piece { nonce: 1, at: None, after: after.into() };
+        let asked = |queue: &Queue| match queue.pop() {
+            Some(Outgoing::Piece(piece)) => Some(piece),
+            _ => None,
+        };
+        queue.push(vote(1));
+        queue.push(Outgoing::Piece(piece("")));
+        queue.push(Outgoing::Piece(piece("")));
+        assert_eq!((views_of_one(&queue), asked(&queue)), (1, Some(piece(""))));
+        for _ in 0..10 {
+            queue.push(Outgoing::Piece(piece("")));
+        }
+        assert_eq!(asked(&queue), None, "it is being read");
+        queue.push(Outgoing::Piece(piece("a")));
+        queue.push(Outgoing::Piece(piece("b")));
+        queue.piece_read();
+        assert_eq!((asked(&queue), asked(&queue)), (Some(piece("b")), None), "the last question counts");
+        queue.piece_read();
+        queue.push(Outgoing::Piece(piece("b")));
+        assert_eq!(asked(&queue), Some(piece("b")), "the answer may have been lost");
+        assert_eq!(lock(&queue.waiting).bytes, 0);
+    }
+
+    fn views_of_one(queue: &Queue) -> u64 {
+        match queue.pop() {
+            Some(Outgoing::Message(Message::StartViewChange { view })) => view.get(),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -162,6 +162,7 @@ impl Link {
                         }
                         sleep_until(next_piece).await;
                         let frame = wire::encode_message(&self.read_piece(piece).await);
+                        self.queue.piece_read();
                         next_piece = Instant::now() + self.pace(frame.len());
                         writer.push(frame);
                     }

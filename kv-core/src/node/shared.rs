@@ -19,7 +19,7 @@ use super::waiters::Waiters;
 use super::watches::Watches;
 use super::writer::Writes;
 use crate::config::{Cluster, Options, Role};
-use crate::ids::{MemberId, Op};
+use crate::ids::{MemberId, Op, View};
 use crate::journal::LogReader;
 use crate::kv::{Sources, StateReader};
 use crate::wire::Expectation;
@@ -85,6 +85,8 @@ pub(super) struct Shared {
 
     /// The last op that is durable in the journal.
     durable_op: AtomicU64,
+    /// The replica's view.
+    view: AtomicU64,
     log: Mutex<Option<LogReader>>,
     state: Mutex<Option<StateReader>>,
     /// The disk is out of reach: set when the node stops.
@@ -150,6 +152,7 @@ impl Shared {
             retiring: watch::Sender::new(None),
             stop: watch::Sender::new(None),
             durable_op: AtomicU64::new(parts.durable_op.get()),
+            view: AtomicU64::new(0),
             log: Mutex::new(Some(parts.log)),
             state: Mutex::new(None),
             fence: parts.fence,
@@ -228,6 +231,16 @@ impl Shared {
     /// is told to be committed, while the journal thread may still be busy with what stood there before (rule D7).
     pub(super) fn set_durable_op(&self, op: Op) {
         self.durable_op.store(op.get(), Ordering::SeqCst);
+    }
+
+    /// The replica's view. What this member has applied was committed in it, or before.
+    pub(super) fn view(&self) -> View {
+        View::new(self.view.load(Ordering::SeqCst))
+    }
+
+    /// The driver tells it before anything that the view has committed.
+    pub(super) fn set_view(&self, view: View) {
+        self.view.store(view.get(), Ordering::SeqCst);
     }
 
     /// Between half of this time and all of it.

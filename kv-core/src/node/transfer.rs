@@ -12,7 +12,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 
 /// A piece of a snapshot that a peer has asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Piece {
     /// Goes into the answer.
     pub(super) nonce: u64,
@@ -43,7 +43,11 @@ pub(super) fn read(shared: &Shared, to: MemberId, piece: &Piece) -> Message {
     let snapshot = lock(&shared.sources).get(to, *at, shared.clock.monotonic());
     let Some(snapshot) = snapshot else { return Message::SnapshotGone { nonce: *nonce } };
     match snapshot.chunk(after, CHUNK_BYTES) {
-        Ok(chunk) => Message::SnapshotChunk { nonce: *nonce, at: snapshot.anchor(), chunk },
+        Ok(chunk) => {
+            // Looked at last: no earlier than the view in which the snapshot was committed.
+            let view = shared.view();
+            Message::SnapshotChunk { nonce: *nonce, view, at: snapshot.anchor(), chunk }
+        }
         Err(error) => {
             shared.state_failed(error);
             Message::SnapshotGone { nonce: *nonce }

@@ -74,11 +74,6 @@ impl Install {
         self.nonce == Some(nonce)
     }
 
-    /// Whether the view's log is known to have this anchor.
-    pub(super) fn knows(&self, anchor: Anchor) -> bool {
-        self.known.get(&anchor.op) == Some(&anchor.hash)
-    }
-
     pub(super) fn ends_below(&self, op: Op) -> bool {
         self.head.op < op
     }
@@ -357,9 +352,6 @@ impl Replica {
     }
 
     pub(super) fn on_headers(&mut self, nonce: u64, hashes: &[(Op, Hash)]) {
-        if self.on_anchor_confirmed(nonce, hashes) {
-            return;
-        }
         let now = self.now.monotonic;
         let Some(install) = self.state.install_mut().filter(|install| install.nonce == Some(nonce)) else {
             return;

@@ -492,7 +492,9 @@ impl Replica {
                 self.on_too_old(from, nonce, checkpoint, primary_of);
             }
             Message::GetSnapshot { nonce, at, after } => self.on_get_snapshot(from, nonce, at, after),
-            Message::SnapshotChunk { nonce, at, chunk } => self.on_snapshot_chunk(from, nonce, at, chunk),
+            Message::SnapshotChunk { nonce, view, at, chunk } => {
+                self.on_snapshot_chunk(from, nonce, view, at, chunk);
+            }
             Message::SnapshotGone { nonce } => self.on_snapshot_gone(from, nonce),
             Message::StateDigest { op, digest } => self.on_state_digest(from, op, digest),
             Message::Formation { .. } => {}

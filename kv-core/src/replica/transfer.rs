@@ -4,16 +4,17 @@
 //!
 //! ```text
 //! TooOld --> GetSnapshot <--> SnapshotChunk --> StageChunk (driver) --> Staged
-//!            all staged, and the view's log has the anchor --> InstallSnapshot (driver) --> SnapshotInstalled --> adopt
+//!            all staged --> InstallSnapshot (driver) --> SnapshotInstalled --> adopt
 //! ```
+//! One run has one nonce and one anchor; a piece is welcome from whoever sends it. The only clock that can end a run is that of its progress.
 
 use super::state::State;
 use super::{Output, Replica};
 use crate::config::Role;
-use crate::ids::{Anchor, Hash, Instant, MemberId, Op, View, WriteSeq};
-use crate::message::{Adoption, Chunk, ChunkEnd, FetchWhat, LogPoint, Message, Write};
+use crate::ids::{Anchor, Instant, MemberId, Op, View, WriteSeq};
+use crate::message::{Adoption, Chunk, ChunkEnd, LogPoint, Message, Write};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tracing::{debug, info, warn};
 
@@ -23,8 +24,11 @@ const UNSTAGED: u32 = 2;
 /// How long entries above a snapshot are kept for the peer that fetches it, after its last sign of life.
 const HOLD: Duration = Duration::from_secs(30);
 
-/// How often a snapshot may be complete and nobody confirm its anchor, before it is given up: so many questions per peer.
-const ROUNDS: usize = 3;
+/// How often the receiver shows life to all sources, so that they keep those entries. Well below [`HOLD`].
+const SHOW_LIFE: Duration = Duration::from_secs(5);
+
+/// The longest time without a piece after which a snapshot that some source no longer has is given up.
+const MOST_STALL: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]
 pub(super) struct Transfer {
@@ -33,6 +37,11 @@ pub(super) struct Transfer {
     /// What the driver holds of a snapshot, from this life or an earlier one.
     staged: Option<Staged>,
     run: Option<Run>,
+    /// How long a run may go without progress before it begins anew, if a source has said that it no longer has the snapshot. Doubles
+    /// with each time, so that a transfer is finished however slow its sources are.
+    stall: Duration,
+    /// The write of the view that a source was in: nothing of its state is stored before.
+    joined: WriteSeq,
     /// The write with which the log came to stand on another point, until it is durable: nothing is said of the log before.
     adopting: Option<WriteSeq>,
     /// Until then, what the primary says unasked may have been said of the log before the last snapshot was in place.
@@ -51,6 +60,7 @@ struct Staged {
 /// A transfer under way. It outlives views: what is committed stays so.
 #[derive(Debug)]
 struct Run {
+    /// Who is asked next; whoever has sent the last piece.
     source: MemberId,
     /// Of all its requests, so that a slow answer to an earlier one counts too.
     nonce: u64,
@@ -61,17 +71,16 @@ struct Run {
     complete: bool,
     /// Pieces that the driver has not reported.
     unstaged: u32,
-    /// The log of the view is known to have the anchor (rule T4).
-    confirmed: bool,
     installing: bool,
     /// How long an answer may take; doubles while none comes.
     patience: Duration,
     retry_at: Instant,
-    /// Requests without an answer: after a few the next peer is asked.
-    turns: usize,
-    /// Peers that have it not in a row.
-    gone: usize,
-    questions: usize,
+    /// When the sources are next shown life.
+    show_life_at: Instant,
+    /// When the last piece came.
+    moved_at: Instant,
+    /// Who has said since then that it does not have the snapshot.
+    gone: BTreeSet<MemberId>,
 }
 
 impl Transfer {
@@ -80,7 +89,7 @@ impl Transfer {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.run.as_ref().map(|run| run.retry_at)
+        self.run.as_ref().map(|run| run.retry_at.min(run.show_life_at))
     }
 
     /// What peers that fetch a snapshot will ask for next.
@@ -120,13 +129,20 @@ impl Replica {
         self.send(to, Message::TooOld { nonce, checkpoint, primary_of });
     }
 
-    pub(super) fn on_get_snapshot(&mut self, from: MemberId, nonce: u64, at: Option<Anchor>, after: Bytes) {
-        if self.is_witness() || self.transfer.stateless {
-            return self.send(from, Message::SnapshotGone { nonce });
-        }
+    pub(super) fn on_get_snapshot(
+        &mut self,
+        from: MemberId,
+        nonce: u64,
+        at: Option<Anchor>,
+        after: Option<Bytes>,
+    ) {
         let above = at.map_or(self.checkpoint, |at| at.op);
         let until = self.now.monotonic.after(HOLD);
         self.transfer.held.insert(from, (above, until));
+        let Some(after) = after else { return };
+        if self.is_witness() || self.transfer.stateless {
+            return self.send(from, Message::SnapshotGone { nonce });
+        }
         self.outputs.push_back(Output::ReadSnapshot { to: from, nonce, at, after });
     }
 
@@ -152,7 +168,8 @@ impl Replica {
 
     /// Rule T9: without a state, this member asks for one at once, and again until it has one.
     pub(super) fn fetch_state(&mut self) {
-        if let Some(source) = self.data_peer(0).filter(|_| self.transfer.stateless) {
+        let source = self.data_peers().next();
+        if let Some(source) = source.filter(|_| self.transfer.stateless) {
             self.begin_transfer(source);
         }
     }
@@ -203,18 +220,21 @@ impl Replica {
         if self.transfer.is_running() {
             return;
         }
-        let Some(source) = self.data_peers().find(|peer| *peer == source).or_else(|| self.data_peer(0))
+        let Some(source) =
+            self.data_peers().find(|peer| *peer == source).or_else(|| self.data_peers().next())
         else {
             return;
         };
         let staged = self.transfer.staged.clone().filter(|staged| self.is_useful(staged.at));
         let (at, next, complete) = match staged {
             Some(Staged { at, end: ChunkEnd::More(next) }) => (Some(at), next, false),
-            Some(Staged { at, end: ChunkEnd::Last(_) }) => (Some(at), Bytes::new(), true),
+            Some(Staged { at, end: ChunkEnd::Last }) => (Some(at), Bytes::new(), true),
             None => (None, Bytes::new(), false),
         };
         info!(%source, ?at, complete, "state transfer begins");
         let nonce = self.nonce();
+        let now = self.now.monotonic;
+        self.transfer.stall = self.options.suspect_max * 4;
         self.transfer.run = Some(Run {
             source,
             nonce,
@@ -222,13 +242,12 @@ impl Replica {
             next,
             complete,
             unstaged: 0,
-            confirmed: false,
             installing: false,
             patience: self.options.suspect_min,
-            retry_at: self.now.monotonic,
-            turns: 0,
-            gone: 0,
-            questions: 0,
+            retry_at: now,
+            show_life_at: now.after(SHOW_LIFE),
+            moved_at: now,
+            gone: BTreeSet::new(),
         });
         self.ask_for_more();
     }
@@ -250,97 +269,83 @@ impl Replica {
         peers.into_iter()
     }
 
-    fn data_peer(&self, turn: usize) -> Option<MemberId> {
-        let count = self.data_peers().count().max(1);
-        self.data_peers().nth(turn % count)
-    }
-
-    /// Does what the transfer needs next: the next piece, the confirmation of its anchor, or the switch.
+    /// Does what the transfer needs next: the next piece, or the switch.
     fn ask_for_more(&mut self) {
         let now = self.now.monotonic;
-        let turn = self.transfer.run.as_ref().map_or(0, |run| run.questions);
-        let judge = self.source(turn);
-        let known = self.transfer.run.as_ref().and_then(|run| run.at).is_some_and(|at| self.is_known(at));
         let Some(run) = &mut self.transfer.run else { return };
-        run.confirmed |= known;
         run.retry_at = now.after(run.patience);
-        let (nonce, source) = (run.nonce, run.source);
-        if let Some(at) = run.at.filter(|_| !run.confirmed) {
-            // Rule T4.
-            let (from, through, hash) = (at.op, at.op, Some(at.hash));
-            self.send(judge, Message::Fetch { from, through, hash, nonce, what: FetchWhat::Headers });
-        }
-        let Some(run) = &mut self.transfer.run else { return };
         match run.at {
-            Some(at) if run.complete && run.unstaged == 0 && run.confirmed && !run.installing => {
+            Some(at) if run.complete && run.unstaged == 0 && !run.installing => {
                 run.installing = true;
                 self.outputs.push_back(Output::InstallSnapshot { at });
             }
             at if !run.complete && run.unstaged < UNSTAGED => {
-                let after = run.next.clone();
+                let (source, nonce, after) = (run.source, run.nonce, Some(run.next.clone()));
                 self.send(source, Message::GetSnapshot { nonce, at, after });
             }
             _ => {}
         }
     }
 
-    /// Whether the log of the view is known here to have this anchor.
-    fn is_known(&mut self, at: Anchor) -> bool {
-        (at.op <= self.commit && self.log.holds(at))
-            || self.state.install_mut().is_some_and(|install| install.knows(at))
-    }
-
-    pub(super) fn on_snapshot_chunk(&mut self, from: MemberId, nonce: u64, at: Anchor, chunk: Chunk) {
+    pub(super) fn on_snapshot_chunk(
+        &mut self,
+        from: MemberId,
+        nonce: u64,
+        view: View,
+        at: Anchor,
+        chunk: Chunk,
+    ) {
+        let now = self.now.monotonic;
         let useful = self.is_useful(at);
         let patience = self.options.suspect_min;
-        let Some(run) = self.transfer.run.as_mut().filter(|run| run.nonce == nonce && run.source == from)
-        else {
-            return;
-        };
+        let Some(run) = self.transfer.run.as_mut().filter(|run| run.nonce == nonce) else { return };
         if run.complete || chunk.after != run.next || run.at.is_some_and(|begun| begun != at) {
             return;
         }
+        if view > self.view {
+            // Rule T4: whoever knows what a view has committed is in that view, or a later one, durably. The piece is asked for again.
+            run.moved_at = now;
+            debug!(%from, %view, mine = %self.view, "the source of the state is in a newer view");
+            self.enter_view_change(view);
+            self.transfer.joined = self.writes.last;
+            return;
+        }
+        if !self.is_durable(self.transfer.joined) {
+            return;
+        }
+        let Some(run) = &mut self.transfer.run else { return };
         if !useful {
             debug!(?at, "the snapshot is of no use (any more)");
             return self.give_up_snapshot();
         }
         run.at = Some(at);
         run.unstaged += 1;
-        (run.turns, run.gone, run.patience) = (0, 0, patience);
+        (run.source, run.patience, run.moved_at) = (from, patience, now);
+        run.gone.clear();
         match &chunk.end {
             ChunkEnd::More(next) => run.next = next.clone(),
-            ChunkEnd::Last(_) => run.complete = true,
+            ChunkEnd::Last => run.complete = true,
         }
         self.outputs.push_back(Output::StageChunk { at, chunk });
         self.ask_for_more();
     }
 
-    /// The anchor stands in the log of a peer that was asked. Returns whether the answer was to that question.
-    pub(super) fn on_anchor_confirmed(&mut self, nonce: u64, hashes: &[(Op, Hash)]) -> bool {
-        let Some(run) = self.transfer.run.as_mut().filter(|run| run.nonce == nonce) else { return false };
-        if !run.confirmed && run.at.is_some_and(|at| hashes.contains(&(at.op, at.hash))) {
-            run.confirmed = true;
-            if run.complete {
-                self.ask_for_more();
-            }
-        }
-        true
-    }
-
+    /// A source does not have the snapshot (any more). One that is busy, or cannot be reached, may still have it.
     pub(super) fn on_snapshot_gone(&mut self, from: MemberId, nonce: u64) {
-        let peers = self.data_peers().count();
-        let asked = |run: &&mut Run| run.nonce == nonce && run.source == from;
+        let peers: Vec<MemberId> = self.data_peers().collect();
         // Who has all of it needs no source any more.
-        let Some(run) = self.transfer.run.as_mut().filter(asked).filter(|run| !run.installing) else {
-            return;
-        };
-        run.gone += 1;
-        if run.gone > peers {
-            // Nobody has it any more: from the beginning, with what there is.
-            debug!(at = ?run.at, "the snapshot is gone everywhere: another one");
+        let asked = |run: &&mut Run| run.nonce == nonce && !run.complete;
+        let Some(run) = self.transfer.run.as_mut().filter(asked) else { return };
+        run.gone.insert(from);
+        let everywhere = peers.iter().all(|peer| run.gone.contains(peer));
+        let (begun, source) = (run.at.is_some(), run.source);
+        if begun && everywhere {
+            debug!("the snapshot is gone everywhere: another one");
             self.restart_transfer();
-        } else {
+        } else if begun && source == from {
+            // Where nothing is begun, a peer that has nothing yet may soon: the next is asked in time.
             self.next_source();
+            self.ask_for_more();
         }
     }
 
@@ -349,8 +354,6 @@ impl Replica {
         let Some(run) = &mut self.transfer.run else { return };
         let at = peers.iter().position(|peer| *peer == run.source).map_or(0, |at| at + 1);
         run.source = peers[at % peers.len()];
-        // Not at once: a peer that has nothing yet may soon.
-        run.turns = 0;
     }
 
     /// What was begun is of no use: another one where a state is needed at any rate.
@@ -364,10 +367,11 @@ impl Replica {
         let now = self.now.monotonic;
         let nonce = self.nonce();
         let Some(run) = &mut self.transfer.run else { return };
-        (run.at, run.next, run.complete, run.confirmed) = (None, Bytes::new(), false, false);
-        (run.unstaged, run.gone, run.questions, run.nonce) = (0, 0, 0, nonce);
-        run.installing = false;
+        (run.at, run.next, run.complete, run.installing) = (None, Bytes::new(), false, false);
+        (run.unstaged, run.nonce, run.moved_at) = (0, nonce, now);
+        run.gone.clear();
         run.patience = patience;
+        // Not at once: a peer that has nothing yet may soon.
         run.retry_at = now.after(patience);
     }
 
@@ -406,35 +410,39 @@ impl Replica {
     pub(super) fn transfer_timeout(&mut self) {
         let now = self.now.monotonic;
         let most = self.options.suspect_max;
-        let at = self.transfer.run.as_ref().and_then(|run| run.at);
-        if at.is_some_and(|at| !self.is_useful(at))
-            && self.transfer.run.as_ref().is_some_and(|run| !run.installing)
-        {
+        let useless = |run: &Run| run.at.is_some_and(|at| !self.is_useful(at)) && !run.installing;
+        if self.transfer.run.as_ref().is_some_and(useless) {
             self.give_up_snapshot();
         }
-        let peers = self.cluster.len();
+        self.show_life();
         let Some(run) = self.transfer.run.as_mut().filter(|run| now >= run.retry_at) else { return };
-        if run.installing || run.unstaged >= UNSTAGED {
+        if run.complete || run.unstaged >= UNSTAGED {
+            // The own disk is at work, and takes the time that it takes.
             run.retry_at = now.after(most);
-            if run.installing {
-                // Rule T8: the last question once more, as a sign of life. To verify much takes longer than a source waits for one.
-                let (source, nonce, at, after) = (run.source, run.nonce, run.at, run.next.clone());
-                self.send(source, Message::GetSnapshot { nonce, at, after });
-            }
             return;
         }
         run.patience = (run.patience * 2).min(most);
-        run.turns += 1;
-        run.questions += usize::from(run.at.is_some() && !run.confirmed);
-        if run.complete && run.questions > ROUNDS * peers {
-            warn!(at = ?run.at, "nobody has the snapshot's anchor in its log: thrown away");
+        let gone = run.at.is_some() && !run.gone.is_empty();
+        if gone && now.since(run.moved_at) > self.transfer.stall {
+            debug!(at = ?run.at, "nobody who has the snapshot answers: another one");
+            self.transfer.stall = (self.transfer.stall * 2).min(MOST_STALL);
             self.restart_transfer();
-            return self.next_source();
         }
-        if run.turns > 2 && !run.complete {
-            self.next_source();
-        }
+        self.next_source();
         self.ask_for_more();
+    }
+
+    /// Rule T8: a sign of life to all who keep what comes after the snapshot. It costs them nothing else.
+    fn show_life(&mut self) {
+        let now = self.now.monotonic;
+        let Some(run) = self.transfer.run.as_mut().filter(|run| now >= run.show_life_at) else { return };
+        run.show_life_at = now.after(SHOW_LIFE);
+        let (nonce, at) = (run.nonce, run.at);
+        if at.is_some() {
+            for peer in self.data_peers().collect::<Vec<_>>() {
+                self.send(peer, Message::GetSnapshot { nonce, at, after: None });
+            }
+        }
     }
 
     // -- the switch

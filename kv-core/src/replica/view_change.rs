@@ -123,7 +123,7 @@ impl Replica {
         self.jittered(doubled.min(self.options.suspect_max * MOST_PATIENCE))
     }
 
-    fn enter_view_change(&mut self, view: View) {
+    pub(super) fn enter_view_change(&mut self, view: View) {
         debug!(from = %self.view, to = %view, "view change");
         self.leave_primary();
         assert!(view > self.view, "views only grow");

@@ -513,7 +513,7 @@ fn place_of(message: &Message) -> u64 {
         Message::Headers { hashes, .. } => hashes.len() as u64,
         Message::NewState { entries, .. } => entries.len() as u64,
         Message::TooOld { checkpoint, .. } => checkpoint.anchor.op.get(),
-        Message::GetSnapshot { after, .. } => after.len() as u64,
+        Message::GetSnapshot { after, .. } => after.as_ref().map_or(u64::MAX, |after| after.len() as u64),
         Message::SnapshotChunk { at, .. } => at.op.get(),
         Message::SnapshotGone { .. } => 0,
         Message::StateDigest { op, .. } => op.get(),

@@ -105,6 +105,10 @@ pub(super) struct DiskPlan {
     pub(super) tear_sectors: bool,
     /// The mean time of a checkpoint.
     pub(super) checkpoint: Time,
+    /// The longest time that a piece of a snapshot takes to be stored.
+    pub(super) stage: Time,
+    /// The longest time that a snapshot takes to be verified and installed.
+    pub(super) install: Time,
 }
 
 /// What disks suffer at rest.
@@ -295,6 +299,8 @@ impl Plan {
         let clocks_go = faults.iter().all(|(fault, _)| *fault != Fault::ClockFreeze);
         let damage = (roles.len() >= 3 && rng.u32(0..6) == 0).then(|| draw_damage(roles.len(), rng));
         let mut options = draw_options(rng);
+        // Beside the others: longer than any time-out, and than a snapshot is kept for whoever does not ask.
+        let mut slow = Rng::with_seed(rng.get_seed() ^ 0x510e);
         let bounded = clocks_go.then_some(options.heartbeat);
         if clocks_go {
             options.read_lease = Duration::from_millis(*pick(&mut beside(rng), &[0, 0, 300, 1000]));
@@ -312,6 +318,8 @@ impl Plan {
                 hiccups: *pick(rng, &[0, 0, 10, 50]),
                 tear_sectors: rng.bool(),
                 checkpoint: *pick(rng, &[5 * MS, 50 * MS, 400 * MS]),
+                stage: *pick(&mut slow, &[0, 0, 20 * MS, 200 * MS]),
+                install: *pick(&mut slow, &[0, SECOND, 5 * SECOND, 20 * SECOND]),
             },
             clock: ClockPlan {
                 drift: *pick(rng, &[0, 100, 50_000, MAX_DRIFT]),

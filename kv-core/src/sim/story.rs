@@ -164,7 +164,14 @@ fn calm(roles: Vec<Role>) -> Plan {
             ordered: true,
             client_loss: 0,
         },
-        disk: DiskPlan { latency: MS, hiccups: 0, tear_sectors: true, checkpoint: 5 * MS },
+        disk: DiskPlan {
+            latency: MS,
+            hiccups: 0,
+            tear_sectors: true,
+            checkpoint: 5 * MS,
+            stage: 0,
+            install: 0,
+        },
         clock: ClockPlan { drift: 0, wall_drift: 0, skew_ms: 0 },
         load: Load {
             clients: 2,

@@ -1,6 +1,7 @@
 //! A member's side of state transfer: what it sends of its checkpoints, and what it stores of another's.
 
 use super::bug::state_bug;
+use super::clock::Time;
 use super::plan::around;
 use super::world::{Due, World, index};
 use crate::engine::EngineError;
@@ -62,8 +63,8 @@ impl World {
         };
         match snapshot.chunk(after, PIECE_BYTES) {
             Ok(chunk) => {
-                let at = snapshot.anchor();
-                self.send(member, index(to), Message::SnapshotChunk { nonce, at, chunk });
+                let (view, at) = (process.replica.view(), snapshot.anchor());
+                self.send(member, index(to), Message::SnapshotChunk { nonce, view, at, chunk });
             }
             Err(error) => {
                 self.send(member, index(to), Message::SnapshotGone { nonce });
@@ -88,7 +89,7 @@ impl World {
     }
 
     fn add_task(&mut self, member: usize, task: Task) {
-        let latency = around(&mut self.rng, self.plan.disk.latency);
+        let latency = self.latency_of(&task);
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         process.transfers.tasks.push_back(task);
         if process.transfers.tasks.len() == 1 {
@@ -96,9 +97,22 @@ impl World {
         }
     }
 
+    /// How long the disk takes for a task: to verify a large state, longer than any time-out.
+    fn latency_of(&mut self, task: &Task) -> Time {
+        let most = match task {
+            Task::Stage(..) => self.plan.disk.stage,
+            Task::Install(_) => self.plan.disk.install,
+            Task::Discard(_) => 0,
+        };
+        self.latency_up_to(most)
+    }
+
+    fn latency_up_to(&mut self, most: Time) -> Time {
+        around(&mut self.rng, self.plan.disk.latency) + if most > 0 { self.rng.u64(0..=most) } else { 0 }
+    }
+
     /// The disk has come to the next task.
     pub(super) fn on_transfer(&mut self, member: usize) {
-        let latency = around(&mut self.rng, self.plan.disk.latency);
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         let waits = process.checkpoint.is_some();
         let task = match process.transfers.tasks.front() {
@@ -106,7 +120,13 @@ impl World {
             Some(Task::Install(_)) if waits => None,
             _ => process.transfers.tasks.pop_front(),
         };
+        let most = match process.transfers.tasks.front() {
+            Some(Task::Install(_)) if task.is_some() => self.plan.disk.install,
+            Some(Task::Stage(..)) => self.plan.disk.stage,
+            Some(_) | None => 0,
+        };
         if !process.transfers.tasks.is_empty() {
+            let latency = self.latency_up_to(most);
             self.schedule_due(self.now + latency, member, Due::Transfer);
         }
         let done = match task {

@@ -97,9 +97,10 @@ pub(super) fn message(message: &Message) -> Result<(), WireError> {
         }
         Message::GetSnapshot { at, after, .. } => {
             at.map_or(Ok(()), anchor)?;
-            place(after)
+            after.as_deref().map_or(Ok(()), place)
         }
-        Message::SnapshotChunk { at, chunk: c, .. } => {
+        Message::SnapshotChunk { view: at_view, at, chunk: c, .. } => {
+            view(*at_view)?;
             anchor(*at)?;
             chunk(c)
         }

@@ -242,7 +242,7 @@ pub(crate) async fn x5_views_and_ops_near_the_maximum_close_the_link_and_change_
                 entry: entry(|it| it.timestamp = Timestamp::new(far)),
             },
             Message::Fetch { from: op, through: op, hash: None, nonce: 1, what: FetchWhat::Entries },
-            Message::GetSnapshot { nonce: 1, at: Some(anchor), after: Bytes::new() },
+            Message::GetSnapshot { nonce: 1, at: Some(anchor), after: Some(Bytes::new()) },
         ];
         for message in messages {
             let mut ends = impostor.connect(0, message.lane()).await;
@@ -278,7 +278,7 @@ pub(crate) async fn x6_gaps_and_floods_of_good_frames_are_survived(net: Net) {
         Message::Prepare { view, commit: far, entry: entry(|it| it.view = view) },
         Message::PrepareOk { view, log: far },
         Message::Fetch { from: Op::new(1), through: far.op, hash: None, nonce: 1, what: FetchWhat::Entries },
-        Message::GetSnapshot { nonce: 1, at: None, after: Bytes::new() },
+        Message::GetSnapshot { nonce: 1, at: None, after: Some(Bytes::new()) },
         Message::Formation { step: FormationStep::Empty, ask: true },
         Message::Commit { view, commit: far, round: Round::ZERO, trim: far.op, fresh: None },
     ];
@@ -399,12 +399,8 @@ fn all_frames() -> Vec<(&'static str, Option<Lane>, Bytes)> {
         lacks: Vec::new(),
         open: false,
     };
-    let chunk = kv_core::message::Chunk {
-        after: Bytes::new(),
-        rows: Bytes::from_static(b"rows"),
-        checksum: Hash::of(b"rows"),
-        end: kv_core::message::ChunkEnd::Last(Hash::ZERO),
-    };
+    let rows = Bytes::from_static(b"rows");
+    let chunk = kv_core::message::Chunk::new(Bytes::new(), rows, kv_core::message::ChunkEnd::Last);
     let messages = [
         Message::Prepare { view, commit: near, entry: entry(|_| {}) },
         Message::PrepareOk { view, log: near },
@@ -436,8 +432,8 @@ fn all_frames() -> Vec<(&'static str, Option<Lane>, Bytes)> {
         Message::Headers { nonce: 1, hashes: vec![(Op::new(1), Hash::ZERO)] },
         Message::NewState { nonce: 1, entries: vec![entry(|_| {})] },
         Message::TooOld { nonce: 1, checkpoint: point, primary_of: Some(View::new(1_000_000)) },
-        Message::GetSnapshot { nonce: 1, at: None, after: Bytes::new() },
-        Message::SnapshotChunk { nonce: 1, at: near, chunk },
+        Message::GetSnapshot { nonce: 1, at: None, after: Some(Bytes::new()) },
+        Message::SnapshotChunk { nonce: 1, view, at: near, chunk },
         Message::SnapshotGone { nonce: 1 },
         Message::Formation { step: FormationStep::Empty, ask: true },
     ];
@@ -550,7 +546,7 @@ pub(crate) async fn x10_endless_lists_are_refused(net: Net) {
     let lists = [
         Message::Headers { nonce: 1, hashes: Vec::new() },
         Message::NewState { nonce: 1, entries: Vec::new() },
-        Message::GetSnapshot { nonce: 1, at: None, after: Bytes::new() },
+        Message::GetSnapshot { nonce: 1, at: None, after: Some(Bytes::new()) },
     ];
     for message in lists {
         for len in [&endless[..], &[0xff, 0xff, 0xff, 0xff, 7], &[0x80, 0x80, 4]] {

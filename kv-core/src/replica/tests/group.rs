@@ -441,7 +441,7 @@ impl Group {
                 Output::StageChunk { at, chunk } => {
                     let place = |end: &ChunkEnd| match end {
                         ChunkEnd::More(next) => next.clone(),
-                        ChunkEnd::Last(_) => Bytes::new(),
+                        ChunkEnd::Last => Bytes::new(),
                     };
                     let before = member.disk.snapshot.as_ref().filter(|(stored, _)| *stored == at);
                     let expected = before.map(|(_, end)| place(end)).filter(|_| !chunk.after.is_empty());
@@ -496,11 +496,12 @@ impl Group {
         let end = match &after[..] {
             b"" => ChunkEnd::More("a".into()),
             b"a" => ChunkEnd::More("b".into()),
-            _ => ChunkEnd::Last(have.hash),
+            _ => ChunkEnd::Last,
         };
         let rows = Bytes::copy_from_slice(&have.hash.get().to_le_bytes());
-        let chunk = Chunk { after: after.clone(), checksum: Hash::of(&rows), rows, end };
-        self.post(Envelope { from, to, message: Message::SnapshotChunk { nonce, at: have, chunk } });
+        let chunk = Chunk::new(after.clone(), rows, end);
+        let view = replica.view();
+        self.post(Envelope { from, to, message: Message::SnapshotChunk { nonce, view, at: have, chunk } });
     }
 
     /// The engine puts complete snapshots in the place of its state. False if there was none.
@@ -513,7 +514,7 @@ impl Group {
                 continue;
             }
             let stored = member.disk.snapshot.take();
-            assert!(matches!(stored, Some((stored, ChunkEnd::Last(_))) if stored == at), "all of it");
+            assert!(matches!(stored, Some((stored, ChunkEnd::Last)) if stored == at), "all of it");
             if self.spoiled.remove(&at) {
                 self.input(id, Input::SnapshotRefused { at });
                 continue;

@@ -58,7 +58,7 @@ fn entry(op: u64) -> Entry {
 }
 
 fn chunk(end: ChunkEnd) -> Chunk {
-    Chunk { after: "a".into(), rows: "rows".into(), checksum: Hash::of(b"rows"), end }
+    Chunk::new("a".into(), "rows".into(), end)
 }
 
 /// Rule T2: what was damaged on its way, or leads nowhere, is not handed out.
@@ -67,12 +67,12 @@ fn t2_a_damaged_chunk_is_refused() {
     let mut damaged = chunk(ChunkEnd::More("b".into()));
     damaged.checksum = Hash::of(b"other rows");
     let mut empty = chunk(ChunkEnd::More("b".into()));
-    (empty.rows, empty.checksum) = (Bytes::new(), Hash::of(b""));
+    empty = Chunk::new(empty.after, Bytes::new(), empty.end);
     let backwards = chunk(ChunkEnd::More("a".into()));
-    let mut long = chunk(ChunkEnd::Last(Hash::ZERO));
-    long.after = vec![b'a'; 70 << 10].into();
+    let mut long = chunk(ChunkEnd::Last);
+    long = Chunk::new(vec![b'a'; 70 << 10].into(), long.rows, long.end);
     for chunk in [damaged, empty, backwards, long] {
-        let message = Message::SnapshotChunk { nonce: 1, at: anchor(4), chunk };
+        let message = Message::SnapshotChunk { nonce: 1, view: View::new(3), at: anchor(4), chunk };
         assert!(decode_message(encode_message(&message)).is_err(), "{message:?}");
     }
 }
@@ -117,9 +117,15 @@ fn messages() -> Vec<Message> {
             },
             primary_of: Some(view),
         },
-        Message::GetSnapshot { nonce: 2, at: Some(anchor(4)), after: "place".into() },
-        Message::SnapshotChunk { nonce: 2, at: anchor(4), chunk: chunk(ChunkEnd::More("b".into())) },
-        Message::SnapshotChunk { nonce: 2, at: anchor(4), chunk: chunk(ChunkEnd::Last(Hash::of(b"all"))) },
+        Message::GetSnapshot { nonce: 2, at: Some(anchor(4)), after: Some("place".into()) },
+        Message::GetSnapshot { nonce: 2, at: Some(anchor(4)), after: None },
+        Message::SnapshotChunk {
+            nonce: 2,
+            view: View::new(3),
+            at: anchor(4),
+            chunk: chunk(ChunkEnd::More("b".into())),
+        },
+        Message::SnapshotChunk { nonce: 2, view: View::new(3), at: anchor(4), chunk: chunk(ChunkEnd::Last) },
         Message::SnapshotGone { nonce: 3 },
         Message::StateDigest { op: Op::new(1024), digest: Hash::of(b"state") },
         Message::Fetch { from, through, hash: Some(Hash::of(b"9")), nonce: 1, what: FetchWhat::Entries },

@@ -214,4 +214,11 @@ impl Transport for Quic {
             }
         }
     }
+
+    fn expires(&self) -> Option<std::time::SystemTime> {
+        match &self.trust {
+            Trust::Anybody => None,
+            Trust::Certified(identity) => identity.expires(),
+        }
+    }
 }

@@ -123,4 +123,12 @@ impl Transport for Tcp {
             Security::Tls(tls) => Ok(tls.identity().refresh()?),
         }
     }
+
+    #[cfg(feature = "tls")]
+    fn expires(&self) -> Option<std::time::SystemTime> {
+        match &self.security {
+            Security::None => None,
+            Security::Tls(tls) => tls.identity().expires(),
+        }
+    }
 }

@@ -9,6 +9,7 @@ mod demo;
 mod disk;
 #[allow(dead_code, reason = "shared with the rig, which uses the rest")]
 mod harness;
+mod operator;
 mod pause;
 mod shell;
 #[cfg(target_os = "linux")]

@@ -71,6 +71,7 @@ pub fn hello(data: &[u8]) {
         members: (0..3).map(member).collect(),
         fingerprint: Hash::ZERO,
         options: FixedOptions::from(&Options::default()),
+        life: 1,
         authenticated: false,
         limits: kv_core::wire::Limits {
             max_key_bytes: 1,

@@ -9,7 +9,7 @@ use crate::ids::MemberId;
 use crate::wire::{Limits, MemberInfo};
 use kv_transport::{Connection, Transport, TransportError};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -46,7 +46,13 @@ impl ClientBuilder {
     pub(super) fn new(cluster: String) -> Self {
         Self {
             addresses: Vec::new(),
-            dialer: Dialer { cluster, name: String::new(), transport: None, local: None },
+            dialer: Dialer {
+                cluster,
+                name: String::new(),
+                transport: None,
+                local: None,
+                expiry_told: Mutex::default(),
+            },
             deadline: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             seed: None,

@@ -5,13 +5,16 @@ use crate::ids::{ClusterId, MemberId};
 use crate::message::ServerMessage;
 use crate::wire::{self, FrameReader, FrameWriter, Hello, HelloReply, MemberInfo, Welcome, WireError};
 use futures::stream::{self, BoxStream, StreamExt};
-use kv_transport::{Connection, Lane, Peer, Reader, Transport, TransportError, Writer};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::timeout;
+use kv_transport::{Connection, EXPIRY_WARNING, Lane, Peer, Reader, Transport, TransportError, Writer};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+use tokio::time::{Instant, timeout};
 
 /// How long opening a connection may take, the hello included.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often a client says that its certificate ends soon.
+const REMIND_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Everything needed to open connections.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(super) struct Dialer {
     pub(super) name: String,
     pub(super) transport: Option<Arc<dyn Transport>>,
     pub(super) local: Option<LocalMember>,
+    /// When it was last said that the certificate ends soon.
+    pub(super) expiry_told: Mutex<Option<Instant>>,
 }
 
 /// A connection on which both ends have said hello.
@@ -50,6 +55,7 @@ impl Dialer {
         let dialed = async {
             let transport = self.transport.as_ref().ok_or(DialError::NoTransport)?;
             refresh(transport).await;
+            self.warn_of_expiry(&**transport);
             let connection = transport.connect(address, Lane::Client).await?;
             self.greet(connection).await
         };
@@ -94,6 +100,26 @@ impl Dialer {
                 Ok(Dialed { reader, writer, welcome })
             }
             HelloReply::Refused { reason, temporary } => Err(DialError::Refused { reason, temporary }),
+        }
+    }
+
+    /// Says once a day that this client's certificate ends soon. That one has ended is what members refuse it for.
+    fn warn_of_expiry(&self, transport: &dyn Transport) {
+        let Some(ends) = transport.expires() else { return };
+        let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
+        // A member's own says so itself.
+        if left >= EXPIRY_WARNING || !matches!(transport.identity(), Peer::Client { .. }) {
+            return;
+        }
+        let mut told = self.expiry_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= REMIND_EVERY) {
+            *told = Some(Instant::now());
+            tracing::warn!(
+                days_left = left.as_secs() / 86_400,
+                hours_left = left.as_secs() / 3_600,
+                "the certificate of this client ends soon: put a new one into its files (kv certs --renew), which is taken over \
+                 at the next connection"
+            );
         }
     }
 

@@ -238,7 +238,7 @@ impl Door {
         drop(ticket);
         if let (Some(hello), Some(client), Ok(Ok(()))) = (hello, admitted, told) {
             tokio::select! {
-                () = self.serve(hello, lane, client.as_ref(), reader, writer) => {}
+                () = self.serve(hello, &remote, lane, client.as_ref(), reader, writer) => {}
                 () = self.removed(lane, &peer) => {
                     tracing::info!(client = wire::describe(&peer), remote, "closed: it is not on the list of clients any more");
                 }
@@ -281,13 +281,15 @@ impl Door {
     async fn serve(
         &self,
         hello: Hello,
+        remote: &str,
         lane: Lane,
         client: Option<&Client>,
         mut reader: FrameReader<Reader>,
         writer: FrameWriter<Writer>,
     ) {
         match hello.caller {
-            Caller::Member { id, .. } => {
+            Caller::Member { id, life, .. } => {
+                self.shared.health.called(id, life, remote, self.shared.clock.monotonic());
                 reader.set_max_frame(max_message(lane));
                 incoming::serve(&self.shared, id, lane, reader, writer).await;
             }

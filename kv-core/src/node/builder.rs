@@ -197,7 +197,7 @@ impl NodeBuilder {
         let shared = Shared::new(Parts {
             me,
             role,
-            expectation: Expectation { authenticated, ..expectation(&cluster, me, &options) },
+            expectation: Expectation { authenticated, life: random(), ..expectation(&cluster, me, &options) },
             cluster: cluster.clone(),
             options: options.clone(),
             transport,
@@ -370,6 +370,7 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
             session_ttl: options.session_ttl,
             client_idle: options.client_idle,
         },
+        life: 0,
         authenticated: false,
     }
 }

@@ -32,7 +32,8 @@ impl Clock {
         Self { started, since: Some(WALL + (started - origin)) }
     }
 
-    fn wall(&self) -> Duration {
+    /// Since 1970.
+    pub(super) fn wall(&self) -> Duration {
         #[cfg(feature = "testing")]
         if let Some(since) = self.since {
             return since + self.started.elapsed();

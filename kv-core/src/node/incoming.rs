@@ -1,5 +1,6 @@
 //! Connections that peers opened: what arrives on them, and the signs of life that go back.
 
+use super::clock::Clock;
 use super::link::ALIVE_EVERY;
 use super::rate::Told;
 use super::shared::Shared;
@@ -31,6 +32,20 @@ impl Incoming {
         replaced
     }
 
+    /// A connection has ended; a newer one may have taken its place.
+    fn ended(&self, peer: MemberId, lane: Lane, replaced: &Arc<Notify>) {
+        let mut current = lock(&self.current);
+        if current.get(&(peer, lane)).is_some_and(|it| Arc::ptr_eq(it, replaced)) {
+            current.remove(&(peer, lane));
+        }
+    }
+
+    /// Whether the peer is connected as the protocol needs it.
+    pub(super) fn has(&self, peer: MemberId) -> bool {
+        let current = lock(&self.current);
+        [Lane::Control, Lane::Log].into_iter().all(|lane| current.contains_key(&(peer, lane)))
+    }
+
     /// Tells that a peer broke a rule. A member that does has a fault, and so has whatever damages what it sends.
     fn tell(&self, now: Instant, peer: MemberId, lane: Lane, error: &WireError) {
         if self.told.is_due(now, &format!("{peer} {lane} {error}")) {
@@ -54,10 +69,11 @@ pub(super) async fn serve(
     shared.lanes.hurry(peer);
     let ended = tokio::select! {
         ended = receive(shared, peer, lane, reader) => ended,
-        Err(error) = show_life(writer) => Err(error),
+        Err(error) = show_life(shared.clock, writer) => Err(error),
         // Not a hint of death: the peer has just shown life.
         () = replaced.notified() => return,
     };
+    shared.incoming.ended(peer, lane, &replaced);
     match ended {
         Ok(()) => tracing::debug!(%peer, %lane, "peer disconnected"),
         Err(error @ (WireError::Io(_) | WireError::Truncated)) => {
@@ -88,12 +104,12 @@ async fn receive(
     Ok(())
 }
 
-async fn show_life(mut writer: FrameWriter<Writer>) -> Result<Infallible, WireError> {
+async fn show_life(clock: Clock, mut writer: FrameWriter<Writer>) -> Result<Infallible, WireError> {
     let mut every = interval(ALIVE_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        writer.push(wire::encode_alive());
+        writer.push(wire::encode_alive_at(clock.now().wall));
         writer.flush().await?;
     }
 }

@@ -117,6 +117,11 @@ impl Queue {
         lock(&self.waiting).reading = None;
     }
 
+    /// Whether there is a connection.
+    fn is_connected(&self) -> bool {
+        lock(&self.waiting).connected
+    }
+
     /// Begins or ends to collect.
     pub(super) fn set_connected(&self, connected: bool) {
         *lock(&self.waiting) = Waiting { connected, ..Waiting::default() };
@@ -192,6 +197,12 @@ impl Lanes {
         if let Some(queue) = queue {
             queue.push(item);
         }
+    }
+
+    /// Whether what the protocol needs can be sent to the peer. State transfers have a lane of their own, which may be reopened meanwhile.
+    pub(super) fn reach(&self, peer: MemberId) -> bool {
+        let queues = self.queues.get(&peer).into_iter().flatten();
+        queues.filter(|queue| queue.lane != Lane::Bulk).all(|queue| queue.is_connected())
     }
 
     /// The peer shows life: connections to it are to be made at once.

@@ -128,7 +128,10 @@ impl Link {
         let alive = async {
             loop {
                 match timeout(ALIVE_WITHIN, reader.read(Kind::Alive)).await {
-                    Ok(Ok(Some(_))) => {}
+                    Ok(Ok(Some(frame))) => match frame.alive() {
+                        Ok(wall) => self.shared.health.heard_clock(self.peer, wall, &self.shared.clock),
+                        Err(error) => return error.into(),
+                    },
                     Ok(Ok(None)) => return LinkError::Closed,
                     Ok(Err(error)) => return error.into(),
                     Err(_) => return LinkError::Silent,
@@ -209,6 +212,9 @@ impl Link {
     /// Tells a failure, once.
     fn tell(&mut self, error: &LinkError) {
         let text = error.to_string();
+        if self.lane == Lane::Control {
+            self.shared.health.broke(self.peer, &text);
+        }
         if text != self.told {
             match error {
                 LinkError::Refused(_)

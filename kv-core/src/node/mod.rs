@@ -19,6 +19,7 @@
 //!   thread of its own. A witness has neither.
 //! - The *pool* reads what may have to come from the disk: the state for clients, old entries for peers.
 //! - Each member sends on the connections that it opened, one per peer and lane, and receives on those that it accepted.
+//! - [`health`] looks at all of this twice a second, and logs what an operator must see.
 //! - Every queue is bounded: messages by bytes (a full queue to a peer drops, one from a peer makes it wait), calls and watches
 //!   by number and bytes over all connections (`Overloaded` beyond), of which no client gets all (`quota`).
 
@@ -34,6 +35,7 @@ mod error;
 mod fence;
 mod folder;
 mod handover;
+mod health;
 mod inbox;
 mod incoming;
 mod lanes;
@@ -134,6 +136,7 @@ impl Node {
         if shared.expectation.authenticated {
             shared.run_part("the watch over certificates", credentials::run(shared.clone()));
         }
+        shared.run_part("the watch over the cluster's health", health::run(shared.clone()));
         shared.run_part("the sweep of watches", watches::sweep(shared.clone()));
         shared.run_part("the scrubber", scrub::run(shared.clone(), shared.options.scrub_bytes_per_second));
         shared.run_part("the driver", Driver::new(shared.clone(), replica, applied).run());

@@ -51,6 +51,12 @@ impl Bucket {
         Self { each, full: each, level: each, at: now }
     }
 
+    /// A full bucket: so many at once, and then one each time that so much has passed.
+    pub(super) fn burst(each: Duration, at_once: u32, now: Instant) -> Self {
+        let full = each * at_once.max(1);
+        Self { each, full, level: full, at: now }
+    }
+
     /// Whether one more may happen now.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         self.level = (self.level + now.since(self.at)).min(self.full);

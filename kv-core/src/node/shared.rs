@@ -4,6 +4,7 @@ use super::StopReason;
 use super::applier::Plan;
 use super::clock::Clock;
 use super::credentials::ClientList;
+use super::health::Health;
 use super::inbox::Inbox;
 use super::incoming::Incoming;
 use super::lanes::Lanes;
@@ -67,6 +68,8 @@ pub(super) struct Shared {
     pub(super) waiters: Waiters,
     /// Clients that follow what changes.
     pub(super) watches: Watches,
+    /// What an operator must see.
+    pub(super) health: Health,
     pub(super) admission: Arc<Admission>,
     /// What each client holds.
     pub(super) accounts: Accounts,
@@ -145,6 +148,7 @@ impl Shared {
             watches: Watches::default(),
             accounts: Accounts::default(),
             handovers: Mutex::new(Bucket::every(HANDOVER_EVERY, parts.clock.monotonic())),
+            health: Health::default(),
             admission: Admission::new(parts.options.client_memory_bytes),
             options: parts.options,
             board: Board::new(),

@@ -40,6 +40,12 @@ impl Board {
         self.standing.borrow().as_ref().and_then(|standing| standing.primary)
     }
 
+    /// As the primary: what is committed, and how far the peers are.
+    pub(super) fn progress(&self) -> (Option<Op>, Vec<PeerStatus>) {
+        let numbers = lock(&self.numbers);
+        ((!numbers.peers.is_empty()).then_some(numbers.commit), numbers.peers.clone())
+    }
+
     /// Tells of every change.
     pub(super) fn watch(&self) -> watch::Receiver<Option<Standing>> {
         self.standing.subscribe()

@@ -1,6 +1,7 @@
 //! The frame: header, checksums, limits.
 
 use super::{Hello, HelloReply, MAX_HELLO, MAX_HELLO_REPLY, VersionRange, check};
+use crate::ids::Timestamp;
 use crate::message::{ClientMessage, EntryError, Message, ServerMessage};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Serialize;
@@ -11,6 +12,9 @@ use xxhash_rust::xxh3::xxh3_64;
 pub const HEADER_BYTES: usize = 28;
 
 const MAGIC: [u8; 4] = *b"kvfr";
+
+/// A sign of life is nothing or a number.
+const MAX_ALIVE: usize = 10;
 
 /// What a frame's body is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -26,7 +30,8 @@ pub enum Kind {
     Client,
     /// [`ServerMessage`]: to a client.
     Server,
-    /// Nothing but a sign of life: from a client among its messages, and between members against the direction of those.
+    /// Nothing but a sign of life: from a client among its messages, and between members against the direction of those. A member's tells its
+    /// wall clock.
     Alive,
 }
 
@@ -57,7 +62,7 @@ impl Kind {
             Self::Hello => MAX_HELLO,
             Self::HelloReply => MAX_HELLO_REPLY,
             Self::Message | Self::Client | Self::Server => max_frame,
-            Self::Alive => 0,
+            Self::Alive => MAX_ALIVE,
         }
     }
 }
@@ -299,6 +304,11 @@ impl Frame {
             check::welcome(version)?;
         }
         self.decode(Kind::HelloReply)
+    }
+
+    /// The wall clock that a sign of life tells; `None` if it tells none.
+    pub fn alive(&self) -> Result<Option<Timestamp>, WireError> {
+        if self.body.is_empty() { Ok(None) } else { self.decode(Kind::Alive).map(Some) }
     }
 
     /// The version range stands first in every version's hello, so that it can be read before the rest is understood.

@@ -73,6 +73,8 @@ pub enum Caller {
         fingerprint: Hash,
         /// Its options that are fixed when the cluster forms (rule F6).
         options: FixedOptions,
+        /// Drawn at random when its process started: two that come in turn are two processes with one id.
+        life: u64,
     },
     /// A client.
     Client {
@@ -100,6 +102,7 @@ impl Hello {
             role,
             fingerprint: expectation.fingerprint,
             options: expectation.options.clone(),
+            life: expectation.life,
         };
         let cluster = ClusterId::of_name(&expectation.cluster);
         Self { protocol: PROTOCOL, cluster, lane, features: 0, caller }
@@ -203,6 +206,8 @@ pub struct Expectation {
     pub options: FixedOptions,
     /// What clients must keep.
     pub limits: Limits,
+    /// This process of the member, among those that it had and may have beside: see [`Caller::Member`].
+    pub life: u64,
     /// Whether the transport proves who the others are, so that one of whom it knows nothing is refused.
     pub authenticated: bool,
 }

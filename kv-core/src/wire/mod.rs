@@ -45,6 +45,7 @@ pub use hello::{
 pub use identity::{describe, prove_member};
 pub use io::{FrameReader, FrameWriter};
 
+use crate::ids::Timestamp;
 use crate::message::{Answer, ClientCall, ClientMessage, Entry, Message, ServerMessage};
 use bytes::Bytes;
 
@@ -110,6 +111,12 @@ pub fn decode_server_message(frame: Bytes) -> Result<ServerMessage, WireError> {
 #[must_use]
 pub fn encode_alive() -> Bytes {
     frame::encode(Kind::Alive, &(), 0)
+}
+
+/// The same, from a member whose wall clock shows this.
+#[must_use]
+pub fn encode_alive_at(wall: Timestamp) -> Bytes {
+    frame::encode(Kind::Alive, &wall, 16)
 }
 
 /// A complete frame with this hello.

@@ -24,6 +24,7 @@ fn hello_of_member(harness: &Harness, from: usize) -> Hello {
         role: "data".to_owned(),
         fingerprint: Hash::ZERO,
         options: FixedOptions::from(&harness.options),
+        life: 1,
     };
     Hello { protocol: PROTOCOL, cluster: ClusterId::of_name("test"), lane: Lane::Log, features: 0, caller }
 }

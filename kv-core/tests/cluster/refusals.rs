@@ -43,6 +43,7 @@ pub(crate) async fn m3_a_member_with_another_configuration_is_refused(net: Net) 
             role: "data".to_owned(),
             fingerprint,
             options: FixedOptions::from(options),
+            life: 1,
         },
     };
     for (hello, reason) in [

@@ -30,4 +30,4 @@ pub use error::TransportError;
 pub use faulty::{Counts, Direction, Fault, Faults, Faulty, Framing, Scope};
 pub use memory::Memory;
 pub use told::Told;
-pub use transport::{Connection, Lane, Listener, Peer, Reader, Transport, Writer};
+pub use transport::{Connection, EXPIRY_WARNING, Lane, Listener, Peer, Reader, Transport, Writer};

@@ -4,7 +4,11 @@ use crate::TransportError;
 use async_trait::async_trait;
 use std::fmt::{self, Debug, Display};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
+
+/// How long before a certificate ends nodes and clients begin to warn of it: 14 days.
+pub const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// A class of traffic. Lanes never block one another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -141,6 +145,12 @@ pub trait Transport: Send + Sync + Debug + 'static {
     fn refresh(&self) -> Result<bool, TransportError> {
         Ok(false)
     }
+
+    /// When what it authenticates by ends to be valid, as of the last [`refresh`](Self::refresh): its certificate, or one that leads from it
+    /// to a root. Nodes and clients log a warning from [`EXPIRY_WARNING`] before that on. The default, `None`: never.
+    fn expires(&self) -> Option<SystemTime> {
+        None
+    }
 }
 
 /// Accepts byte streams. Dropping it frees the address and breaks what is not yet accepted; connections that
@@ -182,5 +192,9 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
 
     fn refresh(&self) -> Result<bool, TransportError> {
         (**self).refresh()
+    }
+
+    fn expires(&self) -> Option<SystemTime> {
+        (**self).expires()
     }
 }

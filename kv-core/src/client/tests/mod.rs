@@ -48,6 +48,7 @@ fn expectation(me: MemberId) -> Expectation {
         members: [A, B, C].map(info).to_vec(),
         fingerprint: Hash::ZERO,
         options: FixedOptions::from(&Options::default()),
+        life: 1,
         authenticated: false,
         limits: Limits {
             max_key_bytes: 100,

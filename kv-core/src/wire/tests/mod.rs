@@ -250,6 +250,7 @@ fn expectation() -> Expectation {
         members: vec![member(0, "data"), member(1, "data"), member(2, "witness")],
         fingerprint: Hash::of(b"configuration"),
         options: FixedOptions::from(&Options::default()),
+        life: 1,
         authenticated: false,
         limits: Limits {
             max_key_bytes: 4096,
@@ -300,7 +301,7 @@ fn decode(kind: Kind, bytes: Bytes) -> Result<(), WireError> {
         Kind::Message => frame.message().map(drop),
         Kind::Client => frame.client_message().map(drop),
         Kind::Server => frame.server_message().map(drop),
-        Kind::Alive => Ok(()),
+        Kind::Alive => frame.alive().map(drop),
     }
 }
 
@@ -385,11 +386,17 @@ fn every_truncation_and_every_trailing_byte_is_refused() {
 }
 
 #[test]
-fn a_sign_of_life_has_no_body() {
+fn a_sign_of_life_tells_nothing_or_a_clock() {
     assert_eq!(encode_alive().len(), HEADER_BYTES);
     decode(Kind::Alive, encode_alive()).unwrap();
-    let error = decode(Kind::Alive, sealed(Kind::Alive, &[0])).unwrap_err();
-    assert!(matches!(error, WireError::TooLong { len: 1, max: 0, .. }), "{error}");
+    for wall in [0, 1_700_000_000_000, u64::MAX] {
+        let bytes = encode_alive_at(Timestamp::new(wall));
+        let frame = Frame::parse(bytes, Kind::Alive, DEFAULT_MAX_FRAME).unwrap();
+        assert_eq!(frame.alive().unwrap(), Some(Timestamp::new(wall)));
+    }
+    assert!(decode(Kind::Alive, sealed(Kind::Alive, &[1, 2])).is_err(), "a trailing byte");
+    let error = decode(Kind::Alive, sealed(Kind::Alive, &[0; 11])).unwrap_err();
+    assert!(matches!(error, WireError::TooLong { len: 11, max: 10, .. }), "{error}");
     decode(Kind::Message, encode_alive()).unwrap_err();
 }
 

@@ -14,6 +14,7 @@ pub use framing::Framing;
 use crate::{Connection, Lane, Listener, Peer, Transport, TransportError};
 use async_trait::async_trait;
 use std::io;
+use std::time::SystemTime;
 
 /// Any transport, with faults between it and its user that a [`Faults`] handle steers.
 ///
@@ -115,6 +116,10 @@ impl<T: Transport> Transport for Faulty<T> {
 
     fn refresh(&self) -> Result<bool, TransportError> {
         self.inner.refresh()
+    }
+
+    fn expires(&self) -> Option<SystemTime> {
+        self.inner.expires()
     }
 }
 

@@ -11,11 +11,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use webpki::{EndEntityCert, KeyUsage};
 
 /// No such file is larger, in bytes.
 const LARGEST: u64 = 1 << 20;
+
+/// No certificate tells of a later time: the end of the year 9999, in seconds since 1970.
+const END_OF_TIME: Duration = Duration::from_secs(253_402_300_799);
 
 /// Where an identity is kept: three files in PEM.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,6 +82,8 @@ pub(super) struct Material {
     pub(super) name: Name,
     pub(super) own: Arc<CertifiedKey>,
     pub(super) roots: Arc<RootCertStore>,
+    /// When the certificate, or one that leads from it to a root, ends.
+    pub(super) expires: Option<SystemTime>,
     /// What it was made from.
     pub(super) contents: Contents,
 }
@@ -100,7 +105,8 @@ impl Material {
             other => unusable(&files.key, other.to_string()),
         })?;
         check(files, &name, &own.cert, &roots, provider)?;
-        Ok(Self { name, own: Arc::new(own), roots: Arc::new(roots), contents })
+        let expires = expiry(&own.cert, &roots, provider);
+        Ok(Self { name, own: Arc::new(own), roots: Arc::new(roots), expires, contents })
     }
 }
 
@@ -182,6 +188,31 @@ fn check(
         }
     }
     Ok(())
+}
+
+/// When the first of the chain ends: found by asking whether it is valid at later times, since `webpki` tells of the dates in no other way.
+/// `None`: it does not end.
+fn expiry(
+    chain: &[CertificateDer<'static>],
+    roots: &RootCertStore,
+    provider: &CryptoProvider,
+) -> Option<SystemTime> {
+    let parsed = EndEntityCert::try_from(&chain[0]).ok()?;
+    let algorithms = provider.signature_verification_algorithms.all;
+    let (mut at, mut expires) = (END_OF_TIME, None);
+    loop {
+        let usage = KeyUsage::client_auth();
+        let when = UnixTime::since_unix_epoch(at);
+        let verified =
+            parsed.verify_for_usage(algorithms, &roots.roots, &chain[1..], when, usage, None, None);
+        match verified {
+            Err(webpki::Error::CertExpired { not_after, .. }) if not_after.as_secs() < at.as_secs() => {
+                at = Duration::from_secs(not_after.as_secs());
+                expires = Some(SystemTime::UNIX_EPOCH + at);
+            }
+            _ => return expires,
+        }
+    }
 }
 
 /// Another key under the same name shows as a bad signature.

@@ -9,6 +9,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 use std::fmt::{self, Debug};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Who this process is, and whom it believes: a certificate, its key, and roots, from files that may change while it runs.
 ///
@@ -53,6 +54,13 @@ impl Identity {
     #[must_use]
     pub fn files(&self) -> &Files {
         &self.files
+    }
+
+    /// When the certificate ends, or one of those that lead from it to a root, if that is earlier; `None`: never. It changes with a
+    /// [`refresh`](Self::refresh).
+    #[must_use]
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.current.get().expires
     }
 
     /// For the end that accepts: TLS 1.3 with a certificate from both ends, and no resumption of any kind. Each handshake

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and which `KV_*` variable stands in for which flag.
 
-use crate::config::{Span, TlsArgs, Tuning};
+use crate::config::{Span, TlsArgs, Tuning, boolean, listed};
+use crate::encoding::Encoding;
 use crate::network::TransportKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -70,6 +71,11 @@ pub(crate) enum ClientCommand {
     Watch(WatchArgs),
     /// Do several changes and reads at once, or none of them.
     Txn(TxnArgs),
+    /// Put back what `kv scan --json` has printed.
+    ///
+    /// Keys that are there get the values of the file, keys that are not in the file stay. Keys that expired or belonged to a lease are left
+    /// out: nothing would end them.
+    Load(LoadArgs),
     /// Grant, keep alive, end or show a lease, on which keys can depend.
     Lease(LeaseArgs),
     /// Run a command while holding a lock; its exit code is passed on.
@@ -90,6 +96,7 @@ impl ClientCommand {
             | Self::Scan(ScanArgs { connect, .. })
             | Self::Watch(WatchArgs { connect, .. })
             | Self::Txn(TxnArgs { connect, .. })
+            | Self::Load(LoadArgs { connect, .. })
             | Self::Lock(LockArgs { connect, .. })
             | Self::Status(StatusArgs { connect }) => connect,
             Self::Lease(LeaseArgs { command }) => match command {
@@ -147,7 +154,7 @@ pub(crate) enum BenchCommand {
 #[derive(Args, Debug)]
 pub(crate) struct WatchersArgs {
     /// How many watchers, each of a key of its own; a new cluster of three for each number.
-    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_values_t = [0, 1, 1000, 10_000])]
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = listed::<usize>, default_values_t = [0, 1, 1000, 10_000])]
     pub(crate) counts: Vec<usize>,
     /// Writes per second, first to keys that nobody watches, then to keys that one of them watches.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -184,7 +191,7 @@ pub(crate) struct ServeArgs {
     pub(crate) id: Option<u8>,
 
     /// The members, the same on each host: ID=HOST:PORT, or ID=HOST:PORT:witness, separated by commas.
-    #[arg(long, env = "KV_MEMBERS", value_name = "MEMBERS", value_delimiter = ',')]
+    #[arg(long, env = "KV_MEMBERS", value_name = "MEMBERS", value_delimiter = ',', value_parser = listed::<String>)]
     pub(crate) members: Vec<String>,
 
     /// The folder for this member's data; `{id}` in it stands for the member's id [default: kv-data-{id}]
@@ -207,7 +214,7 @@ pub(crate) struct ServeArgs {
     pub(crate) tls_clients: Option<PathBuf>,
 
     /// Allow addresses beyond this machine without TLS: whoever reaches the port can read and write.
-    #[arg(long, env = "KV_INSECURE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(long, env = "KV_INSECURE", value_parser = boolean, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) insecure: Option<bool>,
 
     /// How members and clients reach each other [default: tcp]
@@ -234,7 +241,7 @@ pub(crate) struct ServeArgs {
 #[derive(Args, Debug, Default)]
 pub(crate) struct ConnectArgs {
     /// A member's address; one is enough, more help when it is down [default: 127.0.0.1:7000]
-    #[arg(long, env = "KV_ADDRESS", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, env = "KV_ADDRESS", value_name = "HOST:PORT", value_delimiter = ',', value_parser = listed::<String>)]
     pub(crate) address: Vec<String>,
 
     /// The cluster's name [default: kv]
@@ -270,7 +277,7 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
 pub(crate) struct PutArgs {
     /// The key.
     pub(crate) key: OsString,
-    /// The value; `-` reads it from standard input.
+    /// The value; `-` reads its bytes from standard input, as they are.
     pub(crate) value: OsString,
     /// Only if the key does not exist.
     #[arg(long, group = "guard")]
@@ -290,6 +297,8 @@ pub(crate) struct PutArgs {
     /// Print what the key held before, too.
     #[arg(long)]
     pub(crate) previous: bool,
+    #[command(flatten)]
+    pub(crate) encoding: Encoding,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }
@@ -312,6 +321,8 @@ pub(crate) struct GetArgs {
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<u64>,
     #[command(flatten)]
+    pub(crate) encoding: Encoding,
+    #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }
 
@@ -322,6 +333,8 @@ pub(crate) struct DeleteArgs {
     /// Print what the key held before, too.
     #[arg(long)]
     pub(crate) previous: bool,
+    #[command(flatten)]
+    pub(crate) encoding: Encoding,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }
@@ -343,6 +356,8 @@ pub(crate) struct ScanArgs {
     /// What the keys held at this revision, as far back as the cluster remembers.
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<u64>,
+    #[command(flatten)]
+    pub(crate) encoding: Encoding,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }
@@ -399,6 +414,8 @@ pub(crate) struct LockArgs {
     #[arg(long, value_name = "VALUE")]
     pub(crate) value: Option<OsString>,
     #[command(flatten)]
+    pub(crate) encoding: Encoding,
+    #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }
 
@@ -417,6 +434,8 @@ pub(crate) struct WatchArgs {
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
     #[command(flatten)]
+    pub(crate) encoding: Encoding,
+    #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }
 
@@ -425,8 +444,20 @@ pub(crate) struct WatchArgs {
   { \"if\":   [ { \"absent\": \"a\" }, { \"present\": \"b\" }, { \"revision\": [\"c\", 7] }, { \"value\": [\"d\", \"x\"] } ],
     \"then\": [ { \"put\": \"a\", \"value\": \"1\", \"ttl\": \"10s\" }, { \"delete\": \"b\" }, { \"add\": \"n\", \"by\": 1 } ],
     \"else\": [ { \"add\": \"misses\", \"by\": 1 }, { \"get\": \"a\" }, { \"scan\": \"b/\", \"limit\": 10 } ] }
+Keys and values that are no text: `put_hex`, `value_hex`, `absent_hex` and so on, or `put_base64`, ..., each for all strings of its field, \
+as in { \"put_hex\": \"00ff\", \"value_base64\": \"AP8=\" } or { \"value_hex\": [\"00ff\", \"01\"] }. \
 `get` and `scan` tell what was there before. `if` and `else` may be left out. Where a condition does not hold and there is no `else`, nothing is done, and it is a failure.")]
 pub(crate) struct TxnArgs {
+    /// The file; `-` is standard input.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) encoding: Encoding,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LoadArgs {
     /// The file; `-` is standard input.
     pub(crate) file: PathBuf,
     #[command(flatten)]
@@ -487,11 +518,11 @@ pub(crate) struct CertsArgs {
     pub(crate) cluster: Option<String>,
 
     /// The ids of the members, separated by commas [default: 0,1,2]
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = listed::<u8>)]
     pub(crate) members: Vec<u8>,
 
     /// The names of the clients, separated by commas [default: app]
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = listed::<String>)]
     pub(crate) clients: Vec<String>,
 
     /// The folder for the files; it is created if it does not exist.

@@ -2,6 +2,7 @@
 
 use crate::cli::{DeleteArgs, GetArgs, PutArgs, ScanArgs};
 use crate::context::Context;
+use crate::encoding::{Encoding, json_line};
 use crate::failure::Failure;
 use crate::members::{self, Seen};
 use crate::output;
@@ -11,15 +12,16 @@ use kv_core::error::{ReadError, WriteError};
 use kv_core::ids::{LeaseId, Revision};
 use kv_core::message::Record;
 use serde_json::{Map, Value, json};
-use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::pin::pin;
 
 /// `kv put`.
 pub(crate) async fn put(context: &Context, args: PutArgs, json: bool) -> Result<(), Failure> {
-    let value = if args.value == "-" { context.standard_input()? } else { bytes(args.value) };
+    let encoding = args.encoding;
+    let key = encoding.read("key", args.key)?;
+    let value =
+        if args.value == "-" { context.standard_input()? } else { encoding.read("value", args.value)? };
     let client = context.client().await?;
-    let key = bytes(args.key);
     let mut put = client.put(&key, value);
     if args.if_absent {
         put = put.if_absent();
@@ -38,7 +40,7 @@ pub(crate) async fn put(context: &Context, args: PutArgs, json: bool) -> Result<
     }
     if args.previous {
         let result = put.previous().await;
-        return tell_replaced(&key, &result.map_err(|error| write_failure(&error))?, json);
+        return tell_replaced(&key, &result.map_err(|error| write_failure(&error))?, encoding, json);
     }
     let result = put.await;
     let written = result.map_err(|error| write_failure(&error))?;
@@ -52,7 +54,8 @@ pub(crate) async fn put(context: &Context, args: PutArgs, json: bool) -> Result<
 
 /// `kv get`.
 pub(crate) async fn get(context: &Context, args: GetArgs, json: bool) -> Result<(), Failure> {
-    let key = bytes(args.key);
+    let encoding = args.encoding;
+    let key = encoding.read("key", args.key)?;
     let client = context.client().await?;
     let mut get = client.get(&key);
     if args.local {
@@ -69,25 +72,26 @@ pub(crate) async fn get(context: &Context, args: GetArgs, json: bool) -> Result<
     }
     let result = get.await;
     match result.map_err(|error| read_failure(&error))? {
-        Some(record) if json => tell(&record_json(&key, &record).to_string()),
-        Some(record) => tell_bytes(&record.value),
+        Some(record) if json => tell(&json_line(&record_json(&key, &record, encoding))),
+        Some(record) => tell_bytes(&encoding.shown_alone(&record.value)),
         None => {
             if json {
                 tell("null")?;
             }
-            Err(Failure::failed(format!("the key {:?} does not exist", String::from_utf8_lossy(&key))))
+            Err(Failure::failed(format!("the key {} does not exist", encoding.quoted(&key))))
         }
     }
 }
 
 /// `kv delete`.
 pub(crate) async fn delete(context: &Context, args: DeleteArgs, json: bool) -> Result<(), Failure> {
+    let encoding = args.encoding;
+    let key = encoding.read("key", args.key)?;
     let client = context.client().await?;
-    let key = bytes(args.key);
     let delete = client.delete(&key);
     if args.previous {
         let result = delete.previous().await;
-        return tell_replaced(&key, &result.map_err(|error| write_failure(&error))?, json);
+        return tell_replaced(&key, &result.map_err(|error| write_failure(&error))?, encoding, json);
     }
     let result = delete.await;
     let deleted = result.map_err(|error| write_failure(&error))?;
@@ -99,22 +103,24 @@ pub(crate) async fn delete(context: &Context, args: DeleteArgs, json: bool) -> R
 }
 
 /// What a write with `--previous` did, and on a line of its own what was there before.
-fn tell_replaced(key: &[u8], done: &Replaced, json: bool) -> Result<(), Failure> {
+fn tell_replaced(key: &[u8], done: &Replaced, encoding: Encoding, json: bool) -> Result<(), Failure> {
     let (revision, time) = (done.revision.get(), done.timestamp.get());
     if json {
-        let previous = done.previous.as_ref().map(|record| record_json(key, record));
-        return tell(
-            &json!({ "revision": revision, "timestamp_ms": time, "previous": previous }).to_string(),
-        );
+        let previous = done.previous.as_ref().map(|record| record_json(key, record, encoding));
+        return tell(&json_line(
+            &json!({ "revision": revision, "timestamp_ms": time, "previous": previous }),
+        ));
     }
     tell(&format!("revision {revision}"))?;
-    done.previous.as_ref().map_or(Ok(()), |record| tell_bytes(&record.value))
+    done.previous.as_ref().map_or(Ok(()), |record| tell_bytes(&encoding.shown_alone(&record.value)))
 }
 
 /// `kv scan`.
 pub(crate) async fn scan(context: &Context, args: ScanArgs, json: bool) -> Result<(), Failure> {
+    let encoding = args.encoding;
+    let prefix = encoding.read("prefix", args.prefix)?;
     let client = context.client().await?;
-    let mut scan = client.scan(bytes(args.prefix));
+    let mut scan = client.scan(prefix);
     if let Some(limit) = args.limit {
         scan = scan.limit(limit);
     }
@@ -131,15 +137,15 @@ pub(crate) async fn scan(context: &Context, args: ScanArgs, json: bool) -> Resul
     while let Some(next) = records.next().await {
         let (key, record) = next.map_err(|error| read_failure(&error))?;
         let line = if json {
-            let mut line = record_json(&key, &record);
+            let mut line = record_json(&key, &record, encoding);
             if let Some(object) = line.as_object_mut().filter(|_| args.keys_only) {
-                object.remove("value");
+                object.retain(|name, _| !name.starts_with("value"));
             }
-            line.to_string().into_bytes()
+            json_line(&line).into_bytes()
         } else if args.keys_only {
-            key.to_vec()
+            encoding.shown(&key)
         } else {
-            [&key[..], b"\t", &record.value[..]].concat()
+            [&encoding.shown(&key)[..], b"\t", &encoding.shown(&record.value)[..]].concat()
         };
         if !still_read(write_line(&line))? {
             break;
@@ -178,11 +184,6 @@ pub(crate) fn read_failure(error: &ReadError) -> Failure {
     }
 }
 
-/// A word of the command line as the bytes that were typed.
-pub(crate) fn bytes(word: OsString) -> Vec<u8> {
-    word.into_encoded_bytes()
-}
-
 pub(crate) fn tell(line: &str) -> Result<(), Failure> {
     still_read(output::say(line)).map(drop)
 }
@@ -208,10 +209,10 @@ pub(crate) fn still_read(written: io::Result<()>) -> Result<bool, Failure> {
     }
 }
 
-pub(crate) fn record_json(key: &[u8], record: &Record) -> Value {
+pub(crate) fn record_json(key: &[u8], record: &Record, encoding: Encoding) -> Value {
     let mut object = Map::new();
-    output::put_bytes(&mut object, "key", key);
-    output::put_bytes(&mut object, "value", &record.value);
+    encoding.put(&mut object, "key", key);
+    encoding.put(&mut object, "value", &record.value);
     object.insert("created".to_owned(), record.created.get().into());
     object.insert("modified".to_owned(), record.modified.get().into());
     object.insert("version".to_owned(), record.version.into());

@@ -1,13 +1,15 @@
 //! What client commands share: one connection, made when the first of them needs it.
 
 use crate::cli::{ClientCommand, ConnectArgs};
-use crate::config::ConnectConfig;
+use crate::config::{ConnectConfig, without_mark};
 use crate::failure::Failure;
 use crate::signals::Signals;
-use crate::{commands, leases, txn, watch};
+use crate::{commands, leases, load, txn, watch};
 use kv_core::Client;
 use kv_core::error::ConnectError;
+use std::fs;
 use std::io::{self, IsTerminal as _, Read as _};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -43,6 +45,7 @@ impl Context {
             ClientCommand::Scan(args) => commands::scan(self, args, json).await,
             ClientCommand::Watch(args) => watch::watch(self, args, json).await,
             ClientCommand::Txn(args) => txn::txn(self, args, json).await,
+            ClientCommand::Load(args) => load::load(self, args, json).await,
             ClientCommand::Lease(args) => leases::lease(self, args, json).await,
             ClientCommand::Lock(args) => leases::lock(self, args).await,
             ClientCommand::Status(_) => commands::status(self, json).await,
@@ -75,6 +78,24 @@ impl Context {
             .read_to_end(&mut data)
             .map_err(|error| Failure::failed(format!("cannot read standard input: {error}")))?;
         Ok(data)
+    }
+
+    /// The text of a file, or of standard input for `-`, without a byte order mark; and how to name it.
+    pub(crate) fn text_of(&self, file: &Path) -> Result<(String, String), Failure> {
+        let (shown, bytes) = if file.as_os_str() == "-" {
+            ("standard input".to_owned(), self.standard_input()?)
+        } else {
+            let shown = file.display().to_string();
+            let bytes = fs::read(file);
+            let bytes = bytes.map_err(|error| Failure::usage(format!("cannot read {shown}: {error}")))?;
+            (shown, bytes)
+        };
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            Failure::usage(format!("{shown} is not UTF-8 at byte {at}: save it as UTF-8"))
+        })?;
+        let text = without_mark(&text).to_owned();
+        Ok((shown, text))
     }
 
     /// What a process that a command starts may read: not the lines of a script.

@@ -1,7 +1,7 @@
 //! `kv lease` and `kv lock`.
 
 use crate::cli::{GrantArgs, LeaseArgs, LeaseCommand, LeaseIdArgs, LockArgs};
-use crate::commands::{bytes, tell, write_failure};
+use crate::commands::{tell, write_failure};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::signals::Signals;
@@ -58,12 +58,14 @@ async fn told(client: &Client, command: &LeaseCommand, json: bool) -> Result<Opt
 
 /// `kv lock`.
 pub(crate) async fn lock(context: &Context, args: LockArgs) -> Result<(), Failure> {
+    let name = args.encoding.read("name", args.name)?;
+    let value = args.value.map(|value| args.encoding.read("value", value)).transpose()?;
     // From here on, so that no signal comes between the lock and its release.
     let mut signals = Signals::catch()?;
     let client = context.client_unless(&mut signals).await?;
-    let mut acquire = client.lock(bytes(args.name)).ttl(args.ttl.0);
-    if let Some(value) = args.value {
-        acquire = acquire.value(bytes(value));
+    let mut acquire = client.lock(name).ttl(args.ttl.0);
+    if let Some(value) = value {
+        acquire = acquire.value(value);
     }
     if let Some(wait) = args.wait {
         acquire = acquire.wait(wait.0);

@@ -8,8 +8,11 @@ mod commands;
 mod config;
 mod context;
 mod demo;
+mod encoding;
+mod environment;
 mod failure;
 mod leases;
+mod load;
 mod log;
 mod manual;
 mod members;
@@ -23,7 +26,6 @@ mod top;
 mod txn;
 mod watch;
 
-use clap::Parser as _;
 use clap::error::ErrorKind;
 use cli::{Cli, ClientCommand, Command};
 use context::Context;
@@ -35,7 +37,7 @@ use std::time::{Duration, Instant};
 const LAST_WORDS: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match environment::parse() {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(explain(&error)),
     };

@@ -1,8 +1,7 @@
 //! What people and programs see: colours on a terminal only, tables, bytes as JSON.
 
+use crate::encoding::printable;
 use anstyle::{AnsiColor, Style};
-use serde_json::{Map, Value};
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 /// Headings and names.
@@ -24,6 +23,7 @@ pub(crate) fn styled(style: Style, text: impl std::fmt::Display) -> String {
 /// Prints the reason of a failure on stderr.
 pub(crate) fn complain(message: impl std::fmt::Display) {
     // Where stderr is closed there is nobody to tell.
+    let message = printable(&message.to_string());
     let _ = writeln!(anstream::stderr().lock(), "{} {message}", styled(BAD, "kv:"));
 }
 
@@ -37,21 +37,6 @@ pub(crate) fn say(line: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Puts bytes into a JSON object under `name`: as text where they are text, otherwise as `name_hex`.
-pub(crate) fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => object.insert(name.to_owned(), Value::from(text)),
-        Err(_) => object.insert(format!("{name}_hex"), Value::from(hex(bytes))),
-    };
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string does not fail");
-        text
-    })
-}
-
 /// One cell of a table.
 #[derive(Clone, Debug)]
 pub(crate) struct Cell {
@@ -63,7 +48,7 @@ pub(crate) struct Cell {
 impl Cell {
     /// Text, to the left.
     pub(crate) fn text(text: impl std::fmt::Display) -> Self {
-        Self { text: text.to_string(), style: Style::new(), right: false }
+        Self { text: printable(&text.to_string()), style: Style::new(), right: false }
     }
 
     /// A number, to the right.
@@ -127,13 +112,5 @@ mod tests {
         ];
         let plain = anstream::adapter::strip_str(&table(&["scenario", "writes"], &rows)).to_string();
         assert_eq!(plain, "scenario  writes\ncrash       1200\nomission       7\nnot run at all\n");
-    }
-
-    #[test]
-    fn bytes_that_are_not_text_are_shown_in_hex() {
-        let mut object = Map::new();
-        put_bytes(&mut object, "key", b"a");
-        put_bytes(&mut object, "value", &[0xff, 0x00]);
-        assert_eq!(Value::Object(object).to_string(), r#"{"key":"a","value_hex":"ff00"}"#);
     }
 }

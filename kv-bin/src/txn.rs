@@ -4,6 +4,7 @@ use crate::cli::TxnArgs;
 use crate::commands::{record_json, tell, tell_bytes, write_failure};
 use crate::config::Span;
 use crate::context::Context;
+use crate::encoding::{Blob, Encoding, decode_fields, json_line};
 use crate::failure::Failure;
 use kv_core::client::Transact;
 use kv_core::ids::{LeaseId, Revision};
@@ -11,7 +12,6 @@ use kv_core::message::{Lifetime, StepResult};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use std::fs;
 
 /// The file.
 #[derive(Deserialize, Debug)]
@@ -26,12 +26,25 @@ struct File {
 
 /// What must hold of a key.
 #[derive(Deserialize, Debug)]
+#[serde(try_from = "Map<String, Value>")]
+struct Condition(Holds);
+
+impl TryFrom<Map<String, Value>> for Condition {
+    type Error = String;
+
+    fn try_from(mut fields: Map<String, Value>) -> Result<Self, String> {
+        decode_fields(&mut fields, &["absent", "present", "revision", "value"])?;
+        serde_json::from_value(fields.into()).map(Self).map_err(|error| format!("a condition: {error}"))
+    }
+}
+
+#[derive(Deserialize, Debug)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-enum Condition {
-    Absent(String),
-    Present(String),
-    Revision((String, u64)),
-    Value((String, String)),
+enum Holds {
+    Absent(Blob),
+    Present(Blob),
+    Revision((Blob, u64)),
+    Value((Blob, Blob)),
 }
 
 #[derive(Deserialize, Debug)]
@@ -47,10 +60,11 @@ enum Step {
 impl TryFrom<Map<String, Value>> for Step {
     type Error = String;
 
-    fn try_from(fields: Map<String, Value>) -> Result<Self, String> {
+    fn try_from(mut fields: Map<String, Value>) -> Result<Self, String> {
         fn read<T: DeserializeOwned>(what: &str, fields: Map<String, Value>) -> Result<T, String> {
             serde_json::from_value(fields.into()).map_err(|error| format!("a step with `{what}`: {error}"))
         }
+        decode_fields(&mut fields, &["put", "value", "delete", "add", "get", "scan"])?;
         let named =
             ["put", "delete", "add", "get", "scan"].into_iter().find(|name| fields.contains_key(*name));
         match named {
@@ -66,7 +80,7 @@ impl TryFrom<Map<String, Value>> for Step {
 
 impl Step {
     /// The key, for the output.
-    fn key(&self) -> &str {
+    fn key(&self) -> &Blob {
         match self {
             Self::Put(Put { put: key, .. })
             | Self::Delete(Delete { delete: key })
@@ -80,8 +94,8 @@ impl Step {
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 struct Put {
-    put: String,
-    value: String,
+    put: Blob,
+    value: Blob,
     ttl: Option<Span>,
     lease: Option<u64>,
 }
@@ -89,26 +103,26 @@ struct Put {
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 struct Delete {
-    delete: String,
+    delete: Blob,
 }
 
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 struct Add {
-    add: String,
+    add: Blob,
     by: i64,
 }
 
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 struct Get {
-    get: String,
+    get: Blob,
 }
 
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 struct Scan {
-    scan: String,
+    scan: Blob,
     #[serde(default = "everything")]
     limit: u32,
 }
@@ -119,20 +133,15 @@ const fn everything() -> u32 {
 
 /// Reads the file, and does what it says: all of it or nothing.
 pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<(), Failure> {
-    let shown = args.file.display();
-    let (shown, text) = if args.file.as_os_str() == "-" {
-        ("standard input".to_owned(), context.standard_input()?)
-    } else {
-        let text = fs::read(&args.file);
-        (shown.to_string(), text.map_err(|error| Failure::usage(format!("cannot read {shown}: {error}")))?)
-    };
-    let file: File = serde_json::from_slice(&text).map_err(|error| {
+    let encoding = args.encoding;
+    let (shown, text) = context.text_of(&args.file)?;
+    let file: File = serde_json::from_str(&text).map_err(|error| {
         Failure::usage(format!("{shown} is not a transaction: {error}; see kv txn --help"))
     })?;
     let has_other = !file.otherwise.is_empty();
     let keys =
-        [&file.then, &file.otherwise].map(|steps| steps.iter().map(|it| it.key().to_owned()).collect());
-    let [then, otherwise]: [Vec<String>; 2] = keys;
+        [&file.then, &file.otherwise].map(|steps| steps.iter().map(|it| it.key().clone().into()).collect());
+    let [then, otherwise]: [Vec<Vec<u8>>; 2] = keys;
     let client = context.client().await?;
     let mut transaction = file.conditions.into_iter().fold(client.transaction(), condition);
     transaction = file.then.into_iter().fold(transaction, step);
@@ -142,11 +151,11 @@ pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<
     let revision = done.revision.get();
     let results = || if done.held { &then } else { &otherwise }.iter().zip(&done.results);
     if json {
-        let results: Vec<Value> = results().map(|(key, result)| result_json(key, result)).collect();
-        tell(&json!({ "held": done.held, "revision": revision, "results": results }).to_string())?;
+        let results: Vec<Value> = results().map(|(key, result)| result_json(key, result, encoding)).collect();
+        tell(&json_line(&json!({ "held": done.held, "revision": revision, "results": results })))?;
     } else if done.held || has_other {
         tell(&format!("revision {revision}{}", if done.held { "" } else { ", by else" }))?;
-        results().try_for_each(|(key, result)| tell_found(key.as_bytes(), result))?;
+        results().try_for_each(|(key, result)| tell_found(key, result, encoding))?;
     }
     if done.held || has_other {
         return Ok(());
@@ -154,12 +163,12 @@ pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<
     Err(Failure::failed("a condition did not hold: nothing was changed"))
 }
 
-fn condition(transaction: Transact, condition: Condition) -> Transact {
-    match condition {
-        Condition::Absent(key) => transaction.if_absent(key),
-        Condition::Present(key) => transaction.if_present(key),
-        Condition::Revision((key, revision)) => transaction.if_revision(key, Revision::new(revision)),
-        Condition::Value((key, value)) => transaction.if_value(key, value),
+fn condition(transaction: Transact, Condition(holds): Condition) -> Transact {
+    match holds {
+        Holds::Absent(key) => transaction.if_absent(Vec::from(key)),
+        Holds::Present(key) => transaction.if_present(Vec::from(key)),
+        Holds::Revision((key, revision)) => transaction.if_revision(Vec::from(key), Revision::new(revision)),
+        Holds::Value((key, value)) => transaction.if_value(Vec::from(key), Vec::from(value)),
     }
 }
 
@@ -167,25 +176,29 @@ fn step(transaction: Transact, step: Step) -> Transact {
     match step {
         Step::Put(Put { put, value, ttl, lease }) => {
             let ttl = ttl.map_or(Lifetime::FOREVER, |ttl| Lifetime::ttl(ttl.0));
-            transaction.put_for(put, value, Lifetime { lease: lease.map(LeaseId::new), ..ttl })
+            transaction.put_for(
+                Vec::from(put),
+                Vec::from(value),
+                Lifetime { lease: lease.map(LeaseId::new), ..ttl },
+            )
         }
-        Step::Delete(Delete { delete }) => transaction.delete(delete),
-        Step::Add(Add { add, by }) => transaction.add(add, by),
-        Step::Get(Get { get }) => transaction.get(get),
-        Step::Scan(Scan { scan, limit }) => transaction.scan(scan, limit),
+        Step::Delete(Delete { delete }) => transaction.delete(Vec::from(delete)),
+        Step::Add(Add { add, by }) => transaction.add(Vec::from(add), by),
+        Step::Get(Get { get }) => transaction.get(Vec::from(get)),
+        Step::Scan(Scan { scan, limit }) => transaction.scan(Vec::from(scan), limit),
     }
 }
 
-fn result_json(key: &str, result: &StepResult) -> Value {
+fn result_json(key: &[u8], result: &StepResult, encoding: Encoding) -> Value {
     match result {
         StepResult::Put => json!({ "put": true }),
         StepResult::Deleted { existed } => json!({ "existed": existed }),
         StepResult::Added { sum } => json!({ "sum": sum }),
         StepResult::Got(None) => json!({ "record": null }),
-        StepResult::Got(Some(record)) => json!({ "record": record_json(key.as_bytes(), record) }),
+        StepResult::Got(Some(record)) => json!({ "record": record_json(key, record, encoding) }),
         StepResult::Scanned(found) => {
             let records: Vec<Value> =
-                found.records.iter().map(|(key, record)| record_json(key, record)).collect();
+                found.records.iter().map(|(key, record)| record_json(key, record, encoding)).collect();
             json!({ "records": records, "more": found.more })
         }
         _ => Value::Null,
@@ -193,13 +206,15 @@ fn result_json(key: &str, result: &StepResult) -> Value {
 }
 
 /// Prints what was read, as `kv scan` does.
-fn tell_found(key: &[u8], result: &StepResult) -> Result<(), Failure> {
+fn tell_found(key: &[u8], result: &StepResult, encoding: Encoding) -> Result<(), Failure> {
+    let line = |key: &[u8], value: &[u8]| {
+        tell_bytes(&[&encoding.shown(key)[..], b"\t", &encoding.shown(value)[..]].concat())
+    };
     match result {
-        StepResult::Got(Some(record)) => tell_bytes(&[key, b"\t", &record.value[..]].concat()),
-        StepResult::Scanned(found) => found
-            .records
-            .iter()
-            .try_for_each(|(key, record)| tell_bytes(&[&key[..], b"\t", &record.value[..]].concat())),
+        StepResult::Got(Some(record)) => line(key, &record.value),
+        StepResult::Scanned(found) => {
+            found.records.iter().try_for_each(|(key, record)| line(key, &record.value))
+        }
         _ => Ok(()),
     }
 }

@@ -1,10 +1,10 @@
 //! `kv watch`: what changes, as it changes.
 
 use crate::cli::WatchArgs;
-use crate::commands::{bytes, read_failure, record_json, still_read, write_line};
+use crate::commands::{read_failure, record_json, still_read, write_line};
 use crate::context::Context;
+use crate::encoding::{Encoding, json_line};
 use crate::failure::Failure;
-use crate::output;
 use crate::signals::Signals;
 use kv_core::error::WatchError;
 use kv_core::ids::Revision;
@@ -13,9 +13,11 @@ use serde_json::{Map, Value};
 
 /// Prints a line for each change, until it is told to stop or has printed as many as were asked for.
 pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Result<(), Failure> {
+    let encoding = args.encoding;
+    let prefix = encoding.read("prefix", args.prefix)?;
     let mut signals = Signals::catch()?;
     let client = context.client_unless(&mut signals).await?;
-    let mut watch = client.watch(bytes(args.prefix));
+    let mut watch = client.watch(prefix);
     if let Some(first) = args.from {
         watch = watch.after(Revision::new(first.saturating_sub(1)));
     }
@@ -23,6 +25,7 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Res
         watch = watch.previous();
     }
     let mut events = watch.stream();
+    let mut seen = None;
     let mut left = args.limit.unwrap_or(usize::MAX);
     while left > 0 {
         let event = tokio::select! {
@@ -30,8 +33,10 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Res
             _ = signals.next() => break,
         };
         let Some(event) = event else { break };
-        let event = event.map_err(|error| failure(&error))?;
-        let line = if json { event_json(&event).to_string().into_bytes() } else { text(&event) };
+        let event = event.map_err(|error| failure(&error, seen, args.from))?;
+        seen = Some(event.revision);
+        let line =
+            if json { json_line(&event_json(&event, encoding)).into_bytes() } else { text(&event, encoding) };
         if !still_read(write_line(&line))? {
             break;
         }
@@ -41,9 +46,16 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Res
     Ok(())
 }
 
-fn failure(error: &WatchError) -> Failure {
+/// It is bad usage to ask for what is not there any more. A watch that had begun, and then fell behind, was asked for rightly.
+fn failure(error: &WatchError, seen: Option<Revision>, from: Option<u64>) -> Failure {
     match error {
-        WatchError::Compacted { .. } => Failure::usage(format!("{error}; leave --from out, or begin later")),
+        WatchError::Compacted { .. } => match (seen, from) {
+            (None, Some(_)) => Failure::usage(format!("{error}; omit --from or choose a later revision")),
+            (None, None) => Failure::failed(format!("{error}; the watch fell behind: begin anew")),
+            (Some(seen), _) => Failure::failed(format!(
+                "{error}; the watch fell behind after revision {seen}: read the keys anew, and watch from there"
+            )),
+        },
         WatchError::Read(error) => read_failure(error),
         _ => Failure::failed(error),
     }
@@ -59,24 +71,24 @@ fn kind(event: &Event) -> &'static str {
 }
 
 /// Revision, what was done, key, and value if there is one.
-fn text(event: &Event) -> Vec<u8> {
+fn text(event: &Event, encoding: Encoding) -> Vec<u8> {
     let mut line = format!("{}\t{}\t", event.revision.get(), kind(event)).into_bytes();
-    line.extend_from_slice(&event.key);
+    line.extend_from_slice(&encoding.shown(&event.key));
     if let Some(record) = &event.record {
         line.push(b'\t');
-        line.extend_from_slice(&record.value);
+        line.extend_from_slice(&encoding.shown(&record.value));
     }
     line
 }
 
-fn event_json(event: &Event) -> Value {
+fn event_json(event: &Event, encoding: Encoding) -> Value {
     let mut object = Map::new();
     object.insert("revision".to_owned(), event.revision.get().into());
     object.insert("event".to_owned(), kind(event).into());
-    output::put_bytes(&mut object, "key", &event.key);
+    encoding.put(&mut object, "key", &event.key);
     for (name, record) in [("record", &event.record), ("previous", &event.previous)] {
         if let Some(record) = record {
-            let mut record = record_json(&event.key, record);
+            let mut record = record_json(&event.key, record, encoding);
             if let Some(fields) = record.as_object_mut() {
                 fields.retain(|name, _| !name.starts_with("key"));
             }

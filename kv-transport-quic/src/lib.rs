@@ -215,7 +215,7 @@ impl Transport for Quic {
         }
     }
 
-    fn expires(&self) -> Option<std::time::SystemTime> {
+    fn expires(&self) -> Option<Duration> {
         match &self.trust {
             Trust::Anybody => None,
             Trust::Certified(identity) => identity.expires(),

@@ -125,7 +125,7 @@ impl Transport for Tcp {
     }
 
     #[cfg(feature = "tls")]
-    fn expires(&self) -> Option<std::time::SystemTime> {
+    fn expires(&self) -> Option<Duration> {
         match &self.security {
             Security::None => None,
             Security::Tls(tls) => tls.identity().expires(),

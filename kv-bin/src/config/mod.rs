@@ -9,9 +9,12 @@ use crate::failure::Failure;
 use crate::network::TransportKind;
 use kv_core::config::{Cluster, ClusterBuilder, ConfigError, Options, Role};
 use kv_core::ids::MemberId;
+use kv_core::transport::check_host_port;
 use serde::Deserialize;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 pub(crate) use tls::{TlsArgs, TlsFiles};
 pub(crate) use tuning::Tuning;
@@ -159,13 +162,7 @@ impl ConnectConfig {
         if addresses.is_empty() {
             addresses = vec![DEFAULT_ADDRESS.to_owned()];
         }
-        for address in &addresses {
-            if host(address).is_none() {
-                return Err(Failure::usage(format!(
-                    "{address:?} is not an address: write HOST:PORT, as in {DEFAULT_ADDRESS}"
-                )));
-            }
-        }
+        addresses.iter().try_for_each(|address| check_address(address).map_err(Failure::usage))?;
         let transport = args.transport.or(file.transport).unwrap_or_default();
         transport.check()?;
         Ok(Self { cluster, addresses, transport, tls })
@@ -187,6 +184,7 @@ impl File {
 
     /// Reads the text, or says in which line what is wrong.
     fn parse(text: &str) -> Result<Self, (usize, String)> {
+        let text = without_mark(text);
         toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start).min(text.len());
             let line = text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count() + 1;
@@ -213,12 +211,8 @@ fn build(builder: ClusterBuilder, members: &[FileMember]) -> Result<Cluster, Fai
                 )));
             }
         };
-        if host(&member.address).is_none() {
-            return Err(Failure::usage(format!(
-                "member {} has the address {:?}: write HOST:PORT, as in {DEFAULT_ADDRESS}",
-                member.id, member.address
-            )));
-        }
+        check_address(&member.address)
+            .map_err(|problem| Failure::usage(format!("member {}: {problem}", member.id)))?;
         cluster = cluster.with(member.id, member.address.clone(), role);
     }
     cluster.build().map_err(Failure::usage)
@@ -235,8 +229,11 @@ fn parse_member(text: &str) -> Result<FileMember, Failure> {
     let id = id.trim().parse().map_err(|_| wrong("has an id that is not a number from 0 to 255"))?;
     let rest = rest.trim();
     let (address, role) = match rest.rsplit_once(':') {
-        // A host in brackets may hold colons of its own.
-        Some((head, role)) if head.rsplit(']').next().is_some_and(|tail| tail.contains(':')) => {
+        // A host in brackets may hold colons of its own; and no role is a number, with which a malformed address may end.
+        Some((head, role))
+            if head.rsplit(']').next().is_some_and(|tail| tail.contains(':'))
+                && !role.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
             (head, Some(role))
         }
         _ => (rest, None),
@@ -244,21 +241,50 @@ fn parse_member(text: &str) -> Result<FileMember, Failure> {
     Ok(FileMember { id, address: address.to_owned(), role: role.map(str::to_owned) })
 }
 
-/// The host of `HOST:PORT`, without brackets; none if it is not of that form.
-fn host(address: &str) -> Option<&str> {
-    let (host, port) = address.rsplit_once(':')?;
-    port.parse::<u16>().ok()?;
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    (!host.is_empty() && !host.contains(char::is_whitespace)).then_some(host)
+/// The host of `HOST:PORT`, without brackets.
+fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+/// Whether somebody can be reached there: told before anything is tried.
+fn check_address(address: &str) -> Result<(), String> {
+    check_host_port(address).map_err(|error| error.to_string())?;
+    if address.rsplit_once(':').is_some_and(|(_, port)| port.trim_start_matches('0').is_empty()) {
+        return Err(format!(
+            "the address {address:?} has port 0, on which nobody can be reached: write 1 to 65535"
+        ));
+    }
+    Ok(())
+}
+
+/// A word that means yes or no.
+pub(crate) fn boolean(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("write true or false (1 or 0, yes or no, on or off)".to_owned()),
+    }
+}
+
+/// One of a list that commas separate, perhaps with blanks around it.
+pub(crate) fn listed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("there is nothing between two commas, or after the last one".to_owned());
+    }
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// A text file without the mark that some editors put at its beginning.
+pub(crate) fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 /// Whether only this machine reaches the address.
 fn is_loopback(listen: &str) -> Result<bool, Failure> {
-    let Some(host) = host(listen) else {
-        return Err(Failure::usage(format!(
-            "{listen:?} is not an address to listen on: write HOST:PORT, as in {DEFAULT_ADDRESS}"
-        )));
-    };
+    check_host_port(listen).map_err(|error| Failure::usage(format!("cannot listen there: {error}")))?;
+    let host = host(listen);
     Ok(host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()))
 }
 

@@ -205,6 +205,7 @@ fn each_mistake_in_the_file_is_named_with_its_place() {
         (format!("{member}role = \"boss\"\n"), vec!["member 0", "unknown role \"boss\""]),
         (format!("{member}{member}"), vec!["stands twice"]),
         (member.replace(":7000", ""), vec!["member 0", "HOST:PORT"]),
+        (format!("\u{feff}hartbeat = 1\n{member}"), vec!["line 1", "unknown field `hartbeat`"]),
         (member.replace("id = 0\n", ""), vec!["line 1", "missing field `id`"]),
         (format!("transport = \"pigeon\"\n{member}"), vec!["line 1", "pigeon", "tcp"]),
         ("cluster = \n".to_owned(), vec!["line 1"]),

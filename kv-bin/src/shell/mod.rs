@@ -3,7 +3,9 @@
 mod editor;
 
 use crate::cli::{ClientCommand, ConnectArgs, ShellArgs};
+use crate::config::without_mark;
 use crate::context::Context;
+use crate::environment::without_empty;
 use crate::explain;
 use crate::failure::Failure;
 use crate::output;
@@ -65,8 +67,12 @@ impl Lines {
     /// Standard input, as it is.
     fn of_script() -> Self {
         let mut lines = BufReader::new(io::stdin()).lines();
+        let mut is_first = true;
         Self::new(move || {
-            let line = lines.next()?;
+            let mut line = lines.next()?;
+            if std::mem::take(&mut is_first) {
+                line = line.map(|line| without_mark(&line).to_owned());
+            }
             Some(line.map_err(|error| Failure::failed(format!("cannot read standard input: {error}"))))
         })
     }
@@ -246,7 +252,7 @@ fn misread(error: &clap::Error) -> Ending {
 
 /// The commands without what says where the cluster is: that is said to the shell.
 fn grammar() -> clap::Command {
-    let mut grammar = without_connection(Line::command());
+    let mut grammar = without_connection(without_empty(Line::command()));
     grammar.build();
     grammar
 }

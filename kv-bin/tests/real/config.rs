@@ -1,8 +1,10 @@
 //! Mistakes in the configuration: each is named in one line, and leaves the disk as it was.
 
-use crate::harness::{Cluster, contents, kv, refused, run, stderr, until};
+use crate::harness::{Cluster, contents, kv, refused, run, run_on, stderr, stdout, until};
 use std::fs;
 
+/// One that does nothing.
+const TRANSACTION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/real/nothing.json");
 const THREE: &str = "0=127.0.0.1:7000,1=127.0.0.1:7001,2=127.0.0.1:7002";
 
 #[test]
@@ -18,7 +20,7 @@ fn each_mistake_gets_one_line_and_leaves_the_disk_alone() {
             vec!["member id 0 stands twice", "an id of its own"],
         ),
         (member.replace("data", "boss"), vec![], vec!["unknown role \"boss\"", "data or witness"]),
-        (member.replace("127.0.0.1:", "127.0.0.1;"), vec![], vec!["member 0 has the address", "HOST:PORT"]),
+        (member.replace("127.0.0.1:", "127.0.0.1;"), vec![], vec!["member 0", "127.0.0.1;7000", "HOST:PORT"]),
         (format!("{member}[options]\nheartbeat = \"0ms\"\n"), vec![], vec!["heartbeat is 0", "1 ms to 10 s"]),
         (
             format!("{member}[options]\nsuspect_min = \"0s\"\n"),
@@ -121,4 +123,143 @@ fn a_cluster_that_does_not_form_says_what_it_needs() {
     until("it is said", || cluster.log(0).contains("the first start of a cluster needs all of its members"));
     cluster.restart(1);
     assert!(cluster.run(&["put", "k", "v"]).status.success());
+}
+
+/// The variables that a command's help names.
+fn variables(command: &[&str]) -> Vec<String> {
+    let help = stdout(&run(kv().args(command).arg("--help")));
+    let names = help.split("[env: ").skip(1).filter_map(|rest| Some(rest.split('=').next()?.to_owned()));
+    let names: Vec<_> = names.collect();
+    assert!(names.len() > 5 && names.contains(&"KV_CONFIG".to_owned()), "{names:?}");
+    names
+}
+
+#[test]
+fn a_variable_that_is_set_but_empty_counts_as_not_set() {
+    let cluster = Cluster::start(&["data"], &[]);
+    for empty in ["", " "] {
+        let mut get = cluster.kv(&["put", "key", "value", "--address", cluster.address(0)]);
+        get.envs(variables(&["put"]).into_iter().map(|name| (name, empty)));
+        let output = run(&mut get);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(stderr(&output), "");
+        let mut serve = kv();
+        serve.args(["serve", "--members", THREE, "--id", "7"]);
+        serve.envs(variables(&["serve"]).into_iter().map(|name| (name, empty)));
+        refused(&run(&mut serve), 2, &["member 7 is not in the configuration"]);
+        let mut shell = cluster.kv(&["shell", "--address", cluster.address(0)]);
+        shell.envs(variables(&["shell"]).into_iter().map(|name| (name, empty)));
+        let script = cluster.folder.path().join("script");
+        fs::write(&script, "\u{feff}get key\r\n").unwrap();
+        let output = run_on(fs::File::open(script).unwrap(), &mut shell);
+        assert_eq!(stdout(&output), "value\n", "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn yes_and_no_are_understood_as_people_write_them() {
+    let serve = |value: &str| {
+        let mut command = kv();
+        command.args(["serve", "--members", "0=192.0.2.1:7000", "--id", "0"]).env("KV_INSECURE", value);
+        run(&mut command)
+    };
+    for no in ["0", "false", "no", "off", "False", " no "] {
+        refused(&serve(no), 2, &["without encryption"]);
+    }
+    refused(&serve("perhaps"), 2, &["perhaps", "insecure", "true or false"]);
+    for yes in ["1", "true", "YES", "on"] {
+        // It gets as far as that the address is not this machine's.
+        refused(&serve(yes), 1, &["192.0.2.1"]);
+    }
+}
+
+#[test]
+fn lists_may_have_blanks_after_their_commas_and_no_holes() {
+    let cluster = Cluster::start(&["data"], &[]);
+    let address = cluster.address(0);
+    let status = |list: &str| run(kv().args(["put", "a", "b"]).env("KV_ADDRESS", list));
+    for list in [format!(" {address} , 127.0.0.1:1"), format!("127.0.0.1:1, {address}")] {
+        let output = status(&list);
+        assert!(output.status.success(), "{list:?}: {}", stderr(&output));
+    }
+    for list in [format!("{address},"), format!("{address},,{address}")] {
+        refused(&status(&list), 2, &["nothing between two commas"]);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let certs = |members: &str| {
+        let mut command = kv();
+        command.args(["certs", "--members", members, "--clients", "app, ops", "--out"]);
+        run(command.arg(folder.path().join("certs")))
+    };
+    refused(&certs("0, x"), 2, &["members", "x"]);
+    assert!(certs("0, 1").status.success());
+    assert!(
+        folder.path().join("certs/client-ops.pem").exists()
+            && folder.path().join("certs/member-1.pem").exists()
+    );
+}
+
+#[test]
+fn a_malformed_address_is_an_error_at_once_for_every_command() {
+    let addresses = [
+        "localhost",
+        "localhost:x",
+        "localhost:70000",
+        "http://localhost:7000",
+        "::1:7000",
+        ":7000",
+        "127.0.0.1:0",
+        "1.2.3:7000",
+        "a b:7000",
+    ];
+    for address in addresses {
+        for command in [
+            &["get", "k"][..],
+            &["put", "k", "v"],
+            &["delete", "k"],
+            &["scan"],
+            &["watch"],
+            &["txn", TRANSACTION],
+            &["load", "/dev/null"],
+            &["lease", "grant", "1s"],
+            &["lease", "show", "1"],
+            &["lock", "k"],
+            &["status"],
+            &["top", "--once"],
+        ] {
+            let begun = std::time::Instant::now();
+            let mut kv = kv();
+            kv.args(command).args(["--timeout", "100s", "--address", &format!("127.0.0.1:1,{address}")]);
+            if command[0] == "lock" {
+                kv.args(["--", "true"]);
+            }
+            refused(&run(&mut kv), 2, &[address]);
+            assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{command:?} waited");
+        }
+        let members = format!("0={address}");
+        refused(&run(kv().args(["serve", "--id", "0", "--members", &members])), 2, &["member 0", address]);
+    }
+    for listen in addresses.into_iter().filter(|address| *address != "127.0.0.1:0") {
+        let folder = tempfile::tempdir().unwrap();
+        let mut serve = kv();
+        serve.args(["serve", "--id", "0", "--members", "0=127.0.0.1:1", "--listen", listen]);
+        refused(&run(serve.current_dir(folder.path())), 2, &["cannot listen", listen]);
+        assert!(contents(folder.path()).is_empty());
+    }
+}
+
+#[test]
+fn a_variable_that_nothing_reads_is_told_of() {
+    let mut command = kv();
+    command.args(["put", "k", "v", "--address", "nonsense"]).env("KV_ADRESS", "x").env("KV_FOO", "y");
+    command
+        .env("KV_SERVICE_HOST", "z")
+        .env("KV_PORT_7000_TCP", "z")
+        .env("KV_LOCK_TOKEN", "7")
+        .env("KVX", "z");
+    let output = run(&mut command);
+    let text = stderr(&output);
+    assert!(text.contains("KV_ADRESS") && text.contains("did you mean KV_ADDRESS?"), "{text}");
+    assert!(text.contains("KV_FOO"), "{text}");
+    assert_eq!(text.lines().count(), 3, "{text}");
 }

@@ -191,3 +191,31 @@ fn top_fills_the_screen_and_gives_it_back() {
         top.shows(FIRST_SCREEN);
     }
 }
+
+#[test]
+fn nothing_that_is_stored_reaches_the_terminal_as_a_command_to_it() {
+    let cluster = Cluster::start(&["data"], &[]);
+    // A key and a value that would clear the screen, ring, and forge a line.
+    let (key, value) = ("6b1b5b324a07", "761b5b324a0a66c29b316d");
+    assert!(cluster.run(&["put", "--hex", key, value]).status.success());
+    assert!(cluster.run(&["put", "file", "value"]).status.success());
+    for (command, shown) in [
+        (&["get", "k\u{1b}[2J\u{7}"][..], "v\\x1b[2J\r\nf\\u{9b}1m\r\n"),
+        (&["scan", "k"], "k\\x1b[2J\\x07\tv\\x1b[2J\\nf\\u{9b}1m\r\n"),
+        (&["scan", "k", "--keys-only"], "k\\x1b[2J\\x07\r\n"),
+        (&["scan", "k", "--json"], "\"key\":\"k\\u001b[2J\\u0007\""),
+        (&["watch", "k", "--from", "1", "--limit", "1"], "\tput\tk\\x1b[2J\\x07\tv\\x1b"),
+        (&["watch", "k", "--from", "1", "--limit", "1", "--json"], "\"value\":\"v\\u001b"),
+        (&["get", "none\u{1b}[2J"], "none\\u{1b}[2J"),
+        (&["put", "k", "v", "--address", "a\u{1b}[2J:1"], "a\\u{1b}[2J"),
+    ] {
+        let mut terminal = Terminal::run(&cluster, command);
+        terminal.shows(shown);
+        terminal.ends();
+        let seen = terminal.seen.lock().unwrap();
+        assert!(!seen.contains(&0x1b) && !seen.contains(&7), "{:?}", String::from_utf8_lossy(&seen));
+    }
+    // Elsewhere, bytes are bytes.
+    assert_eq!(cluster.run(&["get", "--hex", key]).stdout, format!("{value}\n").into_bytes());
+    assert!(cluster.run(&["scan", "k"]).stdout.starts_with(b"k\x1b[2J\x07\tv\x1b[2J\nf"));
+}

@@ -106,7 +106,8 @@ impl Dialer {
     /// Says once a day that this client's certificate ends soon. That one has ended is what members refuse it for.
     fn warn_of_expiry(&self, transport: &dyn Transport) {
         let Some(ends) = transport.expires() else { return };
-        let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let left = ends.saturating_sub(now);
         // A member's own says so itself.
         if left >= EXPIRY_WARNING || !matches!(transport.identity(), Peer::Client { .. }) {
             return;

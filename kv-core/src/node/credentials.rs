@@ -91,6 +91,8 @@ fn read(path: &Path) -> io::Result<BTreeSet<String>> {
     if text.len() as u64 > LARGEST_LIST {
         return Err(io::Error::other("it is too long for a list of clients"));
     }
+    // Some editors begin a file with a mark that nobody sees.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     Ok(lines.map(str::to_owned).collect())
 }
@@ -190,6 +192,12 @@ mod tests {
         std::fs::remove_file(&file).expect("it is there");
         assert!(list.refresh().is_err());
         assert!(list.has(&client("ops")), "the old list still counts");
+        std::fs::write(&file, "\u{feff}app\r\nops\r\n").expect("it can be written");
+        assert!(settled());
+        assert!(
+            list.has(&app) && list.has(&client("ops")),
+            "a byte order mark and line ends as Windows has them"
+        );
         std::fs::write(&file, [0xff]).expect("it can be written");
         assert!(list.refresh().is_err());
         std::fs::write(&file, "").expect("it can be written");

@@ -19,7 +19,7 @@ use crate::ids::{Instant, MemberId, Op, Timestamp};
 use kv_transport::EXPIRY_WARNING;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::time::sleep;
 
 /// How often it is looked at.
@@ -378,7 +378,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             tell(&shared, &report);
         }
         let wall = shared.clock.wall();
-        let ends = shared.transport.expires().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let ends = shared.transport.expires();
         let left = ends.map(|ends| ends.checked_sub(wall).ok_or_else(|| wall.saturating_sub(ends)));
         if let Some(report) = watch.look_at_certificate(now, left) {
             tell(&shared, &report);
@@ -445,6 +445,13 @@ fn tell(shared: &Shared, report: &Report) {
              that should not run, and never start it again on a copied data folder"
         ),
         Report::Once { peer } => tracing::info!(%peer, "a member runs once again"),
+        Report::CertificateEnds { .. } | Report::CertificateEnded { .. } => tell_certificate(report),
+    }
+}
+
+/// The same, of the certificate.
+fn tell_certificate(report: &Report) {
+    match report {
         Report::CertificateEnds { within } => tracing::warn!(
             days_left = within.as_secs() / 86_400,
             hours_left = within.as_secs() / 3_600,
@@ -456,6 +463,7 @@ fn tell(shared: &Shared, report: &Report) {
             "the certificate of this member has expired: nobody accepts new connections with it; put a new one into its files \
              (kv certs --renew), which is taken over without a restart"
         ),
+        _ => {}
     }
 }
 

@@ -4,7 +4,7 @@ use crate::TransportError;
 use async_trait::async_trait;
 use std::fmt::{self, Debug, Display};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// How long before a certificate ends nodes and clients begin to warn of it: 14 days.
@@ -146,9 +146,9 @@ pub trait Transport: Send + Sync + Debug + 'static {
         Ok(false)
     }
 
-    /// When what it authenticates by ends to be valid, as of the last [`refresh`](Self::refresh): its certificate, or one that leads from it
+    /// When what it authenticates by ends to be valid, as the time since the beginning of 1970 (UTC), as of the last [`refresh`](Self::refresh): its certificate, or one that leads from it
     /// to a root. Nodes and clients log a warning from [`EXPIRY_WARNING`] before that on. The default, `None`: never.
-    fn expires(&self) -> Option<SystemTime> {
+    fn expires(&self) -> Option<Duration> {
         None
     }
 }
@@ -194,7 +194,7 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
         (**self).refresh()
     }
 
-    fn expires(&self) -> Option<SystemTime> {
+    fn expires(&self) -> Option<Duration> {
         (**self).expires()
     }
 }

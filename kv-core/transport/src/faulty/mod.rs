@@ -14,7 +14,7 @@ pub use framing::Framing;
 use crate::{Connection, Lane, Listener, Peer, Transport, TransportError};
 use async_trait::async_trait;
 use std::io;
-use std::time::SystemTime;
+use std::time::Duration;
 
 /// Any transport, with faults between it and its user that a [`Faults`] handle steers.
 ///
@@ -118,7 +118,7 @@ impl<T: Transport> Transport for Faulty<T> {
         self.inner.refresh()
     }
 
-    fn expires(&self) -> Option<SystemTime> {
+    fn expires(&self) -> Option<Duration> {
         self.inner.expires()
     }
 }

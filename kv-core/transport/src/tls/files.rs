@@ -83,7 +83,7 @@ pub(super) struct Material {
     pub(super) own: Arc<CertifiedKey>,
     pub(super) roots: Arc<RootCertStore>,
     /// When the certificate, or one that leads from it to a root, ends.
-    pub(super) expires: Option<SystemTime>,
+    pub(super) expires: Option<Duration>,
     /// What it was made from.
     pub(super) contents: Contents,
 }
@@ -168,11 +168,11 @@ fn check(
         match verified {
             Ok(_) => {}
             Err(webpki::Error::CertExpired { not_after, .. }) => {
-                let by = distance(now, std::time::Duration::from_secs(not_after.as_secs()));
+                let by = distance(now, Duration::from_secs(not_after.as_secs()));
                 return Err(TlsError::Dates { path: path.clone(), expired: true, by });
             }
             Err(webpki::Error::CertNotValidYet { not_before, .. }) => {
-                let by = distance(now, std::time::Duration::from_secs(not_before.as_secs()));
+                let by = distance(now, Duration::from_secs(not_before.as_secs()));
                 return Err(TlsError::Dates { path: path.clone(), expired: false, by });
             }
             // Members and clients may have different authorities: a client need not trust its own.
@@ -196,7 +196,7 @@ fn expiry(
     chain: &[CertificateDer<'static>],
     roots: &RootCertStore,
     provider: &CryptoProvider,
-) -> Option<SystemTime> {
+) -> Option<Duration> {
     let parsed = EndEntityCert::try_from(&chain[0]).ok()?;
     let algorithms = provider.signature_verification_algorithms.all;
     let (mut at, mut expires) = (END_OF_TIME, None);
@@ -208,7 +208,7 @@ fn expiry(
         match verified {
             Err(webpki::Error::CertExpired { not_after, .. }) if not_after.as_secs() < at.as_secs() => {
                 at = Duration::from_secs(not_after.as_secs());
-                expires = Some(SystemTime::UNIX_EPOCH + at);
+                expires = Some(at);
             }
             _ => return expires,
         }

@@ -9,7 +9,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 use std::fmt::{self, Debug};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Duration;
 
 /// Who this process is, and whom it believes: a certificate, its key, and roots, from files that may change while it runs.
 ///
@@ -56,10 +56,10 @@ impl Identity {
         &self.files
     }
 
-    /// When the certificate ends, or one of those that lead from it to a root, if that is earlier; `None`: never. It changes with a
+    /// When the certificate ends, as the time since the beginning of 1970 (UTC), or one of those that lead from it to a root, if that is earlier; `None`: never. It changes with a
     /// [`refresh`](Self::refresh).
     #[must_use]
-    pub fn expires(&self) -> Option<SystemTime> {
+    pub fn expires(&self) -> Option<Duration> {
         self.current.get().expires
     }
 

@@ -1,0 +1,90 @@
+//! The `KV_*` variables: one that is set but empty counts as not set, and one that nothing reads is told of.
+
+use crate::cli::Cli;
+use crate::output;
+use clap::builder::Resettable;
+use clap::{Command, CommandFactory as _, FromArgMatches as _};
+use std::collections::BTreeSet;
+
+const PREFIX: &str = "KV_";
+/// What `kv lock` sets for the command that it runs; nothing here reads it.
+const SET_BY_LOCK: &str = "KV_LOCK_TOKEN";
+/// What an orchestrator sets in every container for a service of the name `kv`.
+const OF_ORCHESTRATORS: [&str; 2] = ["KV_SERVICE_", "KV_PORT"];
+
+/// Reads the command line, and the variables that stand in for flags.
+pub(crate) fn parse() -> Result<Cli, clap::Error> {
+    let command = Cli::command();
+    let known = variables(&command);
+    let command = without_empty(command);
+    let set = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in set.filter(|name| is_unknown(name, &known)) {
+        let hint = nearest(&name, &known).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+        output::complain(format!("the variable {name} is not one of kv's: it is ignored{hint}"));
+    }
+    let mut matches = command.try_get_matches()?;
+    Cli::from_arg_matches_mut(&mut matches)
+}
+
+/// The command, and all below it, without the variables that are set but empty.
+pub(crate) fn without_empty(command: Command) -> Command {
+    command
+        .mut_args(|arg| {
+            let is_empty = arg
+                .get_env()
+                .and_then(std::env::var_os)
+                .is_some_and(|value| value.to_string_lossy().trim().is_empty());
+            if is_empty { arg.env(Resettable::Reset) } else { arg }
+        })
+        .mut_subcommands(without_empty)
+}
+
+/// Every variable that some flag reads.
+fn variables(command: &Command) -> BTreeSet<String> {
+    let own = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str().map(str::to_owned));
+    own.chain(command.get_subcommands().flat_map(variables)).collect()
+}
+
+fn is_unknown(name: &str, known: &BTreeSet<String>) -> bool {
+    let is_others = || OF_ORCHESTRATORS.iter().any(|prefix| name.starts_with(prefix));
+    name.starts_with(PREFIX) && name != SET_BY_LOCK && !known.contains(name) && !is_others()
+}
+
+/// The known name that is a slip away from this one.
+fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
+    let near = known.iter().map(|it| (distance(name, it), it.as_str())).min()?;
+    (near.0 <= 2).then_some(near.1)
+}
+
+/// How many characters must be changed, added or removed to make the one of the other.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (line, a) in one.chars().enumerate() {
+        let mut corner = std::mem::replace(&mut row[0], line + 1);
+        for (column, b) in other.iter().enumerate() {
+            let change = corner + usize::from(a != *b);
+            corner = row[column + 1];
+            row[column + 1] = change.min(corner + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_in_a_name_is_told_with_what_was_meant() {
+        let known = variables(&Cli::command());
+        for name in ["KV_ADDRESS", "KV_HEARTBEAT", "KV_TLS_DIR", "KV_LOG", "KV_TIMEOUT"] {
+            assert!(known.contains(name), "{name}");
+        }
+        assert_eq!(nearest("KV_ADRESS", &known), Some("KV_ADDRESS"));
+        assert_eq!(nearest("KV_HEARTBAET", &known), Some("KV_HEARTBEAT"));
+        assert_eq!(nearest("KV_SOMETHING_ELSE", &known), None);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

@@ -142,8 +142,8 @@ pub enum Reply {
     Records {
         /// Keys and records in order.
         records: Vec<(Bytes, Record)>,
-        /// Whether the range goes on after the last key.
-        more: bool,
+        /// Where the range goes on: the first key of the next page, or in reverse its (exclusive) end. None if this was all.
+        next: Option<Bytes>,
         /// The revision of the state that was read.
         revision: Revision,
     },

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 /// Removes a range of keys: created by [`Client::delete_range`] and [`Client::delete_prefix`], run by awaiting it.
 ///
-/// The first 1,000 keys go at one revision, then the next, until none is left: a smaller range is removed as a whole, a
-/// larger one in steps between which others may read and write.
+/// The first 1,000 keys go at one revision, or fewer if their values exceed 16 MiB; then the next, until none is left. A smaller range
+/// is removed as a whole, a larger one in steps between which others may read and write. Each step takes as long as the first,
+/// however many keys the steps before it have removed.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct DeleteRange {

@@ -1,7 +1,7 @@
 //! Scans: page after page.
 
 use super::ops::{OpFuture, freshness, misfit, read};
-use super::range::{after_prefix, ends_of, successor};
+use super::range::{after_prefix, ends_of};
 use super::{Client, Reply};
 use crate::error::ReadError;
 use crate::ids::Revision;
@@ -21,6 +21,9 @@ const PAGE: usize = 1000;
 /// A long scan is read in pages, all at one revision: that of the first page, which is as fresh as a read that begins when the scan
 /// does, or the one that was asked for by [`at`](Self::at). Writes in the meantime are not seen. A scan that takes longer than
 /// the cluster keeps its history ends with [`Compacted`](ReadError::Compacted): begin again.
+///
+/// A page takes a bounded time on its member: one with many removed keys, old revisions or large values in it ends early, and the scan
+/// goes on with the next.
 #[derive(Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Scan {
@@ -129,21 +132,28 @@ impl Scan {
         let (from, to, reverse, keys_only, at) =
             (self.from.clone(), self.to.clone(), self.reverse, self.keys_only, self.at);
         let query = Query::Scan { from, to, limit, reverse, keys_only, at };
-        let (mut records, more, revision) = match read(&self.client, self.mode, query, self.deadline).await? {
-            Reply::Records { records, more, revision } => (records, more, revision),
+        let (mut records, next, revision) = match read(&self.client, self.mode, query, self.deadline).await? {
+            Reply::Records { records, next, revision } => (records, next, revision),
             other => return Err(misfit(&other)),
         };
         records.truncate(wanted);
         if let Some(limit) = &mut self.limit {
             *limit -= records.len();
         }
-        let Some((last, _)) = records.last().filter(|_| more) else {
-            return Ok(Page { records, revision, rest: None });
+        let Some(next) = next else { return Ok(Page { records, revision, rest: None }) };
+        let moves_on = match (self.reverse, &self.to) {
+            (false, _) => next > self.from,
+            (true, Some(to)) => next < *to,
+            (true, None) => true,
         };
+        if !moves_on {
+            // It would be asked the same for ever.
+            return Err(misfit(&Reply::Records { records, next: Some(next), revision }));
+        }
         if self.reverse {
-            self.to = Some(last.clone());
+            self.to = Some(next);
         } else {
-            self.from = successor(last);
+            self.from = next;
         }
         self.at = Some(revision);
         if self.mode != ReadMode::Linearizable {

@@ -6,7 +6,8 @@ use super::change::Change;
 use super::key::Key;
 use super::overlay::Value;
 use super::past::{self, SPAN, Span};
-use super::point::Keys;
+use super::point::{Keys, STEP_BYTES};
+use super::steps;
 use super::tree::{Part, StoredRow, Tree, guarded};
 use crate::ids::Revision;
 use crate::message::EventKind;
@@ -59,7 +60,9 @@ impl Base {
 
     fn look(&self, table: Option<&Table>, name: &[u8]) -> Result<Option<Guard>, EngineError> {
         let Some(table) = table else { return Ok(None) };
-        guarded(&self.blocks, || Ok(table.get(name)?))
+        let found = guarded(&self.blocks, || Ok(table.get(name)?))?;
+        steps::count(1 + found.as_ref().map_or(0, |value| value.value().len() / STEP_BYTES));
+        Ok(found)
     }
 
     /// Shows a key's value to `see`, if it has one.
@@ -208,6 +211,11 @@ impl Walk<'_> {
         self.current.as_ref().map(|(_, value)| Bytes::copy_from_slice(value.value()))
     }
 
+    /// Its length: what it cost to come here.
+    pub(super) fn value_bytes(&self) -> usize {
+        self.current.as_ref().map_or(0, |(_, value)| value.value().len())
+    }
+
     /// To the next key.
     pub(super) fn advance(&mut self) -> Result<(), EngineError> {
         self.current = None;
@@ -218,31 +226,36 @@ impl Walk<'_> {
             Ok(next.transpose()?)
         })?;
         self.current = next.map(|(key, value)| (Key::from(key.value()), value));
+        steps::count(1 + self.value_bytes() / STEP_BYTES);
         Ok(())
     }
 }
 
-/// The changes from a place on, in order: when, and of which key.
+/// The changes from a place on, in order: when, of which key, and how many bytes were read for it.
 pub(super) struct Changes<'a>(Walk<'a>);
 
 impl Iterator for Changes<'_> {
-    type Item = Result<(Revision, Key), EngineError>;
+    type Item = Result<(Revision, Key, usize), EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let place = self.0.key()?;
-        let change = past::change_at(place.as_slice()).map(|(revision, key)| (revision, Key::from(key)));
+        let (place, bytes) = (self.0.key()?, self.0.value_bytes());
+        let change =
+            past::change_at(place.as_slice()).map(|(revision, key)| (revision, Key::from(key), bytes));
         Some(self.0.advance().and(change))
     }
 }
 
-/// The keys that were changed after a revision, and when first: for each a look-up, however often it was changed.
+/// A key that was changed, and when first after a revision, if at all.
+type FirstChange = (Key, Option<Revision>);
+
+/// The keys that were changed since the past begins, and when first after a revision: for each two look-ups, however often it was changed.
 struct Changed<'a> {
     base: &'a Base,
     from: Vec<u8>,
     to: Option<Vec<u8>>,
     at: Revision,
     reverse: bool,
-    current: Option<(Key, Revision)>,
+    current: Option<FirstChange>,
 }
 
 impl<'a> Changed<'a> {
@@ -255,23 +268,20 @@ impl<'a> Changed<'a> {
 
     fn advance(&mut self) -> Result<(), EngineError> {
         self.current = None;
-        loop {
-            let to = self.to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-            let table = self.base.tables.changed.as_ref();
-            let walk = self.base.walk(table, Bound::Included(&self.from), to, self.reverse)?;
-            let Some(place) = walk.key() else { return Ok(()) };
-            let (key, _) = past::index_at(place.as_slice())?;
-            let start = past::index_start(key.as_slice());
-            if self.reverse {
-                self.to = Some(start);
-            } else {
-                self.from = past::index_end(start);
-            }
-            if let Some(first) = self.base.first_change(key.as_slice(), self.at)? {
-                self.current = Some((key, first));
-                return Ok(());
-            }
+        let to = self.to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let table = self.base.tables.changed.as_ref();
+        let walk = self.base.walk(table, Bound::Included(&self.from), to, self.reverse)?;
+        let Some(place) = walk.key() else { return Ok(()) };
+        let (key, _) = past::index_at(place.as_slice())?;
+        let start = past::index_start(key.as_slice());
+        if self.reverse {
+            self.to = Some(start);
+        } else {
+            self.from = past::index_end(start);
         }
+        let first = self.base.first_change(key.as_slice(), self.at)?;
+        self.current = Some((key, first));
+        Ok(())
     }
 }
 
@@ -284,7 +294,7 @@ pub(super) struct BaseCursor<'a> {
 }
 
 impl BaseCursor<'_> {
-    fn changed(&self) -> Option<&(Key, Revision)> {
+    fn changed(&self) -> Option<&FirstChange> {
         self.past.as_ref().and_then(|past| past.current.as_ref())
     }
 
@@ -294,12 +304,26 @@ impl BaseCursor<'_> {
         if self.reverse { keys.max() } else { keys.min() }
     }
 
-    /// What it held.
-    pub(super) fn value(&self) -> Result<Value, EngineError> {
+    /// What it held, shown to `see`; not called if it was absent. Returns how many bytes were read.
+    pub(super) fn value(&self, see: &mut dyn FnMut(&[u8])) -> Result<usize, EngineError> {
         match self.changed() {
-            Some((key, first)) if self.key() == Some(key) => self.base.former(key.as_slice(), *first),
-            Some(_) | None => Ok(self.data.value()),
+            Some((key, Some(first))) if self.key() == Some(key) => {
+                let stored = self.base.stored_change(key.as_slice(), *first)?;
+                past::decode_change(stored.value())?.1.into_iter().for_each(see);
+                Ok(stored.value().len())
+            }
+            Some(_) | None => {
+                let here = self.data.current.as_ref().filter(|(key, _)| self.key() == Some(key));
+                here.into_iter().for_each(|(_, value)| see(value.value()));
+                // Counted where the walk came upon it.
+                Ok(0)
+            }
         }
+    }
+
+    /// What it cost to come here.
+    pub(super) fn bytes(&self) -> usize {
+        self.data.value_bytes()
     }
 
     /// To the next key.

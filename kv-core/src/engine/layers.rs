@@ -3,6 +3,7 @@
 use super::EngineError;
 use super::base::Base;
 use super::change::{Change, Retention, weight};
+use super::gaps::Gaps;
 use super::key::Key;
 use super::overlay::{Overlay, Value, VersionKey};
 use super::point::{Point, Reader};
@@ -73,6 +74,7 @@ pub(super) struct Layers {
     /// Versions written since something was last freed.
     written: usize,
     trail: Trail,
+    gaps: Arc<Gaps>,
 }
 
 impl Layers {
@@ -85,7 +87,16 @@ impl Layers {
     ) -> Self {
         let active = Arc::new(Overlay::default());
         let (frozen, floor) = (None, base.as_ref().map_or(revision, |base| base.floor()));
-        let point = Point { applied, revision, floor, active: active.clone(), frozen, base: base.clone() };
+        let gaps = Arc::new(Gaps::new(revision));
+        let point = Point {
+            applied,
+            revision,
+            floor,
+            active: active.clone(),
+            frozen,
+            base: base.clone(),
+            gaps: gaps.clone(),
+        };
         Self {
             reader: Reader::new(point),
             active,
@@ -105,6 +116,7 @@ impl Layers {
             dead: VecDeque::new(),
             written: 0,
             trail: Trail::default(),
+            gaps,
         }
     }
 
@@ -138,6 +150,7 @@ impl Layers {
             active: self.active.clone(),
             frozen: self.frozen.as_ref().map(|(frozen, _)| frozen.clone()),
             base: self.base.clone(),
+            gaps: self.gaps.clone(),
         }
     }
 
@@ -146,6 +159,7 @@ impl Layers {
         let value = change.value().cloned();
         let removed = value.is_none();
         self.trail.note(key, revision, &change);
+        self.gaps.written(&version.key, revision, !removed);
         self.active.insert(version.clone(), change);
         self.written += 1;
         let keeps = self.retention.is_some();

@@ -3,6 +3,7 @@
 use super::change::Change;
 use super::key::Key;
 use super::point::Keys;
+use super::steps;
 use crate::ids::Revision;
 use bytes::Bytes;
 use crossbeam_skiplist::SkipMap;
@@ -133,7 +134,9 @@ impl Overlay {
     /// Step by step and not by `SkipMap::range`, which never releases the entries that it has passed (crossbeam-skiplist 0.1.3).
     pub(super) fn notes(&self, since: Revision) -> impl Iterator<Item = Arc<[VersionKey]>> {
         let first = self.notes.lower_bound(Bound::Included(&since));
-        std::iter::successors(first, Entry::next).map(|entry| entry.value().clone())
+        std::iter::successors(first, Entry::next)
+            .map(|entry| entry.value().clone())
+            .inspect(|_| steps::count(1))
     }
 
     /// Adds a version. The newest of its key: revisions only grow.
@@ -155,14 +158,15 @@ impl Overlay {
         (entry.key().key.as_slice() == key).then(|| (entry.key().revision, entry.value().clone()))
     }
 
-    /// Goes through keys as they are seen at `at`.
+    /// Goes through the keys, and what is seen of them at `at`.
     pub(super) fn cursor(&self, keys: Keys<'_>, at: Revision) -> OverlayCursor<'_> {
         let entry = match keys.to {
             _ if !keys.reverse => self.first_from(keys.from, Revision::new(u64::MAX)),
             Some(to) => self.last_below(to),
             None => self.versions.back(),
         };
-        let mut cursor = OverlayCursor { overlay: self, entry, at, reverse: keys.reverse };
+        let mut cursor =
+            OverlayCursor { overlay: self, entry, key: None, seen: false, at, reverse: keys.reverse };
         cursor.settle();
         cursor
     }
@@ -174,10 +178,12 @@ impl Overlay {
 
     /// The oldest version of the greatest key below `key`.
     fn last_below(&self, key: &[u8]) -> Option<Entry<'_, VersionKey, Change>> {
+        steps::count(1);
         self.versions.upper_bound(Bound::Excluded(&(key, Revision::new(u64::MAX)) as &dyn Place))
     }
 
     fn first_from(&self, key: &[u8], at: Revision) -> Option<Entry<'_, VersionKey, Change>> {
+        steps::count(1);
         self.versions.lower_bound(Bound::Included(&(key, at) as &dyn Place))
     }
 
@@ -199,10 +205,13 @@ fn weight(version: &VersionKey, change: &Change) -> usize {
 /// How many versions are stepped over before it is worth looking the next one up.
 const STEPS: usize = 4;
 
-/// Stands on a key's version at one revision.
+/// Stands on a key, and on the version of it that is seen at one revision, if there is one: all its versions here may be newer.
 pub(super) struct OverlayCursor<'a> {
     overlay: &'a Overlay,
+    /// The version, if one is seen; otherwise, unless in reverse, the first one of the next key.
     entry: Option<Entry<'a, VersionKey, Change>>,
+    key: Option<Key>,
+    seen: bool,
     at: Revision,
     reverse: bool,
 }
@@ -210,44 +219,38 @@ pub(super) struct OverlayCursor<'a> {
 impl OverlayCursor<'_> {
     /// The key it stands on; `None` at the end.
     pub(super) fn key(&self) -> Option<&Key> {
-        self.entry.as_ref().map(|entry| &entry.key().key)
+        self.key.as_ref()
     }
 
-    /// The value there; `None` if the key was removed, and at the end.
-    pub(super) fn value(&self) -> Value {
-        self.entry.as_ref().and_then(|entry| entry.value().value().cloned())
+    /// What is seen of the key; `None` if that is found further down. Inside: `None` if it was removed.
+    pub(super) fn value(&self) -> Option<Value> {
+        let entry = self.entry.as_ref().filter(|_| self.seen)?;
+        Some(entry.value().value().cloned())
     }
 
-    /// To the next key.
+    /// To the next key: a few steps and look-ups, however many versions there are.
     pub(super) fn advance(&mut self) {
-        let Some(key) = self.key().cloned() else { return };
+        let Some(key) = self.key.take() else { return };
         if self.reverse {
             self.entry = self.overlay.last_below(key.as_slice());
-            return self.settle();
+        } else if self.seen {
+            // No version has revision zero: this is just past the key's oldest.
+            self.skip(|version| version.key == key, (key.as_slice(), Revision::ZERO));
         }
-        // No version has revision zero: this is just past the key's oldest.
-        self.skip(|version| version.key == key, (key.as_slice(), Revision::ZERO));
         self.settle();
     }
 
-    /// Past versions that are newer than the cursor's revision. A key all of whose versions are newer is skipped so.
+    /// From some version of a key to the one that is seen.
     fn settle(&mut self) {
         let at = self.at;
-        while let Some(key) = self.key().cloned() {
-            if self.reverse {
-                let seen = self.overlay.first_from(key.as_slice(), at);
-                self.entry = seen.filter(|seen| seen.key().key == key);
-                if self.entry.is_some() {
-                    return;
-                }
-                self.entry = self.overlay.last_below(key.as_slice());
-                continue;
-            }
+        self.key = self.entry.as_ref().map(|entry| entry.key().key.clone());
+        let Some(key) = self.key.clone() else { return };
+        if self.reverse {
+            self.entry = self.overlay.first_from(key.as_slice(), at);
+        } else {
             self.skip(|version| version.key == key && version.revision > at, (key.as_slice(), at));
-            if self.entry.as_ref().is_none_or(|entry| entry.key().revision <= at) {
-                return;
-            }
         }
+        self.seen = self.entry.as_ref().is_some_and(|entry| entry.key().key == key);
     }
 
     /// Past the versions that `passed` names: step by step, or if there are many straight to `target`.
@@ -256,6 +259,7 @@ impl OverlayCursor<'_> {
             if !self.entry.as_ref().is_some_and(|entry| passed(entry.key())) {
                 return;
             }
+            steps::count(1);
             self.entry = self.entry.take().and_then(|entry| entry.next());
         }
         if self.entry.as_ref().is_some_and(|entry| passed(entry.key())) {
@@ -283,7 +287,9 @@ mod tests {
         let mut cursor = overlay.cursor(Keys::from(from.as_bytes()), Revision::new(at));
         let mut found = Vec::new();
         while let Some(key) = cursor.key().cloned() {
-            found.push((String::from_utf8(key.as_slice().to_vec()).unwrap(), cursor.value().map(text)));
+            if let Some(value) = cursor.value() {
+                found.push((String::from_utf8(key.as_slice().to_vec()).unwrap(), value.map(text)));
+            }
             cursor.advance();
         }
         found

@@ -3,8 +3,10 @@
 use super::EngineError;
 use super::base::{Base, BaseCursor};
 use super::change::Change;
+use super::gaps::{Gaps, WORTH};
 use super::key::Key;
 use super::overlay::{Overlay, OverlayCursor, Value, VersionKey};
+use super::steps;
 use crate::ids::{Anchor, Revision};
 use bytes::Bytes;
 use std::fmt;
@@ -19,7 +21,12 @@ pub struct Point {
     pub(super) active: Arc<Overlay>,
     pub(super) frozen: Option<Arc<Overlay>>,
     pub(super) base: Option<Arc<Base>>,
+    /// Empty ranges: of all points of an engine.
+    pub(super) gaps: Arc<Gaps>,
 }
+
+/// So many bytes that are read count as one more step.
+pub(super) const STEP_BYTES: usize = 256;
 
 impl Point {
     /// The op that the state is exactly at.
@@ -79,14 +86,16 @@ impl Point {
             .flat_map(move |overlay| overlay.notes(since))
             .flat_map(|entry| (0..entry.len()).map(move |at| entry[at].clone()))
             .skip_while(behind)
-            .map(|version| Ok((version.revision, version.key)));
+            .map(|version| Ok((version.revision, version.key, 0)));
         let all = base.into_iter().flatten().chain(recent);
-        let seen = all.take_while(|change| !matches!(change, Ok((at, _)) if *at > self.revision));
-        Ok(PastChanges(Box::new(
-            seen.map(|change| {
-                change.map(|(revision, key)| (revision, Bytes::copy_from_slice(key.as_slice())))
-            }),
-        )))
+        let seen = all.take_while(|change| !matches!(change, Ok((at, ..)) if *at > self.revision));
+        Ok(PastChanges(Box::new(seen.map(|change| {
+            change.map(|(revision, key, bytes)| PastChange {
+                revision,
+                key: Bytes::copy_from_slice(key.as_slice()),
+                steps: 1 + bytes / STEP_BYTES,
+            })
+        }))))
     }
 
     /// What was done to a key at this very revision, one of its [`changes`](Self::changes).
@@ -122,13 +131,34 @@ impl Point {
     /// # Errors
     /// If the disk fails or is damaged.
     pub fn scan_at(&self, keys: Keys<'_>, at: Revision) -> Result<Scan<'_>, EngineError> {
-        Ok(Scan {
-            active: self.active.cursor(keys, at),
-            frozen: self.frozen.as_ref().map(|frozen| frozen.cursor(keys, at)),
-            base: self.base.as_ref().map(|base| base.cursor(keys, at)).transpose()?,
+        let edge = if keys.reverse { keys.to.map(Key::from) } else { Some(Key::from(keys.from)) };
+        let mut scan = Scan {
+            point: self,
+            at,
+            cursors: None,
             from: Bytes::copy_from_slice(keys.from),
             to: keys.to.map(Bytes::copy_from_slice),
             reverse: keys.reverse,
+            heads: false,
+            value_bytes: 0,
+            steps: 0,
+            most: usize::MAX,
+            rest: None,
+            edge,
+            removed: 0,
+        };
+        if !scan.jump(None)? {
+            scan.cursors = Some(self.cursors(keys, at)?);
+        }
+        Ok(scan)
+    }
+
+    fn cursors(&self, keys: Keys<'_>, at: Revision) -> Result<Cursors<'_>, EngineError> {
+        steps::count(1);
+        Ok(Cursors {
+            active: self.active.cursor(keys, at),
+            frozen: self.frozen.as_ref().map(|frozen| frozen.cursor(keys, at)),
+            base: self.base.as_ref().map(|base| base.cursor(keys, at)).transpose()?,
         })
     }
 }
@@ -151,11 +181,22 @@ impl<'a> From<&'a [u8]> for Keys<'a> {
     }
 }
 
-/// The changes of a [`Point`], in order: when, and of which key. After an error it is useless.
-pub struct PastChanges<'a>(Box<dyn Iterator<Item = Result<(Revision, Bytes), EngineError>> + 'a>);
+/// A change of a key, as it is found in the past.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PastChange {
+    /// When.
+    pub revision: Revision,
+    /// Of which key.
+    pub key: Bytes,
+    /// What it took to come here: one step, and one more for each 256 bytes that were read.
+    pub steps: usize,
+}
+
+/// The changes of a [`Point`], in order. After an error it is useless.
+pub struct PastChanges<'a>(Box<dyn Iterator<Item = Result<PastChange, EngineError>> + 'a>);
 
 impl Iterator for PastChanges<'_> {
-    type Item = Result<(Revision, Bytes), EngineError>;
+    type Item = Result<PastChange, EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.0.next()
@@ -168,28 +209,60 @@ impl fmt::Debug for PastChanges<'_> {
     }
 }
 
-/// A walk through the keys of a [`Point`]: keys with their values, in order. After an error it is useless.
-pub struct Scan<'a> {
+/// A place in each layer.
+struct Cursors<'a> {
     active: OverlayCursor<'a>,
     frozen: Option<OverlayCursor<'a>>,
     base: Option<BaseCursor<'a>>,
+}
+
+/// A walk through the keys of a [`Point`]: keys with their values, in order. After an error it is useless.
+///
+/// It takes a step for each key that is in some layer, also for those that were removed; but what one scan of removed keys has found,
+/// the next ones step over at once, until a key is put there again.
+pub struct Scan<'a> {
+    point: &'a Point,
+    at: Revision,
+    /// None at the end.
+    cursors: Option<Cursors<'a>>,
     from: Bytes,
     to: Option<Bytes>,
     reverse: bool,
+    heads: bool,
+    value_bytes: usize,
+    steps: usize,
+    most: usize,
+    rest: Option<Key>,
+    /// Where the run of removed keys began in which it stands, and how many it has passed there.
+    edge: Option<Key>,
+    removed: usize,
 }
+
+/// How much of a value is shown where only its head is wanted.
+const HEAD_BYTES: usize = 64;
 
 impl Iterator for Scan<'_> {
     type Item = Result<(Bytes, Bytes), EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while let Some(key) = self.next_key() {
-            match self.step(&key) {
+        loop {
+            let Some(key) = self.next_key() else {
+                self.found_gap(None);
+                self.cursors = None;
+                return None;
+            };
+            if self.steps >= self.most {
+                self.found_gap(Some(&key));
+                self.cursors = None;
+                self.rest = Some(key);
+                return None;
+            }
+            match self.take(&key) {
                 Ok(Some(value)) => return Some(Ok((Bytes::copy_from_slice(key.as_slice()), value))),
                 Ok(None) => {}
                 Err(error) => return Some(Err(error)),
             }
         }
-        None
     }
 }
 
@@ -200,35 +273,133 @@ impl fmt::Debug for Scan<'_> {
 }
 
 impl Scan<'_> {
+    /// Shows only the first bytes of the values, and copies no more of them.
+    #[must_use]
+    pub fn heads(mut self) -> Self {
+        self.heads = true;
+        self
+    }
+
+    /// Ends after about so many steps: see [`rest`](Self::rest). For each 256 bytes that are read it takes one step more.
+    #[must_use]
+    pub fn within(mut self, steps: usize) -> Self {
+        self.most = steps;
+        self
+    }
+
+    /// Where it has ended before the end of the range: the next key to be looked at.
+    #[must_use]
+    pub fn rest(&self) -> Option<&[u8]> {
+        self.rest.as_ref().map(Key::as_slice)
+    }
+
+    /// How long the last value was as a whole.
+    #[must_use]
+    pub const fn value_bytes(&self) -> usize {
+        self.value_bytes
+    }
+
     fn next_key(&self) -> Option<Key> {
-        let frozen = self.frozen.as_ref().and_then(OverlayCursor::key);
-        let base = self.base.as_ref().and_then(BaseCursor::key);
-        let keys = [self.active.key(), frozen, base].into_iter().flatten();
+        let Cursors { active, frozen, base } = self.cursors.as_ref()?;
+        let frozen = frozen.as_ref().and_then(OverlayCursor::key);
+        let base = base.as_ref().and_then(BaseCursor::key);
+        let keys = [active.key(), frozen, base].into_iter().flatten();
         let key = if self.reverse { keys.max() } else { keys.min() }?;
         let within =
             key.as_slice() >= &self.from[..] && self.to.as_ref().is_none_or(|to| key.as_slice() < &to[..]);
         within.then(|| key.clone())
     }
 
+    /// Takes the next key, and says what it holds.
+    fn take(&mut self, key: &Key) -> Result<Value, EngineError> {
+        let value = self.step(key)?;
+        if value.is_some() {
+            self.found_gap(Some(key));
+            self.removed = 0;
+            self.edge = Some(if self.reverse { key.clone() } else { after(key) });
+        } else {
+            self.removed += 1;
+            if self.removed.is_multiple_of(WORTH) {
+                self.jump(Some(key))?;
+            }
+        }
+        Ok(value)
+    }
+
     /// Takes `key` from every layer that has it; the topmost says what its value is.
     fn step(&mut self, key: &Key) -> Result<Value, EngineError> {
-        let mut value: Option<Value> = None;
-        if self.active.key() == Some(key) {
-            value = Some(self.active.value());
-            self.active.advance();
+        let Some(Cursors { active, frozen, base }) = &mut self.cursors else { return Ok(None) };
+        let mut found: Option<Value> = None;
+        let mut bytes = 0;
+        for overlay in [Some(active), frozen.as_mut()].into_iter().flatten() {
+            if overlay.key() == Some(key) {
+                found = found.or_else(|| overlay.value());
+                overlay.advance();
+            }
         }
-        if let Some(frozen) = self.frozen.as_mut().filter(|frozen| frozen.key() == Some(key)) {
-            value = value.or_else(|| Some(frozen.value()));
-            frozen.advance();
-        }
-        if let Some(base) = self.base.as_mut().filter(|base| base.key() == Some(key)) {
-            if value.is_none() {
-                value = Some(base.value()?);
+        let most = if self.heads { HEAD_BYTES } else { usize::MAX };
+        let mut value = found.as_ref().cloned().flatten();
+        self.value_bytes = value.as_ref().map_or(0, Bytes::len);
+        value = value.map(|value| value.slice(..value.len().min(most)));
+        if let Some(base) = base.as_mut().filter(|base| base.key() == Some(key)) {
+            bytes += base.bytes();
+            if found.is_none() {
+                let len = &mut self.value_bytes;
+                bytes += base.value(&mut |stored| {
+                    *len = stored.len();
+                    value = Some(Bytes::copy_from_slice(&stored[..stored.len().min(most)]));
+                })?;
             }
             base.advance()?;
         }
-        Ok(value.flatten())
+        self.steps = self.steps.saturating_add(1 + bytes / STEP_BYTES);
+        Ok(value)
     }
+
+    /// Jumps over the known gap in which it stands, if there is one. `key`: one that it has just passed there; at the beginning none.
+    fn jump(&mut self, key: Option<&Key>) -> Result<bool, EngineError> {
+        let gaps = &self.point.gaps;
+        let keys = if self.reverse {
+            let gap = match key {
+                Some(key) => gaps.around(key.as_slice(), self.at).map(|(from, _)| from),
+                None => gaps.below(self.to.as_deref(), self.at),
+            };
+            gap.map(|to| (Some(self.from.clone()), Some(Bytes::copy_from_slice(to.as_slice()))))
+        } else {
+            let gap = gaps.around(key.map_or(&self.from, Key::as_slice), self.at);
+            gap.map(|(_, end)| (end.map(|end| Bytes::copy_from_slice(end.as_slice())), self.to.clone()))
+        };
+        let Some((from, to)) = keys else { return Ok(false) };
+        self.steps = self.steps.saturating_add(1);
+        self.cursors = match from {
+            Some(from) => {
+                let keys = Keys { from: &from, to: to.as_deref(), reverse: self.reverse };
+                Some(self.point.cursors(keys, self.at)?)
+            }
+            // The gap ends with the key space.
+            None => None,
+        };
+        Ok(true)
+    }
+
+    /// What it has passed since `edge` was removed, up to `end` or the end of the range.
+    fn found_gap(&self, end: Option<&Key>) {
+        if self.removed < WORTH || self.cursors.is_none() {
+            return;
+        }
+        let gaps = &self.point.gaps;
+        if self.reverse {
+            gaps.found(end.map_or_else(|| Key::from(&self.from[..]), after), self.edge.clone(), self.at);
+        } else if let Some(edge) = self.edge.clone() {
+            let to = end.cloned().or_else(|| self.to.as_deref().map(Key::from));
+            gaps.found(edge, to, self.at);
+        }
+    }
+}
+
+/// The key that follows directly.
+fn after(key: &Key) -> Key {
+    Key::from(&[key.as_slice(), &[0]].concat()[..])
 }
 
 /// Reads what an engine has published. Cheap to clone.

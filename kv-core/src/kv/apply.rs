@@ -3,7 +3,7 @@
 use super::lifetimes::Ends;
 use super::record::{self, Numbers};
 use super::{REQUEST_BYTES, State};
-use crate::engine::{Change, EngineError};
+use crate::engine::{Change, EngineError, Keys};
 use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use crate::message::{
     Command, Effect, Entry, Expiry, Guard, LeaseCommand, LeaseFailure, Operation, Outcome, Rejection, Request,
@@ -32,6 +32,10 @@ impl Applied {
         matches!(&self.result, Ok(Outcome { effect: Effect::Expired { .. }, .. }))
     }
 }
+
+/// How many bytes of values one request removes with a range of keys, or one value beyond: the tree reads them, though nobody asks for them.
+/// Equal on all members, for it decides what a request does.
+const RANGE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 
 /// How much the requests of one entry may return together: they are all in memory at once.
 const RETURNED_BYTES: usize = 16 << 20;
@@ -176,20 +180,21 @@ impl State {
         limit: u32,
     ) -> Result<Effect, EngineError> {
         let limit = limit.clamp(1, Command::MAX_RANGE);
-        let (mut keys, mut count, mut more) = (Vec::new(), 0, false);
-        for record in self.engine.written().scan(from)? {
-            let (key, stored) = record?;
-            if to.is_some_and(|to| &key[..] >= to) {
-                break;
-            }
-            more = count == limit;
+        let (mut keys, mut count, mut more, mut bytes) = (Vec::new(), 0, false, 0);
+        let written = self.engine.written();
+        // Nothing of the values is copied. Where it ends depends on what is there alone, so it is the same on all members.
+        let mut scan = written.scan_at(Keys { from, to, reverse: false }, written.revision())?.heads();
+        while let Some((key, head)) = scan.next().transpose()? {
+            more = count == limit || bytes >= RANGE_BYTES;
             if more {
                 break;
             }
-            let numbers = record::split(&stored)?.0;
+            let numbers = record::split(&head)?.0;
+            bytes += scan.value_bytes();
             keys.push((key, numbers));
             count += 1;
         }
+        drop(scan);
         for (key, found) in keys {
             self.remove(at, &key, found, Change::Delete);
         }

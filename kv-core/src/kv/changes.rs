@@ -2,13 +2,13 @@
 
 use super::StateReader;
 use super::record;
-use crate::engine::{EngineError, Point};
+use crate::engine::{EngineError, PastChange, Point};
 use crate::ids::Revision;
 use crate::message::{Event, Position};
 use bytes::Bytes;
 
-/// So many changes of other keys are stepped over at once.
-const MAX_STEPS: usize = 10_000;
+/// So many steps are taken at once: one for each change, also of other keys, and one for each 256 bytes read for it.
+pub(super) const MAX_STEPS: usize = if cfg!(test) { 1024 } else { 16_384 };
 
 /// Which changes are asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,8 +63,9 @@ impl StateReader {
             return Ok(Err(Compacted { oldest: floor }));
         }
         let (mut events, mut bytes, mut last) = (Vec::new(), 0, query.after.clone());
-        for (steps, change) in point.changes(*revision, key.as_deref())?.enumerate() {
-            let (revision, key) = change?;
+        let mut steps = 0;
+        for change in point.changes(*revision, key.as_deref())? {
+            let PastChange { revision, key, steps: taken } = change?;
             if events.len() >= query.max_events || bytes >= query.max_bytes || steps >= MAX_STEPS {
                 // All of the revisions before the next change are behind.
                 let next = if revision > last.revision { Position::after(revision.back(1)) } else { last };
@@ -76,6 +77,7 @@ impl StateReader {
                 events.push(event);
             }
             last = Position { revision, key: Some(key) };
+            steps += taken;
         }
         let reached = point.revision() >= query.after.revision;
         let next = if reached { Position::after(point.revision()) } else { query.after.clone() };

@@ -1,11 +1,11 @@
 //! Reading the applied state.
 
-use super::changes::Compacted;
+use super::changes::{Compacted, MAX_STEPS};
 use super::recent::Recent;
 use super::record;
 use crate::engine::{EngineError, Keys, Point, Reader};
 use crate::ids::{Anchor, RequestNumber, Revision, SessionId};
-use crate::message::{Answer, Outcome, Query, Record, Rejection};
+use crate::message::{Answer, Outcome, Query, Record, Rejection, successor};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -114,7 +114,7 @@ impl StateReader {
                 view.scan(keys, *keys_only, limit, max_bytes)?
             }
         };
-        Ok(Answer::Records { records: page.records, more: page.more, revision })
+        Ok(Answer::Records { records: page.records, next: page.next, revision })
     }
 
     /// The result of a request that was applied lately, if it is at hand. `None` says nothing: propose the request.
@@ -152,7 +152,7 @@ impl View {
     /// # Errors
     /// If the disk fails or is damaged.
     pub fn get_many(&self, keys: &[Bytes], max_bytes: usize) -> Result<Option<ScanPage>, EngineError> {
-        let mut page = ScanPage { records: Vec::new(), more: false, revision: self.at };
+        let mut page = ScanPage { records: Vec::new(), next: None, revision: self.at };
         let mut bytes = 0;
         for key in keys {
             let Some(record) = self.get(key)? else { continue };
@@ -166,7 +166,8 @@ impl View {
     }
 
     /// The records of a range, with empty values if only `keys_only` are wanted: at most `limit`, and no more than one beyond
-    /// `max_bytes` of keys and values.
+    /// `max_bytes` of keys and values. A page also ends after 16,384 steps: one for each key that is looked at, there or
+    /// removed, and one for each 256 bytes that are read from the disk's cache, wanted or not. It may hold no record, and go on all the same.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -177,13 +178,19 @@ impl View {
         limit: usize,
         max_bytes: usize,
     ) -> Result<ScanPage, EngineError> {
-        let mut page = ScanPage { records: Vec::new(), more: false, revision: self.at };
+        let mut page = ScanPage { records: Vec::new(), next: None, revision: self.at };
         let mut bytes = 0;
-        for record in self.point.scan_at(keys, self.at)? {
+        // In reverse a page ends before a key: that key is still to come.
+        let next = |key: &[u8]| if keys.reverse { successor(key) } else { Bytes::copy_from_slice(key) };
+        let mut scan = self.point.scan_at(keys, self.at)?.within(MAX_STEPS);
+        if keys_only {
+            scan = scan.heads();
+        }
+        for record in scan.by_ref() {
             let (key, stored) = record?;
             if page.records.len() >= limit || bytes >= max_bytes {
-                page.more = true;
-                break;
+                page.next = Some(next(&key));
+                return Ok(page);
             }
             let mut record = record::decode(&stored)?;
             if keys_only {
@@ -192,6 +199,7 @@ impl View {
             bytes += key.len() + record.value.len();
             page.records.push((key, record));
         }
+        page.next = scan.rest().map(next);
         Ok(page)
     }
 }
@@ -216,8 +224,8 @@ pub enum Unreadable {
 pub struct ScanPage {
     /// Keys and records in order.
     pub records: Vec<(Bytes, Record)>,
-    /// Whether the range goes on after the last key.
-    pub more: bool,
+    /// Where the range goes on: the first key of the next page, or in reverse its (exclusive) end. None if this was all.
+    pub next: Option<Bytes>,
     /// The revision of the state that was read.
     pub revision: Revision,
 }

@@ -4,7 +4,7 @@ use super::State;
 use super::apply::Turn;
 use super::lifetimes::Ends;
 use super::record::{self, Numbers};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Keys};
 use crate::ids::LeaseId;
 use crate::message::{
     Command, Effect, LeaseFailure, Record, Scanned, Step, StepFailure, StepResult, Transaction,
@@ -181,11 +181,9 @@ impl State {
         let limit = limit.clamp(1, Command::MAX_RANGE) as usize;
         let mut scanned = Scanned { records: Vec::new(), more: false };
         let mut bytes = 0;
-        for record in self.engine.written().scan(from)? {
+        let written = self.engine.written();
+        for record in written.scan_at(Keys { from, to, reverse: false }, written.revision())? {
             let (key, stored) = record?;
-            if to.is_some_and(|to| &key[..] >= to) {
-                break;
-            }
             scanned.more = scanned.records.len() == limit;
             if scanned.more || bytes > room {
                 break;

@@ -195,10 +195,10 @@ pub enum Answer {
     },
     /// The answer to [`Query::Scan`] and [`Query::Many`].
     Records {
-        /// Keys and records in order.
+        /// Keys and records in order. May be none though the range goes on: an answer ends after so many steps.
         records: Vec<(Bytes, Record)>,
-        /// Whether the range goes on after the last key.
-        more: bool,
+        /// Where the range goes on: the first key of the next question, or in reverse its (exclusive) end. None if this was all.
+        next: Option<Bytes>,
         /// The revision of the state that was read.
         revision: Revision,
     },

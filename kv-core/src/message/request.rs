@@ -59,7 +59,8 @@ pub enum Command {
     },
     /// Does several things at once, at one revision.
     Transaction(Transaction),
-    /// Removes keys from the beginning of a range.
+    /// Removes keys from the beginning of a range. It ends early, and says that there are more, once the values of the removed keys have
+    /// 16 MiB.
     DeleteRange {
         /// The first key (inclusive).
         from: Bytes,

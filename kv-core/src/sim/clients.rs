@@ -576,8 +576,8 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
             Effect::StepFailed { step, why } => Ending::StepFailed { step, why, revision: outcome.revision },
         },
         Ok(Reply::Value { record, revision }) => Ending::Value { record, revision: Some(revision) },
-        Ok(Reply::Records { records, more, revision }) => {
-            Ending::Records { records, more, revision: Some(revision) }
+        Ok(Reply::Records { records, next, revision }) => {
+            Ending::Records { records, more: next.is_some(), revision: Some(revision) }
         }
         Ok(Reply::Compacted { oldest }) => Ending::Compacted(oldest),
         Ok(Reply::Future { newest }) => Ending::Future(newest),

@@ -276,13 +276,11 @@ impl World {
         let one = &mut self.watchers[watcher];
         let Doing::Reading { next, at, records } = &mut one.doing else { return Ok(()) };
         match result {
-            Ok(Reply::Records { records: page, more, revision }) => {
-                if let Some((last, _)) = page.last() {
-                    *next = successor(last);
-                }
+            Ok(Reply::Records { records: page, next: rest, revision }) => {
                 records.extend(page);
                 *at = Some(revision);
-                if more {
+                if let Some(rest) = rest {
+                    *next = rest;
                     return Ok(());
                 }
                 let records = std::mem::take(records);

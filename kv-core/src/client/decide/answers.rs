@@ -21,8 +21,8 @@ impl Core {
             Answer::Value { record, revision } => {
                 self.on_result(now, number, attempt, Reply::Value { record, revision });
             }
-            Answer::Records { records, more, revision } => {
-                self.on_result(now, number, attempt, Reply::Records { records, more, revision });
+            Answer::Records { records, next, revision } => {
+                self.on_result(now, number, attempt, Reply::Records { records, next, revision });
             }
             Answer::Compacted { oldest } => {
                 self.on_result(now, number, attempt, Reply::Compacted { oldest });

@@ -12,6 +12,7 @@ mod sessions;
 mod transactions;
 mod transfer;
 mod watchers;
+mod work;
 
 use super::*;
 use crate::config::Options;
@@ -166,6 +167,6 @@ impl Drop for SetOnDrop<'_> {
 /// Everything that a reader sees, key by key.
 fn contents(reader: &StateReader) -> Vec<(Bytes, Record)> {
     let page = reader.scan(b"", None, usize::MAX, usize::MAX).unwrap();
-    assert!(!page.more);
+    assert!(page.next.is_none());
     page.records
 }

@@ -12,7 +12,7 @@ fn scanned(
 ) -> (Vec<String>, bool) {
     let page = reader.scan(from.as_bytes(), to.map(str::as_bytes), limit, bytes).unwrap();
     let keys = page.records.iter().map(|(key, _)| String::from_utf8(key.to_vec()).unwrap());
-    (keys.collect(), page.more)
+    (keys.collect(), page.next.is_some())
 }
 
 #[test]

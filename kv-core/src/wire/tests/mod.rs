@@ -214,7 +214,11 @@ fn server_messages() -> Vec<ServerMessage> {
         Answer::Written(Err(Rejection::SessionExpired)),
         Answer::Written(Err(Rejection::ResultDropped)),
         Answer::Value { record: Some(record.clone()), revision },
-        Answer::Records { records: vec![("key".into(), record.clone())], more: true, revision },
+        Answer::Records {
+            records: vec![("key".into(), record.clone())],
+            next: Some("next".into()),
+            revision,
+        },
         Answer::Watched {
             events: vec![Event {
                 revision,

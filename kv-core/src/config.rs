@@ -25,7 +25,8 @@ pub enum Role {
 pub struct Member {
     /// Its id, never used twice.
     pub id: MemberId,
-    /// Where the other members and the clients reach it, in the transport's notation (`HOST:PORT`).
+    /// Where the other members and the clients reach it, in the transport's notation (`HOST:PORT`). May change between restarts, and may differ
+    /// between the members' configurations, where a member is reached by other addresses from elsewhere; a difference is logged.
     pub address: String,
     /// What it does.
     pub role: Role,
@@ -173,12 +174,13 @@ impl Cluster {
         data.nth(usize::try_from(turn).expect("below 15")).expect("a cluster has a data member").id
     }
 
-    /// A hash of the name, the members and their roles and addresses; members whose fingerprints differ refuse each other.
+    /// A hash of the name, the ids of the members and their roles; members whose fingerprints differ refuse each other. Addresses are not part of
+    /// it: the protocol votes by ids, and where a member is reached may change, and may look different from elsewhere.
     #[must_use]
     pub fn fingerprint(&self) -> Hash {
         let mut text = format!("{}\n", self.name);
         for member in self.members.values() {
-            text.push_str(&format!("{} {} {:?}\n", member.id, member.address, member.role));
+            text.push_str(&format!("{} {:?}\n", member.id, member.role));
         }
         Hash::of(text.as_bytes())
     }

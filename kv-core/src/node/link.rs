@@ -11,7 +11,7 @@ use super::transfer::{self, Piece};
 use crate::ids::MemberId;
 use crate::message::{Entry, Message};
 use crate::replica::Wrap;
-use crate::wire::{self, FrameReader, FrameWriter, Hello, HelloReply, Kind, WireError};
+use crate::wire::{self, FrameReader, FrameWriter, Hello, HelloReply, Kind, MemberInfo, Welcome, WireError};
 use kv_transport::{Lane, Reader, TransportError, Writer};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,12 +61,14 @@ pub(super) struct Link {
     queue: Arc<Queue>,
     /// The last failure, so that it is told once.
     told: String,
+    /// The members for which the peer has another address, as it was told.
+    differing: Vec<MemberInfo>,
 }
 
 impl Link {
     pub(super) fn new(shared: Arc<Shared>, peer: MemberId, lane: Lane, queue: Arc<Queue>) -> Self {
         let address = shared.cluster.member(peer).map(|member| member.address.clone()).unwrap_or_default();
-        Self { shared, peer, address, lane, queue, told: String::new() }
+        Self { shared, peer, address, lane, queue, told: String::new(), differing: Vec::new() }
     }
 
     /// Runs until it is dropped.
@@ -113,7 +115,7 @@ impl Link {
         writer.push(wire::encode_hello(&hello));
         writer.flush().await.map_err(WireError::from)?;
         match reader.read_hello_reply().await? {
-            HelloReply::Ok(welcome) if welcome.member == self.peer => {}
+            HelloReply::Ok(welcome) if welcome.member == self.peer => self.compare_addresses(&welcome),
             HelloReply::Ok(welcome) => return Err(LinkError::OtherMember(welcome.member)),
             HelloReply::Refused { reason, .. } => return Err(LinkError::Refused(reason)),
         }
@@ -207,6 +209,31 @@ impl Link {
     fn pace(&self, bytes: usize) -> Duration {
         let rate = self.shared.options.transfer_bytes_per_second;
         Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / rate.max(1))
+    }
+
+    /// Logs where the peer's configuration has other addresses than the one here, once. They are no reason to refuse it: ids are what the protocol
+    /// votes by. But one of the two may be out of date.
+    fn compare_addresses(&mut self, welcome: &Welcome) {
+        if self.lane != Lane::Control {
+            return;
+        }
+        let differing: Vec<_> = welcome
+            .members
+            .iter()
+            .filter(|there| {
+                let here = self.shared.expectation.member(there.id);
+                here.is_some_and(|here| here.address != there.address)
+            })
+            .cloned()
+            .collect();
+        for MemberInfo { id, address, .. } in differing.iter().filter(|it| !self.differing.contains(it)) {
+            let here = self.shared.expectation.member(*id).map_or("", |member| &member.address);
+            tracing::warn!(
+                peer = %self.peer, member = %id, here, there = address,
+                "a peer has another address for a member: check both configurations, unless it is reached by both"
+            );
+        }
+        self.differing = differing;
     }
 
     /// Tells a failure, once.

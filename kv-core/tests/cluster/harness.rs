@@ -100,7 +100,7 @@ impl Net {
     }
 
     /// Remembers whose address it is: the transport there gets this member's certificate.
-    fn name_member(&self, address: &str, id: u8) {
+    pub(crate) fn name_member(&self, address: &str, id: u8) {
         match self {
             #[cfg(all(feature = "tcp", feature = "certs"))]
             Self::TcpTls(pki) => pki.name_member(address, id),

@@ -159,6 +159,7 @@ on_every_transport! {
     options::{
         f6_what_decides_outcomes_does_not_change_between_lives,
         d9_an_entry_larger_than_a_journal_file_is_stored,
+        m10_a_member_whose_address_has_changed_starts,
     },
     refusals::{
         n16_another_clusters_client_is_refused,

@@ -1,7 +1,7 @@
 //! Options that differ between members, and between two lives of one: refused by name, or harmless.
 
 use super::harness::{Harness, Net, eventually, options};
-use kv_core::config::{Options, Role};
+use kv_core::config::{Cluster, Options, Role};
 use std::time::Duration;
 
 type Change = fn(&mut Options);
@@ -112,4 +112,49 @@ pub(crate) async fn d9_an_entry_larger_than_a_journal_file_is_stored(net: Net) {
         let found = harness.client().await.get(format!("key{n}")).await.expect("a read");
         assert_eq!(found.expect("it was acknowledged").value.len(), 60 << 10);
     }
+}
+
+/// The same members, the last of them at another address.
+fn moved(net: &Net, cluster: &Cluster) -> Cluster {
+    let last = cluster.members().last().expect("there are members").id;
+    let mut builder = Cluster::builder(cluster.name());
+    for member in cluster.members() {
+        let address = if member.id == last { net.address() } else { member.address.clone() };
+        net.name_member(&address, member.id.get());
+        builder = builder.with(member.id.get(), address, member.role);
+    }
+    builder.build().expect("the configuration is valid")
+}
+
+/// Addresses are not identity: after one changes in the configurations of all members, or of some, all start, and those that see a difference
+/// say so.
+pub(crate) async fn m10_a_member_whose_address_has_changed_starts(net: Net) {
+    #[cfg(feature = "certs")]
+    super::logs::keep();
+    let mut harness = Harness::three(net).await;
+    harness.client().await.put("precious", "data").await.expect("a put");
+    for everywhere in [true, false] {
+        for member in 0..3 {
+            harness.kill(member);
+        }
+        let (before, after) = (harness.cluster.clone(), moved(&harness.net, &harness.cluster));
+        for member in 0..3 {
+            harness.cluster = if everywhere || member == 2 { after.clone() } else { before.clone() };
+            harness.start(member).await;
+        }
+        harness.cluster = after;
+        if everywhere {
+            harness.level_enough().await;
+        } else {
+            // The others cannot reach it, but they serve.
+            harness.primary().await;
+        }
+        let found = harness.client().await.get("precious").await.expect("a read").expect("it is there");
+        assert_eq!(&found.value[..], b"data");
+    }
+    #[cfg(feature = "certs")]
+    eventually("the log tells both addresses", async || {
+        super::logs::tell(&["WARN", "a peer has another address for a member", &harness.address(2)])
+    })
+    .await;
 }

@@ -398,10 +398,18 @@ pub(crate) struct LeaseIdArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Signals are passed on to the command. What it leaves behind when it ends is ended before the lock is released. (On Linux. \
+Elsewhere only the command itself is ended.) If kv lock itself is killed by SIGKILL, the command runs on: guard what it does by the fencing token.
+
+Exit codes: the command's own; 128 and the number of the signal that ended it; 126 if it cannot be executed, 127 if it is not there; 1 if the lock \
+was not got or was lost."
+)]
 pub(crate) struct LockArgs {
     /// The lock's name: a key, which exists while the lock is held.
     pub(crate) name: OsString,
-    /// What to run. It is killed if the lock may be lost; KV_LOCK_TOKEN tells it its fencing token.
+    /// What to run. The variable KV_LOCK_TOKEN holds the lock's fencing token. If the lock may be lost (its lease ends, its key is removed, or no
+    /// member answers for the lock's time), the command and all that it has started are killed.
     #[arg(last = true, required = true, num_args = 1.., value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
     /// How long the lock stays with a holder that shows no life.

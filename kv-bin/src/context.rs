@@ -4,7 +4,7 @@ use crate::cli::{ClientCommand, ConnectArgs};
 use crate::config::{ConnectConfig, without_mark};
 use crate::failure::Failure;
 use crate::signals::Signals;
-use crate::{commands, leases, load, txn, watch};
+use crate::{commands, leases, load, lock, txn, watch};
 use kv_core::Client;
 use kv_core::error::ConnectError;
 use std::fs;
@@ -47,7 +47,7 @@ impl Context {
             ClientCommand::Txn(args) => txn::txn(self, args, json).await,
             ClientCommand::Load(args) => load::load(self, args, json).await,
             ClientCommand::Lease(args) => leases::lease(self, args, json).await,
-            ClientCommand::Lock(args) => leases::lock(self, args).await,
+            ClientCommand::Lock(args) => lock::run(self, args).await,
             ClientCommand::Status(_) => commands::status(self, json).await,
         }
     }

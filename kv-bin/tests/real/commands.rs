@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Runs a command that succeeds, and returns what it printed.
 #[track_caller]
-fn done(cluster: &Cluster, arguments: &[&str]) -> String {
+pub(crate) fn done(cluster: &Cluster, arguments: &[&str]) -> String {
     let output = cluster.run(arguments);
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
     stdout(&output)
@@ -118,7 +118,7 @@ fn a_command_runs_under_a_lock_and_its_code_is_passed_on() {
     refused(&cluster.run(&["get", "l"]), 1, &["does not exist"]);
     done(&cluster, &["put", "l", "somebody else"]);
     refused(&shell("true"), 1, &["somebody else holds it"]);
-    refused(&cluster.run(&["lock", "other", "--", "/no/such/program"]), 1, &["cannot run"]);
+    refused(&cluster.run(&["lock", "other", "--", "/no/such/program"]), 127, &["cannot run"]);
     refused(&cluster.run(&["get", "other"]), 1, &["does not exist"]);
 }
 

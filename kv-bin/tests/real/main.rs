@@ -10,6 +10,8 @@ mod demo;
 mod disk;
 #[allow(dead_code, reason = "shared with the rig, which uses the rest")]
 mod harness;
+#[cfg(target_os = "linux")]
+mod lock;
 mod operator;
 mod pause;
 mod shell;

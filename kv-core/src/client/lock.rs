@@ -10,13 +10,16 @@ use std::fmt;
 use std::future::{IntoFuture, pending};
 use std::ops::Deref;
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// What follows the name of a lock in the keys of those who wait for it; then comes the id of their lease.
 const QUEUE: &[u8] = b"\0waits/";
 
 /// A longer wait is for ever.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How long to wait before a lock's key that cannot be watched is read again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The lease of a lock, unless said otherwise.
 const TTL: Duration = Duration::from_secs(10);
@@ -64,6 +67,21 @@ pub struct Acquire {
     value: Bytes,
     ttl: Duration,
     wait: Option<Duration>,
+}
+
+/// Why a lock may be lost: see [`Lock::lost`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockLoss {
+    /// The cluster reports that the lock's lease has ended.
+    #[error("the lock's lease has ended")]
+    LeaseEnded,
+    /// Somebody has removed the lock's key, or created it anew.
+    #[error("the lock's key was removed")]
+    KeyRemoved,
+    /// No sign of life got through for the lease's time: somebody else may have the lock.
+    #[error("no sign of life got through for the lock's time: somebody else may have the lock")]
+    AtRisk,
 }
 
 /// A lock that is held: got from [`Client::lock`] or [`Election::campaign`].
@@ -320,6 +338,41 @@ impl Lock {
     pub async fn is_held(&self) -> Result<bool, ReadError> {
         let found = self.client.get(&self.name).await?;
         Ok(found.is_some_and(|record| record.created == self.token.revision()))
+    }
+
+    /// Returns when the lock may be lost, and why: the cluster reports that its lease has ended, somebody has removed or replaced its key, or no
+    /// sign of life got through for the lease's time, so that somebody else may hold the lock now or soon. The key is watched, so its removal
+    /// is noticed as soon as a change is by any watch.
+    ///
+    /// It takes one of the client's watches while it runs.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn lost(&self) -> LockLoss {
+        tokio::select! {
+            biased;
+            () = self.lease.ended() => LockLoss::LeaseEnded,
+            () = self.lease.doubtful() => LockLoss::AtRisk,
+            () = self.key_gone() => LockLoss::KeyRemoved,
+        }
+    }
+
+    /// Returns when the key is not the one of this tenure any more.
+    async fn key_gone(&self) {
+        loop {
+            let mut events = self.client.watch_key(&self.name).after(self.token.revision()).stream();
+            while let Some(Ok(event)) = events.next().await {
+                // A put by somebody else leaves the key what it is, as long as it has not been created anew.
+                if event.record.is_none_or(|record| record.created != self.token.revision()) {
+                    return;
+                }
+            }
+            // The history does not go back so far, or the member serves no more watches: what is there now decides.
+            if let Ok(false) = self.is_held().await {
+                return;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Lets it go now, with everything else that depends on its lease.

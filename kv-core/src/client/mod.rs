@@ -29,7 +29,7 @@ pub use call::{Call, CallError, CallId, Cause, CoreInput, CoreOptions, CoreOutpu
 pub use decide::Core;
 pub use handle::{Client, MemberReport};
 pub use lease::{Grant, Lease, LeaseById};
-pub use lock::{Acquire, Election, FencingToken, Leader, Lock};
+pub use lock::{Acquire, Election, FencingToken, Leader, Lock, LockLoss};
 pub use ops::{Delete, Deleted, Get, GetMany, Put, Written};
 pub use previous::{Previous, Replaced};
 pub use range::{DeleteRange, RangeDeleted};

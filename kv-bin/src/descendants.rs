@@ -1,0 +1,181 @@
+//! What a command has started, and what that has started: on Linux all of it, wherever it has gone. Elsewhere only the command itself.
+
+use std::time::Duration;
+use tokio::process::Child;
+use tokio::time::{Instant, sleep};
+
+/// How long what a command leaves behind may take to end by itself, once it is asked to.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long killed processes may take to be gone: a process that waits for a disk goes when that answers.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+/// How often to look.
+const EVERY: Duration = Duration::from_millis(10);
+
+/// The processes below this one.
+#[derive(Debug)]
+pub(crate) struct Descendants(());
+
+impl Descendants {
+    /// From here on a process below this one whose parent ends becomes a child of this one, so that it can be found.
+    pub(crate) fn adopt() -> Self {
+        #[cfg(target_os = "linux")]
+        // Where the system refuses, processes whose parents have ended are not found.
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        Self(())
+    }
+
+    /// Kills the command and all that it has started.
+    pub(crate) async fn kill(&self, child: &mut Child) {
+        // It fails only if it has ended.
+        let _ = child.start_kill();
+        let until = Instant::now() + GONE_WITHIN;
+        while signal_all(child, true) && Instant::now() < until {
+            sleep(EVERY).await;
+        }
+        // A process that cannot be killed is not waited for.
+        let _ = child.try_wait();
+    }
+
+    /// Asks what a command has left behind to end (SIGTERM), and kills it where it does not.
+    pub(crate) async fn end(&self, child: &mut Child) {
+        if !signal_all(child, false) {
+            return;
+        }
+        let until = Instant::now() + GRACE;
+        while Instant::now() < until {
+            if !any(child) {
+                return;
+            }
+            sleep(EVERY).await;
+        }
+        self.kill(child).await;
+    }
+}
+
+/// Sends SIGKILL or SIGTERM to all. Whether there were any.
+#[cfg(target_os = "linux")]
+fn signal_all(child: &mut Child, kill: bool) -> bool {
+    use rustix::process::{Signal, kill_process};
+    let signal = if kill { Signal::KILL } else { Signal::TERM };
+    let all = linux::running(child);
+    for process in &all {
+        // One that has ended since, or belongs to somebody else.
+        let _ = kill_process(*process, signal);
+    }
+    !all.is_empty()
+}
+
+/// Whether any process is left.
+#[cfg(target_os = "linux")]
+fn any(child: &mut Child) -> bool {
+    !linux::running(child).is_empty()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn signal_all(child: &mut Child, kill: bool) -> bool {
+    if kill {
+        let _ = child.start_kill();
+    }
+    any(child)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn any(child: &mut Child) -> bool {
+    matches!(child.try_wait(), Ok(None))
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use rustix::process::{Pid, WaitOptions, getpid, waitpid};
+    use std::collections::BTreeMap;
+    use std::fs;
+    use tokio::process::Child;
+
+    /// A process, as the system shows it.
+    #[derive(Debug)]
+    struct Process {
+        parent: i32,
+        has_ended: bool,
+    }
+
+    /// All processes below this one that run. Collects those of its children that have ended, other than the command itself.
+    pub(super) fn running(child: &mut Child) -> Vec<Pid> {
+        // It is collected by its own handle only.
+        let _ = child.try_wait();
+        let command = child.id().and_then(|id| i32::try_from(id).ok());
+        let me = getpid().as_raw_nonzero().get();
+        let all = processes();
+        let mut running = Vec::new();
+        for (id, process) in &all {
+            let Some(pid) = Pid::from_raw(*id) else { continue };
+            if !is_below(&all, *id, me) {
+                continue;
+            }
+            if !process.has_ended {
+                running.push(pid);
+            } else if process.parent == me && Some(*id) != command {
+                // It has ended: this does not wait.
+                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+            }
+        }
+        running
+    }
+
+    fn is_below(all: &BTreeMap<i32, Process>, id: i32, top: i32) -> bool {
+        let mut at = id;
+        // A process has ended meanwhile, and another has got its number: so it can look like a circle.
+        for _ in 0..all.len() {
+            match all.get(&at) {
+                Some(process) if process.parent == top => return true,
+                Some(process) => at = process.parent,
+                None => return false,
+            }
+        }
+        false
+    }
+
+    fn processes() -> BTreeMap<i32, Process> {
+        let mut all = BTreeMap::new();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            // One that has just ended has no file any more.
+            let Ok(stat) = fs::read(entry.path().join("stat")) else { continue };
+            if let Some(process) = parse(&stat) {
+                all.insert(id, process);
+            }
+        }
+        all
+    }
+
+    /// `PID (NAME) STATE PARENT ...`, where the name may hold anything.
+    fn parse(stat: &[u8]) -> Option<Process> {
+        let end = stat.iter().rposition(|byte| *byte == b')')?;
+        let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+        let mut fields = rest.split_ascii_whitespace();
+        let has_ended = matches!(fields.next()?, "Z" | "X" | "x");
+        Some(Process { parent: fields.next()?.parse().ok()?, has_ended })
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_process_is_read_whatever_its_name() {
+            let process = parse(b"17 (a) S 1 (b) ) S 4 17 17 0").expect("it is one");
+            assert_eq!((process.parent, process.has_ended), (4, false));
+            assert!(parse(b"17 (zombie) Z 4 17").expect("it is one").has_ended);
+            for wrong in ["", "17", "17 (name)", "17 (name) S", "17 (name) S x"] {
+                assert!(parse(wrong.as_bytes()).is_none(), "{wrong}");
+            }
+        }
+
+        #[test]
+        fn only_what_is_below_is_found() {
+            let all = [(2, 1), (3, 2), (4, 3), (5, 1), (6, 7), (7, 6)];
+            let all = all.map(|(id, parent)| (id, Process { parent, has_ended: false })).into();
+            let below: Vec<i32> = (1..8).filter(|id| is_below(&all, *id, 2)).collect();
+            assert_eq!(below, [3, 4]);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! `kv lock`: runs a command for as long as a lock is held, and no longer.
+
+use crate::cli::LockArgs;
+use crate::commands::write_failure;
+use crate::context::Context;
+use crate::descendants::Descendants;
+use crate::failure::Failure;
+use crate::signals::{Caught, Passing};
+use kv_core::client::Lock;
+use kv_core::error::LockError;
+use std::io;
+use std::process::ExitStatus;
+use tokio::process::{Child, Command};
+
+/// What a shell ends with for a command that it cannot execute, and for one that is not there.
+const CANNOT_EXECUTE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// `kv lock`.
+pub(crate) async fn run(context: &Context, args: LockArgs) -> Result<(), Failure> {
+    let name = args.encoding.read("name", args.name)?;
+    let value = args.value.map(|value| args.encoding.read("value", value)).transpose()?;
+    // From here on, so that no signal comes between the lock and its release.
+    let mut signals = Passing::catch()?;
+    let until =
+        |caught: Caught| Failure::passed_on(caught.code(), format!("{caught} before the lock was held"));
+    let client = tokio::select! {
+        client = context.client() => client?,
+        caught = signals.next() => return Err(until(caught)),
+    };
+    let mut acquire = client.lock(name).ttl(args.ttl.0);
+    if let Some(value) = value {
+        acquire = acquire.value(value);
+    }
+    if let Some(wait) = args.wait {
+        acquire = acquire.wait(wait.0);
+    }
+    let lock = tokio::select! {
+        lock = acquire => lock.map_err(lock_failure)?,
+        caught = signals.next() => return Err(until(caught)),
+    };
+    let descendants = Descendants::adopt();
+    let mut command = Command::new(&args.command[0]);
+    command
+        .args(&args.command[1..])
+        .env("KV_LOCK_TOKEN", lock.token().to_string())
+        .stdin(context.childs_input());
+    let ended = match command.kill_on_drop(true).spawn() {
+        Ok(child) => attend(child, &descendants, &lock, &mut signals).await,
+        Err(error) => {
+            let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_EXECUTE };
+            Err(Failure::passed_on(code, format!("cannot run {:?}: {error}", args.command[0])))
+        }
+    };
+    let held = lock.is_held().await;
+    let released = lock.release().await;
+    let status = ended?;
+    if let Ok(false) = held {
+        return Err(Failure::failed("the command is done, but the lock was lost before its end"));
+    }
+    if let Err(error) = released {
+        return Err(Failure::failed(format!(
+            "the command is done, but the lock was lost or not released: {error}"
+        )));
+    }
+    if status.success() {
+        return Ok(());
+    }
+    Err(Failure::passed_on(code_of(status), format!("the command failed: {status}")))
+}
+
+/// What this process ends with when its command has failed: the command's code, or 128 and the number of the signal that has ended it,
+/// as shells do.
+fn code_of(status: ExitStatus) -> u8 {
+    #[cfg(unix)]
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
+    #[cfg(not(unix))]
+    let signal = None;
+    status.code().or(signal).and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
+/// Waits for the command, and passes signals on to it. If the lock may be lost meanwhile, the command and all that it has started are killed. What it
+/// leaves behind when it ends is ended, too.
+async fn attend(
+    mut child: Child,
+    descendants: &Descendants,
+    lock: &Lock,
+    signals: &mut Passing,
+) -> Result<ExitStatus, Failure> {
+    let failed = |error| Failure::failed(format!("cannot wait for the command: {error}"));
+    let lost = lock.lost();
+    tokio::pin!(lost);
+    let status = loop {
+        tokio::select! {
+            biased;
+            loss = &mut lost => {
+                // At once: somebody else may have the lock already.
+                descendants.kill(&mut child).await;
+                return Err(Failure::failed(format!("{loss}: the command was killed")));
+            }
+            status = child.wait() => break status.map_err(failed)?,
+            caught = signals.next() => signals.pass_on(caught, &child),
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = &mut lost => descendants.kill(&mut child).await,
+        () = descendants.end(&mut child) => {}
+    }
+    Ok(status)
+}
+
+fn lock_failure(error: LockError) -> Failure {
+    match error {
+        LockError::Write(error) => write_failure(&error),
+        error => Failure::failed(error),
+    }
+}

@@ -70,6 +70,7 @@ pub struct Quic {
     preface_timeout: Duration,
     idle_timeout: Duration,
     max_half_open: usize,
+    max_handshakes_per_second: u32,
     stream_window: u32,
     /// The connections that were opened.
     pool: Arc<Pool>,
@@ -99,6 +100,7 @@ impl Quic {
             preface_timeout: Duration::from_secs(3),
             idle_timeout: Duration::from_secs(10),
             max_half_open: 128,
+            max_handshakes_per_second: 1000,
             stream_window: 512 << 10,
             pool: Arc::default(),
             ports: Arc::default(),
@@ -122,18 +124,27 @@ impl Quic {
         self
     }
 
-    /// How many accepted connections may be without a stream that has told its lane, per listener. The oldest is closed for
-    /// one above that, so that a flood of silent openers does not keep others out. Above a quarter of it, callers must show
-    /// that they can be reached at their address. Default 128; at least 1.
+    /// How many accepted connections may be without a stream that has told its lane, per listener. For one above that the oldest is
+    /// closed of the source that has most, members' addresses last, so that a flood of silent openers does not keep others out. Above a
+    /// quarter of it, callers must show that they can be reached at their address. Default 128; at least 1.
     #[must_use]
     pub fn max_half_open(mut self, connections: usize) -> Self {
         self.max_half_open = connections.max(1);
         self
     }
 
+    /// How many handshakes a listener begins in a second with callers that are no members' addresses; half of that with one address,
+    /// and with each address of a member. Those beyond hear nothing, before they cost a signature. Default 1,000; at least 1.
+    #[must_use]
+    pub fn max_handshakes_per_second(mut self, handshakes: u32) -> Self {
+        self.max_handshakes_per_second = handshakes.max(1);
+        self
+    }
+
     /// How many bytes of a stream may be on their way or wait to be read, each way. It bounds what a peer can make this end
     /// hold: so much for each stream that is open, and twice as much for a connection. A stream carries at most so much in
-    /// one round trip. Default 512 KiB; at least 64 KiB.
+    /// one round trip. Default 512 KiB; at least 64 KiB. Connections that a listener accepts from other addresses than members' have
+    /// 64 KiB, whatever is set here: clients are many.
     #[must_use]
     pub fn stream_window(mut self, bytes: u32) -> Self {
         self.stream_window = bytes.max(64 << 10);

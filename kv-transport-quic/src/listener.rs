@@ -1,19 +1,21 @@
 //! Accepts connections, and hands out their streams once their lane is known.
 
 use crate::Quic;
+use crate::settings::{STRANGERS_WINDOW, window_for};
 use crate::socket::Socket;
 use crate::stream::{self, lost};
 use async_trait::async_trait;
-use kv_transport::{Connection, Lane, Listener, Peer, Told, TransportError, preface};
-use quinn::{Endpoint, Incoming, RecvStream, SendStream, TokioRuntime, VarInt};
-use std::collections::VecDeque;
+use kv_transport::{
+    Connection, Entrance, Lane, Listener, MemberSources, Peer, Told, TransportError, preface,
+};
+use quinn::{Endpoint, Incoming, RecvStream, SendStream, ServerConfig, TokioRuntime, VarInt};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// Streams that wait to be accepted.
@@ -37,13 +39,17 @@ pub(crate) struct Port {
     queue: watch::Sender<Option<mpsc::Sender<Connection>>>,
     /// Streams that have been handed out, or wait to be.
     lanes: AtomicUsize,
+    members: MemberSources,
+    /// For callers from members' addresses.
+    for_members: Arc<ServerConfig>,
     told: Told,
 }
 
 impl Port {
     fn open(address: SocketAddr, settings: Quic) -> io::Result<Arc<Self>> {
         let socket = Socket::bind(address)?;
-        let config = settings.server_config()?;
+        let config = settings.server_config(STRANGERS_WINDOW)?;
+        let for_members = Arc::new(settings.server_config(settings.stream_window)?);
         let endpoint = Endpoint::new_with_abstract_socket(
             settings.trust.endpoint(),
             Some(config),
@@ -58,6 +64,8 @@ impl Port {
             address,
             queue: watch::Sender::new(None),
             lanes: AtomicUsize::new(0),
+            members: MemberSources::default(),
+            for_members,
             told: Told::default(),
         });
         tokio::spawn(greet(Arc::downgrade(&port), port.endpoint.clone()));
@@ -96,6 +104,7 @@ impl Drop for Port {
 pub(crate) struct QuicLanes {
     port: Arc<Port>,
     opened: mpsc::Receiver<Connection>,
+    looking_up: Option<AbortHandle>,
 }
 
 impl QuicLanes {
@@ -107,7 +116,7 @@ impl QuicLanes {
     pub(crate) fn on(port: Arc<Port>) -> Self {
         let (queue, opened) = mpsc::channel(BACKLOG);
         port.queue.send_replace(Some(queue));
-        Self { port, opened }
+        Self { port, opened, looking_up: None }
     }
 
     pub(crate) fn port(&self) -> &Arc<Port> {
@@ -118,6 +127,7 @@ impl QuicLanes {
 impl Drop for QuicLanes {
     fn drop(&mut self) {
         self.port.queue.send_replace(None);
+        self.looking_up.iter().for_each(AbortHandle::abort);
         self.opened.close();
         while self.opened.try_recv().is_ok() {}
         if self.port.lanes.load(Ordering::Relaxed) == 0 {
@@ -135,34 +145,46 @@ impl Listener for QuicLanes {
     fn local_address(&self) -> String {
         self.port.address.to_string()
     }
+
+    fn keep_places_for(&mut self, members: Vec<String>) {
+        let looking_up = tokio::spawn(self.port.members.clone().look_up(members)).abort_handle();
+        self.looking_up.replace(looking_up).iter().for_each(AbortHandle::abort);
+    }
 }
 
 /// Lets callers begin, for as long as the port is there.
 async fn greet(port: std::sync::Weak<Port>, endpoint: Endpoint) {
-    // Those that have not opened a lane yet, the oldest first, and some that have.
-    let mut half_open: VecDeque<oneshot::Sender<()>> = VecDeque::new();
+    // Those that have not opened a lane yet, and some that have.
+    let mut entrance: Option<Entrance<oneshot::Sender<()>>> = None;
     while let Some(incoming) = endpoint.accept().await {
         let Some(port) = port.upgrade() else { return };
         if port.queue.borrow().is_none() {
             incoming.refuse();
             continue;
         }
-        half_open.retain(|one| !one.is_closed());
         let limit = port.settings.max_half_open;
-        if half_open.len() >= limit.div_ceil(UNPROVEN_PART) && !incoming.remote_address_validated() {
+        let entrance = entrance.get_or_insert_with(|| {
+            Entrance::new(port.settings.max_handshakes_per_second, limit, port.members.clone())
+        });
+        let from = incoming.remote_address().ip();
+        let half_open = entrance.half_open(oneshot::Sender::is_closed);
+        if half_open >= limit.div_ceil(UNPROVEN_PART) && !incoming.remote_address_validated() {
             // It fails only for callers that have shown it.
             let _ = incoming.retry();
             continue;
         }
-        if half_open.len() >= limit
-            && let Some(oldest) = half_open.pop_front()
-        {
-            tracing::debug!(listener = %port.address, "closed the oldest of too many half-open connections");
+        if !entrance.admits(std::time::Instant::now(), from) {
+            // Not a word: that would have to be encrypted, and whoever means well tries again.
+            incoming.ignore();
+            continue;
+        }
+        if let Some(victim) = entrance.make_room() {
+            tracing::debug!(listener = %port.address, "closed one of too many half-open connections");
             // It may have opened a lane just now.
-            let _ = oldest.send(());
+            let _ = victim.send(());
         }
         let (evict, evicted) = oneshot::channel();
-        half_open.push_back(evict);
+        entrance.enter(from, evict);
         tokio::spawn(receive(port, incoming, evicted));
     }
 }
@@ -170,8 +192,12 @@ async fn greet(port: std::sync::Weak<Port>, endpoint: Endpoint) {
 /// Takes a caller in, and its streams.
 async fn receive(port: Arc<Port>, incoming: Incoming, mut evicted: oneshot::Receiver<()>) {
     let remote = incoming.remote_address();
+    let is_member = port.members.has(remote.ip());
+    let window = if is_member { port.settings.stream_window } else { STRANGERS_WINDOW };
     let shaking = async {
-        let connection = incoming.accept().map_err(|e| lost(&e))?.await.map_err(|e| lost(&e))?;
+        let connecting =
+            if is_member { incoming.accept_with(port.for_members.clone()) } else { incoming.accept() };
+        let connection = connecting.map_err(|e| lost(&e))?.await.map_err(|e| lost(&e))?;
         let peer = port.settings.trust.peer(&connection)?;
         // Dropping it ends it, and its end is the greeting.
         drop(connection.open_uni().await.map_err(|e| lost(&e))?);
@@ -196,6 +222,7 @@ async fn receive(port: Arc<Port>, incoming: Incoming, mut evicted: oneshot::Rece
         queue: port.queue.subscribe(),
         lanes: Arc::new(Lanes { count: watch::Sender::new(0), port }),
         connection,
+        window,
         peer,
         telling: JoinSet::new(),
         evicted: Some(evicted),
@@ -232,6 +259,8 @@ impl Drop for LaneHeld {
 /// A connection that was accepted.
 struct Guest {
     connection: quinn::Connection,
+    /// Of each of its streams.
+    window: u32,
     peer: Peer,
     lanes: Arc<Lanes>,
     queue: watch::Receiver<Option<mpsc::Sender<Connection>>>,
@@ -259,7 +288,7 @@ impl Guest {
             } else if queue.is_none() && is_unused {
                 break;
             }
-            let window = self.lanes.port.settings.window_for(lanes);
+            let window = window_for(lanes, self.window);
             self.connection.set_receive_window(window);
             self.connection.set_send_window(window.into());
             tokio::select! {

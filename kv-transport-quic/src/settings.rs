@@ -11,6 +11,8 @@ pub(crate) const MAX_STREAMS: usize = 128;
 /// What an attempt to connect may have sent before anybody looks at it, and all of them together.
 const INCOMING_BYTES: u64 = 16 << 10;
 const INCOMING_BYTES_IN_ALL: u64 = 1 << 20;
+/// The window of a stream from an address that is no member's.
+pub(crate) const STRANGERS_WINDOW: u32 = 64 << 10;
 /// What is assumed of the network before anything was measured. A first datagram that is lost is sent again after three
 /// times as long.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
@@ -18,10 +20,11 @@ const INITIAL_RTT: Duration = Duration::from_millis(50);
 const DATAGRAM_BYTES: usize = 1 << 10;
 
 impl Quic {
-    pub(crate) fn server_config(&self) -> io::Result<ServerConfig> {
+    /// For callers whose streams have this window.
+    pub(crate) fn server_config(&self, window: u32) -> io::Result<ServerConfig> {
         let mut config = ServerConfig::with_crypto(Arc::new(self.trust.server()?));
         config
-            .transport_config(Arc::new(self.transport_config(MAX_STREAMS)))
+            .transport_config(Arc::new(self.transport_config(MAX_STREAMS, window)))
             .max_incoming(self.max_half_open)
             .incoming_buffer_size(INCOMING_BYTES)
             .incoming_buffer_size_total(INCOMING_BYTES_IN_ALL);
@@ -30,38 +33,38 @@ impl Quic {
 
     pub(crate) fn client_config(&self) -> io::Result<ClientConfig> {
         let mut config = ClientConfig::new(Arc::new(self.trust.client()?));
-        let mut transport = self.transport_config(0);
+        let mut transport = self.transport_config(0, self.stream_window);
         // On which the other end says that it takes the caller in.
         transport.max_concurrent_uni_streams(VarInt::from_u32(1));
         // Each of them takes what it sends back.
         transport
-            .receive_window(self.window_for(MAX_STREAMS))
-            .send_window(self.window_for(MAX_STREAMS).into());
+            .receive_window(window_for(MAX_STREAMS, self.stream_window))
+            .send_window(window_for(MAX_STREAMS, self.stream_window).into());
         config.transport_config(Arc::new(transport));
         Ok(config)
     }
 
     /// With so many streams that the other end may open.
-    fn transport_config(&self, streams: usize) -> TransportConfig {
+    fn transport_config(&self, streams: usize, window: u32) -> TransportConfig {
         let mut config = TransportConfig::default();
         config
             .max_concurrent_bidi_streams(varint(streams as u64))
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
-            .stream_receive_window(varint(self.stream_window.into()))
-            .receive_window(self.window_for(0))
-            .send_window(self.window_for(0).into())
+            .stream_receive_window(varint(window.into()))
+            .receive_window(window_for(0, window))
+            .send_window(window_for(0, window).into())
             .initial_rtt(INITIAL_RTT)
             .datagram_receive_buffer_size(Some(DATAGRAM_BYTES))
             .datagram_send_buffer_size(DATAGRAM_BYTES);
         config
     }
+}
 
-    /// How many bytes a connection holds, each way, on which so many streams are open: as much as they may hold together,
-    /// so that one whose reader stands still leaves room for the others, and for two that are about to open.
-    pub(crate) fn window_for(&self, streams: usize) -> VarInt {
-        varint((streams as u64 + 2).saturating_mul(self.stream_window.into()))
-    }
+/// How many bytes a connection holds, each way, on which so many streams of this window are open: as much as they may hold together,
+/// so that one whose reader stands still leaves room for the others, and for two that are about to open.
+pub(crate) fn window_for(streams: usize, window: u32) -> VarInt {
+    varint((streams as u64 + 2).saturating_mul(window.into()))
 }
 
 fn varint(value: u64) -> VarInt {

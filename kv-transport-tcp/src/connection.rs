@@ -19,6 +19,9 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// After so many unanswered probes the connection is broken.
 const KEEPALIVE_PROBES: u32 = 3;
+/// A peer that has not acknowledged what was sent for this long is gone. (Probes are sent only while nothing else is.)
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 /// The first byte of a handshake in TLS.
 pub(crate) const TLS_HANDSHAKE: u8 = 0x16;
 /// What one who does not speak TLS hears at a port that wants it: a preface of no lane.
@@ -163,7 +166,11 @@ fn configure(socket: &TcpStream) -> io::Result<()> {
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES);
-    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+    let socket = SockRef::from(socket);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(())
 }
 
 /// Connecting to a local port on which nobody listens can, rarely, end up connected to itself: if the kernel
@@ -199,6 +206,8 @@ mod tests {
             configure(socket).unwrap();
             assert!(socket.nodelay().unwrap());
             assert!(SockRef::from(socket).keepalive().unwrap());
+            #[cfg(target_os = "linux")]
+            assert_eq!(SockRef::from(socket).tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
         }
     }
 }

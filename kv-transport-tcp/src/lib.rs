@@ -44,6 +44,7 @@ use tokio::net::TcpListener;
 pub struct Tcp {
     preface_timeout: Duration,
     max_half_open: usize,
+    max_handshakes_per_second: u32,
     security: Security,
 }
 
@@ -56,7 +57,12 @@ impl Default for Tcp {
 impl Tcp {
     /// Without TLS, with default settings.
     pub fn new() -> Self {
-        Self { preface_timeout: Duration::from_secs(3), max_half_open: 128, security: Security::None }
+        Self {
+            preface_timeout: Duration::from_secs(3),
+            max_half_open: 128,
+            max_handshakes_per_second: 1000,
+            security: Security::None,
+        }
     }
 
     /// With TLS 1.3, both ends showing their certificates, and default settings. `identity` may be refreshed at any time:
@@ -76,11 +82,20 @@ impl Tcp {
         self
     }
 
-    /// How many accepted sockets may be about to say their lane, per listener. The oldest is closed for one
-    /// above that, so that a flood of silent openers does not keep others out. Default 128; at least 1.
+    /// How many accepted sockets may be about to say their lane, per listener. For one above that the oldest is closed of the source
+    /// that has most, members' addresses last, so that a flood of silent openers does not keep others out. Default 128; at least 1.
     #[must_use]
     pub fn max_half_open(mut self, sockets: usize) -> Self {
         self.max_half_open = sockets.max(1);
+        self
+    }
+
+    /// How many handshakes a listener with TLS begins in a second with callers that are no members' addresses; half of that with one
+    /// address, and with each address of a member. Sockets beyond are closed at once, before they cost a signature. Default 1,000; at
+    /// least 1.
+    #[must_use]
+    pub fn max_handshakes_per_second(mut self, handshakes: u32) -> Self {
+        self.max_handshakes_per_second = handshakes.max(1);
         self
     }
 }

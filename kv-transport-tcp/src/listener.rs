@@ -1,10 +1,9 @@
 //! Accepts sockets, and hands them out once their lane is known.
 
 use crate::Tcp;
-use crate::connection::{self, Failure};
+use crate::connection::{self, Failure, Security};
 use async_trait::async_trait;
-use kv_transport::{Connection, Listener, Told, TransportError};
-use std::collections::VecDeque;
+use kv_transport::{Connection, Entrance, Listener, MemberSources, Told, TransportError};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -32,6 +31,8 @@ pub(crate) struct TcpLanes {
     socket: Socket,
     ready: mpsc::Receiver<Connection>,
     accepting: AbortHandle,
+    members: MemberSources,
+    looking_up: Option<AbortHandle>,
 }
 
 /// Shared with the task, and taken away from it when the listener is dropped: the address is free at once.
@@ -42,8 +43,10 @@ impl TcpLanes {
         let address = socket.local_addr()?;
         let socket = Arc::new(Mutex::new(Some(socket)));
         let (sender, ready) = mpsc::channel(READY);
-        let task = Accepting::new(socket.clone(), address, settings).run(sender);
-        Ok(Self { address, socket, ready, accepting: tokio::spawn(task).abort_handle() })
+        let members = MemberSources::default();
+        let task = Accepting::new(socket.clone(), address, settings, members.clone()).run(sender);
+        let accepting = tokio::spawn(task).abort_handle();
+        Ok(Self { address, socket, ready, accepting, members, looking_up: None })
     }
 }
 
@@ -51,6 +54,7 @@ impl Drop for TcpLanes {
     fn drop(&mut self) {
         *lock(&self.socket) = None;
         self.accepting.abort();
+        self.looking_up.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -63,6 +67,11 @@ impl Listener for TcpLanes {
     fn local_address(&self) -> String {
         self.address.to_string()
     }
+
+    fn keep_places_for(&mut self, members: Vec<String>) {
+        let looking_up = tokio::spawn(self.members.clone().look_up(members)).abort_handle();
+        self.looking_up.replace(looking_up).iter().for_each(AbortHandle::abort);
+    }
 }
 
 /// What the listener's task works with.
@@ -72,21 +81,22 @@ struct Accepting {
     settings: Tcp,
     /// Accepted sockets that are about to tell their lane, each on a task of its own.
     opening: JoinSet<Option<Connection>>,
-    /// The same, oldest first, and some that are done.
-    oldest: VecDeque<AbortHandle>,
+    /// The same, and some that are done.
+    entrance: Entrance<AbortHandle>,
     /// Set after a failure: when to accept again, and how long the pause was.
     pause: Option<(Instant, Duration)>,
     told: Told,
 }
 
 impl Accepting {
-    fn new(socket: Socket, address: SocketAddr, settings: Tcp) -> Self {
+    fn new(socket: Socket, address: SocketAddr, settings: Tcp, members: MemberSources) -> Self {
+        let entrance = Entrance::new(settings.max_handshakes_per_second, settings.max_half_open, members);
         Self {
             socket,
             address,
             settings,
             opening: JoinSet::new(),
-            oldest: VecDeque::new(),
+            entrance,
             pause: None,
             told: Told::default(),
         }
@@ -118,16 +128,20 @@ impl Accepting {
 
     /// Lets an accepted socket tell its lane, without waiting for it.
     fn begin(&mut self, socket: TcpStream, remote: SocketAddr) {
-        self.oldest.retain(|opening| !opening.is_finished());
-        if self.oldest.len() >= self.settings.max_half_open
-            && let Some(oldest) = self.oldest.pop_front()
+        // Without TLS there is nothing to sign: who has said the lane is counted by whoever accepts it.
+        if !matches!(self.settings.security, Security::None)
+            && !self.entrance.admits(std::time::Instant::now(), remote.ip())
         {
-            tracing::debug!(listener = %self.address, "closed the oldest of too many half-open sockets");
-            oldest.abort();
+            return tracing::debug!(listener = %self.address, %remote, "closed a socket: too many come at once");
+        }
+        self.entrance.half_open(AbortHandle::is_finished);
+        if let Some(victim) = self.entrance.make_room() {
+            tracing::debug!(listener = %self.address, "closed one of too many half-open sockets");
+            victim.abort();
         }
         let (deadline, security) = (self.settings.preface_timeout, self.settings.security.clone());
         let (listener, told) = (self.address, self.told.clone());
-        self.oldest.push_back(self.opening.spawn(async move {
+        let opening = self.opening.spawn(async move {
             let opened = timeout(deadline, connection::accept(socket, remote, &security)).await;
             match opened.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
                 Ok(connection) => return Some(connection),
@@ -141,7 +155,8 @@ impl Accepting {
                 }
             }
             None
-        }));
+        });
+        self.entrance.enter(remote.ip(), opening);
     }
 
     /// A failed accept never ends the listener: the peer that gave up is forgotten; for lack of resources it

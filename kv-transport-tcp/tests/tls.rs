@@ -216,3 +216,37 @@ async fn new_certificates_are_shown_without_listening_anew_and_open_connections_
     near.writer.flush().await.unwrap();
     assert_eq!(far.reader.read_u8().await.unwrap(), 7);
 }
+
+/// L4: who calls far too often, and never ends a handshake, costs no more than the handshakes of its source, and members come in.
+#[tokio::test]
+async fn l4_a_storm_of_handshakes_from_one_source_keeps_no_member_out() {
+    let pki = Pki::new();
+    let tcp = pki.tcp(&member(0)).max_handshakes_per_second(4).preface_timeout(Duration::from_secs(3600));
+    let mut listener = tcp.bind("127.0.0.1:0").await.unwrap();
+    listener.keep_places_for(vec!["127.0.0.1:1".to_owned()]);
+    let address = listener.local_address();
+    let accepting = tokio::spawn(async move {
+        let connection = listener.accept().await.unwrap();
+        (listener, connection)
+    });
+    let mut crowd = Vec::new();
+    for _ in 0..300 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        crowd.push(socket.connect(address.parse().unwrap()).await.unwrap());
+    }
+    let (_listener, connection) = {
+        let mut near =
+            timeout(LONG, pki.tcp(&member(1)).connect(&address, Lane::Log)).await.unwrap().unwrap();
+        near.writer.flush().await.unwrap();
+        timeout(LONG, accepting).await.unwrap().unwrap()
+    };
+    assert_eq!(connection.lane, Lane::Log);
+    // What was closed reads its end; what may go on with its handshake waits. In every second there may be two.
+    let mut open = 0;
+    for socket in &mut crowd {
+        let ended = timeout(Duration::from_millis(20), socket.read_u8()).await;
+        open += usize::from(ended.is_err());
+    }
+    assert!((1..64).contains(&open), "{open} of 300 were let in");
+}

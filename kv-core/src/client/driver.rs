@@ -22,6 +22,9 @@ const MAX_QUEUED: usize = 64 << 20;
 
 /// How often life is shown at least and at most, whatever a member says of its patience.
 const SHORTEST_ALIVE: Duration = Duration::from_millis(100);
+/// A member that has answered nothing on a connection for this long, though it was asked, is asked on a new one: whatever lies between may
+/// have forgotten this one. Longer than a watch waits, which is the longest that a sound member takes.
+const UNANSWERED: Duration = Duration::from_secs(45);
 const LONGEST_ALIVE: Duration = Duration::from_secs(3600);
 
 /// How many events are taken in before what they cause is sent.
@@ -56,6 +59,8 @@ struct Link {
     generation: u64,
     /// Ends the reading half.
     reading: AbortHandle,
+    /// Since when nothing has come that was asked for.
+    asked: Option<Instant>,
     state: LinkState,
 }
 
@@ -175,6 +180,7 @@ impl Driver {
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
         while self.alive.poll_tick(cx).is_ready() {
             self.show_life();
+            self.end_silence();
         }
         for (member, link) in &mut self.links {
             // A writer that is not ready delays nobody else.
@@ -206,6 +212,16 @@ impl Driver {
             {
                 writer.push(wire::encode_alive());
             }
+        }
+    }
+
+    /// Gives connections up on which nothing is answered.
+    fn end_silence(&mut self) {
+        let now = self.now();
+        let is_silent = |link: &Link| link.asked.is_some_and(|asked| now.since(asked) >= UNANSWERED);
+        let silent = self.links.iter().filter(|(_, link)| is_silent(link)).map(|(member, _)| *member);
+        for member in silent.collect::<Vec<_>>() {
+            self.close_link(now, member, "nothing has been answered on it for too long");
         }
     }
 
@@ -254,7 +270,12 @@ impl Driver {
 
     fn on_link_event(&mut self, now: Instant, member: MemberId, event: LinkEvent) {
         match event {
-            LinkEvent::Message(message) => self.core.handle(now, CoreInput::Answer { member, message }),
+            LinkEvent::Message(message) => {
+                if let Some(link) = self.links.get_mut(&member) {
+                    link.asked = None;
+                }
+                self.core.handle(now, CoreInput::Answer { member, message });
+            }
             LinkEvent::Closed(reason) => self.close_link(now, member, &reason),
             LinkEvent::Open(writer) => {
                 tracing::debug!(%member, "connected");
@@ -311,6 +332,9 @@ impl Driver {
                 *bytes
             }
             LinkState::Open(writer) => {
+                if !matches!(message.what, ClientCall::Unwatch { .. }) {
+                    link.asked.get_or_insert(now);
+                }
                 writer.push(wire::encode_client_message(&message));
                 writer.queued_bytes()
             }
@@ -332,7 +356,7 @@ impl Driver {
         let (reading, registration) = AbortHandle::new_pair();
         let events = Abortable::new(events.map(move |event| (member, generation, event)), registration);
         self.events.push(events.boxed());
-        self.links.insert(member, Link { generation, reading, state });
+        self.links.insert(member, Link { generation, reading, asked: None, state });
     }
 }
 

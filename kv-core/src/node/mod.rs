@@ -119,7 +119,7 @@ impl Node {
         applied: Op,
         journal: Journal,
         opener: Option<StateOpener>,
-        listener: Box<dyn Listener>,
+        mut listener: Box<dyn Listener>,
     ) -> Result<Self, StartError> {
         let threads = Arc::new(Threads::default());
         if let Err(error) = start_threads(&shared, &threads, journal, opener) {
@@ -128,6 +128,7 @@ impl Node {
         }
         let address = listener.local_address();
         tracing::info!(parent: &shared.span, address, role = status::role_name(shared.role), "started");
+        listener.keep_places_for(shared.cluster.peers(shared.me).map(|peer| peer.address.clone()).collect());
         let door = Door::new(shared.clone());
         shared.run_part("the listener", door.clone().run(listener));
         for (peer, lane, queue) in shared.lanes.all() {

@@ -13,6 +13,7 @@
 mod address;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod entrance;
 mod error;
 mod faulty;
 mod memory;
@@ -26,6 +27,7 @@ mod transport;
 pub use address::check_host_port;
 #[cfg(feature = "net")]
 pub use address::try_each_address;
+pub use entrance::{Entrance, MemberSources};
 pub use error::TransportError;
 pub use faulty::{Counts, Direction, Fault, Faults, Faulty, Framing, Scope};
 pub use memory::Memory;

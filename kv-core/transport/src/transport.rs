@@ -170,6 +170,12 @@ pub trait Listener: Send + Debug {
 
     /// Where it listens, with the port that was taken.
     fn local_address(&self) -> String;
+
+    /// Keeps places for callers from the hosts of these addresses, which are other members': however many strangers call, those
+    /// come in. For listeners that bound what callers may cost before it is known who they are; the default does nothing.
+    fn keep_places_for(&mut self, members: Vec<String>) {
+        drop(members);
+    }
 }
 
 #[async_trait]

@@ -185,6 +185,27 @@ async fn the_last_handle_ends_the_connections() {
     tokio::time::timeout(Duration::from_secs(1), incoming.answers.closed()).await.unwrap();
 }
 
+/// FAULTS N11: whatever lies between a client and a member may forget their connection, and go on swallowing what is sent on it.
+#[tokio::test(start_paused = true)]
+async fn n11_a_connection_on_which_nothing_is_answered_is_given_up() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let read = tokio::spawn(client.get("x").deadline(Duration::from_secs(600)).into_future());
+    let first = cluster.next().await;
+    let closed = tokio::time::timeout(Duration::from_secs(120), first.answers.closed());
+    assert!(closed.await.is_ok(), "it is closed");
+    let again = async {
+        loop {
+            let incoming = cluster.next().await;
+            if incoming.member == first.member && !incoming.answers.is_closed() {
+                return incoming.answer(Answer::Value { record: None, revision: Revision::ZERO });
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(300), again).await.expect("the member is asked again");
+    assert!(read.await.unwrap().is_ok());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_member_that_does_not_read_blocks_nobody_else() {
     let mut cluster = Cluster::start().await;

@@ -144,6 +144,10 @@ impl Listener for FaultyListener {
     fn local_address(&self) -> String {
         self.inner.local_address()
     }
+
+    fn keep_places_for(&mut self, members: Vec<String>) {
+        self.inner.keep_places_for(members);
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,253 @@
+//! Who may begin to call at a listener, before anything is known of him but his address.
+//!
+//! A handshake makes the listening end sign, and a half-open connection holds a place. So both are bounded before they begin: all
+//! strangers together, each source among them, and apart from them those that come from the addresses of members.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// So many sources are remembered. Of more, those that have been quiet for a second are forgotten; where none has, whoever comes from
+/// another one is counted among all strangers only.
+const SOURCES: usize = 4096;
+/// One source gets so much of what all may have.
+const PART_OF_ONE: u32 = 2;
+/// How often the names of members are looked up again.
+#[cfg(feature = "net")]
+const LOOK_UP_EVERY: Duration = Duration::from_secs(30);
+
+/// The addresses that members come from. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct MemberSources(Arc<Mutex<HashSet<IpAddr>>>);
+
+impl MemberSources {
+    /// Whether a member may come from there.
+    #[must_use]
+    pub fn has(&self, from: IpAddr) -> bool {
+        self.lock().contains(&source(from))
+    }
+
+    /// These, and no others.
+    pub fn set(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        *self.lock() = addresses.into_iter().map(source).collect();
+    }
+
+    /// Those of these `HOST:PORT` that are addresses, and not names, at once; the names it looks up while what is returned runs, now
+    /// and again and again. A name that is not found stays what it was.
+    ///
+    /// # Cancel safety
+    /// Cancel safe. It never returns.
+    #[cfg(feature = "net")]
+    pub fn look_up(self, addresses: Vec<String>) -> impl Future<Output = ()> + Send + use<> {
+        let parsed = |address: &String| address.parse::<std::net::SocketAddr>().ok();
+        self.set(addresses.iter().filter_map(parsed).map(|address| address.ip()));
+        self.keep_looking_up(addresses)
+    }
+
+    #[cfg(feature = "net")]
+    async fn keep_looking_up(self, addresses: Vec<String>) {
+        let mut found = vec![Vec::new(); addresses.len()];
+        loop {
+            for (address, found) in addresses.iter().zip(&mut found) {
+                if let Ok(now) = tokio::net::lookup_host(address).await {
+                    *found = now.map(|address| address.ip()).collect();
+                }
+            }
+            self.set(found.iter().flatten().copied());
+            tokio::time::sleep(LOOK_UP_EVERY).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<IpAddr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Callers that come from there are one source: an address, or of version 6 what one customer of a provider has.
+fn source(from: IpAddr) -> IpAddr {
+    match from.to_canonical() {
+        IpAddr::V6(it) => {
+            let [a, b, c, d, ..] = it.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        four => four,
+    }
+}
+
+/// What is left of a second's worth, which fills again in a second.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    left: Duration,
+    at: Instant,
+}
+
+impl Level {
+    const FULL: Duration = Duration::from_secs(1);
+
+    fn full(now: Instant) -> Self {
+        Self { left: Self::FULL, at: now }
+    }
+
+    fn fill(&mut self, now: Instant) {
+        self.left = (self.left + now.saturating_duration_since(self.at)).min(Self::FULL);
+        self.at = self.at.max(now);
+    }
+
+    fn is_full(mut self, now: Instant) -> bool {
+        self.fill(now);
+        self.left == Self::FULL
+    }
+
+    /// Takes one of `per_second`.
+    fn take(&mut self, per_second: u32, now: Instant) -> bool {
+        self.fill(now);
+        let each = Self::FULL / per_second.max(1);
+        let enough = self.left >= each;
+        if enough {
+            self.left -= each;
+        }
+        enough
+    }
+}
+
+/// See the module. `H` ends a half-open connection.
+#[derive(Debug)]
+pub struct Entrance<H> {
+    per_second: u32,
+    places: usize,
+    members: MemberSources,
+    strangers: Option<Level>,
+    sources: HashMap<IpAddr, Level>,
+    /// The oldest first.
+    half_open: VecDeque<(IpAddr, H)>,
+}
+
+impl<H> Entrance<H> {
+    /// Lets `per_second` strangers begin in a second, half of that from one source and from each member's address, and `places` be
+    /// half-open at once.
+    #[must_use]
+    pub fn new(per_second: u32, places: usize, members: MemberSources) -> Self {
+        let (strangers, sources, half_open) = (None, HashMap::new(), VecDeque::new());
+        Self { per_second: per_second.max(1), places: places.max(1), members, strangers, sources, half_open }
+    }
+
+    /// Whether one more may begin a handshake from there now.
+    pub fn admits(&mut self, now: Instant, from: IpAddr) -> bool {
+        let (from, is_member) = (source(from), self.members.has(from));
+        if self.sources.len() >= SOURCES && !self.sources.contains_key(&from) {
+            self.sources.retain(|_, level| !level.is_full(now));
+        }
+        let is_known = self.sources.len() < SOURCES || self.sources.contains_key(&from);
+        if is_known {
+            let level = self.sources.entry(from).or_insert_with(|| Level::full(now));
+            if !level.take(self.per_second.div_ceil(PART_OF_ONE), now) {
+                return false;
+            }
+        }
+        is_member || self.strangers.get_or_insert_with(|| Level::full(now)).take(self.per_second, now)
+    }
+
+    /// How many are half-open; `is_done` says which are not any more.
+    pub fn half_open(&mut self, is_done: impl Fn(&H) -> bool) -> usize {
+        self.half_open.retain(|(_, one)| !is_done(one));
+        self.half_open.len()
+    }
+
+    /// Makes room for one more, if there is none, and gives back who has to go: the oldest from the source that has most, and not from
+    /// a member's address as long as there are others.
+    pub fn make_room(&mut self) -> Option<H> {
+        if self.half_open.len() < self.places {
+            return None;
+        }
+        let mut counts: HashMap<IpAddr, (bool, usize)> = HashMap::new();
+        for (from, _) in &self.half_open {
+            counts.entry(*from).or_insert_with(|| (!self.members.has(*from), 0)).1 += 1;
+        }
+        let most = counts.values().max().copied();
+        let victim = self.half_open.iter().position(|(from, _)| counts.get(from).copied() == most)?;
+        self.half_open.remove(victim).map(|(_, one)| one)
+    }
+
+    /// One has begun.
+    pub fn enter(&mut self, from: IpAddr, one: H) {
+        self.half_open.push_back((source(from), one));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMBER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+    fn stranger(number: u32) -> IpAddr {
+        IpAddr::V4((0x0b00_0000 + number).into())
+    }
+
+    fn entrance(per_second: u32, places: usize) -> Entrance<u32> {
+        let members = MemberSources::default();
+        members.set([MEMBER]);
+        Entrance::new(per_second, places, members)
+    }
+
+    /// Who gets in of 5,000 in a second, from so many sources in turn.
+    fn storm(entrance: &mut Entrance<u32>, start: Instant, sources: u32) -> usize {
+        let at = |i: u32| start + Duration::from_secs(1) * i / 5000;
+        (0..5000).filter(|i| entrance.admits(at(*i), stranger(i % sources))).count()
+    }
+
+    #[test]
+    fn a_storm_of_handshakes_is_bounded_by_source_and_in_all_and_members_come_in() {
+        for (sources, least, most) in [(1, 999, 1001), (10, 1999, 2001), (5000, 1999, 2001)] {
+            let (mut entrance, start) = (entrance(1000, 10), Instant::now());
+            // What was saved before it, and what comes in its second.
+            let got = storm(&mut entrance, start, sources);
+            assert!((least..=most).contains(&got), "{got} from {sources}");
+            let after = start + Duration::from_secs(1);
+            assert!(entrance.admits(after, MEMBER), "a member's address has places of its own");
+            assert!(sources > 1 || entrance.admits(after, stranger(999_999)), "others have their own part");
+            assert!(entrance.admits(after + Duration::from_millis(2), stranger(999_998)));
+        }
+    }
+
+    #[test]
+    fn sources_are_remembered_up_to_a_bound() {
+        let (mut entrance, now) = (entrance(1_000_000, 10), Instant::now());
+        for i in 0..3 * u32::try_from(SOURCES).unwrap() {
+            assert!(entrance.admits(now, stranger(i)));
+        }
+        assert_eq!(entrance.sources.len(), SOURCES);
+        assert!(entrance.admits(now + Duration::from_secs(2), stranger(0x00ff_ffff)));
+        assert!(entrance.sources.len() < 10, "those that were quiet are forgotten");
+    }
+
+    #[test]
+    fn who_holds_most_half_open_makes_way_and_members_last() {
+        let mut entrance = entrance(1, 4);
+        let mut enter = |from, one| {
+            let victim = entrance.make_room();
+            entrance.enter(from, one);
+            victim
+        };
+        assert_eq!(enter(MEMBER, 0), None);
+        assert_eq!(enter(MEMBER, 1), None);
+        assert_eq!(enter(stranger(1), 2), None);
+        assert_eq!(enter(stranger(2), 3), None);
+        assert_eq!(enter(stranger(1), 4), Some(2), "the oldest of the strangers");
+        assert_eq!(enter(stranger(1), 5), Some(3));
+        assert_eq!(enter(stranger(2), 6), Some(4), "of the one who has most");
+        assert_eq!(enter(MEMBER, 7), Some(5));
+        assert_eq!(enter(MEMBER, 8), Some(6));
+        assert_eq!(enter(MEMBER, 9), Some(0), "there are no others any more");
+        assert_eq!(entrance.half_open(|one| *one > 7), 2);
+    }
+
+    #[test]
+    fn a_source_is_an_address_or_a_customers_network() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(source(ip("2001:db8:1:2:3::4")), source(ip("2001:db8:1:2:ffff::")));
+        assert_ne!(source(ip("2001:db8:1:2::")), source(ip("2001:db8:1:3::")));
+        assert_eq!(source(ip("::ffff:10.0.0.1")), MEMBER);
+    }
+}

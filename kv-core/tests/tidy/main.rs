@@ -1,6 +1,7 @@
 //! The conventions of this workspace, as a test: it walks the sources and complains of each breach by file and line.
 //! Every rule has tests of its own, next to it, which show that it can fail.
 
+mod bounds;
 mod documents;
 mod modules;
 mod rules;
@@ -91,6 +92,14 @@ fn every_rule_of_the_protocol_has_a_test() {
     );
     let complaints = documents::untested_rules(&rules, &WORKSPACE);
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[test]
+fn whatever_can_grow_has_a_bound() {
+    let text = WORKSPACE.iter().find(|source| source.path == "kv-core/ARCHITECTURE.md").map(|it| &it.text);
+    let table = text.and_then(|text| text.split_once("## Bounds")).expect("there is a table of bounds").1;
+    let table = table.split_once("\n## ").map_or(table, |(table, _)| table);
+    expect_none(|source| bounds::unlisted(source, table));
 }
 
 #[test]

@@ -285,6 +285,10 @@ pub struct Options {
     /// A primary that dies is replaced later, by up to this time; one that falls silent by no more if `suspect_min` is at least as long; one
     /// that hands over at once. A member that starts takes part in no view change for as long.
     pub read_lease: Duration,
+    /// How far the wall clocks of a quorum may have been stepped forward for nothing to end early. Wall clocks count only after all members were
+    /// down, to tell for how long: keys with a time to live and leases end later by this much then. It may differ between members. Default 5 s;
+    /// at most 1 h.
+    pub wall_clock_allowance: Duration,
     /// How many entries may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to 256.
     pub pipeline: u32,
     /// The most bytes of requests in one entry. Default 1 MiB; 64 KiB to 16 MiB.
@@ -349,6 +353,7 @@ impl Default for Options {
             suspect_min: Duration::from_millis(150),
             suspect_max: Duration::from_secs(2),
             read_lease: Duration::ZERO,
+            wall_clock_allowance: Duration::from_secs(5),
             pipeline: DEFAULT_PIPELINE,
             max_batch_bytes: 1 << 20,
             max_key_bytes: 4 << 10,
@@ -394,6 +399,7 @@ impl Options {
             let range = "0, or at least 4 heartbeats, and at most suspect_max";
             time("read_lease", self.read_lease, beat.saturating_mul(4)..=most, range)?;
         }
+        time("wall_clock_allowance", self.wall_clock_allowance, ms(0)..=ms(3_600_000), "at most 1 h")?;
         time("session_ttl", self.session_ttl, ms(1_000)..=ms(30 * 86_400_000), "1 s to 30 days")?;
         number("pipeline", self.pipeline.into(), 1..=256, "1 to 256")?;
         size("max_batch_bytes", self.max_batch_bytes, 64 << 10..=16 << 20, "64 KiB to 16 MiB")?;
@@ -483,12 +489,13 @@ mod tests {
     #[test]
     fn each_value_outside_its_range_is_named() {
         type Spoiler = fn(&mut Options);
-        let spoilers: [(&str, Spoiler); 27] = [
+        let spoilers: [(&str, Spoiler); 28] = [
             ("heartbeat", |options| options.heartbeat = Duration::ZERO),
             ("suspect_min", |options| options.suspect_min = options.heartbeat),
             ("suspect_max", |options| options.suspect_max = options.heartbeat),
             ("read_lease", |options| options.read_lease = options.heartbeat),
             ("read_lease", |options| options.read_lease = options.suspect_max * 2),
+            ("wall_clock_allowance", |options| options.wall_clock_allowance = Duration::MAX),
             ("session_ttl", |options| options.session_ttl = Duration::ZERO),
             ("pipeline", |options| options.pipeline = 0),
             ("max_batch_bytes", |options| options.max_batch_bytes = 0),

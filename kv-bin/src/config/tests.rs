@@ -67,6 +67,7 @@ fn every_option() -> Tuning {
         suspect_min: time,
         suspect_max: time,
         read_lease: time,
+        wall_clock_allowance: time,
         pipeline: Some(77),
         max_batch_bytes: size,
         max_key_bytes: size,

@@ -27,6 +27,10 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_READ_LEASE", value_name = "TIME")]
     pub(crate) read_lease: Option<Span>,
 
+    /// How far the wall clocks of a majority may have been stepped forward, while all members were down, for nothing to expire early [default: 5s]
+    #[arg(long, env = "KV_WALL_CLOCK_ALLOWANCE", value_name = "TIME")]
+    pub(crate) wall_clock_allowance: Option<Span>,
+
     /// How many log entries may be uncommitted at once. Fixed when the cluster forms [default: 32]
     #[arg(long, env = "KV_PIPELINE", value_name = "N")]
     pub(crate) pipeline: Option<u32>,
@@ -124,6 +128,7 @@ impl Tuning {
             suspect_min: self.suspect_min.or(other.suspect_min),
             suspect_max: self.suspect_max.or(other.suspect_max),
             read_lease: self.read_lease.or(other.read_lease),
+            wall_clock_allowance: self.wall_clock_allowance.or(other.wall_clock_allowance),
             pipeline: self.pipeline.or(other.pipeline),
             max_batch_bytes: self.max_batch_bytes.or(other.max_batch_bytes),
             max_key_bytes: self.max_key_bytes.or(other.max_key_bytes),
@@ -160,6 +165,7 @@ impl Tuning {
         time(&mut options.suspect_min, self.suspect_min);
         time(&mut options.suspect_max, self.suspect_max);
         time(&mut options.read_lease, self.read_lease);
+        time(&mut options.wall_clock_allowance, self.wall_clock_allowance);
         time(&mut options.session_ttl, self.session_ttl);
         time(&mut options.client_idle, self.client_idle);
         bytes(&mut options.max_batch_bytes, self.max_batch_bytes);

@@ -7,13 +7,14 @@ use kv_core::ids::{
     Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Round, Timestamp, View, WriteSeq,
 };
 use kv_core::message::{
-    Chunk, ChunkEnd, Entry, EntryMeta, FetchWhat, FormationStep, Fresh, LogPoint, LogSummary, Message,
+    Age, Chunk, ChunkEnd, Entry, EntryMeta, FetchWhat, FormationStep, Fresh, LogPoint, LogSummary, Message,
     Moment, Recovered, Slot, Write,
 };
 use kv_core::replica::{Input, Now, Output, Replica, ReplicaConfig};
 use kv_core::wire::{decode_message, encode_message};
 use std::collections::VecDeque;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 const ME: MemberId = MemberId::new(1);
 
@@ -183,6 +184,7 @@ impl Host {
             2 => Message::Commit {
                 view,
                 commit: anchor(dice),
+                age: age(dice),
                 round: Round::new(dice.counter(4)),
                 trim: Op::new(dice.counter(20)),
                 fresh: dice.chance().then(|| Fresh { op: Op::new(dice.counter(20)), since: moment(dice) }),
@@ -192,11 +194,10 @@ impl Host {
                 round: Round::new(dice.counter(4)),
                 log: dice.chance().then(|| anchor(dice)),
                 checkpoint: Op::new(dice.counter(20)),
-                wall: Timestamp::new(1_700_000_000_000 + dice.below(1 << 16)),
                 sent: moment(dice),
             },
             4 => Message::StartViewChange { view },
-            5 | 6 => Message::DoViewChange { view, log: summary(dice, view) },
+            5 | 6 => Message::DoViewChange { view, log: summary(dice, view), ages: vec![age(dice)] },
             7 | 8 => Message::StartView {
                 view,
                 commit: anchor(dice),
@@ -275,6 +276,12 @@ fn entries(dice: &mut Dice<'_>) -> Vec<Entry> {
         run.push(entry(dice));
     }
     run
+}
+
+fn age(dice: &mut Dice<'_>) -> Age {
+    let long = |dice: &mut Dice<'_>| Duration::from_millis(dice.counter(40));
+    let moved = dice.chance().then(|| long(dice));
+    Age { least: long(dice), followed: dice.chance(), moved }
 }
 
 /// Of the host's own life, now and then.

@@ -1,5 +1,6 @@
 //! Leases: promises to show life, on which keys depend.
 
+use super::elapsed::Since;
 use super::ops::{OpFuture, other_effect, write};
 use super::{Call, Client};
 use crate::error::WriteError;
@@ -9,7 +10,10 @@ use std::future::IntoFuture;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+
+/// A lease is believed in for so many tenths of its time, counted from before it was asked for: this clock may go at nine tenths of the true rate, and
+/// the cluster's at eleven.
+const BELIEVED: u32 = 8;
 
 /// So many times within its time is a lease kept alive.
 const BEATS: u32 = 3;
@@ -65,9 +69,9 @@ impl IntoFuture for Grant {
     /// Dropping the future may leave a lease that nobody knows; it ends by itself.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let (ttl, sent) = (self.ttl, Instant::now());
+            let (ttl, sent) = (self.ttl, Since::now());
             let it = self.detached().await?;
-            let (tell, known) = watch::channel(Known::Until(sent + ttl));
+            let (tell, known) = watch::channel(Known::Kept(sent));
             let task = tokio::spawn(keep_alive(it.clone(), ttl, tell)).abort_handle();
             Ok(Lease { it, ttl, known, task: AbortOnDrop(task) })
         })
@@ -147,8 +151,8 @@ impl LeaseById {
 /// What this process knows of its lease.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Known {
-    /// It was kept alive so that it lasts until then.
-    Until(Instant),
+    /// It was kept alive by a request that was first sent then.
+    Kept(Since),
     /// The cluster says that it has ended.
     Ended,
 }
@@ -195,36 +199,47 @@ impl Lease {
         self.ttl
     }
 
-    /// Whether its time is surely not over, as far as this process's clock tells.
+    /// Whether it surely has not ended: for eight tenths of its time, counted from when the last sign of life that got through was first sent. On Linux
+    /// the time counts during which the machine was suspended.
+    ///
+    /// This rests on the clock of this process and that of the primary going at nine to eleven tenths of the true rate each, and on nothing else: a
+    /// lease for which it is true was neither ended by the cluster nor given to another holder of a lock, unless it was revoked or the lock's key was removed.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        matches!(*self.known.borrow(), Known::Until(until) if Instant::now() < until)
+        matches!(*self.known.borrow(), Known::Kept(since) if since.elapsed() < self.believed())
     }
 
-    /// Returns when [`is_alive`](Self::is_alive) is not true any more. It may be true again later, if signs of life get through in time
-    /// after all.
+    fn believed(&self) -> Duration {
+        self.ttl / 10 * BELIEVED
+    }
+
+    /// Returns when [`is_alive`](Self::is_alive) is not true any more, within a second of it after the machine was suspended. It may be true again
+    /// later, if signs of life get through in time after all.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn doubtful(&self) {
         let mut known = self.known.clone();
         loop {
-            let Known::Until(until) = *known.borrow_and_update() else { return };
+            let Known::Kept(since) = *known.borrow_and_update() else { return };
             tokio::select! {
-                () = sleep_until(until) => return,
+                () = since.reaches(self.believed()) => return,
                 Ok(()) = known.changed() => {}
             }
         }
     }
 
-    /// Returns when the cluster has said that it has ended.
+    /// Returns when the cluster has said that it has ended. Never once the client is closed, because nobody asks the cluster then: see
+    /// [`doubtful`](Self::doubtful).
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn ended(&self) {
         let mut known = self.known.clone();
-        // An error would say that its task is gone, which it is only with the lease.
-        let _ = known.wait_for(|known| *known == Known::Ended).await;
+        if known.wait_for(|known| *known == Known::Ended).await.is_err() {
+            // Its task is gone with the client, and the cluster has said nothing.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// How it stands, as the cluster has it; `None` if it has ended.
@@ -264,11 +279,11 @@ async fn keep_alive(lease: LeaseById, ttl: Duration, tell: watch::Sender<Known>)
     let beat = ttl / BEATS;
     let mut pause = beat;
     loop {
-        sleep(pause).await;
-        let sent = Instant::now();
+        Since::now().reaches(pause).await;
+        let sent = Since::now();
         match lease.keep_alive_within(Some(beat)).await {
             Ok(()) => {
-                tell.send_replace(Known::Until(sent + ttl));
+                tell.send_replace(Known::Kept(sent));
                 pause = beat;
             }
             Err(error) if error.is_lease_ended() => {

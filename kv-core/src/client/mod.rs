@@ -9,6 +9,7 @@ mod builder;
 mod call;
 mod decide;
 mod driver;
+pub(crate) mod elapsed;
 mod handle;
 mod lease;
 mod link;

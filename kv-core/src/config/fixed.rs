@@ -45,6 +45,10 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     local("suspect_min", "when a backup votes to leave, and when questions are repeated"),
     local("suspect_max", "the same, at most; and how late leases may end after a failover (rule X6)"),
     fixed("read_lease", "how long a member keeps the promise that leased reads rest on (rules R5, R6)"),
+    local(
+        "wall_clock_allowance",
+        "when everything ends after all members were down, and how wrong wall clocks may be then (rule N7)",
+    ),
     fixed("pipeline", "which entries a later one proves to be committed (rule N3)"),
     local(
         "max_batch_bytes",
@@ -186,6 +190,7 @@ mod tests {
             suspect_min,
             suspect_max,
             read_lease,
+            wall_clock_allowance,
             pipeline,
             max_batch_bytes,
             max_key_bytes,

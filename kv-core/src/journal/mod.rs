@@ -31,7 +31,7 @@ pub use error::{OpenError, ReadError, WriteError};
 pub use reader::LogReader;
 
 use crate::config::FixedOptions;
-use crate::ids::{ClusterId, Hash, MemberId};
+use crate::ids::{ClusterId, Hash, MemberId, Timestamp};
 use crate::message::{Entry, FormationStep, Recovered, Write};
 use crate::storage::Storage;
 use block::BLOCK_BYTES;
@@ -187,7 +187,17 @@ impl Journal {
     /// # Errors
     /// Final: every later call fails too. Drop the journal and stop the member.
     pub fn execute(&mut self, writes: &[Write]) -> Result<(), WriteError> {
-        let done = self.execute_all(writes);
+        self.execute_at(Timestamp::ZERO, writes)
+    }
+
+    /// As [`execute`](Self::execute), when the wall clock shows `wall`: recovery tells that of each entry ([`EntryMeta::written`]).
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    ///
+    /// [`EntryMeta::written`]: crate::message::EntryMeta::written
+    pub fn execute_at(&mut self, wall: Timestamp, writes: &[Write]) -> Result<(), WriteError> {
+        let done = self.execute_all(writes, wall);
         if done.is_err() {
             self.state = State::Stopped;
         }
@@ -200,7 +210,7 @@ impl Journal {
         self.reader.clone()
     }
 
-    fn execute_all(&mut self, writes: &[Write]) -> Result<(), WriteError> {
+    fn execute_all(&mut self, writes: &[Write], wall: Timestamp) -> Result<(), WriteError> {
         let mut appends: Vec<(u64, &Entry)> = Vec::new();
         let mut changed = false;
         for (at, write) in writes.iter().enumerate() {
@@ -214,7 +224,7 @@ impl Journal {
                 Write::Append(entries) => {
                     appends.extend(entries.iter().map(|entry| (number, entry)));
                     if !matches!(writes.get(at + 1), Some(Write::Append(_))) {
-                        store.append(&std::mem::take(&mut appends))?;
+                        store.append(&std::mem::take(&mut appends), wall)?;
                     }
                 }
                 Write::View(record) => store.view(record)?,

@@ -1,19 +1,19 @@
 //! An entry as it stands in its blocks: a local header, the entry's own header, the body.
 //!
 //! ```text
-//! kind u32 | length u32 (of all) | synced_through u64 | hash u128 | entry header | body
+//! kind u32 | length u32 (of all) | synced_through u64 | hash u128 | written u64 | entry header | body
 //! ```
-//! The local header is this replica's own and outside the entry's hash. It and the entry's header lie in the first sector, so
+//! The local header is this replica's own and outside the entry's hash; `written` is its wall clock when it wrote (rule N7). It and the entry's header lie in the first sector, so
 //! that what it says is known even if the rest is torn.
 
 use super::block::{self, BLOCK_PAYLOAD, Seed, Stamp, encode_block, u32_at, u64_at, u128_at};
 use super::place::{Generation, Place};
-use crate::ids::{ClusterId, Hash, Op};
+use crate::ids::{ClusterId, Hash, Op, Timestamp};
 use crate::message::{Entry, EntryHeader, HEADER_BYTES};
 use bytes::Bytes;
 
 const KIND: u32 = u32::from_le_bytes(*b"entr");
-const LOCAL_BYTES: usize = 32;
+const LOCAL_BYTES: usize = 40;
 const FIXED_BYTES: usize = LOCAL_BYTES + HEADER_BYTES;
 
 /// No number on disk reaches this; whatever does is damage or malice, and would overflow the arithmetic.
@@ -31,6 +31,7 @@ pub(super) struct Local {
     /// Bytes of the whole record.
     pub(super) length: usize,
     pub(super) synced_through: Op,
+    pub(super) written: Timestamp,
     hash: Hash,
 }
 
@@ -43,9 +44,11 @@ impl Local {
         let length = u32_at(payload, 4) as usize;
         let synced_through = u64_at(payload, 8);
         let hash = Hash::new(u128_at(payload, 16));
-        (length >= FIXED_BYTES && synced_through < LIMIT).then_some(Self {
+        let written = u64_at(payload, 32);
+        (length >= FIXED_BYTES && in_range(&[synced_through, written])).then_some(Self {
             length,
             synced_through: Op::new(synced_through),
+            written: Timestamp::new(written),
             hash,
         })
     }
@@ -55,7 +58,7 @@ impl Local {
 pub(super) fn encode(
     out: &mut Vec<u8>,
     entry: &Entry,
-    hash: Hash,
+    (hash, written): (Hash, Timestamp),
     synced_through: Op,
     place: &Place,
     seed: Seed,
@@ -66,6 +69,7 @@ pub(super) fn encode(
     record.extend_from_slice(&u32::try_from(length).expect("blocks_for has checked it").to_le_bytes());
     record.extend_from_slice(&synced_through.get().to_le_bytes());
     record.extend_from_slice(&hash.get().to_le_bytes());
+    record.extend_from_slice(&written.get().to_le_bytes());
     record.extend_from_slice(&entry.header.encode());
     record.extend_from_slice(&entry.body);
     for (index, payload) in (0..).zip(record.chunks(BLOCK_PAYLOAD)) {

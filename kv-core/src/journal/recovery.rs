@@ -80,8 +80,11 @@ pub(super) fn check_files(superblock: &Superblock, scans: &[Scan]) -> Result<(),
         let file = segment::name(scan.segment.number);
         match scan.header {
             Header::Foreign => return Err(OpenError::ForeignSegment { file }),
-            Header::Newer(found) => {
+            Header::OtherFormat(found) if found > segment::FORMAT => {
                 return Err(OpenError::NewerFormat { found, known: segment::FORMAT });
+            }
+            Header::OtherFormat(found) => {
+                return Err(OpenError::OlderFormat { found, known: segment::FORMAT });
             }
             Header::Blank | Header::Damaged | Header::Known { .. } => {}
         }

@@ -96,7 +96,9 @@ pub(super) fn scan(number: SegmentNumber, file: Arc<dyn File>, owner: Owner) -> 
     let length = u32::try_from(length).unwrap_or(MOST_BLOCKS).min(MOST_BLOCKS);
     let (mut generation, blocks) = match header {
         Header::Known { generation, blocks, .. } => (generation, blocks),
-        Header::Blank | Header::Damaged | Header::Foreign | Header::Newer(_) => (Generation::ZERO, length),
+        Header::Blank | Header::Damaged | Header::Foreign | Header::OtherFormat(_) => {
+            (Generation::ZERO, length)
+        }
     };
     let segment = Segment { number, file, blocks };
     let mut reader = Reader::new(&segment, owner, generation);
@@ -218,7 +220,7 @@ impl<'a> Reader<'a> {
     /// The block `last` completes the entry.
     fn finish(&mut self, last: u32) {
         let Some(Building { start, stamp, record, .. }) = self.building.take() else { return };
-        let Some((entry, hash, _)) = record::decode(record, stamp.op, self.owner.cluster) else {
+        let Some((entry, hash, local)) = record::decode(record, stamp.op, self.owner.cluster) else {
             return (start..=last).for_each(|at| self.remnant(at, damaged(stamp)));
         };
         let header = &entry.header;
@@ -227,6 +229,7 @@ impl<'a> Reader<'a> {
             next_revision: header.next_revision(),
             timestamp: header.timestamp,
             body_len: header.body_len,
+            written: local.written,
         };
         let place = Place {
             segment: self.segment.number,

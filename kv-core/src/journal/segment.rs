@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 const PREFIX: &str = "journal-";
 const NEW_NAME: &str = "journal.new";
 const MAGIC: [u8; 8] = *b"kvjournl";
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 const HEADER_BYTES: usize = 8 + 8 + 4 + 4 + 16 + 4 + 4 + 4;
 /// The most blocks of a segment: 1 GiB.
 pub(super) const MOST_BLOCKS: u32 = 1 << 18;
@@ -53,7 +53,7 @@ pub(super) enum Header {
     /// An intact copy is another member's.
     Foreign,
     /// An intact copy has a later format.
-    Newer(u32),
+    OtherFormat(u32),
 }
 
 pub(super) fn name(number: SegmentNumber) -> String {
@@ -127,8 +127,8 @@ pub(super) fn decode_header(block: &[u8], number: SegmentNumber, owner: Owner) -
             continue;
         }
         let format = u32_at(sector, 16);
-        if format > FORMAT {
-            return Header::Newer(format);
+        if format != FORMAT {
+            return Header::OtherFormat(format);
         }
         let found = (u128_at(sector, 24), u32_at(sector, 40), u32_at(sector, 44));
         if found != (owner.cluster.get(), u32::from(owner.member.get()), number.get()) {

@@ -12,7 +12,7 @@ use super::segments::Segments;
 use super::superblock::{Superblock, SuperblockFile};
 use super::verdict::Verdict;
 use super::{block::BLOCK_BYTES, record};
-use crate::ids::{Anchor, Hash, Op};
+use crate::ids::{Anchor, Hash, Op, Timestamp};
 use crate::message::{Cut, Damage, Entry, EntryMeta, Extent, FormationStep, Recovered, ViewRecord};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -146,8 +146,8 @@ impl Store {
         self.save()
     }
 
-    /// Appends entries, each of the write with that number. One write and one sync for each segment touched.
-    pub(super) fn append(&mut self, entries: &[(u64, &Entry)]) -> Result<(), WriteError> {
+    /// Appends entries, each of the write with that number, when the wall clock shows `wall`. One write and one sync for each segment touched.
+    pub(super) fn append(&mut self, entries: &[(u64, &Entry)], wall: Timestamp) -> Result<(), WriteError> {
         let mut batch = Batch::default();
         for (write, entry) in entries {
             let blocks = Self::blocks_for(entry)?;
@@ -155,7 +155,7 @@ impl Store {
                 self.flush(&mut batch)?;
                 self.roll(blocks)?;
             }
-            self.encode(&mut batch, *write, entry, blocks)?;
+            self.encode(&mut batch, *write, (entry, wall), blocks)?;
             if self.behind.contains_key(&entry.header.op.next()) {
                 self.flush(&mut batch)?;
             }
@@ -173,7 +173,13 @@ impl Store {
         self.save()
     }
 
-    fn encode(&self, batch: &mut Batch, write: u64, entry: &Entry, blocks: u32) -> Result<(), WriteError> {
+    fn encode(
+        &self,
+        batch: &mut Batch,
+        write: u64,
+        (entry, written): (&Entry, Timestamp),
+        blocks: u32,
+    ) -> Result<(), WriteError> {
         let durable = self.chain.head();
         let op = entry.header.op;
         let last = batch.held.last().map_or(durable.anchor.hash, |held| held.meta.hash);
@@ -182,9 +188,9 @@ impl Store {
             return Err(WriteError::NotNext { op, head: next.previous() });
         }
         let (place, seed) = self.segments.place(batch.blocks(), blocks, self.superblock.incarnation);
-        let meta = EntryMeta::of(&entry.header);
+        let meta = EntryMeta { written, ..EntryMeta::of(&entry.header) };
         self.check_fill(op, meta.hash)?;
-        record::encode(&mut batch.bytes, entry, meta.hash, durable.anchor.op, &place, seed);
+        record::encode(&mut batch.bytes, entry, (meta.hash, written), durable.anchor.op, &place, seed);
         batch.places.push((write, op, place));
         batch.held.push(Held { meta, place });
         Ok(())
@@ -237,7 +243,7 @@ impl Store {
         }
         let (place, seed) = self.segments.place(0, blocks, self.superblock.incarnation);
         let mut bytes = Vec::new();
-        record::encode(&mut bytes, entry, hash, self.durable(), &place, seed);
+        record::encode(&mut bytes, entry, (hash, meta.written), self.durable(), &place, seed);
         self.segments.write(&bytes, op)?;
         // Should the bad copy read well again some day, a cut must void it like this one.
         self.strays.push(Stray::of(op, &old));

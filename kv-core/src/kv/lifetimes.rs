@@ -32,7 +32,7 @@ pub(super) struct Ends {
 impl Ends {
     /// Of a put in an entry with this stamp.
     pub(super) fn of(life: Lifetime, now: Timestamp) -> Self {
-        Self { at: life.ttl_ms.map(|ms| now.advance(ms)), with: life.lease }
+        Self { at: life.ttl_ms.map(|ms| Lifetime::deadline(now, ms)), with: life.lease }
     }
 }
 
@@ -178,7 +178,7 @@ impl Lifetimes {
         if self.leases.len() >= self.max_leases {
             return Err(LeaseFailure::TooMany);
         }
-        let deadline = now.advance(ttl_ms);
+        let deadline = Lifetime::deadline(now, ttl_ms);
         self.leases.insert(id, Lease { ttl_ms, deadline, keys: BTreeSet::new() });
         self.deadlines.insert((deadline, id));
         self.mark(id);
@@ -188,7 +188,7 @@ impl Lifetimes {
     pub(super) fn keep_alive(&mut self, id: LeaseId, now: Timestamp) -> Result<(), LeaseFailure> {
         let lease = self.leases.get_mut(&id).ok_or(LeaseFailure::Unknown)?;
         self.deadlines.remove(&(lease.deadline, id));
-        lease.deadline = now.advance(lease.ttl_ms);
+        lease.deadline = Lifetime::deadline(now, lease.ttl_ms);
         self.deadlines.insert((lease.deadline, id));
         self.mark(id);
         Ok(())

@@ -209,7 +209,7 @@ impl State {
     /// [`Request::expiry`]: crate::message::Request::expiry
     #[must_use]
     pub fn due(&self, ask: Ask) -> Vec<Expiry> {
-        let Ask { keys: now, leases } = ask;
+        let Ask { keys: now, leases, tick: _ } = ask;
         #[cfg(any(test, feature = "sim"))]
         let now = if self.bug == Some(crate::sim::Bug::ExpiresEarly) { now.advance(500) } else { now };
         self.lifetimes.due(now, leases)

@@ -4,6 +4,9 @@ use super::Deadlines;
 use crate::ids::{Instant, Timestamp};
 use std::time::Duration;
 
+/// While something will end, no more time than this passes without an entry, so that no more is lost when all members stop.
+const TICK: Duration = Duration::from_secs(60);
+
 /// Asks for what is due, at the right times, one request after the other (rule X6). It belongs to whoever drives the replica, and
 /// decides nothing: what is removed is decided where the request is applied.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub struct Ask {
     pub keys: Timestamp,
     /// Leases that are due at this stamp, if it is time for them.
     pub leases: Option<Timestamp>,
+    /// It is to be proposed also if nothing is due: an entry that tells the time (rule X6).
+    pub tick: bool,
 }
 
 impl Reaper {
@@ -29,14 +34,15 @@ impl Reaper {
         Self { grace, serving_since: None, under_way: false }
     }
 
-    /// To be called now and then. `stamp` is what the next entry would be stamped with, if there can be one. What is asked for must be
+    /// To be called now and then. `time` is what the next entry would be stamped with, if there can be one, and how long after the last
+    /// one. What is asked for must be
     /// proposed, or [`ended`](Self::ended) called.
     pub fn ask(
         &mut self,
         now: Instant,
         is_serving: bool,
         deadlines: Deadlines,
-        stamp: impl FnOnce() -> Option<Timestamp>,
+        time: impl FnOnce() -> Option<(Timestamp, Duration)>,
     ) -> Option<Ask> {
         if !is_serving {
             (self.serving_since, self.under_way) = (None, false);
@@ -46,12 +52,13 @@ impl Reaper {
         if self.under_way || deadlines == Deadlines::default() {
             return None;
         }
-        let keys = stamp()?;
+        let (keys, idle) = time()?;
         let leases = (now.since(since) >= self.grace).then_some(keys);
         let is_due = deadlines.key.is_some_and(|at| at <= keys)
             || deadlines.lease.is_some_and(|at| leases.is_some_and(|leases| at <= leases));
-        self.under_way = is_due;
-        is_due.then_some(Ask { keys, leases })
+        let tick = idle >= TICK;
+        self.under_way = is_due || tick;
+        self.under_way.then_some(Ask { keys, leases, tick })
     }
 
     /// What was asked for has been applied, or was not proposed.
@@ -68,8 +75,8 @@ mod tests {
         Instant::ZERO.after(Duration::from_millis(ms))
     }
 
-    fn stamp(ms: u64) -> Option<Timestamp> {
-        Some(Timestamp::new(ms))
+    fn time(ms: u64) -> Option<(Timestamp, Duration)> {
+        Some((Timestamp::new(ms), Duration::ZERO))
     }
 
     const KEY: Deadlines = Deadlines { key: Some(Timestamp::new(100)), lease: None };
@@ -79,28 +86,39 @@ mod tests {
     #[test]
     fn x6_what_is_due_is_asked_for_once_until_it_has_ended() {
         let mut reaper = Reaper::new(Duration::from_millis(50));
-        assert_eq!(reaper.ask(at(0), true, KEY, || stamp(99)), None);
-        assert_eq!(reaper.ask(at(1), true, KEY, || None), None, "too few clocks are known");
-        let ask = Ask { keys: Timestamp::new(100), leases: None };
-        assert_eq!(reaper.ask(at(2), true, KEY, || stamp(100)), Some(ask));
-        assert_eq!(reaper.ask(at(3), true, KEY, || stamp(101)), None);
+        assert_eq!(reaper.ask(at(0), true, KEY, || time(99)), None);
+        let ask = Ask { keys: Timestamp::new(100), leases: None, tick: false };
+        assert_eq!(reaper.ask(at(2), true, KEY, || time(100)), Some(ask));
+        assert_eq!(reaper.ask(at(3), true, KEY, || time(101)), None);
         reaper.ended();
-        assert_eq!(reaper.ask(at(4), true, Deadlines::default(), || stamp(102)), None);
-        assert!(reaper.ask(at(4), true, KEY, || stamp(102)).is_some());
+        assert_eq!(reaper.ask(at(4), true, Deadlines::default(), || time(102)), None);
+        assert!(reaper.ask(at(4), true, KEY, || time(102)).is_some());
     }
 
     /// Rule X6 of PROTOCOL.md.
     #[test]
     fn x6_only_a_serving_primary_asks_and_leases_have_time_to_be_kept_alive() {
         let mut reaper = Reaper::new(Duration::from_millis(50));
-        assert_eq!(reaper.ask(at(0), false, KEY, || stamp(500)), None);
-        assert_eq!(reaper.ask(at(100), true, LEASE, || stamp(500)), None);
-        assert_eq!(reaper.ask(at(149), true, LEASE, || stamp(500)), None);
-        let all = Ask { keys: Timestamp::new(500), leases: stamp(500) };
-        assert_eq!(reaper.ask(at(150), true, LEASE, || stamp(500)), Some(all));
+        assert_eq!(reaper.ask(at(0), false, KEY, || time(500)), None);
+        assert_eq!(reaper.ask(at(100), true, LEASE, || time(500)), None);
+        assert_eq!(reaper.ask(at(149), true, LEASE, || time(500)), None);
+        let all = Ask { keys: Timestamp::new(500), leases: Some(Timestamp::new(500)), tick: false };
+        assert_eq!(reaper.ask(at(150), true, LEASE, || time(500)), Some(all));
         // It served no more for a while: what was under way may be lost, and nobody could keep a lease alive.
-        assert_eq!(reaper.ask(at(160), false, LEASE, || stamp(500)), None);
-        assert_eq!(reaper.ask(at(170), true, LEASE, || stamp(500)), None);
-        assert_eq!(reaper.ask(at(220), true, LEASE, || stamp(500)), Some(all));
+        assert_eq!(reaper.ask(at(160), false, LEASE, || time(500)), None);
+        assert_eq!(reaper.ask(at(170), true, LEASE, || time(500)), None);
+        assert_eq!(reaper.ask(at(220), true, LEASE, || time(500)), Some(all));
+    }
+
+    /// Rule X6 of PROTOCOL.md: so that time is told while nothing else happens, as long as it matters.
+    #[test]
+    fn x6_the_time_is_told_each_minute_while_something_will_end() {
+        let mut reaper = Reaper::new(Duration::from_millis(50));
+        let idle = |seconds| Some((Timestamp::new(1), Duration::from_secs(seconds)));
+        assert_eq!(reaper.ask(at(0), true, KEY, || idle(59)), None);
+        assert_eq!(reaper.ask(at(0), true, Deadlines::default(), || idle(61)), None);
+        let tick = Ask { keys: Timestamp::new(1), leases: None, tick: true };
+        assert_eq!(reaper.ask(at(0), true, KEY, || idle(60)), Some(tick));
+        assert_eq!(reaper.ask(at(0), true, KEY, || idle(61)), None, "it is under way");
     }
 }

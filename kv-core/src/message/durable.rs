@@ -105,6 +105,15 @@ impl Behind {
             Self::Pinned(hash) => *hash,
         }
     }
+
+    /// The entry at that op, if it is intact.
+    #[must_use]
+    pub const fn meta(&self) -> Option<&EntryMeta> {
+        match self {
+            Self::Intact { meta, .. } => Some(meta),
+            Self::Pinned(_) => None,
+        }
+    }
 }
 
 /// How far a damaged log may ever have reached. Greater means less is known.
@@ -138,6 +147,8 @@ pub struct EntryMeta {
     pub timestamp: Timestamp,
     /// Bytes of its body.
     pub body_len: u32,
+    /// What the wall clock here showed when it was written; [`Timestamp::ZERO`] if nobody looked. Of this copy, not of the entry.
+    pub written: Timestamp,
 }
 
 impl Recovered {
@@ -194,6 +205,7 @@ impl EntryMeta {
             next_revision: header.next_revision(),
             timestamp: header.timestamp,
             body_len: header.body_len,
+            written: Timestamp::ZERO,
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// earlier one set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Lifetime {
-    /// So many milliseconds from the stamp of the put's entry on.
+    /// At least so many milliseconds from the stamp of the put's entry on.
     pub ttl_ms: Option<u64>,
     /// As long as this lease: with its end the key goes too.
     pub lease: Option<LeaseId>,
@@ -37,6 +37,13 @@ impl Lifetime {
         Self { ttl_ms: None, lease: Some(lease) }
     }
 
+    /// The stamp at which something has ended that was to last so long from `stamp` on: a millisecond later, because stamps are rounded down,
+    /// and a thousandth of its time, because clocks differ (rule X1).
+    #[must_use]
+    pub(crate) fn deadline(stamp: Timestamp, ttl_ms: u64) -> Timestamp {
+        stamp.advance(ttl_ms).advance(ttl_ms.div_ceil(1000) + 1)
+    }
+
     pub(super) fn check(self) -> Result<(), RequestError> {
         self.ttl_ms.map_or(Ok(()), |ms| within(ms, Self::MIN_TTL_MS, Self::MAX_TTL_MS))
     }
@@ -58,7 +65,7 @@ fn within(ms: u64, min: u64, max: u64) -> Result<(), RequestError> {
 pub enum LeaseCommand {
     /// Makes a lease; its id is this request's revision.
     Grant {
-        /// It ends this long after the stamp of the entry in which it was last kept alive.
+        /// It ends no sooner than this after the entry in which it was last kept alive, and soon then.
         ttl_ms: u64,
     },
     /// Has it begin anew, also if its time is over but nobody has ended it yet.

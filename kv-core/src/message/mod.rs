@@ -48,10 +48,11 @@ pub use snapshot::{Adoption, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint};
 pub use watch::{Position, WatchQuery};
 pub(crate) use watch::{after_prefix, successor};
 
-use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, Timestamp, View};
+use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, View};
 use bytes::Bytes;
 use kv_transport::Lane;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// A message between members.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -78,6 +79,8 @@ pub enum Message {
         view: View,
         /// What the primary knows to be committed.
         commit: Anchor,
+        /// The age of the entry at `commit` (rule N7).
+        age: Age,
         /// The newest read round.
         round: Round,
         /// Entries at or below this op are held in checkpoints by everyone who needs them: they may be dropped.
@@ -95,8 +98,6 @@ pub enum Message {
         log: Option<Anchor>,
         /// What this member holds without needing the log below (a witness: its durable committed op).
         checkpoint: Op,
-        /// This member's wall clock.
-        wall: Timestamp,
         /// When this was sent.
         sent: Moment,
     },
@@ -112,6 +113,8 @@ pub enum Message {
         view: View,
         /// What the sender's durable log holds.
         log: LogSummary,
+        /// The ages of the entry at `log.commit` and of those in `log.suffix`, in that order (rule N7).
+        ages: Vec<Age>,
     },
     /// The log of `view` is decided, and durable at its primary.
     StartView {
@@ -206,6 +209,18 @@ pub enum Message {
         /// The digest of everything that was applied up to it.
         digest: Hash,
     },
+}
+
+/// What one member knows of the age of an entry (rule N7). The default is to know nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Age {
+    /// The entry has existed for at least this long.
+    pub least: Duration,
+    /// The member was there when the entry was made, or heard its age from one that was: `least` lags by messages only, and wall clocks
+    /// have nothing to add.
+    pub followed: bool,
+    /// The entry came from the member's own disk, and the member's wall clock has moved by this much since it was written there.
+    pub moved: Option<Duration>,
 }
 
 /// A moment by the monotonic clock of one member in one of its lives. It means something to that life only; others return it.

@@ -291,10 +291,10 @@ impl Applier {
         Ok(())
     }
 
-    /// Makes the request that removes what is due.
+    /// Makes the request that removes what is due, or only tells the time.
     fn expire(&self, ask: Ask) {
         let due = self.state.as_ref().map(|state| state.due(ask)).unwrap_or_default();
-        self.shared.inbox.expiry((!due.is_empty()).then(|| Request::expiry(due).encode()));
+        self.shared.inbox.expiry((ask.tick || !due.is_empty()).then(|| Request::expiry(due).encode()));
     }
 
     fn tell_deadlines(&mut self) {

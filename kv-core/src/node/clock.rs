@@ -1,13 +1,15 @@
 //! The node's clocks, for the replica that has none.
 
+use crate::client::elapsed::Since;
 use crate::ids::{Instant, Timestamp};
 use crate::replica::Now;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Monotonic time since the node started, and wall time. tokio's clock, so that tests may stop it.
+/// Monotonic time since the node started, and wall time. tokio's clock, so that tests may stop it; on Linux it goes on while the machine is
+/// suspended (rules R4 to R6).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
-    started: tokio::time::Instant,
+    started: Since,
     /// The wall clock is the monotonic one, from this time on.
     #[cfg(feature = "testing")]
     since: Option<Duration>,
@@ -17,7 +19,7 @@ impl Clock {
     /// Starts at zero.
     pub(super) fn start() -> Self {
         Self {
-            started: tokio::time::Instant::now(),
+            started: Since::now(),
             #[cfg(feature = "testing")]
             since: None,
         }
@@ -28,8 +30,7 @@ impl Clock {
     pub(super) fn of_test(origin: tokio::time::Instant) -> Self {
         // The first of January, 2000.
         const WALL: Duration = Duration::from_secs(946_684_800);
-        let started = tokio::time::Instant::now();
-        Self { started, since: Some(WALL + (started - origin)) }
+        Self { started: Since::now(), since: Some(WALL + origin.elapsed()) }
     }
 
     /// Since 1970.
@@ -54,7 +55,7 @@ impl Clock {
 
     /// The point at which tokio's timers fire for `at`; `None` if it is further than anyone waits.
     pub(super) fn timer(&self, at: Instant) -> Option<tokio::time::Instant> {
-        let after = at.since(Instant::ZERO);
-        (after < Duration::from_secs(1 << 32)).then(|| self.started + after)
+        let left = at.since(self.monotonic());
+        (left < Duration::from_secs(1 << 32)).then(|| tokio::time::Instant::now() + left)
     }
 }

@@ -113,7 +113,8 @@ impl Driver {
     /// Rule X6. Looked at after every batch; a primary has one at each heartbeat at least.
     fn ask_for_what_is_due(&mut self) {
         let (now, replica) = (self.shared.clock.now(), &self.replica);
-        let ask = self.reaper.ask(now.monotonic, replica.is_serving(), self.deadlines, || replica.stamp(now));
+        let time = || replica.stamp(now).zip(replica.idle(now));
+        let ask = self.reaper.ask(now.monotonic, replica.is_serving(), self.deadlines, time);
         if ask.is_some() {
             self.shared.plan.change_one(|plan| plan.ask = ask);
         }

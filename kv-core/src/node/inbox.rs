@@ -290,7 +290,7 @@ pub(super) fn weight(message: &Message) -> usize {
         Message::NewState { entries, .. } => FIXED + entries.iter().map(entry).sum::<usize>(),
         Message::StartView { hashes, .. } | Message::Headers { hashes, .. } => FIXED + hashes.len() * 32,
         Message::SnapshotChunk { chunk, .. } => FIXED + chunk.after.len() + chunk.rows.len(),
-        Message::DoViewChange { log, .. } => FIXED + log.suffix.len() * 48,
+        Message::DoViewChange { log, .. } => FIXED + log.suffix.len() * 96,
         Message::PrepareOk { .. }
         | Message::Commit { .. }
         | Message::CommitOk { .. }

@@ -85,7 +85,7 @@ fn open(storage: Arc<dyn Storage>, limits: Limits) -> Result<Opened, EngineError
 pub(super) fn run(mut journal: Journal, shared: &Arc<Shared>, mut opener: Option<StateOpener>) {
     while let Some(batch) = shared.writes.wait(Writes::take) {
         let (seqs, writes): (Vec<WriteSeq>, Vec<Write>) = batch.into_iter().unzip();
-        if let Err(error) = journal.execute(&writes) {
+        if let Err(error) = journal.execute_at(shared.clock.now().wall, &writes) {
             tracing::error!(%error, "the journal failed: this member stops");
             shared.writes.change(Writes::fail);
             return shared.retire(StopReason::Journal(Arc::new(error)));

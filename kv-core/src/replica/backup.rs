@@ -5,13 +5,14 @@ use super::install::Install;
 use super::state::State;
 use super::{Halt, Replica};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, View};
-use crate::message::{Entry, FetchWhat, Fresh, Message, Write};
+use crate::message::{Age, Entry, FetchWhat, Fresh, Message, Write};
 use tracing::{debug, trace};
 
 /// What a primary's `Commit` says besides its view.
 #[derive(Debug)]
 pub(super) struct Beat {
     pub(super) commit: Anchor,
+    pub(super) age: Age,
     pub(super) round: Round,
     pub(super) trim: Op,
     pub(super) fresh: Option<Fresh>,
@@ -243,6 +244,7 @@ impl Replica {
                 break;
             }
             self.log.append(&entry.header);
+            self.arrived(&entry);
             run.push(entry);
         }
         self.appended(run);
@@ -251,8 +253,15 @@ impl Replica {
     pub(super) fn append(&mut self, entries: Vec<Entry>) {
         for entry in &entries {
             self.log.append(&entry.header);
+            self.arrived(entry);
         }
         self.appended(entries);
+    }
+
+    /// Rule N7: who is a backup in the view in which an entry was made has it as soon as it can.
+    fn arrived(&mut self, entry: &Entry) {
+        let followed = matches!(self.state, State::Backup(_)) && entry.header.view == self.view;
+        self.entry_arrived(entry.header.anchor(), followed);
     }
 
     fn appended(&mut self, entries: Vec<Entry>) {
@@ -294,7 +303,10 @@ impl Replica {
     }
 
     pub(super) fn on_commit(&mut self, from: MemberId, view: View, beat: Beat) {
-        let Beat { commit, round, trim, fresh } = beat;
+        let Beat { commit, age, round, trim, fresh } = beat;
+        if self.log.holds(commit) {
+            self.on_age(from, commit, age);
+        }
         if let Some(fresh) = fresh {
             self.on_fresh(fresh);
         }
@@ -313,7 +325,7 @@ impl Replica {
         let log = (installed && !self.transfer.is_adopting()).then(|| self.acknowledgeable());
         let checkpoint = self.told_checkpoint();
         self.promise();
-        let (wall, sent) = (self.now.wall, self.moment());
-        self.send(from, Message::CommitOk { view, round, log, checkpoint, wall, sent });
+        let sent = self.moment();
+        self.send(from, Message::CommitOk { view, round, log, checkpoint, sent });
     }
 }

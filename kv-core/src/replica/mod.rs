@@ -45,8 +45,10 @@ use formation::Forming;
 use lease::Promise;
 use log::Log;
 use repair::Repairs;
+use stamp::Ages;
 use state::State;
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 use tracing::debug;
 use transfer::Transfer;
 use trimming::Trimming;
@@ -103,6 +105,11 @@ pub struct Replica {
     options: Options,
     rng: fastrand::Rng,
     now: Now,
+    /// As `now`, without leaps (rule N7).
+    steady: Instant,
+    ages: Ages,
+    /// How much of the stamps made here rests on wall clocks.
+    credited: Duration,
     /// A number that no other life of this member has.
     life: u64,
     /// Rule R4: everything that was acknowledged before the moment is at or below the op.
@@ -149,6 +156,7 @@ impl Replica {
         #[cfg(any(test, feature = "sim"))]
         let (vote_lifetime, recovered) = planted::at_start(config.bug, vote_lifetime, recovered);
         let log = Log::new(&recovered);
+        let behind = recovered.damage.as_ref().map(|damage| damage.behind.clone()).unwrap_or_default();
         let forming = Forming {
             step: recovered.formation,
             writing: false,
@@ -161,6 +169,9 @@ impl Replica {
             options,
             rng: fastrand::Rng::with_seed(seed),
             now,
+            steady: Instant::ZERO,
+            ages: Ages::default(),
+            credited: Duration::ZERO,
             life: seed,
             fresh: None,
             promise: None,
@@ -189,6 +200,7 @@ impl Replica {
             bug: config.bug,
         };
         replica.commit_by_pipeline();
+        replica.ages_of_recovered(behind.iter().filter_map(|(op, behind)| Some((*op, behind.meta()?))));
         if recovered.formation == FormationStep::Formed {
             replica.start_formed();
             replica.fetch_state();
@@ -204,6 +216,7 @@ impl Replica {
         if self.halted {
             return;
         }
+        self.steady = self.steady_at(now);
         self.now = now;
         match input {
             Input::Message { from, message } => self.on_message(from, message),
@@ -428,7 +441,7 @@ impl Replica {
     }
 
     /// `duration` plus up to as much again.
-    fn jittered(&mut self, duration: std::time::Duration) -> std::time::Duration {
+    fn jittered(&mut self, duration: Duration) -> Duration {
         duration.mul_f64(1.0 + self.rng.f64())
     }
 
@@ -444,6 +457,7 @@ impl Replica {
     fn advance_commit(&mut self, op: Op) {
         if op > self.commit {
             self.commit = op;
+            self.forget_ages_below(op);
             self.outputs.push_back(Output::Commit { commit: self.anchor(op) });
         }
     }
@@ -471,14 +485,14 @@ impl Replica {
         match message {
             Message::Prepare { view, commit, entry } => self.on_prepare(from, view, commit, entry),
             Message::PrepareOk { view, log } => self.on_prepare_ok(from, view, log),
-            Message::Commit { view, commit, round, trim, fresh } => {
-                self.on_commit(from, view, backup::Beat { commit, round, trim, fresh });
+            Message::Commit { view, commit, age, round, trim, fresh } => {
+                self.on_commit(from, view, backup::Beat { commit, age, round, trim, fresh });
             }
-            Message::CommitOk { view, round, log, checkpoint, wall, sent } => {
-                self.on_commit_ok(from, view, primary::Heard { round, log, checkpoint, wall, sent });
+            Message::CommitOk { view, round, log, checkpoint, sent } => {
+                self.on_commit_ok(from, view, primary::Heard { round, log, checkpoint, sent });
             }
             Message::StartViewChange { view } => self.on_start_view_change(from, view),
-            Message::DoViewChange { view, log } => self.on_do_view_change(from, view, log),
+            Message::DoViewChange { view, log, ages } => self.on_do_view_change(from, view, log, &ages),
             Message::StartView { view, commit, hashes, nonce } => {
                 self.on_start_view(from, view, commit, &hashes, nonce);
             }

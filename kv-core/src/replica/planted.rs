@@ -4,7 +4,7 @@ use super::decide::{Decision, Quorums, decide as decide_rightly, decide_careless
 use super::formation::{Forming, Progress};
 use super::primary::Primary;
 use super::{Now, Replica};
-use crate::ids::{MemberId, Op, Timestamp};
+use crate::ids::{Anchor, Instant, MemberId, Op};
 use crate::message::{FormationStep, Fresh, LogSummary, Moment, Recovered, Slot};
 use crate::sim::Bug;
 use std::collections::BTreeMap;
@@ -36,11 +36,6 @@ pub(super) fn forming(bug: Option<Bug>, forming: &Forming, quorum: usize, right:
         }
         (_, right) => right,
     }
-}
-
-/// What a peer's clock is taken for.
-pub(super) fn clock(bug: Option<Bug>, theirs: Timestamp, now: Now) -> Timestamp {
-    if bug == Some(Bug::StampOfOneClock) { now.wall } else { theirs }
 }
 
 /// The decision over the log of a view.
@@ -115,6 +110,24 @@ impl Primary {
 }
 
 impl Replica {
+    /// The cluster's time as the primary takes it.
+    pub(super) fn planted_time(&self, right: Duration, now: Now, steady: Instant) -> Duration {
+        match (self.bug, self.ages.estimate) {
+            (Some(Bug::StampOfOneClock), _) => Duration::from_millis(now.wall.get()),
+            (Some(Bug::GreatestEstimate), Some((time, at))) => right.max(time + steady.since(at)),
+            _ => right,
+        }
+    }
+
+    /// The greatest time that any stamp seen here tells, with what has passed since.
+    pub(super) fn note_estimate(&mut self, entry: Anchor) {
+        let Some(stamp) = self.log.point(entry.op).map(|point| point.timestamp) else { return };
+        let (time, now) = (Duration::from_millis(stamp.get()), self.steady);
+        if self.ages.estimate.is_none_or(|(before, at)| time > before + now.since(at)) {
+            self.ages.estimate = Some((time, now));
+        }
+    }
+
     /// How many acknowledgements commit an op, and what the own append counts for.
     pub(super) fn planted_count(&self, quorum: usize, own: Op) -> (usize, Op) {
         match self.bug {

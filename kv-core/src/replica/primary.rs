@@ -3,7 +3,7 @@
 use super::detector::{Detector, Suspicion};
 use super::pace::Pace;
 use super::rounds::Rounds;
-use super::stamp::Stamp;
+use super::stamp::Origin;
 use super::state::State;
 use super::{Output, Replica, Wrap};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, Timestamp, View};
@@ -22,7 +22,6 @@ pub(super) struct Heard {
     pub(super) round: Round,
     pub(super) log: Option<Anchor>,
     pub(super) checkpoint: Op,
-    pub(super) wall: Timestamp,
     pub(super) sent: Moment,
 }
 
@@ -45,7 +44,8 @@ pub(super) struct Primary {
     pub(super) rounds: Rounds,
     /// What the last confirmed round was about.
     pub(super) confirmed: Op,
-    pub(super) stamp: Stamp,
+    /// How it counts the cluster's time; `None` before it has made an entry.
+    pub(super) origin: Option<Origin>,
 }
 
 /// How far one peer is in the log of this view.
@@ -173,7 +173,7 @@ impl Replica {
             leaving: Leaving::No,
             rounds: Rounds::default(),
             confirmed: Op::ZERO,
-            stamp: Stamp::default(),
+            origin: None,
         };
         // The tail is driven anew only to those who are behind: they say so in their first acknowledgement.
         let head = self.log.head().op;
@@ -234,11 +234,6 @@ impl Replica {
             if primary.queue.is_empty() || uncommitted >= u64::from(self.options.pipeline) {
                 return;
             }
-            // Rule N7: an entry with an old stamp could open a session that the next entry finds expired.
-            let quorum = self.cluster.replication_quorum();
-            let Some(timestamp) = primary.stamp.next(self.log.timestamp(), self.now, quorum) else {
-                return;
-            };
             let mut requests = Vec::new();
             let mut bytes = 0;
             while let Some(request) = primary.queue.front() {
@@ -249,6 +244,7 @@ impl Replica {
                 requests.extend(primary.queue.pop_front());
             }
             primary.queued_bytes -= requests.iter().map(Bytes::len).sum::<usize>();
+            let timestamp = self.next_stamp();
             let entry = self.entry(&requests, timestamp);
             self.prepare(entry);
         }
@@ -276,6 +272,7 @@ impl Replica {
         let op = entry.header.op;
         let commit = self.commit();
         self.log.append(&entry.header);
+        self.entry_arrived(entry.header.anchor(), true);
         let seq = self.write(Write::Append(vec![entry.clone()]));
         self.log.appended(seq);
         let window = self.window();
@@ -386,16 +383,13 @@ impl Replica {
         if view != self.view {
             return;
         }
-        let now = self.now;
+        let now = self.now.monotonic;
         let State::Primary(primary) = &mut self.state else { return };
         let Some(peer) = primary.peers.get_mut(&from) else { return };
-        peer.heard_at = Some(now.monotonic);
+        peer.heard_at = Some(now);
         peer.round = peer.round.max(heard.round);
         peer.checkpoint = Some(heard.checkpoint);
         peer.hear(heard.sent);
-        #[cfg(any(test, feature = "sim"))]
-        let heard = Heard { wall: super::planted::clock(self.bug, heard.wall, now), ..heard };
-        primary.stamp.on_peer_clock(from, heard.wall, now.monotonic);
         self.votes.withdraw(from);
         if let Some(log) = heard.log {
             self.on_acknowledged(from, log);
@@ -504,6 +498,7 @@ impl Replica {
         let commit = Message::Commit {
             view: self.view,
             commit: self.commit(),
+            age: self.age_of(self.commit()),
             round: Round::ZERO,
             trim: Op::ZERO,
             fresh: None,

@@ -122,6 +122,7 @@ impl Replica {
     /// A sign of life to all, with the number of the newest round.
     pub(super) fn send_commit(&mut self) {
         let (view, commit, own) = (self.view, self.commit(), self.told_checkpoint());
+        let age = self.age_of(commit);
         let State::Primary(primary) = &self.state else { return };
         let known = primary.peers.values().map(|peer| peer.checkpoint.unwrap_or(Op::ZERO));
         let trim = known.chain([own]).min().unwrap_or(Op::ZERO);
@@ -130,7 +131,7 @@ impl Replica {
             let fresh = peer.moment_confirmed.map(|since| Fresh { op, since });
             #[cfg(any(test, feature = "sim"))]
             let fresh = super::planted::fresh(self.bug, fresh, peer.moment, commit.op);
-            let message = Message::Commit { view, commit, round, trim, fresh };
+            let message = Message::Commit { view, commit, age, round, trim, fresh };
             self.outputs.push_back(Output::Send { to: *to, message });
         }
         self.on_trim(trim);

@@ -1,98 +1,396 @@
-//! The wall time that goes into the log: the median of the members' clocks, so that one clock that is far off moves nothing.
+//! The cluster's time (rule N7). It counts elapsed time and follows no wall clock: what members remember is how old entries are, and a new
+//! primary goes on from the stamp of the last entry of its log plus that entry's age.
 
 use super::state::State;
+use super::view_change::listed;
 use super::{Now, Replica};
-use crate::ids::{Instant, MemberId, Timestamp};
+use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Timestamp};
+use crate::message::{Age, EntryMeta, LogSummary};
 use std::collections::BTreeMap;
+use std::time::Duration;
+use tracing::info;
 
+/// How many entries' ages are remembered. More than a log has above its commit point; what peers tell of others' logs counts too.
+const MOST_AGES: usize = 4096;
+
+/// No stamp reaches this many milliseconds, whatever a wall clock says: it would not fit a message.
+const LAST_STAMP_MS: u64 = 1 << 61;
+
+/// A time by the cluster's clock, finer than stamps are: since 1970, if the clock was right when the cluster formed.
+type ClusterTime = Duration;
+
+/// Since when entries exist, each by its hash: an entry at the same op of another log is another one.
+///
+/// Times are the steady ones of [`Replica::steady`]. Nothing here is more than the truth, except that clocks go up to a tenth too fast; so of
+/// one entry the greatest age counts, whoever tells it and however late.
 #[derive(Debug, Default)]
-pub(super) struct Stamp {
-    /// Each peer's wall clock minus our monotonic one, in milliseconds, when it last told: a step of our own wall clock changes
-    /// nothing about what we know of theirs.
-    peers: BTreeMap<MemberId, i64>,
+pub(super) struct Ages {
+    /// Every later log has this op, so nothing below it can be the last entry of one.
+    floor: Op,
+    known: BTreeMap<(Op, Hash), Known>,
+    /// What the planted bug `GreatestEstimate` goes by.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) estimate: Option<(ClusterTime, Instant)>,
 }
 
-impl Stamp {
-    pub(super) fn on_peer_clock(&mut self, peer: MemberId, theirs: Timestamp, now: Instant) {
-        self.peers.insert(peer, signed(theirs.get()).saturating_sub(millis(now)));
+#[derive(Debug)]
+struct Known {
+    /// It was at least that old at that time.
+    least: Duration,
+    at: Instant,
+    /// As in [`Age`].
+    followed: bool,
+    /// The own wall clock when the own disk got it, in an earlier life. Zero if unknown.
+    written: Timestamp,
+    /// How far the wall clocks of others have moved since they got it, and when they said so.
+    moved: BTreeMap<MemberId, (Duration, Instant)>,
+}
+
+impl Known {
+    fn age(&self, now: Instant) -> Duration {
+        self.least.saturating_add(now.since(self.at))
     }
 
-    /// The stamp of the next entry: never before `last`. `None` while fewer than `quorum` clocks are known.
-    pub(super) fn next(&self, last: Timestamp, now: Now, quorum: usize) -> Option<Timestamp> {
-        let own = signed(now.wall.get()).saturating_sub(millis(now.monotonic));
-        let mut offsets: Vec<i64> = self.peers.values().copied().chain([own]).collect();
-        if offsets.len() < quorum {
+    /// How far the own wall clock has moved since it was written.
+    fn own_moved(&self, wall: Timestamp) -> Option<Duration> {
+        let moved = wall.get().saturating_sub(self.written.get());
+        (!self.followed && self.written > Timestamp::ZERO).then(|| Duration::from_millis(moved))
+    }
+}
+
+/// The age that an entry is taken to have.
+#[derive(Clone, Copy, Debug, Default)]
+struct Inherited {
+    age: Duration,
+    /// How much of it only wall clocks tell.
+    by_wall_clocks: Duration,
+}
+
+impl Ages {
+    fn entry(&mut self, entry: Anchor, now: Instant) -> Option<&mut Known> {
+        let key = (entry.op, entry.hash);
+        if entry.op < self.floor || (self.known.len() >= MOST_AGES && !self.known.contains_key(&key)) {
             return None;
         }
-        offsets.sort_unstable();
-        let median = offsets[(offsets.len() - 1) / 2];
-        let stamp = u64::try_from(median.saturating_add(millis(now.monotonic))).unwrap_or(0);
-        Some(last.max(Timestamp::new(stamp)))
+        let fresh = || Known {
+            least: Duration::ZERO,
+            at: now,
+            followed: false,
+            written: Timestamp::ZERO,
+            moved: BTreeMap::new(),
+        };
+        Some(self.known.entry(key).or_insert_with(fresh))
     }
+
+    /// This member has the entry from now on. `followed`: it was made in the view that this member is in, and came from its primary.
+    fn arrived(&mut self, entry: Anchor, now: Instant, followed: bool) {
+        if let Some(known) = self.entry(entry, now) {
+            known.followed |= followed;
+        }
+    }
+
+    /// This member had the entry on its disk when it started.
+    fn recovered(&mut self, entry: Anchor, now: Instant, written: Timestamp) {
+        if let Some(known) = self.entry(entry, now) {
+            known.written = written;
+        }
+    }
+
+    fn told(&mut self, from: MemberId, entry: Anchor, age: Age, now: Instant) {
+        if age == Age::default() {
+            return;
+        }
+        let Some(known) = self.entry(entry, now) else { return };
+        if age.least > known.age(now) {
+            (known.least, known.at) = (age.least, now);
+        }
+        known.followed |= age.followed;
+        if let Some(moved) = age.moved {
+            known.moved.insert(from, (moved, now));
+        }
+    }
+
+    /// Everything below this op can be forgotten: it is committed.
+    fn forget_below(&mut self, op: Op) {
+        if op > self.floor {
+            self.floor = op;
+            self.known = self.known.split_off(&(op, Hash::ZERO));
+        }
+    }
+
+    fn of(&self, entry: Anchor, now: Instant, wall: Timestamp) -> Age {
+        self.known.get(&(entry.op, entry.hash)).map_or(Age::default(), |known| Age {
+            least: known.age(now),
+            followed: known.followed,
+            moved: known.own_moved(wall),
+        })
+    }
+
+    /// The age of the last entry of an inherited log. Wall clocks count only where nobody followed the entry: all who tell of it have it from
+    /// their disks. Of the reports that a quorum makes, the least counts; so one that is right bounds it, unless a quorum's clocks are wrong.
+    fn inherited(
+        &self,
+        last: Anchor,
+        now: Now,
+        steady: Instant,
+        quorum: usize,
+        allowance: Duration,
+    ) -> Inherited {
+        let Some(known) = self.known.get(&(last.op, last.hash)) else { return Inherited::default() };
+        let age = known.age(steady);
+        let told = known.moved.values().map(|(moved, at)| moved.saturating_add(steady.since(*at)));
+        let mut reports: Vec<Duration> = told.chain(known.own_moved(now.wall)).collect();
+        reports.sort_unstable_by(|a, b| b.cmp(a));
+        let moved = reports.get(quorum - 1).filter(|_| !known.followed).copied().unwrap_or_default();
+        let by_wall_clocks = moved.saturating_sub(allowance).saturating_sub(age);
+        Inherited { age: age.saturating_add(by_wall_clocks), by_wall_clocks }
+    }
+}
+
+/// How a primary counts time once it has made an entry: by its own clock alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    time: ClusterTime,
+    at: Instant,
+}
+
+fn millis(time: ClusterTime) -> Timestamp {
+    Timestamp::new(u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(LAST_STAMP_MS))
 }
 
 impl Replica {
-    /// What an entry would be stamped with that was made `now`; `None` if this member would make none. It is no promise: the next
-    /// entry's stamp may be less, if a clock is set back.
+    /// What an entry would be stamped with that was made `now`; `None` if this member would make none. It is no promise: a later look may
+    /// know less.
     #[must_use]
     pub fn stamp(&self, now: Now) -> Option<Timestamp> {
-        let State::Primary(primary) = &self.state else { return None };
-        let quorum = self.cluster.replication_quorum();
-        primary.stamp.next(self.log.timestamp(), now, quorum).filter(|_| primary.is_serving())
+        self.is_serving().then(|| millis(self.time(now)).max(self.log.timestamp()))
     }
-}
 
-fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
+    /// How much time has passed since the last entry, as an entry made `now` would show it; `None` if this member would make none.
+    #[must_use]
+    pub fn idle(&self, now: Now) -> Option<Duration> {
+        let last = self.log.timestamp();
+        self.stamp(now).map(|stamp| Duration::from_millis(stamp.get() - last.get()))
+    }
 
-fn millis(now: Instant) -> i64 {
-    signed(now.get() / 1_000_000)
+    /// The monotonic clock, but that a gap between two looks at it counts as `suspect_max` at most: a machine that is resumed elsewhere
+    /// may leap.
+    pub(super) fn steady_at(&self, now: Now) -> Instant {
+        self.steady.after(now.monotonic.since(self.now.monotonic).min(self.options.suspect_max))
+    }
+
+    /// The cluster's time at the primary.
+    fn time(&self, now: Now) -> ClusterTime {
+        let steady = self.steady_at(now);
+        let origin = if let State::Primary(primary) = &self.state { primary.origin } else { None };
+        let time = origin.map(|Origin { time, at }| time.saturating_add(steady.since(at)));
+        let time = time.unwrap_or_else(|| self.inherited_time(now, steady).0);
+        #[cfg(any(test, feature = "sim"))]
+        let time = self.planted_time(time, now, steady);
+        time
+    }
+
+    /// The time that an inherited log tells, and how much of it rests on wall clocks. Before the first entry there is nothing that could end
+    /// early, and the own wall clock is as good as any.
+    fn inherited_time(&self, now: Now, steady: Instant) -> (ClusterTime, Duration) {
+        let last = self.log.head();
+        if last.op == Op::ZERO {
+            return (Duration::from_millis(now.wall.get()), Duration::ZERO);
+        }
+        let (quorum, allowance) = (self.cluster.view_change_quorum(), self.options.wall_clock_allowance);
+        let inherited = self.ages.inherited(self.aged(last), now, steady, quorum, allowance);
+        let time = Duration::from_millis(self.log.timestamp().get()).saturating_add(inherited.age);
+        (time, inherited.by_wall_clocks)
+    }
+
+    /// The stamp of the next entry, which is made now.
+    pub(super) fn next_stamp(&mut self) -> Timestamp {
+        let (now, at) = (self.now, self.steady);
+        let time = self.time(now);
+        let (_, by_wall_clocks) = self.inherited_time(now, at);
+        let State::Primary(primary) = &mut self.state else { return self.log.timestamp() };
+        if primary.origin.is_none() {
+            primary.origin = Some(Origin { time, at });
+            if !by_wall_clocks.is_zero() {
+                info!(?by_wall_clocks, "all members were down: wall clocks tell for how long");
+                self.credited = self.credited.saturating_add(by_wall_clocks);
+            }
+        }
+        millis(time).max(self.log.timestamp())
+    }
+
+    /// How much of the stamps that this member made in this life rests on wall clocks.
+    #[must_use]
+    pub const fn by_wall_clocks(&self) -> Duration {
+        self.credited
+    }
+
+    // -- ages
+
+    /// Under what the age of an entry is kept.
+    fn aged(&self, entry: Anchor) -> Anchor {
+        #[cfg(any(test, feature = "sim"))]
+        if self.has_bug(crate::sim::Bug::AgeByOp) {
+            return Anchor::new(entry.op, Hash::ZERO);
+        }
+        entry
+    }
+
+    /// A member that starts has had these entries for no time that it could tell, except by its wall clock.
+    pub(super) fn ages_of_recovered<'a>(&mut self, behind: impl Iterator<Item = (Op, &'a EntryMeta)>) {
+        let (first, head, now) = (self.commit, self.log.head().op, self.steady);
+        self.ages.forget_below(first);
+        for op in (0..=head.distance_from(first)).map(|above| first.advance(above)) {
+            let written = self.log.meta(op).map_or(Timestamp::ZERO, |meta| meta.written);
+            let entry = self.aged(self.anchor(op));
+            self.ages.recovered(entry, now, written);
+        }
+        for (op, meta) in behind {
+            let entry = self.aged(Anchor::new(op, meta.hash));
+            self.ages.recovered(entry, now, meta.written);
+        }
+    }
+
+    /// This member has an entry from now on.
+    pub(super) fn entry_arrived(&mut self, entry: Anchor, followed: bool) {
+        #[cfg(any(test, feature = "sim"))]
+        self.note_estimate(entry);
+        let entry = self.aged(entry);
+        self.ages.arrived(entry, self.steady, followed);
+    }
+
+    /// The age of an entry, to be told.
+    pub(super) fn age_of(&self, entry: Anchor) -> Age {
+        self.ages.of(self.aged(entry), self.steady, self.now.wall)
+    }
+
+    /// The ages of what a vote lists, to be told with it.
+    pub(super) fn ages_of(&self, log: &LogSummary) -> Vec<Age> {
+        listed(log).map(|entry| entry.map_or(Age::default(), |entry| self.age_of(entry))).collect()
+    }
+
+    /// Someone tells the age of an entry. True whatever became of its sender's view, and however late it comes.
+    pub(super) fn on_age(&mut self, from: MemberId, entry: Anchor, age: Age) {
+        if self.ages.known.len() >= MOST_AGES {
+            let log = &self.log;
+            self.ages.known.retain(|(op, hash), _| log.hash(*op) == Some(*hash));
+        }
+        let entry = self.aged(entry);
+        self.ages.told(from, entry, age, self.steady);
+    }
+
+    /// Someone tells the ages of what its vote lists.
+    pub(super) fn on_ages(&mut self, from: MemberId, log: &LogSummary, ages: &[Age]) {
+        for (entry, age) in listed(log).zip(ages) {
+            if let Some(entry) = entry {
+                self.on_age(from, entry, *age);
+            }
+        }
+    }
+
+    /// Everything up to here is committed, so that every later log has it.
+    pub(super) fn forget_ages_below(&mut self, op: Op) {
+        self.ages.forget_below(op);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TODAY: u64 = 1_700_000_000_000;
-    const FAR: u64 = 4_070_908_800_000;
+    const QUORUM: usize = 2;
+    const NO_ALLOWANCE: Duration = Duration::ZERO;
 
-    fn now(ms: u64, wall: u64) -> Now {
-        Now { monotonic: Instant::new(ms * 1_000_000), wall: Timestamp::new(wall) }
+    fn entry(op: u64) -> Anchor {
+        Anchor::new(Op::new(op), Hash::of(&op.to_le_bytes()))
     }
 
-    fn hear(stamp: &mut Stamp, peer: u8, wall: u64, ms: u64) {
-        stamp.on_peer_clock(MemberId::new(peer), Timestamp::new(wall), Instant::new(ms * 1_000_000));
+    fn at(seconds: u64) -> Instant {
+        Instant::ZERO.after(Duration::from_secs(seconds))
     }
 
-    /// Rule N7 of PROTOCOL.md.
-    #[test]
-    fn n7_one_clock_in_the_year_2099_moves_no_stamp() {
-        let mut stamp = Stamp::default();
-        hear(&mut stamp, 1, FAR, 5);
-        hear(&mut stamp, 2, TODAY, 5);
-        assert_eq!(stamp.next(Timestamp::ZERO, now(5, TODAY), 2), Some(Timestamp::new(TODAY)));
-        let mut far_itself = Stamp::default();
-        hear(&mut far_itself, 1, TODAY, 5);
-        hear(&mut far_itself, 2, TODAY, 5);
-        assert_eq!(far_itself.next(Timestamp::ZERO, now(5, FAR), 2), Some(Timestamp::new(TODAY)));
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
     }
 
-    /// Rule N7 of PROTOCOL.md: the clock is set after the peers were heard.
-    #[test]
-    fn n7_a_primary_whose_clock_is_set_forward_stamps_as_before() {
-        let mut stamp = Stamp::default();
-        hear(&mut stamp, 1, TODAY, 5);
-        hear(&mut stamp, 2, TODAY, 5);
-        assert_eq!(stamp.next(Timestamp::ZERO, now(10, FAR), 2), Some(Timestamp::new(TODAY + 5)));
+    fn wall(seconds: u64) -> Timestamp {
+        Timestamp::new(1_700_000_000_000 + seconds * 1000)
+    }
+
+    fn age(ages: &Ages, steady: u64, wall_seconds: u64) -> u64 {
+        let now = Now { monotonic: at(steady), wall: wall(wall_seconds) };
+        ages.inherited(entry(5), now, at(steady), QUORUM, NO_ALLOWANCE).age.as_secs()
+    }
+
+    fn moved(by: u64) -> Age {
+        Age { moved: Some(seconds(by)), ..Age::default() }
     }
 
     /// Rule N7 of PROTOCOL.md.
     #[test]
-    fn n7_stamps_never_go_back_and_wait_for_a_quorum_of_clocks() {
-        let last = Timestamp::new(5_000);
-        assert_eq!(Stamp::default().next(last, now(1, 9_000), 2), None);
-        assert_eq!(Stamp::default().next(last, now(1, 4_000), 1), Some(last));
-        assert_eq!(Stamp::default().next(last, now(1, 6_000), 1), Some(Timestamp::new(6_000)));
+    fn n7_of_one_entry_the_greatest_age_counts_and_grows_by_the_own_clock() {
+        let mut ages = Ages::default();
+        assert_eq!(age(&ages, 9, 0), 0, "nobody knows");
+        ages.arrived(entry(5), at(10), true);
+        assert_eq!(age(&ages, 14, 0), 4);
+        ages.told(MemberId::new(1), entry(5), Age { least: seconds(9), ..Age::default() }, at(15));
+        assert_eq!(age(&ages, 15, 0), 9);
+        ages.told(MemberId::new(2), entry(5), Age { least: seconds(1), ..Age::default() }, at(16));
+        assert_eq!(age(&ages, 16, 0), 10, "a smaller one says nothing");
+    }
+
+    /// Rule N7 of PROTOCOL.md: what one of two knows ends with it.
+    #[test]
+    fn n7_the_age_of_another_entry_at_the_same_op_is_another_one() {
+        let mut ages = Ages::default();
+        ages.arrived(Anchor::new(Op::new(5), Hash::of(b"cut")), at(0), true);
+        ages.arrived(entry(5), at(100), true);
+        assert_eq!(age(&ages, 101, 0), 1);
+        ages.forget_below(Op::new(6));
+        assert_eq!(age(&ages, 101, 0), 0);
+    }
+
+    /// Rule N7 of PROTOCOL.md.
+    #[test]
+    fn n7_wall_clocks_count_where_all_were_down_and_the_least_of_a_quorum_does() {
+        let mut ages = Ages::default();
+        ages.recovered(entry(5), at(0), wall(0));
+        assert_eq!(age(&ages, 1, 500), 1, "one report of three is no quorum");
+        ages.told(MemberId::new(1), entry(5), moved(90), at(1));
+        assert_eq!(age(&ages, 1, 500), 90);
+        assert_eq!(age(&ages, 3, 502), 92, "it goes on by the clock of whoever heard it");
+        ages.told(MemberId::new(2), entry(5), moved(80), at(3));
+        assert_eq!(age(&ages, 3, 500), 92, "a quorum that says more is a quorum");
+        assert_eq!(age(&ages, 3, 4), 80, "the own clock says less, and is one of the quorum that says more");
+        ages.told(MemberId::new(2), entry(5), Age { least: seconds(7), followed: true, moved: None }, at(3));
+        assert_eq!(age(&ages, 3, 500), 7, "who followed it knows better");
+    }
+
+    /// Rule N7 of PROTOCOL.md: steps of wall clocks up to the allowance make nothing early.
+    #[test]
+    fn n7_an_allowance_is_taken_off_what_wall_clocks_tell() {
+        let mut ages = Ages::default();
+        ages.recovered(entry(5), at(0), wall(0));
+        ages.told(MemberId::new(1), entry(5), moved(90), at(0));
+        let now = Now { monotonic: at(2), wall: wall(60) };
+        let inherited = |allowance| ages.inherited(entry(5), now, at(2), QUORUM, seconds(allowance));
+        assert_eq!((inherited(5).age, inherited(5).by_wall_clocks), (seconds(55), seconds(53)));
+        assert_eq!((inherited(90).age, inherited(90).by_wall_clocks), (seconds(2), seconds(0)));
+    }
+
+    /// What peers tell is bounded, and so is the time that it may name.
+    #[test]
+    fn n7_what_peers_tell_of_ages_is_bounded() {
+        let mut ages = Ages::default();
+        for op in 0..2 * MOST_AGES as u64 {
+            ages.told(MemberId::new(1), entry(op), moved(1), at(0));
+        }
+        assert_eq!(ages.known.len(), MOST_AGES);
+        let most = Age { least: Duration::MAX, followed: false, moved: Some(Duration::MAX) };
+        ages.told(MemberId::new(1), entry(5), most, at(0));
+        ages.told(MemberId::new(2), entry(5), most, at(0));
+        let now = Now { monotonic: at(9), wall: wall(0) };
+        assert_eq!(ages.inherited(entry(5), now, at(9), QUORUM, NO_ALLOWANCE).age, Duration::MAX);
+        assert_eq!(millis(Duration::MAX), Timestamp::new(LAST_STAMP_MS));
     }
 }

@@ -476,8 +476,10 @@ impl Replica {
         self.incarnation = self.incarnation.next();
         let seq = self.write(Write::Adopt(Adoption { point, incarnation: self.incarnation }));
         self.note_adoption(anchor, keeps, seq);
+        self.entry_arrived(anchor, false);
         if anchor.op > self.commit {
             self.commit = anchor.op;
+            self.forget_ages_below(anchor.op);
             self.outputs.push_back(Output::Commit { commit: anchor });
         }
         self.commit_by_pipeline();

@@ -9,7 +9,7 @@ use super::state::State;
 use super::summary::well_formed;
 use super::{Halt, Replica};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, View, WriteSeq};
-use crate::message::{LogSummary, Message};
+use crate::message::{Age, LogSummary, Message, Slot};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::{debug, trace};
@@ -50,6 +50,16 @@ impl ViewChange {
         let held = self.held_until.unwrap_or(vote);
         self.resend_at.min(vote).min(install).min(held)
     }
+}
+
+/// The entries that a vote lists: the one at its commit point, then the others by op. `None` where the hash is not known.
+pub(super) fn listed(log: &LogSummary) -> impl Iterator<Item = Option<Anchor>> {
+    let ops = (1..).map(|above| log.commit.op.advance(above));
+    let above = ops.zip(&log.suffix).map(|(op, slot)| match slot {
+        Slot::Present(hash) | Slot::Faulty(Some(hash)) => Some(Anchor::new(op, *hash)),
+        Slot::Faulty(None) => None,
+    });
+    std::iter::once(Some(log.commit)).chain(above)
 }
 
 impl Replica {
@@ -186,11 +196,13 @@ impl Replica {
         let State::ViewChange(change) = &mut self.state else { return };
         change.resend_at = resend_at;
         if let Some(log) = change.said.clone() {
-            self.broadcast(&Message::DoViewChange { view, log });
+            let ages = self.ages_of(&log);
+            self.broadcast(&Message::DoViewChange { view, log, ages });
         }
     }
 
-    pub(super) fn on_do_view_change(&mut self, from: MemberId, view: View, log: LogSummary) {
+    pub(super) fn on_do_view_change(&mut self, from: MemberId, view: View, log: LogSummary, ages: &[Age]) {
+        self.on_ages(from, &log, ages);
         self.release(from, view);
         if view > self.view {
             // A quorum of votes has moved the sender.

@@ -80,8 +80,12 @@ pub enum Bug {
     ClocksTooWrong,
     /// Monotonic clocks stand still while their processes pause, as on a machine that is suspended.
     ClocksPause,
-    /// The primary stamps with its own clock alone.
+    /// The primary stamps with its own wall clock.
     StampOfOneClock,
+    /// A new primary goes on from the greatest time that it has ever taken a stamp for.
+    GreatestEstimate,
+    /// The age of an entry is kept under its op: after a cut, that of another one.
+    AgeByOp,
     /// A step of forming is told before it is durable.
     FormOnWord,
     /// A majority of empty members forms the cluster.
@@ -174,6 +178,8 @@ impl Bug {
         Self::ClocksTooWrong,
         Self::ClocksPause,
         Self::StampOfOneClock,
+        Self::GreatestEstimate,
+        Self::AgeByOp,
         Self::FormOnWord,
         Self::FormsWithoutAll,
         Self::WipedMemberJoins,

@@ -4,8 +4,9 @@ use super::clock::Time;
 use super::mirror::Mirror;
 use super::plan::Plan;
 use super::replay::{Finding, Model};
+use super::stamps::Stamps;
 use crate::config::Cluster;
-use crate::ids::{Anchor, Hash, MemberId, Op, Revision, Timestamp, View};
+use crate::ids::{Anchor, Hash, MemberId, Op, Revision, View};
 use crate::kv::Applied;
 use crate::message::{Entry, FormationStep, Message, Recovered, Request, Write};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,12 +46,9 @@ pub(super) struct Checker {
     counts: BTreeMap<&'static str, u64>,
     /// Members that lost their disk. What they acknowledged before counts as it did.
     wiped: BTreeSet<usize>,
-    /// The greatest time that each member's wall clock ever showed.
-    walls: Vec<Timestamp>,
     /// The last vote of each member to leave a view, and when it was sent.
     votes: Vec<Vec<(View, Time)>>,
-    /// How far clocks may drift apart while one is not heard.
-    stamp_slack_ms: u64,
+    pub(super) stamps: Stamps,
     /// How long a vote may count after it was sent; `None` where messages can take any time.
     vote_lifetime: Option<Time>,
     /// The newest view of any member.
@@ -76,19 +74,11 @@ impl Checker {
             started: BTreeSet::new(),
             counts: BTreeMap::new(),
             wiped: BTreeSet::new(),
-            walls: vec![Timestamp::ZERO; members],
             votes: vec![Vec::new(); members],
-            stamp_slack_ms: plan.scale.stamp_slack_ms,
+            stamps: Stamps::new(plan.roles.len(), plan.options.wall_clock_allowance),
             vote_lifetime: plan.vote_lifetime(),
             newest: View::ZERO,
             now: 0,
-        }
-    }
-
-    /// What the wall clocks of all members show now.
-    pub(super) fn see_clocks(&mut self, walls: impl Iterator<Item = Timestamp>) {
-        for (greatest, now) in self.walls.iter_mut().zip(walls) {
-            *greatest = now.max(*greatest);
         }
     }
 
@@ -193,7 +183,7 @@ impl Checker {
                 mirror.acknowledges(*view, *log)
             }
             // Only the primary of the view weighs the log; to others it is a call to join, and may be out of date.
-            Message::DoViewChange { view, log } if self.cluster.primary(*view) == to => {
+            Message::DoViewChange { view, log, .. } if self.cluster.primary(*view) == to => {
                 mirror.supports(*view, log)
             }
             Message::DoViewChange { view, .. } => mirror.durable().view >= *view,
@@ -263,21 +253,9 @@ impl Checker {
             let found = format!("m{member} commits {:?} on {parent:?}", entry.header);
             return Err(("the committed log is a chain", found));
         }
-        self.check_stamp(&entry)?;
+        self.stamps.committed(&entry)?;
         self.log.push(Committed { hash: entry.header.hash(), entry, results: None, digest: None });
         self.check_quorum(op)
-    }
-
-    /// Rule N7: one clock that is far off moves no stamp.
-    fn check_stamp(&self, entry: &Entry) -> Checked {
-        let mut walls = self.walls.clone();
-        walls.sort_unstable();
-        let second = walls.iter().rev().nth(1.min(walls.len() - 1)).copied().unwrap_or_default();
-        if entry.header.timestamp.get() > second.get().saturating_add(self.stamp_slack_ms) {
-            let found = format!("{:?}, the clocks show {walls:?}", entry.header);
-            return Err(("a stamp is in the past of two clocks", found));
-        }
-        Ok(())
     }
 
     /// Rules V1 and V2: the first to enter a view was moved there by a quorum of live votes.

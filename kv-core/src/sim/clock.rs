@@ -60,12 +60,14 @@ impl Clock {
         (self.base, self.since, self.frozen) = (self.monotonic(now), now, true);
     }
 
-    /// The monotonic clock goes on: from where it stood, or from where it would be.
-    pub(super) const fn thaw(&mut self, now: Time, catches_up: bool) {
+    /// The monotonic clock goes on: from where it stood, or from where it would be. Returns by how much it leaps.
+    pub(super) fn thaw(&mut self, now: Time, catches_up: bool) -> Time {
+        let stood = self.monotonic(now);
         if self.frozen && !catches_up {
             self.since = now;
         }
         self.frozen = false;
+        self.monotonic(now) - stood
     }
 
     /// The monotonic clock goes at another rate from now on: up to so many millionths wrong.

@@ -80,7 +80,8 @@ impl World {
     fn propose_what_is_due(&mut self, member: usize) {
         let now = self.clock_of(member);
         let Some(Process { replica, state: Some(state), reaper, .. }) = self.process(member) else { return };
-        let ask = reaper.ask(now.monotonic, replica.is_serving(), state.deadlines(), || replica.stamp(now));
+        let time = || replica.stamp(now).zip(replica.idle(now));
+        let ask = reaper.ask(now.monotonic, replica.is_serving(), state.deadlines(), time);
         let Some(ask) = ask else { return };
         let request = Request::expiry(state.due(ask)).encode();
         if replica.proposal_room() < request.len() {
@@ -193,6 +194,10 @@ impl World {
     fn ask_journal(&mut self, member: usize, seq: WriteSeq, write: Write) {
         let checked = self.checker.on_write(member, &write);
         self.check(checked);
+        if let (Write::Append(entries), Some(process)) = (&write, &self.members[member].process) {
+            let (life, credited) = (self.members[member].life, process.replica.by_wall_clocks());
+            self.checker.stamps.made(entries, self.now, (member, life), credited);
+        }
         self.trace.note(33, member as u64, seq.get(), || {
             format!("{:?} m{member} writes {}", self.now, brief_write(&write))
         });
@@ -232,13 +237,13 @@ impl World {
     }
 
     fn on_journal(&mut self, member: usize) {
-        let bug = self.bug;
+        let (bug, wall) = (self.bug, self.clock_of(member).wall);
         let Some(process) = self.process(member) else { return };
         let batch = std::mem::take(&mut process.writing);
         let Some(&(last, _)) = batch.last() else { return };
         let writes: Vec<Write> = batch.into_iter().map(|(_, write)| write).collect();
         let asked = writes.iter().map(|write| planted(bug, write)).collect::<Vec<_>>();
-        if let Err(error) = process.journal.execute(&asked) {
+        if let Err(error) = process.journal.execute_at(wall, &asked) {
             if self.members[member].may_fail() {
                 return self.disk_failed(member);
             }
@@ -301,7 +306,6 @@ impl World {
         });
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         process.commit = commit;
-        self.checker.see_clocks(self.members.iter().map(|member| member.clock.read(self.now).wall));
         // The entry of this log, wherever it can be read: the copy here may have gone bad.
         let logs = self.members.iter().filter_map(|other| Some(other.process.as_ref()?.log.clone()));
         let logs: Vec<LogReader> =
@@ -507,7 +511,7 @@ fn place_of(message: &Message) -> u64 {
         Message::Commit { view, commit, round, .. } => view.get() << 40 | commit.op.get() << 20 | round.get(),
         Message::CommitOk { view, round, .. } => view.get() << 32 | round.get(),
         Message::StartViewChange { view } | Message::GetState { view, .. } => view.get(),
-        Message::DoViewChange { view, log } => view.get() << 32 | log.head.get(),
+        Message::DoViewChange { view, log, .. } => view.get() << 32 | log.head.get(),
         Message::StartView { view, commit, .. } => view.get() << 32 | commit.op.get(),
         Message::Fetch { from, through, .. } => from.get() << 32 | through.get(),
         Message::Headers { hashes, .. } => hashes.len() as u64,

@@ -148,8 +148,7 @@ impl World {
         match fault {
             Fault::ClockStep => {
                 let step = *pick(&mut self.rng, &[-3_600_000, -1000, -10, 10, 1000, 3_600_000]);
-                self.checker.see_clocks(self.members.iter().map(|member| member.clock.read(now).wall));
-                self.members[member].clock.step(step);
+                self.step_clock(member, step);
             }
             Fault::ClockFreeze => {
                 self.members[member].clock.freeze(now);
@@ -160,9 +159,17 @@ impl World {
         self.set_timer(member);
     }
 
+    /// The wall clock of a member is set.
+    pub(super) fn step_clock(&mut self, member: usize, by_ms: i64) {
+        self.checker.stamps.stepped(member, by_ms);
+        self.members[member].clock.step(by_ms);
+    }
+
     fn thaw(&mut self, member: usize) {
         let catches_up = self.rng.bool();
-        self.members[member].clock.thaw(self.now, catches_up);
+        let leap = self.members[member].clock.thaw(self.now, catches_up);
+        let most = Time::try_from(self.members[member].options.suspect_max.as_nanos()).unwrap_or(Time::MAX);
+        self.checker.stamps.leapt(leap.min(most));
         self.set_timer(member);
     }
 
@@ -384,6 +391,10 @@ impl World {
         let commit = self.members[primary].process.as_ref().map(|process| process.replica.commit());
         let now = self.clock_of(primary);
         let stamp = self.members[primary].process.as_ref().and_then(|process| process.replica.stamp(now));
+        if let (Some(stamp), Some(process)) = (stamp, &self.members[primary].process) {
+            let checked = self.checker.stamps.goes_on(primary, process.replica.view(), stamp, self.now);
+            self.check(checked);
+        }
         if let Some(overdue) = stamp.and_then(|stamp| self.checker.model().overdue(stamp)) {
             return Some(format!("its time is over, and it is still there: {overdue}"));
         }

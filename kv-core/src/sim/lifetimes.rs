@@ -22,6 +22,11 @@ impl Leases {
     }
 }
 
+/// When something ends that was to last so long: stamps are whole milliseconds, and clocks differ by a thousandth.
+pub(super) fn ends(stamp: Timestamp, ttl_ms: u64) -> Timestamp {
+    stamp.advance(ttl_ms + ttl_ms.div_ceil(1000) + 1)
+}
+
 impl Model {
     fn depending(&self, lease: LeaseId) -> Vec<(Bytes, Record)> {
         self.present().into_iter().filter(|(_, record)| record.lease == Some(lease)).collect()
@@ -54,12 +59,12 @@ impl Model {
         match command {
             LeaseCommand::Grant { .. } if count >= max => Effect::LeaseFailed(LeaseFailure::TooMany),
             LeaseCommand::Grant { ttl_ms } => {
-                self.leases.all.insert(LeaseId::new(revision.get()), (ttl_ms, stamp.advance(ttl_ms)));
+                self.leases.all.insert(LeaseId::new(revision.get()), (ttl_ms, ends(stamp, ttl_ms)));
                 Effect::LeaseGranted
             }
             LeaseCommand::KeepAlive { lease } => match self.leases.all.get_mut(&lease) {
                 Some((ttl_ms, deadline)) => {
-                    *deadline = stamp.advance(*ttl_ms);
+                    *deadline = ends(stamp, *ttl_ms);
                     Effect::LeaseKept
                 }
                 None => Effect::LeaseFailed(LeaseFailure::Unknown),

@@ -350,6 +350,7 @@ impl World {
     /// The end comes in the middle of what the disk is doing: it is done up to some operation.
     fn interrupt_disk(&mut self, member: usize) {
         let (interrupted, after) = (self.rng.bool(), self.rng.u64(1..20));
+        let wall = self.clock_of(member).wall;
         let slot = &mut self.members[member];
         let doing = !slot.may_fail() && slot.stalled.is_none();
         let Some(process) = slot.process.as_deref_mut().filter(|_| interrupted && doing) else {
@@ -358,7 +359,7 @@ impl World {
         slot.disk.fail_after(after);
         let asked: Vec<Write> = process.writing.iter().map(|(_, write)| planted(self.bug, write)).collect();
         // Nobody hears any more whether it succeeded.
-        if !asked.is_empty() && process.journal.execute(&asked).is_err() {
+        if !asked.is_empty() && process.journal.execute_at(wall, &asked).is_err() {
             self.checker.count("writes interrupted");
         }
         if process.checkpoint.take().is_some_and(|checkpoint| checkpoint.run().is_err()) {

@@ -32,6 +32,7 @@ mod report;
 mod scenario;
 mod scenarios;
 mod serve;
+mod stamps;
 pub mod storage;
 mod story;
 mod streams;

@@ -56,8 +56,6 @@ pub(super) struct Scale {
     pub(super) lags: [Time; 3],
     /// How wrong the rate of a monotonic clock gets when it changes, in millionths.
     pub(super) most_drift: u64,
-    /// How far clocks may drift apart while one is not heard: of a slow one that was heard at the beginning, as long as a run takes.
-    pub(super) stamp_slack_ms: u64,
     /// More events than any run should need.
     pub(super) most_events: u64,
 }
@@ -69,7 +67,6 @@ impl Scale {
         probe: 50 * MS,
         lags: [20 * MS, 200 * MS, SECOND],
         most_drift: MAX_DRIFT,
-        stamp_slack_ms: 120_000,
         most_events: 20_000_000,
     };
 }
@@ -392,6 +389,7 @@ fn draw_options(rng: &mut Rng) -> Options {
         max_leases: *pick(&mut other, &[1, 3, 100]),
         history_revisions: *pick(&mut other, &[0, 20, 300, 1_000_000]),
         history_bytes: *pick(&mut other, &[2 << 10, 64 << 10, 1 << 20]),
+        wall_clock_allowance: Duration::from_secs(*pick(&mut other, &[0, 0, 5])),
         ..Options::default()
     }
 }

@@ -283,7 +283,7 @@ impl Model {
             let found = format!("{value:?} was put at {other:?} and again at {revision:?}");
             return Err(("each call runs once", found));
         }
-        let ends = (life.ttl_ms.map(|ms| self.stamp.advance(ms)), life.lease);
+        let ends = (life.ttl_ms.map(|ms| super::lifetimes::ends(self.stamp, ms)), life.lease);
         self.set(revision, key, before, value.clone(), ends);
         Ok(())
     }

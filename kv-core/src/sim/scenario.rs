@@ -446,9 +446,7 @@ impl Cluster {
 
     /// A wall clock is set forward, or back.
     pub(super) fn step_clock(&mut self, member: usize, ms: i64) {
-        let now = self.world.now;
-        self.world.checker.see_clocks(self.world.members.iter().map(|member| member.clock.read(now).wall));
-        self.world.members[member].clock.step(ms);
+        self.world.step_clock(member, ms);
     }
 
     /// The bytes of a value rot in the journal of a member that is down.

@@ -118,6 +118,8 @@ caught! {
     catches_a_cut_at_the_first_bad_block: CutAtFirstBad,
     catches_one_log_of_two_believed: KeepsOneOfTwo,
     catches_damage_that_is_forgotten: DamageForgotten,
+    catches_time_that_goes_on_from_the_greatest_estimate: GreatestEstimate,
+    catches_the_age_of_another_entry: AgeByOp,
     catches_a_transaction_that_is_done_by_half: HalfATransaction,
     catches_a_put_that_one_member_applies_wrongly: AppliesAPutWrongly,
     catches_an_expiry_of_what_was_put_anew: ExpiresOtherPut,

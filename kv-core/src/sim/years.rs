@@ -2,7 +2,7 @@
 //! clients that call now and then. Time in which nothing happens but signs of life is not left out: every one of them is sent,
 //! answered and timed by the real replicas.
 
-use super::clock::{HOUR, MINUTE, MS, SECOND, Time};
+use super::clock::{HOUR, MINUTE, SECOND, Time};
 use super::plan::{Load, Plan, Scale, pick};
 use fastrand::Rng;
 use std::time::Duration;
@@ -45,7 +45,6 @@ impl Plan {
             probe: 10 * SECOND,
             lags: [SECOND, 10 * SECOND, MINUTE],
             most_drift: MOST_DRIFT,
-            stamp_slack_ms: 10_000 + plan.chaos / MS * MOST_DRIFT / 1_000_000,
             most_events: 500_000_000,
         };
         plan

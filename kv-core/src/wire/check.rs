@@ -56,24 +56,27 @@ pub(super) fn message(message: &Message) -> Result<(), WireError> {
             view(*v)?;
             anchor(*log)
         }
-        Message::Commit { view: v, commit, round: r, trim, fresh } => {
+        Message::Commit { view: v, commit, age: _, round: r, trim, fresh } => {
             view(*v)?;
             anchor(*commit)?;
             round(*r)?;
             op(*trim)?;
             fresh.map_or(Ok(()), |fresh| op(fresh.op))
         }
-        Message::CommitOk { view: v, round: r, log, checkpoint, wall, sent: _ } => {
+        Message::CommitOk { view: v, round: r, log, checkpoint, sent: _ } => {
             view(*v)?;
             round(*r)?;
             log.map_or(Ok(()), anchor)?;
-            op(*checkpoint)?;
-            timestamp(*wall)
+            op(*checkpoint)
         }
         Message::StartViewChange { view: v } | Message::GetState { view: v, .. } => view(*v),
-        Message::DoViewChange { view: v, log } => {
+        Message::DoViewChange { view: v, log, ages } => {
             view(*v)?;
-            summary(log)
+            summary(log)?;
+            if ages.len() > log.suffix.len() + 1 {
+                return Err(WireError::OutOfRange { field: "the number of ages" });
+            }
+            Ok(())
         }
         Message::StartView { view: v, commit, hashes, .. } => {
             view(*v)?;

@@ -9,7 +9,7 @@ use kv_core::ids::{
     self, Anchor, ClusterId, Hash, Op, RequestNumber, Revision, Round, SessionId, Timestamp, View,
 };
 use kv_core::message::{
-    Answer, ClientCall, ClientMessage, Command, Entry, EntryHeader, FetchWhat, FormationStep, Message,
+    Age, Answer, ClientCall, ClientMessage, Command, Entry, EntryHeader, FetchWhat, FormationStep, Message,
     Moment, Operation, Query, ReadMode, Rejection, Request, ServerMessage, body_of,
 };
 use kv_core::transport::{Connection, Lane};
@@ -221,10 +221,38 @@ pub(crate) async fn x5_views_and_ops_near_the_maximum_close_the_link_and_change_
         let messages = [
             Message::StartViewChange { view },
             Message::GetState { view, nonce: 1 },
-            Message::Commit { view, commit: near, round: Round::ZERO, trim: Op::ZERO, fresh: None },
-            Message::Commit { view: good, commit: anchor, round: Round::ZERO, trim: Op::ZERO, fresh: None },
-            Message::Commit { view: good, commit: near, round: Round::new(far), trim: Op::ZERO, fresh: None },
-            Message::Commit { view: good, commit: near, round: Round::ZERO, trim: op, fresh: None },
+            Message::Commit {
+                view,
+                commit: near,
+                age: Age::default(),
+                round: Round::ZERO,
+                trim: Op::ZERO,
+                fresh: None,
+            },
+            Message::Commit {
+                view: good,
+                commit: anchor,
+                age: Age::default(),
+                round: Round::ZERO,
+                trim: Op::ZERO,
+                fresh: None,
+            },
+            Message::Commit {
+                view: good,
+                commit: near,
+                age: Age::default(),
+                round: Round::new(far),
+                trim: Op::ZERO,
+                fresh: None,
+            },
+            Message::Commit {
+                view: good,
+                commit: near,
+                age: Age::default(),
+                round: Round::ZERO,
+                trim: op,
+                fresh: None,
+            },
             Message::StartView { view, commit: near, hashes: Vec::new(), nonce: 0 },
             Message::StartView { view: good, commit: anchor, hashes: vec![(op, Hash::ZERO)], nonce: 0 },
             Message::PrepareOk { view, log: near },
@@ -280,7 +308,14 @@ pub(crate) async fn x6_gaps_and_floods_of_good_frames_are_survived(net: Net) {
         Message::Fetch { from: Op::new(1), through: far.op, hash: None, nonce: 1, what: FetchWhat::Entries },
         Message::GetSnapshot { nonce: 1, at: None, after: Some(Bytes::new()) },
         Message::Formation { step: FormationStep::Empty, ask: true },
-        Message::Commit { view, commit: far, round: Round::ZERO, trim: far.op, fresh: None },
+        Message::Commit {
+            view,
+            commit: far,
+            age: Age::default(),
+            round: Round::ZERO,
+            trim: far.op,
+            fresh: None,
+        },
     ];
     let floods = messages.iter().flat_map(|message| [(message, 0), (message, 1)]).map(|(message, to)| {
         let impostor = &impostor;
@@ -404,17 +439,23 @@ fn all_frames() -> Vec<(&'static str, Option<Lane>, Bytes)> {
     let messages = [
         Message::Prepare { view, commit: near, entry: entry(|_| {}) },
         Message::PrepareOk { view, log: near },
-        Message::Commit { view, commit: near, round: Round::ZERO, trim: Op::ZERO, fresh: None },
+        Message::Commit {
+            view,
+            commit: near,
+            age: Age::default(),
+            round: Round::ZERO,
+            trim: Op::ZERO,
+            fresh: None,
+        },
         Message::CommitOk {
             view,
             round: Round::ZERO,
             log: None,
             checkpoint: Op::ZERO,
-            wall: Timestamp::new(1),
             sent: Moment { life: 1, at: ids::Instant::ZERO },
         },
         Message::StartViewChange { view: View::new(1_000_000) },
-        Message::DoViewChange { view: View::new(1_000_000), log },
+        Message::DoViewChange { view: View::new(1_000_000), log, ages: Vec::new() },
         Message::StartView {
             view: View::new(1_000_000),
             commit: near,

@@ -477,7 +477,14 @@ fn x8_intact_checksums_over_absurd_numbers_are_damage_and_no_panic() {
             assert_eq!(at, entry.header.op);
             let seed = block::Seed::new(identity().cluster, identity().member, place.segment);
             let mut bytes = Vec::new();
-            record::encode(&mut bytes, &entry, entry.header.hash(), op(synced), &place, seed);
+            record::encode(
+                &mut bytes,
+                &entry,
+                (entry.header.hash(), Timestamp::ZERO),
+                op(synced),
+                &place,
+                seed,
+            );
             overwrite(&disk, FIRST, 3 * 8, &bytes);
             let recovered = reopened(&disk);
             assert_eq!((head(&recovered), recovered.is_damaged()), (2, true), "field {field}");

@@ -124,6 +124,26 @@ fn a_newer_format_is_refused_and_so_is_an_older_one() {
     assert!(matches!(error, OpenError::OlderFormat { found: 1, known: 2 }), "{error}");
 }
 
+/// The first format kept no wall clock beside an entry.
+#[test]
+fn another_format_of_a_segment_is_refused_older_or_newer() {
+    for format in [1_u32, 9] {
+        let (disk, _) = with_entries(3);
+        let file = segment::name(place::SegmentNumber::new(0));
+        let mut bytes = disk.contents(&file).unwrap();
+        for sector in bytes[..BLOCK_BYTES].chunks_exact_mut(512) {
+            sector[16..20].copy_from_slice(&format.to_le_bytes());
+            let checksum = xxhash_rust::xxh3::xxh3_64(&sector[8..]);
+            sector[..8].copy_from_slice(&checksum.to_le_bytes());
+        }
+        disk.put(&file, bytes);
+        let error = refused(&disk, identity());
+        let newer = matches!(error, OpenError::NewerFormat { found: 9, known: 2 });
+        let older = matches!(error, OpenError::OlderFormat { found: 1, known: 2 });
+        assert!(if format == 9 { newer } else { older }, "{error}");
+    }
+}
+
 #[test]
 fn s5_superblock_copies_are_repaired_while_a_quorum_is_intact_and_refused_below() {
     let (disk, _) = with_entries(3);

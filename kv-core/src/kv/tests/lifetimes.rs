@@ -30,7 +30,7 @@ impl Machine {
     /// What the primary proposes at the present time.
     fn due(&self) -> Vec<Expiry> {
         let now = Timestamp::new(self.log.timestamp);
-        self.state.due(Ask { keys: now, leases: Some(now) })
+        self.state.due(Ask { keys: now, leases: Some(now), tick: false })
     }
 
     /// The expiry of this comes to be applied at the present time.
@@ -63,8 +63,8 @@ fn x1_a_key_ends_when_it_is_due_by_the_stamps_and_not_a_millisecond_earlier() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     machine.run(&[put_for(session, 1, "k", ttl(100))]);
-    assert_eq!(machine.state.deadlines().key, Some(Timestamp::new(1_100)));
-    machine.wait(99);
+    assert_eq!(machine.state.deadlines().key, Some(Timestamp::new(1_102)));
+    machine.wait(101);
     assert_eq!(machine.due(), []);
     let early = vec![Expiry::Key { key: "k".into(), modified: Revision::new(2) }];
     assert_eq!(machine.expire(early), (0, 0), "whoever proposes it");
@@ -83,7 +83,7 @@ fn an_expiry_is_a_request_with_a_revision_of_its_own() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     machine.run(&[put_for(session, 1, "a", ttl(1)), put_for(session, 2, "b", ttl(1))]);
-    machine.wait(1);
+    machine.wait(3);
     let due = machine.due();
     let applied = machine.run(&[Request::expiry(due), put(session, 3, "c", "value", None)]);
     assert_eq!(applied[0].result.as_ref().unwrap().effect, Effect::Expired { keys: 2, leases: 0 });
@@ -101,7 +101,7 @@ fn x2_a_put_with_a_new_ttl_beside_an_expiry_computed_before_it_stays() {
         }
         let session = machine.open();
         machine.run(&[put_for(session, 1, "k", ttl(100))]);
-        machine.wait(100);
+        machine.wait(102);
         let due = machine.due();
         // In one entry, as the primary would order them; and also one after the other.
         machine.run(&[put_for(session, 2, "k", ttl(100)), Request::expiry(due.clone())]);
@@ -122,7 +122,7 @@ fn x2_the_planted_bug_of_an_early_expiry_is_one() {
         }
         let session = machine.open();
         machine.run(&[put_for(session, 1, "k", ttl(100))]);
-        machine.wait(50);
+        machine.wait(60);
         let due = machine.due();
         machine.expire(due);
         assert_eq!(machine.has("k"), bug.is_none(), "{bug:?}");
@@ -146,7 +146,7 @@ fn a_put_without_a_lifetime_clears_an_earlier_one_and_a_counter_keeps_it() {
     let record = machine.state.reader().get(b"n").unwrap().0.unwrap();
     assert_eq!((&record.value[..], record.lease), (&b"6"[..], Some(lease)));
     assert_eq!(record.expires, machine.state.deadlines().key);
-    machine.wait(500);
+    machine.wait(510);
     let due = machine.due();
     assert_eq!(due.len(), 2, "the key, with the revision of the addition, and the lease");
     assert_eq!(machine.expire(due), (1, 1));
@@ -168,9 +168,9 @@ fn x3_a_lease_takes_all_its_keys_with_it_at_one_revision() {
     ]);
     machine.wait(999);
     assert_eq!(machine.effect(lease(session, 7, LeaseCommand::KeepAlive { lease: id })), Effect::LeaseKept);
-    machine.wait(999);
+    machine.wait(1_001);
     assert_eq!(machine.due(), []);
-    let info = LeaseInfo { ttl_ms: 1_000, deadline: Timestamp::new(2_999), keys: 2 };
+    let info = LeaseInfo { ttl_ms: 1_000, deadline: Timestamp::new(3_001), keys: 2 };
     assert_eq!(machine.effect(lease(session, 8, LeaseCommand::Look { lease: id })), Effect::Lease(info));
     machine.wait(1);
     let due = machine.due();
@@ -249,7 +249,7 @@ fn leases_and_their_keys_are_bounded() {
     // The ends of all come one after the other: a request does no more than it may.
     machine.run(&[put_for(session, number + 4, "other", Lifetime::lease(ids[1]))]);
     machine.run(&[put_for(session, number + 5, "third", Lifetime::lease(ids[1]))]);
-    machine.wait(1_000);
+    machine.wait(1_002);
     assert_eq!(machine.due(), [Expiry::Lease { lease: ids[0] }]);
 }
 
@@ -260,7 +260,7 @@ fn an_expiry_is_bounded_in_keys_and_in_bytes() {
     for n in 0..1_200 {
         machine.run(&[put_for(session, 1 + n, &format!("key{n}"), ttl(5))]);
     }
-    machine.wait(5);
+    machine.wait(7);
     let due = machine.due();
     assert_eq!(due.len(), 1_000);
     assert_eq!(due[0], Expiry::Key { key: "key0".into(), modified: Revision::new(2) });
@@ -275,7 +275,7 @@ fn an_expiry_in_a_session_is_refused() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     machine.run(&[put_for(session, 1, "k", ttl(1))]);
-    machine.wait(1);
+    machine.wait(3);
     let due = machine.due();
     let refused = request(session, 2, Operation::Expire(due));
     assert_eq!(machine.result(refused), Err(Rejection::Invalid));
@@ -309,7 +309,7 @@ fn deadlines_and_leases_survive_a_restart_and_are_known_by_the_digest() {
         let same = machine.digest() == digest && machine.state.deadlines() == deadlines;
         assert_eq!(same, bug.is_none(), "{bug:?}");
         if bug.is_none() {
-            machine.wait(300);
+            machine.wait(310);
             let due = machine.due();
             assert_eq!(machine.expire(due), (2, 1));
         }

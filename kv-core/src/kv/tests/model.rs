@@ -22,6 +22,11 @@ pub(super) struct Model {
 /// The keys.
 pub(super) type Records = BTreeMap<Bytes, Record>;
 
+/// Stamps are whole milliseconds, and clocks differ by a thousandth.
+fn ends(now: u64, ttl_ms: u64) -> u64 {
+    now + ttl_ms + ttl_ms.div_ceil(1000) + 1
+}
+
 impl Model {
     /// Follows what the state says it did; checks that it did what it should.
     fn follow(&mut self, request: &Request, applied: &Applied) {
@@ -90,7 +95,7 @@ impl Model {
         let (created, version) =
             self.records.get(key).map_or((at, 0), |found| (found.created, found.version));
         let (value, version) = (value.clone(), version + 1);
-        let expires = life.ttl_ms.map(|ms| Timestamp::new(now + ms));
+        let expires = life.ttl_ms.map(|ms| Timestamp::new(ends(now, ms)));
         let record = Record { value, created, modified: at, version, expires, lease: life.lease };
         self.records.insert(key.clone(), record);
     }
@@ -152,11 +157,11 @@ impl Model {
                 Effect::LeaseFailed(LeaseFailure::TooMany)
             }
             LeaseCommand::Grant { ttl_ms } => {
-                self.leases.insert(LeaseId::new(at.get()), (ttl_ms, now + ttl_ms));
+                self.leases.insert(LeaseId::new(at.get()), (ttl_ms, ends(now, ttl_ms)));
                 Effect::LeaseGranted
             }
             LeaseCommand::KeepAlive { lease } => self.leases.get_mut(&lease).map_or(unknown, |found| {
-                found.1 = now + found.0;
+                found.1 = ends(now, found.0);
                 Effect::LeaseKept
             }),
             LeaseCommand::Revoke { lease } => match self.leases.remove(&lease) {
@@ -417,7 +422,7 @@ fn random_workloads_leave_what_a_simple_map_would_hold() {
         let now = Timestamp::new(u64::MAX >> 2);
         workload.log.timestamp = now.get();
         while !workload.model.due(now).is_empty() {
-            let due = state.due(Ask { keys: now, leases: Some(now) });
+            let due = state.due(Ask { keys: now, leases: Some(now), tick: false });
             assert_eq!(due, workload.model.due(now), "in the order of the deadlines");
             let expiry = [Request::expiry(due)];
             let applied = state.apply(&workload.log.entry(&expiry)).unwrap();

@@ -36,7 +36,7 @@ impl Checks {
                 );
                 self.stands(from, disk, *view, *log);
             }
-            Message::DoViewChange { view, log } => {
+            Message::DoViewChange { view, log, .. } => {
                 self.speaks(from, disk, *view);
                 assert_eq!(disk.log_view, log.log_view, "{from:?} tells its log_view");
                 // Repeated by the view's primary, it may tell of what the decision has cut since.

@@ -35,7 +35,14 @@ fn n5_a_start_view_that_its_own_view_has_overtaken_halts_nobody() {
     group.start(2);
     assert_eq!(group.replica(2).standing().status, Status::ViewChange);
     let (commit, view) = (group.replica(0).commit(), View::new(1));
-    let beat = Message::Commit { view, commit, round: Default::default(), trim: Op::ZERO, fresh: None };
+    let beat = Message::Commit {
+        view,
+        commit,
+        age: Default::default(),
+        round: Default::default(),
+        trim: Op::ZERO,
+        fresh: None,
+    };
     group.input(2, Input::Message { from: member(1), message: beat.clone() });
     group.input(2, Input::Message { from: member(1), message: beat });
     let hashes = hashes(group.replica(0), 2);

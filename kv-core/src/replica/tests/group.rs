@@ -1,6 +1,7 @@
 //! A group of replicas, its disks and its network, all in plain values. Nothing happens unless a test says so.
 
 use super::checks::{Checks, MOST_OUTPUTS};
+use super::clocks::{Clock, Stamps};
 use crate::config::{Cluster, Options};
 use crate::ids::{Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq};
 use crate::message::{
@@ -8,6 +9,7 @@ use crate::message::{
     Message, Operation, Recovered, Request, Write,
 };
 use crate::replica::{Halt, Input, Now, Output, Replica, ReplicaConfig, Wrap};
+use crate::sim::Bug;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -24,6 +26,8 @@ pub(super) struct Disk {
     pub(super) damaged: Option<Extent>,
     pub(super) incarnation: Incarnation,
     pub(super) entries: BTreeMap<Op, Entry>,
+    /// The wall clock when each entry was written.
+    pub(super) written: BTreeMap<Op, Timestamp>,
     pub(super) checkpoint: Anchor,
     /// The point below the oldest entry, with the revision and the stamp there.
     pub(super) floor: (Anchor, Revision, Timestamp),
@@ -42,6 +46,7 @@ impl Disk {
             damaged: None,
             incarnation: Incarnation::ZERO,
             entries: BTreeMap::new(),
+            written: BTreeMap::new(),
             checkpoint: Anchor::ZERO,
             floor: (Anchor::ZERO, Revision::new(1), Timestamp::ZERO),
             snapshot: None,
@@ -64,10 +69,16 @@ impl Disk {
         }
     }
 
-    fn write(&mut self, write: Write) {
+    fn write(&mut self, write: Write, wall: Timestamp, written_once: bool) {
         match write {
             Write::Formation(step) => self.formation = step,
             Write::Append(entries) => {
+                for entry in &entries {
+                    let written = self.written.entry(entry.header.op).or_insert(wall);
+                    if !written_once {
+                        *written = wall;
+                    }
+                }
                 self.entries.extend(entries.into_iter().map(|entry| (entry.header.op, entry)));
             }
             Write::View(record) => {
@@ -146,12 +157,17 @@ impl Disk {
             log_view: self.log_view,
             checkpoint: self.checkpoint,
             floor: self.floor.0,
-            entries: self.chain().map(|entry| EntryMeta::of(&entry.header)).collect(),
+            entries: self.chain().map(|entry| self.meta(entry)).collect(),
             floor_next_revision: self.floor.1,
             floor_timestamp: self.floor.2,
             incarnation: self.incarnation,
             damage: self.damaged.map(|extent| Damage { behind: self.behind(), extent }),
         }
+    }
+
+    fn meta(&self, entry: &Entry) -> EntryMeta {
+        let written = self.written.get(&entry.header.op).copied().unwrap_or_default();
+        EntryMeta { written, ..EntryMeta::of(&entry.header) }
     }
 
     /// The entries from the floor to the first that is missing.
@@ -173,7 +189,7 @@ impl Disk {
             if op.previous() > head {
                 behind.entry(op.previous()).or_insert(Behind::Pinned(parent));
             }
-            behind.insert(*op, Behind::Intact { meta: EntryMeta::of(&entry.header), parent });
+            behind.insert(*op, Behind::Intact { meta: self.meta(entry), parent });
         }
         behind
     }
@@ -221,6 +237,12 @@ pub(super) struct Group {
     pub(super) installing: Vec<(u8, Anchor)>,
     pub(super) spoiled: BTreeSet<Anchor>,
     pub(super) options: Options,
+    /// What each member takes the time for.
+    pub(super) clocks: Vec<Clock>,
+    pub(super) stamps: Stamps,
+    pub(super) bug: Option<Bug>,
+    /// A planted bug of journals: the wall clock beside an entry is that of what first stood at its op.
+    pub(super) written_once: bool,
     checks: Checks,
 }
 
@@ -231,6 +253,15 @@ impl Group {
     }
 
     pub(super) fn with_options(data: u8, witnesses: u8, options: Options) -> Self {
+        Self::with(data, witnesses, options, None)
+    }
+
+    /// Data members that have a planted bug.
+    pub(super) fn with_bug(data: u8, options: Options, bug: Option<Bug>) -> Self {
+        Self::with(data, 0, options, bug)
+    }
+
+    fn with(data: u8, witnesses: u8, options: Options, bug: Option<Bug>) -> Self {
         let mut builder = Cluster::builder("group");
         for id in 0..data + witnesses {
             let address = format!("member:{id}");
@@ -269,6 +300,10 @@ impl Group {
             installing: Vec::new(),
             spoiled: BTreeSet::new(),
             options,
+            clocks: vec![Clock::right(); usize::from(data + witnesses)],
+            stamps: Stamps::default(),
+            bug,
+            written_once: false,
             checks: Checks::default(),
         };
         for id in 0..data + witnesses {
@@ -288,7 +323,8 @@ impl Group {
         self.lives += 1;
         let mut config =
             ReplicaConfig::new(self.cluster.clone(), MemberId::new(id), self.options.clone(), self.lives);
-        let now = self.now;
+        config.bug = self.bug;
+        let now = self.now_of(id);
         let member = &mut self.members[usize::from(id)];
         member.life = self.lives;
         member.paused = false;
@@ -343,8 +379,13 @@ impl Group {
         serving.next_back()
     }
 
+    /// What the member takes the time for.
+    pub(super) fn now_of(&self, id: u8) -> Now {
+        self.clocks[usize::from(id)].read(self.now)
+    }
+
     pub(super) fn input(&mut self, id: u8, input: Input) {
-        let now = self.now;
+        let now = self.now_of(id);
         if let Some(replica) = &mut self.members[usize::from(id)].replica {
             let timeout = input == Input::Timeout;
             replica.handle(now, input);
@@ -385,6 +426,9 @@ impl Group {
             match output {
                 Output::Write { seq, write } => {
                     if let Write::Append(entries) = &write {
+                        entries.iter().for_each(|entry| self.stamps.made(entry, self.now.monotonic));
+                        let credited = member.replica.as_ref().map(Replica::by_wall_clocks);
+                        self.stamps.credited(member.life, credited.unwrap_or_default());
                         member.staged.extend(entries.iter().map(|entry| (entry.header.op, entry.clone())));
                     }
                     if let Write::Repair(entry) = &write {
@@ -455,11 +499,12 @@ impl Group {
                     drop(member.disk.snapshot.take_if(|(stored, _)| *stored == at));
                 }
                 Output::Commit { commit } => {
-                    let now = self.now;
+                    let now = self.clocks[usize::from(id)].read(self.now);
                     let replica = member.replica.as_mut().expect("alive");
                     replica.handle(now, Input::Applied { op: commit.op });
                     for op in replica.committed_above(self.committed.len()) {
                         self.committed.push(op);
+                        self.stamps.committed(op);
                     }
                     let index = usize::try_from(commit.op.get()).expect("small") - 1;
                     assert_eq!(self.committed.get(index), Some(&commit.hash), "member {id}, {commit:?}");
@@ -548,11 +593,12 @@ impl Group {
 
     /// Makes the first `count` writes durable, and tells nobody.
     pub(super) fn write_some(&mut self, id: u8, count: usize) -> Option<WriteSeq> {
+        let (wall, once) = (self.now_of(id).wall, self.written_once);
         let member = &mut self.members[usize::from(id)];
         let mut last = None;
         for _ in 0..count.min(member.writing.len()) {
             let (seq, write) = member.writing.pop_front()?;
-            member.disk.write(write);
+            member.disk.write(write, wall, once);
             last = Some(seq);
         }
         self.check_committed_is_kept();
@@ -604,17 +650,22 @@ impl Group {
         panic!("the group does not come to rest");
     }
 
+    /// Time passes, and nobody looks.
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.now.monotonic = self.now.monotonic.after(time);
+        self.now.wall = self.now.wall.advance(u64::try_from(time.as_millis()).expect("not that long"));
+    }
+
     /// Lets one millisecond pass.
     pub(super) fn tick(&mut self) {
-        self.now.monotonic = self.now.monotonic.after(Duration::from_millis(1));
-        self.now.wall = self.now.wall.next();
+        self.pass(Duration::from_millis(1));
         while self.on_the_way.front().is_some_and(|(due, _)| *due <= self.now.monotonic) {
             self.network.extend(self.on_the_way.pop_front().map(|(_, envelope)| envelope));
         }
         for id in 0..u8::try_from(self.members.len()).expect("few members") {
             let member = &self.members[usize::from(id)];
             let due = member.replica.as_ref().filter(|_| !member.paused).and_then(Replica::poll_timeout);
-            if due.is_some_and(|due| due <= self.now.monotonic) {
+            if due.is_some_and(|due| due <= self.now_of(id).monotonic) {
                 self.input(id, Input::Timeout);
             }
         }

@@ -1,6 +1,7 @@
 //! Whole groups of replicas without disks or networks of any kind: each test states a rule of PROTOCOL.md by its number.
 
 mod checks;
+mod clocks;
 mod damage;
 mod executions;
 mod group;

@@ -138,6 +138,7 @@ fn n5_a_commit_point_with_another_hash_moves_nothing_while_catching_up() {
     let later = Message::Commit {
         view: View::new(1),
         commit,
+        age: Default::default(),
         round: Default::default(),
         trim: Op::ZERO,
         fresh: None,
@@ -268,7 +269,7 @@ fn v4_a_member_restarted_between_views_says_again_what_it_said() {
     assert_eq!(group.replica(1).standing().status, Status::ViewChange);
     let said = |e: &Envelope| {
         e.from == member(1)
-            && matches!(&e.message, Message::DoViewChange { view, log } if *view == View::new(1) && log.head == Op::new(2))
+            && matches!(&e.message, Message::DoViewChange { view, log, .. } if *view == View::new(1) && log.head == Op::new(2))
     };
     assert!(group.sent.iter().any(said));
     group.heal();

@@ -7,6 +7,7 @@ use crate::config::Options;
 use crate::ids::{MemberId, Op};
 use crate::message::{Envelope, Extent, FormationStep, Message};
 use crate::replica::{Input, Replica};
+use crate::sim::Bug;
 use std::time::Duration;
 
 struct Walk {
@@ -20,6 +21,9 @@ struct Walk {
     long: bool,
     /// Messages of the past, which may come again at any time.
     past: Vec<Envelope>,
+    /// Whether clocks go wrong, and of how many members wall clocks do.
+    clocks: bool,
+    wrong: u8,
 }
 
 impl Walk {
@@ -35,11 +39,53 @@ impl Walk {
         }
         let members = data + witnesses;
         let (damage, long) = (rng.bool(), rng.bool());
-        Self { group, members, damage, tickets: 0, long, past: Vec::new(), rng }
+        Self { group, members, damage, tickets: 0, long, past: Vec::new(), clocks: false, wrong: 0, rng }
+    }
+
+    /// A walk on which the clocks are what matters.
+    fn of_clocks(seed: u64, bug: Option<Bug>) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let data = [1, 2, 3, 3, 3, 5, 5][rng.usize(..7)];
+        let allowance = Duration::from_secs([0, 0, 5][rng.usize(..3)]);
+        let options = Options { pipeline: 4, wall_clock_allowance: allowance, ..Options::default() };
+        let mut group = Group::with_bug(data, options, bug);
+        if bug != Some(Bug::StampOfOneClock) {
+            group.run_until("a primary serves", |group| group.serving() == Some(0));
+        }
+        let minority = data - u8::try_from(group.cluster.replication_quorum()).expect("few");
+        let wrong = if rng.u8(..3) == 0 { data } else { minority };
+        group.stamps.majority_wrong = wrong > minority;
+        let long = rng.bool();
+        Self {
+            group,
+            members: data,
+            damage: false,
+            tickets: 0,
+            long,
+            past: Vec::new(),
+            clocks: true,
+            wrong,
+            rng,
+        }
+    }
+
+    /// Something happens to a clock, or to how long messages take.
+    fn disturb(&mut self, id: u8) {
+        let now = self.group.now;
+        let clock = &mut self.group.clocks[usize::from(id)];
+        match self.rng.u8(..8) {
+            0..3 => clock.set_rate(now, self.rng.u64(900..=1100)),
+            3 => clock.set_rate(now, 0),
+            4..6 if id < self.wrong => clock.step(self.rng.i64(-100_000_000..100_000_000)),
+            _ => self.group.lag = Duration::from_millis(*self.rng.choice(&[0, 0, 5, 50, 400]).expect("some")),
+        }
     }
 
     fn step(&mut self) {
         let id = self.rng.u8(..self.members);
+        if self.clocks && self.rng.u8(..100) == 0 {
+            self.disturb(id);
+        }
         let alive = self.group.members[usize::from(id)].replica.is_some();
         match self.rng.u32(..1000) {
             0..500 => self.deliver(),
@@ -118,13 +164,16 @@ impl Walk {
     /// Everybody is late for everything.
     fn jump(&mut self) {
         let by = Duration::from_millis(self.rng.u64(100..20_000));
-        self.group.now.monotonic = self.group.now.monotonic.after(by);
+        self.group.pass(by);
         self.group.tick();
     }
 
     fn restart_all(&mut self) {
         for id in 0..self.members {
             self.crash(id);
+        }
+        if self.clocks {
+            self.group.pass(Duration::from_millis(self.rng.u64(0..60_000)));
         }
         for id in 0..self.members {
             self.group.start(id);
@@ -332,6 +381,18 @@ fn no_committed_entry_is_lost_on_300_random_walks() {
     }
 }
 
+/// A walk on which clocks go wrong. In the end they are right, and the cluster's time goes at their rate again.
+pub(super) fn walk_of_clocks(seed: u64, bug: Option<Bug>) {
+    let mut walk = Walk::of_clocks(seed, bug);
+    for _ in 0..1_500 {
+        walk.step();
+    }
+    let now = walk.group.now;
+    walk.group.clocks.iter_mut().for_each(|clock| clock.set_rate(now, 1000));
+    walk.group.lag = Duration::ZERO;
+    walk.finish(seed);
+}
+
 /// `WALK=A..B cargo test -p kv-core --lib walks_from_the_environment -- --ignored` runs other seeds.
 #[test]
 #[ignore = "takes its seeds from the variable WALK; run by hand, as the line above says"]
@@ -340,5 +401,6 @@ fn walks_from_the_environment() {
     let (from, to) = seeds.split_once("..").expect("WALK=A..B");
     for seed in from.parse::<u64>().expect("a number")..to.parse::<u64>().expect("a number") {
         walk(seed, 3_000);
+        walk_of_clocks(seed, None);
     }
 }

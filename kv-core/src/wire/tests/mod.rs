@@ -12,10 +12,10 @@ use crate::ids::{
     Timestamp, View,
 };
 use crate::message::{
-    Answer, Chunk, ChunkEnd, ClientCall, Command, Effect, Entry, EntryHeader, Event, EventKind, FetchWhat,
-    FormationStep, Fresh, Guard, Latencies, LeaseFailure, LeaseInfo, Lifetime, Load, LogPoint, LogSummary,
-    MemberStatus, Moment, Operation, Outcome, PeerStatus, Position, Query, ReadMode, Record, Rejection,
-    Request, Scanned, Slot, StepFailure, StepResult, WatchQuery, body_of,
+    Age, Answer, Chunk, ChunkEnd, ClientCall, Command, Effect, Entry, EntryHeader, Event, EventKind,
+    FetchWhat, FormationStep, Fresh, Guard, Latencies, LeaseFailure, LeaseInfo, Lifetime, Load, LogPoint,
+    LogSummary, MemberStatus, Moment, Operation, Outcome, PeerStatus, Position, Query, ReadMode, Record,
+    Rejection, Request, Scanned, Slot, StepFailure, StepResult, WatchQuery, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -92,20 +92,21 @@ fn messages() -> Vec<Message> {
     let (from, through) = (Op::new(3), Op::new(9));
     let moment = Moment { life: u64::MAX, at: Instant::new(7) };
     let fresh = Some(Fresh { op: Op::new(5), since: moment });
+    let long = Duration::new(u64::MAX, 999_999_999);
+    let age = Age { least: long, followed: true, moved: Some(long) };
     vec![
         Message::Prepare { view, commit: anchor(4), entry: entry(5) },
         Message::PrepareOk { view, log: anchor(5) },
-        Message::Commit { view, commit: anchor(5), round: Round::new(8), trim: Op::new(1), fresh },
+        Message::Commit { view, commit: anchor(5), age, round: Round::new(8), trim: Op::new(1), fresh },
         Message::CommitOk {
             view,
             round: Round::new(8),
             log: Some(anchor(5)),
             checkpoint: Op::new(4),
-            wall: Timestamp::new(1_700_000_000_000),
             sent: moment,
         },
         Message::StartViewChange { view },
-        Message::DoViewChange { view, log },
+        Message::DoViewChange { view, log, ages: vec![age] },
         Message::StartView { view, commit: anchor(3), hashes: hashes.clone(), nonce: u64::MAX },
         Message::GetState { view, nonce: u64::MAX },
         Message::TooOld {
@@ -463,14 +464,23 @@ fn counters_near_their_end_are_refused() {
         Message::Commit {
             view: good,
             commit: anchor(1),
+            age: Age::default(),
             round: Round::new(FAR),
             trim: Op::ZERO,
             fresh: None,
         },
-        Message::Commit { view: good, commit: anchor(1), round: Round::ZERO, trim: op, fresh: None },
         Message::Commit {
             view: good,
             commit: anchor(1),
+            age: Age::default(),
+            round: Round::ZERO,
+            trim: op,
+            fresh: None,
+        },
+        Message::Commit {
+            view: good,
+            commit: anchor(1),
+            age: Age::default(),
             round: Round::ZERO,
             trim: Op::ZERO,
             fresh: Some(Fresh { op, since: Moment { life: 1, at: Instant::ZERO } }),
@@ -479,9 +489,18 @@ fn counters_near_their_end_are_refused() {
         Message::Headers { nonce: 0, hashes: vec![(op, Hash::ZERO)] },
         Message::Headers { nonce: 0, hashes: vec![(Op::new(5), Hash::ZERO), (Op::new(4), Hash::ZERO)] },
         Message::Headers { nonce: 0, hashes: vec![(Op::new(5), Hash::ZERO), (Op::new(7), Hash::ZERO)] },
-        Message::DoViewChange { view, log: log.clone() },
-        Message::DoViewChange { view: good, log: LogSummary { log_view: view, ..log.clone() } },
-        Message::DoViewChange { view: good, log: LogSummary { head: Op::new(2), ..log } },
+        Message::DoViewChange { view, log: log.clone(), ages: Vec::new() },
+        Message::DoViewChange {
+            view: good,
+            log: LogSummary { log_view: view, ..log.clone() },
+            ages: Vec::new(),
+        },
+        Message::DoViewChange {
+            view: good,
+            log: LogSummary { head: Op::new(2), ..log.clone() },
+            ages: Vec::new(),
+        },
+        Message::DoViewChange { view: good, log, ages: vec![Age::default(); 100] },
         far_entry(|header| header.view = View::new(FAR)),
         far_entry(|header| header.op = Op::new(FAR)),
         far_entry(|header| header.op = Op::ZERO),

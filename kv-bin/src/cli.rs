@@ -14,7 +14,7 @@ use std::time::Duration;
 #[command(
     name = "kv",
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 bad usage, 3 outcome unknown.\n\
+    after_help = "Exit codes: 0 done, 1 failed, 2 bad usage, 3 outcome unknown, 128 and the number of a signal that ended it.\n\
                   What a member or a connection needs can also be given by KV_* variables, which the help of each command \
                   names, and most of it in the file named by --config: flags win over variables, variables over the file."
 )]

@@ -3,7 +3,7 @@
 use crate::cli::{ClientCommand, ConnectArgs};
 use crate::config::{ConnectConfig, without_mark};
 use crate::failure::Failure;
-use crate::signals::Signals;
+use crate::signals::{Signals, ended_by};
 use crate::{commands, leases, load, lock, txn, watch};
 use kv_core::Client;
 use kv_core::error::ConnectError;
@@ -61,7 +61,7 @@ impl Context {
     pub(crate) async fn client_unless(&self, signals: &mut Signals) -> Result<&Client, Failure> {
         tokio::select! {
             client = self.client() => client,
-            signal = signals.next() => Err(Failure::failed(format!("{signal} before a member answered"))),
+            signal = signals.next() => Err(ended_by(signal, format!("{signal} before a member answered"))),
         }
     }
 

@@ -1,9 +1,91 @@
-//! The log on stderr.
+//! The log on stderr, written by a thread of its own: where stderr is a pipe that nobody reads, whoever logs must not wait.
 
 use crate::failure::Failure;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// So many lines wait for stderr. Those that come when they do are lost, and counted.
+const WAITING_LINES: usize = 4096;
+
+/// How long the end of the process waits for the lines that are left.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Where the lines go; there is one log.
+static LINES: OnceLock<SyncSender<Entry>> = OnceLock::new();
+
+/// What the thread is given.
+enum Entry {
+    Line(Vec<u8>),
+    /// Tell this one that all before has been written.
+    Flush(SyncSender<()>),
+}
+
+/// Hands lines to the thread that writes them.
+#[derive(Clone, Debug)]
+struct Queue {
+    lines: SyncSender<Entry>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Queue {
+    fn start() -> impl Fn() -> Self {
+        let (lines, waiting) = mpsc::sync_channel(WAITING_LINES);
+        let queue = Self { lines, lost: Arc::default() };
+        let lost = queue.lost.clone();
+        // It ends with the process. Without it each line is counted as lost.
+        let _ = std::thread::Builder::new().name("kv-log".to_owned()).spawn(move || write(&waiting, &lost));
+        let _ = LINES.set(queue.lines.clone());
+        move || queue.clone()
+    }
+}
+
+impl Write for Queue {
+    /// One event, which the subscriber formats as a whole.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            self.lines.try_send(Entry::Line(line.to_vec()))
+        {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write(waiting: &Receiver<Entry>, lost: &AtomicU64) {
+    for entry in waiting {
+        // Where stderr is closed there is nobody to tell.
+        match entry {
+            Entry::Line(line) => {
+                let _ = io::stderr().write_all(&line);
+                let lost = lost.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    let _ = writeln!(io::stderr(), "{lost} lines of the log were lost: stderr was not read");
+                }
+            }
+            Entry::Flush(done) => drop(done.send(())),
+        }
+    }
+}
+
+/// Waits until what was logged has been written, but not for ever.
+pub(crate) fn flush() {
+    let Some(lines) = LINES.get() else { return };
+    let (done, written) = mpsc::sync_channel(1);
+    if lines.try_send(Entry::Flush(done)).is_ok() {
+        // Late: nobody reads.
+        let _ = written.recv_timeout(LAST_LINES);
+    }
+}
 
 /// Sends what `filter` lets through to stderr: a level, or levels per module as in `info,kv_core=debug`.
 pub(crate) fn init(filter: &str) -> Result<(), Failure> {
@@ -13,11 +95,11 @@ pub(crate) fn init(filter: &str) -> Result<(), Failure> {
              info,kv_core=debug"
         ))
     })?;
-    let colours = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    let colours = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
     // Internal errors are not logged: they are failures to write to stderr, and where stderr is gone the report of one
     // would end the process.
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(Queue::start())
         .with_ansi(colours)
         .log_internal_errors(false);
     tracing_subscriber::registry()

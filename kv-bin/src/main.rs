@@ -38,16 +38,28 @@ use std::time::{Duration, Instant};
 /// How long connections may take to tell the other end that they are over, where the kernel does not do it for them.
 const LAST_WORDS: Duration = Duration::from_millis(20);
 
+/// How long the reason of a failure may take to be written.
+const COMPLAINT_WITHIN: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let cli = match environment::parse() {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(explain(&error)),
     };
-    match run(cli) {
+    let ended = run(cli);
+    log::flush();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::complain(&failure);
-            failure.code()
+            let code = failure.code();
+            // Where nobody reads stderr, this process ends all the same.
+            let (told, done) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                output::complain(&failure);
+                told.send(())
+            });
+            let _ = done.recv_timeout(COMPLAINT_WITHIN);
+            code
         }
     }
 }

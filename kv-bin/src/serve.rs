@@ -3,7 +3,7 @@
 use crate::config::ServeConfig;
 use crate::failure::Failure;
 use crate::output::{self, STRONG, styled};
-use crate::signals::Signals;
+use crate::signals::{Signals, ended_by};
 use kv_core::Node;
 use kv_core::config::{OptionMismatch, Role};
 use kv_core::node::StartError;
@@ -49,9 +49,12 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
         signal = signals.next() => tracing::info!(signal, "stopping: a second signal stops at once"),
         never = explain_forming(&node) => match never {},
     }
+    let asked = Instant::now();
     tokio::select! {
         () = node.shutdown() => Ok(()),
-        signal = signals.next() => Err(Failure::failed(format!("stopped at once by a second signal ({signal})"))),
+        signal = signals.again(asked) => {
+            Err(ended_by(signal, format!("stopped at once by a second signal ({signal})")))
+        }
     }
 }
 

@@ -1,13 +1,19 @@
 //! Being asked to stop.
 
 use crate::failure::Failure;
+use std::time::{Duration, Instant};
 
-/// Waits for SIGINT or SIGTERM, each time anew.
+/// A signal that comes so soon after another one is the same request, sent twice: to the process and to its group, say.
+const ONE_REQUEST: Duration = Duration::from_millis(500);
+
+/// Waits for SIGINT, SIGTERM or SIGHUP, each time anew.
 #[cfg(unix)]
 #[derive(Debug)]
 pub(crate) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    /// None where whoever started this process wants it to go on (`nohup`).
+    hang_up: Option<tokio::signal::unix::Signal>,
 }
 
 #[cfg(unix)]
@@ -17,16 +23,61 @@ impl Signals {
         use tokio::signal::unix::{SignalKind, signal};
         let catch =
             |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot catch signals: {error}")));
-        Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: catch(SignalKind::interrupt())?,
+            terminate: catch(SignalKind::terminate())?,
+            hang_up: if ends_by_hang_up() { Some(catch(SignalKind::hangup())?) } else { None },
+        })
     }
 
     /// Waits for the next one, and says which it was. Cancel safe.
     pub(crate) async fn next(&mut self) -> &'static str {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
+            _ = hang_up => "SIGHUP",
         }
     }
+}
+
+/// Whether SIGHUP is not ignored. Where the system does not tell it is left as it is.
+#[cfg(unix)]
+fn ends_by_hang_up() -> bool {
+    let ignored = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    // SIGHUP is the first signal, and so the first bit.
+    ignored.is_some_and(|mask| mask & 1 == 0)
+}
+
+impl Signals {
+    /// Waits for another request to stop, after one that came at `first`. Cancel safe.
+    pub(crate) async fn again(&mut self, first: Instant) -> &'static str {
+        loop {
+            let signal = self.next().await;
+            if first.elapsed() >= ONE_REQUEST {
+                return signal;
+            }
+        }
+    }
+}
+
+/// A command that `signal` has ended before it was done: the code is 128 and the signal's number, as that of a shell.
+pub(crate) fn ended_by(signal: &str, message: impl std::fmt::Display) -> Failure {
+    let number = match signal {
+        "SIGHUP" => 1,
+        "SIGTERM" => 15,
+        // Ctrl-C.
+        _ => 2,
+    };
+    Failure::passed_on(128 + number, message)
 }
 
 /// Waits for Ctrl-C, each time anew.

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::env;
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 #[cfg(unix)]
 use std::time::Duration;
 
@@ -68,11 +68,20 @@ pub(super) fn start(grammar: clap::Command, with_history: bool) -> Result<Lines,
 fn remember(editor: &mut Editor<Words, DefaultHistory>, line: &str, history: &mut Option<PathBuf>) {
     let Ok(true) = editor.add_history_entry(line) else { return };
     let Some(file) = history else { return };
-    let folder = file.parent().map_or(Ok(()), fs::create_dir_all);
+    let folder = file.parent().map_or(Ok(()), create_private);
     if let Err(error) = folder.map_err(ReadlineError::from).and_then(|()| editor.append_history(file)) {
         output::complain(format!("cannot keep the history in {}: {error}", file.display()));
         *history = None;
     }
+}
+
+/// Makes a folder, and those above it that are missing, for the owner alone.
+fn create_private(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
 }
 
 /// Where the history is kept. The editor gives it the mode 0600.

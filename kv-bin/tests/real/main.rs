@@ -8,6 +8,7 @@ mod config;
 mod crash;
 mod demo;
 mod disk;
+mod ends;
 #[allow(dead_code, reason = "shared with the rig, which uses the rest")]
 mod harness;
 #[cfg(target_os = "linux")]

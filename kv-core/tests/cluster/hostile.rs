@@ -5,6 +5,7 @@ use super::load::Load;
 use super::refusals::{Ends, ask, assert_closed, say_hello};
 use bytes::{BufMut, Bytes, BytesMut};
 use kv_core::config::{FixedOptions, Role};
+use kv_core::error::WriteError;
 use kv_core::ids::{
     self, Anchor, ClusterId, Hash, Op, RequestNumber, Revision, Round, SessionId, Timestamp, View,
 };
@@ -875,4 +876,38 @@ pub(crate) async fn l6_a_full_session_table_evicts_the_most_silent_and_repeats_n
         let record = client.get(format!("key/{key}")).await.expect("a get").expect("a record");
         assert_eq!(record.version, 1, "key {key}");
     }
+}
+
+/// L6, rule E5: many clients share few sessions. A client whose session was evicted sends again under a new one what surely was not done, so
+/// that each add is done, once.
+pub(crate) async fn l6_many_clients_share_few_sessions_and_none_is_refused(net: Net) {
+    const CLIENTS: i64 = 12;
+    const ADDS: i64 = 8;
+    let mut few = options();
+    few.max_sessions = 4;
+    let harness = Harness::with(net, &[Role::Data; 3], few).await;
+    harness.primary().await;
+    let mut work = tokio::task::JoinSet::new();
+    for _ in 0..CLIENTS {
+        let client = harness.client().await;
+        work.spawn(async move {
+            let mut unknown = 0;
+            for _ in 0..ADDS {
+                match client.add("sum", 1).await {
+                    Ok(_) => {}
+                    // On a busy machine an attempt is sent again before it is answered: then nobody can tell.
+                    Err(WriteError::OutcomeUnknown(_)) => unknown += 1,
+                    Err(error) => panic!("it can be sent under the next session: {error}"),
+                }
+            }
+            unknown
+        });
+    }
+    let mut unknown = 0;
+    while let Some(done) = work.join_next().await {
+        unknown += done.expect("no client fails");
+    }
+    let sum = harness.client().await.add("sum", 0).await.expect("an add");
+    let all = CLIENTS * ADDS;
+    assert!(sum.sum <= all && sum.sum >= all - unknown, "{} of {all}, unknown: {unknown}", sum.sum);
 }

@@ -184,6 +184,7 @@ on_every_transport! {
         x10_endless_lists_are_refused,
         l1_far_too_much_is_shed_and_soon_over,
         l6_a_full_session_table_evicts_the_most_silent_and_repeats_nothing,
+        l6_many_clients_share_few_sessions_and_none_is_refused,
         l4_a_storm_of_connections_is_capped_and_passes,
         l5_a_client_that_never_reads_is_dropped,
         m4_versions_meet_or_are_refused_with_the_reason,

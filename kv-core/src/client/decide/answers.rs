@@ -1,11 +1,11 @@
 //! What an answer means for the call that it answers.
 
-use super::pending::Kind;
+use super::pending::{Body, Kind, Phase};
 use super::session::Session;
 use super::{Attempt, Core};
 use crate::client::call::{CallError, CallId, Cause, Reply, Trouble};
 use crate::ids::{Instant, MemberId};
-use crate::message::{Answer, Outcome, ReadMode, Rejection, ServerMessage};
+use crate::message::{Answer, Outcome, ReadMode, Rejection, Request, ServerMessage};
 
 impl Core {
     /// A member answered. Answers to earlier attempts of a call count as well; those to calls that have ended do not.
@@ -162,8 +162,9 @@ impl Core {
         self.unsuccessful(now, number, Trouble::Silent, true);
     }
 
-    /// The members do not know the session any more. Whatever was sent under it ends here and is never sent under another:
-    /// it may have run before the session was forgotten. Requests that were never sent wait for a new session.
+    /// The members do not know the session any more, and never will: no new request goes out under it. What was sent under it waits for its
+    /// own answer, for it may have run before the session was forgotten. A call of which no attempt can have run is sent again, under the
+    /// next session; one of which nobody knows ends (rule E5).
     fn on_session_expired(&mut self, now: Instant, first: CallId) {
         let sent = self.calls.iter().filter(|(_, call)| call.kind.number().is_some());
         let sent: Vec<CallId> = sent.map(|(id, _)| *id).collect();
@@ -172,10 +173,28 @@ impl Core {
             self.session = Session::Closed;
             return;
         }
-        self.fail(now, first, Cause::SessionExpired);
-        for id in sent {
-            self.fail(now, id, Cause::SessionExpired);
+        if let Session::Open(session) = &mut self.session {
+            session.expired = true;
         }
-        self.session = Session::Closed;
+        for id in sent {
+            let call = &self.calls[&id];
+            if call.is_surely_undone() {
+                self.requeue(id);
+            } else if id == first || call.attempts.is_empty() {
+                self.fail(now, id, Cause::SessionExpired);
+            }
+        }
+    }
+
+    /// A request of which no attempt has run, nor can run any more, becomes a new one.
+    fn requeue(&mut self, id: CallId) {
+        let Some(mut call) = self.remove(id) else { return };
+        if let Kind::Request { body: body @ Body::Numbered(..), .. } = &mut call.kind {
+            if let Body::Numbered(_, bytes) = &*body {
+                *body = Body::New(Request::decode(bytes).expect("it was encoded here").operation);
+            }
+            call.phase = Phase::Queued;
+            self.begin(id, call);
+        }
     }
 }

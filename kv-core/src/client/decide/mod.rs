@@ -7,8 +7,8 @@
 //! 3. a call ends as *not applied* only if each of its attempts was answered by "not proposed", or never left this process
 //!    (`Pending::error`). This trusts that a connection delivers a message at most once: members ignore a message whose
 //!    call number is not above all earlier ones of its connection;
-//! 4. what was sent under one session is never sent under another; a new one is opened only when nothing is in flight
-//!    (`on_session_expired`).
+//! 4. what was sent under one session is sent under another only if each of its attempts was answered, by "not proposed" or by "no such
+//!    session"; a new one is opened only when nothing is in flight (`on_session_expired`).
 
 mod answers;
 mod pending;
@@ -235,7 +235,7 @@ impl Core {
         }
         if let (Some(number), Session::Open(session)) = (call.kind.number(), &mut self.session) {
             session.end(number);
-            if session.closing {
+            if session.is_over() {
                 self.session = Session::Closed;
             }
         }
@@ -372,7 +372,7 @@ impl Core {
             let closes = matches!(self.calls[&first].kind, Kind::Request { closes: true, .. });
             let may_go =
                 if closes { session.outstanding() == 0 } else { session.has_room(self.options.window) };
-            (may_go && !session.closing).then_some(first)
+            (may_go && !session.closing && !session.expired).then_some(first)
         })
     }
 

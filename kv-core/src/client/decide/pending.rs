@@ -136,11 +136,16 @@ impl Pending {
 
     /// How it ends if it ends now, for `cause`: *not applied* is said only if no attempt can have been proposed.
     pub(super) fn error(&self, cause: Cause) -> CallError {
-        if self.kind.has_effect() && (self.tainted || !self.attempts.is_empty()) {
+        if self.kind.has_effect() && !self.is_surely_undone() {
             CallError::OutcomeUnknown(cause)
         } else {
             CallError::NotApplied(cause)
         }
+    }
+
+    /// Whether each attempt was answered, so that none can have changed anything.
+    pub(super) fn is_surely_undone(&self) -> bool {
+        !self.tainted && self.attempts.is_empty()
     }
 
     /// Forgets an attempt that was answered or cannot be answered any more. True if it was the latest, so that the call

@@ -29,6 +29,8 @@ pub(super) struct OpenSession {
     pub(super) last_used: Instant,
     /// Its closing was sent.
     pub(super) closing: bool,
+    /// The members do not know it any more: no new request is sent under it, and it ends with the last that was.
+    pub(super) expired: bool,
 }
 
 impl OpenSession {
@@ -40,6 +42,7 @@ impl OpenSession {
             ended: BTreeSet::new(),
             last_used: now,
             closing: false,
+            expired: false,
         }
     }
 
@@ -55,6 +58,11 @@ impl OpenSession {
 
     pub(super) const fn acked_through(&self) -> RequestNumber {
         self.acked_through
+    }
+
+    /// Whether nothing is to come of it any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.closing || (self.expired && self.outstanding() == 0)
     }
 
     /// Takes the next number.

@@ -393,33 +393,72 @@ fn a_refusal_of_the_only_attempt_is_not_applied() {
     assert!(outputs.is_empty(), "C was not asked: {outputs:?}");
 }
 
-/// Rule E5.
+/// Rule E5: what surely was not done is sent again under a new session, when nothing is in flight under the old one.
 #[test]
-fn an_expired_session_ends_what_was_sent_and_spares_what_was_not() {
-    let mut bench = Bench::with(CoreOptions { window: 3, ..CoreOptions::default() });
-    bench.open_session(A, 1, 9);
-    bench.put(id(1), "a");
-    bench.put(id(2), "b");
-    bench.put(id(3), "c");
-    assert_eq!(bench.put(id(4), "d"), [], "the window is full");
-    assert_eq!(bench.answer(A, 3, Answer::Overloaded), [], "b was surely not proposed");
+fn e5_an_expired_session_is_replaced_for_what_surely_was_not_done() {
     let expired = Answer::Written(Err(Rejection::SessionExpired));
-    let mut outputs = bench.answer(A, 2, expired.clone());
-    let Some(CoreOutput::Send { member: A, message }) = outputs.pop() else { panic!("{outputs:?}") };
-    assert!(opens(&message.what), "nothing is in flight any more: d needs a session");
-    let cause = Cause::SessionExpired;
-    assert_eq!(
-        outputs,
-        [
-            not_applied(id(1), cause.clone()), // its only attempt found no session
-            not_applied(id(2), cause.clone()), // never proposed
-            unknown(id(3), cause),             // may have run before the session went
-        ]
-    );
-    let opened = Answer::Written(Ok(outcome(50, Effect::SessionOpened)));
-    assert_eq!(bench.answer(A, message.call, opened), [send(A, 6, write(50, 1, 0, "d"))]);
-    // Late answers under the old session reach nobody.
-    assert_eq!(bench.answer(A, 4, expired), []);
+    for (last, ends) in [
+        (written(30), vec![done(id(3), 30)]), // It had run before the session went.
+        (expired.clone(), vec![]),
+        (Answer::Overloaded, vec![]),
+        (Answer::Refused("no".into()), vec![not_applied(id(3), Cause::Refused("no".into()))]),
+    ] {
+        let mut bench = Bench::with(CoreOptions { window: 3, ..CoreOptions::default() });
+        bench.open_session(A, 1, 9);
+        bench.put(id(1), "a");
+        bench.put(id(2), "b");
+        bench.put(id(3), "c");
+        assert_eq!(bench.put(id(4), "d"), [], "the window is full");
+        assert_eq!(bench.answer(A, 3, Answer::Overloaded), [], "b was surely not proposed");
+        assert_eq!(bench.answer(A, 2, expired.clone()), [], "a ran nowhere; c may have run");
+        assert_eq!(bench.put(id(5), "e"), [], "nothing new goes out under the old session");
+        let again = last == Answer::Overloaded;
+        let mut outputs = bench.answer(A, 4, last);
+        if again {
+            // It is sent once more as it was, and finds out.
+            assert_eq!(outputs, []);
+            outputs = bench.next_timer();
+            let Some(CoreOutput::Send { message, .. }) = outputs.first() else { panic!("{outputs:?}") };
+            assert_eq!(message.what, write(9, 3, 0, "c"));
+            outputs = bench.answer(A, message.call, expired.clone());
+        }
+        let Some(CoreOutput::Send { member: A, message }) = outputs.pop() else { panic!("{outputs:?}") };
+        assert!(opens(&message.what), "nothing is in flight any more");
+        assert_eq!(outputs, ends);
+        let opened = Answer::Written(Ok(outcome(50, Effect::SessionOpened)));
+        let sent = bench.answer(A, message.call, opened);
+        let values = if ends.is_empty() { ["a", "b", "c"] } else { ["a", "b", "d"] };
+        let expected: Vec<_> = (1..).zip(values).map(|(number, value)| write(50, number, 0, value)).collect();
+        let sent: Vec<_> = sent
+            .into_iter()
+            .map(|output| match output {
+                CoreOutput::Send { message, .. } => message.what,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(sent, expected);
+        // Late answers under the old session reach nobody.
+        assert_eq!(bench.answer(A, 4, expired.clone()), []);
+        assert_eq!(bench.answer(A, 2, written(7)), []);
+    }
+}
+
+/// Rule E5: of two attempts one found no session, and the other may have run before.
+#[test]
+fn e5_an_attempt_that_is_not_answered_makes_the_outcome_unknown() {
+    let expired = Answer::Written(Err(Rejection::SessionExpired));
+    let mut bench = Bench::open();
+    bench.put(id(1), "x");
+    // It is silent, and asked again.
+    let sent = bench.run_until(2_000);
+    let retry = sent.iter().find_map(|output| match output {
+        CoreOutput::Send { member, message } if matches!(message.what, ClientCall::Write(_)) => {
+            Some((*member, message.call))
+        }
+        _ => None,
+    });
+    let (member, call) = retry.expect("it is sent again");
+    assert_eq!(bench.answer(member, call, expired), [unknown(id(1), Cause::SessionExpired)]);
 }
 
 /// Rule E5.

@@ -3,10 +3,10 @@
 use crate::config::{FixedOptions, Options};
 use crate::engine::Retention;
 use crate::message::SizeLimits;
-use crate::session::SessionLimits;
+use crate::session::{RESULT_BYTES, SessionLimits};
 
-/// What the large results that are kept for the clients' retries take, in bytes: of one session, unless one request may return more; it
-/// is one row of a checkpoint.
+/// What the results that are kept for the clients' retries take, in bytes: of one session, unless one request may return more; it is one
+/// row of a checkpoint.
 const SESSION_RESULTS: usize = 4 << 20;
 /// The same of all sessions together.
 const ALL_RESULTS: usize = 32 << 20;
@@ -35,7 +35,7 @@ impl From<&Options> for Limits {
 
 impl Limits {
     pub(super) fn sessions(&self) -> SessionLimits {
-        let session_bytes = SESSION_RESULTS.max(self.sizes().returned_bytes());
+        let session_bytes = SESSION_RESULTS.max(self.sizes().returned_bytes() + RESULT_BYTES);
         SessionLimits {
             max: self.fixed.max_sessions,
             ttl: self.fixed.session_ttl,

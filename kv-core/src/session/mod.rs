@@ -16,15 +16,17 @@
 //!   that keeps to its window never gets here, however its requests are reordered.
 //! - an unknown session stays unknown: ids are revisions, never used twice ([`Rejection::SessionExpired`]).
 //!
-//! Results that are kept take no more than a stated amount of memory (rule E7). Those of transactions that read may be large:
-//! where they are too much, of one session or of all together, the oldest give way to [`Rejection::ResultDropped`].
+//! Results that are kept take no more than a stated amount of memory (rule E7): small ones count like large ones. Where they are too much, of
+//! one session or of all together, the oldest give way to [`Rejection::ResultDropped`], which takes one bit.
 
+mod dropped;
 mod table;
 
 pub use table::{Changes, SessionLimits, Sessions};
 
 use crate::ids::{RequestNumber, Revision, Timestamp};
 use crate::message::{Outcome, Rejection};
+use dropped::Dropped;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -49,9 +51,16 @@ pub struct Session {
     closed_from: Option<RequestNumber>,
     /// The stamp of the last entry with a request of this session.
     last_heard: Timestamp,
-    /// What became of the numbers above `acked_through`.
+    /// What became of the numbers above `acked_through`, as far as it is kept.
     results: BTreeMap<RequestNumber, Answer>,
+    /// The other numbers above `acked_through` that ran.
+    dropped: Dropped,
+    /// What the results take. Invariant: the sum of what each takes.
+    weight: usize,
 }
+
+/// What is told of a request that ran and of which nothing else is kept.
+static DROPPED: Answer = Err(Rejection::ResultDropped);
 
 impl Session {
     fn new(now: Timestamp) -> Self {
@@ -60,46 +69,94 @@ impl Session {
             closed_from: None,
             last_heard: now,
             results: BTreeMap::new(),
+            dropped: Dropped::default(),
+            weight: 0,
         }
     }
 
     /// Whether it holds no more than requests can have led to.
     pub(crate) fn keeps_to(&self, limits: &SessionLimits) -> bool {
-        self.results.len() <= limits.window
-            && self.results.keys().all(|number| *number > self.acked_through)
-            && self.weight() <= limits.session_bytes
+        let window = limits.window as u64;
+        let fits = |number: &RequestNumber| {
+            *number > self.acked_through && number.distance_from(self.acked_through) <= window
+        };
+        let twice = |number: &RequestNumber| self.dropped.contains(self.place(*number));
+        self.results.keys().all(|number| fits(number) && !twice(number))
+            && self.dropped.room() < limits.window + 64
+            && self.dropped.places().last().is_none_or(|place| *place < limits.window)
+            && self.weight == self.kept().map(|(_, _, weight)| weight).sum::<usize>()
+            && self.weight <= limits.session_bytes
     }
 
-    /// What its large results take.
-    pub(crate) fn weight(&self) -> usize {
-        self.large().map(|(_, _, weight)| weight).sum()
+    /// What its results take.
+    pub(crate) const fn weight(&self) -> usize {
+        self.weight
     }
 
-    /// Its large results: when they ran, and what they take.
-    fn large(&self) -> impl Iterator<Item = (Revision, RequestNumber, usize)> {
-        self.results.iter().filter_map(|(number, answer)| {
-            let (revision, weight) = large(answer)?;
-            Some((revision, *number, weight))
+    /// Its results: when they ran, and what they take.
+    fn kept(&self) -> impl Iterator<Item = (Revision, RequestNumber, usize)> {
+        self.results.iter().map(|(number, answer)| {
+            let (revision, weight) = measure(answer);
+            (revision, *number, weight)
         })
     }
 
-    /// The client needs no results up to here. Says which large ones were dropped.
+    /// Its oldest result, unless it has no other.
+    fn oldest(&self) -> Option<(Revision, RequestNumber)> {
+        let kept = self.kept().map(|(revision, number, _)| (revision, number));
+        kept.min().filter(|_| self.results.len() > 1)
+    }
+
+    /// What became of a number, if it has run and the client may still ask.
+    fn stored(&self, number: RequestNumber) -> Option<&Answer> {
+        let dropped = || {
+            let ran = number > self.acked_through && self.dropped.contains(self.place(number));
+            ran.then_some(&DROPPED)
+        };
+        self.results.get(&number).or_else(dropped)
+    }
+
+    /// The place of a number above what the client has acknowledged, from 0.
+    const fn place(&self, number: RequestNumber) -> u64 {
+        number.get().saturating_sub(self.acked_through.get()).saturating_sub(1)
+    }
+
+    fn keep(&mut self, number: RequestNumber, answer: Answer) {
+        self.weight += measure(&answer).1;
+        self.results.insert(number, answer);
+    }
+
+    /// Forgets what became of a number, and remembers that it ran.
+    fn drop_result(&mut self, number: RequestNumber) {
+        if let Some(answer) = self.results.remove(&number) {
+            self.weight -= measure(&answer).1;
+            self.dropped.insert(usize::try_from(self.place(number)).expect("within the window"));
+        }
+    }
+
+    /// The client needs no results up to here. Says which were forgotten.
     fn acknowledge(&mut self, through: RequestNumber) -> Vec<(Revision, RequestNumber)> {
-        let mut dropped = Vec::new();
-        self.acked_through = self.acked_through.max(through);
+        let mut forgotten = Vec::new();
+        if through <= self.acked_through {
+            return forgotten;
+        }
+        self.dropped.shift(through.distance_from(self.acked_through));
+        self.acked_through = through;
         while let Some(first) = self.results.first_entry().filter(|first| *first.key() <= self.acked_through)
         {
             let (number, answer) = first.remove_entry();
-            dropped.extend(large(&answer).map(|(revision, _)| (revision, number)));
+            let (revision, weight) = measure(&answer);
+            self.weight -= weight;
+            forgotten.push((revision, number));
         }
-        dropped
+        forgotten
     }
 
     fn decide(&mut self, number: RequestNumber, window: u64) -> Decision {
         if number <= self.acked_through {
             return Decision::Answered(Err(Rejection::Forgotten));
         }
-        if let Some(answer) = self.results.get(&number) {
+        if let Some(answer) = self.stored(number) {
             return Decision::Answered(answer.clone());
         }
         if number.distance_from(self.acked_through) > window
@@ -114,13 +171,15 @@ impl Session {
     }
 }
 
-/// When a result that counts as a large one ran, and what it takes.
-fn large(answer: &Answer) -> Option<(Revision, usize)> {
-    /// A smaller one is like any other.
-    const SMALL: usize = 256;
-    let outcome = answer.as_ref().ok()?;
-    let weight = outcome.effect.weight();
-    (weight > SMALL).then_some((outcome.revision, weight))
+/// About what a result takes, besides what its effect points to: its number and itself in the session, and once more in the list of all.
+pub(crate) const RESULT_BYTES: usize = 192;
+
+/// When a result ran, as far as that is known, and what it takes. What did not run counts as the oldest.
+fn measure(answer: &Answer) -> (Revision, usize) {
+    match answer {
+        Ok(outcome) => (outcome.revision, RESULT_BYTES + outcome.effect.weight()),
+        Err(_) => (Revision::ZERO, RESULT_BYTES),
+    }
 }
 
 #[cfg(test)]

@@ -16,9 +16,9 @@ pub struct SessionLimits {
     pub ttl: Duration,
     /// The most requests in flight per session.
     pub window: usize,
-    /// The most bytes of large results kept for one session; at least what one request may return.
+    /// The most bytes of results kept for one session; at least what one result takes.
     pub session_bytes: usize,
-    /// The most bytes of large results kept for all sessions together; at least that of one.
+    /// The most bytes of results kept for all sessions together; at least that of one.
     pub all_bytes: usize,
 }
 
@@ -33,8 +33,8 @@ pub struct Sessions {
     sessions: BTreeMap<SessionId, Arc<Session>>,
     /// The same sessions, the one that was silent longest first; ties by id.
     silence: BTreeSet<(Timestamp, SessionId)>,
-    /// The large results, the oldest first, and what each takes.
-    large: BTreeMap<(Revision, SessionId, RequestNumber), usize>,
+    /// The results, the oldest first, and what each takes.
+    kept: BTreeMap<(Revision, SessionId, RequestNumber), usize>,
     /// What they take together.
     held: usize,
     /// What a checkpoint must write. `None`: nobody takes it.
@@ -50,7 +50,7 @@ impl Sessions {
             limits,
             sessions: BTreeMap::new(),
             silence: BTreeSet::new(),
-            large: BTreeMap::new(),
+            kept: BTreeMap::new(),
             held: 0,
             changed: tracked.then(BTreeSet::new),
         }
@@ -59,8 +59,8 @@ impl Sessions {
     /// Puts a stored session back, as a restart does.
     pub fn restore(&mut self, id: SessionId, session: Session) {
         self.silence.insert((session.last_heard, id));
-        for (revision, number, weight) in session.large() {
-            self.large.insert((revision, id, number), weight);
+        for (revision, number, weight) in session.kept() {
+            self.kept.insert((revision, id, number), weight);
             self.held += weight;
         }
         self.sessions.insert(id, Arc::new(session));
@@ -125,7 +125,7 @@ impl Sessions {
             session.last_heard = now;
         }
         for (revision, number) in session.acknowledge(acked_through) {
-            self.held -= self.large.remove(&(revision, id, number)).unwrap_or(0);
+            self.held -= self.kept.remove(&(revision, id, number)).unwrap_or(0);
         }
         let decision = session.decide(number, window);
         self.mark(id);
@@ -133,31 +133,39 @@ impl Sessions {
     }
 
     /// Keeps what became of a request on which [`decide`](Self::decide) said [`Decision::Run`]. Rule E7: if that is too much, the
-    /// oldest large results are dropped, of this session and then of all.
+    /// oldest results are dropped, of this session and then of all.
     pub fn record(&mut self, id: SessionId, number: RequestNumber, answer: Answer) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        let large = super::large(&answer);
-        Arc::make_mut(session).results.insert(number, answer);
-        let Some((revision, weight)) = large else { return };
-        self.large.insert((revision, id, number), weight);
+        let Some(session) = self.sessions.get_mut(&id).filter(|session| session.stored(number).is_none())
+        else {
+            return;
+        };
+        let (revision, weight) = super::measure(&answer);
+        Arc::make_mut(session).keep(number, answer);
+        self.kept.insert((revision, id, number), weight);
         self.held += weight;
-        while let Some(session) = self.sessions.get(&id)
-            && session.weight() > self.limits.session_bytes
-            && let Some((revision, number, _)) = session.large().min()
-        {
+        while let Some((revision, number)) = self.oldest_beyond(id, self.limits.session_bytes) {
             self.drop_result(revision, id, number);
         }
-        while self.held > self.limits.all_bytes
-            && let Some((&(revision, id, number), _)) = self.large.first_key_value()
-        {
+        while self.held > self.limits.all_bytes {
+            // Whoever takes more than a fair share gives first.
+            let share = self.limits.all_bytes / self.sessions.len();
+            let own = self.oldest_beyond(id, share).map(|(revision, number)| (revision, id, number));
+            let Some((revision, id, number)) = own.or_else(|| self.kept.keys().next().copied()) else {
+                break;
+            };
             self.drop_result(revision, id, number);
         }
     }
 
+    /// The oldest result of a session whose results take more than this.
+    fn oldest_beyond(&self, id: SessionId, bytes: usize) -> Option<(Revision, RequestNumber)> {
+        self.sessions.get(&id).filter(|session| session.weight() > bytes)?.oldest()
+    }
+
     fn drop_result(&mut self, revision: Revision, id: SessionId, number: RequestNumber) {
-        self.held -= self.large.remove(&(revision, id, number)).unwrap_or(0);
+        self.held -= self.kept.remove(&(revision, id, number)).unwrap_or(0);
         if let Some(session) = self.sessions.get_mut(&id) {
-            Arc::make_mut(session).results.insert(number, Err(Rejection::ResultDropped));
+            Arc::make_mut(session).drop_result(number);
             self.mark(id);
         }
     }
@@ -166,8 +174,8 @@ impl Sessions {
     pub fn close(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.remove(&id) {
             self.silence.remove(&(session.last_heard, id));
-            for (revision, number, _) in session.large() {
-                self.held -= self.large.remove(&(revision, id, number)).unwrap_or(0);
+            for (revision, number, _) in session.kept() {
+                self.held -= self.kept.remove(&(revision, id, number)).unwrap_or(0);
             }
             self.mark(id);
         }
@@ -176,7 +184,7 @@ impl Sessions {
     /// What became of a request, if it is still kept.
     #[must_use]
     pub fn stored(&self, id: SessionId, number: RequestNumber) -> Option<&Answer> {
-        self.sessions.get(&id)?.results.get(&number)
+        self.sessions.get(&id)?.stored(number)
     }
 
     /// The sessions that changed since the last call, in id order.
@@ -195,9 +203,8 @@ impl Sessions {
     pub fn check_invariants(&self) {
         assert_eq!(self.sessions.len(), self.silence.len());
         assert!(self.sessions.len() <= self.limits.max);
-        let large: usize = self.sessions.values().map(|session| session.weight()).sum();
-        assert_eq!(self.held, large);
-        assert_eq!(self.held, self.large.values().sum::<usize>());
+        assert_eq!(self.held, self.sessions.values().map(|session| session.weight()).sum::<usize>());
+        assert_eq!(self.held, self.kept.values().sum::<usize>());
         assert!(self.held <= self.limits.all_bytes);
         for (id, session) in &self.sessions {
             assert!(self.silence.contains(&(session.last_heard, *id)));

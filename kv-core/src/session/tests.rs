@@ -7,8 +7,8 @@ const LIMITS: SessionLimits = SessionLimits {
     max: 3,
     ttl: Duration::from_millis(100),
     window: 4,
-    session_bytes: 3_000,
-    all_bytes: 5_000,
+    session_bytes: 3_600,
+    all_bytes: 5_600,
 };
 
 fn session(id: u64) -> SessionId {
@@ -243,6 +243,58 @@ fn of_large_results_of_all_sessions_the_oldest_are_dropped() {
     sessions.close(session(2));
     sessions.check_invariants();
     assert_eq!(sessions.stored(session(3), number(2)), Some(&large(13, 2)));
+}
+
+/// Rule E7: well-formed clients that acknowledge nothing fill no memory, and the one that takes most gives first.
+#[test]
+fn e7_small_results_count_and_the_largest_share_gives_first() {
+    let limits = SessionLimits { max: 100, window: 256, all_bytes: 40 * RESULT_BYTES, ..LIMITS };
+    let mut sessions = Sessions::new(limits, true);
+    for id in 1..=10 {
+        sessions.open(session(id), at(1));
+    }
+    let mut revision = 100;
+    let mut run = |sessions: &mut Sessions, id, n| {
+        revision += 1;
+        assert_eq!(sessions.decide(session(id), number(n), number(0), at(1)), Decision::Run);
+        let answer = if n % 5 == 0 { Err(Rejection::Invalid) } else { outcome(revision) };
+        sessions.record(session(id), number(n), answer);
+        sessions.check_invariants();
+    };
+    for id in 1..=9 {
+        run(&mut sessions, id, 1);
+    }
+    for n in 1..=256 {
+        run(&mut sessions, 10, n);
+    }
+    for id in 1..=9 {
+        let kept = sessions.decide(session(id), number(1), number(0), at(1));
+        assert!(matches!(kept, Decision::Answered(Ok(_))), "a modest client keeps its result: {kept:?}");
+    }
+    let dropped = (1..=256).filter(|n| {
+        sessions.decide(session(10), number(*n), number(0), at(1)) == refused(Rejection::ResultDropped)
+    });
+    assert!(dropped.count() > 200, "and none of them runs again");
+    // All are as greedy as that.
+    for id in 1..=9 {
+        for n in 2..=256 {
+            run(&mut sessions, id, n);
+        }
+    }
+    let bytes =
+        sessions.iter().map(|(_, session)| postcard::to_stdvec(session).unwrap().len()).sum::<usize>();
+    assert!(bytes < 40 * RESULT_BYTES, "{bytes} bytes are written for 2,560 requests");
+    // Who acknowledges goes on.
+    assert_eq!(sessions.decide(session(10), number(257), number(256), at(1)), Decision::Run);
+    sessions.check_invariants();
+}
+
+#[test]
+fn a_result_takes_no_more_than_it_counts() {
+    // B-trees are half full at worst, and a result is in two of them.
+    let bytes = size_of::<RequestNumber>() + size_of::<Answer>();
+    let listed = size_of::<(Revision, SessionId, RequestNumber)>() + size_of::<usize>();
+    assert!(3 * (bytes + listed) / 2 <= RESULT_BYTES, "{bytes} and {listed}");
 }
 
 /// Rule E7: a restart goes on dropping where the life before did.

@@ -229,7 +229,7 @@ impl Host {
                     at: dice.chance().then(|| anchor(dice)),
                     after: dice.chance().then(|| Bytes::from(vec![dice.byte()])),
                 },
-                1 => Message::SnapshotGone { nonce: self.nonce(dice) },
+                1 => Message::SnapshotGone { nonce: self.nonce(dice), stateless: dice.chance() },
                 _ => Message::SnapshotChunk {
                     nonce: self.nonce(dice),
                     view: View::new(dice.counter(20)),

@@ -19,6 +19,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The file.
 pub(super) const NAME: &str = "state";
 
+/// A damaged one, until another has taken its place.
+pub(super) const ASIDE: &str = "state.damaged";
+
 /// The file while it is made.
 const UNFINISHED: &str = "state.new";
 
@@ -92,16 +95,40 @@ impl Opened {
 }
 
 impl Disk {
-    /// Throws the state away, durably: it is damaged, and another one is fetched.
-    pub(crate) fn discard(storage: &dyn Storage) -> Result<(), EngineError> {
-        remove(storage, NAME)?;
-        storage.sync_directory().map_err(|error| EngineError::io("remove", error))
+    /// Sets the state aside, durably: it is damaged, and another one is fetched. Nothing of it is lost before that has come.
+    pub(crate) fn set_aside(storage: &dyn Storage) -> Result<(), EngineError> {
+        let io = |error| EngineError::io("set aside", error);
+        match storage.rename(NAME, ASIDE) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            Ok(()) | Err(_) => {}
+        }
+        storage.sync_directory().map_err(io)
+    }
+
+    /// Whether a damaged state is set aside.
+    pub(crate) fn is_set_aside(storage: &dyn Storage) -> Result<bool, EngineError> {
+        let names = storage.list().map_err(|error| EngineError::io("look for", error))?;
+        Ok(names.iter().any(|name| name == ASIDE))
+    }
+
+    /// Removes what was set aside: another state has taken its place.
+    pub(crate) fn remove_aside(storage: &dyn Storage) -> Result<(), EngineError> {
+        remove(storage, ASIDE)
     }
 
     /// Opens the file `state`, if there is one.
     pub(crate) fn open(storage: Arc<dyn Storage>, cache_bytes: usize) -> Result<Opened, EngineError> {
+        Self::open_file(storage, NAME, cache_bytes)
+    }
+
+    /// Opens the state that is set aside, if there is one.
+    pub(crate) fn open_aside(storage: Arc<dyn Storage>, cache_bytes: usize) -> Result<Opened, EngineError> {
+        Self::open_file(storage, ASIDE, cache_bytes)
+    }
+
+    fn open_file(storage: Arc<dyn Storage>, name: &str, cache_bytes: usize) -> Result<Opened, EngineError> {
         let abandoned = Arc::new(AtomicBool::new(false));
-        let tree = match storage.open(NAME) {
+        let tree = match storage.open(name) {
             Ok(file) => Some(Arc::new(Tree::open(file, cache_bytes, abandoned.clone())?)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(EngineError::io("open", error)),

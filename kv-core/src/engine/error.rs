@@ -17,14 +17,27 @@ pub enum EngineError {
         source: Arc<io::Error>,
     },
     /// What is on disk is not what was written. Never answered from.
-    #[error("the state file is damaged ({detail}): replace this member's data by a peer's")]
+    #[error(
+        "the state file is damaged ({detail}). It is kept: put this member's data directory back from a copy, or replace the member"
+    )]
     Damaged {
         /// Where, and how it was noticed.
         detail: String,
     },
-    /// The file was written by a newer version.
-    #[error("the state file has format {found}, this version knows up to {known}: start the newer version")]
-    NewerFormat {
+    /// Every block is what was written, and yet they make no sense together. This is a fault of the program, or of the machine's memory,
+    /// and not of the disk: another member's state would meet it too.
+    #[error(
+        "the state file is inconsistent ({detail}), though no block of it is damaged. It is kept: report this fault. To fetch          another member's state in its place, stop this member, move the file `state` out of its data directory, and start it again"
+    )]
+    Inconsistent {
+        /// How it was noticed.
+        detail: String,
+    },
+    /// The file was written by another version.
+    #[error(
+        "the state file has format {found}, and this version has {known}: start the version that wrote it"
+    )]
+    Format {
         /// The file's.
         found: u32,
         /// Ours.
@@ -41,6 +54,11 @@ pub enum EngineError {
 impl EngineError {
     pub(crate) fn damaged(detail: impl Into<String>) -> Self {
         Self::Damaged { detail: detail.into() }
+    }
+
+    /// Whether it is the content of the file that is of no use, and not the disk or this program.
+    pub(crate) fn is_of_content(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Inconsistent { .. })
     }
 
     pub(super) fn io(doing: &'static str, source: io::Error) -> Self {

@@ -27,7 +27,7 @@ pub(super) const SECTOR: usize = 512;
 type Sector = [u8; SECTOR];
 
 const MAGIC: [u8; 8] = *b"kv-state";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const HASHED: usize = SECTOR - 16;
 
 /// What the copies hold.
@@ -77,8 +77,8 @@ impl Head {
         let mut magic = [0; 8];
         input.copy_to_slice(&mut magic);
         let format = input.get_u32_le();
-        if magic == MAGIC && format > FORMAT {
-            return Err(EngineError::NewerFormat { found: format, known: FORMAT });
+        if magic == MAGIC && format != FORMAT {
+            return Err(EngineError::Format { found: format, known: FORMAT });
         }
         let own = input.get_u32_le() as usize == index;
         let mut head = Self::empty(input.get_u64_le());
@@ -183,11 +183,16 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_named() {
-        let mut sectors = copies([8, 8, 7, 7]);
-        sectors[0][8] = 2;
-        let hash = Hash::of(&sectors[0][..HASHED]).get();
-        sectors[0][HASHED..].copy_from_slice(&hash.to_le_bytes());
-        assert!(matches!(Head::choose(&sectors), Err(EngineError::NewerFormat { found: 2, known: FORMAT })));
+    fn another_format_is_named() {
+        for format in [1, 3] {
+            let mut sectors = copies([8, 8, 7, 7]);
+            sectors[0][8] = format;
+            let hash = Hash::of(&sectors[0][..HASHED]).get();
+            sectors[0][HASHED..].copy_from_slice(&hash.to_le_bytes());
+            let Err(EngineError::Format { found, known: FORMAT }) = Head::choose(&sectors) else {
+                panic!("format {format} is refused")
+            };
+            assert_eq!(found, u32::from(format));
+        }
     }
 }

@@ -38,8 +38,8 @@ mod trail;
 mod tree;
 
 pub use change::{Change, Retention};
-pub(crate) use disk::Rows;
 pub use disk::{Disk, Merge, Merged};
+pub(crate) use disk::{Opened as OpenedDisk, Rows};
 pub use error::EngineError;
 pub use memory::Memory;
 pub use point::{Keys, PastChange, PastChanges, Point, Reader, Scan};

@@ -6,7 +6,7 @@
 
 use super::EngineError;
 use super::disk;
-use super::disk::NAME;
+use super::disk::{ASIDE, NAME};
 use super::snapshot::{Row, RowSum, Rows, digest};
 use super::tree::Tree;
 use crate::ids::Anchor;
@@ -62,8 +62,8 @@ impl Staging {
         });
         match opened {
             Ok(staging) => Ok(Some(staging)),
-            Err(EngineError::Damaged { detail }) => {
-                tracing::warn!(detail, "what was stored of a snapshot is damaged: thrown away");
+            Err(error) if error.is_of_content() => {
+                tracing::warn!(%error, "what was stored of a snapshot is of no use: thrown away");
                 remove(&**storage)?;
                 Ok(None)
             }
@@ -137,7 +137,9 @@ impl Staging {
         self.tree.forget_progress()?;
         drop(self.tree);
         self.storage.rename(STAGING, NAME).map_err(io)?;
-        self.storage.sync_directory().map_err(io)
+        self.storage.sync_directory().map_err(io)?;
+        // Only now: what took its place is whole and durable.
+        disk::remove(&*self.storage, ASIDE)
     }
 
     /// Throws it away.

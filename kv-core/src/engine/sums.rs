@@ -96,6 +96,13 @@ impl Sums {
         Ok(())
     }
 
+    /// Forgets a group, so that it is read anew; unless it has changed, and the file does not have it yet.
+    pub(super) fn forget_clean(&mut self, group: u64) {
+        if self.groups.get(&group).is_some_and(|group| !group.dirty) {
+            self.groups.remove(&group);
+        }
+    }
+
     fn evict(&mut self, file: &dyn File) -> io::Result<()> {
         let next = self.groups.range(self.hand..).next().or_else(|| self.groups.first_key_value());
         let Some((&id, group)) = next else { return Ok(()) };

@@ -267,7 +267,7 @@ impl Tree {
 }
 
 /// Runs a call into redb. What it reads has passed its checksums, so it finds what it wrote; should it still stumble over
-/// it, then over a fault that a checksum cannot show, and that is damage too, not a reason to end the process.
+/// it, that is no damage of the disk: all members may run into the same, so nothing is replaced, and nothing thrown away.
 pub(super) fn guarded<R>(
     blocks: &Blocks,
     call: impl FnOnce() -> Result<R, redb::Error>,
@@ -275,7 +275,7 @@ pub(super) fn guarded<R>(
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(error)) => Err(blocks.failure().unwrap_or_else(|| classify(error))),
-        Err(_) => Err(EngineError::damaged("the B-tree is inconsistent")),
+        Err(_) => Err(blocks.failure().unwrap_or_else(|| inconsistent("the B-tree has panicked"))),
     }
 }
 
@@ -285,8 +285,12 @@ fn classify(error: redb::Error) -> EngineError {
         redb::Error::PreviousIo | redb::Error::DatabaseClosed | redb::Error::LockPoisoned(_) => {
             EngineError::Failed
         }
-        error => EngineError::damaged(error.to_string()),
+        error => inconsistent(error.to_string()),
     }
+}
+
+fn inconsistent(detail: impl Into<String>) -> EngineError {
+    EngineError::Inconsistent { detail: detail.into() }
 }
 
 /// What redb sees of the file.

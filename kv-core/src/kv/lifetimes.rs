@@ -13,8 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How the rows of deadlines start; the deadline follows, big-endian, and the key.
 const DEADLINE: &[u8] = b"deadline/";
 
-/// How the rows of leases start; the id follows, big-endian.
+/// How the rows of leases start; the id follows, big-endian. Its time to live and its deadline are the value.
 const LEASE: &[u8] = b"lease/";
+
+/// How the rows of what leases hold start; the lease's id follows, big-endian, and the key. A row for each: so a row is never larger
+/// than a piece of a transfer may be, and to keep a lease alive writes none of them.
+const LEASE_KEY: &[u8] = b"lease-key/";
 
 /// Keys in one expiry, those of leases included; and bytes of keys that it names.
 const MOST_KEYS: usize = LeaseCommand::MAX_KEYS;
@@ -43,6 +47,12 @@ struct Lease {
     keys: BTreeSet<Bytes>,
 }
 
+/// The id that a name begins with, and what follows it.
+fn lease_of(name: &[u8]) -> Result<(LeaseId, &[u8]), EngineError> {
+    let (id, rest) = name.split_first_chunk().ok_or_else(|| EngineError::damaged("a lease has no id"))?;
+    Ok((LeaseId::new(u64::from_be_bytes(*id)), rest))
+}
+
 /// The earliest deadlines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Deadlines {
@@ -69,6 +79,7 @@ pub(super) struct Lifetimes {
 struct Changed {
     keys: BTreeSet<(Timestamp, Bytes)>,
     leases: BTreeSet<LeaseId>,
+    lease_keys: BTreeSet<(LeaseId, Bytes)>,
 }
 
 impl Lifetimes {
@@ -97,34 +108,51 @@ impl Lifetimes {
             all.keys.insert((at, Bytes::copy_from_slice(key)), Revision::new(u64::from_be_bytes(revision)));
         }
         for (name, bytes) in rows.starting_with(LEASE)? {
-            let id = name[LEASE.len()..].try_into();
-            let id =
-                LeaseId::new(u64::from_be_bytes(id.map_err(|_| EngineError::damaged("a lease has no id"))?));
-            let lease: Lease =
+            let (id, rest) = lease_of(&name[LEASE.len()..])?;
+            let (ttl_ms, deadline) =
                 postcard::from_bytes(&bytes).map_err(|_| EngineError::damaged("a lease cannot be read"))?;
-            let too_long = lease.ttl_ms > LeaseCommand::MAX_TTL_MS;
-            if too_long || lease.keys.len() > LeaseCommand::MAX_KEYS || all.leases.len() >= max_leases {
+            let too_long = ttl_ms > LeaseCommand::MAX_TTL_MS;
+            if !rest.is_empty() || too_long || all.leases.len() >= max_leases {
                 return Err(EngineError::damaged("a lease breaks the limits"));
             }
-            all.deadlines.insert((lease.deadline, id));
-            all.leases.insert(id, lease);
+            all.deadlines.insert((deadline, id));
+            all.leases.insert(id, Lease { ttl_ms, deadline, keys: BTreeSet::new() });
+        }
+        for (name, _) in rows.starting_with(LEASE_KEY)? {
+            let (id, key) = lease_of(&name[LEASE_KEY.len()..])?;
+            let lease = all.leases.get_mut(&id).ok_or_else(damaged("a key belongs to no lease"))?;
+            lease.keys.insert(Bytes::copy_from_slice(key));
+            if lease.keys.len() > LeaseCommand::MAX_KEYS {
+                return Err(EngineError::damaged("a lease breaks the limits"));
+            }
         }
         Ok(all)
     }
 
     /// The rows that changed since the last call.
     pub(super) fn take_changes(&mut self) -> Vec<Row> {
-        let Changed { keys, leases } = self.changed.as_mut().map(std::mem::take).unwrap_or_default();
+        let Changed { keys, leases, lease_keys } =
+            self.changed.as_mut().map(std::mem::take).unwrap_or_default();
         let deadlines = keys.into_iter().map(|place| {
             let name = [DEADLINE, &place.0.get().to_be_bytes(), &place.1].concat();
             (name, self.keys.get(&place).map(|put| put.get().to_be_bytes().to_vec()))
         });
         let leases = leases.into_iter().map(|id| {
-            let lease = self.leases.get(&id);
-            let encode = |lease| postcard::to_stdvec(lease).expect("plain data always encodes");
+            let lease = self.leases.get(&id).map(|lease| (lease.ttl_ms, lease.deadline));
+            let encode = |lease| postcard::to_stdvec(&lease).expect("plain data always encodes");
             ([LEASE, &id.get().to_be_bytes()].concat(), lease.map(encode))
         });
-        deadlines.chain(leases).collect()
+        let held = lease_keys.into_iter().map(|(id, key)| {
+            let there = self.leases.get(&id).is_some_and(|lease| lease.keys.contains(&key));
+            ([LEASE_KEY, &id.get().to_be_bytes(), &key].concat(), there.then(Vec::new))
+        });
+        deadlines.chain(leases).chain(held).collect()
+    }
+
+    fn mark_held(&mut self, lease: LeaseId, key: Bytes) {
+        if let Some(changed) = &mut self.changed {
+            changed.lease_keys.insert((lease, key));
+        }
     }
 
     fn mark(&mut self, lease: LeaseId) {
@@ -160,11 +188,11 @@ impl Lifetimes {
         }
         if let Some((id, lease)) = was.with.and_then(|id| Some((id, self.leases.get_mut(&id)?))) {
             lease.keys.remove(&key);
-            self.mark(id);
+            self.mark_held(id, key.clone());
         }
         if let Some((id, lease)) = is.with.and_then(|id| Some((id, self.leases.get_mut(&id)?))) {
-            lease.keys.insert(key);
-            self.mark(id);
+            lease.keys.insert(key.clone());
+            self.mark_held(id, key);
         }
     }
 
@@ -210,6 +238,9 @@ impl Lifetimes {
         let lease = self.leases.remove(&id)?;
         self.deadlines.remove(&(lease.deadline, id));
         self.mark(id);
+        for key in &lease.keys {
+            self.mark_held(id, key.clone());
+        }
         Some(lease.keys)
     }
 

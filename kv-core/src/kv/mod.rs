@@ -29,7 +29,7 @@ pub use reaper::{Ask, Reaper};
 pub use transfer::{Receiver, Sources};
 pub use watchers::{Asker, CutOff, Look, Waiting, Watchers, Woken};
 
-use crate::engine::{Disk, Engine, EngineError, Memory};
+use crate::engine::{Disk, Engine, EngineError, Memory, OpenedDisk};
 use crate::ids::{Anchor, Hash, RequestNumber, Revision, Timestamp};
 use crate::message::{Entry, Expiry};
 use crate::session::Sessions;
@@ -88,7 +88,10 @@ impl State {
     /// # Errors
     /// If the disk fails, or what it holds is damaged, newer or built with other limits.
     pub fn open(storage: Arc<dyn Storage>, limits: Limits) -> Result<Self, EngineError> {
-        let opened = Disk::open(storage, limits.cache_bytes)?;
+        Self::of(Disk::open(storage, limits.cache_bytes)?, limits)
+    }
+
+    fn of(opened: OpenedDisk, limits: Limits) -> Result<Self, EngineError> {
         let rows = opened.rows();
         let standing = checkpoint::load(&rows)?;
         if standing.is_none() && opened.exists() {

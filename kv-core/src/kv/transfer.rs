@@ -5,7 +5,7 @@ use super::lifetimes::Lifetimes;
 use super::{Limits, State, checkpoint};
 use crate::engine::{Disk, EngineError, Snapshot, Staging};
 use crate::ids::{Anchor, Instant, MemberId, Op};
-use crate::message::{Chunk, ChunkEnd, LogPoint};
+use crate::message::{Chunk, ChunkEnd, Entry, LogPoint};
 use crate::storage::Storage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -98,7 +98,7 @@ impl Receiver {
             return Ok(false);
         };
         let stored = match staging.add(chunk) {
-            Err(EngineError::Damaged { .. }) => false,
+            Err(error) if error.is_of_content() => false,
             done => done?,
         };
         if !stored {
@@ -119,7 +119,11 @@ impl Receiver {
         };
         match verified {
             Ok(true) => Ok(true),
-            Ok(false) | Err(EngineError::Damaged { .. }) => {
+            Ok(false) => {
+                self.discard()?;
+                Ok(false)
+            }
+            Err(error) if error.is_of_content() => {
                 self.discard()?;
                 Ok(false)
             }
@@ -163,6 +167,14 @@ impl Receiver {
         State::open(self.storage.clone(), self.limits.clone())
     }
 
+    /// The damaged state that was set aside, for peers to fetch what is intact of it; `None` if there is none.
+    ///
+    /// # Errors
+    /// If nothing of it can be read.
+    pub fn open_aside(&self) -> Result<Option<State>, EngineError> {
+        State::open_aside(&self.storage, &self.limits)
+    }
+
     /// Throws away what is stored of the snapshot at `at`.
     ///
     /// # Errors
@@ -181,27 +193,64 @@ impl Receiver {
 }
 
 impl State {
-    /// Throws away what is on disk, durably. A state that was open must have been dropped.
+    /// Sets what is on disk aside, durably: it is damaged. A state that was open must have been dropped. The file stays until
+    /// [`Receiver::switch`] has put another one in its place.
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn discard(storage: &dyn Storage) -> Result<(), EngineError> {
-        Disk::discard(storage)
+    pub fn set_aside(storage: &dyn Storage) -> Result<(), EngineError> {
+        Disk::set_aside(storage)
     }
 
-    /// Opens the state, or throws a damaged one away (rule T9): `None`, and it must be fetched from a peer.
+    /// Opens the state, or sets a damaged one aside (rule T9): `None`, and it must be fetched from a peer.
     ///
     /// # Errors
-    /// If the disk fails, or what it holds is newer or built with other limits.
-    pub fn open_or_discard(storage: &Arc<dyn Storage>, limits: &Limits) -> Result<Option<Self>, EngineError> {
+    /// If the disk fails, or what it holds is newer, inconsistent or built with other limits.
+    pub fn open_or_set_aside(
+        storage: &Arc<dyn Storage>,
+        limits: &Limits,
+    ) -> Result<Option<Self>, EngineError> {
         match Self::open(storage.clone(), limits.clone()) {
-            Ok(state) => Ok(Some(state)),
+            Ok(state) if !Disk::is_set_aside(&**storage)? => Ok(Some(state)),
+            // Nothing has taken its place yet.
+            Ok(state) if state.checkpoint().op == Op::ZERO => Ok(None),
+            Ok(state) => {
+                Disk::remove_aside(&**storage)?;
+                Ok(Some(state))
+            }
             Err(EngineError::Damaged { detail }) => {
-                tracing::error!(detail, "the state is damaged: thrown away");
-                Disk::discard(&**storage)?;
+                tracing::error!(
+                    detail,
+                    "the state is damaged: set aside as state.damaged until another member's has taken its place"
+                );
+                Disk::set_aside(&**storage)?;
                 Ok(None)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    fn open_aside(storage: &Arc<dyn Storage>, limits: &Limits) -> Result<Option<Self>, EngineError> {
+        let opened = Disk::open_aside(storage.clone(), limits.cache_bytes)?;
+        if opened.exists() { Self::of(opened, limits.clone()).map(Some) } else { Ok(None) }
+    }
+
+    /// Applies entries up to `through` and makes a checkpoint there: of a state that was set aside, so that members whose states are damaged
+    /// in different places have their intact parts at one op (rule T9). Blocks.
+    ///
+    /// # Errors
+    /// If it comes across the damage. The last checkpoint is still there.
+    pub fn bring_to(&mut self, through: Op, read: impl Fn(Op) -> Option<Entry>) -> Result<(), EngineError> {
+        loop {
+            while self.applied.op < through && self.overlay_bytes() < self.limits.checkpoint_bytes {
+                let next = read(self.applied.op.next());
+                let Some(entry) = next.filter(|entry| entry.header.parent == self.applied.hash) else {
+                    break;
+                };
+                self.apply(&entry)?;
+            }
+            let Some(checkpoint) = self.begin_checkpoint() else { return Ok(()) };
+            self.finish_checkpoint(checkpoint.run()?);
         }
     }
 

@@ -190,10 +190,12 @@ pub enum Message {
         /// The piece.
         chunk: Chunk,
     },
-    /// The sender has no such snapshot (any more).
+    /// The sender has no such snapshot (any more), or cannot read what was asked for.
     SnapshotGone {
         /// The nonce of the `GetSnapshot` that is answered.
         nonce: u64,
+        /// It has no intact state at all, and is fetching one itself.
+        stateless: bool,
     },
     /// How far the sender is in forming the cluster.
     Formation {

@@ -43,8 +43,10 @@ pub(super) struct Plan {
     pub(super) asked: bool,
     /// The driver asks for what is due.
     pub(super) ask: Option<Ask>,
-    /// A reader found the state damaged.
-    pub(super) lost: Option<EngineError>,
+    /// A reader found the state damaged that was there at this [`state_life`](Shared::state_life).
+    pub(super) lost: Option<(u64, EngineError)>,
+    /// A reader came across the damage of the state that is set aside.
+    pub(super) reopen: bool,
     /// Apply up to here.
     commit: Op,
     /// How the checkpoint that ran has ended.
@@ -111,7 +113,11 @@ pub(super) fn run(shared: &Arc<Shared>) {
         asked: false,
         deadlines: Deadlines::default(),
         expired: false,
+        aside: None,
     };
+    if applier.state.is_none() {
+        applier.open_aside();
+    }
     applier.tell_deadlines();
     if let Err(reason) = applier.run() {
         tracing::error!(%reason, "cannot apply: this member stops");
@@ -143,6 +149,8 @@ struct Applier {
     deadlines: Deadlines,
     /// An expiry was applied since it was told.
     expired: bool,
+    /// The damaged state, while there is no other: what is intact of it is for peers to fetch.
+    aside: Option<Box<State>>,
 }
 
 /// Rule D8. A member that is alone says what is wrong with its disk instead: it may be readable later.
@@ -161,6 +169,7 @@ enum Step {
     Transfer(Task),
     Checkpoint,
     Lose(EngineError),
+    Reopen,
     /// The journal has caught up, and a checkpoint waited for that.
     Retry,
     Stop,
@@ -177,8 +186,16 @@ impl Applier {
                 }
                 Step::Finish(result) => self.finish(result),
                 Step::Transfer(task) => self.transfer(task),
+                Step::Checkpoint if self.state.is_none() => {
+                    self.bring_aside_to_the_log();
+                    Ok(())
+                }
                 Step::Checkpoint => {
                     self.asked = true;
+                    Ok(())
+                }
+                Step::Reopen => {
+                    self.open_aside();
                     Ok(())
                 }
                 Step::Lose(error) => Err(error.into()),
@@ -206,9 +223,38 @@ impl Applier {
             let _ = thread.join();
         }
         self.shared.plan.look(|plan| (plan.done, plan.lost) = (None, None));
-        State::discard(&*self.storage)?;
+        State::set_aside(&*self.storage)?;
+        self.open_aside();
         self.shared.inbox.transferred(Input::StateLost);
         Ok(())
+    }
+
+    /// Rule T9: what is intact of a damaged state goes on being there for peers that fetch one.
+    fn open_aside(&mut self) {
+        self.aside = None;
+        lock(&self.shared.sources).clear();
+        match self.receiving.0.open_aside() {
+            Ok(Some(state)) => {
+                lock(&self.shared.sources).publish(state.snapshot());
+                self.aside = Some(Box::new(state));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "nothing of the damaged state can be read"),
+        }
+    }
+
+    /// Rule T9: a peer that fetches a state asks for a checkpoint. Those of members whose states are damaged in different places
+    /// complete each other if they are at one op: the last that is committed.
+    fn bring_aside_to_the_log(&mut self) {
+        let (Some(log), Some(state)) = (self.shared.log(), &mut self.aside) else { return };
+        let through = self.shared.plan.look(|plan| plan.commit).min(self.shared.durable_op());
+        match state.bring_to(through, |op| log.read(op).ok().flatten()) {
+            Ok(()) => lock(&self.shared.sources).publish(state.snapshot()),
+            Err(error) => {
+                tracing::debug!(%error, "the damaged state cannot be brought further");
+                self.open_aside();
+            }
+        }
     }
 
     fn transfer(&mut self, task: Task) -> Result<(), StopReason> {
@@ -216,6 +262,9 @@ impl Applier {
             Task::Stage(at, chunk) => self.receiving.stage(at, &chunk)?,
             Task::Install(at) => {
                 let told = self.receiving.install(&self.shared, at, &mut self.state)?;
+                if self.state.is_some() {
+                    self.aside = None;
+                }
                 if matches!(told, Input::SnapshotInstalled { .. }) {
                     // It was of the state before.
                     self.frozen = None;
@@ -237,14 +286,19 @@ impl Applier {
         let state = self.state.as_deref();
         let applied = state.map(|state| state.applied().op);
         let full = state.is_some_and(State::is_full);
+        let present = self.shared.state_life();
         let (waits_for_journal, merging) = (self.frozen.is_some(), self.checkpoint.is_some());
         self.shared.plan.wait(|plan| {
             // The old state is not to be touched while it is written.
             let waits = merging && matches!(plan.tasks.front(), Some(Task::Install(_)));
             if plan.closed {
                 Some(Step::Stop)
-            } else if let Some(error) = plan.lost.take().filter(|_| applied.is_some()) {
+            } else if let Some((_, error)) =
+                plan.lost.take().filter(|(life, _)| applied.is_some() && *life == present)
+            {
                 Some(Step::Lose(error))
+            } else if std::mem::take(&mut plan.reopen) && applied.is_none() {
+                Some(Step::Reopen)
             } else if let Some(result) = plan.done.take() {
                 Some(Step::Finish(result))
             } else if let Some(task) = plan.tasks.pop_front_if(|_| !waits) {

@@ -6,6 +6,7 @@ use super::fence::Fence;
 use super::quiet::Quiet;
 use super::shared::{Parts, Shared};
 use super::status::role_name;
+use super::transfer::has_data_peer;
 use super::writer::StateOpener;
 use super::{Node, StartError, applier, folder};
 use crate::config::{Cluster, ConfigError, FixedOptions, Options, Role};
@@ -293,7 +294,7 @@ impl Opened {
                 opener = Some(StateOpener { storage, limits });
             }
             Role::Data => {
-                let opened = open_state(&storage, &limits, cluster, &mut journal, &mut recovered)?;
+                let opened = open_state(&storage, &limits, (cluster, me), &mut journal, &mut recovered)?;
                 let receiver = Receiver::open(storage.clone(), limits)?;
                 data = Some(applier::Opened { state: opened, receiver, storage });
             }
@@ -306,14 +307,15 @@ impl Opened {
 fn open_state(
     storage: &Arc<dyn Storage>,
     limits: &kv::Limits,
-    cluster: &Cluster,
+    (cluster, me): (&Cluster, MemberId),
     journal: &mut Journal,
     recovered: &mut Recovered,
 ) -> Result<Option<State>, StartError> {
-    let alone = cluster.len() == 1;
+    // Where nobody has another state, what is left of this one is not touched.
+    let alone = !has_data_peer(cluster, me);
     let opened = match alone {
         true => Some(State::open(storage.clone(), limits.clone())?),
-        false => State::open_or_discard(storage, limits)?,
+        false => State::open_or_set_aside(storage, limits)?,
     };
     let Some(state) = opened else { return Ok(None) };
     let (found, recorded) = (state.checkpoint(), recovered.checkpoint);

@@ -3,11 +3,12 @@
 use super::budget::{Share, Use};
 use super::inbox::{Call, RequestKey};
 use super::quota::Account;
+use super::reads::{self, Least};
 use super::reply::{Outbox, Place, Reply};
 use super::shared::Shared;
-use super::{reads, status, watches};
+use super::{status, watches};
 use crate::config::{Options, Role};
-use crate::ids::{RequestNumber, SessionId};
+use crate::ids::{Op, RequestNumber, SessionId};
 use crate::message::{Answer, ClientCall, Operation, Query, ReadMode, Request, RequestError, SizeLimits};
 use crate::wire::{self, Frame, FrameReader, FrameWriter, Kind, Party, WireError};
 use bytes::Bytes;
@@ -239,10 +240,10 @@ fn read(shared: &Arc<Shared>, mode: ReadMode, query: Query, reply: Reply) {
             shared.me
         ))),
         ReadMode::MaxStaleness(bound) => shared.inbox.call(Call::Bounded { bound, query, reply }),
-        ReadMode::Local => reads::run(shared, vec![(query, reply)]),
+        ReadMode::Local => reads::run(shared, vec![(query, reply)], Least::Op(Op::ZERO)),
         ReadMode::AtLeast(at_least) => {
             if shared.state().is_some_and(|state| state.revision() >= at_least) {
-                reads::run(shared, vec![(query, reply)]);
+                reads::run(shared, vec![(query, reply)], Least::Revision(at_least));
             } else {
                 shared.inbox.call(Call::Await { at_least, query, reply });
             }

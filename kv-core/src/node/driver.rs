@@ -3,7 +3,7 @@
 use super::StopReason;
 use super::inbox::{Batch, Call};
 use super::lanes::Entries;
-use super::reads::Reads;
+use super::reads::{Least, Reads};
 use super::shared::Shared;
 use super::status::Reporter;
 use super::transfer::{Piece, Task};
@@ -244,7 +244,7 @@ impl Driver {
                     // Rule R4: who cannot tell does as if it had to be linearizable.
                     let fresh = self.replica.fresh(self.shared.clock.now(), bound);
                     match (fresh.filter(|op| *op <= self.applied), refusal) {
-                        (Some(_), _) => super::reads::run(&self.shared, vec![(query, reply)]),
+                        (Some(op), _) => super::reads::run(&self.shared, vec![(query, reply)], Least::Op(op)),
                         (None, Some(refusal)) => reply.send(refusal.clone()),
                         (None, None) => reads.push(self.reads.add(query, reply)),
                     }
@@ -288,7 +288,8 @@ impl Driver {
                 if let Some(log) = shared.log() {
                     log.stage(&write);
                 }
-                if matches!(&write, Write::View(record) if record.cut.is_some()) {
+                // Rule D7: at a cut, or where the log stands on another point, it goes back before anything above is told to be committed.
+                if self.replica.durable().op < shared.durable_op() {
                     shared.set_durable_op(self.replica.durable().op);
                 }
                 self.writes.push((seq, write));

@@ -195,7 +195,7 @@ impl Link {
 
     /// Reads a piece of a snapshot, off the runtime.
     async fn read_piece(&self, piece: Piece) -> Message {
-        let gone = Message::SnapshotGone { nonce: piece.nonce };
+        let gone = Message::SnapshotGone { nonce: piece.nonce, stateless: false };
         let (give, take) = tokio::sync::oneshot::channel();
         let (shared, to) = (self.shared.clone(), self.peer);
         self.shared.pool.run(move || {

@@ -4,6 +4,7 @@ use super::pool;
 use super::reply::Reply;
 use super::shared::Shared;
 use crate::ids::{Instant, Op, Revision};
+use crate::kv::StateReader;
 use crate::message::{Answer, Query};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,6 +18,25 @@ const MAX_BYTES: usize = 1 << 20;
 const SHARE: usize = 32;
 
 type Read = (Query, Reply);
+
+/// What a state must have applied for a read to be answered from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Least {
+    /// Everything up to this op.
+    Op(Op),
+    /// Everything up to this revision.
+    Revision(Revision),
+}
+
+impl Least {
+    /// Whether a state has applied it.
+    fn is_met_by(self, state: &StateReader) -> bool {
+        match self {
+            Self::Op(op) => state.applied().op >= op,
+            Self::Revision(revision) => state.revision() >= revision,
+        }
+    }
+}
 
 /// How long a read waits for the revision that it must see. It may be known elsewhere by then.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -45,7 +65,7 @@ impl Reads {
     pub(super) fn confirmed(&mut self, tickets: &[u64], op: Op, applied: Op, shared: &Arc<Shared>) {
         let confirmed = tickets.iter().filter_map(|ticket| self.unconfirmed.remove(ticket));
         if applied >= op {
-            run(shared, confirmed.collect());
+            run(shared, confirmed.collect(), Least::Op(op));
         } else {
             self.unapplied.entry(op).or_default().extend(confirmed);
         }
@@ -56,7 +76,8 @@ impl Reads {
         while let Some(first) = self.unapplied.first_entry()
             && *first.key() <= applied
         {
-            run(shared, first.remove());
+            let least = Least::Op(*first.key());
+            run(shared, first.remove(), least);
         }
         self.run_awaited(shared);
     }
@@ -73,7 +94,8 @@ impl Reads {
         while let Some(first) = self.awaited.first_entry()
             && *first.key() <= newest
         {
-            run(shared, first.remove().into_iter().map(|(read, _)| read).collect());
+            let least = Least::Revision(*first.key());
+            run(shared, first.remove().into_iter().map(|(read, _)| read).collect(), least);
         }
     }
 
@@ -100,7 +122,7 @@ impl Reads {
 }
 
 /// Carries reads out, on the threads that may wait for the disk.
-pub(super) fn run(shared: &Arc<Shared>, mut reads: Vec<Read>) {
+pub(super) fn run(shared: &Arc<Shared>, mut reads: Vec<Read>, least: Least) {
     while !reads.is_empty() {
         let share = if reads.len() > SHARE { reads.len().div_ceil(pool::THREADS) } else { reads.len() };
         let rest = reads.split_off(share);
@@ -109,19 +131,22 @@ pub(super) fn run(shared: &Arc<Shared>, mut reads: Vec<Read>) {
         shared.pool.run(move || {
             for (query, reply) in share {
                 // One who asks for much and takes none of it keeps nobody busy.
-                let answer = if reply.is_hopeless() { Answer::Overloaded } else { answer(&pool, &query) };
+                let answer =
+                    if reply.is_hopeless() { Answer::Overloaded } else { answer(&pool, &query, least) };
                 reply.send(answer);
             }
         });
     }
 }
 
-fn answer(shared: &Shared, query: &Query) -> Answer {
+fn answer(shared: &Shared, query: &Query, least: Least) -> Answer {
     // A node without a state (it has just stopped) answers nothing; another member can.
     let elsewhere = Answer::NotPrimary { hint: None };
-    let Some(state) = shared.state() else { return elsewhere };
+    let life = shared.state_life();
+    // Looked at here, and not when the read was confirmed: another state may have taken the place of that one meanwhile, and be older.
+    let Some(state) = shared.state().filter(|state| least.is_met_by(state)) else { return elsewhere };
     state.answer(query, MAX_RECORDS, MAX_BYTES).unwrap_or_else(|error| {
-        shared.state_failed(error);
+        shared.state_failed(life, error);
         elsewhere
     })
 }

@@ -69,12 +69,15 @@ fn journal_step(shared: &Shared, from: Op) -> Option<Step> {
 
 /// Of the newest checkpoint, a little further on in the order of keys each time: it may be another one than before.
 fn state_step(shared: &Shared, after: &Bytes) -> Step {
-    let Some(state) = lock(&shared.sources).latest() else { return Step { bytes: 0, next: None } };
+    let life = shared.state_life();
+    // One that is set aside is known to be damaged.
+    let latest = shared.state().and_then(|_| lock(&shared.sources).latest());
+    let Some(state) = latest else { return Step { bytes: 0, next: None } };
     let most = usize::try_from(STEP_BYTES).unwrap_or(usize::MAX);
     match state.scrub(after, most) {
         Ok((bytes, next)) => Step { bytes: bytes as u64, next: next.map(Place::State) },
         Err(error) => {
-            shared.state_failed(error);
+            shared.state_failed(life, error);
             Step { bytes: 0, next: None }
         }
     }

@@ -92,6 +92,8 @@ pub(super) struct Shared {
     view: AtomicU64,
     log: Mutex<Option<LogReader>>,
     state: Mutex<Option<StateReader>>,
+    /// Counts the states that this member has had: what is found out about an earlier one is no word on the present.
+    state_life: AtomicU64,
     /// The disk is out of reach: set when the node stops.
     pub(super) fence: Arc<AtomicBool>,
     jitter: Mutex<fastrand::Rng>,
@@ -159,6 +161,7 @@ impl Shared {
             view: AtomicU64::new(0),
             log: Mutex::new(Some(parts.log)),
             state: Mutex::new(None),
+            state_life: AtomicU64::new(0),
             fence: parts.fence,
             clock: parts.clock,
             jitter: Mutex::new(fastrand::Rng::with_seed(parts.seed)),
@@ -211,12 +214,23 @@ impl Shared {
 
     /// The state is open.
     pub(super) fn set_state(&self, reader: StateReader) {
-        *lock(&self.state) = Some(reader);
+        let mut state = lock(&self.state);
+        self.state_life.fetch_add(1, Ordering::SeqCst);
+        *state = Some(reader);
+    }
+
+    /// Which state this is. To be asked before the state is taken whose errors are told with it.
+    pub(super) fn state_life(&self) -> u64 {
+        self.state_life.load(Ordering::SeqCst)
     }
 
     /// The state is not there any more, and so are its checkpoints.
     pub(super) fn take_state(&self) {
-        *lock(&self.state) = None;
+        {
+            let mut state = lock(&self.state);
+            self.state_life.fetch_add(1, Ordering::SeqCst);
+            *state = None;
+        }
         lock(&self.sources).clear();
     }
 

@@ -3,6 +3,7 @@
 
 use super::shared::Shared;
 use super::sync::lock;
+use crate::config::{Cluster, Role};
 use crate::engine::EngineError;
 use crate::ids::{Anchor, MemberId};
 use crate::kv::{Receiver, State};
@@ -40,27 +41,42 @@ pub(super) fn read(shared: &Shared, to: MemberId, piece: &Piece) -> Message {
         // What there is may be of no use to a member whose log goes back less far: the next one will be.
         shared.plan.change_one(|plan| plan.asked = true);
     }
+    let life = shared.state_life();
     let snapshot = lock(&shared.sources).get(to, *at, shared.clock.monotonic());
-    let Some(snapshot) = snapshot else { return Message::SnapshotGone { nonce: *nonce } };
+    let gone = || Message::SnapshotGone { nonce: *nonce, stateless: shared.state().is_none() };
+    let Some(snapshot) = snapshot else { return gone() };
     match snapshot.chunk(after, CHUNK_BYTES) {
         Ok(chunk) => {
             // Looked at last: no earlier than the view in which the snapshot was committed.
             let view = shared.view();
             Message::SnapshotChunk { nonce: *nonce, view, at: snapshot.anchor(), chunk }
         }
+        Err(error) if shared.state().is_some() => {
+            shared.state_failed(life, error);
+            Message::SnapshotGone { nonce: *nonce, stateless: true }
+        }
         Err(error) => {
-            shared.state_failed(error);
-            Message::SnapshotGone { nonce: *nonce }
+            // Of a state that is set aside: others may have this piece, and other pieces can be read after it has been opened again.
+            tracing::debug!(%error, "a piece of the damaged state cannot be read");
+            shared.plan.change(|plan| plan.reopen = true);
+            gone()
         }
     }
 }
 
+/// Whether another member has data: a damaged state can be replaced by its.
+pub(super) fn has_data_peer(cluster: &Cluster, me: MemberId) -> bool {
+    cluster.peers(me).any(|peer| peer.role == Role::Data)
+}
+
 impl Shared {
-    /// The state cannot be read. If it is damaged it is given up, and another one is fetched (rule T9); otherwise, and where there
-    /// is nobody to fetch it from, this member stops.
-    pub(super) fn state_failed(&self, error: EngineError) {
-        if self.can_replace_state(&error) {
-            self.plan.change(|plan| plan.lost = plan.lost.take().or(Some(error)));
+    /// The state that was there at `life` cannot be read. If it is damaged it is set aside, and another one is fetched (rule T9);
+    /// otherwise, and where there is nobody to fetch it from, this member stops.
+    pub(super) fn state_failed(&self, life: u64, error: EngineError) {
+        if life != self.state_life() {
+            tracing::debug!(%error, "found out about a state that has been replaced since");
+        } else if self.can_replace_state(&error) {
+            self.plan.change(|plan| plan.lost = Some((life, error)));
         } else {
             tracing::error!(%error, "cannot read the state: this member stops");
             self.retire(error.into());
@@ -69,7 +85,7 @@ impl Shared {
 
     /// Whether another state can take the place of one that failed so.
     pub(super) fn can_replace_state(&self, error: &EngineError) -> bool {
-        matches!(error, EngineError::Damaged { .. }) && self.cluster.len() > 1
+        matches!(error, EngineError::Damaged { .. }) && has_data_peer(&self.cluster, self.me)
     }
 }
 

@@ -105,12 +105,13 @@ fn look(shared: &Arc<Shared>, mut watch: Watch) {
         }
         // A node without a state has nothing to tell; another member has.
         let elsewhere = Answer::NotPrimary { hint: None };
+        let life = shared.state_life();
         let Some(state) = shared.state() else { return watch.asked.reply.send(elsewhere) };
         let next = match state.look(&watch.query, MAX_EVENTS, MAX_BYTES) {
             Ok(Look::Tell(answer)) => return watch.asked.reply.send(answer),
             Ok(Look::Nothing(next)) => next,
             Err(error) => {
-                shared.state_failed(error);
+                shared.state_failed(life, error);
                 return watch.asked.reply.send(elsewhere);
             }
         };
@@ -172,10 +173,11 @@ fn wake(shared: &Arc<Shared>) {
 fn dispatch(shared: &Arc<Shared>) {
     let mut after = Position::after(lock(&shared.watches.waiting).dispatched());
     loop {
+        let life = shared.state_life();
         let Some(state) = shared.state() else { return };
         let found = match state.all_changes(after, MAX_EVENTS, MAX_BYTES) {
             Ok(found) => found,
-            Err(error) => return shared.state_failed(error),
+            Err(error) => return shared.state_failed(life, error),
         };
         let woken = shared.watches.with(|watches| watches.changed(&found));
         let watches = woken.watches.into_iter().map(|it| Watch { query: it.query, asked: it.with });

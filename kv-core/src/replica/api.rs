@@ -273,6 +273,13 @@ pub enum Halt {
         /// Which.
         op: Op,
     },
+    /// No data member has an intact state.
+    #[error(
+        "no data member has an intact state: all of them have set a damaged one aside, and what is intact of those does not make up one. \
+         Nothing was deleted: each has its file `state.damaged`, and its journal. Put the data directory of one of them back from a \
+         copy, or set up a new cluster from a backup"
+    )]
+    NoState,
     /// This member lacks entries that no peer keeps.
     #[error("entries from op {from} on are needed, and peers no longer keep them")]
     BehindJournals {

@@ -4,7 +4,7 @@
 use super::Replica;
 use super::decide::{Decision, Quorums, decide};
 use super::lost::lost;
-use crate::config::{Cluster, Role};
+use crate::config::Cluster;
 use crate::ids::{MemberId, Op};
 use crate::message::LogSummary;
 use std::collections::BTreeMap;
@@ -18,8 +18,6 @@ pub(crate) enum Excuse {
     Undecided(Op),
     /// None of them has the entry at this op, or a state that stands for it (rules V5.7 and T8).
     Missing(Op),
-    /// None of them has a state (rule T9).
-    NoState,
 }
 
 /// What a member would say in a view change.
@@ -27,13 +25,12 @@ pub(crate) enum Excuse {
 pub(crate) struct Vote {
     member: MemberId,
     log: LogSummary,
-    stateless: bool,
 }
 
 impl Replica {
     /// What it would say. To be asked of a replica that was just made from what is durable.
     pub(crate) fn vote(&self) -> Vote {
-        Vote { member: self.me, log: self.summary(), stateless: self.transfer.stateless }
+        Vote { member: self.me, log: self.summary() }
     }
 }
 
@@ -53,10 +50,5 @@ pub(crate) fn excuse(cluster: &Cluster, votes: &[Vote]) -> Option<Excuse> {
         // What is above the base was kept because one of them has it.
         Decision::Log(_) => {}
     }
-    if let Some(op) = lost(&logs, logs.len()) {
-        return Some(Excuse::Missing(op));
-    }
-    let is_data = |id| cluster.member(id).is_some_and(|member| member.role == Role::Data);
-    let any_state = votes.iter().any(|vote| is_data(vote.member) && !vote.stateless);
-    (!any_state).then_some(Excuse::NoState)
+    lost(&logs, logs.len()).map(Excuse::Missing)
 }

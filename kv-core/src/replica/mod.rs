@@ -66,7 +66,7 @@ pub struct ReplicaConfig {
     pub options: Options,
     /// The seed of its jitter and its nonces; different in each life.
     pub seed: u64,
-    /// There is no state that goes with the log: it was damaged, and thrown away. It is fetched from a peer.
+    /// There is no state that goes with the log: it was damaged, and set aside. Another one is fetched from a peer.
     pub stateless: bool,
     /// A known-wrong variant, for the simulator to find out.
     #[cfg(any(test, feature = "sim"))]
@@ -509,7 +509,9 @@ impl Replica {
             Message::SnapshotChunk { nonce, view, at, chunk } => {
                 self.on_snapshot_chunk(from, nonce, view, at, chunk);
             }
-            Message::SnapshotGone { nonce } => self.on_snapshot_gone(from, nonce),
+            Message::SnapshotGone { nonce, stateless } => {
+                self.on_snapshot_gone(from, nonce, stateless);
+            }
             Message::StateDigest { op, digest } => self.on_state_digest(from, op, digest),
             Message::Formation { .. } => {}
         }

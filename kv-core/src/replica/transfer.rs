@@ -9,12 +9,12 @@
 //! One run has one nonce and one anchor; a piece is welcome from whoever sends it. The only clock that can end a run is that of its progress.
 
 use super::state::State;
-use super::{Output, Replica};
+use super::{Halt, Output, Replica};
 use crate::config::Role;
 use crate::ids::{Anchor, Instant, MemberId, Op, View, WriteSeq};
 use crate::message::{Adoption, Chunk, ChunkEnd, LogPoint, Message, Write};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::{debug, info, warn};
 
@@ -26,6 +26,9 @@ const HOLD: Duration = Duration::from_secs(30);
 
 /// How often the receiver shows life to all sources, so that they keep those entries. Well below [`HOLD`].
 const SHOW_LIFE: Duration = Duration::from_secs(5);
+
+/// So often all data members may have said in a row that they have no state, and none has led to one, before this member stops.
+const MOST_FRUITLESS: u32 = 40;
 
 /// The longest time without a piece after which a snapshot that some source no longer has is given up.
 const MOST_STALL: Duration = Duration::from_secs(600);
@@ -40,6 +43,8 @@ pub(super) struct Transfer {
     /// How long a run may go without progress before it begins anew, if a source has said that it no longer has the snapshot. Doubles
     /// with each time, so that a transfer is finished however slow its sources are.
     stall: Duration,
+    /// How often all data members have said that they have neither a state nor, of a damaged one, what is missing here.
+    fruitless: u32,
     /// The write of the view that a source was in: nothing of its state is stored before.
     joined: WriteSeq,
     /// The write with which the log came to stand on another point, until it is durable: nothing is said of the log before.
@@ -79,8 +84,8 @@ struct Run {
     show_life_at: Instant,
     /// When the last piece came.
     moved_at: Instant,
-    /// Who has said since then that it does not have the snapshot.
-    gone: BTreeSet<MemberId>,
+    /// Who has said since then that it does not have the snapshot, or not that piece, and whether it has a state at all.
+    gone: BTreeMap<MemberId, bool>,
 }
 
 impl Transfer {
@@ -140,17 +145,17 @@ impl Replica {
         let until = self.now.monotonic.after(HOLD);
         self.transfer.held.insert(from, (above, until));
         let Some(after) = after else { return };
-        if self.is_witness() || self.transfer.stateless {
-            return self.send(from, Message::SnapshotGone { nonce });
+        if self.is_witness() {
+            return self.send(from, Message::SnapshotGone { nonce, stateless: true });
         }
         self.outputs.push_back(Output::ReadSnapshot { to: from, nonce, at, after });
     }
 
     // -- as a receiver
 
-    /// The own state is lost: what is needed now is any state that the own log goes on from.
+    /// The own state is damaged: what is needed now is any state that the own log goes on from.
     pub(super) fn on_state_lost(&mut self) {
-        warn!("the state is lost: fetching it from a peer");
+        warn!("the state is damaged: fetching another from a peer");
         self.transfer.stateless = true;
         self.transfer.run = None;
         self.forget_digests();
@@ -247,7 +252,7 @@ impl Replica {
             retry_at: now,
             show_life_at: now.after(SHOW_LIFE),
             moved_at: now,
-            gone: BTreeSet::new(),
+            gone: BTreeMap::new(),
         });
         self.ask_for_more();
     }
@@ -331,14 +336,23 @@ impl Replica {
     }
 
     /// A source does not have the snapshot (any more). One that is busy, or cannot be reached, may still have it.
-    pub(super) fn on_snapshot_gone(&mut self, from: MemberId, nonce: u64) {
+    pub(super) fn on_snapshot_gone(&mut self, from: MemberId, nonce: u64, stateless: bool) {
         let peers: Vec<MemberId> = self.data_peers().collect();
         // Who has all of it needs no source any more.
         let asked = |run: &&mut Run| run.nonce == nonce && !run.complete;
         let Some(run) = self.transfer.run.as_mut().filter(asked) else { return };
-        run.gone.insert(from);
-        let everywhere = peers.iter().all(|peer| run.gone.contains(peer));
+        run.gone.insert(from, stateless);
+        let everywhere = peers.iter().all(|peer| run.gone.contains_key(peer));
+        let nowhere = everywhere && run.gone.values().all(|stateless| *stateless);
         let (begun, source) = (run.at.is_some(), run.source);
+        if everywhere {
+            run.gone.clear();
+            // Rule T9: whoever has a state, or what is missing here, ends it.
+            self.transfer.fruitless = if nowhere { self.transfer.fruitless + 1 } else { 0 };
+            if self.transfer.stateless && self.transfer.fruitless > MOST_FRUITLESS {
+                return self.halt(Halt::NoState);
+            }
+        }
         if begun && everywhere {
             debug!("the snapshot is gone everywhere: another one");
             self.restart_transfer();
@@ -451,7 +465,7 @@ impl Replica {
     pub(super) fn on_snapshot_installed(&mut self, point: LogPoint) {
         self.transfer.run = None;
         self.transfer.staged = None;
-        self.transfer.stateless = false;
+        (self.transfer.stateless, self.transfer.fruitless) = (false, 0);
         self.transfer.settled_at = self.now.monotonic.after(self.options.suspect_min);
         self.forget_digests();
         info!(?point, "a state was transferred");

@@ -212,6 +212,10 @@ impl Replica {
             let message = self.start_view(0);
             return self.send(from, message);
         }
+        if self.has_lost_state() && self.log.holds(log.commit) {
+            // Where no data member has a state there is no primary to tell it, and all must bring what they have to one op (T9).
+            self.advance_commit(log.commit.op);
+        }
         self.end_hold();
         let State::ViewChange(change) = &mut self.state else { return };
         if view == self.view && well_formed(&log, u64::from(self.options.pipeline)) {

@@ -214,8 +214,8 @@ impl World {
         if self.plan.in_memory || self.members[member].role == Role::Witness {
             return None;
         }
-        let state =
-            State::open_or_discard(&disk.storage(), &Limits::from(&self.members[member].options)).ok()??;
+        let state = State::open_or_set_aside(&disk.storage(), &Limits::from(&self.members[member].options))
+            .ok()??;
         (recovered.footing(state.checkpoint()) != Footing::Lost).then_some(state)
     }
 

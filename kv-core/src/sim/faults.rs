@@ -372,7 +372,10 @@ impl World {
         let mut back: Vec<usize> = (0..count).collect();
         self.rng.shuffle(&mut back);
         let away = back.split_off(self.rng.usize(quorum..count));
-        if back.iter().any(|member| self.members[*member].role == Role::Data) { away } else { Vec::new() }
+        // A whole state comes back: what others hold of theirs need not make up one.
+        let whole =
+            |member: &usize| self.members[*member].role == Role::Data && !self.members[*member].state_hurt;
+        if back.iter().any(whole) { away } else { Vec::new() }
     }
 
     /// What is still missing to a converged cluster.

@@ -207,7 +207,7 @@ impl World {
         let state = match (slot.role, self.plan.in_memory) {
             (Role::Witness, _) => None,
             (_, true) => Some(State::in_memory(limits)),
-            (_, false) => match State::open_or_discard(&careless(slot.disk.storage(), self.bug), &limits) {
+            (_, false) => match State::open_or_set_aside(&careless(slot.disk.storage(), self.bug), &limits) {
                 Ok(state) => state,
                 Err(_) if slot.may_fail() => return Ok(None),
                 Err(error) => return Err(error.to_string()),
@@ -298,6 +298,9 @@ impl World {
             reaper: Reaper::new(slot.options.suspect_max),
             timer: None,
         }));
+        if stateless {
+            self.open_aside(member);
+        }
         self.digest(member);
         self.after_input(member);
         if let Some((at, end)) = staged {
@@ -448,11 +451,11 @@ impl World {
             .note(39, member as u64, 0, || format!("{:?} m{member} gives its state up: {error}", self.now));
         process.state = None;
         (process.frozen, process.checkpoint) = (None, None);
-        process.transfers.sources.publish(None);
         process.stateless = true;
-        if let Err(error) = State::discard(&*storage) {
-            return self.fail(("a damaged state can be thrown away", format!("m{member}: {error}")));
+        if let Err(error) = State::set_aside(&*storage) {
+            return self.fail(("a damaged state can be set aside", format!("m{member}: {error}")));
         }
+        self.open_aside(member);
         self.checker.count("states given up");
         self.input(member, Input::StateLost);
     }

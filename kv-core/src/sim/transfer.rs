@@ -6,7 +6,7 @@ use super::plan::around;
 use super::world::{Due, World, index};
 use crate::engine::EngineError;
 use crate::ids::{Anchor, MemberId};
-use crate::kv::{Receiver, Sources};
+use crate::kv::{Receiver, Sources, State};
 use crate::message::{Chunk, Message};
 use crate::replica::Input;
 use bytes::Bytes;
@@ -25,6 +25,8 @@ pub(super) struct Transfers {
     tasks: VecDeque<Task>,
     /// A member without a state wants the next checkpoint.
     pub(super) asked: bool,
+    /// The damaged state, while there is no other.
+    pub(super) aside: Option<State>,
 }
 
 #[derive(Debug)]
@@ -36,7 +38,7 @@ enum Task {
 
 impl Transfers {
     pub(super) fn new(sources: Sources, receiver: Option<Receiver>) -> Self {
-        Self { sources, receiver, tasks: VecDeque::new(), asked: false }
+        Self { sources, receiver, tasks: VecDeque::new(), asked: false, aside: None }
     }
 }
 
@@ -54,12 +56,17 @@ impl World {
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         if at.is_none() {
             // What there is may be of no use to a member whose log goes back less far: the next one will be.
-            process.transfers.asked = true;
-            self.consider_checkpoint(member);
+            if process.stateless {
+                self.bring_aside_to_the_log(member);
+            } else {
+                process.transfers.asked = true;
+                self.consider_checkpoint(member);
+            }
         }
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        let stateless = process.stateless;
         let Some(snapshot) = process.transfers.sources.get(to, at, now) else {
-            return self.send(member, index(to), Message::SnapshotGone { nonce });
+            return self.send(member, index(to), Message::SnapshotGone { nonce, stateless });
         };
         match snapshot.chunk(after, PIECE_BYTES) {
             Ok(chunk) => {
@@ -67,9 +74,38 @@ impl World {
                 self.send(member, index(to), Message::SnapshotChunk { nonce, view, at, chunk });
             }
             Err(error) => {
-                self.send(member, index(to), Message::SnapshotGone { nonce });
-                self.state_failed(member, "a checkpoint can be read", &error);
+                self.send(member, index(to), Message::SnapshotGone { nonce, stateless: true });
+                if stateless {
+                    self.open_aside(member);
+                } else {
+                    self.state_failed(member, "a checkpoint can be read", &error);
+                }
             }
+        }
+    }
+
+    /// Rule T9: what is intact of a damaged state goes on being there for peers that fetch one.
+    pub(super) fn open_aside(&mut self, member: usize) {
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        let transfers = &mut process.transfers;
+        transfers.aside = None;
+        transfers.sources.clear();
+        let opened = transfers.receiver.as_ref().and_then(|receiver| receiver.open_aside().ok().flatten());
+        if let Some(state) = opened {
+            transfers.sources.publish(state.snapshot());
+            transfers.aside = Some(state);
+            self.checker.count("damaged states offered");
+        }
+    }
+
+    fn bring_aside_to_the_log(&mut self, member: usize) {
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        let through = process.commit.op.min(process.replica.durable().op);
+        let Some(state) = &mut process.transfers.aside else { return };
+        let log = process.log.clone();
+        match state.bring_to(through, |op| log.read(op).ok().flatten()) {
+            Ok(()) => process.transfers.sources.publish(state.snapshot()),
+            Err(_) => self.open_aside(member),
         }
     }
 
@@ -181,6 +217,8 @@ impl World {
             return Ok(Input::SnapshotRefused { at });
         }
         (process.state, process.frozen) = (None, None);
+        process.transfers.aside = None;
+        process.transfers.sources.clear();
         let mut state = receiver.switch()?;
         if let Some(bug) = bug {
             state.plant(bug);

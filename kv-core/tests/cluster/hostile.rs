@@ -476,7 +476,7 @@ fn all_frames() -> Vec<(&'static str, Option<Lane>, Bytes)> {
         Message::TooOld { nonce: 1, checkpoint: point, primary_of: Some(View::new(1_000_000)) },
         Message::GetSnapshot { nonce: 1, at: None, after: Some(Bytes::new()) },
         Message::SnapshotChunk { nonce: 1, view, at: near, chunk },
-        Message::SnapshotGone { nonce: 1 },
+        Message::SnapshotGone { nonce: 1, stateless: true },
         Message::Formation { step: FormationStep::Empty, ask: true },
     ];
     let mut all: Vec<_> = messages

@@ -119,7 +119,7 @@ fn damage_state(harness: &Harness, member: usize) -> PathBuf {
     file
 }
 
-/// T9: a state whose blocks do not verify is thrown away and another one fetched; nothing is answered from it.
+/// T9: a state whose blocks do not verify is set aside and another one fetched; nothing is answered from it.
 pub(crate) async fn t9_a_damaged_state_is_replaced_by_a_peers(net: Net) {
     let mut harness = Harness::with(net, &[Role::Data; 3], tight()).await;
     let client = harness.client().await;
@@ -151,7 +151,7 @@ pub(crate) async fn t9_a_damaged_state_is_replaced_in_a_quiet_cluster(net: Net) 
     let status = harness.status(damaged);
     assert_eq!((status.applied, status.checkpoint), (Op::ZERO, Op::ZERO), "{status:?}");
     harness.faults[damaged].heal();
-    // The damaged one was thrown away when it was opened.
+    // The damaged one was set aside when it was opened.
     eventually("another state", async || std::fs::metadata(&file).is_ok_and(|found| found.len() > 2 << 20))
         .await;
     harness.level().await;
@@ -182,6 +182,30 @@ pub(crate) async fn t9_a_state_that_goes_bad_while_it_is_used_is_replaced(net: N
     })
     .await;
     caught_up(&harness, damaged).await;
+}
+
+/// Whether a member has set a damaged state aside.
+fn is_set_aside(harness: &Harness, member: usize) -> bool {
+    harness.dirs[member].path().join("state.damaged").exists()
+}
+
+/// T9: nobody else has a state. The member says so and stops; nothing of what it has is gone.
+pub(crate) async fn t9_the_only_data_member_stops_at_a_bad_block_and_keeps_everything(net: Net) {
+    let mut harness = Harness::with(net, &[Role::Data, Role::Witness], tight()).await;
+    let client = harness.client().await;
+    fill(&client, 300, 8 << 10).await;
+    harness.kill(0);
+    let file = damage_state(&harness, 0);
+    let mut before = None;
+    for _ in 0..2 {
+        let refused = harness.try_start(0).await.expect_err("it cannot serve");
+        assert!(refused.to_string().contains("the state file is damaged"), "{refused}");
+        assert!(refused.to_string().contains("It is kept"), "{refused}");
+        let kept = Some(std::fs::read(&file).expect("it is kept"));
+        assert!(before.is_none() || before == kept, "it has been changed");
+        before = kept;
+        assert!(!is_set_aside(&harness, 0));
+    }
 }
 
 fn memory(line: &str) -> u64 {

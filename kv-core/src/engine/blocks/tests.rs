@@ -1,6 +1,8 @@
 use super::*;
 use crate::sim::storage::Disk;
-use crate::storage::Storage;
+use crate::storage::{File, Storage};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 const SIZE: u64 = BLOCK as u64;
 
@@ -166,4 +168,56 @@ fn after_it_was_abandoned_nothing_is_written() {
     blocks.sync().unwrap_err();
     assert_eq!(disk.contents("f"), image);
     assert_eq!(read(&blocks, SIZE, BLOCK).unwrap(), [0; BLOCK]);
+}
+
+/// A file whose reads go wrong so often.
+#[derive(Debug)]
+struct Flaky(Arc<dyn File>, std::sync::atomic::AtomicU64);
+
+impl File for Flaky {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(buffer, offset)?;
+        let wrong = |left: u64| left.checked_sub(1);
+        if offset >= file_len(0) && self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, wrong).is_ok() {
+            buffer[17] ^= 1;
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(data, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.0.drop_cache()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+}
+
+/// Rule T9: a block, or its sum, that is read wrongly once is not damage; one that is wrong each time is.
+#[test]
+fn t9_a_block_is_read_once_more_before_it_is_believed_to_be_bad() {
+    let disk = Disk::new();
+    let blocks = create(&disk);
+    blocks.set_len(4 * SIZE).unwrap();
+    blocks.write(2 * SIZE, &[7; BLOCK]).unwrap();
+    blocks.sync().unwrap();
+    drop(blocks);
+    for (times, good) in [(1, true), (2, true), (9, false)] {
+        let file = Arc::new(Flaky(disk.open("f").unwrap(), times.into()));
+        let blocks = Blocks::open(file, Arc::default()).unwrap();
+        assert_eq!(read(&blocks, 2 * SIZE, BLOCK).is_ok_and(|block| block == [7; BLOCK]), good, "{times}");
+        assert_eq!(blocks.failure().is_none(), good);
+    }
 }

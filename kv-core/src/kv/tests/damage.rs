@@ -96,7 +96,7 @@ fn a_block_with_other_content_is_refused_or_harmless() {
             disk.put("state", image);
             match read_all(&disk, &workload.model, digest) {
                 Ok(()) => {}
-                Err(EngineError::Damaged { .. }) => refused += 1,
+                Err(EngineError::Damaged { .. } | EngineError::Inconsistent { .. }) => refused += 1,
                 Err(error) => panic!("block {block}: {error}"),
             }
         }
@@ -147,7 +147,7 @@ fn a_lost_or_misdirected_write_is_refused_or_harmless() {
         for misdeed in [Misdeed::Lost, Misdeed::Misdirected(4096), Misdeed::Misdirected(5 * 4096)] {
             match life(&disk.fork(), Some((at, misdeed))) {
                 Ok(()) => {}
-                Err(EngineError::Damaged { .. }) => refused += 1,
+                Err(EngineError::Damaged { .. } | EngineError::Inconsistent { .. }) => refused += 1,
                 Err(error) => panic!("write {at}, {misdeed:?}: {error}"),
             }
         }

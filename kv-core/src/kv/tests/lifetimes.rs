@@ -315,3 +315,25 @@ fn deadlines_and_leases_survive_a_restart_and_are_known_by_the_digest() {
         }
     }
 }
+
+/// Rule T2: whatever a lease holds, each row fits into a piece; and to keep it alive writes none of its keys.
+#[test]
+fn t2_a_lease_with_many_large_keys_has_a_row_for_each() {
+    use crate::kv::lifetimes::{Ends, Lifetimes};
+
+    let lease = LeaseId::new(7);
+    let mut all = Lifetimes::new(10, true);
+    all.grant(lease, 1000, Timestamp::new(5)).unwrap();
+    for n in 0..LeaseCommand::MAX_KEYS {
+        let key = [vec![b'k'; 20 << 10], n.to_be_bytes().to_vec()].concat();
+        all.moved(&key, Ends::default(), Ends { at: None, with: Some(lease) }, Some(Revision::new(9)));
+    }
+    let rows = all.take_changes();
+    assert_eq!(rows.len(), 1 + LeaseCommand::MAX_KEYS);
+    assert!(rows.iter().all(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len) < 21 << 10));
+    all.keep_alive(lease, Timestamp::new(8)).unwrap();
+    assert_eq!(all.take_changes().len(), 1);
+    all.end(lease).unwrap();
+    let gone = all.take_changes();
+    assert!(gone.len() == 1 + LeaseCommand::MAX_KEYS && gone.iter().all(|(_, value)| value.is_none()));
+}

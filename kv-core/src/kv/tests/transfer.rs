@@ -255,7 +255,7 @@ fn t6_a_source_keeps_what_is_being_fetched_for_a_while() {
 
 /// Rule T9.
 #[test]
-fn t9_a_damaged_state_is_thrown_away_and_another_one_takes_its_place() {
+fn t9_a_damaged_state_is_kept_until_another_one_takes_its_place() {
     let (disk, state, _, _) = source(7);
     drop(state);
     let blocks = disk.contents("state").unwrap().len() / 4096;
@@ -264,12 +264,66 @@ fn t9_a_damaged_state_is_thrown_away_and_another_one_takes_its_place() {
     }
     let storage: Arc<dyn Storage> = disk.storage();
     assert!(matches!(State::open(storage.clone(), limits()), Err(EngineError::Damaged { .. })));
-    assert!(State::open_or_discard(&storage, &limits()).unwrap().is_none());
+    let before = disk.contents("state").unwrap();
+    assert!(State::open_or_set_aside(&storage, &limits()).unwrap().is_none());
+    assert!(State::open_or_set_aside(&storage, &limits()).unwrap().is_none(), "after a restart too");
+    assert_eq!((disk.contents("state.damaged"), disk.contents("state")), (Some(before), None));
     let (_, from, at, digest) = source(8);
     let mut receiver = receiver(&disk);
     for piece in &pieces(&from.snapshot().unwrap()) {
         assert!(receiver.stage(at, piece).unwrap());
     }
     assert!(receiver.verify(at).unwrap());
+    assert!(disk.contents("state.damaged").is_some(), "what is verified is not in its place yet");
     assert_eq!(receiver.switch().unwrap().digest().unwrap(), digest);
+    assert_eq!(disk.names(), ["state"]);
+    // A crash before it was removed leaves it for the next start.
+    disk.create("state.damaged").unwrap();
+    assert!(State::open_or_set_aside(&storage, &limits()).unwrap().is_some());
+    assert_eq!(disk.names(), ["state"]);
+}
+
+/// Rule T9: each has one bad block, elsewhere. Brought to one op, they make up a whole.
+#[test]
+fn t9_states_that_are_damaged_in_different_places_complete_each_other() {
+    let mut workload = Workload::new(9);
+    let (mut entries, mut twin) = (Vec::new(), State::in_memory(limits()));
+    for _ in 0..200 {
+        entries.push(workload.step(&mut twin));
+    }
+    let read = |op: Op| entries.get(usize::try_from(op.get()).unwrap() - 1).cloned();
+    // Their last checkpoints lie at different ops.
+    let mut states = [120, 150, 199].map(|through| {
+        let disk = Disk::new();
+        let mut state = State::open(disk.storage(), limits()).unwrap();
+        state.bring_to(Op::new(through), read).unwrap();
+        drop(state);
+        State::set_aside(&*disk.storage()).unwrap();
+        let state = receiver(&disk).open_aside().unwrap().unwrap();
+        assert_eq!(state.checkpoint().op, Op::new(through));
+        (disk, state)
+    });
+    for (_, state) in &mut states {
+        state.bring_to(twin.applied().op, read).unwrap();
+        assert_eq!(state.checkpoint(), twin.applied());
+    }
+    let disk = Disk::new();
+    let mut receiver = receiver(&disk);
+    let (mut after, mut turn) = (Bytes::new(), 0);
+    loop {
+        // Whoever is asked cannot read every third piece; the next can.
+        turn += 1;
+        if turn % 3 == 0 {
+            continue;
+        }
+        let snapshot = states[turn % 3].1.snapshot().unwrap();
+        let chunk = snapshot.chunk(&after, PIECE).unwrap();
+        assert!(receiver.stage(twin.applied(), &chunk).unwrap());
+        match chunk.end {
+            ChunkEnd::More(next) => after = next,
+            ChunkEnd::Last => break,
+        }
+    }
+    assert!(receiver.verify(twin.applied()).unwrap());
+    assert_eq!(receiver.switch().unwrap().digest().unwrap(), twin.digest().unwrap());
 }

@@ -531,8 +531,9 @@ impl Group {
         let member = &mut self.members[usize::from(id)];
         let have = at.filter(|at| member.pinned == Some(*at)).unwrap_or(member.disk.checkpoint);
         let replica = member.replica.as_ref().expect("alive");
-        if have.op == Op::ZERO || at.is_some_and(|at| at != have) {
-            return self.post(Envelope { from, to, message: Message::SnapshotGone { nonce } });
+        if have.op == Op::ZERO || member.stateless || at.is_some_and(|at| at != have) {
+            let message = Message::SnapshotGone { nonce, stateless: member.stateless };
+            return self.post(Envelope { from, to, message });
         }
         member.pinned = Some(have);
         if let Some(point) = replica.log.point(have.op).filter(|point| point.anchor == have) {

@@ -127,7 +127,7 @@ fn messages() -> Vec<Message> {
             chunk: chunk(ChunkEnd::More("b".into())),
         },
         Message::SnapshotChunk { nonce: 2, view: View::new(3), at: anchor(4), chunk: chunk(ChunkEnd::Last) },
-        Message::SnapshotGone { nonce: 3 },
+        Message::SnapshotGone { nonce: 3, stateless: true },
         Message::StateDigest { op: Op::new(1024), digest: Hash::of(b"state") },
         Message::Fetch { from, through, hash: Some(Hash::of(b"9")), nonce: 1, what: FetchWhat::Entries },
         Message::Headers { nonce: 1, hashes },

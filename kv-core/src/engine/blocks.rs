@@ -25,7 +25,7 @@ use crate::storage::File;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The unit of checking, and the B-tree's page.
@@ -44,7 +44,15 @@ pub(super) struct Blocks {
     failure: Mutex<Option<EngineError>>,
     /// Set when the owner is gone: nothing is written any more.
     abandoned: Arc<AtomicBool>,
+    /// Grows with everything that a merge has done.
+    steps: Arc<AtomicU64>,
+    /// Bytes written since the last sync.
+    unsynced: AtomicU64,
 }
+
+/// After so many bytes what was written is synced, so that no sync has much to do: one that takes long looks like a disk that hangs,
+/// and holds up those of the journal.
+const SYNC_AFTER: u64 = 8 << 20;
 
 struct Inner {
     /// What the B-tree believes.
@@ -116,6 +124,8 @@ impl Blocks {
             syncing: Mutex::new(()),
             failure: Mutex::new(None),
             abandoned,
+            steps: Arc::default(),
+            unsynced: AtomicU64::new(0),
         }
     }
 
@@ -127,6 +137,11 @@ impl Blocks {
     /// Writes nothing from now on, as if the process had ended.
     pub(super) fn abandon(&self) {
         self.abandoned.store(true, Ordering::SeqCst);
+    }
+
+    /// Grows with everything that a merge has done: whether it still gets on.
+    pub(super) fn steps(&self) -> &Arc<AtomicU64> {
+        &self.steps
     }
 
     /// The length as the B-tree sees it.
@@ -235,6 +250,11 @@ impl Blocks {
             self.with_sums(&blocks, |all| all.set(&blocks, &sums).then_some(()))?;
             self.file.write_at(data, block_at(blocks.start)).map_err(|error| self.fail_io(WRITE, error))?;
         }
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        let written = data.len() as u64;
+        if self.unsynced.fetch_add(written, Ordering::Relaxed) + written >= SYNC_AFTER {
+            self.sync_file().map_err(|error| self.fail_io(WRITE, error))?;
+        }
         Ok(())
     }
 
@@ -261,6 +281,13 @@ impl Blocks {
         }
     }
 
+    fn sync_file(&self) -> io::Result<()> {
+        self.unsynced.store(0, Ordering::Relaxed);
+        self.file.sync()?;
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Makes everything written durable.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.check_writable()?;
@@ -281,14 +308,14 @@ impl Blocks {
             }
             if longer {
                 // Of two unsynced changes either may survive alone: the head must not be the one.
-                self.file.sync()?;
+                self.sync_file()?;
             }
             if let Some(head) = head {
                 for index in head.copies() {
                     self.file.write_at(&head.encode(index), head_at(index))?;
                 }
             }
-            self.file.sync()
+            self.sync_file()
         })();
         written.map_err(|error| self.fail_io("sync", error))
     }

@@ -4,6 +4,7 @@
 //! is always whole. Nothing is written before that, nor by opening or dropping an engine.
 
 use super::base::Base;
+use super::blocks::Blocks;
 use super::change::{Change, Retention};
 use super::layers::Layers;
 use super::overlay::Overlay;
@@ -13,8 +14,8 @@ use super::{Engine, EngineError, Snapshot};
 use crate::ids::{Anchor, Hash, Revision};
 use crate::storage::Storage;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// The file.
 pub(super) const NAME: &str = "state";
@@ -211,6 +212,7 @@ impl Engine for Disk {
             tree: self.tree.clone(),
             cache_bytes: self.cache_bytes,
             abandoned: self.abandoned.clone(),
+            progress: Progress::default(),
         })
     }
 
@@ -234,9 +236,31 @@ pub struct Merge {
     tree: Option<Arc<Tree>>,
     cache_bytes: usize,
     abandoned: Arc<AtomicBool>,
+    progress: Progress,
+}
+
+/// Whether a merge gets on. A clone tells of the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<OnceLock<Arc<AtomicU64>>>);
+
+impl Progress {
+    /// A number that grows as long as it does.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.0.get().map_or(0, |steps| steps.load(Ordering::Relaxed))
+    }
+
+    fn of(&self, blocks: &Blocks) {
+        self.0.get_or_init(|| blocks.steps().clone());
+    }
 }
 
 impl Merge {
+    /// To be asked while it runs.
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
     /// The op that it is exactly at.
     pub(crate) fn anchor(&self) -> Anchor {
         self.anchor
@@ -246,6 +270,7 @@ impl Merge {
     pub(crate) fn run(self, rows: &[Row]) -> Result<Merged, EngineError> {
         let tree = match &self.tree {
             Some(tree) => {
+                self.progress.of(tree.blocks());
                 tree.merge(&self.frozen, rows, self.revision, self.retention)?;
                 tree.clone()
             }
@@ -268,7 +293,10 @@ impl Merge {
         let io = |error| EngineError::io("create", error);
         remove(&*self.storage, UNFINISHED)?;
         let file = self.storage.create(UNFINISHED).map_err(io)?;
-        Ok(Arc::new(Tree::create(file, self.cache_bytes, self.abandoned.clone())?))
+        let blocks = Blocks::create(file, self.abandoned.clone())?;
+        // Already now: to lay out a tree takes several syncs.
+        self.progress.of(&blocks);
+        Ok(Arc::new(Tree::start(blocks, self.cache_bytes)?))
     }
 }
 

@@ -261,17 +261,16 @@ impl Layers {
         }
     }
 
-    /// Frees a part of the oldest dead overlay, once no reader holds it.
+    /// Frees a part of the oldest dead overlay that no reader holds: one that reads for long keeps those which it reads, and no others.
     fn shed(&mut self) {
         let count = SHED_LEAST.max(SHED * std::mem::take(&mut self.written));
-        let Some(dead) = self.dead.front_mut() else { return };
-        if Arc::get_mut(&mut dead.overlay).is_none() {
-            return;
-        }
+        let mut all = self.dead.iter_mut();
+        let Some(at) = all.position(|dead| Arc::get_mut(&mut dead.overlay).is_some()) else { return };
+        let dead = &mut self.dead[at];
         let keys = dead.index.by_ref().take(count).count();
         let versions = dead.overlay.shed(count);
         if keys < count && versions < count {
-            self.dead.pop_front();
+            self.dead.remove(at);
         }
     }
 
@@ -327,5 +326,108 @@ impl Layers {
     fn republish(&mut self) {
         let point = self.reader.point();
         self.publish(point.applied, point.revision);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::Disk;
+    use super::super::{Engine, Keys};
+    use super::*;
+    use crate::ids::Op;
+    use bytes::Bytes;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// The bytes of a value, which count themselves out.
+    struct Live(Arc<AtomicUsize>);
+
+    impl AsRef<[u8]> for Live {
+        fn as_ref(&self) -> &[u8] {
+            b"value"
+        }
+    }
+
+    impl Drop for Live {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    struct Writer {
+        engine: Disk,
+        live: Arc<AtomicUsize>,
+        revision: u64,
+    }
+
+    impl Writer {
+        fn new(retention: Retention) -> Self {
+            let storage = crate::sim::storage::Disk::new().storage();
+            let engine = Disk::open(storage, 1 << 20).expect("it is empty");
+            let engine = engine.at(Anchor::ZERO, Revision::ZERO, 1 << 30, retention);
+            Self { engine, live: Arc::default(), revision: 0 }
+        }
+
+        fn put(&mut self, keys: u64) {
+            for key in 0..keys {
+                self.revision += 1;
+                self.live.fetch_add(1, Ordering::SeqCst);
+                let value = Bytes::from_owner(Live(self.live.clone()));
+                let revision = Revision::new(self.revision);
+                self.engine.write(format!("key/{key:04}").as_bytes(), revision, Change::Set(value));
+                self.engine.publish(Anchor::new(Op::new(self.revision), Hash::ZERO), revision);
+            }
+        }
+
+        fn merge(&mut self) {
+            let merge = self.engine.freeze().expect("something is new");
+            self.engine.merged(merge.run(&[]).expect("the disk is good"));
+        }
+
+        fn live(&self) -> usize {
+            self.live.load(Ordering::SeqCst)
+        }
+    }
+
+    /// A reader that holds on to an old point keeps what it reads. What came and went since is released all the same.
+    #[test]
+    fn a_long_read_keeps_only_the_overlays_that_it_reads() {
+        let mut writer = Writer::new(Retention::NONE);
+        writer.put(500);
+        let held = writer.engine.reader().point();
+        for _ in 0..10 {
+            writer.merge();
+            writer.put(500);
+        }
+        // Those that are read, those that are being freed, and the newest.
+        assert!(writer.live() < 4 * 500, "{} of {} values are alive", writer.live(), 11 * 500);
+        assert_eq!(held.scan(b"").expect("it can be read").count(), 500);
+        drop(held);
+        writer.merge();
+        writer.put(500);
+        writer.put(500);
+        writer.merge();
+        writer.put(1000);
+        assert!(writer.live() < 3 * 1000, "{} values are alive", writer.live());
+    }
+
+    /// Watches and scans read all the time beside writes and merges: what is alive is what the last overlays hold.
+    #[test]
+    fn what_is_alive_does_not_grow_with_what_was_written() {
+        let mut writer = Writer::new(Retention { revisions: 1000, bytes: 1 << 20 });
+        for _ in 0..30 {
+            writer.put(200);
+            let point = writer.engine.reader().point();
+            let since = point.revision().back(150).max(point.floor());
+            assert!(point.changes(since, None).expect("it can be read").count() >= 150);
+            for reverse in [false, true] {
+                let keys = Keys { from: b"", to: None, reverse };
+                let scan = point.scan_at(keys, point.revision()).expect("it can be read");
+                assert_eq!(scan.count(), 200);
+            }
+            drop(point);
+            writer.merge();
+        }
+        // What was removed from the map goes a little later, when it is used by this thread.
+        assert!(writer.live() < 2000, "{} of 6,000 values are alive", writer.live());
     }
 }

@@ -38,7 +38,7 @@ mod trail;
 mod tree;
 
 pub use change::{Change, Retention};
-pub use disk::{Disk, Merge, Merged};
+pub use disk::{Disk, Merge, Merged, Progress};
 pub(crate) use disk::{Opened as OpenedDisk, Rows};
 pub use error::EngineError;
 pub use memory::Memory;

@@ -18,7 +18,7 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Users' keys and their records.
 const DATA: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("data");
@@ -128,13 +128,19 @@ impl Tree {
         Self::start(blocks, cache_bytes)
     }
 
-    fn start(blocks: Blocks, cache_bytes: usize) -> Result<Self, EngineError> {
+    /// The one that is in a checked file, or an empty one.
+    pub(super) fn start(blocks: Blocks, cache_bytes: usize) -> Result<Self, EngineError> {
         let blocks = Arc::new(blocks);
         let backend = Backend(blocks.clone());
         let database = guarded(&blocks, || {
             Ok(Database::builder().set_cache_size(cache_bytes).create_with_backend(backend)?)
         })?;
         Ok(Self { database, blocks })
+    }
+
+    /// The file below.
+    pub(super) fn blocks(&self) -> &Blocks {
+        &self.blocks
     }
 
     /// What the last merge left.
@@ -181,7 +187,8 @@ impl Tree {
                 let before = table.get(SPAN)?.map(|span| Span::decode(span.value()));
                 let Ok(before) = before.transpose() else { return Ok(false) };
                 let past = past::Writer::open(&transaction, before.unwrap_or_default(), revision, retention)?;
-                let Some(span) = merge_versions(&transaction, frozen, past, retention)? else {
+                let Some(span) = merge_versions(&transaction, frozen, past, retention, self.blocks.steps())?
+                else {
                     return Ok(false);
                 };
                 table.insert(SPAN, &span.encode()[..])?;
@@ -199,10 +206,12 @@ fn merge_versions(
     frozen: &Overlay,
     mut past: past::Writer<'_>,
     retention: Retention,
+    steps: &AtomicU64,
 ) -> Result<Option<Span>, redb::Error> {
     let mut data = transaction.open_table(DATA)?;
     let mut versions = frozen.versions().peekable();
     while let Some(mut version) = versions.next() {
+        steps.fetch_add(1, Ordering::Relaxed);
         let key = &version.key().key;
         let below = match version.value().value() {
             Some(value) => data.insert(key.as_slice(), &value[..])?,

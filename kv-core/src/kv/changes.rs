@@ -23,7 +23,7 @@ pub struct ChangeQuery<'a> {
     pub previous: bool,
     /// At most this many events. At least 1.
     pub max_events: usize,
-    /// No more events once they have this many bytes of keys and values.
+    /// No more events once they have this many bytes of keys and values, and twice as many only if it is a single one.
     pub max_bytes: usize,
 }
 
@@ -66,15 +66,20 @@ impl StateReader {
         let mut steps = 0;
         for change in point.changes(*revision, key.as_deref())? {
             let PastChange { revision, key, steps: taken } = change?;
-            if events.len() >= query.max_events || bytes >= query.max_bytes || steps >= MAX_STEPS {
+            let mut full = events.len() >= query.max_events || bytes >= query.max_bytes || steps >= MAX_STEPS;
+            if !full && *key >= *query.from && query.to.is_none_or(|to| *key < *to) {
+                let event = event(&point, revision, key.clone(), query.previous)?;
+                // A large one goes alone: with others it might not fit a frame.
+                full = !events.is_empty() && bytes + size(&event) > query.max_bytes.saturating_mul(2);
+                if !full {
+                    bytes += size(&event);
+                    events.push(event);
+                }
+            }
+            if full {
                 // All of the revisions before the next change are behind.
                 let next = if revision > last.revision { Position::after(revision.back(1)) } else { last };
                 return Ok(Ok(Changes { events, next, more: true }));
-            }
-            if *key >= *query.from && query.to.is_none_or(|to| *key < *to) {
-                let event = event(&point, revision, key.clone(), query.previous)?;
-                bytes += size(&event);
-                events.push(event);
             }
             last = Position { revision, key: Some(key) };
             steps += taken;

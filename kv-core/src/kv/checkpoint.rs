@@ -1,7 +1,7 @@
 //! A checkpoint on its way to disk, and what it holds besides the data.
 
 use crate::config::FixedOptions;
-use crate::engine::{EngineError, Merge, Merged, Row, Rows};
+use crate::engine::{EngineError, Merge, Merged, Progress, Row, Rows};
 use crate::ids::{Anchor, Hash, Revision, SessionId, Timestamp};
 use crate::session::{Changes, Session, SessionLimits};
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,12 @@ impl Checkpoint {
     #[must_use]
     pub fn anchor(&self) -> Anchor {
         self.merge.anchor()
+    }
+
+    /// Tells, while it runs, whether it gets on.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.merge.progress()
     }
 
     /// Makes it durable, all or nothing. Blocks, for seconds if there is much: give it a thread of its own.

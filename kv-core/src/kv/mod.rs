@@ -17,7 +17,7 @@ mod transaction;
 mod transfer;
 mod watchers;
 
-pub use crate::engine::Keys;
+pub use crate::engine::{Keys, Progress};
 pub use crate::message::Position;
 pub use apply::Applied;
 pub use changes::{ChangeQuery, Changes, Compacted};

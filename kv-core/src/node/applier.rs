@@ -7,9 +7,9 @@ use super::sync::lock;
 use super::transfer::{Receiving, Task};
 use super::watches;
 use crate::engine::EngineError;
-use crate::ids::Op;
+use crate::ids::{Instant, Op};
 use crate::journal::ReadError;
-use crate::kv::{Applied, Ask, Checkpoint, CheckpointDone, Deadlines, Receiver, State};
+use crate::kv::{Applied, Ask, Checkpoint, CheckpointDone, Deadlines, Progress, Receiver, State};
 use crate::message::Request;
 use crate::replica::Input;
 use crate::storage::Storage;
@@ -20,6 +20,9 @@ use std::time::Duration;
 
 /// So many entries are applied before the driver is told.
 const RUN: u64 = 64;
+
+/// How long nothing is applied where a checkpoint is to get on first.
+const PACE: Duration = Duration::from_millis(2);
 
 /// How often an entry that is being repaired is looked at.
 const REPAIR_LOOK: Duration = Duration::from_millis(20);
@@ -49,6 +52,8 @@ pub(super) struct Plan {
     pub(super) reopen: bool,
     /// Apply up to here.
     commit: Op,
+    /// The checkpoint that runs.
+    pub(super) merging: Option<Progress>,
     /// How the checkpoint that ran has ended.
     done: Option<Result<CheckpointDone, EngineError>>,
     /// A checkpoint waits for the journal to be durable; the journal thread withdraws it.
@@ -107,6 +112,8 @@ pub(super) fn run(shared: &Arc<Shared>) {
         storage,
         receiving,
         frozen: None,
+        merge_began: Instant::ZERO,
+        merge_took: Duration::ZERO,
         checkpoint: None,
         bytes: 0,
         nothing_at: Op::ZERO,
@@ -137,6 +144,9 @@ struct Applier {
     receiving: Receiving,
     /// The state as it is to be checkpointed, until the journal has all of it.
     frozen: Option<Checkpoint>,
+    /// When the last checkpoint began to be written, and how long the one before took.
+    merge_began: Instant,
+    merge_took: Duration,
     /// The thread that makes the running checkpoint.
     checkpoint: Option<JoinHandle<()>>,
     /// Bytes applied since the last checkpoint began.
@@ -222,7 +232,7 @@ impl Applier {
             // What it was writing is given up with the rest.
             let _ = thread.join();
         }
-        self.shared.plan.look(|plan| (plan.done, plan.lost) = (None, None));
+        self.shared.plan.look(|plan| (plan.done, plan.lost, plan.merging) = (None, None, None));
         State::set_aside(&*self.storage)?;
         self.open_aside();
         self.shared.inbox.transferred(Input::StateLost);
@@ -318,6 +328,10 @@ impl Applier {
     }
 
     fn apply(&mut self, through: Op) -> Result<(), StopReason> {
+        if self.is_ahead() {
+            self.shared.plan.pause(PACE);
+            return Ok(());
+        }
         let (Some(log), Some(state)) = (self.shared.log(), &mut self.state) else { return Ok(()) };
         while state.applied().op < through && !state.is_full() {
             let op = state.applied().op.next();
@@ -343,6 +357,24 @@ impl Applier {
         self.shared.inbox.applied(state.applied().op);
         watches::published(&self.shared);
         Ok(())
+    }
+
+    /// Whether more has been applied beside a running checkpoint than it leaves time for, if it takes as long as the last one. So those
+    /// who write faster than checkpoints are made are slowed down bit by bit, and do not come to a stop at its end.
+    fn is_ahead(&self) -> bool {
+        let (Some(state), true) = (&self.state, self.checkpoint.is_some()) else { return false };
+        let limit = self.shared.options.checkpoint_bytes;
+        let free = limit / 4;
+        let since = self.shared.clock.monotonic().since(self.merge_began);
+        if since >= self.merge_took {
+            return false;
+        }
+        let share = since.as_secs_f64() / self.merge_took.as_secs_f64();
+        #[allow(clippy::cast_precision_loss, reason = "a part of a limit need not be exact")]
+        let allowed = free as f64 + (limit - free) as f64 * share;
+        #[allow(clippy::cast_precision_loss, reason = "as above")]
+        let held = state.overlay_bytes() as f64;
+        held > allowed
     }
 
     /// Makes the request that removes what is due, or only tells the time.
@@ -394,6 +426,8 @@ impl Applier {
         self.shared.plan.look(|plan| plan.wants_durable = false);
         let Some(checkpoint) = self.frozen.take() else { return Ok(()) };
         tracing::debug!(op = %checkpoint.anchor().op, "checkpoint begins");
+        self.merge_began = self.shared.clock.monotonic();
+        self.shared.plan.look(|plan| plan.merging = Some(checkpoint.progress()));
         let shared = self.shared.clone();
         shared.quiet.begin();
         let thread = std::thread::Builder::new().name("kv-checkpoint".to_owned()).spawn(move || {
@@ -407,6 +441,8 @@ impl Applier {
     }
 
     fn finish(&mut self, result: Result<CheckpointDone, EngineError>) -> Result<(), StopReason> {
+        self.shared.plan.look(|plan| plan.merging = None);
+        self.merge_took = self.shared.clock.monotonic().since(self.merge_began);
         let done = result?;
         let anchor = done.anchor();
         if let Some(state) = &mut self.state {

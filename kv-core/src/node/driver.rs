@@ -9,7 +9,7 @@ use super::status::Reporter;
 use super::transfer::{Piece, Task};
 use crate::config::Role;
 use crate::ids::{Instant, MemberId, Op, WriteSeq};
-use crate::kv::{Deadlines, Reaper};
+use crate::kv::{Deadlines, Progress, Reaper};
 use crate::message::{Answer, Message, Write};
 use crate::replica::{Input, Output, Replica};
 use bytes::Bytes;
@@ -36,6 +36,8 @@ pub(super) struct Driver {
     applied: Op,
     /// When something was last applied, or there was nothing to apply.
     applying_since: Instant,
+    /// How far the running checkpoint was when this was last looked at.
+    merged: u64,
     peers_told: Instant,
     /// The earliest deadlines of the applied state.
     deadlines: Deadlines,
@@ -55,6 +57,7 @@ impl Driver {
             commit: applied,
             applied,
             applying_since: Instant::ZERO,
+            merged: 0,
             peers_told: Instant::ZERO,
             deadlines: Deadlines::default(),
             reaper,
@@ -99,6 +102,7 @@ impl Driver {
     }
 
     fn on_time(&mut self) {
+        self.tell_whether_it_gets_on();
         let now = self.shared.clock.monotonic();
         if self.replica.poll_timeout().is_some_and(|at| at <= now) {
             self.step(Input::Timeout);
@@ -108,6 +112,18 @@ impl Driver {
             self.applying_since = now;
         }
         self.ask_for_what_is_due();
+    }
+
+    /// Rule V8: a state that waits for a checkpoint does not hang, as long as that gets on.
+    fn tell_whether_it_gets_on(&mut self) {
+        if self.commit <= self.applied {
+            return;
+        }
+        let merged = self.shared.plan.look(|plan| plan.merging.as_ref().map(Progress::steps));
+        if let Some(merged) = merged.filter(|merged| *merged != self.merged) {
+            self.merged = merged;
+            self.step(Input::Applying);
+        }
     }
 
     /// Rule X6. Looked at after every batch; a primary has one at each heartbeat at least.

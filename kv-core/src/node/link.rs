@@ -6,6 +6,7 @@
 //! connection that a partition has left half-open would otherwise hold messages back for as long as the partition took.
 
 use super::lanes::{Entries, Outgoing, Queue};
+use super::pool;
 use super::shared::Shared;
 use super::transfer::{self, Piece};
 use crate::ids::MemberId;
@@ -186,7 +187,7 @@ impl Link {
     async fn read(&self, wanted: Entries) -> Vec<Message> {
         let (give, take) = tokio::sync::oneshot::channel();
         let shared = self.shared.clone();
-        self.shared.pool.run(move || {
+        self.shared.peers.run(pool::Kind::Read, move || {
             // The receiver is gone only if the link is.
             let _ = give.send(read_entries(&shared, wanted));
         });
@@ -198,7 +199,7 @@ impl Link {
         let gone = Message::SnapshotGone { nonce: piece.nonce, stateless: false };
         let (give, take) = tokio::sync::oneshot::channel();
         let (shared, to) = (self.shared.clone(), self.peer);
-        self.shared.pool.run(move || {
+        self.shared.peers.run(pool::Kind::Read, move || {
             // The receiver is gone only if the link is.
             let _ = give.send(transfer::read(&shared, to, &piece));
         });

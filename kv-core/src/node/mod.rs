@@ -17,7 +17,7 @@
 //! - The *journal thread* makes writes durable, all that wait with one sync, and reports the last.
 //! - The *applier thread* applies committed entries in order and answers those who wait. It begins checkpoints, each on a
 //!   thread of its own. A witness has neither.
-//! - The *pool* reads what may have to come from the disk: the state for clients, old entries for peers.
+//! - The *pool* reads what may have to come from the disk: the state for clients; another one, old entries and the state for peers.
 //! - Each member sends on the connections that it opened, one per peer and lane, and receives on those that it accepted.
 //! - [`health`] looks at all of this twice a second, and logs what an operator must see.
 //! - Every queue is bounded: messages by bytes (a full queue to a peer drops, one from a peer makes it wait), calls and watches
@@ -294,6 +294,7 @@ fn start_threads(
     for _ in 0..pool::THREADS {
         threads.start(shared, "kv-reader", |shared| shared.pool.work())?;
     }
+    threads.start(shared, "kv-sender", |shared| shared.peers.work())?;
     Ok(())
 }
 

@@ -127,12 +127,12 @@ pub(super) fn run(shared: &Arc<Shared>, mut reads: Vec<Read>, least: Least) {
         let share = if reads.len() > SHARE { reads.len().div_ceil(pool::THREADS) } else { reads.len() };
         let rest = reads.split_off(share);
         let share = std::mem::replace(&mut reads, rest);
-        let pool = shared.clone();
-        shared.pool.run(move || {
+        let state = shared.clone();
+        shared.pool.run(pool::Kind::Read, move || {
             for (query, reply) in share {
                 // One who asks for much and takes none of it keeps nobody busy.
                 let answer =
-                    if reply.is_hopeless() { Answer::Overloaded } else { answer(&pool, &query, least) };
+                    if reply.is_hopeless() { Answer::Overloaded } else { answer(&state, &query, least) };
                 reply.send(answer);
             }
         });

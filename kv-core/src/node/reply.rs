@@ -235,7 +235,8 @@ impl Outbox {
         let instead = instead_of(&answer, size);
         let share = match &instead {
             None => Some(Share::of_necessity(budget, &self.account, size)),
-            Some((_, most)) if state.bytes + size > *most => None,
+            // One that is larger by itself goes where nothing else waits: nobody would ever get it otherwise.
+            Some((_, most)) if state.bytes > 0 && state.bytes + size > *most => None,
             Some(_) => Share::of(budget, &self.account, size, Use::Answer),
         };
         let share = share.unwrap_or_else(|| {
@@ -435,6 +436,29 @@ mod tests {
         outbox.written(answers.len(), bytes);
         drop(answers);
         assert_eq!(admission.budget.held(), 0);
+    }
+
+    /// L5: the largest event, with the largest value before it, is sent all the same.
+    #[tokio::test]
+    async fn l5_an_answer_beyond_the_connection_budget_goes_alone() {
+        let admission = Admission::new(256 << 20);
+        let outbox = Outbox::new(admission.clone(), Arc::default());
+        // An event with the largest value, and the largest one before it.
+        let event = |bytes: usize| {
+            let Answer::Value { record, .. } = value(bytes) else { unreachable!("it is a value") };
+            let (key, previous) = (vec![1; 4 << 10].into(), record.clone());
+            Event { revision: Revision::ZERO, key, kind: crate::message::EventKind::Put, record, previous }
+        };
+        let watched = || Answer::Watched {
+            events: vec![event(8 << 20)],
+            next: crate::message::Position::after(Revision::ZERO),
+            more: false,
+        };
+        Reply::new(outbox.clone(), 0, None).send(watched());
+        Reply::new(outbox.clone(), 1, None).send(watched());
+        let answers = outbox.take(usize::MAX).await;
+        assert!(matches!(answers[0].0.answer, Answer::Watched { .. }), "where nothing else waits");
+        assert_eq!(answers[1].0.answer, Answer::Overloaded);
     }
 
     /// L5: nor does it pile up over many connections.

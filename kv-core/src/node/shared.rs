@@ -62,6 +62,8 @@ pub(super) struct Shared {
     pub(super) plan: Monitor<Plan>,
     /// To the threads that may wait for the disk.
     pub(super) pool: Pool,
+    /// To the thread that reads for the peers.
+    pub(super) peers: Pool,
     /// The checkpoints that peers fetch.
     pub(super) sources: Mutex<Sources>,
     /// To the clients.
@@ -144,6 +146,7 @@ impl Shared {
             writes: Monitor::watched(&parts.quiet),
             plan: Monitor::watched(&parts.quiet),
             pool: Pool::watched(&parts.quiet),
+            peers: Pool::watched(&parts.quiet),
             quiet: parts.quiet,
             sources: Mutex::default(),
             waiters: Waiters::default(),

@@ -71,6 +71,7 @@ impl Threads {
         shared.writes.change(Writes::close);
         shared.plan.change(Plan::close);
         shared.pool.close();
+        shared.peers.close();
         if running.alive.take().is_some() {
             running.hang = running.gone.recv_timeout(THREADS_WITHIN) == Err(RecvTimeoutError::Timeout);
         }

@@ -3,6 +3,7 @@
 //! memory, because it asks for the next piece when it has taken the last, and one that waits costs no time. The decisions are those of
 //! [`Watchers`]; here is what runs them, on threads.
 
+use super::pool::Kind;
 use super::reply::{Outbox, Reply, Watching};
 use super::shared::Shared;
 use super::sync::lock;
@@ -92,7 +93,7 @@ fn look_all(shared: &Arc<Shared>, mut watches: Vec<Watch>) {
         let rest = watches.split_off(watches.len().min(SHARE));
         let share = std::mem::replace(&mut watches, rest);
         let pool = shared.clone();
-        shared.pool.run(move || share.into_iter().for_each(|watch| look(&pool, watch)));
+        shared.pool.run(Kind::Watch, move || share.into_iter().for_each(|watch| look(&pool, watch)));
     }
 }
 
@@ -162,7 +163,7 @@ pub(super) fn published(shared: &Arc<Shared>) {
 fn wake(shared: &Arc<Shared>) {
     if !shared.watches.scheduled.swap(true, Ordering::SeqCst) {
         let pool = shared.clone();
-        shared.pool.run(move || {
+        shared.pool.run(Kind::Watch, move || {
             pool.watches.scheduled.store(false, Ordering::SeqCst);
             dispatch(&pool);
         });

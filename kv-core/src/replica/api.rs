@@ -46,6 +46,8 @@ pub enum Input {
         /// The last applied op.
         op: Op,
     },
+    /// Nothing has been applied, because a checkpoint must come first; and that gets on.
+    Applying,
     /// The state has this digest after this op, which is one at which members compare theirs.
     StateDigest {
         /// The op.

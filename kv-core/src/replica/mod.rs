@@ -218,12 +218,14 @@ impl Replica {
         }
         self.steady = self.steady_at(now);
         self.now = now;
+        self.watch_applying(&input);
         match input {
             Input::Message { from, message } => self.on_message(from, message),
             Input::Propose { requests } => self.on_propose(requests),
             Input::Read { ticket } => self.on_read(ticket),
             Input::Durable { seq } => self.on_durable(seq),
             Input::Applied { op } => self.on_applied(op),
+            Input::Applying => {}
             Input::StateDigest { op, digest } => self.on_own_digest(op, digest),
             Input::Checkpointed { checkpoint } => self.on_checkpointed(checkpoint),
             Input::Faulty { op } => self.on_faulty(op),

@@ -5,7 +5,7 @@ use super::pace::Pace;
 use super::rounds::Rounds;
 use super::stamp::Origin;
 use super::state::State;
-use super::{Output, Replica, Wrap};
+use super::{Input, Output, Replica, Wrap};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, Timestamp, View};
 use crate::message::{BODY_OVERHEAD, Entry, EntryHeader, Message, Moment, PeerStatus, Write, body_of};
 use bytes::Bytes;
@@ -182,6 +182,8 @@ impl Replica {
             peer.acked = peer.acked.min(head);
         }
         self.state = State::Primary(primary);
+        // What it had not applied as a backup it has begun to owe just now.
+        self.applied_at = now;
         let message = self.start_view(0);
         self.broadcast(&message);
         self.heartbeat();
@@ -462,6 +464,13 @@ impl Replica {
         }
     }
 
+    /// Rule V8: the state machine gets on as long as a checkpoint that it waits for does, and owes nothing while there is nothing to apply.
+    pub(super) fn watch_applying(&mut self, input: &Input) {
+        if self.applied == self.commit || matches!(input, Input::Applying) {
+            self.applied_at = self.now.monotonic;
+        }
+    }
+
     fn reason_to_abdicate(&mut self) -> Option<&'static str> {
         let now = self.now.monotonic;
         let long = self.options.suspect_max * 2;
@@ -471,9 +480,6 @@ impl Replica {
         let stalled =
             self.writes.under_way.front().is_some_and(|(_, at)| now.since(*at) > self.options.suspect_max);
         let hung = self.applied < self.commit && now.since(self.applied_at) > long;
-        if self.applied == self.commit {
-            self.applied_at = now;
-        }
         let State::Primary(primary) = &mut self.state else { return None };
         let (heard, bound) =
             primary.quorum.as_ref().map_or((primary.started_at, long), |it| (it.last(), it.bound()));

@@ -149,6 +149,10 @@ impl World {
                 return self.set_timer(member);
             }
             self.trace.note(31, member as u64, 0, || format!("{:?} m{member} timer", self.now));
+            let gets_on = self.members[member].stalled.is_none();
+            if gets_on && self.process(member).is_some_and(|process| process.checkpoint.is_some()) {
+                self.input(member, Input::Applying);
+            }
             self.input(member, Input::Timeout);
         }
         self.fail(("a timer moves on", format!("m{member} rang {MAX_RINGS} times at one instant")));

@@ -1,6 +1,6 @@
 //! Disks that are lost or fail, and what becomes of their members.
 
-use super::harness::{Harness, Net, eventually, options, patient_options};
+use super::harness::{Harness, Net, eventually, options, patient_options, within};
 use super::load::Load;
 use super::storage::Work;
 use kv_core::Options;
@@ -8,7 +8,7 @@ use kv_core::config::Role;
 use kv_core::node::{DiskTrouble, StopReason};
 use kv_core::replica::Halt;
 use std::io::ErrorKind;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// S16, rule F4: a member whose disk was wiped does not vote under its old id. It stops and says why.
@@ -307,6 +307,46 @@ pub(crate) async fn p7_a_primary_whose_state_hangs_gives_the_role_away(net: Net)
     load.progress(50).await;
     harness.ailment(old).heal();
     harness.ends_well(load).await;
+}
+
+/// P8, V8: a checkpoint that takes longer than any patience, on all members at once, moves nobody: each of its steps is done in time.
+pub(crate) async fn p8_slow_checkpoints_on_all_members_change_no_view(net: Net) {
+    let mut options = patient_options();
+    options.checkpoint_bytes = busy_options().checkpoint_bytes;
+    let patience = 2 * options.suspect_max;
+    let harness = Harness::ailing(net, options).await;
+    let load = Load::start(&harness.client().await, 1);
+    load.progress(10).await;
+    let primary = harness.primary().await;
+    let view = harness.status(primary).view;
+    (0..3).for_each(|member| harness.ailment(member).slow(Work::Sync, "state", Duration::from_millis(3_500)));
+    let filler = harness.client().await;
+    let filling = tokio::spawn(async move {
+        for n in 0.. {
+            // Some of these end at their deadline: they wait for the checkpoint.
+            let _ = filler.put(format!("fill/{}", n % 100), vec![0; 8 << 10]).await;
+        }
+    });
+    let mut waited = Duration::ZERO;
+    let (mut applied, mut since) = (harness.status(primary).applied, Instant::now());
+    within(
+        Duration::from_secs(90),
+        "nothing is applied for longer than a state may hang, and then it is",
+        async || {
+            let now = harness.status(primary).applied;
+            if now != applied {
+                waited = waited.max(since.elapsed());
+                (applied, since) = (now, Instant::now());
+            }
+            waited > patience
+        },
+    )
+    .await;
+    assert_eq!(harness.status(primary).view, view);
+    filling.abort();
+    (0..3).for_each(|member| harness.ailment(member).heal());
+    load.check(&harness).await;
+    harness.level().await;
 }
 
 /// A checkpoint after every few writes.

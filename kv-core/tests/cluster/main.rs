@@ -142,6 +142,7 @@ on_every_transport! {
         s15_a_primary_with_a_stalled_disk_is_replaced,
         s15_a_shutdown_does_not_wait_for_a_disk_that_never_returns,
         p7_a_primary_whose_state_hangs_gives_the_role_away,
+        p8_slow_checkpoints_on_all_members_change_no_view,
     },
     faults::{
         a_lossy_network_to_clients_neither_loses_nor_doubles,

@@ -396,3 +396,28 @@ fn the_end_of_a_lease_takes_its_keys_alone() {
         steps
     });
 }
+
+/// An event that is large by itself, with what the key held before, is alone in its piece: it must fit a frame.
+#[test]
+fn a_large_event_is_told_alone() {
+    let large = "v".repeat(60 << 10);
+    let mut worker = Worker::new(Place::Memory);
+    worker.all(std::iter::once("large".to_owned()), Some(&large));
+    let after = worker.machine.state.revision();
+    worker.all(names("small/", 20), Some("value"));
+    worker.all(std::iter::once("large".to_owned()), Some(&large));
+    let mut query = ChangeQuery {
+        from: b"",
+        to: None,
+        after: Position::after(after),
+        previous: true,
+        max_events: 1000,
+        max_bytes: 1 << 10,
+    };
+    let reader = worker.machine.state.reader();
+    let first = reader.changes(&query).unwrap().unwrap();
+    assert_eq!((first.events.len(), first.more), (20, true));
+    query.after = first.next;
+    let second = reader.changes(&query).unwrap().unwrap();
+    assert_eq!((second.events.len(), second.more), (1, false));
+}

@@ -51,7 +51,7 @@ fn watch(call: u64, after: u64) -> Bytes {
 /// Does what the node's threads have to do by now, on one thread.
 async fn work(bench: &Bench) {
     let (done, finished) = mpsc::channel();
-    bench.shared.pool.run(move || done.send(()).expect("the test waits"));
+    bench.shared.pool.run(crate::node::pool::Kind::Watch, move || done.send(()).expect("the test waits"));
     let shared = bench.shared.clone();
     std::thread::spawn(move || shared.pool.work());
     let finished = tokio::task::spawn_blocking(move || finished.recv_timeout(Duration::from_secs(30)));

@@ -202,6 +202,8 @@ pub(super) struct Member {
     /// Writes that are not durable yet; kept back while `stalled`.
     pub(super) writing: VecDeque<(WriteSeq, Write)>,
     pub(super) stalled: bool,
+    /// Nothing is applied.
+    pub(super) hangs: bool,
     /// Everything appended, durable or not: what can be read and sent.
     pub(super) staged: BTreeMap<Op, Entry>,
     pub(super) ready: Vec<(u64, Op)>,
@@ -273,6 +275,7 @@ impl Group {
             disk: Disk::empty(),
             writing: VecDeque::new(),
             stalled: false,
+            hangs: false,
             staged: BTreeMap::new(),
             ready: Vec::new(),
             refused: Vec::new(),
@@ -501,7 +504,9 @@ impl Group {
                 Output::Commit { commit } => {
                     let now = self.clocks[usize::from(id)].read(self.now);
                     let replica = member.replica.as_mut().expect("alive");
-                    replica.handle(now, Input::Applied { op: commit.op });
+                    if !member.hangs {
+                        replica.handle(now, Input::Applied { op: commit.op });
+                    }
                     for op in replica.committed_above(self.committed.len()) {
                         self.committed.push(op);
                         self.stamps.committed(op);

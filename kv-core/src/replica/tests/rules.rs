@@ -329,6 +329,36 @@ fn v8_an_abdicating_primary_in_a_group_of_two_still_votes() {
     group.run_until("level", Group::level);
 }
 
+/// A checkpoint that gets on is not a state that hangs, however long nothing is applied for its sake.
+#[test]
+fn v8_a_slow_checkpoint_moves_nobody_and_a_state_that_hangs_does() {
+    let mut group = with_entries(1);
+    group.members.iter_mut().for_each(|member| member.hangs = true);
+    group.propose(0, "x");
+    for _ in 0..100 {
+        group.run_for(200);
+        (0..3).for_each(|id| group.input(id, Input::Applying));
+    }
+    assert_eq!((group.serving(), group.replica(0).view()), (Some(0), View::ZERO));
+    group.members[1].hangs = false;
+    group.run_until("it gives up when nothing gets on", |group| !group.replica(0).is_serving());
+}
+
+/// A member that takes the role over has its own time to apply: since when there was nothing to apply says nothing of now.
+#[test]
+fn v8_a_new_primary_does_not_inherit_an_old_silence() {
+    let mut group = with_entries(1);
+    group.run_for(30_000);
+    group.crash(0);
+    group.run_until("another one serves", |group| group.serving().is_some());
+    let next = group.serving().expect("it serves");
+    let view = group.replica(next).view();
+    group.members[usize::from(next)].hangs = true;
+    group.propose(next, "x");
+    group.run_for(500);
+    assert_eq!((group.serving(), group.replica(next).view()), (Some(next), view));
+}
+
 #[test]
 fn v8_a_primary_that_can_only_send_abdicates() {
     let mut group = with_entries(1);

@@ -71,7 +71,14 @@ impl Impostor {
         let mut harness = Harness::with(net, &[Role::Data, Role::Data, role], options()).await;
         harness.kill(2);
         let address = harness.address(2);
-        let mut listener = harness.net.transport(&address).bind(&address).await.expect("nobody is there");
+        // A dropped node releases its address a moment later.
+        let mut listener = None;
+        eventually("the address is free", async || {
+            listener = harness.net.transport(&address).bind(&address).await.ok();
+            listener.is_some()
+        })
+        .await;
+        let mut listener = listener.expect("it is free");
         let fingerprint = loop {
             let Connection { reader, .. } = listener.accept().await.expect("they call");
             // One that was closed meanwhile says nothing.

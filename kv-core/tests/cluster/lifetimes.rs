@@ -8,9 +8,6 @@ use std::sync::mpsc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How much a clock that counts whole milliseconds, and the median of several, may differ from a finer one.
-const GRAIN: Duration = Duration::from_millis(20);
-
 async fn has(client: &Client, key: &str) -> bool {
     client.get(key).await.expect("it can be read").is_some()
 }
@@ -26,10 +23,10 @@ pub(crate) async fn x1_a_key_goes_by_itself_and_not_early_through_a_failover(net
     client.transaction().put_for("other", "value", Lifetime::ttl(ttl)).await.expect("it is done");
     let primary = harness.primary().await;
     harness.kill(primary);
-    assert!(has(&client, "brief").await || begun.elapsed() + GRAIN >= ttl);
+    assert!(has(&client, "brief").await || begun.elapsed() >= ttl);
     eventually("the key is gone", async || {
         let is_there = has(&client, "brief").await;
-        assert!(is_there || begun.elapsed() + GRAIN >= ttl, "gone after {:?}", begun.elapsed());
+        assert!(is_there || begun.elapsed() >= ttl, "gone after {:?}", begun.elapsed());
         !is_there
     })
     .await;
@@ -84,7 +81,7 @@ pub(crate) async fn a_lease_that_nobody_keeps_alive_ends(net: Net) {
     drop(lease);
     eventually("its key is gone", async || {
         let is_there = has(&client, "a").await;
-        assert!(is_there || begun.elapsed() + GRAIN >= ttl);
+        assert!(is_there || begun.elapsed() >= ttl);
         !is_there
     })
     .await;

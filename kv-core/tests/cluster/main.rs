@@ -1,6 +1,7 @@
 //! Whole clusters in one process: real nodes, real clients, real directories, over every transport.
 
 mod basics;
+mod delays;
 mod disks;
 mod ends;
 mod failover;
@@ -94,6 +95,9 @@ on_every_transport! {
         a_client_of_a_backup_works_like_any_other,
         local_reads_are_answered_by_backups_and_not_by_witnesses,
         the_status_tells_where_members_stand,
+    },
+    delays::{
+        x1_nothing_ends_early_while_delays_jump_one_way,
     },
     lifetimes::{
         x1_a_key_goes_by_itself_and_not_early_through_a_failover,

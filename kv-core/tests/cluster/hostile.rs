@@ -11,7 +11,7 @@ use kv_core::ids::{
 };
 use kv_core::message::{
     Age, Answer, ClientCall, ClientMessage, Command, Entry, EntryHeader, FetchWhat, FormationStep, Message,
-    Moment, Operation, Query, ReadMode, Rejection, Request, ServerMessage, body_of,
+    Moment, Operation, Position, Query, ReadMode, Rejection, Request, ServerMessage, WatchQuery, body_of,
 };
 use kv_core::transport::{Connection, Lane};
 use kv_core::wire::{
@@ -702,6 +702,57 @@ pub(crate) async fn l5_a_client_that_never_reads_is_dropped(net: Net) {
     load.progress(100).await;
     drop(client);
     assert_eq!(load.check(&harness).await, 0);
+}
+
+/// L5: more watches wait than all may have, from one client: those beyond are turned away, and its own reads go on,
+/// and another's puts and gets.
+pub(crate) async fn l5_waiting_watches_hold_up_no_calls(net: Net) {
+    let harness = Harness::with(net, &[Role::Data], options()).await;
+    let client = harness.client().await;
+    let seen = client.put("key", "value").await.expect("a put").revision;
+    let query = WatchQuery {
+        from: "elsewhere".into(),
+        to: Some("elsewhere/".into()),
+        after: Some(Position::after(seen)),
+        previous: false,
+    };
+    let mut crowd = Vec::new();
+    for _ in 0..134 {
+        let (reply, mut ends) = say_hello(&harness, 0, &clients_hello()).await;
+        assert!(matches!(reply, HelloReply::Ok(_)), "{reply:?}");
+        for call in 1..=500 {
+            let what = ClientCall::Watch(query.clone());
+            ends.1.push(wire::encode_client_message(&ClientMessage { call, what }));
+        }
+        ends.1.flush().await.expect("it is read");
+        crowd.push(ends);
+    }
+    let turned_away = async {
+        loop {
+            let (answers, _, _) = futures::future::select_all(
+                crowd.iter_mut().map(|(reader, _)| Box::pin(reader.read_server_message())),
+            )
+            .await;
+            let answer = answers.expect("it is open").expect("it is open").answer;
+            if answer == Answer::Overloaded {
+                return;
+            }
+        }
+    };
+    timeout(SOON, turned_away).await.expect("there are more than all may have");
+    // Whoever has all these watches can still read: they take no places from calls.
+    let query = Query::Get { key: "key".into(), at: None };
+    let what = ClientCall::Read { mode: ReadMode::Local, query };
+    let (reader, writer) = &mut crowd[0];
+    let answer = timeout(SOON, ask(reader, writer, ClientMessage { call: 501, what })).await;
+    assert!(matches!(answer, Ok(Answer::Value { record: Some(_), .. })), "{answer:?}");
+    for n in 0..100 {
+        client.put("key", n.to_string()).deadline(SOON).await.expect("a put");
+        assert_eq!(
+            client.get("key").deadline(SOON).await.expect("a get").expect("it is there").value,
+            n.to_string()
+        );
+    }
 }
 
 /// A client that has begun a frame and does not end it, and one that has nothing to say and does not even say that.

@@ -193,6 +193,7 @@ on_every_transport! {
         l6_many_clients_share_few_sessions_and_none_is_refused,
         l4_a_storm_of_connections_is_capped_and_passes,
         l5_a_client_that_never_reads_is_dropped,
+        l5_waiting_watches_hold_up_no_calls,
         m4_versions_meet_or_are_refused_with_the_reason,
         m4_an_answer_in_another_version_is_an_error_at_the_caller,
     },

@@ -2,6 +2,7 @@
 //! when it stops.
 
 use super::StopReason;
+use super::pool::Kind;
 use super::shared::Shared;
 use crate::storage::Storage;
 use std::sync::{Arc, Weak};
@@ -15,10 +16,21 @@ pub(super) async fn run(shared: Arc<Shared>, storage: Weak<dyn Storage>) {
     loop {
         tokio::time::sleep(EVERY).await;
         let Some(storage) = storage.upgrade() else { return };
-        let checked = tokio::task::spawn_blocking(move || storage.check_names()).await;
-        if let Ok(Err(error)) = checked {
-            tracing::error!(%error, "the data directory is not the one that was opened: this member stops");
-            return shared.retire(StopReason::DirectoryChanged(Arc::new(error)));
+        let (give, take) = tokio::sync::oneshot::channel();
+        // On a thread of the node's, for the end of which a drop waits only so long: the disk may not return.
+        shared.peers.run(Kind::Read, move || {
+            // The receiver is gone only if the node stops.
+            let _ = give.send(storage.check_names());
+        });
+        match take.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the data directory is not the one that was opened: this member stops");
+                // At once, without a handover: what it would acknowledge meanwhile is on no disk here.
+                return shared.stop(StopReason::DirectoryChanged(Arc::new(error)));
+            }
+            // The node stops.
+            Err(_) => return,
         }
     }
 }

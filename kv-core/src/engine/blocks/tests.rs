@@ -172,7 +172,7 @@ fn after_it_was_abandoned_nothing_is_written() {
 
 /// A file whose reads go wrong so often.
 #[derive(Debug)]
-struct Flaky(Arc<dyn File>, std::sync::atomic::AtomicU64);
+struct Flaky(Arc<dyn File>, AtomicU64);
 
 impl File for Flaky {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {

@@ -847,10 +847,14 @@ pub(crate) async fn l1_far_too_much_is_shed_and_soon_over(net: Net) {
     let mut small = options();
     small.client_memory_bytes = 16 << 20;
     let harness = Harness::with(net, &[Role::Data], small).await;
-    let crowd = (0..CROWD).map(|_| async {
+    // Sessions first: opening one is shed like any other request.
+    let mut crowd = Vec::new();
+    for _ in 0..CROWD {
         let (_, mut ends) = say_hello(&harness, 0, &clients_hello()).await;
         let session = open_session(&mut ends, 1).await;
-        let (mut reader, mut writer) = ends;
+        crowd.push((session, ends));
+    }
+    let crowd = crowd.into_iter().map(|(session, (mut reader, mut writer))| async move {
         let asking = async {
             for number in 1..=CALLS {
                 let value = vec![7; 256 << 10].into();

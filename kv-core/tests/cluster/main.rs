@@ -96,9 +96,6 @@ on_every_transport! {
         local_reads_are_answered_by_backups_and_not_by_witnesses,
         the_status_tells_where_members_stand,
     },
-    delays::{
-        x1_nothing_ends_early_while_delays_jump_one_way,
-    },
     lifetimes::{
         x1_a_key_goes_by_itself_and_not_early_through_a_failover,
         x4_a_lease_is_kept_alive_through_a_failover,
@@ -141,12 +138,10 @@ on_every_transport! {
         s12_a_journal_that_cannot_be_read_is_mended_by_the_others,
         s13_a_primary_on_a_read_only_disk_steps_down,
         s14_a_backup_with_a_stalled_disk_holds_nobody_up,
-        s14_a_backup_with_a_slow_journal_makes_checkpoints,
         s14_a_primary_with_a_slow_disk_hands_over,
         s15_a_primary_with_a_stalled_disk_is_replaced,
         s15_a_shutdown_does_not_wait_for_a_disk_that_never_returns,
         p7_a_primary_whose_state_hangs_gives_the_role_away,
-        p8_slow_checkpoints_on_all_members_change_no_view,
     },
     faults::{
         a_lossy_network_to_clients_neither_loses_nor_doubles,
@@ -276,4 +271,24 @@ async fn small_writes_beside_a_transfer() {
     harness::bounded(lanes::small_writes_beside_a_transfer(Net::tcp())).await;
     #[cfg(all(feature = "quic", feature = "certs"))]
     harness::bounded(lanes::small_writes_beside_a_transfer(Net::quic())).await;
+}
+
+/// What takes long and does not depend on the transport runs over one.
+mod once {
+    use super::{Net, delays, disks, harness};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn x1_nothing_ends_early_while_delays_jump_one_way() {
+        harness::bounded(delays::x1_nothing_ends_early_while_delays_jump_one_way(Net::memory())).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn s14_a_backup_with_a_slow_journal_makes_checkpoints() {
+        harness::bounded(disks::s14_a_backup_with_a_slow_journal_makes_checkpoints(Net::memory())).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn p8_slow_checkpoints_on_all_members_change_no_view() {
+        harness::bounded(disks::p8_slow_checkpoints_on_all_members_change_no_view(Net::memory())).await;
+    }
 }

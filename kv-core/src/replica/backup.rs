@@ -328,4 +328,12 @@ impl Replica {
         let sent = self.moment();
         self.send(from, Message::CommitOk { view, round, log, checkpoint, sent });
     }
+
+    /// Rule N3: an entry exists only if everything a pipeline below it is committed.
+    pub(super) fn commit_by_pipeline(&mut self) {
+        let op = self.log.head().op.back(u64::from(self.options.pipeline));
+        if op > self.commit {
+            self.advance_commit(op);
+        }
+    }
 }

@@ -464,14 +464,6 @@ impl Replica {
         }
     }
 
-    /// Rule N3: an entry exists only if everything a pipeline below it is committed.
-    fn commit_by_pipeline(&mut self) {
-        let op = self.log.head().op.back(u64::from(self.options.pipeline));
-        if op > self.commit {
-            self.advance_commit(op);
-        }
-    }
-
     // -- inputs
 
     fn on_message(&mut self, from: MemberId, message: Message) {

@@ -19,7 +19,7 @@
 //!   thread of its own. A witness has neither.
 //! - The *pool* reads what may have to come from the disk: the state for clients; another one, old entries and the state for peers.
 //! - Each member sends on the connections that it opened, one per peer and lane, and receives on those that it accepted.
-//! - [`health`] looks at all of this twice a second, and logs what an operator must see.
+//! - `health` looks at all of this twice a second, and logs what an operator must see.
 //! - Every queue is bounded: messages by bytes (a full queue to a peer drops, one from a peer makes it wait), calls and watches
 //!   by number and bytes over all connections (`Overloaded` beyond), of which no client gets all (`quota`).
 

@@ -4,7 +4,7 @@ use super::decide::{Decision, Quorums, decide as decide_rightly, decide_careless
 use super::formation::{Forming, Progress};
 use super::primary::Primary;
 use super::{Now, Replica};
-use crate::ids::{Anchor, Instant, MemberId, Op};
+use crate::ids::{Anchor, Hash, Instant, MemberId, Op};
 use crate::message::{FormationStep, Fresh, LogSummary, Moment, Recovered, Slot};
 use crate::sim::Bug;
 use std::collections::BTreeMap;
@@ -116,6 +116,16 @@ impl Replica {
             (Some(Bug::StampOfOneClock), _) => Duration::from_millis(now.wall.get()),
             (Some(Bug::GreatestEstimate), Some((time, at))) => right.max(time + steady.since(at)),
             _ => right,
+        }
+    }
+
+    /// The arrival of another entry that was at this op.
+    pub(super) fn planted_arrival(&mut self, entry: Anchor) {
+        let at_op = (entry.op, Hash::ZERO)..(entry.op.next(), Hash::ZERO);
+        if self.has_bug(Bug::ArrivalOfAnother) {
+            let first = self.ages.known.range(at_op.clone()).map(|(_, known)| (known.at, known.least));
+            let Some((at, least)) = first.min() else { return };
+            self.ages.known.range_mut(at_op).for_each(|(_, known)| (known.at, known.least) = (at, least));
         }
     }
 

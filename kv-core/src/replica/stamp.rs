@@ -27,17 +27,17 @@ type ClusterTime = Duration;
 pub(super) struct Ages {
     /// Every later log has this op, so nothing below it can be the last entry of one.
     floor: Op,
-    known: BTreeMap<(Op, Hash), Known>,
+    pub(super) known: BTreeMap<(Op, Hash), Known>,
     /// What the planted bug `GreatestEstimate` goes by.
     #[cfg(any(test, feature = "sim"))]
     pub(super) estimate: Option<(ClusterTime, Instant)>,
 }
 
 #[derive(Debug)]
-struct Known {
+pub(super) struct Known {
     /// It was at least that old at that time.
-    least: Duration,
-    at: Instant,
+    pub(super) least: Duration,
+    pub(super) at: Instant,
     /// As in [`Age`].
     followed: bool,
     /// The own wall clock when the own disk got it, in an earlier life. Zero if unknown.
@@ -51,9 +51,9 @@ impl Known {
         self.least.saturating_add(now.since(self.at))
     }
 
-    /// How far the own wall clock has moved since it was written.
+    /// How far the own wall clock has moved since it was written, at least: both readings were rounded down.
     fn own_moved(&self, wall: Timestamp) -> Option<Duration> {
-        let moved = wall.get().saturating_sub(self.written.get());
+        let moved = wall.get().saturating_sub(self.written.get()).saturating_sub(1);
         (!self.followed && self.written > Timestamp::ZERO).then(|| Duration::from_millis(moved))
     }
 }
@@ -257,6 +257,8 @@ impl Replica {
         self.note_estimate(entry);
         let entry = self.aged(entry);
         self.ages.arrived(entry, self.steady, followed);
+        #[cfg(any(test, feature = "sim"))]
+        self.planted_arrival(entry);
     }
 
     /// The age of an entry, to be told.
@@ -366,13 +368,27 @@ mod tests {
         assert_eq!(age(&ages, 3, 500), 7, "who followed it knows better");
     }
 
+    /// Rule N7 of PROTOCOL.md: both readings of the wall clock are rounded down, so their difference may be a millisecond more than the truth.
+    #[test]
+    fn n7_a_wall_clock_reports_no_more_than_has_passed() {
+        for (written, report, truth) in
+            [(999, 1_000, 1), (0, 1_999, 1_999), (500, 500, 0), (999, 3_000, 2_001)]
+        {
+            let floor = |micros: u64| Timestamp::new(1_700_000_000_000 + micros / 1000);
+            let mut ages = Ages::default();
+            ages.recovered(entry(5), at(0), floor(written));
+            let reported = ages.of(entry(5), at(0), floor(report)).moved.unwrap();
+            assert!(reported <= Duration::from_micros(truth), "{reported:?} of {truth} us");
+        }
+    }
+
     /// Rule N7 of PROTOCOL.md: steps of wall clocks up to the allowance make nothing early.
     #[test]
     fn n7_an_allowance_is_taken_off_what_wall_clocks_tell() {
         let mut ages = Ages::default();
         ages.recovered(entry(5), at(0), wall(0));
         ages.told(MemberId::new(1), entry(5), moved(90), at(0));
-        let now = Now { monotonic: at(2), wall: wall(60) };
+        let now = Now { monotonic: at(2), wall: wall(60).advance(1) };
         let inherited = |allowance| ages.inherited(entry(5), now, at(2), QUORUM, seconds(allowance));
         assert_eq!((inherited(5).age, inherited(5).by_wall_clocks), (seconds(55), seconds(53)));
         assert_eq!((inherited(90).age, inherited(90).by_wall_clocks), (seconds(2), seconds(0)));

@@ -86,6 +86,8 @@ pub enum Bug {
     GreatestEstimate,
     /// The age of an entry is kept under its op: after a cut, that of another one.
     AgeByOp,
+    /// An entry that is fetched where another one was cut keeps the arrival of that.
+    ArrivalOfAnother,
     /// A step of forming is told before it is durable.
     FormOnWord,
     /// A majority of empty members forms the cluster.
@@ -180,6 +182,7 @@ impl Bug {
         Self::StampOfOneClock,
         Self::GreatestEstimate,
         Self::AgeByOp,
+        Self::ArrivalOfAnother,
         Self::FormOnWord,
         Self::FormsWithoutAll,
         Self::WipedMemberJoins,

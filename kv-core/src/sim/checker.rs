@@ -62,7 +62,7 @@ pub(super) type Checked = Result<(), Finding>;
 
 impl Checker {
     pub(super) fn new(cluster: Cluster, plan: &Plan) -> Self {
-        let members = cluster.len();
+        let (members, quorum) = (cluster.len(), cluster.view_change_quorum());
         Self {
             cluster,
             mirrors: (0..members).map(|_| Mirror::new()).collect(),
@@ -75,7 +75,7 @@ impl Checker {
             counts: BTreeMap::new(),
             wiped: BTreeSet::new(),
             votes: vec![Vec::new(); members],
-            stamps: Stamps::new(plan.roles.len(), plan.options.wall_clock_allowance),
+            stamps: Stamps::new(members, quorum),
             vote_lifetime: plan.vote_lifetime(),
             newest: View::ZERO,
             now: 0,

@@ -82,6 +82,11 @@ impl Clock {
         self.rate = rate;
     }
 
+    /// The greater of the rates of both clocks, in millionths.
+    pub(super) fn rate(&self) -> u64 {
+        self.rate.max(self.wall_rate)
+    }
+
     fn monotonic(&self, now: Time) -> u64 {
         if self.frozen { self.base } else { self.base + scale(now - self.since, self.rate, MILLION) }
     }

@@ -199,8 +199,10 @@ impl World {
         let checked = self.checker.on_write(member, &write);
         self.check(checked);
         if let (Write::Append(entries), Some(process)) = (&write, &self.members[member].process) {
-            let (life, credited) = (self.members[member].life, process.replica.by_wall_clocks());
-            self.checker.stamps.made(entries, self.now, (member, life), credited);
+            let slot = &self.members[member];
+            let (life, allowance) = ((member, slot.life), slot.options.wall_clock_allowance);
+            let credited = process.replica.by_wall_clocks();
+            self.checker.stamps.made(entries, self.now, life, credited, allowance);
         }
         self.trace.note(33, member as u64, seq.get(), || {
             format!("{:?} m{member} writes {}", self.now, brief_write(&write))

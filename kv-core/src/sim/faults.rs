@@ -154,22 +154,30 @@ impl World {
                 self.members[member].clock.freeze(now);
                 self.schedule(end, Event::Undo(Undo::Thaw(member)));
             }
-            _ => self.members[member].clock.drift(now, &mut self.rng, self.plan.scale.most_drift),
+            _ => {
+                let clock = &mut self.members[member].clock;
+                clock.drift(now, &mut self.rng, self.plan.scale.most_drift);
+                self.checker.stamps.goes_at(clock.rate());
+            }
         }
         self.set_timer(member);
     }
 
     /// The wall clock of a member is set.
     pub(super) fn step_clock(&mut self, member: usize, by_ms: i64) {
-        self.checker.stamps.stepped(member, by_ms);
+        self.checker.stamps.stepped(member, self.now, by_ms);
         self.members[member].clock.step(by_ms);
     }
 
     fn thaw(&mut self, member: usize) {
         let catches_up = self.rng.bool();
-        let leap = self.members[member].clock.thaw(self.now, catches_up);
-        let most = Time::try_from(self.members[member].options.suspect_max.as_nanos()).unwrap_or(Time::MAX);
-        self.checker.stamps.leapt(leap.min(most));
+        let slot = &mut self.members[member];
+        let leap = slot.clock.thaw(self.now, catches_up);
+        // Nobody has counted time by the clock of a process that does not run.
+        if slot.is_up() {
+            let most = Time::try_from(slot.options.suspect_max.as_nanos()).unwrap_or(Time::MAX);
+            self.checker.stamps.leapt(member, self.now, leap.min(most));
+        }
         self.set_timer(member);
     }
 

@@ -1,5 +1,8 @@
 //! What the checker knows of the cluster's time (rule N7): of any two committed entries, the stamps differ by no more than the true time between
 //! them, as far as clocks are what they are assumed to be. So nothing ends early.
+//!
+//! By how much more is allowed follows from what happened between the two, and from nothing else: how fast the fastest clock has gone, how far a
+//! monotonic clock that counts has leapt while its process ran, and by how much a quorum of wall clocks was set forward while all were down.
 
 use super::checker::Checked;
 use super::clock::{MS, Time};
@@ -8,81 +11,141 @@ use crate::message::Entry;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+const MILLION: i128 = 1_000_000;
 /// Clocks go by a tenth too fast at most, in millionths.
 const MOST_RATE: u64 = 1_100_000;
 
 /// Compares stamps with when their entries were made.
 #[derive(Debug)]
 pub(super) struct Stamps {
-    /// When each entry was first seen, that is, when it was made.
-    made: BTreeMap<Hash, Time>,
-    /// The least of what a committed stamp was ahead of the true time when that goes at the greatest rate, in nanoseconds.
+    /// Of each entry that is not committed yet, how it was made.
+    made: BTreeMap<Hash, Made>,
+    /// The last committed one.
+    last: Option<(Made, View)>,
+    /// How far the last committed stamp may be from the first, in millionths of nanoseconds.
+    allowed: i128,
+    /// The least of what a committed stamp was ahead of that, in the same unit.
     least_ahead: Option<i128>,
     /// The time that a primary told last, in which view, and when.
     told: Option<(usize, View, Timestamp, Time)>,
-    /// How far the wall clock of each member has been set, both ways.
-    stepped: Vec<Duration>,
-    allowance: Duration,
-    /// How far monotonic clocks have leapt, in nanoseconds: so much may be early, because the processes went on while their clocks stood.
-    leapt: i128,
+    /// When the wall clock of each member was set, and by how many milliseconds.
+    steps: Vec<Vec<(Time, i64)>>,
+    /// Leaps of monotonic clocks while their processes ran: whose, when, and how much of it counts, in nanoseconds.
+    leaps: Vec<(usize, Time, Time)>,
+    /// The greatest rate of a clock so far, in millionths, but no more than is assumed.
+    rate: u64,
+    /// How many wall clocks must say the same to be believed.
+    quorum: usize,
     /// How much of what each life has stamped rests on wall clocks.
     credited: BTreeMap<(usize, u32), Duration>,
-    /// The same of all lives.
-    by_wall_clocks: Duration,
+}
+
+/// How an entry was made.
+#[derive(Clone, Copy, Debug)]
+struct Made {
+    at: Time,
+    by: usize,
+    /// Some of its stamp rests on wall clocks, after this allowance was taken off.
+    by_wall_clocks: Option<Duration>,
 }
 
 impl Stamps {
-    pub(super) fn new(members: usize, allowance: Duration) -> Self {
+    pub(super) fn new(members: usize, quorum: usize) -> Self {
         Self {
             made: BTreeMap::new(),
+            last: None,
+            allowed: 0,
             least_ahead: None,
             told: None,
-            stepped: vec![Duration::ZERO; members],
-            allowance,
-            leapt: 0,
+            steps: vec![Vec::new(); members],
+            leaps: Vec::new(),
+            rate: 0,
+            quorum,
             credited: BTreeMap::new(),
-            by_wall_clocks: Duration::ZERO,
         }
     }
 
     /// A wall clock is set.
-    pub(super) fn stepped(&mut self, member: usize, by_ms: i64) {
-        self.stepped[member] += Duration::from_millis(by_ms.unsigned_abs());
+    pub(super) fn stepped(&mut self, member: usize, now: Time, by_ms: i64) {
+        self.steps[member].push((now, by_ms));
     }
 
-    /// A member appends entries; `credited` of what it has stamped in this life rests on wall clocks.
-    pub(super) fn made(&mut self, entries: &[Entry], now: Time, life: (usize, u32), credited: Duration) {
-        for entry in entries {
-            self.made.entry(entry.header.hash()).or_insert(now);
+    /// A clock goes at this rate from now on, in millionths.
+    pub(super) fn goes_at(&mut self, rate: u64) {
+        self.rate = self.rate.max(rate.min(MOST_RATE));
+    }
+
+    /// A monotonic clock leaps while its process runs: so much of it counts.
+    pub(super) fn leapt(&mut self, member: usize, now: Time, by: Time) {
+        if by > 0 {
+            self.leaps.push((member, now, by));
         }
+    }
+
+    /// A member appends entries; `credited` of what it has stamped in this life rests on wall clocks, of which `allowance` was taken off.
+    pub(super) fn made(
+        &mut self,
+        entries: &[Entry],
+        now: Time,
+        life: (usize, u32),
+        credited: Duration,
+        allowance: Duration,
+    ) {
         let before = self.credited.insert(life, credited).unwrap_or_default();
-        self.by_wall_clocks += credited.saturating_sub(before);
+        let by_wall_clocks = (credited > before).then_some(allowance);
+        for entry in entries {
+            let made = Made { at: now, by: life.0, by_wall_clocks };
+            self.made.entry(entry.header.hash()).or_insert(made);
+        }
     }
 
-    /// A monotonic clock leaps while its process runs.
-    pub(super) fn leapt(&mut self, by: Time) {
-        self.leapt += i128::from(by);
-    }
-
-    /// How far stamps may be ahead because clocks do what nobody may assume that they do not, in nanoseconds.
-    fn may_be_ahead(&self) -> i128 {
-        let wrong = self.stepped.iter().filter(|by| **by > self.allowance).count();
-        let most = if wrong > self.stepped.len() / 2 { self.by_wall_clocks } else { Duration::ZERO };
-        self.leapt + i128::try_from(most.as_nanos()).unwrap_or(i128::MAX / 2)
+    /// By how many nanoseconds more than the true time two stamps may differ that follow each other, because clocks did what nobody may assume
+    /// that they do not. Within a view only the clock of its primary counts.
+    fn more(&self, last: &Made, next: &Made, same_view: bool) -> i128 {
+        let within = |at: Time| at > last.at && at <= next.at;
+        let counts = |member: usize| !same_view || member == next.by;
+        let leaps = self.leaps.iter().filter(|(member, at, _)| within(*at) && counts(*member));
+        let leapt: Time = leaps.map(|(.., by)| *by).sum();
+        let Some(allowance) = next.by_wall_clocks else { return leapt.into() };
+        // The greatest that a quorum of them was set forward, from any moment to a later one.
+        let mut forward: Vec<i64> = self
+            .steps
+            .iter()
+            .map(|steps| {
+                let (mut now, mut least, mut most) = (0, 0, 0);
+                for (_, by_ms) in steps.iter().filter(|(at, _)| within(*at)) {
+                    now += by_ms;
+                    least = least.min(now);
+                    most = most.max(now - least);
+                }
+                most
+            })
+            .collect();
+        forward.sort_unstable_by(|a, b| b.cmp(a));
+        let forward = Duration::from_millis(forward[self.quorum - 1].unsigned_abs());
+        let wrong = forward.saturating_sub(allowance).as_nanos();
+        i128::from(leapt) + i128::try_from(wrong).unwrap_or(i128::MAX / MILLION)
     }
 
     /// The next committed entry.
     pub(super) fn committed(&mut self, entry: &Entry) -> Checked {
-        let Some(made) = self.made.remove(&entry.header.hash()) else { return Ok(()) };
-        let nanos = i128::from(entry.header.timestamp.get()) * i128::from(MS);
-        let ahead = nanos - i128::from(made) * i128::from(MOST_RATE) / 1_000_000;
+        let header = &entry.header;
+        let Some(made) = self.made.remove(&header.hash()) else {
+            return Err(("what is committed was made by someone", format!("{header:?}")));
+        };
+        if let Some((last, view)) = self.last.replace((made, header.view)) {
+            let more = self.more(&last, &made, view == header.view);
+            // A nanosecond for each of two clocks that are read.
+            self.allowed += i128::from(made.at - last.at) * i128::from(self.rate) + (more + 2) * MILLION;
+        }
+        let ahead = i128::from(header.timestamp.get()) * i128::from(MS) * MILLION - self.allowed;
         let least = *self.least_ahead.get_or_insert(ahead);
         // Stamps are rounded down, so the earlier one may be a millisecond more.
-        if ahead - least > i128::from(MS + MS / 100) + self.may_be_ahead() {
-            let early = (ahead - least) / i128::from(MS);
+        if ahead - least > i128::from(MS) * MILLION {
+            let early = (ahead - least) / MILLION / i128::from(MS);
             let found = format!(
-                "{:?}, made at {made}: something ends {early} ms early; wall clocks were set by {:?}",
-                entry.header, self.stepped
+                "{header:?}, {made:?}: something ends {early} ms early; {:?} {:?}",
+                self.leaps, self.steps
             );
             return Err(("nothing ends early", found));
         }

@@ -120,6 +120,7 @@ caught! {
     catches_damage_that_is_forgotten: DamageForgotten,
     catches_time_that_goes_on_from_the_greatest_estimate: GreatestEstimate,
     catches_the_age_of_another_entry: AgeByOp,
+    catches_the_arrival_of_another_entry: ArrivalOfAnother,
     catches_a_transaction_that_is_done_by_half: HalfATransaction,
     catches_a_put_that_one_member_applies_wrongly: AppliesAPutWrongly,
     catches_an_expiry_of_what_was_put_anew: ExpiresOtherPut,

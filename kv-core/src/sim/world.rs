@@ -218,13 +218,15 @@ impl World {
             let rates = [400_000].into_iter().chain(std::iter::repeat(1_600_000));
             members.iter_mut().zip(rates).for_each(|(member, rate)| member.clock.set_rate(0, rate));
         }
+        let mut checker = Checker::new(cluster.clone(), &plan);
+        members.iter().for_each(|member| checker.stamps.goes_at(member.clock.rate()));
         let clients: Vec<Client> =
             (0..plan.load.clients).map(|_| Client::new(&plan, options.bug, &mut rng)).collect();
         Self {
             seed,
             bug: options.bug,
             network: Network::new(plan.network, plan.roles.len() + clients.len()),
-            checker: Checker::new(cluster.clone(), &plan),
+            checker,
             cluster,
             rng,
             now: 0,

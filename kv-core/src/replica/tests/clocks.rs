@@ -303,7 +303,7 @@ fn copies_at_one_op(written_once: bool) {
 /// Rule N7 of PROTOCOL.md: what a random walk finds of each way to be wrong about ages.
 #[test]
 fn n7_each_wrong_way_to_keep_ages_is_found_by_random_walks() {
-    for bug in [Bug::GreatestEstimate, Bug::AgeByOp, Bug::StampOfOneClock] {
+    for bug in [Bug::GreatestEstimate, Bug::AgeByOp, Bug::ArrivalOfAnother, Bug::StampOfOneClock] {
         let found = (0..100)
             .find(|seed| std::panic::catch_unwind(|| super::walk::walk_of_clocks(*seed, Some(bug))).is_err());
         assert!(found.is_some(), "{bug:?} is not found");

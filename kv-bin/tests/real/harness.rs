@@ -167,6 +167,8 @@ pub(crate) struct Cluster {
     pub(crate) members: String,
     pub(crate) addresses: Vec<String>,
     flags: Vec<String>,
+    /// The list of members that each is given, where that is not `members`.
+    pub(crate) lists: Vec<String>,
     /// What each member is run by: nothing, or a program and its first arguments. It must become the member: same process.
     pub(crate) under: Vec<Vec<String>>,
     /// The members' data folders.
@@ -214,6 +216,7 @@ impl Cluster {
             members: members(roles, &addresses),
             addresses,
             flags: all,
+            lists: Vec::new(),
             under: roles.iter().map(|_| Vec::new()).collect(),
             folders: (0..roles.len()).map(|id| folder.path().join(format!("data-{id}"))).collect(),
             folder,
@@ -235,7 +238,8 @@ impl Cluster {
     /// test leaves nothing behind.
     pub(crate) fn command(&self, id: usize) -> Command {
         let mut command = under(&self.under[id]);
-        command.args(["serve", "--json", "--id", &id.to_string(), "--members", &self.members]);
+        let members = self.lists.get(id).unwrap_or(&self.members);
+        command.args(["serve", "--json", "--id", &id.to_string(), "--members", members]);
         command.arg("--data").arg(self.data(id));
         command.args(&self.flags);
         command.stdin(Stdio::piped());

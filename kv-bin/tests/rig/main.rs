@@ -3,7 +3,7 @@
 //! acknowledged must be there afterwards, once.
 //!
 //! ```text
-//! cargo test -p kv-bin --test rig -- --ignored              all drills at full length: a quarter of an hour
+//! cargo test -p kv-bin --test rig -- --ignored              all drills at full length: half an hour
 //! cargo test -p kv-bin --test rig -- --short                all drills, briefly: what the gate runs
 //! cargo test -p kv-bin --test rig -- power --rounds 20      these drills (by the beginning of their names), so many rounds
 //! ```
@@ -14,9 +14,11 @@
 
 mod bench;
 mod datagrams;
+mod delays;
 mod disks;
 mod flips;
 mod hostile;
+mod links;
 mod machine;
 mod memory;
 mod network;
@@ -92,6 +94,7 @@ const DRILLS: &[Drill] = &[
     drill!("cut a backup off", "N1 N5", [Need::Netns], (10, 1), network::cut_backup),
     drill!("cut the primary off one way", "N3 N4", [Need::Netns], (10, 1), network::one_way),
     drill!("cut the primary from one backup", "N6", [Need::Netns], (5, 1), network::partial),
+    drill!("let delays jump one way", "C8 N9", [], (120, 2), delays::jump),
     drill!("fail a system call", "S10 S11 S13", [Need::Strace], (12, 2), syscalls::fail),
     drill!("slow the primary's fsync", "S14", [Need::Strace], (5, 1), syscalls::slow),
     drill!("slow a backup's fsync", "S14", [Need::Strace], (5, 1), syscalls::slow_backup),

@@ -1,6 +1,6 @@
 //! The command line: what can be typed, and which `KV_*` variable stands in for which flag.
 
-use crate::config::{Span, TlsArgs, Tuning, boolean, listed};
+use crate::config::{AdmissionArgs, Span, TlsArgs, Tuning, boolean, listed};
 use crate::encoding::Encoding;
 use crate::network::TransportKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -209,9 +209,8 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
 
-    /// With TLS, let in only the clients whose names are in this file, one on a line; it is read again as it changes.
-    #[arg(long, env = "KV_TLS_CLIENTS", value_name = "FILE")]
-    pub(crate) tls_clients: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) admission: AdmissionArgs,
 
     /// Allow addresses beyond this machine without TLS: whoever reaches the port can read and write.
     #[arg(long, env = "KV_INSECURE", value_parser = boolean, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]

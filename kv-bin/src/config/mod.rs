@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-pub(crate) use tls::{TlsArgs, TlsFiles};
+pub(crate) use tls::{AdmissionArgs, TlsArgs, TlsFiles};
 pub(crate) use tuning::Tuning;
 pub(crate) use units::Span;
 
@@ -111,8 +111,8 @@ impl ServeConfig {
         let member = cluster.member(id).ok_or_else(|| Failure::usage(ConfigError::NotAMember(id)))?;
         let role = member.role;
         let listen = args.listen.or(file.listen).unwrap_or_else(|| member.address.clone());
-        let tls = tls::of_member(&args.tls, &file.tls, id)?;
-        let clients = args.tls_clients.or(file.tls.clients);
+        let tls = tls::of_member(&args.tls, &args.admission, &file.tls, id)?;
+        let clients = args.admission.tls_clients.or(file.tls.clients);
         if clients.is_some() && tls.is_none() {
             return Err(Failure::usage(
                 "a list of clients needs TLS, for without it a client can take any name: name certificates with --tls-dir",

@@ -41,10 +41,10 @@ fn the_example_file_states_every_setting_with_its_default() {
         Some(setting) if tls::NAMES.iter().any(|name| setting.starts_with(&format!("{name} = "))) => setting,
         _ => line,
     });
-    let tls::FileTls { dir, certificate, key, roots, clients } =
+    let tls::FileTls { dir, certificate, key, roots, client_roots, clients } =
         File::parse(&all.collect::<Vec<_>>().join("\n")).unwrap().tls;
     assert!(
-        [dir, certificate, key, roots, clients].iter().all(Option::is_some),
+        [dir, certificate, key, roots, client_roots, clients].iter().all(Option::is_some),
         "the example names every file"
     );
     assert!(
@@ -270,6 +270,11 @@ fn a_members_certificate_is_found_in_a_folder_or_named() {
     let text = tls_of(&["--tls-clients", "clients.txt"]).unwrap_err();
     assert!(text.contains("a list of clients needs TLS"), "{text}");
 
+    let text = tls_of(&["--tls-client-roots", "clients.pem"]).unwrap_err();
+    assert!(text.contains("authorities of clients need TLS"), "{text}");
+    let apart = TlsFiles { client_roots: Some("clients.pem".into()), ..in_folder.clone() };
+    assert_eq!(tls_of(&["--tls-dir", "certs", "--tls-client-roots", "clients.pem"]), Ok(Some(apart)));
+
     let (_folder, path) = file(
         "[tls]\ncertificate = \"m{id}.pem\"\nkey = \"m{id}.key\"\nroots = \"ca.pem\"\nclients = \"c\"\n",
     );
@@ -277,6 +282,7 @@ fn a_members_certificate_is_found_in_a_folder_or_named() {
         certificate: PathBuf::from("m0.pem"),
         key: PathBuf::from("m0.key"),
         roots: PathBuf::from("ca.pem"),
+        client_roots: None,
     };
     assert_eq!(tls_of(&["--config", &path]), Ok(Some(named)));
     assert_eq!(

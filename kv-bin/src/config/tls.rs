@@ -11,7 +11,7 @@ pub(crate) const ROOTS: &str = "ca.pem";
 
 /// The names of the settings.
 #[cfg(test)]
-pub(super) const NAMES: [&str; 5] = ["dir", "certificate", "key", "roots", "clients"];
+pub(super) const NAMES: [&str; 6] = ["dir", "certificate", "key", "roots", "client_roots", "clients"];
 
 /// What the file says under `[tls]`.
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug, Default)]
@@ -21,6 +21,7 @@ pub(super) struct FileTls {
     pub(super) certificate: Option<PathBuf>,
     pub(super) key: Option<PathBuf>,
     pub(super) roots: Option<PathBuf>,
+    pub(super) client_roots: Option<PathBuf>,
     pub(super) clients: Option<PathBuf>,
 }
 
@@ -44,12 +45,27 @@ pub(crate) struct TlsArgs {
     pub(crate) tls_roots: Option<PathBuf>,
 }
 
+/// Which clients a member lets in.
+#[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct AdmissionArgs {
+    /// With TLS, let in only the clients whose names are in this file, one on a line; it is read again as it changes.
+    #[arg(long, env = "KV_TLS_CLIENTS", value_name = "FILE")]
+    pub(crate) tls_clients: Option<PathBuf>,
+
+    /// With TLS, believe clients only if an authority in this file, in PEM, has signed their certificates, and members only if one of
+    /// --tls-roots has [default: one of --tls-roots signs both]
+    #[arg(long, env = "KV_TLS_CLIENT_ROOTS", value_name = "FILE")]
+    pub(crate) tls_client_roots: Option<PathBuf>,
+}
+
 /// Where a certificate, its key and the roots are.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct TlsFiles {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) roots: PathBuf,
+    /// Of a member: the authorities of clients, where they have their own.
+    pub(crate) client_roots: Option<PathBuf>,
 }
 
 impl TlsFiles {
@@ -59,6 +75,7 @@ impl TlsFiles {
             certificate: folder.join(format!("{stem}.pem")),
             key: folder.join(format!("{stem}.key")),
             roots: folder.join(ROOTS),
+            client_roots: None,
         }
     }
 
@@ -66,8 +83,11 @@ impl TlsFiles {
     #[cfg(feature = "tls")]
     pub(crate) fn identity(&self) -> Result<kv_core::transport::tls::Identity, Failure> {
         use kv_core::transport::tls::{Files, Identity};
-        Identity::from_files(Files::new(&self.certificate, &self.key, &self.roots)).map_err(|error| {
-            let is_there = [&self.certificate, &self.key, &self.roots].iter().all(|file| file.exists());
+        let mut files = Files::new(&self.certificate, &self.key, &self.roots);
+        files.client_roots.clone_from(&self.client_roots);
+        Identity::from_files(files).map_err(|error| {
+            let own = [&self.certificate, &self.key, &self.roots];
+            let is_there = own.into_iter().chain(&self.client_roots).all(|file| file.exists());
             Failure::usage(if is_there { error.to_string() } else { format!("{error}; kv certs makes it") })
         })
     }
@@ -86,7 +106,7 @@ fn all_or_none(
     match (certificate, key, roots) {
         (None, None, None) => Ok(None),
         (Some(certificate), Some(key), Some(roots)) if cfg!(feature = "tls") => {
-            Ok(Some(TlsFiles { certificate, key, roots }))
+            Ok(Some(TlsFiles { certificate, key, roots, client_roots: None }))
         }
         (Some(_), Some(_), Some(_)) => Err(Failure::usage(
             "TLS is not compiled into this kv: build it with the feature tls (cargo build -p kv-bin --features tls)",
@@ -99,7 +119,12 @@ fn all_or_none(
 }
 
 /// The files of member `id`; none without TLS.
-pub(super) fn of_member(args: &TlsArgs, file: &FileTls, id: MemberId) -> Result<Option<TlsFiles>, Failure> {
+pub(super) fn of_member(
+    args: &TlsArgs,
+    admission: &AdmissionArgs,
+    file: &FileTls,
+    id: MemberId,
+) -> Result<Option<TlsFiles>, Failure> {
     let in_folder =
         |dir: &Option<PathBuf>| dir.as_deref().map(|dir| TlsFiles::of(dir, &format!("member-{id}")));
     let (typed, written) = (in_folder(&args.tls_dir), in_folder(&file.dir));
@@ -111,11 +136,18 @@ pub(super) fn of_member(args: &TlsArgs, file: &FileTls, id: MemberId) -> Result<
             (None, None) => Ok(line()?.or_else(|| written.as_ref().map(|files| part(files).clone()))),
         }
     };
-    all_or_none(
+    let files = all_or_none(
         pick(&args.tls_certificate, &file.certificate, |files| &files.certificate)?,
         pick(&args.tls_key, &file.key, |files| &files.key)?,
         pick(&args.tls_roots, &file.roots, |files| &files.roots)?,
-    )
+    )?;
+    let client_roots = admission.tls_client_roots.clone().or_else(|| file.client_roots.clone());
+    match (files, client_roots) {
+        (None, Some(_)) => Err(Failure::usage(
+            "authorities of clients need TLS: name the member's own certificate, too, with --tls-dir",
+        )),
+        (files, client_roots) => Ok(files.map(|files| TlsFiles { client_roots, ..files })),
+    }
 }
 
 /// The files of a client; none without TLS. The certificate and the key that the file names are a member's.

@@ -125,6 +125,45 @@ fn members_and_clients_learn_who_is_at_the_other_end() {
     assert_eq!(handshake(&second, &app).unwrap(), (client("app").into(), member(1).into()));
 }
 
+/// The authority of clients cannot make a member, at neither end of a connection, and that of members makes no clients.
+#[test]
+fn an_authority_of_clients_makes_no_members() {
+    let (of_members, of_clients) = (authority(), authority());
+    let folders: [TempDir; 4] = std::array::from_fn(|_| TempDir::new().unwrap());
+    let [here, there, app, forged] = folders.each_ref().map(TempDir::path);
+    let roots = here.join("client-roots.pem");
+    fs::write(&roots, of_clients.certificate()).unwrap();
+    let with_roots = |folder: &Path| Identity::from_files(files(folder).client_roots(&roots)).unwrap();
+    write(here, &of_members, &member(0), Validity::days(1), &[&of_members]);
+    write(there, &of_members, &member(1), Validity::days(1), &[&of_members]);
+    write(app, &of_clients, &client("app"), Validity::days(1), &[&of_members]);
+    let (first, second) = (with_roots(here), with_roots(there));
+    assert_eq!(handshake(&first, &second).unwrap(), (member(1).into(), member(0).into()));
+    assert_eq!(handshake(&first, &load(app).unwrap()).unwrap(), (client("app").into(), member(0).into()));
+    // A member by the authority of clients: it believes in itself, and nobody else does.
+    write(forged, &of_clients, &member(1), Validity::days(1), &[&of_clients, &of_members]);
+    let impostor = load(forged).unwrap();
+    assert!(refusal(&first, &impostor, "server").contains("not signed by one of the roots here"));
+    assert!(refusal(&impostor, &second, "client").contains("not signed by one of the roots here"));
+    assert!(
+        refusal(&impostor, &load(app).unwrap(), "client").contains("not signed by one of the roots here")
+    );
+    // A client by the authority of members.
+    write(forged, &of_members, &client("app"), Validity::days(1), &[&of_members]);
+    assert!(
+        refusal(&first, &load(forged).unwrap(), "server").contains("not signed by one of the roots here")
+    );
+    // Until it is one of theirs, too.
+    fs::write(&roots, of_clients.certificate().to_owned() + of_members.certificate()).unwrap();
+    assert!(first.refresh().unwrap());
+    assert_eq!(handshake(&first, &load(forged).unwrap()).unwrap(), (client("app").into(), member(0).into()));
+    // A file that names nobody shuts nobody out: what was read last counts.
+    fs::write(&roots, "").unwrap();
+    let error = first.refresh().unwrap_err().to_string();
+    assert!(error.contains("client-roots.pem"), "{error}");
+    assert_eq!(handshake(&first, &load(app).unwrap()).unwrap(), (client("app").into(), member(0).into()));
+}
+
 #[test]
 fn nobody_may_listen_with_a_clients_certificate() {
     let authority = authority();

@@ -20,7 +20,7 @@ const LARGEST: u64 = 1 << 20;
 /// No certificate tells of a later time: the end of the year 9999, in seconds since 1970.
 const END_OF_TIME: Duration = Duration::from_secs(253_402_300_799);
 
-/// Where an identity is kept: three files in PEM.
+/// Where an identity is kept: three or four files in PEM.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Files {
@@ -30,12 +30,23 @@ pub struct Files {
     pub key: PathBuf,
     /// The certificates of the authorities whose signatures are trusted: one, or several while they change.
     pub roots: PathBuf,
+    /// Of a member: the certificates of the authorities that sign clients. Those make no members, and `roots` sign no clients.
+    /// Default: none; then `roots` sign both.
+    pub client_roots: Option<PathBuf>,
 }
 
 impl Files {
     /// These three.
     pub fn new(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>, roots: impl Into<PathBuf>) -> Self {
-        Self { certificate: certificate.into(), key: key.into(), roots: roots.into() }
+        let (certificate, key, roots) = (certificate.into(), key.into(), roots.into());
+        Self { certificate, key, roots, client_roots: None }
+    }
+
+    /// Believes clients only if one of these authorities has signed their certificates.
+    #[must_use]
+    pub fn client_roots(mut self, path: impl Into<PathBuf>) -> Self {
+        self.client_roots = Some(path.into());
+        self
     }
 
     /// Where `kv certs` puts those of `name`: `member-ID.pem`, `member-ID.key`, `client-NAME.pem`, `client-NAME.key`, and
@@ -55,6 +66,7 @@ impl Files {
             certificate: read(&self.certificate)?,
             key: read(&self.key)?,
             roots: read(&self.roots)?,
+            client_roots: self.client_roots.as_deref().map(read).transpose()?,
         })
     }
 }
@@ -69,19 +81,22 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     Ok(bytes)
 }
 
-/// The bytes of the three files.
+/// The bytes of the files.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Contents {
     certificate: Vec<u8>,
     key: Vec<u8>,
     roots: Vec<u8>,
+    client_roots: Option<Vec<u8>>,
 }
 
-/// What three files that fit one another hold.
+/// What files that fit one another hold.
 pub(super) struct Material {
     pub(super) name: Name,
     pub(super) own: Arc<CertifiedKey>,
     pub(super) roots: Arc<RootCertStore>,
+    /// Of clients: the same ones, or others.
+    pub(super) client_roots: Arc<RootCertStore>,
     /// When the certificate, or one that leads from it to a root, ends.
     pub(super) expires: Option<Duration>,
     /// What it was made from.
@@ -96,7 +111,11 @@ impl Material {
     ) -> Result<Self, TlsError> {
         let chain = certificates(&files.certificate, &contents.certificate)?;
         let key = private_key(&files.key, &contents.key)?;
-        let roots = roots(&files.roots, &contents.roots)?;
+        let own_roots = Arc::new(roots(&files.roots, &contents.roots)?);
+        let client_roots = match (&files.client_roots, &contents.client_roots) {
+            (Some(path), Some(bytes)) => Arc::new(roots(path, bytes)?),
+            _ => own_roots.clone(),
+        };
         let name = name_of(&chain[0]).map_err(|e| in_file(&files.certificate, e))?;
         let own = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
@@ -104,9 +123,9 @@ impl Material {
             }
             other => unusable(&files.key, other.to_string()),
         })?;
-        check(files, &name, &own.cert, &roots, provider)?;
-        let expires = expiry(&own.cert, &roots, provider);
-        Ok(Self { name, own: Arc::new(own), roots: Arc::new(roots), expires, contents })
+        check(files, &name, &own.cert, &own_roots, provider)?;
+        let expires = expiry(&own.cert, &own_roots, provider);
+        Ok(Self { name, own: Arc::new(own), roots: own_roots, client_roots, expires, contents })
     }
 }
 

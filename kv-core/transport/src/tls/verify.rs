@@ -80,7 +80,7 @@ impl ResolvesClientCert for Current {
     }
 }
 
-/// The accepting end's judge: of members and clients alike. Who may do what is decided by what they then ask for.
+/// The accepting end's judge: of members and clients, each by the roots of their kind. Who may do what is decided by what they then ask for.
 impl ClientCertVerifier for Current {
     /// None: the roots may change, and whoever calls has one certificate only.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -93,12 +93,15 @@ impl ClientCertVerifier for Current {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(self.get().roots.clone(), self.provider.clone())
-                .build()
-                .map_err(|error| Error::General(error.to_string()))?;
+        let (current, name) = (self.get(), name_of(end_entity));
+        // Whoever signs clients must not be able to make a member of somebody, nor the other way round.
+        let is_client = matches!(name, Ok(Name::Client { .. }));
+        let roots = if is_client { &current.client_roots } else { &current.roots };
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), self.provider.clone())
+            .build()
+            .map_err(|error| Error::General(error.to_string()))?;
         let verified = verifier.verify_client_cert(end_entity, intermediates, now).map_err(unsigned)?;
-        name_of(end_entity).map_err(refused)?;
+        name.map_err(refused)?;
         Ok(verified)
     }
 

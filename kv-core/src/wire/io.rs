@@ -72,11 +72,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             let most = if held == 0 { FIRST_READ } else { READ_CHUNK };
             return Ok(Some(HEADER_BYTES + expected.limit(self.max_frame).min(most)));
         };
-        // At most as much again as has come: an announced length alone allocates next to nothing.
-        Ok(len
-            .checked_sub(held)
-            .filter(|missing| *missing > 0)
-            .map(|missing| missing.min(READ_CHUNK.max(held))))
+        // What there is room for. Without any, at most as much again as has come: an announced length alone allocates next to nothing, and
+        // what came is copied a few times only, however small the parts are.
+        let spare = self.buffer.capacity() - held;
+        let most = if spare > 0 { spare } else { READ_CHUNK.max(held) };
+        Ok(len.checked_sub(held).filter(|missing| *missing > 0).map(|missing| missing.min(most)))
     }
 
     /// Reads once, into room for `want` bytes at least. False at the end of the stream.

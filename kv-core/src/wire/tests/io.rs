@@ -64,6 +64,25 @@ async fn an_announced_length_alone_allocates_next_to_nothing() {
     assert!(reader.buffer_capacity() <= 256 << 10, "{} bytes", reader.buffer_capacity());
 }
 
+/// TLS gives 16 KiB at a time: what has come is not copied again with each of them.
+#[tokio::test]
+async fn a_large_frame_in_many_parts_is_copied_a_few_times() {
+    let call = ClientMessage { call: 1, what: ClientCall::Write(vec![7; 2 << 20].into()) };
+    let frame = encode_client_message(&call);
+    let parts = Trickle { bytes: frame.clone(), step: 16 << 10, ready: false };
+    let mut reader = FrameReader::new(parts, DEFAULT_MAX_FRAME);
+    let (mut reads, mut copied) = (0, 0);
+    while let Some(want) = reader.wants(Kind::Client).unwrap() {
+        let (held, before) = (reader.buffered_bytes(), reader.buffer_capacity());
+        assert!(reader.fill(want).await.unwrap());
+        reads += 1;
+        copied += if reader.buffer_capacity() == before { 0 } else { held };
+    }
+    assert_eq!(reader.take(Kind::Client).unwrap().client_message().unwrap(), call);
+    assert!(reads > 100, "{reads} reads");
+    assert!(copied <= 2 * frame.len(), "{copied} bytes were copied for {}", frame.len());
+}
+
 #[tokio::test]
 async fn a_stranger_is_refused_within_the_bounds_of_a_hello() {
     // FAULTS X1, X9: before the hello nothing but a hello is read, whatever comes.

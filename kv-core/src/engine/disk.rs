@@ -26,6 +26,9 @@ pub(super) const ASIDE: &str = "state.damaged";
 /// The file while it is made.
 const UNFINISHED: &str = "state.new";
 
+/// So many times the limit of an overlay readers may hold of those that are in the base, before the next one has to wait.
+const DEAD_OVERLAYS: usize = 2;
+
 /// The engine on disk.
 #[derive(Debug)]
 pub struct Disk {
@@ -146,6 +149,13 @@ impl Disk {
     }
 }
 
+impl Disk {
+    /// Readers hold so much of earlier overlays that the next one has to wait. What one merge leaves is not that much.
+    fn waits_for_readers(&self) -> bool {
+        self.layers.dead_bytes() >= DEAD_OVERLAYS.saturating_mul(self.overlay_limit)
+    }
+}
+
 impl Drop for Disk {
     fn drop(&mut self) {
         // A merge may still run: it fails now. Whoever opens the file next must not share it.
@@ -190,8 +200,17 @@ impl Engine for Disk {
         self.layers.active().bytes() + self.layers.frozen().map_or(0, |frozen| frozen.bytes())
     }
 
+    fn dead_bytes(&self) -> usize {
+        self.layers.dead_bytes()
+    }
+
     fn is_full(&self) -> bool {
-        self.layers.frozen().is_some() && self.layers.active().bytes() >= self.overlay_limit
+        let cannot_freeze = self.layers.frozen().is_some() || self.waits_for_readers();
+        cannot_freeze && self.layers.active().bytes() >= self.overlay_limit
+    }
+
+    fn release(&mut self) {
+        self.layers.release();
     }
 
     fn snapshot(&self) -> Option<Snapshot> {
@@ -200,7 +219,7 @@ impl Engine for Disk {
 
     fn freeze(&mut self) -> Option<Merge> {
         let anchor = self.layers.applied();
-        if self.layers.frozen().is_some() || anchor.op == self.checkpoint.op {
+        if self.layers.frozen().is_some() || anchor.op == self.checkpoint.op || self.waits_for_readers() {
             return None;
         }
         Some(Merge {

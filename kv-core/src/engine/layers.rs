@@ -15,6 +15,8 @@ use std::sync::Arc;
 /// How many versions of a dead overlay are freed for each that is written; and at least so many per entry.
 const SHED: usize = 4;
 const SHED_LEAST: usize = 64;
+/// And so many at a time where the writer waits for it.
+const SHED_IDLE: usize = 4096;
 
 /// The newest version of each key of an overlay. The writer's alone: for it a look-up costs a fraction of one in the
 /// ordered map, and it looks up every key that it writes.
@@ -261,9 +263,25 @@ impl Layers {
         }
     }
 
-    /// Frees a part of the oldest dead overlay that no reader holds: one that reads for long keeps those which it reads, and no others.
+    /// About how much memory the overlays take that are in the base: readers hold them, or they are not freed yet.
+    pub(super) fn dead_bytes(&self) -> usize {
+        self.dead.iter().map(|dead| dead.overlay.bytes()).sum()
+    }
+
+    /// Frees what no reader holds while nothing is written.
+    pub(super) fn release(&mut self) {
+        self.prune();
+        self.shed_some(SHED_IDLE);
+    }
+
+    /// Frees a part of what is dead, in proportion to what was written.
     fn shed(&mut self) {
         let count = SHED_LEAST.max(SHED * std::mem::take(&mut self.written));
+        self.shed_some(count);
+    }
+
+    /// Frees a part of the oldest dead overlay that no reader holds: one that reads for long keeps those which it reads, and no others.
+    fn shed_some(&mut self, count: usize) {
         let mut all = self.dead.iter_mut();
         let Some(at) = all.position(|dead| Arc::get_mut(&mut dead.overlay).is_some()) else { return };
         let dead = &mut self.dead[at];
@@ -361,9 +379,13 @@ mod tests {
 
     impl Writer {
         fn new(retention: Retention) -> Self {
+            Self::with_limit(retention, 1 << 30)
+        }
+
+        fn with_limit(retention: Retention, overlay_limit: usize) -> Self {
             let storage = crate::sim::storage::Disk::new().storage();
             let engine = Disk::open(storage, 1 << 20).expect("it is empty");
-            let engine = engine.at(Anchor::ZERO, Revision::ZERO, 1 << 30, retention);
+            let engine = engine.at(Anchor::ZERO, Revision::ZERO, overlay_limit, retention);
             Self { engine, live: Arc::default(), revision: 0 }
         }
 
@@ -408,6 +430,41 @@ mod tests {
         writer.merge();
         writer.put(1000);
         assert!(writer.live() < 3 * 1000, "{} values are alive", writer.live());
+    }
+
+    /// However many readers hold however many old points, what they keep has a bound: checkpoints wait, and then the writer. When they
+    /// let go it goes on.
+    #[test]
+    fn what_readers_hold_is_bounded_and_the_writer_waits_at_the_bound() {
+        const KEYS: u64 = 100;
+        let mut probe = Writer::new(Retention::NONE);
+        probe.put(KEYS);
+        let one = probe.engine.overlay_bytes();
+        let mut writer = Writer::with_limit(Retention::NONE, 2 * one);
+        let mut held = Vec::new();
+        for round in 0.. {
+            assert!(round < 100, "the writer is never stopped: {} values are alive", writer.live());
+            if writer.engine.is_full() {
+                break;
+            }
+            writer.put(KEYS);
+            held.push(writer.engine.reader().point());
+            if let Some(merge) = writer.engine.freeze() {
+                writer.engine.merged(merge.run(&[]).expect("the disk is good"));
+            }
+        }
+        // Four that are dead, and two in the newest.
+        let most = (4 + 2) * usize::try_from(KEYS).expect("few");
+        assert!(writer.live() <= most, "{} values are alive", writer.live());
+        assert_eq!(writer.engine.dead_bytes(), 4 * one);
+        writer.engine.release();
+        assert!(writer.engine.is_full(), "they still read");
+        drop(held);
+        writer.engine.release();
+        assert!(!writer.engine.is_full(), "{} bytes are dead", writer.engine.dead_bytes());
+        writer.merge();
+        (0..10).for_each(|_| writer.engine.release());
+        assert_eq!(writer.engine.dead_bytes(), 0);
     }
 
     /// Watches and scans read all the time beside writes and merges: what is alive is what the last overlays hold.

@@ -55,9 +55,15 @@ impl Engine for Memory {
         self.layers.active().bytes()
     }
 
+    fn dead_bytes(&self) -> usize {
+        0
+    }
+
     fn is_full(&self) -> bool {
         false
     }
+
+    fn release(&mut self) {}
 
     fn snapshot(&self) -> Option<super::Snapshot> {
         None

@@ -83,13 +83,21 @@ pub trait Engine: Debug + Send {
     /// About how much memory is held that is not in the checkpoint.
     fn overlay_bytes(&self) -> usize;
 
-    /// A merge runs, and the memory beside it is used up.
+    /// About how much memory is held though it is in the checkpoint: readers still read there, or it is not freed yet.
+    fn dead_bytes(&self) -> usize;
+
+    /// The memory is used up, and a merge runs or cannot begin before readers let go of what they hold.
     fn is_full(&self) -> bool;
+
+    /// Frees some of what readers have let go of. To be called while [`is_full`](Self::is_full) says so and no merge runs; otherwise
+    /// each entry that is published frees some.
+    fn release(&mut self);
 
     /// The durable checkpoint, to be sent to another member; `None` if there is none.
     fn snapshot(&self) -> Option<Snapshot>;
 
-    /// Freezes what is published for a checkpoint. `None` if a merge runs, nothing is new, or there is no disk.
+    /// Freezes what is published for a checkpoint. `None` if a merge runs, nothing is new, readers hold too much of what was frozen
+    /// before, or there is no disk.
     fn freeze(&mut self) -> Option<Merge>;
 
     /// A merge is durable: lets go of what it holds.

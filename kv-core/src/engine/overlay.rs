@@ -107,8 +107,15 @@ pub(super) struct Overlay {
 impl Overlay {
     /// Lets go of up to `count` versions: nobody reads here any more. Returns how many there were.
     pub(super) fn shed(&self, count: usize) -> usize {
-        let notes = (0..count).map_while(|_| self.notes.pop_front()).count();
-        notes.max((0..count).map_while(|_| self.versions.pop_front()).count())
+        let notes = (0..count).map_while(|_| self.notes.pop_front());
+        let notes = notes.map(|note| self.forget_bytes(NOTE_BYTES * note.value().len())).count();
+        let versions = (0..count).map_while(|_| self.versions.pop_front());
+        let versions = versions.map(|it| self.forget_bytes(weight(it.key(), it.value()))).count();
+        notes.max(versions)
+    }
+
+    fn forget_bytes(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Memory::Relaxed);
     }
 
     /// Takes note of what an entry has changed, in any order within a revision.

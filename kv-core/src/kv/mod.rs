@@ -231,14 +231,26 @@ impl State {
         self.engine.overlay_bytes()
     }
 
-    /// A checkpoint runs and the memory beside it is used up: apply no more until it is finished.
+    /// About how many bytes are held in memory though they are in a checkpoint, because somebody still reads there.
+    #[must_use]
+    pub fn dead_bytes(&self) -> usize {
+        self.engine.dead_bytes()
+    }
+
+    /// The memory is used up: apply no more until the checkpoint that runs is finished, or, where none runs, [`release`](Self::release)
+    /// has made room.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.engine.is_full()
     }
 
+    /// Frees some of what readers have let go of. To be called now and again while the state is full and no checkpoint runs.
+    pub fn release(&mut self) {
+        self.engine.release();
+    }
+
     /// Freezes the state for a checkpoint at [`applied`](Self::applied), which must be durable in the own journal before it
-    /// runs. `None` if one is running, there is nothing new, or there is no disk.
+    /// runs. `None` if one is running, there is nothing new, readers hold too much of the ones before, or there is no disk.
     #[must_use]
     pub fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
         if self.failed {

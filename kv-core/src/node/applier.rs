@@ -182,6 +182,8 @@ enum Step {
     Reopen,
     /// The journal has caught up, and a checkpoint waited for that.
     Retry,
+    /// Readers hold so much memory that nothing is applied before they let go.
+    Release,
     Stop,
 }
 
@@ -210,6 +212,10 @@ impl Applier {
                 }
                 Step::Lose(error) => Err(error.into()),
                 Step::Retry => Ok(()),
+                Step::Release => {
+                    self.release();
+                    Ok(())
+                }
                 Step::Stop => return Ok(()),
             };
             self.tell_deadlines();
@@ -321,10 +327,20 @@ impl Applier {
                 Some(Step::Checkpoint)
             } else if waits_for_journal && !plan.wants_durable {
                 Some(Step::Retry)
+            } else if full && !merging && !waits_for_journal {
+                Some(Step::Release)
             } else {
                 None
             }
         })
+    }
+
+    /// Waits a little for readers, and frees what they have let go of. If that is enough, the checkpoint that is due begins.
+    fn release(&mut self) {
+        self.shared.plan.pause(PACE);
+        if let Some(state) = &mut self.state {
+            state.release();
+        }
     }
 
     fn apply(&mut self, through: Op) -> Result<(), StopReason> {
@@ -413,7 +429,7 @@ impl Applier {
         {
             (self.bytes, self.asked) = (0, false);
             self.frozen = state.begin_checkpoint();
-            if self.frozen.is_none() {
+            if self.frozen.is_none() && !state.is_full() {
                 self.nothing_at = state.applied().op;
             }
         }

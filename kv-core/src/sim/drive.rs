@@ -411,6 +411,9 @@ impl World {
         let limit = self.members[member].options.checkpoint_bytes;
         let Some(process) = self.process(member) else { return };
         let Some(state) = &mut process.state else { return };
+        if state.is_full() && process.checkpoint.is_none() {
+            state.release();
+        }
         let due = state.overlay_bytes() >= limit || process.transfers.asked;
         if due && process.frozen.is_none() && process.checkpoint.is_none() {
             process.transfers.asked = false;

@@ -6,6 +6,7 @@ use futures::future::join_all;
 use kv_core::Client;
 use kv_core::ids::MemberId;
 use kv_core::message::{MemberStatus, Record};
+use kv_core::transport::tls::{Files, Identity};
 use kv_core::transport::{Transport, quic::Quic, tcp::Tcp};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::collections::{BTreeMap, HashSet};
@@ -334,14 +335,34 @@ impl Cluster {
 
     /// A client that knows all addresses.
     pub(crate) async fn client(&self) -> Client {
-        let over_quic = self.flags.windows(2).any(|pair| pair == ["--transport", "quic"]);
-        let transport: Arc<dyn Transport> =
-            if over_quic { Arc::new(Quic::insecure()) } else { Arc::new(Tcp::new()) };
-        let mut builder = Client::builder("kv").transport(transport).connect_timeout(LIMIT);
+        let mut builder = Client::builder("kv").transport(self.transport("app")).connect_timeout(LIMIT);
         for address in &self.addresses {
             builder = builder.address(address);
         }
         builder.deadline(LIMIT).connect().await.expect("a member answers")
+    }
+
+    /// A client's transport. The name counts where there are certificates.
+    pub(crate) fn transport(&self, name: &str) -> Arc<dyn Transport> {
+        let is_quic = self.flag("--transport") == Some("quic");
+        match (self.identity(name), is_quic) {
+            (None, true) => Arc::new(Quic::insecure()),
+            (None, false) => Arc::new(Tcp::new()),
+            (Some(identity), true) => Arc::new(Quic::new(identity)),
+            (Some(identity), false) => Arc::new(Tcp::with_tls(identity)),
+        }
+    }
+
+    /// A client's certificate, where the members have some.
+    pub(crate) fn identity(&self, name: &str) -> Option<Identity> {
+        let folder = Path::new(self.flag("--tls-dir")?);
+        let path = |ending: &str| folder.join(format!("client-{name}.{ending}"));
+        let files = Files::new(path("pem"), path("key"), folder.join("ca.pem"));
+        Some(Identity::from_files(files).expect("the certificates are good"))
+    }
+
+    fn flag(&self, name: &str) -> Option<&str> {
+        self.flags.windows(2).find(|pair| pair[0] == name).map(|pair| &*pair[1])
     }
 
     /// `kv ARGUMENTS`, for this cluster.

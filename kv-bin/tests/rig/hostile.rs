@@ -3,7 +3,6 @@
 
 use crate::bench::{Bench, FLAGS, Row};
 use crate::harness::{Cluster, LIMIT};
-use crate::memory::now_mib;
 use crate::siege::{self, Flood, PREFACE, Siege};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -108,32 +107,4 @@ async fn throw(address: SocketAddr, seed: u64, flood: Flood) {
             }
         }
     }
-}
-
-/// L8: a steady load for long. Neither memory nor descriptors grow once the member has settled.
-pub(crate) async fn soak(rounds: u32) -> Row {
-    const ROUND: Duration = Duration::from_secs(30);
-    /// What memory may differ by from one look to another.
-    const NOISE_MIB: u64 = 48;
-    let mut bench = Bench::of_three().await;
-    let files = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    let look = |bench: &Bench| {
-        let pids = [0, 1, 2].map(|id| bench.cluster.pid(id));
-        (pids.map(now_mib).into_iter().max().unwrap(), pids.map(files).into_iter().max().unwrap())
-    };
-    let mut first = None;
-    let mut last = (0, 0);
-    for _ in 0..rounds {
-        let start = Instant::now();
-        while start.elapsed() < ROUND {
-            bench.progress().await;
-        }
-        last = look(&bench);
-        let (mib, open) = *first.get_or_insert(last);
-        assert!(last.0 <= mib + NOISE_MIB, "{} MiB after {} MiB", last.0, mib);
-        assert!(last.1 <= open + 16, "{} open files after {open}", last.1);
-        bench.passed();
-    }
-    let (mib, open) = first.unwrap_or_default();
-    bench.end(format!("{mib} MiB at first, {} at last; {open} files, {}", last.0, last.1)).await
 }

@@ -97,6 +97,15 @@ impl Drop for Mounted {
     }
 }
 
+/// What a member is run by so that its system calls do something else from the beginning, as strace's `inject` takes it. No other call is
+/// held up, unlike with [`Injection::into`].
+pub(crate) fn strace(what: &str) -> Vec<String> {
+    let calls = what.split(':').next().unwrap_or(what);
+    let (trace, inject) = (format!("trace={calls}"), format!("inject={what}"));
+    let arguments = ["-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+    std::iter::once("strace").chain(arguments).map(str::to_owned).collect()
+}
+
 /// Makes system calls of a running process do something else, until it is dropped.
 pub(crate) struct Injection(Child);
 

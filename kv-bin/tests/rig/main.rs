@@ -12,6 +12,7 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod attacks;
 mod bench;
 mod datagrams;
 mod delays;
@@ -22,9 +23,11 @@ mod links;
 mod machine;
 mod memory;
 mod network;
+mod overload;
 mod power;
 mod processes;
 mod siege;
+mod soak;
 mod syscalls;
 mod watchers;
 
@@ -89,7 +92,10 @@ const DRILLS: &[Drill] = &[
     drill!("over QUIC: kill the primary", "P1 P2", [], (20, 2), datagrams::kill),
     drill!("over QUIC: storm a member with connections", "L4 P9", [], (3, 1), datagrams::storm),
     drill!("over QUIC: flood a member with garbage", "X1 X2 X6", [], (3, 1), datagrams::garbage),
-    drill!("go on for long", "L8", [], (120, 1), hostile::soak),
+    drill!("crowd out a client", "L4 L5 X2", [], (20, 1), overload::tcp),
+    drill!("over QUIC: crowd out a client", "L4 L5 X2", [], (20, 1), overload::quic),
+    drill!("go on for long", "L8", [], (120, 3), soak::long),
+    drill!("slow one journal for long", "S14", [Need::Strace], (20, 2), soak::slow_journal),
     drill!("isolate the primary", "N2 N11", [Need::Netns], (10, 1), network::isolate),
     drill!("cut a backup off", "N1 N5", [Need::Netns], (10, 1), network::cut_backup),
     drill!("cut the primary off one way", "N3 N4", [Need::Netns], (10, 1), network::one_way),

@@ -82,14 +82,23 @@ fn config(protocol: &[u8]) -> ClientConfig {
 
 /// The first datagram of one who wants to connect.
 pub(crate) async fn first_datagram() -> Vec<u8> {
+    first_datagrams(1).await.remove(0)
+}
+
+/// The first datagrams of so many.
+pub(crate) async fn first_datagrams(count: usize) -> Vec<Vec<u8>> {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let endpoint = endpoint();
     let address = socket.local_addr().unwrap();
-    let _connecting = endpoint.connect_with(config(b"kv"), address, "kv").unwrap();
-    let mut datagram = vec![0; 2000];
-    let length = socket.recv(&mut datagram).await.unwrap();
-    datagram.truncate(length);
-    datagram
+    let mut datagrams = Vec::new();
+    for _ in 0..count {
+        let _connecting = endpoint.connect_with(config(b"kv"), address, "kv").unwrap();
+        let mut datagram = vec![0; 2000];
+        let length = socket.recv(&mut datagram).await.unwrap();
+        datagram.truncate(length);
+        datagrams.push(datagram);
+    }
+    datagrams
 }
 
 /// Between a caller and a listener. The caller takes its address for the listener's.

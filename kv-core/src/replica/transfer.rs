@@ -71,6 +71,8 @@ struct Run {
     nonce: u64,
     /// Known from the first piece on.
     at: Option<Anchor>,
+    /// Below it entries are gone: a state that is not as far leads nowhere.
+    least: Op,
     /// Where the next piece begins.
     next: Bytes,
     complete: bool,
@@ -175,7 +177,7 @@ impl Replica {
     pub(super) fn fetch_state(&mut self) {
         let source = self.data_peers().next();
         if let Some(source) = source.filter(|_| self.transfer.stateless) {
-            self.begin_transfer(source);
+            self.begin_transfer(source, Op::ZERO);
         }
     }
 
@@ -206,7 +208,7 @@ impl Replica {
             }
             return;
         }
-        self.begin_transfer(from);
+        self.begin_transfer(from, checkpoint.anchor.op);
         self.forfeit();
     }
 
@@ -221,7 +223,7 @@ impl Replica {
         }
     }
 
-    fn begin_transfer(&mut self, source: MemberId) {
+    fn begin_transfer(&mut self, source: MemberId, least: Op) {
         if self.transfer.is_running() {
             return;
         }
@@ -244,6 +246,7 @@ impl Replica {
             source,
             nonce,
             at,
+            least,
             next,
             complete,
             unstaged: 0,
@@ -319,8 +322,13 @@ impl Replica {
             return;
         }
         let Some(run) = &mut self.transfer.run else { return };
+        if run.at.is_none() && (!useful || at.op < run.least) {
+            // Its sender may be behind as well. What others send may be of use.
+            debug!(%from, ?at, "this snapshot is of no use");
+            return self.on_useless_snapshot(from);
+        }
         if !useful {
-            debug!(?at, "the snapshot is of no use (any more)");
+            debug!(?at, "the snapshot is of no use any more");
             return self.give_up_snapshot();
         }
         run.at = Some(at);
@@ -333,6 +341,20 @@ impl Replica {
         }
         self.outputs.push_back(Output::StageChunk { at, chunk });
         self.ask_for_more();
+    }
+
+    /// A snapshot that could not be begun with. If all are like that, what is needed may have come by entries.
+    fn on_useless_snapshot(&mut self, from: MemberId) {
+        let peers: Vec<MemberId> = self.data_peers().collect();
+        let Some(run) = &mut self.transfer.run else { return };
+        run.gone.insert(from, false);
+        if peers.iter().all(|peer| run.gone.contains_key(peer)) {
+            // The same question again, if at all: their next checkpoints may do.
+            run.gone.clear();
+            if !self.transfer.stateless {
+                self.transfer.run = None;
+            }
+        }
     }
 
     /// A source does not have the snapshot (any more). One that is busy, or cannot be reached, may still have it.
@@ -363,11 +385,14 @@ impl Replica {
         }
     }
 
+    /// The next in turn of those who have not said that they do not have it.
     fn next_source(&mut self) {
         let peers: Vec<MemberId> = self.data_peers().collect();
         let Some(run) = &mut self.transfer.run else { return };
         let at = peers.iter().position(|peer| *peer == run.source).map_or(0, |at| at + 1);
-        run.source = peers[at % peers.len()];
+        let in_turn = || peers.iter().cycle().skip(at).take(peers.len()).copied();
+        let next = in_turn().find(|peer| !run.gone.contains_key(peer)).or_else(|| in_turn().next());
+        run.source = next.unwrap_or(run.source);
     }
 
     /// What was begun is of no use: another one where a state is needed at any rate.

@@ -123,6 +123,20 @@ impl Disk {
         self.floor = (point.anchor, point.next_revision, point.timestamp);
     }
 
+    /// The engine's state is another one. Where it is older than a lost one, what the superblock says of that is void.
+    fn put_state(&mut self, point: LogPoint, writing: &mut VecDeque<(WriteSeq, Write)>) {
+        self.engine = Some(point);
+        let under_way = writing.iter_mut().filter_map(|(_, write)| match write {
+            Write::Checkpoint(anchor) => Some(anchor),
+            _ => None,
+        });
+        for anchor in under_way.chain([&mut self.checkpoint]) {
+            if anchor.op > point.anchor.op {
+                *anchor = point.anchor;
+            }
+        }
+    }
+
     /// Whether an intact entry with this hash is here.
     pub(super) fn has(&self, anchor: Anchor) -> bool {
         let entry = self.entries.get(&anchor.op).filter(|_| !self.bad.contains(&anchor.op));
@@ -148,8 +162,11 @@ impl Disk {
 
     /// As a driver does when it opens a directory.
     fn recover(&mut self) -> Recovered {
-        if let Some(point) = self.engine.filter(|point| point.anchor.op > self.chain_head()) {
-            self.adopt(Adoption { point, incarnation: self.incarnation.next() });
+        let later = self.engine.filter(|point| point.anchor.op > self.checkpoint.op);
+        match later {
+            Some(point) if self.chain_holds(point.anchor) => self.checkpoint = point.anchor,
+            Some(point) => self.adopt(Adoption { point, incarnation: self.incarnation.next() }),
+            None => {}
         }
         Recovered {
             formation: self.formation,
@@ -174,6 +191,11 @@ impl Disk {
     fn chain(&self) -> impl Iterator<Item = &Entry> {
         let ops = (1..).map(|above| self.floor.0.op.advance(above));
         ops.map_while(|op| self.entries.get(&op))
+    }
+
+    fn chain_holds(&self, anchor: Anchor) -> bool {
+        let found = self.chain().find(|entry| entry.header.op == anchor.op);
+        self.floor.0 == anchor || found.is_some_and(|entry| entry.header.hash() == anchor.hash)
     }
 
     /// The last op of the chain.
@@ -238,6 +260,10 @@ pub(super) struct Group {
     /// Complete snapshots that wait for the engine; and those that will not verify.
     pub(super) installing: Vec<(u8, Anchor)>,
     pub(super) spoiled: BTreeSet<Anchor>,
+    /// Whoever is asked for a snapshot makes a checkpoint, as drivers do.
+    pub(super) checkpoints_when_asked: bool,
+    /// How many states have been transferred.
+    pub(super) installed: u64,
     pub(super) options: Options,
     /// What each member takes the time for.
     pub(super) clocks: Vec<Clock>,
@@ -302,6 +328,8 @@ impl Group {
             points: BTreeMap::new(),
             installing: Vec::new(),
             spoiled: BTreeSet::new(),
+            checkpoints_when_asked: false,
+            installed: 0,
             options,
             clocks: vec![Clock::right(); usize::from(data + witnesses)],
             stamps: Stamps::default(),
@@ -504,7 +532,7 @@ impl Group {
                 Output::Commit { commit } => {
                     let now = self.clocks[usize::from(id)].read(self.now);
                     let replica = member.replica.as_mut().expect("alive");
-                    if !member.hangs {
+                    if !member.hangs && !member.stateless {
                         replica.handle(now, Input::Applied { op: commit.op });
                     }
                     for op in replica.committed_above(self.committed.len()) {
@@ -533,6 +561,9 @@ impl Group {
 
     fn read_snapshot(&mut self, id: u8, to: MemberId, nonce: u64, at: Option<Anchor>, after: &Bytes) {
         let from = MemberId::new(id);
+        if at.is_none() && self.checkpoints_when_asked && !self.members[usize::from(id)].stateless {
+            self.checkpoint(id);
+        }
         let member = &mut self.members[usize::from(id)];
         let have = at.filter(|at| member.pinned == Some(*at)).unwrap_or(member.disk.checkpoint);
         let replica = member.replica.as_ref().expect("alive");
@@ -571,9 +602,14 @@ impl Group {
                 continue;
             }
             let point = self.points[&at];
-            member.disk.engine = Some(point);
+            member.disk.put_state(point, &mut member.writing);
             member.stateless = false;
+            self.installed += 1;
             self.input(id, Input::SnapshotInstalled { point });
+            let applied = self.members[usize::from(id)].replica.as_ref().map(|replica| replica.commit().op);
+            if let Some(op) = applied {
+                self.input(id, Input::Applied { op });
+            }
         }
         any
     }

@@ -3,8 +3,9 @@
 use super::group::Group;
 use crate::config::Options;
 use crate::ids::{Anchor, Hash, MemberId, Op, Revision, Timestamp, View};
-use crate::message::{ChunkEnd, Envelope, LogPoint, Message};
+use crate::message::{Chunk, ChunkEnd, Envelope, LogPoint, Message};
 use crate::replica::{Input, Status};
+use bytes::Bytes;
 
 fn member(id: u8) -> MemberId {
     MemberId::new(id)
@@ -259,6 +260,34 @@ fn runs(group: &Group) -> std::collections::BTreeSet<u64> {
         _ => None,
     };
     asked.filter_map(nonce).collect()
+}
+
+/// T6: another member that is behind as well answers first, with a snapshot of no use. What the others send counts as before.
+#[test]
+fn t6_a_peer_that_is_behind_too_ends_no_transfer() {
+    // One that leads no further than the own log, and one below which the others have dropped their entries.
+    for useless in [2, 10] {
+        let mut group = away(3, 0);
+        group.start(2);
+        group.sent.clear();
+        for _ in 0..10_000 {
+            if !runs(&group).is_empty() {
+                break;
+            }
+            if !group.deliver() {
+                group.tick();
+            }
+        }
+        let nonce = runs(&group).pop_first().expect("it asks");
+        let at = Anchor { op: Op::new(useless), hash: group.committed[useless as usize - 1] };
+        let chunk = Chunk::new(Bytes::new(), Bytes::new(), ChunkEnd::More("a".into()));
+        let message = Message::SnapshotChunk { nonce, view: View::ZERO, at, chunk };
+        group.input(2, Input::Message { from: member(1), message });
+        assert!(group.replica(2).is_transferring());
+        assert_eq!(group.members[2].disk.snapshot, None);
+        group.run_until("level", Group::level);
+        assert_eq!(runs(&group).len(), 1, "begun once");
+    }
 }
 
 /// T2: what does not verify as a whole is fetched again; the log and the old state stay meanwhile.

@@ -21,6 +21,9 @@ struct Walk {
     long: bool,
     /// Messages of the past, which may come again at any time.
     past: Vec<Envelope>,
+    /// Whether states get lost, journals keep little, and states are transferred; drawn apart, so that nothing else changes.
+    states: Option<fastrand::Rng>,
+    states_lost: u64,
     /// Whether clocks go wrong, and of how many members wall clocks do.
     clocks: bool,
     wrong: u8,
@@ -32,14 +35,32 @@ impl Walk {
         let shapes = [(3, 0), (3, 0), (2, 1), (5, 0), (1, 0), (2, 0), (3, 2)];
         let (data, witnesses) = shapes[rng.usize(..shapes.len())];
         let pipeline = if rng.bool() { 4 } else { Options::default().pipeline };
-        let options = Options { pipeline, ..Options::default() };
+        let mut other = fastrand::Rng::with_seed(seed ^ 0x57a7e);
+        let states = data > 1 && other.bool();
+        let mut options = Options { pipeline, ..Options::default() };
+        if states {
+            options.journal_budget_bytes = [0, 0, 16 * 4096][other.usize(..3)];
+        }
         let mut group = Group::with_options(data, witnesses, options);
+        group.checkpoints_when_asked = states;
         if rng.u8(..4) > 0 {
             group.run_until("a primary serves", |group| group.serving() == Some(0));
         }
         let members = data + witnesses;
         let (damage, long) = (rng.bool(), rng.bool());
-        Self { group, members, damage, tickets: 0, long, past: Vec::new(), clocks: false, wrong: 0, rng }
+        Self {
+            group,
+            members,
+            damage,
+            tickets: 0,
+            long,
+            past: Vec::new(),
+            states: states.then_some(other),
+            states_lost: 0,
+            clocks: false,
+            wrong: 0,
+            rng,
+        }
     }
 
     /// A walk on which the clocks are what matters.
@@ -63,6 +84,8 @@ impl Walk {
             tickets: 0,
             long,
             past: Vec::new(),
+            states: None,
+            states_lost: 0,
             clocks: true,
             wrong,
             rng,
@@ -86,6 +109,7 @@ impl Walk {
         if self.clocks && self.rng.u8(..100) == 0 {
             self.disturb(id);
         }
+        self.step_of_states();
         let alive = self.group.members[usize::from(id)].replica.is_some();
         match self.rng.u32(..1000) {
             0..500 => self.deliver(),
@@ -128,10 +152,59 @@ impl Walk {
         }
     }
 
+    /// States get lost, and the slow disks of those who fetch one come to its installation; sometimes it does not verify.
+    fn step_of_states(&mut self) {
+        let Some(rng) = &mut self.states else { return };
+        let (what, id) = (rng.u32(..1000), rng.u8(..self.members));
+        match what {
+            0..25 => {
+                self.group.install_snapshots();
+            }
+            25..28 => self.group.spoiled.extend(self.group.installing.first().map(|(_, at)| *at)),
+            28..32 if self.may_lose_state(id) => {
+                self.lose_state(id);
+                self.group.input(id, Input::StateLost);
+            }
+            32..50 => self.checkpoint(id),
+            _ => {}
+        }
+    }
+
+    /// Another data member holds everything that is in no log any more, and its own log is intact.
+    fn may_lose_state(&self, id: u8) -> bool {
+        let member = |id: u8| &self.group.members[usize::from(id)];
+        let gone = self.group.members.iter().map(|member| member.disk.floor.0.op).max().unwrap_or_default();
+        let whole = |other: u8| {
+            let disk = &member(other).disk;
+            let held = disk.head() >= gone && disk.damaged.is_none() && disk.bad.is_empty();
+            held && disk.chain_head() == disk.head()
+                && !member(other).stateless
+                && !self.group.is_witness(other)
+        };
+        let formed = member(id).disk.formation == FormationStep::Formed;
+        let has_one = formed && !self.group.is_witness(id) && !member(id).stateless;
+        has_one && (0..self.members).any(|other| other != id && whole(other))
+    }
+
+    fn lose_state(&mut self, id: u8) {
+        let member = &mut self.group.members[usize::from(id)];
+        (member.stateless, member.pinned, member.disk.engine) = (true, None, None);
+        // What was to take its place is in a file of its own, and stays.
+        self.states_lost += 1;
+    }
+
+    /// Up to where states stand for entries, whatever the superblock says of one that is lost.
+    fn checkpoints(&self) -> impl Iterator<Item = Op> {
+        let held = |member: &super::group::Member| {
+            if member.stateless { Op::ZERO } else { member.disk.checkpoint.op }
+        };
+        self.group.members.iter().map(held)
+    }
+
     /// The engine of a data member has made its state durable, somewhere up to what it may.
     fn checkpoint(&mut self, id: u8) {
-        let witness = self.group.is_witness(id);
-        let Some(replica) = self.group.members[usize::from(id)].replica.as_ref().filter(|_| !witness) else {
+        let without = self.group.is_witness(id) || self.group.members[usize::from(id)].stateless;
+        let Some(replica) = self.group.members[usize::from(id)].replica.as_ref().filter(|_| !without) else {
             return;
         };
         let most = replica.commit().op.min(replica.durable().op);
@@ -241,6 +314,9 @@ impl Walk {
         if self.damage && self.group.members[usize::from(id)].disk.formation == FormationStep::Formed {
             self.damage(id);
         }
+        if self.states.as_mut().is_some_and(|rng| rng.u8(..5) == 0) && self.may_lose_state(id) {
+            self.lose_state(id);
+        }
     }
 
     /// The atlas: every entry that goes bad survives somewhere, at a member whose log is as new or newer.
@@ -256,9 +332,9 @@ impl Walk {
         let others = || self.group.members.iter().enumerate().filter(|(other, _)| *other != usize::from(id));
         let open = others().filter(|(_, member)| member.disk.damaged == Some(Extent::Open)).count();
         let spare = self.group.cluster.len() - self.group.cluster.nack_quorum();
-        // There is no state transfer here.
+        // What is in no log any more is not damaged in others.
         let floors = others().map(|(_, member)| member.disk.floor.0.op).max().unwrap_or_default();
-        let held = others().map(|(_, member)| member.disk.checkpoint.op).min().unwrap_or_default();
+        let held = self.checkpoints().min().unwrap_or_default();
         let disk = &self.group.members[usize::from(id)].disk;
         let (head, least) = (disk.head(), disk.checkpoint.op.max(floors));
         let what = self.rng.u8(..8);
@@ -299,9 +375,8 @@ impl Walk {
         let anchor = replica.log.anchor(op);
         let member = &self.group.members[usize::from(id)];
         let floors = self.group.members.iter().map(|member| member.disk.floor.0.op).max().unwrap_or_default();
-        // Of what a checkpoint holds, a bad entry raises the floor at the next start. There is no state transfer here.
-        let held =
-            self.group.members.iter().map(|member| member.disk.checkpoint.op).min().unwrap_or_default();
+        // Of what a checkpoint holds, a bad entry raises the floor at the next start.
+        let held = self.checkpoints().min().unwrap_or_default();
         if self.damage
             && op > floors
             && (op > replica.checkpoint() || op <= held)
@@ -315,7 +390,8 @@ impl Walk {
         }
     }
 
-    fn finish(mut self, seed: u64) {
+    /// Returns how many states have been transferred.
+    fn finish(mut self, seed: u64) -> u64 {
         self.group.heal();
         for id in 0..self.members {
             self.group.members[usize::from(id)].stalled = false;
@@ -340,7 +416,9 @@ impl Walk {
             self.group.run_for(100);
         }
         assert!(self.group.committed.len() > before, "seed {seed}: nothing can be written");
-        self.group.run_until(&format!("seed {seed}: level again"), Group::level);
+        self.group.run_until(&format!("seed {seed}: level again, each with a state"), |group| {
+            group.level() && group.members.iter().all(|member| !member.stateless)
+        });
         for member in &self.group.members {
             assert_eq!(member.halt, None, "seed {seed}");
         }
@@ -348,6 +426,7 @@ impl Walk {
         for id in 0..self.members {
             assert!(self.group.replica(id).head().op.get() >= known, "seed {seed}: committed ops are kept");
         }
+        self.group.installed
     }
 }
 
@@ -362,7 +441,8 @@ impl Drop for Named {
     }
 }
 
-fn walk(seed: u64, steps: u32) {
+/// Returns how many states were lost, and how many transferred.
+fn walk(seed: u64, steps: u32) -> (u64, u64) {
     let _named = Named(seed);
     let mut walk = Walk::new(seed);
     for member in &mut walk.group.members {
@@ -371,14 +451,19 @@ fn walk(seed: u64, steps: u32) {
     for _ in 0..steps {
         walk.step();
     }
-    walk.finish(seed);
+    let lost = walk.states_lost;
+    (lost, walk.finish(seed))
 }
 
+/// Rules T1 to T9: on half of the walks states are lost and transferred.
 #[test]
 fn no_committed_entry_is_lost_on_300_random_walks() {
+    let (mut lost, mut transferred) = (0, 0);
     for seed in 0..300 {
-        walk(seed, 1_500);
+        let walked = walk(seed, 1_500);
+        (lost, transferred) = (lost + walked.0, transferred + walked.1);
     }
+    assert!(lost >= 100 && transferred >= 200, "only {lost} states were lost, and {transferred} transferred");
 }
 
 /// A walk on which clocks go wrong. In the end they are right, and the cluster's time goes at their rate again.

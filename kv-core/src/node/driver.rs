@@ -94,7 +94,7 @@ impl Driver {
     }
 
     /// Tells the replica one thing, and does what it says.
-    fn step(&mut self, input: Input) {
+    pub(super) fn step(&mut self, input: Input) {
         if !self.halted {
             // Read after the input was taken in, so that nothing was there before it seems to have been (rule N7).
             self.replica.handle(self.shared.clock.now(), input);

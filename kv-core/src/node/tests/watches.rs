@@ -9,10 +9,19 @@ use crate::message::{
 use std::sync::mpsc;
 
 /// The state of a log of so many entries, each of which opens a session.
-fn state(revisions: u64) -> State {
+pub(super) fn state(revisions: u64) -> State {
     let mut state = State::in_memory(Limits::from(&Options::default()));
-    for revision in 1..=revisions {
-        let Anchor { op, hash: parent } = state.applied();
+    for entry in log(revisions) {
+        state.apply(&entry).unwrap();
+    }
+    state
+}
+
+/// The entries of that log.
+pub(super) fn log(revisions: u64) -> Vec<Entry> {
+    let mut last = Anchor::ZERO;
+    let entry = |revision: u64| {
+        let Anchor { op, hash: parent } = last;
         let body = body_of(&[Request {
             session: SessionId::ZERO,
             number: RequestNumber::ZERO,
@@ -31,9 +40,10 @@ fn state(revisions: u64) -> State {
             body_len: u32::try_from(body.len()).unwrap(),
             body_hash: Hash::of(&body),
         };
-        state.apply(&Entry { header, body }).unwrap();
-    }
-    state
+        last = header.anchor();
+        Entry { header, body }
+    };
+    (1..=revisions).map(entry).collect()
 }
 
 /// A client's connection.
@@ -49,7 +59,7 @@ fn watch(call: u64, after: u64) -> Bytes {
 }
 
 /// Does what the node's threads have to do by now, on one thread.
-async fn work(bench: &Bench) {
+pub(super) async fn work(bench: &Bench) {
     let (done, finished) = mpsc::channel();
     bench.shared.pool.run(crate::node::pool::Kind::Watch, move || done.send(()).expect("the test waits"));
     let shared = bench.shared.clone();

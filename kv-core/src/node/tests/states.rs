@@ -1,0 +1,93 @@
+//! States that are lost or replaced while somebody still works with the one before.
+
+use super::watches::{log, state, work};
+use super::*;
+use crate::engine::EngineError;
+use crate::ids::{Anchor, Hash, Incarnation, Revision, Timestamp, View};
+use crate::message::{Answer, EntryMeta, FormationStep, LogPoint, Query, Recovered};
+use crate::node::driver::Driver;
+use crate::node::reads::Reads;
+use crate::node::reply::{Admission, Outbox, Reply};
+use crate::replica::{Input, Replica, ReplicaConfig};
+
+fn get() -> Query {
+    Query::Get { key: "key".into(), at: None }
+}
+
+/// Rule R1: a read was confirmed at an op, or waits for a revision; before a thread comes to it, the state is lost and an older one takes its
+/// place. It is sent elsewhere; the next one, for which that state will do, is answered.
+#[tokio::test]
+async fn r1_a_read_is_not_answered_from_an_older_state_than_it_was_confirmed_for() {
+    let bench = Bench::new();
+    let outbox = Outbox::new(Admission::new(64 << 20), Arc::default());
+    let (shared, now) = (&bench.shared, bench.shared.clock.monotonic());
+    let mut reads = Reads::default();
+    let reply = |call| Reply::new(outbox.clone(), call, None);
+    shared.set_state(state(3).reader());
+    let ticket = reads.add(get(), reply(1));
+    reads.confirmed(&[ticket], Op::new(3), Op::new(3), shared);
+    reads.wait(Revision::new(3), (get(), reply(2)), now, shared);
+    shared.take_state();
+    shared.set_state(state(2).reader());
+    let ticket = reads.add(get(), reply(3));
+    reads.confirmed(&[ticket], Op::new(2), Op::new(2), shared);
+    work(&bench).await;
+    let answers = outbox.take(usize::MAX).await;
+    let answers: Vec<_> = answers.iter().map(|(it, _)| (it.call, it.answer.clone())).collect();
+    let elsewhere = |call| (call, Answer::NotPrimary { hint: None });
+    assert_eq!(answers[..2], [elsewhere(1), elsewhere(2)]);
+    let found = Answer::Value { record: None, revision: Revision::new(2) };
+    assert_eq!(answers[2..], [(3, found)]);
+}
+
+/// Rule T9: somebody finds a state damaged that has been replaced meanwhile. The one that is there stays.
+#[tokio::test]
+async fn t9_damage_of_a_state_that_has_been_replaced_gives_nothing_up() {
+    let bench = Bench::new();
+    let shared = &bench.shared;
+    let lost = || shared.plan.look(|plan| plan.lost.as_ref().map(|(life, _)| *life));
+    shared.set_state(state(1).reader());
+    let before = shared.state_life();
+    shared.take_state();
+    let between = shared.state_life();
+    shared.set_state(state(3).reader());
+    let late = [before, between];
+    late.into_iter().for_each(|life| shared.state_failed(life, EngineError::damaged("a block of the tests'")));
+    assert_eq!(lost(), None);
+    assert!(shared.state().is_some());
+    // Whatever else is wrong with one that is not there any more stops nobody either.
+    late.into_iter().for_each(|life| shared.state_failed(life, EngineError::Failed));
+    assert!(!*shared.closing.borrow(), "it stops");
+    shared.state_failed(shared.state_life(), EngineError::damaged("a block of the tests'"));
+    assert_eq!(lost(), Some(shared.state_life()));
+}
+
+/// Rule D7: a member has ten durable entries of a log that is not to be, and comes to stand on a state at op 5. What it says is durable goes
+/// back at once, and not when the journal has written that: a checkpoint at op 8 of the new log must wait for that op.
+#[tokio::test]
+async fn d7_what_is_durable_goes_back_when_the_log_stands_on_another_point() {
+    let bench = Bench::new();
+    let shared = bench.shared.clone();
+    let cluster = shared.cluster.clone();
+    let mut recovered = Recovered {
+        formation: FormationStep::Formed,
+        view: View::ZERO,
+        log_view: View::ZERO,
+        checkpoint: Anchor::ZERO,
+        floor: Anchor::ZERO,
+        entries: Vec::new(),
+        floor_next_revision: Revision::new(1),
+        floor_timestamp: Timestamp::ZERO,
+        incarnation: Incarnation::ZERO,
+        damage: None,
+    };
+    recovered.entries = log(10).iter().map(|entry| EntryMeta::of(&entry.header)).collect();
+    shared.set_durable_op(Op::new(10));
+    let replica =
+        Replica::new(ReplicaConfig::new(cluster, ME, Options::default(), 1), recovered, shared.clock.now());
+    let mut driver = Driver::new(shared.clone(), replica, Op::ZERO);
+    let anchor = Anchor { op: Op::new(5), hash: Hash::of(b"another log") };
+    let point = LogPoint { anchor, next_revision: Revision::new(6), timestamp: Timestamp::new(5) };
+    driver.step(Input::SnapshotInstalled { point });
+    assert_eq!(shared.durable_op(), Op::new(5));
+}

@@ -3,8 +3,9 @@
 use crate::cli::SimArgs;
 use crate::failure::Failure;
 use crate::output::{self, BAD, FAINT, GOOD, STRONG, styled};
-use kv_core::sim::{Bug, EXCUSED, Options, Report, run as run_seed, tell};
+use kv_core::sim::{Bug, EXCUSED, Options, PIECES_ONLY, Report, STATELESS, run as run_seed, tell};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Mutex;
@@ -23,8 +24,11 @@ struct Total {
     seeds: u64,
     operations: u64,
     simulated: Duration,
-    /// Runs in which those who came back could not go on without the others, and rightly waited.
+    /// Runs in which those who came back could not go on without the others, and rightly waited; or could not go on at all, because nothing
+    /// whole was left of any state.
     excused: u64,
+    /// How often what is worth testing came about.
+    counts: BTreeMap<&'static str, u64>,
     failed: Vec<u64>,
 }
 
@@ -222,7 +226,11 @@ impl Total {
         self.seeds += 1;
         self.operations += report.operations;
         self.simulated += report.simulated;
-        self.excused += report.counts.get(EXCUSED).copied().unwrap_or_default();
+        for (what, count) in &report.counts {
+            *self.counts.entry(what).or_default() += count;
+        }
+        let excuses = [EXCUSED, STATELESS, PIECES_ONLY];
+        self.excused += excuses.iter().filter_map(|why| report.counts.get(why)).sum::<u64>();
         if report.violation.is_some() {
             self.failed.push(report.seed);
         }
@@ -256,6 +264,7 @@ fn report(total: &Total, wall: Duration, json: bool) -> io::Result<()> {
                 "seeds": total.seeds,
                 "failed": total.failed,
                 "excused": total.excused,
+                "counts": total.counts,
                 "operations": total.operations,
                 "simulated_s": total.simulated.as_secs_f64(),
                 "simulated_years": years(total.simulated),

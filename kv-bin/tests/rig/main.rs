@@ -28,6 +28,7 @@ mod power;
 mod processes;
 mod siege;
 mod soak;
+mod states;
 mod syscalls;
 mod watchers;
 
@@ -125,6 +126,7 @@ const DRILLS: &[Drill] = &[
     drill!("flip bits", "S4 S5", [], (102, 3), flips::flip),
     drill!("damage every journal", "S6", [], (20, 1), flips::everywhere),
     drill!("be away while much is written", "L2 S20", [], (16, 1), memory::away),
+    drill!("transfer a large state", "S22", [], (64, 1), states::large),
     drill!("kill one of two and a witness", "P1", [], (60, 6), memory::witness),
 ];
 

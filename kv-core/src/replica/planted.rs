@@ -147,6 +147,12 @@ impl Replica {
         }
     }
 
+    /// What answers an earlier question for a piece of a state does not count.
+    pub(super) fn ask_anew(&mut self) {
+        let nonce = if self.has_bug(Bug::OnlyTheLastQuestionCounts) { Some(self.nonce()) } else { None };
+        self.transfer.renumber(nonce);
+    }
+
     /// The new primary does not wait for its disk before it says `StartView`.
     pub(super) fn starts_early(&self) -> bool {
         self.has_bug(Bug::StartViewEarly) && self.primary() == self.me

@@ -114,6 +114,14 @@ impl Transfer {
         self.staged.is_some()
     }
 
+    /// A planted bug: the questions of the run carry another nonce from now on.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn renumber(&mut self, nonce: Option<u64>) {
+        if let (Some(run), Some(nonce)) = (&mut self.run, nonce) {
+            run.nonce = nonce;
+        }
+    }
+
     /// Whether a snapshot is on its way here.
     pub(super) const fn is_running(&self) -> bool {
         self.run.is_some()
@@ -279,6 +287,8 @@ impl Replica {
 
     /// Does what the transfer needs next: the next piece, or the switch.
     fn ask_for_more(&mut self) {
+        #[cfg(any(test, feature = "sim"))]
+        self.ask_anew();
         let now = self.now.monotonic;
         let Some(run) = &mut self.transfer.run else { return };
         run.retry_at = now.after(run.patience);

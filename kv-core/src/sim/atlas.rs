@@ -35,6 +35,8 @@ enum Wound {
     Misdirected,
     /// The end of the file is gone.
     Shortened,
+    /// The file is gone.
+    Gone,
 }
 
 /// A wound and its place.
@@ -68,6 +70,7 @@ impl Injury {
                 disk.overwrite(file, at / BLOCK * BLOCK, &block);
             }
             Wound::Shortened => disk.shorten(file, at),
+            Wound::Gone => disk.lose(file),
         }
     }
 }
@@ -95,6 +98,9 @@ impl World {
             let wound =
                 if self.rng.u32(0..20) == 0 { Wound::Shortened } else { *pick(&mut self.rng, &kinds) };
             injuries.extend(self.injury(member, wound));
+        }
+        if plan.states && self.rng.u32(0..8) == 0 {
+            injuries.extend(self.injury(member, Wound::Gone));
         }
         self.injure(member, &injuries);
     }
@@ -135,9 +141,11 @@ impl World {
         let mut files: Vec<String> = disk.names().into_iter().filter(|name| !of_state(name)).collect();
         // A read of the state that fails is a disk that fails: what is damaged can be read.
         let readable = !matches!(wound, Wound::Unreadable | Wound::Shortened);
-        let file = if readable && self.rng.u32(0..3) == 0 && self.may_hurt_state(member) {
+        let seldom = if self.plan.damage.is_some_and(|plan| plan.states) { 2 } else { 3 };
+        let of_the_state = wound == Wound::Gone || readable && self.rng.u32(0..seldom) == 0;
+        let file = if of_the_state && self.may_hurt_state(member) {
             STATE.to_owned()
-        } else if files.is_empty() {
+        } else if files.is_empty() || wound == Wound::Gone {
             return None;
         } else {
             files.swap_remove(self.rng.usize(0..files.len()))
@@ -148,10 +156,14 @@ impl World {
         Some(Injury { wound, file, at, other, small: self.rng.bool() })
     }
 
-    /// Whether the state of a member may be damaged at all: where another one is whole. What is in it must be elsewhere too.
+    /// Whether the state of a member may be damaged at all: where another one is whole, or what is intact of all may make up one. What
+    /// is in it must be elsewhere too.
     fn may_hurt_state(&self, member: usize) -> bool {
         if self.plan.in_memory || self.members[member].role == Role::Witness {
             return false;
+        }
+        if self.plan.damage.is_some_and(|plan| plan.states) {
+            return true;
         }
         let whole = |other: &Member| other.role == Role::Data && !other.state_hurt && !other.wiped;
         (0..self.members.len()).any(|other| other != member && whole(&self.members[other]))
@@ -176,9 +188,19 @@ impl World {
         let others = (0..self.members.len()).filter(|other| *other != member && !self.members[*other].wiped);
         let others: Vec<Copies> =
             others.filter_map(|other| self.copies(other, &self.members[other].disk, hurt(other))).collect();
-        let is_held = |op: Op, hash: Hash| others.iter().any(|held| self.is_among(held, op, hash));
-        let mut lost = self.all_of(&before).filter(|(op, hash)| !self.is_among(&after, *op, *hash));
-        lost.all(|(op, hash)| is_held(op, hash))
+        // What is intact of damaged states may make up one. Computed only where no other is whole.
+        let some_are_whole = others.iter().any(|held| held.through > Op::ZERO);
+        let of_pieces = self.plan.damage.is_some_and(|plan| plan.states) && !some_are_whole;
+        let together = of_pieces.then(|| self.whole_state(Some((member, wounded)))).flatten();
+        let together = Copies { entries: BTreeMap::new(), through: together.unwrap_or_default() };
+        let is_held =
+            |op: Op, hash: Hash| others.iter().chain([&together]).any(|held| self.is_among(held, op, hash));
+        let is_lost = |(op, hash): &(Op, Hash)| !self.is_among(&after, *op, *hash);
+        let bearable = self.all_of(&before).filter(is_lost).all(|(op, hash)| is_held(op, hash));
+        if bearable && state_hurt && together.through > Op::ZERO {
+            self.checker.count("states damaged while no other is whole");
+        }
+        bearable
     }
 
     /// What is read, and what the state stands for.

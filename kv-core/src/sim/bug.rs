@@ -128,6 +128,12 @@ pub enum Bug {
     WatchesTellUncommitted,
     /// A watch waits, though what has come since it was looked at has woken the others already.
     WatchesOversleep,
+    /// Each question for a piece of a state has a nonce of its own: what comes late does not count.
+    OnlyTheLastQuestionCounts,
+    /// A damaged state is deleted, not set aside.
+    DamagedStateDeleted,
+    /// A merge that gets on is taken for a state machine that hangs.
+    MergeTakenForHang,
     /// Nothing is ever synced: the negative control.
     NoSync,
     /// New and renamed files are not made durable in their directory.
@@ -203,6 +209,9 @@ impl Bug {
         Self::WatchesSkipWhatIsGone,
         Self::WatchesTellUncommitted,
         Self::WatchesOversleep,
+        Self::OnlyTheLastQuestionCounts,
+        Self::DamagedStateDeleted,
+        Self::MergeTakenForHang,
         Self::NoSync,
         Self::NoDirectorySync,
         Self::CacheBelieved,

@@ -121,6 +121,7 @@ impl World {
             Due::Apply => self.apply_some(member),
             Due::Checkpoint => self.on_checkpoint(member),
             Due::Transfer => self.on_transfer(member),
+            Due::Piece => self.on_piece(member),
             Due::PeerLost(peer) => {
                 self.trace.note(30, member as u64, peer as u64, || {
                     format!("{:?} m{member} loses m{peer}", self.now)
@@ -149,7 +150,7 @@ impl World {
                 return self.set_timer(member);
             }
             self.trace.note(31, member as u64, 0, || format!("{:?} m{member} timer", self.now));
-            let gets_on = self.members[member].stalled.is_none();
+            let gets_on = self.members[member].stalled.is_none() && self.bug != Some(Bug::MergeTakenForHang);
             if gets_on && self.process(member).is_some_and(|process| process.checkpoint.is_some()) {
                 self.input(member, Input::Applying);
             }
@@ -166,9 +167,7 @@ impl World {
             Output::SendEntries { to, from, through, wrap } => {
                 self.send_entries(member, index(to), from, through, wrap);
             }
-            Output::ReadSnapshot { to, nonce, at, after } => {
-                self.read_snapshot(member, to, nonce, at, &after)
-            }
+            Output::ReadSnapshot { to, nonce, at, after } => self.read_snapshot(member, to, nonce, at, after),
             Output::StageChunk { at, chunk } => self.stage_chunk(member, at, chunk),
             Output::InstallSnapshot { at } => self.install_snapshot(member, at),
             Output::DiscardSnapshot { at } => self.discard_snapshot(member, at),
@@ -191,6 +190,10 @@ impl World {
                 self.members[member].away = true;
                 self.end_process(member, End::Kill);
             }
+            Output::Halt(Halt::NoState | Halt::Lost { .. }) if self.no_state_is_left() => {
+                self.excuse_without_a_state();
+            }
+            Output::Halt(Halt::Lost { .. }) if self.no_state_is_whole() => self.excuse_with_pieces_only(),
             Output::Halt(halt) => self.fail(("no member halts", format!("m{member}: {halt}"))),
         }
     }

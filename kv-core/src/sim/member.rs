@@ -214,6 +214,10 @@ impl World {
             },
         };
         if slot.role == Role::Data && state.is_none() {
+            if self.bug == Some(Bug::DamagedStateDeleted) {
+                // Whether there was one does not matter.
+                let _ = slot.disk.storage().remove("state.damaged");
+            }
             self.checker.count("states given up");
         }
         let mut opened = Opened { journal, state, recovered, receiver: None };
@@ -452,7 +456,11 @@ impl World {
         process.state = None;
         (process.frozen, process.checkpoint) = (None, None);
         process.stateless = true;
-        if let Err(error) = State::set_aside(&*storage) {
+        let kept = match self.bug {
+            Some(Bug::DamagedStateDeleted) => storage.remove("state").map_err(|error| error.to_string()),
+            _ => State::set_aside(&*storage).map_err(|error| error.to_string()),
+        };
+        if let Err(error) = kept {
             return self.fail(("a damaged state can be set aside", format!("m{member}: {error}")));
         }
         self.open_aside(member);

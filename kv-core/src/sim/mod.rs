@@ -33,6 +33,7 @@ mod scenario;
 mod scenarios;
 mod serve;
 mod stamps;
+mod states;
 pub mod storage;
 mod story;
 mod streams;
@@ -46,7 +47,7 @@ mod world;
 mod years;
 
 pub use bug::Bug;
-pub use report::{EXCUSED, Options, Report, Violation};
+pub use report::{EXCUSED, Options, PIECES_ONLY, Report, STATELESS, Violation};
 
 use world::World;
 

@@ -102,11 +102,16 @@ pub(super) struct DiskPlan {
     pub(super) tear_sectors: bool,
     /// The mean time of a checkpoint.
     pub(super) checkpoint: Time,
+    /// The longest time that a source takes to read a piece of a snapshot.
+    pub(super) source: Time,
     /// The longest time that a piece of a snapshot takes to be stored.
     pub(super) stage: Time,
     /// The longest time that a snapshot takes to be verified and installed.
     pub(super) install: Time,
 }
+
+/// The slowest source of a snapshot: longer than any time-out.
+const LONGEST_READ: Time = 4 * SECOND;
 
 /// What disks suffer at rest.
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +120,8 @@ pub(super) struct DamagePlan {
     pub(super) victim: Option<usize>,
     /// How often, of a hundred ends of a process.
     pub(super) chance: u32,
+    /// States suffer though no other is whole, as long as what is intact of all of them makes up one; and their files get lost.
+    pub(super) states: bool,
 }
 
 /// Whether disks of several members suffer in one run: that needs damaged members that vote.
@@ -281,6 +288,9 @@ const FAULTS: &[Fault] = &[
     Fault::CutClient,
 ];
 
+/// Disks suffer at rest: so that several do at once, and nobody has noticed any of it.
+pub(super) const STATES_SUFFER: (Fault, u32) = (Fault::PowerCutAll, 6);
+
 impl Plan {
     /// Draws a plan.
     pub(super) fn draw(rng: &mut Rng) -> Self {
@@ -293,8 +303,11 @@ impl Plan {
                 faults.push((fault, rng.u32(1..10)));
             }
         }
-        let clocks_go = faults.iter().all(|(fault, _)| *fault != Fault::ClockFreeze);
         let damage = (roles.len() >= 3 && rng.u32(0..6) == 0).then(|| draw_damage(roles.len(), rng));
+        if damage.is_some_and(|damage| damage.states) {
+            faults.push(STATES_SUFFER);
+        }
+        let clocks_go = faults.iter().all(|(fault, _)| *fault != Fault::ClockFreeze);
         let mut options = draw_options(rng);
         // Beside the others: longer than any time-out, and than a snapshot is kept for whoever does not ask.
         let mut slow = Rng::with_seed(rng.get_seed() ^ 0x510e);
@@ -317,6 +330,7 @@ impl Plan {
                 checkpoint: *pick(rng, &[5 * MS, 50 * MS, 400 * MS]),
                 stage: *pick(&mut slow, &[0, 0, 20 * MS, 200 * MS]),
                 install: *pick(&mut slow, &[0, SECOND, 5 * SECOND, 20 * SECOND]),
+                source: *pick(&mut slow, &[0, 0, 50 * MS, LONGEST_READ]),
             },
             clock: ClockPlan {
                 drift: *pick(rng, &[0, 100, 50_000, MAX_DRIFT]),
@@ -366,7 +380,9 @@ fn draw_roles(rng: &mut Rng) -> Vec<Role> {
 fn draw_damage(members: usize, rng: &mut Rng) -> DamagePlan {
     let one = rng.usize(0..members);
     let anywhere = rng.bool() && DAMAGE_ANYWHERE;
-    DamagePlan { victim: (!anywhere).then_some(one), chance: rng.u32(20..100) }
+    // Another generator, so that what it draws changes nothing else.
+    let states = anywhere && Rng::with_seed(rng.get_seed() ^ 0x57a7e).bool();
+    DamagePlan { victim: (!anywhere).then_some(one), chance: rng.u32(20..100), states }
 }
 
 /// Small limits, so that what is rare in earnest is common here.

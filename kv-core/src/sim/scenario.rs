@@ -464,4 +464,13 @@ impl Cluster {
         assert!(found, "{value} is not in the journal");
         slot.flipped = true;
     }
+
+    /// Every block of the state of a member that is down rots, but for the first ones.
+    pub(super) fn damage_state(&mut self, member: usize) {
+        let slot = &mut self.world.members[member];
+        assert!(slot.process.is_none(), "the member is down");
+        let bytes = slot.disk.contents("state").expect("it has made a checkpoint").len() as u64;
+        (5..bytes / 4096).for_each(|block| _ = slot.disk.flip_bit("state", block * 4096 + 77, 2));
+        (slot.flipped, slot.state_hurt) = (true, true);
+    }
 }

@@ -169,6 +169,7 @@ fn calm(roles: Vec<Role>) -> Plan {
             hiccups: 0,
             tear_sectors: true,
             checkpoint: 5 * MS,
+            source: 0,
             stage: 0,
             install: 0,
         },

@@ -180,6 +180,9 @@ const TOLD: &[Bug] = &[
     Bug::CheckpointRecordedEarly,
     Bug::SessionsNotInCheckpoint,
     Bug::ForgottenRuns,
+    Bug::OnlyTheLastQuestionCounts,
+    Bug::DamagedStateDeleted,
+    Bug::MergeTakenForHang,
     Bug::NoSync,
     Bug::NoDirectorySync,
     Bug::CacheBelieved,
@@ -196,6 +199,7 @@ fn every_planted_bug_has_its_test() {
         include_str!("scenarios/disks.rs"),
         include_str!("scenarios/forming.rs"),
         include_str!("scenarios/reads.rs"),
+        include_str!("scenarios/states.rs"),
         include_str!("scenarios/views.rs"),
     ];
     for bug in TOLD {

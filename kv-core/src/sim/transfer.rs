@@ -1,7 +1,7 @@
 //! A member's side of state transfer: what it sends of its checkpoints, and what it stores of another's.
 
 use super::bug::state_bug;
-use super::clock::Time;
+use super::clock::{SECOND, Time};
 use super::plan::around;
 use super::world::{Due, World, index};
 use crate::engine::EngineError;
@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 
 /// Small, so that a transfer has many pieces.
 const PIECE_BYTES: usize = 200;
+/// Of a source whose pieces take long.
+const SLOW_PIECE_BYTES: usize = 2000;
 
 /// What a process keeps of snapshots, its own and another's.
 #[derive(Default, Debug)]
@@ -27,6 +29,17 @@ pub(super) struct Transfers {
     pub(super) asked: bool,
     /// The damaged state, while there is no other.
     pub(super) aside: Option<State>,
+    /// The pieces that peers have asked for, the one that is being read first.
+    asked_for: VecDeque<Piece>,
+}
+
+/// A piece of a snapshot that a peer has asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Piece {
+    to: MemberId,
+    nonce: u64,
+    at: Option<Anchor>,
+    after: Bytes,
 }
 
 #[derive(Debug)]
@@ -38,20 +51,55 @@ enum Task {
 
 impl Transfers {
     pub(super) fn new(sources: Sources, receiver: Option<Receiver>) -> Self {
-        Self { sources, receiver, tasks: VecDeque::new(), asked: false, aside: None }
+        let (tasks, asked_for) = (VecDeque::new(), VecDeque::new());
+        Self { sources, receiver, tasks, asked: false, aside: None, asked_for }
     }
 }
 
 impl World {
-    /// A peer asks for a piece of a snapshot.
+    /// A peer asks for a piece of a snapshot. One that is asked for again meanwhile is read once (rule T6).
     pub(super) fn read_snapshot(
         &mut self,
         member: usize,
         to: MemberId,
         nonce: u64,
         at: Option<Anchor>,
-        after: &Bytes,
+        after: Bytes,
     ) {
+        let piece = Piece { to, nonce, at, after };
+        if self.plan.disk.source == 0 {
+            return self.read_piece(member, piece);
+        }
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        let asked_for = &mut process.transfers.asked_for;
+        if !asked_for.contains(&piece) {
+            asked_for.push_back(piece);
+            if asked_for.len() == 1 {
+                self.schedule_piece(member);
+            }
+        }
+    }
+
+    fn schedule_piece(&mut self, member: usize) {
+        let latency = self.latency_up_to(self.plan.disk.source);
+        self.schedule_due(self.now + latency, member, Due::Piece);
+    }
+
+    /// The disk of a source has come to the next piece.
+    pub(super) fn on_piece(&mut self, member: usize) {
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        let next = process.transfers.asked_for.pop_front();
+        if !process.transfers.asked_for.is_empty() {
+            self.schedule_piece(member);
+        }
+        if let Some(piece) = next {
+            self.read_piece(member, piece);
+        }
+    }
+
+    fn read_piece(&mut self, member: usize, piece: Piece) {
+        let Piece { to, nonce, at, after } = piece;
+        let piece_bytes = self.piece_bytes();
         let now = self.clock_of(member).monotonic;
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         if at.is_none() {
@@ -68,7 +116,7 @@ impl World {
         let Some(snapshot) = process.transfers.sources.get(to, at, now) else {
             return self.send(member, index(to), Message::SnapshotGone { nonce, stateless });
         };
-        match snapshot.chunk(after, PIECE_BYTES) {
+        match snapshot.chunk(&after, piece_bytes) {
             Ok(chunk) => {
                 let (view, at) = (process.replica.view(), snapshot.anchor());
                 self.send(member, index(to), Message::SnapshotChunk { nonce, view, at, chunk });
@@ -82,6 +130,11 @@ impl World {
                 }
             }
         }
+    }
+
+    /// About how large the pieces of snapshots are, on all members.
+    pub(super) fn piece_bytes(&self) -> usize {
+        if self.plan.disk.source < SECOND { PIECE_BYTES } else { SLOW_PIECE_BYTES }
     }
 
     /// Rule T9: what is intact of a damaged state goes on being there for peers that fetch one.

@@ -10,7 +10,7 @@ use super::member::Member;
 use super::network::Network;
 use super::plan::{Plan, Scale};
 use super::replay::Finding;
-use super::report::{EXCUSED, Options, Report, Violation};
+use super::report::{EXCUSED, Options, PIECES_ONLY, Report, STATELESS, Violation};
 use super::trace::Trace;
 use super::watchers::Watcher;
 use super::{Bug, perkey};
@@ -130,6 +130,8 @@ pub(super) enum Due {
     Checkpoint,
     /// The disk has come to the next task of a state transfer.
     Transfer,
+    /// The next piece of a snapshot has been read for a peer.
+    Piece,
     /// A peer's connection broke.
     PeerLost(usize),
     /// Someone asks for a handover.
@@ -409,6 +411,20 @@ impl World {
         self.converged = true;
     }
 
+    /// No state is left, nor what would make up one: the run ends.
+    pub(super) fn excuse_without_a_state(&mut self) {
+        self.trace.note(65, 0, 0, || format!("{:?} excused: no state is left", self.now));
+        self.checker.count(STATELESS);
+        self.converged = true;
+    }
+
+    /// Pieces of damaged states stand for an entry that everybody has dropped: the run ends.
+    pub(super) fn excuse_with_pieces_only(&mut self) {
+        self.trace.note(66, 0, 0, || format!("{:?} excused: pieces of states only", self.now));
+        self.checker.count(PIECES_ONLY);
+        self.converged = true;
+    }
+
     /// Looks whether all is well again after the healing; the run ends when it is.
     fn probe(&mut self) {
         let since = self.healed.unwrap_or(self.now);
@@ -418,6 +434,7 @@ impl World {
                 self.check_digests();
                 self.converged = true;
             }
+            Some(_) if self.now > since + settle && self.no_state_is_left() => self.excuse_without_a_state(),
             Some(reason) if self.now > since + settle => match self.excuse() {
                 Some(excuse) if self.plan.damage.is_some() => self.excuse_with(excuse),
                 Some(_) | None => self.fail(("a healed cluster converges", reason)),

@@ -52,7 +52,8 @@ async fn t9_damage_of_a_state_that_has_been_replaced_gives_nothing_up() {
     let between = shared.state_life();
     shared.set_state(state(3).reader());
     let late = [before, between];
-    late.into_iter().for_each(|life| shared.state_failed(life, EngineError::damaged("a block of the tests'")));
+    late.into_iter()
+        .for_each(|life| shared.state_failed(life, EngineError::damaged("a block of the tests'")));
     assert_eq!(lost(), None);
     assert!(shared.state().is_some());
     // Whatever else is wrong with one that is not there any more stops nobody either.
@@ -67,7 +68,7 @@ async fn t9_damage_of_a_state_that_has_been_replaced_gives_nothing_up() {
 #[tokio::test]
 async fn d7_what_is_durable_goes_back_when_the_log_stands_on_another_point() {
     let bench = Bench::new();
-    let shared = bench.shared.clone();
+    let shared = &bench.shared;
     let cluster = shared.cluster.clone();
     let mut recovered = Recovered {
         formation: FormationStep::Formed,

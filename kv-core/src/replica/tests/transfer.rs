@@ -266,7 +266,7 @@ fn runs(group: &Group) -> std::collections::BTreeSet<u64> {
 #[test]
 fn t6_a_peer_that_is_behind_too_ends_no_transfer() {
     // One that leads no further than the own log, and one below which the others have dropped their entries.
-    for useless in [2, 10] {
+    for index in [1, 9] {
         let mut group = away(3, 0);
         group.start(2);
         group.sent.clear();
@@ -279,7 +279,7 @@ fn t6_a_peer_that_is_behind_too_ends_no_transfer() {
             }
         }
         let nonce = runs(&group).pop_first().expect("it asks");
-        let at = Anchor { op: Op::new(useless), hash: group.committed[useless as usize - 1] };
+        let at = Anchor { op: Op::new(index as u64 + 1), hash: group.committed[index] };
         let chunk = Chunk::new(Bytes::new(), Bytes::new(), ChunkEnd::More("a".into()));
         let message = Message::SnapshotChunk { nonce, view: View::ZERO, at, chunk };
         group.input(2, Input::Message { from: member(1), message });

@@ -33,7 +33,7 @@ fn rots_on_one_of_two(c: &mut Cluster) -> Op {
 
 /// As at the end of a run with damaged disks: waits until those who are back have converged, are excused, or are not. Says what was found.
 fn probe(c: &mut Cluster) -> Option<&'static str> {
-    c.world.plan.damage = Some(DamagePlan { victim: None, chance: 0 });
+    c.world.plan.damage = Some(DamagePlan { victim: None, chance: 0, states: false });
     c.world.healed = Some(c.world.now);
     c.world.schedule(c.world.now, Event::Probe);
     let end = c.world.now + 2 * c.world.plan.scale.settle;

@@ -6,6 +6,7 @@ mod disks;
 mod excuses;
 mod forming;
 mod reads;
+mod states;
 mod views;
 
 use super::Bug;
@@ -29,6 +30,7 @@ fn all() -> impl Iterator<Item = &'static Tale> {
         excuses::STORIES,
         forming::STORIES,
         reads::STORIES,
+        states::STORIES,
         views::STORIES,
     ]
     .into_iter()

@@ -210,6 +210,14 @@ impl Disk {
         self.with(name, |content| content.shorten(to_usize(len)));
     }
 
+    /// A file is gone, durably. Who has it open still reads and writes it.
+    pub fn lose(&self, name: &str) {
+        let mut inner = self.lock();
+        inner.names.remove(name);
+        inner.names.sync();
+        inner.collect();
+    }
+
     /// Reads that touch these bytes fail until they have been overwritten.
     pub fn make_unreadable(&self, name: &str, offset: u64, len: u64) {
         self.with(name, |content| content.make_unreadable(to_usize(offset)..to_usize(offset + len)));

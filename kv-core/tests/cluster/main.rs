@@ -246,6 +246,14 @@ async fn a_failed_disk_stops_the_member_and_nobody_else() {
     harness::bounded(disks::a_failed_disk_stops_the_member_and_nobody_else(Net::memory())).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn t6_a_state_that_is_read_and_verified_slowly_arrives_at_the_first_try() {
+    harness::bounded(transfer::t6_a_state_that_is_read_and_verified_slowly_arrives_at_the_first_try(
+        Net::memory(),
+    ))
+    .await;
+}
+
 #[tokio::test]
 async fn everything_works_on_one_thread() {
     harness::bounded(disks::everything_works_on_one_thread(Net::memory())).await;

@@ -44,6 +44,8 @@ struct Inner {
     healed: Condvar,
     /// How often a rule struck.
     struck: Mutex<u64>,
+    /// The files that were created.
+    created: Mutex<Vec<String>>,
     /// What was written or synced after the first failure of a write or a sync, by file.
     afterwards: Mutex<Option<Vec<String>>>,
 }
@@ -92,6 +94,11 @@ impl Ailment {
     /// How often something failed, stalled or was slow.
     pub(crate) fn struck(&self) -> u64 {
         *lock(&self.inner.struck)
+    }
+
+    /// How often a file of this name was created.
+    pub(crate) fn created(&self, name: &str) -> usize {
+        lock(&self.inner.created).iter().filter(|created| *created == name).count()
     }
 
     /// The files that were written or synced after the first failure of a write or a sync.
@@ -156,6 +163,7 @@ impl Storage for Ailing {
 
     fn create(&self, name: &str) -> Result<Arc<dyn File>> {
         self.ailment.work(Work::Write, name)?;
+        lock(&self.ailment.inner.created).push(name.to_owned());
         Ok(self.file(name, self.disk.create(name)?))
     }
 

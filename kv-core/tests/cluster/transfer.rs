@@ -2,6 +2,7 @@
 
 use super::harness::{Harness, Net, eventually, options, within};
 use super::load::Load;
+use super::storage::Work;
 use kv_core::config::Role;
 use kv_core::ids::Op;
 use kv_core::transport::Scope;
@@ -106,6 +107,50 @@ pub(crate) async fn t6_a_member_that_is_killed_while_it_gets_the_state_gets_it_i
     harness.start(away).await;
     caught_up(&harness, away).await;
     load.check(&harness).await;
+}
+
+/// A member that was away gets the state from sources, and verifies it on a disk, that take so long for each read. Returns how long it took.
+async fn slow_transfer(net: Net, by: Duration) -> Duration {
+    let mut impatient = tight();
+    impatient.suspect_max = Duration::from_secs(1);
+    impatient.cache_bytes = 1 << 20;
+    let mut harness = Harness::ailing(net, impatient).await;
+    let client = harness.client().await;
+    let load = Load::start(&client, 2);
+    load.progress(20).await;
+    let away = harness.backup().await;
+    harness.kill(away);
+    // More than the receiver keeps in memory.
+    fill(&client, 1000, 8 << 10).await;
+    let sources = || (0..3).filter(|member| *member != away);
+    sources().for_each(|source| harness.ailment(source).slow(Work::Read, "state", by));
+    harness.ailment(away).slow(Work::Read, "state.transfer", by);
+    let began = Instant::now();
+    harness.start(away).await;
+    let path = harness.dirs[away].path().join("state");
+    within(Duration::from_secs(600), "the state is in place", async || path.exists()).await;
+    let took = began.elapsed();
+    assert!(harness.ailment(away).struck() > 20, "it is read back");
+    assert!(sources().any(|source| harness.ailment(source).struck() > 20), "it is read for it");
+    assert_eq!(harness.ailment(away).created("state.transfer"), 1, "begun once");
+    (0..3).for_each(|member| harness.ailment(member).heal());
+    load.progress(50).await;
+    caught_up(&harness, away).await;
+    load.check(&harness).await;
+    took
+}
+
+/// T2, T6, S22: to read, and to read back, takes longer than every time-out.
+pub(crate) async fn t6_a_state_that_is_read_and_verified_slowly_arrives_at_the_first_try(net: Net) {
+    slow_transfer(net, Duration::from_millis(1)).await;
+}
+
+/// The same, where it takes minutes. `cargo test -p kv-core --test cluster -- --ignored --nocapture takes_minutes_to`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes, as it says"]
+async fn t6_a_state_that_takes_minutes_to_read_and_verify_arrives_at_the_first_try() {
+    let took = slow_transfer(Net::memory(), Duration::from_millis(30)).await;
+    println!("it took {took:?}");
 }
 
 /// Flips a bit in every block of the state of a member that is down, but for the first ones. Returns the file.

@@ -15,6 +15,11 @@ use tokio::task::AbortHandle;
 /// the cluster's at eleven.
 const BELIEVED: u32 = 8;
 
+/// For how long after it was asked for, or kept alive, a lease is believed in.
+pub(crate) fn believed(ttl: Duration) -> Duration {
+    ttl / 10 * BELIEVED
+}
+
 /// So many times within its time is a lease kept alive.
 const BEATS: u32 = 3;
 
@@ -206,11 +211,7 @@ impl Lease {
     /// lease for which it is true was neither ended by the cluster nor given to another holder of a lock, unless it was revoked or the lock's key was removed.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        matches!(*self.known.borrow(), Known::Kept(since) if since.elapsed() < self.believed())
-    }
-
-    fn believed(&self) -> Duration {
-        self.ttl / 10 * BELIEVED
+        matches!(*self.known.borrow(), Known::Kept(since) if since.elapsed() < believed(self.ttl))
     }
 
     /// Returns when [`is_alive`](Self::is_alive) is not true any more, within a second of it after the machine was suspended. It may be true again
@@ -223,7 +224,7 @@ impl Lease {
         loop {
             let Known::Kept(since) = *known.borrow_and_update() else { return };
             tokio::select! {
-                () = since.reaches(self.believed()) => return,
+                () = since.reaches(believed(self.ttl)) => return,
                 Ok(()) = known.changed() => {}
             }
         }

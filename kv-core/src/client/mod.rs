@@ -29,6 +29,8 @@ pub use builder::ClientBuilder;
 pub use call::{Call, CallError, CallId, Cause, CoreInput, CoreOptions, CoreOutput, Reply, Trouble};
 pub use decide::Core;
 pub use handle::{Client, MemberReport};
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use lease::believed;
 pub use lease::{Grant, Lease, LeaseById};
 pub use lock::{Acquire, Election, FencingToken, Leader, Lock, LockLoss};
 pub use ops::{Delete, Deleted, Get, GetMany, Put, Written};

@@ -88,6 +88,8 @@ pub enum Bug {
     AgeByOp,
     /// An entry that is fetched where another one was cut keeps the arrival of that.
     ArrivalOfAnother,
+    /// The holder of a lock believes in its lease from the answer on, not from before it asked.
+    BelievesFromAnswer,
     /// A step of forming is told before it is durable.
     FormOnWord,
     /// A majority of empty members forms the cluster.
@@ -189,6 +191,7 @@ impl Bug {
         Self::GreatestEstimate,
         Self::AgeByOp,
         Self::ArrivalOfAnother,
+        Self::BelievesFromAnswer,
         Self::FormOnWord,
         Self::FormsWithoutAll,
         Self::WipedMemberJoins,

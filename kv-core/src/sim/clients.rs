@@ -3,6 +3,7 @@
 use super::Bug;
 use super::clock::{Clock, MS, SECOND, Time};
 use super::history::{Action, Ending};
+use super::holders::Holder;
 use super::plan::{Load, Plan, around, beside, pick};
 use super::world::{Event, World, index};
 use crate::client::{Call, CallError, CallId, Cause, Core, CoreInput, CoreOptions, CoreOutput, Reply};
@@ -42,7 +43,7 @@ enum ConnectionState {
 #[derive(Debug)]
 pub(super) struct Client {
     core: Core,
-    clock: Clock,
+    pub(super) clock: Clock,
     connections: Vec<Connection>,
     /// Calls under way: the history's number of each.
     calls: BTreeMap<u64, usize>,
@@ -60,6 +61,8 @@ pub(super) struct Client {
     /// After the healing: the calls that must still succeed.
     finals: Vec<Action>,
     final_call: Option<usize>,
+    /// It wants the lock, and asks for nothing else.
+    pub(super) holder: Option<Holder>,
 }
 
 impl Client {
@@ -95,6 +98,7 @@ impl Client {
             ended: 0,
             finals: Vec::new(),
             final_call: None,
+            holder: None,
         }
     }
 
@@ -261,7 +265,7 @@ impl Client {
         transaction
     }
 
-    fn value(&mut self, client: usize, rng: &mut Rng) -> Bytes {
+    pub(super) fn value(&mut self, client: usize, rng: &mut Rng) -> Bytes {
         self.values += 1;
         let pad = *pick(rng, &["", "................................"]);
         format!("{client}-{}{pad}", self.values).into()
@@ -328,6 +332,9 @@ impl World {
     pub(super) fn next_call(&mut self, client: usize) {
         if self.healed.is_some() {
             return;
+        }
+        if self.clients[client].holder.is_some() {
+            return self.holder_turn(client);
         }
         let load = self.plan.load;
         let one = &mut self.clients[client];
@@ -492,6 +499,7 @@ impl World {
             _ => "calls done",
         });
         self.learn(client, number, &ending);
+        self.holder_learns(client, number, &ending);
         let succeeded = !matches!(ending, Ending::Unknown | Ending::NotApplied);
         if self.clients[client].final_call == Some(number) {
             self.clients[client].final_call = None;

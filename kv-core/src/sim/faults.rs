@@ -28,6 +28,8 @@ pub(super) enum Undo {
     Thaw(usize),
     /// A disk has room again.
     MakeRoom(usize),
+    /// Wall clocks that were set by so many milliseconds are set back.
+    SetBack(Vec<usize>, i64),
 }
 
 impl World {
@@ -108,6 +110,8 @@ impl World {
             Fault::ClockStep | Fault::ClockFreeze | Fault::ClockDrift => {
                 self.inject_clock_fault(fault, end);
             }
+            Fault::SetClocks | Fault::SetClocksWhileDown => self.set_clocks(fault, end),
+            Fault::ChangeDelay => self.change_delay(),
             Fault::DiskError | Fault::FullDisk | Fault::WipeDisk | Fault::Rot => {
                 self.inject_disk_fault(fault, end)
             }
@@ -152,6 +156,7 @@ impl World {
             }
             Fault::ClockFreeze => {
                 self.members[member].clock.freeze(now);
+                self.checker.stamps.stands_or_goes_on(member, now);
                 self.schedule(end, Event::Undo(Undo::Thaw(member)));
             }
             _ => {
@@ -298,6 +303,9 @@ impl World {
             Undo::Unstall(member) => self.unstall_disk(member),
             Undo::Thaw(member) => self.thaw(member),
             Undo::MakeRoom(member) => self.make_room(member),
+            Undo::SetBack(members, by_ms) => {
+                members.iter().for_each(|member| self.step_clock(*member, -by_ms))
+            }
         }
     }
 
@@ -423,6 +431,6 @@ impl World {
                 return Some(format!("{:?} has applied {applied:?} of {commit:?}", member.id));
             }
         }
-        None
+        self.not_ended()
     }
 }

@@ -116,6 +116,13 @@ impl Model {
         Effect::Expired { keys, leases }
     }
 
+    /// Something that is to end.
+    pub(super) fn next_end(&self) -> Option<String> {
+        let key = self.present().into_iter().find(|(_, record)| record.expires.is_some());
+        let lease = || self.leases.all.iter().next().map(|lease| format!("{lease:?}"));
+        key.map(|key| format!("{key:?}")).or_else(lease)
+    }
+
     /// Something whose time was over by `stamp` and that is still there.
     pub(super) fn overdue(&self, stamp: Timestamp) -> Option<String> {
         let key = self.present().into_iter().find(|(_, record)| record.expires.is_some_and(|at| at <= stamp));

@@ -394,6 +394,7 @@ impl World {
             self.trace
                 .note(3, member as u64, until, || format!("{:?} m{member} pauses until {until}", self.now));
             slot.paused = Some(until);
+            self.checker.stamps.stands_or_goes_on(member, self.now);
             if self.bug == Some(Bug::ClocksPause) {
                 slot.clock.freeze(self.now);
             }

@@ -5,6 +5,7 @@
 //! and clocks are simulated. The same seed gives the same [`Report::trace_hash`], and so a failure is a number that
 //! anyone can run again.
 
+mod apart;
 mod atlas;
 mod bug;
 mod checker;
@@ -14,6 +15,7 @@ mod drive;
 mod excuse;
 mod faults;
 mod history;
+mod holders;
 mod kind;
 mod lifetimes;
 mod linear;

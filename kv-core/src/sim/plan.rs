@@ -29,6 +29,8 @@ pub(super) struct Plan {
     pub(super) load: Load,
     /// Those who follow what changes.
     pub(super) watching: WatchPlan,
+    /// How many clients want a lock, beside those of the load. In such a plan all that is to end must end before the run does.
+    pub(super) holders: usize,
     /// The faults that occur, each with its weight.
     pub(super) faults: Vec<(Fault, u32)>,
     /// The mean time between two faults.
@@ -248,6 +250,12 @@ pub(super) enum Fault {
     ClockFreeze,
     /// A monotonic clock goes at another rate from now on.
     ClockDrift,
+    /// Several wall clocks are set by the same.
+    SetClocks,
+    /// The power fails everywhere, and several wall clocks are set before the members are back.
+    SetClocksWhileDown,
+    /// What a member sends is longer on its way from now on, or shorter.
+    ChangeDelay,
     /// A member is asked to give the primary role away.
     Handover,
     /// Members are told that a peer's connection broke.
@@ -294,6 +302,14 @@ pub(super) const STATES_SUFFER: (Fault, u32) = (Fault::PowerCutAll, 6);
 impl Plan {
     /// Draws a plan.
     pub(super) fn draw(rng: &mut Rng) -> Self {
+        let mut plan = Self::draw_of_everything(rng);
+        let mut other = Rng::with_seed(rng.get_seed() ^ 0xc10c);
+        plan.perhaps_about_clocks(&mut other);
+        plan
+    }
+
+    /// Draws a plan that is about nothing in particular.
+    pub(super) fn draw_of_everything(rng: &mut Rng) -> Self {
         let roles = draw_roles(rng);
         let chaos = *pick(rng, &[5 * SECOND, 15 * SECOND, 30 * SECOND]);
         let share = *pick(rng, &[10, 30, 60]);
@@ -348,6 +364,7 @@ impl Plan {
             heal_quorum_only: roles.len() >= 3 && rng.u32(0..if damage.is_some() { 2 } else { 3 }) == 0,
             scale: Scale::SHORT,
             roles,
+            holders: 0,
         }
     }
 }
@@ -355,8 +372,15 @@ impl Plan {
 impl Plan {
     /// How long after it was sent a vote to leave a view may count at others; `None` where messages can take any time.
     pub(super) fn vote_lifetime(&self) -> Option<Time> {
-        let delays =
-            [Fault::HoldKind, Fault::Clog, Fault::Lag, Fault::Pause, Fault::PausePrimary, Fault::ClockFreeze];
+        let delays = [
+            Fault::HoldKind,
+            Fault::Clog,
+            Fault::Lag,
+            Fault::ChangeDelay,
+            Fault::Pause,
+            Fault::PausePrimary,
+            Fault::ClockFreeze,
+        ];
         if self.faults.iter().any(|(fault, _)| delays.contains(fault)) {
             return None;
         }

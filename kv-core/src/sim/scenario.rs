@@ -351,6 +351,17 @@ impl Cluster {
         }
     }
 
+    /// Those who want the lock begin to ask for it.
+    pub(super) fn contend(&mut self) {
+        let clients = 0..self.world.clients.len();
+        clients.for_each(|client| self.world.holder_turn(client));
+    }
+
+    /// From now on nobody calls who is not told to.
+    pub(super) fn stop_contending(&mut self) {
+        self.world.healed = Some(self.world.now);
+    }
+
     /// What is sent from one member to another from now on takes so much longer.
     pub(super) fn slow_down(&mut self, from: usize, to: usize, ms: u64) {
         self.world.network.lag(from, to, ms * MS);

@@ -21,9 +21,11 @@ pub(super) struct Stamps {
     /// Of each entry that is not committed yet, how it was made.
     made: BTreeMap<Hash, Made>,
     /// The last committed one.
-    last: Option<(Made, View)>,
+    last: Option<(Made, Entry)>,
     /// How far the last committed stamp may be from the first, in millionths of nanoseconds.
     allowed: i128,
+    /// How much of that clocks account for that did what nobody may assume that they do not, in nanoseconds.
+    wrong: i128,
     /// The least of what a committed stamp was ahead of that, in the same unit.
     least_ahead: Option<i128>,
     /// The time that a primary told last, in which view, and when.
@@ -36,6 +38,10 @@ pub(super) struct Stamps {
     rate: u64,
     /// How many wall clocks must say the same to be believed.
     quorum: usize,
+    /// Since when members have entries that are not committed yet, and the last that is; each in one of its lives.
+    had: BTreeMap<Hash, BTreeMap<usize, (u32, Time)>>,
+    /// When the clock or the process of each member stood still or went on.
+    stood: Vec<Vec<Time>>,
     /// How much of what each life has stamped rests on wall clocks.
     credited: BTreeMap<(usize, u32), Duration>,
 }
@@ -45,6 +51,7 @@ pub(super) struct Stamps {
 struct Made {
     at: Time,
     by: usize,
+    life: u32,
     /// Some of its stamp rests on wall clocks, after this allowance was taken off.
     by_wall_clocks: Option<Duration>,
 }
@@ -55,12 +62,15 @@ impl Stamps {
             made: BTreeMap::new(),
             last: None,
             allowed: 0,
+            wrong: 0,
             least_ahead: None,
             told: None,
             steps: vec![Vec::new(); members],
             leaps: Vec::new(),
             rate: 0,
             quorum,
+            had: BTreeMap::new(),
+            stood: vec![Vec::new(); members],
             credited: BTreeMap::new(),
         }
     }
@@ -94,8 +104,16 @@ impl Stamps {
         let before = self.credited.insert(life, credited).unwrap_or_default();
         let by_wall_clocks = (credited > before).then_some(allowance);
         for entry in entries {
-            let made = Made { at: now, by: life.0, by_wall_clocks };
-            self.made.entry(entry.header.hash()).or_insert(made);
+            let made = Made { at: now, by: life.0, life: life.1, by_wall_clocks };
+            let hash = entry.header.hash();
+            if self.last.as_ref().is_none_or(|(_, last)| last.header.op < entry.header.op) {
+                self.made.entry(hash).or_insert(made);
+            }
+            if self.made.contains_key(&hash)
+                || self.last.as_ref().is_some_and(|(_, last)| last.header.hash() == hash)
+            {
+                self.had.entry(hash).or_default().insert(life.0, (life.1, now));
+            }
         }
     }
 
@@ -127,14 +145,47 @@ impl Stamps {
         i128::from(leapt) + i128::try_from(wrong).unwrap_or(i128::MAX / MILLION)
     }
 
+    /// The clock or the process of a member stands still from now on, or goes on.
+    pub(super) fn stands_or_goes_on(&mut self, member: usize, now: Time) {
+        self.stood[member].push(now);
+    }
+
+    /// How late: whoever made an entry has counted all the time for which it had the one before, in the life in which it made it.
+    fn lost(&self, last: &Entry, next: &Entry, made: &Made) -> Checked {
+        let had = self.had.get(&last.header.hash()).and_then(|had| had.get(&made.by));
+        let Some((life, had)) = had else { return Ok(()) };
+        let stood = self.stood[made.by].iter().any(|at| *at <= made.at);
+        if *life != made.life || stood {
+            return Ok(());
+        }
+        let told = next.header.timestamp.distance_from(last.header.timestamp);
+        let counted = (made.at - had) / 10 * 9 / MS;
+        if told + 1 < counted {
+            let found = format!(
+                "{:?} after {:?}: {told} ms, and it was had for {counted} ms",
+                next.header, last.header
+            );
+            return Err(("time is not lost where it is known", found));
+        }
+        Ok(())
+    }
+
+    /// By how much lifetimes that began at the first entry may have been early so far, in nanoseconds: what is wrong between two moments is the difference.
+    pub(super) const fn wrong(&self) -> i128 {
+        self.wrong
+    }
+
     /// The next committed entry.
     pub(super) fn committed(&mut self, entry: &Entry) -> Checked {
         let header = &entry.header;
         let Some(made) = self.made.remove(&header.hash()) else {
             return Err(("what is committed was made by someone", format!("{header:?}")));
         };
-        if let Some((last, view)) = self.last.replace((made, header.view)) {
-            let more = self.more(&last, &made, view == header.view);
+        if let Some((last, before)) = self.last.replace((made, entry.clone())) {
+            self.lost(&before, entry, &made)?;
+            self.had.remove(&before.header.hash());
+            let more = self.more(&last, &made, before.header.view == header.view);
+            self.wrong += more;
             // A nanosecond for each of two clocks that are read.
             self.allowed += i128::from(made.at - last.at) * i128::from(self.rate) + (more + 2) * MILLION;
         }

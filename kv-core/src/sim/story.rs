@@ -188,6 +188,7 @@ fn calm(roles: Vec<Role>) -> Plan {
             bounded: None,
         },
         watching: WatchPlan::NONE,
+        holders: 0,
         faults: Vec::new(),
         fault_gap: SECOND,
         fault_length: SECOND,

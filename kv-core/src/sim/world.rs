@@ -5,6 +5,7 @@ use super::clients::Client;
 use super::clock::{SECOND, Time};
 use super::faults::Undo;
 use super::history::History;
+use super::holders::Holder;
 use super::kind::Kind;
 use super::member::Member;
 use super::network::Network;
@@ -196,6 +197,8 @@ pub(super) struct World {
     pub(super) violation: Option<(Finding, Time)>,
     /// Since when the world is healed.
     pub(super) healed: Option<Time>,
+    /// By when all that is to end must have ended, once nothing else is missing.
+    pub(super) ends_by: Option<Time>,
     converged: bool,
 }
 
@@ -222,8 +225,10 @@ impl World {
         }
         let mut checker = Checker::new(cluster.clone(), &plan);
         members.iter().for_each(|member| checker.stamps.goes_at(member.clock.rate()));
-        let clients: Vec<Client> =
-            (0..plan.load.clients).map(|_| Client::new(&plan, options.bug, &mut rng)).collect();
+        let mut clients: Vec<Client> = (0..plan.load.clients + plan.holders)
+            .map(|_| Client::new(&plan, options.bug, &mut rng))
+            .collect();
+        clients[plan.load.clients..].iter_mut().for_each(|client| client.holder = Some(Holder::default()));
         Self {
             seed,
             bug: options.bug,
@@ -242,6 +247,7 @@ impl World {
             history: History::default(),
             violation: None,
             healed: None,
+            ends_by: None,
             converged: false,
             plan,
         }

@@ -14,7 +14,7 @@ const MOST_DRIFT: u64 = 100;
 impl Plan {
     /// Draws a plan of some months.
     pub(super) fn draw_long(rng: &mut Rng) -> Self {
-        let mut plan = Self::draw(rng);
+        let mut plan = Self::draw_of_everything(rng);
         plan.chaos = *pick(rng, &[20 * DAY, 60 * DAY, 120 * DAY]);
         plan.fault_gap = *pick(rng, &[2 * HOUR, 12 * HOUR, 2 * DAY]);
         plan.fault_length = *pick(rng, &[5 * MINUTE, HOUR, 12 * HOUR]);

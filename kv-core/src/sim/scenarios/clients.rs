@@ -3,6 +3,7 @@
 use super::super::Bug;
 use super::super::history::Ending;
 use super::super::kind::Kind;
+use super::super::plan::Plan;
 use super::super::story::{Story, Teller, stories};
 use crate::replica::Status;
 
@@ -16,6 +17,7 @@ stories! {
     e1_two_sessions_opened_in_one_batch_are_two,
     e5_a_request_whose_session_was_evicted_is_not_replayed_in_another,
     n7_one_clock_in_the_year_2099_expires_nothing,
+    x1_a_holder_whose_answers_come_late_counts_from_before_it_asked,
 }
 
 /// Rule R1 of PROTOCOL.md: a deposed primary would answer from a state that the new one has overtaken.
@@ -146,7 +148,7 @@ fn e3_a_copy_of_what_was_forgotten_does_not_run(t: &Teller) {
 
 /// Rule E1 of PROTOCOL.md: several sessions may be opened in one entry.
 fn e1_two_sessions_opened_in_one_batch_are_two(t: &Teller) {
-    let narrow = |plan: &mut super::super::plan::Plan| {
+    let narrow = |plan: &mut Plan| {
         plan.options.pipeline = 1;
         plan.load.clients = 3;
     };
@@ -204,5 +206,26 @@ fn n7_one_clock_in_the_year_2099_expires_nothing(t: &Teller) {
         c.wait_for_another_primary(primary);
         c.put("k", "y");
         c.wait_for(primary, Status::Normal);
+    });
+}
+
+/// Rule X1 of PROTOCOL.md: the time of a lease begins before its holder hears of it.
+fn x1_a_holder_whose_answers_come_late_counts_from_before_it_asked(t: &Teller) {
+    let two = |plan: &mut Plan| {
+        plan.holders = 2;
+        plan.load.clients = 1;
+    };
+    Story::of(3).with(two).finds(Bug::BelievesFromAnswer).tell(t, |c| {
+        let late = c.world.client_node(1);
+        (0..3).for_each(|member| c.slow_down(member, late, 390));
+        c.contend();
+        for _ in 0..10 {
+            c.run_for(2_000);
+            // Its signs of life do not get through any more, and the other gets the lock.
+            (0..3).for_each(|member| c.cut(late, member));
+            c.run_for(3_000);
+            (0..3).for_each(|member| c.world.network.mend(late, member));
+        }
+        c.stop_contending();
     });
 }

@@ -132,25 +132,27 @@ impl Attack {
                 acked_through: RequestNumber::ZERO,
                 operation: Operation::Command(Command::Transaction(transaction)),
             };
-            let what = ClientCall::Write(request.encode());
-            let frame = wire::encode_client_message(&ClientMessage { call: 1, what });
+            let request = request.encode();
             let mut crowd = JoinSet::new();
             for _ in 0..EMPTY {
                 let (transport, address) = (transport.clone(), address.clone());
-                let (frame, tally) = (frame.clone(), tally.clone());
+                let (request, tally) = (request.clone(), tally.clone());
                 crowd.spawn(async move {
                     let mut ends = connect(&*transport, &address).await;
-                    loop {
-                        ends.1.push(frame.clone());
+                    // A number that was there before is not answered.
+                    for call in 1.. {
+                        let what = ClientCall::Write(request.clone());
+                        ends.1.push(wire::encode_client_message(&ClientMessage { call, what }));
                         let answered = async {
                             ends.1.flush().await.ok()?;
                             ends.0.read_server_message().await.ok()?
                         };
-                        match answered.await {
-                            Some(message) => {
-                                assert!(!matches!(message.answer, Answer::Written(_)), "{message:?}");
+                        match answered.await.map(|message| message.answer) {
+                            Some(Answer::Refused(reason)) if reason.contains("not a request") => {
                                 tally.one();
                             }
+                            Some(Answer::Overloaded) => {}
+                            Some(other) => panic!("it is not refused: {other:?}"),
                             // A member that closes is within its rights.
                             None => ends = connect(&*transport, &address).await,
                         }

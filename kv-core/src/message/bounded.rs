@@ -1,18 +1,22 @@
 //! Lists that are decoded no further than their limit: a list of empty parts is dozens of times larger in memory than on the wire.
 
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
 
 /// Room that a list gets at once, however long it says to be.
 const AT_ONCE: usize = 64;
 
+/// So many times its limit a list may be for somebody to be told by how much it is too long. Of a longer one nothing more is decoded: who
+/// sends those means no good, and a million parts take a runtime's thread for tens of milliseconds.
+const WALKED: usize = 10;
+
 /// Decodes a list of at most `MOST`. Of a longer one the first `MOST + 1` are kept, so that whoever checks it can say what is wrong;
 /// the rest is decoded, because only that tells where it ends, and dropped one by one.
 ///
 /// # Errors
-/// If a part does not decode.
+/// If a part does not decode, or there are more than ten times as many.
 pub(super) fn list<'de, D, T, const MOST: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -32,7 +36,12 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST>
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Vec<T>, A::Error> {
         let mut list = Vec::with_capacity(parts.size_hint().unwrap_or(0).min(AT_ONCE).min(MOST));
+        let mut walked = 0;
         while let Some(part) = parts.next_element()? {
+            walked += 1;
+            if walked > WALKED * MOST {
+                return Err(A::Error::invalid_length(walked, &self));
+            }
             if list.len() <= MOST {
                 list.push(part);
             }
@@ -48,6 +57,8 @@ mod tests {
         Command, Expiry, Guard, Operation, Query, Request, RequestError, SizeLimits, Step, Transaction,
     };
     use bytes::Bytes;
+    use serde::{Deserialize, Deserializer};
+    use std::cell::Cell;
 
     const LIMITS: SizeLimits = SizeLimits { max_key_bytes: 4 << 10, max_value_bytes: 1 << 20 };
 
@@ -65,12 +76,47 @@ mod tests {
         Request::decode(&request.encode()).expect("it decodes").operation
     }
 
-    /// A request of two mebibytes that is nothing but empty parts becomes no more than its limits, and is refused as what it is.
+    thread_local!(static DECODED: Cell<usize> = const { Cell::new(0) });
+
+    /// Counts how many of its kind were decoded.
+    struct Counted;
+
+    impl<'de> Deserialize<'de> for Counted {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            DECODED.with(|decoded| decoded.set(decoded.get() + 1));
+            u8::deserialize(deserializer).map(|_| Self)
+        }
+    }
+
+    #[derive(Deserialize)]
+    struct Parts(#[serde(deserialize_with = "super::list::<_, _, 100>")] Vec<Counted>);
+
+    /// Two mebibytes of empty parts cost no more than a few times the limit, however often they come.
+    #[test]
+    fn x10_decoding_a_list_takes_no_more_steps_than_its_limit_allows() {
+        let steps = |parts: usize| {
+            let bytes = postcard::to_stdvec(&vec![0_u8; parts]).expect("it encodes");
+            DECODED.with(|decoded| decoded.set(0));
+            let list = postcard::from_bytes::<Parts>(&bytes).map(|parts| parts.0.len());
+            (DECODED.with(Cell::get), list.ok())
+        };
+        assert_eq!(steps(100), (100, Some(100)));
+        assert_eq!(steps(1000), (1000, Some(101)));
+        assert_eq!(steps(1001), (1001, None));
+        assert_eq!(steps(2 << 20), (1001, None));
+        let request = Operation::Command(Command::Transaction(transaction(0, 1 << 20, 0)));
+        let (number, acked_through) = (RequestNumber::new(1), RequestNumber::ZERO);
+        let request = Request { session: SessionId::new(1), number, acked_through, operation: request };
+        assert_eq!(Request::decode(&request.encode()), Err(RequestError::Malformed));
+    }
+
+    /// A request that is nothing but empty parts becomes no more than its limits, and is refused as what it is.
     #[test]
     fn x10_a_request_of_empty_parts_takes_no_more_than_its_limits() {
-        const MANY: usize = 1_000_000;
+        const GUARDS: usize = 10 * Transaction::MAX_GUARDS;
+        const MANY: usize = 10 * Transaction::MAX_STEPS;
         for (guards, then, otherwise, what) in
-            [(MANY, 0, 0, "guards"), (0, MANY, 0, "steps"), (0, 0, MANY, "steps for the other case")]
+            [(GUARDS, 0, 0, "guards"), (0, MANY, 0, "steps"), (0, 0, MANY, "steps for the other case")]
         {
             let operation = Operation::Command(Command::Transaction(transaction(guards, then, otherwise)));
             let Operation::Command(Command::Transaction(it)) = decoded(operation) else { unreachable!() };

@@ -387,8 +387,8 @@ pub enum Rejection {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// The bytes do not decode.
-    #[error("the bytes are not a request")]
+    /// The bytes do not decode, or a list in them is more than ten times as long as it may be.
+    #[error("the bytes are not a request, or one whose lists are more than ten times as long as they may be")]
     Malformed,
     /// The key is empty or too long.
     #[error("the key has {len} bytes: keys have 1 to {max}")]

@@ -29,6 +29,9 @@ const WRITE_BYTES: usize = 256 << 10;
 /// Frames above this are large: they get no more than their part of the memory.
 const SMALL_FRAME: usize = 64 << 10;
 
+/// Others have a turn on the runtime's thread when so much was read from one client.
+const TURN_BYTES: usize = 64 << 10;
+
 /// The least that a call in flight is taken to hold.
 const CALL_BYTES: usize = 256;
 
@@ -56,8 +59,8 @@ pub(super) async fn serve(
     tracing::debug!(client = name, "client connected");
     let outbox = Outbox::new(shared.admission.clone(), account);
     let _closed = CloseOnDrop(outbox.clone());
-    let incoming =
-        Incoming { shared, reader, share: Share::none(&shared.admission.budget, outbox.account()) };
+    let share = Share::none(&shared.admission.budget, outbox.account());
+    let incoming = Incoming { shared, reader, share, since_turn: 0 };
     let ended = tokio::select! {
         ended = receive(&outbox, incoming) => ended,
         ended = answer(shared, &outbox, writer) => ended,
@@ -83,9 +86,21 @@ struct Incoming<'a> {
     reader: FrameReader<Reader>,
     /// The memory of what has been read and not taken.
     share: Share,
+    /// What has been read since others last had a turn.
+    since_turn: usize,
 }
 
 impl Incoming<'_> {
+    /// Whether others have a turn, after a read beyond `held`.
+    fn gives_way(&mut self, held: usize) -> bool {
+        self.since_turn += self.reader.buffered_bytes().saturating_sub(held);
+        let is_due = self.since_turn >= TURN_BYTES;
+        if is_due {
+            self.since_turn = 0;
+        }
+        is_due
+    }
+
     /// The next frame, with the memory that it holds. Memory is taken before it is allocated; where there is none the client
     /// waits, and if that takes too long, it is as if it had been slow itself.
     async fn frame(&mut self) -> Result<Option<(Frame, Share)>, Ended> {
@@ -111,6 +126,8 @@ impl Incoming<'_> {
             };
             match timeout_at(until, step).await {
                 Ok(Err(error)) => return Err(WireError::from(error).into()),
+                // Who sends much gives way to others now and again: tasks share the runtime's few threads.
+                Ok(Ok(true)) if self.gives_way(held) => tokio::task::yield_now().await,
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) if begun => return Err(WireError::Truncated.into()),
                 Ok(Ok(false)) => return Ok(None),

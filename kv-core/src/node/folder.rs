@@ -2,7 +2,7 @@
 //! when it stops.
 
 use super::StopReason;
-use super::pool::Kind;
+use super::pool::{For, Kind};
 use super::shared::Shared;
 use crate::storage::Storage;
 use std::sync::{Arc, Weak};
@@ -18,7 +18,7 @@ pub(super) async fn run(shared: Arc<Shared>, storage: Weak<dyn Storage>) {
         let Some(storage) = storage.upgrade() else { return };
         let (give, take) = tokio::sync::oneshot::channel();
         // On a thread of the node's, for the end of which a drop waits only so long: the disk may not return.
-        shared.peers.run(Kind::Read, move || {
+        shared.peers.run(Kind::Read, For::NODE, move || {
             // The receiver is gone only if the node stops.
             let _ = give.send(storage.check_names());
         });

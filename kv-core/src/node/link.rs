@@ -187,7 +187,7 @@ impl Link {
     async fn read(&self, wanted: Entries) -> Vec<Message> {
         let (give, take) = tokio::sync::oneshot::channel();
         let shared = self.shared.clone();
-        self.shared.peers.run(pool::Kind::Read, move || {
+        self.shared.peers.run(pool::Kind::Read, pool::For::NODE, move || {
             // The receiver is gone only if the link is.
             let _ = give.send(read_entries(&shared, wanted));
         });
@@ -199,7 +199,7 @@ impl Link {
         let gone = Message::SnapshotGone { nonce: piece.nonce, stateless: false };
         let (give, take) = tokio::sync::oneshot::channel();
         let (shared, to) = (self.shared.clone(), self.peer);
-        self.shared.peers.run(pool::Kind::Read, move || {
+        self.shared.peers.run(pool::Kind::Read, pool::For::NODE, move || {
             // The receiver is gone only if the link is.
             let _ = give.send(transfer::read(&shared, to, &piece));
         });

@@ -1,17 +1,34 @@
-//! A few threads for what may wait for the disk. Reads of clients and watches share two, by turns. What peers need (old entries, pieces
-//! of the state) has a pool and a thread of its own, so that replication never waits behind reads.
+//! A few threads for what may wait for the disk. Reads of clients and watches share two, by turns, and so do the clients among each: one
+//! that asks for much waits for its own. What peers need (old entries, pieces of the state) has a pool and a thread of its own, so that
+//! replication never waits behind reads.
 
 use super::quiet::Quiet;
+use super::quota::Account;
 use super::sync::Monitor;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 
 /// How many threads read for clients. Two, so that one slow read does not hold up the rest; more would only take cores from the members' work.
 pub(super) const THREADS: usize = 2;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Whose job it is. Those of different kinds have turns, however many there are of one.
+/// Who a job is for: one client, over all its connections.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct For(usize);
+
+impl For {
+    /// The node itself, or a peer.
+    pub(super) const NODE: Self = Self(0);
+
+    /// The client with this account.
+    pub(super) fn client(account: &Arc<Account>) -> Self {
+        Self(Arc::as_ptr(account).addr())
+    }
+}
+
+/// What kind of job it is. Those of different kinds have turns, however many there are of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
     /// A read, or what a peer needs.
@@ -20,10 +37,48 @@ pub(super) enum Kind {
     Watch,
 }
 
+/// Jobs of one kind, of which those who wait for some have turns.
+#[derive(Default)]
+struct Turns {
+    jobs: HashMap<For, VecDeque<Job>>,
+    /// Who has jobs; the next one first.
+    order: VecDeque<For>,
+}
+
+impl Turns {
+    fn push(&mut self, whose: For, job: Job) {
+        let jobs = self.jobs.entry(whose).or_default();
+        if jobs.is_empty() {
+            self.order.push_back(whose);
+        }
+        jobs.push_back(job);
+    }
+
+    fn pop(&mut self) -> Option<Job> {
+        let whose = self.order.pop_front()?;
+        let jobs = self.jobs.get_mut(&whose)?;
+        let job = jobs.pop_front();
+        if jobs.is_empty() {
+            self.jobs.remove(&whose);
+        } else {
+            self.order.push_back(whose);
+        }
+        job
+    }
+
+    fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.jobs.values().map(VecDeque::len).sum()
+    }
+}
+
 #[derive(Default)]
 struct Jobs {
-    reads: VecDeque<Job>,
-    watches: VecDeque<Job>,
+    reads: Turns,
+    watches: Turns,
     /// The last job was a watch.
     watched: bool,
     closed: bool,
@@ -33,8 +88,25 @@ impl Jobs {
     fn next(&mut self) -> Option<Job> {
         let watch = self.reads.is_empty() || !self.watched && !self.watches.is_empty();
         self.watched = watch;
-        if watch { self.watches.pop_front() } else { self.reads.pop_front() }
+        if watch { self.watches.pop() } else { self.reads.pop() }
     }
+}
+
+/// By client, in shares of `most` at most: those of one client in their order.
+pub(super) fn shares<T>(all: Vec<T>, most: usize, whose: impl Fn(&T) -> For) -> Vec<(For, Vec<T>)> {
+    let mut shares: Vec<(For, Vec<T>)> = Vec::new();
+    let mut open: HashMap<For, usize> = HashMap::new();
+    for one in all {
+        let whose = whose(&one);
+        match open.get(&whose).map(|at| &mut shares[*at].1).filter(|share| share.len() < most) {
+            Some(share) => share.push(one),
+            None => {
+                open.insert(whose, shares.len());
+                shares.push((whose, vec![one]));
+            }
+        }
+    }
+    shares
 }
 
 /// Bounded by those who hand in jobs: reads by the node's admission, entries by one job per peer and lane.
@@ -58,14 +130,14 @@ impl Pool {
     }
 
     /// Runs a job on one of the threads; never once the node has stopped.
-    pub(super) fn run(&self, kind: Kind, job: impl FnOnce() + Send + 'static) {
+    pub(super) fn run(&self, kind: Kind, whose: For, job: impl FnOnce() + Send + 'static) {
         let rejected = self.jobs.change_one(|jobs| {
             if jobs.closed {
                 return Some(job);
             }
             match kind {
-                Kind::Read => jobs.reads.push_back(Box::new(job)),
-                Kind::Watch => jobs.watches.push_back(Box::new(job)),
+                Kind::Read => jobs.reads.push(whose, Box::new(job)),
+                Kind::Watch => jobs.watches.push(whose, Box::new(job)),
             }
             None
         });
@@ -95,7 +167,6 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::mpsc;
     use std::time::Duration;
 
@@ -109,14 +180,14 @@ mod tests {
         let (done, finished) = mpsc::channel();
         for number in 0..10 {
             let done = done.clone();
-            pool.run(Kind::Read, move || done.send(number).expect("the test waits"));
+            pool.run(Kind::Read, For::NODE, move || done.send(number).expect("the test waits"));
         }
         let seen: Vec<i32> =
             (0..10).map(|_| finished.recv_timeout(Duration::from_secs(10)).expect("it runs")).collect();
         assert_eq!(seen, (0..10).collect::<Vec<_>>());
         pool.close();
         worker.join().expect("it does not panic");
-        pool.run(Kind::Read, move || done.send(11).expect("the test waits"));
+        pool.run(Kind::Read, For::NODE, move || done.send(11).expect("the test waits"));
         assert_eq!(finished.recv_timeout(Duration::from_secs(10)), Err(mpsc::RecvTimeoutError::Disconnected));
     }
 
@@ -129,13 +200,43 @@ mod tests {
             let done = done.clone();
             Box::new(move || done.send(name).expect("the test waits"))
         };
-        (0..3).for_each(|_| jobs.reads.push_back(job("read")));
-        (0..3).for_each(|_| jobs.watches.push_back(job("watch")));
-        jobs.reads.push_back(job("read"));
+        (0..3).for_each(|_| jobs.reads.push(For::NODE, job("read")));
+        (0..3).for_each(|_| jobs.watches.push(For::NODE, job("watch")));
+        jobs.reads.push(For::NODE, job("read"));
         while let Some(job) = jobs.next() {
             job();
         }
         let seen: Vec<_> = seen.try_iter().collect();
         assert_eq!(seen, ["watch", "read", "watch", "read", "watch", "read", "read"]);
+    }
+
+    /// L5: a client that has thousands of reads waiting is no reason for another to wait for more than one of them.
+    #[test]
+    fn l5_clients_have_turns_however_much_one_of_them_asks_for() {
+        const MANY: usize = 10_000;
+        let accounts: [Arc<Account>; 3] = Default::default();
+        let clients = accounts.each_ref().map(For::client);
+        let (mut jobs, ran) = (Jobs::default(), mpsc::channel());
+        let push = |client: usize, jobs: &mut Jobs| {
+            let ran = ran.0.clone();
+            jobs.reads.push(clients[client], Box::new(move || ran.send(client).expect("the test waits")));
+        };
+        (0..MANY).for_each(|_| push(0, &mut jobs));
+        (0..2).for_each(|_| push(1, &mut jobs));
+        push(2, &mut jobs);
+        let run = |jobs: &mut Jobs| {
+            jobs.next().expect("there are some")();
+            ran.1.try_recv().expect("it has run")
+        };
+        let first: Vec<_> = (0..7).map(|_| run(&mut jobs)).collect();
+        assert_eq!(first, [0, 1, 2, 0, 1, 0, 0]);
+        push(2, &mut jobs);
+        assert_eq!(
+            (run(&mut jobs), run(&mut jobs)),
+            (0, 2),
+            "one that comes late waits for one turn of each"
+        );
+        while jobs.next().is_some() {}
+        assert!(jobs.reads.jobs.is_empty() && jobs.reads.order.is_empty(), "nobody is remembered");
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 const MAX_RECORDS: usize = 10_000;
 /// About the most bytes in one answer.
 const MAX_BYTES: usize = 1 << 20;
-/// So many reads are handed to one thread at once, where there are more.
+/// So many reads of one client are handed to a thread at once, at most.
 const SHARE: usize = 32;
 
 type Read = (Query, Reply);
@@ -122,13 +122,10 @@ impl Reads {
 }
 
 /// Carries reads out, on the threads that may wait for the disk.
-pub(super) fn run(shared: &Arc<Shared>, mut reads: Vec<Read>, least: Least) {
-    while !reads.is_empty() {
-        let share = if reads.len() > SHARE { reads.len().div_ceil(pool::THREADS) } else { reads.len() };
-        let rest = reads.split_off(share);
-        let share = std::mem::replace(&mut reads, rest);
+pub(super) fn run(shared: &Arc<Shared>, reads: Vec<Read>, least: Least) {
+    for (whose, share) in pool::shares(reads, SHARE, |(_, reply)| reply.whose()) {
         let state = shared.clone();
-        shared.pool.run(pool::Kind::Read, move || {
+        shared.pool.run(pool::Kind::Read, whose, move || {
             for (query, reply) in share {
                 // One who asks for much and takes none of it keeps nobody busy.
                 let answer =

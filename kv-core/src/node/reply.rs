@@ -2,6 +2,7 @@
 
 use super::budget::{Budget, Share, Use};
 use super::meter::Meter;
+use super::pool::For;
 use super::quota::{Account, COUNTED, Quota, REQUESTS};
 use super::sync::lock;
 use crate::message::{Answer, Event, Record, ServerMessage};
@@ -273,6 +274,11 @@ impl Reply {
     pub(super) fn new(outbox: Arc<Outbox>, call: u64, permit: Option<Permit>) -> Self {
         lock(&outbox.state).open += 1;
         Self { outbox, call, begun: Instant::now(), _permit: permit }
+    }
+
+    /// Whose turn it takes in the pool.
+    pub(super) fn whose(&self) -> For {
+        For::client(self.outbox.account())
     }
 
     /// Whether the answer to a read is not worth finding: it would be thrown away.

@@ -1,6 +1,6 @@
 //! Reads stored journal entries and the state again, slowly, so that what has gone bad is found while others still have it.
 
-use super::pool::Kind;
+use super::pool::{For, Kind};
 use super::shared::Shared;
 use super::sync::lock;
 use crate::ids::Op;
@@ -23,7 +23,7 @@ pub(super) async fn run(shared: Arc<Shared>, bytes_per_second: u64) {
     loop {
         let (give, take) = tokio::sync::oneshot::channel();
         let (job, place) = (shared.clone(), from.clone());
-        shared.peers.run(Kind::Read, move || {
+        shared.peers.run(Kind::Read, For::NODE, move || {
             // The receiver is gone only if the node stops.
             let _ = give.send(step(&job, &place));
         });

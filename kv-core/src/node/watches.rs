@@ -3,7 +3,7 @@
 //! memory, because it asks for the next piece when it has taken the last, and one that waits costs no time. The decisions are those of
 //! [`Watchers`]; here is what runs them, on threads.
 
-use super::pool::Kind;
+use super::pool::{self, For, Kind};
 use super::reply::{Outbox, Reply, Watching};
 use super::shared::Shared;
 use super::sync::lock;
@@ -88,12 +88,10 @@ pub(super) fn begin(shared: &Arc<Shared>, query: WatchQuery, call: u64, reply: R
 }
 
 /// Answers watches, or lets them wait, on the threads that may wait for the disk.
-fn look_all(shared: &Arc<Shared>, mut watches: Vec<Watch>) {
-    while !watches.is_empty() {
-        let rest = watches.split_off(watches.len().min(SHARE));
-        let share = std::mem::replace(&mut watches, rest);
+fn look_all(shared: &Arc<Shared>, watches: Vec<Watch>) {
+    for (whose, share) in pool::shares(watches, SHARE, |watch| watch.asked.reply.whose()) {
         let pool = shared.clone();
-        shared.pool.run(Kind::Watch, move || share.into_iter().for_each(|watch| look(&pool, watch)));
+        shared.pool.run(Kind::Watch, whose, move || share.into_iter().for_each(|watch| look(&pool, watch)));
     }
 }
 
@@ -163,7 +161,7 @@ pub(super) fn published(shared: &Arc<Shared>) {
 fn wake(shared: &Arc<Shared>) {
     if !shared.watches.scheduled.swap(true, Ordering::SeqCst) {
         let pool = shared.clone();
-        shared.pool.run(Kind::Watch, move || {
+        shared.pool.run(Kind::Watch, For::NODE, move || {
             pool.watches.scheduled.store(false, Ordering::SeqCst);
             dispatch(&pool);
         });

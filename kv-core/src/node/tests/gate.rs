@@ -3,7 +3,9 @@
 use super::*;
 use crate::message::{Answer, Command, Operation, Query, ReadMode, Request, WatchQuery};
 use crate::node::budget::{Share, Use};
+use crate::node::connection;
 use crate::wire::Kind;
+use std::sync::atomic::AtomicUsize;
 use tokio::time::sleep;
 
 fn client_hello() -> Hello {
@@ -67,7 +69,7 @@ async fn x10_what_is_too_large_to_ask_for_is_refused_at_the_door() {
     let scan = Query::Scan { from, to, limit: 1, reverse: false, keys_only: true, at: None };
     let watch = WatchQuery { from: long.clone(), to: None, after: None, previous: false };
     let questions = [
-        read(Query::Many { keys: vec!["a".into(); 100_000], at: None }),
+        read(Query::Many { keys: vec!["a".into(); 10_000], at: None }),
         read(Query::Many { keys: vec![long.clone(); 2], at: None }),
         read(Query::Get { key: long, at: None }),
         read(scan),
@@ -165,6 +167,31 @@ async fn a_large_frame_waits_for_memory_and_small_ones_do_not() {
     // Its end is closed while it writes.
     let _ = large.flush().await;
     assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+}
+
+/// L4: one who sends as fast as it can gives way to others, though all of it is there to be read: tasks share few threads.
+#[tokio::test]
+async fn l4_who_sends_much_gives_way_to_others() {
+    const PUTS: u64 = 8;
+    let bench = Bench::new();
+    let all: Vec<u8> = (1..=PUTS).flat_map(|call| put(call, 1 << 20)).collect();
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counted = turns.clone();
+    let others = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    let mut reader = FrameReader::new(Box::new(std::io::Cursor::new(all)) as Reader, 0);
+    reader.set_max_frame(2 << 20);
+    let writer = FrameWriter::new(Box::new(tokio::io::sink()) as Writer);
+    connection::serve(&bench.shared, "someone", Arc::default(), reader, writer).await;
+    others.abort();
+    assert_eq!(bench.shared.inbox.take(true, true).calls.len() as u64, PUTS);
+    // A read that doubles what has come may take in much at once, if it is there.
+    let turns = turns.load(Ordering::Relaxed) as u64;
+    assert!(turns >= 4 * PUTS, "others had {turns} turns while {PUTS} MiB were read");
 }
 
 /// Whoever asks for it endlessly gets the primary role given away once in a while.

@@ -6,6 +6,7 @@ use crate::kv::{Limits, State};
 use crate::message::{
     Answer, Entry, EntryHeader, Operation, Position, Request, WatchQuery, body_of, successor,
 };
+use crate::node::pool;
 use std::sync::mpsc;
 
 /// The state of a log of so many entries, each of which opens a session.
@@ -61,7 +62,7 @@ fn watch(call: u64, after: u64) -> Bytes {
 /// Does what the node's threads have to do by now, on one thread.
 pub(super) async fn work(bench: &Bench) {
     let (done, finished) = mpsc::channel();
-    bench.shared.pool.run(crate::node::pool::Kind::Watch, move || done.send(()).expect("the test waits"));
+    bench.shared.pool.run(pool::Kind::Watch, pool::For::NODE, move || done.send(()).expect("the test waits"));
     let shared = bench.shared.clone();
     std::thread::spawn(move || shared.pool.work());
     let finished = tokio::task::spawn_blocking(move || finished.recv_timeout(Duration::from_secs(30)));

@@ -278,6 +278,7 @@ async fn watch((mut reader, mut writer): Ends, seen: Revision, tally: Tally) {
             next += 1;
             writer.push(ask(next));
         }
+        writer.push(wire::encode_alive());
         writer.flush().await.expect("a member reads");
         let pause = sleep(AGAIN);
         let mut pause = std::pin::pin!(pause);
@@ -288,7 +289,7 @@ async fn watch((mut reader, mut writer): Ends, seen: Revision, tally: Tally) {
                     tally.one();
                     due += 1;
                 }
-                () = &mut pause, if due > 0 => break,
+                () = &mut pause => break,
             }
         }
     }

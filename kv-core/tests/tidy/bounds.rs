@@ -61,6 +61,30 @@ pub(crate) fn unlisted(source: &Source, table: &str) -> Vec<String> {
     complaints
 }
 
+/// The rows of `table` of which a client can have a share and that name no test, and tests that do not exist.
+pub(crate) fn untested(table: &str, sources: &[Source]) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    for row in rows {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let &[what, _holds, _bound, _there, share, tests] = &cells[..] else {
+            complaints.push(format!("{row}: a row of the table of bounds has six columns"));
+            continue;
+        };
+        let named: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
+        if named.is_empty() && !share.is_empty() {
+            complaints.push(format!("{what}: no test in which a client takes all of its share"));
+        }
+        for name in named {
+            let function = format!("fn {name}(");
+            if !sources.iter().any(|source| source.code.contains(&function)) {
+                complaints.push(format!("{what}: there is no test {name}"));
+            }
+        }
+    }
+    complaints
+}
+
 /// The name of the struct that begins on a line.
 fn struct_name(line: &str) -> Option<String> {
     let line = line.strip_prefix("pub ").unwrap_or(line);
@@ -73,6 +97,16 @@ fn struct_name(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_clients_share_needs_a_test_that_exists() {
+        let look = |row: &str| untested(row, &[Source::new("a/src/a.rs", "fn l4_shared() {}")]).len();
+        assert_eq!(look("| `a.rs` `A.b` | c | d | e | a half | `l4_shared` |"), 0);
+        assert_eq!(look("| `a.rs` `A.b` | c | d | e | a half | |"), 1);
+        assert_eq!(look("| `a.rs` `A.b` | c | d | e | | |"), 0);
+        assert_eq!(look("| `a.rs` `A.b` | c | d | e | a half | `l4_shared`, `l4_gone` |"), 1);
+        assert_eq!(look("| `a.rs` `A.b` | c | d | e | a half |"), 1);
+    }
 
     #[test]
     fn what_can_grow_needs_a_row() {

@@ -94,12 +94,22 @@ fn every_rule_of_the_protocol_has_a_test() {
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
-#[test]
-fn whatever_can_grow_has_a_bound() {
+/// The table of bounds in ARCHITECTURE.md.
+fn table_of_bounds() -> &'static str {
     let text = WORKSPACE.iter().find(|source| source.path == "kv-core/ARCHITECTURE.md").map(|it| &it.text);
     let table = text.and_then(|text| text.split_once("## Bounds")).expect("there is a table of bounds").1;
-    let table = table.split_once("\n## ").map_or(table, |(table, _)| table);
-    expect_none(|source| bounds::unlisted(source, table));
+    table.split_once("\n## ").map_or(table, |(table, _)| table)
+}
+
+#[test]
+fn whatever_can_grow_has_a_bound() {
+    expect_none(|source| bounds::unlisted(source, table_of_bounds()));
+}
+
+#[test]
+fn every_bound_that_clients_share_has_a_test() {
+    let complaints = bounds::untested(table_of_bounds(), &WORKSPACE);
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
 #[test]

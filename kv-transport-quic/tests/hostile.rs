@@ -6,7 +6,7 @@ mod raw;
 
 use kv_transport::{Connection, Lane, Listener, Transport, TransportError, preface};
 use kv_transport_quic::Quic;
-use raw::{dial, dial_as, endpoint, first_datagram};
+use raw::{dial, dial_as, endpoint, first_datagram, first_datagrams};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
@@ -119,6 +119,57 @@ async fn x6_callers_must_show_that_they_can_be_reached_once_many_are_half_open()
     assert_eq!(retries, 38, "all but the first quarter of eight");
     quic.connect(&address, Lane::Bulk).await.unwrap();
     assert_eq!(accepting.await.unwrap(), 1);
+}
+
+/// L4: who begins handshakes far too often is answered no more often than its source may be, and members come in.
+#[tokio::test]
+async fn l4_a_storm_of_handshakes_over_quic_is_bounded_by_source_and_keeps_no_member_out() {
+    const CROWD: usize = 200;
+    // So many may be half-open that nobody has to show first that it can be reached.
+    let quic = Quic::insecure().preface_timeout(NEVER).max_half_open(8 * CROWD).max_handshakes_per_second(4);
+    let (mut listener, address) = listen(&quic).await;
+    listener.keep_places_for(vec!["127.0.0.1:1".to_owned()]);
+    let accepting = keep_accepting(listener);
+    let mut crowd = Vec::new();
+    for first in first_datagrams(CROWD).await {
+        let socket = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+        socket.send_to(&first, &address).await.unwrap();
+        crowd.push(socket);
+    }
+    timeout(LONG, quic.connect(&address, Lane::Bulk)).await.unwrap().unwrap();
+    assert_eq!(accepting.await.unwrap(), 1);
+    // The others have heard nothing. In every second there may be two.
+    let answered = crowd.iter().filter(|socket| socket.try_recv(&mut [0; 2000]).is_ok()).count();
+    assert!((1..64).contains(&answered), "{answered} of {CROWD} were let in");
+}
+
+/// What one connection from there makes a listener hold, on four streams that nobody reads.
+async fn held_for(listener: &mut Box<dyn Listener>, address: &str) -> usize {
+    let endpoint = endpoint();
+    let caller = dial(&endpoint, address).await.unwrap();
+    let (mut written, mut streams) = (0, Vec::new());
+    for _ in 0..4 {
+        let (mut send, receive) = caller.open_bi().await.unwrap();
+        send.write_all(&preface::encode(Lane::Client)).await.unwrap();
+        let accepted = timeout(LONG, listener.accept()).await.unwrap().unwrap();
+        while let Ok(count) = timeout(Duration::from_millis(100), send.write(&[7; 10_000])).await {
+            written += count.unwrap();
+        }
+        streams.push((send, receive, accepted));
+    }
+    written
+}
+
+#[tokio::test]
+async fn a_stranger_makes_the_listener_hold_64_kib_for_a_stream_and_a_member_may_more() {
+    const STRANGERS: usize = 4 * (64 << 10);
+    let quic = Quic::insecure();
+    let (mut listener, address) = listen(&quic).await;
+    let strangers = held_for(&mut listener, &address).await;
+    assert!((STRANGERS / 2..=STRANGERS).contains(&strangers), "{strangers}");
+    listener.keep_places_for(vec!["127.0.0.1:1".to_owned()]);
+    let members = held_for(&mut listener, &address).await;
+    assert!(members > 2 * STRANGERS, "{members}");
 }
 
 #[tokio::test]

@@ -225,6 +225,25 @@ async fn a_lease_that_is_kept_alive_by_hand_lasts_as_long_as_that() {
     assert_eq!(lease.look().await.unwrap(), None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lease_has_ended_when_the_cluster_says_so_and_not_when_its_client_is_closed() {
+    let cluster = Cluster::in_memory(3).start().await;
+    let (client, other) = (cluster.client().await, cluster.client().await);
+    let lease = client.lease(secs(5)).await.unwrap();
+    assert!(timeout(LONG, lease.ended()).await.is_err(), "it is kept alive");
+    other.lease_by_id(lease.id()).revoke().await.unwrap();
+    // It learns that at its next sign of life.
+    timeout(secs(3), lease.ended()).await.expect("it has ended");
+    assert!(!lease.is_alive());
+    timeout(secs(1), lease.ended()).await.expect("it stays so for whoever asks later");
+
+    let lease = client.lease(secs(5)).await.unwrap();
+    client.close().await;
+    timeout(secs(6), lease.doubtful()).await.expect("nobody shows life for it");
+    assert!(timeout(LONG, lease.ended()).await.is_err(), "nobody is told how it ended");
+    assert_eq!(other.lease_by_id(lease.id()).look().await.unwrap(), None, "though it has");
+}
+
 /// Polls a future as often as it asks for it, but no more than so often; then it is dropped.
 async fn polled<F: Future>(future: F, mut times: usize) -> Option<F::Output> {
     let mut future = pin!(future);

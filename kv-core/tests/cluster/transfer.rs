@@ -149,7 +149,7 @@ pub(crate) async fn t6_a_state_that_is_read_and_verified_slowly_arrives_at_the_f
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes, as it says"]
 async fn t6_a_state_that_takes_minutes_to_read_and_verify_arrives_at_the_first_try() {
-    let took = slow_transfer(Net::memory(), Duration::from_millis(30)).await;
+    let took = slow_transfer(Net::memory(), Duration::from_millis(60)).await;
     println!("it took {took:?}");
 }
 

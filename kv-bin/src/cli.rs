@@ -3,6 +3,7 @@
 use crate::config::{AdmissionArgs, Span, TlsArgs, Tuning, boolean, listed};
 use crate::encoding::Encoding;
 use crate::network::TransportKind;
+use crate::reads::{GetArgs, ScanArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::ops::Range;
@@ -239,8 +240,9 @@ pub(crate) struct ServeArgs {
 /// How a client command finds its cluster.
 #[derive(Args, Debug, Default)]
 pub(crate) struct ConnectArgs {
-    /// A member's address; one is enough, more help when it is down [default: 127.0.0.1:7000]
-    #[arg(long, env = "KV_ADDRESS", value_name = "HOST:PORT", value_delimiter = ',', value_parser = listed::<String>)]
+    /// A member's address; one is enough, more help when it is down. ID=HOST:PORT is where to reach that member, if the address that the
+    /// members know leads nowhere from here [default: 127.0.0.1:7000]
+    #[arg(long, env = "KV_ADDRESS", value_name = "[ID=]HOST:PORT", value_delimiter = ',', value_parser = listed::<String>)]
     pub(crate) address: Vec<String>,
 
     /// The cluster's name [default: kv]
@@ -303,58 +305,12 @@ pub(crate) struct PutArgs {
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct GetArgs {
-    /// The key.
-    pub(crate) key: OsString,
-    /// Take what the asked member has, which may be stale, without asking a quorum.
-    #[arg(long, conflicts_with_all = ["at_least", "max_staleness"])]
-    pub(crate) local: bool,
-    /// Take what the asked member has, as soon as that is this revision or a later one: so you read your own writes.
-    #[arg(long, value_name = "REVISION", conflicts_with = "max_staleness")]
-    pub(crate) at_least: Option<u64>,
-    /// Take what the asked member has, if that holds every write that was acknowledged until this long ago (2s, 500ms); another
-    /// member is asked, if need be the primary, where it cannot tell.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) max_staleness: Option<Span>,
-    /// What the key held at this revision, as far back as the cluster remembers.
-    #[arg(long, value_name = "REVISION")]
-    pub(crate) revision: Option<u64>,
-    #[command(flatten)]
-    pub(crate) encoding: Encoding,
-    #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
-}
-
-#[derive(Args, Debug)]
 pub(crate) struct DeleteArgs {
     /// The key.
     pub(crate) key: OsString,
     /// Print what the key held before, too.
     #[arg(long)]
     pub(crate) previous: bool,
-    #[command(flatten)]
-    pub(crate) encoding: Encoding,
-    #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct ScanArgs {
-    /// Only keys that begin with this.
-    #[arg(default_value = "")]
-    pub(crate) prefix: OsString,
-    /// At most this many keys.
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<usize>,
-    /// From the last key to the first.
-    #[arg(long)]
-    pub(crate) reverse: bool,
-    /// Without the values.
-    #[arg(long)]
-    pub(crate) keys_only: bool,
-    /// What the keys held at this revision, as far back as the cluster remembers.
-    #[arg(long, value_name = "REVISION")]
-    pub(crate) revision: Option<u64>,
     #[command(flatten)]
     pub(crate) encoding: Encoding,
     #[command(flatten)]

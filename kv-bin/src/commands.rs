@@ -1,19 +1,17 @@
 //! The client commands: do one thing, say how it went.
 
-use crate::cli::{DeleteArgs, GetArgs, PutArgs, ScanArgs};
+use crate::cli::{DeleteArgs, PutArgs};
 use crate::context::Context;
 use crate::encoding::{Encoding, json_line};
 use crate::failure::Failure;
 use crate::members::{self, Seen};
 use crate::output;
-use futures::StreamExt as _;
 use kv_core::client::Replaced;
 use kv_core::error::{ReadError, WriteError};
 use kv_core::ids::{LeaseId, Revision};
 use kv_core::message::Record;
 use serde_json::{Map, Value, json};
 use std::io::{self, Write as _};
-use std::pin::pin;
 
 /// `kv put`.
 pub(crate) async fn put(context: &Context, args: PutArgs, json: bool) -> Result<(), Failure> {
@@ -52,37 +50,6 @@ pub(crate) async fn put(context: &Context, args: PutArgs, json: bool) -> Result<
     }
 }
 
-/// `kv get`.
-pub(crate) async fn get(context: &Context, args: GetArgs, json: bool) -> Result<(), Failure> {
-    let encoding = args.encoding;
-    let key = encoding.read("key", args.key)?;
-    let client = context.client().await?;
-    let mut get = client.get(&key);
-    if args.local {
-        get = get.local();
-    }
-    if let Some(revision) = args.at_least {
-        get = get.at_least(Revision::new(revision));
-    }
-    if let Some(bound) = args.max_staleness {
-        get = get.max_staleness(bound.0);
-    }
-    if let Some(revision) = args.revision {
-        get = get.at(Revision::new(revision));
-    }
-    let result = get.await;
-    match result.map_err(|error| read_failure(&error))? {
-        Some(record) if json => tell(&json_line(&record_json(&key, &record, encoding))),
-        Some(record) => tell_bytes(&encoding.shown_alone(&record.value)),
-        None => {
-            if json {
-                tell("null")?;
-            }
-            Err(Failure::failed(format!("the key {} does not exist", encoding.quoted(&key))))
-        }
-    }
-}
-
 /// `kv delete`.
 pub(crate) async fn delete(context: &Context, args: DeleteArgs, json: bool) -> Result<(), Failure> {
     let encoding = args.encoding;
@@ -113,45 +80,6 @@ fn tell_replaced(key: &[u8], done: &Replaced, encoding: Encoding, json: bool) ->
     }
     tell(&format!("revision {revision}"))?;
     done.previous.as_ref().map_or(Ok(()), |record| tell_bytes(&encoding.shown_alone(&record.value)))
-}
-
-/// `kv scan`.
-pub(crate) async fn scan(context: &Context, args: ScanArgs, json: bool) -> Result<(), Failure> {
-    let encoding = args.encoding;
-    let prefix = encoding.read("prefix", args.prefix)?;
-    let client = context.client().await?;
-    let mut scan = client.scan(prefix);
-    if let Some(limit) = args.limit {
-        scan = scan.limit(limit);
-    }
-    if args.reverse {
-        scan = scan.reverse();
-    }
-    if args.keys_only {
-        scan = scan.keys_only();
-    }
-    if let Some(revision) = args.revision {
-        scan = scan.at(Revision::new(revision));
-    }
-    let mut records = pin!(scan.stream());
-    while let Some(next) = records.next().await {
-        let (key, record) = next.map_err(|error| read_failure(&error))?;
-        let line = if json {
-            let mut line = record_json(&key, &record, encoding);
-            if let Some(object) = line.as_object_mut().filter(|_| args.keys_only) {
-                object.retain(|name, _| !name.starts_with("value"));
-            }
-            json_line(&line).into_bytes()
-        } else if args.keys_only {
-            encoding.shown(&key)
-        } else {
-            [&encoding.shown(&key)[..], b"\t", &encoding.shown(&record.value)[..]].concat()
-        };
-        if !still_read(write_line(&line))? {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// `kv status`.

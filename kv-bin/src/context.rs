@@ -4,7 +4,7 @@ use crate::cli::{ClientCommand, ConnectArgs};
 use crate::config::{ConnectConfig, without_mark};
 use crate::failure::Failure;
 use crate::signals::{Signals, ended_by};
-use crate::{commands, leases, load, lock, txn, watch};
+use crate::{commands, leases, load, lock, reads, txn, watch};
 use kv_core::Client;
 use kv_core::error::ConnectError;
 use std::fs;
@@ -40,9 +40,9 @@ impl Context {
     pub(crate) async fn run(&self, command: ClientCommand, json: bool) -> Result<(), Failure> {
         match command {
             ClientCommand::Put(args) => commands::put(self, args, json).await,
-            ClientCommand::Get(args) => commands::get(self, args, json).await,
+            ClientCommand::Get(args) => reads::get(self, args, json).await,
             ClientCommand::Delete(args) => commands::delete(self, args, json).await,
-            ClientCommand::Scan(args) => commands::scan(self, args, json).await,
+            ClientCommand::Scan(args) => reads::scan(self, args, json).await,
             ClientCommand::Watch(args) => watch::watch(self, args, json).await,
             ClientCommand::Txn(args) => txn::txn(self, args, json).await,
             ClientCommand::Load(args) => load::load(self, args, json).await,
@@ -119,8 +119,11 @@ async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
         .name("kv")
         .deadline(args.timeout)
         .connect_timeout(args.timeout);
-    for address in &config.addresses {
-        builder = builder.address(address);
+    for (member, address) in &config.addresses {
+        builder = match member {
+            Some(id) => builder.member_address(*id, address),
+            None => builder.address(address),
+        };
     }
     builder.connect().await.map_err(|error| match error {
         ConnectError::Unreachable(_) => Failure::failed(format!(

@@ -20,6 +20,7 @@ mod manual;
 mod members;
 mod network;
 mod output;
+mod reads;
 mod serve;
 mod shell;
 mod signals;

@@ -1,7 +1,7 @@
 //! Public errors: one enum per operation.
 
 use crate::client::{CallError, Cause};
-use crate::ids::Revision;
+use crate::ids::{MemberId, Revision};
 use crate::message::{LeaseFailure, RequestError, StepFailure};
 
 /// Why a client could not be connected.
@@ -28,6 +28,16 @@ pub enum ConnectError {
         /// Who was asked.
         address: String,
     },
+    /// An address was given for a member that the cluster does not have.
+    #[error(
+        "there is no member {id} in the cluster, says {address}: name members by the ids that they have there"
+    )]
+    UnknownMember {
+        /// The id.
+        id: MemberId,
+        /// Who was asked.
+        address: String,
+    },
     /// No member answered in time.
     #[error("no member answers: {0}")]
     Unreachable(String),
@@ -46,10 +56,12 @@ impl ConnectError {
 #[non_exhaustive]
 pub enum WriteError {
     /// The condition did not hold: nothing was changed.
-    #[error("the condition did not hold: {}", Found(.found))]
+    #[error("the condition did not hold at revision {revision}: {}", Found(.found))]
     GuardFailed {
         /// The revision at which the key was last changed; `None` if it does not exist.
         found: Option<Revision>,
+        /// The revision at which the condition was looked at: a read at least as new sees why.
+        revision: Revision,
     },
     /// The key is empty or too long. Nothing was changed.
     #[error("the key has {len} bytes: keys have 1 to {max}")]
@@ -80,6 +92,8 @@ pub enum WriteError {
         step: usize,
         /// Why.
         why: StepFailure,
+        /// The revision at which that was found: a read at least as new sees why.
+        revision: Revision,
     },
     /// The cluster refuses the request. Nothing was changed.
     #[error("refused: {0}")]
@@ -289,7 +303,7 @@ pub enum CallFailed {
     NoPrimary,
     /// No member has this id.
     #[error("the cluster has no member {0}")]
-    UnknownMember(crate::ids::MemberId),
+    UnknownMember(MemberId),
     /// The client was closed.
     #[error("the client is closed")]
     Closed,
@@ -317,12 +331,16 @@ mod tests {
     fn exactly_one_kind_of_write_error_may_have_changed_something() {
         let cause = || Cause::Deadline(Trouble::Silent);
         let errors = [
-            WriteError::GuardFailed { found: None },
+            WriteError::GuardFailed { found: None, revision: Revision::new(8) },
             WriteError::Key { len: 0, max: 9 },
             WriteError::Value { len: 10, max: 9 },
             WriteError::Lease(LeaseFailure::Unknown),
-            WriteError::StepFailed { step: 0, why: StepFailure::Crowded },
-            WriteError::StepFailed { step: 0, why: StepFailure::TooMuch { max: 9 } },
+            WriteError::StepFailed { step: 0, why: StepFailure::Crowded, revision: Revision::new(8) },
+            WriteError::StepFailed {
+                step: 0,
+                why: StepFailure::TooMuch { max: 9 },
+                revision: Revision::new(8),
+            },
             WriteError::Refused("no".into()),
             WriteError::NotApplied(cause()),
             WriteError::OutcomeUnknown(cause()),
@@ -331,10 +349,11 @@ mod tests {
         let unknown: Vec<_> = errors.iter().filter(|error| error.outcome_unknown()).collect();
         assert_eq!(unknown, [&WriteError::OutcomeUnknown(cause())]);
         let retryable: Vec<_> = errors.iter().filter(|error| error.is_retryable()).collect();
-        let crowded = WriteError::StepFailed { step: 0, why: StepFailure::Crowded };
+        let crowded =
+            WriteError::StepFailed { step: 0, why: StepFailure::Crowded, revision: Revision::new(8) };
         assert_eq!(retryable, [&crowded, &WriteError::NotApplied(cause())]);
         let guard: Vec<_> = errors.iter().filter(|error| error.is_guard_failed()).collect();
-        assert_eq!(guard, [&WriteError::GuardFailed { found: None }]);
+        assert_eq!(guard, [&WriteError::GuardFailed { found: None, revision: Revision::new(8) }]);
     }
 
     #[test]
@@ -342,12 +361,12 @@ mod tests {
         let found = Some(Revision::new(7));
         let cases = [
             (
-                WriteError::GuardFailed { found }.to_string(),
-                "the condition did not hold: the key was last changed at revision 7",
+                WriteError::GuardFailed { found, revision: Revision::new(8) }.to_string(),
+                "the condition did not hold at revision 8: the key was last changed at revision 7",
             ),
             (
-                WriteError::GuardFailed { found: None }.to_string(),
-                "the condition did not hold: the key does not exist",
+                WriteError::GuardFailed { found: None, revision: Revision::new(8) }.to_string(),
+                "the condition did not hold at revision 8: the key does not exist",
             ),
             (WriteError::Key { len: 0, max: 9 }.to_string(), "the key has 0 bytes: keys have 1 to 9"),
             (WriteError::NotApplied(Cause::SessionExpired).to_string(), "not applied: the session expired"),

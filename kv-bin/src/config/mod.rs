@@ -48,6 +48,8 @@ struct File {
 struct FileMember {
     id: u8,
     address: String,
+    /// Where clients reach it, if that is elsewhere.
+    client_address: Option<String>,
     role: Option<String>,
 }
 
@@ -79,7 +81,8 @@ pub(crate) struct ServeConfig {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ConnectConfig {
     pub(crate) cluster: String,
-    pub(crate) addresses: Vec<String>,
+    /// Where to ask, and which member that is, if it is known.
+    pub(crate) addresses: Vec<(Option<MemberId>, String)>,
     pub(crate) transport: TransportKind,
     pub(crate) tls: Option<TlsFiles>,
 }
@@ -155,14 +158,19 @@ impl ConnectConfig {
         let file = File::load(args.config.as_deref())?;
         let cluster = args.cluster.clone().or(file.cluster).unwrap_or_else(|| DEFAULT_CLUSTER.to_owned());
         let tls = tls::of_client(&args.tls, args.tls_name.as_deref(), &file.tls)?;
-        let mut addresses = args.address.clone();
+        let given = args.address.iter().map(|text| parse_address(text));
+        let mut addresses: Vec<_> = given.collect::<Result<_, _>>()?;
         if addresses.is_empty() {
-            addresses = file.member.into_iter().map(|member| member.address).collect();
+            let reached = |member: FileMember| match member.client_address {
+                Some(address) => (Some(MemberId::new(member.id)), address),
+                None => (None, member.address),
+            };
+            addresses = file.member.into_iter().map(reached).collect();
         }
         if addresses.is_empty() {
-            addresses = vec![DEFAULT_ADDRESS.to_owned()];
+            addresses = vec![(None, DEFAULT_ADDRESS.to_owned())];
         }
-        addresses.iter().try_for_each(|address| check_address(address).map_err(Failure::usage))?;
+        addresses.iter().try_for_each(|(_, address)| check_address(address).map_err(Failure::usage))?;
         let transport = args.transport.or(file.transport).unwrap_or_default();
         transport.check()?;
         Ok(Self { cluster, addresses, transport, tls })
@@ -213,6 +221,11 @@ fn build(builder: ClusterBuilder, members: &[FileMember]) -> Result<Cluster, Fai
         };
         check_address(&member.address)
             .map_err(|problem| Failure::usage(format!("member {}: {problem}", member.id)))?;
+        if let Some(address) = &member.client_address {
+            check_address(address).map_err(|problem| {
+                Failure::usage(format!("member {}, client_address: {problem}", member.id))
+            })?;
+        }
         cluster = cluster.with(member.id, member.address.clone(), role);
     }
     cluster.build().map_err(Failure::usage)
@@ -238,7 +251,19 @@ fn parse_member(text: &str) -> Result<FileMember, Failure> {
         }
         _ => (rest, None),
     };
-    Ok(FileMember { id, address: address.to_owned(), role: role.map(str::to_owned) })
+    Ok(FileMember { id, address: address.to_owned(), client_address: None, role: role.map(str::to_owned) })
+}
+
+/// Reads `HOST:PORT` or `ID=HOST:PORT`.
+fn parse_address(text: &str) -> Result<(Option<MemberId>, String), Failure> {
+    let Some((id, address)) = text.split_once('=') else { return Ok((None, text.to_owned())) };
+    let id = id.trim().parse().map_err(|_| {
+        Failure::usage(format!(
+            "the address {text:?} begins with an id that is not a number from 0 to 255: write HOST:PORT, or ID=HOST:PORT for that \
+             member's address"
+        ))
+    })?;
+    Ok((Some(MemberId::new(id)), address.trim().to_owned()))
 }
 
 /// The host of `HOST:PORT`, without brackets.

@@ -233,13 +233,36 @@ fn a_missing_file_is_named() {
 fn a_client_takes_addresses_from_flags_then_the_file_then_the_default() {
     let (_folder, path) = file(EXAMPLE);
     let mut args = ConnectArgs::default();
-    assert_eq!(ConnectConfig::resolve(&args).unwrap().addresses, ["127.0.0.1:7000"]);
+    let addresses = |args: &ConnectArgs| ConnectConfig::resolve(args).map(|config| config.addresses);
+    let at = |id: Option<u8>, address: &str| (id.map(MemberId::new), address.to_owned());
+    assert_eq!(addresses(&args).unwrap(), [at(None, "127.0.0.1:7000")]);
     args.config = Some(PathBuf::from(path));
     assert_eq!(ConnectConfig::resolve(&args).unwrap().addresses.len(), 3);
     args.address = vec!["localhost:1".to_owned()];
-    assert_eq!(ConnectConfig::resolve(&args).unwrap().addresses, ["localhost:1"]);
-    args.address = vec!["localhost".to_owned()];
-    assert!(ConnectConfig::resolve(&args).unwrap_err().to_string().contains("HOST:PORT"));
+    assert_eq!(addresses(&args).unwrap(), [at(None, "localhost:1")]);
+    args.address = vec!["2=localhost:1".to_owned(), "localhost:2".to_owned()];
+    assert_eq!(addresses(&args).unwrap(), [at(Some(2), "localhost:1"), at(None, "localhost:2")]);
+    for (wrong, why) in
+        [("localhost", "HOST:PORT"), ("two=localhost:1", "ID=HOST:PORT"), ("2=localhost", "HOST:PORT")]
+    {
+        args.address = vec![wrong.to_owned()];
+        let failure = addresses(&args).unwrap_err().to_string();
+        assert!(failure.contains(why), "{failure}");
+    }
+}
+
+#[test]
+fn a_client_reaches_a_member_where_the_file_says() {
+    let member = |id, rest| format!("[[member]]\nid = {id}\naddress = \"10.0.0.{id}:7000\"\n{rest}\n");
+    let text = member(0, "client_address = \"203.0.113.5:17000\"") + &member(1, "");
+    let (_folder, path) = file(&text);
+    let args = ConnectArgs { config: Some(PathBuf::from(path)), ..ConnectArgs::default() };
+    let expected =
+        [(Some(MemberId::new(0)), "203.0.113.5:17000".to_owned()), (None, "10.0.0.1:7000".to_owned())];
+    assert_eq!(ConnectConfig::resolve(&args).unwrap().addresses, expected);
+    let (_folder, path) = file(&member(0, "client_address = \"203.0.113.5\""));
+    let failure = serve(&["--config", &path, "--id", "0"]).unwrap_err().to_string();
+    assert!(failure.contains("member 0, client_address"), "{failure}");
 }
 
 /// The files that a member or client would use, or why none.

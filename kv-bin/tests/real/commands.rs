@@ -33,6 +33,22 @@ fn put_get_delete_and_scan_for_people_and_for_programs() {
     assert_eq!(get["value"], "blue");
     assert_eq!(get["version"], 1);
     assert_eq!(get["modified"], put["revision"]);
+    assert!(get["revision"].as_u64() >= put["revision"].as_u64(), "the revision that was read: {get}");
+    for fresh in [&["--local"][..], &["--at-least", "1"], &["--max-staleness", "10s"], &[]] {
+        let read = [&["get", "fruit/plum", "--member", "0"], fresh].concat();
+        assert_eq!(done(&cluster, &read), "blue\n");
+        let read = [&["scan", "fruit/plum", "--member", "0"], fresh].concat();
+        assert_eq!(done(&cluster, &read), "fruit/plum\tblue\n");
+    }
+    refused(&cluster.run(&["get", "fruit/plum", "--member", "7"]), 1, &["there is no member 7"]);
+    let at = |id| {
+        ["get", "fruit/plum", "--address"]
+            .map(String::from)
+            .into_iter()
+            .chain([format!("{id}={}", cluster.address(0))])
+    };
+    assert_eq!(stdout(&run(kv().args(at(0)))), "blue\n");
+    refused(&run(kv().args(at(1)).args(["--timeout", "2s"])), 1, &["is member 0, not 1"]);
     done(&cluster, &["put", "other", "1"]);
     assert_eq!(done(&cluster, &["scan", "fruit/"]), "fruit/apple\tred\nfruit/plum\tblue\n");
     assert_eq!(done(&cluster, &["scan", "--limit", "1"]), "fruit/apple\tred\n");
@@ -66,8 +82,11 @@ fn a_key_that_does_not_exist_is_a_failure() {
     let cluster = Cluster::start(&["data"], &[]);
     refused(&cluster.run(&["get", "nobody"]), 1, &["\"nobody\" does not exist"]);
     let output = cluster.run(&["get", "nobody", "--json"]);
-    assert_eq!(stdout(&output), "null\n");
     assert_eq!(output.status.code(), Some(1));
+    let answer: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!((&answer["key"], &answer["value"]), (&"nobody".into(), &serde_json::Value::Null));
+    let revision = answer["revision"].to_string();
+    refused(&cluster.run(&["get", "nobody", "--at-least", &revision]), 1, &["does not exist"]);
 }
 
 #[test]

@@ -51,6 +51,13 @@ impl Asking {
         self.waiting.pop_front()
     }
 
+    /// All events up to this revision were taken, whether there were any or not. 0 if nobody has answered yet a watch that began without
+    /// a place.
+    pub(crate) fn complete(&self) -> Revision {
+        let place = || self.place().map_or(Revision::ZERO, Position::behind);
+        self.waiting.front().map_or_else(place, |next| next.revision.back(1))
+    }
+
     /// The question has ended: there may be events now. Otherwise ask once more.
     ///
     /// # Errors
@@ -89,38 +96,6 @@ impl Asking {
             Some(crate::sim::Bug::WatchesAskAgain) => Position::after(next.behind()),
             _ => next,
         }
-    }
-}
-
-/// How far the events that were taken from a watch reach.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Taken {
-    complete: Revision,
-    last: Revision,
-}
-
-impl Taken {
-    /// Of a watch that begins after this revision.
-    pub(crate) const fn after(revision: Revision) -> Self {
-        Self { complete: revision, last: revision }
-    }
-
-    /// One more.
-    pub(crate) fn take(&mut self, event: &Event) {
-        if event.revision > self.last {
-            self.complete = self.complete.max(event.revision.back(1));
-            self.last = event.revision;
-        }
-    }
-
-    /// All events up to this revision were taken, whether there were any or not.
-    pub(crate) fn reach(&mut self, revision: Revision) {
-        self.complete = self.complete.max(revision);
-    }
-
-    /// All events up to this revision were taken. Of the last revision there may be more.
-    pub(crate) const fn complete(&self) -> Revision {
-        self.complete
     }
 }
 
@@ -178,18 +153,25 @@ mod tests {
     }
 
     #[test]
-    fn the_last_revision_that_events_were_taken_of_may_not_be_complete() {
-        let mut taken = Taken::after(Revision::new(5));
-        let complete = |taken: &mut Taken, revision| {
-            taken.take(&event(revision, "a"));
-            taken.complete().get()
+    fn w1_a_revision_is_complete_when_its_last_event_was_taken() {
+        let mut asking = asking();
+        assert_eq!(asking.complete(), Revision::new(5), "it begins there");
+        let reply = |events, revision, key| {
+            let next = Position { revision: Revision::new(revision), key };
+            Ok(Reply::Watched { member: MemberId::new(2), events, next })
         };
-        assert_eq!(complete(&mut taken, 6), 5);
-        assert_eq!(complete(&mut taken, 6), 5);
-        assert_eq!(complete(&mut taken, 9), 8);
-        taken.reach(Revision::new(20));
-        taken.reach(Revision::new(15));
-        assert_eq!(taken.complete(), Revision::new(20));
-        assert_eq!(complete(&mut taken, 21), 20);
+        asking
+            .on_result(reply(vec![event(7, "a"), event(7, "b"), event(9, "a")], 9, Some("a".into())))
+            .unwrap();
+        let taken = |asking: &mut Asking| {
+            asking.take().unwrap();
+            asking.complete().get()
+        };
+        assert_eq!(asking.complete().get(), 6, "nothing has changed in between");
+        assert_eq!([(); 3].map(|()| taken(&mut asking)), [6, 8, 8], "of 9 there may be more");
+        asking.on_result(reply(vec![event(9, "b"), event(12, "a")], 12, None)).unwrap();
+        assert_eq!([(); 2].map(|()| taken(&mut asking)), [11, 12], "that was all of it");
+        asking.on_result(reply(vec![], 20, None)).unwrap();
+        assert_eq!(asking.complete(), Revision::new(20));
     }
 }

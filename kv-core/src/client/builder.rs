@@ -35,7 +35,8 @@ impl fmt::Debug for LocalMember {
 /// Configures a [`Client`]; [`connect`](Self::connect) starts it.
 #[derive(Debug)]
 pub struct ClientBuilder {
-    addresses: Vec<String>,
+    /// Where to ask first; those of members that are known by their ids lead to them later, too.
+    addresses: Vec<(Option<MemberId>, String)>,
     dialer: Dialer,
     deadline: Duration,
     connect_timeout: Duration,
@@ -62,7 +63,19 @@ impl ClientBuilder {
     /// Adds the address of a member. One that answers is enough: the others are learned from it.
     #[must_use]
     pub fn address(mut self, address: impl Into<String>) -> Self {
-        self.addresses.push(address.into());
+        self.addresses.push((None, address.into()));
+        self
+    }
+
+    /// Adds the address of the member `id`, at which this client reaches it, whatever address the members know it by. For clients behind
+    /// address translation, port forwarding or a proxy, which reach members at other addresses than members reach each other.
+    ///
+    /// If the address leads to another member, it is not used. A member that is not named is reached at the address that the members know.
+    /// Of two addresses for one member the last counts.
+    #[must_use]
+    pub fn member_address(mut self, id: MemberId, address: impl Into<String>) -> Self {
+        self.addresses.retain(|(member, _)| *member != Some(id));
+        self.addresses.push((Some(id), address.into()));
         self
     }
 
@@ -137,7 +150,14 @@ impl ClientBuilder {
             return Err(ConnectError::NoTransport);
         }
         let (address, dialed) = self.find_member().await?;
-        let (members, limits) = (dialed.welcome.members.clone(), dialed.welcome.limits);
+        let (mut members, limits) = (dialed.welcome.members.clone(), dialed.welcome.limits);
+        for (id, reached_at) in &self.addresses {
+            let Some(id) = *id else { continue };
+            match members.iter_mut().find(|member| member.id == id) {
+                Some(member) => member.address.clone_from(reached_at),
+                None => return Err(ConnectError::UnknownMember { id, address }),
+            }
+        }
         if !members.iter().any(MemberInfo::holds_data) {
             return Err(ConnectError::NoDataMember { address });
         }
@@ -151,8 +171,12 @@ impl ClientBuilder {
         let mut refused = None;
         let rounds = async {
             loop {
-                for (address, trouble) in self.addresses.iter().zip(&mut troubles) {
-                    match self.dialer.dial(address).await {
+                for ((id, address), trouble) in self.addresses.iter().zip(&mut troubles) {
+                    let dialed = match id {
+                        Some(id) => self.dialer.dial_as(*id, address).await,
+                        None => self.dialer.dial(address).await,
+                    };
+                    match dialed {
                         Ok(dialed) => return Some((address.clone(), dialed)),
                         Err(
                             DialError::Refused { reason, temporary: false }
@@ -173,8 +197,12 @@ impl ClientBuilder {
         let found = timeout_at(deadline, rounds).await.ok().flatten();
         found.ok_or_else(|| {
             refused.unwrap_or_else(|| {
-                let list: Vec<_> =
-                    self.addresses.iter().zip(troubles).map(|(address, why)| tell(address, &why)).collect();
+                let list: Vec<_> = self
+                    .addresses
+                    .iter()
+                    .zip(troubles)
+                    .map(|((_, address), why)| tell(address, &why))
+                    .collect();
                 ConnectError::Unreachable(list.join("; "))
             })
         })

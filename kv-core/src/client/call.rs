@@ -46,6 +46,8 @@ pub enum Call {
         query: Query,
         /// Of a read that any member answers: whom to ask first. Ignored for others.
         prefer: Option<MemberId>,
+        /// Ask this member and no other.
+        only: Option<MemberId>,
     },
     /// Follow what changes: ends when something has, or after a while, with the place to go on at.
     Watch {

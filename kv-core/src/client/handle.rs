@@ -349,6 +349,15 @@ impl Client {
         self.shared.deadline
     }
 
+    /// Says what is wrong if this is no member with data.
+    pub(super) fn check_data_member(&self, id: MemberId) -> Result<(), String> {
+        match self.shared.members.iter().find(|member| member.id == id) {
+            Some(member) if member.holds_data() => Ok(()),
+            Some(_) => Err(format!("member {id} is a witness, which holds no data: ask a data member")),
+            None => Err(format!("there is no member {id} in the cluster: see the members by kv status")),
+        }
+    }
+
     fn next_id(&self) -> CallId {
         CallId::new(self.shared.next_call.fetch_add(1, Ordering::Relaxed))
     }

@@ -69,11 +69,20 @@ impl Dialer {
                 let greeted = timeout(DIAL_TIMEOUT, self.greet((local.connect)())).await;
                 greeted.map_err(|_| DialError::Timeout)??
             }
-            _ => self.dial(&member.address).await?,
+            _ => return self.dial_as(member.id, &member.address).await,
         };
+        Self::expect(dialed, member.id, &member.address)
+    }
+
+    /// Opens a connection to whoever listens at `address`, and makes sure that it is the member `id`.
+    pub(super) async fn dial_as(&self, id: MemberId, address: &str) -> Result<Dialed, DialError> {
+        Self::expect(self.dial(address).await?, id, address)
+    }
+
+    fn expect(dialed: Dialed, id: MemberId, address: &str) -> Result<Dialed, DialError> {
         let found = dialed.welcome.member;
-        if found != member.id {
-            let reason = format!("{} is member {found}, not {}", member.address, member.id);
+        if found != id {
+            let reason = format!("{address} is member {found}, not {id}");
             return Err(DialError::Refused { reason, temporary: false });
         }
         Ok(dialed)

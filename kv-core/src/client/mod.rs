@@ -33,7 +33,7 @@ pub use handle::{Client, MemberReport};
 pub(crate) use lease::believed;
 pub use lease::{Grant, Lease, LeaseById};
 pub use lock::{Acquire, Election, FencingToken, Leader, Lock, LockLoss};
-pub use ops::{Delete, Deleted, Get, GetMany, Put, Written};
+pub use ops::{AtRevision, Delete, Deleted, Get, GetMany, Put, Written};
 pub use previous::{Previous, Replaced};
 pub use range::{DeleteRange, RangeDeleted};
 pub use scan::{Scan, Snapshot};
@@ -44,6 +44,6 @@ pub use typed::{
 pub use watch::{Follow, Update, Watch, Watching};
 
 #[cfg(any(test, feature = "sim"))]
-pub(crate) use asking::{Asking, Taken};
+pub(crate) use asking::Asking;
 use builder::LocalMember;
 pub(crate) use handle::Closed;

@@ -2,7 +2,7 @@
 
 use super::{Call, CallError, Cause, Client, Reply};
 use crate::error::{ReadError, WriteError};
-use crate::ids::{LeaseId, Revision, Timestamp};
+use crate::ids::{LeaseId, MemberId, Revision, Timestamp};
 use crate::message::{Command, Effect, Guard, Lifetime, Outcome, Query, ReadMode, Record, millis};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -64,6 +64,7 @@ pub struct Get {
     client: Client,
     key: Bytes,
     mode: ReadMode,
+    only: Option<MemberId>,
     at: Option<Revision>,
     deadline: Option<Duration>,
 }
@@ -139,6 +140,15 @@ macro_rules! freshness {
                 self
             }
 
+            /// Asks only this data member, whichever freshness is wanted. Default: any member that can answer.
+            ///
+            /// While the member cannot answer, no other one is asked, and at the deadline the read is
+            /// [`Unavailable`](crate::error::ReadError::Unavailable): so it is for a linearizable read of a member that is not the primary.
+            pub fn member(mut self, id: $crate::ids::MemberId) -> Self {
+                self.only = Some(id);
+                self
+            }
+
             /// Reads the state as it was at this revision. Members keep the last
             /// [`history_revisions`](crate::Options::history_revisions) and up to
             /// [`history_bytes`](crate::Options::history_bytes); what is older is
@@ -195,9 +205,36 @@ impl Delete {
     }
 }
 
+/// What was read, and the revision of the state in which it was found: created by [`Get::with_revision`], [`GetMany::with_revision`] and
+/// [`TypedGet::with_revision`](super::TypedGet::with_revision).
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct AtRevision<T> {
+    /// What was found.
+    pub found: T,
+    /// The revision of the state that was read: at least that of the last change of each key, also of one that does not exist. A later read
+    /// [at least](Get::at_least) as new sees no older state; one [at](Get::at) it sees the same.
+    pub revision: Revision,
+}
+
 impl Get {
+    /// Runs the read, and returns the revision at which it was read, too.
+    ///
+    /// # Errors
+    /// As the read itself.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn with_revision(self) -> Result<AtRevision<Option<Record>>, ReadError> {
+        let Self { client, key, mode, only, at, deadline } = self;
+        match read(&client, mode, only, Query::Get { key, at }, deadline).await? {
+            Reply::Value { record, revision } => Ok(AtRevision { found: record, revision }),
+            other => Err(misfit(&other)),
+        }
+    }
+
     pub(super) fn new(client: Client, key: Bytes) -> Self {
-        Self { client, key, mode: ReadMode::Linearizable, at: None, deadline: None }
+        Self { client, key, mode: ReadMode::Linearizable, only: None, at: None, deadline: None }
     }
 }
 
@@ -215,7 +252,7 @@ impl IntoFuture for Put {
             let outcome = write(&client, Command::Put { key, value, guard, life }, deadline).await?;
             match outcome.effect {
                 Effect::Put => Ok(Written { revision: outcome.revision, timestamp: outcome.timestamp }),
-                effect => Err(other_effect(effect)),
+                effect => Err(failure(outcome.revision, effect)),
             }
         })
     }
@@ -236,7 +273,7 @@ impl IntoFuture for Delete {
             let Outcome { revision, timestamp, effect } = outcome;
             match effect {
                 Effect::Deleted { existed } => Ok(Deleted { existed, revision, timestamp }),
-                effect => Err(other_effect(effect)),
+                effect => Err(failure(revision, effect)),
             }
         })
     }
@@ -251,13 +288,7 @@ impl IntoFuture for Get {
     /// # Cancel safety
     /// Cancel safe.
     fn into_future(self) -> Self::IntoFuture {
-        let Self { client, key, mode, at, deadline } = self;
-        Box::pin(async move {
-            match read(&client, mode, Query::Get { key, at }, deadline).await? {
-                Reply::Value { record, .. } => Ok(record),
-                other => Err(misfit(&other)),
-            }
-        })
+        Box::pin(async move { Ok(self.with_revision().await?.found) })
     }
 }
 
@@ -268,13 +299,33 @@ pub struct GetMany {
     client: Client,
     keys: Vec<Bytes>,
     mode: ReadMode,
+    only: Option<MemberId>,
     at: Option<Revision>,
     deadline: Option<Duration>,
 }
 
 impl GetMany {
+    /// Runs the read, and returns the revision at which all of it was read, too.
+    ///
+    /// # Errors
+    /// As the read itself.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn with_revision(self) -> Result<AtRevision<Vec<Option<Record>>>, ReadError> {
+        let Self { client, keys, mode, only, at, deadline } = self;
+        match read(&client, mode, only, Query::Many { keys: keys.clone(), at }, deadline).await? {
+            Reply::Records { records, revision, .. } => {
+                let records: HashMap<Bytes, Record> = records.into_iter().collect();
+                let found = keys.iter().map(|key| records.get(key).cloned()).collect();
+                Ok(AtRevision { found, revision })
+            }
+            other => Err(misfit(&other)),
+        }
+    }
+
     pub(super) fn new(client: Client, keys: Vec<Bytes>) -> Self {
-        Self { client, keys, mode: ReadMode::Linearizable, at: None, deadline: None }
+        Self { client, keys, mode: ReadMode::Linearizable, only: None, at: None, deadline: None }
     }
 }
 
@@ -288,16 +339,7 @@ impl IntoFuture for GetMany {
     /// # Cancel safety
     /// Cancel safe.
     fn into_future(self) -> Self::IntoFuture {
-        let Self { client, keys, mode, at, deadline } = self;
-        Box::pin(async move {
-            match read(&client, mode, Query::Many { keys: keys.clone(), at }, deadline).await? {
-                Reply::Records { records, .. } => {
-                    let found: HashMap<Bytes, Record> = records.into_iter().collect();
-                    Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
-                }
-                other => Err(misfit(&other)),
-            }
-        })
+        Box::pin(async move { Ok(self.with_revision().await?.found) })
     }
 }
 
@@ -320,13 +362,22 @@ pub(super) async fn write(
     }
 }
 
-/// An outcome that is not the operation's own.
+/// Why a request that ran at `revision` has changed nothing.
+pub(super) fn failure(revision: Revision, effect: Effect) -> WriteError {
+    match effect {
+        Effect::GuardFailed { found } => WriteError::GuardFailed { found, revision },
+        Effect::StepFailed { step, why } => WriteError::StepFailed { step: step as usize, why, revision },
+        effect => other_effect(effect),
+    }
+}
+
+/// An outcome that is not the operation's own, of one that has neither conditions nor steps.
 pub(super) fn other_effect(effect: Effect) -> WriteError {
     match effect {
-        Effect::GuardFailed { found } => WriteError::GuardFailed { found },
         Effect::LeaseFailed(why) => WriteError::Lease(why),
-        Effect::StepFailed { step, why } => WriteError::StepFailed { step: step as usize, why },
-        Effect::Put
+        Effect::GuardFailed { .. }
+        | Effect::StepFailed { .. }
+        | Effect::Put
         | Effect::Deleted { .. }
         | Effect::Transacted { .. }
         | Effect::RangeDeleted { .. }
@@ -344,12 +395,16 @@ pub(super) fn other_effect(effect: Effect) -> WriteError {
 pub(super) async fn read(
     client: &Client,
     mode: ReadMode,
+    only: Option<MemberId>,
     query: Query,
     deadline: Option<Duration>,
 ) -> Result<Reply, ReadError> {
     // Members close a connection over which more comes than any request has.
     query.check(client.limits().sizes())?;
-    let call = Call::Read { mode, query, prefer: client.local() };
+    if let Some(member) = only {
+        client.check_data_member(member).map_err(ReadError::Refused)?;
+    }
+    let call = Call::Read { mode, query, prefer: client.local(), only };
     match client.call(call, 0, deadline.unwrap_or(client.default_deadline())).await {
         Ok(Ok(Reply::Compacted { oldest })) => Err(ReadError::Compacted { oldest }),
         Ok(Ok(Reply::Future { newest })) => Err(ReadError::Future { newest }),

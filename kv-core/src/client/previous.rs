@@ -89,7 +89,10 @@ impl IntoFuture for Previous {
             };
             match held {
                 true => Ok(Replaced { previous, revision, timestamp }),
-                false => Err(WriteError::GuardFailed { found: previous.map(|record| record.modified) }),
+                false => {
+                    let found = previous.map(|record| record.modified);
+                    Err(WriteError::GuardFailed { found, revision })
+                }
             }
         })
     }

@@ -4,7 +4,7 @@ use super::ops::{OpFuture, freshness, misfit, read};
 use super::range::{after_prefix, ends_of};
 use super::{Client, Reply};
 use crate::error::ReadError;
-use crate::ids::Revision;
+use crate::ids::{MemberId, Revision};
 use crate::message::{Query, ReadMode, Record};
 use bytes::Bytes;
 use futures::stream::{self, Stream, TryStreamExt};
@@ -34,6 +34,7 @@ pub struct Scan {
     reverse: bool,
     keys_only: bool,
     mode: ReadMode,
+    only: Option<MemberId>,
     at: Option<Revision>,
     deadline: Option<Duration>,
 }
@@ -60,6 +61,7 @@ impl Scan {
             reverse: false,
             keys_only: false,
             mode,
+            only: None,
             at: None,
             deadline: None,
         }
@@ -132,10 +134,11 @@ impl Scan {
         let (from, to, reverse, keys_only, at) =
             (self.from.clone(), self.to.clone(), self.reverse, self.keys_only, self.at);
         let query = Query::Scan { from, to, limit, reverse, keys_only, at };
-        let (mut records, next, revision) = match read(&self.client, self.mode, query, self.deadline).await? {
-            Reply::Records { records, next, revision } => (records, next, revision),
-            other => return Err(misfit(&other)),
-        };
+        let (mut records, next, revision) =
+            match read(&self.client, self.mode, self.only, query, self.deadline).await? {
+                Reply::Records { records, next, revision } => (records, next, revision),
+                other => return Err(misfit(&other)),
+            };
         records.truncate(wanted);
         if let Some(limit) = &mut self.limit {
             *limit -= records.len();

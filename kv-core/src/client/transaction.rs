@@ -1,7 +1,7 @@
 //! Several changes at once.
 
 use super::Client;
-use super::ops::{OpFuture, other_effect, write};
+use super::ops::{OpFuture, failure, other_effect, write};
 use super::range::{after_prefix, ends_of};
 use crate::error::WriteError;
 use crate::ids::{Revision, Timestamp};
@@ -177,7 +177,7 @@ impl IntoFuture for Transact {
             let Outcome { revision, timestamp, effect } = outcome;
             match effect {
                 Effect::Transacted { held, results } => Ok(Transacted { held, results, revision, timestamp }),
-                effect => Err(other_effect(effect)),
+                effect => Err(failure(revision, effect)),
             }
         })
     }

@@ -1,6 +1,6 @@
 //! Watches: what changes, as a stream.
 
-use super::asking::{Asking, Taken};
+use super::asking::Asking;
 use super::range::{after_prefix, ends_of, successor};
 use super::{Client, Closed, Scan};
 use crate::error::{ReadError, WatchError};
@@ -92,19 +92,18 @@ impl Watch {
     #[must_use]
     pub fn stream(self) -> Watching {
         let after = self.after.map(Position::after);
-        let taken = Taken::after(self.after.unwrap_or_default());
-        let reached = Arc::<AtomicU64>::default();
-        Watching { inner: self.events(after, reached.clone()).boxed(), taken, reached }
+        let complete = Arc::new(AtomicU64::new(self.after.unwrap_or_default().get()));
+        Watching { inner: self.events(after, complete.clone()).boxed(), complete }
     }
 
     fn events(
         self,
         after: Option<Position>,
-        reached: Arc<AtomicU64>,
+        complete: Arc<AtomicU64>,
     ) -> impl Stream<Item = Result<Event, WatchError>> + Send {
         let Self { client, from, to, previous, .. } = self;
         let asking = Asking::new(WatchQuery { from, to, after, previous });
-        stream::unfold(Asker { client, asking, reached, ended: false }, |mut asker| async {
+        stream::unfold(Asker { client, asking, complete, ended: false }, |mut asker| async {
             let item = asker.next().await?;
             asker.ended = item.is_err();
             Some((item, asker))
@@ -131,8 +130,8 @@ impl Watch {
 struct Asker {
     client: Client,
     asking: Asking,
-    /// Whatever was told up to this revision has been taken.
-    reached: Arc<AtomicU64>,
+    /// See [`Watching::complete`].
+    complete: Arc<AtomicU64>,
     ended: bool,
 }
 
@@ -140,6 +139,7 @@ impl Asker {
     async fn next(&mut self) -> Option<Result<Event, WatchError>> {
         while !self.ended {
             if let Some(event) = self.asking.take() {
+                self.reach();
                 return Some(Ok(event));
             }
             if let Err(error) = self.ask().await {
@@ -149,11 +149,13 @@ impl Asker {
         None
     }
 
+    fn reach(&self) {
+        self.complete.store(self.asking.complete().get(), Ordering::Relaxed);
+    }
+
     /// All that was told has been taken: asks for what has changed, until there is something or the member says how far it has looked.
     async fn ask(&mut self) -> Result<(), WatchError> {
-        if let Some(place) = self.asking.place() {
-            self.reached.store(place.behind().get(), Ordering::Relaxed);
-        }
+        self.reach();
         let refused = |error: RequestError| WatchError::Refused(error.to_string());
         self.asking.check(self.client.limits().sizes()).map_err(refused)?;
         let call = self.asking.call(self.client.local());
@@ -167,8 +169,7 @@ impl Asker {
 /// The stream of a watch: created by [`Watch::stream`].
 pub struct Watching {
     inner: BoxStream<'static, Result<Event, WatchError>>,
-    taken: Taken,
-    reached: Arc<AtomicU64>,
+    complete: Arc<AtomicU64>,
 }
 
 impl Watching {
@@ -183,12 +184,13 @@ impl Watching {
         poll_fn(|cx| self.poll_next_unpin(cx)).await
     }
 
-    /// All events up to this revision were taken from the stream: a watch after it goes on where this one is. The last revision
-    /// of which events were taken may not be among them, because there may be more of it. It moves on also while nothing of what is
-    /// followed changes, every half a minute or so. 0 if nobody has answered yet whom a watch [from now on](Watch::after) has asked.
+    /// All events up to this revision were taken from the stream: a watch [after](Watch::after) it tells the rest, and nothing twice, once
+    /// all events of one revision were taken. It moves on with the last event of each revision (one that changed several keys has several),
+    /// and also while nothing of what is followed changes, every half a minute or so. 0 if nobody has answered yet whom a watch from now on
+    /// has asked.
     #[must_use]
-    pub const fn complete(&self) -> Revision {
-        self.taken.complete()
+    pub fn complete(&self) -> Revision {
+        Revision::new(self.complete.load(Ordering::Relaxed))
     }
 }
 
@@ -196,13 +198,7 @@ impl Stream for Watching {
     type Item = Result<Event, WatchError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let polled = self.inner.poll_next_unpin(cx);
-        if let Poll::Ready(Some(Ok(event))) = &polled {
-            self.taken.take(event);
-        }
-        let reached = Revision::new(self.reached.load(Ordering::Relaxed));
-        self.taken.reach(reached);
-        polled
+        self.inner.poll_next_unpin(cx)
     }
 }
 

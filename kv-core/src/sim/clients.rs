@@ -367,11 +367,12 @@ impl World {
             mode: if local { ReadMode::Local } else { ReadMode::Linearizable },
             query,
             prefer: None,
+            only: None,
         };
         let call = match action {
             Action::Write(command) => Call::Write(command),
             Action::Close => Call::CloseSession,
-            Action::Past { query, mode } => Call::Read { mode, query, prefer: None },
+            Action::Past { query, mode } => Call::Read { mode, query, prefer: None, only: None },
             Action::Get { key, local } => read(local, Query::Get { key, at: None }),
             Action::Many { keys, local } => read(local, Query::Many { keys, at: None }),
             Action::Scan { from, to, limit, local } => {

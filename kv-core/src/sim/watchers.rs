@@ -5,7 +5,7 @@ use super::clock::{MS, SECOND, Time};
 use super::plan::{around, pick};
 use super::streams::Stream;
 use super::world::{Event, World};
-use crate::client::{Asking, Call, CallError, CallId, Cause, CoreInput, Reply, Taken};
+use crate::client::{Asking, Call, CallError, CallId, Cause, CoreInput, Reply};
 use crate::error::WatchError;
 use crate::ids::Revision;
 use crate::message::{Position, Query, ReadMode, Record, WatchQuery, after_prefix, successor};
@@ -46,7 +46,8 @@ pub(super) struct Watcher {
     range: Range,
     doing: Doing,
     stream: Stream,
-    taken: Taken,
+    /// All that was told up to this revision has been taken.
+    complete: Revision,
     /// The call that is under way.
     call: Option<u64>,
     /// How long it takes for one event.
@@ -63,7 +64,7 @@ impl Watcher {
             stream: Stream::new(Bytes::new(), None, false, None),
             range,
             doing: Doing::Resting,
-            taken: Taken::after(Revision::ZERO),
+            complete: Revision::ZERO,
             call: None,
             slowness: 0,
             turn: None,
@@ -126,11 +127,12 @@ impl World {
             let Doing::Following(asking) = &mut one.doing else { return true };
             let Some(event) = asking.take() else {
                 let Some(place) = asking.place() else { return true };
+                one.complete = asking.complete();
                 let checked = one.stream.on_place(self.checker.model(), place);
                 self.check(checked);
                 return self.violation.is_none();
             };
-            one.taken.take(&event);
+            one.complete = asking.complete();
             let checked = one.stream.on_event(self.checker.model(), &event);
             self.trace.note(56, watcher as u64, event.revision.get(), || {
                 format!("{:?} watcher {watcher} takes {event:?}", self.now)
@@ -158,7 +160,7 @@ impl World {
             Doing::Reading { next, at, .. } => {
                 let (from, to) = (next.clone(), one.range.to.clone());
                 let query = Query::Scan { from, to, limit: page, reverse: false, keys_only: false, at: *at };
-                (Call::Read { mode: ReadMode::Linearizable, query, prefer: None }, patience)
+                (Call::Read { mode: ReadMode::Linearizable, query, prefer: None, only: None }, patience)
             }
         };
         one.call = Some(number);
@@ -172,14 +174,14 @@ impl World {
 
     /// Begins somewhere: from now on, or at a place in the past or not yet reached, or where it was, or with what is there.
     fn begin_to_follow(&mut self, watcher: usize) {
-        let goes_on = matches!(self.watchers[watcher].taken.complete(), at if at > Revision::ZERO);
+        let complete = self.watchers[watcher].complete;
         let newest = self.checker.model().revision().get();
         let after = match self.rng.u32(0..6) {
             0 => None,
             1 => Some(Revision::new(self.rng.u64(0..=newest))),
             2 => Some(Revision::new(newest).back(self.rng.u64(0..20))),
             3 => Some(Revision::new(newest + self.rng.u64(0..3))),
-            4 if goes_on => Some(self.watchers[watcher].taken.complete()),
+            4 if complete > Revision::ZERO => Some(complete),
             _ => return self.begin_to_read(watcher),
         };
         self.draw_range(watcher);
@@ -187,7 +189,7 @@ impl World {
         let Range { from, to, previous } = one.range.clone();
         let place = after.map(Position::after);
         one.stream = Stream::new(from.clone(), to.clone(), previous, place.clone());
-        one.taken = Taken::after(after.unwrap_or_default());
+        one.complete = after.unwrap_or_default();
         let query = WatchQuery { from, to, after: place, previous };
         let asking = self.asking(query);
         self.watchers[watcher].doing = Doing::Following(Box::new(asking));
@@ -284,7 +286,7 @@ impl World {
                     return Ok(());
                 }
                 let records = std::mem::take(records);
-                one.taken = Taken::after(revision);
+                one.complete = revision;
                 let checked = one.stream.begin_with(self.checker.model(), records, revision);
                 let Range { from, to, previous } = one.range.clone();
                 let after = Some(Position::after(revision));

@@ -162,11 +162,12 @@ impl Core {
         let (kind, phase) = match call {
             Call::Write(command) => (request(Operation::Command(command), false), Phase::Queued),
             Call::CloseSession => (request(Operation::CloseSession, true), Phase::Queued),
-            Call::Read { mode: ReadMode::Linearizable, query, .. } => {
+            Call::Read { mode: ReadMode::Linearizable, query, only: None, .. } => {
                 (Kind::Linearizable(query), Phase::Parked)
             }
-            Call::Read { mode, query, prefer } => {
-                (Kind::Anywhere { mode, query, start: self.first_to_ask(prefer) }, Phase::Parked)
+            Call::Read { mode, query, prefer, only } => {
+                let start = self.first_to_ask(only.or(prefer));
+                (Kind::Anywhere { mode, query, start, only: only.is_some() }, Phase::Parked)
             }
             Call::Watch { query, prefer } => {
                 (Kind::Watch { query, start: self.first_to_ask(prefer) }, Phase::Parked)
@@ -353,9 +354,11 @@ impl Core {
             }
             Kind::Status(member) | Kind::Handover(member) => self.send(now, id, member),
             Kind::Anywhere { start, .. } | Kind::Watch { start, .. } => {
+                let only = matches!(call.kind, Kind::Anywhere { only: true, .. });
                 let (members, tries) = (self.search.members(), call.tries as usize);
-                let member = members[(start + tries) % members.len()];
-                let went_round = tries > 0 && tries.is_multiple_of(members.len());
+                let round = if only { 1 } else { members.len() };
+                let member = members[(start + tries % round) % members.len()];
+                let went_round = tries > 0 && tries.is_multiple_of(round);
                 if went_round && matches!(call.phase, Phase::Sent { .. }) {
                     return self.retry(now, id, true);
                 }

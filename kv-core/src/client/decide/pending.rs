@@ -27,6 +27,8 @@ pub(super) enum Kind {
         query: Query,
         /// The place, in the list of members, of the first one to ask.
         start: usize,
+        /// Whether it is the only one to ask.
+        only: bool,
     },
     /// A watch, which any member answers, when there is something.
     Watch {

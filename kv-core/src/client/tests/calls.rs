@@ -138,9 +138,15 @@ async fn guards_are_sent_and_their_failure_is_an_error_of_its_own() {
         assert_eq!(guard, Some(expected));
         incoming.written(12, Effect::GuardFailed { found: Some(Revision::new(7)) });
         let error = write.await.unwrap().unwrap_err();
-        assert_eq!(error, WriteError::GuardFailed { found: Some(Revision::new(7)) });
+        assert_eq!(
+            error,
+            WriteError::GuardFailed { found: Some(Revision::new(7)), revision: Revision::new(12) }
+        );
         assert!(error.is_guard_failed() && !error.is_retryable() && !error.outcome_unknown());
-        assert_eq!(error.to_string(), "the condition did not hold: the key was last changed at revision 7");
+        assert_eq!(
+            error.to_string(),
+            "the condition did not hold at revision 12: the key was last changed at revision 7"
+        );
     }
 }
 
@@ -185,6 +191,35 @@ async fn a_refusal_carries_the_members_words() {
     let read = tokio::spawn(client.get("x").into_future());
     cluster.next().await.answer(Answer::Refused("not today".into()));
     assert_eq!(read.await.unwrap().unwrap_err(), ReadError::Refused("not today".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_tell_the_revision_at_which_they_were_read() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let read = tokio::spawn({
+        let get = client.get("x");
+        async move { get.with_revision().await }
+    });
+    let revision = Revision::new(12);
+    cluster.next().await.answer(Answer::Value { record: None, revision });
+    let read = read.await.unwrap().unwrap();
+    assert_eq!((read.found, read.revision), (None, revision), "also of what does not exist");
+    let read = tokio::spawn({
+        let get = client.get_many(["x", "y"]).at_least(revision).member(B);
+        async move { get.with_revision().await }
+    });
+    let asked = cluster.next().await;
+    assert_eq!(asked.member, B);
+    let records = vec![("y".into(), record("1", 7))];
+    asked.answer(Answer::Records { records, next: None, revision });
+    let read = read.await.unwrap().unwrap();
+    assert_eq!((read.found, read.revision), (vec![None, Some(record("1", 7))], revision));
+    let error = client.get("x").member(MemberId::new(9)).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "refused: there is no member 9 in the cluster: see the members by kv status"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,6 +30,55 @@ async fn one_address_that_answers_is_enough() {
     assert_eq!(read.await.unwrap().unwrap(), None);
 }
 
+/// Behind address translation: the members know each other by addresses that lead nowhere from here.
+#[tokio::test(start_paused = true)]
+async fn a_client_reaches_members_at_addresses_of_its_own() {
+    let mut cluster = Cluster::start().await;
+    let mut outside = Vec::new();
+    for id in [A, B, C] {
+        cluster.kill(id).await;
+        let listener = cluster.network.bind(&format!("outside-{id}:7000")).await.unwrap();
+        outside.push(tokio::spawn(serve(listener, expectation(id), cluster.sender.clone())));
+    }
+    let client = Client::builder("test")
+        .transport(Arc::new(cluster.network.clone()))
+        .member_address(B, "nowhere:1")
+        .member_address(A, "outside-0:7000")
+        .member_address(B, "outside-1:7000")
+        .member_address(C, "outside-2:7000")
+        .connect()
+        .await
+        .unwrap();
+    let told = client.cluster_status();
+    let answer_all = async {
+        for _ in [A, B, C] {
+            cluster.next().await.hang_up();
+        }
+    };
+    let (told, ()) = tokio::join!(told, answer_all);
+    let addresses: Vec<_> = told.iter().map(|report| &report.address[..]).collect();
+    assert_eq!(addresses, ["outside-0:7000", "outside-1:7000", "outside-2:7000"]);
+    for id in [A, B, C] {
+        let read = tokio::spawn(client.get("x").local().member(id).into_future());
+        let asked = cluster.next().await;
+        assert_eq!(asked.member, id);
+        asked.answer(Answer::Value { record: None, revision: Revision::new(3) });
+        assert_eq!(read.await.unwrap(), Ok(None));
+    }
+
+    // An address that leads to another member is not used, and one for a member that there is not is an error.
+    let builder = Client::builder("test").transport(Arc::new(cluster.network.clone()));
+    let error = builder.member_address(A, "outside-1:7000").connect().await.unwrap_err();
+    assert!(error.to_string().contains("outside-1:7000 is member 1, not 0"), "{error}");
+    let builder =
+        Client::builder("test").transport(Arc::new(cluster.network.clone())).address("outside-0:7000");
+    let error = builder.member_address(MemberId::new(7), "outside-1:7000").connect().await.unwrap_err();
+    assert!(
+        error.to_string().starts_with("there is no member 7 in the cluster, says outside-0:7000"),
+        "{error}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_an_answer_every_address_is_told_with_its_trouble() {
     let network = Memory::new();

@@ -1,9 +1,9 @@
 //! Reads and writes of single structs: builders to be awaited.
 
 use super::super::ops::OpFuture;
-use super::super::{Get, Put, Written};
+use super::super::{AtRevision, Get, Put, Written};
 use super::{Entry, TypedError, decode};
-use crate::ids::{LeaseId, Revision};
+use crate::ids::{LeaseId, MemberId, Revision};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -97,6 +97,11 @@ impl<T> TypedGet<T> {
         self.with(|get| get.max_staleness(bound))
     }
 
+    /// Asks only this data member: see [`Get::member`].
+    pub fn member(self, id: MemberId) -> Self {
+        self.with(|get| get.member(id))
+    }
+
     /// Reads the value as it was at this revision: see [`Get::at`].
     pub fn at(self, revision: Revision) -> Self {
         self.with(|get| get.at(revision))
@@ -105,6 +110,22 @@ impl<T> TypedGet<T> {
     /// How long it may take, retries included. Default: the client's.
     pub fn deadline(self, deadline: Duration) -> Self {
         self.with(|get| get.deadline(deadline))
+    }
+}
+
+impl<T: DeserializeOwned> TypedGet<T> {
+    /// Runs the read, and returns the revision at which it was read, too: see [`Get::with_revision`].
+    ///
+    /// # Errors
+    /// As the read itself.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn with_revision(self) -> Result<AtRevision<Option<Entry<T>>>, TypedError> {
+        let Self { key, get, .. } = self;
+        let AtRevision { found, revision } = get.with_revision().await?;
+        let found = found.map(|record| decode(&key, record)).transpose()?;
+        Ok(AtRevision { found, revision })
     }
 }
 
@@ -123,10 +144,6 @@ impl<T: DeserializeOwned + 'static> IntoFuture for TypedGet<T> {
     /// # Cancel safety
     /// Cancel safe.
     fn into_future(self) -> Self::IntoFuture {
-        let Self { key, get, .. } = self;
-        Box::pin(async move {
-            let found = get.await?;
-            found.map(|record| decode(&key, record)).transpose()
-        })
+        Box::pin(async move { Ok(self.with_revision().await?.found) })
     }
 }

@@ -30,7 +30,12 @@ fn put(key: &'static str) -> Command {
 }
 
 fn get(key: &'static str) -> Call {
-    Call::Read { mode: ReadMode::Linearizable, query: Query::Get { key: key.into(), at: None }, prefer: None }
+    Call::Read {
+        mode: ReadMode::Linearizable,
+        query: Query::Get { key: key.into(), at: None },
+        prefer: None,
+        only: None,
+    }
 }
 
 fn request(session: u64, number: u64, acked: u64, operation: Operation) -> ClientCall {
@@ -566,7 +571,7 @@ fn reads_need_no_session_and_are_retried_freely() {
 fn local_reads_go_to_the_preferred_member_and_then_to_the_others() {
     let mut bench = Bench::new();
     let query = Query::Get { key: "x".into(), at: None };
-    let call = |prefer| Call::Read { mode: ReadMode::Local, query: query.clone(), prefer };
+    let call = |prefer| Call::Read { mode: ReadMode::Local, query: query.clone(), prefer, only: None };
     let read = ClientCall::Read { mode: ReadMode::Local, query: query.clone() };
     assert_eq!(bench.call(id(1), call(Some(B)), 10_000), [send(B, 1, read.clone())]);
     assert_eq!(bench.input(CoreInput::Unreachable { member: B }), [send(C, 2, read.clone())]);
@@ -588,7 +593,7 @@ fn reads_of_bounded_age_go_on_where_a_member_cannot_tell() {
     let query = Query::Get { key: "x".into(), at: None };
     let mode = ReadMode::MaxStaleness(Duration::from_secs(1));
     let read = ClientCall::Read { mode, query: query.clone() };
-    let call = Call::Read { mode, query, prefer: Some(B) };
+    let call = Call::Read { mode, query, prefer: Some(B), only: None };
     assert_eq!(bench.call(id(1), call, 10_000), [send(B, 1, read.clone())]);
     assert_eq!(bench.answer(B, 1, Answer::NotPrimary { hint: None }), [send(C, 2, read)]);
     let revision = Revision::new(4);
@@ -597,6 +602,42 @@ fn reads_of_bounded_age_go_on_where_a_member_cannot_tell() {
         outputs,
         [CoreOutput::Done { id: id(1), result: Ok(Reply::Value { record: None, revision }) }]
     );
+}
+
+#[test]
+fn a_read_of_one_member_is_asked_of_no_other() {
+    let modes = [
+        ReadMode::Linearizable,
+        ReadMode::Local,
+        ReadMode::AtLeast(Revision::new(9)),
+        ReadMode::MaxStaleness(Duration::from_secs(1)),
+    ];
+    for mode in modes {
+        let mut bench = Bench::new();
+        let query = Query::Get { key: "x".into(), at: None };
+        let read = ClientCall::Read { mode, query: query.clone() };
+        let call = Call::Read { mode, query, prefer: Some(A), only: Some(B) };
+        assert_eq!(bench.call(id(1), call, 60_000), [send(B, 1, read.clone())]);
+        let behind = Answer::Future { newest: Revision::new(8) };
+        let answers = [no_hint(), hint(C), behind, Answer::Overloaded];
+        let answers = answers.into_iter().filter(|answer| {
+            matches!(mode, ReadMode::AtLeast(_)) || !matches!(answer, Answer::Future { .. })
+        });
+        let mut attempt = 1;
+        for answer in answers {
+            assert_eq!(bench.answer(B, attempt, answer), [], "it pauses");
+            attempt += 1;
+            assert_eq!(bench.next_timer(), [send(B, attempt, read.clone())], "{mode:?}");
+        }
+        assert_eq!(bench.input(CoreInput::ConnectionLost { member: B }), []);
+        assert_eq!(bench.next_timer(), [send(B, attempt + 1, read)]);
+        let revision = Revision::new(9);
+        let outputs = bench.answer(B, attempt + 1, Answer::Value { record: None, revision });
+        assert_eq!(
+            outputs,
+            [CoreOutput::Done { id: id(1), result: Ok(Reply::Value { record: None, revision }) }]
+        );
+    }
 }
 
 #[test]

@@ -204,3 +204,64 @@ fn set_dates(params: &mut CertificateParams, validity: Validity) {
     params.not_before = epoch + since_1970(validity.from);
     params.not_after = epoch + since_1970(validity.until);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::{Files, Identity};
+
+    /// What is said of a certificate for `name` that may be used for `uses`, with the key that `key` makes of the right one.
+    fn refusal(name: &Name, uses: &[ExtendedKeyUsagePurpose], key: impl FnOnce(String) -> String) -> String {
+        let authority = Authority::new("demo", Validity::days(2)).unwrap();
+        let own = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(name.to_string()).unwrap())];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.extended_key_usages = uses.to_vec();
+        let certificate = params.signed_by(&own, &authority.issuer).unwrap().pem();
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::of(name, folder.path());
+        fs::write(&files.certificate, certificate).unwrap();
+        fs::write(&files.key, key(own.serialize_pem())).unwrap();
+        fs::write(&files.roots, authority.certificate()).unwrap();
+        let text = Identity::from_files(files).map_or_else(|error| error.to_string(), |_| String::new());
+        assert!(!text.contains(['{', '\n']), "no value of the program's: {text}");
+        text.replace(&folder.path().display().to_string(), "certs")
+    }
+
+    #[test]
+    fn a_certificate_for_another_use_is_refused_with_what_it_lacks() {
+        let member = Name::Member { cluster: "demo".into(), id: 0 };
+        let client = Name::Client { cluster: "demo".into(), name: "app".into() };
+        let (for_server, for_client) =
+            (ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth);
+        let same = |key| key;
+        assert_eq!(refusal(&client, std::slice::from_ref(&for_client), same), "");
+        assert_eq!(refusal(&member, &[for_client.clone(), for_server.clone()], same), "");
+        for (name, uses, file, lacks) in [
+            (&client, [for_server.clone()], "certs/client-app.pem", "lacks clientAuth"),
+            (&member, [for_server], "certs/member-0.pem", "lacks clientAuth"),
+            (&member, [for_client], "certs/member-0.pem", "lacks serverAuth"),
+        ] {
+            let text = refusal(name, &uses, same);
+            assert!(text.contains(file) && text.contains(lacks), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_encrypted_key_is_said_to_be_encrypted() {
+        let client = Name::Client { cluster: "demo".into(), name: "app".into() };
+        let pkcs8 = |key: String| key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+        let pkcs1 = |_| {
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n"
+                .to_owned()
+        };
+        let uses = [ExtendedKeyUsagePurpose::ClientAuth];
+        for text in [refusal(&client, &uses, pkcs8), refusal(&client, &uses, pkcs1)] {
+            assert!(
+                text.contains("certs/client-app.key is encrypted") && text.contains("openssl pkey"),
+                "{text}"
+            );
+        }
+    }
+}

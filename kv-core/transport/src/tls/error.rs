@@ -29,6 +29,26 @@ pub enum TlsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The private key is encrypted.
+    #[error(
+        "the private key in {} is encrypted, and nobody can be asked for its password: write it to a file without one, which only its \
+         owner can read (openssl pkey -in OLD -out NEW), and name that", path.display()
+    )]
+    EncryptedKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The certificate is not for this use.
+    #[error(
+        "the certificate in {} is not made for this: its extended key usage lacks {usage}. Issue one with clientAuth for a client, with \
+         serverAuth and clientAuth for a member, which calls others as well", path.display()
+    )]
+    Usage {
+        /// The file.
+        path: PathBuf,
+        /// What it lacks.
+        usage: &'static str,
+    },
     /// A certificate or key of a kind that is not supported.
     #[error("{} cannot be used: {reason}", path.display())]
     Unusable {
@@ -118,6 +138,30 @@ fn dates(expired: bool, by: Duration) -> String {
     }
 }
 
+/// What is wrong with a certificate of one's own: its library only names the kind.
+pub(super) fn wrong_with(error: &webpki::Error) -> String {
+    use webpki::Error;
+    match error {
+        Error::CaUsedAsEndEntity => {
+            "it is an authority's: name a certificate that the authority has signed".to_owned()
+        }
+        Error::EndEntityUsedAsCa => {
+            "what has signed it is not the certificate of an authority (it lacks CA:TRUE)".to_owned()
+        }
+        Error::CertRevoked => "it was revoked".to_owned(),
+        Error::InvalidCertValidity => "it ends before it begins".to_owned(),
+        Error::UnsupportedCertVersion => "it is not of version 3 of X.509".to_owned(),
+        Error::UnsupportedCriticalExtension => {
+            "it has a critical extension that is not known here: issue it without".to_owned()
+        }
+        Error::NameConstraintViolation => "its authority may not sign such names".to_owned(),
+        Error::PathLenConstraintViolated | Error::MaximumPathDepthExceeded => {
+            "there are more authorities between it and the root than allowed".to_owned()
+        }
+        other => format!("it is malformed, or of a kind that is not supported ({other:?})"),
+    }
+}
+
 /// A duration as people say it.
 fn rough(time: Duration) -> String {
     let seconds = time.as_secs();
@@ -164,7 +208,9 @@ fn its_certificate(reason: &CertificateError) -> String {
             "its certificate is not signed by one of the roots here".to_owned()
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "its certificate is not for this use: a client's where a member should listen?".to_owned()
+            "its certificate is not made for this: extended key usage must name clientAuth for a client, serverAuth and clientAuth for a \
+             member"
+                .to_owned()
         }
         CertificateError::Other(reason) => reason.0.to_string(),
         other => format!("its certificate is refused: {other}"),

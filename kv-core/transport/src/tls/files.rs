@@ -1,6 +1,6 @@
 //! The files of an identity, and what they hold.
 
-use super::error::distance;
+use super::error::{distance, wrong_with};
 use super::{Name, TlsError, name_of};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
@@ -140,6 +140,10 @@ fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>
 }
 
 fn private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let contains = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+    if contains(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || contains(b"Proc-Type: 4,ENCRYPTED") {
+        return Err(TlsError::EncryptedKey { path: path.to_owned() });
+    }
     PrivateKeyDer::from_pem_slice(bytes).map_err(|error| {
         let reason = match error {
             pem::Error::NoItemsFound => "there is no BEGIN PRIVATE KEY in it".to_owned(),
@@ -152,7 +156,7 @@ fn private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsE
 fn roots(path: &Path, bytes: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for root in certificates(path, bytes)? {
-        roots.add(root).map_err(|error| unusable(path, error.to_string()))?;
+        roots.add(root).map_err(|_| unusable(path, "a certificate in it is malformed".to_owned()))?;
     }
     Ok(roots)
 }
@@ -166,14 +170,14 @@ fn check(
     provider: &CryptoProvider,
 ) -> Result<(), TlsError> {
     let path = &files.certificate;
-    let parsed = EndEntityCert::try_from(&chain[0]).map_err(|e| unusable(path, e.to_string()))?;
+    let parsed = EndEntityCert::try_from(&chain[0]).map_err(|e| unusable(path, wrong_with(&e)))?;
     let is_member = matches!(name, Name::Member { .. });
-    let mut uses = vec![KeyUsage::client_auth()];
+    let mut uses = vec![("clientAuth", KeyUsage::client_auth())];
     if is_member {
-        uses.push(KeyUsage::server_auth());
+        uses.push(("serverAuth", KeyUsage::server_auth()));
     }
     let now = SystemTime::now();
-    for usage in uses {
+    for (purpose, usage) in uses {
         let algorithms = provider.signature_verification_algorithms.all;
         let verified = parsed.verify_for_usage(
             algorithms,
@@ -203,7 +207,10 @@ fn check(
                     });
                 }
             }
-            Err(error) => return Err(unusable(path, error.to_string())),
+            Err(webpki::Error::RequiredEkuNotFoundContext(_)) => {
+                return Err(TlsError::Usage { path: path.clone(), usage: purpose });
+            }
+            Err(error) => return Err(unusable(path, wrong_with(&error))),
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use crate::cli::{ClientCommand, ConnectArgs};
 use crate::config::{ConnectConfig, without_mark};
 use crate::failure::Failure;
-use crate::signals::{Signals, ended_by};
+use crate::signals::Signals;
 use crate::{commands, leases, load, lock, reads, txn, watch};
 use kv_core::Client;
 use kv_core::error::ConnectError;
@@ -61,7 +61,7 @@ impl Context {
     pub(crate) async fn client_unless(&self, signals: &mut Signals) -> Result<&Client, Failure> {
         tokio::select! {
             client = self.client() => client,
-            signal = signals.next() => Err(ended_by(signal, format!("{signal} before a member answered"))),
+            signal = signals.next() => Err(signal.ended(format!("{signal} before a member answered"))),
         }
     }
 
@@ -96,6 +96,11 @@ impl Context {
         })?;
         let text = without_mark(&text).to_owned();
         Ok((shown, text))
+    }
+
+    /// Whether there may be more commands: what is caught for one stays caught for the others.
+    pub(crate) fn is_shell(&self) -> bool {
+        self.is_shell
     }
 
     /// What a process that a command starts may read: not the lines of a script.

@@ -29,16 +29,26 @@ impl Descendants {
         // It fails only if it has ended.
         let _ = child.start_kill();
         let until = Instant::now() + GONE_WITHIN;
-        while signal_all(child, true) && Instant::now() < until {
+        while send(child, What::Kill) && Instant::now() < until {
             sleep(EVERY).await;
         }
         // A process that cannot be killed is not waited for.
         let _ = child.try_wait();
     }
 
+    /// Stops them, until they are told to go on.
+    pub(crate) fn freeze(&self, child: &mut Child) {
+        send(child, What::Stop);
+    }
+
+    /// Has them go on.
+    pub(crate) fn thaw(&self, child: &mut Child) {
+        send(child, What::GoOn);
+    }
+
     /// Asks what a command has left behind to end (SIGTERM), and kills it where it does not.
     pub(crate) async fn end(&self, child: &mut Child) {
-        if !signal_all(child, false) {
+        if !send(child, What::End) {
             return;
         }
         let until = Instant::now() + GRACE;
@@ -52,11 +62,25 @@ impl Descendants {
     }
 }
 
-/// Sends SIGKILL or SIGTERM to all. Whether there were any.
+/// What is sent to them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum What {
+    Kill,
+    End,
+    Stop,
+    GoOn,
+}
+
+/// Sends it to all. Whether there were any.
 #[cfg(target_os = "linux")]
-fn signal_all(child: &mut Child, kill: bool) -> bool {
+fn send(child: &mut Child, what: What) -> bool {
     use rustix::process::{Signal, kill_process};
-    let signal = if kill { Signal::KILL } else { Signal::TERM };
+    let signal = match what {
+        What::Kill => Signal::KILL,
+        What::End => Signal::TERM,
+        What::Stop => Signal::STOP,
+        What::GoOn => Signal::CONT,
+    };
     let all = linux::running(child);
     for process in &all {
         // One that has ended since, or belongs to somebody else.
@@ -72,8 +96,8 @@ fn any(child: &mut Child) -> bool {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn signal_all(child: &mut Child, kill: bool) -> bool {
-    if kill {
+fn send(child: &mut Child, what: What) -> bool {
+    if what == What::Kill {
         let _ = child.start_kill();
     }
     any(child)

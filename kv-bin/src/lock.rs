@@ -5,7 +5,7 @@ use crate::commands::write_failure;
 use crate::context::Context;
 use crate::descendants::Descendants;
 use crate::failure::Failure;
-use crate::signals::{Caught, Passing};
+use crate::signals::{Caught, Signals, pass_on, stop_for_a_while};
 use kv_core::client::Lock;
 use kv_core::error::LockError;
 use std::io;
@@ -16,17 +16,19 @@ use tokio::process::{Child, Command};
 const CANNOT_EXECUTE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
+/// The pause before it is asked again whether the lock is held.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// `kv lock`.
 pub(crate) async fn run(context: &Context, args: LockArgs) -> Result<(), Failure> {
     let name = args.encoding.read("name", args.name)?;
     let value = args.value.map(|value| args.encoding.read("value", value)).transpose()?;
     // From here on, so that no signal comes between the lock and its release.
-    let mut signals = Passing::catch()?;
-    let until =
-        |caught: Caught| Failure::passed_on(caught.code(), format!("{caught} before the lock was held"));
+    let mut signals = Signals::catch_all(!context.is_shell())?;
+    let until = |caught: Caught| caught.ended(format!("{caught} before the lock was held"));
     let client = tokio::select! {
         client = context.client() => client?,
-        caught = signals.next() => return Err(until(caught)),
+        caught = signals.next_end() => return Err(until(caught)),
     };
     let mut acquire = client.lock(name).ttl(args.ttl.0);
     if let Some(value) = value {
@@ -37,7 +39,7 @@ pub(crate) async fn run(context: &Context, args: LockArgs) -> Result<(), Failure
     }
     let lock = tokio::select! {
         lock = acquire => lock.map_err(lock_failure)?,
-        caught = signals.next() => return Err(until(caught)),
+        caught = signals.next_end() => return Err(until(caught)),
     };
     let descendants = Descendants::adopt();
     let mut command = Command::new(&args.command[0]);
@@ -85,7 +87,7 @@ async fn attend(
     mut child: Child,
     descendants: &Descendants,
     lock: &Lock,
-    signals: &mut Passing,
+    signals: &mut Signals,
 ) -> Result<ExitStatus, Failure> {
     let failed = |error| Failure::failed(format!("cannot wait for the command: {error}"));
     let lost = lock.lost();
@@ -99,7 +101,12 @@ async fn attend(
                 return Err(Failure::failed(format!("{loss}: the command was killed")));
             }
             status = child.wait() => break status.map_err(failed)?,
-            caught = signals.next() => signals.pass_on(caught, &child),
+            caught = signals.next() => if !caught.stops() {
+                pass_on(caught, &child);
+            } else if !rest(&mut child, descendants, lock).await {
+                descendants.kill(&mut child).await;
+                return Err(Failure::failed("the lock was lost while this was stopped: the command was killed"));
+            }
         }
     };
     tokio::select! {
@@ -108,6 +115,32 @@ async fn attend(
         () = descendants.end(&mut child) => {}
     }
     Ok(status)
+}
+
+/// Stops for a while (Ctrl-Z), with the command and all that it has started, also what would not stop by itself: nobody shows the lock's life
+/// meanwhile. What goes on afterwards goes on once it is known that the lock is still held; false if it is not.
+async fn rest(child: &mut Child, descendants: &Descendants, lock: &Lock) -> bool {
+    descendants.freeze(child);
+    stop_for_a_while();
+    // Whoever has this go on has the command go on as well.
+    descendants.freeze(child);
+    let lost = lock.lost();
+    tokio::pin!(lost);
+    loop {
+        let held = tokio::select! {
+            biased;
+            _ = &mut lost => return false,
+            held = lock.is_held() => held,
+        };
+        match held {
+            Ok(true) => break,
+            Ok(false) => return false,
+            // Nobody answers: time tells.
+            Err(_) => tokio::time::sleep(AGAIN).await,
+        }
+    }
+    descendants.thaw(child);
+    true
 }
 
 fn lock_failure(error: LockError) -> Failure {

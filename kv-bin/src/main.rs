@@ -71,8 +71,12 @@ fn explain(error: &clap::Error) -> u8 {
         let text = error.to_string();
         output::complain(text.lines().next().unwrap_or_default().trim_start_matches("error: "));
     } else {
-        // Where the stream is closed there is nobody to tell.
-        let _ = error.print();
+        // Help goes to stdout, what is wrong to stderr, of which nobody can be told if it is closed.
+        let printed = error.print();
+        if let (false, Err(failure)) = (error.use_stderr(), commands::still_read(printed)) {
+            output::complain(failure);
+            return 1;
+        }
     }
     u8::try_from(error.exit_code()).unwrap_or(2)
 }

@@ -3,7 +3,7 @@
 use crate::config::ServeConfig;
 use crate::failure::Failure;
 use crate::output::{self, STRONG, styled};
-use crate::signals::{Signals, ended_by};
+use crate::signals::Signals;
 use kv_core::Node;
 use kv_core::config::{OptionMismatch, Role};
 use kv_core::node::StartError;
@@ -46,14 +46,14 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
         reason = node.stopped() => {
             return Err(Failure::failed(format!("member {} stopped by itself: {reason}", config.id)));
         }
-        signal = signals.next() => tracing::info!(signal, "stopping: a second signal stops at once"),
+        signal = signals.next() => tracing::info!(%signal, "stopping: a second signal stops at once"),
         never = explain_forming(&node) => match never {},
     }
     let asked = Instant::now();
     tokio::select! {
         () = node.shutdown() => Ok(()),
         signal = signals.again(asked) => {
-            Err(ended_by(signal, format!("stopped at once by a second signal ({signal})")))
+            Err(signal.ended(format!("stopped at once by a second signal ({signal})")))
         }
     }
 }

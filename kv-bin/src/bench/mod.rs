@@ -5,7 +5,7 @@ mod watchers;
 
 use crate::cli::{BenchArgs, BenchCommand};
 use crate::failure::Failure;
-use crate::signals::{Signals, ended_by};
+use crate::signals::Signals;
 
 /// Runs a measurement. However it ends, no process and no folder of it is left.
 pub(crate) async fn run(args: BenchArgs, json: bool) -> Result<(), Failure> {
@@ -14,7 +14,7 @@ pub(crate) async fn run(args: BenchArgs, json: bool) -> Result<(), Failure> {
     tokio::select! {
         measured = watchers::run(&args, json) => measured,
         signal = signals.next() => {
-            Err(ended_by(signal, format!("stopped by {signal}: no process and no folder is left behind")))
+            Err(signal.ended(format!("stopped by {signal}: no process and no folder is left behind")))
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::cli::{DemoArgs, Scenario};
 use crate::failure::Failure;
 use crate::network::TransportKind;
 use crate::output::{self, BAD, Cell, GOOD, NOTE, styled};
-use crate::signals::{Signals, ended_by};
+use crate::signals::Signals;
 use ledger::Verdict;
 use members::{Members, Plan};
 use serde::Serialize;
@@ -55,7 +55,7 @@ pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Resu
     let reports = tokio::select! {
         reports = tell(&args, &plan, json) => reports?,
         signal = signals.next() => {
-            return Err(ended_by(signal, format!("stopped by {signal}: no process and no folder is left behind")));
+            return Err(signal.ended(format!("stopped by {signal}: no process and no folder is left behind")));
         }
     };
     conclude(&reports, json)

@@ -9,7 +9,7 @@ use crate::environment::without_empty;
 use crate::explain;
 use crate::failure::Failure;
 use crate::output;
-use crate::signals::{Signals, ended_by};
+use crate::signals::{Caught, Signals};
 use clap::parser::ValueSource;
 use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _};
@@ -18,7 +18,6 @@ use tokio::sync::mpsc;
 
 const PROGRAM: &str = "kv";
 /// What is typed as Ctrl-C ends a command, and not the shell.
-const INTERRUPT: &str = "SIGINT";
 const INTERRUPTED: &str = "interrupted: it may have happened or not";
 
 /// One command a line, with or without `kv` before it; words are quoted as in a shell.
@@ -93,7 +92,7 @@ enum Ending {
     Misread(u8),
     /// By a signal, in its midst; whether it had nothing to lose.
     Stopped {
-        by: &'static str,
+        by: Caught,
         only_read: bool,
     },
     Leave,
@@ -135,7 +134,7 @@ impl Shell<'_> {
                 tokio::select! {
                     line = lines.told.recv() => break line,
                     // Typed at the prompt it is the editor's; this one was meant for a command that had just ended.
-                    signal = self.signals.next() => if signal != INTERRUPT {
+                    signal = self.signals.next() => if !signal.is_interrupt() {
                         terminal.take_back().await;
                         return Ok(());
                     },
@@ -149,7 +148,7 @@ impl Shell<'_> {
                     if !only_read {
                         output::complain(INTERRUPTED);
                     }
-                    if by != INTERRUPT {
+                    if !by.is_interrupt() {
                         return Ok(());
                     }
                 }
@@ -165,7 +164,7 @@ impl Shell<'_> {
             let line = tokio::select! {
                 biased;
                 // Also one that the command before has heeded.
-                signal = self.signals.next() => return Err(ended_by(signal, format!("stopped by {signal}"))),
+                signal = self.signals.next() => return Err(signal.ended(format!("stopped by {signal}"))),
                 line = lines.told.recv() => line,
             };
             let Some(line) = line else { break };
@@ -179,7 +178,7 @@ impl Shell<'_> {
                     ));
                 }
                 Ending::Stopped { by, only_read: true } => {
-                    return Err(ended_by(by, format!("line {number}: stopped by {by}")));
+                    return Err(by.ended(format!("line {number}: stopped by {by}")));
                 }
                 Ending::Stopped { by: _, only_read: false } => {
                     return Err(Failure::unknown(INTERRUPTED).within(format!("line {number}")));

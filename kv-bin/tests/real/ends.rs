@@ -28,6 +28,11 @@ const TABLE: &[(&str, &[&str], [End; 6])] = &[
     ("serving", &["serve"], [Code(0), Code(0), Code(0), Killed, Killed, GoesOn]),
     ("put", &["watch", "--from", "1"], [Code(0), Code(0), Code(0), Killed, Killed, GoesOn]),
     ("members", &["top", "--json"], [Code(0), Code(0), Code(0), Killed, Killed, GoesOn]),
+    (
+        "",
+        &["bench", "watchers", "--counts", "0", "--time", "60s"],
+        [Code(129), Code(130), Code(143), Killed, Killed, GoesOn],
+    ),
     ("revision", &["shell"], [Code(129), Code(130), Code(143), Killed, Killed, GoesOn]),
     // Nobody answers there: it waits. What it waits for is a connection, so nothing has happened.
     ("", &["put", "a", "b", "--timeout", "60s"], [Killed, Killed, Killed, Killed, Killed, GoesOn]),
@@ -192,6 +197,61 @@ fn a_log_that_nobody_reads_holds_up_no_member() {
     assert!(log.len() >= PIPE / 2, "the pipe was full: {} bytes", log.len());
 }
 
+/// No command that prints takes a full disk for success. Each row: what it is run with, and on standard input.
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_a_failure_of_every_command() {
+    let cluster = Cluster::start(&["data"], &[]);
+    for number in 0..3 {
+        assert!(cluster.run(&["put", &format!("key/{number}"), "value"]).status.success());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let lease = cluster.run(&["lease", "grant", "1h", "--json"]);
+    let lease: serde_json::Value = serde_json::from_slice(&lease.stdout).unwrap();
+    let lease = lease["lease"].to_string();
+    let rows: &[(&[&str], &str)] = &[
+        (&["put", "a", "b"], ""),
+        (&["put", "a", "b", "--previous"], ""),
+        (&["get", "key/1"], ""),
+        (&["get", "nobody", "--json"], ""),
+        (&["delete", "key/0"], ""),
+        (&["scan", ""], ""),
+        (&["watch", "--from", "1", "--limit", "1"], ""),
+        (&["txn", "-"], "{ \"then\": [{ \"get\": \"a\" }] }"),
+        (&["load", "-"], "{ \"key\": \"a\", \"value\": \"b\" }"),
+        (&["lease", "grant", "1s"], ""),
+        (&["lease", "keep-alive", &lease], ""),
+        (&["lease", "show", &lease], ""),
+        (&["lease", "revoke", &lease], ""),
+        (&["status"], ""),
+        (&["status", "--json"], ""),
+        (&["top", "--once"], ""),
+        (&["top", "--json"], ""),
+        (&["shell"], "get key/1\n"),
+        (&["sim", "--seeds", "0..1"], ""),
+        (&["certs", "--out", folder], ""),
+        (&["completions", "bash"], ""),
+        (&["man", "--out", folder], ""),
+        (&["--help"], ""),
+        (&["put", "--help"], ""),
+        (&["--version"], ""),
+    ];
+    for (arguments, typed) in rows {
+        let mut command = cluster.kv(arguments);
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+        // It need not read it.
+        let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), typed.as_bytes());
+        let status = wait(&mut child);
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains("No space left"), "{arguments:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+    }
+}
+
 /// Nobody reads what a command prints: it ends, and neither panics nor fails.
 #[test]
 fn a_command_whose_output_nobody_takes_ends_well() {
@@ -199,6 +259,9 @@ fn a_command_whose_output_nobody_takes_ends_well() {
     for number in 0..20 {
         assert!(cluster.run(&["put", &format!("key/{number}"), "value"]).status.success());
     }
+    let lease = cluster.run(&["lease", "grant", "1h", "--json"]);
+    let lease: serde_json::Value = serde_json::from_slice(&lease.stdout).unwrap();
+    let lease = lease["lease"].to_string();
     let rows: &[&[&str]] = &[
         &["put", "a", "b"],
         &["get", "key/1"],
@@ -206,10 +269,15 @@ fn a_command_whose_output_nobody_takes_ends_well() {
         &["scan", ""],
         &["watch", "--from", "1", "--limit", "20"],
         &["lease", "grant", "1s"],
+        &["lease", "show", &lease],
         &["status"],
+        &["status", "--json"],
         &["top", "--json"],
+        &["top", "--once"],
+        &["sim", "--seeds", "0..1"],
         &["completions", "bash"],
         &["--help"],
+        &["--version"],
     ];
     for arguments in rows {
         let mut command = cluster.kv(arguments);

@@ -91,6 +91,19 @@ fn a_signal_ends_the_command_and_all_that_it_has_started() {
     }
 }
 
+/// What is ignored where `kv lock` is started, as under `nohup`, the command ignores too.
+#[test]
+fn a_command_inherits_what_is_ignored() {
+    let cluster = Cluster::start(&["data"], &[]);
+    let script = "kill -HUP $PPID; kill -HUP $$; kill -INT $$; echo goes on";
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "trap '' HUP INT; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_kv")]);
+    command.args(["lock", "l", "--address", cluster.address(0), "--", "sh", "-c", script]);
+    let output = crate::harness::run(&mut command);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(output.stdout, b"goes on\n");
+}
+
 #[test]
 fn a_command_decides_what_a_signal_means_to_it() {
     let cluster = Cluster::start(&["data"], &[]);

@@ -30,6 +30,11 @@ struct Terminal {
 impl Terminal {
     /// The program is the terminal's: what is typed interrupts it, and it is told of a new size.
     fn run(cluster: &Cluster, arguments: &[&str]) -> Self {
+        Self::run_under(cluster, &[], arguments)
+    }
+
+    /// The same, with `kv` and its arguments behind another program.
+    fn run_under(cluster: &Cluster, under: &[&str], arguments: &[&str]) -> Self {
         let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&user).unwrap();
         unlockpt(&user).unwrap();
@@ -38,7 +43,8 @@ impl Terminal {
         let (user, line) = (File::from(user), File::from(line));
         resize(&user, 24, 200);
         let before = modes(&line);
-        let mut command = cluster.kv_under(&["setsid".to_owned(), "--ctty".to_owned()], arguments);
+        let under: Vec<_> = [&["setsid", "--ctty"], under].concat().into_iter().map(str::to_owned).collect();
+        let mut command = cluster.kv_under(&under, arguments);
         command.env("TERM", "xterm").env("XDG_STATE_HOME", cluster.folder.path());
         let end = || line.try_clone().unwrap();
         let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("the program starts");
@@ -152,18 +158,21 @@ fn a_shell_that_is_terminated_gives_the_terminal_back() {
     let cluster = Cluster::start(&["data"], &[]);
     let nobody = &["shell", "--address", "127.0.0.1:1", "--timeout", "10min"];
     // In the middle of a line, and of a command; and with no member to be found.
-    for (options, line, shown) in [
-        (&["shell"][..], "get gre", "get gre"),
-        (&["shell"], "watch\r", UNMARK_PASTES),
-        (nobody, "get a\r", UNMARK_PASTES),
-        (nobody, "lock l -- true\r", UNMARK_PASTES),
+    for (options, line, shown, signal) in [
+        (&["shell"][..], "get gre", "get gre", Signal::TERM),
+        (&["shell"], "get gre", "get gre", Signal::HUP),
+        (&["shell"], "watch\r", UNMARK_PASTES, Signal::TERM),
+        (&["shell"], "watch\r", UNMARK_PASTES, Signal::HUP),
+        (nobody, "get a\r", UNMARK_PASTES, Signal::TERM),
+        (nobody, "lock l -- true\r", UNMARK_PASTES, Signal::TERM),
+        (nobody, "lock l -- true\r", UNMARK_PASTES, Signal::HUP),
     ] {
         let mut terminal = Terminal::run(&cluster, options);
         terminal.is_edited();
         terminal.type_in(line);
         terminal.shows(shown);
-        terminal.signal(Signal::TERM);
-        assert!(terminal.ends().success(), "{line}");
+        terminal.signal(signal);
+        assert!(terminal.ends().success(), "{line} {signal:?}");
         terminal.line.write_all(b"the end").unwrap();
         terminal.shows("the end");
         let seen = terminal.seen.lock().unwrap();
@@ -176,8 +185,12 @@ fn a_shell_that_is_terminated_gives_the_terminal_back() {
 #[test]
 fn top_fills_the_screen_and_gives_it_back() {
     let cluster = Cluster::start(&["data"], &[]);
-    let leave: [fn(&mut Terminal); 3] =
-        [|top| top.type_in("q"), |top| top.type_in("\u{3}"), |top| top.signal(Signal::TERM)];
+    let leave: [fn(&mut Terminal); 4] = [
+        |top| top.type_in("q"),
+        |top| top.type_in("\u{3}"),
+        |top| top.signal(Signal::TERM),
+        |top| top.signal(Signal::HUP),
+    ];
     for leave in leave {
         let mut top = Terminal::run(&cluster, &["top", "--interval", "100ms"]);
         top.shows("cluster kv: 1 of 1 members answer");
@@ -189,6 +202,50 @@ fn top_fills_the_screen_and_gives_it_back() {
         assert!(top.ends().success());
         top.shows(SHOW_CURSOR);
         top.shows(FIRST_SCREEN);
+    }
+}
+
+/// Ctrl-C reaches the command once, by the terminal, and what it does then decides.
+#[test]
+fn a_command_under_a_lock_is_interrupted_once() {
+    let cluster = Cluster::start(&["data"], &[]);
+    let script = "trap 'echo interrupted; sleep 0.2; exit 5' INT; echo at work; while :; do sleep 0.05; done";
+    let mut terminal = Terminal::run(&cluster, &["lock", "l", "--", "sh", "-c", script]);
+    terminal.shows("at work");
+    terminal.type_in("\u{3}");
+    assert_eq!(terminal.ends().code(), Some(5));
+    let seen = String::from_utf8_lossy(&terminal.seen.lock().unwrap()).into_owned();
+    assert_eq!(seen.matches("interrupted").count(), 1, "{seen:?}");
+    assert!(cluster.run(&["lock", "l", "--wait", "0s", "--", "true"]).status.success(), "it is free");
+}
+
+/// Ctrl-Z stops the command with its lock, also one that would go on; afterwards it goes on only if the lock is still held.
+#[test]
+fn a_command_under_a_lock_is_stopped_and_goes_on_only_if_it_is_still_held() {
+    let cluster = Cluster::start(&["data"], &[]);
+    for lost in [false, true] {
+        // A shell with jobs, which runs kv, and tells when it has stopped.
+        let shell = "\"$0\" \"$@\"; echo stopped; read go; fg >/dev/null; echo code $?";
+        let script = "trap '' TSTP; echo at work; read word; echo got $word";
+        let lock = ["lock", "l", "--ttl", "1h", "--", "sh", "-c", script];
+        let mut terminal = Terminal::run_under(&cluster, &["bash", "-mc", shell], &lock);
+        terminal.shows("at work");
+        terminal.type_in("\u{1a}");
+        terminal.shows("stopped\r\n");
+        if lost {
+            assert!(cluster.run(&["delete", "l"]).status.success());
+        }
+        terminal.type_in("go\r");
+        if lost {
+            terminal.shows("lock was");
+            terminal.shows("killed");
+            terminal.shows("code 1\r\n");
+        } else {
+            terminal.type_in("word\r");
+            terminal.shows("got word\r\n");
+            terminal.shows("code 0\r\n");
+        }
+        wait(&mut terminal.child);
     }
 }
 

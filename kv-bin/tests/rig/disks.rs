@@ -21,17 +21,23 @@ pub(crate) async fn full(rounds: u32) -> Row {
     for _ in 0..rounds {
         let blow = Instant::now();
         let mut n = 0;
-        while bench.cluster.has_ended(1).is_none() {
+        // Where it would make a journal file it waits, elsewhere it ends.
+        let waits = |bench: &Bench| bench.cluster.log(1).matches("waits for room").count();
+        let before = waits(&bench);
+        while bench.cluster.has_ended(1).is_none() && waits(&bench) == before {
             bench.client.put(format!("big/{n}"), big.clone()).await.expect("the others go on");
             n += 1;
         }
-        let last = bench.ended(1).await;
-        assert!(last.contains("the disk is full: make room"), "{last:?}");
+        if let Some(last) = bench.cluster.has_ended(1) {
+            assert!(last.contains("the disk is full: make room"), "{last:?}");
+        }
         bench.progress().await;
         bench.survived(blow);
         megabytes *= 2;
         must("mount", &["-o", &format!("remount,{}", size(megabytes)), disk.at.to_str().unwrap()]);
-        bench.cluster.restart(1);
+        if bench.cluster.has_ended(1).is_some() {
+            bench.cluster.restart(1);
+        }
         for n in 0..n {
             bench.client.delete(format!("big/{n}")).await.expect("the others go on");
         }

@@ -1,5 +1,6 @@
 //! The configuration of a cluster and of a node: valid by construction.
 
+mod difference;
 mod fixed;
 
 pub use fixed::{FixedOptions, OPTION_TABLE, OptionMismatch, OptionRow, Scope};
@@ -178,12 +179,22 @@ impl Cluster {
     /// it: the protocol votes by ids, and where a member is reached may change, and may look different from elsewhere.
     #[must_use]
     pub fn fingerprint(&self) -> Hash {
-        let mut text = format!("{}\n", self.name);
-        for member in self.members.values() {
-            text.push_str(&format!("{} {:?}\n", member.id, member.role));
-        }
-        Hash::of(text.as_bytes())
+        fingerprint_of(&self.name, self.members.values().map(|member| (member.id, member.role)))
     }
+
+    /// How the member list with this fingerprint differs, if one member does; empty otherwise, and a part of a sentence.
+    pub(crate) fn difference(&self, fingerprint: Hash) -> String {
+        let members = self.members.values().map(|member| (member.id, member.role)).collect();
+        difference::difference(&self.name, &members, fingerprint)
+    }
+}
+
+fn fingerprint_of(name: &str, members: impl Iterator<Item = (MemberId, Role)>) -> Hash {
+    let mut text = format!("{name}\n");
+    for (id, role) in members {
+        text.push_str(&format!("{id} {role:?}\n"));
+    }
+    Hash::of(text.as_bytes())
 }
 
 /// Collects members; [`build`](Self::build) checks them all.

@@ -61,6 +61,7 @@
 
 pub mod client;
 pub mod config;
+mod detached;
 pub mod engine;
 pub mod error;
 pub mod ids;

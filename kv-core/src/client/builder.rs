@@ -53,6 +53,7 @@ impl ClientBuilder {
                 transport: None,
                 local: None,
                 expiry_told: Mutex::default(),
+                refreshing: Arc::default(),
             },
             deadline: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),

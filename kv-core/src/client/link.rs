@@ -1,11 +1,13 @@
 //! Connections to members: opening one, the hello, and what comes in.
 
 use super::LocalMember;
+use crate::detached;
 use crate::ids::{ClusterId, MemberId};
 use crate::message::ServerMessage;
 use crate::wire::{self, FrameReader, FrameWriter, Hello, HelloReply, MemberInfo, Welcome, WireError};
 use futures::stream::{self, BoxStream, StreamExt};
 use kv_transport::{Connection, EXPIRY_WARNING, Lane, Peer, Reader, Transport, TransportError, Writer};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout};
@@ -25,6 +27,8 @@ pub(super) struct Dialer {
     pub(super) local: Option<LocalMember>,
     /// When it was last said that the certificate ends soon.
     pub(super) expiry_told: Mutex<Option<Instant>>,
+    /// Somebody looks for new certificates.
+    pub(super) refreshing: Arc<AtomicBool>,
 }
 
 /// A connection on which both ends have said hello.
@@ -54,7 +58,7 @@ impl Dialer {
     pub(super) async fn dial(&self, address: &str) -> Result<Dialed, DialError> {
         let dialed = async {
             let transport = self.transport.as_ref().ok_or(DialError::NoTransport)?;
-            refresh(transport).await;
+            self.refresh(transport).await;
             self.warn_of_expiry(&**transport);
             let connection = transport.connect(address, Lane::Client).await?;
             self.greet(connection).await
@@ -112,6 +116,28 @@ impl Dialer {
         }
     }
 
+    /// Takes over new certificates, if there are any. Those that cannot be used are left alone: perhaps they are just being
+    /// replaced. While somebody looks, nobody else does: a disk that does not return holds one thread.
+    async fn refresh(&self, transport: &Arc<dyn Transport>) {
+        if transport.identity() == Peer::Unauthenticated || self.refreshing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (transport, refreshing) = (transport.clone(), self.refreshing.clone());
+        let refreshed = detached::run("kv-credentials", move || {
+            let refreshed = transport.refresh();
+            refreshing.store(false, Ordering::Release);
+            refreshed
+        });
+        match refreshed.await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the new certificates cannot be used: the old ones still are");
+            }
+            // There is no thread: perhaps the next time.
+            Err(_) => self.refreshing.store(false, Ordering::Release),
+        }
+    }
+
     /// Says once a day that this client's certificate ends soon. That one has ended is what members refuse it for.
     fn warn_of_expiry(&self, transport: &dyn Transport) {
         let Some(ends) = transport.expires() else { return };
@@ -138,19 +164,6 @@ impl Dialer {
         let own = self.transport.as_ref().map_or(Peer::Unauthenticated, |transport| transport.identity());
         wire::prove_member(&own, peer, &self.cluster, id)
             .map_err(|reason| DialError::Refused { reason, temporary: false })
-    }
-}
-
-/// Takes over new certificates, if there are any. Those that cannot be used are left alone: perhaps they are just being
-/// replaced.
-async fn refresh(transport: &Arc<dyn Transport>) {
-    if transport.identity() == Peer::Unauthenticated {
-        return;
-    }
-    let transport = transport.clone();
-    let refreshed = tokio::task::spawn_blocking(move || transport.refresh());
-    if let Ok(Err(error)) = refreshed.await {
-        tracing::warn!(%error, "the new certificates cannot be used: the old ones still are");
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum EngineError {
     /// The disk refused an operation.
-    #[error("cannot {doing} the state file: {source}: check the disk, then restart the member")]
+    #[error("cannot {doing} the state file: {source}")]
     Io {
         /// What was being done.
         doing: &'static str,

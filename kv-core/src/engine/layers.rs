@@ -349,31 +349,15 @@ impl Layers {
 
 #[cfg(test)]
 mod tests {
+    use super::super::counted::Counted;
     use super::super::disk::Disk;
     use super::super::{Engine, Keys};
     use super::*;
     use crate::ids::Op;
-    use bytes::Bytes;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    /// The bytes of a value, which count themselves out.
-    struct Live(Arc<AtomicUsize>);
-
-    impl AsRef<[u8]> for Live {
-        fn as_ref(&self) -> &[u8] {
-            b"value"
-        }
-    }
-
-    impl Drop for Live {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
 
     struct Writer {
         engine: Disk,
-        live: Arc<AtomicUsize>,
+        live: Counted,
         revision: u64,
     }
 
@@ -386,14 +370,13 @@ mod tests {
             let storage = crate::sim::storage::Disk::new().storage();
             let engine = Disk::open(storage, 1 << 20).expect("it is empty");
             let engine = engine.at(Anchor::ZERO, Revision::ZERO, overlay_limit, retention);
-            Self { engine, live: Arc::default(), revision: 0 }
+            Self { engine, live: Counted::default(), revision: 0 }
         }
 
         fn put(&mut self, keys: u64) {
             for key in 0..keys {
                 self.revision += 1;
-                self.live.fetch_add(1, Ordering::SeqCst);
-                let value = Bytes::from_owner(Live(self.live.clone()));
+                let value = self.live.value();
                 let revision = Revision::new(self.revision);
                 self.engine.write(format!("key/{key:04}").as_bytes(), revision, Change::Set(value));
                 self.engine.publish(Anchor::new(Op::new(self.revision), Hash::ZERO), revision);
@@ -406,7 +389,7 @@ mod tests {
         }
 
         fn live(&self) -> usize {
-            self.live.load(Ordering::SeqCst)
+            self.live.held()
         }
     }
 

@@ -20,6 +20,8 @@
 mod base;
 mod blocks;
 mod change;
+#[cfg(test)]
+mod counted;
 mod disk;
 mod error;
 mod gaps;

@@ -277,6 +277,7 @@ impl OverlayCursor<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::counted::Counted;
     use super::*;
 
     fn overlay(versions: &[(&str, u64, Option<&str>)]) -> Overlay {
@@ -351,32 +352,16 @@ mod tests {
         assert_eq!(overlay.bytes(), 0);
     }
 
-    /// The bytes of a value, which count themselves out.
-    struct Live(Arc<AtomicUsize>);
-
-    impl AsRef<[u8]> for Live {
-        fn as_ref(&self) -> &[u8] {
-            b"value"
-        }
-    }
-
-    impl Drop for Live {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, Memory::SeqCst);
-        }
-    }
-
     /// Every way to read, beside removals: what was removed and is read by nobody is released.
     #[test]
     fn what_was_read_and_removed_is_released() {
         const ENTRIES: u64 = 900;
-        let (overlay, live) = (Overlay::default(), Arc::new(AtomicUsize::new(0)));
+        let (overlay, live) = (Overlay::default(), Counted::default());
         let long = Key::from(&[b'k'; 64][..]);
         let Key::Shared(shared) = &long else { panic!("a long key is shared") };
         for number in 1..=ENTRIES {
             let revision = Revision::new(number);
-            live.fetch_add(1, Memory::SeqCst);
-            let value = Bytes::from_owner(Live(live.clone()));
+            let value = live.value();
             let version = VersionKey { key: Key::from(format!("k{number:04}").as_bytes()), revision };
             overlay.insert(version, Change::Set(value));
             overlay.note(vec![VersionKey { key: long.clone(), revision }]);
@@ -401,7 +386,7 @@ mod tests {
             }
         }
         // The map frees what is removed a little later, bit by bit, when it is used.
-        let released = || live.load(Memory::SeqCst) + Arc::strong_count(shared);
+        let released = || live.held() + Arc::strong_count(shared);
         for number in 0..100_000 {
             if released() <= 300 {
                 break;

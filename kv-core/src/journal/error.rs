@@ -1,7 +1,7 @@
 //! What can go wrong with a journal: one enum per thing that is done with it.
 
 use crate::config::OptionMismatch;
-use crate::ids::{Incarnation, MemberId, Op};
+use crate::ids::{Hash, Incarnation, MemberId, Op};
 use std::io;
 
 /// Why a data directory was not opened. Unless it is an error of the disk itself, nothing was changed.
@@ -38,12 +38,16 @@ pub enum OpenError {
     },
     /// The member list is not what the directory was formatted with.
     #[error(
-        "the data directory was formatted with other members of the cluster {cluster:?}: put the ids and roles in the \
+        "the data directory was formatted with other members of the cluster {cluster:?}{difference}. Put the ids and roles in the \
          configuration back to what they were (addresses may change)"
     )]
     OtherConfiguration {
         /// The cluster.
         cluster: String,
+        /// The fingerprint of the member list that it was formatted with.
+        fingerprint: Hash,
+        /// How that list differs, if it was found out: a part of the sentence.
+        difference: String,
     },
     /// An option that is fixed when the cluster forms is not what the directory was formatted with.
     #[error(transparent)]

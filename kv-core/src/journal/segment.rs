@@ -75,7 +75,11 @@ impl Segment {
             _ => {}
         }
         let segment = Self { number, file: storage.create(NEW_NAME)?, blocks };
-        segment.fill()?;
+        if let Err(error) = segment.fill() {
+            // Where there is no room, others need what it has taken.
+            let _ = storage.remove(NEW_NAME);
+            return Err(error);
+        }
         storage.rename(NEW_NAME, &name(number))?;
         storage.sync_directory()?;
         Ok(segment)

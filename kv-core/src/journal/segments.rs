@@ -58,6 +58,10 @@ fn failed(doing: &'static str, segment: &Segment) -> impl FnOnce(io::Error) -> W
     move |source| WriteError::Disk { doing, source }
 }
 
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 impl Segments {
     pub(super) fn new(storage: Arc<dyn Storage>, owner: Owner, blocks: u32, registered: Generation) -> Self {
         Self {
@@ -104,10 +108,17 @@ impl Segments {
     fn create(&mut self, blocks: u32, reader: &LogReader) -> Result<Segment, WriteError> {
         let number = SegmentNumber::new(self.next_number);
         self.next_number = self.next_number.checked_add(1).ok_or(WriteError::Exhausted)?;
-        let segment = Segment::create(&*self.storage, number, blocks).map_err(|source| WriteError::Disk {
-            doing: format!("create {}", segment::name(number)),
-            source,
-        })?;
+        let segment = loop {
+            match Segment::create(&*self.storage, number, blocks) {
+                Ok(segment) => break segment,
+                // Nothing was promised yet: unlike any other write, this may fail and be tried again (rule D4).
+                Err(full) if is_full(&full) && self.storage.wait_for_room(&full) => {}
+                Err(source) => {
+                    let doing = format!("create {}", segment::name(number));
+                    return Err(WriteError::Disk { doing, source });
+                }
+            }
+        };
         reader.add_file(number, Arc::clone(&segment.file));
         Ok(segment)
     }

@@ -116,7 +116,8 @@ impl Superblock {
         }
         self.options.check(&identity.options)?;
         if self.fingerprint != identity.fingerprint {
-            return Err(OpenError::OtherConfiguration { cluster: self.cluster_name.clone() });
+            let (cluster, fingerprint) = (self.cluster_name.clone(), self.fingerprint);
+            return Err(OpenError::OtherConfiguration { cluster, fingerprint, difference: String::new() });
         }
         Ok(())
     }

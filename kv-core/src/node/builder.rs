@@ -10,8 +10,9 @@ use super::transfer::has_data_peer;
 use super::writer::StateOpener;
 use super::{Node, StartError, applier, folder};
 use crate::config::{Cluster, ConfigError, FixedOptions, Options, Role};
+use crate::detached;
 use crate::ids::MemberId;
-use crate::journal::{Identity, Journal, JournalOptions};
+use crate::journal::{Identity, Journal, JournalOptions, OpenError};
 use crate::kv::{self, Receiver, State};
 use crate::message::{Footing, FormationStep, Recovered};
 use crate::replica::{Replica, ReplicaConfig};
@@ -181,10 +182,7 @@ impl NodeBuilder {
                 let disk = disk.clone();
                 move || span.in_scope(|| Opened::open(disk, &cluster, me, role, &options, fence))
             };
-            let opened = match tokio::task::spawn_blocking(opening).await {
-                Ok(opened) => opened,
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
-            };
+            let opened = aside(&quiet, opening).await?;
             giving_up.disarm();
             match opened {
                 Err(StartError::Directory(DirectoryError::Locked(_))) if Instant::now() < until => {
@@ -222,6 +220,21 @@ impl NodeBuilder {
         node.shared.tasks.spawn(folder::run(node.shared.clone(), opened.storage));
         Ok(node)
     }
+}
+
+/// Opens on a thread that no runtime waits for; a test's clock does.
+async fn aside(
+    quiet: &Quiet,
+    opening: impl FnOnce() -> Result<Opened, StartError> + Send + 'static,
+) -> Result<Result<Opened, StartError>, StartError> {
+    quiet.begin();
+    let busy = quiet.clone();
+    let opened = detached::run("kv-open", move || {
+        let opened = opening();
+        busy.end();
+        opened
+    });
+    opened.await.map_err(StartError::Thread)
 }
 
 /// Closes the disk to an opening that nobody waits for any more.
@@ -285,7 +298,13 @@ impl Opened {
             Role::Witness => WITNESS_CACHE_BYTES,
         };
         let sizes = JournalOptions { segment_bytes: options.segment_bytes, cache_bytes };
-        let (mut journal, mut recovered) = Journal::open(storage.clone(), identity, sizes)?;
+        let opened = Journal::open(storage.clone(), identity, sizes);
+        let (mut journal, mut recovered) = opened.map_err(|mut error| {
+            if let OpenError::OtherConfiguration { fingerprint, difference, .. } = &mut error {
+                *difference = cluster.difference(*fingerprint);
+            }
+            error
+        })?;
         let limits = kv::Limits::from(options);
         let (mut data, mut opener) = (None, None);
         match role {

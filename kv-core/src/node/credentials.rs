@@ -4,6 +4,7 @@ use super::StartError;
 use super::rate::Told;
 use super::shared::Shared;
 use super::sync::lock;
+use crate::detached;
 use crate::ids::Instant;
 use kv_transport::{Peer, Transport, TransportError};
 use std::collections::BTreeSet;
@@ -103,7 +104,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         sleep(LOOK_EVERY).await;
         let looking = shared.clone();
-        let looked = tokio::task::spawn_blocking(move || {
+        let looked = detached::run("kv-credentials", move || {
             (looking.transport.refresh(), looking.clients.as_ref().map(ClientList::refresh))
         });
         let Ok((certificates, clients)) = looked.await else { continue };

@@ -55,10 +55,10 @@ pub enum StartError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// The journal refuses the directory: it is foreign, newer or damaged, or the disk failed.
-    #[error(transparent)]
+    #[error("{0}{advice}", advice = Advice(DiskTrouble::of_open(.0)))]
     Journal(#[from] OpenError),
     /// The state refuses the directory, or the disk failed.
-    #[error(transparent)]
+    #[error("{0}{advice}", advice = Advice(DiskTrouble::of_state(.0)))]
     Engine(#[from] EngineError),
     /// The state file is older than what the member's superblock says of it.
     #[error(
@@ -209,6 +209,10 @@ impl DiskTrouble {
         }
     }
 
+    fn of_open(error: &OpenError) -> Option<Self> {
+        if let OpenError::Disk { source, .. } = error { Some(Self::of(source)) } else { None }
+    }
+
     fn of_write(error: &WriteError) -> Option<Self> {
         if let WriteError::Disk { source, .. } = error { Some(Self::of(source)) } else { None }
     }
@@ -244,4 +248,29 @@ pub enum HandoverError {
     /// The node has stopped.
     #[error("the node has stopped: {0}")]
     Stopped(StopReason),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The system's word and one thing to do, wherever the disk has failed.
+    #[test]
+    fn s11_what_to_do_about_a_disk_is_said_once() {
+        let source = || io::Error::from(io::ErrorKind::StorageFull);
+        let engine = || EngineError::Io { doing: "write", source: Arc::new(source()) };
+        let texts = [
+            StartError::Journal(OpenError::Disk { doing: "create the superblock".into(), source: source() })
+                .to_string(),
+            StartError::Engine(engine()).to_string(),
+            StopReason::Engine(engine()).to_string(),
+            StopReason::Journal(Arc::new(WriteError::Disk { doing: "write".into(), source: source() }))
+                .to_string(),
+            StopReason::Log(Arc::new(ReadError::Disk { op: Op::ZERO, source: source() })).to_string(),
+        ];
+        for text in texts {
+            let advice = ["make room", "start", "check the disk"].map(|word| text.matches(word).count());
+            assert_eq!(advice, [1, 1, 0], "{text}");
+        }
+    }
 }

@@ -3,14 +3,23 @@
 
 use crate::storage::{File, Storage};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often room is looked for on a full disk, how often that is warned of, and how soon such a wait ends with the node.
+const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
+const WARN_EVERY: Duration = Duration::from_secs(60);
+const LOOK_AT_FENCE_EVERY: Duration = Duration::from_millis(20);
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct Fence {
     inner: Arc<dyn Storage>,
     closed: Arc<AtomicBool>,
+    /// When it was last warned of a full disk.
+    warned: Arc<Mutex<Option<Instant>>>,
 }
 
 #[derive(Debug)]
@@ -26,7 +35,7 @@ fn open(closed: &AtomicBool) -> io::Result<()> {
 impl Fence {
     /// `inner`, until `closed` is set.
     pub(super) fn new(inner: Arc<dyn Storage>, closed: Arc<AtomicBool>) -> Self {
-        Self { inner, closed }
+        Self { inner, closed, warned: Arc::default() }
     }
 
     fn file(&self, file: io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
@@ -68,6 +77,26 @@ impl Storage for Fence {
     fn check_names(&self) -> io::Result<()> {
         open(&self.closed)?;
         self.inner.check_names()
+    }
+
+    /// A second, or until the node is to stop. Warns once a minute.
+    fn wait_for_room(&self, full: &io::Error) -> bool {
+        let now = Instant::now();
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|warned| now.duration_since(warned) >= WARN_EVERY) {
+            *warned = Some(now);
+            tracing::warn!(
+                error = %full,
+                "the disk is full: this member acknowledges nothing and waits for room. Make room there; it goes on by itself"
+            );
+        }
+        while !self.closed.load(Ordering::Relaxed) {
+            if now.elapsed() >= LOOK_FOR_ROOM_EVERY {
+                return true;
+            }
+            thread::sleep(LOOK_AT_FENCE_EVERY);
+        }
+        false
     }
 }
 

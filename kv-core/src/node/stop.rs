@@ -117,7 +117,7 @@ pub(super) fn supervise(shared: Arc<Shared>, threads: Arc<Threads>) -> watch::Re
         let mut tasks = shared.tasks.take();
         tasks.abort_all();
         let ending = shared.clone();
-        // It fails only when the runtime goes down; then the node's drop ends the threads.
+        // A runtime that ends waits for this thread, which takes five seconds at most. It fails only when the runtime goes down; then the node's drop ends the threads.
         let ended = tokio::task::spawn_blocking(move || threads.end(&ending)).await.unwrap_or(true);
         tasks.shutdown().await;
         let hangs = |stopped| StopReason::DiskHangs { stopped: Box::new(stopped) };

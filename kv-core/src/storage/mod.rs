@@ -55,6 +55,13 @@ pub trait Storage: Send + Sync + Debug + 'static {
     /// # Errors
     /// Which name is gone, or leads elsewhere; or whatever the disk says.
     fn check_names(&self) -> io::Result<()>;
+
+    /// There is no room for a new file, whose absence breaks no promise: waits a while for it, and returns whether to try again. Blocks.
+    /// Default: no, at once.
+    fn wait_for_room(&self, full: &io::Error) -> bool {
+        let _ = full;
+        false
+    }
 }
 
 /// One open file.

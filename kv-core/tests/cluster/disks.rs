@@ -88,7 +88,7 @@ pub(crate) async fn s10_a_sync_that_fails_once_ends_the_member(net: Net) {
 pub(crate) async fn s11_a_full_disk_is_named_and_room_is_all_it_needs(net: Net) {
     let mut harness = Harness::ailing(net, busy_options()).await;
     let load = Load::start(&harness.client().await, 4);
-    for (work, files) in [(Work::Write, "journal"), (Work::Sync, "journal"), (Work::Write, "state")] {
+    for (work, files) in [(Work::Write, "journal-"), (Work::Sync, "journal-"), (Work::Write, "state")] {
         load.progress(50).await;
         let old = harness.primary().await;
         harness.ailment(old).fail(work, files, ErrorKind::StorageFull);
@@ -98,6 +98,30 @@ pub(crate) async fn s11_a_full_disk_is_named_and_room_is_all_it_needs(net: Net) 
         harness.recovers(old, &load).await;
         harness.level_enough().await;
     }
+    harness.ends_well(load).await;
+}
+
+/// S11, D4: no room for a new journal file, of which nothing was promised. The primary gives its role away and waits; with room it goes on,
+/// without a restart.
+pub(crate) async fn s11_a_member_waits_for_room_for_a_new_journal_file(net: Net) {
+    let mut options = busy_options();
+    options.checkpoint_bytes = 1 << 30;
+    let harness = Harness::ailing(net, options).await;
+    let load = Load::start(&harness.client().await, 4);
+    load.progress(50).await;
+    let old = harness.primary().await;
+    harness.ailment(old).fail(Work::Write, "journal.new", ErrorKind::StorageFull);
+    let client = harness.client().await;
+    let large = vec![7; 16 << 10];
+    eventually("another member is primary", async || {
+        client.put("large", large.clone()).await.expect("the others go on");
+        harness.primary().await != old
+    })
+    .await;
+    load.progress(50).await;
+    assert!(timeout(Duration::from_millis(10), harness.node(old).stopped()).await.is_err(), "it waits");
+    harness.ailment(old).heal();
+    harness.level_enough().await;
     harness.ends_well(load).await;
 }
 

@@ -2,14 +2,14 @@
 
 use kv_core::config::Cluster;
 use kv_core::node::Node;
-use kv_core::storage::Directory;
+use kv_core::storage::{Directory, File, Storage};
 use kv_core::transport::Memory;
 use std::any::Any;
 use std::future::{Future, pending};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
@@ -231,6 +231,67 @@ fn a_start_may_be_given_up_at_any_moment() {
             drop(place);
             check(directory.path());
         });
+    }
+}
+
+/// A disk that does not return while the directory is opened: neither giving up nor dropping the runtime waits for it.
+#[test]
+fn s15_a_start_on_a_disk_that_never_returns_holds_no_runtime() {
+    for flavour in FLAVOURS {
+        let (let_go, waits) = channel::<()>();
+        let disk = Arc::new(Hanging(Mutex::new(waits)));
+        bounded(format!("{flavour:?}"), move || {
+            let place = Place::new(flavour);
+            let cluster = Cluster::builder("ends").member(0, "member:1").build().expect("it works");
+            let transport = Arc::new(Memory::new().named("member:1"));
+            let start = Node::builder(cluster, 0).transport(transport).storage(disk).start();
+            place.run(async {
+                assert!(timeout(Duration::from_millis(20), start).await.is_err(), "the disk does not return");
+            });
+            drop(place);
+        });
+        drop(let_go);
+    }
+}
+
+/// Does not return before the other end is dropped.
+#[derive(Debug)]
+struct Hanging(Mutex<std::sync::mpsc::Receiver<()>>);
+
+impl Hanging {
+    fn hang<T>(&self) -> std::io::Result<T> {
+        let _ = self.0.lock().map(|waits| waits.recv());
+        Err(std::io::ErrorKind::TimedOut.into())
+    }
+}
+
+impl Storage for Hanging {
+    fn open(&self, _: &str) -> std::io::Result<Arc<dyn File>> {
+        self.hang()
+    }
+
+    fn create(&self, _: &str) -> std::io::Result<Arc<dyn File>> {
+        self.hang()
+    }
+
+    fn rename(&self, _: &str, _: &str) -> std::io::Result<()> {
+        self.hang()
+    }
+
+    fn remove(&self, _: &str) -> std::io::Result<()> {
+        self.hang()
+    }
+
+    fn list(&self) -> std::io::Result<Vec<String>> {
+        self.hang()
+    }
+
+    fn sync_directory(&self) -> std::io::Result<()> {
+        self.hang()
+    }
+
+    fn check_names(&self) -> std::io::Result<()> {
+        self.hang()
     }
 }
 

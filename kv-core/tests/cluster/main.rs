@@ -134,6 +134,7 @@ on_every_transport! {
         a_wiped_member_stops_and_says_why,
         s10_a_sync_that_fails_once_ends_the_member,
         s11_a_full_disk_is_named_and_room_is_all_it_needs,
+        s11_a_member_waits_for_room_for_a_new_journal_file,
         s12_a_state_that_cannot_be_read_stops_the_member,
         s12_a_journal_that_cannot_be_read_is_mended_by_the_others,
         s13_a_primary_on_a_read_only_disk_steps_down,

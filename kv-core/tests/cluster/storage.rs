@@ -57,7 +57,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Ailment {
     /// The disk, with this ailment.
     pub(crate) fn of(&self, disk: Arc<dyn Storage>) -> Arc<dyn Storage> {
-        Arc::new(Ailing { disk, ailment: self.clone() })
+        Arc::new(Ailing { disk, ailment: self.clone(), names: Mutex::default() })
     }
 
     /// From now on this fails, on files whose names begin so.
@@ -148,11 +148,18 @@ impl Ailment {
 struct Ailing {
     disk: Arc<dyn Storage>,
     ailment: Ailment,
+    /// What the files are called that were opened.
+    names: Mutex<Vec<Name>>,
 }
+
+/// A file's name, which may change while it is open.
+type Name = Arc<Mutex<String>>;
 
 impl Ailing {
     fn file(&self, name: &str, file: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(AilingFile { file, name: name.to_owned(), ailment: self.ailment.clone() })
+        let name = Arc::new(Mutex::new(name.to_owned()));
+        lock(&self.names).push(name.clone());
+        Arc::new(AilingFile { file, name, ailment: self.ailment.clone() })
     }
 }
 
@@ -169,7 +176,14 @@ impl Storage for Ailing {
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         self.ailment.work(Work::Write, to)?;
-        self.disk.rename(from, to)
+        self.disk.rename(from, to)?;
+        for name in &*lock(&self.names) {
+            let mut name = lock(name);
+            if *name == from {
+                to.clone_into(&mut name);
+            }
+        }
+        Ok(())
     }
 
     fn remove(&self, name: &str) -> Result<()> {
@@ -194,23 +208,30 @@ impl Storage for Ailing {
 #[derive(Debug)]
 struct AilingFile {
     file: Arc<dyn File>,
-    name: String,
+    name: Name,
     ailment: Ailment,
+}
+
+impl AilingFile {
+    fn work(&self, work: Work) -> Result<()> {
+        let name = lock(&self.name).clone();
+        self.ailment.work(work, &name)
+    }
 }
 
 impl File for AilingFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.ailment.work(Work::Read, &self.name)?;
+        self.work(Work::Read)?;
         self.file.read_at(buffer, offset)
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
-        self.ailment.work(Work::Write, &self.name)?;
+        self.work(Work::Write)?;
         self.file.write_at(data, offset)
     }
 
     fn sync(&self) -> Result<()> {
-        self.ailment.work(Work::Sync, &self.name)?;
+        self.work(Work::Sync)?;
         self.file.sync()
     }
 
@@ -223,7 +244,7 @@ impl File for AilingFile {
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
-        self.ailment.work(Work::Write, &self.name)?;
+        self.work(Work::Write)?;
         self.file.set_len(len)
     }
 }

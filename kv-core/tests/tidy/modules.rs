@@ -40,9 +40,14 @@ const TABLE: &[Row] = &[
             "tokio",
             "files",
             "threads",
+            "detached",
         ],
     },
-    Row { module: "client", may_use: &["ids", "config", "error", "message", "wire", "transport", "tokio"] },
+    Row {
+        module: "client",
+        may_use: &["ids", "config", "error", "message", "detached", "wire", "transport", "tokio"],
+    },
+    Row { module: "detached", may_use: &["threads", "tokio"] },
     Row {
         module: "testing",
         may_use: &["config", "message", "wire", "node", "client", "sim", "transport", "tokio"],

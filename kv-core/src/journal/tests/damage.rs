@@ -7,6 +7,8 @@ use super::place::{Generation, Place, SegmentNumber};
 use super::superblock::Mark;
 use super::*;
 use crate::sim::storage::{Kind, Misdeed};
+use crate::storage::{File, Storage};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A journal with `count` entries of one block each, acknowledged one by one, in `journal-00000000` from block 1 on.
 pub(super) fn with_entries(count: usize) -> (Disk, Journal, Vec<Entry>) {
@@ -289,6 +291,70 @@ fn s11_a_full_disk_is_an_error_that_says_so_and_goes_away_with_room() {
     let rest = more[usize::try_from(head(&recovered)).unwrap() - 5..].to_vec();
     journal.execute(&[Write::Append(rest)]).unwrap();
     assert_eq!(head(&reopened(&disk)), 9);
+}
+
+/// A disk on which there is room again when it is waited for the second time.
+#[derive(Debug)]
+struct RoomLater {
+    disk: Disk,
+    storage: Arc<dyn Storage>,
+    waits: AtomicU32,
+}
+
+impl Storage for RoomLater {
+    fn open(&self, name: &str) -> std::io::Result<Arc<dyn File>> {
+        self.storage.open(name)
+    }
+
+    fn create(&self, name: &str) -> std::io::Result<Arc<dyn File>> {
+        self.storage.create(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        self.storage.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        self.storage.remove(name)
+    }
+
+    fn list(&self) -> std::io::Result<Vec<String>> {
+        self.storage.list()
+    }
+
+    fn sync_directory(&self) -> std::io::Result<()> {
+        self.storage.sync_directory()
+    }
+
+    fn check_names(&self) -> std::io::Result<()> {
+        self.storage.check_names()
+    }
+
+    fn wait_for_room(&self, full: &std::io::Error) -> bool {
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+        assert!(!self.list().unwrap().contains(&"journal.new".to_owned()), "what was begun takes no room");
+        if self.waits.fetch_add(1, Ordering::Relaxed) == 1 {
+            self.disk.set_capacity(None);
+        }
+        true
+    }
+}
+
+#[test]
+fn s11_d4_a_new_journal_file_waits_for_room_and_nothing_is_lost() {
+    let (disk, journal, entries) = with_entries(5);
+    drop(journal);
+    let storage = disk.storage();
+    let waits = AtomicU32::new(0);
+    let storage = Arc::new(RoomLater { disk: disk.clone(), storage, waits });
+    let (mut journal, _) = Journal::open(storage.clone(), identity(), options()).unwrap();
+    disk.set_capacity(Some(disk.used() + 4096));
+    // Far more than the files at hand hold.
+    let more = entries_after(entries.last(), 4, 20_000, 40);
+    journal.execute(&[Write::Append(more)]).unwrap();
+    assert!(storage.waits.load(Ordering::Relaxed) >= 2);
+    let recovered = reopened(&disk);
+    assert_eq!((head(&recovered), recovered.is_damaged()), (45, false));
 }
 
 #[test]

@@ -76,8 +76,10 @@ impl Segment {
         }
         let segment = Self { number, file: storage.create(NEW_NAME)?, blocks };
         if let Err(error) = segment.fill() {
-            // Where there is no room, others need what it has taken.
-            let _ = storage.remove(NEW_NAME);
+            if error.kind() == io::ErrorKind::StorageFull {
+                // Others need what it has taken.
+                let _ = storage.remove(NEW_NAME);
+            }
             return Err(error);
         }
         storage.rename(NEW_NAME, &name(number))?;

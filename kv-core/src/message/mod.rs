@@ -176,7 +176,8 @@ pub enum Message {
         nonce: u64,
         /// The snapshot that was begun; `None` for whichever the receiver has.
         at: Option<Anchor>,
-        /// The place after which to go on, empty for the beginning. `None` asks for nothing: keep what comes after the snapshot.
+        /// The place after which to go on, empty for the beginning. `None` asks for no piece: keep what comes after the snapshot; or, if
+        /// there is none in `at` either, make another one, because what there is was of no use.
         after: Option<Bytes>,
     },
     /// A piece of a snapshot.

@@ -171,6 +171,13 @@ fn is_mended_by_others(shared: &Shared, error: &ReadError) -> bool {
     }
 }
 
+/// Whether so much has been applied since the last checkpoint that another one is due.
+fn is_enough(state: &State, bytes: usize, limit: usize) -> bool {
+    state.overlay_bytes() >= limit
+        || state.applied().op.distance_from(state.checkpoint().op) >= ENTRIES_PER_CHECKPOINT
+        || bytes >= limit.saturating_mul(APPLIED_PER_CHECKPOINT)
+}
+
 /// What comes next.
 enum Step {
     Apply(Op),
@@ -348,8 +355,15 @@ impl Applier {
             self.shared.plan.pause(PACE);
             return Ok(());
         }
+        let idle = self.frozen.is_none() && self.checkpoint.is_none();
+        let limit = self.shared.options.checkpoint_bytes;
         let (Some(log), Some(state)) = (self.shared.log(), &mut self.state) else { return Ok(()) };
         while state.applied().op < through && !state.is_full() {
+            if idle && state.applied().op > self.nothing_at && is_enough(state, self.bytes, limit) {
+                // Where it is to be made, and not where the batch ends: so all members with one log make theirs at the same ops, as a rule, and
+                // can complete each other (rule T9).
+                break;
+            }
             let op = state.applied().op.next();
             let entry = match log.read(op) {
                 Ok(entry) => entry.ok_or(StopReason::Missing { op })?,
@@ -413,11 +427,7 @@ impl Applier {
     /// Whether a checkpoint is due and none is under way.
     fn is_due(&self) -> bool {
         let Some(state) = &self.state else { return false };
-        let limit = self.shared.options.checkpoint_bytes;
-        let due = self.asked
-            || state.overlay_bytes() >= limit
-            || state.applied().op.distance_from(state.checkpoint().op) >= ENTRIES_PER_CHECKPOINT
-            || self.bytes >= limit.saturating_mul(APPLIED_PER_CHECKPOINT);
+        let due = self.asked || is_enough(state, self.bytes, self.shared.options.checkpoint_bytes);
         due && self.frozen.is_none() && self.checkpoint.is_none() && state.applied().op > self.nothing_at
     }
 

@@ -6,7 +6,7 @@ use super::lanes::Entries;
 use super::reads::{Least, Reads};
 use super::shared::Shared;
 use super::status::Reporter;
-use super::transfer::{Piece, Task};
+use super::transfer::{self, Piece, Task};
 use crate::config::Role;
 use crate::ids::{Instant, MemberId, Op, WriteSeq};
 use crate::kv::{Deadlines, Progress, Reaper};
@@ -319,8 +319,14 @@ impl Driver {
                 shared.lanes.send_entries(to, Entries { from, through, wrap });
             }
             Output::ReadSnapshot { to, nonce, at, after } => {
-                shared.lanes.send_piece(to, Piece { nonce, at, after });
+                let piece = Piece { nonce, at, after };
+                if to == shared.me {
+                    transfer::read_own(shared, piece);
+                } else {
+                    shared.lanes.send_piece(to, piece);
+                }
             }
+            Output::MakeCheckpoint => shared.plan.change_one(|plan| plan.asked = true),
             Output::StageChunk { at, chunk } => {
                 shared.plan.change_one(|plan| plan.tasks.push_back(Task::Stage(at, chunk)));
             }

@@ -1,6 +1,7 @@
 //! State transfer on a node: pieces of the own checkpoints for peers, read by the pool and sent at a bounded rate; pieces of
 //! another's for the applier thread, which stores them and puts the whole in the place of its state.
 
+use super::pool::{For, Kind};
 use super::shared::Shared;
 use super::sync::lock;
 use crate::config::{Cluster, Role};
@@ -37,14 +38,15 @@ pub(super) enum Task {
 /// Reads a piece. Blocks.
 pub(super) fn read(shared: &Shared, to: MemberId, piece: &Piece) -> Message {
     let Piece { nonce, at, after } = piece;
-    if at.is_none() {
-        // What there is may be of no use to a member whose log goes back less far: the next one will be.
-        shared.plan.change_one(|plan| plan.asked = true);
-    }
     let life = shared.state_life();
     let snapshot = lock(&shared.sources).get(to, *at, shared.clock.monotonic());
     let gone = || Message::SnapshotGone { nonce: *nonce, stateless: shared.state().is_none() };
-    let Some(snapshot) = snapshot else { return gone() };
+    let Some(snapshot) = snapshot else {
+        if at.is_none() {
+            shared.plan.change_one(|plan| plan.asked = true);
+        }
+        return gone();
+    };
     match snapshot.chunk(after, CHUNK_BYTES) {
         Ok(chunk) => {
             // Looked at last: no earlier than the view in which the snapshot was committed.
@@ -62,6 +64,15 @@ pub(super) fn read(shared: &Shared, to: MemberId, piece: &Piece) -> Message {
             gone()
         }
     }
+}
+
+/// Reads a piece of what is set aside here, on a thread of the pool.
+pub(super) fn read_own(shared: &Arc<Shared>, piece: Piece) {
+    let job = shared.clone();
+    shared.peers.run(Kind::Read, For::NODE, move || {
+        let message = read(&job, job.me, &piece);
+        job.inbox.transferred(Input::OwnPiece { message });
+    });
 }
 
 /// Whether another member has data: a damaged state can be replaced by its.

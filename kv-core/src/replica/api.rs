@@ -83,6 +83,11 @@ pub enum Input {
         /// Which.
         at: Anchor,
     },
+    /// What [`Output::ReadSnapshot`] for this member itself has found in the state that is set aside.
+    OwnPiece {
+        /// As it would go to a peer.
+        message: Message,
+    },
     /// The engine's state is damaged and was given up.
     StateLost,
     /// The connection to a peer broke or was refused: a hint that it is dead.
@@ -127,10 +132,13 @@ pub enum Output {
         /// How to wrap them.
         wrap: Wrap,
     },
+    /// Make a checkpoint soon: what there is was of no use to a member that fetches one. A state that is set aside is brought to the last op
+    /// that is known to be committed, if that can be done.
+    MakeCheckpoint,
     /// Read the next piece of a snapshot, and send it as a [`Message::SnapshotChunk`]; if there is no such snapshot, send
     /// [`Message::SnapshotGone`]. May be slow, and may be dropped.
     ReadSnapshot {
-        /// To whom.
+        /// To whom. To this member itself: of the state that is set aside, answered by [`Input::OwnPiece`].
         to: MemberId,
         /// Goes into the answer.
         nonce: u64,

@@ -233,6 +233,7 @@ impl Replica {
             Input::Staged { at, end } => self.on_staged(at, end),
             Input::SnapshotInstalled { point } => self.on_snapshot_installed(point),
             Input::SnapshotRefused { at } => self.on_snapshot_refused(at),
+            Input::OwnPiece { message } => self.on_piece(self.me, message),
             Input::StateLost => self.on_state_lost(),
             Input::Timeout => self.on_timeout(),
             Input::Handover => self.on_handover(),
@@ -500,11 +501,8 @@ impl Replica {
                 self.on_too_old(from, nonce, checkpoint, primary_of);
             }
             Message::GetSnapshot { nonce, at, after } => self.on_get_snapshot(from, nonce, at, after),
-            Message::SnapshotChunk { nonce, view, at, chunk } => {
-                self.on_snapshot_chunk(from, nonce, view, at, chunk);
-            }
-            Message::SnapshotGone { nonce, stateless } => {
-                self.on_snapshot_gone(from, nonce, stateless);
+            piece @ (Message::SnapshotChunk { .. } | Message::SnapshotGone { .. }) => {
+                self.on_piece(from, piece)
             }
             Message::StateDigest { op, digest } => self.on_state_digest(from, op, digest),
             Message::Formation { .. } => {}

@@ -1,12 +1,18 @@
-//! Answers to those who ask for entries or hashes.
+//! Answers to those who ask for entries, hashes or snapshots.
 
+use super::state::State;
 use super::{Output, Replica, Wrap, primary};
-use crate::ids::{Hash, MemberId, Op};
+use crate::ids::{Anchor, Hash, MemberId, Op};
 use crate::message::{Behind, FetchWhat, Message};
+use bytes::Bytes;
+use std::time::Duration;
 use tracing::trace;
 
 /// How many hashes one answer tells.
 const MOST_HASHES: usize = 1024;
+
+/// How long entries above a snapshot are kept for the peer that fetches it, after its last sign of life.
+pub(super) const HOLD: Duration = Duration::from_secs(30);
 
 impl Replica {
     /// Serves entries or hashes: of the log that has `hash` at `through` and of no other; without a hash, what is known to be
@@ -84,7 +90,7 @@ impl Replica {
         } else {
             // One at a time: intact entries behind damage may be the only copies.
             match self.log.behind().get(&from) {
-                Some(Behind::Intact { meta, .. }) => crate::ids::Anchor::new(from, meta.hash),
+                Some(Behind::Intact { meta, .. }) => Anchor::new(from, meta.hash),
                 Some(Behind::Pinned(_)) | None => return,
             }
         };
@@ -100,5 +106,34 @@ impl Replica {
             trace!(%to, %op, "what a peer needs next is gone here");
             self.too_old(to, nonce);
         }
+    }
+
+    /// What is told to a peer that needs entries which are gone (rule T8).
+    pub(super) fn too_old(&mut self, to: MemberId, nonce: u64) {
+        let Some(checkpoint) = self.log.point(self.told_checkpoint()) else { return };
+        let primary_of = matches!(self.state, State::Primary(_)).then_some(self.view);
+        self.send(to, Message::TooOld { nonce, checkpoint, primary_of });
+    }
+
+    pub(super) fn on_get_snapshot(
+        &mut self,
+        from: MemberId,
+        nonce: u64,
+        at: Option<Anchor>,
+        after: Option<Bytes>,
+    ) {
+        let above = at.map_or(self.checkpoint, |at| at.op);
+        let until = self.now.monotonic.after(HOLD);
+        self.transfer.held.insert(from, (above, until));
+        let Some(after) = after else {
+            if at.is_none() && !self.is_witness() {
+                self.outputs.push_back(Output::MakeCheckpoint);
+            }
+            return;
+        };
+        if self.is_witness() {
+            return self.send(from, Message::SnapshotGone { nonce, stateless: true });
+        }
+        self.outputs.push_back(Output::ReadSnapshot { to: from, nonce, at, after });
     }
 }

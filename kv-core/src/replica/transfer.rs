@@ -21,14 +21,14 @@ use tracing::{debug, info, warn};
 /// How many pieces may be on their way to the disk before the next is asked for.
 const UNSTAGED: u32 = 2;
 
-/// How long entries above a snapshot are kept for the peer that fetches it, after its last sign of life.
-const HOLD: Duration = Duration::from_secs(30);
-
-/// How often the receiver shows life to all sources, so that they keep those entries. Well below [`HOLD`].
+/// How often the receiver shows life to all sources, so that they keep those entries. Well below [`HOLD`](super::serve::HOLD).
 const SHOW_LIFE: Duration = Duration::from_secs(5);
 
 /// So often all data members may have said in a row that they have no state, and none has led to one, before this member stops.
 const MOST_FRUITLESS: u32 = 40;
+
+/// So often all sources may have been of no use, one after the other, before this member says that it lacks what its log has dropped.
+const MOST_ROUNDS: u32 = 10;
 
 /// The longest time without a piece after which a snapshot that some source no longer has is given up.
 const MOST_STALL: Duration = Duration::from_secs(600);
@@ -45,6 +45,8 @@ pub(super) struct Transfer {
     stall: Duration,
     /// How often all data members have said that they have neither a state nor, of a damaged one, what is missing here.
     fruitless: u32,
+    /// How often all sources have had nothing of use since the last state came.
+    rounds: u32,
     /// The write of the view that a source was in: nothing of its state is stored before.
     joined: WriteSeq,
     /// The write with which the log came to stand on another point, until it is durable: nothing is said of the log before.
@@ -52,7 +54,7 @@ pub(super) struct Transfer {
     /// Until then, what the primary says unasked may have been said of the log before the last snapshot was in place.
     settled_at: Instant,
     /// As a source: the checkpoints that peers fetch. What comes after them is needed next.
-    held: BTreeMap<MemberId, (Op, Instant)>,
+    pub(super) held: BTreeMap<MemberId, (Op, Instant)>,
 }
 
 /// A part of a snapshot that is safe in staging.
@@ -67,6 +69,8 @@ struct Staged {
 struct Run {
     /// Who is asked next; whoever has sent the last piece.
     source: MemberId,
+    /// Who has sent the first piece, and so chosen the anchor: another one chooses next.
+    origin: MemberId,
     /// Of all its requests, so that a slow answer to an earlier one counts too.
     nonce: u64,
     /// Known from the first piece on.
@@ -109,9 +113,10 @@ impl Transfer {
         self.adopting.is_some()
     }
 
-    /// Whether a part of a snapshot is here.
-    pub(super) const fn has_staged(&self) -> bool {
-        self.staged.is_some()
+    /// Whether there may still be a state for this member, which stands for what its log has dropped: of what is staged, or from
+    /// sources that have not been asked often enough.
+    pub(super) const fn may_get_state(&self) -> bool {
+        self.staged.is_some() || (self.stateless && self.rounds < MOST_ROUNDS)
     }
 
     /// A planted bug: the questions of the run carry another nonce from now on.
@@ -133,32 +138,6 @@ impl Replica {
     #[must_use]
     pub const fn is_transferring(&self) -> bool {
         self.transfer.is_running()
-    }
-
-    // -- as a source
-
-    /// What is told to a peer that needs entries which are gone (rule T8).
-    pub(super) fn too_old(&mut self, to: MemberId, nonce: u64) {
-        let Some(checkpoint) = self.log.point(self.told_checkpoint()) else { return };
-        let primary_of = matches!(self.state, State::Primary(_)).then_some(self.view);
-        self.send(to, Message::TooOld { nonce, checkpoint, primary_of });
-    }
-
-    pub(super) fn on_get_snapshot(
-        &mut self,
-        from: MemberId,
-        nonce: u64,
-        at: Option<Anchor>,
-        after: Option<Bytes>,
-    ) {
-        let above = at.map_or(self.checkpoint, |at| at.op);
-        let until = self.now.monotonic.after(HOLD);
-        self.transfer.held.insert(from, (above, until));
-        let Some(after) = after else { return };
-        if self.is_witness() {
-            return self.send(from, Message::SnapshotGone { nonce, stateless: true });
-        }
-        self.outputs.push_back(Output::ReadSnapshot { to: from, nonce, at, after });
     }
 
     // -- as a receiver
@@ -252,6 +231,7 @@ impl Replica {
         self.transfer.stall = self.options.suspect_max * 4;
         self.transfer.run = Some(Run {
             source,
+            origin: source,
             nonce,
             at,
             least,
@@ -285,6 +265,42 @@ impl Replica {
         peers.into_iter()
     }
 
+    /// Whom pieces are asked of. What is set aside here may have some that a peer has not.
+    fn piece_sources(&self) -> Vec<MemberId> {
+        let own = self.transfer.stateless.then_some(self.me);
+        self.data_peers().chain(own).collect()
+    }
+
+    fn ask_for_piece(&mut self, source: MemberId, nonce: u64, at: Option<Anchor>, after: Bytes) {
+        if source == self.me {
+            self.outputs.push_back(Output::ReadSnapshot { to: source, nonce, at, after });
+        } else {
+            self.send(source, Message::GetSnapshot { nonce, at, after: Some(after) });
+        }
+    }
+
+    /// What a source has is of no use, or not enough: it makes another checkpoint, at the last op that it knows to be committed.
+    fn want_another(&mut self, source: MemberId) {
+        let Some(run) = &self.transfer.run else { return };
+        let nonce = run.nonce;
+        if source == self.me {
+            self.outputs.push_back(Output::MakeCheckpoint);
+        } else {
+            self.send(source, Message::GetSnapshot { nonce, at: None, after: None });
+        }
+    }
+
+    /// A piece of a peer's state or of what is set aside here, or that it is not there.
+    pub(super) fn on_piece(&mut self, from: MemberId, piece: Message) {
+        match piece {
+            Message::SnapshotChunk { nonce, view, at, chunk } => {
+                self.on_snapshot_chunk(from, nonce, view, at, chunk);
+            }
+            Message::SnapshotGone { nonce, stateless } => self.on_snapshot_gone(from, nonce, stateless),
+            _ => {}
+        }
+    }
+
     /// Does what the transfer needs next: the next piece, or the switch.
     fn ask_for_more(&mut self) {
         #[cfg(any(test, feature = "sim"))]
@@ -298,21 +314,14 @@ impl Replica {
                 self.outputs.push_back(Output::InstallSnapshot { at });
             }
             at if !run.complete && run.unstaged < UNSTAGED => {
-                let (source, nonce, after) = (run.source, run.nonce, Some(run.next.clone()));
-                self.send(source, Message::GetSnapshot { nonce, at, after });
+                let (source, nonce, after) = (run.source, run.nonce, run.next.clone());
+                self.ask_for_piece(source, nonce, at, after);
             }
             _ => {}
         }
     }
 
-    pub(super) fn on_snapshot_chunk(
-        &mut self,
-        from: MemberId,
-        nonce: u64,
-        view: View,
-        at: Anchor,
-        chunk: Chunk,
-    ) {
+    fn on_snapshot_chunk(&mut self, from: MemberId, nonce: u64, view: View, at: Anchor, chunk: Chunk) {
         let now = self.now.monotonic;
         let useful = self.is_useful(at);
         let patience = self.options.suspect_min;
@@ -341,6 +350,9 @@ impl Replica {
             debug!(?at, "the snapshot is of no use any more");
             return self.give_up_snapshot();
         }
+        if run.at.is_none() {
+            run.origin = from;
+        }
         run.at = Some(at);
         run.unstaged += 1;
         (run.source, run.patience, run.moved_at) = (from, patience, now);
@@ -355,12 +367,14 @@ impl Replica {
 
     /// A snapshot that could not be begun with. If all are like that, what is needed may have come by entries.
     fn on_useless_snapshot(&mut self, from: MemberId) {
-        let peers: Vec<MemberId> = self.data_peers().collect();
+        let sources = self.piece_sources();
+        self.want_another(from);
         let Some(run) = &mut self.transfer.run else { return };
         run.gone.insert(from, false);
-        if peers.iter().all(|peer| run.gone.contains_key(peer)) {
+        if sources.iter().all(|source| run.gone.contains_key(source)) {
             // The same question again, if at all: their next checkpoints may do.
             run.gone.clear();
+            self.transfer.rounds = self.transfer.rounds.saturating_add(1);
             if !self.transfer.stateless {
                 self.transfer.run = None;
             }
@@ -368,17 +382,18 @@ impl Replica {
     }
 
     /// A source does not have the snapshot (any more). One that is busy, or cannot be reached, may still have it.
-    pub(super) fn on_snapshot_gone(&mut self, from: MemberId, nonce: u64, stateless: bool) {
-        let peers: Vec<MemberId> = self.data_peers().collect();
+    fn on_snapshot_gone(&mut self, from: MemberId, nonce: u64, stateless: bool) {
+        let sources = self.piece_sources();
         // Who has all of it needs no source any more.
         let asked = |run: &&mut Run| run.nonce == nonce && !run.complete;
         let Some(run) = self.transfer.run.as_mut().filter(asked) else { return };
         run.gone.insert(from, stateless);
-        let everywhere = peers.iter().all(|peer| run.gone.contains_key(peer));
+        let everywhere = sources.iter().all(|source| run.gone.contains_key(source));
         let nowhere = everywhere && run.gone.values().all(|stateless| *stateless);
         let (begun, source) = (run.at.is_some(), run.source);
         if everywhere {
             run.gone.clear();
+            self.transfer.rounds = self.transfer.rounds.saturating_add(1);
             // Rule T9: whoever has a state, or what is missing here, ends it.
             self.transfer.fruitless = if nowhere { self.transfer.fruitless + 1 } else { 0 };
             if self.transfer.stateless && self.transfer.fruitless > MOST_FRUITLESS {
@@ -387,6 +402,7 @@ impl Replica {
         }
         if begun && everywhere {
             debug!("the snapshot is gone everywhere: another one");
+            sources.into_iter().for_each(|source| self.want_another(source));
             self.restart_transfer();
         } else if begun && source == from {
             // Where nothing is begun, a peer that has nothing yet may soon: the next is asked in time.
@@ -397,11 +413,11 @@ impl Replica {
 
     /// The next in turn of those who have not said that they do not have it.
     fn next_source(&mut self) {
-        let peers: Vec<MemberId> = self.data_peers().collect();
+        let sources = self.piece_sources();
         let Some(run) = &mut self.transfer.run else { return };
-        let at = peers.iter().position(|peer| *peer == run.source).map_or(0, |at| at + 1);
-        let in_turn = || peers.iter().cycle().skip(at).take(peers.len()).copied();
-        let next = in_turn().find(|peer| !run.gone.contains_key(peer)).or_else(|| in_turn().next());
+        let at = sources.iter().position(|source| *source == run.source).map_or(0, |at| at + 1);
+        let in_turn = || sources.iter().cycle().skip(at).take(sources.len()).copied();
+        let next = in_turn().find(|source| !run.gone.contains_key(source)).or_else(|| in_turn().next());
         run.source = next.unwrap_or(run.source);
     }
 
@@ -417,6 +433,7 @@ impl Replica {
         let nonce = self.nonce();
         let Some(run) = &mut self.transfer.run else { return };
         (run.at, run.next, run.complete, run.installing) = (None, Bytes::new(), false, false);
+        run.source = run.origin;
         (run.unstaged, run.nonce, run.moved_at) = (0, nonce, now);
         run.gone.clear();
         run.patience = patience;
@@ -500,7 +517,8 @@ impl Replica {
     pub(super) fn on_snapshot_installed(&mut self, point: LogPoint) {
         self.transfer.run = None;
         self.transfer.staged = None;
-        (self.transfer.stateless, self.transfer.fruitless) = (false, 0);
+        self.transfer.stateless = false;
+        (self.transfer.fruitless, self.transfer.rounds) = (0, 0);
         self.transfer.settled_at = self.now.monotonic.after(self.options.suspect_min);
         self.forget_digests();
         info!(?point, "a state was transferred");

@@ -168,6 +168,7 @@ impl World {
                 self.send_entries(member, index(to), from, through, wrap);
             }
             Output::ReadSnapshot { to, nonce, at, after } => self.read_snapshot(member, to, nonce, at, after),
+            Output::MakeCheckpoint => self.make_checkpoint(member),
             Output::StageChunk { at, chunk } => self.stage_chunk(member, at, chunk),
             Output::InstallSnapshot { at } => self.install_snapshot(member, at),
             Output::DiscardSnapshot { at } => self.discard_snapshot(member, at),

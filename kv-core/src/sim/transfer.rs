@@ -102,27 +102,20 @@ impl World {
         let piece_bytes = self.piece_bytes();
         let now = self.clock_of(member).monotonic;
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
-        if at.is_none() {
-            // What there is may be of no use to a member whose log goes back less far: the next one will be.
-            if process.stateless {
-                self.bring_aside_to_the_log(member);
-            } else {
-                process.transfers.asked = true;
-                self.consider_checkpoint(member);
-            }
-        }
-        let Some(process) = self.members[member].process.as_deref_mut() else { return };
         let stateless = process.stateless;
         let Some(snapshot) = process.transfers.sources.get(to, at, now) else {
-            return self.send(member, index(to), Message::SnapshotGone { nonce, stateless });
+            if at.is_none() {
+                self.make_checkpoint(member);
+            }
+            return self.answer_piece(member, to, Message::SnapshotGone { nonce, stateless });
         };
         match snapshot.chunk(&after, piece_bytes) {
             Ok(chunk) => {
                 let (view, at) = (process.replica.view(), snapshot.anchor());
-                self.send(member, index(to), Message::SnapshotChunk { nonce, view, at, chunk });
+                self.answer_piece(member, to, Message::SnapshotChunk { nonce, view, at, chunk });
             }
             Err(error) => {
-                self.send(member, index(to), Message::SnapshotGone { nonce, stateless: true });
+                self.answer_piece(member, to, Message::SnapshotGone { nonce, stateless: true });
                 if stateless {
                     self.open_aside(member);
                 } else {
@@ -135,6 +128,25 @@ impl World {
     /// About how large the pieces of snapshots are, on all members.
     pub(super) fn piece_bytes(&self) -> usize {
         if self.plan.disk.source < SECOND { PIECE_BYTES } else { SLOW_PIECE_BYTES }
+    }
+
+    fn answer_piece(&mut self, member: usize, to: MemberId, message: Message) {
+        if index(to) == member {
+            self.input(member, Input::OwnPiece { message });
+        } else {
+            self.send(member, index(to), message);
+        }
+    }
+
+    /// What there is was of no use to a member that fetches a state: the next one will be.
+    pub(super) fn make_checkpoint(&mut self, member: usize) {
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        if process.stateless {
+            self.bring_aside_to_the_log(member);
+        } else {
+            process.transfers.asked = true;
+            self.consider_checkpoint(member);
+        }
     }
 
     /// Rule T9: what is intact of a damaged state goes on being there for peers that fetch one.

@@ -513,6 +513,11 @@ impl Group {
                 Output::ReadSnapshot { to, nonce, at, after } => {
                     self.read_snapshot(id, to, nonce, at, &after)
                 }
+                Output::MakeCheckpoint => {
+                    if !member.stateless {
+                        self.checkpoint(id);
+                    }
+                }
                 Output::StageChunk { at, chunk } => {
                     let place = |end: &ChunkEnd| match end {
                         ChunkEnd::More(next) => next.clone(),
@@ -569,6 +574,9 @@ impl Group {
         let replica = member.replica.as_ref().expect("alive");
         if have.op == Op::ZERO || member.stateless || at.is_some_and(|at| at != have) {
             let message = Message::SnapshotGone { nonce, stateless: member.stateless };
+            if to == from {
+                return self.input(id, Input::OwnPiece { message });
+            }
             return self.post(Envelope { from, to, message });
         }
         member.pinned = Some(have);

@@ -3,7 +3,7 @@
 use crate::cli::SimArgs;
 use crate::failure::Failure;
 use crate::output::{self, BAD, FAINT, GOOD, STRONG, styled};
-use kv_core::sim::{Bug, EXCUSED, Options, PIECES_ONLY, Report, STATELESS, run as run_seed, tell};
+use kv_core::sim::{Bug, EXCUSED, Options, Report, STATELESS, run as run_seed, tell};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io;
@@ -229,7 +229,7 @@ impl Total {
         for (what, count) in &report.counts {
             *self.counts.entry(what).or_default() += count;
         }
-        let excuses = [EXCUSED, STATELESS, PIECES_ONLY];
+        let excuses = [EXCUSED, STATELESS];
         self.excused += excuses.iter().filter_map(|why| report.counts.get(why)).sum::<u64>();
         if report.violation.is_some() {
             self.failed.push(report.seed);

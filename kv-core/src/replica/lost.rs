@@ -73,7 +73,7 @@ impl Replica {
     /// Rule V4: the ops up to `commit` whose entries are not intact here, and for which no state here stands.
     pub(super) fn lacks(&self, commit: Op) -> Runs {
         let mut runs = Runs::new();
-        if self.transfer.may_get_state() {
+        if self.may_get_state() {
             return runs;
         }
         let (stands, gone) = (self.stands_for(), self.trimmed());

@@ -113,12 +113,6 @@ impl Transfer {
         self.adopting.is_some()
     }
 
-    /// Whether there may still be a state for this member, which stands for what its log has dropped: of what is staged, or from
-    /// sources that have not been asked often enough.
-    pub(super) const fn may_get_state(&self) -> bool {
-        self.staged.is_some() || (self.stateless && self.rounds < MOST_ROUNDS)
-    }
-
     /// A planted bug: the questions of the run carry another nonce from now on.
     #[cfg(any(test, feature = "sim"))]
     pub(super) fn renumber(&mut self, nonce: Option<u64>) {
@@ -248,6 +242,15 @@ impl Replica {
         self.ask_for_more();
     }
 
+    /// Whether there may still be a state for this member, which stands for what its log has dropped: all of one is staged, or sources have
+    /// not been asked often enough.
+    pub(super) fn may_get_state(&self) -> bool {
+        let staged = self.transfer.staged.as_ref();
+        let is_whole = staged.is_some_and(|staged| staged.end == ChunkEnd::Last && self.is_useful(staged.at));
+        let fetches = self.transfer.stateless || self.transfer.is_running();
+        is_whole || (fetches && self.transfer.rounds < MOST_ROUNDS)
+    }
+
     /// Whether a state at that point would be of use: the log must go on from it.
     fn is_useful(&self, at: Anchor) -> bool {
         if self.transfer.stateless {
@@ -344,7 +347,7 @@ impl Replica {
         if run.at.is_none() && (!useful || at.op < run.least) {
             // Its sender may be behind as well. What others send may be of use.
             debug!(%from, ?at, "this snapshot is of no use");
-            return self.on_useless_snapshot(from);
+            return self.on_useless_snapshot(from, nonce);
         }
         if !useful {
             debug!(?at, "the snapshot is of no use any more");
@@ -366,18 +369,14 @@ impl Replica {
     }
 
     /// A snapshot that could not be begun with. If all are like that, what is needed may have come by entries.
-    fn on_useless_snapshot(&mut self, from: MemberId) {
-        let sources = self.piece_sources();
+    fn on_useless_snapshot(&mut self, from: MemberId, nonce: u64) {
         self.want_another(from);
-        let Some(run) = &mut self.transfer.run else { return };
-        run.gone.insert(from, false);
-        if sources.iter().all(|source| run.gone.contains_key(source)) {
-            // The same question again, if at all: their next checkpoints may do.
-            run.gone.clear();
-            self.transfer.rounds = self.transfer.rounds.saturating_add(1);
-            if !self.transfer.stateless {
-                self.transfer.run = None;
-            }
+        let mut others = self.piece_sources().into_iter().filter(|source| *source != from);
+        let Some(run) = &self.transfer.run else { return };
+        if !self.transfer.stateless && others.all(|source| run.gone.contains_key(&source)) {
+            self.transfer.run = None;
+        } else {
+            self.on_snapshot_gone(from, nonce, false);
         }
     }
 
@@ -399,13 +398,16 @@ impl Replica {
             if self.transfer.stateless && self.transfer.fruitless > MOST_FRUITLESS {
                 return self.halt(Halt::NoState);
             }
+            if self.transfer.rounds == MOST_ROUNDS && matches!(self.state, State::ViewChange(_)) {
+                self.say_again();
+            }
         }
         if begun && everywhere {
             debug!("the snapshot is gone everywhere: another one");
             sources.into_iter().for_each(|source| self.want_another(source));
             self.restart_transfer();
-        } else if begun && source == from {
-            // Where nothing is begun, a peer that has nothing yet may soon: the next is asked in time.
+        } else if !everywhere && source == from {
+            // When all have been asked where nothing is begun, a peer that has nothing yet may soon: again in time.
             self.next_source();
             self.ask_for_more();
         }

@@ -191,10 +191,8 @@ impl World {
                 self.members[member].away = true;
                 self.end_process(member, End::Kill);
             }
-            Output::Halt(Halt::NoState | Halt::Lost { .. }) if self.no_state_is_left() => {
-                self.excuse_without_a_state();
-            }
-            Output::Halt(Halt::Lost { .. }) if self.no_state_is_whole() => self.excuse_with_pieces_only(),
+            Output::Halt(Halt::NoState) if self.no_state_is_left(Op::ZERO) => self.excuse_without_a_state(),
+            Output::Halt(Halt::Lost { op }) if self.no_state_is_left(op) => self.excuse_without_a_state(),
             Output::Halt(halt) => self.fail(("no member halts", format!("m{member}: {halt}"))),
         }
     }

@@ -49,7 +49,7 @@ mod world;
 mod years;
 
 pub use bug::Bug;
-pub use report::{EXCUSED, Options, PIECES_ONLY, Report, STATELESS, Violation};
+pub use report::{EXCUSED, Options, Report, STATELESS, Violation};
 
 use world::World;
 

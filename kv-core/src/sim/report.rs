@@ -22,10 +22,6 @@ pub const EXCUSED: &str = "runs excused";
 /// In [`Report::counts`]: the states of all data members were damaged, and what was intact of them did not make up one.
 pub const STATELESS: &str = "runs without a state left";
 
-/// In [`Report::counts`]: no data member had a whole state, and all had dropped an entry that only the pieces of the damaged ones stood for:
-/// rule T9 leaves that to whoever runs the cluster.
-pub const PIECES_ONLY: &str = "runs with pieces of states only";
-
 /// What a run has found.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Report {

@@ -11,12 +11,12 @@ use super::member::Member;
 use super::network::Network;
 use super::plan::{Plan, Scale};
 use super::replay::Finding;
-use super::report::{EXCUSED, Options, PIECES_ONLY, Report, STATELESS, Violation};
+use super::report::{EXCUSED, Options, Report, STATELESS, Violation};
 use super::trace::Trace;
 use super::watchers::Watcher;
 use super::{Bug, perkey};
 use crate::config::Cluster;
-use crate::ids::MemberId;
+use crate::ids::{MemberId, Op};
 use crate::message::{ClientMessage, Message, ServerMessage};
 use crate::replica::Excuse;
 use crate::transport::Lane;
@@ -424,13 +424,6 @@ impl World {
         self.converged = true;
     }
 
-    /// Pieces of damaged states stand for an entry that everybody has dropped: the run ends.
-    pub(super) fn excuse_with_pieces_only(&mut self) {
-        self.trace.note(66, 0, 0, || format!("{:?} excused: pieces of states only", self.now));
-        self.checker.count(PIECES_ONLY);
-        self.converged = true;
-    }
-
     /// Looks whether all is well again after the healing; the run ends when it is.
     fn probe(&mut self) {
         let since = self.healed.unwrap_or(self.now);
@@ -440,7 +433,9 @@ impl World {
                 self.check_digests();
                 self.converged = true;
             }
-            Some(_) if self.now > since + settle && self.no_state_is_left() => self.excuse_without_a_state(),
+            Some(_) if self.now > since + settle && self.no_state_is_left(Op::ZERO) => {
+                self.excuse_without_a_state()
+            }
             Some(reason) if self.now > since + settle => match self.excuse() {
                 Some(excuse) if self.plan.damage.is_some() => self.excuse_with(excuse),
                 Some(_) | None => self.fail(("a healed cluster converges", reason)),

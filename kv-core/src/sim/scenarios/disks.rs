@@ -169,6 +169,7 @@ fn p2_an_end_at_every_operation_of_a_disk_loses_nothing() {
                 for _ in 0..6 {
                     c.put("k", &"x".repeat(600));
                 }
+                c.run_until("a primary serves", |c| c.serving().is_some());
                 c.hand_over(c.primary());
                 c.put("k", "after");
                 c.settle();

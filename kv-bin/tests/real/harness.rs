@@ -465,7 +465,11 @@ pub(crate) async fn progress(writers: &Writers, count: u64) {
 
 /// Reads everything back and compares it with what the writers were told.
 pub(crate) async fn verify(client: &Client, ledgers: &[Ledger]) -> Verdict {
-    let records = client.scan("").await.expect("it can be read back");
+    judge(client.scan("").await.expect("it can be read back"), ledgers)
+}
+
+/// Compares what was read back with what the writers were told.
+pub(crate) fn judge(records: Vec<(bytes::Bytes, Record)>, ledgers: &[Ledger]) -> Verdict {
     let store: BTreeMap<_, Record> = records.into_iter().collect();
     let verdict = ledger::compare(ledgers, &store);
     assert!(verdict.is_good(), "{verdict:#?}");

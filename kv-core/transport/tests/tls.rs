@@ -170,7 +170,7 @@ fn nobody_may_listen_with_a_clients_certificate() {
     let (a, b) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let app = identity(&a, &authority, &client("app"));
     let first = identity(&b, &authority, &member(0));
-    assert!(refusal(&app, &first, "client").contains("a client's where a member should listen"));
+    assert!(refusal(&app, &first, "client").contains("serverAuth and clientAuth for a member"));
 }
 
 #[test]

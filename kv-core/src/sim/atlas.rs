@@ -13,7 +13,7 @@ use crate::config::Role;
 use crate::ids::{Hash, Op};
 use crate::journal::{Journal, LogReader};
 use crate::kv::{Limits, State};
-use crate::message::{Footing, Recovered};
+use crate::message::{Extent, Footing, Recovered};
 use std::collections::BTreeMap;
 
 /// The file of the state.
@@ -259,7 +259,13 @@ impl World {
     /// Whether opening this disk either finds everything or says that something is missing.
     fn tells_its_damage(&self, member: usize, disk: &Disk) -> bool {
         self.opened(member, &disk.fork()).is_some_and(|(_, recovered)| {
-            recovered.is_damaged() || recovered.head() >= self.checker.durable_head(member)
+            // What is told of other wounds tells nothing of an end that is gone without a trace.
+            let reach = match recovered.damage.as_ref().map(|damage| damage.extent) {
+                Some(Extent::Open) => return true,
+                Some(Extent::Through(op)) => op.max(recovered.head()),
+                None => recovered.head(),
+            };
+            reach >= self.checker.durable_head(member)
         })
     }
 

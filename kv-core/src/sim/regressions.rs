@@ -29,5 +29,11 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
         19_221,
         "two members, each the primary of the view that the other was in, answered each other's votes without end",
     ),
+    (
+        14_766,
+        "the simulator let an end of a log vanish without a trace, which nobody promises, because another wound of that log was told of",
+    ),
+    (1394, "two members that were behind ended each other's transfers for ever"),
+    (576, "a halt over an entry that no state has come to was not excused"),
     (1320, "a question waited though a part of a revision that it had not seen had woken the others already"),
 ];

@@ -398,7 +398,7 @@ impl Replica {
             if self.transfer.stateless && self.transfer.fruitless > MOST_FRUITLESS {
                 return self.halt(Halt::NoState);
             }
-            if self.transfer.rounds == MOST_ROUNDS && matches!(self.state, State::ViewChange(_)) {
+            if self.transfer.rounds == MOST_ROUNDS {
                 self.say_again();
             }
         }

@@ -3,7 +3,7 @@
 use super::watches::{log, state, work};
 use super::*;
 use crate::engine::EngineError;
-use crate::ids::{Anchor, Hash, Incarnation, Revision, Timestamp, View};
+use crate::ids::{Anchor, Hash, Revision, Timestamp};
 use crate::message::{Answer, EntryMeta, FormationStep, LogPoint, Query, Recovered};
 use crate::node::driver::Driver;
 use crate::node::reads::Reads;
@@ -70,19 +70,8 @@ async fn d7_what_is_durable_goes_back_when_the_log_stands_on_another_point() {
     let bench = Bench::new();
     let shared = &bench.shared;
     let cluster = shared.cluster.clone();
-    let mut recovered = Recovered {
-        formation: FormationStep::Formed,
-        view: View::ZERO,
-        log_view: View::ZERO,
-        checkpoint: Anchor::ZERO,
-        floor: Anchor::ZERO,
-        entries: Vec::new(),
-        floor_next_revision: Revision::new(1),
-        floor_timestamp: Timestamp::ZERO,
-        incarnation: Incarnation::ZERO,
-        damage: None,
-    };
-    recovered.entries = log(10).iter().map(|entry| EntryMeta::of(&entry.header)).collect();
+    let entries = log(10).iter().map(|entry| EntryMeta::of(&entry.header)).collect();
+    let recovered = Recovered { formation: FormationStep::Formed, entries, ..Recovered::empty() };
     shared.set_durable_op(Op::new(10));
     let replica =
         Replica::new(ReplicaConfig::new(cluster, ME, Options::default(), 1), recovered, shared.clock.now());

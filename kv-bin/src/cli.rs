@@ -15,19 +15,20 @@ use std::time::Duration;
 #[command(
     name = "kv",
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 bad usage, 3 outcome unknown, 128 and the number of a signal that ended it.\n\
-                  What a member or a connection needs can also be given by KV_* variables, which the help of each command \
-                  names, and most of it in the file named by --config: flags win over variables, variables over the file."
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 outcome unknown, 128 plus the number of the signal that ended \
+                  kv.\n\
+                  Most options can also be set by a KV_* variable, which the help of each command names, or in the file given by \
+                  --config. An option overrides a variable, and a variable overrides the file."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 
-    /// Print JSON, one object a line.
+    /// Print JSON, one object per line.
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// What to log on stderr: error, warn, info, debug, trace, or per module as in `info,kv_core=debug`.
+    /// Log to standard error at this level: error, warn, info, debug, trace, or per module as in `info,kv_core=debug`.
     #[arg(long, global = true, env = "KV_LOG", value_name = "FILTER")]
     pub(crate) log: Option<String>,
 }
@@ -38,52 +39,50 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     #[command(flatten)]
     Client(ClientCommand),
-    /// Run many of these commands on one connection, from a prompt with history or from a script.
+    /// Run many commands on one connection, interactively or from a script.
     Shell(ShellArgs),
-    /// Show the cluster as it lives: members, throughput, latency, lag and failovers.
+    /// Show members, throughput, latency, lag and failovers, updated continuously.
     Top(TopArgs),
-    /// Make certificates: an authority, and by it those of members and clients.
+    /// Create certificates: an authority, and certificates for members and clients.
     #[cfg(feature = "tls")]
     Certs(CertsArgs),
-    /// Watch a cluster survive: a killed primary, lost messages.
+    /// Start a cluster, kill its primary, lose messages, and check that no write is lost or applied twice.
     Demo(DemoArgs),
-    /// Measure what things cost on this machine.
+    /// Measure the cost of an operation on this machine.
     Bench(BenchArgs),
-    /// Put whole clusters through simulated faults, one run per seed.
+    /// Simulate whole clusters under random faults, one run per seed.
     Sim(SimArgs),
-    /// Print the script by which a shell completes what is typed after `kv`.
+    /// Print a completion script for a shell.
     Completions(CompletionsArgs),
-    /// Write manual pages: one for `kv`, and one for each command.
+    /// Write manual pages for `kv` and for each command, and print their names.
     Man(ManArgs),
 }
 
 /// The commands that ask a cluster: each alone, or many in `kv shell`.
 #[derive(Subcommand, Debug)]
 pub(crate) enum ClientCommand {
-    /// Store a value under a key.
+    /// Store a value under a key, and print the revision of the write.
     Put(PutArgs),
-    /// Print the value of a key, and the end of a line.
+    /// Print the value of a key, followed by a newline.
     Get(GetArgs),
-    /// Remove a key.
+    /// Remove a key, and print the revision of the removal.
     Delete(DeleteArgs),
-    /// List keys and values in order.
+    /// Print keys and values in the order of the keys, one per line.
     Scan(ScanArgs),
-    /// Print what changes, as it changes: a line for each, once and in order.
+    /// Print each change of the data as it happens, once and in order, one per line.
     Watch(WatchArgs),
-    /// Do several changes and reads at once, or none of them.
+    /// Run a transaction: all of its changes and reads at one revision, or none.
     Txn(TxnArgs),
-    /// Put back what `kv scan --json` has printed.
+    /// Write back the keys and values that `kv scan --json` has printed.
     ///
-    /// Keys that are there get the values of the file, keys that are not in the file stay. Keys that expired or belonged to a lease are left
-    /// out: nothing would end them.
+    /// Existing keys are overwritten, and keys that are not in the file are kept. Keys that expire or belong to a lease are skipped, because
+    /// nothing would remove them.
     Load(LoadArgs),
-    /// Grant, keep alive, end or show a lease, on which keys can depend.
+    /// Grant, renew, revoke or show a lease. A key can belong to a lease, and is removed when the lease ends.
     Lease(LeaseArgs),
-    /// Run a command while holding a lock; its exit code is passed on.
-    ///
-    /// If a signal has ended the command, that is 128 and the signal's number, as shells have it.
+    /// Wait for a lock, and run a command while holding it.
     Lock(LockArgs),
-    /// Show where each member stands.
+    /// Print the role, state and progress of each member.
     Status(StatusArgs),
 }
 
@@ -112,12 +111,12 @@ impl ClientCommand {
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-    Words are quoted as in a shell, `#` begins a comment; Tab completes commands and options. Ctrl-C ends the command that runs, \
-    Ctrl-D the shell. From a file or a pipe, as in `kv shell < script`, it ends at the first command that fails, with that one's \
-    exit code. What was typed is kept in $XDG_STATE_HOME/kv/history (~/.local/state/kv/history), for its owner alone to read; a line \
-    that begins with a space is not.")]
+    Quote words as in a shell; `#` begins a comment. Tab completes commands and options. Ctrl-C ends the running command, and Ctrl-D \
+    ends the shell. If standard input is a file or a pipe, as in `kv shell < script`, the shell stops at the first command that fails, and \
+    exits with the code of that command. The history is stored in $XDG_STATE_HOME/kv/history (~/.local/state/kv/history), readable only by \
+    its owner. Lines that begin with a space are not stored.")]
 pub(crate) struct ShellArgs {
-    /// Do not read or write the history of what was typed.
+    /// Do not read or write the history file.
     #[arg(long)]
     pub(crate) no_history: bool,
     #[command(flatten)]
@@ -126,14 +125,14 @@ pub(crate) struct ShellArgs {
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-    `q` or Ctrl-C ends it. Latencies are those of the calls that a member answered since it was looked at before, from when it \
-    had read the call; `a read from here` is what a client sees: each look reads a key once. Lag: how many entries the longest log of \
-    all has that this one lacks. With --json, a line for each look.")]
+    Press `q` or Ctrl-C to quit. Latencies are measured on the member, from reading a call to answering it, over the last interval. `a read from \
+    here` is the latency that a client sees: kv top reads one key per interval. Lag is the number of entries that the longest log contains \
+    and this member lacks. With --json, kv top prints one line per interval.")]
 pub(crate) struct TopArgs {
-    /// How often to look: 100ms at the least.
+    /// Update this often, at least 100ms.
     #[arg(long, value_name = "TIME", default_value = "1s")]
     pub(crate) interval: Span,
-    /// Look for one interval, print what was seen, and end. So it does anyway where there is no terminal.
+    /// Measure for one interval, print the result and exit. This is the default where there is no terminal, except with --json.
     #[arg(long)]
     pub(crate) once: bool,
     #[command(flatten)]
@@ -148,22 +147,22 @@ pub(crate) struct BenchArgs {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum BenchCommand {
-    /// What watchers cost the member they are connected to: memory, processor time, and how soon they are told.
+    /// Measure what watches cost a member in memory and processor time, and how soon they are notified.
     Watchers(WatchersArgs),
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct WatchersArgs {
-    /// How many watchers, each of a key of its own; a new cluster of three for each number.
+    /// Numbers of watches to measure, each on a key of its own, with a new cluster of three for each number.
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = listed::<usize>, default_values_t = [0, 1, 1000, 10_000])]
     pub(crate) counts: Vec<usize>,
-    /// Writes per second, first to keys that nobody watches, then to keys that one of them watches.
+    /// Writes per second, first to keys without a watch, then to keys with one watch each.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) rate: u32,
-    /// How long each of them is measured: idle, and under either kind of writes.
+    /// Measure each case for this long: idle, and both kinds of writes.
     #[arg(long, value_name = "TIME", default_value = "15s")]
     pub(crate) time: Span,
-    /// The network [default: tcp]
+    /// Connect members and clients by this transport [default: tcp]
     #[arg(long, value_name = "TRANSPORT")]
     pub(crate) transport: Option<TransportKind>,
 }
@@ -176,34 +175,34 @@ pub(crate) struct CompletionsArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ManArgs {
-    /// The folder for the pages, which must exist.
+    /// Write the pages to this folder, and create it if it does not exist.
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) out: PathBuf,
 }
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct ServeArgs {
-    /// The configuration file; see `cluster.example.toml` for every setting.
+    /// Read settings from this file; `cluster.example.toml` contains every setting.
     #[arg(long, env = "KV_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Which of the members this one is.
+    /// Run the member with this id.
     #[arg(long, env = "KV_ID", value_name = "ID")]
     pub(crate) id: Option<u8>,
 
-    /// The members, the same on each host: ID=HOST:PORT, or ID=HOST:PORT:witness, separated by commas.
+    /// All members of the cluster, separated by commas: ID=HOST:PORT or ID=HOST:PORT:witness. The list must be the same on each host, except for addresses.
     #[arg(long, env = "KV_MEMBERS", value_name = "MEMBERS", value_delimiter = ',', value_parser = listed::<String>)]
     pub(crate) members: Vec<String>,
 
-    /// The folder for this member's data; `{id}` in it stands for the member's id [default: kv-data-{id}]
+    /// Store this member's data in this folder; `{id}` is replaced by the member's id [default: kv-data-{id}]
     #[arg(long, env = "KV_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 
-    /// The cluster's name, the same on each host [default: kv]
+    /// The name of the cluster; it must be the same on each host [default: kv]
     #[arg(long, env = "KV_CLUSTER", value_name = "NAME")]
     pub(crate) cluster: Option<String>,
 
-    /// Listen on this address instead of the member's own, as in 0.0.0.0:7000.
+    /// Listen on this address, such as 0.0.0.0:7000, instead of the member's address in the list.
     #[arg(long, env = "KV_LISTEN", value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
 
@@ -213,11 +212,11 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) admission: AdmissionArgs,
 
-    /// Allow addresses beyond this machine without TLS: whoever reaches the port can read and write.
+    /// Listen on addresses other than loopback without TLS. Anyone who can reach the port can then read and write.
     #[arg(long, env = "KV_INSECURE", value_parser = boolean, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) insecure: Option<bool>,
 
-    /// How members and clients reach each other [default: tcp]
+    /// Connect members and clients by this transport; it must be the same on each host [default: tcp]
     #[arg(long, env = "KV_TRANSPORT", value_name = "TRANSPORT")]
     pub(crate) transport: Option<TransportKind>,
 
@@ -240,31 +239,31 @@ pub(crate) struct ServeArgs {
 /// How a client command finds its cluster.
 #[derive(Args, Debug, Default)]
 pub(crate) struct ConnectArgs {
-    /// A member's address; one is enough, more help when it is down. ID=HOST:PORT is where to reach that member, if the address that the
-    /// members know leads nowhere from here [default: 127.0.0.1:7000]
+    /// Addresses of members, separated by commas. One is enough; give several, so that kv can connect while a member is down. Use
+    /// ID=HOST:PORT if the address in the member list does not work from here, for example behind NAT [default: 127.0.0.1:7000]
     #[arg(long, env = "KV_ADDRESS", value_name = "[ID=]HOST:PORT", value_delimiter = ',', value_parser = listed::<String>)]
     pub(crate) address: Vec<String>,
 
-    /// The cluster's name [default: kv]
+    /// The name of the cluster [default: kv]
     #[arg(long, env = "KV_CLUSTER", value_name = "NAME")]
     pub(crate) cluster: Option<String>,
 
-    /// How the members are reached, as they were told [default: tcp]
+    /// Connect by this transport; it must be the one that the members use [default: tcp]
     #[arg(long, env = "KV_TRANSPORT", value_name = "TRANSPORT")]
     pub(crate) transport: Option<TransportKind>,
 
-    /// The cluster's configuration file, for its name, its transport and the members' addresses.
+    /// Read the name of the cluster, the transport, the certificates and the addresses of the members from this file.
     #[arg(long, env = "KV_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
 
-    /// Which client this is, where --tls-dir holds the certificates of several.
+    /// Use the certificate of this client, if the folder of --tls-dir contains those of several.
     #[arg(long, env = "KV_TLS_NAME", value_name = "NAME")]
     pub(crate) tls_name: Option<String>,
 
-    /// Give up after this long.
+    /// Fail if the cluster does not answer within this time, retries included.
     #[arg(long, env = "KV_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parse_timeout)]
     pub(crate) timeout: Duration,
 }
@@ -278,24 +277,24 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
 pub(crate) struct PutArgs {
     /// The key.
     pub(crate) key: OsString,
-    /// The value; `-` reads its bytes from standard input, as they are.
+    /// The value, or `-` to read it from standard input, unchanged.
     pub(crate) value: OsString,
-    /// Only if the key does not exist.
+    /// Write only if the key does not exist.
     #[arg(long, group = "guard")]
     pub(crate) if_absent: bool,
-    /// Only if the key exists.
+    /// Write only if the key exists.
     #[arg(long, group = "guard")]
     pub(crate) if_present: bool,
-    /// Only if the key was last changed at this revision.
+    /// Write only if the key was last changed at this revision.
     #[arg(long, group = "guard", value_name = "REVISION")]
     pub(crate) if_revision: Option<u64>,
-    /// The key goes by itself after this long, as in 10s; without it, it stays.
+    /// Remove the key after this time, such as 10s; the default is to keep it.
     #[arg(long, value_name = "TIME")]
     pub(crate) ttl: Option<Span>,
-    /// The key goes with this lease.
+    /// Remove the key when this lease ends.
     #[arg(long, value_name = "LEASE")]
     pub(crate) lease: Option<u64>,
-    /// Print what the key held before, too.
+    /// Also print the previous value of the key.
     #[arg(long)]
     pub(crate) previous: bool,
     #[command(flatten)]
@@ -308,7 +307,7 @@ pub(crate) struct PutArgs {
 pub(crate) struct DeleteArgs {
     /// The key.
     pub(crate) key: OsString,
-    /// Print what the key held before, too.
+    /// Also print the previous value of the key.
     #[arg(long)]
     pub(crate) previous: bool,
     #[command(flatten)]
@@ -325,19 +324,19 @@ pub(crate) struct LeaseArgs {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum LeaseCommand {
-    /// Make a lease, and print its number.
+    /// Grant a lease, and print its number.
     Grant(GrantArgs),
-    /// Have its time begin anew.
+    /// Renew a lease: its time begins anew.
     KeepAlive(LeaseIdArgs),
-    /// End it now, with its keys.
+    /// End a lease now, and remove its keys.
     Revoke(LeaseIdArgs),
-    /// Show how it stands.
+    /// Print the time to live of a lease and the number of its keys.
     Show(LeaseIdArgs),
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct GrantArgs {
-    /// It ends when it was not kept alive for this long: 100ms to 30d.
+    /// End the lease if it is not renewed for this long: 100ms to 30d.
     pub(crate) ttl: Span,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
@@ -354,26 +353,27 @@ pub(crate) struct LeaseIdArgs {
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Signals are passed on to the command. What it leaves behind when it ends is ended before the lock is released. (On Linux. \
-Elsewhere only the command itself is ended.) If kv lock itself is killed by SIGKILL, the command runs on: guard what it does by the fencing token.
+    after_help = "kv lock passes signals on to the command. When the command ends, kv lock kills the processes that the command has left running, and \
+then releases the lock. (On Linux; on other systems it kills only the command itself.) If kv lock is killed by SIGKILL, the command continues to run: \
+protect shared resources with the fencing token.
 
-Exit codes: the command's own; 128 and the number of the signal that ended it; 126 if it cannot be executed, 127 if it is not there; 1 if the lock \
-was not got or was lost."
+Exit codes: the exit code of the command; 128 plus the number of the signal that ended it; 126 if the command cannot be executed, 127 if it does not \
+exist; 1 if kv lock did not get the lock, or lost it."
 )]
 pub(crate) struct LockArgs {
-    /// The lock's name: a key, which exists while the lock is held.
+    /// The name of the lock. A key of this name exists while the lock is held.
     pub(crate) name: OsString,
-    /// What to run. The variable KV_LOCK_TOKEN holds the lock's fencing token. If the lock may be lost (its lease ends, its key is removed, or no
-    /// member answers for the lock's time), the command and all that it has started are killed.
+    /// The command to run. The variable KV_LOCK_TOKEN contains the fencing token of the lock. If the lock may be lost (its lease ends, its key is
+    /// removed, or no member answers for the time of --ttl), kv lock kills the command and all processes that it has started.
     #[arg(last = true, required = true, num_args = 1.., value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
-    /// How long the lock stays with a holder that shows no life.
+    /// Release the lock if its holder does not renew it for this long.
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub(crate) ttl: Span,
-    /// Give up when somebody else has held it for this long [default: wait for ever]
+    /// Give up if the lock is not free within this time [default: wait forever]
     #[arg(long, value_name = "TIME")]
     pub(crate) wait: Option<Span>,
-    /// What the key holds meanwhile, for others to see.
+    /// Store this value under the key of the lock, for others to read.
     #[arg(long, value_name = "VALUE")]
     pub(crate) value: Option<OsString>,
     #[command(flatten)]
@@ -384,16 +384,16 @@ pub(crate) struct LockArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct WatchArgs {
-    /// Only keys that begin with this.
+    /// Print only changes of keys that begin with this prefix.
     #[arg(default_value = "")]
     pub(crate) prefix: OsString,
-    /// Begin with what was changed at this revision [default: what changes from now on]
+    /// Print changes from this revision on [default: changes from now on]
     #[arg(long, value_name = "REVISION")]
     pub(crate) from: Option<u64>,
-    /// Say what the key held before, too (with --json).
+    /// Also print the previous value of the key (with --json).
     #[arg(long)]
     pub(crate) previous: bool,
-    /// End after so many changes.
+    /// Exit after this many changes.
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
     #[command(flatten)]
@@ -407,11 +407,13 @@ pub(crate) struct WatchArgs {
   { \"if\":   [ { \"absent\": \"a\" }, { \"present\": \"b\" }, { \"revision\": [\"c\", 7] }, { \"value\": [\"d\", \"x\"] } ],
     \"then\": [ { \"put\": \"a\", \"value\": \"1\", \"ttl\": \"10s\" }, { \"delete\": \"b\" }, { \"add\": \"n\", \"by\": 1 } ],
     \"else\": [ { \"add\": \"misses\", \"by\": 1 }, { \"get\": \"a\" }, { \"scan\": \"b/\", \"limit\": 10 } ] }
-Keys and values that are no text: `put_hex`, `value_hex`, `absent_hex` and so on, or `put_base64`, ..., each for all strings of its field, \
-as in { \"put_hex\": \"00ff\", \"value_base64\": \"AP8=\" } or { \"value_hex\": [\"00ff\", \"01\"] }. \
-`get` and `scan` tell what was there before. `if` and `else` may be left out. Where a condition does not hold and there is no `else`, nothing is done, and it is a failure.")]
+If all conditions of `if` hold, kv runs the steps of `then`, otherwise those of `else`. `if` and `else` are optional. If a condition does not hold and \
+there is no `else`, kv changes nothing and exits with code 1. `get` and `scan` read the state before the transaction.
+
+For keys and values that are not text, append `_hex` or `_base64` to the name of a field, as in { \"put_hex\": \"00ff\", \"value_base64\": \"AP8=\" } or \
+{ \"value_hex\": [\"00ff\", \"01\"] }.")]
 pub(crate) struct TxnArgs {
-    /// The file; `-` is standard input.
+    /// The file, or `-` for standard input.
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) encoding: Encoding,
@@ -421,7 +423,7 @@ pub(crate) struct TxnArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct LoadArgs {
-    /// The file; `-` is standard input.
+    /// The file, or `-` for standard input.
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
@@ -435,40 +437,40 @@ pub(crate) struct StatusArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct SimArgs {
-    /// Which seeds to run: the first, and the one after the last.
+    /// Run these seeds: FIRST is included, END is not.
     #[arg(long, value_name = "FIRST..END", default_value = "0..1000", value_parser = crate::sim::parse_seeds)]
     pub(crate) seeds: Range<u64>,
 
-    /// Run just this seed.
+    /// Run only this seed.
     #[arg(long, value_name = "SEED", conflicts_with = "seeds")]
     pub(crate) seed: Option<u64>,
 
-    /// With --seed: print the last events before a violation.
+    /// With --seed: print the last events before the violation, if there is one.
     #[arg(long, requires = "seed")]
     pub(crate) verbose: bool,
 
-    /// How many events --verbose prints.
+    /// Print this many events with --verbose.
     #[arg(long, value_name = "N", default_value_t = crate::sim::EVENTS)]
     pub(crate) events: usize,
 
-    /// Plans of months: heartbeats of 5 and 10 s, faults hours or days apart, clients that call now and then. Every heartbeat is run.
+    /// Simulate months: heartbeats every 5 or 10 s, faults hours or days apart, and occasional client calls.
     #[arg(long, conflicts_with = "bugs")]
     pub(crate) long: bool,
 
-    /// Run long plans, from the first seed on, until so many years have been simulated in all.
+    /// Run long simulations, from the first seed on, until this many years have been simulated in total.
     #[arg(long, value_name = "N", conflicts_with_all = ["seed", "bugs"])]
     pub(crate) years: Option<u32>,
 
-    /// How many seeds to run at once [default: the number of cores]
+    /// Run this many seeds at once [default: the number of cores]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
 
-    /// Run every known-wrong variant until it is caught, and print how many of the seeds each took. One that no seed catches is put to a
-    /// scripted scenario, which is named then. If one is not caught at all, it is a failure.
+    /// Check that the simulator detects every seeded bug, and print how many seeds each one took. If no seed detects a bug, run the scripted scenario
+    /// for it, and print its name. Exit with code 1 if a bug is not detected at all.
     #[arg(long, conflicts_with_all = ["seed", "bug"])]
     pub(crate) bugs: bool,
 
-    /// Run a known-wrong variant, to see it caught.
+    /// Run with this seeded bug.
     #[arg(long, hide = true, value_name = "NAME", value_parser = crate::sim::parse_bug)]
     pub(crate) bug: Option<kv_core::sim::Bug>,
 }
@@ -476,54 +478,54 @@ pub(crate) struct SimArgs {
 #[cfg(feature = "tls")]
 #[derive(Args, Debug)]
 pub(crate) struct CertsArgs {
-    /// The cluster's name [default: kv]
+    /// The name of the cluster [default: kv]
     #[arg(long, env = "KV_CLUSTER", value_name = "NAME")]
     pub(crate) cluster: Option<String>,
 
-    /// The ids of the members, separated by commas [default: 0,1,2]
+    /// The ids of the members to create certificates for, separated by commas [default: 0,1,2]
     #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = listed::<u8>)]
     pub(crate) members: Vec<u8>,
 
-    /// The names of the clients, separated by commas [default: app]
+    /// The names of the clients to create certificates for, separated by commas [default: app]
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = listed::<String>)]
     pub(crate) clients: Vec<String>,
 
-    /// The folder for the files; it is created if it does not exist.
+    /// Write the files to this folder, and create it if it does not exist.
     #[arg(long, value_name = "DIR", default_value = "certs")]
     pub(crate) out: PathBuf,
 
-    /// For how many days the certificates are good; the authority is for ten times as many.
+    /// Days until the certificates expire. The certificate of the authority is valid ten times as long.
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub(crate) days: u32,
 
-    /// Make new certificates and keys by the authority that is in the folder, in place of all that are there, or of those
-    /// that --members and --clients name. Members that run take them over by themselves.
+    /// Replace the certificates and keys in the folder by new ones of the same authority: all of them, or those that --members and --clients
+    /// name. Running members reload them without a restart.
     #[arg(long)]
     pub(crate) renew: bool,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct DemoArgs {
-    /// The network between members and client [default: tcp]
+    /// Connect members and clients by this transport [default: tcp]
     #[arg(long, value_name = "TRANSPORT")]
     pub(crate) transport: Option<TransportKind>,
-    /// Give members and client certificates, and use TLS.
+    /// Use TLS, with new certificates for members and clients.
     #[cfg(feature = "tls")]
     #[arg(long)]
     pub(crate) tls: bool,
-    /// What to show.
+    /// Run only this part.
     #[arg(long, value_name = "SCENARIO", default_value = "all")]
     pub(crate) scenario: Scenario,
-    /// Which messages are lost follows from this number.
+    /// Choose the lost messages by this random seed.
     #[arg(long, value_name = "N", default_value_t = 7)]
     pub(crate) seed: u64,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Scenario {
-    /// The primary is killed in the middle of writes.
+    /// Kill the primary in the middle of writes.
     Crash,
-    /// Requests and replies are dropped at random.
+    /// Drop requests and replies at random.
     Omission,
     /// Both, one after the other.
     All,

@@ -12,10 +12,10 @@ use std::io::{self, IsTerminal as _};
 /// How keys and values are written.
 #[derive(Args, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Encoding {
-    /// Read keys and values in hex from the command line, and print them in hex.
+    /// Accept and print keys and values in hexadecimal.
     #[arg(long, conflicts_with = "base64")]
     hex: bool,
-    /// Read keys and values in base64 from the command line, and print them in base64.
+    /// Accept and print keys and values in base64.
     #[arg(long)]
     base64: bool,
 }

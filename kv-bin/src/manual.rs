@@ -19,6 +19,9 @@ pub(crate) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
 pub(crate) fn pages(args: &ManArgs, json: bool) -> Result<(), Failure> {
     let mut all = without_help(Cli::command());
     all.build();
+    fs::create_dir_all(&args.out).map_err(|error| {
+        Failure::failed(format!("cannot create the folder {}: {error}", args.out.display()))
+    })?;
     for command in with_subcommands(&all) {
         let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
         let path = args.out.join(format!("{name}.1"));

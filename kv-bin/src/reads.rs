@@ -16,20 +16,19 @@ use std::pin::pin;
 /// How fresh a read must be, and who answers it.
 #[derive(Args, Debug)]
 pub(crate) struct Freshness {
-    /// Read what some member has, which may be stale, without asking a quorum.
+    /// Read from any member, without asking a quorum. The answer may be stale.
     #[arg(long, conflicts_with_all = ["at_least", "max_staleness"])]
     local: bool,
-    /// Read what some member has, as soon as that is this revision or a later one: so you read your own writes.
+    /// Read from any member, as soon as it has this revision or a later one. Use the revision of your own write to read that write.
     #[arg(long, value_name = "REVISION", conflicts_with = "max_staleness")]
     at_least: Option<u64>,
-    /// Read what some member has, if that holds every write that was acknowledged until this long ago (2s, 500ms); another
-    /// member is asked, if need be the primary, where it cannot tell.
+    /// Read from any member whose state is at most this old (2s, 500ms). If no backup can prove that, the primary answers.
     #[arg(long, value_name = "TIME")]
     max_staleness: Option<Span>,
-    /// Ask this member and no other. Without another option it must be the primary.
+    /// Ask only this member. Without another option, it must be the primary.
     #[arg(long, value_name = "ID")]
     member: Option<u8>,
-    /// Read the state as it was at this revision, as far back as the cluster remembers.
+    /// Read the state at this revision. The cluster keeps a limited number of past revisions.
     #[arg(long, value_name = "REVISION")]
     revision: Option<u64>,
 }
@@ -71,16 +70,16 @@ pub(crate) struct GetArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ScanArgs {
-    /// Only keys that begin with this.
+    /// Print only keys that begin with this prefix.
     #[arg(default_value = "")]
     pub(crate) prefix: OsString,
-    /// At most this many keys.
+    /// Print at most this many keys.
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
-    /// From the last key to the first.
+    /// Print the keys in reverse order.
     #[arg(long)]
     pub(crate) reverse: bool,
-    /// Without the values.
+    /// Print the keys without their values.
     #[arg(long)]
     pub(crate) keys_only: bool,
     #[command(flatten)]

@@ -28,19 +28,19 @@ pub(super) struct FileTls {
 /// What the command line says.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct TlsArgs {
-    /// Use TLS with the certificates in this folder, which `kv certs` made.
+    /// Use TLS with the certificates in this folder, created by `kv certs`.
     #[arg(long, env = "KV_TLS_DIR", value_name = "DIR")]
     pub(crate) tls_dir: Option<PathBuf>,
 
-    /// Use TLS with this certificate, in PEM, followed by those that lead to a root, if there are any.
+    /// Use TLS with the certificate in this PEM file, followed by any intermediate certificates.
     #[arg(long, env = "KV_TLS_CERTIFICATE", value_name = "FILE")]
     pub(crate) tls_certificate: Option<PathBuf>,
 
-    /// The certificate's private key, in PEM.
+    /// The private key of the certificate, a PEM file.
     #[arg(long, env = "KV_TLS_KEY", value_name = "FILE")]
     pub(crate) tls_key: Option<PathBuf>,
 
-    /// The certificates of the authorities to trust, in PEM.
+    /// The certificates of the trusted authorities, a PEM file.
     #[arg(long, env = "KV_TLS_ROOTS", value_name = "FILE")]
     pub(crate) tls_roots: Option<PathBuf>,
 }
@@ -48,12 +48,12 @@ pub(crate) struct TlsArgs {
 /// Which clients a member lets in.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct AdmissionArgs {
-    /// With TLS, let in only the clients whose names are in this file, one on a line; it is read again as it changes.
+    /// With TLS, accept only the clients that this file names, one name per line. The member reloads the file when it changes.
     #[arg(long, env = "KV_TLS_CLIENTS", value_name = "FILE")]
     pub(crate) tls_clients: Option<PathBuf>,
 
-    /// With TLS, believe clients only if an authority in this file, in PEM, has signed their certificates, and members only if one of
-    /// --tls-roots has [default: one of --tls-roots signs both]
+    /// With TLS, accept clients only if an authority in this PEM file has signed their certificates. Those of --tls-roots then sign
+    /// only members [default: the authorities of --tls-roots sign both]
     #[arg(long, env = "KV_TLS_CLIENT_ROOTS", value_name = "FILE")]
     pub(crate) tls_client_roots: Option<PathBuf>,
 }

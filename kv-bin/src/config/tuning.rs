@@ -5,117 +5,114 @@ use clap::Args;
 use kv_core::config::Options;
 use serde::Deserialize;
 
-/// What may be tuned. Left out means the default.
+/// Limits and time-outs. A missing one has its default.
 #[derive(Args, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "Tuning")]
 pub(crate) struct Tuning {
-    /// How often a primary sends a sign of life [default: 25ms]
+    /// Time between two heartbeats of the primary [default: 25ms]
     #[arg(long, env = "KV_HEARTBEAT", value_name = "TIME")]
     pub(crate) heartbeat: Option<Span>,
 
-    /// The shortest silence after which a backup suspects its primary [default: 150ms]
+    /// Shortest silence after which a backup suspects that the primary has failed [default: 150ms]
     #[arg(long, env = "KV_SUSPECT_MIN", value_name = "TIME")]
     pub(crate) suspect_min: Option<Span>,
 
-    /// The longest silence after which a backup suspects its primary [default: 2s]
+    /// Longest silence after which a backup suspects that the primary has failed [default: 2s]
     #[arg(long, env = "KV_SUSPECT_MAX", value_name = "TIME")]
     pub(crate) suspect_max: Option<Span>,
 
-    /// For how long a quorum's answer lets the primary serve linearizable reads without asking again, if monotonic clocks are sound; 0s is off.
-    /// Fixed when the cluster forms [default: 0s]
+    /// Length of a read lease: for this long after a quorum has answered a heartbeat, the primary serves linearizable reads without asking again. It relies on
+    /// correct monotonic clocks; 0s disables it. Fixed when the cluster forms [default: 0s]
     #[arg(long, env = "KV_READ_LEASE", value_name = "TIME")]
     pub(crate) read_lease: Option<Span>,
 
-    /// How far the wall clocks of a majority may have been stepped forward, while all members were down, for nothing to expire early [default: 5s]
+    /// Nothing expires early if, while all members were down, the wall clocks of a majority were set forward by at most this [default: 5s]
     #[arg(long, env = "KV_WALL_CLOCK_ALLOWANCE", value_name = "TIME")]
     pub(crate) wall_clock_allowance: Option<Span>,
 
-    /// How many log entries may be uncommitted at once. Fixed when the cluster forms [default: 32]
+    /// Most log entries that may be uncommitted at once. Fixed when the cluster forms [default: 32]
     #[arg(long, env = "KV_PIPELINE", value_name = "N")]
     pub(crate) pipeline: Option<u32>,
 
-    /// The most bytes of requests in one log entry [default: 1MiB]
+    /// Most bytes of requests in one log entry [default: 1MiB]
     #[arg(long, env = "KV_MAX_BATCH_BYTES", value_name = "SIZE")]
     pub(crate) max_batch_bytes: Option<Size>,
 
-    /// The largest key. Fixed when the cluster forms [default: 4KiB]
+    /// Largest key. Fixed when the cluster forms [default: 4KiB]
     #[arg(long, env = "KV_MAX_KEY_BYTES", value_name = "SIZE")]
     pub(crate) max_key_bytes: Option<Size>,
 
-    /// The largest value. Fixed when the cluster forms [default: 1MiB]
+    /// Largest value. Fixed when the cluster forms [default: 1MiB]
     #[arg(long, env = "KV_MAX_VALUE_BYTES", value_name = "SIZE")]
     pub(crate) max_value_bytes: Option<Size>,
 
-    /// The size of a journal file [default: 16MiB]
+    /// Size of a journal file [default: 16MiB]
     #[arg(long, env = "KV_SEGMENT_BYTES", value_name = "SIZE")]
     pub(crate) segment_bytes: Option<Size>,
 
-    /// How much new data is kept in memory before it is merged into the data file [default: 32MiB]
+    /// Write the state to disk when this much new data is in memory [default: 32MiB]
     #[arg(long, env = "KV_CHECKPOINT_BYTES", value_name = "SIZE")]
     pub(crate) checkpoint_bytes: Option<Size>,
 
-    /// How fast stored journal entries and the state are read again to see whether they have gone bad, in bytes per second; 0 for never
-    /// [default: 1MiB]
+    /// Re-read the journal and the state at this rate, in bytes per second, to find damage early; 0 disables it [default: 1MiB]
     #[arg(long, env = "KV_SCRUB_BYTES_PER_SECOND", value_name = "SIZE")]
     pub(crate) scrub_bytes_per_second: Option<Size>,
 
-    /// How much of the journal is kept for members that are away; one that was away for longer receives the whole state
-    /// [default: 256MiB]
+    /// Keep this much of the journal for members that are away. A member that needs older entries receives the whole state [default: 256MiB]
     #[arg(long, env = "KV_JOURNAL_BUDGET_BYTES", value_name = "SIZE")]
     pub(crate) journal_budget_bytes: Option<Size>,
 
-    /// How long the journal of a witness may grow while a data member is away [default: 1GiB]
+    /// Largest journal of a witness while a data member is away [default: 1GiB]
     #[arg(long, env = "KV_WITNESS_JOURNAL_BYTES", value_name = "SIZE")]
     pub(crate) witness_journal_bytes: Option<Size>,
 
-    /// How fast a state is sent to a member that was away, in bytes per second [default: 64MiB]
+    /// Send the state to another member at this rate, in bytes per second [default: 64MiB]
     #[arg(long, env = "KV_TRANSFER_BYTES_PER_SECOND", value_name = "SIZE")]
     pub(crate) transfer_bytes_per_second: Option<Size>,
 
-    /// The most memory that the cache of the data file takes [default: 64MiB]
+    /// Most memory for the cache of the state file [default: 64MiB]
     #[arg(long, env = "KV_CACHE_BYTES", value_name = "SIZE")]
     pub(crate) cache_bytes: Option<Size>,
 
-    /// The most client sessions; one more evicts the one that was silent longest. Fixed when the cluster forms [default: 10000]
+    /// Most client sessions. Another one evicts the session that was silent longest. Fixed when the cluster forms [default: 10000]
     #[arg(long, env = "KV_MAX_SESSIONS", value_name = "N")]
     pub(crate) max_sessions: Option<usize>,
 
-    /// A client session silent for this long is forgotten. Fixed when the cluster forms [default: 10min]
+    /// A client session expires after this much silence. Fixed when the cluster forms [default: 10min]
     #[arg(long, env = "KV_SESSION_TTL", value_name = "TIME")]
     pub(crate) session_ttl: Option<Span>,
 
-    /// The most requests in flight in one session. Fixed when the cluster forms [default: 256]
+    /// Most requests in flight in one session. Fixed when the cluster forms [default: 256]
     #[arg(long, env = "KV_SESSION_WINDOW", value_name = "N")]
     pub(crate) session_window: Option<usize>,
 
-    /// The most leases. Fixed when the cluster forms [default: 10000]
+    /// Most leases. Fixed when the cluster forms [default: 10000]
     #[arg(long, env = "KV_MAX_LEASES", value_name = "N")]
     pub(crate) max_leases: Option<usize>,
 
-    /// How much of the past can be read and watched: so many last revisions, at least if they fit into the bytes; 0 for none.
-    /// Fixed when the cluster forms
-    /// [default: 1000000]
+    /// Keep the changes of this many revisions for reads and watches, if they fit into --history-bytes; 0 keeps none.
+    /// Fixed when the cluster forms [default: 1000000]
     #[arg(long, env = "KV_HISTORY_REVISIONS", value_name = "N")]
     pub(crate) history_revisions: Option<u64>,
 
-    /// The most that the data file keeps of superseded values; the oldest go first. Fixed when the cluster forms [default: 64MiB]
+    /// Keep at most this much of past values; the oldest are removed first. Fixed when the cluster forms [default: 64MiB]
     #[arg(long, env = "KV_HISTORY_BYTES", value_name = "SIZE")]
     pub(crate) history_bytes: Option<Size>,
 
-    /// The most client connections [default: 1024]
+    /// Most client connections [default: 1024]
     #[arg(long, env = "KV_MAX_CONNECTIONS", value_name = "N")]
     pub(crate) max_connections: Option<usize>,
 
-    /// The most client connections that are let in in a second; those beyond are closed, and clients try again [default: 1000]
+    /// Most client connections accepted per second. More are closed, and clients retry [default: 1000]
     #[arg(long, env = "KV_MAX_ACCEPTS_PER_SECOND", value_name = "N")]
     pub(crate) max_accepts_per_second: Option<u32>,
 
-    /// The most memory that the connections of clients take together [default: 256MiB]
+    /// Most memory for all client connections together [default: 256MiB]
     #[arg(long, env = "KV_CLIENT_MEMORY_BYTES", value_name = "SIZE")]
     pub(crate) client_memory_bytes: Option<Size>,
 
-    /// A client's connection on which nothing came for this long is closed [default: 60s]
+    /// Close a client connection that was silent for this long [default: 60s]
     #[arg(long, env = "KV_CLIENT_IDLE", value_name = "TIME")]
     pub(crate) client_idle: Option<Span>,
 }

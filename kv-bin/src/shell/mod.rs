@@ -27,7 +27,7 @@ struct Line {
     #[command(subcommand)]
     command: LineCommand,
 
-    /// Print JSON, one object a line.
+    /// Print JSON, one object per line.
     #[arg(long, global = true)]
     json: bool,
 }

@@ -261,21 +261,24 @@ fn shells_and_man_are_told_of_every_command() {
     assert_eq!(script.status.code(), Some(0), "{}", stderr(&script));
     assert!(stdout(&script).contains("_kv") && stdout(&script).contains("if-absent"));
     refused_usage(&run(kv().args(["completions", "cobol"])));
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().to_str().unwrap();
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("new").join("pages");
+    let out = folder.to_str().unwrap();
     let written = run(kv().args(["man", "--out", out]));
     assert_eq!(written.status.code(), Some(0), "{}", stderr(&written));
-    let page = std::fs::read_to_string(folder.path().join("kv-put.1")).unwrap();
+    let page = std::fs::read_to_string(folder.join("kv-put.1")).unwrap();
     assert!(page.contains(".TH") && page.contains("if\\-absent") && page.contains("KV_ADDRESS"), "{page}");
-    for file in std::fs::read_dir(folder.path()).unwrap() {
+    for file in std::fs::read_dir(&folder).unwrap() {
         let page = std::fs::read_to_string(file.unwrap().path()).unwrap().replace("\\-", "-");
         for other in page.lines().filter_map(|line| line.strip_suffix("(1)")) {
-            assert!(folder.path().join(format!("{other}.1")).exists(), "{page} names {other}");
+            assert!(folder.join(format!("{other}.1")).exists(), "{page} names {other}");
         }
     }
-    assert!(folder.path().join("kv-lease-keep-alive.1").exists());
-    assert!(std::fs::read_to_string(folder.path().join("kv.1")).unwrap().contains("outcome unknown"));
-    refused(&run(kv().args(["man", "--out", "/nowhere/at/all"])), 1, &["cannot write", "kv.1"]);
+    assert!(folder.join("kv-lease-keep-alive.1").exists());
+    assert!(std::fs::read_to_string(folder.join("kv.1")).unwrap().contains("outcome unknown"));
+    let below_a_file = folder.join("kv.1").join("pages");
+    let below_a_file = below_a_file.to_str().unwrap();
+    refused(&run(kv().args(["man", "--out", below_a_file])), 1, &["cannot create the folder", below_a_file]);
 }
 
 #[track_caller]

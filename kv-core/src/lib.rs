@@ -1,19 +1,21 @@
 //! A replicated, durable, linearizable key-value store to embed.
 //!
-//! A few processes hold the same data. One of them is the *primary*: it orders every write and replicates it to the
-//! *backups*. When it dies, a backup takes over by itself. Clients retry what got no answer, and a write is applied exactly
+//! Several processes, usually three, keep the same data. One of them is the *primary*: it orders every write and replicates it to the
+//! *backups*. If the primary fails, a backup takes over automatically. Clients retry unanswered requests, and every write is applied exactly
 //! once.
 //!
-//! - **Linearizable**: reads and writes behave as if there were one copy.
-//! - **Acknowledged is durable**: a write is acknowledged after it is on the disks of a quorum.
-//! - **Exactly once** through retries, lost messages and failover. An outcome that cannot be known is reported as unknown.
-//! - **Available** while a majority of the members can talk. Two data members and a *witness* survive one failure.
+//! - **Linearizable**: reads and writes behave as if there were one copy of the data.
+//! - **Durable**: a write is acknowledged after it is on the disks of a majority.
+//! - **Exactly once**, through retries, lost messages and failovers. If the outcome of a write cannot be known, the error says so.
+//! - **Available** while a majority of the members can communicate. Two data members and a *witness* survive the loss of any one.
 //!
-//! The protocol is Viewstamped Replication Revisited (Liskov and Cowling, 2012), with the disk it leaves out.
+//! The protocol is Viewstamped Replication Revisited (Liskov and Cowling, 2012), extended to survive damaged disks.
+//!
+//! Start with the [guide](guide::getting_started).
 //!
 //! # A cluster in one process
-//! A [`Node`] is one member, a [`Client`] talks to all of them. Here they meet on the in-memory network; with the feature `tcp`
-//! take [`transport::tcp`] in its place.
+//! A [`Node`] is one member, and a [`Client`] talks to all of them. This example uses the in-memory network. With the feature `tcp`, use
+//! [`transport::tcp`] instead.
 //! ```
 //! use kv_core::{Cluster, Node, tokio, transport::Memory};
 //! use std::sync::Arc;
@@ -38,7 +40,7 @@
 //! }
 //! # Ok(()) }
 //! ```
-//! A program that is no member connects by any one member's address:
+//! A program that is not a member connects to the address of any member:
 //! ```no_run
 //! # async fn connect() -> Result<(), Box<dyn std::error::Error>> {
 //! # let transport = std::sync::Arc::new(kv_core::transport::Memory::new());
@@ -47,17 +49,24 @@
 //! ```
 //!
 //! # What runs where
-//! A node runs on the tokio runtime that it is started on, and has threads of its own for whatever waits for the disk. It
-//! needs the runtime to be responsive: an application that computes for long in its tasks delays the signs of life of its
-//! member, and may cost it the primary role. The crate re-exports [`tokio`], so that an application needs no other
-//! dependency; watches are streams, and have a `next` of their own.
+//! A node runs on the tokio runtime that starts it. It has its own threads for everything that waits for the disk. The runtime must stay
+//! responsive: if the application blocks its worker threads, the heartbeats of the member are delayed, and it may lose the primary role.
 //!
-//! It reads no environment variable and installs no `tracing` subscriber; what happens is told in spans named `member`.
+//! The crate re-exports [`tokio`], so that an application needs no other dependency. Watches are streams, and also have a method `next`.
+//! The crate reads no environment variables and installs no `tracing` subscriber. It logs within spans named `member`.
 //!
 //! # Features
-//! None is on by default; a feature only adds. `tcp` adds [`transport`]`::tcp`, `quic` [`transport`]`::quic`, `tls` certificates
-//! ([`transport`]`::tls`) and TLS over TCP, `certs` the making of certificates for development and tests, `sim` the deterministic
-//! simulator, `testing` clusters for an application's own tests. [`guide::security`] says who is protected from whom. Without any, nodes and clients run on the in-memory network or on a transport of your own.
+//! No feature is enabled by default, and a feature only adds to the crate. Without any, nodes and clients use the in-memory network or your
+//! own transport.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `tcp` | [`transport`]`::tcp` |
+//! | `quic` | [`transport`]`::quic` |
+//! | `tls` | certificates ([`transport`]`::tls`) and TLS over TCP; see [`guide::security`] |
+//! | `certs` | creating certificates, for development and tests |
+//! | `testing` | clusters for the tests of an application |
+//! | `sim` | the deterministic simulator |
 
 pub mod client;
 pub mod config;
@@ -78,7 +87,7 @@ pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transport {
-    //! The transports: the trait and what comes with it, and by feature TCP and QUIC.
+    //! The [`Transport`] trait, the in-memory network, fault injection, and, by feature, TCP and QUIC.
     pub use kv_transport::*;
     #[cfg(feature = "quic")]
     pub use kv_transport_quic as quic;
@@ -87,7 +96,7 @@ pub mod transport {
 }
 pub mod wire;
 pub mod guide {
-    //! What to know beyond the interface.
+    //! The guide: how to use and operate a cluster, and what it guarantees.
     #[doc = include_str!("../guide/getting_started.md")]
     pub mod getting_started {}
     #[doc = include_str!("../guide/guarantees.md")]

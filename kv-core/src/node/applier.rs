@@ -103,9 +103,6 @@ pub(super) fn run(shared: &Arc<Shared>) {
     let opened = shared.plan.wait(|plan| if plan.closed { Some(None) } else { plan.opened.take().map(Some) });
     let Some(Opened { state, receiver, storage }) = opened else { return };
     let receiving = Receiving(receiver);
-    if let Some(staged) = receiving.progress() {
-        shared.inbox.transferred(staged);
-    }
     let mut applier = Applier {
         shared: shared.clone(),
         state: state.map(Box::new),

@@ -212,6 +212,7 @@ impl NodeBuilder {
         let applied = opened.recovered.checkpoint.op;
         let mut config = ReplicaConfig::new(cluster, me, options, !seed);
         config.stateless = opened.data.as_ref().is_some_and(|data| data.state.is_none());
+        config.staged = opened.data.as_ref().and_then(|data| data.receiver.progress());
         let replica = Replica::new(config, opened.recovered, shared.clock.now());
         if let Some(data) = opened.data {
             applier::give_state(&shared, data);

@@ -108,12 +108,8 @@ impl Receiving {
     /// Stores a piece, and says how far the pieces go.
     pub(super) fn stage(&mut self, at: Anchor, chunk: &Chunk) -> Result<Input, EngineError> {
         self.0.stage(at, chunk)?;
-        Ok(self.progress().unwrap_or(Input::SnapshotRefused { at }))
-    }
-
-    /// How far the pieces go that are stored, for the replica.
-    pub(super) fn progress(&self) -> Option<Input> {
-        self.0.progress().map(|(at, end)| Input::Staged { at, end })
+        let progress = self.0.progress().map(|(at, end)| Input::Staged { at, end });
+        Ok(progress.unwrap_or(Input::SnapshotRefused { at }))
     }
 
     /// Verifies the whole, and puts it in the place of `state`; gives back the new one, if it came to that.

@@ -39,7 +39,9 @@ pub(crate) use excuse::{Excuse, Vote, excuse};
 
 use crate::config::{Cluster, Options, Role};
 use crate::ids::{Anchor, Incarnation, Instant, MemberId, Op, View, WriteSeq};
-use crate::message::{Cut, Extent, FormationStep, Message, PeerStatus, Recovered, ViewRecord, Write};
+use crate::message::{
+    ChunkEnd, Cut, Extent, FormationStep, Message, PeerStatus, Recovered, ViewRecord, Write,
+};
 use digests::Digests;
 use formation::Forming;
 use lease::Promise;
@@ -68,6 +70,8 @@ pub struct ReplicaConfig {
     pub seed: u64,
     /// There is no state that goes with the log: it was damaged, and set aside. Another one is fetched from a peer.
     pub stateless: bool,
+    /// What an earlier life has stored of a snapshot, and how far it goes.
+    pub staged: Option<(Anchor, ChunkEnd)>,
     /// A known-wrong variant, for the simulator to find out.
     #[cfg(any(test, feature = "sim"))]
     pub bug: Option<crate::sim::Bug>,
@@ -83,6 +87,7 @@ impl ReplicaConfig {
             options,
             seed,
             stateless: false,
+            staged: None,
             #[cfg(any(test, feature = "sim"))]
             bug: None,
         }
@@ -151,7 +156,7 @@ impl Replica {
     /// A replica that starts from what recovery found. Drain [`poll_output`](Self::poll_output) afterwards.
     #[must_use]
     pub fn new(config: ReplicaConfig, recovered: Recovered, now: Now) -> Self {
-        let ReplicaConfig { cluster, me, options, seed, stateless, .. } = config;
+        let ReplicaConfig { cluster, me, options, seed, stateless, staged, .. } = config;
         let vote_lifetime = options.heartbeat * 8;
         #[cfg(any(test, feature = "sim"))]
         let (vote_lifetime, recovered) = planted::at_start(config.bug, vote_lifetime, recovered);
@@ -186,7 +191,7 @@ impl Replica {
             applied_at: now.monotonic,
             checkpoint: recovered.checkpoint.op,
             trimming: Trimming::new(recovered.floor.op, recovered.checkpoint.op, now.monotonic),
-            transfer: Transfer::new(stateless),
+            transfer: Transfer::new(stateless, staged),
             writes: Writes::default(),
             votes: Votes::new(vote_lifetime),
             digests: Digests::default(),
@@ -204,6 +209,7 @@ impl Replica {
         if recovered.formation == FormationStep::Formed {
             replica.start_formed();
             replica.fetch_state();
+            replica.discard_outdated_snapshot();
         } else {
             replica.progress_forming();
         }

@@ -95,8 +95,10 @@ struct Run {
 }
 
 impl Transfer {
-    pub(super) fn new(stateless: bool) -> Self {
-        Self { stateless, ..Self::default() }
+    /// With what an earlier life has stored of a snapshot.
+    pub(super) fn new(stateless: bool, staged: Option<(Anchor, ChunkEnd)>) -> Self {
+        let staged = staged.map(|(at, end)| Staged { at, end });
+        Self { stateless, staged, ..Self::default() }
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {

@@ -271,6 +271,7 @@ impl World {
         config.bug = self.bug;
         let formatted = recovered.formation > FormationStep::Empty;
         config.stateless = slot.role == Role::Data && state.is_none() && formatted;
+        config.staged = receiver.as_ref().and_then(Receiver::progress);
         let stateless = config.stateless;
         let commit = recovered.checkpoint;
         let replica = Replica::new(config, recovered, now);
@@ -283,7 +284,6 @@ impl World {
         }
         let mut sources = Sources::default();
         sources.publish(state.as_ref().and_then(State::snapshot));
-        let staged = receiver.as_ref().and_then(Receiver::progress);
         slot.process = Some(Box::new(Process {
             replica,
             log: journal.reader(),
@@ -307,9 +307,6 @@ impl World {
         }
         self.digest(member);
         self.after_input(member);
-        if let Some((at, end)) = staged {
-            self.input(member, Input::Staged { at, end });
-        }
     }
 
     /// Ends the process of a member. It is started again after a while.

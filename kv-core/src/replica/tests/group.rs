@@ -365,14 +365,11 @@ impl Group {
         member.ready.clear();
         member.pinned = None;
         config.stateless = member.stateless;
+        config.staged = member.disk.snapshot.clone();
         let recovered = member.disk.recover();
         member.staged = member.disk.entries.clone();
         member.replica = Some(Replica::new(config, recovered, now));
-        let left = member.disk.snapshot.clone();
         self.drain(id);
-        if let Some((at, end)) = left {
-            self.input(id, Input::Staged { at, end });
-        }
     }
 
     /// Power off: what is not durable is gone, and so are its messages.

@@ -323,6 +323,35 @@ fn t6_a_receiver_that_restarts_goes_on_where_it_was() {
     assert_eq!(asked, Some((Some(at), place)));
 }
 
+/// T6: so does a member without a state, which asks as soon as it starts, before it knows what an earlier life has stored.
+#[test]
+fn t6_a_member_without_a_state_that_restarts_goes_on_where_it_was() {
+    for whole in [false, true] {
+        let mut group = away(3, 0);
+        group.members[2].stateless = true;
+        group.start(2);
+        if whole {
+            pass(&mut group, 3000);
+        } else {
+            store_some(&mut group);
+        }
+        let (stored, end) = group.members[2].disk.snapshot.clone().expect("it is there");
+        assert_eq!(end == ChunkEnd::Last, whole);
+        group.crash(2);
+        write(&mut group, 5);
+        // The others have it until the next one is fetched, or have forgotten it.
+        for id in 0..2 {
+            group.checkpoint(id);
+            let pinned = &mut group.members[usize::from(id)].pinned;
+            *pinned = pinned.filter(|_| !whole);
+        }
+        group.start(2);
+        pass(&mut group, 3000);
+        assert_eq!(group.installing.first().map(|(_, at)| *at), Some(stored), "whole: {whole}");
+        group.run_until("level", Group::level);
+    }
+}
+
 /// T6: the member has come as far by entries, and its own checkpoint with it: what it has stored of a snapshot would stay for ever.
 #[test]
 fn t6_what_is_not_needed_any_more_is_thrown_away() {

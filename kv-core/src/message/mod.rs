@@ -273,15 +273,27 @@ pub struct LogSummary {
     pub checkpoint: Anchor,
     /// Known to be committed (or, if greater, head - pipeline, which is committed by the pipeline rule).
     pub commit: Anchor,
-    /// The ops at or below `commit` whose entries are not intact here, and for which no state here stands: the first and the last of
-    /// each run, ascending. Not all of them, if they are many.
-    pub lacks: Vec<(Op, Op)>,
+    /// The ops at or below `commit` whose entries are not intact here, and for which no state here stands: ascending. Not all of
+    /// them, if they are many.
+    pub lacks: Vec<MissingRun>,
     /// The last op that the log may hold, as far as it is listed.
     pub head: Op,
     /// Every op above `commit` up to `head`, ascending, without a gap.
     pub suffix: Vec<Slot>,
     /// The log was damaged, and may have reached further than `head`.
     pub open: bool,
+}
+
+/// Consecutive committed ops whose entries a log lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MissingRun {
+    /// The first of them.
+    pub first: Op,
+    /// The last of them.
+    pub last: Op,
+    /// The hash of the last one, if something intact still tells it. It names the whole log up to there: an entry with another hash is
+    /// not the committed one.
+    pub hash: Option<Hash>,
 }
 
 /// One op of a [`LogSummary`].

@@ -3,8 +3,8 @@
 
 use super::Replica;
 use super::state::State;
-use crate::ids::{MemberId, Op};
-use crate::message::{Behind, LogSummary, Slot};
+use crate::ids::{Anchor, Hash, MemberId, Op};
+use crate::message::{Behind, LogSummary, MissingRun, Slot};
 use std::collections::BTreeMap;
 
 /// How many runs a member tells. What is not told is taken to be there.
@@ -36,26 +36,43 @@ fn common(some: &Runs, others: &Runs) -> Runs {
 }
 
 /// Whether a list of runs can be one.
-pub(super) fn well_formed(runs: &[(Op, Op)], commit: Op) -> bool {
+pub(super) fn well_formed(runs: &[MissingRun], commit: Op) -> bool {
     runs.len() <= MOST_RUNS
-        && runs.iter().all(|(first, last)| first <= last && *last <= commit)
-        && runs.windows(2).all(|pair| pair[0].1 < pair[1].0)
+        && runs.iter().all(|run| run.first <= run.last && run.last <= commit)
+        && runs.windows(2).all(|pair| pair[0].last < pair[1].first)
 }
 
 /// The first committed op whose entry all members have lost, if all have answered.
 pub(super) fn lost(votes: &BTreeMap<MemberId, LogSummary>, members: usize) -> Option<Op> {
     let base = votes.values().map(|summary| summary.commit.op).max().filter(|_| votes.len() == members)?;
-    let mut missing = votes.values().map(|summary| missing(summary, base));
+    let committed = committed(votes);
+    let mut missing = votes.values().map(|summary| missing(summary, base, &committed));
     let first = missing.next()?;
     missing.fold(first, |all, some| common(&all, &some)).first().map(|(op, _)| *op)
 }
 
+/// The hashes of committed entries that the votes tell.
+fn committed(votes: &BTreeMap<MemberId, LogSummary>) -> BTreeMap<Op, Hash> {
+    let mut hashes = BTreeMap::new();
+    for summary in votes.values() {
+        hashes.insert(summary.commit.op, summary.commit.hash);
+        hashes.extend(summary.lacks.iter().filter_map(|run| Some((run.last, run.hash?))));
+    }
+    hashes
+}
+
 /// The ops up to `base` whose entries a member does not have.
-fn missing(summary: &LogSummary, base: Op) -> Runs {
-    let mut runs = summary.lacks.clone();
+fn missing(summary: &LogSummary, base: Op, committed: &BTreeMap<Op, Hash>) -> Runs {
+    let mut runs: Runs = summary.lacks.iter().map(|run| (run.first, run.last)).collect();
     let mut op = summary.commit.op;
     for slot in &summary.suffix {
-        op = op.next();
+        let next = op.next();
+        let is_another = |hash: &Hash| committed.get(&next).is_some_and(|committed| committed != hash);
+        if matches!(slot, Slot::Present(hash) if is_another(hash)) {
+            // What goes on from an entry that was not committed was not committed either.
+            break;
+        }
+        op = next;
         if matches!(slot, Slot::Faulty(_)) && op <= base {
             push(&mut runs, op, op);
         }
@@ -71,7 +88,20 @@ impl Replica {
     }
 
     /// Rule V4: the ops up to `commit` whose entries are not intact here, and for which no state here stands.
-    pub(super) fn lacks(&self, commit: Op) -> Runs {
+    pub(super) fn lacks(&self, commit: Anchor) -> Vec<MissingRun> {
+        let hash = |op: Op| {
+            let next = self.log.behind().get(&op.next());
+            let parent = next.and_then(|behind| match behind {
+                Behind::Intact { parent, .. } => Some(*parent),
+                Behind::Pinned(_) => None,
+            });
+            if op == commit.op { Some(commit.hash) } else { self.known_hash(op).or(parent) }
+        };
+        let runs = self.missing_up_to(commit.op).into_iter();
+        runs.map(|(first, last)| MissingRun { first, last, hash: hash(last) }).collect()
+    }
+
+    fn missing_up_to(&self, commit: Op) -> Runs {
         let mut runs = Runs::new();
         if self.may_get_state() {
             return runs;
@@ -99,7 +129,7 @@ impl Replica {
     pub(super) fn halt_if_lost(&mut self) -> bool {
         let State::ViewChange(change) = &self.state else { return false };
         let Some(op) = lost(change.summaries(), self.cluster.len()) else { return false };
-        let is_missing = self.lacks(op).last().is_some_and(|(_, last)| *last >= op);
+        let is_missing = self.missing_up_to(op).last().is_some_and(|(_, last)| *last >= op);
         if is_missing {
             self.on_lost(op);
         }
@@ -110,6 +140,7 @@ impl Replica {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::View;
 
     fn runs(runs: &[(u64, u64)]) -> Runs {
         runs.iter().map(|(first, last)| (Op::new(*first), Op::new(*last))).collect()
@@ -125,10 +156,46 @@ mod tests {
 
     #[test]
     fn a_list_of_runs_is_ascending_and_ends_at_the_commit_point() {
-        let good = |list: &[(u64, u64)]| well_formed(&runs(list), Op::new(9));
+        let run = |(first, last)| MissingRun { first, last, hash: None };
+        let good = |list: &[(u64, u64)]| {
+            let list: Vec<MissingRun> = runs(list).into_iter().map(run).collect();
+            well_formed(&list, Op::new(9))
+        };
         assert!(good(&[]) && good(&[(1, 1), (3, 9)]));
         assert!(
             !good(&[(3, 2)]) && !good(&[(1, 10)]) && !good(&[(3, 4), (4, 5)]) && !good(&[(5, 6), (1, 2)])
         );
+    }
+
+    /// Ops 1 to 4 are gone at everyone who has heard that they are committed; another member has four entries that were not.
+    #[test]
+    fn v5_an_entry_with_another_hash_is_no_copy_of_what_was_committed() {
+        let hash = |byte: u8| Hash::of(&[byte]);
+        let vote = |commit: u64, lacks: &[(u64, u64)], suffix: Vec<Slot>| LogSummary {
+            log_view: View::ZERO,
+            checkpoint: Anchor::ZERO,
+            commit: Anchor::new(Op::new(commit), hash(u8::try_from(commit).unwrap())),
+            lacks: runs(lacks)
+                .into_iter()
+                .map(|(first, last)| MissingRun {
+                    first,
+                    last,
+                    hash: Some(hash(u8::try_from(last.get()).unwrap())),
+                })
+                .collect(),
+            head: Op::new(commit + suffix.len() as u64),
+            suffix,
+            open: false,
+        };
+        let first_lost = |entries: [u8; 4]| {
+            let entries = entries.map(|byte| Slot::Present(hash(byte)));
+            let votes =
+                [vote(9, &[(1, 4)], vec![]), vote(9, &[(1, 5)], vec![]), vote(0, &[], entries.to_vec())];
+            let votes = (0..).map(MemberId::new).zip(votes).collect();
+            lost(&votes, 3)
+        };
+        assert_eq!(first_lost([1, 2, 3, 4]), None, "there is one copy of each");
+        assert_eq!(first_lost([1, 2, 3, 14]), Some(Op::new(4)));
+        assert_eq!(first_lost([11, 12, 13, 14]), Some(Op::new(4)), "of the others nobody can tell");
     }
 }

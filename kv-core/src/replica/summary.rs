@@ -21,7 +21,7 @@ impl Replica {
             suffix.push(self.slot(op));
         }
         let checkpoint = self.anchor(self.checkpoint.max(self.log.floor()));
-        let lacks = self.lacks(commit.op);
+        let lacks = self.lacks(commit);
         LogSummary { log_view: self.log_view, checkpoint, commit, lacks, head, suffix, open }
     }
 

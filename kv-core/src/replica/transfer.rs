@@ -195,12 +195,17 @@ impl Replica {
         self.forfeit();
     }
 
-    /// Rule T7: a new primary that must fetch a state lets the view pass to another.
+    /// Rule T7: a new primary that must fetch a state lets the view pass to another: at once, until all have had their turn in vain.
     pub(super) fn forfeit(&mut self) {
-        if let State::ViewChange(change) = &self.state
-            && self.primary() == self.me
-            && change.suspicion.is_none()
-        {
+        let all_were_tried = self.attempts as usize > self.cluster.len();
+        let (leads, soon) = (self.primary() == self.me, self.now.monotonic.after(self.options.suspect_min));
+        let State::ViewChange(change) = &mut self.state else { return };
+        if !leads || change.suspicion.is_some() {
+            return;
+        }
+        if all_were_tried {
+            change.leave_by(soon);
+        } else {
             info!(view = %self.view, "too far behind to be primary");
             self.suspect(self.view.next());
         }

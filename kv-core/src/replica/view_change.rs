@@ -44,6 +44,11 @@ impl ViewChange {
         &self.summaries
     }
 
+    /// The vote for the next view is not to wait longer than that.
+    pub(super) fn leave_by(&mut self, latest: Instant) {
+        self.patience_ends = self.patience_ends.min(latest);
+    }
+
     pub(super) fn next_timeout(&self) -> Instant {
         let vote = self.suspicion.map_or(self.patience_ends, |suspicion| suspicion.resend_at);
         let install = self.install.as_ref().map_or(vote, |install| install.retry_at);

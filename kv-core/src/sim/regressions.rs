@@ -33,6 +33,14 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
         14_766,
         "the simulator let an end of a log vanish without a trace, which nobody promises, because another wound of that log was told of",
     ),
+    (
+        4561,
+        "an entry of another history was taken for a copy of a committed one that everyone had lost, and nobody halted",
+    ),
+    (
+        12_665,
+        "a member without a state that restarted did not go on with the whole snapshot that it had stored",
+    ),
     (1394, "two members that were behind ended each other's transfers for ever"),
     (576, "a halt over an entry that no state has come to was not excused"),
     (1320, "a question waited though a part of a revision that it had not seen had woken the others already"),

@@ -7,7 +7,7 @@ use crate::config::Role;
 use crate::engine::Snapshot;
 use crate::ids::{Anchor, Op};
 use crate::kv::{Limits, Receiver, State};
-use crate::message::Footing;
+use crate::message::{Entry, Footing};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 
@@ -59,7 +59,9 @@ impl World {
             None => Receiver::open(storage, limits).ok()?.open_aside().ok()?,
         }?;
         let log = journal.reader();
-        state.bring_to(through, |op| log.read(op).ok().flatten()).ok()?;
+        // A log may end in entries that were never committed, in place of those that were.
+        let is_committed = |entry: &Entry| self.checker.hash(entry.header.op) == Some(entry.header.hash());
+        state.bring_to(through, |op| log.read(op).ok().flatten().filter(is_committed)).ok()?;
         Some(Offered { snapshot: state.snapshot()?, _state: state })
     }
 

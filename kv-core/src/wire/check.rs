@@ -145,7 +145,7 @@ fn summary(log: &LogSummary) -> Result<(), WireError> {
     anchor(log.checkpoint)?;
     anchor(log.commit)?;
     op(log.head)?;
-    if !log.lacks.iter().all(|(first, last)| first <= last && *last <= log.commit.op) {
+    if !log.lacks.iter().all(|run| run.first <= run.last && run.last <= log.commit.op) {
         return Err(WireError::OutOfRange { field: "what a log lacks" });
     }
     if log.suffix.len() as u64 != log.head.distance_from(log.commit.op) {

@@ -156,10 +156,13 @@ impl Replica {
         self.transfer.stateless
     }
 
-    /// Rule T9: without a state, this member asks for one at once, and again until it has one.
+    /// Rule T9: without a state, this member asks for one at once, and again until it has one. Rule T6: if an earlier life had all of a
+    /// snapshot, it only remains to install it; it may be the only copy.
     pub(super) fn fetch_state(&mut self) {
+        let staged = self.transfer.staged.as_ref();
+        let is_whole = staged.is_some_and(|staged| staged.end == ChunkEnd::Last && self.is_useful(staged.at));
         let source = self.data_peers().next();
-        if let Some(source) = source.filter(|_| self.transfer.stateless) {
+        if let Some(source) = source.filter(|_| self.transfer.stateless || is_whole) {
             self.begin_transfer(source, Op::ZERO);
         }
     }
@@ -249,11 +252,10 @@ impl Replica {
         self.ask_for_more();
     }
 
-    /// Whether there may still be a state for this member, which stands for what its log has dropped: all of one is staged, or sources have
+    /// Whether there may still be a state for this member, which stands for what its log has dropped: all of one is here, or sources have
     /// not been asked often enough.
     pub(super) fn may_get_state(&self) -> bool {
-        let staged = self.transfer.staged.as_ref();
-        let is_whole = staged.is_some_and(|staged| staged.end == ChunkEnd::Last && self.is_useful(staged.at));
+        let is_whole = self.transfer.run.as_ref().is_some_and(|run| run.complete);
         let fetches = self.transfer.stateless || self.transfer.is_running();
         is_whole || (fetches && self.transfer.rounds < MOST_ROUNDS)
     }
@@ -474,7 +476,10 @@ impl Replica {
     pub(super) fn on_snapshot_refused(&mut self, at: Anchor) {
         warn!(?at, "a snapshot did not verify, or is not needed: thrown away");
         self.transfer.staged = None;
-        if !self.is_useful(at) {
+        let run = self.transfer.run.as_ref();
+        // What an earlier life had stored may not be needed: nobody has said yet that entries are gone.
+        let is_needed = self.transfer.stateless || run.is_some_and(|run| run.least > Op::ZERO);
+        if !is_needed || !self.is_useful(at) {
             self.give_up_snapshot();
         } else {
             self.restart_transfer();

@@ -352,6 +352,26 @@ fn t6_a_member_without_a_state_that_restarts_goes_on_where_it_was() {
     }
 }
 
+/// T6: all pieces are here when the machine stops. Nobody has to say once more that entries are gone, and nobody else needs to have a state.
+#[test]
+fn t6_a_snapshot_that_was_whole_before_a_restart_is_installed_at_once() {
+    let mut group = away(3, 0);
+    group.start(2);
+    pass(&mut group, 3000);
+    let (at, end) = group.members[2].disk.snapshot.clone().expect("it is there");
+    assert_eq!(end, ChunkEnd::Last);
+    group.crash(2);
+    group.crash(1);
+    group.crash(0);
+    group.start(2);
+    assert_eq!(group.installing, [(2, at)]);
+    group.install_snapshots();
+    group.start(0);
+    group.run_until("members 0 and 2 serve", |group| group.serving().is_some());
+    group.start(1);
+    group.run_until("level", Group::level);
+}
+
 /// T6: the member has come as far by entries, and its own checkpoint with it: what it has stored of a snapshot would stay for ever.
 #[test]
 fn t6_what_is_not_needed_any_more_is_thrown_away() {

@@ -61,11 +61,22 @@ impl CatchingUp {
 }
 
 impl Replica {
-    fn new_watch(&self) -> Watch {
+    fn new_detector(&self) -> Detector {
         let options = &self.options;
-        let detector =
-            Detector::new(self.now.monotonic, options.heartbeat, options.suspect_min, options.suspect_max);
-        Watch::new(detector)
+        Detector::new(self.now.monotonic, options.heartbeat, options.suspect_min, options.suspect_max)
+    }
+
+    fn new_watch(&self) -> Watch {
+        Watch::new(self.new_detector())
+    }
+
+    /// Rule V1: the primary of a cluster that has just formed may be far away, and has never been heard.
+    pub(super) fn become_first_backup(&mut self) {
+        let watch = Watch::new(self.new_detector().waiting_for_first());
+        self.become_backup();
+        if let State::Backup(backup) = &mut self.state {
+            backup.watch = watch;
+        }
     }
 
     pub(super) fn become_backup(&mut self) {

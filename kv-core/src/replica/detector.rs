@@ -11,15 +11,26 @@ pub(super) struct Detector {
     deviation: Duration,
     min: Duration,
     max: Duration,
+    /// Nothing is known yet of how long the first sign of life takes to get here.
+    waits_for_first: bool,
 }
 
 impl Detector {
     pub(super) fn new(now: Instant, heartbeat: Duration, min: Duration, max: Duration) -> Self {
-        Self { last: now, mean: heartbeat, deviation: heartbeat / 2, min, max }
+        Self { last: now, mean: heartbeat, deviation: heartbeat / 2, min, max, waits_for_first: false }
+    }
+
+    /// Until the first sign of life, the longest silence is normal.
+    pub(super) fn waiting_for_first(self) -> Self {
+        Self { waits_for_first: true, ..self }
     }
 
     /// A sign of life came.
     pub(super) fn heard(&mut self, now: Instant) {
+        if self.waits_for_first {
+            (self.waits_for_first, self.last) = (false, now);
+            return;
+        }
         let gap = now.since(self.last).min(self.max);
         self.last = now;
         let off = gap.abs_diff(self.mean);
@@ -29,6 +40,9 @@ impl Detector {
 
     /// The silence that is still normal.
     pub(super) fn bound(&self) -> Duration {
+        if self.waits_for_first {
+            return self.max;
+        }
         (self.mean * 3 + self.deviation * 4).clamp(self.min, self.max)
     }
 

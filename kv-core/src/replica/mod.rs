@@ -561,7 +561,7 @@ impl Replica {
 
     /// The first life: the empty log of view 0 is installed everywhere.
     fn start_just_formed(&mut self) {
-        if self.primary() == self.me { self.become_primary() } else { self.become_backup() }
+        if self.primary() == self.me { self.become_primary() } else { self.become_first_backup() }
     }
 
     /// A later life.

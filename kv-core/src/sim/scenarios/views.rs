@@ -1,6 +1,7 @@
 //! View changes: votes, decisions, installation.
 
 use super::super::Bug;
+use super::super::clock::MS;
 use super::super::kind::Kind;
 use super::super::plan::Plan;
 use super::super::story::{Story, Teller, stories};
@@ -25,6 +26,45 @@ stories! {
     v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes,
     v9_a_restarted_primary_issues_no_op_number_twice,
     n4_a_quorum_is_no_smaller_than_it_is,
+    v1_members_that_are_a_second_apart_change_no_view_without_need,
+    v2_members_that_are_a_second_apart_need_one_view_for_a_new_primary,
+}
+
+/// Members whose messages all take this long, with the time-outs that are the default.
+fn far_apart(ms: u64) -> Story {
+    Story::of(3).with(move |plan| plan.network.delay = ms * MS)
+}
+
+/// Rule V1 of PROTOCOL.md: who follows a primary for the first time does not know yet how long its messages take.
+fn v1_members_that_are_a_second_apart_change_no_view_without_need(t: &Teller) {
+    for ms in [750, 1000] {
+        far_apart(ms).tell(t, |c| {
+            c.put("k", "v");
+            c.run_for(5_000);
+            assert_eq!(c.view(c.primary()), View::ZERO);
+        });
+    }
+}
+
+/// Rule V2 of PROTOCOL.md: the patience with a view change is longer where messages take longer.
+fn v2_members_that_are_a_second_apart_need_one_view_for_a_new_primary(t: &Teller) {
+    for ms in [750, 1000] {
+        far_apart(ms).tell(t, |c| {
+            c.put("k", "v");
+            c.run_for(5_000);
+            let (primary, before) = (c.primary(), c.view(c.primary()));
+            c.crash(primary);
+            let next = c.wait_for_another_primary(primary);
+            assert_eq!(c.view(next), before.next());
+            c.start(primary);
+            c.run_for(5_000);
+            let before = c.view(next);
+            (0..3).for_each(|member| c.cut_power(member));
+            (0..3).for_each(|member| c.start(member));
+            c.run_until("a primary serves", |c| c.serving().is_some());
+            assert_eq!(c.view(c.primary()), before.next(), "after a restart of all");
+        });
+    }
 }
 
 /// Rule V1 of PROTOCOL.md: a vote is not a departure.

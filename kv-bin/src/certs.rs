@@ -23,7 +23,7 @@ pub(crate) fn run(args: &CertsArgs, json: bool) -> Result<(), Failure> {
         let out = args.out.display();
         tell(&format!(
             "Give each member its own two files and ca.pem: kv serve --tls-dir {out} ...\n\
-             ca.key signs certificates: keep it away from the members. Whoever has it can make himself a member."
+             Keep ca.key away from the members: anyone who has it can create a certificate for a member."
         ))?;
     }
     Ok(())
@@ -74,7 +74,7 @@ fn renew(args: &CertsArgs) -> Result<Vec<PathBuf>, Failure> {
     let cluster = match (args.cluster.clone(), found) {
         (Some(asked), Some(found)) if asked != found => {
             return Err(Failure::usage(format!(
-                "the certificates in {} are of cluster {found:?}, not {asked:?}: leave --cluster out, or choose another --out",
+                "the certificates in {} belong to cluster {found:?}, not {asked:?}: omit --cluster, or choose another --out",
                 args.out.display()
             )));
         }
@@ -113,7 +113,7 @@ fn names(cluster: &str, members: &[u8], clients: &[String]) -> Result<Vec<Name>,
     match names.iter().find(|name| name.to_string().parse::<Name>().is_err()) {
         None => Ok(names),
         Some(wrong) => Err(Failure::usage(format!(
-            "{wrong} is no name: clusters and clients have names of 1 to 100 bytes"
+            "{wrong} is not a valid name: names of clusters and clients have 1 to 100 bytes"
         ))),
     }
 }

@@ -96,7 +96,7 @@ pub(crate) async fn status(context: &Context, json: bool) -> Result<(), Failure>
 pub(crate) fn write_failure(error: &WriteError) -> Failure {
     match error {
         WriteError::OutcomeUnknown(_) => {
-            Failure::unknown(format!("{error}; read the key to see, before you write it again"))
+            Failure::unknown(format!("{error}; read the key to find out before you write it again"))
         }
         WriteError::Key { .. } | WriteError::Value { .. } | WriteError::Malformed(_) => Failure::usage(error),
         _ => Failure::failed(error),

@@ -69,7 +69,7 @@ impl Context {
     pub(crate) fn standard_input(&self) -> Result<Vec<u8>, Failure> {
         if self.is_shell {
             return Err(Failure::usage(
-                "standard input is where the shell's commands come from: `-` is not for here",
+                "`-` cannot be used here: the shell reads its commands from standard input",
             ));
         }
         let mut data = Vec::new();

@@ -20,7 +20,7 @@ pub(crate) async fn lease(context: &Context, args: LeaseArgs, json: bool) -> Res
             if json {
                 tell("null")?;
             }
-            Err(Failure::failed("the lease has ended, or never was"))
+            Err(Failure::failed("the lease has ended, or never existed"))
         }
     }
 }
@@ -35,11 +35,11 @@ async fn told(client: &Client, command: &LeaseCommand, json: bool) -> Result<Opt
         }
         LeaseCommand::KeepAlive(LeaseIdArgs { id, .. }) => {
             by_id(id).keep_alive().await?;
-            (json!({ "lease": id }), format!("lease {id} lives"))
+            (json!({ "lease": id }), format!("lease {id} renewed"))
         }
         LeaseCommand::Revoke(LeaseIdArgs { id, .. }) => {
             let keys = by_id(id).revoke().await?;
-            (json!({ "keys": keys }), format!("keys removed with it: {keys}"))
+            (json!({ "keys": keys }), format!("keys removed: {keys}"))
         }
         LeaseCommand::Show(LeaseIdArgs { id, .. }) => {
             let Some(LeaseInfo { ttl_ms, deadline, keys, .. }) = by_id(id).look().await? else {

@@ -43,7 +43,7 @@ pub(crate) async fn load(context: &Context, args: LoadArgs, json: bool) -> Resul
         return tell(&json!({ "loaded": loaded, "left_out": left_out }).to_string());
     }
     let expiring =
-        if left_out == 0 { String::new() } else { format!(", left out because they expire: {left_out}") };
+        if left_out == 0 { String::new() } else { format!(", skipped because they expire: {left_out}") };
     tell(&format!("keys loaded: {loaded}{expiring}"))
 }
 

@@ -105,7 +105,7 @@ async fn attend(
                 pass_on(caught, &child);
             } else if !rest(&mut child, descendants, lock).await {
                 descendants.kill(&mut child).await;
-                return Err(Failure::failed("the lock was lost while this was stopped: the command was killed"));
+                return Err(Failure::failed("the lock was lost while kv lock was stopped: the command was killed"));
             }
         }
     };

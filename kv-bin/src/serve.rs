@@ -75,8 +75,8 @@ fn warn(config: &ServeConfig) {
     if config.is_exposed {
         tracing::warn!(
             listen = config.listen,
-            "insecure: whoever reaches this port can read and write everything, and pose as a member. Give it certificates \
-             with --tls-dir (kv certs makes them)"
+            "insecure: anyone who can reach this port can read and write everything, and pose as a member. Use certificates \
+             (--tls-dir; kv certs creates them)"
         );
     }
     #[cfg(unix)]
@@ -84,7 +84,7 @@ fn warn(config: &ServeConfig) {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(&files.key).map(|data| data.permissions().mode());
         if mode.is_ok_and(|mode| mode & 0o077 != 0) {
-            tracing::warn!(key = %files.key.display(), "others than its owner may read the private key: chmod 600");
+            tracing::warn!(key = %files.key.display(), "accounts other than its owner can read the private key: run chmod 600 on it");
         }
     }
 }
@@ -93,7 +93,7 @@ fn warn(config: &ServeConfig) {
 async fn explain_forming(node: &Node) -> Infallible {
     let formed = tokio::time::timeout(FORMING, node.wait_formed()).await;
     if formed.is_err() && node.status().state == "forming" {
-        tracing::warn!("still forming: the first start of a cluster needs all of its members, once");
+        tracing::warn!("still forming: the first start of a cluster needs all of its members");
     }
     std::future::pending().await
 }

@@ -47,15 +47,15 @@ pub enum ConfigError {
     #[error("the cluster name has {0} bytes: give it 1 to 100")]
     Name(usize),
     /// Two members have one id.
-    #[error("member id {0} stands twice: give each member an id of its own")]
+    #[error("duplicate member id {0}: give each member an id of its own")]
     DuplicateId(MemberId),
     /// Two members have one address.
-    #[error("address {0} stands twice: give each member an address of its own")]
+    #[error("duplicate address {0}: give each member an address of its own")]
     DuplicateAddress(String),
     /// An address is empty, or longer than 255 bytes, or has spaces in it. (Whether it is one of the transport's is the transport's
     /// business, when a node starts.)
     #[error(
-        "member {id} has the address {address:?}: write one as its transport has them, as in 127.0.0.1:7000"
+        "member {id} has the invalid address {address:?}: write an address of its transport, as in 127.0.0.1:7000"
     )]
     Address {
         /// The member.
@@ -76,7 +76,7 @@ pub enum ConfigError {
         most: usize,
     },
     /// The node's own id is not among the members.
-    #[error("member {0} is not in the configuration: add it, or start with one of the ids that are")]
+    #[error("member {0} is not in the configuration: add it, or use the id of a configured member")]
     NotAMember(MemberId),
     /// A limit or time-out is outside its range.
     #[error("{name} is {value}: it must be {range}")]

@@ -23,15 +23,13 @@ pub enum ConnectError {
         reason: String,
     },
     /// The cluster has no data member that could serve a client.
-    #[error("{address} names no member that holds data")]
+    #[error("{address} reports no member that holds data")]
     NoDataMember {
         /// Who was asked.
         address: String,
     },
     /// An address was given for a member that the cluster does not have.
-    #[error(
-        "there is no member {id} in the cluster, says {address}: name members by the ids that they have there"
-    )]
+    #[error("the cluster has no member {id}, according to {address}: use the ids of its members")]
     UnknownMember {
         /// The id.
         id: MemberId,
@@ -86,7 +84,7 @@ pub enum WriteError {
     #[error(transparent)]
     Malformed(RequestError),
     /// A step of the transaction could not be done. Nothing was changed.
-    #[error("step {step} cannot be done: {why}")]
+    #[error("step {step} failed: {why}")]
     StepFailed {
         /// Which, from 0, of the list that was to be done.
         step: usize,
@@ -159,7 +157,7 @@ impl WriteError {
 #[non_exhaustive]
 pub enum LockError {
     /// Somebody else held it for as long as it was waited for.
-    #[error("somebody else holds it")]
+    #[error("another client holds the lock")]
     Held,
     /// It could not be asked for. If it was got nevertheless, it is let go when its lease has run out.
     #[error(transparent)]
@@ -219,13 +217,13 @@ pub enum ReadError {
     #[error("refused: {0}")]
     Refused(String),
     /// The revision is not kept any more.
-    #[error("that revision is compacted: revision {oldest} is the oldest that can be read")]
+    #[error("the revision is compacted: the oldest readable revision is {oldest}")]
     Compacted {
         /// The oldest one that the asked member can read.
         oldest: Revision,
     },
     /// The revision is yet to come. A member that was asked for a local read may also just not have heard of it.
-    #[error("that revision is yet to come: revision {newest} is the newest")]
+    #[error("the revision does not exist yet: the newest revision is {newest}")]
     Future {
         /// The newest one that the asked member can read.
         newest: Revision,
@@ -267,7 +265,7 @@ impl ReadError {
 pub enum WatchError {
     /// What it should go on with is not kept any more: some of what has changed since cannot be told. Read the present state, and follow
     /// what comes after it ([`Watch::follow`](crate::client::Watch::follow)).
-    #[error("what has changed since is not kept any more: all changes are known after revision {oldest}")]
+    #[error("history compacted: changes are available only after revision {oldest}")]
     Compacted {
         /// After this revision all changes are known.
         oldest: Revision,
@@ -372,7 +370,7 @@ mod tests {
             (WriteError::NotApplied(Cause::SessionExpired).to_string(), "not applied: the session expired"),
             (
                 ReadError::Compacted { oldest: Revision::new(5) }.to_string(),
-                "that revision is compacted: revision 5 is the oldest that can be read",
+                "the revision is compacted: the oldest readable revision is 5",
             ),
             (
                 ReadError::Unavailable(Cause::Deadline(Trouble::NoPrimary)).to_string(),

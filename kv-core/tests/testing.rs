@@ -152,7 +152,7 @@ async fn structs_are_stored_and_read_through_a_typed_view() {
     client.put("account/cem", "a lot").await.unwrap();
     let wrong = accounts.get("cem").await.unwrap_err();
     assert!(matches!(&wrong, TypedError::Decode { key, .. } if key == "cem"), "{wrong}");
-    assert!(wrong.to_string().contains("of another type"), "{wrong}");
+    assert!(wrong.to_string().contains("has another type"), "{wrong}");
     assert!(accounts.delete("cem").await.unwrap().existed);
 }
 

@@ -108,7 +108,7 @@ impl ServeConfig {
             build(Cluster::builder(name), &members)?
         };
         let id = args.id.or(file.id).ok_or_else(|| {
-            Failure::usage("which member is this? Say --id ID, or KV_ID, or id in the configuration file")
+            Failure::usage("which member is this? Set --id ID, or KV_ID, or id in the configuration file")
         })?;
         let id = MemberId::new(id);
         let member = cluster.member(id).ok_or_else(|| Failure::usage(ConfigError::NotAMember(id)))?;
@@ -118,7 +118,7 @@ impl ServeConfig {
         let clients = args.admission.tls_clients.or(file.tls.clients);
         if clients.is_some() && tls.is_none() {
             return Err(Failure::usage(
-                "a list of clients needs TLS, for without it a client can take any name: name certificates with --tls-dir",
+                "a client list requires TLS, because a client can claim any name without it: give certificates with --tls-dir",
             ));
         }
         let is_exposed = tls.is_none() && !is_loopback(&listen)?;
@@ -277,7 +277,7 @@ fn check_address(address: &str) -> Result<(), String> {
     check_host_port(address).map_err(|error| error.to_string())?;
     if address.rsplit_once(':').is_some_and(|(_, port)| port.trim_start_matches('0').is_empty()) {
         return Err(format!(
-            "the address {address:?} has port 0, on which nobody can be reached: write 1 to 65535"
+            "the address {address:?} has port 0, where nobody can be reached: write 1 to 65535"
         ));
     }
     Ok(())
@@ -296,7 +296,7 @@ pub(crate) fn boolean(text: &str) -> Result<bool, String> {
 pub(crate) fn listed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     let text = text.trim();
     if text.is_empty() {
-        return Err("there is nothing between two commas, or after the last one".to_owned());
+        return Err("the list has an empty element: remove the extra comma".to_owned());
     }
     text.parse().map_err(|error: T::Err| error.to_string())
 }

@@ -166,13 +166,10 @@ fn each_mistake_on_the_line_is_named() {
             vec!["--members", "0=127.0.0.1:7000:boss", "--id", "0"],
             vec!["unknown role \"boss\"", "data or witness"],
         ),
-        (
-            vec!["--members", "0=127.0.0.1:7000,0=127.0.0.1:7001", "--id", "0"],
-            vec!["member id 0 stands twice"],
-        ),
+        (vec!["--members", "0=127.0.0.1:7000,0=127.0.0.1:7001", "--id", "0"], vec!["duplicate member id 0"]),
         (
             vec!["--members", "0=127.0.0.1:7000,1=127.0.0.1:7000", "--id", "0"],
-            vec!["127.0.0.1:7000 stands twice"],
+            vec!["duplicate address 127.0.0.1:7000"],
         ),
         (
             vec!["--members", "0=h:1,1=h:2:witness,2=h:3:witness", "--id", "0"],
@@ -204,7 +201,7 @@ fn each_mistake_in_the_file_is_named_with_its_place() {
         (format!("{member}[options]\nheartbeat = \"0s\"\n"), vec!["cluster.toml", "heartbeat is 0"]),
         (format!("{member}[options]\nmax_key_bytes = \"4kb\"\n"), vec!["line 5", "size"]),
         (format!("{member}role = \"boss\"\n"), vec!["member 0", "unknown role \"boss\""]),
-        (format!("{member}{member}"), vec!["stands twice"]),
+        (format!("{member}{member}"), vec!["duplicate address"]),
         (member.replace(":7000", ""), vec!["member 0", "HOST:PORT"]),
         (format!("\u{feff}hartbeat = 1\n{member}"), vec!["line 1", "unknown field `hartbeat`"]),
         (member.replace("id = 0\n", ""), vec!["line 1", "missing field `id`"]),
@@ -289,12 +286,12 @@ fn a_members_certificate_is_found_in_a_folder_or_named() {
     let other_key = TlsFiles { key: PathBuf::from("secret.key"), ..in_folder.clone() };
     assert_eq!(tls_of(&["--tls-dir", "certs", "--tls-key", "secret.key"]), Ok(Some(other_key)));
     let text = tls_of(&["--tls-certificate", "a.pem"]).unwrap_err();
-    assert!(text.contains("name --tls-key and --tls-roots, too"), "{text}");
+    assert!(text.contains("also give --tls-key and --tls-roots"), "{text}");
     let text = tls_of(&["--tls-clients", "clients.txt"]).unwrap_err();
-    assert!(text.contains("a list of clients needs TLS"), "{text}");
+    assert!(text.contains("a client list requires TLS"), "{text}");
 
     let text = tls_of(&["--tls-client-roots", "clients.pem"]).unwrap_err();
-    assert!(text.contains("authorities of clients need TLS"), "{text}");
+    assert!(text.contains("authorities for clients require TLS"), "{text}");
     let apart = TlsFiles { client_roots: Some("clients.pem".into()), ..in_folder.clone() };
     assert_eq!(tls_of(&["--tls-dir", "certs", "--tls-client-roots", "clients.pem"]), Ok(Some(apart)));
 

@@ -88,7 +88,7 @@ impl TlsFiles {
         Identity::from_files(files).map_err(|error| {
             let own = [&self.certificate, &self.key, &self.roots];
             let is_there = own.into_iter().chain(&self.client_roots).all(|file| file.exists());
-            Failure::usage(if is_there { error.to_string() } else { format!("{error}; kv certs makes it") })
+            Failure::usage(if is_there { error.to_string() } else { format!("{error}; kv certs creates it") })
         })
     }
 }
@@ -112,7 +112,7 @@ fn all_or_none(
             "TLS is not compiled into this kv: build it with the feature tls (cargo build -p kv-bin --features tls)",
         )),
         _ => Err(Failure::usage(format!(
-            "TLS needs a certificate, its key and roots: name {}, too, or all of them with --tls-dir",
+            "TLS requires a certificate, its key and roots: also give {}, or all of them with --tls-dir",
             missing.join(" and ")
         ))),
     }
@@ -144,7 +144,7 @@ pub(super) fn of_member(
     let client_roots = admission.tls_client_roots.clone().or_else(|| file.client_roots.clone());
     match (files, client_roots) {
         (None, Some(_)) => Err(Failure::usage(
-            "authorities of clients need TLS: name the member's own certificate, too, with --tls-dir",
+            "authorities for clients require TLS: also give the member's own certificate, with --tls-dir",
         )),
         (files, client_roots) => Ok(files.map(|files| TlsFiles { client_roots, ..files })),
     }
@@ -184,7 +184,7 @@ fn client_in(folder: &Path, name: Option<&str>) -> Result<TlsFiles, Failure> {
     let shown = folder.display();
     let entries = std::fs::read_dir(folder).map_err(|error| {
         Failure::usage(format!(
-            "cannot read the folder of certificates {shown}: {error}; make it with kv certs"
+            "cannot read the folder of certificates {shown}: {error}; create it with kv certs"
         ))
     })?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -197,12 +197,12 @@ fn client_in(folder: &Path, name: Option<&str>) -> Result<TlsFiles, Failure> {
     match &stems[..] {
         [stem] => Ok(TlsFiles::of(folder, stem)),
         [] => Err(Failure::usage(format!(
-            "there is no certificate of a client in {shown}: make one with kv certs --renew --clients NAME --out {shown}"
+            "{shown} contains no certificate of a client: create one with kv certs --renew --clients NAME --out {shown}"
         ))),
         _ => {
             let names: Vec<_> = stems.iter().filter_map(|stem| stem.strip_prefix("client-")).collect();
             Err(Failure::usage(format!(
-                "there are several clients in {shown}: say which one this is with --tls-name {}",
+                "{shown} contains several clients: choose one with --tls-name {}",
                 names.join(" or --tls-name ")
             )))
         }

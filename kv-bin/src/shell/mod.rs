@@ -174,7 +174,7 @@ impl Shell<'_> {
                 Ending::Misread(code) => {
                     return Err(Failure::passed_on(
                         code,
-                        format!("line {number} is no command: the script ends here"),
+                        format!("line {number} is not a command: the script stops here"),
                     ));
                 }
                 Ending::Stopped { by, only_read: true } => {
@@ -206,7 +206,7 @@ impl Shell<'_> {
         };
         if let Some(option) = own_connection(&parsed) {
             return Ending::Failed(Failure::usage(format!(
-                "--{option} is for the shell as a whole: all its commands share one connection"
+                "--{option} is an option of the whole shell: all its commands share one connection"
             )));
         }
         let (command, json) = match Line::from_arg_matches(&parsed) {

@@ -99,7 +99,7 @@ fn what_scan_prints_as_json_can_be_put_back() {
         assert_eq!(done(&cluster, &["scan"]), "");
         // As an editor may have left it: with a mark at its beginning, and an empty line.
         let told = done_with(&cluster, &["load", "-"], format!("\u{feff}{backup}\n\n").as_bytes());
-        let left_out = if flags.is_empty() { ", left out because they expire: 1" } else { "" };
+        let left_out = if flags.is_empty() { ", skipped because they expire: 1" } else { "" };
         assert_eq!(told, format!("keys loaded: 4{left_out}\n"));
         let after = done(&cluster, &["scan", "--base64"]);
         let kept: String =

@@ -40,7 +40,7 @@ fn put_get_delete_and_scan_for_people_and_for_programs() {
         let read = [&["scan", "fruit/plum", "--member", "0"], fresh].concat();
         assert_eq!(done(&cluster, &read), "fruit/plum\tblue\n");
     }
-    refused(&cluster.run(&["get", "fruit/plum", "--member", "7"]), 1, &["there is no member 7"]);
+    refused(&cluster.run(&["get", "fruit/plum", "--member", "7"]), 1, &["the cluster has no member 7"]);
     let at = |id| {
         ["get", "fruit/plum", "--address"]
             .map(String::from)
@@ -108,15 +108,15 @@ fn keys_go_with_their_time_or_their_lease() {
     assert!(json(&cluster, &["put", "stays", "v", "--ttl", "1d"])["revision"].is_number());
     assert!(json(&cluster, &["get", "stays"])["expires_ms"].is_number());
     while cluster.run(&["get", "brief"]).status.success() {}
-    refused(&cluster.run(&["put", "k", "v", "--ttl", "0s"]), 2, &["0 ms is no time to live"]);
+    refused(&cluster.run(&["put", "k", "v", "--ttl", "0s"]), 2, &["invalid time to live 0 ms"]);
 
     let id = json(&cluster, &["lease", "grant", "1h"])["lease"].to_string();
     done(&cluster, &["put", "mine", "v", "--lease", &id]);
     assert_eq!(json(&cluster, &["get", "mine"])["lease"].to_string(), id);
-    assert_eq!(done(&cluster, &["lease", "keep-alive", &id]), format!("lease {id} lives\n"));
+    assert_eq!(done(&cluster, &["lease", "keep-alive", &id]), format!("lease {id} renewed\n"));
     let shown = json(&cluster, &["lease", "show", &id]);
     assert_eq!((shown["ttl_ms"].as_u64(), shown["keys"].as_u64()), (Some(3_600_000), Some(1)));
-    assert_eq!(done(&cluster, &["lease", "revoke", &id]), "keys removed with it: 1\n");
+    assert_eq!(done(&cluster, &["lease", "revoke", &id]), "keys removed: 1\n");
     refused(&cluster.run(&["get", "mine"]), 1, &["does not exist"]);
     refused(&cluster.run(&["lease", "show", &id]), 1, &["has ended"]);
     refused(&cluster.run(&["put", "mine", "v", "--lease", &id]), 1, &["the lease has ended"]);
@@ -136,7 +136,7 @@ fn a_command_runs_under_a_lock_and_its_code_is_passed_on() {
     assert!(second > first, "tokens grow");
     refused(&cluster.run(&["get", "l"]), 1, &["does not exist"]);
     done(&cluster, &["put", "l", "somebody else"]);
-    refused(&shell("true"), 1, &["somebody else holds it"]);
+    refused(&shell("true"), 1, &["another client holds the lock"]);
     refused(&cluster.run(&["lock", "other", "--", "/no/such/program"]), 127, &["cannot run"]);
     refused(&cluster.run(&["get", "other"]), 1, &["does not exist"]);
 }
@@ -346,6 +346,6 @@ fn a_transaction_is_read_from_a_file_and_done_as_a_whole() {
         refused(&cluster.run(&["txn", path]), 2, &["is not a transaction", what, "kv txn --help"]);
     }
     write(r#"{ "then": [{ "put": "t", "value": "1" }, { "delete": "t" }] }"#);
-    refused(&cluster.run(&["txn", path]), 2, &["change the same key \"t\""]);
+    refused(&cluster.run(&["txn", path]), 2, &["change the key \"t\""]);
     refused(&cluster.run(&["txn", "/nowhere"]), 2, &["cannot read /nowhere"]);
 }

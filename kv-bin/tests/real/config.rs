@@ -17,7 +17,7 @@ fn each_mistake_gets_one_line_and_leaves_the_disk_alone() {
         (
             format!("{member}{}", second.replace("id = 1", "id = 0")),
             vec![],
-            vec!["member id 0 stands twice", "an id of its own"],
+            vec!["duplicate member id 0", "an id of its own"],
         ),
         (member.replace("data", "boss"), vec![], vec!["unknown role \"boss\"", "data or witness"]),
         (member.replace("127.0.0.1:", "127.0.0.1;"), vec![], vec!["member 0", "127.0.0.1;7000", "HOST:PORT"]),
@@ -183,7 +183,7 @@ fn lists_may_have_blanks_after_their_commas_and_no_holes() {
         assert!(output.status.success(), "{list:?}: {}", stderr(&output));
     }
     for list in [format!("{address},"), format!("{address},,{address}")] {
-        refused(&status(&list), 2, &["nothing between two commas"]);
+        refused(&status(&list), 2, &["the list has an empty element"]);
     }
     let folder = tempfile::tempdir().unwrap();
     let certs = |members: &str| {

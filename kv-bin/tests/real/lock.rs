@@ -157,7 +157,7 @@ fn a_command_is_killed_when_no_member_is_left() {
     cluster.kill(0);
     let output = held.end();
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    assert!(stderr(&output).contains("no sign of life"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("could not be renewed in time"), "{}", stderr(&output));
 }
 
 #[test]

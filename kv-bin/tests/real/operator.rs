@@ -86,14 +86,14 @@ fn a_certificate_that_ends_soon_is_told_of_until_there_is_a_new_one() {
         certs(&out, &["--members", "0", "--days", "13"]);
         let dir = out.to_str().unwrap();
         let cluster = Cluster::start(&["data"], &["--tls-dir", dir, "--transport", transport]);
-        all_say(&cluster, &[0], &["WARN", "certificate of this member ends soon", "days_left=12"]);
+        all_say(&cluster, &[0], &["WARN", "certificate of this member expires soon", "days_left=12"]);
         certs(&out, &["--renew", "--days", "15"]);
-        all_say(&cluster, &[0], &["INFO", "new certificates"]);
+        all_say(&cluster, &[0], &["INFO", "reloaded the certificates"]);
         // A client's is told of at its log level for that.
         certs(&out, &["--renew", "--clients", "app", "--days", "3"]);
         let connect = ["get", "x", "--tls-dir", dir, "--transport", transport, "--log", "warn"];
         let told = stderr(&cluster.run(&connect));
-        assert!(said(&told, &["WARN", "certificate of this client ends soon", "days_left=2"]), "{told}");
-        assert_eq!(cluster.log(0).matches("ends soon").count(), 1, "{}", cluster.log(0));
+        assert!(said(&told, &["WARN", "certificate of this client expires soon", "days_left=2"]), "{told}");
+        assert_eq!(cluster.log(0).matches("expires soon").count(), 1, "{}", cluster.log(0));
     }
 }

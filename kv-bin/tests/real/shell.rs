@@ -52,10 +52,10 @@ fn a_script_ends_at_its_first_failure_with_its_code() {
     };
     refuses("put k 1\nget nobody\nput later 1\nget later", 1, &["line 2", "\"nobody\" does not exist"]);
     refuses("put '' v\nscan", 2, &["line 1", "0 bytes"]);
-    refuses("fly\nscan", 2, &["line 1 is no command"]);
+    refuses("fly\nscan", 2, &["line 1 is not a command"]);
     refuses("get 'k\nscan", 2, &["line 1", "a quote is not closed"]);
-    refuses("put k -\nscan", 2, &["line 1", "the shell's commands"]);
-    refuses("get k --address 127.0.0.1:1\nscan", 2, &["line 1", "--address is for the shell as a whole"]);
+    refuses("put k -\nscan", 2, &["line 1", "the shell reads its commands"]);
+    refuses("get k --address 127.0.0.1:1\nscan", 2, &["line 1", "--address is an option of the whole shell"]);
     refuses("lock l -- sh -c 'exit 7'\nscan", 7, &["line 1", "the command failed"]);
     let all = perform(&cluster, &["--json"], "get k\nhelp put\nstatus");
     assert!(all.status.success(), "help is no failure: {}", stderr(&all));

@@ -64,7 +64,7 @@ fn kv_certs_makes_sane_files_and_overwrites_none() {
     assert_ne!(fs::read(out.join("member-0.key")).unwrap(), before);
     assert_eq!(identity(&out, "member-0").name().to_string(), "kv://kv/member/0");
     let wrong = run(kv().args(["certs", "--renew", "--cluster", "other", "--out"]).arg(&out));
-    refused(&wrong, 2, &["are of cluster \"kv\", not \"other\""]);
+    refused(&wrong, 2, &["belong to cluster \"kv\", not \"other\""]);
     let nothing = run(kv().args(["certs", "--renew", "--out", "/nowhere"]));
     refused(&nothing, 2, &["cannot read /nowhere/ca.pem"]);
 }
@@ -95,7 +95,7 @@ fn mistakes_with_certificates_are_named_before_anything_is_touched() {
     );
     let key = other.replace(".pem", ".key");
     let of_other = ["--tls-dir", dir, "--tls-certificate", other, "--tls-key", &key];
-    refused(&serve("0", &of_other), 2, &["certificate is of member 1 of \"kv\", and this is member 0"]);
+    refused(&serve("0", &of_other), 2, &["certificate belongs to member 1 of \"kv\", but this is member 0"]);
     refused(
         &serve("0", &["--tls-dir", dir, "--cluster", "shop"]),
         2,
@@ -104,7 +104,7 @@ fn mistakes_with_certificates_are_named_before_anything_is_touched() {
     refused(
         &serve("0", &["--tls-dir", dir, "--tls-clients", "nobody.txt"]),
         2,
-        &["cannot read the list of clients nobody.txt"],
+        &["cannot read the client list nobody.txt"],
     );
     assert!(!folder.path().join("data").exists());
 }
@@ -150,7 +150,7 @@ fn without_tls_beyond_this_machine_each_start_warns() {
     for starts in 1..=2 {
         cluster.restart(0);
         assert_eq!(
-            cluster.log(0).matches("insecure: whoever reaches this port").count(),
+            cluster.log(0).matches("insecure: anyone who can reach this port").count(),
             starts,
             "{}",
             cluster.log(0)
@@ -168,7 +168,7 @@ async fn rotate_under_load(out: &Path, cluster: &mut Cluster, transport: Arc<dyn
         let renewed = run(kv().args(["certs", "--renew", "--members", &id.to_string(), "--out"]).arg(out));
         assert!(renewed.status.success(), "{}", stderr(&renewed));
         until("the member takes its new certificate over", || {
-            cluster.log(id).contains("new certificates: they are used from now on")
+            cluster.log(id).contains("reloaded the certificates")
         });
         progress(&writers, 100).await;
     }
@@ -208,8 +208,9 @@ async fn m6_a_client_that_is_taken_off_the_list_is_shut_out_live() {
     app.put("key", "one").await.expect("it is on the list");
     fs::write(&list, "ops\n").unwrap();
     until("its connections are closed", || {
-        (0..3).any(|id| cluster.log(id).contains("closed: it is not on the list of clients any more"))
-            && (0..3).all(|id| cluster.log(id).contains("a new list of clients: it counts from now on"))
+        (0..3).any(|id| {
+            cluster.log(id).contains("closed a connection: the client is no longer on the client list")
+        }) && (0..3).all(|id| cluster.log(id).contains("reloaded the client list"))
     });
     let dir = out.to_str().unwrap();
     let shut_out = cluster.run(&["get", "key", "--tls-dir", dir, "--tls-name", "app"]);

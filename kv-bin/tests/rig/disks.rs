@@ -22,14 +22,14 @@ pub(crate) async fn full(rounds: u32) -> Row {
         let blow = Instant::now();
         let mut n = 0;
         // Where it would make a journal file it waits, elsewhere it ends.
-        let waits = |bench: &Bench| bench.cluster.log(1).matches("waits for room").count();
+        let waits = |bench: &Bench| bench.cluster.log(1).matches("acknowledges nothing and waits").count();
         let before = waits(&bench);
         while bench.cluster.has_ended(1).is_none() && waits(&bench) == before {
             bench.client.put(format!("big/{n}"), big.clone()).await.expect("the others go on");
             n += 1;
         }
         if let Some(last) = bench.cluster.has_ended(1) {
-            assert!(last.contains("the disk is full: make room"), "{last:?}");
+            assert!(last.contains("the disk is full: free some space"), "{last:?}");
         }
         bench.progress().await;
         bench.survived(blow);

@@ -95,7 +95,7 @@ pub(crate) async fn away(rounds: u32) -> Row {
     bench.cluster.restart(away);
     bench.level().await;
     let took = blow.elapsed();
-    bench.logged(away, 0, "the state of another member is in place").await;
+    bench.logged(away, 0, "installed the state of another member").await;
     let peak = peak_mib(bench.cluster.pid(away));
     assert!(!load.is_finished(), "the small writes went on");
     load.abort();

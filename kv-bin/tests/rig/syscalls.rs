@@ -7,9 +7,9 @@ use std::time::Instant;
 /// S10, S11, S13: what fails, as strace takes it, and what the member must say.
 const FAILURES: [(&str, &str); 4] = [
     ("fdatasync:error=EIO:when=1", "the disk failed"),
-    ("pwrite64:error=ENOSPC:when=1+", "the disk is full: make room"),
+    ("pwrite64:error=ENOSPC:when=1+", "the disk is full: free some space"),
     ("pwrite64:error=EROFS:when=1+", "read-only"),
-    ("fdatasync:error=ENOSPC:when=3", "the disk is full: make room"),
+    ("fdatasync:error=ENOSPC:when=3", "the disk is full: free some space"),
 ];
 
 /// By turns the primary's and a backup's call fails, often only once. That member names the reason and ends; the others go on.

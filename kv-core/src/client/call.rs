@@ -234,10 +234,10 @@ pub enum Trouble {
     #[error("the connection broke")]
     ConnectionLost,
     /// No answer came.
-    #[error("no answer came")]
+    #[error("no answer arrived")]
     Silent,
     /// No member had applied the revision that was to be seen.
-    #[error("no member has come so far yet")]
+    #[error("no member has reached that revision yet")]
     Behind,
     /// The primary lost its role.
     #[error("the primary changed")]

@@ -354,7 +354,7 @@ impl Client {
         match self.shared.members.iter().find(|member| member.id == id) {
             Some(member) if member.holds_data() => Ok(()),
             Some(_) => Err(format!("member {id} is a witness, which holds no data: ask a data member")),
-            None => Err(format!("there is no member {id} in the cluster: see the members by kv status")),
+            None => Err(format!("the cluster has no member {id}: kv status lists its members")),
         }
     }
 

@@ -131,7 +131,7 @@ impl Dialer {
         match refreshed.await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the new certificates cannot be used: the old ones still are");
+                tracing::warn!(%error, "cannot use the new certificates: the old ones stay in use");
             }
             // There is no thread: perhaps the next time.
             Err(_) => self.refreshing.store(false, Ordering::Release),
@@ -153,8 +153,7 @@ impl Dialer {
             tracing::warn!(
                 days_left = left.as_secs() / 86_400,
                 hours_left = left.as_secs() / 3_600,
-                "the certificate of this client ends soon: put a new one into its files (kv certs --renew), which is taken over \
-                 at the next connection"
+                "the certificate of this client expires soon: replace its files (kv certs --renew); the next connection uses them"
             );
         }
     }

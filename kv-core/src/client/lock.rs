@@ -80,7 +80,7 @@ pub enum LockLoss {
     #[error("the lock's key was removed")]
     KeyRemoved,
     /// No sign of life got through for the lease's time: somebody else may have the lock.
-    #[error("no sign of life got through for the lock's time: somebody else may have the lock")]
+    #[error("the lock's lease could not be renewed in time: another client may hold the lock")]
     AtRisk,
 }
 
@@ -116,7 +116,7 @@ impl Acquire {
         self
     }
 
-    /// How long to wait while somebody else holds it; zero for not at all. Default: for ever.
+    /// How long to wait while another client holds the lock; zero for not at all. Default: for ever.
     pub fn wait(mut self, at_most: Duration) -> Self {
         self.wait = Some(at_most);
         self

@@ -212,7 +212,7 @@ impl Blocks {
         self.inner().sums.forget_clean(index / GROUP);
         let sum = self.with_sums(&one, |sums| sums.get(&one).map(<[u64]>::to_vec))?;
         let good = sum.first() == Some(&sum_of(index, block));
-        tracing::warn!(index, good, "a block of the state failed its checksum, and was read once more");
+        tracing::warn!(index, good, "a block of the state failed its checksum, and was read again");
         Ok(good)
     }
 

@@ -18,7 +18,7 @@ pub enum EngineError {
     },
     /// What is on disk is not what was written. Never answered from.
     #[error(
-        "the state file is damaged ({detail}). It is kept: put this member's data directory back from a copy, or replace the member"
+        "the state file is damaged ({detail}). It was not deleted. Bring this member's data directory back from a copy"
     )]
     Damaged {
         /// Where, and how it was noticed.
@@ -27,7 +27,7 @@ pub enum EngineError {
     /// Every block is what was written, and yet they make no sense together. This is a fault of the program, or of the machine's memory,
     /// and not of the disk: another member's state would meet it too.
     #[error(
-        "the state file is inconsistent ({detail}), though no block of it is damaged. It is kept: report this fault. To fetch          another member's state in its place, stop this member, move the file `state` out of its data directory, and start it again"
+        "the state file is inconsistent ({detail}), although no block of it is damaged. It was not deleted: please report this. To fetch the state of another member instead, stop this member, move the file `state` out of its data directory, and start it again"
     )]
     Inconsistent {
         /// How it was noticed.
@@ -47,7 +47,7 @@ pub enum EngineError {
     #[error(transparent)]
     OtherOption(#[from] OptionMismatch),
     /// An earlier error was final.
-    #[error("the state has failed before: restart the member")]
+    #[error("the state failed earlier: restart the member")]
     Failed,
 }
 

@@ -63,7 +63,7 @@ impl Staging {
         match opened {
             Ok(staging) => Ok(Some(staging)),
             Err(error) if error.is_of_content() => {
-                tracing::warn!(%error, "what was stored of a snapshot is of no use: thrown away");
+                tracing::warn!(%error, "discarded the stored part of a snapshot: it cannot be used");
                 remove(&**storage)?;
                 Ok(None)
             }

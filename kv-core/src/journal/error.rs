@@ -74,8 +74,8 @@ pub enum OpenError {
     },
     /// Too few copies of the superblock are intact.
     #[error(
-        "the superblock is damaged: {intact} of {copies} copies are intact, {needed} are needed. This member's disk is \
-         lost: restore the directory, or replace the member by a new one with an id of its own"
+        "the superblock is damaged: {intact} of {copies} copies are intact, {needed} are needed. This member cannot take part \
+         without it: bring the data directory back as it was when the member last ran"
     )]
     SuperblockDamaged {
         /// Intact copies.
@@ -87,8 +87,8 @@ pub enum OpenError {
     },
     /// There are journal files without a superblock.
     #[error(
-        "the data directory holds {file} but no superblock. This member's disk is lost: restore the file superblock, or \
-         replace the member by a new one with an id of its own"
+        "the data directory contains {file} but no superblock. This member cannot take part without it: bring the file \
+         superblock back as it was when the member last ran"
     )]
     SuperblockMissing {
         /// One of the files.
@@ -96,8 +96,8 @@ pub enum OpenError {
     },
     /// The journal was written after the superblock.
     #[error(
-        "the superblock is older than the journal file {file}: an old copy was put in its place. Restore the newest one, or \
-         replace the member by a new one with an id of its own"
+        "the superblock is older than the journal file {file}: an old copy has replaced it. This member cannot take part with \
+         it: bring the file superblock back as it was when the member last ran"
     )]
     SuperblockOutdated {
         /// The file.

@@ -40,7 +40,7 @@ pub struct Changes {
 
 /// What was asked for is older than what is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("that is compacted: revision {oldest} is the oldest that is kept")]
+#[error("compacted: the oldest revision that is kept is {oldest}")]
 pub struct Compacted {
     /// The oldest revision that can be read, and after which all changes are known.
     pub oldest: Revision,

@@ -221,7 +221,7 @@ impl State {
             Err(EngineError::Damaged { detail }) => {
                 tracing::error!(
                     detail,
-                    "the state is damaged: set aside as state.damaged until another member's has taken its place"
+                    "the state is damaged: renamed to state.damaged until the state of another member replaces it"
                 );
                 Disk::set_aside(&**storage)?;
                 Ok(None)

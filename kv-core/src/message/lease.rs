@@ -109,10 +109,10 @@ pub enum LeaseFailure {
     #[error("the lease has ended")]
     Unknown,
     /// It has as many keys as a lease may have.
-    #[error("the lease has {} keys: more are not allowed", LeaseCommand::MAX_KEYS)]
+    #[error("the lease has {} keys, and no more are allowed", LeaseCommand::MAX_KEYS)]
     Full,
     /// The cluster has as many leases as it may have (`max_leases`).
-    #[error("the cluster has as many leases as it allows")]
+    #[error("the cluster has as many leases as max_leases allows")]
     TooMany,
 }
 

@@ -346,7 +346,7 @@ pub enum StepFailure {
     #[error("the value is not a whole number in decimal digits")]
     NotANumber,
     /// The sum would be below -2^63 or above 2^63 - 1.
-    #[error("the sum is out of the range of 64 bits")]
+    #[error("the sum does not fit into 64 bits")]
     OutOfRange,
     /// The put's lease does not take the key.
     #[error(transparent)]
@@ -358,7 +358,7 @@ pub enum StepFailure {
         max: u64,
     },
     /// Others that were applied together with it have returned as much as may be returned at once. It can be tried again.
-    #[error("too much is being read in transactions just now")]
+    #[error("transactions are reading too much data at the moment: try again")]
     Crowded,
 }
 
@@ -370,7 +370,7 @@ pub enum Rejection {
     #[error("the session has expired")]
     SessionExpired,
     /// The number is at or below what the client said it has the results of.
-    #[error("the request number was acknowledged already")]
+    #[error("the request number was already acknowledged")]
     Forgotten,
     /// More requests are in flight than the session's window allows. Not run.
     #[error("too many requests are in flight in this session")]
@@ -379,7 +379,7 @@ pub enum Rejection {
     #[error("the request is malformed or too large")]
     Invalid,
     /// It has run, once, and what it returned is not kept any more: it was large, and others have returned much since.
-    #[error("it was done, but what it returned is not kept any more")]
+    #[error("the request was executed, but its result is no longer stored")]
     ResultDropped,
 }
 
@@ -388,7 +388,7 @@ pub enum Rejection {
 #[non_exhaustive]
 pub enum RequestError {
     /// The bytes do not decode, or a list in them is more than ten times as long as it may be.
-    #[error("the bytes are not a request, or one whose lists are more than ten times as long as they may be")]
+    #[error("the bytes are not a request, or its lists are more than ten times too long")]
     Malformed,
     /// The key is empty or too long.
     #[error("the key has {len} bytes: keys have 1 to {max}")]
@@ -425,7 +425,7 @@ pub enum RequestError {
         max: usize,
     },
     /// A time to live is too short or too long.
-    #[error("{ms} ms is no time to live: {min} to {max} ms are allowed")]
+    #[error("invalid time to live {ms} ms: {min} to {max} ms are allowed")]
     Ttl {
         /// In milliseconds.
         ms: u64,
@@ -435,7 +435,7 @@ pub enum RequestError {
         max: u64,
     },
     /// Too many keys are read at once.
-    #[error("{count} keys are read at once, with {bytes} bytes: up to {most} are allowed, with {max} bytes")]
+    #[error("the read has {count} keys with {bytes} bytes: up to {most} keys with {max} bytes are allowed")]
     Keys {
         /// How many.
         count: usize,
@@ -447,7 +447,7 @@ pub enum RequestError {
         max: usize,
     },
     /// Two steps that would be done together change the same key.
-    #[error("two steps of the transaction change the same key {:?}: join them", String::from_utf8_lossy(key))]
+    #[error("two steps of the transaction change the key {:?}: combine them", String::from_utf8_lossy(key))]
     Twice {
         /// The key.
         key: Bytes,

@@ -149,7 +149,7 @@ impl Door {
             tracing::warn!(
                 max_clients,
                 max_connections = shared.options.max_connections,
-                "the process may open too few files: fewer clients are let in. Raise the limit (ulimit -n)"
+                "the limit on open files is too low: accepting fewer clients. Raise the limit (ulimit -n)"
             );
         }
         let now = shared.clock.monotonic();
@@ -192,7 +192,7 @@ impl Door {
         }
         // A storm is not to become one in the log.
         if lock(&callers.told).take(now) {
-            tracing::warn!(lane = %connection.lane, "too many connections come at once: those beyond are closed");
+            tracing::warn!(lane = %connection.lane, "too many new connections at once: closing the excess");
         }
     }
 
@@ -213,9 +213,11 @@ impl Door {
         let mut writer = FrameWriter::new(writer);
         let heard = tokio::select! {
             heard = timeout(HELLO_WITHIN, reader.read_hello()) => heard,
-            _ = &mut ticket.evicted => return tracing::debug!(remote, "closed: too many callers have not said hello"),
+            _ = &mut ticket.evicted => return tracing::debug!(remote, "closed a connection: too many callers have not sent a hello"),
         };
-        let Ok(heard) = heard else { return tracing::debug!(remote, "closed: no hello came") };
+        let Ok(heard) = heard else {
+            return tracing::debug!(remote, "closed a connection: no hello arrived");
+        };
         let (hello, answer) = match heard {
             Ok(hello) => {
                 let answer = self.judge(&hello, lane, &peer, &remote);
@@ -224,7 +226,9 @@ impl Door {
             Err(WireError::Version { theirs, .. }) => {
                 (None, Err(Refusal::Version { me: self.shared.me, theirs }))
             }
-            Err(error) => return tracing::debug!(remote, %error, "closed: not a hello"),
+            Err(error) => {
+                return tracing::debug!(remote, %error, "closed a connection: it did not begin with a hello");
+            }
         };
         let (reply, admitted) = match answer {
             Ok((welcome, client)) => (HelloReply::Ok(welcome), Some(client)),
@@ -240,7 +244,7 @@ impl Door {
             tokio::select! {
                 () = self.serve(hello, &remote, lane, client.as_ref(), reader, writer) => {}
                 () = self.removed(lane, &peer) => {
-                    tracing::info!(client = wire::describe(&peer), remote, "closed: it is not on the list of clients any more");
+                    tracing::info!(client = wire::describe(&peer), remote, "closed a connection: the client is no longer on the client list");
                 }
             }
         }

@@ -124,7 +124,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
     }
     applier.tell_deadlines();
     if let Err(reason) = applier.run() {
-        tracing::error!(%reason, "cannot apply: this member stops");
+        tracing::error!(%reason, "cannot apply an entry: this member stops");
         shared.retire(reason);
     }
     if let Some(thread) = applier.checkpoint {
@@ -234,7 +234,7 @@ impl Applier {
 
     /// The state is damaged: nothing is answered from it any more, and another one is fetched (rule T9).
     fn lose(&mut self, error: EngineError) -> Result<(), StopReason> {
-        tracing::error!(%error, "the state is given up: fetching another member's");
+        tracing::error!(%error, "discarding the state: fetching that of another member");
         self.shared.take_state();
         self.state = None;
         self.frozen = None;

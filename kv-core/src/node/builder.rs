@@ -350,7 +350,7 @@ fn open_state(
         }
         Footing::Lost if alone => Err(StartError::StateLost { found: found.op, recorded: recorded.op }),
         Footing::Lost => {
-            tracing::error!(found = %found.op, recorded = %recorded.op, "the state is older than the log goes back");
+            tracing::error!(found = %found.op, recorded = %recorded.op, "the state is older than the oldest entry of the log");
             Ok(None)
         }
     }

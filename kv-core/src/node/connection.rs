@@ -40,11 +40,11 @@ const CALL_BYTES: usize = 256;
 enum Ended {
     #[error(transparent)]
     Wire(#[from] WireError),
-    #[error("no sign of life for {0:?}")]
+    #[error("no message for {0:?}")]
     Silent(Duration),
-    #[error("a frame that was begun did not end in time, or there was no memory for it")]
+    #[error("a frame did not arrive completely in time, or there was no memory for it")]
     HalfAFrame,
-    #[error("it does not take its answers")]
+    #[error("the client does not read its answers")]
     Unread,
 }
 

@@ -120,9 +120,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
 fn tell_certificates(refreshed: Result<bool, TransportError>, now: Instant, told: &Told) {
     match refreshed {
         Ok(false) => {}
-        Ok(true) => tracing::info!("new certificates: they are used from now on"),
+        Ok(true) => tracing::info!("reloaded the certificates"),
         Err(error) if told.is_due(now, &error.to_string()) => {
-            tracing::warn!(%error, "the new certificates cannot be used: the old ones still are");
+            tracing::warn!(%error, "cannot use the new certificates: the old ones stay in use");
         }
         Err(_) => {}
     }
@@ -132,9 +132,9 @@ fn tell_clients(refreshed: io::Result<bool>, file: Option<&Path>, now: Instant, 
     let file = file.unwrap_or(Path::new("")).display();
     match refreshed {
         Ok(false) => {}
-        Ok(true) => tracing::info!(%file, "a new list of clients: it counts from now on"),
+        Ok(true) => tracing::info!(%file, "reloaded the client list"),
         Err(error) if told.is_due(now, &error.to_string()) => {
-            tracing::warn!(%file, %error, "the list of clients cannot be read: the old one still counts");
+            tracing::warn!(%file, %error, "cannot read the client list: the old one stays in use");
         }
         Err(_) => {}
     }

@@ -27,7 +27,7 @@ pub enum StartError {
     NoStorage,
     /// The transport's certificate is somebody else's.
     #[error(
-        "the certificate is of {found}, and this is member {me} of {cluster:?}: give it the certificate of this member"
+        "the certificate belongs to {found}, but this is member {me} of {cluster:?}: use the certificate of this member"
     )]
     OtherIdentity {
         /// Whose it is.
@@ -38,7 +38,7 @@ pub enum StartError {
         cluster: String,
     },
     /// The list of clients cannot be read.
-    #[error("cannot read the list of clients {}: {source}", file.display())]
+    #[error("cannot read the client list {}: {source}", file.display())]
     ClientList {
         /// The file.
         file: PathBuf,
@@ -46,7 +46,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// There is a list of clients, and a transport that cannot tell who somebody is.
-    #[error("a list of clients needs certificates: without them a client can take any name")]
+    #[error("a client list requires certificates: without them, a client can claim any name")]
     ListWithoutCertificates,
     /// The address cannot be listened on.
     #[error(transparent)]
@@ -63,7 +63,7 @@ pub enum StartError {
     /// The state file is older than what the member's superblock says of it.
     #[error(
         "the state file is at op {found}, but it was at op {recorded} before: it was lost or replaced by an old copy. \
-         Restore the whole directory, or replace the member by a new one with an id of its own"
+         Bring the whole data directory back as it was when the member last ran"
     )]
     StateLost {
         /// Where the state is.
@@ -120,7 +120,7 @@ pub enum StopReason {
     /// The disk did not end what it was doing within five seconds of the member's end. The member has stopped all the same, and says
     /// nothing any more; a thread of it goes on waiting, and its data directory stays locked until the disk returns or the process ends.
     #[error(
-        "{stopped}, and the disk does not end what it was doing: the data directory stays locked until it does, or the process ends"
+        "{stopped}, and an operation of the disk does not finish: the data directory stays locked until it does, or the process ends"
     )]
     DiskHangs {
         /// Why the member stopped.
@@ -130,7 +130,7 @@ pub enum StopReason {
     /// was acknowledged meanwhile may be on the other members only.
     #[error(
         "the data directory changed under the running member: {0}. If it was moved, move it back and start the member again; \
-         if it was deleted, replace the member by a new one with an id of its own"
+         if it was deleted, this member cannot take part any more"
     )]
     DirectoryChanged(Arc<io::Error>),
     /// The system gave no thread.
@@ -186,7 +186,7 @@ impl StopReason {
 #[non_exhaustive]
 pub enum DiskTrouble {
     /// No room is left, or a quota or a limit on file sizes is reached.
-    #[error("the disk is full: make room there, then start the member again")]
+    #[error("the disk is full: free some space, then start the member again")]
     Full,
     /// Nothing may be written.
     #[error(
@@ -194,7 +194,7 @@ pub enum DiskTrouble {
     )]
     ReadOnly,
     /// It failed in another way.
-    #[error("the disk failed: the system's log may say why. Start the member again once the disk is good")]
+    #[error("the disk failed: the system's log may say why. Start the member again once the disk works")]
     Failed,
 }
 
@@ -243,7 +243,7 @@ pub enum HandoverError {
     #[error("no other member holds data: nobody can take the primary role")]
     NoOther,
     /// No other member took the role in time.
-    #[error("no other member took the primary role in time: too few are up and level with this one")]
+    #[error("no other member took the primary role in time: too few are up and have caught up with this one")]
     TimedOut,
     /// The node has stopped.
     #[error("the node has stopped: {0}")]
@@ -269,7 +269,8 @@ mod tests {
             StopReason::Log(Arc::new(ReadError::Disk { op: Op::ZERO, source: source() })).to_string(),
         ];
         for text in texts {
-            let advice = ["make room", "start", "check the disk"].map(|word| text.matches(word).count());
+            let advice =
+                ["free some space", "start", "check the disk"].map(|word| text.matches(word).count());
             assert_eq!(advice, [1, 1, 0], "{text}");
         }
     }

@@ -87,7 +87,7 @@ impl Storage for Fence {
             *warned = Some(now);
             tracing::warn!(
                 error = %full,
-                "the disk is full: this member acknowledges nothing and waits for room. Make room there; it goes on by itself"
+                "the disk is full: this member acknowledges nothing and waits. Free some space, and it continues without a restart"
             );
         }
         while !self.closed.load(Ordering::Relaxed) {

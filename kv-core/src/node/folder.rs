@@ -25,7 +25,7 @@ pub(super) async fn run(shared: Arc<Shared>, storage: Weak<dyn Storage>) {
         match take.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::error!(%error, "the data directory is not the one that was opened: this member stops");
+                tracing::error!(%error, "the data directory was removed or replaced: this member stops");
                 // At once, without a handover: what it would acknowledge meanwhile is on no disk here.
                 return shared.stop(StopReason::DirectoryChanged(Arc::new(error)));
             }

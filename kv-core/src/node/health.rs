@@ -404,20 +404,20 @@ fn tell(shared: &Shared, report: &Report) {
         }
         Report::Behind { peer, entries } => tracing::warn!(
             %peer, address = address(peer), entries,
-            "a member does not keep up: until it has caught up it replaces no other that fails; look at its log and its disk"
+            "a member does not keep up: until it has caught up, it cannot replace one that fails; check its log and its disk"
         ),
         Report::CaughtUp { peer } => tracing::info!(%peer, address = address(peer), "a member has caught up"),
         Report::NoRedundancy { working, needed } => tracing::warn!(
             working,
             needed,
             members,
-            "no redundancy: if one more member fails, the cluster stops; bring the missing ones back"
+            "no redundancy: if one more member fails, the cluster stops; bring the missing members back"
         ),
         Report::NoQuorum { working, needed } => tracing::warn!(
             working,
             needed,
             members,
-            "no quorum: too few members reach this one for writes and linearizable reads; bring the missing ones back"
+            "no quorum: too few members are connected for writes and linearizable reads; bring the missing members back"
         ),
         Report::Quorum { working, needed } => tracing::warn!(
             working,
@@ -441,10 +441,10 @@ fn tell(shared: &Shared, report: &Report) {
         }
         Report::Twice { peer, remote } => tracing::warn!(
             %peer, remote,
-            "a member runs twice: two processes take turns under its id, the last one from this remote address; stop the one \
-             that should not run, and never start it again on a copied data folder"
+            "a member runs twice: two processes use its id, the last one from this remote address; stop the one that should \
+             not run, and never start a member on a copied data directory"
         ),
-        Report::Once { peer } => tracing::info!(%peer, "a member runs once again"),
+        Report::Once { peer } => tracing::info!(%peer, "a member no longer runs twice"),
         Report::CertificateEnds { .. } | Report::CertificateEnded { .. } => tell_certificate(report),
     }
 }
@@ -455,13 +455,12 @@ fn tell_certificate(report: &Report) {
         Report::CertificateEnds { within } => tracing::warn!(
             days_left = within.as_secs() / 86_400,
             hours_left = within.as_secs() / 3_600,
-            "the certificate of this member ends soon: put a new one into its files (kv certs --renew), which is taken over \
-             without a restart"
+            "the certificate of this member expires soon: replace its files (kv certs --renew); no restart is needed"
         ),
         Report::CertificateEnded { ago } => tracing::error!(
             hours_ago = ago.as_secs() / 3_600,
-            "the certificate of this member has expired: nobody accepts new connections with it; put a new one into its files \
-             (kv certs --renew), which is taken over without a restart"
+            "the certificate of this member has expired, and nobody accepts new connections with it: replace its files \
+             (kv certs --renew); no restart is needed"
         ),
         _ => {}
     }

@@ -39,7 +39,7 @@ enum LinkError {
     Transport(#[from] TransportError),
     #[error(transparent)]
     Wire(#[from] WireError),
-    #[error("it was not opened within {OPEN_WITHIN:?}")]
+    #[error("the connection was not opened within {OPEN_WITHIN:?}")]
     Slow,
     #[error("refused: {0}")]
     Refused(String),
@@ -47,9 +47,9 @@ enum LinkError {
     OtherMember(MemberId),
     #[error("{0}")]
     Impostor(String),
-    #[error("no sign of life for {ALIVE_WITHIN:?}")]
+    #[error("no message for {ALIVE_WITHIN:?}")]
     Silent,
-    #[error("the peer closed it")]
+    #[error("the peer closed the connection")]
     Closed,
 }
 
@@ -231,7 +231,7 @@ impl Link {
             let here = self.shared.expectation.member(*id).map_or("", |member| &member.address);
             tracing::warn!(
                 peer = %self.peer, member = %id, here, there = address,
-                "a peer has another address for a member: check both configurations, unless it is reached by both"
+                "a peer has another address for a member: check both configurations, unless both addresses lead to it"
             );
         }
         self.differing = differing;
@@ -248,7 +248,7 @@ impl Link {
                 LinkError::Refused(_)
                 | LinkError::OtherMember(_)
                 | LinkError::Wire(WireError::Version { .. }) => {
-                    tracing::warn!(peer = %self.peer, address = %self.address, lane = %self.lane, %error, "peer refuses");
+                    tracing::warn!(peer = %self.peer, address = %self.address, lane = %self.lane, %error, "a peer refused the connection");
                 }
                 LinkError::Impostor(_) | LinkError::Transport(TransportError::Handshake { .. }) => {
                     tracing::warn!(peer = %self.peer, address = %self.address, lane = %self.lane, %error, "cannot trust the peer");

@@ -88,7 +88,7 @@ fn verify(shared: &Shared, log: &LogReader, op: Op) -> u64 {
     match log.verify(op) {
         Ok(read) => read.unwrap_or_default() as u64,
         Err(error) => {
-            tracing::warn!(%op, %error, "a stored entry has gone bad");
+            tracing::warn!(%op, %error, "a stored entry is damaged");
             shared.inbox.faulty(op);
             4096
         }

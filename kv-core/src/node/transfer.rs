@@ -129,7 +129,7 @@ impl Receiving {
         shared.set_state(new.reader());
         lock(&shared.sources).publish(new.snapshot());
         *state = Some(Box::new(new));
-        tracing::info!(op = %at.op, "the state of another member is in place");
+        tracing::info!(op = %at.op, "installed the state of another member");
         Ok(Input::SnapshotInstalled { point })
     }
 }

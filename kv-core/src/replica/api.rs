@@ -242,7 +242,7 @@ pub enum Halt {
     /// This member's disk is empty, but the cluster was formed with it.
     #[error(
         "the data directory is empty, but member {peer} says that the cluster is formed: this member's disk was lost. \
-         Restore the directory, or replace the member by a new one with an id of its own"
+         Bring the directory back, for example by mounting its disk; this member cannot take part without it"
     )]
     DiskLoss {
         /// Who said so.
@@ -276,8 +276,8 @@ pub enum Halt {
     },
     /// No intact copy of an entry is left that may have been acknowledged.
     #[error(
-        "op {op} may have been acknowledged, and no intact copy of its entry is left on any member: restore the data \
-         directory of one that held it from a copy, or set up a new cluster from a backup"
+        "op {op} may have been acknowledged, and no intact copy of its entry is left on any member: bring the data \
+         directory of one that held it back from a copy, or set up a new cluster from a backup"
     )]
     Lost {
         /// Which.
@@ -285,8 +285,8 @@ pub enum Halt {
     },
     /// No data member has an intact state.
     #[error(
-        "no data member has an intact state: all of them have set a damaged one aside, and what is intact of those does not make up one. \
-         Nothing was deleted: each has its file `state.damaged`, and its journal. Put the data directory of one of them back from a \
+        "no data member has an intact state: the states of all of them are damaged, and their intact parts together are incomplete. \
+         Nothing was deleted: each has its file `state.damaged`, and its journal. Bring the data directory of one of them back from a \
          copy, or set up a new cluster from a backup"
     )]
     NoState,

@@ -146,7 +146,7 @@ impl Replica {
                 self.suspect(suspicion.target);
             }
         } else if watch.is_silent(now, pause) {
-            debug!(view = %self.view, silence = ?watch.detector.bound(), "no sign of life of the primary");
+            debug!(view = %self.view, silence = ?watch.detector.bound(), "no heartbeat from the primary");
             self.suspect(self.view.next());
         }
     }

@@ -438,7 +438,7 @@ impl Replica {
             return;
         }
         if matches!(&self.state, State::Primary(primary) if primary.pace.is_slow()) {
-            info!(view = %self.view, "the disk is much slower than the others': handing over");
+            info!(view = %self.view, "this disk is much slower than those of the other members: handing over");
             self.on_handover();
         }
         self.heartbeat();

@@ -49,7 +49,7 @@ impl Replica {
             }
             return;
         }
-        warn!(%op, "the stored entry cannot be read: asking the others");
+        warn!(%op, "cannot read a stored entry: fetching it from another member");
         self.log.mark_faulty(op);
         self.begin_repair(op);
     }
@@ -123,7 +123,7 @@ impl Replica {
         self.repairs.list.retain(|op, repair| {
             let is_written = repair.writing.is_some_and(|seq| seq <= durable);
             if is_written {
-                info!(%op, "the entry is there again");
+                info!(%op, "repaired the entry");
                 log.unmark_faulty(*op);
                 any_back = true;
             }

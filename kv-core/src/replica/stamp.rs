@@ -212,7 +212,7 @@ impl Replica {
         if primary.origin.is_none() {
             primary.origin = Some(Origin { time, at });
             if !by_wall_clocks.is_zero() {
-                info!(?by_wall_clocks, "all members were down: wall clocks tell for how long");
+                info!(?by_wall_clocks, "all members were down: using wall clocks to find out for how long");
                 self.credited = self.credited.saturating_add(by_wall_clocks);
             }
         }

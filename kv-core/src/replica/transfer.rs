@@ -474,7 +474,7 @@ impl Replica {
 
     /// The driver has thrown its part of a snapshot away: it did not verify, or did not fit.
     pub(super) fn on_snapshot_refused(&mut self, at: Anchor) {
-        warn!(?at, "a snapshot did not verify, or is not needed: thrown away");
+        warn!(?at, "discarded a snapshot: it did not verify, or is not needed");
         self.transfer.staged = None;
         let run = self.transfer.run.as_ref();
         // What an earlier life had stored may not be needed: nobody has said yet that entries are gone.

@@ -120,7 +120,7 @@ impl Replica {
             error!(
                 op = %beyond,
                 bytes = budget,
-                "the witness's journal is full: it drops entries that a data member still lacks. Bring that member back"
+                "the journal of this witness is full: dropping entries that a data member still needs. Bring that member back"
             );
         }
         beyond

@@ -80,7 +80,7 @@ impl Replica {
         // Said once is enough: two members that are each the primary of the other's view would answer each other without end.
         let said = self.state.own_vote().is_some_and(|own| own >= view);
         if from == self.primary() && !said && self.state.suspicion_mut().is_some() {
-            debug!(view = %self.view, target = %view, "the primary wants to be left");
+            debug!(view = %self.view, target = %view, "the primary asks to be replaced");
             self.suspect(view);
         } else if self.state.own_vote().is_some_and(|own| own < view) {
             // Whoever leaves anyway leaves for the view that others want: one who was away would else climb view by view.

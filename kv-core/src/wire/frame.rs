@@ -87,7 +87,7 @@ pub enum WireError {
     #[error("a frame's body is damaged")]
     BodyChecksum,
     /// Another kind of frame than this connection carries at this point.
-    #[error("a frame of kind {found} came where {expected:?} was expected")]
+    #[error("received a frame of kind {found}, expected {expected:?}")]
     UnexpectedKind {
         /// The kind's code.
         found: u8,
@@ -95,7 +95,7 @@ pub enum WireError {
         expected: Kind,
     },
     /// The body is longer than allowed.
-    #[error("a frame of {len} bytes came: {expected:?} frames have at most {max}")]
+    #[error("received a frame of {len} bytes: {expected:?} frames have at most {max}")]
     TooLong {
         /// Its length.
         len: usize,
@@ -117,7 +117,7 @@ pub enum WireError {
     #[error("a log entry is damaged: {0}")]
     Entry(#[from] EntryError),
     /// The sender has not the role that this requires.
-    #[error("{what} came from {party:?}, who may not send it")]
+    #[error("received {what} from {party:?}, which may not send it")]
     NotAllowed {
         /// What came.
         what: &'static str,

@@ -235,7 +235,7 @@ pub enum Refusal {
         cluster: String,
     },
     /// The transport's lane and the hello's differ, or the lane is not for such callers.
-    #[error("lane {lane:?} is not for such a caller")]
+    #[error("this kind of caller may not use lane {lane:?}")]
     Lane {
         /// The lane.
         lane: Lane,
@@ -293,7 +293,7 @@ pub enum Refusal {
         hello: String,
     },
     /// A certificate is wanted, and the transport knows of none.
-    #[error("member {me} wants a certificate, and you have shown none")]
+    #[error("member {me} requires a certificate, and you sent none")]
     Unauthenticated {
         /// This member.
         me: MemberId,

@@ -94,7 +94,7 @@ pub(crate) async fn s11_a_full_disk_is_named_and_room_is_all_it_needs(net: Net) 
         harness.ailment(old).fail(work, files, ErrorKind::StorageFull);
         let reason = harness.node(old).stopped().await;
         assert_eq!(reason.disk_trouble(), Some(DiskTrouble::Full), "{work:?} {files}: {reason}");
-        assert!(reason.to_string().contains("make room"), "{reason}");
+        assert!(reason.to_string().contains("free some space"), "{reason}");
         harness.recovers(old, &load).await;
         harness.level_enough().await;
     }

@@ -581,7 +581,7 @@ pub(crate) async fn x9_a_hello_on_the_wrong_lane_is_refused(net: Net) {
             say(&mut ends.1, wire::encode_hello(&hello)).await;
             let reply = ends.0.read_hello_reply().await.expect("a reply");
             let HelloReply::Refused { reason, temporary: false } = reply else { panic!("let in: {hello:?}") };
-            assert!(reason.contains("is not for such a caller"), "{reason}");
+            assert!(reason.contains("this kind of caller may not use lane"), "{reason}");
         }
     }
 }

@@ -174,7 +174,7 @@ pub(crate) async fn l3_what_is_too_large_is_refused_with_the_limit(net: Net) {
         (request(1, 0, put("key".to_owned(), String::new())), "session"),
         (request(1, 1, Operation::OpenSession { nonce: 1 }), "session"),
         (request(1, 1, lasting(0)), "0 ms"),
-        (request(1, 1, lasting(u64::MAX)), "ms is no time to live"),
+        (request(1, 1, lasting(u64::MAX)), "invalid time to live"),
         (request(0, 0, Operation::Expire(Vec::new())), "only the primary"),
         (request(1, 1, Operation::Expire(Vec::new())), "only the primary"),
         (ClientCall::Write(Bytes::from_static(b"nonsense")), "not a request"),

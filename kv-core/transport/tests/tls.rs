@@ -276,7 +276,7 @@ fn an_authoritys_own_certificate_is_nobodys() {
     fs::write(&files.key, authority.key()).unwrap();
     fs::write(&files.roots, authority.certificate()).unwrap();
     let error = load(folder.path()).unwrap_err().to_string();
-    assert!(error.contains("holds no URI of the form kv://CLUSTER/member/ID"), "{error}");
+    assert!(error.contains("contains no URI of the form kv://CLUSTER/member/ID"), "{error}");
 }
 
 #[test]
@@ -363,7 +363,7 @@ fn who_shows_no_certificate_is_refused() {
         near.read_tls(&mut &bytes[..]).unwrap();
         near.process_new_packets().unwrap();
     };
-    assert_eq!(explain(&refused), "it has shown no certificate");
+    assert_eq!(explain(&refused), "it sent no certificate");
     assert!(matches!(peer_of(None), Err(TlsError::NoCertificate)));
     assert!(matches!(peer_of(Some(&[])), Err(TlsError::NoCertificate)));
     assert!(matches!(peer_of(Some(&[vec![1, 2, 3].into()])), Err(TlsError::Malformed { .. })));

@@ -80,7 +80,7 @@ async fn a_deadline_ends_as_unknown_if_the_write_may_have_been_proposed() {
     let error = write.await.unwrap().unwrap_err();
     assert_eq!(start.elapsed(), Duration::from_millis(700));
     assert!(error.outcome_unknown() && !error.is_retryable(), "{error}");
-    assert_eq!(error.to_string(), "the outcome is unknown: the deadline passed: no answer came");
+    assert_eq!(error.to_string(), "the outcome is unknown: the deadline passed: no answer arrived");
     let first = cluster.next().await;
     first.written(12, Effect::Put); // Too late for anyone.
     while let Ok(retry) = cluster.calls.try_recv() {
@@ -216,10 +216,7 @@ async fn reads_tell_the_revision_at_which_they_were_read() {
     let read = read.await.unwrap().unwrap();
     assert_eq!((read.found, read.revision), (vec![None, Some(record("1", 7))], revision));
     let error = client.get("x").member(MemberId::new(9)).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "refused: there is no member 9 in the cluster: see the members by kv status"
-    );
+    assert_eq!(error.to_string(), "refused: the cluster has no member 9: kv status lists its members");
 }
 
 #[tokio::test(start_paused = true)]

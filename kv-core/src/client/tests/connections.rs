@@ -74,7 +74,7 @@ async fn a_client_reaches_members_at_addresses_of_its_own() {
         Client::builder("test").transport(Arc::new(cluster.network.clone())).address("outside-0:7000");
     let error = builder.member_address(MemberId::new(7), "outside-1:7000").connect().await.unwrap_err();
     assert!(
-        error.to_string().starts_with("there is no member 7 in the cluster, says outside-0:7000"),
+        error.to_string().starts_with("the cluster has no member 7, according to outside-0:7000"),
         "{error}"
     );
 }

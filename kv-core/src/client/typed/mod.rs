@@ -93,7 +93,7 @@ pub enum TypedError {
     #[error("the value cannot be stored: {0}")]
     Encode(#[source] serde_json::Error),
     /// What is stored there is no value of this type.
-    #[error("the value of {key:?} is of another type: {source}")]
+    #[error("the value of {key:?} has another type: {source}")]
     Decode {
         /// The key, without the prefix.
         key: Bytes,
@@ -110,7 +110,7 @@ pub enum TypedError {
     #[error(transparent)]
     Watch(#[from] WatchError),
     /// Others changed the value each time before this could. Nothing was changed.
-    #[error("others were faster each time, for as long as the deadline")]
+    #[error("other clients changed the key before each attempt, until the deadline")]
     Contended,
 }
 

@@ -20,7 +20,7 @@ pub enum TlsError {
         source: io::Error,
     },
     /// The file does not hold what it should.
-    #[error("{} holds no {wanted} in PEM: {reason}", path.display())]
+    #[error("{} contains no {wanted} in PEM: {reason}", path.display())]
     Pem {
         /// The file.
         path: PathBuf,
@@ -90,7 +90,7 @@ pub enum TlsError {
         roots: PathBuf,
     },
     /// It does not say whom it is for.
-    #[error("the certificate in {} is of no use here: {reason}", path.display())]
+    #[error("the certificate in {} cannot be used here: {reason}", path.display())]
     Nameless {
         /// The file.
         path: PathBuf,
@@ -108,7 +108,7 @@ pub enum TlsError {
         found: String,
     },
     /// The other end has shown no certificate.
-    #[error("it has shown no certificate")]
+    #[error("it sent no certificate")]
     NoCertificate,
     /// The other end's certificate cannot be understood.
     #[error("its certificate is malformed: {reason}")]
@@ -117,10 +117,10 @@ pub enum TlsError {
         reason: String,
     },
     /// The other end's certificate does not say whom it is for.
-    #[error("its certificate is of no use here: {0}")]
+    #[error("its certificate cannot be used here: {0}")]
     Name(#[from] NameError),
     /// The other end accepts connections with a client's certificate.
-    #[error("a client's certificate ({0}) is shown where a member should listen")]
+    #[error("the certificate of a client ({0}) was sent where a member should listen")]
     NotAMember(String),
 }
 

@@ -48,10 +48,10 @@ pub enum Name {
 #[non_exhaustive]
 pub enum NameError {
     /// None of the certificate's URIs, if it has any, begins with `kv://`.
-    #[error("it holds no URI of the form kv://CLUSTER/member/ID or kv://CLUSTER/client/NAME")]
+    #[error("it contains no URI of the form kv://CLUSTER/member/ID or kv://CLUSTER/client/NAME")]
     Missing,
     /// It could be used as either.
-    #[error("it holds several names, {first} and {second}: give it one")]
+    #[error("it contains several names, {first} and {second}: give it one")]
     Several {
         /// One of them.
         first: String,

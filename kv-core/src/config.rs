@@ -197,7 +197,7 @@ fn fingerprint_of(name: &str, members: impl Iterator<Item = (MemberId, Role)>) -
     Hash::of(text.as_bytes())
 }
 
-/// Collects members; [`build`](Self::build) checks them all.
+/// Builds a [`Cluster`]; [`build`](Self::build) checks all members.
 #[derive(Clone, Debug)]
 pub struct ClusterBuilder {
     name: String,
@@ -224,10 +224,10 @@ impl ClusterBuilder {
         self
     }
 
-    /// Checks everything and makes the configuration.
+    /// Checks and returns the configuration.
     ///
     /// # Errors
-    /// [`ConfigError`] names the first mistake and what to do about it.
+    /// [`ConfigError`] describes the first mistake.
     pub fn build(self) -> Result<Cluster, ConfigError> {
         if self.name.is_empty() || self.name.len() > 100 {
             return Err(ConfigError::Name(self.name.len()));
@@ -273,87 +273,85 @@ fn check_address(member: &Member) -> Result<(), ConfigError> {
 /// How many entries may be uncommitted at once; fixed when a cluster is formed.
 pub const DEFAULT_PIPELINE: u32 = 32;
 
-/// Time-outs and limits of one node. Every field has a stated default and range; [`Options::check`] refuses the rest. Some are fixed when the
-/// cluster forms, the others may differ between members and change at every restart: [`OPTION_TABLE`] says which.
+/// Time-outs and limits of a node. Every field has a default and a range, which [`Options::check`] enforces. Some options are fixed when
+/// the cluster forms. The others may differ between members, and may change with every restart: see [`OPTION_TABLE`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// How often a primary sends a sign of life. Default 25 ms; 1 ms to 10 s.
+    /// Time between two heartbeats of the primary. Default 25 ms; 1 ms to 10 s.
     pub heartbeat: Duration,
-    /// The shortest silence after which a backup suspects its primary; the detector adapts upwards from here.
-    /// Default 150 ms; at least 3 heartbeats, at most 60 s.
+    /// Shortest silence after which a backup suspects that the primary has failed. The backup adapts to the silences that it observes,
+    /// between this and [`suspect_max`](Self::suspect_max). Default 150 ms; at least 3 heartbeats, at most 60 s.
     pub suspect_min: Duration,
-    /// The longest silence after which a backup suspects its primary. Default 2 s; at least `suspect_min`, at most 120 s.
+    /// Longest silence after which a backup suspects that the primary has failed. Default 2 s; at least `suspect_min`, at most 120 s.
     pub suspect_max: Duration,
-    /// For how long a quorum's answers to a sign of life let the primary serve linearizable reads without asking it again. Zero is off: each such
-    /// read is confirmed by a round, which rests on no clock. Fixed when the cluster forms. Default 0; otherwise at
-    /// least 4 heartbeats, at most `suspect_max`.
+    /// Length of a read lease: for this long after a quorum has answered a heartbeat, the primary serves linearizable reads without asking the
+    /// quorum again. Zero disables it; the primary then confirms reads by asking a quorum, which relies on no clock. Fixed when the cluster forms.
+    /// Default 0; otherwise at least 4 heartbeats, at most `suspect_max`.
     ///
-    /// **With leases, reads are linearizable only if clocks are sound**: every member's monotonic clock goes at between nine and eleven tenths of
-    /// the true rate, also while the process or the machine pauses. (On Linux it stands still while a machine, or a virtual one, is suspended: where
-    /// that can happen to a member, leave this off.) Wall clocks do not matter. Writes do not rest on this.
+    /// **With read leases, reads are linearizable only if clocks are correct**: the monotonic clock of every member must run within 10 % of
+    /// the true rate, also while the process or the machine pauses. (On Linux it stops while the machine, real or virtual, is suspended. If that can
+    /// happen to a member, do not use read leases.) Wall clocks do not matter. Writes do not depend on this.
     ///
-    /// A primary that dies is replaced later, by up to this time; one that falls silent by no more if `suspect_min` is at least as long; one
-    /// that hands over at once. A member that starts takes part in no view change for as long.
+    /// A primary that crashes is replaced later by up to this time. If `suspect_min` is at least as long as the lease, a primary that falls
+    /// silent is not replaced later. A handover is not delayed. A member that has just started takes part in no view change for this time.
     pub read_lease: Duration,
-    /// How far the wall clocks of a quorum may have been stepped forward for nothing to end early. Wall clocks count only after all members were
-    /// down, to tell for how long: keys with a time to live and leases end later by this much then. It may differ between members. Default 5 s;
-    /// at most 1 h.
+    /// Nothing expires early if, while all members were down, the wall clocks of a quorum were set forward by at most this. Wall clocks matter
+    /// only after all members were down, to find out for how long; leases and keys with a time to live then expire later by this much. It may
+    /// differ between members. Default 5 s; at most 1 h.
     pub wall_clock_allowance: Duration,
-    /// How many entries may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to 256.
+    /// Most log entries that may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to 256.
     pub pipeline: u32,
-    /// The most bytes of requests in one entry. Default 1 MiB; 64 KiB to 16 MiB.
+    /// Most bytes of requests in one log entry. Default 1 MiB; 64 KiB to 16 MiB.
     pub max_batch_bytes: usize,
-    /// The largest key in bytes. Fixed when the cluster forms. Default 4 KiB; 1 to 64 KiB.
+    /// Largest key, in bytes. Fixed when the cluster forms. Default 4 KiB; 1 B to 64 KiB.
     pub max_key_bytes: usize,
-    /// The largest value in bytes. Fixed when the cluster forms. Default 1 MiB; 1 to 8 MiB.
+    /// Largest value, in bytes. Fixed when the cluster forms. Default 1 MiB; 1 B to 8 MiB.
     pub max_value_bytes: usize,
-    /// The size of a journal segment. An entry that is larger gets a segment of its own size. Default 16 MiB; 64 KiB to 1 GiB, and at least twice `max_batch_bytes`, and
-    /// twice the largest key and value and 80 KiB.
+    /// Size of a journal file, in bytes. A larger entry gets a file of its own. Default 16 MiB; 64 KiB to 1 GiB, at least twice `max_batch_bytes`, and
+    /// at least 2 x (`max_key_bytes` + `max_value_bytes`) + 80 KiB.
     pub segment_bytes: u64,
-    /// A checkpoint is started when the overlay holds this much. Default 32 MiB; 64 KiB to 4 GiB.
+    /// Write a checkpoint of the state when this many bytes of new data are in memory. Default 32 MiB; 64 KiB to 4 GiB.
     pub checkpoint_bytes: usize,
-    /// How much of the journal is kept for members that are away, so that they catch up by its entries; one that was away for
-    /// longer receives the whole state. Default 256 MiB; 0 to 1 TiB.
+    /// Keep this many bytes of the journal for members that are away. A member that needs older entries receives the whole state.
+    /// Default 256 MiB; 0 to 1 TiB.
     pub journal_budget_bytes: u64,
-    /// How long the journal of a witness may grow while a data member is away. Beyond this it drops what that member lacks, says so
-    /// loudly, and the cluster may become unavailable (never wrong). Default 1 GiB; 1 MiB to 1 TiB.
+    /// Largest journal of a witness, in bytes, while a data member is away. Beyond it, the witness drops entries that the data member needs, and
+    /// logs an error. The cluster may then become unavailable, but never inconsistent. Default 1 GiB; 1 MiB to 1 TiB.
     pub witness_journal_bytes: u64,
-    /// How fast a state is sent to a member that was away, in bytes per second. Default 64 MiB; 64 KiB to 1 TiB.
+    /// Rate at which the state is sent to another member, in bytes per second. Default 64 MiB; 64 KiB to 1 TiB.
     pub transfer_bytes_per_second: u64,
-    /// How fast stored journal entries are read again to see whether they have gone bad, in bytes per second; 0 for never. A bad one is
-    /// fetched from a peer and written once more. Default 1 MiB; 0 to 1 GiB.
+    /// Rate at which the journal and the state are read again to find damage, in bytes per second; 0 disables it. Damaged data is fetched
+    /// from another member. Default 1 MiB; 0 to 1 GiB.
     pub scrub_bytes_per_second: u64,
-    /// The most memory that the cache of the state on disk takes. Default 64 MiB; 1 MiB to 1 TiB.
+    /// Most memory for the cache of the state file, in bytes. Default 64 MiB; 1 MiB to 1 TiB.
     pub cache_bytes: usize,
-    /// The most sessions kept; opening one more evicts the one that was silent longest. Fixed when the cluster forms.
+    /// Most client sessions. Another one evicts the session that was silent longest. Fixed when the cluster forms.
     /// Default 10,000; 1 to 1,000,000.
     pub max_sessions: usize,
-    /// A session silent for this long, by the log's time-stamps, is forgotten. Fixed when the cluster forms. Default 10 min; 1 s to 30 days.
+    /// A session expires after this much silence, by the timestamps of the log. Fixed when the cluster forms. Default 10 min; 1 s to 30 days.
     pub session_ttl: Duration,
-    /// The most requests in flight per session. Fixed when the cluster forms. Default 256; 1 to 4,096.
+    /// Most requests in flight in one session. Fixed when the cluster forms. Default 256; 1 to 4,096.
     pub session_window: usize,
-    /// How much of the past can be read and watched: the changes of so many last revisions, at least if they fit into `history_bytes`.
-    /// Fixed when the cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
+    /// Keep the changes of this many revisions for reads and watches, if they fit into `history_bytes`. Fixed when the cluster forms.
+    /// Default 1,000,000; 0 (none) to 1,000,000,000.
     pub history_revisions: u64,
-    /// The most bytes of superseded values, and what belongs to them, that the state on disk keeps: what is counted for a change is 64,
-    /// twice the key, and the former value. The oldest go first. Fixed when the cluster forms. Default
-    /// 64 MiB; 0 (none) to 1 TiB.
+    /// Keep at most this many bytes of past values. A change counts as 64 bytes, twice the size of the key, and the size of the value that it
+    /// replaced. The oldest are removed first. Fixed when the cluster forms. Default 64 MiB; 0 (none) to 1 TiB.
     pub history_bytes: u64,
-    /// The most leases; beyond, none is granted until one ends. Fixed when the cluster forms. Default 10,000; 0 to 1,000,000.
+    /// Most leases. Further requests for a lease are refused until one ends. Fixed when the cluster forms. Default 10,000; 0 to 1,000,000.
     pub max_leases: usize,
-    /// The most client connections. One client (a name in certificates, or an address where there are none) gets eight ninths of them at
-    /// most. Default 1,024; 1 to 100,000.
+    /// Most client connections. One client (by the name in its certificate, or by its address without TLS) gets at most eight ninths of them.
+    /// Default 1,024; 1 to 100,000.
     pub max_connections: usize,
-    /// The most client connections that are let in in a second; those beyond are closed at once, and clients try again. Default
-    /// 1,000; 1 to 1,000,000.
+    /// Most client connections accepted per second. More are closed at once, and clients retry. Default 1,000; 1 to 1,000,000.
     pub max_accepts_per_second: u32,
-    /// The most memory that the connections of clients take together: requests being read and in flight, answers not yet written.
-    /// Where there is none left, requests wait or are answered `Overloaded`. One client gets two thirds of it at most. Default 256 MiB; 16 MiB to 1 TiB, and at least ten
-    /// times the largest key and value.
+    /// Most memory for all client connections together, in bytes: for requests that are read or in flight, and for answers that are not yet
+    /// written. When it is used up, requests wait or are answered `Overloaded`. One client gets at most two thirds of it. Default 256 MiB; 16 MiB
+    /// to 1 TiB, and at least 10 x (`max_key_bytes` + `max_value_bytes`).
     pub client_memory_bytes: usize,
-    /// A client's connection on which nothing came for this long is closed. Clients are told, and show life when they have
-    /// nothing to ask. Default 60 s; 1 s to 1 day.
+    /// Close a client connection that was silent for this long. Clients learn this time when they connect, and send heartbeats within it.
+    /// Default 60 s; 1 s to 1 day.
     pub client_idle: Duration,
 }
 

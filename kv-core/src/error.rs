@@ -4,7 +4,7 @@ use crate::client::{CallError, Cause};
 use crate::ids::{MemberId, Revision};
 use crate::message::{LeaseFailure, RequestError, StepFailure};
 
-/// Why a client could not be connected.
+/// Why a client could not connect.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -17,18 +17,18 @@ pub enum ConnectError {
     /// A member answered and refused.
     #[error("{address} refuses: {reason}")]
     Refused {
-        /// Who.
+        /// The address of the member.
         address: String,
-        /// What is wrong and what to do.
+        /// What is wrong, and what to do about it.
         reason: String,
     },
-    /// The cluster has no data member that could serve a client.
+    /// The cluster has no data member, so no member can serve a client.
     #[error("{address} reports no member that holds data")]
     NoDataMember {
         /// Who was asked.
         address: String,
     },
-    /// An address was given for a member that the cluster does not have.
+    /// An address was given for a member that does not exist.
     #[error("the cluster has no member {id}, according to {address}: use the ids of its members")]
     UnknownMember {
         /// The id.
@@ -42,23 +42,23 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether trying again later may help without a change of settings.
+    /// Returns whether the same call may succeed later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unreachable(_))
     }
 }
 
-/// Why a put, a delete or a transaction has no result.
+/// Why a write failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The condition did not hold: nothing was changed.
+    /// The condition did not hold. Nothing was changed.
     #[error("the condition did not hold at revision {revision}: {}", Found(.found))]
     GuardFailed {
         /// The revision at which the key was last changed; `None` if it does not exist.
         found: Option<Revision>,
-        /// The revision at which the condition was looked at: a read at least as new sees why.
+        /// The revision at which the condition was checked. A read with `.at_least(revision)` sees the state that made it fail.
         revision: Revision,
     },
     /// The key is empty or too long. Nothing was changed.
@@ -77,29 +77,29 @@ pub enum WriteError {
         /// The limit.
         max: usize,
     },
-    /// It needs a lease that has ended, takes no more keys, or is one too many. Nothing was changed.
+    /// The lease has ended or takes no more keys, or no further lease is allowed. Nothing was changed.
     #[error(transparent)]
     Lease(LeaseFailure),
-    /// A time to live is too short or too long, or the transaction is malformed. Nothing was changed.
+    /// The time to live is out of range, or the transaction is malformed. Nothing was changed.
     #[error(transparent)]
     Malformed(RequestError),
-    /// A step of the transaction could not be done. Nothing was changed.
+    /// A step of the transaction failed. Nothing was changed.
     #[error("step {step} failed: {why}")]
     StepFailed {
-        /// Which, from 0, of the list that was to be done.
+        /// The index of the step in its list, from 0.
         step: usize,
-        /// Why.
+        /// Why it failed.
         why: StepFailure,
-        /// The revision at which that was found: a read at least as new sees why.
+        /// The revision at which it failed. A read with `.at_least(revision)` sees the state that made it fail.
         revision: Revision,
     },
     /// The cluster refuses the request. Nothing was changed.
     #[error("refused: {0}")]
     Refused(String),
-    /// It was not applied and will not be: try again.
+    /// The write was not applied and will not be. The same call may succeed later.
     #[error("not applied: {0}")]
     NotApplied(Cause),
-    /// Whether it was applied, or still will be, cannot be known. It is applied at most once.
+    /// It is unknown whether the write was applied, or will be. It is applied at most once.
     #[error("the outcome is unknown: {0}")]
     OutcomeUnknown(Cause),
     /// The client was closed. Nothing was changed.
@@ -123,19 +123,19 @@ impl From<RequestError> for WriteError {
 }
 
 impl WriteError {
-    /// Whether the same write may simply be run again: nothing was changed, and it may succeed later.
+    /// Returns whether nothing was changed, and the same call may succeed later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::NotApplied(_) | Self::StepFailed { why: StepFailure::Crowded, .. })
     }
 
-    /// Whether the write may have been applied, or may still be.
+    /// Returns whether the write may have been applied, or may still be.
     #[must_use]
     pub const fn outcome_unknown(&self) -> bool {
         matches!(self, Self::OutcomeUnknown(_))
     }
 
-    /// Whether the lease that it needs has ended (or never was).
+    /// Returns whether the lease of the write has ended, or never existed.
     #[must_use]
     pub const fn is_lease_ended(&self) -> bool {
         matches!(
@@ -152,29 +152,29 @@ impl WriteError {
     }
 }
 
-/// Why a lock was not got.
+/// Why a lock was not acquired.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Somebody else held it for as long as it was waited for.
+    /// Another client held the lock for the whole waiting time.
     #[error("another client holds the lock")]
     Held,
-    /// It could not be asked for. If it was got nevertheless, it is let go when its lease has run out.
+    /// A write failed. If the lock was acquired nevertheless, it is released when its lease ends.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// It could not be looked at.
+    /// A read failed.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
 
 impl LockError {
-    /// Whether somebody else held it.
+    /// Returns whether another client held the lock.
     #[must_use]
     pub const fn is_held(&self) -> bool {
         matches!(self, Self::Held)
     }
 
-    /// Whether trying again later may help: somebody else held it, or nobody could be asked.
+    /// Returns whether the same call may succeed later: another client held the lock, or no member could be asked.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
@@ -201,7 +201,7 @@ impl std::fmt::Display for Found<'_> {
     }
 }
 
-/// Why a read has no result.
+/// Why a read failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
@@ -216,19 +216,19 @@ pub enum ReadError {
     /// The cluster refuses the read.
     #[error("refused: {0}")]
     Refused(String),
-    /// The revision is not kept any more.
+    /// The revision is no longer kept.
     #[error("the revision is compacted: the oldest readable revision is {oldest}")]
     Compacted {
         /// The oldest one that the asked member can read.
         oldest: Revision,
     },
-    /// The revision is yet to come. A member that was asked for a local read may also just not have heard of it.
+    /// The revision does not exist yet. For a local read, it may also be that the member has not received it yet.
     #[error("the revision does not exist yet: the newest revision is {newest}")]
     Future {
         /// The newest one that the asked member can read.
         newest: Revision,
     },
-    /// It could not be answered in time: try again.
+    /// The read was not answered in time. The same call may succeed later.
     #[error("not read: {0}")]
     Unavailable(Cause),
     /// The client was closed.
@@ -246,34 +246,34 @@ impl From<RequestError> for ReadError {
 }
 
 impl ReadError {
-    /// Whether the same read may succeed later.
+    /// Returns whether the same call may succeed later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Future { .. })
     }
 
-    /// Whether the revision is not kept any more.
+    /// Returns whether the revision is no longer kept.
     #[must_use]
     pub const fn is_compacted(&self) -> bool {
         matches!(self, Self::Compacted { .. })
     }
 }
 
-/// Why a watch has ended.
+/// Why a watch ended.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WatchError {
-    /// What it should go on with is not kept any more: some of what has changed since cannot be told. Read the present state, and follow
-    /// what comes after it ([`Watch::follow`](crate::client::Watch::follow)).
+    /// Some of the changes that the watch needs are no longer kept. To continue, read the present state and watch the changes after it, with
+    /// [`Watch::follow`](crate::client::Watch::follow).
     #[error("history compacted: changes are available only after revision {oldest}")]
     Compacted {
-        /// After this revision all changes are known.
+        /// All changes after this revision are kept.
         oldest: Revision,
     },
     /// The cluster refuses it.
     #[error("refused: {0}")]
     Refused(String),
-    /// The present state, which [`Watch::follow`](crate::client::Watch::follow) begins with, could not be read.
+    /// [`Watch::follow`](crate::client::Watch::follow) could not read the present state.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The client was closed.
@@ -282,18 +282,18 @@ pub enum WatchError {
 }
 
 impl WatchError {
-    /// Whether some of what has changed cannot be told any more.
+    /// Returns whether the watch ended because changes are no longer kept.
     #[must_use]
     pub const fn is_compacted(&self) -> bool {
         matches!(self, Self::Compacted { .. })
     }
 }
 
-/// Why a question to one member has no answer.
+/// Why a call to one member failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallFailed {
-    /// It could not be answered.
+    /// The member did not answer.
     #[error("{0}")]
     Unavailable(Cause),
     /// No member is known to be primary.

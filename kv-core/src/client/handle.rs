@@ -111,7 +111,7 @@ impl Client {
         ClientBuilder::new(cluster.into())
     }
 
-    /// Connects with default settings by any one member's address.
+    /// Connects to the cluster through one of its members, with default settings.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`].
@@ -166,35 +166,35 @@ impl Client {
         Add::new(self.clone(), key.as_ref(), by)
     }
 
-    /// Does several things at once, or none of them. Add conditions and steps, then await the builder to run it.
+    /// Runs several changes and reads at one revision, or none of them. Add conditions and steps, then await the builder to run it.
     pub fn transaction(&self) -> Transact {
         Transact::new(self.clone())
     }
 
-    /// Sets and removes many keys at once. Add them, then await the builder to run it.
+    /// Sets and removes many keys at one revision. Add them, then await the builder to run it.
     pub fn batch(&self) -> Batch {
         Batch::new(self.clone())
     }
 
-    /// Asks for a lease, on which keys can depend, and keeps it alive: see [`Lease`](super::Lease). It ends when the cluster has not
-    /// heard of it for `ttl`: 100 ms to 30 days. Await the builder to run it.
+    /// Requests a lease and renews it until it is dropped: see [`Lease`](super::Lease). Keys can belong to the lease, and are removed when it
+    /// ends. It ends if it is not renewed for `ttl`, 100 ms to 30 days. Await the builder to run it.
     pub fn lease(&self, ttl: Duration) -> Grant {
         Grant::new(self.clone(), ttl)
     }
 
-    /// A lease that was granted before, perhaps to another client.
+    /// Returns a handle of a lease that was granted before, perhaps to another client.
     #[must_use]
     pub fn lease_by_id(&self, id: LeaseId) -> LeaseById {
         LeaseById::new(self.clone(), id)
     }
 
-    /// Waits for the lock of this name, and takes it: see [`Lock`](super::Lock). Await the builder to run it. A name is up to 15
+    /// Waits for the lock of this name and acquires it: see [`Lock`](super::Lock). Await the builder to run it. The name must be at least 15
     /// bytes shorter than the largest key.
     ///
     /// ```no_run
     /// # async fn example(client: kv_core::Client) -> Result<(), Box<dyn std::error::Error>> {
     /// let lock = client.lock("locks/report").await?;
-    /// // Done only if the lock is still held when it arrives, however long that takes.
+    /// // Applied only if the lock is still held when the transaction is applied.
     /// let done = lock.transaction().put("report", "for today").await?;
     /// if !done.held {
     ///     println!("the lock was lost, and nothing was written");
@@ -206,18 +206,21 @@ impl Client {
         Acquire::new(self.clone(), Bytes::copy_from_slice(name.as_ref()))
     }
 
-    /// The election of this name.
+    /// Returns the election of this name.
     pub fn election(&self, name: impl AsRef<[u8]>) -> Election {
         Election::new(self.clone(), Bytes::copy_from_slice(name.as_ref()))
     }
 
-    /// Reads a key: linearizable unless said otherwise. Await the builder to run it.
+    /// Reads a key, by default linearizably. Await the builder to run it.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Get {
         Get::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
     }
 
-    /// Reads several keys, all at one revision: up to 1,000, with a megabyte together, and keys that have no more bytes together than two
-    /// of the largest keys and values. Await the builder to run it.
+    /// Reads several keys at one revision. Await the builder to run it.
+    ///
+    /// # Limits
+    /// Up to 1,000 keys. All keys together may have as many bytes as two of the largest keys and two of the largest values, and the records that
+    /// are found about one megabyte.
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> GetMany {
         let keys = keys.into_iter().map(|key| Bytes::copy_from_slice(key.as_ref()));
         GetMany::new(self.clone(), keys.collect())
@@ -233,7 +236,7 @@ impl Client {
         DeleteRange::range(self.clone(), &range)
     }
 
-    /// The keys that begin with `prefix`, as values of a type of yours.
+    /// Returns a view of the keys that begin with `prefix`, with values of the type `T`.
     pub fn typed<T: Serialize + DeserializeOwned + 'static>(&self, prefix: impl AsRef<[u8]>) -> Typed<T> {
         Typed::new(self.clone(), prefix.as_ref())
     }
@@ -248,23 +251,23 @@ impl Client {
         Scan::range(self.clone(), &range)
     }
 
-    /// Follows the keys that begin with `prefix`: each change of them, once, in order.
+    /// Watches the keys that begin with `prefix`: returns each change once, in order.
     pub fn watch(&self, prefix: impl AsRef<[u8]>) -> Watch {
         Watch::prefix(self.clone(), prefix.as_ref())
     }
 
-    /// Follows one key.
+    /// Watches one key.
     pub fn watch_key(&self, key: impl AsRef<[u8]>) -> Watch {
         Watch::key(self.clone(), key.as_ref())
     }
 
-    /// Follows the keys in a range.
+    /// Watches the keys in a range.
     pub fn watch_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Watch {
         Watch::range(self.clone(), &range)
     }
 
-    /// Asks every member where it stands, all at once. Members that do not answer within the default deadline or two
-    /// seconds, the shorter, are reported with the reason.
+    /// Asks all members for their status at once. A member that does not answer within two seconds, or within the default deadline if that is
+    /// shorter, is reported with an error.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -276,10 +279,10 @@ impl Client {
         .await
     }
 
-    /// Asks one member where it stands.
+    /// Asks one member for its status.
     ///
     /// # Errors
-    /// If it does not answer within the default deadline or two seconds, the shorter.
+    /// If it does not answer within two seconds, or within the default deadline if that is shorter.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -295,13 +298,13 @@ impl Client {
         }
     }
 
-    /// Finds the primary and asks it to hand its role to another member. Returns when that has been started.
+    /// Finds the primary and asks it to pass its role to another member. Returns when the handover has started.
     ///
     /// # Errors
     /// If no primary is found, or it does not answer.
     ///
     /// # Cancel safety
-    /// Dropping the future may leave the handover going on.
+    /// The handover may continue if the future is dropped.
     pub async fn handover(&self) -> Result<(), CallFailed> {
         let reports = self.cluster_status().await;
         let answers = reports.into_iter().filter_map(|report| report.status.ok());
@@ -311,11 +314,11 @@ impl Client {
         Ok(())
     }
 
-    /// Refuses new operations on all clones, waits for those in flight, closes the session (best effort, at most two
+    /// Closes the client and all of its clones: refuses new operations, waits for those in flight, and closes the session (for at most two
     /// seconds) and the connections.
     ///
     /// # Cancel safety
-    /// The client goes on closing when the future is dropped.
+    /// The client continues to close if the future is dropped.
     pub async fn close(&self) {
         let deadline = Instant::now() + CLOSE_TIMEOUT.min(self.shared.deadline);
         if !self.shared.closed.swap(true, Ordering::AcqRel) {
@@ -330,8 +333,8 @@ impl Client {
         while self.shared.ended.clone().changed().await.is_ok() {}
     }
 
-    /// About how much memory is held by calls of this client and its clones that have begun and not ended, in bytes: 0 if there are
-    /// none, up to 64 MiB. Further calls wait.
+    /// Returns about how many bytes of memory the unfinished calls of this client and its clones use: 0 if there are none, at most 64 MiB.
+    /// Further calls wait.
     #[must_use]
     pub fn in_flight_bytes(&self) -> usize {
         (ROOM_KIB as usize).saturating_sub(self.shared.room.available_permits()) << 10

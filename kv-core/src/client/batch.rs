@@ -8,8 +8,8 @@ use bytes::Bytes;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-/// Puts and deletes that are done together: created by [`Client::batch`], run by awaiting it. All of them are done at one
-/// revision, or none, and once: it is a [`Transact`] without conditions, and has its limits. Up to 1,000 keys, none of them twice.
+/// Several puts and deletes: created by [`Client::batch`], run by awaiting it. They are applied at one revision and once, or not at all. A batch
+/// is a [`Transact`] without conditions, and has its limits: up to 1,000 keys, each at most once.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
@@ -32,7 +32,7 @@ impl Batch {
         Self(self.0.put(key, value))
     }
 
-    /// Sets a key that stays for a time, or as long as a lease ([`Lifetime`]).
+    /// Sets a key with a time to live or a lease ([`Lifetime`]).
     pub fn put_for(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>, life: Lifetime) -> Self {
         Self(self.0.put_for(key, value, life))
     }

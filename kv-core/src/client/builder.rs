@@ -61,18 +61,18 @@ impl ClientBuilder {
         }
     }
 
-    /// Adds the address of a member. One that answers is enough: the others are learned from it.
+    /// Adds the address of a member. One that answers is enough: the client learns the others from it.
     #[must_use]
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.addresses.push((None, address.into()));
         self
     }
 
-    /// Adds the address of the member `id`, at which this client reaches it, whatever address the members know it by. For clients behind
-    /// address translation, port forwarding or a proxy, which reach members at other addresses than members reach each other.
+    /// Adds the address at which this client reaches the member `id`. Use it behind NAT, port forwarding or a proxy, if the addresses that the
+    /// members use do not work for this client.
     ///
-    /// If the address leads to another member, it is not used. A member that is not named is reached at the address that the members know.
-    /// Of two addresses for one member the last counts.
+    /// If the address leads to another member, the client does not use it. The client reaches other members at the addresses that the members
+    /// use. If a member gets two addresses, the last one counts.
     #[must_use]
     pub fn member_address(mut self, id: MemberId, address: impl Into<String>) -> Self {
         self.addresses.retain(|(member, _)| *member != Some(id));
@@ -80,10 +80,10 @@ impl ClientBuilder {
         self
     }
 
-    /// How members are reached. Required.
+    /// Sets the transport. Required.
     ///
-    /// Through one that has a certificate (TLS over TCP, or QUIC), whoever answers must prove to be a member of the cluster. New
-    /// certificates in the same files are taken over before the next connection is opened.
+    /// If the transport has a certificate (TLS over TCP, or QUIC), the other end must prove that it is a member of the cluster. New certificates in
+    /// the same files are loaded before the next connection is opened.
     #[must_use]
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.dialer.transport = Some(transport);

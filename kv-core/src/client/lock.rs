@@ -24,14 +24,14 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The lease of a lock, unless said otherwise.
 const TTL: Duration = Duration::from_secs(10);
 
-/// Tells one tenure of a lock from all others: the revision at which it began. Tokens of one lock grow, so whoever keeps the greatest token
-/// that it has seen, and refuses smaller ones, is never written to by a former holder. The cluster itself does so for writes with
-/// [`Transact::fenced`].
+/// Identifies one tenure of a lock: the revision at which it began. The tokens of a lock grow with each holder. A resource that remembers the
+/// greatest token that it has seen, and rejects smaller ones, accepts no write of a former holder. The cluster itself does so for transactions
+/// with [`Transact::fenced`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FencingToken(Revision);
 
 impl FencingToken {
-    /// The token that was written down as this revision.
+    /// Returns the token of the tenure that began at this revision.
     #[must_use]
     pub const fn new(revision: Revision) -> Self {
         Self(revision)
@@ -51,8 +51,8 @@ impl fmt::Display for FencingToken {
 }
 
 impl Transact {
-    /// Condition: the tenure of the lock `name` that has this token has not ended. However late the transaction arrives, nothing of it
-    /// is done after the lock was let go, or lost.
+    /// Condition: the tenure of the lock `name` with this token has not ended. If the lock was released or lost before the transaction is
+    /// applied, the transaction changes nothing.
     pub fn fenced(self, name: impl AsRef<[u8]>, token: FencingToken) -> Self {
         self.if_created(name, token.revision())
     }
@@ -76,21 +76,21 @@ pub enum LockLoss {
     /// The cluster reports that the lock's lease has ended.
     #[error("the lock's lease has ended")]
     LeaseEnded,
-    /// Somebody has removed the lock's key, or created it anew.
+    /// A client has removed the lock's key, or created it again.
     #[error("the lock's key was removed")]
     KeyRemoved,
-    /// No sign of life got through for the lease's time: somebody else may have the lock.
+    /// The lease could not be renewed in time: another client may hold the lock.
     #[error("the lock's lease could not be renewed in time: another client may hold the lock")]
     AtRisk,
 }
 
-/// A lock that is held: got from [`Client::lock`] or [`Election::campaign`].
+/// A lock that this client holds: returned by [`Client::lock`] and [`Election::campaign`].
 ///
-/// It is a key that exists while it is held, by its name, and depends on a lease that is kept alive. It is lost when the lease ends, or when
-/// somebody removes the key. A holder that was frozen meanwhile does not know: what only a holder may do has to be fenced, by
-/// [`transaction`](Self::transaction) in this store and by the [token](Self::token) elsewhere.
+/// A key of the lock's name exists while the lock is held. It belongs to a lease that the client renews. The lock is lost when the lease ends,
+/// or when a client removes the key. A holder that was paused may not know that it has lost the lock. So protect whatever only the holder may do: with
+/// [`transaction`](Self::transaction) in this store, and with the [token](Self::token) elsewhere.
 ///
-/// Dropping it lets it go when its lease has run out; [`release`](Self::release) does so at once.
+/// Dropping the lock releases it when its lease ends. [`release`](Self::release) releases it at once.
 #[derive(Debug)]
 pub struct Lock {
     client: Client,
@@ -104,19 +104,19 @@ impl Acquire {
         Self { client, name, value: Bytes::new(), ttl: TTL, wait: None }
     }
 
-    /// What the lock's key holds meanwhile, for others to see. Default: nothing.
+    /// Sets the value of the lock's key, for others to read. Default: empty.
     pub fn value(mut self, value: impl Into<Bytes>) -> Self {
         self.value = value.into();
         self
     }
 
-    /// How long it stays with a holder that shows no life. Default 10 s; 100 ms to 30 days.
+    /// Sets the time after which the lock is released if its holder does not renew it. Default 10 s; 100 ms to 30 days.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// How long to wait while another client holds the lock; zero for not at all. Default: for ever.
+    /// Sets how long to wait while another client holds the lock; zero does not wait. Default: forever.
     pub fn wait(mut self, at_most: Duration) -> Self {
         self.wait = Some(at_most);
         self
@@ -273,14 +273,14 @@ impl IntoFuture for Acquire {
     type Output = Result<Lock, LockError>;
     type IntoFuture = OpFuture<Self::Output>;
 
-    /// Takes the lock, when it is free. Those who wait follow one another by watches, in the order in which they began to wait; only who
-    /// asks for the lock at the very moment at which it is let go may be faster than the first of them.
+    /// Acquires the lock when it is free. Waiting clients form a queue, in the order in which they began to wait; each watches the one ahead of
+    /// it. Only a client that asks for the lock at the moment of its release can be faster than the first in the queue.
     ///
-    /// Who waits has a key of its own, named after the lock, a zero byte, and more; it goes with its lease.
+    /// A waiting client has a key of its own, which begins with the name of the lock and a zero byte. The key is removed when its lease ends.
     ///
     /// # Cancel safety
-    /// Dropping the future gives up the place in the queue, and lets the lock go if it was got at that moment: at once, or, where
-    /// the cluster cannot be reached, when the lease has run out. Nothing else is affected.
+    /// Dropping the future leaves the queue, and releases the lock if it was acquired at that moment: at once, or, if the cluster cannot be
+    /// reached, when the lease ends. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let until = self.wait.map(|wait| Instant::now() + wait.min(LONGEST));
@@ -305,30 +305,30 @@ impl IntoFuture for Acquire {
 }
 
 impl Lock {
-    /// Tells this tenure from all others.
+    /// Returns the token that identifies this tenure.
     #[must_use]
     pub fn token(&self) -> FencingToken {
         self.token
     }
 
-    /// The lock's name, which is its key.
+    /// Returns the name of the lock, which is its key.
     #[must_use]
     pub fn name(&self) -> &Bytes {
         &self.name
     }
 
-    /// The lease on which it depends: other keys of the holder may depend on it too.
+    /// Returns the lease of the lock. Other keys of the holder may belong to it too.
     #[must_use]
     pub fn lease(&self) -> &Lease {
         &self.lease
     }
 
-    /// A transaction that is done only if this lock is still held then.
+    /// Starts a transaction that changes nothing unless this lock is still held when it is applied.
     pub fn transaction(&self) -> Transact {
         self.client.transaction().fenced(&self.name, self.token)
     }
 
-    /// Whether it surely is held still, asked of the cluster.
+    /// Asks the cluster whether this lock is still held.
     ///
     /// # Errors
     /// As for a read.
@@ -340,11 +340,11 @@ impl Lock {
         Ok(found.is_some_and(|record| record.created == self.token.revision()))
     }
 
-    /// Returns when the lock may be lost, and why: the cluster reports that its lease has ended, somebody has removed or replaced its key, or no
-    /// sign of life got through for the lease's time, so that somebody else may hold the lock now or soon. The key is watched, so its removal
-    /// is noticed as soon as a change is by any watch.
+    /// Waits until the lock may be lost, and returns why: the cluster reports that its lease has ended, a client has removed or replaced its key,
+    /// or the lease could not be renewed in time, so that another client may hold the lock. It watches the key, so it notices a removal as soon as
+    /// any watch does.
     ///
-    /// It takes one of the client's watches while it runs.
+    /// It uses one of the client's watches while it runs.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -375,33 +375,33 @@ impl Lock {
         }
     }
 
-    /// Lets it go now, with everything else that depends on its lease.
+    /// Releases the lock now, and removes all other keys of its lease.
     ///
     /// # Errors
-    /// [`WriteError::is_lease_ended`] if it was lost already; others as for a put: then it is let go when its lease has run out.
+    /// [`WriteError::is_lease_ended`] if the lock was already lost. After another error, as for a put, the lock is released when its lease ends.
     ///
     /// # Cancel safety
-    /// Dropping the future lets it go when its lease has run out, or before.
+    /// If the future is dropped, the lock is released when its lease ends, or before.
     pub async fn release(self) -> Result<(), WriteError> {
         self.lease.revoke().await.map(drop)
     }
 }
 
-/// An election among those who campaign under one name: created by [`Client::election`]. The leader is who holds the lock of that name; the
-/// lock's value is what the leader has to say of itself.
+/// An election among the clients that campaign under one name: created by [`Client::election`]. The leader is the client that holds the lock
+/// of that name. The value of the lock describes the leader.
 #[derive(Clone, Debug)]
 pub struct Election {
     client: Client,
     name: Bytes,
 }
 
-/// Who leads.
+/// The current leader.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Leader {
-    /// What it says of itself.
+    /// The value with which the leader campaigned.
     pub value: Bytes,
-    /// Its tenure.
+    /// The token of its tenure.
     pub token: FencingToken,
 }
 
@@ -410,12 +410,12 @@ impl Election {
         Self { client, name }
     }
 
-    /// Waits to be the leader. `value` is what others see then.
+    /// Waits to become the leader. Others then read `value`.
     pub fn campaign(&self, value: impl Into<Bytes>) -> Acquire {
         Acquire::new(self.client.clone(), self.name.clone()).value(value)
     }
 
-    /// Who leads now, if anybody does.
+    /// Returns the current leader, if there is one.
     ///
     /// # Errors
     /// As for a read.

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 /// Removes a range of keys: created by [`Client::delete_range`] and [`Client::delete_prefix`], run by awaiting it.
 ///
-/// The first 1,000 keys go at one revision, or fewer if their values exceed 16 MiB; then the next, until none is left. A smaller range
-/// is removed as a whole, a larger one in steps between which others may read and write. Each step takes as long as the first,
-/// however many keys the steps before it have removed.
+/// It removes up to 1,000 keys, or fewer if their values exceed 16 MiB, at one revision, then the next, until none is left. So a small range is
+/// removed atomically. A larger one is removed in several steps, between which other clients may read and write. Each step takes as long
+/// as the first, however many keys the steps before it have removed.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct DeleteRange {
@@ -25,11 +25,11 @@ pub struct DeleteRange {
     deadline: Option<Duration>,
 }
 
-/// A range that was removed.
+/// The result of removing a range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct RangeDeleted {
-    /// How many keys.
+    /// The number of removed keys.
     pub count: u64,
     /// The revision of the last step.
     pub revision: Revision,

@@ -18,12 +18,12 @@ const PAGE: usize = 1000;
 /// Reads keys in order: created by [`Client::scan`] and [`Client::scan_range`], run by awaiting it or by
 /// [`stream`](Self::stream).
 ///
-/// A long scan is read in pages, all at one revision: that of the first page, which is as fresh as a read that begins when the scan
-/// does, or the one that was asked for by [`at`](Self::at). Writes in the meantime are not seen. A scan that takes longer than
-/// the cluster keeps its history ends with [`Compacted`](ReadError::Compacted): begin again.
+/// A long scan is read in pages, all at one revision: that of the first page, or the one given to [`at`](Self::at). The first page is as fresh
+/// as a read that begins with the scan. Later writes are not seen. If the scan takes longer than the cluster keeps its history, it ends with
+/// [`Compacted`](ReadError::Compacted); start it again.
 ///
-/// A page takes a bounded time on its member: one with many removed keys, old revisions or large values in it ends early, and the scan
-/// goes on with the next.
+/// The work for a page is bounded. A page that contains many removed keys, old revisions or large values ends early, and the scan continues with
+/// the next one.
 #[derive(Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Scan {
@@ -67,25 +67,25 @@ impl Scan {
         }
     }
 
-    /// At most this many records. Default: all of them.
+    /// Returns at most this many records. Default: all.
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = Some(limit);
         self
     }
 
-    /// From the last key to the first. Default: from the first to the last.
+    /// Returns the records in reverse order of their keys.
     pub fn reverse(mut self) -> Self {
         self.reverse = true;
         self
     }
 
-    /// Without the values: they are empty. Saves sending them.
+    /// Returns records with empty values, which are not sent.
     pub fn keys_only(mut self) -> Self {
         self.keys_only = true;
         self
     }
 
-    /// Runs the scan and collects its records, and the revision at which they were read: what to follow from.
+    /// Runs the scan, and returns its records and the revision at which they were read. Start a watch after that revision.
     ///
     /// # Errors
     /// As the scan itself.
@@ -103,7 +103,7 @@ impl Scan {
         Ok(Snapshot { records, revision })
     }
 
-    /// The records one by one; the next page is asked for when the last one is used up. Ends after the first error.
+    /// Returns the records as a stream. It requests the next page when the last one is used up, and ends after the first error.
     ///
     /// # Cancel safety
     /// Dropping the stream stops the scan.

@@ -11,21 +11,25 @@ use std::future::IntoFuture;
 use std::ops::RangeBounds;
 use std::time::Duration;
 
-/// Conditions on any keys, what to do if all of them hold, and what otherwise: created by [`Client::transaction`], run by
-/// awaiting it. It is done as a whole, at one revision, or not at all, and once.
+/// A transaction: conditions, the steps to run if all of them hold, and the steps to run otherwise. Created by [`Client::transaction`], run by
+/// awaiting it. It is applied as a whole, at one revision and once, or not at all.
 ///
-/// Conditions and steps see the state before the transaction, also those that read. No key is changed by two steps of the
-/// same case.
+/// Conditions and steps, including those that read, see the state before the transaction. Two steps of the same list must not change
+/// the same key.
 ///
 /// # Limits
-/// Up to 64 conditions, and 1,000 steps for either case; their keys and values may have twice as many bytes together as the
-/// largest key and the largest value (at least 4 KiB). What is read may have as many bytes as the largest key and the largest value, and
-/// 256 KiB besides, where each record counts 128 bytes more than its key and its value, and each step 16: if it has more, nothing is
-/// done ([`StepFailure::TooMuch`](crate::message::StepFailure::TooMuch)).
+/// | what | at most |
+/// |---|---|
+/// | conditions | 64 |
+/// | steps in each list | 1,000 |
+/// | keys and values together | 2 x (the largest key + the largest value), or 4 KiB if that is more |
+/// | data that is read | the largest key, the largest value and 256 KiB. A record counts 128 bytes more than its key and value, and a step 16 bytes |
 ///
-/// Results are kept for retries: 4 MiB of large ones for each client, 32 MiB in all. A retry that comes when its own is not kept any more
-/// ends as [outcome unknown](WriteError::OutcomeUnknown). That takes a failover, or clients that leave more unread than members hold for
-/// them (64 MiB for one); and that much read meanwhile.
+/// A transaction that would read more changes nothing, and fails with [`StepFailure::TooMuch`](crate::message::StepFailure::TooMuch).
+///
+/// The cluster stores results for retries: 4 MiB of large results for each client, and 32 MiB in total. If a result has been dropped before its
+/// retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This requires that the answer was lost in a failover, or
+/// that clients left more answers unread than members hold for them (64 MiB for one client), and that other transactions read that much in the meantime.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
@@ -47,15 +51,15 @@ pub struct Transact {
     deadline: Option<Duration>,
 }
 
-/// A transaction that was done.
+/// The result of a transaction.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Transacted {
-    /// Whether all conditions held; if not, the steps after [`Transact::otherwise`] were done, if any.
+    /// Whether all conditions held. If not, the steps after [`Transact::otherwise`] were run, if there are any.
     pub held: bool,
-    /// What each step did, or found, in their order.
+    /// The result of each step, in order.
     pub results: Vec<StepResult>,
-    /// The revision of the transaction: from here on the `modified` of each key that it put.
+    /// The revision of the transaction, which is now the `modified` revision of each key that it set.
     pub revision: Revision,
     /// When, by the cluster's clock.
     pub timestamp: Timestamp,
@@ -112,8 +116,8 @@ impl Transact {
         self.put_for(key, value, Lifetime::FOREVER)
     }
 
-    /// Step: sets a key that stays for a time, or as long as a lease ([`Lifetime`]). If the lease has ended or takes no more keys,
-    /// nothing of the transaction is done.
+    /// Step: sets a key with a time to live or a lease ([`Lifetime`]). If the lease has ended or takes no more keys, the transaction
+    /// changes nothing.
     pub fn put_for(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>, life: Lifetime) -> Self {
         self.step(Step::Put { key: Bytes::copy_from_slice(key.as_ref()), value: value.into(), life })
     }
@@ -123,9 +127,8 @@ impl Transact {
         self.step(Step::Delete { key: Bytes::copy_from_slice(key.as_ref()) })
     }
 
-    /// Step: adds to a counter, a key whose value is a whole number of 64 bits in decimal digits. An absent one counts as 0. If
-    /// the value is none, or the sum does not fit, nothing of the transaction is done. A time to live or a lease of the key stays as
-    /// it is.
+    /// Step: adds to a counter, a key whose value is a 64-bit integer in decimal digits. An absent key counts as 0. If the value is not
+    /// such a number, or the sum does not fit, the transaction changes nothing. The key keeps its time to live or lease.
     pub fn add(self, key: impl AsRef<[u8]>, by: i64) -> Self {
         self.step(Step::Add { key: Bytes::copy_from_slice(key.as_ref()), by })
     }
@@ -148,7 +151,7 @@ impl Transact {
         self.step(Step::Scan { from, to, limit })
     }
 
-    /// The steps from here on are for the case that a condition does not hold.
+    /// Runs the following steps if a condition does not hold.
     pub fn otherwise(mut self) -> Self {
         self.otherwise = true;
         self

@@ -21,12 +21,12 @@ use std::time::Duration;
 /// How long one question is pursued; then it is asked anew.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// Follows what changes: created by [`Client::watch`], [`Client::watch_key`] and [`Client::watch_range`], run by
+/// Watches the changes in a range: created by [`Client::watch`], [`Client::watch_key`] and [`Client::watch_range`], run by
 /// [`stream`](Self::stream) or [`follow`](Self::follow).
 ///
 /// # Limits
-/// A member serves up to 512 watches of one client and its clones; one more ends with [`WatchError::Refused`], also when another member has
-/// gone that served some of them. Who waits for a [lock](Client::lock) has one, too. For more, connect more clients.
+/// A member serves up to 512 watches of one client and its clones. A further one ends with [`WatchError::Refused`], also if watches have moved
+/// there from a member that failed. Waiting for a [lock](Client::lock) uses a watch, too. For more, connect more clients.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -64,28 +64,28 @@ impl Watch {
         Self { client, from, to, after: None, previous: false }
     }
 
-    /// Whatever has changed after this revision. Default: from when a member has heard the first question, which goes out when the stream is
-    /// first polled; what was written shortly before that by others may be told too. To miss nothing from a certain point on, name its
-    /// revision, or [`follow`](Self::follow).
+    /// Starts with the first change after this revision. By default, a watch starts when a member receives its first request, which is sent
+    /// when the stream is first polled; it may include changes of other clients from shortly before. To miss nothing after a certain point,
+    /// give its revision, or use [`follow`](Self::follow).
     pub fn after(mut self, revision: Revision) -> Self {
         self.after = Some(revision.min(LAST_REVISION));
         self
     }
 
-    /// Each event tells what the key held before, too.
+    /// Includes the previous record of the key in each event.
     pub fn previous(mut self) -> Self {
         self.previous = true;
         self
     }
 
-    /// The changes: each once, none left out, in the order of revisions and, within one, of keys; through failovers, restarts and
-    /// broken connections, for as long as some data member can be reached. It ends after the first error.
+    /// Returns the changes as a stream: each exactly once, in the order of revisions and, within a revision, of keys. It continues through
+    /// failovers, restarts and broken connections, and ends after the first error.
     ///
-    /// Any data member serves it, from what is committed: while none can be reached, or the cluster has no primary, nothing comes.
-    /// Changes are kept for a while only. Whoever stays behind for longer is told so
-    /// ([`WatchError::Compacted`]), never with a gap.
+    /// Any data member serves it, from committed data. While no data member can be reached, or the cluster has no primary, the stream returns
+    /// nothing. Members keep a limited number of past changes. If the stream needs older ones, it ends with [`WatchError::Compacted`]; it
+    /// never leaves out a change silently.
     ///
-    /// Nothing is fetched ahead of what was taken but one answer (about a megabyte): a consumer may be as slow as it likes.
+    /// The client fetches at most one answer (about a megabyte) ahead, so the consumer may be as slow as it likes.
     ///
     /// # Cancel safety
     /// Waiting for the next item is cancel safe. Dropping the stream ends the watch.
@@ -110,11 +110,10 @@ impl Watch {
         })
     }
 
-    /// The present records first, all of one revision, then [`Update::UpToDate`], and then what changes, nothing left out and nothing
-    /// twice: for a copy of the range that keeps up with it. It ends after the first error; after
-    /// [`WatchError::Compacted`] follow again, with an empty copy.
+    /// Returns the present records, all of one revision, then [`Update::UpToDate`], and then every change exactly once. Use it to maintain a
+    /// copy of the range. The stream ends after the first error. After [`WatchError::Compacted`], call it again and start with an empty copy.
     ///
-    /// [`after`](Self::after) does not count here.
+    /// [`after`](Self::after) has no effect here.
     ///
     /// # Cancel safety
     /// As for [`stream`](Self::stream).
@@ -184,10 +183,10 @@ impl Watching {
         poll_fn(|cx| self.poll_next_unpin(cx)).await
     }
 
-    /// All events up to this revision were taken from the stream: a watch [after](Watch::after) it tells the rest, and nothing twice, once
-    /// all events of one revision were taken. It moves on with the last event of each revision (one that changed several keys has several),
-    /// and also while nothing of what is followed changes, every half a minute or so. 0 if nobody has answered yet whom a watch from now on
-    /// has asked.
+    /// Returns the last revision of which all events were taken from the stream. A new watch [after](Watch::after) this revision continues without
+    /// a gap. The revision advances with the last event of each revision (a revision that changed several keys has several events). It also
+    /// advances about every half a minute while nothing in the range changes. It is 0 until a member has answered a watch without a given
+    /// revision.
     #[must_use]
     pub fn complete(&self) -> Revision {
         Revision::new(self.complete.load(Ordering::Relaxed))
@@ -212,19 +211,19 @@ impl fmt::Debug for Watching {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Update {
-    /// A key that was there to begin with.
+    /// A record that was present at the start.
     Present {
         /// The key.
         key: Bytes,
         /// What it holds.
         record: Record,
     },
-    /// The range was read as a whole: what was told is what it held at this revision.
+    /// All present records have been returned: they are the content of the range at this revision.
     UpToDate {
         /// Which.
         revision: Revision,
     },
-    /// What has changed since.
+    /// A later change.
     Event(Event),
 }
 

@@ -35,7 +35,7 @@ const RETRY: Duration = Duration::from_millis(5);
 const CACHE_BYTES: usize = 8 << 20;
 const WITNESS_CACHE_BYTES: usize = 1 << 20;
 
-/// Collects what a node needs; [`start`](Self::start) starts it.
+/// Configures a [`Node`]; [`start`](Self::start) starts it.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing before it is started"]
 pub struct NodeBuilder {
@@ -97,24 +97,24 @@ impl NodeBuilder {
         (Clock::start(), Quiet::default(), random())
     }
 
-    /// How it reaches the other members and is reached. Required.
+    /// Sets the transport. Required.
     ///
-    /// One that has a certificate (TLS over TCP, or QUIC) must have this member's. Then all others must prove who they are:
-    /// members by the ids in the configuration, clients by a certificate for this cluster. New certificates in the same files are
-    /// taken over about every second, without a connection being closed.
+    /// If the transport has a certificate (TLS over TCP, or QUIC), it must be the certificate of this member. All other members and clients must then
+    /// authenticate: members by the ids in the configuration, clients by a certificate for this cluster. New certificates in the same files are
+    /// loaded within about a second, and connections stay open.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = Some(transport);
         self
     }
 
-    /// The directory that keeps its data; created if it does not exist (its parent must). This or
+    /// Stores the data of the member in this directory. It is created if it does not exist; its parent must exist. This or
     /// [`storage`](Self::storage) is required; the later call counts.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.disk = Some(Disk::Directory(path.into()));
         self
     }
 
-    /// The storage that keeps its data, in place of a directory. Nobody else may use it meanwhile.
+    /// Stores the data of the member in this storage, instead of a directory. Nothing else may use it at the same time.
     pub fn storage(mut self, storage: Arc<dyn Storage>) -> Self {
         self.disk = Some(Disk::Storage(storage));
         self
@@ -126,27 +126,27 @@ impl NodeBuilder {
         self
     }
 
-    /// The address to listen on, where it differs from the one in the configuration (`0.0.0.0:7000`, say).
+    /// Listens on this address, such as `0.0.0.0:7000`, instead of the address in the configuration.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.listen = Some(address.into());
         self
     }
 
-    /// A file with the names of the clients that are let in, one on a line; empty lines and those that begin with `#` say
-    /// nothing. A name is the one in the client's certificate, `kv://CLUSTER/client/NAME`, as it reads without `%`. Members'
-    /// certificates are let in whatever it says. Default: every client with a certificate for this cluster.
+    /// Accepts only the clients that this file names, one name per line. Empty lines and lines that begin with `#` are ignored. A name is the
+    /// `NAME` in the client's certificate, `kv://CLUSTER/client/NAME`, without `%` encoding. Members are always accepted. Default: every client with a
+    /// certificate for this cluster.
     ///
-    /// The file is read again about every second. Who is taken off the list is refused from then on, and the connections that it
-    /// has are closed. If the file cannot be read any more, the last list counts, and the log says so.
+    /// The member reloads the file about every second. It refuses clients that were removed, and closes their connections. If the file cannot
+    /// be read, the last list stays in use, and the log says so.
     pub fn clients(mut self, file: impl Into<PathBuf>) -> Self {
         self.clients = Some(file.into());
         self
     }
 
-    /// Starts the member on the current tokio runtime, with threads of its own for what waits for the disk. All checks come
-    /// first: where one fails, nothing on disk has changed.
+    /// Starts the member on the current tokio runtime, with its own threads for everything that waits for the disk. It checks everything first;
+    /// if a check fails, nothing on disk has changed.
     ///
-    /// It returns as soon as the member runs; [`Node::wait_formed`] waits for the cluster.
+    /// It returns as soon as the member runs. [`Node::wait_formed`] waits until the cluster has formed.
     ///
     /// # Errors
     /// [`StartError`] says in one line what is wrong and what to do.
@@ -155,8 +155,8 @@ impl NodeBuilder {
     /// Outside a tokio runtime with its clock and I/O enabled.
     ///
     /// # Cancel safety
-    /// Dropping the future gives up; what is being read from the disk ends at the next access, and the directory is free then. Another start
-    /// waits for that, for up to a second.
+    /// Dropping the future cancels the start. A read of the disk that is under way ends at its next access, and the directory is free then. Another
+    /// start waits up to one second for that.
     pub async fn start(self) -> Result<Node, StartError> {
         let (clock, quiet, seed) = self.clock();
         let Self { cluster, me, options, transport, disk, listen, clients, .. } = self;

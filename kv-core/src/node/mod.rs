@@ -92,11 +92,12 @@ const DUPLEX_BYTES: usize = 256 << 10;
 
 /// A running member of a cluster.
 ///
-/// Dropping it stops the member at once, as `kill -9` would: what was acknowledged is safe, what was not has an unknown
-/// fate. Its threads have ended when the drop returns, and its directory is free, unless the disk does not return within five seconds from
-/// what they are doing ([`StopReason::DiskHangs`]). Its tasks, and with them its port, go when the runtime next runs them; a new start on the same
-/// address waits for that. It may be dropped anywhere: in a task, in a `LocalSet`, in a panic, outside of a runtime, and by a runtime that ends.
-/// [`shutdown`](Self::shutdown) stops it so that no client notices.
+/// Dropping it stops the member at once, like `kill -9`: acknowledged writes are safe, and the outcome of others is unknown. When the drop
+/// returns, the threads of the member have ended and its directory is free, unless an operation of the disk takes longer than five seconds
+/// ([`StopReason::DiskHangs`]). Its tasks end, and its port becomes free, when the runtime next runs them; a new start on the same address waits
+/// for that. A node may be dropped anywhere: in a task, in a `LocalSet`, in a panic, outside of a runtime, and while a runtime ends.
+///
+/// [`shutdown`](Self::shutdown) stops the member gracefully, so that no client call fails.
 #[derive(Debug)]
 pub struct Node {
     shared: Arc<Shared>,
@@ -107,7 +108,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts to describe the member `id` of `cluster`.
+    /// Configures the member `id` of `cluster`.
     pub fn builder(cluster: Cluster, id: u8) -> NodeBuilder {
         NodeBuilder::new(cluster, MemberId::new(id))
     }
@@ -206,7 +207,7 @@ impl Node {
         }
     }
 
-    /// Gives the primary role to another member, and returns when another serves. Does nothing on a member that is not
+    /// Passes the primary role to another member, and returns when that member serves. Does nothing on a member that is not the
     /// primary.
     ///
     /// # Errors
@@ -222,11 +223,11 @@ impl Node {
         }
     }
 
-    /// Stops the member: gives the primary role away first, answers what clients have asked, then ends all tasks and threads
-    /// and releases the port and the directory. May be called again; later calls wait for the first.
+    /// Stops the member gracefully: passes the primary role on, answers pending requests, then ends all tasks and threads and releases the port
+    /// and the directory. Later calls wait for the first.
     ///
-    /// Takes a few seconds at most: where the disk does not return from a read or a write within five seconds, the thread that waits for it is
-    /// left behind with the directory locked, and [`stopped`](Self::stopped) says [`StopReason::DiskHangs`].
+    /// It takes a few seconds at most. If an operation of the disk takes longer than five seconds, its thread is left behind, the directory stays
+    /// locked, and [`stopped`](Self::stopped) returns [`StopReason::DiskHangs`].
     ///
     /// # Cancel safety
     /// Dropping the future may leave the member running, or stopping.
@@ -248,8 +249,8 @@ impl Node {
         let _ = timeout(DRAIN_WITHIN, self.door.no_clients()).await;
     }
 
-    /// Waits until the member has stopped, however that came about, and says why. Its port and its directory are free then (the directory
-    /// not after [`StopReason::DiskHangs`]).
+    /// Waits until the member has stopped for any reason, and returns the reason. Its port and its directory are free then, except for the
+    /// directory after [`StopReason::DiskHangs`].
     ///
     /// # Cancel safety
     /// Cancel safe.

@@ -1,21 +1,21 @@
-//! Whole clusters within an application's own tests: what does it do when the primary dies, when messages are lost, when a member is cut off?
+//! Whole clusters for the tests of an application: find out what it does when the primary fails, messages are lost, or a member is cut off.
 //!
-//! [`Cluster::in_memory`] starts the same nodes as in production, on the in-memory network and on disks in memory, and hands out ordinary
-//! clients. Feature `testing`.
+//! [`Cluster::in_memory`] starts the same nodes as in production, with an in-memory network and in-memory disks, and returns ordinary
+//! clients. Requires the feature `testing`.
 //!
 //! # Time
-//! Run the test on one thread with the clock paused, `#[tokio::test(start_paused = true)]` (tokio's feature `test-util`): then nobody
-//! waits for a time-out. The clock leaps to the next timer when nothing else is to be done, and stands still while any thread of a node is at
-//! work, so that a slow machine is not taken for a dead member. The wall clock of the nodes goes with it. On a running clock it works too.
+//! Run the test on one thread with the clock paused: `#[tokio::test(start_paused = true)]`. Then the test never waits in real time. The clock
+//! jumps to the next timer when there is nothing else to do, and stops while a thread of a node works, so that a slow machine does not look
+//! like a failed member. The wall clock of the nodes follows this clock. A test on a running clock works too.
 //!
 //! # Seeds
-//! The seed decides all that is random: jitter, and the fate of messages under [`faults`](Cluster::faults). Each node has threads of its
-//! own, the interleaving of which is the operating system's: the same seed makes much the same run, not the same steps.
+//! The seed determines everything random: jitter, and which messages [`faults`](Cluster::faults) affect. But each node has its own threads, and the
+//! operating system schedules them. So the same seed gives a similar run, not an identical one.
 //!
 //! ```
 //! use kv_core::testing::Cluster;
 //!
-//! /// What is to be tested: counts an order, whatever happens.
+//! /// The code under test: counts an order, whatever happens.
 //! async fn order(client: &kv_core::Client) -> Result<i64, kv_core::error::WriteError> {
 //!     Ok(client.add("orders", 1).await?.sum)
 //! }
@@ -53,7 +53,7 @@ const LOOK: Duration = Duration::from_millis(5);
 /// The name of every cluster here.
 const NAME: &str = "test";
 
-/// Describes a cluster; [`start`](Self::start) starts it.
+/// Configures a cluster; [`start`](Self::start) starts it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing runs before it is started"]
 pub struct ClusterBuilder {
@@ -64,19 +64,19 @@ pub struct ClusterBuilder {
 }
 
 impl ClusterBuilder {
-    /// Decides all that is random. Default 0.
+    /// Sets the seed for everything random. Default 0.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// So many witnesses besides: they vote and hold no data. Their ids come after those of the others. Default none.
+    /// Adds this many witnesses, which vote and hold no data. Their ids follow those of the data members. Default 0.
     pub fn witnesses(mut self, witnesses: u8) -> Self {
         self.witnesses = witnesses;
         self
     }
 
-    /// The members' options. Default: [`Options::default`] with journal files of 4 MiB.
+    /// Sets the options of the members. Default: [`Options::default`] with journal files of 4 MiB.
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;
         self
@@ -85,7 +85,7 @@ impl ClusterBuilder {
     /// Starts all members, and waits until they have formed a cluster.
     ///
     /// # Panics
-    /// Where the number of members or the options are not allowed.
+    /// If the number of members or the options are not allowed.
     pub async fn start(self) -> Cluster {
         let mut builder = config::Cluster::builder(NAME);
         for id in 0..self.members {
@@ -119,8 +119,8 @@ impl ClusterBuilder {
 
 /// A cluster in this process.
 ///
-/// Members are named by their ids, from 0. Methods panic where a test is wrong (an id that is not there, a member killed
-/// twice) and where what they wait for has not come about after two minutes.
+/// The ids of the members start at 0. A method panics if it is used wrongly (an id that does not exist, a member that is killed twice), and if
+/// the condition that it waits for is not met within two minutes.
 #[derive(Debug)]
 pub struct Cluster {
     config: config::Cluster,
@@ -154,13 +154,13 @@ fn address(id: u8) -> String {
 }
 
 impl Cluster {
-    /// Begins to describe a cluster of so many data members.
+    /// Configures a cluster with this many data members.
     pub fn in_memory(members: u8) -> ClusterBuilder {
         let options = Options { segment_bytes: 4 << 20, ..Options::default() };
         ClusterBuilder { members, witnesses: 0, seed: 0, options }
     }
 
-    /// A client that knows all members, and reaches them over the network with its faults. Its calls have a deadline of two minutes.
+    /// Returns a client that knows all members. It uses the network with its faults. Its calls have a deadline of two minutes.
     pub async fn client(&self) -> Client {
         let number = self.clients.fetch_add(1, Ordering::Relaxed);
         let network = self.network.named(&format!("client-{number}"));
@@ -173,37 +173,37 @@ impl Cluster {
         connected.unwrap_or_else(|error| panic!("no member answers a client: {error}"))
     }
 
-    /// A member that runs: for [`Node::client`], [`Node::status`], [`Node::handover`], [`Node::shutdown`].
+    /// Returns a running member, for [`Node::client`], [`Node::status`], [`Node::handover`] and [`Node::shutdown`].
     pub fn node(&self, id: u8) -> &Node {
         self.member(id).node.as_ref().unwrap_or_else(|| panic!("member {id} does not run"))
     }
 
-    /// Waits for a member that serves as primary.
+    /// Waits until a member serves as the primary, and returns its id.
     pub async fn primary(&self) -> u8 {
         self.wait("a primary", |running| serving(running).map(|it| it.id.get())).await
     }
 
-    /// Kills the primary as `kill -9` does, and says which member that was.
+    /// Kills the primary, like `kill -9`, and returns its id.
     pub async fn kill_primary(&mut self) -> u8 {
         let primary = self.primary().await;
         self.kill(primary);
         primary
     }
 
-    /// Kills a member as `kill -9` does: what it has told the operating system to write is there when it is started again.
+    /// Kills a member, like `kill -9`. Data that it has passed to the operating system is there when it restarts.
     pub fn kill(&mut self, id: u8) {
         let node = self.member_mut(id).node.take();
         drop(node.unwrap_or_else(|| panic!("member {id} does not run")));
     }
 
-    /// Cuts a member's power: what it had not made durable is kept, lost or torn, as the seed will have it.
+    /// Cuts the power of a member: data that it had not made durable is kept, lost or torn, depending on the seed.
     pub fn cut_power(&mut self, id: u8) {
         self.kill(id);
         let mut rng = self.rng.fork();
         self.member_mut(id).disk.crash(&mut rng);
     }
 
-    /// Starts a member that was killed, on what is on its disk. [`settle`](Self::settle) waits until it has caught up.
+    /// Restarts a killed member on its disk. [`settle`](Self::settle) waits until it has caught up.
     pub async fn restart(&mut self, id: u8) {
         let test = Test { origin: self.origin, seed: self.rng.u64(..) };
         let member = self.member(id);
@@ -220,8 +220,8 @@ impl Cluster {
         self.member_mut(id).node = Some(node.unwrap_or_else(|error| panic!("member {id}: {error}")));
     }
 
-    /// Cuts these members off from all others, both ways and without a word, as when a cable is pulled. Clients reach all. What was cut
-    /// before stays cut.
+    /// Cuts these members off from all others, in both directions and without closing connections, as if a cable were pulled. Clients still
+    /// reach all members. Earlier partitions remain.
     pub fn partition(&self, apart: &[u8]) {
         for one in (0..).zip(&self.members).filter(|(id, _)| apart.contains(id)) {
             for other in (0..).zip(&self.members).filter(|(id, _)| !apart.contains(id)) {
@@ -231,25 +231,25 @@ impl Cluster {
         }
     }
 
-    /// Puts a fault on every message, among members and between them and clients, in place of what this put there before:
-    /// `Fault::new().loss(0.1)`, for example.
+    /// Applies a fault to every message between members and between members and clients, for example `Fault::new().loss(0.1)`. It replaces the fault
+    /// of an earlier call.
     pub fn faults(&self, fault: &Fault) {
         for faults in self.all_faults() {
             faults.set(Scope::all(), fault.clone());
         }
     }
 
-    /// What is between a member and everybody else, to be steered link by link.
+    /// Returns the faulty network of a member, to control single links.
     pub fn faults_of(&self, id: u8) -> &Faults {
         &self.member(id).faults
     }
 
-    /// Takes off all faults and partitions.
+    /// Removes all faults and partitions.
     pub fn heal(&self) {
         self.all_faults().for_each(Faults::heal);
     }
 
-    /// Waits until there is a primary and every member that runs has all that was committed until now.
+    /// Waits until there is a primary, and every running member has everything that is committed now.
     pub async fn settle(&self) {
         let running = self.members.iter().filter(|member| member.node.is_some()).count();
         let goal = self.wait("a primary", |all| serving(all).map(|it| it.commit)).await;

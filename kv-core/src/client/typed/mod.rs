@@ -19,11 +19,11 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use tokio::time::Instant;
 
-/// The keys below a prefix, with values of type `T`, stored as JSON: created by [`Client::typed`]. `kv get` shows them, programs in
-/// other languages read them, and a field may be added with `#[serde(default)]`.
+/// The keys that begin with a prefix, with values of type `T` stored as JSON: created by [`Client::typed`]. `kv get` prints them, and programs
+/// in other languages can read them. To add a field later, use `#[serde(default)]`.
 ///
-/// Keys are given and returned without the prefix. Cheap to clone. All calls have the client's guarantees and limits; each may have
-/// options and a deadline of its own, the default of which is the client's.
+/// Keys are given and returned without the prefix. A clone is cheap. All calls have the guarantees and limits of the client. Each can have its
+/// own options and deadline; the default deadline is that of the client.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::client::TypedError> {
@@ -59,7 +59,7 @@ impl<T> fmt::Debug for Typed<T> {
     }
 }
 
-/// A value that was read, with its revisions. It can be used like the value.
+/// A value and its revisions. It dereferences to the value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Entry<T> {
@@ -69,11 +69,11 @@ pub struct Entry<T> {
     pub created: Revision,
     /// The revision at which it was last changed: for [`Typed::replace`].
     pub modified: Revision,
-    /// How often it was put since it was created.
+    /// How often it was written since it was created.
     pub version: u64,
-    /// When it expires, by the cluster's clock, if it was put with a time to live.
+    /// When it expires, on the cluster's clock, if it has a time to live.
     pub expires: Option<Timestamp>,
-    /// The lease that it depends on.
+    /// The lease that it belongs to.
     pub lease: Option<LeaseId>,
 }
 
@@ -85,14 +85,14 @@ impl<T> Deref for Entry<T> {
     }
 }
 
-/// Why an operation on structs has no result.
+/// Why a typed operation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TypedError {
     /// The value cannot be written as JSON. Nothing was changed.
     #[error("the value cannot be stored: {0}")]
     Encode(#[source] serde_json::Error),
-    /// What is stored there is no value of this type.
+    /// The stored value does not have this type.
     #[error("the value of {key:?} has another type: {source}")]
     Decode {
         /// The key, without the prefix.
@@ -109,20 +109,20 @@ pub enum TypedError {
     /// The watch has ended.
     #[error(transparent)]
     Watch(#[from] WatchError),
-    /// Others changed the value each time before this could. Nothing was changed.
+    /// Other clients changed the value before each attempt. Nothing was changed.
     #[error("other clients changed the key before each attempt, until the deadline")]
     Contended,
 }
 
 impl TypedError {
-    /// Whether the condition of a write did not hold: of [`Typed::create`], that there is no value; of [`Typed::replace`], that it is
-    /// still the one that was read.
+    /// Returns whether the condition of a write did not hold: for [`Typed::create`], that there is no value; for [`Typed::replace`], that the
+    /// value has not changed since it was read.
     #[must_use]
     pub const fn is_guard_failed(&self) -> bool {
         matches!(self, Self::Write(error) if error.is_guard_failed())
     }
 
-    /// Whether the same may simply be tried again: nothing was changed, and it may succeed later.
+    /// Returns whether nothing was changed, and the same call may succeed later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
@@ -133,7 +133,7 @@ impl TypedError {
         }
     }
 
-    /// Whether the write may have been applied, or may still be.
+    /// Returns whether the write may have been applied, or may still be.
     #[must_use]
     pub const fn outcome_unknown(&self) -> bool {
         matches!(self, Self::Write(error) if error.outcome_unknown())
@@ -149,7 +149,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
         [&self.prefix, key].concat().into()
     }
 
-    /// Reads a value: linearizable unless said otherwise. Await the builder to run it.
+    /// Reads a value, by default linearizably. Await the builder to run it.
     pub fn get(&self, key: impl AsRef<[u8]>) -> TypedGet<T> {
         let key = key.as_ref();
         TypedGet::new(Bytes::copy_from_slice(key), self.client.get(self.key(key)))
@@ -160,20 +160,20 @@ impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
         TypedPut::new(encode(value).map(|value| self.client.put(self.key(key.as_ref()), value)))
     }
 
-    /// Sets a value if the key does not exist; if it does, [`WriteError::GuardFailed`]. Await the builder to run it.
+    /// Sets a value if the key does not exist; otherwise fails with [`WriteError::GuardFailed`]. Await the builder to run it.
     pub fn create(&self, key: impl AsRef<[u8]>, value: &T) -> TypedPut {
         self.put(key, value).if_absent()
     }
 
-    /// Sets a value if it has not been changed since it was read as `seen`; if it was, [`WriteError::GuardFailed`]. Await the
+    /// Sets a value if it has not changed since it was read as `seen`; otherwise fails with [`WriteError::GuardFailed`]. Await the
     /// builder to run it.
     pub fn replace(&self, key: impl AsRef<[u8]>, seen: &Entry<T>, value: &T) -> TypedPut {
         self.put(key, value).if_revision(seen.modified)
     }
 
-    /// Changes a value: `change` makes the new one of the present one, `None` for a key that does not, or shall not, exist. If somebody
-    /// else changes it meanwhile, `change` is called again, with what it is then. Returns the new value, which stays: a time to live or
-    /// a lease of the former one does not pass on to it.
+    /// Changes a value: calls `change` with the present value, and writes what it returns. `None` stands for a key that does not exist, and
+    /// returning it removes the key. If another client changes the value in the meantime, `change` is called again with the value of that client.
+    /// Returns the new value. A time to live or a lease of the old value does not apply to it.
     ///
     /// # Errors
     /// As for [`get`](Self::get) and [`put`](Self::put); [`TypedError::Contended`] after the client's deadline.
@@ -209,17 +209,17 @@ impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
         }
     }
 
-    /// Removes a key: a builder to be awaited.
+    /// Removes a key. Await the builder to run it.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Delete {
         self.client.delete(self.key(key.as_ref()))
     }
 
-    /// Follows the values: each change of them, once, in order.
+    /// Watches the values: returns each change once, in order.
     pub fn watch(&self) -> TypedWatch<T> {
         TypedWatch::new(self.client.watch(&self.prefix), self.prefix.len())
     }
 
-    /// All values, in the order of their keys. Ends after the first error.
+    /// Returns all values as a stream, in the order of their keys. The stream ends after the first error.
     ///
     /// # Cancel safety
     /// Dropping the stream stops the scan.
@@ -238,7 +238,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
         })
     }
 
-    /// The same, collected.
+    /// Returns all values, in the order of their keys.
     ///
     /// # Errors
     /// As for [`get`](Self::get).

@@ -6,7 +6,7 @@ use crate::ledger::{Ledger, Verdict};
 use kv_core::Client;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
@@ -78,11 +78,12 @@ pub(crate) async fn flip(rounds: u32) -> Row {
                         assert!(reason.contains("stopped by itself"), "{reason:?} ({flips:?})");
                         tally.stopped += 1;
                         tally.note(&reason);
-                        cluster.kill(damaged);
-                        flips.undo();
-                        cluster.restart(damaged);
                     }
                 }
+                // What nobody has read is still there, and would be a second damaged member in a later round.
+                cluster.kill(damaged);
+                flips.undo();
+                cluster.restart(damaged);
             }
         }
     }
@@ -150,7 +151,34 @@ async fn ended(cluster: &mut Cluster, id: usize) -> String {
 
 /// Bits that were flipped, with what each byte was and has become.
 #[derive(Debug)]
-struct Flips(Vec<(PathBuf, u64, u8, u8)>);
+struct Flips(Vec<Flip>);
+
+#[derive(Clone, Debug)]
+struct Flip {
+    path: PathBuf,
+    /// Another file may have taken its place since.
+    inode: u64,
+    offset: u64,
+    was: u8,
+    is: u8,
+}
+
+impl Flip {
+    fn new(path: PathBuf, offset: u64, was: u8, is: u8) -> Self {
+        set(&path, offset, is);
+        let inode = std::fs::metadata(&path).unwrap().ino();
+        Self { path, inode, offset, was, is }
+    }
+
+    fn undo(&self) {
+        let mut byte = [0];
+        let Ok(file) = OpenOptions::new().read(true).open(&self.path) else { return };
+        let is_same = file.metadata().is_ok_and(|found| found.ino() == self.inode);
+        if is_same && file.read_exact_at(&mut byte, self.offset).is_ok() && byte[0] == self.is {
+            set(&self.path, self.offset, self.was);
+        }
+    }
+}
 
 impl Flips {
     /// Flips bits of the files whose names begin so, where there is something to damage: of the superblock in one copy,
@@ -161,7 +189,7 @@ impl Flips {
         let files: Vec<_> =
             contents(folder).into_iter().filter(|(path, bytes)| in_zone(path) && !bytes.is_empty()).collect();
         let copy = random.usize(..SUPERBLOCK_COPIES);
-        let mut flips: Vec<(PathBuf, u64, u8, u8)> = Vec::new();
+        let mut flips: Vec<Flip> = Vec::new();
         let start = Instant::now();
         while flips.len() < AT_ONCE {
             assert!(start.elapsed() < LIMIT, "there is something to damage in {folder:?}");
@@ -174,12 +202,11 @@ impl Flips {
             };
             let was = bytes[offset];
             // Empty space is most of it, and nobody minds it.
-            if was == 0 || flips.iter().any(|(other, at, ..)| other == path && *at == offset as u64) {
+            if was == 0 || flips.iter().any(|flip| flip.path == *path && flip.offset == offset as u64) {
                 continue;
             }
             let is = was ^ (1 << random.u8(..8));
-            set(path, offset as u64, is);
-            flips.push((path.clone(), offset as u64, was, is));
+            flips.push(Flip::new(path.clone(), offset as u64, was, is));
         }
         Self(flips)
     }
@@ -196,21 +223,14 @@ impl Flips {
         let flip = |_| {
             let (path, offset, was) = places[share * part + random.usize(..part)].clone();
             let is = was ^ (1 << random.u8(..8));
-            set(&path, offset, is);
-            (path, offset, was, is)
+            Flip::new(path, offset, was, is)
         };
         Self((0..AT_ONCE).map(flip).collect())
     }
 
     /// Flips them back, except what the member itself has written anew.
     fn undo(&self) {
-        for (path, offset, was, is) in &self.0 {
-            let mut byte = [0];
-            let there = OpenOptions::new().read(true).open(path);
-            if there.is_ok_and(|file| file.read_exact_at(&mut byte, *offset).is_ok()) && byte[0] == *is {
-                set(path, *offset, *was);
-            }
-        }
+        self.0.iter().for_each(Flip::undo);
     }
 }
 

@@ -37,12 +37,15 @@ impl Snapshot {
     /// # Errors
     /// If the disk fails or is damaged.
     pub fn chunk(&self, after: &[u8], max_bytes: usize) -> Result<Chunk, EngineError> {
-        let (rows, next) = self.rows(after, max_bytes)?;
-        let end = match next {
-            Some(next) => ChunkEnd::More(next),
-            None => ChunkEnd::Last,
+        let mut run = Run::default();
+        let is_last = match self.read(after, max_bytes, &mut run) {
+            Ok(is_last) => is_last,
+            // What is intact before the damage may be the only copy, and another source may have what comes next.
+            Err(_) if !run.rows.is_empty() => false,
+            Err(error) => return Err(error),
         };
-        Ok(Chunk::new(Bytes::copy_from_slice(after), rows, end))
+        let end = if is_last { ChunkEnd::Last } else { ChunkEnd::More(run.last) };
+        Ok(Chunk::new(Bytes::copy_from_slice(after), run.rows.freeze(), end))
     }
 
     /// Reads the rows after the place `after`, so that damage is found: about `max_bytes` of them. Returns how many bytes that were, and
@@ -51,25 +54,33 @@ impl Snapshot {
     /// # Errors
     /// If the disk fails or is damaged.
     pub fn scrub(&self, after: &[u8], max_bytes: usize) -> Result<(usize, Option<Bytes>), EngineError> {
-        self.rows(after, max_bytes).map(|(rows, next)| (rows.len(), next))
+        let mut run = Run::default();
+        let is_last = self.read(after, max_bytes, &mut run)?;
+        Ok((run.rows.len(), (!is_last).then_some(run.last)))
     }
 
-    fn rows(&self, after: &[u8], max_bytes: usize) -> Result<(Bytes, Option<Bytes>), EngineError> {
-        let mut rows = BytesMut::new();
-        let mut last = Bytes::new();
+    /// Whether nothing comes after these rows.
+    fn read(&self, after: &[u8], max_bytes: usize, run: &mut Run) -> Result<bool, EngineError> {
         for (part, from) in Part::from_place(after) {
             let mut cursor = self.base.part(part, from)?;
             while let Some(key) = cursor.key() {
-                if !rows.is_empty() && rows.len() >= max_bytes {
-                    return Ok((rows.freeze(), Some(last)));
+                if !run.rows.is_empty() && run.rows.len() >= max_bytes {
+                    return Ok(false);
                 }
-                put_row(&mut rows, part, key.as_slice(), &cursor.value().unwrap_or_default());
-                last = part.place(key.as_slice());
+                put_row(&mut run.rows, part, key.as_slice(), &cursor.value().unwrap_or_default());
+                run.last = part.place(key.as_slice());
                 cursor.advance()?;
             }
         }
-        Ok((rows.freeze(), None))
+        Ok(true)
     }
+}
+
+/// Rows that follow each other, and the place of the last one.
+#[derive(Default)]
+struct Run {
+    rows: BytesMut,
+    last: Bytes,
 }
 
 /// The digest of rows, whatever their order: the sum of their hashes. So a receiver has it of what has come, piece by piece, and a

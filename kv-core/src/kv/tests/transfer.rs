@@ -283,6 +283,29 @@ fn t9_a_damaged_state_is_kept_until_another_one_takes_its_place() {
     assert_eq!(disk.names(), ["state"]);
 }
 
+/// Rule T9: a piece ends before a bad block, however much was asked for, so that another source goes on from there.
+#[test]
+fn t9_a_piece_ends_where_the_state_cannot_be_read() {
+    let (disk, state, at, _) = source(11);
+    drop(state);
+    let blocks = disk.contents("state").unwrap().len() as u64 / 4096;
+    let mut ended = 0;
+    for block in 2..blocks {
+        let disk = disk.fork();
+        disk.flip_bit("state", block * 4096 + 99, 3);
+        State::set_aside(&*disk.storage()).unwrap();
+        let Ok(Some(state)) = receiver(&disk).open_aside() else { continue };
+        let Some(snapshot) = state.snapshot() else { continue };
+        assert_eq!(snapshot.anchor(), at);
+        let Ok(Chunk { end: ChunkEnd::More(next), rows, .. }) = snapshot.chunk(b"", usize::MAX) else {
+            continue;
+        };
+        assert!(!rows.is_empty() && snapshot.chunk(&next, usize::MAX).is_err());
+        ended += 1;
+    }
+    assert!(ended > 0, "in none of {blocks} blocks");
+}
+
 /// Rule T9: each has one bad block, elsewhere. Brought to one op, they make up a whole.
 #[test]
 fn t9_states_that_are_damaged_in_different_places_complete_each_other() {

@@ -87,8 +87,8 @@ counter!(
     Op, "o"
 );
 counter!(
-    /// The position of one request in the committed history: contiguous, unique, the version that users see.
-    /// The first request has revision 1.
+    /// The position of one change in the committed history: contiguous, unique, the version that users see. Each request that can change
+    /// keys takes the next one, whether it changes any or not; the first has revision 1.
     Revision, "r"
 );
 counter!(
@@ -96,11 +96,11 @@ counter!(
     RequestNumber, "n"
 );
 counter!(
-    /// A client session, named by the revision of the request that opened it. Zero is no session.
+    /// A client session, named by the number, among all requests of the log, of the one that opened it. Zero is no session.
     SessionId, "s"
 );
 counter!(
-    /// A lease, named by the revision of the request that granted it.
+    /// A lease, named by the number, among all requests of the log, of the one that granted it.
     LeaseId, "l"
 );
 counter!(

@@ -77,6 +77,26 @@ fn put_get_delete_and_scan_for_people_and_for_programs() {
     assert_eq!(done(&cluster, &["scan", "nothing/"]), "");
 }
 
+/// Each command opens a session and closes it, and leases come and go: none of this is a change of a key (rule N8 of PROTOCOL.md).
+#[test]
+fn commands_that_change_one_key_each_have_revisions_that_follow_each_other() {
+    let cluster = Cluster::start(&["data"], &[]);
+    let first = json(&cluster, &["put", "a", "1"])["revision"].as_u64().unwrap();
+    let second = json(&cluster, &["put", "b", "1"])["revision"].as_u64().unwrap();
+    let lease = json(&cluster, &["lease", "grant", "1min"])["lease"].to_string();
+    done(&cluster, &["lease", "keep-alive", &lease]);
+    done(&cluster, &["lease", "show", &lease]);
+    assert_eq!(json(&cluster, &["get", "a"])["revision"], second);
+    let third = json(&cluster, &["put", "c", "1", "--lease", &lease])["revision"].as_u64().unwrap();
+    done(&cluster, &["lease", "revoke", &lease]);
+    let fifth = json(&cluster, &["delete", "b"])["revision"].as_u64().unwrap();
+    assert_eq!([second, third, fifth], [first + 1, first + 2, first + 4]);
+    let from = (first + 1).to_string();
+    let events = done(&cluster, &["watch", "", "--from", &from, "--limit", "4"]);
+    let expected = [(1, "put\tb\t1"), (2, "put\tc\t1"), (3, "deleted\tc"), (4, "deleted\tb")];
+    assert_eq!(events, expected.map(|(at, what)| format!("{}\t{what}\n", first + at)).concat());
+}
+
 #[test]
 fn a_key_that_does_not_exist_is_a_failure() {
     let cluster = Cluster::start(&["data"], &[]);

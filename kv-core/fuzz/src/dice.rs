@@ -1,7 +1,7 @@
 //! Decisions drawn from bytes; when they run out, always the first choice.
 
 use kv_core::ids::{Anchor, ClusterId, Hash, Op, Revision, Timestamp, View};
-use kv_core::message::{Entry, EntryHeader, body_of};
+use kv_core::message::{Entry, EntryHeader, body_of, revisions_of};
 
 /// See the module.
 pub(crate) struct Dice<'a>(pub(crate) &'a [u8]);
@@ -42,7 +42,8 @@ pub(crate) const CLUSTER: &str = "fuzz";
 
 /// The entry after `last`, with one request of these bytes.
 pub(crate) fn entry_after(last: Option<&Entry>, view: u64, request: Vec<u8>) -> Entry {
-    let body = body_of([&request.into()]);
+    let request = request.into();
+    let body = body_of([&request]);
     let parent = last.map_or(Anchor::ZERO, |entry| entry.header.anchor());
     let header = EntryHeader {
         cluster: ClusterId::of_name(CLUSTER),
@@ -52,6 +53,7 @@ pub(crate) fn entry_after(last: Option<&Entry>, view: u64, request: Vec<u8>) -> 
         first_revision: last.map_or(Revision::new(1), |entry| entry.header.next_revision()),
         timestamp: Timestamp::new(last.map_or(1, |entry| entry.header.timestamp.get() + 1)),
         request_count: 1,
+        revision_count: revisions_of([&request]),
         body_len: u32::try_from(body.len()).expect("short"),
         body_hash: Hash::of(&body),
     };

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use kv_core::config::{FixedOptions, Options};
 use kv_core::ids::{ClusterId, Hash, MemberId, Timestamp, View};
 use kv_core::kv::{Limits, State};
-use kv_core::message::{Entry, EntryHeader, Request, body_of};
+use kv_core::message::{Entry, EntryHeader, Request, body_of, revisions_of};
 use kv_core::transport::{Lane, Peer};
 use kv_core::wire::{
     Expectation, Frame, FrameReader, Kind, MemberInfo, decode_client_message, decode_message,
@@ -120,6 +120,7 @@ pub fn requests(data: &[u8]) {
             first_revision: one.revision().next(),
             timestamp: Timestamp::new(timestamp),
             request_count: u32::try_from(batch.len()).expect("few"),
+            revision_count: revisions_of(&batch),
             body_len: u32::try_from(body.len()).expect("short"),
             body_hash: Hash::of(&body),
         };

@@ -58,7 +58,7 @@ impl Grant {
         let grant = Command::Lease(LeaseCommand::Grant { ttl_ms: millis(ttl) });
         let outcome = write(&client, grant, deadline).await?;
         match outcome.effect {
-            Effect::LeaseGranted => Ok(LeaseById { client, id: LeaseId::new(outcome.revision.get()) }),
+            Effect::LeaseGranted(id) => Ok(LeaseById { client, id }),
             effect => Err(other_effect(effect)),
         }
     }
@@ -95,7 +95,7 @@ impl LeaseById {
         Self { client, id }
     }
 
-    /// Its id: the revision at which it was granted.
+    /// Its id: unique in the cluster for ever. Leases granted later have greater ones.
     #[must_use]
     pub fn id(&self) -> LeaseId {
         self.id

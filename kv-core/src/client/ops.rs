@@ -381,12 +381,12 @@ pub(super) fn other_effect(effect: Effect) -> WriteError {
         | Effect::Deleted { .. }
         | Effect::Transacted { .. }
         | Effect::RangeDeleted { .. }
-        | Effect::LeaseGranted
+        | Effect::LeaseGranted(_)
         | Effect::LeaseKept
         | Effect::LeaseRevoked { .. }
         | Effect::Lease(_)
         | Effect::Expired { .. }
-        | Effect::SessionOpened
+        | Effect::SessionOpened(_)
         | Effect::SessionClosed => WriteError::OutcomeUnknown(nonsense(&effect)),
     }
 }

@@ -27,7 +27,7 @@ pub(super) const SECTOR: usize = 512;
 type Sector = [u8; SECTOR];
 
 const MAGIC: [u8; 8] = *b"kv-state";
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const HASHED: usize = SECTOR - 16;
 
 /// What the copies hold.
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn another_format_is_named() {
-        for format in [1, 3] {
+        for format in [1, 2, 4] {
             let mut sectors = copies([8, 8, 7, 7]);
             sectors[0][8] = format;
             let hash = Hash::of(&sectors[0][..HASHED]).get();

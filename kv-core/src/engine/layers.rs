@@ -157,6 +157,7 @@ impl Layers {
     }
 
     pub(super) fn write(&mut self, key: &[u8], revision: Revision, change: Change) {
+        assert!(revision > self.published, "what is written has a revision of its own (rule N8)");
         let version = VersionKey { key: Key::from(key), revision };
         let value = change.value().cloned();
         let removed = value.is_none();

@@ -35,7 +35,7 @@ impl Point {
         self.applied
     }
 
-    /// The revision of the last request up to there.
+    /// The last revision taken up to there.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision

@@ -13,7 +13,7 @@ use crate::session::{Answer, Decision};
 /// What one request of an applied entry did.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applied {
-    /// The request's own revision. Every request has one, also a duplicate or one that was rejected.
+    /// The request's own revision, if it takes one (rule N8): also a duplicate, or one that was rejected. Otherwise the last one before it.
     pub revision: Revision,
     /// Its session; zero for one that opens a session, is the primary's own, or does not decode.
     pub session: SessionId,
@@ -42,6 +42,9 @@ const RETURNED_BYTES: usize = 16 << 20;
 
 /// The request that runs, and when.
 pub(super) struct Turn {
+    /// Its number in the log.
+    pub(super) request: u64,
+    /// Its own revision, or the last one before it.
     pub(super) revision: Revision,
     pub(super) timestamp: Timestamp,
     /// How much it may still return, beside others of its entry.
@@ -63,7 +66,10 @@ impl State {
         let mut applied = Vec::with_capacity(entry.header.request_count as usize);
         let mut room = RETURNED_BYTES;
         for bytes in entry.requests() {
-            self.revision = self.revision.next();
+            self.requests += 1;
+            if Request::takes_revision(&bytes) {
+                self.revision = self.revision.next();
+            }
             let done = self.run_request(&bytes, room)?;
             room = room.saturating_sub(done.result.as_ref().map_or(0, |outcome| outcome.effect.weight()));
             applied.push(done);
@@ -75,7 +81,12 @@ impl State {
     }
 
     fn run_request(&mut self, bytes: &[u8], room: usize) -> Result<Applied, EngineError> {
-        let turn = Turn { revision: self.revision, timestamp: self.timestamp, room };
+        let (revision, timestamp) = (self.revision, self.timestamp);
+        let request = self.requests;
+        #[cfg(any(test, feature = "sim"))]
+        let request =
+            if self.bug == Some(crate::sim::Bug::NamedByRevision) { revision.get() } else { request };
+        let turn = Turn { request, revision, timestamp, room };
         let mut applied = Applied {
             revision: turn.revision,
             session: SessionId::ZERO,
@@ -86,9 +97,10 @@ impl State {
         let Ok(request) = Request::decode(bytes) else { return Ok(applied) };
         if let Operation::OpenSession { nonce } = request.operation {
             if request.session == SessionId::ZERO && request.number == RequestNumber::ZERO {
-                self.sessions.open(SessionId::new(turn.revision.get()), turn.timestamp);
+                let session = SessionId::new(turn.request);
+                self.sessions.open(session, turn.timestamp);
                 applied.nonce = Some(nonce);
-                applied.result = turn.outcome(Effect::SessionOpened);
+                applied.result = turn.outcome(Effect::SessionOpened(session));
             }
             return Ok(applied);
         }
@@ -204,8 +216,8 @@ impl State {
     fn run_lease(&mut self, turn: &Turn, command: LeaseCommand) -> Result<Effect, EngineError> {
         let done = match command {
             LeaseCommand::Grant { ttl_ms } => {
-                let id = LeaseId::new(turn.revision.get());
-                self.lifetimes.grant(id, ttl_ms, turn.timestamp).map(|()| Effect::LeaseGranted)
+                let lease = LeaseId::new(turn.request);
+                self.lifetimes.grant(lease, ttl_ms, turn.timestamp).map(|()| Effect::LeaseGranted(lease))
             }
             LeaseCommand::KeepAlive { lease } => {
                 self.lifetimes.keep_alive(lease, turn.timestamp).map(|()| Effect::LeaseKept)

@@ -18,6 +18,7 @@ pub(super) struct Standing {
     /// What it was built with (rule F6).
     pub(super) options: FixedOptions,
     pub(super) applied: Anchor,
+    pub(super) requests: u64,
     pub(super) revision: Revision,
     pub(super) timestamp: Timestamp,
     pub(super) trail: Hash,
@@ -26,7 +27,7 @@ pub(super) struct Standing {
 impl Standing {
     /// Whether counting can have led there: what a peer sends as its state is not believed.
     fn is_sane(&self) -> bool {
-        let numbers = [self.applied.op.get(), self.revision.get(), self.timestamp.get()];
+        let numbers = [self.applied.op.get(), self.requests, self.revision.get(), self.timestamp.get()];
         numbers.iter().all(|number| *number <= u64::MAX >> 2)
     }
 }

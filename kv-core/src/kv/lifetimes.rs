@@ -286,6 +286,11 @@ impl Lifetimes {
         }
     }
 
+    /// The lease that was granted last, of those that there are.
+    pub(super) fn newest(&self) -> Option<LeaseId> {
+        self.leases.last_key_value().map(|(id, _)| *id)
+    }
+
     pub(super) fn check_invariants(&self) {
         assert_eq!(self.leases.len(), self.deadlines.len());
         assert!(self.leases.len() <= self.max_leases);

@@ -30,7 +30,7 @@ pub use transfer::{Receiver, Sources};
 pub use watchers::{Asker, CutOff, Look, Waiting, Watchers, Woken};
 
 use crate::engine::{Disk, Engine, EngineError, Memory, OpenedDisk};
-use crate::ids::{Anchor, Hash, RequestNumber, Revision, Timestamp};
+use crate::ids::{Anchor, Hash, LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use crate::message::{Entry, Expiry};
 use crate::session::Sessions;
 use crate::storage::Storage;
@@ -56,6 +56,9 @@ pub struct State {
     sessions: Sessions,
     lifetimes: Lifetimes,
     applied: Anchor,
+    /// How many requests were applied, whatever came of them. Sessions and leases are named by it (rule E1).
+    requests: u64,
+    /// The last one that was taken.
     revision: Revision,
     /// The greatest stamp of an applied entry.
     timestamp: Timestamp,
@@ -121,6 +124,7 @@ impl State {
         let standing = standing.unwrap_or_else(|| Standing {
             options: limits.fixed.clone(),
             applied: Anchor::ZERO,
+            requests: 0,
             revision: Revision::ZERO,
             timestamp: Timestamp::ZERO,
             trail: Hash::ZERO,
@@ -131,6 +135,7 @@ impl State {
             sessions,
             lifetimes,
             applied: standing.applied,
+            requests: standing.requests,
             revision: standing.revision,
             timestamp: standing.timestamp,
             trail: standing.trail,
@@ -154,7 +159,7 @@ impl State {
         self.applied
     }
 
-    /// The revision of the last applied request.
+    /// The last revision that was taken by an applied request.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision
@@ -258,9 +263,13 @@ impl State {
         }
         let merge = self.engine.freeze()?;
         assert_eq!(merge.anchor(), self.applied, "what is published is what is applied");
+        let requests = self.requests;
+        #[cfg(any(test, feature = "sim"))]
+        let requests = if self.bug == Some(crate::sim::Bug::CountNotInCheckpoint) { 0 } else { requests };
         let standing = Standing {
             options: self.limits.fixed.clone(),
             applied: self.applied,
+            requests,
             revision: self.revision,
             timestamp: self.timestamp,
             trail: self.trail,
@@ -298,7 +307,7 @@ impl State {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        for number in [self.applied.op.get(), self.revision.get(), self.timestamp.get()] {
+        for number in [self.applied.op.get(), self.requests, self.revision.get(), self.timestamp.get()] {
             add(&number.to_le_bytes());
         }
         add(&self.applied.hash.get().to_le_bytes());
@@ -322,6 +331,9 @@ impl State {
     pub fn check_invariants(&self) {
         self.sessions.check_invariants();
         self.lifetimes.check_invariants();
+        let newest =
+            self.sessions.newest().map(SessionId::get).max(self.lifetimes.newest().map(LeaseId::get));
+        assert!(newest.is_none_or(|id| id <= self.requests), "{newest:?} of {} requests", self.requests);
         assert!(self.checkpoint().op <= self.applied.op);
     }
 }

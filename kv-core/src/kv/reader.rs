@@ -31,7 +31,7 @@ impl StateReader {
         self.reader.point().applied()
     }
 
-    /// The revision of the last applied request.
+    /// The last revision that was taken by an applied request.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.reader.point().revision()

@@ -141,7 +141,7 @@ pub enum Footing {
 pub struct EntryMeta {
     /// The entry's hash.
     pub hash: Hash,
-    /// The revision after its last request.
+    /// The revision after those that it takes.
     pub next_revision: Revision,
     /// Its stamp.
     pub timestamp: Timestamp,

@@ -2,12 +2,12 @@
 //! and on the wire, because the header's hash is taken over it.
 
 use super::Request;
-use crate::ids::{Anchor, ClusterId, Hash, Op, Revision, Timestamp, View};
+use crate::ids::{Anchor, ClusterId, Hash, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of an encoded [`EntryHeader`], without its own hash.
-pub const HEADER_BYTES: usize = 16 + 8 + 8 + 16 + 8 + 8 + 4 + 4 + 16;
+pub const HEADER_BYTES: usize = 16 + 8 + 8 + 16 + 8 + 8 + 4 + 4 + 4 + 16;
 
 /// Bytes that each request takes in a body besides its own: its length.
 pub const BODY_OVERHEAD: usize = 4;
@@ -23,12 +23,14 @@ pub struct EntryHeader {
     pub op: Op,
     /// The hash of the entry before it; [`Hash::ZERO`] for op 1.
     pub parent: Hash,
-    /// The revision of its first request.
+    /// The revision of its first request that takes one; if none does, that of the next one in a later entry.
     pub first_revision: Revision,
     /// When it was prepared, by the primary's stamp; never less than the entry before.
     pub timestamp: Timestamp,
     /// How many requests it holds: at least 1.
     pub request_count: u32,
+    /// How many of them take a revision ([`Request::takes_revision`]): none to all.
+    pub revision_count: u32,
     /// Bytes of the body.
     pub body_len: u32,
     /// The hash of the body.
@@ -57,6 +59,14 @@ pub enum EntryError {
     /// The request lengths do not add up to the body, or their number is not the header's.
     #[error("the requests do not add up to the body")]
     Requests,
+    /// Not as many requests take a revision as the header says.
+    #[error("the header says that {told} requests take a revision, and {found} do")]
+    Revisions {
+        /// What the header says.
+        told: u32,
+        /// What the body holds.
+        found: u32,
+    },
 }
 
 impl EntryHeader {
@@ -72,10 +82,10 @@ impl EntryHeader {
         Anchor::new(self.op, self.hash())
     }
 
-    /// The revision after its last request.
+    /// The revision after those that its requests take: [`first_revision`](Self::first_revision) if none does.
     #[must_use]
     pub fn next_revision(&self) -> Revision {
-        self.first_revision.advance(u64::from(self.request_count))
+        self.first_revision.advance(u64::from(self.revision_count))
     }
 
     /// The fixed little-endian layout.
@@ -89,6 +99,7 @@ impl EntryHeader {
         out.put_u64_le(self.first_revision.get());
         out.put_u64_le(self.timestamp.get());
         out.put_u32_le(self.request_count);
+        out.put_u32_le(self.revision_count);
         out.put_u32_le(self.body_len);
         out.put_u128_le(self.body_hash.get());
         let mut fixed = [0; HEADER_BYTES];
@@ -109,6 +120,7 @@ impl EntryHeader {
             first_revision: Revision::new(input.get_u64_le()),
             timestamp: Timestamp::new(input.get_u64_le()),
             request_count: input.get_u32_le(),
+            revision_count: input.get_u32_le(),
             body_len: input.get_u32_le(),
             body_hash: Hash::new(input.get_u128_le()),
         }
@@ -116,7 +128,7 @@ impl EntryHeader {
 }
 
 impl Entry {
-    /// Whether the body is the one that the header describes, and splits into its requests.
+    /// Whether the body is the one that the header describes, and splits into its requests, of which so many take a revision as it says.
     ///
     /// # Errors
     /// [`EntryError`] says which part does not match.
@@ -128,11 +140,16 @@ impl Entry {
             return Err(EntryError::BodyHash);
         }
         let mut requests = RequestIter { rest: self.body.clone() };
-        let count = requests.by_ref().count() as u64;
-        if !requests.rest.is_empty() || count != u64::from(self.header.request_count) || count == 0 {
+        let (mut count, mut found) = (0, 0);
+        for request in requests.by_ref() {
+            count += 1;
+            found += u32::from(Request::takes_revision(&request));
+        }
+        if !requests.rest.is_empty() || count != self.header.request_count || count == 0 {
             return Err(EntryError::Requests);
         }
-        Ok(())
+        let told = self.header.revision_count;
+        if told == found { Ok(()) } else { Err(EntryError::Revisions { told, found }) }
     }
 
     /// The encoded requests in order, without copying.
@@ -177,7 +194,79 @@ pub fn body_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>) -> Bytes {
     body.freeze()
 }
 
+/// How many of these encoded requests take a revision.
+///
+/// # Panics
+/// If there are 2^32 or more: limits forbid it long before.
+#[must_use]
+pub fn revisions_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>) -> u32 {
+    let taking = requests.into_iter().filter(|request| Request::takes_revision(request));
+    u32::try_from(taking.count()).expect("a batch is bounded in bytes")
+}
+
+/// The beginning of an encoded [`Request`], as far as it tells whether the request takes a revision: the variants are those of
+/// [`Operation`](super::Operation) and of what it holds, in their order, without what follows.
+#[derive(Deserialize)]
+struct Beginning {
+    _session: SessionId,
+    _number: RequestNumber,
+    _acked_through: RequestNumber,
+    operation: OperationKind,
+}
+
+#[derive(Deserialize)]
+enum OperationKind {
+    OpenSession,
+    CloseSession,
+    Command(CommandKind),
+    /// With the length of its list.
+    Expire(u64),
+}
+
+#[derive(Deserialize)]
+enum CommandKind {
+    Put,
+    Delete,
+    Transaction,
+    DeleteRange,
+    Lease(LeaseKind),
+}
+
+#[derive(Deserialize)]
+enum LeaseKind {
+    Grant,
+    KeepAlive,
+    Revoke,
+    Look,
+}
+
+impl OperationKind {
+    const fn takes_revision(&self) -> bool {
+        match self {
+            Self::OpenSession | Self::CloseSession => false,
+            Self::Expire(names) => *names > 0,
+            Self::Command(command) => match command {
+                CommandKind::Put
+                | CommandKind::Delete
+                | CommandKind::Transaction
+                | CommandKind::DeleteRange
+                | CommandKind::Lease(LeaseKind::Revoke) => true,
+                CommandKind::Lease(LeaseKind::Grant | LeaseKind::KeepAlive | LeaseKind::Look) => false,
+            },
+        }
+    }
+}
+
 impl Request {
+    /// Whether a request with these bytes takes a revision where it stands in the log: what it is meant to do can change keys (rule N8
+    /// of `PROTOCOL.md`). Its kind decides, not what comes of it: so the primary, the journal and the state agree before it is applied.
+    /// Bytes that do not begin like a request take none.
+    #[must_use]
+    pub fn takes_revision(encoded: &[u8]) -> bool {
+        postcard::take_from_bytes::<Beginning>(encoded)
+            .is_ok_and(|(request, _)| request.operation.takes_revision())
+    }
+
     /// The bytes that go into an entry's body.
     ///
     /// # Panics
@@ -196,5 +285,89 @@ impl Request {
             Ok((request, [])) => Ok(request),
             _ => Err(super::RequestError::Malformed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Command, Expiry, LeaseCommand, Lifetime, Operation, Transaction};
+    use super::*;
+    use crate::ids::LeaseId;
+
+    fn encoded(operation: Operation) -> Bytes {
+        Request { operation, ..Request::expiry(Vec::new()) }.encode()
+    }
+
+    /// Every operation, and whether it takes a revision.
+    fn all() -> Vec<(Operation, bool)> {
+        let (key, value, lease) = (Bytes::from_static(b"k"), Bytes::new(), LeaseId::new(1 << 40));
+        let put = Command::Put { key: key.clone(), value, guard: None, life: Lifetime::FOREVER };
+        let range = Command::DeleteRange { from: key.clone(), to: None, limit: 1 };
+        let commands = [
+            (put, true),
+            (Command::Delete { key, guard: None }, true),
+            (Command::Transaction(Transaction::default()), true),
+            (range, true),
+            (Command::Lease(LeaseCommand::Grant { ttl_ms: 100 }), false),
+            (Command::Lease(LeaseCommand::KeepAlive { lease }), false),
+            (Command::Lease(LeaseCommand::Revoke { lease }), true),
+            (Command::Lease(LeaseCommand::Look { lease }), false),
+        ];
+        let others = [
+            (Operation::OpenSession { nonce: u128::MAX }, false),
+            (Operation::CloseSession, false),
+            (Operation::Expire(Vec::new()), false),
+            (Operation::Expire(vec![Expiry::Lease { lease }]), true),
+            (Operation::Expire(vec![Expiry::Lease { lease }; 4000]), true),
+        ];
+        commands.into_iter().map(|(it, takes)| (Operation::Command(it), takes)).chain(others).collect()
+    }
+
+    fn entry(requests: &[Bytes], revision_count: u32) -> Entry {
+        let body = body_of(requests);
+        let header = EntryHeader {
+            cluster: ClusterId::of_name("test"),
+            view: View::ZERO,
+            op: Op::new(1),
+            parent: Hash::ZERO,
+            first_revision: Revision::new(7),
+            timestamp: Timestamp::ZERO,
+            request_count: u32::try_from(requests.len()).unwrap(),
+            revision_count,
+            body_len: u32::try_from(body.len()).unwrap(),
+            body_hash: Hash::of(&body),
+        };
+        Entry { header, body }
+    }
+
+    #[test]
+    fn n8_what_can_change_a_key_takes_a_revision_and_nothing_else_does() {
+        for (operation, takes) in all() {
+            let request = encoded(operation.clone());
+            assert_eq!(Request::takes_revision(&request), takes, "{operation:?}");
+            let far = RequestNumber::new(u64::MAX);
+            let far =
+                Request { session: SessionId::new(u64::MAX), number: far, acked_through: far, operation };
+            assert_eq!(Request::takes_revision(&far.encode()), takes, "{far:?}");
+        }
+        for bytes in [&b""[..], &[0], &[0, 0, 0], &[0, 0, 0, 2], &[0, 0, 0, 3], &[0, 0, 0, 9], &[0xff; 40]] {
+            assert!(!Request::takes_revision(bytes), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn n8_a_header_that_counts_other_revisions_than_its_requests_take_is_refused() {
+        let requests: Vec<Bytes> = all().into_iter().map(|(operation, _)| encoded(operation)).collect();
+        let found = revisions_of(&requests);
+        assert_eq!(found, 7);
+        let right = entry(&requests, found);
+        assert_eq!(right.check(), Ok(()));
+        assert_eq!(right.header.next_revision(), Revision::new(14));
+        assert_eq!(EntryHeader::decode(&right.header.encode()), right.header);
+        for told in [0, found - 1, found + 1, right.header.request_count, u32::MAX] {
+            assert_eq!(entry(&requests, told).check(), Err(EntryError::Revisions { told, found }));
+        }
+        let none = entry(&[encoded(Operation::CloseSession)], 0);
+        assert_eq!((none.check(), none.header.next_revision()), (Ok(()), Revision::new(7)));
     }
 }

@@ -63,7 +63,7 @@ fn within(ms: u64, min: u64, max: u64) -> Result<(), RequestError> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum LeaseCommand {
-    /// Makes a lease; its id is this request's revision.
+    /// Makes a lease; its id is this request's number in the log.
     Grant {
         /// It ends no sooner than this after the entry in which it was last kept alive, and soon then.
         ttl_ms: u64,
@@ -116,7 +116,7 @@ pub enum LeaseFailure {
     TooMany,
 }
 
-/// A lease as it stood at one revision.
+/// A lease as it stood when it was looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LeaseInfo {

@@ -35,7 +35,9 @@ pub use client::{
     ServerMessage,
 };
 pub use durable::{Behind, Cut, Damage, EntryMeta, Extent, Footing, Recovered, ViewRecord, Write};
-pub use entry::{BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, RequestIter, body_of};
+pub use entry::{
+    BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, RequestIter, body_of, revisions_of,
+};
 pub(crate) use lease::millis;
 pub use lease::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
 pub use load::{Latencies, Load};

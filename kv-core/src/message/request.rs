@@ -1,7 +1,7 @@
 //! What clients ask for, and what they get.
 
 use super::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record, bounded};
-use crate::ids::{RequestNumber, Revision, SessionId, Timestamp};
+use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ pub struct Request {
 /// What a request does.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Operation {
-    /// Opens a session; its id is this request's revision. A retry with the same nonce opens another: the first one
+    /// Opens a session; its id is this request's number in the log. A retry with the same nonce opens another: the first one
     /// is never used and expires.
     OpenSession {
         /// Chosen at random by the client, so that it knows the answer for its own.
@@ -179,7 +179,7 @@ pub enum Guard {
 /// The stored result of a request: the same bytes for every retry.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The revision at which the request first ran.
+    /// The revision at which the request first ran: its own, or, if it takes none ([`Request::takes_revision`]), the last one before it.
     pub revision: Revision,
     /// The stamp of the entry in which it ran.
     pub timestamp: Timestamp,
@@ -190,8 +190,8 @@ pub struct Outcome {
 /// What a request did.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Effect {
-    /// The session named by the outcome's revision is open.
-    SessionOpened,
+    /// The session with this id is open.
+    SessionOpened(SessionId),
     /// The session is gone.
     SessionClosed,
     /// The put was done.
@@ -227,8 +227,8 @@ pub enum Effect {
         /// Why.
         why: StepFailure,
     },
-    /// The lease named by the outcome's revision is granted.
-    LeaseGranted,
+    /// The lease with this id is granted.
+    LeaseGranted(LeaseId),
     /// The lease began anew.
     LeaseKept,
     /// The lease has ended, and its keys are gone.
@@ -321,14 +321,14 @@ impl Effect {
     pub fn weight(&self) -> usize {
         match self {
             Self::Transacted { results, .. } => results.iter().map(StepResult::weight).sum(),
-            Self::SessionOpened
+            Self::SessionOpened(_)
             | Self::SessionClosed
             | Self::Put
             | Self::Deleted { .. }
             | Self::GuardFailed { .. }
             | Self::RangeDeleted { .. }
             | Self::StepFailed { .. }
-            | Self::LeaseGranted
+            | Self::LeaseGranted(_)
             | Self::LeaseKept
             | Self::LeaseRevoked { .. }
             | Self::Lease(_)

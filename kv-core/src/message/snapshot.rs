@@ -13,7 +13,7 @@ pub const CHUNK_BYTES: usize = 256 << 10;
 pub struct LogPoint {
     /// The op and its hash.
     pub anchor: Anchor,
-    /// The revision of the next request.
+    /// The revision that the next change takes.
     pub next_revision: Revision,
     /// The greatest stamp up to there.
     pub timestamp: Timestamp,

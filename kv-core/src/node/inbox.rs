@@ -323,6 +323,7 @@ mod tests {
             first_revision: Revision::new(1),
             timestamp: crate::ids::Timestamp::ZERO,
             request_count: 1,
+            revision_count: 0,
             body_len: u32::try_from(bytes).unwrap(),
             body_hash: Hash::ZERO,
         };

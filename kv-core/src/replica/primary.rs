@@ -7,7 +7,9 @@ use super::stamp::Origin;
 use super::state::State;
 use super::{Input, Output, Replica, Wrap};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, Timestamp, View};
-use crate::message::{BODY_OVERHEAD, Entry, EntryHeader, Message, Moment, PeerStatus, Write, body_of};
+use crate::message::{
+    BODY_OVERHEAD, Entry, EntryHeader, Message, Moment, PeerStatus, Write, body_of, revisions_of,
+};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -263,6 +265,7 @@ impl Replica {
             first_revision: self.log.next_revision(),
             timestamp,
             request_count: u32::try_from(requests.len()).expect("a batch is bounded in bytes"),
+            revision_count: revisions_of(requests),
             body_len: u32::try_from(body.len()).expect("a batch is bounded in bytes"),
             body_hash: Hash::of(&body),
         };

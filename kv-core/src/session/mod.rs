@@ -14,7 +14,7 @@
 //!   ([`Rejection::WindowExceeded`]) for the rest of the session. (Refusing it only while the window is full would let a
 //!   later copy run.) Each request carries `acked_through`, and it counts before the window is looked at, so a client
 //!   that keeps to its window never gets here, however its requests are reordered.
-//! - an unknown session stays unknown: ids are revisions, never used twice ([`Rejection::SessionExpired`]).
+//! - an unknown session stays unknown: ids count the requests of the log, and are never used twice ([`Rejection::SessionExpired`]).
 //!
 //! Results that are kept take no more than a stated amount of memory (rule E7): small ones count like large ones. Where they are too much, of
 //! one session or of all together, the oldest give way to [`Rejection::ResultDropped`], which takes one bit.
@@ -174,7 +174,8 @@ impl Session {
 /// About what a result takes, besides what its effect points to: its number and itself in the session, and once more in the list of all.
 pub(crate) const RESULT_BYTES: usize = 192;
 
-/// When a result ran, as far as that is known, and what it takes. What did not run counts as the oldest.
+/// When a result ran, as far as that is known, and what it takes. What did not run counts as the oldest. Results of one revision (rule N8) are in
+/// the order of their sessions and numbers.
 fn measure(answer: &Answer) -> (Revision, usize) {
     match answer {
         Ok(outcome) => (outcome.revision, RESULT_BYTES + outcome.effect.weight()),

@@ -78,6 +78,12 @@ impl Sessions {
         self.sessions.is_empty()
     }
 
+    /// The session that was opened last, of those that there are.
+    #[must_use]
+    pub fn newest(&self) -> Option<SessionId> {
+        self.sessions.last_key_value().map(|(id, _)| *id)
+    }
+
     /// All sessions in id order.
     pub fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
         self.sessions.iter().map(|(id, session)| (*id, &**session))

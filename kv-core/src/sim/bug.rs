@@ -102,6 +102,10 @@ pub enum Bug {
     CheckpointRecordedEarly,
     /// A checkpoint leaves the sessions out.
     SessionsNotInCheckpoint,
+    /// A checkpoint leaves out how many requests the log had.
+    CountNotInCheckpoint,
+    /// Sessions and leases are named by the revision, though nothing may have moved it since the last one was named.
+    NamedByRevision,
     /// A request whose outcome was forgotten runs again.
     ForgottenRuns,
     /// A transaction with a step that cannot be done leaves the steps before it done.
@@ -198,6 +202,8 @@ impl Bug {
         Self::DamageForgotten,
         Self::CheckpointRecordedEarly,
         Self::SessionsNotInCheckpoint,
+        Self::CountNotInCheckpoint,
+        Self::NamedByRevision,
         Self::ForgottenRuns,
         Self::HalfATransaction,
         Self::PastIsPresent,

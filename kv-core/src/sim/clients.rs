@@ -271,7 +271,7 @@ impl Client {
         format!("{client}-{}{pad}", self.values).into()
     }
 
-    fn learn_lease(&mut self, action: Option<&Action>, effect: &Effect, revision: Revision) {
+    fn learn_lease(&mut self, action: Option<&Action>, effect: &Effect) {
         let asked = match action {
             Some(Action::Write(Command::Lease(
                 LeaseCommand::KeepAlive { lease }
@@ -281,8 +281,8 @@ impl Client {
             _ => None,
         };
         match effect {
-            Effect::LeaseGranted => {
-                self.leases.push(LeaseId::new(revision.get()));
+            Effect::LeaseGranted(lease) => {
+                self.leases.push(*lease);
                 if self.leases.len() > 3 {
                     self.leases.remove(0);
                 }
@@ -515,8 +515,8 @@ impl World {
 
     fn learn(&mut self, client: usize, call: usize, ending: &Ending) {
         let action = self.history.call(call).map(|call| &call.action);
-        if let Ending::Lease { effect, revision } = ending {
-            return self.clients[client].learn_lease(action, effect, *revision);
+        if let Ending::Lease { effect, .. } = ending {
+            return self.clients[client].learn_lease(action, effect);
         }
         let seen = &mut self.clients[client].seen;
         match (action, ending) {
@@ -567,7 +567,7 @@ impl World {
 fn ending_of(result: Result<Reply, CallError>) -> Ending {
     match result {
         Ok(Reply::Written(outcome)) => match outcome.effect {
-            Effect::Put | Effect::SessionOpened | Effect::SessionClosed => Ending::Put(outcome.revision),
+            Effect::Put | Effect::SessionOpened(_) | Effect::SessionClosed => Ending::Put(outcome.revision),
             Effect::Deleted { existed } => Ending::Deleted { existed, revision: outcome.revision },
             Effect::GuardFailed { found } => Ending::GuardFailed { found, revision: Some(outcome.revision) },
             Effect::RangeDeleted { count, more } => {
@@ -576,7 +576,7 @@ fn ending_of(result: Result<Reply, CallError>) -> Ending {
             Effect::Transacted { held, results } => {
                 Ending::Transacted { held, results, revision: outcome.revision }
             }
-            effect @ (Effect::LeaseGranted
+            effect @ (Effect::LeaseGranted(_)
             | Effect::LeaseKept
             | Effect::LeaseRevoked { .. }
             | Effect::Lease(_)

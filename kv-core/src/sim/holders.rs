@@ -97,8 +97,8 @@ impl World {
         let sent = if from_answer { now } else { sent };
         let asks_for_lease = holder.lease.is_none();
         match ending {
-            Ending::Lease { effect: Effect::LeaseGranted, revision } => {
-                holder.lease = Some(LeaseId::new(revision.get()));
+            Ending::Lease { effect: Effect::LeaseGranted(lease), .. } => {
+                holder.lease = Some(*lease);
                 (holder.since, holder.wrong) = (sent, wrong);
             }
             Ending::Lease { effect: Effect::LeaseKept, .. } => (holder.since, holder.wrong) = (sent, wrong),

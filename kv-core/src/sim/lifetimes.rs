@@ -59,8 +59,9 @@ impl Model {
         match command {
             LeaseCommand::Grant { .. } if count >= max => Effect::LeaseFailed(LeaseFailure::TooMany),
             LeaseCommand::Grant { ttl_ms } => {
-                self.leases.all.insert(LeaseId::new(revision.get()), (ttl_ms, ends(stamp, ttl_ms)));
-                Effect::LeaseGranted
+                let lease = LeaseId::new(self.requests);
+                self.leases.all.insert(lease, (ttl_ms, ends(stamp, ttl_ms)));
+                Effect::LeaseGranted(lease)
             }
             LeaseCommand::KeepAlive { lease } => match self.leases.all.get_mut(&lease) {
                 Some((ttl_ms, deadline)) => {

@@ -6,8 +6,8 @@ use super::history::{Action, Call, Ended, Ending};
 use super::lifetimes::Leases;
 use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use crate::message::{
-    Command, Effect, EventKind, Guard, Lifetime, Operation, Outcome, Record, Rejection, Request, Scanned,
-    Step, StepFailure, StepResult, Transaction,
+    Command, Effect, EventKind, Guard, LeaseCommand, Lifetime, Operation, Outcome, Record, Rejection,
+    Request, Scanned, Step, StepFailure, StepResult, Transaction,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
@@ -25,14 +25,16 @@ struct Session {
 /// The model: every key's whole history, and which requests ran.
 #[derive(Default, Debug)]
 pub(super) struct Model {
+    /// The requests that were taken in: they name sessions and leases.
+    pub(super) requests: u64,
     revision: Revision,
     /// The stamp of the entry that is taken in.
     pub(super) stamp: Timestamp,
     pub(super) leases: Leases,
     keys: BTreeMap<Bytes, Vec<(Revision, Option<Record>)>>,
     sessions: HashMap<SessionId, Session>,
-    /// Commands that ran, by revision.
-    ran: HashMap<Revision, (Command, Effect)>,
+    /// Commands that ran, by revision: one that took it, and then any number that took none.
+    ran: HashMap<Revision, Vec<(Command, Effect)>>,
     repeats: u64,
     rejections: u64,
     /// Values put, by the revision that put them: the clients never write a value twice.
@@ -82,8 +84,11 @@ impl Model {
         request: &Request,
         result: &Result<Outcome, Rejection>,
     ) -> Result<(), Finding> {
-        if revision != self.revision.next() {
-            return Err(("revisions are contiguous", format!("{revision:?} follows {:?}", self.revision)));
+        self.requests += 1;
+        let takes = takes_revision(&request.operation);
+        if revision != if takes { self.revision.next() } else { self.revision } {
+            let found = format!("{revision:?} of {request:?} follows {:?}", self.revision);
+            return Err(("each change takes the next revision, and nothing else does", found));
         }
         self.revision = revision;
         if let Some(session) = self.sessions.get_mut(&request.session) {
@@ -93,7 +98,9 @@ impl Model {
             Ok(outcome) => outcome,
             Err(rejection) => return self.rejected(revision, request, *rejection),
         };
-        if outcome.revision != revision {
+        let session = self.sessions.get(&request.session);
+        let ran = session.is_some_and(|session| session.results.contains_key(&request.number));
+        if outcome.revision != revision || ran && !takes {
             return self.repeated(revision, request, outcome);
         }
         self.first_run(revision, request, outcome)
@@ -138,8 +145,9 @@ impl Model {
                 return check_effect(revision, request, &outcome.effect, &expected);
             }
             Operation::OpenSession { .. } => {
-                self.sessions.insert(SessionId::new(revision.get()), Session::default());
-                return check_effect(revision, request, &outcome.effect, &Effect::SessionOpened);
+                let session = SessionId::new(self.requests);
+                self.sessions.insert(session, Session::default());
+                return check_effect(revision, request, &outcome.effect, &Effect::SessionOpened(session));
             }
             Operation::CloseSession => {
                 return check_effect(revision, request, &outcome.effect, &Effect::SessionClosed);
@@ -155,7 +163,7 @@ impl Model {
         }
         let expected = self.execute(revision, command)?;
         check_effect(revision, request, &outcome.effect, &expected)?;
-        self.ran.insert(revision, (command.clone(), expected));
+        self.ran.entry(revision).or_default().push((command.clone(), expected));
         Ok(())
     }
 
@@ -334,23 +342,22 @@ impl Model {
     pub(super) fn check(&self, call: &Call) -> Result<(), Finding> {
         let Some(ended) = &call.ended else { return Ok(()) };
         self.check_times(call, ended)?;
+        let ran = |revision: &Revision, command: &Command, effect: Effect| {
+            self.ran.get(revision).is_some_and(|all| all.contains(&(command.clone(), effect)))
+        };
         let holds = match (&call.action, &ended.ending) {
             (_, Ending::Unknown) => true,
             (action, Ending::NotApplied) => self.has_no_effect(action),
             (Action::Close, Ending::Closed) => true,
-            (Action::Write(command), Ending::Put(revision)) => {
-                self.ran.get(revision) == Some(&(command.clone(), Effect::Put))
-            }
+            (Action::Write(command), Ending::Put(revision)) => ran(revision, command, Effect::Put),
             (Action::Write(command), Ending::Deleted { existed, revision }) => {
-                self.ran.get(revision) == Some(&(command.clone(), Effect::Deleted { existed: *existed }))
+                ran(revision, command, Effect::Deleted { existed: *existed })
             }
             (Action::Write(command), Ending::GuardFailed { found, revision }) => {
-                let effect = Effect::GuardFailed { found: *found };
-                revision.is_none_or(|revision| self.ran.get(&revision) == Some(&(command.clone(), effect)))
+                revision.is_none_or(|revision| ran(&revision, command, Effect::GuardFailed { found: *found }))
             }
             (Action::Write(command), Ending::RangeDeleted { count, more, revision }) => {
-                let effect = Effect::RangeDeleted { count: *count, more: *more };
-                self.ran.get(revision) == Some(&(command.clone(), effect))
+                ran(revision, command, Effect::RangeDeleted { count: *count, more: *more })
             }
             (Action::Many { keys, .. }, Ending::Records { records, more, revision }) => {
                 revision.is_none_or(|revision| {
@@ -359,15 +366,13 @@ impl Model {
                 })
             }
             (Action::Write(command), Ending::Lease { effect, revision }) => {
-                self.ran.get(revision) == Some(&(command.clone(), effect.clone()))
+                ran(revision, command, effect.clone())
             }
             (Action::Write(command), Ending::Transacted { held, results, revision }) => {
-                let effect = Effect::Transacted { held: *held, results: results.clone() };
-                self.ran.get(revision) == Some(&(command.clone(), effect))
+                ran(revision, command, Effect::Transacted { held: *held, results: results.clone() })
             }
             (Action::Write(command), Ending::StepFailed { step, why, revision }) => {
-                let effect = Effect::StepFailed { step: *step, why: *why };
-                self.ran.get(revision) == Some(&(command.clone(), effect))
+                ran(revision, command, Effect::StepFailed { step: *step, why: *why })
             }
             (Action::Get { key, .. }, Ending::Value { record, revision }) => {
                 revision.is_none_or(|revision| self.at(key, revision) == *record)
@@ -390,8 +395,8 @@ impl Model {
 
     fn check_times(&self, call: &Call, ended: &Ended) -> Result<(), Finding> {
         let Some(revision) = ended.ending.revision() else { return Ok(()) };
-        let is_read = !matches!(call.action, Action::Write(_));
-        let fresh = if is_read { revision >= call.floor } else { revision > call.floor };
+        let takes = matches!(&call.action, Action::Write(command) if command_takes_revision(command));
+        let fresh = if takes { revision > call.floor } else { revision >= call.floor };
         if !fresh && !call.action.is_local() {
             let found =
                 format!("{call:?}: {revision:?}, but {:?} was told to someone before it began", call.floor);
@@ -434,6 +439,24 @@ impl Model {
         let shown = records.len();
         shown <= limit && all.get(..shown) == Some(records) && (more == (shown < all.len()))
     }
+}
+
+/// Rule N8, in other words than the code that is checked.
+fn takes_revision(operation: &Operation) -> bool {
+    match operation {
+        Operation::OpenSession { .. } | Operation::CloseSession => false,
+        Operation::Command(command) => command_takes_revision(command),
+        Operation::Expire(due) => !due.is_empty(),
+    }
+}
+
+const fn command_takes_revision(command: &Command) -> bool {
+    !matches!(
+        command,
+        Command::Lease(
+            LeaseCommand::Grant { .. } | LeaseCommand::KeepAlive { .. } | LeaseCommand::Look { .. }
+        )
+    )
 }
 
 fn holds(guard: &Guard, record: Option<&Record>) -> bool {
@@ -487,11 +510,12 @@ mod tests {
         Ok(Outcome { revision: r(revision), timestamp: Timestamp::ZERO, effect })
     }
 
-    /// A model with session 1 open.
+    /// A model at revision 1, with session 1 open.
     fn model() -> Model {
-        let mut model = Model::default();
+        let mut model = Model { revision: r(1), leases: Leases::at_most(9), ..Model::default() };
         let open = request(0, Operation::OpenSession { nonce: 1 });
-        model.commit(r(1), &open, &outcome(1, Effect::SessionOpened)).unwrap();
+        let session = SessionId::new(1);
+        model.commit(r(1), &open, &outcome(1, Effect::SessionOpened(session))).unwrap();
         model
     }
 
@@ -511,6 +535,26 @@ mod tests {
         let mut model = model();
         commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
         assert!(commit(&mut model, 3, 1, put("a", None), 3, Effect::Put).is_err());
+    }
+
+    #[test]
+    fn rejects_a_revision_for_what_changes_no_key_and_a_lease_that_is_not_named_by_its_request() {
+        let granted = |lease| Effect::LeaseGranted(LeaseId::new(lease));
+        let grant = || Command::Lease(LeaseCommand::Grant { ttl_ms: 100 });
+        commit(&mut model(), 1, 1, grant(), 1, granted(2)).unwrap();
+        assert!(commit(&mut model(), 2, 1, grant(), 2, granted(2)).is_err());
+        assert!(commit(&mut model(), 1, 1, grant(), 1, granted(1)).is_err());
+        assert!(commit(&mut model(), 1, 1, put("a", None), 1, Effect::Put).is_err());
+    }
+
+    #[test]
+    fn what_takes_no_revision_runs_once_too() {
+        let mut model = model();
+        let grant = || Command::Lease(LeaseCommand::Grant { ttl_ms: 100 });
+        let granted = |lease| Effect::LeaseGranted(LeaseId::new(lease));
+        commit(&mut model, 1, 1, grant(), 1, granted(2)).unwrap();
+        commit(&mut model, 1, 1, grant(), 1, granted(2)).unwrap();
+        assert!(commit(&mut model, 1, 1, grant(), 1, granted(4)).is_err());
     }
 
     #[test]

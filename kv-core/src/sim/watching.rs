@@ -266,7 +266,7 @@ impl World {
                 let requests = entry.iter().flat_map(|entry| {
                     let revisions =
                         std::iter::successors(Some(entry.header.first_revision), |it| Some(it.next()));
-                    revisions.zip(entry.requests())
+                    revisions.zip(entry.requests().filter(|bytes| Request::takes_revision(bytes)))
                 });
                 let mut events = requests.filter_map(|(revision, bytes)| put_of(revision, &bytes, query));
                 let event = events.find(|event| event.revision > place.revision);

@@ -229,13 +229,13 @@ fn outcome(outcome: &Outcome) -> Result<(), WireError> {
         Effect::GuardFailed { found } => found.map_or(Ok(()), revision),
         Effect::Lease(info) => timestamp(info.deadline),
         Effect::Transacted { results, .. } => results.iter().try_for_each(step_result),
-        Effect::SessionOpened
-        | Effect::SessionClosed
+        Effect::SessionOpened(session) => counter("a session", session.get()),
+        Effect::LeaseGranted(lease) => counter("a lease", lease.get()),
+        Effect::SessionClosed
         | Effect::Put
         | Effect::Deleted { .. }
         | Effect::RangeDeleted { .. }
         | Effect::StepFailed { .. }
-        | Effect::LeaseGranted
         | Effect::LeaseKept
         | Effect::LeaseRevoked { .. }
         | Effect::LeaseFailed(_)

@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// The protocol versions that this build speaks.
-pub const PROTOCOL: VersionRange = VersionRange { min: 2, max: 2 };
+pub const PROTOCOL: VersionRange = VersionRange { min: 3, max: 3 };
 
 /// Protocol versions, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

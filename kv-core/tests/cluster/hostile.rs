@@ -10,8 +10,9 @@ use kv_core::ids::{
     self, Anchor, ClusterId, Hash, Op, RequestNumber, Revision, Round, SessionId, Timestamp, View,
 };
 use kv_core::message::{
-    Age, Answer, ClientCall, ClientMessage, Command, Entry, EntryHeader, FetchWhat, FormationStep, Message,
-    Moment, Operation, Position, Query, ReadMode, Rejection, Request, ServerMessage, WatchQuery, body_of,
+    Age, Answer, ClientCall, ClientMessage, Command, Effect, Entry, EntryHeader, FetchWhat, FormationStep,
+    Message, Moment, Operation, Outcome, Position, Query, ReadMode, Rejection, Request, ServerMessage,
+    WatchQuery, body_of,
 };
 use kv_core::transport::{Connection, Lane};
 use kv_core::wire::{
@@ -209,6 +210,7 @@ fn entry(change: impl FnOnce(&mut EntryHeader)) -> Entry {
         first_revision: Revision::new(1_000_000),
         timestamp: Timestamp::new(1),
         request_count: 1,
+        revision_count: 0,
         body_len: u32::try_from(body.len()).expect("short"),
         body_hash: Hash::of(&body),
     };
@@ -383,7 +385,7 @@ fn put(session: u64, number: u64, value: &'static str) -> ClientCall {
 async fn open_session((reader, writer): &mut Ends, call: u64) -> u64 {
     let what = request(0, 0, Operation::OpenSession { nonce: fastrand::u128(..) });
     match ask(reader, writer, ClientMessage { call, what }).await {
-        Answer::Written(Ok(outcome)) => outcome.revision.get(),
+        Answer::Written(Ok(Outcome { effect: Effect::SessionOpened(session), .. })) => session.get(),
         other => panic!("{other:?}"),
     }
 }

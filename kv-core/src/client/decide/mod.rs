@@ -22,7 +22,7 @@ use self::search::{Delays, Search, pause};
 use self::session::{OpenSession, Session};
 use super::call::{Call, CallError, CallId, Cause, CoreInput, CoreOptions, CoreOutput, Reply, Trouble};
 use crate::ids::{Instant, MemberId, RequestNumber, SessionId};
-use crate::message::{ClientCall, ClientMessage, Operation, ReadMode, Request};
+use crate::message::{ClientCall, ClientMessage, Effect, Operation, Outcome, ReadMode, Request};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -483,9 +483,8 @@ impl Core {
     fn on_open_ended(&mut self, now: Instant, result: Result<Reply, CallError>) {
         self.session = Session::Closed;
         match result {
-            Ok(Reply::Written(outcome)) => {
-                let id = SessionId::new(outcome.revision.get());
-                self.session = Session::Open(OpenSession::new(id, now));
+            Ok(Reply::Written(Outcome { effect: Effect::SessionOpened(session), .. })) => {
+                self.session = Session::Open(OpenSession::new(session, now));
             }
             Err(error) if matches!(error.cause(), Cause::Refused(_)) => {
                 while let Some(id) = self.queue.first().copied() {

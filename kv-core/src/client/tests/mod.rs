@@ -104,7 +104,7 @@ impl Cluster {
     async fn open_session(&mut self, session: u64) {
         let open = self.next().await;
         assert!(matches!(open.request().operation, Operation::OpenSession { .. }), "{open:?}");
-        open.written(session, Effect::SessionOpened);
+        open.written(1, Effect::SessionOpened(SessionId::new(session)));
     }
 
     /// Member `id` goes away with all its connections, and its address refuses.

@@ -521,7 +521,7 @@ fn x8_intact_checksums_over_absurd_numbers_are_damage_and_no_panic() {
             SuperblockFile::create(&disk, &crafted).unwrap();
             assert!(matches!(open(&disk), Err(OpenError::SuperblockDamaged { .. })), "{crafted:?}");
         }
-        for field in 0..6 {
+        for field in 0..7 {
             let (disk, _, entries) = with_entries(2);
             let mut entry = entry_after(entries.last(), 3, 10);
             let (mut at, mut incarnation, mut synced) = (entry.header.op, 0, 2);
@@ -531,6 +531,8 @@ fn x8_intact_checksums_over_absurd_numbers_are_damage_and_no_panic() {
                 2 => entry.header.timestamp = Timestamp::new(number),
                 3 => entry.header.view = View::new(number),
                 4 => incarnation = number,
+                // Rule N8: not as many of its requests take a revision.
+                5 => entry.header.revision_count = u32::MAX,
                 _ => synced = number,
             }
             let place = Place {

@@ -11,7 +11,7 @@ mod refusals;
 use super::*;
 use crate::config::{FixedOptions, Options};
 use crate::ids::{Anchor, Incarnation, Op, Revision, Timestamp, View};
-use crate::message::{Cut, EntryHeader, ViewRecord, body_of};
+use crate::message::{Cut, EntryHeader, ViewRecord, body_of, revisions_of};
 use crate::sim::storage::Disk;
 use bytes::Bytes;
 
@@ -47,7 +47,8 @@ pub(super) fn formed() -> (Disk, Journal) {
 
 /// The entry after `last`, with one request of `bytes` times `fill`.
 pub(super) fn entry_after(last: Option<&Entry>, fill: u8, bytes: usize) -> Entry {
-    let body = body_of([&Bytes::from(vec![fill; bytes])]);
+    let request = Bytes::from(vec![fill; bytes]);
+    let body = body_of([&request]);
     let parent = last.map_or(Anchor::ZERO, |entry| entry.header.anchor());
     let header = EntryHeader {
         cluster: ClusterId::of_name(CLUSTER),
@@ -57,6 +58,7 @@ pub(super) fn entry_after(last: Option<&Entry>, fill: u8, bytes: usize) -> Entry
         first_revision: last.map_or(Revision::new(1), |entry| entry.header.next_revision()),
         timestamp: Timestamp::new(last.map_or(1, |entry| entry.header.timestamp.get() + 1)),
         request_count: 1,
+        revision_count: revisions_of([&request]),
         body_len: u32::try_from(body.len()).unwrap(),
         body_hash: Hash::of(&body),
     };

@@ -124,10 +124,10 @@ fn a_newer_format_is_refused_and_so_is_an_older_one() {
     assert!(matches!(error, OpenError::OlderFormat { found: 1, known: 2 }), "{error}");
 }
 
-/// The first format kept no wall clock beside an entry.
+/// The first format kept no wall clock beside an entry; the second did not count revisions.
 #[test]
 fn another_format_of_a_segment_is_refused_older_or_newer() {
-    for format in [1_u32, 9] {
+    for format in [2_u32, 9] {
         let (disk, _) = with_entries(3);
         let file = segment::name(place::SegmentNumber::new(0));
         let mut bytes = disk.contents(&file).unwrap();
@@ -138,8 +138,8 @@ fn another_format_of_a_segment_is_refused_older_or_newer() {
         }
         disk.put(&file, bytes);
         let error = refused(&disk, identity());
-        let newer = matches!(error, OpenError::NewerFormat { found: 9, known: 2 });
-        let older = matches!(error, OpenError::OlderFormat { found: 1, known: 2 });
+        let newer = matches!(error, OpenError::NewerFormat { found: 9, known: 3 });
+        let older = matches!(error, OpenError::OlderFormat { found: 2, known: 3 });
         assert!(if format == 9 { newer } else { older }, "{error}");
     }
 }

@@ -16,14 +16,14 @@ fn a_put_keeps_the_creation_and_counts_versions_until_the_key_is_deleted() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     assert_eq!(machine.effect(put(session, 1, "k", "a", None)), Effect::Put);
-    assert_eq!(value(&machine, "k"), Some(("a".into(), 2, 2, 1)));
+    assert_eq!(value(&machine, "k"), Some(("a".into(), 1, 1, 1)));
     machine.effect(put(session, 2, "k", "b", None));
-    assert_eq!(value(&machine, "k"), Some(("b".into(), 2, 3, 2)));
+    assert_eq!(value(&machine, "k"), Some(("b".into(), 1, 2, 2)));
     assert_eq!(machine.effect(delete(session, 3, "k", None)), Effect::Deleted { existed: true });
     assert_eq!(value(&machine, "k"), None);
     assert_eq!(machine.effect(delete(session, 4, "k", None)), Effect::Deleted { existed: false });
     machine.effect(put(session, 5, "k", "c", None));
-    assert_eq!(value(&machine, "k"), Some(("c".into(), 6, 6, 1)));
+    assert_eq!(value(&machine, "k"), Some(("c".into(), 5, 5, 1)));
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn an_outcome_tells_the_revision_and_the_stamp_of_its_entry() {
     let session = machine.open();
     machine.wait(7);
     let applied = machine.run(&[put(session, 1, "k", "a", None), put(session, 2, "k", "b", None)]);
-    for (applied, revision) in applied.iter().zip([2, 3]) {
+    for (applied, revision) in applied.iter().zip([1, 2]) {
         let outcome = applied.result.as_ref().unwrap();
         assert_eq!((applied.revision.get(), outcome.revision.get()), (revision, revision));
         assert_eq!(outcome.timestamp, Timestamp::new(1007));
@@ -46,7 +46,7 @@ fn guards_see_the_state_left_by_the_request_before_in_the_same_entry() {
     let applied = machine.run(&[
         put(session, 1, "k", "a", Some(Guard::Absent)),
         put(session, 2, "k", "b", Some(Guard::Absent)),
-        put(session, 3, "k", "c", Some(Guard::Revision(Revision::new(2)))),
+        put(session, 3, "k", "c", Some(Guard::Revision(Revision::new(1)))),
         delete(session, 4, "k", Some(Guard::Value("c".into()))),
         delete(session, 5, "k", Some(Guard::Present)),
     ]);
@@ -54,7 +54,7 @@ fn guards_see_the_state_left_by_the_request_before_in_the_same_entry() {
     let failed = |found: Option<u64>| Effect::GuardFailed { found: found.map(Revision::new) };
     assert_eq!(
         effects,
-        [Effect::Put, failed(Some(2)), Effect::Put, Effect::Deleted { existed: true }, failed(None)]
+        [Effect::Put, failed(Some(1)), Effect::Put, Effect::Deleted { existed: true }, failed(None)]
     );
 }
 
@@ -66,9 +66,9 @@ fn each_guard_holds_exactly_when_it_says() {
         (Guard::Absent, "none", true),
         (Guard::Present, "k", true),
         (Guard::Present, "none", false),
-        (Guard::Revision(Revision::new(2)), "k", true),
-        (Guard::Revision(Revision::new(1)), "k", false),
-        (Guard::Revision(Revision::new(3)), "k", false),
+        (Guard::Revision(Revision::new(1)), "k", true),
+        (Guard::Revision(Revision::ZERO), "k", false),
+        (Guard::Revision(Revision::new(2)), "k", false),
         (Guard::Revision(Revision::ZERO), "none", false),
         (Guard::Value("a".into()), "k", true),
         (Guard::Value("".into()), "k", false),
@@ -104,7 +104,7 @@ fn limits_are_checked_again_when_applying() {
 }
 
 #[test]
-fn any_bytes_are_applied_without_a_panic_and_take_a_revision() {
+fn any_bytes_are_applied_without_a_panic() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let valid = put(session, 1, "k", "value", None).encode();
@@ -184,7 +184,7 @@ fn a_range_is_deleted_from_its_beginning_what_the_same_entry_wrote_included() {
     assert_eq!(effects[2], Effect::RangeDeleted { count: 1, more: false });
     assert_eq!(effects[4], Effect::RangeDeleted { count: 1, more: true });
     assert_eq!((value(&machine, "a"), value(&machine, "b")), (None, None));
-    assert_eq!(value(&machine, "c"), Some(("3".into(), 4, 4, 1)));
+    assert_eq!(value(&machine, "c"), Some(("3".into(), 3, 3, 1)));
     machine.effect(delete_range(session, 8, "", None, u32::MAX));
     assert_eq!(
         machine.effect(delete_range(session, 9, "", None, 0)),

@@ -19,7 +19,7 @@ use crate::config::Options;
 use crate::ids::{ClusterId, Op, RequestNumber, SessionId, View};
 use crate::message::{
     Command, Effect, Entry, EntryHeader, Guard, Lifetime, Operation, Outcome, Record, Rejection, Request,
-    body_of,
+    body_of, revisions_of,
 };
 use bytes::Bytes;
 use std::time::Duration;
@@ -73,6 +73,7 @@ impl Log {
             first_revision: self.next_revision,
             timestamp: Timestamp::new(self.timestamp),
             request_count: u32::try_from(requests.len()).unwrap(),
+            revision_count: revisions_of(requests),
             body_len: u32::try_from(body.len()).unwrap(),
             body_hash: Hash::of(&body),
         };
@@ -118,7 +119,10 @@ impl Machine {
     }
 
     fn open(&mut self) -> SessionId {
-        SessionId::new(self.result(open(1)).unwrap().revision.get())
+        match self.effect(open(1)) {
+            Effect::SessionOpened(session) => session,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Time goes by.

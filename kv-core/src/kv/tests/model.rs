@@ -13,6 +13,10 @@ pub(super) struct Model {
     pub(super) records: Records,
     /// What the data was at each revision, from zero on: empty if nobody wants to know.
     pub(super) past: Vec<Records>,
+    /// The requests that it has followed: they name leases.
+    requests: u64,
+    /// Those that ran.
+    ran: BTreeSet<(SessionId, RequestNumber)>,
     /// The revisions of the expiries.
     pub(super) expiries: BTreeSet<Revision>,
     /// How long each lease lasts, and its deadline.
@@ -30,15 +34,20 @@ fn ends(now: u64, ttl_ms: u64) -> u64 {
 impl Model {
     /// Follows what the state says it did; checks that it did what it should.
     fn follow(&mut self, request: &Request, applied: &Applied) {
+        self.requests += 1;
         let Ok(outcome) = &applied.result else { return };
-        if outcome.revision != applied.revision {
+        let is_first = self.ran.insert((request.session, request.number));
+        if !is_first && request.number > RequestNumber::ZERO {
             return;
         }
+        assert_eq!(outcome.revision, applied.revision, "{request:?} ran now");
         let (at, now) = (outcome.revision, outcome.timestamp.get());
         let expected = match &request.operation {
             Operation::Command(command) => self.execute(at, now, command),
             Operation::Expire(due) => {
-                self.expiries.insert(at);
+                if !due.is_empty() {
+                    self.expiries.insert(at);
+                }
                 self.expire(now, due)
             }
             Operation::OpenSession { .. } | Operation::CloseSession => return,
@@ -51,7 +60,7 @@ impl Model {
             Command::Put { key, guard, .. } | Command::Delete { key, guard } => (key, guard.as_ref()),
             Command::DeleteRange { from, to, limit } => return self.delete_range(from, to.as_ref(), *limit),
             Command::Transaction(transaction) => return self.transact(at, now, transaction),
-            Command::Lease(command) => return self.lease(at, now, *command),
+            Command::Lease(command) => return self.lease(now, *command),
         };
         match (guard.is_none_or(|guard| self.holds(key, guard)), command) {
             (true, Command::Put { value, life, .. }) => {
@@ -150,15 +159,16 @@ impl Model {
         Effect::Transacted { held, results }
     }
 
-    fn lease(&mut self, at: Revision, now: u64, command: LeaseCommand) -> Effect {
+    fn lease(&mut self, now: u64, command: LeaseCommand) -> Effect {
         let unknown = Effect::LeaseFailed(LeaseFailure::Unknown);
         match command {
             LeaseCommand::Grant { .. } if self.leases.len() == limits().fixed.max_leases => {
                 Effect::LeaseFailed(LeaseFailure::TooMany)
             }
             LeaseCommand::Grant { ttl_ms } => {
-                self.leases.insert(LeaseId::new(at.get()), (ttl_ms, ends(now, ttl_ms)));
-                Effect::LeaseGranted
+                let lease = LeaseId::new(self.requests);
+                self.leases.insert(lease, (ttl_ms, ends(now, ttl_ms)));
+                Effect::LeaseGranted(lease)
             }
             LeaseCommand::KeepAlive { lease } => self.leases.get_mut(&lease).map_or(unknown, |found| {
                 found.1 = ends(now, found.0);
@@ -272,7 +282,7 @@ impl Workload {
     /// A lease that was granted, or perhaps not.
     fn lease(&mut self) -> LeaseId {
         let known: Vec<LeaseId> = self.model.leases.keys().copied().collect();
-        let guessed = LeaseId::new(self.rng.u64(..self.log.next_revision.get()));
+        let guessed = LeaseId::new(self.rng.u64(..=self.model.requests));
         if self.rng.u8(..10) == 0 { guessed } else { self.rng.choice(known).unwrap_or(guessed) }
     }
 
@@ -378,12 +388,13 @@ impl Workload {
     pub(super) fn applied(&mut self, requests: &[Request], applied: &[Applied]) {
         for (request, applied) in requests.iter().zip(applied) {
             self.model.follow(request, applied);
-            if !self.model.past.is_empty() {
+            // None is kept, or none of this revision yet.
+            if self.model.past.len() as u64 == applied.revision.get() {
                 self.model.past.push(self.model.records.clone());
             }
             match &applied.result {
-                Ok(Outcome { effect: Effect::SessionOpened, revision, .. }) => {
-                    self.sessions.push((SessionId::new(revision.get()), 0));
+                Ok(Outcome { effect: Effect::SessionOpened(session), .. }) => {
+                    self.sessions.push((*session, 0));
                 }
                 Err(Rejection::SessionExpired) => {
                     self.sessions.retain(|(session, _)| *session != request.session);

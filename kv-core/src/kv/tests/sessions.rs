@@ -1,6 +1,8 @@
 //! Exactly once, as the whole state machine keeps it (DESIGN 4.10).
 
 use super::*;
+use crate::message::LeaseCommand;
+use std::collections::BTreeSet;
 
 /// Rule E2.
 #[test]
@@ -77,8 +79,9 @@ fn two_sessions_opened_in_one_entry_are_two() {
     let applied = machine.run(&[open(7), open(8), open(7)]);
     let nonces: Vec<_> = applied.iter().map(|applied| applied.nonce).collect();
     assert_eq!(nonces, [Some(7), Some(8), Some(7)]);
-    let ids: Vec<_> = applied.iter().map(|applied| applied.result.as_ref().unwrap().revision.get()).collect();
-    assert_eq!(ids, [1, 2, 3]);
+    let effects: Vec<_> =
+        applied.iter().map(|applied| applied.result.as_ref().unwrap().effect.clone()).collect();
+    assert_eq!(effects, [1, 2, 3].map(|id| Effect::SessionOpened(SessionId::new(id))));
     assert_eq!(machine.state.sessions.len(), 3);
     assert_eq!(machine.effect(put(SessionId::new(2), 1, "k", "v", None)), Effect::Put);
 }
@@ -88,6 +91,44 @@ fn a_session_can_be_opened_and_used_in_one_entry() {
     let mut machine = Machine::in_memory();
     let applied = machine.run(&[open(1), put(SessionId::new(1), 1, "k", "v", None)]);
     assert_eq!(applied[1].result.as_ref().unwrap().effect, Effect::Put);
+}
+
+/// What takes no revision is told the last one; it is named by its number in the log, which never comes twice, and restarts keep it.
+#[test]
+fn n8_sessions_and_leases_come_and_go_at_one_revision_and_each_has_a_name_of_its_own() {
+    let disk = crate::sim::storage::Disk::new();
+    let mut machine = Machine { state: State::open(disk.storage(), limits()).unwrap(), log: Log::new() };
+    let session = machine.open();
+    machine.effect(put(session, 1, "k", "a", None));
+    assert_eq!(machine.state.revision(), Revision::new(1));
+    let lease = |machine: &mut Machine, number, command| {
+        machine.result(request(session, number, Operation::Command(Command::Lease(command)))).unwrap()
+    };
+    let mut names = BTreeSet::new();
+    for round in 0..3 {
+        let granted = lease(&mut machine, 10 * round + 2, LeaseCommand::Grant { ttl_ms: 100_000 });
+        assert_eq!(granted.revision, Revision::new(1 + round));
+        let Effect::LeaseGranted(id) = granted.effect else { panic!("{granted:?}") };
+        let kept = lease(&mut machine, 10 * round + 3, LeaseCommand::KeepAlive { lease: id });
+        assert_eq!((kept.revision, kept.effect), (granted.revision, Effect::LeaseKept));
+        let other = machine.open();
+        assert_eq!(machine.effect(Request::expiry(Vec::new())), Effect::Expired { keys: 0, leases: 0 });
+        machine.effect(request(other, 1, Operation::CloseSession));
+        assert!(names.insert(id.get()) && names.insert(other.get()), "{names:?}");
+        assert_eq!(machine.state.revision(), granted.revision, "round {round}");
+        let point = machine.state.point();
+        let checkpoint = machine.state.begin_checkpoint().unwrap();
+        machine.state.finish_checkpoint(checkpoint.run().unwrap());
+        let digest = machine.digest();
+        machine.state = State::open(disk.storage(), limits()).unwrap();
+        assert_eq!((machine.state.point(), machine.digest()), (point, digest));
+        lease(&mut machine, 10 * round + 4, LeaseCommand::Revoke { lease: id });
+        assert_eq!(machine.state.revision(), granted.revision.next(), "a lease's end takes one");
+    }
+    // An entry in which nothing takes one changes what sessions know, and so the digest.
+    let before = machine.digest();
+    machine.open();
+    assert_ne!(machine.digest(), before);
 }
 
 /// A client whose session was evicted must never have an old request run in a session that was opened later.

@@ -73,9 +73,9 @@ fn all_steps_are_done_at_one_revision_if_all_guards_hold() {
         StepResult::Deleted { existed: false },
     ];
     assert_eq!(machine.effect(transact(session, 2, transaction.clone())), done(true, &results));
-    assert_eq!(all(&machine), [("b".into(), "2".into(), 3), ("c".into(), "5".into(), 3)]);
+    assert_eq!(all(&machine), [("b".into(), "2".into(), 2), ("c".into(), "5".into(), 2)]);
     assert_eq!(machine.effect(transact(session, 3, transaction)), done(false, &[StepResult::Put]));
-    assert_eq!(all(&machine)[0], ("a".into(), "other".into(), 4));
+    assert_eq!(all(&machine)[0], ("a".into(), "other".into(), 3));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_retried_transaction_gets_its_first_results_and_changes_nothing() {
     let count = transact(session, 1, Transaction { then: vec![add_step("n", 1)], ..Default::default() });
     let first = machine.result(count.clone());
     assert_eq!(machine.result(count), first);
-    assert_eq!(all(&machine), [("n".into(), "1".into(), 2)]);
+    assert_eq!(all(&machine), [("n".into(), "1".into(), 1)]);
 }
 
 #[test]
@@ -193,14 +193,14 @@ fn a_transaction_reads_what_was_there_before_it() {
     let pair = |key: &str, value, at| (Bytes::from(key.to_owned()), once(value, at));
     let scanned = |records, more| StepResult::Scanned(Box::new(Scanned { records, more }));
     let results = [
-        got("1", 2),
+        got("1", 1),
         StepResult::Put,
         StepResult::Deleted { existed: true },
-        scanned(vec![pair("a", "1", 2), pair("b", "2", 3)], false),
+        scanned(vec![pair("a", "1", 1), pair("b", "2", 2)], false),
         StepResult::Put,
         StepResult::Got(None),
-        scanned(vec![pair("a", "1", 2)], true),
-        scanned(vec![pair("b", "2", 3)], false),
+        scanned(vec![pair("a", "1", 1)], true),
+        scanned(vec![pair("b", "2", 2)], false),
     ];
     assert_eq!(machine.effect(transact(session, 3, then(&steps))), done(true, &results));
     let other = Transaction {
@@ -208,7 +208,7 @@ fn a_transaction_reads_what_was_there_before_it() {
         then: vec![get_step("a")],
         otherwise: vec![get_step("b"), get_step("aa")],
     };
-    let results = [StepResult::Got(None), got("", 4)];
+    let results = [StepResult::Got(None), got("", 3)];
     assert_eq!(machine.effect(transact(session, 4, other)), done(false, &results));
 }
 
@@ -220,7 +220,7 @@ fn a_retried_transaction_tells_what_it_read_the_first_time() {
     machine.effect(put(session, 1, "a", "1", None));
     let swap = transact(session, 2, then(&[get_step("a"), put_step("a", "2")]));
     let first = machine.result(swap.clone());
-    assert_eq!(first.as_ref().unwrap().effect, done(true, &[got("1", 2), StepResult::Put]));
+    assert_eq!(first.as_ref().unwrap().effect, done(true, &[got("1", 1), StepResult::Put]));
     machine.effect(put(session, 3, "a", "3", None));
     assert_eq!(machine.result(swap), first);
     assert_eq!(all(&machine)[0].1, "3");

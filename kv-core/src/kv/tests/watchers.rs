@@ -30,11 +30,11 @@ fn calls(watches: &[Waiting<u64>]) -> Vec<u64> {
     watches.iter().map(|it| it.with).collect()
 }
 
-/// A state at revision 2, which has opened session 1 and put something.
+/// A state at revision 2, which has opened session 1 and put something twice.
 fn machine() -> (Machine, SessionId) {
     let mut machine = Machine::in_memory();
     let session = machine.open();
-    machine.run(&[put(session, 1, "other", "v", None)]);
+    machine.run(&[put(session, 1, "other", "v", None), put(session, 2, "other", "v", None)]);
     (machine, session)
 }
 
@@ -88,10 +88,10 @@ fn a_change_wakes_those_who_follow_its_key_and_nobody_else() {
     ] {
         assert!(watchers.wait(waiting, || r(2)).is_none());
     }
-    machine.run(&[put(session, 2, "a/1", "v", None)]);
+    machine.run(&[put(session, 12, "a/1", "v", None)]);
     assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 9), [1, 3, 5, 6]);
     assert_eq!(watchers.cancel((1, 2)).map(|it| it.with), Some(2));
-    machine.run(&[put_all(session, 3, &["a/2", "b/1"])]);
+    machine.run(&[put_all(session, 13, &["a/2", "b/1"])]);
     assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 1), [7, 4]);
     assert!(watchers.is_empty());
 }
@@ -102,11 +102,11 @@ fn w4_who_is_woken_goes_on_from_where_all_have_been_woken() {
     let (mut machine, session) = machine();
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("a", Position::after(r(2)), 1), || r(2)).is_none());
-    for number in 2..5 {
+    for number in 12..15 {
         machine.run(&[put(session, number, "other", "v", None)]);
     }
     assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 1), [0; 0]);
-    machine.run(&[put(session, 5, "a", "v", None)]);
+    machine.run(&[put(session, 15, "a", "v", None)]);
     let found = machine.state.reader().all_changes(Position::after(watchers.dispatched()), 9, 999).unwrap();
     let woken = watchers.changed(&found).watches.remove(0);
     assert_eq!(woken.query.after, Some(Position::after(r(5))));
@@ -123,7 +123,7 @@ fn w3_who_is_to_wait_looks_again_if_others_were_woken_by_what_it_has_not_seen() 
     assert!(watchers.wait(key("b", Position::after(r(2)), 1), || r(2)).is_none());
     // It looks at revision 2; before it waits, revision 3 is applied and dispatched.
     let late = key("a", Position::after(r(2)), 2);
-    machine.run(&[put(session, 2, "a", "v", None)]);
+    machine.run(&[put(session, 12, "a", "v", None)]);
     assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 9), [0; 0]);
     let again = watchers.wait(late, || r(3)).unwrap();
     let look = machine.state.reader().look(&again.query, 9, 999).unwrap();
@@ -139,7 +139,7 @@ fn w3_a_part_of_a_revision_that_was_told_is_not_all_of_it() {
     let late = question("", None, within(3, "a"), 2);
     let looked = machine.state.reader().look(&late.query, 9, 999).unwrap();
     assert_eq!(looked, Look::Nothing(within(3, "a")));
-    machine.run(&[put_all(session, 2, &["a", "b"])]);
+    machine.run(&[put_all(session, 12, &["a", "b"])]);
     assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 9), [0; 0]);
     let again = watchers.wait(late, || r(3)).unwrap();
     let look = machine.state.reader().look(&again.query, 9, 999).unwrap();
@@ -153,7 +153,7 @@ fn w3_a_revision_that_has_woken_others_in_part_must_have_been_seen_whole() {
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("z", Position::after(r(2)), 1), || r(2)).is_none());
     let late = key("a", Position::after(r(2)), 2);
-    machine.run(&[put_all(session, 2, &["a", "b"])]);
+    machine.run(&[put_all(session, 12, &["a", "b"])]);
     let state = machine.state.reader();
     let first = watchers.changed(&state.all_changes(Position::after(r(2)), 1, usize::MAX).unwrap());
     assert_eq!((first.watches.len(), first.next), (0, Some(within(3, "a"))));
@@ -171,8 +171,8 @@ fn w4_progress_is_told_no_further_than_all_have_been_woken() {
     assert!(watchers.wait(key("z", Position::after(r(2)), 1), || r(2)).is_none());
     let patient = Waiting { until: Instant::new(2_000), ..key("c", Position::after(r(2)), 2) };
     assert!(watchers.wait(patient, || r(2)).is_none());
-    machine.run(&[put(session, 2, "k", "v", None)]);
-    machine.run(&[put_all(session, 3, &["a", "b", "z"])]);
+    machine.run(&[put(session, 12, "k", "v", None)]);
+    machine.run(&[put_all(session, 13, &["a", "b", "z"])]);
     let state = machine.state.reader();
     // The first two of revision 4 are gone through, and then its time is over.
     let first = watchers.changed(&state.all_changes(Position::after(r(2)), 3, usize::MAX).unwrap());
@@ -191,7 +191,7 @@ fn w5_a_state_that_was_lost_and_has_not_caught_up_keeps_no_questions() {
     let mut watchers = Watchers::default();
     assert!(watchers.keeps(r(2)));
     assert!(watchers.wait(key("k", Position::after(r(2)), 1), || r(2)).is_none());
-    machine.run(&[put_all(session, 2, &["a", "b"])]);
+    machine.run(&[put_all(session, 12, &["a", "b"])]);
     let first = machine.state.reader().all_changes(Position::after(r(2)), 1, usize::MAX).unwrap();
     assert!(watchers.changed(&first).watches.is_empty());
     assert!(watchers.wait(key("b", Position::after(r(2)), 2), || r(2)).is_some());
@@ -216,11 +216,11 @@ fn w2_what_is_not_kept_any_more_is_said_to_be_compacted() {
     let mut machine = Machine { state: State::in_memory(limits_without_history()), log: Log::new() };
     let session = machine.open();
     let mut watchers = Watchers::default();
-    assert!(watchers.wait(key("k", Position::after(r(1)), 1), || r(1)).is_none());
+    assert!(watchers.wait(key("k", Position::after(r(0)), 1), || r(0)).is_none());
     machine.run(&[put(session, 1, "k", "v", None)]);
     let state = machine.state.reader();
-    let look = state.look(&key("k", Position::after(r(1)), 2).query, 9, 999).unwrap();
-    assert_eq!(look, Look::Tell(Answer::Compacted { oldest: r(2) }));
+    let look = state.look(&key("k", Position::after(r(0)), 2).query, 9, 999).unwrap();
+    assert_eq!(look, Look::Tell(Answer::Compacted { oldest: r(1) }));
     // Those who wait are woken too, though nobody can say by what: they are to hear the same.
     assert_eq!(dispatch(&mut watchers, &state, 9), [1]);
 }

@@ -3,7 +3,6 @@
 use super::changes::MAX_STEPS;
 use super::*;
 use crate::engine::steps;
-use crate::ids::LeaseId;
 use crate::message::{Answer, LeaseCommand, Query, WatchQuery};
 use crate::sim::storage::Disk;
 
@@ -376,12 +375,8 @@ fn a_piece_of_a_watch_that_nothing_concerns_is_bounded() {
 fn the_end_of_a_lease_takes_its_keys_alone() {
     takes_as_much(|place, count| {
         let mut worker = Worker::new(place);
-        let before = worker.machine.state.revision();
-        assert_eq!(
-            worker.command(Command::Lease(LeaseCommand::Grant { ttl_ms: 60_000 })),
-            Effect::LeaseGranted
-        );
-        let lease = LeaseId::new(before.next().get());
+        let granted = worker.command(Command::Lease(LeaseCommand::Grant { ttl_ms: 60_000 }));
+        let Effect::LeaseGranted(lease) = granted else { panic!("{granted:?}") };
         worker.all(names("other/", count), Some("value"));
         worker.all(names("gone/", count), Some("value"));
         worker.all(names("gone/", count), None);

@@ -4,12 +4,12 @@ use super::*;
 use crate::ids::{Anchor, Hash, RequestNumber, Revision, SessionId, Timestamp, View};
 use crate::kv::{Limits, State};
 use crate::message::{
-    Answer, Entry, EntryHeader, Operation, Position, Request, WatchQuery, body_of, successor,
+    Answer, Command, Entry, EntryHeader, Operation, Position, Request, WatchQuery, body_of, successor,
 };
 use crate::node::pool;
 use std::sync::mpsc;
 
-/// The state of a log of so many entries, each of which opens a session.
+/// The state of a log of so many entries, each of which takes a revision and changes nothing.
 pub(super) fn state(revisions: u64) -> State {
     let mut state = State::in_memory(Limits::from(&Options::default()));
     for entry in log(revisions) {
@@ -27,7 +27,7 @@ pub(super) fn log(revisions: u64) -> Vec<Entry> {
             session: SessionId::ZERO,
             number: RequestNumber::ZERO,
             acked_through: RequestNumber::ZERO,
-            operation: Operation::OpenSession { nonce: revision.into() },
+            operation: Operation::Command(Command::Delete { key: "nothing".into(), guard: None }),
         }
         .encode()]);
         let header = EntryHeader {
@@ -38,6 +38,7 @@ pub(super) fn log(revisions: u64) -> Vec<Entry> {
             first_revision: Revision::new(revision),
             timestamp: Timestamp::new(revision),
             request_count: 1,
+            revision_count: 1,
             body_len: u32::try_from(body.len()).unwrap(),
             body_hash: Hash::of(&body),
         };

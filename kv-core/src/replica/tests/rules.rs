@@ -2,7 +2,7 @@
 
 use super::group::Group;
 use crate::ids::{Anchor, Hash, MemberId, Op, View};
-use crate::message::{Envelope, Extent, FormationStep, Message};
+use crate::message::{Command, Envelope, Extent, FormationStep, Message, Operation, Request};
 use crate::replica::{Halt, Input, Status};
 
 fn member(id: u8) -> MemberId {
@@ -72,18 +72,22 @@ fn f5_one_member_alone_forms_and_serves() {
     assert!(group.replica(0).view() > View::ZERO, "a restarted primary never resumes its view");
 }
 
+/// Rules N1 and N8.
 #[test]
-fn n1_entries_chain_and_every_request_has_a_revision() {
+fn n1_entries_chain_and_every_change_has_a_revision() {
     let mut group = with_entries(1);
-    let requests = vec![b"a".as_slice().into(), b"b".as_slice().into(), b"c".as_slice().into()];
-    group.input(0, Input::Propose { requests });
+    let of = |operation| Request { operation, ..Request::expiry(Vec::new()) }.encode();
+    let delete = || Operation::Command(Command::Delete { key: "k".into(), guard: None });
+    let requests = [delete(), Operation::OpenSession { nonce: 1 }, delete(), Operation::CloseSession];
+    group.input(0, Input::Propose { requests: requests.map(of).into() });
     group.propose(0, "next");
     group.run_until("level", Group::level);
     let entries = &group.members[1].disk.entries;
     let (second, third) = (&entries[&Op::new(2)], &entries[&Op::new(3)]);
-    assert_eq!(second.header.request_count, 3);
+    assert_eq!((second.header.request_count, second.header.revision_count), (4, 2));
     assert_eq!(third.header.parent, second.header.hash());
-    assert_eq!(third.header.first_revision, second.header.first_revision.advance(3));
+    assert_eq!(third.header.first_revision, second.header.first_revision.advance(2));
+    assert_eq!((second.check(), third.check()), (Ok(()), Ok(())));
     assert!(third.header.timestamp >= second.header.timestamp);
 }
 

@@ -26,8 +26,8 @@ fn m4_a_refusal_and_the_choice_of_a_version_stand_where_every_version_has_them()
     let refused = HelloReply::Refused { reason: "no".into(), temporary: true };
     assert_eq!(encode_hello_reply(&refused)[HEADER_BYTES..], [1, 2, b'n', b'o', 1]);
     let welcome = &encode_hello_reply(&replies()[0])[HEADER_BYTES..];
-    assert_eq!(welcome[..2], [0, 2], "a welcome, and the version");
-    assert_eq!(encode_hello(&hellos()[0])[HEADER_BYTES..][..2], [2, 2], "from version 2 to version 2");
+    assert_eq!(welcome[..2], [0, 3], "a welcome, and the version");
+    assert_eq!(encode_hello(&hellos()[0])[HEADER_BYTES..][..2], [3, 3], "from version 3 to version 3");
     let later = sealed(Kind::HelloReply, b"\0\x09whatever version 9 says");
     let error = Frame::parse(later, Kind::HelloReply, 0).unwrap().hello_reply().unwrap_err();
     assert!(matches!(error, WireError::Version { theirs: VersionRange { min: 9, max: 9 }, .. }), "{error}");
@@ -40,7 +40,7 @@ fn the_right_callers_are_let_in() {
         let welcome = me.judge(&hello, hello.lane, &Peer::Unauthenticated).unwrap();
         assert_eq!(welcome.member, me.me);
         assert_eq!(welcome.members, me.members);
-        assert_eq!(welcome.protocol, 2);
+        assert_eq!(welcome.protocol, 3);
     }
     let client = Peer::Client { cluster: "test".into(), name: "someone".into() };
     let member = Peer::Member { cluster: "test".into(), id: 1 };
@@ -68,8 +68,8 @@ fn the_wrong_callers_are_told_why() {
         (Hello { lane: Lane::Log, ..hellos()[0].clone() }, "lane Log"),
         (Hello { lane: Lane::Client, ..hellos()[1].clone() }, "lane Client"),
         (
-            Hello { protocol: VersionRange { min: 3, max: 4 }, ..hellos()[0].clone() },
-            "you speak protocol versions 3 to 4, member 0 speaks 2 to 2",
+            Hello { protocol: VersionRange { min: 1, max: 2 }, ..hellos()[0].clone() },
+            "you speak protocol versions 1 to 2, member 0 speaks 3 to 3",
         ),
     ];
     for (hello, expected) in cases {

@@ -12,10 +12,10 @@ use crate::ids::{
     Timestamp, View,
 };
 use crate::message::{
-    Age, Answer, Chunk, ChunkEnd, ClientCall, Command, Effect, Entry, EntryHeader, Event, EventKind,
-    FetchWhat, FormationStep, Fresh, Guard, Latencies, LeaseFailure, LeaseInfo, Lifetime, Load, LogPoint,
-    LogSummary, MemberStatus, Moment, Operation, Outcome, PeerStatus, Position, Query, ReadMode, Record,
-    Rejection, Request, Scanned, Slot, StepFailure, StepResult, WatchQuery, body_of,
+    Age, Answer, Chunk, ChunkEnd, ClientCall, Command, Effect, Entry, EntryError, EntryHeader, Event,
+    EventKind, FetchWhat, FormationStep, Fresh, Guard, Latencies, LeaseFailure, LeaseInfo, Lifetime, Load,
+    LogPoint, LogSummary, MemberStatus, Moment, Operation, Outcome, PeerStatus, Position, Query, ReadMode,
+    Record, Rejection, Request, Scanned, Slot, StepFailure, StepResult, WatchQuery, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -51,6 +51,7 @@ fn entry(op: u64) -> Entry {
         first_revision: Revision::new(2 * op),
         timestamp: Timestamp::new(1_700_000_000_000),
         request_count: 2,
+        revision_count: 2,
         body_len: u32::try_from(body.len()).unwrap(),
         body_hash: Hash::of(&body),
     };
@@ -183,7 +184,8 @@ fn server_messages() -> Vec<ServerMessage> {
     let effects = [
         Effect::Transacted { held: true, results },
         Effect::StepFailed { step: 2, why: StepFailure::TooMuch { max: 9 } },
-        Effect::SessionOpened,
+        Effect::SessionOpened(SessionId::new(3)),
+        Effect::LeaseGranted(LeaseId::new(4)),
         Effect::SessionClosed,
         Effect::Put,
         Effect::Deleted { existed: true },
@@ -521,10 +523,17 @@ fn counters_near_their_end_are_refused() {
         let error = decode_client_message(encode_client_message(&message)).unwrap_err();
         assert!(matches!(error, WireError::OutOfRange { .. }), "{request:?}: {error}");
     }
-    let outcome =
-        Outcome { revision: Revision::new(FAR), timestamp: Timestamp::ZERO, effect: Effect::SessionOpened };
-    let message = ServerMessage { call: 1, answer: Answer::Written(Ok(outcome)) };
-    assert!(decode_server_message(encode_server_message(&message)).is_err());
+    let written = |revision, effect| {
+        let outcome = Outcome { revision: Revision::new(revision), timestamp: Timestamp::ZERO, effect };
+        ServerMessage { call: 1, answer: Answer::Written(Ok(outcome)) }
+    };
+    for message in [
+        written(FAR, Effect::Put),
+        written(1, Effect::SessionOpened(SessionId::new(FAR))),
+        written(1, Effect::LeaseGranted(LeaseId::new(FAR))),
+    ] {
+        assert!(decode_server_message(encode_server_message(&message)).is_err(), "{message:?}");
+    }
 }
 
 #[test]
@@ -539,6 +548,11 @@ fn an_entry_that_differs_from_its_header_is_refused() {
         let state = Message::NewState { nonce: 1, entries: vec![entry] };
         assert!(matches!(decode_message(encode_message(&state)), Err(WireError::Entry(_))));
     }
+    let mut counts = entry(5);
+    counts.header.revision_count = 1;
+    let prepare = Message::Prepare { view: View::new(1), commit: anchor(1), entry: counts };
+    let error = decode_message(encode_message(&prepare)).unwrap_err();
+    assert!(matches!(error, WireError::Entry(EntryError::Revisions { told: 1, found: 2 })), "{error}");
 }
 
 #[test]

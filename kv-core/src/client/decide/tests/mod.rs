@@ -113,7 +113,7 @@ impl Bench {
             "{outputs:?}"
         );
         assert_eq!(self.input(CoreInput::Cancel { id: first }), []);
-        let opened = Answer::Written(Ok(outcome(session, Effect::SessionOpened)));
+        let opened = Answer::Written(Ok(outcome(1, Effect::SessionOpened(SessionId::new(session)))));
         assert_eq!(self.answer(member, attempt, opened), []);
     }
 
@@ -168,7 +168,7 @@ fn the_first_write_opens_a_session_and_then_goes_out() {
     let [CoreOutput::Send { member: A, message }] = &outputs[..] else { panic!("{outputs:?}") };
     assert!(opens(&message.what));
     assert_eq!(bench.put(id(2), "y"), [], "one session is opened for all");
-    let opened = Answer::Written(Ok(outcome(7, Effect::SessionOpened)));
+    let opened = Answer::Written(Ok(outcome(1, Effect::SessionOpened(SessionId::new(7)))));
     assert_eq!(
         bench.answer(A, 1, opened),
         [send(A, 2, write(7, 1, 0, "x")), send(A, 3, write(7, 2, 0, "y"))]
@@ -430,7 +430,7 @@ fn e5_an_expired_session_is_replaced_for_what_surely_was_not_done() {
         let Some(CoreOutput::Send { member: A, message }) = outputs.pop() else { panic!("{outputs:?}") };
         assert!(opens(&message.what), "nothing is in flight any more");
         assert_eq!(outputs, ends);
-        let opened = Answer::Written(Ok(outcome(50, Effect::SessionOpened)));
+        let opened = Answer::Written(Ok(outcome(1, Effect::SessionOpened(SessionId::new(50)))));
         let sent = bench.answer(A, message.call, opened);
         let values = if ends.is_empty() { ["a", "b", "c"] } else { ["a", "b", "d"] };
         let expected: Vec<_> = (1..).zip(values).map(|(number, value)| write(50, number, 0, value)).collect();
@@ -542,7 +542,7 @@ fn a_write_that_waits_for_a_session_ends_by_its_deadline_with_the_reason() {
     );
     // The session that was asked for may still come, and is then used.
     let opening = bench.core.next_attempt - 1;
-    let opened = Answer::Written(Ok(outcome(7, Effect::SessionOpened)));
+    let opened = Answer::Written(Ok(outcome(1, Effect::SessionOpened(SessionId::new(7)))));
     assert_eq!(bench.answer(A, opening, opened), []);
     assert_eq!(bench.put(id(2), "y"), [send(A, opening + 1, write(7, 1, 0, "y"))]);
 }

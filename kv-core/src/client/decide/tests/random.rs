@@ -302,7 +302,8 @@ impl World {
         let revision = self.revision;
         let Operation::Command(Command::Delete { key, .. }) = &request.operation else {
             self.sessions.insert(revision, Known::default());
-            return Ok(outcome(revision, Effect::SessionOpened));
+            let session = SessionId::new(revision);
+            return Ok(outcome(revision, Effect::SessionOpened(session)));
         };
         let window = u64::from(self.core.options.window);
         let known = self.sessions.get_mut(&request.session.get()).ok_or(Rejection::SessionExpired)?;

@@ -28,9 +28,12 @@ pub(crate) struct Vote {
 }
 
 impl Replica {
-    /// What it would say. To be asked of a replica that was just made from what is durable.
+    /// What it would say, once it has asked for a state in vain if it has none. To be asked of a replica that was just made from what is
+    /// durable.
     pub(crate) fn vote(&self) -> Vote {
-        Vote { member: self.me, log: self.summary() }
+        let mut log = self.summary();
+        log.lacks = self.missing_runs(log.commit);
+        Vote { member: self.me, log }
     }
 }
 

@@ -89,6 +89,11 @@ impl Replica {
 
     /// Rule V4: the ops up to `commit` whose entries are not intact here, and for which no state here stands.
     pub(super) fn lacks(&self, commit: Anchor) -> Vec<MissingRun> {
+        if self.may_get_state() { Vec::new() } else { self.missing_runs(commit) }
+    }
+
+    /// The same, of a member that will get no state.
+    pub(super) fn missing_runs(&self, commit: Anchor) -> Vec<MissingRun> {
         let hash = |op: Op| {
             let next = self.log.behind().get(&op.next());
             let parent = next.and_then(|behind| match behind {
@@ -103,9 +108,6 @@ impl Replica {
 
     fn missing_up_to(&self, commit: Op) -> Runs {
         let mut runs = Runs::new();
-        if self.may_get_state() {
-            return runs;
-        }
         let (stands, gone) = (self.stands_for(), self.trimmed());
         push(&mut runs, stands.next(), gone.min(commit));
         let held = stands.max(gone);
@@ -129,7 +131,8 @@ impl Replica {
     pub(super) fn halt_if_lost(&mut self) -> bool {
         let State::ViewChange(change) = &self.state else { return false };
         let Some(op) = lost(change.summaries(), self.cluster.len()) else { return false };
-        let is_missing = self.missing_up_to(op).last().is_some_and(|(_, last)| *last >= op);
+        let ends = self.missing_up_to(op).last().is_some_and(|(_, last)| *last >= op);
+        let is_missing = ends && !self.may_get_state();
         if is_missing {
             self.on_lost(op);
         }

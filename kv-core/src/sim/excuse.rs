@@ -3,15 +3,21 @@
 
 use super::world::World;
 use crate::config::Role;
+use crate::ids::Op;
 use crate::message::{Footing, FormationStep};
 use crate::replica::{self, Excuse, Replica, ReplicaConfig, Vote};
 
 impl World {
     /// Why those who are back cannot go on, if they cannot. A disk that does not open is no excuse.
     pub(super) fn excuse(&self) -> Option<Excuse> {
-        let back = (0..self.members.len()).filter(|member| !self.members[*member].away);
-        let votes: Vec<Vote> = back.map(|member| self.vote(member)).collect::<Option<_>>()?;
-        replica::excuse(&self.cluster, &votes)
+        let back = || (0..self.members.len()).filter(|member| !self.members[*member].away);
+        let votes: Vec<Vote> = back().map(|member| self.vote(member)).collect::<Option<_>>()?;
+        let is_there = |op: Op| self.whole_state_of(back(), None).is_some_and(|state| state >= op);
+        match replica::excuse(&self.cluster, &votes)? {
+            // Together, those who are back have a state that stands for it.
+            Excuse::Missing(op) if is_there(op) => None,
+            excuse => Some(excuse),
+        }
     }
 
     /// What a member would vote if it started now.

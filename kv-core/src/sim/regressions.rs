@@ -41,6 +41,11 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
         12_665,
         "a member without a state that restarted did not go on with the whole snapshot that it had stored",
     ),
+    (
+        7938,
+        "the excuse of members that wait for one that stays away took a state for granted that nobody could give",
+    ),
+    (8715, "the simulator's check of lost time ran backwards where an entry was lost and fetched again"),
     (1394, "two members that were behind ended each other's transfers for ever"),
     (576, "a halt over an entry that no state has come to was not excused"),
     (1320, "a question waited though a part of a revision that it had not seen had woken the others already"),

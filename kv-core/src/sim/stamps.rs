@@ -159,7 +159,8 @@ impl Stamps {
             return Ok(());
         }
         let told = next.header.timestamp.distance_from(last.header.timestamp);
-        let counted = (made.at - had) / 10 * 9 / MS;
+        // It may have lost that one, and got it back after it made the next.
+        let counted = made.at.saturating_sub(*had) / 10 * 9 / MS;
         if told + 1 < counted {
             let found = format!(
                 "{:?} after {:?}: {told} ms, and it was had for {counted} ms",

@@ -27,8 +27,17 @@ impl World {
 
     /// The last op at which the pieces that can be read on the disks make up a whole state. `instead` is a disk that a member might have.
     pub(super) fn whole_state(&self, instead: Option<(usize, &Disk)>) -> Option<Op> {
-        let members = (0..self.members.len()).filter(|member| !self.members[*member].wiped);
+        self.whole_state_of(0..self.members.len(), instead)
+    }
+
+    /// The same, of these members only.
+    pub(super) fn whole_state_of(
+        &self,
+        members: impl Iterator<Item = usize>,
+        instead: Option<(usize, &Disk)>,
+    ) -> Option<Op> {
         let offered: Vec<Offered> = members
+            .filter(|member| !self.members[*member].wiped)
             .flat_map(|member| {
                 let replaced = instead.filter(|(changed, _)| *changed == member).map(|(_, disk)| disk);
                 self.offered(member, replaced.unwrap_or(&self.members[member].disk))

@@ -186,7 +186,7 @@ async fn structs_are_followed_and_go_by_themselves() {
     assert!(follow.next().await.unwrap().is_err());
     assert!(matches!(follow.next().await.unwrap().unwrap(), TypedUpdate::Event(event) if event.key == "cem"));
     assert_eq!(accounts.get("ann").at(begin).await.unwrap().unwrap().cents, 1);
-    assert_eq!(accounts.get("ann").local().await.unwrap(), None);
+    assert_eq!(accounts.get("ann").at_least(expired.revision).await.unwrap(), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -40,7 +40,7 @@ async fn ping(near: &mut Connection, far: &mut Connection) {
 }
 
 #[tokio::test]
-async fn x3_who_opens_no_stream_or_does_not_tell_its_lane_in_time_is_closed() {
+async fn f_input_3_who_opens_no_stream_or_does_not_tell_its_lane_in_time_is_closed() {
     let quic = Quic::insecure().preface_timeout(Duration::from_millis(50));
     let (listener, address) = listen(&quic).await;
     let accepting = keep_accepting(listener);
@@ -101,7 +101,7 @@ async fn of_too_many_half_open_connections_the_oldest_is_closed_and_the_newest_s
 }
 
 #[tokio::test]
-async fn x6_callers_must_show_that_they_can_be_reached_once_many_are_half_open() {
+async fn f_input_6_callers_must_show_that_they_can_be_reached_once_many_are_half_open() {
     let quic = Quic::insecure().preface_timeout(NEVER).max_half_open(8);
     let (listener, address) = listen(&quic).await;
     let accepting = keep_accepting(listener);
@@ -121,9 +121,9 @@ async fn x6_callers_must_show_that_they_can_be_reached_once_many_are_half_open()
     assert_eq!(accepting.await.unwrap(), 1);
 }
 
-/// L4: who begins handshakes far too often is answered no more often than its source may be, and members come in.
+/// F-load-4: who begins handshakes far too often is answered no more often than its source may be, and members come in.
 #[tokio::test]
-async fn l4_a_storm_of_handshakes_over_quic_is_bounded_by_source_and_keeps_no_member_out() {
+async fn f_load_4_a_storm_of_handshakes_over_quic_is_bounded_by_source_and_keeps_no_member_out() {
     const CROWD: usize = 200;
     // So many may be half-open that nobody has to show first that it can be reached.
     let quic = Quic::insecure().preface_timeout(NEVER).max_half_open(8 * CROWD).max_handshakes_per_second(4);
@@ -173,7 +173,7 @@ async fn a_stranger_makes_the_listener_hold_64_kib_for_a_stream_and_a_member_may
 }
 
 #[tokio::test]
-async fn x1_a_flood_of_garbage_does_no_harm() {
+async fn f_input_1_a_flood_of_garbage_does_no_harm() {
     let quic = Quic::insecure();
     let (mut listener, address) = listen(&quic).await;
     let mut near = quic.connect(&address, Lane::Log).await.unwrap();

@@ -65,7 +65,7 @@ async fn listen_until_killed() {
 }
 
 #[tokio::test]
-async fn n11_a_killed_process_is_noticed_though_nothing_is_sent() {
+async fn f_net_11_a_killed_process_is_noticed_though_nothing_is_sent() {
     let (mut child, address) = listening_process();
     let quic = Quic::insecure().idle_timeout(NEVER);
     let mut lanes = Vec::new();
@@ -114,7 +114,7 @@ async fn started_anew(client: &Quic, old: &Quic, new: &Quic) {
 }
 
 #[tokio::test]
-async fn n12_a_connection_survives_another_address_of_the_caller() {
+async fn f_net_12_a_connection_survives_another_address_of_the_caller() {
     let quic = Quic::insecure().idle_timeout(NEVER);
     let mut listener = quic.bind("127.0.0.1:0").await.unwrap();
     let mut between = Between::new(&listener.local_address()).await;
@@ -128,7 +128,7 @@ async fn n12_a_connection_survives_another_address_of_the_caller() {
 }
 
 #[tokio::test]
-async fn n12_a_connection_of_which_nothing_is_heard_ends_at_both_ends() {
+async fn f_net_12_a_connection_of_which_nothing_is_heard_ends_at_both_ends() {
     let quic = Quic::insecure().idle_timeout(Duration::from_secs(3));
     let mut listener = quic.bind("127.0.0.1:0").await.unwrap();
     let between = Between::new(&listener.local_address()).await;
@@ -254,7 +254,7 @@ async fn certificates_of_another_root_or_none_are_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn m6_what_is_opened_after_a_refresh_is_opened_with_the_new_certificate() {
+async fn f_conf_6_what_is_opened_after_a_refresh_is_opened_with_the_new_certificate() {
     let (old, new) = (Pki::new(), Pki::new());
     let client = Quic::new(old.identity(&Pki::client("app")));
     assert_eq!(client.identity(), Peer::Client { cluster: "demo".into(), name: "app".into() });

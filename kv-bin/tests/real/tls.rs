@@ -157,7 +157,7 @@ fn without_tls_beyond_this_machine_each_start_warns() {
     }
 }
 
-/// FAULTS M6.
+/// F-conf-6.
 async fn rotate_under_load(out: &Path, cluster: &mut Cluster, transport: Arc<dyn Transport>) {
     let client = client(cluster, transport).await;
     let writers = Writers::start(std::slice::from_ref(&client), 4, Duration::from_millis(1));
@@ -183,21 +183,21 @@ async fn rotate_under_load(out: &Path, cluster: &mut Cluster, transport: Arc<dyn
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m6_certificates_rotate_under_load_over_tcp() {
+async fn f_conf_6_certificates_rotate_under_load_over_tcp() {
     let (_folder, out) = certs();
     let mut cluster = start(&out, &[]);
     rotate_under_load(&out, &mut cluster, Arc::new(Tcp::with_tls(identity(&out, "client-app")))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m6_certificates_rotate_under_load_over_quic() {
+async fn f_conf_6_certificates_rotate_under_load_over_quic() {
     let (_folder, out) = certs();
     let mut cluster = start(&out, &["--transport", "quic"]);
     rotate_under_load(&out, &mut cluster, Arc::new(Quic::new(identity(&out, "client-app")))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m6_a_client_that_is_taken_off_the_list_is_shut_out_live() {
+async fn f_conf_6_a_client_that_is_taken_off_the_list_is_shut_out_live() {
     let (folder, out) = certs();
     let list = folder.path().join("clients.txt");
     fs::write(&list, "app\nops\n").unwrap();

@@ -19,7 +19,7 @@ const THROWERS: u64 = 16;
 /// of QUIC. It does not grow with how many come.
 const STORM_ADDED_MIB: u64 = 64;
 
-/// P1, P2: as on TCP.
+/// F-proc-1, F-proc-2: as on TCP.
 pub(crate) async fn kill(rounds: u32) -> Row {
     processes::kill_on(Bench::of_three_over_quic().await, rounds).await
 }
@@ -57,7 +57,7 @@ async fn crowd(address: &str, count: usize) -> Vec<Silent> {
     open
 }
 
-/// L4, P9: ten thousand connections in one go, half of which do not even say for what. All of them are closed.
+/// F-load-4, F-proc-9: ten thousand connections in one go, half of which do not even say for what. All of them are closed.
 pub(crate) async fn storm(rounds: u32) -> Row {
     let mut siege = Siege::of(Bench::of_three_over_quic().await);
     let mut opened = 0;
@@ -76,7 +76,7 @@ pub(crate) async fn storm(rounds: u32) -> Row {
     siege.end(STORM_ADDED_MIB, format!("{opened} connections")).await
 }
 
-/// X1, X2, X6: datagrams of garbage, first datagrams of handshakes that never go on, whole and damaged; and garbage on the streams of
+/// F-input-1, F-input-2, F-input-6: datagrams of garbage, first datagrams of handshakes that never go on, whole and damaged; and garbage on the streams of
 /// connections that are in order.
 pub(crate) async fn garbage(rounds: u32) -> Row {
     let mut siege = Siege::of(Bench::of_three_over_quic().await);

@@ -145,7 +145,7 @@ async fn count(seen: Arc<Seen>) {
     }
 }
 
-/// C8: a round is five seconds in which delays jump.
+/// F-clock-8: a round is five seconds in which delays jump.
 pub(crate) async fn jump(rounds: u32) -> Row {
     let mut cluster = Cluster::prepare(&ROLES, &[&FLAGS[..], &["--insecure"]].concat());
     let links = Links::between(&ROLES, &cluster.addresses).await;

@@ -39,7 +39,7 @@ impl Tally {
     }
 }
 
-/// S4, S5: in every file of one member's folder. Then another member is stopped, so that nothing happens without the damaged one.
+/// F-disk-4, F-disk-5: in every file of one member's folder. Then another member is stopped, so that nothing happens without the damaged one.
 pub(crate) async fn flip(rounds: u32) -> Row {
     let mut flags = FLAGS.to_vec();
     flags.extend(["--checkpoint-bytes", "64KiB"]);
@@ -120,7 +120,7 @@ async fn needed(
     judged
 }
 
-/// S6: all members are stopped, and in each the journal is damaged at another place. Every entry is left on two of them, so
+/// F-disk-6: all members are stopped, and in each the journal is damaged at another place. Every entry is left on two of them, so
 /// that together they have everything.
 pub(crate) async fn everywhere(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;

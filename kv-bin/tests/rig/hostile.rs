@@ -48,7 +48,7 @@ async fn is_closed(stream: &mut TcpStream) -> bool {
     !open || stream.try_write(&byte).is_err()
 }
 
-/// L4, P9: ten thousand connections in one go, half of which do not even say for what, and again. The member has fewer
+/// F-load-4, F-proc-9: ten thousand connections in one go, half of which do not even say for what, and again. The member has fewer
 /// descriptors than that. All of them are closed at their deadlines.
 pub(crate) async fn storm(rounds: u32) -> Row {
     let mut cluster = Cluster::prepare(&["data", "data", "data"], &FLAGS);
@@ -78,7 +78,7 @@ pub(crate) async fn storm(rounds: u32) -> Row {
     siege.end(ADDED_MIB, format!("{opened} connections, 2048 descriptors")).await
 }
 
-/// X1, X2: as much garbage as goes through, on every lane and none, before and behind good beginnings.
+/// F-input-1, F-input-2: as much garbage as goes through, on every lane and none, before and behind good beginnings.
 pub(crate) async fn garbage(rounds: u32) -> Row {
     let mut siege = Siege::of(Bench::of_three().await);
     let begin = async |round: u32, address: &str, flood: &Flood| {

@@ -79,7 +79,7 @@ fn steady(client: Client) -> JoinHandle<()> {
     })
 }
 
-/// T8, L2: a backup is away while much is written, more than is kept of the journal. It gets the state while writes go on, in
+/// T8, F-load-2: a backup is away while much is written, more than is kept of the journal. It gets the state while writes go on, in
 /// bounded memory.
 pub(crate) async fn away(rounds: u32) -> Row {
     let mut flags = FLAGS.to_vec();

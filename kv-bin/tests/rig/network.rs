@@ -25,7 +25,7 @@ async fn wired(flags: [&str; 4]) -> (Namespaces, Bench) {
     (spaces, Bench::on(cluster).await)
 }
 
-/// N2, N11: nothing says that the connections of the old primary are dead; their silence does.
+/// F-net-2, F-net-11: nothing says that the connections of the old primary are dead; their silence does.
 pub(crate) async fn isolate(rounds: u32) -> Row {
     let (spaces, mut bench) = wired(FLAGS).await;
     for _ in 0..rounds {
@@ -43,7 +43,7 @@ pub(crate) async fn isolate(rounds: u32) -> Row {
     bench.end("cable pulled").await
 }
 
-/// N1, N5: no view changes for the sake of a backup, neither when it goes nor when it returns.
+/// F-net-1, F-net-5: no view changes for the sake of a backup, neither when it goes nor when it returns.
 pub(crate) async fn cut_backup(rounds: u32) -> Row {
     let (spaces, mut bench) = wired(PATIENT).await;
     let mut changes = 0;
@@ -62,7 +62,7 @@ pub(crate) async fn cut_backup(rounds: u32) -> Row {
     bench.end(format!("cable pulled; {changes} views changed")).await
 }
 
-/// N3, N4: by turns the primary hears nobody, and nobody hears the primary.
+/// F-net-3, F-net-4: by turns the primary hears nobody, and nobody hears the primary.
 pub(crate) async fn one_way(rounds: u32) -> Row {
     let (spaces, mut bench) = wired(FLAGS).await;
     for round in 0..rounds {
@@ -81,7 +81,7 @@ pub(crate) async fn one_way(rounds: u32) -> Row {
     bench.end("blackhole routes").await
 }
 
-/// N6: each of the two still hears the third. There is progress, and at most two views pass.
+/// F-net-6: each of the two still hears the third. There is progress, and at most two views pass.
 pub(crate) async fn partial(rounds: u32) -> Row {
     let (spaces, mut bench) = wired(PATIENT).await;
     let mut most = 0;

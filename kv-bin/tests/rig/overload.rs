@@ -221,7 +221,7 @@ async fn attack_all(neighbours: &mut Neighbours, seen: Revision, is_quic: bool) 
         .await;
 }
 
-/// L4, L5, X2: over TCP with TLS.
+/// F-load-4, F-load-9, F-input-2: over TCP with TLS.
 pub(crate) async fn tcp(rounds: u32) -> Row {
     all(rounds, &[]).await
 }

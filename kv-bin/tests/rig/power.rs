@@ -87,7 +87,7 @@ fn cut(disks: &mut Disks, cluster: &mut Cluster, ids: &[usize]) {
     });
 }
 
-/// S1: one member at a time, whoever is primary among them.
+/// F-disk-1: one member at a time, whoever is primary among them.
 pub(crate) async fn one(rounds: u32) -> Row {
     let mut disks = Disks::new();
     let mut bench = Bench::on(powered(&disks)).await;
@@ -103,7 +103,7 @@ pub(crate) async fn one(rounds: u32) -> Row {
     bench.end("ext4, shutdown ioctl").await
 }
 
-/// S21: one member loses power while another is frozen, by turns with the primary; both return, in either order. Two
+/// F-disk-21: one member loses power while another is frozen, by turns with the primary; both return, in either order. Two
 /// primaries would give away one revision twice.
 pub(crate) async fn paused(rounds: u32) -> Row {
     let mut disks = Disks::new();
@@ -129,7 +129,7 @@ pub(crate) async fn paused(rounds: u32) -> Row {
     bench.end("ext4, shutdown ioctl, SIGSTOP").await
 }
 
-/// S1: all at once, under load.
+/// F-disk-1: all at once, under load.
 pub(crate) async fn all(rounds: u32) -> Row {
     let mut disks = Disks::new();
     let mut bench = Bench::on(powered(&disks)).await;

@@ -5,7 +5,7 @@ use crate::harness::Cluster;
 use std::net::TcpStream;
 use std::time::Instant;
 
-/// P1: SIGKILL of the primary under load; it returns, and the next one goes.
+/// F-proc-1: SIGKILL of the primary under load; it returns, and the next one goes.
 pub(crate) async fn kill(rounds: u32) -> Row {
     kill_on(Bench::of_three().await, rounds).await
 }
@@ -29,7 +29,7 @@ pub(crate) async fn kill_primaries(bench: &mut Bench, rounds: u32) {
     }
 }
 
-/// P5: the primary freezes, is replaced, and goes on as if nothing had been.
+/// F-proc-5: the primary freezes, is replaced, and goes on as if nothing had been.
 pub(crate) async fn freeze(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;
     for _ in 0..rounds {
@@ -45,7 +45,7 @@ pub(crate) async fn freeze(rounds: u32) -> Row {
     bench.end("SIGSTOP").await
 }
 
-/// P6: nobody misses a frozen backup.
+/// F-proc-6: nobody misses a frozen backup.
 pub(crate) async fn freeze_backups(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;
     for round in 0..rounds as usize {
@@ -61,7 +61,7 @@ pub(crate) async fn freeze_backups(rounds: u32) -> Row {
     bench.end("SIGSTOP").await
 }
 
-/// P11: SIGTERM; the role is handed over, and no call fails.
+/// F-proc-11: SIGTERM; the role is handed over, and no call fails.
 pub(crate) async fn terminate(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;
     for _ in 0..rounds {
@@ -82,7 +82,7 @@ pub(crate) async fn terminate(rounds: u32) -> Row {
 /// Descriptors of a member that is to run out of them.
 const DESCRIPTORS: usize = 128;
 
-/// P9: more callers than descriptors. The member keeps its peers and its disk, and is there for clients afterwards.
+/// F-proc-9: more callers than descriptors. The member keeps its peers and its disk, and is there for clients afterwards.
 pub(crate) async fn descriptors(rounds: u32) -> Row {
     let mut cluster = Cluster::prepare(&["data", "data", "data"], &FLAGS);
     let limit = format!("ulimit -n {DESCRIPTORS}; exec \"$@\"");

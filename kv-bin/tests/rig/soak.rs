@@ -146,7 +146,7 @@ async fn round(bench: &Bench, rounds: u32, work: &mut Use) {
     }
 }
 
-/// L8: puts, expiries, scans and watches for long. Neither memory nor descriptors grow once the members have settled.
+/// F-load-8: puts, expiries, scans and watches for long. Neither memory nor descriptors grow once the members have settled.
 pub(crate) async fn long(rounds: u32) -> Row {
     let flags = [&FLAGS[..], &SMALL].concat();
     let mut bench = Bench::on(Cluster::start(&["data", "data", "data"], &flags)).await;
@@ -173,7 +173,7 @@ async fn clear(bench: &Bench) {
     }
 }
 
-/// S14: each sync of one backup's disk takes half a second, for long. Its checkpoints go on, and its memory does not grow.
+/// F-disk-14: each sync of one backup's disk takes half a second, for long. Its checkpoints go on, and its memory does not grow.
 pub(crate) async fn slow_journal(rounds: u32) -> Row {
     let mut cluster = Cluster::prepare(&["data", "data", "data"], &[&FLAGS[..], &SMALL].concat());
     cluster.under[2] = strace(SLOW);

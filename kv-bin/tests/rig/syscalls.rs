@@ -4,7 +4,7 @@ use crate::bench::{Bench, Row};
 use crate::machine::Injection;
 use std::time::Instant;
 
-/// S10, S11, S13: what fails, as strace takes it, and what the member must say.
+/// F-disk-10, F-disk-11, F-disk-13: what fails, as strace takes it, and what the member must say.
 const FAILURES: [(&str, &str); 4] = [
     ("fdatasync:error=EIO:when=1", "the disk failed"),
     ("pwrite64:error=ENOSPC:when=1+", "the disk is full: free some space"),
@@ -31,7 +31,7 @@ pub(crate) async fn fail(rounds: u32) -> Row {
     bench.end("EIO once, ENOSPC, EROFS").await
 }
 
-/// S14: every fsync of the primary takes 0.4 s longer. It hands over, and as a backup holds nobody up.
+/// F-disk-14: every fsync of the primary takes 0.4 s longer. It hands over, and as a backup holds nobody up.
 pub(crate) async fn slow(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;
     for _ in 0..rounds {
@@ -47,7 +47,7 @@ pub(crate) async fn slow(rounds: u32) -> Row {
     bench.end("0.4 s more for each fdatasync").await
 }
 
-/// S15: an fsync of the primary does not return. It is fenced by itself and replaced.
+/// F-disk-15: an fsync of the primary does not return. It is fenced by itself and replaced.
 pub(crate) async fn stall(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;
     for _ in 0..rounds {
@@ -66,7 +66,7 @@ pub(crate) async fn stall(rounds: u32) -> Row {
     bench.end("one fdatasync that does not return").await
 }
 
-/// S14: every fsync of a backup takes 0.4 s longer. Nobody waits for it.
+/// F-disk-14: every fsync of a backup takes 0.4 s longer. Nobody waits for it.
 pub(crate) async fn slow_backup(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;
     for round in 0..rounds as usize {

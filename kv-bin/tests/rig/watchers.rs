@@ -40,7 +40,7 @@ async fn follow(client: Client, start: Revision) -> Seen {
     }
 }
 
-/// P1: a hundred who follow every change see each once and in order, whichever member dies while it tells them.
+/// F-proc-1: a hundred who follow every change see each once and in order, whichever member dies while it tells them.
 pub(crate) async fn kill(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;
     let start = bench.client.put(END, "not yet").await.expect("the cluster serves").revision;

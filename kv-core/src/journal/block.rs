@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn s9_a_block_in_the_wrong_place_does_not_verify() {
+    fn f_disk_9_a_block_in_the_wrong_place_does_not_verify() {
         let block = block();
         for (seed, at) in [
             (seed(), 5),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn s5_every_flipped_bit_is_seen() {
+    fn f_disk_5_every_flipped_bit_is_seen() {
         let intact = block();
         for byte in 0..BLOCK_BYTES {
             for bit in 0..8 {

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn s1_a_power_cut_leaves_the_old_superblock_or_the_new_one() {
+    fn f_disk_1_a_power_cut_leaves_the_old_superblock_or_the_new_one() {
         let mut seen = [0; 2];
         for operation in 1..=5 {
             for seed in 0..100 {

@@ -93,7 +93,7 @@ mod tests {
 
     /// Two mebibytes of empty parts cost no more than a few times the limit, however often they come.
     #[test]
-    fn x10_decoding_a_list_takes_no_more_steps_than_its_limit_allows() {
+    fn f_input_10_decoding_a_list_takes_no_more_steps_than_its_limit_allows() {
         let steps = |parts: usize| {
             let bytes = postcard::to_stdvec(&vec![0_u8; parts]).expect("it encodes");
             DECODED.with(|decoded| decoded.set(0));
@@ -112,7 +112,7 @@ mod tests {
 
     /// A request that is nothing but empty parts becomes no more than its limits, and is refused as what it is.
     #[test]
-    fn x10_a_request_of_empty_parts_takes_no_more_than_its_limits() {
+    fn f_input_10_a_request_of_empty_parts_takes_no_more_than_its_limits() {
         const GUARDS: usize = 10 * Transaction::MAX_GUARDS;
         const MANY: usize = 10 * Transaction::MAX_STEPS;
         for (guards, then, otherwise, what) in

@@ -374,7 +374,7 @@ mod tests {
         assert!(sizes.request_bytes() < max_request(&options));
     }
 
-    /// X1, X3: a crowd that says nothing does not keep out who comes last.
+    /// F-input-1, F-input-3: a crowd that says nothing does not keep out who comes last.
     #[tokio::test]
     async fn of_too_many_silent_callers_the_oldest_goes() {
         let half_open = Arc::<HalfOpen>::default();
@@ -390,9 +390,9 @@ mod tests {
         assert_eq!(lock(&half_open.waiting).callers.len(), 2);
     }
 
-    /// L4: a client's certificate opens no place that is kept for members, whichever lane it asks for.
+    /// F-load-4: a client's certificate opens no place that is kept for members, whichever lane it asks for.
     #[test]
-    fn l4_a_known_client_takes_a_clients_place_on_every_lane() {
+    fn f_load_4_a_known_client_takes_a_clients_place_on_every_lane() {
         let client = Peer::Client { cluster: "test".into(), name: "app".into() };
         let member = Peer::Member { cluster: "test".into(), id: 1 };
         for lane in Lane::ALL {
@@ -402,9 +402,9 @@ mod tests {
         }
     }
 
-    /// L4: one client, over however many connections, leaves places for others.
+    /// F-load-4: one client, over however many connections, leaves places for others.
     #[test]
-    fn l4_one_client_leaves_connections_to_others() {
+    fn f_load_4_one_client_leaves_connections_to_others() {
         let (places, greedy, other) = (Places::new(1024), Arc::default(), Arc::default());
         let held: Vec<_> = std::iter::from_fn(|| places.one(Arc::clone(&greedy))).collect();
         assert!((900..1000).contains(&held.len()), "{}", held.len());
@@ -413,7 +413,7 @@ mod tests {
         assert_eq!((*places.count.borrow(), places.quota.held()), (0, 0));
     }
 
-    /// P9.
+    /// F-proc-9.
     #[test]
     fn clients_leave_files_for_the_journal() {
         assert_eq!(max_clients(1024, None), 1024);

@@ -196,7 +196,7 @@ mod tests {
         assert!(take(26, Use::Frame).is_none());
     }
 
-    /// L5: over however many connections.
+    /// F-load-9: over however many connections.
     #[test]
     fn one_client_leaves_memory_to_the_others() {
         let budget = Budget::new(1200);

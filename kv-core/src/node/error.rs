@@ -256,7 +256,7 @@ mod tests {
 
     /// The system's word and one thing to do, wherever the disk has failed.
     #[test]
-    fn s11_what_to_do_about_a_disk_is_said_once() {
+    fn f_disk_11_what_to_do_about_a_disk_is_said_once() {
         let source = || io::Error::from(io::ErrorKind::StorageFull);
         let engine = || EngineError::Io { doing: "write", source: Arc::new(source()) };
         let texts = [

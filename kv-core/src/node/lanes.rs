@@ -231,7 +231,7 @@ mod tests {
             .collect()
     }
 
-    /// N15: a peer that stops reading costs a bounded queue.
+    /// F-net-15: a peer that stops reading costs a bounded queue.
     #[test]
     fn a_full_control_queue_keeps_the_newest_and_another_the_oldest() {
         let [control, log] = [Lane::Control, Lane::Log].map(Queue::new);

@@ -210,9 +210,9 @@ mod tests {
         assert_eq!(seen, ["watch", "read", "watch", "read", "watch", "read", "read"]);
     }
 
-    /// L5: a client that has thousands of reads waiting is no reason for another to wait for more than one of them.
+    /// F-load-9: a client that has thousands of reads waiting is no reason for another to wait for more than one of them.
     #[test]
-    fn l5_clients_have_turns_however_much_one_of_them_asks_for() {
+    fn f_load_9_clients_have_turns_however_much_one_of_them_asks_for() {
         const MANY: usize = 10_000;
         let accounts: [Arc<Account>; 3] = Default::default();
         let clients = accounts.each_ref().map(For::client);

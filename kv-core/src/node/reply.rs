@@ -421,9 +421,9 @@ mod tests {
         Share::of(&admission.budget, &Arc::default(), bytes, Use::Frame).expect("there is room")
     }
 
-    /// L5: what a client does not read does not pile up.
+    /// F-load-5: what a client does not read does not pile up.
     #[tokio::test]
-    async fn l5_reads_beyond_the_connection_budget_are_shed() {
+    async fn f_load_5_reads_beyond_the_connection_budget_are_shed() {
         let admission = admission();
         let outbox = Outbox::new(admission.clone(), Arc::default());
         for call in 0..20 {
@@ -444,9 +444,9 @@ mod tests {
         assert_eq!(admission.budget.held(), 0);
     }
 
-    /// L5: the largest event, with the largest value before it, is sent all the same.
+    /// F-load-5: the largest event, with the largest value before it, is sent all the same.
     #[tokio::test]
-    async fn l5_an_answer_beyond_the_connection_budget_goes_alone() {
+    async fn f_load_5_an_answer_beyond_the_connection_budget_goes_alone() {
         let admission = Admission::new(256 << 20);
         let outbox = Outbox::new(admission.clone(), Arc::default());
         // An event with the largest value, and the largest one before it.
@@ -467,9 +467,9 @@ mod tests {
         assert_eq!(answers[1].0.answer, Answer::Overloaded);
     }
 
-    /// L5: nor does it pile up over many connections.
+    /// F-load-5: nor does it pile up over many connections.
     #[tokio::test]
-    async fn l5_reads_beyond_the_budget_of_all_connections_are_shed_and_writes_are_answered() {
+    async fn f_load_5_reads_beyond_the_budget_of_all_connections_are_shed_and_writes_are_answered() {
         let admission = admission();
         let crowd: Vec<_> = (0..10).map(|_| Outbox::new(admission.clone(), Arc::default())).collect();
         for outbox in &crowd {
@@ -482,9 +482,9 @@ mod tests {
         assert_eq!(last[10].0.answer, Answer::Done);
     }
 
-    /// L5: nor do the results of transactions that read; but who has written is answered.
+    /// F-load-5: nor do the results of transactions that read; but who has written is answered.
     #[tokio::test]
-    async fn l5_large_results_beyond_the_budget_are_abandoned_and_small_ones_sent() {
+    async fn f_load_5_large_results_beyond_the_budget_are_abandoned_and_small_ones_sent() {
         let written = |results: Vec<StepResult>| {
             let effect = Effect::Transacted { held: true, results };
             Answer::Written(Ok(Outcome { revision: Revision::ZERO, timestamp: Timestamp::ZERO, effect }))
@@ -526,10 +526,10 @@ mod tests {
         assert_eq!((admission.call_bytes.held(), admission.budget.held()), (0, 0));
     }
 
-    /// L5: one client's watches, as many as it gets on as many connections as it likes, take no place from calls, its own neither; and
+    /// F-load-9: one client's watches, as many as it gets on as many connections as it likes, take no place from calls, its own neither; and
     /// its calls and watches leave places for others.
     #[test]
-    fn l5_waiting_watches_take_no_calls_and_one_client_leaves_places_to_others() {
+    fn f_load_9_waiting_watches_take_no_calls_and_one_client_leaves_places_to_others() {
         let admission = Admission::new(256 << 20);
         let (greedy, other) = (Arc::default(), Arc::default());
         let take = |who, place| admission.admit(who, place, share(&admission, 256));
@@ -543,9 +543,9 @@ mod tests {
         assert_eq!(others.len(), 1000);
     }
 
-    /// L5: the same where each watch comes from another client.
+    /// F-load-9: the same where each watch comes from another client.
     #[test]
-    fn l5_many_clients_watches_leave_places_to_one_more() {
+    fn f_load_9_many_clients_watches_leave_places_to_one_more() {
         let admission = Admission::new(256 << 20);
         let crowd: Vec<Arc<Account>> = std::iter::repeat_with(Arc::default).take(134).collect();
         let mut held = Vec::new();

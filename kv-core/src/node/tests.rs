@@ -124,7 +124,7 @@ async fn accept(listener: &mut Box<dyn Listener>, bench: &Bench) -> Ends {
     ends
 }
 
-/// N11: a connection on which nothing comes back is opened anew, though writing to it never fails.
+/// F-net-11: a connection on which nothing comes back is opened anew, though writing to it never fails.
 #[tokio::test(start_paused = true)]
 async fn a_half_open_link_is_opened_anew() {
     let bench = Bench::new();
@@ -183,7 +183,7 @@ async fn a_link_that_breaks_is_a_hint_and_refusals_are_not_repeated() {
     assert!(returned.elapsed() <= Duration::from_millis(500), "the back-off is bounded");
 }
 
-/// N11, the accepting end: it shows life, and a newer connection of the same peer and lane ends the older one without a word
+/// F-net-11, the accepting end: it shows life, and a newer connection of the same peer and lane ends the older one without a word
 /// to the replica.
 #[tokio::test(start_paused = true)]
 async fn a_newer_connection_of_a_peer_ends_the_older_one() {
@@ -223,7 +223,7 @@ async fn a_message_on_the_wrong_lane_closes_the_connection() {
     assert!(bench.shared.inbox.take(true, true).control.is_empty());
 }
 
-/// X3: who says nothing is not waited for.
+/// F-input-3: who says nothing is not waited for.
 #[tokio::test(start_paused = true)]
 async fn a_caller_without_a_hello_is_closed_in_time() {
     let bench = Bench::new();
@@ -237,7 +237,7 @@ async fn a_caller_without_a_hello_is_closed_in_time() {
     }
 }
 
-/// L4, X3: a crowd that says nothing keeps nobody out for longer than the deadline, and members not at all.
+/// F-load-4, F-input-3: a crowd that says nothing keeps nobody out for longer than the deadline, and members not at all.
 #[tokio::test(start_paused = true)]
 async fn silent_clients_keep_no_member_out() {
     let bench = Bench::new();
@@ -253,7 +253,7 @@ async fn silent_clients_keep_no_member_out() {
     bench.call(Lane::Client, &Hello::client(ClusterId::of_name("test"), "late")).await;
 }
 
-/// L5: a client that never reads is dropped.
+/// F-load-5: a client that never reads is dropped.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_reads_is_dropped() {
     let bench = Bench::new();
@@ -276,7 +276,7 @@ async fn a_client_that_never_reads_is_dropped() {
     timeout(Duration::from_secs(1), end).await.expect("it ends");
 }
 
-/// X9: a client's messages are not a member's, whatever the lane.
+/// F-input-9: a client's messages are not a member's, whatever the lane.
 #[tokio::test(start_paused = true)]
 async fn a_client_cannot_speak_as_a_member() {
     let bench = Bench::new();

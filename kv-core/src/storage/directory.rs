@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn s18_a_directory_that_is_open_is_refused_until_it_is_closed() {
+    fn f_disk_18_a_directory_that_is_open_is_refused_until_it_is_closed() {
         let dir = tempfile::tempdir().unwrap();
         let first = Directory::open(dir.path()).unwrap();
         let refused = Directory::open(dir.path()).unwrap_err();
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn s18_without_the_file_lock_it_is_refused_all_the_same() {
+    fn f_disk_18_without_the_file_lock_it_is_refused_all_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let first = Directory::open(dir.path()).unwrap();
         fs::remove_file(dir.path().join(LOCK)).unwrap();

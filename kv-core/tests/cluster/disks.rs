@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// S16, rule F4: a member whose disk was wiped does not vote under its old id. It stops and says why.
+/// F-disk-16, rule F4: a member whose disk was wiped does not vote under its old id. It stops and says why.
 pub(crate) async fn a_wiped_member_stops_and_says_why(net: Net) {
     let mut harness = Harness::three(net).await;
     let load = Load::start(&harness.client().await, 4);
@@ -30,7 +30,7 @@ pub(crate) async fn a_wiped_member_stops_and_says_why(net: Net) {
     load.check(&harness).await;
 }
 
-/// S10, P2: a failed write is final for the member, and nothing to the others.
+/// F-disk-10, F-proc-2: a failed write is final for the member, and nothing to the others.
 #[cfg(feature = "sim")]
 pub(crate) async fn a_failed_disk_stops_the_member_and_nobody_else(net: Net) {
     use kv_core::node::Node;
@@ -67,8 +67,8 @@ pub(crate) async fn a_failed_disk_stops_the_member_and_nobody_else(net: Net) {
     harness.ends_well(load).await;
 }
 
-/// S10, D4: the first failure is the last thing that the journal does, though the disk would work again.
-pub(crate) async fn s10_a_sync_that_fails_once_ends_the_member(net: Net) {
+/// F-disk-10, D4: the first failure is the last thing that the journal does, though the disk would work again.
+pub(crate) async fn f_disk_10_a_sync_that_fails_once_ends_the_member(net: Net) {
     let mut harness = Harness::ailing(net, options()).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;
@@ -83,9 +83,9 @@ pub(crate) async fn s10_a_sync_that_fails_once_ends_the_member(net: Net) {
     harness.ends_well(load).await;
 }
 
-/// S11: no room while an entry is written, while it is synced, and while a checkpoint is made. The primary gives its role
+/// F-disk-11: no room while an entry is written, while it is synced, and while a checkpoint is made. The primary gives its role
 /// away; with room again it returns.
-pub(crate) async fn s11_a_full_disk_is_named_and_room_is_all_it_needs(net: Net) {
+pub(crate) async fn f_disk_11_a_full_disk_is_named_and_room_is_all_it_needs(net: Net) {
     let mut harness = Harness::ailing(net, busy_options()).await;
     let load = Load::start(&harness.client().await, 4);
     for (work, files) in [(Work::Write, "journal-"), (Work::Sync, "journal-"), (Work::Write, "state")] {
@@ -101,9 +101,9 @@ pub(crate) async fn s11_a_full_disk_is_named_and_room_is_all_it_needs(net: Net) 
     harness.ends_well(load).await;
 }
 
-/// S11, D4: no room for a new journal file, of which nothing was promised. The primary gives its role away and waits; with room it goes on,
+/// F-disk-11, D4: no room for a new journal file, of which nothing was promised. The primary gives its role away and waits; with room it goes on,
 /// without a restart.
-pub(crate) async fn s11_a_member_waits_for_room_for_a_new_journal_file(net: Net) {
+pub(crate) async fn f_disk_11_a_member_waits_for_room_for_a_new_journal_file(net: Net) {
     let mut options = busy_options();
     options.checkpoint_bytes = 1 << 30;
     let harness = Harness::ailing(net, options).await;
@@ -125,8 +125,8 @@ pub(crate) async fn s11_a_member_waits_for_room_for_a_new_journal_file(net: Net)
     harness.ends_well(load).await;
 }
 
-/// S12: what cannot be read is not answered from. The member stops, the client finds another.
-pub(crate) async fn s12_a_state_that_cannot_be_read_stops_the_member(net: Net) {
+/// F-disk-12: what cannot be read is not answered from. The member stops, the client finds another.
+pub(crate) async fn f_disk_12_a_state_that_cannot_be_read_stops_the_member(net: Net) {
     let mut options = busy_options();
     options.cache_bytes = 1 << 20;
     let mut harness = Harness::ailing(net, options).await;
@@ -156,9 +156,9 @@ pub(crate) async fn s12_a_state_that_cannot_be_read_stops_the_member(net: Net) {
     harness.ends_well(load).await;
 }
 
-/// S12, rule D8: a primary whose journal cannot be read has nothing to apply, and nothing to send to one that comes back. It fetches what it
+/// F-disk-12, rule D8: a primary whose journal cannot be read has nothing to apply, and nothing to send to one that comes back. It fetches what it
 /// needs from the others and writes it once more; nobody is told anything else, and nobody stops.
-pub(crate) async fn s12_a_journal_that_cannot_be_read_is_mended_by_the_others(net: Net) {
+pub(crate) async fn f_disk_12_a_journal_that_cannot_be_read_is_mended_by_the_others(net: Net) {
     let mut harness = Harness::ailing(net, options()).await;
     let client = harness.client().await;
     let away = harness.backup().await;
@@ -190,8 +190,8 @@ pub(crate) async fn s12_a_journal_that_cannot_be_read_is_mended_by_the_others(ne
     harness.ends_well(load).await;
 }
 
-/// S13: a file system that the kernel has made read-only.
-pub(crate) async fn s13_a_primary_on_a_read_only_disk_steps_down(net: Net) {
+/// F-disk-13: a file system that the kernel has made read-only.
+pub(crate) async fn f_disk_13_a_primary_on_a_read_only_disk_steps_down(net: Net) {
     let mut harness = Harness::ailing(net, options()).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;
@@ -205,8 +205,8 @@ pub(crate) async fn s13_a_primary_on_a_read_only_disk_steps_down(net: Net) {
     harness.ends_well(load).await;
 }
 
-/// S14: nobody waits for a backup that does not get its writes done, and no view changes for its sake.
-pub(crate) async fn s14_a_backup_with_a_stalled_disk_holds_nobody_up(net: Net) {
+/// F-disk-14: nobody waits for a backup that does not get its writes done, and no view changes for its sake.
+pub(crate) async fn f_disk_14_a_backup_with_a_stalled_disk_holds_nobody_up(net: Net) {
     let harness = Harness::ailing(net, patient_options()).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;
@@ -224,9 +224,9 @@ pub(crate) async fn s14_a_backup_with_a_stalled_disk_holds_nobody_up(net: Net) {
     assert_eq!(harness.status(primary).view, view);
 }
 
-/// S14, D7: a backup whose journal is always a little behind what the others have committed goes on making checkpoints, so what it
+/// F-disk-14, D7: a backup whose journal is always a little behind what the others have committed goes on making checkpoints, so what it
 /// holds in memory is bounded.
-pub(crate) async fn s14_a_backup_with_a_slow_journal_makes_checkpoints(net: Net) {
+pub(crate) async fn f_disk_14_a_backup_with_a_slow_journal_makes_checkpoints(net: Net) {
     const OVERLAY: usize = 512 << 10;
     const VALUE: usize = 8 << 10;
     let mut options = patient_options();
@@ -264,8 +264,8 @@ pub(crate) async fn s14_a_backup_with_a_slow_journal_makes_checkpoints(net: Net)
     harness.ends_well(load).await;
 }
 
-/// S14, V8.
-pub(crate) async fn s14_a_primary_with_a_slow_disk_hands_over(net: Net) {
+/// F-disk-14, V8.
+pub(crate) async fn f_disk_14_a_primary_with_a_slow_disk_hands_over(net: Net) {
     let harness = Harness::ailing(net, options()).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;
@@ -277,8 +277,8 @@ pub(crate) async fn s14_a_primary_with_a_slow_disk_hands_over(net: Net) {
     harness.ends_well(load).await;
 }
 
-/// S15, V8: it is fenced by itself, and comes back when the disk does.
-pub(crate) async fn s15_a_primary_with_a_stalled_disk_is_replaced(net: Net) {
+/// F-disk-15, V8: it is fenced by itself, and comes back when the disk does.
+pub(crate) async fn f_disk_15_a_primary_with_a_stalled_disk_is_replaced(net: Net) {
     let harness = Harness::ailing(net, options()).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;
@@ -291,8 +291,8 @@ pub(crate) async fn s15_a_primary_with_a_stalled_disk_is_replaced(net: Net) {
     harness.ends_well(load).await;
 }
 
-/// S15: a member whose disk never returns stops all the same, in a bounded time, and says that its directory is not free yet.
-pub(crate) async fn s15_a_shutdown_does_not_wait_for_a_disk_that_never_returns(net: Net) {
+/// F-disk-15: a member whose disk never returns stops all the same, in a bounded time, and says that its directory is not free yet.
+pub(crate) async fn f_disk_15_a_shutdown_does_not_wait_for_a_disk_that_never_returns(net: Net) {
     let mut harness = Harness::ailing(net, options()).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;
@@ -312,8 +312,8 @@ pub(crate) async fn s15_a_shutdown_does_not_wait_for_a_disk_that_never_returns(n
     harness.ends_well(load).await;
 }
 
-/// P7, V8: signs of life alone do not make a primary. Its state cannot be changed any more, because no checkpoint ends.
-pub(crate) async fn p7_a_primary_whose_state_hangs_gives_the_role_away(net: Net) {
+/// F-proc-7, V8: signs of life alone do not make a primary. Its state cannot be changed any more, because no checkpoint ends.
+pub(crate) async fn f_proc_7_a_primary_whose_state_hangs_gives_the_role_away(net: Net) {
     let harness = Harness::ailing(net, busy_options()).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;
@@ -333,8 +333,8 @@ pub(crate) async fn p7_a_primary_whose_state_hangs_gives_the_role_away(net: Net)
     harness.ends_well(load).await;
 }
 
-/// P8, V8: a checkpoint that takes longer than any patience, on all members at once, moves nobody: each of its steps is done in time.
-pub(crate) async fn p8_slow_checkpoints_on_all_members_change_no_view(net: Net) {
+/// F-proc-8, V8: a checkpoint that takes longer than any patience, on all members at once, moves nobody: each of its steps is done in time.
+pub(crate) async fn f_proc_8_slow_checkpoints_on_all_members_change_no_view(net: Net) {
     let mut options = busy_options();
     // A checkpoint takes some 50 s here, several times as long as a state may hang; and no member of a busy test machine is silent so long.
     (options.suspect_min, options.suspect_max) = (Duration::from_secs(10), Duration::from_secs(10));

@@ -236,7 +236,7 @@ fn a_start_may_be_given_up_at_any_moment() {
 
 /// A disk that does not return while the directory is opened: neither giving up nor dropping the runtime waits for it.
 #[test]
-fn s15_a_start_on_a_disk_that_never_returns_holds_no_runtime() {
+fn f_disk_15_a_start_on_a_disk_that_never_returns_holds_no_runtime() {
     for flavour in FLAVOURS {
         let (let_go, waits) = channel::<()>();
         let disk = Arc::new(Hanging(Mutex::new(waits)));
@@ -297,7 +297,7 @@ impl Storage for Hanging {
 
 /// Files that are removed or replaced under a running member: it stops, and reports why.
 #[test]
-fn s18_a_member_whose_directory_is_gone_stops() {
+fn f_disk_18_a_member_whose_directory_is_gone_stops() {
     let directory = tempfile::tempdir().expect("it works");
     let (path, aside) = (directory.path().join("data"), directory.path().join("aside"));
     let place = Place::new(Flavour::TwoWorkers);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const WRITERS: usize = 8;
 
-/// P1, in the small: the promise itself.
+/// F-proc-1, in the small: the promise itself.
 pub(crate) async fn a_killed_primary_loses_nothing_and_doubles_nothing(net: Net) {
     let mut harness = Harness::three(net).await;
     let load = Load::start(&harness.client().await, WRITERS);
@@ -37,7 +37,7 @@ pub(crate) async fn a_killed_member_catches_up_when_it_returns(net: Net) {
     harness.level().await;
 }
 
-/// P3: all are killed during writes.
+/// F-proc-3: all are killed during writes.
 pub(crate) async fn everything_is_there_after_all_were_killed(net: Net) {
     let mut harness = Harness::three(net).await;
     let load = Load::start(&harness.client().await, WRITERS);
@@ -115,8 +115,8 @@ pub(crate) async fn leases_for_reads_change_nothing_that_is_read(net: Net) {
     }
 }
 
-/// P11.
-pub(crate) async fn p11_a_shutdown_hands_over_and_clients_see_no_error(net: Net) {
+/// F-proc-11.
+pub(crate) async fn f_proc_11_a_shutdown_hands_over_and_clients_see_no_error(net: Net) {
     let mut harness = Harness::three(net).await;
     let load = Load::start(&harness.client().await, WRITERS);
     for _ in 0..3 {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 const WRITERS: usize = 4;
 
-/// N7, N8: omission faults between client and members. The client retries, and nothing runs twice.
+/// F-net-7, F-net-8: omission faults between client and members. The client retries, and nothing runs twice.
 pub(crate) async fn a_lossy_network_to_clients_neither_loses_nor_doubles(net: Net) {
     let harness = Harness::three(net).await;
     let faults = Faults::new(7);
@@ -27,7 +27,7 @@ pub(crate) async fn a_lossy_network_to_clients_neither_loses_nor_doubles(net: Ne
     assert_eq!(load.check(&harness).await, 0, "within the deadline every outcome is known");
 }
 
-/// N8.
+/// F-net-8.
 pub(crate) async fn a_lossy_network_between_members_is_survived(net: Net) {
     let harness = Harness::three(net).await;
     let load = Load::start(&harness.client().await, WRITERS);
@@ -44,7 +44,7 @@ pub(crate) async fn a_lossy_network_between_members_is_survived(net: Net) {
     harness.level().await;
 }
 
-/// N2, N5: the isolated primary stops serving, another serves, and it comes back as a backup.
+/// F-net-2, F-net-5: the isolated primary stops serving, another serves, and it comes back as a backup.
 pub(crate) async fn an_isolated_primary_is_replaced_and_acknowledges_nothing(net: Net) {
     let harness = Harness::three(net).await;
     let load = Load::start(&harness.client().await, WRITERS);
@@ -63,7 +63,7 @@ pub(crate) async fn an_isolated_primary_is_replaced_and_acknowledges_nothing(net
     harness.level().await;
 }
 
-/// N1, N5: no view changes while a backup is away, nor when it returns.
+/// F-net-1, F-net-5: no view changes while a backup is away, nor when it returns.
 pub(crate) async fn an_isolated_backup_disturbs_nobody(net: Net) {
     let harness = Harness::with(net, &[Role::Data; 3], patient_options()).await;
     let load = Load::start(&harness.client().await, WRITERS);
@@ -81,7 +81,7 @@ pub(crate) async fn an_isolated_backup_disturbs_nobody(net: Net) {
 }
 
 /// A peer that stops reading its Log lane; the others go on, and it recovers.
-pub(crate) async fn n15_a_peer_that_does_not_read_makes_only_itself_suffer(net: Net) {
+pub(crate) async fn f_net_15_a_peer_that_does_not_read_makes_only_itself_suffer(net: Net) {
     let harness = Harness::with(net, &[Role::Data; 3], patient_options()).await;
     let load = Load::start(&harness.client().await, WRITERS);
     load.progress(50).await;

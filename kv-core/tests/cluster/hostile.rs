@@ -109,8 +109,8 @@ impl Impostor {
     }
 }
 
-/// X1: nonsense of all sorts before the hello is answered by nothing.
-pub(crate) async fn x1_garbage_before_the_hello_is_closed_without_a_word(net: Net) {
+/// F-input-1: nonsense of all sorts before the hello is answered by nothing.
+pub(crate) async fn f_input_1_garbage_before_the_hello_is_closed_without_a_word(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let load = Load::start(&harness.client().await, 2);
     let transport = harness.net.transport("stranger");
@@ -146,8 +146,8 @@ pub(crate) async fn x1_garbage_before_the_hello_is_closed_without_a_word(net: Ne
     load.check(&harness).await;
 }
 
-/// X2: lengths that no frame has, before the hello and after it; the checksum of the header is right.
-pub(crate) async fn x2_lengths_that_no_frame_has_are_closed_at_the_header(net: Net) {
+/// F-input-2: lengths that no frame has, before the hello and after it; the checksum of the header is right.
+pub(crate) async fn f_input_2_lengths_that_no_frame_has_are_closed_at_the_header(net: Net) {
     let impostor = Impostor::start(net, Role::Data).await;
     let harness = &impostor.harness;
     let transport = harness.net.transport("stranger");
@@ -170,8 +170,8 @@ pub(crate) async fn x2_lengths_that_no_frame_has_are_closed_at_the_header(net: N
     harness.client().await.put("key", "value").await.expect("a put");
 }
 
-/// X3: a hello that comes byte by byte does not come in time, and one that is never ended neither.
-pub(crate) async fn x3_a_hello_that_takes_too_long_is_not_waited_for(net: Net) {
+/// F-input-3: a hello that comes byte by byte does not come in time, and one that is never ended neither.
+pub(crate) async fn f_input_3_a_hello_that_takes_too_long_is_not_waited_for(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let transport = harness.net.transport("stranger");
     let hello = wire::encode_hello(&clients_hello());
@@ -218,8 +218,8 @@ fn entry(change: impl FnOnce(&mut EntryHeader)) -> Entry {
     Entry { header, body }
 }
 
-/// X5: numbers near the end of their range, from someone who is believed to be a member.
-pub(crate) async fn x5_views_and_ops_near_the_maximum_close_the_link_and_change_nothing(net: Net) {
+/// F-input-5: numbers near the end of their range, from someone who is believed to be a member.
+pub(crate) async fn f_input_5_views_and_ops_near_the_maximum_close_the_link_and_change_nothing(net: Net) {
     let mut impostor = Impostor::start(net, Role::Data).await;
     impostor.harness.client().await.put("key", "value").await.expect("a put");
     impostor.harness.level().await;
@@ -303,8 +303,8 @@ pub(crate) async fn x5_views_and_ops_near_the_maximum_close_the_link_and_change_
     }
 }
 
-/// X6: gaps, repetitions and floods of what is well formed.
-pub(crate) async fn x6_gaps_and_floods_of_good_frames_are_survived(net: Net) {
+/// F-input-6: gaps, repetitions and floods of what is well formed.
+pub(crate) async fn f_input_6_gaps_and_floods_of_good_frames_are_survived(net: Net) {
     const FLOOD: usize = 20_000;
     let impostor = Impostor::start(net, Role::Data).await;
     let harness = &impostor.harness;
@@ -400,8 +400,8 @@ fn nth(number: u64) -> &'static str {
     ["a", "b", "c"][order_of(number)]
 }
 
-/// X7: what was sent once is sent again, on the same connection and on others, in the same order and in another.
-pub(crate) async fn x7_replayed_frames_are_applied_once(net: Net) {
+/// F-input-7: what was sent once is sent again, on the same connection and on others, in the same order and in another.
+pub(crate) async fn f_input_7_replayed_frames_are_applied_once(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let (_, mut ends) = say_hello(&harness, 0, &clients_hello()).await;
     let session = open_session(&mut ends, 1).await;
@@ -513,8 +513,8 @@ fn all_frames() -> Vec<(&'static str, Option<Lane>, Bytes)> {
     all
 }
 
-/// X9: whatever it is, who has not said a good hello is not listened to.
-pub(crate) async fn x9_every_kind_from_a_stranger_is_denied(net: Net) {
+/// F-input-9: whatever it is, who has not said a good hello is not listened to.
+pub(crate) async fn f_input_9_every_kind_from_a_stranger_is_denied(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     harness.client().await.put("key", "value").await.expect("a put");
     let before = harness.status(0);
@@ -536,9 +536,9 @@ pub(crate) async fn x9_every_kind_from_a_stranger_is_denied(net: Net) {
     assert_eq!((after.view, after.head, &after.state), (before.view, before.head, &before.state));
 }
 
-/// X9, X4 within the protocol: a client does not speak as a member, a member not as a client, on no other lane than its
+/// F-input-9, F-input-4 within the protocol: a client does not speak as a member, a member not as a client, on no other lane than its
 /// connection is for, and a witness not as a primary.
-pub(crate) async fn x9_every_kind_from_the_wrong_role_or_on_the_wrong_lane_is_denied(net: Net) {
+pub(crate) async fn f_input_9_every_kind_from_the_wrong_role_or_on_the_wrong_lane_is_denied(net: Net) {
     let impostor = Impostor::start(net, Role::Witness).await;
     let harness = &impostor.harness;
     harness.client().await.put("key", "value").await.expect("a put");
@@ -563,8 +563,8 @@ pub(crate) async fn x9_every_kind_from_the_wrong_role_or_on_the_wrong_lane_is_de
     harness.client().await.put("key", "value").await.expect("a put");
 }
 
-/// X9: a hello on another lane than it says, a client's on a member's lane, a member's on the clients'.
-pub(crate) async fn x9_a_hello_on_the_wrong_lane_is_refused(net: Net) {
+/// F-input-9: a hello on another lane than it says, a client's on a member's lane, a member's on the clients'.
+pub(crate) async fn f_input_9_a_hello_on_the_wrong_lane_is_refused(net: Net) {
     let impostor = Impostor::start(net, Role::Data).await;
     let harness = &impostor.harness;
     let transport = harness.net.transport(&harness.address(2));
@@ -588,8 +588,8 @@ pub(crate) async fn x9_a_hello_on_the_wrong_lane_is_refused(net: Net) {
     }
 }
 
-/// X10: lists that say to be endless, and lists in lists as deep as the message goes.
-pub(crate) async fn x10_endless_lists_are_refused(net: Net) {
+/// F-input-10: lists that say to be endless, and lists in lists as deep as the message goes.
+pub(crate) async fn f_input_10_endless_lists_are_refused(net: Net) {
     let impostor = Impostor::start(net, Role::Data).await;
     let harness = &impostor.harness;
     let endless = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
@@ -623,9 +623,9 @@ pub(crate) async fn x10_endless_lists_are_refused(net: Net) {
     harness.client().await.put("key", "value").await.expect("a put");
 }
 
-/// L4, smaller than the drill: a crowd that says nothing, a crowd that says hello, and both again and again. Those within come
+/// F-load-4, smaller than the drill: a crowd that says nothing, a crowd that says hello, and both again and again. Those within come
 /// to harm neither way, and afterwards there is room.
-pub(crate) async fn l4_a_storm_of_connections_is_capped_and_passes(net: Net) {
+pub(crate) async fn f_load_4_a_storm_of_connections_is_capped_and_passes(net: Net) {
     const CROWD: usize = 300;
     let mut few = options();
     few.max_connections = 32;
@@ -667,8 +667,8 @@ pub(crate) async fn l4_a_storm_of_connections_is_capped_and_passes(net: Net) {
     assert_eq!(load.check(&harness).await, 0);
 }
 
-/// L5: a client that asks for much and reads nothing is dropped: its place is free again. Nobody else notices.
-pub(crate) async fn l5_a_client_that_never_reads_is_dropped(net: Net) {
+/// F-load-5: a client that asks for much and reads nothing is dropped: its place is free again. Nobody else notices.
+pub(crate) async fn f_load_5_a_client_that_never_reads_is_dropped(net: Net) {
     let mut two = options();
     two.max_connections = 2;
     let harness = Harness::with(net, &[Role::Data], two).await;
@@ -706,9 +706,9 @@ pub(crate) async fn l5_a_client_that_never_reads_is_dropped(net: Net) {
     assert_eq!(load.check(&harness).await, 0);
 }
 
-/// L5: more watches wait than all may have, from one client: those beyond are turned away, and its own reads go on,
+/// F-load-9: more watches wait than all may have, from one client: those beyond are turned away, and its own reads go on,
 /// and another's puts and gets.
-pub(crate) async fn l5_waiting_watches_hold_up_no_calls(net: Net) {
+pub(crate) async fn f_load_9_waiting_watches_hold_up_no_calls(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let client = harness.client().await;
     let seen = client.put("key", "value").await.expect("a put").revision;
@@ -758,7 +758,7 @@ pub(crate) async fn l5_waiting_watches_hold_up_no_calls(net: Net) {
 }
 
 /// A client that has begun a frame and does not end it, and one that has nothing to say and does not even say that.
-pub(crate) async fn x3_a_client_that_ends_nothing_or_says_nothing_is_closed(net: Net) {
+pub(crate) async fn f_input_3_a_client_that_ends_nothing_or_says_nothing_is_closed(net: Net) {
     let mut impatient = options();
     impatient.client_idle = Duration::from_secs(1);
     let harness = Harness::with(net, &[Role::Data], impatient).await;
@@ -777,8 +777,8 @@ pub(crate) async fn x3_a_client_that_ends_nothing_or_says_nothing_is_closed(net:
     quiet.put("key", "again").await.expect("a put");
 }
 
-/// M4, M3: versions without one in common are told apart at both ends, and those with one meet there.
-pub(crate) async fn m4_versions_meet_or_are_refused_with_the_reason(net: Net) {
+/// F-conf-4, F-conf-3: versions without one in common are told apart at both ends, and those with one meet there.
+pub(crate) async fn f_conf_4_versions_meet_or_are_refused_with_the_reason(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let range = |min, max| VersionRange { min, max };
     let newest = PROTOCOL.max;
@@ -813,8 +813,8 @@ pub(crate) async fn m4_versions_meet_or_are_refused_with_the_reason(net: Net) {
     assert!(matches!(&reply, HelloReply::Refused { reason, .. } if reason.contains("8 to 9")), "{reply:?}");
 }
 
-/// M4: a member that goes on in a version that was not offered is not gone on with.
-pub(crate) async fn m4_an_answer_in_another_version_is_an_error_at_the_caller(net: Net) {
+/// F-conf-4: a member that goes on in a version that was not offered is not gone on with.
+pub(crate) async fn f_conf_4_an_answer_in_another_version_is_an_error_at_the_caller(net: Net) {
     let harness = Harness::new(net, &[Role::Data], options());
     let address = harness.address(0);
     let mut listener = harness.net.transport(&address).bind(&address).await.expect("nobody is there");
@@ -842,8 +842,8 @@ pub(crate) async fn m4_an_answer_in_another_version_is_an_error_at_the_caller(ne
     assert!(error.to_string().contains(&wrong.to_string()), "{error}");
 }
 
-/// L1: far more than a member takes in: it answers everything, most of it `Overloaded`, and is there for others at once.
-pub(crate) async fn l1_far_too_much_is_shed_and_soon_over(net: Net) {
+/// F-load-1: far more than a member takes in: it answers everything, most of it `Overloaded`, and is there for others at once.
+pub(crate) async fn f_load_1_far_too_much_is_shed_and_soon_over(net: Net) {
     const CROWD: usize = 20;
     const CALLS: u64 = 40;
     let mut small = options();
@@ -889,9 +889,9 @@ pub(crate) async fn l1_far_too_much_is_shed_and_soon_over(net: Net) {
     assert_eq!(record.version, all - shed, "what was shed was not done, and everything else was");
 }
 
-/// L6: more sessions than there is room for: those that were silent longest go, the same on every member; what they did is not
+/// F-load-6: more sessions than there is room for: those that were silent longest go, the same on every member; what they did is not
 /// done again.
-pub(crate) async fn l6_a_full_session_table_evicts_the_most_silent_and_repeats_nothing(net: Net) {
+pub(crate) async fn f_load_6_a_full_session_table_evicts_the_most_silent_and_repeats_nothing(net: Net) {
     const ROOM: u64 = 8;
     const OPENED: u64 = 20;
     let mut few = options();
@@ -942,9 +942,9 @@ pub(crate) async fn l6_a_full_session_table_evicts_the_most_silent_and_repeats_n
     }
 }
 
-/// L6, rule E5: many clients share few sessions. A client whose session was evicted sends again under a new one what surely was not done, so
+/// F-load-6, rule E5: many clients share few sessions. A client whose session was evicted sends again under a new one what surely was not done, so
 /// that each add is done, once.
-pub(crate) async fn l6_many_clients_share_few_sessions_and_none_is_refused(net: Net) {
+pub(crate) async fn f_load_6_many_clients_share_few_sessions_and_none_is_refused(net: Net) {
     const CLIENTS: i64 = 12;
     const ADDS: i64 = 8;
     let mut few = options();

@@ -64,7 +64,7 @@ async fn log_tells(fragments: &[&str]) {
     eventually(&format!("the log tells {fragments:?}"), async || logs::tell(fragments)).await;
 }
 
-pub(crate) async fn x4_a_clients_certificate_makes_no_member(net: Net) {
+pub(crate) async fn f_input_4_a_clients_certificate_makes_no_member(net: Net) {
     logs::keep();
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let name = harness.net.pki().client("would be member");
@@ -75,7 +75,7 @@ pub(crate) async fn x4_a_clients_certificate_makes_no_member(net: Net) {
     harness.client().await.put("key", "value").await.expect("a put");
 }
 
-pub(crate) async fn n16_a_member_of_another_cluster_is_no_member_here(net: Net) {
+pub(crate) async fn f_net_16_a_member_of_another_cluster_is_no_member_here(net: Net) {
     logs::keep();
     let mut harness = Harness::with(net, &[Role::Data; 3], options()).await;
     // Its certificate is signed by the same authority.
@@ -104,7 +104,7 @@ pub(crate) async fn n16_a_member_of_another_cluster_is_no_member_here(net: Net) 
     harness.start_all().await;
 }
 
-pub(crate) async fn m6_a_removed_member_is_let_in_in_no_role(net: Net) {
+pub(crate) async fn f_conf_6_a_removed_member_is_let_in_in_no_role(net: Net) {
     logs::keep();
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let removed = harness.net.pki().member(9);
@@ -197,7 +197,7 @@ pub(crate) async fn who_listens_must_prove_to_be_the_member(net: Net) {
     harness.client().await.put("key", "value").await.expect("a put");
 }
 
-pub(crate) async fn m6_clients_are_let_in_and_shut_out_by_a_list_live(net: Net) {
+pub(crate) async fn f_conf_6_clients_are_let_in_and_shut_out_by_a_list_live(net: Net) {
     logs::keep();
     let mut harness = Harness::new(net, &[Role::Data], options());
     let file = harness.net.pki().folder().join("clients");
@@ -249,7 +249,7 @@ pub(crate) async fn a_list_of_clients_needs_certificates(net: Net) {
 }
 
 /// An authority is replaced by another under load, step by step, while members are restarted: no request fails.
-pub(crate) async fn m6_all_certificates_are_rotated_under_load(net: Net) {
+pub(crate) async fn f_conf_6_all_certificates_are_rotated_under_load(net: Net) {
     logs::keep();
     let mut harness = Harness::three(net).await;
     let client = harness.client().await;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 const BETWEEN_MEMBERS: [Lane; 3] = [Lane::Control, Lane::Log, Lane::Bulk];
 
-/// N9: what one backup sends takes a second. The others do not wait for it, and it does not take that for a dead primary.
-pub(crate) async fn n9_a_second_of_delay_one_way_is_adapted_to(net: Net) {
+/// F-net-9: what one backup sends takes a second. The others do not wait for it, and it does not take that for a dead primary.
+pub(crate) async fn f_net_9_a_second_of_delay_one_way_is_adapted_to(net: Net) {
     let harness = Harness::with(net, &[Role::Data; 3], patient_options()).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;
@@ -30,8 +30,8 @@ pub(crate) async fn n9_a_second_of_delay_one_way_is_adapted_to(net: Net) {
     harness.level().await;
 }
 
-/// N10: a backup's links break and come back, again and again.
-pub(crate) async fn n10_a_flapping_link_changes_few_views(net: Net) {
+/// F-net-10: a backup's links break and come back, again and again.
+pub(crate) async fn f_net_10_a_flapping_link_changes_few_views(net: Net) {
     const FLAPS: u64 = 10;
     let harness = Harness::with(net, &[Role::Data; 3], options()).await;
     let load = Load::start(&harness.client().await, 4);
@@ -52,8 +52,8 @@ pub(crate) async fn n10_a_flapping_link_changes_few_views(net: Net) {
     harness.level().await;
 }
 
-/// N13: links between members clog one by one until nothing moves, and are released one by one.
-pub(crate) async fn n13_links_that_clog_and_are_released_one_by_one_converge(net: Net) {
+/// F-net-13: links between members clog one by one until nothing moves, and are released one by one.
+pub(crate) async fn f_net_13_links_that_clog_and_are_released_one_by_one_converge(net: Net) {
     let harness = Harness::with(net, &[Role::Data; 3], options()).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;
@@ -76,8 +76,8 @@ pub(crate) async fn n13_links_that_clog_and_are_released_one_by_one_converge(net
     harness.level().await;
 }
 
-/// N14: a flipped bit is noticed, and the link opened anew. Nothing that was damaged is believed.
-pub(crate) async fn n14_a_link_that_corrupts_is_reset(net: Net) {
+/// F-net-14: a flipped bit is noticed, and the link opened anew. Nothing that was damaged is believed.
+pub(crate) async fn f_net_14_a_link_that_corrupts_is_reset(net: Net) {
     let harness = Harness::with(net, &[Role::Data; 3], options()).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;
@@ -97,8 +97,8 @@ pub(crate) async fn n14_a_link_that_corrupts_is_reset(net: Net) {
     harness.level().await;
 }
 
-/// P4: one member starts and dies, over and over.
-pub(crate) async fn p4_a_member_that_crashes_all_the_time_disturbs_nobody(net: Net) {
+/// F-proc-4: one member starts and dies, over and over.
+pub(crate) async fn f_proc_4_a_member_that_crashes_all_the_time_disturbs_nobody(net: Net) {
     let mut harness = Harness::with(net, &[Role::Data; 3], patient_options()).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;

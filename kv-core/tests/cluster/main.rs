@@ -118,7 +118,7 @@ on_every_transport! {
         two_data_members_and_a_witness_survive_one,
         a_handover_moves_the_role_and_loses_no_write,
         leases_for_reads_change_nothing_that_is_read,
-        p11_a_shutdown_hands_over_and_clients_see_no_error,
+        f_proc_11_a_shutdown_hands_over_and_clients_see_no_error,
         a_shutdown_releases_port_and_directory,
         a_dropped_node_releases_port_and_directory,
         the_state_outlives_checkpoints_and_restarts,
@@ -133,66 +133,66 @@ on_every_transport! {
     },
     disks::{
         a_wiped_member_stops_and_says_why,
-        s10_a_sync_that_fails_once_ends_the_member,
-        s11_a_full_disk_is_named_and_room_is_all_it_needs,
-        s11_a_member_waits_for_room_for_a_new_journal_file,
-        s12_a_state_that_cannot_be_read_stops_the_member,
-        s12_a_journal_that_cannot_be_read_is_mended_by_the_others,
-        s13_a_primary_on_a_read_only_disk_steps_down,
-        s14_a_backup_with_a_stalled_disk_holds_nobody_up,
-        s14_a_primary_with_a_slow_disk_hands_over,
-        s15_a_primary_with_a_stalled_disk_is_replaced,
-        s15_a_shutdown_does_not_wait_for_a_disk_that_never_returns,
-        p7_a_primary_whose_state_hangs_gives_the_role_away,
+        f_disk_10_a_sync_that_fails_once_ends_the_member,
+        f_disk_11_a_full_disk_is_named_and_room_is_all_it_needs,
+        f_disk_11_a_member_waits_for_room_for_a_new_journal_file,
+        f_disk_12_a_state_that_cannot_be_read_stops_the_member,
+        f_disk_12_a_journal_that_cannot_be_read_is_mended_by_the_others,
+        f_disk_13_a_primary_on_a_read_only_disk_steps_down,
+        f_disk_14_a_backup_with_a_stalled_disk_holds_nobody_up,
+        f_disk_14_a_primary_with_a_slow_disk_hands_over,
+        f_disk_15_a_primary_with_a_stalled_disk_is_replaced,
+        f_disk_15_a_shutdown_does_not_wait_for_a_disk_that_never_returns,
+        f_proc_7_a_primary_whose_state_hangs_gives_the_role_away,
     },
     faults::{
         a_lossy_network_to_clients_neither_loses_nor_doubles,
         a_lossy_network_between_members_is_survived,
         an_isolated_primary_is_replaced_and_acknowledges_nothing,
         an_isolated_backup_disturbs_nobody,
-        n15_a_peer_that_does_not_read_makes_only_itself_suffer,
+        f_net_15_a_peer_that_does_not_read_makes_only_itself_suffer,
     },
     links::{
-        n9_a_second_of_delay_one_way_is_adapted_to,
-        n10_a_flapping_link_changes_few_views,
-        n13_links_that_clog_and_are_released_one_by_one_converge,
-        n14_a_link_that_corrupts_is_reset,
-        p4_a_member_that_crashes_all_the_time_disturbs_nobody,
+        f_net_9_a_second_of_delay_one_way_is_adapted_to,
+        f_net_10_a_flapping_link_changes_few_views,
+        f_net_13_links_that_clog_and_are_released_one_by_one_converge,
+        f_net_14_a_link_that_corrupts_is_reset,
+        f_proc_4_a_member_that_crashes_all_the_time_disturbs_nobody,
     },
     options::{
         f6_what_decides_outcomes_does_not_change_between_lives,
         d9_an_entry_larger_than_a_journal_file_is_stored,
-        m10_a_member_whose_address_has_changed_starts,
+        f_conf_10_a_member_whose_address_has_changed_starts,
     },
     refusals::{
-        n16_another_clusters_client_is_refused,
-        m3_a_member_with_another_configuration_is_refused,
+        f_net_16_another_clusters_client_is_refused,
+        f_conf_3_a_member_with_another_configuration_is_refused,
         a_second_node_on_one_directory_is_refused,
         an_address_in_use_is_refused_and_nothing_is_touched,
         another_members_directory_is_refused,
-        l4_connections_beyond_the_limit_are_refused,
-        l3_what_is_too_large_is_refused_with_the_limit,
+        f_load_4_connections_beyond_the_limit_are_refused,
+        f_load_3_what_is_too_large_is_refused_with_the_limit,
     },
     hostile::{
-        x1_garbage_before_the_hello_is_closed_without_a_word,
-        x2_lengths_that_no_frame_has_are_closed_at_the_header,
-        x3_a_hello_that_takes_too_long_is_not_waited_for,
-        x3_a_client_that_ends_nothing_or_says_nothing_is_closed,
-        x5_views_and_ops_near_the_maximum_close_the_link_and_change_nothing,
-        x6_gaps_and_floods_of_good_frames_are_survived,
-        x7_replayed_frames_are_applied_once,
-        x9_every_kind_from_a_stranger_is_denied,
-        x9_every_kind_from_the_wrong_role_or_on_the_wrong_lane_is_denied,
-        x9_a_hello_on_the_wrong_lane_is_refused,
-        x10_endless_lists_are_refused,
-        l1_far_too_much_is_shed_and_soon_over,
-        l6_a_full_session_table_evicts_the_most_silent_and_repeats_nothing,
-        l6_many_clients_share_few_sessions_and_none_is_refused,
-        l4_a_storm_of_connections_is_capped_and_passes,
-        l5_a_client_that_never_reads_is_dropped,
-        l5_waiting_watches_hold_up_no_calls,
-        m4_versions_meet_or_are_refused_with_the_reason,
-        m4_an_answer_in_another_version_is_an_error_at_the_caller,
+        f_input_1_garbage_before_the_hello_is_closed_without_a_word,
+        f_input_2_lengths_that_no_frame_has_are_closed_at_the_header,
+        f_input_3_a_hello_that_takes_too_long_is_not_waited_for,
+        f_input_3_a_client_that_ends_nothing_or_says_nothing_is_closed,
+        f_input_5_views_and_ops_near_the_maximum_close_the_link_and_change_nothing,
+        f_input_6_gaps_and_floods_of_good_frames_are_survived,
+        f_input_7_replayed_frames_are_applied_once,
+        f_input_9_every_kind_from_a_stranger_is_denied,
+        f_input_9_every_kind_from_the_wrong_role_or_on_the_wrong_lane_is_denied,
+        f_input_9_a_hello_on_the_wrong_lane_is_refused,
+        f_input_10_endless_lists_are_refused,
+        f_load_1_far_too_much_is_shed_and_soon_over,
+        f_load_6_a_full_session_table_evicts_the_most_silent_and_repeats_nothing,
+        f_load_6_many_clients_share_few_sessions_and_none_is_refused,
+        f_load_4_a_storm_of_connections_is_capped_and_passes,
+        f_load_5_a_client_that_never_reads_is_dropped,
+        f_load_9_waiting_watches_hold_up_no_calls,
+        f_conf_4_versions_meet_or_are_refused_with_the_reason,
+        f_conf_4_an_answer_in_another_version_is_an_error_at_the_caller,
     },
 }
 
@@ -226,14 +226,14 @@ macro_rules! on_every_secure_transport {
 
 #[cfg(feature = "certs")]
 on_every_secure_transport! {
-    x4_a_clients_certificate_makes_no_member,
-    n16_a_member_of_another_cluster_is_no_member_here,
-    m6_a_removed_member_is_let_in_in_no_role,
+    f_input_4_a_clients_certificate_makes_no_member,
+    f_net_16_a_member_of_another_cluster_is_no_member_here,
+    f_conf_6_a_removed_member_is_let_in_in_no_role,
     an_expired_certificate_is_refused_and_both_ends_say_so,
     a_certificate_of_another_authority_is_refused_and_both_ends_say_so,
     who_listens_must_prove_to_be_the_member,
-    m6_clients_are_let_in_and_shut_out_by_a_list_live,
-    m6_all_certificates_are_rotated_under_load,
+    f_conf_6_clients_are_let_in_and_shut_out_by_a_list_live,
+    f_conf_6_all_certificates_are_rotated_under_load,
 }
 
 #[cfg(all(feature = "certs", feature = "tcp"))]
@@ -293,12 +293,13 @@ mod once {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn s14_a_backup_with_a_slow_journal_makes_checkpoints() {
-        harness::bounded(disks::s14_a_backup_with_a_slow_journal_makes_checkpoints(Net::memory())).await;
+    async fn f_disk_14_a_backup_with_a_slow_journal_makes_checkpoints() {
+        harness::bounded(disks::f_disk_14_a_backup_with_a_slow_journal_makes_checkpoints(Net::memory()))
+            .await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn p8_slow_checkpoints_on_all_members_change_no_view() {
-        harness::bounded(disks::p8_slow_checkpoints_on_all_members_change_no_view(Net::memory())).await;
+    async fn f_proc_8_slow_checkpoints_on_all_members_change_no_view() {
+        harness::bounded(disks::f_proc_8_slow_checkpoints_on_all_members_change_no_view(Net::memory())).await;
     }
 }

@@ -128,7 +128,7 @@ fn moved(net: &Net, cluster: &Cluster) -> Cluster {
 
 /// Addresses are not identity: after one changes in the configurations of all members, or of some, all start, and those that see a difference
 /// say so.
-pub(crate) async fn m10_a_member_whose_address_has_changed_starts(net: Net) {
+pub(crate) async fn f_conf_10_a_member_whose_address_has_changed_starts(net: Net) {
     #[cfg(feature = "certs")]
     super::logs::keep();
     let mut harness = Harness::three(net).await;

@@ -16,7 +16,7 @@ use kv_core::wire::{self, Caller, FrameReader, FrameWriter, Hello, HelloReply, P
 use tokio::io::AsyncReadExt;
 
 /// The name is wrong, the address is right.
-pub(crate) async fn n16_another_clusters_client_is_refused(net: Net) {
+pub(crate) async fn f_net_16_another_clusters_client_is_refused(net: Net) {
     let harness = Harness::three(net).await;
     let wrong = Client::builder("another")
         .address(harness.address(0))
@@ -27,8 +27,8 @@ pub(crate) async fn n16_another_clusters_client_is_refused(net: Net) {
     assert!(matches!(&wrong, ConnectError::Refused { reason, .. } if reason.contains("\"test\"")), "{wrong}");
 }
 
-/// N16: neither is ever heard, and the cluster goes on.
-pub(crate) async fn m3_a_member_with_another_configuration_is_refused(net: Net) {
+/// F-net-16: neither is ever heard, and the cluster goes on.
+pub(crate) async fn f_conf_3_a_member_with_another_configuration_is_refused(net: Net) {
     let harness = Harness::three(net).await;
     let mut wider = harness.options.clone();
     wider.session_window = 7;
@@ -58,7 +58,7 @@ pub(crate) async fn m3_a_member_with_another_configuration_is_refused(net: Net) 
     harness.client().await.put("key", "value").await.expect("a put");
 }
 
-/// S18.
+/// F-disk-18.
 pub(crate) async fn a_second_node_on_one_directory_is_refused(net: Net) {
     let mut harness = Harness::three(net).await;
     let running = harness.nodes[0].take();
@@ -94,7 +94,7 @@ pub(crate) async fn an_address_in_use_is_refused_and_nothing_is_touched(net: Net
     harness.start(0).await;
 }
 
-/// S19.
+/// F-disk-19.
 pub(crate) async fn another_members_directory_is_refused(net: Net) {
     let mut harness = Harness::three(net).await;
     harness.kill(0);
@@ -119,7 +119,7 @@ fn listing(harness: &Harness, member: usize) -> Vec<(std::ffi::OsString, Vec<u8>
     files
 }
 
-pub(crate) async fn l4_connections_beyond_the_limit_are_refused(net: Net) {
+pub(crate) async fn f_load_4_connections_beyond_the_limit_are_refused(net: Net) {
     let mut few = options();
     few.max_connections = 2;
     let harness = Harness::with(net, &[Role::Data], few).await;
@@ -142,7 +142,7 @@ pub(crate) async fn l4_connections_beyond_the_limit_are_refused(net: Net) {
 }
 
 /// By the client, which knows the limits, and by the member, which trusts no client.
-pub(crate) async fn l3_what_is_too_large_is_refused_with_the_limit(net: Net) {
+pub(crate) async fn f_load_3_what_is_too_large_is_refused_with_the_limit(net: Net) {
     let mut small = options();
     small.max_key_bytes = 16;
     small.max_value_bytes = 64;

@@ -137,7 +137,7 @@ async fn slow_transfer(net: Net, by: Duration) -> Duration {
     took
 }
 
-/// T2, T6, S22: to read, and to read back, takes longer than every time-out.
+/// T2, T6, F-disk-22: to read, and to read back, takes longer than every time-out.
 pub(crate) async fn t6_a_state_that_is_read_and_verified_slowly_arrives_at_the_first_try(net: Net) {
     slow_transfer(net, Duration::from_millis(1)).await;
 }

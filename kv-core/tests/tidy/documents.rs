@@ -100,16 +100,78 @@ pub(crate) fn message_names(text: &str) -> Vec<String> {
     arms.map(|(variant, _)| variant.to_owned()).collect()
 }
 
-/// The numbers of the protocol's rules: paragraphs that begin as in `**N4. An acknowledgement ...`.
+/// The ids of the protocol's rules: paragraphs that begin as in `**N4. An acknowledgement ...` or `**V5c. An entry ...`.
 pub(crate) fn protocol_rules(text: &str) -> Vec<String> {
     let heads = text.lines().filter_map(|line| line.strip_prefix("**")?.split_once(". "));
-    let numbers = heads.map(|(head, _)| head).filter(|head| {
-        let digits = head.trim_start_matches(|letter: char| letter.is_ascii_uppercase());
-        digits.len() + 1 == head.len()
-            && !digits.is_empty()
-            && digits.bytes().all(|byte| byte.is_ascii_digit())
-    });
-    numbers.map(str::to_owned).collect()
+    heads.map(|(head, _)| head).filter(|head| is_rule(head)).map(str::to_owned).collect()
+}
+
+/// Whether `id` is a capital letter, a number, and possibly a small letter.
+fn is_rule(id: &str) -> bool {
+    let Some(rest) = id.strip_prefix(|letter: char| letter.is_ascii_uppercase()) else { return false };
+    let number = rest.strip_suffix(|letter: char| letter.is_ascii_lowercase()).unwrap_or(rest);
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether `id` is an area and a number, as in `F-net-5`.
+fn is_fault(id: &str) -> bool {
+    let parts = id.strip_prefix("F-").and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(area, number)| {
+        let letters = !area.is_empty() && area.bytes().all(|byte| byte.is_ascii_lowercase());
+        letters && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+/// Ids of faults that are malformed, that two rows share, or that the protocol uses for a rule.
+pub(crate) fn ambiguous_faults(rows: &[(String, Vec<String>)], rules: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, (id, _)) in rows.iter().enumerate() {
+        if !is_fault(id) {
+            found.push(format!("{id}: the id of a fault is an area and a number, as in F-net-5"));
+        }
+        if rows[..at].iter().any(|(other, _)| other == id) {
+            found.push(format!("{id}: two faults have this id"));
+        }
+        if rules.contains(id) {
+            found.push(format!("{id}: PROTOCOL.md has a rule with this id"));
+        }
+    }
+    found
+}
+
+/// Names of tests that begin with the id of a rule or of a fault (`n4_`, `f_net_5_`) that no document has, and ids of faults in
+/// any text that `faults` lacks.
+pub(crate) fn unknown_ids(rules: &[String], faults: &[String], sources: &[Source]) -> Vec<String> {
+    let mut found = Vec::new();
+    for source in sources.iter().filter(|source| !source.path.contains("/tidy/")) {
+        for name in source.test_lines().filter_map(|line| line.split_once("fn ")?.1.split_once('(')) {
+            if let Some(id) = unknown_prefix(name.0, rules, faults) {
+                found.push(format!("{}: {} names {id}, which no document has", source.path, name.0));
+            }
+        }
+        for at in words(&source.text, "F-") {
+            let end = source.text[at + 2..].find(|next: char| !next.is_ascii_alphanumeric() && next != '-');
+            let id = source.text[at..end.map_or(source.text.len(), |end| at + 2 + end)].trim_end_matches('-');
+            if is_fault(id) && !faults.iter().any(|fault| fault == id) {
+                found.push(format!("{}: FAULTS.md has no {id}", source.path));
+            }
+        }
+    }
+    found
+}
+
+/// The id that the name of a test begins with, if it is the id of nothing.
+fn unknown_prefix(name: &str, rules: &[String], faults: &[String]) -> Option<String> {
+    let mut parts = name.split('_');
+    let first = parts.next()?;
+    if first == "f" {
+        let id = format!("F-{}-{}", parts.next()?, parts.next()?);
+        return (is_fault(&id) && !faults.contains(&id)).then_some(id);
+    }
+    // Types, as in `u64_round_trip`, are no ids.
+    let id = first[..1.min(first.len())].to_uppercase() + first.get(1..)?;
+    (is_rule(&id) && parts.next().is_some() && !first.starts_with(['u', 'i']) && !rules.contains(&id))
+        .then_some(id)
 }
 
 /// Rules that no test is named after (`fn n4_...`) and no test code cites.
@@ -130,7 +192,8 @@ pub(crate) fn untested_rules(rules: &[String], sources: &[Source]) -> Vec<String
 /// (in quotes).
 pub(crate) fn fault_rows(text: &str) -> Vec<(String, Vec<String>)> {
     let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
-    let rows = rows.map(|row| row.split(" | ").collect::<Vec<_>>()).filter(|columns| columns.len() == 4);
+    let rows = rows.map(|row| row.split(" | ").collect::<Vec<_>>());
+    let rows = rows.filter(|columns| columns.len() == 4 && columns[0] != "id");
     rows.map(|columns| {
         let parts = columns[3].split(", ").map(|part| part.trim_matches(['`', '"']).to_owned());
         (columns[0].to_owned(), parts.collect())
@@ -159,11 +222,29 @@ mod tests {
     #[test]
     fn a_fault_whose_test_does_not_exist_is_found() {
         let rows = fault_rows(
-            "| | what | then | by |\n|---|---|---|---|\n| S1 | a | b | `s1_cut`, \"pull the plug\", seeds |\n| S2 | a | b | `gone` |\n",
+            "| id | what | then | by |\n|---|---|---|---|\n| F-disk-1 | a | b | `f_disk_1_cut`, \"pull the plug\", seeds |\n| F-disk-2 | a | b | `gone` |\n",
         );
         assert_eq!(rows.len(), 2);
-        let tests = Source::new("a/tests/a.rs", "fn s1_cut() {}\ndrill!(\"pull the plug\")\n");
-        assert_eq!(unknown_tests(&rows, &[tests]), ["S2: no test or drill is named gone"]);
+        let tests = Source::new("a/tests/a.rs", "fn f_disk_1_cut() {}\ndrill!(\"pull the plug\")\n");
+        assert_eq!(unknown_tests(&rows, &[tests]), ["F-disk-2: no test or drill is named gone"]);
+    }
+
+    #[test]
+    fn an_id_with_two_meanings_is_found() {
+        let rows = ["N1", "F-net-1", "F-net-2", "F-net-1"].map(|id| (id.to_owned(), Vec::new()));
+        let found = ambiguous_faults(&rows, &["N1".to_owned()]);
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[1].contains("PROTOCOL.md") && found[2].contains("two faults"), "{found:?}");
+    }
+
+    #[test]
+    fn a_test_that_is_named_after_an_id_of_nothing_is_found() {
+        let names = "fn n4_a() {}\nfn v5c_b() {}\nfn f_net_5_c() {}\nfn u64_d() {}\nfn a_e() {}\n";
+        let wrong = "fn n5_a() {}\nfn v5_b() {}\nfn f_net_6_c() {}\n// F-net-6, F-net-5.\n";
+        let (rules, faults) = (["N4", "V5c"].map(str::to_owned), ["F-net-5".to_owned()]);
+        let sources = |text| [Source::new("a/tests/a.rs", text)];
+        assert_eq!(unknown_ids(&rules, &faults, &sources(names)), [""; 0]);
+        assert_eq!(unknown_ids(&rules, &faults, &sources(wrong)).len(), 4);
     }
 
     #[test]
@@ -195,12 +276,15 @@ mod tests {
     #[test]
     fn a_rule_without_a_test_is_found() {
         let rules = protocol_rules(
-            "# Rules\n**N4. First.** text\n**V10. Second.**\n**bold** N5. text\n**E1. Third.**\n",
+            "# Rules\n**N4. First.** text\n**V10. Second.**\n**bold** N5. text\n**E1. Third.**\n**V5c. Fourth.**\n",
         );
-        assert_eq!(rules, ["N4", "V10", "E1"]);
+        assert_eq!(rules, ["N4", "V10", "E1", "V5c"]);
         let tests =
             Source::new("a/src/tests.rs", "fn n4_counts() {}\n// rules V10, N1\nfn a() { \"E12\" }\n");
         let code = Source::new("a/src/lib.rs", "// rule E1\n");
-        assert_eq!(untested_rules(&rules, &[tests, code]), ["no test cites rule E1"]);
+        assert_eq!(
+            untested_rules(&rules, &[tests, code]),
+            ["no test cites rule E1", "no test cites rule V5c"]
+        );
     }
 }

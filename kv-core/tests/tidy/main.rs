@@ -94,6 +94,17 @@ fn every_rule_of_the_protocol_has_a_test() {
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
+#[test]
+fn every_id_of_a_rule_or_a_fault_has_one_meaning() {
+    let text = |path: &str| &WORKSPACE.iter().find(|it| it.path == path).expect("it is written down").text;
+    let rules = documents::protocol_rules(text("kv-core/PROTOCOL.md"));
+    let rows = documents::fault_rows(text("kv-core/FAULTS.md"));
+    let mut complaints = documents::ambiguous_faults(&rows, &rules);
+    let faults: Vec<String> = rows.into_iter().map(|(id, _)| id).collect();
+    complaints.extend(documents::unknown_ids(&rules, &faults, &WORKSPACE));
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
 /// The table of bounds in ARCHITECTURE.md.
 fn table_of_bounds() -> &'static str {
     let text = WORKSPACE.iter().find(|source| source.path == "kv-core/ARCHITECTURE.md").map(|it| &it.text);

@@ -44,7 +44,7 @@ async fn silence_and_a_broken_connection_are_answered_elsewhere_with_the_same_nu
     let (mut cluster, client) = ready().await;
     let write = spawn_put(&client, "x", "1");
     let first = cluster.next().await;
-    // FAULTS N7: A has it, and its answer is lost.
+    // F-net-7: A has it, and its answer is lost.
     let second = cluster.next().await;
     second.assert_write(B, 9, 2, 1, put("x", "1"));
     second.hang_up();

@@ -234,9 +234,9 @@ async fn the_last_handle_ends_the_connections() {
     tokio::time::timeout(Duration::from_secs(1), incoming.answers.closed()).await.unwrap();
 }
 
-/// FAULTS N11: whatever lies between a client and a member may forget their connection, and go on swallowing what is sent on it.
+/// F-net-11: whatever lies between a client and a member may forget their connection, and go on swallowing what is sent on it.
 #[tokio::test(start_paused = true)]
-async fn n11_a_connection_on_which_nothing_is_answered_is_given_up() {
+async fn f_net_11_a_connection_on_which_nothing_is_answered_is_given_up() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
     let read = tokio::spawn(client.get("x").deadline(Duration::from_secs(600)).into_future());
@@ -260,7 +260,7 @@ async fn a_member_that_does_not_read_blocks_nobody_else() {
     let mut cluster = Cluster::start().await;
     cluster.kill(A).await;
     let mut listener = cluster.network.bind(&address(A)).await.unwrap();
-    // Greets, and then never reads again (FAULTS N15).
+    // Greets, and then never reads again (F-net-15).
     let _stuck = tokio::spawn(async move {
         let mut kept = Vec::new();
         while let Ok(Connection { lane, peer, reader, writer, .. }) = listener.accept().await {

@@ -84,7 +84,7 @@ fn t3_entries_above_the_point_of_another_log_are_void_for_ever() {
 
 /// Rule T3 at every I/O: before the one superblock write it is the old log, after it the new one.
 #[test]
-fn t3_s20_a_power_cut_during_the_adoption_leaves_the_old_log_or_the_new() {
+fn t3_f_disk_20_a_power_cut_during_the_adoption_leaves_the_old_log_or_the_new() {
     let mut seen = [0; 2];
     for operation in 1..30 {
         for seed in 0..seeds(20) {

@@ -43,7 +43,7 @@ pub(super) fn view_of(log_view: u64, cut: Option<(Anchor, u64)>, damaged: bool) 
 /// DESIGN 4.3: a torn entry at op 3, then another entry at op 3, then a power cut: nothing of the first comes back.
 /// Rule D3.
 #[test]
-fn s3_a_torn_tail_is_cut_silently_and_its_remains_never_come_back() {
+fn f_disk_3_a_torn_tail_is_cut_silently_and_its_remains_never_come_back() {
     let mut torn = 0;
     for seed in 0..seeds(400) {
         let mut rng = fastrand::Rng::with_seed(seed);
@@ -76,7 +76,7 @@ fn s3_a_torn_tail_is_cut_silently_and_its_remains_never_come_back() {
 }
 
 #[test]
-fn s4_a_damaged_entry_in_the_middle_is_told_and_nothing_is_cut_until_the_replica_says_so() {
+fn f_disk_4_a_damaged_entry_in_the_middle_is_told_and_nothing_is_cut_until_the_replica_says_so() {
     let (disk, journal, entries) = with_entries(6);
     drop(journal);
     assert!(disk.flip_bit(FIRST, 4 * 4096 + 700, 2));
@@ -109,7 +109,7 @@ fn s4_a_damaged_entry_in_the_middle_is_told_and_nothing_is_cut_until_the_replica
 
 /// Rule D3.
 #[test]
-fn s4_the_last_acknowledged_entry_damaged_is_not_taken_for_torn() {
+fn f_disk_4_the_last_acknowledged_entry_damaged_is_not_taken_for_torn() {
     for sector in 0..8 {
         let (disk, _, _) = with_entries(3);
         assert!(disk.flip_bit(FIRST, 3 * 4096 + sector * 512 + 99, 0));
@@ -121,7 +121,7 @@ fn s4_the_last_acknowledged_entry_damaged_is_not_taken_for_torn() {
 /// DESIGN 4.4: a hole before an entry that says "all up to here was durable" is damage, not a tear.
 /// Rule D3.
 #[test]
-fn s9_an_acknowledged_block_that_reads_as_never_written_is_damage() {
+fn f_disk_9_an_acknowledged_block_that_reads_as_never_written_is_damage() {
     let (disk, _, _) = with_entries(3);
     overwrite(&disk, FIRST, 2 * 8, &[0; 4096]);
     let recovered = reopened(&disk);
@@ -130,7 +130,7 @@ fn s9_an_acknowledged_block_that_reads_as_never_written_is_damage() {
 
 /// Rule D3.
 #[test]
-fn s9_a_hole_before_entries_of_the_same_unacknowledged_write_is_a_tear() {
+fn f_disk_9_a_hole_before_entries_of_the_same_unacknowledged_write_is_a_tear() {
     let (disk, mut journal, entries) = with_entries(1);
     journal.execute(&[Write::Append(entries_after(entries.last(), 3, 10, 3))]).unwrap();
     overwrite(&disk, FIRST, 3 * 8, &[0; 4096]);
@@ -141,7 +141,7 @@ fn s9_a_hole_before_entries_of_the_same_unacknowledged_write_is_a_tear() {
 
 /// Rule D5.
 #[test]
-fn s9_a_stale_block_of_an_earlier_generation_is_found_out() {
+fn f_disk_9_a_stale_block_of_an_earlier_generation_is_found_out() {
     let (disk, mut journal) = formed();
     let entries = entries_after(None, 1, 100, 40);
     let mut old = Vec::new();
@@ -176,7 +176,7 @@ fn s9_a_stale_block_of_an_earlier_generation_is_found_out() {
 }
 
 #[test]
-fn s9_lost_and_misdirected_writes_are_found_out_by_what_follows() {
+fn f_disk_9_lost_and_misdirected_writes_are_found_out_by_what_follows() {
     for misdeed in [Misdeed::Lost, Misdeed::Misdirected(4096), Misdeed::Misdirected(3 * 512)] {
         let (disk, mut journal, entries) = with_entries(2);
         let more = entries_after(entries.last(), 4, 100, 3);
@@ -226,7 +226,7 @@ fn a_checkpoint_above_what_is_left_of_the_journal_is_damage() {
 }
 
 #[test]
-fn s8_missing_and_shortened_segments_are_damage_and_nothing_is_deleted() {
+fn f_disk_8_missing_and_shortened_segments_are_damage_and_nothing_is_deleted() {
     let (disk, _, _) = with_entries(20);
     for name in segments(&disk) {
         for keep in [None, Some(0), Some(4096), Some(9000)] {
@@ -246,7 +246,7 @@ fn s8_missing_and_shortened_segments_are_damage_and_nothing_is_deleted() {
 
 /// Rule D4.
 #[test]
-fn s10_what_a_failed_sync_dropped_is_durable_before_it_is_reported() {
+fn f_disk_10_what_a_failed_sync_dropped_is_durable_before_it_is_reported() {
     for kind in [Kind::Sync, Kind::SyncDirectory] {
         for skip in 0..30 {
             let (disk, mut journal, entries) = with_entries(5);
@@ -275,7 +275,7 @@ fn s10_what_a_failed_sync_dropped_is_durable_before_it_is_reported() {
 }
 
 #[test]
-fn s11_a_full_disk_is_an_error_that_says_so_and_goes_away_with_room() {
+fn f_disk_11_a_full_disk_is_an_error_that_says_so_and_goes_away_with_room() {
     let (disk, mut journal, entries) = with_entries(5);
     disk.set_capacity(Some(disk.used() + 4096));
     let more = entries_after(entries.last(), 4, 20_000, 4);
@@ -341,7 +341,7 @@ impl Storage for RoomLater {
 }
 
 #[test]
-fn s11_d4_a_new_journal_file_waits_for_room_and_nothing_is_lost() {
+fn f_disk_11_d4_a_new_journal_file_waits_for_room_and_nothing_is_lost() {
     let (disk, journal, entries) = with_entries(5);
     drop(journal);
     let storage = disk.storage();
@@ -358,7 +358,7 @@ fn s11_d4_a_new_journal_file_waits_for_room_and_nothing_is_lost() {
 }
 
 #[test]
-fn s12_unreadable_sectors_count_as_damaged() {
+fn f_disk_12_unreadable_sectors_count_as_damaged() {
     let (disk, _, _) = with_entries(6);
     disk.make_unreadable(FIRST, 4 * 4096, 512);
     let recovered = reopened(&disk);
@@ -366,7 +366,7 @@ fn s12_unreadable_sectors_count_as_damaged() {
 }
 
 #[test]
-fn s5_a_flipped_bit_anywhere_is_repaired_told_or_refused() {
+fn f_disk_5_a_flipped_bit_anywhere_is_repaired_told_or_refused() {
     let (disk, mut journal, entries) = with_entries(9);
     let writes =
         [view(4, 4, Some((entries[7].header.anchor(), 2))), Write::Checkpoint(entries[2].header.anchor())];
@@ -429,7 +429,7 @@ fn injure(disk: &Disk, rng: &mut fastrand::Rng, names: &[String]) {
 }
 
 #[test]
-fn s5_random_damage_to_the_segments_of_a_random_journal_never_loses_an_acknowledged_entry_silently() {
+fn f_disk_5_random_damage_to_the_segments_of_a_random_journal_never_loses_an_acknowledged_entry_silently() {
     let mut damaged = 0;
     for seed in 0..seeds(400) {
         let mut writer = Writer::new(seed);
@@ -475,7 +475,7 @@ fn s5_random_damage_to_the_segments_of_a_random_journal_never_loses_an_acknowled
 }
 
 #[test]
-fn x8_garbage_is_an_error_and_no_panic() {
+fn f_input_8_garbage_is_an_error_and_no_panic() {
     let (disk, _, _) = with_entries(9);
     for seed in 0..seeds(300) {
         let disk = disk.fork();
@@ -499,7 +499,7 @@ fn x8_garbage_is_an_error_and_no_panic() {
 }
 
 #[test]
-fn x8_intact_checksums_over_absurd_numbers_are_damage_and_no_panic() {
+fn f_input_8_intact_checksums_over_absurd_numbers_are_damage_and_no_panic() {
     let absurd = [u64::MAX, u64::MAX - 1, 1 << 63, 1 << 62];
     let base = Superblock::new(&identity());
     for number in absurd {
@@ -694,7 +694,7 @@ fn nothing_is_appended_before_the_last_cut_even_where_the_blocks_have_been_erase
 }
 
 #[test]
-fn s5_a_damaged_segment_header_is_repaired() {
+fn f_disk_5_a_damaged_segment_header_is_repaired() {
     let (disk, _, _) = with_entries(3);
     let intact = disk.contents(FIRST).unwrap();
     for copies in [1, 8] {
@@ -748,7 +748,7 @@ fn void_entries_in_a_segment_given_back_do_not_stand_in_for_damaged_ones() {
 }
 
 #[test]
-fn s20_dropped_segments_are_recycled_and_the_number_of_files_stays_bounded() {
+fn f_disk_20_dropped_segments_are_recycled_and_the_number_of_files_stays_bounded() {
     let (disk, mut journal) = formed();
     let mut last: Option<Entry> = None;
     for round in 0..100_u64 {

@@ -188,7 +188,7 @@ fn mend_some(journal: &mut Journal, entries: &[Entry], known: &mut BTreeSet<Op>,
 /// Rules D3, D5 and D6. In particular: a fill that only the system's cache has looks whole after the process has died, and is gone after
 /// the next power cut; damage that lies before a fill in the order of writing is damage still.
 #[test]
-fn s20_a_crash_at_any_point_of_mending_loses_nothing_and_leaves_nothing_that_looks_whole() {
+fn f_disk_20_a_crash_at_any_point_of_mending_loses_nothing_and_leaves_nothing_that_looks_whole() {
     for seed in 0..seeds(400) {
         let run = std::panic::catch_unwind(|| mend(seed));
         assert!(run.is_ok(), "seed {seed}");
@@ -196,7 +196,7 @@ fn s20_a_crash_at_any_point_of_mending_loses_nothing_and_leaves_nothing_that_loo
 }
 
 #[test]
-fn s5_an_entry_whose_copy_went_bad_is_written_once_more() {
+fn f_disk_5_an_entry_whose_copy_went_bad_is_written_once_more() {
     let (disk, mut journal, entries) = with_entries(6);
     spoil(&disk, 4);
     let reader = journal.reader();
@@ -278,7 +278,7 @@ fn d3_a_second_copy_does_not_hide_damage_that_lies_before_it() {
 }
 
 #[test]
-fn s1_a_crash_at_any_point_of_a_second_copy_loses_nothing_that_was_there() {
+fn f_disk_1_a_crash_at_any_point_of_a_second_copy_loses_nothing_that_was_there() {
     for seed in 0..seeds(200) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let (disk, mut journal, entries) = with_entries(6);

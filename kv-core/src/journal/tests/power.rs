@@ -107,7 +107,7 @@ fn run(seed: u64, rounds: usize) {
 
 /// Rule D2.
 #[test]
-fn s1_acknowledged_writes_survive_power_cuts_at_any_operation_and_void_ones_do_not_return() {
+fn f_disk_1_acknowledged_writes_survive_power_cuts_at_any_operation_and_void_ones_do_not_return() {
     for seed in 0..seeds(300) {
         let run = std::panic::catch_unwind(|| run(seed, 12));
         assert!(run.is_ok(), "seed {seed}");
@@ -151,7 +151,7 @@ fn d9_an_entry_larger_than_a_segment_gets_one_of_its_own() {
 
 /// Rule D5.
 #[test]
-fn s1_long_lives_with_recycled_segments() {
+fn f_disk_1_long_lives_with_recycled_segments() {
     for seed in 10_000..10_000 + seeds(300) / 25 {
         let run = std::panic::catch_unwind(|| run(seed, 150));
         assert!(run.is_ok(), "seed {seed}");

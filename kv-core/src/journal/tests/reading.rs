@@ -87,7 +87,7 @@ fn memory_keeps_the_newest_entries_up_to_its_bound() {
 }
 
 #[test]
-fn s12_an_unreadable_or_damaged_entry_is_an_error_not_an_absence() {
+fn f_disk_12_an_unreadable_or_damaged_entry_is_an_error_not_an_absence() {
     let (disk, mut journal) = formed();
     let entries = entries_after(None, 1, 50, 3);
     append(&mut journal, &entries);

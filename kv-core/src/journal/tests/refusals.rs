@@ -22,7 +22,7 @@ fn with_entries(count: usize) -> (Disk, Vec<Entry>) {
 }
 
 #[test]
-fn s16_an_empty_directory_holds_nothing_and_is_not_written_before_it_is_formatted() {
+fn f_disk_16_an_empty_directory_holds_nothing_and_is_not_written_before_it_is_formatted() {
     let disk = Disk::new();
     let (mut journal, recovered) = open(&disk).unwrap();
     assert_eq!(recovered, Recovered::empty());
@@ -37,14 +37,14 @@ fn s16_an_empty_directory_holds_nothing_and_is_not_written_before_it_is_formatte
 }
 
 #[test]
-fn s16_a_lost_superblock_is_refused() {
+fn f_disk_16_a_lost_superblock_is_refused() {
     let (disk, _) = with_entries(3);
     disk.storage().remove("superblock").unwrap();
     assert!(matches!(refused(&disk, identity()), OpenError::SuperblockMissing { .. }));
 }
 
 #[test]
-fn s19_the_directory_of_another_cluster_or_member_is_refused() {
+fn f_disk_19_the_directory_of_another_cluster_or_member_is_refused() {
     let (disk, _) = with_entries(3);
     let other = Identity { cluster: ClusterId::of_name("other"), cluster_name: "other".into(), ..identity() };
     let error = refused(&disk, other);
@@ -54,7 +54,7 @@ fn s19_the_directory_of_another_cluster_or_member_is_refused() {
 }
 
 #[test]
-fn m3_f6_another_member_list_or_fixed_option_is_refused_by_name() {
+fn f_conf_3_f6_another_member_list_or_fixed_option_is_refused_by_name() {
     let (disk, _) = with_entries(3);
     let error = refused(&disk, Identity { fingerprint: Hash::of(b"others"), ..identity() });
     assert!(matches!(error, OpenError::OtherConfiguration { .. }));
@@ -65,7 +65,7 @@ fn m3_f6_another_member_list_or_fixed_option_is_refused_by_name() {
 }
 
 #[test]
-fn s19_a_segment_of_another_member_is_refused() {
+fn f_disk_19_a_segment_of_another_member_is_refused() {
     let (disk, _) = with_entries(3);
     let other = Disk::new();
     let (mut journal, _) =
@@ -85,7 +85,7 @@ fn a_segment_under_another_segments_name_is_refused() {
 }
 
 #[test]
-fn s17_an_old_superblock_under_a_newer_journal_is_refused() {
+fn f_disk_17_an_old_superblock_under_a_newer_journal_is_refused() {
     let (disk, entries) = with_entries(3);
     let old = disk.contents("superblock").unwrap();
     let (mut journal, _) = open(&disk).unwrap();
@@ -145,7 +145,7 @@ fn another_format_of_a_segment_is_refused_older_or_newer() {
 }
 
 #[test]
-fn s5_superblock_copies_are_repaired_while_a_quorum_is_intact_and_refused_below() {
+fn f_disk_5_superblock_copies_are_repaired_while_a_quorum_is_intact_and_refused_below() {
     let (disk, _) = with_entries(3);
     let intact = disk.contents("superblock").unwrap();
     for damaged in 0_u64..16 {
@@ -168,7 +168,7 @@ fn s5_superblock_copies_are_repaired_while_a_quorum_is_intact_and_refused_below(
 /// DESIGN 4.1: opening completes all copies, so that no later damage can bring an older view back.
 /// Rule D1.
 #[test]
-fn s5_after_a_power_cut_in_a_view_write_no_damage_to_half_of_the_copies_brings_the_old_view_back() {
+fn f_disk_5_after_a_power_cut_in_a_view_write_no_damage_to_half_of_the_copies_brings_the_old_view_back() {
     for operation in 1..6 {
         for seed in 0..40 {
             let (disk, mut journal) = formed();
@@ -199,7 +199,7 @@ fn segment_sizes_out_of_range_are_refused() {
 }
 
 #[test]
-fn s18_a_real_directory_keeps_its_journal_and_is_refused_while_open() {
+fn f_disk_18_a_real_directory_keeps_its_journal_and_is_refused_while_open() {
     let dir = tempfile::tempdir().unwrap();
     let entries = entries_after(None, 1, 5000, 20);
     {

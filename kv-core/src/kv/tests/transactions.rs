@@ -133,7 +133,7 @@ fn an_empty_transaction_is_done_and_changes_nothing() {
     assert!(all(&machine).is_empty());
 }
 
-/// L3, X10.
+/// F-load-3, F-input-10.
 #[test]
 fn a_transaction_beyond_the_limits_is_invalid_and_changes_nothing() {
     let mut machine = Machine::in_memory();

@@ -157,7 +157,7 @@ fn t2_a_part_of_a_snapshot_is_no_state() {
 /// Rule T2, at every operation on the disk: after a power cut there is the old state or the new one, and what was stored of a
 /// snapshot is resumed or begun again (rule T6).
 #[test]
-fn t2_s20_a_power_cut_during_the_transfer_leaves_the_old_state_or_the_new() {
+fn t2_f_disk_20_a_power_cut_during_the_transfer_leaves_the_old_state_or_the_new() {
     let (_disk, state, at, digest) = source(3);
     let snapshot = state.snapshot().unwrap();
     let pieces = pieces(&snapshot);

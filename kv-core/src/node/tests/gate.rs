@@ -36,9 +36,9 @@ async fn until_closed((mut reader, _writer): Ends) -> Duration {
     begin.elapsed()
 }
 
-/// L4: of those who come at once, no more than the rate; members have one of their own, and a second later there is room.
+/// F-load-4: of those who come at once, no more than the rate; members have one of their own, and a second later there is room.
 #[tokio::test(start_paused = true)]
-async fn l4_a_storm_is_let_in_at_its_rate_and_members_do_not_wait() {
+async fn f_load_4_a_storm_is_let_in_at_its_rate_and_members_do_not_wait() {
     let options = Options { max_accepts_per_second: 50, ..Options::default() };
     let bench = Bench::with(options);
     bench.open_door().await;
@@ -57,9 +57,9 @@ async fn l4_a_storm_is_let_in_at_its_rate_and_members_do_not_wait() {
     bench.call(Lane::Client, &client_hello()).await;
 }
 
-/// X10: a question that holds more memory than any request may does not wait.
+/// F-input-10: a question that holds more memory than any request may does not wait.
 #[tokio::test]
-async fn x10_what_is_too_large_to_ask_for_is_refused_at_the_door() {
+async fn f_input_10_what_is_too_large_to_ask_for_is_refused_at_the_door() {
     let bench = Bench::new();
     bench.open_door().await;
     let (mut reader, mut writer) = bench.call(Lane::Client, &client_hello()).await;
@@ -84,9 +84,9 @@ async fn x10_what_is_too_large_to_ask_for_is_refused_at_the_door() {
     }
 }
 
-/// X3: half a frame is no sign of life, however many signs came before it.
+/// F-input-3: half a frame is no sign of life, however many signs came before it.
 #[tokio::test(start_paused = true)]
-async fn x3_a_frame_that_does_not_end_closes_the_connection() {
+async fn f_input_3_a_frame_that_does_not_end_closes_the_connection() {
     let bench = Bench::new();
     bench.open_door().await;
     for (bytes, within) in [(put(1, 10), 11), (put(1, 1 << 20), 20)] {
@@ -169,9 +169,9 @@ async fn a_large_frame_waits_for_memory_and_small_ones_do_not() {
     assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
 }
 
-/// L4: one who sends as fast as it can gives way to others, though all of it is there to be read: tasks share few threads.
+/// F-load-4: one who sends as fast as it can gives way to others, though all of it is there to be read: tasks share few threads.
 #[tokio::test]
-async fn l4_who_sends_much_gives_way_to_others() {
+async fn f_load_4_who_sends_much_gives_way_to_others() {
     const PUTS: u64 = 8;
     let bench = Bench::new();
     let all: Vec<u8> = (1..=PUTS).flat_map(|call| put(call, 1 << 20)).collect();
@@ -196,7 +196,7 @@ async fn l4_who_sends_much_gives_way_to_others() {
 
 /// Whoever asks for it endlessly gets the primary role given away once in a while.
 #[tokio::test(start_paused = true)]
-async fn l1_clients_cannot_make_the_primary_role_go_round() {
+async fn f_load_1_clients_cannot_make_the_primary_role_go_round() {
     let bench = Bench::new();
     let followed = || (0..100).filter(|_| bench.shared.may_hand_over()).count();
     assert_eq!(followed(), 1);

@@ -46,9 +46,9 @@ fn mended(group: &Group, count: u64) -> bool {
         })
 }
 
-/// FAULTS S6, rules D6 and V5.
+/// F-disk-6, rules D6 and V5.
 #[test]
-fn s6_different_damage_on_every_member_is_repaired() {
+fn f_disk_6_different_damage_on_every_member_is_repaired() {
     for bad in [[3, 5, 7], [6, 7, 8], [8, 1, 2]] {
         let mut group = with_entries(3, 0, 8);
         crash_all(&mut group);
@@ -60,9 +60,9 @@ fn s6_different_damage_on_every_member_is_repaired() {
     }
 }
 
-/// FAULTS S6, with a log longer than a pipeline and damage far below what votes list.
+/// F-disk-6, with a log longer than a pipeline and damage far below what votes list.
 #[test]
-fn s6_different_damage_deep_in_long_logs_is_repaired() {
+fn f_disk_6_different_damage_deep_in_long_logs_is_repaired() {
     let mut group = with_entries(3, 0, 150);
     crash_all(&mut group);
     spoil(&mut group, 0, &[3, 4, 90]);
@@ -85,9 +85,9 @@ fn d6_what_is_intact_behind_the_damage_is_kept_and_served() {
     assert!(group.committed.len() >= 8);
 }
 
-/// FAULTS S7: all have answered, and the entry is nowhere.
+/// F-disk-7: all have answered, and the entry is nowhere.
 #[test]
-fn s7_the_same_entry_bad_everywhere_halts_loudly() {
+fn f_disk_7_the_same_entry_bad_everywhere_halts_loudly() {
     let mut group = with_entries(3, 0, 8);
     crash_all(&mut group);
     for id in 0..3 {
@@ -114,9 +114,9 @@ fn with_deep_logs(data: u8, witnesses: u8) -> Group {
     group
 }
 
-/// FAULTS S7, rule V5: below what is decided, nobody says that it is lost but all together. Without a word the views changed for ever.
+/// F-disk-7, rule V5: below what is decided, nobody says that it is lost but all together. Without a word the views changed for ever.
 #[test]
-fn s7_the_same_entry_bad_everywhere_below_the_base_halts_loudly() {
+fn f_disk_7_the_same_entry_bad_everywhere_below_the_base_halts_loudly() {
     for bad in [&[3][..], &[3, 4, 5], &[1, 3], &[3, 9, 12]] {
         let mut group = with_deep_logs(3, 0);
         for id in 0..3 {
@@ -131,7 +131,7 @@ fn s7_the_same_entry_bad_everywhere_below_the_base_halts_loudly() {
 
 /// Rule V5: not before all have answered, and not while one has it.
 #[test]
-fn s7_nobody_gives_an_entry_up_before_the_last_has_answered() {
+fn f_disk_7_nobody_gives_an_entry_up_before_the_last_has_answered() {
     let mut group = with_deep_logs(3, 0);
     spoil(&mut group, 0, &[3]);
     spoil(&mut group, 1, &[3]);
@@ -146,7 +146,7 @@ fn s7_nobody_gives_an_entry_up_before_the_last_has_answered() {
 
 /// Rules V5 and T2: the state of one holds what the entry did.
 #[test]
-fn s7_an_entry_that_a_state_stands_for_is_not_lost() {
+fn f_disk_7_an_entry_that_a_state_stands_for_is_not_lost() {
     for owner in 0..3 {
         let mut group = with_deep_logs(3, 0);
         for id in 0..3 {
@@ -163,7 +163,7 @@ fn s7_an_entry_that_a_state_stands_for_is_not_lost() {
 
 /// Rule T9: that a witness holds a point to be durable brings nothing back.
 #[test]
-fn s7_a_witness_that_has_dropped_an_entry_does_not_stand_for_it() {
+fn f_disk_7_a_witness_that_has_dropped_an_entry_does_not_stand_for_it() {
     let mut group = with_deep_logs(2, 1);
     spoil(&mut group, 0, &[3]);
     spoil(&mut group, 1, &[3]);
@@ -177,7 +177,7 @@ fn s7_a_witness_that_has_dropped_an_entry_does_not_stand_for_it() {
 
 /// Rule V4: a crash while the members answer: whoever comes back says what its disk holds then.
 #[test]
-fn s7_a_member_whose_entry_can_be_read_again_ends_the_wait() {
+fn f_disk_7_a_member_whose_entry_can_be_read_again_ends_the_wait() {
     let mut group = with_deep_logs(3, 0);
     for id in 0..3 {
         spoil(&mut group, id, &[3]);
@@ -198,7 +198,7 @@ fn s7_a_member_whose_entry_can_be_read_again_ends_the_wait() {
 
 /// Rule V5.8: a vote on its way while its sender repairs what it tells of.
 #[test]
-fn s7_a_vote_that_is_older_than_a_repair_halts_nobody() {
+fn f_disk_7_a_vote_that_is_older_than_a_repair_halts_nobody() {
     let mut group = with_deep_logs(2, 0);
     let good = group.members[1].disk.clone();
     spoil(&mut group, 0, &[3]);
@@ -221,9 +221,9 @@ fn s7_a_vote_that_is_older_than_a_repair_halts_nobody() {
     group.run_until("mended", |group| mended(group, 12));
 }
 
-/// FAULTS S7: nobody else has what a cluster of one has lost.
+/// F-disk-7: nobody else has what a cluster of one has lost.
 #[test]
-fn s7_a_cluster_of_one_with_a_damaged_log_halts_at_once() {
+fn f_disk_7_a_cluster_of_one_with_a_damaged_log_halts_at_once() {
     let mut group = with_entries(1, 0, 5);
     group.crash(0);
     spoil(&mut group, 0, &[4]);
@@ -233,7 +233,7 @@ fn s7_a_cluster_of_one_with_a_damaged_log_halts_at_once() {
 
 /// What could not be read was only hard to read: nothing is missing, and the member goes on.
 #[test]
-fn s12_a_cluster_of_one_goes_on_when_everything_is_readable_again() {
+fn f_disk_12_a_cluster_of_one_goes_on_when_everything_is_readable_again() {
     let mut group = with_entries(1, 0, 5);
     group.crash(0);
     group.members[0].disk.damaged = Some(Extent::Through(Op::new(5)));

@@ -414,7 +414,7 @@ fn write_slowly(group: &mut Group, slow: &[u8], writes: u32) {
     }
 }
 
-/// S14: what piles up at a primary whose disk is slow is everybody's latency in the end.
+/// F-disk-14: what piles up at a primary whose disk is slow is everybody's latency in the end.
 #[test]
 fn v8_a_primary_whose_disk_is_much_slower_than_the_others_hands_over() {
     let mut group = with_entries(1);

@@ -8,7 +8,7 @@ use super::super::story::{Story, Teller, stories};
 
 stories! {
     n4_what_was_acknowledged_survives_the_loss_of_power_everywhere,
-    s2_new_files_are_there_after_the_loss_of_power,
+    f_disk_2_new_files_are_there_after_the_loss_of_power,
     d4_a_sync_that_failed_is_not_tried_again,
     d4_a_state_that_only_the_cache_holds_is_not_believed,
     d3_a_flipped_bit_does_not_vote_a_committed_entry_away,
@@ -41,9 +41,9 @@ fn n4_what_was_acknowledged_survives_the_loss_of_power_everywhere(t: &Teller) {
     }
 }
 
-/// Row S2 of the faults: a file whose name is not durable is gone with the power (etcd 3.6: no sync of the directory after a
+/// F-disk-2: a file whose name is not durable is gone with the power (etcd 3.6: no sync of the directory after a
 /// rename).
-fn s2_new_files_are_there_after_the_loss_of_power(t: &Teller) {
+fn f_disk_2_new_files_are_there_after_the_loss_of_power(t: &Teller) {
     Story::of(1).finds(Bug::NoDirectorySync).tell(t, |c| {
         let value = "x".repeat(2000);
         for n in 0..40 {
@@ -151,9 +151,9 @@ fn e2_sessions_outlive_a_checkpoint_and_a_restart(t: &Teller) {
     });
 }
 
-/// Row P2 of the faults: a backup's, then the primary's process ends at every operation of its disk in turn.
+/// F-proc-2: a backup's, then the primary's process ends at every operation of its disk in turn.
 #[test]
-fn p2_an_end_at_every_operation_of_a_disk_loses_nothing() {
+fn f_proc_2_an_end_at_every_operation_of_a_disk_loses_nothing() {
     for (victim, with_checkpoints) in [(0, false), (1, false), (1, true)] {
         let small = move |plan: &mut Plan| {
             plan.options.checkpoint_bytes = if with_checkpoints { 1 << 10 } else { 1 << 20 };

@@ -15,9 +15,9 @@ use super::story::{Story, Tale, Teller, stories};
 use crate::ids::View;
 
 stories! {
-    p1_a_primary_dies_and_its_client_goes_on,
-    n6_a_cut_between_two_of_three_stops_nobody,
-    n5_a_member_that_was_alone_for_long_comes_back_without_a_new_view,
+    f_proc_1_a_primary_dies_and_its_client_goes_on,
+    f_net_6_a_cut_between_two_of_three_stops_nobody,
+    f_net_5_a_member_that_was_alone_for_long_comes_back_without_a_new_view,
     two_data_members_and_a_witness_survive_any_one_after_another,
 }
 
@@ -55,8 +55,8 @@ fn with_a_write_that_nobody_else_has(c: &mut Cluster) -> usize {
     old
 }
 
-/// Row P1 of the faults: nothing is lost, nothing happens twice.
-fn p1_a_primary_dies_and_its_client_goes_on(t: &Teller) {
+/// F-proc-1: nothing is lost, nothing happens twice.
+fn f_proc_1_a_primary_dies_and_its_client_goes_on(t: &Teller) {
     Story::of(3).tell(t, |c| {
         c.put("k", "first");
         let asked = c.begin_put(0, "k", "second");
@@ -67,8 +67,8 @@ fn p1_a_primary_dies_and_its_client_goes_on(t: &Teller) {
     });
 }
 
-/// Row N6 of the faults, and the live-lock of a one-way cut: a member that cannot hear the primary moves nobody.
-fn n6_a_cut_between_two_of_three_stops_nobody(t: &Teller) {
+/// F-net-6, and the live-lock of a one-way cut: a member that cannot hear the primary moves nobody.
+fn f_net_6_a_cut_between_two_of_three_stops_nobody(t: &Teller) {
     for both_ways in [false, true] {
         Story::of(3).tell(t, |c| {
             c.put("k", "before");
@@ -88,8 +88,8 @@ fn n6_a_cut_between_two_of_three_stops_nobody(t: &Teller) {
     }
 }
 
-/// Row N5 of the faults, and the minority that churns views: one that comes back after a long time disturbs nobody.
-fn n5_a_member_that_was_alone_for_long_comes_back_without_a_new_view(t: &Teller) {
+/// F-net-5, and the minority that churns views: one that comes back after a long time disturbs nobody.
+fn f_net_5_a_member_that_was_alone_for_long_comes_back_without_a_new_view(t: &Teller) {
     Story::of(3).tell(t, |c| {
         c.put("k", "before");
         let view = c.view(c.primary());

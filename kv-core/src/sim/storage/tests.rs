@@ -69,7 +69,7 @@ fn growing_and_shrinking_are_undone_too() {
 }
 
 #[test]
-fn s2_names_are_old_or_new_never_neither() {
+fn f_disk_2_names_are_old_or_new_never_neither() {
     let mut seen = std::collections::BTreeSet::new();
     for seed in 0..200 {
         let (disk, _file) = disk_with("a", b"old");
@@ -86,7 +86,7 @@ fn s2_names_are_old_or_new_never_neither() {
 }
 
 #[test]
-fn s10_after_a_failed_sync_the_next_one_succeeds_and_the_data_is_gone() {
+fn f_disk_10_after_a_failed_sync_the_next_one_succeeds_and_the_data_is_gone() {
     let (disk, file) = disk_with("a", &[1; 1024]);
     disk.fail_next(Kind::Sync);
     file.write_at(&[2; 1024], 0).unwrap();
@@ -101,7 +101,7 @@ fn s10_after_a_failed_sync_the_next_one_succeeds_and_the_data_is_gone() {
 }
 
 #[test]
-fn s10_what_a_failed_sync_has_dropped_is_no_longer_read_once_the_cache_is_dropped() {
+fn f_disk_10_what_a_failed_sync_has_dropped_is_no_longer_read_once_the_cache_is_dropped() {
     let (disk, file) = disk_with("a", &[1; 1024]);
     disk.fail_next(Kind::Sync);
     file.write_at(&[2; 1024], 0).unwrap();
@@ -132,7 +132,7 @@ fn a_failing_disk_fails_from_the_given_operation_on_until_the_crash() {
 }
 
 #[test]
-fn s11_a_full_disk_says_so_and_recovers_when_there_is_room() {
+fn f_disk_11_a_full_disk_says_so_and_recovers_when_there_is_room() {
     let (disk, file) = disk_with("a", &[1; 512]);
     disk.set_capacity(Some(1024));
     assert_eq!(file.write_at(&[2; 1024], 512).unwrap_err().kind(), io::ErrorKind::StorageFull);

@@ -15,9 +15,9 @@ fn parties() -> Vec<Party> {
     parties
 }
 
-/// FAULTS X9: what a kind of frame requires.
+/// F-input-9: what a kind of frame requires.
 #[test]
-fn x9_every_kind_of_frame_has_its_senders() {
+fn f_input_9_every_kind_of_frame_has_its_senders() {
     for party in parties() {
         let allowed: Vec<_> = KINDS.into_iter().filter(|kind| party.may_send(*kind)).collect();
         let expected = match party {
@@ -29,9 +29,9 @@ fn x9_every_kind_of_frame_has_its_senders() {
     }
 }
 
-/// FAULTS X9: name, lane, and whether a witness may say it.
+/// F-input-9: name, lane, and whether a witness may say it.
 #[test]
-fn x9_every_message_has_its_lane_and_its_senders() {
+fn f_input_9_every_message_has_its_lane_and_its_senders() {
     let table = [
         ("Prepare", Lane::Log, false),
         ("PrepareOk", Lane::Log, true),
@@ -73,9 +73,9 @@ fn x9_every_message_has_its_lane_and_its_senders() {
     assert_none_beyond(Kind::Message, table.len(), 100);
 }
 
-/// FAULTS X9: what a client may ask for.
+/// F-input-9: what a client may ask for.
 #[test]
-fn x9_every_call_is_a_clients() {
+fn f_input_9_every_call_is_a_clients() {
     let calls = client_messages();
     let mut codes: Vec<_> = calls.iter().map(|call| encode_client_message(call)[HEADER_BYTES + 1]).collect();
     codes.dedup();
@@ -92,9 +92,9 @@ fn x9_every_call_is_a_clients() {
     }
 }
 
-/// FAULTS X9: what a client may have ordered.
+/// F-input-9: what a client may have ordered.
 #[test]
-fn x9_every_operation_has_its_senders() {
+fn f_input_9_every_operation_has_its_senders() {
     let put = request(1).operation;
     let operations = [
         (Operation::OpenSession { nonce: 1 }, true),

@@ -1,4 +1,4 @@
-//! FAULTS X5: whatever integer stands at whatever place of whatever message, what is handed out is in range.
+//! F-input-5: whatever integer stands at whatever place of whatever message, what is handed out is in range.
 
 use super::*;
 
@@ -62,7 +62,7 @@ fn the_text_of_a_message_tells_its_counters() {
 }
 
 #[test]
-fn x5_a_message_with_an_extreme_integer_anywhere_is_refused_or_in_range() {
+fn f_input_5_a_message_with_an_extreme_integer_anywhere_is_refused_or_in_range() {
     let mut tried = 0;
     for (kind, frame) in frames() {
         for body in changed(&frame[HEADER_BYTES..]) {

@@ -20,9 +20,9 @@ fn a_hello_of_another_version_is_told_before_the_rest_is_understood() {
     assert!(matches!(error, WireError::Version { theirs: VersionRange { min: 8, max: 9 }, .. }), "{error}");
 }
 
-/// M4: what an end of any other version must understand.
+/// F-conf-4: what an end of any other version must understand.
 #[test]
-fn m4_a_refusal_and_the_choice_of_a_version_stand_where_every_version_has_them() {
+fn f_conf_4_a_refusal_and_the_choice_of_a_version_stand_where_every_version_has_them() {
     let refused = HelloReply::Refused { reason: "no".into(), temporary: true };
     assert_eq!(encode_hello_reply(&refused)[HEADER_BYTES..], [1, 2, b'n', b'o', 1]);
     let welcome = &encode_hello_reply(&replies()[0])[HEADER_BYTES..];
@@ -84,7 +84,7 @@ fn a_certificate_must_say_what_the_hello_says() {
     let me = expectation();
     let client = |cluster: &str| Peer::Client { cluster: cluster.into(), name: "someone".into() };
     let member = |cluster: &str, id| Peer::Member { cluster: cluster.into(), id };
-    // FAULTS X4: a client's certificate does not make a member.
+    // F-input-4: a client's certificate does not make a member.
     for (hello, peer) in [
         (&hellos()[1], client("test")),
         (&hellos()[1], member("test", 2)),
@@ -98,7 +98,7 @@ fn a_certificate_must_say_what_the_hello_says() {
     }
 }
 
-/// FAULTS M6, X4: with certificates, nobody comes in without one, and a member that was removed in no role at all.
+/// F-conf-6, F-input-4: with certificates, nobody comes in without one, and a member that was removed in no role at all.
 #[test]
 fn where_certificates_are_wanted_the_unknown_and_the_removed_are_refused() {
     let me = Expectation { authenticated: true, ..expectation() };

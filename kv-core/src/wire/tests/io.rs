@@ -85,7 +85,7 @@ async fn a_large_frame_in_many_parts_is_copied_a_few_times() {
 
 #[tokio::test]
 async fn a_stranger_is_refused_within_the_bounds_of_a_hello() {
-    // FAULTS X1, X9: before the hello nothing but a hello is read, whatever comes.
+    // F-input-1, F-input-9: before the hello nothing but a hello is read, whatever comes.
     for bytes in [vec![0x16; 100_000], encode_message(&messages()[0]).to_vec()] {
         let mut reader = FrameReader::new(&bytes[..], DEFAULT_MAX_FRAME);
         assert!(reader.read_hello().await.is_err());

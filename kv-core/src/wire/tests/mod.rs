@@ -557,7 +557,7 @@ fn an_entry_that_differs_from_its_header_is_refused() {
 
 #[test]
 fn lengths_are_refused_by_their_kind() {
-    // FAULTS X2: the header's checksum is right, the length is not.
+    // F-input-2: the header's checksum is right, the length is not.
     for (code, kind) in [(1, Kind::Hello), (2, Kind::HelloReply), (3, Kind::Message)] {
         let max = kind.limit(1000);
         for len in [max + 1, u32::MAX as usize] {
@@ -581,7 +581,7 @@ fn the_framing_finds_the_borders() {
         assert_eq!(frame::announced_len(&frame[..HEADER_BYTES]), Some(frame.len()));
     }
     assert_eq!(frame::announced_len(&[7; HEADER_BYTES]), None);
-    // N14: whoever believed a damaged length would hold back what comes after it.
+    // F-net-14: whoever believed a damaged length would hold back what comes after it.
     let mut damaged = frames()[0].1[..HEADER_BYTES].to_vec();
     damaged[8] ^= 1;
     assert_eq!(frame::announced_len(&damaged), None);

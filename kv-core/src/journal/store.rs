@@ -270,7 +270,7 @@ impl Store {
         self.save()
     }
 
-    /// Rule D6: the damage ends with the next save, and the next opening must not find it again where nothing is appended in between. A
+    /// Rule D6b: the damage ends with the next save, and the next opening must not find it again where nothing is appended in between. A
     /// checkpoint's own entry that is gone counts as dropped, because the state stands for it; a newest segment that is gone is followed by
     /// another one.
     fn give_up_what_told_of_damage(&mut self) -> Result<(), WriteError> {

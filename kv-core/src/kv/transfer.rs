@@ -202,7 +202,7 @@ impl State {
         Disk::set_aside(storage)
     }
 
-    /// Opens the state, or sets a damaged one aside (rule T9): `None`, and it must be fetched from a peer.
+    /// Opens the state, or sets a damaged one aside (rule T9a): `None`, and it must be fetched from a peer.
     ///
     /// # Errors
     /// If the disk fails, or what it holds is newer, inconsistent or built with other limits.
@@ -236,7 +236,7 @@ impl State {
     }
 
     /// Applies entries up to `through` and makes a checkpoint there: of a state that was set aside, so that members whose states are damaged
-    /// in different places have their intact parts at one op (rule T9). Blocks.
+    /// in different places have their intact parts at one op (rule T9b). Blocks.
     ///
     /// # Errors
     /// If it comes across the damage. The last checkpoint is still there.

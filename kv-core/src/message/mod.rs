@@ -9,7 +9,7 @@
 //! | `StartViewChange` | any to all | Control | `Replica::on_start_view_change` |
 //! | `DoViewChange` | any to all | Control | `Replica::on_do_view_change` |
 //! | `StartView` | primary to backups | Control | `Replica::on_start_view` |
-//! | `GetState` | any to primary | Control | `Replica::on_get_state` |
+//! | `GetState` | any to any | Control | `Replica::on_get_state` |
 //! | `Fetch` | any to any | Bulk | `Replica::on_fetch` |
 //! | `Headers` | answer to `Fetch` | Bulk | `Replica::on_headers` |
 //! | `NewState` | answer to `Fetch` | Bulk | `Replica::on_new_state` |

@@ -249,7 +249,7 @@ impl Applier {
         Ok(())
     }
 
-    /// Rule T9: what is intact of a damaged state goes on being there for peers that fetch one.
+    /// Rule T9a: what is intact of a damaged state goes on being there for peers that fetch one.
     fn open_aside(&mut self) {
         self.aside = None;
         lock(&self.shared.sources).clear();
@@ -263,7 +263,7 @@ impl Applier {
         }
     }
 
-    /// Rule T9: a peer that fetches a state asks for a checkpoint. Those of members whose states are damaged in different places
+    /// Rule T9b: a peer that fetches a state asks for a checkpoint. Those of members whose states are damaged in different places
     /// complete each other if they are at one op: the last that is committed.
     fn bring_aside_to_the_log(&mut self) {
         let (Some(log), Some(state)) = (self.shared.log(), &mut self.aside) else { return };
@@ -358,7 +358,7 @@ impl Applier {
         while state.applied().op < through && !state.is_full() {
             if idle && state.applied().op > self.nothing_at && is_enough(state, self.bytes, limit) {
                 // Where it is to be made, and not where the batch ends: so all members with one log make theirs at the same ops, as a rule, and
-                // can complete each other (rule T9).
+                // can complete each other (rule T9b).
                 break;
             }
             let op = state.applied().op.next();

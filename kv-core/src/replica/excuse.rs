@@ -16,7 +16,7 @@ pub(crate) enum Excuse {
     TooFew,
     /// What was at this op they can neither tell nor rule out (rule V5).
     Undecided(Op),
-    /// None of them has the entry at this op, or a state that stands for it (rules V5.7 and T8).
+    /// None of them has the entry at this op, or a state that stands for it (rules V5h and T8).
     Missing(Op),
 }
 

@@ -251,7 +251,7 @@ impl Replica {
         }
     }
 
-    /// Rule D6: what stands behind the damage is cut only when it is known not to be of the view's log; it may be the only copy. If
+    /// Rule D6c: what stands behind the damage is cut only when it is known not to be of the view's log; it may be the only copy. If
     /// the first of it differs, all of it does, because each entry names the one before.
     fn match_behind(&mut self, head: Op) -> Match {
         let first = self.log.behind().first_key_value().map(|(op, behind)| (*op, behind.hash()));

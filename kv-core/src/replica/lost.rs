@@ -126,7 +126,7 @@ impl Replica {
         runs
     }
 
-    /// Rule V5.7: everyone has answered, and nobody has an entry that was committed. To wait would be to wait for ever. True if this member lacks it
+    /// Rule V5h: everyone has answered, and nobody has an entry that was committed. To wait would be to wait for ever. True if this member lacks it
     /// too, and so decides nothing.
     pub(super) fn halt_if_lost(&mut self) -> bool {
         let State::ViewChange(change) = &self.state else { return false };
@@ -172,7 +172,7 @@ mod tests {
 
     /// Ops 1 to 4 are gone at everyone who has heard that they are committed; another member has four entries that were not.
     #[test]
-    fn v5_an_entry_with_another_hash_is_no_copy_of_what_was_committed() {
+    fn v5h_an_entry_with_another_hash_is_no_copy_of_what_was_committed() {
         let hash = |byte: u8| Hash::of(&[byte]);
         let vote = |commit: u64, lacks: &[(u64, u64)], suffix: Vec<Slot>| LogSummary {
             log_view: View::ZERO,

@@ -188,7 +188,7 @@ impl Replica {
         }
         debug!(%from, ?checkpoint, head = ?self.log.head(), "what is needed next is gone there");
         if self.is_witness() {
-            // Rule T9: it has no state to fetch. The word of a normal primary is enough: what it has checkpointed is committed.
+            // Rule T9c: it has no state to fetch. The word of a normal primary is enough: what it has checkpointed is committed.
             if leads {
                 self.adopt(checkpoint);
             }
@@ -402,7 +402,7 @@ impl Replica {
         if everywhere {
             run.gone.clear();
             self.transfer.rounds = self.transfer.rounds.saturating_add(1);
-            // Rule T9: whoever has a state, or what is missing here, ends it.
+            // Rule T9b: whoever has a state, or what is missing here, ends it.
             self.transfer.fruitless = if nowhere { self.transfer.fruitless + 1 } else { 0 };
             if self.transfer.stateless && self.transfer.fruitless > MOST_FRUITLESS {
                 return self.halt(Halt::NoState);

@@ -218,7 +218,7 @@ impl Replica {
             return self.send(from, message);
         }
         if self.has_lost_state() && self.log.holds(log.commit) {
-            // Where no data member has a state there is no primary to tell it, and all must bring what they have to one op (T9).
+            // Where no data member has a state there is no primary to tell it, and all must bring what they have to one op (T9b).
             self.advance_commit(log.commit.op);
         }
         self.end_hold();
@@ -231,7 +231,7 @@ impl Replica {
         }
     }
 
-    /// Rule V5.8: by what everyone has said, nobody has the entry at `op`. Halts if it is said twice: what was said first may be older
+    /// Rule V5i: by what everyone has said, nobody has the entry at `op`. Halts if it is said twice: what was said first may be older
     /// than a repair.
     pub(super) fn on_lost(&mut self, op: Op) {
         let me = self.me;
@@ -358,7 +358,7 @@ impl Replica {
             return;
         }
         if self.is_damaged() && !asked {
-            // Rule D6: only an answer to a question of this life tells an uncertain head.
+            // Rule D6a: only an answer to a question of this life tells an uncertain head.
             if view > self.view || matches!(self.state, State::ViewChange(_)) {
                 self.become_catching_up(view);
                 self.ask_for_state();

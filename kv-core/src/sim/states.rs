@@ -1,5 +1,5 @@
 //! Damaged states of several members: whether what is intact of them still makes up one, and so a cluster without a whole state must heal.
-//! That is not assumed but computed: from what is on the disks, by opening and reading it as members do (rule T9).
+//! That is not assumed but computed: from what is on the disks, by opening and reading it as members do (rule T9b).
 
 use super::storage::Disk;
 use super::world::World;
@@ -99,10 +99,10 @@ mod tests {
     use fastrand::Rng;
     use std::collections::BTreeMap;
 
-    /// Rule T9: all machines lose power, again and again, and several states are damaged then. Where what is intact makes up one, all members
+    /// Rule T9b: all machines lose power, again and again, and several states are damaged then. Where what is intact makes up one, all members
     /// have a state in the end, whatever their sources do meanwhile; where it does not, they stop and keep what they have.
     #[test]
-    fn t9_states_of_several_members_are_damaged_at_once() {
+    fn t9b_states_of_several_members_are_damaged_at_once() {
         let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
         for seed in (0..60).chain([64, 118]) {
             let mut rng = Rng::with_seed(seed);

@@ -149,7 +149,7 @@ impl World {
         }
     }
 
-    /// Rule T9: what is intact of a damaged state goes on being there for peers that fetch one.
+    /// Rule T9a: what is intact of a damaged state goes on being there for peers that fetch one.
     pub(super) fn open_aside(&mut self, member: usize) {
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         let transfers = &mut process.transfers;

@@ -83,7 +83,7 @@ on_every_transport! {
         t9_a_damaged_state_is_replaced_in_a_quiet_cluster,
         t9_a_state_that_goes_bad_while_it_is_used_is_replaced,
         t9_the_only_data_member_stops_at_a_bad_block_and_keeps_everything,
-        t9_states_with_a_bad_block_each_complete_each_other,
+        t9b_states_with_a_bad_block_each_complete_each_other,
     },
     basics::{
         three_members_form_and_serve,

@@ -290,9 +290,9 @@ async fn all_is_there(harness: &Harness) {
         .await;
 }
 
-/// T9: each of three members has a bad block, each another one: they complete each other, and nothing is lost. Found out while they run, and
+/// T9b: each of three members has a bad block, each another one: they complete each other, and nothing is lost. Found out while they run, and
 /// then known to all of them when they start.
-pub(crate) async fn t9_states_with_a_bad_block_each_complete_each_other(net: Net) {
+pub(crate) async fn t9b_states_with_a_bad_block_each_complete_each_other(net: Net) {
     let mut harness = Harness::with(net, &[Role::Data; 3], tight()).await;
     let client = harness.client().await;
     fill(&client, 300, 8 << 10).await;

@@ -100,6 +100,58 @@ pub(crate) fn message_names(text: &str) -> Vec<String> {
     arms.map(|(variant, _)| variant.to_owned()).collect()
 }
 
+/// What the enum `Message` in `text` looks like: each variant with the names of its fields.
+pub(crate) fn message_fields(text: &str) -> Vec<(String, Vec<String>)> {
+    let lines = text.lines().skip_while(|line| *line != "pub enum Message {").skip(1);
+    let mut found: Vec<(String, Vec<String>)> = Vec::new();
+    for line in lines.take_while(|line| *line != "}") {
+        if let Some(variant) = line.strip_prefix("    ").and_then(|rest| rest.strip_suffix(" {")) {
+            found.push((variant.to_owned(), Vec::new()));
+        } else if let Some((name, _)) = line.strip_prefix("        ").and_then(|rest| rest.split_once(": "))
+            && name.bytes().all(is_word)
+            && let Some((_, fields)) = found.last_mut()
+        {
+            fields.push(name.to_owned());
+        }
+    }
+    found
+}
+
+/// Where the table of messages in `protocol` differs from the enum: messages without a row, rows without a message, fields, and
+/// answers that are no messages.
+pub(crate) fn messages_against_table(protocol: &str, messages: &[(String, Vec<String>)]) -> Vec<String> {
+    let rows = protocol.lines().skip_while(|line| !line.starts_with("| message | from | to |")).skip(2);
+    let rows: Vec<Vec<&str>> = rows
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.trim_matches(['|', ' ']).split(" | ").collect())
+        .collect();
+    let mut found = Vec::new();
+    for (message, fields) in messages {
+        let Some(row) = rows.iter().find(|row| row[0] == format!("`{message}`")) else {
+            found.push(format!("PROTOCOL.md has no row for {message}"));
+            continue;
+        };
+        let carried = fields.iter().map(|field| format!("`{field}`")).collect::<Vec<_>>().join(", ");
+        if row.get(4) != Some(&carried.as_str()) {
+            found.push(format!("PROTOCOL.md: {message} carries {carried}"));
+        }
+    }
+    for row in &rows {
+        let quoted =
+            |text: &str| -> Vec<String> { text.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+        let mut names = quoted(row[0]);
+        names.extend(
+            quoted(row.get(5).unwrap_or(&"")).into_iter().filter(|name| name.starts_with(char::is_uppercase)),
+        );
+        for name in names {
+            if !messages.iter().any(|(message, _)| *message == name) {
+                found.push(format!("PROTOCOL.md: there is no message {name}"));
+            }
+        }
+    }
+    found
+}
+
 /// The ids of the protocol's rules: paragraphs that begin as in `**N4. An acknowledgement ...` or `**V5c. An entry ...`.
 pub(crate) fn protocol_rules(text: &str) -> Vec<String> {
     let heads = text.lines().filter_map(|line| line.strip_prefix("**")?.split_once(". "));
@@ -271,6 +323,20 @@ mod tests {
             message_names("match self {\n    Self::A { .. } => \"A\",\n    Self::C { .. } => \"C\",\n}");
         assert_eq!(variants, ["A", "C"]);
         assert_eq!(table_against_code(&table, &variants, "fn on_a(&mut self) {}").len(), 2);
+    }
+
+    #[test]
+    fn a_message_that_differs_from_its_row_is_found() {
+        let code = "pub enum Message {\n    /// Doc: it.\n    A {\n        /// The: op.\n        op: Op,\n        hash: Hash,\n    },\n    B {\n        op: Op,\n    },\n}\n";
+        let messages = message_fields(code);
+        let fields = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        assert_eq!(messages, [("A".to_owned(), fields(&["op", "hash"])), ("B".to_owned(), fields(&["op"]))]);
+        let table =
+            |rows: &str| format!("| message | from | to | when | carries | answered by |\n|---|\n{rows}");
+        let good = "| `A` | x | y | z | `op`, `hash` | `B`, if `ask` |\n| `B` | x | y | z | `op` | none |\n";
+        assert_eq!(messages_against_table(&table(good), &messages), [""; 0]);
+        let bad = "| `A` | x | y | z | `op` | `D` |\n| `C` | x | y | z | `op` | none |\n";
+        assert_eq!(messages_against_table(&table(bad), &messages).len(), 4);
     }
 
     #[test]

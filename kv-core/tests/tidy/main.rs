@@ -73,6 +73,9 @@ fn the_table_of_messages_is_the_one_that_the_code_follows() {
         table,
         "ARCHITECTURE.md has another table"
     );
+    let protocol = text("kv-core/PROTOCOL.md");
+    let wrong = documents::messages_against_table(protocol, &documents::message_fields(message));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let replica = WORKSPACE.iter().filter(|source| source.path.starts_with("kv-core/src/replica/"));
     let code: String = replica.map(|source| source.code.as_str()).collect();
     let complaints = documents::table_against_code(&table, &documents::message_names(message), &code);

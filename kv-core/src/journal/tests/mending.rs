@@ -27,9 +27,9 @@ fn fill(journal: &mut Journal, entry: &Entry) -> Result<(), WriteError> {
     journal.execute(&[Write::Append(vec![entry.clone()])])
 }
 
-/// Rule D6: they may be the only copies.
+/// Rule D6c: they may be the only copies.
 #[test]
-fn d6_intact_entries_behind_the_damage_are_told_kept_and_read() {
+fn d6c_intact_entries_behind_the_damage_are_told_kept_and_read() {
     let (disk, _, entries) = with_entries(6);
     spoil(&disk, 4);
     let recovered = reopened(&disk);
@@ -320,9 +320,9 @@ const QUIET: [&dyn Fn(&Disk); 3] =
         disk.storage().remove(FIRST).unwrap();
     }];
 
-/// Rule D6: what was repaired is told once, and not at every start until something is appended.
+/// Rule D6b: what was repaired is told once, and not at every start until something is appended.
 #[test]
-fn d6_repaired_damage_is_not_told_again() {
+fn d6b_repaired_damage_is_not_told_again() {
     for (kind, spoil) in QUIET.into_iter().enumerate() {
         let (disk, entries) = spoilt_at_its_checkpoint(spoil);
         for _ in 0..2 {
@@ -352,9 +352,9 @@ fn d6_repaired_damage_is_not_told_again() {
     }
 }
 
-/// Rule D6: a crash at any operation of the write that ends the damage leaves it told, or done.
+/// Rule D6b: a crash at any operation of the write that ends the damage leaves it told, or done.
 #[test]
-fn d6_a_crash_while_damage_ends_leaves_it_told_or_done() {
+fn d6b_a_crash_while_damage_ends_leaves_it_told_or_done() {
     let mut done = [0, 0];
     for seed in 0..seeds(300) {
         let mut rng = fastrand::Rng::with_seed(seed);

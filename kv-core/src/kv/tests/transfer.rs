@@ -253,9 +253,9 @@ fn t6_a_source_keeps_what_is_being_fetched_for_a_while() {
     assert!(sources.get(peer, Some(at), second(71)).is_none(), "nobody has asked for 31 seconds");
 }
 
-/// Rule T9.
+/// Rule T9a.
 #[test]
-fn t9_a_damaged_state_is_kept_until_another_one_takes_its_place() {
+fn t9a_a_damaged_state_is_kept_until_another_one_takes_its_place() {
     let (disk, state, _, _) = source(7);
     drop(state);
     let blocks = disk.contents("state").unwrap().len() / 4096;
@@ -283,9 +283,9 @@ fn t9_a_damaged_state_is_kept_until_another_one_takes_its_place() {
     assert_eq!(disk.names(), ["state"]);
 }
 
-/// Rule T9: a piece ends before a bad block, however much was asked for, so that another source goes on from there.
+/// Rule T9a: a piece ends before a bad block, however much was asked for, so that another source goes on from there.
 #[test]
-fn t9_a_piece_ends_where_the_state_cannot_be_read() {
+fn t9a_a_piece_ends_where_the_state_cannot_be_read() {
     let (disk, state, at, _) = source(11);
     drop(state);
     let blocks = disk.contents("state").unwrap().len() as u64 / 4096;
@@ -306,9 +306,9 @@ fn t9_a_piece_ends_where_the_state_cannot_be_read() {
     assert!(ended > 0, "in none of {blocks} blocks");
 }
 
-/// Rule T9: each has one bad block, elsewhere. Brought to one op, they make up a whole.
+/// Rule T9b: each has one bad block, elsewhere. Brought to one op, they make up a whole.
 #[test]
-fn t9_states_that_are_damaged_in_different_places_complete_each_other() {
+fn t9b_states_that_are_damaged_in_different_places_complete_each_other() {
     let mut workload = Workload::new(9);
     let (mut entries, mut twin) = (Vec::new(), State::in_memory(limits()));
     for _ in 0..200 {

@@ -46,7 +46,7 @@ fn v5_one_vote_of_three_decides_nothing() {
 }
 
 #[test]
-fn v5_what_is_present_anywhere_with_the_newest_log_view_is_kept() {
+fn v5c_what_is_present_anywhere_with_the_newest_log_view_is_kept() {
     let votes = votes(&[summary(1, 0, &[present(1, 0)]), summary(1, 0, &[present(1, 0), present(2, 0)])]);
     let decided = decide(&votes, THREE).expect("complete");
     assert_eq!((decided.base, decided.head()), (Anchor::ZERO, Op::new(2)));
@@ -54,7 +54,7 @@ fn v5_what_is_present_anywhere_with_the_newest_log_view_is_kept() {
 
 /// A suffix of an older log view never outlives a newer one's, however long it is.
 #[test]
-fn v5_a_longer_log_of_an_older_log_view_names_nothing() {
+fn v5b_a_longer_log_of_an_older_log_view_names_nothing() {
     let old = summary(1, 0, &[present(1, 9), present(2, 9), present(3, 9)]);
     let votes = votes(&[summary(2, 0, &[present(1, 0)]), old]);
     let decided = decide(&votes, THREE).expect("complete");
@@ -63,7 +63,7 @@ fn v5_a_longer_log_of_an_older_log_view_names_nothing() {
 
 /// The new primary's own smaller commit number as the base would let a committed entry be cut.
 #[test]
-fn v5_the_base_is_the_greatest_commit_in_the_quorum_whatever_its_log_view() {
+fn v5a_the_base_is_the_greatest_commit_in_the_quorum_whatever_its_log_view() {
     let votes = votes(&[summary(3, 1, &[present(2, 0), present(3, 0), present(4, 0)]), summary(1, 3, &[])]);
     let decided = decide(&votes, THREE).expect("complete");
     assert_eq!(decided.base, Anchor::new(Op::new(3), hash(3, 0)));
@@ -72,7 +72,7 @@ fn v5_the_base_is_the_greatest_commit_in_the_quorum_whatever_its_log_view() {
 
 /// Two members of equal log view that differ, after a crash in the middle of an installation.
 #[test]
-fn v5_two_of_the_newest_log_view_that_differ_prove_that_neither_is_committed() {
+fn v5b_two_of_the_newest_log_view_that_differ_prove_that_neither_is_committed() {
     let votes = votes(&[
         summary(1, 1, &[present(2, 0), present(3, 0)]),
         summary(1, 1, &[present(2, 0), present(3, 7), present(4, 7)]),
@@ -83,7 +83,7 @@ fn v5_two_of_the_newest_log_view_that_differ_prove_that_neither_is_committed() {
 
 /// A faulty entry is never a nack: it may have been acknowledged.
 #[test]
-fn v5_a_faulty_entry_waits_for_an_intact_copy_or_a_nack_quorum() {
+fn v5d_a_faulty_entry_waits_for_an_intact_copy_or_a_nack_quorum() {
     let faulty = summary(1, 0, &[Slot::Faulty(Some(hash(1, 0)))]);
     let absent = summary(1, 0, &[]);
     assert_eq!(decide(&votes(&[faulty.clone(), absent.clone()]), THREE), None);
@@ -96,7 +96,7 @@ fn v5_a_faulty_entry_waits_for_an_intact_copy_or_a_nack_quorum() {
 
 /// An uncertain head: an op that may or may not have existed.
 #[test]
-fn v5_a_faulty_entry_without_a_hash_is_kept_if_another_names_it_and_cut_by_nacks() {
+fn v5d_a_faulty_entry_without_a_hash_is_kept_if_another_names_it_and_cut_by_nacks() {
     let unknown = summary(1, 0, &[Slot::Faulty(None)]);
     let decided =
         decide(&votes(&[unknown.clone(), summary(1, 0, &[present(1, 0)])]), THREE).expect("complete");
@@ -109,7 +109,7 @@ fn v5_a_faulty_entry_without_a_hash_is_kept_if_another_names_it_and_cut_by_nacks
 
 /// A lower log view counted as a nack while the greatest one's entry is faulty would cut a committed entry.
 #[test]
-fn v5_a_lower_log_view_does_not_nack_while_every_newest_copy_is_faulty() {
+fn v5d_a_lower_log_view_does_not_nack_while_every_newest_copy_is_faulty() {
     let faulty = summary(2, 0, &[Slot::Faulty(Some(hash(1, 0)))]);
     let older = summary(1, 0, &[]);
     assert_eq!(decide(&votes(&[faulty.clone(), older.clone()]), THREE), None);
@@ -139,7 +139,7 @@ fn v5_the_decision_does_not_depend_on_who_says_what() {
 
 /// An open tail may hide a committed op: it is no nack, and what it may hide must be shown not to exist.
 #[test]
-fn v5_an_open_end_is_never_a_nack() {
+fn v5e_an_open_end_is_never_a_nack() {
     let open = LogSummary { open: true, ..summary(1, 0, &[present(1, 0)]) };
     let whole = summary(1, 0, &[present(1, 0)]);
     assert_eq!(super::decide(&votes(&[open.clone(), whole.clone()]), THREE), Decision::Stuck(Op::new(2)));
@@ -154,7 +154,7 @@ fn v5_an_open_end_is_never_a_nack() {
 
 /// Of a lower log view, an open end hides nothing that counts.
 #[test]
-fn v5_an_open_end_of_an_older_log_view_stops_nobody() {
+fn v5e_an_open_end_of_an_older_log_view_stops_nobody() {
     let open = LogSummary { open: true, ..summary(1, 0, &[]) };
     let newest = summary(2, 0, &[present(1, 0)]);
     let decided = decide(&votes(&[open, newest]), THREE).expect("complete");
@@ -163,7 +163,7 @@ fn v5_an_open_end_of_an_older_log_view_stops_nobody() {
 
 /// The only member of the newest log view is damaged at an op that it alone was told of: the others decide without it.
 #[test]
-fn v5_a_quorum_without_a_damaged_member_decides_by_itself() {
+fn v5f_a_quorum_without_a_damaged_member_decides_by_itself() {
     let damaged = summary(5, 0, &[Slot::Faulty(None)]);
     let others = summary(4, 0, &[present(1, 0)]);
     assert_eq!(decide(&votes(&[damaged.clone(), others.clone()]), THREE), None);
@@ -178,7 +178,7 @@ fn v5_a_quorum_without_a_damaged_member_decides_by_itself() {
 /// Rule V5: member 1 alone has the log of view 1, and does not know whether it reached op 3. What member 0 still has of view 0 was
 /// acknowledged by both, or never committed.
 #[test]
-fn v5_the_last_copy_of_an_older_log_view_is_kept_where_nothing_else_can_have_been_committed() {
+fn v5g_the_last_copy_of_an_older_log_view_is_kept_where_nothing_else_can_have_been_committed() {
     let copy = summary(0, 1, &[Slot::Faulty(Some(hash(2, 0))), present(3, 0)]);
     let open = LogSummary { open: true, ..summary(1, 1, &[present(2, 0)]) };
     let without = summary(0, 1, &[]);
@@ -198,7 +198,7 @@ fn v5_the_last_copy_of_an_older_log_view_is_kept_where_nothing_else_can_have_bee
 /// Rule V5: a log of view 0 has one entry at op 3. Members 1 and 2 may both have acknowledged it; had they acknowledged another one later, both
 /// would be of a later view.
 #[test]
-fn v5_the_last_copy_of_an_entry_is_kept_where_the_others_cannot_tell_what_they_had() {
+fn v5g_the_last_copy_of_an_entry_is_kept_where_the_others_cannot_tell_what_they_had() {
     let copy = summary(0, 1, &[present(2, 0), present(3, 0)]);
     let later = summary(1, 1, &[present(2, 0), Slot::Faulty(None)]);
     let equal = summary(0, 1, &[present(2, 0), Slot::Faulty(None)]);

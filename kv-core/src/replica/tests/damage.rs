@@ -72,9 +72,9 @@ fn f_disk_6_different_damage_deep_in_long_logs_is_repaired() {
     group.run_until("mended", |group| mended(group, 150));
 }
 
-/// Rule D6: the entries behind its damage are the only copies of what the other two have lost.
+/// Rule D6c: the entries behind its damage are the only copies of what the other two have lost.
 #[test]
-fn d6_what_is_intact_behind_the_damage_is_kept_and_served() {
+fn d6c_what_is_intact_behind_the_damage_is_kept_and_served() {
     let mut group = with_entries(3, 0, 8);
     crash_all(&mut group);
     spoil(&mut group, 0, &[6, 7, 8]);
@@ -114,7 +114,7 @@ fn with_deep_logs(data: u8, witnesses: u8) -> Group {
     group
 }
 
-/// F-disk-7, rule V5: below what is decided, nobody says that it is lost but all together. Without a word the views changed for ever.
+/// F-disk-7, rule V5h: below what is decided, nobody says that it is lost but all together. Without a word the views changed for ever.
 #[test]
 fn f_disk_7_the_same_entry_bad_everywhere_below_the_base_halts_loudly() {
     for bad in [&[3][..], &[3, 4, 5], &[1, 3], &[3, 9, 12]] {
@@ -129,7 +129,7 @@ fn f_disk_7_the_same_entry_bad_everywhere_below_the_base_halts_loudly() {
     }
 }
 
-/// Rule V5: not before all have answered, and not while one has it.
+/// Rule V5h: not before all have answered, and not while one has it.
 #[test]
 fn f_disk_7_nobody_gives_an_entry_up_before_the_last_has_answered() {
     let mut group = with_deep_logs(3, 0);
@@ -144,7 +144,7 @@ fn f_disk_7_nobody_gives_an_entry_up_before_the_last_has_answered() {
     group.run_until("mended", |group| mended(group, 12));
 }
 
-/// Rules V5 and T2: the state of one holds what the entry did.
+/// Rules V5h and T2: the state of one holds what the entry did.
 #[test]
 fn f_disk_7_an_entry_that_a_state_stands_for_is_not_lost() {
     for owner in 0..3 {
@@ -196,9 +196,9 @@ fn f_disk_7_a_member_whose_entry_can_be_read_again_ends_the_wait() {
     group.run_until("mended", |group| mended(group, 12));
 }
 
-/// Rule V5.8: a vote on its way while its sender repairs what it tells of.
+/// Rule V5i: a vote on its way while its sender repairs what it tells of.
 #[test]
-fn f_disk_7_a_vote_that_is_older_than_a_repair_halts_nobody() {
+fn v5i_a_vote_that_is_older_than_a_repair_halts_nobody() {
     let mut group = with_deep_logs(2, 0);
     let good = group.members[1].disk.clone();
     spoil(&mut group, 0, &[3]);
@@ -243,9 +243,9 @@ fn f_disk_12_a_cluster_of_one_goes_on_when_everything_is_readable_again() {
 }
 
 /// Five members, of whom only the fourth can serve op 3: whoever is asked for a run of entries does not answer, so each is asked for
-/// single ones. Rule D6.
+/// single ones. Rule D6c.
 #[test]
-fn d6_an_entry_that_only_one_of_five_has_is_found() {
+fn d6c_an_entry_that_only_one_of_five_has_is_found() {
     let mut group = with_entries(5, 0, 4);
     crash_all(&mut group);
     for id in [0, 1, 2] {
@@ -258,9 +258,9 @@ fn d6_an_entry_that_only_one_of_five_has_is_found() {
 }
 
 /// Member 0 knows how the log ends, member 2 has what is missing between, and neither is asked by a hash that it knows: the hashes are found
-/// out one from the other. Rule D6.
+/// out one from the other. Rule D6c.
 #[test]
-fn d6_hashes_are_pieced_together_from_damaged_logs() {
+fn d6c_hashes_are_pieced_together_from_damaged_logs() {
     let options = Options { pipeline: 4, ..Options::default() };
     let mut group = Group::with_options(3, 0, options);
     group.run_until("a primary serves", |group| group.serving() == Some(0));
@@ -280,9 +280,9 @@ fn d6_hashes_are_pieced_together_from_damaged_logs() {
     group.run_until("mended", |group| mended(group, 10));
 }
 
-/// The new primary is asked to compare an op whose hash one member knows from its child, and that child's hash another. Rule D6.
+/// The new primary is asked to compare an op whose hash one member knows from its child, and that child's hash another. Rule D6c.
 #[test]
-fn d6_hashes_are_asked_for_from_the_first_that_is_not_known() {
+fn d6c_hashes_are_asked_for_from_the_first_that_is_not_known() {
     let options = Options { pipeline: 4, ..Options::default() };
     let mut group = Group::with_options(3, 0, options);
     group.run_until("a primary serves", |group| group.serving() == Some(0));
@@ -302,10 +302,10 @@ fn d6_hashes_are_asked_for_from_the_first_that_is_not_known() {
     group.run_until("mended", |group| mended(group, 16));
 }
 
-/// Rule V5: members 0 and 1 committed op 4; then 1 loses the end of its log, without a trace of how long it was, and 0 is away. Had the
+/// Rule V5e: members 0 and 1 committed op 4; then 1 loses the end of its log, without a trace of how long it was, and 0 is away. Had the
 /// open end counted as a nack, 1 and 2 would go on without op 4.
 #[test]
-fn v5_an_open_tail_that_hides_a_committed_op_waits_for_who_has_it() {
+fn v5e_an_open_tail_that_hides_a_committed_op_waits_for_who_has_it() {
     let mut group = with_entries(3, 0, 3);
     group.isolate(2);
     group.propose(0, "only on two");
@@ -345,9 +345,9 @@ fn v4_a_vote_after_a_restart_tells_of_the_damage_found_since() {
     assert!(!log.open);
 }
 
-/// A `StartView` from before the acknowledgement that was lost is not the present head. Rule D6.
+/// A `StartView` from before the acknowledgement that was lost is not the present head. Rule D6a.
 #[test]
-fn d6_a_delayed_start_view_does_not_end_the_damage() {
+fn d6a_a_delayed_start_view_does_not_end_the_damage() {
     let mut group = with_entries(3, 0, 4);
     let hashes = (0..=2).map(|op| (Op::new(op), group.replica(0).anchor(Op::new(op)).hash)).collect();
     let (view, commit) = (group.replica(0).view(), group.replica(0).anchor(Op::new(2)));

@@ -520,7 +520,7 @@ fn d7_a_checkpoint_above_the_own_journal_is_a_bug() {
 
 /// The damage mark outlives a crash in the middle of the repair, although the cut has made the log look whole.
 #[test]
-fn d6_damage_is_remembered_until_the_repair_is_complete() {
+fn d6b_damage_is_remembered_until_the_repair_is_complete() {
     let mut group = with_entries(3);
     group.crash(2);
     group.members[2].disk.entries.retain(|op, _| *op <= Op::new(1));

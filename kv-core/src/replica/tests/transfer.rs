@@ -582,9 +582,9 @@ fn t8_entries_above_a_snapshot_are_kept_while_it_is_verified() {
     assert!(!begun_anew, "one was enough");
 }
 
-/// T9: a witness that is behind everybody's journals begins at a data member's checkpoint, on a normal primary's word.
+/// T9c: a witness that is behind everybody's journals begins at a data member's checkpoint, on a normal primary's word.
 #[test]
-fn t9_a_witness_behind_everybodys_trimming_begins_anew() {
+fn t9c_a_witness_behind_everybodys_trimming_begins_anew() {
     let mut group = away(2, 1);
     group.start(2);
     group.run_until("level", Group::level);
@@ -596,9 +596,9 @@ fn t9_a_witness_behind_everybodys_trimming_begins_anew() {
     group.run_until("committed", |group| group.replica(0).commit().op == before.advance(3));
 }
 
-/// T9: an old primary's word, or a backup's, is not enough.
+/// T9c: an old primary's word, or a backup's, is not enough.
 #[test]
-fn t9_a_witness_begins_anew_on_a_normal_primarys_word_only() {
+fn t9c_a_witness_begins_anew_on_a_normal_primarys_word_only() {
     let mut group = away(2, 1);
     group.isolate(2);
     group.start(2);
@@ -613,9 +613,9 @@ fn t9_a_witness_begins_anew_on_a_normal_primarys_word_only() {
     assert_eq!(group.replica(2).head(), checkpoint.anchor);
 }
 
-/// T9: the witness keeps what a data member lacks, and with it that member catches up without the other one.
+/// T9c: the witness keeps what a data member lacks, and with it that member catches up without the other one.
 #[test]
-fn t9_a_witness_keeps_what_a_data_member_lacks() {
+fn t9c_a_witness_keeps_what_a_data_member_lacks() {
     let mut group = Group::with_options(2, 1, tight());
     group.run_until("a primary serves", |group| group.serving() == Some(0));
     write(&mut group, 3);
@@ -630,9 +630,9 @@ fn t9_a_witness_keeps_what_a_data_member_lacks() {
     assert_eq!(group.replica(1).commit().op, Op::new(43));
 }
 
-/// T9: a witness over its cap drops what a data member lacks.
+/// T9c: a witness over its cap drops what a data member lacks.
 #[test]
-fn t9_a_witness_keeps_to_its_cap() {
+fn t9c_a_witness_keeps_to_its_cap() {
     let options = Options { witness_journal_bytes: 16 * 4096, ..tight() };
     let mut group = Group::with_options(2, 1, options);
     group.run_until("a primary serves", |group| group.serving() == Some(0));

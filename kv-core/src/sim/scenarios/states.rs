@@ -8,7 +8,7 @@ use super::super::story::{Story, Teller, stories};
 
 stories! {
     t6_a_state_arrives_from_sources_slower_than_every_time_out,
-    t9_a_damaged_state_stays_until_another_has_taken_its_place,
+    t9a_a_damaged_state_stays_until_another_has_taken_its_place,
     v8_merges_slower_than_every_time_out_move_nobody,
 }
 
@@ -42,8 +42,8 @@ fn t6_a_state_arrives_from_sources_slower_than_every_time_out(t: &Teller) {
     });
 }
 
-/// Rules T2 and T9 of PROTOCOL.md: what is intact of it may be needed to complete another one.
-fn t9_a_damaged_state_stays_until_another_has_taken_its_place(t: &Teller) {
+/// Rules T2 and T9a of PROTOCOL.md: what is intact of it may be needed to complete another one.
+fn t9a_a_damaged_state_stays_until_another_has_taken_its_place(t: &Teller) {
     Story::of(3).with(tight).finds(Bug::DamagedStateDeleted).tell(t, |c| {
         write(c, 8);
         let one = c.backups()[0];

@@ -14,8 +14,8 @@ stories! {
     v2_two_votes_far_apart_move_nobody,
     v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote,
     v3_nothing_is_said_in_a_view_that_is_not_durable,
-    v5_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum,
-    v5_a_longer_log_of_an_older_view_names_nothing,
+    v5a_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum,
+    v5b_a_longer_log_of_an_older_view_names_nothing,
     v6_start_view_waits_for_the_disk,
     v7_what_stands_above_the_head_of_the_view_goes,
     d2_a_cut_outlives_a_restart,
@@ -124,8 +124,8 @@ fn v3_nothing_is_said_in_a_view_that_is_not_durable(t: &Teller) {
     });
 }
 
-/// Rule V5 of PROTOCOL.md: the new primary's own commit number is smaller than that of another voter, and it lacks the entry.
-fn v5_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum(t: &Teller) {
+/// Rule V5a of PROTOCOL.md: the new primary's own commit number is smaller than that of another voter, and it lacks the entry.
+fn v5a_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum(t: &Teller) {
     Story::of(3).finds(Bug::OwnCommitAsBase).tell(t, |c| {
         c.put("k", "first");
         c.settle();
@@ -142,8 +142,8 @@ fn v5_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum(t: &T
     });
 }
 
-/// Rule V5 of PROTOCOL.md: a long log of an older view must not win over the newer one.
-fn v5_a_longer_log_of_an_older_view_names_nothing(t: &Teller) {
+/// Rule V5b of PROTOCOL.md: a long log of an older view must not win over the newer one.
+fn v5b_a_longer_log_of_an_older_view_names_nothing(t: &Teller) {
     Story::of(3).finds(Bug::LongestLogWins).tell(t, |c| {
         let opened = c.begin_put(1, "k", "everywhere");
         c.done(opened);

@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 /// The authority outlives what it signs: certificates are renewed many times before it has to be replaced.
 const AUTHORITY_TIMES: u32 = 10;
 
-/// Makes what is asked for, and says which files it wrote.
+/// Creates the certificates that were requested, and prints the files that it wrote.
 pub(crate) fn run(args: &CertsArgs, json: bool) -> Result<(), Failure> {
     let written = if args.renew { renew(args)? } else { make(args)? };
     for path in &written {
         let shown = path.display().to_string();
         let line =
             if json { serde_json::json!({ "event": "written", "file": shown }).to_string() } else { shown };
-        tell(&line)?;
+        print_line(&line)?;
     }
     if !json && !args.renew {
         let out = args.out.display();
-        tell(&format!(
+        print_line(&format!(
             "Give each member its own two files and ca.pem: kv serve --tls-dir {out} ...\n\
              Keep ca.key away from the members: anyone who has it can create a certificate for a member."
         ))?;
@@ -29,8 +29,8 @@ pub(crate) fn run(args: &CertsArgs, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn tell(line: &str) -> Result<(), Failure> {
-    output::say(line).map_err(|error| Failure::failed(format!("cannot write to standard output: {error}")))
+fn print_line(line: &str) -> Result<(), Failure> {
+    output::print(line).map_err(|error| Failure::failed(format!("cannot write to standard output: {error}")))
 }
 
 /// A new authority, and certificates by it. Nothing is overwritten.

@@ -1,4 +1,4 @@
-//! The client commands: do one thing, say how it went.
+//! The client commands: each carries out one operation and prints its result.
 
 use crate::cli::{DeleteArgs, PutArgs};
 use crate::context::Context;
@@ -44,9 +44,9 @@ pub(crate) async fn put(context: &Context, args: PutArgs, json: bool) -> Result<
     let written = result.map_err(|error| write_failure(&error))?;
     let (revision, time) = (written.revision.get(), written.timestamp.get());
     if json {
-        tell(&json!({ "revision": revision, "timestamp_ms": time }).to_string())
+        print_line(&json!({ "revision": revision, "timestamp_ms": time }).to_string())
     } else {
-        tell(&format!("revision {revision}"))
+        print_line(&format!("revision {revision}"))
     }
 }
 
@@ -64,9 +64,9 @@ pub(crate) async fn delete(context: &Context, args: DeleteArgs, json: bool) -> R
     let deleted = result.map_err(|error| write_failure(&error))?;
     let (existed, revision) = (deleted.existed, deleted.revision.get());
     if json {
-        return tell(&json!({ "existed": existed, "revision": revision }).to_string());
+        return print_line(&json!({ "existed": existed, "revision": revision }).to_string());
     }
-    tell(&if existed { format!("revision {revision}") } else { "the key did not exist".to_owned() })
+    print_line(&if existed { format!("revision {revision}") } else { "the key did not exist".to_owned() })
 }
 
 /// What a write with `--previous` did, and on a line of its own what was there before.
@@ -74,11 +74,11 @@ fn tell_replaced(key: &[u8], done: &Replaced, encoding: Encoding, json: bool) ->
     let (revision, time) = (done.revision.get(), done.timestamp.get());
     if json {
         let previous = done.previous.as_ref().map(|record| record_json(key, record, encoding));
-        return tell(&json_line(
+        return print_line(&json_line(
             &json!({ "revision": revision, "timestamp_ms": time, "previous": previous }),
         ));
     }
-    tell(&format!("revision {revision}"))?;
+    print_line(&format!("revision {revision}"))?;
     done.previous.as_ref().map_or(Ok(()), |record| tell_bytes(&encoding.shown_alone(&record.value)))
 }
 
@@ -88,9 +88,9 @@ pub(crate) async fn status(context: &Context, json: bool) -> Result<(), Failure>
     let members: Vec<Seen> = client.cluster_status().await.into_iter().map(Seen::from).collect();
     if json {
         let members: Vec<Value> = members.iter().map(Seen::json).collect();
-        return tell(&json!({ "members": members }).to_string());
+        return print_line(&json!({ "members": members }).to_string());
     }
-    tell(members::table(&members).trim_end())
+    print_line(members::table(&members).trim_end())
 }
 
 pub(crate) fn write_failure(error: &WriteError) -> Failure {
@@ -112,8 +112,8 @@ pub(crate) fn read_failure(error: &ReadError) -> Failure {
     }
 }
 
-pub(crate) fn tell(line: &str) -> Result<(), Failure> {
-    still_read(output::say(line)).map(drop)
+pub(crate) fn print_line(line: &str) -> Result<(), Failure> {
+    still_read(output::print(line)).map(drop)
 }
 
 /// Bytes as they are, and a line end.

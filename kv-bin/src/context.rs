@@ -108,7 +108,7 @@ impl Context {
         if self.is_shell && !io::stdin().is_terminal() { Stdio::null() } else { Stdio::inherit() }
     }
 
-    /// Says farewell, if there is a connection.
+    /// Closes the session and the connection, if there is one.
     pub(crate) async fn close(&self) {
         if let Some(client) = self.client.get() {
             // Late is as good as never: the session expires by itself.

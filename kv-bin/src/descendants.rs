@@ -36,7 +36,7 @@ impl Descendants {
         let _ = child.try_wait();
     }
 
-    /// Stops them, until they are told to go on.
+    /// Stops them, until they are resumed.
     pub(crate) fn freeze(&self, child: &mut Child) {
         send(child, What::Stop);
     }

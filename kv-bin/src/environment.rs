@@ -1,4 +1,4 @@
-//! The `KV_*` variables: one that is set but empty counts as not set, and one that nothing reads is told of.
+//! The `KV_*` variables: one that is set but empty counts as not set, and one that nothing reads is logged.
 
 use crate::cli::Cli;
 use crate::output;

@@ -16,7 +16,7 @@ pub(crate) enum Kind {
     PassedOn(u8),
 }
 
-/// Why a command failed, in one line that says what is wrong and what to do.
+/// Why a command failed, in one line: what is wrong and what to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Failure {
     kind: Kind,

@@ -1,7 +1,7 @@
 //! `kv lease`.
 
 use crate::cli::{GrantArgs, LeaseArgs, LeaseCommand, LeaseIdArgs};
-use crate::commands::{tell, write_failure};
+use crate::commands::{print_line, write_failure};
 use crate::context::Context;
 use crate::failure::Failure;
 use kv_core::Client;
@@ -13,20 +13,24 @@ use serde_json::json;
 /// `kv lease`.
 pub(crate) async fn lease(context: &Context, args: LeaseArgs, json: bool) -> Result<(), Failure> {
     let client = context.client().await?;
-    let told = told(client, &args.command, json).await;
-    match told.map_err(|error| write_failure(&error))? {
-        Some(line) => tell(&line),
+    let line = run_command(client, &args.command, json).await;
+    match line.map_err(|error| write_failure(&error))? {
+        Some(line) => print_line(&line),
         None => {
             if json {
-                tell("null")?;
+                print_line("null")?;
             }
             Err(Failure::failed("the lease has ended, or never existed"))
         }
     }
 }
 
-/// Does it, and says what was done; `None`: there is no such lease to be shown.
-async fn told(client: &Client, command: &LeaseCommand, json: bool) -> Result<Option<String>, WriteError> {
+/// Runs the command, and returns the line to print; `None` if the lease to be shown does not exist.
+async fn run_command(
+    client: &Client,
+    command: &LeaseCommand,
+    json: bool,
+) -> Result<Option<String>, WriteError> {
     let by_id = |id: &u64| client.lease_by_id(LeaseId::new(*id));
     let (object, text) = match command {
         LeaseCommand::Grant(GrantArgs { ttl, .. }) => {

@@ -1,7 +1,7 @@
 //! `kv load`: puts back what `kv scan --json` has printed.
 
 use crate::cli::LoadArgs;
-use crate::commands::{tell, write_failure};
+use crate::commands::{print_line, write_failure};
 use crate::context::Context;
 use crate::encoding::{Blob, decode_fields};
 use crate::failure::Failure;
@@ -40,11 +40,11 @@ pub(crate) async fn load(context: &Context, args: LoadArgs, json: bool) -> Resul
         write_failure(&error).within("some of the keys were put, some not; `kv load` may be repeated")
     })?;
     if json {
-        return tell(&json!({ "loaded": loaded, "left_out": left_out }).to_string());
+        return print_line(&json!({ "loaded": loaded, "left_out": left_out }).to_string());
     }
     let expiring =
         if left_out == 0 { String::new() } else { format!(", skipped because they expire: {left_out}") };
-    tell(&format!("keys loaded: {loaded}{expiring}"))
+    print_line(&format!("keys loaded: {loaded}{expiring}"))
 }
 
 /// A line of `kv scan --json`; `None` if its key is not to outlive what it depends on.

@@ -135,7 +135,7 @@ async fn rest(child: &mut Child, descendants: &Descendants, lock: &Lock) -> bool
         match held {
             Ok(true) => break,
             Ok(false) => return false,
-            // Nobody answers: time tells.
+            // Nobody answers: the deadline decides.
             Err(_) => tokio::time::sleep(AGAIN).await,
         }
     }

@@ -22,7 +22,7 @@ static LINES: OnceLock<SyncSender<Entry>> = OnceLock::new();
 /// What the thread is given.
 enum Entry {
     Line(Vec<u8>),
-    /// Tell this one that all before has been written.
+    /// Notify this one once everything before has been written.
     Flush(SyncSender<()>),
 }
 
@@ -63,7 +63,7 @@ impl Write for Queue {
 
 fn write(waiting: &Receiver<Entry>, lost: &AtomicU64) {
     for entry in waiting {
-        // Where stderr is closed there is nobody to tell.
+        // If stderr is closed, nobody can be notified.
         match entry {
             Entry::Line(line) => {
                 let _ = io::stderr().write_all(&line);

@@ -36,7 +36,7 @@ use failure::Failure;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// How long connections may take to tell the other end that they are over, where the kernel does not do it for them.
+/// How long connections may take to notify the other end that they close, if the kernel does not do it for them.
 const LAST_WORDS: Duration = Duration::from_millis(20);
 
 /// How long the reason of a failure may take to be written.
@@ -54,10 +54,10 @@ fn main() -> ExitCode {
         Err(failure) => {
             let code = failure.code();
             // Where nobody reads stderr, this process ends all the same.
-            let (told, done) = std::sync::mpsc::channel();
+            let (finished, done) = std::sync::mpsc::channel();
             std::thread::spawn(move || {
                 output::complain(&failure);
-                told.send(())
+                finished.send(())
             });
             let _ = done.recv_timeout(COMPLAINT_WITHIN);
             code
@@ -65,13 +65,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints help, or what is wrong with the command line; of a wrong value just the line that says so. Returns the exit code.
+/// Prints help, or what is wrong with the command line; for an invalid value, just the line about it. Returns the exit code.
 fn explain(error: &clap::Error) -> u8 {
     if error.kind() == ErrorKind::ValueValidation {
         let text = error.to_string();
         output::complain(text.lines().next().unwrap_or_default().trim_start_matches("error: "));
     } else {
-        // Help goes to stdout, what is wrong to stderr, of which nobody can be told if it is closed.
+        // Help goes to stdout, errors to stderr; if that is closed, nobody can be notified.
         let printed = error.print();
         if let (false, Err(failure)) = (error.use_stderr(), commands::still_read(printed)) {
             output::complain(failure);

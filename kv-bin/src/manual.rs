@@ -1,4 +1,4 @@
-//! What shells and `man` are told of the command line.
+//! Shell completions and manual pages.
 
 use crate::cli::{Cli, CompletionsArgs, ManArgs};
 use crate::commands::still_read;
@@ -33,7 +33,7 @@ pub(crate) fn pages(args: &ManArgs, json: bool) -> Result<(), Failure> {
         let line =
             if json { serde_json::json!({ "event": "written", "file": shown }).to_string() } else { shown };
         // The page is there; that nobody reads its name is no failure.
-        still_read(output::say(&line))?;
+        still_read(output::print(&line))?;
     }
     Ok(())
 }

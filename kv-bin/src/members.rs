@@ -8,7 +8,7 @@ use kv_core::ids::Op;
 use kv_core::message::MemberStatus;
 use serde_json::{Value, json};
 
-/// One member: what it said of itself, or why it said nothing.
+/// One member: the status that it reported, or why there is none.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) id: u8,
@@ -24,7 +24,7 @@ impl From<MemberReport> for Seen {
     }
 }
 
-/// Why one member has not told where it stands.
+/// Why one member has not reported its status.
 pub(crate) fn why(error: &CallFailed) -> String {
     match error {
         CallFailed::Unavailable(Cause::Failed(Trouble::Unreachable)) => "it cannot be reached".to_owned(),

@@ -43,7 +43,7 @@ impl TransportKind {
         }
     }
 
-    /// Whether this `kv` has it: a mistake to be told before anything is begun.
+    /// Fails if this `kv` lacks it: a mistake to report before anything starts.
     pub(crate) fn check(self) -> Result<(), Failure> {
         if self.is_compiled_in() { Ok(()) } else { Err(missing(self, Self::is_compiled_in)) }
     }
@@ -55,7 +55,7 @@ impl TransportKind {
         if let Some(files) = tls {
             return self.secure(files.identity()?);
         }
-        // Without the feature there are none: the configuration says so.
+        // Without the feature there are none: parsing the configuration fails then.
         let _ = tls;
         match self {
             #[cfg(feature = "tcp")]

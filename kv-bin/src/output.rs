@@ -22,7 +22,7 @@ pub(crate) fn styled(style: Style, text: impl std::fmt::Display) -> String {
 
 /// Prints the reason of a failure on stderr.
 pub(crate) fn complain(message: impl std::fmt::Display) {
-    // Where stderr is closed there is nobody to tell.
+    // If stderr is closed, nobody can be notified.
     let message = printable(&message.to_string());
     let _ = writeln!(anstream::stderr().lock(), "{} {message}", styled(BAD, "kv:"));
 }
@@ -30,8 +30,8 @@ pub(crate) fn complain(message: impl std::fmt::Display) {
 /// Prints a line on stdout, with its colours only where they are wanted.
 ///
 /// # Errors
-/// What the system says, `BrokenPipe` above all: nobody reads any more.
-pub(crate) fn say(line: &str) -> io::Result<()> {
+/// The system's error; `BrokenPipe` if nobody reads any more.
+pub(crate) fn print(line: &str) -> io::Result<()> {
     let mut stdout = anstream::stdout().lock();
     writeln!(stdout, "{line}")?;
     stdout.flush()

@@ -1,7 +1,7 @@
 //! The commands that read: one key, or many in order.
 
 use crate::cli::ConnectArgs;
-use crate::commands::{read_failure, record_json, still_read, tell, tell_bytes, write_line};
+use crate::commands::{print_line, read_failure, record_json, still_read, tell_bytes, write_line};
 use crate::config::Span;
 use crate::context::Context;
 use crate::encoding::{Encoding, json_line};
@@ -102,7 +102,7 @@ pub(crate) async fn get(context: &Context, args: GetArgs, json: bool) -> Result<
         Some(record) if json => {
             let mut line = record_json(&key, &record, encoding);
             line["revision"] = revision.into();
-            tell(&json_line(&line))
+            print_line(&json_line(&line))
         }
         Some(record) => tell_bytes(&encoding.shown_alone(&record.value)),
         None => {
@@ -111,7 +111,7 @@ pub(crate) async fn get(context: &Context, args: GetArgs, json: bool) -> Result<
                 encoding.put(&mut line, "key", &key);
                 line.insert("value".to_owned(), Value::Null);
                 line.insert("revision".to_owned(), revision.into());
-                tell(&json_line(&Value::Object(line)))?;
+                print_line(&json_line(&Value::Object(line)))?;
             }
             let key = encoding.quoted(&key);
             Err(Failure::failed(format!("the key {key} does not exist")))

@@ -1,4 +1,4 @@
-//! `kv serve`: one member, until it is told to stop.
+//! `kv serve`: runs one member until a signal stops it.
 
 use crate::config::ServeConfig;
 use crate::failure::Failure;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// How long the remains of a dead demo are swept up before they are left to the operating system.
 const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a cluster may take to form before it is said what that needs.
+/// How long a cluster may take to form before the member logs what it is waiting for.
 const FORMING: Duration = Duration::from_secs(3);
 
 /// Runs the member that `config` describes until a signal, or until it stops by itself.
@@ -70,7 +70,7 @@ fn raise_open_files() {
     }
 }
 
-/// Says what is dangerous about the configuration, at every start.
+/// Warns of a dangerous configuration, at every start.
 fn warn(config: &ServeConfig) {
     if config.is_exposed {
         tracing::warn!(
@@ -89,7 +89,7 @@ fn warn(config: &ServeConfig) {
     }
 }
 
-/// Says what a cluster waits for that does not form.
+/// Logs what a cluster that does not form is waiting for.
 async fn explain_forming(node: &Node) -> Infallible {
     let formed = tokio::time::timeout(FORMING, node.wait_formed()).await;
     if formed.is_err() && node.status().state == "forming" {
@@ -133,7 +133,7 @@ fn lossy(inner: Arc<dyn Transport>, (percent, seed): (u8, u64)) -> Arc<dyn Trans
     Arc::new(Faulty::new(inner, faults, kv_core::wire::framing()).spare_first())
 }
 
-/// The one line that says: it runs.
+/// The line that reports that the member serves.
 fn announce(config: &ServeConfig, address: &str, json: bool) {
     let role = match config.role {
         Role::Witness => "witness",
@@ -160,7 +160,7 @@ fn announce(config: &ServeConfig, address: &str, json: bool) {
         )
     };
     // Whoever started it may have stopped listening; that is no reason to stop.
-    let _ = output::say(&line);
+    let _ = output::print(&line);
 }
 
 /// Ends the process when standard input ends, and removes `folder`: the parent is gone, however it went.

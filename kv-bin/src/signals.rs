@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// A signal that comes so soon after another one is the same request, sent twice: to the process and to its group, say.
+/// A signal that comes so soon after another one is the same request, sent twice: for example to the process and to its group.
 const ONE_REQUEST: Duration = Duration::from_millis(500);
 
 /// A signal that was caught.
@@ -91,7 +91,7 @@ mod unix {
     impl Signals {
         /// Catches what asks a process to end: SIGINT, SIGTERM, and SIGHUP unless that is ignored (`nohup`).
         pub(crate) fn catch() -> Result<Self, Failure> {
-            // Where the system does not tell what is ignored, SIGHUP is left as it is.
+            // If the system does not report what is ignored, SIGHUP is left as it is.
             let ignored = ignored().unwrap_or(u64::MAX);
             let is_caught = |signal: &Signal| *signal != Signal::HUP || !has(ignored, *signal);
             Self::of(REQUESTS.iter().filter(|(_, signal)| is_caught(signal)))
@@ -128,7 +128,7 @@ mod unix {
         }
     }
 
-    /// Which signals are ignored, a bit for each, if the system tells.
+    /// Which signals are ignored, a bit for each, if the system reports it.
     fn ignored() -> Option<u64> {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
@@ -157,7 +157,7 @@ mod unix {
         })
     }
 
-    /// Stops this process, as SIGTSTP does where it is not caught. Returns when it is told to go on.
+    /// Stops this process, as SIGTSTP does where it is not caught. Returns when it is resumed.
     pub(crate) fn stop_for_a_while() {
         // It cannot fail: it is this process.
         let _ = kill_process(getpid(), Signal::STOP);

@@ -93,7 +93,7 @@ fn bugs(seeds: &Range<u64>, jobs: Option<usize>, json: bool) -> Result<(), Failu
     });
     let mut table = table.into_inner().expect("no run panics with the lock held");
     table.sort_by_key(|row| Bug::ALL.iter().position(|bug| *bug == row.bug));
-    table.iter().try_for_each(|row| output::say(&row.line(json))).or_else(closed)?;
+    table.iter().try_for_each(|row| output::print(&row.line(json))).or_else(closed)?;
     let missed = table.iter().filter(|row| row.caught.is_none()).count();
     if missed == 0 {
         return Ok(());
@@ -178,7 +178,7 @@ fn one(seed: u64, options: &Options, json: bool) -> Result<(), Failure> {
             report.trace_hash,
         )
     });
-    lines.iter().try_for_each(|line| output::say(line)).or_else(closed)?;
+    lines.iter().try_for_each(|line| output::print(line)).or_else(closed)?;
     match report.violation {
         None => Ok(()),
         Some(violation) => Err(Failure::failed(violation)),
@@ -254,12 +254,12 @@ fn tell_violation(report: &Report, options: &Options) {
         violation.events.iter().map(|event| format!("  {}\n", styled(FAINT, event))).collect();
     let headline = format!("{} {violation}", styled(BAD, format!("seed {}:", report.seed)));
     // Where nobody reads any more, the exit code still tells.
-    let _ = output::say(&format!("{events}{headline}"));
+    let _ = output::print(&format!("{events}{headline}"));
 }
 
 fn report(total: &Total, wall: Duration, json: bool) -> io::Result<()> {
     if json {
-        return output::say(
+        return output::print(
             &json!({
                 "seeds": total.seeds,
                 "failed": total.failed,
@@ -278,7 +278,7 @@ fn report(total: &Total, wall: Duration, json: bool) -> io::Result<()> {
         count => styled(BAD, format!("{count} failed: {:?}", total.failed)),
     };
     let times = total.simulated.as_secs_f64() / wall.as_secs_f64().max(0.001);
-    output::say(&format!(
+    output::print(&format!(
         "{} seeds, {} operations, {:.0} s ({:.4} years) simulated in {:.1} s ({times:.0} times), {} excused: {verdict}",
         styled(STRONG, total.seeds),
         total.operations,

@@ -1,7 +1,7 @@
 //! `kv txn`: several changes and reads at once, from a file.
 
 use crate::cli::TxnArgs;
-use crate::commands::{record_json, tell, tell_bytes, write_failure};
+use crate::commands::{print_line, record_json, tell_bytes, write_failure};
 use crate::config::Span;
 use crate::context::Context;
 use crate::encoding::{Blob, Encoding, decode_fields, json_line};
@@ -131,7 +131,7 @@ const fn everything() -> u32 {
     u32::MAX
 }
 
-/// Reads the file, and does what it says: all of it or nothing.
+/// Reads the file and carries it out: all of it or nothing.
 pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<(), Failure> {
     let encoding = args.encoding;
     let (shown, text) = context.text_of(&args.file)?;
@@ -152,9 +152,9 @@ pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<
     let results = || if done.held { &then } else { &otherwise }.iter().zip(&done.results);
     if json {
         let results: Vec<Value> = results().map(|(key, result)| result_json(key, result, encoding)).collect();
-        tell(&json_line(&json!({ "held": done.held, "revision": revision, "results": results })))?;
+        print_line(&json_line(&json!({ "held": done.held, "revision": revision, "results": results })))?;
     } else if done.held || has_other {
-        tell(&format!("revision {revision}{}", if done.held { "" } else { ", by else" }))?;
+        print_line(&format!("revision {revision}{}", if done.held { "" } else { ", by else" }))?;
         results().try_for_each(|(key, result)| tell_found(key, result, encoding))?;
     }
     if done.held || has_other {

@@ -11,7 +11,7 @@ use kv_core::ids::Revision;
 use kv_core::message::{Event, EventKind};
 use serde_json::{Map, Value};
 
-/// Prints a line for each change, until it is told to stop or has printed as many as were asked for.
+/// Prints a line for each change, until a signal stops it or it has printed the requested number.
 pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Result<(), Failure> {
     let encoding = args.encoding;
     let prefix = encoding.read("prefix", args.prefix)?;

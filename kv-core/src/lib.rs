@@ -6,7 +6,7 @@
 //!
 //! - **Linearizable**: reads and writes behave as if there were one copy of the data.
 //! - **Durable**: a write is acknowledged after it is on the disks of a majority.
-//! - **Exactly once**, through retries, lost messages and failovers. If the outcome of a write cannot be known, the error says so.
+//! - **Exactly once**, through retries, lost messages and failovers. If the outcome of a write cannot be known, the error is `OutcomeUnknown`.
 //! - **Available** while a majority of the members can communicate. Two data members and a *witness* survive the loss of any one.
 //!
 //! The protocol is Viewstamped Replication Revisited (Liskov and Cowling, 2012), extended to survive damaged disks.

@@ -23,7 +23,7 @@ const CONNECTION_ID_BYTES: usize = 8;
 /// Who this end is, and whom it believes.
 #[derive(Clone, Debug)]
 pub(crate) enum Trust {
-    /// Everybody, without being told who it is.
+    /// Everybody, without an identity.
     Anybody,
     Certified(Identity),
 }
@@ -58,7 +58,7 @@ impl Trust {
         }
     }
 
-    /// An endpoint's settings. A process that is started anew tells the connections of the one before it that they are
+    /// An endpoint's settings. A restarted process notifies the connections of its predecessor that they are
     /// gone, and proves that it may: with a secret that both have, because it comes from the private key.
     pub(crate) fn endpoint(&self) -> EndpointConfig {
         let secret = match self {
@@ -107,7 +107,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// With a certificate that says nothing, made for this listener.
+/// With a certificate without an identity, made for this listener.
 fn ephemeral_server() -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
     let made = rcgen::generate_simple_self_signed(Vec::new())?;
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())?;

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 const STREAMS: usize = settings::MAX_STREAMS / 2;
 /// A connection on which nothing was heard is asked for a sign of life after this long...
 const SHORTEST_PAUSE: Duration = Duration::from_millis(25);
-/// ... and, while nobody has anything to say, after twice as long each time, up to this: a third of the shortest idle
+/// ... and, while nobody has anything to send, after twice as long each time, up to this: a third of the shortest idle
 /// time-out.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that has not answered for this long is shared with no new stream.
@@ -133,7 +133,7 @@ impl Link {
             }
         };
         let peer = quic.trust.peer(&connection)?;
-        // The accepting end judges last, and says nothing until it has.
+        // The accepting end verifies last, and sends nothing until it has.
         let greeted = connection.accept_uni().await.map_err(|e| lost(&e))?;
         drop(greeted);
         let silent = Arc::new(AtomicBool::new(false));
@@ -148,7 +148,7 @@ impl Link {
 }
 
 /// Notices that the process at the other end is gone. QUIC itself does so when the idle time-out has passed; but the kernel
-/// answers whatever is sent to a port that nobody has, so that asking for a sign of life tells at once.
+/// answers whatever is sent to a port that nobody has, so that a ping shows it at once.
 struct Watch {
     connection: quinn::Connection,
     refusals: tokio::sync::watch::Receiver<u64>,
@@ -172,7 +172,7 @@ impl Watch {
                 _ = self.connection.closed() => return,
                 Ok(()) = self.refusals.changed() => {
                     if self.is_gone().await {
-                        // The streams tell it as what it is: see `stream::lost`.
+                        // The streams report the cause: see `stream::lost`.
                         return self.connection.close(VarInt::from_u32(0), b"");
                     }
                 }
@@ -191,7 +191,7 @@ impl Watch {
         }
     }
 
-    /// Whether nobody is there any more, as was said. A peer that lives answers what it is asked, whoever says that it does
+    /// Whether nobody is there any more, as was reported. A live peer answers what it is asked, whoever claims that it does
     /// not; so a forged word alone ends no connection.
     async fn is_gone(&mut self) -> bool {
         let before = self.carried().datagrams_received;

@@ -1,7 +1,7 @@
 //! QUIC for kv: a connection to each peer, and in it a stream per lane, so that lanes never block one another. What goes in bulk
 //! has a connection of its own.
 //!
-//! [`Quic`] is the [`Transport`]. A stream begins with a preface of eight bytes by which the connecting end says that it
+//! [`Quic`] is the [`Transport`]. A stream begins with a preface of eight bytes by which the connecting end shows that it
 //! speaks kv, in which version, and which lane the stream is for; then the stream belongs to the user.
 //!
 //! All of it is encrypted, by TLS 1.3. With an identity ([`Quic::new`]) both ends prove who they are; without one
@@ -48,7 +48,7 @@ const PORT_RETRY: Duration = Duration::from_millis(10);
 /// - A peer that is started anew on the same port resets the connections that its predecessor had.
 /// - A connection survives that the connecting end's address changes on the way, as behind a router.
 /// - After a listener is dropped, its port is in use for as long as connections live that it had accepted. The same `Quic`
-///   or a clone of it can listen there again at once; others, and whoever finds the port taken, try for 4 s before they are told that the
+///   or a clone of it can listen there again at once; others, and whoever finds the port taken, try for 4 s before they fail because the
 ///   address is in use.
 /// - It must be used inside of a tokio runtime, on which its tasks run. What was written last before the runtime ends may not
 ///   arrive.
@@ -79,7 +79,7 @@ pub struct Quic {
 }
 
 impl Quic {
-    /// With certificates: both ends prove who they are, and [`Connection::peer`] says it. Files of the identity that change
+    /// With certificates: both ends prove who they are, and [`Connection::peer`] returns it. Files of the identity that change
     /// are used once it is [refreshed](Transport::refresh): for every stream that is opened from then on, and every connection
     /// that is accepted. A stream that is accepted on an older connection is its opener's by the certificate shown then.
     #[must_use]
@@ -88,7 +88,7 @@ impl Quic {
     }
 
     /// Without certificates: encrypted, but against nobody who can come between the two ends, since neither proves who it
-    /// is. Each listener makes itself a certificate that says nothing. For one machine, for demonstrations and for tests.
+    /// is. Each listener makes itself a certificate without an identity. For one machine, for demonstrations and for tests.
     #[must_use]
     pub fn insecure() -> Self {
         Self::with(Trust::Anybody)
@@ -108,7 +108,7 @@ impl Quic {
     }
 
     /// How long an accepted connection may take for the handshake, and again to open its first stream, and each stream to
-    /// say its lane, before it is closed. Default 3 s.
+    /// send its lane, before it is closed. Default 3 s.
     #[must_use]
     pub fn preface_timeout(mut self, timeout: Duration) -> Self {
         self.preface_timeout = timeout;
@@ -124,7 +124,7 @@ impl Quic {
         self
     }
 
-    /// How many accepted connections may be without a stream that has told its lane, per listener. For one above that the oldest is
+    /// How many accepted connections may be without a stream that has sent its lane, per listener. For one above that the oldest is
     /// closed of the source that has most, members' addresses last, so that a flood of silent openers does not keep others out. Above a
     /// quarter of it, callers must show that they can be reached at their address. Default 128; at least 1.
     #[must_use]

@@ -42,7 +42,7 @@ pub(crate) struct Port {
     members: MemberSources,
     /// For callers from members' addresses.
     for_members: Arc<ServerConfig>,
-    told: Told,
+    log: Told,
 }
 
 impl Port {
@@ -66,7 +66,7 @@ impl Port {
             lanes: AtomicUsize::new(0),
             members: MemberSources::default(),
             for_members,
-            told: Told::default(),
+            log: Told::default(),
         });
         tokio::spawn(greet(Arc::downgrade(&port), port.endpoint.clone()));
         Ok(port)
@@ -77,7 +77,7 @@ impl Port {
         self.address == address && self.queue.borrow().is_none() && self.lanes.load(Ordering::Relaxed) > 0
     }
 
-    /// Frees the port. Whoever is connected is told.
+    /// Frees the port, and notifies connected peers.
     fn close(&self) {
         self.endpoint.close(VarInt::from_u32(0), b"");
         let socket = self.socket.clone();
@@ -212,7 +212,7 @@ async fn receive(port: Arc<Port>, incoming: Incoming, mut evicted: oneshot::Rece
         Ok(shaken) => shaken,
         Err(error)
             if error.kind() == io::ErrorKind::PermissionDenied
-                && port.told.is_due(std::time::Instant::now(), remote.ip(), &error.to_string()) =>
+                && port.log.is_due(std::time::Instant::now(), remote.ip(), &error.to_string()) =>
         {
             return tracing::warn!(listener = %port.address, %remote, %error, "refused a connection");
         }
@@ -264,7 +264,7 @@ struct Guest {
     peer: Peer,
     lanes: Arc<Lanes>,
     queue: watch::Receiver<Option<mpsc::Sender<Connection>>>,
-    /// Streams that are about to tell their lane, or wait to be handed out.
+    /// Streams that are about to send their lane, or wait to be accepted.
     telling: JoinSet<()>,
     /// None: it has opened a lane.
     evicted: Option<oneshot::Receiver<()>>,
@@ -310,38 +310,38 @@ impl Guest {
         }
     }
 
-    /// Lets a stream tell its lane, without waiting for it.
+    /// Reads a stream's lane, without waiting for it.
     fn begin(&mut self, mut stream: (SendStream, RecvStream), queue: mpsc::Sender<Connection>) {
         let (lanes, peer) = (self.lanes.clone(), self.peer.clone());
         let remote = self.connection.remote_address();
         self.telling.spawn(async move {
             let deadline = lanes.port.settings.preface_timeout;
-            let told = timeout(deadline, tell(&mut stream.1)).await;
-            match told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            let lane = timeout(deadline, read_lane(&mut stream.1)).await;
+            match lane.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(lane) => {
                     let held = Arc::new(LaneHeld::one(&lanes));
                     let connection = stream::connection(stream, lane, peer, remote.to_string(), held);
                     // It fails if nobody listens any more, and so it breaks.
                     let _ = queue.send(connection).await;
                 }
-                Err(error) => tracing::debug!(%remote, %error, "closed a stream that did not tell its lane"),
+                Err(error) => tracing::debug!(%remote, %error, "closed a stream that did not send its lane"),
             }
         });
     }
 }
 
-/// Waits until it is told to make room; for ever if it has not to.
-async fn evicted(told: &mut Option<oneshot::Receiver<()>>) {
-    match told {
-        Some(told) => {
-            let _ = told.await;
+/// Waits until it must make room; for ever if it need not.
+async fn evicted(eviction: &mut Option<oneshot::Receiver<()>>) {
+    match eviction {
+        Some(eviction) => {
+            let _ = eviction.await;
         }
         None => std::future::pending().await,
     }
 }
 
 /// Reads which lane the other end asks for.
-async fn tell(stream: &mut RecvStream) -> io::Result<Lane> {
+async fn read_lane(stream: &mut RecvStream) -> io::Result<Lane> {
     let mut bytes = [0; preface::BYTES];
     stream.read_exact(&mut bytes).await.map_err(io::Error::other)?;
     preface::decode(bytes).map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, reason))

@@ -1,4 +1,4 @@
-//! What quinn is told.
+//! The settings for quinn.
 
 use crate::Quic;
 use quinn::{ClientConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
@@ -35,7 +35,7 @@ impl Quic {
     pub(crate) fn client_config(&self) -> io::Result<ClientConfig> {
         let mut config = ClientConfig::new(Arc::new(self.trust.client()?));
         let mut transport = self.transport_config(0, self.stream_window);
-        // On which the other end says that it takes the caller in.
+        // On which the other end accepts the caller.
         transport.max_concurrent_uni_streams(VarInt::from_u32(1));
         // Each of them takes what it sends back.
         transport

@@ -1,4 +1,4 @@
-//! A UDP socket that says when the kernel has been told that nobody listens at the other end, and that can be closed while
+//! A UDP socket that reports when the kernel learns that nobody listens at the other end, and that can be closed while
 //! connections still hold on to it.
 
 use quinn::udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
@@ -71,7 +71,7 @@ impl Socket {
         *self.io.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Counts how often the machine at the other end has said that nobody listens there. It is a hint: whoever can guess
+    /// Counts how often the machine at the other end has answered that nobody listens there. It is a hint: whoever can guess
     /// the port may forge it.
     pub(crate) fn refusals(&self) -> watch::Receiver<u64> {
         self.refusals.subscribe()

@@ -29,7 +29,7 @@ fn priority(lane: Lane) -> i32 {
     }
 }
 
-/// The connection over a stream on which the lane has been told.
+/// The connection over a stream on which the lane has been sent.
 pub(crate) fn connection(
     (send, receive): (SendStream, RecvStream),
     lane: Lane,

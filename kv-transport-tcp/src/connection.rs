@@ -62,7 +62,7 @@ impl Failure {
     }
 }
 
-/// Connects to `address` and tells the lane. `remote` is what the address was looked up by.
+/// Connects to `address` and sends the lane. `remote` is what the address was looked up by.
 pub(crate) async fn open(
     address: SocketAddr,
     lane: Lane,
@@ -123,7 +123,7 @@ pub(crate) fn invalid(reason: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
-/// Says a last word and closes. What the other end still sends is read and forgotten: closing a socket with unread bytes
+/// Sends the closing message and closes. What the other end still sends is read and forgotten: closing a socket with unread bytes
 /// resets it, and the last word might be lost. Whoever accepted the socket bounds the time.
 pub(crate) async fn part(mut socket: TcpStream, last_word: &[u8]) {
     if socket.write_all(last_word).await.is_ok() && socket.shutdown().await.is_ok() {
@@ -136,7 +136,7 @@ pub(crate) async fn part(mut socket: TcpStream, last_word: &[u8]) {
     }
 }
 
-/// The reading half without TLS at the connecting end: says so if the other end wants TLS.
+/// The reading half without TLS at the connecting end: fails with a clear error if the other end wants TLS.
 struct Hinted {
     reader: OwnedReadHalf,
     first: bool,

@@ -1,6 +1,6 @@
 //! TCP for kv: a socket per lane, so that lanes never block one another.
 //!
-//! [`Tcp`] is the [`Transport`]. The connecting end says in a preface of eight bytes that it speaks kv, in which
+//! [`Tcp`] is the [`Transport`]. The connecting end sends a preface of eight bytes: that it speaks kv, in which
 //! version, and which lane the socket is for; then the stream belongs to the user.
 //!
 //! [`Tcp::new`] authenticates nobody: every connection's peer is `Peer::Unauthenticated`, and whoever can read the network can read it all. With
@@ -68,21 +68,21 @@ impl Tcp {
     /// With TLS 1.3, both ends showing their certificates, and default settings. `identity` may be refreshed at any time:
     /// each handshake uses what is current then.
     ///
-    /// Who does not accept the other end says why in an error of `connect`
+    /// An end that does not accept the other reports why in an error of `connect`
     /// ([`TransportError::Handshake`]), or in the log where it accepts connections.
     #[cfg(feature = "tls")]
     pub fn with_tls(identity: kv_transport::tls::Identity) -> Self {
         Self { security: Security::Tls(tls::Tls::new(identity)), ..Self::new() }
     }
 
-    /// How long an accepted socket may take to say its lane, and with TLS who it is, before it is closed. Default 3 s.
+    /// How long an accepted socket may take to send its lane, and with TLS its identity, before it is closed. Default 3 s.
     #[must_use]
     pub fn preface_timeout(mut self, timeout: Duration) -> Self {
         self.preface_timeout = timeout;
         self
     }
 
-    /// How many accepted sockets may be about to say their lane, per listener. For one above that the oldest is closed of the source
+    /// How many accepted sockets may not have sent their lane yet, per listener. For one above that the oldest is closed of the source
     /// that has most, members' addresses last, so that a flood of silent openers does not keep others out. Default 128; at least 1.
     #[must_use]
     pub fn max_half_open(mut self, sockets: usize) -> Self {

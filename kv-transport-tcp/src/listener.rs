@@ -79,13 +79,13 @@ struct Accepting {
     socket: Socket,
     address: SocketAddr,
     settings: Tcp,
-    /// Accepted sockets that are about to tell their lane, each on a task of its own.
+    /// Accepted sockets that are about to send their lane, each on a task of its own.
     opening: JoinSet<Option<Connection>>,
     /// The same, and some that are done.
     entrance: Entrance<AbortHandle>,
     /// Set after a failure: when to accept again, and how long the pause was.
     pause: Option<(Instant, Duration)>,
-    told: Told,
+    log: Told,
 }
 
 impl Accepting {
@@ -98,7 +98,7 @@ impl Accepting {
             opening: JoinSet::new(),
             entrance,
             pause: None,
-            told: Told::default(),
+            log: Told::default(),
         }
     }
 
@@ -126,9 +126,9 @@ impl Accepting {
         }
     }
 
-    /// Lets an accepted socket tell its lane, without waiting for it.
+    /// Reads an accepted socket's lane, without waiting for it.
     fn begin(&mut self, socket: TcpStream, remote: SocketAddr) {
-        // Without TLS there is nothing to sign: who has said the lane is counted by whoever accepts it.
+        // Without TLS there is nothing to sign: callers that have sent the lane are counted by whoever accepts them.
         if !matches!(self.settings.security, Security::None)
             && !self.entrance.admits(std::time::Instant::now(), remote.ip())
         {
@@ -140,13 +140,13 @@ impl Accepting {
             victim.abort();
         }
         let (deadline, security) = (self.settings.preface_timeout, self.settings.security.clone());
-        let (listener, told) = (self.address, self.told.clone());
+        let (listener, log) = (self.address, self.log.clone());
         let opening = self.opening.spawn(async move {
             let opened = timeout(deadline, connection::accept(socket, remote, &security)).await;
             match opened.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
                 Ok(connection) => return Some(connection),
                 Err(Failure::Handshake(reason))
-                    if told.is_due(std::time::Instant::now(), remote.ip(), &reason) =>
+                    if log.is_due(std::time::Instant::now(), remote.ip(), &reason) =>
                 {
                     tracing::warn!(%listener, %remote, reason, "refused a connection");
                 }

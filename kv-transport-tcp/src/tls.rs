@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, WriteHalf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// What both ends say that they are going to speak.
+/// The protocol that both ends announce.
 const ALPN: &[u8] = b"kvt/1";
 
 /// The answer to the preface, by which the connecting end knows that its certificate is accepted: its handshake alone ends
@@ -106,7 +106,7 @@ fn peer(certificates: Option<&[CertificateDer<'_>]>) -> Result<Peer, Failure> {
     peer_of(certificates).map_err(|error| Failure::Handshake(error.to_string()))
 }
 
-/// What a failed handshake says: what TLS says of it, if it does.
+/// The reason of a failed handshake: TLS's own, if there is one.
 fn failure(error: io::Error) -> Failure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(reason) => Failure::Handshake(explain(reason)),

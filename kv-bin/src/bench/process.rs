@@ -1,10 +1,10 @@
-//! What another process takes, as Linux tells it.
+//! CPU time and memory of another process, read from Linux's `/proc`.
 
 use crate::failure::Failure;
 use std::fs;
 use std::time::Instant;
 
-/// Ticks in a second, in which Linux tells processes' times to programs.
+/// Ticks per second, the unit of the CPU times that Linux reports to programs.
 const TICKS: f64 = 100.0;
 
 /// A process.

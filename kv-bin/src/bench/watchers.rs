@@ -2,7 +2,7 @@
 
 use super::process::Process;
 use crate::cli::WatchersArgs;
-use crate::commands::tell;
+use crate::commands::print_line;
 use crate::demo::members::{CLUSTER, COUNT, Members, Plan};
 use crate::demo::watch as cluster;
 use crate::failure::Failure;
@@ -41,7 +41,7 @@ struct Row {
     idle: f64,
     unwatched: Load,
     watched: Option<Load>,
-    /// From the beginning of a write until the watcher was told, in order.
+    /// From the start of a write to the arrival of its event at the watcher, ascending.
     delays: Vec<Duration>,
 }
 
@@ -65,11 +65,11 @@ pub(super) async fn run(args: &WatchersArgs, json: bool) -> Result<(), Failure> 
         let members = Members::start(&plan).await?;
         let row = measure(&members, args, count).await?;
         if json {
-            tell(&row.json().to_string())?;
+            print_line(&row.json().to_string())?;
         }
         rows.push(row);
     }
-    if json { Ok(()) } else { tell(table(&rows, args).trim_end()) }
+    if json { Ok(()) } else { print_line(table(&rows, args).trim_end()) }
 }
 
 async fn measure(members: &Members, args: &WatchersArgs, count: usize) -> Result<Row, Failure> {
@@ -87,9 +87,9 @@ async fn measure(members: &Members, args: &WatchersArgs, count: usize) -> Result
         inner: transport,
         address: members.addresses()[usize::from(primary.id.get())].clone(),
     });
-    let (told, mut delays) = mpsc::unbounded_channel();
+    let (delays_out, mut delays) = mpsc::unbounded_channel();
     let clock = Instant::now();
-    let watchers = watch(&only, count, start, clock, &told).await?;
+    let watchers = watch(&only, count, start, clock, &delays_out).await?;
     in_place(&writer, primary.id, count).await?;
     tokio::time::sleep(SETTLE).await;
     let memory = process.memory()?;
@@ -131,7 +131,7 @@ async fn watch(
     count: usize,
     start: Revision,
     clock: Instant,
-    told: &mpsc::UnboundedSender<Duration>,
+    delays_out: &mpsc::UnboundedSender<Duration>,
 ) -> Result<JoinSet<()>, Failure> {
     let mut watchers = JoinSet::new();
     let mut client = None;
@@ -149,14 +149,14 @@ async fn watch(
             }
         };
         let mut events = client.watch_key(watched_key(number as u64)).after(start).stream();
-        let told = told.clone();
+        let delays_out = delays_out.clone();
         watchers.spawn(async move {
             while let Some(Ok(event)) = events.next().await {
                 let begun =
                     event.record.and_then(|record| std::str::from_utf8(&record.value).ok()?.parse().ok());
-                // The value says when its write began.
+                // The value contains the start of its write.
                 let delay = begun.map(|begun| clock.elapsed().saturating_sub(Duration::from_nanos(begun)));
-                if delay.is_some_and(|delay| told.send(delay).is_err()) {
+                if delay.is_some_and(|delay| delays_out.send(delay).is_err()) {
                     return;
                 }
             }

@@ -22,12 +22,12 @@ pub(crate) use units::Span;
 
 /// The name of a cluster that was given none.
 pub(crate) const DEFAULT_CLUSTER: &str = "kv";
-/// Where a client looks that was told nothing.
+/// The address that a client uses if none is given.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:7000";
-/// Where a member keeps its data that was told nothing.
+/// The data directory of a member if none is given.
 const DEFAULT_DATA: &str = "kv-data-{id}";
 
-/// What the file may say; `cluster.example.toml` explains each line.
+/// The keys of the configuration file; `cluster.example.toml` explains each of them.
 #[derive(Deserialize, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
 struct File {
@@ -69,7 +69,7 @@ pub(crate) struct ServeConfig {
     /// Whether others than this machine reach it, and nothing proves who they are.
     pub(crate) is_exposed: bool,
     pub(crate) options: Options,
-    /// What to log, if the file says so.
+    /// What to log, if the file configures it.
     pub(crate) log: Option<String>,
     /// The folder to delete, and to stop, when standard input ends.
     pub(crate) exit_with_parent: Option<PathBuf>,
@@ -190,7 +190,7 @@ impl File {
             .map_err(|(line, problem)| Failure::usage(format!("{shown} line {line}: {problem}")))
     }
 
-    /// Reads the text, or says in which line what is wrong.
+    /// Parses the text. An error names the line and what is wrong in it.
     fn parse(text: &str) -> Result<Self, (usize, String)> {
         let text = without_mark(text);
         toml::from_str(text).map_err(|error| {
@@ -272,7 +272,7 @@ fn host(address: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
-/// Whether somebody can be reached there: told before anything is tried.
+/// Checks that this can be an address, before anything connects to it.
 fn check_address(address: &str) -> Result<(), String> {
     check_host_port(address).map_err(|error| error.to_string())?;
     if address.rsplit_once(':').is_some_and(|(_, port)| port.trim_start_matches('0').is_empty()) {

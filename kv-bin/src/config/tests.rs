@@ -52,10 +52,10 @@ fn the_example_file_states_every_setting_with_its_default() {
     );
     assert!(member.iter().all(|member| member.role.is_some()));
     assert_eq!(options.clone().or(every_option()), options, "the example sets every option");
-    // What the library can be told, the file can say: the names are the same.
+    // Each option of the library has a key of the same name in the file.
     let library = format!("{:?}", Options::default());
     for field in library.split(['{', ',']).filter_map(|part| Some(part.split_once(':')?.0.trim())) {
-        assert!(EXAMPLE.contains(&format!("\n{field} = ")), "the example does not say {field}");
+        assert!(EXAMPLE.contains(&format!("\n{field} = ")), "the example lacks {field}");
     }
 }
 
@@ -181,7 +181,7 @@ fn each_mistake_on_the_line_is_named() {
     ] {
         let failure = serve(&arguments).expect_err(&format!("{arguments:?}")).to_string();
         for fragment in fragments {
-            assert!(failure.contains(fragment), "{arguments:?}: {failure:?} does not say {fragment:?}");
+            assert!(failure.contains(fragment), "{arguments:?}: {failure:?} lacks {fragment:?}");
         }
         assert!(!failure.contains('\n'), "one line: {failure:?}");
     }
@@ -213,7 +213,7 @@ fn each_mistake_in_the_file_is_named_with_its_place() {
         let (_folder, path) = file(&text);
         let failure = serve(&["--config", &path, "--id", "0"]).expect_err(&text).to_string();
         for fragment in fragments {
-            assert!(failure.contains(fragment), "{text:?}: {failure:?} does not say {fragment:?}");
+            assert!(failure.contains(fragment), "{text:?}: {failure:?} lacks {fragment:?}");
         }
         assert!(failure.contains("cluster.toml"), "{failure:?} names the file");
         assert!(!failure.contains('\n'), "one line: {failure:?}");
@@ -310,7 +310,7 @@ fn a_members_certificate_is_found_in_a_folder_or_named() {
         Ok(Some(in_folder)),
         "flags win over the file"
     );
-    // What the file names is a member's: a client has to say what its own is.
+    // What the file names is a member's: a client has to name its own.
     let text = tls_of_client(&["--config", &path]).unwrap_err();
     assert!(text.contains("this client needs one, too") && text.contains("--tls-dir"), "{text}");
     let own = ["--tls-certificate", "c.pem", "--tls-key", "c.key"];

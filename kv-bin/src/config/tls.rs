@@ -13,7 +13,7 @@ pub(crate) const ROOTS: &str = "ca.pem";
 #[cfg(test)]
 pub(super) const NAMES: [&str; 6] = ["dir", "certificate", "key", "roots", "client_roots", "clients"];
 
-/// What the file says under `[tls]`.
+/// The section `[tls]` of the configuration file.
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FileTls {
@@ -25,7 +25,7 @@ pub(super) struct FileTls {
     pub(super) clients: Option<PathBuf>,
 }
 
-/// What the command line says.
+/// The flags of the command line.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct TlsArgs {
     /// Use TLS with the certificates in this folder, created by `kv certs`.

@@ -22,7 +22,7 @@ const STEP_SPAN: Duration = Duration::from_secs(5);
 /// How long a step may take.
 const STEP_LIMIT: Duration = Duration::from_secs(30);
 
-/// Tells the story of a killed primary.
+/// Runs the scenario of a killed primary, and prints what happens.
 pub(super) async fn run(story: &Story, plan: &Plan) -> Result<Verdict, Failure> {
     let mut members = Members::start(plan).await?;
     let result = play(story, &mut members, plan).await;
@@ -34,10 +34,11 @@ async fn play(story: &Story, members: &mut Members, plan: &Plan) -> Result<Verdi
     let clients = watch::connect(members, &members.transport()?, plan.seed, WRITERS).await?;
     let client = &clients[0];
     let first = watch::formed(client, COUNT.into()).await?;
-    story.tell(format_args!("the cluster has formed: member {} is primary in view {}", first.id, first.view));
+    story
+        .print(format_args!("the cluster has formed: member {} is primary in view {}", first.id, first.view));
 
     let writers = Writers::start(&clients, WRITERS, PACE);
-    story.tell(format_args!("{WRITERS} clients write"));
+    story.print(format_args!("{WRITERS} clients write"));
     writers.work(SHORT_STEP, STEP, STEP_SPAN, STEP_LIMIT).await?;
 
     let primary = watch::primary(client).await?;
@@ -59,10 +60,10 @@ async fn play(story: &Story, members: &mut Members, plan: &Plan) -> Result<Verdi
     );
     writers.work(SHORT_STEP, STEP, STEP_SPAN, STEP_LIMIT).await?;
     let (now, after) = (writers.acknowledged(), kill.elapsed().as_secs_f64());
-    story.tell(format_args!("{now} writes acknowledged, {after:.3} s after the kill"));
+    story.print(format_args!("{now} writes acknowledged, {after:.3} s after the kill"));
 
     members.start_member(primary.id.get()).await?;
-    story.tell(format_args!("member {} is started again on what it left on disk", primary.id));
+    story.print(format_args!("member {} is started again on what it left on disk", primary.id));
     let back = watch::level(client, primary.id).await?;
     story.tell_in(
         GOOD,

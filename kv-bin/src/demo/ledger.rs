@@ -68,7 +68,7 @@ impl Ledger {
     }
 }
 
-/// Compares what the writers were told with what the store holds: `store` is all of it.
+/// Compares the outcomes that the writers received with the contents of the store: `store` is all of it.
 pub(crate) fn compare(ledgers: &[Ledger], store: &BTreeMap<Bytes, Record>) -> Verdict {
     let mut verdict = Verdict::default();
     let mut revisions: HashMap<Revision, &Bytes> = HashMap::new();

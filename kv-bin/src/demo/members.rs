@@ -19,7 +19,7 @@ use tokio::time::timeout;
 pub(crate) const CLUSTER: &str = "demo";
 /// How many members there are.
 pub(crate) const COUNT: u8 = 3;
-/// How long a member may take from its start to its line that says that it serves.
+/// How long a member may take from its start until it prints that it serves.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How many lines of each member's log are kept, to be shown if something goes wrong.
 const LOG_LINES: usize = 30;
@@ -39,7 +39,7 @@ pub(crate) struct Members {
     plan: Plan,
 }
 
-/// What all members are told.
+/// The arguments that all members get.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// How members and clients reach each other.

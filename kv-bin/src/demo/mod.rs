@@ -41,10 +41,10 @@ struct Summary {
     outage_ms: f64,
 }
 
-/// Runs the scenarios, and says how they went. However it ends, no process and no folder of the demo is left.
+/// Runs the scenarios, and prints their results. However it ends, no process and no folder of the demo is left.
 pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
-    // Says early what is not compiled in.
+    // Fails early if something is not compiled in.
     let transport = args.transport.unwrap_or_default();
     transport.check()?;
     #[cfg(feature = "tls")]
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Resu
     let tls = false;
     let plan = Plan { transport, tls, seed: args.seed, loss: 0, log };
     let reports = tokio::select! {
-        reports = tell(&args, &plan, json) => reports?,
+        reports = run_scenarios(&args, &plan, json) => reports?,
         signal = signals.next() => {
             return Err(signal.ended(format!("stopped by {signal}: no process and no folder is left behind")));
         }
@@ -61,7 +61,7 @@ pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Resu
     conclude(&reports, json)
 }
 
-async fn tell(args: &DemoArgs, plan: &Plan, json: bool) -> Result<Vec<Report>, Failure> {
+async fn run_scenarios(args: &DemoArgs, plan: &Plan, json: bool) -> Result<Vec<Report>, Failure> {
     let mut reports = Vec::new();
     let transport = plan.transport;
     if matches!(args.scenario, Scenario::Crash | Scenario::All) {
@@ -78,15 +78,15 @@ async fn tell(args: &DemoArgs, plan: &Plan, json: bool) -> Result<Vec<Report>, F
     Ok(reports)
 }
 
-/// Says who plays.
+/// Prints the members.
 fn introduce(story: &Story, members: &Members) {
     for (id, address) in (0..).zip(members.addresses()) {
         let pid = members.pid(id).unwrap_or_default();
-        story.tell(format_args!("member {id} serves on {address}: process {pid}"));
+        story.print(format_args!("member {id} serves on {address}: process {pid}"));
     }
 }
 
-/// Says what the comparison came to.
+/// Prints the result of the comparison.
 fn sum_up(story: &Story, verdict: &Verdict, keys: usize) {
     let Verdict { writes, acknowledged, lost, duplicated, .. } = verdict;
     let style = if verdict.is_good() { GOOD } else { BAD };
@@ -121,7 +121,7 @@ fn conclude(reports: &[Report], json: bool) -> Result<(), Failure> {
     for problem in problems {
         output::complain(problem);
     }
-    output::say(&text)
+    output::print(&text)
         .map_err(|error| Failure::failed(format!("cannot write to standard output: {error}")))?;
     if !reports.iter().all(|report| report.verdict.is_good()) {
         return Err(Failure::failed("a promise was broken: writes were lost or applied twice"));
@@ -129,7 +129,7 @@ fn conclude(reports: &[Report], json: bool) -> Result<(), Failure> {
     if !json {
         let all = styled(GOOD, "Every acknowledged write is there, and none was applied twice.");
         // The table is out; that nobody reads this line is no failure.
-        let _ = output::say(&format!("\n{all}"));
+        let _ = output::print(&format!("\n{all}"));
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ const CLIENT_LOSS: f64 = 0.10;
 /// Which share of the messages between members is lost, in percent.
 const MEMBER_LOSS: u8 = 3;
 
-/// Tells the story of lost messages.
+/// Runs the scenario of lost messages, and prints what happens.
 pub(super) async fn run(story: &Story, plan: &Plan) -> Result<Verdict, Failure> {
     let members = Members::start(&Plan { loss: MEMBER_LOSS, ..plan.clone() }).await?;
     let result = play(story, &members, plan).await;
@@ -45,13 +45,13 @@ async fn play(story: &Story, members: &Members, plan: &Plan) -> Result<Verdict, 
     let clients = watch::connect(members, &transport, plan.seed, WRITERS).await?;
     let client = &clients[0];
     let primary = watch::formed(client, COUNT.into()).await?;
-    story.tell(format_args!(
+    story.print(format_args!(
         "the cluster has formed: member {} is primary in view {}",
         primary.id, primary.view
     ));
 
     let writers = Writers::start(&clients, WRITERS, PACE);
-    story.tell(format_args!("{WRITERS} clients write"));
+    story.print(format_args!("{WRITERS} clients write"));
     writers.work(CALM / 10, CALM, SPAN / 2, STEP_LIMIT).await?;
 
     faults.set(Scope::all().lane(Lane::Client), Fault::new().loss(CLIENT_LOSS));

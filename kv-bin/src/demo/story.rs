@@ -5,7 +5,7 @@ use anstyle::Style;
 use std::io::Write as _;
 use std::time::Instant;
 
-/// Tells the story: on stdout, or on stderr where stdout belongs to JSON.
+/// Prints what happens: on stdout, or on stderr if stdout is for JSON.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Story {
     start: Instant,
@@ -21,7 +21,7 @@ impl Story {
     }
 
     /// Something happened, now.
-    pub(crate) fn tell(&self, text: impl std::fmt::Display) {
+    pub(crate) fn print(&self, text: impl std::fmt::Display) {
         self.tell_in(Style::new(), text);
     }
 
@@ -33,11 +33,11 @@ impl Story {
 
     /// A line without a time.
     pub(crate) fn line(&self, text: &str) {
-        // Where nobody reads, nobody is told; the story goes on to its tidy end.
+        // If nobody reads the output, the scenario still runs to its end and cleans up.
         if self.to_stderr {
             let _ = writeln!(anstream::stderr().lock(), "{text}");
         } else {
-            let _ = output::say(text);
+            let _ = output::print(text);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The demo's load: a few writers at once, each remembering what it was told.
+//! The demo's load: a few writers at once, each of which records the outcomes that it received.
 
 use super::ledger::{Ending, Ledger};
 use crate::failure::Failure;
@@ -28,7 +28,7 @@ impl Writers {
     /// clients, each of which has a session of its own.
     ///
     /// By turns a writer puts a key of its own, once, and raises a counter of its own. Odd writers raise theirs only from the
-    /// revision that they were told last: if a write of theirs were applied twice, the next would be refused.
+    /// revision that they received last: if a write of theirs were applied twice, the next would be refused.
     pub(crate) fn start(clients: &[Client], count: usize, pace: Duration) -> Self {
         let shared = Arc::new(Shared { stop: AtomicBool::new(false), acknowledged: AtomicU64::new(0) });
         let mut tasks = JoinSet::new();

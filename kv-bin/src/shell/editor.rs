@@ -21,7 +21,7 @@ use std::time::Duration;
 const PROMPT: &str = "kv> ";
 /// How many lines are remembered.
 const REMEMBERED: usize = 1000;
-/// What the editor says at the end of a line, to terminals that understand it: they no longer mark what is pasted.
+/// What the editor sends at the end of a line: terminals that understand it no longer mark what is pasted.
 const UNMARK_PASTES: &str = "\x1b[?2004l";
 /// How long the editor may take to begin with a line. It is a matter of microseconds.
 #[cfg(unix)]
@@ -64,7 +64,7 @@ pub(super) fn start(grammar: clap::Command, with_history: bool) -> Result<Lines,
     }))
 }
 
-/// At once, so that it is there whatever becomes of this process. A file that cannot be written is told of once.
+/// At once, so that it is there whatever becomes of this process. A file that cannot be written is reported once.
 fn remember(editor: &mut Editor<Words, DefaultHistory>, line: &str, history: &mut Option<PathBuf>) {
     let Ok(true) = editor.add_history_entry(line) else { return };
     let Some(file) = history else { return };

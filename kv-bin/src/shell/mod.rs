@@ -46,23 +46,23 @@ enum LineCommand {
 #[derive(Debug)]
 struct Lines {
     ask: blocking::Sender<()>,
-    told: mpsc::Receiver<Result<String, Failure>>,
+    input: mpsc::Receiver<Result<String, Failure>>,
 }
 
 impl Lines {
     /// Those that `next` returns, until it returns none.
     fn new(mut next: impl FnMut() -> Option<Result<String, Failure>> + Send + 'static) -> Self {
         let (ask, asked) = blocking::channel();
-        let (tell, told) = mpsc::channel(1);
+        let (send, input) = mpsc::channel(1);
         std::thread::spawn(move || {
             while asked.recv().is_ok() {
                 let Some(line) = next() else { return };
-                if tell.blocking_send(line).is_err() {
+                if send.blocking_send(line).is_err() {
                     return;
                 }
             }
         });
-        Self { ask, told }
+        Self { ask, input }
     }
 
     /// Standard input, as it is.
@@ -79,7 +79,7 @@ impl Lines {
     }
 
     fn ask(&self) {
-        // Where the thread has ended, there is nothing more to be told either.
+        // If the thread has ended, it needs no notification either.
         let _ = self.ask.send(());
     }
 }
@@ -88,7 +88,7 @@ impl Lines {
 enum Ending {
     Done,
     Failed(Failure),
-    /// It was no command, and that has been told; the exit code for it.
+    /// It was no command, and the error has been printed; the exit code for it.
     Misread(u8),
     /// By a signal, in its midst; whether it had nothing to lose.
     Stopped {
@@ -98,7 +98,7 @@ enum Ending {
     Leave,
 }
 
-/// Runs lines until they end, one of a script fails, or it is told to stop.
+/// Runs lines until they end, one of a script fails, or a signal stops it.
 pub(crate) async fn run(args: ShellArgs, json: bool) -> Result<(), Failure> {
     let signals = Signals::catch()?;
     let is_interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
@@ -126,13 +126,13 @@ struct Shell<'a> {
 }
 
 impl Shell<'_> {
-    /// Whoever types is told of a failure, and goes on.
+    /// An interactive user sees the failure and continues.
     async fn attend(&mut self, mut lines: Lines, terminal: &editor::Terminal) -> Result<(), Failure> {
         loop {
             lines.ask();
             let line = loop {
                 tokio::select! {
-                    line = lines.told.recv() => break line,
+                    line = lines.input.recv() => break line,
                     // Typed at the prompt it is the editor's; this one was meant for a command that had just ended.
                     signal = self.signals.next() => if !signal.is_interrupt() {
                         terminal.take_back().await;
@@ -157,7 +157,7 @@ impl Shell<'_> {
         }
     }
 
-    /// A script ends where it fails, or is told to stop.
+    /// A script ends where it fails, or a signal stops it.
     async fn perform(&mut self, mut lines: Lines) -> Result<(), Failure> {
         for number in 1_u64.. {
             lines.ask();
@@ -165,7 +165,7 @@ impl Shell<'_> {
                 biased;
                 // Also one that the command before has heeded.
                 signal = self.signals.next() => return Err(signal.ended(format!("stopped by {signal}"))),
-                line = lines.told.recv() => line,
+                line = lines.input.recv() => line,
             };
             let Some(line) = line else { break };
             match self.obey(&line?).await {
@@ -220,7 +220,7 @@ impl Shell<'_> {
     /// Runs a command until it ends, or is interrupted.
     async fn execute(&mut self, command: ClientCommand, json: bool) -> Ending {
         let ending = |result: Result<(), Failure>| result.map_or_else(Ending::Failed, |()| Ending::Done);
-        // It passes on what it is told to the process that it runs, and then lets go of the lock.
+        // It passes signals on to the process that it runs, and then releases the lock.
         if matches!(command, ClientCommand::Lock(_)) {
             tokio::select! {
                 connected = self.context.client() => if let Err(failure) = connected {
@@ -251,7 +251,7 @@ fn misread(error: &clap::Error) -> Ending {
     }
 }
 
-/// The commands without what says where the cluster is: that is said to the shell.
+/// The commands without the flags that locate the cluster: the shell has those itself.
 fn grammar() -> clap::Command {
     let mut grammar = without_connection(without_empty(Line::command()));
     grammar.build();

@@ -4,7 +4,7 @@ mod screen;
 mod view;
 
 use crate::cli::TopArgs;
-use crate::commands::{still_read, tell};
+use crate::commands::{print_line, still_read};
 use crate::config::ConnectConfig;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -35,7 +35,7 @@ enum News {
     ReadEnded(Result<Duration, String>),
 }
 
-/// Shows the cluster until it is told to stop; once, if that is asked for or nobody watches.
+/// Shows the cluster until a signal stops it; once, if requested or if stdout is no terminal.
 pub(crate) async fn run(args: TopArgs, json: bool) -> Result<(), Failure> {
     let interval = args.interval.0.max(SHORTEST);
     let cluster = ConnectConfig::resolve(&args.connect)?.cluster;
@@ -64,17 +64,18 @@ pub(crate) async fn run(args: TopArgs, json: bool) -> Result<(), Failure> {
 
 /// Has each member asked at intervals, each by a task of its own, so that none waits for one that is down; and another task read.
 fn look(client: &Client, view: &View, interval: Duration) -> (mpsc::Receiver<News>, JoinSet<()>) {
-    let (tell, news) = mpsc::channel(64);
+    let (sender, news) = mpsc::channel(64);
     let mut lookers = JoinSet::new();
     for member in view.members() {
-        let (client, tell, member) = (client.clone(), tell.clone(), member.clone());
+        let (client, sender, member) = (client.clone(), sender.clone(), member.clone());
         lookers.spawn(async move {
             let mut ticks = ticks(interval);
             loop {
                 ticks.tick().await;
                 let status = client.member_status(MemberId::new(member.id)).await;
                 let status = status.map_err(|error| members::why(&error));
-                if tell.send(News::Member(Seen { status, ..member.clone() }, Instant::now())).await.is_err() {
+                if sender.send(News::Member(Seen { status, ..member.clone() }, Instant::now())).await.is_err()
+                {
                     return;
                 }
             }
@@ -86,11 +87,11 @@ fn look(client: &Client, view: &View, interval: Duration) -> (mpsc::Receiver<New
         loop {
             ticks.tick().await;
             let began = Instant::now();
-            if tell.send(News::ReadBegan(began)).await.is_err() {
+            if sender.send(News::ReadBegan(began)).await.is_err() {
                 return;
             }
             let ended = client.get(PROBE).await.map(|_| began.elapsed()).map_err(|error| error.to_string());
-            if tell.send(News::ReadEnded(ended)).await.is_err() {
+            if sender.send(News::ReadEnded(ended)).await.is_err() {
                 return;
             }
         }
@@ -104,7 +105,7 @@ fn ticks(interval: Duration) -> tokio::time::Interval {
     ticks
 }
 
-/// What came within a while; whether it was told to stop meanwhile.
+/// The news of a while; and whether a signal arrived meanwhile.
 async fn listen(
     view: &mut View,
     news: &mut mpsc::Receiver<News>,
@@ -134,7 +135,7 @@ async fn once(
         return Ok(());
     }
     let now = Instant::now();
-    tell(&if json { view.json(now).to_string() } else { view.frame(now) })
+    print_line(&if json { view.json(now).to_string() } else { view.frame(now) })
 }
 
 /// A line of JSON for each interval.
@@ -146,7 +147,7 @@ async fn lines(
 ) -> Result<(), Failure> {
     loop {
         let stopped = listen(&mut view, news, Instant::now() + interval, signals).await;
-        if stopped || !still_read(output::say(&view.json(Instant::now()).to_string()))? {
+        if stopped || !still_read(output::print(&view.json(Instant::now()).to_string()))? {
             return Ok(());
         }
     }

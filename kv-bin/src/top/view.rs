@@ -113,7 +113,7 @@ impl View {
         }
     }
 
-    /// Who serves as primary, by the newest view of those who say so.
+    /// The member that serves as primary: of those that claim it, the one with the newest view.
     fn serving(&self) -> Option<&MemberStatus> {
         let answers = self.members.iter().filter_map(|member| member.seen.status.as_ref().ok());
         answers.filter(|status| status.state == "primary").max_by_key(|status| status.view)
@@ -383,10 +383,10 @@ mod tests {
         view.learn(News::Member(member(1, "primary", 6, 9, 0), now));
         // The one before still believes that it is primary.
         view.learn(News::Member(member(0, "primary", 4, 9, 0), now));
-        let told = view.json(now + Duration::from_secs(5));
-        assert_eq!((&told["primary"], &told["view"]), (&1.into(), &6.into()));
-        assert_eq!(told["failovers"].as_array().map(Vec::len), Some(2));
-        let newest = &told["failovers"][0];
+        let shown = view.json(now + Duration::from_secs(5));
+        assert_eq!((&shown["primary"], &shown["view"]), (&1.into(), &6.into()));
+        assert_eq!(shown["failovers"].as_array().map(Vec::len), Some(2));
+        let newest = &shown["failovers"][0];
         assert_eq!(
             (&newest["from"], &newest["to"], &newest["seconds_ago"]),
             (&0.into(), &1.into(), &5.0.into())

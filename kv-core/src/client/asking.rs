@@ -13,7 +13,7 @@ pub(crate) struct Asking {
     query: WatchQuery,
     /// Who has answered last.
     prefer: Option<MemberId>,
-    /// Events that were told and not taken.
+    /// Events that were received and not yet taken.
     waiting: VecDeque<Event>,
     #[cfg(any(test, feature = "sim"))]
     bug: Option<crate::sim::Bug>,
@@ -46,7 +46,7 @@ impl Asking {
         self.query.after.as_ref()
     }
 
-    /// The next event that was told.
+    /// The next event that was received.
     pub(crate) fn take(&mut self) -> Option<Event> {
         self.waiting.pop_front()
     }

@@ -136,7 +136,7 @@ impl ClientBuilder {
     /// Finds a member that answers, and starts the client. Tries the addresses in turn until one answers.
     ///
     /// # Errors
-    /// [`ConnectError`] if none does in time, or one says that this is not its client.
+    /// [`ConnectError`] if none does in time, or one refuses this client.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -202,7 +202,7 @@ impl ClientBuilder {
                     .addresses
                     .iter()
                     .zip(troubles)
-                    .map(|((_, address), why)| tell(address, &why))
+                    .map(|((_, address), why)| describe(address, &why))
                     .collect();
                 ConnectError::Unreachable(list.join("; "))
             })
@@ -237,6 +237,6 @@ impl ClientBuilder {
 }
 
 /// Names the address, unless the trouble does.
-fn tell(address: &str, trouble: &str) -> String {
+fn describe(address: &str, trouble: &str) -> String {
     if trouble.contains(address) { trouble.to_owned() } else { format!("{address}: {trouble}") }
 }

@@ -111,7 +111,7 @@ pub enum CoreInput {
 /// Something to do. Carry them out in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CoreOutput {
-    /// Send to a member, opening a connection if there is none. May be lost, if that is told by
+    /// Send to a member, opening a connection if there is none. May be lost, if that is reported by
     /// [`CoreInput::ConnectionLost`] or [`CoreInput::Unreachable`], or never noticed.
     Send {
         /// To whom.

@@ -20,7 +20,7 @@ use tokio::time::{Interval, MissedTickBehavior, Sleep, interval_at};
 /// What waits to be sent to one member, in bytes, before its connection counts as dead.
 const MAX_QUEUED: usize = 64 << 20;
 
-/// How often life is shown at least and at most, whatever a member says of its patience.
+/// The shortest and longest interval of pings, whatever idle timeout a member announces.
 const SHORTEST_ALIVE: Duration = Duration::from_millis(100);
 /// A member that has answered nothing on a connection for this long, though it was asked, is asked on a new one: whatever lies between may
 /// have forgotten this one. Longer than a watch waits, which is the longest that a sound member takes.
@@ -107,7 +107,7 @@ pub(super) struct Driver {
     generations: u64,
     events: LinkEvents,
     timer: Pin<Box<Sleep>>,
-    /// When to show life on connections on which nothing is said: members close those that are silent.
+    /// When to ping idle connections: members close those that are silent.
     alive: Interval,
 }
 

@@ -22,7 +22,7 @@ impl Since {
         Self { tokio: Instant::now(), boot: boot() }
     }
 
-    /// The time since then, by the clock that says more.
+    /// The time since then, by the clock that shows more.
     pub(crate) fn elapsed(&self) -> Duration {
         more(self.tokio.elapsed(), self.boot, boot())
     }

@@ -352,7 +352,7 @@ impl Client {
         self.shared.deadline
     }
 
-    /// Says what is wrong if this is no member with data.
+    /// Returns an error if this is no data member.
     pub(super) fn check_data_member(&self, id: MemberId) -> Result<(), String> {
         match self.shared.members.iter().find(|member| member.id == id) {
             Some(member) if member.holds_data() => Ok(()),

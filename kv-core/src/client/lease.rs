@@ -76,8 +76,8 @@ impl IntoFuture for Grant {
         Box::pin(async move {
             let (ttl, sent) = (self.ttl, Since::now());
             let it = self.detached().await?;
-            let (tell, known) = watch::channel(Known::Kept(sent));
-            let task = tokio::spawn(keep_alive(it.clone(), ttl, tell)).abort_handle();
+            let (state, known) = watch::channel(Known::Kept(sent));
+            let task = tokio::spawn(keep_alive(it.clone(), ttl, state)).abort_handle();
             Ok(Lease { it, ttl, known, task: AbortOnDrop(task) })
         })
     }
@@ -123,7 +123,7 @@ impl LeaseById {
         }
     }
 
-    /// Ends it now. Its keys go at one revision; says how many they were.
+    /// Revokes the lease now. Its keys are removed at one revision; returns their number.
     ///
     /// # Errors
     /// [`WriteError::is_lease_ended`] if it has ended already; others as for a put.
@@ -158,7 +158,7 @@ impl LeaseById {
 enum Known {
     /// It was kept alive by a request that was first sent then.
     Kept(Since),
-    /// The cluster says that it has ended.
+    /// The cluster has reported that it ended.
     Ended,
 }
 
@@ -230,7 +230,7 @@ impl Lease {
         }
     }
 
-    /// Returns when the cluster has said that it has ended. Never once the client is closed, because nobody asks the cluster then: see
+    /// Returns when the cluster has reported that it ended. Never once the client is closed, because nobody asks the cluster then: see
     /// [`doubtful`](Self::doubtful).
     ///
     /// # Cancel safety
@@ -238,7 +238,7 @@ impl Lease {
     pub async fn ended(&self) {
         let mut known = self.known.clone();
         if known.wait_for(|known| *known == Known::Ended).await.is_err() {
-            // Its task is gone with the client, and the cluster has said nothing.
+            // Its task is gone with the client, and the cluster has reported nothing.
             std::future::pending::<()>().await;
         }
     }
@@ -254,7 +254,7 @@ impl Lease {
         self.it.look().await
     }
 
-    /// Ends it now. Its keys go at one revision; says how many they were.
+    /// Revokes the lease now. Its keys are removed at one revision; returns their number.
     ///
     /// # Errors
     /// [`WriteError::is_lease_ended`] if it has ended already; others as for a put. After an error it is not kept alive any more.
@@ -276,7 +276,7 @@ impl Lease {
 }
 
 /// Shows life until the lease has ended.
-async fn keep_alive(lease: LeaseById, ttl: Duration, tell: watch::Sender<Known>) {
+async fn keep_alive(lease: LeaseById, ttl: Duration, state: watch::Sender<Known>) {
     let beat = ttl / BEATS;
     let mut pause = beat;
     loop {
@@ -284,11 +284,11 @@ async fn keep_alive(lease: LeaseById, ttl: Duration, tell: watch::Sender<Known>)
         let sent = Since::now();
         match lease.keep_alive_within(Some(beat)).await {
             Ok(()) => {
-                tell.send_replace(Known::Kept(sent));
+                state.send_replace(Known::Kept(sent));
                 pause = beat;
             }
             Err(error) if error.is_lease_ended() => {
-                tell.send_replace(Known::Ended);
+                state.send_replace(Known::Ended);
                 return;
             }
             // The client has tried and waited; what is left of the time is for more of that.

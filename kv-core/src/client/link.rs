@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 /// How long opening a connection may take, the hello included.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often a client says that its certificate ends soon.
+/// How often a client logs that its certificate ends soon.
 const REMIND_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Everything needed to open connections.
@@ -25,13 +25,13 @@ pub(super) struct Dialer {
     pub(super) name: String,
     pub(super) transport: Option<Arc<dyn Transport>>,
     pub(super) local: Option<LocalMember>,
-    /// When it was last said that the certificate ends soon.
+    /// When it last logged that the certificate ends soon.
     pub(super) expiry_told: Mutex<Option<Instant>>,
     /// Somebody looks for new certificates.
     pub(super) refreshing: Arc<AtomicBool>,
 }
 
-/// A connection on which both ends have said hello.
+/// A connection on which both ends have exchanged hellos.
 pub(super) struct Dialed {
     pub(super) reader: FrameReader<Reader>,
     pub(super) writer: FrameWriter<Writer>,
@@ -138,18 +138,18 @@ impl Dialer {
         }
     }
 
-    /// Says once a day that this client's certificate ends soon. That one has ended is what members refuse it for.
+    /// Logs once a day that this client's certificate ends soon. If it has ended, members refuse it.
     fn warn_of_expiry(&self, transport: &dyn Transport) {
         let Some(ends) = transport.expires() else { return };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let left = ends.saturating_sub(now);
-        // A member's own says so itself.
+        // A member logs that of its own itself.
         if left >= EXPIRY_WARNING || !matches!(transport.identity(), Peer::Client { .. }) {
             return;
         }
-        let mut told = self.expiry_told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| told.elapsed() >= REMIND_EVERY) {
-            *told = Some(Instant::now());
+        let mut logged = self.expiry_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.is_none_or(|logged| logged.elapsed() >= REMIND_EVERY) {
+            *logged = Some(Instant::now());
             tracing::warn!(
                 days_left = left.as_secs() / 86_400,
                 hours_left = left.as_secs() / 3_600,
@@ -158,7 +158,7 @@ impl Dialer {
         }
     }
 
-    /// The other end must prove to be a member, and the one that it says, if this end has a certificate.
+    /// The other end must prove to be a member, and the one that it claims to be, if this end has a certificate.
     fn prove(&self, peer: &Peer, id: Option<MemberId>) -> Result<(), DialError> {
         let own = self.transport.as_ref().map_or(Peer::Unauthenticated, |transport| transport.identity());
         wire::prove_member(&own, peer, &self.cluster, id)
@@ -168,7 +168,7 @@ impl Dialer {
 
 /// What happens on a connection, in this order: `Open` at most once, then any number of `Message`s, `Closed` last.
 pub(super) enum LinkEvent {
-    /// The hellos are said: from now on it can be written to.
+    /// The hellos are exchanged: from now on it can be written to.
     Open(FrameWriter<Writer>),
     /// An answer came.
     Message(ServerMessage),

@@ -21,7 +21,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long to wait before a lock's key that cannot be watched is read again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// The lease of a lock, unless said otherwise.
+/// The lease of a lock, by default.
 const TTL: Duration = Duration::from_secs(10);
 
 /// Identifies one tenure of a lock: the revision at which it began. The tokens of a lock grow with each holder. A resource that remembers the

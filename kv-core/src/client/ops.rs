@@ -120,7 +120,7 @@ macro_rules! freshness {
             }
 
             /// Reads what some member has applied, as soon as that is this revision or a later one: one that lags behind waits for
-            /// it. So you read your own writes, or what someone told you of, without a word from the primary. Where no
+            /// it. So you read your own writes, or those whose revision you know, without asking the primary. Where no
             /// member gets that far before the deadline, it is [`Unavailable`](crate::error::ReadError::Unavailable).
             pub fn at_least(mut self, revision: $crate::ids::Revision) -> Self {
                 self.mode = $crate::message::ReadMode::AtLeast(revision.min($crate::wire::LAST_REVISION));
@@ -128,7 +128,7 @@ macro_rules! freshness {
             }
 
             /// Reads what some member has applied, if that holds every write that was acknowledged to anyone until this long before the
-            /// read began. A backup that hears of its primary can tell so of states that are a few heartbeats old
+            /// read began. A backup that hears from its primary knows this of states that are a few heartbeats old
             /// ([`heartbeat`](crate::Options::heartbeat)), and answers by itself; where one cannot, others are asked, and the primary
             /// answers always: as for a linearizable read, if need be. So a bound of zero is a linearizable read. Where the primary
             /// is needed and there is none before the deadline, it is [`Unavailable`](crate::error::ReadError::Unavailable).

@@ -1,4 +1,4 @@
-//! Writes that tell what was there before.
+//! Writes that return the previous value.
 
 use super::ops::{OpFuture, other_effect};
 use super::{Client, Delete, Put, Transact, Transacted};
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-/// A put or a delete that tells what the key held before: created by [`Put::previous`] and [`Delete::previous`], run by
+/// A put or a delete that returns the previous value of its key: created by [`Put::previous`] and [`Delete::previous`], run by
 /// awaiting it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
@@ -49,7 +49,7 @@ impl Previous {
 }
 
 impl Put {
-    /// Tells what the key held before, too: [`Replaced`]. It is kept for retries as what a [`Transact`](super::Transact) reads.
+    /// Also returns the previous value of the key: [`Replaced`]. It is kept for retries as what a [`Transact`](super::Transact) reads.
     /// Conditions and options of the put come first.
     pub fn previous(self) -> Previous {
         let Self { client, key, value, guard, life, deadline } = self;
@@ -58,7 +58,7 @@ impl Put {
 }
 
 impl Delete {
-    /// Tells what the key held before, too: as [`Put::previous`].
+    /// Also returns the previous value of the key, like [`Put::previous`].
     pub fn previous(self) -> Previous {
         let Self { client, key, guard, deadline } = self;
         Previous::new(client, &key.clone(), Step::Delete { key }, guard, deadline)

@@ -106,7 +106,7 @@ impl Transact {
     }
 
     /// Condition: the key exists, was created at this revision, and has not been gone since: what a lock's
-    /// [fencing token](super::FencingToken) says.
+    /// [fencing token](super::FencingToken) names.
     pub fn if_created(self, key: impl AsRef<[u8]>, revision: Revision) -> Self {
         self.guard(key, Guard::Created(revision))
     }

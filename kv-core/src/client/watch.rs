@@ -152,7 +152,7 @@ impl Asker {
         self.complete.store(self.asking.complete().get(), Ordering::Relaxed);
     }
 
-    /// All that was told has been taken: asks for what has changed, until there is something or the member says how far it has looked.
+    /// All received events have been taken: asks for changes, until there are some or the member reports how far it has looked.
     async fn ask(&mut self) -> Result<(), WatchError> {
         self.reach();
         let refused = |error: RequestError| WatchError::Refused(error.to_string());
@@ -278,7 +278,7 @@ struct Following {
 
 impl Following {
     async fn next(mut self) -> Option<(Vec<Result<Update, WatchError>>, Self)> {
-        let told = match &mut self.part {
+        let event = match &mut self.part {
             Part::Ended => return None,
             Part::Pages(pages) => match pages.next().await {
                 Some(Ok((records, revision))) => {
@@ -297,6 +297,6 @@ impl Following {
             },
             Part::Events(events) => vec![events.next().await?.map(Update::Event)],
         };
-        Some((told, self))
+        Some((event, self))
     }
 }

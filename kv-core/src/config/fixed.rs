@@ -2,7 +2,7 @@
 //!
 //! What a request does follows from the log and from these options: a member that restarts applies a part of its log once more, and must come to
 //! what it came to before. So they are stored in the superblock when a directory is formatted (rule F6), on witnesses too; in every checkpoint of
-//! the state; and are compared whenever a directory is opened, a member says hello, or a state is transferred.
+//! the state; and are compared whenever a directory is opened, a member sends its hello, or a state is transferred.
 
 use super::Options;
 use serde::{Deserialize, Serialize};

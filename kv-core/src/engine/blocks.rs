@@ -155,9 +155,9 @@ impl Blocks {
 
     /// Remembers the first error, and gives the B-tree something to return.
     fn fail(&self, error: EngineError) -> io::Error {
-        let told = io::Error::other(error.clone());
+        let failure = io::Error::other(error.clone());
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        told
+        failure
     }
 
     fn fail_io(&self, doing: &'static str, error: io::Error) -> io::Error {

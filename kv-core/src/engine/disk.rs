@@ -78,7 +78,7 @@ impl Opened {
         Rows(self.base.clone())
     }
 
-    /// The engine, at the point that the rows tell.
+    /// The engine, at the point that the rows contain.
     pub(crate) fn at(
         self,
         checkpoint: Anchor,
@@ -258,7 +258,7 @@ pub struct Merge {
     progress: Progress,
 }
 
-/// Whether a merge gets on. A clone tells of the same one.
+/// The progress of a merge. A clone reports the same one.
 #[derive(Clone, Debug, Default)]
 pub struct Progress(Arc<OnceLock<Arc<AtomicU64>>>);
 

@@ -13,7 +13,7 @@ pub enum EngineError {
     Io {
         /// What was being done.
         doing: &'static str,
-        /// What the disk said.
+        /// The disk's error.
         source: Arc<io::Error>,
     },
     /// What is on disk is not what was written. Never answered from.

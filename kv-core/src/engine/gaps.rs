@@ -166,7 +166,7 @@ mod tests {
         Key::from(&[number][..])
     }
 
-    /// Puts, removals and finds at random, against a set of keys: a gap that is told is empty, at that revision and now.
+    /// Puts, removals and finds at random, against a set of keys: a gap that is returned is empty, at that revision and now.
     #[test]
     fn a_gap_is_empty_for_whoever_is_told_of_it() {
         for seed in 0..300 {

@@ -91,7 +91,7 @@ pub trait Engine: Debug + Send {
     /// The memory is used up, and a merge runs or cannot begin before readers let go of what they hold.
     fn is_full(&self) -> bool;
 
-    /// Frees some of what readers have let go of. To be called while [`is_full`](Self::is_full) says so and no merge runs; otherwise
+    /// Frees some of what readers have let go of. To be called while [`is_full`](Self::is_full) returns true and no merge runs; otherwise
     /// each entry that is published frees some.
     fn release(&mut self);
 

@@ -21,7 +21,7 @@ const VERSION_OVERHEAD: usize = 256;
 /// About what it takes in the order of changes.
 const NOTE_BYTES: usize = size_of::<VersionKey>();
 
-/// A version's value; `None` says that the key was removed.
+/// A version's value; `None` if the key was removed.
 pub(super) type Value = Option<Bytes>;
 
 /// Keys ascending, and of one key the newest revision first: the first version at or after (key, r) is the one seen at r.

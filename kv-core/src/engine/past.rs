@@ -24,7 +24,7 @@ pub(super) const CHANGES: Definition = TableDefinition::new("changes");
 /// Their index.
 pub(super) const CHANGED: Definition = TableDefinition::new("changed");
 
-/// The row that says how far the past goes, among those that belong to the state besides the data.
+/// The row with the oldest revision that is kept, among those that belong to the state besides the data.
 pub(super) const SPAN: &[u8] = b"history";
 
 /// How far the past goes.

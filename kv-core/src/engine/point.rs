@@ -310,7 +310,7 @@ impl Scan<'_> {
         within.then(|| key.clone())
     }
 
-    /// Takes the next key, and says what it holds.
+    /// Takes the next key, and returns its value.
     fn take(&mut self, key: &Key) -> Result<Value, EngineError> {
         let value = self.step(key)?;
         if value.is_some() {
@@ -326,7 +326,7 @@ impl Scan<'_> {
         Ok(value)
     }
 
-    /// Takes `key` from every layer that has it; the topmost says what its value is.
+    /// Takes `key` from every layer that has it; the topmost has its value.
     fn step(&mut self, key: &Key) -> Result<Value, EngineError> {
         let Some(Cursors { active, frozen, base }) = &mut self.cursors else { return Ok(None) };
         let mut found: Option<Value> = None;

@@ -56,8 +56,7 @@ impl Staging {
             let tree = Arc::new(tree);
             let progress = tree.snapshot()?.progress()?;
             let progress = progress.and_then(|bytes| postcard::from_bytes(&bytes).ok());
-            let progress =
-                progress.ok_or_else(|| EngineError::damaged("it does not tell how far it goes"))?;
+            let progress = progress.ok_or_else(|| EngineError::damaged("its end is not recorded"))?;
             Ok(Self { storage: storage.clone(), tree, progress, unsynced: 0 })
         });
         match opened {
@@ -93,7 +92,7 @@ impl Staging {
         &self.progress.end
     }
 
-    /// Stores the next piece. False if it is not the next, or not what its checksum says.
+    /// Stores the next piece. False if it is not the next, or does not match its checksum.
     pub(crate) fn add(&mut self, chunk: &Chunk) -> Result<bool, EngineError> {
         let follows = matches!(&self.progress.end, ChunkEnd::More(place) if *place == chunk.after);
         if !follows || !chunk.is_intact() {

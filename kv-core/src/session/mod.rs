@@ -4,7 +4,7 @@
 //! # Exactly once
 //! Whether a request runs is decided when its entry is applied ([`Sessions::decide`]), never earlier: the same request
 //! may stand in the log more than once. For one number of one session there is at most one run, and after it every copy
-//! gets the same result, bit for bit, until the client says that it has it (`acked_through`).
+//! gets the same result, bit for bit, until the client confirms that it has it (`acked_through`).
 //!
 //! "Not run" must be as final as a result: a client that hears it may report it, while another copy of the request is
 //! still on its way into the log. Therefore
@@ -59,7 +59,7 @@ pub struct Session {
     weight: usize,
 }
 
-/// What is told of a request that ran and of which nothing else is kept.
+/// The outcome of a request that ran and of which nothing else is kept.
 static DROPPED: Answer = Err(Rejection::ResultDropped);
 
 impl Session {
@@ -134,7 +134,7 @@ impl Session {
         }
     }
 
-    /// The client needs no results up to here. Says which were forgotten.
+    /// The client needs no results up to here. Returns those that were forgotten.
     fn acknowledge(&mut self, through: RequestNumber) -> Vec<(Revision, RequestNumber)> {
         let mut forgotten = Vec::new();
         if through <= self.acked_through {

@@ -138,7 +138,7 @@ impl Sessions {
         decision
     }
 
-    /// Keeps what became of a request on which [`decide`](Self::decide) said [`Decision::Run`]. Rule E7: if that is too much, the
+    /// Stores the outcome of a request for which [`decide`](Self::decide) returned [`Decision::Run`]. Rule E7: if that is too much, the
     /// oldest results are dropped, of this session and then of all.
     pub fn record(&mut self, id: SessionId, number: RequestNumber, answer: Answer) {
         let Some(session) = self.sessions.get_mut(&id).filter(|session| session.stored(number).is_none())

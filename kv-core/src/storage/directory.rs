@@ -17,7 +17,7 @@ const PRIVATE_FILE: u32 = 0o600;
 /// The mode bits that let other accounts in.
 const OTHERS: u32 = 0o077;
 
-/// Why a data directory was refused. Each says what stands in the way and what to do.
+/// Why a data directory was refused. Each names the obstacle and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DirectoryError {
@@ -32,7 +32,7 @@ pub enum DirectoryError {
     Create {
         /// Where.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// It cannot be written.
@@ -40,7 +40,7 @@ pub enum DirectoryError {
     NotWritable {
         /// Where.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The disk failed.
@@ -50,7 +50,7 @@ pub enum DirectoryError {
         doing: &'static str,
         /// Where.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -71,7 +71,7 @@ impl Directory {
     /// Opens the directory, creating it if it does not exist, and locks it. The lock ends with the process, however it ends.
     ///
     /// # Errors
-    /// [`DirectoryError`] says what stands in the way and what to do.
+    /// [`DirectoryError`] names the obstacle and what to do.
     pub fn open(path: impl AsRef<Path>) -> Result<Arc<Self>, DirectoryError> {
         let path = path.as_ref().to_path_buf();
         match fs::metadata(&path) {

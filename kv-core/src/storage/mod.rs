@@ -16,44 +16,44 @@ pub trait Storage: Send + Sync + Debug + 'static {
     /// Opens a file that exists, for reading and writing. `NotFound` if it does not.
     ///
     /// # Errors
-    /// Whatever the disk says.
+    /// Any error of the disk.
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
     /// Creates a new file. `AlreadyExists` if the name is taken. Not durable before [`sync_directory`](Self::sync_directory).
     ///
     /// # Errors
-    /// Whatever the disk says.
+    /// Any error of the disk.
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
     /// Renames a file, replacing `to`.
     ///
     /// # Errors
-    /// Whatever the disk says.
+    /// Any error of the disk.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file.
     ///
     /// # Errors
-    /// Whatever the disk says.
+    /// Any error of the disk.
     fn remove(&self, name: &str) -> io::Result<()>;
 
     /// The names in the directory, sorted.
     ///
     /// # Errors
-    /// Whatever the disk says.
+    /// Any error of the disk.
     fn list(&self) -> io::Result<Vec<String>>;
 
     /// Makes created, renamed and removed names durable.
     ///
     /// # Errors
-    /// Whatever the disk says.
+    /// Any error of the disk.
     fn sync_directory(&self) -> io::Result<()>;
 
     /// Checks that the names still lead to the files that are open, so that whoever opens the directory next finds what is written here.
     /// Writes to a file whose name is gone succeed, and are lost when it is closed.
     ///
     /// # Errors
-    /// Which name is gone, or leads elsewhere; or whatever the disk says.
+    /// Which name is gone, or leads elsewhere; or any error of the disk.
     fn check_names(&self) -> io::Result<()>;
 
     /// There is no room for a new file, whose absence breaks no promise: waits a while for it, and returns whether to try again. Blocks.
@@ -70,19 +70,19 @@ pub trait File: Send + Sync + Debug {
     /// Fills `buffer` from `offset`. `UnexpectedEof` if the file is shorter.
     ///
     /// # Errors
-    /// Whatever the disk says.
+    /// Any error of the disk.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
     /// Writes all of `data` at `offset`, growing the file if needed. Not durable before [`sync`](Self::sync).
     ///
     /// # Errors
-    /// Whatever the disk says.
+    /// Any error of the disk.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
 
     /// Makes all earlier writes and the length durable (`fdatasync`). After an error the file's state is unknown: never retry.
     ///
     /// # Errors
-    /// Whatever the disk says.
+    /// Any error of the disk.
     fn sync(&self) -> io::Result<()>;
 
     /// Lets later reads see what is on the disk: the system forgets what it holds of the file in memory, except for what still waits to
@@ -92,19 +92,19 @@ pub trait File: Send + Sync + Debug {
     /// Works on Linux, and as far as the system can: pages that something else maps or is writing stay. Elsewhere it does nothing.
     ///
     /// # Errors
-    /// Whatever the disk says.
+    /// Any error of the disk.
     fn drop_cache(&self) -> io::Result<()>;
 
     /// The length in bytes.
     ///
     /// # Errors
-    /// Whatever the disk says.
+    /// Any error of the disk.
     fn len(&self) -> io::Result<u64>;
 
     /// Cuts or extends (with zeros) to `len` bytes.
     ///
     /// # Errors
-    /// Whatever the disk says.
+    /// Any error of the disk.
     fn set_len(&self, len: u64) -> io::Result<()>;
 }
 

@@ -1,6 +1,6 @@
 //! Who may send what: the role that each kind of frame, message and call requires of the end that sends it.
 //!
-//! What arrives without the role is not answered: the connection is closed. The role is what the hello said and the gate
+//! What arrives without the role is not answered: the connection is closed. The role is what the hello claimed and the gate
 //! believed, which with TLS is what the certificate proves; nobody can change it later.
 
 use super::Kind;
@@ -12,7 +12,7 @@ use kv_transport::Lane;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Party {
-    /// Whoever it is has not said a good hello yet.
+    /// The caller has not sent a valid hello yet.
     Stranger,
     /// A member, on the lane that this connection is for.
     Member {
@@ -45,8 +45,8 @@ impl Party {
         }
     }
 
-    /// Whether it may say this: on the lane on which the message travels, and, what only a primary or whoever holds the
-    /// state has to say, only a member that holds data.
+    /// Whether it may send this: on the lane of the message, and, what only a primary or whoever holds the
+    /// state has reason to send, only a data member.
     #[must_use]
     pub fn may_say(self, message: &Message) -> bool {
         let Self::Member { role, lane } = self else { return false };
@@ -80,7 +80,7 @@ impl Party {
     }
 }
 
-/// Whether only a member that holds data has a reason to say this: a witness is never primary, and has no state to hand on.
+/// Whether only a data member has a reason to send this: a witness is never primary, and has no state to hand on.
 const fn needs_data(message: &Message) -> bool {
     match message {
         Message::Prepare { .. }

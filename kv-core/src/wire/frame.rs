@@ -30,7 +30,7 @@ pub enum Kind {
     Client,
     /// [`ServerMessage`]: to a client.
     Server,
-    /// Nothing but a sign of life: from a client among its messages, and between members against the direction of those. A member's tells its
+    /// Nothing but a sign of life: from a client among its messages, and between members against the direction of those. A member's contains its
     /// wall clock.
     Alive,
 }
@@ -113,7 +113,7 @@ pub enum WireError {
         /// Which.
         field: &'static str,
     },
-    /// An entry is not what its header says.
+    /// An entry does not match its header.
     #[error("a log entry is damaged: {0}")]
     Entry(#[from] EntryError),
     /// The sender has not the role that this requires.
@@ -146,7 +146,7 @@ impl Header {
     /// Checks the header at the start of `bytes`: it must announce `expected` (or, among a client's messages, a sign of life),
     /// within the limit.
     ///
-    /// Magic first (a stranger's bytes), then the checksum, and only then what the fields say.
+    /// Magic first (a stranger's bytes), then the checksum, and only then the fields.
     pub(super) fn parse(
         bytes: &[u8; HEADER_BYTES],
         expected: Kind,
@@ -299,14 +299,14 @@ impl Frame {
     /// As [`message`](Self::message); [`WireError::Version`] if the other end wants to go on in a version that this one does
     /// not speak.
     pub fn hello_reply(&self) -> Result<HelloReply, WireError> {
-        // A welcome of another version need not be understood to be told from nonsense.
+        // A welcome of another version need not be understood to be distinguished from nonsense.
         if let Ok(((0, version), _)) = postcard::take_from_bytes::<(u8, u16)>(&self.body) {
             check::welcome(version)?;
         }
         self.decode(Kind::HelloReply)
     }
 
-    /// The wall clock that a sign of life tells; `None` if it tells none.
+    /// The wall clock in a sign of life; `None` if it contains none.
     pub fn alive(&self) -> Result<Option<Timestamp>, WireError> {
         if self.body.is_empty() { Ok(None) } else { self.decode(Kind::Alive).map(Some) }
     }
@@ -359,7 +359,7 @@ pub(super) fn encode<T: Serialize>(kind: Kind, value: &T, size: usize) -> Bytes 
     let mut buffer = BytesMut::with_capacity(HEADER_BYTES + size);
     buffer.resize(HEADER_BYTES, 0);
     let frame = postcard::serialize_with_flavor(value, BodyBuffer(buffer))
-        .expect("memory is the only limit, and our types say their lengths");
+        .expect("memory is the only limit, and our types know their lengths");
     seal(kind, frame)
 }
 

@@ -58,7 +58,7 @@ pub struct Hello {
     pub caller: Caller,
 }
 
-/// Who says hello.
+/// The sender of a hello.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Caller {
     /// Another member.
@@ -111,7 +111,7 @@ impl Hello {
 
 /// The first frame on a connection from the end that accepted it. In every version of the protocol it begins with one byte, 0
 /// for [`Ok`](Self::Ok), behind which stands the version that was chosen, or 1 for [`Refused`](Self::Refused), whose layout never
-/// changes: so each end can tell why it does not come to terms with an end of any other version.
+/// changes: so each end can report why it cannot agree with an end of any other version.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum HelloReply {
     /// Go on.
@@ -146,7 +146,7 @@ pub struct Welcome {
     pub limits: Limits,
 }
 
-/// A member as told to those who connect.
+/// A member, as announced to callers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MemberInfo {
     /// Its id.
@@ -284,12 +284,12 @@ pub enum Refusal {
         /// The value here.
         ours: String,
     },
-    /// The certificate says something else than the hello.
+    /// The certificate contradicts the hello.
     #[error("your certificate is for {certificate}, your hello says {hello}")]
     Identity {
-        /// Who the transport says it is.
+        /// The identity that the transport authenticated.
         certificate: String,
-        /// Who the hello says it is.
+        /// The identity that the hello claims.
         hello: String,
     },
     /// A certificate is wanted, and the transport knows of none.
@@ -348,10 +348,10 @@ impl Expectation {
         self.members.iter().find(|member| member.id == id)
     }
 
-    /// Whether the caller may come in: `lane` and `peer` are what the transport says of the connection.
+    /// Whether the caller may come in: `lane` and `peer` are what the transport knows about the connection.
     ///
     /// # Errors
-    /// [`Refusal`] is what to tell it.
+    /// [`Refusal`] is what to answer.
     pub fn judge(&self, hello: &Hello, lane: Lane, peer: &Peer) -> Result<Welcome, Refusal> {
         let me = self.me;
         let theirs = hello.protocol;

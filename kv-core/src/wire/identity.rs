@@ -1,11 +1,11 @@
-//! Who may say what of himself, by what the transport knows of him.
+//! Which identity a caller may claim, given what the transport knows about it.
 
 use super::hello::{Caller, Expectation, Refusal};
 use crate::ids::MemberId;
 use kv_transport::Peer;
 
 impl Expectation {
-    /// Whether the caller is whom its hello says, and one who may come in at all.
+    /// Whether the caller is whom its hello names, and may connect at all.
     pub(super) fn judge_identity(&self, caller: &Caller, peer: &Peer) -> Result<(), Refusal> {
         let me = self.me;
         match (peer, caller) {

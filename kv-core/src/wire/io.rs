@@ -36,7 +36,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { reader, buffer: BytesMut::new(), max_frame }
     }
 
-    /// Changes the limit, as once a hello has told more of the other end.
+    /// Changes the limit, for example once the hello has identified the other end.
     pub fn set_max_frame(&mut self, max_frame: usize) {
         self.max_frame = max_frame;
     }
@@ -82,7 +82,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads once, into room for `want` bytes at least. False at the end of the stream.
     ///
     /// # Errors
-    /// Whatever the stream says.
+    /// Any error of the stream.
     ///
     /// # Cancel safety
     /// Cancel safe: what was read is kept.
@@ -241,7 +241,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Writes and flushes everything queued.
     ///
     /// # Errors
-    /// Whatever the stream says: it cannot be used any more.
+    /// Any error of the stream, which cannot be used any more.
     ///
     /// # Cancel safety
     /// Cancel safe: a later flush goes on where this one was dropped.

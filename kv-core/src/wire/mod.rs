@@ -12,10 +12,10 @@
 //! | 20..28 | xxh3 of the 20 bytes before: checked **before the length is believed** |
 //!
 //! # Versions
-//! Whoever connects says which versions of the protocol it speaks, from the oldest to the newest; the other end chooses the newest
-//! that both do, or refuses and says what it speaks itself. From then on the connection carries that version. What must stay as it
-//! is in all versions, so that two ends of any two of them can at least tell that they do not fit: the header; that a hello begins
-//! with its range; and what [`HelloReply`] says of itself. Everything else may change with the version:
+//! The connecting end sends which versions of the protocol it speaks, from the oldest to the newest; the other end chooses the newest
+//! that both do, or refuses and sends the versions that it speaks itself. From then on the connection carries that version. What must stay as it
+//! is in all versions, so that two ends of any two of them can at least detect that they do not fit: the header; that a hello begins
+//! with its range; and what [`HelloReply`] documents. Everything else may change with the version:
 //! - a new kind of frame, message, call or answer stands behind those there are, and is sent only in a version that has it: the
 //!   other end closes the connection on what it does not know;
 //! - a build speaks the version before its own as well, so that the members of a cluster are replaced one after another;
@@ -55,7 +55,7 @@ pub const MAX_HELLO: usize = 4 << 10;
 /// The longest body of a [`HelloReply`] in bytes: 15 members with the longest host names fit.
 pub const MAX_HELLO_REPLY: usize = 8 << 10;
 
-/// The longest body of any other frame, unless told otherwise: the largest batch with its overhead.
+/// The longest body of any other frame, by default: the largest batch with its overhead.
 pub const DEFAULT_MAX_FRAME: usize = 17 << 20;
 
 /// Lets a fault injector find the borders of frames in a byte stream.
@@ -107,7 +107,7 @@ pub fn decode_server_message(frame: Bytes) -> Result<ServerMessage, WireError> {
     Frame::parse(frame, Kind::Server, DEFAULT_MAX_FRAME)?.server_message()
 }
 
-/// A complete frame that says nothing but that this end is alive.
+/// A complete frame that only shows that this end is alive.
 #[must_use]
 pub fn encode_alive() -> Bytes {
     frame::encode(Kind::Alive, &(), 0)

@@ -148,7 +148,7 @@ impl<H> Entrance<H> {
         is_member || self.strangers.get_or_insert_with(|| Level::full(now)).take(self.per_second, now)
     }
 
-    /// How many are half-open; `is_done` says which are not any more.
+    /// How many are half-open; `is_done` returns true for those that no longer are.
     pub fn half_open(&mut self, is_done: impl Fn(&H) -> bool) -> usize {
         self.half_open.retain(|(_, one)| !is_done(one));
         self.half_open.len()

@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// Why a transport could not do what was asked. Its text names the address and says what to do.
+/// Why a transport could not do what was asked. Its text names the address and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
@@ -19,7 +19,7 @@ pub enum TransportError {
     Bind {
         /// What was given.
         address: String,
-        /// What the system said, and what to do.
+        /// The system's error, and what to do.
         source: io::Error,
     },
     /// The other end cannot be reached.
@@ -27,7 +27,7 @@ pub enum TransportError {
     Connect {
         /// What was given.
         address: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The two ends do not accept each other: by their certificates, or since only one of them has any. Trying again helps
@@ -85,7 +85,7 @@ impl TransportError {
         Self::Handshake { address: address.to_owned(), reason: reason.into() }
     }
 
-    /// Nobody listens at the address: the machine answered, and said no. Unlike silence, it says that the
+    /// Nobody listens at the address: the machine answered with a refusal. Unlike silence, this shows that the
     /// process there is gone.
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused)

@@ -1,13 +1,13 @@
 //! How kv reaches other processes: byte streams to named peers, in lanes.
 //!
-//! A [`Transport`] listens and connects; a [`Connection`] is one byte stream in one [`Lane`], and says what
+//! A [`Transport`] listens and connects; a [`Connection`] is one byte stream in one [`Lane`], and reports what
 //! the transport itself knows of the [`Peer`]. Framing, versions, checksums and limits are not a transport's
 //! business: `kv-core` does them once, above all transports.
 //!
 //! Besides the trait, the crate has what transports share, and what each of them is tested with:
 //! - [`Memory`]: a network inside the process, deterministic under tokio's paused time;
 //! - [`Faulty`]: any transport, with loss, delay, duplication, reordering and cuts, steered by [`Faults`];
-//! - [`preface`]: how a transport whose streams have no names tells the lane;
+//! - [`preface`]: how a transport whose streams have no names sends the lane;
 //! - `conformance` (feature of that name): what a transport has to do, as tests to run on it.
 
 mod address;

@@ -124,7 +124,7 @@ fn finish(state: &Mutex<State>, end: End) {
     }
 }
 
-/// Tells that the reader of a pipe is gone, and can finish it in the writer's place.
+/// Reports that the reader of a pipe is gone, and can finish it in the writer's place.
 #[derive(Debug)]
 pub(crate) struct PipeWatch(Arc<Mutex<State>>);
 

@@ -1,5 +1,5 @@
-//! The first bytes on a socket or stream, by which the connecting end tells its lane: for transports that have no other
-//! way to tell it.
+//! The first bytes on a socket or stream, which contain the connecting end's lane: for transports that have no other
+//! way to send it.
 //!
 //! ```text
 //! offset  bytes  meaning
@@ -29,7 +29,7 @@ pub fn encode(lane: Lane) -> [u8; BYTES] {
     [a, b, c, d, VERSION, lane, 0, 0]
 }
 
-/// The lane that a preface tells.
+/// The lane that a preface contains.
 ///
 /// # Errors
 /// What is wrong with it, in words.

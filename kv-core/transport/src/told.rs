@@ -1,28 +1,28 @@
-//! What has been told already.
+//! Limits how often a transport logs the same refusal.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The same is told loudly once in this time.
+/// The same refusal is logged as a warning once in this time.
 const AGAIN: Duration = Duration::from_secs(60);
-/// No more than so many are told loudly in that time.
+/// At most so many refusals are logged as warnings in that time.
 const AT_MOST: usize = 32;
 
-/// Which refusals a transport has told loudly a short while ago: of whom, and why. Who keeps coming, or a flood of strangers, is
+/// The refusals that a transport logged as warnings a short while ago: of whom, and why. Repeated ones, or a flood of strangers, are
 /// not to flood the log. Clones share what they know.
 #[derive(Clone, Debug, Default)]
 pub struct Told(Arc<Mutex<Vec<(IpAddr, String, Instant)>>>);
 
 impl Told {
-    /// Whether to tell this one loudly: not if the same was told within the last minute, or too many others were.
+    /// Whether to log this one as a warning: not if the same was logged within the last minute, or too many others were.
     #[must_use]
     pub fn is_due(&self, now: Instant, who: IpAddr, reason: &str) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|(.., at)| now.duration_since(*at) < AGAIN);
-        let due = told.len() < AT_MOST && !told.iter().any(|(ip, text, _)| *ip == who && text == reason);
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.retain(|(.., at)| now.duration_since(*at) < AGAIN);
+        let due = logged.len() < AT_MOST && !logged.iter().any(|(ip, text, _)| *ip == who && text == reason);
         if due {
-            told.push((who, reason.to_owned(), now));
+            logged.push((who, reason.to_owned(), now));
         }
         due
     }
@@ -34,15 +34,15 @@ mod tests {
 
     #[test]
     fn the_same_is_told_once_a_minute_and_a_flood_is_not_told() {
-        let (told, ip, now) = (Told::default(), IpAddr::from([127, 0, 0, 1]), Instant::now());
-        assert!(told.is_due(now, ip, "expired"));
+        let (logged, ip, now) = (Told::default(), IpAddr::from([127, 0, 0, 1]), Instant::now());
+        assert!(logged.is_due(now, ip, "expired"));
         assert!(
-            !told.is_due(now, ip, "expired")
-                && told.is_due(now, ip, "unknown")
-                && told.is_due(now, [10, 0, 0, 1].into(), "expired")
+            !logged.is_due(now, ip, "expired")
+                && logged.is_due(now, ip, "unknown")
+                && logged.is_due(now, [10, 0, 0, 1].into(), "expired")
         );
-        let flood = (0..200).filter(|i| told.clone().is_due(now, ip, &i.to_string())).count();
+        let flood = (0..200).filter(|i| logged.clone().is_due(now, ip, &i.to_string())).count();
         assert_eq!(flood, AT_MOST - 3);
-        assert!(told.is_due(now + AGAIN, ip, "expired"));
+        assert!(logged.is_due(now + AGAIN, ip, "expired"));
     }
 }

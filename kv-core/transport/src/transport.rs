@@ -63,7 +63,7 @@ pub enum Peer {
 
 /// Reads from the other end. End of file: the other end has ended its direction, or is gone.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
-/// Writes to the other end. Nothing is sent for certain before a flush; a flush says nothing about arrival.
+/// Writes to the other end. Nothing is sent for certain before a flush; a flush does not guarantee arrival.
 pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// An open byte stream in both directions.
@@ -100,7 +100,7 @@ impl Debug for Connection {
 /// Opens and accepts byte streams.
 #[async_trait]
 pub trait Transport: Send + Sync + Debug + 'static {
-    /// Whether `address` has the form of an address, so that a mistake in a configuration can be told before
+    /// Whether `address` has the form of an address, so that a mistake in a configuration can be reported before
     /// anything is opened. It reaches for nothing. The default takes all to be well formed.
     ///
     /// # Errors
@@ -110,7 +110,7 @@ pub trait Transport: Send + Sync + Debug + 'static {
         Ok(())
     }
 
-    /// Listens on `address`; port 0 takes a free one, which [`Listener::local_address`] then tells.
+    /// Listens on `address`; port 0 takes a free one, which [`Listener::local_address`] then returns.
     ///
     /// # Errors
     /// [`TransportError::Address`] if it cannot be understood, [`TransportError::Bind`] if it is taken or
@@ -129,7 +129,7 @@ pub trait Transport: Send + Sync + Debug + 'static {
     /// Dropping the future gives up; the peer may see a connection that ends at once.
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError>;
 
-    /// Who this end is to others: what their [`Connection::peer`] says. The default: the transport authenticates nobody.
+    /// Who this end is to others: what their [`Connection::peer`] returns. The default: the transport authenticates nobody.
     ///
     /// Where it is somebody, every connection's peer is, too.
     fn identity(&self) -> Peer {
@@ -137,7 +137,7 @@ pub trait Transport: Send + Sync + Debug + 'static {
     }
 
     /// Takes over what has changed of what it authenticates by, certificates in files for example, for all connections from
-    /// then on; says whether anything has. Nodes and clients call it about every second, where it may block for a moment. The
+    /// then on; returns whether anything has. Nodes and clients call it about every second, where it may block for a moment. The
     /// default: nothing ever changes.
     ///
     /// # Errors

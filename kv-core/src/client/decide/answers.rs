@@ -142,7 +142,7 @@ impl Core {
             Err(rejection @ Rejection::ResultDropped) => {
                 self.finish(now, id, Err(CallError::OutcomeUnknown(Cause::Refused(rejection.to_string()))));
             }
-            // Never told of a number that has not ended here.
+            // Never sent for a number that has not ended here.
             Err(rejection @ Rejection::Forgotten) => {
                 self.resolve(number);
                 self.fail(now, id, Cause::Refused(rejection.to_string()));

@@ -243,7 +243,7 @@ impl Core {
         Some(call)
     }
 
-    /// Tells a member that nobody waits for its answer to a watch, which may be long in coming.
+    /// Cancels a watch at a member: nobody waits for its answer any more, which may take long.
     fn unwatch(&mut self, member: MemberId, call: u64) {
         let message = ClientMessage { call: self.next_attempt, what: ClientCall::Unwatch { call } };
         self.next_attempt += 1;

@@ -103,7 +103,7 @@ pub(super) struct Pending {
     pub(super) tries: u32,
     /// How many of them met with silence, at a member that was silent to everyone.
     pub(super) silences: u32,
-    /// How often it was told to come back later.
+    /// How often a member asked it to retry later.
     pub(super) pauses: u32,
     /// The attempts that may still be answered.
     pub(super) attempts: Vec<u64>,
@@ -136,7 +136,7 @@ impl Pending {
         }
     }
 
-    /// How it ends if it ends now, for `cause`: *not applied* is said only if no attempt can have been proposed.
+    /// How it ends if it ends now, for `cause`: *not applied* is reported only if no attempt can have been proposed.
     pub(super) fn error(&self, cause: Cause) -> CallError {
         if self.kind.has_effect() && !self.is_surely_undone() {
             CallError::OutcomeUnknown(cause)

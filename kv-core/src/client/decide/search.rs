@@ -74,7 +74,7 @@ impl Search {
         self.doubted.remove(&member);
     }
 
-    /// The member says that it is not primary, and perhaps who is. If that one is in doubt, it is returned: one call may try
+    /// The member answered that it is not primary, and perhaps who is. If that one is in doubt, it is returned: one call may try
     /// it, while the search goes on. (It may be dead, and the others not know it yet; or a message was lost.)
     pub(super) fn not_primary(
         &mut self,

@@ -380,8 +380,8 @@ async fn status_is_told_of_every_member_even_if_one_is_dead() {
         incoming.answer(Answer::Status(Box::new(status(incoming.member, "backup", 3))));
     }
     let reports = asking.await.unwrap();
-    let told: Vec<_> = reports.iter().map(|report| (report.id, report.status.is_ok())).collect();
-    assert_eq!(told, [(A, true), (B, false), (C, true)]);
+    let found: Vec<_> = reports.iter().map(|report| (report.id, report.status.is_ok())).collect();
+    assert_eq!(found, [(A, true), (B, false), (C, true)]);
     assert_eq!(reports[1].status.as_ref().unwrap_err().to_string(), "no member could be reached");
     assert_eq!(reports[1].address, address(B));
     let error = client.member_status(MemberId::new(9)).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! How a client finds its members, and what it says if it does not.
+//! How a client finds its members, and which error it returns if it does not.
 
 use super::*;
 
@@ -49,14 +49,14 @@ async fn a_client_reaches_members_at_addresses_of_its_own() {
         .connect()
         .await
         .unwrap();
-    let told = client.cluster_status();
+    let status = client.cluster_status();
     let answer_all = async {
         for _ in [A, B, C] {
             cluster.next().await.hang_up();
         }
     };
-    let (told, ()) = tokio::join!(told, answer_all);
-    let addresses: Vec<_> = told.iter().map(|report| &report.address[..]).collect();
+    let (status, ()) = tokio::join!(status, answer_all);
+    let addresses: Vec<_> = status.iter().map(|report| &report.address[..]).collect();
     assert_eq!(addresses, ["outside-0:7000", "outside-1:7000", "outside-2:7000"]);
     for id in [A, B, C] {
         let read = tokio::spawn(client.get("x").local().member(id).into_future());

@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 /// Follows what changes: created by [`Typed::watch`](super::Typed::watch), run by [`stream`](Self::stream) or
 /// [`follow`](Self::follow). It promises what a [`Watch`] does.
 ///
-/// A value that is of another type is told as [`TypedError::Decode`] in its place, and the stream goes on; after any other error it
+/// A value of another type yields [`TypedError::Decode`] in its place, and the stream goes on; after any other error it
 /// ends. So is a change of such a value, whatever it became, where the one [before](Self::previous) was asked for.
 #[must_use = "nothing is followed before this is run"]
 pub struct TypedWatch<T> {
@@ -58,7 +58,7 @@ pub enum TypedUpdate<T> {
         /// What it holds.
         entry: Entry<T>,
     },
-    /// All were read: what was told is what they were at this revision.
+    /// All were read: the events so far describe them at this revision.
     UpToDate {
         /// Which.
         revision: Revision,
@@ -77,7 +77,7 @@ impl<T> TypedWatch<T> {
         Self { watch: self.watch.after(revision), ..self }
     }
 
-    /// Each event tells what the key held before, too.
+    /// Each event also carries the key's previous value.
     pub fn previous(self) -> Self {
         Self { watch: self.watch.previous(), ..self }
     }
@@ -125,7 +125,7 @@ impl<I> TypedStream<I> {
     /// The next item; `None` when the watch has ended.
     ///
     /// # Errors
-    /// As [`TypedWatch`] says.
+    /// See [`TypedWatch`].
     ///
     /// # Cancel safety
     /// Cancel safe: what was not returned comes the next time.

@@ -124,7 +124,7 @@ fn any_history_reads_like_a_flat_file() {
     }
 }
 
-/// The growth of the file and the head that tells of it are two changes: a power cut may keep either.
+/// The growth of the file and the head that records it are two changes: a power cut may keep either.
 #[test]
 fn a_power_cut_while_the_length_changes_leaves_the_old_or_the_new_length() {
     for (from, to) in [(3, 900), (900, 3), (0, 5), (600, 601)] {

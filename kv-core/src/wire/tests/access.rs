@@ -29,7 +29,7 @@ fn f_input_9_every_kind_of_frame_has_its_senders() {
     }
 }
 
-/// F-input-9: name, lane, and whether a witness may say it.
+/// F-input-9: name, lane, and whether a witness may send it.
 #[test]
 fn f_input_9_every_message_has_its_lane_and_its_senders() {
     let table = [
@@ -86,7 +86,7 @@ fn f_input_9_every_call_is_a_clients() {
         }
     }
     // The call's number stands before.
-    // One byte: above 127 there are other ways to say the same.
+    // One byte: above 127 there are other encodings of the same.
     for code in codes.len()..128 {
         assert_unknown(Kind::Client, &[1, u8::try_from(code).unwrap()]);
     }
@@ -113,7 +113,7 @@ fn f_input_9_every_operation_has_its_senders() {
     }
 }
 
-/// Beyond the table there are no other kinds of body: whoever adds one has to say who may send it.
+/// Beyond the table there are no other kinds of body: whoever adds one has to define who may send it.
 fn assert_none_beyond(kind: Kind, known: usize, until: u8) {
     for code in u8::try_from(known).unwrap()..until {
         assert_unknown(kind, &[code]);

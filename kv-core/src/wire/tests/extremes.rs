@@ -88,7 +88,7 @@ fn f_input_5_a_message_with_an_extreme_integer_anywhere_is_refused_or_in_range()
                     assert_in_range(&message);
                 }
                 Kind::Hello => {
-                    // Whatever it says, it is only compared.
+                    // Whatever its value, it is only compared.
                     let Ok(hello) = frame.hello() else { continue };
                     let _ = expectation().judge(&hello, hello.lane, &Peer::Unauthenticated);
                 }

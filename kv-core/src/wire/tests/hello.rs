@@ -1,4 +1,4 @@
-//! Who is let in, and what the others are told.
+//! Who is let in, and which answer the others get.
 
 use super::*;
 
@@ -76,7 +76,10 @@ fn the_wrong_callers_are_told_why() {
         let text = judge(&hello);
         assert!(text.contains(expected), "{text}");
     }
-    assert!(me.judge(&hellos()[0], Lane::Bulk, &Peer::Unauthenticated).is_err(), "another lane than it says");
+    assert!(
+        me.judge(&hellos()[0], Lane::Bulk, &Peer::Unauthenticated).is_err(),
+        "another lane than it claims"
+    );
 }
 
 #[test]

@@ -47,14 +47,14 @@ impl Subject {
         Self { client: Arc::clone(&server), server, address: address.to_owned(), garbage: None }
     }
 
-    /// Another transport for the connecting end, where the two ends differ: in their certificates, say.
+    /// Another transport for the connecting end, if the two ends differ, for example in their certificates.
     #[must_use]
     pub fn client(mut self, transport: impl Transport) -> Self {
         self.client = Arc::new(transport);
         self
     }
 
-    /// How to reach the address of a listener without being a connection: by being silent, say, or by sending
+    /// How to reach the address of a listener without being a connection: for example by being silent, or by sending
     /// garbage. Without it, [`garbage_openers_hold_up_nobody`] claims nothing.
     ///
     /// Give the transport a deadline for such openers above half a minute: the claim is that nobody waits for it.

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 /// How often a test tries again, if another process may have taken the port that was just freed.
 const TRIES: usize = 5;
 
-/// Each lane can be opened, both ends tell it, and both tell where the other one is.
+/// Each lane can be opened. Both ends report the lane and the other end's address.
 pub async fn each_lane_is_told_to_the_acceptor(subject: Subject) {
     let mut listener = subject.listen().await;
     for lane in Lane::ALL {
@@ -61,7 +61,7 @@ pub async fn listening_twice_on_an_address_is_refused(subject: Subject) {
     listener.accept().await.expect("the first listener goes on");
 }
 
-/// What cannot be an address is told apart from one that cannot be reached.
+/// Text that cannot be an address is distinguished from an address that cannot be reached.
 pub async fn what_is_no_address_is_refused_as_such(subject: Subject) {
     // Where addresses are of another form than HOST:PORT, nobody knows which are none, but for this one.
     let mut wrong = vec![""];

@@ -58,7 +58,7 @@ impl Dice {
     }
 }
 
-/// The seed for one direction of one connection: the 64-bit FNV-1a hash of what tells it from the others.
+/// The seed for one direction of one connection: the 64-bit FNV-1a hash of what distinguishes it from the others.
 pub(super) fn stream_seed(
     seed: u64,
     peer: Option<&str>,

@@ -39,7 +39,7 @@ impl Scope {
     }
 
     /// Connections with the peer at `address`: for those opened from here, as it was given to `connect`; for
-    /// those accepted, as [`Connection::remote`](crate::Connection::remote) tells it, which on most networks
+    /// those accepted, as [`Connection::remote`](crate::Connection::remote) returns it, which on most networks
     /// is not where that peer listens. So to part two nodes, cut the one from the other at both.
     pub fn peer(address: impl Into<String>) -> Self {
         Self { peer: Some(address.into()), ..Self::default() }

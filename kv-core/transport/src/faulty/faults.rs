@@ -176,7 +176,7 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// The faults on one direction at this moment. [`changed`](Self::changed) tells of later ones.
+    /// The current faults on one direction. [`changed`](Self::changed) reports later ones.
     pub(super) fn fault(&mut self, direction: Direction) -> Fault {
         let rules = self.rules.borrow_and_update();
         let mut fault = Fault::new();

@@ -17,15 +17,15 @@ pub struct Framing {
 }
 
 impl Framing {
-    /// Frames begin with a header of `header_bytes` bytes, from which `length` tells how many bytes the whole
-    /// frame has, header included. If it tells `None`, less than `header_bytes` or more than `max_bytes`, these
+    /// Frames begin with a header of `header_bytes` bytes, from which `length` computes how many bytes the whole
+    /// frame has, header included. If it returns `None`, less than `header_bytes` or more than `max_bytes`, these
     /// are not frames: the rest of that stream is then taken as by [`Framing::raw`]. A frame goes on its way
     /// when it is whole, or as far as it came when the stream ends.
     ///
     /// # Panics
     /// If `header_bytes` is 0 or above `max_bytes`.
     pub fn new(header_bytes: usize, max_bytes: usize, length: fn(&[u8]) -> Option<usize>) -> Self {
-        assert!(header_bytes > 0, "a header of no bytes tells no length");
+        assert!(header_bytes > 0, "a header of no bytes contains no length");
         assert!(header_bytes <= max_bytes, "a frame cannot be shorter than its header");
         Self { header: header_bytes, limit: max_bytes, length }
     }
@@ -98,7 +98,7 @@ impl Splitter {
 mod tests {
     use super::*;
 
-    /// One byte tells how many follow; 255 is no frame.
+    /// One byte contains the number of bytes that follow; 255 is no frame.
     fn framing() -> Framing {
         Framing::new(1, 100, |header| (header[0] != 255).then(|| 1 + usize::from(header[0])))
     }

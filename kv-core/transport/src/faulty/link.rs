@@ -72,7 +72,7 @@ impl Link {
 async fn send(mut outgoing: Queue, mut writer: Writer) {
     match hand_on(&mut outgoing, &mut writer).await {
         Ok(End::Ended) => {
-            // An error says that the other end is gone as well.
+            // An error shows that the other end is gone as well.
             let _ = writer.shutdown().await;
         }
         Ok(End::Broken(_)) => {}

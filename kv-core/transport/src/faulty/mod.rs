@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Any transport, with faults between it and its user that a [`Faults`] handle steers.
 ///
 /// It stands at one end: what goes out is hit after it is written, what comes in before it is read, and both
-/// are told apart by [`Scope`]. One `Faulty` with one `Faults` at each node makes every fault of a network.
+/// are distinguished by [`Scope`]. One `Faulty` with one `Faults` at each node makes every fault of a network.
 ///
 /// With no faults it passes everything on, a task's turn later. Frames on their way are held in memory, up to
 /// 4 MiB in each direction of a connection; beyond that, writing waits. It needs a tokio runtime; time is

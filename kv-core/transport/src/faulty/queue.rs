@@ -327,6 +327,6 @@ impl Queue {
 struct Wait {
     /// When there will be, if nothing happens before.
     wake_at: Option<Instant>,
-    /// It has ended, which cannot be told for now.
+    /// It has ended, which cannot be reported for now.
     ended: Option<End>,
 }

@@ -61,7 +61,7 @@ impl Issued {
     /// be read by its owner alone (mode 0600, where there are modes).
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn save(&self, files: &Files) -> io::Result<()> {
         replace(&files.key, &self.key, true)?;
         replace(&files.certificate, &self.certificate, false)
@@ -150,7 +150,7 @@ impl Authority {
     /// Writes its own certificate and key to `ca.pem` and `ca.key` in `folder`, as [`Issued::save`] does.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn save(&self, folder: impl AsRef<Path>) -> io::Result<()> {
         let folder = folder.as_ref();
         replace(&folder.join("ca.key"), &self.key(), true)?;
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::tls::{Files, Identity};
 
-    /// What is said of a certificate for `name` that may be used for `uses`, with the key that `key` makes of the right one.
+    /// The verdict on a certificate for `name` that may be used for `uses`, with the key that `key` makes of the right one.
     fn refusal(name: &Name, uses: &[ExtendedKeyUsagePurpose], key: impl FnOnce(String) -> String) -> String {
         let authority = Authority::new("demo", Validity::days(2)).unwrap();
         let own = KeyPair::generate().unwrap();

@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-/// What is wrong with a certificate, a key, or the files that hold them. Its text names the file and says what to do.
+/// What is wrong with a certificate, a key, or the files that hold them. Its text names the file and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
@@ -16,7 +16,7 @@ pub enum TlsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The file does not hold what it should.
@@ -89,7 +89,7 @@ pub enum TlsError {
         /// The roots' file.
         roots: PathBuf,
     },
-    /// It does not say whom it is for.
+    /// It contains no identity.
     #[error("the certificate in {} cannot be used here: {reason}", path.display())]
     Nameless {
         /// The file.
@@ -116,7 +116,7 @@ pub enum TlsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The other end's certificate does not say whom it is for.
+    /// The other end's certificate contains no identity.
     #[error("its certificate cannot be used here: {0}")]
     Name(#[from] NameError),
     /// The other end accepts connections with a client's certificate.
@@ -162,7 +162,7 @@ pub(super) fn wrong_with(error: &webpki::Error) -> String {
     }
 }
 
-/// A duration as people say it.
+/// Formats a duration for people.
 fn rough(time: Duration) -> String {
     let seconds = time.as_secs();
     let (number, unit) = match seconds {
@@ -231,7 +231,7 @@ pub fn explain_sent(alert: AlertDescription, text: &str) -> String {
     }
 }
 
-/// What the other end says of this one.
+/// What the other end's alert reports about this one.
 fn alert_received(alert: AlertDescription) -> String {
     let reason = match alert {
         AlertDescription::CertificateExpired => {

@@ -17,7 +17,7 @@ use webpki::{EndEntityCert, KeyUsage};
 /// No such file is larger, in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// No certificate tells of a later time: the end of the year 9999, in seconds since 1970.
+/// No certificate can contain a later time: the end of the year 9999, in seconds since 1970.
 const END_OF_TIME: Duration = Duration::from_secs(253_402_300_799);
 
 /// Where an identity is kept: three or four files in PEM.
@@ -161,7 +161,7 @@ fn roots(path: &Path, bytes: &[u8]) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// Whether others would accept this certificate: told here, where it can be mended, rather than by them.
+/// Whether others would accept this certificate: checked here, where the operator can fix it, rather than by them.
 fn check(
     files: &Files,
     name: &Name,
@@ -216,7 +216,7 @@ fn check(
     Ok(())
 }
 
-/// When the first of the chain ends: found by asking whether it is valid at later times, since `webpki` tells of the dates in no other way.
+/// When the first of the chain ends: found by asking whether it is valid at later times, since `webpki` offers no other access to the dates.
 /// `None`: it does not end.
 fn expiry(
     chain: &[CertificateDer<'static>],

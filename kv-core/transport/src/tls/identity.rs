@@ -66,7 +66,7 @@ impl Identity {
     /// For the end that accepts: TLS 1.3 with a certificate from both ends, and no resumption of any kind. Each handshake
     /// uses what is current then. `alpn` is the one application protocol that is spoken; empty: it is not negotiated.
     ///
-    /// Whose certificate the other end has shown is for [`peer_of`](super::peer_of) to say, and for the caller to judge.
+    /// [`peer_of`](super::peer_of) returns the identity in the other end's certificate; the caller decides whether to accept it.
     #[must_use]
     pub fn server_config(&self, alpn: &[u8]) -> Arc<ServerConfig> {
         let mut config = ServerConfig::builder_with_provider(self.current.provider().clone())
@@ -99,7 +99,7 @@ impl Identity {
         Arc::new(config)
     }
 
-    /// Reads the files again, and uses what they hold from the next handshake on if they have changed; says whether they
+    /// Reads the files again, and uses what they hold from the next handshake on if they have changed; returns whether they
     /// have. Connections that are open stay so. Cheap enough to be called every second; it blocks on the files.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! Every member and every client has an [`Identity`]: a certificate, its key, and the roots by which it judges the
 //! certificates of others, all in PEM files. Who somebody is stands in a URI of the certificate (see [`Name`]); host names
 //! and addresses play no part, so that a certificate stays good when a member moves. [`Identity::server_config`] and
-//! [`Identity::client_config`] are what a transport gives to `rustls`; [`peer_of`] is what it then tells of the other end.
+//! [`Identity::client_config`] are what a transport gives to `rustls`; [`peer_of`] then returns the other end's identity.
 //!
 //! - TLS 1.3 only, by `ring`, whatever the process' default is. Both ends show a certificate.
 //! - A peer's certificate must chain to a root, be within its dates, be for the use that it is put to, and hold a name.

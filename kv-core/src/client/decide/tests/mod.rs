@@ -11,7 +11,7 @@ const A: MemberId = MemberId::new(0);
 const B: MemberId = MemberId::new(1);
 const C: MemberId = MemberId::new(2);
 
-/// A core with a clock in milliseconds, and what it says.
+/// A core with a clock in milliseconds, and its outputs.
 struct Bench {
     core: Core,
     now: Instant,
@@ -216,7 +216,7 @@ fn while_no_primary_is_known_members_are_asked_in_turn_with_growing_pauses() {
     for call in 1..=5 {
         bench.put(id(call), "x");
     }
-    // All five are told that A is no longer primary: one goes on to ask, the others wait.
+    // All five learn that A is no longer primary: one goes on to ask, the others wait.
     let mut asked = Vec::new();
     for attempt in 2..=6 {
         asked.extend(bench.answer(A, attempt, no_hint()));

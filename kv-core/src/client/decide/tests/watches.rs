@@ -24,7 +24,7 @@ fn next(revision: u64) -> Position {
     Position::after(Revision::new(revision))
 }
 
-fn told(member: MemberId, revision: u64, events: Vec<Event>) -> CoreOutput {
+fn delivered(member: MemberId, revision: u64, events: Vec<Event>) -> CoreOutput {
     let result = Ok(Reply::Watched { member, events, next: next(revision) });
     CoreOutput::Done { id: id(1), result }
 }
@@ -42,7 +42,7 @@ fn event(revision: u64) -> Event {
 fn a_watch_asks_whom_it_prefers_and_ends_with_who_has_answered_and_where_to_go_on() {
     let mut bench = Bench::new();
     assert_eq!(bench.call(id(1), watch(5), 3_600_000), [send(B, 1, asks(5))], "it needs no session");
-    assert_eq!(bench.answer(B, 1, answered(9, vec![event(7)])), [told(B, 9, vec![event(7)])]);
+    assert_eq!(bench.answer(B, 1, answered(9, vec![event(7)])), [delivered(B, 9, vec![event(7)])]);
     assert_eq!(bench.core.primary(), None, "who answers is not for that the primary");
 }
 
@@ -56,7 +56,7 @@ fn w5_a_watch_that_is_sent_elsewhere_goes_round_and_then_pauses() {
     assert_eq!(bench.answer(A, 3, hint(B)), [], "it has gone round: after a pause");
     assert_eq!(bench.next_timer(), [send(B, 4, asks(5))]);
     assert!(bench.now <= at(100));
-    assert_eq!(bench.answer(B, 4, answered(5, Vec::new())), [told(B, 5, Vec::new())]);
+    assert_eq!(bench.answer(B, 4, answered(5, Vec::new())), [delivered(B, 5, Vec::new())]);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn w5_a_watch_is_asked_elsewhere_after_a_long_silence_and_the_first_answer_count
     assert_eq!(bench.run_until(39_999), [], "members may leave it unanswered");
     assert_eq!(bench.run_until(40_000), [send(C, 2, asks(5))]);
     let outputs = bench.answer(B, 1, answered(6, vec![event(6)]));
-    assert_eq!(outputs, [send(C, 3, unwatch(2)), told(B, 6, vec![event(6)])], "the other need not wait");
+    assert_eq!(outputs, [send(C, 3, unwatch(2)), delivered(B, 6, vec![event(6)])], "the other need not wait");
     assert_eq!(bench.answer(C, 2, answered(6, vec![event(6)])), [], "its answer is nobody's");
     assert_eq!(bench.core.pending(), 0);
 }
@@ -79,7 +79,7 @@ fn a_watch_leaves_a_broken_connection_at_once() {
     assert_eq!(lost, [send(C, 2, asks(5))]);
     assert_eq!(bench.input(CoreInput::Unreachable { member: C }), [send(A, 3, asks(5))]);
     assert_eq!(bench.answer(B, 1, answered(6, Vec::new())), [], "it came over a connection that is gone");
-    assert_eq!(bench.answer(A, 3, answered(6, Vec::new())), [told(A, 6, Vec::new())]);
+    assert_eq!(bench.answer(A, 3, answered(6, Vec::new())), [delivered(A, 6, Vec::new())]);
 }
 
 /// Rule W2: what is compacted ends it; and so does what it may not ask for.

@@ -6,7 +6,6 @@ use crate::network::TransportKind;
 use crate::reads::{GetArgs, ScanArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -50,8 +49,6 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Measure the cost of an operation on this machine.
     Bench(BenchArgs),
-    /// Simulate whole clusters under random faults, one run per seed.
-    Sim(SimArgs),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
     /// Write manual pages for `kv` and for each command, and print their names.
@@ -433,46 +430,6 @@ pub(crate) struct LoadArgs {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct SimArgs {
-    /// Run these seeds: FIRST is included, END is not.
-    #[arg(long, value_name = "FIRST..END", default_value = "0..1000", value_parser = crate::sim::parse_seeds)]
-    pub(crate) seeds: Range<u64>,
-
-    /// Run only this seed.
-    #[arg(long, value_name = "SEED", conflicts_with = "seeds")]
-    pub(crate) seed: Option<u64>,
-
-    /// With --seed: print the last events before the violation, if there is one.
-    #[arg(long, requires = "seed")]
-    pub(crate) verbose: bool,
-
-    /// Print this many events with --verbose.
-    #[arg(long, value_name = "N", default_value_t = crate::sim::EVENTS)]
-    pub(crate) events: usize,
-
-    /// Simulate months: heartbeats every 5 or 10 s, faults hours or days apart, and occasional client calls.
-    #[arg(long, conflicts_with = "bugs")]
-    pub(crate) long: bool,
-
-    /// Run long simulations, from the first seed on, until this many years have been simulated in total.
-    #[arg(long, value_name = "N", conflicts_with_all = ["seed", "bugs"])]
-    pub(crate) years: Option<u32>,
-
-    /// Run this many seeds at once [default: the number of cores]
-    #[arg(long, value_name = "N")]
-    pub(crate) jobs: Option<usize>,
-
-    /// Check that the simulator detects every seeded bug, and print how many seeds each one took. If no seed detects a bug, run the scripted scenario
-    /// for it, and print its name. Exit with code 1 if a bug is not detected at all.
-    #[arg(long, conflicts_with_all = ["seed", "bug"])]
-    pub(crate) bugs: bool,
-
-    /// Run with this seeded bug.
-    #[arg(long, hide = true, value_name = "NAME", value_parser = crate::sim::parse_bug)]
-    pub(crate) bug: Option<kv_core::sim::Bug>,
 }
 
 #[cfg(feature = "tls")]

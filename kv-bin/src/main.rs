@@ -24,7 +24,6 @@ mod reads;
 mod serve;
 mod shell;
 mod signals;
-mod sim;
 mod top;
 mod txn;
 mod watch;
@@ -86,8 +85,6 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let log = cli.log.as_deref();
     match cli.command {
         Command::Serve(_) => {}
-        // What goes wrong in a simulation is meant to.
-        Command::Sim(_) => log::init(log.unwrap_or("off"))?,
         _ => log::init(log.unwrap_or("error"))?,
     }
     match cli.command {
@@ -103,7 +100,6 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Certs(args) => certs::run(&args, json),
         Command::Demo(args) => block_on(demo::run(args, cli.log, json)),
         Command::Bench(args) => block_on(bench::run(args, json)),
-        Command::Sim(args) => sim::run(&args, json),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::pages(&args, json),
     }
@@ -117,7 +113,7 @@ async fn once(mut command: ClientCommand, json: bool) -> Result<(), Failure> {
     result
 }
 
-/// Runs what waits for the network; the simulator, which does not, gets no threads that it would have to share the cores with.
+/// Runs what waits for the network.
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -66,8 +66,18 @@
 //! | `tls` | certificates ([`transport`]`::tls`) and TLS over TCP; see [`guide::security`] |
 //! | `certs` | creating certificates, for development and tests |
 //! | `testing` | clusters for the tests of an application |
-//! | `sim` | the deterministic simulator |
+//! | `internals` | the modules inside, for the tests of this crate; it promises nothing |
 
+#![cfg_attr(
+    not(feature = "internals"),
+    allow(
+        unreachable_pub,
+        reason = "what is public inside is so for the simulator, with the feature `internals`"
+    )
+)]
+
+#[cfg(any(test, feature = "internals"))]
+pub mod bug;
 pub mod client;
 pub mod config;
 mod detached;
@@ -81,8 +91,6 @@ pub mod message;
 pub mod node;
 pub mod replica;
 pub mod session;
-#[cfg(any(test, feature = "sim"))]
-pub mod sim;
 pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;

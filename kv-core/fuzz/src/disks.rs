@@ -5,7 +5,7 @@ use kv_core::config::{FixedOptions, Options};
 use kv_core::ids::{ClusterId, Hash, Incarnation, MemberId, View};
 use kv_core::journal::{Identity, Journal, JournalOptions};
 use kv_core::message::{Cut, Entry, FormationStep, Recovered, ViewRecord, Write};
-use kv_core::sim::storage::Disk;
+use kv_core::storage::simulated::Disk;
 use std::sync::OnceLock;
 
 const SUPERBLOCK: &str = "superblock";

@@ -7,7 +7,7 @@ use kv_core::engine::Snapshot;
 use kv_core::ids::{Anchor, Hash, LeaseId, Op, RequestNumber, SessionId};
 use kv_core::kv::{Limits, Receiver, State};
 use kv_core::message::{Chunk, ChunkEnd, Command, Entry, LeaseCommand, Lifetime, Operation, Request};
-use kv_core::sim::storage::Disk;
+use kv_core::storage::simulated::Disk;
 use std::sync::OnceLock;
 
 /// The file in which the pieces are stored.

@@ -9,51 +9,51 @@ use std::collections::VecDeque;
 /// See the module. Ask with [`call`](Self::call), give the result to [`on_result`](Self::on_result), and take the events before
 /// asking again.
 #[derive(Debug)]
-pub(crate) struct Asking {
+pub struct Asking {
     query: WatchQuery,
     /// Who has answered last.
     prefer: Option<MemberId>,
     /// Events that were received and not yet taken.
     waiting: VecDeque<Event>,
-    #[cfg(any(test, feature = "sim"))]
-    bug: Option<crate::sim::Bug>,
+    #[cfg(any(test, feature = "internals"))]
+    bug: Option<crate::bug::Bug>,
 }
 
 impl Asking {
     /// A watch that begins at the place of this query.
-    pub(crate) const fn new(query: WatchQuery) -> Self {
+    pub const fn new(query: WatchQuery) -> Self {
         Self {
             query,
             prefer: None,
             waiting: VecDeque::new(),
-            #[cfg(any(test, feature = "sim"))]
+            #[cfg(any(test, feature = "internals"))]
             bug: None,
         }
     }
 
     /// Whether its range keeps to the limits.
-    pub(crate) fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
+    pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         self.query.check(limits)
     }
 
     /// The next question: first to `local`, if nobody has answered yet.
-    pub(crate) fn call(&self, local: Option<MemberId>) -> Call {
+    pub fn call(&self, local: Option<MemberId>) -> Call {
         Call::Watch { query: self.query.clone(), prefer: self.prefer.or(local) }
     }
 
     /// The place of the next question, once there has been an answer or it was given one.
-    pub(crate) const fn place(&self) -> Option<&Position> {
+    pub const fn place(&self) -> Option<&Position> {
         self.query.after.as_ref()
     }
 
     /// The next event that was received.
-    pub(crate) fn take(&mut self) -> Option<Event> {
+    pub fn take(&mut self) -> Option<Event> {
         self.waiting.pop_front()
     }
 
     /// All events up to this revision were taken, whether there were any or not. 0 if nobody has answered yet a watch that began without
     /// a place.
-    pub(crate) fn complete(&self) -> Revision {
+    pub fn complete(&self) -> Revision {
         let place = || self.place().map_or(Revision::ZERO, Position::behind);
         self.waiting.front().map_or_else(place, |next| next.revision.back(1))
     }
@@ -62,11 +62,11 @@ impl Asking {
     ///
     /// # Errors
     /// If the watch has ended.
-    pub(crate) fn on_result(&mut self, result: Result<Reply, CallError>) -> Result<(), WatchError> {
+    pub fn on_result(&mut self, result: Result<Reply, CallError>) -> Result<(), WatchError> {
         match result {
             Ok(Reply::Watched { member, events, next }) => {
                 self.waiting = events.into();
-                #[cfg(any(test, feature = "sim"))]
+                #[cfg(any(test, feature = "internals"))]
                 let next = self.misplaced_if_planted(next);
                 self.query.after = Some(next);
                 self.prefer = Some(member);
@@ -82,18 +82,18 @@ impl Asking {
     }
 }
 
-#[cfg(any(test, feature = "sim"))]
+#[cfg(any(test, feature = "internals"))]
 impl Asking {
     /// Makes it wrong in a known way, for the simulator to find out.
-    pub(crate) const fn plant(&mut self, bug: crate::sim::Bug) {
+    pub const fn plant(&mut self, bug: crate::bug::Bug) {
         self.bug = Some(bug);
     }
 
     /// The planted bugs `WatchesSkipTheRest` and `WatchesAskAgain`.
     fn misplaced_if_planted(&self, next: Position) -> Position {
         match self.bug {
-            Some(crate::sim::Bug::WatchesSkipTheRest) => Position::after(next.revision),
-            Some(crate::sim::Bug::WatchesAskAgain) => Position::after(next.behind()),
+            Some(crate::bug::Bug::WatchesSkipTheRest) => Position::after(next.revision),
+            Some(crate::bug::Bug::WatchesAskAgain) => Position::after(next.behind()),
             _ => next,
         }
     }

@@ -246,7 +246,6 @@ pub enum Trouble {
 
 /// Settings of [`Core`](super::Core).
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
 pub struct CoreOptions {
     /// The most writes in flight; never more than the members' session window. Default 256; at least 1.
     pub window: u32,

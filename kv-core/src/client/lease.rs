@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 const BELIEVED: u32 = 8;
 
 /// For how long after it was asked for, or kept alive, a lease is believed in.
-pub(crate) fn believed(ttl: Duration) -> Duration {
+pub fn believed(ttl: Duration) -> Duration {
     ttl / 10 * BELIEVED
 }
 

@@ -29,8 +29,8 @@ pub use builder::ClientBuilder;
 pub use call::{Call, CallError, CallId, Cause, CoreInput, CoreOptions, CoreOutput, Reply, Trouble};
 pub use decide::Core;
 pub use handle::{Client, MemberReport};
-#[cfg(any(test, feature = "sim"))]
-pub(crate) use lease::believed;
+#[cfg(any(test, feature = "internals"))]
+pub use lease::believed;
 pub use lease::{Grant, Lease, LeaseById};
 pub use lock::{Acquire, Election, FencingToken, Leader, Lock, LockLoss};
 pub use ops::{AtRevision, Delete, Deleted, Get, GetMany, Put, Written};
@@ -43,7 +43,7 @@ pub use typed::{
 };
 pub use watch::{Follow, Update, Watch, Watching};
 
-#[cfg(any(test, feature = "sim"))]
-pub(crate) use asking::Asking;
+#[cfg(any(test, feature = "internals"))]
+pub use asking::Asking;
 use builder::LocalMember;
 pub(crate) use handle::Closed;

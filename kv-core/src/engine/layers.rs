@@ -368,7 +368,7 @@ mod tests {
         }
 
         fn with_limit(retention: Retention, overlay_limit: usize) -> Self {
-            let storage = crate::sim::storage::Disk::new().storage();
+            let storage = crate::storage::simulated::Disk::new().storage();
             let engine = Disk::open(storage, 1 << 20).expect("it is empty");
             let engine = engine.at(Anchor::ZERO, Revision::ZERO, overlay_limit, retention);
             Self { engine, live: Counted::default(), revision: 0 }

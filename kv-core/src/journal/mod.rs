@@ -112,7 +112,7 @@ impl Journal {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(any(test, feature = "internals"))]
     pub fn open_cutting_at_first_bad(
         storage: Arc<dyn Storage>,
         identity: Identity,

@@ -302,7 +302,7 @@ fn decode(zone: &[u8; ZONE_BYTES], copy: usize) -> Copy {
 mod tests {
     use super::*;
     use crate::config::Options;
-    use crate::sim::storage::Disk;
+    use crate::storage::simulated::Disk;
     use std::time::Duration;
 
     /// Larger than any that is allowed.

@@ -83,9 +83,9 @@ impl State {
     fn run_request(&mut self, bytes: &[u8], room: usize) -> Result<Applied, EngineError> {
         let (revision, timestamp) = (self.revision, self.timestamp);
         let request = self.requests;
-        #[cfg(any(test, feature = "sim"))]
+        #[cfg(any(test, feature = "internals"))]
         let request =
-            if self.bug == Some(crate::sim::Bug::NamedByRevision) { revision.get() } else { request };
+            if self.bug == Some(crate::bug::Bug::NamedByRevision) { revision.get() } else { request };
         let turn = Turn { request, revision, timestamp, room };
         let mut applied = Applied {
             revision: turn.revision,
@@ -120,7 +120,7 @@ impl State {
     fn run_in_session(&mut self, turn: &Turn, request: Request) -> Result<Answer, EngineError> {
         let Request { session, number, acked_through, operation } = request;
         let decision = self.sessions.decide(session, number, acked_through, turn.timestamp);
-        #[cfg(any(test, feature = "sim"))]
+        #[cfg(any(test, feature = "internals"))]
         let decision = self.run_again_if_planted(decision);
         if let Decision::Answered(answer) = decision {
             return Ok(answer);
@@ -139,12 +139,12 @@ impl State {
     }
 
     /// The planted bugs `DedupAtProposal` (nobody looks for duplicates here) and `ForgottenRuns`.
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(any(test, feature = "internals"))]
     fn run_again_if_planted(&self, decision: Decision) -> Decision {
         match decision {
-            Decision::Answered(Ok(_)) if self.bug == Some(crate::sim::Bug::DedupAtProposal) => Decision::Run,
+            Decision::Answered(Ok(_)) if self.bug == Some(crate::bug::Bug::DedupAtProposal) => Decision::Run,
             Decision::Answered(Err(Rejection::Forgotten))
-                if self.bug == Some(crate::sim::Bug::ForgottenRuns) =>
+                if self.bug == Some(crate::bug::Bug::ForgottenRuns) =>
             {
                 Decision::Run
             }
@@ -240,7 +240,7 @@ impl State {
                     let Some(found) = self.look(&key, None)?.0 else { continue };
                     let is_it = found.modified == modified;
                     let is_due = found.ends.at.is_some_and(|at| at <= turn.timestamp);
-                    #[cfg(any(test, feature = "sim"))]
+                    #[cfg(any(test, feature = "internals"))]
                     let (is_it, is_due) = self.planted_expiry(is_it, is_due);
                     if is_it && is_due {
                         self.remove(turn.revision, &key, found, Change::Expire);
@@ -260,12 +260,12 @@ impl State {
     }
 
     /// The planted bugs `ExpiresOtherPut` and `ExpiresEarly`.
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(any(test, feature = "internals"))]
     fn planted_expiry(&self, is_it: bool, is_due: bool) -> (bool, bool) {
         let is = |bug| self.bug == Some(bug);
         (
-            is_it || is(crate::sim::Bug::ExpiresOtherPut),
-            is_due || is(crate::sim::Bug::ExpiresEarly) || is(crate::sim::Bug::ExpiresOtherPut),
+            is_it || is(crate::bug::Bug::ExpiresOtherPut),
+            is_due || is(crate::bug::Bug::ExpiresEarly) || is(crate::bug::Bug::ExpiresOtherPut),
         )
     }
 
@@ -302,7 +302,7 @@ impl State {
             version: found.map_or(1, |found| found.version.saturating_add(1)),
             ends,
         };
-        #[cfg(any(test, feature = "sim"))]
+        #[cfg(any(test, feature = "internals"))]
         let numbers = self.spoil_if_planted(numbers);
         self.engine.write(key, at, Change::Set(record::encode(numbers, value)));
     }
@@ -314,9 +314,9 @@ impl State {
     }
 
     /// The planted bug `AppliesAPutWrongly`.
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(any(test, feature = "internals"))]
     fn spoil_if_planted(&self, mut numbers: Numbers) -> Numbers {
-        let wrong = self.bug == Some(crate::sim::Bug::AppliesAPutWrongly);
+        let wrong = self.bug == Some(crate::bug::Bug::AppliesAPutWrongly);
         if wrong && numbers.modified.get().is_multiple_of(8) {
             numbers.version += 1;
         }

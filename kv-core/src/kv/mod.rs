@@ -69,8 +69,8 @@ pub struct State {
     recent: Arc<Recent>,
     /// An error was final.
     failed: bool,
-    #[cfg(any(test, feature = "sim"))]
-    bug: Option<crate::sim::Bug>,
+    #[cfg(any(test, feature = "internals"))]
+    bug: Option<crate::bug::Bug>,
 }
 
 impl State {
@@ -142,14 +142,14 @@ impl State {
             folded: Vec::new(),
             recent: Arc::default(),
             failed: false,
-            #[cfg(any(test, feature = "sim"))]
+            #[cfg(any(test, feature = "internals"))]
             bug: None,
         }
     }
 
     /// Makes it wrong in a known way, for the simulator to find out.
-    #[cfg(any(test, feature = "sim"))]
-    pub fn plant(&mut self, bug: crate::sim::Bug) {
+    #[cfg(any(test, feature = "internals"))]
+    pub fn plant(&mut self, bug: crate::bug::Bug) {
         self.bug = Some(bug);
     }
 
@@ -205,8 +205,8 @@ impl State {
     #[must_use]
     pub fn deadlines(&self) -> Deadlines {
         let next = self.lifetimes.next();
-        #[cfg(any(test, feature = "sim"))]
-        if self.bug == Some(crate::sim::Bug::ExpiresEarly) {
+        #[cfg(any(test, feature = "internals"))]
+        if self.bug == Some(crate::bug::Bug::ExpiresEarly) {
             return Deadlines { key: next.key.map(|at| at.back(500)), ..next };
         }
         next
@@ -218,8 +218,8 @@ impl State {
     #[must_use]
     pub fn due(&self, ask: Ask) -> Vec<Expiry> {
         let Ask { keys: now, leases, tick: _ } = ask;
-        #[cfg(any(test, feature = "sim"))]
-        let now = if self.bug == Some(crate::sim::Bug::ExpiresEarly) { now.advance(500) } else { now };
+        #[cfg(any(test, feature = "internals"))]
+        let now = if self.bug == Some(crate::bug::Bug::ExpiresEarly) { now.advance(500) } else { now };
         self.lifetimes.due(now, leases)
     }
 
@@ -264,8 +264,8 @@ impl State {
         let merge = self.engine.freeze()?;
         assert_eq!(merge.anchor(), self.applied, "what is published is what is applied");
         let requests = self.requests;
-        #[cfg(any(test, feature = "sim"))]
-        let requests = if self.bug == Some(crate::sim::Bug::CountNotInCheckpoint) { 0 } else { requests };
+        #[cfg(any(test, feature = "internals"))]
+        let requests = if self.bug == Some(crate::bug::Bug::CountNotInCheckpoint) { 0 } else { requests };
         let standing = Standing {
             options: self.limits.fixed.clone(),
             applied: self.applied,
@@ -275,16 +275,16 @@ impl State {
             trail: self.trail,
         };
         let sessions = self.sessions.take_changes();
-        #[cfg(any(test, feature = "sim"))]
-        let sessions = if self.bug == Some(crate::sim::Bug::SessionsNotInCheckpoint) {
+        #[cfg(any(test, feature = "internals"))]
+        let sessions = if self.bug == Some(crate::bug::Bug::SessionsNotInCheckpoint) {
             Default::default()
         } else {
             sessions
         };
         let lifetimes = self.lifetimes.take_changes();
-        #[cfg(any(test, feature = "sim"))]
+        #[cfg(any(test, feature = "internals"))]
         let lifetimes =
-            if self.bug == Some(crate::sim::Bug::DeadlinesNotInCheckpoint) { Vec::new() } else { lifetimes };
+            if self.bug == Some(crate::bug::Bug::DeadlinesNotInCheckpoint) { Vec::new() } else { lifetimes };
         Some(Checkpoint { merge, standing, sessions, lifetimes })
     }
 

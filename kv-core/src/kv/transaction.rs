@@ -85,8 +85,8 @@ impl State {
                     results.push(result);
                 }
                 Err(why) => {
-                    #[cfg(any(test, feature = "sim"))]
-                    if self.bug == Some(crate::sim::Bug::HalfATransaction) {
+                    #[cfg(any(test, feature = "internals"))]
+                    if self.bug == Some(crate::bug::Bug::HalfATransaction) {
                         self.carry_out(turn, changes);
                     }
                     return Ok(Effect::StepFailed { step: number, why });

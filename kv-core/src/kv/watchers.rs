@@ -127,8 +127,8 @@ pub struct Watchers<T> {
     begun: Revision,
     /// Nobody waits any more: the node stops.
     closed: bool,
-    #[cfg(any(test, feature = "sim"))]
-    bug: Option<crate::sim::Bug>,
+    #[cfg(any(test, feature = "internals"))]
+    bug: Option<crate::bug::Bug>,
 }
 
 impl<T> Default for Watchers<T> {
@@ -144,7 +144,7 @@ impl<T> Default for Watchers<T> {
             dispatched: Revision::ZERO,
             begun: Revision::ZERO,
             closed: false,
-            #[cfg(any(test, feature = "sim"))]
+            #[cfg(any(test, feature = "internals"))]
             bug: None,
         }
     }
@@ -185,8 +185,8 @@ impl<T> Watchers<T> {
     pub fn wait(&mut self, waiting: Waiting<T>, reached: impl FnOnce() -> Revision) -> Option<Waiting<T>> {
         let looked = waiting.behind();
         let is_late = self.dispatched.max(self.begun) > looked;
-        #[cfg(any(test, feature = "sim"))]
-        let is_late = is_late && self.bug != Some(crate::sim::Bug::WatchesOversleep);
+        #[cfg(any(test, feature = "internals"))]
+        let is_late = is_late && self.bug != Some(crate::bug::Bug::WatchesOversleep);
         if self.closed || is_late {
             return Some(waiting);
         }
@@ -324,8 +324,8 @@ impl<T> Watchers<T> {
     }
 
     /// Makes it wrong in a known way, for the simulator to find out.
-    #[cfg(any(test, feature = "sim"))]
-    pub fn plant(&mut self, bug: crate::sim::Bug) {
+    #[cfg(any(test, feature = "internals"))]
+    pub fn plant(&mut self, bug: crate::bug::Bug) {
         self.bug = Some(bug);
     }
 

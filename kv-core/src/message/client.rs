@@ -59,7 +59,6 @@ pub enum ReadMode {
 
 /// What to read.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[non_exhaustive]
 pub enum Query {
     /// One key.
     Get {
@@ -146,7 +145,7 @@ pub struct Record {
 
 /// What became of one key at one revision.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[non_exhaustive]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Event {
     /// When.
     pub revision: Revision,

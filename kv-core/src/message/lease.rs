@@ -61,7 +61,6 @@ fn within(ms: u64, min: u64, max: u64) -> Result<(), RequestError> {
 
 /// What is done with a lease: a promise of its holder to show life, on which keys depend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[non_exhaustive]
 pub enum LeaseCommand {
     /// Makes a lease; its id is this request's number in the log.
     Grant {
@@ -118,7 +117,7 @@ pub enum LeaseFailure {
 
 /// A lease as it stood when it was looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[non_exhaustive]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct LeaseInfo {
     /// How long it lasts from one sign of life to the next, in milliseconds.
     pub ttl_ms: u64,

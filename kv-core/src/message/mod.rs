@@ -47,8 +47,7 @@ pub use request::{
 };
 pub use snapshot::{Adoption, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint};
 
-pub use watch::{Position, WatchQuery};
-pub(crate) use watch::{after_prefix, successor};
+pub use watch::{Position, WatchQuery, after_prefix, successor};
 
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, View};
 use bytes::Bytes;

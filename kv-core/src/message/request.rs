@@ -89,7 +89,6 @@ pub struct Transaction {
 
 /// One part of a transaction: a change, or a look at what is there.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[non_exhaustive]
 pub enum Step {
     /// Sets a key.
     Put {
@@ -162,7 +161,6 @@ impl Step {
 
 /// A condition on the present state of the key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[non_exhaustive]
 pub enum Guard {
     /// The key does not exist.
     Absent,

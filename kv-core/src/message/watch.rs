@@ -52,12 +52,12 @@ impl WatchQuery {
 }
 
 /// The smallest key above `key`.
-pub(crate) fn successor(key: &[u8]) -> Bytes {
+pub fn successor(key: &[u8]) -> Bytes {
     [key, &[0]].concat().into()
 }
 
 /// The smallest key above all keys that begin with `prefix`.
-pub(crate) fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
+pub fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
     let keep = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
     let mut end = prefix[..=keep].to_vec();
     end[keep] += 1;

@@ -299,8 +299,8 @@ impl Replica {
         if commit.op <= self.log.floor() {
             return;
         }
-        #[cfg(any(test, feature = "sim"))]
-        if self.has_bug(crate::sim::Bug::CommitWhileCatchingUp) && self.log_view < view {
+        #[cfg(any(test, feature = "internals"))]
+        if self.has_bug(crate::bug::Bug::CommitWhileCatchingUp) && self.log_view < view {
             return self.advance_commit(head.min(commit.op));
         }
         match self.log.hash(commit.op) {

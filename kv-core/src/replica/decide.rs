@@ -150,7 +150,7 @@ pub(super) fn decide(votes: &Votes, quorums: Quorums) -> Decision {
 }
 
 /// The planted bug `OwnCommitAsBase`: what others know to be committed above `base` counts as never held.
-#[cfg(any(test, feature = "sim"))]
+#[cfg(any(test, feature = "internals"))]
 pub(super) fn decide_carelessly(base: Anchor, votes: &Votes, quorums: Quorums) -> Decision {
     Ballot { votes, everyone: votes, quorums, mode: Mode::Careless }.decide_above(base)
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 /// Why members cannot go on before others come back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Excuse {
+pub enum Excuse {
     /// They are fewer than a quorum.
     TooFew,
     /// What was at this op they can neither tell nor rule out (rule V5).
@@ -22,7 +22,7 @@ pub(crate) enum Excuse {
 
 /// What a member would say in a view change.
 #[derive(Clone, Debug)]
-pub(crate) struct Vote {
+pub struct Vote {
     member: MemberId,
     log: LogSummary,
 }
@@ -30,7 +30,8 @@ pub(crate) struct Vote {
 impl Replica {
     /// What it would say, once it has asked for a state in vain if it has none. To be asked of a replica that was just made from what is
     /// durable.
-    pub(crate) fn vote(&self) -> Vote {
+    #[must_use]
+    pub fn vote(&self) -> Vote {
         let mut log = self.summary();
         log.lacks = self.missing_runs(log.commit);
         Vote { member: self.me, log }
@@ -38,7 +39,8 @@ impl Replica {
 }
 
 /// Why these members cannot go on by themselves, if they cannot.
-pub(crate) fn excuse(cluster: &Cluster, votes: &[Vote]) -> Option<Excuse> {
+#[must_use]
+pub fn excuse(cluster: &Cluster, votes: &[Vote]) -> Option<Excuse> {
     let quorums = Quorums {
         members: cluster.len(),
         view_change: cluster.view_change_quorum(),

@@ -70,7 +70,7 @@ impl Replica {
         let peers = self.cluster.len() - 1;
         let State::Forming(forming) = &mut self.state else { return };
         let progress = forming.progress(peers);
-        #[cfg(any(test, feature = "sim"))]
+        #[cfg(any(test, feature = "internals"))]
         let progress =
             super::planted::forming(self.bug, forming, self.cluster.view_change_quorum(), progress);
         match progress {

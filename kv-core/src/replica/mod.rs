@@ -11,7 +11,7 @@ mod backup;
 mod decide;
 mod detector;
 mod digests;
-#[cfg(any(test, feature = "sim"))]
+#[cfg(any(test, feature = "internals"))]
 mod excuse;
 mod formation;
 mod install;
@@ -19,7 +19,7 @@ mod lease;
 mod log;
 mod lost;
 mod pace;
-#[cfg(any(test, feature = "sim"))]
+#[cfg(any(test, feature = "internals"))]
 mod planted;
 mod primary;
 mod repair;
@@ -34,8 +34,8 @@ mod view_change;
 mod votes;
 
 pub use api::*;
-#[cfg(any(test, feature = "sim"))]
-pub(crate) use excuse::{Excuse, Vote, excuse};
+#[cfg(any(test, feature = "internals"))]
+pub use excuse::{Excuse, Vote, excuse};
 
 use crate::config::{Cluster, Options, Role};
 use crate::ids::{Anchor, Incarnation, Instant, MemberId, Op, View, WriteSeq};
@@ -73,8 +73,8 @@ pub struct ReplicaConfig {
     /// What an earlier life has stored of a snapshot, and how far it goes.
     pub staged: Option<(Anchor, ChunkEnd)>,
     /// A known-wrong variant, for the simulator to find out.
-    #[cfg(any(test, feature = "sim"))]
-    pub bug: Option<crate::sim::Bug>,
+    #[cfg(any(test, feature = "internals"))]
+    pub bug: Option<crate::bug::Bug>,
 }
 
 impl ReplicaConfig {
@@ -88,7 +88,7 @@ impl ReplicaConfig {
             seed,
             stateless: false,
             staged: None,
-            #[cfg(any(test, feature = "sim"))]
+            #[cfg(any(test, feature = "internals"))]
             bug: None,
         }
     }
@@ -148,8 +148,8 @@ pub struct Replica {
     outputs: VecDeque<Output>,
     told: Option<Standing>,
     halted: bool,
-    #[cfg(any(test, feature = "sim"))]
-    bug: Option<crate::sim::Bug>,
+    #[cfg(any(test, feature = "internals"))]
+    bug: Option<crate::bug::Bug>,
 }
 
 impl Replica {
@@ -158,7 +158,7 @@ impl Replica {
     pub fn new(config: ReplicaConfig, recovered: Recovered, now: Now) -> Self {
         let ReplicaConfig { cluster, me, options, seed, stateless, staged, .. } = config;
         let vote_lifetime = options.heartbeat * 8;
-        #[cfg(any(test, feature = "sim"))]
+        #[cfg(any(test, feature = "internals"))]
         let (vote_lifetime, recovered) = planted::at_start(config.bug, vote_lifetime, recovered);
         let log = Log::new(&recovered);
         let behind = recovered.damage.as_ref().map(|damage| damage.behind.clone()).unwrap_or_default();
@@ -201,7 +201,7 @@ impl Replica {
             outputs: VecDeque::new(),
             told: None,
             halted: false,
-            #[cfg(any(test, feature = "sim"))]
+            #[cfg(any(test, feature = "internals"))]
             bug: config.bug,
         };
         replica.commit_by_pipeline();
@@ -386,8 +386,8 @@ impl Replica {
         self.cluster.primary(self.view)
     }
 
-    #[cfg(any(test, feature = "sim"))]
-    fn has_bug(&self, bug: crate::sim::Bug) -> bool {
+    #[cfg(any(test, feature = "internals"))]
+    fn has_bug(&self, bug: crate::bug::Bug) -> bool {
         self.bug == Some(bug)
     }
 
@@ -567,8 +567,8 @@ impl Replica {
     /// A later life.
     fn start_formed(&mut self) {
         self.hold_as_promised();
-        #[cfg(any(test, feature = "sim"))]
-        if self.has_bug(crate::sim::Bug::ResumeView)
+        #[cfg(any(test, feature = "internals"))]
+        if self.has_bug(crate::bug::Bug::ResumeView)
             && self.log_view == self.view
             && self.primary() == self.me
         {

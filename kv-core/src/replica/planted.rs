@@ -4,9 +4,9 @@ use super::decide::{Decision, Quorums, decide as decide_rightly, decide_careless
 use super::formation::{Forming, Progress};
 use super::primary::Primary;
 use super::{Now, Replica};
+use crate::bug::Bug;
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op};
 use crate::message::{FormationStep, Fresh, LogSummary, Moment, Recovered, Slot};
-use crate::sim::Bug;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

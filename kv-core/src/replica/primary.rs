@@ -363,7 +363,7 @@ impl Replica {
         let quorum = self.cluster.replication_quorum();
         let (now, slow) = (self.now.monotonic, self.options.suspect_min);
         let own = self.acknowledgeable().op;
-        #[cfg(any(test, feature = "sim"))]
+        #[cfg(any(test, feature = "internals"))]
         let (quorum, own) = self.planted_count(quorum, own);
         let State::Primary(primary) = &mut self.state else { return };
         let mut acked: Vec<Op> = primary.peers.values().map(|peer| peer.acked).collect();

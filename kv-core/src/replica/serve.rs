@@ -29,8 +29,8 @@ impl Replica {
         let is_ours = hash.is_none_or(|hash| self.known_hash(through) == Some(hash));
         let through = match hash {
             Some(_) if is_ours => through,
-            #[cfg(any(test, feature = "sim"))]
-            Some(_) if self.has_bug(crate::sim::Bug::FetchFromAnyLog) => through.min(self.log.head().op),
+            #[cfg(any(test, feature = "internals"))]
+            Some(_) if self.has_bug(crate::bug::Bug::FetchFromAnyLog) => through.min(self.log.head().op),
             // Below what is remembered nobody can say whose the hash is: it is told what it would be told of a range.
             Some(_) if what == FetchWhat::Entries && through <= self.trimmed() => {
                 return self.too_old(to, nonce);

@@ -29,7 +29,7 @@ pub(super) struct Ages {
     floor: Op,
     pub(super) known: BTreeMap<(Op, Hash), Known>,
     /// What the planted bug `GreatestEstimate` goes by.
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(any(test, feature = "internals"))]
     pub(super) estimate: Option<(ClusterTime, Instant)>,
 }
 
@@ -185,7 +185,7 @@ impl Replica {
         let origin = if let State::Primary(primary) = &self.state { primary.origin } else { None };
         let time = origin.map(|Origin { time, at }| time.saturating_add(steady.since(at)));
         let time = time.unwrap_or_else(|| self.inherited_time(now, steady).0);
-        #[cfg(any(test, feature = "sim"))]
+        #[cfg(any(test, feature = "internals"))]
         let time = self.planted_time(time, now, steady);
         time
     }
@@ -229,8 +229,8 @@ impl Replica {
 
     /// Under what the age of an entry is kept.
     fn aged(&self, entry: Anchor) -> Anchor {
-        #[cfg(any(test, feature = "sim"))]
-        if self.has_bug(crate::sim::Bug::AgeByOp) {
+        #[cfg(any(test, feature = "internals"))]
+        if self.has_bug(crate::bug::Bug::AgeByOp) {
             return Anchor::new(entry.op, Hash::ZERO);
         }
         entry
@@ -253,11 +253,11 @@ impl Replica {
 
     /// This member has an entry from now on.
     pub(super) fn entry_arrived(&mut self, entry: Anchor, followed: bool) {
-        #[cfg(any(test, feature = "sim"))]
+        #[cfg(any(test, feature = "internals"))]
         self.note_estimate(entry);
         let entry = self.aged(entry);
         self.ages.arrived(entry, self.steady, followed);
-        #[cfg(any(test, feature = "sim"))]
+        #[cfg(any(test, feature = "internals"))]
         self.planted_arrival(entry);
     }
 

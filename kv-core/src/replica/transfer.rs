@@ -116,7 +116,7 @@ impl Transfer {
     }
 
     /// A planted bug: the questions of the run carry another nonce from now on.
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(any(test, feature = "internals"))]
     pub(super) fn renumber(&mut self, nonce: Option<u64>) {
         if let (Some(run), Some(nonce)) = (&mut self.run, nonce) {
             run.nonce = nonce;
@@ -315,7 +315,7 @@ impl Replica {
 
     /// Does what the transfer needs next: the next piece, or the switch.
     fn ask_for_more(&mut self) {
-        #[cfg(any(test, feature = "sim"))]
+        #[cfg(any(test, feature = "internals"))]
         self.ask_anew();
         let now = self.now.monotonic;
         let Some(run) = &mut self.transfer.run else { return };

@@ -1,6 +1,6 @@
 //! Leaving a view and starting the next: votes, `DoViewChange`, the decision, `StartView`.
 
-#[cfg(not(any(test, feature = "sim")))]
+#[cfg(not(any(test, feature = "internals")))]
 use super::decide::decide;
 use super::decide::{Decision, Quorums};
 use super::detector::Suspicion;
@@ -95,8 +95,8 @@ impl Replica {
     }
 
     fn withdraw_vote(&mut self, from: MemberId) {
-        #[cfg(any(test, feature = "sim"))]
-        if self.has_bug(crate::sim::Bug::VotesNeverExpire) {
+        #[cfg(any(test, feature = "internals"))]
+        if self.has_bug(crate::bug::Bug::VotesNeverExpire) {
             return;
         }
         self.votes.withdraw(from);
@@ -122,8 +122,8 @@ impl Replica {
     pub(super) fn count_votes(&mut self) {
         let own = self.state.own_vote();
         let quorum = self.cluster.view_change_quorum();
-        #[cfg(any(test, feature = "sim"))]
-        let quorum = if self.has_bug(crate::sim::Bug::LeavesAlone) { 1 } else { quorum };
+        #[cfg(any(test, feature = "internals"))]
+        let quorum = if self.has_bug(crate::bug::Bug::LeavesAlone) { 1 } else { quorum };
         if let Some(view) = self.votes.agreed(own, quorum, self.now.monotonic)
             && view > self.view
         {
@@ -310,9 +310,9 @@ impl Replica {
             return;
         }
         let everyone = change.summaries.len() == self.cluster.len();
-        #[cfg(not(any(test, feature = "sim")))]
+        #[cfg(not(any(test, feature = "internals")))]
         let decision = decide(&change.summaries, quorums);
-        #[cfg(any(test, feature = "sim"))]
+        #[cfg(any(test, feature = "internals"))]
         let decision = super::planted::decide(self.bug, change.said.as_ref(), &change.summaries, quorums);
         let decided = match decision {
             Decision::Log(decided) => decided,

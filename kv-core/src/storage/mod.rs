@@ -4,6 +4,8 @@
 //! created, renamed or removed name when [`Storage::sync_directory`] has. Calls block: a node makes them from threads of its own.
 
 mod directory;
+#[cfg(any(test, feature = "internals", feature = "testing"))]
+pub mod simulated;
 
 pub use directory::{Directory, DirectoryError};
 

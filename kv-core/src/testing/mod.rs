@@ -38,7 +38,7 @@ use crate::client::Client;
 use crate::config::{self, Options};
 use crate::message::MemberStatus;
 use crate::node::{Node, Test};
-use crate::sim::storage::Disk;
+use crate::storage::simulated::Disk;
 use crate::wire;
 use kv_transport::{Fault, Faults, Faulty, Memory, Scope};
 use std::sync::Arc;

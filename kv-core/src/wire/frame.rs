@@ -235,7 +235,7 @@ impl Frame {
     }
 
     /// A frame as if its checksums had held: for tests that feed it nonsense.
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(any(test, feature = "internals"))]
     #[doc(hidden)]
     #[must_use]
     pub const fn unchecked(kind: Kind, body: Bytes) -> Self {

@@ -31,10 +31,10 @@ pub(crate) async fn a_wiped_member_stops_and_says_why(net: Net) {
 }
 
 /// F-disk-10, F-proc-2: a failed write is final for the member, and nothing to the others.
-#[cfg(feature = "sim")]
+#[cfg(feature = "internals")]
 pub(crate) async fn a_failed_disk_stops_the_member_and_nobody_else(net: Net) {
     use kv_core::node::Node;
-    use kv_core::sim::storage::Disk;
+    use kv_core::storage::simulated::Disk;
     use std::sync::Arc;
 
     let mut harness = Harness::new(net, &[Role::Data; 3], options());

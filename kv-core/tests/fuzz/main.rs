@@ -2,7 +2,7 @@
 //!
 //! For real fuzzing, with nightly Rust: `cargo +nightly fuzz run replica --fuzz-dir kv-core/fuzz`. What it finds goes into
 //! `kv-core/fuzz/corpus`.
-#![cfg(feature = "sim")]
+#![cfg(feature = "internals")]
 
 #[path = "../../fuzz/src/lib.rs"]
 #[allow(unreachable_pub, reason = "it is a library of its own, too")]

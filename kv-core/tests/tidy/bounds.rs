@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(look("kv-core/src/node/a.rs", "nothing"), 1);
         assert_eq!(look("kv-transport-quic/src/a.rs", "| `C.b` | "), 1);
         assert_eq!(look("kv-core/src/node/a.rs", "| `a.rs` `A.b` | "), 0);
-        assert_eq!(look("kv-core/src/sim/a.rs", "nothing"), 0);
+        assert_eq!(look("kv-core/sim/src/a.rs", "nothing"), 0);
         assert_eq!(look("kv-core/src/node/tests.rs", "nothing"), 0);
     }
 }

@@ -50,26 +50,9 @@ const TABLE: &[Row] = &[
     Row { module: "detached", may_use: &["threads", "tokio"] },
     Row {
         module: "testing",
-        may_use: &["config", "message", "wire", "node", "client", "sim", "transport", "tokio"],
+        may_use: &["config", "message", "wire", "node", "client", "storage", "transport", "tokio"],
     },
-    Row {
-        module: "sim",
-        may_use: &[
-            "ids",
-            "config",
-            "error",
-            "message",
-            "wire",
-            "replica",
-            "session",
-            "kv",
-            "engine",
-            "storage",
-            "journal",
-            "client",
-            "transport",
-        ],
-    },
+    Row { module: "bug", may_use: &[] },
 ];
 
 /// Names outside of the crate that the table speaks of.
@@ -81,14 +64,17 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("std::thread", "threads"),
 ];
 
-/// A switch of the simulator: the one thing of it that the code under test names, under `cfg(feature = "sim")`.
-const PLANTED: &str = "crate::sim::Bug";
+/// What the simulator switches on: the one thing of it that the code under test names, under `cfg(feature = "internals")`.
+const PLANTED: &str = "crate::bug::Bug";
 
 /// Complains of every name in `source` that its module may not use.
 pub(crate) fn forbidden_uses(source: &Source) -> Vec<String> {
     if let Some(inside) = source.path.strip_prefix("kv-core/src/") {
         let path: Vec<&str> = inside.trim_end_matches(".rs").trim_end_matches("/mod").split('/').collect();
         return if path == ["lib"] { Vec::new() } else { check_module(source, &path) };
+    }
+    if source.path.starts_with("kv-core/sim/src/") && !source.path.starts_with("kv-core/sim/src/bin/") {
+        return check_simulator(source);
     }
     let transport =
         ["kv-core/transport/", "kv-transport-"].iter().any(|prefix| source.path.starts_with(prefix));
@@ -118,6 +104,14 @@ fn check_module(source: &Source, path: &[&str]) -> Vec<String> {
     wrong
         .map(|(at, name)| source.complain(at, &format!("{} may not use {name}: see {}", row.module, file!())))
         .collect()
+}
+
+/// The simulator drives what decides, on simulated time: it has no node, no runtime, no files and no threads.
+fn check_simulator(source: &Source) -> Vec<String> {
+    let outside = outer_uses(&source.code).into_iter().filter(|(_, name)| name != "transport");
+    let node = words(&source.code, "kv_core::node").map(|at| (at, "node".to_owned()));
+    let wrong = outside.chain(node).filter(|(at, _)| !source.is_test(*at));
+    wrong.map(|(at, name)| source.complain(at, &format!("the simulator may not use {name}"))).collect()
 }
 
 /// What the code names outside of the crate.
@@ -208,7 +202,7 @@ mod tests {
 
     #[test]
     fn test_code_may_use_anything() {
-        let text = "#[cfg(test)]\nmod tests {\n    use crate::sim::storage::Disk;\n}\n";
+        let text = "#[cfg(test)]\nmod tests {\n    use crate::node::Node;\n}\n";
         assert_eq!(complaints("kv-core/src/journal/mod.rs", text), 0);
     }
 
@@ -219,8 +213,16 @@ mod tests {
 
     #[test]
     fn only_the_planted_bugs_of_the_simulator_may_be_named() {
-        assert_eq!(complaints("kv-core/src/replica/mod.rs", "fn a(bug: crate::sim::Bug) {}"), 0);
-        assert_eq!(complaints("kv-core/src/replica/mod.rs", "use crate::sim::{Bug, run};"), 1);
+        assert_eq!(complaints("kv-core/src/replica/mod.rs", "fn a(bug: crate::bug::Bug) {}"), 0);
+        assert_eq!(complaints("kv-core/src/replica/mod.rs", "use crate::bug::state_bug;"), 1);
+    }
+
+    #[test]
+    fn the_simulator_may_not_use_what_has_a_clock_of_its_own() {
+        let text =
+            "use tokio::spawn;\nuse std::fs;\nuse std::thread;\nuse kv_core::node::Node;\nuse kv_core::kv;";
+        assert_eq!(complaints("kv-core/sim/src/world.rs", text), 4);
+        assert_eq!(complaints("kv-core/sim/src/bin/kv-sim/main.rs", text), 0);
     }
 
     #[test]

@@ -16,6 +16,7 @@ const EDGES: &[&str] = &[
     "kv-core/transport/src/tls",
     "kv-transport-tcp",
     "kv-transport-quic",
+    "kv-core/sim/src/bin",
     "kv-bin",
     "examples",
 ];

@@ -60,8 +60,8 @@ impl Core {
 
     /// An attempt of the call may have been proposed and will not be answered.
     fn taint(&mut self, id: CallId) {
-        #[cfg(any(test, feature = "sim"))]
-        if self.has_bug(crate::sim::Bug::FailedForUnknown) {
+        #[cfg(any(test, feature = "internals"))]
+        if self.has_bug(crate::bug::Bug::FailedForUnknown) {
             return;
         }
         if let Some(call) = self.calls.get_mut(&id) {
@@ -168,7 +168,7 @@ impl Core {
     fn on_session_expired(&mut self, now: Instant, first: CallId) {
         let sent = self.calls.iter().filter(|(_, call)| call.kind.number().is_some());
         let sent: Vec<CallId> = sent.map(|(id, _)| *id).collect();
-        #[cfg(any(test, feature = "sim"))]
+        #[cfg(any(test, feature = "internals"))]
         if self.requeue_if_planted(&sent) {
             self.session = Session::Closed;
             return;

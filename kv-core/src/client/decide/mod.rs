@@ -53,8 +53,8 @@ pub struct Core {
     attempts: BTreeMap<u64, Attempt>,
     next_attempt: u64,
     outputs: VecDeque<CoreOutput>,
-    #[cfg(any(test, feature = "sim"))]
-    bug: Option<crate::sim::Bug>,
+    #[cfg(any(test, feature = "internals"))]
+    bug: Option<crate::bug::Bug>,
 }
 
 /// One sending of a call.
@@ -90,7 +90,7 @@ impl Core {
             attempts: BTreeMap::new(),
             next_attempt: 1,
             outputs: VecDeque::new(),
-            #[cfg(any(test, feature = "sim"))]
+            #[cfg(any(test, feature = "internals"))]
             bug: None,
         }
     }
@@ -146,13 +146,13 @@ impl Core {
     }
 
     /// Makes it wrong in a known way, for the simulator to find out.
-    #[cfg(any(test, feature = "sim"))]
-    pub fn plant(&mut self, bug: crate::sim::Bug) {
+    #[cfg(any(test, feature = "internals"))]
+    pub fn plant(&mut self, bug: crate::bug::Bug) {
         self.bug = Some(bug);
     }
 
-    #[cfg(any(test, feature = "sim"))]
-    fn has_bug(&self, bug: crate::sim::Bug) -> bool {
+    #[cfg(any(test, feature = "internals"))]
+    fn has_bug(&self, bug: crate::bug::Bug) -> bool {
         self.bug == Some(bug)
     }
 
@@ -427,7 +427,7 @@ impl Core {
 
     /// Gives a request its number and its bytes, for good.
     fn number_if_new(&mut self, now: Instant, id: CallId) {
-        #[cfg(any(test, feature = "sim"))]
+        #[cfg(any(test, feature = "internals"))]
         self.renumber_if_planted(id);
         let call = self.calls.get_mut(&id).expect("only a call is sent");
         let Kind::Request { closes, body } = &mut call.kind else { return };
@@ -523,11 +523,11 @@ impl Core {
     }
 }
 
-#[cfg(any(test, feature = "sim"))]
+#[cfg(any(test, feature = "internals"))]
 impl Core {
     /// The planted bug `RetryRenumbered`: a retry takes a new number.
     fn renumber_if_planted(&mut self, id: CallId) {
-        if !self.has_bug(crate::sim::Bug::RetryRenumbered) {
+        if !self.has_bug(crate::bug::Bug::RetryRenumbered) {
             return;
         }
         let call = self.calls.get_mut(&id).expect("only a call is sent");
@@ -544,7 +544,7 @@ impl Core {
 
     /// The planted bug `RetryInNewSession`: what was in flight goes back to the queue.
     fn requeue_if_planted(&mut self, ids: &[CallId]) -> bool {
-        if !self.has_bug(crate::sim::Bug::RetryInNewSession) {
+        if !self.has_bug(crate::bug::Bug::RetryInNewSession) {
             return false;
         }
         for id in ids {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::sim::storage::Disk;
+use crate::storage::simulated::Disk;
 use crate::storage::{File, Storage};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -6,7 +6,7 @@ use super::model::{Model, Writer};
 use super::place::{Generation, Place, SegmentNumber};
 use super::superblock::Mark;
 use super::*;
-use crate::sim::storage::{Kind, Misdeed};
+use crate::storage::simulated::{Kind, Misdeed};
 use crate::storage::{File, Storage};
 use std::sync::atomic::{AtomicU32, Ordering};
 

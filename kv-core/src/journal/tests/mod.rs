@@ -12,7 +12,7 @@ use super::*;
 use crate::config::{FixedOptions, Options};
 use crate::ids::{Anchor, Incarnation, Op, Revision, Timestamp, View};
 use crate::message::{Cut, EntryHeader, ViewRecord, body_of, revisions_of};
-use crate::sim::storage::Disk;
+use crate::storage::simulated::Disk;
 use bytes::Bytes;
 
 pub(super) const CLUSTER: &str = "demo";

@@ -2,7 +2,7 @@
 
 use super::model::{Model, Writer};
 use super::*;
-use crate::sim::storage::Tearing;
+use crate::storage::simulated::Tearing;
 
 /// A disk with a journal that may die at any operation, and what it must hold.
 struct World {

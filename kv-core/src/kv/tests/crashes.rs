@@ -2,7 +2,7 @@
 
 use super::model::Workload;
 use super::*;
-use crate::sim::storage::{Disk, Kind, Tearing};
+use crate::storage::simulated::{Disk, Kind, Tearing};
 
 /// A state with a checkpoint behind it and more to come, and the log that made it.
 fn prepared(seed: u64, steps: usize) -> (Disk, Workload, Vec<Entry>) {

@@ -2,7 +2,7 @@
 
 use super::model::{Model, Workload};
 use super::*;
-use crate::sim::storage::{Disk, Misdeed};
+use crate::storage::simulated::{Disk, Misdeed};
 use crate::storage::{File, Storage};
 use std::io;
 use std::sync::Mutex;

@@ -2,8 +2,8 @@
 
 use super::model::Workload;
 use super::*;
-use crate::sim::storage::Disk;
 use crate::storage::Directory;
+use crate::storage::simulated::Disk;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn open_on(disk: &Disk) -> State {
@@ -334,7 +334,7 @@ fn s1_the_trail_is_the_same_whatever_was_checkpointed_and_tells_what_was_done() 
     let mut log = Log::new();
     let mut plain = State::in_memory(limits());
     let mut other = State::in_memory(limits());
-    other.plant(crate::sim::Bug::AppliesAPutWrongly);
+    other.plant(crate::bug::Bug::AppliesAPutWrongly);
     let mut state = open_on(&disk);
     let mut session = None;
     for n in 0..20_u64 {

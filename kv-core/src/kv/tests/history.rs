@@ -3,7 +3,7 @@
 use super::model::{Records, Workload};
 use super::*;
 use crate::message::{Event, EventKind, Record};
-use crate::sim::storage::Disk;
+use crate::storage::simulated::Disk;
 
 /// A workload whose model remembers everything.
 fn remembering(seed: u64) -> Workload {

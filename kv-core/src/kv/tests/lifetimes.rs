@@ -1,10 +1,10 @@
 //! Keys and leases that end (rules X1 to X5 of PROTOCOL.md).
 
 use super::*;
+use crate::bug::Bug;
 use crate::ids::LeaseId;
 use crate::message::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Step, StepFailure, Transaction};
-use crate::sim::Bug;
-use crate::sim::storage::Disk;
+use crate::storage::simulated::Disk;
 
 fn put_for(session: SessionId, number: u64, key: &str, life: Lifetime) -> Request {
     let key = Bytes::copy_from_slice(key.as_bytes());

@@ -25,7 +25,7 @@ fn a_retry_changes_nothing_and_gets_the_first_result_bit_for_bit() {
 /// A delayed duplicate of a request whose outcome was given up: rule E3, and the planted bug that breaks it.
 #[test]
 fn e3_a_request_whose_outcome_is_forgotten_does_not_run_again() {
-    for bug in [None, Some(crate::sim::Bug::ForgottenRuns)] {
+    for bug in [None, Some(crate::bug::Bug::ForgottenRuns)] {
         let mut machine = Machine::in_memory();
         if let Some(bug) = bug {
             machine.state.plant(bug);
@@ -96,7 +96,7 @@ fn a_session_can_be_opened_and_used_in_one_entry() {
 /// What takes no revision is told the last one; it is named by its number in the log, which never comes twice, and restarts keep it.
 #[test]
 fn n8_sessions_and_leases_come_and_go_at_one_revision_and_each_has_a_name_of_its_own() {
-    let disk = crate::sim::storage::Disk::new();
+    let disk = crate::storage::simulated::Disk::new();
     let mut machine = Machine { state: State::open(disk.storage(), limits()).unwrap(), log: Log::new() };
     let session = machine.open();
     machine.effect(put(session, 1, "k", "a", None));

@@ -5,7 +5,7 @@ use super::*;
 use crate::engine::Snapshot;
 use crate::ids::{Instant, MemberId};
 use crate::message::{Chunk, ChunkEnd};
-use crate::sim::storage::Disk;
+use crate::storage::simulated::Disk;
 
 /// Small pieces, so that there are many.
 const PIECE: usize = 100;

@@ -4,7 +4,7 @@ use super::changes::MAX_STEPS;
 use super::*;
 use crate::engine::steps;
 use crate::message::{Answer, LeaseCommand, Query, WatchQuery};
-use crate::sim::storage::Disk;
+use crate::storage::simulated::Disk;
 
 /// As much as a page takes: a step each for the cursor and the version, and what goes with them.
 const PAGE: usize = 3 * MAX_STEPS;

@@ -1,11 +1,11 @@
 //! Rule N7: clocks that drift, stand still and are wrong, and stamps that make nothing end early all the same.
 
 use super::group::Group;
+use crate::bug::Bug;
 use crate::config::Options;
 use crate::ids::{Hash, Instant, MemberId, Op, Timestamp, View};
 use crate::message::{Age, Entry, Message};
 use crate::replica::{Input, Now};
-use crate::sim::Bug;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

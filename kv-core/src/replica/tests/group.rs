@@ -2,6 +2,7 @@
 
 use super::checks::{Checks, MOST_OUTPUTS};
 use super::clocks::{Clock, Stamps};
+use crate::bug::Bug;
 use crate::config::{Cluster, Options};
 use crate::ids::{Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq};
 use crate::message::{
@@ -9,7 +10,6 @@ use crate::message::{
     Message, Operation, Recovered, Request, Write,
 };
 use crate::replica::{Halt, Input, Now, Output, Replica, ReplicaConfig, Wrap};
-use crate::sim::Bug;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

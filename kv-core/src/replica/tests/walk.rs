@@ -3,11 +3,11 @@
 //! replica's own invariants. At the end everything is healed, and the group must become level.
 
 use super::group::Group;
+use crate::bug::Bug;
 use crate::config::Options;
 use crate::ids::{MemberId, Op};
 use crate::message::{Envelope, Extent, FormationStep, Message};
 use crate::replica::{Input, Replica};
-use crate::sim::Bug;
 use std::time::Duration;
 
 struct Walk {

@@ -422,10 +422,10 @@ fn whatever_happens_what_the_client_reports_is_true() {
     assert!(counts.iter().all(|count| *count > 1_000), "{counts:?}");
 }
 
-#[cfg(any(test, feature = "sim"))]
+#[cfg(any(test, feature = "internals"))]
 #[test]
 fn known_wrong_variants_are_caught() {
-    use crate::sim::Bug;
+    use crate::bug::Bug;
     for bug in [Bug::RetryRenumbered, Bug::RetryInNewSession] {
         let caught = (0..100).find(|seed| run(*seed, |core| core.plant(bug)).is_none());
         assert!(caught.is_some(), "{bug:?}");

@@ -1,0 +1,562 @@
+//! The driver: carries out what a replica asks for. The node has another one, on threads; this one is on simulated time.
+
+use super::Bug;
+use super::clock::{SECOND, Time};
+use super::kind::Kind;
+use super::member::{End, Process};
+use super::plan::around;
+use super::world::{Due, World, index};
+use kv_core::ids::{Anchor, Hash, MemberId, Op, WriteSeq};
+use kv_core::journal::LogReader;
+use kv_core::kv::{Applied, Checkpoint};
+use kv_core::message::{Entry, Message, Request, ViewRecord, Write};
+use kv_core::replica::{Halt, Input, Output, Wrap};
+use kv_core::wire;
+
+/// How often in a row a replica's timer may ring at one instant.
+const MAX_RINGS: u32 = 50;
+/// How long a write may take on a slow disk.
+const SLOWEST_WRITE: Time = 5 * SECOND;
+/// How many entries are applied in one go.
+const APPLY_AT_ONCE: usize = 16;
+
+impl World {
+    fn process(&mut self, member: usize) -> Option<&mut Process> {
+        self.members[member].process.as_deref_mut()
+    }
+
+    /// A message between members arrives.
+    pub(super) fn deliver(&mut self, from: usize, to: usize, message: Message) {
+        if self.members[to].process.is_none() {
+            return;
+        }
+        let (kind, digest) = (Kind::of(&message) as u8, place_of(&message));
+        self.trace.note(10 + kind, (from * 16 + to) as u64, digest, || {
+            format!("{:?} m{from} -> m{to} {}", self.now, brief(&message))
+        });
+        if matches!(message, Message::NewState { .. }) {
+            self.checker.count("entries fetched");
+        }
+        let message = if self.plan.encoded {
+            match wire::decode_message(wire::encode_message(&message)) {
+                Ok(message) => message,
+                Err(error) => return self.fail(("what is sent decodes", format!("{message:?}: {error}"))),
+            }
+        } else {
+            message
+        };
+        let from = MemberId::new(u8::try_from(from).expect("an index of a member"));
+        self.input(to, Input::Message { from, message });
+    }
+
+    /// One step of a replica, and everything that follows from it at once.
+    pub(super) fn input(&mut self, member: usize, input: Input) {
+        let now = self.clock_of(member);
+        let Some(process) = self.process(member) else { return };
+        process.replica.handle(now, input);
+        self.after_input(member);
+    }
+
+    /// Carries out the replica's outputs and sets its timer.
+    pub(super) fn after_input(&mut self, member: usize) {
+        while let Some(output) = self.process(member).and_then(|process| process.replica.poll_output()) {
+            self.carry_out(member, output);
+            if self.violation.is_some() {
+                return;
+            }
+        }
+        let life = self.members[member].life;
+        let Some(process) = self.process(member) else { return };
+        process.replica.check_invariants();
+        let replica = &process.replica;
+        let (view, log_view, serving) = (replica.view(), replica.log_view(), replica.is_serving());
+        let checked = self.checker.on_step(member, life, view, log_view, serving);
+        self.check(checked);
+        self.set_timer(member);
+        self.propose_what_is_due(member);
+    }
+
+    /// What the primary has to remove (rule X6).
+    fn propose_what_is_due(&mut self, member: usize) {
+        let now = self.clock_of(member);
+        let Some(Process { replica, state: Some(state), reaper, .. }) = self.process(member) else { return };
+        let time = || replica.stamp(now).zip(replica.idle(now));
+        let ask = reaper.ask(now.monotonic, replica.is_serving(), state.deadlines(), time);
+        let Some(ask) = ask else { return };
+        let request = Request::expiry(state.due(ask)).encode();
+        if replica.proposal_room() < request.len() {
+            return reaper.ended();
+        }
+        self.checker.count("expiries proposed");
+        self.input(member, Input::Propose { requests: vec![request] });
+    }
+
+    /// Sets the replica's timer by the member's clock.
+    pub(super) fn set_timer(&mut self, member: usize) {
+        let (now, clock) = (self.now, self.members[member].clock);
+        let Some(process) = self.process(member) else { return };
+        let Some(deadline) = process.replica.poll_timeout() else { return };
+        let at = clock.reaches(deadline).max(now);
+        if at == Time::MAX {
+            return;
+        }
+        if process.timer.is_none_or(|set| at < set) {
+            process.timer = Some(at);
+            self.schedule_due(at, member, Due::Timer(at));
+        }
+    }
+
+    /// Something comes due in a process.
+    pub(super) fn on_due(&mut self, member: usize, life: u32, what: Due) {
+        let slot = &mut self.members[member];
+        if slot.life != life || slot.process.is_none() {
+            return;
+        }
+        if let (Some(unfinished), Due::Written | Due::Checkpoint) = (&mut slot.stalled, what) {
+            return unfinished.push(what);
+        }
+        match what {
+            Due::Timer(at) => self.on_timer(member, at),
+            Due::Written => self.on_journal(member),
+            Due::Apply => self.apply_some(member),
+            Due::Checkpoint => self.on_checkpoint(member),
+            Due::Transfer => self.on_transfer(member),
+            Due::Piece => self.on_piece(member),
+            Due::PeerLost(peer) => {
+                self.trace.note(30, member as u64, peer as u64, || {
+                    format!("{:?} m{member} loses m{peer}", self.now)
+                });
+                self.input(member, Input::PeerLost { peer: self.members[peer].id });
+            }
+            Due::Handover => self.input(member, Input::Handover),
+            Due::Look(ticket) => self.on_look(member, ticket),
+            Due::Wait(ticket) => self.on_wait(member, ticket),
+            Due::Wake => self.on_wake(member),
+            Due::Sweep => self.on_sweep(member),
+        }
+    }
+
+    fn on_timer(&mut self, member: usize, at: Time) {
+        if self.process(member).is_none_or(|process| process.timer != Some(at)) {
+            return;
+        }
+        if let Some(process) = self.process(member) {
+            process.timer = None;
+        }
+        for _ in 0..MAX_RINGS {
+            let now = self.clock_of(member);
+            let due = self.process(member).and_then(|process| process.replica.poll_timeout());
+            if due.is_none_or(|due| due > now.monotonic) || self.violation.is_some() {
+                return self.set_timer(member);
+            }
+            self.trace.note(31, member as u64, 0, || format!("{:?} m{member} timer", self.now));
+            let gets_on = self.members[member].stalled.is_none() && self.bug != Some(Bug::MergeTakenForHang);
+            if gets_on && self.process(member).is_some_and(|process| process.checkpoint.is_some()) {
+                self.input(member, Input::Applying);
+            }
+            self.input(member, Input::Timeout);
+        }
+        self.fail(("a timer moves on", format!("m{member} rang {MAX_RINGS} times at one instant")));
+    }
+
+    fn carry_out(&mut self, member: usize, output: Output) {
+        match output {
+            Output::Write { seq, write } => self.ask_journal(member, seq, write),
+            Output::Send { message, .. } if self.falls_silent(member, &message) => {}
+            Output::Send { to, message } => self.send(member, index(to), message),
+            Output::SendEntries { to, from, through, wrap } => {
+                self.send_entries(member, index(to), from, through, wrap);
+            }
+            Output::ReadSnapshot { to, nonce, at, after } => self.read_snapshot(member, to, nonce, at, after),
+            Output::MakeCheckpoint => self.make_checkpoint(member),
+            Output::StageChunk { at, chunk } => self.stage_chunk(member, at, chunk),
+            Output::InstallSnapshot { at } => self.install_snapshot(member, at),
+            Output::DiscardSnapshot { at } => self.discard_snapshot(member, at),
+            Output::Commit { commit } => self.on_commit(member, commit),
+            Output::ReadReady { tickets, op } => self.reads_ready(member, &tickets, op),
+            Output::ReadsRefused { tickets } => self.reads_refused(member, &tickets),
+            Output::Standing(standing) => {
+                self.trace.note(32, member as u64, standing.view.get(), || {
+                    format!("{:?} m{member} {standing:?}", self.now)
+                });
+            }
+            Output::ProposalsAbandoned => {
+                self.abandon(member);
+                if let Some(process) = self.process(member) {
+                    process.reaper.ended();
+                }
+            }
+            Output::Halt(Halt::DiskLoss { .. }) if self.members[member].wiped => {
+                self.checker.count("disk losses noticed");
+                self.members[member].away = true;
+                self.end_process(member, End::Kill);
+            }
+            Output::Halt(Halt::NoState) if self.no_state_is_left(Op::ZERO) => self.excuse_without_a_state(),
+            Output::Halt(Halt::Lost { op }) if self.no_state_is_left(op) => self.excuse_without_a_state(),
+            Output::Halt(halt) => self.fail(("no member halts", format!("m{member}: {halt}"))),
+        }
+    }
+
+    fn ask_journal(&mut self, member: usize, seq: WriteSeq, write: Write) {
+        let checked = self.checker.on_write(member, &write);
+        self.check(checked);
+        if let (Write::Append(entries), Some(process)) = (&write, &self.members[member].process) {
+            let slot = &self.members[member];
+            let (life, allowance) = ((member, slot.life), slot.options.wall_clock_allowance);
+            let credited = process.replica.by_wall_clocks();
+            self.checker.stamps.made(entries, self.now, life, credited, allowance);
+        }
+        self.trace.note(33, member as u64, seq.get(), || {
+            format!("{:?} m{member} writes {}", self.now, brief_write(&write))
+        });
+        let Some(process) = self.process(member) else { return };
+        process.log.stage(&write);
+        let early = self.is_reported_early(&write);
+        if let (Some(Bug::ApplyUncommitted), Write::Append(entries)) = (self.bug, &write) {
+            self.apply_early(member, entries);
+        }
+        let Some(process) = self.process(member) else { return };
+        process.waiting.push_back((seq, write));
+        self.kick_journal(member);
+        if early {
+            self.input(member, Input::Durable { seq });
+        }
+    }
+
+    /// Gives the journal what waits, if it is idle.
+    fn kick_journal(&mut self, member: usize) {
+        let slowness = u64::from(self.members[member].slowness);
+        let disk = self.plan.disk;
+        let all = self.rng.u32(0..4) > 0;
+        let some = self.rng.usize(1..=8);
+        let Some(process) = self.process(member) else { return };
+        if !process.writing.is_empty() || process.waiting.is_empty() {
+            return;
+        }
+        let count = if all { process.waiting.len() } else { some.min(process.waiting.len()) };
+        process.writing = process.waiting.drain(..count).collect();
+        let mut latency = around(&mut self.rng, disk.latency) * slowness;
+        // On a slow disk such a write would outlast the healing, which no bound on the convergence allows for (seed 1803).
+        if disk.hiccups > 0 && slowness == 1 && self.rng.u32(0..1000) < disk.hiccups {
+            latency *= 50;
+        }
+        // What takes longer than this is a stall.
+        self.schedule_due(self.now + latency.min(SLOWEST_WRITE), member, Due::Written);
+    }
+
+    fn on_journal(&mut self, member: usize) {
+        let (bug, wall) = (self.bug, self.clock_of(member).wall);
+        let Some(process) = self.process(member) else { return };
+        let batch = std::mem::take(&mut process.writing);
+        let Some(&(last, _)) = batch.last() else { return };
+        let writes: Vec<Write> = batch.into_iter().map(|(_, write)| write).collect();
+        let asked = writes.iter().map(|write| planted(bug, write)).collect::<Vec<_>>();
+        if let Err(error) = process.journal.execute_at(wall, &asked) {
+            if self.members[member].may_fail() {
+                return self.disk_failed(member);
+            }
+            return self.fail(("a good disk takes what is written", format!("m{member}: {error}")));
+        }
+        for write in &writes {
+            let checked = self.checker.on_written(member, write);
+            self.check(checked);
+        }
+        self.trace
+            .note(34, member as u64, last.get(), || format!("{:?} m{member} durable {last:?}", self.now));
+        self.input(member, Input::Durable { seq: last });
+        self.kick_journal(member);
+        // An entry that could not be read may be there again.
+        self.kick_apply(member);
+        self.consider_checkpoint(member);
+    }
+
+    /// Reads an entry. The replica hears of one that cannot be read.
+    fn read_entry(&mut self, member: usize, op: Op) -> Option<Entry> {
+        let read = self.members[member].process.as_ref()?.log.read(op);
+        if read.is_err() {
+            self.cannot_read(member, op);
+        }
+        read.ok().flatten()
+    }
+
+    fn cannot_read(&mut self, member: usize, op: Op) {
+        if self.members[member].may_fail() {
+            return self.disk_failed(member);
+        }
+        self.checker.count("entries found unreadable");
+        self.input(member, Input::Faulty { op });
+    }
+
+    fn send_entries(&mut self, member: usize, to: usize, from: Op, through: Anchor, wrap: Wrap) {
+        let mut entries = Vec::new();
+        let mut op = from;
+        while op <= through.op {
+            let Some(entry) = self.read_entry(member, op) else { return };
+            entries.push(entry);
+            op = op.next();
+        }
+        if entries.last().is_none_or(|last| last.header.anchor() != through) {
+            return;
+        }
+        match wrap {
+            Wrap::Prepare { view, commit } => {
+                for entry in entries {
+                    self.send(member, to, Message::Prepare { view, commit, entry });
+                }
+            }
+            Wrap::NewState { nonce } => self.send(member, to, Message::NewState { nonce, entries }),
+        }
+    }
+
+    fn on_commit(&mut self, member: usize, commit: Anchor) {
+        self.trace.note(35, member as u64, commit.op.get(), || {
+            format!("{:?} m{member} commits {commit:?}", self.now)
+        });
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        process.commit = commit;
+        // The entry of this log, wherever it can be read: the copy here may have gone bad.
+        let logs = self.members.iter().filter_map(|other| Some(other.process.as_ref()?.log.clone()));
+        let logs: Vec<LogReader> =
+            self.members[member].process.iter().map(|own| own.log.clone()).chain(logs).collect();
+        let read = |op: Op, parent: Hash| {
+            let held = logs.iter().filter_map(|log| log.read(op).ok().flatten());
+            let mut fitting = held.filter(|entry| {
+                entry.header.parent == parent && (op < commit.op || entry.header.hash() == commit.hash)
+            });
+            fitting.next()
+        };
+        let some_are_down = self.members.iter().any(|member| member.process.is_none());
+        let checked = self.checker.on_commit(member, commit, some_are_down, read);
+        self.check(checked);
+        self.kick_apply(member);
+    }
+
+    /// Has something to be applied soon. A witness has nothing to apply to.
+    pub(super) fn kick_apply(&mut self, member: usize) {
+        let delay = around(&mut self.rng, self.plan.disk.latency / 10);
+        let Some(process) = self.process(member) else { return };
+        if !process.applying && process.may_apply() {
+            process.applying = true;
+            self.schedule_due(self.now + delay, member, Due::Apply);
+        }
+    }
+
+    fn apply_some(&mut self, member: usize) {
+        let Some(process) = self.process(member) else { return };
+        process.applying = false;
+        for _ in 0..APPLY_AT_ONCE {
+            if !self.apply_next(member) {
+                break;
+            }
+        }
+        let Some(process) = self.process(member) else { return };
+        let applied = process.applied();
+        self.published(member);
+        self.input(member, Input::Applied { op: applied });
+        self.consider_checkpoint(member);
+        self.kick_apply(member);
+    }
+
+    /// Applies one entry. False if there is none to apply now.
+    fn apply_next(&mut self, member: usize) -> bool {
+        let Some(process) = self.process(member) else { return false };
+        if !process.may_apply() {
+            return false;
+        }
+        let Some(state) = &mut process.state else {
+            process.seen = process.commit.op;
+            return false;
+        };
+        let op = state.applied().op.next();
+        let entry = match process.log.read(op) {
+            Ok(Some(entry)) => entry,
+            Err(_) => {
+                self.cannot_read(member, op);
+                return false;
+            }
+            other => {
+                self.fail(("what is committed can be read", format!("m{member} {op:?}: {other:?}")));
+                return false;
+            }
+        };
+        let applied = match state.apply(&entry) {
+            Ok(applied) => {
+                if applied.iter().any(Applied::is_expiry) {
+                    process.reaper.ended();
+                }
+                applied
+            }
+            Err(error) => {
+                self.state_failed(member, "a committed entry can be applied", &error);
+                return false;
+            }
+        };
+        let compared = state.compared();
+        self.trace.note(36, member as u64, op.get(), || {
+            format!("{:?} m{member} applies {op:?} {applied:?}", self.now)
+        });
+        let checked = self.checker.on_applied(member, &entry, &applied);
+        self.check(checked);
+        if op.get().is_multiple_of(16) {
+            self.digest(member);
+        }
+        self.answer_writes(member, applied);
+        if let Some((op, digest)) = compared {
+            self.input(member, Input::StateDigest { op, digest });
+        }
+        self.violation.is_none()
+    }
+
+    /// Freezes the state if a checkpoint is due, and starts it when all that it covers is durable here.
+    pub(super) fn consider_checkpoint(&mut self, member: usize) {
+        let careless = self.bug == Some(Bug::CheckpointBeforeLog);
+        let limit = self.members[member].options.checkpoint_bytes;
+        let Some(process) = self.process(member) else { return };
+        let Some(state) = &mut process.state else { return };
+        if state.is_full() && process.checkpoint.is_none() {
+            state.release();
+        }
+        let due = state.overlay_bytes() >= limit || process.transfers.asked;
+        if due && process.frozen.is_none() && process.checkpoint.is_none() {
+            process.transfers.asked = false;
+            process.frozen = state.begin_checkpoint();
+        }
+        let durable = process.replica.durable().op;
+        process.checkpoint = match process.frozen.take_if(|frozen| careless || frozen.anchor().op <= durable)
+        {
+            None => return,
+            begins => begins,
+        };
+        if let Some(checkpoint) = process.checkpoint.as_ref().map(Checkpoint::anchor) {
+            let latency = around(&mut self.rng, self.plan.disk.checkpoint);
+            self.schedule_due(self.now + latency, member, Due::Checkpoint);
+            if self.bug == Some(Bug::CheckpointRecordedEarly) {
+                self.input(member, Input::Checkpointed { checkpoint });
+            }
+        }
+    }
+
+    fn on_checkpoint(&mut self, member: usize) {
+        let Some(process) = self.process(member) else { return };
+        let Some(checkpoint) = process.checkpoint.take() else { return };
+        let anchor = checkpoint.anchor();
+        match checkpoint.run() {
+            Ok(done) => {
+                if let Some(state) = &mut process.state {
+                    state.finish_checkpoint(done);
+                    process.transfers.sources.publish(state.snapshot());
+                }
+            }
+            Err(error) => return self.state_failed(member, "a checkpoint can be taken", &error),
+        }
+        self.trace.note(37, member as u64, anchor.op.get(), || {
+            format!("{:?} m{member} checkpoint {anchor:?}", self.now)
+        });
+        self.digest(member);
+        self.input(member, Input::Checkpointed { checkpoint: anchor });
+        self.kick_apply(member);
+    }
+
+    /// A bug of drivers: what is appended is applied.
+    fn apply_early(&mut self, member: usize, entries: &[Entry]) {
+        let (Some(process), Some(last)) = (self.process(member), entries.last()) else { return };
+        process.commit = last.header.anchor();
+        self.kick_apply(member);
+    }
+
+    /// The planted bug `SilentAbdication`: a primary that wants to be left does not say so.
+    fn falls_silent(&self, member: usize, message: &Message) -> bool {
+        let slot = &self.members[member];
+        let is_primary = |process: &Process| self.cluster.primary(process.replica.view()) == slot.id;
+        self.bug == Some(Bug::SilentAbdication)
+            && matches!(message, Message::StartViewChange { .. })
+            && slot.process.as_deref().is_some_and(is_primary)
+    }
+
+    /// Bugs of drivers that claim too early that something is durable.
+    fn is_reported_early(&self, write: &Write) -> bool {
+        match (self.bug, write) {
+            (Some(Bug::AckBeforeSync), Write::Append(_)) | (Some(Bug::FormOnWord), Write::Formation(_)) => {
+                true
+            }
+            (Some(Bug::DoViewChangeBeforeView), Write::View(ViewRecord { view, log_view, .. })) => {
+                log_view < view
+            }
+            (Some(Bug::LogViewLate), Write::View(ViewRecord { view, log_view, .. })) => log_view == view,
+            _ => false,
+        }
+    }
+}
+
+/// Bugs of drivers that write something else than what they were asked to.
+pub(super) fn planted(bug: Option<Bug>, write: &Write) -> Write {
+    let mut write = write.clone();
+    if let Write::View(record) = &mut write {
+        match bug {
+            Some(Bug::CutInMemory) => record.cut = None,
+            Some(Bug::LogViewEarly) => record.log_view = record.view,
+            Some(Bug::DamageForgotten) => record.damaged = false,
+            _ => {}
+        }
+    }
+    write
+}
+
+impl Process {
+    fn may_apply(&self) -> bool {
+        !self.stateless
+            && self.applied() < self.commit.op
+            && self.state.as_ref().is_none_or(|state| !state.is_full())
+    }
+
+    fn applied(&self) -> Op {
+        self.state.as_ref().map_or(self.seen, |state| state.applied().op)
+    }
+}
+
+/// What tells a message from others of its kind, for the trace.
+fn place_of(message: &Message) -> u64 {
+    match message {
+        Message::Prepare { view, entry, .. } => view.get() << 32 | entry.header.op.get(),
+        Message::PrepareOk { view, log } => view.get() << 32 | log.op.get(),
+        Message::Commit { view, commit, round, .. } => view.get() << 40 | commit.op.get() << 20 | round.get(),
+        Message::CommitOk { view, round, .. } => view.get() << 32 | round.get(),
+        Message::StartViewChange { view } | Message::GetState { view, .. } => view.get(),
+        Message::DoViewChange { view, log, .. } => view.get() << 32 | log.head.get(),
+        Message::StartView { view, commit, .. } => view.get() << 32 | commit.op.get(),
+        Message::Fetch { from, through, .. } => from.get() << 32 | through.get(),
+        Message::Headers { hashes, .. } => hashes.len() as u64,
+        Message::NewState { entries, .. } => entries.len() as u64,
+        Message::TooOld { checkpoint, .. } => checkpoint.anchor.op.get(),
+        Message::GetSnapshot { after, .. } => after.as_ref().map_or(u64::MAX, |after| after.len() as u64),
+        Message::SnapshotChunk { at, .. } => at.op.get(),
+        Message::SnapshotGone { .. } => 0,
+        Message::StateDigest { op, .. } => op.get(),
+        Message::Formation { step, ask } => u64::from(*ask) << 8 | *step as u64,
+    }
+}
+
+/// A message in few words.
+fn brief(message: &Message) -> String {
+    match message {
+        Message::Prepare { view, commit, entry } => {
+            let header = &entry.header;
+            format!("Prepare {view:?} {:?} of {:?} commit {commit:?}", header.anchor(), header.view)
+        }
+        Message::NewState { nonce, entries } => {
+            let ops: Vec<Anchor> = entries.iter().map(|entry| entry.header.anchor()).collect();
+            format!("NewState {nonce:x} {ops:?}")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn brief_write(write: &Write) -> String {
+    match write {
+        Write::Append(entries) => {
+            let ops: Vec<Anchor> = entries.iter().map(|entry| entry.header.anchor()).collect();
+            format!("Append {ops:?}")
+        }
+        other => format!("{other:?}"),
+    }
+}

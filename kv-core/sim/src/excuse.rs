@@ -1,0 +1,41 @@
+//! What a cluster is excused with that is healed only in part: where disks were damaged, those who are back may lack what only those who
+//! stay away have. That is not assumed but computed: from what is durable, by recovery and the decision of a view change themselves.
+
+use super::world::World;
+use kv_core::config::Role;
+use kv_core::ids::Op;
+use kv_core::message::{Footing, FormationStep};
+use kv_core::replica::{self, Excuse, Replica, ReplicaConfig, Vote};
+
+impl World {
+    /// Why those who are back cannot go on, if they cannot. A disk that does not open is no excuse.
+    pub(super) fn excuse(&self) -> Option<Excuse> {
+        let back = || (0..self.members.len()).filter(|member| !self.members[*member].away);
+        let votes: Vec<Vote> = back().map(|member| self.vote(member)).collect::<Option<_>>()?;
+        let is_there = |op: Op| self.whole_state_of(back(), None).is_some_and(|state| state >= op);
+        match replica::excuse(&self.cluster, &votes)? {
+            // Together, those who are back have a state that stands for it.
+            Excuse::Missing(op) if is_there(op) => None,
+            excuse => Some(excuse),
+        }
+    }
+
+    /// What a member would vote if it started now.
+    fn vote(&self, member: usize) -> Option<Vote> {
+        let slot = &self.members[member];
+        let disk = slot.disk.fork();
+        let (mut journal, mut recovered) = self.opened(member, &disk)?;
+        let state = self.state_on(member, &disk, &recovered);
+        let formatted = recovered.formation > FormationStep::Empty;
+        let mut config = ReplicaConfig::new(self.cluster.clone(), slot.id, slot.options.clone(), 0);
+        config.stateless = slot.role == Role::Data && !self.plan.in_memory && state.is_none() && formatted;
+        if let Some(state) = state {
+            match recovered.footing(state.checkpoint()) {
+                Footing::OnLog => recovered.checkpoint = state.checkpoint(),
+                Footing::Ahead => recovered = journal.stand_on(state.point()).ok()?,
+                Footing::Lost => return None,
+            }
+        }
+        Some(Replica::new(config, recovered, self.clock_of(member)).vote())
+    }
+}

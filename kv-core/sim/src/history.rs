@@ -1,0 +1,242 @@
+//! What the clients asked and what they were told, with times: the evidence.
+
+use bytes::Bytes;
+use kv_core::ids::Revision;
+use kv_core::message::{Command, Effect, Query, ReadMode, Record, StepFailure, StepResult};
+
+/// What a client asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Action {
+    /// A change.
+    Write(Command),
+    /// The end of the session; the next write opens another.
+    Close,
+    /// A read of one key.
+    Get {
+        /// The key.
+        key: Bytes,
+        /// Whether a stale answer will do.
+        local: bool,
+    },
+    /// A read of several keys at once.
+    Many {
+        /// The keys.
+        keys: Vec<Bytes>,
+        /// Whether a stale answer will do.
+        local: bool,
+    },
+    /// A read of a range from its start.
+    Scan {
+        /// The first key.
+        from: Bytes,
+        /// The end.
+        to: Option<Bytes>,
+        /// The most records.
+        limit: u32,
+        /// Whether a stale answer will do.
+        local: bool,
+    },
+    /// A read at a revision, or of a state that is not older than one.
+    Past {
+        /// What.
+        query: Query,
+        /// How fresh.
+        mode: ReadMode,
+    },
+}
+
+/// What it was told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Ending {
+    /// The put was done.
+    Put(Revision),
+    /// The delete was done.
+    Deleted {
+        /// Whether there was something.
+        existed: bool,
+        /// Where it stands in the history.
+        revision: Revision,
+    },
+    /// The guard did not hold.
+    GuardFailed {
+        /// When the key was last changed.
+        found: Option<Revision>,
+        /// Where it stands in the history, if it was told.
+        revision: Option<Revision>,
+    },
+    /// Keys of a range were removed.
+    RangeDeleted {
+        /// How many.
+        count: u32,
+        /// Whether there are more.
+        more: bool,
+        /// Where it stands in the history.
+        revision: Revision,
+    },
+    /// The transaction was done.
+    Transacted {
+        /// Which of its lists.
+        held: bool,
+        /// What the steps did.
+        results: Vec<StepResult>,
+        /// Where it stands in the history.
+        revision: Revision,
+    },
+    /// A step of the transaction could not be done.
+    StepFailed {
+        /// Which.
+        step: u32,
+        /// Why.
+        why: StepFailure,
+        /// Where it stands in the history.
+        revision: Revision,
+    },
+    /// Something was done with a lease, or could not be.
+    Lease {
+        /// What.
+        effect: Effect,
+        /// Where it stands in the history.
+        revision: Revision,
+    },
+    /// What the key holds.
+    Value {
+        /// The record.
+        record: Option<Record>,
+        /// The state that was read, if it was told.
+        revision: Option<Revision>,
+    },
+    /// What the range holds.
+    Records {
+        /// Keys and records.
+        records: Vec<(Bytes, Record)>,
+        /// Whether there are more.
+        more: bool,
+        /// The state that was read, if it was told.
+        revision: Option<Revision>,
+    },
+    /// The revision is not kept any more: the oldest that is.
+    Compacted(Revision),
+    /// The revision is yet to come: the newest there is.
+    Future(Revision),
+    /// The session has ended.
+    Closed,
+    /// It surely had no effect.
+    NotApplied,
+    /// It may have had an effect, or may have one yet.
+    Unknown,
+}
+
+/// One call of one client.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    /// Who.
+    pub(super) client: usize,
+    /// What it asked.
+    pub(super) action: Action,
+    /// When, in simulated nanoseconds.
+    pub(super) start: u64,
+    /// The greatest revision that any ended call had told anyone by then, or by the time that it must see: it must not see less.
+    pub(super) floor: Revision,
+    /// When the answer came and what it was. `None` while it is open.
+    pub(super) ended: Option<Ended>,
+}
+
+/// The end of a call.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    /// When.
+    pub(super) at: u64,
+    /// The greatest revision committed anywhere by then: the answer must not tell more.
+    pub(super) ceiling: Revision,
+    /// The answer.
+    pub(super) ending: Ending,
+}
+
+/// All calls of a run.
+#[derive(Default, Debug)]
+pub(super) struct History {
+    calls: Vec<Call>,
+    /// The greatest revision that was told to anyone, and since when; ascending.
+    told: Vec<(u64, Revision)>,
+}
+
+impl Ending {
+    /// The revision that the answer tells of, if it does.
+    pub(super) const fn revision(&self) -> Option<Revision> {
+        match self {
+            Self::Put(revision)
+            | Self::Deleted { revision, .. }
+            | Self::RangeDeleted { revision, .. }
+            | Self::Transacted { revision, .. }
+            | Self::StepFailed { revision, .. }
+            | Self::Lease { revision, .. } => Some(*revision),
+            Self::GuardFailed { revision, .. }
+            | Self::Value { revision, .. }
+            | Self::Records { revision, .. } => *revision,
+            Self::Compacted(_) | Self::Future(_) | Self::Closed | Self::NotApplied | Self::Unknown => None,
+        }
+    }
+}
+
+impl Action {
+    /// Whether a stale answer will do.
+    pub(super) const fn is_local(&self) -> bool {
+        matches!(
+            self,
+            Self::Get { local: true, .. }
+                | Self::Many { local: true, .. }
+                | Self::Scan { local: true, .. }
+                | Self::Past { .. }
+        )
+    }
+}
+
+impl Action {
+    /// How old, in nanoseconds, the answer may be.
+    fn bound(&self) -> u64 {
+        match self {
+            Self::Past { mode: ReadMode::MaxStaleness(bound), .. } => {
+                u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX)
+            }
+            _ => 0,
+        }
+    }
+}
+
+impl History {
+    /// A client asks. Returns the number of the call.
+    pub(super) fn begin(&mut self, client: usize, action: Action, now: u64) -> usize {
+        let floor = self.told_by(now.saturating_sub(action.bound()));
+        self.calls.push(Call { client, action, start: now, floor, ended: None });
+        self.calls.len() - 1
+    }
+
+    /// A client is told. False if it had been told before, which is a fault of the client.
+    pub(super) fn end(&mut self, call: usize, ending: Ending, now: u64, committed: Revision) -> bool {
+        let told = self.told_by(now);
+        let Some(call) = self.calls.get_mut(call).filter(|call| call.ended.is_none()) else { return false };
+        // A local read may be of a backup; what it tells must nevertheless be committed, but binds nobody.
+        if let Some(revision) = ending.revision().filter(|_| !call.action.is_local())
+            && revision > told
+        {
+            self.told.push((now, revision));
+        }
+        call.ended = Some(Ended { at: now, ceiling: committed, ending });
+        true
+    }
+
+    fn told_by(&self, time: u64) -> Revision {
+        let count = self.told.partition_point(|(since, _)| *since <= time);
+        count.checked_sub(1).map_or(Revision::ZERO, |last| self.told[last].1)
+    }
+
+    /// All calls in the order in which they began.
+    pub(super) fn calls(&self) -> &[Call] {
+        &self.calls
+    }
+
+    /// The call with this number.
+    pub(super) fn call(&self, call: usize) -> Option<&Call> {
+        self.calls.get(call)
+    }
+}

@@ -1,0 +1,147 @@
+//! Clients that want a lock: a key that depends on a lease. Each believes that it holds the lock by the client's rule; no two may at once, as far as
+//! clocks are what they are assumed to be.
+
+use super::Bug;
+use super::clock::{MS, SECOND, Time};
+use super::history::{Action, Ending};
+use super::plan::pick;
+use super::world::{Event, World};
+use bytes::Bytes;
+use kv_core::client::believed;
+use kv_core::ids::{Instant, LeaseId};
+use kv_core::message::{Command, Effect, Guard, LeaseCommand, Lifetime};
+use std::time::Duration;
+
+/// The lock's key. It lies below all that the other clients remove.
+const LOCK: Bytes = Bytes::from_static(b"a lock");
+/// Times of leases, in milliseconds.
+const TTLS: &[u64] = &[300, 1_000, 3_000];
+/// How long one stays the holder at most, if it does not lose the lock, and then does without it.
+const LONGEST_TENURE: Time = 4 * SECOND;
+
+/// What a client has to do with the lock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Holder {
+    ttl_ms: u64,
+    lease: Option<LeaseId>,
+    /// When the last sign of life that got through was first sent, by the client's clock; and how far clocks had been wrong by then.
+    since: Instant,
+    wrong: i128,
+    /// It has put the lock's key, and has neither let it go nor heard that the lease has ended. It does so at that time.
+    holds: bool,
+    leaves_at: Time,
+    /// It wants the lock again at that time.
+    rests_until: Time,
+    /// The call that is under way, when it was sent, and how far clocks had been wrong by then.
+    call: Option<(usize, Instant, i128)>,
+}
+
+impl Holder {
+    fn ttl(&self) -> Duration {
+        Duration::from_millis(self.ttl_ms)
+    }
+
+    fn next(&self, now: Instant, time: Time) -> Command {
+        let Some(lease) = self.lease else {
+            return Command::Lease(LeaseCommand::Grant { ttl_ms: self.ttl_ms });
+        };
+        if self.holds && self.leaves_at <= time {
+            return Command::Lease(LeaseCommand::Revoke { lease });
+        }
+        if self.holds || now.since(self.since) > self.ttl() / 3 {
+            return Command::Lease(LeaseCommand::KeepAlive { lease });
+        }
+        let life = Lifetime { ttl_ms: None, lease: Some(lease) };
+        Command::Put { key: LOCK, value: Bytes::new(), guard: Some(Guard::Absent), life }
+    }
+}
+
+impl World {
+    /// A holder makes its next call, if none is under way.
+    pub(super) fn holder_turn(&mut self, client: usize) {
+        let (now, time, wrong) = (self.client_now(client), self.now, self.checker.stamps.wrong());
+        let ttl_ms = *pick(&mut self.rng, TTLS);
+        let value = self.clients[client].value(client, &mut self.rng);
+        let Some(holder) = &mut self.clients[client].holder else { return };
+        if holder.call.is_none() && holder.rests_until <= time {
+            if holder.lease.is_none() {
+                holder.ttl_ms = ttl_ms;
+            }
+            let command = match holder.next(now, time) {
+                Command::Put { key, guard, life, .. } => Command::Put { key, value, guard, life },
+                other => other,
+            };
+            if matches!(command, Command::Lease(LeaseCommand::Revoke { .. })) {
+                // From now on it does nothing that only a holder may do.
+                holder.holds = false;
+            }
+            // Named first: the call may end at once.
+            holder.call = Some((self.history.calls().len(), now, wrong));
+            self.begin_call(client, Action::Write(command));
+        }
+        let most = self.holder(client).filter(|holder| holder.holds).map_or(20, |holder| holder.ttl_ms / 3);
+        let pause = self.rng.u64(1..=most) * MS;
+        self.schedule(self.now + pause, Event::ClientCall { client });
+    }
+
+    fn holder(&self, client: usize) -> Option<&Holder> {
+        self.clients[client].holder.as_ref()
+    }
+
+    /// A call of a client has ended: it may have been a holder's.
+    pub(super) fn holder_learns(&mut self, client: usize, number: usize, ending: &Ending) {
+        let (now, later) = (self.client_now(client), self.now + self.rng.u64(0..LONGEST_TENURE));
+        let from_answer = self.bug == Some(Bug::BelievesFromAnswer);
+        let Some(holder) = &mut self.clients[client].holder else { return };
+        let Some((_, sent, wrong)) = holder.call.take_if(|(call, ..)| *call == number) else { return };
+        let sent = if from_answer { now } else { sent };
+        let asks_for_lease = holder.lease.is_none();
+        match ending {
+            Ending::Lease { effect: Effect::LeaseGranted(lease), .. } => {
+                holder.lease = Some(*lease);
+                (holder.since, holder.wrong) = (sent, wrong);
+            }
+            Ending::Lease { effect: Effect::LeaseKept, .. } => (holder.since, holder.wrong) = (sent, wrong),
+            Ending::Put(_) => (holder.holds, holder.leaves_at) = (true, later),
+            Ending::GuardFailed { .. } => {}
+            // Whether it has put the key, or let it go, it does not know: it leaves it to the lease, and believes nothing.
+            Ending::Unknown | Ending::NotApplied if holder.holds || asks_for_lease => {}
+            _ => *holder = Holder { rests_until: later, ..Holder::default() },
+        }
+        if holder.holds {
+            self.checker.count("locks got or kept");
+            self.count_believers(client);
+        }
+    }
+
+    /// How long a client will go on to believe that it holds the lock; `None` if it does not.
+    fn believes_for(&self, client: usize) -> Option<Time> {
+        let holder = self.holder(client).filter(|holder| holder.holds)?;
+        let until = holder.since.after(believed(holder.ttl()));
+        let at = self.clients[client].clock.reaches(until);
+        (self.client_now(client) < until).then(|| at.saturating_sub(self.now))
+    }
+
+    /// Somebody believes from now on, or for longer, that it holds the lock.
+    fn count_believers(&mut self, client: usize) {
+        if self.believes_for(client).is_none() {
+            return;
+        }
+        let others: Vec<usize> = (0..self.clients.len())
+            .filter(|other| *other != client && self.believes_for(*other).is_some())
+            .collect();
+        for other in others {
+            // What the lease of one of them was early by is what clocks have done wrong since its last sign of life.
+            let excused = [client, other].into_iter().any(|one| {
+                let wrong = self.holder(one).map_or(0, |holder| self.checker.stamps.wrong() - holder.wrong);
+                i128::from(self.believes_for(one).unwrap_or_default()) <= wrong
+            });
+            if excused {
+                self.checker.count("two holders by a clock that was wrong");
+                continue;
+            }
+            let found = format!("c{client} and c{other}: {:?} {:?}", self.holder(client), self.holder(other));
+            self.fail(("no two believe that they hold a lock", found));
+        }
+    }
+}

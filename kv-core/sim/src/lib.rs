@@ -1,0 +1,72 @@
+//! The deterministic simulator: whole clusters in one thread under one seed, on damaged disks and networks.
+//!
+//! [`run`] takes a seed and draws everything from it: the topology, the limits, the mix of faults, every delay and every
+//! crash. The code under test is the real one (replica, journal, state, sessions, the client's decisions); network, disks
+//! and clocks are simulated. The same seed gives the same [`Report::trace_hash`], and so a failure is a number that
+//! anyone can run again.
+
+mod apart;
+mod atlas;
+mod careless;
+mod checker;
+mod clients;
+mod clock;
+mod drive;
+mod excuse;
+mod faults;
+mod history;
+mod holders;
+mod kind;
+mod lifetimes;
+mod linear;
+mod member;
+mod mirror;
+mod network;
+mod options;
+mod panic;
+mod past;
+mod perkey;
+mod plan;
+#[cfg(test)]
+mod regressions;
+mod replay;
+mod report;
+mod scenario;
+mod scenarios;
+mod serve;
+mod stamps;
+mod states;
+mod story;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod transfer;
+mod watchers;
+mod watching;
+mod world;
+mod years;
+
+pub use kv_core::bug::Bug;
+pub use report::{EXCUSED, Options, Report, STATELESS, Violation};
+
+use world::World;
+
+/// Tells the stories that are about a planted bug: small clusters in which nothing is left to chance but delays. The first that ends badly
+/// is returned by its name, with what went wrong. `None` if none does, or there is none.
+#[must_use]
+pub fn tell(bug: Bug) -> Option<(&'static str, String)> {
+    scenarios::find_out(bug)
+}
+
+/// Runs one seed to its end: chaos, healing, convergence, and the checks of the whole history. A panic of the code under
+/// test is a violation too.
+#[must_use]
+pub fn run(seed: u64, options: &Options) -> Report {
+    let mut world = World::new(seed, options);
+    let result = panic::catch(|| world.run());
+    if let Err(message) = result {
+        world.fail(("no assertion fails", message));
+    }
+    world.into_report()
+}

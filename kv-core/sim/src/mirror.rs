@@ -1,0 +1,306 @@
+//! What a member's disk must hold: kept from the writes that were asked for and those reported durable, without looking
+//! at the journal. Acknowledgements are checked against it, and so is what a journal recovers.
+
+use super::replay::Finding;
+use kv_core::ids::{Anchor, Hash, Op, View};
+use kv_core::message::{Behind, Entry, FormationStep, LogSummary, Recovered, Slot, Write};
+use std::collections::{BTreeMap, VecDeque};
+
+/// The durable state of one member, as it follows from the writes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Image {
+    /// The step of formation.
+    pub(super) formation: FormationStep,
+    /// The view.
+    pub(super) view: View,
+    /// The log view.
+    pub(super) log_view: View,
+    /// The log misses entries that may have been acknowledged.
+    damaged: bool,
+    /// The hashes of ops 1, 2, ...
+    log: Vec<Hash>,
+    /// What recovery found behind the damage: hash and parent. Part of the log as soon as it follows.
+    behind: BTreeMap<Op, (Hash, Hash)>,
+}
+
+/// One durable step: entries one by one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Formation(FormationStep),
+    Append(Op, Hash),
+    Adopt(Anchor),
+    View { view: View, log_view: View, cut: Option<Anchor>, damaged: bool },
+}
+
+/// A member's disk: what is durable, and what is on its way there.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    durable: Image,
+    /// What will be durable when all writes are.
+    planned: Image,
+    under_way: VecDeque<Step>,
+}
+
+impl Image {
+    /// Whether entries may be missing that were durable.
+    pub(super) const fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
+    fn empty() -> Self {
+        Self {
+            formation: FormationStep::Empty,
+            view: View::ZERO,
+            log_view: View::ZERO,
+            damaged: false,
+            log: Vec::new(),
+            behind: BTreeMap::new(),
+        }
+    }
+
+    /// The last op.
+    pub(super) fn head(&self) -> Op {
+        Op::new(self.log.len() as u64)
+    }
+
+    /// The hash at `op`; zero below the first op.
+    pub(super) fn hash(&self, op: Op) -> Option<Hash> {
+        match op.get() {
+            0 => Some(Hash::ZERO),
+            op => self.log.get(usize::try_from(op - 1).ok()?).copied(),
+        }
+    }
+
+    fn holds(&self, anchor: Anchor) -> bool {
+        self.hash(anchor.op) == Some(anchor.hash)
+    }
+
+    fn apply(&mut self, step: Step) -> Result<(), Finding> {
+        match step {
+            Step::Formation(step) => self.formation = step,
+            Step::Append(op, hash) => {
+                if op != self.head().next() {
+                    return Err(("entries are appended in order", format!("{op:?} after {:?}", self.head())));
+                }
+                self.log.push(hash);
+                self.absorb();
+            }
+            Step::Adopt(point) => {
+                if !self.holds(point) {
+                    // What lies below it is in the state.
+                    let below = usize::try_from(point.op.previous().get()).unwrap_or(usize::MAX);
+                    self.log = vec![Hash::ZERO; below];
+                    self.log.push(point.hash);
+                }
+                self.absorb();
+            }
+            Step::View { view, log_view, cut, damaged } => {
+                if view < self.view || log_view < self.log_view || log_view > view {
+                    let found = format!("{:?}/{:?} became {view:?}/{log_view:?}", self.view, self.log_view);
+                    return Err(("view and log_view never go back", found));
+                }
+                (self.view, self.log_view, self.damaged) = (view, log_view, damaged);
+                if let Some(after) = cut {
+                    self.behind.clear();
+                    if !self.holds(after) {
+                        let found = format!("after {after:?}, but {:?} stands there", self.hash(after.op));
+                        return Err(("a cut names an entry of the log", found));
+                    }
+                    self.log.truncate(usize::try_from(after.op.get()).unwrap_or(usize::MAX));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Image {
+    /// What is intact behind the damage belongs to the log as soon as it follows.
+    fn absorb(&mut self) {
+        while let Some((hash, parent)) = self.behind.remove(&self.head().next()) {
+            if self.log.last() != Some(&parent) {
+                break;
+            }
+            self.log.push(hash);
+        }
+    }
+}
+
+impl Mirror {
+    /// An empty disk.
+    pub(super) fn new() -> Self {
+        Self { durable: Image::empty(), planned: Image::empty(), under_way: VecDeque::new() }
+    }
+
+    /// What is durable.
+    pub(super) const fn durable(&self) -> &Image {
+        &self.durable
+    }
+
+    /// A write was asked for. Returns the ops (and their hashes) that it takes out of the log.
+    ///
+    /// # Errors
+    /// If it does not fit what was asked for before.
+    pub(super) fn ask(&mut self, write: &Write) -> Result<Vec<Anchor>, Finding> {
+        let mut removed = Vec::new();
+        for step in steps(write) {
+            let above = match step {
+                Step::View { cut: Some(after), .. } => Some(after),
+                Step::Adopt(point) if !self.planned.holds(point) => Some(point),
+                _ => None,
+            };
+            if let Some(after) = above {
+                let above =
+                    self.planned.log.iter().enumerate().skip(usize::try_from(after.op.get()).unwrap_or(0));
+                removed.extend(above.map(|(index, hash)| Anchor::new(Op::new(index as u64 + 1), *hash)));
+            }
+            self.planned.apply(step)?;
+            self.under_way.push_back(step);
+        }
+        if let Write::Append(entries) = write {
+            self.check_chain(entries)?;
+        }
+        Ok(removed)
+    }
+
+    fn check_chain(&self, entries: &[Entry]) -> Result<(), Finding> {
+        for entry in entries {
+            let parent = self.planned.hash(entry.header.op.previous());
+            if parent != Some(entry.header.parent) {
+                let found =
+                    format!("{:?} has the parent {:?}, not {parent:?}", entry.header.op, entry.header.parent);
+                return Err(("a log is a chain", found));
+            }
+        }
+        Ok(())
+    }
+
+    /// The journal has carried out the next write.
+    ///
+    /// # Errors
+    /// If it was not the next.
+    pub(super) fn done(&mut self, write: &Write) -> Result<(), Finding> {
+        for step in steps(write) {
+            if self.under_way.pop_front() != Some(step) {
+                return Err(("writes are carried out in order", format!("{step:?}")));
+            }
+            self.durable.apply(step)?;
+        }
+        Ok(())
+    }
+
+    /// The member opened a directory whose state is ahead of its log, and made the log stand on that.
+    ///
+    /// # Errors
+    /// Never.
+    pub(super) fn adopted(&mut self, point: Anchor) -> Result<(), Finding> {
+        self.durable.apply(Step::Adopt(point))?;
+        self.planned.apply(Step::Adopt(point))
+    }
+
+    /// Whether the log through `log` is durable, and `view` is what it is the log of.
+    pub(super) fn acknowledges(&self, view: View, log: Anchor) -> bool {
+        self.durable.log_view == view && self.durable.holds(log)
+    }
+
+    /// Whether a `DoViewChange` for `view` says nothing that is not durable.
+    pub(super) fn supports(&self, view: View, log: &LogSummary) -> bool {
+        let slots = log.suffix.iter().enumerate().all(|(index, slot)| {
+            let op = log.commit.op.advance(index as u64 + 1);
+            match slot {
+                Slot::Present(hash) => {
+                    let behind = self.durable.behind.get(&op).map(|(hash, _)| *hash);
+                    self.durable.hash(op).or(behind) == Some(*hash)
+                }
+                Slot::Faulty(_) => true,
+            }
+        });
+        self.durable.view >= view && self.durable.log_view >= log.log_view && slots
+    }
+
+    /// The member was restarted and its journal recovered this: it must be all that was durable, and some first part of
+    /// what was on its way. Where bits were flipped meanwhile, the end of the log may be missing, if that is told. Returns
+    /// whether something is lost.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub(super) fn recover(&mut self, recovered: &Recovered, flipped: bool) -> Result<bool, Finding> {
+        let mut image = self.durable.clone();
+        let under_way = std::mem::take(&mut self.under_way);
+        let mut steps = under_way.iter();
+        loop {
+            if image.fits(recovered) && (image.damaged == recovered.is_damaged() || flipped) {
+                break;
+            }
+            if flipped && recovered.is_damaged() && image.is_cut_short_in(recovered) {
+                break;
+            }
+            let Some(step) = steps.next() else {
+                let found = format!(
+                    "recovered {:?} {:?}/{:?} floor {:?} head {:?} damaged {}; durable was {:?} {:?}/{:?} head {:?}; under way {under_way:?}",
+                    recovered.formation,
+                    recovered.view,
+                    recovered.log_view,
+                    recovered.floor,
+                    recovered.floor.op.advance(recovered.entries.len() as u64),
+                    recovered.is_damaged(),
+                    self.durable.formation,
+                    self.durable.view,
+                    self.durable.log_view,
+                    self.durable.head(),
+                );
+                return Err(("recovery finds what was durable", found));
+            };
+            image.apply(*step)?;
+        }
+        let head = recovered.floor.op.advance(recovered.entries.len() as u64);
+        let lost = steps.next().is_some() || head < image.head();
+        image.log.truncate(usize::try_from(head.get()).unwrap_or(usize::MAX));
+        image.damaged = recovered.is_damaged();
+        let behind = recovered.damage.iter().flat_map(|damage| &damage.behind);
+        image.behind = behind
+            .filter_map(|(op, behind)| match behind {
+                Behind::Intact { meta, parent } => Some((*op, (meta.hash, *parent))),
+                Behind::Pinned(_) => None,
+            })
+            .collect();
+        self.durable = image.clone();
+        self.planned = image;
+        Ok(lost)
+    }
+}
+
+impl Image {
+    /// Whether a journal with this image recovers so.
+    fn fits(&self, recovered: &Recovered) -> bool {
+        self.head() == recovered.floor.op.advance(recovered.entries.len() as u64)
+            && self.is_cut_short_in(recovered)
+    }
+
+    /// Whether it recovers so if some of its last entries are missing.
+    fn is_cut_short_in(&self, recovered: &Recovered) -> bool {
+        let floor = recovered.floor;
+        let mut log = self.log.iter().skip(usize::try_from(floor.op.get()).unwrap_or(usize::MAX));
+        self.formation == recovered.formation
+            && (self.view, self.log_view) == (recovered.view, recovered.log_view)
+            && self.holds(floor)
+            && recovered.entries.iter().all(|entry| log.next() == Some(&entry.hash))
+    }
+}
+
+fn steps(write: &Write) -> Vec<Step> {
+    match write {
+        Write::Formation(step) => vec![Step::Formation(*step)],
+        Write::Append(entries) => {
+            entries.iter().map(|entry| Step::Append(entry.header.op, entry.header.hash())).collect()
+        }
+        Write::View(record) => vec![Step::View {
+            view: record.view,
+            log_view: record.log_view,
+            cut: record.cut.map(|cut| cut.after),
+            damaged: record.damaged,
+        }],
+        Write::Adopt(adoption) => vec![Step::Adopt(adoption.point.anchor)],
+        Write::Repair(_) | Write::Checkpoint(_) | Write::Trim(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,674 @@
+//! Linearizability by replay: the committed log is applied, in the order of revisions, to a model of a few lines that
+//! shares no code with the real state machine, and every answer that a client got must be the model's answer at its
+//! revision, between what was told before the call began and what was committed when it ended.
+
+use super::history::{Action, Call, Ended, Ending};
+use super::lifetimes::Leases;
+use bytes::Bytes;
+use kv_core::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
+use kv_core::message::{
+    Command, Effect, EventKind, Guard, LeaseCommand, Lifetime, Operation, Outcome, Record, Rejection,
+    Request, Scanned, Step, StepFailure, StepResult, Transaction,
+};
+use std::collections::{BTreeMap, HashMap};
+
+/// A difference between model and reality: the invariant and what was found.
+pub(super) type Finding = (&'static str, String);
+
+/// What the model holds of a session.
+#[derive(Default, Debug)]
+struct Session {
+    results: BTreeMap<RequestNumber, Outcome>,
+    acked_through: RequestNumber,
+}
+
+/// The model: every key's whole history, and which requests ran.
+#[derive(Default, Debug)]
+pub(super) struct Model {
+    /// The requests that were taken in: they name sessions and leases.
+    pub(super) requests: u64,
+    revision: Revision,
+    /// The stamp of the entry that is taken in.
+    pub(super) stamp: Timestamp,
+    pub(super) leases: Leases,
+    keys: BTreeMap<Bytes, Vec<(Revision, Option<Record>)>>,
+    sessions: HashMap<SessionId, Session>,
+    /// Commands that ran, by revision: one that took it, and then any number that took none.
+    ran: HashMap<Revision, Vec<(Command, Effect)>>,
+    repeats: u64,
+    rejections: u64,
+    /// Values put, by the revision that put them: the clients never write a value twice.
+    values: HashMap<Bytes, Revision>,
+    /// What became of which key, in the order in which watches are told.
+    changes: BTreeMap<(Revision, Bytes), EventKind>,
+}
+
+impl Model {
+    /// Nothing, and so many leases may be.
+    pub(super) fn of(max_leases: usize) -> Self {
+        Self { leases: Leases::at_most(max_leases), ..Self::default() }
+    }
+
+    /// The last revision.
+    pub(super) const fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// What became of which key.
+    pub(super) const fn changes(&self) -> &BTreeMap<(Revision, Bytes), EventKind> {
+        &self.changes
+    }
+
+    /// Requests that had run before.
+    pub(super) const fn repeats(&self) -> u64 {
+        self.repeats
+    }
+
+    /// Requests that did not run.
+    pub(super) const fn rejections(&self) -> u64 {
+        self.rejections
+    }
+
+    /// The requests of an entry with this stamp come next.
+    pub(super) fn begin(&mut self, stamp: Timestamp) {
+        self.stamp = self.stamp.max(stamp);
+    }
+
+    /// Takes in the next committed request and the result that a member gave it.
+    ///
+    /// # Errors
+    /// If the result is not the one that the request must have here.
+    pub(super) fn commit(
+        &mut self,
+        revision: Revision,
+        request: &Request,
+        result: &Result<Outcome, Rejection>,
+    ) -> Result<(), Finding> {
+        self.requests += 1;
+        let takes = takes_revision(&request.operation);
+        if revision != if takes { self.revision.next() } else { self.revision } {
+            let found = format!("{revision:?} of {request:?} follows {:?}", self.revision);
+            return Err(("each change takes the next revision, and nothing else does", found));
+        }
+        self.revision = revision;
+        if let Some(session) = self.sessions.get_mut(&request.session) {
+            session.acked_through = session.acked_through.max(request.acked_through);
+        }
+        let outcome = match result {
+            Ok(outcome) => outcome,
+            Err(rejection) => return self.rejected(revision, request, *rejection),
+        };
+        let session = self.sessions.get(&request.session);
+        let ran = session.is_some_and(|session| session.results.contains_key(&request.number));
+        if outcome.revision != revision || ran && !takes {
+            return self.repeated(revision, request, outcome);
+        }
+        self.first_run(revision, request, outcome)
+    }
+
+    fn rejected(
+        &mut self,
+        revision: Revision,
+        request: &Request,
+        rejection: Rejection,
+    ) -> Result<(), Finding> {
+        self.rejections += 1;
+        let known = self.sessions.get(&request.session);
+        let acknowledged = known.is_some_and(|session| session.acked_through >= request.number);
+        if rejection == Rejection::Forgotten && !acknowledged {
+            let found = format!("{revision:?} {request:?} was never acknowledged by its client");
+            return Err(("only acknowledged results are forgotten", found));
+        }
+        Ok(())
+    }
+
+    fn repeated(&mut self, revision: Revision, request: &Request, outcome: &Outcome) -> Result<(), Finding> {
+        self.repeats += 1;
+        let session = self.sessions.get(&request.session);
+        let first = session.and_then(|session| session.results.get(&request.number));
+        if first != Some(outcome) {
+            let found =
+                format!("{revision:?} repeats {request:?}: {outcome:?}, but the first result was {first:?}");
+            return Err(("a repeated request returns its first result", found));
+        }
+        Ok(())
+    }
+
+    fn first_run(&mut self, revision: Revision, request: &Request, outcome: &Outcome) -> Result<(), Finding> {
+        if outcome.timestamp != self.stamp {
+            let found = format!("{revision:?} {request:?}: {outcome:?} in an entry of {:?}", self.stamp);
+            return Err(("an outcome tells the stamp of its entry", found));
+        }
+        let command = match &request.operation {
+            Operation::Expire(due) => {
+                let expected = self.expire(revision, due);
+                return check_effect(revision, request, &outcome.effect, &expected);
+            }
+            Operation::OpenSession { .. } => {
+                let session = SessionId::new(self.requests);
+                self.sessions.insert(session, Session::default());
+                return check_effect(revision, request, &outcome.effect, &Effect::SessionOpened(session));
+            }
+            Operation::CloseSession => {
+                return check_effect(revision, request, &outcome.effect, &Effect::SessionClosed);
+            }
+            Operation::Command(command) => command,
+        };
+        let Some(session) = self.sessions.get_mut(&request.session) else {
+            return Err(("requests run in open sessions only", format!("{revision:?} {request:?}")));
+        };
+        if let Some(before) = session.results.insert(request.number, outcome.clone()) {
+            let found = format!("{revision:?} {request:?} ran again: it ran at {:?}", before.revision);
+            return Err(("each request of a session runs once", found));
+        }
+        let expected = self.execute(revision, command)?;
+        check_effect(revision, request, &outcome.effect, &expected)?;
+        self.ran.entry(revision).or_default().push((command.clone(), expected));
+        Ok(())
+    }
+
+    fn execute(&mut self, revision: Revision, command: &Command) -> Result<Effect, Finding> {
+        let (key, guard) = match command {
+            Command::Put { key, guard, .. } | Command::Delete { key, guard } => (key, guard.as_ref()),
+            Command::Transaction(transaction) => return self.transact(revision, transaction),
+            Command::DeleteRange { from, to, limit } => {
+                return Ok(self.delete_range(revision, from, to.as_ref(), *limit));
+            }
+            Command::Lease(command) => return Ok(self.lease(revision, *command)),
+        };
+        let before = self.at(key, revision);
+        if !guard.is_none_or(|guard| holds(guard, before.as_ref())) {
+            return Ok(Effect::GuardFailed { found: before.map(|record| record.modified) });
+        }
+        Ok(match command {
+            Command::Put { value, life, .. } => {
+                if let Err(why) = self.joins(key, *life, &[]) {
+                    return Ok(Effect::LeaseFailed(why));
+                }
+                self.put(revision, key, before, value, *life)?;
+                Effect::Put
+            }
+            _ => Effect::Deleted { existed: self.delete(revision, key, before) },
+        })
+    }
+
+    fn delete_range(&mut self, revision: Revision, from: &Bytes, to: Option<&Bytes>, limit: u32) -> Effect {
+        let all = self.range(from, to, revision);
+        let mut count = 0;
+        for (key, record) in all.iter().take(limit.clamp(1, 1000) as usize) {
+            self.delete(revision, key, Some(record.clone()));
+            count += 1;
+        }
+        Effect::RangeDeleted { count, more: all.len() > count as usize }
+    }
+
+    /// The records of all keys as they stand.
+    pub(super) fn present(&self) -> Vec<(Bytes, Record)> {
+        self.range(&Bytes::new(), None, self.revision)
+    }
+
+    /// The records of a range in the state at `revision`.
+    pub(super) fn range(&self, from: &Bytes, to: Option<&Bytes>, revision: Revision) -> Vec<(Bytes, Record)> {
+        let keys = self.keys.range(from.clone()..).map(|(key, _)| key);
+        keys.take_while(|key| to.is_none_or(|to| *key < to))
+            .filter_map(|key| Some((key.clone(), self.at(key, revision)?)))
+            .collect()
+    }
+
+    fn transact(&mut self, revision: Revision, transaction: &Transaction) -> Result<Effect, Finding> {
+        let held =
+            transaction.guards.iter().all(|(key, guard)| holds(guard, self.at(key, revision).as_ref()));
+        let steps = if held { &transaction.then } else { &transaction.otherwise };
+        // All steps see the state before: the sums are made before anything is changed.
+        let mut sums = BTreeMap::new();
+        let mut joining = Vec::new();
+        for (number, step) in (0..).zip(steps) {
+            if let Step::Put { key, life, .. } = step {
+                if let Err(why) = self.joins(key, *life, &joining) {
+                    return Ok(Effect::StepFailed { step: number, why: StepFailure::Lease(why) });
+                }
+                joining.push((key, *life));
+            }
+            if let Step::Add { key, by } = step {
+                let old = self.at(key, revision).map_or("0".into(), |record| record.value);
+                let Some(old) = String::from_utf8_lossy(&old).parse::<i64>().ok() else {
+                    return Ok(Effect::StepFailed { step: number, why: StepFailure::NotANumber });
+                };
+                let Some(sum) = old.checked_add(*by) else {
+                    return Ok(Effect::StepFailed { step: number, why: StepFailure::OutOfRange });
+                };
+                sums.insert(key.clone(), sum);
+            }
+        }
+        let mut reads: Vec<StepResult> =
+            steps.iter().filter_map(|step| self.read_in_transaction(revision, step)).collect();
+        let mut results = Vec::new();
+        for step in steps {
+            let before = step.changes().and_then(|key| self.at(key, revision));
+            results.push(match step {
+                Step::Put { key, value, life } => {
+                    self.put(revision, key, before, value, *life)?;
+                    StepResult::Put
+                }
+                Step::Delete { key } => StepResult::Deleted { existed: self.delete(revision, key, before) },
+                Step::Add { key, .. } => {
+                    let sum = sums[key];
+                    let ends = before.as_ref().map_or((None, None), |record| (record.expires, record.lease));
+                    self.set(revision, key, before, sum.to_string().into(), ends);
+                    StepResult::Added { sum }
+                }
+                Step::Get { .. } | Step::Scan { .. } => reads.remove(0),
+            });
+        }
+        Ok(Effect::Transacted { held, results })
+    }
+
+    /// What a step that reads finds, before any is done.
+    fn read_in_transaction(&self, revision: Revision, step: &Step) -> Option<StepResult> {
+        match step {
+            Step::Put { .. } | Step::Delete { .. } | Step::Add { .. } => None,
+            Step::Get { key } => Some(StepResult::Got(self.at(key, revision).map(Box::new))),
+            Step::Scan { from, to, limit } => {
+                let limit = (*limit).clamp(1, Command::MAX_RANGE) as usize;
+                let mut records = self.range(from, to.as_ref(), revision);
+                let more = records.len() > limit;
+                records.truncate(limit);
+                Some(StepResult::Scanned(Box::new(Scanned { records, more })))
+            }
+        }
+    }
+
+    /// A client's value, which it never writes twice.
+    fn put(
+        &mut self,
+        revision: Revision,
+        key: &Bytes,
+        before: Option<Record>,
+        value: &Bytes,
+        life: Lifetime,
+    ) -> Result<(), Finding> {
+        if let Some(other) = self.values.insert(value.clone(), revision) {
+            let found = format!("{value:?} was put at {other:?} and again at {revision:?}");
+            return Err(("each call runs once", found));
+        }
+        let ends = (life.ttl_ms.map(|ms| super::lifetimes::ends(self.stamp, ms)), life.lease);
+        self.set(revision, key, before, value.clone(), ends);
+        Ok(())
+    }
+
+    fn set(
+        &mut self,
+        revision: Revision,
+        key: &Bytes,
+        before: Option<Record>,
+        value: Bytes,
+        (expires, lease): (Option<Timestamp>, Option<LeaseId>),
+    ) {
+        let (created, version) = before.map_or((revision, 1), |record| (record.created, record.version + 1));
+        let record = Record { value, created, modified: revision, version, expires, lease };
+        self.keys.entry(key.clone()).or_default().push((revision, Some(record)));
+        self.changes.insert((revision, key.clone()), EventKind::Put);
+    }
+
+    pub(super) fn delete(&mut self, revision: Revision, key: &Bytes, before: Option<Record>) -> bool {
+        self.remove(revision, key, before, EventKind::Deleted)
+    }
+
+    pub(super) fn remove(
+        &mut self,
+        revision: Revision,
+        key: &Bytes,
+        before: Option<Record>,
+        how: EventKind,
+    ) -> bool {
+        self.keys.entry(key.clone()).or_default().push((revision, None));
+        if before.is_some() {
+            self.changes.insert((revision, key.clone()), how);
+        }
+        before.is_some()
+    }
+
+    /// The record of `key` in the state at `revision`.
+    pub(super) fn at(&self, key: &[u8], revision: Revision) -> Option<Record> {
+        let versions = self.keys.get(key)?;
+        let count = versions.partition_point(|(since, _)| *since <= revision);
+        versions.get(count.checked_sub(1)?)?.1.clone()
+    }
+
+    /// Compares one call with the model.
+    ///
+    /// # Errors
+    /// If its answer is not the model's.
+    pub(super) fn check(&self, call: &Call) -> Result<(), Finding> {
+        let Some(ended) = &call.ended else { return Ok(()) };
+        self.check_times(call, ended)?;
+        let ran = |revision: &Revision, command: &Command, effect: Effect| {
+            self.ran.get(revision).is_some_and(|all| all.contains(&(command.clone(), effect)))
+        };
+        let holds = match (&call.action, &ended.ending) {
+            (_, Ending::Unknown) => true,
+            (action, Ending::NotApplied) => self.has_no_effect(action),
+            (Action::Close, Ending::Closed) => true,
+            (Action::Write(command), Ending::Put(revision)) => ran(revision, command, Effect::Put),
+            (Action::Write(command), Ending::Deleted { existed, revision }) => {
+                ran(revision, command, Effect::Deleted { existed: *existed })
+            }
+            (Action::Write(command), Ending::GuardFailed { found, revision }) => {
+                revision.is_none_or(|revision| ran(&revision, command, Effect::GuardFailed { found: *found }))
+            }
+            (Action::Write(command), Ending::RangeDeleted { count, more, revision }) => {
+                ran(revision, command, Effect::RangeDeleted { count: *count, more: *more })
+            }
+            (Action::Many { keys, .. }, Ending::Records { records, more, revision }) => {
+                revision.is_none_or(|revision| {
+                    let there = keys.iter().filter_map(|key| Some((key.clone(), self.at(key, revision)?)));
+                    !more && there.eq(records.iter().cloned())
+                })
+            }
+            (Action::Write(command), Ending::Lease { effect, revision }) => {
+                ran(revision, command, effect.clone())
+            }
+            (Action::Write(command), Ending::Transacted { held, results, revision }) => {
+                ran(revision, command, Effect::Transacted { held: *held, results: results.clone() })
+            }
+            (Action::Write(command), Ending::StepFailed { step, why, revision }) => {
+                ran(revision, command, Effect::StepFailed { step: *step, why: *why })
+            }
+            (Action::Get { key, .. }, Ending::Value { record, revision }) => {
+                revision.is_none_or(|revision| self.at(key, revision) == *record)
+            }
+            (Action::Scan { from, to, limit, .. }, Ending::Records { records, more, revision }) => revision
+                .is_none_or(|revision| self.scan_fits(from, to.as_ref(), *limit, revision, records, *more)),
+            (Action::Past { query, mode }, ending) => {
+                self.past_fits(query, *mode, call.floor, ended.ceiling, ending)
+            }
+            _ => false,
+        };
+        if holds {
+            return Ok(());
+        }
+        let at = ended.ending.revision();
+        let ran = at.and_then(|revision| self.ran.get(&revision));
+        let found = format!("client {}: {call:?}; at {at:?} ran {ran:?}", call.client);
+        Err(("answers are those of the committed history", found))
+    }
+
+    fn check_times(&self, call: &Call, ended: &Ended) -> Result<(), Finding> {
+        let Some(revision) = ended.ending.revision() else { return Ok(()) };
+        let takes = matches!(&call.action, Action::Write(command) if command_takes_revision(command));
+        let fresh = if takes { revision > call.floor } else { revision >= call.floor };
+        if !fresh && !call.action.is_local() {
+            let found =
+                format!("{call:?}: {revision:?}, but {:?} was told to someone before it began", call.floor);
+            return Err(("answers are as new as all that was told before", found));
+        }
+        if revision > ended.ceiling {
+            let found = format!("{call:?}: {revision:?}, but only {:?} was committed", ended.ceiling);
+            return Err(("answers tell only what is committed", found));
+        }
+        Ok(())
+    }
+
+    fn has_no_effect(&self, action: &Action) -> bool {
+        match action {
+            Action::Write(Command::Put { value, .. }) => !self.values.contains_key(value),
+            Action::Write(Command::Transaction(transaction)) => {
+                let mut steps = transaction.then.iter().chain(&transaction.otherwise);
+                steps.all(|step| !matches!(step, Step::Put { value, .. } if self.values.contains_key(value)))
+            }
+            Action::Write(Command::Delete { .. } | Command::DeleteRange { .. } | Command::Lease(_))
+            | Action::Close
+            | Action::Get { .. }
+            | Action::Many { .. }
+            | Action::Scan { .. }
+            | Action::Past { .. } => true,
+        }
+    }
+
+    fn scan_fits(
+        &self,
+        from: &Bytes,
+        to: Option<&Bytes>,
+        limit: u32,
+        revision: Revision,
+        records: &[(Bytes, Record)],
+        more: bool,
+    ) -> bool {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let all = self.range(from, to, revision);
+        let shown = records.len();
+        shown <= limit && all.get(..shown) == Some(records) && (more == (shown < all.len()))
+    }
+}
+
+/// Rule N8, in other words than the code that is checked.
+fn takes_revision(operation: &Operation) -> bool {
+    match operation {
+        Operation::OpenSession { .. } | Operation::CloseSession => false,
+        Operation::Command(command) => command_takes_revision(command),
+        Operation::Expire(due) => !due.is_empty(),
+    }
+}
+
+const fn command_takes_revision(command: &Command) -> bool {
+    !matches!(
+        command,
+        Command::Lease(
+            LeaseCommand::Grant { .. } | LeaseCommand::KeepAlive { .. } | LeaseCommand::Look { .. }
+        )
+    )
+}
+
+fn holds(guard: &Guard, record: Option<&Record>) -> bool {
+    match (guard, record) {
+        (Guard::Absent, None) | (Guard::Present, Some(_)) => true,
+        (Guard::Revision(wanted), Some(record)) => record.modified == *wanted,
+        (Guard::Value(wanted), Some(record)) => record.value == *wanted,
+        (Guard::Created(wanted), Some(record)) => record.created == *wanted,
+        (_, _) => false,
+    }
+}
+
+fn check_effect(
+    revision: Revision,
+    request: &Request,
+    actual: &Effect,
+    expected: &Effect,
+) -> Result<(), Finding> {
+    if actual == expected {
+        return Ok(());
+    }
+    let found = format!("{revision:?} {request:?}: {actual:?}, but the model says {expected:?}");
+    Err(("results are those of the model", found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::history::History;
+    use super::*;
+    use kv_core::ids::Timestamp;
+
+    fn r(revision: u64) -> Revision {
+        Revision::new(revision)
+    }
+
+    fn put(value: &str, guard: Option<Guard>) -> Command {
+        Command::Put { key: "k".into(), value: value.to_owned().into(), guard, life: Lifetime::FOREVER }
+    }
+
+    fn request(number: u64, operation: Operation) -> Request {
+        let open = matches!(operation, Operation::OpenSession { .. });
+        Request {
+            session: SessionId::new(u64::from(!open)),
+            number: RequestNumber::new(number),
+            acked_through: RequestNumber::ZERO,
+            operation,
+        }
+    }
+
+    fn outcome(revision: u64, effect: Effect) -> Result<Outcome, Rejection> {
+        Ok(Outcome { revision: r(revision), timestamp: Timestamp::ZERO, effect })
+    }
+
+    /// A model at revision 1, with session 1 open.
+    fn model() -> Model {
+        let mut model = Model { revision: r(1), leases: Leases::at_most(9), ..Model::default() };
+        let open = request(0, Operation::OpenSession { nonce: 1 });
+        let session = SessionId::new(1);
+        model.commit(r(1), &open, &outcome(1, Effect::SessionOpened(session))).unwrap();
+        model
+    }
+
+    fn commit(
+        model: &mut Model,
+        at: u64,
+        number: u64,
+        command: Command,
+        first: u64,
+        effect: Effect,
+    ) -> Result<(), Finding> {
+        model.commit(r(at), &request(number, Operation::Command(command)), &outcome(first, effect))
+    }
+
+    #[test]
+    fn rejects_a_request_that_ran_twice() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
+        assert!(commit(&mut model, 3, 1, put("a", None), 3, Effect::Put).is_err());
+    }
+
+    #[test]
+    fn rejects_a_revision_for_what_changes_no_key_and_a_lease_that_is_not_named_by_its_request() {
+        let granted = |lease| Effect::LeaseGranted(LeaseId::new(lease));
+        let grant = || Command::Lease(LeaseCommand::Grant { ttl_ms: 100 });
+        commit(&mut model(), 1, 1, grant(), 1, granted(2)).unwrap();
+        assert!(commit(&mut model(), 2, 1, grant(), 2, granted(2)).is_err());
+        assert!(commit(&mut model(), 1, 1, grant(), 1, granted(1)).is_err());
+        assert!(commit(&mut model(), 1, 1, put("a", None), 1, Effect::Put).is_err());
+    }
+
+    #[test]
+    fn what_takes_no_revision_runs_once_too() {
+        let mut model = model();
+        let grant = || Command::Lease(LeaseCommand::Grant { ttl_ms: 100 });
+        let granted = |lease| Effect::LeaseGranted(LeaseId::new(lease));
+        commit(&mut model, 1, 1, grant(), 1, granted(2)).unwrap();
+        commit(&mut model, 1, 1, grant(), 1, granted(2)).unwrap();
+        assert!(commit(&mut model, 1, 1, grant(), 1, granted(4)).is_err());
+    }
+
+    #[test]
+    fn rejects_a_call_that_ran_under_two_numbers() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
+        assert!(commit(&mut model, 3, 2, put("a", None), 3, Effect::Put).is_err());
+    }
+
+    #[test]
+    fn a_repeated_request_must_return_its_first_result() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
+        commit(&mut model, 3, 1, put("a", None), 2, Effect::Put).unwrap();
+        assert!(commit(&mut model, 4, 1, put("a", None), 2, Effect::Deleted { existed: true }).is_err());
+    }
+
+    #[test]
+    fn rejects_a_wrong_result_of_a_guard() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", Some(Guard::Absent)), 2, Effect::Put).unwrap();
+        let failed = Effect::GuardFailed { found: Some(r(2)) };
+        commit(&mut model, 3, 2, put("b", Some(Guard::Absent)), 3, failed).unwrap();
+        assert!(commit(&mut model, 4, 3, put("c", Some(Guard::Revision(r(3)))), 4, Effect::Put).is_err());
+    }
+
+    #[test]
+    fn rejects_a_result_that_is_forgotten_but_was_not_acknowledged() {
+        let mut model = model();
+        let forgotten = request(1, Operation::Command(put("a", None)));
+        assert!(model.commit(r(2), &forgotten, &Err(Rejection::Forgotten)).is_err());
+    }
+
+    #[test]
+    fn rejects_a_read_that_misses_what_was_told_before_it_began() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
+        let mut history = History::default();
+        let write = history.begin(0, Action::Write(put("a", None)), 1);
+        history.end(write, Ending::Put(r(2)), 2, r(2));
+        let read = history.begin(1, Action::Get { key: "k".into(), local: false }, 3);
+        history.end(read, Ending::Value { record: None, revision: Some(r(1)) }, 4, r(2));
+        assert!(model.check(&history.calls()[write]).is_ok());
+        assert!(model.check(&history.calls()[read]).is_err());
+    }
+
+    #[test]
+    fn accepts_the_same_read_if_stale_answers_will_do_but_not_a_wrong_one() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
+        let mut history = History::default();
+        let write = history.begin(0, Action::Write(put("a", None)), 1);
+        history.end(write, Ending::Put(r(2)), 2, r(2));
+        let stale = history.begin(1, Action::Get { key: "k".into(), local: true }, 3);
+        history.end(stale, Ending::Value { record: None, revision: Some(r(1)) }, 4, r(2));
+        let wrong = history.begin(1, Action::Get { key: "k".into(), local: true }, 5);
+        history.end(wrong, Ending::Value { record: None, revision: Some(r(2)) }, 6, r(2));
+        assert!(model.check(&history.calls()[stale]).is_ok());
+        assert!(model.check(&history.calls()[wrong]).is_err());
+    }
+
+    #[test]
+    fn rejects_an_answer_that_tells_of_what_is_not_committed() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
+        let mut history = History::default();
+        let write = history.begin(0, Action::Write(put("a", None)), 1);
+        history.end(write, Ending::Put(r(2)), 2, r(1));
+        assert!(model.check(&history.calls()[write]).is_err());
+    }
+
+    #[test]
+    fn rejects_a_write_that_was_called_not_applied_and_ran() {
+        let mut model = model();
+        commit(&mut model, 2, 1, put("a", None), 2, Effect::Put).unwrap();
+        let mut history = History::default();
+        let write = history.begin(0, Action::Write(put("a", None)), 1);
+        history.end(write, Ending::NotApplied, 2, r(2));
+        assert!(model.check(&history.calls()[write]).is_err());
+    }
+
+    #[test]
+    fn checks_scans_with_their_limits() {
+        let mut model = model();
+        for (at, key) in [(2, "a"), (3, "b"), (4, "c")] {
+            let command = Command::Put {
+                key: key.into(),
+                value: key.to_owned().into(),
+                guard: None,
+                life: Default::default(),
+            };
+            commit(&mut model, at, at, command, at, Effect::Put).unwrap();
+        }
+        let record = |at, key: &'static str| {
+            (
+                Bytes::from(key),
+                Record {
+                    value: key.into(),
+                    created: r(at),
+                    modified: r(at),
+                    version: 1,
+                    expires: None,
+                    lease: None,
+                },
+            )
+        };
+        let fits = |limit, revision, records: &[(Bytes, Record)], more| {
+            model.scan_fits(&"a".into(), None, limit, r(revision), records, more)
+        };
+        assert!(fits(10, 4, &[record(2, "a"), record(3, "b"), record(4, "c")], false));
+        assert!(fits(10, 3, &[record(2, "a"), record(3, "b")], false));
+        assert!(fits(1, 4, &[record(2, "a")], true));
+        assert!(!fits(10, 4, &[record(2, "a"), record(4, "c")], false));
+        assert!(!fits(1, 4, &[record(2, "a")], false));
+        assert!(!fits(1, 4, &[record(2, "a"), record(3, "b")], true));
+    }
+}

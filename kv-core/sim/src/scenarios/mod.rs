@@ -1,0 +1,119 @@
+//! The executions that break a careless implementation, each as a story. Each cites the rule of `PROTOCOL.md` that prevents it,
+//! and is told a second time with the planted bug that it is about, if there is one: then it must end badly.
+
+mod clients;
+mod disks;
+mod excuses;
+mod forming;
+mod reads;
+mod states;
+mod views;
+
+use super::Bug;
+use super::scenario::Cluster;
+use super::story::{Story, Tale, Teller, stories};
+use kv_core::ids::View;
+
+stories! {
+    f_proc_1_a_primary_dies_and_its_client_goes_on,
+    f_net_6_a_cut_between_two_of_three_stops_nobody,
+    f_net_5_a_member_that_was_alone_for_long_comes_back_without_a_new_view,
+    two_data_members_and_a_witness_survive_any_one_after_another,
+}
+
+/// All stories.
+fn all() -> impl Iterator<Item = &'static Tale> {
+    [
+        STORIES,
+        clients::STORIES,
+        disks::STORIES,
+        excuses::STORIES,
+        forming::STORIES,
+        reads::STORIES,
+        states::STORIES,
+        views::STORIES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The first story that finds this bug out: its name, and what went wrong.
+pub(super) fn find_out(bug: Bug) -> Option<(&'static str, String)> {
+    all().find_map(|(name, story)| Some((*name, Teller::finds(bug, *story)?)))
+}
+
+/// The primary is cut off with a write that nobody else has; the others go on with another one. Returns the cut-off member.
+fn with_a_write_that_nobody_else_has(c: &mut Cluster) -> usize {
+    c.put("k", "everywhere");
+    let old = c.primary();
+    c.isolate(old);
+    c.client_sees_only(1, old);
+    c.begin_put(1, "k", "here only");
+    c.run_until("it is in one log", |c| c.head(old) > c.commit(old));
+    c.wait_for_another_primary(old);
+    c.put("k", "elsewhere");
+    old
+}
+
+/// F-proc-1: nothing is lost, nothing happens twice.
+fn f_proc_1_a_primary_dies_and_its_client_goes_on(t: &Teller) {
+    Story::of(3).tell(t, |c| {
+        c.put("k", "first");
+        let asked = c.begin_put(0, "k", "second");
+        c.run_for(1);
+        c.crash(c.primary());
+        c.done(asked);
+        assert_eq!(c.get("k").as_deref(), Some("second"));
+    });
+}
+
+/// F-net-6, and the live-lock of a one-way cut: a member that cannot hear the primary moves nobody.
+fn f_net_6_a_cut_between_two_of_three_stops_nobody(t: &Teller) {
+    for both_ways in [false, true] {
+        Story::of(3).tell(t, |c| {
+            c.put("k", "before");
+            let primary = c.primary();
+            let one = c.backups()[0];
+            c.cut(primary, one);
+            if both_ways {
+                c.cut(one, primary);
+            }
+            for _ in 0..10 {
+                c.put("k", "between");
+                c.run_for(1000);
+            }
+            let primary = c.primary();
+            assert!(c.view(primary) <= View::new(2), "{:?}", c.view(primary));
+        });
+    }
+}
+
+/// F-net-5, and the minority that churns views: one that comes back after a long time disturbs nobody.
+fn f_net_5_a_member_that_was_alone_for_long_comes_back_without_a_new_view(t: &Teller) {
+    Story::of(3).tell(t, |c| {
+        c.put("k", "before");
+        let view = c.view(c.primary());
+        let alone = c.backups()[0];
+        c.isolate(alone);
+        for _ in 0..10 {
+            c.put("k", "meanwhile");
+            c.run_for(1000);
+        }
+        c.heal();
+        c.settle();
+        assert_eq!(c.view(alone), view);
+    });
+}
+
+/// Two data members and a witness survive any one, in any order, with restarts between.
+fn two_data_members_and_a_witness_survive_any_one_after_another(t: &Teller) {
+    Story::of(2).and_a_witness().tell(t, |c| {
+        for dead in [0, 1, 2, 1, 0, 2, 0, 1] {
+            c.put("k", "all are there");
+            c.cut_power(dead);
+            c.put("k", "one is missing");
+            c.start(dead);
+            c.settle();
+        }
+    });
+}

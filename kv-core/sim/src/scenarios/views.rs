@@ -1,0 +1,362 @@
+//! View changes: votes, decisions, installation.
+
+use super::super::Bug;
+use super::super::clock::MS;
+use super::super::kind::Kind;
+use super::super::plan::Plan;
+use super::super::story::{Story, Teller, stories};
+use super::with_a_write_that_nobody_else_has;
+use kv_core::ids::View;
+use kv_core::replica::Status;
+
+stories! {
+    v1_one_that_lost_its_connection_to_the_primary_leaves_nothing,
+    v2_two_votes_far_apart_move_nobody,
+    v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote,
+    v3_nothing_is_said_in_a_view_that_is_not_durable,
+    v5a_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum,
+    v5b_a_longer_log_of_an_older_view_names_nothing,
+    v6_start_view_waits_for_the_disk,
+    v7_what_stands_above_the_head_of_the_view_goes,
+    d2_a_cut_outlives_a_restart,
+    v7_nothing_is_cut_by_asking,
+    v7_log_view_is_durable_before_the_acknowledgement_and_not_before_the_log,
+    n5_a_commit_number_heard_while_catching_up_moves_nothing,
+    n6_a_gap_is_not_filled_from_the_log_of_a_newer_view,
+    v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes,
+    v9_a_restarted_primary_issues_no_op_number_twice,
+    n4_a_quorum_is_no_smaller_than_it_is,
+    v1_members_that_are_a_second_apart_change_no_view_without_need,
+    v2_members_that_are_a_second_apart_need_one_view_for_a_new_primary,
+}
+
+/// Members whose messages all take this long, with the time-outs that are the default.
+fn far_apart(ms: u64) -> Story {
+    Story::of(3).with(move |plan| plan.network.delay = ms * MS)
+}
+
+/// Rule V1 of PROTOCOL.md: who follows a primary for the first time does not know yet how long its messages take.
+fn v1_members_that_are_a_second_apart_change_no_view_without_need(t: &Teller) {
+    for ms in [750, 1000] {
+        far_apart(ms).tell(t, |c| {
+            c.put("k", "v");
+            c.run_for(5_000);
+            assert_eq!(c.view(c.primary()), View::ZERO);
+        });
+    }
+}
+
+/// Rule V2 of PROTOCOL.md: the patience with a view change is longer where messages take longer.
+fn v2_members_that_are_a_second_apart_need_one_view_for_a_new_primary(t: &Teller) {
+    for ms in [750, 1000] {
+        far_apart(ms).tell(t, |c| {
+            c.put("k", "v");
+            c.run_for(5_000);
+            let (primary, before) = (c.primary(), c.view(c.primary()));
+            c.crash(primary);
+            let next = c.wait_for_another_primary(primary);
+            assert_eq!(c.view(next), before.next());
+            c.start(primary);
+            c.run_for(5_000);
+            let before = c.view(next);
+            (0..3).for_each(|member| c.cut_power(member));
+            (0..3).for_each(|member| c.start(member));
+            c.run_until("a primary serves", |c| c.serving().is_some());
+            assert_eq!(c.view(c.primary()), before.next(), "after a restart of all");
+        });
+    }
+}
+
+/// Rule V1 of PROTOCOL.md: a vote is not a departure.
+fn v1_one_that_lost_its_connection_to_the_primary_leaves_nothing(t: &Teller) {
+    Story::of(3).finds(Bug::LeavesAlone).tell(t, |c| {
+        c.put("k", "v");
+        let (primary, one) = (c.primary(), c.backups()[0]);
+        c.lose_connection(one, primary);
+        c.run_for(2_000);
+        assert_eq!(c.view(one), View::ZERO);
+    });
+}
+
+/// Rule V2 of PROTOCOL.md: a vote that was withdrawn completes no quorum later.
+fn v2_two_votes_far_apart_move_nobody(t: &Teller) {
+    Story::of(3).finds(Bug::VotesNeverExpire).tell(t, |c| {
+        c.put("k", "v");
+        let (primary, backups) = (c.primary(), c.backups());
+        c.lose_connection(backups[0], primary);
+        c.run_for(20_000);
+        c.lose_connection(backups[1], primary);
+        c.run_for(2_000);
+        assert_eq!(c.view(backups[1]), View::ZERO);
+    });
+}
+
+/// Rules D1 and V3 of PROTOCOL.md: a member that restarts between views knows the newer one. (In the paper's recovery without a
+/// disk it forgets its vote.)
+fn v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote(t: &Teller) {
+    Story::of(3).finds(Bug::ForgetsItsVote).tell(t, |c| {
+        c.put("k", "v");
+        let one = c.backups()[1];
+        let held = c.hold(Kind::DoViewChange, None, None);
+        c.crash(c.primary());
+        c.wait_for(one, Status::ViewChange);
+        c.run_for(50);
+        c.restart(one);
+        assert_eq!(c.view(one), View::new(1));
+        assert_eq!(c.status(one), Status::ViewChange);
+        c.release(held);
+        c.put("k", "w");
+    });
+}
+
+/// Rule V3 of PROTOCOL.md.
+fn v3_nothing_is_said_in_a_view_that_is_not_durable(t: &Teller) {
+    Story::of(3).finds(Bug::DoViewChangeBeforeView).tell(t, |c| {
+        c.put("k", "v");
+        let one = c.backups()[1];
+        c.stall(one);
+        c.crash(c.primary());
+        c.wait_for(one, Status::ViewChange);
+        c.run_for(500);
+        assert_eq!(c.serving(), None);
+        c.unstall(one);
+        c.put("k", "w");
+    });
+}
+
+/// Rule V5a of PROTOCOL.md: the new primary's own commit number is smaller than that of another voter, and it lacks the entry.
+fn v5a_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum(t: &Teller) {
+    Story::of(3).finds(Bug::OwnCommitAsBase).tell(t, |c| {
+        c.put("k", "first");
+        c.settle();
+        let next = 1;
+        c.lose(Kind::Prepare, None, Some(next));
+        c.put("k", "second");
+        c.put("k", "third");
+        let head = c.head(c.primary());
+        c.run_until("the other knows", |c| c.commit(2) == head);
+        assert!(c.head(next) < head);
+        c.crash(c.primary());
+        c.wait_for_another_primary(0);
+        assert_eq!(c.get("k").as_deref(), Some("third"));
+    });
+}
+
+/// Rule V5b of PROTOCOL.md: a long log of an older view must not win over the newer one.
+fn v5b_a_longer_log_of_an_older_view_names_nothing(t: &Teller) {
+    Story::of(3).finds(Bug::LongestLogWins).tell(t, |c| {
+        let opened = c.begin_put(1, "k", "everywhere");
+        c.done(opened);
+        let old = c.primary();
+        c.isolate(old);
+        c.client_sees_only(1, old);
+        for _ in 0..4 {
+            c.begin_put(1, "k", "here only");
+        }
+        c.run_until("it is in one log", |c| c.head(old).distance_from(c.commit(old)) == 4);
+        let newer = c.wait_for_another_primary(old);
+        c.put("k", "elsewhere");
+        c.crash(old);
+        let third = 3 - old - newer;
+        // The third member and the old primary decide without the one that knows what is committed.
+        c.heal();
+        c.lose(Kind::Commit, None, Some(third));
+        c.put("k", "committed");
+        c.crash(newer);
+        c.lose(Kind::StartView, None, Some(old));
+        c.start(old);
+        c.run_for(3_000);
+        c.heal();
+        c.put("k", "at last");
+    });
+}
+
+/// Rule V6 of PROTOCOL.md.
+fn v6_start_view_waits_for_the_disk(t: &Teller) {
+    Story::of(3).finds(Bug::StartViewEarly).tell(t, |c| {
+        c.put("k", "v");
+        let next = 1;
+        let held = c.hold(Kind::DoViewChange, None, Some(next));
+        c.crash(c.primary());
+        c.wait_for(next, Status::ViewChange);
+        c.run_for(50);
+        c.stall(next);
+        c.release(held);
+        c.run_for(200);
+        assert_eq!(c.serving(), None);
+        c.unstall(next);
+        c.put("k", "w");
+    });
+}
+
+/// Rule V7 of PROTOCOL.md: a suffix above the view's head, kept because nothing differs, would win a later view.
+fn v7_what_stands_above_the_head_of_the_view_goes(t: &Teller) {
+    Story::of(3).finds(Bug::KeepSuffix).tell(t, |c| {
+        c.put("k", "everywhere");
+        let old = c.primary();
+        c.isolate(old);
+        c.client_sees_only(1, old);
+        c.begin_put(1, "k", "here only");
+        c.run_until("it is in one log", |c| c.head(old) > c.commit(old));
+        let head = c.commit(old);
+        c.wait_for_another_primary(old);
+        c.heal();
+        c.client_sees_only(1, old);
+        c.wait_until_installed(old);
+        assert_eq!(c.head(old), head);
+    });
+}
+
+/// Rule D2 of PROTOCOL.md: what was cut does not come back with a restart.
+fn d2_a_cut_outlives_a_restart(t: &Teller) {
+    Story::of(3).finds(Bug::CutInMemory).tell(t, |c| {
+        let old = with_a_write_that_nobody_else_has(c);
+        c.heal();
+        c.wait_until_installed(old);
+        c.restart(old);
+        c.settle();
+        c.cut_power(old);
+        c.start(old);
+        c.settle();
+    });
+}
+
+/// Rule V7 (b) of PROTOCOL.md: the paper's state transfer cuts the log before it has the new one.
+fn v7_nothing_is_cut_by_asking(t: &Teller) {
+    Story::of(3).tell(t, |c| {
+        c.put("k", "everywhere");
+        c.settle();
+        let one = c.backups()[0];
+        c.isolate(one);
+        c.put("k", "elsewhere");
+        c.hand_over(c.primary());
+        let head = c.head(one);
+        c.run_for(1_000);
+        c.heal();
+        let held = c.hold(Kind::StartView, None, Some(one));
+        let headers = c.hold(Kind::NewState, None, Some(one));
+        c.run_for(2_000);
+        assert!(c.head(one) >= head, "{:?} {head:?}", c.head(one));
+        c.release(held);
+        c.release(headers);
+        c.settle();
+    });
+}
+
+/// Rule V7 (c) of PROTOCOL.md: `log_view` is durable after the log, and before the acknowledgement.
+fn v7_log_view_is_durable_before_the_acknowledgement_and_not_before_the_log(t: &Teller) {
+    for bug in [Bug::LogViewLate, Bug::LogViewEarly] {
+        Story::of(3).finds(bug).tell(t, |c| {
+            let old = with_a_write_that_nobody_else_has(c);
+            c.heal();
+            let held = c.hold(Kind::NewState, None, Some(old));
+            c.run_until("it catches up", |c| c.status(old) == Status::CatchingUp);
+            c.run_for(20);
+            c.stall(old);
+            c.release(held);
+            c.run_for(200);
+            c.crash(old);
+            c.unstall(old);
+            c.start(old);
+            c.settle();
+        });
+    }
+}
+
+/// Rule N5 of PROTOCOL.md: a commit number learned while still catching up says nothing about the own entries.
+fn n5_a_commit_number_heard_while_catching_up_moves_nothing(t: &Teller) {
+    Story::of(3).finds(Bug::CommitWhileCatchingUp).tell(t, |c| {
+        let old = with_a_write_that_nobody_else_has(c);
+        let before = c.commit(old);
+        c.heal();
+        let held = c.hold(Kind::StartView, None, Some(old));
+        c.run_until("it catches up", |c| c.status(old) == Status::CatchingUp);
+        c.run_for(300);
+        assert_eq!(c.commit(old), before);
+        c.release(held);
+        c.settle();
+    });
+}
+
+/// Rule N6 of PROTOCOL.md: one that missed an entry asks its primary, which has installed the log of a newer view by the time that the question
+/// comes. With an entry of that log in the gap, the missed one, which was on its way all the time, would look like a divergence.
+fn n6_a_gap_is_not_filled_from_the_log_of_a_newer_view(t: &Teller) {
+    let late = 10_000;
+    let without_order = |plan: &mut Plan| plan.network.ordered = false;
+    Story::of(5).with(without_order).finds(Bug::FetchFromAnyLog).tell(t, |c| {
+        let opened = c.begin_put(1, "k", "everywhere");
+        c.done(opened);
+        c.settle();
+        let (old, one) = (c.primary(), c.backups()[3]);
+        let others: Vec<usize> = c.backups().into_iter().filter(|member| *member != one).collect();
+        for &other in &others {
+            c.cut_both_ways(old, other);
+            c.cut_both_ways(one, other);
+        }
+        c.client_sees_only(1, old);
+        let head = c.head(old);
+        c.slow_down(old, one, late);
+        c.begin_put(1, "k", "late");
+        c.run_until("it is on its way", |c| c.head(old) == head.next());
+        c.slow_down(old, one, 0);
+        c.clog(one, old);
+        c.begin_put(1, "k", "in time");
+        c.wait_for_another_primary(old);
+        c.put("k", "elsewhere");
+        for &other in &others {
+            c.mend_both_ways(old, other);
+        }
+        c.wait_until_installed(old);
+        assert_eq!(c.head(one), head, "it still lacks what is late");
+        c.unclog(one, old);
+        c.run_for(late);
+    });
+}
+
+/// Rule V8 of PROTOCOL.md: silence alone would starve a group of two.
+fn v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes(t: &Teller) {
+    Story::of(2).finds(Bug::SilentAbdication).tell(t, |c| {
+        c.put("k", "v");
+        c.hand_over(c.primary());
+        c.wait_for_another_primary(0);
+        c.put("k", "w");
+    });
+}
+
+/// Rule V9 of PROTOCOL.md: a restarted primary would issue an op number a second time.
+fn v9_a_restarted_primary_issues_no_op_number_twice(t: &Teller) {
+    Story::of(3).finds(Bug::ResumeView).tell(t, |c| {
+        c.put("k", "v");
+        let primary = c.primary();
+        c.settle();
+        c.stall(primary);
+        let asked = c.begin_put(0, "k", "durable on the backups only");
+        c.done(asked);
+        let head = c.head(primary);
+        c.crash(primary);
+        c.unstall(primary);
+        c.start(primary);
+        assert!(c.head(primary) < head);
+        c.put("k", "w");
+        c.settle();
+    });
+}
+
+/// Rule N4 of PROTOCOL.md: an op is committed when a quorum has it on disk.
+fn n4_a_quorum_is_no_smaller_than_it_is(t: &Teller) {
+    for bug in [Bug::QuorumOfOneLess, Bug::OwnAppendCountsEarly] {
+        Story::of(3).finds(bug).tell(t, |c| {
+            c.put("k", "v");
+            c.settle();
+            let (primary, backups) = (c.primary(), c.backups());
+            c.stall(primary);
+            c.stall(backups[0]);
+            let asked = c.begin_put(0, "k", "w");
+            c.run_for(100);
+            assert_eq!(c.ending(asked), None, "one disk is no quorum");
+            c.unstall(primary);
+            c.unstall(backups[0]);
+            c.done(asked);
+        });
+    }
+}

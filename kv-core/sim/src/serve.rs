@@ -1,0 +1,287 @@
+//! A member's side of its clients: who waits for which write, which reads wait for what.
+
+use super::clock::MS;
+use super::watching::Watches;
+use super::world::{Event, World};
+use super::{Bug, plan::around};
+use kv_core::config::Role;
+use kv_core::engine::EngineError;
+use kv_core::ids::{Op, RequestNumber, Revision, SessionId};
+use kv_core::kv::{Applied, Asker, StateReader};
+use kv_core::message::{
+    Answer, ClientCall, ClientMessage, Operation, Query, ReadMode, Request, ServerMessage,
+};
+use kv_core::replica::Input;
+use std::collections::BTreeMap;
+
+/// The most that may wait at one member: more is a queue without bounds.
+const MAX_WAITING: usize = 10_000;
+
+/// What a request's answer is found by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Key {
+    /// A request within a session.
+    Numbered(SessionId, RequestNumber),
+    /// The opening of a session.
+    Open(u128),
+}
+
+/// The way back to a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Way {
+    pub(super) client: usize,
+    pub(super) epoch: u32,
+    pub(super) call: u64,
+}
+
+impl Way {
+    /// The name of what was asked over it.
+    pub(super) const fn asker(&self) -> Asker {
+        (self.client << 32 | self.epoch as usize, self.call)
+    }
+
+    /// Whether the client has another connection by now. `epochs` are those of all clients.
+    pub(super) fn is_void(&self, epochs: &[u32]) -> bool {
+        epochs.get(self.client) != Some(&self.epoch)
+    }
+}
+
+/// Who waits at a member.
+#[derive(Default, Debug)]
+pub(super) struct Serving {
+    writes: BTreeMap<Key, Vec<Way>>,
+    /// Reads that wait for their confirmation.
+    reads: BTreeMap<u64, (Way, Query)>,
+    /// Reads that wait for an op to be applied.
+    ready: Vec<(Op, Way, Query)>,
+    /// Reads that wait for a revision to be applied.
+    awaited: Vec<(Revision, Way, Query)>,
+    tickets: u64,
+    /// The last message of each client's connection: a repeated one is ignored.
+    last: BTreeMap<usize, (u32, u64)>,
+    pub(super) watches: Watches,
+}
+
+impl World {
+    /// A client's message arrives.
+    pub(super) fn on_client_message(
+        &mut self,
+        client: usize,
+        member: usize,
+        life: u32,
+        epoch: u32,
+        message: ClientMessage,
+    ) {
+        let slot = &self.members[member];
+        if slot.process.is_none() || slot.life != life {
+            return self.refuse_connection(client, member, epoch);
+        }
+        self.trace.note(40, (member * 16 + client) as u64, message.call, || {
+            format!("{:?} c{client} -> m{member} {message:?}", self.now)
+        });
+        let place = (epoch, message.call);
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        if process.serving.last.get(&client).is_some_and(|last| *last >= place) {
+            return;
+        }
+        process.serving.last.insert(client, place);
+        let way = Way { client, epoch, call: message.call };
+        match message.what {
+            ClientCall::Write(bytes) => self.on_write_call(member, way, bytes),
+            ClientCall::Read { mode, query } => self.on_read_call(member, way, mode, query),
+            ClientCall::Watch(query) => self.on_watch_call(member, way, query),
+            ClientCall::Unwatch { call } => self.on_unwatch_call(member, way, call),
+            // Nobody asks for them.
+            ClientCall::Status | ClientCall::Handover => self.answer(member, way, Answer::Done),
+        }
+    }
+
+    fn on_write_call(&mut self, member: usize, way: Way, bytes: bytes::Bytes) {
+        let Ok(request) = Request::decode(&bytes) else {
+            return self.answer(member, way, Answer::Refused("the bytes are not a request".into()));
+        };
+        let room = self.members[member].process.as_ref().map_or(0, |process| process.replica.proposal_room());
+        if !self.members[member].is_serving() {
+            return self.answer_not_primary(member, way);
+        }
+        if room < bytes.len() {
+            return self.answer(member, way, Answer::Overloaded);
+        }
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        let key = match request.operation {
+            Operation::OpenSession { nonce } => Key::Open(nonce),
+            _ => Key::Numbered(request.session, request.number),
+        };
+        let stored = process.state.as_ref().and_then(|state| {
+            // A retry of what is applied already can be answered at once.
+            let asks = self.rng.bool() || self.bug == Some(Bug::DedupAtProposal);
+            asks.then(|| state.reader().stored(request.session, request.number)).flatten()
+        });
+        if let Some(result) = stored {
+            return self.answer(member, way, Answer::Written(result));
+        }
+        let waiting = process.serving.writes.entry(key).or_default();
+        waiting.push(way);
+        if waiting.len() == 1 {
+            self.input(member, Input::Propose { requests: vec![bytes] });
+        }
+    }
+
+    fn on_read_call(&mut self, member: usize, way: Way, mode: ReadMode, query: Query) {
+        if self.members[member].role == Role::Witness {
+            return self.answer(member, way, Answer::Refused("a witness holds no data".into()));
+        }
+        let unconfirmed = self.bug == Some(Bug::ReadUnconfirmed) && self.members[member].is_serving();
+        if mode == ReadMode::Local || unconfirmed {
+            return self.answer_read(member, way, &query);
+        }
+        if let ReadMode::AtLeast(revision) = mode {
+            if let Some(process) = self.members[member].process.as_deref_mut() {
+                process.serving.awaited.push((revision, way, query));
+            }
+            return self.answer_reads(member);
+        }
+        if let ReadMode::MaxStaleness(bound) = mode {
+            let now = self.clock_of(member);
+            let Some(process) = self.members[member].process.as_deref() else { return };
+            let applied = process.state.as_ref().map(|state| state.applied().op);
+            if process.replica.fresh(now, bound).is_some_and(|op| Some(op) <= applied) {
+                self.checker.count("reads known to be fresh");
+                return self.answer_read(member, way, &query);
+            }
+        }
+        if !self.members[member].is_serving() {
+            return self.answer_not_primary(member, way);
+        }
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        process.serving.tickets += 1;
+        let ticket = process.serving.tickets;
+        process.serving.reads.insert(ticket, (way, query));
+        if process.serving.reads.len() + process.serving.writes.len() + process.serving.ready.len()
+            > MAX_WAITING
+        {
+            return self.fail(("queues are bounded", format!("m{member}: {MAX_WAITING} calls wait")));
+        }
+        self.input(member, Input::Read { ticket });
+    }
+
+    fn answer_not_primary(&mut self, member: usize, way: Way) {
+        let hint =
+            self.members[member].process.as_ref().and_then(|process| process.replica.standing().primary);
+        self.answer(member, way, Answer::NotPrimary { hint });
+    }
+
+    /// These reads may be answered from state that has applied `op`.
+    pub(super) fn reads_ready(&mut self, member: usize, tickets: &[u64], op: Op) {
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        for ticket in tickets {
+            if let Some((way, query)) = process.serving.reads.remove(ticket) {
+                process.serving.ready.push((op, way, query));
+            }
+        }
+        self.answer_reads(member);
+    }
+
+    /// These reads cannot be answered here.
+    pub(super) fn reads_refused(&mut self, member: usize, tickets: &[u64]) {
+        for ticket in tickets {
+            let Some(process) = self.members[member].process.as_deref_mut() else { return };
+            if let Some((way, _)) = process.serving.reads.remove(ticket) {
+                self.answer_not_primary(member, way);
+            }
+        }
+    }
+
+    /// Answers the reads for which enough has been applied.
+    pub(super) fn answer_reads(&mut self, member: usize) {
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        let Some(state) = &process.state else { return };
+        let applied = state.applied().op;
+        let (now, later) =
+            std::mem::take(&mut process.serving.ready).into_iter().partition(|(op, _, _)| *op <= applied);
+        process.serving.ready = later;
+        let now: Vec<(Op, Way, Query)> = now;
+        let revision = state.revision();
+        let (seen, later) =
+            std::mem::take(&mut process.serving.awaited).into_iter().partition(|(at, _, _)| *at <= revision);
+        process.serving.awaited = later;
+        let seen: Vec<(Revision, Way, Query)> = seen;
+        let ready = now.into_iter().map(|(_, way, query)| (way, query));
+        for (way, query) in ready.chain(seen.into_iter().map(|(_, way, query)| (way, query))) {
+            self.answer_read(member, way, &query);
+        }
+    }
+
+    fn answer_read(&mut self, member: usize, way: Way, query: &Query) {
+        let slot = &self.members[member];
+        let Some(state) = slot.process.as_ref().and_then(|process| process.state.as_ref()) else { return };
+        let answer = if self.bug == Some(Bug::PastIsPresent) {
+            present_as_past(&state.reader(), query)
+        } else {
+            state.reader().answer(query, usize::MAX, 1 << 20)
+        };
+        match answer {
+            Ok(answer) => self.answer(member, way, answer),
+            Err(error) => {
+                // Another member can answer it.
+                self.answer(member, way, Answer::NotPrimary { hint: None });
+                self.state_failed(member, "a state can be read", &error);
+            }
+        }
+    }
+
+    /// Answers those who wait for these requests.
+    pub(super) fn answer_writes(&mut self, member: usize, applied: Vec<Applied>) {
+        for applied in applied {
+            let key = match applied.nonce {
+                Some(nonce) => Key::Open(nonce),
+                None => Key::Numbered(applied.session, applied.number),
+            };
+            let Some(process) = self.members[member].process.as_deref_mut() else { return };
+            for way in process.serving.writes.remove(&key).unwrap_or_default() {
+                self.answer(member, way, Answer::Written(applied.result.clone()));
+            }
+        }
+    }
+
+    /// The fate of everything that was proposed here is unknown.
+    pub(super) fn abandon(&mut self, member: usize) {
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        for way in std::mem::take(&mut process.serving.writes).into_values().flatten() {
+            self.answer(member, way, Answer::Abandoned);
+        }
+    }
+
+    pub(super) fn answer(&mut self, member: usize, way: Way, answer: Answer) {
+        let node = self.client_node(way.client);
+        let message = Box::new(ServerMessage { call: way.call, answer });
+        let event = Event::ToClient { member, client: way.client, epoch: way.epoch, message };
+        let route = self.network.route(&mut self.rng, self.now, (member, node), event.lane(), None);
+        self.carry(route, member, node, event);
+    }
+
+    /// The member to which a connection leads is not there (any more): its machine says so, if the way back is open.
+    pub(super) fn refuse_connection(&mut self, client: usize, member: usize, epoch: u32) {
+        if self.network.is_open(member, self.client_node(client)) {
+            let at = self.now + around(&mut self.rng, self.plan.network.delay + MS / 10);
+            self.schedule(at, Event::ConnectionGone { client, member, epoch });
+        }
+    }
+
+    /// The process of a member has ended: its clients notice, if the way to them is open.
+    pub(super) fn break_connections(&mut self, member: usize) {
+        for client in 0..self.clients.len() {
+            let epoch = self.clients[client].epoch(member);
+            self.refuse_connection(client, member, epoch);
+        }
+    }
+}
+
+/// The planted bug `PastIsPresent`: what a key holds now passes for what it held, as long as it is not younger.
+fn present_as_past(state: &StateReader, query: &Query) -> Result<Answer, EngineError> {
+    let (Query::Get { key, .. }, Some(at)) = (query, query.at()) else {
+        return state.answer(query, usize::MAX, 1 << 20);
+    };
+    let record = state.get(key)?.0.filter(|record| record.created <= at);
+    Ok(Answer::Value { record, revision: at.min(state.revision()) })
+}

@@ -1,0 +1,296 @@
+//! A member's side of those who follow what changes: the decisions of [`Watchers`], carried out on simulated time. A look, the wait after it
+//! and the waking of others may come apart, as they do on the node's threads.
+
+use super::Bug;
+use super::clock::MS;
+use super::plan::around;
+use super::serve::Way;
+use super::world::{Due, World};
+use kv_core::engine::EngineError;
+use kv_core::ids::Revision;
+use kv_core::kv::{CutOff, Look, Waiting, Watchers};
+use kv_core::message::{
+    Answer, Command, Event, EventKind, Lifetime, Operation, Position, Record, Request, WatchQuery,
+};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// About the most bytes in one answer.
+const MAX_BYTES: usize = 1 << 20;
+/// The most questions at one member: more is a queue without bounds.
+const MAX_WAITING: usize = 1_000;
+
+/// The watches of a member.
+#[derive(Default, Debug)]
+pub(super) struct Watches {
+    waiting: Watchers<Way>,
+    /// Those to be looked at, and those who have been and are to wait.
+    under_way: BTreeMap<u64, (WatchQuery, Way)>,
+    tickets: u64,
+    /// Those who wait for what has changed are to be woken.
+    waking: bool,
+    /// Where that goes on.
+    woken: Option<Position>,
+    sweeping: bool,
+    cut_off: CutOff,
+}
+
+impl Watches {
+    pub(super) fn plant(&mut self, bug: Bug) {
+        self.waiting.plant(bug);
+    }
+
+    fn keep(&mut self, query: WatchQuery, way: Way) -> u64 {
+        self.tickets += 1;
+        self.under_way.insert(self.tickets, (query, way));
+        self.tickets
+    }
+}
+
+impl World {
+    fn watches(&mut self, member: usize) -> Option<&mut Watches> {
+        Some(&mut self.members[member].process.as_deref_mut()?.serving.watches)
+    }
+
+    /// The most events in one answer. After the healing nobody is to need many: messages of clients may still be lost.
+    fn piece(&self) -> usize {
+        if self.healed.is_some() { 1000 } else { self.plan.watching.piece }
+    }
+
+    /// A thread comes to something at once, or later.
+    fn at_once(&mut self) -> bool {
+        self.rng.u32(0..4) > 0
+    }
+
+    fn soon(&mut self, member: usize, what: Due) {
+        // Now and then its thread has other things to do.
+        let mean = if self.rng.u32(0..4) == 0 { 20 * MS } else { self.plan.disk.latency / 4 };
+        let at = self.now + around(&mut self.rng, mean);
+        self.schedule_due(at, member, what);
+    }
+
+    /// A client asks what changes.
+    pub(super) fn on_watch_call(&mut self, member: usize, way: Way, query: WatchQuery) {
+        if self.at_once() {
+            return self.look(member, query, way);
+        }
+        let Some(watches) = self.watches(member) else { return };
+        let ticket = watches.keep(query, way);
+        let count = watches.waiting.len() + watches.under_way.len();
+        if count > MAX_WAITING {
+            return self.fail(("queues are bounded", format!("m{member}: {count} watches")));
+        }
+        self.soon(member, Due::Look(ticket));
+    }
+
+    /// It has lost interest.
+    pub(super) fn on_unwatch_call(&mut self, member: usize, way: Way, call: u64) {
+        if let Some(watches) = self.watches(member) {
+            let gone = Way { call, ..way };
+            watches.under_way.retain(|_, (_, way)| *way != gone);
+            drop(watches.waiting.cancel(gone.asker()));
+        }
+    }
+
+    /// A question's turn has come.
+    pub(super) fn on_look(&mut self, member: usize, ticket: u64) {
+        let kept = self.watches(member).and_then(|watches| watches.under_way.remove(&ticket));
+        if let Some((query, way)) = kept {
+            self.look(member, query, way);
+        }
+    }
+
+    /// One of which there is nothing to be told comes to wait.
+    pub(super) fn on_wait(&mut self, member: usize, ticket: u64) {
+        let kept = self.watches(member).and_then(|watches| watches.under_way.remove(&ticket));
+        let Some((query, way)) = kept else { return };
+        if let Some(again) = self.let_wait(member, query, way) {
+            self.look(member, again, way);
+        }
+    }
+
+    fn look(&mut self, member: usize, mut query: WatchQuery, way: Way) {
+        loop {
+            let Some(process) = self.members[member].process.as_deref() else { return };
+            let Some(state) = &process.state else {
+                return self.answer(member, way, Answer::NotPrimary { hint: None });
+            };
+            let looked = state.reader().look(&query, self.piece(), MAX_BYTES);
+            match self.planted_look(member, &mut query, looked) {
+                Ok(Look::Tell(answer)) => {
+                    self.count_answer(&answer);
+                    return self.answer(member, way, answer);
+                }
+                Ok(Look::Nothing(next)) => query.after = Some(next),
+                Err(error) => {
+                    self.answer(member, way, Answer::NotPrimary { hint: None });
+                    return self.state_failed(member, "a state can be read", &error);
+                }
+            }
+            if !self.at_once() {
+                let Some(watches) = self.watches(member) else { return };
+                let ticket = watches.keep(query, way);
+                return self.soon(member, Due::Wait(ticket));
+            }
+            match self.let_wait(member, query, way) {
+                None => return,
+                Some(again) => query = again,
+            }
+        }
+    }
+
+    fn count_answer(&mut self, answer: &Answer) {
+        match answer {
+            Answer::Watched { events, .. } if events.is_empty() => {}
+            Answer::Watched { next: Position { key: Some(_), .. }, .. } => {
+                self.checker.count("revisions told to watchers in pieces");
+            }
+            Answer::Watched { .. } => self.checker.count("answers to watchers"),
+            _ => self.checker.count("watchers told that it is compacted"),
+        }
+    }
+
+    /// Lets a question wait; gives it back if it must be looked at again.
+    fn let_wait(&mut self, member: usize, query: WatchQuery, way: Way) -> Option<WatchQuery> {
+        let until = self.clock_of(member).monotonic.after(Duration::from_nanos(self.plan.watching.wait));
+        let process = self.members[member].process.as_deref_mut()?;
+        let reached = process.state.as_ref().map_or(Revision::ZERO, |state| state.revision());
+        let behind = query.after.as_ref().map_or(Revision::ZERO, Position::behind);
+        let watches = &mut process.serving.watches;
+        let waiting = Waiting { query, asker: way.asker(), until, with: way };
+        if let Some(again) = watches.waiting.wait(waiting, || reached) {
+            if !watches.waiting.keeps(reached) {
+                self.checker.count("watches of a state that went back");
+                self.answer(member, way, Answer::NotPrimary { hint: None });
+                return None;
+            }
+            self.checker.count("watches looked at again");
+            return Some(again.query);
+        }
+        let sweeps = std::mem::replace(&mut watches.sweeping, true);
+        if reached > behind {
+            self.wake(member);
+        }
+        if !sweeps {
+            if let Some(watches) = self.watches(member) {
+                watches.cut_off = CutOff::default();
+            }
+            self.schedule_due(self.now + self.plan.watching.sweep, member, Due::Sweep);
+        }
+        None
+    }
+
+    /// Something was applied: those who wait for it hear of it.
+    pub(super) fn published(&mut self, member: usize) {
+        self.answer_reads(member);
+        if self.watches(member).is_some_and(|watches| !watches.waiting.is_empty()) {
+            self.wake(member);
+        }
+    }
+
+    fn wake(&mut self, member: usize) {
+        let Some(watches) = self.watches(member) else { return };
+        if !std::mem::replace(&mut watches.waking, true) {
+            self.soon(member, Due::Wake);
+        }
+    }
+
+    /// Goes through what has changed since this was last done, and wakes who follows it.
+    pub(super) fn on_wake(&mut self, member: usize) {
+        let Some(watches) = self.watches(member) else { return };
+        watches.waking = false;
+        let mut after = watches.woken.take().unwrap_or(Position::after(watches.waiting.dispatched()));
+        loop {
+            let piece = self.piece();
+            let Some(process) = self.members[member].process.as_deref_mut() else { return };
+            let Some(state) = &process.state else { return };
+            let found = match state.reader().all_changes(after, piece, MAX_BYTES) {
+                Ok(found) => found,
+                Err(error) => return self.state_failed(member, "a state can be read", &error),
+            };
+            let watches = &mut process.serving.watches;
+            let woken = watches.waiting.changed(&found);
+            let keep = |waiting: Waiting<Way>| watches.keep(waiting.query, waiting.with);
+            let tickets: Vec<u64> = woken.watches.into_iter().map(keep).collect();
+            for ticket in tickets {
+                self.schedule_due(self.now, member, Due::Look(ticket));
+            }
+            let Some(next) = woken.next else { return };
+            if !self.at_once() {
+                if let Some(watches) = self.watches(member) {
+                    watches.woken = Some(next);
+                    watches.waking = true;
+                }
+                return self.soon(member, Due::Wake);
+            }
+            after = next;
+        }
+    }
+
+    /// Looks through those who wait.
+    pub(super) fn on_sweep(&mut self, member: usize) {
+        let now = self.clock_of(member).monotonic;
+        let patience = self.members[member].options.suspect_max * 2;
+        let epochs: Vec<u32> = self.clients.iter().map(|client| client.epoch(member)).collect();
+        let Some(process) = self.members[member].process.as_deref_mut() else { return };
+        let hears = process.replica.standing().primary.is_some();
+        let watches = &mut process.serving.watches;
+        let lost = watches.cut_off.look(now, hears, patience) || process.state.is_none();
+        let over = watches.waiting.over(now, lost, |way| way.is_void(&epochs));
+        watches.sweeping = !watches.waiting.is_empty();
+        if watches.sweeping {
+            self.schedule_due(self.now + self.plan.watching.sweep, member, Due::Sweep);
+        }
+        for (waiting, answer) in over {
+            self.checker.count(if lost { "watches sent elsewhere" } else { "watches told of progress" });
+            self.answer(member, waiting.with, answer);
+        }
+    }
+
+    /// The planted bugs `WatchesSkipWhatIsGone` (what is compacted is passed over) and `WatchesTellUncommitted`.
+    fn planted_look(
+        &self,
+        member: usize,
+        query: &mut WatchQuery,
+        looked: Result<Look, EngineError>,
+    ) -> Result<Look, EngineError> {
+        let Some(process) = self.members[member].process.as_deref() else { return looked };
+        let Some(state) = &process.state else { return looked };
+        match (self.bug, &looked) {
+            (Some(Bug::WatchesSkipWhatIsGone), Ok(Look::Tell(Answer::Compacted { oldest }))) => {
+                query.after = Some(Position::after(*oldest));
+                state.reader().look(query, self.piece(), MAX_BYTES)
+            }
+            (Some(Bug::WatchesTellUncommitted), Ok(Look::Nothing(place))) => {
+                let entry = process.log.read(state.applied().op.next()).ok().flatten();
+                let requests = entry.iter().flat_map(|entry| {
+                    let revisions =
+                        std::iter::successors(Some(entry.header.first_revision), |it| Some(it.next()));
+                    revisions.zip(entry.requests().filter(|bytes| Request::takes_revision(bytes)))
+                });
+                let mut events = requests.filter_map(|(revision, bytes)| put_of(revision, &bytes, query));
+                let event = events.find(|event| event.revision > place.revision);
+                let told = |event: Event| {
+                    let next = Position { revision: event.revision, key: Some(event.key.clone()) };
+                    Look::Tell(Answer::Watched { events: vec![event], next, more: true })
+                };
+                event.map_or(looked, |event| Ok(told(event)))
+            }
+            _ => looked,
+        }
+    }
+}
+
+/// What a request will do to a key, if it is the first put of it.
+fn put_of(revision: Revision, bytes: &[u8], query: &WatchQuery) -> Option<Event> {
+    let Operation::Command(Command::Put { key, value, guard: None, life: Lifetime::FOREVER }) =
+        Request::decode(bytes).ok()?.operation
+    else {
+        return None;
+    };
+    let is_followed = key >= query.from && query.to.as_ref().is_none_or(|to| key < *to);
+    let record =
+        Record { value, created: revision, modified: revision, version: 1, expires: None, lease: None };
+    let event = Event { revision, key, kind: EventKind::Put, record: Some(record), previous: None };
+    is_followed.then_some(event)
+}

@@ -1,0 +1,494 @@
+//! The world of one run: members, clients, network and the queue of what is to happen.
+
+use super::checker::Checker;
+use super::clients::Client;
+use super::clock::{SECOND, Time};
+use super::faults::Undo;
+use super::history::History;
+use super::holders::Holder;
+use super::kind::Kind;
+use super::member::Member;
+use super::network::Network;
+use super::plan::{Plan, Scale};
+use super::replay::Finding;
+use super::report::{EXCUSED, Options, Report, STATELESS, Violation};
+use super::trace::Trace;
+use super::watchers::Watcher;
+use super::{Bug, perkey};
+use fastrand::Rng;
+use kv_core::config::Cluster;
+use kv_core::ids::{MemberId, Op};
+use kv_core::message::{ClientMessage, Message, ServerMessage};
+use kv_core::replica::Excuse;
+use kv_core::transport::Lane;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+/// Something that is to happen.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A message between members arrives.
+    Deliver {
+        /// Sender.
+        from: usize,
+        /// Receiver.
+        to: usize,
+        /// What.
+        message: Box<Message>,
+    },
+    /// A client's message arrives at the life of a member that the client is connected to.
+    ToMember {
+        /// Sender.
+        client: usize,
+        /// Receiver.
+        member: usize,
+        /// Its life.
+        life: u32,
+        /// The client's connection.
+        epoch: u32,
+        /// What.
+        message: Box<ClientMessage>,
+    },
+    /// A member's answer arrives.
+    ToClient {
+        /// Sender.
+        member: usize,
+        /// Receiver.
+        client: usize,
+        /// The connection.
+        epoch: u32,
+        /// What.
+        message: Box<ServerMessage>,
+    },
+    /// A client notices that its connection is gone, or that it cannot get one.
+    ConnectionGone {
+        /// The client.
+        client: usize,
+        /// The other end.
+        member: usize,
+        /// The connection.
+        epoch: u32,
+    },
+    /// Something of a process comes due.
+    Due {
+        /// The member.
+        member: usize,
+        /// Its life: what is due in an earlier one is void.
+        life: u32,
+        /// What.
+        what: Due,
+    },
+    /// A process is started.
+    Start {
+        /// The member.
+        member: usize,
+    },
+    /// A paused process goes on.
+    Resume {
+        /// The member.
+        member: usize,
+    },
+    /// A client's timer rings.
+    ClientTimer {
+        /// The client.
+        client: usize,
+        /// Which of its timers.
+        at: Time,
+    },
+    /// A client makes its next call.
+    ClientCall {
+        /// The client.
+        client: usize,
+    },
+    /// The turn of one who follows.
+    Watcher {
+        /// Who.
+        watcher: usize,
+        /// Which of its turns.
+        at: Time,
+    },
+    /// The next fault.
+    Fault,
+    /// A fault ends.
+    Undo(Undo),
+    /// The chaos ends.
+    Heal,
+    /// Has the cluster converged?
+    Probe,
+}
+
+/// What comes due in a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Due {
+    /// The replica's timer that was set for this time.
+    Timer(Time),
+    /// The journal has finished its writes.
+    Written,
+    /// The next entries are applied.
+    Apply,
+    /// The engine has finished its checkpoint.
+    Checkpoint,
+    /// The disk has come to the next task of a state transfer.
+    Transfer,
+    /// The next piece of a snapshot has been read for a peer.
+    Piece,
+    /// A peer's connection broke.
+    PeerLost(usize),
+    /// Someone asks for a handover.
+    Handover,
+    /// The question of a watch is looked at.
+    Look(u64),
+    /// One of which there is nothing to be told is to wait.
+    Wait(u64),
+    /// Those who wait for what was applied are woken.
+    Wake,
+    /// Those who wait are looked through.
+    Sweep,
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    at: Time,
+    seq: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.seq == other.seq
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.seq).cmp(&(other.at, other.seq))
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) seed: u64,
+    pub(super) plan: Plan,
+    pub(super) bug: Option<Bug>,
+    pub(super) cluster: Cluster,
+    pub(super) rng: Rng,
+    pub(super) now: Time,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    scheduled: u64,
+    pub(super) trace: Trace,
+    pub(super) network: Network<Event>,
+    pub(super) members: Vec<Member>,
+    pub(super) clients: Vec<Client>,
+    pub(super) watchers: Vec<Watcher>,
+    /// Counts their calls.
+    pub(super) next_watch: u64,
+    pub(super) checker: Checker,
+    pub(super) history: History,
+    pub(super) violation: Option<(Finding, Time)>,
+    /// Since when the world is healed.
+    pub(super) healed: Option<Time>,
+    /// By when all that is to end must have ended, once nothing else is missing.
+    pub(super) ends_by: Option<Time>,
+    converged: bool,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, options: &Options) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let plan = if options.long { Plan::draw_long(&mut rng) } else { Plan::draw(&mut rng) };
+        Self::with_plan(seed, plan, rng, options)
+    }
+
+    /// The world of this plan, before anything has happened.
+    pub(super) fn with_plan(seed: u64, plan: Plan, mut rng: Rng, options: &Options) -> Self {
+        let mut builder = Cluster::builder("simulated");
+        for (index, role) in plan.roles.iter().enumerate() {
+            let id = u8::try_from(index).expect("a cluster has at most 15 members");
+            builder = builder.with(id, format!("member:{}", 1000 + index), *role);
+        }
+        let cluster = builder.build().expect("the plans are valid configurations");
+        let mut members: Vec<Member> =
+            (0..plan.roles.len()).map(|index| Member::new(index, &plan, &mut rng)).collect();
+        if options.bug == Some(Bug::ClocksTooWrong) {
+            let rates = [400_000].into_iter().chain(std::iter::repeat(1_600_000));
+            members.iter_mut().zip(rates).for_each(|(member, rate)| member.clock.set_rate(0, rate));
+        }
+        let mut checker = Checker::new(cluster.clone(), &plan);
+        members.iter().for_each(|member| checker.stamps.goes_at(member.clock.rate()));
+        let mut clients: Vec<Client> = (0..plan.load.clients + plan.holders)
+            .map(|_| Client::new(&plan, options.bug, &mut rng))
+            .collect();
+        clients[plan.load.clients..].iter_mut().for_each(|client| client.holder = Some(Holder::default()));
+        Self {
+            seed,
+            bug: options.bug,
+            network: Network::new(plan.network, plan.roles.len() + clients.len()),
+            checker,
+            cluster,
+            rng,
+            now: 0,
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            trace: Trace::new(options.trace),
+            members,
+            watchers: (0..plan.watching.watchers).map(|it| Watcher::new(it % clients.len())).collect(),
+            next_watch: 0,
+            clients,
+            history: History::default(),
+            violation: None,
+            healed: None,
+            ends_by: None,
+            converged: false,
+            plan,
+        }
+    }
+
+    /// Runs until convergence, a violation, or the end of patience.
+    pub(super) fn run(&mut self) {
+        for member in 0..self.members.len() {
+            let at = self.rng.u64(0..SECOND / 2);
+            self.schedule(at, Event::Start { member });
+        }
+        for client in 0..self.clients.len() {
+            self.schedule(0, Event::ClientCall { client });
+        }
+        for watcher in 0..self.watchers.len() {
+            self.schedule_watcher(watcher, 0);
+        }
+        self.schedule(self.plan.fault_gap, Event::Fault);
+        self.schedule(self.plan.chaos, Event::Heal);
+        while self.violation.is_none() && !self.converged {
+            self.step();
+        }
+        if self.violation.is_none() {
+            self.check_history();
+        }
+    }
+
+    /// The next event.
+    pub(super) fn step(&mut self) {
+        let Some(Reverse(next)) = self.queue.pop() else {
+            return self.fail(("the world goes on", "nothing is scheduled".into()));
+        };
+        self.now = next.at;
+        self.checker.now = next.at;
+        self.dispatch(next.event);
+        let most = self.plan.scale.most_events;
+        if self.trace.events() > most {
+            self.fail(("a run is finite", format!("{most} events")));
+        }
+    }
+
+    /// When the next event is.
+    pub(super) fn next_at(&self) -> Time {
+        self.queue.peek().map_or(Time::MAX, |Reverse(next)| next.at)
+    }
+
+    /// Checks what all clients were told.
+    pub(super) fn check_history(&mut self) {
+        let replayed = self.history.calls().iter().try_for_each(|call| self.checker.model().check(call));
+        let found = replayed.and_then(|()| perkey::check(&self.history).map(|_| ()));
+        if let Err(found) = found {
+            self.fail(found);
+        }
+    }
+
+    /// What the run has found.
+    pub(super) fn into_report(self) -> Report {
+        let (hash, events) = (self.trace.hash(), self.trace.events());
+        let words = self.trace.into_words();
+        Report {
+            seed: self.seed,
+            trace_hash: hash,
+            operations: self.clients.iter().map(|client| client.ended).sum(),
+            simulated: Duration::from_nanos(self.now),
+            events,
+            counts: self.checker.counts(),
+            violation: self.violation.map(|((invariant, detail), at)| Violation {
+                invariant,
+                detail,
+                at: Duration::from_nanos(at),
+                events: words,
+            }),
+        }
+    }
+
+    /// An invariant is broken: the run ends.
+    pub(super) fn fail(&mut self, finding: Finding) {
+        if self.violation.is_none() {
+            self.violation = Some((finding, self.now));
+        }
+    }
+
+    /// Ends the run if a check failed.
+    pub(super) fn check(&mut self, checked: Result<(), Finding>) {
+        if let Err(finding) = checked {
+            self.fail(finding);
+        }
+    }
+
+    /// Something is to happen at `at`.
+    pub(super) fn schedule(&mut self, at: Time, event: Event) {
+        self.scheduled += 1;
+        self.queue.push(Reverse(Scheduled { at: at.max(self.now), seq: self.scheduled, event }));
+    }
+
+    /// Something is to come due in the present life of a member.
+    pub(super) fn schedule_due(&mut self, at: Time, member: usize, what: Due) {
+        let life = self.members[member].life;
+        self.schedule(at, Event::Due { member, life, what });
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        if let Some(member) = event.of_process()
+            && self.members[member].is_paused()
+        {
+            self.members[member].inbox.push(event);
+            return;
+        }
+        match event {
+            Event::Deliver { from, to, message } => self.deliver(from, to, *message),
+            Event::ToMember { client, member, life, epoch, message } => {
+                self.on_client_message(client, member, life, epoch, *message);
+            }
+            Event::ToClient { member, client, epoch, message } => {
+                self.on_answer(member, client, epoch, *message)
+            }
+            Event::ConnectionGone { client, member, epoch } => self.on_connection_gone(client, member, epoch),
+            Event::Due { member, life, what } => self.on_due(member, life, what),
+            Event::Start { member } => self.start_member(member),
+            Event::Resume { member } => self.resume(member),
+            Event::ClientTimer { client, at } => self.on_client_timer(client, at),
+            Event::ClientCall { client } => self.next_call(client),
+            Event::Watcher { watcher, at } => self.on_watcher(watcher, at),
+            Event::Fault => self.next_fault(),
+            Event::Undo(undo) => self.undo(undo),
+            Event::Heal => self.heal(),
+            Event::Probe => self.probe(),
+        }
+    }
+
+    /// Puts a message between members on its way.
+    pub(super) fn send(&mut self, from: usize, to: usize, message: Message) {
+        let checked = self.checker.on_send(from, self.members[to].id, &message);
+        self.check(checked);
+        let (lane, kind) = (message.lane(), Some(Kind::of(&message)));
+        let route = self.network.route(&mut self.rng, self.now, (from, to), lane, kind);
+        let event = Event::Deliver { from, to, message: Box::new(message) };
+        self.carry(route, from, to, event);
+    }
+
+    /// Schedules what was routed between two nodes of the network.
+    pub(super) fn carry(&mut self, route: super::network::Route, from: usize, to: usize, event: Event) {
+        use super::network::Route;
+        match route {
+            Route::Lost => {}
+            Route::At(at) => self.schedule(at, event),
+            Route::Held => self.network.hold(from, to, event),
+            Route::Twice(at, again) => {
+                if let Some(copy) = event.copied() {
+                    self.schedule(again, copy);
+                }
+                self.schedule(at, event);
+            }
+        }
+    }
+
+    /// The node of a client in the network.
+    pub(super) fn client_node(&self, client: usize) -> usize {
+        self.members.len() + client
+    }
+
+    /// Those who are back wait for others, and rightly.
+    fn excuse_with(&mut self, excuse: Excuse) {
+        self.trace.note(64, 0, 0, || format!("{:?} excused: {excuse:?}", self.now));
+        self.checker.count(EXCUSED);
+        self.check_digests();
+        self.converged = true;
+    }
+
+    /// No state is left, nor what would make up one: the run ends.
+    pub(super) fn excuse_without_a_state(&mut self) {
+        self.trace.note(65, 0, 0, || format!("{:?} excused: no state is left", self.now));
+        self.checker.count(STATELESS);
+        self.converged = true;
+    }
+
+    /// Looks whether all is well again after the healing; the run ends when it is.
+    fn probe(&mut self) {
+        let since = self.healed.unwrap_or(self.now);
+        let Scale { settle, probe, .. } = self.plan.scale;
+        match self.unsettled() {
+            None => {
+                self.check_digests();
+                self.converged = true;
+            }
+            Some(_) if self.now > since + settle && self.no_state_is_left(Op::ZERO) => {
+                self.excuse_without_a_state()
+            }
+            Some(reason) if self.now > since + settle => match self.excuse() {
+                Some(excuse) if self.plan.damage.is_some() => self.excuse_with(excuse),
+                Some(_) | None => self.fail(("a healed cluster converges", reason)),
+            },
+            Some(_) => self.schedule(self.now + probe, Event::Probe),
+        }
+    }
+}
+
+impl Event {
+    /// The member whose process this concerns, if it does: it waits while that is paused.
+    const fn of_process(&self) -> Option<usize> {
+        match self {
+            Self::Deliver { to: member, .. } | Self::ToMember { member, .. } | Self::Due { member, .. } => {
+                Some(*member)
+            }
+            _ => None,
+        }
+    }
+
+    /// The same message once more.
+    fn copied(&self) -> Option<Self> {
+        match self {
+            Self::Deliver { from, to, message } => {
+                Some(Self::Deliver { from: *from, to: *to, message: message.clone() })
+            }
+            Self::ToMember { client, member, life, epoch, message } => Some(Self::ToMember {
+                client: *client,
+                member: *member,
+                life: *life,
+                epoch: *epoch,
+                message: message.clone(),
+            }),
+            Self::ToClient { member, client, epoch, message } => Some(Self::ToClient {
+                member: *member,
+                client: *client,
+                epoch: *epoch,
+                message: message.clone(),
+            }),
+            _ => None,
+        }
+    }
+
+    /// The lane in which it travels.
+    pub(super) fn lane(&self) -> Lane {
+        match self {
+            Self::Deliver { message, .. } => message.lane(),
+            _ => Lane::Client,
+        }
+    }
+}
+
+/// The index of a member's id.
+pub(super) fn index(id: MemberId) -> usize {
+    usize::from(id.get())
+}

@@ -38,7 +38,7 @@ pub(crate) async fn put(context: &Context, args: PutArgs, json: bool) -> Result<
     }
     if args.previous {
         let result = put.previous().await;
-        return tell_replaced(&key, &result.map_err(|error| write_failure(&error))?, encoding, json);
+        return print_replaced(&key, &result.map_err(|error| write_failure(&error))?, encoding, json);
     }
     let result = put.await;
     let written = result.map_err(|error| write_failure(&error))?;
@@ -58,7 +58,7 @@ pub(crate) async fn delete(context: &Context, args: DeleteArgs, json: bool) -> R
     let delete = client.delete(&key);
     if args.previous {
         let result = delete.previous().await;
-        return tell_replaced(&key, &result.map_err(|error| write_failure(&error))?, encoding, json);
+        return print_replaced(&key, &result.map_err(|error| write_failure(&error))?, encoding, json);
     }
     let result = delete.await;
     let deleted = result.map_err(|error| write_failure(&error))?;
@@ -70,7 +70,7 @@ pub(crate) async fn delete(context: &Context, args: DeleteArgs, json: bool) -> R
 }
 
 /// What a write with `--previous` did, and on a line of its own what was there before.
-fn tell_replaced(key: &[u8], done: &Replaced, encoding: Encoding, json: bool) -> Result<(), Failure> {
+fn print_replaced(key: &[u8], done: &Replaced, encoding: Encoding, json: bool) -> Result<(), Failure> {
     let (revision, time) = (done.revision.get(), done.timestamp.get());
     if json {
         let previous = done.previous.as_ref().map(|record| record_json(key, record, encoding));
@@ -79,7 +79,7 @@ fn tell_replaced(key: &[u8], done: &Replaced, encoding: Encoding, json: bool) ->
         ));
     }
     print_line(&format!("revision {revision}"))?;
-    done.previous.as_ref().map_or(Ok(()), |record| tell_bytes(&encoding.shown_alone(&record.value)))
+    done.previous.as_ref().map_or(Ok(()), |record| print_bytes(&encoding.shown_alone(&record.value)))
 }
 
 /// `kv status`.
@@ -117,7 +117,7 @@ pub(crate) fn print_line(line: &str) -> Result<(), Failure> {
 }
 
 /// Bytes as they are, and a line end.
-pub(crate) fn tell_bytes(bytes: &[u8]) -> Result<(), Failure> {
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     still_read(write_line(bytes)).map(drop)
 }
 

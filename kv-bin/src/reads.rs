@@ -1,7 +1,7 @@
 //! The commands that read: one key, or many in order.
 
 use crate::cli::ConnectArgs;
-use crate::commands::{print_line, read_failure, record_json, still_read, tell_bytes, write_line};
+use crate::commands::{print_bytes, print_line, read_failure, record_json, still_read, write_line};
 use crate::config::Span;
 use crate::context::Context;
 use crate::encoding::{Encoding, json_line};
@@ -104,7 +104,7 @@ pub(crate) async fn get(context: &Context, args: GetArgs, json: bool) -> Result<
             line["revision"] = revision.into();
             print_line(&json_line(&line))
         }
-        Some(record) => tell_bytes(&encoding.shown_alone(&record.value)),
+        Some(record) => print_bytes(&encoding.shown_alone(&record.value)),
         None => {
             if json {
                 let mut line = Map::new();

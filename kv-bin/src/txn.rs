@@ -1,7 +1,7 @@
 //! `kv txn`: several changes and reads at once, from a file.
 
 use crate::cli::TxnArgs;
-use crate::commands::{print_line, record_json, tell_bytes, write_failure};
+use crate::commands::{print_bytes, print_line, record_json, write_failure};
 use crate::config::Span;
 use crate::context::Context;
 use crate::encoding::{Blob, Encoding, decode_fields, json_line};
@@ -155,7 +155,7 @@ pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<
         print_line(&json_line(&json!({ "held": done.held, "revision": revision, "results": results })))?;
     } else if done.held || has_other {
         print_line(&format!("revision {revision}{}", if done.held { "" } else { ", by else" }))?;
-        results().try_for_each(|(key, result)| tell_found(key, result, encoding))?;
+        results().try_for_each(|(key, result)| print_found(key, result, encoding))?;
     }
     if done.held || has_other {
         return Ok(());
@@ -206,9 +206,9 @@ fn result_json(key: &[u8], result: &StepResult, encoding: Encoding) -> Value {
 }
 
 /// Prints what was read, as `kv scan` does.
-fn tell_found(key: &[u8], result: &StepResult, encoding: Encoding) -> Result<(), Failure> {
+fn print_found(key: &[u8], result: &StepResult, encoding: Encoding) -> Result<(), Failure> {
     let line = |key: &[u8], value: &[u8]| {
-        tell_bytes(&[&encoding.shown(key)[..], b"\t", &encoding.shown(value)[..]].concat())
+        print_bytes(&[&encoding.shown(key)[..], b"\t", &encoding.shown(value)[..]].concat())
     };
     match result {
         StepResult::Got(Some(record)) => line(key, &record.value),

@@ -64,17 +64,17 @@ pub enum WriteError {
     /// The key is empty or too long. Nothing was changed.
     #[error("the key has {len} bytes: keys have 1 to {max}")]
     Key {
-        /// Its length.
+        /// Its length in bytes.
         len: usize,
-        /// The limit.
+        /// The greatest length allowed, in bytes.
         max: usize,
     },
     /// The value is too long. Nothing was changed.
     #[error("the value has {len} bytes: values have up to {max}")]
     Value {
-        /// Its length.
+        /// Its length in bytes.
         len: usize,
-        /// The limit.
+        /// The greatest length allowed, in bytes.
         max: usize,
     },
     /// The lease has ended or takes no more keys, or no further lease is allowed. Nothing was changed.

@@ -46,7 +46,7 @@ async fn play(story: &Story, members: &mut Members, plan: &Plan) -> Result<Verdi
     let before = writers.acknowledged();
     let kill = Instant::now();
     members.kill(primary.id.get());
-    story.tell_in(
+    story.print_in(
         BAD,
         format_args!(
             "{before} writes acknowledged; member {}, the primary, is killed: kill -9 {pid}",
@@ -54,7 +54,7 @@ async fn play(story: &Story, members: &mut Members, plan: &Plan) -> Result<Verdi
         ),
     );
     let promoted = watch::promoted(client, primary.id).await?;
-    story.tell_in(
+    story.print_in(
         GOOD,
         format_args!("member {} has become primary in view {}, by itself", promoted.id, promoted.view),
     );
@@ -65,7 +65,7 @@ async fn play(story: &Story, members: &mut Members, plan: &Plan) -> Result<Verdi
     members.start_member(primary.id.get()).await?;
     story.print(format_args!("member {} is started again on what it left on disk", primary.id));
     let back = watch::level(client, primary.id).await?;
-    story.tell_in(
+    story.print_in(
         GOOD,
         format_args!(
             "member {} has caught up: {} in view {}, at op {}",

@@ -90,7 +90,7 @@ fn introduce(story: &Story, members: &Members) {
 fn sum_up(story: &Story, verdict: &Verdict, keys: usize) {
     let Verdict { writes, acknowledged, lost, duplicated, .. } = verdict;
     let style = if verdict.is_good() { GOOD } else { BAD };
-    story.tell_in(
+    story.print_in(
         style,
         format_args!(
             "{keys} keys read back: {acknowledged} of {writes} writes acknowledged, {lost} lost, {duplicated} applied twice"

@@ -57,7 +57,7 @@ async fn play(story: &Story, members: &Members, plan: &Plan) -> Result<Verdict, 
     faults.set(Scope::all().lane(Lane::Client), Fault::new().loss(CLIENT_LOSS));
     let seed = plan.seed;
     let percent = CLIENT_LOSS * 100.0;
-    story.tell_in(
+    story.print_in(
         BAD,
         format_args!("from now on {percent} % of all requests and replies are lost (seed {seed}), {MEMBER_LOSS} % between members"),
     );
@@ -65,7 +65,7 @@ async fn play(story: &Story, members: &Members, plan: &Plan) -> Result<Verdict, 
     let lost = |direction| faults.counts(Lane::Client, direction).lost;
     let (requests, replies) = (lost(Direction::Outgoing), lost(Direction::Incoming));
     faults.heal();
-    story.tell_in(
+    story.print_in(
         GOOD,
         format_args!(
             "{requests} requests and {replies} replies were lost, and retried under their old number"

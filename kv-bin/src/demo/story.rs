@@ -22,11 +22,11 @@ impl Story {
 
     /// Something happened, now.
     pub(crate) fn print(&self, text: impl std::fmt::Display) {
-        self.tell_in(Style::new(), text);
+        self.print_in(Style::new(), text);
     }
 
     /// The same, in a style.
-    pub(crate) fn tell_in(&self, style: Style, text: impl std::fmt::Display) {
+    pub(crate) fn print_in(&self, style: Style, text: impl std::fmt::Display) {
         let time = format!("{:>8.3} s", self.start.elapsed().as_secs_f64());
         self.line(&format!("{}  {}", styled(FAINT, time), styled(style, text)));
     }

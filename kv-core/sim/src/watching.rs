@@ -117,7 +117,7 @@ impl World {
             };
             let looked = state.reader().look(&query, self.piece(), MAX_BYTES);
             match self.planted_look(member, &mut query, looked) {
-                Ok(Look::Tell(answer)) => {
+                Ok(Look::Answer(answer)) => {
                     self.count_answer(&answer);
                     return self.answer(member, way, answer);
                 }
@@ -257,7 +257,7 @@ impl World {
         let Some(process) = self.members[member].process.as_deref() else { return looked };
         let Some(state) = &process.state else { return looked };
         match (self.bug, &looked) {
-            (Some(Bug::WatchesSkipWhatIsGone), Ok(Look::Tell(Answer::Compacted { oldest }))) => {
+            (Some(Bug::WatchesSkipWhatIsGone), Ok(Look::Answer(Answer::Compacted { oldest }))) => {
                 query.after = Some(Position::after(*oldest));
                 state.reader().look(query, self.piece(), MAX_BYTES)
             }
@@ -272,7 +272,7 @@ impl World {
                 let event = events.find(|event| event.revision > place.revision);
                 let told = |event: Event| {
                     let next = Position { revision: event.revision, key: Some(event.key.clone()) };
-                    Look::Tell(Answer::Watched { events: vec![event], next, more: true })
+                    Look::Answer(Answer::Watched { events: vec![event], next, more: true })
                 };
                 event.map_or(looked, |event| Ok(told(event)))
             }

@@ -52,7 +52,7 @@ impl ClientBuilder {
                 name: String::new(),
                 transport: None,
                 local: None,
-                expiry_told: Mutex::default(),
+                expiry_logged: Mutex::default(),
                 refreshing: Arc::default(),
             },
             deadline: Duration::from_secs(10),

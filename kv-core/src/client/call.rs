@@ -40,9 +40,9 @@ pub enum Call {
     Write(Command),
     /// Read the data.
     Read {
-        /// How fresh.
+        /// How fresh the answer must be.
         mode: ReadMode,
-        /// What.
+        /// What to read.
         query: Query,
         /// Of a read that any member answers: whom to ask first. Ignored for others.
         prefer: Option<MemberId>,
@@ -58,12 +58,12 @@ pub enum Call {
     },
     /// Ask this member where it stands. One attempt.
     Status {
-        /// Whom.
+        /// The member that must answer.
         member: MemberId,
     },
     /// Ask this member to hand the primary role over. One attempt.
     Handover {
-        /// Whom.
+        /// The member that must answer.
         member: MemberId,
     },
     /// Close the session, when every write before it has ended.
@@ -91,17 +91,17 @@ pub enum CoreInput {
     Answer {
         /// Who.
         member: MemberId,
-        /// What.
+        /// The message that arrived.
         message: ServerMessage,
     },
     /// The connection to this member broke. What was sent on it may have arrived or not.
     ConnectionLost {
-        /// The member.
+        /// The member at the other end.
         member: MemberId,
     },
     /// No connection to this member could be opened. Nothing sent to it since it was last lost has left, or ever will.
     Unreachable {
-        /// The member.
+        /// The member at the other end.
         member: MemberId,
     },
     /// The time that `poll_timeout` named has come.
@@ -114,16 +114,16 @@ pub enum CoreOutput {
     /// Send to a member, opening a connection if there is none. May be lost, if that is reported by
     /// [`CoreInput::ConnectionLost`] or [`CoreInput::Unreachable`], or never noticed.
     Send {
-        /// To whom.
+        /// The member to send it to.
         member: MemberId,
-        /// What.
+        /// The message to send.
         message: ClientMessage,
     },
     /// A call has ended.
     Done {
         /// Its name.
         id: CallId,
-        /// How.
+        /// The outcome of the call.
         result: Result<Reply, CallError>,
     },
 }

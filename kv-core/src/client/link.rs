@@ -26,7 +26,7 @@ pub(super) struct Dialer {
     pub(super) transport: Option<Arc<dyn Transport>>,
     pub(super) local: Option<LocalMember>,
     /// When it last logged that the certificate ends soon.
-    pub(super) expiry_told: Mutex<Option<Instant>>,
+    pub(super) expiry_logged: Mutex<Option<Instant>>,
     /// Somebody looks for new certificates.
     pub(super) refreshing: Arc<AtomicBool>,
 }
@@ -147,7 +147,7 @@ impl Dialer {
         if left >= EXPIRY_WARNING || !matches!(transport.identity(), Peer::Client { .. }) {
             return;
         }
-        let mut logged = self.expiry_told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.expiry_logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.is_none_or(|logged| logged.elapsed() >= REMIND_EVERY) {
             *logged = Some(Instant::now());
             tracing::warn!(

@@ -220,7 +220,7 @@ pub enum Update {
     },
     /// All present records have been returned: they are the content of the range at this revision.
     UpToDate {
-        /// Which.
+        /// The revision whose events are complete.
         revision: Revision,
     },
     /// A later change.

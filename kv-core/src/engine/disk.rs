@@ -17,7 +17,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// The file.
+/// The name of the state file.
 pub(super) const NAME: &str = "state";
 
 /// A damaged one, until another has taken its place.

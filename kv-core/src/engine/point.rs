@@ -184,7 +184,7 @@ impl<'a> From<&'a [u8]> for Keys<'a> {
 /// A change of a key, as it is found in the past.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PastChange {
-    /// When.
+    /// The revision of the change.
     pub revision: Revision,
     /// Of which key.
     pub key: Bytes,

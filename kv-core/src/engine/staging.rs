@@ -17,7 +17,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// The file.
+/// The name of the file that collects the pieces of a transferred state.
 const STAGING: &str = "state.transfer";
 
 /// So many bytes of rows at most are lost by a crash and must be fetched again.

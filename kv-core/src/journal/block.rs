@@ -19,7 +19,7 @@ const SECTOR_PAYLOAD: usize = SECTOR_BYTES - STAMP_BYTES;
 /// How many bytes of an entry one block carries.
 pub(super) const BLOCK_PAYLOAD: usize = SECTORS * SECTOR_PAYLOAD;
 
-/// What a sector says of itself.
+/// The header of a sector.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Stamp {
     pub(super) op: Op,
@@ -56,7 +56,7 @@ pub(super) enum Sector {
     Older,
     /// Intact, of this generation.
     Current(Stamp),
-    /// Intact, of a later generation than the segment's header says: the header is stale.
+    /// Intact, of a later generation than in the segment's header: the header is stale.
     Newer(Generation),
     /// None of these.
     Bad,
@@ -99,7 +99,7 @@ pub(super) fn payload(block: &[u8]) -> impl Iterator<Item = &[u8]> {
     block.chunks_exact(SECTOR_BYTES).map(|sector| &sector[STAMP_BYTES..])
 }
 
-/// Tells what each sector of a block of [`BLOCK_BYTES`] is.
+/// Classifies each sector of a block of [`BLOCK_BYTES`].
 pub(super) fn sectors(bytes: &[u8], generation: Generation, seed: Seed, block: u32) -> [Sector; SECTORS] {
     let mut found = [Sector::Bad; SECTORS];
     for (at, (sector, bytes)) in found.iter_mut().zip(bytes.chunks_exact(SECTOR_BYTES)).enumerate() {

@@ -1,7 +1,7 @@
 //! Durable cuts: which blocks on disk are void.
 //!
 //! A cut at op `n` with incarnation `i` voids every block above `n` that was written in an incarnation before `i`. A later cut
-//! at a lower op says all that an earlier one at a higher op says, and more: so the list ascends in both.
+//! at a lower op implies every earlier one at a higher op: so the list ascends in both.
 
 use super::place::Position;
 use crate::ids::{Incarnation, Op};
@@ -21,7 +21,7 @@ impl CutRecord {
 }
 
 /// The last cut once more, by place: what lies before `position` was judged then, and counts only as an intact entry at or
-/// below `after`. This voids what can no longer be read well enough to tell its op.
+/// below `after`. This voids what can no longer be read well enough to know its op.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub(super) struct Settled {
     pub(super) position: Position,

@@ -17,8 +17,8 @@ pub(super) struct Hidden {
     pub(super) parent: Hash,
 }
 
-/// The intact entries above the head that agree with each other. Where two do not, the one written on top of the other tells the
-/// log; one that would follow the head and does not chain to it tells nothing that can be used.
+/// The intact entries above the head that agree with each other. Where two do not, the one written on top of the other determines the
+/// log; one that would follow the head and does not chain to it is of no use.
 pub(super) fn behind(live: &Live, head: Mark) -> BTreeMap<Op, Hidden> {
     let first = head.anchor.op.next().next();
     let mut kept: BTreeMap<Op, Hidden> = BTreeMap::new();
@@ -36,21 +36,21 @@ pub(super) fn behind(live: &Live, head: Mark) -> BTreeMap<Op, Hidden> {
     kept
 }
 
-/// The same, as it is told: with the hashes of bad entries that an intact one names.
-pub(super) fn told(hidden: &BTreeMap<Op, Hidden>, head: Op) -> BTreeMap<Op, Behind> {
-    let mut told = BTreeMap::new();
+/// The same, as recovery reports it: with the hashes of bad entries that an intact one names.
+pub(super) fn reported(hidden: &BTreeMap<Op, Hidden>, head: Op) -> BTreeMap<Op, Behind> {
+    let mut reported = BTreeMap::new();
     for (op, Hidden { held, parent }) in hidden {
         if op.previous() > head {
-            told.entry(op.previous()).or_insert(Behind::Pinned(*parent));
+            reported.entry(op.previous()).or_insert(Behind::Pinned(*parent));
         }
-        told.insert(*op, Behind::Intact { meta: held.meta, parent: *parent });
+        reported.insert(*op, Behind::Intact { meta: held.meta, parent: *parent });
     }
-    told
+    reported
 }
 
 /// How far a log with this head may have reached: to the highest op of which a trace is left, and one further for every damaged
-/// block after that which does not tell its op. (Everything in older segments is known to be synced since the newest was begun.)
-/// Where an op that was synced has left no trace, more may be missing that nothing tells of.
+/// block after that whose op is not readable. (Everything in older segments is known to be synced since the newest was begun.)
+/// Where an op that was synced has left no trace, more may be missing than anything shows.
 pub(super) fn extent<'a>(
     superblock: &Superblock,
     scans: impl Iterator<Item = &'a Scan> + Clone,
@@ -81,7 +81,7 @@ pub(super) fn extent<'a>(
     if synced > reach { Extent::Open } else { Extent::Through(reach) }
 }
 
-/// What intact entries say was durable when they were written, by their place.
+/// What was durable when each intact entry was written, as it records; by their place.
 #[derive(Debug)]
 pub(super) struct Claims {
     /// Ascending; with the greatest op that is claimed there or further on.
@@ -101,7 +101,7 @@ impl Claims {
         Self { list, own }
     }
 
-    /// Whether something that was written later says that the entry of `op` at this place was durable.
+    /// Whether something that was written later proves that the entry of `op` at this place was durable.
     pub(super) fn prove(&self, op: Op, position: Position) -> bool {
         let after = self.list.partition_point(|(at, _)| *at <= position);
         self.list.get(after).is_some_and(|(_, claimed)| *claimed >= op)

@@ -13,7 +13,7 @@ pub enum OpenError {
     Disk {
         /// What was attempted.
         doing: String,
-        /// What the disk said.
+        /// The disk's error.
         source: io::Error,
     },
     /// The directory is another cluster's.
@@ -132,7 +132,7 @@ pub enum WriteError {
     Disk {
         /// What was attempted.
         doing: String,
-        /// What the disk said.
+        /// The disk's error.
         source: io::Error,
     },
     /// An earlier write failed: what is on disk is unknown until it has been read again.
@@ -189,15 +189,15 @@ pub enum ReadError {
     /// The entry is damaged on disk.
     #[error("the journal entry {op} is damaged on disk")]
     Faulty {
-        /// Which.
+        /// The op of the entry.
         op: Op,
     },
     /// The disk failed.
     #[error("cannot read the journal entry {op}: {source}")]
     Disk {
-        /// Which.
+        /// The op of the entry.
         op: Op,
-        /// What the disk said.
+        /// The disk's error.
         source: io::Error,
     },
 }

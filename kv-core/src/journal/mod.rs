@@ -4,7 +4,7 @@
 //! - `superblock`: what must never be forgotten, in four copies (`superblock.rs`);
 //! - `journal-NNNNNNNN`: segments of fixed size, filled with zeros once and recycled (`segment.rs`), in which entries take
 //!   whole blocks (`record.rs`, `block.rs`). Within a generation of a segment blocks are written front to back and each
-//!   once, so the order of writing is known, and what a power cut leaves can be told from damage (`verdict.rs`).
+//!   once, so the order of writing is known, and what a power cut leaves can be distinguished from damage (`verdict.rs`).
 //!
 //! Opening reads everything (`scan.rs`), decides without writing (`recovery.rs`), and only then repairs.
 
@@ -45,7 +45,7 @@ use superblock::{Loaded, Superblock, SuperblockFile};
 use tracing::{info, warn};
 use verdict::Verdict;
 
-/// Whose directory it is. All of it must match what the superblock says.
+/// Whose directory it is. All of it must match the superblock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     /// The cluster.
@@ -95,11 +95,11 @@ impl Journal {
     /// `Write::Formation(Formatted)`.
     ///
     /// A torn tail is cut, copies of the superblock are completed, and all that is reported is durable, before this returns. Where
-    /// [`Recovered::damage`] is told, appends *fill*: they must be the entries that are missing, and what stands behind them becomes
+    /// [`Recovered::damage`] is reported, appends *fill*: they must be the entries that are missing, and what stands behind them becomes
     /// part of the log again as soon as it follows the head. Anything else must be cut first by a `Write::View`.
     ///
     /// # Errors
-    /// [`OpenError`] says what is wrong and what to do; a refusal changes nothing on disk.
+    /// [`OpenError`] names what is wrong and what to do; a refusal changes nothing on disk.
     pub fn open(
         storage: Arc<dyn Storage>,
         identity: Identity,
@@ -190,7 +190,7 @@ impl Journal {
         self.execute_at(Timestamp::ZERO, writes)
     }
 
-    /// As [`execute`](Self::execute), when the wall clock shows `wall`: recovery tells that of each entry ([`EntryMeta::written`]).
+    /// As [`execute`](Self::execute), when the wall clock shows `wall`: recovery returns that for each entry ([`EntryMeta::written`]).
     ///
     /// # Errors
     /// As [`execute`](Self::execute).

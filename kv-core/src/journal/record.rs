@@ -4,7 +4,7 @@
 //! kind u32 | length u32 (of all) | synced_through u64 | hash u128 | written u64 | entry header | body
 //! ```
 //! The local header is this replica's own and outside the entry's hash; `written` is its wall clock when it wrote (rule N7). It and the entry's header lie in the first sector, so
-//! that what it says is known even if the rest is torn.
+//! that its contents are known even if the rest is torn.
 
 use super::block::{self, BLOCK_PAYLOAD, Seed, Stamp, encode_block, u32_at, u64_at, u128_at};
 use super::place::{Generation, Place};
@@ -105,7 +105,7 @@ fn is_sane(header: &EntryHeader) -> bool {
     header.op > Op::ZERO && in_range(&numbers)
 }
 
-/// The entry of `op` with `hash` in these blocks, read from where `place` says; `None` if they hold anything else.
+/// The entry of `op` with `hash` in these blocks, read from `place`; `None` if they hold anything else.
 pub(super) fn decode_blocks(
     blocks: &[u8],
     place: &Place,

@@ -28,9 +28,9 @@ pub(super) struct Recovery {
     pub(super) extent: Extent,
     /// Everything up to here was durable once, and is not cut.
     pub(super) synced: Op,
-    /// Entries of the log that nothing on disk says were synced.
+    /// Entries of the log that nothing on disk proves to be synced.
     pub(super) unsynced: Vec<Unsynced>,
-    /// Blocks that are not part of the log, and say what they are.
+    /// Blocks that are not part of the log, and identify themselves.
     pub(super) strays: Vec<Stray>,
 }
 
@@ -140,8 +140,8 @@ pub(super) fn recover(superblock: &Superblock, scans: &[Scan]) -> Recovery {
     Recovery { chain, slots, verdict, why, behind, extent, synced, unsynced, strays }
 }
 
-/// The entries of which nobody can say that they reached the disk, though they read well. Of one that was written a second time,
-/// or while a log was mended, only what was written after it can say so: that its op was durable once is said of the bad copy.
+/// The entries that are not known to have reached the disk, though they are readable. Of one that was written a second time,
+/// or while a log was mended, only what was written after it proves that: earlier proofs are about the bad copy.
 fn unsynced(
     superblock: &Superblock,
     claims: &Claims,
@@ -196,7 +196,7 @@ fn above(checkpoint: Mark, live: &Live) -> Vec<Held> {
 }
 
 /// The chain from the checkpoint downwards, to the floor or to the first entry that is missing: that one becomes the floor,
-/// because its child tells its hash. (The state at the checkpoint stands for everything below.)
+/// because its child contains its hash. (The state at the checkpoint stands for everything below.)
 fn below(superblock: &Superblock, live: &Live) -> (Mark, VecDeque<Held>) {
     let mut chain = VecDeque::new();
     let mut floor = superblock.checkpoint;
@@ -245,7 +245,7 @@ fn tail<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>, live
     worst
 }
 
-/// Everything that was written, can be told, and is not part of the log up to the head.
+/// Everything that was written, can be identified, and is not part of the log up to the head.
 fn strays<'a>(scans: impl Iterator<Item = &'a Scan>, live: &Live, head: Op) -> Vec<Stray> {
     let mut strays = Vec::new();
     for scan in scans {

@@ -28,8 +28,8 @@ pub(super) struct Found {
 pub(super) enum Remnant {
     /// Intact as far as it goes: part of an entry that never was written completely.
     Fragment { op: Op, incarnation: Incarnation },
-    /// Damaged, or part of something that cannot have been written. Told by its intact sectors, if they agree.
-    Damaged { told: Option<(Op, Incarnation)> },
+    /// Damaged, or part of something that cannot have been written. Identified by its intact sectors, if they agree.
+    Damaged { known: Option<(Op, Incarnation)> },
 }
 
 impl Remnant {
@@ -37,7 +37,7 @@ impl Remnant {
     pub(super) const fn stamp(&self) -> Option<(Op, Incarnation)> {
         match *self {
             Self::Fragment { op, incarnation } => Some((op, incarnation)),
-            Self::Damaged { told } => told,
+            Self::Damaged { known } => known,
         }
     }
 }
@@ -191,7 +191,7 @@ impl<'a> Reader<'a> {
             BlockState::Untouched => self.abandon(),
             BlockState::Whole(_) | BlockState::Torn(_) | BlockState::Damaged => {
                 self.abandon();
-                self.remnant(at, Remnant::Damaged { told: told(&sectors) });
+                self.remnant(at, Remnant::Damaged { known: identify(&sectors) });
             }
         }
     }
@@ -272,11 +272,11 @@ fn fragment(stamp: Stamp) -> Remnant {
 }
 
 fn damaged(stamp: Stamp) -> Remnant {
-    Remnant::Damaged { told: Some((stamp.op, stamp.incarnation)) }
+    Remnant::Damaged { known: Some((stamp.op, stamp.incarnation)) }
 }
 
 /// What the intact sectors of a damaged block agree on.
-fn told(sectors: &[Sector]) -> Option<(Op, Incarnation)> {
+fn identify(sectors: &[Sector]) -> Option<(Op, Incarnation)> {
     let mut stamps = sectors.iter().filter_map(|sector| match sector {
         Sector::Current(stamp) => Some(*stamp),
         Sector::Zero | Sector::Older | Sector::Newer(_) | Sector::Bad => None,

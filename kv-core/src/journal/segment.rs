@@ -41,12 +41,12 @@ pub(super) struct Segment {
     pub(super) blocks: u32,
 }
 
-/// What the header block of a segment says.
+/// The header block of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Header {
     /// Zeros: the file has never been used.
     Blank,
-    /// The greatest generation in an intact copy, the length it was made with, and whether all copies say the same.
+    /// The greatest generation in an intact copy, the length it was made with, and whether all copies agree.
     Known { generation: Generation, blocks: u32, complete: bool },
     /// No copy is intact.
     Damaged,
@@ -140,9 +140,9 @@ pub(super) fn decode_header(block: &[u8], number: SegmentNumber, owner: Owner) -
         if found != (owner.cluster.get(), u32::from(owner.member.get()), number.get()) {
             return Header::Foreign;
         }
-        let said = (Generation::new(u32_at(sector, 20)), u32_at(sector, 48));
-        complete &= known.is_none_or(|other| other == said);
-        known = known.max(Some(said));
+        let read = (Generation::new(u32_at(sector, 20)), u32_at(sector, 48));
+        complete &= known.is_none_or(|other| other == read);
+        known = known.max(Some(read));
     }
     match known {
         Some((generation, blocks)) if blocks <= MOST_BLOCKS => Header::Known { generation, blocks, complete },

@@ -89,7 +89,7 @@ impl Segments {
         self.active.push(Active { segment: segment.clone(), generation: *generation, last, damaged });
         self.active.sort_by_key(|active| active.generation);
         if *generation == superblock.generation && *generation > Generation::ZERO {
-            // What lies before the last cut is void whatever it says: nothing new may come there.
+            // What lies before the last cut is void whatever it contains: nothing new may come there.
             let settled = superblock.cuts.settled().position;
             let settled = if settled.generation == *generation { settled.block } else { 0 };
             self.next_block = Some(scan.used.max(settled));

@@ -24,7 +24,7 @@ pub(super) struct Store {
     pub(super) segments: Segments,
     /// What is durable.
     pub(super) chain: Chain,
-    /// Written blocks that are not part of the log. Invariant: all that can be told and lie in active segments.
+    /// Written blocks that are not part of the log. Invariant: all that can be identified and lie in active segments.
     pub(super) strays: Vec<Stray>,
     /// Intact entries above the head, whose place in the log is not yet filled up to them.
     pub(super) behind: BTreeMap<Op, Hidden>,
@@ -114,7 +114,7 @@ impl Store {
             floor_timestamp: floor.timestamp,
             incarnation: superblock.incarnation,
             damage: superblock.damaged.map(|extent| Damage {
-                behind: damage::told(&self.behind, self.durable()),
+                behind: damage::reported(&self.behind, self.durable()),
                 extent: extent
                     .max(Extent::Through(self.behind.last_key_value().map_or(Op::ZERO, |(op, _)| *op))),
             }),
@@ -196,7 +196,7 @@ impl Store {
         Ok(())
     }
 
-    /// Only what was there before is filled in: another entry would leave two logs on the disk, and nothing to tell which counts.
+    /// Only what was there before is filled in: another entry would leave two logs on the disk, and nothing would show which counts.
     fn check_fill(&self, op: Op, hash: Hash) -> Result<(), WriteError> {
         let pinned = self.behind.get(&op.next()).map(|hidden| hidden.parent);
         let differs = self.behind.contains_key(&op) || pinned.is_some_and(|pinned| pinned != hash);
@@ -265,7 +265,7 @@ impl Store {
         let stays = record.damaged || (self.unsettled && once.is_some());
         self.superblock.damaged = stays.then(|| once.unwrap_or(Extent::Open));
         if once.is_some() && !stays {
-            self.give_up_what_told_of_damage()?;
+            self.forget_the_damage()?;
         }
         self.save()
     }
@@ -273,7 +273,7 @@ impl Store {
     /// Rule D6b: the damage ends with the next save, and the next opening must not find it again where nothing is appended in between. A
     /// checkpoint's own entry that is gone counts as dropped, because the state stands for it; a newest segment that is gone is followed by
     /// another one.
-    fn give_up_what_told_of_damage(&mut self) -> Result<(), WriteError> {
+    fn forget_the_damage(&mut self) -> Result<(), WriteError> {
         let floor = self.chain.floor();
         if floor.anchor.op > self.superblock.floor.anchor.op {
             self.superblock.floor = floor;

@@ -64,7 +64,7 @@ pub(super) struct Superblock {
     pub(super) formation: FormationStep,
     pub(super) view: View,
     pub(super) log_view: View,
-    /// The log misses entries that this member may have acknowledged, and may have reached so far. Outlives what tells of the
+    /// The log misses entries that this member may have acknowledged, and may have reached so far. Outlives the traces of the
     /// damage: a fill may look whole, and a later life may not see why it is not.
     pub(super) damaged: Option<Extent>,
     pub(super) checkpoint: Mark,
@@ -122,7 +122,7 @@ impl Superblock {
         Ok(())
     }
 
-    /// Whether this can have been written by us. A checksum says nothing about that.
+    /// Whether this can have been written by us. A checksum does not show that.
     fn is_sound(&self) -> bool {
         let numbers =
             [self.view.get(), self.log_view.get(), self.incarnation.get(), self.synced_through.get()];

@@ -117,7 +117,7 @@ const TABLE: [Row; 7] = [
         Synced::Short,
         None,
         Verdict::Faulty,
-        "something that was written later says that more was durable than is left",
+        "something that was written later proves that more was durable than is left",
     ),
     row(
         Synced::Reached,
@@ -135,7 +135,7 @@ const TABLE: [Row; 7] = [
         Synced::Reached,
         Some(Tail::Torn),
         Verdict::Torn,
-        "every bad sector after the head never reached the disk, and nothing says that it was durable",
+        "every bad sector after the head never reached the disk, and nothing proves that it was durable",
     ),
     row(Synced::Reached, Some(Tail::Untouched), Verdict::Whole, "nothing was written after the head"),
 ];

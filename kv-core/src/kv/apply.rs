@@ -269,7 +269,7 @@ impl State {
         )
     }
 
-    /// Removes a lease with its keys; says how many these were.
+    /// Removes a lease with its keys; returns their number.
     fn end_lease(&mut self, at: Revision, lease: LeaseId, how: Change) -> Result<Option<u32>, EngineError> {
         let Some(keys) = self.lifetimes.end(lease) else { return Ok(None) };
         for key in &keys {

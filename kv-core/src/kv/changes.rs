@@ -19,7 +19,7 @@ pub struct ChangeQuery<'a> {
     pub to: Option<&'a [u8]>,
     /// Those behind this place are left out.
     pub after: Position,
-    /// Whether the events tell what the keys held before.
+    /// Whether the events carry the keys' previous values.
     pub previous: bool,
     /// At most this many events. At least 1.
     pub max_events: usize,
@@ -50,7 +50,7 @@ impl StateReader {
     /// What has changed since a place in the past: events in order, none left out, none twice, however often and wherever it is called
     /// with what the last call returned as `next`. After a place that this member has not reached there is nothing yet.
     ///
-    /// An answer is bounded: a revision that has changed many keys may be told in several. It costs a few look-ups for each event, and
+    /// An answer is bounded: a revision that has changed many keys may be delivered in several. It costs a few look-ups for each event, and
     /// a step for each change of other keys.
     ///
     /// # Errors

@@ -79,7 +79,7 @@ impl Checkpoint {
         self.merge.anchor()
     }
 
-    /// Tells, while it runs, whether it gets on.
+    /// Reports its progress while it runs.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.merge.progress()

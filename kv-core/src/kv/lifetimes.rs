@@ -233,7 +233,7 @@ impl Lifetimes {
         self.leases.get(&id).map(|lease| lease.deadline)
     }
 
-    /// Ends a lease; says which keys must go with it.
+    /// Ends a lease; returns the keys that must be removed with it.
     pub(super) fn end(&mut self, id: LeaseId) -> Option<BTreeSet<Bytes>> {
         let lease = self.leases.remove(&id)?;
         self.deadlines.remove(&(lease.deadline, id));

@@ -46,7 +46,7 @@ const REQUEST_BYTES: usize = 128;
 /// checkpoint.
 ///
 /// ```text
-/// apply, apply, ... ; when overlay_bytes() says that a checkpoint is due:
+/// apply, apply, ... ; when overlay_bytes() shows that a checkpoint is due:
 /// begin_checkpoint() -> Checkpoint::run() on its own thread, while apply goes on -> finish_checkpoint()
 /// ```
 #[derive(Debug)]

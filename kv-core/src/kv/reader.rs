@@ -117,7 +117,7 @@ impl StateReader {
         Ok(Answer::Records { records: page.records, next: page.next, revision })
     }
 
-    /// The result of a request that was applied lately, if it is at hand. `None` says nothing: propose the request.
+    /// The result of a request that was applied lately, if it is at hand. `None` proves nothing: propose the request.
     #[must_use]
     pub fn stored(&self, session: SessionId, number: RequestNumber) -> Option<Result<Outcome, Rejection>> {
         self.recent.get(session, number)

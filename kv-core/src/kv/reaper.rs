@@ -23,7 +23,7 @@ pub struct Ask {
     pub keys: Timestamp,
     /// Leases that are due at this stamp, if it is time for them.
     pub leases: Option<Timestamp>,
-    /// It is to be proposed also if nothing is due: an entry that tells the time (rule X6).
+    /// It is to be proposed also if nothing is due: an entry that records the time (rule X6).
     pub tick: bool,
 }
 
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(reaper.ask(at(220), true, LEASE, || time(500)), Some(all));
     }
 
-    /// Rule X6 of PROTOCOL.md: so that time is told while nothing else happens, as long as it matters.
+    /// Rule X6 of PROTOCOL.md: so that time is recorded while nothing else happens, as long as it matters.
     #[test]
     fn x6_the_time_is_told_each_minute_while_something_will_end() {
         let mut reaper = Reaper::new(Duration::from_millis(50));

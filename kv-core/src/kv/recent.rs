@@ -8,7 +8,7 @@ use std::sync::{Mutex, TryLockError};
 /// How many results are kept.
 const KEPT: usize = 4096;
 
-/// Larger ones are not: the log tells them too.
+/// Larger ones are not: the log has them too.
 const LARGEST: usize = 1024;
 
 type Key = (SessionId, RequestNumber);

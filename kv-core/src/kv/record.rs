@@ -1,4 +1,4 @@
-//! A record as the engine keeps it: created, modified and version as little-endian numbers; a byte that says which of the next two are
+//! A record as the engine keeps it: created, modified and version as little-endian numbers; a byte for which of the next two are
 //! there; the deadline; the lease; then the value.
 
 use super::lifetimes::Ends;

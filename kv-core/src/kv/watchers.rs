@@ -1,4 +1,4 @@
-//! Watches as a member answers them: what there is to be told of a question at once, and who of those that wait is concerned by what has
+//! Watches as a member answers them: what there is to answer at once, and which of the parked ones are concerned by what has
 //! changed. What runs all this, and when, is the node's affair.
 
 use super::{ChangeQuery, Changes, Compacted, StateReader};
@@ -9,17 +9,17 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-/// What there is to be told of a question.
+/// The answer to a watch, if there is one yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Look {
-    /// This.
-    Tell(Answer),
+    /// Answer the watch with this.
+    Answer(Answer),
     /// Nothing up to this place.
     Nothing(Position),
 }
 
 impl StateReader {
-    /// Looks what there is to be told of a question, with so many events and bytes at most.
+    /// Looks for the answer to a watch, with so many events and bytes at most.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -27,16 +27,16 @@ impl StateReader {
         let WatchQuery { from, to, after, previous } = query;
         let Some(after) = after.clone() else {
             let next = Position::after(self.revision());
-            return Ok(Look::Tell(Answer::Watched { events: Vec::new(), next, more: false }));
+            return Ok(Look::Answer(Answer::Watched { events: Vec::new(), next, more: false }));
         };
         let query =
             ChangeQuery { from, to: to.as_deref(), after, previous: *previous, max_events, max_bytes };
         Ok(match self.changes(&query)? {
             Ok(Changes { events, next, more }) if more || !events.is_empty() => {
-                Look::Tell(Answer::Watched { events, next, more })
+                Look::Answer(Answer::Watched { events, next, more })
             }
             Ok(Changes { next, .. }) => Look::Nothing(next),
-            Err(Compacted { oldest }) => Look::Tell(Answer::Compacted { oldest }),
+            Err(Compacted { oldest }) => Look::Answer(Answer::Compacted { oldest }),
         })
     }
 
@@ -176,7 +176,7 @@ impl<T> Watchers<T> {
         self.dispatched
     }
 
-    /// Lets a question wait of which there is nothing to be told up to its place, in a state that has `reached` this revision. If that
+    /// Parks a watch that has nothing to deliver up to its position, in a state that has `reached` this revision. If that
     /// has moved on beyond the place, [`changed`](Self::changed) must be called.
     ///
     /// Gives it back if it must be looked at again, because what came after its place has woken the others already; or if nobody may
@@ -303,7 +303,7 @@ impl<T> Watchers<T> {
         }
     }
 
-    /// Takes out whose time is over, or all if this member is `lost`, each with its answer; and those of whom `is_gone` says that nobody
+    /// Takes out whose time is over, or all if this member is `lost`, each with its answer; and those for which `is_gone` returns that nobody
     /// waits for an answer.
     pub fn over(
         &mut self,

@@ -5,15 +5,15 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
 
-/// Room that a list gets at once, however long it says to be.
+/// Room that a list gets at once, whatever length it announces.
 const AT_ONCE: usize = 64;
 
-/// So many times its limit a list may be for somebody to be told by how much it is too long. Of a longer one nothing more is decoded: who
+/// Up to so many times its limit, a list is counted, so that the error can name its length. Of a longer one nothing more is decoded: who
 /// sends those means no good, and a million parts take a runtime's thread for tens of milliseconds.
 const WALKED: usize = 10;
 
-/// Decodes a list of at most `MOST`. Of a longer one the first `MOST + 1` are kept, so that whoever checks it can say what is wrong;
-/// the rest is decoded, because only that tells where it ends, and dropped one by one.
+/// Decodes a list of at most `MOST`. Of a longer one the first `MOST + 1` are kept, so that the check can report what is wrong;
+/// the rest is decoded, because only that shows where it ends, and dropped one by one.
 ///
 /// # Errors
 /// If a part does not decode, or there are more than ten times as many.

@@ -1,4 +1,4 @@
-//! What clients and members say to each other, on the Client lane.
+//! The messages between clients and members, on the Client lane.
 
 use super::{Load, Outcome, Position, Rejection, RequestError, SizeLimits, WatchQuery};
 use crate::ids::{LeaseId, MemberId, Op, Revision, Timestamp, View};
@@ -23,9 +23,9 @@ pub enum ClientCall {
     Write(Bytes),
     /// Read.
     Read {
-        /// How fresh.
+        /// How fresh the answer must be.
         mode: ReadMode,
-        /// What.
+        /// What to read.
         query: Query,
     },
     /// What has changed in a range since a place in the history? Answered when there is something, or after half a minute.
@@ -52,8 +52,8 @@ pub enum ReadMode {
     Local,
     /// What the asked member has applied, once that is this revision or a later one: it waits for it, for a second at most.
     AtLeast(Revision),
-    /// At least as new as every write acknowledged so long before the read came, by true time (rule R4). Answered by whoever can tell,
-    /// and by the primary always: it asks a quorum, as for a linearizable read, where it cannot tell.
+    /// At least as new as every write acknowledged so long before the read came, by true time (rule R4). Answered by whoever knows,
+    /// and by the primary always: it asks a quorum, as for a linearizable read, where it does not know.
     MaxStaleness(Duration),
 }
 
@@ -81,7 +81,7 @@ pub enum Query {
         from: Bytes,
         /// The end (exclusive); none for the end of the key space.
         to: Option<Bytes>,
-        /// At most this many. The member may answer fewer and say that there are more.
+        /// At most this many. The member may answer fewer and report that there are more.
         limit: u32,
         /// Whether to begin at the end.
         reverse: bool,
@@ -99,7 +99,7 @@ impl Query {
     /// Whether it keeps to the limits. Asked by the client, and at the door: what waits to be read holds memory.
     ///
     /// # Errors
-    /// [`RequestError`] says which part does not.
+    /// [`RequestError`] names the part that does not.
     pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         /// What each of several keys takes besides its bytes.
         const OVERHEAD: usize = 8;
@@ -147,7 +147,7 @@ pub struct Record {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Event {
-    /// When.
+    /// The revision of the change.
     pub revision: Revision,
     /// The key.
     pub key: Bytes,
@@ -233,7 +233,7 @@ pub enum Answer {
     Abandoned,
     /// Too much is in flight. The call was **not** proposed here.
     Overloaded,
-    /// The call breaks a limit, or asks a witness for data. **Not** proposed. The text says what and what to do.
+    /// The call breaks a limit, or asks a witness for data. **Not** proposed. The text names the limit and what to do.
     Refused(String),
 }
 

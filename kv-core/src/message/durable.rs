@@ -25,7 +25,7 @@ pub enum Write {
     Adopt(Adoption),
 }
 
-/// What the superblock says of the view.
+/// The view in the superblock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ViewRecord {
     /// No older view is ever taken part in again.
@@ -34,7 +34,7 @@ pub struct ViewRecord {
     pub log_view: View,
     /// Everything above this point of the log is void, in this and in every later life.
     pub cut: Option<Cut>,
-    /// The log misses entries that this member may have acknowledged. Kept until a `ViewRecord` says otherwise: recovery
+    /// The log misses entries that this member may have acknowledged. Kept until a `ViewRecord` ends it: recovery
     /// then reports [`Recovered::damage`] even though the log looks whole.
     pub damaged: bool,
 }
@@ -69,7 +69,7 @@ pub struct Recovered {
     pub floor_timestamp: Timestamp,
     /// The incarnation of the next append.
     pub incarnation: Incarnation,
-    /// The log above the intact chain is damaged, or the last [`ViewRecord`] said so: acknowledged entries may be missing.
+    /// The log above the intact chain is damaged, or the last [`ViewRecord`] recorded that: acknowledged entries may be missing.
     pub damage: Option<Damage>,
 }
 
@@ -92,7 +92,7 @@ pub enum Behind {
         /// The hash of the entry before it.
         parent: Hash,
     },
-    /// Its entry is bad; the one after it is intact and tells this hash.
+    /// Its entry is bad; the one after it is intact and contains this hash.
     Pinned(Hash),
 }
 

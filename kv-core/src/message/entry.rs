@@ -51,7 +51,7 @@ pub struct Entry {
 #[non_exhaustive]
 pub enum EntryError {
     /// The body's length is not the header's.
-    #[error("the body has another length than its header says")]
+    #[error("the length of the body differs from its header")]
     Length,
     /// The body's hash is not the header's.
     #[error("the body does not match its hash")]
@@ -59,11 +59,11 @@ pub enum EntryError {
     /// The request lengths do not add up to the body, or their number is not the header's.
     #[error("the requests do not add up to the body")]
     Requests,
-    /// Not as many requests take a revision as the header says.
-    #[error("the header says that {told} requests take a revision, and {found} do")]
+    /// The number of requests that take a revision differs from the header.
+    #[error("the header counts {counted} requests that take a revision, and {found} do")]
     Revisions {
-        /// What the header says.
-        told: u32,
+        /// The number in the header.
+        counted: u32,
         /// What the body holds.
         found: u32,
     },
@@ -107,7 +107,7 @@ impl EntryHeader {
         fixed
     }
 
-    /// Reads the layout of [`encode`](Self::encode). Says nothing about whether the values make sense.
+    /// Reads the layout of [`encode`](Self::encode). Does not check whether the values make sense.
     #[must_use]
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Self {
         use bytes::Buf;
@@ -128,10 +128,10 @@ impl EntryHeader {
 }
 
 impl Entry {
-    /// Whether the body is the one that the header describes, and splits into its requests, of which so many take a revision as it says.
+    /// Whether the body is the one that the header describes, and splits into its requests, of which as many take a revision as it counts.
     ///
     /// # Errors
-    /// [`EntryError`] says which part does not match.
+    /// [`EntryError`] names the part that does not match.
     pub fn check(&self) -> Result<(), EntryError> {
         if self.body.len() as u64 != u64::from(self.header.body_len) {
             return Err(EntryError::Length);
@@ -148,8 +148,8 @@ impl Entry {
         if !requests.rest.is_empty() || count != self.header.request_count || count == 0 {
             return Err(EntryError::Requests);
         }
-        let told = self.header.revision_count;
-        if told == found { Ok(()) } else { Err(EntryError::Revisions { told, found }) }
+        let counted = self.header.revision_count;
+        if counted == found { Ok(()) } else { Err(EntryError::Revisions { counted, found }) }
     }
 
     /// The encoded requests in order, without copying.
@@ -204,7 +204,7 @@ pub fn revisions_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>) -> u32 {
     u32::try_from(taking.count()).expect("a batch is bounded in bytes")
 }
 
-/// The beginning of an encoded [`Request`], as far as it tells whether the request takes a revision: the variants are those of
+/// The beginning of an encoded [`Request`], as far as it decides whether the request takes a revision: the variants are those of
 /// [`Operation`](super::Operation) and of what it holds, in their order, without what follows.
 #[derive(Deserialize)]
 struct Beginning {
@@ -364,8 +364,8 @@ mod tests {
         assert_eq!(right.check(), Ok(()));
         assert_eq!(right.header.next_revision(), Revision::new(14));
         assert_eq!(EntryHeader::decode(&right.header.encode()), right.header);
-        for told in [0, found - 1, found + 1, right.header.request_count, u32::MAX] {
-            assert_eq!(entry(&requests, told).check(), Err(EntryError::Revisions { told, found }));
+        for counted in [0, found - 1, found + 1, right.header.request_count, u32::MAX] {
+            assert_eq!(entry(&requests, counted).check(), Err(EntryError::Revisions { counted, found }));
         }
         let none = entry(&[encoded(Operation::CloseSession)], 0);
         assert_eq!((none.check(), none.header.next_revision()), (Ok(()), Revision::new(7)));

@@ -69,17 +69,17 @@ pub enum LeaseCommand {
     },
     /// Has it begin anew, also if its time is over but nobody has ended it yet.
     KeepAlive {
-        /// Which.
+        /// The lease to renew or end.
         lease: LeaseId,
     },
     /// Ends it now. Its keys go at the same revision.
     Revoke {
-        /// Which.
+        /// The lease to renew or end.
         lease: LeaseId,
     },
     /// Only looks at it.
     Look {
-        /// Which.
+        /// The lease to inspect.
         lease: LeaseId,
     },
 }
@@ -140,7 +140,7 @@ pub enum Expiry {
     },
     /// A lease, with its keys.
     Lease {
-        /// Which.
+        /// The lease that is due.
         lease: LeaseId,
     },
 }

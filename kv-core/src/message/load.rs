@@ -58,7 +58,7 @@ impl Latencies {
         self.buckets.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// Those that came after `earlier`, which the same member had told; all of them, if it has started anew meanwhile.
+    /// Those that came after `earlier`, which the same member reported; all of them, if it has restarted meanwhile.
     pub fn since(&self, earlier: &Self) -> Self {
         let before = |bucket: usize| earlier.buckets.get(bucket).copied().unwrap_or(0);
         let later = self.buckets.iter().enumerate().map(|(bucket, count)| count.checked_sub(before(bucket)));

@@ -86,7 +86,7 @@ pub enum Message {
         round: Round,
         /// Entries at or below this op are held in checkpoints by everyone who needs them: they may be dropped.
         trim: Op,
-        /// What the last confirmed round says to the receiver (rule R4).
+        /// What the last confirmed round proves to the receiver (rule R4).
         fresh: Option<Fresh>,
     },
     /// The backup still stands in `view`; answers `Commit`.
@@ -103,7 +103,7 @@ pub enum Message {
         sent: Moment,
     },
     /// A vote to leave every view below `view`. Expires unless repeated; the latest of a member replaces its earlier one, so that
-    /// one for the view that the sender is in says that it no longer wants to leave that.
+    /// one for the view that the sender is in withdraws its vote.
     StartViewChange {
         /// The view that the sender wants.
         view: View,
@@ -232,7 +232,7 @@ pub struct Age {
 pub struct Moment {
     /// A number that no other life of the member has.
     pub life: u64,
-    /// When.
+    /// The time by that clock.
     pub at: Instant,
 }
 
@@ -265,7 +265,7 @@ pub enum FormationStep {
     Formed,
 }
 
-/// What a member's durable log holds, as told in its `DoViewChange`.
+/// What a member's durable log holds, as listed in its `DoViewChange`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LogSummary {
     /// The last view whose log was installed here.
@@ -292,7 +292,7 @@ pub struct MissingRun {
     pub first: Op,
     /// The last of them.
     pub last: Op,
-    /// The hash of the last one, if something intact still tells it. It names the whole log up to there: an entry with another hash is
+    /// The hash of the last one, if something intact still contains it. It names the whole log up to there: an entry with another hash is
     /// not the committed one.
     pub hash: Option<Hash>,
 }
@@ -302,7 +302,7 @@ pub struct MissingRun {
 pub enum Slot {
     /// The entry with this hash is intact here.
     Present(Hash),
-    /// An entry was here and cannot be read; its hash, if something intact still tells it.
+    /// An entry was here and cannot be read; its hash, if something intact still contains it.
     Faulty(Option<Hash>),
 }
 

@@ -59,7 +59,7 @@ pub enum Command {
     },
     /// Does several things at once, at one revision.
     Transaction(Transaction),
-    /// Removes keys from the beginning of a range. It ends early, and says that there are more, once the values of the removed keys have
+    /// Removes keys from the beginning of a range. It ends early, and reports that there are more, once the values of the removed keys have
     /// 16 MiB.
     DeleteRange {
         /// The first key (inclusive).
@@ -222,7 +222,7 @@ pub enum Effect {
     StepFailed {
         /// Which, from 0, of those that were to be done.
         step: u32,
-        /// Why.
+        /// Why the step failed.
         why: StepFailure,
     },
     /// The lease with this id is granted.
@@ -367,7 +367,7 @@ pub enum Rejection {
     /// The session is unknown: it expired, was evicted or was closed. Earlier requests of it may have run.
     #[error("the session has expired")]
     SessionExpired,
-    /// The number is at or below what the client said it has the results of.
+    /// The client has acknowledged the result of this number, or of a greater one.
     #[error("the request number was already acknowledged")]
     Forgotten,
     /// More requests are in flight than the session's window allows. Not run.
@@ -391,17 +391,17 @@ pub enum RequestError {
     /// The key is empty or too long.
     #[error("the key has {len} bytes: keys have 1 to {max}")]
     Key {
-        /// Its length.
+        /// Its length in bytes.
         len: usize,
-        /// The limit.
+        /// The greatest length allowed, in bytes.
         max: usize,
     },
     /// The value is too long.
     #[error("the value has {len} bytes: values have up to {max}")]
     Value {
-        /// Its length.
+        /// Its length in bytes.
         len: usize,
-        /// The limit.
+        /// The greatest length allowed, in bytes.
         max: usize,
     },
     /// The transaction has too many guards or steps.
@@ -507,7 +507,7 @@ impl Command {
     /// Whether it keeps to the limits. Asked by the client, at the door, and again when it is applied.
     ///
     /// # Errors
-    /// [`RequestError`] says which part does not.
+    /// [`RequestError`] names the part that does not.
     pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         match self {
             Self::Put { key, value, guard, life } => {

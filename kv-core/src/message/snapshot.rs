@@ -1,4 +1,4 @@
-//! What travels when a state is transferred. What the rows say is the engine's business.
+//! What travels when a state is transferred. The contents of the rows are the engine's business.
 
 use crate::ids::{Anchor, Hash, Incarnation, Revision, Timestamp};
 use bytes::Bytes;
@@ -65,7 +65,7 @@ impl Chunk {
         self.hash() == self.checksum
     }
 
-    /// Of the rows, of where they begin, and of what comes after them: a piece that says too early that it is the last must not be believed.
+    /// Of the rows, of where they begin, and of what comes after them: a piece that is marked as the last one too early must not be believed.
     fn hash(&self) -> Hash {
         let mut hasher = Xxh3::new();
         let next = match &self.end {

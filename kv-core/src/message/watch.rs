@@ -21,7 +21,7 @@ impl Position {
         Self { revision, key: None }
     }
 
-    /// All events of the revisions up to here are behind it. A revision that was told in part is not among them.
+    /// All events of the revisions up to here are behind it. A revision that was delivered in part is not among them.
     #[must_use]
     pub fn behind(&self) -> Revision {
         if self.key.is_some() { self.revision.back(1) } else { self.revision }
@@ -35,9 +35,9 @@ pub struct WatchQuery {
     pub from: Bytes,
     /// The end (exclusive); none for the end of the key space.
     pub to: Option<Bytes>,
-    /// Events behind this place have been seen. `None`: whatever comes after what the member has applied; it is told at once where that is.
+    /// Events behind this place have been seen. `None`: whatever comes after what the member has applied; the answer contains at once where that is.
     pub after: Option<Position>,
-    /// Whether the events tell what the keys held before.
+    /// Whether the events carry the keys' previous values.
     pub previous: bool,
 }
 

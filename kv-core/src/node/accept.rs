@@ -17,11 +17,11 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 
-/// How long a caller may take to say hello, and to take the answer.
+/// How long a caller may take to send its hello, and to receive the answer.
 const HELLO_WITHIN: Duration = Duration::from_secs(3);
-/// Callers that have not said hello yet: members and clients each.
+/// Callers that have not sent their hello yet: members and clients each.
 const HALF_OPEN: usize = 128;
-/// Open files that are not for clients: peers, journal and state, and callers that have not said hello yet.
+/// Open files that are not for clients: peers, journal and state, and callers that have not sent their hello yet.
 const OTHER_FILES: usize = 512;
 /// So many clients are let in however few files the process may open.
 const FEWEST_CLIENTS: usize = 16;
@@ -30,14 +30,14 @@ const MEMBERS_PER_SECOND: u32 = 1000;
 /// The pause after a failure to accept.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Callers of one kind, members or clients, until they have said hello.
+/// Callers of one kind, members or clients, until they have sent their hello.
 #[derive(Debug)]
 struct Callers {
     /// How many may call in a second.
     rate: Mutex<Bucket>,
     half_open: Arc<HalfOpen>,
-    /// When it was told that too many call.
-    told: Mutex<Bucket>,
+    /// When it was logged that too many call.
+    logged: Mutex<Bucket>,
 }
 
 impl Callers {
@@ -46,12 +46,12 @@ impl Callers {
         Self {
             rate: Mutex::new(Bucket::new(per_second, now)),
             half_open,
-            told: Mutex::new(Bucket::new(1, now)),
+            logged: Mutex::new(Bucket::new(1, now)),
         }
     }
 }
 
-/// Callers that have not said hello yet, oldest first.
+/// Callers that have not sent their hello yet, oldest first.
 #[derive(Debug, Default)]
 struct HalfOpen {
     waiting: Mutex<Waiting>,
@@ -61,7 +61,7 @@ struct HalfOpen {
 struct Waiting {
     /// Callers are numbered; the last.
     last: u64,
-    /// Each with what tells it to go when it is dropped.
+    /// Each with a sender that closes it when dropped.
     callers: VecDeque<(u64, oneshot::Sender<()>)>,
 }
 
@@ -74,8 +74,8 @@ struct Ticket {
 }
 
 impl HalfOpen {
-    /// Lets one more call. Where there are too many the oldest goes: who means well says hello at once, so that those who
-    /// say nothing keep nobody out.
+    /// Admits one more caller. If there are too many, the oldest is closed: honest callers send their hello at once, so those that
+    /// are silent keep nobody out.
     fn enter(self: &Arc<Self>) -> Ticket {
         let (sender, evicted) = oneshot::channel();
         let mut waiting = lock(&self.waiting);
@@ -137,8 +137,8 @@ pub(super) struct Door {
     shared: Arc<Shared>,
     member_callers: Callers,
     client_callers: Callers,
-    /// The refusals that the log has told.
-    told: Told,
+    /// The refusals that were logged.
+    logged: Told,
     clients: Arc<Places>,
 }
 
@@ -156,7 +156,7 @@ impl Door {
         Arc::new(Self {
             member_callers: Callers::new(MEMBERS_PER_SECOND, now),
             client_callers: Callers::new(shared.options.max_accepts_per_second, now),
-            told: Told::default(),
+            logged: Told::default(),
             shared,
             clients: Places::new(max_clients),
         })
@@ -164,7 +164,7 @@ impl Door {
 
     /// Waits until no client is connected.
     pub(super) async fn no_clients(&self) {
-        // An error would say that the door is gone, and with it its clients.
+        // An error would mean that the acceptor is gone, and with it its clients.
         let _ = self.clients.count.subscribe().wait_for(|count| *count == 0).await;
     }
 
@@ -191,7 +191,7 @@ impl Door {
             return self.let_in(connection);
         }
         // A storm is not to become one in the log.
-        if lock(&callers.told).take(now) {
+        if lock(&callers.logged).take(now) {
             tracing::warn!(lane = %connection.lane, "too many new connections at once: closing the excess");
         }
     }
@@ -233,14 +233,14 @@ impl Door {
         let (reply, admitted) = match answer {
             Ok((welcome, client)) => (HelloReply::Ok(welcome), Some(client)),
             Err(refusal) => {
-                self.tell(lane, &remote, &refusal);
+                self.log_refusal(lane, &remote, &refusal);
                 (HelloReply::from(&refusal), None)
             }
         };
         writer.push(wire::encode_hello_reply(&reply));
-        let told = timeout(HELLO_WITHIN, writer.flush()).await;
+        let logged = timeout(HELLO_WITHIN, writer.flush()).await;
         drop(ticket);
-        if let (Some(hello), Some(client), Ok(Ok(()))) = (hello, admitted, told) {
+        if let (Some(hello), Some(client), Ok(Ok(()))) = (hello, admitted, logged) {
             tokio::select! {
                 () = self.serve(hello, &remote, lane, client.as_ref(), reader, writer) => {}
                 () = self.removed(lane, &peer) => {
@@ -306,9 +306,9 @@ impl Door {
         }
     }
 
-    /// Tells why someone was refused; of members loudly, since it is a mistake in a configuration, and of those who are not
-    /// whom they say; but once a minute each.
-    fn tell(&self, lane: Lane, remote: &str, refusal: &Refusal) {
+    /// Logs why a caller was refused: as a warning for members, since it is a mistake in a configuration, and for callers that are not
+    /// whom they claim to be; but once a minute each.
+    fn log_refusal(&self, lane: Lane, remote: &str, refusal: &Refusal) {
         let text = refusal.to_string();
         let is_impostor = matches!(
             refusal,
@@ -318,7 +318,7 @@ impl Door {
                 | Refusal::NotListed { .. }
         );
         let is_loud = lane != Lane::Client || is_impostor;
-        if is_loud && self.told.is_due(self.shared.clock.monotonic(), &text) {
+        if is_loud && self.logged.is_due(self.shared.clock.monotonic(), &text) {
             tracing::warn!(remote, %lane, %refusal, "refused a caller");
         } else {
             tracing::debug!(remote, %refusal, "refused");
@@ -338,7 +338,7 @@ fn max_clients(wanted: usize, open_files: Option<usize>) -> usize {
     wanted.min(most)
 }
 
-/// How many files the process may open, where the system tells.
+/// How many files the process may open, if the system reports it.
 fn open_files() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
@@ -374,13 +374,13 @@ mod tests {
         assert!(sizes.request_bytes() < max_request(&options));
     }
 
-    /// F-input-1, F-input-3: a crowd that says nothing does not keep out who comes last.
+    /// F-input-1, F-input-3: a crowd of silent callers does not keep out the one that comes last.
     #[tokio::test]
     async fn of_too_many_silent_callers_the_oldest_goes() {
         let half_open = Arc::<HalfOpen>::default();
         let mut crowd: Vec<_> = (0..HALF_OPEN).map(|_| half_open.enter()).collect();
         let mut late = half_open.enter();
-        assert!((&mut crowd[0].evicted).await.is_err(), "the oldest is told");
+        assert!((&mut crowd[0].evicted).await.is_err(), "the oldest is closed");
         assert!(crowd[1].evicted.try_recv().is_err_and(|it| it == oneshot::error::TryRecvError::Empty));
         assert!(late.evicted.try_recv().is_err_and(|it| it == oneshot::error::TryRecvError::Empty));
         crowd.pop();

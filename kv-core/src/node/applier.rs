@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// So many entries are applied before the driver is told.
+/// So many entries are applied before the driver is notified.
 const RUN: u64 = 64;
 
 /// How long nothing is applied where a checkpoint is to get on first.
@@ -122,13 +122,13 @@ pub(super) fn run(shared: &Arc<Shared>) {
     if applier.state.is_none() {
         applier.open_aside();
     }
-    applier.tell_deadlines();
+    applier.report_deadlines();
     if let Err(reason) = applier.run() {
         tracing::error!(%reason, "cannot apply an entry: this member stops");
         shared.retire(reason);
     }
     if let Some(thread) = applier.checkpoint {
-        // It has nothing to say that matters now; a panic in it has been noted by its guard.
+        // Its result does not matter now; a panic in it has been noted by its guard.
         let _ = thread.join();
     }
 }
@@ -154,13 +154,13 @@ struct Applier {
     asked: bool,
     /// What the driver knows.
     deadlines: Deadlines,
-    /// An expiry was applied since it was told.
+    /// An expiry was applied since the last report.
     expired: bool,
     /// The damaged state, while there is no other: what is intact of it is for peers to fetch.
     aside: Option<Box<State>>,
 }
 
-/// Rule D8. A member that is alone says what is wrong with its disk instead: it may be readable later.
+/// Rule D8. A member that is alone reports what is wrong with its disk instead: it may be readable later.
 fn is_mended_by_others(shared: &Shared, error: &ReadError) -> bool {
     match error {
         ReadError::Faulty { .. } => true,
@@ -222,7 +222,7 @@ impl Applier {
                 }
                 Step::Stop => return Ok(()),
             };
-            self.tell_deadlines();
+            self.report_deadlines();
             match done.and_then(|()| self.begin_checkpoint()) {
                 Err(StopReason::Engine(error)) if self.shared.can_replace_state(&error) => {
                     self.lose(error)?
@@ -278,23 +278,23 @@ impl Applier {
     }
 
     fn transfer(&mut self, task: Task) -> Result<(), StopReason> {
-        let told = match task {
+        let result = match task {
             Task::Stage(at, chunk) => self.receiving.stage(at, &chunk)?,
             Task::Install(at) => {
-                let told = self.receiving.install(&self.shared, at, &mut self.state)?;
+                let result = self.receiving.install(&self.shared, at, &mut self.state)?;
                 if self.state.is_some() {
                     self.aside = None;
                 }
-                if matches!(told, Input::SnapshotInstalled { .. }) {
+                if matches!(result, Input::SnapshotInstalled { .. }) {
                     // It was of the state before.
                     self.frozen = None;
                 }
                 (self.bytes, self.nothing_at) = (0, Op::ZERO);
-                told
+                result
             }
             Task::Discard(at) => return Ok(self.receiving.0.discard_at(at)?),
         };
-        self.shared.inbox.transferred(told);
+        self.shared.inbox.transferred(result);
         if let Some(state) = &self.state {
             self.shared.inbox.applied(state.applied().op);
             watches::published(&self.shared);
@@ -404,13 +404,13 @@ impl Applier {
         held > allowed
     }
 
-    /// Makes the request that removes what is due, or only tells the time.
+    /// Makes the request that removes what is due, or only records the time.
     fn expire(&self, ask: Ask) {
         let due = self.state.as_ref().map(|state| state.due(ask)).unwrap_or_default();
         self.shared.inbox.expiry((ask.tick || !due.is_empty()).then(|| Request::expiry(due).encode()));
     }
 
-    fn tell_deadlines(&mut self) {
+    fn report_deadlines(&mut self) {
         let deadlines = self.state.as_ref().map(|state| state.deadlines()).unwrap_or_default();
         if deadlines != self.deadlines {
             self.deadlines = deadlines;

@@ -1,7 +1,7 @@
 //! The memory that the connections of clients take together: frames being read, requests in flight, answers not yet written.
 //!
 //! It is taken before it is allocated. Who finds none waits (a frame is not read on, and its sender gets no further) or is
-//! told `Overloaded`; nobody makes it grow. No client gets all of it: see [`quota`](super::quota).
+//! answered `Overloaded`; nobody makes it grow. No client gets all of it: see [`quota`](super::quota).
 
 use super::quota::{ANSWERS, Account, Quota, REQUESTS};
 use std::sync::Arc;
@@ -60,7 +60,7 @@ impl Budget {
 
     fn give_back(&self, account: &Account, bytes: usize) {
         self.memory.give_back(&account.memory, bytes);
-        // Whoever waits has said so before it looked for the last time: one of the two sees the other.
+        // A waiter registers before it looks for the last time: one of the two sees the other.
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.room.notify_waiters();
         }

@@ -137,7 +137,7 @@ impl NodeBuilder {
     /// certificate for this cluster.
     ///
     /// The member reloads the file about every second. It refuses clients that were removed, and closes their connections. If the file cannot
-    /// be read, the last list stays in use, and the log says so.
+    /// be read, the last list stays in use, and the failure is logged.
     pub fn clients(mut self, file: impl Into<PathBuf>) -> Self {
         self.clients = Some(file.into());
         self
@@ -149,7 +149,7 @@ impl NodeBuilder {
     /// It returns as soon as the member runs. [`Node::wait_formed`] waits until the cluster has formed.
     ///
     /// # Errors
-    /// [`StartError`] says in one line what is wrong and what to do.
+    /// [`StartError`] names in one line what is wrong and what to do.
     ///
     /// # Panics
     /// Outside a tokio runtime with its clock and I/O enabled.
@@ -417,13 +417,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_builder_without_its_parts_says_what_is_missing() {
-        let told =
+        let error =
             |builder: NodeBuilder| async { builder.start().await.expect_err("it cannot start").to_string() };
-        assert!(told(Node::builder(cluster(), 7)).await.contains("member 7 is not in the configuration"));
-        assert!(told(Node::builder(cluster(), 0)).await.contains("NodeBuilder::transport"));
+        assert!(error(Node::builder(cluster(), 7)).await.contains("member 7 is not in the configuration"));
+        assert!(error(Node::builder(cluster(), 0)).await.contains("NodeBuilder::transport"));
         let transport = Arc::new(kv_transport::Memory::new());
         assert!(
-            told(Node::builder(cluster(), 0).transport(transport)).await.contains("NodeBuilder::data_dir")
+            error(Node::builder(cluster(), 0).transport(transport)).await.contains("NodeBuilder::data_dir")
         );
     }
 }

@@ -42,7 +42,7 @@ impl Clock {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 
-    /// What the replica is told.
+    /// The time that the replica gets.
     pub(super) fn now(&self) -> Now {
         let wall = u64::try_from(self.wall().as_millis()).unwrap_or(u64::MAX);
         Now { monotonic: self.monotonic(), wall: Timestamp::new(wall) }

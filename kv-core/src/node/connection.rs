@@ -158,7 +158,7 @@ async fn receive(outbox: &Arc<Outbox>, mut incoming: Incoming<'_>) -> Result<(),
         if !Party::Client.may_call(&message.what) {
             return Err(WireError::NotAllowed { what: "a call", party: Party::Client }.into());
         }
-        // A copy of a message could be proposed after the client was told that the original was not.
+        // A copy of a message could be proposed after the client was answered that the original was not.
         if last.is_some_and(|last| message.call <= last) {
             continue;
         }

@@ -23,7 +23,7 @@ const LOOKS: u32 = 3;
 /// No list of clients is longer, in bytes.
 const LARGEST_LIST: u64 = 16 << 20;
 
-/// The clients that are let in: a file with a name on each line. Empty lines and those that begin with `#` say nothing.
+/// The clients that are let in: a file with a name on each line. Empty lines and those that begin with `#` are ignored.
 #[derive(Debug)]
 pub(super) struct ClientList {
     file: PathBuf,
@@ -44,7 +44,7 @@ impl ClientList {
         }
     }
 
-    /// Reads it again; says whether another list counts from now on. If it cannot be read, or has only just changed, the names that
+    /// Reads it again; returns whether another list counts from now on. If it cannot be read, or has only just changed, the names that
     /// were in it go on being let in.
     fn refresh(&self) -> io::Result<bool> {
         let mut next = lock(&self.next);
@@ -73,7 +73,7 @@ impl ClientList {
     /// Waits until the peer is not let in any more.
     pub(super) async fn removed(&self, peer: &Peer) {
         let mut names = self.names.subscribe();
-        // An error would say that the list is gone, and with it the node.
+        // An error would mean that the list is gone, and with it the node.
         let _ = names.wait_for(|names| !is_on(names, peer)).await;
     }
 }
@@ -100,7 +100,7 @@ fn read(path: &Path) -> io::Result<BTreeSet<String>> {
 
 /// Looks at the files, for as long as the node runs.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let told = Told::default();
+    let logged = Told::default();
     loop {
         sleep(LOOK_EVERY).await;
         let looking = shared.clone();
@@ -109,31 +109,31 @@ pub(super) async fn run(shared: Arc<Shared>) {
         });
         let Ok((certificates, clients)) = looked.await else { continue };
         let now = shared.clock.monotonic();
-        tell_certificates(certificates, now, &told);
+        log_certificates(certificates, now, &logged);
         if let Some(clients) = clients {
-            tell_clients(clients, shared.clients.as_ref().map(|list| &*list.file), now, &told);
+            log_clients(clients, shared.clients.as_ref().map(|list| &*list.file), now, &logged);
         }
     }
 }
 
-/// Tells of a failure once a minute: while files are being replaced they may not fit one another for a moment.
-fn tell_certificates(refreshed: Result<bool, TransportError>, now: Instant, told: &Told) {
+/// Logs a failure once a minute: while files are being replaced they may not fit one another for a moment.
+fn log_certificates(refreshed: Result<bool, TransportError>, now: Instant, logged: &Told) {
     match refreshed {
         Ok(false) => {}
         Ok(true) => tracing::info!("reloaded the certificates"),
-        Err(error) if told.is_due(now, &error.to_string()) => {
+        Err(error) if logged.is_due(now, &error.to_string()) => {
             tracing::warn!(%error, "cannot use the new certificates: the old ones stay in use");
         }
         Err(_) => {}
     }
 }
 
-fn tell_clients(refreshed: io::Result<bool>, file: Option<&Path>, now: Instant, told: &Told) {
+fn log_clients(refreshed: io::Result<bool>, file: Option<&Path>, now: Instant, logged: &Told) {
     let file = file.unwrap_or(Path::new("")).display();
     match refreshed {
         Ok(false) => {}
         Ok(true) => tracing::info!(%file, "reloaded the client list"),
-        Err(error) if told.is_due(now, &error.to_string()) => {
+        Err(error) if logged.is_due(now, &error.to_string()) => {
             tracing::warn!(%file, %error, "cannot read the client list: the old one stays in use");
         }
         Err(_) => {}

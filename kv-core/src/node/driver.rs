@@ -1,4 +1,4 @@
-//! The driver: one task owns the replica, tells it what happened, and carries out what it says.
+//! The driver: one task owns the replica, passes it its inputs, and carries out its outputs.
 
 use super::StopReason;
 use super::inbox::{Batch, Call};
@@ -22,7 +22,7 @@ use tokio::time::timeout_at;
 const MAX_LAG: u64 = 4;
 /// Calls are turned away when nothing has been applied for this long though there was something to apply.
 const SLOW_APPLY: Duration = Duration::from_secs(1);
-/// How often the status tells how far the peers are.
+/// How often the status reports how far the peers are.
 const PEERS_EVERY: Duration = Duration::from_millis(20);
 
 pub(super) struct Driver {
@@ -38,7 +38,7 @@ pub(super) struct Driver {
     applying_since: Instant,
     /// How far the running checkpoint was when this was last looked at.
     merged: u64,
-    peers_told: Instant,
+    peers_updated: Instant,
     /// The earliest deadlines of the applied state.
     deadlines: Deadlines,
     reaper: Reaper,
@@ -58,7 +58,7 @@ impl Driver {
             applied,
             applying_since: Instant::ZERO,
             merged: 0,
-            peers_told: Instant::ZERO,
+            peers_updated: Instant::ZERO,
             deadlines: Deadlines::default(),
             reaper,
             halted: false,
@@ -93,7 +93,7 @@ impl Driver {
         }
     }
 
-    /// Tells the replica one thing, and does what it says.
+    /// Passes the replica one input, and carries out its outputs.
     pub(super) fn step(&mut self, input: Input) {
         if !self.halted {
             // Read after the input was taken in, so that nothing was there before it seems to have been (rule N7).
@@ -103,7 +103,7 @@ impl Driver {
     }
 
     fn on_time(&mut self) {
-        self.tell_whether_it_gets_on();
+        self.report_progress();
         let now = self.shared.clock.monotonic();
         if self.replica.poll_timeout().is_some_and(|at| at <= now) {
             self.step(Input::Timeout);
@@ -116,7 +116,7 @@ impl Driver {
     }
 
     /// Rule V8: a state that waits for a checkpoint does not hang, as long as that gets on.
-    fn tell_whether_it_gets_on(&mut self) {
+    fn report_progress(&mut self) {
         if self.commit <= self.applied {
             return;
         }
@@ -208,7 +208,7 @@ impl Driver {
         self.reads.applied(op, &self.shared);
     }
 
-    /// Hands the journal its writes, and tells the status.
+    /// Hands the journal its writes, and updates the status.
     fn finish_batch(&mut self) {
         if !self.writes.is_empty() {
             let writes = &mut self.writes;
@@ -216,8 +216,8 @@ impl Driver {
         }
         self.reporter.numbers(&self.replica, self.applied, &self.shared);
         let now = self.shared.clock.monotonic();
-        if now.since(self.peers_told) >= PEERS_EVERY {
-            self.peers_told = now;
+        if now.since(self.peers_updated) >= PEERS_EVERY {
+            self.peers_updated = now;
             Reporter::peers(&self.replica, &self.shared);
         }
     }
@@ -258,7 +258,7 @@ impl Driver {
                     self.reads.wait(at_least, (query, reply), now, &self.shared);
                 }
                 (Call::Bounded { bound, query, reply }, refusal) => {
-                    // Rule R4: who cannot tell does as if it had to be linearizable.
+                    // Rule R4: without that knowledge, the read is handled as a linearizable one.
                     let fresh = self.replica.fresh(self.shared.clock.now(), bound);
                     match (fresh.filter(|op| *op <= self.applied), refusal) {
                         (Some(op), _) => super::reads::run(&self.shared, vec![(query, reply)], Least::Op(op)),
@@ -290,7 +290,7 @@ impl Driver {
         Answer::NotPrimary { hint }
     }
 
-    /// Does everything that the replica says.
+    /// Carries out all outputs of the replica.
     fn carry_out(&mut self) {
         self.shared.set_view(self.replica.view());
         while let Some(output) = self.replica.poll_output() {
@@ -305,7 +305,7 @@ impl Driver {
                 if let Some(log) = shared.log() {
                     log.stage(&write);
                 }
-                // Rule D7: at a cut, or where the log stands on another point, it goes back before anything above is told to be committed.
+                // Rule D7: at a cut, or where the log stands on another point, it goes back before anything above is reported as committed.
                 if self.replica.durable().op < shared.durable_op() {
                     shared.set_durable_op(self.replica.durable().op);
                 }

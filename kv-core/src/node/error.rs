@@ -19,10 +19,10 @@ pub enum StartError {
     /// The configuration or the options are wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The builder was not told how to reach others.
+    /// The builder got no transport.
     #[error("no transport was given: call NodeBuilder::transport")]
     NoTransport,
-    /// The builder was not told where to keep data.
+    /// The builder got no data directory.
     #[error("no data directory was given: call NodeBuilder::data_dir or NodeBuilder::storage")]
     NoStorage,
     /// The transport's certificate is somebody else's.
@@ -42,10 +42,10 @@ pub enum StartError {
     ClientList {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// There is a list of clients, and a transport that cannot tell who somebody is.
+    /// There is a list of clients, and a transport that does not authenticate callers.
     #[error("a client list requires certificates: without them, a client can claim any name")]
     ListWithoutCertificates,
     /// The address cannot be listened on.
@@ -60,7 +60,7 @@ pub enum StartError {
     /// The state refuses the directory, or the disk failed.
     #[error("{0}{advice}", advice = Advice(DiskTrouble::of_state(.0)))]
     Engine(#[from] EngineError),
-    /// The state file is older than what the member's superblock says of it.
+    /// The state file is older than the member's superblock records.
     #[error(
         "the state file is at op {found}, but it was at op {recorded} before: it was lost or replaced by an old copy. \
          Bring the whole data directory back as it was when the member last ran"
@@ -101,7 +101,7 @@ pub enum StopReason {
     /// The protocol stopped it.
     #[error(transparent)]
     Halted(Halt),
-    /// The journal could not be written. What it acknowledged before is safe; [`disk_trouble`](Self::disk_trouble) says what to do
+    /// The journal could not be written. What it acknowledged before is safe; [`disk_trouble`](Self::disk_trouble) returns what to do
     /// before the node is started again.
     #[error("the journal failed: {0}{advice}", advice = Advice(DiskTrouble::of_write(.0)))]
     Journal(Arc<WriteError>),
@@ -117,7 +117,7 @@ pub enum StopReason {
     /// The state could not be read, changed or made durable.
     #[error("the state failed: {0}{advice}", advice = Advice(DiskTrouble::of_state(.0)))]
     Engine(#[from] EngineError),
-    /// The disk did not end what it was doing within five seconds of the member's end. The member has stopped all the same, and says
+    /// The disk did not end what it was doing within five seconds of the member's end. The member has stopped all the same, and reports
     /// nothing any more; a thread of it goes on waiting, and its data directory stays locked until the disk returns or the process ends.
     #[error(
         "{stopped}, and an operation of the disk does not finish: the data directory stays locked until it does, or the process ends"
@@ -139,7 +139,7 @@ pub enum StopReason {
     /// A bug.
     #[error("{part} panicked: please report this with the panic's text")]
     Panicked {
-        /// What.
+        /// The name of the part.
         part: &'static str,
     },
 }
@@ -201,7 +201,7 @@ pub enum DiskTrouble {
 impl DiskTrouble {
     fn of(error: &io::Error) -> Self {
         use io::ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-        // There are too many kinds to name those that say no more than that it failed.
+        // There are too many kinds to name those that mean no more than that it failed.
         match error.kind() {
             StorageFull | QuotaExceeded | FileTooLarge => Self::Full,
             ReadOnlyFilesystem | PermissionDenied => Self::ReadOnly,
@@ -226,7 +226,7 @@ impl DiskTrouble {
     }
 }
 
-/// The end of a sentence that says what to do, where there is something to say.
+/// The end of a sentence: what to do, if there is something.
 struct Advice(Option<DiskTrouble>);
 
 impl fmt::Display for Advice {

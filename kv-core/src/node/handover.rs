@@ -26,7 +26,7 @@ pub(super) async fn hand_over(shared: &Shared, within: Duration) -> Result<(), H
             }
             let other = standing
                 .wait_for(|standing| standing.and_then(|it| it.primary).is_some_and(|primary| primary != me));
-            // An error would say that the node is gone; then so is the primary.
+            // An error would mean that the node is gone; then so is the primary.
             if timeout(AGAIN, other).await.is_ok() {
                 return;
             }

@@ -3,13 +3,13 @@
 //! | condition | logged after | again after |
 //! |---|---|---|
 //! | a member cannot be reached, or does not reach this one | 2 s (5 s after the start) | 1 h |
-//! | a member is connected, but lacks what was committed 30 s ago (the primary says so) | 30 s | 1 h |
+//! | a member is connected, but lacks what was committed 30 s ago (reported by the primary) | 30 s | 1 h |
 //! | one more lost member stops the cluster, or it has stopped | with the above | 1 h |
 //! | a member's wall clock is more than 10 s from this one's | 5 s | 1 h |
 //! | two processes run under one member's id | at once | 1 h |
 //! | the certificate ends within 14 days, or has ended | at once | 1 day |
 //!
-//! [`Watch`] decides, from what it is told once or twice a second; it reads no clock and logs nothing, so that tests may ask it.
+//! [`Watch`] decides, from what is reported to it once or twice a second; it reads no clock and logs nothing, so that tests may ask it.
 
 use super::clock::Clock;
 use super::rate::Bucket;
@@ -38,7 +38,7 @@ const CLOCK_AFTER: Duration = Duration::from_secs(5);
 const CLOCK_KNOWN: Duration = Duration::from_secs(3);
 /// How long a second process with one id is remembered.
 const TWICE_FOR: Duration = Duration::from_secs(30);
-/// How often what lasts is said again.
+/// How often a lasting condition is logged again.
 const REMIND_EVERY: Duration = Duration::from_secs(60 * 60);
 /// The same, of a certificate.
 const REMIND_DAILY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -48,7 +48,7 @@ const RETURNS: u32 = 3;
 /// So many processes of each member are remembered.
 const LIVES: usize = 8;
 
-/// What the parts of a node tell.
+/// What the parts of a node report.
 #[derive(Debug, Default)]
 pub(super) struct Health {
     peers: Mutex<BTreeMap<MemberId, Known>>,
@@ -57,7 +57,7 @@ pub(super) struct Health {
 /// What is known of a peer.
 #[derive(Debug, Default)]
 struct Known {
-    /// How far its wall clock is ahead of this one's, in milliseconds, and when it said so.
+    /// How far its wall clock is ahead of this one's, in milliseconds, and when it reported that.
     clock: Option<(i64, Instant)>,
     /// Its processes, in the order in which they first called; the last is the one that called last.
     lives: Vec<u64>,
@@ -68,7 +68,7 @@ struct Known {
 }
 
 impl Health {
-    /// A peer tells its wall clock.
+    /// A peer has sent its wall clock.
     pub(super) fn heard_clock(&self, peer: MemberId, wall: Option<Timestamp>, clock: &Clock) {
         let Some(wall) = wall else { return };
         let now = clock.now();
@@ -77,7 +77,7 @@ impl Health {
         lock(&self.peers).entry(peer).or_default().clock = Some((ahead, now.monotonic));
     }
 
-    /// A process of a peer has said a good hello.
+    /// A process of a peer has sent a valid hello.
     pub(super) fn called(&self, peer: MemberId, life: u64, remote: &str, now: Instant) {
         let mut peers = lock(&self.peers);
         let known = peers.entry(peer).or_default();
@@ -124,14 +124,14 @@ impl Health {
 #[derive(Debug)]
 struct Alarm {
     since: Option<Instant>,
-    /// When it was last told, if it was.
-    told: Option<Instant>,
-    /// What comes and goes all the time is not told each time.
+    /// When it was last reported, if it was.
+    reported: Option<Instant>,
+    /// What comes and goes all the time is not reported each time.
     bucket: Bucket,
     every: Duration,
 }
 
-/// What is to be told of an alarm.
+/// What to report about an alarm.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Edge {
     /// It is so, or still so.
@@ -142,28 +142,28 @@ enum Edge {
 
 impl Alarm {
     fn new(every: Duration, now: Instant) -> Self {
-        Self { since: None, told: None, bucket: Bucket::burst(Duration::from_secs(60), 5, now), every }
+        Self { since: None, reported: None, bucket: Bucket::burst(Duration::from_secs(60), 5, now), every }
     }
 
-    /// Whether it is so now; told once it has been for so long.
+    /// Whether it is so now; reported once it has been for so long.
     fn look(&mut self, now: Instant, is_so: bool, after: Duration) -> Option<Edge> {
         if !is_so {
             self.since = None;
-            return self.told.take().map(|_| Edge::Off);
+            return self.reported.take().map(|_| Edge::Off);
         }
         let since = *self.since.get_or_insert(now);
-        let due = match self.told {
+        let due = match self.reported {
             None => now.since(since) >= after && self.bucket.take(now),
-            Some(told) => now.since(told) >= self.every,
+            Some(reported) => now.since(reported) >= self.every,
         };
         due.then(|| {
-            self.told = Some(now);
+            self.reported = Some(now);
             Edge::On
         })
     }
 
     fn is_on(&self) -> bool {
-        self.told.is_some()
+        self.reported.is_some()
     }
 }
 
@@ -214,7 +214,7 @@ struct PeerWatch {
     goal: Option<(Op, Instant)>,
 }
 
-/// Decides what is told.
+/// Decides what is reported.
 #[derive(Debug)]
 struct Watch {
     /// How many members there are, and how many must work.
@@ -243,7 +243,7 @@ impl Watch {
         }
     }
 
-    /// What is to be told of how the peers are seen. `commit`: what is committed, if this is the primary.
+    /// What to report about the peers, as this member sees them. `commit`: what is committed, if this is the primary.
     fn look(&mut self, now: Instant, peers: &[Seen], commit: Option<Op>) -> Vec<Report> {
         let mut reports = Vec::new();
         let mut working = 1;
@@ -267,7 +267,7 @@ impl Watch {
         reports
     }
 
-    /// What is to be told of the certificate: for how long it is good still, or since when it is not.
+    /// What to report about the certificate: for how long it is good still, or since when it is not.
     fn look_at_certificate(
         &mut self,
         now: Instant,
@@ -320,7 +320,7 @@ impl PeerWatch {
         let over = self.behind.look(now, lag.is_some(), Duration::ZERO);
         match (over, lag) {
             (Some(Edge::On), Some(entries)) => reports.push(Report::Behind { peer, entries }),
-            // One that is lost instead is told of as lost; and only a primary knows.
+            // One that is lost instead is reported as lost; and only a primary knows.
             (Some(Edge::Off), _) if is_connected && commit.is_some() => {
                 reports.push(Report::CaughtUp { peer });
             }
@@ -375,19 +375,19 @@ pub(super) async fn run(shared: Arc<Shared>) {
         };
         let peers: Vec<Seen> = cluster.peers(shared.me).map(|peer| see(peer.id)).collect();
         for report in watch.look(now, &peers, commit) {
-            tell(&shared, &report);
+            log(&shared, &report);
         }
         let wall = shared.clock.wall();
         let ends = shared.transport.expires();
         let left = ends.map(|ends| ends.checked_sub(wall).ok_or_else(|| wall.saturating_sub(ends)));
         if let Some(report) = watch.look_at_certificate(now, left) {
-            tell(&shared, &report);
+            log(&shared, &report);
         }
     }
 }
 
 /// Writes the line.
-fn tell(shared: &Shared, report: &Report) {
+fn log(shared: &Shared, report: &Report) {
     let address =
         |peer: &MemberId| shared.cluster.member(*peer).map(|it| it.address.clone()).unwrap_or_default();
     let members = shared.cluster.len();
@@ -445,12 +445,12 @@ fn tell(shared: &Shared, report: &Report) {
              not run, and never start a member on a copied data directory"
         ),
         Report::Once { peer } => tracing::info!(%peer, "a member no longer runs twice"),
-        Report::CertificateEnds { .. } | Report::CertificateEnded { .. } => tell_certificate(report),
+        Report::CertificateEnds { .. } | Report::CertificateEnded { .. } => log_certificate(report),
     }
 }
 
 /// The same, of the certificate.
-fn tell_certificate(report: &Report) {
+fn log_certificate(report: &Report) {
     match report {
         Report::CertificateEnds { within } => tracing::warn!(
             days_left = within.as_secs() / 86_400,

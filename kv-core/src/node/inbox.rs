@@ -18,10 +18,10 @@ use tokio::sync::Notify;
 /// Bytes of messages that wait in each of the two queues.
 const MAX_BYTES: usize = 8 << 20;
 
-/// Digests that wait to be told.
+/// Digests that wait to be sent.
 const MOST_DIGESTS: usize = 64;
 
-/// Faulty entries that wait to be told.
+/// Faulty entries that wait to be reported.
 const MOST_FAULTY: usize = 256;
 
 /// A client's call on its way to the driver.
@@ -33,32 +33,32 @@ pub(super) enum Call {
         key: RequestKey,
         /// The encoded request.
         request: Bytes,
-        /// Who waits.
+        /// Where to send the answer.
         reply: Reply,
     },
     /// Read, linearizably.
     Read {
-        /// What.
+        /// What to read.
         query: Query,
-        /// Who waits.
+        /// Where to send the answer.
         reply: Reply,
     },
     /// Read what is known to be no older than this.
     Bounded {
         /// The bound.
         bound: Duration,
-        /// What.
+        /// What to read.
         query: Query,
-        /// Who waits.
+        /// Where to send the answer.
         reply: Reply,
     },
     /// Read once this revision is applied here.
     Await {
         /// The revision.
         at_least: Revision,
-        /// What.
+        /// What to read.
         query: Query,
-        /// Who waits.
+        /// Where to send the answer.
         reply: Reply,
     },
 }
@@ -239,7 +239,7 @@ impl Inbox {
         self.put(|batch| batch.expiry = Some(request));
     }
 
-    /// A request that removes what was due has been applied. To be told after the deadlines.
+    /// A request that removes what was due has been applied. To be passed on after the deadlines.
     pub(super) fn expired(&self) {
         self.put(|batch| batch.expired = true);
     }

@@ -18,12 +18,12 @@ use tokio::time::{MissedTickBehavior, interval};
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     current: Mutex<HashMap<(MemberId, Lane), Arc<Notify>>>,
-    /// The breaches of rules that the log has told.
-    told: Told,
+    /// The breaches of rules that were logged.
+    logged: Told,
 }
 
 impl Incoming {
-    /// Registers a new connection, and tells the one before to end.
+    /// Registers a new connection, and ends the one before.
     fn replace(&self, peer: MemberId, lane: Lane) -> Arc<Notify> {
         let replaced = Arc::new(Notify::new());
         if let Some(before) = lock(&self.current).insert((peer, lane), replaced.clone()) {
@@ -46,9 +46,9 @@ impl Incoming {
         [Lane::Control, Lane::Log].into_iter().all(|lane| current.contains_key(&(peer, lane)))
     }
 
-    /// Tells that a peer broke a rule. A member that does has a fault, and so has whatever damages what it sends.
-    fn tell(&self, now: Instant, peer: MemberId, lane: Lane, error: &WireError) {
-        if self.told.is_due(now, &format!("{peer} {lane} {error}")) {
+    /// Logs that a peer broke a rule. A member that does has a fault, and so has whatever damages what it sends.
+    fn log_breach(&self, now: Instant, peer: MemberId, lane: Lane, error: &WireError) {
+        if self.logged.is_due(now, &format!("{peer} {lane} {error}")) {
             tracing::warn!(%peer, %lane, %error, "closed a peer's connection");
         } else {
             tracing::debug!(%peer, %lane, %error, "closed a peer's connection");
@@ -79,7 +79,7 @@ pub(super) async fn serve(
         Err(error @ (WireError::Io(_) | WireError::Truncated)) => {
             tracing::debug!(%peer, %lane, %error, "peer disconnected");
         }
-        Err(error) => shared.incoming.tell(shared.clock.monotonic(), peer, lane, &error),
+        Err(error) => shared.incoming.log_breach(shared.clock.monotonic(), peer, lane, &error),
     }
     if lane == Lane::Control {
         shared.inbox.lost(peer);
@@ -95,7 +95,7 @@ async fn receive(
     let Some(role) = shared.cluster.member(peer).map(|member| member.role) else { return Ok(()) };
     let party = Party::Member { role, lane };
     while let Some(message) = reader.read_message().await? {
-        if !party.may_say(&message) {
+        if !party.may_send_message(&message) {
             return Err(WireError::NotAllowed { what: message.name(), party });
         }
         tracing::trace!(%peer, message = message.name(), "received");

@@ -1,6 +1,6 @@
 //! What waits to be sent to peers: a bounded queue for each peer and lane.
 //!
-//! The protocol tolerates loss, so a full queue drops: on the Control lane the oldest (a newer message says more), on the
+//! The protocol tolerates loss, so a full queue drops: on the Control lane the oldest (a newer message supersedes it), on the
 //! others the newest (an unbroken run of entries is worth more than a later one). What waits while there is no connection
 //! would be stale when there is one, and is not kept.
 
@@ -26,7 +26,7 @@ const MAX_BYTES: usize = 8 << 20;
 /// Something to send.
 #[derive(Debug)]
 pub(super) enum Outgoing {
-    /// This.
+    /// A message that is sent as it is.
     Message(Message),
     /// Entries, yet to be read from the journal.
     Entries(Entries),
@@ -39,7 +39,7 @@ pub(super) enum Outgoing {
 pub(super) struct Entries {
     /// The first op.
     pub(super) from: Op,
-    /// The last op, and the hash that says of which log.
+    /// The last op, and the hash that identifies the log.
     pub(super) through: Anchor,
     /// How to wrap them.
     pub(super) wrap: Wrap,

@@ -60,16 +60,16 @@ pub(super) struct Link {
     address: String,
     lane: Lane,
     queue: Arc<Queue>,
-    /// The last failure, so that it is told once.
-    told: String,
-    /// The members for which the peer has another address, as it was told.
+    /// The last failure, so that it is logged once.
+    logged: String,
+    /// The members for which the peer has another address, as it was logged.
     differing: Vec<MemberInfo>,
 }
 
 impl Link {
     pub(super) fn new(shared: Arc<Shared>, peer: MemberId, lane: Lane, queue: Arc<Queue>) -> Self {
         let address = shared.cluster.member(peer).map(|member| member.address.clone()).unwrap_or_default();
-        Self { shared, peer, address, lane, queue, told: String::new(), differing: Vec::new() }
+        Self { shared, peer, address, lane, queue, logged: String::new(), differing: Vec::new() }
     }
 
     /// Runs until it is dropped.
@@ -85,11 +85,11 @@ impl Link {
                     if self.shared.clock.monotonic().since(opened) > STEADY {
                         backoff = BACKOFF;
                     }
-                    self.tell(&broke);
+                    self.log_failure(&broke);
                     self.hint();
                 }
                 Err(failed) => {
-                    self.tell(&failed);
+                    self.log_failure(&failed);
                     let refused = matches!(&failed, LinkError::Transport(error) if error.is_refused());
                     if refused && std::mem::take(&mut was_up) {
                         self.hint();
@@ -121,7 +121,7 @@ impl Link {
             HelloReply::Refused { reason, .. } => return Err(LinkError::Refused(reason)),
         }
         tracing::debug!(peer = %self.peer, lane = %self.lane, "connected");
-        self.told.clear();
+        self.logged.clear();
         Ok((reader, writer))
     }
 
@@ -237,13 +237,13 @@ impl Link {
         self.differing = differing;
     }
 
-    /// Tells a failure, once.
-    fn tell(&mut self, error: &LinkError) {
+    /// Logs a failure, once.
+    fn log_failure(&mut self, error: &LinkError) {
         let text = error.to_string();
         if self.lane == Lane::Control {
             self.shared.health.broke(self.peer, &text);
         }
-        if text != self.told {
+        if text != self.logged {
             match error {
                 LinkError::Refused(_)
                 | LinkError::OtherMember(_)
@@ -255,11 +255,11 @@ impl Link {
                 }
                 _ => tracing::debug!(peer = %self.peer, lane = %self.lane, %error, "not connected"),
             }
-            self.told = text;
+            self.logged = text;
         }
     }
 
-    /// The peer may be dead. Only the Control lane says so: a killed process resets all lanes at once, and a single one
+    /// The peer may be dead. Only the Control lane reports that: a killed process resets all lanes at once, and a single one
     /// may break for reasons of its own.
     fn hint(&self) {
         if self.lane == Lane::Control {

@@ -41,12 +41,13 @@ impl Meter {
 
     /// All of it.
     pub(super) fn load(&self, watches: usize) -> Load {
-        let told = |counts: &[AtomicU64]| Latencies::new(counts.iter().map(|it| it.load(Ordering::Relaxed)));
+        let latencies =
+            |counts: &[AtomicU64]| Latencies::new(counts.iter().map(|it| it.load(Ordering::Relaxed)));
         Load {
             clients: self.clients.load(Ordering::Relaxed),
             watches: watches as u64,
-            reads: told(&self.reads),
-            writes: told(&self.writes),
+            reads: latencies(&self.reads),
+            writes: latencies(&self.writes),
         }
     }
 }

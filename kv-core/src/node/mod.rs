@@ -13,7 +13,7 @@
 //!                   └── reads ◀────┴─── pool (threads that may wait for the disk)
 //! ```
 //! - The *driver* is one task. It owns the [`Replica`], takes all that has happened from the inbox at once, and carries out
-//!   what the replica says. It never waits for disk or network.
+//!   the replica's outputs. It never waits for disk or network.
 //! - The *journal thread* makes writes durable, all that wait with one sync, and reports the last.
 //! - The *applier thread* applies committed entries in order and answers those who wait. It begins checkpoints, each on a
 //!   thread of its own. A witness has neither.

@@ -134,7 +134,7 @@ pub(super) fn identity(peer: &Peer, remote: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Takes one at a time until there is no more; says how many.
+    /// Takes one at a time until there is no more; returns how many.
     fn greedy(quota: &Quota, own: &AtomicUsize) -> usize {
         (0..quota.limit()).take_while(|_| quota.take(own, 1)).count()
     }

@@ -1,4 +1,4 @@
-//! How often something may happen: a bucket that fills with time, and is emptied by what happens. And how often the log tells of it.
+//! How often something may happen: a bucket that fills with time, and is emptied by what happens. And how often it is logged.
 
 use super::sync::lock;
 use crate::ids::Instant;
@@ -6,23 +6,23 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// The log tells the same loudly once in this time...
+/// The same is logged as a warning once in this time...
 const AGAIN: Duration = Duration::from_secs(60);
 /// ... and no more than so many things.
 const AT_MOST: usize = 32;
 
-/// What the log has told loudly a short while ago: so that neither one who keeps coming floods it, nor several who take turns.
+/// What was logged as a warning a short while ago: so that neither a persistent caller floods the log, nor several that take turns.
 #[derive(Debug, Default)]
 pub(super) struct Told(Mutex<VecDeque<(Instant, String)>>);
 
 impl Told {
-    /// Whether to tell this loudly: not if the same was told within the last minute, or too much else was.
+    /// Whether to log this as a warning: not if the same was logged within the last minute, or too much else was.
     pub(super) fn is_due(&self, now: Instant, text: &str) -> bool {
-        let mut told = lock(&self.0);
-        while told.pop_front_if(|(at, _)| now.since(*at) >= AGAIN).is_some() {}
-        let due = told.len() < AT_MOST && !told.iter().any(|(_, other)| other == text);
+        let mut logged = lock(&self.0);
+        while logged.pop_front_if(|(at, _)| now.since(*at) >= AGAIN).is_some() {}
+        let due = logged.len() < AT_MOST && !logged.iter().any(|(_, other)| other == text);
         if due {
-            told.push_back((now, text.to_owned()));
+            logged.push_back((now, text.to_owned()));
         }
         due
     }
@@ -90,13 +90,13 @@ mod tests {
 
     #[test]
     fn refusals_that_take_turns_are_told_once_each_and_a_flood_is_not_told() {
-        let (told, start) = (Told::default(), Instant::ZERO);
+        let (logged, start) = (Told::default(), Instant::ZERO);
         let texts = ["expired", "unknown"];
-        let loud = |now| texts.iter().cycle().take(1000).filter(|text| told.is_due(now, text)).count();
+        let loud = |now| texts.iter().cycle().take(1000).filter(|text| logged.is_due(now, text)).count();
         assert_eq!(loud(start), 2);
         assert_eq!(loud(start.after(AGAIN / 2)), 0);
         assert_eq!(loud(start.after(AGAIN)), 2);
-        let flood = |now| (0..1000).filter(|i| told.is_due(now, &i.to_string())).count();
+        let flood = |now| (0..1000).filter(|i| logged.is_due(now, &i.to_string())).count();
         assert_eq!(flood(start.after(AGAIN)), AT_MOST - 2);
         assert_eq!(flood(start.after(AGAIN * 2)), AT_MOST);
     }

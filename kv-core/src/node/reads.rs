@@ -44,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The reads that wait. Bounded by the node's admission.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
-    /// For the replica to say that they may go on.
+    /// For the replica to release them.
     unconfirmed: HashMap<u64, Read>,
     /// For this op to be applied.
     unapplied: BTreeMap<Op, Vec<Read>>,

@@ -69,7 +69,7 @@ impl Admission {
         })
     }
 
-    /// Admits a call of this client that holds `share`, or says that there is too much already: a quarter of the memory is for
+    /// Admits a call of this client that holds `share`, or refuses because there is too much already: a quarter of the memory is for
     /// requests in flight, an eighth for watches that wait.
     pub(super) fn admit(
         self: &Arc<Self>,
@@ -148,7 +148,7 @@ impl Outbox {
         &self.account
     }
 
-    /// What tells it from others, as long as it lives.
+    /// What distinguishes it from others, as long as it lives.
     pub(super) fn name(self: &Arc<Self>) -> usize {
         Arc::as_ptr(self).addr()
     }
@@ -291,7 +291,7 @@ impl Reply {
         lock(&self.outbox.state).closed
     }
 
-    /// What tells its connection from others, as long as this lives.
+    /// What distinguishes its connection from others, as long as this lives.
     pub(super) fn connection(&self) -> usize {
         self.outbox.name()
     }
@@ -344,7 +344,7 @@ impl Drop for Watching {
     }
 }
 
-/// What is said where there is no room for an answer, and how much may wait beside it; `None` for one that is small.
+/// What is answered if there is no room for an answer, and how much may wait beside it; `None` for one that is small.
 fn instead_of(answer: &Answer, size: usize) -> Option<(Answer, usize)> {
     /// What was written cannot be taken back, and such an answer to it has room.
     const SMALL: usize = 4 << 10;

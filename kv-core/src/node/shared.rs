@@ -79,7 +79,7 @@ pub(super) struct Shared {
     /// How often clients may have the primary role given away.
     handovers: Mutex<Bucket>,
 
-    /// What the driver tells of itself.
+    /// What the driver reports about itself.
     pub(super) board: Board,
     /// Shutting down: no new calls.
     pub(super) closing: watch::Sender<bool>,
@@ -177,7 +177,7 @@ impl Shared {
     }
 
     /// Makes the node give the primary role away, where it has it, and then stop: its disk is of no use any more, but what it
-    /// says is still right.
+    /// knows is still right.
     pub(super) fn retire(&self, reason: StopReason) {
         set_once(&self.retiring, reason);
     }
@@ -222,7 +222,7 @@ impl Shared {
         *state = Some(reader);
     }
 
-    /// Which state this is. To be asked before the state is taken whose errors are told with it.
+    /// Which state this is. To be read before the state is taken whose errors are reported with it.
     pub(super) fn state_life(&self) -> u64 {
         self.state_life.load(Ordering::SeqCst)
     }
@@ -249,7 +249,7 @@ impl Shared {
     }
 
     /// See [`durable_op`](Self::durable_op). Only the driver changes it: at a cut it goes back before anything above the cut
-    /// is told to be committed, while the journal thread may still be busy with what stood there before (rule D7).
+    /// is reported as committed, while the journal thread may still be busy with what stood there before (rule D7).
     pub(super) fn set_durable_op(&self, op: Op) {
         self.durable_op.store(op.get(), Ordering::SeqCst);
     }
@@ -259,7 +259,7 @@ impl Shared {
         View::new(self.view.load(Ordering::SeqCst))
     }
 
-    /// The driver tells it before anything that the view has committed.
+    /// The driver reports it before anything that the view has committed.
     pub(super) fn set_view(&self, view: View) {
         self.view.store(view.get(), Ordering::SeqCst);
     }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 /// A suspicion older than this has been withdrawn, if nothing came of it.
 const SUSPICION: Duration = Duration::from_secs(5);
 
-/// What the driver last told.
+/// What the driver last reported.
 #[derive(Debug)]
 pub(super) struct Board {
     standing: watch::Sender<Option<Standing>>,
@@ -46,13 +46,13 @@ impl Board {
         ((!numbers.peers.is_empty()).then_some(numbers.commit), numbers.peers.clone())
     }
 
-    /// Tells of every change.
+    /// Notifies of every change.
     pub(super) fn watch(&self) -> watch::Receiver<Option<Standing>> {
         self.standing.subscribe()
     }
 }
 
-/// The driver's half: watches what the replica does, and tells the board.
+/// The driver's half: watches what the replica does, and updates the board.
 #[derive(Debug)]
 pub(super) struct Reporter {
     /// The last primary that served, and in which view.
@@ -105,7 +105,7 @@ impl Reporter {
         shared.board.standing.send_replace(Some(standing));
     }
 
-    /// Tells the numbers.
+    /// Updates the numbers.
     pub(super) fn numbers(&self, replica: &Replica, applied: Op, shared: &Shared) {
         let mut numbers = lock(&shared.board.numbers);
         let Anchor { op: head, .. } = replica.head();
@@ -119,7 +119,7 @@ impl Reporter {
         numbers.last_failover = self.last_failover;
     }
 
-    /// Tells how far the peers are.
+    /// Updates how far the peers are.
     pub(super) fn peers(replica: &Replica, shared: &Shared) {
         let peers = if replica.is_serving() { replica.peers() } else { Vec::new() };
         lock(&shared.board.numbers).peers = peers;

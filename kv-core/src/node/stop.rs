@@ -87,13 +87,13 @@ impl Threads {
     }
 }
 
-/// Waits for a reason to retire, gives the primary role away, and tells the reason.
+/// Waits for a reason to retire, gives the primary role away, and returns the reason.
 async fn retired(shared: &Shared) -> Option<StopReason> {
     let mut retiring = shared.retiring.subscribe();
     let Ok(reason) = retiring.wait_for(Option::is_some).await.map(|reason| reason.clone()) else {
         return std::future::pending().await;
     };
-    // What fails here is told by the reason to stop; the others notice that this member is gone.
+    // A failure here is reported by the reason to stop; the others notice that this member is gone.
     let _ = handover::hand_over(shared, LAST_HANDOVER_WITHIN).await;
     // Those that wait on the other slot must learn it too.
     if let Some(reason) = &reason {
@@ -102,9 +102,9 @@ async fn retired(shared: &Shared) -> Option<StopReason> {
     shared.stop.borrow().clone()
 }
 
-/// Waits for a reason to stop, and then ends everything. Tells the reason when that is done.
+/// Waits for a reason to stop, and then ends everything. Publishes the reason when that is done.
 pub(super) fn supervise(shared: Arc<Shared>, threads: Arc<Threads>) -> watch::Receiver<Option<StopReason>> {
-    let (tell, stopped) = watch::channel(None);
+    let (reason_sender, stopped) = watch::channel(None);
     tokio::spawn(async move {
         let mut stop = shared.stop.subscribe();
         let reason = tokio::select! {
@@ -125,7 +125,7 @@ pub(super) fn supervise(shared: Arc<Shared>, threads: Arc<Threads>) -> watch::Re
         if let Some(reason) = &reason {
             tracing::info!(parent: &shared.span, %reason, "stopped");
         }
-        tell.send_replace(reason);
+        reason_sender.send_replace(reason);
     });
     stopped
 }

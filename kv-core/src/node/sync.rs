@@ -15,7 +15,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Monitor<T> {
     value: Mutex<T>,
     changed: Condvar,
-    /// Whom to tell that a thread has something to do: the value has changed, and nobody has looked since; or it does not wait.
+    /// Whom to notify that a thread has something to do: the value has changed, and nobody has looked since; or it does not wait.
     quiet: Quiet,
     news: AtomicBool,
 }

@@ -89,7 +89,7 @@ impl Bench {
         self.shared.tasks.spawn(Link::new(self.shared.clone(), PEER, lane, queue).run());
     }
 
-    /// Connects to this member and says hello.
+    /// Connects to this member and sends a hello.
     async fn call(&self, lane: Lane, hello: &Hello) -> Ends {
         let mut ends = ends(self.network.connect("a:1", lane).await.unwrap());
         ends.1.push(wire::encode_hello(hello));
@@ -159,7 +159,7 @@ async fn a_link_on_which_the_peer_shows_life_stays() {
     assert!(bench.shared.inbox.take(true, true).lost.is_empty());
 }
 
-/// The peer's process was killed: its system resets or refuses at once, and the replica is told at once.
+/// The peer's process was killed: its system resets or refuses at once, and the replica is notified at once.
 #[tokio::test(start_paused = true)]
 async fn a_link_that_breaks_is_a_hint_and_refusals_are_not_repeated() {
     let bench = Bench::new();
@@ -171,7 +171,7 @@ async fn a_link_that_breaks_is_a_hint_and_refusals_are_not_repeated() {
     bench.shared.inbox.arrived().await;
     assert!(bench.shared.inbox.take(true, true).lost.contains(&PEER));
     assert!(broke.elapsed() < Duration::from_millis(10));
-    // The first refusal after it was up says so again; then there is nothing new to say.
+    // The first refusal after it was up is reported again; then there is nothing new to report.
     tokio::time::sleep(Duration::from_secs(1)).await;
     bench.shared.inbox.take(true, true);
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -223,7 +223,7 @@ async fn a_message_on_the_wrong_lane_closes_the_connection() {
     assert!(bench.shared.inbox.take(true, true).control.is_empty());
 }
 
-/// F-input-3: who says nothing is not waited for.
+/// F-input-3: a silent caller is not waited for.
 #[tokio::test(start_paused = true)]
 async fn a_caller_without_a_hello_is_closed_in_time() {
     let bench = Bench::new();
@@ -237,7 +237,7 @@ async fn a_caller_without_a_hello_is_closed_in_time() {
     }
 }
 
-/// F-load-4, F-input-3: a crowd that says nothing keeps nobody out for longer than the deadline, and members not at all.
+/// F-load-4, F-input-3: a silent crowd keeps nobody out for longer than the deadline, and members not at all.
 #[tokio::test(start_paused = true)]
 async fn silent_clients_keep_no_member_out() {
     let bench = Bench::new();

@@ -105,7 +105,7 @@ impl Shared {
 pub(super) struct Receiving(pub(super) Receiver);
 
 impl Receiving {
-    /// Stores a piece, and says how far the pieces go.
+    /// Stores a piece, and returns how far the pieces go.
     pub(super) fn stage(&mut self, at: Anchor, chunk: &Chunk) -> Result<Input, EngineError> {
         self.0.stage(at, chunk)?;
         let progress = self.0.progress().map(|(at, end)| Input::Staged { at, end });

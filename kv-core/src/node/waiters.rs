@@ -25,7 +25,7 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
-    /// Adds a waiter. Says whether it is the first, that is, whether the request is yet to be proposed.
+    /// Adds a waiter. Returns whether it is the first, that is, whether the request is yet to be proposed.
     pub(super) fn join(&self, key: RequestKey, reply: Reply) -> bool {
         use std::collections::hash_map::Entry;
         match lock(&self.waiting).entry(key) {
@@ -59,7 +59,7 @@ impl Waiters {
         }
     }
 
-    /// Tells everyone that the fate of the request is unknown.
+    /// Answers every waiter that the fate of the request is unknown.
     pub(super) fn abandon(&self) {
         let waiting = std::mem::take(&mut *lock(&self.waiting));
         for found in waiting.into_values() {

@@ -95,19 +95,19 @@ fn look_all(shared: &Arc<Shared>, watches: Vec<Watch>) {
     }
 }
 
-/// Answers a watch if there is something to be told, and lets it wait otherwise.
+/// Answers a watch if there is something to deliver, and parks it otherwise.
 fn look(shared: &Arc<Shared>, mut watch: Watch) {
     while !watch.asked.watching.is_taken_back() {
         // One who asks for much and takes none of it keeps nobody busy.
         if watch.asked.reply.is_hopeless() {
             return watch.asked.reply.send(Answer::Overloaded);
         }
-        // A node without a state has nothing to tell; another member has.
+        // A node without a state has no answer; another member has.
         let elsewhere = Answer::NotPrimary { hint: None };
         let life = shared.state_life();
         let Some(state) = shared.state() else { return watch.asked.reply.send(elsewhere) };
         let next = match state.look(&watch.query, MAX_EVENTS, MAX_BYTES) {
-            Ok(Look::Tell(answer)) => return watch.asked.reply.send(answer),
+            Ok(Look::Answer(answer)) => return watch.asked.reply.send(answer),
             Ok(Look::Nothing(next)) => next,
             Err(error) => {
                 shared.state_failed(life, error);
@@ -122,7 +122,7 @@ fn look(shared: &Arc<Shared>, mut watch: Watch) {
     }
 }
 
-/// Lets a watch wait that has nothing to be told up to `after`; gives it back if there may be something by now.
+/// Parks a watch that has nothing to deliver up to `after`; returns it if there may be something by now.
 fn wait(shared: &Arc<Shared>, Watch { query, asked }: Watch, after: &Position) -> Option<Watch> {
     let looked = after.behind();
     let until = shared.clock.monotonic().after(shared.jitter(LONGEST_WAIT));

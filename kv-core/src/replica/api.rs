@@ -20,7 +20,7 @@ pub enum Input {
     Message {
         /// Who sent it.
         from: MemberId,
-        /// What it says.
+        /// The message.
         message: Message,
     },
     /// Requests to be ordered, each encoded with `Request::encode`. Dropped unless [`Replica::is_serving`] and there is
@@ -55,7 +55,7 @@ pub enum Input {
         /// The digest of everything that was applied up to it.
         digest: Hash,
     },
-    /// The engine's checkpoint at this op is durable: tell the superblock.
+    /// The engine's checkpoint at this op is durable: record it in the superblock.
     Checkpointed {
         /// The checkpoint.
         checkpoint: Anchor,
@@ -65,7 +65,7 @@ pub enum Input {
         /// The op.
         op: Op,
     },
-    /// The pieces of the snapshot at `at` that were given out before are stored, as far as `end` says. Also told once at the
+    /// The pieces of the snapshot at `at` that were given out before are stored, as far as `end`. Also reported once at the
     /// start, if an earlier life left some.
     Staged {
         /// The snapshot.
@@ -80,7 +80,7 @@ pub enum Input {
     },
     /// What was stored of the snapshot did not verify, or the state here has overtaken it: it was thrown away.
     SnapshotRefused {
-        /// Which.
+        /// The op that the snapshot is at.
         at: Anchor,
     },
     /// What [`Output::ReadSnapshot`] for this member itself has found in the state that is set aside.
@@ -114,15 +114,15 @@ pub enum Output {
     },
     /// Send a message. May be lost.
     Send {
-        /// To whom.
+        /// The receiver.
         to: MemberId,
-        /// What.
+        /// The message.
         message: Message,
     },
     /// Read these entries from the journal and send them all (the replica has bounded their bytes). May be dropped, if an
     /// entry cannot be read or the peer's queue is full.
     SendEntries {
-        /// To whom.
+        /// The receiver.
         to: MemberId,
         /// The first op.
         from: Op,
@@ -150,7 +150,7 @@ pub enum Output {
     /// Store a piece of a snapshot beside the state; what was stored of another one goes. Answered by [`Input::Staged`], or by
     /// [`Input::SnapshotRefused`].
     StageChunk {
-        /// Which snapshot.
+        /// The op that the snapshot is at.
         at: Anchor,
         /// The piece. It follows the one before, or is the first.
         chunk: Chunk,
@@ -158,12 +158,12 @@ pub enum Output {
     /// Verify what is stored as a whole, and put it in the place of the state, unless that has applied as much. Answered by
     /// [`Input::SnapshotInstalled`] or [`Input::SnapshotRefused`].
     InstallSnapshot {
-        /// Which snapshot.
+        /// The op that the snapshot is at.
         at: Anchor,
     },
     /// Throw away what is stored of this snapshot, if that is what is stored: it is of no use any more. Not answered.
     DiscardSnapshot {
-        /// Which snapshot.
+        /// The op that the snapshot is at.
         at: Anchor,
     },
     /// Everything up to here is committed: apply it, in order, from the journal (the entry may still be in its memory only).
@@ -173,21 +173,21 @@ pub enum Output {
     },
     /// The reads with these tickets may be answered from state that has applied `op`.
     ReadReady {
-        /// The tickets.
+        /// The tickets of the reads that may go on.
         tickets: Vec<u64>,
         /// What must be applied first.
         op: Op,
     },
     /// The reads with these tickets cannot be answered here: this member is not (any more) the serving primary.
     ReadsRefused {
-        /// The tickets.
+        /// The tickets of the reads that are refused.
         tickets: Vec<u64>,
     },
     /// The view, the status or the serving primary changed.
     Standing(Standing),
-    /// The proposals given to this replica and not yet committed have an unknown fate: tell whoever waits to retry elsewhere.
+    /// The proposals given to this replica and not yet committed have an unknown fate: make whoever waits retry elsewhere.
     ProposalsAbandoned,
-    /// Stop this member for good, now, and say why. No other output follows.
+    /// Stop this member for good, now, and report why. No other output follows.
     Halt(Halt),
 }
 
@@ -231,7 +231,7 @@ pub enum Status {
     ViewChange,
     /// Making its log the log of the view; acknowledges nothing yet.
     CatchingUp,
-    /// Its log is damaged: it votes, and acknowledges nothing until a primary has told it the log.
+    /// Its log is damaged: it votes, and acknowledges nothing until it has learned the log from a primary.
     Damaged,
 }
 
@@ -241,11 +241,11 @@ pub enum Status {
 pub enum Halt {
     /// This member's disk is empty, but the cluster was formed with it.
     #[error(
-        "the data directory is empty, but member {peer} says that the cluster is formed: this member's disk was lost. \
+        "the data directory is empty, but member {peer} reports that the cluster is formed: this member's disk was lost. \
          Bring the directory back, for example by mounting its disk; this member cannot take part without it"
     )]
     DiskLoss {
-        /// Who said so.
+        /// The member that reported it.
         peer: MemberId,
     },
     /// An entry that was applied here differs from the one committed in the cluster.
@@ -253,7 +253,7 @@ pub enum Halt {
         "op {op} was applied here as {ours}, but the cluster committed {theirs}: the histories have diverged"
     )]
     Diverged {
-        /// Where.
+        /// The op at which the logs differ.
         op: Op,
         /// The hash here.
         ours: Hash,
@@ -280,7 +280,7 @@ pub enum Halt {
          directory of one that held it back from a copy, or set up a new cluster from a backup"
     )]
     Lost {
-        /// Which.
+        /// The op of the entry that is lost.
         op: Op,
     },
     /// No data member has an intact state.

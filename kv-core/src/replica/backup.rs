@@ -8,7 +8,7 @@ use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, View};
 use crate::message::{Age, Entry, FetchWhat, Fresh, Message, Write};
 use tracing::{debug, trace};
 
-/// What a primary's `Commit` says besides its view.
+/// The contents of a primary's `Commit`, except its view.
 #[derive(Debug)]
 pub(super) struct Beat {
     pub(super) commit: Anchor,
@@ -158,7 +158,7 @@ impl Replica {
         let Some(vote) = self.state.suspicion_mut() else { return };
         let target = vote.map_or(target, |suspicion| suspicion.target.max(target));
         *vote = Some(Suspicion { target, resend_at });
-        self.say_vote(target);
+        self.send_vote(target);
         self.count_votes();
     }
 
@@ -171,7 +171,7 @@ impl Replica {
 
     // -- normal operation (rules N1 to N6)
 
-    /// What a message of the primary of `view` says about where this member should be. True if it is there.
+    /// Follows the primary of `view`, as its message shows. True if this member is in that view.
     fn follow(&mut self, from: MemberId, view: View) -> bool {
         if view < self.view || from != self.cluster.primary(view) {
             trace!(%from, %view, mine = %self.view, "ignore a message of an older view");
@@ -334,7 +334,7 @@ impl Replica {
             self.on_trim(trim);
         }
         let log = (installed && !self.transfer.is_adopting()).then(|| self.acknowledgeable());
-        let checkpoint = self.told_checkpoint();
+        let checkpoint = self.reported_checkpoint();
         self.promise();
         let sent = self.moment();
         self.send(from, Message::CommitOk { view, round, log, checkpoint, sent });

@@ -38,7 +38,7 @@ impl DecidedLog {
     }
 }
 
-/// What can be said of the new view's log.
+/// What is known about the new view's log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Decision {
     /// This is it.
@@ -49,7 +49,7 @@ pub(super) enum Decision {
     Stuck(Op),
 }
 
-/// What one member says about one op.
+/// What one member reports about one op.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Word {
     /// It has this entry, intact.
@@ -58,7 +58,7 @@ enum Word {
     Faulty(Option<Hash>),
     /// Its log ends below.
     Absent,
-    /// Its list starts above: the op is committed there, under a hash that it does not tell.
+    /// Its list starts above: the op is committed there, under a hash that it does not list.
     Untold,
 }
 
@@ -106,7 +106,7 @@ const MOST_DAMAGED: usize = 6;
 /// How strictly a decision is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mode {
-    /// As rule V5 says.
+    /// By rules V5a to V5f.
     Usual,
     /// Everyone has answered, so that nothing else will ever be known: whoever surely never held an entry is counted, whatever its
     /// log view. What was committed was acknowledged by RQ members, and an intact log has everything that it acknowledged: so fewer
@@ -119,16 +119,16 @@ enum Mode {
 /// A set of votes that is to decide.
 struct Ballot<'a> {
     votes: &'a Votes,
-    /// Those of all who have voted. Where an entry is intact, everyone's word counts: that says only where it can be had.
+    /// Those of all who have voted. Where an entry is intact, every vote counts: that shows only where to fetch it.
     everyone: &'a Votes,
     quorums: Quorums,
     mode: Mode,
 }
 
-/// The log, as far as these votes tell it.
+/// The log, as far as these votes determine it.
 ///
 /// Any quorum among them may decide: each is sound by itself. So where the vote of a damaged member leaves all of them undecided, quorums
-/// without it are tried: one that is damaged at the very op that it alone was told of must not stop the others.
+/// without it are tried: one that is damaged at an op that only it received must not stop the others.
 pub(super) fn decide(votes: &Votes, quorums: Quorums) -> Decision {
     let Some(base) = base(votes) else { return Decision::TooFew };
     let ballot = |some: &Votes, mode: Mode| Ballot { votes: some, everyone: votes, quorums, mode }.decide();
@@ -208,8 +208,8 @@ impl Ballot<'_> {
         let words: Vec<(bool, Word)> =
             self.votes.values().map(|summary| (summary.log_view == newest, word(summary, op))).collect();
         let mut candidate = None;
-        for (_, said) in words.iter().filter(|(current, _)| *current) {
-            let hash = match said {
+        for (_, reports) in words.iter().filter(|(current, _)| *current) {
+            let hash = match reports {
                 Word::Present(hash) | Word::Faulty(Some(hash)) => *hash,
                 Word::Faulty(None) | Word::Absent | Word::Untold => continue,
             };
@@ -225,15 +225,15 @@ impl Ballot<'_> {
         {
             return Verdict::Keep(hash);
         }
-        let never_held = |said: &Word| match said {
+        let never_held = |reports: &Word| match reports {
             Word::Absent => true,
             Word::Present(hash) | Word::Faulty(Some(hash)) => candidate.is_some_and(|wanted| wanted != *hash),
             Word::Faulty(None) | Word::Untold => false,
         };
-        let told = words.iter().any(|(current, said)| *current && never_held(said));
-        let all_count = told || self.mode == Mode::LastResort;
+        let current_nack = words.iter().any(|(current, reports)| *current && never_held(reports));
+        let all_count = current_nack || self.mode == Mode::LastResort;
         let nacks =
-            words.iter().filter(|(current, said)| (*current || all_count) && never_held(said)).count();
+            words.iter().filter(|(current, reports)| (*current || all_count) && never_held(reports)).count();
         if nacks >= self.quorums.nack { Verdict::Cut } else { Verdict::Wait }
     }
 
@@ -242,10 +242,11 @@ impl Ballot<'_> {
     /// later one, nor if it does not go on from what is kept `below`. If one alone is left, and intact, it is kept; if none is, the log ends.
     fn last_resort(&self, op: Op, below: Hash) -> Verdict {
         let quorum = self.quorums.members - self.quorums.nack + 1;
-        let tell = |vote: &LogSummary| (vote.log_view, word(vote, op), word(vote, op.previous()));
-        let said: Vec<(View, Word, Word)> = self.votes.values().map(tell).collect();
+        let report = |vote: &LogSummary| (vote.log_view, word(vote, op), word(vote, op.previous()));
+        let reports: Vec<(View, Word, Word)> = self.votes.values().map(report).collect();
         let holders = |wanted: Option<Hash>| {
-            let others = said.iter().filter(|(_, word, _)| word.hash().is_some_and(|it| Some(it) != wanted));
+            let others =
+                reports.iter().filter(|(_, word, _)| word.hash().is_some_and(|it| Some(it) != wanted));
             let since = others.map(|(log_view, ..)| *log_view).max();
             let may_have = |word: &Word| match word {
                 Word::Present(hash) | Word::Faulty(Some(hash)) => Some(*hash) == wanted,
@@ -253,23 +254,23 @@ impl Ballot<'_> {
                 Word::Absent => false,
             };
             let later = |log_view: View| since.is_none_or(|since| log_view > since);
-            said.iter().filter(|(log_view, word, _)| may_have(word) && later(*log_view)).count()
+            reports.iter().filter(|(log_view, word, _)| may_have(word) && later(*log_view)).count()
         };
         if self.mode != Mode::LastResort || holders(None) >= quorum {
             return Verdict::Wait;
         }
         let goes_on = |wanted: Hash| {
-            let told = said.iter().filter(|(_, word, _)| *word == Word::Present(wanted));
-            told.filter_map(|(.., before)| before.hash()).all(|parent| parent == below)
+            let holders_of = reports.iter().filter(|(_, word, _)| *word == Word::Present(wanted));
+            holders_of.filter_map(|(.., before)| before.hash()).all(|parent| parent == below)
         };
-        let named = said.iter().filter_map(|(_, word, _)| word.hash());
+        let named = reports.iter().filter_map(|(_, word, _)| word.hash());
         let mut left: Vec<Hash> =
             named.filter(|hash| holders(Some(*hash)) >= quorum && goes_on(*hash)).collect();
         left.sort_unstable();
         left.dedup();
         match left[..] {
             [] => Verdict::Cut,
-            [hash] if said.iter().any(|(_, word, _)| *word == Word::Present(hash)) => Verdict::Keep(hash),
+            [hash] if reports.iter().any(|(_, word, _)| *word == Word::Present(hash)) => Verdict::Keep(hash),
             _ => Verdict::Wait,
         }
     }

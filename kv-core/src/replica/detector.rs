@@ -84,7 +84,7 @@ impl Watch {
     }
 
     /// Whether the silence has lasted too long. One that looks late by more than `pause` was away itself, and listens for
-    /// twice as long before it says so.
+    /// twice as long before it reports that.
     pub(super) fn is_silent(&mut self, now: Instant, pause: Duration) -> bool {
         let deadline = self.detector.deadline();
         if now < deadline {

@@ -1,4 +1,4 @@
-//! Digests of the state, told by each data member at fixed ops and compared with its own by each that hears them (rule S1).
+//! Digests of the state, sent by each data member at fixed ops, and compared by each receiver with its own (rule S1).
 
 use super::{Halt, Replica};
 use crate::config::Role;
@@ -11,12 +11,12 @@ use tracing::error;
 /// ever, so that nothing is lost by forgetting some.
 const KEPT: usize = 64;
 
-/// What was told.
+/// The digests that peers sent.
 #[derive(Debug, Default)]
 pub(super) struct Digests {
     own: BTreeMap<Op, Hash>,
-    told: BTreeMap<MemberId, BTreeMap<Op, Hash>>,
-    /// Peers that differ, as far as the log of this process says already.
+    received: BTreeMap<MemberId, BTreeMap<Op, Hash>>,
+    /// Peers that differ, as far as this process has already logged.
     differ: BTreeSet<MemberId>,
 }
 
@@ -27,7 +27,7 @@ fn keep(list: &mut BTreeMap<Op, Hash>, op: Op, digest: Hash) {
     }
 }
 
-/// What comparing the digests at one op says.
+/// The result of comparing the digests at one op.
 #[derive(PartialEq, Eq, Debug)]
 enum Verdict {
     /// A quorum has another state.
@@ -39,8 +39,8 @@ enum Verdict {
 impl Digests {
     fn judge(&self, op: Op, quorum: usize) -> Option<Verdict> {
         let ours = *self.own.get(&op)?;
-        let told = self.told.iter().filter_map(|(peer, list)| Some((*peer, *list.get(&op)?)));
-        let others: BTreeMap<MemberId, Hash> = told.filter(|(_, digest)| *digest != ours).collect();
+        let received = self.received.iter().filter_map(|(peer, list)| Some((*peer, *list.get(&op)?)));
+        let others: BTreeMap<MemberId, Hash> = received.filter(|(_, digest)| *digest != ours).collect();
         let count = |digest: Hash| others.values().filter(|other| **other == digest).count();
         match others.values().find(|digest| count(**digest) >= quorum) {
             Some(theirs) => Some(Verdict::Wrong { ours, theirs: *theirs }),
@@ -50,7 +50,7 @@ impl Digests {
 }
 
 impl Replica {
-    /// The own state has this digest at `op`: it is told to all who hold a state.
+    /// The own state has this digest at `op`: it is sent to all that hold a state.
     pub(super) fn on_own_digest(&mut self, op: Op, digest: Hash) {
         keep(&mut self.digests.own, op, digest);
         let peers = self.cluster.peers(self.me).filter(|peer| peer.role == Role::Data);
@@ -62,7 +62,7 @@ impl Replica {
     }
 
     pub(super) fn on_state_digest(&mut self, from: MemberId, op: Op, digest: Hash) {
-        keep(self.digests.told.entry(from).or_default(), op, digest);
+        keep(self.digests.received.entry(from).or_default(), op, digest);
         self.compare_digests(op);
     }
 
@@ -90,23 +90,23 @@ impl Replica {
 mod tests {
     use super::*;
 
-    fn digests(own: u128, told: &[u128]) -> Digests {
+    fn digests(own: u128, received: &[u128]) -> Digests {
         let mut digests = Digests::default();
         keep(&mut digests.own, Op::new(8), Hash::new(own));
-        for (peer, digest) in (1..).zip(told) {
-            keep(digests.told.entry(MemberId::new(peer)).or_default(), Op::new(8), Hash::new(*digest));
+        for (peer, digest) in (1..).zip(received) {
+            keep(digests.received.entry(MemberId::new(peer)).or_default(), Op::new(8), Hash::new(*digest));
         }
         digests
     }
 
     #[test]
     fn s1_only_a_quorum_that_agrees_says_who_is_wrong() {
-        let judge = |own, told: &[u128], quorum| digests(own, told).judge(Op::new(8), quorum);
+        let judge = |own, received: &[u128], quorum| digests(own, received).judge(Op::new(8), quorum);
         let wrong = |ours, theirs| Some(Verdict::Wrong { ours: Hash::new(ours), theirs: Hash::new(theirs) });
         assert_eq!(judge(1, &[1, 1], 2), Some(Verdict::Doubt(BTreeMap::new())));
         assert_eq!(judge(1, &[2, 2], 2), wrong(1, 2));
-        for told in [&[2, 1][..], &[2], &[2, 3]] {
-            let doubt = judge(1, told, 2);
+        for received in [&[2, 1][..], &[2], &[2, 3]] {
+            let doubt = judge(1, received, 2);
             assert!(matches!(&doubt, Some(Verdict::Doubt(others)) if !others.is_empty()), "{doubt:?}");
         }
         assert_eq!(judge(1, &[2, 3, 3, 3], 3), wrong(1, 3));

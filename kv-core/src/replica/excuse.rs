@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 pub enum Excuse {
     /// They are fewer than a quorum.
     TooFew,
-    /// What was at this op they can neither tell nor rule out (rule V5).
+    /// They neither have the entry at this op nor can rule out that it was committed (rule V5g).
     Undecided(Op),
     /// None of them has the entry at this op, or a state that stands for it (rules V5h and T8).
     Missing(Op),
 }
 
-/// What a member would say in a view change.
+/// What a member would report in a view change.
 #[derive(Clone, Debug)]
 pub struct Vote {
     member: MemberId,
@@ -28,7 +28,7 @@ pub struct Vote {
 }
 
 impl Replica {
-    /// What it would say, once it has asked for a state in vain if it has none. To be asked of a replica that was just made from what is
+    /// What it would report, once it has asked for a state in vain if it has none. To be asked of a replica that was just made from what is
     /// durable.
     #[must_use]
     pub fn vote(&self) -> Vote {

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 
 #[derive(Debug)]
 pub(super) struct Forming {
-    /// The step that is durable here: the only one that others are told.
+    /// The step that is durable here: the only one that is reported to others.
     pub(super) step: FormationStep,
     /// A step that is being written.
     pub(super) writing: bool,
-    /// What the others last said.
+    /// What the others last reported.
     pub(super) heard: BTreeMap<MemberId, FormationStep>,
     pub(super) ask_at: Instant,
 }

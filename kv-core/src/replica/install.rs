@@ -35,7 +35,7 @@ pub(super) struct Install {
     finishing: Option<WriteSeq>,
 }
 
-/// What comparing hashes says.
+/// The result of comparing hashes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Match {
     /// The logs agree up to here.

@@ -55,7 +55,7 @@ impl Replica {
         }
     }
 
-    /// Until when this member says nothing in a change of views.
+    /// Until when this member sends nothing in a view change.
     pub(super) fn held_until(&self) -> Option<Instant> {
         #[cfg(any(test, feature = "internals"))]
         if self.has_bug(crate::bug::Bug::PromiseNotKept) {

@@ -7,7 +7,7 @@ use crate::ids::{Anchor, Hash, MemberId, Op};
 use crate::message::{Behind, LogSummary, MissingRun, Slot};
 use std::collections::BTreeMap;
 
-/// How many runs a member tells. What is not told is taken to be there.
+/// How many runs a member lists. What is not listed counts as present.
 const MOST_RUNS: usize = 64;
 
 /// Ops, the first and the last of each run; ascending, and apart from each other.
@@ -51,7 +51,7 @@ pub(super) fn lost(votes: &BTreeMap<MemberId, LogSummary>, members: usize) -> Op
     missing.fold(first, |all, some| common(&all, &some)).first().map(|(op, _)| *op)
 }
 
-/// The hashes of committed entries that the votes tell.
+/// The hashes of committed entries that the votes contain.
 fn committed(votes: &BTreeMap<MemberId, LogSummary>) -> BTreeMap<Op, Hash> {
     let mut hashes = BTreeMap::new();
     for summary in votes.values() {
@@ -84,7 +84,7 @@ fn missing(summary: &LogSummary, base: Op, committed: &BTreeMap<Op, Hash>) -> Ru
 impl Replica {
     /// Up to where a state here stands for the entries. A witness has none, and what is being fetched is none yet.
     fn stands_for(&self) -> Op {
-        if self.is_witness() { Op::ZERO } else { self.told_checkpoint() }
+        if self.is_witness() { Op::ZERO } else { self.reported_checkpoint() }
     }
 
     /// Rule V4: the ops up to `commit` whose entries are not intact here, and for which no state here stands.
@@ -199,6 +199,6 @@ mod tests {
         };
         assert_eq!(first_lost([1, 2, 3, 4]), None, "there is one copy of each");
         assert_eq!(first_lost([1, 2, 3, 14]), Some(Op::new(4)));
-        assert_eq!(first_lost([11, 12, 13, 14]), Some(Op::new(4)), "of the others nobody can tell");
+        assert_eq!(first_lost([11, 12, 13, 14]), Some(Op::new(4)), "nobody knows about the others");
     }
 }

@@ -140,13 +140,13 @@ pub struct Replica {
     writes: Writes,
     votes: Votes,
     digests: Digests,
-    /// The own vote that the others were last told.
-    said_vote: Option<View>,
+    /// The own vote that was last sent to the others.
+    sent_vote: Option<View>,
     state: State,
     /// View changes entered since this member was last in normal status: the back-off.
     attempts: u32,
     outputs: VecDeque<Output>,
-    told: Option<Standing>,
+    reported: Option<Standing>,
     halted: bool,
     #[cfg(any(test, feature = "internals"))]
     bug: Option<crate::bug::Bug>,
@@ -195,11 +195,11 @@ impl Replica {
             writes: Writes::default(),
             votes: Votes::new(vote_lifetime),
             digests: Digests::default(),
-            said_vote: None,
+            sent_vote: None,
             state: State::Forming(forming),
             attempts: 0,
             outputs: VecDeque::new(),
-            told: None,
+            reported: None,
             halted: false,
             #[cfg(any(test, feature = "internals"))]
             bug: config.bug,
@@ -213,7 +213,7 @@ impl Replica {
         } else {
             replica.progress_forming();
         }
-        replica.tell_standing();
+        replica.report_standing();
         replica
     }
 
@@ -245,8 +245,8 @@ impl Replica {
             Input::Handover => self.on_handover(),
         }
         self.progress_repairs();
-        self.tell_withdrawal();
-        self.tell_standing();
+        self.send_withdrawal();
+        self.report_standing();
     }
 
     /// The next thing to do, in order; `None` when all is done.
@@ -454,10 +454,10 @@ impl Replica {
         duration.mul_f64(1.0 + self.rng.f64())
     }
 
-    fn tell_standing(&mut self) {
+    fn report_standing(&mut self) {
         let standing = self.standing();
-        if self.told != Some(standing) && !self.halted {
-            self.told = Some(standing);
+        if self.reported != Some(standing) && !self.halted {
+            self.reported = Some(standing);
             debug!(view = %standing.view, status = ?standing.status, primary = ?standing.primary, "standing");
             self.outputs.push_back(Output::Standing(standing));
         }
@@ -584,7 +584,7 @@ impl Replica {
         if self.log_view < self.view {
             self.resume_view_change();
         } else if self.is_damaged() {
-            // Rule D6: it votes, and acknowledges nothing before it has been told its head.
+            // Rule D6: it votes, and acknowledges nothing before it knows its head.
             self.become_catching_up(self.view);
             self.ask_for_state();
             if self.primary() == self.me {

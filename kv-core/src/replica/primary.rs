@@ -18,7 +18,7 @@ use tracing::{info, trace};
 /// How many bytes of bodies one `SendEntries` carries.
 pub(super) const RUN_BYTES: usize = 1 << 20;
 
-/// What a backup's `CommitOk` says besides its view.
+/// The contents of a backup's `CommitOk`, except its view.
 #[derive(Debug)]
 pub(super) struct Heard {
     pub(super) round: Round,
@@ -177,7 +177,7 @@ impl Replica {
             confirmed: Op::ZERO,
             origin: None,
         };
-        // The tail is driven anew only to those who are behind: they say so in their first acknowledgement.
+        // The tail is driven anew only to those who are behind: their first acknowledgement shows that.
         let head = self.log.head().op;
         for peer in primary.peers.values_mut() {
             peer.next = head.next();
@@ -315,7 +315,7 @@ impl Replica {
             return;
         }
         if from <= self.trimming.trimmed() || self.log.is_faulty(from) {
-            return self.tell_what_is_missing(to, from, 0);
+            return self.answer_what_is_missing(to, from, 0);
         }
         let through = self.log.run_within(from, limit, RUN_BYTES);
         peer.next = through.next();
@@ -521,7 +521,7 @@ impl Replica {
         if let State::Primary(primary) = &mut self.state {
             primary.leaving = Leaving::Abdicated(Suspicion { target, resend_at });
         }
-        self.say_vote(target);
+        self.send_vote(target);
         self.count_votes();
     }
 

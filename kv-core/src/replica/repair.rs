@@ -130,7 +130,7 @@ impl Replica {
             !is_written && log.is_faulty(*op)
         });
         if any_back {
-            self.say_what_is_back();
+            self.acknowledge_repaired();
         }
         let waiting = self.log.faulty().find(|op| !self.repairs.list.contains_key(op));
         if let Some(op) = waiting {
@@ -138,12 +138,12 @@ impl Replica {
         }
     }
 
-    /// Rules N4 and V4: what was withheld for the sake of a bad entry counts now, and what was said of it is out of date.
-    fn say_what_is_back(&mut self) {
+    /// Rules N4 and V4: what was withheld because of a bad entry counts now, and what was reported about it is out of date.
+    fn acknowledge_repaired(&mut self) {
         match &self.state {
             State::Primary(_) => self.maybe_commit(),
             State::Backup(_) => self.acknowledge(),
-            State::ViewChange(_) => self.say_again(),
+            State::ViewChange(_) => self.send_summary_again(),
             State::Forming(_) | State::CatchingUp(_) => {}
         }
     }

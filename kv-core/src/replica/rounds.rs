@@ -1,5 +1,5 @@
 //! The primary's rounds of confirmation (rules R1 and R4): numbered, and answered by whoever still stands in its view. And what a confirmed
-//! round says to each member: how old its state is at most.
+//! round proves to each member: how old its state is at most.
 
 use super::state::State;
 use super::{Now, Output, Replica};
@@ -121,7 +121,7 @@ impl Replica {
 
     /// A sign of life to all, with the number of the newest round.
     pub(super) fn send_commit(&mut self) {
-        let (view, commit, own) = (self.view, self.commit(), self.told_checkpoint());
+        let (view, commit, own) = (self.view, self.commit(), self.reported_checkpoint());
         let age = self.age_of(commit);
         let State::Primary(primary) = &self.state else { return };
         let known = primary.peers.values().map(|peer| peer.checkpoint.unwrap_or(Op::ZERO));
@@ -156,7 +156,7 @@ impl Replica {
         Moment { life: self.life, at: self.now.monotonic }
     }
 
-    /// The primary has told what a confirmed round says to this member. True for ever, whatever became of the primary and of this message.
+    /// The primary has sent what a confirmed round proves to this member. True for ever, whatever became of the primary and of this message.
     pub(super) fn on_fresh(&mut self, fresh: Fresh) {
         let Fresh { op, since } = fresh;
         #[cfg(any(test, feature = "internals"))]

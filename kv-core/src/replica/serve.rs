@@ -8,7 +8,7 @@ use bytes::Bytes;
 use std::time::Duration;
 use tracing::trace;
 
-/// How many hashes one answer tells.
+/// How many hashes one answer contains.
 const MOST_HASHES: usize = 1024;
 
 /// How long entries above a snapshot are kept for the peer that fetches it, after its last sign of life.
@@ -31,7 +31,7 @@ impl Replica {
             Some(_) if is_ours => through,
             #[cfg(any(test, feature = "internals"))]
             Some(_) if self.has_bug(crate::bug::Bug::FetchFromAnyLog) => through.min(self.log.head().op),
-            // Below what is remembered nobody can say whose the hash is: it is told what it would be told of a range.
+            // Below what is remembered, the log of the hash is not known: the answer is the same as for a range.
             Some(_) if what == FetchWhat::Entries && through <= self.trimmed() => {
                 return self.too_old(to, nonce);
             }
@@ -81,7 +81,7 @@ impl Replica {
             return self.too_old(to, nonce);
         }
         if from <= self.trimmed() || self.log.is_faulty(from) {
-            return self.tell_what_is_missing(to, from, nonce);
+            return self.answer_what_is_missing(to, from, nonce);
         }
         let head = self.log.head().op;
         let through = if from <= head {
@@ -98,19 +98,19 @@ impl Replica {
     }
 
     /// A peer needs an entry that is not there, or cannot be read (rule T8).
-    pub(super) fn tell_what_is_missing(&mut self, to: MemberId, op: Op, nonce: u64) {
+    pub(super) fn answer_what_is_missing(&mut self, to: MemberId, op: Op, nonce: u64) {
         // Where nobody who was asked has it, only a state can help. Until then to wait is cheaper.
         let bad_for_good =
-            !self.is_witness() && op <= self.told_checkpoint() && self.was_asked_for_in_vain(op);
+            !self.is_witness() && op <= self.reported_checkpoint() && self.was_asked_for_in_vain(op);
         if op <= self.trimmed() || bad_for_good {
             trace!(%to, %op, "what a peer needs next is gone here");
             self.too_old(to, nonce);
         }
     }
 
-    /// What is told to a peer that needs entries which are gone (rule T8).
+    /// The answer to a peer that needs entries which are gone (rule T8).
     pub(super) fn too_old(&mut self, to: MemberId, nonce: u64) {
-        let Some(checkpoint) = self.log.point(self.told_checkpoint()) else { return };
+        let Some(checkpoint) = self.log.point(self.reported_checkpoint()) else { return };
         let primary_of = matches!(self.state, State::Primary(_)).then_some(self.view);
         self.send(to, Message::TooOld { nonce, checkpoint, primary_of });
     }

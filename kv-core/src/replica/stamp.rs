@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::info;
 
-/// How many entries' ages are remembered. More than a log has above its commit point; what peers tell of others' logs counts too.
+/// How many entries' ages are remembered. More than a log has above its commit point; what peers report about others' logs counts too.
 const MOST_AGES: usize = 4096;
 
-/// No stamp reaches this many milliseconds, whatever a wall clock says: it would not fit a message.
+/// No stamp reaches this many milliseconds, whatever a wall clock shows: it would not fit a message.
 const LAST_STAMP_MS: u64 = 1 << 61;
 
 /// A time by the cluster's clock, finer than stamps are: since 1970, if the clock was right when the cluster formed.
@@ -22,7 +22,7 @@ type ClusterTime = Duration;
 /// Since when entries exist, each by its hash: an entry at the same op of another log is another one.
 ///
 /// Times are the steady ones of [`Replica::steady`]. Nothing here is more than the truth, except that clocks go up to a tenth too fast; so of
-/// one entry the greatest age counts, whoever tells it and however late.
+/// one entry the greatest age counts, whoever reports it and however late.
 #[derive(Debug, Default)]
 pub(super) struct Ages {
     /// Every later log has this op, so nothing below it can be the last entry of one.
@@ -42,7 +42,7 @@ pub(super) struct Known {
     followed: bool,
     /// The own wall clock when the own disk got it, in an earlier life. Zero if unknown.
     written: Timestamp,
-    /// How far the wall clocks of others have moved since they got it, and when they said so.
+    /// How far the wall clocks of others have moved since they got it, and when they reported it.
     moved: BTreeMap<MemberId, (Duration, Instant)>,
 }
 
@@ -62,7 +62,7 @@ impl Known {
 #[derive(Clone, Copy, Debug, Default)]
 struct Inherited {
     age: Duration,
-    /// How much of it only wall clocks tell.
+    /// How much of it rests on wall clocks only.
     by_wall_clocks: Duration,
 }
 
@@ -96,7 +96,7 @@ impl Ages {
         }
     }
 
-    fn told(&mut self, from: MemberId, entry: Anchor, age: Age, now: Instant) {
+    fn note_report(&mut self, from: MemberId, entry: Anchor, age: Age, now: Instant) {
         if age == Age::default() {
             return;
         }
@@ -126,7 +126,7 @@ impl Ages {
         })
     }
 
-    /// The age of the last entry of an inherited log. Wall clocks count only where nobody followed the entry: all who tell of it have it from
+    /// The age of the last entry of an inherited log. Wall clocks count only where nobody followed the entry: all that report it have it from
     /// their disks. Of the reports that a quorum makes, the least counts; so one that is right bounds it, unless a quorum's clocks are wrong.
     fn inherited(
         &self,
@@ -138,8 +138,8 @@ impl Ages {
     ) -> Inherited {
         let Some(known) = self.known.get(&(last.op, last.hash)) else { return Inherited::default() };
         let age = known.age(steady);
-        let told = known.moved.values().map(|(moved, at)| moved.saturating_add(steady.since(*at)));
-        let mut reports: Vec<Duration> = told.chain(known.own_moved(now.wall)).collect();
+        let others = known.moved.values().map(|(moved, at)| moved.saturating_add(steady.since(*at)));
+        let mut reports: Vec<Duration> = others.chain(known.own_moved(now.wall)).collect();
         reports.sort_unstable_by(|a, b| b.cmp(a));
         let moved = reports.get(quorum - 1).filter(|_| !known.followed).copied().unwrap_or_default();
         let by_wall_clocks = moved.saturating_sub(allowance).saturating_sub(age);
@@ -190,7 +190,7 @@ impl Replica {
         time
     }
 
-    /// The time that an inherited log tells, and how much of it rests on wall clocks. Before the first entry there is nothing that could end
+    /// The time that follows from an inherited log, and how much of it rests on wall clocks. Before the first entry there is nothing that could end
     /// early, and the own wall clock is as good as any.
     fn inherited_time(&self, now: Now, steady: Instant) -> (ClusterTime, Duration) {
         let last = self.log.head();
@@ -236,7 +236,7 @@ impl Replica {
         entry
     }
 
-    /// A member that starts has had these entries for no time that it could tell, except by its wall clock.
+    /// A member that starts has had these entries for no time that it knows, except by its wall clock.
     pub(super) fn ages_of_recovered<'a>(&mut self, behind: impl Iterator<Item = (Op, &'a EntryMeta)>) {
         let (first, head, now) = (self.commit, self.log.head().op, self.steady);
         self.ages.forget_below(first);
@@ -261,27 +261,27 @@ impl Replica {
         self.planted_arrival(entry);
     }
 
-    /// The age of an entry, to be told.
+    /// The age of an entry, to be sent.
     pub(super) fn age_of(&self, entry: Anchor) -> Age {
         self.ages.of(self.aged(entry), self.steady, self.now.wall)
     }
 
-    /// The ages of what a vote lists, to be told with it.
+    /// The ages of what a vote lists, to be sent with it.
     pub(super) fn ages_of(&self, log: &LogSummary) -> Vec<Age> {
         listed(log).map(|entry| entry.map_or(Age::default(), |entry| self.age_of(entry))).collect()
     }
 
-    /// Someone tells the age of an entry. True whatever became of its sender's view, and however late it comes.
+    /// A peer has sent the age of an entry. True whatever became of its sender's view, and however late it comes.
     pub(super) fn on_age(&mut self, from: MemberId, entry: Anchor, age: Age) {
         if self.ages.known.len() >= MOST_AGES {
             let log = &self.log;
             self.ages.known.retain(|(op, hash), _| log.hash(*op) == Some(*hash));
         }
         let entry = self.aged(entry);
-        self.ages.told(from, entry, age, self.steady);
+        self.ages.note_report(from, entry, age, self.steady);
     }
 
-    /// Someone tells the ages of what its vote lists.
+    /// A peer has sent the ages of what its vote lists.
     pub(super) fn on_ages(&mut self, from: MemberId, log: &LogSummary, ages: &[Age]) {
         for (entry, age) in listed(log).zip(ages) {
             if let Some(entry) = entry {
@@ -335,10 +335,10 @@ mod tests {
         assert_eq!(age(&ages, 9, 0), 0, "nobody knows");
         ages.arrived(entry(5), at(10), true);
         assert_eq!(age(&ages, 14, 0), 4);
-        ages.told(MemberId::new(1), entry(5), Age { least: seconds(9), ..Age::default() }, at(15));
+        ages.note_report(MemberId::new(1), entry(5), Age { least: seconds(9), ..Age::default() }, at(15));
         assert_eq!(age(&ages, 15, 0), 9);
-        ages.told(MemberId::new(2), entry(5), Age { least: seconds(1), ..Age::default() }, at(16));
-        assert_eq!(age(&ages, 16, 0), 10, "a smaller one says nothing");
+        ages.note_report(MemberId::new(2), entry(5), Age { least: seconds(1), ..Age::default() }, at(16));
+        assert_eq!(age(&ages, 16, 0), 10, "a smaller one changes nothing");
     }
 
     /// Rule N7 of PROTOCOL.md: what one of two knows ends with it.
@@ -358,13 +358,22 @@ mod tests {
         let mut ages = Ages::default();
         ages.recovered(entry(5), at(0), wall(0));
         assert_eq!(age(&ages, 1, 500), 1, "one report of three is no quorum");
-        ages.told(MemberId::new(1), entry(5), moved(90), at(1));
+        ages.note_report(MemberId::new(1), entry(5), moved(90), at(1));
         assert_eq!(age(&ages, 1, 500), 90);
         assert_eq!(age(&ages, 3, 502), 92, "it goes on by the clock of whoever heard it");
-        ages.told(MemberId::new(2), entry(5), moved(80), at(3));
-        assert_eq!(age(&ages, 3, 500), 92, "a quorum that says more is a quorum");
-        assert_eq!(age(&ages, 3, 4), 80, "the own clock says less, and is one of the quorum that says more");
-        ages.told(MemberId::new(2), entry(5), Age { least: seconds(7), followed: true, moved: None }, at(3));
+        ages.note_report(MemberId::new(2), entry(5), moved(80), at(3));
+        assert_eq!(age(&ages, 3, 500), 92, "a quorum that reports more is a quorum");
+        assert_eq!(
+            age(&ages, 3, 4),
+            80,
+            "the own clock shows less, and is one of the quorum that reports more"
+        );
+        ages.note_report(
+            MemberId::new(2),
+            entry(5),
+            Age { least: seconds(7), followed: true, moved: None },
+            at(3),
+        );
         assert_eq!(age(&ages, 3, 500), 7, "who followed it knows better");
     }
 
@@ -387,24 +396,24 @@ mod tests {
     fn n7_an_allowance_is_taken_off_what_wall_clocks_tell() {
         let mut ages = Ages::default();
         ages.recovered(entry(5), at(0), wall(0));
-        ages.told(MemberId::new(1), entry(5), moved(90), at(0));
+        ages.note_report(MemberId::new(1), entry(5), moved(90), at(0));
         let now = Now { monotonic: at(2), wall: wall(60).advance(1) };
         let inherited = |allowance| ages.inherited(entry(5), now, at(2), QUORUM, seconds(allowance));
         assert_eq!((inherited(5).age, inherited(5).by_wall_clocks), (seconds(55), seconds(53)));
         assert_eq!((inherited(90).age, inherited(90).by_wall_clocks), (seconds(2), seconds(0)));
     }
 
-    /// What peers tell is bounded, and so is the time that it may name.
+    /// What peers report is bounded, and so is the time that it may name.
     #[test]
     fn n7_what_peers_tell_of_ages_is_bounded() {
         let mut ages = Ages::default();
         for op in 0..2 * MOST_AGES as u64 {
-            ages.told(MemberId::new(1), entry(op), moved(1), at(0));
+            ages.note_report(MemberId::new(1), entry(op), moved(1), at(0));
         }
         assert_eq!(ages.known.len(), MOST_AGES);
         let most = Age { least: Duration::MAX, followed: false, moved: Some(Duration::MAX) };
-        ages.told(MemberId::new(1), entry(5), most, at(0));
-        ages.told(MemberId::new(2), entry(5), most, at(0));
+        ages.note_report(MemberId::new(1), entry(5), most, at(0));
+        ages.note_report(MemberId::new(2), entry(5), most, at(0));
         let now = Now { monotonic: at(9), wall: wall(0) };
         assert_eq!(ages.inherited(entry(5), now, at(9), QUORUM, NO_ALLOWANCE).age, Duration::MAX);
         assert_eq!(millis(Duration::MAX), Timestamp::new(LAST_STAMP_MS));

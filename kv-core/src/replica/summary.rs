@@ -1,4 +1,4 @@
-//! What a member's log holds, as it tells it in `DoViewChange` (rule V4).
+//! What a member's log holds, as it reports it in `DoViewChange` (rule V4).
 
 use super::{Replica, lost};
 use crate::ids::{Anchor, Hash, Op};
@@ -60,7 +60,7 @@ impl Replica {
     }
 }
 
-/// The last op that a vote says is intact there, of a log of which these hashes are known.
+/// The last op that a vote lists as intact there, of a log of which these hashes are known.
 pub(super) fn holds_through(vote: &LogSummary, log: &BTreeMap<Op, Hash>) -> Op {
     let ops = (1..).map(|above| vote.commit.op.advance(above));
     let intact = ops.zip(&vote.suffix).filter(|(op, slot)| match slot {
@@ -70,7 +70,7 @@ pub(super) fn holds_through(vote: &LogSummary, log: &BTreeMap<Op, Hash>) -> Op {
     intact.map(|(op, _)| op).last().unwrap_or(vote.commit.op)
 }
 
-/// Whether a summary can be used: what it lists is what it says it lists, and no more than a log can have (rule N3) or a damaged
+/// Whether a summary can be used: what it lists is complete, and no more than a log can have (rule N3) or a damaged
 /// member may list.
 pub(super) fn well_formed(log: &LogSummary, pipeline: u64) -> bool {
     let listed = log.head.distance_from(log.commit.op);

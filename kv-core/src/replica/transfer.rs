@@ -1,5 +1,5 @@
 //! State transfer (rules T1 to T9): a member that needs entries which its peers have dropped, or that has no state of its own,
-//! fetches the state at one of their checkpoints. What the pieces say is the driver's business, and so is where they are kept
+//! fetches the state at one of their checkpoints. The contents of the pieces are the driver's business, and so is where they are kept
 //! until they are whole.
 //!
 //! ```text
@@ -24,10 +24,10 @@ const UNSTAGED: u32 = 2;
 /// How often the receiver shows life to all sources, so that they keep those entries. Well below [`HOLD`](super::serve::HOLD).
 const SHOW_LIFE: Duration = Duration::from_secs(5);
 
-/// So often all data members may have said in a row that they have no state, and none has led to one, before this member stops.
+/// So often all data members may have reported in a row that they have no state, and none has led to one, before this member stops.
 const MOST_FRUITLESS: u32 = 40;
 
-/// So often all sources may have been of no use, one after the other, before this member says that it lacks what its log has dropped.
+/// So often all sources may have been of no use, one after the other, before this member reports that it lacks what its log has dropped.
 const MOST_ROUNDS: u32 = 10;
 
 /// The longest time without a piece after which a snapshot that some source no longer has is given up.
@@ -40,18 +40,18 @@ pub(super) struct Transfer {
     /// What the driver holds of a snapshot, from this life or an earlier one.
     staged: Option<Staged>,
     run: Option<Run>,
-    /// How long a run may go without progress before it begins anew, if a source has said that it no longer has the snapshot. Doubles
+    /// How long a run may go without progress before it begins anew, if a source has answered that it no longer has the snapshot. Doubles
     /// with each time, so that a transfer is finished however slow its sources are.
     stall: Duration,
-    /// How often all data members have said that they have neither a state nor, of a damaged one, what is missing here.
+    /// How often all data members have answered that they have neither a state nor, of a damaged one, what is missing here.
     fruitless: u32,
     /// How often all sources have had nothing of use since the last state came.
     rounds: u32,
     /// The write of the view that a source was in: nothing of its state is stored before.
     joined: WriteSeq,
-    /// The write with which the log came to stand on another point, until it is durable: nothing is said of the log before.
+    /// The write with which the log came to stand on another point, until it is durable: nothing is reported about the log before.
     adopting: Option<WriteSeq>,
-    /// Until then, what the primary says unasked may have been said of the log before the last snapshot was in place.
+    /// Until then, what the primary sends unasked may be about the log before the last snapshot was in place.
     settled_at: Instant,
     /// As a source: the checkpoints that peers fetch. What comes after them is needed next.
     pub(super) held: BTreeMap<MemberId, (Op, Instant)>,
@@ -90,7 +90,7 @@ struct Run {
     show_life_at: Instant,
     /// When the last piece came.
     moved_at: Instant,
-    /// Who has said since then that it does not have the snapshot, or not that piece, and whether it has a state at all.
+    /// Who has answered since then that it does not have the snapshot, or not that piece, and whether it has a state at all.
     gone: BTreeMap<MemberId, bool>,
 }
 
@@ -408,7 +408,7 @@ impl Replica {
                 return self.halt(Halt::NoState);
             }
             if self.transfer.rounds == MOST_ROUNDS {
-                self.say_again();
+                self.send_summary_again();
             }
         }
         if begun && everywhere {
@@ -422,7 +422,7 @@ impl Replica {
         }
     }
 
-    /// The next in turn of those who have not said that they do not have it.
+    /// The next in turn of those that have not answered that they lack it.
     fn next_source(&mut self) {
         let sources = self.piece_sources();
         let Some(run) = &mut self.transfer.run else { return };
@@ -477,7 +477,7 @@ impl Replica {
         warn!(?at, "discarded a snapshot: it did not verify, or is not needed");
         self.transfer.staged = None;
         let run = self.transfer.run.as_ref();
-        // What an earlier life had stored may not be needed: nobody has said yet that entries are gone.
+        // What an earlier life had stored may not be needed: nobody has reported yet that entries are gone.
         let is_needed = self.transfer.stateless || run.is_some_and(|run| run.least > Op::ZERO);
         if !is_needed || !self.is_useful(at) {
             self.give_up_snapshot();
@@ -570,7 +570,7 @@ impl Replica {
         match &mut self.state {
             State::CatchingUp(catching) => {
                 if catching.install.as_ref().is_some_and(|install| install.ends_below(anchor.op)) {
-                    // The view has committed more since its log was told.
+                    // The view has committed more since its log was sent.
                     catching.install = None;
                     self.ask_for_state();
                 } else {
@@ -581,7 +581,7 @@ impl Replica {
         }
     }
 
-    /// Rule T5: what was withheld is said.
+    /// Rule T5: what was withheld is sent.
     pub(super) fn adoption_durable(&mut self) {
         if self.transfer.adopting.is_none_or(|seq| !self.is_durable(seq)) {
             return;
@@ -589,7 +589,7 @@ impl Replica {
         self.transfer.adopting = None;
         match &self.state {
             State::Backup(_) => self.acknowledge(),
-            State::ViewChange(_) => self.say_again(),
+            State::ViewChange(_) => self.send_summary_again(),
             State::Forming(_) | State::Primary(_) | State::CatchingUp(_) => {}
         }
     }

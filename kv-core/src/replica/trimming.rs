@@ -13,8 +13,8 @@ const ALARM_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Trimming {
     /// Entries at or below may be gone from the own journal.
     trim: Op,
-    /// The checkpoint that others are told: it is durable.
-    told: Op,
+    /// The checkpoint that is reported to others: it is durable.
+    reported: Op,
     /// The write of the present checkpoint.
     written: WriteSeq,
     /// When a witness takes its next checkpoint.
@@ -30,7 +30,7 @@ impl Trimming {
     }
 
     pub(super) fn new(trim: Op, checkpoint: Op, now: Instant) -> Self {
-        Self { trim, told: checkpoint, written: WriteSeq::ZERO, next_at: now, alarm_at: now }
+        Self { trim, reported: checkpoint, written: WriteSeq::ZERO, next_at: now, alarm_at: now }
     }
 }
 
@@ -47,14 +47,14 @@ impl Replica {
 
     pub(super) fn checkpoint_durable(&mut self) {
         if self.is_durable(self.trimming.written) {
-            self.trimming.told = self.checkpoint;
+            self.trimming.reported = self.checkpoint;
         }
     }
 
     /// What this member holds without needing the log below, after a crash too.
-    pub(super) fn told_checkpoint(&self) -> Op {
+    pub(super) fn reported_checkpoint(&self) -> Op {
         // Without a state it holds nothing, whatever it once had.
-        if self.transfer.stateless { Op::ZERO } else { self.trimming.told }
+        if self.transfer.stateless { Op::ZERO } else { self.trimming.reported }
     }
 
     /// A witness has no engine: for it, what is durable and committed is held. It makes the point durable now and then, because
@@ -73,7 +73,7 @@ impl Replica {
         self.trimming.trim
     }
 
-    /// The log stands on this point now; everything at or below it is in the state. Told when it is durable.
+    /// The log stands on this point now; everything at or below it is in the state. Reported when it is durable.
     pub(super) fn note_adoption(&mut self, anchor: Anchor, keeps: bool, seq: WriteSeq) {
         self.checkpoint = self.checkpoint.max(anchor.op);
         self.trimming.written = seq;
@@ -85,13 +85,13 @@ impl Replica {
     /// The state is an older one now, on the same log.
     pub(super) fn state_went_back(&mut self, op: Op) {
         self.checkpoint = op;
-        self.trimming.told = op;
+        self.trimming.reported = op;
     }
 
     /// Rule T8: drops what nobody needs any more, and of what members that are away need what goes beyond the budget. `needless` is
     /// the smallest checkpoint of all members.
     pub(super) fn on_trim(&mut self, needless: Op) {
-        let own = self.told_checkpoint();
+        let own = self.reported_checkpoint();
         let mut trim = needless.max(self.beyond_budget(own)).min(own);
         if let Some(held) = self.transfer.holds_above(self.now.monotonic) {
             trim = trim.min(held);

@@ -19,16 +19,16 @@ const MOST_PATIENCE: u32 = 4;
 
 #[derive(Debug)]
 pub(super) struct ViewChange {
-    /// The write that makes the view durable; nothing is said in it before.
+    /// The write that makes the view durable; nothing is sent in it before.
     persisted: WriteSeq,
-    /// What this member said, once it is said.
-    said: Option<LogSummary>,
-    /// What everyone said, this member included: the latest of each.
+    /// The summary that this member sent, once it is sent.
+    sent: Option<LogSummary>,
+    /// The summaries of all, this member included: the latest of each.
     summaries: BTreeMap<MemberId, LogSummary>,
-    /// Everyone has said once what amounts to a loss.
+    /// Everyone has answered once what amounts to a loss.
     doubted: bool,
     resend_at: Instant,
-    /// Rule R6: nothing is said before.
+    /// Rule R6: nothing is sent before.
     held_until: Option<Instant>,
     /// When to vote for the next view.
     patience_ends: Instant,
@@ -77,9 +77,9 @@ impl Replica {
             return;
         }
         self.votes.insert(from, view, self.now.monotonic);
-        // Said once is enough: two members that are each the primary of the other's view would answer each other without end.
-        let said = self.state.own_vote().is_some_and(|own| own >= view);
-        if from == self.primary() && !said && self.state.suspicion_mut().is_some() {
+        // One answer is enough: two members that are each the primary of the other's view would answer each other without end.
+        let sent = self.state.own_vote().is_some_and(|own| own >= view);
+        if from == self.primary() && !sent && self.state.suspicion_mut().is_some() {
             debug!(view = %self.view, target = %view, "the primary asks to be replaced");
             self.suspect(view);
         } else if self.state.own_vote().is_some_and(|own| own < view) {
@@ -103,17 +103,17 @@ impl Replica {
     }
 
     /// To all: a vote to leave this view, in favour of `target`.
-    pub(super) fn say_vote(&mut self, target: View) {
-        self.said_vote = Some(target);
+    pub(super) fn send_vote(&mut self, target: View) {
+        self.sent_vote = Some(target);
         self.broadcast(&Message::StartViewChange { view: target });
     }
 
-    /// Rule V1: who no longer wants to leave its view says so, by a vote for that view. One that has got where it wanted has nothing
+    /// Rule V1: a member that no longer wants to leave its view votes for that view. One that has got where it wanted has nothing
     /// to take back.
-    pub(super) fn tell_withdrawal(&mut self) {
-        let Some(said) = self.said_vote.filter(|_| self.state.own_vote().is_none()) else { return };
-        self.said_vote = None;
-        if said > self.view && !self.halted {
+    pub(super) fn send_withdrawal(&mut self) {
+        let Some(voted) = self.sent_vote.filter(|_| self.state.own_vote().is_none()) else { return };
+        self.sent_vote = None;
+        if voted > self.view && !self.halted {
             self.broadcast(&Message::StartViewChange { view: self.view });
         }
     }
@@ -147,7 +147,7 @@ impl Replica {
         self.start_view_change(persisted);
     }
 
-    /// A member that restarts between views says again what its log holds.
+    /// A member that restarts between views sends its summary again.
     pub(super) fn resume_view_change(&mut self) {
         self.start_view_change(self.writes.durable);
         self.view_change_durable();
@@ -162,7 +162,7 @@ impl Replica {
         self.state = State::ViewChange(ViewChange {
             held_until,
             persisted,
-            said: None,
+            sent: None,
             summaries: BTreeMap::new(),
             doubted: false,
             resend_at: now.after(self.options.heartbeat * 4),
@@ -177,30 +177,30 @@ impl Replica {
     pub(super) fn view_change_durable(&mut self) {
         let State::ViewChange(change) = &self.state else { return };
         let held = self.held_until().is_some();
-        if held || change.said.is_some() || !self.is_durable(change.persisted) || self.transfer.is_adopting()
+        if held || change.sent.is_some() || !self.is_durable(change.persisted) || self.transfer.is_adopting()
         {
             return;
         }
-        self.say_what_the_log_holds();
+        self.send_summary();
     }
 
-    fn say_what_the_log_holds(&mut self) {
+    fn send_summary(&mut self) {
         let (me, summary) = (self.me, self.summary());
         let State::ViewChange(change) = &mut self.state else { return };
-        change.said = Some(summary.clone());
+        change.sent = Some(summary.clone());
         change.summaries.insert(me, summary);
-        self.say_do_view_change();
+        self.send_do_view_change();
         if !self.halt_if_lost() {
             self.decide_log();
         }
     }
 
-    fn say_do_view_change(&mut self) {
+    fn send_do_view_change(&mut self) {
         let resend_at = self.now.monotonic.after(self.options.heartbeat * 4);
         let view = self.view;
         let State::ViewChange(change) = &mut self.state else { return };
         change.resend_at = resend_at;
-        if let Some(log) = change.said.clone() {
+        if let Some(log) = change.sent.clone() {
             let ages = self.ages_of(&log);
             self.broadcast(&Message::DoViewChange { view, log, ages });
         }
@@ -218,7 +218,7 @@ impl Replica {
             return self.send(from, message);
         }
         if self.has_lost_state() && self.log.holds(log.commit) {
-            // Where no data member has a state there is no primary to tell it, and all must bring what they have to one op (T9b).
+            // Where no data member has a state there is no primary to announce it, and all must bring what they have to one op (T9b).
             self.advance_commit(log.commit.op);
         }
         self.end_hold();
@@ -231,7 +231,7 @@ impl Replica {
         }
     }
 
-    /// Rule V5i: by what everyone has said, nobody has the entry at `op`. Halts if it is said twice: what was said first may be older
+    /// Rule V5i: by everyone's answer, nobody has the entry at `op`. Halts if that happens twice: the first answers may be older
     /// than a repair.
     pub(super) fn on_lost(&mut self, op: Op) {
         let me = self.me;
@@ -241,21 +241,21 @@ impl Replica {
         }
         change.doubted = true;
         change.summaries.retain(|member, _| *member == me);
-        self.say_do_view_change();
+        self.send_do_view_change();
     }
 
-    /// The log stands on another point: what was said of it before is out of date.
-    pub(super) fn say_again(&mut self) {
+    /// The log stands on another point: the summary that was sent before is out of date.
+    pub(super) fn send_summary_again(&mut self) {
         let State::ViewChange(change) = &self.state else { return };
-        // What is decided is decided, whatever was said of this log. Its entries are on their way to the disk, and so may `log_view`
-        // be: neither is to be told yet.
-        if change.said.is_none() || change.install.is_some() {
+        // What is decided is decided, whatever was sent about this log. Its entries are on their way to the disk, and so may `log_view`
+        // be: neither is to be sent yet.
+        if change.sent.is_none() || change.install.is_some() {
             return self.drive_install();
         }
-        self.say_what_the_log_holds();
+        self.send_summary();
     }
 
-    /// Rule R6: what was promised is kept or released, so it may be said.
+    /// Rule R6: the promise has ended or was released, so the summary may be sent.
     fn end_hold(&mut self) {
         let held = self.held_until();
         let State::ViewChange(change) = &mut self.state else { return };
@@ -271,7 +271,7 @@ impl Replica {
         let (resend, vote) = (now >= change.resend_at, change.suspicion);
         let impatient = now >= change.patience_ends;
         if resend {
-            self.say_do_view_change();
+            self.send_do_view_change();
         }
         match vote {
             Some(suspicion) if now >= suspicion.resend_at => self.suspect(suspicion.target),
@@ -306,14 +306,14 @@ impl Replica {
             nack: self.cluster.nack_quorum(),
         };
         let State::ViewChange(change) = &mut self.state else { return };
-        if change.said.is_none() || change.install.is_some() {
+        if change.sent.is_none() || change.install.is_some() {
             return;
         }
         let everyone = change.summaries.len() == self.cluster.len();
         #[cfg(not(any(test, feature = "internals")))]
         let decision = decide(&change.summaries, quorums);
         #[cfg(any(test, feature = "internals"))]
-        let decision = super::planted::decide(self.bug, change.said.as_ref(), &change.summaries, quorums);
+        let decision = super::planted::decide(self.bug, change.sent.as_ref(), &change.summaries, quorums);
         let decided = match decision {
             Decision::Log(decided) => decided,
             Decision::Stuck(op) if everyone => return self.on_lost(op),
@@ -358,7 +358,7 @@ impl Replica {
             return;
         }
         if self.is_damaged() && !asked {
-            // Rule D6a: only an answer to a question of this life tells an uncertain head.
+            // Rule D6a: only an answer to a question of this life settles an uncertain head.
             if view > self.view || matches!(self.state, State::ViewChange(_)) {
                 self.become_catching_up(view);
                 self.ask_for_state();

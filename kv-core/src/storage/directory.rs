@@ -30,7 +30,7 @@ pub enum DirectoryError {
     /// It does not exist and cannot be created.
     #[error("cannot create the data directory {path}: {source}", path = .path.display())]
     Create {
-        /// Where.
+        /// The path of the directory.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
@@ -38,7 +38,7 @@ pub enum DirectoryError {
     /// It cannot be written.
     #[error("the data directory {path} is not writable: {source}: check its owner, its mode and how it is mounted", path = .path.display())]
     NotWritable {
-        /// Where.
+        /// The path of the directory.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
@@ -48,7 +48,7 @@ pub enum DirectoryError {
     Disk {
         /// What was attempted.
         doing: &'static str,
-        /// Where.
+        /// The path of the directory.
         path: PathBuf,
         /// The system's error.
         source: io::Error,

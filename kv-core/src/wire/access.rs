@@ -48,7 +48,7 @@ impl Party {
     /// Whether it may send this: on the lane of the message, and, what only a primary or whoever holds the
     /// state has reason to send, only a data member.
     #[must_use]
-    pub fn may_say(self, message: &Message) -> bool {
+    pub fn may_send_message(self, message: &Message) -> bool {
         let Self::Member { role, lane } = self else { return false };
         lane == message.lane() && (role == Role::Data || !needs_data(message))
     }

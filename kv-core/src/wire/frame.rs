@@ -97,9 +97,9 @@ pub enum WireError {
     /// The body is longer than allowed.
     #[error("received a frame of {len} bytes: {expected:?} frames have at most {max}")]
     TooLong {
-        /// Its length.
+        /// Its length in bytes.
         len: usize,
-        /// The limit.
+        /// The greatest length allowed, in bytes.
         max: usize,
         /// The kind.
         expected: Kind,
@@ -110,7 +110,7 @@ pub enum WireError {
     /// A counter is so large that it can only be a mistake.
     #[error("{field} is out of range")]
     OutOfRange {
-        /// Which.
+        /// The name of the field.
         field: &'static str,
     },
     /// An entry does not match its header.

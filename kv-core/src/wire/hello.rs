@@ -253,7 +253,7 @@ pub enum Refusal {
     NotAPeer {
         /// This member.
         me: MemberId,
-        /// Who called.
+        /// The id of the caller.
         id: MemberId,
     },
     /// The member lists differ.
@@ -264,7 +264,7 @@ pub enum Refusal {
     Configuration {
         /// This member.
         me: MemberId,
-        /// Who called.
+        /// The id of the caller.
         id: MemberId,
     },
     /// An option differs that is fixed when the cluster forms.
@@ -275,7 +275,7 @@ pub enum Refusal {
     OtherOption {
         /// This member.
         me: MemberId,
-        /// Who called.
+        /// The id of the caller.
         id: MemberId,
         /// The name of the option.
         option: &'static str,

@@ -21,7 +21,7 @@ pub(super) enum Kind {
     Linearizable(Query),
     /// A read that any member answers.
     Anywhere {
-        /// How fresh.
+        /// How fresh the answer must be.
         mode: ReadMode,
         /// What to read.
         query: Query,

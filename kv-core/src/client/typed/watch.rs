@@ -35,7 +35,7 @@ impl<T> fmt::Debug for TypedWatch<T> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct TypedEvent<T> {
-    /// When.
+    /// The revision of the change.
     pub revision: Revision,
     /// The key, without the prefix.
     pub key: Bytes,
@@ -60,7 +60,7 @@ pub enum TypedUpdate<T> {
     },
     /// All were read: the events so far describe them at this revision.
     UpToDate {
-        /// Which.
+        /// The revision whose events are complete.
         revision: Revision,
     },
     /// What has changed since.

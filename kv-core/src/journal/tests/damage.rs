@@ -1,4 +1,4 @@
-//! Damage: repaired, told, or refused; never a wrong entry, never a panic, and what may have been acknowledged is never taken
+//! Damage: repaired, reported, or refused; never a wrong entry, never a panic, and what may have been acknowledged is never taken
 //! for absent.
 
 use super::block::SECTOR_BYTES;
@@ -82,7 +82,7 @@ fn f_disk_4_a_damaged_entry_in_the_middle_is_told_and_nothing_is_cut_until_the_r
     assert!(disk.flip_bit(FIRST, 4 * 4096 + 700, 2));
     for _ in 0..3 {
         let recovered = reopened(&disk);
-        assert_eq!((head(&recovered), recovered.is_damaged()), (3, true), "told after every restart");
+        assert_eq!((head(&recovered), recovered.is_damaged()), (3, true), "reported after every restart");
     }
     let (mut journal, _) = open(&disk).unwrap();
     let append = Write::Append(entries[3..].to_vec());
@@ -100,7 +100,7 @@ fn f_disk_4_a_damaged_entry_in_the_middle_is_told_and_nothing_is_cut_until_the_r
 
     let (mut journal, _) = open(&disk).unwrap();
     journal.execute(&[append]).unwrap();
-    assert!(reopened(&disk).is_damaged(), "until the replica has them all and says so");
+    assert!(reopened(&disk).is_damaged(), "until the replica reports that it has them all");
     let (mut journal, _) = open(&disk).unwrap();
     journal.execute(&[view_of(1, None, false)]).unwrap();
     let recovered = reopened(&disk);
@@ -118,7 +118,7 @@ fn f_disk_4_the_last_acknowledged_entry_damaged_is_not_taken_for_torn() {
     }
 }
 
-/// DESIGN 4.4: a hole before an entry that says "all up to here was durable" is damage, not a tear.
+/// DESIGN 4.4: a hole before an entry that records "all up to here was durable" is damage, not a tear.
 /// Rule D3.
 #[test]
 fn f_disk_9_an_acknowledged_block_that_reads_as_never_written_is_damage() {
@@ -157,7 +157,7 @@ fn f_disk_9_a_stale_block_of_an_earlier_generation_is_found_out() {
         }
     }
     // Entries above the checkpoint, replaced one at a time by what stood there before the segment was recycled.
-    let mut told = 0;
+    let mut reported = 0;
     for (name, before) in &old {
         let now = disk.contents(name).unwrap();
         for block in 1..8 {
@@ -168,11 +168,11 @@ fn f_disk_9_a_stale_block_of_an_earlier_generation_is_found_out() {
                 let recovered = reopened(&disk);
                 let whole = head(&recovered) == 40;
                 assert!(whole || recovered.is_damaged() || head(&recovered) == 39, "{name} {block}");
-                told += u64::from(recovered.is_damaged());
+                reported += u64::from(recovered.is_damaged());
             }
         }
     }
-    assert!(told >= 8, "{told}");
+    assert!(reported >= 8, "{reported}");
 }
 
 #[test]
@@ -265,11 +265,11 @@ fn f_disk_10_what_a_failed_sync_dropped_is_durable_before_it_is_reported() {
             }
             drop(journal);
             // The process starts again on a machine that still has the pages in its cache; then the power goes.
-            let told = reopened(&disk);
+            let recovered = reopened(&disk);
             disk.crash_losing_all();
             let left = reopened(&disk);
-            assert_eq!((head(&told), told.view), (head(&left), left.view), "{kind:?} {skip}");
-            assert!(!told.is_damaged() && !left.is_damaged(), "{kind:?} {skip}");
+            assert_eq!((head(&recovered), recovered.view), (head(&left), left.view), "{kind:?} {skip}");
+            assert!(!recovered.is_damaged() && !left.is_damaged(), "{kind:?} {skip}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Mending: what stands behind the damage is told and kept, what is missing is filled in, a bad copy is written once more, and a crash
+//! Mending: what is behind the damage is reported and kept, what is missing is filled in, a bad copy is written once more, and a crash
 //! at any point of that neither loses anything nor makes a log look whole that is not.
 
 use super::damage::{FIRST, overwrite, reopened, view_of, with_entries};
@@ -16,7 +16,7 @@ fn damage(recovered: &Recovered) -> &Damage {
     recovered.damage.as_ref().expect("damaged")
 }
 
-/// The ops that are intact, by what recovery tells.
+/// The ops that are intact, as recovery reports them.
 fn intact(recovered: &Recovered) -> BTreeSet<Op> {
     let behind = recovered.damage.iter().flat_map(|damage| &damage.behind);
     let behind = behind.filter(|(_, behind)| matches!(behind, Behind::Intact { .. })).map(|(op, _)| *op);
@@ -53,22 +53,26 @@ fn d6c_intact_entries_behind_the_damage_are_told_kept_and_read() {
     assert_eq!(damage(&recovered).extent, Extent::Through(op(6)));
 }
 
-/// How far the log may have reached is told as exactly as what is left allows.
+/// How far the log may have reached is reported as exactly as the remains allow.
 #[test]
 fn d3_the_extent_of_a_damaged_log() {
-    let told = |spoil: &dyn Fn(&Disk)| {
+    let reported = |spoil: &dyn Fn(&Disk)| {
         let (disk, _, _) = with_entries(6);
         spoil(&disk);
         let recovered = reopened(&disk);
         (head(&recovered), damage(&recovered).extent)
     };
-    assert_eq!(told(&|disk| spoil(disk, 6)), (5, Extent::Through(op(6))), "its other sectors tell its op");
+    assert_eq!(
+        reported(&|disk| spoil(disk, 6)),
+        (5, Extent::Through(op(6))),
+        "its other sectors contain its op"
+    );
     let garbage =
         |blocks: usize| move |disk: &Disk| overwrite(disk, FIRST, 6 * 8, &vec![0xAB; blocks * 4096]);
-    assert_eq!(told(&garbage(1)), (5, Extent::Through(op(6))), "one block, one entry");
-    assert_eq!(told(&garbage(2)), (5, Extent::Through(op(7))), "it may have been two");
+    assert_eq!(reported(&garbage(1)), (5, Extent::Through(op(6))), "one block, one entry");
+    assert_eq!(reported(&garbage(2)), (5, Extent::Through(op(7))), "it may have been two");
     let lost = |disk: &Disk| overwrite(disk, FIRST, 4 * 8, &[0; 4096]);
-    assert_eq!(told(&lost), (3, Extent::Through(op(6))));
+    assert_eq!(reported(&lost), (3, Extent::Through(op(6))));
     let all_lost = |disk: &Disk| overwrite(disk, FIRST, 4 * 8, &[0; 3 * 4096]);
     let (disk, mut journal, _) = with_entries(6);
     journal.execute(&[view(1, 1, None)]).unwrap();
@@ -76,7 +80,7 @@ fn d3_the_extent_of_a_damaged_log() {
     all_lost(&disk);
     assert_eq!(damage(&reopened(&disk)).extent, Extent::Open, "what was synced has left no trace");
     let missing = |disk: &Disk| disk.storage().remove(FIRST).unwrap();
-    assert_eq!(told(&missing), (0, Extent::Open));
+    assert_eq!(reported(&missing), (0, Extent::Open));
 }
 
 /// A fill that differs from what was there would leave two logs on the disk.
@@ -290,7 +294,7 @@ fn f_disk_1_a_crash_at_any_point_of_a_second_copy_loses_nothing_that_was_there()
         let done = journal.execute(&[Write::Repair(entries[3].clone())]).is_ok();
         drop(journal);
         disk.kill();
-        let told = open(&disk);
+        let reported = open(&disk);
         disk.crash_losing_all();
         let recovered = reopened(&disk);
         let others = intact(&recovered);
@@ -299,8 +303,8 @@ fn f_disk_1_a_crash_at_any_point_of_a_second_copy_loses_nothing_that_was_there()
             "seed {seed}"
         );
         assert!(recovered.is_damaged() || head(&recovered) == 6, "seed {seed}");
-        if let Ok((_, told)) = told {
-            assert_eq!(intact(&told), others, "seed {seed}: what is told is durable");
+        if let Ok((_, reported)) = reported {
+            assert_eq!(intact(&reported), others, "seed {seed}: what is reported is durable");
         }
     }
 }
@@ -320,7 +324,7 @@ const QUIET: [&dyn Fn(&Disk); 3] =
         disk.storage().remove(FIRST).unwrap();
     }];
 
-/// Rule D6b: what was repaired is told once, and not at every start until something is appended.
+/// Rule D6b: what was repaired is reported once, and not at every start until something is appended.
 #[test]
 fn d6b_repaired_damage_is_not_told_again() {
     for (kind, spoil) in QUIET.into_iter().enumerate() {
@@ -352,7 +356,7 @@ fn d6b_repaired_damage_is_not_told_again() {
     }
 }
 
-/// Rule D6b: a crash at any operation of the write that ends the damage leaves it told, or done.
+/// Rule D6b: a crash at any operation of the write that ends the damage leaves it reported, or repaired.
 #[test]
 fn d6b_a_crash_while_damage_ends_leaves_it_told_or_done() {
     let mut done = [0, 0];
@@ -372,7 +376,7 @@ fn d6b_a_crash_while_damage_ends_leaves_it_told_or_done() {
         }
         let recovered = reopened(&disk);
         assert_eq!(head(&recovered), 6, "seed {seed}");
-        assert!(!ended || !recovered.is_damaged(), "seed {seed}: what was told is durable");
+        assert!(!ended || !recovered.is_damaged(), "seed {seed}: what was reported is durable");
         done[usize::from(recovered.is_damaged())] += 1;
         // Either way the member goes on.
         let (mut journal, recovered) = open(&disk).unwrap();

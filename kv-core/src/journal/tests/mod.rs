@@ -100,7 +100,7 @@ pub(super) fn op(op: u64) -> Op {
     Op::new(op)
 }
 
-/// How many seeds a test runs through: `usual`, or that many times what `KV_TEST_EFFORT` says.
+/// How many seeds a test runs through: `usual`, or that many times `KV_TEST_EFFORT`.
 pub(super) fn seeds(usual: u64) -> u64 {
     usual * std::env::var("KV_TEST_EFFORT").ok().and_then(|effort| effort.parse().ok()).unwrap_or(1)
 }

@@ -78,7 +78,7 @@ impl Model {
         states
     }
 
-    /// Whether this is what recovery has found. `damaged`: the head may be missing, if recovery says so.
+    /// Whether this is what recovery has found. `damaged`: the head may be missing, if recovery reports damage.
     pub(super) fn explains(&self, recovered: &Recovered) -> bool {
         let found = usize::try_from(recovered.floor.op.get()).unwrap() + recovered.entries.len();
         let complete = found == self.log.len() && recovered.is_damaged() == self.damaged;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::storage::Directory;
 
-/// Opening is refused, in one line that says what is wrong and what to do, and leaves every file as it was.
+/// Opening is refused, in one line with what is wrong and what to do, and leaves every file as it was.
 fn refused(disk: &Disk, identity: Identity) -> OpenError {
     let files = |disk: &Disk| -> Vec<_> { disk.names().iter().map(|name| disk.contents(name)).collect() };
     let (before, names, counters) = (files(disk), disk.names(), disk.counters());
@@ -60,8 +60,8 @@ fn f_conf_3_f6_another_member_list_or_fixed_option_is_refused_by_name() {
     assert!(matches!(error, OpenError::OtherConfiguration { .. }));
     let options = FixedOptions::from(&Options { max_sessions: 5, ..Options::default() });
     let error = refused(&disk, Identity { options, ..identity() });
-    let said = "max_sessions is 5, and the cluster was formed with 10000: set it back to 10000";
-    assert_eq!(error.to_string(), said);
+    let expected = "max_sessions is 5, and the cluster was formed with 10000: set it back to 10000";
+    assert_eq!(error.to_string(), expected);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn f_disk_17_an_old_superblock_under_a_newer_journal_is_refused() {
     assert!(matches!(refused(&disk, identity()), OpenError::SuperblockOutdated { .. }));
 }
 
-/// Says in all copies of the superblock that they have this format.
+/// Sets this format in all copies of the superblock.
 fn pretend_format(disk: &Disk, format: u8) {
     let mut bytes = disk.contents("superblock").unwrap();
     for zone in bytes.chunks_exact_mut(4096) {

@@ -1,4 +1,4 @@
-//! Damage: it is told, and never answered from.
+//! Damage: it is reported, and never answered from.
 
 use super::model::{Model, Workload};
 use super::*;

@@ -16,7 +16,7 @@ fn record(records: &Records, key: &Bytes) -> Option<Record> {
     records.get(key).cloned()
 }
 
-/// What the model says has changed in a range after a revision.
+/// The changes of a range after a revision, by the model.
 fn expected(workload: &Workload, after: Revision, from: &[u8], to: Option<&[u8]>) -> Vec<Event> {
     let first = usize::try_from(after.get()).unwrap();
     let mut events = Vec::new();

@@ -32,7 +32,7 @@ fn ends(now: u64, ttl_ms: u64) -> u64 {
 }
 
 impl Model {
-    /// Follows what the state says it did; checks that it did what it should.
+    /// Follows the outcomes that the state returns; checks that they are right.
     fn follow(&mut self, request: &Request, applied: &Applied) {
         self.requests += 1;
         let Ok(outcome) = &applied.result else { return };

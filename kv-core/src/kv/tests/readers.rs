@@ -47,7 +47,7 @@ fn a_reader_that_was_made_early_sees_what_is_applied_later() {
     assert!(reader.get(b"k").unwrap().0.is_some());
 }
 
-/// Every entry moves all counters at once; a reader must always find them equal, at the revision it is told.
+/// Every entry moves all counters at once; a reader must always find them equal, at the revision that it is given.
 #[test]
 fn readers_on_other_threads_never_see_half_of_an_entry() {
     let mut machine = Machine { state: State::in_memory(limits_without_history()), log: Log::new() };

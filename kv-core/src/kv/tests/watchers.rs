@@ -1,4 +1,4 @@
-//! Questions that wait for changes: rules W2 to W5 of PROTOCOL.md. That what is told is the history, whole and in order (rule W1), is
+//! Questions that wait for changes: rules W2 to W5 of PROTOCOL.md. That what is delivered is the history, whole and in order (rule W1), is
 //! tested in `history`.
 
 use super::*;
@@ -11,7 +11,7 @@ fn r(revision: u64) -> Revision {
     Revision::new(revision)
 }
 
-/// After this key's event of a revision that is told in pieces.
+/// After this key's event of a revision that is delivered in pieces.
 fn within(revision: u64, key: &str) -> Position {
     Position { revision: r(revision), key: Some(Bytes::copy_from_slice(key.as_bytes())) }
 }
@@ -53,7 +53,7 @@ fn put_all(session: SessionId, number: u64, keys: &[&str]) -> Request {
     request(session, number, Operation::Command(Command::Transaction(transaction)))
 }
 
-/// Goes through all changes with so many events at a time; says who was woken.
+/// Goes through all changes with so many events at a time; returns those that were woken.
 fn dispatch(watchers: &mut Watchers<u64>, state: &StateReader, most: usize) -> Vec<u64> {
     let (mut woken, mut next) = (Vec::new(), Some(Position::after(watchers.dispatched())));
     while let Some(after) = next {
@@ -67,7 +67,7 @@ fn dispatch(watchers: &mut Watchers<u64>, state: &StateReader, most: usize) -> V
 fn place(answer: &Answer) -> &Position {
     match answer {
         Answer::Watched { events, next, more: false } if events.is_empty() => next,
-        other => panic!("{other:?} tells more than a place"),
+        other => panic!("{other:?} contains more than a position"),
     }
 }
 
@@ -112,7 +112,7 @@ fn w4_who_is_woken_goes_on_from_where_all_have_been_woken() {
     assert_eq!(woken.query.after, Some(Position::after(r(5))));
     let look = machine.state.reader().look(&woken.query, 9, 999).unwrap();
     assert!(
-        matches!(look, Look::Tell(Answer::Watched { events, .. }) if events.len() == 1 && events[0].revision == r(6))
+        matches!(look, Look::Answer(Answer::Watched { events, .. }) if events.len() == 1 && events[0].revision == r(6))
     );
 }
 
@@ -127,10 +127,10 @@ fn w3_who_is_to_wait_looks_again_if_others_were_woken_by_what_it_has_not_seen() 
     assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 9), [0; 0]);
     let again = watchers.wait(late, || r(3)).unwrap();
     let look = machine.state.reader().look(&again.query, 9, 999).unwrap();
-    assert!(matches!(look, Look::Tell(Answer::Watched { events, .. }) if events.len() == 1));
+    assert!(matches!(look, Look::Answer(Answer::Watched { events, .. }) if events.len() == 1));
 }
 
-/// The question comes from a member that has told a part of revision 3, to one that had not applied it when it looked.
+/// The watch comes from a member that has delivered a part of revision 3, to one that had not applied it when it looked.
 #[test]
 fn w3_a_part_of_a_revision_that_was_told_is_not_all_of_it() {
     let (mut machine, session) = machine();
@@ -143,7 +143,7 @@ fn w3_a_part_of_a_revision_that_was_told_is_not_all_of_it() {
     assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 9), [0; 0]);
     let again = watchers.wait(late, || r(3)).unwrap();
     let look = machine.state.reader().look(&again.query, 9, 999).unwrap();
-    assert!(matches!(look, Look::Tell(Answer::Watched { events, .. }) if events[0].key == "b"));
+    assert!(matches!(look, Look::Answer(Answer::Watched { events, .. }) if events[0].key == "b"));
 }
 
 /// The pieces of a revision wake one after the other; who comes in the middle has missed those of before.
@@ -159,7 +159,7 @@ fn w3_a_revision_that_has_woken_others_in_part_must_have_been_seen_whole() {
     assert_eq!((first.watches.len(), first.next), (0, Some(within(3, "a"))));
     let again = watchers.wait(late, || r(3)).expect("it has not seen what has woken others");
     let look = state.look(&again.query, 9, 999).unwrap();
-    assert!(matches!(look, Look::Tell(Answer::Watched { events, .. }) if events[0].key == "a"));
+    assert!(matches!(look, Look::Answer(Answer::Watched { events, .. }) if events[0].key == "a"));
     // Who has seen it may wait, though the rest of it is yet to wake others.
     assert!(watchers.wait(key("a", Position::after(r(3)), 2), || r(3)).is_none());
 }
@@ -198,7 +198,7 @@ fn w5_a_state_that_was_lost_and_has_not_caught_up_keeps_no_questions() {
     assert_eq!((watchers.keeps(r(2)), watchers.keeps(r(3))), (false, true));
 }
 
-/// Rule W4: nor is it told back from where the question stands.
+/// Rule W4: nor does an answer go back behind the position of the watch.
 #[test]
 fn a_question_ahead_of_this_member_keeps_its_place() {
     let (machine, _) = machine();
@@ -220,8 +220,8 @@ fn w2_what_is_not_kept_any_more_is_said_to_be_compacted() {
     machine.run(&[put(session, 1, "k", "v", None)]);
     let state = machine.state.reader();
     let look = state.look(&key("k", Position::after(r(0)), 2).query, 9, 999).unwrap();
-    assert_eq!(look, Look::Tell(Answer::Compacted { oldest: r(1) }));
-    // Those who wait are woken too, though nobody can say by what: they are to hear the same.
+    assert_eq!(look, Look::Answer(Answer::Compacted { oldest: r(1) }));
+    // Those who wait are woken too, though nobody knows by what: they are to get the same answer.
     assert_eq!(dispatch(&mut watchers, &state, 9), [1]);
 }
 
@@ -248,6 +248,8 @@ fn a_member_that_is_cut_off_or_stops_keeps_nobody_waiting() {
 fn a_question_without_a_place_is_told_where_it_is() {
     let (machine, _) = machine();
     let query = WatchQuery { from: Bytes::new(), to: None, after: NONE, previous: false };
-    let Look::Tell(answer) = machine.state.reader().look(&query, 9, 999).unwrap() else { panic!("at once") };
+    let Look::Answer(answer) = machine.state.reader().look(&query, 9, 999).unwrap() else {
+        panic!("at once")
+    };
     assert_eq!(place(&answer), &Position::after(r(2)));
 }

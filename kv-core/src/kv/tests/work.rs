@@ -184,7 +184,7 @@ fn r7_what_was_removed_costs_a_scan_once() {
                 if !keys.is_empty() {
                     break;
                 }
-                assert!(next.is_some(), "a page that ends in between says where it goes on");
+                assert!(next.is_some(), "a page that ends in between contains where it goes on");
                 from = next;
             }
             let (steps, keys, _) = scan(&worker, None);
@@ -334,7 +334,7 @@ fn a_piece_of_a_watch_takes_what_has_changed_since() {
         let query =
             WatchQuery { from: "".into(), to: None, after: Some(Position::after(after)), previous: true };
         let (steps, look) = steps::of(|| worker.machine.state.reader().look(&query, 1000, 1 << 20).unwrap());
-        let Look::Tell(Answer::Watched { events, .. }) = look else { panic!("{look:?}") };
+        let Look::Answer(Answer::Watched { events, .. }) = look else { panic!("{look:?}") };
         assert_eq!(events.len(), 50);
         steps
     });
@@ -362,7 +362,7 @@ fn a_piece_of_a_watch_that_nothing_concerns_is_bounded() {
             assert!(steps <= PAGE, "{place:?}: {steps} for one piece");
             pieces += 1;
             match look {
-                Look::Tell(Answer::Watched { next, .. }) => query.after = Some(next),
+                Look::Answer(Answer::Watched { next, .. }) => query.after = Some(next),
                 Look::Nothing(_) => break,
                 other => panic!("{other:?}"),
             }

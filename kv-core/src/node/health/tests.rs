@@ -2,7 +2,7 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Looks twice a second, as the node does, at what is the same for so long; what was told, and when.
+/// Looks twice a second, as the node does, at what is the same for so long; what was reported, and when.
 struct Bench {
     watch: Watch,
     now: Instant,
@@ -41,14 +41,14 @@ fn lost(peer: u8) -> Seen {
 fn a_lost_member_is_told_once_and_again_when_it_is_back() {
     let mut bench = Bench::new(3, 2);
     assert_eq!(bench.for_so_long(10 * SECOND, &[good(1), good(2)], None), []);
-    let told = bench.for_so_long(600 * SECOND, &[good(1), lost(2)], None);
+    let reported = bench.for_so_long(600 * SECOND, &[good(1), lost(2)], None);
     let gone = Report::Lost { peer: id(2), to: false, from: false };
-    assert_eq!(told, [gone.clone(), Report::NoRedundancy { working: 2, needed: 2 }]);
-    let told = bench.for_so_long(10 * SECOND, &[good(1), good(2)], None);
-    assert_eq!(told, [Report::Back { peer: id(2) }, Report::Redundant { working: 3 }]);
-    // What lasts is said again, each hour.
-    let told = bench.for_so_long(Duration::from_secs(3 * 3600 + 60), &[good(1), lost(2)], None);
-    assert_eq!(told.iter().filter(|it| **it == gone).count(), 4, "{told:?}");
+    assert_eq!(reported, [gone.clone(), Report::NoRedundancy { working: 2, needed: 2 }]);
+    let reported = bench.for_so_long(10 * SECOND, &[good(1), good(2)], None);
+    assert_eq!(reported, [Report::Back { peer: id(2) }, Report::Redundant { working: 3 }]);
+    // A lasting condition is reported again, each hour.
+    let reported = bench.for_so_long(Duration::from_secs(3 * 3600 + 60), &[good(1), lost(2)], None);
+    assert_eq!(reported.iter().filter(|it| **it == gone).count(), 4, "{reported:?}");
 }
 
 #[test]
@@ -59,8 +59,8 @@ fn each_way_counts_and_a_connection_that_is_made_anew_is_no_news() {
         let half = Seen { to, from, ..lost(2) };
         assert_eq!(bench.for_so_long(SECOND, &[good(1), half.clone()], None), []);
         assert_eq!(bench.for_so_long(SECOND, &[good(1), good(2)], None), []);
-        let told = bench.for_so_long(5 * SECOND, &[good(1), half], None);
-        assert_eq!(told[0], Report::Lost { peer: id(2), to, from });
+        let reported = bench.for_so_long(5 * SECOND, &[good(1), half], None);
+        assert_eq!(reported[0], Report::Lost { peer: id(2), to, from });
     }
 }
 
@@ -69,10 +69,10 @@ fn members_that_are_started_one_after_the_other_are_waited_for() {
     let mut bench = Bench::new(3, 2);
     assert_eq!(bench.for_so_long(4 * SECOND, &[lost(1), lost(2)], None), []);
     assert_eq!(bench.for_so_long(60 * SECOND, &[good(1), good(2)], None), []);
-    // One that never comes is told.
+    // One that never comes is reported.
     let mut bench = Bench::new(3, 2);
-    let told = bench.for_so_long(20 * SECOND, &[good(1), lost(2)], None);
-    assert_eq!(told[0], Report::Lost { peer: id(2), to: false, from: false });
+    let reported = bench.for_so_long(20 * SECOND, &[good(1), lost(2)], None);
+    assert_eq!(reported[0], Report::Lost { peer: id(2), to: false, from: false });
 }
 
 #[test]
@@ -80,14 +80,14 @@ fn a_link_that_comes_and_goes_makes_no_storm_in_the_log() {
     let mut bench = Bench::new(5, 3);
     let all = [good(1), good(2), good(3), good(4)];
     bench.for_so_long(10 * SECOND, &all, None);
-    let mut told = 0;
+    let mut reported = 0;
     for _ in 0..600 {
-        told += bench.for_so_long(4 * SECOND, &[lost(1), good(2), good(3), good(4)], None).len();
-        told += bench.for_so_long(2 * SECOND, &all, None).len();
+        reported += bench.for_so_long(4 * SECOND, &[lost(1), good(2), good(3), good(4)], None).len();
+        reported += bench.for_so_long(2 * SECOND, &all, None).len();
     }
     // An hour: five at once, one each minute, and as many ends.
-    assert!(told <= 2 * 66, "{told} lines");
-    assert!(told >= 60, "{told} lines: it is still told");
+    assert!(reported <= 2 * 66, "{reported} lines");
+    assert!(reported >= 60, "{reported} lines: it is still reported");
 }
 
 #[test]
@@ -95,16 +95,16 @@ fn redundancy_is_what_a_quorum_has_to_spare() {
     let mut bench = Bench::new(5, 3);
     let all = [good(1), good(2), good(3), good(4)];
     bench.for_so_long(10 * SECOND, &all, None);
-    let told = bench.for_so_long(10 * SECOND, &[lost(1), good(2), good(3), good(4)], None);
-    assert_eq!(told.len(), 1, "one of five may be lost: {told:?}");
-    let told = bench.for_so_long(10 * SECOND, &[lost(1), lost(2), good(3), good(4)], None);
-    assert_eq!(told[1..], [Report::NoRedundancy { working: 3, needed: 3 }]);
-    let told = bench.for_so_long(10 * SECOND, &[lost(1), lost(2), lost(3), lost(4)], None);
-    assert_eq!(told[2..], [Report::NoQuorum { working: 1, needed: 3 }]);
-    let told = bench.for_so_long(10 * SECOND, &[lost(1), lost(2), good(3), good(4)], None);
-    assert_eq!(told[2..], [Report::Quorum { working: 3, needed: 3 }]);
-    let told = bench.for_so_long(10 * SECOND, &all, None);
-    assert_eq!(told[2..], [Report::Redundant { working: 5 }]);
+    let reported = bench.for_so_long(10 * SECOND, &[lost(1), good(2), good(3), good(4)], None);
+    assert_eq!(reported.len(), 1, "one of five may be lost: {reported:?}");
+    let reported = bench.for_so_long(10 * SECOND, &[lost(1), lost(2), good(3), good(4)], None);
+    assert_eq!(reported[1..], [Report::NoRedundancy { working: 3, needed: 3 }]);
+    let reported = bench.for_so_long(10 * SECOND, &[lost(1), lost(2), lost(3), lost(4)], None);
+    assert_eq!(reported[2..], [Report::NoQuorum { working: 1, needed: 3 }]);
+    let reported = bench.for_so_long(10 * SECOND, &[lost(1), lost(2), good(3), good(4)], None);
+    assert_eq!(reported[2..], [Report::Quorum { working: 3, needed: 3 }]);
+    let reported = bench.for_so_long(10 * SECOND, &all, None);
+    assert_eq!(reported[2..], [Report::Redundant { working: 5 }]);
 }
 
 #[test]
@@ -113,8 +113,8 @@ fn a_cluster_that_can_never_lose_a_member_does_not_miss_redundancy() {
     assert_eq!(bench.for_so_long(60 * SECOND, &[], None), []);
     let mut bench = Bench::new(2, 2);
     assert_eq!(bench.for_so_long(60 * SECOND, &[good(1)], None), []);
-    let told = bench.for_so_long(60 * SECOND, &[lost(1)], None);
-    assert_eq!(told[1..], [Report::NoQuorum { working: 1, needed: 2 }]);
+    let reported = bench.for_so_long(60 * SECOND, &[lost(1)], None);
+    assert_eq!(reported[1..], [Report::NoQuorum { working: 1, needed: 2 }]);
 }
 
 #[test]
@@ -126,11 +126,11 @@ fn a_member_that_is_connected_and_lacks_what_was_committed_is_no_redundancy() {
     for op in 0..100 {
         assert_eq!(bench.for_so_long(SECOND, &[level.clone(), at(op)], Some(op + 1)), []);
     }
-    let told = bench.for_so_long(60 * SECOND, &[level.clone(), at(99)], Some(150));
+    let reported = bench.for_so_long(60 * SECOND, &[level.clone(), at(99)], Some(150));
     let behind = Report::Behind { peer: id(2), entries: 51 };
-    assert_eq!(told, [behind, Report::NoRedundancy { working: 2, needed: 2 }]);
-    let told = bench.for_so_long(60 * SECOND, &[level, at(150)], Some(150));
-    assert_eq!(told, [Report::CaughtUp { peer: id(2) }, Report::Redundant { working: 3 }]);
+    assert_eq!(reported, [behind, Report::NoRedundancy { working: 2, needed: 2 }]);
+    let reported = bench.for_so_long(60 * SECOND, &[level, at(150)], Some(150));
+    assert_eq!(reported, [Report::CaughtUp { peer: id(2) }, Report::Redundant { working: 3 }]);
 }
 
 #[test]
@@ -143,10 +143,10 @@ fn a_clock_that_is_far_off_is_told_and_one_late_sign_of_it_is_not() {
     assert_eq!(bench.for_so_long(2 * SECOND, &[good(1), off(-60_000)], None), []);
     assert_eq!(bench.for_so_long(60 * SECOND, &[good(1), off(0)], None), []);
     for ahead in [86_400_000, -60_000, i64::MAX, i64::MIN] {
-        let told = bench.for_so_long(60 * SECOND, &[good(1), off(ahead)], None);
-        assert_eq!(told, [Report::Clock { peer: id(2), ahead_ms: ahead }]);
-        let told = bench.for_so_long(60 * SECOND, &[good(1), off(10)], None);
-        assert_eq!(told, [Report::ClockRight { peer: id(2) }]);
+        let reported = bench.for_so_long(60 * SECOND, &[good(1), off(ahead)], None);
+        assert_eq!(reported, [Report::Clock { peer: id(2), ahead_ms: ahead }]);
+        let reported = bench.for_so_long(60 * SECOND, &[good(1), off(10)], None);
+        assert_eq!(reported, [Report::ClockRight { peer: id(2) }]);
     }
 }
 
@@ -167,14 +167,14 @@ fn two_processes_with_one_id_are_told_by_taking_turns_and_restarts_are_not() {
         (0..60).for_each(|_| drop(call(&health, life)));
     }
     assert_eq!(call(&health, 1000), None);
-    let told: Vec<_> = (0..10).map(|turn| call(&health, 1001 - turn % 2)).collect();
-    assert!(told[..2].iter().all(Option::is_none), "{told:?}");
-    assert_eq!(told[9].as_deref(), Some("10.0.0.9:1234"));
+    let reported: Vec<_> = (0..10).map(|turn| call(&health, 1001 - turn % 2)).collect();
+    assert!(reported[..2].iter().all(Option::is_none), "{reported:?}");
+    assert_eq!(reported[9].as_deref(), Some("10.0.0.9:1234"));
 
     let mut bench = Bench::new(3, 2);
     let twice = Seen { twice: Some("there".to_owned()), ..good(2) };
-    let told = bench.for_so_long(60 * SECOND, &[good(1), twice], None);
-    assert_eq!(told, [Report::Twice { peer: id(2), remote: "there".to_owned() }]);
+    let reported = bench.for_so_long(60 * SECOND, &[good(1), twice], None);
+    assert_eq!(reported, [Report::Twice { peer: id(2), remote: "there".to_owned() }]);
     assert_eq!(bench.for_so_long(60 * SECOND, &[good(1), good(2)], None), [Report::Once { peer: id(2) }]);
 }
 
@@ -182,17 +182,19 @@ fn two_processes_with_one_id_are_told_by_taking_turns_and_restarts_are_not() {
 fn a_certificate_is_told_of_daily_from_two_weeks_before_its_end() {
     const DAY: Duration = Duration::from_secs(86_400);
     let mut watch = Watch::new(1, 1, Instant::ZERO);
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     // From 20 days before the end to two days after it, looked at each hour.
     let (start, end) = (Instant::ZERO, 20 * DAY);
     for hours in 0..22 * 24 {
         let passed = Duration::from_secs(hours * 3600);
         let left = end.checked_sub(passed).ok_or_else(|| passed.saturating_sub(end));
-        told.extend(watch.look_at_certificate(start.after(passed), Some(left)));
+        reported.extend(watch.look_at_certificate(start.after(passed), Some(left)));
     }
-    let soon = told.iter().filter(|it| matches!(it, Report::CertificateEnds { .. })).count();
-    assert_eq!((soon, told.len()), (14, 16), "{told:#?}");
-    assert!(matches!(told[0], Report::CertificateEnds { within } if within > 13 * DAY && within < 14 * DAY));
+    let soon = reported.iter().filter(|it| matches!(it, Report::CertificateEnds { .. })).count();
+    assert_eq!((soon, reported.len()), (14, 16), "{reported:#?}");
+    assert!(
+        matches!(reported[0], Report::CertificateEnds { within } if within > 13 * DAY && within < 14 * DAY)
+    );
     // A new one is good.
     assert_eq!(watch.look_at_certificate(start.after(23 * DAY), Some(Ok(300 * DAY))), None);
     assert_eq!(watch.look_at_certificate(start.after(23 * DAY), None), None);

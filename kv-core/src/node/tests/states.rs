@@ -63,7 +63,7 @@ async fn t9_damage_of_a_state_that_has_been_replaced_gives_nothing_up() {
     assert_eq!(lost(), Some(shared.state_life()));
 }
 
-/// Rule D7: a member has ten durable entries of a log that is not to be, and comes to stand on a state at op 5. What it says is durable goes
+/// Rule D7: a member has ten durable entries of a log that is not to be, and comes to stand on a state at op 5. What it reports as durable goes
 /// back at once, and not when the journal has written that: a checkpoint at op 8 of the new log must wait for that op.
 #[tokio::test]
 async fn d7_what_is_durable_goes_back_when_the_log_stands_on_another_point() {

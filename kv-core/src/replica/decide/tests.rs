@@ -161,7 +161,7 @@ fn v5e_an_open_end_of_an_older_log_view_stops_nobody() {
     assert_eq!(decided.suffix, vec![hash(1, 0)]);
 }
 
-/// The only member of the newest log view is damaged at an op that it alone was told of: the others decide without it.
+/// The only member of the newest log view is damaged at an op that only it received: the others decide without it.
 #[test]
 fn v5f_a_quorum_without_a_damaged_member_decides_by_itself() {
     let damaged = summary(5, 0, &[Slot::Faulty(None)]);

@@ -1,4 +1,4 @@
-//! What must hold of everything that a member says, whatever happens.
+//! What must hold for everything that a member sends, whatever happens.
 
 use super::group::Disk;
 use crate::ids::{Anchor, MemberId, Op, View};
@@ -23,10 +23,10 @@ impl Checks {
         assert_eq!(first, (id, life), "two primaries served {view:?}");
     }
 
-    /// Rules D1, N4, V3 and V6: what is said is durable, and nothing is said in a view that was left.
-    pub(super) fn says(&mut self, from: MemberId, disk: &Disk, message: &Message) {
+    /// Rules D1, N4, V3 and V6: what is reported is durable, and nothing is sent in a view that was left.
+    pub(super) fn sends(&mut self, from: MemberId, disk: &Disk, message: &Message) {
         if let Message::CommitOk { checkpoint, .. } = message {
-            assert!(*checkpoint <= disk.checkpoint.op, "{from:?} tells a checkpoint that is not durable");
+            assert!(*checkpoint <= disk.checkpoint.op, "{from:?} reports a checkpoint that is not durable");
         }
         match message {
             Message::PrepareOk { view, log } | Message::CommitOk { view, log: Some(log), .. } => {
@@ -38,18 +38,18 @@ impl Checks {
             }
             Message::DoViewChange { view, log, .. } => {
                 self.speaks(from, disk, *view);
-                assert_eq!(disk.log_view, log.log_view, "{from:?} tells its log_view");
-                // Repeated by the view's primary, it may tell of what the decision has cut since.
+                assert_eq!(disk.log_view, log.log_view, "{from:?} reports its log_view");
+                // Repeated by the view's primary, it may report what the decision has cut since.
                 let first = self.bound.insert(from, *view) != Some(*view);
-                let told = disk.damaged.is_some() || holds(disk, log.head);
-                assert!(!first || told, "{from:?} tells a head that is not durable");
+                let is_held = disk.damaged.is_some() || holds(disk, log.head);
+                assert!(!first || is_held, "{from:?} reports a head that is not durable");
                 for (op, slot) in (1..).map(|above| log.commit.op.advance(above)).zip(&log.suffix) {
                     let intact = disk.entries.get(&op).map(|entry| entry.header.hash());
                     let is_so = match slot {
                         Slot::Present(hash) => intact == Some(*hash) || op <= disk.floor.0.op,
                         Slot::Faulty(_) => true,
                     };
-                    assert!(!first || is_so, "{from:?} tells {slot:?} at {op:?}");
+                    assert!(!first || is_so, "{from:?} reports {slot:?} at {op:?}");
                 }
             }
             Message::StartView { view, hashes, .. } => {

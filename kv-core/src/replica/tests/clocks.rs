@@ -209,17 +209,17 @@ fn n7_who_followed_an_entry_knows_better_than_wall_clocks() {
     is_close(put(&mut group), first + 10_100, 1_000);
 }
 
-/// Rule N7 of PROTOCOL.md: the age of an entry is told by whoever has it, and by nobody of another one.
+/// Rule N7 of PROTOCOL.md: the age of an entry is reported by whoever has it, and by nobody for another one.
 #[test]
 fn n7_heartbeats_and_votes_tell_the_ages_of_entries() {
     let mut group = Group::formed(3, 0);
     put(&mut group);
     group.run_for(500);
-    let told = group.sent.iter().rev().find_map(|sent| match &sent.message {
+    let age = group.sent.iter().rev().find_map(|sent| match &sent.message {
         Message::Commit { age, commit, .. } if commit.op == Op::new(1) => Some(*age),
         _ => None,
     });
-    let Some(Age { least, followed: true, moved: None }) = told else { panic!("{told:?}") };
+    let Some(Age { least, followed: true, moved: None }) = age else { panic!("{age:?}") };
     assert!(least >= Duration::from_millis(400) && least <= Duration::from_millis(510), "{least:?}");
     group.input(0, Input::Handover);
     group.run_until("another", |group| group.serving() == Some(1));

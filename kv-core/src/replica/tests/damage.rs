@@ -114,7 +114,7 @@ fn with_deep_logs(data: u8, witnesses: u8) -> Group {
     group
 }
 
-/// F-disk-7, rule V5h: below what is decided, nobody says that it is lost but all together. Without a word the views changed for ever.
+/// F-disk-7, rule V5h: below what is decided, only all members together can find that it is lost. Without that, the views changed for ever.
 #[test]
 fn f_disk_7_the_same_entry_bad_everywhere_below_the_base_halts_loudly() {
     for bad in [&[3][..], &[3, 4, 5], &[1, 3], &[3, 9, 12]] {
@@ -175,7 +175,7 @@ fn f_disk_7_a_witness_that_has_dropped_an_entry_does_not_stand_for_it() {
     group.run_until("halted", |group| group.members.iter().all(|member| member.halt == lost));
 }
 
-/// Rule V4: a crash while the members answer: whoever comes back says what its disk holds then.
+/// Rule V4: a crash while the members answer: whoever comes back reports what its disk holds then.
 #[test]
 fn f_disk_7_a_member_whose_entry_can_be_read_again_ends_the_wait() {
     let mut group = with_deep_logs(3, 0);
@@ -196,7 +196,7 @@ fn f_disk_7_a_member_whose_entry_can_be_read_again_ends_the_wait() {
     group.run_until("mended", |group| mended(group, 12));
 }
 
-/// Rule V5i: a vote on its way while its sender repairs what it tells of.
+/// Rule V5i: a vote on its way while its sender repairs what it reports.
 #[test]
 fn v5i_a_vote_that_is_older_than_a_repair_halts_nobody() {
     let mut group = with_deep_logs(2, 0);
@@ -323,7 +323,7 @@ fn v5e_an_open_tail_that_hides_a_committed_op_waits_for_who_has_it() {
     group.run_until("mended", |group| mended(group, 4));
 }
 
-/// Rule V4: a vote that is sent again after a restart tells what the disk holds then. The latest replaces the earlier one.
+/// Rule V4: a vote that is sent again after a restart reports what the disk holds then. The latest replaces the earlier one.
 #[test]
 fn v4_a_vote_after_a_restart_tells_of_the_damage_found_since() {
     let mut group = with_entries(3, 0, 4);
@@ -377,7 +377,7 @@ fn d8_an_entry_that_goes_bad_is_fetched_by_its_hash_and_written_once_more() {
     group.run_until("mended", |group| mended(group, 6));
 }
 
-/// Rules D8 and V4: until it is written once more it is not told as present.
+/// Rules D8 and V4: until it is written once more it is not reported as present.
 #[test]
 fn d8_a_marked_entry_is_faulty_in_a_vote_and_is_not_served() {
     let mut group = with_entries(3, 0, 4);

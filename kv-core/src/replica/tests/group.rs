@@ -1,4 +1,4 @@
-//! A group of replicas, its disks and its network, all in plain values. Nothing happens unless a test says so.
+//! A group of replicas, its disks and its network, all in plain values. Nothing happens unless a test makes it happen.
 
 use super::checks::{Checks, MOST_OUTPUTS};
 use super::clocks::{Clock, Stamps};
@@ -20,7 +20,7 @@ pub(super) struct Disk {
     pub(super) formation: FormationStep,
     pub(super) view: View,
     pub(super) log_view: View,
-    /// Entries that cannot be read any more, and of which recovery would tell.
+    /// Entries that cannot be read any more, and which recovery would report.
     pub(super) bad: BTreeSet<Op>,
     /// How far the log may have reached, if entries may be missing.
     pub(super) damaged: Option<Extent>,
@@ -123,7 +123,7 @@ impl Disk {
         self.floor = (point.anchor, point.next_revision, point.timestamp);
     }
 
-    /// The engine's state is another one. Where it is older than a lost one, what the superblock says of that is void.
+    /// The engine's state is another one. Where it is older than a lost one, what the superblock records about that is void.
     fn put_state(&mut self, point: LogPoint, writing: &mut VecDeque<(WriteSeq, Write)>) {
         self.engine = Some(point);
         let under_way = writing.iter_mut().filter_map(|(_, write)| match write {
@@ -481,7 +481,7 @@ impl Group {
                     member.writing.push_back((seq, write));
                 }
                 Output::Send { to, message } => {
-                    self.checks.says(from, &member.disk, &message);
+                    self.checks.sends(from, &member.disk, &message);
                     self.post(Envelope { from, to, message });
                 }
                 Output::SendEntries { to, from: first, through, wrap } => {
@@ -626,19 +626,19 @@ impl Group {
         self.input(id, Input::Checkpointed { checkpoint });
     }
 
-    /// Makes everything durable that was asked for, and tells the replica.
+    /// Makes everything durable that was asked for, and notifies the replica.
     pub(super) fn finish_writes(&mut self, id: u8) {
         self.finish_some(id, usize::MAX);
     }
 
-    /// Makes the first `count` writes durable, and tells the replica.
+    /// Makes the first `count` writes durable, and notifies the replica.
     pub(super) fn finish_some(&mut self, id: u8, count: usize) {
         if let Some(seq) = self.write_some(id, count) {
             self.input(id, Input::Durable { seq });
         }
     }
 
-    /// Makes the first `count` writes durable, and tells nobody.
+    /// Makes the first `count` writes durable, and notifies nobody.
     pub(super) fn write_some(&mut self, id: u8, count: usize) -> Option<WriteSeq> {
         let (wall, once) = (self.now_of(id).wall, self.written_once);
         let member = &mut self.members[usize::from(id)];
@@ -732,7 +732,7 @@ impl Group {
         for member in &self.members {
             let Some(replica) = &member.replica else { continue };
             eprintln!(
-                "{:?} log_view {:?} head {:?} durable {:?} says {:?} commit {:?} checkpoint {:?} floor {:?} halt {:?} damaged {:?} entries {:?} bad {:?} marked {:?} staged {:?}",
+                "{:?} log_view {:?} head {:?} durable {:?} status {:?} commit {:?} checkpoint {:?} floor {:?} halt {:?} damaged {:?} entries {:?} bad {:?} marked {:?} staged {:?}",
                 replica.standing(),
                 replica.log_view(),
                 replica.head(),

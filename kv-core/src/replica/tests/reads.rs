@@ -93,10 +93,10 @@ fn r4_a_new_primary_confirms_with_what_it_inherited() {
 #[test]
 fn r4_a_moment_of_an_earlier_life_says_nothing() {
     let mut group = patient(3);
-    let told = |e: &&Envelope| {
+    let is_fresh = |e: &&Envelope| {
         e.to == MemberId::new(1) && matches!(&e.message, Message::Commit { fresh: Some(_), .. })
     };
-    let Envelope { from, message, .. } = group.sent.iter().rfind(told).expect("it was told").clone();
+    let Envelope { from, message, .. } = group.sent.iter().rfind(is_fresh).expect("it was is_fresh").clone();
     group.input(1, Input::Message { from, message: message.clone() });
     assert!(fresh(&group, 1, MS * 100).is_some());
     group.crash(1);
@@ -119,11 +119,11 @@ fn leasing_with(data: u8, witnesses: u8, options: Options) -> Group {
 }
 
 fn joined(group: &Group, id: u8) -> bool {
-    let said = |e: &Envelope| {
+    let is_sent = |e: &Envelope| {
         e.from == MemberId::new(id)
             && matches!(e.message, Message::DoViewChange { view, .. } if view > View::ZERO)
     };
-    group.sent.iter().any(said)
+    group.sent.iter().any(is_sent)
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn r5_a_primary_with_a_lease_reads_without_a_round_until_it_has_surely_ended() {
     assert_eq!(
         group.members[0].ready.len(),
         2,
-        "eight tenths of the lease have passed: only a round can tell"
+        "eight tenths of the lease have passed: only a round can confirm"
     );
 }
 
@@ -207,7 +207,7 @@ fn r6_a_handover_releases_the_promises() {
     assert!(took < MS * 100, "{took:?}");
 }
 
-/// A vote of an earlier view for a later one, or of somebody else, says nothing of the primary of this one.
+/// A vote of an earlier view for a later one, or of somebody else, proves nothing about the primary of this one.
 #[test]
 fn r6_only_the_word_of_the_primary_that_it_has_left_the_view_releases() {
     let mut group = leasing(3, 0);

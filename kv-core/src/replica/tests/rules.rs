@@ -36,11 +36,11 @@ fn f3_only_the_durable_step_is_told() {
     let mut group = Group::new(3, 0);
     group.members[2].stalled = true;
     group.run_for(500);
-    let told = |e: &Envelope| {
+    let is_sent = |e: &Envelope| {
         e.from == member(2)
             && matches!(e.message, Message::Formation { step, .. } if step > FormationStep::Empty)
     };
-    assert!(!group.sent.iter().any(told), "nothing is durable there");
+    assert!(!group.sent.iter().any(is_sent), "nothing is durable there");
     assert_eq!(group.serving(), None);
     assert!(group.members[0].disk.formation < FormationStep::Formed);
     group.members[2].stalled = false;
@@ -228,7 +228,7 @@ fn v8_a_vote_of_ones_own_primary_is_answered_once() {
         group.deliver();
     }
     assert!(group.network.is_empty(), "they go on for ever");
-    assert_eq!(group.sent.len(), 8, "each says it to each of the others, once");
+    assert_eq!(group.sent.len(), 8, "each sends it to each of the others, once");
 }
 
 #[test]
@@ -271,11 +271,11 @@ fn v4_a_member_restarted_between_views_says_again_what_it_said() {
     group.sent.clear();
     group.start(1);
     assert_eq!(group.replica(1).standing().status, Status::ViewChange);
-    let said = |e: &Envelope| {
+    let sent = |e: &Envelope| {
         e.from == member(1)
             && matches!(&e.message, Message::DoViewChange { view, log, .. } if *view == View::new(1) && log.head == Op::new(2))
     };
-    assert!(group.sent.iter().any(said));
+    assert!(group.sent.iter().any(sent));
     group.heal();
     group.run_until("a new primary", |group| group.serving().is_some());
 }
@@ -348,7 +348,7 @@ fn v8_a_slow_checkpoint_moves_nobody_and_a_state_that_hangs_does() {
     group.run_until("it gives up when nothing gets on", |group| !group.replica(0).is_serving());
 }
 
-/// A member that takes the role over has its own time to apply: since when there was nothing to apply says nothing of now.
+/// A member that takes the role over has its own time to apply: the time without anything to apply before does not count.
 #[test]
 fn v8_a_new_primary_does_not_inherit_an_old_silence() {
     let mut group = with_entries(1);
@@ -481,7 +481,7 @@ fn r1_a_deposed_primary_refuses_its_waiting_reads() {
     assert_eq!(group.members[0].refused, vec![7]);
 }
 
-/// A member whose log is damaged votes, and acknowledges nothing until a primary has told it the log.
+/// A member whose log is damaged votes, and acknowledges nothing until it has learned the log from a primary.
 #[test]
 fn d6_a_damaged_member_votes_and_acknowledges_nothing_until_it_is_told_its_head() {
     let mut group = with_entries(3);
@@ -493,13 +493,13 @@ fn d6_a_damaged_member_votes_and_acknowledges_nothing_until_it_is_told_its_head(
     group.start(2);
     group.run_for(3_000);
     assert_eq!(group.replica(2).standing().status, Status::Damaged);
-    let said =
+    let sent =
         |what: fn(&Message) -> bool| group.sent.iter().any(|e| e.from == member(2) && what(&e.message));
-    assert!(said(|message| matches!(message, Message::StartViewChange { .. })));
+    assert!(sent(|message| matches!(message, Message::StartViewChange { .. })));
     let acknowledges = |message: &Message| {
         matches!(message, Message::PrepareOk { .. } | Message::CommitOk { log: Some(_), .. })
     };
-    assert!(!said(acknowledges));
+    assert!(!sent(acknowledges));
     group.heal();
     group
         .run_until("repaired", |group| group.replica(2).standing().status == Status::Normal && group.level());
@@ -568,18 +568,18 @@ fn five_members_survive_two() {
     group.run_until("committed", |group| group.replica(primary).commit().op == Op::new(2));
 }
 
-fn tell_digest(group: &mut Group, id: u8, op: u64, digest: u128) {
+fn receive_digest(group: &mut Group, id: u8, op: u64, digest: u128) {
     group.input(id, Input::StateDigest { op: Op::new(op), digest: Hash::new(digest) });
     group.settle();
 }
 
-/// Members 0 and 2 have applied the same entries to the same effect; whoever tells first, member 1 finds out that it has not.
+/// Members 0 and 2 have applied the same entries to the same effect; whoever sends first, member 1 finds out that it has not.
 #[test]
 fn s1_a_member_whose_state_differs_from_a_quorums_halts_and_the_others_go_on() {
     for order in [[0, 1, 2], [1, 0, 2], [2, 0, 1]] {
         let mut group = with_entries(8);
         for id in order {
-            tell_digest(&mut group, id, 8, if id == 1 { 5 } else { 7 });
+            receive_digest(&mut group, id, 8, if id == 1 { 5 } else { 7 });
         }
         let (ours, theirs) = (Hash::new(5), Hash::new(7));
         assert_eq!(group.members[1].halt, Some(Halt::StateDiffers { op: Op::new(8), ours, theirs }));
@@ -589,24 +589,24 @@ fn s1_a_member_whose_state_differs_from_a_quorums_halts_and_the_others_go_on() {
     }
 }
 
-/// With two that hold a state nobody can say who is wrong.
+/// With two that hold a state nobody knows who is wrong.
 #[test]
 fn s1_two_members_that_differ_halt_nobody() {
     let mut group = Group::formed(2, 1);
-    tell_digest(&mut group, 0, 1, 5);
-    tell_digest(&mut group, 1, 1, 7);
+    receive_digest(&mut group, 0, 1, 5);
+    receive_digest(&mut group, 1, 1, 7);
     assert!(group.members.iter().all(|member| member.halt.is_none()));
-    let told = |e: &Envelope| matches!(e.message, Message::StateDigest { .. }) && e.to == member(2);
-    assert!(!group.sent.iter().any(told), "a witness has nothing to compare");
+    let is_sent = |e: &Envelope| matches!(e.message, Message::StateDigest { .. }) && e.to == member(2);
+    assert!(!group.sent.iter().any(is_sent), "a witness has nothing to compare");
 }
 
-/// What was told of a state that another one has replaced says nothing of this one.
+/// A digest of a state that another one has replaced proves nothing about this one.
 #[test]
 fn s1_a_state_that_was_replaced_is_not_compared_any_more() {
     let mut group = with_entries(8);
-    tell_digest(&mut group, 1, 8, 5);
+    receive_digest(&mut group, 1, 8, 5);
     group.input(1, Input::StateLost);
-    tell_digest(&mut group, 0, 8, 7);
-    tell_digest(&mut group, 2, 8, 7);
+    receive_digest(&mut group, 0, 8, 7);
+    receive_digest(&mut group, 2, 8, 7);
     assert_eq!(group.members[1].halt, None);
 }

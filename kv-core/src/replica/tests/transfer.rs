@@ -1,4 +1,4 @@
-//! State transfer (rules T1 to T9). Each test says which execution it closes.
+//! State transfer (rules T1 to T9). Each test names the execution that it rules out.
 
 use super::group::Group;
 use crate::config::Options;
@@ -352,7 +352,7 @@ fn t6_a_member_without_a_state_that_restarts_goes_on_where_it_was() {
     }
 }
 
-/// T6: all pieces are here when the machine stops. Nobody has to say once more that entries are gone, and nobody else needs to have a state.
+/// T6: all pieces are here when the machine stops. Nobody has to report once more that entries are gone, and nobody else needs to have a state.
 #[test]
 fn t6_a_snapshot_that_was_whole_before_a_restart_is_installed_at_once() {
     let mut group = away(3, 0);
@@ -560,7 +560,7 @@ fn t8_what_was_said_of_the_log_before_a_snapshot_begins_no_other() {
     assert!(!group.replica(2).is_transferring());
 }
 
-/// T8: to verify a gigabyte takes longer than a source waits for who says nothing.
+/// T8: to verify a gigabyte takes longer than a source waits for a silent receiver.
 #[test]
 fn t8_entries_above_a_snapshot_are_kept_while_it_is_verified() {
     let mut group = away(3, 0);
@@ -678,10 +678,10 @@ fn t1_an_uncommitted_tail_is_never_in_a_snapshot() {
         what: crate::message::FetchWhat::Entries,
     };
     group.input(0, Input::Message { from: member(2), message: fetch });
-    let told = group.sent.iter().find_map(|sent| match sent.message {
+    let checkpoint = group.sent.iter().find_map(|sent| match sent.message {
         Message::TooOld { checkpoint, .. } => Some(checkpoint.anchor),
         _ => None,
     });
-    let told = told.expect("it says that they are gone");
-    assert!(told.op <= committed && told == group.members[0].disk.checkpoint);
+    let checkpoint = checkpoint.expect("it reports that they are gone");
+    assert!(checkpoint.op <= committed && checkpoint == group.members[0].disk.checkpoint);
 }

@@ -193,7 +193,7 @@ impl Walk {
         self.states_lost += 1;
     }
 
-    /// Up to where states stand for entries, whatever the superblock says of one that is lost.
+    /// Up to where states stand for entries, whatever the superblock records about one that is lost.
     fn checkpoints(&self) -> impl Iterator<Item = Op> {
         let held = |member: &super::group::Member| {
             if member.stateless { Op::ZERO } else { member.disk.checkpoint.op }
@@ -213,7 +213,7 @@ impl Walk {
         self.group.input(id, Input::Checkpointed { checkpoint });
     }
 
-    /// Sometimes what was once said to the member is the first that it hears.
+    /// Sometimes an old message to the member is the first that it receives.
     fn start(&mut self, id: u8) {
         self.group.start(id);
         if self.rng.u8(..3) == 0 {
@@ -480,7 +480,7 @@ pub(super) fn walk_of_clocks(seed: u64, bug: Option<Bug>) {
 
 /// `WALK=A..B cargo test -p kv-core --lib walks_from_the_environment -- --ignored` runs other seeds.
 #[test]
-#[ignore = "takes its seeds from the variable WALK; run by hand, as the line above says"]
+#[ignore = "takes its seeds from the variable WALK; run by hand, as the line above shows"]
 fn walks_from_the_environment() {
     let seeds = std::env::var("WALK").expect("WALK=A..B");
     let (from, to) = seeds.split_once("..").expect("WALK=A..B");

@@ -66,7 +66,7 @@ fn f_input_9_every_message_has_its_lane_and_its_senders() {
                     Party::Stranger | Party::Client => false,
                     Party::Member { lane: there, role } => there == lane && (witness || role == Role::Data),
                 };
-                assert_eq!(party.may_say(message), allowed, "{name} from {party:?}");
+                assert_eq!(party.may_send_message(message), allowed, "{name} from {party:?}");
             }
         }
     }

@@ -552,7 +552,7 @@ fn an_entry_that_differs_from_its_header_is_refused() {
     counts.header.revision_count = 1;
     let prepare = Message::Prepare { view: View::new(1), commit: anchor(1), entry: counts };
     let error = decode_message(encode_message(&prepare)).unwrap_err();
-    assert!(matches!(error, WireError::Entry(EntryError::Revisions { told: 1, found: 2 })), "{error}");
+    assert!(matches!(error, WireError::Entry(EntryError::Revisions { counted: 1, found: 2 })), "{error}");
 }
 
 #[test]

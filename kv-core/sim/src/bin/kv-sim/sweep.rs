@@ -88,7 +88,7 @@ pub(crate) fn run(
                     }
                     let report = run_seed(seed, options);
                     if !json {
-                        tell_violation(&report, options);
+                        print_violation(&report, options);
                     }
                     let mut total = total.lock().expect("no run panics with the lock held");
                     total.add(&report);
@@ -163,7 +163,7 @@ impl Total {
 }
 
 /// Runs a failed seed again, with its events in words, and prints them.
-fn tell_violation(report: &Report, options: &Options) {
+fn print_violation(report: &Report, options: &Options) {
     if report.violation.is_none() {
         return;
     }

@@ -1,5 +1,5 @@
 //! A small model of the view change with crashes, restarts and damage, explored exhaustively within bounds. The states are
-//! abstract; the decision is the real one (`decide`), given what `DoViewChange` would say.
+//! abstract; the decision is the real one (`decide`), given what `DoViewChange` would contain.
 //!
 //! What is left out: votes (any member may move to the next view at any time), time, read rounds, checkpoints, the pipeline's
 //! bound (no more ops than it allows). Messages are never removed: they may be late, lost, doubled and reordered.
@@ -10,7 +10,7 @@ mod state;
 use crate::ids::{Anchor, Hash, MemberId, Op, View};
 use crate::message::{LogSummary, Slot};
 use crate::replica::decide::{DecidedLog, Decision, Quorums, decide};
-use state::{Entry, Held, Member, Mode, Said, Started, State};
+use state::{Entry, Held, Member, Mode, Started, State, Vote};
 use stateright::{Model, Property};
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ struct ViewChange {
 /// A protocol that is known to be wrong, so that the model is known to notice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mistake {
-    /// Rule V5: a damaged entry is told as one that never was there.
+    /// Rule V5: a damaged entry is reported as one that never was there.
     FaultyIsAbsent,
     /// Rule D6: a damaged member goes on as if its log were whole.
     ForgetDamage,
@@ -53,14 +53,14 @@ enum Step {
     Sync { member: u8 },
     /// The primary learns what is committed.
     LearnCommit { primary: u8 },
-    /// Enough votes: the view is durable, and `DoViewChange` is said.
+    /// Enough votes: the view is durable, and `DoViewChange` is sent.
     NextView { member: u8 },
-    /// A restarted member that is between views says `DoViewChange` again.
+    /// A restarted member that is between views sends `DoViewChange` again.
     SayAgain { member: u8 },
     /// The primary of a view decides on these (one from each member at most) and installs what was decided; `stop` entries of it
     /// only, and then crashes, if that is given.
-    Decide { primary: u8, others: Vec<Said>, stop: Option<u8> },
-    /// A backup installs the log that `StartView` tells.
+    Decide { primary: u8, others: Vec<Vote>, stop: Option<u8> },
+    /// A backup installs the log of `StartView`.
     Follow { backup: u8, view: u8, stop: Option<u8> },
     /// The nonce comes back: a member asks a primary, and installs the log it has now.
     Ask { member: u8, primary: u8, stop: Option<u8> },
@@ -136,22 +136,22 @@ impl ViewChange {
         if member.mode != Mode::Between || member.log_view == member.view {
             return;
         }
-        let own = self.said(at, member);
-        if !state.said.contains(&own) {
+        let own = self.vote(at, member);
+        if !state.votes.contains(&own) {
             steps.push(Step::SayAgain { member: at });
         }
         if self.primary_of(member.view) != at {
             return;
         }
         // Every choice of one `DoViewChange` or none from each other member.
-        let mut choices: Vec<Vec<Said>> = vec![Vec::new()];
+        let mut choices: Vec<Vec<Vote>> = vec![Vec::new()];
         for other in (0..self.members).filter(|other| *other != at) {
-            let theirs: Vec<&Said> =
-                state.said.iter().filter(|said| said.from == other && said.view == member.view).collect();
-            let with: Vec<Vec<Said>> = choices
+            let theirs: Vec<&Vote> =
+                state.votes.iter().filter(|votes| votes.from == other && votes.view == member.view).collect();
+            let with: Vec<Vec<Vote>> = choices
                 .iter()
                 .flat_map(|choice| {
-                    theirs.iter().map(move |said| [choice.clone(), vec![(*said).clone()]].concat())
+                    theirs.iter().map(move |votes| [choice.clone(), vec![(*votes).clone()]].concat())
                 })
                 .collect();
             choices.extend(with);
@@ -253,9 +253,9 @@ impl ViewChange {
                 member.view += 1;
                 member.synced = u8::try_from(member.log.len()).expect("few ops");
                 member.mode = Mode::Between;
-                self.say(state, at);
+                self.send(state, at);
             }
-            Step::SayAgain { member } => self.say(state, member),
+            Step::SayAgain { member } => self.send(state, member),
             Step::Decide { primary, others, stop } => self.decide_and_install(state, primary, &others, stop),
             Step::Follow { backup, view, stop } => {
                 let log = state
@@ -282,14 +282,14 @@ impl ViewChange {
         }
     }
 
-    fn say(&self, state: &mut State, at: u8) {
-        let said = self.said(at, &state.members[usize::from(at)]);
-        state.said.insert(said);
+    fn send(&self, state: &mut State, at: u8) {
+        let votes = self.vote(at, &state.members[usize::from(at)]);
+        state.votes.insert(votes);
     }
 
-    fn decide_and_install(&self, state: &mut State, primary: u8, others: &[Said], stop: Option<u8>) {
+    fn decide_and_install(&self, state: &mut State, primary: u8, others: &[Vote], stop: Option<u8>) {
         let member = &state.members[usize::from(primary)];
-        let (own, view) = (self.said(primary, member), member.view);
+        let (own, view) = (self.vote(primary, member), member.view);
         let Some(log) = self.decided(state, &own, others) else { return };
         self.install(state, primary, view, &log, stop);
         if stop.is_none() {
@@ -348,7 +348,7 @@ impl ViewChange {
         }
         let mut was_primary = self.primary_of(member.view) == at;
         if self.mistake == Some(Mistake::ResumeView) {
-            // The two lives give out the same op: only here must they be told apart.
+            // The two lives give out the same op: only here must they be distinguished.
             was_primary = false;
             member.life += 1;
         }
@@ -362,9 +362,9 @@ impl ViewChange {
     }
 }
 
-/// `DoViewChange`, as the real code would say and decide it.
+/// `DoViewChange`, as the real code would send and decide it.
 impl ViewChange {
-    fn said(&self, from: u8, member: &Member) -> Said {
+    fn vote(&self, from: u8, member: &Member) -> Vote {
         let mut log = member.log.clone();
         let mut open = member.open;
         if self.mistake == Some(Mistake::FaultyIsAbsent) {
@@ -372,15 +372,18 @@ impl ViewChange {
             log.truncate(intact);
             open = false;
         }
-        Said { from, view: member.view, log_view: member.log_view, commit: member.commit, log, open }
+        Vote { from, view: member.view, log_view: member.log_view, commit: member.commit, log, open }
     }
 
     /// The log that the real decision makes of these.
-    fn decided(&self, state: &State, own: &Said, others: &[Said]) -> Option<Vec<Entry>> {
+    fn decided(&self, state: &State, own: &Vote, others: &[Vote]) -> Option<Vec<Entry>> {
         let members = usize::from(self.members);
         let quorums = Quorums { members, view_change: self.majority(), nack: members - self.majority() + 1 };
-        let votes: BTreeMap<MemberId, LogSummary> =
-            others.iter().chain([own]).map(|said| (MemberId::new(said.from), summary(state, said))).collect();
+        let votes: BTreeMap<MemberId, LogSummary> = others
+            .iter()
+            .chain([own])
+            .map(|votes| (MemberId::new(votes.from), summary(state, votes)))
+            .collect();
         let Decision::Log(DecidedLog { base, suffix }) = decide(&votes, quorums) else { return None };
         let known: BTreeMap<Hash, Entry> = state.parents.keys().map(|entry| (entry.hash(), *entry)).collect();
         let head = suffix.last().copied().unwrap_or(base.hash);
@@ -388,21 +391,21 @@ impl ViewChange {
     }
 }
 
-fn summary(state: &State, said: &Said) -> LogSummary {
-    let committed = usize::from(said.commit);
-    let commit = state.prefix(said.log.iter().take(committed).rev().find_map(Held::entry));
+fn summary(state: &State, votes: &Vote) -> LogSummary {
+    let committed = usize::from(votes.commit);
+    let commit = state.prefix(votes.log.iter().take(committed).rev().find_map(Held::entry));
     let hash = commit.last().map_or(Hash::ZERO, Entry::hash);
     let slot = |held: &Held| match held {
         Held::Intact(entry) => Slot::Present(entry.hash()),
         Held::Bad(entry) => Slot::Faulty(entry.map(|entry| entry.hash())),
     };
     LogSummary {
-        log_view: View::new(u64::from(said.log_view)),
+        log_view: View::new(u64::from(votes.log_view)),
         checkpoint: Anchor::ZERO,
-        commit: Anchor::new(Op::new(u64::from(said.commit)), hash),
+        commit: Anchor::new(Op::new(u64::from(votes.commit)), hash),
         lacks: Vec::new(),
-        head: Op::new(said.log.len() as u64),
-        suffix: said.log.iter().skip(committed).map(slot).collect(),
-        open: said.open,
+        head: Op::new(votes.log.len() as u64),
+        suffix: votes.log.iter().skip(committed).map(slot).collect(),
+        open: votes.open,
     }
 }

@@ -22,7 +22,7 @@ impl Entry {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) enum Held {
     Intact(Entry),
-    /// It cannot be read; which one it was, where an intact one after it tells.
+    /// It cannot be read; which one it was, where an intact one after it names it.
     Bad(Option<Entry>),
 }
 
@@ -76,7 +76,7 @@ impl Member {
 
 /// A `DoViewChange`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(super) struct Said {
+pub(super) struct Vote {
     pub(super) from: u8,
     pub(super) view: u8,
     pub(super) log_view: u8,
@@ -95,7 +95,7 @@ pub(super) struct Started {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct State {
     pub(super) members: Vec<Member>,
-    pub(super) said: BTreeSet<Said>,
+    pub(super) votes: BTreeSet<Vote>,
     pub(super) started: BTreeSet<Started>,
     /// `PrepareOk`, the latest of each view and member.
     pub(super) acks: BTreeMap<(u8, u8), u8>,
@@ -121,7 +121,7 @@ impl State {
         };
         Self {
             members: vec![member; usize::from(members)],
-            said: BTreeSet::new(),
+            votes: BTreeSet::new(),
             started: BTreeSet::new(),
             acks: BTreeMap::new(),
             parents: BTreeMap::new(),
@@ -171,7 +171,7 @@ impl State {
 }
 
 impl Member {
-    /// What recovery makes of the disk: an entry is known where the intact one after it tells its parent, and what the last
+    /// What recovery makes of the disk: an entry is known where the intact one after it names its parent, and what the last
     /// blocks held nobody knows.
     pub(super) fn recover(&mut self) {
         while matches!(self.log.last(), Some(Held::Bad(_))) {

@@ -18,7 +18,7 @@ async fn claim(client: &Client, lease: LeaseId) -> Result<Option<String>, Failur
             "",
             Lifetime::lease(lease),
         );
-        if taken.await?.held {
+        if taken.await?.succeeded {
             return Ok(Some(name));
         }
     }
@@ -29,7 +29,7 @@ async fn claim(client: &Client, lease: LeaseId) -> Result<Option<String>, Failur
 async fn finish(client: &Client, job: &str, worker: &str) -> Result<bool, Failure> {
     let (open, claim) = (format!("jobs/open/{job}"), format!("jobs/claim/{job}"));
     let done = client.transaction().if_present(&open).if_present(&claim);
-    Ok(done.delete(&open).delete(&claim).put(format!("jobs/done/{job}"), worker.to_owned()).await?.held)
+    Ok(done.delete(&open).delete(&claim).put(format!("jobs/done/{job}"), worker.to_owned()).await?.succeeded)
 }
 
 async fn work(client: Client, worker: String) -> Result<usize, Failure> {

@@ -21,7 +21,7 @@ async fn visit(client: &Client, session: &str) -> Result<u64, Failure> {
         };
         match done {
             Ok(_) => return Ok(visits),
-            Err(kv_core::error::WriteError::GuardFailed { .. }) => {}
+            Err(kv_core::error::WriteError::ConditionFailed { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -15,7 +15,7 @@ async fn buy(client: &Client, buyer: &str) -> Result<Option<usize>, WriteError> 
     for seat in 0..STOCK {
         match client.put(format!("seat/{seat:02}"), buyer.to_owned()).if_absent().await {
             Ok(_) => return Ok(Some(seat)),
-            Err(WriteError::GuardFailed { .. }) => {}
+            Err(WriteError::ConditionFailed { .. }) => {}
             Err(error) => return Err(error),
         }
     }

@@ -1,6 +1,6 @@
 //! The command line: what can be typed, and which `KV_*` variable stands in for which flag.
 
-use crate::config::{AdmissionArgs, Span, TlsArgs, Tuning, boolean, listed};
+use crate::config::{AdmissionArgs, DurationArg, TlsArgs, Tuning, boolean, listed};
 use crate::encoding::Encoding;
 use crate::network::TransportKind;
 use crate::reads::{GetArgs, ScanArgs};
@@ -128,7 +128,7 @@ pub(crate) struct ShellArgs {
 pub(crate) struct TopArgs {
     /// Update this often, at least 100ms.
     #[arg(long, value_name = "TIME", default_value = "1s")]
-    pub(crate) interval: Span,
+    pub(crate) interval: DurationArg,
     /// Measure for one interval, print the result and exit. This is the default where there is no terminal, except with --json.
     #[arg(long)]
     pub(crate) once: bool,
@@ -158,7 +158,7 @@ pub(crate) struct WatchersArgs {
     pub(crate) rate: u32,
     /// Measure each case for this long: idle, and both kinds of writes.
     #[arg(long, value_name = "TIME", default_value = "15s")]
-    pub(crate) time: Span,
+    pub(crate) time: DurationArg,
     /// Connect members and clients by this transport [default: tcp]
     #[arg(long, value_name = "TRANSPORT")]
     pub(crate) transport: Option<TransportKind>,
@@ -266,7 +266,7 @@ pub(crate) struct ConnectArgs {
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = text.parse::<Span>()?.0;
+    let timeout = text.parse::<DurationArg>()?.0;
     if timeout.is_zero() { Err("it must be more than zero, as in 10s".to_owned()) } else { Ok(timeout) }
 }
 
@@ -287,7 +287,7 @@ pub(crate) struct PutArgs {
     pub(crate) if_revision: Option<u64>,
     /// Remove the key after this time, such as 10s; the default is to keep it.
     #[arg(long, value_name = "TIME")]
-    pub(crate) ttl: Option<Span>,
+    pub(crate) ttl: Option<DurationArg>,
     /// Remove the key when this lease ends.
     #[arg(long, value_name = "LEASE")]
     pub(crate) lease: Option<u64>,
@@ -334,7 +334,7 @@ pub(crate) enum LeaseCommand {
 #[derive(Args, Debug)]
 pub(crate) struct GrantArgs {
     /// End the lease if it is not renewed for this long: 100ms to 30d.
-    pub(crate) ttl: Span,
+    pub(crate) ttl: DurationArg,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
 }
@@ -366,10 +366,10 @@ pub(crate) struct LockArgs {
     pub(crate) command: Vec<OsString>,
     /// Release the lock if its holder does not renew it for this long.
     #[arg(long, value_name = "TIME", default_value = "10s")]
-    pub(crate) ttl: Span,
+    pub(crate) ttl: DurationArg,
     /// Give up if the lock is not free within this time [default: wait forever]
     #[arg(long, value_name = "TIME")]
-    pub(crate) wait: Option<Span>,
+    pub(crate) wait: Option<DurationArg>,
     /// Store this value under the key of the lock, for others to read.
     #[arg(long, value_name = "VALUE")]
     pub(crate) value: Option<OsString>,

@@ -6,7 +6,7 @@ use crate::encoding::{Encoding, json_line};
 use crate::failure::Failure;
 use crate::members::{self, Seen};
 use crate::output;
-use kv_core::client::Replaced;
+use kv_core::client::WrittenWithPrevious;
 use kv_core::error::{ReadError, WriteError};
 use kv_core::ids::{LeaseId, Revision};
 use kv_core::message::Record;
@@ -70,7 +70,12 @@ pub(crate) async fn delete(context: &Context, args: DeleteArgs, json: bool) -> R
 }
 
 /// What a write with `--previous` did, and on a line of its own what was there before.
-fn print_replaced(key: &[u8], done: &Replaced, encoding: Encoding, json: bool) -> Result<(), Failure> {
+fn print_replaced(
+    key: &[u8],
+    done: &WrittenWithPrevious,
+    encoding: Encoding,
+    json: bool,
+) -> Result<(), Failure> {
     let (revision, time) = (done.revision.get(), done.timestamp.get());
     if json {
         let previous = done.previous.as_ref().map(|record| record_json(key, record, encoding));

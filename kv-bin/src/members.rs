@@ -2,8 +2,8 @@
 
 use crate::output::{self, BAD, Cell, GOOD, NOTE};
 use anstyle::Style;
-use kv_core::client::{Cause, MemberReport, Trouble};
-use kv_core::error::CallFailed;
+use kv_core::client::{Cause, FailureReason, MemberReport};
+use kv_core::error::AdminError;
 use kv_core::ids::Op;
 use kv_core::message::MemberStatus;
 use serde_json::{Value, json};
@@ -25,9 +25,11 @@ impl From<MemberReport> for Seen {
 }
 
 /// Why one member has not reported its status.
-pub(crate) fn why(error: &CallFailed) -> String {
+pub(crate) fn why(error: &AdminError) -> String {
     match error {
-        CallFailed::Unavailable(Cause::Failed(Trouble::Unreachable)) => "it cannot be reached".to_owned(),
+        AdminError::Unavailable(Cause::Failed(FailureReason::Unreachable)) => {
+            "it cannot be reached".to_owned()
+        }
         error => error.to_string(),
     }
 }

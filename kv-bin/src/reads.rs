@@ -2,7 +2,7 @@
 
 use crate::cli::ConnectArgs;
 use crate::commands::{print_bytes, print_line, read_failure, record_json, still_read, write_line};
-use crate::config::Span;
+use crate::config::DurationArg;
 use crate::context::Context;
 use crate::encoding::{Encoding, json_line};
 use crate::failure::Failure;
@@ -24,7 +24,7 @@ pub(crate) struct Freshness {
     at_least: Option<u64>,
     /// Read from any member whose state is at most this old (2s, 500ms). If no backup can prove that, the primary answers.
     #[arg(long, value_name = "TIME")]
-    max_staleness: Option<Span>,
+    max_staleness: Option<DurationArg>,
     /// Ask only this member. Without another option, it must be the primary.
     #[arg(long, value_name = "ID")]
     member: Option<u8>,

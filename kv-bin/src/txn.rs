@@ -2,11 +2,11 @@
 
 use crate::cli::TxnArgs;
 use crate::commands::{print_bytes, print_line, record_json, write_failure};
-use crate::config::Span;
+use crate::config::DurationArg;
 use crate::context::Context;
 use crate::encoding::{Blob, Encoding, decode_fields, json_line};
 use crate::failure::Failure;
-use kv_core::client::Transact;
+use kv_core::client::Transaction;
 use kv_core::ids::{LeaseId, Revision};
 use kv_core::message::{Lifetime, StepResult};
 use serde::Deserialize;
@@ -96,7 +96,7 @@ impl Step {
 struct Put {
     put: Blob,
     value: Blob,
-    ttl: Option<Span>,
+    ttl: Option<DurationArg>,
     lease: Option<u64>,
 }
 
@@ -149,21 +149,23 @@ pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<
     let result = transaction.await;
     let done = result.map_err(|error| write_failure(&error))?;
     let revision = done.revision.get();
-    let results = || if done.held { &then } else { &otherwise }.iter().zip(&done.results);
+    let results = || if done.succeeded { &then } else { &otherwise }.iter().zip(&done.results);
     if json {
         let results: Vec<Value> = results().map(|(key, result)| result_json(key, result, encoding)).collect();
-        print_line(&json_line(&json!({ "held": done.held, "revision": revision, "results": results })))?;
-    } else if done.held || has_other {
-        print_line(&format!("revision {revision}{}", if done.held { "" } else { ", by else" }))?;
+        print_line(&json_line(
+            &json!({ "succeeded": done.succeeded, "revision": revision, "results": results }),
+        ))?;
+    } else if done.succeeded || has_other {
+        print_line(&format!("revision {revision}{}", if done.succeeded { "" } else { ", by else" }))?;
         results().try_for_each(|(key, result)| print_found(key, result, encoding))?;
     }
-    if done.held || has_other {
+    if done.succeeded || has_other {
         return Ok(());
     }
     Err(Failure::failed("a condition did not hold: nothing was changed"))
 }
 
-fn condition(transaction: Transact, Condition(holds): Condition) -> Transact {
+fn condition(transaction: Transaction, Condition(holds): Condition) -> Transaction {
     match holds {
         Holds::Absent(key) => transaction.if_absent(Vec::from(key)),
         Holds::Present(key) => transaction.if_present(Vec::from(key)),
@@ -172,7 +174,7 @@ fn condition(transaction: Transact, Condition(holds): Condition) -> Transact {
     }
 }
 
-fn step(transaction: Transact, step: Step) -> Transact {
+fn step(transaction: Transaction, step: Step) -> Transaction {
     match step {
         Step::Put(Put { put, value, ttl, lease }) => {
             let ttl = ttl.map_or(Lifetime::FOREVER, |ttl| Lifetime::ttl(ttl.0));

@@ -1,4 +1,4 @@
-//! Planted bugs: known-wrong variants that the simulator must catch.
+//! Seeded bugs: known-wrong variants that the simulator must catch.
 
 /// A known-wrong variant. Exists with the feature `sim` only, and does nothing unless it is given to a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]

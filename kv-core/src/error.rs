@@ -55,7 +55,7 @@ impl ConnectError {
 pub enum WriteError {
     /// The condition did not hold. Nothing was changed.
     #[error("the condition did not hold at revision {revision}: {}", Found(.found))]
-    GuardFailed {
+    ConditionFailed {
         /// The revision at which the key was last changed; `None` if it does not exist.
         found: Option<Revision>,
         /// The revision at which the condition was checked. A read with `.at_least(revision)` sees the state that made it fail.
@@ -113,11 +113,11 @@ impl From<RequestError> for WriteError {
             RequestError::Key { len, max } => Self::Key { len, max },
             RequestError::Value { len, max } => Self::Value { len, max },
             error @ (RequestError::Malformed
-            | RequestError::Parts { .. }
+            | RequestError::TooManyOps { .. }
             | RequestError::Transaction { .. }
             | RequestError::Keys { .. }
             | RequestError::Ttl { .. }
-            | RequestError::Twice { .. }) => Self::Malformed(error),
+            | RequestError::DuplicateKey { .. }) => Self::Malformed(error),
         }
     }
 }
@@ -126,7 +126,7 @@ impl WriteError {
     /// Returns whether nothing was changed, and the same call may succeed later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::NotApplied(_) | Self::StepFailed { why: StepFailure::Crowded, .. })
+        matches!(self, Self::NotApplied(_) | Self::StepFailed { why: StepFailure::Busy, .. })
     }
 
     /// Returns whether the write may have been applied, or may still be.
@@ -147,8 +147,8 @@ impl WriteError {
 
     /// Whether the condition did not hold.
     #[must_use]
-    pub const fn is_guard_failed(&self) -> bool {
-        matches!(self, Self::GuardFailed { .. })
+    pub const fn is_condition_failed(&self) -> bool {
+        matches!(self, Self::ConditionFailed { .. })
     }
 }
 
@@ -292,7 +292,7 @@ impl WatchError {
 /// Why a call to one member failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum CallFailed {
+pub enum AdminError {
     /// The member did not answer.
     #[error("{0}")]
     Unavailable(Cause),
@@ -307,14 +307,14 @@ pub enum CallFailed {
     Closed,
 }
 
-impl From<CallError> for CallFailed {
+impl From<CallError> for AdminError {
     fn from(error: CallError) -> Self {
         let (CallError::NotApplied(cause) | CallError::OutcomeUnknown(cause)) = error;
         Self::Unavailable(cause)
     }
 }
 
-impl From<crate::client::Closed> for CallFailed {
+impl From<crate::client::Closed> for AdminError {
     fn from(_: crate::client::Closed) -> Self {
         Self::Closed
     }
@@ -323,20 +323,20 @@ impl From<crate::client::Closed> for CallFailed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Trouble;
+    use crate::client::FailureReason;
 
     #[test]
     fn exactly_one_kind_of_write_error_may_have_changed_something() {
-        let cause = || Cause::Deadline(Trouble::Silent);
+        let cause = || Cause::Deadline(FailureReason::Silent);
         let errors = [
-            WriteError::GuardFailed { found: None, revision: Revision::new(8) },
+            WriteError::ConditionFailed { found: None, revision: Revision::new(8) },
             WriteError::Key { len: 0, max: 9 },
             WriteError::Value { len: 10, max: 9 },
             WriteError::Lease(LeaseFailure::Unknown),
-            WriteError::StepFailed { step: 0, why: StepFailure::Crowded, revision: Revision::new(8) },
+            WriteError::StepFailed { step: 0, why: StepFailure::Busy, revision: Revision::new(8) },
             WriteError::StepFailed {
                 step: 0,
-                why: StepFailure::TooMuch { max: 9 },
+                why: StepFailure::ResponseTooLarge { max: 9 },
                 revision: Revision::new(8),
             },
             WriteError::Refused("no".into()),
@@ -347,11 +347,10 @@ mod tests {
         let unknown: Vec<_> = errors.iter().filter(|error| error.outcome_unknown()).collect();
         assert_eq!(unknown, [&WriteError::OutcomeUnknown(cause())]);
         let retryable: Vec<_> = errors.iter().filter(|error| error.is_retryable()).collect();
-        let crowded =
-            WriteError::StepFailed { step: 0, why: StepFailure::Crowded, revision: Revision::new(8) };
+        let crowded = WriteError::StepFailed { step: 0, why: StepFailure::Busy, revision: Revision::new(8) };
         assert_eq!(retryable, [&crowded, &WriteError::NotApplied(cause())]);
-        let guard: Vec<_> = errors.iter().filter(|error| error.is_guard_failed()).collect();
-        assert_eq!(guard, [&WriteError::GuardFailed { found: None, revision: Revision::new(8) }]);
+        let guard: Vec<_> = errors.iter().filter(|error| error.is_condition_failed()).collect();
+        assert_eq!(guard, [&WriteError::ConditionFailed { found: None, revision: Revision::new(8) }]);
     }
 
     #[test]
@@ -359,11 +358,11 @@ mod tests {
         let found = Some(Revision::new(7));
         let cases = [
             (
-                WriteError::GuardFailed { found, revision: Revision::new(8) }.to_string(),
+                WriteError::ConditionFailed { found, revision: Revision::new(8) }.to_string(),
                 "the condition did not hold at revision 8: the key was last changed at revision 7",
             ),
             (
-                WriteError::GuardFailed { found: None, revision: Revision::new(8) }.to_string(),
+                WriteError::ConditionFailed { found: None, revision: Revision::new(8) }.to_string(),
                 "the condition did not hold at revision 8: the key does not exist",
             ),
             (WriteError::Key { len: 0, max: 9 }.to_string(), "the key has 0 bytes: keys have 1 to 9"),
@@ -373,11 +372,11 @@ mod tests {
                 "the revision is compacted: the oldest readable revision is 5",
             ),
             (
-                ReadError::Unavailable(Cause::Deadline(Trouble::NoPrimary)).to_string(),
+                ReadError::Unavailable(Cause::Deadline(FailureReason::NoPrimary)).to_string(),
                 "not read: the deadline passed: no primary was found",
             ),
             (
-                CallFailed::Unavailable(Cause::Failed(Trouble::Unreachable)).to_string(),
+                AdminError::Unavailable(Cause::Failed(FailureReason::Unreachable)).to_string(),
                 "no member could be reached",
             ),
         ];

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use kv_core::client::{Cause, Lock};
-use kv_core::error::{CallFailed, LockError, ReadError, WatchError, WriteError};
+use kv_core::error::{AdminError, LockError, ReadError, WatchError, WriteError};
 use kv_core::ids::Revision;
 use kv_core::testing::Cluster;
 use kv_core::transport::Fault;
@@ -239,7 +239,7 @@ async fn a_lease_has_ended_when_the_cluster_says_so_and_not_when_its_client_is_c
 
     let lease = client.lease(secs(5)).await.unwrap();
     client.close().await;
-    timeout(secs(6), lease.doubtful()).await.expect("nobody shows life for it");
+    timeout(secs(6), lease.at_risk()).await.expect("nobody shows life for it");
     assert!(timeout(LONG, lease.ended()).await.is_err(), "nobody is told how it ended");
     assert_eq!(other.lease_by_id(lease.id()).look().await.unwrap(), None, "though it has");
 }
@@ -291,9 +291,9 @@ impl Dropper<'_> {
 }
 
 /// Of what is asked once, at one member: that its connection broke is an answer, too, where messages are lost.
-fn asked_once<T>(result: Result<T, CallFailed>) -> Result<(), CallFailed> {
+fn asked_once<T>(result: Result<T, AdminError>) -> Result<(), AdminError> {
     match result {
-        Ok(_) | Err(CallFailed::Unavailable(_)) => Ok(()),
+        Ok(_) | Err(AdminError::Unavailable(_)) => Ok(()),
         Err(error) => Err(error),
     }
 }

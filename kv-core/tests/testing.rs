@@ -141,7 +141,7 @@ async fn structs_are_stored_and_read_through_a_typed_view() {
     assert_eq!((seen.cents, seen.version), (5, 1));
     accounts.replace("ann", &seen, &new(7)).await.unwrap();
     let late = accounts.replace("ann", &seen, &new(8)).await.unwrap_err();
-    assert!(matches!(late, TypedError::Write(WriteError::GuardFailed { .. })), "{late}");
+    assert!(matches!(late, TypedError::Write(WriteError::ConditionFailed { .. })), "{late}");
     // Anybody can read it.
     let stored = client.get("account/ann").await.unwrap().unwrap();
     assert_eq!(&stored.value[..], br#"{"owner":"Ann","cents":7}"#);

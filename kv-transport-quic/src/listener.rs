@@ -6,7 +6,7 @@ use crate::socket::Socket;
 use crate::stream::{self, lost};
 use async_trait::async_trait;
 use kv_transport::{
-    Connection, Entrance, Lane, Listener, MemberSources, Peer, Told, TransportError, preface,
+    Connection, Entrance, Lane, Listener, MemberSources, Peer, RefusalThrottle, TransportError, preface,
 };
 use quinn::{Endpoint, Incoming, RecvStream, SendStream, ServerConfig, TokioRuntime, VarInt};
 use std::io;
@@ -42,7 +42,7 @@ pub(crate) struct Port {
     members: MemberSources,
     /// For callers from members' addresses.
     for_members: Arc<ServerConfig>,
-    log: Told,
+    log: RefusalThrottle,
 }
 
 impl Port {
@@ -66,7 +66,7 @@ impl Port {
             lanes: AtomicUsize::new(0),
             members: MemberSources::default(),
             for_members,
-            log: Told::default(),
+            log: RefusalThrottle::default(),
         });
         tokio::spawn(greet(Arc::downgrade(&port), port.endpoint.clone()));
         Ok(port)

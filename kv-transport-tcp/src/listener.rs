@@ -3,7 +3,7 @@
 use crate::Tcp;
 use crate::connection::{self, Failure, Security};
 use async_trait::async_trait;
-use kv_transport::{Connection, Entrance, Listener, MemberSources, Told, TransportError};
+use kv_transport::{Connection, Entrance, Listener, MemberSources, RefusalThrottle, TransportError};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -85,7 +85,7 @@ struct Accepting {
     entrance: Entrance<AbortHandle>,
     /// Set after a failure: when to accept again, and how long the pause was.
     pause: Option<(Instant, Duration)>,
-    log: Told,
+    log: RefusalThrottle,
 }
 
 impl Accepting {
@@ -98,7 +98,7 @@ impl Accepting {
             opening: JoinSet::new(),
             entrance,
             pause: None,
-            log: Told::default(),
+            log: RefusalThrottle::default(),
         }
     }
 

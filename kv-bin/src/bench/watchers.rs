@@ -3,7 +3,7 @@
 use super::process::Process;
 use crate::cli::WatchersArgs;
 use crate::commands::print_line;
-use crate::demo::members::{CLUSTER, COUNT, Members, Plan};
+use crate::demo::members::{CLUSTER, COUNT, DemoPlan, Members};
 use crate::demo::watch as cluster;
 use crate::failure::Failure;
 use crate::output::{self, Cell};
@@ -61,7 +61,7 @@ pub(super) async fn run(args: &WatchersArgs, json: bool) -> Result<(), Failure> 
             anstream::eprintln!("{count} watchers ...");
         }
         // A cluster for each: what one leaves in memory is not the next one's.
-        let plan = Plan { transport, tls: false, seed: 1, loss: 0, log: None };
+        let plan = DemoPlan { transport, tls: false, seed: 1, loss: 0, log: None };
         let members = Members::start(&plan).await?;
         let row = measure(&members, args, count).await?;
         if json {

@@ -18,7 +18,7 @@ use std::str::FromStr;
 
 pub(crate) use tls::{AdmissionArgs, TlsArgs, TlsFiles};
 pub(crate) use tuning::Tuning;
-pub(crate) use units::Span;
+pub(crate) use units::DurationArg;
 
 /// The name of a cluster that was given none.
 pub(crate) const DEFAULT_CLUSTER: &str = "kv";

@@ -1,6 +1,6 @@
 //! Time-outs and limits: each one a flag, a variable and a line of the file.
 
-use super::units::{Size, Span};
+use super::units::{DurationArg, SizeArg};
 use clap::Args;
 use kv_core::config::Options;
 use serde::Deserialize;
@@ -12,24 +12,24 @@ use serde::Deserialize;
 pub(crate) struct Tuning {
     /// Time between two heartbeats of the primary [default: 25ms]
     #[arg(long, env = "KV_HEARTBEAT", value_name = "TIME")]
-    pub(crate) heartbeat: Option<Span>,
+    pub(crate) heartbeat: Option<DurationArg>,
 
     /// Shortest silence after which a backup suspects that the primary has failed [default: 150ms]
     #[arg(long, env = "KV_SUSPECT_MIN", value_name = "TIME")]
-    pub(crate) suspect_min: Option<Span>,
+    pub(crate) suspect_min: Option<DurationArg>,
 
     /// Longest silence after which a backup suspects that the primary has failed [default: 2s]
     #[arg(long, env = "KV_SUSPECT_MAX", value_name = "TIME")]
-    pub(crate) suspect_max: Option<Span>,
+    pub(crate) suspect_max: Option<DurationArg>,
 
     /// Length of a read lease: for this long after a quorum has answered a heartbeat, the primary serves linearizable reads without asking again. It relies on
     /// correct monotonic clocks; 0s disables it. Fixed when the cluster forms [default: 0s]
     #[arg(long, env = "KV_READ_LEASE", value_name = "TIME")]
-    pub(crate) read_lease: Option<Span>,
+    pub(crate) read_lease: Option<DurationArg>,
 
     /// Nothing expires early if, while all members were down, the wall clocks of a majority were set forward by at most this [default: 5s]
     #[arg(long, env = "KV_WALL_CLOCK_ALLOWANCE", value_name = "TIME")]
-    pub(crate) wall_clock_allowance: Option<Span>,
+    pub(crate) wall_clock_allowance: Option<DurationArg>,
 
     /// Most log entries that may be uncommitted at once. Fixed when the cluster forms [default: 32]
     #[arg(long, env = "KV_PIPELINE", value_name = "N")]
@@ -37,43 +37,43 @@ pub(crate) struct Tuning {
 
     /// Most bytes of requests in one log entry [default: 1MiB]
     #[arg(long, env = "KV_MAX_BATCH_BYTES", value_name = "SIZE")]
-    pub(crate) max_batch_bytes: Option<Size>,
+    pub(crate) max_batch_bytes: Option<SizeArg>,
 
     /// Largest key. Fixed when the cluster forms [default: 4KiB]
     #[arg(long, env = "KV_MAX_KEY_BYTES", value_name = "SIZE")]
-    pub(crate) max_key_bytes: Option<Size>,
+    pub(crate) max_key_bytes: Option<SizeArg>,
 
     /// Largest value. Fixed when the cluster forms [default: 1MiB]
     #[arg(long, env = "KV_MAX_VALUE_BYTES", value_name = "SIZE")]
-    pub(crate) max_value_bytes: Option<Size>,
+    pub(crate) max_value_bytes: Option<SizeArg>,
 
     /// Size of a journal file [default: 16MiB]
     #[arg(long, env = "KV_SEGMENT_BYTES", value_name = "SIZE")]
-    pub(crate) segment_bytes: Option<Size>,
+    pub(crate) segment_bytes: Option<SizeArg>,
 
     /// Write the state to disk when this much new data is in memory [default: 32MiB]
     #[arg(long, env = "KV_CHECKPOINT_BYTES", value_name = "SIZE")]
-    pub(crate) checkpoint_bytes: Option<Size>,
+    pub(crate) checkpoint_bytes: Option<SizeArg>,
 
     /// Re-read the journal and the state at this rate, in bytes per second, to find damage early; 0 disables it [default: 1MiB]
     #[arg(long, env = "KV_SCRUB_BYTES_PER_SECOND", value_name = "SIZE")]
-    pub(crate) scrub_bytes_per_second: Option<Size>,
+    pub(crate) scrub_bytes_per_second: Option<SizeArg>,
 
     /// Keep this much of the journal for members that are away. A member that needs older entries receives the whole state [default: 256MiB]
     #[arg(long, env = "KV_JOURNAL_BUDGET_BYTES", value_name = "SIZE")]
-    pub(crate) journal_budget_bytes: Option<Size>,
+    pub(crate) journal_budget_bytes: Option<SizeArg>,
 
     /// Largest journal of a witness while a data member is away [default: 1GiB]
     #[arg(long, env = "KV_WITNESS_JOURNAL_BYTES", value_name = "SIZE")]
-    pub(crate) witness_journal_bytes: Option<Size>,
+    pub(crate) witness_journal_bytes: Option<SizeArg>,
 
     /// Send the state to another member at this rate, in bytes per second [default: 64MiB]
     #[arg(long, env = "KV_TRANSFER_BYTES_PER_SECOND", value_name = "SIZE")]
-    pub(crate) transfer_bytes_per_second: Option<Size>,
+    pub(crate) transfer_bytes_per_second: Option<SizeArg>,
 
     /// Most memory for the cache of the state file [default: 64MiB]
     #[arg(long, env = "KV_CACHE_BYTES", value_name = "SIZE")]
-    pub(crate) cache_bytes: Option<Size>,
+    pub(crate) cache_bytes: Option<SizeArg>,
 
     /// Most client sessions. Another one evicts the session that was silent longest. Fixed when the cluster forms [default: 10000]
     #[arg(long, env = "KV_MAX_SESSIONS", value_name = "N")]
@@ -81,7 +81,7 @@ pub(crate) struct Tuning {
 
     /// A client session expires after this much silence. Fixed when the cluster forms [default: 10min]
     #[arg(long, env = "KV_SESSION_TTL", value_name = "TIME")]
-    pub(crate) session_ttl: Option<Span>,
+    pub(crate) session_ttl: Option<DurationArg>,
 
     /// Most requests in flight in one session. Fixed when the cluster forms [default: 256]
     #[arg(long, env = "KV_SESSION_WINDOW", value_name = "N")]
@@ -98,7 +98,7 @@ pub(crate) struct Tuning {
 
     /// Keep at most this much of past values; the oldest are removed first. Fixed when the cluster forms [default: 64MiB]
     #[arg(long, env = "KV_HISTORY_BYTES", value_name = "SIZE")]
-    pub(crate) history_bytes: Option<Size>,
+    pub(crate) history_bytes: Option<SizeArg>,
 
     /// Most client connections [default: 1024]
     #[arg(long, env = "KV_MAX_CONNECTIONS", value_name = "N")]
@@ -110,11 +110,11 @@ pub(crate) struct Tuning {
 
     /// Most memory for all client connections together [default: 256MiB]
     #[arg(long, env = "KV_CLIENT_MEMORY_BYTES", value_name = "SIZE")]
-    pub(crate) client_memory_bytes: Option<Size>,
+    pub(crate) client_memory_bytes: Option<SizeArg>,
 
     /// Close a client connection that was silent for this long [default: 60s]
     #[arg(long, env = "KV_CLIENT_IDLE", value_name = "TIME")]
-    pub(crate) client_idle: Option<Span>,
+    pub(crate) client_idle: Option<DurationArg>,
 }
 
 impl Tuning {
@@ -153,7 +153,7 @@ impl Tuning {
     /// The library's options, not yet checked.
     pub(crate) fn into_options(self) -> Options {
         let mut options = Options::default();
-        let time = |slot: &mut _, span: Option<Span>| {
+        let time = |slot: &mut _, span: Option<DurationArg>| {
             if let Some(span) = span {
                 *slot = span.0;
             }
@@ -171,7 +171,7 @@ impl Tuning {
         bytes(&mut options.checkpoint_bytes, self.checkpoint_bytes);
         bytes(&mut options.cache_bytes, self.cache_bytes);
         bytes(&mut options.client_memory_bytes, self.client_memory_bytes);
-        let long = |slot: &mut u64, size: Option<Size>| {
+        let long = |slot: &mut u64, size: Option<SizeArg>| {
             if let Some(size) = size {
                 *slot = size.0;
             }
@@ -195,8 +195,8 @@ impl Tuning {
 }
 
 /// A size that does not fit is larger than every limit allows: the check of the ranges refuses it.
-fn bytes(slot: &mut usize, size: Option<Size>) {
-    if let Some(Size(size)) = size {
+fn bytes(slot: &mut usize, size: Option<SizeArg>) {
+    if let Some(SizeArg(size)) = size {
         *slot = usize::try_from(size).unwrap_or(usize::MAX);
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 /// A span of time, written as a number and a unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Span(pub(crate) Duration);
+pub(crate) struct DurationArg(pub(crate) Duration);
 
-impl FromStr for Span {
+impl FromStr for DurationArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -28,7 +28,7 @@ impl FromStr for Span {
     }
 }
 
-impl TryFrom<String> for Span {
+impl TryFrom<String> for DurationArg {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -39,7 +39,7 @@ impl TryFrom<String> for Span {
 /// A number of bytes: plain, or with a unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "SizeText")]
-pub(crate) struct Size(pub(crate) u64);
+pub(crate) struct SizeArg(pub(crate) u64);
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "a number of bytes, plain or with a unit, as in 4096, \"64KiB\" or \"16MiB\"")]
@@ -48,7 +48,7 @@ enum SizeText {
     Text(String),
 }
 
-impl FromStr for Size {
+impl FromStr for SizeArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -66,7 +66,7 @@ impl FromStr for Size {
     }
 }
 
-impl TryFrom<SizeText> for Size {
+impl TryFrom<SizeText> for SizeArg {
     type Error = String;
 
     fn try_from(size: SizeText) -> Result<Self, String> {
@@ -93,20 +93,20 @@ mod tests {
     fn times_are_read_with_their_unit() {
         for (text, millis) in [("25ms", 25), ("2s", 2000), ("10 min", 600_000), ("1h", 3_600_000), ("0ms", 0)]
         {
-            assert_eq!(text.parse::<Span>().unwrap().0, Duration::from_millis(millis), "{text}");
+            assert_eq!(text.parse::<DurationArg>().unwrap().0, Duration::from_millis(millis), "{text}");
         }
         for text in ["", "25", "ms", "-1s", "1.5s", "25 years", "99999999999999999d"] {
-            assert!(text.parse::<Span>().is_err(), "{text}");
+            assert!(text.parse::<DurationArg>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn sizes_are_read_with_or_without_a_unit() {
         for (text, bytes) in [("4096", 4096), ("64KiB", 65_536), ("16 MiB", 16 << 20), ("1GiB", 1 << 30)] {
-            assert_eq!(text.parse::<Size>().unwrap().0, bytes, "{text}");
+            assert_eq!(text.parse::<SizeArg>().unwrap().0, bytes, "{text}");
         }
         for text in ["", "KiB", "16MB", "-1", "99999999999GiB"] {
-            assert!(text.parse::<Size>().is_err(), "{text}");
+            assert!(text.parse::<SizeArg>().is_err(), "{text}");
         }
     }
 }

@@ -36,12 +36,12 @@ pub(crate) struct Members {
     ports: Vec<u16>,
     processes: Vec<Option<Process>>,
     logs: Vec<Log>,
-    plan: Plan,
+    plan: DemoPlan,
 }
 
 /// The arguments that all members get.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct DemoPlan {
     /// How members and clients reach each other.
     pub(crate) transport: TransportKind,
     /// Whether all have certificates.
@@ -72,7 +72,7 @@ impl Drop for Process {
 
 impl Members {
     /// Starts three members with empty folders.
-    pub(crate) async fn start(plan: &Plan) -> Result<Self, Failure> {
+    pub(crate) async fn start(plan: &DemoPlan) -> Result<Self, Failure> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
             match Self::try_start(plan).await {
@@ -83,7 +83,7 @@ impl Members {
         Err(last.unwrap_or_else(|| Failure::failed("no attempt was made")))
     }
 
-    async fn try_start(plan: &Plan) -> Result<Self, Failure> {
+    async fn try_start(plan: &DemoPlan) -> Result<Self, Failure> {
         let folder =
             std::env::temp_dir().join(format!("kv-demo-{}-{:016x}", std::process::id(), fastrand::u64(..)));
         let ports = free_ports(COUNT.into())?;

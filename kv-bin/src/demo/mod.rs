@@ -14,7 +14,7 @@ use crate::network::TransportKind;
 use crate::output::{self, BAD, Cell, GOOD, NOTE, styled};
 use crate::signals::Signals;
 use ledger::Verdict;
-use members::{Members, Plan};
+use members::{DemoPlan, Members};
 use serde::Serialize;
 use story::Story;
 
@@ -51,7 +51,7 @@ pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Resu
     let tls = args.tls;
     #[cfg(not(feature = "tls"))]
     let tls = false;
-    let plan = Plan { transport, tls, seed: args.seed, loss: 0, log };
+    let plan = DemoPlan { transport, tls, seed: args.seed, loss: 0, log };
     let reports = tokio::select! {
         reports = run_scenarios(&args, &plan, json) => reports?,
         signal = signals.next() => {
@@ -61,7 +61,7 @@ pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Resu
     conclude(&reports, json)
 }
 
-async fn run_scenarios(args: &DemoArgs, plan: &Plan, json: bool) -> Result<Vec<Report>, Failure> {
+async fn run_scenarios(args: &DemoArgs, plan: &DemoPlan, json: bool) -> Result<Vec<Report>, Failure> {
     let mut reports = Vec::new();
     let transport = plan.transport;
     if matches!(args.scenario, Scenario::Crash | Scenario::All) {

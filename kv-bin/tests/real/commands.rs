@@ -339,7 +339,7 @@ fn a_transaction_is_read_from_a_file_and_done_as_a_whole() {
         r#"{ "if": [{ "absent": "a" }], "then": [{ "put": "a", "value": "1" }, { "add": "n", "by": 2 }] }"#,
     );
     let first = json(&cluster, &["txn", path]);
-    assert_eq!((&first["held"], &first["results"][1]["sum"]), (&true.into(), &2.into()));
+    assert_eq!((&first["succeeded"], &first["results"][1]["sum"]), (&true.into(), &2.into()));
     refused(&cluster.run(&["txn", path]), 1, &["a condition did not hold", "nothing was changed"]);
     write(
         r#"{ "if": [{ "value": ["a", "2"] }], "then": [{ "delete": "a" }], "else": [{ "add": "n", "by": -1 }] }"#,

@@ -15,7 +15,7 @@ const AT_ONCE: usize = 128;
 /// Writes per second that go on while the member catches up, besides those of the bench.
 const RATE: usize = 1000;
 const STEADY_KEYS: usize = 100;
-/// What a member may take at most that receives a state, however large it is: two overlays of `checkpoint_bytes` (32 MiB) and
+/// What a member may take at most that receives a state, however large it is: two memtables of `checkpoint_bytes` (32 MiB) and
 /// the cache (64 MiB) with what the allocator adds, and the queues to and from its peers.
 const RECEIVER_MIB: u64 = 256;
 /// What a witness may take at most, besides its program.

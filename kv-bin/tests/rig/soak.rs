@@ -18,7 +18,7 @@ const FEW_ROUNDS: u32 = 3;
 const SMALL: [&str; 4] = ["--checkpoint-bytes", "4MiB", "--cache-bytes", "8MiB"];
 /// What memory may differ by from one look to another.
 const NOISE_MIB: u64 = 24;
-/// What a member may take in all: two overlays and the cache, with what the allocator adds, and 60 MiB for all else.
+/// What a member may take in all: two memtables and the cache, with what the allocator adds, and 60 MiB for all else.
 const MOST_MIB: u64 = 96;
 /// The watches that follow everything, one of which takes nothing.
 const WATCHES: usize = 8;

@@ -12,7 +12,7 @@ use kv_core::config::Role;
 use kv_core::ids::{Hash, Op};
 use kv_core::journal::{Journal, LogReader};
 use kv_core::kv::{Limits, State};
-use kv_core::message::{Extent, Footing, Recovered};
+use kv_core::message::{CheckpointAlignment, Extent, Recovered};
 use kv_core::storage::simulated::Disk;
 use std::collections::BTreeMap;
 
@@ -238,7 +238,7 @@ impl World {
         }
         let state = State::open_or_set_aside(&disk.storage(), &Limits::from(&self.members[member].options))
             .ok()??;
-        (recovered.footing(state.checkpoint()) != Footing::Lost).then_some(state)
+        (recovered.alignment(state.checkpoint()) != CheckpointAlignment::Lost).then_some(state)
     }
 
     /// So many members at once may not know what they had: of an op that too few surely never held, nobody can say that it was not

@@ -1,4 +1,4 @@
-//! Planted bugs of whoever writes files: a storage that leaves something out.
+//! Seeded bugs of whoever writes files: a storage that leaves something out.
 
 use crate::Bug;
 use kv_core::storage::{File, Storage};

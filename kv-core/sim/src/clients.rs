@@ -8,12 +8,14 @@ use super::plan::{Load, Plan, around, beside, pick};
 use super::world::{Event, World, index};
 use bytes::Bytes;
 use fastrand::Rng;
-use kv_core::client::{Call, CallError, CallId, Cause, Core, CoreInput, CoreOptions, CoreOutput, Reply};
+use kv_core::client::{
+    Call, CallError, CallId, Cause, ClientProtocol, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply,
+};
 use kv_core::config::Role;
 use kv_core::ids::{Instant, LeaseId, MemberId, Revision};
 use kv_core::message::{
-    ClientMessage, Command, Effect, Guard, LeaseCommand, Lifetime, Query, ReadMode, ServerMessage, Step,
-    Transaction,
+    ClientMessage, Command, Effect, Guard, LeaseCommand, Lifetime, Outcome, Query, ReadMode, ServerMessage,
+    Step, TransactionRequest,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,7 +44,7 @@ enum ConnectionState {
 /// One client.
 #[derive(Debug)]
 pub(super) struct Client {
-    core: Core,
+    protocol: ClientProtocol,
     pub(super) clock: Clock,
     connections: Vec<Connection>,
     /// Calls under way: the history's number of each.
@@ -70,8 +72,8 @@ impl Client {
         let data = plan.roles.iter().enumerate().filter(|(_, role)| **role == Role::Data);
         let members: Vec<MemberId> =
             data.filter_map(|(id, _)| u8::try_from(id).ok()).map(MemberId::new).collect();
-        let (usual, patience) = (CoreOptions::default(), plan.load.patience);
-        let options = CoreOptions {
+        let (usual, patience) = (ProtocolOptions::default(), plan.load.patience);
+        let options = ProtocolOptions {
             window: u32::try_from(plan.options.session_window).unwrap_or(u32::MAX),
             session_idle: plan.options.session_ttl / 2,
             attempt_min: usual.attempt_min * patience,
@@ -81,12 +83,12 @@ impl Client {
             backoff_max: usual.backoff_max * patience,
             watch_patience: Duration::from_nanos(plan.watching.patience),
         };
-        let mut core = Core::new(rng.u64(..), members, options, Instant::ZERO);
+        let mut protocol = ClientProtocol::new(rng.u64(..), members, options, Instant::ZERO);
         if let Some(bug) = bug {
-            core.plant(bug);
+            protocol.plant(bug);
         }
         Self {
-            core,
+            protocol,
             clock: Clock::new(rng, plan.clock.drift, plan.clock.wall_drift, plan.clock.skew_ms),
             connections: vec![Connection::default(); plan.roles.len()],
             calls: BTreeMap::new(),
@@ -177,7 +179,7 @@ impl Client {
             // As whoever holds a lock does: the key may have been gone since.
             let guards = vec![(key.clone(), Guard::Created(*revision))];
             let then = vec![Step::Put { key, value, life }];
-            return Command::Transaction(Transaction { guards, then, otherwise: Vec::new() });
+            return Command::Transaction(TransactionRequest { guards, then, otherwise: Vec::new() });
         }
         let guard = (rng.u32(0..100) < load.guarded).then(|| self.guard(&key, rng));
         Command::Put { key, value, guard, life }
@@ -217,10 +219,10 @@ impl Client {
     }
 
     /// One or two puts or deletes and mostly a counter, under up to two conditions.
-    fn transaction(&mut self, client: usize, load: &Load, rng: &mut Rng) -> Transaction {
+    fn transaction(&mut self, client: usize, load: &Load, rng: &mut Rng) -> TransactionRequest {
         let first = rng.u32(0..load.keys);
         let others = [first, (first + 1) % load.keys];
-        let mut transaction = Transaction::default();
+        let mut transaction = TransactionRequest::default();
         for number in others.into_iter().take(rng.usize(0..=2)) {
             let key = key(number);
             let guard = self.guard(&key, rng);
@@ -344,7 +346,7 @@ impl World {
             if self.rng.u32(0..200) == 0 {
                 // The caller goes away: what it asked for may still happen.
                 if self.clients[client].calls.remove(&(call as u64)).is_some() {
-                    self.core_input(client, CoreInput::Cancel { id: CallId::new(call as u64) });
+                    self.core_input(client, ProtocolInput::Cancel { id: CallId::new(call as u64) });
                 }
             }
         }
@@ -381,22 +383,22 @@ impl World {
         };
         let id = CallId::new(number as u64);
         self.clients[client].calls.insert(id.get(), number);
-        self.core_input(client, CoreInput::Call { id, call, deadline });
+        self.core_input(client, ProtocolInput::Call { id, call, deadline });
         number
     }
 
-    pub(super) fn core_input(&mut self, client: usize, input: CoreInput) {
+    pub(super) fn core_input(&mut self, client: usize, input: ProtocolInput) {
         let now = self.client_now(client);
-        self.clients[client].core.handle(now, input);
-        while let Some(output) = self.clients[client].core.poll_output() {
+        self.clients[client].protocol.handle(now, input);
+        while let Some(output) = self.clients[client].protocol.poll_output() {
             match output {
-                CoreOutput::Send { member, message } => self.client_sends(client, index(member), message),
-                CoreOutput::Done { id, result } => self.call_done(client, id, result),
+                ProtocolOutput::Send { member, message } => self.client_sends(client, index(member), message),
+                ProtocolOutput::Done { id, result } => self.call_done(client, id, result),
             }
         }
         let one = &mut self.clients[client];
-        one.core.check_invariants();
-        let Some(deadline) = one.core.poll_timeout() else { return };
+        one.protocol.check_invariants();
+        let Some(deadline) = one.protocol.poll_timeout() else { return };
         let at = one.clock.reaches(deadline).max(self.now);
         if one.timer.is_none_or(|set| at < set) {
             one.timer = Some(at);
@@ -409,7 +411,7 @@ impl World {
         if self.clients[client].timer == Some(at) {
             self.clients[client].timer = None;
             self.trace.note(51, client as u64, 0, || format!("{:?} c{client} timer", self.now));
-            self.core_input(client, CoreInput::Timeout);
+            self.core_input(client, ProtocolInput::Timeout);
         }
     }
 
@@ -451,8 +453,8 @@ impl World {
         });
         let member = self.members[member].id;
         let input = match was {
-            ConnectionState::Failing => CoreInput::Unreachable { member },
-            _ => CoreInput::ConnectionLost { member },
+            ConnectionState::Failing => ProtocolInput::Unreachable { member },
+            _ => ProtocolInput::ConnectionLost { member },
         };
         self.core_input(client, input);
     }
@@ -467,7 +469,7 @@ impl World {
             format!("{:?} m{member} -> c{client} {message:?}", self.now)
         });
         let member = self.members[member].id;
-        self.core_input(client, CoreInput::Answer { member, message });
+        self.core_input(client, ProtocolInput::Answer { member, message });
     }
 
     fn call_done(&mut self, client: usize, id: CallId, result: Result<Reply, CallError>) {
@@ -490,7 +492,7 @@ impl World {
         self.checker.count(match &ending {
             Ending::Unknown => "calls of unknown outcome",
             Ending::NotApplied => "calls not applied",
-            Ending::GuardFailed { .. } => "calls with a failed guard",
+            Ending::ConditionFailed { .. } => "calls with a failed guard",
             Ending::RangeDeleted { .. } => "ranges deleted",
             Ending::Transacted { .. } => "transactions",
             Ending::StepFailed { .. } => "transactions with a failed step",
@@ -566,23 +568,19 @@ impl World {
 
 fn ending_of(result: Result<Reply, CallError>) -> Ending {
     match result {
-        Ok(Reply::Written(outcome)) => match outcome.effect {
-            Effect::Put | Effect::SessionOpened(_) | Effect::SessionClosed => Ending::Put(outcome.revision),
-            Effect::Deleted { existed } => Ending::Deleted { existed, revision: outcome.revision },
-            Effect::GuardFailed { found } => Ending::GuardFailed { found, revision: Some(outcome.revision) },
-            Effect::RangeDeleted { count, more } => {
-                Ending::RangeDeleted { count, more, revision: outcome.revision }
-            }
-            Effect::Transacted { held, results } => {
-                Ending::Transacted { held, results, revision: outcome.revision }
-            }
+        Ok(Reply::Written(Outcome { revision, effect, .. })) => match effect {
+            Effect::Put | Effect::SessionOpened(_) | Effect::SessionClosed => Ending::Put(revision),
+            Effect::Deleted { existed } => Ending::Deleted { existed, revision },
+            Effect::ConditionFailed { found } => Ending::ConditionFailed { found, revision: Some(revision) },
+            Effect::RangeDeleted { count, more } => Ending::RangeDeleted { count, more, revision },
+            Effect::Transacted { succeeded, results } => Ending::Transacted { succeeded, results, revision },
             effect @ (Effect::LeaseGranted(_)
             | Effect::LeaseKept
             | Effect::LeaseRevoked { .. }
             | Effect::Lease(_)
             | Effect::LeaseFailed(_)
-            | Effect::Expired { .. }) => Ending::Lease { effect, revision: outcome.revision },
-            Effect::StepFailed { step, why } => Ending::StepFailed { step, why, revision: outcome.revision },
+            | Effect::Expired { .. }) => Ending::Lease { effect, revision },
+            Effect::StepFailed { step, why } => Ending::StepFailed { step, why, revision },
         },
         Ok(Reply::Value { record, revision }) => Ending::Value { record, revision: Some(revision) },
         Ok(Reply::Records { records, next, revision }) => {

@@ -81,7 +81,7 @@ impl World {
         let now = self.clock_of(member);
         let Some(Process { replica, state: Some(state), reaper, .. }) = self.process(member) else { return };
         let time = || replica.stamp(now).zip(replica.idle(now));
-        let ask = reaper.ask(now.monotonic, replica.is_serving(), state.deadlines(), time);
+        let ask = reaper.query(now.monotonic, replica.is_serving(), state.deadlines(), time);
         let Some(ask) = ask else { return };
         let request = Request::expiry(state.due(ask)).encode();
         if replica.proposal_room() < request.len() {
@@ -175,7 +175,7 @@ impl World {
             Output::Commit { commit } => self.on_commit(member, commit),
             Output::ReadReady { tickets, op } => self.reads_ready(member, &tickets, op),
             Output::ReadsRefused { tickets } => self.reads_refused(member, &tickets),
-            Output::Standing(standing) => {
+            Output::Status(standing) => {
                 self.trace.note(32, member as u64, standing.view.get(), || {
                     format!("{:?} m{member} {standing:?}", self.now)
                 });
@@ -416,7 +416,7 @@ impl World {
         if state.is_full() && process.checkpoint.is_none() {
             state.release();
         }
-        let due = state.overlay_bytes() >= limit || process.transfers.asked;
+        let due = state.memtable_bytes() >= limit || process.transfers.asked;
         if due && process.frozen.is_none() && process.checkpoint.is_none() {
             process.transfers.asked = false;
             process.frozen = state.begin_checkpoint();
@@ -464,7 +464,7 @@ impl World {
         self.kick_apply(member);
     }
 
-    /// The planted bug `SilentAbdication`: a primary that wants to be left does not say so.
+    /// The seeded bug `SilentAbdication`: a primary that wants to be left does not say so.
     fn falls_silent(&self, member: usize, message: &Message) -> bool {
         let slot = &self.members[member];
         let is_primary = |process: &Process| self.cluster.primary(process.replica.view()) == slot.id;

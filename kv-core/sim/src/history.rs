@@ -58,7 +58,7 @@ pub(super) enum Ending {
         revision: Revision,
     },
     /// The guard did not hold.
-    GuardFailed {
+    ConditionFailed {
         /// When the key was last changed.
         found: Option<Revision>,
         /// Where it stands in the history, if it was told.
@@ -76,7 +76,7 @@ pub(super) enum Ending {
     /// The transaction was done.
     Transacted {
         /// Which of its lists.
-        held: bool,
+        succeeded: bool,
         /// What the steps did.
         results: Vec<StepResult>,
         /// Where it stands in the history.
@@ -170,7 +170,7 @@ impl Ending {
             | Self::Transacted { revision, .. }
             | Self::StepFailed { revision, .. }
             | Self::Lease { revision, .. } => Some(*revision),
-            Self::GuardFailed { revision, .. }
+            Self::ConditionFailed { revision, .. }
             | Self::Value { revision, .. }
             | Self::Records { revision, .. } => *revision,
             Self::Compacted(_) | Self::Future(_) | Self::Closed | Self::NotApplied | Self::Unknown => None,

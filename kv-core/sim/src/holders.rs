@@ -103,7 +103,7 @@ impl World {
             }
             Ending::Lease { effect: Effect::LeaseKept, .. } => (holder.since, holder.wrong) = (sent, wrong),
             Ending::Put(_) => (holder.holds, holder.leaves_at) = (true, later),
-            Ending::GuardFailed { .. } => {}
+            Ending::ConditionFailed { .. } => {}
             // Whether it has put the key, or let it go, it does not know: it leaves it to the lease, and believes nothing.
             Ending::Unknown | Ending::NotApplied if holder.holds || asks_for_lease => {}
             _ => *holder = Holder { rests_until: later, ..Holder::default() },

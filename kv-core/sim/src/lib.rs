@@ -12,7 +12,6 @@ mod checker;
 mod clients;
 mod clock;
 mod drive;
-mod excuse;
 mod faults;
 mod history;
 mod holders;
@@ -34,6 +33,7 @@ mod report;
 mod scenario;
 mod scenarios;
 mod serve;
+mod stall;
 mod stamps;
 mod states;
 mod story;
@@ -52,7 +52,7 @@ pub use report::{EXCUSED, Options, Report, STATELESS, Violation};
 
 use world::World;
 
-/// Tells the stories that are about a planted bug: small clusters in which nothing is left to chance but delays. The first that ends badly
+/// Tells the stories that are about a seeded bug: small clusters in which nothing is left to chance but delays. The first that ends badly
 /// is returned by its name, with what went wrong. `None` if none does, or there is none.
 #[must_use]
 pub fn tell(bug: Bug) -> Option<(&'static str, String)> {

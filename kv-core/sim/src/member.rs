@@ -15,7 +15,7 @@ use kv_core::engine::EngineError;
 use kv_core::ids::{Anchor, MemberId, Op, WriteSeq};
 use kv_core::journal::{Identity, Journal, JournalOptions, LogReader};
 use kv_core::kv::{Checkpoint, Limits, Reaper, Receiver, Sources, State};
-use kv_core::message::{Footing, FormationStep, Recovered, Write};
+use kv_core::message::{CheckpointAlignment, FormationStep, Recovered, Write};
 use kv_core::replica::{Input, Now, Replica, ReplicaConfig};
 use kv_core::storage::simulated::{Disk, Tearing};
 use std::collections::VecDeque;
@@ -243,16 +243,16 @@ impl World {
         if found.op < recorded.op && !self.members[member].flipped {
             return Err(format!("the state is at {found:?}, the superblock knows of {recorded:?}"));
         }
-        match opened.recovered.footing(state.checkpoint()) {
-            Footing::OnLog => opened.recovered.checkpoint = state.checkpoint(),
-            Footing::Ahead => {
+        match opened.recovered.alignment(state.checkpoint()) {
+            CheckpointAlignment::OnLog => opened.recovered.checkpoint = state.checkpoint(),
+            CheckpointAlignment::Ahead => {
                 self.checker.count("states ahead of the log");
                 let point = state.point();
                 opened.recovered = opened.journal.stand_on(point).map_err(|error| error.to_string())?;
                 let checked = self.checker.on_adopted(member, point.anchor);
                 self.check(checked);
             }
-            Footing::Lost => {
+            CheckpointAlignment::Lost => {
                 let lost = (state.checkpoint(), opened.recovered.floor);
                 if !self.members[member].flipped {
                     return Err(format!("the state is at {:?}, the log begins at {:?}", lost.0, lost.1));

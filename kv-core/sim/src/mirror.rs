@@ -3,7 +3,7 @@
 
 use super::replay::Finding;
 use kv_core::ids::{Anchor, Hash, Op, View};
-use kv_core::message::{Behind, Entry, FormationStep, LogSummary, Recovered, Slot, Write};
+use kv_core::message::{Entry, EntryPastGap, FormationStep, LogSummary, Recovered, Slot, Write};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The durable state of one member, as it follows from the writes.
@@ -257,11 +257,11 @@ impl Mirror {
         let lost = steps.next().is_some() || head < image.head();
         image.log.truncate(usize::try_from(head.get()).unwrap_or(usize::MAX));
         image.damaged = recovered.is_damaged();
-        let behind = recovered.damage.iter().flat_map(|damage| &damage.behind);
+        let behind = recovered.damage.iter().flat_map(|damage| &damage.past_gap);
         image.behind = behind
             .filter_map(|(op, behind)| match behind {
-                Behind::Intact { meta, parent } => Some((*op, (meta.hash, *parent))),
-                Behind::Pinned(_) => None,
+                EntryPastGap::Intact { meta, parent } => Some((*op, (meta.hash, *parent))),
+                EntryPastGap::Pinned(_) => None,
             })
             .collect();
         self.durable = image.clone();

@@ -17,7 +17,7 @@ pub(super) enum Route {
     /// It arrives then.
     At(Time),
     /// It arrives twice.
-    Twice(Time, Time),
+    Duplicated(Time, Time),
     /// It is held back until the link is released.
     Held,
 }
@@ -98,7 +98,7 @@ impl<P> Network<P> {
         }
         let at = link.arrival(rng, now, &plan, lane);
         if plan.duplication > 0 && rng.u32(0..1000) < plan.duplication {
-            return Route::Twice(at, link.arrival(rng, now, &plan, lane));
+            return Route::Duplicated(at, link.arrival(rng, now, &plan, lane));
         }
         Route::At(at)
     }
@@ -284,6 +284,6 @@ mod tests {
         let routes: Vec<Route> = (0..1000).map(|_| send(&mut network, &mut rng, Kind::Prepare)).collect();
         let count = |wanted: fn(&Route) -> bool| routes.iter().filter(|route| wanted(route)).count();
         assert!((250..350).contains(&count(|route| *route == Route::Lost)));
-        assert!((280..420).contains(&count(|route| matches!(route, Route::Twice(..)))));
+        assert!((280..420).contains(&count(|route| matches!(route, Route::Duplicated(..)))));
     }
 }

@@ -5,7 +5,7 @@ use super::linear::{Act, Condition, Known, Step, Value, Verdict, search};
 use super::replay::Finding;
 use bytes::Bytes;
 use kv_core::ids::Revision;
-use kv_core::message::{self, Command, Guard, StepResult, Transaction};
+use kv_core::message::{self, Command, Guard, StepResult, TransactionRequest};
 use std::collections::{BTreeMap, HashMap};
 
 /// How many states a search of one key may visit.
@@ -85,7 +85,7 @@ impl Names {
             }
             (
                 Action::Write(Command::Transaction(transaction)),
-                Some(Ending::Transacted { held, revision, .. }),
+                Some(Ending::Transacted { succeeded: held, revision, .. }),
             ) => {
                 for step in if *held { &transaction.then } else { &transaction.otherwise } {
                     if let message::Step::Put { key, value, .. } = step {
@@ -195,13 +195,13 @@ impl Names {
 
     /// What a transaction may have done to each key. Conditions on other keys cannot be looked at here: the replay does. Nor
     /// can counters, whose values are not unique.
-    fn transacted(&self, transaction: &Transaction, ending: Option<&Ending>) -> Vec<(Bytes, Act)> {
+    fn transacted(&self, transaction: &TransactionRequest, ending: Option<&Ending>) -> Vec<(Bytes, Act)> {
         let (steps, results): (Vec<&message::Step>, _) = match ending {
             Some(Ending::StepFailed { .. }) => (Vec::new(), None),
-            Some(Ending::Transacted { held: true, results, .. }) => {
+            Some(Ending::Transacted { succeeded: true, results, .. }) => {
                 (transaction.then.iter().collect(), Some(results))
             }
-            Some(Ending::Transacted { held: false, results, .. }) => {
+            Some(Ending::Transacted { succeeded: false, results, .. }) => {
                 (transaction.otherwise.iter().collect(), Some(results))
             }
             _ => (transaction.then.iter().chain(&transaction.otherwise).collect(), None),
@@ -230,7 +230,7 @@ impl Names {
         let known = match ending {
             Some(Ending::Put(_)) => Known::Done { existed: None },
             Some(Ending::Deleted { existed, .. }) => Known::Done { existed: Some(*existed) },
-            Some(Ending::GuardFailed { found, .. }) => Known::Failed {
+            Some(Ending::ConditionFailed { found, .. }) => Known::Failed {
                 found: match found {
                     None => Some(None),
                     Some(revision) => self.at(key, *revision).map(Some),
@@ -304,9 +304,9 @@ mod tests {
     }
 
     /// What is called, when, and when and how it ends.
-    type Told = (Action, u64, Option<(u64, Ending)>);
+    type Recorded = (Action, u64, Option<(u64, Ending)>);
 
-    fn history(calls: Vec<Told>) -> History {
+    fn history(calls: Vec<Recorded>) -> History {
         let mut history = History::default();
         for (action, start, end) in calls {
             let call = history.begin(0, action, start);
@@ -351,7 +351,7 @@ mod tests {
             (
                 put("k", "b", Some(Guard::Absent)),
                 4,
-                Some((5, Ending::GuardFailed { found: Some(r(1)), revision: None })),
+                Some((5, Ending::ConditionFailed { found: Some(r(1)), revision: None })),
             ),
         ]);
         assert_eq!(check(&seen), Ok(0));

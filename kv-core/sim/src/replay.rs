@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kv_core::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use kv_core::message::{
     Command, Effect, EventKind, Guard, LeaseCommand, Lifetime, Operation, Outcome, Record, Rejection,
-    Request, Scanned, Step, StepFailure, StepResult, Transaction,
+    Request, Scanned, Step, StepFailure, StepResult, TransactionRequest,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -178,7 +178,7 @@ impl Model {
         };
         let before = self.at(key, revision);
         if !guard.is_none_or(|guard| holds(guard, before.as_ref())) {
-            return Ok(Effect::GuardFailed { found: before.map(|record| record.modified) });
+            return Ok(Effect::ConditionFailed { found: before.map(|record| record.modified) });
         }
         Ok(match command {
             Command::Put { value, life, .. } => {
@@ -215,7 +215,7 @@ impl Model {
             .collect()
     }
 
-    fn transact(&mut self, revision: Revision, transaction: &Transaction) -> Result<Effect, Finding> {
+    fn transact(&mut self, revision: Revision, transaction: &TransactionRequest) -> Result<Effect, Finding> {
         let held =
             transaction.guards.iter().all(|(key, guard)| holds(guard, self.at(key, revision).as_ref()));
         let steps = if held { &transaction.then } else { &transaction.otherwise };
@@ -260,7 +260,7 @@ impl Model {
                 Step::Get { .. } | Step::Scan { .. } => reads.remove(0),
             });
         }
-        Ok(Effect::Transacted { held, results })
+        Ok(Effect::Transacted { succeeded: held, results })
     }
 
     /// What a step that reads finds, before any is done.
@@ -353,9 +353,8 @@ impl Model {
             (Action::Write(command), Ending::Deleted { existed, revision }) => {
                 ran(revision, command, Effect::Deleted { existed: *existed })
             }
-            (Action::Write(command), Ending::GuardFailed { found, revision }) => {
-                revision.is_none_or(|revision| ran(&revision, command, Effect::GuardFailed { found: *found }))
-            }
+            (Action::Write(command), Ending::ConditionFailed { found, revision }) => revision
+                .is_none_or(|revision| ran(&revision, command, Effect::ConditionFailed { found: *found })),
             (Action::Write(command), Ending::RangeDeleted { count, more, revision }) => {
                 ran(revision, command, Effect::RangeDeleted { count: *count, more: *more })
             }
@@ -368,8 +367,8 @@ impl Model {
             (Action::Write(command), Ending::Lease { effect, revision }) => {
                 ran(revision, command, effect.clone())
             }
-            (Action::Write(command), Ending::Transacted { held, results, revision }) => {
-                ran(revision, command, Effect::Transacted { held: *held, results: results.clone() })
+            (Action::Write(command), Ending::Transacted { succeeded: held, results, revision }) => {
+                ran(revision, command, Effect::Transacted { succeeded: *held, results: results.clone() })
             }
             (Action::Write(command), Ending::StepFailed { step, why, revision }) => {
                 ran(revision, command, Effect::StepFailed { step: *step, why: *why })
@@ -576,7 +575,7 @@ mod tests {
     fn rejects_a_wrong_result_of_a_guard() {
         let mut model = model();
         commit(&mut model, 2, 1, put("a", Some(Guard::Absent)), 2, Effect::Put).unwrap();
-        let failed = Effect::GuardFailed { found: Some(r(2)) };
+        let failed = Effect::ConditionFailed { found: Some(r(2)) };
         commit(&mut model, 3, 2, put("b", Some(Guard::Absent)), 3, failed).unwrap();
         assert!(commit(&mut model, 4, 3, put("c", Some(Guard::Revision(r(3)))), 4, Effect::Put).is_err());
     }

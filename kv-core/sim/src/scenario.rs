@@ -1,5 +1,5 @@
 //! Scenarios: small clusters in the simulator's world in which nothing is left to chance but delays. A script reads like the
-//! story that it tells; where a planted bug belongs to the story, the same script must find it: see [`Story`](super::story::Story).
+//! story that it tells; where a seeded bug belongs to the story, the same script must find it: see [`Story`](super::story::Story).
 
 use super::clock::{MS, SECOND, Time};
 use super::history::{Action, Ending};
@@ -112,7 +112,7 @@ impl Cluster {
                 format!(
                     "{:?} {:?} head {:?} durable {:?} commit {:?} applied {applied:?} log_view {:?}",
                     member.id,
-                    replica.standing(),
+                    replica.status(),
                     replica.head(),
                     replica.durable().op,
                     replica.commit().op,
@@ -169,7 +169,7 @@ impl Cluster {
 
     /// What a member does.
     pub(super) fn status(&self, member: usize) -> Status {
-        self.replica(member).standing().status
+        self.replica(member).status().status
     }
 
     /// Goes on until a member has come that far.

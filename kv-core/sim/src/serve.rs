@@ -7,7 +7,7 @@ use super::{Bug, plan::around};
 use kv_core::config::Role;
 use kv_core::engine::EngineError;
 use kv_core::ids::{Op, RequestNumber, Revision, SessionId};
-use kv_core::kv::{Applied, Asker, StateReader};
+use kv_core::kv::{Applied, StateReader, WatchId};
 use kv_core::message::{
     Answer, ClientCall, ClientMessage, Operation, Query, ReadMode, Request, ServerMessage,
 };
@@ -36,7 +36,7 @@ pub(super) struct Way {
 
 impl Way {
     /// The name of what was asked over it.
-    pub(super) const fn asker(&self) -> Asker {
+    pub(super) const fn watch_id(&self) -> WatchId {
         (self.client << 32 | self.epoch as usize, self.call)
     }
 
@@ -166,8 +166,7 @@ impl World {
     }
 
     fn answer_not_primary(&mut self, member: usize, way: Way) {
-        let hint =
-            self.members[member].process.as_ref().and_then(|process| process.replica.standing().primary);
+        let hint = self.members[member].process.as_ref().and_then(|process| process.replica.status().primary);
         self.answer(member, way, Answer::NotPrimary { hint });
     }
 
@@ -277,7 +276,7 @@ impl World {
     }
 }
 
-/// The planted bug `PastIsPresent`: what a key holds now passes for what it held, as long as it is not younger.
+/// The seeded bug `PastIsPresent`: what a key holds now passes for what it held, as long as it is not younger.
 fn present_as_past(state: &StateReader, query: &Query) -> Result<Answer, EngineError> {
     let (Query::Get { key, .. }, Some(at)) = (query, query.at()) else {
         return state.answer(query, usize::MAX, 1 << 20);

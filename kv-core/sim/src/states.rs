@@ -7,7 +7,7 @@ use kv_core::config::Role;
 use kv_core::engine::Snapshot;
 use kv_core::ids::{Anchor, Op};
 use kv_core::kv::{Limits, Receiver, State};
-use kv_core::message::{Entry, Footing};
+use kv_core::message::{CheckpointAlignment, Entry};
 use kv_core::storage::simulated::Disk;
 use std::collections::BTreeSet;
 
@@ -64,7 +64,8 @@ impl World {
         let (journal, recovered) = self.opened(member, &disk)?;
         let (storage, limits) = (disk.storage(), Limits::from(&slot.options));
         let mut state = match State::open_or_set_aside(&storage, &limits).ok()? {
-            Some(state) => Some(state).filter(|state| recovered.footing(state.checkpoint()) != Footing::Lost),
+            Some(state) => Some(state)
+                .filter(|state| recovered.alignment(state.checkpoint()) != CheckpointAlignment::Lost),
             None => Receiver::open(storage, limits).ok()?.open_aside().ok()?,
         }?;
         let log = journal.reader();

@@ -3,7 +3,7 @@
 use super::*;
 use std::collections::BTreeMap;
 
-/// How many seeds a planted bug may take.
+/// How many seeds a seeded bug may take.
 const SEEDS: u64 = 2000;
 
 /// Runs a seed; a violation is shown with its events.

@@ -6,7 +6,7 @@ use super::plan::{around, pick};
 use super::streams::Stream;
 use super::world::{Event, World};
 use bytes::Bytes;
-use kv_core::client::{Asking, Call, CallError, CallId, Cause, CoreInput, Reply};
+use kv_core::client::{Call, CallError, CallId, Cause, ProtocolInput, Reply, WatchCursor};
 use kv_core::error::WatchError;
 use kv_core::ids::Revision;
 use kv_core::message::{Position, Query, ReadMode, Record, WatchQuery, after_prefix, successor};
@@ -36,7 +36,7 @@ enum Doing {
     /// Reading what is there, at one revision: so far this, and on from that key.
     Reading { next: Bytes, at: Option<Revision>, records: BTreeMap<Bytes, Record> },
     /// Following.
-    Following(Box<Asking>),
+    Following(Box<WatchCursor>),
 }
 
 /// One that follows.
@@ -117,7 +117,7 @@ impl World {
         let client = one.client;
         self.clients[client].watching.remove(&call);
         self.checker.count("watchers that went away");
-        self.core_input(client, CoreInput::Cancel { id: CallId::new(call) });
+        self.core_input(client, ProtocolInput::Cancel { id: CallId::new(call) });
     }
 
     /// Takes what it was told. False if that takes time.
@@ -169,7 +169,7 @@ impl World {
         });
         let deadline = self.client_now(client).after(patience);
         self.clients[client].watching.insert(number, watcher);
-        self.core_input(client, CoreInput::Call { id: CallId::new(number), call, deadline });
+        self.core_input(client, ProtocolInput::Call { id: CallId::new(number), call, deadline });
     }
 
     /// Begins somewhere: from now on, or at a place in the past or not yet reached, or where it was, or with what is there.
@@ -204,12 +204,12 @@ impl World {
         one.stream = Stream::new(from, to, previous, None);
     }
 
-    fn asking(&self, query: WatchQuery) -> Asking {
-        let mut asking = Asking::new(query);
+    fn asking(&self, query: WatchQuery) -> WatchCursor {
+        let mut cursor = WatchCursor::new(query);
         if let Some(bug) = self.bug {
-            asking.plant(bug);
+            cursor.plant(bug);
         }
-        asking
+        cursor
     }
 
     fn draw_range(&mut self, watcher: usize) {

@@ -88,7 +88,7 @@ impl World {
         if let Some(watches) = self.watches(member) {
             let gone = Way { call, ..way };
             watches.under_way.retain(|_, (_, way)| *way != gone);
-            drop(watches.waiting.cancel(gone.asker()));
+            drop(watches.waiting.cancel(gone.watch_id()));
         }
     }
 
@@ -157,7 +157,7 @@ impl World {
         let reached = process.state.as_ref().map_or(Revision::ZERO, |state| state.revision());
         let behind = query.after.as_ref().map_or(Revision::ZERO, Position::behind);
         let watches = &mut process.serving.watches;
-        let waiting = Waiting { query, asker: way.asker(), until, with: way };
+        let waiting = Waiting { query, id: way.watch_id(), until, with: way };
         if let Some(again) = watches.waiting.wait(waiting, || reached) {
             if !watches.waiting.keeps(reached) {
                 self.checker.count("watches of a state that went back");
@@ -233,7 +233,7 @@ impl World {
         let patience = self.members[member].options.suspect_max * 2;
         let epochs: Vec<u32> = self.clients.iter().map(|client| client.epoch(member)).collect();
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
-        let hears = process.replica.standing().primary.is_some();
+        let hears = process.replica.status().primary.is_some();
         let watches = &mut process.serving.watches;
         let lost = watches.cut_off.look(now, hears, patience) || process.state.is_none();
         let over = watches.waiting.over(now, lost, |way| way.is_void(&epochs));
@@ -247,7 +247,7 @@ impl World {
         }
     }
 
-    /// The planted bugs `WatchesSkipWhatIsGone` (what is compacted is passed over) and `WatchesTellUncommitted`.
+    /// The seeded bugs `WatchesSkipWhatIsGone` (what is compacted is passed over) and `WatchesTellUncommitted`.
     fn planted_look(
         &self,
         member: usize,

@@ -19,7 +19,7 @@ use fastrand::Rng;
 use kv_core::config::Cluster;
 use kv_core::ids::{MemberId, Op};
 use kv_core::message::{ClientMessage, Message, ServerMessage};
-use kv_core::replica::Excuse;
+use kv_core::replica::StallReason;
 use kv_core::transport::Lane;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -395,7 +395,7 @@ impl World {
             Route::Lost => {}
             Route::At(at) => self.schedule(at, event),
             Route::Held => self.network.hold(from, to, event),
-            Route::Twice(at, again) => {
+            Route::Duplicated(at, again) => {
                 if let Some(copy) = event.copied() {
                     self.schedule(again, copy);
                 }
@@ -410,7 +410,7 @@ impl World {
     }
 
     /// Those who are back wait for others, and rightly.
-    fn excuse_with(&mut self, excuse: Excuse) {
+    fn excuse_with(&mut self, excuse: StallReason) {
         self.trace.note(64, 0, 0, || format!("{:?} excused: {excuse:?}", self.now));
         self.checker.count(EXCUSED);
         self.check_digests();
@@ -436,7 +436,7 @@ impl World {
             Some(_) if self.now > since + settle && self.no_state_is_left(Op::ZERO) => {
                 self.excuse_without_a_state()
             }
-            Some(reason) if self.now > since + settle => match self.excuse() {
+            Some(reason) if self.now > since + settle => match self.stall_reason() {
                 Some(excuse) if self.plan.damage.is_some() => self.excuse_with(excuse),
                 Some(_) | None => self.fail(("a healed cluster converges", reason)),
             },

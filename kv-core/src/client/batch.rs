@@ -1,7 +1,7 @@
 //! Many puts and deletes in one call.
 
 use super::ops::OpFuture;
-use super::{Client, Transact, Transacted, Written};
+use super::{Client, Transacted, Transaction, Written};
 use crate::error::WriteError;
 use crate::message::Lifetime;
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use std::future::IntoFuture;
 use std::time::Duration;
 
 /// Several puts and deletes: created by [`Client::batch`], run by awaiting it. They are applied at one revision and once, or not at all. A batch
-/// is a [`Transact`] without conditions, and has its limits: up to 1,000 keys, each at most once.
+/// is a [`Transaction`] without conditions, and has its limits: up to 1,000 keys, each at most once.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
@@ -20,11 +20,11 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
-pub struct Batch(Transact);
+pub struct Batch(Transaction);
 
 impl Batch {
     pub(super) fn new(client: Client) -> Self {
-        Self(Transact::new(client))
+        Self(Transaction::new(client))
     }
 
     /// Sets a key.
@@ -65,7 +65,7 @@ impl IntoFuture for Batch {
     /// Runs the batch.
     ///
     /// # Cancel safety
-    /// As for [`Transact`].
+    /// As for [`Transaction`].
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Transacted { revision, timestamp, .. } = self.0.await?;

@@ -168,11 +168,11 @@ impl ClientBuilder {
     /// Goes round the addresses until one answers.
     async fn find_member(&self) -> Result<(String, Dialed), ConnectError> {
         let deadline = Instant::now() + self.connect_timeout;
-        let mut troubles = vec!["not tried".to_owned(); self.addresses.len()];
+        let mut reasons = vec!["not tried".to_owned(); self.addresses.len()];
         let mut refused = None;
         let rounds = async {
             loop {
-                for ((id, address), trouble) in self.addresses.iter().zip(&mut troubles) {
+                for ((id, address), reason) in self.addresses.iter().zip(&mut reasons) {
                     let dialed = match id {
                         Some(id) => self.dialer.dial_as(*id, address).await,
                         None => self.dialer.dial(address).await,
@@ -185,7 +185,7 @@ impl ClientBuilder {
                         ) => {
                             refused = Some(ConnectError::Refused { address: address.clone(), reason });
                         }
-                        Err(error) => *trouble = error.to_string(),
+                        Err(error) => *reason = error.to_string(),
                     }
                 }
                 // The others have been tried as well: it will not get better.
@@ -201,7 +201,7 @@ impl ClientBuilder {
                 let list: Vec<_> = self
                     .addresses
                     .iter()
-                    .zip(troubles)
+                    .zip(reasons)
                     .map(|((_, address), why)| describe(address, &why))
                     .collect();
                 ConnectError::Unreachable(list.join("; "))
@@ -237,6 +237,6 @@ impl ClientBuilder {
 }
 
 /// Names the address, unless the trouble does.
-fn describe(address: &str, trouble: &str) -> String {
-    if trouble.contains(address) { trouble.to_owned() } else { format!("{address}: {trouble}") }
+fn describe(address: &str, reason: &str) -> String {
+    if reason.contains(address) { reason.to_owned() } else { format!("{address}: {reason}") }
 }

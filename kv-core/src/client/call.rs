@@ -1,4 +1,4 @@
-//! What goes into [`Core`](super::Core) and what comes out.
+//! What goes into [`ClientProtocol`](super::ClientProtocol) and what comes out.
 
 use crate::ids::{Instant, MemberId, Revision};
 use crate::message::{
@@ -72,8 +72,8 @@ pub enum Call {
 
 /// Something that happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum CoreInput {
-    /// A call begins. It ends with one [`CoreOutput::Done`], at `deadline` at the latest.
+pub enum ProtocolInput {
+    /// A call begins. It ends with one [`ProtocolOutput::Done`], at `deadline` at the latest.
     Call {
         /// Its name.
         id: CallId,
@@ -82,7 +82,7 @@ pub enum CoreInput {
         /// When the caller stops waiting.
         deadline: Instant,
     },
-    /// Nobody waits for this call any more. No [`CoreOutput::Done`] follows.
+    /// Nobody waits for this call any more. No [`ProtocolOutput::Done`] follows.
     Cancel {
         /// Its name.
         id: CallId,
@@ -110,9 +110,9 @@ pub enum CoreInput {
 
 /// Something to do. Carry them out in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum CoreOutput {
+pub enum ProtocolOutput {
     /// Send to a member, opening a connection if there is none. May be lost, if that is reported by
-    /// [`CoreInput::ConnectionLost`] or [`CoreInput::Unreachable`], or never noticed.
+    /// [`ProtocolInput::ConnectionLost`] or [`ProtocolInput::Unreachable`], or never noticed.
     Send {
         /// The member to send it to.
         member: MemberId,
@@ -199,7 +199,7 @@ impl CallError {
 pub enum Cause {
     /// Its deadline came.
     #[error("the deadline passed: {0}")]
-    Deadline(Trouble),
+    Deadline(FailureReason),
     /// Its session expired.
     #[error("the session expired")]
     SessionExpired,
@@ -208,13 +208,13 @@ pub enum Cause {
     Refused(String),
     /// Of a call with one attempt: the member could not be reached, or its connection broke.
     #[error("{0}")]
-    Failed(Trouble),
+    Failed(FailureReason),
 }
 
 /// What stood in the way when a call ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Trouble {
+pub enum FailureReason {
     /// Nothing known: it was not tried yet.
     #[error("it waited behind earlier calls")]
     Waiting,
@@ -244,9 +244,9 @@ pub enum Trouble {
     PrimaryChanged,
 }
 
-/// Settings of [`Core`](super::Core).
+/// Settings of [`ClientProtocol`](super::ClientProtocol).
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct CoreOptions {
+pub struct ProtocolOptions {
     /// The most writes in flight; never more than the members' session window. Default 256; at least 1.
     pub window: u32,
     /// A session unused for this long is replaced before it is used again: half of the members' session TTL.
@@ -267,7 +267,7 @@ pub struct CoreOptions {
     pub watch_patience: Duration,
 }
 
-impl Default for CoreOptions {
+impl Default for ProtocolOptions {
     fn default() -> Self {
         Self {
             window: 256,

@@ -1,7 +1,7 @@
-//! The task of a client: carries out what [`Core`] decides.
+//! The task of a client: carries out what [`ClientProtocol`] decides.
 
-use super::Core;
-use super::call::{Call, CallError, CallId, CoreInput, CoreOptions, CoreOutput, Reply};
+use super::ClientProtocol;
+use super::call::{Call, CallError, CallId, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply};
 use super::link::{self, Dialed, Dialer, LinkEvent};
 use crate::ids::{Instant, MemberId};
 use crate::message::{ClientCall, ClientMessage};
@@ -95,7 +95,7 @@ type LinkEvents = SelectAll<BoxStream<'static, (MemberId, u64, LinkEvent)>>;
 
 /// The task of a client.
 pub(super) struct Driver {
-    core: Core,
+    protocol: ClientProtocol,
     dialer: Arc<Dialer>,
     members: BTreeMap<MemberId, MemberInfo>,
     started: tokio::time::Instant,
@@ -120,17 +120,17 @@ impl Driver {
         channels: Channels,
     ) -> Self {
         let started = tokio::time::Instant::now();
-        let options = CoreOptions {
-            window: limits.session_window.clamp(1, CoreOptions::default().window),
+        let options = ProtocolOptions {
+            window: limits.session_window.clamp(1, ProtocolOptions::default().window),
             session_idle: limits.session_ttl / 2,
-            ..CoreOptions::default()
+            ..ProtocolOptions::default()
         };
         let every = (limits.client_idle / 3).clamp(SHORTEST_ALIVE, LONGEST_ALIVE);
         let mut alive = interval_at(started + every, every);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let data = members.iter().filter(|member| member.holds_data()).map(|member| member.id).collect();
         Self {
-            core: Core::new(seed, data, options, Instant::ZERO),
+            protocol: ClientProtocol::new(seed, data, options, Instant::ZERO),
             dialer: Arc::new(dialer),
             members: members.iter().map(|member| (member.id, member.clone())).collect(),
             started,
@@ -155,7 +155,7 @@ impl Driver {
     pub(super) async fn run(mut self) {
         loop {
             self.carry_out();
-            if self.no_more_commands && self.core.pending() == 0 {
+            if self.no_more_commands && self.protocol.pending() == 0 {
                 return;
             }
             let wake = std::future::poll_fn(|cx| self.poll_wake(cx)).await;
@@ -226,7 +226,7 @@ impl Driver {
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(due) = self.core.poll_timeout() else { return Poll::Pending };
+        let Some(due) = self.protocol.poll_timeout() else { return Poll::Pending };
         let due = self.started + due.since(Instant::ZERO);
         if self.timer.deadline() != due {
             self.timer.as_mut().reset(due);
@@ -250,21 +250,21 @@ impl Driver {
                 }
                 self.calls.insert(id, Waiting { reply, _permit: permit });
                 let deadline = self.core_time(deadline);
-                self.core.handle(now, CoreInput::Call { id, call, deadline });
+                self.protocol.handle(now, ProtocolInput::Call { id, call, deadline });
             }
             Wake::Command(Some(Command::Close(id, deadline))) => {
                 // What has been asked for already still comes out of the channel.
                 self.channels.commands.close();
                 let deadline = self.core_time(deadline);
-                self.core.handle(now, CoreInput::Call { id, call: Call::CloseSession, deadline });
+                self.protocol.handle(now, ProtocolInput::Call { id, call: Call::CloseSession, deadline });
             }
             Wake::Command(None) => self.no_more_commands = true,
             Wake::Cancel(id) => {
                 if self.calls.remove(&id).is_some() {
-                    self.core.handle(now, CoreInput::Cancel { id });
+                    self.protocol.handle(now, ProtocolInput::Cancel { id });
                 }
             }
-            Wake::Timer => self.core.handle(now, CoreInput::Timeout),
+            Wake::Timer => self.protocol.handle(now, ProtocolInput::Timeout),
         }
     }
 
@@ -274,7 +274,7 @@ impl Driver {
                 if let Some(link) = self.links.get_mut(&member) {
                     link.asked = None;
                 }
-                self.core.handle(now, CoreInput::Answer { member, message });
+                self.protocol.handle(now, ProtocolInput::Answer { member, message });
             }
             LinkEvent::Closed(reason) => self.close_link(now, member, &reason),
             LinkEvent::Open(writer) => {
@@ -284,7 +284,7 @@ impl Driver {
                 if let LinkState::Opening(waiting, _) = std::mem::replace(&mut link.state, opened) {
                     for message in waiting {
                         // What nobody waits for any more never leaves.
-                        if self.core.awaits(message.call) {
+                        if self.protocol.awaits(message.call) {
                             self.send(now, member, message);
                         }
                     }
@@ -297,18 +297,18 @@ impl Driver {
     fn close_link(&mut self, now: Instant, member: MemberId, reason: &str) {
         let Some(link) = self.links.remove(&member) else { return };
         let input = match &link.state {
-            LinkState::Opening(..) => CoreInput::Unreachable { member },
-            LinkState::Open(_) => CoreInput::ConnectionLost { member },
+            LinkState::Opening(..) => ProtocolInput::Unreachable { member },
+            LinkState::Open(_) => ProtocolInput::ConnectionLost { member },
         };
         tracing::debug!(%member, reason, ?input, "no connection");
-        self.core.handle(now, input);
+        self.protocol.handle(now, input);
     }
 
     fn carry_out(&mut self) {
-        while let Some(output) = self.core.poll_output() {
+        while let Some(output) = self.protocol.poll_output() {
             match output {
-                CoreOutput::Send { member, message } => self.send(self.now(), member, message),
-                CoreOutput::Done { id, result } => {
+                ProtocolOutput::Send { member, message } => self.send(self.now(), member, message),
+                ProtocolOutput::Done { id, result } => {
                     if let Some(waiting) = self.calls.remove(&id) {
                         // A caller that has gone does not mind.
                         let _ = waiting.reply.send(result);
@@ -323,7 +323,7 @@ impl Driver {
             self.open_link(member);
         }
         let Some(link) = self.links.get_mut(&member) else {
-            return self.core.handle(now, CoreInput::Unreachable { member });
+            return self.protocol.handle(now, ProtocolInput::Unreachable { member });
         };
         let queued = match &mut link.state {
             LinkState::Opening(waiting, bytes) => {

@@ -2,10 +2,10 @@
 
 use super::driver::{Begin, Command};
 use super::{
-    Acquire, Add, Batch, Call, CallError, CallId, Cause, ClientBuilder, Delete, DeleteRange, Election, Get,
-    GetMany, Grant, LeaseById, Put, Reply, Scan, Transact, Trouble, Typed, Watch,
+    Add, Batch, Call, CallError, CallId, Cause, ClientBuilder, Delete, DeleteRange, Election, FailureReason,
+    Get, GetMany, LeaseHandle, LeaseRequest, LockRequest, Put, Reply, Scan, Transaction, Typed, Watch,
 };
-use crate::error::{CallFailed, ConnectError};
+use crate::error::{AdminError, ConnectError};
 use crate::ids::{LeaseId, MemberId};
 use crate::message::MemberStatus;
 use crate::wire::{Limits, MemberInfo};
@@ -54,7 +54,7 @@ pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// assert_eq!((&record.value[..], record.version), (&b"good day"[..], 2));
 ///
 /// match client.put("greeting", "hi").if_absent().await {
-///     Err(error) if error.is_guard_failed() => {} // nothing was changed
+///     Err(error) if error.is_condition_failed() => {} // nothing was changed
 ///     Err(error) if error.outcome_unknown() => {} // it was done once, or not at all
 ///     Err(error) if error.is_retryable() => {}    // it was not done: try again later
 ///     other => drop(other?),
@@ -98,7 +98,7 @@ pub struct MemberReport {
     /// `data` or `witness`.
     pub role: String,
     /// Where it stands, or why that is not known.
-    pub status: Result<MemberStatus, CallFailed>,
+    pub status: Result<MemberStatus, AdminError>,
 }
 
 /// The client was closed before the call began.
@@ -167,8 +167,8 @@ impl Client {
     }
 
     /// Runs several changes and reads at one revision, or none of them. Add conditions and steps, then await the builder to run it.
-    pub fn transaction(&self) -> Transact {
-        Transact::new(self.clone())
+    pub fn transaction(&self) -> Transaction {
+        Transaction::new(self.clone())
     }
 
     /// Sets and removes many keys at one revision. Add them, then await the builder to run it.
@@ -178,14 +178,14 @@ impl Client {
 
     /// Requests a lease and renews it until it is dropped: see [`Lease`](super::Lease). Keys can belong to the lease, and are removed when it
     /// ends. It ends if it is not renewed for `ttl`, 100 ms to 30 days. Await the builder to run it.
-    pub fn lease(&self, ttl: Duration) -> Grant {
-        Grant::new(self.clone(), ttl)
+    pub fn lease(&self, ttl: Duration) -> LeaseRequest {
+        LeaseRequest::new(self.clone(), ttl)
     }
 
     /// Returns a handle of a lease that was granted before, perhaps to another client.
     #[must_use]
-    pub fn lease_by_id(&self, id: LeaseId) -> LeaseById {
-        LeaseById::new(self.clone(), id)
+    pub fn lease_by_id(&self, id: LeaseId) -> LeaseHandle {
+        LeaseHandle::new(self.clone(), id)
     }
 
     /// Waits for the lock of this name and acquires it: see [`Lock`](super::Lock). Await the builder to run it. The name must be at least 15
@@ -196,14 +196,14 @@ impl Client {
     /// let lock = client.lock("locks/report").await?;
     /// // Applied only if the lock is still held when the transaction is applied.
     /// let done = lock.transaction().put("report", "for today").await?;
-    /// if !done.held {
+    /// if !done.succeeded {
     ///     println!("the lock was lost, and nothing was written");
     /// }
     /// lock.release().await?;
     /// # Ok(()) }
     /// ```
-    pub fn lock(&self, name: impl AsRef<[u8]>) -> Acquire {
-        Acquire::new(self.clone(), Bytes::copy_from_slice(name.as_ref()))
+    pub fn lock(&self, name: impl AsRef<[u8]>) -> LockRequest {
+        LockRequest::new(self.clone(), Bytes::copy_from_slice(name.as_ref()))
     }
 
     /// Returns the election of this name.
@@ -286,9 +286,9 @@ impl Client {
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn member_status(&self, member: MemberId) -> Result<MemberStatus, CallFailed> {
+    pub async fn member_status(&self, member: MemberId) -> Result<MemberStatus, AdminError> {
         if !self.shared.members.iter().any(|known| known.id == member) {
-            return Err(CallFailed::UnknownMember(member));
+            return Err(AdminError::UnknownMember(member));
         }
         let deadline = STATUS_TIMEOUT.min(self.shared.deadline);
         match self.call(Call::Status { member }, 0, deadline).await? {
@@ -305,11 +305,11 @@ impl Client {
     ///
     /// # Cancel safety
     /// The handover may continue if the future is dropped.
-    pub async fn handover(&self) -> Result<(), CallFailed> {
+    pub async fn handover(&self) -> Result<(), AdminError> {
         let reports = self.cluster_status().await;
         let answers = reports.into_iter().filter_map(|report| report.status.ok());
         let primary = answers.filter(|status| status.state == "primary").max_by_key(|status| status.view);
-        let member = primary.ok_or(CallFailed::NoPrimary)?.id;
+        let member = primary.ok_or(AdminError::NoPrimary)?.id;
         self.call(Call::Handover { member }, 0, self.shared.deadline).await??;
         Ok(())
     }
@@ -377,13 +377,13 @@ impl Client {
         let deadline = Instant::now() + deadline.min(MAX_DEADLINE);
         let (reply, answer) = oneshot::channel();
         let Ok(begun) = timeout_at(deadline, self.begin(call, size, deadline, reply)).await else {
-            return Ok(Err(CallError::NotApplied(Cause::Deadline(Trouble::Waiting))));
+            return Ok(Err(CallError::NotApplied(Cause::Deadline(FailureReason::Waiting))));
         };
         let mut guard = CancelOnDrop { id: begun?, cancels: Some(&self.shared.cancels) };
         let result = answer.await;
         guard.cancels = None;
         // The task ended under the call, as when the runtime shuts down: nobody knows how far it had come.
-        let gone = |_| Err(CallError::OutcomeUnknown(Cause::Failed(Trouble::ConnectionLost)));
+        let gone = |_| Err(CallError::OutcomeUnknown(Cause::Failed(FailureReason::ConnectionLost)));
         Ok(result.unwrap_or_else(gone))
     }
 

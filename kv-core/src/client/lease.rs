@@ -29,13 +29,13 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Asks for a lease: created by [`Client::lease`], run by awaiting it, or by [`detached`](Self::detached).
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
-pub struct Grant {
+pub struct LeaseRequest {
     client: Client,
     ttl: Duration,
     deadline: Option<Duration>,
 }
 
-impl Grant {
+impl LeaseRequest {
     pub(super) fn new(client: Client, ttl: Duration) -> Self {
         Self { client, ttl, deadline: None }
     }
@@ -46,25 +46,25 @@ impl Grant {
         self
     }
 
-    /// A lease that nothing keeps alive but calls of [`LeaseById::keep_alive`].
+    /// A lease that nothing keeps alive but calls of [`LeaseHandle::keep_alive`].
     ///
     /// # Errors
     /// As for the lease itself.
     ///
     /// # Cancel safety
     /// Dropping the future may leave a lease that nobody knows; it ends by itself.
-    pub async fn detached(self) -> Result<LeaseById, WriteError> {
+    pub async fn detached(self) -> Result<LeaseHandle, WriteError> {
         let Self { client, ttl, deadline } = self;
         let grant = Command::Lease(LeaseCommand::Grant { ttl_ms: millis(ttl) });
         let outcome = write(&client, grant, deadline).await?;
         match outcome.effect {
-            Effect::LeaseGranted(id) => Ok(LeaseById { client, id }),
+            Effect::LeaseGranted(id) => Ok(LeaseHandle { client, id }),
             effect => Err(other_effect(effect)),
         }
     }
 }
 
-impl IntoFuture for Grant {
+impl IntoFuture for LeaseRequest {
     type Output = Result<Lease, WriteError>;
     type IntoFuture = OpFuture<Self::Output>;
 
@@ -85,12 +85,12 @@ impl IntoFuture for Grant {
 
 /// A lease by its id, which nothing keeps alive but its own [`keep_alive`](Self::keep_alive).
 #[derive(Clone, Debug)]
-pub struct LeaseById {
+pub struct LeaseHandle {
     client: Client,
     id: LeaseId,
 }
 
-impl LeaseById {
+impl LeaseHandle {
     pub(super) fn new(client: Client, id: LeaseId) -> Self {
         Self { client, id }
     }
@@ -176,7 +176,7 @@ enum Known {
 /// [fencing token](super::FencingToken).
 #[derive(Debug)]
 pub struct Lease {
-    it: LeaseById,
+    it: LeaseHandle,
     ttl: Duration,
     known: watch::Receiver<Known>,
     task: AbortOnDrop,
@@ -219,7 +219,7 @@ impl Lease {
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn doubtful(&self) {
+    pub async fn at_risk(&self) {
         let mut known = self.known.clone();
         loop {
             let Known::Kept(since) = *known.borrow_and_update() else { return };
@@ -231,7 +231,7 @@ impl Lease {
     }
 
     /// Returns when the cluster has reported that it ended. Never once the client is closed, because nobody asks the cluster then: see
-    /// [`doubtful`](Self::doubtful).
+    /// [`at_risk`](Self::at_risk).
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -276,7 +276,7 @@ impl Lease {
 }
 
 /// Shows life until the lease has ended.
-async fn keep_alive(lease: LeaseById, ttl: Duration, state: watch::Sender<Known>) {
+async fn keep_alive(lease: LeaseHandle, ttl: Duration, state: watch::Sender<Known>) {
     let beat = ttl / BEATS;
     let mut pause = beat;
     loop {

@@ -1,7 +1,7 @@
 //! Locks and elections: keys that depend on a lease, and tokens that fence off whoever held them before.
 
 use super::ops::OpFuture;
-use super::{Client, Lease, Transact, Transacted};
+use super::{Client, Lease, Transacted, Transaction};
 use crate::error::{LockError, ReadError, WatchError, WriteError};
 use crate::ids::{LeaseId, Revision};
 use crate::message::{LeaseFailure, Lifetime, StepResult};
@@ -26,7 +26,7 @@ const TTL: Duration = Duration::from_secs(10);
 
 /// Identifies one tenure of a lock: the revision at which it began. The tokens of a lock grow with each holder. A resource that remembers the
 /// greatest token that it has seen, and rejects smaller ones, accepts no write of a former holder. The cluster itself does so for transactions
-/// with [`Transact::fenced`].
+/// with [`Transaction::fenced`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FencingToken(Revision);
 
@@ -50,7 +50,7 @@ impl fmt::Display for FencingToken {
     }
 }
 
-impl Transact {
+impl Transaction {
     /// Condition: the tenure of the lock `name` with this token has not ended. If the lock was released or lost before the transaction is
     /// applied, the transaction changes nothing.
     pub fn fenced(self, name: impl AsRef<[u8]>, token: FencingToken) -> Self {
@@ -61,7 +61,7 @@ impl Transact {
 /// Waits for a lock: created by [`Client::lock`] and [`Election::campaign`], run by awaiting it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
-pub struct Acquire {
+pub struct LockRequest {
     client: Client,
     name: Bytes,
     value: Bytes,
@@ -99,7 +99,7 @@ pub struct Lock {
     lease: Lease,
 }
 
-impl Acquire {
+impl LockRequest {
     pub(super) fn new(client: Client, name: Bytes) -> Self {
         Self { client, name, value: Bytes::new(), ttl: TTL, wait: None }
     }
@@ -129,7 +129,7 @@ impl Acquire {
             Ok(written) => return Ok(Some(FencingToken(written.revision))),
             Err(error) => error,
         };
-        if !(error.is_guard_failed() || error.outcome_unknown()) {
+        if !(error.is_condition_failed() || error.outcome_unknown()) {
             return Err(error.into());
         }
         // It may be a former try's, whose outcome never came.
@@ -172,7 +172,7 @@ impl Acquire {
 /// Those who wait for a lock. Each has a key of its own, which depends on its lease and is named after it: so they stand in the order in
 /// which their leases were granted. Each follows only the key in front of its own.
 struct Queue<'a> {
-    lock: &'a Acquire,
+    lock: &'a LockRequest,
     lease: LeaseId,
     /// What the keys of all begin with.
     keys: Bytes,
@@ -190,7 +190,7 @@ enum Place {
 }
 
 impl<'a> Queue<'a> {
-    fn new(lock: &'a Acquire, lease: LeaseId) -> Self {
+    fn new(lock: &'a LockRequest, lease: LeaseId) -> Self {
         let keys = [&lock.name, QUEUE].concat();
         let own = [&keys[..], &lease.get().to_be_bytes()].concat().into();
         Self { lock, lease, keys: keys.into(), own }
@@ -198,12 +198,12 @@ impl<'a> Queue<'a> {
 
     /// Takes the lock if it is free, and otherwise takes a place, or keeps it.
     async fn look(&self) -> Result<Place, LockError> {
-        let Acquire { client, name, value, .. } = self.lock;
+        let LockRequest { client, name, value, .. } = self.lock;
         let life = Lifetime::lease(self.lease);
         let take = client.transaction().if_absent(name).put_for(name, value.clone(), life).delete(&self.own);
-        let Transacted { held, results, revision, .. } =
+        let Transacted { succeeded, results, revision, .. } =
             take.otherwise().get(name).put_for(&self.own, "", life).await?;
-        if held {
+        if succeeded {
             return Ok(Place::Holder(FencingToken(revision)));
         }
         if let Some(StepResult::Got(Some(record))) = results.first()
@@ -269,7 +269,7 @@ impl Drop for GivenBack {
     }
 }
 
-impl IntoFuture for Acquire {
+impl IntoFuture for LockRequest {
     type Output = Result<Lock, LockError>;
     type IntoFuture = OpFuture<Self::Output>;
 
@@ -324,7 +324,7 @@ impl Lock {
     }
 
     /// Starts a transaction that changes nothing unless this lock is still held when it is applied.
-    pub fn transaction(&self) -> Transact {
+    pub fn transaction(&self) -> Transaction {
         self.client.transaction().fenced(&self.name, self.token)
     }
 
@@ -352,7 +352,7 @@ impl Lock {
         tokio::select! {
             biased;
             () = self.lease.ended() => LockLoss::LeaseEnded,
-            () = self.lease.doubtful() => LockLoss::AtRisk,
+            () = self.lease.at_risk() => LockLoss::AtRisk,
             () = self.key_gone() => LockLoss::KeyRemoved,
         }
     }
@@ -411,8 +411,8 @@ impl Election {
     }
 
     /// Waits to become the leader. Others then read `value`.
-    pub fn campaign(&self, value: impl Into<Bytes>) -> Acquire {
-        Acquire::new(self.client.clone(), self.name.clone()).value(value)
+    pub fn campaign(&self, value: impl Into<Bytes>) -> LockRequest {
+        LockRequest::new(self.client.clone(), self.name.clone()).value(value)
     }
 
     /// Returns the current leader, if there is one.

@@ -1,13 +1,11 @@
 //! The client: finds the primary, keeps a session, retries, and never runs a write twice.
 //!
-//! [`Core`] decides and does no I/O (the simulator drives the same code); [`Client`] is the tokio half around it: handles
+//! [`ClientProtocol`] decides and does no I/O (the simulator drives the same code); [`Client`] is the tokio half around it: handles
 //! that pass calls on, and one task (`Driver`) that owns the core and the connections.
 
-mod asking;
 mod batch;
 mod builder;
 mod call;
-mod decide;
 mod driver;
 pub(crate) mod elapsed;
 mod handle;
@@ -16,6 +14,7 @@ mod link;
 mod lock;
 mod ops;
 mod previous;
+mod protocol;
 mod range;
 mod scan;
 #[cfg(test)]
@@ -23,27 +22,30 @@ mod tests;
 mod transaction;
 mod typed;
 mod watch;
+mod watch_cursor;
 
 pub use batch::Batch;
 pub use builder::ClientBuilder;
-pub use call::{Call, CallError, CallId, Cause, CoreInput, CoreOptions, CoreOutput, Reply, Trouble};
-pub use decide::Core;
+pub use call::{
+    Call, CallError, CallId, Cause, FailureReason, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply,
+};
 pub use handle::{Client, MemberReport};
 #[cfg(any(test, feature = "internals"))]
 pub use lease::believed;
-pub use lease::{Grant, Lease, LeaseById};
-pub use lock::{Acquire, Election, FencingToken, Leader, Lock, LockLoss};
+pub use lease::{Lease, LeaseHandle, LeaseRequest};
+pub use lock::{Election, FencingToken, Leader, Lock, LockLoss, LockRequest};
 pub use ops::{AtRevision, Delete, Deleted, Get, GetMany, Put, Written};
-pub use previous::{Previous, Replaced};
+pub use previous::{WithPrevious, WrittenWithPrevious};
+pub use protocol::ClientProtocol;
 pub use range::{DeleteRange, RangeDeleted};
 pub use scan::{Scan, Snapshot};
-pub use transaction::{Add, Added, Transact, Transacted};
+pub use transaction::{Add, Added, Transacted, Transaction};
 pub use typed::{
     Entry, Typed, TypedError, TypedEvent, TypedGet, TypedPut, TypedStream, TypedUpdate, TypedWatch,
 };
-pub use watch::{Follow, Update, Watch, Watching};
+pub use watch::{Follow, Update, Watch, WatchStream};
 
-#[cfg(any(test, feature = "internals"))]
-pub use asking::Asking;
 use builder::LocalMember;
 pub(crate) use handle::Closed;
+#[cfg(any(test, feature = "internals"))]
+pub use watch_cursor::WatchCursor;

@@ -365,7 +365,7 @@ pub(super) async fn write(
 /// Why a request that ran at `revision` has changed nothing.
 pub(super) fn failure(revision: Revision, effect: Effect) -> WriteError {
     match effect {
-        Effect::GuardFailed { found } => WriteError::GuardFailed { found, revision },
+        Effect::ConditionFailed { found } => WriteError::ConditionFailed { found, revision },
         Effect::StepFailed { step, why } => WriteError::StepFailed { step: step as usize, why, revision },
         effect => other_effect(effect),
     }
@@ -375,7 +375,7 @@ pub(super) fn failure(revision: Revision, effect: Effect) -> WriteError {
 pub(super) fn other_effect(effect: Effect) -> WriteError {
     match effect {
         Effect::LeaseFailed(why) => WriteError::Lease(why),
-        Effect::GuardFailed { .. }
+        Effect::ConditionFailed { .. }
         | Effect::StepFailed { .. }
         | Effect::Put
         | Effect::Deleted { .. }

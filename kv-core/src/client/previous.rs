@@ -1,7 +1,7 @@
 //! Writes that return the previous value.
 
 use super::ops::{OpFuture, other_effect};
-use super::{Client, Delete, Put, Transact, Transacted};
+use super::{Client, Delete, Put, Transacted, Transaction};
 use crate::error::WriteError;
 use crate::ids::{Revision, Timestamp};
 use crate::message::{Effect, Guard, Record, Step, StepFailure, StepResult};
@@ -13,12 +13,12 @@ use std::time::Duration;
 /// awaiting it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
-pub struct Previous(Transact);
+pub struct WithPrevious(Transaction);
 
 /// A put or a delete that was done, with what was there before.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
-pub struct Replaced {
+pub struct WrittenWithPrevious {
     /// What the key held; `None` if it did not exist.
     pub previous: Option<Record>,
     /// The revision of the put or the delete.
@@ -27,7 +27,7 @@ pub struct Replaced {
     pub timestamp: Timestamp,
 }
 
-impl Previous {
+impl WithPrevious {
     fn new(
         client: Client,
         key: &Bytes,
@@ -35,11 +35,11 @@ impl Previous {
         guard: Option<Guard>,
         deadline: Option<Duration>,
     ) -> Self {
-        let mut transact = Transact::new(client).get(key).step(step);
+        let mut transact = Transaction::new(client).get(key).step(step);
         if let Some(guard) = guard {
             transact = transact.guard(key, guard).otherwise().get(key);
         }
-        Self(deadline.into_iter().fold(transact, Transact::deadline))
+        Self(deadline.into_iter().fold(transact, Transaction::deadline))
     }
 
     /// How long it may take, retries included. Default: the client's.
@@ -49,24 +49,24 @@ impl Previous {
 }
 
 impl Put {
-    /// Also returns the previous value of the key: [`Replaced`]. It is kept for retries as what a [`Transact`](super::Transact) reads.
+    /// Also returns the previous value of the key: [`WrittenWithPrevious`]. It is kept for retries as what a [`Transaction`](super::Transaction) reads.
     /// Conditions and options of the put come first.
-    pub fn previous(self) -> Previous {
+    pub fn previous(self) -> WithPrevious {
         let Self { client, key, value, guard, life, deadline } = self;
-        Previous::new(client, &key.clone(), Step::Put { key, value, life }, guard, deadline)
+        WithPrevious::new(client, &key.clone(), Step::Put { key, value, life }, guard, deadline)
     }
 }
 
 impl Delete {
     /// Also returns the previous value of the key, like [`Put::previous`].
-    pub fn previous(self) -> Previous {
+    pub fn previous(self) -> WithPrevious {
         let Self { client, key, guard, deadline } = self;
-        Previous::new(client, &key.clone(), Step::Delete { key }, guard, deadline)
+        WithPrevious::new(client, &key.clone(), Step::Delete { key }, guard, deadline)
     }
 }
 
-impl IntoFuture for Previous {
-    type Output = Result<Replaced, WriteError>;
+impl IntoFuture for WithPrevious {
+    type Output = Result<WrittenWithPrevious, WriteError>;
     type IntoFuture = OpFuture<Self::Output>;
 
     /// Runs the put or the delete.
@@ -79,19 +79,19 @@ impl IntoFuture for Previous {
                 WriteError::StepFailed { why: StepFailure::Lease(why), .. } => WriteError::Lease(why),
                 error => error,
             })?;
-            let Transacted { held, mut results, revision, timestamp } = done;
+            let Transacted { succeeded, mut results, revision, timestamp } = done;
             let previous = match results.drain(..).next() {
                 Some(StepResult::Got(found)) => found.map(|record| *record),
                 first => {
                     let results = first.into_iter().collect();
-                    return Err(other_effect(Effect::Transacted { held, results }));
+                    return Err(other_effect(Effect::Transacted { succeeded, results }));
                 }
             };
-            match held {
-                true => Ok(Replaced { previous, revision, timestamp }),
+            match succeeded {
+                true => Ok(WrittenWithPrevious { previous, revision, timestamp }),
                 false => {
                     let found = previous.map(|record| record.modified);
-                    Err(WriteError::GuardFailed { found, revision })
+                    Err(WriteError::ConditionFailed { found, revision })
                 }
             }
         })

@@ -5,7 +5,7 @@ use super::ops::{OpFuture, failure, other_effect, write};
 use super::range::{after_prefix, ends_of};
 use crate::error::WriteError;
 use crate::ids::{Revision, Timestamp};
-use crate::message::{Command, Effect, Guard, Lifetime, Outcome, Step, StepResult, Transaction};
+use crate::message::{Command, Effect, Guard, Lifetime, Outcome, Step, StepResult, TransactionRequest};
 use bytes::Bytes;
 use std::future::IntoFuture;
 use std::ops::RangeBounds;
@@ -25,7 +25,7 @@ use std::time::Duration;
 /// | keys and values together | 2 x (the largest key + the largest value), or 4 KiB if that is more |
 /// | data that is read | the largest key, the largest value and 256 KiB. A record counts 128 bytes more than its key and value, and a step 16 bytes |
 ///
-/// A transaction that would read more changes nothing, and fails with [`StepFailure::TooMuch`](crate::message::StepFailure::TooMuch).
+/// A transaction that would read more changes nothing, and fails with [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
 /// The cluster stores results for retries: 4 MiB of large results for each client, and 32 MiB in total. If a result has been dropped before its
 /// retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This requires that the answer was lost in a failover, or
@@ -36,16 +36,16 @@ use std::time::Duration;
 /// // Moves 30 from one account to the other, unless the first was changed since it was read at `seen`.
 /// # let seen = kv_core::ids::Revision::ZERO;
 /// let moved = client.transaction().if_revision("account/a", seen).add("account/a", -30).add("account/b", 30).await?;
-/// if !moved.held {
+/// if !moved.succeeded {
 ///     println!("somebody was faster");
 /// }
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
-pub struct Transact {
+pub struct Transaction {
     client: Client,
-    transaction: Transaction,
+    transaction: TransactionRequest,
     /// Steps that are added now are for the case that a condition does not hold.
     otherwise: bool,
     deadline: Option<Duration>,
@@ -55,8 +55,8 @@ pub struct Transact {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Transacted {
-    /// Whether all conditions held. If not, the steps after [`Transact::otherwise`] were run, if there are any.
-    pub held: bool,
+    /// Whether all conditions held. If not, the steps after [`Transaction::otherwise`] were run, if there are any.
+    pub succeeded: bool,
     /// The result of each step, in order.
     pub results: Vec<StepResult>,
     /// The revision of the transaction, which is now the `modified` revision of each key that it set.
@@ -65,9 +65,9 @@ pub struct Transacted {
     pub timestamp: Timestamp,
 }
 
-impl Transact {
+impl Transaction {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, transaction: Transaction::default(), otherwise: false, deadline: None }
+        Self { client, transaction: TransactionRequest::default(), otherwise: false, deadline: None }
     }
 
     pub(super) fn guard(mut self, key: impl AsRef<[u8]>, guard: Guard) -> Self {
@@ -76,7 +76,7 @@ impl Transact {
     }
 
     pub(super) fn step(mut self, step: Step) -> Self {
-        let Transaction { then, otherwise, .. } = &mut self.transaction;
+        let TransactionRequest { then, otherwise, .. } = &mut self.transaction;
         if self.otherwise {
             otherwise.push(step)
         } else {
@@ -164,7 +164,7 @@ impl Transact {
     }
 }
 
-impl IntoFuture for Transact {
+impl IntoFuture for Transaction {
     type Output = Result<Transacted, WriteError>;
     type IntoFuture = OpFuture<Self::Output>;
 
@@ -179,7 +179,9 @@ impl IntoFuture for Transact {
             let outcome = write(&client, Command::Transaction(transaction), deadline).await?;
             let Outcome { revision, timestamp, effect } = outcome;
             match effect {
-                Effect::Transacted { held, results } => Ok(Transacted { held, results, revision, timestamp }),
+                Effect::Transacted { succeeded, results } => {
+                    Ok(Transacted { succeeded, results, revision, timestamp })
+                }
                 effect => Err(failure(revision, effect)),
             }
         })
@@ -189,7 +191,7 @@ impl IntoFuture for Transact {
 /// Adds to a counter: created by [`Client::add`], run by awaiting it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
-pub struct Add(Transact);
+pub struct Add(Transaction);
 
 /// An addition that was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -203,7 +205,7 @@ pub struct Added {
 
 impl Add {
     pub(super) fn new(client: Client, key: &[u8], by: i64) -> Self {
-        Self(Transact::new(client).add(key, by))
+        Self(Transaction::new(client).add(key, by))
     }
 
     /// How long it may take, retries included. Default: the client's.
@@ -219,13 +221,13 @@ impl IntoFuture for Add {
     /// Runs the addition.
     ///
     /// # Cancel safety
-    /// As for [`Transact`].
+    /// As for [`Transaction`].
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let Transacted { results, revision, held, .. } = self.0.await?;
+            let Transacted { results, revision, succeeded, .. } = self.0.await?;
             match results[..] {
                 [StepResult::Added { sum }] => Ok(Added { sum, revision }),
-                _ => Err(other_effect(Effect::Transacted { held, results })),
+                _ => Err(other_effect(Effect::Transacted { succeeded, results })),
             }
         })
     }

@@ -1,7 +1,7 @@
 //! Watches: what changes, as a stream.
 
-use super::asking::Asking;
 use super::range::{after_prefix, ends_of, successor};
+use super::watch_cursor::WatchCursor;
 use super::{Client, Closed, Scan};
 use crate::error::{ReadError, WatchError};
 use crate::ids::Revision;
@@ -90,10 +90,10 @@ impl Watch {
     /// # Cancel safety
     /// Waiting for the next item is cancel safe. Dropping the stream ends the watch.
     #[must_use]
-    pub fn stream(self) -> Watching {
+    pub fn stream(self) -> WatchStream {
         let after = self.after.map(Position::after);
         let complete = Arc::new(AtomicU64::new(self.after.unwrap_or_default().get()));
-        Watching { inner: self.events(after, complete.clone()).boxed(), complete }
+        WatchStream { inner: self.events(after, complete.clone()).boxed(), complete }
     }
 
     fn events(
@@ -102,11 +102,11 @@ impl Watch {
         complete: Arc<AtomicU64>,
     ) -> impl Stream<Item = Result<Event, WatchError>> + Send {
         let Self { client, from, to, previous, .. } = self;
-        let asking = Asking::new(WatchQuery { from, to, after, previous });
-        stream::unfold(Asker { client, asking, complete, ended: false }, |mut asker| async {
-            let item = asker.next().await?;
-            asker.ended = item.is_err();
-            Some((item, asker))
+        let cursor = WatchCursor::new(WatchQuery { from, to, after, previous });
+        stream::unfold(WatchTask { client, cursor, complete, ended: false }, |mut task| async {
+            let item = task.next().await?;
+            task.ended = item.is_err();
+            Some((item, task))
         })
     }
 
@@ -126,18 +126,18 @@ impl Watch {
 }
 
 /// A watch that is under way.
-struct Asker {
+struct WatchTask {
     client: Client,
-    asking: Asking,
-    /// See [`Watching::complete`].
+    cursor: WatchCursor,
+    /// See [`WatchStream::complete`].
     complete: Arc<AtomicU64>,
     ended: bool,
 }
 
-impl Asker {
+impl WatchTask {
     async fn next(&mut self) -> Option<Result<Event, WatchError>> {
         while !self.ended {
-            if let Some(event) = self.asking.take() {
+            if let Some(event) = self.cursor.take() {
                 self.reach();
                 return Some(Ok(event));
             }
@@ -149,29 +149,29 @@ impl Asker {
     }
 
     fn reach(&self) {
-        self.complete.store(self.asking.complete().get(), Ordering::Relaxed);
+        self.complete.store(self.cursor.complete().get(), Ordering::Relaxed);
     }
 
     /// All received events have been taken: asks for changes, until there are some or the member reports how far it has looked.
     async fn ask(&mut self) -> Result<(), WatchError> {
         self.reach();
         let refused = |error: RequestError| WatchError::Refused(error.to_string());
-        self.asking.check(self.client.limits().sizes()).map_err(refused)?;
-        let call = self.asking.call(self.client.local());
+        self.cursor.check(self.client.limits().sizes()).map_err(refused)?;
+        let call = self.cursor.call(self.client.local());
         match self.client.call(call, 0, PATIENCE).await {
-            Ok(result) => self.asking.on_result(result),
+            Ok(result) => self.cursor.on_result(result),
             Err(Closed) => Err(WatchError::Closed),
         }
     }
 }
 
 /// The stream of a watch: created by [`Watch::stream`].
-pub struct Watching {
+pub struct WatchStream {
     inner: BoxStream<'static, Result<Event, WatchError>>,
     complete: Arc<AtomicU64>,
 }
 
-impl Watching {
+impl WatchStream {
     /// The next change; `None` after an error.
     ///
     /// # Errors
@@ -193,7 +193,7 @@ impl Watching {
     }
 }
 
-impl Stream for Watching {
+impl Stream for WatchStream {
     type Item = Result<Event, WatchError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -201,9 +201,9 @@ impl Stream for Watching {
     }
 }
 
-impl fmt::Debug for Watching {
+impl fmt::Debug for WatchStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watching").field("complete", &self.complete()).finish_non_exhaustive()
+        f.debug_struct("WatchStream").field("complete", &self.complete()).finish_non_exhaustive()
     }
 }
 

@@ -19,8 +19,8 @@
 //! What remains readable and wrong: a device that drops the write of a block *and* of its sums.
 
 use super::EngineError;
+use super::checksums::{CACHED, ChecksumCache, GROUP, block_at, file_len, sum_of, sums_at};
 use super::head::{COPIES, Head, SECTOR, TREE_BYTES};
-use super::sums::{CACHED, GROUP, Sums, block_at, file_len, sum_of, sums_at};
 use crate::storage::File;
 use std::fmt;
 use std::io;
@@ -59,7 +59,7 @@ struct Inner {
     head: Head,
     /// What the copies hold.
     written: Head,
-    sums: Sums,
+    sums: ChecksumCache,
 }
 
 impl fmt::Debug for Blocks {
@@ -120,7 +120,7 @@ impl Blocks {
     fn new(file: Arc<dyn File>, head: Head, abandoned: Arc<AtomicBool>) -> Self {
         Self {
             file,
-            inner: Mutex::new(Inner { written: head.clone(), head, sums: Sums::new(CACHED) }),
+            inner: Mutex::new(Inner { written: head.clone(), head, sums: ChecksumCache::new(CACHED) }),
             syncing: Mutex::new(()),
             failure: Mutex::new(None),
             abandoned,
@@ -262,7 +262,7 @@ impl Blocks {
     fn with_sums<R>(
         &self,
         blocks: &Range<u64>,
-        mut use_sums: impl FnMut(&mut Sums) -> Option<R>,
+        mut use_sums: impl FnMut(&mut ChecksumCache) -> Option<R>,
     ) -> io::Result<R> {
         let group = blocks.start / GROUP;
         loop {

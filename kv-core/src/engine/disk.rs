@@ -1,15 +1,15 @@
-//! The engine on disk: overlays in memory over a B-tree in the file `state`.
+//! The engine on disk: memtables in memory over a B-tree in the file `state`.
 //!
 //! The file comes into being with the first checkpoint: it is completed under another name and then renamed, so `state`
 //! is always whole. Nothing is written before that, nor by opening or dropping an engine.
 
-use super::base::Base;
 use super::blocks::Blocks;
 use super::change::{Change, Retention};
 use super::layers::Layers;
-use super::overlay::Overlay;
-use super::point::{Point, Reader};
+use super::memtable::Memtable;
+use super::read_view::{ReadView, Reader};
 use super::tree::{Row, StoredRow, Tree};
+use super::tree_snapshot::TreeSnapshot;
 use super::{Engine, EngineError, Snapshot};
 use crate::ids::{Anchor, Hash, Revision};
 use crate::storage::Storage;
@@ -26,7 +26,7 @@ pub(super) const ASIDE: &str = "state.damaged";
 /// The file while it is made.
 const UNFINISHED: &str = "state.new";
 
-/// So many times the limit of an overlay readers may hold of those that are in the base, before the next one has to wait.
+/// So many times the limit of a memtable readers may hold of those that are in the base, before the next one has to wait.
 const DEAD_OVERLAYS: usize = 2;
 
 /// The engine on disk.
@@ -43,10 +43,10 @@ pub struct Disk {
 
 /// What a checkpoint left besides the data.
 #[derive(Debug)]
-pub(crate) struct Rows(Option<Arc<Base>>);
+pub(crate) struct Rows(Option<Arc<TreeSnapshot>>);
 
-impl From<Arc<Base>> for Rows {
-    fn from(base: Arc<Base>) -> Self {
+impl From<Arc<TreeSnapshot>> for Rows {
+    fn from(base: Arc<TreeSnapshot>) -> Self {
         Self(Some(base))
     }
 }
@@ -63,7 +63,7 @@ impl Rows {
 pub(crate) struct Opened {
     storage: Arc<dyn Storage>,
     tree: Option<Arc<Tree>>,
-    base: Option<Arc<Base>>,
+    base: Option<Arc<TreeSnapshot>>,
     cache_bytes: usize,
     abandoned: Arc<AtomicBool>,
 }
@@ -150,7 +150,7 @@ impl Disk {
 }
 
 impl Disk {
-    /// Readers hold so much of earlier overlays that the next one has to wait. What one merge leaves is not that much.
+    /// Readers hold so much of earlier memtables that the next one has to wait. What one merge leaves is not that much.
     fn waits_for_readers(&self) -> bool {
         self.layers.dead_bytes() >= DEAD_OVERLAYS.saturating_mul(self.overlay_limit)
     }
@@ -172,8 +172,8 @@ impl Engine for Disk {
         self.layers.write(key, revision, change);
     }
 
-    fn take_trail(&mut self) -> Hash {
-        self.layers.take_trail()
+    fn take_write_digest(&mut self) -> Hash {
+        self.layers.take_write_digest()
     }
 
     fn publish(&mut self, applied: Anchor, revision: Revision) {
@@ -184,7 +184,7 @@ impl Engine for Disk {
         self.layers.active().charge(bytes);
     }
 
-    fn written(&self) -> Point {
+    fn written(&self) -> ReadView {
         self.layers.written()
     }
 
@@ -196,7 +196,7 @@ impl Engine for Disk {
         self.checkpoint
     }
 
-    fn overlay_bytes(&self) -> usize {
+    fn memtable_bytes(&self) -> usize {
         self.layers.active().bytes() + self.layers.frozen().map_or(0, |frozen| frozen.bytes())
     }
 
@@ -244,13 +244,13 @@ impl Engine for Disk {
     }
 }
 
-/// A frozen overlay on its way into the B-tree.
+/// A frozen memtable on its way into the B-tree.
 #[derive(Debug)]
 pub struct Merge {
     anchor: Anchor,
     revision: Revision,
     retention: Retention,
-    frozen: Arc<Overlay>,
+    frozen: Arc<Memtable>,
     storage: Arc<dyn Storage>,
     tree: Option<Arc<Tree>>,
     cache_bytes: usize,
@@ -331,7 +331,7 @@ pub(super) fn remove(storage: &dyn Storage, name: &str) -> Result<(), EngineErro
 #[derive(Debug)]
 pub struct Merged {
     anchor: Anchor,
-    base: Arc<Base>,
+    base: Arc<TreeSnapshot>,
     tree: Arc<Tree>,
 }
 

@@ -1,4 +1,4 @@
-//! Keys as the overlays hold them: short ones within the node, so that comparing them touches no other memory.
+//! Keys as the memtables hold them: short ones within the node, so that comparing them touches no other memory.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;

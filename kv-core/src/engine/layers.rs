@@ -1,37 +1,37 @@
 //! The writer's half: what it adds, how that is published, and how old versions are let go of.
 
 use super::EngineError;
-use super::base::Base;
 use super::change::{Change, Retention, weight};
 use super::gaps::Gaps;
 use super::key::Key;
-use super::overlay::{Overlay, Value, VersionKey};
-use super::point::{Point, Reader};
-use super::trail::Trail;
+use super::memtable::{Memtable, Value, VersionKey};
+use super::read_view::{ReadView, Reader};
+use super::tree_snapshot::TreeSnapshot;
+use super::write_digest::WriteDigest;
 use crate::ids::{Anchor, Hash, Revision};
 use std::collections::{HashMap, VecDeque, hash_map};
 use std::sync::Arc;
 
-/// How many versions of a dead overlay are freed for each that is written; and at least so many per entry.
+/// How many versions of a dead memtable are freed for each that is written; and at least so many per entry.
 const SHED: usize = 4;
 const SHED_LEAST: usize = 64;
 /// And so many at a time where the writer waits for it.
 const SHED_IDLE: usize = 4096;
 
-/// The newest version of each key of an overlay. The writer's alone: for it a look-up costs a fraction of one in the
+/// The newest version of each key of a memtable. The writer's alone: for it a look-up costs a fraction of one in the
 /// ordered map, and it looks up every key that it writes.
 type Index = HashMap<Key, (Revision, Value)>;
 
 /// A point that is not the newest any more.
 #[derive(Debug)]
 struct Retired {
-    point: Arc<Point>,
+    view: Arc<ReadView>,
     /// The versions that only readers at this point or an older one can see; if history is kept, those that were superseded after
     /// it.
     superseded: Vec<Superseded>,
 }
 
-/// A version of the active overlay that is not the newest of its key, or is a removal with nothing left to hide.
+/// A version of the active memtable that is not the newest of its key, or is a removal with nothing left to hide.
 #[derive(Debug)]
 struct Superseded {
     version: VersionKey,
@@ -39,10 +39,10 @@ struct Superseded {
     until: Revision,
 }
 
-/// An overlay that is in the base now, and what is left of its index.
+/// A memtable that is in the base now, and what is left of its index.
 #[derive(Debug)]
 struct Dead {
-    overlay: Arc<Overlay>,
+    memtable: Arc<Memtable>,
     index: hash_map::IntoIter<Key, (Revision, Value)>,
 }
 
@@ -50,10 +50,10 @@ struct Dead {
 #[derive(Debug)]
 pub(super) struct Layers {
     reader: Reader,
-    active: Arc<Overlay>,
+    active: Arc<Memtable>,
     index: Index,
-    frozen: Option<(Arc<Overlay>, Index)>,
-    base: Option<Arc<Base>>,
+    frozen: Option<(Arc<Memtable>, Index)>,
+    base: Option<Arc<TreeSnapshot>>,
     /// There is a disk: what is removed may still be below, and its removal must be remembered.
     over_disk: bool,
     published: Revision,
@@ -63,7 +63,7 @@ pub(super) struct Layers {
     floor: Revision,
     /// What the entry that is being applied has changed, if history is kept.
     changed: Vec<VersionKey>,
-    /// What the entry that is being applied has superseded in the active overlay.
+    /// What the entry that is being applied has superseded in the active memtable.
     superseded: Vec<Superseded>,
     /// Without a disk, the history: what each revision after the floor weighs, and what was superseded by which.
     weights: VecDeque<(Revision, u64)>,
@@ -75,7 +75,7 @@ pub(super) struct Layers {
     dead: VecDeque<Dead>,
     /// Versions written since something was last freed.
     written: usize,
-    trail: Trail,
+    write_digest: WriteDigest,
     gaps: Arc<Gaps>,
 }
 
@@ -83,14 +83,14 @@ impl Layers {
     pub(super) fn new(
         applied: Anchor,
         revision: Revision,
-        base: Option<Arc<Base>>,
+        base: Option<Arc<TreeSnapshot>>,
         over_disk: bool,
         retention: Retention,
     ) -> Self {
-        let active = Arc::new(Overlay::default());
+        let active = Arc::new(Memtable::default());
         let (frozen, floor) = (None, base.as_ref().map_or(revision, |base| base.floor()));
         let gaps = Arc::new(Gaps::new(revision));
-        let point = Point {
+        let view = ReadView {
             applied,
             revision,
             floor,
@@ -100,7 +100,7 @@ impl Layers {
             gaps: gaps.clone(),
         };
         Self {
-            reader: Reader::new(point),
+            reader: Reader::new(view),
             active,
             index: Index::new(),
             frozen: None,
@@ -117,7 +117,7 @@ impl Layers {
             retired: VecDeque::new(),
             dead: VecDeque::new(),
             written: 0,
-            trail: Trail::default(),
+            write_digest: WriteDigest::default(),
             gaps,
         }
     }
@@ -140,12 +140,12 @@ impl Layers {
         }
     }
 
-    pub(super) fn written(&self) -> Point {
-        self.point(self.reader.point().applied(), Revision::new(u64::MAX))
+    pub(super) fn written(&self) -> ReadView {
+        self.read_view(self.reader.latest().applied(), Revision::new(u64::MAX))
     }
 
-    fn point(&self, applied: Anchor, revision: Revision) -> Point {
-        Point {
+    fn read_view(&self, applied: Anchor, revision: Revision) -> ReadView {
+        ReadView {
             applied,
             revision,
             floor: self.floor,
@@ -161,7 +161,7 @@ impl Layers {
         let version = VersionKey { key: Key::from(key), revision };
         let value = change.value().cloned();
         let removed = value.is_none();
-        self.trail.note(key, revision, &change);
+        self.write_digest.note(key, revision, &change);
         self.gaps.written(&version.key, revision, !removed);
         self.active.insert(version.clone(), change);
         self.written += 1;
@@ -200,16 +200,16 @@ impl Layers {
     }
 
     /// A digest of what was written since this was last called.
-    pub(super) fn take_trail(&mut self) -> Hash {
-        self.trail.take()
+    pub(super) fn take_write_digest(&mut self) -> Hash {
+        self.write_digest.take()
     }
 
     pub(super) fn publish(&mut self, applied: Anchor, revision: Revision) {
         self.active.note(std::mem::take(&mut self.changed));
         self.raise_floor(revision);
-        let old = self.reader.replace(self.point(applied, revision));
+        let old = self.reader.replace(self.read_view(applied, revision));
         self.published = revision;
-        self.retired.push_back(Retired { point: old, superseded: std::mem::take(&mut self.superseded) });
+        self.retired.push_back(Retired { view: old, superseded: std::mem::take(&mut self.superseded) });
         self.prune();
         self.shed();
     }
@@ -236,7 +236,7 @@ impl Layers {
     fn prune(&mut self) {
         while let Some(oldest) = self.retired.front_mut() {
             // Readers take only the newest point, so one that nobody holds stays so.
-            if Arc::get_mut(&mut oldest.point).is_none() {
+            if Arc::get_mut(&mut oldest.view).is_none() {
                 break;
             }
             let superseded = std::mem::take(&mut oldest.superseded);
@@ -247,7 +247,7 @@ impl Layers {
                 superseded.into_iter().for_each(|superseded| self.remove(&superseded.version));
             }
         }
-        let floor = self.retired.front().map_or(self.floor, |oldest| oldest.point.floor);
+        let floor = self.retired.front().map_or(self.floor, |oldest| oldest.view.floor);
         while let Some(superseded) = self.kept.pop_front_if(|superseded| superseded.until <= floor) {
             self.remove(&superseded.version);
         }
@@ -264,9 +264,9 @@ impl Layers {
         }
     }
 
-    /// About how much memory the overlays take that are in the base: readers hold them, or they are not freed yet.
+    /// About how much memory the memtables take that are in the base: readers hold them, or they are not freed yet.
     pub(super) fn dead_bytes(&self) -> usize {
-        self.dead.iter().map(|dead| dead.overlay.bytes()).sum()
+        self.dead.iter().map(|dead| dead.memtable.bytes()).sum()
     }
 
     /// Frees what no reader holds while nothing is written.
@@ -281,33 +281,33 @@ impl Layers {
         self.shed_some(count);
     }
 
-    /// Frees a part of the oldest dead overlay that no reader holds: one that reads for long keeps those which it reads, and no others.
+    /// Frees a part of the oldest dead memtable that no reader holds: one that reads for long keeps those which it reads, and no others.
     fn shed_some(&mut self, count: usize) {
         let mut all = self.dead.iter_mut();
-        let Some(at) = all.position(|dead| Arc::get_mut(&mut dead.overlay).is_some()) else { return };
+        let Some(at) = all.position(|dead| Arc::get_mut(&mut dead.memtable).is_some()) else { return };
         let dead = &mut self.dead[at];
         let keys = dead.index.by_ref().take(count).count();
-        let versions = dead.overlay.shed(count);
+        let versions = dead.memtable.shed(count);
         if keys < count && versions < count {
             self.dead.remove(at);
         }
     }
 
     /// What the last merge left.
-    pub(super) fn base(&self) -> Option<Arc<Base>> {
+    pub(super) fn base(&self) -> Option<Arc<TreeSnapshot>> {
         self.base.clone()
     }
 
-    pub(super) fn active(&self) -> &Overlay {
+    pub(super) fn active(&self) -> &Memtable {
         &self.active
     }
 
-    pub(super) fn frozen(&self) -> Option<&Overlay> {
+    pub(super) fn frozen(&self) -> Option<&Memtable> {
         self.frozen.as_ref().map(|(frozen, _)| &**frozen)
     }
 
     pub(super) fn applied(&self) -> Anchor {
-        self.reader.point().applied
+        self.reader.latest().applied
     }
 
     pub(super) fn retention(&self) -> Retention {
@@ -319,22 +319,22 @@ impl Layers {
         self.published
     }
 
-    /// Starts a fresh overlay; what is published so far is in the frozen one, which does not change any more.
-    pub(super) fn freeze(&mut self) -> Arc<Overlay> {
+    /// Starts a fresh memtable; what is published so far is in the frozen one, which does not change any more.
+    pub(super) fn freeze(&mut self) -> Arc<Memtable> {
         assert!(self.frozen.is_none(), "one checkpoint at a time");
         assert!(self.superseded.is_empty() && self.changed.is_empty(), "between two entries");
         let frozen = std::mem::take(&mut self.active);
         self.frozen = Some((frozen.clone(), std::mem::take(&mut self.index)));
-        // The frozen overlay goes as a whole soon: its old versions need no pruning.
+        // The frozen memtable goes as a whole soon: its old versions need no pruning.
         self.retired.clear();
         self.republish();
         frozen
     }
 
-    /// The frozen overlay is in `base` now.
-    pub(super) fn thaw(&mut self, base: Arc<Base>) {
-        if let Some((overlay, index)) = self.frozen.take() {
-            self.dead.push_back(Dead { overlay, index: index.into_iter() });
+    /// The frozen memtable is in `base` now.
+    pub(super) fn thaw(&mut self, base: Arc<TreeSnapshot>) {
+        if let Some((memtable, index)) = self.frozen.take() {
+            self.dead.push_back(Dead { memtable, index: index.into_iter() });
         }
         self.floor = self.floor.max(base.floor());
         self.base = Some(base);
@@ -343,7 +343,7 @@ impl Layers {
 
     /// Publishes the same state in other layers.
     fn republish(&mut self) {
-        let point = self.reader.point();
+        let point = self.reader.latest();
         self.publish(point.applied, point.revision);
     }
 }
@@ -399,7 +399,7 @@ mod tests {
     fn a_long_read_keeps_only_the_overlays_that_it_reads() {
         let mut writer = Writer::new(Retention::NONE);
         writer.put(500);
-        let held = writer.engine.reader().point();
+        let held = writer.engine.reader().latest();
         for _ in 0..10 {
             writer.merge();
             writer.put(500);
@@ -423,7 +423,7 @@ mod tests {
         const KEYS: u64 = 100;
         let mut probe = Writer::new(Retention::NONE);
         probe.put(KEYS);
-        let one = probe.engine.overlay_bytes();
+        let one = probe.engine.memtable_bytes();
         let mut writer = Writer::with_limit(Retention::NONE, 2 * one);
         let mut held = Vec::new();
         for round in 0.. {
@@ -432,7 +432,7 @@ mod tests {
                 break;
             }
             writer.put(KEYS);
-            held.push(writer.engine.reader().point());
+            held.push(writer.engine.reader().latest());
             if let Some(merge) = writer.engine.freeze() {
                 writer.engine.merged(merge.run(&[]).expect("the disk is good"));
             }
@@ -451,13 +451,13 @@ mod tests {
         assert_eq!(writer.engine.dead_bytes(), 0);
     }
 
-    /// Watches and scans read all the time beside writes and merges: what is alive is what the last overlays hold.
+    /// Watches and scans read all the time beside writes and merges: what is alive is what the last memtables hold.
     #[test]
     fn what_is_alive_does_not_grow_with_what_was_written() {
         let mut writer = Writer::new(Retention { revisions: 1000, bytes: 1 << 20 });
         for _ in 0..30 {
             writer.put(200);
-            let point = writer.engine.reader().point();
+            let point = writer.engine.reader().latest();
             let since = point.revision().back(150).max(point.floor());
             assert!(point.changes(since, None).expect("it can be read").count() >= 150);
             for reverse in [false, true] {

@@ -1,8 +1,8 @@
-//! The engine without a disk: the overlay alone.
+//! The engine without a disk: the memtable alone.
 
 use super::change::{Change, Retention};
 use super::layers::Layers;
-use super::point::{Point, Reader};
+use super::read_view::{ReadView, Reader};
 use super::{Engine, EngineError, Merge, Merged};
 use crate::ids::{Anchor, Hash, Revision};
 
@@ -29,8 +29,8 @@ impl Engine for Memory {
         self.layers.write(key, revision, change);
     }
 
-    fn take_trail(&mut self) -> Hash {
-        self.layers.take_trail()
+    fn take_write_digest(&mut self) -> Hash {
+        self.layers.take_write_digest()
     }
 
     fn publish(&mut self, applied: Anchor, revision: Revision) {
@@ -39,7 +39,7 @@ impl Engine for Memory {
 
     fn charge(&mut self, _bytes: usize) {}
 
-    fn written(&self) -> Point {
+    fn written(&self) -> ReadView {
         self.layers.written()
     }
 
@@ -51,7 +51,7 @@ impl Engine for Memory {
         Anchor::ZERO
     }
 
-    fn overlay_bytes(&self) -> usize {
+    fn memtable_bytes(&self) -> usize {
         self.layers.active().bytes()
     }
 

@@ -1,50 +1,50 @@
 //! Where the state lives: an ordered map of versioned values in memory, over a durable B-tree.
 //!
-//! One writer, any number of readers. The writer adds versions and then *publishes* a [`Point`]: an op, its revision,
+//! One writer, any number of readers. The writer adds versions and then *publishes* a [`ReadView`]: an op, its revision,
 //! and the layers in which everything up to it is found. A reader takes the newest point and reads at its revision: it
 //! never sees half of an entry, never waits for the writer, and never makes it wait.
 //!
 //! ```text
 //!             writer
 //!               v
-//!   Point { active: overlay, frozen: overlay?, base: B-tree snapshot? }      the newest wins, top down
+//!   ReadView { active: memtable, frozen: memtable?, base: B-tree snapshot? }      the newest wins, top down
 //!                              |                 ^
 //!                              +---- merge ------+                           a checkpoint, on its own thread
 //! ```
-//! The past is kept in the same layers: the overlays keep every version, and a merge puts what it supersedes into an undo log beside the
+//! The past is kept in the same layers: the memtables keep every version, and a merge puts what it supersedes into an undo log beside the
 //! data, bounded, from which any revision within it is read.
 //!
 //! Each point holds on to its three layers, so a reader that took its point before a merge ended reads the frozen
-//! overlay over the old snapshot, and one that took it afterwards reads the new snapshot: both see the same.
+//! memtable over the old snapshot, and one that took it afterwards reads the new snapshot: both see the same.
 
-mod base;
 mod blocks;
 mod change;
+mod checksums;
 #[cfg(test)]
 mod counted;
 mod disk;
 mod error;
 mod gaps;
 mod head;
+mod history;
 mod key;
 mod layers;
 mod memory;
-mod overlay;
-mod past;
-mod point;
+mod memtable;
+mod read_view;
 mod snapshot;
 mod staging;
 pub(crate) mod steps;
-mod sums;
-mod trail;
 mod tree;
+mod tree_snapshot;
+mod write_digest;
 
 pub use change::{Change, Retention};
 pub use disk::{Disk, Merge, Merged, Progress};
 pub(crate) use disk::{Opened as OpenedDisk, Rows};
 pub use error::EngineError;
 pub use memory::Memory;
-pub use point::{Keys, PastChange, PastChanges, Point, Reader, Scan};
+pub use read_view::{HistoryChange, HistoryChanges, Keys, ReadView, Reader, Scan};
 pub use snapshot::Snapshot;
 pub(crate) use staging::Staging;
 pub(crate) use tree::Row;
@@ -60,12 +60,12 @@ pub trait Engine: Debug + Send {
     /// If the disk fails or is damaged.
     fn newest(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), EngineError>;
 
-    /// Changes a key. Seen by readers once a point at or above `revision` is published. The revisions of a key grow from call to
+    /// Changes a key. Seen by readers once a view at or above `revision` is published. The revisions of a key grow from call to
     /// call, and those of all keys never go back.
     fn write(&mut self, key: &[u8], revision: Revision, change: Change);
 
     /// A digest of what was written since this was last called: keys, revisions and values, in their order.
-    fn take_trail(&mut self) -> Hash;
+    fn take_write_digest(&mut self) -> Hash;
 
     /// Makes everything written so far visible to readers, all at once.
     fn publish(&mut self, applied: Anchor, revision: Revision);
@@ -74,7 +74,7 @@ pub trait Engine: Debug + Send {
     fn charge(&mut self, bytes: usize);
 
     /// Everything written so far, published or not.
-    fn written(&self) -> Point;
+    fn written(&self) -> ReadView;
 
     /// A reader of what is published.
     fn reader(&self) -> Reader;
@@ -83,7 +83,7 @@ pub trait Engine: Debug + Send {
     fn checkpoint(&self) -> Anchor;
 
     /// About how much memory is held that is not in the checkpoint.
-    fn overlay_bytes(&self) -> usize;
+    fn memtable_bytes(&self) -> usize;
 
     /// About how much memory is held though it is in the checkpoint: readers still read there, or it is not freed yet.
     fn dead_bytes(&self) -> usize;

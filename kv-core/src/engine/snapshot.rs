@@ -6,8 +6,8 @@
 //! The rows of one checkpoint are the same on all members, so a transfer may go on from another source that has it.
 
 use super::EngineError;
-use super::base::Base;
 use super::tree::Part;
+use super::tree_snapshot::TreeSnapshot;
 use crate::ids::{Anchor, Hash};
 use crate::message::{Chunk, ChunkEnd};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -18,11 +18,11 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     anchor: Anchor,
-    base: Arc<Base>,
+    base: Arc<TreeSnapshot>,
 }
 
 impl Snapshot {
-    pub(super) fn new(anchor: Anchor, base: Arc<Base>) -> Self {
+    pub(super) fn new(anchor: Anchor, base: Arc<TreeSnapshot>) -> Self {
         Self { anchor, base }
     }
 
@@ -98,7 +98,7 @@ impl RowSum {
 }
 
 /// The digest of all rows. Reads everything.
-pub(super) fn digest(base: &Base) -> Result<RowSum, EngineError> {
+pub(super) fn digest(base: &TreeSnapshot) -> Result<RowSum, EngineError> {
     let mut sum = RowSum::default();
     for part in Part::ALL {
         let mut cursor = base.part(part, None)?;

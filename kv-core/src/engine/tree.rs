@@ -1,12 +1,12 @@
 //! The durable B-tree: redb over a checked file.
 
 use super::EngineError;
-use super::base::{Base, Tables};
 use super::blocks::Blocks;
 use super::change::Retention;
-use super::overlay::Overlay;
-use super::past::{self, CHANGED, CHANGES, SPAN, Span};
+use super::history::{self, CHANGED, CHANGES, HistoryRange, RANGE};
+use super::memtable::Memtable;
 use super::snapshot;
+use super::tree_snapshot::{Tables, TreeSnapshot};
 use crate::ids::Revision;
 use crate::storage::File;
 use bytes::Bytes;
@@ -144,7 +144,7 @@ impl Tree {
     }
 
     /// What the last merge left.
-    pub(super) fn snapshot(self: &Arc<Self>) -> Result<Base, EngineError> {
+    pub(super) fn snapshot(self: &Arc<Self>) -> Result<TreeSnapshot, EngineError> {
         let tables = guarded(&self.blocks, || {
             let transaction = self.database.begin_read()?;
             let open = |definition| match transaction.open_table(definition) {
@@ -160,13 +160,13 @@ impl Tree {
                 progress: open(PROGRESS)?,
             })
         })?;
-        Base::new(tables, self.clone(), self.blocks.clone())
+        TreeSnapshot::new(tables, self.clone(), self.blocks.clone())
     }
 
     /// Puts what was changed up to `revision`, its history and rows into the tree, in one durable transaction.
     pub(super) fn merge(
         &self,
-        frozen: &Overlay,
+        frozen: &Memtable,
         rows: &[Row],
         revision: Revision,
         retention: Retention,
@@ -184,14 +184,16 @@ impl Tree {
                         None => drop(table.remove(&key[..])?),
                     }
                 }
-                let before = table.get(SPAN)?.map(|span| Span::decode(span.value()));
+                let before = table.get(RANGE)?.map(|span| HistoryRange::decode(span.value()));
                 let Ok(before) = before.transpose() else { return Ok(false) };
-                let past = past::Writer::open(&transaction, before.unwrap_or_default(), revision, retention)?;
-                let Some(span) = merge_versions(&transaction, frozen, past, retention, self.blocks.steps())?
+                let history =
+                    history::Writer::open(&transaction, before.unwrap_or_default(), revision, retention)?;
+                let Some(span) =
+                    merge_versions(&transaction, frozen, history, retention, self.blocks.steps())?
                 else {
                     return Ok(false);
                 };
-                table.insert(SPAN, &span.encode()[..])?;
+                table.insert(RANGE, &span.encode()[..])?;
             }
             transaction.commit()?;
             Ok(true)
@@ -203,11 +205,11 @@ impl Tree {
 /// Puts the newest version of each key into the data, and what they supersede into the past.
 fn merge_versions(
     transaction: &WriteTransaction,
-    frozen: &Overlay,
-    mut past: past::Writer<'_>,
+    frozen: &Memtable,
+    mut history: history::Writer<'_>,
     retention: Retention,
     steps: &AtomicU64,
-) -> Result<Option<Span>, redb::Error> {
+) -> Result<Option<HistoryRange>, redb::Error> {
     let mut data = transaction.open_table(DATA)?;
     let mut versions = frozen.versions().peekable();
     while let Some(mut version) = versions.next() {
@@ -225,13 +227,13 @@ fn merge_versions(
                     Some(older) => older.value().value().map(|value| &value[..]),
                     None => below.as_ref().map(AccessGuard::value),
                 };
-                past.add(version.key(), version.value(), former)?;
+                history.add(version.key(), version.value(), former)?;
             }
             let Some(older) = older else { break };
             version = older;
         }
     }
-    past.finish()
+    history.finish()
 }
 
 impl Tree {

@@ -7,7 +7,7 @@ use super::Journal;
 use super::chain::Chain;
 use super::cuts::CutRecord;
 use super::error::{OpenError, WriteError};
-use super::recovery::Stray;
+use super::recovery::OrphanBlock;
 use super::store::Store;
 use super::superblock::Mark;
 use crate::message::{Adoption, LogPoint, Recovered, Write};
@@ -42,15 +42,15 @@ impl Store {
     fn restart(&mut self, point: Mark, cut: CutRecord) -> Result<(), WriteError> {
         let op = point.anchor.op;
         let another = self.chain.head().anchor.op >= op
-            || self.behind.get(&op).is_some_and(|hidden| hidden.held.meta.hash != point.anchor.hash)
-            || self.behind.get(&op.next()).is_some_and(|hidden| hidden.parent != point.anchor.hash);
-        self.behind.retain(|above, _| *above > op);
-        if another || self.behind.is_empty() {
+            || self.past_gap.get(&op).is_some_and(|hidden| hidden.held.meta.hash != point.anchor.hash)
+            || self.past_gap.get(&op.next()).is_some_and(|hidden| hidden.parent != point.anchor.hash);
+        self.past_gap.retain(|above, _| *above > op);
+        if another || self.past_gap.is_empty() {
             self.make_room_for_cut()?;
             let floor = self.chain.floor().anchor.op;
-            self.strays.extend(self.chain.cut(floor).map(|(op, held)| Stray::of(op, &held.place)));
+            self.orphans.extend(self.chain.cut(floor).map(|(op, held)| OrphanBlock::of(op, &held.place)));
             self.segments.cut(op);
-            self.behind.clear();
+            self.past_gap.clear();
             self.unsettled = false;
             self.superblock.synced_through = self.superblock.synced_through.min(op);
             self.superblock.cuts.push(cut, self.segments.frontier());

@@ -7,21 +7,21 @@ use super::scan::{Remnant, Scan};
 use super::segment::Header;
 use super::superblock::{Mark, Superblock};
 use crate::ids::{Hash, Op};
-use crate::message::{Behind, Extent};
+use crate::message::{EntryPastGap, Extent};
 use std::collections::BTreeMap;
 
 /// An intact entry above the first bad one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Hidden {
+pub(super) struct HeldPastGap {
     pub(super) held: Held,
     pub(super) parent: Hash,
 }
 
 /// The intact entries above the head that agree with each other. Where two do not, the one written on top of the other determines the
 /// log; one that would follow the head and does not chain to it is of no use.
-pub(super) fn behind(live: &Live, head: Mark) -> BTreeMap<Op, Hidden> {
+pub(super) fn past_gap(live: &Live, head: Mark) -> BTreeMap<Op, HeldPastGap> {
     let first = head.anchor.op.next().next();
-    let mut kept: BTreeMap<Op, Hidden> = BTreeMap::new();
+    let mut kept: BTreeMap<Op, HeldPastGap> = BTreeMap::new();
     let mut above = None;
     for (op, found) in live.range(first..).rev() {
         let agrees = above.is_none_or(|(child, parent, revision)| {
@@ -29,7 +29,7 @@ pub(super) fn behind(live: &Live, head: Mark) -> BTreeMap<Op, Hidden> {
         });
         if agrees {
             let held = Held { meta: found.meta, place: found.place };
-            kept.insert(*op, Hidden { held, parent: found.parent });
+            kept.insert(*op, HeldPastGap { held, parent: found.parent });
             above = Some((*op, found.parent, found.first_revision));
         }
     }
@@ -37,13 +37,13 @@ pub(super) fn behind(live: &Live, head: Mark) -> BTreeMap<Op, Hidden> {
 }
 
 /// The same, as recovery reports it: with the hashes of bad entries that an intact one names.
-pub(super) fn reported(hidden: &BTreeMap<Op, Hidden>, head: Op) -> BTreeMap<Op, Behind> {
+pub(super) fn reported(hidden: &BTreeMap<Op, HeldPastGap>, head: Op) -> BTreeMap<Op, EntryPastGap> {
     let mut reported = BTreeMap::new();
-    for (op, Hidden { held, parent }) in hidden {
+    for (op, HeldPastGap { held, parent }) in hidden {
         if op.previous() > head {
-            reported.entry(op.previous()).or_insert(Behind::Pinned(*parent));
+            reported.entry(op.previous()).or_insert(EntryPastGap::Pinned(*parent));
         }
-        reported.insert(*op, Behind::Intact { meta: held.meta, parent: *parent });
+        reported.insert(*op, EntryPastGap::Intact { meta: held.meta, parent: *parent });
     }
     reported
 }

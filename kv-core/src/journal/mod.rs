@@ -108,7 +108,7 @@ impl Journal {
         Self::open_judging(storage, identity, &options, |recovery| recovery.verdict)
     }
 
-    /// A planted bug, for the simulator to catch: whatever is bad is taken for torn, and cut.
+    /// A seeded bug, for the simulator to catch: whatever is bad is taken for torn, and cut.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -176,7 +176,7 @@ impl Journal {
         let (floor, slots) = (superblock.floor.anchor.op, recovery.slots.clone());
         let mut store = Store::new(file, superblock, segments, reader.clone());
         store.settle(recovery, verdict).map_err(OpenError::from)?;
-        reader.recover(floor, slots.into_iter(), &store.behind);
+        reader.recover(floor, slots.into_iter(), &store.past_gap);
         let recovered = store.recovered();
         let state = State::Formatted(Box::new(store));
         Ok((Self { storage, identity, blocks, reader, state }, recovered))

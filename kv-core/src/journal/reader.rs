@@ -1,7 +1,7 @@
 //! Reading entries: from memory while they are new, from the segments afterwards.
 
 use super::block::Seed;
-use super::damage::Hidden;
+use super::damage::HeldPastGap;
 use super::error::ReadError;
 use super::place::{Place, SegmentNumber};
 use super::scan::offset;
@@ -42,7 +42,7 @@ struct Shared {
     mended: VecDeque<Op>,
     files: HashMap<SegmentNumber, Arc<dyn File>>,
     /// Intact entries above the head of a damaged log, until they follow it.
-    behind: BTreeMap<Op, Hidden>,
+    past_gap: BTreeMap<Op, HeldPastGap>,
 }
 
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl LogReader {
         &self,
         floor: Op,
         entries: impl Iterator<Item = Recovered>,
-        behind: &BTreeMap<Op, Hidden>,
+        past_gap: &BTreeMap<Op, HeldPastGap>,
     ) {
         let mut shared = self.lock();
         shared.floor = floor;
@@ -162,7 +162,7 @@ impl LogReader {
             })
             .collect();
         shared.evicted = shared.head();
-        shared.behind.clone_from(behind);
+        shared.past_gap.clone_from(past_gap);
     }
 
     pub(super) fn add_file(&self, segment: SegmentNumber, file: Arc<dyn File>) {
@@ -281,7 +281,7 @@ impl Shared {
                     self.forget(&slot);
                 }
                 self.evicted = self.evicted.min(cut.after.op);
-                self.behind.clear();
+                self.past_gap.clear();
             }
             Write::Repair(entry) => self.replace(entry),
             Write::Adopt(adoption) => self.restart(adoption.point.anchor),
@@ -292,7 +292,7 @@ impl Shared {
     /// Hash and place of an entry; no place: in memory, or damaged.
     fn find(&self, op: Op) -> Option<(Hash, Option<Place>)> {
         let slot = self.slot(op).map(|slot| (slot.hash, slot.place));
-        slot.or_else(|| self.behind.get(&op).map(|hidden| (hidden.held.meta.hash, Some(hidden.held.place))))
+        slot.or_else(|| self.past_gap.get(&op).map(|hidden| (hidden.held.meta.hash, Some(hidden.held.place))))
     }
 
     fn stored(&self, op: Op) -> Result<Option<Stored>, ReadError> {
@@ -304,7 +304,7 @@ impl Shared {
 
     /// As the journal does: what stood behind the damage follows the head now.
     fn absorb(&mut self) {
-        while let Some(entry) = self.behind.first_entry() {
+        while let Some(entry) = self.past_gap.first_entry() {
             let last = self.slots.back().map(|slot| slot.hash);
             if *entry.key() != self.floor.advance(self.slots.len() as u64 + 1)
                 || last != Some(entry.get().parent)
@@ -325,17 +325,18 @@ impl Shared {
             return;
         }
         let another = self.head() >= point.op
-            || self.behind.get(&point.op).is_some_and(|hidden| hidden.held.meta.hash != point.hash);
+            || self.past_gap.get(&point.op).is_some_and(|hidden| hidden.held.meta.hash != point.hash);
         self.slots.clear();
         self.cached = 0;
         (self.floor, self.evicted) = (point.op, point.op);
-        self.behind.retain(|op, _| *op > point.op);
-        let next = self.behind.get(&point.op.next()).map(|hidden| (hidden.parent == point.hash, hidden.held));
+        self.past_gap.retain(|op, _| *op > point.op);
+        let next =
+            self.past_gap.get(&point.op.next()).map(|hidden| (hidden.parent == point.hash, hidden.held));
         match next {
-            _ if another => self.behind.clear(),
-            Some((false, _)) => self.behind.clear(),
+            _ if another => self.past_gap.clear(),
+            Some((false, _)) => self.past_gap.clear(),
             Some((true, held)) => {
-                self.behind.pop_first();
+                self.past_gap.pop_first();
                 let (hash, place) = (held.meta.hash, Some(held.place));
                 self.slots.push_back(Slot { hash, write: 0, entry: None, place });
                 self.absorb();

@@ -2,7 +2,7 @@
 //! nothing and writes nothing.
 
 use super::chain::{Chain, Held};
-use super::damage::{self, Claims, Hidden};
+use super::damage::{self, Claims, HeldPastGap};
 use super::error::OpenError;
 use super::place::{Generation, Place, Position};
 use super::reader;
@@ -23,7 +23,7 @@ pub(super) struct Recovery {
     pub(super) verdict: Verdict,
     pub(super) why: &'static str,
     /// Intact entries above the first bad one.
-    pub(super) behind: BTreeMap<Op, Hidden>,
+    pub(super) past_gap: BTreeMap<Op, HeldPastGap>,
     /// How far the log may have reached, if its end cannot be trusted.
     pub(super) extent: Extent,
     /// Everything up to here was durable once, and is not cut.
@@ -31,7 +31,7 @@ pub(super) struct Recovery {
     /// Entries of the log that nothing on disk proves to be synced.
     pub(super) unsynced: Vec<Unsynced>,
     /// Blocks that are not part of the log, and identify themselves.
-    pub(super) strays: Vec<Stray>,
+    pub(super) orphans: Vec<OrphanBlock>,
 }
 
 impl Recovery {
@@ -44,7 +44,7 @@ impl Recovery {
         {
             last.entry(place.generation).or_insert(op);
         }
-        for (op, hidden) in &self.behind {
+        for (op, hidden) in &self.past_gap {
             last.insert(hidden.held.place.generation, *op);
         }
         last
@@ -61,14 +61,14 @@ pub(super) struct Unsynced {
 
 /// Written blocks that are not part of the log: cut, torn, or in its way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Stray {
+pub(super) struct OrphanBlock {
     pub(super) op: Op,
     pub(super) incarnation: Incarnation,
     pub(super) position: Position,
     pub(super) blocks: u32,
 }
 
-impl Stray {
+impl OrphanBlock {
     pub(super) const fn of(op: Op, place: &Place) -> Self {
         Self { op, incarnation: place.incarnation, position: place.start(), blocks: place.blocks }
     }
@@ -127,17 +127,17 @@ pub(super) fn recover(superblock: &Superblock, scans: &[Scan]) -> Recovery {
     };
     let (verdict, why) = conditions.judge();
     let ops = |from: Op| (1..).map(move |above| from.advance(above));
-    let behind = damage::behind(&live, chain.head());
+    let past_gap = damage::past_gap(&live, chain.head());
     let entries = ops(floor.anchor.op).zip(chain.entries().copied());
-    let entries = entries.chain(behind.iter().map(|(op, hidden)| (*op, hidden.held)));
+    let entries = entries.chain(past_gap.iter().map(|(op, hidden)| (*op, hidden.held)));
     let unsynced = unsynced(superblock, &Claims::new(claims()), synced, entries);
     let extent = damage::extent(superblock, registered(), &live, head, synced);
     let slots = ops(superblock.floor.anchor.op)
         .take_while(|op| *op <= head)
         .map(|op| live.get(&op).map(|found| (found.meta.hash, found.place)))
         .collect();
-    let strays = strays(registered(), &live, head);
-    Recovery { chain, slots, verdict, why, behind, extent, synced, unsynced, strays }
+    let orphans = orphans(registered(), &live, head);
+    Recovery { chain, slots, verdict, why, past_gap, extent, synced, unsynced, orphans }
 }
 
 /// The entries that are not known to have reached the disk, though they are readable. Of one that was written a second time,
@@ -246,21 +246,21 @@ fn tail<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>, live
 }
 
 /// Everything that was written, can be identified, and is not part of the log up to the head.
-fn strays<'a>(scans: impl Iterator<Item = &'a Scan>, live: &Live, head: Op) -> Vec<Stray> {
-    let mut strays = Vec::new();
+fn orphans<'a>(scans: impl Iterator<Item = &'a Scan>, live: &Live, head: Op) -> Vec<OrphanBlock> {
+    let mut orphans = Vec::new();
     for scan in scans {
         for found in &scan.found {
             let in_log =
                 found.op <= head && live.get(&found.op).is_some_and(|live| live.place == found.place);
             if !in_log {
-                strays.push(Stray::of(found.op, &found.place));
+                orphans.push(OrphanBlock::of(found.op, &found.place));
             }
         }
         for (position, remnant) in &scan.remnants {
             if let Some((op, incarnation)) = remnant.stamp() {
-                strays.push(Stray { op, incarnation, position: *position, blocks: 1 });
+                orphans.push(OrphanBlock { op, incarnation, position: *position, blocks: 1 });
             }
         }
     }
-    strays
+    orphans
 }

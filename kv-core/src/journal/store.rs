@@ -2,11 +2,11 @@
 
 use super::chain::{Chain, Held};
 use super::cuts::CutRecord;
-use super::damage::{self, Hidden};
+use super::damage::{self, HeldPastGap};
 use super::error::WriteError;
 use super::place::Place;
 use super::reader::LogReader;
-use super::recovery::{Recovery, Stray};
+use super::recovery::{OrphanBlock, Recovery};
 use super::segment;
 use super::segments::Segments;
 use super::superblock::{Superblock, SuperblockFile};
@@ -25,9 +25,9 @@ pub(super) struct Store {
     /// What is durable.
     pub(super) chain: Chain,
     /// Written blocks that are not part of the log. Invariant: all that can be identified and lie in active segments.
-    pub(super) strays: Vec<Stray>,
+    pub(super) orphans: Vec<OrphanBlock>,
     /// Intact entries above the head, whose place in the log is not yet filled up to them.
-    pub(super) behind: BTreeMap<Op, Hidden>,
+    pub(super) past_gap: BTreeMap<Op, HeldPastGap>,
     /// Something lies after the head that has been neither filled up to nor cut.
     pub(super) unsettled: bool,
     /// Entries up to here may be dropped, as far as the checkpoint allows.
@@ -63,8 +63,8 @@ impl Store {
             superblock,
             segments,
             chain,
-            strays: Vec::new(),
-            behind: BTreeMap::new(),
+            orphans: Vec::new(),
+            past_gap: BTreeMap::new(),
             unsettled: false,
             trim: Op::ZERO,
             reader,
@@ -75,8 +75,8 @@ impl Store {
     pub(super) fn settle(&mut self, recovery: Recovery, verdict: Verdict) -> Result<(), WriteError> {
         let before = self.superblock.clone();
         self.chain = recovery.chain;
-        self.strays = recovery.strays;
-        self.behind = recovery.behind;
+        self.orphans = recovery.orphans;
+        self.past_gap = recovery.past_gap;
         match verdict {
             Verdict::Whole => {}
             Verdict::Torn if self.superblock.damaged.is_none() => {
@@ -114,9 +114,9 @@ impl Store {
             floor_timestamp: floor.timestamp,
             incarnation: superblock.incarnation,
             damage: superblock.damaged.map(|extent| Damage {
-                behind: damage::reported(&self.behind, self.durable()),
+                past_gap: damage::reported(&self.past_gap, self.durable()),
                 extent: extent
-                    .max(Extent::Through(self.behind.last_key_value().map_or(Op::ZERO, |(op, _)| *op))),
+                    .max(Extent::Through(self.past_gap.last_key_value().map_or(Op::ZERO, |(op, _)| *op))),
             }),
         }
     }
@@ -156,7 +156,7 @@ impl Store {
                 self.roll(blocks)?;
             }
             self.encode(&mut batch, *write, (entry, wall), blocks)?;
-            if self.behind.contains_key(&entry.header.op.next()) {
+            if self.past_gap.contains_key(&entry.header.op.next()) {
                 self.flush(&mut batch)?;
             }
         }
@@ -198,14 +198,14 @@ impl Store {
 
     /// Only what was there before is filled in: another entry would leave two logs on the disk, and nothing would show which counts.
     fn check_fill(&self, op: Op, hash: Hash) -> Result<(), WriteError> {
-        let pinned = self.behind.get(&op.next()).map(|hidden| hidden.parent);
-        let differs = self.behind.contains_key(&op) || pinned.is_some_and(|pinned| pinned != hash);
+        let pinned = self.past_gap.get(&op.next()).map(|hidden| hidden.parent);
+        let differs = self.past_gap.contains_key(&op) || pinned.is_some_and(|pinned| pinned != hash);
         if differs { Err(WriteError::Damaged { op, head: self.durable() }) } else { Ok(()) }
     }
 
     /// What stood behind the damage follows the head now.
     pub(super) fn absorb(&mut self) {
-        while let Some(entry) = self.behind.first_entry() {
+        while let Some(entry) = self.past_gap.first_entry() {
             let head = self.chain.head().anchor;
             if *entry.key() != head.op.next() || entry.get().parent != head.hash {
                 return;
@@ -246,7 +246,7 @@ impl Store {
         record::encode(&mut bytes, entry, (hash, meta.written), self.durable(), &place, seed);
         self.segments.write(&bytes, op)?;
         // Should the bad copy read well again some day, a cut must void it like this one.
-        self.strays.push(Stray::of(op, &old));
+        self.orphans.push(OrphanBlock::of(op, &old));
         self.chain.replace(op, Held { meta, place });
         self.reader.placed(&[(write, op, place)]);
         Ok(())
@@ -296,9 +296,9 @@ impl Store {
             return Err(WriteError::UnknownPoint { op: after });
         }
         self.make_room_for_cut()?;
-        self.strays.extend(self.chain.cut(after).map(|(op, held)| Stray::of(op, &held.place)));
+        self.orphans.extend(self.chain.cut(after).map(|(op, held)| OrphanBlock::of(op, &held.place)));
         self.segments.cut(after);
-        self.behind.clear();
+        self.past_gap.clear();
         self.unsettled = false;
         self.superblock.synced_through = self.superblock.synced_through.min(after);
         self.superblock.incarnation = cut.incarnation;
@@ -315,8 +315,8 @@ impl Store {
     /// Forgets the cuts that void nothing on disk.
     fn prune_cuts(&mut self) {
         let segments = &self.segments;
-        self.strays.retain(|stray| segments.is_active(stray.position.generation));
-        let written: Vec<_> = self.strays.iter().map(|stray| (stray.op, stray.incarnation)).collect();
+        self.orphans.retain(|orphan| segments.is_active(orphan.position.generation));
+        let written: Vec<_> = self.orphans.iter().map(|orphan| (orphan.op, orphan.incarnation)).collect();
         self.superblock.cuts.prune(&written);
     }
 
@@ -324,11 +324,11 @@ impl Store {
     /// superblock until that is durable, and what is half erased lies before the last cut and is not looked at.
     fn erase_void(&mut self) -> Result<(), WriteError> {
         let cuts = &self.superblock.cuts;
-        let (void, rest): (Vec<Stray>, Vec<Stray>) = std::mem::take(&mut self.strays)
+        let (void, rest): (Vec<OrphanBlock>, Vec<OrphanBlock>) = std::mem::take(&mut self.orphans)
             .into_iter()
-            .partition(|stray| cuts.is_void(stray.op, stray.incarnation, stray.position));
-        self.segments.erase(void.iter().map(|stray| (stray.position, stray.blocks)))?;
-        self.strays = rest;
+            .partition(|orphan| cuts.is_void(orphan.op, orphan.incarnation, orphan.position));
+        self.segments.erase(void.iter().map(|orphan| (orphan.position, orphan.blocks)))?;
+        self.orphans = rest;
         self.prune_cuts();
         Ok(())
     }

@@ -41,7 +41,7 @@ const RANGE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 const RETURNED_BYTES: usize = 16 << 20;
 
 /// The request that runs, and when.
-pub(super) struct Turn {
+pub(super) struct ExecContext {
     /// Its number in the log.
     pub(super) request: u64,
     /// Its own revision, or the last one before it.
@@ -51,7 +51,7 @@ pub(super) struct Turn {
     pub(super) room: usize,
 }
 
-impl Turn {
+impl ExecContext {
     fn outcome(&self, effect: Effect) -> Answer {
         Ok(Outcome { revision: self.revision, timestamp: self.timestamp, effect })
     }
@@ -86,9 +86,9 @@ impl State {
         #[cfg(any(test, feature = "internals"))]
         let request =
             if self.bug == Some(crate::bug::Bug::NamedByRevision) { revision.get() } else { request };
-        let turn = Turn { request, revision, timestamp, room };
+        let context = ExecContext { request, revision, timestamp, room };
         let mut applied = Applied {
-            revision: turn.revision,
+            revision: context.revision,
             session: SessionId::ZERO,
             number: RequestNumber::ZERO,
             nonce: None,
@@ -97,29 +97,29 @@ impl State {
         let Ok(request) = Request::decode(bytes) else { return Ok(applied) };
         if let Operation::OpenSession { nonce } = request.operation {
             if request.session == SessionId::ZERO && request.number == RequestNumber::ZERO {
-                let session = SessionId::new(turn.request);
-                self.sessions.open(session, turn.timestamp);
+                let session = SessionId::new(context.request);
+                self.sessions.open(session, context.timestamp);
                 applied.nonce = Some(nonce);
-                applied.result = turn.outcome(Effect::SessionOpened(session));
+                applied.result = context.outcome(Effect::SessionOpened(session));
             }
             return Ok(applied);
         }
         if let Operation::Expire(due) = request.operation {
             if request.session == SessionId::ZERO && request.number == RequestNumber::ZERO {
-                applied.result = turn.outcome(self.expire(&turn, due)?);
+                applied.result = context.outcome(self.expire(&context, due)?);
             }
             return Ok(applied);
         }
         (applied.session, applied.number) = (request.session, request.number);
         if request.number != RequestNumber::ZERO {
-            applied.result = self.run_in_session(&turn, request)?;
+            applied.result = self.run_in_session(&context, request)?;
         }
         Ok(applied)
     }
 
-    fn run_in_session(&mut self, turn: &Turn, request: Request) -> Result<Answer, EngineError> {
+    fn run_in_session(&mut self, context: &ExecContext, request: Request) -> Result<Answer, EngineError> {
         let Request { session, number, acked_through, operation } = request;
-        let decision = self.sessions.decide(session, number, acked_through, turn.timestamp);
+        let decision = self.sessions.decide(session, number, acked_through, context.timestamp);
         #[cfg(any(test, feature = "internals"))]
         let decision = self.run_again_if_planted(decision);
         if let Decision::Answered(answer) = decision {
@@ -128,9 +128,9 @@ impl State {
         let answer = match operation {
             Operation::CloseSession => {
                 self.sessions.close(session);
-                turn.outcome(Effect::SessionClosed)
+                context.outcome(Effect::SessionClosed)
             }
-            Operation::Command(command) => self.run_command(turn, command)?,
+            Operation::Command(command) => self.run_command(context, command)?,
             // Dealt with above: they have no session.
             Operation::OpenSession { .. } | Operation::Expire(_) => Err(Rejection::Invalid),
         };
@@ -138,7 +138,7 @@ impl State {
         Ok(answer)
     }
 
-    /// The planted bugs `DedupAtProposal` (nobody looks for duplicates here) and `ForgottenRuns`.
+    /// The seeded bugs `DedupAtProposal` (nobody looks for duplicates here) and `ForgottenRuns`.
     #[cfg(any(test, feature = "internals"))]
     fn run_again_if_planted(&self, decision: Decision) -> Decision {
         match decision {
@@ -152,36 +152,41 @@ impl State {
         }
     }
 
-    fn run_command(&mut self, turn: &Turn, command: Command) -> Result<Answer, EngineError> {
+    fn run_command(&mut self, context: &ExecContext, command: Command) -> Result<Answer, EngineError> {
         if command.check(self.limits.sizes()).is_err() {
             return Ok(Err(Rejection::Invalid));
         }
         let (key, value, guard) = match command {
             Command::Put { key, value, guard, life } => {
-                (key, Some((value, Ends::of(life, turn.timestamp))), guard)
+                (key, Some((value, Ends::of(life, context.timestamp))), guard)
             }
             Command::Delete { key, guard } => (key, None, guard),
             Command::Transaction(transaction) => {
-                return Ok(turn.outcome(self.run_transaction(turn, &transaction)?));
+                return Ok(context.outcome(self.run_transaction(context, &transaction)?));
             }
             Command::DeleteRange { from, to, limit } => {
-                return Ok(turn.outcome(self.delete_range(turn.revision, &from, to.as_deref(), limit)?));
+                return Ok(context.outcome(self.delete_range(
+                    context.revision,
+                    &from,
+                    to.as_deref(),
+                    limit,
+                )?));
             }
-            Command::Lease(command) => return Ok(turn.outcome(self.run_lease(turn, command)?)),
+            Command::Lease(command) => return Ok(context.outcome(self.run_lease(context, command)?)),
         };
         let (found, holds) = self.look(&key, guard.as_ref())?;
         if !holds {
-            return Ok(turn.outcome(Effect::GuardFailed { found: found.map(|found| found.modified) }));
+            return Ok(context.outcome(Effect::ConditionFailed { found: found.map(|found| found.modified) }));
         }
         if let Some(lease) = value.as_ref().and_then(|(_, ends)| ends.with)
             && found.and_then(|found| found.ends.with) != Some(lease)
             && let Err(why) = self.lifetimes.takes(lease, 1)
         {
-            return Ok(turn.outcome(Effect::LeaseFailed(why)));
+            return Ok(context.outcome(Effect::LeaseFailed(why)));
         }
-        self.write(turn.revision, &key, found, value.as_ref().map(|(value, ends)| (&value[..], *ends)));
+        self.write(context.revision, &key, found, value.as_ref().map(|(value, ends)| (&value[..], *ends)));
         let existed = found.is_some();
-        Ok(turn.outcome(if value.is_some() { Effect::Put } else { Effect::Deleted { existed } }))
+        Ok(context.outcome(if value.is_some() { Effect::Put } else { Effect::Deleted { existed } }))
     }
 
     fn delete_range(
@@ -213,43 +218,45 @@ impl State {
         Ok(Effect::RangeDeleted { count, more })
     }
 
-    fn run_lease(&mut self, turn: &Turn, command: LeaseCommand) -> Result<Effect, EngineError> {
+    fn run_lease(&mut self, context: &ExecContext, command: LeaseCommand) -> Result<Effect, EngineError> {
         let done = match command {
             LeaseCommand::Grant { ttl_ms } => {
-                let lease = LeaseId::new(turn.request);
-                self.lifetimes.grant(lease, ttl_ms, turn.timestamp).map(|()| Effect::LeaseGranted(lease))
+                let lease = LeaseId::new(context.request);
+                self.lifetimes.grant(lease, ttl_ms, context.timestamp).map(|()| Effect::LeaseGranted(lease))
             }
             LeaseCommand::KeepAlive { lease } => {
-                self.lifetimes.keep_alive(lease, turn.timestamp).map(|()| Effect::LeaseKept)
+                self.lifetimes.keep_alive(lease, context.timestamp).map(|()| Effect::LeaseKept)
             }
-            LeaseCommand::Revoke { lease } => match self.end_lease(turn.revision, lease, Change::Delete)? {
-                Some(keys) => Ok(Effect::LeaseRevoked { keys }),
-                None => Err(LeaseFailure::Unknown),
-            },
+            LeaseCommand::Revoke { lease } => {
+                match self.end_lease(context.revision, lease, Change::Delete)? {
+                    Some(keys) => Ok(Effect::LeaseRevoked { keys }),
+                    None => Err(LeaseFailure::Unknown),
+                }
+            }
             LeaseCommand::Look { lease } => self.lifetimes.look(lease).map(Effect::Lease),
         };
         Ok(done.unwrap_or_else(Effect::LeaseFailed))
     }
 
     /// Rule X2: removes what still stands as it was proposed, and is due by the stamp of this entry.
-    fn expire(&mut self, turn: &Turn, due: Vec<Expiry>) -> Result<Effect, EngineError> {
+    fn expire(&mut self, context: &ExecContext, due: Vec<Expiry>) -> Result<Effect, EngineError> {
         let (mut keys, mut leases) = (0, 0);
         for expiry in due {
             match expiry {
                 Expiry::Key { key, modified } => {
                     let Some(found) = self.look(&key, None)?.0 else { continue };
                     let is_it = found.modified == modified;
-                    let is_due = found.ends.at.is_some_and(|at| at <= turn.timestamp);
+                    let is_due = found.ends.at.is_some_and(|at| at <= context.timestamp);
                     #[cfg(any(test, feature = "internals"))]
                     let (is_it, is_due) = self.planted_expiry(is_it, is_due);
                     if is_it && is_due {
-                        self.remove(turn.revision, &key, found, Change::Expire);
+                        self.remove(context.revision, &key, found, Change::Expire);
                         keys += 1;
                     }
                 }
                 Expiry::Lease { lease } => {
-                    if self.lifetimes.deadline(lease).is_some_and(|at| at <= turn.timestamp)
-                        && let Some(count) = self.end_lease(turn.revision, lease, Change::Expire)?
+                    if self.lifetimes.deadline(lease).is_some_and(|at| at <= context.timestamp)
+                        && let Some(count) = self.end_lease(context.revision, lease, Change::Expire)?
                     {
                         (keys, leases) = (keys + count, leases + 1);
                     }
@@ -259,7 +266,7 @@ impl State {
         Ok(Effect::Expired { keys, leases })
     }
 
-    /// The planted bugs `ExpiresOtherPut` and `ExpiresEarly`.
+    /// The seeded bugs `ExpiresOtherPut` and `ExpiresEarly`.
     #[cfg(any(test, feature = "internals"))]
     fn planted_expiry(&self, is_it: bool, is_due: bool) -> (bool, bool) {
         let is = |bug| self.bug == Some(bug);
@@ -313,7 +320,7 @@ impl State {
         self.engine.write(key, at, how);
     }
 
-    /// The planted bug `AppliesAPutWrongly`.
+    /// The seeded bug `AppliesAPutWrongly`.
     #[cfg(any(test, feature = "internals"))]
     fn spoil_if_planted(&self, mut numbers: Numbers) -> Numbers {
         let wrong = self.bug == Some(crate::bug::Bug::AppliesAPutWrongly);

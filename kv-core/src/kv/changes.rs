@@ -2,7 +2,7 @@
 
 use super::StateReader;
 use super::record;
-use crate::engine::{EngineError, PastChange, Point};
+use crate::engine::{EngineError, HistoryChange, ReadView};
 use crate::ids::Revision;
 use crate::message::{Event, Position};
 use bytes::Bytes;
@@ -56,19 +56,19 @@ impl StateReader {
     /// # Errors
     /// If the disk fails or is damaged. Inside: [`Compacted`], if the place is older than what is kept.
     pub fn changes(&self, query: &ChangeQuery<'_>) -> Result<Result<Changes, Compacted>, EngineError> {
-        let point = self.point();
+        let view = self.latest();
         let Position { revision, key } = &query.after;
-        let floor = point.floor();
+        let floor = view.floor();
         if *revision < floor || key.is_some() && *revision == floor {
             return Ok(Err(Compacted { oldest: floor }));
         }
         let (mut events, mut bytes, mut last) = (Vec::new(), 0, query.after.clone());
         let mut steps = 0;
-        for change in point.changes(*revision, key.as_deref())? {
-            let PastChange { revision, key, steps: taken } = change?;
+        for change in view.changes(*revision, key.as_deref())? {
+            let HistoryChange { revision, key, steps: taken } = change?;
             let mut full = events.len() >= query.max_events || bytes >= query.max_bytes || steps >= MAX_STEPS;
             if !full && *key >= *query.from && query.to.is_none_or(|to| *key < *to) {
-                let event = event(&point, revision, key.clone(), query.previous)?;
+                let event = event(&view, revision, key.clone(), query.previous)?;
                 // A large one goes alone: with others it might not fit a frame.
                 full = !events.is_empty() && bytes + size(&event) > query.max_bytes.saturating_mul(2);
                 if !full {
@@ -84,15 +84,15 @@ impl StateReader {
             last = Position { revision, key: Some(key) };
             steps += taken;
         }
-        let reached = point.revision() >= query.after.revision;
-        let next = if reached { Position::after(point.revision()) } else { query.after.clone() };
+        let reached = view.revision() >= query.after.revision;
+        let next = if reached { Position::after(view.revision()) } else { query.after.clone() };
         Ok(Ok(Changes { events, next, more: false }))
     }
 }
 
-fn event(point: &Point, revision: Revision, key: Bytes, previous: bool) -> Result<Event, EngineError> {
-    let change = point.change(&key, revision)?;
-    let before = if previous { point.get_at(&key, revision.back(1))? } else { None };
+fn event(view: &ReadView, revision: Revision, key: Bytes, previous: bool) -> Result<Event, EngineError> {
+    let change = view.change(&key, revision)?;
+    let before = if previous { view.get_at(&key, revision.back(1))? } else { None };
     Ok(Event {
         revision,
         kind: change.kind(),

@@ -14,17 +14,17 @@ const SESSION: &[u8] = b"session/";
 
 /// Where a state stands.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Standing {
+pub(super) struct CheckpointMeta {
     /// What it was built with (rule F6).
     pub(super) options: FixedOptions,
     pub(super) applied: Anchor,
     pub(super) requests: u64,
     pub(super) revision: Revision,
     pub(super) timestamp: Timestamp,
-    pub(super) trail: Hash,
+    pub(super) state_digest: Hash,
 }
 
-impl Standing {
+impl CheckpointMeta {
     /// Whether counting can have led there: what a peer sends as its state is not believed.
     fn is_sane(&self) -> bool {
         let numbers = [self.applied.op.get(), self.requests, self.revision.get(), self.timestamp.get()];
@@ -33,15 +33,11 @@ impl Standing {
 }
 
 /// Reads what the last checkpoint wrote: `None` if there was none.
-pub(super) fn load(rows: &Rows) -> Result<Option<Standing>, EngineError> {
+pub(super) fn load(rows: &Rows) -> Result<Option<CheckpointMeta>, EngineError> {
     let Some((_, numbers)) = rows.starting_with(NUMBERS)?.pop() else { return Ok(None) };
-    let standing: Standing =
+    let meta: CheckpointMeta =
         postcard::from_bytes(&numbers).map_err(|_| EngineError::damaged("its numbers cannot be read"))?;
-    if standing.is_sane() {
-        Ok(Some(standing))
-    } else {
-        Err(EngineError::damaged("its numbers are too great"))
-    }
+    if meta.is_sane() { Ok(Some(meta)) } else { Err(EngineError::damaged("its numbers are too great")) }
 }
 
 /// The sessions that the last checkpoint wrote.
@@ -67,7 +63,7 @@ pub(super) fn load_sessions(
 #[derive(Debug)]
 pub struct Checkpoint {
     pub(super) merge: Merge,
-    pub(super) standing: Standing,
+    pub(super) meta: CheckpointMeta,
     pub(super) sessions: Changes,
     pub(super) lifetimes: Vec<Row>,
 }
@@ -90,7 +86,7 @@ impl Checkpoint {
     /// # Errors
     /// If the disk fails or is damaged, or the state was dropped meanwhile. Final: drop the state.
     pub fn run(self) -> Result<CheckpointDone, EngineError> {
-        let mut rows = vec![(NUMBERS.to_vec(), Some(encode(&self.standing)))];
+        let mut rows = vec![(NUMBERS.to_vec(), Some(encode(&self.meta)))];
         for (id, session) in &self.sessions {
             rows.push(row(*id, session.as_deref()));
         }

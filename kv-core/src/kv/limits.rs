@@ -17,7 +17,7 @@ pub struct Limits {
     /// Those that decide what requests do: equal on all members, and in all lives of the data (rule F6), because a restart applies a part of the
     /// log once more.
     pub fixed: FixedOptions,
-    /// A checkpoint is due when the overlay holds this much. Local: may differ between members.
+    /// A checkpoint is due when the memtable holds this much. Local: may differ between members.
     pub checkpoint_bytes: usize,
     /// The most memory that the cache of the state on disk takes. Local: may differ between members.
     pub cache_bytes: usize,

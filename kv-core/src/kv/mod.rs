@@ -12,7 +12,7 @@ mod reader;
 mod reaper;
 mod recent;
 mod record;
-mod trail;
+mod state_digest;
 mod transaction;
 mod transfer;
 mod watchers;
@@ -24,17 +24,17 @@ pub use changes::{ChangeQuery, Changes, Compacted};
 pub use checkpoint::{Checkpoint, CheckpointDone};
 pub use lifetimes::Deadlines;
 pub use limits::Limits;
-pub use reader::{ScanPage, StateReader, Unreadable, View};
-pub use reaper::{Ask, Reaper};
+pub use reader::{RevisionView, ScanPage, StateReader, Unreadable};
+pub use reaper::{ExpiryQuery, Reaper};
 pub use transfer::{Receiver, Sources};
-pub use watchers::{Asker, CutOff, Look, Waiting, Watchers, Woken};
+pub use watchers::{CutOff, Look, Waiting, WatchId, Watchers, Woken};
 
 use crate::engine::{Disk, Engine, EngineError, Memory, OpenedDisk};
 use crate::ids::{Anchor, Hash, LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use crate::message::{Entry, Expiry};
 use crate::session::Sessions;
 use crate::storage::Storage;
-use checkpoint::Standing;
+use checkpoint::CheckpointMeta;
 use lifetimes::Lifetimes;
 use recent::Recent;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub struct State {
     /// The greatest stamp of an applied entry.
     timestamp: Timestamp,
     /// What every applied entry did, folded into one hash.
-    trail: Hash,
+    state_digest: Hash,
     /// Room to put together what is folded.
     folded: Vec<u8>,
     recent: Arc<Recent>,
@@ -96,22 +96,21 @@ impl State {
 
     fn of(opened: OpenedDisk, limits: Limits) -> Result<Self, EngineError> {
         let rows = opened.rows();
-        let standing = checkpoint::load(&rows)?;
-        if standing.is_none() && opened.exists() {
+        let meta = checkpoint::load(&rows)?;
+        if meta.is_none() && opened.exists() {
             return Err(EngineError::damaged("it holds no checkpoint"));
         }
         let mut sessions = Sessions::new(limits.sessions(), true);
-        if let Some(standing) = &standing {
-            standing.options.check(&limits.fixed)?;
+        if let Some(meta) = &meta {
+            meta.options.check(&limits.fixed)?;
             for (id, session) in checkpoint::load_sessions(&rows, &limits.sessions())? {
                 sessions.restore(id, session);
             }
         }
         let lifetimes = Lifetimes::load(&rows, limits.fixed.max_leases)?;
-        let (applied, revision) =
-            standing.as_ref().map_or_else(Default::default, |at| (at.applied, at.revision));
+        let (applied, revision) = meta.as_ref().map_or_else(Default::default, |at| (at.applied, at.revision));
         let engine = opened.at(applied, revision, limits.checkpoint_bytes, limits.retention());
-        Ok(Self::at(limits, Box::new(engine), sessions, lifetimes, standing))
+        Ok(Self::at(limits, Box::new(engine), sessions, lifetimes, meta))
     }
 
     fn at(
@@ -119,26 +118,26 @@ impl State {
         engine: Box<dyn Engine>,
         sessions: Sessions,
         lifetimes: Lifetimes,
-        standing: Option<Standing>,
+        meta: Option<CheckpointMeta>,
     ) -> Self {
-        let standing = standing.unwrap_or_else(|| Standing {
+        let meta = meta.unwrap_or_else(|| CheckpointMeta {
             options: limits.fixed.clone(),
             applied: Anchor::ZERO,
             requests: 0,
             revision: Revision::ZERO,
             timestamp: Timestamp::ZERO,
-            trail: Hash::ZERO,
+            state_digest: Hash::ZERO,
         });
         Self {
             limits,
             engine,
             sessions,
             lifetimes,
-            applied: standing.applied,
-            requests: standing.requests,
-            revision: standing.revision,
-            timestamp: standing.timestamp,
-            trail: standing.trail,
+            applied: meta.applied,
+            requests: meta.requests,
+            revision: meta.revision,
+            timestamp: meta.timestamp,
+            state_digest: meta.state_digest,
             folded: Vec::new(),
             recent: Arc::default(),
             failed: false,
@@ -216,8 +215,8 @@ impl State {
     ///
     /// [`Request::expiry`]: crate::message::Request::expiry
     #[must_use]
-    pub fn due(&self, ask: Ask) -> Vec<Expiry> {
-        let Ask { keys: now, leases, tick: _ } = ask;
+    pub fn due(&self, query: ExpiryQuery) -> Vec<Expiry> {
+        let ExpiryQuery { keys: now, leases, tick: _ } = query;
         #[cfg(any(test, feature = "internals"))]
         let now = if self.bug == Some(crate::bug::Bug::ExpiresEarly) { now.advance(500) } else { now };
         self.lifetimes.due(now, leases)
@@ -232,8 +231,8 @@ impl State {
     /// About how many bytes are held in memory and not in a checkpoint: a checkpoint is due at
     /// [`Limits::checkpoint_bytes`], unless one runs.
     #[must_use]
-    pub fn overlay_bytes(&self) -> usize {
-        self.engine.overlay_bytes()
+    pub fn memtable_bytes(&self) -> usize {
+        self.engine.memtable_bytes()
     }
 
     /// About how many bytes are held in memory though they are in a checkpoint, because somebody still reads there.
@@ -266,13 +265,13 @@ impl State {
         let requests = self.requests;
         #[cfg(any(test, feature = "internals"))]
         let requests = if self.bug == Some(crate::bug::Bug::CountNotInCheckpoint) { 0 } else { requests };
-        let standing = Standing {
+        let meta = CheckpointMeta {
             options: self.limits.fixed.clone(),
             applied: self.applied,
             requests,
             revision: self.revision,
             timestamp: self.timestamp,
-            trail: self.trail,
+            state_digest: self.state_digest,
         };
         let sessions = self.sessions.take_changes();
         #[cfg(any(test, feature = "internals"))]
@@ -285,7 +284,7 @@ impl State {
         #[cfg(any(test, feature = "internals"))]
         let lifetimes =
             if self.bug == Some(crate::bug::Bug::DeadlinesNotInCheckpoint) { Vec::new() } else { lifetimes };
-        Some(Checkpoint { merge, standing, sessions, lifetimes })
+        Some(Checkpoint { merge, meta, sessions, lifetimes })
     }
 
     /// The checkpoint is durable: lets go of what it now holds.
@@ -318,8 +317,8 @@ impl State {
         add(b"lifetimes");
         self.lifetimes.digest(&mut add);
         add(b"data");
-        let point = self.engine.reader().point();
-        for record in point.scan(&[])? {
+        let view = self.engine.reader().latest();
+        for record in view.scan(&[])? {
             let (key, record) = record?;
             add(&key);
             add(&record);

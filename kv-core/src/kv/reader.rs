@@ -3,7 +3,7 @@
 use super::changes::{Compacted, MAX_STEPS};
 use super::recent::Recent;
 use super::record;
-use crate::engine::{EngineError, Keys, Point, Reader};
+use crate::engine::{EngineError, Keys, ReadView, Reader};
 use crate::ids::{Anchor, RequestNumber, Revision, SessionId};
 use crate::message::{Answer, Outcome, Query, Record, Rejection, successor};
 use bytes::Bytes;
@@ -21,41 +21,41 @@ impl StateReader {
         Self { reader, recent }
     }
 
-    pub(super) fn point(&self) -> Arc<Point> {
-        self.reader.point()
+    pub(super) fn latest(&self) -> Arc<ReadView> {
+        self.reader.latest()
     }
 
     /// The last applied op.
     #[must_use]
     pub fn applied(&self) -> Anchor {
-        self.reader.point().applied()
+        self.reader.latest().applied()
     }
 
     /// The last revision that was taken by an applied request.
     #[must_use]
     pub fn revision(&self) -> Revision {
-        self.reader.point().revision()
+        self.reader.latest().revision()
     }
 
     /// The newest state.
     #[must_use]
-    pub fn newest(&self) -> View {
-        let point = self.point();
-        View { at: point.revision(), point }
+    pub fn newest(&self) -> RevisionView {
+        let view = self.latest();
+        RevisionView { at: view.revision(), view }
     }
 
     /// The state as it was at a revision.
     ///
     /// # Errors
     /// [`Unreadable`]: that is too long ago, or yet to come.
-    pub fn at(&self, revision: Revision) -> Result<View, Unreadable> {
-        let point = self.point();
-        if revision < point.floor() {
-            Err(Unreadable::Compacted(Compacted { oldest: point.floor() }))
-        } else if revision > point.revision() {
-            Err(Unreadable::Future { newest: point.revision() })
+    pub fn at(&self, revision: Revision) -> Result<RevisionView, Unreadable> {
+        let view = self.latest();
+        if revision < view.floor() {
+            Err(Unreadable::Compacted(Compacted { oldest: view.floor() }))
+        } else if revision > view.revision() {
+            Err(Unreadable::Future { newest: view.revision() })
         } else {
-            Ok(View { point, at: revision })
+            Ok(RevisionView { view, at: revision })
         }
     }
 
@@ -126,12 +126,12 @@ impl StateReader {
 
 /// The state at one revision. Holding it holds memory and pages of the disk: not for long.
 #[derive(Clone, Debug)]
-pub struct View {
-    point: Arc<Point>,
+pub struct RevisionView {
+    view: Arc<ReadView>,
     at: Revision,
 }
 
-impl View {
+impl RevisionView {
     /// The revision.
     #[must_use]
     pub const fn revision(&self) -> Revision {
@@ -143,7 +143,7 @@ impl View {
     /// # Errors
     /// If the disk fails or is damaged.
     pub fn get(&self, key: &[u8]) -> Result<Option<Record>, EngineError> {
-        self.point.get_at(key, self.at)?.as_ref().map(record::decode).transpose()
+        self.view.get_at(key, self.at)?.as_ref().map(record::decode).transpose()
     }
 
     /// The records of those of the keys that exist, in the order of `keys`. `None` if they are too large together: all but the last may
@@ -182,7 +182,7 @@ impl View {
         let mut bytes = 0;
         // In reverse a page ends before a key: that key is still to come.
         let next = |key: &[u8]| if keys.reverse { successor(key) } else { Bytes::copy_from_slice(key) };
-        let mut scan = self.point.scan_at(keys, self.at)?.within(MAX_STEPS);
+        let mut scan = self.view.scan_at(keys, self.at)?.within(MAX_STEPS);
         if keys_only {
             scan = scan.heads();
         }

@@ -18,7 +18,7 @@ pub struct Reaper {
 
 /// What is asked for: the arguments of [`State::due`](super::State::due).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ask {
+pub struct ExpiryQuery {
     /// Keys that are due at this stamp.
     pub keys: Timestamp,
     /// Leases that are due at this stamp, if it is time for them.
@@ -37,13 +37,13 @@ impl Reaper {
     /// To be called now and then. `time` is what the next entry would be stamped with, if there can be one, and how long after the last
     /// one. What is asked for must be
     /// proposed, or [`ended`](Self::ended) called.
-    pub fn ask(
+    pub fn query(
         &mut self,
         now: Instant,
         is_serving: bool,
         deadlines: Deadlines,
         time: impl FnOnce() -> Option<(Timestamp, Duration)>,
-    ) -> Option<Ask> {
+    ) -> Option<ExpiryQuery> {
         if !is_serving {
             (self.serving_since, self.under_way) = (None, false);
             return None;
@@ -58,7 +58,7 @@ impl Reaper {
             || deadlines.lease.is_some_and(|at| leases.is_some_and(|leases| at <= leases));
         let tick = idle >= TICK;
         self.under_way = is_due || tick;
-        self.under_way.then_some(Ask { keys, leases, tick })
+        self.under_way.then_some(ExpiryQuery { keys, leases, tick })
     }
 
     /// What was asked for has been applied, or was not proposed.
@@ -86,28 +86,28 @@ mod tests {
     #[test]
     fn x6_what_is_due_is_asked_for_once_until_it_has_ended() {
         let mut reaper = Reaper::new(Duration::from_millis(50));
-        assert_eq!(reaper.ask(at(0), true, KEY, || time(99)), None);
-        let ask = Ask { keys: Timestamp::new(100), leases: None, tick: false };
-        assert_eq!(reaper.ask(at(2), true, KEY, || time(100)), Some(ask));
-        assert_eq!(reaper.ask(at(3), true, KEY, || time(101)), None);
+        assert_eq!(reaper.query(at(0), true, KEY, || time(99)), None);
+        let ask = ExpiryQuery { keys: Timestamp::new(100), leases: None, tick: false };
+        assert_eq!(reaper.query(at(2), true, KEY, || time(100)), Some(ask));
+        assert_eq!(reaper.query(at(3), true, KEY, || time(101)), None);
         reaper.ended();
-        assert_eq!(reaper.ask(at(4), true, Deadlines::default(), || time(102)), None);
-        assert!(reaper.ask(at(4), true, KEY, || time(102)).is_some());
+        assert_eq!(reaper.query(at(4), true, Deadlines::default(), || time(102)), None);
+        assert!(reaper.query(at(4), true, KEY, || time(102)).is_some());
     }
 
     /// Rule X6 of PROTOCOL.md.
     #[test]
     fn x6_only_a_serving_primary_asks_and_leases_have_time_to_be_kept_alive() {
         let mut reaper = Reaper::new(Duration::from_millis(50));
-        assert_eq!(reaper.ask(at(0), false, KEY, || time(500)), None);
-        assert_eq!(reaper.ask(at(100), true, LEASE, || time(500)), None);
-        assert_eq!(reaper.ask(at(149), true, LEASE, || time(500)), None);
-        let all = Ask { keys: Timestamp::new(500), leases: Some(Timestamp::new(500)), tick: false };
-        assert_eq!(reaper.ask(at(150), true, LEASE, || time(500)), Some(all));
+        assert_eq!(reaper.query(at(0), false, KEY, || time(500)), None);
+        assert_eq!(reaper.query(at(100), true, LEASE, || time(500)), None);
+        assert_eq!(reaper.query(at(149), true, LEASE, || time(500)), None);
+        let all = ExpiryQuery { keys: Timestamp::new(500), leases: Some(Timestamp::new(500)), tick: false };
+        assert_eq!(reaper.query(at(150), true, LEASE, || time(500)), Some(all));
         // It served no more for a while: what was under way may be lost, and nobody could keep a lease alive.
-        assert_eq!(reaper.ask(at(160), false, LEASE, || time(500)), None);
-        assert_eq!(reaper.ask(at(170), true, LEASE, || time(500)), None);
-        assert_eq!(reaper.ask(at(220), true, LEASE, || time(500)), Some(all));
+        assert_eq!(reaper.query(at(160), false, LEASE, || time(500)), None);
+        assert_eq!(reaper.query(at(170), true, LEASE, || time(500)), None);
+        assert_eq!(reaper.query(at(220), true, LEASE, || time(500)), Some(all));
     }
 
     /// Rule X6 of PROTOCOL.md: so that time is recorded while nothing else happens, as long as it matters.
@@ -115,10 +115,10 @@ mod tests {
     fn x6_the_time_is_told_each_minute_while_something_will_end() {
         let mut reaper = Reaper::new(Duration::from_millis(50));
         let idle = |seconds| Some((Timestamp::new(1), Duration::from_secs(seconds)));
-        assert_eq!(reaper.ask(at(0), true, KEY, || idle(59)), None);
-        assert_eq!(reaper.ask(at(0), true, Deadlines::default(), || idle(61)), None);
-        let tick = Ask { keys: Timestamp::new(1), leases: None, tick: true };
-        assert_eq!(reaper.ask(at(0), true, KEY, || idle(60)), Some(tick));
-        assert_eq!(reaper.ask(at(0), true, KEY, || idle(61)), None, "it is under way");
+        assert_eq!(reaper.query(at(0), true, KEY, || idle(59)), None);
+        assert_eq!(reaper.query(at(0), true, Deadlines::default(), || idle(61)), None);
+        let tick = ExpiryQuery { keys: Timestamp::new(1), leases: None, tick: true };
+        assert_eq!(reaper.query(at(0), true, KEY, || idle(60)), Some(tick));
+        assert_eq!(reaper.query(at(0), true, KEY, || idle(61)), None, "it is under way");
     }
 }

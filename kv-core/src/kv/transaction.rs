@@ -1,13 +1,13 @@
 //! What a transaction does.
 
 use super::State;
-use super::apply::Turn;
+use super::apply::ExecContext;
 use super::lifetimes::Ends;
 use super::record::{self, Numbers};
 use crate::engine::{EngineError, Keys};
 use crate::ids::LeaseId;
 use crate::message::{
-    Command, Effect, LeaseFailure, Record, Scanned, Step, StepFailure, StepResult, Transaction,
+    Command, Effect, LeaseFailure, Record, Scanned, Step, StepFailure, StepResult, TransactionRequest,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ struct Planned<'a> {
 }
 
 /// A step that is known, or why it cannot be done.
-type Plan<'a> = Result<Planned<'a>, StepFailure>;
+type Planning<'a> = Result<Planned<'a>, StepFailure>;
 
 /// What a transaction may still return.
 struct Room {
@@ -41,9 +41,9 @@ impl Room {
     /// Whether so much more may be returned.
     fn fits(&self, weight: usize) -> Result<(), StepFailure> {
         if weight > self.own {
-            Err(StepFailure::TooMuch { max: self.max as u64 })
+            Err(StepFailure::ResponseTooLarge { max: self.max as u64 })
         } else if weight > self.shared {
-            Err(StepFailure::Crowded)
+            Err(StepFailure::Busy)
         } else {
             Ok(())
         }
@@ -61,8 +61,8 @@ impl State {
     /// Runs a transaction that keeps to the limits. Nothing is written before all of it is known to be done.
     pub(super) fn run_transaction(
         &mut self,
-        turn: &Turn,
-        transaction: &Transaction,
+        context: &ExecContext,
+        transaction: &TransactionRequest,
     ) -> Result<Effect, EngineError> {
         let mut held = true;
         for (key, guard) in &transaction.guards {
@@ -72,9 +72,9 @@ impl State {
         let (mut changes, mut results) = (Vec::new(), Vec::with_capacity(steps.len()));
         let mut joining = BTreeMap::new();
         let max = self.limits.sizes().returned_bytes();
-        let mut room = Room { own: max, shared: turn.room, max };
+        let mut room = Room { own: max, shared: context.room, max };
         for (number, step) in (0..).zip(steps) {
-            let planned = self.plan(turn, step, &room)?;
+            let planned = self.plan(context, step, &room)?;
             match planned.and_then(|planned| {
                 room.take(planned.result.weight())?;
                 self.join(planned.change.as_ref(), &mut joining).map_err(StepFailure::Lease)?;
@@ -87,20 +87,20 @@ impl State {
                 Err(why) => {
                     #[cfg(any(test, feature = "internals"))]
                     if self.bug == Some(crate::bug::Bug::HalfATransaction) {
-                        self.carry_out(turn, changes);
+                        self.carry_out(context, changes);
                     }
                     return Ok(Effect::StepFailed { step: number, why });
                 }
             }
         }
-        self.carry_out(turn, changes);
-        Ok(Effect::Transacted { held, results })
+        self.carry_out(context, changes);
+        Ok(Effect::Transacted { succeeded: held, results })
     }
 
-    fn carry_out(&mut self, turn: &Turn, changes: Vec<Change<'_>>) {
+    fn carry_out(&mut self, context: &ExecContext, changes: Vec<Change<'_>>) {
         for Change { key, found, value } in changes {
             let value = value.as_ref().map(|(value, ends)| (&value[..], *ends));
-            self.write(turn.revision, key, found, value);
+            self.write(context.revision, key, found, value);
         }
     }
 
@@ -123,13 +123,18 @@ impl State {
     }
 
     /// What a step comes to. One that reads stops where there is no more room: what does not fit costs no copy.
-    fn plan<'a>(&self, turn: &Turn, step: &'a Step, room: &Room) -> Result<Plan<'a>, EngineError> {
+    fn plan<'a>(
+        &self,
+        context: &ExecContext,
+        step: &'a Step,
+        room: &Room,
+    ) -> Result<Planning<'a>, EngineError> {
         let change =
             |key, found, value, result| Ok(Planned { change: Some(Change { key, found, value }), result });
         Ok(match step {
             Step::Put { key, value, life } => {
                 let found = self.look(key, None)?.0;
-                let value = Some((value.clone(), Ends::of(*life, turn.timestamp)));
+                let value = Some((value.clone(), Ends::of(*life, context.timestamp)));
                 change(key, found, value, StepResult::Put)
             }
             Step::Delete { key } => {

@@ -242,7 +242,7 @@ impl State {
     /// If it comes across the damage. The last checkpoint is still there.
     pub fn bring_to(&mut self, through: Op, read: impl Fn(Op) -> Option<Entry>) -> Result<(), EngineError> {
         loop {
-            while self.applied.op < through && self.overlay_bytes() < self.limits.checkpoint_bytes {
+            while self.applied.op < through && self.memtable_bytes() < self.limits.checkpoint_bytes {
                 let next = read(self.applied.op.next());
                 let Some(entry) = next.filter(|entry| entry.header.parent == self.applied.hash) else {
                     break;

@@ -55,7 +55,7 @@ impl StateReader {
 }
 
 /// Names a question: the connection that it came over, and its number there. No two that wait have one name: numbers grow on a connection.
-pub type Asker = (usize, u64);
+pub type WatchId = (usize, u64);
 
 /// A question that waits.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ pub struct Waiting<T> {
     /// What is followed. Up to its place it was looked at, and there is nothing.
     pub query: WatchQuery,
     /// Who asks.
-    pub asker: Asker,
+    pub id: WatchId,
     /// It is answered by then, though nothing has changed.
     pub until: Instant,
     /// What the owner keeps with it.
@@ -120,7 +120,7 @@ pub struct Watchers<T> {
     /// How many prefixes of each length there are.
     lengths: BTreeMap<usize, usize>,
     ranges: BTreeSet<u64>,
-    by_asker: HashMap<Asker, u64>,
+    by_id: HashMap<WatchId, u64>,
     /// Changes up to here have woken whoever waited for them.
     dispatched: Revision,
     /// The newest revision of which any change has woken others. Whoever is to wait has looked at least so far.
@@ -140,7 +140,7 @@ impl<T> Default for Watchers<T> {
             by_prefix: HashMap::new(),
             lengths: BTreeMap::new(),
             ranges: BTreeSet::new(),
-            by_asker: HashMap::new(),
+            by_id: HashMap::new(),
             dispatched: Revision::ZERO,
             begun: Revision::ZERO,
             closed: false,
@@ -209,8 +209,8 @@ impl<T> Watchers<T> {
             }
             Place::Range => drop(self.ranges.insert(id)),
         }
-        let before = self.by_asker.insert(waiting.asker, id);
-        debug_assert_eq!(before, None, "{:?} asks twice", waiting.asker);
+        let before = self.by_id.insert(waiting.id, id);
+        debug_assert_eq!(before, None, "{:?} asks twice", waiting.id);
         self.waiting.insert(id, waiting);
     }
 
@@ -235,14 +235,14 @@ impl<T> Watchers<T> {
             }
             Place::Range => drop(self.ranges.remove(&id)),
         }
-        self.by_asker.remove(&waiting.asker);
+        self.by_id.remove(&waiting.id);
         Some(waiting)
     }
 
     /// Whoever asked has lost interest.
-    pub fn cancel(&mut self, asker: Asker) -> Option<Waiting<T>> {
-        let id = self.by_asker.get(&asker).copied()?;
-        self.remove(id)
+    pub fn cancel(&mut self, id: WatchId) -> Option<Waiting<T>> {
+        let number = self.by_id.get(&id).copied()?;
+        self.remove(number)
     }
 
     /// Who follows this key.

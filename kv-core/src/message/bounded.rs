@@ -54,7 +54,7 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST>
 mod tests {
     use crate::ids::{LeaseId, RequestNumber, SessionId};
     use crate::message::{
-        Command, Expiry, Guard, Operation, Query, Request, RequestError, SizeLimits, Step, Transaction,
+        Command, Expiry, Guard, Operation, Query, Request, RequestError, SizeLimits, Step, TransactionRequest,
     };
     use bytes::Bytes;
     use serde::{Deserialize, Deserializer};
@@ -62,8 +62,8 @@ mod tests {
 
     const LIMITS: SizeLimits = SizeLimits { max_key_bytes: 4 << 10, max_value_bytes: 1 << 20 };
 
-    fn transaction(guards: usize, then: usize, otherwise: usize) -> Transaction {
-        Transaction {
+    fn transaction(guards: usize, then: usize, otherwise: usize) -> TransactionRequest {
+        TransactionRequest {
             guards: vec![(Bytes::new(), Guard::Absent); guards],
             then: vec![Step::Get { key: Bytes::new() }; then],
             otherwise: vec![Step::Get { key: Bytes::new() }; otherwise],
@@ -113,18 +113,20 @@ mod tests {
     /// A request that is nothing but empty parts becomes no more than its limits, and is refused as what it is.
     #[test]
     fn f_input_10_a_request_of_empty_parts_takes_no_more_than_its_limits() {
-        const GUARDS: usize = 10 * Transaction::MAX_GUARDS;
-        const MANY: usize = 10 * Transaction::MAX_STEPS;
+        const GUARDS: usize = 10 * TransactionRequest::MAX_GUARDS;
+        const MANY: usize = 10 * TransactionRequest::MAX_STEPS;
         for (guards, then, otherwise, what) in
             [(GUARDS, 0, 0, "guards"), (0, MANY, 0, "steps"), (0, 0, MANY, "steps for the other case")]
         {
             let operation = Operation::Command(Command::Transaction(transaction(guards, then, otherwise)));
             let Operation::Command(Command::Transaction(it)) = decoded(operation) else { unreachable!() };
-            assert!(it.guards.capacity() <= 2 * Transaction::MAX_GUARDS + 64);
-            assert!(it.then.capacity().max(it.otherwise.capacity()) <= 2 * Transaction::MAX_STEPS + 64);
+            assert!(it.guards.capacity() <= 2 * TransactionRequest::MAX_GUARDS + 64);
+            assert!(
+                it.then.capacity().max(it.otherwise.capacity()) <= 2 * TransactionRequest::MAX_STEPS + 64
+            );
             let refused = Command::Transaction(it).check(LIMITS);
             assert!(
-                matches!(refused, Err(RequestError::Parts { what: it, .. }) if it == what),
+                matches!(refused, Err(RequestError::TooManyOps { what: it, .. }) if it == what),
                 "{refused:?}"
             );
         }
@@ -141,7 +143,9 @@ mod tests {
 
     #[test]
     fn lists_within_their_limits_are_decoded_whole() {
-        for (guards, steps) in [(0, 0), (1, 1), (Transaction::MAX_GUARDS, Transaction::MAX_STEPS)] {
+        for (guards, steps) in
+            [(0, 0), (1, 1), (TransactionRequest::MAX_GUARDS, TransactionRequest::MAX_STEPS)]
+        {
             let operation = Operation::Command(Command::Transaction(transaction(guards, steps, steps)));
             assert_eq!(decoded(operation.clone()), operation);
         }

@@ -77,14 +77,14 @@ pub struct Recovered {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Damage {
     /// Ops above the chain of which something is known. All of them belong to one log: what the chain was part of.
-    pub behind: BTreeMap<Op, Behind>,
+    pub past_gap: BTreeMap<Op, EntryPastGap>,
     /// How far the log may ever have reached. At or above every op in `behind`.
     pub extent: Extent,
 }
 
 /// What is known of an op behind the first bad entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Behind {
+pub enum EntryPastGap {
     /// Its entry is intact.
     Intact {
         /// The entry.
@@ -96,7 +96,7 @@ pub enum Behind {
     Pinned(Hash),
 }
 
-impl Behind {
+impl EntryPastGap {
     /// The hash of the entry at that op.
     #[must_use]
     pub const fn hash(&self) -> Hash {
@@ -127,7 +127,7 @@ pub enum Extent {
 
 /// How a state and a log go together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Footing {
+pub enum CheckpointAlignment {
     /// The log goes on from it.
     OnLog,
     /// The state is that of a later log: it was transferred, or the end of the log was lost. The log is to stand on it.
@@ -166,16 +166,20 @@ impl Recovered {
 
     /// How a state at `state` goes with this log.
     #[must_use]
-    pub fn footing(&self, state: Anchor) -> Footing {
+    pub fn alignment(&self, state: Anchor) -> CheckpointAlignment {
         let head = self.head();
         if state.op < self.floor.op {
-            return Footing::Lost;
+            return CheckpointAlignment::Lost;
         }
         let hash = match usize::try_from(state.op.distance_from(self.floor.op)).unwrap_or(usize::MAX) {
             0 => Some(self.floor.hash),
             above => self.entries.get(above - 1).map(|meta| meta.hash),
         };
-        if state.op <= head && hash == Some(state.hash) { Footing::OnLog } else { Footing::Ahead }
+        if state.op <= head && hash == Some(state.hash) {
+            CheckpointAlignment::OnLog
+        } else {
+            CheckpointAlignment::Ahead
+        }
     }
 
     /// What an empty directory gives.

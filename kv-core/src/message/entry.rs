@@ -290,7 +290,7 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Command, Expiry, LeaseCommand, Lifetime, Operation, Transaction};
+    use super::super::{Command, Expiry, LeaseCommand, Lifetime, Operation, TransactionRequest};
     use super::*;
     use crate::ids::LeaseId;
 
@@ -306,7 +306,7 @@ mod tests {
         let commands = [
             (put, true),
             (Command::Delete { key, guard: None }, true),
-            (Command::Transaction(Transaction::default()), true),
+            (Command::Transaction(TransactionRequest::default()), true),
             (range, true),
             (Command::Lease(LeaseCommand::Grant { ttl_ms: 100 }), false),
             (Command::Lease(LeaseCommand::KeepAlive { lease }), false),

@@ -165,7 +165,7 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Command, Guard, Step, Transaction};
+    use super::super::{Command, Guard, Step, TransactionRequest};
     use super::*;
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
         let put = Command::Put { key: key.clone(), value: Bytes::new(), guard: None, life };
         let step = Step::Put { key: key.clone(), value: Bytes::new(), life: Lifetime::lease(lease) };
         let guards = vec![(key.clone(), Guard::Created(Revision::new(5)))];
-        let transaction = Transaction { guards, then: vec![step], otherwise: Vec::new() };
+        let transaction = TransactionRequest { guards, then: vec![step], otherwise: Vec::new() };
         let leases = [
             LeaseCommand::Grant { ttl_ms: 500 },
             LeaseCommand::KeepAlive { lease },

@@ -34,7 +34,9 @@ pub use client::{
     Answer, ClientCall, ClientMessage, Event, EventKind, MemberStatus, PeerStatus, Query, ReadMode, Record,
     ServerMessage,
 };
-pub use durable::{Behind, Cut, Damage, EntryMeta, Extent, Footing, Recovered, ViewRecord, Write};
+pub use durable::{
+    CheckpointAlignment, Cut, Damage, EntryMeta, EntryPastGap, Extent, Recovered, ViewRecord, Write,
+};
 pub use entry::{
     BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, RequestIter, body_of, revisions_of,
 };
@@ -43,7 +45,7 @@ pub use lease::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
 pub use load::{Latencies, Load};
 pub use request::{
     Command, Effect, Guard, Operation, Outcome, Rejection, Request, RequestError, Scanned, SizeLimits, Step,
-    StepFailure, StepResult, Transaction,
+    StepFailure, StepResult, TransactionRequest,
 };
 pub use snapshot::{Adoption, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint};
 

@@ -58,7 +58,7 @@ pub enum Command {
         guard: Option<Guard>,
     },
     /// Does several things at once, at one revision.
-    Transaction(Transaction),
+    Transaction(TransactionRequest),
     /// Removes keys from the beginning of a range. It ends early, and reports that there are more, once the values of the removed keys have
     /// 16 MiB.
     DeleteRange {
@@ -75,15 +75,15 @@ pub enum Command {
 
 /// Several changes that are done together or not at all. All guards and all steps see the state before it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Transaction {
+pub struct TransactionRequest {
     /// Conditions on keys. Without any, they hold.
-    #[serde(deserialize_with = "bounded::list::<_, _, { Transaction::MAX_GUARDS }>")]
+    #[serde(deserialize_with = "bounded::list::<_, _, { TransactionRequest::MAX_GUARDS }>")]
     pub guards: Vec<(Bytes, Guard)>,
     /// What is done if all guards hold. No key is named twice.
-    #[serde(deserialize_with = "bounded::list::<_, _, { Transaction::MAX_STEPS }>")]
+    #[serde(deserialize_with = "bounded::list::<_, _, { TransactionRequest::MAX_STEPS }>")]
     pub then: Vec<Step>,
     /// What is done if one does not. No key is named twice.
-    #[serde(deserialize_with = "bounded::list::<_, _, { Transaction::MAX_STEPS }>")]
+    #[serde(deserialize_with = "bounded::list::<_, _, { TransactionRequest::MAX_STEPS }>")]
     pub otherwise: Vec<Step>,
 }
 
@@ -200,7 +200,7 @@ pub enum Effect {
         existed: bool,
     },
     /// The guard did not hold: nothing was changed.
-    GuardFailed {
+    ConditionFailed {
         /// The revision at which the key was last changed; `None` if it does not exist.
         found: Option<Revision>,
     },
@@ -214,7 +214,7 @@ pub enum Effect {
     /// The transaction was done.
     Transacted {
         /// Whether the guards held: which of the two lists of steps was done.
-        held: bool,
+        succeeded: bool,
         /// What each step did, in their order.
         results: Vec<StepResult>,
     },
@@ -323,7 +323,7 @@ impl Effect {
             | Self::SessionClosed
             | Self::Put
             | Self::Deleted { .. }
-            | Self::GuardFailed { .. }
+            | Self::ConditionFailed { .. }
             | Self::RangeDeleted { .. }
             | Self::StepFailed { .. }
             | Self::LeaseGranted(_)
@@ -351,13 +351,13 @@ pub enum StepFailure {
     Lease(LeaseFailure),
     /// What the transaction reads is more than one may return.
     #[error("the transaction would return more than {max} bytes")]
-    TooMuch {
+    ResponseTooLarge {
         /// The limit ([`SizeLimits::returned_bytes`]).
         max: u64,
     },
     /// Others that were applied together with it have returned as much as may be returned at once. It can be tried again.
     #[error("transactions are reading too much data at the moment: try again")]
-    Crowded,
+    Busy,
 }
 
 /// Why an applied request had no outcome of its own. Deterministic: equal on every member.
@@ -406,7 +406,7 @@ pub enum RequestError {
     },
     /// The transaction has too many guards or steps.
     #[error("the transaction has {len} {what}: up to {max} are allowed")]
-    Parts {
+    TooManyOps {
         /// Guards, or steps of one list.
         what: &'static str,
         /// How many.
@@ -446,7 +446,7 @@ pub enum RequestError {
     },
     /// Two steps that would be done together change the same key.
     #[error("two steps of the transaction change the key {:?}: combine them", String::from_utf8_lossy(key))]
-    Twice {
+    DuplicateKey {
         /// The key.
         key: Bytes,
     },
@@ -550,7 +550,7 @@ impl Guard {
     }
 }
 
-impl Transaction {
+impl TransactionRequest {
     /// The most guards.
     pub const MAX_GUARDS: usize = 64;
     /// The most steps in each of its lists.
@@ -566,7 +566,7 @@ impl Transaction {
             ("steps for the other case", self.otherwise.len(), Self::MAX_STEPS),
         ];
         if let Some((what, len, max)) = lists.into_iter().find(|(_, len, max)| len > max) {
-            return Err(RequestError::Parts { what, len, max });
+            return Err(RequestError::TooManyOps { what, len, max });
         }
         let max = (2 * (limits.max_key_bytes + limits.max_value_bytes)).max(Self::MIN_BYTES);
         let len = self.payload_bytes();
@@ -582,7 +582,7 @@ impl Transaction {
             for step in steps {
                 step.check(limits)?;
                 if let Some(key) = step.changes().filter(|key| !changed.insert(*key)) {
-                    return Err(RequestError::Twice { key: key.clone() });
+                    return Err(RequestError::DuplicateKey { key: key.clone() });
                 }
             }
         }

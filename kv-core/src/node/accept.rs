@@ -1,7 +1,7 @@
 //! Accepts connections and hears their hello.
 
 use super::quota::{self, Account, Quota};
-use super::rate::{Bucket, Told};
+use super::rate::{Bucket, LogThrottle};
 use super::shared::Shared;
 use super::sync::lock;
 use super::{connection, incoming};
@@ -133,16 +133,16 @@ impl Drop for Client {
 
 /// Lets callers in.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct Acceptor {
     shared: Arc<Shared>,
     member_callers: Callers,
     client_callers: Callers,
     /// The refusals that were logged.
-    logged: Told,
+    logged: LogThrottle,
     clients: Arc<Places>,
 }
 
-impl Door {
+impl Acceptor {
     pub(super) fn new(shared: Arc<Shared>) -> Arc<Self> {
         let max_clients = max_clients(shared.options.max_connections, open_files());
         if max_clients < shared.options.max_connections {
@@ -156,7 +156,7 @@ impl Door {
         Arc::new(Self {
             member_callers: Callers::new(MEMBERS_PER_SECOND, now),
             client_callers: Callers::new(shared.options.max_accepts_per_second, now),
-            logged: Told::default(),
+            logged: LogThrottle::default(),
             shared,
             clients: Places::new(max_clients),
         })
@@ -203,8 +203,8 @@ impl Door {
     /// Hears a caller, on a task of its own.
     pub(super) fn let_in(self: &Arc<Self>, connection: Connection) {
         let ticket = self.callers(connection.lane, &connection.peer).half_open.enter();
-        let door = self.clone();
-        self.shared.tasks.spawn(async move { door.hear(connection, ticket).await });
+        let acceptor = self.clone();
+        self.shared.tasks.spawn(async move { acceptor.hear(connection, ticket).await });
     }
 
     async fn hear(&self, connection: Connection, mut ticket: Ticket) {

@@ -9,7 +9,7 @@ use super::watches;
 use crate::engine::EngineError;
 use crate::ids::{Instant, Op};
 use crate::journal::ReadError;
-use crate::kv::{Applied, Ask, Checkpoint, CheckpointDone, Deadlines, Progress, Receiver, State};
+use crate::kv::{Applied, Checkpoint, CheckpointDone, Deadlines, ExpiryQuery, Progress, Receiver, State};
 use crate::message::Request;
 use crate::replica::Input;
 use crate::storage::Storage;
@@ -37,7 +37,7 @@ const ENTRIES_PER_CHECKPOINT: u64 = 8192;
 
 /// What the applier is to do.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
+pub(super) struct ApplierQueue {
     /// What was opened, until the thread takes it.
     opened: Option<Opened>,
     /// What is to be done with another member's state.
@@ -45,7 +45,7 @@ pub(super) struct Plan {
     /// A peer that needs a state asks for a checkpoint: the last one may be of no use to it.
     pub(super) asked: bool,
     /// The driver asks for what is due.
-    pub(super) ask: Option<Ask>,
+    pub(super) expiry: Option<ExpiryQuery>,
     /// A reader found the state damaged that was there at this [`state_life`](Shared::state_life).
     pub(super) lost: Option<(u64, EngineError)>,
     /// A reader came across the damage of the state that is set aside.
@@ -61,7 +61,7 @@ pub(super) struct Plan {
     closed: bool,
 }
 
-impl Plan {
+impl ApplierQueue {
     /// Entries up to here are committed.
     pub(super) fn commit(&mut self, op: Op) {
         self.commit = self.commit.max(op);
@@ -95,12 +95,13 @@ pub(super) fn give_state(shared: &Shared, opened: Opened) {
         shared.set_state(state.reader());
         lock(&shared.sources).publish(state.snapshot());
     }
-    shared.plan.change(|plan| plan.opened = Some(opened));
+    shared.applier_queue.change(|plan| plan.opened = Some(opened));
 }
 
 /// Runs until the node stops.
 pub(super) fn run(shared: &Arc<Shared>) {
-    let opened = shared.plan.wait(|plan| if plan.closed { Some(None) } else { plan.opened.take().map(Some) });
+    let opened =
+        shared.applier_queue.wait(|plan| if plan.closed { Some(None) } else { plan.opened.take().map(Some) });
     let Some(Opened { state, receiver, storage }) = opened else { return };
     let receiving = Receiving(receiver);
     let mut applier = Applier {
@@ -170,7 +171,7 @@ fn is_mended_by_others(shared: &Shared, error: &ReadError) -> bool {
 
 /// Whether so much has been applied since the last checkpoint that another one is due.
 fn is_enough(state: &State, bytes: usize, limit: usize) -> bool {
-    state.overlay_bytes() >= limit
+    state.memtable_bytes() >= limit
         || state.applied().op.distance_from(state.checkpoint().op) >= ENTRIES_PER_CHECKPOINT
         || bytes >= limit.saturating_mul(APPLIED_PER_CHECKPOINT)
 }
@@ -178,7 +179,7 @@ fn is_enough(state: &State, bytes: usize, limit: usize) -> bool {
 /// What comes next.
 enum Step {
     Apply(Op),
-    Expire(Ask),
+    Expire(ExpiryQuery),
     Finish(Result<CheckpointDone, EngineError>),
     Transfer(Task),
     Checkpoint,
@@ -242,7 +243,7 @@ impl Applier {
             // What it was writing is given up with the rest.
             let _ = thread.join();
         }
-        self.shared.plan.look(|plan| (plan.done, plan.lost, plan.merging) = (None, None, None));
+        self.shared.applier_queue.look(|plan| (plan.done, plan.lost, plan.merging) = (None, None, None));
         State::set_aside(&*self.storage)?;
         self.open_aside();
         self.shared.inbox.transferred(Input::StateLost);
@@ -267,7 +268,7 @@ impl Applier {
     /// complete each other if they are at one op: the last that is committed.
     fn bring_aside_to_the_log(&mut self) {
         let (Some(log), Some(state)) = (self.shared.log(), &mut self.aside) else { return };
-        let through = self.shared.plan.look(|plan| plan.commit).min(self.shared.durable_op());
+        let through = self.shared.applier_queue.look(|plan| plan.commit).min(self.shared.durable_op());
         match state.bring_to(through, |op| log.read(op).ok().flatten()) {
             Ok(()) => lock(&self.shared.sources).publish(state.snapshot()),
             Err(error) => {
@@ -308,7 +309,7 @@ impl Applier {
         let full = state.is_some_and(State::is_full);
         let present = self.shared.state_life();
         let (waits_for_journal, merging) = (self.frozen.is_some(), self.checkpoint.is_some());
-        self.shared.plan.wait(|plan| {
+        self.shared.applier_queue.wait(|plan| {
             // The old state is not to be touched while it is written.
             let waits = merging && matches!(plan.tasks.front(), Some(Task::Install(_)));
             if plan.closed {
@@ -323,7 +324,7 @@ impl Applier {
                 Some(Step::Finish(result))
             } else if let Some(task) = plan.tasks.pop_front_if(|_| !waits) {
                 Some(Step::Transfer(task))
-            } else if let Some(ask) = plan.ask.take_if(|_| applied.is_some()) {
+            } else if let Some(ask) = plan.expiry.take_if(|_| applied.is_some()) {
                 Some(Step::Expire(ask))
             } else if let Some(applied) = applied.filter(|applied| plan.commit > *applied && !full) {
                 Some(Step::Apply(plan.commit.min(applied.advance(RUN))))
@@ -341,7 +342,7 @@ impl Applier {
 
     /// Waits a little for readers, and frees what they have let go of. If that is enough, the checkpoint that is due begins.
     fn release(&mut self) {
-        self.shared.plan.pause(PACE);
+        self.shared.applier_queue.pause(PACE);
         if let Some(state) = &mut self.state {
             state.release();
         }
@@ -349,7 +350,7 @@ impl Applier {
 
     fn apply(&mut self, through: Op) -> Result<(), StopReason> {
         if self.is_ahead() {
-            self.shared.plan.pause(PACE);
+            self.shared.applier_queue.pause(PACE);
             return Ok(());
         }
         let idle = self.frozen.is_none() && self.checkpoint.is_none();
@@ -368,7 +369,7 @@ impl Applier {
                     // It is fetched from a peer. Whoever waits longer than the cluster's patience is fenced.
                     self.shared.inbox.applied(state.applied().op);
                     self.shared.inbox.faulty(op);
-                    self.shared.plan.pause(REPAIR_LOOK);
+                    self.shared.applier_queue.pause(REPAIR_LOOK);
                     return Ok(());
                 }
                 Err(error) => return Err(StopReason::Log(Arc::new(error))),
@@ -400,14 +401,14 @@ impl Applier {
         #[allow(clippy::cast_precision_loss, reason = "a part of a limit need not be exact")]
         let allowed = free as f64 + (limit - free) as f64 * share;
         #[allow(clippy::cast_precision_loss, reason = "as above")]
-        let held = state.overlay_bytes() as f64;
+        let held = state.memtable_bytes() as f64;
         held > allowed
     }
 
     /// Makes the request that removes what is due, or only records the time.
-    fn expire(&self, ask: Ask) {
-        let due = self.state.as_ref().map(|state| state.due(ask)).unwrap_or_default();
-        self.shared.inbox.expiry((ask.tick || !due.is_empty()).then(|| Request::expiry(due).encode()));
+    fn expire(&self, query: ExpiryQuery) {
+        let due = self.state.as_ref().map(|state| state.due(query)).unwrap_or_default();
+        self.shared.inbox.expiry((query.tick || !due.is_empty()).then(|| Request::expiry(due).encode()));
     }
 
     fn report_deadlines(&mut self) {
@@ -442,29 +443,29 @@ impl Applier {
         }
         let Some(frozen) = &self.frozen else { return Ok(()) };
         // Asked for before looking, so that the journal thread cannot slip in between.
-        self.shared.plan.look(|plan| plan.wants_durable = true);
+        self.shared.applier_queue.look(|plan| plan.wants_durable = true);
         if self.shared.durable_op() < frozen.anchor().op {
             return Ok(());
         }
-        self.shared.plan.look(|plan| plan.wants_durable = false);
+        self.shared.applier_queue.look(|plan| plan.wants_durable = false);
         let Some(checkpoint) = self.frozen.take() else { return Ok(()) };
         tracing::debug!(op = %checkpoint.anchor().op, "checkpoint begins");
         self.merge_began = self.shared.clock.monotonic();
-        self.shared.plan.look(|plan| plan.merging = Some(checkpoint.progress()));
+        self.shared.applier_queue.look(|plan| plan.merging = Some(checkpoint.progress()));
         let shared = self.shared.clone();
-        shared.quiet.begin();
+        shared.idle.begin();
         let thread = std::thread::Builder::new().name("kv-checkpoint".to_owned()).spawn(move || {
             let _guard = shared.guard("the checkpoint");
             let done = shared.span.in_scope(|| checkpoint.run());
-            shared.plan.change(|plan| plan.done = Some(done));
-            shared.quiet.end();
+            shared.applier_queue.change(|plan| plan.done = Some(done));
+            shared.idle.end();
         });
         self.checkpoint = Some(thread.map_err(|error| StopReason::Thread(Arc::new(error)))?);
         Ok(())
     }
 
     fn finish(&mut self, result: Result<CheckpointDone, EngineError>) -> Result<(), StopReason> {
-        self.shared.plan.look(|plan| plan.merging = None);
+        self.shared.applier_queue.look(|plan| plan.merging = None);
         self.merge_took = self.shared.clock.monotonic().since(self.merge_began);
         let done = result?;
         let anchor = done.anchor();

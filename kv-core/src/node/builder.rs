@@ -3,8 +3,8 @@
 use super::clock::Clock;
 use super::credentials::{self, ClientList};
 use super::fence::Fence;
-use super::quiet::Quiet;
-use super::shared::{Parts, Shared};
+use super::idle::IdleTracker;
+use super::shared::{Shared, SharedParts};
 use super::status::role_name;
 use super::transfer::has_data_peer;
 use super::writer::StateOpener;
@@ -14,7 +14,7 @@ use crate::detached;
 use crate::ids::MemberId;
 use crate::journal::{Identity, Journal, JournalOptions, OpenError};
 use crate::kv::{self, Receiver, State};
-use crate::message::{Footing, FormationStep, Recovered};
+use crate::message::{CheckpointAlignment, FormationStep, Recovered};
 use crate::replica::{Replica, ReplicaConfig};
 use crate::storage::{Directory, DirectoryError, Storage};
 use crate::wire::{Expectation, Limits, MemberInfo};
@@ -89,12 +89,12 @@ impl NodeBuilder {
         self
     }
 
-    fn clock(&self) -> (Clock, Quiet, u64) {
+    fn clock(&self) -> (Clock, IdleTracker, u64) {
         #[cfg(feature = "testing")]
         if let Some(Test { origin, seed }) = self.test {
-            return (Clock::of_test(origin), Quiet::watched(), seed);
+            return (Clock::of_test(origin), IdleTracker::watched(), seed);
         }
-        (Clock::start(), Quiet::default(), random())
+        (Clock::start(), IdleTracker::default(), random())
     }
 
     /// Sets the transport. Required.
@@ -158,7 +158,7 @@ impl NodeBuilder {
     /// Dropping the future cancels the start. A read of the disk that is under way ends at its next access, and the directory is free then. Another
     /// start waits up to one second for that.
     pub async fn start(self) -> Result<Node, StartError> {
-        let (clock, quiet, seed) = self.clock();
+        let (clock, idle, seed) = self.clock();
         let Self { cluster, me, options, transport, disk, listen, clients, .. } = self;
         let member = cluster.member(me).ok_or(ConfigError::NotAMember(me))?;
         options.check()?;
@@ -182,7 +182,7 @@ impl NodeBuilder {
                 let disk = disk.clone();
                 move || span.in_scope(|| Opened::open(disk, &cluster, me, role, &options, fence))
             };
-            let opened = aside(&quiet, opening).await?;
+            let opened = aside(&idle, opening).await?;
             giving_up.disarm();
             match opened {
                 Err(StartError::Directory(DirectoryError::Locked(_))) if Instant::now() < until => {
@@ -193,7 +193,7 @@ impl NodeBuilder {
         };
 
         let durable_op = opened.recovered.floor.op.advance(opened.recovered.entries.len() as u64);
-        let shared = Shared::new(Parts {
+        let shared = Shared::new(SharedParts {
             me,
             role,
             expectation: Expectation { authenticated, life: random(), ..expectation(&cluster, me, &options) },
@@ -206,7 +206,7 @@ impl NodeBuilder {
             log: opened.journal.reader(),
             durable_op,
             clock,
-            quiet,
+            quiet: idle,
             seed,
         });
         let applied = opened.recovered.checkpoint.op;
@@ -225,11 +225,11 @@ impl NodeBuilder {
 
 /// Opens on a thread that no runtime waits for; a test's clock does.
 async fn aside(
-    quiet: &Quiet,
+    idle: &IdleTracker,
     opening: impl FnOnce() -> Result<Opened, StartError> + Send + 'static,
 ) -> Result<Result<Opened, StartError>, StartError> {
-    quiet.begin();
-    let busy = quiet.clone();
+    idle.begin();
+    let busy = idle.clone();
     let opened = detached::run("kv-open", move || {
         let opened = opening();
         busy.end();
@@ -339,17 +339,19 @@ fn open_state(
     };
     let Some(state) = opened else { return Ok(None) };
     let (found, recorded) = (state.checkpoint(), recovered.checkpoint);
-    match recovered.footing(found) {
-        Footing::OnLog => {
+    match recovered.alignment(found) {
+        CheckpointAlignment::OnLog => {
             recovered.checkpoint = found;
             Ok(Some(state))
         }
-        Footing::Ahead => {
+        CheckpointAlignment::Ahead => {
             *recovered = journal.stand_on(state.point())?;
             Ok(Some(state))
         }
-        Footing::Lost if alone => Err(StartError::StateLost { found: found.op, recorded: recorded.op }),
-        Footing::Lost => {
+        CheckpointAlignment::Lost if alone => {
+            Err(StartError::StateLost { found: found.op, recorded: recorded.op })
+        }
+        CheckpointAlignment::Lost => {
             tracing::error!(found = %found.op, recorded = %recorded.op, "the state is older than the oldest entry of the log");
             Ok(None)
         }

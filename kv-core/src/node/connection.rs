@@ -223,7 +223,7 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
 
 /// Each change of the primary holds all writes up: so clients get one from this member once in a while, and are sent away otherwise.
 fn hand_over(shared: &Shared) -> Answer {
-    if shared.board.primary() != Some(shared.me) {
+    if shared.status.primary() != Some(shared.me) {
         return Answer::Done;
     }
     if !shared.may_hand_over() {

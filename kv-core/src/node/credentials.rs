@@ -1,7 +1,7 @@
 //! Certificates and the list of clients: what may change while the node runs.
 
 use super::StartError;
-use super::rate::Told;
+use super::rate::LogThrottle;
 use super::shared::Shared;
 use super::sync::lock;
 use crate::detached;
@@ -100,7 +100,7 @@ fn read(path: &Path) -> io::Result<BTreeSet<String>> {
 
 /// Looks at the files, for as long as the node runs.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let logged = Told::default();
+    let logged = LogThrottle::default();
     loop {
         sleep(LOOK_EVERY).await;
         let looking = shared.clone();
@@ -117,7 +117,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Logs a failure once a minute: while files are being replaced they may not fit one another for a moment.
-fn log_certificates(refreshed: Result<bool, TransportError>, now: Instant, logged: &Told) {
+fn log_certificates(refreshed: Result<bool, TransportError>, now: Instant, logged: &LogThrottle) {
     match refreshed {
         Ok(false) => {}
         Ok(true) => tracing::info!("reloaded the certificates"),
@@ -128,7 +128,7 @@ fn log_certificates(refreshed: Result<bool, TransportError>, now: Instant, logge
     }
 }
 
-fn log_clients(refreshed: io::Result<bool>, file: Option<&Path>, now: Instant, logged: &Told) {
+fn log_clients(refreshed: io::Result<bool>, file: Option<&Path>, now: Instant, logged: &LogThrottle) {
     let file = file.unwrap_or(Path::new("")).display();
     match refreshed {
         Ok(false) => {}

@@ -120,7 +120,7 @@ impl Driver {
         if self.commit <= self.applied {
             return;
         }
-        let merged = self.shared.plan.look(|plan| plan.merging.as_ref().map(Progress::steps));
+        let merged = self.shared.applier_queue.look(|plan| plan.merging.as_ref().map(Progress::steps));
         if let Some(merged) = merged.filter(|merged| *merged != self.merged) {
             self.merged = merged;
             self.step(Input::Applying);
@@ -131,9 +131,9 @@ impl Driver {
     fn ask_for_what_is_due(&mut self) {
         let (now, replica) = (self.shared.clock.now(), &self.replica);
         let time = || replica.stamp(now).zip(replica.idle(now));
-        let ask = self.reaper.ask(now.monotonic, replica.is_serving(), self.deadlines, time);
+        let ask = self.reaper.query(now.monotonic, replica.is_serving(), self.deadlines, time);
         if ask.is_some() {
-            self.shared.plan.change_one(|plan| plan.ask = ask);
+            self.shared.applier_queue.change_one(|plan| plan.expiry = ask);
         }
     }
 
@@ -156,8 +156,8 @@ impl Driver {
         if let Some(seq) = batch.durable {
             self.step(Input::Durable { seq });
             self.shared.set_durable_op(self.replica.durable().op);
-            if self.shared.plan.look(|plan| plan.wants_durable) {
-                self.shared.plan.change(|plan| plan.wants_durable = false);
+            if self.shared.applier_queue.look(|plan| plan.wants_durable) {
+                self.shared.applier_queue.change(|plan| plan.wants_durable = false);
             }
         }
         for what in batch.transfers {
@@ -286,7 +286,7 @@ impl Driver {
     }
 
     fn not_primary(&self) -> Answer {
-        let hint = self.replica.standing().primary.filter(|primary| *primary != self.shared.me);
+        let hint = self.replica.status().primary.filter(|primary| *primary != self.shared.me);
         Answer::NotPrimary { hint }
     }
 
@@ -326,20 +326,20 @@ impl Driver {
                     shared.lanes.send_piece(to, piece);
                 }
             }
-            Output::MakeCheckpoint => shared.plan.change_one(|plan| plan.asked = true),
+            Output::MakeCheckpoint => shared.applier_queue.change_one(|plan| plan.asked = true),
             Output::StageChunk { at, chunk } => {
-                shared.plan.change_one(|plan| plan.tasks.push_back(Task::Stage(at, chunk)));
+                shared.applier_queue.change_one(|plan| plan.tasks.push_back(Task::Stage(at, chunk)));
             }
             Output::InstallSnapshot { at } => {
-                shared.plan.change_one(|plan| plan.tasks.push_back(Task::Install(at)));
+                shared.applier_queue.change_one(|plan| plan.tasks.push_back(Task::Install(at)));
             }
             Output::DiscardSnapshot { at } => {
-                shared.plan.change_one(|plan| plan.tasks.push_back(Task::Discard(at)));
+                shared.applier_queue.change_one(|plan| plan.tasks.push_back(Task::Discard(at)));
             }
             Output::Commit { commit } => {
                 self.commit = self.commit.max(commit.op);
                 match shared.role {
-                    Role::Data => shared.plan.change_one(|plan| plan.commit(commit.op)),
+                    Role::Data => shared.applier_queue.change_one(|plan| plan.commit(commit.op)),
                     // A witness has nothing to apply to.
                     Role::Witness => shared.inbox.applied(commit.op),
                 }
@@ -349,7 +349,7 @@ impl Driver {
                 let answer = self.not_primary();
                 self.reads.refused(&tickets, &answer);
             }
-            Output::Standing(standing) => self.reporter.standing(standing, shared, shared.clock.monotonic()),
+            Output::Status(standing) => self.reporter.on_status(standing, shared, shared.clock.monotonic()),
             Output::ProposalsAbandoned => {
                 shared.waiters.abandon();
                 self.reaper.ended();

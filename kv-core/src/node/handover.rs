@@ -12,8 +12,8 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// Returns when another member serves as primary, at once where this one does not.
 pub(super) async fn hand_over(shared: &Shared, within: Duration) -> Result<(), HandoverError> {
     let me = shared.me;
-    let mut standing = shared.board.watch();
-    if shared.board.primary() != Some(me) {
+    let mut standing = shared.status.watch();
+    if shared.status.primary() != Some(me) {
         return Ok(());
     }
     if !shared.cluster.peers(me).any(|peer| peer.role == Role::Data) {
@@ -21,7 +21,7 @@ pub(super) async fn hand_over(shared: &Shared, within: Duration) -> Result<(), H
     }
     let handed = async {
         loop {
-            if shared.board.primary() == Some(me) {
+            if shared.status.primary() == Some(me) {
                 shared.inbox.handover();
             }
             let other = standing

@@ -196,7 +196,7 @@ enum Report {
     Redundant { working: usize },
     Clock { peer: MemberId, ahead_ms: i64 },
     ClockRight { peer: MemberId },
-    Twice { peer: MemberId, remote: String },
+    DuplicateInstance { peer: MemberId, remote: String },
     Once { peer: MemberId },
     CertificateEnds { within: Duration },
     CertificateEnded { ago: Duration },
@@ -335,7 +335,9 @@ impl PeerWatch {
         }
 
         match (self.twice.look(now, seen.twice.is_some(), Duration::ZERO), &seen.twice) {
-            (Some(Edge::On), Some(remote)) => reports.push(Report::Twice { peer, remote: remote.clone() }),
+            (Some(Edge::On), Some(remote)) => {
+                reports.push(Report::DuplicateInstance { peer, remote: remote.clone() })
+            }
             (Some(Edge::Off), _) => reports.push(Report::Once { peer }),
             _ => {}
         }
@@ -364,7 +366,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         sleep(LOOK_EVERY).await;
         let now = shared.clock.monotonic();
-        let (commit, progress) = shared.board.progress();
+        let (commit, progress) = shared.status.progress();
         let see = |id| Seen {
             id,
             to: shared.lanes.reach(id),
@@ -439,7 +441,7 @@ fn log(shared: &Shared, report: &Report) {
         Report::ClockRight { peer } => {
             tracing::info!(%peer, address = address(peer), "a member's clock agrees with this one's again");
         }
-        Report::Twice { peer, remote } => tracing::warn!(
+        Report::DuplicateInstance { peer, remote } => tracing::warn!(
             %peer, remote,
             "a member runs twice: two processes use its id, the last one from this remote address; stop the one that should \
              not run, and never start a member on a copied data directory"

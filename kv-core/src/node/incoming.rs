@@ -2,7 +2,7 @@
 
 use super::clock::Clock;
 use super::link::ALIVE_EVERY;
-use super::rate::Told;
+use super::rate::LogThrottle;
 use super::shared::Shared;
 use super::sync::lock;
 use crate::ids::{Instant, MemberId};
@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval};
 pub(super) struct Incoming {
     current: Mutex<HashMap<(MemberId, Lane), Arc<Notify>>>,
     /// The breaches of rules that were logged.
-    logged: Told,
+    logged: LogThrottle,
 }
 
 impl Incoming {

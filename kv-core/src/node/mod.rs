@@ -36,13 +36,13 @@ mod fence;
 mod folder;
 mod handover;
 mod health;
+mod idle;
 mod inbox;
 mod incoming;
 mod lanes;
 mod link;
 mod meter;
 mod pool;
-mod quiet;
 mod quota;
 mod rate;
 mod reads;
@@ -69,7 +69,7 @@ use crate::ids::{MemberId, Op};
 use crate::journal::Journal;
 use crate::message::MemberStatus;
 use crate::replica::{Replica, Status};
-use accept::Door;
+use accept::Acceptor;
 use driver::Driver;
 use kv_transport::{Connection, Lane, Listener, Peer};
 use link::Link;
@@ -101,7 +101,7 @@ const DUPLEX_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Node {
     shared: Arc<Shared>,
-    door: Arc<Door>,
+    acceptor: Arc<Acceptor>,
     threads: Arc<Threads>,
     stopped: watch::Receiver<Option<StopReason>>,
     address: String,
@@ -130,8 +130,8 @@ impl Node {
         let address = listener.local_address();
         tracing::info!(parent: &shared.span, address, role = status::role_name(shared.role), "started");
         listener.keep_places_for(shared.cluster.peers(shared.me).map(|peer| peer.address.clone()).collect());
-        let door = Door::new(shared.clone());
-        shared.run_part("the listener", door.clone().run(listener));
+        let acceptor = Acceptor::new(shared.clone());
+        shared.run_part("the listener", acceptor.clone().run(listener));
         for (peer, lane, queue) in shared.lanes.all() {
             shared.run_part("a link to a peer", Link::new(shared.clone(), peer, lane, queue).run());
         }
@@ -143,7 +143,7 @@ impl Node {
         shared.run_part("the scrubber", scrub::run(shared.clone(), shared.options.scrub_bytes_per_second));
         shared.run_part("the driver", Driver::new(shared.clone(), replica, applied).run());
         let stopped = stop::supervise(shared.clone(), threads.clone());
-        Ok(Self { shared, door, threads, stopped, address })
+        Ok(Self { shared, acceptor, threads, stopped, address })
     }
 
     /// Its id.
@@ -171,12 +171,12 @@ impl Node {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn client(&self) -> Client {
-        let door = Arc::downgrade(&self.door);
+        let acceptor = Arc::downgrade(&self.acceptor);
         let me = self.shared.transport.identity();
         let connect = move || {
             let (near, far) = tokio::io::duplex(DUPLEX_BYTES);
-            if let Some(door) = door.upgrade() {
-                door.let_in(in_process(far, me.clone()));
+            if let Some(acceptor) = acceptor.upgrade() {
+                acceptor.let_in(in_process(far, me.clone()));
             }
             in_process(near, me.clone())
         };
@@ -196,7 +196,7 @@ impl Node {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait_formed(&self) -> Result<(), StopReason> {
-        let mut standing = self.shared.board.watch();
+        let mut standing = self.shared.status.watch();
         let formed = standing.wait_for(|standing| {
             standing.is_some_and(|it| it.status == Status::Normal && it.primary.is_some())
         });
@@ -246,7 +246,7 @@ impl Node {
         }
         self.shared.closing.send_replace(true);
         // Clients that do not take their answers in time are not waited for.
-        let _ = timeout(DRAIN_WITHIN, self.door.no_clients()).await;
+        let _ = timeout(DRAIN_WITHIN, self.acceptor.no_clients()).await;
     }
 
     /// Waits until the member has stopped for any reason, and returns the reason. Its port and its directory are free then, except for the

@@ -2,7 +2,7 @@
 //! that asks for much waits for its own. What peers need (old entries, pieces of the state) has a pool and a thread of its own, so that
 //! replication never waits behind reads.
 
-use super::quiet::Quiet;
+use super::idle::IdleTracker;
 use super::quota::Account;
 use super::sync::Monitor;
 use std::collections::{HashMap, VecDeque};
@@ -125,8 +125,8 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     /// One whose threads `quiet` counts.
-    pub(super) fn watched(quiet: &Quiet) -> Self {
-        Self { jobs: Monitor::watched(quiet) }
+    pub(super) fn watched(idle: &IdleTracker) -> Self {
+        Self { jobs: Monitor::watched(idle) }
     }
 
     /// Runs a job on one of the threads; never once the node has stopped.

@@ -13,9 +13,9 @@ const AT_MOST: usize = 32;
 
 /// What was logged as a warning a short while ago: so that neither a persistent caller floods the log, nor several that take turns.
 #[derive(Debug, Default)]
-pub(super) struct Told(Mutex<VecDeque<(Instant, String)>>);
+pub(super) struct LogThrottle(Mutex<VecDeque<(Instant, String)>>);
 
-impl Told {
+impl LogThrottle {
     /// Whether to log this as a warning: not if the same was logged within the last minute, or too much else was.
     pub(super) fn is_due(&self, now: Instant, text: &str) -> bool {
         let mut logged = lock(&self.0);
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn refusals_that_take_turns_are_told_once_each_and_a_flood_is_not_told() {
-        let (logged, start) = (Told::default(), Instant::ZERO);
+        let (logged, start) = (LogThrottle::default(), Instant::ZERO);
         let texts = ["expired", "unknown"];
         let loud = |now| texts.iter().cycle().take(1000).filter(|text| logged.is_due(now, text)).count();
         assert_eq!(loud(start), 2);

@@ -297,14 +297,14 @@ impl Reply {
     }
 
     /// Counts it as a watch; `None` if the connection has too many.
-    pub(super) fn watching(&self) -> Option<Watching> {
+    pub(super) fn watching(&self) -> Option<WatchSlot> {
         let mut state = lock(&self.outbox.state);
-        let fits = state.watching.len() < Watching::MOST;
+        let fits = state.watching.len() < WatchSlot::MOST;
         if fits {
             state.watching.insert(self.call, false);
         }
         drop(state);
-        fits.then(|| Watching { outbox: self.outbox.clone(), call: self.call })
+        fits.then(|| WatchSlot { outbox: self.outbox.clone(), call: self.call })
     }
 
     /// Answers.
@@ -323,12 +323,12 @@ impl Drop for Reply {
 
 /// One watch of a connection.
 #[derive(Debug)]
-pub(super) struct Watching {
+pub(super) struct WatchSlot {
     outbox: Arc<Outbox>,
     call: u64,
 }
 
-impl Watching {
+impl WatchSlot {
     /// Of one connection; beside them it has room for calls.
     pub(super) const MOST: usize = CALLS_PER_CONNECTION / 2;
 
@@ -338,7 +338,7 @@ impl Watching {
     }
 }
 
-impl Drop for Watching {
+impl Drop for WatchSlot {
     fn drop(&mut self) {
         lock(&self.outbox.state).watching.remove(&self.call);
     }
@@ -486,7 +486,7 @@ mod tests {
     #[tokio::test]
     async fn f_load_5_large_results_beyond_the_budget_are_abandoned_and_small_ones_sent() {
         let written = |results: Vec<StepResult>| {
-            let effect = Effect::Transacted { held: true, results };
+            let effect = Effect::Transacted { succeeded: true, results };
             Answer::Written(Ok(Outcome { revision: Revision::ZERO, timestamp: Timestamp::ZERO, effect }))
         };
         let Answer::Value { record, .. } = value(1 << 20) else { unreachable!() };

@@ -1,19 +1,19 @@
 //! What all tasks and threads of a node share.
 
 use super::StopReason;
-use super::applier::Plan;
+use super::applier::ApplierQueue;
 use super::clock::Clock;
 use super::credentials::ClientList;
 use super::health::Health;
+use super::idle::IdleTracker;
 use super::inbox::Inbox;
 use super::incoming::Incoming;
 use super::lanes::Lanes;
 use super::pool::Pool;
-use super::quiet::Quiet;
 use super::quota::Accounts;
 use super::rate::Bucket;
 use super::reply::Admission;
-use super::status::Board;
+use super::status::StatusCell;
 use super::sync::{Monitor, lock};
 use super::tasks::Tasks;
 use super::waiters::Waiters;
@@ -46,7 +46,7 @@ pub(super) struct Shared {
     pub(super) clients: Option<ClientList>,
     pub(super) clock: Clock,
     /// What the threads have to do.
-    pub(super) quiet: Quiet,
+    pub(super) idle: IdleTracker,
     pub(super) tasks: Tasks,
     pub(super) span: tracing::Span,
 
@@ -59,7 +59,7 @@ pub(super) struct Shared {
     /// To the journal thread.
     pub(super) writes: Monitor<Writes>,
     /// To the applier thread.
-    pub(super) plan: Monitor<Plan>,
+    pub(super) applier_queue: Monitor<ApplierQueue>,
     /// To the threads that may wait for the disk.
     pub(super) pool: Pool,
     /// To the thread that reads for the peers.
@@ -80,7 +80,7 @@ pub(super) struct Shared {
     handovers: Mutex<Bucket>,
 
     /// What the driver reports about itself.
-    pub(super) board: Board,
+    pub(super) status: StatusCell,
     /// Shutting down: no new calls.
     pub(super) closing: watch::Sender<bool>,
     /// Why the node is about to stop: it serves nobody any more, but gives the primary role away first.
@@ -112,7 +112,7 @@ fn set_once(slot: &watch::Sender<Option<StopReason>>, reason: StopReason) {
 }
 
 /// What [`Shared`] is made from.
-pub(super) struct Parts {
+pub(super) struct SharedParts {
     pub(super) me: MemberId,
     pub(super) role: Role,
     pub(super) cluster: Cluster,
@@ -125,12 +125,12 @@ pub(super) struct Parts {
     pub(super) log: LogReader,
     pub(super) durable_op: Op,
     pub(super) clock: Clock,
-    pub(super) quiet: Quiet,
+    pub(super) quiet: IdleTracker,
     pub(super) seed: u64,
 }
 
 impl Shared {
-    pub(super) fn new(parts: Parts) -> Arc<Self> {
+    pub(super) fn new(parts: SharedParts) -> Arc<Self> {
         Arc::new(Self {
             lanes: Lanes::new(&parts.cluster, parts.me),
             me: parts.me,
@@ -144,10 +144,10 @@ impl Shared {
             inbox: Inbox::default(),
             incoming: Incoming::default(),
             writes: Monitor::watched(&parts.quiet),
-            plan: Monitor::watched(&parts.quiet),
+            applier_queue: Monitor::watched(&parts.quiet),
             pool: Pool::watched(&parts.quiet),
             peers: Pool::watched(&parts.quiet),
-            quiet: parts.quiet,
+            idle: parts.quiet,
             sources: Mutex::default(),
             waiters: Waiters::default(),
             watches: Watches::default(),
@@ -156,7 +156,7 @@ impl Shared {
             health: Health::default(),
             admission: Admission::new(parts.options.client_memory_bytes),
             options: parts.options,
-            board: Board::new(),
+            status: StatusCell::new(),
             closing: watch::Sender::new(false),
             retiring: watch::Sender::new(None),
             stop: watch::Sender::new(None),

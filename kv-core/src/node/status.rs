@@ -5,7 +5,7 @@ use super::sync::lock;
 use crate::config::Role;
 use crate::ids::{Anchor, Instant, MemberId, Op, View};
 use crate::message::{MemberStatus, Message, PeerStatus};
-use crate::replica::{Replica, Standing, Status};
+use crate::replica::{Replica, ReplicaStatus, Status};
 use std::sync::Mutex;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -15,8 +15,8 @@ const SUSPICION: Duration = Duration::from_secs(5);
 
 /// What the driver last reported.
 #[derive(Debug)]
-pub(super) struct Board {
-    standing: watch::Sender<Option<Standing>>,
+pub(super) struct StatusCell {
+    replica: watch::Sender<Option<ReplicaStatus>>,
     numbers: Mutex<Numbers>,
 }
 
@@ -30,14 +30,14 @@ struct Numbers {
     peers: Vec<PeerStatus>,
 }
 
-impl Board {
+impl StatusCell {
     pub(super) fn new() -> Self {
-        Self { standing: watch::Sender::new(None), numbers: Mutex::default() }
+        Self { replica: watch::Sender::new(None), numbers: Mutex::default() }
     }
 
     /// The primary that is known to serve.
     pub(super) fn primary(&self) -> Option<MemberId> {
-        self.standing.borrow().as_ref().and_then(|standing| standing.primary)
+        self.replica.borrow().as_ref().and_then(|standing| standing.primary)
     }
 
     /// As the primary: what is committed, and how far the peers are.
@@ -47,8 +47,8 @@ impl Board {
     }
 
     /// Notifies of every change.
-    pub(super) fn watch(&self) -> watch::Receiver<Option<Standing>> {
-        self.standing.subscribe()
+    pub(super) fn watch(&self) -> watch::Receiver<Option<ReplicaStatus>> {
+        self.replica.subscribe()
     }
 }
 
@@ -82,7 +82,7 @@ impl Reporter {
     }
 
     /// The replica stands here now.
-    pub(super) fn standing(&mut self, standing: Standing, shared: &Shared, now: Instant) {
+    pub(super) fn on_status(&mut self, standing: ReplicaStatus, shared: &Shared, now: Instant) {
         tracing::info!(
             view = %standing.view,
             state = state_name(&standing, shared.me),
@@ -102,12 +102,12 @@ impl Reporter {
             (None, Some(_)) => self.suspect(now),
             (None, None) => {}
         }
-        shared.board.standing.send_replace(Some(standing));
+        shared.status.replica.send_replace(Some(standing));
     }
 
     /// Updates the numbers.
     pub(super) fn numbers(&self, replica: &Replica, applied: Op, shared: &Shared) {
-        let mut numbers = lock(&shared.board.numbers);
+        let mut numbers = lock(&shared.status.numbers);
         let Anchor { op: head, .. } = replica.head();
         let Anchor { op: commit, .. } = replica.commit();
         numbers.head = head;
@@ -122,14 +122,14 @@ impl Reporter {
     /// Updates how far the peers are.
     pub(super) fn peers(replica: &Replica, shared: &Shared) {
         let peers = if replica.is_serving() { replica.peers() } else { Vec::new() };
-        lock(&shared.board.numbers).peers = peers;
+        lock(&shared.status.numbers).peers = peers;
     }
 }
 
 /// The whole status.
 pub(super) fn status(shared: &Shared) -> MemberStatus {
-    let numbers = lock(&shared.board.numbers).clone();
-    let standing = *shared.board.standing.borrow();
+    let numbers = lock(&shared.status.numbers).clone();
+    let standing = *shared.status.replica.borrow();
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     MemberStatus {
         id: shared.me,
@@ -157,7 +157,7 @@ pub(super) const fn role_name(role: Role) -> &'static str {
     }
 }
 
-fn state_name(standing: &Standing, me: MemberId) -> &'static str {
+fn state_name(standing: &ReplicaStatus, me: MemberId) -> &'static str {
     match standing.status {
         Status::Forming => "forming",
         Status::Normal if standing.primary == Some(me) => "primary",

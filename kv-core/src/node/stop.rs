@@ -1,6 +1,6 @@
 //! How a node ends: its tasks, its threads, and what they hold.
 
-use super::applier::Plan;
+use super::applier::ApplierQueue;
 use super::shared::Shared;
 use super::sync::lock;
 use super::writer::Writes;
@@ -51,12 +51,12 @@ impl Threads {
         let shared = shared.clone();
         let mut running = lock(&self.running);
         let alive = running.alive.clone();
-        shared.quiet.begin();
+        shared.idle.begin();
         let thread = Builder::new().name(name.to_owned()).spawn(move || {
             let _alive = alive;
             let _guard = shared.guard(name);
             shared.span.in_scope(|| work(&shared));
-            shared.quiet.end();
+            shared.idle.end();
         })?;
         running.handles.push(thread);
         Ok(())
@@ -69,7 +69,7 @@ impl Threads {
         let mut running = lock(&self.running);
         shared.fence.store(true, Ordering::SeqCst);
         shared.writes.change(Writes::close);
-        shared.plan.change(Plan::close);
+        shared.applier_queue.change(ApplierQueue::close);
         shared.pool.close();
         shared.peers.close();
         if running.alive.take().is_some() {
@@ -80,8 +80,8 @@ impl Threads {
             // A panic in it has been noted by its guard.
             let _ = thread.join();
         }
-        shared.quiet.over();
-        shared.plan.look(Plan::let_go);
+        shared.idle.over();
+        shared.applier_queue.look(ApplierQueue::let_go);
         shared.let_go();
         !hang
     }

@@ -1,6 +1,6 @@
 //! Small means of waiting for one another.
 
-use super::quiet::Quiet;
+use super::idle::IdleTracker;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,17 +16,17 @@ pub(super) struct Monitor<T> {
     value: Mutex<T>,
     changed: Condvar,
     /// Whom to notify that a thread has something to do: the value has changed, and nobody has looked since; or it does not wait.
-    quiet: Quiet,
+    idle: IdleTracker,
     news: AtomicBool,
 }
 
 impl<T> Monitor<T> {
     /// One whose waiting threads `quiet` counts.
-    pub(super) fn watched(quiet: &Quiet) -> Self
+    pub(super) fn watched(idle: &IdleTracker) -> Self
     where
         T: Default,
     {
-        Self { quiet: quiet.clone(), ..Self::default() }
+        Self { idle: idle.clone(), ..Self::default() }
     }
 
     /// Looks at the value or changes it, and wakes nobody.
@@ -51,7 +51,7 @@ impl<T> Monitor<T> {
     fn renew<R>(&self, with: impl FnOnce(&mut T) -> R) -> R {
         let mut value = lock(&self.value);
         if !self.news.swap(true, Ordering::Relaxed) {
-            self.quiet.begin();
+            self.idle.begin();
         }
         with(&mut value)
     }
@@ -59,9 +59,9 @@ impl<T> Monitor<T> {
     /// Blocks until something changes, but no longer than this.
     pub(super) fn pause(&self, most: Duration) {
         // Whether it was a change or the time does not matter: the caller looks.
-        self.quiet.end();
+        self.idle.end();
         drop(self.changed.wait_timeout(lock(&self.value), most));
-        self.quiet.begin();
+        self.idle.begin();
     }
 
     /// Blocks until `ready` gives something.
@@ -69,14 +69,14 @@ impl<T> Monitor<T> {
         let mut value = lock(&self.value);
         loop {
             if self.news.swap(false, Ordering::Relaxed) {
-                self.quiet.end();
+                self.idle.end();
             }
             if let Some(result) = ready(&mut value) {
                 return result;
             }
-            self.quiet.end();
+            self.idle.end();
             value = self.changed.wait(value).unwrap_or_else(PoisonError::into_inner);
-            self.quiet.begin();
+            self.idle.begin();
         }
     }
 }

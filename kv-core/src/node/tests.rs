@@ -4,13 +4,13 @@ mod gate;
 mod states;
 mod watches;
 
-use super::accept::Door;
+use super::accept::Acceptor;
 use super::builder::expectation;
 use super::clock::Clock;
 use super::fence::Fence;
+use super::idle::IdleTracker;
 use super::link::Link;
-use super::quiet::Quiet;
-use super::shared::{Parts, Shared};
+use super::shared::{Shared, SharedParts};
 use crate::config::{Cluster, FixedOptions, Options, Role};
 use crate::ids::{ClusterId, MemberId, Op};
 use crate::journal::{Identity, Journal, JournalOptions};
@@ -57,9 +57,9 @@ impl Bench {
         };
         let sizes = JournalOptions { segment_bytes: options.segment_bytes, cache_bytes: 0 };
         let (journal, _) = Journal::open(Directory::open(dir.path()).unwrap(), identity, sizes).unwrap();
-        let shared = Shared::new(Parts {
+        let shared = Shared::new(SharedParts {
             clock: Clock::start(),
-            quiet: Quiet::default(),
+            quiet: IdleTracker::default(),
             me: ME,
             role: Role::Data,
             expectation: expectation(&cluster, ME, &options),
@@ -79,7 +79,7 @@ impl Bench {
     /// Starts to accept at this member's address.
     async fn open_door(&self) {
         let listener = self.network.bind("a:1").await.unwrap();
-        self.shared.tasks.spawn(Door::new(self.shared.clone()).run(listener));
+        self.shared.tasks.spawn(Acceptor::new(self.shared.clone()).run(listener));
     }
 
     /// Starts the Control link to the peer.

@@ -43,7 +43,7 @@ pub(super) fn read(shared: &Shared, to: MemberId, piece: &Piece) -> Message {
     let gone = || Message::SnapshotGone { nonce: *nonce, stateless: shared.state().is_none() };
     let Some(snapshot) = snapshot else {
         if at.is_none() {
-            shared.plan.change_one(|plan| plan.asked = true);
+            shared.applier_queue.change_one(|plan| plan.asked = true);
         }
         return gone();
     };
@@ -60,7 +60,7 @@ pub(super) fn read(shared: &Shared, to: MemberId, piece: &Piece) -> Message {
         Err(error) => {
             // Of a state that is set aside: others may have this piece, and other pieces can be read after it has been opened again.
             tracing::debug!(%error, "a piece of the damaged state cannot be read");
-            shared.plan.change(|plan| plan.reopen = true);
+            shared.applier_queue.change(|plan| plan.reopen = true);
             gone()
         }
     }
@@ -87,7 +87,7 @@ impl Shared {
         if life != self.state_life() {
             tracing::debug!(%error, "found out about a state that has been replaced since");
         } else if self.can_replace_state(&error) {
-            self.plan.change(|plan| plan.lost = Some((life, error)));
+            self.applier_queue.change(|plan| plan.lost = Some((life, error)));
         } else {
             tracing::error!(%error, "cannot read the state: this member stops");
             self.retire(error.into());

@@ -4,7 +4,7 @@
 //! [`Watchers`]; here is what runs them, on threads.
 
 use super::pool::{self, For, Kind};
-use super::reply::{Outbox, Reply, Watching};
+use super::reply::{Outbox, Reply, WatchSlot};
 use super::shared::Shared;
 use super::sync::lock;
 use crate::config::Role;
@@ -31,7 +31,7 @@ const SHARE: usize = 32;
 struct Asked {
     call: u64,
     reply: Reply,
-    watching: Watching,
+    watching: WatchSlot,
 }
 
 /// One client's question.
@@ -81,7 +81,7 @@ pub(super) fn begin(shared: &Arc<Shared>, query: WatchQuery, call: u64, reply: R
         return reply.send(Answer::Refused(text));
     }
     let Some(watching) = reply.watching() else {
-        let text = format!("more than {} watches on one connection: use another client", Watching::MOST);
+        let text = format!("more than {} watches on one connection: use another client", WatchSlot::MOST);
         return reply.send(Answer::Refused(text));
     };
     look_all(shared, vec![Watch { query, asked: Asked { call, reply, watching } }]);
@@ -126,8 +126,8 @@ fn look(shared: &Arc<Shared>, mut watch: Watch) {
 fn wait(shared: &Arc<Shared>, Watch { query, asked }: Watch, after: &Position) -> Option<Watch> {
     let looked = after.behind();
     let until = shared.clock.monotonic().after(shared.jitter(LONGEST_WAIT));
-    let asker = (asked.reply.connection(), asked.call);
-    let waiting = Waiting { query, asker, until, with: asked };
+    let id = (asked.reply.connection(), asked.call);
+    let waiting = Waiting { query, id, until, with: asked };
     let reached = || shared.state().map_or(looked, |state| state.revision());
     let refused = shared.watches.with(|watches| match waiting.with.watching.is_taken_back() {
         true => Some(waiting),
@@ -203,7 +203,7 @@ pub(super) async fn sweep(shared: Arc<Shared>) {
             all.into_iter().for_each(|it| it.with.reply.send(Answer::NotPrimary { hint: None }));
             return;
         }
-        let hears = shared.board.primary().is_some();
+        let hears = shared.status.primary().is_some();
         let lost = cut_off.look(now, hears, shared.options.suspect_max * 2) || shared.state().is_none();
         let over = shared.watches.with(|watches| watches.over(now, lost, |asked| asked.reply.is_gone()));
         over.into_iter().for_each(|(it, answer)| it.with.reply.send(answer));

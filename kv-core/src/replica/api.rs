@@ -184,7 +184,7 @@ pub enum Output {
         tickets: Vec<u64>,
     },
     /// The view, the status or the serving primary changed.
-    Standing(Standing),
+    Status(ReplicaStatus),
     /// The proposals given to this replica and not yet committed have an unknown fate: make whoever waits retry elsewhere.
     ProposalsAbandoned,
     /// Stop this member for good, now, and report why. No other output follows.
@@ -210,7 +210,7 @@ pub enum Wrap {
 
 /// Where a replica stands, for status pages and hints to clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Standing {
+pub struct ReplicaStatus {
     /// The view.
     pub view: View,
     /// What it does.

@@ -10,7 +10,7 @@ use tracing::{debug, trace};
 
 /// The contents of a primary's `Commit`, except its view.
 #[derive(Debug)]
-pub(super) struct Beat {
+pub(super) struct Heartbeat {
     pub(super) commit: Anchor,
     pub(super) age: Age,
     pub(super) round: Round,
@@ -288,7 +288,7 @@ impl Replica {
     pub(super) fn acknowledge(&mut self) {
         let primary = self.primary();
         if primary != self.me && !self.transfer.is_adopting() {
-            let message = Message::PrepareOk { view: self.view, log: self.acknowledgeable() };
+            let message = Message::PrepareOk { view: self.view, log: self.durable_prefix() };
             self.send(primary, message);
         }
     }
@@ -313,8 +313,8 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_commit(&mut self, from: MemberId, view: View, beat: Beat) {
-        let Beat { commit, age, round, trim, fresh } = beat;
+    pub(super) fn on_commit(&mut self, from: MemberId, view: View, heartbeat: Heartbeat) {
+        let Heartbeat { commit, age, round, trim, fresh } = heartbeat;
         if self.log.holds(commit) {
             self.on_age(from, commit, age);
         }
@@ -333,7 +333,7 @@ impl Replica {
             self.checkpoint_of_witness();
             self.on_trim(trim);
         }
-        let log = (installed && !self.transfer.is_adopting()).then(|| self.acknowledgeable());
+        let log = (installed && !self.transfer.is_adopting()).then(|| self.durable_prefix());
         let checkpoint = self.reported_checkpoint();
         self.promise();
         let sent = self.moment();

@@ -51,7 +51,7 @@ pub(super) enum Decision {
 
 /// What one member reports about one op.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Word {
+enum SlotEvidence {
     /// It has this entry, intact.
     Present(Hash),
     /// It had an entry that cannot be read, or may have had one.
@@ -59,34 +59,34 @@ enum Word {
     /// Its log ends below.
     Absent,
     /// Its list starts above: the op is committed there, under a hash that it does not list.
-    Untold,
+    Unlisted,
 }
 
-impl Word {
+impl SlotEvidence {
     /// Of the entry that stands there, or stood there.
     const fn hash(self) -> Option<Hash> {
         match self {
             Self::Present(hash) | Self::Faulty(Some(hash)) => Some(hash),
-            Self::Faulty(None) | Self::Absent | Self::Untold => None,
+            Self::Faulty(None) | Self::Absent | Self::Unlisted => None,
         }
     }
 }
 
-fn word(summary: &LogSummary, op: Op) -> Word {
+fn evidence_of(summary: &LogSummary, op: Op) -> SlotEvidence {
     if op > summary.head {
-        return if summary.open { Word::Faulty(None) } else { Word::Absent };
+        return if summary.open { SlotEvidence::Faulty(None) } else { SlotEvidence::Absent };
     }
     if op == summary.commit.op {
-        return Word::Present(summary.commit.hash);
+        return SlotEvidence::Present(summary.commit.hash);
     }
     if op < summary.commit.op {
-        return Word::Untold;
+        return SlotEvidence::Unlisted;
     }
     let index = usize::try_from(op.distance_from(summary.commit.op) - 1).unwrap_or(usize::MAX);
     match summary.suffix.get(index) {
-        Some(Slot::Present(hash)) => Word::Present(*hash),
-        Some(Slot::Faulty(hash)) => Word::Faulty(*hash),
-        None => Word::Absent,
+        Some(Slot::Present(hash)) => SlotEvidence::Present(*hash),
+        Some(Slot::Faulty(hash)) => SlotEvidence::Faulty(*hash),
+        None => SlotEvidence::Absent,
     }
 }
 
@@ -112,12 +112,12 @@ enum Mode {
     /// log view. What was committed was acknowledged by RQ members, and an intact log has everything that it acknowledged: so fewer
     /// than NQ can be without it.
     LastResort,
-    /// The planted bug `OwnCommitAsBase`: what cannot be decided is cut.
+    /// The seeded bug `OwnCommitAsBase`: what cannot be decided is cut.
     Careless,
 }
 
 /// A set of votes that is to decide.
-struct Ballot<'a> {
+struct LogElection<'a> {
     votes: &'a Votes,
     /// Those of all who have voted. Where an entry is intact, every vote counts: that shows only where to fetch it.
     everyone: &'a Votes,
@@ -131,8 +131,9 @@ struct Ballot<'a> {
 /// without it are tried: one that is damaged at an op that only it received must not stop the others.
 pub(super) fn decide(votes: &Votes, quorums: Quorums) -> Decision {
     let Some(base) = base(votes) else { return Decision::TooFew };
-    let ballot = |some: &Votes, mode: Mode| Ballot { votes: some, everyone: votes, quorums, mode }.decide();
-    let all = ballot(votes, Mode::Usual);
+    let election =
+        |some: &Votes, mode: Mode| LogElection { votes: some, everyone: votes, quorums, mode }.decide();
+    let all = election(votes, Mode::Usual);
     let Decision::Stuck(_) = all else { return all };
     let damaged = votes.iter().filter(|(_, vote)| is_damaged(vote)).map(|(id, _)| *id);
     let damaged: Vec<MemberId> = damaged.take(MOST_DAMAGED).collect();
@@ -140,19 +141,19 @@ pub(super) fn decide(votes: &Votes, quorums: Quorums) -> Decision {
         let mut some = votes.clone();
         let out = damaged.iter().enumerate().filter(|(at, _)| without >> at & 1 == 1);
         out.for_each(|(_, id)| drop(some.remove(id)));
-        if let Decision::Log(log) = ballot(&some, Mode::Usual)
+        if let Decision::Log(log) = election(&some, Mode::Usual)
             && log.holds(base)
         {
             return Decision::Log(log);
         }
     }
-    if votes.len() < quorums.members { all } else { ballot(votes, Mode::LastResort) }
+    if votes.len() < quorums.members { all } else { election(votes, Mode::LastResort) }
 }
 
-/// The planted bug `OwnCommitAsBase`: what others know to be committed above `base` counts as never held.
+/// The seeded bug `OwnCommitAsBase`: what others know to be committed above `base` counts as never held.
 #[cfg(any(test, feature = "internals"))]
 pub(super) fn decide_carelessly(base: Anchor, votes: &Votes, quorums: Quorums) -> Decision {
-    Ballot { votes, everyone: votes, quorums, mode: Mode::Careless }.decide_above(base)
+    LogElection { votes, everyone: votes, quorums, mode: Mode::Careless }.decide_above(base)
 }
 
 fn is_damaged(vote: &LogSummary) -> bool {
@@ -163,7 +164,7 @@ fn base(votes: &Votes) -> Option<Anchor> {
     votes.values().map(|summary| summary.commit).max_by_key(|commit| commit.op)
 }
 
-impl Ballot<'_> {
+impl LogElection<'_> {
     fn decide(&self) -> Decision {
         match base(self.votes) {
             Some(base) if self.votes.len() >= self.quorums.view_change => self.decide_above(base),
@@ -205,13 +206,16 @@ impl Ballot<'_> {
 
     fn judge(&self, op: Op) -> Verdict {
         let newest = self.newest();
-        let words: Vec<(bool, Word)> =
-            self.votes.values().map(|summary| (summary.log_view == newest, word(summary, op))).collect();
+        let evidence: Vec<(bool, SlotEvidence)> = self
+            .votes
+            .values()
+            .map(|summary| (summary.log_view == newest, evidence_of(summary, op)))
+            .collect();
         let mut candidate = None;
-        for (_, reports) in words.iter().filter(|(current, _)| *current) {
+        for (_, reports) in evidence.iter().filter(|(current, _)| *current) {
             let hash = match reports {
-                Word::Present(hash) | Word::Faulty(Some(hash)) => *hash,
-                Word::Faulty(None) | Word::Absent | Word::Untold => continue,
+                SlotEvidence::Present(hash) | SlotEvidence::Faulty(Some(hash)) => *hash,
+                SlotEvidence::Faulty(None) | SlotEvidence::Absent | SlotEvidence::Unlisted => continue,
             };
             if candidate.is_some_and(|other| other != hash) {
                 // A crash in the middle of an installation: neither of the two was committed.
@@ -219,21 +223,27 @@ impl Ballot<'_> {
             }
             candidate = Some(hash);
         }
-        let is_intact = |hash| self.everyone.values().any(|summary| word(summary, op) == Word::Present(hash));
+        let is_intact = |hash| {
+            self.everyone.values().any(|summary| evidence_of(summary, op) == SlotEvidence::Present(hash))
+        };
         if let Some(hash) = candidate
             && is_intact(hash)
         {
             return Verdict::Keep(hash);
         }
-        let never_held = |reports: &Word| match reports {
-            Word::Absent => true,
-            Word::Present(hash) | Word::Faulty(Some(hash)) => candidate.is_some_and(|wanted| wanted != *hash),
-            Word::Faulty(None) | Word::Untold => false,
+        let never_held = |reports: &SlotEvidence| match reports {
+            SlotEvidence::Absent => true,
+            SlotEvidence::Present(hash) | SlotEvidence::Faulty(Some(hash)) => {
+                candidate.is_some_and(|wanted| wanted != *hash)
+            }
+            SlotEvidence::Faulty(None) | SlotEvidence::Unlisted => false,
         };
-        let current_nack = words.iter().any(|(current, reports)| *current && never_held(reports));
+        let current_nack = evidence.iter().any(|(current, reports)| *current && never_held(reports));
         let all_count = current_nack || self.mode == Mode::LastResort;
-        let nacks =
-            words.iter().filter(|(current, reports)| (*current || all_count) && never_held(reports)).count();
+        let nacks = evidence
+            .iter()
+            .filter(|(current, reports)| (*current || all_count) && never_held(reports))
+            .count();
         if nacks >= self.quorums.nack { Verdict::Cut } else { Verdict::Wait }
     }
 
@@ -242,16 +252,17 @@ impl Ballot<'_> {
     /// later one, nor if it does not go on from what is kept `below`. If one alone is left, and intact, it is kept; if none is, the log ends.
     fn last_resort(&self, op: Op, below: Hash) -> Verdict {
         let quorum = self.quorums.members - self.quorums.nack + 1;
-        let report = |vote: &LogSummary| (vote.log_view, word(vote, op), word(vote, op.previous()));
-        let reports: Vec<(View, Word, Word)> = self.votes.values().map(report).collect();
+        let report =
+            |vote: &LogSummary| (vote.log_view, evidence_of(vote, op), evidence_of(vote, op.previous()));
+        let reports: Vec<(View, SlotEvidence, SlotEvidence)> = self.votes.values().map(report).collect();
         let holders = |wanted: Option<Hash>| {
             let others =
                 reports.iter().filter(|(_, word, _)| word.hash().is_some_and(|it| Some(it) != wanted));
             let since = others.map(|(log_view, ..)| *log_view).max();
-            let may_have = |word: &Word| match word {
-                Word::Present(hash) | Word::Faulty(Some(hash)) => Some(*hash) == wanted,
-                Word::Faulty(None) | Word::Untold => true,
-                Word::Absent => false,
+            let may_have = |word: &SlotEvidence| match word {
+                SlotEvidence::Present(hash) | SlotEvidence::Faulty(Some(hash)) => Some(*hash) == wanted,
+                SlotEvidence::Faulty(None) | SlotEvidence::Unlisted => true,
+                SlotEvidence::Absent => false,
             };
             let later = |log_view: View| since.is_none_or(|since| log_view > since);
             reports.iter().filter(|(log_view, word, _)| may_have(word) && later(*log_view)).count()
@@ -260,7 +271,7 @@ impl Ballot<'_> {
             return Verdict::Wait;
         }
         let goes_on = |wanted: Hash| {
-            let holders_of = reports.iter().filter(|(_, word, _)| *word == Word::Present(wanted));
+            let holders_of = reports.iter().filter(|(_, word, _)| *word == SlotEvidence::Present(wanted));
             holders_of.filter_map(|(.., before)| before.hash()).all(|parent| parent == below)
         };
         let named = reports.iter().filter_map(|(_, word, _)| word.hash());
@@ -270,7 +281,9 @@ impl Ballot<'_> {
         left.dedup();
         match left[..] {
             [] => Verdict::Cut,
-            [hash] if reports.iter().any(|(_, word, _)| *word == Word::Present(hash)) => Verdict::Keep(hash),
+            [hash] if reports.iter().any(|(_, word, _)| *word == SlotEvidence::Present(hash)) => {
+                Verdict::Keep(hash)
+            }
             _ => Verdict::Wait,
         }
     }

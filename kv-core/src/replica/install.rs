@@ -216,7 +216,7 @@ impl Replica {
         self.request(to, from, through, hash, FetchWhat::Headers);
     }
 
-    /// The planted bug `KeepSuffix`: what agrees through the view's head is taken for installed, whatever stands above it.
+    /// The seeded bug `KeepSuffix`: what agrees through the view's head is taken for installed, whatever stands above it.
     #[cfg(any(test, feature = "internals"))]
     fn keeps_suffix(&mut self, agreed: Op) -> bool {
         self.has_bug(crate::bug::Bug::KeepSuffix)
@@ -254,7 +254,7 @@ impl Replica {
     /// Rule D6c: what stands behind the damage is cut only when it is known not to be of the view's log; it may be the only copy. If
     /// the first of it differs, all of it does, because each entry names the one before.
     fn match_behind(&mut self, head: Op) -> Match {
-        let first = self.log.behind().first_key_value().map(|(op, behind)| (*op, behind.hash()));
+        let first = self.log.past_gap().first_key_value().map(|(op, behind)| (*op, behind.hash()));
         let Some(install) = self.state.install_mut() else { return Match::At(head) };
         match first {
             Some((op, ours)) if op <= install.head.op => match install.known.get(&op) {

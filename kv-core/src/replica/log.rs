@@ -1,7 +1,7 @@
 //! The log as the protocol sees it: a hash-chained prefix, without bodies, and how much of it is durable here.
 
 use crate::ids::{Anchor, Hash, Op, Revision, Timestamp, WriteSeq};
-use crate::message::{Behind, EntryHeader, EntryMeta, LogPoint, Recovered};
+use crate::message::{EntryHeader, EntryMeta, EntryPastGap, LogPoint, Recovered};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The journal gives each entry whole blocks.
@@ -23,7 +23,7 @@ pub(super) struct Log {
     /// Everything up to here is durable. Invariant: `floor <= durable <= head`.
     durable: Op,
     /// What is known above the head of a damaged log. Intact entries become part of the log as soon as they follow the head.
-    behind: BTreeMap<Op, Behind>,
+    past_gap: BTreeMap<Op, EntryPastGap>,
     /// Entries of the log whose stored copy cannot be read. Invariant: above the floor, and durable once.
     faulty: BTreeSet<Op>,
     /// Appends under way: the write, and the head that it makes durable. Both ascend.
@@ -41,7 +41,7 @@ impl Log {
             floor_timestamp: recovered.floor_timestamp,
             entries: recovered.entries.iter().copied().collect(),
             durable: head,
-            behind: recovered.damage.as_ref().map(|damage| damage.behind.clone()).unwrap_or_default(),
+            past_gap: recovered.damage.as_ref().map(|damage| damage.past_gap.clone()).unwrap_or_default(),
             faulty: BTreeSet::new(),
             pending: VecDeque::new(),
             bytes: recovered.entries.iter().map(cost).sum(),
@@ -107,9 +107,9 @@ impl Log {
         self.bytes = 0;
         self.pending.clear();
         self.faulty.clear();
-        self.behind.retain(|behind, _| *behind > op);
+        self.past_gap.retain(|behind, _| *behind > op);
         if differs {
-            self.behind.clear();
+            self.past_gap.clear();
         }
         self.absorb();
         self.durable = self.head().op;
@@ -143,48 +143,48 @@ impl Log {
     // -- damage
 
     /// What is known above the head of a damaged log.
-    pub(super) fn behind(&self) -> &BTreeMap<Op, Behind> {
-        &self.behind
+    pub(super) fn past_gap(&self) -> &BTreeMap<Op, EntryPastGap> {
+        &self.past_gap
     }
 
     /// The last op that is known at all, and the last whose entry is intact.
     pub(super) fn last_known(&self) -> Op {
-        self.behind.last_key_value().map_or(self.head().op, |(op, _)| *op)
+        self.past_gap.last_key_value().map_or(self.head().op, |(op, _)| *op)
     }
 
     pub(super) fn last_intact(&self) -> Op {
-        let intact = |behind: &Behind| matches!(behind, Behind::Intact { .. });
-        let last = self.behind.iter().rev().find(|(_, behind)| intact(behind));
+        let intact = |behind: &EntryPastGap| matches!(behind, EntryPastGap::Intact { .. });
+        let last = self.past_gap.iter().rev().find(|(_, behind)| intact(behind));
         last.map_or(self.head().op, |(op, _)| *op)
     }
 
     /// The last of the ops that are missing right above the head, with the hash of its entry.
     pub(super) fn gap(&self) -> Option<Anchor> {
-        let (op, behind) = self.behind.first_key_value()?;
+        let (op, behind) = self.past_gap.first_key_value()?;
         Some(match behind {
-            Behind::Intact { parent, .. } => Anchor::new(op.previous(), *parent),
-            Behind::Pinned(hash) => Anchor::new(*op, *hash),
+            EntryPastGap::Intact { parent, .. } => Anchor::new(op.previous(), *parent),
+            EntryPastGap::Pinned(hash) => Anchor::new(*op, *hash),
         })
     }
 
     /// Whether an entry differs from what stood there: its hash is known, or the one after it names another.
     pub(super) fn contradicts(&self, entry: Anchor) -> bool {
-        let differs = self.behind.get(&entry.op).is_some_and(|behind| behind.hash() != entry.hash);
-        let child = self.behind.get(&entry.op.next());
-        differs || matches!(child, Some(Behind::Intact { parent, .. }) if *parent != entry.hash)
+        let differs = self.past_gap.get(&entry.op).is_some_and(|behind| behind.hash() != entry.hash);
+        let child = self.past_gap.get(&entry.op.next());
+        differs || matches!(child, Some(EntryPastGap::Intact { parent, .. }) if *parent != entry.hash)
     }
 
     /// As the journal does: what stood behind the damage follows the head now.
     fn absorb(&mut self) {
         loop {
             let head = self.head();
-            self.behind.remove(&head.op);
-            match self.behind.get(&head.op.next()) {
-                Some(Behind::Intact { meta, parent }) if *parent == head.hash => {
+            self.past_gap.remove(&head.op);
+            match self.past_gap.get(&head.op.next()) {
+                Some(EntryPastGap::Intact { meta, parent }) if *parent == head.hash => {
                     let meta = *meta;
                     self.push(meta);
                 }
-                Some(Behind::Intact { .. } | Behind::Pinned(_)) | None => return,
+                Some(EntryPastGap::Intact { .. } | EntryPastGap::Pinned(_)) | None => return,
             }
         }
     }
@@ -236,7 +236,7 @@ impl Log {
         let cut = self.entries.split_off(usize::try_from(keep).unwrap_or(usize::MAX).min(self.entries.len()));
         self.bytes -= cut.iter().map(cost).sum::<u64>();
         self.durable = self.durable.min(op);
-        self.behind.clear();
+        self.past_gap.clear();
         self.faulty.retain(|faulty| *faulty <= op);
         for (_, through) in &mut self.pending {
             *through = (*through).min(op);
@@ -289,7 +289,7 @@ impl Log {
         assert!(self.floor.op <= self.durable, "durable is not below the floor");
         assert!(self.durable <= self.head().op, "durable is not above the head");
         assert!(
-            self.behind.keys().all(|op| *op > self.head().op),
+            self.past_gap.keys().all(|op| *op > self.head().op),
             "what stands behind the damage is above the head"
         );
         assert!(

@@ -4,7 +4,7 @@
 use super::Replica;
 use super::state::State;
 use crate::ids::{Anchor, Hash, MemberId, Op};
-use crate::message::{Behind, LogSummary, MissingRun, Slot};
+use crate::message::{EntryPastGap, LogSummary, MissingRun, Slot};
 use std::collections::BTreeMap;
 
 /// How many runs a member lists. What is not listed counts as present.
@@ -95,10 +95,10 @@ impl Replica {
     /// The same, of a member that will get no state.
     pub(super) fn missing_runs(&self, commit: Anchor) -> Vec<MissingRun> {
         let hash = |op: Op| {
-            let next = self.log.behind().get(&op.next());
+            let next = self.log.past_gap().get(&op.next());
             let parent = next.and_then(|behind| match behind {
-                Behind::Intact { parent, .. } => Some(*parent),
-                Behind::Pinned(_) => None,
+                EntryPastGap::Intact { parent, .. } => Some(*parent),
+                EntryPastGap::Pinned(_) => None,
             });
             if op == commit.op { Some(commit.hash) } else { self.known_hash(op).or(parent) }
         };
@@ -115,8 +115,8 @@ impl Replica {
             push(&mut runs, op, op);
         }
         let mut next = self.log.head().op.max(held).next();
-        for (op, behind) in self.log.behind().range(next..=commit.max(next)) {
-            if matches!(behind, Behind::Intact { .. }) {
+        for (op, behind) in self.log.past_gap().range(next..=commit.max(next)) {
+            if matches!(behind, EntryPastGap::Intact { .. }) {
                 push(&mut runs, next, op.previous().min(commit));
                 next = op.next();
             }

@@ -11,8 +11,6 @@ mod backup;
 mod decide;
 mod detector;
 mod digests;
-#[cfg(any(test, feature = "internals"))]
-mod excuse;
 mod formation;
 mod install;
 mod lease;
@@ -25,6 +23,8 @@ mod primary;
 mod repair;
 mod rounds;
 mod serve;
+#[cfg(any(test, feature = "internals"))]
+mod stall;
 mod stamp;
 mod state;
 mod summary;
@@ -35,7 +35,7 @@ mod votes;
 
 pub use api::*;
 #[cfg(any(test, feature = "internals"))]
-pub use excuse::{Excuse, Vote, excuse};
+pub use stall::{StallReason, Vote, stall_reason};
 
 use crate::config::{Cluster, Options, Role};
 use crate::ids::{Anchor, Incarnation, Instant, MemberId, Op, View, WriteSeq};
@@ -146,7 +146,7 @@ pub struct Replica {
     /// View changes entered since this member was last in normal status: the back-off.
     attempts: u32,
     outputs: VecDeque<Output>,
-    reported: Option<Standing>,
+    reported: Option<ReplicaStatus>,
     halted: bool,
     #[cfg(any(test, feature = "internals"))]
     bug: Option<crate::bug::Bug>,
@@ -161,7 +161,7 @@ impl Replica {
         #[cfg(any(test, feature = "internals"))]
         let (vote_lifetime, recovered) = planted::at_start(config.bug, vote_lifetime, recovered);
         let log = Log::new(&recovered);
-        let behind = recovered.damage.as_ref().map(|damage| damage.behind.clone()).unwrap_or_default();
+        let behind = recovered.damage.as_ref().map(|damage| damage.past_gap.clone()).unwrap_or_default();
         let forming = Forming {
             step: recovered.formation,
             writing: false,
@@ -213,7 +213,7 @@ impl Replica {
         } else {
             replica.progress_forming();
         }
-        replica.report_standing();
+        replica.report_status();
         replica
     }
 
@@ -246,7 +246,7 @@ impl Replica {
         }
         self.progress_repairs();
         self.send_withdrawal();
-        self.report_standing();
+        self.report_status();
     }
 
     /// The next thing to do, in order; `None` when all is done.
@@ -328,7 +328,7 @@ impl Replica {
 
     /// Where this replica stands.
     #[must_use]
-    pub fn standing(&self) -> Standing {
+    pub fn status(&self) -> ReplicaStatus {
         let status = match &self.state {
             State::Forming(_) => Status::Forming,
             State::Backup(_) | State::CatchingUp(_) if self.is_damaged() => Status::Damaged,
@@ -342,7 +342,7 @@ impl Replica {
             State::CatchingUp(catching) if catching.watch.suspicion.is_none() => Some(self.primary()),
             _ => None,
         };
-        Standing {
+        ReplicaStatus {
             view: self.view,
             status,
             primary: primary.filter(|id| *id != self.me || self.is_serving()),
@@ -454,12 +454,12 @@ impl Replica {
         duration.mul_f64(1.0 + self.rng.f64())
     }
 
-    fn report_standing(&mut self) {
-        let standing = self.standing();
-        if self.reported != Some(standing) && !self.halted {
-            self.reported = Some(standing);
-            debug!(view = %standing.view, status = ?standing.status, primary = ?standing.primary, "standing");
-            self.outputs.push_back(Output::Standing(standing));
+    fn report_status(&mut self) {
+        let now = self.status();
+        if self.reported != Some(now) && !self.halted {
+            self.reported = Some(now);
+            debug!(view = %now.view, status = ?now.status, primary = ?now.primary, "status changed");
+            self.outputs.push_back(Output::Status(now));
         }
     }
 
@@ -487,10 +487,10 @@ impl Replica {
             Message::Prepare { view, commit, entry } => self.on_prepare(from, view, commit, entry),
             Message::PrepareOk { view, log } => self.on_prepare_ok(from, view, log),
             Message::Commit { view, commit, age, round, trim, fresh } => {
-                self.on_commit(from, view, backup::Beat { commit, age, round, trim, fresh });
+                self.on_commit(from, view, backup::Heartbeat { commit, age, round, trim, fresh });
             }
             Message::CommitOk { view, round, log, checkpoint, sent } => {
-                self.on_commit_ok(from, view, primary::Heard { round, log, checkpoint, sent });
+                self.on_commit_ok(from, view, primary::HeartbeatAck { round, log, checkpoint, sent });
             }
             Message::StartViewChange { view } => self.on_start_view_change(from, view),
             Message::DoViewChange { view, log, ages } => self.on_do_view_change(from, view, log, &ages),

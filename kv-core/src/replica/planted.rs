@@ -1,4 +1,4 @@
-//! Planted bugs: what a replica does wrong when it is told to, for the simulator to find out. Not in any other build.
+//! Seeded bugs: what a replica does wrong when it is told to, for the simulator to find out. Not in any other build.
 
 use super::decide::{Decision, Quorums, decide as decide_rightly, decide_carelessly};
 use super::formation::{Forming, Progress};

@@ -20,7 +20,7 @@ pub(super) const RUN_BYTES: usize = 1 << 20;
 
 /// The contents of a backup's `CommitOk`, except its view.
 #[derive(Debug)]
-pub(super) struct Heard {
+pub(super) struct HeartbeatAck {
     pub(super) round: Round,
     pub(super) log: Option<Anchor>,
     pub(super) checkpoint: Op,
@@ -362,7 +362,7 @@ impl Replica {
     pub(super) fn maybe_commit(&mut self) {
         let quorum = self.cluster.replication_quorum();
         let (now, slow) = (self.now.monotonic, self.options.suspect_min);
-        let own = self.acknowledgeable().op;
+        let own = self.durable_prefix().op;
         #[cfg(any(test, feature = "internals"))]
         let (quorum, own) = self.planted_count(quorum, own);
         let State::Primary(primary) = &mut self.state else { return };
@@ -384,7 +384,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_commit_ok(&mut self, from: MemberId, view: View, heard: Heard) {
+    pub(super) fn on_commit_ok(&mut self, from: MemberId, view: View, ack: HeartbeatAck) {
         if view != self.view {
             return;
         }
@@ -392,11 +392,11 @@ impl Replica {
         let State::Primary(primary) = &mut self.state else { return };
         let Some(peer) = primary.peers.get_mut(&from) else { return };
         peer.heard_at = Some(now);
-        peer.round = peer.round.max(heard.round);
-        peer.checkpoint = Some(heard.checkpoint);
-        peer.hear(heard.sent);
+        peer.round = peer.round.max(ack.round);
+        peer.checkpoint = Some(ack.checkpoint);
+        peer.hear(ack.sent);
         self.votes.withdraw(from);
-        if let Some(log) = heard.log {
+        if let Some(log) = ack.log {
             self.on_acknowledged(from, log);
             self.send_anew(from);
         }

@@ -67,7 +67,7 @@ impl Replica {
     /// Whether something that the log may have held is not there. What could not be read once may be readable again.
     pub(super) fn misses_entries(&self) -> bool {
         let reached = Extent::Through(self.log.head().op);
-        !self.log.behind().is_empty() || self.damage.is_some_and(|extent| extent > reached)
+        !self.log.past_gap().is_empty() || self.damage.is_some_and(|extent| extent > reached)
     }
 
     /// Asks for what is due.
@@ -149,7 +149,7 @@ impl Replica {
     }
 
     /// Up to where everything that is not known to be committed is durable and intact here (rule N4).
-    pub(super) fn acknowledgeable(&self) -> Anchor {
+    pub(super) fn durable_prefix(&self) -> Anchor {
         let durable = self.log.durable();
         let bad = self.log.faulty().find(|op| *op > self.commit && *op <= durable.op);
         bad.map_or(durable, |op| self.anchor(op.previous()))
@@ -157,6 +157,6 @@ impl Replica {
 
     /// The hash here at `op`, of the log's chain or of what is known behind its damage.
     pub(super) fn known_hash(&self, op: Op) -> Option<Hash> {
-        self.log.hash(op).or_else(|| self.log.behind().get(&op).map(crate::message::Behind::hash))
+        self.log.hash(op).or_else(|| self.log.past_gap().get(&op).map(crate::message::EntryPastGap::hash))
     }
 }

@@ -3,7 +3,7 @@
 use super::state::State;
 use super::{Output, Replica, Wrap, primary};
 use crate::ids::{Anchor, Hash, MemberId, Op};
-use crate::message::{Behind, FetchWhat, Message};
+use crate::message::{EntryPastGap, FetchWhat, Message};
 use bytes::Bytes;
 use std::time::Duration;
 use tracing::trace;
@@ -89,9 +89,9 @@ impl Replica {
             self.anchor(last)
         } else {
             // One at a time: intact entries behind damage may be the only copies.
-            match self.log.behind().get(&from) {
-                Some(Behind::Intact { meta, .. }) => Anchor::new(from, meta.hash),
-                Some(Behind::Pinned(_)) | None => return,
+            match self.log.past_gap().get(&from) {
+                Some(EntryPastGap::Intact { meta, .. }) => Anchor::new(from, meta.hash),
+                Some(EntryPastGap::Pinned(_)) | None => return,
             }
         };
         self.outputs.push_back(Output::SendEntries { to, from, through, wrap: Wrap::NewState { nonce } });

@@ -28,7 +28,7 @@ pub(super) struct Ages {
     /// Every later log has this op, so nothing below it can be the last entry of one.
     floor: Op,
     pub(super) known: BTreeMap<(Op, Hash), Known>,
-    /// What the planted bug `GreatestEstimate` goes by.
+    /// What the seeded bug `GreatestEstimate` goes by.
     #[cfg(any(test, feature = "internals"))]
     pub(super) estimate: Option<(ClusterTime, Instant)>,
 }

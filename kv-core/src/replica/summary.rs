@@ -2,7 +2,7 @@
 
 use super::{Replica, lost};
 use crate::ids::{Anchor, Hash, Op};
-use crate::message::{Behind, Extent, LogSummary, Slot};
+use crate::message::{EntryPastGap, Extent, LogSummary, Slot};
 use std::collections::BTreeMap;
 
 /// How many pipelines of ops a damaged member lists at most; what lies above is left open.
@@ -27,7 +27,7 @@ impl Replica {
 
     /// The greatest op that is known to be committed and whose hash is known. Rule N3 counts for an intact entry behind the damage too.
     fn known_commit(&self) -> Anchor {
-        let known = self.log.behind().range(..=self.pipeline_below(self.log.last_intact())).next_back();
+        let known = self.log.past_gap().range(..=self.pipeline_below(self.log.last_intact())).next_back();
         let behind = known.map(|(op, behind)| Anchor::new(*op, behind.hash()));
         behind.filter(|anchor| anchor.op > self.commit).unwrap_or(self.commit())
     }
@@ -52,9 +52,9 @@ impl Replica {
         if let Some(hash) = self.log.hash(op) {
             return if self.log.is_faulty(op) { Slot::Faulty(Some(hash)) } else { Slot::Present(hash) };
         }
-        match self.log.behind().get(&op) {
-            Some(Behind::Intact { meta, .. }) => Slot::Present(meta.hash),
-            Some(Behind::Pinned(hash)) => Slot::Faulty(Some(*hash)),
+        match self.log.past_gap().get(&op) {
+            Some(EntryPastGap::Intact { meta, .. }) => Slot::Present(meta.hash),
+            Some(EntryPastGap::Pinned(hash)) => Slot::Faulty(Some(*hash)),
             None => Slot::Faulty(None),
         }
     }

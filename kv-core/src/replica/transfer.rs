@@ -115,7 +115,7 @@ impl Transfer {
         self.adopting.is_some()
     }
 
-    /// A planted bug: the questions of the run carry another nonce from now on.
+    /// A seeded bug: the questions of the run carry another nonce from now on.
     #[cfg(any(test, feature = "internals"))]
     pub(super) fn renumber(&mut self, nonce: Option<u64>) {
         if let (Some(run), Some(nonce)) = (&mut self.run, nonce) {

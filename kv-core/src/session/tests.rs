@@ -30,7 +30,7 @@ fn outcome(revision: u64) -> Answer {
 /// The outcome of a transaction that weighs about so many kilobytes.
 fn large(revision: u64, kilobytes: usize) -> Answer {
     let results = vec![StepResult::Put; kilobytes * 1000 / 16];
-    let effect = Effect::Transacted { held: true, results };
+    let effect = Effect::Transacted { succeeded: true, results };
     outcome(revision).map(|outcome| Outcome { effect, ..outcome })
 }
 

@@ -226,7 +226,7 @@ fn outcome(outcome: &Outcome) -> Result<(), WireError> {
     revision(outcome.revision)?;
     timestamp(outcome.timestamp)?;
     match &outcome.effect {
-        Effect::GuardFailed { found } => found.map_or(Ok(()), revision),
+        Effect::ConditionFailed { found } => found.map_or(Ok(()), revision),
         Effect::Lease(info) => timestamp(info.deadline),
         Effect::Transacted { results, .. } => results.iter().try_for_each(step_result),
         Effect::SessionOpened(session) => counter("a session", session.get()),

@@ -38,7 +38,7 @@ pub(crate) async fn guards_decide(net: Net) {
     let client = harness.client().await;
     let made = client.put("key", "1").if_absent().await.expect("it is absent");
     let again = client.put("key", "2").if_absent().await.expect_err("it is there");
-    let WriteError::GuardFailed { found, revision } = again else { panic!("{again:?}") };
+    let WriteError::ConditionFailed { found, revision } = again else { panic!("{again:?}") };
     assert_eq!(found, Some(made.revision));
     assert!(revision > made.revision, "it failed later than that");
     let changed = client.put("key", "2").if_revision(made.revision).await.expect("it is that revision");
@@ -46,7 +46,7 @@ pub(crate) async fn guards_decide(net: Net) {
     client.delete("key").if_value("1").await.expect_err("it has another value");
     client.delete("key").if_value("2").await.expect("it has this value");
     let gone = client.put("key", "3").if_present().await.expect_err("it is gone");
-    assert!(matches!(gone, WriteError::GuardFailed { found: None, .. }), "{gone:?}");
+    assert!(matches!(gone, WriteError::ConditionFailed { found: None, .. }), "{gone:?}");
     assert!(changed.revision > made.revision);
 }
 
@@ -58,14 +58,14 @@ pub(crate) async fn transactions_are_done_as_a_whole(net: Net) {
     let transfer = client.transaction().if_revision("account/a", start.revision);
     let transfer = transfer.add("account/a", -30).add("account/b", 30).otherwise().put("refused", "yes");
     let done = transfer.clone().await.expect("a transaction");
-    assert!(done.held);
+    assert!(done.succeeded);
     assert_eq!(done.results, [StepResult::Added { sum: 70 }, StepResult::Added { sum: 35 }]);
     for key in ["account/a", "account/b"] {
         let record = client.get(key).await.expect("a read").expect("it is there");
         assert_eq!(record.modified, done.revision, "{key}");
     }
     let again = transfer.await.expect("a transaction");
-    assert_eq!((again.held, &again.results[..]), (false, &[StepResult::Put][..]));
+    assert_eq!((again.succeeded, &again.results[..]), (false, &[StepResult::Put][..]));
     assert!(client.get("refused").await.expect("a read").is_some());
 
     client.put("text", "no number").await.expect("a put");
@@ -76,7 +76,7 @@ pub(crate) async fn transactions_are_done_as_a_whole(net: Net) {
     );
     assert!(client.get("account/a").await.expect("a read").is_some(), "nothing of it was done");
     let twice = client.transaction().put("x", "1").delete("x").await;
-    assert_eq!(twice, Err(WriteError::Malformed(RequestError::Twice { key: "x".into() })));
+    assert_eq!(twice, Err(WriteError::Malformed(RequestError::DuplicateKey { key: "x".into() })));
 }
 
 pub(crate) async fn transactions_and_writes_tell_what_was_there_before(net: Net) {
@@ -89,7 +89,7 @@ pub(crate) async fn transactions_and_writes_tell_what_was_there_before(net: Net)
     assert_eq!((&before.value[..], before.modified), (&b"1"[..], first.revision));
     let failed = client.delete("key").if_value("1").previous().await;
     assert!(
-        matches!(failed, Err(WriteError::GuardFailed { found, .. }) if found == Some(second.revision)),
+        matches!(failed, Err(WriteError::ConditionFailed { found, .. }) if found == Some(second.revision)),
         "{failed:?}"
     );
 
@@ -116,7 +116,10 @@ pub(crate) async fn transactions_and_writes_tell_what_was_there_before(net: Net)
     }
     client.put("large/00", large(0)).await.expect("a put");
     let twice = client.transaction().get("large/00").scan("large/00", 1).await;
-    assert!(matches!(twice, Err(WriteError::StepFailed { step: 1, why: StepFailure::TooMuch { .. }, .. })));
+    assert!(matches!(
+        twice,
+        Err(WriteError::StepFailed { step: 1, why: StepFailure::ResponseTooLarge { .. }, .. })
+    ));
 }
 
 pub(crate) async fn ranges_are_deleted_and_many_keys_read_at_once(net: Net) {
@@ -128,7 +131,7 @@ pub(crate) async fn ranges_are_deleted_and_many_keys_read_at_once(net: Net) {
     batch(1000..1200).await.expect("a batch");
     let record = client.get(key(7)).await.expect("a read").expect("it is there");
     assert_eq!(record.modified, first.revision);
-    let parts = RequestError::Parts { what: "steps", len: 1001, max: 1000 };
+    let parts = RequestError::TooManyOps { what: "steps", len: 1001, max: 1000 };
     assert_eq!(batch(0..1001).await, Err(WriteError::Malformed(parts)));
     client.put("other", "value").await.expect("a put");
     let found = client.get_many([key(3), "nothing".to_owned(), key(1)]).await.expect("a read");

@@ -257,7 +257,7 @@ pub(crate) async fn f_disk_14_a_backup_with_a_slow_journal_makes_checkpoints(net
     })
     .await;
     filling.abort();
-    // Each entry has a put of the filler's, or one of the load's before or behind it: twice two overlays, for the status may lag.
+    // Each entry has a put of the filler's, or one of the load's before or behind it: twice two memtables, for the status may lag.
     assert!(most <= (8 * OVERLAY / VALUE) as u64, "{most} entries in memory");
     assert_eq!(harness.status(primary).view, view, "nobody waits for it");
     harness.ailment(slow).heal();

@@ -39,7 +39,7 @@ const FLAVOURS: [Flavour; 5] = [
 
 /// Where the things are dropped.
 #[derive(Clone, Copy, Debug)]
-enum Point {
+enum DropPoint {
     /// At the end of the future that the runtime runs.
     Body,
     /// In a panic of that future.
@@ -54,8 +54,14 @@ enum Point {
     AfterRuntime,
 }
 
-const POINTS: [Point; 6] =
-    [Point::Body, Point::Panic, Point::Task, Point::UnendingTask, Point::BesideRuntime, Point::AfterRuntime];
+const POINTS: [DropPoint; 6] = [
+    DropPoint::Body,
+    DropPoint::Panic,
+    DropPoint::Task,
+    DropPoint::UnendingTask,
+    DropPoint::BesideRuntime,
+    DropPoint::AfterRuntime,
+];
 
 struct Place {
     runtime: Runtime,
@@ -152,7 +158,7 @@ fn bounded(name: String, case: impl FnOnce() + Send + 'static) {
     assert!(thread.join().is_ok(), "{name}: panics");
 }
 
-fn drop_at(point: Point, place: Place, directory: &Path, reversed: bool) {
+fn drop_at(point: DropPoint, place: Place, directory: &Path, reversed: bool) {
     let held = place.run(async {
         let mut held = things(directory).await;
         if reversed {
@@ -161,8 +167,8 @@ fn drop_at(point: Point, place: Place, directory: &Path, reversed: bool) {
         held
     });
     match point {
-        Point::Body => place.run(async move { drop(held) }),
-        Point::Panic => {
+        DropPoint::Body => place.run(async move { drop(held) }),
+        DropPoint::Panic => {
             let panicking = AssertUnwindSafe(|| {
                 place.run(async move {
                     let _held = held;
@@ -172,7 +178,7 @@ fn drop_at(point: Point, place: Place, directory: &Path, reversed: bool) {
             let panic = catch_unwind(panicking).expect_err("it panics");
             assert_eq!(panic.downcast_ref::<&str>(), Some(&"of the application"));
         }
-        Point::Task => place.run(async {
+        DropPoint::Task => place.run(async {
             let (ended, ends) = tokio::sync::oneshot::channel();
             let work = async move {
                 drop(held);
@@ -181,12 +187,12 @@ fn drop_at(point: Point, place: Place, directory: &Path, reversed: bool) {
             place.spawn(work).await;
             ends.await.expect("it ends");
         }),
-        Point::UnendingTask => place.run(place.spawn(async move {
+        DropPoint::UnendingTask => place.run(place.spawn(async move {
             let _held = held;
             pending().await
         })),
-        Point::BesideRuntime => drop(held),
-        Point::AfterRuntime => {
+        DropPoint::BesideRuntime => drop(held),
+        DropPoint::AfterRuntime => {
             drop(place);
             return drop(held);
         }

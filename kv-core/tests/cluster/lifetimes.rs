@@ -107,12 +107,12 @@ pub(crate) async fn x5_a_lock_holder_that_is_paused_past_its_lease_cannot_write_
             let lock =
                 client.lock("lock").ttl(Duration::from_millis(600)).value("first").await.expect("free");
             let done = lock.transaction().put("data", "first").await.expect("it answers");
-            assert!(done.held);
+            assert!(done.succeeded);
             holds.send(lock.token()).expect("somebody waits");
             // The whole thread stands still, in the middle of the work that the lock is for.
             frozen.recv().expect("it is told to go on");
             let late = lock.transaction().put("data", "too late").await.expect("it answers");
-            assert!(!late.held, "nothing is written with the old token");
+            assert!(!late.succeeded, "nothing is written with the old token");
             assert!(!lock.is_held().await.expect("it can be asked"));
             lock.lease().ended().await;
             let lost = lock.release().await.expect_err("it was lost");
@@ -125,7 +125,7 @@ pub(crate) async fn x5_a_lock_holder_that_is_paused_past_its_lease_cannot_write_
     assert_eq!(at_once, LockError::Held);
     let lock = other.lock("lock").value("second").await.expect("it becomes free");
     assert!(lock.token() > first);
-    assert!(lock.transaction().put("data", "second").await.expect("it answers").held);
+    assert!(lock.transaction().put("data", "second").await.expect("it answers").succeeded);
     thaw.send(()).expect("it waits");
     tokio::task::spawn_blocking(move || holder.join())
         .await

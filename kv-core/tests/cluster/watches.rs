@@ -4,7 +4,7 @@ use super::harness::{Harness, Net, options};
 use super::load::Load;
 use futures::FutureExt;
 use kv_core::Client;
-use kv_core::client::{Update, Watching};
+use kv_core::client::{Update, WatchStream};
 use kv_core::config::Role;
 use kv_core::error::WatchError;
 use kv_core::ids::Revision;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// The next event; it must come.
-async fn next(events: &mut Watching) -> Event {
+async fn next(events: &mut WatchStream) -> Event {
     let event = tokio::time::timeout(Duration::from_secs(30), events.next()).await;
     event.expect("it comes").expect("the stream goes on").expect("an event")
 }

@@ -22,7 +22,7 @@ const EDGES: &[&str] = &[
 ];
 
 /// The part of the client that decides, and so gets time and seed as arguments like the replica.
-const NOT_EDGES: &[&str] = &["kv-core/src/client/decide"];
+const NOT_EDGES: &[&str] = &["kv-core/src/client/protocol"];
 
 const CLOCKS: &[&str] =
     &["Instant::now", "SystemTime", "UNIX_EPOCH", "fastrand::Rng::new", "rand::", "getrandom", "RandomState"];
@@ -161,7 +161,7 @@ mod tests {
         ] {
             let text = format!("fn a() {{ {text} }}");
             assert_eq!(clocks_and_randomness(&code(&text)).len(), 1, "{text}");
-            assert_eq!(clocks_and_randomness(&Source::new("kv-core/src/client/decide.rs", &text)).len(), 1);
+            assert_eq!(clocks_and_randomness(&Source::new("kv-core/src/client/protocol.rs", &text)).len(), 1);
             assert_eq!(clocks_and_randomness(&Source::new("kv-core/src/node/a.rs", &text)).len(), 0);
             assert_eq!(clocks_and_randomness(&Source::new("kv-core/tests/a.rs", &text)).len(), 0);
         }

@@ -19,9 +19,9 @@ mod faulty;
 mod memory;
 mod pipe;
 pub mod preface;
+mod refusal_throttle;
 #[cfg(feature = "tls")]
 pub mod tls;
-mod told;
 mod transport;
 
 pub use address::check_host_port;
@@ -31,5 +31,5 @@ pub use entrance::{Entrance, MemberSources};
 pub use error::TransportError;
 pub use faulty::{Counts, Direction, Fault, Faults, Faulty, Framing, Scope};
 pub use memory::Memory;
-pub use told::Told;
+pub use refusal_throttle::RefusalThrottle;
 pub use transport::{Connection, EXPIRY_WARNING, Lane, Listener, Peer, Reader, Transport, Writer};

@@ -7,7 +7,7 @@ use super::super::scenario::Cluster;
 use super::super::story::{Story, Teller, stories};
 use super::super::world::Event;
 use kv_core::ids::Op;
-use kv_core::replica::Excuse;
+use kv_core::replica::StallReason;
 
 stories! {
     the_others_wait_for_the_one_that_has_the_only_intact_copy,
@@ -52,11 +52,11 @@ fn the_others_wait_for_the_one_that_has_the_only_intact_copy(t: &Teller) {
     Story::of(3).once_only().tell(t, |c| {
         let op = rots_on_one_of_two(c);
         c.start(1);
-        assert_eq!(c.world.excuse(), Some(Excuse::Undecided(op)));
+        assert_eq!(c.world.stall_reason(), Some(StallReason::Undecided(op)));
         assert_eq!((probe(c), excused(c)), (None, 1));
-        assert_eq!((c.serving(), c.world.excuse()), (None, Some(Excuse::Undecided(op))));
+        assert_eq!((c.serving(), c.world.stall_reason()), (None, Some(StallReason::Undecided(op))));
         c.start(0);
-        assert_eq!(c.world.excuse(), None, "all are back");
+        assert_eq!(c.world.stall_reason(), None, "all are back");
         assert_eq!(c.get("k").as_deref(), Some("the one that rots"));
     });
 }
@@ -65,7 +65,7 @@ fn who_has_an_intact_copy_does_not_wait_for_the_one_that_is_damaged(t: &Teller) 
     Story::of(3).once_only().tell(t, |c| {
         rots_on_one_of_two(c);
         c.start(0);
-        assert_eq!(c.world.excuse(), None);
+        assert_eq!(c.world.stall_reason(), None);
         assert_eq!((probe(c), excused(c)), (None, 0));
         assert_eq!(c.get("k").as_deref(), Some("the one that rots"));
     });
@@ -84,9 +84,9 @@ fn the_others_wait_for_what_is_committed_and_damaged_on_each_of_them(t: &Teller)
         (0..3).for_each(|member| c.crash(member));
         (1..3).for_each(|member| c.damage_value(member, "the one that rots"));
         (1..3).for_each(|member| c.start(member));
-        assert_eq!(c.world.excuse(), Some(Excuse::Missing(op)));
+        assert_eq!(c.world.stall_reason(), Some(StallReason::Missing(op)));
         c.start(0);
-        assert_eq!(c.world.excuse(), None, "all are back");
+        assert_eq!(c.world.stall_reason(), None, "all are back");
     });
 }
 
@@ -95,7 +95,7 @@ fn nobody_is_excused_who_could_decide_and_does_not(t: &Teller) {
         rots_on_one_of_two(c);
         c.start(0);
         (0..3).for_each(|member| c.isolate(member));
-        assert_eq!(c.world.excuse(), None);
+        assert_eq!(c.world.stall_reason(), None);
         assert_eq!((probe(c), excused(c)), (Some("a healed cluster converges"), 0));
     });
 }

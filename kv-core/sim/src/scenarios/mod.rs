@@ -1,5 +1,5 @@
 //! The executions that break a careless implementation, each as a story. Each cites the rule of `PROTOCOL.md` that prevents it,
-//! and is told a second time with the planted bug that it is about, if there is one: then it must end badly.
+//! and is told a second time with the seeded bug that it is about, if there is one: then it must end badly.
 
 mod clients;
 mod disks;

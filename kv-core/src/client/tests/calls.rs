@@ -136,13 +136,13 @@ async fn guards_are_sent_and_their_failure_is_an_error_of_its_own() {
             panic!("{incoming:?}")
         };
         assert_eq!(guard, Some(expected));
-        incoming.written(12, Effect::GuardFailed { found: Some(Revision::new(7)) });
+        incoming.written(12, Effect::ConditionFailed { found: Some(Revision::new(7)) });
         let error = write.await.unwrap().unwrap_err();
         assert_eq!(
             error,
-            WriteError::GuardFailed { found: Some(Revision::new(7)), revision: Revision::new(12) }
+            WriteError::ConditionFailed { found: Some(Revision::new(7)), revision: Revision::new(12) }
         );
-        assert!(error.is_guard_failed() && !error.is_retryable() && !error.outcome_unknown());
+        assert!(error.is_condition_failed() && !error.is_retryable() && !error.outcome_unknown());
         assert_eq!(
             error.to_string(),
             "the condition did not hold at revision 12: the key was last changed at revision 7"
@@ -411,7 +411,7 @@ async fn a_handover_is_asked_of_the_newest_primary() {
             incoming.answer(Answer::Done);
             asking.await.unwrap().unwrap();
         } else {
-            assert_eq!(asking.await.unwrap().unwrap_err(), CallFailed::NoPrimary);
+            assert_eq!(asking.await.unwrap().unwrap_err(), AdminError::NoPrimary);
         }
     }
 }

@@ -5,7 +5,7 @@ mod connections;
 
 use super::*;
 use crate::config::{FixedOptions, Options};
-use crate::error::{CallFailed, ConnectError, ReadError, WriteError};
+use crate::error::{AdminError, ConnectError, ReadError, WriteError};
 use crate::ids::{Hash, MemberId, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use crate::message::{
     Answer, ClientCall, ClientMessage, Command, Effect, Guard, Load, MemberStatus, Operation, Outcome, Query,

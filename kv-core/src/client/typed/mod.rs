@@ -119,7 +119,7 @@ impl TypedError {
     /// value has not changed since it was read.
     #[must_use]
     pub const fn is_guard_failed(&self) -> bool {
-        matches!(self, Self::Write(error) if error.is_guard_failed())
+        matches!(self, Self::Write(error) if error.is_condition_failed())
     }
 
     /// Returns whether nothing was changed, and the same call may succeed later.
@@ -160,12 +160,12 @@ impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
         TypedPut::new(encode(value).map(|value| self.client.put(self.key(key.as_ref()), value)))
     }
 
-    /// Sets a value if the key does not exist; otherwise fails with [`WriteError::GuardFailed`]. Await the builder to run it.
+    /// Sets a value if the key does not exist; otherwise fails with [`WriteError::ConditionFailed`]. Await the builder to run it.
     pub fn create(&self, key: impl AsRef<[u8]>, value: &T) -> TypedPut {
         self.put(key, value).if_absent()
     }
 
-    /// Sets a value if it has not changed since it was read as `seen`; otherwise fails with [`WriteError::GuardFailed`]. Await the
+    /// Sets a value if it has not changed since it was read as `seen`; otherwise fails with [`WriteError::ConditionFailed`]. Await the
     /// builder to run it.
     pub fn replace(&self, key: impl AsRef<[u8]>, seen: &Entry<T>, value: &T) -> TypedPut {
         self.put(key, value).if_revision(seen.modified)
@@ -202,8 +202,8 @@ impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
             };
             match done {
                 Ok(()) => return Ok(wanted),
-                Err(WriteError::GuardFailed { .. }) if Instant::now() < until => {}
-                Err(WriteError::GuardFailed { .. }) => return Err(TypedError::Contended),
+                Err(WriteError::ConditionFailed { .. }) if Instant::now() < until => {}
+                Err(WriteError::ConditionFailed { .. }) => return Err(TypedError::Contended),
                 Err(error) => return Err(error.into()),
             }
         }

@@ -3,7 +3,7 @@
 
 use super::damage::{FIRST, overwrite, reopened, view_of, with_entries};
 use super::*;
-use crate::message::{Behind, Damage, Extent};
+use crate::message::{Damage, EntryPastGap, Extent};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,8 +18,9 @@ fn damage(recovered: &Recovered) -> &Damage {
 
 /// The ops that are intact, as recovery reports them.
 fn intact(recovered: &Recovered) -> BTreeSet<Op> {
-    let behind = recovered.damage.iter().flat_map(|damage| &damage.behind);
-    let behind = behind.filter(|(_, behind)| matches!(behind, Behind::Intact { .. })).map(|(op, _)| *op);
+    let behind = recovered.damage.iter().flat_map(|damage| &damage.past_gap);
+    let behind =
+        behind.filter(|(_, behind)| matches!(behind, EntryPastGap::Intact { .. })).map(|(op, _)| *op);
     (recovered.floor.op.get() + 1..=head(recovered)).map(Op::new).chain(behind).collect()
 }
 
@@ -33,10 +34,10 @@ fn d6c_intact_entries_behind_the_damage_are_told_kept_and_read() {
     let (disk, _, entries) = with_entries(6);
     spoil(&disk, 4);
     let recovered = reopened(&disk);
-    let behind = &damage(&recovered).behind;
+    let behind = &damage(&recovered).past_gap;
     assert_eq!(head(&recovered), 3);
     assert_eq!(behind.keys().copied().collect::<Vec<_>>(), [op(4), op(5), op(6)]);
-    assert_eq!(behind[&op(4)], Behind::Pinned(entries[3].header.hash()));
+    assert_eq!(behind[&op(4)], EntryPastGap::Pinned(entries[3].header.hash()));
     assert_eq!(behind[&op(6)].hash(), entries[5].header.hash());
     assert_eq!(damage(&recovered).extent, Extent::Through(op(6)));
     let (mut journal, _) = open(&disk).unwrap();
@@ -100,7 +101,7 @@ fn v7_only_what_is_missing_is_filled_in() {
     fill(&mut journal, &other).unwrap();
     let recovered = reopened(&disk);
     assert_eq!((head(&recovered), recovered.is_damaged()), (4, true));
-    assert!(damage(&recovered).behind.is_empty(), "what was cut never comes back");
+    assert!(damage(&recovered).past_gap.is_empty(), "what was cut never comes back");
 }
 
 /// One life after another, each ended by a crash at a random operation, until the log is mended.

@@ -112,7 +112,8 @@ impl Model {
             if op > recovered.floor.op && op <= head {
                 assert_eq!(reader.read(op).unwrap().as_ref(), Some(entry), "op {op}");
             } else if let Ok(Some(read)) = reader.read(op) {
-                let behind = recovered.damage.as_ref().is_some_and(|damage| damage.behind.contains_key(&op));
+                let behind =
+                    recovered.damage.as_ref().is_some_and(|damage| damage.past_gap.contains_key(&op));
                 assert!((op <= head || behind) && read == *entry, "op {op}");
             }
         }

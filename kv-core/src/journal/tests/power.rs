@@ -86,7 +86,7 @@ impl World {
 fn why(journal: &Journal) -> String {
     let State::Formatted(store) = &journal.state else { return String::new() };
     let (superblock, segments) = (&store.superblock, &store.segments);
-    format!("{superblock:#?}\n{segments:?}\n{:?}", store.strays)
+    format!("{superblock:#?}\n{segments:?}\n{:?}", store.orphans)
 }
 
 fn run(seed: u64, rounds: usize) {

@@ -51,7 +51,7 @@ fn guards_see_the_state_left_by_the_request_before_in_the_same_entry() {
         delete(session, 5, "k", Some(Guard::Present)),
     ]);
     let effects: Vec<Effect> = applied.into_iter().map(|applied| applied.result.unwrap().effect).collect();
-    let failed = |found: Option<u64>| Effect::GuardFailed { found: found.map(Revision::new) };
+    let failed = |found: Option<u64>| Effect::ConditionFailed { found: found.map(Revision::new) };
     assert_eq!(
         effects,
         [Effect::Put, failed(Some(1)), Effect::Put, Effect::Deleted { existed: true }, failed(None)]
@@ -80,7 +80,7 @@ fn each_guard_holds_exactly_when_it_says() {
         machine.effect(put(session, 1, "k", "a", None));
         let before = contents(&machine.state.reader());
         let effect = machine.effect(delete(session, 2, key, Some(guard.clone())));
-        let failed = matches!(effect, Effect::GuardFailed { .. });
+        let failed = matches!(effect, Effect::ConditionFailed { .. });
         assert_eq!(!failed, holds, "{guard:?} on {key}");
         if failed {
             assert_eq!(contents(&machine.state.reader()), before);

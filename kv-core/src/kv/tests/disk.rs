@@ -138,7 +138,7 @@ fn the_state_is_full_only_beside_a_running_checkpoint() {
         }
     };
     fill(&mut machine, 1);
-    assert!(machine.state.overlay_bytes() > limits().checkpoint_bytes);
+    assert!(machine.state.memtable_bytes() > limits().checkpoint_bytes);
     assert!(!machine.state.is_full(), "a checkpoint would help");
     let running = machine.state.begin_checkpoint().unwrap();
     assert!(!machine.state.is_full());
@@ -157,7 +157,7 @@ fn requests_that_change_nothing_lead_to_a_checkpoint_too() {
     for n in 1..1000 {
         machine.run(&[put(session, n, "k", "v", Some(Guard::Present))]);
     }
-    assert!(machine.state.overlay_bytes() > limits().checkpoint_bytes);
+    assert!(machine.state.memtable_bytes() > limits().checkpoint_bytes);
 }
 
 /// A reader that began before the end of a checkpoint, or before two, still sees its own revision, in all three layers.
@@ -171,7 +171,7 @@ fn a_read_point_stays_consistent_while_layers_are_switched_under_it() {
     for step in 0..300 {
         workload.step(&mut state);
         if step % 10 == 0 {
-            held.push((state.engine.reader().point(), workload.model.clone()));
+            held.push((state.engine.reader().latest(), workload.model.clone()));
         }
         match step % 30 {
             12 => running = state.begin_checkpoint(),
@@ -311,10 +311,10 @@ fn data_larger_than_the_cache_and_the_overlays_is_kept_on_real_files() {
             .collect();
         let entry = machine.log.entry(&requests);
         machine.state.apply(&entry).unwrap();
-        if machine.state.overlay_bytes() > limits.checkpoint_bytes {
+        if machine.state.memtable_bytes() > limits.checkpoint_bytes {
             checkpoint(&mut machine.state);
         }
-        assert!(machine.state.overlay_bytes() < 2 * limits.checkpoint_bytes);
+        assert!(machine.state.memtable_bytes() < 2 * limits.checkpoint_bytes);
     }
     checkpoint(&mut machine.state);
     let digest = machine.digest();
@@ -348,8 +348,8 @@ fn s1_the_trail_is_the_same_whatever_was_checkpointed_and_tells_what_was_done() 
             state.apply(&entry).unwrap();
         }
         session = session.or(Some(SessionId::new(1)));
-        assert_eq!(state.trail(), plain.trail());
-        assert_eq!(plain.trail() != other.trail(), revision.get() >= 8, "{revision}");
+        assert_eq!(state.state_digest(), plain.state_digest());
+        assert_eq!(plain.state_digest() != other.state_digest(), revision.get() >= 8, "{revision}");
         if n % 7 == 3 {
             checkpoint(&mut state);
             drop(state);

@@ -63,7 +63,7 @@ fn changes(reader: &StateReader, after: Revision, from: &[u8], to: Option<&[u8]>
 }
 
 fn check_changes(workload: &mut Workload, reader: &StateReader) {
-    let floor = reader.point().floor();
+    let floor = reader.latest().floor();
     let rng = &mut workload.rng;
     let after = Revision::new(rng.u64(floor.get()..=reader.revision().get()));
     let (from, to) = (format!("key{:04}", rng.u64(..40)), format!("key{:04}", rng.u64(..60)));
@@ -91,8 +91,8 @@ fn the_changes_in_memory_are_those_of_the_model_and_the_oldest_go() {
             workload.step(&mut state);
             check_changes(&mut workload, &state.reader());
         }
-        assert!(state.reader().point().floor() > Revision::ZERO);
-        assert!(state.overlay_bytes() < 250_000, "{}", state.overlay_bytes());
+        assert!(state.reader().latest().floor() > Revision::ZERO);
+        assert!(state.memtable_bytes() < 250_000, "{}", state.memtable_bytes());
     }
 }
 
@@ -102,14 +102,14 @@ fn without_history_there_are_no_changes_but_those_to_come() {
     let mut state = State::in_memory(limits_without_history());
     for _ in 0..50 {
         workload.step(&mut state);
-        assert_eq!(state.reader().point().floor(), state.revision());
+        assert_eq!(state.reader().latest().floor(), state.revision());
         check_changes(&mut workload, &state.reader());
     }
 }
 
 /// Rule R2: any revision that is kept reads as the model remembers it, key by key and range by range, in both directions.
 fn check_past(workload: &mut Workload, reader: &StateReader) {
-    let (floor, newest) = (reader.point().floor(), reader.revision());
+    let (floor, newest) = (reader.latest().floor(), reader.revision());
     let rng = &mut workload.rng;
     let at = Revision::new(rng.u64(floor.get()..=newest.get()));
     let view = reader.at(at).unwrap();
@@ -197,7 +197,7 @@ fn the_past_on_disk_is_that_of_the_model_and_equal_on_all_members() {
                 let [one, other] =
                     states.each_ref().map(|state| state.snapshot().unwrap().chunk(b"", usize::MAX).unwrap());
                 assert_eq!(one, other, "seed {seed}, step {step}");
-                let floors = states.each_ref().map(|state| state.reader().point().floor());
+                let floors = states.each_ref().map(|state| state.reader().latest().floor());
                 assert_eq!(floors[0], floors[1]);
                 assert!(step < 120 || floors[0] > Revision::ZERO, "something was trimmed");
             }

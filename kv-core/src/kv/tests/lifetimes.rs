@@ -3,7 +3,7 @@
 use super::*;
 use crate::bug::Bug;
 use crate::ids::LeaseId;
-use crate::message::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Step, StepFailure, Transaction};
+use crate::message::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Step, StepFailure, TransactionRequest};
 use crate::storage::simulated::Disk;
 
 fn put_for(session: SessionId, number: u64, key: &str, life: Lifetime) -> Request {
@@ -31,7 +31,7 @@ impl Machine {
     /// What the primary proposes at the present time.
     fn due(&self) -> Vec<Expiry> {
         let now = Timestamp::new(self.log.timestamp);
-        self.state.due(Ask { keys: now, leases: Some(now), tick: false })
+        self.state.due(ExpiryQuery { keys: now, leases: Some(now), tick: false })
     }
 
     /// The expiry of this comes to be applied at the present time.
@@ -46,9 +46,9 @@ impl Machine {
     fn fenced(&mut self, session: SessionId, number: u64, token: Revision) -> bool {
         let guards = vec![("lock".into(), Guard::Created(token))];
         let then = vec![Step::Put { key: "data".into(), value: "mine".into(), life: Lifetime::FOREVER }];
-        let transaction = Transaction { guards, then, otherwise: Vec::new() };
+        let transaction = TransactionRequest { guards, then, otherwise: Vec::new() };
         match self.effect(request(session, number, Operation::Command(Command::Transaction(transaction)))) {
-            Effect::Transacted { held, .. } => held,
+            Effect::Transacted { succeeded: held, .. } => held,
             other => panic!("{other:?}"),
         }
     }
@@ -92,7 +92,7 @@ fn an_expiry_is_a_request_with_a_revision_of_its_own() {
     assert_eq!((applied[0].session, applied[0].number), (SessionId::ZERO, RequestNumber::ZERO));
 }
 
-/// Rule X2: a put with a new TTL beside an expiry computed before it. The planted bug `ExpiresOtherPut` removes it.
+/// Rule X2: a put with a new TTL beside an expiry computed before it. The seeded bug `ExpiresOtherPut` removes it.
 #[test]
 fn x2_a_put_with_a_new_ttl_beside_an_expiry_computed_before_it_stays() {
     for bug in [None, Some(Bug::ExpiresOtherPut)] {
@@ -139,8 +139,11 @@ fn a_put_without_a_lifetime_clears_an_earlier_one_and_a_counter_keeps_it() {
     machine.run(&[put_for(session, 2, "k", both)]);
     machine.run(&[put(session, 3, "k", "0", None)]);
     assert_eq!(machine.state.deadlines().key, None);
-    let add = |by| Transaction { then: vec![Step::Add { key: "n".into(), by }], ..Transaction::default() };
-    let mut five = Transaction::default();
+    let add = |by| TransactionRequest {
+        then: vec![Step::Add { key: "n".into(), by }],
+        ..TransactionRequest::default()
+    };
+    let mut five = TransactionRequest::default();
     five.then.push(Step::Put { key: "n".into(), value: "5".into(), life: both });
     machine.run(&[request(session, 4, Operation::Command(Command::Transaction(five)))]);
     machine.run(&[request(session, 5, Operation::Command(Command::Transaction(add(1))))]);
@@ -242,7 +245,7 @@ fn leases_and_their_keys_are_bounded() {
         let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), "v".into());
         Step::Put { key, value, life: Lifetime::lease(ids[0]) }
     };
-    let two = Transaction { then: vec![join("x"), join("y")], ..Transaction::default() };
+    let two = TransactionRequest { then: vec![join("x"), join("y")], ..TransactionRequest::default() };
     let two = request(session, number + 3, Operation::Command(Command::Transaction(two)));
     let why = StepFailure::Lease(LeaseFailure::Full);
     assert_eq!(machine.effect(two), Effect::StepFailed { step: 1, why });

@@ -3,7 +3,7 @@
 use super::*;
 use crate::ids::LeaseId;
 use crate::message::{
-    Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Scanned, Step, StepFailure, StepResult, Transaction,
+    Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Scanned, Step, StepFailure, StepResult, TransactionRequest,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,7 +73,7 @@ impl Model {
             (true, _) => Effect::Deleted { existed: self.records.remove(key).is_some() },
             (false, _) => {
                 let found = self.records.get(key);
-                Effect::GuardFailed { found: found.map(|found| found.modified) }
+                Effect::ConditionFailed { found: found.map(|found| found.modified) }
             }
         }
     }
@@ -109,7 +109,7 @@ impl Model {
         self.records.insert(key.clone(), record);
     }
 
-    fn transact(&mut self, at: Revision, now: u64, transaction: &Transaction) -> Effect {
+    fn transact(&mut self, at: Revision, now: u64, transaction: &TransactionRequest) -> Effect {
         let held = transaction.guards.iter().all(|(key, guard)| self.holds(key, guard));
         let steps = if held { &transaction.then } else { &transaction.otherwise };
         let old = self.records.clone();
@@ -156,7 +156,7 @@ impl Model {
                 }
             });
         }
-        Effect::Transacted { held, results }
+        Effect::Transacted { succeeded: held, results }
     }
 
     fn lease(&mut self, now: u64, command: LeaseCommand) -> Effect {
@@ -233,7 +233,7 @@ impl Model {
     }
 
     /// The same of a read point.
-    pub(super) fn check_point(&self, point: &crate::engine::Point) {
+    pub(super) fn check_point(&self, point: &crate::engine::ReadView) {
         let mut scan = point.scan(b"").unwrap();
         for (key, record) in &self.records {
             let (found, stored) = scan.next().unwrap().unwrap();
@@ -347,7 +347,7 @@ impl Workload {
                     vec![Step::Delete { key: other.clone() }, Step::Get { key: other.clone() }, scan];
                 let read = Step::Get { key: if rng.bool() { key } else { other } };
                 let then = vec![put, Step::Add { key: counter, by }, read];
-                return Command::Transaction(Transaction { guards, then, otherwise });
+                return Command::Transaction(TransactionRequest { guards, then, otherwise });
             }
             _ => {}
         }
@@ -433,7 +433,7 @@ fn random_workloads_leave_what_a_simple_map_would_hold() {
         let now = Timestamp::new(u64::MAX >> 2);
         workload.log.timestamp = now.get();
         while !workload.model.due(now).is_empty() {
-            let due = state.due(Ask { keys: now, leases: Some(now), tick: false });
+            let due = state.due(ExpiryQuery { keys: now, leases: Some(now), tick: false });
             assert_eq!(due, workload.model.due(now), "in the order of the deadlines");
             let expiry = [Request::expiry(due)];
             let applied = state.apply(&workload.log.entry(&expiry)).unwrap();
@@ -454,11 +454,11 @@ fn memory_holds_one_version_of_each_key_and_nothing_of_deleted_ones() {
         let request =
             if n % 20 < 10 { put(session, n, &key, "value", None) } else { delete(session, n, &key, None) };
         machine.run(&[request]);
-        assert!(machine.state.overlay_bytes() < 5000, "{}", machine.state.overlay_bytes());
+        assert!(machine.state.memtable_bytes() < 5000, "{}", machine.state.memtable_bytes());
     }
     for n in 0..10 {
         machine.run(&[delete(session, 2000 + n, &format!("key{n}"), None)]);
     }
     machine.open();
-    assert_eq!(machine.state.overlay_bytes(), 0);
+    assert_eq!(machine.state.memtable_bytes(), 0);
 }

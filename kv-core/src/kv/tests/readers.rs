@@ -81,5 +81,5 @@ fn readers_on_other_threads_never_see_half_of_an_entry() {
         }
     });
     machine.open();
-    assert!(machine.state.overlay_bytes() < 2000, "old versions are let go of");
+    assert!(machine.state.memtable_bytes() < 2000, "old versions are let go of");
 }

@@ -22,7 +22,7 @@ fn a_retry_changes_nothing_and_gets_the_first_result_bit_for_bit() {
     assert_eq!(contents(&machine.state.reader()), before);
 }
 
-/// A delayed duplicate of a request whose outcome was given up: rule E3, and the planted bug that breaks it.
+/// A delayed duplicate of a request whose outcome was given up: rule E3, and the seeded bug that breaks it.
 #[test]
 fn e3_a_request_whose_outcome_is_forgotten_does_not_run_again() {
     for bug in [None, Some(crate::bug::Bug::ForgottenRuns)] {
@@ -67,7 +67,7 @@ fn a_failed_guard_is_a_result_too() {
     let session = machine.open();
     let guarded = put(session, 1, "k", "a", Some(Guard::Present));
     let failed = machine.effect(guarded.clone());
-    assert_eq!(failed, Effect::GuardFailed { found: None });
+    assert_eq!(failed, Effect::ConditionFailed { found: None });
     machine.effect(put(session, 2, "k", "b", None));
     assert_eq!(machine.effect(guarded), failed, "though the guard would hold now");
 }

@@ -1,7 +1,7 @@
 //! What transactions do.
 
 use super::*;
-use crate::message::{Scanned, Step, StepFailure, StepResult, Transaction};
+use crate::message::{Scanned, Step, StepFailure, StepResult, TransactionRequest};
 
 fn put_step(key: &str, value: &str) -> Step {
     Step::Put { key: key.to_owned().into(), value: value.to_owned().into(), life: Lifetime::FOREVER }
@@ -23,8 +23,8 @@ fn scan_step(from: &str, to: Option<&str>, limit: u32) -> Step {
     Step::Scan { from: from.to_owned().into(), to: to.map(|to| to.to_owned().into()), limit }
 }
 
-fn then(steps: &[Step]) -> Transaction {
-    Transaction { then: steps.to_vec(), ..Default::default() }
+fn then(steps: &[Step]) -> TransactionRequest {
+    TransactionRequest { then: steps.to_vec(), ..Default::default() }
 }
 
 /// What a key holds that was put once.
@@ -41,12 +41,12 @@ fn guard(key: &str, guard: Guard) -> (Bytes, Guard) {
     (key.to_owned().into(), guard)
 }
 
-fn transact(session: SessionId, number: u64, transaction: Transaction) -> Request {
+fn transact(session: SessionId, number: u64, transaction: TransactionRequest) -> Request {
     request(session, number, Operation::Command(Command::Transaction(transaction)))
 }
 
 fn done(held: bool, results: &[StepResult]) -> Effect {
-    Effect::Transacted { held, results: results.to_vec() }
+    Effect::Transacted { succeeded: held, results: results.to_vec() }
 }
 
 /// Key, value and the revision of the last change, of everything.
@@ -61,7 +61,7 @@ fn all_steps_are_done_at_one_revision_if_all_guards_hold() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     machine.effect(put(session, 1, "a", "1", None));
-    let transaction = Transaction {
+    let transaction = TransactionRequest {
         guards: vec![guard("a", Guard::Value("1".into())), guard("b", Guard::Absent)],
         then: vec![delete_step("a"), put_step("b", "2"), add_step("c", 5), delete_step("d")],
         otherwise: vec![put_step("a", "other")],
@@ -82,7 +82,7 @@ fn all_steps_are_done_at_one_revision_if_all_guards_hold() {
 fn guards_and_steps_see_the_state_before_the_transaction() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
-    let transaction = Transaction {
+    let transaction = TransactionRequest {
         guards: vec![guard("a", Guard::Absent), guard("a", Guard::Absent)],
         then: vec![put_step("a", "1"), add_step("b", 1)],
         otherwise: vec![add_step("a", 1)],
@@ -105,11 +105,12 @@ fn a_step_that_cannot_be_done_leaves_everything_as_it_was() {
         (5, "text", i64::MIN, StepFailure::NotANumber),
     ] {
         let then = vec![put_step("a", "1"), delete_step("most2"), add_step(key, by)];
-        let effect = machine.effect(transact(session, number, Transaction { then, ..Default::default() }));
+        let effect =
+            machine.effect(transact(session, number, TransactionRequest { then, ..Default::default() }));
         assert_eq!(effect, Effect::StepFailed { step: 2, why });
     }
     assert_eq!(all(&machine), before);
-    let least = Transaction { then: vec![add_step("most", i64::MIN)], ..Default::default() };
+    let least = TransactionRequest { then: vec![add_step("most", i64::MIN)], ..Default::default() };
     assert_eq!(machine.effect(transact(session, 6, least)), done(true, &[StepResult::Added { sum: -1 }]));
 }
 
@@ -117,7 +118,8 @@ fn a_step_that_cannot_be_done_leaves_everything_as_it_was() {
 fn a_retried_transaction_gets_its_first_results_and_changes_nothing() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
-    let count = transact(session, 1, Transaction { then: vec![add_step("n", 1)], ..Default::default() });
+    let count =
+        transact(session, 1, TransactionRequest { then: vec![add_step("n", 1)], ..Default::default() });
     let first = machine.result(count.clone());
     assert_eq!(machine.result(count), first);
     assert_eq!(all(&machine), [("n".into(), "1".into(), 1)]);
@@ -127,8 +129,8 @@ fn a_retried_transaction_gets_its_first_results_and_changes_nothing() {
 fn an_empty_transaction_is_done_and_changes_nothing() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
-    assert_eq!(machine.effect(transact(session, 1, Transaction::default())), done(true, &[]));
-    let no = Transaction { guards: vec![guard("a", Guard::Present)], ..Default::default() };
+    assert_eq!(machine.effect(transact(session, 1, TransactionRequest::default())), done(true, &[]));
+    let no = TransactionRequest { guards: vec![guard("a", Guard::Present)], ..Default::default() };
     assert_eq!(machine.effect(transact(session, 2, no)), done(false, &[]));
     assert!(all(&machine).is_empty());
 }
@@ -139,17 +141,17 @@ fn a_transaction_beyond_the_limits_is_invalid_and_changes_nothing() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let large = "x".repeat(limits().fixed.max_value_bytes);
-    let keys: Vec<String> = (0..=Transaction::MAX_STEPS).map(|n| format!("k{n}")).collect();
+    let keys: Vec<String> = (0..=TransactionRequest::MAX_STEPS).map(|n| format!("k{n}")).collect();
     let many = |count: usize| keys[..count].iter().map(|key| put_step(key, "")).collect::<Vec<_>>();
     let guards = |count: usize| keys[..count].iter().map(|key| guard(key, Guard::Absent)).collect::<Vec<_>>();
-    let most = Transaction::MAX_STEPS;
+    let most = TransactionRequest::MAX_STEPS;
     let wrong = [
-        Transaction { then: many(most + 1), ..Default::default() },
-        Transaction { otherwise: many(most + 1), ..Default::default() },
-        Transaction { guards: guards(Transaction::MAX_GUARDS + 1), ..Default::default() },
-        Transaction { then: vec![put_step("a", ""), delete_step("a")], ..Default::default() },
-        Transaction { then: vec![put_step("", "")], ..Default::default() },
-        Transaction { then: vec![put_step("a", &format!("{large}x"))], ..Default::default() },
+        TransactionRequest { then: many(most + 1), ..Default::default() },
+        TransactionRequest { otherwise: many(most + 1), ..Default::default() },
+        TransactionRequest { guards: guards(TransactionRequest::MAX_GUARDS + 1), ..Default::default() },
+        TransactionRequest { then: vec![put_step("a", ""), delete_step("a")], ..Default::default() },
+        TransactionRequest { then: vec![put_step("", "")], ..Default::default() },
+        TransactionRequest { then: vec![put_step("a", &format!("{large}x"))], ..Default::default() },
         then(&[
             put_step("a", &large),
             put_step("b", &large),
@@ -157,8 +159,8 @@ fn a_transaction_beyond_the_limits_is_invalid_and_changes_nothing() {
         ]),
         then(&[get_step("")]),
         then(&[scan_step(&"k".repeat(18), None, 1)]),
-        Transaction { guards: vec![guard(&"k".repeat(17), Guard::Absent)], ..Default::default() },
-        Transaction {
+        TransactionRequest { guards: vec![guard(&"k".repeat(17), Guard::Absent)], ..Default::default() },
+        TransactionRequest {
             guards: vec![guard("a", Guard::Value(format!("{large}x").into()))],
             ..Default::default()
         },
@@ -168,8 +170,8 @@ fn a_transaction_beyond_the_limits_is_invalid_and_changes_nothing() {
         assert_eq!(result, Err(Rejection::Invalid), "{wrong:?}");
     }
     assert!(all(&machine).is_empty());
-    let guards = guards(Transaction::MAX_GUARDS);
-    let all_of = Transaction { guards, then: many(most), otherwise: many(most) };
+    let guards = guards(TransactionRequest::MAX_GUARDS);
+    let all_of = TransactionRequest { guards, then: many(most), otherwise: many(most) };
     machine.effect(transact(session, 100, all_of));
     machine.state.check_invariants();
 }
@@ -203,7 +205,7 @@ fn a_transaction_reads_what_was_there_before_it() {
         scanned(vec![pair("b", "2", 2)], false),
     ];
     assert_eq!(machine.effect(transact(session, 3, then(&steps))), done(true, &results));
-    let other = Transaction {
+    let other = TransactionRequest {
         guards: vec![guard("b", Guard::Present)],
         then: vec![get_step("a")],
         otherwise: vec![get_step("b"), get_step("aa")],
@@ -240,14 +242,14 @@ fn a_transaction_that_would_return_too_much_does_nothing() {
     let before = machine.state.reader().newest().revision();
     let gets =
         |count| (0..count).map(|n| get_step(&key(n))).chain([put_step("done", "")]).collect::<Vec<_>>();
-    let refused = |step| Effect::StepFailed { step, why: StepFailure::TooMuch { max: max as u64 } };
+    let refused = |step| Effect::StepFailed { step, why: StepFailure::ResponseTooLarge { max: max as u64 } };
     let step = u32::try_from(count).unwrap();
     assert_eq!(machine.effect(transact(session, 20, then(&gets(count + 1)))), refused(step));
     let scan = [put_step("done", ""), scan_step("k", None, 1000)];
     assert_eq!(machine.effect(transact(session, 21, then(&scan))), refused(1));
     assert!(all(&machine).iter().all(|(key, ..)| key != "done"), "nothing since {before:?}");
     let fits = machine.effect(transact(session, 22, then(&gets(count))));
-    assert!(matches!(fits, Effect::Transacted { held: true, .. }));
+    assert!(matches!(fits, Effect::Transacted { succeeded: true, .. }));
     assert!(fits.weight() <= max && fits.weight() > max / 2);
 }
 
@@ -262,13 +264,13 @@ fn one_entry_returns_only_so_much() {
     let applied = machine.run(&requests);
     let first = applied.iter().position(|applied| {
         let effect = &applied.result.as_ref().unwrap().effect;
-        matches!(effect, Effect::StepFailed { why: StepFailure::Crowded, .. })
+        matches!(effect, Effect::StepFailed { why: StepFailure::Busy, .. })
     });
     let done = first.expect("100 times 240 KB are too much");
     assert_eq!(done, (16 << 20) / applied[0].result.as_ref().unwrap().effect.weight());
     let last = machine.result(requests[99].clone());
     assert_eq!(last, applied[99].result, "it is an answer like any other");
-    assert!(matches!(last.unwrap().effect, Effect::StepFailed { why: StepFailure::Crowded, .. }));
+    assert!(matches!(last.unwrap().effect, Effect::StepFailed { why: StepFailure::Busy, .. }));
     assert_eq!(
         machine.effect(transact(session, 102, reads)).weight(),
         applied[0].result.as_ref().unwrap().effect.weight()

@@ -19,7 +19,7 @@ fn within(revision: u64, key: &str) -> Position {
 fn question(from: &str, to: Option<Bytes>, after: Position, call: u64) -> Waiting<u64> {
     let query =
         WatchQuery { from: Bytes::copy_from_slice(from.as_bytes()), to, after: Some(after), previous: false };
-    Waiting { query, asker: (1, call), until: Instant::new(1_000), with: call }
+    Waiting { query, id: (1, call), until: Instant::new(1_000), with: call }
 }
 
 fn key(key: &str, after: Position, call: u64) -> Waiting<u64> {
@@ -45,7 +45,7 @@ fn put_all(session: SessionId, number: u64, keys: &[&str]) -> Request {
         value: "v".into(),
         life: Lifetime::FOREVER,
     };
-    let transaction = crate::message::Transaction {
+    let transaction = crate::message::TransactionRequest {
         guards: Vec::new(),
         then: keys.iter().map(step).collect(),
         otherwise: Vec::new(),

@@ -14,12 +14,12 @@ const PAGE: usize = 3 * MAX_STEPS;
 enum Place {
     Memory,
     /// Over a disk, without a checkpoint: all of it in memory.
-    Overlay,
+    Memtable,
     /// Over a disk, with a checkpoint after each step.
     Tree,
 }
 
-const EVERYWHERE: [Place; 3] = [Place::Memory, Place::Overlay, Place::Tree];
+const EVERYWHERE: [Place; 3] = [Place::Memory, Place::Memtable, Place::Tree];
 
 /// A state with one session.
 struct Worker {
@@ -37,7 +37,7 @@ impl Worker {
         (limits.fixed.history_revisions, limits.fixed.history_bytes) = (1 << 30, 1 << 30);
         let state = match place {
             Place::Memory => State::in_memory(limits),
-            Place::Overlay | Place::Tree => State::open(Disk::new().storage(), limits).unwrap(),
+            Place::Memtable | Place::Tree => State::open(Disk::new().storage(), limits).unwrap(),
         };
         let mut machine = Machine { state, log: Log::new() };
         let session = machine.open();
@@ -64,9 +64,10 @@ impl Worker {
                     None => crate::message::Step::Delete { key },
                 }
             });
-            let transaction = crate::message::Transaction { then: steps.collect(), ..Default::default() };
+            let transaction =
+                crate::message::TransactionRequest { then: steps.collect(), ..Default::default() };
             let effect = self.command(Command::Transaction(transaction));
-            assert!(matches!(effect, Effect::Transacted { held: true, .. }), "{effect:?}");
+            assert!(matches!(effect, Effect::Transacted { succeeded: true, .. }), "{effect:?}");
         }
         self.settle();
     }
@@ -319,7 +320,7 @@ fn large_values_end_the_removal_of_a_range_early() {
     };
     let effects = run(Place::Memory);
     assert!(effects.len() > 3);
-    assert_eq!(effects, run(Place::Overlay));
+    assert_eq!(effects, run(Place::Memtable));
     assert_eq!(effects, run(Place::Tree));
 }
 

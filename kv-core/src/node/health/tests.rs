@@ -174,7 +174,7 @@ fn two_processes_with_one_id_are_told_by_taking_turns_and_restarts_are_not() {
     let mut bench = Bench::new(3, 2);
     let twice = Seen { twice: Some("there".to_owned()), ..good(2) };
     let reported = bench.for_so_long(60 * SECOND, &[good(1), twice], None);
-    assert_eq!(reported, [Report::Twice { peer: id(2), remote: "there".to_owned() }]);
+    assert_eq!(reported, [Report::DuplicateInstance { peer: id(2), remote: "there".to_owned() }]);
     assert_eq!(bench.for_so_long(60 * SECOND, &[good(1), good(2)], None), [Report::Once { peer: id(2) }]);
 }
 

@@ -45,7 +45,7 @@ async fn r1_a_read_is_not_answered_from_an_older_state_than_it_was_confirmed_for
 async fn t9_damage_of_a_state_that_has_been_replaced_gives_nothing_up() {
     let bench = Bench::new();
     let shared = &bench.shared;
-    let lost = || shared.plan.look(|plan| plan.lost.as_ref().map(|(life, _)| *life));
+    let lost = || shared.applier_queue.look(|plan| plan.lost.as_ref().map(|(life, _)| *life));
     shared.set_state(state(1).reader());
     let before = shared.state_life();
     shared.take_state();

@@ -39,7 +39,7 @@ fn spoil(group: &mut Group, id: u8, ops: &[u64]) {
 fn mended(group: &Group, count: u64) -> bool {
     group.level()
         && group.members.iter().all(|member| {
-            let is_normal = member.replica.as_ref().is_some_and(|it| it.standing().status == Status::Normal);
+            let is_normal = member.replica.as_ref().is_some_and(|it| it.status().status == Status::Normal);
             let disk = &member.disk;
             let whole = (1..=count).all(|op| disk.entries.contains_key(&Op::new(op)));
             is_normal && whole && disk.bad.is_empty() && disk.damaged.is_none()
@@ -458,7 +458,7 @@ fn v7_hashes_are_asked_for_below_one_that_is_known() {
     disk.damaged = Some(Extent::Open);
     start_all(&mut group);
     group.run_until("repaired", |group| {
-        group.level() && (0..3).all(|id| group.replica(id).standing().status == Status::Normal)
+        group.level() && (0..3).all(|id| group.replica(id).status().status == Status::Normal)
     });
     assert!(group.replica(1).head().op >= Op::new(6));
 }

@@ -33,7 +33,7 @@ fn n5_a_start_view_that_its_own_view_has_overtaken_halts_nobody() {
     group.members[2].disk.view = View::new(1);
     group.isolate(2);
     group.start(2);
-    assert_eq!(group.replica(2).standing().status, Status::ViewChange);
+    assert_eq!(group.replica(2).status().status, Status::ViewChange);
     let (commit, view) = (group.replica(0).commit(), View::new(1));
     let beat = Message::Commit {
         view,
@@ -62,7 +62,7 @@ fn v7_a_member_catches_up_over_a_link_that_takes_a_second() {
     group.members[2].disk.damaged = Some(Extent::Open);
     group.lag = Duration::from_millis(500);
     group.start(2);
-    group.run_until("repaired", |group| group.replica(2).standing().status == Status::Normal);
+    group.run_until("repaired", |group| group.replica(2).status().status == Status::Normal);
     group.run_until("level", Group::level);
 }
 
@@ -158,8 +158,7 @@ fn v7_the_hash_at_the_floor_may_be_all_that_a_member_lacks() {
     for id in 0..3 {
         group.start(id);
     }
-    group
-        .run_until("repaired", |group| group.replica(2).standing().status == Status::Normal && group.level());
+    group.run_until("repaired", |group| group.replica(2).status().status == Status::Normal && group.level());
 }
 
 /// Member 0, which has 3 entries, has decided the log of view 3 by the vote of member 1, the only one that has the last of them: 31, of which

@@ -6,8 +6,8 @@ use crate::bug::Bug;
 use crate::config::{Cluster, Options};
 use crate::ids::{Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq};
 use crate::message::{
-    Adoption, Behind, Chunk, ChunkEnd, Damage, Entry, EntryMeta, Envelope, Extent, FormationStep, LogPoint,
-    Message, Operation, Recovered, Request, Write,
+    Adoption, Chunk, ChunkEnd, Damage, Entry, EntryMeta, EntryPastGap, Envelope, Extent, FormationStep,
+    LogPoint, Message, Operation, Recovered, Request, Write,
 };
 use crate::replica::{Halt, Input, Now, Output, Replica, ReplicaConfig, Wrap};
 use bytes::Bytes;
@@ -178,7 +178,7 @@ impl Disk {
             floor_next_revision: self.floor.1,
             floor_timestamp: self.floor.2,
             incarnation: self.incarnation,
-            damage: self.damaged.map(|extent| Damage { behind: self.behind(), extent }),
+            damage: self.damaged.map(|extent| Damage { past_gap: self.behind(), extent }),
         }
     }
 
@@ -203,15 +203,15 @@ impl Disk {
         self.floor.0.op.advance(self.chain().count() as u64)
     }
 
-    fn behind(&self) -> BTreeMap<Op, Behind> {
+    fn behind(&self) -> BTreeMap<Op, EntryPastGap> {
         let mut behind = BTreeMap::new();
         let head = self.chain_head();
         for (op, entry) in self.entries.range(head.next()..) {
             let parent = entry.header.parent;
             if op.previous() > head {
-                behind.entry(op.previous()).or_insert(Behind::Pinned(parent));
+                behind.entry(op.previous()).or_insert(EntryPastGap::Pinned(parent));
             }
-            behind.insert(*op, Behind::Intact { meta: self.meta(entry), parent });
+            behind.insert(*op, EntryPastGap::Intact { meta: self.meta(entry), parent });
         }
         behind
     }
@@ -269,7 +269,7 @@ pub(super) struct Group {
     pub(super) clocks: Vec<Clock>,
     pub(super) stamps: Stamps,
     pub(super) bug: Option<Bug>,
-    /// A planted bug of journals: the wall clock beside an entry is that of what first stood at its op.
+    /// A seeded bug of journals: the wall clock beside an entry is that of what first stood at its op.
     pub(super) written_once: bool,
     checks: Checks,
 }
@@ -284,7 +284,7 @@ impl Group {
         Self::with(data, witnesses, options, None)
     }
 
-    /// Data members that have a planted bug.
+    /// Data members that have a seeded bug.
     pub(super) fn with_bug(data: u8, options: Options, bug: Option<Bug>) -> Self {
         Self::with(data, 0, options, bug)
     }
@@ -552,7 +552,7 @@ impl Group {
                     }
                 }
                 Output::ReadsRefused { tickets } => member.refused.extend(tickets),
-                Output::Standing(_) | Output::ProposalsAbandoned => {}
+                Output::Status(_) | Output::ProposalsAbandoned => {}
                 Output::Halt(halt) => member.halt = Some(halt),
             }
         }
@@ -733,11 +733,11 @@ impl Group {
             let Some(replica) = &member.replica else { continue };
             eprintln!(
                 "{:?} log_view {:?} head {:?} durable {:?} status {:?} commit {:?} checkpoint {:?} floor {:?} halt {:?} damaged {:?} entries {:?} bad {:?} marked {:?} staged {:?}",
-                replica.standing(),
+                replica.status(),
                 replica.log_view(),
                 replica.head(),
                 replica.durable(),
-                replica.acknowledgeable(),
+                replica.durable_prefix(),
                 replica.commit(),
                 replica.checkpoint(),
                 member.disk.floor.0,

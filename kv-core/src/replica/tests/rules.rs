@@ -149,7 +149,7 @@ fn n5_a_commit_point_with_another_hash_moves_nothing_while_catching_up() {
     };
     group.input(0, Input::Message { from: member(1), message: later.clone() });
     group.input(0, Input::Message { from: member(1), message: later });
-    assert_eq!(group.replica(0).standing().status, Status::CatchingUp);
+    assert_eq!(group.replica(0).status().status, Status::CatchingUp);
     assert_eq!(group.replica(0).commit().op, Op::new(1));
     assert!(group.members[0].halt.is_none());
 }
@@ -174,11 +174,11 @@ fn v1_a_backup_that_suspects_stays_normal_and_a_sign_of_life_withdraws_its_vote(
     group.run_for(2_000);
     assert_eq!(group.serving(), Some(0), "one vote moves nobody");
     assert_eq!(group.replica(0).view(), View::ZERO);
-    assert_eq!(group.replica(1).standing().status, Status::Normal);
-    assert_eq!(group.replica(1).standing().primary, None);
+    assert_eq!(group.replica(1).status().status, Status::Normal);
+    assert_eq!(group.replica(1).status().primary, None);
     group.heal();
     group.run_for(100);
-    assert_eq!(group.replica(1).standing().primary, Some(member(0)));
+    assert_eq!(group.replica(1).status().primary, Some(member(0)));
 }
 
 /// Under load everybody is late for a moment: member 2, which hears nothing of the primary, must not find what member 1 meant then.
@@ -187,9 +187,9 @@ fn v1_a_vote_that_is_withdrawn_is_forgotten_at_once() {
     let mut group = with_entries(1);
     group.run_for(100);
     group.input(1, Input::PeerLost { peer: member(0) });
-    assert_eq!(group.replica(1).standing().primary, None, "it votes");
+    assert_eq!(group.replica(1).status().primary, None, "it votes");
     let at = group.now.monotonic;
-    group.run_until("it hears", |group| group.replica(1).standing().primary == Some(member(0)));
+    group.run_until("it hears", |group| group.replica(1).status().primary == Some(member(0)));
     assert!(group.now.monotonic.since(at) < group.options.heartbeat * 2, "long before the vote expires");
     group.input(2, Input::PeerLost { peer: member(0) });
     group.settle();
@@ -266,11 +266,11 @@ fn v4_a_member_restarted_between_views_says_again_what_it_said() {
         1,
         Input::Message { from: member(0), message: Message::StartViewChange { view: View::new(1) } },
     );
-    assert_eq!(group.replica(1).standing().status, Status::ViewChange);
+    assert_eq!(group.replica(1).status().status, Status::ViewChange);
     group.crash(1);
     group.sent.clear();
     group.start(1);
-    assert_eq!(group.replica(1).standing().status, Status::ViewChange);
+    assert_eq!(group.replica(1).status().status, Status::ViewChange);
     let sent = |e: &Envelope| {
         e.from == member(1)
             && matches!(&e.message, Message::DoViewChange { view, log, .. } if *view == View::new(1) && log.head == Op::new(2))
@@ -308,7 +308,7 @@ fn v7_a_suffix_above_the_views_head_is_cut_though_nothing_differs() {
     assert_eq!(group.members[0].disk.entries.len(), 3);
     group.run_until("a new primary", |group| group.serving().is_some_and(|id| id != 0));
     group.heal();
-    group.run_until("level", |group| group.level() && group.replica(0).standing().status == Status::Normal);
+    group.run_until("level", |group| group.level() && group.replica(0).status().status == Status::Normal);
     assert_eq!(group.replica(0).head().op, Op::new(2));
     assert_eq!(group.members[0].disk.entries.len(), 2, "the cut is durable");
 }
@@ -492,7 +492,7 @@ fn d6_a_damaged_member_votes_and_acknowledges_nothing_until_it_is_told_its_head(
     group.sent.clear();
     group.start(2);
     group.run_for(3_000);
-    assert_eq!(group.replica(2).standing().status, Status::Damaged);
+    assert_eq!(group.replica(2).status().status, Status::Damaged);
     let sent =
         |what: fn(&Message) -> bool| group.sent.iter().any(|e| e.from == member(2) && what(&e.message));
     assert!(sent(|message| matches!(message, Message::StartViewChange { .. })));
@@ -501,8 +501,7 @@ fn d6_a_damaged_member_votes_and_acknowledges_nothing_until_it_is_told_its_head(
     };
     assert!(!sent(acknowledges));
     group.heal();
-    group
-        .run_until("repaired", |group| group.replica(2).standing().status == Status::Normal && group.level());
+    group.run_until("repaired", |group| group.replica(2).status().status == Status::Normal && group.level());
     assert_eq!(group.members[2].disk.damaged, None);
 }
 

@@ -225,7 +225,7 @@ fn t6_a_source_that_is_slow_is_not_gone() {
             break;
         }
     }
-    assert!(group.level(), "{:?}", group.replica(2).standing());
+    assert!(group.level(), "{:?}", group.replica(2).status());
     assert_eq!(runs(&group).len(), 1, "begun once");
 }
 
@@ -653,7 +653,7 @@ fn t9_a_member_without_a_state_is_not_primary() {
     group.start(1);
     group.run_for(500);
     assert!(group.members[1].stateless, "nobody has a checkpoint");
-    assert_eq!(group.replica(1).standing().status, Status::Normal);
+    assert_eq!(group.replica(1).status().status, Status::Normal);
     group.input(0, Input::Handover);
     group.run_until("member 2 serves", |group| group.serving() == Some(2));
     group.checkpoint(2);

@@ -182,14 +182,14 @@ fn server_messages() -> Vec<ServerMessage> {
         StepResult::Scanned(Box::new(scanned)),
     ];
     let effects = [
-        Effect::Transacted { held: true, results },
-        Effect::StepFailed { step: 2, why: StepFailure::TooMuch { max: 9 } },
+        Effect::Transacted { succeeded: true, results },
+        Effect::StepFailed { step: 2, why: StepFailure::ResponseTooLarge { max: 9 } },
         Effect::SessionOpened(SessionId::new(3)),
         Effect::LeaseGranted(LeaseId::new(4)),
         Effect::SessionClosed,
         Effect::Put,
         Effect::Deleted { existed: true },
-        Effect::GuardFailed { found: Some(Revision::new(4)) },
+        Effect::ConditionFailed { found: Some(Revision::new(4)) },
         Effect::Lease(LeaseInfo { ttl_ms: 100, deadline: timestamp, keys: 3 }),
         Effect::LeaseFailed(LeaseFailure::Unknown),
     ];

@@ -20,7 +20,9 @@ mod tests;
 use self::pending::{Body, Kind, Pending, Phase};
 use self::search::{Delays, Search, pause};
 use self::session::{OpenSession, Session};
-use super::call::{Call, CallError, CallId, Cause, CoreInput, CoreOptions, CoreOutput, Reply, Trouble};
+use super::call::{
+    Call, CallError, CallId, Cause, FailureReason, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply,
+};
 use crate::ids::{Instant, MemberId, RequestNumber, SessionId};
 use crate::message::{ClientCall, ClientMessage, Effect, Operation, Outcome, ReadMode, Request};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,10 +36,10 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The client's decisions. One mutation, then drain: call [`handle`](Self::handle), then [`poll_output`](Self::poll_output)
 /// until it returns `None`, carrying out each output in order; then look at [`poll_timeout`](Self::poll_timeout) and call
-/// `handle(now, CoreInput::Timeout)` at that time.
+/// `handle(now, ProtocolInput::Timeout)` at that time.
 #[derive(Debug)]
-pub struct Core {
-    options: CoreOptions,
+pub struct ClientProtocol {
+    options: ProtocolOptions,
     rng: fastrand::Rng,
     search: Search,
     delays: Delays,
@@ -52,7 +54,7 @@ pub struct Core {
     /// The attempts that may still be answered, by the number that the answer carries.
     attempts: BTreeMap<u64, Attempt>,
     next_attempt: u64,
-    outputs: VecDeque<CoreOutput>,
+    outputs: VecDeque<ProtocolOutput>,
     #[cfg(any(test, feature = "internals"))]
     bug: Option<crate::bug::Bug>,
 }
@@ -65,13 +67,13 @@ struct Attempt {
     sent_at: Instant,
 }
 
-impl Core {
+impl ClientProtocol {
     /// A client of these data members (witnesses answer no calls).
     ///
     /// # Panics
     /// Without members.
     #[must_use]
-    pub fn new(seed: u64, members: Vec<MemberId>, options: CoreOptions, now: Instant) -> Self {
+    pub fn new(seed: u64, members: Vec<MemberId>, options: ProtocolOptions, now: Instant) -> Self {
         assert!(!members.is_empty(), "a client needs a member");
         assert!(options.window > 0, "a window of no requests sends none");
         let _ = now;
@@ -99,14 +101,16 @@ impl Core {
     ///
     /// # Panics
     /// If a call's id is that of a call which has not ended.
-    pub fn handle(&mut self, now: Instant, input: CoreInput) {
+    pub fn handle(&mut self, now: Instant, input: ProtocolInput) {
         match input {
-            CoreInput::Call { id, call, deadline } => self.on_call(now, id, call, deadline),
-            CoreInput::Cancel { id } => self.on_cancel(id),
-            CoreInput::Answer { member, message } => self.on_answer(now, member, message),
-            CoreInput::ConnectionLost { member } => self.on_lost(now, member, Trouble::ConnectionLost),
-            CoreInput::Unreachable { member } => self.on_lost(now, member, Trouble::Unreachable),
-            CoreInput::Timeout => {}
+            ProtocolInput::Call { id, call, deadline } => self.on_call(now, id, call, deadline),
+            ProtocolInput::Cancel { id } => self.on_cancel(id),
+            ProtocolInput::Answer { member, message } => self.on_answer(now, member, message),
+            ProtocolInput::ConnectionLost { member } => {
+                self.on_lost(now, member, FailureReason::ConnectionLost)
+            }
+            ProtocolInput::Unreachable { member } => self.on_lost(now, member, FailureReason::Unreachable),
+            ProtocolInput::Timeout => {}
         }
         self.fire_timers(now);
         self.drive_session(now);
@@ -114,11 +118,11 @@ impl Core {
     }
 
     /// The next thing to do.
-    pub fn poll_output(&mut self) -> Option<CoreOutput> {
+    pub fn poll_output(&mut self) -> Option<ProtocolOutput> {
         self.outputs.pop_front()
     }
 
-    /// When to call with [`CoreInput::Timeout`].
+    /// When to call with [`ProtocolInput::Timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| *at);
@@ -247,7 +251,7 @@ impl Core {
     fn unwatch(&mut self, member: MemberId, call: u64) {
         let message = ClientMessage { call: self.next_attempt, what: ClientCall::Unwatch { call } };
         self.next_attempt += 1;
-        self.outputs.push_back(CoreOutput::Send { member, message });
+        self.outputs.push_back(ProtocolOutput::Send { member, message });
     }
 
     fn finish(&mut self, now: Instant, id: CallId, result: Result<Reply, CallError>) {
@@ -257,7 +261,7 @@ impl Core {
         if id == OPEN {
             self.on_open_ended(now, result);
         } else {
-            self.outputs.push_back(CoreOutput::Done { id, result });
+            self.outputs.push_back(ProtocolOutput::Done { id, result });
         }
     }
 
@@ -276,8 +280,8 @@ impl Core {
             }
             let call = self.calls.get(&id).expect("a timer belongs to a call");
             if call.deadline <= now {
-                let trouble = self.trouble_of(call);
-                self.fail(now, id, Cause::Deadline(trouble));
+                let reason = self.reason_of(call);
+                self.fail(now, id, Cause::Deadline(reason));
             } else if let Phase::Sent { attempt, .. } = call.phase {
                 self.on_silence(now, id, attempt);
             } else {
@@ -287,12 +291,12 @@ impl Core {
     }
 
     /// What stands in the way of a call.
-    fn trouble_of(&self, call: &Pending) -> Trouble {
+    fn reason_of(&self, call: &Pending) -> FailureReason {
         let queued = call.phase == Phase::Queued;
         match self.calls.get(&OPEN) {
-            Some(open) if queued && open.trouble == Trouble::Waiting => Trouble::NoSession,
-            Some(open) if queued => open.trouble,
-            _ => call.trouble,
+            Some(open) if queued && open.reason == FailureReason::Waiting => FailureReason::NoSession,
+            Some(open) if queued => open.reason,
+            _ => call.reason,
         }
     }
 
@@ -309,29 +313,29 @@ impl Core {
     }
 
     /// The connection to a member broke, or could not be opened.
-    fn on_lost(&mut self, now: Instant, member: MemberId, trouble: Trouble) {
+    fn on_lost(&mut self, now: Instant, member: MemberId, reason: FailureReason) {
         self.search.failed(now, member);
         let lost: Vec<u64> =
             self.attempts.iter().filter(|(_, a)| a.member == member).map(|(number, _)| *number).collect();
         for number in lost {
             let Attempt { call: id, .. } = self.attempts[&number];
             let call = self.calls.get_mut(&id).expect("an attempt belongs to a call");
-            if trouble == Trouble::ConnectionLost {
+            if reason == FailureReason::ConnectionLost {
                 call.tainted = true; // It may have arrived.
             }
-            self.unsuccessful(now, number, trouble, false);
+            self.unsuccessful(now, number, reason, false);
         }
     }
 
     /// An attempt ended without a result: the call needs another, unless a later one is on its way.
-    fn unsuccessful(&mut self, now: Instant, number: u64, trouble: Trouble, pausing: bool) {
+    fn unsuccessful(&mut self, now: Instant, number: u64, reason: FailureReason, pausing: bool) {
         let Some(Attempt { call: id, .. }) = self.attempts.remove(&number) else { return };
         let call = self.calls.get_mut(&id).expect("an attempt belongs to a call");
         let was_latest = call.resolve(number);
         if was_latest {
-            call.trouble = trouble;
+            call.reason = reason;
             if call.kind.is_single() {
-                self.fail(now, id, Cause::Failed(trouble));
+                self.fail(now, id, Cause::Failed(reason));
             } else {
                 self.retry(now, id, pausing);
             }
@@ -410,7 +414,7 @@ impl Core {
             Kind::Handover(_) => ClientCall::Handover,
         };
         call.tries = call.tries.saturating_add(1);
-        call.trouble = Trouble::Silent;
+        call.reason = FailureReason::Silent;
         call.attempts.push(attempt);
         let until = if call.kind.is_single() {
             call.deadline
@@ -422,7 +426,7 @@ impl Core {
         self.attempts.insert(attempt, Attempt { call: id, member, sent_at: now });
         self.set_phase(id, Phase::Sent { attempt, until });
         let message = ClientMessage { call: attempt, what };
-        self.outputs.push_back(CoreOutput::Send { member, message });
+        self.outputs.push_back(ProtocolOutput::Send { member, message });
     }
 
     /// Gives a request its number and its bytes, for good.
@@ -524,8 +528,8 @@ impl Core {
 }
 
 #[cfg(any(test, feature = "internals"))]
-impl Core {
-    /// The planted bug `RetryRenumbered`: a retry takes a new number.
+impl ClientProtocol {
+    /// The seeded bug `RetryRenumbered`: a retry takes a new number.
     fn renumber_if_planted(&mut self, id: CallId) {
         if !self.has_bug(crate::bug::Bug::RetryRenumbered) {
             return;
@@ -542,7 +546,7 @@ impl Core {
         }
     }
 
-    /// The planted bug `RetryInNewSession`: what was in flight goes back to the queue.
+    /// The seeded bug `RetryInNewSession`: what was in flight goes back to the queue.
     fn requeue_if_planted(&mut self, ids: &[CallId]) -> bool {
         if !self.has_bug(crate::bug::Bug::RetryInNewSession) {
             return false;

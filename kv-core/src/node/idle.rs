@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Counts what the threads of a node have to do. By default it does not.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Quiet(Option<Arc<Watched>>);
+pub(super) struct IdleTracker(Option<Arc<Watched>>);
 
 #[derive(Debug, Default)]
 struct Watched {
@@ -32,7 +32,7 @@ struct Busy {
     over: bool,
 }
 
-impl Quiet {
+impl IdleTracker {
     /// One that counts.
     #[cfg(feature = "testing")]
     pub(super) fn watched() -> Self {

@@ -4,18 +4,18 @@
 use super::world::World;
 use kv_core::config::Role;
 use kv_core::ids::Op;
-use kv_core::message::{Footing, FormationStep};
-use kv_core::replica::{self, Excuse, Replica, ReplicaConfig, Vote};
+use kv_core::message::{CheckpointAlignment, FormationStep};
+use kv_core::replica::{self, Replica, ReplicaConfig, StallReason, Vote};
 
 impl World {
     /// Why those who are back cannot go on, if they cannot. A disk that does not open is no excuse.
-    pub(super) fn excuse(&self) -> Option<Excuse> {
+    pub(super) fn stall_reason(&self) -> Option<StallReason> {
         let back = || (0..self.members.len()).filter(|member| !self.members[*member].away);
         let votes: Vec<Vote> = back().map(|member| self.vote(member)).collect::<Option<_>>()?;
         let is_there = |op: Op| self.whole_state_of(back(), None).is_some_and(|state| state >= op);
-        match replica::excuse(&self.cluster, &votes)? {
+        match replica::stall_reason(&self.cluster, &votes)? {
             // Together, those who are back have a state that stands for it.
-            Excuse::Missing(op) if is_there(op) => None,
+            StallReason::Missing(op) if is_there(op) => None,
             excuse => Some(excuse),
         }
     }
@@ -30,10 +30,10 @@ impl World {
         let mut config = ReplicaConfig::new(self.cluster.clone(), slot.id, slot.options.clone(), 0);
         config.stateless = slot.role == Role::Data && !self.plan.in_memory && state.is_none() && formatted;
         if let Some(state) = state {
-            match recovered.footing(state.checkpoint()) {
-                Footing::OnLog => recovered.checkpoint = state.checkpoint(),
-                Footing::Ahead => recovered = journal.stand_on(state.point()).ok()?,
-                Footing::Lost => return None,
+            match recovered.alignment(state.checkpoint()) {
+                CheckpointAlignment::OnLog => recovered.checkpoint = state.checkpoint(),
+                CheckpointAlignment::Ahead => recovered = journal.stand_on(state.point()).ok()?,
+                CheckpointAlignment::Lost => return None,
             }
         }
         Some(Replica::new(config, recovered, self.clock_of(member)).vote())

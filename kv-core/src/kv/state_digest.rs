@@ -19,28 +19,28 @@ impl State {
     pub(super) fn fold(&mut self, applied: &[Applied]) {
         let mut bytes = std::mem::take(&mut self.folded);
         bytes.clear();
-        bytes.extend_from_slice(&self.trail.get().to_le_bytes());
-        bytes.extend_from_slice(&self.engine.take_trail().get().to_le_bytes());
+        bytes.extend_from_slice(&self.state_digest.get().to_le_bytes());
+        bytes.extend_from_slice(&self.engine.take_write_digest().get().to_le_bytes());
         bytes.extend_from_slice(&self.timestamp.get().to_le_bytes());
         bytes.extend_from_slice(&(self.sessions.len() as u64).to_le_bytes());
         for applied in applied {
             bytes = postcard::to_extend(&applied.result, bytes).expect("plain data always encodes");
         }
-        self.trail = Hash::of(&bytes);
+        self.state_digest = Hash::of(&bytes);
         self.folded = bytes;
     }
 
     /// A digest of everything that was ever applied: equal on all members at the same op. Costs nothing.
     #[must_use]
-    pub const fn trail(&self) -> Hash {
-        self.trail
+    pub const fn state_digest(&self) -> Hash {
+        self.state_digest
     }
 
     /// The digest after the last applied op, if it is one at which members compare theirs.
     #[must_use]
     pub fn compared(&self) -> Option<(Op, Hash)> {
         let op = self.applied.op;
-        is_compared(op).then_some((op, self.trail))
+        is_compared(op).then_some((op, self.state_digest))
     }
 }
 

@@ -34,7 +34,7 @@ struct Group {
 }
 
 /// The sums in memory; the others are in the file.
-pub(super) struct Sums {
+pub(super) struct ChecksumCache {
     groups: BTreeMap<u64, Group>,
     /// The most groups held.
     capacity: usize,
@@ -44,7 +44,7 @@ pub(super) struct Sums {
     evictions: u64,
 }
 
-impl Sums {
+impl ChecksumCache {
     /// Holds at most `capacity` groups.
     pub(super) const fn new(capacity: usize) -> Self {
         Self { groups: BTreeMap::new(), capacity, hand: 0, evictions: 0 }

@@ -2,12 +2,12 @@
 
 use super::pending::{Body, Kind, Phase};
 use super::session::Session;
-use super::{Attempt, Core};
-use crate::client::call::{CallError, CallId, Cause, Reply, Trouble};
+use super::{Attempt, ClientProtocol};
+use crate::client::call::{CallError, CallId, Cause, FailureReason, Reply};
 use crate::ids::{Instant, MemberId};
 use crate::message::{Answer, Outcome, ReadMode, Rejection, Request, ServerMessage};
 
-impl Core {
+impl ClientProtocol {
     /// A member answered. Answers to earlier attempts of a call count as well; those to calls that have ended do not.
     pub(super) fn on_answer(&mut self, now: Instant, member: MemberId, message: ServerMessage) {
         self.search.heard(now, member);
@@ -29,7 +29,7 @@ impl Core {
             }
             Answer::Future { newest } => match self.calls[&id].kind {
                 Kind::Anywhere { mode: ReadMode::AtLeast(wanted), .. } if newest < wanted => {
-                    self.unsuccessful(now, number, Trouble::Behind, true);
+                    self.unsuccessful(now, number, FailureReason::Behind, true);
                 }
                 _ => self.on_result(now, number, attempt, Reply::Future { newest }),
             },
@@ -40,7 +40,7 @@ impl Core {
             Answer::Done => self.on_result(now, number, attempt, Reply::Done),
             Answer::NotPrimary { hint } => {
                 let doubtful = self.search.not_primary(now, member, hint);
-                self.unsuccessful(now, number, Trouble::NoPrimary, false);
+                self.unsuccessful(now, number, FailureReason::NoPrimary, false);
                 if let Some(hint) = doubtful.filter(|_| self.parked.contains(&id)) {
                     self.send(now, id, hint);
                 }
@@ -48,9 +48,9 @@ impl Core {
             Answer::Abandoned => {
                 let _ = self.search.not_primary(now, member, None);
                 self.taint(id);
-                self.unsuccessful(now, number, Trouble::PrimaryChanged, false);
+                self.unsuccessful(now, number, FailureReason::PrimaryChanged, false);
             }
-            Answer::Overloaded => self.unsuccessful(now, number, Trouble::Overloaded, true),
+            Answer::Overloaded => self.unsuccessful(now, number, FailureReason::Overloaded, true),
             Answer::Refused(reason) => {
                 self.resolve(number);
                 self.fail(now, id, Cause::Refused(reason));
@@ -137,7 +137,7 @@ impl Core {
                 let error = CallError::NotApplied(Cause::Refused(rejection.to_string()));
                 self.finish(now, id, Err(error));
             }
-            Err(Rejection::WindowExceeded) => self.unsuccessful(now, number, Trouble::Overloaded, true),
+            Err(Rejection::WindowExceeded) => self.unsuccessful(now, number, FailureReason::Overloaded, true),
             // It has run: nobody knows any more what came of it.
             Err(rejection @ Rejection::ResultDropped) => {
                 self.finish(now, id, Err(CallError::OutcomeUnknown(Cause::Refused(rejection.to_string()))));
@@ -159,7 +159,7 @@ impl Core {
     /// An answer of another kind than the question: the attempt's fate is unknown.
     fn on_nonsense(&mut self, now: Instant, number: u64, attempt: Attempt) {
         self.taint(attempt.call);
-        self.unsuccessful(now, number, Trouble::Silent, true);
+        self.unsuccessful(now, number, FailureReason::Silent, true);
     }
 
     /// The members do not know the session any more, and never will: no new request goes out under it. What was sent under it waits for its

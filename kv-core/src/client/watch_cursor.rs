@@ -1,4 +1,4 @@
-//! A watch between two answers: what it asks, and what an answer means for it. Pure, as [`Core`](super::Core), under which it runs.
+//! A watch between two answers: what it asks, and what an answer means for it. Pure, as [`ClientProtocol`](super::ClientProtocol), under which it runs.
 
 use super::{Call, CallError, Cause, Reply};
 use crate::error::WatchError;
@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 /// See the module. Ask with [`call`](Self::call), give the result to [`on_result`](Self::on_result), and take the events before
 /// asking again.
 #[derive(Debug)]
-pub struct Asking {
+pub struct WatchCursor {
     query: WatchQuery,
     /// Who has answered last.
     prefer: Option<MemberId>,
@@ -19,7 +19,7 @@ pub struct Asking {
     bug: Option<crate::bug::Bug>,
 }
 
-impl Asking {
+impl WatchCursor {
     /// A watch that begins at the place of this query.
     pub const fn new(query: WatchQuery) -> Self {
         Self {
@@ -83,13 +83,13 @@ impl Asking {
 }
 
 #[cfg(any(test, feature = "internals"))]
-impl Asking {
+impl WatchCursor {
     /// Makes it wrong in a known way, for the simulator to find out.
     pub const fn plant(&mut self, bug: crate::bug::Bug) {
         self.bug = Some(bug);
     }
 
-    /// The planted bugs `WatchesSkipTheRest` and `WatchesAskAgain`.
+    /// The seeded bugs `WatchesSkipTheRest` and `WatchesAskAgain`.
     fn misplaced_if_planted(&self, next: Position) -> Position {
         match self.bug {
             Some(crate::bug::Bug::WatchesSkipTheRest) => Position::after(next.revision),
@@ -102,12 +102,12 @@ impl Asking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Trouble;
+    use crate::client::FailureReason;
     use crate::message::EventKind;
 
-    fn asking() -> Asking {
+    fn cursor() -> WatchCursor {
         let after = Some(Position::after(Revision::new(5)));
-        Asking::new(WatchQuery { from: "a".into(), to: None, after, previous: false })
+        WatchCursor::new(WatchQuery { from: "a".into(), to: None, after, previous: false })
     }
 
     fn event(revision: u64, key: &'static str) -> Event {
@@ -115,8 +115,8 @@ mod tests {
         Event { revision, key: key.into(), kind: EventKind::Deleted, record: None, previous: None }
     }
 
-    fn asks(asking: &Asking) -> (Option<Position>, Option<MemberId>) {
-        match asking.call(Some(MemberId::new(1))) {
+    fn asks(cursor: &WatchCursor) -> (Option<Position>, Option<MemberId>) {
+        match cursor.call(Some(MemberId::new(1))) {
             Call::Watch { query, prefer } => (query.after, prefer),
             other => panic!("{other:?}"),
         }
@@ -124,54 +124,54 @@ mod tests {
 
     #[test]
     fn w1_it_goes_on_exactly_where_the_answer_says_and_with_who_has_answered() {
-        let mut asking = asking();
+        let mut cursor = cursor();
         let local = Some(MemberId::new(1));
-        assert_eq!(asks(&asking), (Some(Position::after(Revision::new(5))), local));
+        assert_eq!(asks(&cursor), (Some(Position::after(Revision::new(5))), local));
         // A part of revision 7.
         let next = Position { revision: Revision::new(7), key: Some("b".into()) };
         let events = vec![event(6, "a"), event(7, "b")];
         let reply = Reply::Watched { member: MemberId::new(2), events, next: next.clone() };
-        asking.on_result(Ok(reply)).unwrap();
-        assert_eq!(asks(&asking), (Some(next), Some(MemberId::new(2))));
-        assert_eq!((asking.take(), asking.take()), (Some(event(6, "a")), Some(event(7, "b"))));
-        assert_eq!(asking.take(), None);
+        cursor.on_result(Ok(reply)).unwrap();
+        assert_eq!(asks(&cursor), (Some(next), Some(MemberId::new(2))));
+        assert_eq!((cursor.take(), cursor.take()), (Some(event(6, "a")), Some(event(7, "b"))));
+        assert_eq!(cursor.take(), None);
     }
 
     #[test]
     fn it_asks_again_from_where_it_is_until_it_is_told_that_this_is_of_no_use() {
-        let mut asking = asking();
-        let before = asks(&asking);
-        for error in [Cause::Deadline(Trouble::Silent), Cause::SessionExpired] {
-            asking.on_result(Err(CallError::NotApplied(error))).unwrap();
+        let mut cursor = cursor();
+        let before = asks(&cursor);
+        for error in [Cause::Deadline(FailureReason::Silent), Cause::SessionExpired] {
+            cursor.on_result(Err(CallError::NotApplied(error))).unwrap();
         }
-        asking.on_result(Ok(Reply::Done)).unwrap();
-        assert_eq!(asks(&asking), before);
+        cursor.on_result(Ok(Reply::Done)).unwrap();
+        assert_eq!(asks(&cursor), before);
         let refused = Err(CallError::NotApplied(Cause::Refused("no".into())));
-        assert_eq!(asking.on_result(refused), Err(WatchError::Refused("no".into())));
+        assert_eq!(cursor.on_result(refused), Err(WatchError::Refused("no".into())));
         let oldest = Revision::new(8);
-        assert_eq!(asking.on_result(Ok(Reply::Compacted { oldest })), Err(WatchError::Compacted { oldest }));
+        assert_eq!(cursor.on_result(Ok(Reply::Compacted { oldest })), Err(WatchError::Compacted { oldest }));
     }
 
     #[test]
     fn w1_a_revision_is_complete_when_its_last_event_was_taken() {
-        let mut asking = asking();
-        assert_eq!(asking.complete(), Revision::new(5), "it begins there");
+        let mut cursor = cursor();
+        assert_eq!(cursor.complete(), Revision::new(5), "it begins there");
         let reply = |events, revision, key| {
             let next = Position { revision: Revision::new(revision), key };
             Ok(Reply::Watched { member: MemberId::new(2), events, next })
         };
-        asking
+        cursor
             .on_result(reply(vec![event(7, "a"), event(7, "b"), event(9, "a")], 9, Some("a".into())))
             .unwrap();
-        let taken = |asking: &mut Asking| {
-            asking.take().unwrap();
-            asking.complete().get()
+        let taken = |cursor: &mut WatchCursor| {
+            cursor.take().unwrap();
+            cursor.complete().get()
         };
-        assert_eq!(asking.complete().get(), 6, "nothing has changed in between");
-        assert_eq!([(); 3].map(|()| taken(&mut asking)), [6, 8, 8], "of 9 there may be more");
-        asking.on_result(reply(vec![event(9, "b"), event(12, "a")], 12, None)).unwrap();
-        assert_eq!([(); 2].map(|()| taken(&mut asking)), [11, 12], "that was all of it");
-        asking.on_result(reply(vec![], 20, None)).unwrap();
-        assert_eq!(asking.complete(), Revision::new(20));
+        assert_eq!(cursor.complete().get(), 6, "nothing has changed in between");
+        assert_eq!([(); 3].map(|()| taken(&mut cursor)), [6, 8, 8], "of 9 there may be more");
+        cursor.on_result(reply(vec![event(9, "b"), event(12, "a")], 12, None)).unwrap();
+        assert_eq!([(); 2].map(|()| taken(&mut cursor)), [11, 12], "that was all of it");
+        cursor.on_result(reply(vec![], 20, None)).unwrap();
+        assert_eq!(cursor.complete(), Revision::new(20));
     }
 }

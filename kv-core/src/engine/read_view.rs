@@ -1,12 +1,12 @@
 //! What readers hold: a point of the state, in its layers.
 
 use super::EngineError;
-use super::base::{Base, BaseCursor};
 use super::change::Change;
 use super::gaps::{Gaps, WORTH};
 use super::key::Key;
-use super::overlay::{Overlay, OverlayCursor, Value, VersionKey};
+use super::memtable::{Memtable, MemtableCursor, Value, VersionKey};
 use super::steps;
+use super::tree_snapshot::{TreeCursor, TreeSnapshot};
 use crate::ids::{Anchor, Revision};
 use bytes::Bytes;
 use std::fmt;
@@ -14,13 +14,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A published state: what readers see.
 #[derive(Debug)]
-pub struct Point {
+pub struct ReadView {
     pub(super) applied: Anchor,
     pub(super) revision: Revision,
     pub(super) floor: Revision,
-    pub(super) active: Arc<Overlay>,
-    pub(super) frozen: Option<Arc<Overlay>>,
-    pub(super) base: Option<Arc<Base>>,
+    pub(super) active: Arc<Memtable>,
+    pub(super) frozen: Option<Arc<Memtable>>,
+    pub(super) base: Option<Arc<TreeSnapshot>>,
     /// Empty ranges: of all points of an engine.
     pub(super) gaps: Arc<Gaps>,
 }
@@ -28,7 +28,7 @@ pub struct Point {
 /// So many bytes that are read count as one more step.
 pub(super) const STEP_BYTES: usize = 256;
 
-impl Point {
+impl ReadView {
     /// The op that the state is exactly at.
     #[must_use]
     pub fn applied(&self) -> Anchor {
@@ -60,8 +60,8 @@ impl Point {
     /// # Errors
     /// If the disk fails or is damaged.
     pub fn get_at(&self, key: &[u8], at: Revision) -> Result<Option<Bytes>, EngineError> {
-        for overlay in self.overlays() {
-            if let Some((_, change)) = overlay.get(key, at) {
+        for memtable in self.memtables() {
+            if let Some((_, change)) = memtable.get(key, at) {
                 return Ok(change.value().cloned());
             }
         }
@@ -73,7 +73,7 @@ impl Point {
     ///
     /// # Errors
     /// If the disk fails or is damaged.
-    pub fn changes(&self, after: Revision, key: Option<&[u8]>) -> Result<PastChanges<'_>, EngineError> {
+    pub fn changes(&self, after: Revision, key: Option<&[u8]>) -> Result<HistoryChanges<'_>, EngineError> {
         let since = if key.is_some() { after } else { after.next() };
         let base = self.base.as_ref().map(|base| base.changes(since, key)).transpose()?;
         let key = key.map(Key::from);
@@ -83,14 +83,14 @@ impl Point {
                 || version.revision == after && key.as_ref().is_some_and(|key| version.key <= *key)
         };
         let recent = notes
-            .flat_map(move |overlay| overlay.notes(since))
+            .flat_map(move |memtable| memtable.notes(since))
             .flat_map(|entry| (0..entry.len()).map(move |at| entry[at].clone()))
             .skip_while(behind)
             .map(|version| Ok((version.revision, version.key, 0)));
         let all = base.into_iter().flatten().chain(recent);
         let seen = all.take_while(|change| !matches!(change, Ok((at, ..)) if *at > self.revision));
-        Ok(PastChanges(Box::new(seen.map(|change| {
-            change.map(|(revision, key, bytes)| PastChange {
+        Ok(HistoryChanges(Box::new(seen.map(|change| {
+            change.map(|(revision, key, bytes)| HistoryChange {
                 revision,
                 key: Bytes::copy_from_slice(key.as_slice()),
                 steps: 1 + bytes / STEP_BYTES,
@@ -103,7 +103,7 @@ impl Point {
     /// # Errors
     /// If the disk fails or is damaged.
     pub fn change(&self, key: &[u8], at: Revision) -> Result<Change, EngineError> {
-        let found = self.overlays().find_map(|overlay| overlay.get(key, at));
+        let found = self.memtables().find_map(|memtable| memtable.get(key, at));
         match found {
             Some((revision, change)) if revision == at => Ok(change),
             Some(_) | None => match &self.base {
@@ -114,8 +114,8 @@ impl Point {
     }
 
     /// The newest first.
-    fn overlays(&self) -> impl Iterator<Item = &Overlay> {
-        [Some(&self.active), self.frozen.as_ref()].into_iter().flatten().map(|overlay| &**overlay)
+    fn memtables(&self) -> impl Iterator<Item = &Memtable> {
+        [Some(&self.active), self.frozen.as_ref()].into_iter().flatten().map(|memtable| &**memtable)
     }
 
     /// Goes through the keys from `from` on, in order.
@@ -133,7 +133,7 @@ impl Point {
     pub fn scan_at(&self, keys: Keys<'_>, at: Revision) -> Result<Scan<'_>, EngineError> {
         let edge = if keys.reverse { keys.to.map(Key::from) } else { Some(Key::from(keys.from)) };
         let mut scan = Scan {
-            point: self,
+            view: self,
             at,
             cursors: None,
             from: Bytes::copy_from_slice(keys.from),
@@ -183,7 +183,7 @@ impl<'a> From<&'a [u8]> for Keys<'a> {
 
 /// A change of a key, as it is found in the past.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PastChange {
+pub struct HistoryChange {
     /// The revision of the change.
     pub revision: Revision,
     /// Of which key.
@@ -192,36 +192,36 @@ pub struct PastChange {
     pub steps: usize,
 }
 
-/// The changes of a [`Point`], in order. After an error it is useless.
-pub struct PastChanges<'a>(Box<dyn Iterator<Item = Result<PastChange, EngineError>> + 'a>);
+/// The changes of a [`ReadView`], in order. After an error it is useless.
+pub struct HistoryChanges<'a>(Box<dyn Iterator<Item = Result<HistoryChange, EngineError>> + 'a>);
 
-impl Iterator for PastChanges<'_> {
-    type Item = Result<PastChange, EngineError>;
+impl Iterator for HistoryChanges<'_> {
+    type Item = Result<HistoryChange, EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.0.next()
     }
 }
 
-impl fmt::Debug for PastChanges<'_> {
+impl fmt::Debug for HistoryChanges<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PastChanges").finish_non_exhaustive()
+        f.debug_struct("HistoryChanges").finish_non_exhaustive()
     }
 }
 
 /// A place in each layer.
 struct Cursors<'a> {
-    active: OverlayCursor<'a>,
-    frozen: Option<OverlayCursor<'a>>,
-    base: Option<BaseCursor<'a>>,
+    active: MemtableCursor<'a>,
+    frozen: Option<MemtableCursor<'a>>,
+    base: Option<TreeCursor<'a>>,
 }
 
-/// A walk through the keys of a [`Point`]: keys with their values, in order. After an error it is useless.
+/// A walk through the keys of a [`ReadView`]: keys with their values, in order. After an error it is useless.
 ///
 /// It takes a step for each key that is in some layer, also for those that were removed; but what one scan of removed keys has found,
 /// the next ones step over at once, until a key is put there again.
 pub struct Scan<'a> {
-    point: &'a Point,
+    view: &'a ReadView,
     at: Revision,
     /// None at the end.
     cursors: Option<Cursors<'a>>,
@@ -301,8 +301,8 @@ impl Scan<'_> {
 
     fn next_key(&self) -> Option<Key> {
         let Cursors { active, frozen, base } = self.cursors.as_ref()?;
-        let frozen = frozen.as_ref().and_then(OverlayCursor::key);
-        let base = base.as_ref().and_then(BaseCursor::key);
+        let frozen = frozen.as_ref().and_then(MemtableCursor::key);
+        let base = base.as_ref().and_then(TreeCursor::key);
         let keys = [active.key(), frozen, base].into_iter().flatten();
         let key = if self.reverse { keys.max() } else { keys.min() }?;
         let within =
@@ -331,10 +331,10 @@ impl Scan<'_> {
         let Some(Cursors { active, frozen, base }) = &mut self.cursors else { return Ok(None) };
         let mut found: Option<Value> = None;
         let mut bytes = 0;
-        for overlay in [Some(active), frozen.as_mut()].into_iter().flatten() {
-            if overlay.key() == Some(key) {
-                found = found.or_else(|| overlay.value());
-                overlay.advance();
+        for memtable in [Some(active), frozen.as_mut()].into_iter().flatten() {
+            if memtable.key() == Some(key) {
+                found = found.or_else(|| memtable.value());
+                memtable.advance();
             }
         }
         let most = if self.heads { HEAD_BYTES } else { usize::MAX };
@@ -358,7 +358,7 @@ impl Scan<'_> {
 
     /// Jumps over the known gap in which it stands, if there is one. `key`: one that it has just passed there; at the beginning none.
     fn jump(&mut self, key: Option<&Key>) -> Result<bool, EngineError> {
-        let gaps = &self.point.gaps;
+        let gaps = &self.view.gaps;
         let keys = if self.reverse {
             let gap = match key {
                 Some(key) => gaps.around(key.as_slice(), self.at).map(|(from, _)| from),
@@ -374,7 +374,7 @@ impl Scan<'_> {
         self.cursors = match from {
             Some(from) => {
                 let keys = Keys { from: &from, to: to.as_deref(), reverse: self.reverse };
-                Some(self.point.cursors(keys, self.at)?)
+                Some(self.view.cursors(keys, self.at)?)
             }
             // The gap ends with the key space.
             None => None,
@@ -387,7 +387,7 @@ impl Scan<'_> {
         if self.removed < WORTH || self.cursors.is_none() {
             return;
         }
-        let gaps = &self.point.gaps;
+        let gaps = &self.view.gaps;
         if self.reverse {
             gaps.found(end.map_or_else(|| Key::from(&self.from[..]), after), self.edge.clone(), self.at);
         } else if let Some(edge) = self.edge.clone() {
@@ -406,23 +406,23 @@ fn after(key: &Key) -> Key {
 #[derive(Clone, Debug)]
 pub struct Reader {
     /// Locked only to copy or to replace the pointer.
-    current: Arc<Mutex<Arc<Point>>>,
+    current: Arc<Mutex<Arc<ReadView>>>,
 }
 
 impl Reader {
-    pub(super) fn new(point: Point) -> Self {
-        Self { current: Arc::new(Mutex::new(Arc::new(point))) }
+    pub(super) fn new(view: ReadView) -> Self {
+        Self { current: Arc::new(Mutex::new(Arc::new(view))) }
     }
 
     /// Makes `point` the newest; returns the one before.
-    pub(super) fn replace(&self, point: Point) -> Arc<Point> {
+    pub(super) fn replace(&self, view: ReadView) -> Arc<ReadView> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *current, Arc::new(point))
+        std::mem::replace(&mut *current, Arc::new(view))
     }
 
     /// The newest point. Memory and pages of the disk are kept for as long as it is held: not for long.
     #[must_use]
-    pub fn point(&self) -> Arc<Point> {
+    pub fn latest(&self) -> Arc<ReadView> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::change::Change;
 use super::key::Key;
-use super::point::Keys;
+use super::read_view::Keys;
 use super::steps;
 use crate::ids::Revision;
 use bytes::Bytes;
@@ -97,14 +97,14 @@ impl<'a> Borrow<dyn Place + 'a> for VersionKey {
 
 /// The versions of a span of revisions.
 #[derive(Debug, Default)]
-pub(super) struct Overlay {
+pub(super) struct Memtable {
     versions: SkipMap<VersionKey, Change>,
     /// What each entry changed, in the order of revisions and keys; by the last of these revisions. Empty if no history is kept.
     notes: SkipMap<Revision, Arc<[VersionKey]>>,
     bytes: AtomicUsize,
 }
 
-impl Overlay {
+impl Memtable {
     /// Lets go of up to `count` versions: nobody reads here any more. Returns how many there were.
     pub(super) fn shed(&self, count: usize) -> usize {
         let notes = (0..count).map_while(|_| self.notes.pop_front());
@@ -166,14 +166,14 @@ impl Overlay {
     }
 
     /// Goes through the keys, and what is seen of them at `at`.
-    pub(super) fn cursor(&self, keys: Keys<'_>, at: Revision) -> OverlayCursor<'_> {
+    pub(super) fn cursor(&self, keys: Keys<'_>, at: Revision) -> MemtableCursor<'_> {
         let entry = match keys.to {
             _ if !keys.reverse => self.first_from(keys.from, Revision::new(u64::MAX)),
             Some(to) => self.last_below(to),
             None => self.versions.back(),
         };
         let mut cursor =
-            OverlayCursor { overlay: self, entry, key: None, seen: false, at, reverse: keys.reverse };
+            MemtableCursor { memtable: self, entry, key: None, seen: false, at, reverse: keys.reverse };
         cursor.settle();
         cursor
     }
@@ -194,7 +194,7 @@ impl Overlay {
         self.versions.lower_bound(Bound::Included(&(key, at) as &dyn Place))
     }
 
-    /// Counts memory that is held elsewhere until this overlay is in a checkpoint.
+    /// Counts memory that is held elsewhere until this memtable is in a checkpoint.
     pub(super) fn charge(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Memory::Relaxed);
     }
@@ -213,8 +213,8 @@ fn weight(version: &VersionKey, change: &Change) -> usize {
 const STEPS: usize = 4;
 
 /// Stands on a key, and on the version of it that is seen at one revision, if there is one: all its versions here may be newer.
-pub(super) struct OverlayCursor<'a> {
-    overlay: &'a Overlay,
+pub(super) struct MemtableCursor<'a> {
+    memtable: &'a Memtable,
     /// The version, if one is seen; otherwise, unless in reverse, the first one of the next key.
     entry: Option<Entry<'a, VersionKey, Change>>,
     key: Option<Key>,
@@ -223,7 +223,7 @@ pub(super) struct OverlayCursor<'a> {
     reverse: bool,
 }
 
-impl OverlayCursor<'_> {
+impl MemtableCursor<'_> {
     /// The key it stands on; `None` at the end.
     pub(super) fn key(&self) -> Option<&Key> {
         self.key.as_ref()
@@ -239,7 +239,7 @@ impl OverlayCursor<'_> {
     pub(super) fn advance(&mut self) {
         let Some(key) = self.key.take() else { return };
         if self.reverse {
-            self.entry = self.overlay.last_below(key.as_slice());
+            self.entry = self.memtable.last_below(key.as_slice());
         } else if self.seen {
             // No version has revision zero: this is just past the key's oldest.
             self.skip(|version| version.key == key, (key.as_slice(), Revision::ZERO));
@@ -253,7 +253,7 @@ impl OverlayCursor<'_> {
         self.key = self.entry.as_ref().map(|entry| entry.key().key.clone());
         let Some(key) = self.key.clone() else { return };
         if self.reverse {
-            self.entry = self.overlay.first_from(key.as_slice(), at);
+            self.entry = self.memtable.first_from(key.as_slice(), at);
         } else {
             self.skip(|version| version.key == key && version.revision > at, (key.as_slice(), at));
         }
@@ -270,7 +270,7 @@ impl OverlayCursor<'_> {
             self.entry = self.entry.take().and_then(|entry| entry.next());
         }
         if self.entry.as_ref().is_some_and(|entry| passed(entry.key())) {
-            self.entry = self.overlay.first_from(target.0, target.1);
+            self.entry = self.memtable.first_from(target.0, target.1);
         }
     }
 }
@@ -280,19 +280,19 @@ mod tests {
     use super::super::counted::Counted;
     use super::*;
 
-    fn overlay(versions: &[(&str, u64, Option<&str>)]) -> Overlay {
-        let overlay = Overlay::default();
+    fn memtable(versions: &[(&str, u64, Option<&str>)]) -> Memtable {
+        let memtable = Memtable::default();
         for (key, revision, value) in versions {
             let version = VersionKey { key: Key::from(key.as_bytes()), revision: Revision::new(*revision) };
             let value = value.map(|value| Change::Set(Bytes::copy_from_slice(value.as_bytes())));
-            overlay.insert(version, value.unwrap_or(Change::Delete));
+            memtable.insert(version, value.unwrap_or(Change::Delete));
         }
-        overlay
+        memtable
     }
 
-    fn walk(overlay: &Overlay, from: &str, at: u64) -> Vec<(String, Option<String>)> {
+    fn walk(memtable: &Memtable, from: &str, at: u64) -> Vec<(String, Option<String>)> {
         let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
-        let mut cursor = overlay.cursor(Keys::from(from.as_bytes()), Revision::new(at));
+        let mut cursor = memtable.cursor(Keys::from(from.as_bytes()), Revision::new(at));
         let mut found = Vec::new();
         while let Some(key) = cursor.key().cloned() {
             if let Some(value) = cursor.value() {
@@ -318,7 +318,7 @@ mod tests {
                     )
                 })
                 .collect();
-            let overlay = overlay(&versions);
+            let memtable = memtable(&versions);
             for at in 0..62 {
                 let newest = |name: &&String| {
                     let version =
@@ -328,12 +328,12 @@ mod tests {
                 for from in ["", "k", "k01", "k015", "k07", "z"] {
                     let rest = names.iter().filter(|name| name.as_str() >= from);
                     assert_eq!(
-                        walk(&overlay, from, at),
+                        walk(&memtable, from, at),
                         rest.filter_map(|name| newest(&name)).collect::<Vec<_>>()
                     );
                 }
                 for name in &names {
-                    let found = overlay
+                    let found = memtable
                         .get(name.as_bytes(), Revision::new(at))
                         .map(|(_, change)| change.value().is_some());
                     assert_eq!(found, newest(&name).map(|(_, value)| value.is_some()));
@@ -344,45 +344,45 @@ mod tests {
 
     #[test]
     fn bytes_are_counted_in_and_out() {
-        let overlay = overlay(&[("a", 1, Some("one")), ("a", 2, None)]);
-        assert_eq!(overlay.bytes(), 2 * VERSION_OVERHEAD + 3);
+        let memtable = memtable(&[("a", 1, Some("one")), ("a", 2, None)]);
+        assert_eq!(memtable.bytes(), 2 * VERSION_OVERHEAD + 3);
         for revision in [1, 1, 2, 3] {
-            overlay.remove(&VersionKey { key: Key::from(&b"a"[..]), revision: Revision::new(revision) });
+            memtable.remove(&VersionKey { key: Key::from(&b"a"[..]), revision: Revision::new(revision) });
         }
-        assert_eq!(overlay.bytes(), 0);
+        assert_eq!(memtable.bytes(), 0);
     }
 
     /// Every way to read, beside removals: what was removed and is read by nobody is released.
     #[test]
     fn what_was_read_and_removed_is_released() {
         const ENTRIES: u64 = 900;
-        let (overlay, live) = (Overlay::default(), Counted::default());
+        let (memtable, live) = (Memtable::default(), Counted::default());
         let long = Key::from(&[b'k'; 64][..]);
         let Key::Shared(shared) = &long else { panic!("a long key is shared") };
         for number in 1..=ENTRIES {
             let revision = Revision::new(number);
             let value = live.value();
             let version = VersionKey { key: Key::from(format!("k{number:04}").as_bytes()), revision };
-            overlay.insert(version, Change::Set(value));
-            overlay.note(vec![VersionKey { key: long.clone(), revision }]);
+            memtable.insert(version, Change::Set(value));
+            memtable.note(vec![VersionKey { key: long.clone(), revision }]);
             // A watch that begins here, one that reads it all, scans both ways, and look-ups.
             let since = Revision::new(number.saturating_sub(20));
-            assert!(overlay.notes(since).count() > 0);
-            assert_eq!(overlay.notes(since).take(1).count(), 1);
+            assert!(memtable.notes(since).count() > 0);
+            assert_eq!(memtable.notes(since).take(1).count(), 1);
             for reverse in [false, true] {
-                let mut cursor = overlay.cursor(Keys { from: b"", to: Some(b"k0500"), reverse }, revision);
+                let mut cursor = memtable.cursor(Keys { from: b"", to: Some(b"k0500"), reverse }, revision);
                 for _ in 0..30 {
                     cursor.advance();
                 }
             }
-            let newest = overlay.get(format!("k{number:04}").as_bytes(), revision);
+            let newest = memtable.get(format!("k{number:04}").as_bytes(), revision);
             assert!(newest.is_some_and(|(at, _)| at == revision));
-            assert!(overlay.versions().take(3).count() > 0);
+            assert!(memtable.versions().take(3).count() > 0);
             if number > 100 {
                 let old = Revision::new(number - 100);
                 let key = Key::from(format!("k{:04}", old.get()).as_bytes());
-                overlay.remove(&VersionKey { key, revision: old });
-                overlay.forget_notes(old);
+                memtable.remove(&VersionKey { key, revision: old });
+                memtable.forget_notes(old);
             }
         }
         // The map frees what is removed a little later, bit by bit, when it is used.
@@ -392,11 +392,11 @@ mod tests {
                 break;
             }
             let version = VersionKey { key: Key::from(&b"a"[..]), revision: Revision::new(ENTRIES + number) };
-            overlay.insert(version.clone(), Change::Delete);
-            overlay.remove(&version);
+            memtable.insert(version.clone(), Change::Delete);
+            memtable.remove(&version);
         }
         assert!(released() <= 300, "{} of {} are alive", released(), 2 * ENTRIES);
-        while overlay.shed(64) > 0 {}
-        drop(overlay);
+        while memtable.shed(64) > 0 {}
+        drop(memtable);
     }
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 /// Why members cannot go on before others come back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Excuse {
+pub enum StallReason {
     /// They are fewer than a quorum.
     TooFew,
     /// They neither have the entry at this op nor can rule out that it was committed (rule V5g).
@@ -40,7 +40,7 @@ impl Replica {
 
 /// Why these members cannot go on by themselves, if they cannot.
 #[must_use]
-pub fn excuse(cluster: &Cluster, votes: &[Vote]) -> Option<Excuse> {
+pub fn stall_reason(cluster: &Cluster, votes: &[Vote]) -> Option<StallReason> {
     let quorums = Quorums {
         members: cluster.len(),
         view_change: cluster.view_change_quorum(),
@@ -49,11 +49,11 @@ pub fn excuse(cluster: &Cluster, votes: &[Vote]) -> Option<Excuse> {
     let logs: BTreeMap<MemberId, LogSummary> =
         votes.iter().map(|vote| (vote.member, vote.log.clone())).collect();
     match decide(&logs, quorums) {
-        Decision::TooFew => return Some(Excuse::TooFew),
-        Decision::Stuck(op) => return Some(Excuse::Undecided(op)),
-        Decision::Log(_) if logs.len() < cluster.replication_quorum() => return Some(Excuse::TooFew),
+        Decision::TooFew => return Some(StallReason::TooFew),
+        Decision::Stuck(op) => return Some(StallReason::Undecided(op)),
+        Decision::Log(_) if logs.len() < cluster.replication_quorum() => return Some(StallReason::TooFew),
         // What is above the base was kept because one of them has it.
         Decision::Log(_) => {}
     }
-    lost(&logs, logs.len()).map(Excuse::Missing)
+    lost(&logs, logs.len()).map(StallReason::Missing)
 }

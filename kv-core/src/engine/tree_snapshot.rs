@@ -3,10 +3,10 @@
 use super::EngineError;
 use super::blocks::Blocks;
 use super::change::Change;
+use super::history::{self, HistoryRange, RANGE};
 use super::key::Key;
-use super::overlay::Value;
-use super::past::{self, SPAN, Span};
-use super::point::{Keys, STEP_BYTES};
+use super::memtable::Value;
+use super::read_view::{Keys, STEP_BYTES};
 use super::steps;
 use super::tree::{Part, StoredRow, Tree, guarded};
 use crate::ids::Revision;
@@ -30,32 +30,35 @@ pub(super) struct Tables {
 }
 
 /// What one merge left, for as long as it is held.
-pub(super) struct Base {
+pub(super) struct TreeSnapshot {
     tables: Tables,
-    span: Span,
+    range: HistoryRange,
     blocks: Arc<Blocks>,
     // Last, so that the tables are dropped before what they read from.
     _tree: Arc<Tree>,
 }
 
-impl fmt::Debug for Base {
+impl fmt::Debug for TreeSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Base").field("span", &self.span).field("blocks", &self.blocks).finish_non_exhaustive()
+        f.debug_struct("TreeSnapshot")
+            .field("span", &self.range)
+            .field("blocks", &self.blocks)
+            .finish_non_exhaustive()
     }
 }
 
-impl Base {
+impl TreeSnapshot {
     pub(super) fn new(tables: Tables, tree: Arc<Tree>, blocks: Arc<Blocks>) -> Result<Self, EngineError> {
-        let mut base = Self { tables, span: Span::default(), blocks, _tree: tree };
-        if let Some(span) = base.look(base.tables.rows.as_ref(), SPAN)? {
-            base.span = Span::decode(span.value())?;
+        let mut base = Self { tables, range: HistoryRange::default(), blocks, _tree: tree };
+        if let Some(span) = base.look(base.tables.rows.as_ref(), RANGE)? {
+            base.range = HistoryRange::decode(span.value())?;
         }
         Ok(base)
     }
 
     /// The oldest revision that can be read.
     pub(super) fn floor(&self) -> Revision {
-        self.span.floor
+        self.range.floor
     }
 
     fn look(&self, table: Option<&Table>, name: &[u8]) -> Result<Option<Guard>, EngineError> {
@@ -85,29 +88,30 @@ impl Base {
 
     /// When a key was first changed after a revision.
     fn first_change(&self, key: &[u8], after: Revision) -> Result<Option<Revision>, EngineError> {
-        if after >= self.span.revision {
+        if after >= self.range.revision {
             return Ok(None);
         }
-        let (from, to) = (past::index_place(key, after.next()), past::index_end(past::index_start(key)));
+        let (from, to) =
+            (history::index_place(key, after.next()), history::index_end(history::index_start(key)));
         let walk =
             self.walk(self.tables.changed.as_ref(), Bound::Included(&from), Bound::Excluded(&to), false)?;
-        walk.key().map(|place| Ok(past::index_at(place.as_slice())?.1)).transpose()
+        walk.key().map(|place| Ok(history::index_at(place.as_slice())?.1)).transpose()
     }
 
     fn stored_change(&self, key: &[u8], revision: Revision) -> Result<Guard, EngineError> {
-        let found = self.look(self.tables.changes.as_ref(), &past::change_place(revision, key))?;
+        let found = self.look(self.tables.changes.as_ref(), &history::change_place(revision, key))?;
         found.ok_or_else(|| EngineError::damaged("a change is missing"))
     }
 
     /// What a key held before it was changed at this revision.
     fn former(&self, key: &[u8], revision: Revision) -> Result<Value, EngineError> {
         let stored = self.stored_change(key, revision)?;
-        Ok(past::decode_change(stored.value())?.1.map(Bytes::copy_from_slice))
+        Ok(history::decode_change(stored.value())?.1.map(Bytes::copy_from_slice))
     }
 
     /// What was done to a key at this revision.
     pub(super) fn change(&self, key: &[u8], revision: Revision) -> Result<Change, EngineError> {
-        let kind = past::decode_change(self.stored_change(key, revision)?.value())?.0;
+        let kind = history::decode_change(self.stored_change(key, revision)?.value())?.0;
         Ok(match kind {
             EventKind::Put => {
                 let value = self.get_at(key, revision)?;
@@ -120,18 +124,18 @@ impl Base {
 
     /// Goes through the changes from a place on.
     pub(super) fn changes(&self, since: Revision, after: Option<&[u8]>) -> Result<Changes<'_>, EngineError> {
-        let table = self.tables.changes.as_ref().filter(|_| since <= self.span.revision);
-        let place = past::change_place(since, after.unwrap_or_default());
+        let table = self.tables.changes.as_ref().filter(|_| since <= self.range.revision);
+        let place = history::change_place(since, after.unwrap_or_default());
         let from = if after.is_some() { Bound::Excluded(&place[..]) } else { Bound::Included(&place[..]) };
         Ok(Changes(self.walk(table, from, Bound::Unbounded, false)?))
     }
 
     /// Goes through keys as they were at a revision, not below the floor.
-    pub(super) fn cursor(&self, keys: Keys<'_>, at: Revision) -> Result<BaseCursor<'_>, EngineError> {
+    pub(super) fn cursor(&self, keys: Keys<'_>, at: Revision) -> Result<TreeCursor<'_>, EngineError> {
         let to = keys.to.map_or(Bound::Unbounded, Bound::Excluded);
         let data = self.walk(self.tables.data.as_ref(), Bound::Included(keys.from), to, keys.reverse)?;
-        let past = if at < self.span.revision { Some(Changed::new(self, keys, at)?) } else { None };
-        Ok(BaseCursor { base: self, data, past, reverse: keys.reverse })
+        let history = if at < self.range.revision { Some(Changed::new(self, keys, at)?) } else { None };
+        Ok(TreeCursor { base: self, data, history, reverse: keys.reverse })
     }
 
     /// Goes through a part, from the key after `after` on.
@@ -240,7 +244,7 @@ impl Iterator for Changes<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         let (place, bytes) = (self.0.key()?, self.0.value_bytes());
         let change =
-            past::change_at(place.as_slice()).map(|(revision, key)| (revision, Key::from(key), bytes));
+            history::change_at(place.as_slice()).map(|(revision, key)| (revision, Key::from(key), bytes));
         Some(self.0.advance().and(change))
     }
 }
@@ -250,7 +254,7 @@ type FirstChange = (Key, Option<Revision>);
 
 /// The keys that were changed since the past begins, and when first after a revision: for each two look-ups, however often it was changed.
 struct Changed<'a> {
-    base: &'a Base,
+    base: &'a TreeSnapshot,
     from: Vec<u8>,
     to: Option<Vec<u8>>,
     at: Revision,
@@ -259,8 +263,8 @@ struct Changed<'a> {
 }
 
 impl<'a> Changed<'a> {
-    fn new(base: &'a Base, keys: Keys<'_>, at: Revision) -> Result<Self, EngineError> {
-        let (from, to) = (past::index_start(keys.from), keys.to.map(past::index_start));
+    fn new(base: &'a TreeSnapshot, keys: Keys<'_>, at: Revision) -> Result<Self, EngineError> {
+        let (from, to) = (history::index_start(keys.from), keys.to.map(history::index_start));
         let mut changed = Self { base, from, to, at, reverse: keys.reverse, current: None };
         changed.advance()?;
         Ok(changed)
@@ -272,12 +276,12 @@ impl<'a> Changed<'a> {
         let table = self.base.tables.changed.as_ref();
         let walk = self.base.walk(table, Bound::Included(&self.from), to, self.reverse)?;
         let Some(place) = walk.key() else { return Ok(()) };
-        let (key, _) = past::index_at(place.as_slice())?;
-        let start = past::index_start(key.as_slice());
+        let (key, _) = history::index_at(place.as_slice())?;
+        let start = history::index_start(key.as_slice());
         if self.reverse {
             self.to = Some(start);
         } else {
-            self.from = past::index_end(start);
+            self.from = history::index_end(start);
         }
         let first = self.base.first_change(key.as_slice(), self.at)?;
         self.current = Some((key, first));
@@ -286,16 +290,16 @@ impl<'a> Changed<'a> {
 }
 
 /// Stands on a key, as it was at one revision.
-pub(super) struct BaseCursor<'a> {
-    base: &'a Base,
+pub(super) struct TreeCursor<'a> {
+    base: &'a TreeSnapshot,
     data: Walk<'a>,
-    past: Option<Changed<'a>>,
+    history: Option<Changed<'a>>,
     reverse: bool,
 }
 
-impl BaseCursor<'_> {
+impl TreeCursor<'_> {
     fn changed(&self) -> Option<&FirstChange> {
-        self.past.as_ref().and_then(|past| past.current.as_ref())
+        self.history.as_ref().and_then(|past| past.current.as_ref())
     }
 
     /// The key it stands on; `None` at the end. It may have been absent at the revision.
@@ -309,7 +313,7 @@ impl BaseCursor<'_> {
         match self.changed() {
             Some((key, Some(first))) if self.key() == Some(key) => {
                 let stored = self.base.stored_change(key.as_slice(), *first)?;
-                past::decode_change(stored.value())?.1.into_iter().for_each(see);
+                history::decode_change(stored.value())?.1.into_iter().for_each(see);
                 Ok(stored.value().len())
             }
             Some(_) | None => {
@@ -332,7 +336,7 @@ impl BaseCursor<'_> {
         if self.data.key() == Some(&key) {
             self.data.advance()?;
         }
-        match &mut self.past {
+        match &mut self.history {
             Some(past) if past.current.as_ref().is_some_and(|(changed, _)| *changed == key) => past.advance(),
             Some(_) | None => Ok(()),
         }

@@ -13,7 +13,7 @@ const C: MemberId = MemberId::new(2);
 
 /// A core with a clock in milliseconds, and its outputs.
 struct Bench {
-    core: Core,
+    protocol: ClientProtocol,
     now: Instant,
 }
 
@@ -60,20 +60,20 @@ fn written(revision: u64) -> Answer {
     Answer::Written(Ok(outcome(revision, Effect::Put)))
 }
 
-fn done(id: CallId, revision: u64) -> CoreOutput {
-    CoreOutput::Done { id, result: Ok(Reply::Written(outcome(revision, Effect::Put))) }
+fn done(id: CallId, revision: u64) -> ProtocolOutput {
+    ProtocolOutput::Done { id, result: Ok(Reply::Written(outcome(revision, Effect::Put))) }
 }
 
-fn send(member: MemberId, call: u64, what: ClientCall) -> CoreOutput {
-    CoreOutput::Send { member, message: ClientMessage { call, what } }
+fn send(member: MemberId, call: u64, what: ClientCall) -> ProtocolOutput {
+    ProtocolOutput::Send { member, message: ClientMessage { call, what } }
 }
 
-fn not_applied(id: CallId, cause: Cause) -> CoreOutput {
-    CoreOutput::Done { id, result: Err(CallError::NotApplied(cause)) }
+fn not_applied(id: CallId, cause: Cause) -> ProtocolOutput {
+    ProtocolOutput::Done { id, result: Err(CallError::NotApplied(cause)) }
 }
 
-fn unknown(id: CallId, cause: Cause) -> CoreOutput {
-    CoreOutput::Done { id, result: Err(CallError::OutcomeUnknown(cause)) }
+fn unknown(id: CallId, cause: Cause) -> ProtocolOutput {
+    ProtocolOutput::Done { id, result: Err(CallError::OutcomeUnknown(cause)) }
 }
 
 fn no_hint() -> Answer {
@@ -86,14 +86,14 @@ fn hint(member: MemberId) -> Answer {
 
 impl Bench {
     fn new() -> Self {
-        Self::with(CoreOptions::default())
+        Self::with(ProtocolOptions::default())
     }
 
     /// Members A, B, C; A is asked first.
-    fn with(options: CoreOptions) -> Self {
+    fn with(options: ProtocolOptions) -> Self {
         let seed = (0..).find(|seed| fastrand::Rng::with_seed(*seed).usize(..3) == 0).expect("one of a few");
-        let core = Core::new(seed, vec![A, B, C], options, Instant::ZERO);
-        Self { core, now: Instant::ZERO }
+        let protocol = ClientProtocol::new(seed, vec![A, B, C], options, Instant::ZERO);
+        Self { protocol, now: Instant::ZERO }
     }
 
     /// A session with id 9 is open, A is primary, and the next attempt is number 2.
@@ -108,51 +108,51 @@ impl Bench {
         let first = id(1_000_000 + attempt);
         let outputs = self.call(first, Call::Write(put("first")), 60_000);
         assert!(
-            matches!(&outputs[..], [CoreOutput::Send { member: m, message }]
+            matches!(&outputs[..], [ProtocolOutput::Send { member: m, message }]
                 if *m == member && message.call == attempt && opens(&message.what)),
             "{outputs:?}"
         );
-        assert_eq!(self.input(CoreInput::Cancel { id: first }), []);
+        assert_eq!(self.input(ProtocolInput::Cancel { id: first }), []);
         let opened = Answer::Written(Ok(outcome(1, Effect::SessionOpened(SessionId::new(session)))));
         assert_eq!(self.answer(member, attempt, opened), []);
     }
 
-    fn input(&mut self, input: CoreInput) -> Vec<CoreOutput> {
-        self.core.handle(self.now, input);
-        self.core.check_invariants();
-        std::iter::from_fn(|| self.core.poll_output()).collect()
+    fn input(&mut self, input: ProtocolInput) -> Vec<ProtocolOutput> {
+        self.protocol.handle(self.now, input);
+        self.protocol.check_invariants();
+        std::iter::from_fn(|| self.protocol.poll_output()).collect()
     }
 
-    fn call(&mut self, id: CallId, call: Call, deadline_ms: u64) -> Vec<CoreOutput> {
+    fn call(&mut self, id: CallId, call: Call, deadline_ms: u64) -> Vec<ProtocolOutput> {
         let deadline = self.now.after(Duration::from_millis(deadline_ms));
-        self.input(CoreInput::Call { id, call, deadline })
+        self.input(ProtocolInput::Call { id, call, deadline })
     }
 
-    fn put(&mut self, id: CallId, key: &'static str) -> Vec<CoreOutput> {
+    fn put(&mut self, id: CallId, key: &'static str) -> Vec<ProtocolOutput> {
         self.call(id, Call::Write(put(key)), 10_000)
     }
 
-    fn answer(&mut self, member: MemberId, call: u64, answer: Answer) -> Vec<CoreOutput> {
-        self.input(CoreInput::Answer { member, message: ServerMessage { call, answer } })
+    fn answer(&mut self, member: MemberId, call: u64, answer: Answer) -> Vec<ProtocolOutput> {
+        self.input(ProtocolInput::Answer { member, message: ServerMessage { call, answer } })
     }
 
     /// The clock goes on to `ms`, through all timers on the way.
-    fn run_until(&mut self, ms: u64) -> Vec<CoreOutput> {
+    fn run_until(&mut self, ms: u64) -> Vec<ProtocolOutput> {
         let mut outputs = Vec::new();
-        while let Some(due) = self.core.poll_timeout().filter(|due| *due <= at(ms)) {
+        while let Some(due) = self.protocol.poll_timeout().filter(|due| *due <= at(ms)) {
             self.now = self.now.max(due);
-            outputs.extend(self.input(CoreInput::Timeout));
+            outputs.extend(self.input(ProtocolInput::Timeout));
         }
         self.now = at(ms);
         outputs
     }
 
     /// The clock goes on to the next timer.
-    fn next_timer(&mut self) -> Vec<CoreOutput> {
-        let due = self.core.poll_timeout().expect("a timer is set");
+    fn next_timer(&mut self) -> Vec<ProtocolOutput> {
+        let due = self.protocol.poll_timeout().expect("a timer is set");
         assert!(due >= self.now);
         self.now = due;
-        self.input(CoreInput::Timeout)
+        self.input(ProtocolInput::Timeout)
     }
 }
 
@@ -165,7 +165,7 @@ fn opens(what: &ClientCall) -> bool {
 fn the_first_write_opens_a_session_and_then_goes_out() {
     let mut bench = Bench::new();
     let outputs = bench.put(id(1), "x");
-    let [CoreOutput::Send { member: A, message }] = &outputs[..] else { panic!("{outputs:?}") };
+    let [ProtocolOutput::Send { member: A, message }] = &outputs[..] else { panic!("{outputs:?}") };
     assert!(opens(&message.what));
     assert_eq!(bench.put(id(2), "y"), [], "one session is opened for all");
     let opened = Answer::Written(Ok(outcome(1, Effect::SessionOpened(SessionId::new(7)))));
@@ -178,7 +178,7 @@ fn the_first_write_opens_a_session_and_then_goes_out() {
     assert_eq!(bench.answer(A, 4, written(10)), [done(id(3), 10)]);
     assert_eq!(bench.answer(A, 3, written(9)), [done(id(2), 9)]);
     assert_eq!(bench.put(id(4), "z"), [send(A, 5, write(7, 4, 3, "z"))]);
-    assert_eq!(bench.core.pending(), 1);
+    assert_eq!(bench.protocol.pending(), 1);
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_hint_is_followed_at_once_with_the_same_number() {
     let mut bench = Bench::open();
     assert_eq!(bench.put(id(1), "x"), [send(A, 2, write(9, 1, 0, "x"))]);
     assert_eq!(bench.answer(A, 2, hint(C)), [send(C, 3, write(9, 1, 0, "x"))]);
-    assert_eq!(bench.core.primary(), Some(C));
+    assert_eq!(bench.protocol.primary(), Some(C));
     assert_eq!(bench.answer(C, 3, written(10)), [done(id(1), 10)]);
     assert_eq!(bench.put(id(2), "y"), [send(C, 4, write(9, 2, 1, "y"))]);
 }
@@ -197,7 +197,7 @@ fn members_that_name_each_other_are_not_asked_at_full_speed() {
     let mut outputs = bench.put(id(1), "x");
     let mut immediate = 0;
     for attempt in 2.. {
-        let [CoreOutput::Send { member, .. }] = outputs[..] else { break };
+        let [ProtocolOutput::Send { member, .. }] = outputs[..] else { break };
         immediate += 1;
         outputs = bench.answer(member, attempt, hint(if member == A { B } else { A }));
     }
@@ -206,7 +206,7 @@ fn members_that_name_each_other_are_not_asked_at_full_speed() {
         2 * (1 + 3),
         "a question and one hop per member, twice; then at the pace of the search"
     );
-    let due = bench.core.poll_timeout().unwrap();
+    let due = bench.protocol.poll_timeout().unwrap();
     assert!(due <= bench.now || due.since(bench.now) <= Duration::from_millis(50));
 }
 
@@ -228,7 +228,7 @@ fn while_no_primary_is_known_members_are_asked_in_turn_with_growing_pauses() {
     for attempt in 8..14 {
         let before = bench.now;
         let outputs = bench.next_timer();
-        let [CoreOutput::Send { member, .. }] = outputs[..] else { panic!("{outputs:?}") };
+        let [ProtocolOutput::Send { member, .. }] = outputs[..] else { panic!("{outputs:?}") };
         members.push(member);
         pauses.push(bench.now.since(before).as_millis());
         assert_eq!(bench.answer(member, attempt, no_hint()), []);
@@ -256,12 +256,12 @@ fn silence_is_answered_elsewhere_with_the_same_number() {
     // B still takes A for the primary. So soon after A's silence that is in doubt: one call tries, the others do not.
     bench.put(id(2), "y");
     assert_eq!(bench.answer(B, 3, hint(A)), [send(A, 4, write(9, 1, 0, "x"))]);
-    assert_eq!(bench.core.primary(), None);
+    assert_eq!(bench.protocol.primary(), None);
     assert_eq!(bench.next_timer(), [send(C, 5, write(9, 2, 0, "y"))]);
     assert_eq!(bench.answer(C, 5, no_hint()), []);
     // An answer to the first attempt still counts, however late.
     assert_eq!(bench.answer(A, 2, written(10)), [done(id(1), 10), send(A, 6, write(9, 2, 0, "y"))]);
-    assert_eq!(bench.core.primary(), Some(A));
+    assert_eq!(bench.protocol.primary(), Some(A));
     assert_eq!(bench.answer(A, 4, written(10)), [], "the call has ended");
 }
 
@@ -283,12 +283,12 @@ fn one_lost_message_is_no_reason_to_leave_a_primary_that_answers_others() {
 #[test]
 fn the_time_out_grows_while_nobody_answers() {
     let mut bench =
-        Bench::with(CoreOptions { attempt_max: Duration::from_secs(1), ..CoreOptions::default() });
+        Bench::with(ProtocolOptions { attempt_max: Duration::from_secs(1), ..ProtocolOptions::default() });
     bench.call(id(1), get("x"), 20_000);
     let mut times = vec![];
     while bench.now < at(5_000) {
         let outputs = bench.next_timer();
-        if let [CoreOutput::Send { .. }] = outputs[..] {
+        if let [ProtocolOutput::Send { .. }] = outputs[..] {
             times.push(bench.now.get() / 1_000_000);
         }
     }
@@ -307,7 +307,7 @@ fn a_slow_cluster_is_given_more_time() {
         sent += bench
             .answer(A, latest, written(call))
             .iter()
-            .filter(|o| !matches!(o, CoreOutput::Done { .. }))
+            .filter(|o| !matches!(o, ProtocolOutput::Done { .. }))
             .count() as u64;
         bench.run_until(call * 1_000);
     }
@@ -327,7 +327,7 @@ fn an_abandoned_call_is_retried_with_its_number_and_its_fate_stays_unknown() {
     // An Overloaded on a retry proves nothing about the first try.
     let outputs = bench.run_until(100);
     let (sends, last) = outputs.split_at(outputs.len() - 1);
-    let cause = if sends.is_empty() { Trouble::Overloaded } else { Trouble::Silent };
+    let cause = if sends.is_empty() { FailureReason::Overloaded } else { FailureReason::Silent };
     assert_eq!(last, [unknown(id(1), Cause::Deadline(cause))]);
 }
 
@@ -338,15 +338,15 @@ fn a_deadline_without_any_proposal_is_not_applied() {
     bench.call(id(1), Call::Write(put("x")), 100);
     let mut outputs = bench.answer(A, 2, Answer::Overloaded);
     // Every attempt is shed.
-    while outputs.iter().all(|output| matches!(output, CoreOutput::Send { .. })) {
+    while outputs.iter().all(|output| matches!(output, ProtocolOutput::Send { .. })) {
         for output in std::mem::take(&mut outputs) {
-            let CoreOutput::Send { member, message } = output else { unreachable!() };
+            let ProtocolOutput::Send { member, message } = output else { unreachable!() };
             assert_eq!(message.what, write(9, 1, 0, "x"));
             assert_eq!(bench.answer(member, message.call, Answer::Overloaded), []);
         }
         outputs = bench.next_timer();
     }
-    assert_eq!(outputs, [not_applied(id(1), Cause::Deadline(Trouble::Overloaded))]);
+    assert_eq!(outputs, [not_applied(id(1), Cause::Deadline(FailureReason::Overloaded))]);
     assert_eq!(bench.now, at(100));
     assert_eq!(bench.put(id(2), "y").len(), 1);
 }
@@ -355,7 +355,7 @@ fn a_deadline_without_any_proposal_is_not_applied() {
 fn a_deadline_while_an_attempt_is_open_is_unknown() {
     let mut bench = Bench::open();
     bench.call(id(1), Call::Write(put("x")), 100);
-    assert_eq!(bench.run_until(100), [unknown(id(1), Cause::Deadline(Trouble::Silent))]);
+    assert_eq!(bench.run_until(100), [unknown(id(1), Cause::Deadline(FailureReason::Silent))]);
     // The number counts as ended: it may run late, but no more once this request has.
     assert_eq!(bench.put(id(2), "y"), [send(A, 3, write(9, 2, 1, "y"))]);
     assert_eq!(bench.answer(A, 2, written(10)), [], "too late");
@@ -363,21 +363,22 @@ fn a_deadline_while_an_attempt_is_open_is_unknown() {
 
 #[test]
 fn a_lost_connection_leaves_the_fate_unknown_and_an_unreachable_member_does_not() {
-    for (lost, expected) in
-        [(CoreInput::ConnectionLost { member: A }, true), (CoreInput::Unreachable { member: A }, false)]
-    {
+    for (lost, expected) in [
+        (ProtocolInput::ConnectionLost { member: A }, true),
+        (ProtocolInput::Unreachable { member: A }, false),
+    ] {
         let mut bench = Bench::open();
         bench.call(id(1), Call::Write(put("x")), 100);
         assert_eq!(bench.input(lost), [send(B, 3, write(9, 1, 0, "x"))]);
         let mut outputs = bench.answer(B, 3, no_hint());
         // From now on every member is unreachable.
-        while !matches!(outputs[..], [CoreOutput::Done { .. }]) {
+        while !matches!(outputs[..], [ProtocolOutput::Done { .. }]) {
             outputs = match outputs[..] {
-                [CoreOutput::Send { member, .. }] => bench.input(CoreInput::Unreachable { member }),
+                [ProtocolOutput::Send { member, .. }] => bench.input(ProtocolInput::Unreachable { member }),
                 _ => bench.next_timer(),
             };
         }
-        let cause = Cause::Deadline(Trouble::Unreachable);
+        let cause = Cause::Deadline(FailureReason::Unreachable);
         let ended = if expected { unknown(id(1), cause) } else { not_applied(id(1), cause) };
         assert_eq!(outputs, [ended]);
     }
@@ -408,7 +409,7 @@ fn e5_an_expired_session_is_replaced_for_what_surely_was_not_done() {
         (Answer::Overloaded, vec![]),
         (Answer::Refused("no".into()), vec![not_applied(id(3), Cause::Refused("no".into()))]),
     ] {
-        let mut bench = Bench::with(CoreOptions { window: 3, ..CoreOptions::default() });
+        let mut bench = Bench::with(ProtocolOptions { window: 3, ..ProtocolOptions::default() });
         bench.open_session(A, 1, 9);
         bench.put(id(1), "a");
         bench.put(id(2), "b");
@@ -423,11 +424,11 @@ fn e5_an_expired_session_is_replaced_for_what_surely_was_not_done() {
             // It is sent once more as it was, and finds out.
             assert_eq!(outputs, []);
             outputs = bench.next_timer();
-            let Some(CoreOutput::Send { message, .. }) = outputs.first() else { panic!("{outputs:?}") };
+            let Some(ProtocolOutput::Send { message, .. }) = outputs.first() else { panic!("{outputs:?}") };
             assert_eq!(message.what, write(9, 3, 0, "c"));
             outputs = bench.answer(A, message.call, expired.clone());
         }
-        let Some(CoreOutput::Send { member: A, message }) = outputs.pop() else { panic!("{outputs:?}") };
+        let Some(ProtocolOutput::Send { member: A, message }) = outputs.pop() else { panic!("{outputs:?}") };
         assert!(opens(&message.what), "nothing is in flight any more");
         assert_eq!(outputs, ends);
         let opened = Answer::Written(Ok(outcome(1, Effect::SessionOpened(SessionId::new(50)))));
@@ -437,7 +438,7 @@ fn e5_an_expired_session_is_replaced_for_what_surely_was_not_done() {
         let sent: Vec<_> = sent
             .into_iter()
             .map(|output| match output {
-                CoreOutput::Send { message, .. } => message.what,
+                ProtocolOutput::Send { message, .. } => message.what,
                 other => panic!("{other:?}"),
             })
             .collect();
@@ -457,7 +458,7 @@ fn e5_an_attempt_that_is_not_answered_makes_the_outcome_unknown() {
     // It is silent, and asked again.
     let sent = bench.run_until(2_000);
     let retry = sent.iter().find_map(|output| match output {
-        CoreOutput::Send { member, message } if matches!(message.what, ClientCall::Write(_)) => {
+        ProtocolOutput::Send { member, message } if matches!(message.what, ClientCall::Write(_)) => {
             Some((*member, message.call))
         }
         _ => None,
@@ -487,7 +488,7 @@ fn a_session_that_was_idle_for_long_is_replaced_before_it_is_used() {
     bench.run_until(599_000);
     let outputs = bench.put(id(3), "x");
     assert!(
-        matches!(&outputs[..], [CoreOutput::Send { message, .. }] if opens(&message.what)),
+        matches!(&outputs[..], [ProtocolOutput::Send { message, .. }] if opens(&message.what)),
         "{outputs:?}"
     );
 }
@@ -496,15 +497,15 @@ fn a_session_that_was_idle_for_long_is_replaced_before_it_is_used() {
 fn a_cancelled_call_is_given_up_and_its_number_with_it() {
     let mut bench = Bench::open();
     bench.put(id(1), "x");
-    assert_eq!(bench.input(CoreInput::Cancel { id: id(1) }), []);
+    assert_eq!(bench.input(ProtocolInput::Cancel { id: id(1) }), []);
     assert_eq!(bench.put(id(2), "y"), [send(A, 3, write(9, 2, 1, "y"))]);
     assert_eq!(bench.answer(A, 2, written(10)), []);
-    assert_eq!(bench.core.pending(), 1);
+    assert_eq!(bench.protocol.pending(), 1);
 }
 
 #[test]
 fn the_window_holds_new_requests_back_until_the_oldest_has_ended() {
-    let mut bench = Bench::with(CoreOptions { window: 2, ..CoreOptions::default() });
+    let mut bench = Bench::with(ProtocolOptions { window: 2, ..ProtocolOptions::default() });
     bench.open_session(A, 1, 9);
     bench.put(id(1), "a");
     bench.put(id(2), "b");
@@ -533,15 +534,15 @@ fn a_write_that_waits_for_a_session_ends_by_its_deadline_with_the_reason() {
     let mut bench = Bench::new();
     bench.call(id(1), Call::Write(put("x")), 100);
     bench.answer(A, 1, Answer::Overloaded);
-    bench.core.search.serves(A);
+    bench.protocol.search.serves(A);
     let outputs = bench.run_until(100);
     let ended = outputs.last().unwrap();
     assert!(
-        matches!(ended, CoreOutput::Done { result: Err(CallError::NotApplied(Cause::Deadline(_))), .. }),
+        matches!(ended, ProtocolOutput::Done { result: Err(CallError::NotApplied(Cause::Deadline(_))), .. }),
         "{ended:?}"
     );
     // The session that was asked for may still come, and is then used.
-    let opening = bench.core.next_attempt - 1;
+    let opening = bench.protocol.next_attempt - 1;
     let opened = Answer::Written(Ok(outcome(1, Effect::SessionOpened(SessionId::new(7)))));
     assert_eq!(bench.answer(A, opening, opened), []);
     assert_eq!(bench.put(id(2), "y"), [send(A, opening + 1, write(7, 1, 0, "y"))]);
@@ -553,18 +554,22 @@ fn reads_need_no_session_and_are_retried_freely() {
     let read =
         ClientCall::Read { mode: ReadMode::Linearizable, query: Query::Get { key: "x".into(), at: None } };
     assert_eq!(bench.call(id(1), get("x"), 1_000), [send(A, 1, read.clone())]);
-    assert_eq!(bench.input(CoreInput::ConnectionLost { member: A }), []);
+    assert_eq!(bench.input(ProtocolInput::ConnectionLost { member: A }), []);
     assert_eq!(bench.next_timer(), [send(B, 2, read.clone())]);
     assert_eq!(bench.answer(B, 2, hint(C)), [send(C, 3, read)]);
     let revision = Revision::new(4);
     assert_eq!(
         bench.answer(C, 3, Answer::Value { record: None, revision }),
-        [CoreOutput::Done { id: id(1), result: Ok(Reply::Value { record: None, revision }) }]
+        [ProtocolOutput::Done { id: id(1), result: Ok(Reply::Value { record: None, revision }) }]
     );
     bench.call(id(2), get("x"), 100);
     bench.now = bench.now.after(Duration::from_millis(100));
-    let outputs = bench.input(CoreInput::Timeout);
-    assert_eq!(outputs, [not_applied(id(2), Cause::Deadline(Trouble::Silent))], "a read changes nothing");
+    let outputs = bench.input(ProtocolInput::Timeout);
+    assert_eq!(
+        outputs,
+        [not_applied(id(2), Cause::Deadline(FailureReason::Silent))],
+        "a read changes nothing"
+    );
 }
 
 #[test]
@@ -574,16 +579,16 @@ fn local_reads_go_to_the_preferred_member_and_then_to_the_others() {
     let call = |prefer| Call::Read { mode: ReadMode::Local, query: query.clone(), prefer, only: None };
     let read = ClientCall::Read { mode: ReadMode::Local, query: query.clone() };
     assert_eq!(bench.call(id(1), call(Some(B)), 10_000), [send(B, 1, read.clone())]);
-    assert_eq!(bench.input(CoreInput::Unreachable { member: B }), [send(C, 2, read.clone())]);
-    assert_eq!(bench.input(CoreInput::ConnectionLost { member: C }), [send(A, 3, read.clone())]);
+    assert_eq!(bench.input(ProtocolInput::Unreachable { member: B }), [send(C, 2, read.clone())]);
+    assert_eq!(bench.input(ProtocolInput::ConnectionLost { member: C }), [send(A, 3, read.clone())]);
     assert_eq!(bench.answer(A, 3, Answer::Overloaded), []);
     assert_eq!(bench.next_timer(), [send(B, 4, read)], "after a pause, round again");
-    assert_eq!(bench.core.primary(), None, "a local read does not look for the primary");
+    assert_eq!(bench.protocol.primary(), None, "a local read does not look for the primary");
     let revision = Revision::new(4);
     let outputs = bench.answer(B, 4, Answer::Value { record: None, revision });
     assert_eq!(
         outputs,
-        [CoreOutput::Done { id: id(1), result: Ok(Reply::Value { record: None, revision }) }]
+        [ProtocolOutput::Done { id: id(1), result: Ok(Reply::Value { record: None, revision }) }]
     );
 }
 
@@ -600,7 +605,7 @@ fn reads_of_bounded_age_go_on_where_a_member_cannot_tell() {
     let outputs = bench.answer(C, 2, Answer::Value { record: None, revision });
     assert_eq!(
         outputs,
-        [CoreOutput::Done { id: id(1), result: Ok(Reply::Value { record: None, revision }) }]
+        [ProtocolOutput::Done { id: id(1), result: Ok(Reply::Value { record: None, revision }) }]
     );
 }
 
@@ -629,13 +634,13 @@ fn a_read_of_one_member_is_asked_of_no_other() {
             attempt += 1;
             assert_eq!(bench.next_timer(), [send(B, attempt, read.clone())], "{mode:?}");
         }
-        assert_eq!(bench.input(CoreInput::ConnectionLost { member: B }), []);
+        assert_eq!(bench.input(ProtocolInput::ConnectionLost { member: B }), []);
         assert_eq!(bench.next_timer(), [send(B, attempt + 1, read)]);
         let revision = Revision::new(9);
         let outputs = bench.answer(B, attempt + 1, Answer::Value { record: None, revision });
         assert_eq!(
             outputs,
-            [CoreOutput::Done { id: id(1), result: Ok(Reply::Value { record: None, revision }) }]
+            [ProtocolOutput::Done { id: id(1), result: Ok(Reply::Value { record: None, revision }) }]
         );
     }
 }
@@ -645,18 +650,21 @@ fn questions_to_one_member_are_asked_once() {
     let mut bench = Bench::new();
     assert_eq!(bench.call(id(1), Call::Status { member: C }, 500), [send(C, 1, ClientCall::Status)]);
     assert_eq!(
-        bench.input(CoreInput::Unreachable { member: C }),
-        [not_applied(id(1), Cause::Failed(Trouble::Unreachable))]
+        bench.input(ProtocolInput::Unreachable { member: C }),
+        [not_applied(id(1), Cause::Failed(FailureReason::Unreachable))]
     );
     assert_eq!(bench.call(id(2), Call::Status { member: C }, 500), [send(C, 2, ClientCall::Status)]);
-    assert_eq!(bench.run_until(1_000), [not_applied(id(2), Cause::Deadline(Trouble::Silent))]);
+    assert_eq!(bench.run_until(1_000), [not_applied(id(2), Cause::Deadline(FailureReason::Silent))]);
     assert_eq!(bench.call(id(3), Call::Handover { member: A }, 500), [send(A, 3, ClientCall::Handover)]);
     assert_eq!(
-        bench.input(CoreInput::ConnectionLost { member: A }),
-        [unknown(id(3), Cause::Failed(Trouble::ConnectionLost))]
+        bench.input(ProtocolInput::ConnectionLost { member: A }),
+        [unknown(id(3), Cause::Failed(FailureReason::ConnectionLost))]
     );
     bench.call(id(4), Call::Handover { member: A }, 500);
-    assert_eq!(bench.answer(A, 4, Answer::Done), [CoreOutput::Done { id: id(4), result: Ok(Reply::Done) }]);
+    assert_eq!(
+        bench.answer(A, 4, Answer::Done),
+        [ProtocolOutput::Done { id: id(4), result: Ok(Reply::Done) }]
+    );
 }
 
 #[test]
@@ -669,7 +677,8 @@ fn closing_waits_for_what_is_in_flight_and_nothing_overtakes_it() {
     assert_eq!(bench.answer(A, 2, written(10)), [done(id(1), 10), send(A, 3, close.clone())]);
     assert_eq!(bench.answer(A, 3, hint(B)), [send(B, 4, close)]);
     let outputs = bench.answer(B, 4, Answer::Written(Err(Rejection::SessionExpired)));
-    let [CoreOutput::Done { result: Ok(Reply::Done), .. }, CoreOutput::Send { message, .. }] = &outputs[..]
+    let [ProtocolOutput::Done { result: Ok(Reply::Done), .. }, ProtocolOutput::Send { message, .. }] =
+        &outputs[..]
     else {
         panic!("{outputs:?}")
     };
@@ -679,13 +688,13 @@ fn closing_waits_for_what_is_in_flight_and_nothing_overtakes_it() {
 #[test]
 fn closing_needs_no_session() {
     let mut bench = Bench::new();
-    let closed = |id| CoreOutput::Done { id, result: Ok(Reply::Done) };
+    let closed = |id| ProtocolOutput::Done { id, result: Ok(Reply::Done) };
     assert_eq!(bench.call(id(1), Call::CloseSession, 1_000), [closed(id(1))]);
     // One that is being opened is left alone.
     bench.call(id(2), Call::Write(put("x")), 1_000);
-    bench.input(CoreInput::Cancel { id: id(2) });
+    bench.input(ProtocolInput::Cancel { id: id(2) });
     assert_eq!(bench.call(id(3), Call::CloseSession, 1_000), [closed(id(3))]);
-    assert_eq!(bench.core.poll_timeout(), None);
+    assert_eq!(bench.protocol.poll_timeout(), None);
 }
 
 #[test]
@@ -709,26 +718,27 @@ fn a_call_whose_deadline_has_passed_ends_at_once() {
     let mut bench = Bench::open();
     for (call, what) in [Call::Write(put("x")), get("x"), Call::Status { member: A }].into_iter().zip(1..) {
         let outputs = bench.call(id(what), call, 0);
-        assert_eq!(outputs, [not_applied(id(what), Cause::Deadline(Trouble::Waiting))]);
+        assert_eq!(outputs, [not_applied(id(what), Cause::Deadline(FailureReason::Waiting))]);
     }
 }
 
 #[test]
 fn the_same_seed_decides_the_same() {
     let run = |seed| {
-        let mut core = Core::new(seed, vec![A, B, C], CoreOptions::default(), Instant::ZERO);
+        let mut protocol =
+            ClientProtocol::new(seed, vec![A, B, C], ProtocolOptions::default(), Instant::ZERO);
         let call = Call::Write(put("x"));
-        core.handle(Instant::ZERO, CoreInput::Call { id: id(1), call, deadline: at(2_000) });
+        protocol.handle(Instant::ZERO, ProtocolInput::Call { id: id(1), call, deadline: at(2_000) });
         let mut trace = Vec::new();
-        while let Some(due) = core.poll_timeout() {
-            while let Some(output) = core.poll_output() {
-                if let CoreOutput::Send { member, message } = &output {
+        while let Some(due) = protocol.poll_timeout() {
+            while let Some(output) = protocol.poll_output() {
+                if let ProtocolOutput::Send { member, message } = &output {
                     let message = ServerMessage { call: message.call, answer: no_hint() };
-                    core.handle(due, CoreInput::Answer { member: *member, message });
+                    protocol.handle(due, ProtocolInput::Answer { member: *member, message });
                 }
                 trace.push((due, output));
             }
-            core.handle(due, CoreInput::Timeout);
+            protocol.handle(due, ProtocolInput::Timeout);
             if trace.len() > 500 {
                 break;
             }

@@ -12,9 +12,9 @@ const AT_MOST: usize = 32;
 /// The refusals that a transport logged as warnings a short while ago: of whom, and why. Repeated ones, or a flood of strangers, are
 /// not to flood the log. Clones share what they know.
 #[derive(Clone, Debug, Default)]
-pub struct Told(Arc<Mutex<Vec<(IpAddr, String, Instant)>>>);
+pub struct RefusalThrottle(Arc<Mutex<Vec<(IpAddr, String, Instant)>>>);
 
-impl Told {
+impl RefusalThrottle {
     /// Whether to log this one as a warning: not if the same was logged within the last minute, or too many others were.
     #[must_use]
     pub fn is_due(&self, now: Instant, who: IpAddr, reason: &str) -> bool {
@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn the_same_is_told_once_a_minute_and_a_flood_is_not_told() {
-        let (logged, ip, now) = (Told::default(), IpAddr::from([127, 0, 0, 1]), Instant::now());
+        let (logged, ip, now) = (RefusalThrottle::default(), IpAddr::from([127, 0, 0, 1]), Instant::now());
         assert!(logged.is_due(now, ip, "expired"));
         assert!(
             !logged.is_due(now, ip, "expired")

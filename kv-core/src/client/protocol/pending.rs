@@ -1,6 +1,6 @@
 //! A call between its begin and its end.
 
-use crate::client::call::{CallError, Cause, Trouble};
+use crate::client::call::{CallError, Cause, FailureReason};
 use crate::ids::{Instant, MemberId, RequestNumber};
 use crate::message::{Operation, Query, ReadMode, WatchQuery};
 use bytes::Bytes;
@@ -110,7 +110,7 @@ pub(super) struct Pending {
     /// An attempt that will not be answered any more may have been proposed.
     pub(super) tainted: bool,
     /// What stood in the way last.
-    pub(super) trouble: Trouble,
+    pub(super) reason: FailureReason,
 }
 
 impl Pending {
@@ -124,7 +124,7 @@ impl Pending {
             pauses: 0,
             attempts: Vec::new(),
             tainted: false,
-            trouble: Trouble::Waiting,
+            reason: FailureReason::Waiting,
         }
     }
 

@@ -24,9 +24,9 @@ fn next(revision: u64) -> Position {
     Position::after(Revision::new(revision))
 }
 
-fn delivered(member: MemberId, revision: u64, events: Vec<Event>) -> CoreOutput {
+fn delivered(member: MemberId, revision: u64, events: Vec<Event>) -> ProtocolOutput {
     let result = Ok(Reply::Watched { member, events, next: next(revision) });
-    CoreOutput::Done { id: id(1), result }
+    ProtocolOutput::Done { id: id(1), result }
 }
 
 fn answered(revision: u64, events: Vec<Event>) -> Answer {
@@ -43,7 +43,7 @@ fn a_watch_asks_whom_it_prefers_and_ends_with_who_has_answered_and_where_to_go_o
     let mut bench = Bench::new();
     assert_eq!(bench.call(id(1), watch(5), 3_600_000), [send(B, 1, asks(5))], "it needs no session");
     assert_eq!(bench.answer(B, 1, answered(9, vec![event(7)])), [delivered(B, 9, vec![event(7)])]);
-    assert_eq!(bench.core.primary(), None, "who answers is not for that the primary");
+    assert_eq!(bench.protocol.primary(), None, "who answers is not for that the primary");
 }
 
 #[test]
@@ -68,16 +68,16 @@ fn w5_a_watch_is_asked_elsewhere_after_a_long_silence_and_the_first_answer_count
     let outputs = bench.answer(B, 1, answered(6, vec![event(6)]));
     assert_eq!(outputs, [send(C, 3, unwatch(2)), delivered(B, 6, vec![event(6)])], "the other need not wait");
     assert_eq!(bench.answer(C, 2, answered(6, vec![event(6)])), [], "its answer is nobody's");
-    assert_eq!(bench.core.pending(), 0);
+    assert_eq!(bench.protocol.pending(), 0);
 }
 
 #[test]
 fn a_watch_leaves_a_broken_connection_at_once() {
     let mut bench = Bench::new();
     bench.call(id(1), watch(5), 3_600_000);
-    let lost = bench.input(CoreInput::ConnectionLost { member: B });
+    let lost = bench.input(ProtocolInput::ConnectionLost { member: B });
     assert_eq!(lost, [send(C, 2, asks(5))]);
-    assert_eq!(bench.input(CoreInput::Unreachable { member: C }), [send(A, 3, asks(5))]);
+    assert_eq!(bench.input(ProtocolInput::Unreachable { member: C }), [send(A, 3, asks(5))]);
     assert_eq!(bench.answer(B, 1, answered(6, Vec::new())), [], "it came over a connection that is gone");
     assert_eq!(bench.answer(A, 3, answered(6, Vec::new())), [delivered(A, 6, Vec::new())]);
 }
@@ -88,7 +88,7 @@ fn a_watch_ends_when_its_place_is_gone_or_it_is_refused() {
     let mut bench = Bench::new();
     bench.call(id(1), watch(5), 3_600_000);
     let oldest = Revision::new(8);
-    let compacted = CoreOutput::Done { id: id(1), result: Ok(Reply::Compacted { oldest }) };
+    let compacted = ProtocolOutput::Done { id: id(1), result: Ok(Reply::Compacted { oldest }) };
     assert_eq!(bench.answer(B, 1, Answer::Compacted { oldest }), [compacted]);
     bench.call(id(2), watch(5), 3_600_000);
     let refused = not_applied(id(2), Cause::Refused("no".into()));
@@ -114,9 +114,9 @@ fn whoever_loses_interest_in_a_watch_says_so_to_all_who_were_asked() {
     let mut bench = Bench::new();
     bench.call(id(1), watch(5), 3_600_000);
     bench.run_until(40_000);
-    let outputs = bench.input(CoreInput::Cancel { id: id(1) });
+    let outputs = bench.input(ProtocolInput::Cancel { id: id(1) });
     assert_eq!(outputs, [send(B, 3, unwatch(1)), send(C, 4, unwatch(2))]);
-    assert_eq!(bench.core.poll_timeout(), None);
+    assert_eq!(bench.protocol.poll_timeout(), None);
 }
 
 /// Members that were slow to answer would otherwise keep what nobody waits for: one whose clock stands still, without end.
@@ -126,6 +126,6 @@ fn a_watch_that_ends_leaves_nothing_behind_at_others_who_were_asked() {
     bench.call(id(1), watch(5), 60_000);
     bench.run_until(40_000);
     let outputs = bench.run_until(60_000);
-    let late = not_applied(id(1), Cause::Deadline(Trouble::Silent));
+    let late = not_applied(id(1), Cause::Deadline(FailureReason::Silent));
     assert_eq!(outputs, [send(B, 3, unwatch(1)), send(C, 4, unwatch(2)), late]);
 }

@@ -7,9 +7,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// A digest of what was written since it was last taken.
 #[derive(Default)]
-pub(super) struct Trail(Xxh3);
+pub(super) struct WriteDigest(Xxh3);
 
-impl Trail {
+impl WriteDigest {
     pub(super) fn note(&mut self, key: &[u8], revision: Revision, change: &Change) {
         let (value, length) = match change {
             Change::Set(value) => (&value[..], value.len() as u64),
@@ -30,8 +30,8 @@ impl Trail {
     }
 }
 
-impl fmt::Debug for Trail {
+impl fmt::Debug for WriteDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Trail({:032x})", self.0.digest128())
+        write!(f, "WriteDigest({:032x})", self.0.digest128())
     }
 }

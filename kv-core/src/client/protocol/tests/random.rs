@@ -47,7 +47,7 @@ enum Link {
 
 /// One client, one cluster, one seed.
 struct World {
-    core: Core,
+    protocol: ClientProtocol,
     rng: fastrand::Rng,
     now: Instant,
     events: BinaryHeap<Reverse<(Instant, u64)>>,
@@ -83,9 +83,9 @@ const MEMBERS: [MemberId; 3] = [A, B, C];
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let options = CoreOptions { window: rng.u32(1..8), ..CoreOptions::default() };
+        let options = ProtocolOptions { window: rng.u32(1..8), ..ProtocolOptions::default() };
         Self {
-            core: Core::new(seed, MEMBERS.to_vec(), options, Instant::ZERO),
+            protocol: ClientProtocol::new(seed, MEMBERS.to_vec(), options, Instant::ZERO),
             now: Instant::ZERO,
             events: BinaryHeap::new(),
             bodies: BTreeMap::new(),
@@ -133,13 +133,13 @@ impl World {
         self.events.push(Reverse((due, self.scheduled)));
     }
 
-    fn input(&mut self, input: CoreInput) {
-        self.core.handle(self.now, input);
-        self.core.check_invariants();
-        while let Some(output) = self.core.poll_output() {
+    fn input(&mut self, input: ProtocolInput) {
+        self.protocol.handle(self.now, input);
+        self.protocol.check_invariants();
+        while let Some(output) = self.protocol.poll_output() {
             match output {
-                CoreOutput::Send { member, message } => self.on_send(member, message),
-                CoreOutput::Done { id, result } => self.on_done(id, result),
+                ProtocolOutput::Send { member, message } => self.on_send(member, message),
+                ProtocolOutput::Done { id, result } => self.on_done(id, result),
             }
         }
     }
@@ -187,7 +187,7 @@ impl World {
             Event::Drop(id) => {
                 if self.live.remove(&id).is_some() {
                     self.ended.insert(id.get(), Err(true));
-                    self.input(CoreInput::Cancel { id });
+                    self.input(ProtocolInput::Cancel { id });
                 }
             }
             Event::ToMember(member, generation, message) => {
@@ -199,7 +199,7 @@ impl World {
             }
             Event::ToClient(member, generation, message) => {
                 if self.generations[&member].0 == generation {
-                    self.input(CoreInput::Answer { member, message });
+                    self.input(ProtocolInput::Answer { member, message });
                 }
             }
             Event::Break(member) => {
@@ -215,9 +215,9 @@ impl World {
                     self.generations.insert(member, (generation + 1, 0));
                     self.links.remove(&member);
                     self.input(if lost {
-                        CoreInput::ConnectionLost { member }
+                        ProtocolInput::ConnectionLost { member }
                     } else {
-                        CoreInput::Unreachable { member }
+                        ProtocolInput::Unreachable { member }
                     });
                 }
             }
@@ -242,7 +242,7 @@ impl World {
         let key = Bytes::copy_from_slice(&self.begun.to_be_bytes());
         let call = Call::Write(Command::Delete { key, guard: None });
         self.live.insert(id, deadline);
-        self.input(CoreInput::Call { id, call, deadline });
+        self.input(ProtocolInput::Call { id, call, deadline });
         id
     }
 
@@ -305,7 +305,7 @@ impl World {
             let session = SessionId::new(revision);
             return Ok(outcome(revision, Effect::SessionOpened(session)));
         };
-        let window = u64::from(self.core.options.window);
+        let window = u64::from(self.protocol.options.window);
         let known = self.sessions.get_mut(&request.session.get()).ok_or(Rejection::SessionExpired)?;
         known.acked_through = known.acked_through.max(request.acked_through.get());
         let (acked, number) = (known.acked_through, request.number.get());
@@ -329,7 +329,7 @@ impl World {
     fn run_until(&mut self, end: Instant) {
         loop {
             let event = self.events.peek().map(|Reverse((at, _))| *at);
-            let timer = self.core.poll_timeout();
+            let timer = self.protocol.poll_timeout();
             let Some(next) = event.into_iter().chain(timer).min().filter(|at| *at <= end) else { break };
             self.now = self.now.max(next);
             if event == Some(next) {
@@ -337,7 +337,7 @@ impl World {
                 let event = self.bodies.remove(&number).expect("each event has a body");
                 self.step(event);
             } else {
-                self.input(CoreInput::Timeout);
+                self.input(ProtocolInput::Timeout);
             }
         }
         self.now = end;
@@ -371,7 +371,7 @@ impl World {
         self.down.clear();
         let start = self.now;
         self.run_until(start.after(Duration::from_secs(30)));
-        assert_eq!(self.core.pending(), 0);
+        assert_eq!(self.protocol.pending(), 0);
         let soon = self.now.after(Duration::from_secs(5));
         self.begin_until(soon); // May find out that the session was forgotten.
         self.run_until(soon);
@@ -398,10 +398,10 @@ impl World {
 }
 
 /// Runs one seed; the ends of its calls, if all of them are true.
-fn run(seed: u64, prepare: impl Fn(&mut Core)) -> Option<Vec<Result<u64, bool>>> {
+fn run(seed: u64, prepare: impl Fn(&mut ClientProtocol)) -> Option<Vec<Result<u64, bool>>> {
     let run = || {
         let mut world = World::new(seed);
-        prepare(&mut world.core);
+        prepare(&mut world.protocol);
         world.chaos();
         world.heal();
         world.check();
@@ -427,7 +427,7 @@ fn whatever_happens_what_the_client_reports_is_true() {
 fn known_wrong_variants_are_caught() {
     use crate::bug::Bug;
     for bug in [Bug::RetryRenumbered, Bug::RetryInNewSession] {
-        let caught = (0..100).find(|seed| run(*seed, |core| core.plant(bug)).is_none());
+        let caught = (0..100).find(|seed| run(*seed, |protocol| protocol.plant(bug)).is_none());
         assert!(caught.is_some(), "{bug:?}");
     }
 }
@@ -437,7 +437,7 @@ fn lost_messages_never_stop_everyone() {
     // The demo's omission: a steady primary, 15 % of all messages lost, 32 callers that each make the next call at once.
     for seed in 0..4 {
         let mut world = World::new(seed);
-        world.core.options = CoreOptions::default();
+        world.protocol.options = ProtocolOptions::default();
         world.loss = 0.15;
         let callers = 32;
         while world.now < at(8_000) {

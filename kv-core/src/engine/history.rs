@@ -10,7 +10,7 @@
 use super::EngineError;
 use super::change::{Change, Retention, weight};
 use super::key::Key;
-use super::overlay::VersionKey;
+use super::memtable::VersionKey;
 use crate::ids::Revision;
 use crate::message::EventKind;
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
@@ -25,11 +25,11 @@ pub(super) const CHANGES: Definition = TableDefinition::new("changes");
 pub(super) const CHANGED: Definition = TableDefinition::new("changed");
 
 /// The row with the oldest revision that is kept, among those that belong to the state besides the data.
-pub(super) const SPAN: &[u8] = b"history";
+pub(super) const RANGE: &[u8] = b"history";
 
 /// How far the past goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Span {
+pub(super) struct HistoryRange {
     /// What this is the past of.
     pub(super) revision: Revision,
     /// The changes up to here are gone: it is the oldest revision that can be read.
@@ -38,7 +38,7 @@ pub(super) struct Span {
     pub(super) bytes: u64,
 }
 
-impl Span {
+impl HistoryRange {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, EngineError> {
         let span: Option<Self> = postcard::from_bytes(bytes).ok();
         span.filter(|span| span.floor <= span.revision)
@@ -142,19 +142,19 @@ pub(super) struct Writer<'t> {
     changes: Table<'t, Bytes, Bytes>,
     changed: Table<'t, Bytes, Bytes>,
     retention: Retention,
-    span: Span,
+    range: HistoryRange,
 }
 
 impl<'t> Writer<'t> {
     /// For the checkpoint at `revision`, after the one that left `before`.
     pub(super) fn open(
         transaction: &'t WriteTransaction,
-        before: Span,
+        before: HistoryRange,
         revision: Revision,
         retention: Retention,
     ) -> Result<Self, redb::Error> {
         let (changes, changed) = (transaction.open_table(CHANGES)?, transaction.open_table(CHANGED)?);
-        Ok(Self { changes, changed, retention, span: Span { revision, ..before } })
+        Ok(Self { changes, changed, retention, range: HistoryRange { revision, ..before } })
     }
 
     /// A key was changed, and this is what it held before.
@@ -165,20 +165,20 @@ impl<'t> Writer<'t> {
         former: Option<&[u8]>,
     ) -> Result<(), redb::Error> {
         let VersionKey { key, revision } = version;
-        if *revision <= self.retention.through(self.span.revision) {
+        if *revision <= self.retention.through(self.range.revision) {
             return Ok(());
         }
         let key = key.as_slice();
         self.changes.insert(&change_place(*revision, key)[..], &encode_change(change.kind(), former)[..])?;
         self.changed.insert(&index_place(key, *revision)[..], &[][..])?;
-        self.span.bytes += weight(key.len(), former.map_or(0, <[u8]>::len));
+        self.range.bytes += weight(key.len(), former.map_or(0, <[u8]>::len));
         Ok(())
     }
 
     /// Lets go of what is not to be kept, oldest first and by whole revisions. Returns how far the past goes now; `None`: what it found
     /// is not what a checkpoint has written.
-    pub(super) fn finish(mut self) -> Result<Option<Span>, redb::Error> {
-        self.span.floor = self.span.floor.max(self.retention.through(self.span.revision));
+    pub(super) fn finish(mut self) -> Result<Option<HistoryRange>, redb::Error> {
+        self.range.floor = self.range.floor.max(self.retention.through(self.range.revision));
         loop {
             let oldest = self.changes.first()?;
             let Some((place, change)) = &oldest else { break };
@@ -187,17 +187,17 @@ impl<'t> Writer<'t> {
             else {
                 return Ok(None);
             };
-            if revision > self.span.floor && self.span.bytes <= self.retention.bytes {
+            if revision > self.range.floor && self.range.bytes <= self.retention.bytes {
                 break;
             }
             self.changed.remove(&index_place(key, revision)[..])?;
-            self.span.floor = self.span.floor.max(revision);
+            self.range.floor = self.range.floor.max(revision);
             let weight = weight(key.len(), former.map_or(0, <[u8]>::len));
-            self.span.bytes = self.span.bytes.saturating_sub(weight);
+            self.range.bytes = self.range.bytes.saturating_sub(weight);
             drop(oldest);
             self.changes.pop_first()?;
         }
-        Ok(Some(self.span))
+        Ok(Some(self.range))
     }
 }
 
@@ -240,8 +240,8 @@ mod tests {
         assert!(change_at(b"short").is_err());
         assert!(decode_change(b"").is_err());
         assert!(decode_change(&[3]).is_err());
-        let span = Span { revision: Revision::new(1), floor: Revision::new(2), bytes: 0 };
-        assert!(Span::decode(&span.encode()).is_err());
+        let span = HistoryRange { revision: Revision::new(1), floor: Revision::new(2), bytes: 0 };
+        assert!(HistoryRange::decode(&span.encode()).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Who is primary, as far as this client knows, and how it finds out.
 
-use crate::client::call::CoreOptions;
+use crate::client::call::ProtocolOptions;
 use crate::ids::{Instant, MemberId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -116,7 +116,7 @@ impl Search {
     pub(super) fn ask(
         &mut self,
         now: Instant,
-        options: &CoreOptions,
+        options: &ProtocolOptions,
         rng: &mut fastrand::Rng,
     ) -> Option<MemberId> {
         if now < self.next_at {
@@ -170,7 +170,7 @@ impl Delays {
 
     /// How long to wait for an answer in a call that has met so many silences. One may be chance; with more the time
     /// doubles, so that a cluster which is slow is not asked ever more.
-    pub(super) fn timeout(&self, options: &CoreOptions, silences: u32) -> Duration {
+    pub(super) fn timeout(&self, options: &ProtocolOptions, silences: u32) -> Duration {
         let usual = self.mean.unwrap_or_default() + self.deviation * 4;
         let first = usual.max(options.attempt_min);
         first.saturating_mul(1 << silences.saturating_sub(1).min(16)).min(options.attempt_max)

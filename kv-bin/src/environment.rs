@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_in_a_name_is_told_with_what_was_meant() {
+    fn a_slip_in_a_name_is_reported_with_what_was_meant() {
         let known = variables(&Cli::command());
         for name in ["KV_ADDRESS", "KV_HEARTBEAT", "KV_TLS_DIR", "KV_LOG", "KV_TIMEOUT"] {
             assert!(known.contains(name), "{name}");

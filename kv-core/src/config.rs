@@ -58,7 +58,7 @@ pub enum ConfigError {
         "member {id} has the invalid address {address:?}: write an address of its transport, as in 127.0.0.1:7000"
     )]
     Address {
-        /// The member.
+        /// The id of the member.
         id: MemberId,
         /// What was given.
         address: String,

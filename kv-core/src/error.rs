@@ -208,9 +208,9 @@ pub enum ReadError {
     /// The key is empty or too long.
     #[error("the key has {len} bytes: keys have 1 to {max}")]
     Key {
-        /// Its length.
+        /// Its length in bytes.
         len: usize,
-        /// The limit.
+        /// The greatest value allowed.
         max: usize,
     },
     /// The cluster refuses the read.
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_what_happened_in_one_line() {
+    fn errors_describe_what_happened_in_one_line() {
         let found = Some(Revision::new(7));
         let cases = [
             (

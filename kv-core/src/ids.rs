@@ -248,7 +248,7 @@ impl fmt::Display for Hash {
 /// An op together with the hash of its entry: a point of one particular log.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Anchor {
-    /// The op.
+    /// The op number.
     pub op: Op,
     /// The hash of the entry at that op.
     pub hash: Hash,

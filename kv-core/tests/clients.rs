@@ -226,7 +226,7 @@ async fn a_lease_that_is_kept_alive_by_hand_lasts_as_long_as_that() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_has_ended_when_the_cluster_says_so_and_not_when_its_client_is_closed() {
+async fn a_lease_has_ended_when_the_cluster_reports_it_and_not_when_its_client_is_closed() {
     let cluster = Cluster::in_memory(3).start().await;
     let (client, other) = (cluster.client().await, cluster.client().await);
     let lease = client.lease(secs(5)).await.unwrap();
@@ -462,7 +462,7 @@ async fn a_client_closes_though_nobody_waits_for_it() {
 /// Where a watch stands is known though nothing of its range has changed: whoever goes on from there misses nothing, and does not depend
 /// on a past that may be compacted.
 #[tokio::test(start_paused = true)]
-async fn a_watch_knows_how_far_it_is_complete_though_it_has_told_nothing() {
+async fn a_watch_knows_how_far_it_is_complete_though_it_has_delivered_nothing() {
     let cluster = Cluster::in_memory(3).seed(6).start().await;
     let client = cluster.client().await;
     let before = client.put("key", "1").await.unwrap().revision;

@@ -40,7 +40,7 @@ async fn ping(near: &mut Connection, far: &mut Connection) {
 }
 
 #[tokio::test]
-async fn f_input_3_who_opens_no_stream_or_does_not_tell_its_lane_in_time_is_closed() {
+async fn f_input_3_who_opens_no_stream_or_does_not_send_its_lane_in_time_is_closed() {
     let quic = Quic::insecure().preface_timeout(Duration::from_millis(50));
     let (listener, address) = listen(&quic).await;
     let accepting = keep_accepting(listener);
@@ -298,7 +298,7 @@ async fn churn_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_refused_in_one_line_that_says_what_to_do() {
+async fn a_port_in_use_is_refused_in_one_line_with_what_to_do() {
     let quic = Quic::insecure();
     let (_listener, address) = listen(&quic).await;
     let error = Quic::insecure().bind(&address).await.unwrap_err();

@@ -228,7 +228,7 @@ impl Pki {
 }
 
 #[tokio::test]
-async fn both_ends_tell_who_the_other_one_is() {
+async fn both_ends_know_who_the_other_one_is() {
     let pki = Pki::new();
     let quic = |name: &Name| Quic::new(pki.identity(name));
     let (_listener, near, far) = pair(&quic(&Pki::member(1)), &quic(&Pki::client("app")), Lane::Client).await;

@@ -185,7 +185,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpSocket};
 
     #[tokio::test]
-    async fn a_socket_connected_to_itself_is_told_from_others() {
+    async fn a_socket_connected_to_itself_is_distinguished_from_others() {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let own = socket.local_addr().unwrap();

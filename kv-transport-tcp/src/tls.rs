@@ -111,7 +111,7 @@ fn failure(error: io::Error) -> Failure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(reason) => Failure::Handshake(explain(reason)),
         None if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
-            let text = "it closed the connection during the TLS handshake: its log may say why";
+            let text = "it closed the connection during the TLS handshake: its log may have the reason";
             io::Error::new(error.kind(), text).into()
         }
         None => error.into(),

@@ -37,7 +37,7 @@ async fn is_closed(socket: &mut TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn an_opener_that_does_not_tell_its_lane_in_time_is_closed() {
+async fn an_opener_that_does_not_send_its_lane_in_time_is_closed() {
     let tcp = Tcp::new().preface_timeout(Duration::from_millis(50));
     let listener = listen(&tcp).await;
     let address = listener.local_address();
@@ -88,7 +88,7 @@ async fn of_too_many_half_open_sockets_the_oldest_is_closed_and_the_newest_serve
 }
 
 #[tokio::test]
-async fn a_lane_told_byte_by_byte_is_understood() {
+async fn a_lane_sent_byte_by_byte_is_understood() {
     let tcp = Tcp::new();
     let mut listener = listen(&tcp).await;
     let mut socket = TcpStream::connect(listener.local_address()).await.unwrap();
@@ -102,7 +102,7 @@ async fn a_lane_told_byte_by_byte_is_understood() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_refused_in_one_line_that_says_what_to_do() {
+async fn a_port_in_use_is_refused_in_one_line_with_what_to_do() {
     let tcp = Tcp::new();
     let listener = listen(&tcp).await;
     let address = listener.local_address();
@@ -142,7 +142,7 @@ async fn a_name_is_looked_up_and_all_its_addresses_tried() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_told_apart_as_refused() {
+async fn nobody_listening_is_distinguished_as_refused() {
     let address = listen(&Tcp::new()).await.local_address();
     let error = Tcp::new().connect(&address, Lane::Log).await.unwrap_err();
     assert!(error.is_refused(), "{error}");

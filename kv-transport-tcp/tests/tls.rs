@@ -124,7 +124,7 @@ async fn who_is_refused_hears_why_and_nobody_else_is_held_up() {
     // One who trusts this member, and is not trusted by it.
     std::fs::copy(ours.folder.path().join("ca.pem"), theirs.folder.path().join("ca.pem")).unwrap();
     let told = refused(&theirs.tcp(&client()), &address).await;
-    assert!(told.contains("it says that the certificate of this end is "), "{told}");
+    assert!(told.contains("it reports that the certificate of this end is "), "{told}");
     while SystemTime::now() < soon.until + Duration::from_secs(1) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -144,7 +144,7 @@ async fn nobody_may_listen_with_a_clients_certificate() {
 }
 
 #[tokio::test]
-async fn where_only_one_end_speaks_tls_both_say_so() {
+async fn where_only_one_end_speaks_tls_both_report_it() {
     let pki = Pki::new();
     let (_plain, address) = listen(&Tcp::new()).await;
     let told = refused(&pki.tcp(&member(0)), &address).await;

@@ -249,7 +249,7 @@ fn a_client_takes_addresses_from_flags_then_the_file_then_the_default() {
 }
 
 #[test]
-fn a_client_reaches_a_member_where_the_file_says() {
+fn a_client_reaches_a_member_at_the_address_in_the_file() {
     let member = |id, rest| format!("[[member]]\nid = {id}\naddress = \"10.0.0.{id}:7000\"\n{rest}\n");
     let text = member(0, "client_address = \"203.0.113.5:17000\"") + &member(1, "");
     let (_folder, path) = file(&text);

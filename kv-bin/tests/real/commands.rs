@@ -276,7 +276,7 @@ fn a_write_whose_end_is_not_known_has_a_code_of_its_own() {
 }
 
 #[test]
-fn shells_and_man_are_told_of_every_command() {
+fn shells_and_man_know_every_command() {
     let script = run(kv().args(["completions", "bash"]));
     assert_eq!(script.status.code(), Some(0), "{}", stderr(&script));
     assert!(stdout(&script).contains("_kv") && stdout(&script).contains("if-absent"));
@@ -307,7 +307,7 @@ fn refused_usage(output: &std::process::Output) {
 }
 
 #[test]
-fn a_watch_tells_what_has_changed_and_what_changes() {
+fn a_watch_delivers_what_has_changed_and_what_changes() {
     let cluster = Cluster::start(&["data"], &[]);
     done(&cluster, &["put", "a/1", "x"]);
     done(&cluster, &["put", "b/1", "no"]);

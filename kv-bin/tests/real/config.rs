@@ -110,14 +110,14 @@ fn usage_that_makes_no_sense_is_refused_with_code_2() {
 }
 
 #[test]
-fn a_client_without_a_cluster_says_where_it_looked() {
+fn a_client_without_a_cluster_reports_where_it_looked() {
     let address = format!("127.0.0.1:{}", crate::harness::free_port());
     let output = run(kv().args(["get", "key", "--timeout", "300ms", "--address", &address]));
     refused(&output, 1, &["--address", &address]);
 }
 
 #[test]
-fn a_cluster_that_does_not_form_says_what_it_needs() {
+fn a_cluster_that_does_not_form_reports_what_it_needs() {
     let mut cluster = Cluster::prepare(&["data", "data"], &[]);
     cluster.restart(0);
     until("it is said", || cluster.log(0).contains("the first start of a cluster needs all of its members"));
@@ -249,7 +249,7 @@ fn a_malformed_address_is_an_error_at_once_for_every_command() {
 }
 
 #[test]
-fn a_variable_that_nothing_reads_is_told_of() {
+fn a_variable_that_nothing_reads_is_reported() {
     let mut command = kv();
     command.args(["put", "k", "v", "--address", "nonsense"]).env("KV_ADRESS", "x").env("KV_FOO", "y");
     command

@@ -113,7 +113,7 @@ fn check(end: End, status: ExitStatus, signal: Signal, what: &str) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn every_signal_to_every_command_ends_it_as_the_table_says() {
+fn every_signal_to_every_command_ends_it_as_the_table_lists() {
     let cluster = Cluster::start(&["data"], &[]);
     assert!(cluster.run(&["put", "a", "b"]).status.success());
     for (shown, arguments, ends) in TABLE {
@@ -138,7 +138,7 @@ fn every_signal_to_every_command_ends_it_as_the_table_says() {
 
 /// A supervisor signals the process and its group: that is one request to stop, and no order to stop at once.
 #[test]
-fn a_member_that_is_told_twice_to_stop_stops_gracefully() {
+fn a_member_that_gets_two_stop_signals_stops_gracefully() {
     for first in [Signal::TERM, Signal::INT, Signal::HUP] {
         let place = Cluster::prepare(&["data"], &[]);
         let mut running = Running::start(place.command(0), "serving", "");

@@ -23,7 +23,7 @@ fn all_say(cluster: &Cluster, members: &[usize], fragments: &[&str]) {
 }
 
 #[test]
-fn a_lost_member_is_told_of_by_all_others_and_so_is_its_return() {
+fn all_others_report_a_lost_member_and_its_return() {
     let mut cluster = Cluster::of_three();
     ready(&cluster);
     for id in 0..3 {
@@ -57,7 +57,7 @@ impl Drop for Killed {
 
 /// A copy of a member's folder is started beside it: the worst that a restored backup can do.
 #[test]
-fn a_member_that_runs_twice_is_told_of() {
+fn a_member_that_runs_twice_is_reported() {
     let cluster = Cluster::of_three();
     ready(&cluster);
     let copy = cluster.folder.path().join("copy");
@@ -79,7 +79,7 @@ fn certs(out: &Path, more: &[&str]) {
 }
 
 #[test]
-fn a_certificate_that_ends_soon_is_told_of_until_there_is_a_new_one() {
+fn a_certificate_that_ends_soon_is_reported_until_there_is_a_new_one() {
     for transport in ["tcp", "quic"] {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("certs");

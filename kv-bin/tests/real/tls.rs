@@ -110,7 +110,7 @@ fn mistakes_with_certificates_are_named_before_anything_is_touched() {
 }
 
 #[test]
-fn commands_work_with_tls_and_whoever_has_no_certificate_is_told() {
+fn commands_work_with_tls_and_fail_clearly_without_a_certificate() {
     let (_folder, out) = certs();
     let cluster = start(&out, &[]);
     let dir = out.to_str().unwrap();
@@ -134,7 +134,7 @@ fn commands_work_with_tls_and_whoever_has_no_certificate_is_told() {
     refused(
         &untrusted,
         1,
-        &["it says that the certificate of this end is not signed by one of the roots there"],
+        &["it reports that the certificate of this end is not signed by one of the roots there"],
     );
     until("the members say so, too", || {
         (0..3).any(|id| cluster.log(id).contains("its certificate is not signed by one of the roots here"))

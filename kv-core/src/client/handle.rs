@@ -91,7 +91,7 @@ struct Shared {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct MemberReport {
-    /// The member.
+    /// The id of the member.
     pub id: MemberId,
     /// Where it is reached.
     pub address: String,

@@ -168,7 +168,7 @@ mod tests {
 
     /// Puts, removals and finds at random, against a set of keys: a gap that is returned is empty, at that revision and now.
     #[test]
-    fn a_gap_is_empty_for_whoever_is_told_of_it() {
+    fn a_gap_is_empty_for_every_reader() {
         for seed in 0..300 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let gaps = Gaps::new(Revision::ZERO);

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_reached_the_disk_is_told_from_damage() {
+    fn what_never_reached_the_disk_is_distinguished_from_damage() {
         let new = block();
         let mut old = Vec::new();
         let earlier = Stamp { generation: Generation::new(4), ..stamp() };

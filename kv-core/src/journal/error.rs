@@ -100,13 +100,13 @@ pub enum OpenError {
          it: bring the file superblock back as it was when the member last ran"
     )]
     SuperblockOutdated {
-        /// The file.
+        /// The name of the file.
         file: String,
     },
     /// A journal file is another member's.
     #[error("the journal file {file} belongs to another member or cluster: put the right one in its place")]
     ForeignSegment {
-        /// The file.
+        /// The name of the file.
         file: String,
     },
     /// An option is out of range.
@@ -144,7 +144,7 @@ pub enum WriteError {
     /// The entry is not the one that a damaged log lacks.
     #[error("the log is damaged above op {head}, and entry {op} is not what is missing: cut it first")]
     Damaged {
-        /// The entry.
+        /// The op of the entry.
         op: Op,
         /// The head of what is intact.
         head: Op,
@@ -152,7 +152,7 @@ pub enum WriteError {
     /// The entry is not the one after the head, or does not chain to it.
     #[error("op {op} does not follow the head, op {head}")]
     NotNext {
-        /// The entry.
+        /// The op of the entry.
         op: Op,
         /// The head.
         head: Op,
@@ -160,7 +160,7 @@ pub enum WriteError {
     /// The entry does not fit any segment. No request that is let in leads to one.
     #[error("entry {op} with {bytes} bytes does not fit a journal file of 1 GiB: please report this")]
     TooLarge {
-        /// The entry.
+        /// The op of the entry.
         op: Op,
         /// Bytes of its body.
         bytes: usize,
@@ -168,7 +168,7 @@ pub enum WriteError {
     /// The point is not one of this log, or not durable.
     #[error("op {op} with that hash is not a durable point of the log")]
     UnknownPoint {
-        /// The op.
+        /// The op number.
         op: Op,
     },
     /// View numbers or incarnation would go back.

@@ -54,7 +54,7 @@ pub struct Identity {
     pub cluster_name: String,
     /// The fingerprint of the member list: ids and roles.
     pub fingerprint: Hash,
-    /// The member.
+    /// The id of the member.
     pub member: MemberId,
     /// The options that are fixed when the directory is formatted (rule F6).
     pub options: FixedOptions,

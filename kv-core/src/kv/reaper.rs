@@ -112,7 +112,7 @@ mod tests {
 
     /// Rule X6 of PROTOCOL.md: so that time is recorded while nothing else happens, as long as it matters.
     #[test]
-    fn x6_the_time_is_told_each_minute_while_something_will_end() {
+    fn x6_the_time_is_recorded_each_minute_while_something_will_end() {
         let mut reaper = Reaper::new(Duration::from_millis(50));
         let idle = |seconds| Some((Timestamp::new(1), Duration::from_secs(seconds)));
         assert_eq!(reaper.query(at(0), true, KEY, || idle(59)), None);

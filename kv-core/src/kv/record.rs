@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_keeps_its_numbers_and_tells_when_it_is_cut_short() {
+    fn a_record_keeps_its_numbers_and_detects_when_it_is_cut_short() {
         let (at, with) = (Some(Timestamp::new(1 << 41)), Some(LeaseId::new(7)));
         for ends in [Ends::default(), Ends { at, with: None }, Ends { at: None, with }, Ends { at, with }] {
             let numbers = Numbers { created: Revision::new(1), modified: Revision::new(5), version: 3, ends };

@@ -274,7 +274,7 @@ pub struct MemberStatus {
 /// How far a peer is, as its primary sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PeerStatus {
-    /// The peer.
+    /// The id of the peer.
     pub id: MemberId,
     /// The last op that it acknowledged in this view.
     pub acknowledged: Op,

@@ -241,7 +241,7 @@ pub struct Moment {
 /// Everything that was acknowledged to anyone before a moment is at or below an op.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Fresh {
-    /// The op.
+    /// The op number.
     pub op: Op,
     /// A moment of the receiver, at which it sent the latest message that had arrived when the round began.
     pub since: Moment,

@@ -206,7 +206,7 @@ pub enum Effect {
     },
     /// Keys of the range were removed.
     RangeDeleted {
-        /// How many.
+        /// Their number.
         count: u32,
         /// Whether the range holds more.
         more: bool,
@@ -409,9 +409,9 @@ pub enum RequestError {
     TooManyOps {
         /// Guards, or steps of one list.
         what: &'static str,
-        /// How many.
+        /// Their number.
         len: usize,
-        /// The limit.
+        /// The greatest value allowed.
         max: usize,
     },
     /// The transaction's keys and values are too much together.
@@ -419,7 +419,7 @@ pub enum RequestError {
     Transaction {
         /// Their bytes.
         len: usize,
-        /// The limit.
+        /// The greatest value allowed.
         max: usize,
     },
     /// A time to live is too short or too long.
@@ -435,13 +435,13 @@ pub enum RequestError {
     /// Too many keys are read at once.
     #[error("the read has {count} keys with {bytes} bytes: up to {most} keys with {max} bytes are allowed")]
     Keys {
-        /// How many.
+        /// Their number.
         count: usize,
-        /// The limit.
+        /// The greatest number allowed.
         most: usize,
         /// About their bytes together.
         bytes: usize,
-        /// The limit.
+        /// The greatest value allowed.
         max: usize,
     },
     /// Two steps that would be done together change the same key.

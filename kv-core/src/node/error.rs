@@ -32,7 +32,7 @@ pub enum StartError {
     OtherIdentity {
         /// Whose it is.
         found: String,
-        /// This member.
+        /// The id of this member.
         me: MemberId,
         /// The cluster that it belongs to.
         cluster: String,
@@ -40,7 +40,7 @@ pub enum StartError {
     /// The list of clients cannot be read.
     #[error("cannot read the client list {}: {source}", file.display())]
     ClientList {
-        /// The file.
+        /// The path of the file.
         file: PathBuf,
         /// The system's error.
         source: io::Error,
@@ -194,7 +194,9 @@ pub enum DiskTrouble {
     )]
     ReadOnly,
     /// It failed in another way.
-    #[error("the disk failed: the system's log may say why. Start the member again once the disk works")]
+    #[error(
+        "the disk failed: the system's log may have the reason. Start the member again once the disk works"
+    )]
     Failed,
 }
 
@@ -256,7 +258,7 @@ mod tests {
 
     /// The system's word and one thing to do, wherever the disk has failed.
     #[test]
-    fn f_disk_11_what_to_do_about_a_disk_is_said_once() {
+    fn f_disk_11_what_to_do_about_a_disk_is_named_once() {
         let source = || io::Error::from(io::ErrorKind::StorageFull);
         let engine = || EngineError::Io { doing: "write", source: Arc::new(source()) };
         let texts = [

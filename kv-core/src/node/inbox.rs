@@ -375,7 +375,7 @@ mod tests {
 
     /// Rules R4 and T9: the state that has applied an op is another one than that which reads are answered from now.
     #[tokio::test]
-    async fn what_a_state_had_applied_says_nothing_of_the_next() {
+    async fn what_a_state_had_applied_proves_nothing_about_the_next() {
         let inbox = Inbox::default();
         let point = LogPoint {
             anchor: Anchor::new(Op::new(3), Hash::ZERO),

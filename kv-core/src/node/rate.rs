@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_that_take_turns_are_told_once_each_and_a_flood_is_not_told() {
+    fn refusals_that_take_turns_are_logged_once_each_and_a_flood_is_not() {
         let (logged, start) = (LogThrottle::default(), Instant::ZERO);
         let texts = ["expired", "unknown"];
         let loud = |now| texts.iter().cycle().take(1000).filter(|text| logged.is_due(now, text)).count();

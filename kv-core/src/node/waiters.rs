@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn abandoned_waiters_are_told_that_the_fate_is_unknown() {
+    async fn abandoned_waiters_are_answered_that_the_fate_is_unknown() {
         let (waiters, outbox) =
             (Waiters::default(), Outbox::new(Admission::new(1 << 20), std::sync::Arc::default()));
         assert!(waiters.join(KEY, Reply::new(outbox.clone(), 1, None)));

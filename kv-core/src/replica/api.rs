@@ -50,7 +50,7 @@ pub enum Input {
     Applying,
     /// The state has this digest after this op, which is one at which members compare theirs.
     StateDigest {
-        /// The op.
+        /// The op number.
         op: Op,
         /// The digest of everything that was applied up to it.
         digest: Hash,
@@ -62,7 +62,7 @@ pub enum Input {
     },
     /// The stored entry at this op cannot be read.
     Faulty {
-        /// The op.
+        /// The op number.
         op: Op,
     },
     /// The pieces of the snapshot at `at` that were given out before are stored, as far as `end`. Also reported once at the
@@ -92,7 +92,7 @@ pub enum Input {
     StateLost,
     /// The connection to a peer broke or was refused: a hint that it is dead.
     PeerLost {
-        /// The peer.
+        /// The id of the peer.
         peer: MemberId,
     },
     /// The time that `poll_timeout` named has come.

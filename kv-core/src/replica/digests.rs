@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn s1_only_a_quorum_that_agrees_says_who_is_wrong() {
+    fn s1_only_a_quorum_that_agrees_shows_who_is_wrong() {
         let judge = |own, received: &[u128], quorum| digests(own, received).judge(Op::new(8), quorum);
         let wrong = |ours, theirs| Some(Verdict::Wrong { ours: Hash::new(ours), theirs: Hash::new(theirs) });
         assert_eq!(judge(1, &[1, 1], 2), Some(Verdict::Doubt(BTreeMap::new())));

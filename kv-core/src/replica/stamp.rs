@@ -393,7 +393,7 @@ mod tests {
 
     /// Rule N7 of PROTOCOL.md: steps of wall clocks up to the allowance make nothing early.
     #[test]
-    fn n7_an_allowance_is_taken_off_what_wall_clocks_tell() {
+    fn n7_an_allowance_is_taken_off_what_wall_clocks_show() {
         let mut ages = Ages::default();
         ages.recovered(entry(5), at(0), wall(0));
         ages.note_report(MemberId::new(1), entry(5), moved(90), at(0));
@@ -405,7 +405,7 @@ mod tests {
 
     /// What peers report is bounded, and so is the time that it may name.
     #[test]
-    fn n7_what_peers_tell_of_ages_is_bounded() {
+    fn n7_what_peers_report_about_ages_is_bounded() {
         let mut ages = Ages::default();
         for op in 0..2 * MOST_AGES as u64 {
             ages.note_report(MemberId::new(1), entry(op), moved(1), at(0));

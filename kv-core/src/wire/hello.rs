@@ -196,7 +196,7 @@ impl Limits {
 pub struct Expectation {
     /// The cluster's name.
     pub cluster: String,
-    /// This member.
+    /// The id of this member.
     pub me: MemberId,
     /// All members.
     pub members: Vec<MemberInfo>,
@@ -219,7 +219,7 @@ pub enum Refusal {
     /// No version in common.
     #[error("you speak protocol versions {theirs}, member {me} speaks {PROTOCOL}: upgrade the older one")]
     Version {
-        /// This member.
+        /// The id of this member.
         me: MemberId,
         /// What the caller speaks.
         theirs: VersionRange,
@@ -229,7 +229,7 @@ pub enum Refusal {
         "this is member {me} of cluster {cluster:?}, you asked for another: check cluster name and address"
     )]
     Cluster {
-        /// This member.
+        /// The id of this member.
         me: MemberId,
         /// The cluster that it belongs to.
         cluster: String,
@@ -243,7 +243,7 @@ pub enum Refusal {
     /// The caller wanted another member.
     #[error("this is member {me}, you asked for member {wanted}: check the addresses in the configuration")]
     OtherMember {
-        /// This member.
+        /// The id of this member.
         me: MemberId,
         /// Whom the caller wanted.
         wanted: MemberId,
@@ -251,7 +251,7 @@ pub enum Refusal {
     /// The caller is not one of the others.
     #[error("member {id} is not a peer of member {me}: check the ids in the configuration")]
     NotAPeer {
-        /// This member.
+        /// The id of this member.
         me: MemberId,
         /// The id of the caller.
         id: MemberId,
@@ -262,7 +262,7 @@ pub enum Refusal {
          (addresses may differ)"
     )]
     Configuration {
-        /// This member.
+        /// The id of this member.
         me: MemberId,
         /// The id of the caller.
         id: MemberId,
@@ -273,7 +273,7 @@ pub enum Refusal {
          value on all members"
     )]
     OtherOption {
-        /// This member.
+        /// The id of this member.
         me: MemberId,
         /// The id of the caller.
         id: MemberId,
@@ -285,7 +285,7 @@ pub enum Refusal {
         ours: String,
     },
     /// The certificate contradicts the hello.
-    #[error("your certificate is for {certificate}, your hello says {hello}")]
+    #[error("your certificate is for {certificate}, your hello claims {hello}")]
     Identity {
         /// The identity that the transport authenticated.
         certificate: String,
@@ -295,7 +295,7 @@ pub enum Refusal {
     /// A certificate is wanted, and the transport knows of none.
     #[error("member {me} requires a certificate, and you sent none")]
     Unauthenticated {
-        /// This member.
+        /// The id of this member.
         me: MemberId,
     },
     /// The certificate is of a member that the configuration does not have.
@@ -304,7 +304,7 @@ pub enum Refusal {
          configurations differ"
     )]
     Removed {
-        /// This member.
+        /// The id of this member.
         me: MemberId,
         /// Whose certificate it is.
         id: MemberId,
@@ -314,7 +314,7 @@ pub enum Refusal {
         "client {name:?} is not on the list of clients of member {me}: put the name on the list, or use another certificate"
     )]
     NotListed {
-        /// This member.
+        /// The id of this member.
         me: MemberId,
         /// The name in the client's certificate.
         name: String,
@@ -322,13 +322,13 @@ pub enum Refusal {
     /// Full.
     #[error("member {me} has too many connections: try again later or raise max_connections")]
     TooManyConnections {
-        /// This member.
+        /// The id of this member.
         me: MemberId,
     },
     /// Going away.
     #[error("member {me} is shutting down")]
     ShuttingDown {
-        /// This member.
+        /// The id of this member.
         me: MemberId,
     },
 }

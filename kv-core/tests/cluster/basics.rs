@@ -79,7 +79,7 @@ pub(crate) async fn transactions_are_done_as_a_whole(net: Net) {
     assert_eq!(twice, Err(WriteError::Malformed(RequestError::DuplicateKey { key: "x".into() })));
 }
 
-pub(crate) async fn transactions_and_writes_tell_what_was_there_before(net: Net) {
+pub(crate) async fn transactions_and_writes_return_what_was_there_before(net: Net) {
     let harness = Harness::with(net, &[Role::Data; 3], patient_options()).await;
     let client = harness.client().await;
     let first = client.put("key", "1").previous().await.expect("a put");
@@ -192,7 +192,7 @@ pub(crate) async fn local_reads_are_answered_by_backups_and_not_by_witnesses(net
     assert!(!matches!(through_witness, Err(ReadError::Refused(_))), "{through_witness:?}");
 }
 
-pub(crate) async fn the_status_tells_where_members_stand(net: Net) {
+pub(crate) async fn the_status_shows_the_state_of_members(net: Net) {
     let harness = Harness::with(net, &[Role::Data, Role::Data, Role::Witness], options()).await;
     let client = harness.client().await;
     for number in 0..10 {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// F-disk-16, rule F4: a member whose disk was wiped does not vote under its old id. It stops and says why.
-pub(crate) async fn a_wiped_member_stops_and_says_why(net: Net) {
+pub(crate) async fn a_wiped_member_stops_and_reports_why(net: Net) {
     let mut harness = Harness::three(net).await;
     let load = Load::start(&harness.client().await, 4);
     load.progress(50).await;

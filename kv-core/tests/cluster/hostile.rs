@@ -758,7 +758,7 @@ pub(crate) async fn f_load_9_waiting_watches_hold_up_no_calls(net: Net) {
 }
 
 /// A client that has begun a frame and does not end it, and one that has nothing to say and does not even say that.
-pub(crate) async fn f_input_3_a_client_that_ends_nothing_or_says_nothing_is_closed(net: Net) {
+pub(crate) async fn f_input_3_a_client_that_ends_nothing_or_sends_nothing_is_closed(net: Net) {
     let mut impatient = options();
     impatient.client_idle = Duration::from_secs(1);
     let harness = Harness::with(net, &[Role::Data], impatient).await;

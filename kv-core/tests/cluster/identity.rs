@@ -69,7 +69,7 @@ pub(crate) async fn f_input_4_a_clients_certificate_makes_no_member(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let name = harness.net.pki().client("would be member");
     let said = refusal(&harness, &name, &hello_of_member(&harness, 1)).await;
-    let reason = "certificate is for client \"would be member\" of \"test\", your hello says member 1";
+    let reason = "certificate is for client \"would be member\" of \"test\", your hello claims member 1";
     assert!(said.contains(reason), "{said}");
     log_tells(&["WARN", "refused a caller", reason]).await;
     harness.client().await.put("key", "value").await.expect("a put");
@@ -118,7 +118,7 @@ pub(crate) async fn f_conf_6_a_removed_member_is_let_in_in_no_role(net: Net) {
     log_tells(&["WARN", "refused a caller", "certificate is for member 9"]).await;
 }
 
-pub(crate) async fn an_expired_certificate_is_refused_and_both_ends_say_so(net: Net) {
+pub(crate) async fn an_expired_certificate_is_refused_and_both_ends_report_it(net: Net) {
     logs::keep();
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let pki = harness.net.pki();
@@ -134,7 +134,7 @@ pub(crate) async fn an_expired_certificate_is_refused_and_both_ends_say_so(net: 
     log_tells(&["WARN", "refused a connection", &harness.address(0), "its certificate has expired"]).await;
 }
 
-pub(crate) async fn a_certificate_of_another_authority_is_refused_and_both_ends_say_so(net: Net) {
+pub(crate) async fn a_certificate_of_another_authority_is_refused_and_both_ends_report_it(net: Net) {
     logs::keep();
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let other = Pki::new("test");
@@ -150,7 +150,7 @@ pub(crate) async fn a_certificate_of_another_authority_is_refused_and_both_ends_
     files.roots = other.folder().join("roots.pem");
     let said =
         client_error(&harness, Identity::from_files(files).expect("a client need not trust itself")).await;
-    assert!(said.contains("it says that the certificate of this end is "), "{said}");
+    assert!(said.contains("it reports that the certificate of this end is "), "{said}");
     log_tells(&[
         "WARN",
         "refused a connection",

@@ -22,7 +22,7 @@ async fn next(events: &mut WatchStream) -> Event {
     event.expect("it comes").expect("the stream goes on").expect("an event")
 }
 
-pub(crate) async fn a_watch_tells_each_change_of_what_it_follows_once_and_in_order(net: Net) {
+pub(crate) async fn a_watch_delivers_each_change_of_what_it_follows_once_and_in_order(net: Net) {
     let harness = Harness::three(net).await;
     let client = harness.client().await;
     let first = client.put("a/1", "one").await.expect("written").revision;

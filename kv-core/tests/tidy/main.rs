@@ -29,7 +29,7 @@ fn files_and_functions_are_short() {
 }
 
 #[test]
-fn silenced_warnings_say_why() {
+fn silenced_warnings_have_a_reason() {
     expect_none(rules::silenced_without_reason);
 }
 

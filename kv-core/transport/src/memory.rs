@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_named_node_is_told_to_those_who_accept_its_connections() {
+    async fn a_named_node_is_reported_to_those_who_accept_its_connections() {
         let network = Memory::new();
         let mut listener = network.bind("server:1").await.unwrap();
         network.named("member:2").connect("server:1", Lane::Log).await.unwrap();

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_is_told_once_a_minute_and_a_flood_is_not_told() {
+    fn the_same_is_logged_once_a_minute_and_a_flood_is_not() {
         let (logged, ip, now) = (RefusalThrottle::default(), IpAddr::from([127, 0, 0, 1]), Instant::now());
         assert!(logged.is_due(now, ip, "expired"));
         assert!(

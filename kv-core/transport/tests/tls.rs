@@ -205,7 +205,7 @@ fn a_certificate_that_expires_while_its_owner_runs_is_refused() {
 }
 
 #[test]
-fn an_expired_certificate_or_one_that_is_not_valid_yet_is_told_at_the_start() {
+fn an_expired_certificate_or_one_that_is_not_valid_yet_is_reported_at_the_start() {
     let (authority, folder) = (authority(), TempDir::new().unwrap());
     write(folder.path(), &authority, &member(0), expired(), &[&authority]);
     let error = load(folder.path()).unwrap_err();
@@ -218,7 +218,7 @@ fn an_expired_certificate_or_one_that_is_not_valid_yet_is_told_at_the_start() {
 }
 
 #[test]
-fn a_member_that_no_other_would_believe_is_told_at_the_start_and_a_client_need_not_believe_itself() {
+fn a_member_that_no_other_would_accept_is_reported_at_the_start_and_a_client_need_not_accept_itself() {
     let (ours, theirs, folder) = (authority(), authority(), TempDir::new().unwrap());
     write(folder.path(), &theirs, &member(0), Validity::days(1), &[&ours]);
     assert!(matches!(load(folder.path()), Err(TlsError::Untrusted { .. })));
@@ -227,7 +227,7 @@ fn a_member_that_no_other_would_believe_is_told_at_the_start_and_a_client_need_n
 }
 
 #[test]
-fn a_key_of_another_certificate_is_told() {
+fn a_key_of_another_certificate_is_reported() {
     let (authority, folder) = (authority(), TempDir::new().unwrap());
     write(folder.path(), &authority, &member(0), Validity::days(1), &[&authority]);
     fs::write(files(folder.path()).key, authority.key()).unwrap();

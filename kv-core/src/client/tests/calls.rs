@@ -151,7 +151,7 @@ async fn guards_are_sent_and_their_failure_is_an_error_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delete_says_whether_there_was_something() {
+async fn a_delete_returns_whether_there_was_something() {
     let (mut cluster, client) = ready().await;
     for existed in [true, false] {
         let delete = tokio::spawn(client.delete("x").if_present().into_future());
@@ -168,7 +168,7 @@ async fn a_delete_says_whether_there_was_something() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_are_told_without_asking_anyone() {
+async fn limits_are_reported_without_asking_anyone() {
     let (mut cluster, client) = ready().await;
     let long = "k".repeat(101);
     assert_eq!(client.put("", "v").await.unwrap_err(), WriteError::Key { len: 0, max: 100 });
@@ -194,7 +194,7 @@ async fn a_refusal_carries_the_members_words() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reads_tell_the_revision_at_which_they_were_read() {
+async fn reads_return_the_revision_at_which_they_were_read() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
     let read = tokio::spawn({
@@ -366,7 +366,7 @@ async fn a_stream_asks_for_a_page_when_the_last_one_is_used_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn status_is_told_of_every_member_even_if_one_is_dead() {
+async fn the_status_of_every_member_is_shown_even_if_one_is_dead() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
     cluster.kill(B).await;
@@ -477,7 +477,7 @@ async fn many_calls_at_once_each_get_their_own_result() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_of_another_revision_tells_why_it_cannot_be_read() {
+async fn a_read_of_another_revision_returns_why_it_cannot_be_read() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
     let (oldest, newest) = (Revision::new(5), Revision::new(9));

@@ -80,7 +80,7 @@ async fn a_client_reaches_members_at_addresses_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_an_answer_every_address_is_told_with_its_trouble() {
+async fn without_an_answer_every_address_is_listed_with_its_error() {
     let network = Memory::new();
     let start = tokio::time::Instant::now();
     let error = Client::builder("test")
@@ -113,7 +113,7 @@ async fn a_cluster_that_is_just_starting_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_member_that_never_says_hello_is_given_up() {
+async fn a_member_that_never_sends_a_hello_is_given_up() {
     let network = Memory::new();
     let mut silent = network.bind("silent:1").await.unwrap();
     let _accepting = tokio::spawn(async move {

@@ -76,7 +76,7 @@ fn f_disk_3_a_torn_tail_is_cut_silently_and_its_remains_never_come_back() {
 }
 
 #[test]
-fn f_disk_4_a_damaged_entry_in_the_middle_is_told_and_nothing_is_cut_until_the_replica_says_so() {
+fn f_disk_4_a_damaged_entry_in_the_middle_is_reported_and_nothing_is_cut_until_the_replica_asks() {
     let (disk, journal, entries) = with_entries(6);
     drop(journal);
     assert!(disk.flip_bit(FIRST, 4 * 4096 + 700, 2));
@@ -275,7 +275,7 @@ fn f_disk_10_what_a_failed_sync_dropped_is_durable_before_it_is_reported() {
 }
 
 #[test]
-fn f_disk_11_a_full_disk_is_an_error_that_says_so_and_goes_away_with_room() {
+fn f_disk_11_a_full_disk_is_a_clear_error_and_goes_away_with_room() {
     let (disk, mut journal, entries) = with_entries(5);
     disk.set_capacity(Some(disk.used() + 4096));
     let more = entries_after(entries.last(), 4, 20_000, 4);
@@ -366,7 +366,7 @@ fn f_disk_12_unreadable_sectors_count_as_damaged() {
 }
 
 #[test]
-fn f_disk_5_a_flipped_bit_anywhere_is_repaired_told_or_refused() {
+fn f_disk_5_a_flipped_bit_anywhere_is_repaired_reported_or_refused() {
     let (disk, mut journal, entries) = with_entries(9);
     let writes =
         [view(4, 4, Some((entries[7].header.anchor(), 2))), Write::Checkpoint(entries[2].header.anchor())];

@@ -30,7 +30,7 @@ fn fill(journal: &mut Journal, entry: &Entry) -> Result<(), WriteError> {
 
 /// Rule D6c: they may be the only copies.
 #[test]
-fn d6c_intact_entries_behind_the_damage_are_told_kept_and_read() {
+fn d6c_intact_entries_behind_the_damage_are_reported_kept_and_read() {
     let (disk, _, entries) = with_entries(6);
     spoil(&disk, 4);
     let recovered = reopened(&disk);
@@ -327,7 +327,7 @@ const QUIET: [&dyn Fn(&Disk); 3] =
 
 /// Rule D6b: what was repaired is reported once, and not at every start until something is appended.
 #[test]
-fn d6b_repaired_damage_is_not_told_again() {
+fn d6b_repaired_damage_is_not_reported_again() {
     for (kind, spoil) in QUIET.into_iter().enumerate() {
         let (disk, entries) = spoilt_at_its_checkpoint(spoil);
         for _ in 0..2 {
@@ -359,7 +359,7 @@ fn d6b_repaired_damage_is_not_told_again() {
 
 /// Rule D6b: a crash at any operation of the write that ends the damage leaves it reported, or repaired.
 #[test]
-fn d6b_a_crash_while_damage_ends_leaves_it_told_or_done() {
+fn d6b_a_crash_while_damage_ends_leaves_it_reported_or_repaired() {
     let mut done = [0, 0];
     for seed in 0..seeds(300) {
         let mut rng = fastrand::Rng::with_seed(seed);

@@ -27,7 +27,7 @@ fn a_put_keeps_the_creation_and_counts_versions_until_the_key_is_deleted() {
 }
 
 #[test]
-fn an_outcome_tells_the_revision_and_the_stamp_of_its_entry() {
+fn an_outcome_has_the_revision_and_the_stamp_of_its_entry() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     machine.wait(7);
@@ -60,7 +60,7 @@ fn guards_see_the_state_left_by_the_request_before_in_the_same_entry() {
 
 /// Each guard on an absent key, on one that fits, and on one that does not.
 #[test]
-fn each_guard_holds_exactly_when_it_says() {
+fn each_guard_holds_exactly_when_its_condition_does() {
     let cases = [
         (Guard::Absent, "k", false),
         (Guard::Absent, "none", true),

@@ -168,7 +168,7 @@ fn what_is_found_on_opening_is_durable_when_open_returns() {
 }
 
 #[test]
-fn an_error_of_the_disk_is_told_and_final() {
+fn an_error_of_the_disk_is_reported_and_final() {
     for kind in [Kind::Write, Kind::Sync] {
         let (disk, mut workload, _) = prepared(13, 20);
         let mut state = State::open(disk.storage(), limits()).unwrap();

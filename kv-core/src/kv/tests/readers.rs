@@ -16,7 +16,7 @@ fn scanned(
 }
 
 #[test]
-fn a_scan_keeps_to_its_range_its_limit_and_its_bytes_and_says_whether_there_is_more() {
+fn a_scan_keeps_to_its_range_its_limit_and_its_bytes_and_returns_whether_there_is_more() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     for (n, key) in (1..).zip(["a", "b", "c", "d", "e"]) {

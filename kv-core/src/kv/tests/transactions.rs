@@ -216,7 +216,7 @@ fn a_transaction_reads_what_was_there_before_it() {
 
 /// E2: bit for bit, though the key holds something else by then.
 #[test]
-fn a_retried_transaction_tells_what_it_read_the_first_time() {
+fn a_retried_transaction_returns_what_it_read_the_first_time() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     machine.effect(put(session, 1, "a", "1", None));

@@ -132,7 +132,7 @@ fn w3_who_is_to_wait_looks_again_if_others_were_woken_by_what_it_has_not_seen() 
 
 /// The watch comes from a member that has delivered a part of revision 3, to one that had not applied it when it looked.
 #[test]
-fn w3_a_part_of_a_revision_that_was_told_is_not_all_of_it() {
+fn w3_a_part_of_a_revision_that_was_delivered_is_not_all_of_it() {
     let (mut machine, session) = machine();
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("other", Position::after(r(2)), 1), || r(2)).is_none());
@@ -165,7 +165,7 @@ fn w3_a_revision_that_has_woken_others_in_part_must_have_been_seen_whole() {
 }
 
 #[test]
-fn w4_progress_is_told_no_further_than_all_have_been_woken() {
+fn w4_progress_is_reported_no_further_than_all_have_been_woken() {
     let (mut machine, session) = machine();
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("z", Position::after(r(2)), 1), || r(2)).is_none());
@@ -212,7 +212,7 @@ fn a_question_ahead_of_this_member_keeps_its_place() {
 }
 
 #[test]
-fn w2_what_is_not_kept_any_more_is_said_to_be_compacted() {
+fn w2_what_is_not_kept_any_more_is_reported_as_compacted() {
     let mut machine = Machine { state: State::in_memory(limits_without_history()), log: Log::new() };
     let session = machine.open();
     let mut watchers = Watchers::default();
@@ -245,7 +245,7 @@ fn a_member_that_is_cut_off_or_stops_keeps_nobody_waiting() {
 }
 
 #[test]
-fn a_question_without_a_place_is_told_where_it_is() {
+fn a_watch_without_a_position_gets_one() {
     let (machine, _) = machine();
     let query = WatchQuery { from: Bytes::new(), to: None, after: NONE, previous: false };
     let Look::Answer(answer) = machine.state.reader().look(&query, 9, 999).unwrap() else {

@@ -395,7 +395,7 @@ fn the_end_of_a_lease_takes_its_keys_alone() {
 
 /// An event that is large by itself, with what the key held before, is alone in its piece: it must fit a frame.
 #[test]
-fn a_large_event_is_told_alone() {
+fn a_large_event_is_delivered_alone() {
     let large = "v".repeat(60 << 10);
     let mut worker = Worker::new(Place::Memory);
     worker.all(std::iter::once("large".to_owned()), Some(&large));

@@ -38,7 +38,7 @@ fn lost(peer: u8) -> Seen {
 }
 
 #[test]
-fn a_lost_member_is_told_once_and_again_when_it_is_back() {
+fn a_lost_member_is_reported_once_and_again_when_it_is_back() {
     let mut bench = Bench::new(3, 2);
     assert_eq!(bench.for_so_long(10 * SECOND, &[good(1), good(2)], None), []);
     let reported = bench.for_so_long(600 * SECOND, &[good(1), lost(2)], None);
@@ -134,7 +134,7 @@ fn a_member_that_is_connected_and_lacks_what_was_committed_is_no_redundancy() {
 }
 
 #[test]
-fn a_clock_that_is_far_off_is_told_and_one_late_sign_of_it_is_not() {
+fn a_clock_that_is_far_off_is_reported_and_one_late_sign_of_it_is_not() {
     let off = |ahead| Seen { clock: Some(ahead), ..good(2) };
     let mut bench = Bench::new(3, 2);
     for ahead in [0, 9_000, -10_000] {
@@ -151,7 +151,7 @@ fn a_clock_that_is_far_off_is_told_and_one_late_sign_of_it_is_not() {
 }
 
 #[test]
-fn two_processes_with_one_id_are_told_by_taking_turns_and_restarts_are_not() {
+fn two_processes_with_one_id_are_detected_by_taking_turns_and_restarts_are_not() {
     let health = Health::default();
     let mut now = Instant::ZERO;
     let mut call = |health: &Health, life| {
@@ -179,7 +179,7 @@ fn two_processes_with_one_id_are_told_by_taking_turns_and_restarts_are_not() {
 }
 
 #[test]
-fn a_certificate_is_told_of_daily_from_two_weeks_before_its_end() {
+fn a_certificate_is_reported_daily_from_two_weeks_before_its_end() {
     const DAY: Duration = Duration::from_secs(86_400);
     let mut watch = Watch::new(1, 1, Instant::ZERO);
     let mut reported = Vec::new();

@@ -124,7 +124,7 @@ fn v5d_a_lower_log_view_does_not_nack_while_every_newest_copy_is_faulty() {
 }
 
 #[test]
-fn v5_the_decision_does_not_depend_on_who_says_what() {
+fn v5_the_decision_does_not_depend_on_who_sends_what() {
     let all = [
         summary(2, 1, &[present(2, 0)]),
         summary(2, 2, &[present(3, 0)]),
@@ -198,7 +198,7 @@ fn v5g_the_last_copy_of_an_older_log_view_is_kept_where_nothing_else_can_have_be
 /// Rule V5: a log of view 0 has one entry at op 3. Members 1 and 2 may both have acknowledged it; had they acknowledged another one later, both
 /// would be of a later view.
 #[test]
-fn v5g_the_last_copy_of_an_entry_is_kept_where_the_others_cannot_tell_what_they_had() {
+fn v5g_the_last_copy_of_an_entry_is_kept_where_the_others_do_not_know_what_they_had() {
     let copy = summary(0, 1, &[present(2, 0), present(3, 0)]);
     let later = summary(1, 1, &[present(2, 0), Slot::Faulty(None)]);
     let equal = summary(0, 1, &[present(2, 0), Slot::Faulty(None)]);

@@ -162,7 +162,7 @@ fn n7_a_primary_counts_time_by_its_monotonic_clock_alone() {
 
 /// Rule N7 of PROTOCOL.md: everybody was down; one wall clock is wrong, in either direction.
 #[test]
-fn n7_wall_clocks_tell_how_long_all_members_were_down() {
+fn n7_wall_clocks_show_how_long_all_members_were_down() {
     for wrong_by in [-86_400_000, 86_400_000, 0] {
         for wrong in 0..3 {
             let mut group = Group::formed(3, 0);
@@ -211,7 +211,7 @@ fn n7_who_followed_an_entry_knows_better_than_wall_clocks() {
 
 /// Rule N7 of PROTOCOL.md: the age of an entry is reported by whoever has it, and by nobody for another one.
 #[test]
-fn n7_heartbeats_and_votes_tell_the_ages_of_entries() {
+fn n7_heartbeats_and_votes_carry_the_ages_of_entries() {
     let mut group = Group::formed(3, 0);
     put(&mut group);
     group.run_for(500);

@@ -325,7 +325,7 @@ fn v5e_an_open_tail_that_hides_a_committed_op_waits_for_who_has_it() {
 
 /// Rule V4: a vote that is sent again after a restart reports what the disk holds then. The latest replaces the earlier one.
 #[test]
-fn v4_a_vote_after_a_restart_tells_of_the_damage_found_since() {
+fn v4_a_vote_after_a_restart_reports_the_damage_found_since() {
     let mut group = with_entries(3, 0, 4);
     group.isolate(2);
     group.crash(0);

@@ -91,7 +91,7 @@ fn r4_a_new_primary_confirms_with_what_it_inherited() {
 
 /// Its clock began anew: a moment of before means another one now.
 #[test]
-fn r4_a_moment_of_an_earlier_life_says_nothing() {
+fn r4_a_moment_of_an_earlier_life_proves_nothing() {
     let mut group = patient(3);
     let is_fresh = |e: &&Envelope| {
         e.to == MemberId::new(1) && matches!(&e.message, Message::Commit { fresh: Some(_), .. })

@@ -32,7 +32,7 @@ fn f2_a_first_start_needs_all_members_once() {
 
 /// A member that answered before its step was durable, and came back empty, would be locked out by those who formed on its word.
 #[test]
-fn f3_only_the_durable_step_is_told() {
+fn f3_only_the_durable_step_is_reported() {
     let mut group = Group::new(3, 0);
     group.members[2].stalled = true;
     group.run_for(500);
@@ -242,7 +242,7 @@ fn v2_a_withdrawn_vote_does_not_complete_a_quorum_an_hour_later() {
 }
 
 #[test]
-fn v3_do_view_change_is_not_said_before_the_view_is_durable() {
+fn v3_do_view_change_is_not_sent_before_the_view_is_durable() {
     let mut group = with_entries(1);
     group.members[1].stalled = true;
     group.sent.clear();
@@ -258,7 +258,7 @@ fn v3_do_view_change_is_not_said_before_the_view_is_durable() {
 }
 
 #[test]
-fn v4_a_member_restarted_between_views_says_again_what_it_said() {
+fn v4_a_member_restarted_between_views_sends_its_summary_again() {
     let mut group = with_entries(2);
     group.crash(0);
     group.isolate(2);
@@ -483,7 +483,7 @@ fn r1_a_deposed_primary_refuses_its_waiting_reads() {
 
 /// A member whose log is damaged votes, and acknowledges nothing until it has learned the log from a primary.
 #[test]
-fn d6_a_damaged_member_votes_and_acknowledges_nothing_until_it_is_told_its_head() {
+fn d6_a_damaged_member_votes_and_acknowledges_nothing_until_it_knows_its_head() {
     let mut group = with_entries(3);
     group.crash(2);
     group.members[2].disk.entries.retain(|op, _| *op <= Op::new(1));

@@ -547,7 +547,7 @@ fn t8_entries_above_a_snapshot_that_is_fetched_are_kept() {
 
 /// T8: the primary's word on its log of before, which comes when the snapshot is in place, begins no other transfer.
 #[test]
-fn t8_what_was_said_of_the_log_before_a_snapshot_begins_no_other() {
+fn t8_what_was_sent_about_the_log_before_a_snapshot_begins_no_other() {
     let mut group = away(3, 0);
     group.start(2);
     group.run_until("the state is there", |group| floor(group, 2) >= Op::new(40));

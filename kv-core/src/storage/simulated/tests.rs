@@ -132,7 +132,7 @@ fn a_failing_disk_fails_from_the_given_operation_on_until_the_crash() {
 }
 
 #[test]
-fn f_disk_11_a_full_disk_says_so_and_recovers_when_there_is_room() {
+fn f_disk_11_a_full_disk_is_reported_and_recovers_when_there_is_room() {
     let (disk, file) = disk_with("a", &[1; 512]);
     disk.set_capacity(Some(1024));
     assert_eq!(file.write_at(&[2; 1024], 512).unwrap_err().kind(), io::ErrorKind::StorageFull);

@@ -56,7 +56,7 @@ fn assert_in_range(accepted: &impl std::fmt::Debug) {
 }
 
 #[test]
-fn the_text_of_a_message_tells_its_counters() {
+fn the_text_of_a_message_shows_its_counters() {
     let message = Message::PrepareOk { view: View::new(FAR), log: anchor(7) };
     assert_eq!(counters(&format!("{message:?}")), [FAR, 7]);
 }

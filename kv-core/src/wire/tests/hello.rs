@@ -12,7 +12,7 @@ fn versions_meet_at_the_newest_in_common() {
 }
 
 #[test]
-fn a_hello_of_another_version_is_told_before_the_rest_is_understood() {
+fn a_hello_of_another_version_is_reported_before_the_rest_is_understood() {
     let mut body = postcard::to_stdvec(&VersionRange { min: 8, max: 9 }).unwrap();
     body.extend_from_slice(b"whatever version 8 says");
     let frame = Frame::parse(sealed(Kind::Hello, &body), Kind::Hello, 0).unwrap();
@@ -50,7 +50,7 @@ fn the_right_callers_are_let_in() {
 }
 
 #[test]
-fn the_wrong_callers_are_told_why() {
+fn wrong_callers_get_the_reason() {
     let me = expectation();
     let judge = |hello: &Hello| {
         me.judge(hello, hello.lane, &Peer::Unauthenticated).expect_err("it is wrong").to_string()
@@ -83,7 +83,7 @@ fn the_wrong_callers_are_told_why() {
 }
 
 #[test]
-fn a_certificate_must_say_what_the_hello_says() {
+fn a_certificate_must_match_the_hello() {
     let me = expectation();
     let client = |cluster: &str| Peer::Client { cluster: cluster.into(), name: "someone".into() };
     let member = |cluster: &str, id| Peer::Member { cluster: cluster.into(), id };

@@ -393,7 +393,7 @@ fn every_truncation_and_every_trailing_byte_is_refused() {
 }
 
 #[test]
-fn a_sign_of_life_tells_nothing_or_a_clock() {
+fn a_sign_of_life_contains_nothing_or_a_clock() {
     assert_eq!(encode_alive().len(), HEADER_BYTES);
     decode(Kind::Alive, encode_alive()).unwrap();
     for wall in [0, 1_700_000_000_000, u64::MAX] {

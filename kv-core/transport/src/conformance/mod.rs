@@ -118,7 +118,7 @@ pub fn run<F: Future<Output = ()>>(claim: &str, subject: impl FnOnce() -> Subjec
 macro_rules! conformance {
     ($subject:expr) => {
         $crate::conformance! { @each $subject;
-            each_lane_is_told_to_the_acceptor
+            each_lane_is_reported_to_the_acceptor
             port_zero_gives_a_usable_address
             connecting_to_nobody_is_refused
             listening_twice_on_an_address_is_refused

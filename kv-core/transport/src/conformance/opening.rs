@@ -11,7 +11,7 @@ use tokio::time::timeout;
 const TRIES: usize = 5;
 
 /// Each lane can be opened. Both ends report the lane and the other end's address.
-pub async fn each_lane_is_told_to_the_acceptor(subject: Subject) {
+pub async fn each_lane_is_reported_to_the_acceptor(subject: Subject) {
     let mut listener = subject.listen().await;
     for lane in Lane::ALL {
         let near = subject.connect(&*listener, lane).await;

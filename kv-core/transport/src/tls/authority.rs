@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encrypted_key_is_said_to_be_encrypted() {
+    fn an_encrypted_key_is_reported_as_encrypted() {
         let client = Name::Client { cluster: "demo".into(), name: "app".into() };
         let pkcs8 = |key: String| key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
         let pkcs1 = |_| {

@@ -14,7 +14,7 @@ pub enum TlsError {
     /// The file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
@@ -22,7 +22,7 @@ pub enum TlsError {
     /// The file does not hold what it should.
     #[error("{} contains no {wanted} in PEM: {reason}", path.display())]
     Pem {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// `certificate` or `private key`.
         wanted: &'static str,
@@ -35,7 +35,7 @@ pub enum TlsError {
          owner can read (openssl pkey -in OLD -out NEW), and name that", path.display()
     )]
     EncryptedKey {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
     /// The certificate is not for this use.
@@ -44,7 +44,7 @@ pub enum TlsError {
          serverAuth and clientAuth for a member, which calls others as well", path.display()
     )]
     Usage {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// What it lacks.
         usage: &'static str,
@@ -52,7 +52,7 @@ pub enum TlsError {
     /// A certificate or key of a kind that is not supported.
     #[error("{} cannot be used: {reason}", path.display())]
     Unusable {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
@@ -71,7 +71,7 @@ pub enum TlsError {
     /// The certificate is not valid any more, or not yet.
     #[error("the certificate in {} {}", path.display(), dates(*expired, *by))]
     Dates {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// It has expired; otherwise it is not valid yet.
         expired: bool,
@@ -92,7 +92,7 @@ pub enum TlsError {
     /// It contains no identity.
     #[error("the certificate in {} cannot be used here: {reason}", path.display())]
     Nameless {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// What is wrong with its name.
         reason: NameError,
@@ -100,7 +100,7 @@ pub enum TlsError {
     /// The files now hold the certificate of somebody else.
     #[error("{} now holds the certificate of {found}, this is {expected}: put back a certificate of {expected}", path.display())]
     Renamed {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// Who this is.
         expected: String,
@@ -244,14 +244,14 @@ fn alert_received(alert: AlertDescription) -> String {
         | AlertDescription::CertificateRevoked
         | AlertDescription::CertificateUnknown
         | AlertDescription::AccessDenied
-        | AlertDescription::DecryptError => "is refused: the log there says why",
+        | AlertDescription::DecryptError => "is refused: see the log there for the reason",
         AlertDescription::NoApplicationProtocol => {
             return "it speaks TLS, and does not want to speak kv".to_owned();
         }
         AlertDescription::ProtocolVersion => return "it does not speak TLS 1.3".to_owned(),
         other => return format!("it ended the TLS handshake: {other:?}"),
     };
-    format!("it says that the certificate of this end {reason}")
+    format!("it reports that the certificate of this end {reason}")
 }
 
 /// How far `end` lies before `now`, or after it.

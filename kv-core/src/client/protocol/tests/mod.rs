@@ -593,7 +593,7 @@ fn local_reads_go_to_the_preferred_member_and_then_to_the_others() {
 }
 
 #[test]
-fn reads_of_bounded_age_go_on_where_a_member_cannot_tell() {
+fn reads_of_bounded_age_go_on_where_a_member_does_not_know() {
     let mut bench = Bench::new();
     let query = Query::Get { key: "x".into(), at: None };
     let mode = ReadMode::MaxStaleness(Duration::from_secs(1));

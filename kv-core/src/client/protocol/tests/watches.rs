@@ -110,7 +110,7 @@ fn answers_of_another_kind_do_not_end_a_watch() {
 }
 
 #[test]
-fn whoever_loses_interest_in_a_watch_says_so_to_all_who_were_asked() {
+fn a_watch_that_is_dropped_is_cancelled_at_all_who_were_asked() {
     let mut bench = Bench::new();
     bench.call(id(1), watch(5), 3_600_000);
     bench.run_until(40_000);

@@ -89,7 +89,7 @@ fn finds(mistake: Mistake, bounds: ViewChange) {
 }
 
 #[test]
-fn notices_a_faulty_entry_told_as_absent() {
+fn notices_a_faulty_entry_reported_as_absent() {
     finds(Mistake::FaultyIsAbsent, bounds(1, 1, 1, 1));
 }
 

@@ -1,5 +1,5 @@
 //! A transport of one's own: Unix sockets, for members on one machine. A transport opens and accepts byte streams, one for each lane; all
-//! else (who is there, frames, checksums, limits) is the library's business. The suite at the end says whether it does what every
+//! else (who is there, frames, checksums, limits) is the library's business. The suite at the end checks whether it does what every
 //! transport must: `cargo test -p kv-examples --example custom_transport`.
 
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Streams that have not said their lane yet; more of them wait in the system's queue.
+/// Streams that have not sent their lane yet; more of them wait in the system's queue.
 const HALF_OPEN: usize = 128;
 
 /// An address is the path of a socket; with a `*` in it, a fresh one.
@@ -120,7 +120,7 @@ async fn greet(mut stream: UnixStream) -> io::Result<Connection> {
     Ok(connection(stream, lane, "a process on this machine"))
 }
 
-/// Three members of a cluster, and what they need to be told to talk over it: one value.
+/// Three members of a cluster, and what connects them to it: one value.
 #[tokio::main(crate = "kv_core::tokio")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let folder = env::temp_dir().join("kv-custom-transport");

@@ -1,12 +1,12 @@
 //! A configuration that all processes share and take over live: read it once, then follow it. No change is missed, none comes twice, and
-//! they come in order, also while the member that tells them dies.
+//! they come in order, also while the member that sends them dies.
 
 use kv_core::client::Update;
 use kv_core::{Client, tokio};
 use kv_examples::{Failure, Three};
 use std::collections::BTreeMap;
 
-/// What a process of the application does: keeps a copy, until it is told to stop.
+/// What a process of the application does: keeps a copy, until it is stopped.
 async fn follow(client: Client) -> Result<(BTreeMap<String, String>, usize), Failure> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut config = BTreeMap::new();

@@ -22,7 +22,7 @@ async fn main() -> Result<(), Failure> {
     three.kill_one(); // a member dies: the lease goes on, since ann is well
     assert!(ann.transaction().put("reports/today", "by ann").await?.succeeded);
 
-    // Ann freezes: her process is stopped, say. What she was about to write is written down with her token...
+    // Ann freezes: for example, her process is stopped. What she was about to write is written down with her token...
     let late = ann.transaction().put("reports/today", "by ann, much later");
     client.lease_by_id(ann.lease().id()).revoke().await?; // (what the cluster does when her second is over)
     let ben = ben.await??;

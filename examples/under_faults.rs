@@ -22,7 +22,7 @@ async fn buy(client: &Client, buyer: &str) -> Result<Option<usize>, WriteError> 
     Ok(None)
 }
 
-/// What must hold whatever happens: every seat is sold once, to the one who was told so.
+/// What must hold whatever happens: every seat is sold once, to the one who got the confirmation.
 async fn sells_each_seat_once(seed: u64) -> Result<(), Box<dyn Error>> {
     let mut cluster = Cluster::in_memory(3).seed(seed).start().await;
     cluster.faults(&Fault::new().loss(0.05).duplication(0.1));
@@ -49,8 +49,8 @@ async fn sells_each_seat_once(seed: u64) -> Result<(), Box<dyn Error>> {
     sold.sort();
     let records = cluster.client().await.scan("seat/").await?;
     let there: Vec<_> = records.iter().map(|(key, record)| (&key[..], &record.value[..])).collect();
-    let told: Vec<_> = sold.iter().map(|(seat, name)| (seat.as_bytes(), name.as_bytes())).collect();
-    assert_eq!(there, told, "seed {seed}");
+    let confirmed: Vec<_> = sold.iter().map(|(seat, name)| (seat.as_bytes(), name.as_bytes())).collect();
+    assert_eq!(there, confirmed, "seed {seed}");
     Ok(())
 }
 

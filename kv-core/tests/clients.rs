@@ -124,7 +124,7 @@ async fn who_gives_up_waiting_makes_room_at_once() {
     assert_eq!(client.scan("lock").await.unwrap(), []);
 }
 
-/// As a program does that is told to end while it waits.
+/// As a program does that must end while it waits.
 #[tokio::test(start_paused = true)]
 async fn who_closes_its_client_after_it_gave_up_waiting_leaves_no_place_behind() {
     let cluster = Cluster::in_memory(3).start().await;

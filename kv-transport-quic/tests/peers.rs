@@ -165,7 +165,7 @@ async fn a_new_stream_does_not_join_a_connection_that_has_fallen_silent() {
     drop((near, far));
 }
 
-/// Somebody who knows the ports says on behalf of the kernel that nobody listens there.
+/// Somebody who knows the ports claims, in place of the kernel, that nobody listens there.
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn a_forged_word_that_nobody_listens_ends_no_connection() {

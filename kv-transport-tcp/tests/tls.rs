@@ -1,4 +1,4 @@
-//! TCP with TLS does what every transport has to do, knows both ends, and says why it refuses one.
+//! TCP with TLS does what every transport has to do, knows both ends, and reports why it refuses one.
 
 #![cfg(feature = "tls")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -86,7 +86,7 @@ async fn accept(listener: &mut Box<dyn Listener>) -> Connection {
     timeout(LONG, listener.accept()).await.unwrap().unwrap()
 }
 
-/// Why `tcp` does not come in, as it is told.
+/// Why `tcp` is refused, as its error shows.
 async fn refused(tcp: &Tcp, address: &str) -> String {
     let error = timeout(LONG, tcp.connect(address, Lane::Log)).await.unwrap().unwrap_err();
     assert!(matches!(error, TransportError::Handshake { .. }), "{error:?}");

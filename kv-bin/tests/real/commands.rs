@@ -319,7 +319,7 @@ fn a_watch_delivers_what_has_changed_and_what_changes() {
     let lines = done(&cluster, &["watch", "a/", "--from", "1", "--limit", "2", "--previous", "--json"]);
     let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
     assert_eq!((&last["event"], &last["previous"]["value"]), (&"deleted".into(), &"x".into()));
-    // One that follows is told what is put later.
+    // One that follows receives what is put later.
     let after = (last["revision"].as_u64().unwrap() + 1).to_string();
     let watch = ["watch", "a/", "--from", &after, "--limit", "1"];
     std::thread::scope(|scope| {

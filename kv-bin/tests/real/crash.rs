@@ -125,7 +125,7 @@ async fn without_a_quorum_nothing_is_acknowledged_and_with_it_all_goes_on() {
     for id in &others {
         cluster.kill(*id);
     }
-    // What was under way may still be told; then there is silence.
+    // What was under way may still be printed; then there is silence.
     see(&client, "the primary gives up", |seen| {
         seen.iter().all(|status| status.state != "primary").then_some(())
     })

@@ -126,7 +126,7 @@ async fn a_wiped_folder_is_no_vote() {
     verify(&client, &ledgers).await;
 }
 
-/// Changes one byte of a file, and says how to change it back.
+/// Changes one byte of a file, and returns how to change it back.
 fn flip(path: &Path, offset: u64) -> impl FnOnce() + use<> {
     let path = path.to_owned();
     let change = move |path: &Path| {

@@ -48,7 +48,7 @@ struct Running {
 }
 
 impl Running {
-    /// Starts it, and waits until it has printed a line that says `shown`.
+    /// Starts it, and waits until it has printed a line that contains `shown`.
     fn start(mut command: Command, shown: &str, typed: &str) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
@@ -167,7 +167,7 @@ fn a_member_under_nohup_outlives_its_terminal() {
 #[cfg(target_os = "linux")]
 const PIPE: usize = 4096;
 
-/// stderr is a pipe that nobody reads: the log fills it, and the member goes on, and ends when it is told to.
+/// stderr is a pipe that nobody reads: the log fills it, and the member goes on, and ends on a signal.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_log_that_nobody_reads_holds_up_no_member() {

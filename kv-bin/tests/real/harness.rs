@@ -28,7 +28,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 const DEFAULTS: &[(&str, &str)] =
     &[("--segment-bytes", "3MiB"), ("--suspect-min", "400ms"), ("--suspect-max", "5s")];
 
-/// How long a member may take to say where it stands.
+/// How long a member may take to report its status.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The program under test, deaf to the variables of whoever runs the tests.
@@ -102,12 +102,12 @@ pub(crate) fn until(what: &str, mut check: impl FnMut() -> bool) {
     }
 }
 
-/// What a command said on stderr.
+/// What a command printed on stderr.
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What a command said on stdout.
+/// What a command printed on stdout.
 pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -254,7 +254,7 @@ impl Cluster {
         }
     }
 
-    /// The same; says what the member said if it ends instead.
+    /// The same; returns what the member printed if it ends instead.
     pub(crate) fn try_restart(&mut self, id: usize) -> Result<(), String> {
         let log = self.folder.path().join(format!("log-{id}"));
         let log = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
@@ -463,12 +463,12 @@ pub(crate) async fn progress(writers: &Writers, count: u64) {
     writers.work(count, count, LIMIT, LIMIT).await.expect("the cluster goes on");
 }
 
-/// Reads everything back and compares it with what the writers were told.
+/// Reads everything back and compares it with the outcomes that the writers received.
 pub(crate) async fn verify(client: &Client, ledgers: &[Ledger]) -> Verdict {
     judge(client.scan("").await.expect("it can be read back"), ledgers)
 }
 
-/// Compares what was read back with what the writers were told.
+/// Compares what was read back with the outcomes that the writers received.
 pub(crate) fn judge(records: Vec<(bytes::Bytes, Record)>, ledgers: &[Ledger]) -> Verdict {
     let store: BTreeMap<_, Record> = records.into_iter().collect();
     let verdict = ledger::compare(ledgers, &store);

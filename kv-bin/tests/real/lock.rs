@@ -36,7 +36,7 @@ impl Held {
         held
     }
 
-    /// The processes that have told their ids.
+    /// The processes that have printed their ids.
     fn family(&self) -> Vec<i32> {
         let read = |name: &str| fs::read_to_string(self.ids.path().join(name)).ok();
         ["command", "child", "orphan", "gone"]

@@ -89,7 +89,7 @@ fn a_certificate_that_ends_soon_is_reported_until_there_is_a_new_one() {
         all_say(&cluster, &[0], &["WARN", "certificate of this member expires soon", "days_left=12"]);
         certs(&out, &["--renew", "--days", "15"]);
         all_say(&cluster, &[0], &["INFO", "reloaded the certificates"]);
-        // A client's is told of at its log level for that.
+        // A client logs its own at its log level for that.
         certs(&out, &["--renew", "--clients", "app", "--days", "3"]);
         let connect = ["get", "x", "--tls-dir", dir, "--transport", transport, "--log", "warn"];
         let told = stderr(&cluster.run(&connect));

@@ -28,7 +28,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// The program is the terminal's: what is typed interrupts it, and it is told of a new size.
+    /// The program is the terminal's: what is typed interrupts it, and it is notified of a new size.
     fn run(cluster: &Cluster, arguments: &[&str]) -> Self {
         Self::run_under(cluster, &[], arguments)
     }
@@ -82,7 +82,7 @@ impl Terminal {
         });
     }
 
-    /// A command at the prompt, and the end of what it says.
+    /// A command at the prompt, and the end of its output.
     fn asks(&mut self, command: &str, answer: &str) {
         self.is_edited();
         self.type_in(&format!("{command}\r"));
@@ -224,7 +224,7 @@ fn a_command_under_a_lock_is_interrupted_once() {
 fn a_command_under_a_lock_is_stopped_and_goes_on_only_if_it_is_still_held() {
     let cluster = Cluster::start(&["data"], &[]);
     for lost in [false, true] {
-        // A shell with jobs, which runs kv, and tells when it has stopped.
+        // A shell with jobs, which runs kv, and prints when it has stopped.
         let shell = "\"$0\" \"$@\"; echo stopped; read go; fg >/dev/null; echo code $?";
         let script = "trap '' TSTP; echo at work; read word; echo got $word";
         let lock = ["lock", "l", "--ttl", "1h", "--", "sh", "-c", script];

@@ -88,9 +88,9 @@ impl Attack {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Ends it, and says how often it has done what it does.
+    /// Ends it, and returns how often it has done what it does.
     pub(crate) fn end(self) -> u64 {
-        // It may have panicked; that is told by its end.
+        // It may have panicked; its end shows that.
         let _ = self.stop.send(());
         self.thread.join().expect("an attack goes on to its end");
         self.count.load(Ordering::Relaxed)
@@ -249,7 +249,7 @@ fn source(number: u32) -> SocketAddr {
 
 type Ends = (FrameReader<Reader>, FrameWriter<Writer>);
 
-/// A client's connection, on which anything can be said.
+/// A client's connection, on which anything can be sent.
 async fn connect(transport: &dyn Transport, address: &str) -> Ends {
     loop {
         // Too many come at once, or it has too many.

@@ -16,7 +16,7 @@ const PACE: Duration = Duration::from_millis(10);
 /// How many writes there are between two blows.
 const STEP: u64 = 100;
 
-/// The time-outs of a member that was told none, unlike those of the other tests: here outages are measured.
+/// The default timeouts of a member, unlike those of the other tests: here outages are measured.
 pub(crate) const FLAGS: [&str; 4] = ["--suspect-min", "150ms", "--suspect-max", "2s"];
 
 /// One line of the table.
@@ -163,7 +163,7 @@ impl Bench {
         }
     }
 
-    /// Waits until a member ends by itself, and says with which last words.
+    /// Waits until a member ends by itself, and returns its last lines.
     pub(crate) async fn ended(&mut self, id: usize) -> String {
         let start = Instant::now();
         loop {
@@ -208,7 +208,7 @@ impl Bench {
     }
 }
 
-/// Reads everything back and compares it with what the writers were told.
+/// Reads everything back and compares it with the outcomes that the writers received.
 pub(crate) async fn judge(client: &Client, ledgers: &[Ledger]) -> Verdict {
     let records = client.scan("").await.expect("it can be read back");
     ledger::compare(ledgers, &records.into_iter().collect::<BTreeMap<_, _>>())

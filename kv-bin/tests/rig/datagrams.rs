@@ -24,10 +24,10 @@ pub(crate) async fn kill(rounds: u32) -> Row {
     processes::kill_on(Bench::of_three_over_quic().await, rounds).await
 }
 
-/// A connection that says nothing more; with the stream that it has opened, if it has.
+/// A connection that sends nothing more; with the stream that it has opened, if it has.
 type Silent = (Connection, Option<(SendStream, RecvStream)>);
 
-/// Opens so many connections, every other one with a stream that tells its lane; those that could be opened.
+/// Opens so many connections, every other one with a stream that sends its lane; those that could be opened.
 async fn crowd(address: &str, count: usize) -> Vec<Silent> {
     // Each endpoint is one task; several share the work.
     let endpoints: Vec<Endpoint> = (0..8).map(|_| endpoint()).collect();
@@ -57,7 +57,7 @@ async fn crowd(address: &str, count: usize) -> Vec<Silent> {
     open
 }
 
-/// F-load-4, F-proc-9: ten thousand connections in one go, half of which do not even say for what. All of them are closed.
+/// F-load-4, F-proc-9: ten thousand connections in one go, half of which do not even send their lane. All of them are closed.
 pub(crate) async fn storm(rounds: u32) -> Row {
     let mut siege = Siege::of(Bench::of_three_over_quic().await);
     let mut opened = 0;

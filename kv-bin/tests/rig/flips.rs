@@ -22,11 +22,11 @@ const SUPERBLOCK_COPIES: usize = 4;
 struct Tally {
     flipped: usize,
     went_on: u32,
-    /// It did not start, and said why.
+    /// It did not start, and reported why.
     refused: u32,
-    /// It stopped later, and said why.
+    /// It stopped later, and reported why.
     stopped: u32,
-    /// What it said, numbers left out, and how often.
+    /// What it reported, without numbers, and how often.
     reasons: BTreeMap<String, u32>,
 }
 
@@ -98,7 +98,7 @@ pub(crate) async fn flip(rounds: u32) -> Row {
     Row { rounds, verdict, remark, ..Row::default() }
 }
 
-/// Lets the damaged member repair itself, and then reads everything without `other`, so that it is needed. Or else says with
+/// Lets the damaged member repair itself, and then reads everything without `other`, so that it is needed. Or else returns with
 /// which words the damaged member ended.
 async fn needed(
     cluster: &mut Cluster,

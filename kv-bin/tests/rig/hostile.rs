@@ -1,4 +1,4 @@
-//! A member under attack: thousands of connections that say nothing, and floods of garbage. The load goes on, and the memory that
+//! A member under attack: thousands of silent connections, and floods of garbage. The load goes on, and the memory that
 //! the member takes stays within its bound.
 
 use crate::bench::{Bench, FLAGS, Row};
@@ -17,7 +17,7 @@ pub(crate) const STORM: usize = 10_000;
 pub(crate) const ADDED_MIB: u64 = 32;
 /// Those who throw garbage at once.
 const THROWERS: u32 = 64;
-/// Opens so many connections, and says `first` on each; those that could be opened.
+/// Opens so many connections, and sends `first` on each; those that could be opened.
 async fn crowd(address: SocketAddr, count: usize, first: &'static [u8]) -> Vec<TcpStream> {
     let mut opening = JoinSet::new();
     let mut open = Vec::new();
@@ -41,14 +41,14 @@ async fn crowd(address: SocketAddr, count: usize, first: &'static [u8]) -> Vec<T
 }
 
 /// Whether the member has closed it. One that the system took for open while the member's queue was full, and dropped there
-/// later, is told of that when something is sent on it.
+/// later, notices when something is sent on it.
 async fn is_closed(stream: &mut TcpStream) -> bool {
     let mut byte = [0];
     let open = matches!(timeout(Duration::ZERO, stream.read(&mut byte)).await, Err(_) | Ok(Ok(1)));
     !open || stream.try_write(&byte).is_err()
 }
 
-/// F-load-4, F-proc-9: ten thousand connections in one go, half of which do not even say for what, and again. The member has fewer
+/// F-load-4, F-proc-9: ten thousand connections in one go, half of which do not even send their lane, and again. The member has fewer
 /// descriptors than that. All of them are closed at their deadlines.
 pub(crate) async fn storm(rounds: u32) -> Row {
     let mut cluster = Cluster::prepare(&["data", "data", "data"], &FLAGS);

@@ -48,7 +48,7 @@ fn program(name: &str) -> Option<String> {
     (!found).then(|| format!("this machine lacks the program {name}"))
 }
 
-/// Runs a command, and says what it complained of.
+/// Runs a command, and returns its complaint.
 pub(crate) fn attempt(program: &str, arguments: &[&str]) -> Result<(), String> {
     let output =
         Command::new(program).args(arguments).stdin(Stdio::null()).output().map_err(|e| e.to_string())?;

@@ -7,7 +7,7 @@
 //! cargo test -p kv-bin --test rig -- --short                all drills, briefly: what the gate runs
 //! cargo test -p kv-bin --test rig -- power --rounds 20      these drills (by the beginning of their names), so many rounds
 //! ```
-//! It prints one table. A drill that needs what this machine lacks is skipped, and the table says why. Without arguments
+//! It prints one table. A drill that needs what this machine lacks is skipped, and the table has the reason. Without arguments
 //! nothing runs, so that a plain `cargo test` stays quick.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -214,7 +214,7 @@ fn run(drill: &Drill, rounds: u32) -> Row {
             match runtime.block_on(work) {
                 Ok(Ok(row)) => row,
                 Ok(Err(_)) => Row::failed("it does not come to an end"),
-                // Told already, with the last words of the members.
+                // Printed already, with the last lines of the members.
                 Err(_) => Row::failed("it failed: see above"),
             }
         }

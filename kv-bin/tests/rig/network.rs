@@ -25,7 +25,7 @@ async fn wired(flags: [&str; 4]) -> (Namespaces, Bench) {
     (spaces, Bench::on(cluster).await)
 }
 
-/// F-net-2, F-net-11: nothing says that the connections of the old primary are dead; their silence does.
+/// F-net-2, F-net-11: nothing but their silence shows that the connections of the old primary are dead.
 pub(crate) async fn isolate(rounds: u32) -> Row {
     let (spaces, mut bench) = wired(FLAGS).await;
     for _ in 0..rounds {

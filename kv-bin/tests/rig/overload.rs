@@ -21,7 +21,7 @@ const KEYS: usize = 500;
 const VALUE: (usize, usize) = (1 << 20, 16 << 10);
 /// How many are put at once.
 const AT_ONCE: usize = 8;
-/// So many times its own p99 a call may take beside an attack. Told, and at full length demanded.
+/// So many times its own p99 a call may take beside an attack. Printed, and at full length demanded.
 const WORST: u32 = 10;
 /// Whoever waits for nothing else than a call makes the next one after this long.
 const PAUSE: Duration = Duration::from_millis(1);

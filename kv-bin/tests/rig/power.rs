@@ -160,7 +160,7 @@ pub(crate) async fn control(rounds: u32) -> Row {
 struct Loss {
     acknowledged: u64,
     lost: u64,
-    /// A member says that its disk was lost.
+    /// A member reports that its disk was lost.
     refused: Option<String>,
 }
 

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// What a member may take at most while strangers do their worst: what it takes for its own work (see `memory`) and what those
-/// hold who have not said hello, far below a MiB in all.
+/// hold that have not sent their hello, far below a MiB in all.
 const BOUND_MIB: u64 = 128;
 /// How long a flood lasts.
 const FLOOD: Duration = Duration::from_secs(5);
-/// The first bytes on a connection of a client: as `kv-transport` says it.
+/// The first bytes on a connection of a client: as `kv-transport` sends them.
 pub(crate) const PREFACE: [u8; 8] = *b"kvt\n\x01\x04\0\0";
 
 /// A cluster whose primary is attacked.
@@ -86,7 +86,7 @@ impl Siege {
     }
 }
 
-/// Tells those who throw when to stop, and counts what they have thrown.
+/// Stops those that throw, and counts what they have thrown.
 #[derive(Clone, Default)]
 pub(crate) struct Flood {
     over: Arc<AtomicBool>,

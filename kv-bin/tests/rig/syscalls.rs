@@ -4,7 +4,7 @@ use crate::bench::{Bench, Row};
 use crate::machine::Injection;
 use std::time::Instant;
 
-/// F-disk-10, F-disk-11, F-disk-13: what fails, as strace takes it, and what the member must say.
+/// F-disk-10, F-disk-11, F-disk-13: what fails, as strace takes it, and what the member must report.
 const FAILURES: [(&str, &str); 4] = [
     ("fdatasync:error=EIO:when=1", "the disk failed"),
     ("pwrite64:error=ENOSPC:when=1+", "the disk is full: free some space"),

@@ -40,7 +40,7 @@ async fn follow(client: Client, start: Revision) -> Seen {
     }
 }
 
-/// F-proc-1: a hundred who follow every change see each once and in order, whichever member dies while it tells them.
+/// F-proc-1: a hundred who follow every change see each once and in order, whichever member dies while it sends them.
 pub(crate) async fn kill(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;
     let start = bench.client.put(END, "not yet").await.expect("the cluster serves").revision;
@@ -56,7 +56,7 @@ pub(crate) async fn kill(rounds: u32) -> Row {
     processes::kill_primaries(&mut bench, rounds).await;
     bench.client.put(END, "now").await.expect("the cluster serves");
     let all = watchers.join_all().await;
-    // Who comes late is told the same, from the history.
+    // Latecomers receive the same, from the history.
     let late = follow(bench.cluster.client().await, start).await;
     assert!(
         all.iter().all(|seen| *seen == late),

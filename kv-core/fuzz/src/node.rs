@@ -1,4 +1,4 @@
-//! A replica that hears nonsense: nothing that a peer says may make it panic.
+//! A replica that receives nonsense: nothing that a peer sends may make it panic.
 
 use super::dice::{CLUSTER, Dice, entry_after};
 use bytes::Bytes;
@@ -33,7 +33,7 @@ fn logs() -> &'static [Vec<Entry>; 2] {
     })
 }
 
-/// Feeds a replica with what the dice say, as its driver would.
+/// Feeds a replica with what the input decides, as its driver would.
 pub fn replica(data: &[u8]) {
     let mut dice = Dice(data);
     let mut builder = Cluster::builder(CLUSTER).member(0, "a:0").member(1, "a:1");

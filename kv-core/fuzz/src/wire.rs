@@ -61,7 +61,7 @@ pub fn stream(data: &[u8]) {
 /// The body of a hello, judged on every lane; and of its reply.
 pub fn hello(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
-    // Whatever it says is fine.
+    // Any result is fine.
     let _ = Frame::unchecked(Kind::HelloReply, body.clone()).hello_reply();
     let Ok(hello) = Frame::unchecked(Kind::Hello, body).hello() else { return };
     let member = |id| MemberInfo { id: MemberId::new(id), address: "a:1".into(), role: "data".into() };
@@ -125,7 +125,7 @@ pub fn requests(data: &[u8]) {
             body_hash: Hash::of(&body),
         };
         let entry = Entry { header, body };
-        entry.check().expect("it is what the header says");
+        entry.check().expect("it matches the header");
         let results = (one.apply(&entry).expect("memory"), other.apply(&entry).expect("memory"));
         assert_eq!(format!("{:?}", results.0), format!("{:?}", results.1));
     }

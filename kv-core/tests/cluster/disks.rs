@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// F-disk-16, rule F4: a member whose disk was wiped does not vote under its old id. It stops and says why.
+/// F-disk-16, rule F4: a member whose disk was wiped does not vote under its old id. It stops and reports why.
 pub(crate) async fn a_wiped_member_stops_and_reports_why(net: Net) {
     let mut harness = Harness::three(net).await;
     let load = Load::start(&harness.client().await, 4);
@@ -23,7 +23,7 @@ pub(crate) async fn a_wiped_member_stops_and_reports_why(net: Net) {
     let reason = harness.node(backup).stopped().await;
     assert!(matches!(reason, StopReason::Halted(Halt::DiskLoss { .. })), "{reason}");
     assert!(reason.to_string().contains("disk was lost"), "{reason}");
-    // One that has stopped answers nothing, and says so.
+    // One that has stopped answers nothing, and its status shows that.
     harness.node(backup).wait_formed().await.expect_err("it has stopped");
     harness.node(backup).shutdown().await;
     load.progress(50).await;
@@ -157,7 +157,7 @@ pub(crate) async fn f_disk_12_a_state_that_cannot_be_read_stops_the_member(net: 
 }
 
 /// F-disk-12, rule D8: a primary whose journal cannot be read has nothing to apply, and nothing to send to one that comes back. It fetches what it
-/// needs from the others and writes it once more; nobody is told anything else, and nobody stops.
+/// needs from the others and writes it once more; nobody gets any other answer, and nobody stops.
 pub(crate) async fn f_disk_12_a_journal_that_cannot_be_read_is_mended_by_the_others(net: Net) {
     let mut harness = Harness::ailing(net, options()).await;
     let client = harness.client().await;
@@ -291,7 +291,7 @@ pub(crate) async fn f_disk_15_a_primary_with_a_stalled_disk_is_replaced(net: Net
     harness.ends_well(load).await;
 }
 
-/// F-disk-15: a member whose disk never returns stops all the same, in a bounded time, and says that its directory is not free yet.
+/// F-disk-15: a member whose disk never returns stops all the same, in a bounded time, and reports that its directory is not free yet.
 pub(crate) async fn f_disk_15_a_shutdown_does_not_wait_for_a_disk_that_never_returns(net: Net) {
     let mut harness = Harness::ailing(net, options()).await;
     let load = Load::start(&harness.client().await, 4);

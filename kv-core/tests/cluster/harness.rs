@@ -291,7 +291,7 @@ impl Harness {
         drop(self.nodes[member].take().expect("it runs"));
     }
 
-    /// The member that says of itself that it serves as primary, once there is one.
+    /// The member that reports itself as serving primary, once there is one.
     pub(crate) async fn primary(&self) -> usize {
         let mut found = 0;
         eventually("a primary", async || {
@@ -331,7 +331,7 @@ impl Harness {
         builder.connect().await.expect("a member answers")
     }
 
-    /// Waits until those that run say of themselves what is wanted.
+    /// Waits until the status of those that run is as wanted.
     async fn all_say(&self, what: &str, wanted: impl Fn(&[MemberStatus]) -> bool) {
         let until = Instant::now() + WITHIN;
         loop {

@@ -66,7 +66,7 @@ pub(crate) async fn a_read_at_least_at_a_revision_sees_it_on_every_member(net: N
     assert_eq!(read.expect("a read").expect("it exists").value, "woken");
 }
 
-/// By whichever member can tell, and by the primary where a bound leaves nobody else: also of what was written just now.
+/// By whichever member knows, and by the primary where a bound leaves nobody else: also of what was written just now.
 pub(crate) async fn a_read_of_bounded_age_is_no_older_on_every_member(net: Net) {
     let harness = Harness::three(net).await;
     let clients = [0, 1, 2].map(|member| harness.node(member).client());
@@ -139,7 +139,7 @@ pub(crate) async fn a_scan_of_several_pages_is_of_one_revision_while_others_writ
     );
 }
 
-/// What is kept is bounded, outlives restarts, and is told where it ends.
+/// What is kept is bounded, outlives restarts, and its end is reported.
 pub(crate) async fn what_is_too_long_ago_is_compacted_and_the_rest_outlives_restarts(net: Net) {
     let mut small = options();
     small.checkpoint_bytes = 64 << 10;

@@ -62,7 +62,7 @@ fn clients_hello() -> Hello {
 /// Two members that serve, and a third whose place an impostor takes.
 struct Impostor {
     harness: Harness,
-    /// What the member list's hash is: a member tells it to whoever has the third's address.
+    /// What the member list's hash is: a member sends it to whoever has the third's address.
     fingerprint: Hash,
 }
 
@@ -82,7 +82,7 @@ impl Impostor {
         let mut listener = listener.expect("it is free");
         let fingerprint = loop {
             let Connection { reader, .. } = listener.accept().await.expect("they call");
-            // One that was closed meanwhile says nothing.
+            // One that was closed meanwhile sends nothing.
             let Ok(hello) = FrameReader::new(reader, 0).read_hello().await else { continue };
             let Caller::Member { fingerprint, .. } = hello.caller else { panic!("{hello:?}") };
             break fingerprint;
@@ -293,7 +293,7 @@ pub(crate) async fn f_input_5_views_and_ops_near_the_maximum_close_the_link_and_
     for (before, after) in before.iter().zip(&after) {
         assert_eq!((before.view, before.head, before.commit), (after.view, after.head, after.commit));
     }
-    // What is on disk tells the same.
+    // What is on disk shows the same.
     impostor.harness.kill(0);
     impostor.harness.start(0).await;
     let client = impostor.harness.client().await;
@@ -381,7 +381,7 @@ fn put(session: u64, number: u64, value: &'static str) -> ClientCall {
     request(session, number, Operation::Command(put))
 }
 
-/// Opens a session by hand, and says its id.
+/// Opens a session by hand, and returns its id.
 async fn open_session((reader, writer): &mut Ends, call: u64) -> u64 {
     let what = request(0, 0, Operation::OpenSession { nonce: fastrand::u128(..) });
     match ask(reader, writer, ClientMessage { call, what }).await {
@@ -513,7 +513,7 @@ fn all_frames() -> Vec<(&'static str, Option<Lane>, Bytes)> {
     all
 }
 
-/// F-input-9: whatever it is, who has not said a good hello is not listened to.
+/// F-input-9: whatever it is, a caller that has not sent a valid hello is not listened to.
 pub(crate) async fn f_input_9_every_kind_from_a_stranger_is_denied(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     harness.client().await.put("key", "value").await.expect("a put");
@@ -563,7 +563,7 @@ pub(crate) async fn f_input_9_every_kind_from_the_wrong_role_or_on_the_wrong_lan
     harness.client().await.put("key", "value").await.expect("a put");
 }
 
-/// F-input-9: a hello on another lane than it says, a client's on a member's lane, a member's on the clients'.
+/// F-input-9: a hello on another lane than it names, a client's on a member's lane, a member's on the clients'.
 pub(crate) async fn f_input_9_a_hello_on_the_wrong_lane_is_refused(net: Net) {
     let impostor = Impostor::start(net, Role::Data).await;
     let harness = &impostor.harness;
@@ -588,7 +588,7 @@ pub(crate) async fn f_input_9_a_hello_on_the_wrong_lane_is_refused(net: Net) {
     }
 }
 
-/// F-input-10: lists that say to be endless, and lists in lists as deep as the message goes.
+/// F-input-10: lists that claim to be endless, and lists in lists as deep as the message goes.
 pub(crate) async fn f_input_10_endless_lists_are_refused(net: Net) {
     let impostor = Impostor::start(net, Role::Data).await;
     let harness = &impostor.harness;
@@ -608,7 +608,7 @@ pub(crate) async fn f_input_10_endless_lists_are_refused(net: Net) {
             assert_ends(message.name(), ends, Kind::Alive).await;
         }
     }
-    // A client's call, its request, and the key within: each says to be longer than the frame.
+    // A client's call, its request, and the key within: each claims to be longer than the frame.
     let write = wire::encode_client_message(&ClientMessage { call: 1, what: put(1, 1, "v") });
     let body = write.slice(wire::HEADER_BYTES..);
     let longer = [&body[..2], &endless, &body[3..]].concat();
@@ -623,7 +623,7 @@ pub(crate) async fn f_input_10_endless_lists_are_refused(net: Net) {
     harness.client().await.put("key", "value").await.expect("a put");
 }
 
-/// F-load-4, smaller than the drill: a crowd that says nothing, a crowd that says hello, and both again and again. Those within come
+/// F-load-4, smaller than the drill: a silent crowd, a crowd that sends hellos, and both again and again. Those within come
 /// to harm neither way, and afterwards there is room.
 pub(crate) async fn f_load_4_a_storm_of_connections_is_capped_and_passes(net: Net) {
     const CROWD: usize = 300;
@@ -757,7 +757,7 @@ pub(crate) async fn f_load_9_waiting_watches_hold_up_no_calls(net: Net) {
     }
 }
 
-/// A client that has begun a frame and does not end it, and one that has nothing to say and does not even say that.
+/// A client that has begun a frame and does not end it, and one that is idle and does not even ping.
 pub(crate) async fn f_input_3_a_client_that_ends_nothing_or_sends_nothing_is_closed(net: Net) {
     let mut impatient = options();
     impatient.client_idle = Duration::from_secs(1);
@@ -777,7 +777,7 @@ pub(crate) async fn f_input_3_a_client_that_ends_nothing_or_sends_nothing_is_clo
     quiet.put("key", "again").await.expect("a put");
 }
 
-/// F-conf-4, F-conf-3: versions without one in common are told apart at both ends, and those with one meet there.
+/// F-conf-4, F-conf-3: versions without one in common are reported at both ends, and those with one meet there.
 pub(crate) async fn f_conf_4_versions_meet_or_are_refused_with_the_reason(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let range = |min, max| VersionRange { min, max };
@@ -832,7 +832,7 @@ pub(crate) async fn f_conf_4_an_answer_in_another_version_is_an_error_at_the_cal
         };
         let mut ends = (FrameReader::new(connection.reader, 0), FrameWriter::new(connection.writer));
         if ends.0.read_hello().await.is_ok() {
-            // `Ok`, version 9, and what that version says.
+            // `Ok`, version 9, and the contents of that version.
             say(&mut ends.1, frame(2, b"\x00\x09whatever version 9 says", None)).await;
         }
     }
@@ -959,7 +959,7 @@ pub(crate) async fn f_load_6_many_clients_share_few_sessions_and_none_is_refused
             for _ in 0..ADDS {
                 match client.add("sum", 1).await {
                     Ok(_) => {}
-                    // On a busy machine an attempt is sent again before it is answered: then nobody can tell.
+                    // On a busy machine an attempt is sent again before it is answered: then nobody knows.
                     Err(WriteError::OutcomeUnknown(_)) => unknown += 1,
                     Err(error) => panic!("it can be sent under the next session: {error}"),
                 }

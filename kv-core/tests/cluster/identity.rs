@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::time::sleep;
 
-/// What member `from` says to member 0.
+/// What member `from` sends to member 0.
 fn hello_of_member(harness: &Harness, from: usize) -> Hello {
     let caller = Caller::Member {
         id: id(from),
@@ -39,7 +39,7 @@ async fn say_hello(transport: Arc<dyn Transport>, harness: &Harness, hello: &Hel
     reader.read_hello_reply().await.expect("a reply")
 }
 
-/// What one who has this certificate is told by member 0.
+/// What member 0 answers to a caller with this certificate.
 async fn refusal(harness: &Harness, certificate: &Name, hello: &Hello) -> String {
     let transport = harness.net.transport_with(harness.net.pki().identity(certificate));
     refusal_over(transport, harness, hello).await
@@ -51,7 +51,7 @@ async fn refusal_over(transport: Arc<dyn Transport>, harness: &Harness, hello: &
     reason
 }
 
-/// What a client is told that has this certificate.
+/// The error of a client with this certificate.
 async fn client_error(harness: &Harness, identity: Identity) -> String {
     let transport = harness.net.transport_with(identity);
     let connecting = Client::builder("test").address(harness.address(0)).transport(transport).connect();

@@ -48,7 +48,7 @@ impl Load {
         super::harness::eventually("progress", async || self.acknowledged() >= goal).await;
     }
 
-    /// Stops the writers and checks every key: nothing acknowledged is missing, nothing was applied twice. Says how many
+    /// Stops the writers and checks every key: nothing acknowledged is missing, nothing was applied twice. Returns how many
     /// outcomes were unknown.
     pub(crate) async fn check(mut self, harness: &Harness) -> u64 {
         self.stop.store(true, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What is told in the log, of all tests of this process: each looks for what only its own can have caused.
+//! The log of all tests of this process: each looks for what only its own can have caused.
 
 use std::fmt::{self, Write};
 use std::sync::{Mutex, Once};
@@ -8,7 +8,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Keeps what is told from here on, at level warn and above.
+/// Keeps what is logged from here on, at level warn and above.
 pub(crate) fn keep() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| tracing::subscriber::set_global_default(Keeper).expect("it is the only one"));

@@ -1,4 +1,4 @@
-//! A real directory whose disk fails, fills up or stalls when it is told to.
+//! A real directory whose disk fails, fills up or stalls on request.
 
 use kv_core::storage::{File, Storage};
 use std::io::{Error, ErrorKind, Result};

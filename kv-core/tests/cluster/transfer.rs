@@ -231,7 +231,7 @@ fn is_set_aside(harness: &Harness, member: usize) -> bool {
     harness.dirs[member].path().join("state.damaged").exists()
 }
 
-/// T9: nobody else has a state. The member says so and stops; nothing of what it has is gone.
+/// T9: nobody else has a state. The member reports that and stops; nothing of what it has is gone.
 pub(crate) async fn t9_the_only_data_member_stops_at_a_bad_block_and_keeps_everything(net: Net) {
     let mut harness = Harness::with(net, &[Role::Data, Role::Witness], tight()).await;
     let client = harness.client().await;
@@ -323,7 +323,7 @@ fn memory(line: &str) -> u64 {
 }
 
 /// How long a member takes that was away while much was written, and how much memory it takes: all three members and the clients are
-/// in this process. `KV_AWAY_MIB` says how much (1024 by default), `KV_AWAY_WRITES` how many writes per second go on meanwhile (1000).
+/// in this process. `KV_AWAY_MIB` is how much (1024 by default), `KV_AWAY_WRITES` how many writes per second go on meanwhile (1000).
 ///
 /// `KV_AWAY_MIB=1024 cargo test --release -p kv-core --features tcp --test cluster -- --ignored --nocapture away_for`
 #[tokio::test(flavor = "multi_thread")]

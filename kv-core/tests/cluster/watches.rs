@@ -112,7 +112,7 @@ pub(crate) async fn watches_go_on_through_failovers(net: Net) {
     }
 }
 
-/// Applies what following tells, until the copy is what it should be.
+/// Applies the events of a watch, until the copy is what it should be.
 async fn copy_until(
     updates: &mut kv_core::client::Follow,
     copy: &mut BTreeMap<Vec<u8>, Vec<u8>>,

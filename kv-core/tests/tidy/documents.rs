@@ -1,4 +1,4 @@
-//! The rules for documents: links lead somewhere, tables say what the code says, the top level stays as designed.
+//! The rules for documents: links lead somewhere, tables match the code, the top level stays as designed.
 
 use crate::source::{Source, is_word, root, words};
 use std::fs;

@@ -63,7 +63,7 @@ fn function_end(code: &str, at: usize) -> Option<usize> {
     None
 }
 
-/// A silenced warning that does not say why.
+/// A silenced warning without a reason.
 pub(crate) fn silenced_without_reason(source: &Source) -> Vec<String> {
     let starts = source.code.match_indices("#[").chain(source.code.match_indices("#!["));
     let wrong = starts.filter(|(at, opening)| {
@@ -90,7 +90,7 @@ pub(crate) fn clocks_and_randomness(source: &Source) -> Vec<String> {
         .collect()
 }
 
-/// Code that says of itself that it is not finished.
+/// Code that is marked as not finished.
 pub(crate) fn unfinished(source: &Source) -> Vec<String> {
     let marks = ["todo!", "unimplemented!", "dbg!"];
     let places = marks.iter().flat_map(|mark| words(&source.code, mark)).filter(|&at| !source.is_test(at));

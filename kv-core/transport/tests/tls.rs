@@ -66,7 +66,7 @@ fn an_identity_knows_when_its_certificate_ends_whoever_has_signed_it() {
         let apart = told.max(until).duration_since(told.min(until)).unwrap();
         assert!(apart <= Duration::from_secs(1), "{name}: {told:?}, not {until:?}");
     }
-    // It is told anew when the files are.
+    // It is reported again for new files.
     let identity = load(folder.path()).unwrap();
     write(folder.path(), &own, &client("app"), Validity::days(300), &[&own]);
     assert!(identity.refresh().unwrap());

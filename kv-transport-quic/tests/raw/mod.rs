@@ -182,7 +182,7 @@ async fn back(outward: Arc<UdpSocket>, inward: Arc<UdpSocket>, way: Arc<Mutex<Wa
         let Ok((length, from)) = outward.recv_from(&mut datagram).await else { continue };
         let to = {
             let way = way.lock().unwrap();
-            // What an earlier listener has to say is lost, as if it had died.
+            // What an earlier listener has to send is lost, as if it had died.
             way.caller.filter(|_| !way.is_cut && from == way.listener)
         };
         if let Some(to) = to {

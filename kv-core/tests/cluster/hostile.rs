@@ -640,24 +640,20 @@ pub(crate) async fn f_load_4_a_storm_of_connections_is_capped_and_passes(net: Ne
             silent.extend(transport.connect(&harness.address(0), Lane::Client).await.ok());
         }
         let mut let_in = Vec::new();
-        let mut refused = 0;
         for _ in 0..64 {
+            // With TLS, a member that is busy with the crowd may refuse a caller in the handshake already.
             let Ok(connection) = transport.connect(&harness.address(0), Lane::Client).await else { continue };
             let mut reader = FrameReader::new(connection.reader, 0);
             let mut writer = FrameWriter::new(connection.writer);
             say(&mut writer, wire::encode_hello(&hello)).await;
             match reader.read_hello_reply().await {
                 Ok(HelloReply::Ok(_)) => let_in.push((reader, writer)),
-                Ok(HelloReply::Refused { temporary, .. }) => {
-                    assert!(temporary, "it may come again");
-                    refused += 1;
-                }
+                Ok(HelloReply::Refused { temporary, .. }) => assert!(temporary, "it may come again"),
                 // More than are heard at once.
-                Err(_) => refused += 1,
+                Err(_) => {}
             }
         }
         assert!(let_in.len() < 32, "one place is the load's: {} were let in", let_in.len());
-        assert!(refused > 0);
         load.progress(10).await;
     }
     eventually("there is room again", async || {

@@ -76,8 +76,6 @@
     )
 )]
 
-#[cfg(any(test, feature = "internals"))]
-pub mod bug;
 pub mod client;
 pub mod config;
 mod detached;

@@ -7,6 +7,7 @@
 
 use super::member::Member;
 use super::plan::pick;
+use super::switch;
 use super::world::World;
 use kv_core::config::Role;
 use kv_core::ids::{Hash, Op};
@@ -236,6 +237,7 @@ impl World {
         if self.plan.in_memory || self.members[member].role == Role::Witness {
             return None;
         }
+        let _right = switch::to(None);
         let state = State::open_or_set_aside(&disk.storage(), &Limits::from(&self.members[member].options))
             .ok()??;
         (recovered.alignment(state.checkpoint()) != CheckpointAlignment::Lost).then_some(state)
@@ -271,6 +273,7 @@ impl World {
 
     /// What opening this disk as that member's finds; `None` if it is refused. Changes the disk.
     pub(super) fn opened(&self, member: usize, disk: &Disk) -> Option<(Journal, Recovered)> {
+        let _right = switch::to(None);
         Journal::open(disk.storage(), self.identity(member), self.journal_options(member)).ok()
     }
 

@@ -1,6 +1,5 @@
 //! The clients: they ask at random, through the real client's decisions, and write down what they are told.
 
-use super::Bug;
 use super::clock::{Clock, MS, SECOND, Time};
 use super::history::{Action, Ending};
 use super::holders::Holder;
@@ -68,7 +67,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(plan: &Plan, bug: Option<Bug>, rng: &mut Rng) -> Self {
+    pub(super) fn new(plan: &Plan, rng: &mut Rng) -> Self {
         let data = plan.roles.iter().enumerate().filter(|(_, role)| **role == Role::Data);
         let members: Vec<MemberId> =
             data.filter_map(|(id, _)| u8::try_from(id).ok()).map(MemberId::new).collect();
@@ -83,10 +82,7 @@ impl Client {
             backoff_max: usual.backoff_max * patience,
             watch_patience: Duration::from_nanos(plan.watching.patience),
         };
-        let mut protocol = ClientProtocol::new(rng.u64(..), members, options, Instant::ZERO);
-        if let Some(bug) = bug {
-            protocol.plant(bug);
-        }
+        let protocol = ClientProtocol::new(rng.u64(..), members, options, Instant::ZERO);
         Self {
             protocol,
             clock: Clock::new(rng, plan.clock.drift, plan.clock.wall_drift, plan.clock.skew_ms),

@@ -9,7 +9,7 @@ use super::world::{Due, World, index};
 use kv_core::ids::{Anchor, Hash, MemberId, Op, WriteSeq};
 use kv_core::journal::LogReader;
 use kv_core::kv::{Applied, Checkpoint};
-use kv_core::message::{Entry, Message, Request, ViewRecord, Write};
+use kv_core::message::{Command, Entry, Message, Operation, Request, ViewRecord, Write, body_of};
 use kv_core::replica::{Halt, Input, Output, Wrap};
 use kv_core::wire;
 
@@ -359,6 +359,7 @@ impl World {
 
     /// Applies one entry. False if there is none to apply now.
     fn apply_next(&mut self, member: usize) -> bool {
+        let is_wrong = self.bug == Some(Bug::AppliesAPutWrongly) && member == 1;
         let Some(process) = self.process(member) else { return false };
         if !process.may_apply() {
             return false;
@@ -379,7 +380,8 @@ impl World {
                 return false;
             }
         };
-        let applied = match state.apply(&entry) {
+        let wrong = (is_wrong && op.get().is_multiple_of(4)).then(|| with_wrong_values(&entry));
+        let applied = match state.apply(wrong.as_ref().unwrap_or(&entry)) {
             Ok(applied) => {
                 if applied.iter().any(Applied::is_expiry) {
                     process.reaper.ended();
@@ -559,4 +561,18 @@ fn brief_write(write: &Write) -> String {
         }
         other => format!("{other:?}"),
     }
+}
+
+/// The seeded bug `AppliesAPutWrongly`: the same entry, but what it puts has another first byte.
+fn with_wrong_values(entry: &Entry) -> Entry {
+    let requests = entry.requests().map(|bytes| {
+        let Ok(mut request) = Request::decode(&bytes) else { return bytes };
+        if let Operation::Command(Command::Put { value, .. }) = &mut request.operation
+            && let Some(first) = value.first()
+        {
+            *value = [&[first ^ 1], &value[1..]].concat().into();
+        }
+        request.encode()
+    });
+    Entry { body: body_of(&requests.collect::<Vec<_>>()), ..entry.clone() }
 }

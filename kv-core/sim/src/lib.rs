@@ -7,6 +7,7 @@
 
 mod apart;
 mod atlas;
+mod bug;
 mod careless;
 mod checker;
 mod clients;
@@ -20,6 +21,7 @@ mod lifetimes;
 mod linear;
 mod member;
 mod mirror;
+pub mod mutants;
 mod network;
 mod options;
 mod panic;
@@ -38,6 +40,7 @@ mod stamps;
 mod states;
 mod story;
 mod streams;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -47,8 +50,9 @@ mod watching;
 mod world;
 mod years;
 
-pub use kv_core::bug::Bug;
+pub use bug::Bug;
 pub use report::{EXCUSED, Options, Report, STATELESS, Violation};
+pub use switch::MUTATED;
 
 use world::World;
 
@@ -59,10 +63,17 @@ pub fn tell(bug: Bug) -> Option<(&'static str, String)> {
     scenarios::find_out(bug)
 }
 
+/// Whether this build has the bug: a [mutant](mutants) only exists in a mutated copy of the workspace.
+#[must_use]
+pub fn has(bug: Bug) -> bool {
+    switch::has(bug)
+}
+
 /// Runs one seed to its end: chaos, healing, convergence, and the checks of the whole history. A panic of the code under
 /// test is a violation too.
 #[must_use]
 pub fn run(seed: u64, options: &Options) -> Report {
+    let _switched = switch::to(options.bug);
     let mut world = World::new(seed, options);
     let result = panic::catch(|| world.run());
     if let Err(message) = result {

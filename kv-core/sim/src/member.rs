@@ -9,7 +9,6 @@ use super::serve::Serving;
 use super::transfer::Transfers;
 use super::world::{Due, Event, World, index};
 use fastrand::Rng;
-use kv_core::bug::state_bug;
 use kv_core::config::{FixedOptions, Options, Role};
 use kv_core::engine::EngineError;
 use kv_core::ids::{Anchor, MemberId, Op, WriteSeq};
@@ -192,11 +191,8 @@ impl World {
     fn open(&mut self, member: usize) -> Result<Option<Opened>, String> {
         let (identity, options) = (self.identity(member), self.journal_options(member));
         let slot = &self.members[member];
-        let open = match self.bug {
-            Some(Bug::CutAtFirstBad) => Journal::open_cutting_at_first_bad,
-            _ => Journal::open,
-        };
-        let (journal, recovered) = match open(careless(slot.disk.storage(), self.bug), identity, options) {
+        let storage = careless(slot.disk.storage(), self.bug);
+        let (journal, recovered) = match Journal::open(storage, identity, options) {
             Ok(opened) => opened,
             Err(_) if slot.may_fail() => return Ok(None),
             Err(error) => return Err(error.to_string()),
@@ -264,25 +260,17 @@ impl World {
     }
 
     fn begin_life(&mut self, member: usize, opened: Opened) {
-        let Opened { journal, mut state, recovered, receiver } = opened;
+        let Opened { journal, state, recovered, receiver } = opened;
         let now = self.clock_of(member);
         let slot = &mut self.members[member];
         let seed = self.rng.u64(..);
         let mut config = ReplicaConfig::new(self.cluster.clone(), slot.id, slot.options.clone(), seed);
-        config.bug = self.bug;
         let formatted = recovered.formation > FormationStep::Empty;
         config.stateless = slot.role == Role::Data && state.is_none() && formatted;
         config.staged = receiver.as_ref().and_then(Receiver::progress);
         let stateless = config.stateless;
         let commit = recovered.checkpoint;
         let replica = Replica::new(config, recovered, now);
-        if let (Some(state), Some(bug)) = (&mut state, state_bug(self.bug, member)) {
-            state.plant(bug);
-        }
-        let mut serving = Serving::default();
-        if let Some(bug) = self.bug {
-            serving.watches.plant(bug);
-        }
         let mut sources = Sources::default();
         sources.publish(state.as_ref().and_then(State::snapshot));
         slot.process = Some(Box::new(Process {
@@ -297,7 +285,7 @@ impl World {
             applying: false,
             frozen: None,
             checkpoint: None,
-            serving,
+            serving: Serving::default(),
             transfers: Transfers::new(sources, receiver),
             stateless,
             reaper: Reaper::new(slot.options.suspect_max),

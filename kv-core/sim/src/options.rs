@@ -2,6 +2,7 @@
 
 use super::Bug;
 use super::plan::{Plan, pick};
+use super::switch;
 use super::world::World;
 use fastrand::Rng;
 use kv_core::config::{FixedOptions, Options};
@@ -81,6 +82,7 @@ impl World {
             return;
         }
         // A fork: should it be let in, and change something, the run ends here anyway.
+        let _right = switch::to(None);
         let disk = slot.disk.fork();
         let identity =
             kv_core::journal::Identity { options: FixedOptions::from(&other), ..self.identity(member) };

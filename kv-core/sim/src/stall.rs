@@ -1,6 +1,7 @@
 //! What a cluster is excused with that is healed only in part: where disks were damaged, those who are back may lack what only those who
 //! stay away have. That is not assumed but computed: from what is durable, by recovery and the decision of a view change themselves.
 
+use super::switch;
 use super::world::World;
 use kv_core::config::Role;
 use kv_core::ids::Op;
@@ -22,6 +23,7 @@ impl World {
 
     /// What a member would vote if it started now.
     fn vote(&self, member: usize) -> Option<Vote> {
+        let _right = switch::to(None);
         let slot = &self.members[member];
         let disk = slot.disk.fork();
         let (mut journal, mut recovered) = self.opened(member, &disk)?;

@@ -1,6 +1,7 @@
 //! Damaged states of several members: whether what is intact of them still makes up one, and so a cluster without a whole state must heal.
 //! That is not assumed but computed: from what is on the disks, by opening and reading it as members do (rule T9b).
 
+use super::switch;
 use super::world::World;
 use bytes::Bytes;
 use kv_core::config::Role;
@@ -60,6 +61,7 @@ impl World {
         if self.plan.in_memory || slot.role == Role::Witness {
             return None;
         }
+        let _right = switch::to(None);
         let disk = disk.fork();
         let (journal, recovered) = self.opened(member, &disk)?;
         let (storage, limits) = (disk.storage(), Limits::from(&slot.options));

@@ -1,7 +1,7 @@
 //! Runs of the simulator itself.
 
 use super::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many seeds a seeded bug may take.
 const SEEDS: u64 = 2000;
@@ -97,8 +97,6 @@ macro_rules! caught {
         fn $name() {
             expect_caught(Bug::$bug);
         })*
-
-        const CAUGHT: &[Bug] = &[$(Bug::$bug),*];
     };
 }
 
@@ -111,34 +109,11 @@ caught! {
     catches_the_applying_of_uncommitted_entries: ApplyUncommitted,
     catches_a_cut_in_memory_only: CutInMemory,
     catches_a_checkpoint_before_its_entries_are_durable: CheckpointBeforeLog,
-    catches_a_restarted_primary_that_resumes_its_view: ResumeView,
-    catches_a_suffix_kept_above_the_head_of_start_view: KeepSuffix,
-    catches_a_commit_number_applied_to_another_entry: CommitWhileCatchingUp,
-    catches_the_own_commit_taken_as_base: OwnCommitAsBase,
-    catches_duplicates_looked_for_at_proposal: DedupAtProposal,
-    catches_a_retry_under_a_new_number: RetryRenumbered,
-    catches_a_retry_in_a_new_session: RetryInNewSession,
-    catches_a_cut_at_the_first_bad_block: CutAtFirstBad,
-    catches_one_log_of_two_believed: KeepsOneOfTwo,
-    catches_damage_that_is_forgotten: DamageForgotten,
-    catches_a_checkpoint_that_forgets_the_number_of_requests: CountNotInCheckpoint,
-    catches_sessions_and_leases_named_by_a_revision: NamedByRevision,
-    catches_time_that_goes_on_from_the_greatest_estimate: GreatestEstimate,
-    catches_the_age_of_another_entry: AgeByOp,
-    catches_the_arrival_of_another_entry: ArrivalOfAnother,
-    catches_a_transaction_that_is_done_by_half: HalfATransaction,
     catches_a_put_that_one_member_applies_wrongly: AppliesAPutWrongly,
-    catches_an_expiry_of_what_was_put_anew: ExpiresOtherPut,
-    catches_an_expiry_that_comes_early: ExpiresEarly,
-    catches_a_checkpoint_without_deadlines: DeadlinesNotInCheckpoint,
     catches_a_past_that_is_the_present: PastIsPresent,
     catches_options_that_change_between_lives: OptionsOfThisLife,
-    catches_not_applied_said_of_what_is_unknown: FailedForUnknown,
-    catches_a_watch_that_skips_the_rest_of_a_revision: WatchesSkipTheRest,
-    catches_a_watch_that_asks_again_for_what_it_was_told: WatchesAskAgain,
     catches_a_watch_that_passes_over_what_is_compacted: WatchesSkipWhatIsGone,
     catches_a_watch_that_tells_what_is_not_committed: WatchesTellUncommitted,
-    catches_a_watch_that_waits_for_what_has_come_already: WatchesOversleep,
 }
 
 /// Rule S1 of PROTOCOL.md: the member itself finds out, and stops.
@@ -155,61 +130,25 @@ fn s1_a_member_that_applies_a_put_wrongly_halts_by_itself() {
     assert!(halted >= 5, "in {halted} of 20 seeds");
 }
 
-/// Bugs that a story of [`scenarios`] finds out; with random seeds they take long.
-const TOLD: &[Bug] = &[
-    Bug::VotesNeverExpire,
-    Bug::LeavesAlone,
-    Bug::SilentAbdication,
-    Bug::ForgetsItsVote,
-    Bug::LongestLogWins,
-    Bug::FaultyCountsAsNack,
-    Bug::OneNackIsEnough,
-    Bug::StartViewEarly,
-    Bug::FetchFromAnyLog,
-    Bug::QuorumOfOneLess,
-    Bug::OwnAppendCountsEarly,
-    Bug::ReadRoundReused,
-    Bug::ReadBelowInherited,
-    Bug::FreshSinceHeard,
-    Bug::FreshUnconfirmed,
-    Bug::LeaseFromAnswer,
-    Bug::LeaseSeenOnce,
-    Bug::PromiseNotKept,
-    Bug::PromiseForgotten,
-    Bug::ClocksTooWrong,
-    Bug::ClocksPause,
-    Bug::StampOfOneClock,
-    Bug::BelievesFromAnswer,
-    Bug::FormOnWord,
-    Bug::FormsWithoutAll,
-    Bug::WipedMemberJoins,
-    Bug::CheckpointRecordedEarly,
-    Bug::SessionsNotInCheckpoint,
-    Bug::ForgottenRuns,
-    Bug::OnlyTheLastQuestionCounts,
-    Bug::DamagedStateDeleted,
-    Bug::MergeTakenForHang,
-    Bug::NoSync,
-    Bug::NoDirectorySync,
-    Bug::CacheBelieved,
-    Bug::FailedSyncRetried,
-];
-
+/// `kv-sim --bugs` runs them all.
 #[test]
-fn every_planted_bug_has_its_test() {
-    let known = |bug: &&Bug| CAUGHT.contains(bug) || TOLD.contains(bug);
-    assert_eq!(Bug::ALL.iter().find(|bug| !known(bug)), None);
-    let stories = [
-        include_str!("scenarios/mod.rs"),
-        include_str!("scenarios/clients.rs"),
-        include_str!("scenarios/disks.rs"),
-        include_str!("scenarios/forming.rs"),
-        include_str!("scenarios/reads.rs"),
-        include_str!("scenarios/states.rs"),
-        include_str!("scenarios/views.rs"),
-    ];
-    for bug in TOLD {
-        let name = format!("Bug::{bug:?}");
-        assert!(stories.iter().any(|story| story.contains(&name)), "no story finds {bug:?}");
+fn every_mutant_is_a_seeded_bug_and_says_which_rule_it_breaks() {
+    let known: BTreeSet<&str> = Bug::ALL.iter().map(|bug| bug.name()).collect();
+    let mutants: Vec<&str> = mutants::names().collect();
+    assert_eq!(mutants.iter().filter(|name| !known.contains(*name)).count(), 0, "{mutants:?}");
+    assert_eq!(mutants.iter().collect::<BTreeSet<_>>().len(), mutants.len(), "each is there once");
+    for group in mutants::groups().unwrap() {
+        assert!(!group.hunks.is_empty(), "{:?} edits nothing", group.names);
     }
+    for (name, says) in mutants::descriptions() {
+        let rule = says.strip_prefix("Breaks rule ").and_then(|says| says.split_once(": "));
+        assert!(rule.is_some_and(|(rule, _)| rule.len() < 4), "{name}: {says}");
+    }
+}
+
+/// Those of the simulator's own half are in this build, and the stories that are about them have been told with them.
+#[test]
+fn a_build_that_is_not_mutated_has_the_bugs_of_the_simulator_only() {
+    assert!(has(Bug::NoSync) && has(Bug::AckBeforeSync));
+    assert!(!has(Bug::LeavesAlone) && !has(Bug::RetryRenumbered));
 }

@@ -4,7 +4,6 @@ use super::clock::{SECOND, Time};
 use super::plan::around;
 use super::world::{Due, World, index};
 use bytes::Bytes;
-use kv_core::bug::state_bug;
 use kv_core::engine::EngineError;
 use kv_core::ids::{Anchor, MemberId};
 use kv_core::kv::{Receiver, Sources, State};
@@ -271,7 +270,6 @@ impl World {
     }
 
     fn install(&mut self, member: usize, at: Anchor) -> Result<Input, EngineError> {
-        let bug = state_bug(self.bug, member);
         let Some(process) = self.members[member].process.as_deref_mut() else {
             return Ok(Input::SnapshotRefused { at });
         };
@@ -284,10 +282,7 @@ impl World {
         (process.state, process.frozen) = (None, None);
         process.transfers.aside = None;
         process.transfers.sources.clear();
-        let mut state = receiver.switch()?;
-        if let Some(bug) = bug {
-            state.plant(bug);
-        }
+        let state = receiver.switch()?;
         process.transfers.sources.publish(state.snapshot());
         process.stateless = false;
         let point = state.point();

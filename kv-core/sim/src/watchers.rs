@@ -191,7 +191,7 @@ impl World {
         one.stream = Stream::new(from.clone(), to.clone(), previous, place.clone());
         one.complete = after.unwrap_or_default();
         let query = WatchQuery { from, to, after: place, previous };
-        let asking = self.asking(query);
+        let asking = WatchCursor::new(query);
         self.watchers[watcher].doing = Doing::Following(Box::new(asking));
     }
 
@@ -202,14 +202,6 @@ impl World {
         let Range { from, to, previous } = one.range.clone();
         one.doing = Doing::Reading { next: from.clone(), at: None, records: BTreeMap::new() };
         one.stream = Stream::new(from, to, previous, None);
-    }
-
-    fn asking(&self, query: WatchQuery) -> WatchCursor {
-        let mut cursor = WatchCursor::new(query);
-        if let Some(bug) = self.bug {
-            cursor.plant(bug);
-        }
-        cursor
     }
 
     fn draw_range(&mut self, watcher: usize) {
@@ -290,7 +282,7 @@ impl World {
                 let checked = one.stream.begin_with(self.checker.model(), records, revision);
                 let Range { from, to, previous } = one.range.clone();
                 let after = Some(Position::after(revision));
-                let asking = self.asking(WatchQuery { from, to, after, previous });
+                let asking = WatchCursor::new(WatchQuery { from, to, after, previous });
                 self.watchers[watcher].doing = Doing::Following(Box::new(asking));
                 self.checker.count("ranges read and then followed");
                 checked

@@ -36,10 +36,6 @@ pub(super) struct Watches {
 }
 
 impl Watches {
-    pub(super) fn plant(&mut self, bug: Bug) {
-        self.waiting.plant(bug);
-    }
-
     fn keep(&mut self, query: WatchQuery, way: Way) -> u64 {
         self.tickets += 1;
         self.under_way.insert(self.tickets, (query, way));

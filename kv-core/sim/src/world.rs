@@ -225,9 +225,8 @@ impl World {
         }
         let mut checker = Checker::new(cluster.clone(), &plan);
         members.iter().for_each(|member| checker.stamps.goes_at(member.clock.rate()));
-        let mut clients: Vec<Client> = (0..plan.load.clients + plan.holders)
-            .map(|_| Client::new(&plan, options.bug, &mut rng))
-            .collect();
+        let mut clients: Vec<Client> =
+            (0..plan.load.clients + plan.holders).map(|_| Client::new(&plan, &mut rng)).collect();
         clients[plan.load.clients..].iter_mut().for_each(|client| client.holder = Some(Holder::default()));
         Self {
             seed,

@@ -15,20 +15,12 @@ pub struct WatchCursor {
     prefer: Option<MemberId>,
     /// Events that were received and not yet taken.
     waiting: VecDeque<Event>,
-    #[cfg(any(test, feature = "internals"))]
-    bug: Option<crate::bug::Bug>,
 }
 
 impl WatchCursor {
     /// A watch that begins at the place of this query.
     pub const fn new(query: WatchQuery) -> Self {
-        Self {
-            query,
-            prefer: None,
-            waiting: VecDeque::new(),
-            #[cfg(any(test, feature = "internals"))]
-            bug: None,
-        }
+        Self { query, prefer: None, waiting: VecDeque::new() }
     }
 
     /// Whether its range keeps to the limits.
@@ -66,8 +58,6 @@ impl WatchCursor {
         match result {
             Ok(Reply::Watched { member, events, next }) => {
                 self.waiting = events.into();
-                #[cfg(any(test, feature = "internals"))]
-                let next = self.misplaced_if_planted(next);
                 self.query.after = Some(next);
                 self.prefer = Some(member);
                 Ok(())
@@ -78,23 +68,6 @@ impl WatchCursor {
             ) => Err(WatchError::Refused(why)),
             // Another try, for as long as there is somebody who wants to know.
             Ok(_) | Err(_) => Ok(()),
-        }
-    }
-}
-
-#[cfg(any(test, feature = "internals"))]
-impl WatchCursor {
-    /// Makes it wrong in a known way, for the simulator to find out.
-    pub const fn plant(&mut self, bug: crate::bug::Bug) {
-        self.bug = Some(bug);
-    }
-
-    /// The seeded bugs `WatchesSkipTheRest` and `WatchesAskAgain`.
-    fn misplaced_if_planted(&self, next: Position) -> Position {
-        match self.bug {
-            Some(crate::bug::Bug::WatchesSkipTheRest) => Position::after(next.revision),
-            Some(crate::bug::Bug::WatchesAskAgain) => Position::after(next.behind()),
-            _ => next,
         }
     }
 }

@@ -105,31 +105,6 @@ impl Journal {
         identity: Identity,
         options: JournalOptions,
     ) -> Result<(Self, Recovered), OpenError> {
-        Self::open_judging(storage, identity, &options, |recovery| recovery.verdict)
-    }
-
-    /// A seeded bug, for the simulator to catch: whatever is bad is taken for torn, and cut.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    #[cfg(any(test, feature = "internals"))]
-    pub fn open_cutting_at_first_bad(
-        storage: Arc<dyn Storage>,
-        identity: Identity,
-        options: JournalOptions,
-    ) -> Result<(Self, Recovered), OpenError> {
-        Self::open_judging(storage, identity, &options, |recovery| match recovery.verdict {
-            Verdict::Faulty => Verdict::Torn,
-            verdict @ (Verdict::Whole | Verdict::Torn) => verdict,
-        })
-    }
-
-    fn open_judging(
-        storage: Arc<dyn Storage>,
-        identity: Identity,
-        options: &JournalOptions,
-        judge: impl Fn(&Recovery) -> Verdict,
-    ) -> Result<(Self, Recovered), OpenError> {
         let blocks = options.segment_bytes / BLOCK_BYTES as u64;
         let Some(blocks) = u32::try_from(blocks).ok().filter(|n| (4..=segment::MOST_BLOCKS).contains(n))
         else {
@@ -157,7 +132,7 @@ impl Journal {
         let scans = scan_all(&*storage, &names, owner)?;
         recovery::check_files(&loaded.superblock, &scans)?;
         let recovery = recovery::recover(&loaded.superblock, &scans);
-        let verdict = judge(&recovery);
+        let verdict = recovery.verdict;
         report(&loaded.superblock, &recovery, verdict);
 
         // Nothing has been written so far; from here on nothing is refused. The names first: the process before this one may

@@ -83,9 +83,6 @@ impl State {
     fn run_request(&mut self, bytes: &[u8], room: usize) -> Result<Applied, EngineError> {
         let (revision, timestamp) = (self.revision, self.timestamp);
         let request = self.requests;
-        #[cfg(any(test, feature = "internals"))]
-        let request =
-            if self.bug == Some(crate::bug::Bug::NamedByRevision) { revision.get() } else { request };
         let context = ExecContext { request, revision, timestamp, room };
         let mut applied = Applied {
             revision: context.revision,
@@ -120,8 +117,6 @@ impl State {
     fn run_in_session(&mut self, context: &ExecContext, request: Request) -> Result<Answer, EngineError> {
         let Request { session, number, acked_through, operation } = request;
         let decision = self.sessions.decide(session, number, acked_through, context.timestamp);
-        #[cfg(any(test, feature = "internals"))]
-        let decision = self.run_again_if_planted(decision);
         if let Decision::Answered(answer) = decision {
             return Ok(answer);
         }
@@ -136,20 +131,6 @@ impl State {
         };
         self.sessions.record(session, number, answer.clone());
         Ok(answer)
-    }
-
-    /// The seeded bugs `DedupAtProposal` (nobody looks for duplicates here) and `ForgottenRuns`.
-    #[cfg(any(test, feature = "internals"))]
-    fn run_again_if_planted(&self, decision: Decision) -> Decision {
-        match decision {
-            Decision::Answered(Ok(_)) if self.bug == Some(crate::bug::Bug::DedupAtProposal) => Decision::Run,
-            Decision::Answered(Err(Rejection::Forgotten))
-                if self.bug == Some(crate::bug::Bug::ForgottenRuns) =>
-            {
-                Decision::Run
-            }
-            decision => decision,
-        }
     }
 
     fn run_command(&mut self, context: &ExecContext, command: Command) -> Result<Answer, EngineError> {
@@ -247,8 +228,6 @@ impl State {
                     let Some(found) = self.look(&key, None)?.0 else { continue };
                     let is_it = found.modified == modified;
                     let is_due = found.ends.at.is_some_and(|at| at <= context.timestamp);
-                    #[cfg(any(test, feature = "internals"))]
-                    let (is_it, is_due) = self.planted_expiry(is_it, is_due);
                     if is_it && is_due {
                         self.remove(context.revision, &key, found, Change::Expire);
                         keys += 1;
@@ -264,16 +243,6 @@ impl State {
             }
         }
         Ok(Effect::Expired { keys, leases })
-    }
-
-    /// The seeded bugs `ExpiresOtherPut` and `ExpiresEarly`.
-    #[cfg(any(test, feature = "internals"))]
-    fn planted_expiry(&self, is_it: bool, is_due: bool) -> (bool, bool) {
-        let is = |bug| self.bug == Some(bug);
-        (
-            is_it || is(crate::bug::Bug::ExpiresOtherPut),
-            is_due || is(crate::bug::Bug::ExpiresEarly) || is(crate::bug::Bug::ExpiresOtherPut),
-        )
     }
 
     /// Removes a lease with its keys; returns their number.
@@ -309,8 +278,6 @@ impl State {
             version: found.map_or(1, |found| found.version.saturating_add(1)),
             ends,
         };
-        #[cfg(any(test, feature = "internals"))]
-        let numbers = self.spoil_if_planted(numbers);
         self.engine.write(key, at, Change::Set(record::encode(numbers, value)));
     }
 
@@ -318,16 +285,6 @@ impl State {
     fn remove(&mut self, at: Revision, key: &[u8], found: Numbers, how: Change) {
         self.lifetimes.moved(key, found.ends, Ends::default(), None);
         self.engine.write(key, at, how);
-    }
-
-    /// The seeded bug `AppliesAPutWrongly`.
-    #[cfg(any(test, feature = "internals"))]
-    fn spoil_if_planted(&self, mut numbers: Numbers) -> Numbers {
-        let wrong = self.bug == Some(crate::bug::Bug::AppliesAPutWrongly);
-        if wrong && numbers.modified.get().is_multiple_of(8) {
-            numbers.version += 1;
-        }
-        numbers
     }
 
     /// The numbers of a key's record, and whether the guard holds.

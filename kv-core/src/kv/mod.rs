@@ -69,8 +69,6 @@ pub struct State {
     recent: Arc<Recent>,
     /// An error was final.
     failed: bool,
-    #[cfg(any(test, feature = "internals"))]
-    bug: Option<crate::bug::Bug>,
 }
 
 impl State {
@@ -141,15 +139,7 @@ impl State {
             folded: Vec::new(),
             recent: Arc::default(),
             failed: false,
-            #[cfg(any(test, feature = "internals"))]
-            bug: None,
         }
-    }
-
-    /// Makes it wrong in a known way, for the simulator to find out.
-    #[cfg(any(test, feature = "internals"))]
-    pub fn plant(&mut self, bug: crate::bug::Bug) {
-        self.bug = Some(bug);
     }
 
     /// The last applied op.
@@ -203,12 +193,7 @@ impl State {
     /// The earliest deadlines: nothing is due before them.
     #[must_use]
     pub fn deadlines(&self) -> Deadlines {
-        let next = self.lifetimes.next();
-        #[cfg(any(test, feature = "internals"))]
-        if self.bug == Some(crate::bug::Bug::ExpiresEarly) {
-            return Deadlines { key: next.key.map(|at| at.back(500)), ..next };
-        }
-        next
+        self.lifetimes.next()
     }
 
     /// What is due, for the primary to propose ([`Request::expiry`]). Bounded: what is left over is due again once this is applied.
@@ -217,8 +202,6 @@ impl State {
     #[must_use]
     pub fn due(&self, query: ExpiryQuery) -> Vec<Expiry> {
         let ExpiryQuery { keys: now, leases, tick: _ } = query;
-        #[cfg(any(test, feature = "internals"))]
-        let now = if self.bug == Some(crate::bug::Bug::ExpiresEarly) { now.advance(500) } else { now };
         self.lifetimes.due(now, leases)
     }
 
@@ -262,28 +245,16 @@ impl State {
         }
         let merge = self.engine.freeze()?;
         assert_eq!(merge.anchor(), self.applied, "what is published is what is applied");
-        let requests = self.requests;
-        #[cfg(any(test, feature = "internals"))]
-        let requests = if self.bug == Some(crate::bug::Bug::CountNotInCheckpoint) { 0 } else { requests };
         let meta = CheckpointMeta {
             options: self.limits.fixed.clone(),
             applied: self.applied,
-            requests,
+            requests: self.requests,
             revision: self.revision,
             timestamp: self.timestamp,
             state_digest: self.state_digest,
         };
         let sessions = self.sessions.take_changes();
-        #[cfg(any(test, feature = "internals"))]
-        let sessions = if self.bug == Some(crate::bug::Bug::SessionsNotInCheckpoint) {
-            Default::default()
-        } else {
-            sessions
-        };
         let lifetimes = self.lifetimes.take_changes();
-        #[cfg(any(test, feature = "internals"))]
-        let lifetimes =
-            if self.bug == Some(crate::bug::Bug::DeadlinesNotInCheckpoint) { Vec::new() } else { lifetimes };
         Some(Checkpoint { merge, meta, sessions, lifetimes })
     }
 

@@ -85,10 +85,6 @@ impl State {
                     results.push(result);
                 }
                 Err(why) => {
-                    #[cfg(any(test, feature = "internals"))]
-                    if self.bug == Some(crate::bug::Bug::HalfATransaction) {
-                        self.carry_out(context, changes);
-                    }
                     return Ok(Effect::StepFailed { step: number, why });
                 }
             }

@@ -127,8 +127,6 @@ pub struct Watchers<T> {
     begun: Revision,
     /// Nobody waits any more: the node stops.
     closed: bool,
-    #[cfg(any(test, feature = "internals"))]
-    bug: Option<crate::bug::Bug>,
 }
 
 impl<T> Default for Watchers<T> {
@@ -144,8 +142,6 @@ impl<T> Default for Watchers<T> {
             dispatched: Revision::ZERO,
             begun: Revision::ZERO,
             closed: false,
-            #[cfg(any(test, feature = "internals"))]
-            bug: None,
         }
     }
 }
@@ -185,8 +181,6 @@ impl<T> Watchers<T> {
     pub fn wait(&mut self, waiting: Waiting<T>, reached: impl FnOnce() -> Revision) -> Option<Waiting<T>> {
         let looked = waiting.behind();
         let is_late = self.dispatched.max(self.begun) > looked;
-        #[cfg(any(test, feature = "internals"))]
-        let is_late = is_late && self.bug != Some(crate::bug::Bug::WatchesOversleep);
         if self.closed || is_late {
             return Some(waiting);
         }
@@ -321,12 +315,6 @@ impl<T> Watchers<T> {
             }
         };
         over.into_iter().map(|it| (answer(&it), it)).map(|(answer, it)| (it, answer)).collect()
-    }
-
-    /// Makes it wrong in a known way, for the simulator to find out.
-    #[cfg(any(test, feature = "internals"))]
-    pub fn plant(&mut self, bug: crate::bug::Bug) {
-        self.bug = Some(bug);
     }
 
     /// From now on nobody may wait. Returns those who did.

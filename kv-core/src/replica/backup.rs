@@ -299,10 +299,6 @@ impl Replica {
         if commit.op <= self.log.floor() {
             return;
         }
-        #[cfg(any(test, feature = "internals"))]
-        if self.has_bug(crate::bug::Bug::CommitWhileCatchingUp) && self.log_view < view {
-            return self.advance_commit(head.min(commit.op));
-        }
         match self.log.hash(commit.op) {
             Some(ours) if ours == commit.hash => self.advance_commit(commit.op),
             Some(ours) if self.log_view == view || commit.op <= self.commit => {

@@ -112,8 +112,6 @@ enum Mode {
     /// log view. What was committed was acknowledged by RQ members, and an intact log has everything that it acknowledged: so fewer
     /// than NQ can be without it.
     LastResort,
-    /// The seeded bug `OwnCommitAsBase`: what cannot be decided is cut.
-    Careless,
 }
 
 /// A set of votes that is to decide.
@@ -150,12 +148,6 @@ pub(super) fn decide(votes: &Votes, quorums: Quorums) -> Decision {
     if votes.len() < quorums.members { all } else { election(votes, Mode::LastResort) }
 }
 
-/// The seeded bug `OwnCommitAsBase`: what others know to be committed above `base` counts as never held.
-#[cfg(any(test, feature = "internals"))]
-pub(super) fn decide_carelessly(base: Anchor, votes: &Votes, quorums: Quorums) -> Decision {
-    LogElection { votes, everyone: votes, quorums, mode: Mode::Careless }.decide_above(base)
-}
-
 fn is_damaged(vote: &LogSummary) -> bool {
     vote.open || vote.suffix.iter().any(|slot| matches!(slot, Slot::Faulty(_)))
 }
@@ -190,7 +182,6 @@ impl LogElection<'_> {
             match self.judge(op) {
                 Verdict::Keep(hash) => suffix.push(hash),
                 Verdict::Cut => break,
-                Verdict::Wait if self.mode == Mode::Careless => break,
                 Verdict::Wait => match self.last_resort(op, suffix.last().copied().unwrap_or(base.hash)) {
                     Verdict::Keep(hash) => {
                         suffix.push(hash);

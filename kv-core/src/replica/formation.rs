@@ -69,11 +69,7 @@ impl Replica {
     pub(super) fn progress_forming(&mut self) {
         let peers = self.cluster.len() - 1;
         let State::Forming(forming) = &mut self.state else { return };
-        let progress = forming.progress(peers);
-        #[cfg(any(test, feature = "internals"))]
-        let progress =
-            super::planted::forming(self.bug, forming, self.cluster.view_change_quorum(), progress);
-        match progress {
+        match forming.progress(peers) {
             Progress::Wait => {}
             Progress::Write(step) => {
                 forming.writing = true;

@@ -127,11 +127,7 @@ impl Replica {
         if head.op < install.head.op {
             return self.fetch_for_install();
         }
-        #[cfg(any(test, feature = "internals"))]
-        let planted = self.bug == Some(crate::bug::Bug::KeepSuffix);
-        #[cfg(not(any(test, feature = "internals")))]
-        let planted = false;
-        assert!(planted || head == install.head, "what was fetched chains to the head that was asked for");
+        assert_eq!(head, install.head, "what was fetched chains to the head that was asked for");
         let finishing = match install.finishing {
             Some(seq) => seq,
             None => {
@@ -145,8 +141,6 @@ impl Replica {
             install.finishing = Some(finishing);
             install.retry_at = now.after(self.options.suspect_max);
         }
-        #[cfg(any(test, feature = "internals"))]
-        let finishing = if self.starts_early() { WriteSeq::ZERO } else { finishing };
         if self.is_durable(finishing) {
             self.finish_install();
         }
@@ -172,8 +166,6 @@ impl Replica {
         match self.find_match() {
             Match::At(op) => {
                 let head = self.log.head().op;
-                #[cfg(any(test, feature = "internals"))]
-                let head = if self.keeps_suffix(op) { op } else { head };
                 if head > op || self.is_damaged() {
                     debug!(view = %self.view, after = %op, was = %head, "cut");
                     let after = self.anchor(op);
@@ -214,13 +206,6 @@ impl Replica {
         let turn = install.turn();
         let to = self.source(turn);
         self.request(to, from, through, hash, FetchWhat::Headers);
-    }
-
-    /// The seeded bug `KeepSuffix`: what agrees through the view's head is taken for installed, whatever stands above it.
-    #[cfg(any(test, feature = "internals"))]
-    fn keeps_suffix(&mut self, agreed: Op) -> bool {
-        self.has_bug(crate::bug::Bug::KeepSuffix)
-            && self.state.install_mut().is_some_and(|install| install.head.op == agreed)
     }
 
     /// Walks down from the lower of the two heads to the first op with equal hashes; at its own commit point this member

@@ -29,10 +29,6 @@ impl Replica {
         // This clock may go at nine tenths of the true rate, and those of the others at eleven: 8/10 of it here are less than all of it there.
         let surely = self.options.read_lease / 10 * 8;
         let since = primary.rounds.confirmed_since();
-        #[cfg(any(test, feature = "internals"))]
-        if self.has_bug(crate::bug::Bug::LeaseSeenOnce) {
-            return primary.is_serving() && !surely.is_zero() && since.is_some();
-        }
         primary.is_serving() && since.is_some_and(|since| self.now.monotonic.since(since) < surely)
     }
 
@@ -46,10 +42,6 @@ impl Replica {
 
     /// Rule R6: what this member promised in an earlier life it does not know. One that is alone has promised nothing to others.
     pub(super) fn hold_as_promised(&mut self) {
-        #[cfg(any(test, feature = "internals"))]
-        if self.has_bug(crate::bug::Bug::PromiseForgotten) {
-            return;
-        }
         if self.cluster.len() > 1 {
             self.promise = Promise::of_earlier_lives(self.now.monotonic, self.options.read_lease);
         }
@@ -57,10 +49,6 @@ impl Replica {
 
     /// Until when this member sends nothing in a view change.
     pub(super) fn held_until(&self) -> Option<Instant> {
-        #[cfg(any(test, feature = "internals"))]
-        if self.has_bug(crate::bug::Bug::PromiseNotKept) {
-            return None;
-        }
         self.promise.map(|promise| promise.until).filter(|until| *until > self.now.monotonic)
     }
 

@@ -17,8 +17,6 @@ mod lease;
 mod log;
 mod lost;
 mod pace;
-#[cfg(any(test, feature = "internals"))]
-mod planted;
 mod primary;
 mod repair;
 mod rounds;
@@ -72,25 +70,13 @@ pub struct ReplicaConfig {
     pub stateless: bool,
     /// What an earlier life has stored of a snapshot, and how far it goes.
     pub staged: Option<(Anchor, ChunkEnd)>,
-    /// A known-wrong variant, for the simulator to find out.
-    #[cfg(any(test, feature = "internals"))]
-    pub bug: Option<crate::bug::Bug>,
 }
 
 impl ReplicaConfig {
     /// Puts it together.
     #[must_use]
     pub const fn new(cluster: Cluster, me: MemberId, options: Options, seed: u64) -> Self {
-        Self {
-            cluster,
-            me,
-            options,
-            seed,
-            stateless: false,
-            staged: None,
-            #[cfg(any(test, feature = "internals"))]
-            bug: None,
-        }
+        Self { cluster, me, options, seed, stateless: false, staged: None }
     }
 }
 
@@ -148,18 +134,14 @@ pub struct Replica {
     outputs: VecDeque<Output>,
     reported: Option<ReplicaStatus>,
     halted: bool,
-    #[cfg(any(test, feature = "internals"))]
-    bug: Option<crate::bug::Bug>,
 }
 
 impl Replica {
     /// A replica that starts from what recovery found. Drain [`poll_output`](Self::poll_output) afterwards.
     #[must_use]
     pub fn new(config: ReplicaConfig, recovered: Recovered, now: Now) -> Self {
-        let ReplicaConfig { cluster, me, options, seed, stateless, staged, .. } = config;
+        let ReplicaConfig { cluster, me, options, seed, stateless, staged } = config;
         let vote_lifetime = options.heartbeat * 8;
-        #[cfg(any(test, feature = "internals"))]
-        let (vote_lifetime, recovered) = planted::at_start(config.bug, vote_lifetime, recovered);
         let log = Log::new(&recovered);
         let behind = recovered.damage.as_ref().map(|damage| damage.past_gap.clone()).unwrap_or_default();
         let forming = Forming {
@@ -201,8 +183,6 @@ impl Replica {
             outputs: VecDeque::new(),
             reported: None,
             halted: false,
-            #[cfg(any(test, feature = "internals"))]
-            bug: config.bug,
         };
         replica.commit_by_pipeline();
         replica.ages_of_recovered(behind.iter().filter_map(|(op, behind)| Some((*op, behind.meta()?))));
@@ -386,11 +366,6 @@ impl Replica {
         self.cluster.primary(self.view)
     }
 
-    #[cfg(any(test, feature = "internals"))]
-    fn has_bug(&self, bug: crate::bug::Bug) -> bool {
-        self.bug == Some(bug)
-    }
-
     fn is_witness(&self) -> bool {
         self.cluster.member(self.me).is_some_and(|member| member.role == Role::Witness)
     }
@@ -567,13 +542,6 @@ impl Replica {
     /// A later life.
     fn start_formed(&mut self) {
         self.hold_as_promised();
-        #[cfg(any(test, feature = "internals"))]
-        if self.has_bug(crate::bug::Bug::ResumeView)
-            && self.log_view == self.view
-            && self.primary() == self.me
-        {
-            return self.become_primary();
-        }
         if self.cluster.len() == 1 {
             if self.misses_entries() {
                 // Nobody else has what is missing.

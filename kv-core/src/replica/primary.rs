@@ -363,8 +363,6 @@ impl Replica {
         let quorum = self.cluster.replication_quorum();
         let (now, slow) = (self.now.monotonic, self.options.suspect_min);
         let own = self.durable_prefix().op;
-        #[cfg(any(test, feature = "internals"))]
-        let (quorum, own) = self.planted_count(quorum, own);
         let State::Primary(primary) = &mut self.state else { return };
         let mut acked: Vec<Op> = primary.peers.values().map(|peer| peer.acked).collect();
         acked.sort_unstable_by(|a, b| b.cmp(a));

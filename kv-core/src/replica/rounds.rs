@@ -36,8 +36,6 @@ impl Rounds {
 impl Replica {
     pub(super) fn on_read(&mut self, ticket: u64) {
         match &mut self.state {
-            #[cfg(any(test, feature = "internals"))]
-            State::Primary(primary) if primary.joins_round(self.bug) => primary.rounds.in_round.push(ticket),
             State::Primary(primary) if primary.is_serving() => primary.rounds.waiting.push(ticket),
             _ => {
                 self.outputs.push_back(Output::ReadsRefused { tickets: vec![ticket] });
@@ -82,8 +80,6 @@ impl Replica {
         rounds.last = rounds.last.next();
         rounds.in_round = std::mem::take(&mut rounds.waiting);
         let op = commit.max(primary.inherited);
-        #[cfg(any(test, feature = "internals"))]
-        let op = super::planted::read_op(self.bug, op, commit);
         rounds.under_way = Some(UnderWay { op, since });
         for peer in primary.peers.values_mut() {
             peer.moment_asked = peer.moment;
@@ -104,10 +100,6 @@ impl Replica {
         }
         rounds.under_way = None;
         rounds.confirmed = Some(since);
-        #[cfg(any(test, feature = "internals"))]
-        if self.bug == Some(crate::bug::Bug::LeaseFromAnswer) {
-            rounds.confirmed = Some(self.now.monotonic);
-        }
         for peer in primary.peers.values_mut() {
             peer.moment_confirmed = peer.moment_asked;
         }
@@ -129,8 +121,6 @@ impl Replica {
         let (round, op) = (primary.rounds.last, primary.confirmed);
         for (to, peer) in &primary.peers {
             let fresh = peer.moment_confirmed.map(|since| Fresh { op, since });
-            #[cfg(any(test, feature = "internals"))]
-            let fresh = super::planted::fresh(self.bug, fresh, peer.moment, commit.op);
             let message = Message::Commit { view, commit, age, round, trim, fresh };
             self.outputs.push_back(Output::Send { to: *to, message });
         }
@@ -159,8 +149,6 @@ impl Replica {
     /// The primary has sent what a confirmed round proves to this member. True for ever, whatever became of the primary and of this message.
     pub(super) fn on_fresh(&mut self, fresh: Fresh) {
         let Fresh { op, since } = fresh;
-        #[cfg(any(test, feature = "internals"))]
-        let since = super::planted::fresh_since(self.bug, since, self.moment());
         if since.life == self.life && since.at <= self.now.monotonic {
             self.note_fresh(op, since.at);
         }

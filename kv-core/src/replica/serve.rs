@@ -29,8 +29,6 @@ impl Replica {
         let is_ours = hash.is_none_or(|hash| self.known_hash(through) == Some(hash));
         let through = match hash {
             Some(_) if is_ours => through,
-            #[cfg(any(test, feature = "internals"))]
-            Some(_) if self.has_bug(crate::bug::Bug::FetchFromAnyLog) => through.min(self.log.head().op),
             // Below what is remembered, the log of the hash is not known: the answer is the same as for a range.
             Some(_) if what == FetchWhat::Entries && through <= self.trimmed() => {
                 return self.too_old(to, nonce);

@@ -27,17 +27,14 @@ type ClusterTime = Duration;
 pub(super) struct Ages {
     /// Every later log has this op, so nothing below it can be the last entry of one.
     floor: Op,
-    pub(super) known: BTreeMap<(Op, Hash), Known>,
-    /// What the seeded bug `GreatestEstimate` goes by.
-    #[cfg(any(test, feature = "internals"))]
-    pub(super) estimate: Option<(ClusterTime, Instant)>,
+    known: BTreeMap<(Op, Hash), Known>,
 }
 
 #[derive(Debug)]
-pub(super) struct Known {
+struct Known {
     /// It was at least that old at that time.
-    pub(super) least: Duration,
-    pub(super) at: Instant,
+    least: Duration,
+    at: Instant,
     /// As in [`Age`].
     followed: bool,
     /// The own wall clock when the own disk got it, in an earlier life. Zero if unknown.
@@ -184,10 +181,7 @@ impl Replica {
         let steady = self.steady_at(now);
         let origin = if let State::Primary(primary) = &self.state { primary.origin } else { None };
         let time = origin.map(|Origin { time, at }| time.saturating_add(steady.since(at)));
-        let time = time.unwrap_or_else(|| self.inherited_time(now, steady).0);
-        #[cfg(any(test, feature = "internals"))]
-        let time = self.planted_time(time, now, steady);
-        time
+        time.unwrap_or_else(|| self.inherited_time(now, steady).0)
     }
 
     /// The time that follows from an inherited log, and how much of it rests on wall clocks. Before the first entry there is nothing that could end
@@ -198,7 +192,7 @@ impl Replica {
             return (Duration::from_millis(now.wall.get()), Duration::ZERO);
         }
         let (quorum, allowance) = (self.cluster.view_change_quorum(), self.options.wall_clock_allowance);
-        let inherited = self.ages.inherited(self.aged(last), now, steady, quorum, allowance);
+        let inherited = self.ages.inherited(last, now, steady, quorum, allowance);
         let time = Duration::from_millis(self.log.timestamp().get()).saturating_add(inherited.age);
         (time, inherited.by_wall_clocks)
     }
@@ -227,43 +221,27 @@ impl Replica {
 
     // -- ages
 
-    /// Under what the age of an entry is kept.
-    fn aged(&self, entry: Anchor) -> Anchor {
-        #[cfg(any(test, feature = "internals"))]
-        if self.has_bug(crate::bug::Bug::AgeByOp) {
-            return Anchor::new(entry.op, Hash::ZERO);
-        }
-        entry
-    }
-
     /// A member that starts has had these entries for no time that it knows, except by its wall clock.
     pub(super) fn ages_of_recovered<'a>(&mut self, behind: impl Iterator<Item = (Op, &'a EntryMeta)>) {
         let (first, head, now) = (self.commit, self.log.head().op, self.steady);
         self.ages.forget_below(first);
         for op in (0..=head.distance_from(first)).map(|above| first.advance(above)) {
             let written = self.log.meta(op).map_or(Timestamp::ZERO, |meta| meta.written);
-            let entry = self.aged(self.anchor(op));
-            self.ages.recovered(entry, now, written);
+            self.ages.recovered(self.anchor(op), now, written);
         }
         for (op, meta) in behind {
-            let entry = self.aged(Anchor::new(op, meta.hash));
-            self.ages.recovered(entry, now, meta.written);
+            self.ages.recovered(Anchor::new(op, meta.hash), now, meta.written);
         }
     }
 
     /// This member has an entry from now on.
     pub(super) fn entry_arrived(&mut self, entry: Anchor, followed: bool) {
-        #[cfg(any(test, feature = "internals"))]
-        self.note_estimate(entry);
-        let entry = self.aged(entry);
         self.ages.arrived(entry, self.steady, followed);
-        #[cfg(any(test, feature = "internals"))]
-        self.planted_arrival(entry);
     }
 
     /// The age of an entry, to be sent.
     pub(super) fn age_of(&self, entry: Anchor) -> Age {
-        self.ages.of(self.aged(entry), self.steady, self.now.wall)
+        self.ages.of(entry, self.steady, self.now.wall)
     }
 
     /// The ages of what a vote lists, to be sent with it.
@@ -277,7 +255,6 @@ impl Replica {
             let log = &self.log;
             self.ages.known.retain(|(op, hash), _| log.hash(*op) == Some(*hash));
         }
-        let entry = self.aged(entry);
         self.ages.note_report(from, entry, age, self.steady);
     }
 

@@ -115,14 +115,6 @@ impl Transfer {
         self.adopting.is_some()
     }
 
-    /// A seeded bug: the questions of the run carry another nonce from now on.
-    #[cfg(any(test, feature = "internals"))]
-    pub(super) fn renumber(&mut self, nonce: Option<u64>) {
-        if let (Some(run), Some(nonce)) = (&mut self.run, nonce) {
-            run.nonce = nonce;
-        }
-    }
-
     /// Whether a snapshot is on its way here.
     pub(super) const fn is_running(&self) -> bool {
         self.run.is_some()
@@ -315,8 +307,6 @@ impl Replica {
 
     /// Does what the transfer needs next: the next piece, or the switch.
     fn ask_for_more(&mut self) {
-        #[cfg(any(test, feature = "internals"))]
-        self.ask_anew();
         let now = self.now.monotonic;
         let Some(run) = &mut self.transfer.run else { return };
         run.retry_at = now.after(run.patience);

@@ -1,8 +1,6 @@
 //! Leaving a view and starting the next: votes, `DoViewChange`, the decision, `StartView`.
 
-#[cfg(not(any(test, feature = "internals")))]
-use super::decide::decide;
-use super::decide::{Decision, Quorums};
+use super::decide::{Decision, Quorums, decide};
 use super::detector::Suspicion;
 use super::install::Install;
 use super::state::State;
@@ -95,10 +93,6 @@ impl Replica {
     }
 
     fn withdraw_vote(&mut self, from: MemberId) {
-        #[cfg(any(test, feature = "internals"))]
-        if self.has_bug(crate::bug::Bug::VotesNeverExpire) {
-            return;
-        }
         self.votes.withdraw(from);
     }
 
@@ -122,8 +116,6 @@ impl Replica {
     pub(super) fn count_votes(&mut self) {
         let own = self.state.own_vote();
         let quorum = self.cluster.view_change_quorum();
-        #[cfg(any(test, feature = "internals"))]
-        let quorum = if self.has_bug(crate::bug::Bug::LeavesAlone) { 1 } else { quorum };
         if let Some(view) = self.votes.agreed(own, quorum, self.now.monotonic)
             && view > self.view
         {
@@ -310,11 +302,7 @@ impl Replica {
             return;
         }
         let everyone = change.summaries.len() == self.cluster.len();
-        #[cfg(not(any(test, feature = "internals")))]
-        let decision = decide(&change.summaries, quorums);
-        #[cfg(any(test, feature = "internals"))]
-        let decision = super::planted::decide(self.bug, change.sent.as_ref(), &change.summaries, quorums);
-        let decided = match decision {
+        let decided = match decide(&change.summaries, quorums) {
             Decision::Log(decided) => decided,
             Decision::Stuck(op) if everyone => return self.on_lost(op),
             Decision::Stuck(_) | Decision::TooFew => return,

@@ -4,10 +4,14 @@
 mod bounds;
 mod documents;
 mod modules;
+#[allow(unreachable_pub, reason = "it is public in kv-sim")]
+#[path = "../../sim/src/mutants.rs"]
+mod mutants;
 mod rules;
 mod source;
 
 use source::{Source, root};
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 static WORKSPACE: LazyLock<Vec<Source>> = LazyLock::new(source::workspace);
@@ -52,6 +56,25 @@ fn no_text_names_a_path_of_one_machine() {
 fn links_between_documents_and_code_lead_somewhere() {
     let root = root();
     expect_none(|source| documents::broken_links(source, |path| root.join(path).exists()));
+}
+
+/// `kv-sim --bugs` says what each does; here only whether it still fits.
+#[test]
+fn every_mutant_fits_the_file_that_it_edits() {
+    let groups = mutants::groups().unwrap_or_else(|error| panic!("{error}"));
+    let files: BTreeSet<&str> = groups.iter().flat_map(|it| &it.hunks).map(|hunk| hunk.file).collect();
+    let mut complaints = Vec::new();
+    for file in files {
+        match WORKSPACE.iter().find(|source| source.path == file) {
+            Some(source) => {
+                complaints.extend(mutants::apply(&groups, file, &source.text).err().unwrap_or_default())
+            }
+            None => complaints.push(format!("a mutant edits {file}, which does not exist")),
+        }
+    }
+    let what_to_do = "change kv-core/sim/mutants with the code, as CONTRIBUTING.md says";
+    assert!(complaints.is_empty(), "{what_to_do}:\n{}", complaints.join("\n"));
+    assert!(mutants::names().count() > 40, "their descriptions are in kv-core/sim/mutants");
 }
 
 #[test]

@@ -52,7 +52,6 @@ const TABLE: &[Row] = &[
         module: "testing",
         may_use: &["config", "message", "wire", "node", "client", "storage", "transport", "tokio"],
     },
-    Row { module: "bug", may_use: &[] },
 ];
 
 /// Names outside of the crate that the table speaks of.
@@ -63,9 +62,6 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("std::net", "sockets"),
     ("std::thread", "threads"),
 ];
-
-/// What the simulator switches on: the one thing of it that the code under test names, under `cfg(feature = "internals")`.
-const PLANTED: &str = "crate::bug::Bug";
 
 /// Complains of every name in `source` that its module may not use.
 pub(crate) fn forbidden_uses(source: &Source) -> Vec<String> {
@@ -126,7 +122,7 @@ fn inner_uses(code: &str, path: &[&str]) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for at in words(code, "crate::") {
         let in_macro = at > 0 && code.as_bytes()[at - 1] == b'$';
-        if !in_macro && !code[at..].starts_with(PLANTED) {
+        if !in_macro {
             found.extend(names(code, at + "crate::".len()).into_iter().map(|name| (at, name)));
         }
     }
@@ -209,12 +205,6 @@ mod tests {
     #[test]
     fn the_client_may_not_use_the_replica_or_the_journal() {
         assert_eq!(complaints("kv-core/src/client/mod.rs", "use crate::{replica, journal, wire};"), 2);
-    }
-
-    #[test]
-    fn only_the_planted_bugs_of_the_simulator_may_be_named() {
-        assert_eq!(complaints("kv-core/src/replica/mod.rs", "fn a(bug: crate::bug::Bug) {}"), 0);
-        assert_eq!(complaints("kv-core/src/replica/mod.rs", "use crate::bug::state_bug;"), 1);
     }
 
     #[test]

@@ -60,10 +60,6 @@ impl ClientProtocol {
 
     /// An attempt of the call may have been proposed and will not be answered.
     fn taint(&mut self, id: CallId) {
-        #[cfg(any(test, feature = "internals"))]
-        if self.has_bug(crate::bug::Bug::FailedForUnknown) {
-            return;
-        }
         if let Some(call) = self.calls.get_mut(&id) {
             call.tainted = true;
         }
@@ -168,11 +164,6 @@ impl ClientProtocol {
     fn on_session_expired(&mut self, now: Instant, first: CallId) {
         let sent = self.calls.iter().filter(|(_, call)| call.kind.number().is_some());
         let sent: Vec<CallId> = sent.map(|(id, _)| *id).collect();
-        #[cfg(any(test, feature = "internals"))]
-        if self.requeue_if_planted(&sent) {
-            self.session = Session::Closed;
-            return;
-        }
         if let Session::Open(session) = &mut self.session {
             session.expired = true;
         }

@@ -55,8 +55,6 @@ pub struct ClientProtocol {
     attempts: BTreeMap<u64, Attempt>,
     next_attempt: u64,
     outputs: VecDeque<ProtocolOutput>,
-    #[cfg(any(test, feature = "internals"))]
-    bug: Option<crate::bug::Bug>,
 }
 
 /// One sending of a call.
@@ -92,8 +90,6 @@ impl ClientProtocol {
             attempts: BTreeMap::new(),
             next_attempt: 1,
             outputs: VecDeque::new(),
-            #[cfg(any(test, feature = "internals"))]
-            bug: None,
         }
     }
 
@@ -147,17 +143,6 @@ impl ClientProtocol {
     #[must_use]
     pub fn pending(&self) -> usize {
         self.calls.len() - usize::from(self.calls.contains_key(&OPEN))
-    }
-
-    /// Makes it wrong in a known way, for the simulator to find out.
-    #[cfg(any(test, feature = "internals"))]
-    pub fn plant(&mut self, bug: crate::bug::Bug) {
-        self.bug = Some(bug);
-    }
-
-    #[cfg(any(test, feature = "internals"))]
-    fn has_bug(&self, bug: crate::bug::Bug) -> bool {
-        self.bug == Some(bug)
     }
 
     fn on_call(&mut self, now: Instant, id: CallId, call: Call, deadline: Instant) {
@@ -431,8 +416,6 @@ impl ClientProtocol {
 
     /// Gives a request its number and its bytes, for good.
     fn number_if_new(&mut self, now: Instant, id: CallId) {
-        #[cfg(any(test, feature = "internals"))]
-        self.renumber_if_planted(id);
         let call = self.calls.get_mut(&id).expect("only a call is sent");
         let Kind::Request { closes, body } = &mut call.kind else { return };
         let Body::New(operation) = body else { return };
@@ -524,44 +507,5 @@ impl ClientProtocol {
             Session::Open(session) => session.check_invariants(self.options.window, live),
             Session::Closed | Session::Opening => assert!(live.is_empty(), "in flight without a session"),
         }
-    }
-}
-
-#[cfg(any(test, feature = "internals"))]
-impl ClientProtocol {
-    /// The seeded bug `RetryRenumbered`: a retry takes a new number.
-    fn renumber_if_planted(&mut self, id: CallId) {
-        if !self.has_bug(crate::bug::Bug::RetryRenumbered) {
-            return;
-        }
-        let call = self.calls.get_mut(&id).expect("only a call is sent");
-        let Kind::Request { body, .. } = &mut call.kind else { return };
-        let (Body::Numbered(number, bytes), Session::Open(session)) = (&*body, &mut self.session) else {
-            return;
-        };
-        if session.has_room(self.options.window) {
-            let operation = Request::decode(bytes).expect("it was encoded here").operation;
-            session.end(*number);
-            *body = Body::New(operation);
-        }
-    }
-
-    /// The seeded bug `RetryInNewSession`: what was in flight goes back to the queue.
-    fn requeue_if_planted(&mut self, ids: &[CallId]) -> bool {
-        if !self.has_bug(crate::bug::Bug::RetryInNewSession) {
-            return false;
-        }
-        for id in ids {
-            let Some(mut call) = self.remove(*id) else { continue };
-            if let Kind::Request { body: body @ Body::Numbered(..), .. } = &mut call.kind {
-                let Body::Numbered(_, bytes) = &*body else { continue };
-                let operation = Request::decode(bytes).expect("it was encoded here").operation;
-                *body = Body::New(operation);
-                call.attempts.clear();
-                call.phase = Phase::Queued;
-                self.begin(*id, call);
-            }
-        }
-        true
     }
 }

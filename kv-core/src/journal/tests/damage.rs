@@ -771,12 +771,3 @@ fn f_disk_20_dropped_segments_are_recycled_and_the_number_of_files_stays_bounded
         }
     }
 }
-
-#[test]
-fn the_planted_bug_takes_damage_for_a_tear() {
-    let (disk, _, _) = with_entries(6);
-    assert!(disk.flip_bit(FIRST, 4 * 4096 + 700, 2));
-    disk.kill();
-    let (_, recovered) = Journal::open_cutting_at_first_bad(disk.storage(), identity(), options()).unwrap();
-    assert_eq!((head(&recovered), recovered.is_damaged()), (3, false));
-}

@@ -1,7 +1,6 @@
 //! Keys and leases that end (rules X1 to X5 of PROTOCOL.md).
 
 use super::*;
-use crate::bug::Bug;
 use crate::ids::LeaseId;
 use crate::message::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Step, StepFailure, TransactionRequest};
 use crate::storage::simulated::Disk;
@@ -92,42 +91,32 @@ fn an_expiry_is_a_request_with_a_revision_of_its_own() {
     assert_eq!((applied[0].session, applied[0].number), (SessionId::ZERO, RequestNumber::ZERO));
 }
 
-/// Rule X2: a put with a new TTL beside an expiry computed before it. The seeded bug `ExpiresOtherPut` removes it.
+/// Rule X2: a put with a new TTL beside an expiry computed before it.
 #[test]
 fn x2_a_put_with_a_new_ttl_beside_an_expiry_computed_before_it_stays() {
-    for bug in [None, Some(Bug::ExpiresOtherPut)] {
-        let mut machine = Machine::in_memory();
-        if let Some(bug) = bug {
-            machine.state.plant(bug);
-        }
-        let session = machine.open();
-        machine.run(&[put_for(session, 1, "k", ttl(100))]);
-        machine.wait(102);
-        let due = machine.due();
-        // In one entry, as the primary would order them; and also one after the other.
-        machine.run(&[put_for(session, 2, "k", ttl(100)), Request::expiry(due.clone())]);
-        machine.wait(1);
-        machine.expire(due.clone());
-        machine.run(&[put(session, 3, "k", "for ever", None), Request::expiry(due)]);
-        assert_eq!(machine.has("k"), bug.is_none(), "{bug:?}");
-    }
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    machine.run(&[put_for(session, 1, "k", ttl(100))]);
+    machine.wait(102);
+    let due = machine.due();
+    // In one entry, as the primary would order them; and also one after the other.
+    machine.run(&[put_for(session, 2, "k", ttl(100)), Request::expiry(due.clone())]);
+    machine.wait(1);
+    machine.expire(due.clone());
+    machine.run(&[put(session, 3, "k", "for ever", None), Request::expiry(due)]);
+    assert!(machine.has("k"));
 }
 
-/// The same revision, but a deadline that the stamp has not reached: a primary whose clock is ahead.
+/// Rule X2: the same revision, but a deadline that the stamp has not reached: a primary whose clock is ahead.
 #[test]
-fn x2_the_planted_bug_of_an_early_expiry_is_one() {
-    for bug in [None, Some(Bug::ExpiresEarly)] {
-        let mut machine = Machine::in_memory();
-        if let Some(bug) = bug {
-            machine.state.plant(bug);
-        }
-        let session = machine.open();
-        machine.run(&[put_for(session, 1, "k", ttl(100))]);
-        machine.wait(60);
-        let due = machine.due();
-        machine.expire(due);
-        assert_eq!(machine.has("k"), bug.is_none(), "{bug:?}");
-    }
+fn x2_a_key_is_not_removed_before_its_deadline() {
+    let mut machine = Machine::in_memory();
+    let session = machine.open();
+    machine.run(&[put_for(session, 1, "k", ttl(100))]);
+    machine.wait(60);
+    let due = machine.due();
+    machine.expire(due);
+    assert!(machine.has("k"));
 }
 
 #[test]
@@ -289,35 +278,27 @@ fn an_expiry_in_a_session_is_refused() {
 /// What ends is as much part of the state as the data: after a restart it ends at the same time.
 #[test]
 fn deadlines_and_leases_survive_a_restart_and_are_known_by_the_digest() {
-    for bug in [None, Some(Bug::DeadlinesNotInCheckpoint)] {
-        let disk = Disk::new();
-        let mut machine = Machine { state: State::open(disk.storage(), limits()).unwrap(), log: Log::new() };
-        if let Some(bug) = bug {
-            machine.state.plant(bug);
-        }
-        let session = machine.open();
-        let gone = machine.grant(session, 1, 200);
-        let id = machine.grant(session, 2, 300);
-        machine.run(&[put_for(session, 3, "a", ttl(100)), put_for(session, 4, "b", Lifetime::lease(id))]);
-        for n in 0..2 {
-            let checkpoint = machine.state.begin_checkpoint().unwrap().run().unwrap();
-            machine.state.finish_checkpoint(checkpoint);
-            machine.run(&[put_for(session, 5 + 2 * n, "a", ttl(100 + n))]);
-            machine.run(&[lease(session, 6 + 2 * n, LeaseCommand::Revoke { lease: gone })]);
-        }
+    let disk = Disk::new();
+    let mut machine = Machine { state: State::open(disk.storage(), limits()).unwrap(), log: Log::new() };
+    let session = machine.open();
+    let gone = machine.grant(session, 1, 200);
+    let id = machine.grant(session, 2, 300);
+    machine.run(&[put_for(session, 3, "a", ttl(100)), put_for(session, 4, "b", Lifetime::lease(id))]);
+    for n in 0..2 {
         let checkpoint = machine.state.begin_checkpoint().unwrap().run().unwrap();
         machine.state.finish_checkpoint(checkpoint);
-        let (digest, deadlines) = (machine.digest(), machine.state.deadlines());
-        machine.state = State::in_memory(limits());
-        machine.state = State::open(disk.storage(), limits()).unwrap();
-        let same = machine.digest() == digest && machine.state.deadlines() == deadlines;
-        assert_eq!(same, bug.is_none(), "{bug:?}");
-        if bug.is_none() {
-            machine.wait(310);
-            let due = machine.due();
-            assert_eq!(machine.expire(due), (2, 1));
-        }
+        machine.run(&[put_for(session, 5 + 2 * n, "a", ttl(100 + n))]);
+        machine.run(&[lease(session, 6 + 2 * n, LeaseCommand::Revoke { lease: gone })]);
     }
+    let checkpoint = machine.state.begin_checkpoint().unwrap().run().unwrap();
+    machine.state.finish_checkpoint(checkpoint);
+    let (digest, deadlines) = (machine.digest(), machine.state.deadlines());
+    machine.state = State::in_memory(limits());
+    machine.state = State::open(disk.storage(), limits()).unwrap();
+    assert_eq!((machine.digest(), machine.state.deadlines()), (digest, deadlines));
+    machine.wait(310);
+    let due = machine.due();
+    assert_eq!(machine.expire(due), (2, 1));
 }
 
 /// Rule T2: whatever a lease holds, each row fits into a piece; and to keep it alive writes none of its keys.

@@ -2,7 +2,6 @@
 
 use super::checks::{Checks, MOST_OUTPUTS};
 use super::clocks::{Clock, Stamps};
-use crate::bug::Bug;
 use crate::config::{Cluster, Options};
 use crate::ids::{Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq};
 use crate::message::{
@@ -268,8 +267,7 @@ pub(super) struct Group {
     /// What each member takes the time for.
     pub(super) clocks: Vec<Clock>,
     pub(super) stamps: Stamps,
-    pub(super) bug: Option<Bug>,
-    /// A seeded bug of journals: the wall clock beside an entry is that of what first stood at its op.
+    /// A mistake of journals: the wall clock beside an entry is that of what first stood at its op.
     pub(super) written_once: bool,
     checks: Checks,
 }
@@ -281,15 +279,6 @@ impl Group {
     }
 
     pub(super) fn with_options(data: u8, witnesses: u8, options: Options) -> Self {
-        Self::with(data, witnesses, options, None)
-    }
-
-    /// Data members that have a seeded bug.
-    pub(super) fn with_bug(data: u8, options: Options, bug: Option<Bug>) -> Self {
-        Self::with(data, 0, options, bug)
-    }
-
-    fn with(data: u8, witnesses: u8, options: Options, bug: Option<Bug>) -> Self {
         let mut builder = Cluster::builder("group");
         for id in 0..data + witnesses {
             let address = format!("member:{id}");
@@ -333,7 +322,6 @@ impl Group {
             options,
             clocks: vec![Clock::right(); usize::from(data + witnesses)],
             stamps: Stamps::default(),
-            bug,
             written_once: false,
             checks: Checks::default(),
         };
@@ -354,7 +342,6 @@ impl Group {
         self.lives += 1;
         let mut config =
             ReplicaConfig::new(self.cluster.clone(), MemberId::new(id), self.options.clone(), self.lives);
-        config.bug = self.bug;
         let now = self.now_of(id);
         let member = &mut self.members[usize::from(id)];
         member.life = self.lives;

@@ -19,9 +19,9 @@ struct Catch {
 /// By what a seeded bug was caught.
 #[derive(Debug)]
 enum Caught {
-    /// It took so many seeds, and broke this invariant.
+    /// It took so many seeds, and broke this invariant; no story shows it.
     Seeds(u64, &'static str),
-    /// All seeds went by, and this story ended badly.
+    /// This story ended badly.
     Story(&'static str, String),
 }
 
@@ -56,14 +56,19 @@ pub(crate) fn run(seeds: &Range<u64>, jobs: Option<usize>, json: bool) -> Result
     Err(found)
 }
 
-/// Runs seeds with a bug until one breaks an invariant. Some bugs take an execution that chance hardly comes to: for these there are stories.
+/// Runs the stories about a bug, and then seeds until one breaks an invariant. Some bugs take an execution that chance hardly comes to: for these
+/// there are stories.
 fn catch(bug: Bug, seeds: &Range<u64>) -> Catch {
     let began = Instant::now();
     let options = Options { bug: Some(bug), ..Options::default() };
-    let mut runs = seeds.clone().zip(1..);
-    let by_seeds = runs
-        .find_map(|(seed, taken)| Some(Caught::Seeds(taken, run_seed(seed, &options).violation?.invariant)));
-    let caught = by_seeds.or_else(|| tell(bug).map(|(story, found)| Caught::Story(story, found)));
+    let by_seeds = || {
+        let mut runs = seeds.clone().zip(1..);
+        runs.find_map(|(seed, taken)| {
+            Some(Caught::Seeds(taken, run_seed(seed, &options).violation?.invariant))
+        })
+    };
+    let by_story = || tell(bug).map(|(story, found)| Caught::Story(story, found));
+    let caught = by_story().or_else(by_seeds);
     Catch { bug, caught, wall: began.elapsed() }
 }
 

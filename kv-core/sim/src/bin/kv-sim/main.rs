@@ -1,6 +1,7 @@
 //! `kv-sim`: simulated clusters under random faults, one run for each seed.
 
 mod bugs;
+mod mutated;
 mod output;
 mod sweep;
 
@@ -49,12 +50,12 @@ struct Args {
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
 
-    /// Check that the simulator detects every seeded bug, and print how many seeds each one took. If no seed detects a bug, run the scripted scenario
-    /// for it, and print its name. Exit with code 1 if a bug is not detected at all.
+    /// Check that the simulator detects every seeded bug: by the scripted scenario for it, or else by seeds. Print the name of the scenario, or how
+    /// many seeds it took. Exit with code 1 if a bug is not detected at all. Builds a copy of the workspace that has the bugs.
     #[arg(long, conflicts_with_all = ["seed", "bug"])]
     bugs: bool,
 
-    /// Run with this seeded bug.
+    /// Run with this seeded bug. Builds a copy of the workspace that has it.
     #[arg(long, value_name = "NAME", value_parser = parse_bug)]
     bug: Option<Bug>,
 
@@ -85,6 +86,10 @@ fn main() -> ExitCode {
 /// # Errors
 /// If an invariant was broken, a seeded bug was not detected, or the result cannot be written.
 fn run(args: &Args) -> Result<(), String> {
+    let is_elsewhere = args.bug.is_some_and(|bug| !kv_sim::has(bug));
+    if (args.bugs || is_elsewhere) && !kv_sim::MUTATED {
+        return mutated::run();
+    }
     let long = args.long || args.years.is_some();
     let options = Options { bug: args.bug, long, ..Options::default() };
     if let Some(seed) = args.seed {

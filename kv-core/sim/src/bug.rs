@@ -1,9 +1,32 @@
-//! Seeded bugs: known-wrong variants that the simulator must catch.
+//! Seeded bugs: known mistakes that the simulator must detect.
 
-/// A known-wrong variant. Exists with the feature `sim` only, and does nothing unless it is given to a run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-#[non_exhaustive]
-pub enum Bug {
+macro_rules! bugs {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A known mistake. Those of the product are [mutants](crate::mutants): only a mutated copy of it has them. Those of the half that the
+        /// simulator has itself (the driver, the disk, the clocks) are in every build of the simulator. Neither does anything unless a run is
+        /// given the bug.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        #[non_exhaustive]
+        pub enum Bug {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// Its name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+
+bugs! {
     /// An entry is acknowledged when its write is issued, not when it is durable.
     AckBeforeSync,
     /// `DoViewChange` is sent before the new view is durable.
@@ -118,7 +141,7 @@ pub enum Bug {
     ExpiresEarly,
     /// A checkpoint leaves out the deadlines and the leases.
     DeadlinesNotInCheckpoint,
-    /// Member 1 stores a put with a wrong version now and then.
+    /// Member 1 stores a put with a wrong value now and then.
     AppliesAPutWrongly,
     /// A member that starts with other options than the cluster was formed with lives by them.
     OptionsOfThisLife,
@@ -148,88 +171,4 @@ pub enum Bug {
     CacheBelieved,
     /// A sync that failed is tried again, and then believed.
     FailedSyncRetried,
-}
-
-impl Bug {
-    /// All of them.
-    pub const ALL: &[Self] = &[
-        Self::AckBeforeSync,
-        Self::DoViewChangeBeforeView,
-        Self::LogViewLate,
-        Self::LogViewEarly,
-        Self::ReadUnconfirmed,
-        Self::ApplyUncommitted,
-        Self::CutInMemory,
-        Self::CheckpointBeforeLog,
-        Self::ResumeView,
-        Self::KeepSuffix,
-        Self::CommitWhileCatchingUp,
-        Self::OwnCommitAsBase,
-        Self::DedupAtProposal,
-        Self::RetryRenumbered,
-        Self::RetryInNewSession,
-        Self::CutAtFirstBad,
-        Self::VotesNeverExpire,
-        Self::LeavesAlone,
-        Self::SilentAbdication,
-        Self::ForgetsItsVote,
-        Self::LongestLogWins,
-        Self::KeepsOneOfTwo,
-        Self::FaultyCountsAsNack,
-        Self::OneNackIsEnough,
-        Self::StartViewEarly,
-        Self::FetchFromAnyLog,
-        Self::QuorumOfOneLess,
-        Self::OwnAppendCountsEarly,
-        Self::ReadRoundReused,
-        Self::ReadBelowInherited,
-        Self::FreshSinceHeard,
-        Self::FreshUnconfirmed,
-        Self::LeaseFromAnswer,
-        Self::LeaseSeenOnce,
-        Self::PromiseNotKept,
-        Self::PromiseForgotten,
-        Self::ClocksTooWrong,
-        Self::ClocksPause,
-        Self::StampOfOneClock,
-        Self::GreatestEstimate,
-        Self::AgeByOp,
-        Self::ArrivalOfAnother,
-        Self::BelievesFromAnswer,
-        Self::FormOnWord,
-        Self::FormsWithoutAll,
-        Self::WipedMemberJoins,
-        Self::DamageForgotten,
-        Self::CheckpointRecordedEarly,
-        Self::SessionsNotInCheckpoint,
-        Self::CountNotInCheckpoint,
-        Self::NamedByRevision,
-        Self::ForgottenRuns,
-        Self::HalfATransaction,
-        Self::PastIsPresent,
-        Self::ExpiresOtherPut,
-        Self::ExpiresEarly,
-        Self::DeadlinesNotInCheckpoint,
-        Self::AppliesAPutWrongly,
-        Self::OptionsOfThisLife,
-        Self::FailedForUnknown,
-        Self::WatchesSkipTheRest,
-        Self::WatchesAskAgain,
-        Self::WatchesSkipWhatIsGone,
-        Self::WatchesTellUncommitted,
-        Self::WatchesOversleep,
-        Self::OnlyTheLastQuestionCounts,
-        Self::DamagedStateDeleted,
-        Self::MergeTakenForHang,
-        Self::NoSync,
-        Self::NoDirectorySync,
-        Self::CacheBelieved,
-        Self::FailedSyncRetried,
-    ];
-}
-
-/// The bug that is planted in a member's state.
-#[must_use]
-pub fn state_bug(bug: Option<Bug>, member: usize) -> Option<Bug> {
-    bug.filter(|bug| *bug != Bug::AppliesAPutWrongly || member == 1)
 }

@@ -1,6 +1,7 @@
 //! Load by those who take as much as they get: clients with a certificate of their own, and strangers. Each attack runs on a thread of its
 //! own, so that it does not slow down the client that is measured beside it.
 
+use crate::machine::attempt;
 use crate::raw;
 use kv_core::Client;
 use kv_core::ids::{ClusterId, RequestNumber, Revision, SessionId};
@@ -67,10 +68,9 @@ impl Attack {
         let tally = Tally::default();
         let count = tally.0.clone();
         let thread = std::thread::spawn(move || {
-            // An attacker has a machine of his own: what his load costs him is not to be taken from the members. On Linux it counts for
-            // this thread alone; elsewhere the load is only less polite.
+            // An attacker has a machine of his own: what his load costs him is not to be taken from the members.
             if cfg!(target_os = "linux") {
-                rustix::process::nice(GIVES_WAY).expect("one may always be nicer");
+                give_way();
             }
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -238,6 +238,17 @@ impl Attack {
                 }
             }
         })
+    }
+}
+
+/// This thread runs only while a core has nothing else to do; where the program `chrt` is missing, it is at least nicer than others. (On Linux
+/// both count for this thread alone.)
+fn give_way() {
+    rustix::process::nice(GIVES_WAY).expect("one may always be nicer");
+    let thread = std::fs::read_link("/proc/thread-self").expect("Linux has it");
+    let thread = thread.file_name().and_then(|id| id.to_str()).expect("it ends with the thread's id");
+    if let Err(error) = attempt("chrt", &["--idle", "--pid", "0", thread]) {
+        println!("  the attack takes time from the members: {error}");
     }
 }
 

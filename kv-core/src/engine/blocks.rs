@@ -18,9 +18,11 @@
 //!
 //! What remains readable and wrong: a device that drops the write of a block *and* of its sums.
 
-use super::EngineError;
 use super::checksums::{CACHED, ChecksumCache, GROUP, block_at, file_len, sum_of, sums_at};
 use super::head::{COPIES, Head, SECTOR, TREE_BYTES};
+use super::read_view::STEP_BYTES;
+use super::readahead::Readahead;
+use super::{EngineError, steps};
 use crate::storage::File;
 use std::fmt;
 use std::io;
@@ -31,12 +33,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The unit of checking, and the B-tree's page.
 pub(super) const BLOCK: usize = 4096;
 
+/// A large value is read in parts of this size.
+const READ_AT_ONCE: usize = 16 * BLOCK;
+
 const READ: &str = "read";
 const WRITE: &str = "write";
 
 /// A checked file; see the module.
 pub(super) struct Blocks {
     file: Arc<dyn File>,
+    readahead: Readahead,
     inner: Mutex<Inner>,
     /// One sync at a time.
     syncing: Mutex<()>,
@@ -118,8 +124,10 @@ impl Blocks {
     }
 
     fn new(file: Arc<dyn File>, head: Head, abandoned: Arc<AtomicBool>) -> Self {
+        file.without_readahead();
         Self {
             file,
+            readahead: Readahead::new(),
             inner: Mutex::new(Inner { written: head.clone(), head, sums: ChecksumCache::new(CACHED) }),
             syncing: Mutex::new(()),
             failure: Mutex::new(None),
@@ -189,14 +197,22 @@ impl Blocks {
         }
         for (blocks, range) in runs(offset, out.len())? {
             let out = &mut out[range];
-            self.file.read_at(out, block_at(blocks.start)).map_err(|error| self.fail_io(READ, error))?;
             let sums = self.with_sums(&blocks, |sums| sums.get(&blocks).map(<[u64]>::to_vec))?;
-            for ((index, block), sum) in blocks.zip(out.chunks_exact_mut(BLOCK)).zip(sums) {
-                if sum_of(index, block) != sum && !self.reads_well_again(index, block)? {
-                    let detail =
-                        format!("block {index}, at byte {} of it, fails its checksum", block_at(index));
-                    return Err(self.fail(EngineError::damaged(detail)));
+            let mut blocks = blocks.zip(sums);
+            // A large value a part at a time: a thread may have to give way in between.
+            for part in out.chunks_mut(READ_AT_ONCE) {
+                let Some((first, _)) = blocks.clone().next() else { break };
+                let at = block_at(first);
+                self.readahead.reading(&*self.file, at..at + part.len() as u64);
+                self.file.read_at(part, at).map_err(|error| self.fail_io(READ, error))?;
+                for (block, (index, sum)) in part.chunks_exact_mut(BLOCK).zip(&mut blocks) {
+                    if sum_of(index, block) != sum && !self.reads_well_again(index, block)? {
+                        let detail =
+                            format!("block {index}, at byte {} of it, fails its checksum", block_at(index));
+                        return Err(self.fail(EngineError::damaged(detail)));
+                    }
                 }
+                steps::pace(part.len() / STEP_BYTES);
             }
         }
         Ok(())

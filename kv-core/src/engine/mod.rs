@@ -32,6 +32,7 @@ mod layers;
 mod memory;
 mod memtable;
 mod read_view;
+mod readahead;
 mod snapshot;
 mod staging;
 pub(crate) mod steps;

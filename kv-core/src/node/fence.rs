@@ -3,6 +3,7 @@
 
 use crate::storage::{File, Storage};
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -114,6 +115,14 @@ impl File for FencedFile {
     fn sync(&self) -> io::Result<()> {
         open(&self.closed)?;
         self.inner.sync()
+    }
+
+    fn without_readahead(&self) {
+        self.inner.without_readahead();
+    }
+
+    fn read_ahead(&self, range: Range<u64>) {
+        self.inner.read_ahead(range);
     }
 
     fn drop_cache(&self) -> io::Result<()> {

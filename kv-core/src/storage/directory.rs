@@ -4,6 +4,7 @@ use super::{File, Storage};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Metadata, OpenOptions, TryLockError};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -271,6 +272,21 @@ impl File for OnDisk {
     #[cfg(not(target_os = "linux"))]
     fn drop_cache(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn without_readahead(&self) {
+        // It is a hint: a file system that does not take it reads ahead.
+        let _ = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::Random);
+    }
+
+    #[cfg(target_os = "linux")]
+    fn read_ahead(&self, range: Range<u64>) {
+        let len = std::num::NonZero::new(range.end.saturating_sub(range.start));
+        if len.is_some() {
+            // It is a hint.
+            let _ = rustix::fs::fadvise(&self.0, range.start, len, rustix::fs::Advice::WillNeed);
+        }
     }
 
     fn len(&self) -> io::Result<u64> {

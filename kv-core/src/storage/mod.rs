@@ -11,6 +11,7 @@ pub use directory::{Directory, DirectoryError};
 
 use std::fmt::Debug;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// One directory, flat: names have no separators.
@@ -96,6 +97,15 @@ pub trait File: Send + Sync + Debug {
     /// # Errors
     /// Any error of the disk.
     fn drop_cache(&self) -> io::Result<()>;
+
+    /// From now on the system reads nothing ahead of its own accord: the owner does it ([`read_ahead`](Self::read_ahead)), in small parts.
+    /// A hint. Default: nothing.
+    fn without_readahead(&self) {}
+
+    /// Begins to read a range into the system's memory, and does not wait for it. A hint. Default: nothing.
+    fn read_ahead(&self, range: Range<u64>) {
+        let _ = range;
+    }
 
     /// The length in bytes.
     ///

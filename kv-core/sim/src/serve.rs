@@ -37,12 +37,12 @@ pub(super) struct Way {
 impl Way {
     /// The name of what was asked over it.
     pub(super) const fn watch_id(&self) -> WatchId {
-        (self.client << 32 | self.epoch as usize, self.call)
+        (Self::connection(self.client, self.epoch), self.call)
     }
 
-    /// Whether the client has another connection by now. `epochs` are those of all clients.
-    pub(super) fn is_void(&self, epochs: &[u32]) -> bool {
-        epochs.get(self.client) != Some(&self.epoch)
+    /// The name of a client's connection.
+    pub(super) const fn connection(client: usize, epoch: u32) -> usize {
+        client << 32 | epoch as usize
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Watches {
     /// Where that goes on.
     woken: Option<Position>,
     sweeping: bool,
+    /// Connections of each client below this epoch are known to be gone.
+    gone: Vec<u32>,
     cut_off: CutOff,
 }
 
@@ -232,7 +234,13 @@ impl World {
         let hears = process.replica.status().primary.is_some();
         let watches = &mut process.serving.watches;
         let lost = watches.cut_off.look(now, hears, patience) || process.state.is_none();
-        let over = watches.waiting.over(now, lost, |way| way.is_void(&epochs));
+        watches.gone.resize(epochs.len(), 0);
+        for (client, (gone, epoch)) in watches.gone.iter_mut().zip(epochs).enumerate() {
+            for connection in std::mem::replace(gone, epoch)..epoch {
+                watches.waiting.cancel_all(Way::connection(client, connection));
+            }
+        }
+        let over = watches.waiting.over(now, lost);
         watches.sweeping = !watches.waiting.is_empty();
         if watches.sweeping {
             self.schedule_due(self.now + self.plan.watching.sweep, member, Due::Sweep);

@@ -55,6 +55,14 @@ impl ReadView {
         self.get_at(key, self.revision)
     }
 
+    /// The value of a key (`None`: it was removed), if that is known without the disk: the key has changed lately.
+    #[must_use]
+    pub fn get_in_memory(&self, key: &[u8]) -> Option<Option<Bytes>> {
+        self.memtables()
+            .find_map(|memtable| memtable.get(key, self.revision))
+            .map(|(_, change)| change.value().cloned())
+    }
+
     /// The value that a key had at a revision from [`floor`](Self::floor) to [`revision`](Self::revision).
     ///
     /// # Errors

@@ -117,6 +117,16 @@ impl StateReader {
         Ok(Answer::Records { records: page.records, next: page.next, revision })
     }
 
+    /// The answer to a query that needs no disk and little work: the newest record of a key that has changed lately.
+    #[must_use]
+    pub fn answer_from_memory(&self, query: &Query) -> Option<Answer> {
+        let Query::Get { key, at: None } = query else { return None };
+        let view = self.latest();
+        // What cannot be decoded is looked at again, and reported, where other reads are.
+        let record = view.get_in_memory(key)?.as_ref().map(record::decode).transpose().ok()?;
+        Some(Answer::Value { record, revision: view.revision() })
+    }
+
     /// The result of a request that was applied lately, if it is at hand. `None` proves nothing: propose the request.
     #[must_use]
     pub fn stored(&self, session: SessionId, number: RequestNumber) -> Option<Result<Outcome, Rejection>> {

@@ -120,7 +120,9 @@ pub struct Watchers<T> {
     /// How many prefixes of each length there are.
     lengths: BTreeMap<usize, usize>,
     ranges: BTreeSet<u64>,
-    by_id: HashMap<WatchId, u64>,
+    by_id: BTreeMap<WatchId, u64>,
+    /// By when each is answered.
+    by_deadline: BTreeSet<(Instant, u64)>,
     /// Changes up to here have woken whoever waited for them.
     dispatched: Revision,
     /// The newest revision of which any change has woken others. Whoever is to wait has looked at least so far.
@@ -138,7 +140,8 @@ impl<T> Default for Watchers<T> {
             by_prefix: HashMap::new(),
             lengths: BTreeMap::new(),
             ranges: BTreeSet::new(),
-            by_id: HashMap::new(),
+            by_id: BTreeMap::new(),
+            by_deadline: BTreeSet::new(),
             dispatched: Revision::ZERO,
             begun: Revision::ZERO,
             closed: false,
@@ -205,6 +208,7 @@ impl<T> Watchers<T> {
         }
         let before = self.by_id.insert(waiting.id, id);
         debug_assert_eq!(before, None, "{:?} asks twice", waiting.id);
+        self.by_deadline.insert((waiting.until, id));
         self.waiting.insert(id, waiting);
     }
 
@@ -230,6 +234,7 @@ impl<T> Watchers<T> {
             Place::Range => drop(self.ranges.remove(&id)),
         }
         self.by_id.remove(&waiting.id);
+        self.by_deadline.remove(&(waiting.until, id));
         Some(waiting)
     }
 
@@ -237,6 +242,13 @@ impl<T> Watchers<T> {
     pub fn cancel(&mut self, id: WatchId) -> Option<Waiting<T>> {
         let number = self.by_id.get(&id).copied()?;
         self.remove(number)
+    }
+
+    /// A connection is gone, and everyone who asked over it.
+    pub fn cancel_all(&mut self, connection: usize) -> Vec<Waiting<T>> {
+        let asked = self.by_id.range((connection, 0)..=(connection, u64::MAX));
+        let ids: Vec<u64> = asked.map(|(_, id)| *id).collect();
+        self.take(ids)
     }
 
     /// Who follows this key.
@@ -258,9 +270,8 @@ impl<T> Watchers<T> {
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
-    fn take_if(&mut self, wanted: impl Fn(&Waiting<T>) -> bool) -> Vec<Waiting<T>> {
-        let mut ids: Vec<u64> =
-            self.waiting.iter().filter(|(_, waiting)| wanted(waiting)).map(|(id, _)| *id).collect();
+    fn take_all(&mut self) -> Vec<Waiting<T>> {
+        let mut ids: Vec<u64> = self.waiting.keys().copied().collect();
         ids.sort_unstable();
         self.take(ids)
     }
@@ -292,20 +303,19 @@ impl<T> Watchers<T> {
             // Too far behind to know who is concerned.
             Err(Compacted { oldest }) => {
                 self.dispatched = self.dispatched.max(*oldest);
-                Woken { watches: self.take_if(|_| true), next: Some(Position::after(*oldest)) }
+                Woken { watches: self.take_all(), next: Some(Position::after(*oldest)) }
             }
         }
     }
 
-    /// Takes out whose time is over, or all if this member is `lost`, each with its answer; and those for which `is_gone` returns that nobody
-    /// waits for an answer.
-    pub fn over(
-        &mut self,
-        now: Instant,
-        lost: bool,
-        is_gone: impl Fn(&T) -> bool,
-    ) -> Vec<(Waiting<T>, Answer)> {
-        let over = self.take_if(|it| lost || it.until <= now || is_gone(&it.with));
+    /// Takes out whose time is over, or all if this member is `lost`, each with its answer. Costs nothing for those who go on waiting.
+    pub fn over(&mut self, now: Instant, lost: bool) -> Vec<(Waiting<T>, Answer)> {
+        let over = if lost {
+            self.take_all()
+        } else {
+            let due: Vec<u64> = self.by_deadline.range(..=(now, u64::MAX)).map(|(_, id)| *id).collect();
+            self.take(due)
+        };
         let dispatched = self.dispatched;
         let answer = |it: &Waiting<T>| {
             let next = if it.behind() < dispatched { Position::after(dispatched) } else { it.place() };
@@ -320,7 +330,7 @@ impl<T> Watchers<T> {
     /// From now on nobody may wait. Returns those who did.
     pub fn close(&mut self) -> Vec<Waiting<T>> {
         self.closed = true;
-        self.take_if(|_| true)
+        self.take_all()
     }
 }
 

@@ -28,9 +28,8 @@ const LAST_WITHIN: Duration = Duration::from_millis(100);
 const WRITE_BYTES: usize = 256 << 10;
 /// Frames above this are large: they get no more than their part of the memory.
 const SMALL_FRAME: usize = 64 << 10;
-
-/// Others have a turn on the runtime's thread when so much was read from one client.
-const TURN_BYTES: usize = 64 << 10;
+/// Nothing more is read from a client for so long after a large frame of its, so that clients who send nothing else leave time for others.
+const AFTER_LARGE: Duration = Duration::from_millis(1);
 
 /// The least that a call in flight is taken to hold.
 const CALL_BYTES: usize = 256;
@@ -58,7 +57,7 @@ pub(super) async fn serve(
 ) {
     tracing::debug!(client = name, "client connected");
     let outbox = Outbox::new(shared.admission.clone(), account);
-    let _closed = CloseOnDrop(outbox.clone());
+    let _closed = CloseOnDrop(shared, outbox.clone());
     let share = Share::none(&shared.admission.budget, outbox.account());
     let incoming = Incoming { shared, reader, share, since_turn: 0 };
     let ended = tokio::select! {
@@ -72,11 +71,13 @@ pub(super) async fn serve(
     }
 }
 
-struct CloseOnDrop(Arc<Outbox>);
+struct CloseOnDrop<'a>(&'a Shared, Arc<Outbox>);
 
-impl Drop for CloseOnDrop {
+impl Drop for CloseOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.close();
+        // In this order: a watch that comes to wait later sees that the connection is closed.
+        self.1.close();
+        self.0.watches.cancel_all(&self.1);
     }
 }
 
@@ -94,7 +95,7 @@ impl Incoming<'_> {
     /// Whether others have a turn, after a read beyond `held`.
     fn gives_way(&mut self, held: usize) -> bool {
         self.since_turn += self.reader.buffered_bytes().saturating_sub(held);
-        let is_due = self.since_turn >= TURN_BYTES;
+        let is_due = self.since_turn >= wire::TURN_BYTES;
         if is_due {
             self.since_turn = 0;
         }
@@ -127,7 +128,7 @@ impl Incoming<'_> {
             match timeout_at(until, step).await {
                 Ok(Err(error)) => return Err(WireError::from(error).into()),
                 // Who sends much gives way to others now and again: tasks share the runtime's few threads.
-                Ok(Ok(true)) if self.gives_way(held) => tokio::task::yield_now().await,
+                Ok(Ok(true)) if self.gives_way(held) => wire::give_way().await,
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) if begun => return Err(WireError::Truncated.into()),
                 Ok(Ok(false)) => return Ok(None),
@@ -153,8 +154,13 @@ async fn receive(outbox: &Arc<Outbox>, mut incoming: Incoming<'_>) -> Result<(),
         if frame.kind() == Kind::Alive {
             continue;
         }
+        let is_large = frame.body_len() > SMALL_FRAME;
         let message = frame.client_message()?;
         drop(frame);
+        if is_large {
+            // To decode it has taken a while, and so will what comes next.
+            wire::give_way().await;
+        }
         if !Party::Client.may_call(&message.what) {
             return Err(WireError::NotAllowed { what: "a call", party: Party::Client }.into());
         }
@@ -164,6 +170,9 @@ async fn receive(outbox: &Arc<Outbox>, mut incoming: Incoming<'_>) -> Result<(),
         }
         last = Some(message.call);
         dispatch(incoming.shared, outbox, message.call, message.what, share);
+        if is_large {
+            tokio::time::sleep(AFTER_LARGE).await;
+        }
     }
 }
 
@@ -181,6 +190,9 @@ async fn answer(shared: &Shared, outbox: &Outbox, mut writer: FrameWriter<Writer
         let (count, mut held, mut shares) = (answers.len(), 0, Vec::with_capacity(answers.len()));
         for (answer, share) in answers {
             writer.push(wire::encode_server_message(&answer));
+            if share.bytes() > SMALL_FRAME {
+                wire::give_way().await;
+            }
             held += share.bytes();
             shares.push(share);
         }

@@ -76,7 +76,7 @@ use link::Link;
 use shared::Shared;
 use std::sync::Arc;
 use std::time::Duration;
-use stop::Threads;
+use stop::{Threads, Urgency};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use writer::StateOpener;
@@ -288,14 +288,15 @@ fn start_threads(
     journal: Journal,
     opener: Option<StateOpener>,
 ) -> std::io::Result<()> {
-    threads.start(shared, "kv-journal", move |shared| writer::run(journal, shared, opener))?;
+    threads
+        .start(shared, "kv-journal", Urgency::Prompt, move |shared| writer::run(journal, shared, opener))?;
     if shared.role == Role::Data {
-        threads.start(shared, "kv-applier", applier::run)?;
+        threads.start(shared, "kv-applier", Urgency::Prompt, applier::run)?;
     }
     for _ in 0..pool::THREADS {
-        threads.start(shared, "kv-reader", |shared| shared.pool.work())?;
+        threads.start(shared, "kv-reader", Urgency::Background, |shared| shared.pool.work())?;
     }
-    threads.start(shared, "kv-sender", |shared| shared.peers.work())?;
+    threads.start(shared, "kv-sender", Urgency::Prompt, |shared| shared.peers.work())?;
     Ok(())
 }
 

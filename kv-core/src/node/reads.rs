@@ -121,8 +121,18 @@ impl Reads {
     }
 }
 
-/// Carries reads out, on the threads that may wait for the disk.
-pub(super) fn run(shared: &Arc<Shared>, reads: Vec<Read>, least: Least) {
+/// Carries reads out: at once where memory has the answer, and otherwise on the threads that may wait for the disk.
+pub(super) fn run(shared: &Arc<Shared>, mut reads: Vec<Read>, least: Least) {
+    if let Some(state) = shared.state().filter(|state| least.is_met_by(state)) {
+        let mut others = Vec::new();
+        for (query, reply) in reads {
+            match state.answer_from_memory(&query) {
+                Some(answer) => reply.send(answer),
+                None => others.push((query, reply)),
+            }
+        }
+        reads = others;
+    }
     for (whose, share) in pool::shares(reads, SHARE, |(_, reply)| reply.whose()) {
         let state = shared.clone();
         shared.pool.run(pool::Kind::Read, whose, move || {

@@ -286,11 +286,6 @@ impl Reply {
         self.outbox.is_full()
     }
 
-    /// Whether nobody is there to have the answer.
-    pub(super) fn is_gone(&self) -> bool {
-        lock(&self.outbox.state).closed
-    }
-
     /// What distinguishes its connection from others, as long as this lives.
     pub(super) fn connection(&self) -> usize {
         self.outbox.name()
@@ -332,9 +327,10 @@ impl WatchSlot {
     /// Of one connection; beside them it has room for calls.
     pub(super) const MOST: usize = CALLS_PER_CONNECTION / 2;
 
-    /// Whether the client has taken it back.
+    /// Whether nobody wants the answer: the client has taken the watch back, or its connection is closed.
     pub(super) fn is_taken_back(&self) -> bool {
-        lock(&self.outbox.state).watching.get(&self.call).copied().unwrap_or_default()
+        let state = lock(&self.outbox.state);
+        state.closed || state.watching.get(&self.call).copied().unwrap_or_default()
     }
 }
 

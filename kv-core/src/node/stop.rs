@@ -5,6 +5,7 @@ use super::shared::Shared;
 use super::sync::lock;
 use super::writer::Writes;
 use super::{LAST_HANDOVER_WITHIN, StopReason, handover};
+use crate::engine::steps;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -15,6 +16,33 @@ use tokio::sync::watch;
 
 /// How long the threads of a node that stops may take to end: as long as what the disk is doing takes, unless it does not return at all.
 const THREADS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How soon a thread runs when others on the same machine want to run too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Urgency {
+    /// Somebody waits for each thing that it does: replication, or a client's write.
+    Prompt,
+    /// It may have much to do for few: it gives way to threads of normal priority.
+    Background,
+}
+
+/// The nice value of background threads: of a busy core they get about a tenth of what a thread of normal priority gets.
+#[cfg(target_os = "linux")]
+const BACKGROUND_NICE: i32 = 10;
+
+impl Urgency {
+    /// Makes this thread so. Best effort: a thread whose priority cannot be set keeps the normal one.
+    fn apply(self) {
+        if self == Self::Background {
+            steps::give_way();
+            // Elsewhere than on Linux it would count for the whole process.
+            #[cfg(target_os = "linux")]
+            if let Err(error) = rustix::process::nice(BACKGROUND_NICE) {
+                tracing::debug!(%error, "cannot lower the priority of a thread");
+            }
+        }
+    }
+}
 
 /// The node's threads.
 #[derive(Debug)]
@@ -46,6 +74,7 @@ impl Threads {
         &self,
         shared: &Arc<Shared>,
         name: &'static str,
+        urgency: Urgency,
         work: impl FnOnce(&Arc<Shared>) + Send + 'static,
     ) -> io::Result<()> {
         let shared = shared.clone();
@@ -55,6 +84,7 @@ impl Threads {
         let thread = Builder::new().name(name.to_owned()).spawn(move || {
             let _alive = alive;
             let _guard = shared.guard(name);
+            urgency.apply();
             shared.span.in_scope(|| work(&shared));
             shared.idle.end();
         })?;

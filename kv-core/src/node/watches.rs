@@ -21,7 +21,7 @@ const MAX_BYTES: usize = 1 << 20;
 /// A watch is answered after this time at the latest, though nothing of it has changed: then it goes on from a later place, and both ends
 /// know that the other is there.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// How often those who wait are looked through.
+/// How often those whose time is over are answered.
 const SWEEP: Duration = Duration::from_secs(1);
 /// So many that were woken are answered by one job.
 const SHARE: usize = 32;
@@ -62,6 +62,12 @@ impl Watches {
     /// How many wait.
     pub(super) fn waiting(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// The connection is closed, and whoever asked over it is gone.
+    pub(super) fn cancel_all(&self, outbox: &Arc<Outbox>) {
+        let gone = self.with(|waiting| waiting.cancel_all(outbox.name()));
+        drop(gone);
     }
 
     /// The client has lost interest.
@@ -188,7 +194,7 @@ fn dispatch(shared: &Arc<Shared>) {
     }
 }
 
-/// Looks through those who wait, until the node stops.
+/// Answers those whose time is over, until the node stops.
 pub(super) async fn sweep(shared: Arc<Shared>) {
     let mut closing = shared.closing.subscribe();
     let mut cut_off = CutOff::default();
@@ -205,7 +211,7 @@ pub(super) async fn sweep(shared: Arc<Shared>) {
         }
         let hears = shared.status.primary().is_some();
         let lost = cut_off.look(now, hears, shared.options.suspect_max * 2) || shared.state().is_none();
-        let over = shared.watches.with(|watches| watches.over(now, lost, |asked| asked.reply.is_gone()));
+        let over = shared.watches.with(|watches| watches.over(now, lost));
         over.into_iter().for_each(|(it, answer)| it.with.reply.send(answer));
     }
 }

@@ -19,6 +19,16 @@ const READ_CHUNK: usize = 64 << 10;
 /// Frames from here on are not copied together with others.
 const LARGE_FRAME: usize = 32 << 10;
 
+/// After so many bytes a connection that is busy gives way to others.
+pub(crate) const TURN_BYTES: usize = 64 << 10;
+
+/// Lets other tasks of this runtime, and other threads of this machine, have their turn. Encrypting, decrypting and copying take time, and a
+/// thread that never waits is not interrupted for milliseconds, however urgent the others are.
+pub(crate) async fn give_way() {
+    std::thread::yield_now();
+    tokio::task::yield_now().await;
+}
+
 /// Reads frames, and nothing but acceptable ones.
 ///
 /// Memory follows what has arrived, not what a header announces. Whoever must know of it beforehand takes the three steps of
@@ -246,6 +256,10 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// # Cancel safety
     /// Cancel safe: a later flush goes on where this one was dropped.
     pub async fn flush(&mut self) -> io::Result<()> {
+        // Others have a turn now and again, also while the stream takes everything at once.
+        while !std::future::poll_fn(|cx| self.poll_write(cx, TURN_BYTES)).await? {
+            give_way().await;
+        }
         std::future::poll_fn(|cx| self.poll_flush(cx)).await
     }
 
@@ -254,9 +268,25 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// # Errors
     /// As [`flush`](Self::flush).
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write(cx, usize::MAX))?;
+        if self.unflushed {
+            ready!(Pin::new(&mut self.writer).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes about so many bytes at most; whether that was all.
+    fn poll_write(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<bool>> {
         self.seal_tail();
+        let mut room = most;
         while let Some(front) = self.queue.front_mut() {
-            let written = ready!(Pin::new(&mut self.writer).poll_write(cx, front))?;
+            if room == 0 {
+                return Poll::Ready(Ok(false));
+            }
+            // A part at a time, whatever `most` is: after `Pending` the stream is offered the same bytes again.
+            let part = &front[..front.len().min(TURN_BYTES)];
+            let written = ready!(Pin::new(&mut self.writer).poll_write(cx, part))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -264,14 +294,11 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
             if front.is_empty() {
                 self.queue.pop_front();
             }
+            room = room.saturating_sub(written);
             self.queued -= written;
             self.unflushed = true;
         }
-        if self.unflushed {
-            ready!(Pin::new(&mut self.writer).poll_flush(cx))?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(true))
     }
 
     fn seal_tail(&mut self) {

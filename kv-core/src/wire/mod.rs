@@ -44,6 +44,7 @@ pub use hello::{
 };
 pub use identity::{describe, prove_member};
 pub use io::{FrameReader, FrameWriter};
+pub(crate) use io::{TURN_BYTES, give_way};
 
 use crate::ids::Timestamp;
 use crate::message::{Answer, ClientCall, ClientMessage, Entry, Message, ServerMessage};

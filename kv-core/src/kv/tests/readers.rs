@@ -1,6 +1,7 @@
 //! Readers beside the writer.
 
 use super::*;
+use crate::message::Query;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn scanned(
@@ -45,6 +46,26 @@ fn a_reader_that_was_made_early_sees_what_is_applied_later() {
     machine.run(&[put(session, 1, "k", "v", None)]);
     assert_eq!((reader.applied().op, reader.revision()), (Op::new(2), Revision::new(1)));
     assert!(reader.get(b"k").unwrap().0.is_some());
+}
+
+/// What needs no disk is answered without waiting for those who do.
+#[test]
+fn a_key_that_changed_lately_is_answered_from_memory_as_from_anywhere() {
+    let disk = crate::storage::simulated::Disk::new();
+    let mut machine = Machine { state: State::open(disk.storage(), limits()).unwrap(), log: Log::new() };
+    let session = machine.open();
+    machine.run(&[put(session, 1, "old", "v", None), put(session, 2, "gone", "v", None)]);
+    let checkpoint = machine.state.begin_checkpoint().unwrap();
+    machine.state.finish_checkpoint(checkpoint.run().unwrap());
+    machine.run(&[put(session, 3, "new", "v", None), delete(session, 4, "gone", None)]);
+    let reader = machine.state.reader();
+    let get = |key: &'static str, at| Query::Get { key: key.into(), at };
+    for key in ["new", "gone"] {
+        let answer = reader.answer_from_memory(&get(key, None)).expect("it changed lately");
+        assert_eq!(answer, reader.answer(&get(key, None), 9, 999).unwrap());
+    }
+    let elsewhere = [get("old", None), get("never", None), get("new", Some(reader.revision()))];
+    assert!(elsewhere.iter().all(|query| reader.answer_from_memory(query).is_none()));
 }
 
 /// Every entry moves all counters at once; a reader must always find them equal, at the revision that it is given.

@@ -177,10 +177,10 @@ fn w4_progress_is_reported_no_further_than_all_have_been_woken() {
     // The first two of revision 4 are gone through, and then its time is over.
     let first = watchers.changed(&state.all_changes(Position::after(r(2)), 3, usize::MAX).unwrap());
     assert_eq!((first.watches.len(), first.next), (0, Some(within(4, "b"))));
-    let over = watchers.over(Instant::new(1_000), false, |_| false);
+    let over = watchers.over(Instant::new(1_000), false);
     assert_eq!(place(&over[0].1), &Position::after(r(3)));
     assert_eq!(dispatch(&mut watchers, &state, 9), [0; 0]);
-    let over = watchers.over(Instant::new(2_000), false, |_| false);
+    let over = watchers.over(Instant::new(2_000), false);
     assert_eq!(place(&over[0].1), &Position::after(r(4)));
 }
 
@@ -207,7 +207,7 @@ fn a_question_ahead_of_this_member_keeps_its_place() {
     assert_eq!(looked, Look::Nothing(within(9, "a")));
     assert!(watchers.wait(key("k", within(9, "a"), 1), || r(2)).is_none());
     assert_eq!(watchers.dispatched(), r(2));
-    let over = watchers.over(Instant::new(1_000), false, |_| false);
+    let over = watchers.over(Instant::new(1_000), false);
     assert_eq!(place(&over[0].1), &within(9, "a"));
 }
 
@@ -236,8 +236,8 @@ fn a_member_that_is_cut_off_or_stops_keeps_nobody_waiting() {
     assert_eq!(lost, [false, false, true, false, false, false, true]);
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("k", Position::after(r(2)), 1), || r(2)).is_none());
-    assert!(watchers.over(Instant::new(0), false, |_| false).is_empty());
-    let over = watchers.over(Instant::new(0), true, |_| false);
+    assert!(watchers.over(Instant::new(0), false).is_empty());
+    let over = watchers.over(Instant::new(0), true);
     assert_eq!(over[0].1, Answer::NotPrimary { hint: None });
     assert!(watchers.wait(key("k", Position::after(r(2)), 2), || r(2)).is_none());
     assert_eq!(calls(&watchers.close()), [2]);
@@ -252,4 +252,21 @@ fn a_watch_without_a_position_gets_one() {
         panic!("at once")
     };
     assert_eq!(place(&answer), &Position::after(r(2)));
+}
+
+/// Rule W5: nobody waits for the answer of a connection that is closed; and to look for those whose time is over costs nothing for the others.
+#[test]
+fn w5_a_closed_connection_takes_its_questions_along_and_no_others() {
+    let mut watchers = Watchers::default();
+    let after = || Position::after(r(2));
+    let of = |connection: usize, call: u64| Waiting { id: (connection, call), ..key("k", after(), call) };
+    for waiting in [of(1, 1), of(1, u64::MAX), of(2, 1), of(3, 7)] {
+        assert!(watchers.wait(waiting, || r(2)).is_none());
+    }
+    assert_eq!(calls(&watchers.cancel_all(1)), [1, u64::MAX]);
+    assert!(watchers.cancel_all(1).is_empty() && watchers.cancel((1, 1)).is_none());
+    assert!(watchers.over(Instant::new(999), false).is_empty());
+    let over = watchers.over(Instant::new(1_000), false);
+    assert_eq!(over.iter().map(|(waiting, _)| waiting.id).collect::<Vec<_>>(), [(2, 1), (3, 7)]);
+    assert!(watchers.is_empty() && watchers.over(Instant::new(9_999), true).is_empty());
 }

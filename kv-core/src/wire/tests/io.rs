@@ -187,6 +187,19 @@ async fn many_frames_make_one_write_and_one_flush() {
     assert_eq!(sink.bytes, expected);
 }
 
+/// F-load-9: a client whose connection takes everything at once is no reason for others to wait for all of it.
+#[tokio::test]
+async fn f_load_9_a_large_flush_gives_way_to_other_tasks() {
+    let mut sink = Counting::default();
+    let mut writer = FrameWriter::new(&mut sink);
+    writer.push(Bytes::from(vec![7; 3 * TURN_BYTES]));
+    for turn in 1..=2 {
+        assert!(writer.flush().now_or_never().is_none(), "others have a turn after part {turn}");
+    }
+    assert!(writer.flush().now_or_never().is_some_and(|flushed| flushed.is_ok()), "a dropped flush goes on");
+    assert_eq!((sink.writes, sink.flushes, sink.bytes.len()), (3, 1, 3 * TURN_BYTES));
+}
+
 #[tokio::test]
 async fn a_dropped_flush_goes_on_later() {
     let (near, far) = tokio::io::duplex(50);

@@ -1,28 +1,25 @@
-//! Counts what reading takes: look-ups and steps, and one for each 256 bytes read from the B-tree. Threads that read for others give way to
-//! more urgent ones every few steps; tests ask how the number of steps grows.
+//! Counts what reading takes: look-ups and steps, and one for each 256 bytes read from the B-tree. A thread that reads for others is called back
+//! every few steps, to give way to more urgent ones; tests ask how the number of steps grows.
 
 use std::cell::Cell;
-use std::time::Duration;
 
-/// A background thread lets others of its kind run after this many steps: some 0.1 ms.
+/// The steps between two calls back: they take some 0.1 ms.
 const TURN: usize = 256;
-/// And it sleeps after this many turns: some 1 ms.
-const TURNS: usize = 16;
-/// For this long, or what the system makes of it: some 0.1 ms.
-const NAP: Duration = Duration::from_micros(20);
+
+/// What a thread does between two turns, told how many there were.
+type GiveWay = fn(usize);
 
 thread_local! {
-    /// Steps and turns until this thread gives way next; `None`: it never does.
-    static LEFT: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
+    /// Steps until the next call back, if there are any.
+    static TURN_LEFT: Cell<Option<(usize, GiveWay)>> = const { Cell::new(None) };
     #[cfg(test)]
     static TAKEN: Cell<usize> = const { Cell::new(0) };
 }
 
-/// From now on this thread gives way to others every few steps. A system does not interrupt a thread that has just begun to run, however
-/// urgent others are: a long read would hold up whatever else is to run on its core for milliseconds. To yield is not always enough: on
-/// Linux it lets threads of the same control group run, and not those of the kernel, which complete what the journal has written.
-pub(crate) fn give_way() {
-    LEFT.set(Some((TURN, TURNS)));
+/// From now on, whatever this thread reads calls `give_way` every 256 steps, with how many times 256 steps were taken: a large value takes many
+/// at once.
+pub(crate) fn between_turns(give_way: GiveWay) {
+    TURN_LEFT.set(Some((TURN, give_way)));
 }
 
 /// So many more.
@@ -34,17 +31,12 @@ pub(super) fn count(steps: usize) {
 
 /// As much work was done as so many steps are, which are not counted.
 pub(super) fn pace(steps: usize) {
-    let Some((left, turns)) = LEFT.get() else { return };
-    match (left.checked_sub(steps), turns) {
-        (Some(left), _) => LEFT.set(Some((left, turns))),
-        (None, 0) => {
-            LEFT.set(Some((TURN, TURNS)));
-            std::thread::sleep(NAP);
-        }
-        (None, _) => {
-            // A large value takes many steps at once.
-            LEFT.set(Some((TURN, turns.saturating_sub(1 + steps / TURN))));
-            std::thread::yield_now();
+    let Some((left, give_way)) = TURN_LEFT.get() else { return };
+    match left.checked_sub(steps) {
+        Some(left) if left > 0 => TURN_LEFT.set(Some((left, give_way))),
+        _ => {
+            TURN_LEFT.set(Some((TURN, give_way)));
+            give_way(1 + (steps - left) / TURN);
         }
     }
 }
@@ -55,4 +47,22 @@ pub(crate) fn of<R>(work: impl FnOnce() -> R) -> (usize, R) {
     let before = TAKEN.get();
     let result = work();
     (TAKEN.get() - before, result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    thread_local!(static TURNS: Cell<usize> = const { Cell::new(0) });
+
+    #[test]
+    fn whoever_asked_is_called_every_256_steps_and_others_never() {
+        count(10_000);
+        between_turns(|turns| TURNS.set(TURNS.get() + turns));
+        let taken = [100, 155, 1, 255, 1, 10_000, 0, 256].map(|steps| {
+            pace(steps);
+            TURNS.get()
+        });
+        assert_eq!(taken, [0, 0, 1, 1, 2, 41, 41, 42]);
+    }
 }

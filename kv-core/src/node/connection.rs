@@ -71,6 +71,12 @@ pub(super) async fn serve(
     }
 }
 
+/// Lets other tasks of this runtime, and other threads of the node, have their turn: encrypting, decrypting and copying take time.
+async fn give_way() {
+    std::thread::yield_now();
+    tokio::task::yield_now().await;
+}
+
 struct CloseOnDrop<'a>(&'a Shared, Arc<Outbox>);
 
 impl Drop for CloseOnDrop<'_> {
@@ -128,7 +134,7 @@ impl Incoming<'_> {
             match timeout_at(until, step).await {
                 Ok(Err(error)) => return Err(WireError::from(error).into()),
                 // Who sends much gives way to others now and again: tasks share the runtime's few threads.
-                Ok(Ok(true)) if self.gives_way(held) => wire::give_way().await,
+                Ok(Ok(true)) if self.gives_way(held) => give_way().await,
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) if begun => return Err(WireError::Truncated.into()),
                 Ok(Ok(false)) => return Ok(None),
@@ -159,7 +165,7 @@ async fn receive(outbox: &Arc<Outbox>, mut incoming: Incoming<'_>) -> Result<(),
         drop(frame);
         if is_large {
             // To decode it has taken a while, and so will what comes next.
-            wire::give_way().await;
+            give_way().await;
         }
         if !Party::Client.may_call(&message.what) {
             return Err(WireError::NotAllowed { what: "a call", party: Party::Client }.into());
@@ -191,7 +197,7 @@ async fn answer(shared: &Shared, outbox: &Outbox, mut writer: FrameWriter<Writer
         for (answer, share) in answers {
             writer.push(wire::encode_server_message(&answer));
             if share.bytes() > SMALL_FRAME {
-                wire::give_way().await;
+                give_way().await;
             }
             held += share.bytes();
             shares.push(share);

@@ -6,6 +6,7 @@ use super::sync::lock;
 use super::writer::Writes;
 use super::{LAST_HANDOVER_WITHIN, StopReason, handover};
 use crate::engine::steps;
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -30,11 +31,38 @@ pub(super) enum Urgency {
 #[cfg(target_os = "linux")]
 const BACKGROUND_NICE: i32 = 10;
 
+/// A background thread lets others of its kind run between two turns, of some 0.1 ms, and sleeps after this many: some 1 ms.
+const TURNS: usize = 16;
+
+/// For this long, or what the system makes of it: some 0.1 ms.
+const NAP: Duration = Duration::from_micros(20);
+
+thread_local! {
+    /// Turns until this thread sleeps next.
+    static TURNS_LEFT: Cell<usize> = const { Cell::new(TURNS) };
+}
+
+/// A system does not interrupt a thread that has just begun to run, however urgent others are: a long read would hold up whatever else is to run
+/// on its core for milliseconds. To yield is not always enough: on Linux it lets threads of the same control group run, and not those of the
+/// kernel, which complete what the journal has written.
+fn give_way(turns: usize) {
+    match TURNS_LEFT.get().checked_sub(turns) {
+        Some(left) => {
+            TURNS_LEFT.set(left);
+            std::thread::yield_now();
+        }
+        None => {
+            TURNS_LEFT.set(TURNS);
+            std::thread::sleep(NAP);
+        }
+    }
+}
+
 impl Urgency {
     /// Makes this thread so. Best effort: a thread whose priority cannot be set keeps the normal one.
     fn apply(self) {
         if self == Self::Background {
-            steps::give_way();
+            steps::between_turns(give_way);
             // Elsewhere than on Linux it would count for the whole process.
             #[cfg(target_os = "linux")]
             if let Err(error) = rustix::process::nice(BACKGROUND_NICE) {

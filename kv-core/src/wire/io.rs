@@ -22,13 +22,6 @@ const LARGE_FRAME: usize = 32 << 10;
 /// After so many bytes a connection that is busy gives way to others.
 pub(crate) const TURN_BYTES: usize = 64 << 10;
 
-/// Lets other tasks of this runtime, and other threads of this machine, have their turn. Encrypting, decrypting and copying take time, and a
-/// thread that never waits is not interrupted for milliseconds, however urgent the others are.
-pub(crate) async fn give_way() {
-    std::thread::yield_now();
-    tokio::task::yield_now().await;
-}
-
 /// Reads frames, and nothing but acceptable ones.
 ///
 /// Memory follows what has arrived, not what a header announces. Whoever must know of it beforehand takes the three steps of
@@ -258,7 +251,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     pub async fn flush(&mut self) -> io::Result<()> {
         // Others have a turn now and again, also while the stream takes everything at once.
         while !std::future::poll_fn(|cx| self.poll_write(cx, TURN_BYTES)).await? {
-            give_way().await;
+            tokio::task::yield_now().await;
         }
         std::future::poll_fn(|cx| self.poll_flush(cx)).await
     }

@@ -43,8 +43,8 @@ pub use hello::{
     Caller, Expectation, Hello, HelloReply, Limits, MemberInfo, PROTOCOL, Refusal, VersionRange, Welcome,
 };
 pub use identity::{describe, prove_member};
+pub(crate) use io::TURN_BYTES;
 pub use io::{FrameReader, FrameWriter};
-pub(crate) use io::{TURN_BYTES, give_way};
 
 use crate::ids::Timestamp;
 use crate::message::{Answer, ClientCall, ClientMessage, Entry, Message, ServerMessage};

@@ -271,7 +271,7 @@ fn check_address(member: &Member) -> Result<(), ConfigError> {
 }
 
 /// How many entries may be uncommitted at once; fixed when a cluster is formed.
-pub const DEFAULT_PIPELINE: u32 = 32;
+pub const DEFAULT_PIPELINE_DEPTH: u32 = 32;
 
 /// Time-outs and limits of a node. Every field has a default and a range, which [`Options::check`] enforces. Some options are fixed when
 /// the cluster forms. The others may differ between members, and may change with every restart: see [`OPTION_TABLE`].
@@ -281,19 +281,19 @@ pub struct Options {
     /// Time between two heartbeats of the primary. Default 25 ms; 1 ms to 10 s.
     pub heartbeat: Duration,
     /// Shortest silence after which a backup suspects that the primary has failed. The backup adapts to the silences that it observes,
-    /// between this and [`suspect_max`](Self::suspect_max). Default 150 ms; at least 3 heartbeats, at most 60 s.
-    pub suspect_min: Duration,
-    /// Longest silence after which a backup suspects that the primary has failed. Default 2 s; at least `suspect_min`, at most 120 s.
-    pub suspect_max: Duration,
+    /// between this and [`failure_timeout_max`](Self::failure_timeout_max). Default 150 ms; at least 3 heartbeats, at most 60 s.
+    pub failure_timeout_min: Duration,
+    /// Longest silence after which a backup suspects that the primary has failed. Default 2 s; at least `failure_timeout_min`, at most 120 s.
+    pub failure_timeout_max: Duration,
     /// Length of a read lease: for this long after a quorum has answered a heartbeat, the primary serves linearizable reads without asking the
     /// quorum again. Zero disables it; the primary then confirms reads by asking a quorum, which relies on no clock. Fixed when the cluster forms.
-    /// Default 0; otherwise at least 4 heartbeats, at most `suspect_max`.
+    /// Default 0; otherwise at least 4 heartbeats, at most `failure_timeout_max`.
     ///
     /// **With read leases, reads are linearizable only if clocks are correct**: the monotonic clock of every member must run within 10 % of
     /// the true rate, also while the process or the machine pauses. (On Linux it stops while the machine, real or virtual, is suspended. If that can
     /// happen to a member, do not use read leases.) Wall clocks do not matter. Writes do not depend on this.
     ///
-    /// A primary that crashes is replaced later by up to this time. If `suspect_min` is at least as long as the lease, a primary that falls
+    /// A primary that crashes is replaced later by up to this time. If `failure_timeout_min` is at least as long as the lease, a primary that falls
     /// silent is not replaced later. A handover is not delayed. A member that has just started takes part in no view change for this time.
     pub read_lease: Duration,
     /// Nothing expires early if, while all members were down, the wall clocks of a quorum were set forward by at most this. Wall clocks matter
@@ -301,7 +301,7 @@ pub struct Options {
     /// differ between members. Default 5 s; at most 1 h.
     pub wall_clock_allowance: Duration,
     /// Most log entries that may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to 256.
-    pub pipeline: u32,
+    pub pipeline_depth: u32,
     /// Most bytes of requests in one log entry. Default 1 MiB; 64 KiB to 16 MiB.
     pub max_batch_bytes: usize,
     /// Largest key, in bytes. Fixed when the cluster forms. Default 4 KiB; 1 B to 64 KiB.
@@ -315,7 +315,7 @@ pub struct Options {
     pub checkpoint_bytes: usize,
     /// Keep this many bytes of the journal for members that are away. A member that needs older entries receives the whole state.
     /// Default 256 MiB; 0 to 1 TiB.
-    pub journal_budget_bytes: u64,
+    pub journal_retention_bytes: u64,
     /// Largest journal of a witness, in bytes, while a data member is away. Beyond it, the witness drops entries that the data member needs, and
     /// logs an error. The cluster may then become unavailable, but never inconsistent. Default 1 GiB; 1 MiB to 1 TiB.
     pub witness_journal_bytes: u64,
@@ -332,7 +332,7 @@ pub struct Options {
     /// A session expires after this much silence, by the timestamps of the log. Fixed when the cluster forms. Default 10 min; 1 s to 30 days.
     pub session_ttl: Duration,
     /// Most requests in flight in one session. Fixed when the cluster forms. Default 256; 1 to 4,096.
-    pub session_window: usize,
+    pub max_in_flight_per_session: usize,
     /// Keep the changes of this many revisions for reads and watches, if they fit into `history_bytes`. Fixed when the cluster forms.
     /// Default 1,000,000; 0 (none) to 1,000,000,000.
     pub history_revisions: u64,
@@ -352,38 +352,38 @@ pub struct Options {
     pub client_memory_bytes: usize,
     /// Close a client connection that was silent for this long. Clients learn this time when they connect, and send heartbeats within it.
     /// Default 60 s; 1 s to 1 day.
-    pub client_idle: Duration,
+    pub client_idle_timeout: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(25),
-            suspect_min: Duration::from_millis(150),
-            suspect_max: Duration::from_secs(2),
+            failure_timeout_min: Duration::from_millis(150),
+            failure_timeout_max: Duration::from_secs(2),
             read_lease: Duration::ZERO,
             wall_clock_allowance: Duration::from_secs(5),
-            pipeline: DEFAULT_PIPELINE,
+            pipeline_depth: DEFAULT_PIPELINE_DEPTH,
             max_batch_bytes: 1 << 20,
             max_key_bytes: 4 << 10,
             max_value_bytes: 1 << 20,
             segment_bytes: 16 << 20,
             checkpoint_bytes: 32 << 20,
-            journal_budget_bytes: 256 << 20,
+            journal_retention_bytes: 256 << 20,
             witness_journal_bytes: 1 << 30,
             transfer_bytes_per_second: 64 << 20,
             scrub_bytes_per_second: 1 << 20,
             cache_bytes: 64 << 20,
             max_sessions: 10_000,
             session_ttl: Duration::from_secs(600),
-            session_window: 256,
+            max_in_flight_per_session: 256,
             history_revisions: 1_000_000,
             history_bytes: 64 << 20,
             max_leases: 10_000,
             max_connections: 1024,
             max_accepts_per_second: 1000,
             client_memory_bytes: 256 << 20,
-            client_idle: Duration::from_secs(60),
+            client_idle_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -395,27 +395,32 @@ impl Options {
     /// [`ConfigError::Range`] names the first one that is not, and the range.
     pub fn check(&self) -> Result<(), ConfigError> {
         let ms = Duration::from_millis;
-        let (beat, least, most) = (self.heartbeat, self.suspect_min, self.suspect_max);
+        let (beat, least, most) = (self.heartbeat, self.failure_timeout_min, self.failure_timeout_max);
         time("heartbeat", beat, ms(1)..=ms(10_000), "1 ms to 10 s")?;
         time(
-            "suspect_min",
+            "failure_timeout_min",
             least,
             beat.saturating_mul(3)..=ms(60_000),
             "at least 3 heartbeats, at most 60 s",
         )?;
-        time("suspect_max", most, least..=ms(120_000), "at least suspect_min, at most 120 s")?;
+        time(
+            "failure_timeout_max",
+            most,
+            least..=ms(120_000),
+            "at least failure_timeout_min, at most 120 s",
+        )?;
         if !self.read_lease.is_zero() {
-            let range = "0, or at least 4 heartbeats, and at most suspect_max";
+            let range = "0, or at least 4 heartbeats, and at most failure_timeout_max";
             time("read_lease", self.read_lease, beat.saturating_mul(4)..=most, range)?;
         }
         time("wall_clock_allowance", self.wall_clock_allowance, ms(0)..=ms(3_600_000), "at most 1 h")?;
         time("session_ttl", self.session_ttl, ms(1_000)..=ms(30 * 86_400_000), "1 s to 30 days")?;
-        number("pipeline", self.pipeline.into(), 1..=256, "1 to 256")?;
+        number("pipeline_depth", self.pipeline_depth.into(), 1..=256, "1 to 256")?;
         size("max_batch_bytes", self.max_batch_bytes, 64 << 10..=16 << 20, "64 KiB to 16 MiB")?;
         size("max_key_bytes", self.max_key_bytes, 1..=64 << 10, "1 B to 64 KiB")?;
         size("max_value_bytes", self.max_value_bytes, 1..=8 << 20, "1 B to 8 MiB")?;
         size("checkpoint_bytes", self.checkpoint_bytes, 64 << 10..=4 << 30, "64 KiB to 4 GiB")?;
-        number("journal_budget_bytes", self.journal_budget_bytes, 0..=1 << 40, "0 to 1 TiB")?;
+        number("journal_retention_bytes", self.journal_retention_bytes, 0..=1 << 40, "0 to 1 TiB")?;
         let most = 1 << 40;
         number("witness_journal_bytes", self.witness_journal_bytes, 1 << 20..=most, "1 MiB to 1 TiB")?;
         let rate = self.transfer_bytes_per_second;
@@ -426,7 +431,7 @@ impl Options {
         let segment = "64 KiB to 1 GiB, and at least twice max_batch_bytes, and twice the largest key and value and 80 KiB";
         number("segment_bytes", self.segment_bytes, entry.max(64 << 10)..=1 << 30, segment)?;
         size("max_sessions", self.max_sessions, 1..=1_000_000, "1 to 1,000,000")?;
-        size("session_window", self.session_window, 1..=4096, "1 to 4,096")?;
+        size("max_in_flight_per_session", self.max_in_flight_per_session, 1..=4096, "1 to 4,096")?;
         let revisions = 0..=1_000_000_000;
         number("history_revisions", self.history_revisions, revisions, "0 to 1,000,000,000")?;
         number("history_bytes", self.history_bytes, 0..=most, "0 to 1 TiB")?;
@@ -441,7 +446,7 @@ impl Options {
         let least = (10 * (self.max_key_bytes + self.max_value_bytes) as u64).max(16 << 20);
         let memory = "16 MiB to 1 TiB, and at least ten times the largest key and value";
         size("client_memory_bytes", self.client_memory_bytes, least..=1 << 40, memory)?;
-        time("client_idle", self.client_idle, ms(1_000)..=ms(86_400_000), "1 s to 1 day")
+        time("client_idle_timeout", self.client_idle_timeout, ms(1_000)..=ms(86_400_000), "1 s to 1 day")
     }
 }
 
@@ -500,25 +505,25 @@ mod tests {
         type Spoiler = fn(&mut Options);
         let spoilers: [(&str, Spoiler); 28] = [
             ("heartbeat", |options| options.heartbeat = Duration::ZERO),
-            ("suspect_min", |options| options.suspect_min = options.heartbeat),
-            ("suspect_max", |options| options.suspect_max = options.heartbeat),
+            ("failure_timeout_min", |options| options.failure_timeout_min = options.heartbeat),
+            ("failure_timeout_max", |options| options.failure_timeout_max = options.heartbeat),
             ("read_lease", |options| options.read_lease = options.heartbeat),
-            ("read_lease", |options| options.read_lease = options.suspect_max * 2),
+            ("read_lease", |options| options.read_lease = options.failure_timeout_max * 2),
             ("wall_clock_allowance", |options| options.wall_clock_allowance = Duration::MAX),
             ("session_ttl", |options| options.session_ttl = Duration::ZERO),
-            ("pipeline", |options| options.pipeline = 0),
+            ("pipeline_depth", |options| options.pipeline_depth = 0),
             ("max_batch_bytes", |options| options.max_batch_bytes = 0),
             ("max_key_bytes", |options| options.max_key_bytes = 0),
             ("max_value_bytes", |options| options.max_value_bytes = usize::MAX / 2),
             ("checkpoint_bytes", |options| options.checkpoint_bytes = 0),
             ("cache_bytes", |options| options.cache_bytes = 0),
             ("segment_bytes", |options| options.segment_bytes = options.max_batch_bytes as u64),
-            ("journal_budget_bytes", |options| options.journal_budget_bytes = u64::MAX),
+            ("journal_retention_bytes", |options| options.journal_retention_bytes = u64::MAX),
             ("witness_journal_bytes", |options| options.witness_journal_bytes = 0),
             ("scrub_bytes_per_second", |options| options.scrub_bytes_per_second = u64::MAX),
             ("transfer_bytes_per_second", |options| options.transfer_bytes_per_second = 0),
             ("max_sessions", |options| options.max_sessions = 0),
-            ("session_window", |options| options.session_window = 0),
+            ("max_in_flight_per_session", |options| options.max_in_flight_per_session = 0),
             ("history_revisions", |options| options.history_revisions = u64::MAX),
             ("history_bytes", |options| options.history_bytes = u64::MAX),
             ("max_leases", |options| options.max_leases = usize::MAX),
@@ -526,7 +531,7 @@ mod tests {
             ("max_connections", |options| options.max_connections = 1_000_000),
             ("max_accepts_per_second", |options| options.max_accepts_per_second = 0),
             ("client_memory_bytes", |options| options.client_memory_bytes = 0),
-            ("client_idle", |options| options.client_idle = Duration::ZERO),
+            ("client_idle_timeout", |options| options.client_idle_timeout = Duration::ZERO),
         ];
         for (expected, spoil) in spoilers {
             let mut options = Options::default();

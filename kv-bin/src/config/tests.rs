@@ -64,31 +64,31 @@ fn every_option() -> Tuning {
     let (time, size) = (Some("77s".parse().unwrap()), Some("77B".parse().unwrap()));
     Tuning {
         heartbeat: time,
-        suspect_min: time,
-        suspect_max: time,
+        failure_timeout_min: time,
+        failure_timeout_max: time,
         read_lease: time,
         wall_clock_allowance: time,
-        pipeline: Some(77),
+        pipeline_depth: Some(77),
         max_batch_bytes: size,
         max_key_bytes: size,
         max_value_bytes: size,
         segment_bytes: size,
         checkpoint_bytes: size,
         scrub_bytes_per_second: size,
-        journal_budget_bytes: size,
+        journal_retention_bytes: size,
         witness_journal_bytes: size,
         transfer_bytes_per_second: size,
         cache_bytes: size,
         max_sessions: Some(77),
         session_ttl: time,
-        session_window: Some(77),
+        max_in_flight_per_session: Some(77),
         max_leases: Some(77),
         history_revisions: Some(77),
         history_bytes: size,
         max_connections: Some(77),
         max_accepts_per_second: Some(77),
         client_memory_bytes: size,
-        client_idle: time,
+        client_idle_timeout: time,
     }
 }
 
@@ -146,7 +146,11 @@ fn flags_win_over_the_file() {
     assert_eq!(config.cluster.name(), "other");
     assert_eq!(config.options.heartbeat, Duration::from_millis(30));
     assert_eq!(config.listen, "127.0.0.1:9");
-    assert_eq!(config.options.suspect_max, Duration::from_secs(2), "what no flag names comes from the file");
+    assert_eq!(
+        config.options.failure_timeout_max,
+        Duration::from_secs(2),
+        "what no flag names comes from the file"
+    );
     let config = serve(&["--config", &path, "--members", "2=127.0.0.1:7"]).unwrap();
     assert_eq!(config.cluster.len(), 1, "the flag's list replaces the file's");
 }

@@ -15,12 +15,12 @@ pub(crate) struct Tuning {
     pub(crate) heartbeat: Option<DurationArg>,
 
     /// Shortest silence after which a backup suspects that the primary has failed [default: 150ms]
-    #[arg(long, env = "KV_SUSPECT_MIN", value_name = "TIME")]
-    pub(crate) suspect_min: Option<DurationArg>,
+    #[arg(long, env = "KV_FAILURE_TIMEOUT_MIN", value_name = "TIME")]
+    pub(crate) failure_timeout_min: Option<DurationArg>,
 
     /// Longest silence after which a backup suspects that the primary has failed [default: 2s]
-    #[arg(long, env = "KV_SUSPECT_MAX", value_name = "TIME")]
-    pub(crate) suspect_max: Option<DurationArg>,
+    #[arg(long, env = "KV_FAILURE_TIMEOUT_MAX", value_name = "TIME")]
+    pub(crate) failure_timeout_max: Option<DurationArg>,
 
     /// Length of a read lease: for this long after a quorum has answered a heartbeat, the primary serves linearizable reads without asking again. It relies on
     /// correct monotonic clocks; 0s disables it. Fixed when the cluster forms [default: 0s]
@@ -32,8 +32,8 @@ pub(crate) struct Tuning {
     pub(crate) wall_clock_allowance: Option<DurationArg>,
 
     /// Most log entries that may be uncommitted at once. Fixed when the cluster forms [default: 32]
-    #[arg(long, env = "KV_PIPELINE", value_name = "N")]
-    pub(crate) pipeline: Option<u32>,
+    #[arg(long, env = "KV_PIPELINE_DEPTH", value_name = "N")]
+    pub(crate) pipeline_depth: Option<u32>,
 
     /// Most bytes of requests in one log entry [default: 1MiB]
     #[arg(long, env = "KV_MAX_BATCH_BYTES", value_name = "SIZE")]
@@ -60,8 +60,8 @@ pub(crate) struct Tuning {
     pub(crate) scrub_bytes_per_second: Option<SizeArg>,
 
     /// Keep this much of the journal for members that are away. A member that needs older entries receives the whole state [default: 256MiB]
-    #[arg(long, env = "KV_JOURNAL_BUDGET_BYTES", value_name = "SIZE")]
-    pub(crate) journal_budget_bytes: Option<SizeArg>,
+    #[arg(long, env = "KV_JOURNAL_RETENTION_BYTES", value_name = "SIZE")]
+    pub(crate) journal_retention_bytes: Option<SizeArg>,
 
     /// Largest journal of a witness while a data member is away [default: 1GiB]
     #[arg(long, env = "KV_WITNESS_JOURNAL_BYTES", value_name = "SIZE")]
@@ -84,8 +84,8 @@ pub(crate) struct Tuning {
     pub(crate) session_ttl: Option<DurationArg>,
 
     /// Most requests in flight in one session. Fixed when the cluster forms [default: 256]
-    #[arg(long, env = "KV_SESSION_WINDOW", value_name = "N")]
-    pub(crate) session_window: Option<usize>,
+    #[arg(long, env = "KV_MAX_IN_FLIGHT_PER_SESSION", value_name = "N")]
+    pub(crate) max_in_flight_per_session: Option<usize>,
 
     /// Most leases. Fixed when the cluster forms [default: 10000]
     #[arg(long, env = "KV_MAX_LEASES", value_name = "N")]
@@ -113,8 +113,8 @@ pub(crate) struct Tuning {
     pub(crate) client_memory_bytes: Option<SizeArg>,
 
     /// Close a client connection that was silent for this long [default: 60s]
-    #[arg(long, env = "KV_CLIENT_IDLE", value_name = "TIME")]
-    pub(crate) client_idle: Option<DurationArg>,
+    #[arg(long, env = "KV_CLIENT_IDLE_TIMEOUT", value_name = "TIME")]
+    pub(crate) client_idle_timeout: Option<DurationArg>,
 }
 
 impl Tuning {
@@ -122,31 +122,31 @@ impl Tuning {
     pub(crate) fn or(self, other: Self) -> Self {
         Self {
             heartbeat: self.heartbeat.or(other.heartbeat),
-            suspect_min: self.suspect_min.or(other.suspect_min),
-            suspect_max: self.suspect_max.or(other.suspect_max),
+            failure_timeout_min: self.failure_timeout_min.or(other.failure_timeout_min),
+            failure_timeout_max: self.failure_timeout_max.or(other.failure_timeout_max),
             read_lease: self.read_lease.or(other.read_lease),
             wall_clock_allowance: self.wall_clock_allowance.or(other.wall_clock_allowance),
-            pipeline: self.pipeline.or(other.pipeline),
+            pipeline_depth: self.pipeline_depth.or(other.pipeline_depth),
             max_batch_bytes: self.max_batch_bytes.or(other.max_batch_bytes),
             max_key_bytes: self.max_key_bytes.or(other.max_key_bytes),
             max_value_bytes: self.max_value_bytes.or(other.max_value_bytes),
             segment_bytes: self.segment_bytes.or(other.segment_bytes),
             checkpoint_bytes: self.checkpoint_bytes.or(other.checkpoint_bytes),
             scrub_bytes_per_second: self.scrub_bytes_per_second.or(other.scrub_bytes_per_second),
-            journal_budget_bytes: self.journal_budget_bytes.or(other.journal_budget_bytes),
+            journal_retention_bytes: self.journal_retention_bytes.or(other.journal_retention_bytes),
             witness_journal_bytes: self.witness_journal_bytes.or(other.witness_journal_bytes),
             transfer_bytes_per_second: self.transfer_bytes_per_second.or(other.transfer_bytes_per_second),
             cache_bytes: self.cache_bytes.or(other.cache_bytes),
             max_sessions: self.max_sessions.or(other.max_sessions),
             session_ttl: self.session_ttl.or(other.session_ttl),
-            session_window: self.session_window.or(other.session_window),
+            max_in_flight_per_session: self.max_in_flight_per_session.or(other.max_in_flight_per_session),
             max_leases: self.max_leases.or(other.max_leases),
             history_revisions: self.history_revisions.or(other.history_revisions),
             history_bytes: self.history_bytes.or(other.history_bytes),
             max_connections: self.max_connections.or(other.max_connections),
             max_accepts_per_second: self.max_accepts_per_second.or(other.max_accepts_per_second),
             client_memory_bytes: self.client_memory_bytes.or(other.client_memory_bytes),
-            client_idle: self.client_idle.or(other.client_idle),
+            client_idle_timeout: self.client_idle_timeout.or(other.client_idle_timeout),
         }
     }
 
@@ -159,12 +159,12 @@ impl Tuning {
             }
         };
         time(&mut options.heartbeat, self.heartbeat);
-        time(&mut options.suspect_min, self.suspect_min);
-        time(&mut options.suspect_max, self.suspect_max);
+        time(&mut options.failure_timeout_min, self.failure_timeout_min);
+        time(&mut options.failure_timeout_max, self.failure_timeout_max);
         time(&mut options.read_lease, self.read_lease);
         time(&mut options.wall_clock_allowance, self.wall_clock_allowance);
         time(&mut options.session_ttl, self.session_ttl);
-        time(&mut options.client_idle, self.client_idle);
+        time(&mut options.client_idle_timeout, self.client_idle_timeout);
         bytes(&mut options.max_batch_bytes, self.max_batch_bytes);
         bytes(&mut options.max_key_bytes, self.max_key_bytes);
         bytes(&mut options.max_value_bytes, self.max_value_bytes);
@@ -176,17 +176,18 @@ impl Tuning {
                 *slot = size.0;
             }
         };
-        long(&mut options.journal_budget_bytes, self.journal_budget_bytes);
+        long(&mut options.journal_retention_bytes, self.journal_retention_bytes);
         long(&mut options.witness_journal_bytes, self.witness_journal_bytes);
         long(&mut options.transfer_bytes_per_second, self.transfer_bytes_per_second);
         long(&mut options.scrub_bytes_per_second, self.scrub_bytes_per_second);
         long(&mut options.segment_bytes, self.segment_bytes);
         long(&mut options.history_bytes, self.history_bytes);
         options.history_revisions = self.history_revisions.unwrap_or(options.history_revisions);
-        options.pipeline = self.pipeline.unwrap_or(options.pipeline);
+        options.pipeline_depth = self.pipeline_depth.unwrap_or(options.pipeline_depth);
         options.max_sessions = self.max_sessions.unwrap_or(options.max_sessions);
         options.max_leases = self.max_leases.unwrap_or(options.max_leases);
-        options.session_window = self.session_window.unwrap_or(options.session_window);
+        options.max_in_flight_per_session =
+            self.max_in_flight_per_session.unwrap_or(options.max_in_flight_per_session);
         options.max_connections = self.max_connections.unwrap_or(options.max_connections);
         options.max_accepts_per_second =
             self.max_accepts_per_second.unwrap_or(options.max_accepts_per_second);

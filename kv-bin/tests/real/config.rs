@@ -23,11 +23,15 @@ fn each_mistake_gets_one_line_and_leaves_the_disk_alone() {
         (member.replace("127.0.0.1:", "127.0.0.1;"), vec![], vec!["member 0", "127.0.0.1;7000", "HOST:PORT"]),
         (format!("{member}[options]\nheartbeat = \"0ms\"\n"), vec![], vec!["heartbeat is 0", "1 ms to 10 s"]),
         (
-            format!("{member}[options]\nsuspect_min = \"0s\"\n"),
+            format!("{member}[options]\nfailure_timeout_min = \"0s\"\n"),
             vec![],
-            vec!["suspect_min is 0", "3 heartbeats"],
+            vec!["failure_timeout_min is 0", "3 heartbeats"],
         ),
-        (format!("{member}[options]\nsuspect_max = \"0s\"\n"), vec![], vec!["suspect_max is 0"]),
+        (
+            format!("{member}[options]\nfailure_timeout_max = \"0s\"\n"),
+            vec![],
+            vec!["failure_timeout_max is 0"],
+        ),
         (format!("{member}[options]\nsession_ttl = \"0s\"\n"), vec![], vec!["session_ttl is 0"]),
         (witnesses, vec![], vec!["2 of 3 members are witnesses", "at most 1"]),
         (format!("colour = \"red\"\n{member}"), vec![], vec!["line 1", "unknown field `colour`"]),

@@ -68,11 +68,17 @@ fn the_folder_of_another_member_cluster_or_configuration_is_refused() {
     fewer.args(["serve", "--id", "0", "--members", members]).arg("--data").arg(cluster.data(0));
     refused(&attempt(fewer), 1, &["data-0", "member"]);
     let mut wider = cluster.command(0);
-    wider.args(["--pipeline", "64"]);
+    wider.args(["--pipeline-depth", "64"]);
     refused(
         &attempt(wider),
         1,
-        &["data-0", "pipeline is 64", "set it back to 32", "--pipeline", "KV_PIPELINE"],
+        &[
+            "data-0",
+            "pipeline_depth is 64",
+            "set it back to 32",
+            "--pipeline-depth",
+            "KV_PIPELINE_DEPTH",
+        ],
     );
     let mut lower = cluster.command(1);
     lower.args(["--max-value-bytes", "16KiB"]);

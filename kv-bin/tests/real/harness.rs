@@ -26,7 +26,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 /// Small journal files: more of them, and less to write before the first entry. And patience: where many tests share few
 /// processors, a member that is not heard for half a second is not dead.
 const DEFAULTS: &[(&str, &str)] =
-    &[("--segment-bytes", "3MiB"), ("--suspect-min", "400ms"), ("--suspect-max", "5s")];
+    &[("--segment-bytes", "3MiB"), ("--failure-timeout-min", "400ms"), ("--failure-timeout-max", "5s")];
 
 /// How long a member may take to report its status.
 const PATIENCE: Duration = Duration::from_millis(300);

@@ -66,7 +66,7 @@ fn a_member_that_runs_twice_is_reported() {
     let _ = fs::remove_file(copy.join("LOCK"));
     let mut command = kv();
     command.args(["serve", "--id", "2", "--members", &cluster.members, "--segment-bytes", "3MiB"]);
-    command.args(["--suspect-min", "400ms", "--suspect-max", "5s"]);
+    command.args(["--failure-timeout-min", "400ms", "--failure-timeout-max", "5s"]);
     command.args(["--listen", &format!("127.0.0.1:{}", free_port())]).arg("--data").arg(&copy);
     let log = fs::File::create(cluster.folder.path().join("log-copy")).unwrap();
     let _second = Killed(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap());

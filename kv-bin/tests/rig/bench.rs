@@ -17,7 +17,7 @@ const PACE: Duration = Duration::from_millis(10);
 const STEP: u64 = 100;
 
 /// The default timeouts of a member, unlike those of the other tests: here outages are measured.
-pub(crate) const FLAGS: [&str; 4] = ["--suspect-min", "150ms", "--suspect-max", "2s"];
+pub(crate) const FLAGS: [&str; 4] = ["--failure-timeout-min", "150ms", "--failure-timeout-max", "2s"];
 
 /// One line of the table.
 #[derive(Clone, Debug, Default)]

@@ -83,7 +83,7 @@ fn steady(client: Client) -> JoinHandle<()> {
 /// bounded memory.
 pub(crate) async fn away(rounds: u32) -> Row {
     let mut flags = FLAGS.to_vec();
-    flags.extend(["--journal-budget-bytes", "16MiB"]);
+    flags.extend(["--journal-retention-bytes", "16MiB"]);
     let mut bench = Bench::on(Cluster::start(&["data", "data", "data"], &flags)).await;
     let filler = bench.cluster.client().await;
     let away = (bench.primary().await + 1) % 3;

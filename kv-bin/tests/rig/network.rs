@@ -8,7 +8,7 @@ use std::time::Instant;
 const ROLES: [&str; 3] = ["data", "data", "data"];
 
 /// Where views are counted: what is starved for half a second is not dead.
-const PATIENT: [&str; 4] = ["--suspect-min", "600ms", "--suspect-max", "6s"];
+const PATIENT: [&str; 4] = ["--failure-timeout-min", "600ms", "--failure-timeout-max", "6s"];
 
 /// A cluster under load, each member behind a cable.
 async fn wired(flags: [&str; 4]) -> (Namespaces, Bench) {

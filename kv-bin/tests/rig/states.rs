@@ -108,7 +108,14 @@ impl Steady {
 pub(crate) async fn large(rounds: u32) -> Row {
     let mut flags = FLAGS.to_vec();
     // What is small beside the smallest state that is sent here.
-    flags.extend(["--journal-budget-bytes", "4MiB", "--checkpoint-bytes", "4MiB", "--cache-bytes", "8MiB"]);
+    flags.extend([
+        "--journal-retention-bytes",
+        "4MiB",
+        "--checkpoint-bytes",
+        "4MiB",
+        "--cache-bytes",
+        "8MiB",
+    ]);
     if rounds == 1 {
         // So that even a small state takes longer than every time-out of the protocol.
         flags.extend(["--transfer-bytes-per-second", "12MiB"]);

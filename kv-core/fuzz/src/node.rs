@@ -40,7 +40,7 @@ pub fn replica(data: &[u8]) {
     builder = if dice.chance() { builder.witness(2, "a:2") } else { builder.member(2, "a:2") };
     let cluster = builder.build().expect("a valid cluster");
     let mut options = Options::default();
-    options.pipeline = 4;
+    options.pipeline_depth = 4;
     let config = ReplicaConfig::new(cluster, ME, options, 1);
     let mut host = Host::new(config, recovered(&mut dice));
     while !dice.is_empty() && !host.halted {

@@ -19,7 +19,7 @@ const MOST_BYTES: u64 = 8 << 20;
 
 fn limits() -> Limits {
     let mut options = Options::default();
-    (options.max_sessions, options.session_window, options.cache_bytes) = (4, 8, 1 << 20);
+    (options.max_sessions, options.max_in_flight_per_session, options.cache_bytes) = (4, 8, 1 << 20);
     options.max_leases = 2;
     Limits::from(&options)
 }

@@ -76,9 +76,9 @@ pub fn hello(data: &[u8]) {
         limits: kv_core::wire::Limits {
             max_key_bytes: 1,
             max_value_bytes: 1,
-            session_window: 1,
+            max_in_flight_per_session: 1,
             session_ttl: Duration::from_secs(1),
-            client_idle: Duration::from_secs(60),
+            client_idle_timeout: Duration::from_secs(60),
         },
     };
     for lane in [Lane::Control, Lane::Log, Lane::Bulk, Lane::Client] {
@@ -93,7 +93,7 @@ pub fn requests(data: &[u8]) {
     let mut dice = Dice(data);
     let mut options = Options::default();
     (options.max_key_bytes, options.max_value_bytes) = (16, 64);
-    (options.max_sessions, options.session_window, options.max_leases) = (2, 4, 2);
+    (options.max_sessions, options.max_in_flight_per_session, options.max_leases) = (2, 4, 2);
     options.session_ttl = Duration::from_secs(1);
     (options.history_revisions, options.history_bytes) = (100, 64 << 10);
     let limits = Limits::from(&options);

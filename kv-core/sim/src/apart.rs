@@ -16,7 +16,7 @@ const ONE_OF: u32 = 8;
 const MOST_DELAY: Time = 400 * MS;
 /// How far wall clocks are set, in milliseconds.
 const STEPS: &[i64] = &[10, 1_000, 60_000, 3_600_000, 30 * 86_400_000];
-/// After the healing, what ends does so within so much more than its time: leases have `suspect_max`, removals wait for the primary to look.
+/// After the healing, what ends does so within so much more than its time: leases have `failure_timeout_max`, removals wait for the primary to look.
 const ENDS_WITHIN: Time = 4 * SECOND;
 /// No lifetime in a plan is longer.
 const LONGEST_LIFE: Time = 4 * SECOND;

@@ -73,7 +73,7 @@ impl Client {
             data.filter_map(|(id, _)| u8::try_from(id).ok()).map(MemberId::new).collect();
         let (usual, patience) = (ProtocolOptions::default(), plan.load.patience);
         let options = ProtocolOptions {
-            window: u32::try_from(plan.options.session_window).unwrap_or(u32::MAX),
+            window: u32::try_from(plan.options.max_in_flight_per_session).unwrap_or(u32::MAX),
             session_idle: plan.options.session_ttl / 2,
             attempt_min: usual.attempt_min * patience,
             attempt_max: usual.attempt_max * patience,

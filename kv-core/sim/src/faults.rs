@@ -180,7 +180,7 @@ impl World {
         let leap = slot.clock.thaw(self.now, catches_up);
         // Nobody has counted time by the clock of a process that does not run.
         if slot.is_up() {
-            let most = Time::try_from(slot.options.suspect_max.as_nanos()).unwrap_or(Time::MAX);
+            let most = Time::try_from(slot.options.failure_timeout_max.as_nanos()).unwrap_or(Time::MAX);
             self.checker.stamps.leapt(member, self.now, leap.min(most));
         }
         self.set_timer(member);

@@ -288,7 +288,7 @@ impl World {
             serving: Serving::default(),
             transfers: Transfers::new(sources, receiver),
             stateless,
-            reaper: Reaper::new(slot.options.suspect_max),
+            reaper: Reaper::new(slot.options.failure_timeout_max),
             timer: None,
         }));
         if stateless {

@@ -21,11 +21,11 @@ impl Plan {
         options.segment_bytes = *pick(rng, &[16 << 10, 32 << 10, 64 << 10]);
         options.checkpoint_bytes = *pick(rng, &[1 << 10, 4 << 10, 64 << 10]);
         options.cache_bytes = *pick(rng, &[1 << 20, 64 << 20]);
-        options.journal_budget_bytes = *pick(rng, &[0, 16 << 10, 64 << 10, 1 << 20]);
+        options.journal_retention_bytes = *pick(rng, &[0, 16 << 10, 64 << 10, 1 << 20]);
         if self.options.heartbeat <= LONGEST_HEARTBEAT {
             options.heartbeat = *pick(rng, &[ms(20), ms(25), LONGEST_HEARTBEAT]);
-            options.suspect_min = *pick(rng, &[ms(150), ms(200), ms(300)]);
-            options.suspect_max = *pick(rng, &[ms(1000), ms(2000)]);
+            options.failure_timeout_min = *pick(rng, &[ms(150), ms(200), ms(300)]);
+            options.failure_timeout_max = *pick(rng, &[ms(1000), ms(2000)]);
         }
         options
     }
@@ -53,11 +53,11 @@ fn other_fixed(rng: &mut Rng, options: &Options) -> Options {
         |options| options.max_sessions += 1,
         |options| options.session_ttl += Duration::from_secs(1),
         |options| options.session_ttl /= 2,
-        |options| options.session_window += 1,
+        |options| options.max_in_flight_per_session += 1,
         |options| options.max_leases += 1,
         |options| options.history_revisions += 1,
         |options| options.history_bytes /= 2,
-        |options| options.pipeline += 1,
+        |options| options.pipeline_depth += 1,
         |options| options.read_lease += Duration::from_secs(1),
     ];
     let mut other = options.clone();

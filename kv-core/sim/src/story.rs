@@ -146,7 +146,7 @@ struct BadEnd {
 /// Good disks, a good network, exact clocks, no load, no faults.
 fn calm(roles: Vec<Role>) -> Plan {
     let mut options = config::Options::default();
-    options.pipeline = 4;
+    options.pipeline_depth = 4;
     options.max_key_bytes = 16;
     options.max_value_bytes = 2048;
     options.segment_bytes = 16 << 10;

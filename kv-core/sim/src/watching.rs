@@ -228,7 +228,7 @@ impl World {
     /// Looks through those who wait.
     pub(super) fn on_sweep(&mut self, member: usize) {
         let now = self.clock_of(member).monotonic;
-        let patience = self.members[member].options.suspect_max * 2;
+        let patience = self.members[member].options.failure_timeout_max * 2;
         let epochs: Vec<u32> = self.clients.iter().map(|client| client.epoch(member)).collect();
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         let hears = process.replica.status().primary.is_some();

@@ -19,8 +19,8 @@ impl Plan {
         plan.fault_gap = *pick(rng, &[2 * HOUR, 12 * HOUR, 2 * DAY]);
         plan.fault_length = *pick(rng, &[5 * MINUTE, HOUR, 12 * HOUR]);
         plan.options.heartbeat = *pick(rng, &[5, 10, 10].map(Duration::from_secs));
-        plan.options.suspect_min = *pick(rng, &[30, 60].map(Duration::from_secs));
-        plan.options.suspect_max = *pick(rng, &[60, 120].map(Duration::from_secs));
+        plan.options.failure_timeout_min = *pick(rng, &[30, 60].map(Duration::from_secs));
+        plan.options.failure_timeout_max = *pick(rng, &[60, 120].map(Duration::from_secs));
         if !plan.options.read_lease.is_zero() {
             plan.options.read_lease = Duration::from_secs(60);
         }
@@ -41,7 +41,8 @@ impl Plan {
         plan.watching.sweep = 50 * SECOND;
         plan.watching.patience *= 50;
         plan.scale = Scale {
-            settle: 45 * Time::try_from(plan.options.suspect_max.as_nanos()).unwrap_or(Time::MAX / 45),
+            settle: 45
+                * Time::try_from(plan.options.failure_timeout_max.as_nanos()).unwrap_or(Time::MAX / 45),
             probe: 10 * SECOND,
             lags: [SECOND, 10 * SECOND, MINUTE],
             most_drift: MOST_DRIFT,

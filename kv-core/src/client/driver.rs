@@ -121,11 +121,11 @@ impl Driver {
     ) -> Self {
         let started = tokio::time::Instant::now();
         let options = ProtocolOptions {
-            window: limits.session_window.clamp(1, ProtocolOptions::default().window),
+            window: limits.max_in_flight_per_session.clamp(1, ProtocolOptions::default().window),
             session_idle: limits.session_ttl / 2,
             ..ProtocolOptions::default()
         };
-        let every = (limits.client_idle / 3).clamp(SHORTEST_ALIVE, LONGEST_ALIVE);
+        let every = (limits.client_idle_timeout / 3).clamp(SHORTEST_ALIVE, LONGEST_ALIVE);
         let mut alive = interval_at(started + every, every);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let data = members.iter().filter(|member| member.holds_data()).map(|member| member.id).collect();

@@ -167,7 +167,7 @@ enum Known {
 /// Keys depend on it by [`Put::lease`](super::Put::lease) and [`Lifetime::lease`](crate::message::Lifetime::lease): up to 1,000, which
 /// all go at the revision at which it ends. It ends when it is [revoked](Self::revoke), or when the cluster has not heard of it for its
 /// time, by the cluster's clock; then never early, and a little late: the primary looks at every heartbeat, and a new primary gives
-/// `suspect_max` (2 s by default) for signs of life first.
+/// `failure_timeout_max` (2 s by default) for signs of life first.
 ///
 /// Dropping it stops the signs of life: it ends when its time is over.
 ///

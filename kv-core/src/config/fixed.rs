@@ -43,16 +43,19 @@ const fn local(name: &'static str, decides: &'static str) -> OptionRow {
 pub const OPTION_TABLE: &[OptionRow] = &[
     local("heartbeat", "how often the primary sends a heartbeat, and how long a vote to leave a view counts"),
     local(
-        "suspect_min",
+        "failure_timeout_min",
         "the shortest silence after which a backup votes to leave a view, and when members repeat requests to each other",
     ),
-    local("suspect_max", "the longest such silence, and how late leases may end after a failover (rule X6)"),
+    local(
+        "failure_timeout_max",
+        "the longest such silence, and how late leases may end after a failover (rule X6)",
+    ),
     fixed("read_lease", "how long a member keeps the promise behind leased reads (rules R5, R6)"),
     local(
         "wall_clock_allowance",
         "how far wall clocks may be wrong after all members were down, and how much later everything expires then (rule N7)",
     ),
-    fixed("pipeline", "which entries a later entry proves to be committed (rule N3)"),
+    fixed("pipeline_depth", "which entries a later entry proves to be committed (rule N3)"),
     local(
         "max_batch_bytes",
         "how many requests share an entry; a journal stores entries of any size (rule D9)",
@@ -61,21 +64,21 @@ pub const OPTION_TABLE: &[OptionRow] = &[
     fixed("max_value_bytes", "which requests are invalid, and how much a transaction may return (rule E7)"),
     local("segment_bytes", "the size of journal files; a larger entry gets a file of its own (rule D9)"),
     local("checkpoint_bytes", "when the state is written to disk; the log contains what is newer"),
-    local("journal_budget_bytes", "how much of the log is kept for members that are away"),
+    local("journal_retention_bytes", "how much of the log is kept for members that are away"),
     local("witness_journal_bytes", "the same on a witness"),
     local("transfer_bytes_per_second", "how fast the state is sent to another member"),
     local("scrub_bytes_per_second", "how soon damage is noticed"),
     local("cache_bytes", "how much of the state file is cached in memory"),
     fixed("max_sessions", "which session is evicted when another one opens (rule E4)"),
     fixed("session_ttl", "when a silent session expires (rule E4)"),
-    fixed("session_window", "which requests of a session are never executed"),
+    fixed("max_in_flight_per_session", "which requests of a session are never executed"),
     fixed("history_revisions", "which revisions can be read and watched (rule R3)"),
     fixed("history_bytes", "which revisions can be read and watched (rule R3)"),
     fixed("max_leases", "which requests for a lease are refused"),
     local("max_connections", "how many clients can be connected"),
     local("max_accepts_per_second", "how many clients can connect in a second"),
     local("client_memory_bytes", "which calls are refused before they are proposed (rule E6)"),
-    local("client_idle", "when a silent connection is closed"),
+    local("client_idle_timeout", "when a silent connection is closed"),
 ];
 
 /// The options that are fixed when a cluster forms: see [`OPTION_TABLE`].
@@ -83,8 +86,8 @@ pub const OPTION_TABLE: &[OptionRow] = &[
 pub struct FixedOptions {
     /// [`Options::read_lease`].
     pub read_lease: Duration,
-    /// [`Options::pipeline`].
-    pub pipeline: u32,
+    /// [`Options::pipeline_depth`].
+    pub pipeline_depth: u32,
     /// [`Options::max_key_bytes`].
     pub max_key_bytes: usize,
     /// [`Options::max_value_bytes`].
@@ -93,8 +96,8 @@ pub struct FixedOptions {
     pub max_sessions: usize,
     /// [`Options::session_ttl`].
     pub session_ttl: Duration,
-    /// [`Options::session_window`].
-    pub session_window: usize,
+    /// [`Options::max_in_flight_per_session`].
+    pub max_in_flight_per_session: usize,
     /// [`Options::history_revisions`].
     pub history_revisions: u64,
     /// [`Options::history_bytes`].
@@ -119,12 +122,12 @@ impl From<&Options> for FixedOptions {
     fn from(options: &Options) -> Self {
         Self {
             read_lease: options.read_lease,
-            pipeline: options.pipeline,
+            pipeline_depth: options.pipeline_depth,
             max_key_bytes: options.max_key_bytes,
             max_value_bytes: options.max_value_bytes,
             max_sessions: options.max_sessions,
             session_ttl: options.session_ttl,
-            session_window: options.session_window,
+            max_in_flight_per_session: options.max_in_flight_per_session,
             history_revisions: options.history_revisions,
             history_bytes: options.history_bytes,
             max_leases: options.max_leases,
@@ -150,24 +153,24 @@ impl FixedOptions {
         // Without `..`: who adds an option must name it here.
         let Self {
             read_lease,
-            pipeline,
+            pipeline_depth: pipeline,
             max_key_bytes,
             max_value_bytes,
             max_sessions,
             session_ttl,
-            session_window,
+            max_in_flight_per_session,
             history_revisions,
             history_bytes,
             max_leases,
         } = self;
         [
             ("read_lease", format!("{read_lease:?}")),
-            ("pipeline", pipeline.to_string()),
+            ("pipeline_depth", pipeline.to_string()),
             ("max_key_bytes", max_key_bytes.to_string()),
             ("max_value_bytes", max_value_bytes.to_string()),
             ("max_sessions", max_sessions.to_string()),
             ("session_ttl", format!("{session_ttl:?}")),
-            ("session_window", session_window.to_string()),
+            ("max_in_flight_per_session", max_in_flight_per_session.to_string()),
             ("history_revisions", history_revisions.to_string()),
             ("history_bytes", history_bytes.to_string()),
             ("max_leases", max_leases.to_string()),
@@ -190,31 +193,31 @@ mod tests {
     fn all_fields() -> Vec<&'static str> {
         fields!(
             heartbeat,
-            suspect_min,
-            suspect_max,
+            failure_timeout_min,
+            failure_timeout_max,
             read_lease,
             wall_clock_allowance,
-            pipeline,
+            pipeline_depth,
             max_batch_bytes,
             max_key_bytes,
             max_value_bytes,
             segment_bytes,
             checkpoint_bytes,
-            journal_budget_bytes,
+            journal_retention_bytes,
             witness_journal_bytes,
             transfer_bytes_per_second,
             scrub_bytes_per_second,
             cache_bytes,
             max_sessions,
             session_ttl,
-            session_window,
+            max_in_flight_per_session,
             history_revisions,
             history_bytes,
             max_leases,
             max_connections,
             max_accepts_per_second,
             client_memory_bytes,
-            client_idle,
+            client_idle_timeout,
         )
     }
 
@@ -253,12 +256,12 @@ mod tests {
         type Change = fn(&mut Options);
         let changes: [(&str, Change); 10] = [
             ("read_lease", |options| options.read_lease = Duration::from_secs(1)),
-            ("pipeline", |options| options.pipeline += 1),
+            ("pipeline_depth", |options| options.pipeline_depth += 1),
             ("max_key_bytes", |options| options.max_key_bytes += 1),
             ("max_value_bytes", |options| options.max_value_bytes -= 1),
             ("max_sessions", |options| options.max_sessions += 1),
             ("session_ttl", |options| options.session_ttl += Duration::from_nanos(1)),
-            ("session_window", |options| options.session_window += 1),
+            ("max_in_flight_per_session", |options| options.max_in_flight_per_session += 1),
             ("history_revisions", |options| options.history_revisions += 1),
             ("history_bytes", |options| options.history_bytes = 0),
             ("max_leases", |options| options.max_leases += 1),

@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::xxh3_128;
 pub(super) const NAME: &str = "superblock";
 const NEW_NAME: &str = "superblock.new";
 const MAGIC: [u8; 8] = *b"kvsuperb";
-/// Format 1 held none of the options but `pipeline`.
+/// Format 1 held none of the options but `pipeline_depth`.
 const FORMAT: u32 = 2;
 const COPIES: usize = 4;
 const QUORUM: usize = 2;
@@ -309,12 +309,12 @@ mod tests {
     fn largest_options() -> Options {
         Options {
             read_lease: Duration::MAX,
-            pipeline: u32::MAX,
+            pipeline_depth: u32::MAX,
             max_key_bytes: usize::MAX,
             max_value_bytes: usize::MAX,
             max_sessions: usize::MAX,
             session_ttl: Duration::MAX,
-            session_window: usize::MAX,
+            max_in_flight_per_session: usize::MAX,
             history_revisions: u64::MAX,
             history_bytes: u64::MAX,
             max_leases: usize::MAX,

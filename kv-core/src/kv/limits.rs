@@ -39,7 +39,7 @@ impl Limits {
         SessionLimits {
             max: self.fixed.max_sessions,
             ttl: self.fixed.session_ttl,
-            window: self.fixed.session_window,
+            window: self.fixed.max_in_flight_per_session,
             session_bytes,
             all_bytes: ALL_RESULTS.max(session_bytes),
         }

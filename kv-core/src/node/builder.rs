@@ -390,9 +390,9 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
         limits: Limits {
             max_key_bytes: small(options.max_key_bytes),
             max_value_bytes: small(options.max_value_bytes),
-            session_window: small(options.session_window),
+            max_in_flight_per_session: small(options.max_in_flight_per_session),
             session_ttl: options.session_ttl,
-            client_idle: options.client_idle,
+            client_idle_timeout: options.client_idle_timeout,
         },
         life: 0,
         authenticated: false,

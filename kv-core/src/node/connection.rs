@@ -111,7 +111,7 @@ impl Incoming<'_> {
     /// The next frame, with the memory that it holds. Memory is taken before it is allocated; where there is none the client
     /// waits, and if that takes too long, it is as if it had been slow itself.
     async fn frame(&mut self) -> Result<Option<(Frame, Share)>, Ended> {
-        let idle = self.shared.options.client_idle;
+        let idle = self.shared.options.client_idle_timeout;
         let mut until = Instant::now() + idle;
         let (mut begun, mut timed) = (false, false);
         while let Some(want) = self.reader.wants(Kind::Client)? {

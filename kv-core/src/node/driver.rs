@@ -47,7 +47,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, replica: Replica, applied: Op) -> Self {
-        let reaper = Reaper::new(shared.options.suspect_max);
+        let reaper = Reaper::new(shared.options.failure_timeout_max);
         Self {
             shared,
             replica,
@@ -225,7 +225,7 @@ impl Driver {
     /// Whether clients' calls are looked at now; until then they wait in the inbox.
     fn takes_calls(&self) -> bool {
         let lag = self.commit.distance_from(self.applied);
-        lag <= MAX_LAG * u64::from(self.shared.options.pipeline)
+        lag <= MAX_LAG * u64::from(self.shared.options.pipeline_depth)
             || self.is_slow()
             || !self.replica.is_serving()
     }

@@ -210,7 +210,8 @@ pub(super) async fn sweep(shared: Arc<Shared>) {
             return;
         }
         let hears = shared.status.primary().is_some();
-        let lost = cut_off.look(now, hears, shared.options.suspect_max * 2) || shared.state().is_none();
+        let lost =
+            cut_off.look(now, hears, shared.options.failure_timeout_max * 2) || shared.state().is_none();
         let over = shared.watches.with(|watches| watches.over(now, lost));
         over.into_iter().for_each(|(it, answer)| it.with.reply.send(answer));
     }

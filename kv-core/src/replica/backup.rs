@@ -63,7 +63,12 @@ impl CatchingUp {
 impl Replica {
     fn new_detector(&self) -> Detector {
         let options = &self.options;
-        Detector::new(self.now.monotonic, options.heartbeat, options.suspect_min, options.suspect_max)
+        Detector::new(
+            self.now.monotonic,
+            options.heartbeat,
+            options.failure_timeout_min,
+            options.failure_timeout_max,
+        )
     }
 
     fn new_watch(&self) -> Watch {
@@ -101,7 +106,7 @@ impl Replica {
     /// Sends `GetState`; to all where the primary of the view is this member itself or may be long gone.
     pub(super) fn ask_for_state(&mut self) {
         let nonce = self.nonce();
-        let (now, interval, view) = (self.now.monotonic, self.options.suspect_min, self.view);
+        let (now, interval, view) = (self.now.monotonic, self.options.failure_timeout_min, self.view);
         let (primary, everyone) = (self.primary(), self.is_damaged());
         let State::CatchingUp(catching) = &mut self.state else { return };
         let nonce = if catching.nonce == 0 { nonce } else { catching.nonce };
@@ -338,7 +343,7 @@ impl Replica {
 
     /// Rule N3: an entry exists only if everything a pipeline below it is committed.
     pub(super) fn commit_by_pipeline(&mut self) {
-        let op = self.log.head().op.back(u64::from(self.options.pipeline));
+        let op = self.log.head().op.back(u64::from(self.options.pipeline_depth));
         if op > self.commit {
             self.advance_commit(op);
         }

@@ -139,7 +139,7 @@ impl Replica {
         };
         if let Some(install) = self.state.install_mut() {
             install.finishing = Some(finishing);
-            install.retry_at = now.after(self.options.suspect_max);
+            install.retry_at = now.after(self.options.failure_timeout_max);
         }
         if self.is_durable(finishing) {
             self.finish_install();
@@ -254,7 +254,7 @@ impl Replica {
     fn fetch_for_install(&mut self) {
         let head = self.log.head().op;
         let backlog = head.distance_from(self.log.durable().op);
-        let later = self.now.monotonic.after(self.options.suspect_min);
+        let later = self.now.monotonic.after(self.options.failure_timeout_min);
         if backlog > RUN_ENTRIES {
             // Goes on when the disk has caught up.
             if let Some(install) = self.state.install_mut() {
@@ -307,7 +307,7 @@ impl Replica {
     /// Sends a request unless one is out and may still be answered.
     fn request(&mut self, to: MemberId, from: Op, through: Op, hash: Option<Hash>, what: FetchWhat) {
         let (now, nonce) = (self.now.monotonic, self.nonce());
-        let (least, most) = (self.options.suspect_min, self.options.suspect_max);
+        let (least, most) = (self.options.failure_timeout_min, self.options.failure_timeout_max);
         let Some(install) = self.state.install_mut() else { return };
         if install.asked && now < install.retry_at {
             return;

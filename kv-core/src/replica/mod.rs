@@ -116,7 +116,7 @@ pub struct Replica {
     repairs: Repairs,
     incarnation: Incarnation,
     log: Log,
-    /// Invariants: `checkpoint <= commit <= head`, and `head - pipeline <= commit` (rule N3).
+    /// Invariants: `checkpoint <= commit <= head`, and `head - pipeline_depth <= commit` (rule N3).
     commit: Op,
     applied: Op,
     applied_at: Instant,
@@ -301,7 +301,9 @@ impl Replica {
     #[must_use]
     pub fn peers(&self) -> Vec<PeerStatus> {
         match &self.state {
-            State::Primary(primary) => primary.peer_status(self.now.monotonic, self.options.suspect_min),
+            State::Primary(primary) => {
+                primary.peer_status(self.now.monotonic, self.options.failure_timeout_min)
+            }
             _ => Vec::new(),
         }
     }
@@ -340,7 +342,7 @@ impl Replica {
         assert!(self.commit <= self.log.head().op, "the commit point is in the log");
         assert!(self.applied <= self.commit, "only committed entries are applied");
         let uncommitted = self.log.head().op.distance_from(self.commit);
-        assert!(uncommitted <= u64::from(self.options.pipeline), "at most a pipeline is uncommitted");
+        assert!(uncommitted <= u64::from(self.options.pipeline_depth), "at most a pipeline is uncommitted");
         match &self.state {
             State::Primary(primary) => {
                 assert!(self.primary() == self.me, "only the primary of its view is primary");

@@ -153,7 +153,7 @@ impl Replica {
             acked: commit.previous(),
             next: commit.max(Op::new(1)),
             moved_at: now,
-            patience: self.options.suspect_min,
+            patience: self.options.failure_timeout_min,
             heard_at: None,
             round: Round::ZERO,
             checkpoint: None,
@@ -194,7 +194,7 @@ impl Replica {
 
     pub(super) fn start_view(&self, nonce: u64) -> Message {
         let head = self.log.head().op;
-        let first = self.commit.back(u64::from(self.options.pipeline)).max(self.log.floor());
+        let first = self.commit.back(u64::from(self.options.pipeline_depth)).max(self.log.floor());
         let mut hashes = Vec::new();
         let mut op = first;
         while op <= head {
@@ -235,7 +235,7 @@ impl Replica {
             let uncommitted = self.log.head().op.distance_from(self.commit);
             let max_bytes = self.options.max_batch_bytes;
             let State::Primary(primary) = &mut self.state else { return };
-            if primary.queue.is_empty() || uncommitted >= u64::from(self.options.pipeline) {
+            if primary.queue.is_empty() || uncommitted >= u64::from(self.options.pipeline_depth) {
                 return;
             }
             let mut requests = Vec::new();
@@ -301,7 +301,7 @@ impl Replica {
 
     /// How far ahead of its acknowledgements a peer is sent to.
     fn window(&self) -> u64 {
-        u64::from(self.options.pipeline) * 2
+        u64::from(self.options.pipeline_depth) * 2
     }
 
     /// Sends a peer what it lacks, within its window.
@@ -340,7 +340,7 @@ impl Replica {
             }
             return;
         }
-        let (now, patience) = (self.now.monotonic, self.options.suspect_min);
+        let (now, patience) = (self.now.monotonic, self.options.failure_timeout_min);
         let State::Primary(primary) = &mut self.state else { return };
         let Some(peer) = primary.peers.get_mut(&from) else { return };
         peer.heard_at = Some(now);
@@ -361,7 +361,7 @@ impl Replica {
     /// Rule N4: committed is what a replication quorum has acknowledged in this view.
     pub(super) fn maybe_commit(&mut self) {
         let quorum = self.cluster.replication_quorum();
-        let (now, slow) = (self.now.monotonic, self.options.suspect_min);
+        let (now, slow) = (self.now.monotonic, self.options.failure_timeout_min);
         let own = self.durable_prefix().op;
         let State::Primary(primary) = &mut self.state else { return };
         let mut acked: Vec<Op> = primary.peers.values().map(|peer| peer.acked).collect();
@@ -404,7 +404,7 @@ impl Replica {
 
     /// A peer that answers but does not move has lost something.
     fn send_anew(&mut self, to: MemberId) {
-        let (now, most) = (self.now.monotonic, self.options.suspect_max);
+        let (now, most) = (self.now.monotonic, self.options.failure_timeout_max);
         let State::Primary(primary) = &mut self.state else { return };
         let Some(peer) = primary.peers.get_mut(&to) else { return };
         if peer.acked.next() < peer.next && now.since(peer.moved_at) >= peer.patience {
@@ -448,7 +448,7 @@ impl Replica {
     /// Looks whether a quorum was heard since the last heartbeat was due, and how late this look itself is.
     fn watch_quorum(&mut self) {
         let (now, heartbeat) = (self.now.monotonic, self.options.heartbeat);
-        let (short, long) = (self.options.suspect_min * 4, self.options.suspect_max * 2);
+        let (short, long) = (self.options.failure_timeout_min * 4, self.options.failure_timeout_max * 2);
         let quorum = self.cluster.replication_quorum();
         let State::Primary(primary) = &mut self.state else { return };
         let late = now.since(primary.heartbeat_at);
@@ -474,12 +474,15 @@ impl Replica {
 
     fn reason_to_abdicate(&mut self) -> Option<&'static str> {
         let now = self.now.monotonic;
-        let long = self.options.suspect_max * 2;
+        let long = self.options.failure_timeout_max * 2;
         if self.cluster.replication_quorum() == 1 {
             return None;
         }
-        let stalled =
-            self.writes.under_way.front().is_some_and(|(_, at)| now.since(*at) > self.options.suspect_max);
+        let stalled = self
+            .writes
+            .under_way
+            .front()
+            .is_some_and(|(_, at)| now.since(*at) > self.options.failure_timeout_max);
         let hung = self.applied < self.commit && now.since(self.applied_at) > long;
         let State::Primary(primary) = &mut self.state else { return None };
         let (heard, bound) =
@@ -527,7 +530,7 @@ impl Replica {
     fn view_of_a_living_peer(&self) -> View {
         let next = self.view.next();
         let State::Primary(primary) = &self.state else { return next };
-        let (now, silence) = (self.now.monotonic, self.options.suspect_min);
+        let (now, silence) = (self.now.monotonic, self.options.failure_timeout_min);
         let mut view = next;
         for _ in 0..self.cluster.len() {
             let candidate = primary.peers.get(&self.cluster.primary(view));
@@ -540,7 +543,7 @@ impl Replica {
     }
 
     pub(super) fn on_handover(&mut self) {
-        let until = self.now.monotonic.after(self.options.suspect_min);
+        let until = self.now.monotonic.after(self.options.failure_timeout_min);
         let idle = self.commit == self.log.head().op;
         let alone = self.cluster.len() == 1;
         let State::Primary(primary) = &mut self.state else { return };

@@ -57,7 +57,7 @@ impl Replica {
     /// Asks for an entry, unless too many are asked for already: then it waits for its turn.
     fn begin_repair(&mut self, op: Op) {
         if self.repairs.list.len() < MOST {
-            let (nonce, patience) = (self.nonce(), self.options.suspect_min);
+            let (nonce, patience) = (self.nonce(), self.options.failure_timeout_min);
             let ask_at = self.now.monotonic;
             self.repairs.list.insert(op, Repair { nonce, turns: 0, patience, ask_at, writing: None });
             self.ask_for_repairs();
@@ -72,7 +72,7 @@ impl Replica {
 
     /// Asks for what is due.
     pub(super) fn ask_for_repairs(&mut self) {
-        let (now, most) = (self.now.monotonic, self.options.suspect_max);
+        let (now, most) = (self.now.monotonic, self.options.failure_timeout_max);
         let peers: Vec<MemberId> = self.cluster.peers(self.me).map(|peer| peer.id).collect();
         let mut questions = Vec::new();
         for (op, repair) in &mut self.repairs.list {

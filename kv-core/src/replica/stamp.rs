@@ -170,10 +170,10 @@ impl Replica {
         self.stamp(now).map(|stamp| Duration::from_millis(stamp.get() - last.get()))
     }
 
-    /// The monotonic clock, but that a gap between two looks at it counts as `suspect_max` at most: a machine that is resumed elsewhere
+    /// The monotonic clock, but that a gap between two looks at it counts as `failure_timeout_max` at most: a machine that is resumed elsewhere
     /// may leap.
     pub(super) fn steady_at(&self, now: Now) -> Instant {
-        self.steady.after(now.monotonic.since(self.now.monotonic).min(self.options.suspect_max))
+        self.steady.after(now.monotonic.since(self.now.monotonic).min(self.options.failure_timeout_max))
     }
 
     /// The cluster's time at the primary.

@@ -33,7 +33,7 @@ impl Replica {
     }
 
     fn pipeline_below(&self, op: Op) -> Op {
-        op.back(u64::from(self.options.pipeline))
+        op.back(u64::from(self.options.pipeline_depth))
     }
 
     /// The last op to list, and whether there may have been more.
@@ -44,7 +44,7 @@ impl Replica {
             Some(Extent::Through(op)) => (last.max(op), false),
             Some(Extent::Open) => (last, true),
         };
-        let most = commit.advance(u64::from(self.options.pipeline) * LISTED);
+        let most = commit.advance(u64::from(self.options.pipeline_depth) * LISTED);
         (reach.min(most), open || reach > most)
     }
 

@@ -193,7 +193,8 @@ impl Replica {
     /// Rule T7: a new primary that must fetch a state lets the view pass to another: at once, until all have had their turn in vain.
     pub(super) fn forfeit(&mut self) {
         let all_were_tried = self.attempts as usize > self.cluster.len();
-        let (leads, soon) = (self.primary() == self.me, self.now.monotonic.after(self.options.suspect_min));
+        let (leads, soon) =
+            (self.primary() == self.me, self.now.monotonic.after(self.options.failure_timeout_min));
         let State::ViewChange(change) = &mut self.state else { return };
         if !leads || change.suspicion.is_some() {
             return;
@@ -224,7 +225,7 @@ impl Replica {
         info!(%source, ?at, complete, "state transfer begins");
         let nonce = self.nonce();
         let now = self.now.monotonic;
-        self.transfer.stall = self.options.suspect_max * 4;
+        self.transfer.stall = self.options.failure_timeout_max * 4;
         self.transfer.run = Some(Run {
             source,
             origin: source,
@@ -235,7 +236,7 @@ impl Replica {
             complete,
             unstaged: 0,
             installing: false,
-            patience: self.options.suspect_min,
+            patience: self.options.failure_timeout_min,
             retry_at: now,
             show_life_at: now.after(SHOW_LIFE),
             moved_at: now,
@@ -326,7 +327,7 @@ impl Replica {
     fn on_snapshot_chunk(&mut self, from: MemberId, nonce: u64, view: View, at: Anchor, chunk: Chunk) {
         let now = self.now.monotonic;
         let useful = self.is_useful(at);
-        let patience = self.options.suspect_min;
+        let patience = self.options.failure_timeout_min;
         let Some(run) = self.transfer.run.as_mut().filter(|run| run.nonce == nonce) else { return };
         if run.complete || chunk.after != run.next || run.at.is_some_and(|begun| begun != at) {
             return;
@@ -429,7 +430,7 @@ impl Replica {
 
     fn restart_transfer(&mut self) {
         self.transfer.staged = None;
-        let patience = (self.options.suspect_min * 2).min(self.options.suspect_max);
+        let patience = (self.options.failure_timeout_min * 2).min(self.options.failure_timeout_max);
         let now = self.now.monotonic;
         let nonce = self.nonce();
         let Some(run) = &mut self.transfer.run else { return };
@@ -479,7 +480,7 @@ impl Replica {
 
     pub(super) fn transfer_timeout(&mut self) {
         let now = self.now.monotonic;
-        let most = self.options.suspect_max;
+        let most = self.options.failure_timeout_max;
         let useless = |run: &Run| run.at.is_some_and(|at| !self.is_useful(at)) && !run.installing;
         if self.transfer.run.as_ref().is_some_and(useless) {
             self.give_up_snapshot();
@@ -523,7 +524,7 @@ impl Replica {
         self.transfer.staged = None;
         self.transfer.stateless = false;
         (self.transfer.fruitless, self.transfer.rounds) = (0, 0);
-        self.transfer.settled_at = self.now.monotonic.after(self.options.suspect_min);
+        self.transfer.settled_at = self.now.monotonic.after(self.options.failure_timeout_min);
         self.forget_digests();
         info!(?point, "a state was transferred");
         self.adopt(point);

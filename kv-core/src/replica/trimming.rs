@@ -63,7 +63,7 @@ impl Replica {
         let now = self.now.monotonic;
         let held = self.commit.min(self.log.durable().op);
         if self.is_witness() && held > self.checkpoint && now >= self.trimming.next_at {
-            self.trimming.next_at = now.after(self.options.suspect_max);
+            self.trimming.next_at = now.after(self.options.failure_timeout_max);
             self.on_checkpointed(self.anchor(held));
         }
     }
@@ -100,7 +100,7 @@ impl Replica {
             self.trimming.trim = trim;
             self.write(Write::Trim(trim));
             // Some ops below stay in memory: a peer that installs a view compares hashes around its own commit point.
-            let keep = trim.back(2 * u64::from(self.options.pipeline));
+            let keep = trim.back(2 * u64::from(self.options.pipeline_depth));
             if keep > self.log.floor() {
                 self.log.trim(keep);
             }
@@ -112,7 +112,7 @@ impl Replica {
     fn beyond_budget(&mut self, own: Op) -> Op {
         let witness = self.is_witness();
         let budget =
-            if witness { self.options.witness_journal_bytes } else { self.options.journal_budget_bytes };
+            if witness { self.options.witness_journal_bytes } else { self.options.journal_retention_bytes };
         let beyond = self.log.beyond(budget, own);
         let now = self.now.monotonic;
         if witness && beyond > self.trimming.trim && now >= self.trimming.alarm_at {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::{debug, trace};
 
-/// The longest patience with a view before jitter, which at most doubles it, in times of `suspect_max`.
+/// The longest patience with a view before jitter, which at most doubles it, in times of `failure_timeout_max`.
 const MOST_PATIENCE: u32 = 4;
 
 #[derive(Debug)]
@@ -126,8 +126,8 @@ impl Replica {
     // -- DoViewChange (rules V3, V4)
 
     fn patience(&mut self) -> Duration {
-        let doubled = self.options.suspect_min * 4 * (1 << self.attempts.min(4));
-        self.jittered(doubled.min(self.options.suspect_max * MOST_PATIENCE))
+        let doubled = self.options.failure_timeout_min * 4 * (1 << self.attempts.min(4));
+        self.jittered(doubled.min(self.options.failure_timeout_max * MOST_PATIENCE))
     }
 
     pub(super) fn enter_view_change(&mut self, view: View) {
@@ -159,7 +159,7 @@ impl Replica {
             doubted: false,
             resend_at: now.after(self.options.heartbeat * 4),
             patience_ends: now.after(patience),
-            patience_ends_at_last: now.after(self.options.suspect_max * (MOST_PATIENCE * 2)),
+            patience_ends_at_last: now.after(self.options.failure_timeout_max * (MOST_PATIENCE * 2)),
             suspicion: None,
             install: None,
         });
@@ -215,7 +215,7 @@ impl Replica {
         }
         self.end_hold();
         let State::ViewChange(change) = &mut self.state else { return };
-        if view == self.view && well_formed(&log, u64::from(self.options.pipeline)) {
+        if view == self.view && well_formed(&log, u64::from(self.options.pipeline_depth)) {
             change.summaries.insert(from, log);
             if !self.halt_if_lost() {
                 self.decide_log();

@@ -173,11 +173,11 @@ pub struct Limits {
     /// The largest value in bytes.
     pub max_value_bytes: u32,
     /// The most requests in flight in a session.
-    pub session_window: u32,
+    pub max_in_flight_per_session: u32,
     /// How long a session may be silent before it is forgotten.
     pub session_ttl: Duration,
     /// How long a connection may be silent before it is closed.
-    pub client_idle: Duration,
+    pub client_idle_timeout: Duration,
 }
 
 impl Limits {

@@ -337,8 +337,9 @@ pub(crate) async fn f_proc_7_a_primary_whose_state_hangs_gives_the_role_away(net
 pub(crate) async fn f_proc_8_slow_checkpoints_on_all_members_change_no_view(net: Net) {
     let mut options = busy_options();
     // A checkpoint takes some 50 s here, several times as long as a state may hang; and no member of a busy test machine is silent so long.
-    (options.suspect_min, options.suspect_max) = (Duration::from_secs(10), Duration::from_secs(10));
-    let patience = 2 * options.suspect_max;
+    (options.failure_timeout_min, options.failure_timeout_max) =
+        (Duration::from_secs(10), Duration::from_secs(10));
+    let patience = 2 * options.failure_timeout_max;
     let harness = Harness::ailing(net, options).await;
     let load = Load::start(&harness.client().await, 1);
     load.progress(10).await;

@@ -180,8 +180,8 @@ pub(crate) fn options() -> Options {
 /// Time-outs so long that no pause of a busy machine is taken for a fault: for tests that count views.
 pub(crate) fn patient_options() -> Options {
     let mut options = options();
-    options.suspect_min = Duration::from_secs(2);
-    options.suspect_max = Duration::from_secs(6);
+    options.failure_timeout_min = Duration::from_secs(2);
+    options.failure_timeout_max = Duration::from_secs(6);
     options
 }
 

@@ -756,7 +756,7 @@ pub(crate) async fn f_load_9_waiting_watches_hold_up_no_calls(net: Net) {
 /// A client that has begun a frame and does not end it, and one that is idle and does not even ping.
 pub(crate) async fn f_input_3_a_client_that_ends_nothing_or_sends_nothing_is_closed(net: Net) {
     let mut impatient = options();
-    impatient.client_idle = Duration::from_secs(1);
+    impatient.client_idle_timeout = Duration::from_secs(1);
     let harness = Harness::with(net, &[Role::Data], impatient).await;
     // The library's client shows life.
     let quiet = harness.client().await;

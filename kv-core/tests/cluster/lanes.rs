@@ -22,7 +22,7 @@ pub(crate) async fn small_writes_beside_a_transfer(net: Net) {
     tight.max_batch_bytes = 1 << 20;
     tight.segment_bytes = 4 << 20;
     tight.checkpoint_bytes = 4 << 20;
-    tight.journal_budget_bytes = 0;
+    tight.journal_retention_bytes = 0;
     tight.transfer_bytes_per_second = RATE;
     let name = format!("{net:?}").chars().take_while(char::is_ascii_alphabetic).collect::<String>();
     let mut harness = Harness::with(net, &[Role::Data; 3], tight).await;

@@ -16,17 +16,17 @@ const CHANGES: &[(&str, Change)] = &[
     ("max_sessions", |options| options.max_sessions += 1),
     ("session_ttl", |options| options.session_ttl = Duration::from_secs(1)),
     ("session_ttl", |options| options.session_ttl += Duration::from_secs(1)),
-    ("session_window", |options| options.session_window = 1),
-    ("session_window", |options| options.session_window += 1),
+    ("max_in_flight_per_session", |options| options.max_in_flight_per_session = 1),
+    ("max_in_flight_per_session", |options| options.max_in_flight_per_session += 1),
     ("max_leases", |options| options.max_leases = 0),
     ("max_leases", |options| options.max_leases += 1),
     ("history_revisions", |options| options.history_revisions = 0),
     ("history_revisions", |options| options.history_revisions += 1),
     ("history_bytes", |options| options.history_bytes = 0),
     ("history_bytes", |options| options.history_bytes += 1),
-    ("pipeline", |options| options.pipeline -= 1),
-    ("pipeline", |options| options.pipeline += 1),
-    ("read_lease", |options| options.read_lease = options.suspect_max),
+    ("pipeline_depth", |options| options.pipeline_depth -= 1),
+    ("pipeline_depth", |options| options.pipeline_depth += 1),
+    ("read_lease", |options| options.read_lease = options.failure_timeout_max),
 ];
 
 async fn refused_by_name(harness: &mut Harness) {
@@ -79,7 +79,7 @@ pub(crate) async fn f6_what_decides_outcomes_does_not_change_between_lives(net: 
 pub(crate) async fn d9_an_entry_larger_than_a_journal_file_is_stored(net: Net) {
     let mut harness = Harness::new(net, &[Role::Data, Role::Data, Role::Witness], options());
     let mut shared = options();
-    (shared.max_value_bytes, shared.pipeline) = (64 << 10, 1);
+    (shared.max_value_bytes, shared.pipeline_depth) = (64 << 10, 1);
     for member in 0..3 {
         harness.options = shared.clone();
         if member == 0 {

@@ -31,7 +31,7 @@ pub(crate) async fn f_net_16_another_clusters_client_is_refused(net: Net) {
 pub(crate) async fn f_conf_3_a_member_with_another_configuration_is_refused(net: Net) {
     let harness = Harness::three(net).await;
     let mut wider = harness.options.clone();
-    wider.session_window = 7;
+    wider.max_in_flight_per_session = 7;
     let expectation = |cluster: &str, fingerprint, options: &Options| Hello {
         protocol: PROTOCOL,
         cluster: ClusterId::of_name(cluster),
@@ -49,7 +49,10 @@ pub(crate) async fn f_conf_3_a_member_with_another_configuration_is_refused(net:
     for (hello, reason) in [
         (expectation("another", Hash::ZERO, &harness.options), "cluster \"test\""),
         (expectation("test", Hash::ZERO, &harness.options), "member list of member 1 differs"),
-        (expectation("test", Hash::ZERO, &wider), "member 1 has session_window 7, member 0 has 256"),
+        (
+            expectation("test", Hash::ZERO, &wider),
+            "member 1 has max_in_flight_per_session 7, member 0 has 256",
+        ),
     ] {
         let (reply, _) = say_hello_from(&harness, &harness.address(1), 0, &hello).await;
         let HelloReply::Refused { reason: said, temporary } = reply else { panic!("let in") };

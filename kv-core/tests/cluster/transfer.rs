@@ -18,7 +18,7 @@ fn tight() -> Options {
     options.max_value_bytes = 64 << 10;
     options.segment_bytes = 256 << 10;
     options.checkpoint_bytes = 256 << 10;
-    options.journal_budget_bytes = 0;
+    options.journal_retention_bytes = 0;
     options
 }
 
@@ -109,7 +109,7 @@ pub(crate) async fn t6_a_member_that_is_killed_while_it_gets_the_state_gets_it_i
 /// A member that was away gets the state from sources, and verifies it on a disk, that take so long for each read. Returns how long it took.
 async fn slow_transfer(net: Net, by: Duration) -> Duration {
     let mut impatient = tight();
-    impatient.suspect_max = Duration::from_secs(1);
+    impatient.failure_timeout_max = Duration::from_secs(1);
     impatient.cache_bytes = 1 << 20;
     let mut harness = Harness::ailing(net, impatient).await;
     let client = harness.client().await;
@@ -334,7 +334,7 @@ async fn a_member_that_was_away_for_a_gibibyte_catches_up() {
     };
     let (mib, rate) = (number("KV_AWAY_MIB", 1024), number("KV_AWAY_WRITES", 1000));
     let mut options = Options::default();
-    options.journal_budget_bytes = 64 << 20;
+    options.journal_retention_bytes = 64 << 20;
     let mut harness = Harness::with(Net::memory(), &[Role::Data; 3], options).await;
     let client = harness.client().await;
     let away = harness.backup().await;

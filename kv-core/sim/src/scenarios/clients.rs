@@ -149,7 +149,7 @@ fn e3_a_copy_of_what_was_forgotten_does_not_run(t: &Teller) {
 /// Rule E1 of PROTOCOL.md: several sessions may be opened in one entry.
 fn e1_two_sessions_opened_in_one_batch_are_two(t: &Teller) {
     let narrow = |plan: &mut Plan| {
-        plan.options.pipeline = 1;
+        plan.options.pipeline_depth = 1;
         plan.load.clients = 3;
     };
     Story::of(3).with(narrow).tell(t, |c| {

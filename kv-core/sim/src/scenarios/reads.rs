@@ -37,7 +37,7 @@ fn r4_a_backup_behind_a_slow_link_does_not_take_what_it_hears_for_new(t: &Teller
 
 /// Rule R4 of PROTOCOL.md: a primary that others have replaced still tells that it lives.
 fn r4_a_deposed_primary_keeps_no_state_fresh(t: &Teller) {
-    let patient = |plan: &mut Plan| plan.options.suspect_min = Duration::from_secs(1);
+    let patient = |plan: &mut Plan| plan.options.failure_timeout_min = Duration::from_secs(1);
     Story::of(5).with(patient).finds(Bug::FreshUnconfirmed).tell(t, |c| {
         c.put("k", "old");
         let (old, one, far) = (c.primary(), c.backups()[3], c.backups()[0]);
@@ -111,7 +111,7 @@ fn r5_clocks_that_go_wronger_than_is_assumed_break_leases(t: &Teller) {
 fn r5_a_lease_counts_from_the_question(t: &Teller) {
     let patient = |plan: &mut Plan| {
         leases(plan);
-        plan.options.suspect_min = Duration::from_millis(800);
+        plan.options.failure_timeout_min = Duration::from_millis(800);
     };
     Story::of(3).with(patient).finds(Bug::LeaseFromAnswer).tell(t, |c| {
         c.put("k", "old");

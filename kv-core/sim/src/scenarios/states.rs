@@ -15,7 +15,7 @@ stories! {
 /// Checkpoints after a few writes, and no journal below them.
 fn tight(plan: &mut Plan) {
     plan.options.checkpoint_bytes = 1 << 10;
-    plan.options.journal_budget_bytes = 0;
+    plan.options.journal_retention_bytes = 0;
 }
 
 fn write(c: &mut Cluster, count: usize) {

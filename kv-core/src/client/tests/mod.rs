@@ -53,9 +53,9 @@ fn expectation(me: MemberId) -> Expectation {
         limits: Limits {
             max_key_bytes: 100,
             max_value_bytes: 1000,
-            session_window: 16,
+            max_in_flight_per_session: 16,
             session_ttl: Duration::from_secs(600),
-            client_idle: Duration::from_secs(60),
+            client_idle_timeout: Duration::from_secs(60),
         },
     }
 }

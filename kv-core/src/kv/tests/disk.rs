@@ -264,7 +264,7 @@ fn other_limits_than_the_state_was_built_with_are_refused_by_name() {
         ("max_sessions", |limits| limits.fixed.max_sessions += 1),
         ("max_leases", |limits| limits.fixed.max_leases += 1),
         ("session_ttl", |limits| limits.fixed.session_ttl += Duration::from_millis(1)),
-        ("session_window", |limits| limits.fixed.session_window += 1),
+        ("max_in_flight_per_session", |limits| limits.fixed.max_in_flight_per_session += 1),
     ];
     for (name, change) in changes {
         let mut changed = limits();

@@ -31,7 +31,7 @@ fn limits() -> Limits {
         max_value_bytes: 64 << 10,
         max_sessions: 4,
         session_ttl: Duration::from_secs(10),
-        session_window: 8,
+        max_in_flight_per_session: 8,
         history_revisions: 500,
         history_bytes: 20_000,
         max_leases: 4,

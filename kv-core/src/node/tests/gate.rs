@@ -106,7 +106,7 @@ async fn f_input_3_a_frame_that_does_not_end_closes_the_connection() {
 async fn a_silent_client_is_closed_and_one_that_shows_life_is_not() {
     let bench = Bench::new();
     bench.open_door().await;
-    let idle = bench.shared.options.client_idle;
+    let idle = bench.shared.options.client_idle_timeout;
     let silent = bench.call(Lane::Client, &client_hello()).await;
     let took = until_closed(silent).await;
     assert!(took >= idle && took <= idle + Duration::from_secs(1), "{took:?}");

@@ -134,11 +134,11 @@ fn n7_a_majority_that_was_wrong_once_leaves_nothing_behind() {
 
 /// Rule N7 of PROTOCOL.md: a machine that is resumed elsewhere may show any time.
 #[test]
-fn n7_a_clock_that_leaps_counts_for_suspect_max() {
+fn n7_a_clock_that_leaps_counts_for_failure_timeout_max() {
     let mut group = Group::formed(3, 0);
     let first = put(&mut group);
     group.clocks[0].leap(Duration::from_secs(3_600));
-    let most = u64::try_from(group.options.suspect_max.as_millis()).expect("short");
+    let most = u64::try_from(group.options.failure_timeout_max.as_millis()).expect("short");
     group.stamps.tolerance = i64::try_from(most * 1_000).expect("short");
     let now = group.now_of(0);
     assert!(group.replica(0).stamp(now).expect("serving").get() <= first + most);

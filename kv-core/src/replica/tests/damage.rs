@@ -101,7 +101,7 @@ fn f_disk_7_the_same_entry_bad_everywhere_halts_loudly() {
 
 /// Twelve entries with a pipeline of four, on everybody's disk: op 3 is below what any vote lists. Everybody is down.
 fn with_deep_logs(data: u8, witnesses: u8) -> Group {
-    let options = Options { pipeline: 4, ..Options::default() };
+    let options = Options { pipeline_depth: 4, ..Options::default() };
     let mut group = Group::with_options(data, witnesses, options);
     group.run_until("a primary serves", |group| group.serving() == Some(0));
     for n in 0..12 {
@@ -261,7 +261,7 @@ fn d6c_an_entry_that_only_one_of_five_has_is_found() {
 /// out one from the other. Rule D6c.
 #[test]
 fn d6c_hashes_are_pieced_together_from_damaged_logs() {
-    let options = Options { pipeline: 4, ..Options::default() };
+    let options = Options { pipeline_depth: 4, ..Options::default() };
     let mut group = Group::with_options(3, 0, options);
     group.run_until("a primary serves", |group| group.serving() == Some(0));
     for n in 0..10 {
@@ -283,7 +283,7 @@ fn d6c_hashes_are_pieced_together_from_damaged_logs() {
 /// The new primary is asked to compare an op whose hash one member knows from its child, and that child's hash another. Rule D6c.
 #[test]
 fn d6c_hashes_are_asked_for_from_the_first_that_is_not_known() {
-    let options = Options { pipeline: 4, ..Options::default() };
+    let options = Options { pipeline_depth: 4, ..Options::default() };
     let mut group = Group::with_options(3, 0, options);
     group.run_until("a primary serves", |group| group.serving() == Some(0));
     for n in 0..16 {

@@ -199,14 +199,14 @@ fn v7_a_new_primary_asks_nobody_for_more_than_its_vote_holds() {
     group.run_until("member 0 has what 2 has", |group| group.replica(0).head().op == Op::new(30));
     let took = group.now.monotonic.since(before);
     assert!(
-        took < group.options.suspect_min * 2,
+        took < group.options.failure_timeout_min * 2,
         "in runs, once the question to member 1 is given up: {took:?}"
     );
     group.run_until("another view", |group| {
         group.serving().is_some_and(|id| group.replica(id).view() > View::new(3))
     });
     let outage = group.now.monotonic.since(before);
-    assert!(outage < group.options.suspect_max * 8, "{outage:?}");
+    assert!(outage < group.options.failure_timeout_max * 8, "{outage:?}");
     assert_eq!(group.replica(2).head().op, Op::new(30));
 }
 
@@ -235,5 +235,5 @@ fn v6_an_installation_that_creeps_lets_the_view_pass() {
     }
     let held = group.now.monotonic.since(before);
     assert!(votes_to_leave(&group, 3), "it holds the view");
-    assert!(held > group.options.suspect_max, "what moves is worth waiting for: {held:?}");
+    assert!(held > group.options.failure_timeout_max, "what moves is worth waiting for: {held:?}");
 }

@@ -22,7 +22,11 @@ fn settled(data: u8, witnesses: u8, options: Options) -> Group {
 
 /// They are patient with their primary.
 fn patient(data: u8) -> Group {
-    settled(data, 0, Options { suspect_min: MS * 8_000, suspect_max: MS * 8_000, ..Options::default() })
+    settled(
+        data,
+        0,
+        Options { failure_timeout_min: MS * 8_000, failure_timeout_max: MS * 8_000, ..Options::default() },
+    )
 }
 
 fn fresh(group: &Group, member: u8, bound: Duration) -> Option<Op> {
@@ -128,7 +132,8 @@ fn joined(group: &Group, id: u8) -> bool {
 
 #[test]
 fn r5_a_primary_with_a_lease_reads_without_a_round_until_it_has_surely_ended() {
-    let options = Options { suspect_min: LEASE * 2, suspect_max: LEASE * 2, ..Options::default() };
+    let options =
+        Options { failure_timeout_min: LEASE * 2, failure_timeout_max: LEASE * 2, ..Options::default() };
     let mut group = leasing_with(3, 0, options);
     group.cut.extend([(0, 1), (0, 2)]);
     group.read(0, 1);
@@ -155,7 +160,8 @@ fn r5_without_leases_every_read_is_confirmed() {
 
 #[test]
 fn r5_a_lease_counts_from_the_question_not_from_the_answers() {
-    let options = Options { suspect_min: LEASE * 2, suspect_max: LEASE * 2, ..Options::default() };
+    let options =
+        Options { failure_timeout_min: LEASE * 2, failure_timeout_max: LEASE * 2, ..Options::default() };
     let mut group = leasing_with(3, 0, options);
     while group.network.is_empty() {
         group.tick();

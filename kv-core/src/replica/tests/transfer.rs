@@ -13,7 +13,7 @@ fn member(id: u8) -> MemberId {
 
 /// Nothing is kept for members that are away.
 fn tight() -> Options {
-    Options { journal_budget_bytes: 0, witness_journal_bytes: 1 << 20, ..Options::default() }
+    Options { journal_retention_bytes: 0, witness_journal_bytes: 1 << 20, ..Options::default() }
 }
 
 fn write(group: &mut Group, count: usize) {
@@ -477,7 +477,7 @@ fn t7_a_group_whose_next_primary_is_far_behind_does_not_wait_for_it() {
 /// T8: what a member that is away for a moment needs is kept, up to the budget.
 #[test]
 fn t8_a_member_that_was_away_within_the_budget_catches_up_by_entries() {
-    let options = Options { journal_budget_bytes: 1 << 20, ..tight() };
+    let options = Options { journal_retention_bytes: 1 << 20, ..tight() };
     let mut group = Group::with_options(3, 0, options);
     group.run_until("a primary serves", |group| group.serving() == Some(0));
     write(&mut group, 3);
@@ -496,7 +496,7 @@ fn t8_a_member_that_was_away_within_the_budget_catches_up_by_entries() {
 /// T8: who needs an entry that nobody can read any more gets a state that has it, and does not wait for ever.
 #[test]
 fn t8_a_state_stands_for_an_entry_that_went_bad_everywhere() {
-    let mut group = Group::with_options(3, 0, Options { journal_budget_bytes: 1 << 20, ..tight() });
+    let mut group = Group::with_options(3, 0, Options { journal_retention_bytes: 1 << 20, ..tight() });
     group.run_until("a primary serves", |group| group.serving() == Some(0));
     write(&mut group, 3);
     group.run_until("level", Group::level);
@@ -515,7 +515,7 @@ fn t8_a_state_stands_for_an_entry_that_went_bad_everywhere() {
 /// T8: what nobody needs goes at once, whatever the budget; what goes beyond it goes although someone needs it.
 #[test]
 fn t8_the_journal_keeps_to_its_budget() {
-    let options = Options { journal_budget_bytes: 16 * 4096, ..tight() };
+    let options = Options { journal_retention_bytes: 16 * 4096, ..tight() };
     let mut group = Group::with_options(3, 0, options);
     group.run_until("a primary serves", |group| group.serving() == Some(0));
     write(&mut group, 10);

@@ -33,12 +33,12 @@ impl Walk {
         let mut rng = fastrand::Rng::with_seed(seed);
         let shapes = [(3, 0), (3, 0), (2, 1), (5, 0), (1, 0), (2, 0), (3, 2)];
         let (data, witnesses) = shapes[rng.usize(..shapes.len())];
-        let pipeline = if rng.bool() { 4 } else { Options::default().pipeline };
+        let pipeline = if rng.bool() { 4 } else { Options::default().pipeline_depth };
         let mut other = fastrand::Rng::with_seed(seed ^ 0x57a7e);
         let states = data > 1 && other.bool();
-        let mut options = Options { pipeline, ..Options::default() };
+        let mut options = Options { pipeline_depth: pipeline, ..Options::default() };
         if states {
-            options.journal_budget_bytes = [0, 0, 16 * 4096][other.usize(..3)];
+            options.journal_retention_bytes = [0, 0, 16 * 4096][other.usize(..3)];
         }
         let mut group = Group::with_options(data, witnesses, options);
         group.checkpoints_when_asked = states;
@@ -67,7 +67,7 @@ impl Walk {
         let mut rng = fastrand::Rng::with_seed(seed);
         let data = [1, 2, 3, 3, 3, 5, 5][rng.usize(..7)];
         let allowance = Duration::from_secs([0, 0, 5][rng.usize(..3)]);
-        let options = Options { pipeline: 4, wall_clock_allowance: allowance, ..Options::default() };
+        let options = Options { pipeline_depth: 4, wall_clock_allowance: allowance, ..Options::default() };
         let mut group = Group::with_options(data, 0, options);
         group.run_until("a primary serves", |group| group.serving() == Some(0));
         let minority = data - u8::try_from(group.cluster.replication_quorum()).expect("few");

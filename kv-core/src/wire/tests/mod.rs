@@ -262,9 +262,9 @@ fn expectation() -> Expectation {
         limits: Limits {
             max_key_bytes: 4096,
             max_value_bytes: 1 << 20,
-            session_window: 256,
+            max_in_flight_per_session: 256,
             session_ttl: Duration::from_secs(600),
-            client_idle: Duration::from_secs(60),
+            client_idle_timeout: Duration::from_secs(60),
         },
     }
 }

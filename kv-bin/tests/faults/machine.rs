@@ -1,4 +1,4 @@
-//! What the machine offers, and what the rig does as root: mounts, network namespaces, tracing.
+//! What the machine offers, and what the fault drills do as root: mounts, network namespaces, tracing.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -4,7 +4,7 @@ use crate::harness::{Cluster, contents, kv, refused, run, run_on, stderr, stdout
 use std::fs;
 
 /// One that does nothing.
-const TRANSACTION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/real/nothing.json");
+const TRANSACTION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/nothing.json");
 const THREE: &str = "0=127.0.0.1:7000,1=127.0.0.1:7001,2=127.0.0.1:7002";
 
 #[test]

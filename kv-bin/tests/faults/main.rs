@@ -1,11 +1,11 @@
-//! The rig: real processes, real kernels, real faults. Members are killed, frozen, starved of descriptors, cut off in
+//! The fault drills: real processes, real kernels, real faults. Members are killed, frozen, starved of descriptors, cut off in
 //! network namespaces; their system calls fail, their disks fill up and lose power, their files rot. Every write that was
 //! acknowledged must be there afterwards, once.
 //!
 //! ```text
-//! cargo test -p kv-bin --test rig -- --ignored              all drills at full length: two hours, one of which is a soak
-//! cargo test -p kv-bin --test rig -- --short                all drills, briefly: what the gate runs
-//! cargo test -p kv-bin --test rig -- power --rounds 20      these drills (by the beginning of their names), so many rounds
+//! cargo test -p kv-bin --test faults -- --ignored              all drills at full length: two hours, one of which is a soak
+//! cargo test -p kv-bin --test faults -- --short                all drills, briefly: what the gate runs
+//! cargo test -p kv-bin --test faults -- power --rounds 20      these drills (by the beginning of their names), so many rounds
 //! ```
 //! It prints one table. A drill that needs what this machine lacks is skipped, and the table has the reason. Without arguments
 //! nothing runs, so that a plain `cargo test` stays quick.
@@ -33,7 +33,7 @@ mod syscalls;
 mod watchers;
 
 /// Clusters of real processes are those of the other tests.
-#[path = "../real/harness.rs"]
+#[path = "../e2e/harness.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use the rest")]
 mod harness;
 #[path = "../../src/demo/ledger.rs"]
@@ -48,7 +48,7 @@ mod raw;
 
 /// What the load's modules know of the program.
 #[path = "../../src/failure.rs"]
-#[expect(dead_code, reason = "the rig needs no exit codes")]
+#[expect(dead_code, reason = "the drills need no exit codes")]
 mod failure;
 
 use bench::Row;
@@ -179,7 +179,7 @@ impl Wish {
 fn main() -> ExitCode {
     let wish = Wish::of(std::env::args().skip(1));
     if wish.is_none() {
-        println!("the rig runs with --ignored (all of it), --short, or --rounds N");
+        println!("the drills run with --ignored (all of it), --short, or --rounds N");
         return ExitCode::SUCCESS;
     }
     let start = Instant::now();

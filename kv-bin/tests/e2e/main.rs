@@ -9,7 +9,7 @@ mod crash;
 mod demo;
 mod disk;
 mod ends;
-#[allow(dead_code, reason = "shared with the rig, which uses the rest")]
+#[allow(dead_code, reason = "shared with the fault drills, which use the rest")]
 mod harness;
 #[cfg(target_os = "linux")]
 mod lock;

@@ -72,13 +72,7 @@ fn the_folder_of_another_member_cluster_or_configuration_is_refused() {
     refused(
         &attempt(wider),
         1,
-        &[
-            "data-0",
-            "pipeline_depth is 64",
-            "set it back to 32",
-            "--pipeline-depth",
-            "KV_PIPELINE_DEPTH",
-        ],
+        &["data-0", "pipeline_depth is 64", "set it back to 32", "--pipeline-depth", "KV_PIPELINE_DEPTH"],
     );
     let mut lower = cluster.command(1);
     lower.args(["--max-value-bytes", "16KiB"]);

@@ -198,11 +198,10 @@ impl Blocks {
         for (blocks, range) in runs(offset, out.len())? {
             let out = &mut out[range];
             let sums = self.with_sums(&blocks, |sums| sums.get(&blocks).map(<[u64]>::to_vec))?;
+            let mut at = block_at(blocks.start);
             let mut blocks = blocks.zip(sums);
             // A large value a part at a time: a thread may have to give way in between.
             for part in out.chunks_mut(READ_AT_ONCE) {
-                let Some((first, _)) = blocks.clone().next() else { break };
-                let at = block_at(first);
                 self.readahead.reading(&*self.file, at..at + part.len() as u64);
                 self.file.read_at(part, at).map_err(|error| self.fail_io(READ, error))?;
                 for (block, (index, sum)) in part.chunks_exact_mut(BLOCK).zip(&mut blocks) {
@@ -212,6 +211,7 @@ impl Blocks {
                         return Err(self.fail(EngineError::damaged(detail)));
                     }
                 }
+                at += part.len() as u64;
                 steps::pace(part.len() / STEP_BYTES);
             }
         }

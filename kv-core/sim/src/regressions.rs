@@ -49,4 +49,8 @@ pub(super) const SEEDS: &[(u64, &str)] = &[
     (1394, "two members that were behind ended each other's transfers for ever"),
     (576, "a halt over an entry that no state has come to was not excused"),
     (1320, "a question waited though a part of a revision that it had not seen had woken the others already"),
+    (
+        964_666_022,
+        "a member whose first source had no useful snapshot asked only the one that was down, for ever",
+    ),
 ];

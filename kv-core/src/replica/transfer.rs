@@ -408,18 +408,23 @@ impl Replica {
             self.restart_transfer();
         } else if !everywhere && source == from {
             // When all have been asked where nothing is begun, a peer that has nothing yet may soon: again in time.
-            self.next_source();
+            self.ask_another_source();
             self.ask_for_more();
         }
     }
 
     /// The next in turn of those that have not answered that they lack it.
-    fn next_source(&mut self) {
+    fn ask_another_source(&mut self) {
+        self.next_source(|run, source| !run.gone.contains_key(&source));
+    }
+
+    /// The next in turn that `may_have` the piece, or if none may, the next.
+    fn next_source(&mut self, may_have: impl Fn(&Run, MemberId) -> bool) {
         let sources = self.piece_sources();
         let Some(run) = &mut self.transfer.run else { return };
         let at = sources.iter().position(|source| *source == run.source).map_or(0, |at| at + 1);
         let in_turn = || sources.iter().cycle().skip(at).take(sources.len()).copied();
-        let next = in_turn().find(|source| !run.gone.contains_key(source)).or_else(|| in_turn().next());
+        let next = in_turn().find(|source| may_have(run, *source)).or_else(|| in_turn().next());
         run.source = next.unwrap_or(run.source);
     }
 
@@ -474,7 +479,7 @@ impl Replica {
             self.give_up_snapshot();
         } else {
             self.restart_transfer();
-            self.next_source();
+            self.ask_another_source();
         }
     }
 
@@ -499,7 +504,8 @@ impl Replica {
             self.transfer.stall = (self.transfer.stall * 2).min(MOST_STALL);
             self.restart_transfer();
         }
-        self.next_source();
+        // Where nothing is begun, whoever had nothing of use may have by now, and all others may be down for good.
+        self.next_source(|run, source| run.at.is_none() || !run.gone.contains_key(&source));
         self.ask_for_more();
     }
 

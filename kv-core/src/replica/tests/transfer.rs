@@ -262,31 +262,48 @@ fn runs(group: &Group) -> std::collections::BTreeSet<u64> {
     asked.filter_map(nonce).collect()
 }
 
+/// Member 2 begins a transfer, and member 1 answers first, with a snapshot at `index + 1`, which is of no use.
+fn offer_a_useless_snapshot(index: usize) -> Group {
+    let mut group = away(3, 0);
+    group.start(2);
+    group.sent.clear();
+    for _ in 0..10_000 {
+        if !runs(&group).is_empty() {
+            break;
+        }
+        if !group.deliver() {
+            group.tick();
+        }
+    }
+    let nonce = runs(&group).pop_first().expect("it asks");
+    let at = Anchor { op: Op::new(index as u64 + 1), hash: group.committed[index] };
+    let chunk = Chunk::new(Bytes::new(), Bytes::new(), ChunkEnd::More("a".into()));
+    let message = Message::SnapshotChunk { nonce, view: View::ZERO, at, chunk };
+    group.input(2, Input::Message { from: member(1), message });
+    assert!(group.replica(2).is_transferring());
+    assert_eq!(group.members[2].disk.snapshot, None);
+    group
+}
+
 /// T6: another member that is behind as well answers first, with a snapshot of no use. What the others send counts as before.
 #[test]
 fn t6_a_peer_that_is_behind_too_ends_no_transfer() {
     // One that leads no further than the own log, and one below which the others have dropped their entries.
     for index in [1, 9] {
-        let mut group = away(3, 0);
-        group.start(2);
-        group.sent.clear();
-        for _ in 0..10_000 {
-            if !runs(&group).is_empty() {
-                break;
-            }
-            if !group.deliver() {
-                group.tick();
-            }
-        }
-        let nonce = runs(&group).pop_first().expect("it asks");
-        let at = Anchor { op: Op::new(index as u64 + 1), hash: group.committed[index] };
-        let chunk = Chunk::new(Bytes::new(), Bytes::new(), ChunkEnd::More("a".into()));
-        let message = Message::SnapshotChunk { nonce, view: View::ZERO, at, chunk };
-        group.input(2, Input::Message { from: member(1), message });
-        assert!(group.replica(2).is_transferring());
-        assert_eq!(group.members[2].disk.snapshot, None);
+        let mut group = offer_a_useless_snapshot(index);
         group.run_until("level", Group::level);
         assert_eq!(runs(&group).len(), 1, "begun once");
+    }
+}
+
+/// T6: nothing is begun, and everyone but the member whose snapshot was of no use is down for good: it is asked again, because it
+/// may have another one by now.
+#[test]
+fn t6_a_peer_whose_snapshot_was_of_no_use_is_asked_again() {
+    for index in [1, 9] {
+        let mut group = offer_a_useless_snapshot(index);
+        group.crash(0);
+        group.run_until("level", Group::level);
     }
 }
 

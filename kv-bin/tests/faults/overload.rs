@@ -23,6 +23,10 @@ const VALUE: (usize, usize) = (1 << 20, 16 << 10);
 const AT_ONCE: usize = 8;
 /// So many times its own p99 a call may take beside an attack. Printed, and at full length demanded.
 const WORST: u32 = 10;
+/// What was filled in is still being written to the disk, and slows calls down, until a round of them takes no less than this part of an earlier one.
+const SETTLED: f64 = 0.9;
+/// So many rounds it may take until then.
+const MOST_ROUNDS: usize = 300;
 /// Whoever waits for nothing else than a call makes the next one after this long.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -53,9 +57,13 @@ impl Times {
     }
 
     fn p99(times: &[Duration]) -> Duration {
+        Self::percentile(times, 99)
+    }
+
+    fn percentile(times: &[Duration], percent: usize) -> Duration {
         let mut sorted = times.to_vec();
         sorted.sort_unstable();
-        sorted.get(sorted.len() * 99 / 100).copied().unwrap_or_default()
+        sorted.get(sorted.len() * percent / 100).copied().unwrap_or_default()
     }
 
     /// How many times those of `normal` the p99 of puts and gets are; the greater.
@@ -128,10 +136,27 @@ impl Neighbours {
         harness::level(&self.looker, &[0, 1, 2]).await;
     }
 
+    /// Waits until the client's calls get no faster: what was written before is on the disk.
+    async fn settle(&mut self) {
+        let mut best = Duration::MAX;
+        let mut since_best = 0;
+        for round in 1..=MOST_ROUNDS {
+            let mut times = Times::default();
+            times.measure(&self.client, |calls| calls == CALLS).await;
+            let took = Times::percentile(&times.puts, 90) + Times::percentile(&times.gets, 90);
+            since_best = if took < best.mul_f64(SETTLED) { 0 } else { since_best + 1 };
+            best = best.min(took);
+            if since_best >= if self.is_short { 1 } else { 20 } {
+                self.remarks.push(format!("settled after {round} rounds"));
+                return;
+            }
+        }
+        panic!("calls get faster and faster");
+    }
+
     /// Measures the client alone.
     async fn alone(&mut self) {
-        let mut warm_up = Times::default();
-        warm_up.measure(&self.client, |calls| calls == CALLS).await;
+        self.settle().await;
         self.normal.measure(&self.client, |calls| calls == self.calls).await;
         self.note("alone", &self.normal.clone(), "");
     }

@@ -28,8 +28,11 @@ const LAST_WITHIN: Duration = Duration::from_millis(100);
 const WRITE_BYTES: usize = 256 << 10;
 /// Frames above this are large: they get no more than their part of the memory.
 const SMALL_FRAME: usize = 64 << 10;
-/// Nothing more is read from a client for so long after a large frame of its, so that clients who send nothing else leave time for others.
-const AFTER_LARGE: Duration = Duration::from_millis(1);
+/// After a large frame nothing more is read from its client for this long per [`PACED_BYTES`] of it, so that clients who send nothing else
+/// leave time for others.
+const PACE: Duration = Duration::from_millis(1);
+/// See [`PACE`]: one connection brings 512 MB/s at most.
+const PACED_BYTES: usize = 512 << 10;
 
 /// The least that a call in flight is taken to hold.
 const CALL_BYTES: usize = 256;
@@ -160,11 +163,14 @@ async fn receive(outbox: &Arc<Outbox>, mut incoming: Incoming<'_>) -> Result<(),
         if frame.kind() == Kind::Alive {
             continue;
         }
-        let is_large = frame.body_len() > SMALL_FRAME;
+        let len = frame.body_len();
+        let is_large = len > SMALL_FRAME;
+        // To decode a large one takes a while: one at a time, so that the runtime's other threads stay free for others.
+        let turn = if is_large { incoming.shared.large_requests.acquire().await.ok() } else { None };
         let message = frame.client_message()?;
         drop(frame);
         if is_large {
-            // To decode it has taken a while, and so will what comes next.
+            // And so will what comes next.
             give_way().await;
         }
         if !Party::Client.may_call(&message.what) {
@@ -176,8 +182,9 @@ async fn receive(outbox: &Arc<Outbox>, mut incoming: Incoming<'_>) -> Result<(),
         }
         last = Some(message.call);
         dispatch(incoming.shared, outbox, message.call, message.what, share);
+        drop(turn);
         if is_large {
-            tokio::time::sleep(AFTER_LARGE).await;
+            tokio::time::sleep(PACE * len.div_ceil(PACED_BYTES) as u32).await;
         }
     }
 }

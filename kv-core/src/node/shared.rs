@@ -28,7 +28,7 @@ use kv_transport::Transport;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// So often clients may have the primary role given away, each time by this member.
 const HANDOVER_EVERY: Duration = Duration::from_secs(5);
@@ -75,6 +75,9 @@ pub(super) struct Shared {
     pub(super) admission: Arc<Admission>,
     /// What each client holds.
     pub(super) accounts: Accounts,
+
+    /// The turn to decode a large request.
+    pub(super) large_requests: Semaphore,
 
     /// How often clients may have the primary role given away.
     handovers: Mutex<Bucket>,
@@ -152,6 +155,7 @@ impl Shared {
             waiters: Waiters::default(),
             watches: Watches::default(),
             accounts: Accounts::default(),
+            large_requests: Semaphore::new(1),
             handovers: Mutex::new(Bucket::every(HANDOVER_EVERY, parts.clock.monotonic())),
             health: Health::default(),
             admission: Admission::new(parts.options.client_memory_bytes),

@@ -15,7 +15,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -39,6 +39,7 @@ pub(crate) fn kv() -> Command {
 /// The same, run by another program: its name and its first arguments.
 fn under(program: &[String]) -> Command {
     let kv = env!("CARGO_BIN_EXE_kv");
+    let program = [default_signals(), program].concat();
     let mut command = match program.split_first() {
         None => Command::new(kv),
         Some((program, arguments)) => {
@@ -52,6 +53,21 @@ fn under(program: &[String]) -> Command {
     }
     command.env("NO_COLOR", "1");
     command
+}
+
+/// What runs a program with the default reaction to signals, where whoever runs the tests ignores some (`nohup`, or `&` in a
+/// script): a program inherits that.
+fn default_signals() -> &'static [String] {
+    const HUP_INT_QUIT: u64 = 0b111;
+    static PREFIX: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0);
+        let needed: &[&str] =
+            if ignored & HUP_INT_QUIT == 0 { &[] } else { &["env", "--default-signal=HUP,INT,QUIT"] };
+        needed.iter().map(|word| (*word).to_owned()).collect()
+    });
+    &PREFIX
 }
 
 /// Runs a command to its end, which must come in time.

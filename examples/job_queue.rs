@@ -1,7 +1,7 @@
 //! A job queue: each job is handed to one worker, once, though members and workers die. A job that a dead worker held is handed out again.
 
-use kv_core::ids::LeaseId;
-use kv_core::message::Lifetime;
+use kv_core::client::LeaseId;
+use kv_core::client::Lifetime;
 use kv_core::{Client, tokio};
 use kv_examples::{Failure, Three};
 use std::time::Duration;

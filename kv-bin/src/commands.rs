@@ -6,10 +6,10 @@ use crate::encoding::{Encoding, json_line};
 use crate::failure::Failure;
 use crate::members::{self, Seen};
 use crate::output;
+use kv_core::client::Record;
 use kv_core::client::WrittenWithPrevious;
+use kv_core::client::{LeaseId, Revision};
 use kv_core::error::{ReadError, WriteError};
-use kv_core::ids::{LeaseId, Revision};
-use kv_core::message::Record;
 use serde_json::{Map, Value, json};
 use std::io::{self, Write as _};
 

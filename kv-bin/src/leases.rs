@@ -5,9 +5,9 @@ use crate::commands::{print_line, write_failure};
 use crate::context::Context;
 use crate::failure::Failure;
 use kv_core::Client;
+use kv_core::client::LeaseId;
+use kv_core::client::LeaseInfo;
 use kv_core::error::WriteError;
-use kv_core::ids::LeaseId;
-use kv_core::message::LeaseInfo;
 use serde_json::json;
 
 /// `kv lease`.

@@ -2,10 +2,10 @@
 
 use crate::output::{self, BAD, Cell, GOOD, NOTE};
 use anstyle::Style;
-use kv_core::client::{Cause, FailureReason, MemberReport};
-use kv_core::error::AdminError;
-use kv_core::ids::Op;
-use kv_core::message::MemberStatus;
+use kv_core::client::MemberReport;
+use kv_core::error::{AdminError, Cause, FailureReason};
+use kv_core::node::MemberStatus;
+use kv_core::node::Op;
 use serde_json::{Value, json};
 
 /// One member: the status that it reported, or why there is none.

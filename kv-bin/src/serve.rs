@@ -130,7 +130,7 @@ fn lossy(inner: Arc<dyn Transport>, (percent, seed): (u8, u64)) -> Arc<dyn Trans
         // At one end only, or each message would be at risk twice.
         faults.set(Scope::all().lane(lane).outgoing(), Fault::new().loss(f64::from(percent) / 100.0));
     }
-    Arc::new(Faulty::new(inner, faults, kv_core::wire::framing()).spare_first())
+    Arc::new(Faulty::new(inner, faults, kv_core::transport::framing()).spare_first())
 }
 
 /// The line that reports that the member serves.

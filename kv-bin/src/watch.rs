@@ -6,9 +6,9 @@ use crate::context::Context;
 use crate::encoding::{Encoding, json_line};
 use crate::failure::Failure;
 use crate::signals::Signals;
+use kv_core::client::Revision;
+use kv_core::client::{Event, EventKind};
 use kv_core::error::WatchError;
-use kv_core::ids::Revision;
-use kv_core::message::{Event, EventKind};
 use serde_json::{Map, Value};
 
 /// Prints a line for each change, until a signal stops it or it has printed the requested number.

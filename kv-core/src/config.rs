@@ -3,9 +3,14 @@
 mod difference;
 mod fixed;
 
-pub use fixed::{FixedOptions, OPTION_TABLE, OptionMismatch, OptionRow, Scope};
+#[cfg(feature = "internals")]
+pub use fixed::FixedOptions;
+#[cfg(not(feature = "internals"))]
+pub(crate) use fixed::FixedOptions;
+pub use fixed::{OPTION_TABLE, OptionMismatch, OptionRow, Scope};
 
-use crate::ids::{ClusterId, Hash, MemberId, View};
+pub use crate::ids::{ClusterId, Hash, MemberId, View};
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -271,7 +276,7 @@ fn check_address(member: &Member) -> Result<(), ConfigError> {
 }
 
 /// How many entries may be uncommitted at once; fixed when a cluster is formed.
-pub const DEFAULT_PIPELINE_DEPTH: u32 = 32;
+const DEFAULT_PIPELINE_DEPTH: u32 = 32;
 
 /// Time-outs and limits of a node. Every field has a default and a range, which [`Options::check`] enforces. Some options are fixed when
 /// the cluster forms. The others may differ between members, and may change with every restart: see [`OPTION_TABLE`].

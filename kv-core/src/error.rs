@@ -1,8 +1,10 @@
 //! Public errors: one enum per operation.
 
-use crate::client::{CallError, Cause};
+pub use crate::client::call::{Cause, FailureReason};
+pub use crate::message::{LeaseFailure, RequestError, StepFailure};
+
+use crate::client::call::CallError;
 use crate::ids::{MemberId, Revision};
-use crate::message::{LeaseFailure, RequestError, StepFailure};
 
 /// Why a client could not connect.
 #[derive(Debug, thiserror::Error)]
@@ -307,8 +309,8 @@ pub enum AdminError {
     Closed,
 }
 
-impl From<CallError> for AdminError {
-    fn from(error: CallError) -> Self {
+impl AdminError {
+    pub(crate) fn of(error: CallError) -> Self {
         let (CallError::NotApplied(cause) | CallError::OutcomeUnknown(cause)) = error;
         Self::Unavailable(cause)
     }
@@ -323,7 +325,6 @@ impl From<crate::client::Closed> for AdminError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::FailureReason;
 
     #[test]
     fn exactly_one_kind_of_write_error_may_have_changed_something() {

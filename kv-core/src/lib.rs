@@ -15,7 +15,7 @@
 //!
 //! # A cluster in one process
 //! A [`Node`] is one member, and a [`Client`] talks to all of them. This example uses the in-memory network. With the feature `tcp`, use
-//! [`transport::tcp`] instead.
+//! `transport::tcp` instead.
 //! ```
 //! use kv_core::{Cluster, Node, tokio, transport::Memory};
 //! use std::sync::Arc;
@@ -66,7 +66,7 @@
 //! | `tls` | certificates ([`transport`]`::tls`) and TLS over TCP; see [`guide::security`] |
 //! | `certs` | creating certificates, for development and tests |
 //! | `testing` | clusters for the tests of an application |
-//! | `internals` | the modules inside, for the tests of this crate; it promises nothing |
+//! | `internals` | the modules inside, for the tests, the simulator and the fuzz targets of this workspace; it promises nothing |
 
 #![cfg_attr(
     not(feature = "internals"),
@@ -79,16 +79,39 @@
 pub mod client;
 pub mod config;
 mod detached;
+#[cfg(not(feature = "internals"))]
+mod engine;
+#[cfg(feature = "internals")]
 pub mod engine;
 pub mod error;
+#[cfg(not(feature = "internals"))]
+mod ids;
+#[cfg(feature = "internals")]
 pub mod ids;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod journal;
+#[cfg(feature = "internals")]
 pub mod journal;
+#[cfg(not(feature = "internals"))]
+mod kv;
+#[cfg(feature = "internals")]
 pub mod kv;
+#[cfg(not(feature = "internals"))]
+mod message;
+#[cfg(feature = "internals")]
 pub mod message;
 pub mod node;
+#[cfg(not(feature = "internals"))]
+mod replica;
+#[cfg(feature = "internals")]
 pub mod replica;
+#[cfg(not(feature = "internals"))]
+mod session;
+#[cfg(feature = "internals")]
 pub mod session;
+#[cfg(not(feature = "internals"))]
+mod storage;
+#[cfg(feature = "internals")]
 pub mod storage;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -99,7 +122,12 @@ pub mod transport {
     pub use kv_transport_quic as quic;
     #[cfg(feature = "tcp")]
     pub use kv_transport_tcp as tcp;
+
+    pub use crate::wire::framing;
 }
+#[cfg(not(feature = "internals"))]
+mod wire;
+#[cfg(feature = "internals")]
 pub mod wire;
 pub mod guide {
     //! The guide: how to use and operate a cluster, and what it guarantees.

@@ -3,9 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use kv_core::client::{Cause, Lock};
+use kv_core::client::Lock;
+use kv_core::client::Revision;
+use kv_core::error::Cause;
 use kv_core::error::{AdminError, LockError, ReadError, WatchError, WriteError};
-use kv_core::ids::Revision;
 use kv_core::testing::Cluster;
 use kv_core::transport::Fault;
 use kv_core::{Client, Options};

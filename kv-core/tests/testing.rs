@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use futures::StreamExt as _;
+use kv_core::client::EventKind;
 use kv_core::client::{TypedError, TypedUpdate};
 use kv_core::error::WriteError;
-use kv_core::message::EventKind;
 use kv_core::testing::Cluster;
 use kv_core::transport::Fault;
 use std::time::Duration;

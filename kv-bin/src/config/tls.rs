@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use clap::Args;
-use kv_core::ids::MemberId;
+use kv_core::config::MemberId;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 

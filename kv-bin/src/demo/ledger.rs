@@ -1,8 +1,8 @@
 //! What was tried and what was acknowledged, and the comparison with what the store holds in the end.
 
 use bytes::Bytes;
-use kv_core::ids::Revision;
-use kv_core::message::Record;
+use kv_core::client::Record;
+use kv_core::client::Revision;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 

@@ -40,7 +40,8 @@ pub(super) async fn run(story: &Story, plan: &DemoPlan) -> Result<Verdict, Failu
 async fn play(story: &Story, members: &Members, plan: &DemoPlan) -> Result<Verdict, Failure> {
     super::introduce(story, members);
     let faults = Faults::new(plan.seed);
-    let transport = Faulty::new(members.transport()?, faults.clone(), kv_core::wire::framing()).spare_first();
+    let transport =
+        Faulty::new(members.transport()?, faults.clone(), kv_core::transport::framing()).spare_first();
     let transport: Arc<dyn Transport> = Arc::new(transport);
     let clients = watch::connect(members, &transport, plan.seed, WRITERS).await?;
     let client = &clients[0];

@@ -128,7 +128,7 @@ impl Writer {
         }
     }
 
-    fn note(&mut self, key: Bytes, value: Bytes, result: Result<kv_core::ids::Revision, WriteError>) {
+    fn note(&mut self, key: Bytes, value: Bytes, result: Result<kv_core::client::Revision, WriteError>) {
         let ending = match result {
             Ok(revision) => {
                 let at = (!self.shared.stop.load(Ordering::Relaxed)).then(Instant::now);
@@ -151,7 +151,7 @@ impl Writer {
 struct Counter {
     generation: u32,
     value: u64,
-    revision: Option<kv_core::ids::Revision>,
+    revision: Option<kv_core::client::Revision>,
     guarded: bool,
 }
 

@@ -12,7 +12,7 @@ use crate::members::{self, Seen};
 use crate::output;
 use crate::signals::Signals;
 use kv_core::Client;
-use kv_core::ids::MemberId;
+use kv_core::config::MemberId;
 use screen::Screen;
 use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};

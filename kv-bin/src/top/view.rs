@@ -3,7 +3,7 @@
 use super::News;
 use crate::members::{self, Seen};
 use crate::output::{self, BAD, Cell, FAINT, NOTE, STRONG, styled};
-use kv_core::message::{Latencies, MemberStatus};
+use kv_core::node::{Latencies, MemberStatus};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

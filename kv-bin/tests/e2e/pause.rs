@@ -3,7 +3,7 @@
 use crate::harness::{Cluster, level, primary, progress, successor, verify};
 use crate::writers::Writers;
 use kv_core::Client;
-use kv_core::ids::Revision;
+use kv_core::client::Revision;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -6,7 +6,7 @@ use crate::bench::{FLAGS, Row};
 use crate::harness::{self, Cluster, LIMIT, kv, run, stderr};
 use futures::StreamExt as _;
 use kv_core::Client;
-use kv_core::ids::Revision;
+use kv_core::client::Revision;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -7,7 +7,8 @@ use crate::machine::strace;
 use crate::memory::now_mib;
 use futures::StreamExt as _;
 use kv_core::Client;
-use kv_core::ids::{MemberId, Op};
+use kv_core::config::MemberId;
+use kv_core::node::Op;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 

@@ -4,7 +4,7 @@ use crate::bench::{Bench, Row};
 use crate::harness::LIMIT;
 use crate::processes;
 use kv_core::Client;
-use kv_core::ids::Revision;
+use kv_core::client::Revision;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use tokio::task::JoinSet;
 use tokio::time::timeout;

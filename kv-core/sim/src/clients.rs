@@ -8,9 +8,10 @@ use super::world::{Event, World, index};
 use bytes::Bytes;
 use fastrand::Rng;
 use kv_core::client::{
-    Call, CallError, CallId, Cause, ClientProtocol, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply,
+    Call, CallError, CallId, ClientProtocol, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply,
 };
 use kv_core::config::Role;
+use kv_core::error::Cause;
 use kv_core::ids::{Instant, LeaseId, MemberId, Revision};
 use kv_core::message::{
     ClientMessage, Command, Effect, Guard, LeaseCommand, Lifetime, Outcome, Query, ReadMode, ServerMessage,

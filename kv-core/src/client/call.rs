@@ -21,6 +21,7 @@ impl CallId {
     }
 
     /// The plain number.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0

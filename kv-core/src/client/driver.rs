@@ -1,8 +1,8 @@
 //! The task of a client: carries out what [`ClientProtocol`] decides.
 
-use super::ClientProtocol;
 use super::call::{Call, CallError, CallId, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply};
 use super::link::{self, Dialed, Dialer, LinkEvent};
+use super::protocol::ClientProtocol;
 use crate::ids::{Instant, MemberId};
 use crate::message::{ClientCall, ClientMessage};
 use crate::wire::{self, FrameWriter, Limits, MemberInfo};

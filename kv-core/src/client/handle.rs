@@ -1,9 +1,10 @@
 //! The client's handle.
 
+use super::call::{Call, CallError, CallId, Cause, FailureReason, Reply};
 use super::driver::{Begin, Command};
 use super::{
-    Add, Batch, Call, CallError, CallId, Cause, ClientBuilder, Delete, DeleteRange, Election, FailureReason,
-    Get, GetMany, LeaseHandle, LeaseRequest, LockRequest, Put, Reply, Scan, Transaction, Typed, Watch,
+    Add, Batch, ClientBuilder, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle, LeaseRequest,
+    LockRequest, Put, Scan, Transaction, Typed, Watch,
 };
 use crate::error::{AdminError, ConnectError};
 use crate::ids::{LeaseId, MemberId};
@@ -294,7 +295,7 @@ impl Client {
         match self.call(Call::Status { member }, 0, deadline).await? {
             Ok(Reply::Status(status)) => Ok(*status),
             Ok(other) => unreachable!("a status call was answered by {other:?}"),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(AdminError::of(error)),
         }
     }
 
@@ -310,7 +311,7 @@ impl Client {
         let answers = reports.into_iter().filter_map(|report| report.status.ok());
         let primary = answers.filter(|status| status.state == "primary").max_by_key(|status| status.view);
         let member = primary.ok_or(AdminError::NoPrimary)?.id;
-        self.call(Call::Handover { member }, 0, self.shared.deadline).await??;
+        self.call(Call::Handover { member }, 0, self.shared.deadline).await?.map_err(AdminError::of)?;
         Ok(())
     }
 

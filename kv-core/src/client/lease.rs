@@ -1,8 +1,9 @@
 //! Leases: promises to show life, on which keys depend.
 
+use super::Client;
+use super::call::Call;
 use super::elapsed::Since;
 use super::ops::{OpFuture, other_effect, write};
-use super::{Call, Client};
 use crate::error::WriteError;
 use crate::ids::LeaseId;
 use crate::message::{Command, Effect, LeaseCommand, LeaseFailure, LeaseInfo, millis};

@@ -1,11 +1,14 @@
 //! The client: finds the primary, keeps a session, retries, and never runs a write twice.
 //!
-//! [`ClientProtocol`] decides and does no I/O (the simulator drives the same code); [`Client`] is the tokio half around it: handles
-//! that pass calls on, and one task (`Driver`) that owns the core and the connections.
+//! A [`Client`] and its clones share one session and one connection to each member that they use. Every operation is a builder: set what differs
+//! from the defaults, then await it.
+
+// `ClientProtocol` decides and does no I/O (the simulator drives the same code). `Client` is the tokio half around it: handles that pass calls
+// on, and one task (`Driver`) that owns the protocol and the connections.
 
 mod batch;
 mod builder;
-mod call;
+pub(crate) mod call;
 mod driver;
 pub(crate) mod elapsed;
 mod handle;
@@ -26,16 +29,16 @@ mod watch_cursor;
 
 pub use batch::Batch;
 pub use builder::ClientBuilder;
-pub use call::{
-    Call, CallError, CallId, Cause, FailureReason, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply,
-};
+#[cfg(feature = "internals")]
+pub use call::{Call, CallError, CallId, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply};
 pub use handle::{Client, MemberReport};
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 pub use lease::believed;
 pub use lease::{Lease, LeaseHandle, LeaseRequest};
 pub use lock::{Election, FencingToken, Leader, Lock, LockLoss, LockRequest};
 pub use ops::{AtRevision, Delete, Deleted, Get, GetMany, Put, Written};
 pub use previous::{WithPrevious, WrittenWithPrevious};
+#[cfg(feature = "internals")]
 pub use protocol::ClientProtocol;
 pub use range::{DeleteRange, RangeDeleted};
 pub use scan::{Scan, Snapshot};
@@ -45,7 +48,10 @@ pub use typed::{
 };
 pub use watch::{Follow, Update, Watch, WatchStream};
 
+pub use crate::ids::{LeaseId, Revision, Timestamp};
+pub use crate::message::{Event, EventKind, LeaseInfo, Lifetime, Record, Scanned, StepResult};
+
 use builder::LocalMember;
 pub(crate) use handle::Closed;
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 pub use watch_cursor::WatchCursor;

@@ -1,6 +1,7 @@
 //! Single operations: builders to be awaited.
 
-use super::{Call, CallError, Cause, Client, Reply};
+use super::Client;
+use super::call::{Call, CallError, Cause, Reply};
 use crate::error::{ReadError, WriteError};
 use crate::ids::{LeaseId, MemberId, Revision, Timestamp};
 use crate::message::{Command, Effect, Guard, Lifetime, Outcome, Query, ReadMode, Record, millis};

@@ -1,8 +1,9 @@
 //! Scans: page after page.
 
+use super::Client;
+use super::call::Reply;
 use super::ops::{OpFuture, freshness, misfit, read};
 use super::range::{after_prefix, ends_of};
-use super::{Client, Reply};
 use crate::error::ReadError;
 use crate::ids::{MemberId, Revision};
 use crate::message::{Query, ReadMode, Record};

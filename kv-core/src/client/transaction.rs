@@ -34,7 +34,7 @@ use std::time::Duration;
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
 /// // Moves 30 from one account to the other, unless the first was changed since it was read at `seen`.
-/// # let seen = kv_core::ids::Revision::ZERO;
+/// # let seen = kv_core::client::Revision::ZERO;
 /// let moved = client.transaction().if_revision("account/a", seen).add("account/a", -30).add("account/b", 30).await?;
 /// if !moved.succeeded {
 ///     println!("somebody was faster");

@@ -1,6 +1,6 @@
 //! A watch between two answers: what it asks, and what an answer means for it. Pure, as [`ClientProtocol`](super::ClientProtocol), under which it runs.
 
-use super::{Call, CallError, Cause, Reply};
+use super::call::{Call, CallError, Cause, Reply};
 use crate::error::WatchError;
 use crate::ids::{MemberId, Revision};
 use crate::message::{Event, Position, RequestError, SizeLimits, WatchQuery};
@@ -75,7 +75,7 @@ impl WatchCursor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::FailureReason;
+    use crate::client::call::FailureReason;
     use crate::message::EventKind;
 
     fn cursor() -> WatchCursor {

@@ -51,6 +51,7 @@ pub struct Retention {
 
 impl Retention {
     /// Nothing is kept.
+    #[cfg(feature = "internals")]
     pub const NONE: Self = Self { revisions: 0, bytes: 0 };
 
     /// Whether anything is kept.

@@ -200,6 +200,7 @@ impl Engine for Disk {
         self.layers.active().bytes() + self.layers.frozen().map_or(0, |frozen| frozen.bytes())
     }
 
+    #[cfg(feature = "internals")]
     fn dead_bytes(&self) -> usize {
         self.layers.dead_bytes()
     }

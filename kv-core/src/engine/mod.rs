@@ -29,6 +29,7 @@ mod head;
 mod history;
 mod key;
 mod layers;
+#[cfg(feature = "internals")]
 mod memory;
 mod memtable;
 mod read_view;
@@ -44,8 +45,11 @@ pub use change::{Change, Retention};
 pub use disk::{Disk, Merge, Merged, Progress};
 pub(crate) use disk::{Opened as OpenedDisk, Rows};
 pub use error::EngineError;
+#[cfg(feature = "internals")]
 pub use memory::Memory;
-pub use read_view::{HistoryChange, HistoryChanges, Keys, ReadView, Reader, Scan};
+pub use read_view::{HistoryChange, Keys, ReadView, Reader};
+#[cfg(feature = "internals")]
+pub use read_view::{HistoryChanges, Scan};
 pub use snapshot::Snapshot;
 pub(crate) use staging::Staging;
 pub(crate) use tree::Row;
@@ -87,6 +91,7 @@ pub trait Engine: Debug + Send {
     fn memtable_bytes(&self) -> usize;
 
     /// About how much memory is held though it is in the checkpoint: readers still read there, or it is not freed yet.
+    #[cfg(feature = "internals")]
     fn dead_bytes(&self) -> usize;
 
     /// The memory is used up, and a merge runs or cannot begin before readers let go of what they hold.

@@ -51,6 +51,7 @@ impl ReadView {
     ///
     /// # Errors
     /// If the disk fails or is damaged.
+    #[cfg(feature = "internals")]
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         self.get_at(key, self.revision)
     }
@@ -130,6 +131,7 @@ impl ReadView {
     ///
     /// # Errors
     /// If the disk fails or is damaged.
+    #[cfg(feature = "internals")]
     pub fn scan(&self, from: &[u8]) -> Result<Scan<'_>, EngineError> {
         self.scan_at(Keys::from(from), self.revision)
     }

@@ -274,6 +274,7 @@ impl Lifetimes {
     }
 
     /// Everything, in a fixed order, for a digest.
+    #[cfg(feature = "internals")]
     pub(super) fn digest(&self, add: &mut dyn FnMut(&[u8])) {
         for ((at, key), revision) in &self.keys {
             add(&at.get().to_le_bytes());
@@ -287,10 +288,12 @@ impl Lifetimes {
     }
 
     /// The lease that was granted last, of those that there are.
+    #[cfg(feature = "internals")]
     pub(super) fn newest(&self) -> Option<LeaseId> {
         self.leases.last_key_value().map(|(id, _)| *id)
     }
 
+    #[cfg(feature = "internals")]
     pub(super) fn check_invariants(&self) {
         assert_eq!(self.leases.len(), self.deadlines.len());
         assert!(self.leases.len() <= self.max_leases);

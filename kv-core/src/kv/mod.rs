@@ -17,20 +17,29 @@ mod transaction;
 mod transfer;
 mod watchers;
 
-pub use crate::engine::{Keys, Progress};
+#[cfg(feature = "internals")]
+pub use crate::engine::Keys;
+pub use crate::engine::Progress;
+#[cfg(feature = "internals")]
 pub use crate::message::Position;
 pub use apply::Applied;
 pub use changes::{ChangeQuery, Changes, Compacted};
 pub use checkpoint::{Checkpoint, CheckpointDone};
 pub use lifetimes::Deadlines;
 pub use limits::Limits;
-pub use reader::{RevisionView, ScanPage, StateReader, Unreadable};
+pub use reader::StateReader;
+#[cfg(feature = "internals")]
+pub use reader::Unreadable;
+#[cfg(feature = "internals")]
+pub use reader::{RevisionView, ScanPage};
 pub use reaper::{ExpiryQuery, Reaper};
 pub use transfer::{Receiver, Sources};
-pub use watchers::{CutOff, Look, Waiting, WatchId, Watchers, Woken};
+pub use watchers::{CutOff, Look, Waiting, Watchers};
+#[cfg(feature = "internals")]
+pub use watchers::{WatchId, Woken};
 
-use crate::engine::{Disk, Engine, EngineError, Memory, OpenedDisk};
-use crate::ids::{Anchor, Hash, LeaseId, RequestNumber, Revision, SessionId, Timestamp};
+use crate::engine::{Disk, Engine, EngineError, OpenedDisk};
+use crate::ids::{Anchor, Hash, RequestNumber, Revision, Timestamp};
 use crate::message::{Entry, Expiry};
 use crate::session::Sessions;
 use crate::storage::Storage;
@@ -73,10 +82,11 @@ pub struct State {
 
 impl State {
     /// An empty state without a disk: for tests, and for caches that need no more than the journal.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn in_memory(limits: Limits) -> Self {
         let sessions = Sessions::new(limits.sessions(), false);
-        let engine = Memory::new(limits.retention());
+        let engine = crate::engine::Memory::new(limits.retention());
         let lifetimes = Lifetimes::new(limits.fixed.max_leases, false);
         Self::at(limits, Box::new(engine), sessions, lifetimes, None)
     }
@@ -149,6 +159,7 @@ impl State {
     }
 
     /// The last revision that was taken by an applied request.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision
@@ -219,6 +230,7 @@ impl State {
     }
 
     /// About how many bytes are held in memory though they are in a checkpoint, because somebody still reads there.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn dead_bytes(&self) -> usize {
         self.engine.dead_bytes()
@@ -271,6 +283,7 @@ impl State {
     ///
     /// # Errors
     /// If the disk fails or is damaged.
+    #[cfg(feature = "internals")]
     pub fn digest(&self) -> Result<Hash, EngineError> {
         let mut hasher = xxhash_rust::xxh3::Xxh3::new();
         let mut add = |bytes: &[u8]| {
@@ -298,11 +311,12 @@ impl State {
     }
 
     /// Asserts what must always hold.
+    #[cfg(feature = "internals")]
     pub fn check_invariants(&self) {
         self.sessions.check_invariants();
         self.lifetimes.check_invariants();
         let newest =
-            self.sessions.newest().map(SessionId::get).max(self.lifetimes.newest().map(LeaseId::get));
+            self.sessions.newest().map(|id| id.get()).max(self.lifetimes.newest().map(|id| id.get()));
         assert!(newest.is_none_or(|id| id <= self.requests), "{newest:?} of {} requests", self.requests);
         assert!(self.checkpoint().op <= self.applied.op);
     }

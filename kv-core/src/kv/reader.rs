@@ -63,6 +63,7 @@ impl StateReader {
     ///
     /// # Errors
     /// If the disk fails or is damaged.
+    #[cfg(feature = "internals")]
     pub fn get(&self, key: &[u8]) -> Result<(Option<Record>, Revision), EngineError> {
         let view = self.newest();
         Ok((view.get(key)?, view.revision()))
@@ -73,6 +74,7 @@ impl StateReader {
     ///
     /// # Errors
     /// If the disk fails or is damaged.
+    #[cfg(feature = "internals")]
     pub fn scan(
         &self,
         from: &[u8],

@@ -31,6 +31,7 @@ impl State {
     }
 
     /// A digest of everything that was ever applied: equal on all members at the same op. Costs nothing.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub const fn state_digest(&self) -> Hash {
         self.state_digest

@@ -157,6 +157,7 @@ impl<T> Watchers<T> {
     }
 
     /// Whether nobody waits.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()

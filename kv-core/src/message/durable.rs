@@ -153,6 +153,7 @@ pub struct EntryMeta {
 
 impl Recovered {
     /// Whether acknowledged entries may be missing from the log.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub const fn is_damaged(&self) -> bool {
         self.damage.is_some()

@@ -37,9 +37,9 @@ pub use client::{
 pub use durable::{
     CheckpointAlignment, Cut, Damage, EntryMeta, EntryPastGap, Extent, Recovered, ViewRecord, Write,
 };
-pub use entry::{
-    BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, RequestIter, body_of, revisions_of,
-};
+#[cfg(feature = "internals")]
+pub use entry::RequestIter;
+pub use entry::{BODY_OVERHEAD, Entry, EntryError, EntryHeader, HEADER_BYTES, body_of, revisions_of};
 pub(crate) use lease::millis;
 pub use lease::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
 pub use load::{Latencies, Load};
@@ -51,7 +51,7 @@ pub use snapshot::{Adoption, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint};
 
 pub use watch::{Position, WatchQuery, after_prefix, successor};
 
-use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, View};
+use crate::ids::{Anchor, Hash, Instant, Op, Round, View};
 use bytes::Bytes;
 use kv_transport::Lane;
 use serde::{Deserialize, Serialize};
@@ -355,15 +355,4 @@ impl Message {
             Self::StateDigest { .. } => "StateDigest",
         }
     }
-}
-
-/// Who a message came from, with the message.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Envelope {
-    /// The sender.
-    pub from: MemberId,
-    /// The receiver.
-    pub to: MemberId,
-    /// What was sent.
-    pub message: Message,
 }

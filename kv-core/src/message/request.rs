@@ -283,7 +283,7 @@ impl StepResult {
     const WEIGHT: usize = 16;
     const RECORD: usize = 128;
 
-    /// The record that [`Step::Get`] has found.
+    /// The record that a step of [`Transaction::get`](crate::client::Transaction::get) found.
     #[must_use]
     pub fn record(&self) -> Option<&Record> {
         match self {
@@ -352,7 +352,7 @@ pub enum StepFailure {
     /// What the transaction reads is more than one may return.
     #[error("the transaction would return more than {max} bytes")]
     ResponseTooLarge {
-        /// The limit ([`SizeLimits::returned_bytes`]).
+        /// The limit in bytes. It follows from the largest key and the largest value (see [`Transaction`](crate::client::Transaction)).
         max: u64,
     },
     /// Others that were applied together with it have returned as much as may be returned at once. It can be tried again.

@@ -64,6 +64,7 @@ pub(crate) struct Test {
 #[derive(Clone, Debug)]
 enum Disk {
     Directory(PathBuf),
+    #[cfg(any(feature = "internals", feature = "testing"))]
     Storage(Arc<dyn Storage>),
 }
 
@@ -107,15 +108,20 @@ impl NodeBuilder {
         self
     }
 
-    /// Stores the data of the member in this directory. It is created if it does not exist; its parent must exist. This or
-    /// [`storage`](Self::storage) is required; the later call counts.
+    /// Stores the data of the member in this directory. It is created if it does not exist, with those above it. Required.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.disk = Some(Disk::Directory(path.into()));
         self
     }
 
     /// Stores the data of the member in this storage, instead of a directory. Nothing else may use it at the same time.
-    pub fn storage(mut self, storage: Arc<dyn Storage>) -> Self {
+    #[cfg(feature = "internals")]
+    pub fn storage(self, storage: Arc<dyn Storage>) -> Self {
+        self.on(storage)
+    }
+
+    #[cfg(any(feature = "internals", feature = "testing"))]
+    pub(crate) fn on(mut self, storage: Arc<dyn Storage>) -> Self {
         self.disk = Some(Disk::Storage(storage));
         self
     }
@@ -283,6 +289,7 @@ impl Opened {
     ) -> Result<Self, StartError> {
         let storage: Arc<dyn Storage> = match disk {
             Disk::Directory(path) => Directory::open(path)?,
+            #[cfg(any(feature = "internals", feature = "testing"))]
             Disk::Storage(storage) => storage,
         };
         let storage: Arc<dyn Storage> = Arc::new(Fence::new(storage, fence));

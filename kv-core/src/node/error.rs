@@ -23,7 +23,7 @@ pub enum StartError {
     #[error("no transport was given: call NodeBuilder::transport")]
     NoTransport,
     /// The builder got no data directory.
-    #[error("no data directory was given: call NodeBuilder::data_dir or NodeBuilder::storage")]
+    #[error("no data directory was given: call NodeBuilder::data_dir")]
     NoStorage,
     /// The transport's certificate is somebody else's.
     #[error(

@@ -1,27 +1,27 @@
 //! The server: one member of a cluster, running on tokio.
-//!
-//! # How it is built
-//! ```text
-//!  peers ──▶ accept ─▶ incoming ─┐                      ┌─▶ lanes ─▶ link ──▶ peers
-//!                                ▼                      │
-//!  clients ▶ accept ▶ connection ▶ inbox ─▶ driver (owns the replica) ─▶ writes ─▶ journal thread
-//!              ▲          │        ▲ ▲ ▲        │                                        │
-//!              └─ reply ◀─┼────────┼─┼─┴────────┼──────────── durable ◀──────────────────┘
-//!                   ▲     │        │ │          └─▶ plan ─▶ applier thread (owns the state) ─▶ checkpoint thread
-//!                   │     │        │ └───────────── applied ◀─────┘   │
-//!                   ├─────┼────────┼──────────── waiters ◀────────────┘
-//!                   └── reads ◀────┴─── pool (threads that may wait for the disk)
-//! ```
-//! - The *driver* is one task. It owns the [`Replica`], takes all that has happened from the inbox at once, and carries out
-//!   the replica's outputs. It never waits for disk or network.
-//! - The *journal thread* makes writes durable, all that wait with one sync, and reports the last.
-//! - The *applier thread* applies committed entries in order and answers those who wait. It begins checkpoints, each on a
-//!   thread of its own. A witness has neither.
-//! - The *pool* reads what may have to come from the disk: the state for clients; another one, old entries and the state for peers.
-//! - Each member sends on the connections that it opened, one per peer and lane, and receives on those that it accepted.
-//! - `health` looks at all of this twice a second, and logs what an operator must see.
-//! - Every queue is bounded: messages by bytes (a full queue to a peer drops, one from a peer makes it wait), calls and watches
-//!   by number and bytes over all connections (`Overloaded` beyond), of which no client gets all (`quota`).
+
+// How it is built:
+//
+//  peers ──▶ accept ─▶ incoming ─┐                      ┌─▶ lanes ─▶ link ──▶ peers
+//                                ▼                      │
+//  clients ▶ accept ▶ connection ▶ inbox ─▶ driver (owns the replica) ─▶ writes ─▶ journal thread
+//              ▲          │        ▲ ▲ ▲        │                                        │
+//              └─ reply ◀─┼────────┼─┼─┴────────┼──────────── durable ◀──────────────────┘
+//                   ▲     │        │ │          └─▶ plan ─▶ applier thread (owns the state) ─▶ checkpoint thread
+//                   │     │        │ └───────────── applied ◀─────┘   │
+//                   ├─────┼────────┼──────────── waiters ◀────────────┘
+//                   └── reads ◀────┴─── pool (threads that may wait for the disk)
+//
+// - The *driver* is one task. It owns the `Replica`, takes all that has happened from the inbox at once, and carries out
+//   the replica's outputs. It never waits for disk or network.
+// - The *journal thread* makes writes durable, all that wait with one sync, and reports the last.
+// - The *applier thread* applies committed entries in order and answers those who wait. It begins checkpoints, each on a
+//   thread of its own. A witness has neither.
+// - The *pool* reads what may have to come from the disk: the state for clients; another one, old entries and the state for peers.
+// - Each member sends on the connections that it opened, one per peer and lane, and receives on those that it accepted.
+// - `health` looks at all of this twice a second, and logs what an operator must see.
+// - Every queue is bounded: messages by bytes (a full queue to a peer drops, one from a peer makes it wait), calls and watches
+//   by number and bytes over all connections (`Overloaded` beyond), of which no client gets all (`quota`).
 
 mod accept;
 mod applier;
@@ -63,11 +63,19 @@ pub use builder::NodeBuilder;
 pub(crate) use builder::Test;
 pub use error::{DiskTrouble, HandoverError, StartError, StopReason};
 
+pub use crate::engine::EngineError;
+pub use crate::ids::{Incarnation, Op};
+pub use crate::journal::{
+    OpenError as JournalOpenError, ReadError as JournalReadError, WriteError as JournalWriteError,
+};
+pub use crate::message::{Latencies, Load, MemberStatus, PeerStatus};
+pub use crate::replica::Halt;
+pub use crate::storage::DirectoryError;
+
 use crate::client::Client;
 use crate::config::{Cluster, Role};
-use crate::ids::{MemberId, Op};
+use crate::ids::MemberId;
 use crate::journal::Journal;
-use crate::message::MemberStatus;
 use crate::replica::{Replica, Status};
 use accept::Acceptor;
 use driver::Driver;

@@ -285,6 +285,7 @@ impl Log {
         last
     }
 
+    #[cfg(feature = "internals")]
     pub(super) fn check_invariants(&self) {
         assert!(self.floor.op <= self.durable, "durable is not below the floor");
         assert!(self.durable <= self.head().op, "durable is not above the head");

@@ -21,7 +21,7 @@ mod primary;
 mod repair;
 mod rounds;
 mod serve;
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 mod stall;
 mod stamp;
 mod state;
@@ -32,7 +32,7 @@ mod view_change;
 mod votes;
 
 pub use api::*;
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 pub use stall::{StallReason, Vote, stall_reason};
 
 use crate::config::{Cluster, Options, Role};
@@ -268,6 +268,7 @@ impl Replica {
     }
 
     /// The last view whose log was installed here.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub const fn log_view(&self) -> View {
         self.log_view
@@ -335,6 +336,7 @@ impl Replica {
     ///
     /// # Panics
     /// If the replica has a bug.
+    #[cfg(feature = "internals")]
     pub fn check_invariants(&self) {
         self.log.check_invariants();
         assert!(self.log_view <= self.view, "log_view is not above view");

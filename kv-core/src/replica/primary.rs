@@ -132,6 +132,7 @@ impl Primary {
         heard.get(quorum - 1).copied()
     }
 
+    #[cfg(feature = "internals")]
     pub(super) fn check_invariants(&self, head: Op) {
         for peer in self.peers.values() {
             assert!(peer.acked < peer.next, "what is acknowledged was sent");

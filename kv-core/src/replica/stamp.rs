@@ -214,6 +214,7 @@ impl Replica {
     }
 
     /// How much of the stamps that this member made in this life rests on wall clocks.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub const fn by_wall_clocks(&self) -> Duration {
         self.credited

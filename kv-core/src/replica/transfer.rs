@@ -123,6 +123,7 @@ impl Transfer {
 
 impl Replica {
     /// Whether a state is being fetched: until it is whole, this member is behind and cannot be primary.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub const fn is_transferring(&self) -> bool {
         self.transfer.is_running()

@@ -73,18 +73,21 @@ impl Sessions {
     }
 
     /// Whether there are none.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
     }
 
     /// The session that was opened last, of those that there are.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn newest(&self) -> Option<SessionId> {
         self.sessions.last_key_value().map(|(id, _)| *id)
     }
 
     /// All sessions in id order.
+    #[cfg(feature = "internals")]
     pub fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
         self.sessions.iter().map(|(id, session)| (*id, &**session))
     }
@@ -188,6 +191,7 @@ impl Sessions {
     }
 
     /// What became of a request, if it is still kept.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn stored(&self, id: SessionId, number: RequestNumber) -> Option<&Answer> {
         self.sessions.get(&id)?.stored(number)
@@ -206,6 +210,7 @@ impl Sessions {
     }
 
     /// Asserts that the indexes hold the same sessions and results, and that each session keeps to its limits.
+    #[cfg(feature = "internals")]
     pub fn check_invariants(&self) {
         assert_eq!(self.sessions.len(), self.silence.len());
         assert!(self.sessions.len() <= self.limits.max);

@@ -111,6 +111,7 @@ impl Directory {
     }
 
     /// Where it is.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -4,7 +4,11 @@
 //! created, renamed or removed name when [`Storage::sync_directory`] has. Calls block: a node makes them from threads of its own.
 
 mod directory;
-#[cfg(any(test, feature = "internals", feature = "testing"))]
+#[cfg(any(feature = "internals", feature = "testing"))]
+#[cfg_attr(
+    not(feature = "internals"),
+    allow(dead_code, reason = "what the feature `testing` needs is a part of it")
+)]
 pub mod simulated;
 
 pub use directory::{Directory, DirectoryError};
@@ -68,7 +72,7 @@ pub trait Storage: Send + Sync + Debug + 'static {
 }
 
 /// One open file.
-#[expect(clippy::len_without_is_empty, reason = "the length of a file is asked for, not whether it is empty")]
+#[allow(clippy::len_without_is_empty, reason = "the length of a file is asked for, not whether it is empty")]
 pub trait File: Send + Sync + Debug {
     /// Fills `buffer` from `offset`. `UnexpectedEof` if the file is shorter.
     ///

@@ -36,8 +36,7 @@
 
 use crate::client::Client;
 use crate::config::{self, Options};
-use crate::message::MemberStatus;
-use crate::node::{Node, Test};
+use crate::node::{MemberStatus, Node, Test};
 use crate::storage::simulated::Disk;
 use crate::wire;
 use kv_transport::{Fault, Faults, Faulty, Memory, Scope};
@@ -212,7 +211,7 @@ impl Cluster {
         let transport = Faulty::new(network, member.faults.clone(), wire::framing()).spare_first();
         let node = Node::builder(self.config.clone(), id)
             .transport(Arc::new(transport))
-            .storage(member.disk.storage())
+            .on(member.disk.storage())
             .options(self.options.clone())
             .test(test)
             .start()

@@ -1,9 +1,8 @@
-//! Who may send what: the role that each kind of frame, message and call requires of the end that sends it.
+//! Who may send what: the role that each message, call and operation requires of the end that sends it.
 //!
 //! What arrives without the role is not answered: the connection is closed. The role is what the hello claimed and the gate
 //! believed, which with TLS is what the certificate proves; nobody can change it later.
 
-use super::Kind;
 use crate::config::Role;
 use crate::message::{ClientCall, Message, Operation};
 use kv_transport::Lane;
@@ -12,8 +11,6 @@ use kv_transport::Lane;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Party {
-    /// The caller has not sent a valid hello yet.
-    Stranger,
     /// A member, on the lane that this connection is for.
     Member {
         /// Its role in the configuration.
@@ -26,25 +23,6 @@ pub enum Party {
 }
 
 impl Party {
-    /// Whether a frame of this kind may come from it. Decided by the frame's header, before there is a body.
-    ///
-    /// | kind | may come from |
-    /// |---|---|
-    /// | `Hello` | a stranger |
-    /// | `HelloReply`, `Server` | nobody: they go the other way |
-    /// | `Message` | a member |
-    /// | `Client` | a client |
-    /// | `Alive` | a client; to members they go the other way |
-    #[must_use]
-    pub const fn may_send(self, kind: Kind) -> bool {
-        match kind {
-            Kind::Hello => matches!(self, Self::Stranger),
-            Kind::HelloReply | Kind::Server => false,
-            Kind::Message => matches!(self, Self::Member { .. }),
-            Kind::Client | Kind::Alive => matches!(self, Self::Client),
-        }
-    }
-
     /// Whether it may send this: on the lane of the message, and, what only a primary or whoever holds the
     /// state has reason to send, only a data member.
     #[must_use]

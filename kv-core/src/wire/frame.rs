@@ -221,6 +221,7 @@ impl Frame {
     ///
     /// # Errors
     /// [`WireError`] if the bytes are not exactly one intact frame of this kind within the limit.
+    #[cfg(feature = "internals")]
     pub fn parse(mut bytes: Bytes, expected: Kind, max_frame: usize) -> Result<Self, WireError> {
         let header = bytes.first_chunk().ok_or(WireError::Truncated)?;
         let header = Header::parse(header, expected, max_frame)?;
@@ -235,7 +236,7 @@ impl Frame {
     }
 
     /// A frame as if its checksums had held: for tests that feed it nonsense.
-    #[cfg(any(test, feature = "internals"))]
+    #[cfg(feature = "internals")]
     #[doc(hidden)]
     #[must_use]
     pub const fn unchecked(kind: Kind, body: Bytes) -> Self {

@@ -2,7 +2,7 @@
 
 use super::frame::Header;
 use super::{Frame, HEADER_BYTES, Hello, HelloReply, Kind, WireError};
-use crate::message::{ClientMessage, Message, ServerMessage};
+use crate::message::{Message, ServerMessage};
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::io;
@@ -149,14 +149,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.read(Kind::Message).await?.map(|frame| frame.message()).transpose()
     }
 
-    /// The next [`ClientMessage`]; signs of life are passed over.
+    /// The next [`ClientMessage`](crate::message::ClientMessage); signs of life are passed over.
     ///
     /// # Errors
     /// As [`read`](Self::read).
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn read_client_message(&mut self) -> Result<Option<ClientMessage>, WireError> {
+    #[cfg(feature = "internals")]
+    pub async fn read_client_message(&mut self) -> Result<Option<crate::message::ClientMessage>, WireError> {
         while let Some(frame) = self.read(Kind::Client).await? {
             if frame.kind() != Kind::Alive {
                 return frame.client_message().map(Some);

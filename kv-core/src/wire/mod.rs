@@ -75,6 +75,7 @@ pub fn encode_message(message: &Message) -> Bytes {
 ///
 /// # Errors
 /// [`WireError`] for anything else.
+#[cfg(feature = "internals")]
 pub fn decode_message(frame: Bytes) -> Result<Message, WireError> {
     Frame::parse(frame, Kind::Message, DEFAULT_MAX_FRAME)?.message()
 }
@@ -90,6 +91,7 @@ pub fn encode_client_message(message: &ClientMessage) -> Bytes {
 ///
 /// # Errors
 /// [`WireError`] for anything else.
+#[cfg(feature = "internals")]
 pub fn decode_client_message(frame: Bytes) -> Result<ClientMessage, WireError> {
     Frame::parse(frame, Kind::Client, DEFAULT_MAX_FRAME)?.client_message()
 }
@@ -104,6 +106,7 @@ pub fn encode_server_message(message: &ServerMessage) -> Bytes {
 ///
 /// # Errors
 /// [`WireError`] for anything else.
+#[cfg(feature = "internals")]
 pub fn decode_server_message(frame: Bytes) -> Result<ServerMessage, WireError> {
     Frame::parse(frame, Kind::Server, DEFAULT_MAX_FRAME)?.server_message()
 }

@@ -31,7 +31,6 @@ pub(crate) async fn a_wiped_member_stops_and_reports_why(net: Net) {
 }
 
 /// F-disk-10, F-proc-2: a failed write is final for the member, and nothing to the others.
-#[cfg(feature = "internals")]
 pub(crate) async fn a_failed_disk_stops_the_member_and_nobody_else(net: Net) {
     use kv_core::node::Node;
     use kv_core::storage::simulated::Disk;

@@ -242,7 +242,6 @@ async fn a_list_of_clients_needs_certificates() {
     harness::bounded(identity::a_list_of_clients_needs_certificates(Net::tcp())).await;
 }
 
-#[cfg(feature = "internals")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_disk_stops_the_member_and_nobody_else() {
     harness::bounded(disks::a_failed_disk_stops_the_member_and_nobody_else(Net::memory())).await;

@@ -2,7 +2,6 @@
 //!
 //! For real fuzzing, with nightly Rust: `cargo +nightly fuzz run replica --fuzz-dir kv-core/fuzz`. What it finds goes into
 //! `kv-core/fuzz/corpus`.
-#![cfg(feature = "internals")]
 
 #[path = "../../fuzz/src/lib.rs"]
 #[allow(unreachable_pub, reason = "it is a library of its own, too")]

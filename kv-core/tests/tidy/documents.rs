@@ -54,6 +54,29 @@ pub(crate) fn broken_links(source: &Source, exists: impl Fn(&str) -> bool) -> Ve
     found
 }
 
+/// The modules of the library that are public only with the feature `internals`.
+pub(crate) fn closed_modules(library: &str) -> Vec<&str> {
+    let behind = library.split("#[cfg(feature = \"internals\")]\npub mod ").skip(1);
+    behind.filter_map(|rest| rest.split_once(';')).map(|(name, _)| name).collect()
+}
+
+/// Lines of documents, and of documentation in code, that name an item in one of the `closed` modules.
+pub(crate) fn uses_of_closed_modules(source: &Source, closed: &[&str]) -> Vec<String> {
+    let document = source.path.ends_with(".md");
+    let mut found = Vec::new();
+    for (number, line) in source.text.lines().enumerate() {
+        let documentation = line.trim_start();
+        if !document && !documentation.starts_with("///") && !documentation.starts_with("//!") {
+            continue;
+        }
+        let named = |module: &&&str| line.contains(&format!("kv_core::{module}::"));
+        found.extend(closed.iter().find(named).map(|module| {
+            format!("{}:{}: applications do not see kv_core::{module}", source.path, number + 1)
+        }));
+    }
+    found
+}
+
 /// `relative` as seen from `directory`, both in the workspace.
 fn resolve(directory: &str, relative: &str) -> String {
     let mut parts: Vec<&str> = directory.split('/').filter(|part| !part.is_empty()).collect();
@@ -270,6 +293,16 @@ pub(crate) fn unknown_tests(rows: &[(String, Vec<String>)], sources: &[Source]) 
 
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_example_that_names_a_closed_module_is_reported() {
+        let library = "#[cfg(not(feature = \"internals\"))]\nmod ids;\n#[cfg(feature = \"internals\")]\npub mod ids;\npub mod node;\n";
+        let closed = closed_modules(library);
+        assert_eq!(closed, ["ids"]);
+        let complaints = |path, text| uses_of_closed_modules(&Source::new(path, text), &closed).len();
+        assert_eq!(complaints("a.md", "kv_core::node::Node, kv_core::ids::Op"), 1);
+        assert_eq!(complaints("a/src/lib.rs", "/// # use kv_core::ids::Op;\nuse kv_core::ids::Op;"), 1);
+    }
 
     #[test]
     fn a_fault_whose_test_does_not_exist_is_found() {

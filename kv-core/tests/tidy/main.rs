@@ -58,6 +58,15 @@ fn links_between_documents_and_code_lead_somewhere() {
     expect_none(|source| documents::broken_links(source, |path| root.join(path).exists()));
 }
 
+/// Documentation tests see all modules, because the tests do: an application sees fewer.
+#[test]
+fn no_example_uses_a_module_that_applications_do_not_see() {
+    let library = WORKSPACE.iter().find(|source| source.path == "kv-core/src/lib.rs").expect("it is there");
+    let closed = documents::closed_modules(&library.text);
+    assert!(closed.len() > 5, "lib.rs declares its closed modules with the feature `internals`");
+    expect_none(|source| documents::uses_of_closed_modules(source, &closed));
+}
+
 /// `kv-sim --bugs` says what each does; here only whether it still fits.
 #[test]
 fn every_mutant_fits_the_file_that_it_edits() {

@@ -128,6 +128,7 @@ impl ClientProtocol {
     }
 
     /// The member that this client takes for the primary.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub const fn primary(&self) -> Option<MemberId> {
         self.search.primary()
@@ -486,6 +487,7 @@ impl ClientProtocol {
     ///
     /// # Panics
     /// If something is wrong in here.
+    #[cfg(feature = "internals")]
     pub fn check_invariants(&self) {
         for (id, call) in &self.calls {
             assert!(self.timers.contains(&(call.timer(), *id)));

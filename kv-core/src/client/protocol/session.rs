@@ -84,6 +84,7 @@ impl OpenSession {
     }
 
     /// Asserts that exactly the numbers of `live` have not ended.
+    #[cfg(feature = "internals")]
     pub(super) fn check_invariants(&self, window: u32, mut live: BTreeSet<RequestNumber>) {
         assert!(self.next.previous().distance_from(self.acked_through) <= u64::from(window));
         assert!(self.ended.iter().all(|number| *number > self.acked_through.next()));

@@ -5,13 +5,21 @@ use super::clocks::{Clock, Stamps};
 use crate::config::{Cluster, Options};
 use crate::ids::{Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq};
 use crate::message::{
-    Adoption, Chunk, ChunkEnd, Damage, Entry, EntryMeta, EntryPastGap, Envelope, Extent, FormationStep,
-    LogPoint, Message, Operation, Recovered, Request, Write,
+    Adoption, Chunk, ChunkEnd, Damage, Entry, EntryMeta, EntryPastGap, Extent, FormationStep, LogPoint,
+    Message, Operation, Recovered, Request, Write,
 };
 use crate::replica::{Halt, Input, Now, Output, Replica, ReplicaConfig, Wrap};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
+
+/// A message between two members.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Envelope {
+    pub(super) from: MemberId,
+    pub(super) to: MemberId,
+    pub(super) message: Message,
+}
 
 /// What is durable at one member.
 #[derive(Clone, Debug)]

@@ -1,9 +1,10 @@
 //! Reads of bounded age: what a member may know of how old its state is.
 
+use super::group::Envelope;
 use super::group::Group;
 use crate::config::Options;
 use crate::ids::{MemberId, Op, View};
-use crate::message::{Envelope, Message};
+use crate::message::Message;
 use crate::replica::Input;
 use std::time::Duration;
 

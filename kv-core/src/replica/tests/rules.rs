@@ -1,8 +1,9 @@
 //! One test, one rule.
 
+use super::group::Envelope;
 use super::group::Group;
 use crate::ids::{Anchor, Hash, MemberId, Op, View};
-use crate::message::{Command, Envelope, Extent, FormationStep, Message, Operation, Request};
+use crate::message::{Command, Extent, FormationStep, Message, Operation, Request};
 use crate::replica::{Halt, Input, Status};
 
 fn member(id: u8) -> MemberId {

@@ -1,9 +1,10 @@
 //! State transfer (rules T1 to T9). Each test names the execution that it rules out.
 
+use super::group::Envelope;
 use super::group::Group;
 use crate::config::Options;
 use crate::ids::{Anchor, Hash, MemberId, Op, Revision, Timestamp, View};
-use crate::message::{Chunk, ChunkEnd, Envelope, LogPoint, Message};
+use crate::message::{Chunk, ChunkEnd, LogPoint, Message};
 use crate::replica::{Input, Status};
 use bytes::Bytes;
 

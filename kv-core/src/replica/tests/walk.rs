@@ -2,10 +2,11 @@
 //! cut links, damage. After every step: one hash per committed op for ever, reads that see what was acknowledged, and the
 //! replica's own invariants. At the end everything is healed, and the group must become level.
 
+use super::group::Envelope;
 use super::group::Group;
 use crate::config::Options;
 use crate::ids::{MemberId, Op};
-use crate::message::{Envelope, Extent, FormationStep, Message};
+use crate::message::{Extent, FormationStep, Message};
 use crate::replica::{Input, Replica};
 use std::time::Duration;
 

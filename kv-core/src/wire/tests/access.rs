@@ -3,30 +3,13 @@
 use super::*;
 use crate::config::Role;
 
-const KINDS: [Kind; 6] =
-    [Kind::Hello, Kind::HelloReply, Kind::Message, Kind::Client, Kind::Server, Kind::Alive];
-
 /// Everybody there is.
 fn parties() -> Vec<Party> {
     let member = |role| Lane::ALL.map(|lane| Party::Member { role, lane });
-    let mut parties = vec![Party::Stranger, Party::Client];
+    let mut parties = vec![Party::Client];
     parties.extend(member(Role::Data));
     parties.extend(member(Role::Witness));
     parties
-}
-
-/// F-input-9: what a kind of frame requires.
-#[test]
-fn f_input_9_every_kind_of_frame_has_its_senders() {
-    for party in parties() {
-        let allowed: Vec<_> = KINDS.into_iter().filter(|kind| party.may_send(*kind)).collect();
-        let expected = match party {
-            Party::Stranger => vec![Kind::Hello],
-            Party::Member { .. } => vec![Kind::Message],
-            Party::Client => vec![Kind::Client, Kind::Alive],
-        };
-        assert_eq!(allowed, expected, "{party:?}");
-    }
 }
 
 /// F-input-9: name, lane, and whether a witness may send it.
@@ -63,7 +46,7 @@ fn f_input_9_every_message_has_its_lane_and_its_senders() {
             );
             for party in parties() {
                 let allowed = match party {
-                    Party::Stranger | Party::Client => false,
+                    Party::Client => false,
                     Party::Member { lane: there, role } => there == lane && (witness || role == Role::Data),
                 };
                 assert_eq!(party.may_send_message(message), allowed, "{name} from {party:?}");

@@ -61,7 +61,7 @@ fn under(program: &[String]) -> Command {
 fn default_signals() -> &'static [String] {
     const HUP_INT_QUIT: u64 = 0b111;
     static PREFIX: LazyLock<Vec<String>> = LazyLock::new(|| {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
         let ignored = ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0);
         let needed: &[&str] =

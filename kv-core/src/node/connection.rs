@@ -184,7 +184,8 @@ async fn receive(outbox: &Arc<Outbox>, mut incoming: Incoming<'_>) -> Result<(),
         dispatch(incoming.shared, outbox, message.call, message.what, share);
         drop(turn);
         if is_large {
-            tokio::time::sleep(PACE * len.div_ceil(PACED_BYTES) as u32).await;
+            let parts = u32::try_from(len.div_ceil(PACED_BYTES)).unwrap_or(u32::MAX);
+            tokio::time::sleep(PACE.saturating_mul(parts)).await;
         }
     }
 }

@@ -1,15 +1,29 @@
 //! The numbers of the protocol, each a type of its own with only the arithmetic that means something.
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, Unexpected};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 use std::time::Duration;
 
-/// Declares a counter newtype: ordered, serialisable, with `ZERO`, `next` and a short display.
+/// Every counter that is decoded is below this: far above what can be counted, and so far below `u64::MAX` that arithmetic never overflows.
+const COUNTER_END: u64 = 1 << 62;
+
+/// Declares a counter newtype: ordered, serialisable, with `ZERO`, `next` and a short display. To decode one that is not below
+/// [`COUNTER_END`] is an error, wherever the bytes come from.
 macro_rules! counter {
     ($(#[$doc:meta])* $name:ident, $letter:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
         pub struct $name(u64);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                match u64::deserialize(deserializer)? {
+                    value if value < COUNTER_END => Ok(Self(value)),
+                    value => Err(D::Error::invalid_value(Unexpected::Unsigned(value), &"a number below 2^62")),
+                }
+            }
+        }
 
         #[allow(dead_code, reason = "every counter has the same arithmetic, whether it is needed or not")]
         impl $name {
@@ -31,7 +45,7 @@ macro_rules! counter {
             /// The number after this one.
             ///
             /// # Panics
-            /// At `u64::MAX`: numbers from outside are refused long before (see `wire`).
+            /// At `u64::MAX`: numbers from outside are below 2^62.
             #[must_use]
             pub const fn next(self) -> Self {
                 Self(self.0.checked_add(1).expect("a counter ran past u64::MAX"))
@@ -126,6 +140,11 @@ counter!(
     /// Wall time as stamped into the log, in milliseconds since 1970-01-01 UTC.
     Timestamp, "T"
 );
+
+impl Revision {
+    /// The greatest one that can be asked for. It never comes.
+    pub(crate) const LAST: Self = Self(COUNTER_END - 1);
+}
 
 impl Instant {
     /// This point plus `duration` (saturating).

@@ -124,7 +124,7 @@ macro_rules! freshness {
             /// it. So you read your own writes, or those whose revision you know, without asking the primary. Where no
             /// member gets that far before the deadline, it is [`Unavailable`](crate::error::ReadError::Unavailable).
             pub fn at_least(mut self, revision: $crate::ids::Revision) -> Self {
-                self.mode = $crate::message::ReadMode::AtLeast(revision.min($crate::wire::LAST_REVISION));
+                self.mode = $crate::message::ReadMode::AtLeast(revision.min($crate::ids::Revision::LAST));
                 self
             }
 
@@ -158,7 +158,7 @@ macro_rules! freshness {
             ///
             /// Default: the newest.
             pub fn at(mut self, revision: $crate::ids::Revision) -> Self {
-                self.at = Some(revision.min($crate::wire::LAST_REVISION));
+                self.at = Some(revision.min($crate::ids::Revision::LAST));
                 self
             }
 

@@ -6,7 +6,6 @@ use super::{Client, Closed, Scan};
 use crate::error::{ReadError, WatchError};
 use crate::ids::Revision;
 use crate::message::{Event, Position, Record, RequestError, WatchQuery};
-use crate::wire::LAST_REVISION;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use std::fmt;
@@ -68,7 +67,7 @@ impl Watch {
     /// when the stream is first polled; it may include changes of other clients from shortly before. To miss nothing after a certain point,
     /// give its revision, or use [`follow`](Self::follow).
     pub fn after(mut self, revision: Revision) -> Self {
-        self.after = Some(revision.min(LAST_REVISION));
+        self.after = Some(revision.min(Revision::LAST));
         self
     }
 

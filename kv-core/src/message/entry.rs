@@ -345,9 +345,8 @@ mod tests {
         for (operation, takes) in all() {
             let request = encoded(operation.clone());
             assert_eq!(Request::takes_revision(&request), takes, "{operation:?}");
-            let far = RequestNumber::new(u64::MAX);
-            let far =
-                Request { session: SessionId::new(u64::MAX), number: far, acked_through: far, operation };
+            let (session, far) = (SessionId::new((1 << 62) - 1), RequestNumber::new((1 << 62) - 1));
+            let far = Request { session, number: far, acked_through: far, operation };
             assert_eq!(Request::takes_revision(&far.encode()), takes, "{far:?}");
         }
         for bytes in [&b""[..], &[0], &[0, 0, 0], &[0, 0, 0, 2], &[0, 0, 0, 3], &[0, 0, 0, 9], &[0xff; 40]] {

@@ -270,9 +270,7 @@ impl Frame {
     /// # Errors
     /// As [`message`](Self::message).
     pub fn client_message(&self) -> Result<ClientMessage, WireError> {
-        let message = self.decode(Kind::Client)?;
-        check::client_message(&message)?;
-        Ok(message)
+        self.decode(Kind::Client)
     }
 
     /// The answer to a client in it.
@@ -280,9 +278,7 @@ impl Frame {
     /// # Errors
     /// As [`message`](Self::message).
     pub fn server_message(&self) -> Result<ServerMessage, WireError> {
-        let message = self.decode(Kind::Server)?;
-        check::server_message(&message)?;
-        Ok(message)
+        self.decode(Kind::Server)
     }
 
     /// The hello in it.

@@ -37,7 +37,6 @@ mod io;
 mod tests;
 
 pub use access::Party;
-pub(crate) use check::LAST_REVISION;
 pub use frame::{Frame, HEADER_BYTES, Kind, WireError};
 pub use hello::{
     Caller, Expectation, Hello, HelloReply, Limits, MemberInfo, PROTOCOL, Refusal, VersionRange, Welcome,

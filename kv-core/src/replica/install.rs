@@ -74,6 +74,11 @@ impl Install {
         self.nonce == Some(nonce)
     }
 
+    /// The own log stands on another point now: answers to what was asked about the earlier one do not count.
+    pub(super) const fn ask_anew(&mut self) {
+        (self.nonce, self.asked) = (None, false);
+    }
+
     pub(super) fn ends_below(&self, op: Op) -> bool {
         self.head.op < op
     }

@@ -531,7 +531,7 @@ impl Replica {
         self.transfer.staged = None;
         self.transfer.stateless = false;
         (self.transfer.fruitless, self.transfer.rounds) = (0, 0);
-        self.transfer.settled_at = self.now.monotonic.after(self.options.failure_timeout_min);
+        self.transfer.settled_at = self.now.monotonic.after(self.options.failure_timeout_max);
         self.forget_digests();
         info!(?point, "a state was transferred");
         self.adopt(point);
@@ -565,6 +565,10 @@ impl Replica {
         self.applied = anchor.op;
         self.applied_at = self.now.monotonic;
         self.transfer.adopting = Some(seq);
+        // Rule T8: a late answer about the log of before must not begin another transfer.
+        if let Some(install) = self.state.install_mut() {
+            install.ask_anew();
+        }
         match &mut self.state {
             State::CatchingUp(catching) => {
                 if catching.install.as_ref().is_some_and(|install| install.ends_below(anchor.op)) {
@@ -575,7 +579,8 @@ impl Replica {
                     self.drive_install();
                 }
             }
-            State::Forming(_) | State::Primary(_) | State::Backup(_) | State::ViewChange(_) => {}
+            State::Backup(backup) => backup.gap = None,
+            State::Forming(_) | State::Primary(_) | State::ViewChange(_) => {}
         }
     }
 

@@ -578,6 +578,30 @@ fn t8_what_was_sent_about_the_log_before_a_snapshot_begins_no_other() {
     assert!(!group.replica(2).is_transferring());
 }
 
+/// T8: neither does a late answer to what this member asked about that log, in a view that began during the transfer.
+#[test]
+fn t8_a_late_answer_about_the_log_before_a_snapshot_begins_no_other() {
+    let mut group = away(3, 0);
+    group.start(2);
+    store_some(&mut group);
+    group.crash(0);
+    group.sent.clear();
+    group.run_until("it asks for what it lacks of the new view's log, and then has the state", |group| {
+        floor(group, 2) >= Op::new(40)
+    });
+    let asked = group.sent.iter().filter(|sent| sent.from == member(2));
+    let nonces = asked.filter_map(|sent| match sent.message {
+        Message::Fetch { nonce, .. } => Some(nonce),
+        _ => None,
+    });
+    let nonce = nonces.last().expect("it has asked");
+    let anchor = Anchor { op: group.replica(1).head().op.advance(100), hash: Hash::ZERO };
+    let checkpoint = LogPoint { anchor, next_revision: Revision::new(1000), timestamp: Timestamp::ZERO };
+    let late = Message::TooOld { nonce, checkpoint, primary_of: None };
+    group.input(2, Input::Message { from: member(1), message: late });
+    assert!(!group.replica(2).is_transferring());
+}
+
 /// T8: to verify a gigabyte takes longer than a source waits for a silent receiver.
 #[test]
 fn t8_entries_above_a_snapshot_are_kept_while_it_is_verified() {

@@ -21,7 +21,7 @@ use std::time::Duration;
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: CliCommand,
 
     /// Print JSON, one object per line.
     #[arg(long, global = true)]
@@ -33,7 +33,7 @@ pub(crate) struct Cli {
 }
 
 #[derive(Subcommand, Debug)]
-pub(crate) enum Command {
+pub(crate) enum CliCommand {
     /// Run one member of a cluster.
     Serve(Box<ServeArgs>),
     #[command(flatten)]
@@ -277,13 +277,13 @@ pub(crate) struct PutArgs {
     /// The value, or `-` to read it from standard input, unchanged.
     pub(crate) value: OsString,
     /// Write only if the key does not exist.
-    #[arg(long, group = "guard")]
+    #[arg(long, group = "condition")]
     pub(crate) if_absent: bool,
     /// Write only if the key exists.
-    #[arg(long, group = "guard")]
+    #[arg(long, group = "condition")]
     pub(crate) if_present: bool,
     /// Write only if the key was last changed at this revision.
-    #[arg(long, group = "guard", value_name = "REVISION")]
+    #[arg(long, group = "condition", value_name = "REVISION")]
     pub(crate) if_revision: Option<u64>,
     /// Remove the key after this time, such as 10s; the default is to keep it.
     #[arg(long, value_name = "TIME")]

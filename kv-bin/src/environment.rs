@@ -20,7 +20,7 @@ pub(crate) fn parse() -> Result<Cli, clap::Error> {
     let set = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for name in set.filter(|name| is_unknown(name, &known)) {
         let hint = nearest(&name, &known).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        output::complain(format!("ignored the variable {name}: kv does not know it{hint}"));
+        output::print_error(format!("ignored the variable {name}: kv does not know it{hint}"));
     }
     let mut matches = command.try_get_matches()?;
     Cli::from_arg_matches_mut(&mut matches)

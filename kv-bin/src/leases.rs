@@ -46,7 +46,7 @@ async fn run_command(
             (json!({ "keys": keys }), format!("keys removed: {keys}"))
         }
         LeaseCommand::Show(LeaseIdArgs { id, .. }) => {
-            let Some(LeaseInfo { ttl_ms, deadline, keys, .. }) = by_id(id).look().await? else {
+            let Some(LeaseInfo { ttl_ms, deadline, keys, .. }) = by_id(id).info().await? else {
                 return Ok(None);
             };
             let object = json!({ "ttl_ms": ttl_ms, "deadline_ms": deadline.get(), "keys": keys });

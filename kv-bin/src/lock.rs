@@ -5,7 +5,7 @@ use crate::commands::write_failure;
 use crate::context::Context;
 use crate::descendants::Descendants;
 use crate::failure::Failure;
-use crate::signals::{Caught, Signals, pass_on, stop_for_a_while};
+use crate::signals::{Caught, Signals, forward, stop_for_a_while};
 use kv_core::client::Lock;
 use kv_core::error::LockError;
 use std::io;
@@ -48,7 +48,7 @@ pub(crate) async fn run(context: &Context, args: LockArgs) -> Result<(), Failure
         .env("KV_LOCK_TOKEN", lock.token().to_string())
         .stdin(context.childs_input());
     let ended = match command.kill_on_drop(true).spawn() {
-        Ok(child) => attend(child, &descendants, &lock, &mut signals).await,
+        Ok(child) => run_child(child, &descendants, &lock, &mut signals).await,
         Err(error) => {
             let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_EXECUTE };
             Err(Failure::passed_on(code, format!("cannot run {:?}: {error}", args.command[0])))
@@ -83,7 +83,7 @@ fn code_of(status: ExitStatus) -> u8 {
 
 /// Waits for the command, and passes signals on to it. If the lock may be lost meanwhile, the command and all that it has started are killed. What it
 /// leaves behind when it ends is ended, too.
-async fn attend(
+async fn run_child(
     mut child: Child,
     descendants: &Descendants,
     lock: &Lock,
@@ -102,7 +102,7 @@ async fn attend(
             }
             status = child.wait() => break status.map_err(failed)?,
             caught = signals.next() => if !caught.stops() {
-                pass_on(caught, &child);
+                forward(caught, &child);
             } else if !rest(&mut child, descendants, lock).await {
                 descendants.kill(&mut child).await;
                 return Err(Failure::failed("the lock was lost while kv lock was stopped: the command was killed"));

@@ -29,7 +29,7 @@ mod txn;
 mod watch;
 
 use clap::error::ErrorKind;
-use cli::{Cli, ClientCommand, Command};
+use cli::{Cli, CliCommand, ClientCommand};
 use context::Context;
 use failure::Failure;
 use std::process::ExitCode;
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
             // Where nobody reads stderr, this process ends all the same.
             let (finished, done) = std::sync::mpsc::channel();
             std::thread::spawn(move || {
-                output::complain(&failure);
+                output::print_error(&failure);
                 finished.send(())
             });
             let _ = done.recv_timeout(COMPLAINT_WITHIN);
@@ -72,12 +72,12 @@ fn main() -> ExitCode {
 fn explain(error: &clap::Error) -> u8 {
     if error.kind() == ErrorKind::ValueValidation {
         let text = error.to_string();
-        output::complain(text.lines().next().unwrap_or_default().trim_start_matches("error: "));
+        output::print_error(text.lines().next().unwrap_or_default().trim_start_matches("error: "));
     } else {
         // Help goes to stdout, errors to stderr; if that is closed, nobody can be notified.
         let printed = error.print();
         if let (false, Err(failure)) = (error.use_stderr(), commands::still_read(printed)) {
-            output::complain(failure);
+            output::print_error(failure);
             return 1;
         }
     }
@@ -88,24 +88,24 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let json = cli.json;
     let log = cli.log.as_deref();
     match cli.command {
-        Command::Serve(_) => {}
+        CliCommand::Serve(_) => {}
         _ => log::init(log.unwrap_or("error"))?,
     }
     match cli.command {
-        Command::Serve(args) => {
+        CliCommand::Serve(args) => {
             let config = config::ServeConfig::resolve(*args)?;
             log::init(log.or(config.log.as_deref()).unwrap_or("info"))?;
             block_on(serve::run(config, json))
         }
-        Command::Client(command) => block_on(once(command, json)),
-        Command::Shell(args) => block_on(shell::run(args, json)),
-        Command::Top(args) => block_on(top::run(args, json)),
+        CliCommand::Client(command) => block_on(once(command, json)),
+        CliCommand::Shell(args) => block_on(shell::run(args, json)),
+        CliCommand::Top(args) => block_on(top::run(args, json)),
         #[cfg(feature = "tls")]
-        Command::Certs(args) => certs::run(&args, json),
-        Command::Demo(args) => block_on(demo::run(args, cli.log, json)),
-        Command::Bench(args) => block_on(bench::run(args, json)),
-        Command::Completions(args) => manual::completions(&args),
-        Command::Man(args) => manual::pages(&args, json),
+        CliCommand::Certs(args) => certs::run(&args, json),
+        CliCommand::Demo(args) => block_on(demo::run(args, cli.log, json)),
+        CliCommand::Bench(args) => block_on(bench::run(args, json)),
+        CliCommand::Completions(args) => manual::completions(&args),
+        CliCommand::Man(args) => manual::pages(&args, json),
     }
 }
 

@@ -20,12 +20,12 @@ pub(crate) struct Seen {
 impl From<MemberReport> for Seen {
     fn from(report: MemberReport) -> Self {
         let MemberReport { id, address, role, status, .. } = report;
-        Self { id: id.get(), role, address, status: status.map_err(|error| why(&error)) }
+        Self { id: id.get(), role, address, status: status.map_err(|error| explain(&error)) }
     }
 }
 
 /// Why one member has not reported its status.
-pub(crate) fn why(error: &AdminError) -> String {
+pub(crate) fn explain(error: &AdminError) -> String {
     match error {
         AdminError::Unavailable(Cause::Failed(FailureReason::Unreachable)) => {
             "it cannot be reached".to_owned()

@@ -21,7 +21,7 @@ pub(crate) fn styled(style: Style, text: impl std::fmt::Display) -> String {
 }
 
 /// Prints the reason of a failure on stderr.
-pub(crate) fn complain(message: impl std::fmt::Display) {
+pub(crate) fn print_error(message: impl std::fmt::Display) {
     // If stderr is closed, nobody can be notified.
     let message = printable(&message.to_string());
     let _ = writeln!(anstream::stderr().lock(), "{} {message}", styled(BAD, "kv:"));

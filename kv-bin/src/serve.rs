@@ -39,7 +39,7 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
         .await
         .map_err(|error| explain(&error, &config.data))?;
     if let Some(folder) = config.exit_with_parent.clone() {
-        std::thread::spawn(move || outlive_nobody(&folder));
+        std::thread::spawn(move || end_with_parent(&folder));
     }
     announce(&config, node.local_address(), json);
     tokio::select! {
@@ -164,7 +164,7 @@ fn announce(config: &ServeConfig, address: &str, json: bool) {
 }
 
 /// Ends the process when standard input ends, and removes `folder`: the parent is gone, however it went.
-fn outlive_nobody(folder: &Path) {
+fn end_with_parent(folder: &Path) {
     let mut input = std::io::stdin().lock();
     let mut buffer = [0; 64];
     while matches!(input.read(&mut buffer), Ok(read) if read > 0) {}

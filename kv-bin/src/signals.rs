@@ -61,7 +61,7 @@ impl Signals {
 }
 
 #[cfg(unix)]
-pub(crate) use unix::{Signals, pass_on, stop_for_a_while};
+pub(crate) use unix::{Signals, forward, stop_for_a_while};
 
 #[cfg(unix)]
 mod unix {
@@ -140,7 +140,7 @@ mod unix {
     }
 
     /// Sends it to the command, unless the terminal has done so: what is typed there (Ctrl-C, Ctrl-\) goes to all processes in front.
-    pub(crate) fn pass_on(caught: Caught, child: &tokio::process::Child) {
+    pub(crate) fn forward(caught: Caught, child: &tokio::process::Child) {
         let typed = matches!(caught.name, "SIGINT" | "SIGQUIT") && is_in_front();
         let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         let signal = Signal::from_named_raw(caught.number);

@@ -18,18 +18,18 @@ use serde_json::{Map, Value, json};
 #[serde(deny_unknown_fields, expecting = "an object with `then`, and perhaps `if` and `else`")]
 struct File {
     #[serde(default, rename = "if")]
-    conditions: Vec<Condition>,
-    then: Vec<Step>,
+    conditions: Vec<ConditionInput>,
+    then: Vec<StepInput>,
     #[serde(default, rename = "else")]
-    otherwise: Vec<Step>,
+    otherwise: Vec<StepInput>,
 }
 
 /// What must hold of a key.
 #[derive(Deserialize, Debug)]
 #[serde(try_from = "Map<String, Value>")]
-struct Condition(Holds);
+struct ConditionInput(Holds);
 
-impl TryFrom<Map<String, Value>> for Condition {
+impl TryFrom<Map<String, Value>> for ConditionInput {
     type Error = String;
 
     fn try_from(mut fields: Map<String, Value>) -> Result<Self, String> {
@@ -49,7 +49,7 @@ enum Holds {
 
 #[derive(Deserialize, Debug)]
 #[serde(try_from = "Map<String, Value>")]
-enum Step {
+enum StepInput {
     Put(Put),
     Delete(Delete),
     Add(Add),
@@ -57,7 +57,7 @@ enum Step {
     Scan(Scan),
 }
 
-impl TryFrom<Map<String, Value>> for Step {
+impl TryFrom<Map<String, Value>> for StepInput {
     type Error = String;
 
     fn try_from(mut fields: Map<String, Value>) -> Result<Self, String> {
@@ -78,7 +78,7 @@ impl TryFrom<Map<String, Value>> for Step {
     }
 }
 
-impl Step {
+impl StepInput {
     /// The key, for the output.
     fn key(&self) -> &Blob {
         match self {
@@ -165,7 +165,7 @@ pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<
     Err(Failure::failed("a condition did not hold: nothing was changed"))
 }
 
-fn condition(transaction: Transaction, Condition(holds): Condition) -> Transaction {
+fn condition(transaction: Transaction, ConditionInput(holds): ConditionInput) -> Transaction {
     match holds {
         Holds::Absent(key) => transaction.if_absent(Vec::from(key)),
         Holds::Present(key) => transaction.if_present(Vec::from(key)),
@@ -174,9 +174,9 @@ fn condition(transaction: Transaction, Condition(holds): Condition) -> Transacti
     }
 }
 
-fn step(transaction: Transaction, step: Step) -> Transaction {
+fn step(transaction: Transaction, step: StepInput) -> Transaction {
     match step {
-        Step::Put(Put { put, value, ttl, lease }) => {
+        StepInput::Put(Put { put, value, ttl, lease }) => {
             let ttl = ttl.map_or(Lifetime::FOREVER, |ttl| Lifetime::ttl(ttl.0));
             transaction.put_for(
                 Vec::from(put),
@@ -184,10 +184,10 @@ fn step(transaction: Transaction, step: Step) -> Transaction {
                 Lifetime { lease: lease.map(LeaseId::new), ..ttl },
             )
         }
-        Step::Delete(Delete { delete }) => transaction.delete(Vec::from(delete)),
-        Step::Add(Add { add, by }) => transaction.add(Vec::from(add), by),
-        Step::Get(Get { get }) => transaction.get(Vec::from(get)),
-        Step::Scan(Scan { scan, limit }) => transaction.scan(Vec::from(scan), limit),
+        StepInput::Delete(Delete { delete }) => transaction.delete(Vec::from(delete)),
+        StepInput::Add(Add { add, by }) => transaction.add(Vec::from(add), by),
+        StepInput::Get(Get { get }) => transaction.get(Vec::from(get)),
+        StepInput::Scan(Scan { scan, limit }) => transaction.scan(Vec::from(scan), limit),
     }
 }
 

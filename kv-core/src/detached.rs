@@ -1,27 +1,27 @@
-//! Work that waits for a disk, on a thread of its own.
+//! Runs work that waits for a disk, on a thread of its own.
 //!
-//! A runtime that ends waits for its own blocking threads (`spawn_blocking`) for as long as they take: for ever, where a disk does not
-//! return. Nobody waits for these: one that hangs is left to itself, and a process that ends takes it along.
+//! A runtime that shuts down waits for its own blocking threads (`spawn_blocking`) as long as they take: forever, if a disk does
+//! not return. Nobody waits for these threads. A thread that hangs is left behind, and ends with the process.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 use tokio::sync::oneshot;
 
-/// Runs `work` on a thread of its own, called `name`. A panic of it goes on here.
+/// Runs `work` on a thread of its own with this name. A panic in it is propagated.
 ///
 /// # Errors
-/// If the system gives no thread.
+/// If the system cannot start a thread.
 ///
 /// # Cancel safety
-/// When the future is dropped the work goes on, and its result is dropped.
+/// If the future is dropped, the work continues, and its result is dropped.
 pub(crate) async fn run<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
     let (give, take) = oneshot::channel();
     thread::Builder::new().name(name.to_owned()).spawn(move || {
-        // Nobody may wait for it any more.
+        // The receiver may be gone.
         let _ = give.send(catch_unwind(AssertUnwindSafe(work)));
     })?;
     match take.await.expect("it is given before the thread ends") {

@@ -350,8 +350,8 @@ mod tests {
         let retryable: Vec<_> = errors.iter().filter(|error| error.is_retryable()).collect();
         let crowded = WriteError::StepFailed { step: 0, why: StepFailure::Busy, revision: Revision::new(8) };
         assert_eq!(retryable, [&crowded, &WriteError::NotApplied(cause())]);
-        let guard: Vec<_> = errors.iter().filter(|error| error.is_condition_failed()).collect();
-        assert_eq!(guard, [&WriteError::ConditionFailed { found: None, revision: Revision::new(8) }]);
+        let condition: Vec<_> = errors.iter().filter(|error| error.is_condition_failed()).collect();
+        assert_eq!(condition, [&WriteError::ConditionFailed { found: None, revision: Revision::new(8) }]);
     }
 
     #[test]

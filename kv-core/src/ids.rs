@@ -1,4 +1,4 @@
-//! The numbers of the protocol, each a type of its own with only the arithmetic that means something.
+//! The numbers of the protocol. Each has a type of its own, with only the arithmetic that makes sense.
 
 use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -42,31 +42,31 @@ macro_rules! counter {
                 self.0
             }
 
-            /// The number after this one.
+            /// The next number.
             ///
             /// # Panics
-            /// At `u64::MAX`: numbers from outside are below 2^62.
+            /// At `u64::MAX`. Numbers from outside are below 2^62.
             #[must_use]
             pub const fn next(self) -> Self {
                 Self(self.0.checked_add(1).expect("a counter ran past u64::MAX"))
             }
 
-            /// The number before this one, or zero at zero.
+            /// The number before this one; zero at zero.
             #[must_use]
             pub const fn previous(self) -> Self {
                 Self(self.0.saturating_sub(1))
             }
 
-            /// The number `count` further on.
+            /// This number plus `count`.
             ///
             /// # Panics
-            /// Past `u64::MAX`.
+            /// Beyond `u64::MAX`.
             #[must_use]
             pub const fn advance(self, count: u64) -> Self {
                 Self(self.0.checked_add(count).expect("a counter ran past u64::MAX"))
             }
 
-            /// The number `count` further back, or zero.
+            /// This number minus `count`; at least zero.
             #[must_use]
             pub const fn back(self, count: u64) -> Self {
                 Self(self.0.saturating_sub(count))
@@ -98,36 +98,36 @@ counter!(
     View, "v"
 );
 counter!(
-    /// The index of an entry in the replicated log; the first entry is op 1, op 0 is the empty log.
+    /// The index of an entry in the replicated log. The first entry is op 1; op 0 is the empty log.
     Op, "o"
 );
 counter!(
-    /// The position of one change in the committed history: contiguous, unique, the version that users see. Each request that can change
-    /// keys takes the next one, whether it changes any or not; the first has revision 1.
+    /// The position of a change in the committed history: contiguous, unique, and the version that users see. Each request that
+    /// can change keys takes the next one, whether it changes any key or not. The first has revision 1.
     Revision, "r"
 );
 counter!(
-    /// A client's number for one request within its session; the first is 1. A retry keeps its number.
+    /// A client's number for a request within its session. The first is 1, and a retry keeps its number.
     RequestNumber, "n"
 );
 counter!(
-    /// A client session, named by the number, among all requests of the log, of the one that opened it. Zero is no session.
+    /// A client session. Its id is the number of the request that opened it, among all requests of the log. Zero is no session.
     SessionId, "s"
 );
 counter!(
-    /// A lease, named by the number, among all requests of the log, of the one that granted it.
+    /// A lease. Its id is the number of the request that granted it, among all requests of the log.
     LeaseId, "l"
 );
 counter!(
-    /// A round of read confirmation, numbered by the primary within its view.
+    /// A read round, numbered by the primary within its view.
     Round, "c"
 );
 counter!(
-    /// The life of a log between two cuts: every block on disk carries the incarnation it was written in.
+    /// The life of a log between two cuts. Every block on disk contains the incarnation in which it was written.
     Incarnation, "i"
 );
 counter!(
-    /// The place of a write in the order in which a replica asked for it; see [`Output::Write`].
+    /// The position of a write in the order in which a replica requested it; see [`Output::Write`].
     ///
     /// [`Output::Write`]: crate::replica::Output::Write
     WriteSeq, "w"
@@ -190,7 +190,7 @@ impl fmt::Debug for MemberId {
     }
 }
 
-/// Which cluster: the 128-bit xxh3 hash of its name. Members of different clusters refuse each other.
+/// Identifies a cluster: the 128-bit xxh3 hash of its name. Members of different clusters refuse each other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClusterId(u128);
 
@@ -278,7 +278,7 @@ impl Anchor {
     /// The empty log.
     pub const ZERO: Self = Self { op: Op::ZERO, hash: Hash::ZERO };
 
-    /// The point `op` of the log in which that op's entry has `hash`.
+    /// The point `op` of the log whose entry at that op has `hash`.
     #[must_use]
     pub const fn new(op: Op, hash: Hash) -> Self {
         Self { op, hash }

@@ -197,7 +197,7 @@ async fn a_lease_that_is_held_stays_and_one_that_is_dropped_ends_in_time() {
     for minute in 0..3 {
         sleep(LONG).await;
         assert!(lease.is_alive(), "after {minute} minutes");
-        assert_eq!(lease.look().await.unwrap().unwrap().keys, 1);
+        assert_eq!(lease.info().await.unwrap().unwrap().keys, 1);
         let killed = cluster.kill_primary().await;
         cluster.restart(killed).await;
         cluster.settle().await;
@@ -205,7 +205,7 @@ async fn a_lease_that_is_held_stays_and_one_that_is_dropped_ends_in_time() {
     let begun = Instant::now();
     drop(lease);
     let by_id = client.lease_by_id(id);
-    eventually("it ends", async || by_id.look().await.unwrap().is_none()).await;
+    eventually("it ends", async || by_id.info().await.unwrap().is_none()).await;
     assert_eq!(client.get("worker").await.unwrap(), None);
     // Its last sign of life was up to a third of its time ago; a late one may have been under way.
     assert!(begun.elapsed() > secs(3) && begun.elapsed() < secs(8), "{:?}", begun.elapsed());
@@ -223,7 +223,7 @@ async fn a_lease_that_is_kept_alive_by_hand_lasts_as_long_as_that() {
         lease.keep_alive().await.unwrap();
     }
     sleep(secs(8)).await;
-    assert_eq!(lease.look().await.unwrap(), None);
+    assert_eq!(lease.info().await.unwrap(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -242,7 +242,7 @@ async fn a_lease_has_ended_when_the_cluster_reports_it_and_not_when_its_client_i
     client.close().await;
     timeout(secs(6), lease.at_risk()).await.expect("nobody shows life for it");
     assert!(timeout(LONG, lease.ended()).await.is_err(), "nobody is told how it ended");
-    assert_eq!(other.lease_by_id(lease.id()).look().await.unwrap(), None, "though it has");
+    assert_eq!(other.lease_by_id(lease.id()).info().await.unwrap(), None, "though it has");
 }
 
 /// Polls a future as often as it asks for it, but no more than so often; then it is dropped.
@@ -322,7 +322,7 @@ async fn drop_everything(cluster: &Cluster) {
     all.drop_at_every_point("lease", || client.lease(secs(2))).await;
     let lease = client.lease(secs(600)).detached().await.unwrap();
     all.drop_at_every_point("keep_alive", || lease.keep_alive()).await;
-    all.drop_at_every_point("look", || lease.look()).await;
+    all.drop_at_every_point("look", || lease.info()).await;
     all.drop_at_every_point("revoke", || async {
         let lease = client.lease(secs(2)).detached().await?;
         lease.revoke().await

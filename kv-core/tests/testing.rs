@@ -136,7 +136,7 @@ async fn structs_are_stored_and_read_through_a_typed_view() {
     let new = |cents| Account { owner: "Ann".to_owned(), cents };
     accounts.create("ann", &new(5)).await.unwrap();
     let twice = accounts.create("ann", &new(6)).await.unwrap_err();
-    assert!(twice.is_guard_failed() && !twice.is_retryable() && !twice.outcome_unknown(), "{twice}");
+    assert!(twice.is_condition_failed() && !twice.is_retryable() && !twice.outcome_unknown(), "{twice}");
     let seen = accounts.get("ann").await.unwrap().unwrap();
     assert_eq!((seen.cents, seen.version), (5, 1));
     accounts.replace("ann", &seen, &new(7)).await.unwrap();

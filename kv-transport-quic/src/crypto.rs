@@ -1,4 +1,4 @@
-//! What stands between the endpoints and eavesdroppers: TLS, and the secrets of an endpoint.
+//! Encryption: TLS, and the secrets of an endpoint.
 
 use kv_transport::Peer;
 use kv_transport::tls::rustls;
@@ -16,14 +16,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The one application protocol that is spoken.
+/// The only application protocol.
 const ALPN: &[u8] = b"kv";
 const CONNECTION_ID_BYTES: usize = 8;
 
-/// Who this end is, and whom it believes.
+/// The identity of this end, and whom it trusts.
 #[derive(Clone, Debug)]
 pub(crate) enum Trust {
-    /// Everybody, without an identity.
+    /// Trusts everybody, and has no identity.
     Anybody,
     Certified(Identity),
 }
@@ -45,7 +45,7 @@ impl Trust {
         QuicClientConfig::try_from(config).map_err(io::Error::other)
     }
 
-    /// Who is at the other end of `connection`.
+    /// The identity of the other end of `connection`.
     pub(crate) fn peer(&self, connection: &quinn::Connection) -> io::Result<Peer> {
         match self {
             Self::Anybody => Ok(Peer::Unauthenticated),
@@ -58,13 +58,13 @@ impl Trust {
         }
     }
 
-    /// An endpoint's settings. A restarted process notifies the connections of its predecessor that they are
-    /// gone, and proves that it may: with a secret that both have, because it comes from the private key.
+    /// The settings of an endpoint. A restarted process notifies the peers of its predecessor that their connections are gone. It
+    /// proves that it may do so with a secret that both processes have, because it is derived from the private key.
     pub(crate) fn endpoint(&self) -> EndpointConfig {
         let secret = match self {
-            // Where nothing is authenticated, anybody who sees the traffic may forge the end of a connection too.
+            // Without authentication, anyone who sees the traffic could forge the end of a connection anyway.
             Self::Anybody => Vec::new(),
-            // Without the file there is no identity either; it is being replaced right now.
+            // The file is missing only while it is being replaced.
             Self::Certified(identity) => {
                 std::fs::read(&identity.files().key).unwrap_or_else(|_| random::<32>().into())
             }
@@ -73,13 +73,14 @@ impl Trust {
             hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), b"kv: the end of a QUIC connection");
         let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_ref())));
         config.cid_generator(|| Box::new(RandomIds));
-        // A restart resets as many connections as there were; the answer is no larger than the question.
+        // A restart resets all connections that there were. The answer is no larger than the packet that it answers.
         config.min_reset_interval(Duration::from_millis(1));
         config
     }
 }
 
-/// Ids without a pattern. The default ones hold a check by which a process would not recognise those of its predecessor.
+/// Connection ids without a pattern. The default ones contain a check by which a process would not recognize those of its
+/// predecessor.
 #[derive(Debug)]
 struct RandomIds;
 
@@ -107,7 +108,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// With a certificate without an identity, made for this listener.
+/// Creates a certificate without an identity for this listener.
 fn ephemeral_server() -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
     let made = rcgen::generate_simple_self_signed(Vec::new())?;
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())?;
@@ -120,7 +121,7 @@ fn ephemeral_server() -> Result<ServerConfig, Box<dyn std::error::Error + Send +
     Ok(config)
 }
 
-/// Believes every certificate.
+/// Trusts every certificate.
 fn trusting_client() -> Result<ClientConfig, rustls::Error> {
     let provider = provider();
     let mut config = ClientConfig::builder_with_provider(provider.clone())

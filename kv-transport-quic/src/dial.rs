@@ -1,7 +1,7 @@
 //! The connecting end: two connections to each address, one for the streams of the Bulk lane and one for all others.
 //!
-//! Streams of one connection do not wait for one another's lost bytes, but they share a congestion window, and one task takes
-//! its datagrams apart one by one: what goes in bulk, as fast as it may, would make a sign of life wait for a window's worth of it.
+//! Streams of one connection do not wait for each other's lost bytes. But they share a congestion window, and one task processes
+//! their datagrams one by one. With a single connection, a sign of life would wait behind a window of bulk data.
 
 use crate::socket::Socket;
 use crate::stream::{self, lost};
@@ -18,21 +18,20 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-/// So many streams share a connection; for more of them there is another one.
+/// How many streams share a connection. For more, another one is opened.
 const STREAMS: usize = settings::MAX_STREAMS / 2;
-/// A connection on which nothing was heard is asked for a sign of life after this long...
+/// A silent connection is probed after this long...
 const SHORTEST_PAUSE: Duration = Duration::from_millis(25);
-/// ... and, while nobody has anything to send, after twice as long each time, up to this: a third of the shortest idle
-/// time-out.
+/// ... and, while nobody has anything to send, after twice as long each time, up to this: a third of the shortest idle time-out.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// A connection that has not answered for this long is shared with no new stream.
+/// A connection that has not answered for this long is not used for new streams.
 const SILENT: Duration = Duration::from_millis(500);
 
-/// Every connection that was opened and is in use, by address, and whether it is for bulk.
+/// The open connections in use, by address and whether they are for bulk.
 #[derive(Debug, Default)]
 pub(crate) struct Pool(Mutex<HashMap<(SocketAddr, bool), Arc<Slot>>>);
 
-/// Whoever holds the lock is opening a connection; the others wait for what comes of it.
+/// The holder of the lock opens a connection. Others wait for the result.
 #[derive(Debug, Default)]
 struct Slot(tokio::sync::Mutex<Opened>);
 
@@ -59,7 +58,7 @@ impl Pool {
         Ok(stream::connection((send, receive), lane, peer, remote.to_owned(), Arc::new(link)))
     }
 
-    /// Shares no connection of before with a new stream: they were opened with other certificates.
+    /// New streams no longer share older connections, which were opened with other certificates.
     pub(crate) fn begin_anew(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -78,7 +77,7 @@ impl Slot {
             && self.0.try_lock().is_ok_and(|opened| opened.links.iter().all(|it| it.strong_count() == 0))
     }
 
-    /// A connection with room for a stream. Those who ask while one is being opened share it, or the error.
+    /// A connection with room for a stream. Callers that ask while one is being opened share it, or its error.
     async fn link(&self, quic: &Quic, address: SocketAddr) -> io::Result<Arc<Link>> {
         let asked = Instant::now();
         let mut opened = self.0.lock().await;
@@ -100,7 +99,7 @@ impl Slot {
     }
 }
 
-/// A connection that was opened. It is closed when its last stream is dropped and what that has written has arrived.
+/// An open connection. It is closed when its last stream is dropped and the data written on it has arrived.
 #[derive(Debug)]
 struct Link {
     connection: quinn::Connection,
@@ -127,13 +126,13 @@ impl Link {
         let connecting = endpoint.connect_with(config, address, SERVER_NAME).map_err(io::Error::other)?;
         let connection = tokio::select! {
             connection = connecting => connection.map_err(|e| lost(&e))?,
-            // A forged one costs this attempt.
+            // A forged notification only costs this attempt.
             Ok(()) = refusals.changed() => {
                 return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there"));
             }
         };
         let peer = quic.trust.peer(&connection)?;
-        // The accepting end verifies last, and sends nothing until it has.
+        // The accepting end verifies last, and sends nothing before that.
         let greeted = connection.accept_uni().await.map_err(|e| lost(&e))?;
         drop(greeted);
         let silent = Arc::new(AtomicBool::new(false));
@@ -147,15 +146,15 @@ impl Link {
     }
 }
 
-/// Notices that the process at the other end is gone. QUIC itself does so when the idle time-out has passed; but the kernel
-/// answers whatever is sent to a port that nobody has, so that a ping shows it at once.
+/// Notices that the process at the other end is gone. QUIC notices it only after the idle time-out. But the kernel answers
+/// datagrams to a port that nobody uses, so a ping shows it at once.
 struct Watch {
     connection: quinn::Connection,
     refusals: tokio::sync::watch::Receiver<u64>,
     silent: Arc<AtomicBool>,
 }
 
-/// What a connection has carried.
+/// How much a connection has carried.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Carried {
     datagrams_received: u64,
@@ -191,8 +190,8 @@ impl Watch {
         }
     }
 
-    /// Whether nobody is there any more, as was reported. A live peer answers what it is asked, whoever claims that it does
-    /// not; so a forged word alone ends no connection.
+    /// Returns whether the other end is gone after a report of that. A live peer answers a probe, so a forged report alone ends
+    /// no connection.
     async fn is_gone(&mut self) -> bool {
         let before = self.carried().datagrams_received;
         self.ask();
@@ -203,9 +202,9 @@ impl Watch {
         said_again && self.carried().datagrams_received == before
     }
 
-    /// Sends something that must be acknowledged.
+    /// Sends a datagram that must be acknowledged.
     fn ask(&self) {
-        // What cannot be sent because too much is on its way needs no asking.
+        // If too much is in flight, no probe is needed.
         let _ = self.connection.send_datagram(bytes::Bytes::new());
     }
 

@@ -1,4 +1,4 @@
-//! Accepts connections, and hands out their streams once their lane is known.
+//! Accepts connections, and returns their streams once their lane is known.
 
 use crate::Quic;
 use crate::settings::{STRANGERS_WINDOW, window_for};
@@ -6,7 +6,8 @@ use crate::socket::Socket;
 use crate::stream::{self, lost};
 use async_trait::async_trait;
 use kv_transport::{
-    Connection, Entrance, Lane, Listener, MemberSources, Peer, RefusalThrottle, TransportError, preface,
+    Connection, ConnectionLimiter, Lane, Listener, MemberSources, Peer, RefusalThrottle, TransportError,
+    preface,
 };
 use quinn::{Endpoint, Incoming, RecvStream, SendStream, ServerConfig, TokioRuntime, VarInt};
 use std::io;
@@ -18,29 +19,29 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// Streams that wait to be accepted.
+/// How many streams may wait to be accepted.
 const BACKLOG: usize = 128;
-/// A connection whose last stream has ended is closed after this long: whoever opened it does so as well.
+/// A connection is closed this long after its last stream has ended. The connecting end closes it as well.
 const UNUSED: Duration = Duration::from_millis(500);
-/// What the word of the end of a connection may take to leave this machine before the port is given up.
+/// How long the notification that a connection ends may take to leave this machine before the port is released.
 const FAREWELL: Duration = Duration::from_millis(10);
-/// A part of the half-open connections of which nobody knows whether their address is forged: above that, callers have to
-/// show that they can be reached there.
+/// The part (1 / this) of the half-open connections whose addresses may be forged. Above that, callers must prove that they can
+/// be reached there.
 const UNPROVEN_PART: usize = 4;
 
-/// A port that is listened on, or that was and still carries connections.
+/// A port with a listener, or with connections of an earlier listener.
 #[derive(Debug)]
 pub(crate) struct Port {
     endpoint: Endpoint,
     socket: Arc<Socket>,
     settings: Quic,
     address: SocketAddr,
-    /// Where the streams go; none if nobody listens any more.
+    /// Where accepted streams are sent; `None` if there is no listener any more.
     queue: watch::Sender<Option<mpsc::Sender<Connection>>>,
-    /// Streams that have been handed out, or wait to be.
+    /// The number of streams that are accepted, or wait to be.
     lanes: AtomicUsize,
     members: MemberSources,
-    /// For callers from members' addresses.
+    /// The configuration for callers from members' addresses.
     for_members: Arc<ServerConfig>,
     log: RefusalThrottle,
 }
@@ -72,7 +73,7 @@ impl Port {
         Ok(port)
     }
 
-    /// Whether it is still there for connections of a listener that was dropped, on this address.
+    /// Returns whether it is only kept for connections of a dropped listener, at this address.
     pub(crate) fn is_orphan_at(&self, address: SocketAddr) -> bool {
         self.address == address && self.queue.borrow().is_none() && self.lanes.load(Ordering::Relaxed) > 0
     }
@@ -112,7 +113,7 @@ impl QuicLanes {
         Ok(Self::on(Port::open(address, settings)?))
     }
 
-    /// Listens on a port on which nobody does.
+    /// Listens on a port without a listener.
     pub(crate) fn on(port: Arc<Port>) -> Self {
         let (queue, opened) = mpsc::channel(BACKLOG);
         port.queue.send_replace(Some(queue));
@@ -147,15 +148,15 @@ impl Listener for QuicLanes {
     }
 
     fn keep_places_for(&mut self, members: Vec<String>) {
-        let looking_up = tokio::spawn(self.port.members.clone().look_up(members)).abort_handle();
+        let looking_up = tokio::spawn(self.port.members.clone().keep_resolving(members)).abort_handle();
         self.looking_up.replace(looking_up).iter().for_each(AbortHandle::abort);
     }
 }
 
-/// Lets callers begin, for as long as the port is there.
+/// Admits callers, for as long as the port exists.
 async fn greet(port: std::sync::Weak<Port>, endpoint: Endpoint) {
     // Those that have not opened a lane yet, and some that have.
-    let mut entrance: Option<Entrance<oneshot::Sender<()>>> = None;
+    let mut entrance: Option<ConnectionLimiter<oneshot::Sender<()>>> = None;
     while let Some(incoming) = endpoint.accept().await {
         let Some(port) = port.upgrade() else { return };
         if port.queue.borrow().is_none() {
@@ -164,17 +165,17 @@ async fn greet(port: std::sync::Weak<Port>, endpoint: Endpoint) {
         }
         let limit = port.settings.max_half_open;
         let entrance = entrance.get_or_insert_with(|| {
-            Entrance::new(port.settings.max_handshakes_per_second, limit, port.members.clone())
+            ConnectionLimiter::new(port.settings.max_handshakes_per_second, limit, port.members.clone())
         });
         let from = incoming.remote_address().ip();
         let half_open = entrance.half_open(oneshot::Sender::is_closed);
         if half_open >= limit.div_ceil(UNPROVEN_PART) && !incoming.remote_address_validated() {
-            // It fails only for callers that have shown it.
+            // It fails only for callers that have already proven their address.
             let _ = incoming.retry();
             continue;
         }
         if !entrance.admits(std::time::Instant::now(), from) {
-            // Not a word: that would have to be encrypted, and whoever means well tries again.
+            // No answer: it would have to be encrypted, and an honest caller tries again.
             incoming.ignore();
             continue;
         }
@@ -189,7 +190,7 @@ async fn greet(port: std::sync::Weak<Port>, endpoint: Endpoint) {
     }
 }
 
-/// Takes a caller in, and its streams.
+/// Accepts a caller and its streams.
 async fn receive(port: Arc<Port>, incoming: Incoming, mut evicted: oneshot::Receiver<()>) {
     let remote = incoming.remote_address();
     let is_member = port.members.has(remote.ip());
@@ -230,7 +231,7 @@ async fn receive(port: Arc<Port>, incoming: Incoming, mut evicted: oneshot::Rece
     guest.serve().await;
 }
 
-/// How many streams of a connection are handed out, or wait to be.
+/// How many streams of a connection are accepted, or wait to be.
 #[derive(Debug)]
 struct Lanes {
     count: watch::Sender<usize>,
@@ -256,22 +257,22 @@ impl Drop for LaneHeld {
     }
 }
 
-/// A connection that was accepted.
+/// An accepted connection.
 struct Guest {
     connection: quinn::Connection,
-    /// Of each of its streams.
+    /// The window of each of its streams.
     window: u32,
     peer: Peer,
     lanes: Arc<Lanes>,
     queue: watch::Receiver<Option<mpsc::Sender<Connection>>>,
     /// Streams that are about to send their lane, or wait to be accepted.
     telling: JoinSet<()>,
-    /// None: it has opened a lane.
+    /// `None` once it has opened a lane.
     evicted: Option<oneshot::Receiver<()>>,
 }
 
 impl Guest {
-    /// Takes its streams, for as long as it uses them.
+    /// Accepts its streams, for as long as it uses them.
     async fn serve(mut self) {
         let mut counted = self.lanes.count.subscribe();
         let mut unused_at = Instant::now() + self.lanes.port.settings.preface_timeout;
@@ -304,13 +305,13 @@ impl Guest {
                 () = evicted(&mut self.evicted) => if lanes == 0 { break },
             }
         }
-        // One that is lost stays lost for the reason that it was lost for.
+        // A lost connection keeps its reason.
         if self.connection.close_reason().is_none() {
             self.connection.close(VarInt::from_u32(0), b"");
         }
     }
 
-    /// Reads a stream's lane, without waiting for it.
+    /// Reads a stream's lane on a task of its own.
     fn begin(&mut self, mut stream: (SendStream, RecvStream), queue: mpsc::Sender<Connection>) {
         let (lanes, peer) = (self.lanes.clone(), self.peer.clone());
         let remote = self.connection.remote_address();
@@ -321,7 +322,7 @@ impl Guest {
                 Ok(lane) => {
                     let held = Arc::new(LaneHeld::one(&lanes));
                     let connection = stream::connection(stream, lane, peer, remote.to_string(), held);
-                    // It fails if nobody listens any more, and so it breaks.
+                    // If it fails, the listener is gone, and the stream breaks.
                     let _ = queue.send(connection).await;
                 }
                 Err(error) => tracing::debug!(%remote, %error, "closed a stream that did not send its lane"),
@@ -330,7 +331,7 @@ impl Guest {
     }
 }
 
-/// Waits until it must make room; for ever if it need not.
+/// Waits until it must make room; forever if it need not.
 async fn evicted(eviction: &mut Option<oneshot::Receiver<()>>) {
     match eviction {
         Some(eviction) => {
@@ -340,7 +341,7 @@ async fn evicted(eviction: &mut Option<oneshot::Receiver<()>>) {
     }
 }
 
-/// Reads which lane the other end asks for.
+/// Reads the lane that the other end requests.
 async fn read_lane(stream: &mut RecvStream) -> io::Result<Lane> {
     let mut bytes = [0; preface::BYTES];
     stream.read_exact(&mut bytes).await.map_err(io::Error::other)?;

@@ -6,22 +6,21 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// So many streams may be open on a connection at once.
+/// How many streams may be open on a connection.
 pub(crate) const MAX_STREAMS: usize = 128;
-/// What an attempt to connect may have sent before anybody looks at it, and all of them together.
+/// How many bytes an attempt to connect may send before it is looked at, and all of them together.
 const INCOMING_BYTES: u64 = 16 << 10;
 const INCOMING_BYTES_IN_ALL: u64 = 1 << 20;
-/// The window of a stream from an address that is no member's: what it may send in a round trip. That is 64 MiB/s at 1 ms and 3 MiB/s at
-/// 20 ms, for one client; what a member sends to it may be three times as fast.
+/// The window of a stream from an address that is no member's: what it may send per round trip. That is 64 MiB/s at 1 ms and 3
+/// MiB/s at 20 ms, for one client. A member may send three times as fast.
 pub(crate) const STRANGERS_WINDOW: u32 = 64 << 10;
-/// What is assumed of the network before anything was measured. A first datagram that is lost is sent again after three
-/// times as long.
+/// The assumed round-trip time before anything was measured. A lost first datagram is sent again after three times as long.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
-/// Room for the datagrams that ask for a sign of life; nobody reads them.
+/// The buffer for probe datagrams, which nobody reads.
 const DATAGRAM_BYTES: usize = 1 << 10;
 
 impl Quic {
-    /// For callers whose streams have this window.
+    /// The configuration for callers whose streams have this window.
     pub(crate) fn server_config(&self, window: u32) -> io::Result<ServerConfig> {
         let mut config = ServerConfig::with_crypto(Arc::new(self.trust.server()?));
         config
@@ -35,9 +34,9 @@ impl Quic {
     pub(crate) fn client_config(&self) -> io::Result<ClientConfig> {
         let mut config = ClientConfig::new(Arc::new(self.trust.client()?));
         let mut transport = self.transport_config(0, self.stream_window);
-        // On which the other end accepts the caller.
+        // The stream on which the other end accepts the caller.
         transport.max_concurrent_uni_streams(VarInt::from_u32(1));
-        // Each of them takes what it sends back.
+        // Each of them receives what it sends back.
         transport
             .receive_window(window_for(MAX_STREAMS, self.stream_window))
             .send_window(window_for(MAX_STREAMS, self.stream_window).into());
@@ -45,7 +44,7 @@ impl Quic {
         Ok(config)
     }
 
-    /// With so many streams that the other end may open.
+    /// With this many streams that the other end may open.
     fn transport_config(&self, streams: usize, window: u32) -> TransportConfig {
         let mut config = TransportConfig::default();
         config
@@ -62,8 +61,9 @@ impl Quic {
     }
 }
 
-/// How many bytes a connection holds, each way, on which so many streams of this window are open: as much as they may hold together,
-/// so that one whose reader stands still leaves room for the others, and for two that are about to open.
+/// How many bytes a connection with this many open streams of this window holds in each direction: as much as they may hold
+/// together, and as much again for two that are about to open, so that a stream whose reader has stopped leaves room for the
+/// others.
 pub(crate) fn window_for(streams: usize, window: u32) -> VarInt {
     varint((streams as u64 + 2).saturating_mul(window.into()))
 }

@@ -1,5 +1,5 @@
 //! A UDP socket that reports when the kernel learns that nobody listens at the other end, and that can be closed while
-//! connections still hold on to it.
+//! connections still use it.
 
 use quinn::udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
@@ -15,19 +15,19 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 
-/// What the kernel is asked to hold of datagrams, each way; it may give less.
+/// The requested size of the kernel's buffers in each direction. The kernel may grant less.
 const BUFFER_BYTES: usize = 4 << 20;
-/// So many errors are passed over in one go before others get their turn.
+/// How many errors are skipped in a row before others get a turn.
 const ERRORS_IN_A_ROW: usize = 16;
 
 /// A UDP socket.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    /// None: it has been closed.
+    /// `None` after it was closed.
     io: RwLock<Option<Arc<UdpSocket>>>,
     state: UdpSocketState,
     address: SocketAddr,
-    /// How often a datagram came back with the word that nobody listens.
+    /// How often the kernel reported that nobody listens.
     refusals: watch::Sender<u64>,
 }
 
@@ -37,20 +37,20 @@ impl Socket {
         Self::new(address, None)
     }
 
-    /// Exchanges datagrams with `remote` alone, from any free port.
+    /// Exchanges datagrams with `remote` only, from any free port.
     pub(crate) fn connect(remote: SocketAddr) -> io::Result<Arc<Self>> {
         let local = match remote {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
-        // Elsewhere a connected socket cannot be sent on together with an address, as is done here.
+        // On other systems, a connected socket cannot send with an explicit address, as is done here.
         Self::new(local, cfg!(target_os = "linux").then_some(remote))
     }
 
     fn new(local: SocketAddr, remote: Option<SocketAddr>) -> io::Result<Arc<Self>> {
         let socket = socket2::Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
-        // The kernel cuts it down to what it allows.
+        // The kernel reduces it to what it allows.
         let _ = socket.set_recv_buffer_size(BUFFER_BYTES);
         let _ = socket.set_send_buffer_size(BUFFER_BYTES);
         socket.bind(&SockAddr::from(local))?;
@@ -71,8 +71,8 @@ impl Socket {
         *self.io.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Counts how often the machine at the other end has answered that nobody listens there. It is a hint: whoever can guess
-    /// the port may forge it.
+    /// Counts how often the other machine has answered that nobody listens there. It is only a hint: anyone who guesses the port
+    /// can forge it.
     pub(crate) fn refusals(&self) -> watch::Receiver<u64> {
         self.refusals.subscribe()
     }
@@ -81,7 +81,7 @@ impl Socket {
         self.io.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// An error is either word of an earlier datagram, or means that this one is lost. Connections live with both.
+    /// An error either concerns an earlier datagram, or means that this one is lost. Connections tolerate both.
     fn on_error(&self, error: &io::Error) {
         if error.kind() == io::ErrorKind::ConnectionRefused {
             self.refusals.send_modify(|count| *count += 1);
@@ -100,10 +100,10 @@ impl AsyncUdpSocket for Socket {
         let Some(io) = self.io() else { return Ok(()) };
         let send = || io.try_io(Interest::WRITABLE, || self.state.try_send(UdpSockRef::from(&*io), transmit));
         match send() {
-            // Word of an earlier datagram, in place of sending this one.
+            // The error concerns an earlier datagram, and this one was not sent.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 self.on_error(&error);
-                // What is lost now is sent again by the connection.
+                // The connection resends what is lost.
                 let _ = send();
                 Ok(())
             }
@@ -156,7 +156,7 @@ impl AsyncUdpSocket for Socket {
 
 type Waiting = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
 
-/// One who waits until the socket takes datagrams again.
+/// Waits until the socket accepts datagrams again.
 struct Poller {
     socket: Arc<Socket>,
     waiting: Option<Waiting>,

@@ -13,13 +13,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
-/// How long what was written last may take to arrive after the writer was dropped.
+/// How long the last data may take to arrive after the writer was dropped.
 pub(crate) const LINGER: Duration = Duration::from_secs(3);
 
-/// What must live for as long as either direction of a stream.
+/// What must live as long as either direction of a stream.
 pub(crate) type Held = Arc<dyn Any + Send + Sync>;
 
-/// How much a lane's bytes hurry: those of a higher one go first.
+/// The priority of a lane: bytes of a higher one are sent first.
 fn priority(lane: Lane) -> i32 {
     match lane {
         Lane::Control => 3,
@@ -29,7 +29,7 @@ fn priority(lane: Lane) -> i32 {
     }
 }
 
-/// The connection over a stream on which the lane has been sent.
+/// Makes a connection of a stream on which the lane has been sent.
 pub(crate) fn connection(
     (send, receive): (SendStream, RecvStream),
     lane: Lane,
@@ -37,7 +37,7 @@ pub(crate) fn connection(
     remote: String,
     held: Held,
 ) -> Connection {
-    // It fails only if the stream has ended, and then nothing hurries.
+    // It fails only if the stream has ended, and then there is nothing to send.
     let _ = send.set_priority(priority(lane));
     Connection {
         lane,
@@ -73,7 +73,7 @@ impl AsyncRead for Reader {
 
 struct Writer {
     stream: SendStream,
-    /// None only while it is dropped.
+    /// `None` only while it is being dropped.
     held: Option<Held>,
 }
 
@@ -89,7 +89,7 @@ impl AsyncWrite for Writer {
         })
     }
 
-    /// What is written is on its way as soon as it may go; there is nothing to push.
+    /// Written data is sent as soon as possible, so there is nothing to flush.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -102,8 +102,7 @@ impl AsyncWrite for Writer {
 }
 
 impl Drop for Writer {
-    /// Ends the direction, and keeps the connection until all of it has arrived: a connection that is closed forgets what it
-    /// was still to send.
+    /// Ends the direction, and keeps the connection until everything has arrived: a closed connection drops unsent data.
     fn drop(&mut self) {
         // It fails only if the direction has ended already.
         let _ = self.stream.finish();
@@ -111,7 +110,7 @@ impl Drop for Writer {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let arrived = self.stream.stopped();
             runtime.spawn(async move {
-                // Late or lost: either way it has had its time.
+                // It has arrived, or has had its time.
                 let _ = timeout(LINGER, arrived).await;
                 drop(held);
             });
@@ -119,11 +118,11 @@ impl Drop for Writer {
     }
 }
 
-/// Why a connection is lost, in the words of a user.
+/// Why a connection was lost, as text for users.
 pub(crate) fn lost(error: &ConnectionError) -> io::Error {
     use io::ErrorKind;
     let (kind, reason) = match error {
-        // Nothing else closes a connection that is in use.
+        // Nothing else closes a connection in use.
         ConnectionError::LocallyClosed => {
             (ErrorKind::ConnectionReset, "nobody listens there any more".to_owned())
         }
@@ -150,7 +149,7 @@ pub(crate) fn lost(error: &ConnectionError) -> io::Error {
     io::Error::new(kind, reason)
 }
 
-/// The alert of TLS in an error, if it is one of TLS.
+/// The TLS alert in an error, if there is one.
 fn alert(code: TransportErrorCode) -> Option<AlertDescription> {
     let alert = u64::from(code).checked_sub(0x100)?;
     Some(AlertDescription::from(u8::try_from(alert).ok()?))

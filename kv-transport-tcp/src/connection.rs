@@ -1,4 +1,4 @@
-//! From a socket to a [`Connection`], at both ends.
+//! Turns a socket into a [`Connection`], at both ends.
 
 #[cfg(feature = "tls")]
 use crate::tls;
@@ -15,28 +15,28 @@ use tokio::net::tcp::OwnedReadHalf;
 
 /// A silent peer is probed after this long.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-/// Probes follow one another after this long.
+/// The interval between probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// After so many unanswered probes the connection is broken.
+/// After this many unanswered probes the connection is broken.
 const KEEPALIVE_PROBES: u32 = 3;
-/// A peer that has not acknowledged what was sent for this long is gone. (Probes are sent only while nothing else is.)
+/// A peer that has not acknowledged sent data for this long is gone. (Probes are sent only while there is no data.)
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 /// The first byte of a handshake in TLS.
 pub(crate) const TLS_HANDSHAKE: u8 = 0x16;
-/// What one who does not speak TLS hears at a port that wants it: a preface of no lane.
+/// The answer to a caller without TLS at a port that requires it: a preface of no lane.
 pub(crate) const WANTS_TLS: [u8; preface::BYTES] = *b"kvt\n\x01\xff\x00\x00";
-/// What one who speaks TLS hears at a port that does not: anything that is not TLS.
+/// The answer to a caller with TLS at a port without it: anything that is not TLS.
 const SPEAKS_NO_TLS: [u8; preface::BYTES] = *b"kvt\n\x01\xfe\x00\x00";
-/// So often something is read from one who has heard the last word.
+/// How often data is read from a caller after the closing message.
 const PARTING_READS: usize = 64;
 
-/// Over what the bytes go.
+/// The protection of a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum Security {
     /// As they are.
     None,
-    /// Encrypted, and both ends known by their certificates.
+    /// Encrypted, and both ends authenticated by certificates.
     #[cfg(feature = "tls")]
     Tls(tls::Tls),
 }
@@ -44,7 +44,7 @@ pub(crate) enum Security {
 /// Why a socket did not become a connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// It broke, or somebody else is at the other end.
+    /// It broke, or someone else is at the other end.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The two ends do not accept each other.
@@ -53,7 +53,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// What to report from `connect`.
+    /// The error that `connect` reports.
     pub(crate) fn on_connect(self, address: &str) -> TransportError {
         match self {
             Self::Io(error) => TransportError::connect(address, error),
@@ -62,7 +62,7 @@ impl Failure {
     }
 }
 
-/// Connects to `address` and sends the lane. `remote` is what the address was looked up by.
+/// Connects to `address` and sends the lane. `remote` is the address before it was resolved.
 pub(crate) async fn open(
     address: SocketAddr,
     lane: Lane,
@@ -86,7 +86,7 @@ pub(crate) async fn open(
     }
 }
 
-/// Reads which lane the other end asks for, and with TLS who it is.
+/// Reads the lane that the other end requests and, with TLS, its identity.
 pub(crate) async fn accept(
     mut socket: TcpStream,
     remote: SocketAddr,
@@ -123,8 +123,8 @@ pub(crate) fn invalid(reason: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
-/// Sends the closing message and closes. What the other end still sends is read and forgotten: closing a socket with unread bytes
-/// resets it, and the last word might be lost. Whoever accepted the socket bounds the time.
+/// Sends the closing message and closes. What the other end still sends is read and dropped: closing a socket with unread data
+/// resets it, and the message might be lost. The accepting end limits the time.
 pub(crate) async fn part(mut socket: TcpStream, last_word: &[u8]) {
     if socket.write_all(last_word).await.is_ok() && socket.shutdown().await.is_ok() {
         let mut unread = [0; 1024];
@@ -136,7 +136,7 @@ pub(crate) async fn part(mut socket: TcpStream, last_word: &[u8]) {
     }
 }
 
-/// The reading half without TLS at the connecting end: fails with a clear error if the other end wants TLS.
+/// The reading half without TLS at the connecting end: fails with a clear error if the other end requires TLS.
 struct Hinted {
     reader: OwnedReadHalf,
     first: bool,
@@ -173,8 +173,8 @@ fn configure(socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Connecting to a local port on which nobody listens can, rarely, end up connected to itself: if the kernel
-/// picks that very port as the source. Kept, it would also hold the port against the one who should listen.
+/// A connection to an unused local port can, rarely, be connected to itself, if the kernel chooses the same port as its source.
+/// If it were kept, it would also hold the port that a listener needs.
 fn is_connected_to_itself(socket: &TcpStream) -> bool {
     matches!((socket.local_addr(), socket.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
 }

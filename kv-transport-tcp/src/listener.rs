@@ -1,9 +1,9 @@
-//! Accepts sockets, and hands them out once their lane is known.
+//! Accepts sockets, and returns them once their lane is known.
 
 use crate::Tcp;
 use crate::connection::{self, Failure, Security};
 use async_trait::async_trait;
-use kv_transport::{Connection, Entrance, Listener, MemberSources, RefusalThrottle, TransportError};
+use kv_transport::{Connection, ConnectionLimiter, Listener, MemberSources, RefusalThrottle, TransportError};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -15,15 +15,15 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// How long accepting pauses after a failure such as having no descriptors left; doubled up to
-/// [`LONGEST_PAUSE`] while it goes on failing.
+/// How long accepting pauses after a failure, such as having no file descriptors left. It doubles up to [`LONGEST_PAUSE`] while
+/// accepting keeps failing.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// So many connections may wait to be taken; more stay in the system's backlog.
+/// How many connections may wait to be accepted. More stay in the system's backlog.
 const READY: usize = 128;
 
-/// A listening socket. What comes is accepted on a task of its own, so that an opener hears an answer however long the user
+/// A listening socket. Connections are accepted on a task of its own, so that an opener gets an answer however long the user
 /// takes to ask for the next connection.
 #[derive(Debug)]
 pub(crate) struct TcpLanes {
@@ -35,7 +35,7 @@ pub(crate) struct TcpLanes {
     looking_up: Option<AbortHandle>,
 }
 
-/// Shared with the task, and taken away from it when the listener is dropped: the address is free at once.
+/// Shared with the task, and taken from it when the listener is dropped, so that the address is free at once.
 type Socket = Arc<Mutex<Option<TcpListener>>>;
 
 impl TcpLanes {
@@ -69,12 +69,12 @@ impl Listener for TcpLanes {
     }
 
     fn keep_places_for(&mut self, members: Vec<String>) {
-        let looking_up = tokio::spawn(self.members.clone().look_up(members)).abort_handle();
+        let looking_up = tokio::spawn(self.members.clone().keep_resolving(members)).abort_handle();
         self.looking_up.replace(looking_up).iter().for_each(AbortHandle::abort);
     }
 }
 
-/// What the listener's task works with.
+/// The state of the listener's task.
 struct Accepting {
     socket: Socket,
     address: SocketAddr,
@@ -82,15 +82,16 @@ struct Accepting {
     /// Accepted sockets that are about to send their lane, each on a task of its own.
     opening: JoinSet<Option<Connection>>,
     /// The same, and some that are done.
-    entrance: Entrance<AbortHandle>,
-    /// Set after a failure: when to accept again, and how long the pause was.
+    entrance: ConnectionLimiter<AbortHandle>,
+    /// Set after a failure: when to accept again, and the length of the pause.
     pause: Option<(Instant, Duration)>,
     log: RefusalThrottle,
 }
 
 impl Accepting {
     fn new(socket: Socket, address: SocketAddr, settings: Tcp, members: MemberSources) -> Self {
-        let entrance = Entrance::new(settings.max_handshakes_per_second, settings.max_half_open, members);
+        let entrance =
+            ConnectionLimiter::new(settings.max_handshakes_per_second, settings.max_half_open, members);
         Self {
             socket,
             address,
@@ -102,10 +103,10 @@ impl Accepting {
         }
     }
 
-    /// Hands out connections until nobody takes them any more.
+    /// Returns connections until nobody takes them any more.
     async fn run(mut self, ready: mpsc::Sender<Connection>) {
         loop {
-            // What is opened comes first: with these handed out, those that remain really are half-open.
+            // Completed openings come first, so that the remaining ones really are half-open.
             tokio::select! {
                 biased;
                 Some(opened) = self.opening.join_next() => {
@@ -126,9 +127,9 @@ impl Accepting {
         }
     }
 
-    /// Reads an accepted socket's lane, without waiting for it.
+    /// Reads the lane of an accepted socket on a task of its own.
     fn begin(&mut self, socket: TcpStream, remote: SocketAddr) {
-        // Without TLS there is nothing to sign: callers that have sent the lane are counted by whoever accepts them.
+        // Without TLS there is no signature. Callers that have sent the lane are counted by the layer that accepts them.
         if !matches!(self.settings.security, Security::None)
             && !self.entrance.admits(std::time::Instant::now(), remote.ip())
         {
@@ -159,8 +160,8 @@ impl Accepting {
         self.entrance.enter(remote.ip(), opening);
     }
 
-    /// A failed accept never ends the listener: the peer that gave up is forgotten; for lack of resources it
-    /// pauses, since the kernel would report the same at once, and keeps the others waiting in the backlog.
+    /// A failed accept never ends the listener. A peer that gave up is forgotten. If resources are missing, accepting pauses,
+    /// because the kernel would report the same at once, and the others wait in the backlog.
     fn on_accept_error(&mut self, error: &io::Error) {
         if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
             return;

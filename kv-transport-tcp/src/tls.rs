@@ -17,11 +17,11 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 /// The protocol that both ends announce.
 const ALPN: &[u8] = b"kvt/1";
 
-/// The answer to the preface, by which the connecting end knows that its certificate is accepted: its handshake alone ends
+/// The answer to the preface, by which the connecting end knows that its certificate was accepted: its handshake alone ends
 /// before that.
 const ACCEPTED: u8 = 1;
 
-/// Makes both ends of connections.
+/// Creates both ends of connections.
 #[derive(Clone)]
 pub(crate) struct Tls {
     identity: Identity,
@@ -50,7 +50,7 @@ impl Tls {
         &self.identity
     }
 
-    /// The connecting end. It waits until the other end has accepted its certificate, so that a refusal is heard here.
+    /// The connecting end. It waits until the other end has accepted its certificate, so that a refusal is reported here.
     pub(crate) async fn open(
         &self,
         socket: TcpStream,
@@ -61,7 +61,7 @@ impl Tls {
         let mut stream = match connecting.await {
             Ok(stream) => stream,
             Err((error, socket)) => {
-                // The other end is to hear why, which has been written; it need not be waited for.
+                // The other end receives the reason, which has been written. There is no need to wait.
                 drop(socket);
                 return Err(failure(error));
             }
@@ -145,7 +145,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Ending<S> {
 
 impl<S: AsyncWrite> Drop for Ending<S> {
     fn drop(&mut self) {
-        // As far as it goes without waiting: what the socket does not take now is lost, as nothing promises that it is not.
+        // As far as possible without waiting. What the socket does not accept now is lost, which is allowed.
         let mut context = Context::from_waker(Waker::noop());
         let _ = Pin::new(&mut self.0).poll_shutdown(&mut context);
     }

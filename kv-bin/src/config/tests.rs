@@ -1,7 +1,7 @@
 //! What each mistake is answered with, and which of flag, variable and file wins.
 
 use super::*;
-use crate::cli::{Cli, ClientCommand, Command};
+use crate::cli::{Cli, CliCommand, ClientCommand};
 use clap::Parser as _;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ const EXAMPLE: &str = include_str!("../../cluster.example.toml");
 
 fn serve(arguments: &[&str]) -> Result<ServeConfig, Failure> {
     let line = ["kv", "serve"].iter().chain(arguments);
-    let Command::Serve(args) = Cli::try_parse_from(line).expect("it parses").command else {
+    let CliCommand::Serve(args) = Cli::try_parse_from(line).expect("it parses").command else {
         panic!("not serve");
     };
     ServeConfig::resolve(*args)
@@ -276,7 +276,7 @@ fn tls_of(arguments: &[&str]) -> Result<Option<TlsFiles>, String> {
 fn tls_of_client(arguments: &[&str]) -> Result<Option<TlsFiles>, String> {
     let line = ["kv", "get", "key"].iter().chain(arguments);
     let command = Cli::try_parse_from(line).expect("it parses").command;
-    let Command::Client(ClientCommand::Get(args)) = command else { panic!("not get") };
+    let CliCommand::Client(ClientCommand::Get(args)) = command else { panic!("not get") };
     ConnectConfig::resolve(&args.connect).map(|config| config.tls).map_err(|failure| failure.to_string())
 }
 

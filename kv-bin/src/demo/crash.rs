@@ -1,8 +1,8 @@
 //! The primary is killed in the middle of writes.
 
-use super::ledger::{self, Verdict};
+use super::ledger::{self, LedgerReport};
 use super::members::{COUNT, DemoPlan, Members};
-use super::story::Story;
+use super::narrator::Narrator;
 use super::watch;
 use super::writers::Writers;
 use crate::failure::Failure;
@@ -23,13 +23,13 @@ const STEP_SPAN: Duration = Duration::from_secs(5);
 const STEP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs the scenario of a killed primary, and prints what happens.
-pub(super) async fn run(story: &Story, plan: &DemoPlan) -> Result<Verdict, Failure> {
+pub(super) async fn run(story: &Narrator, plan: &DemoPlan) -> Result<LedgerReport, Failure> {
     let mut members = Members::start(plan).await?;
     let result = play(story, &mut members, plan).await;
     result.inspect_err(|_| super::show_logs(story, &members))
 }
 
-async fn play(story: &Story, members: &mut Members, plan: &DemoPlan) -> Result<Verdict, Failure> {
+async fn play(story: &Narrator, members: &mut Members, plan: &DemoPlan) -> Result<LedgerReport, Failure> {
     super::introduce(story, members);
     let clients = watch::connect(members, &members.transport()?, plan.seed, WRITERS).await?;
     let client = &clients[0];

@@ -41,7 +41,7 @@ pub(crate) struct Ledger {
 
 /// The comparison of all ledgers with the store.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Verdict {
+pub(crate) struct LedgerReport {
     /// How many writes were tried.
     pub(crate) writes: u64,
     /// How many were acknowledged.
@@ -69,8 +69,8 @@ impl Ledger {
 }
 
 /// Compares the outcomes that the writers received with the contents of the store: `store` is all of it.
-pub(crate) fn compare(ledgers: &[Ledger], store: &BTreeMap<Bytes, Record>) -> Verdict {
-    let mut verdict = Verdict::default();
+pub(crate) fn compare(ledgers: &[Ledger], store: &BTreeMap<Bytes, Record>) -> LedgerReport {
+    let mut verdict = LedgerReport::default();
     let mut revisions: HashMap<Revision, &Bytes> = HashMap::new();
     let mut times = Vec::new();
     for ledger in ledgers {
@@ -99,7 +99,7 @@ pub(crate) fn compare(ledgers: &[Ledger], store: &BTreeMap<Bytes, Record>) -> Ve
     verdict
 }
 
-impl Verdict {
+impl LedgerReport {
     /// Whether every promise was kept.
     pub(crate) fn is_good(&self) -> bool {
         self.lost == 0 && self.duplicated == 0 && self.problems.is_empty()
@@ -206,37 +206,47 @@ mod tests {
         }
     }
 
-    /// The verdict on the attempts on key `k` (values are `0`, `1`, ...) when the store holds `found` there.
-    fn judge(endings: &[Ending], found: Option<Record>) -> (u64, u64) {
+    /// How many attempts on key `k` count as lost and duplicated (values are `0`, `1`, ...) if the store holds `found` there.
+    fn lost_and_duplicated(endings: &[Ending], found: Option<Record>) -> (u64, u64) {
         let mut ledger = Ledger::default();
         for (n, ending) in endings.iter().enumerate() {
             ledger.note(Bytes::from_static(b"k"), Bytes::from(n.to_string()), ending.clone());
         }
         let store = found.into_iter().map(|record| (Bytes::from_static(b"k"), record)).collect();
-        let verdict = compare(&[ledger], &store);
-        assert_eq!(verdict.is_good(), verdict.lost + verdict.duplicated == 0, "{verdict:?}");
-        (verdict.lost, verdict.duplicated)
+        let report = compare(&[ledger], &store);
+        assert_eq!(report.is_good(), report.lost + report.duplicated == 0, "{report:?}");
+        (report.lost, report.duplicated)
     }
 
     #[test]
     fn a_write_that_is_where_it_was_acknowledged_is_fine() {
-        assert_eq!(judge(&[acknowledged(5)], Some(record("0", 5, 5, 1))), (0, 0));
-        assert_eq!(judge(&[acknowledged(5), acknowledged(9)], Some(record("1", 5, 9, 2))), (0, 0));
+        assert_eq!(lost_and_duplicated(&[acknowledged(5)], Some(record("0", 5, 5, 1))), (0, 0));
+        assert_eq!(
+            lost_and_duplicated(&[acknowledged(5), acknowledged(9)], Some(record("1", 5, 9, 2))),
+            (0, 0)
+        );
     }
 
     #[test]
     fn an_acknowledged_write_that_is_missing_is_lost() {
-        assert_eq!(judge(&[acknowledged(5)], None), (1, 0));
-        assert_eq!(judge(&[acknowledged(5), acknowledged(9)], Some(record("0", 5, 5, 1))), (1, 0));
-        assert_eq!(judge(&[acknowledged(5)], Some(record("0", 6, 6, 1))), (1, 0), "another revision");
+        assert_eq!(lost_and_duplicated(&[acknowledged(5)], None), (1, 0));
+        assert_eq!(
+            lost_and_duplicated(&[acknowledged(5), acknowledged(9)], Some(record("0", 5, 5, 1))),
+            (1, 0)
+        );
+        assert_eq!(
+            lost_and_duplicated(&[acknowledged(5)], Some(record("0", 6, 6, 1))),
+            (1, 0),
+            "another revision"
+        );
     }
 
     #[test]
     fn a_write_applied_twice_is_duplicated() {
-        assert_eq!(judge(&[acknowledged(5)], Some(record("0", 5, 5, 2))), (0, 1));
-        assert_eq!(judge(&[Ending::Unknown], Some(record("0", 5, 6, 2))), (0, 1));
+        assert_eq!(lost_and_duplicated(&[acknowledged(5)], Some(record("0", 5, 5, 2))), (0, 1));
+        assert_eq!(lost_and_duplicated(&[Ending::Unknown], Some(record("0", 5, 6, 2))), (0, 1));
         assert_eq!(
-            judge(&[acknowledged(5), acknowledged(5)], Some(record("1", 5, 5, 2))),
+            lost_and_duplicated(&[acknowledged(5), acknowledged(5)], Some(record("1", 5, 5, 2))),
             (0, 1),
             "one revision, two writes"
         );
@@ -244,12 +254,18 @@ mod tests {
 
     #[test]
     fn a_write_of_unknown_outcome_may_be_there_or_not() {
-        assert_eq!(judge(&[Ending::Unknown], None), (0, 0));
-        assert_eq!(judge(&[Ending::Unknown], Some(record("0", 5, 5, 1))), (0, 0));
-        assert_eq!(judge(&[acknowledged(5), Ending::Unknown], Some(record("0", 5, 5, 1))), (0, 0));
-        assert_eq!(judge(&[acknowledged(5), Ending::Unknown], Some(record("1", 5, 7, 2))), (0, 0));
+        assert_eq!(lost_and_duplicated(&[Ending::Unknown], None), (0, 0));
+        assert_eq!(lost_and_duplicated(&[Ending::Unknown], Some(record("0", 5, 5, 1))), (0, 0));
         assert_eq!(
-            judge(&[Ending::Unknown, acknowledged(5)], Some(record("0", 5, 7, 2))),
+            lost_and_duplicated(&[acknowledged(5), Ending::Unknown], Some(record("0", 5, 5, 1))),
+            (0, 0)
+        );
+        assert_eq!(
+            lost_and_duplicated(&[acknowledged(5), Ending::Unknown], Some(record("1", 5, 7, 2))),
+            (0, 0)
+        );
+        assert_eq!(
+            lost_and_duplicated(&[Ending::Unknown, acknowledged(5)], Some(record("0", 5, 7, 2))),
             (0, 0),
             "late, but once"
         );
@@ -257,8 +273,8 @@ mod tests {
 
     #[test]
     fn a_write_reported_as_not_applied_must_not_be_there() {
-        assert_eq!(judge(&[Ending::NotApplied], None), (0, 0));
-        assert_ne!(judge(&[Ending::NotApplied], Some(record("0", 5, 5, 1))), (0, 0));
+        assert_eq!(lost_and_duplicated(&[Ending::NotApplied], None), (0, 0));
+        assert_ne!(lost_and_duplicated(&[Ending::NotApplied], Some(record("0", 5, 5, 1))), (0, 0));
     }
 
     #[test]

@@ -189,11 +189,11 @@ impl Members {
         match timeout(START_LIMIT, serving).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => {
-                Err(Failure::failed(format!("member {id} ended before it served{}", self.last_words(id))))
+                Err(Failure::failed(format!("member {id} ended before it served{}", self.last_log_line(id))))
             }
             Err(_) => Err(Failure::failed(format!(
                 "member {id} did not start within {START_LIMIT:?}{}",
-                self.last_words(id)
+                self.last_log_line(id)
             ))),
         }
     }
@@ -204,7 +204,7 @@ impl Members {
         (0..COUNT).zip(self.logs.iter().map(lines)).collect()
     }
 
-    fn last_words(&self, id: u8) -> String {
+    fn last_log_line(&self, id: u8) -> String {
         let log = self.logs[usize::from(id)].lock().unwrap_or_else(PoisonError::into_inner);
         log.back().map(|line| format!(": {line}")).unwrap_or_default()
     }

@@ -3,8 +3,8 @@
 mod crash;
 mod ledger;
 pub(crate) mod members;
+mod narrator;
 mod omission;
-mod story;
 pub(crate) mod watch;
 mod writers;
 
@@ -13,10 +13,10 @@ use crate::failure::Failure;
 use crate::network::TransportKind;
 use crate::output::{self, BAD, Cell, GOOD, NOTE, styled};
 use crate::signals::Signals;
-use ledger::Verdict;
+use ledger::LedgerReport;
 use members::{DemoPlan, Members};
+use narrator::Narrator;
 use serde::Serialize;
-use story::Story;
 
 /// How many problems are shown of each scenario.
 const SHOWN_PROBLEMS: usize = 10;
@@ -26,7 +26,7 @@ const SHOWN_PROBLEMS: usize = 10;
 struct Report {
     scenario: &'static str,
     transport: TransportKind,
-    verdict: Verdict,
+    verdict: LedgerReport,
 }
 
 /// A report as programs get it.
@@ -58,20 +58,22 @@ pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Resu
             return Err(signal.ended(format!("stopped by {signal}: no process and no folder is left behind")));
         }
     };
-    conclude(&reports, json)
+    finish(&reports, json)
 }
 
 async fn run_scenarios(args: &DemoArgs, plan: &DemoPlan, json: bool) -> Result<Vec<Report>, Failure> {
     let mut reports = Vec::new();
     let transport = plan.transport;
     if matches!(args.scenario, Scenario::Crash | Scenario::All) {
-        let story = Story::begin("crash: the primary is killed in the middle of writes", json);
+        let story = Narrator::begin("crash: the primary is killed in the middle of writes", json);
         let verdict = crash::run(&story, plan).await?;
         reports.push(Report { scenario: "crash", transport, verdict });
     }
     if matches!(args.scenario, Scenario::Omission | Scenario::All) {
-        let story =
-            Story::begin("omission: requests, replies and messages between members are lost at random", json);
+        let story = Narrator::begin(
+            "omission: requests, replies and messages between members are lost at random",
+            json,
+        );
         let verdict = omission::run(&story, plan).await?;
         reports.push(Report { scenario: "omission", transport, verdict });
     }
@@ -79,7 +81,7 @@ async fn run_scenarios(args: &DemoArgs, plan: &DemoPlan, json: bool) -> Result<V
 }
 
 /// Prints the members.
-fn introduce(story: &Story, members: &Members) {
+fn introduce(story: &Narrator, members: &Members) {
     for (id, address) in (0..).zip(members.addresses()) {
         let pid = members.pid(id).unwrap_or_default();
         story.print(format_args!("member {id} serves on {address}: process {pid}"));
@@ -87,8 +89,8 @@ fn introduce(story: &Story, members: &Members) {
 }
 
 /// Prints the result of the comparison.
-fn sum_up(story: &Story, verdict: &Verdict, keys: usize) {
-    let Verdict { writes, acknowledged, lost, duplicated, .. } = verdict;
+fn sum_up(story: &Narrator, verdict: &LedgerReport, keys: usize) {
+    let LedgerReport { writes, acknowledged, lost, duplicated, .. } = verdict;
     let style = if verdict.is_good() { GOOD } else { BAD };
     story.print_in(
         style,
@@ -99,7 +101,7 @@ fn sum_up(story: &Story, verdict: &Verdict, keys: usize) {
 }
 
 /// Shows the members' last words when a scenario came to no end.
-fn show_logs(story: &Story, members: &Members) {
+fn show_logs(story: &Narrator, members: &Members) {
     for (id, lines) in members.last_logs() {
         for line in lines {
             story.line(&styled(NOTE, format_args!("member {id}: {line}")));
@@ -108,7 +110,7 @@ fn show_logs(story: &Story, members: &Members) {
 }
 
 /// The last words: a table, or JSON, and whether all is well.
-fn conclude(reports: &[Report], json: bool) -> Result<(), Failure> {
+fn finish(reports: &[Report], json: bool) -> Result<(), Failure> {
     let text = if json {
         let summaries: Vec<_> = reports.iter().map(Report::summary).collect();
         serde_json::to_string(&summaries).expect("names and numbers are always JSON")
@@ -119,7 +121,7 @@ fn conclude(reports: &[Report], json: bool) -> Result<(), Failure> {
     };
     let problems = reports.iter().flat_map(|report| report.verdict.problems.iter().take(SHOWN_PROBLEMS));
     for problem in problems {
-        output::complain(problem);
+        output::print_error(problem);
     }
     output::print(&text)
         .map_err(|error| Failure::failed(format!("cannot write to standard output: {error}")))?;

@@ -1,8 +1,8 @@
 //! Requests, replies and messages between members are lost at random.
 
-use super::ledger::{self, Verdict};
+use super::ledger::{self, LedgerReport};
 use super::members::{COUNT, DemoPlan, Members};
-use super::story::Story;
+use super::narrator::Narrator;
 use super::watch;
 use super::writers::Writers;
 use crate::failure::Failure;
@@ -31,13 +31,13 @@ const CLIENT_LOSS: f64 = 0.10;
 const MEMBER_LOSS: u8 = 3;
 
 /// Runs the scenario of lost messages, and prints what happens.
-pub(super) async fn run(story: &Story, plan: &DemoPlan) -> Result<Verdict, Failure> {
+pub(super) async fn run(story: &Narrator, plan: &DemoPlan) -> Result<LedgerReport, Failure> {
     let members = Members::start(&DemoPlan { loss: MEMBER_LOSS, ..plan.clone() }).await?;
     let result = play(story, &members, plan).await;
     result.inspect_err(|_| super::show_logs(story, &members))
 }
 
-async fn play(story: &Story, members: &Members, plan: &DemoPlan) -> Result<Verdict, Failure> {
+async fn play(story: &Narrator, members: &Members, plan: &DemoPlan) -> Result<LedgerReport, Failure> {
     super::introduce(story, members);
     let faults = Faults::new(plan.seed);
     let transport =

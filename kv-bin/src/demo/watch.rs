@@ -37,7 +37,7 @@ pub(crate) async fn connect(
 }
 
 /// Where the members that answer stand.
-async fn look(client: &Client) -> Vec<MemberStatus> {
+async fn poll(client: &Client) -> Vec<MemberStatus> {
     client.cluster_status().await.into_iter().filter_map(|report| report.status.ok()).collect()
 }
 
@@ -49,7 +49,7 @@ async fn wait_for<T>(
 ) -> Result<T, Failure> {
     let start = Instant::now();
     loop {
-        let seen = look(client).await;
+        let seen = poll(client).await;
         if let Some(found) = check(&seen) {
             return Ok(found);
         }

@@ -70,7 +70,7 @@ fn remember(editor: &mut Editor<Words, DefaultHistory>, line: &str, history: &mu
     let Some(file) = history else { return };
     let folder = file.parent().map_or(Ok(()), create_private);
     if let Err(error) = folder.map_err(ReadlineError::from).and_then(|()| editor.append_history(file)) {
-        output::complain(format!("cannot keep the history in {}: {error}", file.display()));
+        output::print_error(format!("cannot keep the history in {}: {error}", file.display()));
         *history = None;
     }
 }

@@ -111,8 +111,7 @@ pub(crate) async fn run(args: ShellArgs, json: bool) -> Result<(), Failure> {
     };
     let context = Context::of_shell(args.connect);
     let mut shell = Shell { context: &context, grammar, signals, json };
-    let ended =
-        if is_interactive { shell.attend(lines, &terminal).await } else { shell.perform(lines).await };
+    let ended = if is_interactive { shell.run(lines, &terminal).await } else { shell.perform(lines).await };
     terminal.restore();
     context.close().await;
     ended
@@ -127,7 +126,7 @@ struct Shell<'a> {
 
 impl Shell<'_> {
     /// An interactive user sees the failure and continues.
-    async fn attend(&mut self, mut lines: Lines, terminal: &editor::Terminal) -> Result<(), Failure> {
+    async fn run(&mut self, mut lines: Lines, terminal: &editor::Terminal) -> Result<(), Failure> {
         loop {
             lines.ask();
             let line = loop {
@@ -141,12 +140,12 @@ impl Shell<'_> {
                 }
             };
             let Some(line) = line else { return Ok(()) };
-            match self.obey(&line?).await {
+            match self.run_line(&line?).await {
                 Ending::Done | Ending::Misread(_) => {}
-                Ending::Failed(failure) => output::complain(&failure),
+                Ending::Failed(failure) => output::print_error(&failure),
                 Ending::Stopped { by, only_read } => {
                     if !only_read {
-                        output::complain(INTERRUPTED);
+                        output::print_error(INTERRUPTED);
                     }
                     if !by.is_interrupt() {
                         return Ok(());
@@ -168,7 +167,7 @@ impl Shell<'_> {
                 line = lines.input.recv() => line,
             };
             let Some(line) = line else { break };
-            match self.obey(&line?).await {
+            match self.run_line(&line?).await {
                 Ending::Done => {}
                 Ending::Failed(failure) => return Err(failure.within(format!("line {number}"))),
                 Ending::Misread(code) => {
@@ -189,7 +188,7 @@ impl Shell<'_> {
         Ok(())
     }
 
-    async fn obey(&mut self, line: &str) -> Ending {
+    async fn run_line(&mut self, line: &str) -> Ending {
         let Some(mut words) = shlex::split(line) else {
             return Ending::Failed(Failure::usage("a quote is not closed, or nothing follows the last \\"));
         };

@@ -49,7 +49,7 @@ pub(crate) async fn run(args: TopArgs, json: bool) -> Result<(), Failure> {
     };
     let members: Vec<Seen> = members.into_iter().map(Seen::from).collect();
     let view = View::new(cluster, members, Instant::now());
-    let (mut news, lookers) = look(client, &view, interval);
+    let (mut news, lookers) = poll(client, &view, interval);
     let shown = if args.once || !(is_watched || json) {
         once(view, &mut news, interval, json, &mut signals).await
     } else if json {
@@ -63,7 +63,7 @@ pub(crate) async fn run(args: TopArgs, json: bool) -> Result<(), Failure> {
 }
 
 /// Has each member asked at intervals, each by a task of its own, so that none waits for one that is down; and another task read.
-fn look(client: &Client, view: &View, interval: Duration) -> (mpsc::Receiver<News>, JoinSet<()>) {
+fn poll(client: &Client, view: &View, interval: Duration) -> (mpsc::Receiver<News>, JoinSet<()>) {
     let (sender, news) = mpsc::channel(64);
     let mut lookers = JoinSet::new();
     for member in view.members() {
@@ -73,7 +73,7 @@ fn look(client: &Client, view: &View, interval: Duration) -> (mpsc::Receiver<New
             loop {
                 ticks.tick().await;
                 let status = client.member_status(MemberId::new(member.id)).await;
-                let status = status.map_err(|error| members::why(&error));
+                let status = status.map_err(|error| members::explain(&error));
                 if sender.send(News::Member(Seen { status, ..member.clone() }, Instant::now())).await.is_err()
                 {
                     return;

@@ -1,6 +1,6 @@
 //! Clusters of real processes, and commands run to their end.
 
-use crate::ledger::{self, Ledger, Verdict};
+use crate::ledger::{self, Ledger, LedgerReport};
 use crate::writers::Writers;
 use futures::future::join_all;
 use kv_core::Client;
@@ -481,12 +481,12 @@ pub(crate) async fn progress(writers: &Writers, count: u64) {
 }
 
 /// Reads everything back and compares it with the outcomes that the writers received.
-pub(crate) async fn verify(client: &Client, ledgers: &[Ledger]) -> Verdict {
+pub(crate) async fn verify(client: &Client, ledgers: &[Ledger]) -> LedgerReport {
     judge(client.scan("").await.expect("it can be read back"), ledgers)
 }
 
 /// Compares what was read back with the outcomes that the writers received.
-pub(crate) fn judge(records: Vec<(bytes::Bytes, Record)>, ledgers: &[Ledger]) -> Verdict {
+pub(crate) fn judge(records: Vec<(bytes::Bytes, Record)>, ledgers: &[Ledger]) -> LedgerReport {
     let store: BTreeMap<_, Record> = records.into_iter().collect();
     let verdict = ledger::compare(ledgers, &store);
     assert!(verdict.is_good(), "{verdict:#?}");

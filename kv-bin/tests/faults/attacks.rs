@@ -6,8 +6,8 @@ use crate::raw;
 use kv_core::Client;
 use kv_core::ids::{ClusterId, RequestNumber, Revision, SessionId};
 use kv_core::message::{
-    Answer, ClientCall, ClientMessage, Command, Operation, Position, Request, Step, TransactionRequest,
-    WatchQuery,
+    Answer, ClientCall, ClientMessage, Command, Operation, Position, Request, TransactionRequest,
+    TransactionStep, WatchQuery,
 };
 use kv_core::transport::tls::Identity;
 use kv_core::transport::{Lane, Reader, Transport, Writer};
@@ -132,8 +132,10 @@ impl Attack {
     /// Transactions of a million steps, far more than there may be. Counts them.
     pub(crate) fn empty_steps(transport: Arc<dyn Transport>, address: String) -> Self {
         Self::begin(async move |tally| {
-            let then = std::iter::repeat_with(|| Step::Delete { key: "".into() }).take(EMPTY_STEPS).collect();
-            let transaction = TransactionRequest { guards: Vec::new(), then, otherwise: Vec::new() };
+            let then = std::iter::repeat_with(|| TransactionStep::Delete { key: "".into() })
+                .take(EMPTY_STEPS)
+                .collect();
+            let transaction = TransactionRequest { conditions: Vec::new(), then, otherwise: Vec::new() };
             let request = Request {
                 session: SessionId::new(1),
                 number: RequestNumber::new(1),

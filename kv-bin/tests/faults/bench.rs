@@ -1,7 +1,7 @@
 //! What every drill has: a cluster under load, a watch over its outages, and the reckoning.
 
 use crate::harness::{self, Cluster, LIMIT};
-use crate::ledger::{self, Ledger, Verdict};
+use crate::ledger::{self, Ledger, LedgerReport};
 use crate::writers::Writers;
 use kv_core::Client;
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ pub(crate) struct Row {
     pub(crate) drill: &'static str,
     pub(crate) faults: &'static str,
     pub(crate) rounds: u32,
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: LedgerReport,
     /// The longest silence that the writers saw after each blow.
     pub(crate) outages: Vec<Duration>,
     pub(crate) remark: String,
@@ -67,7 +67,7 @@ impl Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Verdict { acknowledged, lost, duplicated, .. } = &self.verdict;
+        let LedgerReport { acknowledged, lost, duplicated, .. } = &self.verdict;
         write!(
             f,
             "| {} | {} | {} | {acknowledged} | {lost} | {duplicated} | {} | {} s | {} | {} |",
@@ -209,7 +209,7 @@ impl Bench {
 }
 
 /// Reads everything back and compares it with the outcomes that the writers received.
-pub(crate) async fn judge(client: &Client, ledgers: &[Ledger]) -> Verdict {
+pub(crate) async fn judge(client: &Client, ledgers: &[Ledger]) -> LedgerReport {
     let records = client.scan("").await.expect("it can be read back");
     ledger::compare(ledgers, &records.into_iter().collect::<BTreeMap<_, _>>())
 }

@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, FLAGS, Row, judge};
 use crate::harness::{Cluster, LIMIT, contents, level};
-use crate::ledger::{Ledger, Verdict};
+use crate::ledger::{Ledger, LedgerReport};
 use kv_core::Client;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -106,7 +106,7 @@ async fn needed(
     ledgers: &[Ledger],
     damaged: usize,
     other: usize,
-) -> Result<Verdict, String> {
+) -> Result<LedgerReport, String> {
     tokio::select! {
         () = level(client, &[0, 1, 2]) => {}
         words = ended(cluster, damaged) => return Err(words),

@@ -147,7 +147,7 @@ impl Host {
             match output {
                 Output::Write { seq, write } => {
                     self.writes.push_back(seq);
-                    if let Write::Adopt(adoption) = write {
+                    if let Write::Rebase(adoption) = write {
                         self.commit = self.commit.max(adoption.point.anchor.op);
                         self.applied = self.applied.max(adoption.point.anchor.op);
                     }

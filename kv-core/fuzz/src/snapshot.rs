@@ -5,7 +5,7 @@ use bytes::Bytes;
 use kv_core::config::Options;
 use kv_core::engine::Snapshot;
 use kv_core::ids::{Anchor, Hash, LeaseId, Op, RequestNumber, SessionId};
-use kv_core::kv::{Limits, Receiver, State};
+use kv_core::kv::{Limits, Receiver, StateMachine};
 use kv_core::message::{Chunk, ChunkEnd, Command, Entry, LeaseCommand, Lifetime, Operation, Request};
 use kv_core::storage::simulated::Disk;
 use std::sync::OnceLock;
@@ -35,7 +35,7 @@ fn source() -> &'static Source {
     static SOURCE: OnceLock<Source> = OnceLock::new();
     SOURCE.get_or_init(|| {
         let disk = Disk::new();
-        let mut state = State::open(disk.storage(), limits()).expect("an empty disk opens");
+        let mut state = StateMachine::open(disk.storage(), limits()).expect("an empty disk opens");
         let mut last: Option<Entry> = None;
         for n in 0..8u8 {
             let number = RequestNumber::new(n.into());
@@ -50,7 +50,7 @@ fn source() -> &'static Source {
                         2 => Lifetime { ttl_ms: Some(500), lease: Some(LeaseId::new(2)) },
                         _ => Lifetime::FOREVER,
                     };
-                    Operation::Command(Command::Put { key, value, guard: None, life })
+                    Operation::Command(Command::Put { key, value, condition: None, life })
                 }
             };
             let request = Request { session, number, acked_through: number.back(3), operation };

@@ -4,7 +4,7 @@ use super::dice::{CLUSTER, Dice};
 use bytes::Bytes;
 use kv_core::config::{FixedOptions, Options};
 use kv_core::ids::{ClusterId, Hash, MemberId, Timestamp, View};
-use kv_core::kv::{Limits, State};
+use kv_core::kv::{Limits, StateMachine};
 use kv_core::message::{Entry, EntryHeader, Request, body_of, revisions_of};
 use kv_core::transport::{Lane, Peer};
 use kv_core::wire::{
@@ -82,7 +82,7 @@ pub fn hello(data: &[u8]) {
         },
     };
     for lane in [Lane::Control, Lane::Log, Lane::Bulk, Lane::Client] {
-        if expectation.judge(&hello, lane, &Peer::Unauthenticated).is_ok() {
+        if expectation.check(&hello, lane, &Peer::Unauthenticated).is_ok() {
             assert_eq!(hello.cluster, ClusterId::of_name(CLUSTER), "a stranger is let in");
         }
     }
@@ -97,7 +97,7 @@ pub fn requests(data: &[u8]) {
     options.session_ttl = Duration::from_secs(1);
     (options.history_revisions, options.history_bytes) = (100, 64 << 10);
     let limits = Limits::from(&options);
-    let (mut one, mut other) = (State::in_memory(limits.clone()), State::in_memory(limits));
+    let (mut one, mut other) = (StateMachine::in_memory(limits.clone()), StateMachine::in_memory(limits));
     let mut timestamp = 1_000;
     while !dice.is_empty() {
         let mut batch = Vec::new();

@@ -12,7 +12,7 @@ use super::world::World;
 use kv_core::config::Role;
 use kv_core::ids::{Hash, Op};
 use kv_core::journal::{Journal, LogReader};
-use kv_core::kv::{Limits, State};
+use kv_core::kv::{Limits, StateMachine};
 use kv_core::message::{CheckpointAlignment, Extent, Recovered};
 use kv_core::storage::simulated::Disk;
 use std::collections::BTreeMap;
@@ -233,13 +233,14 @@ impl World {
     }
 
     /// The state on a disk; `None` if there is none that goes with its log. Changes the disk.
-    pub(super) fn state_on(&self, member: usize, disk: &Disk, recovered: &Recovered) -> Option<State> {
+    pub(super) fn state_on(&self, member: usize, disk: &Disk, recovered: &Recovered) -> Option<StateMachine> {
         if self.plan.in_memory || self.members[member].role == Role::Witness {
             return None;
         }
         let _right = switch::to(None);
-        let state = State::open_or_set_aside(&disk.storage(), &Limits::from(&self.members[member].options))
-            .ok()??;
+        let state =
+            StateMachine::open_or_set_aside(&disk.storage(), &Limits::from(&self.members[member].options))
+                .ok()??;
         (recovered.alignment(state.checkpoint()) != CheckpointAlignment::Lost).then_some(state)
     }
 

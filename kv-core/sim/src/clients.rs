@@ -14,8 +14,8 @@ use kv_core::config::Role;
 use kv_core::error::Cause;
 use kv_core::ids::{Instant, LeaseId, MemberId, Revision};
 use kv_core::message::{
-    ClientMessage, Command, Effect, Guard, LeaseCommand, Lifetime, Outcome, Query, ReadMode, ServerMessage,
-    Step, TransactionRequest,
+    ClientMessage, Command, Condition, Effect, LeaseCommand, Lifetime, Outcome, Query, ReadMode,
+    ServerMessage, TransactionRequest, TransactionStep,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -152,11 +152,16 @@ impl Client {
             let to = rng.bool().then(|| self::key(rng.u32(0..=load.keys)));
             return Action::Write(Command::DeleteRange { from: key, to, limit: *pick(rng, &[1, 2, 100]) });
         }
-        let guard = (rng.u32(0..100) < load.guarded).then(|| self.guard(&key, rng));
+        let condition = (rng.u32(0..100) < load.guarded).then(|| self.condition(&key, rng));
         if rng.u32(0..4) == 0 {
-            return Action::Write(Command::Delete { key, guard });
+            return Action::Write(Command::Delete { key, condition });
         }
-        Action::Write(Command::Put { key, value: self.value(client, rng), guard, life: Lifetime::FOREVER })
+        Action::Write(Command::Put {
+            key,
+            value: self.value(client, rng),
+            condition,
+            life: Lifetime::FOREVER,
+        })
     }
 
     /// Something with a lease, or a put that does not stay.
@@ -166,7 +171,7 @@ impl Client {
             return Command::Lease(match (rng.u32(0..6), lease) {
                 (0, _) | (_, None) => LeaseCommand::Grant { ttl_ms: *pick(rng, &[100, 500, 3_000]) },
                 (1, Some(lease)) => LeaseCommand::Revoke { lease },
-                (2, Some(lease)) => LeaseCommand::Look { lease },
+                (2, Some(lease)) => LeaseCommand::Info { lease },
                 (_, Some(lease)) => LeaseCommand::KeepAlive { lease },
             });
         }
@@ -174,12 +179,12 @@ impl Client {
         let value = self.value(client, rng);
         if let (0, Some((revision, _))) = (rng.u32(0..4), self.seen.get(&key)) {
             // As whoever holds a lock does: the key may have been gone since.
-            let guards = vec![(key.clone(), Guard::Created(*revision))];
-            let then = vec![Step::Put { key, value, life }];
-            return Command::Transaction(TransactionRequest { guards, then, otherwise: Vec::new() });
+            let conditions = vec![(key.clone(), Condition::Created(*revision))];
+            let then = vec![TransactionStep::Put { key, value, life }];
+            return Command::Transaction(TransactionRequest { conditions, then, otherwise: Vec::new() });
         }
-        let guard = (rng.u32(0..100) < load.guarded).then(|| self.guard(&key, rng));
-        Command::Put { key, value, guard, life }
+        let condition = (rng.u32(0..100) < load.guarded).then(|| self.condition(&key, rng));
+        Command::Put { key, value, condition, life }
     }
 
     /// That of a key which does not stay.
@@ -222,44 +227,44 @@ impl Client {
         let mut transaction = TransactionRequest::default();
         for number in others.into_iter().take(rng.usize(0..=2)) {
             let key = key(number);
-            let guard = self.guard(&key, rng);
-            transaction.guards.push((key, guard));
+            let condition = self.condition(&key, rng);
+            transaction.conditions.push((key, condition));
         }
         let brief = load.brief > 0 && rng.u32(0..100) < load.brief;
         let life = if brief { self.life(rng) } else { Lifetime::FOREVER };
-        transaction.then.push(Step::Put { key: key(first), value: self.value(client, rng), life });
+        transaction.then.push(TransactionStep::Put { key: key(first), value: self.value(client, rng), life });
         if others[1] != first && rng.bool() {
-            transaction.then.push(Step::Delete { key: key(others[1]) });
+            transaction.then.push(TransactionStep::Delete { key: key(others[1]) });
         }
         if rng.u32(0..4) != 0 {
-            transaction.then.push(Step::Add { key: counter(rng.u32(0..2)), by: rng.i64(-3..=5) });
+            transaction.then.push(TransactionStep::Add { key: counter(rng.u32(0..2)), by: rng.i64(-3..=5) });
         }
         if rng.bool() {
-            transaction.otherwise.push(Step::Put {
+            transaction.otherwise.push(TransactionStep::Put {
                 key: key(others[1]),
                 value: self.value(client, rng),
                 life: Lifetime::FOREVER,
             });
         }
         if rng.u32(0..4) == 0 {
-            transaction.otherwise.push(Step::Add { key: counter(rng.u32(0..2)), by: 1 });
+            transaction.otherwise.push(TransactionStep::Add { key: counter(rng.u32(0..2)), by: 1 });
             if others[1] != first {
-                transaction.otherwise.push(Step::Delete { key: key(first) });
+                transaction.otherwise.push(TransactionStep::Delete { key: key(first) });
             }
         }
         for list in [&mut transaction.then, &mut transaction.otherwise] {
             if rng.u32(0..3) == 0 {
                 // Wherever it stands, it finds what was there before. As who asks for the previous value does.
-                list.insert(rng.usize(0..=list.len()), Step::Get { key: key(first) });
+                list.insert(rng.usize(0..=list.len()), TransactionStep::Get { key: key(first) });
             }
             if rng.u32(0..8) == 0 {
                 let to = rng.bool().then(|| key(load.keys));
-                list.push(Step::Scan { from: key(first), to, limit: *pick(rng, &[0, 1, 2, 100]) });
+                list.push(TransactionStep::Scan { from: key(first), to, limit: *pick(rng, &[0, 1, 2, 100]) });
             }
         }
         // Sometimes a step that cannot be done, and nothing of the rest may be.
         if rng.u32(0..10) == 0 {
-            transaction.then.push(Step::Add { key: counter(2), by: i64::MAX });
+            transaction.then.push(TransactionStep::Add { key: counter(2), by: i64::MAX });
         }
         transaction
     }
@@ -275,7 +280,7 @@ impl Client {
             Some(Action::Write(Command::Lease(
                 LeaseCommand::KeepAlive { lease }
                 | LeaseCommand::Revoke { lease }
-                | LeaseCommand::Look { lease },
+                | LeaseCommand::Info { lease },
             ))) => Some(*lease),
             _ => None,
         };
@@ -292,12 +297,12 @@ impl Client {
         }
     }
 
-    fn guard(&self, key: &Bytes, rng: &mut Rng) -> Guard {
+    fn condition(&self, key: &Bytes, rng: &mut Rng) -> Condition {
         match (rng.u32(0..4), self.seen.get(key)) {
-            (0, Some((revision, _))) | (1, Some((revision, _))) => Guard::Revision(*revision),
-            (2, Some((_, value))) => Guard::Value(value.clone()),
-            (3, _) => Guard::Present,
-            _ => Guard::Absent,
+            (0, Some((revision, _))) | (1, Some((revision, _))) => Condition::Revision(*revision),
+            (2, Some((_, value))) => Condition::Value(value.clone()),
+            (3, _) => Condition::Present,
+            _ => Condition::Absent,
         }
     }
 }
@@ -489,7 +494,7 @@ impl World {
         self.checker.count(match &ending {
             Ending::Unknown => "calls of unknown outcome",
             Ending::NotApplied => "calls not applied",
-            Ending::ConditionFailed { .. } => "calls with a failed guard",
+            Ending::ConditionFailed { .. } => "calls with a failed condition",
             Ending::RangeDeleted { .. } => "ranges deleted",
             Ending::Transacted { .. } => "transactions",
             Ending::StepFailed { .. } => "transactions with a failed step",
@@ -534,7 +539,7 @@ impl World {
         for client in 0..self.clients.len() {
             let value = self.clients[client].value(client, &mut self.rng);
             let put =
-                Action::Write(Command::Put { key: key(0), value, guard: None, life: Lifetime::FOREVER });
+                Action::Write(Command::Put { key: key(0), value, condition: None, life: Lifetime::FOREVER });
             self.clients[client].finals = vec![Action::Get { key: key(0), local: false }, put];
         }
     }
@@ -549,8 +554,8 @@ impl World {
                 let value = self.clients[client].value(client, &mut self.rng);
                 let Some(next) = self.clients[client].finals.last().cloned() else { return };
                 let next = match next {
-                    Action::Write(Command::Put { key, guard, life, .. }) => {
-                        Action::Write(Command::Put { key, value, guard, life })
+                    Action::Write(Command::Put { key, condition, life, .. }) => {
+                        Action::Write(Command::Put { key, value, condition, life })
                     }
                     other => other,
                 };

@@ -129,7 +129,7 @@ impl World {
                 self.input(member, Input::PeerLost { peer: self.members[peer].id });
             }
             Due::Handover => self.input(member, Input::Handover),
-            Due::Look(ticket) => self.on_look(member, ticket),
+            Due::Look(ticket) => self.on_poll(member, ticket),
             Due::Wait(ticket) => self.on_wait(member, ticket),
             Due::Wake => self.on_wake(member),
             Due::Sweep => self.on_sweep(member),
@@ -203,7 +203,7 @@ impl World {
         if let (Write::Append(entries), Some(process)) = (&write, &self.members[member].process) {
             let slot = &self.members[member];
             let (life, allowance) = ((member, slot.life), slot.options.wall_clock_allowance);
-            let credited = process.replica.by_wall_clocks();
+            let credited = process.replica.wall_clock_credit();
             self.checker.stamps.made(entries, self.now, life, credited, allowance);
         }
         self.trace.note(33, member as u64, seq.get(), || {
@@ -250,7 +250,7 @@ impl World {
         let batch = std::mem::take(&mut process.writing);
         let Some(&(last, _)) = batch.last() else { return };
         let writes: Vec<Write> = batch.into_iter().map(|(_, write)| write).collect();
-        let asked = writes.iter().map(|write| planted(bug, write)).collect::<Vec<_>>();
+        let asked = writes.iter().map(|write| with_seeded_bug(bug, write)).collect::<Vec<_>>();
         if let Err(error) = process.journal.execute_at(wall, &asked) {
             if self.members[member].may_fail() {
                 return self.disk_failed(member);
@@ -491,7 +491,7 @@ impl World {
 }
 
 /// Bugs of drivers that write something else than what they were asked to.
-pub(super) fn planted(bug: Option<Bug>, write: &Write) -> Write {
+pub(super) fn with_seeded_bug(bug: Option<Bug>, write: &Write) -> Write {
     let mut write = write.clone();
     if let Write::View(record) = &mut write {
         match bug {

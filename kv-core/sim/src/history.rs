@@ -57,7 +57,7 @@ pub(super) enum Ending {
         /// Where it stands in the history.
         revision: Revision,
     },
-    /// The guard did not hold.
+    /// The condition did not hold.
     ConditionFailed {
         /// When the key was last changed.
         found: Option<Revision>,
@@ -128,7 +128,7 @@ pub(super) enum Ending {
 
 /// One call of one client.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
+pub(super) struct RecordedCall {
     /// Who.
     pub(super) client: usize,
     /// What it asked.
@@ -155,7 +155,7 @@ pub(super) struct Ended {
 /// All calls of a run.
 #[derive(Default, Debug)]
 pub(super) struct History {
-    calls: Vec<Call>,
+    calls: Vec<RecordedCall>,
     /// The greatest revision that was told to anyone, and since when; ascending.
     told: Vec<(u64, Revision)>,
 }
@@ -207,7 +207,7 @@ impl History {
     /// A client asks. Returns the number of the call.
     pub(super) fn begin(&mut self, client: usize, action: Action, now: u64) -> usize {
         let floor = self.told_by(now.saturating_sub(action.bound()));
-        self.calls.push(Call { client, action, start: now, floor, ended: None });
+        self.calls.push(RecordedCall { client, action, start: now, floor, ended: None });
         self.calls.len() - 1
     }
 
@@ -231,12 +231,12 @@ impl History {
     }
 
     /// All calls in the order in which they began.
-    pub(super) fn calls(&self) -> &[Call] {
+    pub(super) fn calls(&self) -> &[RecordedCall] {
         &self.calls
     }
 
     /// The call with this number.
-    pub(super) fn call(&self, call: usize) -> Option<&Call> {
+    pub(super) fn call(&self, call: usize) -> Option<&RecordedCall> {
         self.calls.get(call)
     }
 }

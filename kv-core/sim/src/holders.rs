@@ -9,7 +9,7 @@ use super::world::{Event, World};
 use bytes::Bytes;
 use kv_core::client::believed;
 use kv_core::ids::{Instant, LeaseId};
-use kv_core::message::{Command, Effect, Guard, LeaseCommand, Lifetime};
+use kv_core::message::{Command, Condition, Effect, LeaseCommand, Lifetime};
 use std::time::Duration;
 
 /// The lock's key. It lies below all that the other clients remove.
@@ -52,7 +52,7 @@ impl Holder {
             return Command::Lease(LeaseCommand::KeepAlive { lease });
         }
         let life = Lifetime { ttl_ms: None, lease: Some(lease) };
-        Command::Put { key: LOCK, value: Bytes::new(), guard: Some(Guard::Absent), life }
+        Command::Put { key: LOCK, value: Bytes::new(), condition: Some(Condition::Absent), life }
     }
 }
 
@@ -68,7 +68,7 @@ impl World {
                 holder.ttl_ms = ttl_ms;
             }
             let command = match holder.next(now, time) {
-                Command::Put { key, guard, life, .. } => Command::Put { key, value, guard, life },
+                Command::Put { key, condition, life, .. } => Command::Put { key, value, condition, life },
                 other => other,
             };
             if matches!(command, Command::Lease(LeaseCommand::Revoke { .. })) {

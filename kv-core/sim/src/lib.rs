@@ -12,6 +12,7 @@ mod careless;
 mod checker;
 mod clients;
 mod clock;
+mod cluster;
 mod drive;
 mod faults;
 mod history;
@@ -38,7 +39,6 @@ mod serve;
 mod stall;
 mod stamps;
 mod states;
-mod story;
 mod streams;
 mod switch;
 #[cfg(test)]
@@ -56,11 +56,11 @@ pub use switch::MUTATED;
 
 use world::World;
 
-/// Tells the stories that are about a seeded bug: small clusters in which nothing is left to chance but delays. The first that ends badly
-/// is returned by its name, with what went wrong. `None` if none does, or there is none.
+/// Runs the scenarios about a seeded bug: small clusters in which nothing is random but delays. Returns the name of the first that
+/// fails, and why. `None` if none fails, or there is none.
 #[must_use]
-pub fn tell(bug: Bug) -> Option<(&'static str, String)> {
-    scenarios::find_out(bug)
+pub fn run_scenarios(bug: Bug) -> Option<(&'static str, String)> {
+    scenarios::detect(bug)
 }
 
 /// Whether this build has the bug: a [mutant](mutants) only exists in a mutated copy of the workspace.

@@ -74,7 +74,7 @@ impl Model {
                 Effect::LeaseRevoked { keys: self.end(revision, lease, EventKind::Deleted) }
             }
             LeaseCommand::Revoke { .. } => Effect::LeaseFailed(LeaseFailure::Unknown),
-            LeaseCommand::Look { lease } => match self.leases.all.get(&lease) {
+            LeaseCommand::Info { lease } => match self.leases.all.get(&lease) {
                 Some(&(ttl_ms, deadline)) => {
                     let keys = u32::try_from(self.depending(lease).len()).unwrap_or(u32::MAX);
                     Effect::Lease(LeaseInfo { ttl_ms, deadline, keys })

@@ -11,7 +11,7 @@ pub(super) type Value = Option<u32>;
 
 /// What a write asks of the present value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Condition {
+pub(super) enum KeyCondition {
     /// Nothing.
     None,
     /// The key does not exist.
@@ -51,7 +51,7 @@ pub(super) enum Act {
         /// The new value.
         to: Value,
         /// If this held.
-        condition: Condition,
+        condition: KeyCondition,
         /// With this result.
         known: Known,
     },
@@ -59,7 +59,7 @@ pub(super) enum Act {
 
 /// One call on the key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Step {
+pub(super) struct KeyOperation {
     /// When it began.
     pub(super) start: u64,
     /// When its answer came; not looked at if the outcome is unknown.
@@ -70,7 +70,7 @@ pub(super) struct Step {
 
 /// The result of a search.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Verdict {
+pub(super) enum SearchResult {
     /// There is such an order.
     Linearizable,
     /// There is none. The longest partial order got this many calls in; then none of these fitted.
@@ -84,7 +84,7 @@ pub(super) enum Verdict {
     GaveUp,
 }
 
-impl Step {
+impl KeyOperation {
     const fn must_happen(&self) -> bool {
         !matches!(self.act, Act::Write { known: Known::Unknown, .. })
     }
@@ -95,11 +95,11 @@ impl Step {
             Act::Read(seen) => (seen == before).then_some(before),
             Act::Write { to, condition, known } => {
                 let holds = match condition {
-                    Condition::None => true,
-                    Condition::Absent => before.is_none(),
-                    Condition::Present => before.is_some(),
-                    Condition::Is(value) => before == Some(value),
-                    Condition::Impossible => false,
+                    KeyCondition::None => true,
+                    KeyCondition::Absent => before.is_none(),
+                    KeyCondition::Present => before.is_some(),
+                    KeyCondition::Is(value) => before == Some(value),
+                    KeyCondition::Impossible => false,
                 };
                 match known {
                     Known::Done { existed } => {
@@ -118,7 +118,7 @@ impl Step {
 }
 
 /// Searches for an order of `steps` from an absent key, visiting at most `budget` states.
-pub(super) fn search(steps: &[Step], budget: usize) -> Verdict {
+pub(super) fn search(steps: &[KeyOperation], budget: usize) -> SearchResult {
     Search::new(steps).run(budget)
 }
 
@@ -126,7 +126,7 @@ const END: usize = usize::MAX;
 
 /// Starts and ends of calls in the order of time, as a list from which calls are lifted when they are placed.
 struct Search<'a> {
-    steps: &'a [Step],
+    steps: &'a [KeyOperation],
     /// Node `2 i` is the start of call `i`, node `2 i + 1` its end.
     next: Vec<usize>,
     previous: Vec<usize>,
@@ -135,7 +135,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(steps: &'a [Step]) -> Self {
+    fn new(steps: &'a [KeyOperation]) -> Self {
         let mut order: Vec<(u64, bool, usize)> = Vec::with_capacity(steps.len() * 2);
         for (index, step) in steps.iter().enumerate() {
             order.push((step.start, false, index));
@@ -184,7 +184,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn run(mut self, budget: usize) -> Verdict {
+    fn run(mut self, budget: usize) -> SearchResult {
         let mut seen: HashSet<(u128, Value)> = HashSet::new();
         let mut placed: Vec<(usize, Value)> = Vec::new();
         let mut value: Value = None;
@@ -194,10 +194,10 @@ impl<'a> Search<'a> {
         let mut node = self.first;
         loop {
             if self.open == 0 {
-                return Verdict::Linearizable;
+                return SearchResult::Linearizable;
             }
             if seen.len() > budget {
-                return Verdict::GaveUp;
+                return SearchResult::GaveUp;
             }
             if node != END && node.is_multiple_of(2) {
                 let call = node / 2;
@@ -220,7 +220,7 @@ impl<'a> Search<'a> {
                 stuck = self.candidates();
             }
             let Some((call, before)) = placed.pop() else {
-                return Verdict::Impossible { placed: deepest, stuck };
+                return SearchResult::Impossible { placed: deepest, stuck };
             };
             value = before;
             set ^= mark(call);
@@ -262,27 +262,27 @@ fn mark(call: usize) -> u128 {
 mod tests {
     use super::*;
 
-    fn read(start: u64, end: u64, seen: Value) -> Step {
-        Step { start, end, act: Act::Read(seen) }
+    fn read(start: u64, end: u64, seen: Value) -> KeyOperation {
+        KeyOperation { start, end, act: Act::Read(seen) }
     }
 
-    fn write(start: u64, end: u64, to: Value, condition: Condition, known: Known) -> Step {
-        Step { start, end, act: Act::Write { to, condition, known } }
+    fn write(start: u64, end: u64, to: Value, condition: KeyCondition, known: Known) -> KeyOperation {
+        KeyOperation { start, end, act: Act::Write { to, condition, known } }
     }
 
-    fn put(start: u64, end: u64, value: u32) -> Step {
-        write(start, end, Some(value), Condition::None, Known::Done { existed: None })
+    fn put(start: u64, end: u64, value: u32) -> KeyOperation {
+        write(start, end, Some(value), KeyCondition::None, Known::Done { existed: None })
     }
 
-    fn maybe(start: u64, value: u32) -> Step {
-        write(start, 0, Some(value), Condition::None, Known::Unknown)
+    fn maybe(start: u64, value: u32) -> KeyOperation {
+        write(start, 0, Some(value), KeyCondition::None, Known::Unknown)
     }
 
-    fn good(steps: &[Step]) -> bool {
+    fn good(steps: &[KeyOperation]) -> bool {
         match search(steps, 100_000) {
-            Verdict::Linearizable => true,
-            Verdict::Impossible { .. } => false,
-            Verdict::GaveUp => panic!("a small history must be decided"),
+            SearchResult::Linearizable => true,
+            SearchResult::Impossible { .. } => false,
+            SearchResult::GaveUp => panic!("a small history must be decided"),
         }
     }
 
@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn conditions_and_what_they_found_are_checked() {
-        let absent = |start, end, to, known| write(start, end, Some(to), Condition::Absent, known);
+        let absent = |start, end, to, known| write(start, end, Some(to), KeyCondition::Absent, known);
         assert!(good(&[
             absent(0, 1, 1, Known::Done { existed: None }),
             absent(2, 3, 2, Known::Failed { found: Some(Some(1)) })
@@ -347,7 +347,7 @@ mod tests {
         ]));
         assert!(!good(&[absent(0, 1, 1, Known::Failed { found: None })]));
         let swap = |start, end, from, to| {
-            write(start, end, Some(to), Condition::Is(from), Known::Done { existed: None })
+            write(start, end, Some(to), KeyCondition::Is(from), Known::Done { existed: None })
         };
         assert!(good(&[put(0, 1, 1), swap(2, 9, 1, 2), swap(2, 9, 2, 3), read(10, 11, Some(3))]));
         assert!(!good(&[put(0, 1, 1), swap(2, 9, 1, 2), swap(2, 9, 1, 3)]));
@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn whether_a_removed_key_existed_is_checked() {
         let remove = |start, end, existed| {
-            write(start, end, None, Condition::None, Known::Done { existed: Some(existed) })
+            write(start, end, None, KeyCondition::None, Known::Done { existed: Some(existed) })
         };
         assert!(good(&[put(0, 1, 1), remove(2, 3, true), remove(4, 5, false)]));
         assert!(!good(&[put(0, 1, 1), remove(2, 3, true), remove(4, 5, true)]));
@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn names_the_calls_that_do_not_fit() {
         let steps = [put(0, 1, 7), read(2, 3, None)];
-        assert_eq!(search(&steps, 1000), Verdict::Impossible { placed: 1, stuck: vec![1] });
+        assert_eq!(search(&steps, 1000), SearchResult::Impossible { placed: 1, stuck: vec![1] });
     }
 
     /// Compares the search with plain trial of all orders on small random histories, good and bad.
@@ -375,7 +375,7 @@ mod tests {
         let (mut yes, mut no) = (0, 0);
         for _ in 0..3000 {
             let count = rng.usize(1..6);
-            let steps: Vec<Step> = (0..count).map(|_| random_step(&mut rng)).collect();
+            let steps: Vec<KeyOperation> = (0..count).map(|_| random_step(&mut rng)).collect();
             let expected = try_every_order(&steps, &mut vec![false; count], None);
             assert_eq!(good(&steps), expected, "{steps:?}");
             if expected { yes += 1 } else { no += 1 }
@@ -383,7 +383,7 @@ mod tests {
         assert!(yes > 200 && no > 200, "{yes} good, {no} bad: both kinds must occur");
     }
 
-    fn random_step(rng: &mut fastrand::Rng) -> Step {
+    fn random_step(rng: &mut fastrand::Rng) -> KeyOperation {
         let start = rng.u64(0..10);
         let end = start + rng.u64(1..8);
         let value = |rng: &mut fastrand::Rng| rng.bool().then(|| rng.u32(0..3));
@@ -391,20 +391,20 @@ mod tests {
             return read(start, end, value(rng));
         }
         let condition = match rng.u32(0..6) {
-            0 => Condition::Absent,
-            1 => Condition::Present,
-            2 => Condition::Is(rng.u32(0..3)),
-            _ => Condition::None,
+            0 => KeyCondition::Absent,
+            1 => KeyCondition::Present,
+            2 => KeyCondition::Is(rng.u32(0..3)),
+            _ => KeyCondition::None,
         };
         let known = match rng.u32(0..4) {
             0 => Known::Unknown,
-            1 if condition != Condition::None => Known::Failed { found: rng.bool().then(|| value(rng)) },
+            1 if condition != KeyCondition::None => Known::Failed { found: rng.bool().then(|| value(rng)) },
             _ => Known::Done { existed: None },
         };
         write(start, end, value(rng), condition, known)
     }
 
-    fn try_every_order(steps: &[Step], used: &mut Vec<bool>, value: Value) -> bool {
+    fn try_every_order(steps: &[KeyOperation], used: &mut Vec<bool>, value: Value) -> bool {
         let open = |used: &[bool]| {
             (0..steps.len()).filter(|&i| !used[i] && steps[i].must_happen()).collect::<Vec<_>>()
         };

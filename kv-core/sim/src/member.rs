@@ -3,7 +3,7 @@
 use super::Bug;
 use super::careless::careless;
 use super::clock::{Clock, SECOND, Time};
-use super::drive::planted;
+use super::drive::with_seeded_bug;
 use super::plan::{Plan, around};
 use super::serve::Serving;
 use super::transfer::Transfers;
@@ -13,7 +13,7 @@ use kv_core::config::{FixedOptions, Options, Role};
 use kv_core::engine::EngineError;
 use kv_core::ids::{Anchor, MemberId, Op, WriteSeq};
 use kv_core::journal::{Identity, Journal, JournalOptions, LogReader};
-use kv_core::kv::{Checkpoint, Limits, Reaper, Receiver, Sources, State};
+use kv_core::kv::{Checkpoint, Limits, Reaper, Receiver, Sources, StateMachine};
 use kv_core::message::{CheckpointAlignment, FormationStep, Recovered, Write};
 use kv_core::replica::{Input, Now, Replica, ReplicaConfig};
 use kv_core::storage::simulated::{Disk, Tearing};
@@ -60,7 +60,7 @@ pub(super) struct Process {
     pub(super) journal: Journal,
     pub(super) log: LogReader,
     /// None on a witness.
-    pub(super) state: Option<State>,
+    pub(super) state: Option<StateMachine>,
     /// Asked for, not yet given to the journal.
     pub(super) waiting: VecDeque<(WriteSeq, Write)>,
     /// What the journal is doing.
@@ -85,7 +85,7 @@ pub(super) struct Process {
 /// What a member finds on its disk.
 struct Opened {
     journal: Journal,
-    state: Option<State>,
+    state: Option<StateMachine>,
     recovered: Recovered,
     receiver: Option<Receiver>,
 }
@@ -203,12 +203,14 @@ impl World {
         let limits = Limits::from(&slot.options);
         let state = match (slot.role, self.plan.in_memory) {
             (Role::Witness, _) => None,
-            (_, true) => Some(State::in_memory(limits)),
-            (_, false) => match State::open_or_set_aside(&careless(slot.disk.storage(), self.bug), &limits) {
-                Ok(state) => state,
-                Err(_) if slot.may_fail() => return Ok(None),
-                Err(error) => return Err(error.to_string()),
-            },
+            (_, true) => Some(StateMachine::in_memory(limits)),
+            (_, false) => {
+                match StateMachine::open_or_set_aside(&careless(slot.disk.storage(), self.bug), &limits) {
+                    Ok(state) => state,
+                    Err(_) if slot.may_fail() => return Ok(None),
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
         };
         if slot.role == Role::Data && state.is_none() {
             if self.bug == Some(Bug::DamagedStateDeleted) {
@@ -244,7 +246,7 @@ impl World {
             CheckpointAlignment::Ahead => {
                 self.checker.count("states ahead of the log");
                 let point = state.point();
-                opened.recovered = opened.journal.stand_on(point).map_err(|error| error.to_string())?;
+                opened.recovered = opened.journal.rebase_log(point).map_err(|error| error.to_string())?;
                 let checked = self.checker.on_adopted(member, point.anchor);
                 self.check(checked);
             }
@@ -272,7 +274,7 @@ impl World {
         let commit = recovered.checkpoint;
         let replica = Replica::new(config, recovered, now);
         let mut sources = Sources::default();
-        sources.publish(state.as_ref().and_then(State::snapshot));
+        sources.publish(state.as_ref().and_then(StateMachine::snapshot));
         slot.process = Some(Box::new(Process {
             replica,
             log: journal.reader(),
@@ -350,7 +352,8 @@ impl World {
             return;
         };
         slot.disk.fail_after(after);
-        let asked: Vec<Write> = process.writing.iter().map(|(_, write)| planted(self.bug, write)).collect();
+        let asked: Vec<Write> =
+            process.writing.iter().map(|(_, write)| with_seeded_bug(self.bug, write)).collect();
         // Nobody hears any more whether it succeeded.
         if !asked.is_empty() && process.journal.execute_at(wall, &asked).is_err() {
             self.checker.count("writes interrupted");
@@ -445,7 +448,7 @@ impl World {
         process.stateless = true;
         let kept = match self.bug {
             Some(Bug::DamagedStateDeleted) => storage.remove("state").map_err(|error| error.to_string()),
-            _ => State::set_aside(&*storage).map_err(|error| error.to_string()),
+            _ => StateMachine::set_aside(&*storage).map_err(|error| error.to_string()),
         };
         if let Err(error) = kept {
             return self.fail(("a damaged state can be set aside", format!("m{member}: {error}")));

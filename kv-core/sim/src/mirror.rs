@@ -25,7 +25,7 @@ pub(super) struct Image {
 
 /// One durable step: entries one by one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+enum DiskStep {
     Formation(FormationStep),
     Append(Op, Hash),
     Adopt(Anchor),
@@ -38,7 +38,7 @@ pub(super) struct Mirror {
     durable: Image,
     /// What will be durable when all writes are.
     planned: Image,
-    under_way: VecDeque<Step>,
+    under_way: VecDeque<DiskStep>,
 }
 
 impl Image {
@@ -75,26 +75,26 @@ impl Image {
         self.hash(anchor.op) == Some(anchor.hash)
     }
 
-    fn apply(&mut self, step: Step) -> Result<(), Finding> {
+    fn apply(&mut self, step: DiskStep) -> Result<(), Finding> {
         match step {
-            Step::Formation(step) => self.formation = step,
-            Step::Append(op, hash) => {
+            DiskStep::Formation(step) => self.formation = step,
+            DiskStep::Append(op, hash) => {
                 if op != self.head().next() {
                     return Err(("entries are appended in order", format!("{op:?} after {:?}", self.head())));
                 }
                 self.log.push(hash);
-                self.absorb();
+                self.link_past_gap();
             }
-            Step::Adopt(point) => {
+            DiskStep::Adopt(point) => {
                 if !self.holds(point) {
                     // What lies below it is in the state.
                     let below = usize::try_from(point.op.previous().get()).unwrap_or(usize::MAX);
                     self.log = vec![Hash::ZERO; below];
                     self.log.push(point.hash);
                 }
-                self.absorb();
+                self.link_past_gap();
             }
-            Step::View { view, log_view, cut, damaged } => {
+            DiskStep::View { view, log_view, cut, damaged } => {
                 if view < self.view || log_view < self.log_view || log_view > view {
                     let found = format!("{:?}/{:?} became {view:?}/{log_view:?}", self.view, self.log_view);
                     return Err(("view and log_view never go back", found));
@@ -116,7 +116,7 @@ impl Image {
 
 impl Image {
     /// What is intact behind the damage belongs to the log as soon as it follows.
-    fn absorb(&mut self) {
+    fn link_past_gap(&mut self) {
         while let Some((hash, parent)) = self.behind.remove(&self.head().next()) {
             if self.log.last() != Some(&parent) {
                 break;
@@ -145,8 +145,8 @@ impl Mirror {
         let mut removed = Vec::new();
         for step in steps(write) {
             let above = match step {
-                Step::View { cut: Some(after), .. } => Some(after),
-                Step::Adopt(point) if !self.planned.holds(point) => Some(point),
+                DiskStep::View { cut: Some(after), .. } => Some(after),
+                DiskStep::Adopt(point) if !self.planned.holds(point) => Some(point),
                 _ => None,
             };
             if let Some(after) = above {
@@ -194,8 +194,8 @@ impl Mirror {
     /// # Errors
     /// Never.
     pub(super) fn adopted(&mut self, point: Anchor) -> Result<(), Finding> {
-        self.durable.apply(Step::Adopt(point))?;
-        self.planned.apply(Step::Adopt(point))
+        self.durable.apply(DiskStep::Adopt(point))?;
+        self.planned.apply(DiskStep::Adopt(point))
     }
 
     /// Whether the log through `log` is durable, and `view` is what it is the log of.
@@ -288,19 +288,19 @@ impl Image {
     }
 }
 
-fn steps(write: &Write) -> Vec<Step> {
+fn steps(write: &Write) -> Vec<DiskStep> {
     match write {
-        Write::Formation(step) => vec![Step::Formation(*step)],
+        Write::Formation(step) => vec![DiskStep::Formation(*step)],
         Write::Append(entries) => {
-            entries.iter().map(|entry| Step::Append(entry.header.op, entry.header.hash())).collect()
+            entries.iter().map(|entry| DiskStep::Append(entry.header.op, entry.header.hash())).collect()
         }
-        Write::View(record) => vec![Step::View {
+        Write::View(record) => vec![DiskStep::View {
             view: record.view,
             log_view: record.log_view,
             cut: record.cut.map(|cut| cut.after),
             damaged: record.damaged,
         }],
-        Write::Adopt(adoption) => vec![Step::Adopt(adoption.point.anchor)],
+        Write::Rebase(adoption) => vec![DiskStep::Adopt(adoption.point.anchor)],
         Write::Repair(_) | Write::Checkpoint(_) | Write::Trim(_) => Vec::new(),
     }
 }

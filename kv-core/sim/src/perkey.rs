@@ -1,11 +1,11 @@
 //! The history of a run, cut into one history per key for the search of `linear`.
 
-use super::history::{Action, Call, Ending, History};
-use super::linear::{Act, Condition, Known, Step, Value, Verdict, search};
+use super::history::{Action, Ending, History, RecordedCall};
+use super::linear::{Act, KeyCondition, KeyOperation, Known, SearchResult, Value, search};
 use super::replay::Finding;
 use bytes::Bytes;
 use kv_core::ids::Revision;
-use kv_core::message::{self, Command, Guard, StepResult, TransactionRequest};
+use kv_core::message::{self, Command, Condition, StepResult, TransactionRequest};
 use std::collections::{BTreeMap, HashMap};
 
 /// How many states a search of one key may visit.
@@ -15,7 +15,7 @@ const BUDGET: usize = 200_000;
 #[derive(Default)]
 struct Names {
     values: HashMap<Bytes, u32>,
-    /// What the answers told about which value a key got at which revision.
+    /// What the answers recorded about which value a key got at which revision.
     revisions: HashMap<(Bytes, Revision), u32>,
 }
 
@@ -28,7 +28,7 @@ pub(super) fn check(history: &History) -> Result<usize, Finding> {
     for call in history.calls() {
         names.learn(call);
     }
-    let mut keys: BTreeMap<Bytes, Vec<(usize, Step)>> = BTreeMap::new();
+    let mut keys: BTreeMap<Bytes, Vec<(usize, KeyOperation)>> = BTreeMap::new();
     for (index, call) in history.calls().iter().enumerate() {
         for (key, step) in names.steps(call) {
             keys.entry(key).or_default().push((index, step));
@@ -43,11 +43,11 @@ pub(super) fn check(history: &History) -> Result<usize, Finding> {
     let mut undecided = 0;
     for (key, mut steps) in keys {
         steps.sort_by_key(|(_, step)| step.start);
-        let plain: Vec<Step> = steps.iter().map(|(_, step)| *step).collect();
+        let plain: Vec<KeyOperation> = steps.iter().map(|(_, step)| *step).collect();
         match search(&plain, BUDGET) {
-            Verdict::Linearizable => {}
-            Verdict::GaveUp => undecided += 1,
-            Verdict::Impossible { placed, stuck } => {
+            SearchResult::Linearizable => {}
+            SearchResult::GaveUp => undecided += 1,
+            SearchResult::Impossible { placed, stuck } => {
                 let stuck: Vec<_> =
                     stuck.iter().map(|&i| (plain[i], &history.calls()[steps[i].0])).take(8).collect();
                 let found =
@@ -65,14 +65,14 @@ impl Names {
         *self.values.entry(value.clone()).or_insert(next)
     }
 
-    fn learn(&mut self, call: &Call) {
+    fn learn(&mut self, call: &RecordedCall) {
         match &call.action {
             Action::Write(Command::Put { value, .. }) => {
                 self.name(value);
             }
             Action::Write(Command::Transaction(transaction)) => {
                 for step in transaction.then.iter().chain(&transaction.otherwise) {
-                    if let message::Step::Put { value, .. } = step {
+                    if let message::TransactionStep::Put { value, .. } = step {
                         self.name(value);
                     }
                 }
@@ -81,33 +81,33 @@ impl Names {
         }
         match (&call.action, call.ended.as_ref().map(|ended| &ended.ending)) {
             (Action::Write(Command::Put { key, value, .. }), Some(Ending::Put(revision))) => {
-                self.told(key, *revision, value);
+                self.recorded(key, *revision, value);
             }
             (
                 Action::Write(Command::Transaction(transaction)),
                 Some(Ending::Transacted { succeeded: held, revision, .. }),
             ) => {
                 for step in if *held { &transaction.then } else { &transaction.otherwise } {
-                    if let message::Step::Put { key, value, .. } = step {
-                        self.told(key, *revision, value);
+                    if let message::TransactionStep::Put { key, value, .. } = step {
+                        self.recorded(key, *revision, value);
                     }
                 }
             }
             (Action::Get { key, .. }, Some(Ending::Value { record: Some(record), .. })) => {
-                self.told(key, record.modified, &record.value);
+                self.recorded(key, record.modified, &record.value);
             }
             // Some of these leave the values out.
             (Action::Past { .. }, _) => {}
             (_, Some(Ending::Records { records, .. })) => {
                 for (key, record) in records {
-                    self.told(key, record.modified, &record.value);
+                    self.recorded(key, record.modified, &record.value);
                 }
             }
             _ => {}
         }
     }
 
-    fn told(&mut self, key: &Bytes, revision: Revision, value: &Bytes) {
+    fn recorded(&mut self, key: &Bytes, revision: Revision, value: &Bytes) {
         let name = self.name(value);
         self.revisions.insert((key.clone(), revision), name);
     }
@@ -116,21 +116,21 @@ impl Names {
         self.revisions.get(&(key.clone(), revision)).copied()
     }
 
-    fn condition(&self, key: &Bytes, guard: Option<&Guard>) -> Condition {
-        let is = |name: Option<u32>| name.map_or(Condition::Impossible, Condition::Is);
-        match guard {
-            None => Condition::None,
-            Some(Guard::Absent) => Condition::Absent,
-            Some(Guard::Present) => Condition::Present,
-            Some(Guard::Revision(revision)) => is(self.at(key, *revision)),
+    fn condition(&self, key: &Bytes, condition: Option<&Condition>) -> KeyCondition {
+        let is = |name: Option<u32>| name.map_or(KeyCondition::Impossible, KeyCondition::Is);
+        match condition {
+            None => KeyCondition::None,
+            Some(Condition::Absent) => KeyCondition::Absent,
+            Some(Condition::Present) => KeyCondition::Present,
+            Some(Condition::Revision(revision)) => is(self.at(key, *revision)),
             // The clients ask for it in transactions only, whose conditions are not looked at here.
-            Some(Guard::Created(_)) => Condition::Present,
-            Some(Guard::Value(value)) => is(self.values.get(value).copied()),
+            Some(Condition::Created(_)) => KeyCondition::Present,
+            Some(Condition::Value(value)) => is(self.values.get(value).copied()),
         }
     }
 
     /// The call as steps of its keys, if it binds.
-    fn steps(&self, call: &Call) -> Vec<(Bytes, Step)> {
+    fn steps(&self, call: &RecordedCall) -> Vec<(Bytes, KeyOperation)> {
         let ending = call.ended.as_ref().map(|ended| &ended.ending);
         if call.action.is_local() || matches!(ending, Some(Ending::NotApplied)) {
             return Vec::new();
@@ -139,12 +139,12 @@ impl Names {
             (Action::Write(Command::Transaction(transaction)), ending) => {
                 self.transacted(transaction, ending)
             }
-            (Action::Write(Command::Put { key, value, guard, .. }), ending) => {
+            (Action::Write(Command::Put { key, value, condition, .. }), ending) => {
                 let to = self.values.get(value).copied();
-                vec![(key.clone(), self.write(key, to, guard.as_ref(), ending))]
+                vec![(key.clone(), self.write(key, to, condition.as_ref(), ending))]
             }
-            (Action::Write(Command::Delete { key, guard }), ending) => {
-                vec![(key.clone(), self.write(key, None, guard.as_ref(), ending))]
+            (Action::Write(Command::Delete { key, condition }), ending) => {
+                vec![(key.clone(), self.write(key, None, condition.as_ref(), ending))]
             }
             (Action::Get { key, .. }, Some(Ending::Value { record, .. })) => {
                 let read = Act::Read(record.as_ref().map(|record| self.values[&record.value]));
@@ -168,7 +168,7 @@ impl Names {
         };
         let end = call.ended.as_ref().map_or(u64::MAX, |ended| ended.at);
         let acts = acts.into_iter().chain(self.endings(&call.action));
-        acts.map(|(key, act)| (key, Step { start: call.start, end, act })).collect()
+        acts.map(|(key, act)| (key, KeyOperation { start: call.start, end, act })).collect()
     }
 
     /// What was put and does not stay may go at any time after: whether that is right, the replay says.
@@ -178,7 +178,7 @@ impl Names {
             Action::Write(Command::Put { key, value, life, .. }) => brief.push((key, value, life)),
             Action::Write(Command::Transaction(transaction)) => {
                 for step in transaction.then.iter().chain(&transaction.otherwise) {
-                    if let message::Step::Put { key, value, life } = step {
+                    if let message::TransactionStep::Put { key, value, life } = step {
                         brief.push((key, value, life));
                     }
                 }
@@ -187,7 +187,7 @@ impl Names {
         }
         let ends = brief.into_iter().filter(|(_, _, life)| **life != message::Lifetime::FOREVER);
         ends.filter_map(|(key, value, _)| {
-            let condition = Condition::Is(*self.values.get(value)?);
+            let condition = KeyCondition::Is(*self.values.get(value)?);
             Some((key.clone(), Act::Write { to: None, condition, known: Known::Unknown }))
         })
         .collect()
@@ -196,7 +196,7 @@ impl Names {
     /// What a transaction may have done to each key. Conditions on other keys cannot be looked at here: the replay does. Nor
     /// can counters, whose values are not unique.
     fn transacted(&self, transaction: &TransactionRequest, ending: Option<&Ending>) -> Vec<(Bytes, Act)> {
-        let (steps, results): (Vec<&message::Step>, _) = match ending {
+        let (steps, results): (Vec<&message::TransactionStep>, _) = match ending {
             Some(Ending::StepFailed { .. }) => (Vec::new(), None),
             Some(Ending::Transacted { succeeded: true, results, .. }) => {
                 (transaction.then.iter().collect(), Some(results))
@@ -213,20 +213,22 @@ impl Names {
         };
         let acts = steps.into_iter().enumerate().filter_map(|(index, step)| {
             let (key, to) = match step {
-                message::Step::Put { key, value, .. } => (key, self.values.get(value).copied()),
-                message::Step::Delete { key } => (key, None),
+                message::TransactionStep::Put { key, value, .. } => (key, self.values.get(value).copied()),
+                message::TransactionStep::Delete { key } => (key, None),
                 // What these found, the replay compares.
-                message::Step::Add { .. } | message::Step::Get { .. } | message::Step::Scan { .. } => {
+                message::TransactionStep::Add { .. }
+                | message::TransactionStep::Get { .. }
+                | message::TransactionStep::Scan { .. } => {
                     return None;
                 }
             };
-            let act = Act::Write { to, condition: Condition::None, known: known(index) };
+            let act = Act::Write { to, condition: KeyCondition::None, known: known(index) };
             Some((key.clone(), act))
         });
         acts.collect()
     }
 
-    fn write(&self, key: &Bytes, to: Value, guard: Option<&Guard>, ending: Option<&Ending>) -> Act {
+    fn write(&self, key: &Bytes, to: Value, condition: Option<&Condition>, ending: Option<&Ending>) -> Act {
         let known = match ending {
             Some(Ending::Put(_)) => Known::Done { existed: None },
             Some(Ending::Deleted { existed, .. }) => Known::Done { existed: Some(*existed) },
@@ -238,12 +240,12 @@ impl Names {
             },
             _ => Known::Unknown,
         };
-        Act::Write { to, condition: self.condition(key, guard), known }
+        Act::Write { to, condition: self.condition(key, condition), known }
     }
 
     /// The removal of a range as one of each key in it. Where there is more than was removed, nobody tells which keys those are:
     /// each may have been left.
-    fn range_deleted(&self, call: &Call, known: &[Bytes]) -> Vec<(Bytes, Step)> {
+    fn range_deleted(&self, call: &RecordedCall, known: &[Bytes]) -> Vec<(Bytes, KeyOperation)> {
         let Action::Write(Command::DeleteRange { from, to, .. }) = &call.action else { return Vec::new() };
         let ending = call.ended.as_ref().map(|ended| &ended.ending);
         let done = match ending {
@@ -251,14 +253,14 @@ impl Names {
             Some(Ending::RangeDeleted { more: false, .. }) => Known::Done { existed: None },
             _ => Known::Unknown,
         };
-        let act = Act::Write { to: None, condition: Condition::None, known: done };
+        let act = Act::Write { to: None, condition: KeyCondition::None, known: done };
         let end = call.ended.as_ref().map_or(u64::MAX, |ended| ended.at);
         let inside = known.iter().filter(|key| *key >= from && to.as_ref().is_none_or(|to| *key < to));
-        inside.map(|key| (key.clone(), Step { start: call.start, end, act })).collect()
+        inside.map(|key| (key.clone(), KeyOperation { start: call.start, end, act })).collect()
     }
 
     /// A scan as one read of each key that it covered.
-    fn scanned(&self, call: &Call, known: &[Bytes]) -> Vec<(Bytes, Step)> {
+    fn scanned(&self, call: &RecordedCall, known: &[Bytes]) -> Vec<(Bytes, KeyOperation)> {
         let (Action::Scan { from, to, local: false, .. }, Some(ended)) = (&call.action, &call.ended) else {
             return Vec::new();
         };
@@ -272,7 +274,7 @@ impl Names {
             .map(|key| {
                 let found = records.iter().find(|(other, _)| other == key);
                 let seen = found.map(|(_, record)| self.values[&record.value]);
-                (key.clone(), Step { start: call.start, end: ended.at, act: Act::Read(seen) })
+                (key.clone(), KeyOperation { start: call.start, end: ended.at, act: Act::Read(seen) })
             })
             .collect()
     }
@@ -287,9 +289,9 @@ mod tests {
         Revision::new(revision)
     }
 
-    fn put(key: &'static str, value: &'static str, guard: Option<Guard>) -> Action {
+    fn put(key: &'static str, value: &'static str, condition: Option<Condition>) -> Action {
         let life = message::Lifetime::FOREVER;
-        Action::Write(Command::Put { key: key.into(), value: value.into(), guard, life })
+        Action::Write(Command::Put { key: key.into(), value: value.into(), condition, life })
     }
 
     fn record(value: &'static str, revision: u64) -> Record {
@@ -349,7 +351,7 @@ mod tests {
             (put("k", "a", None), 0, Some((1, Ending::Put(r(1))))),
             (Action::Past { query, mode: message::ReadMode::Local }, 2, Some((3, keys))),
             (
-                put("k", "b", Some(Guard::Absent)),
+                put("k", "b", Some(Condition::Absent)),
                 4,
                 Some((5, Ending::ConditionFailed { found: Some(r(1)), revision: None })),
             ),
@@ -361,8 +363,8 @@ mod tests {
     fn two_swaps_of_one_revision_are_found() {
         let swaps = history(vec![
             (put("k", "a", None), 0, Some((1, Ending::Put(r(1))))),
-            (put("k", "b", Some(Guard::Revision(r(1)))), 2, Some((5, Ending::Put(r(2))))),
-            (put("k", "c", Some(Guard::Revision(r(1)))), 2, Some((5, Ending::Put(r(3))))),
+            (put("k", "b", Some(Condition::Revision(r(1)))), 2, Some((5, Ending::Put(r(2))))),
+            (put("k", "c", Some(Condition::Revision(r(1)))), 2, Some((5, Ending::Put(r(3))))),
         ]);
         assert!(check(&swaps).is_err());
     }

@@ -159,7 +159,7 @@ pub(super) struct Load {
     pub(super) patience: u32,
     /// Reads, of a hundred calls.
     pub(super) reads: u32,
-    /// Writes with a guard, of a hundred writes.
+    /// Writes with a condition, of a hundred writes.
     pub(super) guarded: u32,
     /// Puts that do not stay, and what is done with leases, of a hundred writes.
     pub(super) brief: u32,

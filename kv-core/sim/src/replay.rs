@@ -2,13 +2,13 @@
 //! shares no code with the real state machine, and every answer that a client got must be the model's answer at its
 //! revision, between what was told before the call began and what was committed when it ended.
 
-use super::history::{Action, Call, Ended, Ending};
+use super::history::{Action, Ended, Ending, RecordedCall};
 use super::lifetimes::Leases;
 use bytes::Bytes;
 use kv_core::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use kv_core::message::{
-    Command, Effect, EventKind, Guard, LeaseCommand, Lifetime, Operation, Outcome, Record, Rejection,
-    Request, Scanned, Step, StepFailure, StepResult, TransactionRequest,
+    Command, Condition, Effect, EventKind, LeaseCommand, Lifetime, Operation, Outcome, Record, Rejection,
+    Request, Scanned, StepFailure, StepResult, TransactionRequest, TransactionStep,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -168,8 +168,10 @@ impl Model {
     }
 
     fn execute(&mut self, revision: Revision, command: &Command) -> Result<Effect, Finding> {
-        let (key, guard) = match command {
-            Command::Put { key, guard, .. } | Command::Delete { key, guard } => (key, guard.as_ref()),
+        let (key, condition) = match command {
+            Command::Put { key, condition, .. } | Command::Delete { key, condition } => {
+                (key, condition.as_ref())
+            }
             Command::Transaction(transaction) => return self.transact(revision, transaction),
             Command::DeleteRange { from, to, limit } => {
                 return Ok(self.delete_range(revision, from, to.as_ref(), *limit));
@@ -177,7 +179,7 @@ impl Model {
             Command::Lease(command) => return Ok(self.lease(revision, *command)),
         };
         let before = self.at(key, revision);
-        if !guard.is_none_or(|guard| holds(guard, before.as_ref())) {
+        if !condition.is_none_or(|condition| holds(condition, before.as_ref())) {
             return Ok(Effect::ConditionFailed { found: before.map(|record| record.modified) });
         }
         Ok(match command {
@@ -216,20 +218,22 @@ impl Model {
     }
 
     fn transact(&mut self, revision: Revision, transaction: &TransactionRequest) -> Result<Effect, Finding> {
-        let held =
-            transaction.guards.iter().all(|(key, guard)| holds(guard, self.at(key, revision).as_ref()));
+        let held = transaction
+            .conditions
+            .iter()
+            .all(|(key, condition)| holds(condition, self.at(key, revision).as_ref()));
         let steps = if held { &transaction.then } else { &transaction.otherwise };
         // All steps see the state before: the sums are made before anything is changed.
         let mut sums = BTreeMap::new();
         let mut joining = Vec::new();
         for (number, step) in (0..).zip(steps) {
-            if let Step::Put { key, life, .. } = step {
+            if let TransactionStep::Put { key, life, .. } = step {
                 if let Err(why) = self.joins(key, *life, &joining) {
                     return Ok(Effect::StepFailed { step: number, why: StepFailure::Lease(why) });
                 }
                 joining.push((key, *life));
             }
-            if let Step::Add { key, by } = step {
+            if let TransactionStep::Add { key, by } = step {
                 let old = self.at(key, revision).map_or("0".into(), |record| record.value);
                 let Some(old) = String::from_utf8_lossy(&old).parse::<i64>().ok() else {
                     return Ok(Effect::StepFailed { step: number, why: StepFailure::NotANumber });
@@ -246,29 +250,33 @@ impl Model {
         for step in steps {
             let before = step.changes().and_then(|key| self.at(key, revision));
             results.push(match step {
-                Step::Put { key, value, life } => {
+                TransactionStep::Put { key, value, life } => {
                     self.put(revision, key, before, value, *life)?;
                     StepResult::Put
                 }
-                Step::Delete { key } => StepResult::Deleted { existed: self.delete(revision, key, before) },
-                Step::Add { key, .. } => {
+                TransactionStep::Delete { key } => {
+                    StepResult::Deleted { existed: self.delete(revision, key, before) }
+                }
+                TransactionStep::Add { key, .. } => {
                     let sum = sums[key];
                     let ends = before.as_ref().map_or((None, None), |record| (record.expires, record.lease));
                     self.set(revision, key, before, sum.to_string().into(), ends);
                     StepResult::Added { sum }
                 }
-                Step::Get { .. } | Step::Scan { .. } => reads.remove(0),
+                TransactionStep::Get { .. } | TransactionStep::Scan { .. } => reads.remove(0),
             });
         }
         Ok(Effect::Transacted { succeeded: held, results })
     }
 
     /// What a step that reads finds, before any is done.
-    fn read_in_transaction(&self, revision: Revision, step: &Step) -> Option<StepResult> {
+    fn read_in_transaction(&self, revision: Revision, step: &TransactionStep) -> Option<StepResult> {
         match step {
-            Step::Put { .. } | Step::Delete { .. } | Step::Add { .. } => None,
-            Step::Get { key } => Some(StepResult::Got(self.at(key, revision).map(Box::new))),
-            Step::Scan { from, to, limit } => {
+            TransactionStep::Put { .. } | TransactionStep::Delete { .. } | TransactionStep::Add { .. } => {
+                None
+            }
+            TransactionStep::Get { key } => Some(StepResult::Got(self.at(key, revision).map(Box::new))),
+            TransactionStep::Scan { from, to, limit } => {
                 let limit = (*limit).clamp(1, Command::MAX_RANGE) as usize;
                 let mut records = self.range(from, to.as_ref(), revision);
                 let more = records.len() > limit;
@@ -339,7 +347,7 @@ impl Model {
     ///
     /// # Errors
     /// If its answer is not the model's.
-    pub(super) fn check(&self, call: &Call) -> Result<(), Finding> {
+    pub(super) fn check(&self, call: &RecordedCall) -> Result<(), Finding> {
         let Some(ended) = &call.ended else { return Ok(()) };
         self.check_times(call, ended)?;
         let ran = |revision: &Revision, command: &Command, effect: Effect| {
@@ -392,7 +400,7 @@ impl Model {
         Err(("answers are those of the committed history", found))
     }
 
-    fn check_times(&self, call: &Call, ended: &Ended) -> Result<(), Finding> {
+    fn check_times(&self, call: &RecordedCall, ended: &Ended) -> Result<(), Finding> {
         let Some(revision) = ended.ending.revision() else { return Ok(()) };
         let takes = matches!(&call.action, Action::Write(command) if command_takes_revision(command));
         let fresh = if takes { revision > call.floor } else { revision >= call.floor };
@@ -413,7 +421,7 @@ impl Model {
             Action::Write(Command::Put { value, .. }) => !self.values.contains_key(value),
             Action::Write(Command::Transaction(transaction)) => {
                 let mut steps = transaction.then.iter().chain(&transaction.otherwise);
-                steps.all(|step| !matches!(step, Step::Put { value, .. } if self.values.contains_key(value)))
+                steps.all(|step| !matches!(step, TransactionStep::Put { value, .. } if self.values.contains_key(value)))
             }
             Action::Write(Command::Delete { .. } | Command::DeleteRange { .. } | Command::Lease(_))
             | Action::Close
@@ -453,17 +461,17 @@ const fn command_takes_revision(command: &Command) -> bool {
     !matches!(
         command,
         Command::Lease(
-            LeaseCommand::Grant { .. } | LeaseCommand::KeepAlive { .. } | LeaseCommand::Look { .. }
+            LeaseCommand::Grant { .. } | LeaseCommand::KeepAlive { .. } | LeaseCommand::Info { .. }
         )
     )
 }
 
-fn holds(guard: &Guard, record: Option<&Record>) -> bool {
-    match (guard, record) {
-        (Guard::Absent, None) | (Guard::Present, Some(_)) => true,
-        (Guard::Revision(wanted), Some(record)) => record.modified == *wanted,
-        (Guard::Value(wanted), Some(record)) => record.value == *wanted,
-        (Guard::Created(wanted), Some(record)) => record.created == *wanted,
+fn holds(condition: &Condition, record: Option<&Record>) -> bool {
+    match (condition, record) {
+        (Condition::Absent, None) | (Condition::Present, Some(_)) => true,
+        (Condition::Revision(wanted), Some(record)) => record.modified == *wanted,
+        (Condition::Value(wanted), Some(record)) => record.value == *wanted,
+        (Condition::Created(wanted), Some(record)) => record.created == *wanted,
         (_, _) => false,
     }
 }
@@ -491,8 +499,8 @@ mod tests {
         Revision::new(revision)
     }
 
-    fn put(value: &str, guard: Option<Guard>) -> Command {
-        Command::Put { key: "k".into(), value: value.to_owned().into(), guard, life: Lifetime::FOREVER }
+    fn put(value: &str, condition: Option<Condition>) -> Command {
+        Command::Put { key: "k".into(), value: value.to_owned().into(), condition, life: Lifetime::FOREVER }
     }
 
     fn request(number: u64, operation: Operation) -> Request {
@@ -574,10 +582,10 @@ mod tests {
     #[test]
     fn rejects_a_wrong_result_of_a_guard() {
         let mut model = model();
-        commit(&mut model, 2, 1, put("a", Some(Guard::Absent)), 2, Effect::Put).unwrap();
+        commit(&mut model, 2, 1, put("a", Some(Condition::Absent)), 2, Effect::Put).unwrap();
         let failed = Effect::ConditionFailed { found: Some(r(2)) };
-        commit(&mut model, 3, 2, put("b", Some(Guard::Absent)), 3, failed).unwrap();
-        assert!(commit(&mut model, 4, 3, put("c", Some(Guard::Revision(r(3)))), 4, Effect::Put).is_err());
+        commit(&mut model, 3, 2, put("b", Some(Condition::Absent)), 3, failed).unwrap();
+        assert!(commit(&mut model, 4, 3, put("c", Some(Condition::Revision(r(3)))), 4, Effect::Put).is_err());
     }
 
     #[test]
@@ -642,7 +650,7 @@ mod tests {
             let command = Command::Put {
                 key: key.into(),
                 value: key.to_owned().into(),
-                guard: None,
+                condition: None,
                 life: Default::default(),
             };
             commit(&mut model, at, at, command, at, Effect::Put).unwrap();

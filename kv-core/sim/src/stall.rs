@@ -34,7 +34,7 @@ impl World {
         if let Some(state) = state {
             match recovered.alignment(state.checkpoint()) {
                 CheckpointAlignment::OnLog => recovered.checkpoint = state.checkpoint(),
-                CheckpointAlignment::Ahead => recovered = journal.stand_on(state.point()).ok()?,
+                CheckpointAlignment::Ahead => recovered = journal.rebase_log(state.point()).ok()?,
                 CheckpointAlignment::Lost => return None,
             }
         }

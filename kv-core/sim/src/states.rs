@@ -7,7 +7,7 @@ use bytes::Bytes;
 use kv_core::config::Role;
 use kv_core::engine::Snapshot;
 use kv_core::ids::{Anchor, Op};
-use kv_core::kv::{Limits, Receiver, State};
+use kv_core::kv::{Limits, Receiver, StateMachine};
 use kv_core::message::{CheckpointAlignment, Entry};
 use kv_core::storage::simulated::Disk;
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 struct Offered {
     snapshot: Snapshot,
     /// Its file must be open for as long as it is read.
-    _state: State,
+    _state: StateMachine,
 }
 
 impl World {
@@ -65,7 +65,7 @@ impl World {
         let disk = disk.fork();
         let (journal, recovered) = self.opened(member, &disk)?;
         let (storage, limits) = (disk.storage(), Limits::from(&slot.options));
-        let mut state = match State::open_or_set_aside(&storage, &limits).ok()? {
+        let mut state = match StateMachine::open_or_set_aside(&storage, &limits).ok()? {
             Some(state) => Some(state)
                 .filter(|state| recovered.alignment(state.checkpoint()) != CheckpointAlignment::Lost),
             None => Receiver::open(storage, limits).ok()?.open_aside().ok()?,
@@ -73,7 +73,7 @@ impl World {
         let log = journal.reader();
         // A log may end in entries that were never committed, in place of those that were.
         let is_committed = |entry: &Entry| self.checker.hash(entry.header.op) == Some(entry.header.hash());
-        state.bring_to(through, |op| log.read(op).ok().flatten().filter(is_committed)).ok()?;
+        state.apply_through(through, |op| log.read(op).ok().flatten().filter(is_committed)).ok()?;
         Some(Offered { snapshot: state.snapshot()?, _state: state })
     }
 

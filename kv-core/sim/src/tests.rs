@@ -146,7 +146,7 @@ fn every_mutant_is_a_seeded_bug_and_says_which_rule_it_breaks() {
     }
 }
 
-/// Those of the simulator's own half are in this build, and the stories that are about them have been told with them.
+/// The bugs of the simulator itself are in this build, and the scenarios about them are run with them.
 #[test]
 fn a_build_that_is_not_mutated_has_the_bugs_of_the_simulator_only() {
     assert!(has(Bug::NoSync) && has(Bug::AckBeforeSync));

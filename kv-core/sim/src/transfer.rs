@@ -6,7 +6,7 @@ use super::world::{Due, World, index};
 use bytes::Bytes;
 use kv_core::engine::EngineError;
 use kv_core::ids::{Anchor, MemberId};
-use kv_core::kv::{Receiver, Sources, State};
+use kv_core::kv::{Receiver, Sources, StateMachine};
 use kv_core::message::{Chunk, Message};
 use kv_core::replica::Input;
 use std::collections::VecDeque;
@@ -27,7 +27,7 @@ pub(super) struct Transfers {
     /// A member without a state wants the next checkpoint.
     pub(super) asked: bool,
     /// The damaged state, while there is no other.
-    pub(super) aside: Option<State>,
+    pub(super) aside: Option<StateMachine>,
     /// The pieces that peers have asked for, the one that is being read first.
     asked_for: VecDeque<Piece>,
 }
@@ -141,7 +141,7 @@ impl World {
     pub(super) fn make_checkpoint(&mut self, member: usize) {
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         if process.stateless {
-            self.bring_aside_to_the_log(member);
+            self.advance_set_aside_state(member);
         } else {
             process.transfers.asked = true;
             self.consider_checkpoint(member);
@@ -162,12 +162,12 @@ impl World {
         }
     }
 
-    fn bring_aside_to_the_log(&mut self, member: usize) {
+    fn advance_set_aside_state(&mut self, member: usize) {
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         let through = process.commit.op.min(process.replica.durable().op);
         let Some(state) = &mut process.transfers.aside else { return };
         let log = process.log.clone();
-        match state.bring_to(through, |op| log.read(op).ok().flatten()) {
+        match state.apply_through(through, |op| log.read(op).ok().flatten()) {
             Ok(()) => process.transfers.sources.publish(state.snapshot()),
             Err(_) => self.open_aside(member),
         }
@@ -183,7 +183,7 @@ impl World {
         self.add_task(member, Task::Install(at));
     }
 
-    /// What is stored of a snapshot is of no use any more.
+    /// The stored part of a snapshot is not needed any more.
     pub(super) fn discard_snapshot(&mut self, member: usize, at: Anchor) {
         self.add_task(member, Task::Discard(at));
     }

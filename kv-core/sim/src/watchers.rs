@@ -237,13 +237,13 @@ impl World {
         let checked = match &one.doing {
             Doing::Resting | Doing::Lost => Ok(()),
             Doing::Reading { .. } => self.on_page(watcher, result),
-            Doing::Following(_) => self.on_told(watcher, result),
+            Doing::Following(_) => self.on_answer_events(watcher, result),
         };
         self.check(checked);
         self.schedule_watcher(watcher, self.now);
     }
 
-    fn on_told(
+    fn on_answer_events(
         &mut self,
         watcher: usize,
         result: Result<Reply, CallError>,

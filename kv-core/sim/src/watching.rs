@@ -8,7 +8,7 @@ use super::serve::Way;
 use super::world::{Due, World};
 use kv_core::engine::EngineError;
 use kv_core::ids::Revision;
-use kv_core::kv::{CutOff, Look, Waiting, Watchers};
+use kv_core::kv::{IsolationDetector, ParkedWatch, WatchPoll, Watchers};
 use kv_core::message::{
     Answer, Command, Event, EventKind, Lifetime, Operation, Position, Record, Request, WatchQuery,
 };
@@ -34,7 +34,7 @@ pub(super) struct Watches {
     sweeping: bool,
     /// Connections of each client below this epoch are known to be gone.
     gone: Vec<u32>,
-    cut_off: CutOff,
+    cut_off: IsolationDetector,
 }
 
 impl Watches {
@@ -70,7 +70,7 @@ impl World {
     /// A client asks what changes.
     pub(super) fn on_watch_call(&mut self, member: usize, way: Way, query: WatchQuery) {
         if self.at_once() {
-            return self.look(member, query, way);
+            return self.poll(member, query, way);
         }
         let Some(watches) = self.watches(member) else { return };
         let ticket = watches.keep(query, way);
@@ -91,10 +91,10 @@ impl World {
     }
 
     /// A question's turn has come.
-    pub(super) fn on_look(&mut self, member: usize, ticket: u64) {
+    pub(super) fn on_poll(&mut self, member: usize, ticket: u64) {
         let kept = self.watches(member).and_then(|watches| watches.under_way.remove(&ticket));
         if let Some((query, way)) = kept {
-            self.look(member, query, way);
+            self.poll(member, query, way);
         }
     }
 
@@ -103,23 +103,23 @@ impl World {
         let kept = self.watches(member).and_then(|watches| watches.under_way.remove(&ticket));
         let Some((query, way)) = kept else { return };
         if let Some(again) = self.let_wait(member, query, way) {
-            self.look(member, again, way);
+            self.poll(member, again, way);
         }
     }
 
-    fn look(&mut self, member: usize, mut query: WatchQuery, way: Way) {
+    fn poll(&mut self, member: usize, mut query: WatchQuery, way: Way) {
         loop {
             let Some(process) = self.members[member].process.as_deref() else { return };
             let Some(state) = &process.state else {
                 return self.answer(member, way, Answer::NotPrimary { hint: None });
             };
-            let looked = state.reader().look(&query, self.piece(), MAX_BYTES);
-            match self.planted_look(member, &mut query, looked) {
-                Ok(Look::Answer(answer)) => {
+            let looked = state.reader().poll(&query, self.piece(), MAX_BYTES);
+            match self.poll_with_seeded_bug(member, &mut query, looked) {
+                Ok(WatchPoll::Answer(answer)) => {
                     self.count_answer(&answer);
                     return self.answer(member, way, answer);
                 }
-                Ok(Look::Nothing(next)) => query.after = Some(next),
+                Ok(WatchPoll::Nothing(next)) => query.after = Some(next),
                 Err(error) => {
                     self.answer(member, way, Answer::NotPrimary { hint: None });
                     return self.state_failed(member, "a state can be read", &error);
@@ -155,7 +155,7 @@ impl World {
         let reached = process.state.as_ref().map_or(Revision::ZERO, |state| state.revision());
         let behind = query.after.as_ref().map_or(Revision::ZERO, Position::behind);
         let watches = &mut process.serving.watches;
-        let waiting = Waiting { query, id: way.watch_id(), until, with: way };
+        let waiting = ParkedWatch { query, id: way.watch_id(), until, with: way };
         if let Some(again) = watches.waiting.wait(waiting, || reached) {
             if !watches.waiting.keeps(reached) {
                 self.checker.count("watches of a state that went back");
@@ -171,7 +171,7 @@ impl World {
         }
         if !sweeps {
             if let Some(watches) = self.watches(member) {
-                watches.cut_off = CutOff::default();
+                watches.cut_off = IsolationDetector::default();
             }
             self.schedule_due(self.now + self.plan.watching.sweep, member, Due::Sweep);
         }
@@ -208,7 +208,7 @@ impl World {
             };
             let watches = &mut process.serving.watches;
             let woken = watches.waiting.changed(&found);
-            let keep = |waiting: Waiting<Way>| watches.keep(waiting.query, waiting.with);
+            let keep = |waiting: ParkedWatch<Way>| watches.keep(waiting.query, waiting.with);
             let tickets: Vec<u64> = woken.watches.into_iter().map(keep).collect();
             for ticket in tickets {
                 self.schedule_due(self.now, member, Due::Look(ticket));
@@ -233,14 +233,14 @@ impl World {
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         let hears = process.replica.status().primary.is_some();
         let watches = &mut process.serving.watches;
-        let lost = watches.cut_off.look(now, hears, patience) || process.state.is_none();
+        let lost = watches.cut_off.is_isolated(now, hears, patience) || process.state.is_none();
         watches.gone.resize(epochs.len(), 0);
         for (client, (gone, epoch)) in watches.gone.iter_mut().zip(epochs).enumerate() {
             for connection in std::mem::replace(gone, epoch)..epoch {
                 watches.waiting.cancel_all(Way::connection(client, connection));
             }
         }
-        let over = watches.waiting.over(now, lost);
+        let over = watches.waiting.take_expired(now, lost);
         watches.sweeping = !watches.waiting.is_empty();
         if watches.sweeping {
             self.schedule_due(self.now + self.plan.watching.sweep, member, Due::Sweep);
@@ -252,20 +252,20 @@ impl World {
     }
 
     /// The seeded bugs `WatchesSkipWhatIsGone` (what is compacted is passed over) and `WatchesTellUncommitted`.
-    fn planted_look(
+    fn poll_with_seeded_bug(
         &self,
         member: usize,
         query: &mut WatchQuery,
-        looked: Result<Look, EngineError>,
-    ) -> Result<Look, EngineError> {
+        looked: Result<WatchPoll, EngineError>,
+    ) -> Result<WatchPoll, EngineError> {
         let Some(process) = self.members[member].process.as_deref() else { return looked };
         let Some(state) = &process.state else { return looked };
         match (self.bug, &looked) {
-            (Some(Bug::WatchesSkipWhatIsGone), Ok(Look::Answer(Answer::Compacted { oldest }))) => {
+            (Some(Bug::WatchesSkipWhatIsGone), Ok(WatchPoll::Answer(Answer::Compacted { oldest }))) => {
                 query.after = Some(Position::after(*oldest));
-                state.reader().look(query, self.piece(), MAX_BYTES)
+                state.reader().poll(query, self.piece(), MAX_BYTES)
             }
-            (Some(Bug::WatchesTellUncommitted), Ok(Look::Nothing(place))) => {
+            (Some(Bug::WatchesTellUncommitted), Ok(WatchPoll::Nothing(place))) => {
                 let entry = process.log.read(state.applied().op.next()).ok().flatten();
                 let requests = entry.iter().flat_map(|entry| {
                     let revisions =
@@ -276,7 +276,7 @@ impl World {
                 let event = events.find(|event| event.revision > place.revision);
                 let told = |event: Event| {
                     let next = Position { revision: event.revision, key: Some(event.key.clone()) };
-                    Look::Answer(Answer::Watched { events: vec![event], next, more: true })
+                    WatchPoll::Answer(Answer::Watched { events: vec![event], next, more: true })
                 };
                 event.map_or(looked, |event| Ok(told(event)))
             }
@@ -287,7 +287,7 @@ impl World {
 
 /// What a request will do to a key, if it is the first put of it.
 fn put_of(revision: Revision, bytes: &[u8], query: &WatchQuery) -> Option<Event> {
-    let Operation::Command(Command::Put { key, value, guard: None, life: Lifetime::FOREVER }) =
+    let Operation::Command(Command::Put { key, value, condition: None, life: Lifetime::FOREVER }) =
         Request::decode(bytes).ok()?.operation
     else {
         return None;

@@ -1,4 +1,4 @@
-//! How a client is configured and started.
+//! Configures and starts a client.
 
 use super::Client;
 use super::driver::{Channels, Driver};
@@ -14,13 +14,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// The longest name that is sent, in bytes.
+/// The longest name that is sent to members, in bytes.
 const MAX_NAME: usize = 100;
 
 /// The pause between two rounds over the addresses.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
-/// Reaches a member of the own process without the transport.
+/// How to reach a member in this process without the transport.
 pub(crate) struct LocalMember {
     pub(crate) id: MemberId,
     pub(crate) connect: Box<dyn Fn() -> Connection + Send + Sync>,
@@ -35,7 +35,7 @@ impl fmt::Debug for LocalMember {
 /// Configures a [`Client`]; [`connect`](Self::connect) starts it.
 #[derive(Debug)]
 pub struct ClientBuilder {
-    /// Where to ask first; those of members that are known by their ids lead to them later, too.
+    /// The addresses to try first. Addresses with a member id are also used to reach that member later.
     addresses: Vec<(Option<MemberId>, String)>,
     dialer: Dialer,
     deadline: Duration,
@@ -114,15 +114,15 @@ impl ClientBuilder {
         self
     }
 
-    /// Seeds the client's jitter and nonces, for tests that must run the same way twice: each client needs a seed of its
-    /// own. Default: random.
+    /// Sets the seed of the client's jitter and nonces, for tests that must be repeatable. Each client needs a different seed.
+    /// Default: random.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Reaches the member `id` by `connect` instead of the transport.
+    /// Reaches the member `id` through `connect` instead of the transport.
     #[must_use]
     pub(crate) fn local_member(
         mut self,
@@ -165,7 +165,7 @@ impl ClientBuilder {
         Ok(self.spawn(members, limits, Some(dialed)))
     }
 
-    /// Goes round the addresses until one answers.
+    /// Tries the addresses in turn until one answers.
     async fn find_member(&self) -> Result<(String, Dialed), ConnectError> {
         let deadline = Instant::now() + self.connect_timeout;
         let mut reasons = vec!["not tried".to_owned(); self.addresses.len()];
@@ -188,7 +188,7 @@ impl ClientBuilder {
                         Err(error) => *reason = error.to_string(),
                     }
                 }
-                // The others have been tried as well: it will not get better.
+                // The other addresses have been tried too, so trying again would not help.
                 if refused.is_some() {
                     return None;
                 }
@@ -209,7 +209,7 @@ impl ClientBuilder {
         })
     }
 
-    /// Starts the client of members that are known already; connects when it is first used.
+    /// Starts a client of known members. It connects when it is first used.
     ///
     /// # Panics
     /// Without a data member, or outside a tokio runtime.
@@ -226,7 +226,7 @@ impl ClientBuilder {
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let mut driver = Driver::new(seed, self.dialer, &members, &limits, channels);
         if let Some(dialed) = first {
-            driver.adopt(dialed);
+            driver.add_connection(dialed);
         }
         tokio::spawn(async move {
             driver.run().await;
@@ -236,7 +236,7 @@ impl ClientBuilder {
     }
 }
 
-/// Names the address, unless the trouble does.
+/// Adds the address, unless the reason contains it.
 fn describe(address: &str, reason: &str) -> String {
     if reason.contains(address) { reason.to_owned() } else { format!("{address}: {reason}") }
 }

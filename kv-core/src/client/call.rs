@@ -1,4 +1,4 @@
-//! What goes into [`ClientProtocol`](super::ClientProtocol) and what comes out.
+//! The inputs and outputs of [`ClientProtocol`](super::ClientProtocol).
 
 use crate::ids::{Instant, MemberId, Revision};
 use crate::message::{
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::fmt;
 use std::time::Duration;
 
-/// The driver's name for a call. Never used twice.
+/// The driver's id of a call. It is never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(u64);
 
@@ -34,7 +34,7 @@ impl fmt::Debug for CallId {
     }
 }
 
-/// What is wanted.
+/// A call: what the caller wants.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Call {
     /// Change the data, exactly once.
@@ -45,33 +45,33 @@ pub enum Call {
         mode: ReadMode,
         /// What to read.
         query: Query,
-        /// Of a read that any member answers: whom to ask first. Ignored for others.
+        /// For a read that any member can answer: the member to ask first. Ignored otherwise.
         prefer: Option<MemberId>,
         /// Ask this member and no other.
         only: Option<MemberId>,
     },
-    /// Follow what changes: ends when something has, or after a while, with the place to go on at.
+    /// Watch for changes. The call ends when there are some, or after a while, and returns the position to continue at.
     Watch {
-        /// What, and from where.
+        /// The range, and the position.
         query: WatchQuery,
-        /// Whom to ask first.
+        /// The member to ask first.
         prefer: Option<MemberId>,
     },
-    /// Ask this member where it stands. One attempt.
+    /// Ask this member for its status. There is one attempt.
     Status {
         /// The member that must answer.
         member: MemberId,
     },
-    /// Ask this member to hand the primary role over. One attempt.
+    /// Ask this member to hand over the primary role. There is one attempt.
     Handover {
         /// The member that must answer.
         member: MemberId,
     },
-    /// Close the session, when every write before it has ended.
+    /// Close the session when all earlier writes have ended.
     CloseSession,
 }
 
-/// Something that happened.
+/// An input of the protocol.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProtocolInput {
     /// A call begins. It ends with one [`ProtocolOutput::Done`], at `deadline` at the latest.
@@ -83,7 +83,7 @@ pub enum ProtocolInput {
         /// When the caller stops waiting.
         deadline: Instant,
     },
-    /// Nobody waits for this call any more. No [`ProtocolOutput::Done`] follows.
+    /// The caller no longer waits for this call. No [`ProtocolOutput::Done`] follows.
     Cancel {
         /// Its name.
         id: CallId,
@@ -95,25 +95,26 @@ pub enum ProtocolInput {
         /// The message that arrived.
         message: ServerMessage,
     },
-    /// The connection to this member broke. What was sent on it may have arrived or not.
+    /// The connection to this member broke. What was sent on it may or may not have arrived.
     ConnectionLost {
         /// The member at the other end.
         member: MemberId,
     },
-    /// No connection to this member could be opened. Nothing sent to it since it was last lost has left, or ever will.
+    /// No connection to this member could be opened. Nothing that was sent to it since the last connection was lost has left this
+    /// process, or ever will.
     Unreachable {
         /// The member at the other end.
         member: MemberId,
     },
-    /// The time that `poll_timeout` named has come.
+    /// The time that `poll_timeout` returned has come.
     Timeout,
 }
 
-/// Something to do. Carry them out in order.
+/// An action for the driver. Outputs must be carried out in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProtocolOutput {
-    /// Send to a member, opening a connection if there is none. May be lost, if that is reported by
-    /// [`ProtocolInput::ConnectionLost`] or [`ProtocolInput::Unreachable`], or never noticed.
+    /// Send to a member, and open a connection if there is none. The message may be lost. That is reported by
+    /// [`ProtocolInput::ConnectionLost`] or [`ProtocolInput::Unreachable`], or not at all.
     Send {
         /// The member to send it to.
         member: MemberId,
@@ -132,7 +133,7 @@ pub enum ProtocolOutput {
 /// The result of a call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// Of a write or of closing the session: its stored outcome. A guard that failed is an outcome.
+    /// Of a write, or of closing the session: its stored outcome. A condition that did not hold is an outcome.
     Written(Outcome),
     /// Of reading one key.
     Value {
@@ -145,42 +146,42 @@ pub enum Reply {
     Records {
         /// Keys and records in order.
         records: Vec<(Bytes, Record)>,
-        /// Where the range goes on: the first key of the next page, or in reverse its (exclusive) end. None if this was all.
+        /// Where the range continues: the first key of the next page, or in reverse its (exclusive) end. `None` if this was all.
         next: Option<Bytes>,
         /// The revision of the state that was read.
         revision: Revision,
     },
-    /// Of a read at a revision that is not kept any more.
+    /// Of a read at a revision that is no longer kept.
     Compacted {
         /// The oldest one that the member can read.
         oldest: Revision,
     },
-    /// Of a read at a revision that is yet to come.
+    /// Of a read at a revision that does not exist yet.
     Future {
         /// The newest one that the member can read.
         newest: Revision,
     },
     /// Of a watch.
     Watched {
-        /// Who has answered.
+        /// The member that answered.
         member: MemberId,
         /// What has changed.
         events: Vec<Event>,
-        /// Where to go on.
+        /// The position to continue at.
         next: Position,
     },
     /// Of a status call.
     Status(Box<MemberStatus>),
-    /// Of the others.
+    /// Of any other call.
     Done,
 }
 
 /// Why a call ended without a result.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CallError {
-    /// It has had no effect and will have none.
+    /// The call has had no effect and will have none.
     NotApplied(Cause),
-    /// A write may have been applied, once, or may still be, once; or never.
+    /// A write may have been applied, once; or it may still be applied, once; or never.
     OutcomeUnknown(Cause),
 }
 
@@ -198,13 +199,13 @@ impl CallError {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cause {
-    /// Its deadline came.
+    /// Its deadline passed.
     #[error("the deadline passed: {0}")]
     Deadline(FailureReason),
     /// Its session expired.
     #[error("the session expired")]
     SessionExpired,
-    /// It breaks a limit or a rule.
+    /// The request violates a limit or a rule.
     #[error("{0}")]
     Refused(String),
     /// Of a call with one attempt: the member could not be reached, or its connection broke.
@@ -212,11 +213,11 @@ pub enum Cause {
     Failed(FailureReason),
 }
 
-/// What stood in the way when a call ended.
+/// Why a call had not succeeded when it ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FailureReason {
-    /// Nothing known: it was not tried yet.
+    /// Unknown: it was not tried yet.
     #[error("it waited behind earlier calls")]
     Waiting,
     /// No session could be opened.
@@ -225,7 +226,7 @@ pub enum FailureReason {
     /// The members that answered were not the primary.
     #[error("no primary was found")]
     NoPrimary,
-    /// The cluster sheds load.
+    /// The cluster is overloaded.
     #[error("the cluster is overloaded")]
     Overloaded,
     /// No connection could be opened.
@@ -234,10 +235,10 @@ pub enum FailureReason {
     /// The connection broke.
     #[error("the connection broke")]
     ConnectionLost,
-    /// No answer came.
+    /// No answer arrived.
     #[error("no answer arrived")]
     Silent,
-    /// No member had applied the revision that was to be seen.
+    /// No member had applied the requested revision.
     #[error("no member has reached that revision yet")]
     Behind,
     /// The primary lost its role.
@@ -248,21 +249,21 @@ pub enum FailureReason {
 /// Settings of [`ClientProtocol`](super::ClientProtocol).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ProtocolOptions {
-    /// The most writes in flight; never more than the members' session window. Default 256; at least 1.
+    /// The most writes in flight. Never more than the members' session window. Default 256; at least 1.
     pub window: u32,
-    /// A session unused for this long is replaced before it is used again: half of the members' session TTL.
-    /// Default 5 min.
+    /// A session that is unused for this long is replaced before it is used again: half of the members' session TTL. Default 5
+    /// min.
     pub session_idle: Duration,
-    /// The shortest time after which an unanswered attempt is repeated; adapts upwards to the answers' delays, and grows
-    /// while a call meets with nothing but silence. Default 200 ms.
+    /// The shortest time after which an unanswered attempt is repeated. It adapts to slower answers, and grows while a call
+    /// receives no answer at all. Default 200 ms.
     pub attempt_min: Duration,
-    /// The longest such time: a repeated attempt costs the members little, since they know the request. Default 1 s.
+    /// The longest such time. A repeated attempt costs the members little, because they know the request. Default 1 s.
     pub attempt_max: Duration,
-    /// The first pause before a retry; doubles, with jitter. Default 5 ms.
+    /// The first pause before a retry. It doubles, with jitter. Default 5 ms.
     pub backoff_min: Duration,
-    /// The longest pause while looking for the primary; eight times that when it has been missing for long. Default 25 ms.
+    /// The longest pause while searching for the primary; eight times as long after a long search. Default 25 ms.
     pub search_max: Duration,
-    /// The longest pause while the cluster sheds load. Default 1 s.
+    /// The longest pause while the cluster is overloaded. Default 1 s.
     pub backoff_max: Duration,
     /// How long a member may leave a watch unanswered: a little longer than members do. Default 40 s.
     pub watch_patience: Duration,

@@ -1,4 +1,4 @@
-//! The task of a client: carries out what [`ClientProtocol`] decides.
+//! The task of a client: it carries out what [`ClientProtocol`] decides.
 
 use super::call::{Call, CallError, CallId, ProtocolInput, ProtocolOptions, ProtocolOutput, Reply};
 use super::link::{self, Dialed, Dialer, LinkEvent};
@@ -17,29 +17,29 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval_at};
 
-/// What waits to be sent to one member, in bytes, before its connection counts as dead.
+/// How many bytes may wait to be sent to one member before its connection counts as dead.
 const MAX_QUEUED: usize = 64 << 20;
 
-/// The shortest and longest interval of pings, whatever idle timeout a member announces.
+/// The shortest and the longest interval of pings, whatever idle time-out a member announces.
 const SHORTEST_ALIVE: Duration = Duration::from_millis(100);
-/// A member that has answered nothing on a connection for this long, though it was asked, is asked on a new one: whatever lies between may
-/// have forgotten this one. Longer than a watch waits, which is the longest that a sound member takes.
+/// If a member has answered nothing on a connection for this long although it was asked, a new connection is opened: something in
+/// between may have dropped the old one. Longer than a watch waits, which is the longest that a healthy member takes.
 const UNANSWERED: Duration = Duration::from_secs(45);
 const LONGEST_ALIVE: Duration = Duration::from_secs(3600);
 
-/// How many events are taken in before what they cause is sent.
+/// How many events are processed before their outputs are sent.
 const BATCH: usize = 256;
 
-/// From a handle to the task.
-pub(super) enum Command {
+/// A command from a handle to the task.
+pub(super) enum DriverCommand {
     /// Begin a call.
-    Call(Begin),
-    /// Close the session when everything has ended, then end.
+    Call(NewCall),
+    /// Close the session when everything has ended, and then end.
     Close(CallId, tokio::time::Instant),
 }
 
-/// A call that begins.
-pub(super) struct Begin {
+/// A new call.
+pub(super) struct NewCall {
     pub(super) id: CallId,
     pub(super) call: Call,
     pub(super) deadline: tokio::time::Instant,
@@ -48,8 +48,8 @@ pub(super) struct Begin {
     pub(super) permit: OwnedSemaphorePermit,
 }
 
-/// A call that has begun.
-struct Waiting {
+/// A call in progress.
+struct PendingCall {
     reply: oneshot::Sender<Result<Reply, CallError>>,
     _permit: OwnedSemaphorePermit,
 }
@@ -57,15 +57,15 @@ struct Waiting {
 /// The connection to one member.
 struct Link {
     generation: u64,
-    /// Ends the reading half.
+    /// Ends the reading side.
     reading: AbortHandle,
-    /// Since when nothing has come that was asked for.
+    /// Since when an expected answer is missing.
     asked: Option<Instant>,
     state: LinkState,
 }
 
 enum LinkState {
-    /// Being opened; what is to be sent waits.
+    /// Being opened. Messages wait, with their total size.
     Opening(Vec<ClientMessage>, usize),
     Open(FrameWriter<Writer>),
 }
@@ -76,18 +76,18 @@ impl Drop for Link {
     }
 }
 
-/// What a driver waits for.
+/// The events that a driver waits for.
 enum Wake {
     Link(MemberId, u64, LinkEvent),
     WriteFailed(MemberId, std::io::Error),
-    Command(Option<Command>),
+    Command(Option<DriverCommand>),
     Cancel(CallId),
     Timer,
 }
 
-/// What the handles of a client hold of its task.
+/// What the handles of a client share with its task.
 pub(super) struct Channels {
-    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) commands: mpsc::Receiver<DriverCommand>,
     pub(super) cancels: mpsc::UnboundedReceiver<CallId>,
 }
 
@@ -100,14 +100,14 @@ pub(super) struct Driver {
     members: BTreeMap<MemberId, MemberInfo>,
     started: tokio::time::Instant,
     channels: Channels,
-    /// No command comes any more.
+    /// No more commands can come.
     no_more_commands: bool,
-    calls: BTreeMap<CallId, Waiting>,
+    calls: BTreeMap<CallId, PendingCall>,
     links: BTreeMap<MemberId, Link>,
     generations: u64,
     events: LinkEvents,
     timer: Pin<Box<Sleep>>,
-    /// When to ping idle connections: members close those that are silent.
+    /// When to ping idle connections: members close silent ones.
     alive: Interval,
 }
 
@@ -146,12 +146,12 @@ impl Driver {
     }
 
     /// Uses a connection that was opened before.
-    pub(super) fn adopt(&mut self, dialed: Dialed) {
+    pub(super) fn add_connection(&mut self, dialed: Dialed) {
         let Dialed { reader, writer, welcome } = dialed;
         self.insert_link(welcome.member, LinkState::Open(writer), link::read(reader));
     }
 
-    /// Runs until every handle is gone, or the client is closed.
+    /// Runs until every handle is dropped, or the client is closed.
     pub(super) async fn run(mut self) {
         loop {
             self.carry_out();
@@ -160,7 +160,7 @@ impl Driver {
             }
             let wake = std::future::poll_fn(|cx| self.poll_wake(cx)).await;
             self.on_wake(wake);
-            // What else has come in meanwhile: it is answered, and sent, together.
+            // Events that have arrived in the meantime are processed and sent together.
             for _ in 0..BATCH {
                 let Some(wake) = std::future::poll_fn(|cx| self.poll_wake(cx)).now_or_never() else { break };
                 self.on_wake(wake);
@@ -172,7 +172,7 @@ impl Driver {
         self.core_time(tokio::time::Instant::now())
     }
 
-    /// The core counts from the start of the client.
+    /// The protocol's clock starts with the client.
     fn core_time(&self, time: tokio::time::Instant) -> Instant {
         Instant::ZERO.after(time.saturating_duration_since(self.started))
     }
@@ -183,7 +183,7 @@ impl Driver {
             self.end_silence();
         }
         for (member, link) in &mut self.links {
-            // A writer that is not ready delays nobody else.
+            // A writer that is not ready must not delay the others.
             if let LinkState::Open(writer) = &mut link.state
                 && !writer.is_idle()
                 && let Poll::Ready(Err(error)) = writer.poll_flush(cx)
@@ -215,7 +215,7 @@ impl Driver {
         }
     }
 
-    /// Gives connections up on which nothing is answered.
+    /// Closes connections on which nothing is answered.
     fn end_silence(&mut self) {
         let now = self.now();
         let is_silent = |link: &Link| link.asked.is_some_and(|asked| now.since(asked) >= UNANSWERED);
@@ -243,17 +243,17 @@ impl Driver {
                 }
             }
             Wake::WriteFailed(member, error) => self.close_link(now, member, &error.to_string()),
-            Wake::Command(Some(Command::Call(begin))) => {
-                let Begin { id, call, deadline, reply, permit } = begin;
+            Wake::Command(Some(DriverCommand::Call(begin))) => {
+                let NewCall { id, call, deadline, reply, permit } = begin;
                 if reply.is_closed() {
                     return; // Its cancellation has overtaken it.
                 }
-                self.calls.insert(id, Waiting { reply, _permit: permit });
+                self.calls.insert(id, PendingCall { reply, _permit: permit });
                 let deadline = self.core_time(deadline);
                 self.protocol.handle(now, ProtocolInput::Call { id, call, deadline });
             }
-            Wake::Command(Some(Command::Close(id, deadline))) => {
-                // What has been asked for already still comes out of the channel.
+            Wake::Command(Some(DriverCommand::Close(id, deadline))) => {
+                // Commands that were already sent can still be received from the channel.
                 self.channels.commands.close();
                 let deadline = self.core_time(deadline);
                 self.protocol.handle(now, ProtocolInput::Call { id, call: Call::CloseSession, deadline });
@@ -283,7 +283,7 @@ impl Driver {
                 let opened = LinkState::Open(writer);
                 if let LinkState::Opening(waiting, _) = std::mem::replace(&mut link.state, opened) {
                     for message in waiting {
-                        // What nobody waits for any more never leaves.
+                        // A message whose caller no longer waits is not sent.
                         if self.protocol.awaits(message.call) {
                             self.send(now, member, message);
                         }
@@ -293,7 +293,7 @@ impl Driver {
         }
     }
 
-    /// A connection that was open is lost; one that was not never carried anything.
+    /// An open connection was lost. One that was not open has never carried anything.
     fn close_link(&mut self, now: Instant, member: MemberId, reason: &str) {
         let Some(link) = self.links.remove(&member) else { return };
         let input = match &link.state {
@@ -310,7 +310,7 @@ impl Driver {
                 ProtocolOutput::Send { member, message } => self.send(self.now(), member, message),
                 ProtocolOutput::Done { id, result } => {
                     if let Some(waiting) = self.calls.remove(&id) {
-                        // A caller that has gone does not mind.
+                        // The caller may be gone.
                         let _ = waiting.reply.send(result);
                     }
                 }

@@ -1,15 +1,15 @@
-//! Time that has passed, also while the machine was suspended.
+//! Elapsed time, including the time while the machine was suspended.
 //!
-//! On Linux the monotonic clock stands still then, and so do all timers: a holder that slept for an hour would believe that it still
-//! holds its lease. The boot-time clock goes on.
+//! On Linux the monotonic clock, and with it all timers, stops while the machine is suspended. A lock holder that was suspended
+//! for an hour would believe that it still holds its lease. The boot-time clock does not stop.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Timers stand still while the machine is suspended. Afterwards it takes this long, at most, until they are looked at.
+/// Timers stop while the machine is suspended. Afterwards it takes at most this long until the time is checked again.
 const SLICE: Duration = Duration::from_secs(1);
 
-/// A moment from which time is counted: by tokio's clock, which tests may stop and move, and by the boot-time clock where there is one.
+/// A start time: on tokio's clock, which tests can pause and advance, and on the boot-time clock if there is one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Since {
     tokio: Instant,
@@ -22,12 +22,12 @@ impl Since {
         Self { tokio: Instant::now(), boot: boot() }
     }
 
-    /// The time since then, by the clock that shows more.
+    /// The time since then, on the clock that shows more.
     pub(crate) fn elapsed(&self) -> Duration {
         more(self.tokio.elapsed(), self.boot, boot())
     }
 
-    /// Returns when so much time has passed since then; within a second of it, if the machine was suspended meanwhile.
+    /// Returns when this much time has passed since then; after a suspension of the machine, within a second of it.
     ///
     /// Cancel safe.
     pub(crate) async fn reaches(&self, time: Duration) {
@@ -41,13 +41,13 @@ impl Since {
     }
 }
 
-/// The time that has passed, by one clock, or by one that showed `since` and shows `now`.
+/// The elapsed time on one clock, or on the other, which showed `since` and shows `now`: whichever is more.
 fn more(tokio: Duration, since: Option<Duration>, now: Option<Duration>) -> Duration {
     let boot = now.zip(since).map(|(now, since)| now.saturating_sub(since));
     tokio.max(boot.unwrap_or_default())
 }
 
-/// Time since the machine was booted. `None` where there is no such clock, and in tests, whose clocks are tokio's.
+/// The time since the machine was booted. `None` if there is no such clock, and in tests, which use tokio's clock.
 fn boot() -> Option<Duration> {
     #[cfg(all(target_os = "linux", not(any(test, feature = "testing"))))]
     {

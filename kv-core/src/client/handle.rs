@@ -1,7 +1,7 @@
 //! The client's handle.
 
 use super::call::{Call, CallError, CallId, Cause, FailureReason, Reply};
-use super::driver::{Begin, Command};
+use super::driver::{DriverCommand, NewCall};
 use super::{
     Add, Batch, ClientBuilder, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle, LeaseRequest,
     LockRequest, Put, Scan, Transaction, Typed, Watch,
@@ -23,19 +23,19 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-/// Calls that may wait for the task to take them in.
+/// How many calls may wait to be received by the task.
 pub(super) const MAX_COMMANDS: usize = 1024;
 
-/// Memory for the calls that have not ended, in KiB; further ones wait.
+/// The memory for unfinished calls, in KiB. Further calls wait.
 const ROOM_KIB: u32 = 64 << 10;
 
-/// How long a question to one member may take.
+/// How long a status call to one member may take.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long closing the session may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longer deadlines are cut to this: a year.
+/// Longer deadlines are shortened to this: a year.
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A client of a cluster. Clones share one session, one set of connections and one task.
@@ -74,31 +74,31 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<DriverCommand>,
     cancels: mpsc::UnboundedSender<CallId>,
-    /// Changes, by its end, when the task has ended.
+    /// Closed when the task has ended.
     ended: watch::Receiver<()>,
     next_call: AtomicU64,
     closed: AtomicBool,
     room: Arc<Semaphore>,
     members: Vec<MemberInfo>,
     limits: Limits,
-    /// The member of this process.
+    /// The member in this process.
     local: Option<MemberId>,
     deadline: Duration,
 }
 
-/// What [`Client::cluster_status`] learned of one member.
+/// What [`Client::cluster_status`] has learned about one member.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct MemberReport {
     /// The id of the member.
     pub id: MemberId,
-    /// Where it is reached.
+    /// The address at which it is reached.
     pub address: String,
     /// `data` or `witness`.
     pub role: String,
-    /// Where it stands, or why that is not known.
+    /// Its status, or why the status is unknown.
     pub status: Result<MemberStatus, AdminError>,
 }
 
@@ -128,7 +128,7 @@ impl Client {
     }
 
     pub(super) fn new(
-        commands: mpsc::Sender<Command>,
+        commands: mpsc::Sender<DriverCommand>,
         cancels: mpsc::UnboundedSender<CallId>,
         ended: watch::Receiver<()>,
         members: Vec<MemberInfo>,
@@ -323,9 +323,9 @@ impl Client {
     pub async fn close(&self) {
         let deadline = Instant::now() + CLOSE_TIMEOUT.min(self.shared.deadline);
         if !self.shared.closed.swap(true, Ordering::AcqRel) {
-            let close = Command::Close(self.next_id(), deadline);
+            let close = DriverCommand::Close(self.next_id(), deadline);
             if let Err(mpsc::error::TrySendError::Full(close)) = self.shared.commands.try_send(close) {
-                // Passed on by a task of its own, so that dropping this future does not stop it.
+                // Forwarded on a task of its own, so that dropping this future does not stop it.
                 let commands = self.shared.commands.clone();
                 tokio::spawn(async move { commands.send(close).await });
             }
@@ -353,7 +353,7 @@ impl Client {
         self.shared.deadline
     }
 
-    /// Returns an error if this is no data member.
+    /// Returns an error if this is not a data member.
     pub(super) fn check_data_member(&self, id: MemberId) -> Result<(), String> {
         match self.shared.members.iter().find(|member| member.id == id) {
             Some(member) if member.holds_data() => Ok(()),
@@ -366,7 +366,7 @@ impl Client {
         CallId::new(self.shared.next_call.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Makes a call that holds about `size` bytes, and waits for its end.
+    /// Makes a call that holds about `size` bytes, and waits until it ends.
     ///
     /// Dropping the future cancels the call.
     pub(super) async fn call(
@@ -383,13 +383,13 @@ impl Client {
         let mut guard = CancelOnDrop { id: begun?, cancels: Some(&self.shared.cancels) };
         let result = answer.await;
         guard.cancels = None;
-        // The task ended under the call, as when the runtime shuts down: nobody knows how far it had come.
+        // The task ended during the call, for example because the runtime shuts down. The outcome is unknown.
         let gone = |_| Err(CallError::OutcomeUnknown(Cause::Failed(FailureReason::ConnectionLost)));
         Ok(result.unwrap_or_else(gone))
     }
 
-    /// Begins a call of which nobody waits for the end, if there is room for it at once. What is called before [`close`](Self::close) is
-    /// done before it.
+    /// Begins a call without waiting for its end, if there is room for it at once. It is done before a later
+    /// [`close`](Self::close).
     pub(super) fn call_and_forget(&self, call: Call) {
         let (Ok(runtime), Ok(permit)) = (Handle::try_current(), self.shared.room.clone().try_acquire_owned())
         else {
@@ -400,14 +400,14 @@ impl Client {
         }
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + self.shared.deadline;
-        let begin = Begin { id: self.next_id(), call, deadline, reply, permit };
-        if self.shared.commands.try_send(Command::Call(begin)).is_ok() {
-            // As long as somebody waits the call goes on.
+        let begin = NewCall { id: self.next_id(), call, deadline, reply, permit };
+        if self.shared.commands.try_send(DriverCommand::Call(begin)).is_ok() {
+            // The call continues as long as its answer is awaited.
             runtime.spawn(answer);
         }
     }
 
-    /// Passes a call on, as soon as there is room for it.
+    /// Passes a call to the task as soon as there is room for it.
     async fn begin(
         &self,
         call: Call,
@@ -422,12 +422,12 @@ impl Client {
             return Err(Closed);
         }
         let id = self.next_id();
-        slot.send(Command::Call(Begin { id, call, deadline, reply, permit }));
+        slot.send(DriverCommand::Call(NewCall { id, call, deadline, reply, permit }));
         Ok(id)
     }
 }
 
-/// Gives a call up when its caller goes.
+/// Cancels a call when its caller's future is dropped.
 struct CancelOnDrop<'a> {
     id: CallId,
     cancels: Option<&'a mpsc::UnboundedSender<CallId>>,
@@ -436,7 +436,7 @@ struct CancelOnDrop<'a> {
 impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         if let Some(cancels) = self.cancels {
-            // Without a task there is nothing to cancel.
+            // If the task has ended, there is nothing to cancel.
             let _ = cancels.send(self.id);
         }
     }

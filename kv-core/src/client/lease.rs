@@ -1,4 +1,4 @@
-//! Leases: promises to show life, on which keys depend.
+//! Leases: keys can belong to a lease, and are removed when its holder stops renewing it.
 
 use super::Client;
 use super::call::Call;
@@ -12,22 +12,22 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-/// A lease is believed in for so many tenths of its time, counted from before it was asked for: this clock may go at nine tenths of the true rate, and
-/// the cluster's at eleven.
+/// A lease counts as alive for this many tenths of its time, counted from before it was requested. This clock may run at nine
+/// tenths of the true rate, and the cluster's at eleven.
 const BELIEVED: u32 = 8;
 
-/// For how long after it was asked for, or kept alive, a lease is believed in.
+/// For how long a lease counts as alive after it was requested or renewed.
 pub fn believed(ttl: Duration) -> Duration {
     ttl / 10 * BELIEVED
 }
 
-/// So many times within its time is a lease kept alive.
+/// How many times a lease is renewed within its time.
 const BEATS: u32 = 3;
 
-/// The longest pause before a sign of life that did not get through is repeated.
+/// The longest pause before a failed renewal is repeated.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// Asks for a lease: created by [`Client::lease`], run by awaiting it, or by [`detached`](Self::detached).
+/// Requests a lease: created by [`Client::lease`], run by awaiting it, or by [`detached`](Self::detached).
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct LeaseRequest {
@@ -47,13 +47,13 @@ impl LeaseRequest {
         self
     }
 
-    /// A lease that nothing keeps alive but calls of [`LeaseHandle::keep_alive`].
+    /// Requests a lease that is renewed only by calls of [`LeaseHandle::keep_alive`].
     ///
     /// # Errors
     /// As for the lease itself.
     ///
     /// # Cancel safety
-    /// Dropping the future may leave a lease that nobody knows; it ends by itself.
+    /// Dropping the future may leave a lease that nobody knows. It ends when its time is over.
     pub async fn detached(self) -> Result<LeaseHandle, WriteError> {
         let Self { client, ttl, deadline } = self;
         let grant = Command::Lease(LeaseCommand::Grant { ttl_ms: millis(ttl) });
@@ -69,22 +69,22 @@ impl IntoFuture for LeaseRequest {
     type Output = Result<Lease, WriteError>;
     type IntoFuture = OpFuture<Self::Output>;
 
-    /// Asks for the lease, and keeps it alive from then on.
+    /// Requests the lease, and renews it from then on.
     ///
     /// # Cancel safety
-    /// Dropping the future may leave a lease that nobody knows; it ends by itself.
+    /// Dropping the future may leave a lease that nobody knows. It ends when its time is over.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let (ttl, sent) = (self.ttl, Since::now());
             let it = self.detached().await?;
-            let (state, known) = watch::channel(Known::Kept(sent));
+            let (state, known) = watch::channel(LeaseState::Kept(sent));
             let task = tokio::spawn(keep_alive(it.clone(), ttl, state)).abort_handle();
             Ok(Lease { it, ttl, known, task: AbortOnDrop(task) })
         })
     }
 }
 
-/// A lease by its id, which nothing keeps alive but its own [`keep_alive`](Self::keep_alive).
+/// A lease with a known id. It is renewed only by [`keep_alive`](Self::keep_alive).
 #[derive(Clone, Debug)]
 pub struct LeaseHandle {
     client: Client,
@@ -96,7 +96,7 @@ impl LeaseHandle {
         Self { client, id }
     }
 
-    /// Its id: unique in the cluster for ever. Leases granted later have greater ones.
+    /// The id of the lease. It is unique in the cluster and never used again. Leases that are granted later have greater ids.
     #[must_use]
     pub fn id(&self) -> LeaseId {
         self.id
@@ -106,13 +106,13 @@ impl LeaseHandle {
         Ok(write(&self.client, Command::Lease(command), deadline).await?.effect)
     }
 
-    /// Has its time begin anew.
+    /// Renews the lease: its time starts again.
     ///
     /// # Errors
     /// [`WriteError::is_lease_ended`] if it has ended; others as for a put.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries; it may have been done.
+    /// Dropping the future stops the retries; the lease may have been renewed.
     pub async fn keep_alive(&self) -> Result<(), WriteError> {
         self.keep_alive_within(None).await
     }
@@ -124,13 +124,13 @@ impl LeaseHandle {
         }
     }
 
-    /// Revokes the lease now. Its keys are removed at one revision; returns their number.
+    /// Revokes the lease. Its keys are removed at one revision; returns their number.
     ///
     /// # Errors
     /// [`WriteError::is_lease_ended`] if it has ended already; others as for a put.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries; it may have been done, or may still be.
+    /// Dropping the future stops the retries; the lease may have been revoked, or may still be.
     pub async fn revoke(&self) -> Result<u64, WriteError> {
         match self.run(LeaseCommand::Revoke { lease: self.id }, None).await? {
             Effect::LeaseRevoked { keys } => Ok(keys.into()),
@@ -138,15 +138,16 @@ impl LeaseHandle {
         }
     }
 
-    /// How it stands; `None` if it has ended. As new as a linearizable read, and ordered like a write.
+    /// Returns the lease's time to live, its deadline and the number of its keys; `None` if it has ended. The answer is as fresh
+    /// as a linearizable read, and is ordered like a write.
     ///
     /// # Errors
     /// As for a put.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn look(&self) -> Result<Option<LeaseInfo>, WriteError> {
-        match self.run(LeaseCommand::Look { lease: self.id }, None).await? {
+    pub async fn info(&self) -> Result<Option<LeaseInfo>, WriteError> {
+        match self.run(LeaseCommand::Info { lease: self.id }, None).await? {
             Effect::Lease(info) => Ok(Some(info)),
             Effect::LeaseFailed(LeaseFailure::Unknown) => Ok(None),
             effect => Err(other_effect(effect)),
@@ -156,30 +157,30 @@ impl LeaseHandle {
 
 /// What this process knows of its lease.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Known {
-    /// It was kept alive by a request that was first sent then.
+enum LeaseState {
+    /// It was last renewed by a request that was first sent at this time.
     Kept(Since),
     /// The cluster has reported that it ended.
     Ended,
 }
 
-/// A lease that is kept alive while this is held: created by [`Client::lease`].
+/// A lease that the client renews while this is held: created by [`Client::lease`].
 ///
-/// Keys depend on it by [`Put::lease`](super::Put::lease) and [`Lifetime::lease`](crate::message::Lifetime::lease): up to 1,000, which
-/// all go at the revision at which it ends. It ends when it is [revoked](Self::revoke), or when the cluster has not heard of it for its
-/// time, by the cluster's clock; then never early, and a little late: the primary looks at every heartbeat, and a new primary gives
-/// `failure_timeout_max` (2 s by default) for signs of life first.
+/// Keys belong to it by [`Put::lease`](super::Put::lease) and [`Lifetime::lease`](crate::message::Lifetime::lease): up to 1,000,
+/// which are all removed at the revision at which the lease ends. It ends when it is [revoked](Self::revoke), or when it was not
+/// renewed for its time on the cluster's clock. It never ends early, but may end a little late: the primary checks at every
+/// heartbeat, and a new primary first gives every holder `failure_timeout_max` (2 s by default) to renew.
 ///
-/// Dropping it stops the signs of life: it ends when its time is over.
+/// If this is dropped, the client stops renewing, and the lease ends when its time is over.
 ///
-/// What this process knows is a matter of its own clock and of its last sign of life that got through. It may be frozen for a minute between
-/// [`is_alive`](Self::is_alive) and the next line: what must not be done after the end has to be guarded where it is done, by a
-/// [fencing token](super::FencingToken).
+/// What this process knows depends on its own clock and on the last successful renewal. The process may be paused for a minute
+/// between [`is_alive`](Self::is_alive) and the next line. So an action that must not happen after the end of the lease has to be
+/// protected where it takes effect, by a [fencing token](super::FencingToken).
 #[derive(Debug)]
 pub struct Lease {
     it: LeaseHandle,
     ttl: Duration,
-    known: watch::Receiver<Known>,
+    known: watch::Receiver<LeaseState>,
     task: AbortOnDrop,
 }
 
@@ -193,37 +194,38 @@ impl Drop for AbortOnDrop {
 }
 
 impl Lease {
-    /// Its id: the revision at which it was granted.
+    /// The id of the lease.
     #[must_use]
     pub fn id(&self) -> LeaseId {
         self.it.id
     }
 
-    /// How long it lasts from one sign of life to the next.
+    /// How long the lease lasts after each renewal.
     #[must_use]
     pub fn ttl(&self) -> Duration {
         self.ttl
     }
 
-    /// Whether it surely has not ended: for eight tenths of its time, counted from when the last sign of life that got through was first sent. On Linux
-    /// the time counts during which the machine was suspended.
+    /// Returns whether the lease has certainly not ended. That is so for eight tenths of its time, counted from when the last
+    /// successful renewal was first sent. On Linux, the time during which the machine was suspended counts.
     ///
-    /// This rests on the clock of this process and that of the primary going at nine to eleven tenths of the true rate each, and on nothing else: a
-    /// lease for which it is true was neither ended by the cluster nor given to another holder of a lock, unless it was revoked or the lock's key was removed.
+    /// This assumes only that the clock of this process and the clock of the primary each run within 10 % of the true rate. While
+    /// it returns true, the cluster has neither ended the lease nor given a lock on it to another holder, unless the lease was
+    /// revoked or the key of the lock was removed.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        matches!(*self.known.borrow(), Known::Kept(since) if since.elapsed() < believed(self.ttl))
+        matches!(*self.known.borrow(), LeaseState::Kept(since) if since.elapsed() < believed(self.ttl))
     }
 
-    /// Returns when [`is_alive`](Self::is_alive) is not true any more, within a second of it after the machine was suspended. It may be true again
-    /// later, if signs of life get through in time after all.
+    /// Returns when [`is_alive`](Self::is_alive) is no longer true; after a suspension of the machine, within a second of it. It
+    /// may become true again later, if a renewal still succeeds in time.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn at_risk(&self) {
         let mut known = self.known.clone();
         loop {
-            let Known::Kept(since) = *known.borrow_and_update() else { return };
+            let LeaseState::Kept(since) = *known.borrow_and_update() else { return };
             tokio::select! {
                 () = since.reaches(believed(self.ttl)) => return,
                 Ok(()) = known.changed() => {}
@@ -231,37 +233,39 @@ impl Lease {
         }
     }
 
-    /// Returns when the cluster has reported that it ended. Never once the client is closed, because nobody asks the cluster then: see
-    /// [`at_risk`](Self::at_risk).
+    /// Returns when the cluster has reported that the lease ended. Never returns after the client was closed, because then nobody
+    /// asks the cluster: see [`at_risk`](Self::at_risk).
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn ended(&self) {
         let mut known = self.known.clone();
-        if known.wait_for(|known| *known == Known::Ended).await.is_err() {
-            // Its task is gone with the client, and the cluster has reported nothing.
+        if known.wait_for(|known| *known == LeaseState::Ended).await.is_err() {
+            // The task has ended with the client, and the cluster has reported nothing.
             std::future::pending::<()>().await;
         }
     }
 
-    /// How it stands, as the cluster has it; `None` if it has ended.
+    /// Returns the lease's time to live, its deadline and the number of its keys, as the cluster knows them; `None` if it has
+    /// ended.
     ///
     /// # Errors
     /// As for a put.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn look(&self) -> Result<Option<LeaseInfo>, WriteError> {
-        self.it.look().await
+    pub async fn info(&self) -> Result<Option<LeaseInfo>, WriteError> {
+        self.it.info().await
     }
 
-    /// Revokes the lease now. Its keys are removed at one revision; returns their number.
+    /// Revokes the lease. Its keys are removed at one revision; returns their number.
     ///
     /// # Errors
-    /// [`WriteError::is_lease_ended`] if it has ended already; others as for a put. After an error it is not kept alive any more.
+    /// [`WriteError::is_lease_ended`] if it has ended already; others as for a put. After an error, the client does not renew the
+    /// lease any more.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the signs of life: if it was not ended, it ends when its time is over.
+    /// Dropping the future stops the renewals. If the lease was not revoked, it ends when its time is over.
     pub async fn revoke(self) -> Result<u64, WriteError> {
         self.task.0.abort();
         self.it.revoke().await
@@ -269,15 +273,15 @@ impl Lease {
 }
 
 impl Lease {
-    /// Ends it, without waiting for that. Where it cannot be done, it ends when its time is over.
+    /// Revokes the lease without waiting. If that fails, the lease ends when its time is over.
     pub(super) fn give_back(self) {
         let revoke = LeaseCommand::Revoke { lease: self.it.id };
         self.it.client.call_and_forget(Call::Write(Command::Lease(revoke)));
     }
 }
 
-/// Shows life until the lease has ended.
-async fn keep_alive(lease: LeaseHandle, ttl: Duration, state: watch::Sender<Known>) {
+/// Renews the lease until it has ended.
+async fn keep_alive(lease: LeaseHandle, ttl: Duration, state: watch::Sender<LeaseState>) {
     let beat = ttl / BEATS;
     let mut pause = beat;
     loop {
@@ -285,14 +289,14 @@ async fn keep_alive(lease: LeaseHandle, ttl: Duration, state: watch::Sender<Know
         let sent = Since::now();
         match lease.keep_alive_within(Some(beat)).await {
             Ok(()) => {
-                state.send_replace(Known::Kept(sent));
+                state.send_replace(LeaseState::Kept(sent));
                 pause = beat;
             }
             Err(error) if error.is_lease_ended() => {
-                state.send_replace(Known::Ended);
+                state.send_replace(LeaseState::Ended);
                 return;
             }
-            // The client has tried and waited; what is left of the time is for more of that.
+            // The client has retried until its deadline. The remaining time is for further attempts.
             Err(WriteError::Closed) => return,
             Err(_) => pause = (beat / 4).min(RETRY),
         }

@@ -1,4 +1,4 @@
-//! Connections to members: opening one, the hello, and what comes in.
+//! Connections to members: opening them, the hello, and receiving.
 
 use super::LocalMember;
 use crate::detached;
@@ -12,22 +12,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout};
 
-/// How long opening a connection may take, the hello included.
+/// How long opening a connection may take, including the hello.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often a client logs that its certificate ends soon.
+/// How often a client logs that its certificate expires soon.
 const REMIND_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Everything needed to open connections.
+/// What is needed to open connections.
 #[derive(Debug)]
 pub(super) struct Dialer {
     pub(super) cluster: String,
     pub(super) name: String,
     pub(super) transport: Option<Arc<dyn Transport>>,
     pub(super) local: Option<LocalMember>,
-    /// When it last logged that the certificate ends soon.
+    /// When the client last logged that its certificate expires soon.
     pub(super) expiry_logged: Mutex<Option<Instant>>,
-    /// Somebody looks for new certificates.
+    /// Whether a check for new certificates is in progress.
     pub(super) refreshing: Arc<AtomicBool>,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Dialed {
     pub(super) welcome: Welcome,
 }
 
-/// Why a member could not be connected to.
+/// Why a connection to a member failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DialError {
     #[error("no transport was given")]
@@ -54,23 +54,23 @@ pub(super) enum DialError {
 }
 
 impl Dialer {
-    /// Opens a connection to whoever listens at `address`.
+    /// Connects to any member that listens at `address`.
     pub(super) async fn dial(&self, address: &str) -> Result<Dialed, DialError> {
         let dialed = async {
             let transport = self.transport.as_ref().ok_or(DialError::NoTransport)?;
             self.refresh(transport).await;
             self.warn_of_expiry(&**transport);
             let connection = transport.connect(address, Lane::Client).await?;
-            self.greet(connection).await
+            self.handshake(connection).await
         };
         timeout(DIAL_TIMEOUT, dialed).await.map_err(|_| DialError::Timeout)?
     }
 
-    /// Opens a connection to this member, and makes sure that it is this one.
+    /// Connects to this member, and verifies its identity.
     pub(super) async fn dial_member(&self, member: &MemberInfo) -> Result<Dialed, DialError> {
         let dialed = match &self.local {
             Some(local) if local.id == member.id => {
-                let greeted = timeout(DIAL_TIMEOUT, self.greet((local.connect)())).await;
+                let greeted = timeout(DIAL_TIMEOUT, self.handshake((local.connect)())).await;
                 greeted.map_err(|_| DialError::Timeout)??
             }
             _ => return self.dial_as(member.id, &member.address).await,
@@ -78,7 +78,7 @@ impl Dialer {
         Self::expect(dialed, member.id, &member.address)
     }
 
-    /// Opens a connection to whoever listens at `address`, and makes sure that it is the member `id`.
+    /// Connects to `address`, and verifies that the member there is `id`.
     pub(super) async fn dial_as(&self, id: MemberId, address: &str) -> Result<Dialed, DialError> {
         Self::expect(self.dial(address).await?, id, address)
     }
@@ -92,9 +92,9 @@ impl Dialer {
         Ok(dialed)
     }
 
-    async fn greet(&self, connection: Connection) -> Result<Dialed, DialError> {
+    async fn handshake(&self, connection: Connection) -> Result<Dialed, DialError> {
         let Connection { peer, reader, writer, .. } = connection;
-        self.prove(&peer, None)?;
+        self.verify_member(&peer, None)?;
         let mut writer = FrameWriter::new(writer);
         let mut reader = FrameReader::new(reader, wire::DEFAULT_MAX_FRAME);
         let hello = Hello::client(ClusterId::of_name(&self.cluster), self.name.clone());
@@ -109,15 +109,15 @@ impl Dialer {
         };
         match reply {
             HelloReply::Ok(welcome) => {
-                self.prove(&peer, Some(welcome.member))?;
+                self.verify_member(&peer, Some(welcome.member))?;
                 Ok(Dialed { reader, writer, welcome })
             }
             HelloReply::Refused { reason, temporary } => Err(DialError::Refused { reason, temporary }),
         }
     }
 
-    /// Takes over new certificates, if there are any. Those that cannot be used are left alone: perhaps they are just being
-    /// replaced. While somebody looks, nobody else does: a disk that does not return holds one thread.
+    /// Loads new certificates, if there are any. Unusable ones are ignored, because they may just be being replaced. Only one
+    /// check runs at a time, so a disk that does not return holds only one thread.
     async fn refresh(&self, transport: &Arc<dyn Transport>) {
         if transport.identity() == Peer::Unauthenticated || self.refreshing.swap(true, Ordering::AcqRel) {
             return;
@@ -133,17 +133,17 @@ impl Dialer {
             Ok(Err(error)) => {
                 tracing::warn!(%error, "cannot use the new certificates: the old ones stay in use");
             }
-            // There is no thread: perhaps the next time.
+            // No thread could be started: maybe next time.
             Err(_) => self.refreshing.store(false, Ordering::Release),
         }
     }
 
-    /// Logs once a day that this client's certificate ends soon. If it has ended, members refuse it.
+    /// Logs once a day that this client's certificate expires soon. Once it has expired, members refuse it.
     fn warn_of_expiry(&self, transport: &dyn Transport) {
         let Some(ends) = transport.expires() else { return };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let left = ends.saturating_sub(now);
-        // A member logs that of its own itself.
+        // A member logs this about its own certificate itself.
         if left >= EXPIRY_WARNING || !matches!(transport.identity(), Peer::Client { .. }) {
             return;
         }
@@ -158,25 +158,25 @@ impl Dialer {
         }
     }
 
-    /// The other end must prove to be a member, and the one that it claims to be, if this end has a certificate.
-    fn prove(&self, peer: &Peer, id: Option<MemberId>) -> Result<(), DialError> {
+    /// If this end has a certificate, the other end must prove that it is a member, and the one that it claims to be.
+    fn verify_member(&self, peer: &Peer, id: Option<MemberId>) -> Result<(), DialError> {
         let own = self.transport.as_ref().map_or(Peer::Unauthenticated, |transport| transport.identity());
         wire::prove_member(&own, peer, &self.cluster, id)
             .map_err(|reason| DialError::Refused { reason, temporary: false })
     }
 }
 
-/// What happens on a connection, in this order: `Open` at most once, then any number of `Message`s, `Closed` last.
+/// What happens on a connection, in this order: `Open` at most once, then any number of `Message`s, and `Closed` last.
 pub(super) enum LinkEvent {
-    /// The hellos are exchanged: from now on it can be written to.
+    /// The hellos are exchanged, so messages can be written.
     Open(FrameWriter<Writer>),
-    /// An answer came.
+    /// An answer has arrived.
     Message(ServerMessage),
-    /// It could not be opened, or has ended.
+    /// The connection could not be opened, or has ended.
     Closed(String),
 }
 
-enum State {
+enum LinkReader {
     Dialing(Arc<Dialer>, MemberInfo),
     Reading(FrameReader<Reader>),
     Ended,
@@ -184,26 +184,26 @@ enum State {
 
 /// Opens a connection to a member and reads from it.
 pub(super) fn open(dialer: Arc<Dialer>, member: MemberInfo) -> BoxStream<'static, LinkEvent> {
-    stream::unfold(State::Dialing(dialer, member), next).boxed()
+    stream::unfold(LinkReader::Dialing(dialer, member), next).boxed()
 }
 
-/// Reads from a connection that is open already.
+/// Reads from an open connection.
 pub(super) fn read(reader: FrameReader<Reader>) -> BoxStream<'static, LinkEvent> {
-    stream::unfold(State::Reading(reader), next).boxed()
+    stream::unfold(LinkReader::Reading(reader), next).boxed()
 }
 
-async fn next(state: State) -> Option<(LinkEvent, State)> {
-    let closed = |reason: String| Some((LinkEvent::Closed(reason), State::Ended));
+async fn next(state: LinkReader) -> Option<(LinkEvent, LinkReader)> {
+    let closed = |reason: String| Some((LinkEvent::Closed(reason), LinkReader::Ended));
     match state {
-        State::Dialing(dialer, member) => match dialer.dial_member(&member).await {
-            Ok(dialed) => Some((LinkEvent::Open(dialed.writer), State::Reading(dialed.reader))),
+        LinkReader::Dialing(dialer, member) => match dialer.dial_member(&member).await {
+            Ok(dialed) => Some((LinkEvent::Open(dialed.writer), LinkReader::Reading(dialed.reader))),
             Err(error) => closed(error.to_string()),
         },
-        State::Reading(mut reader) => match reader.read_server_message().await {
-            Ok(Some(message)) => Some((LinkEvent::Message(message), State::Reading(reader))),
+        LinkReader::Reading(mut reader) => match reader.read_server_message().await {
+            Ok(Some(message)) => Some((LinkEvent::Message(message), LinkReader::Reading(reader))),
             Ok(None) => closed("closed by the member".to_owned()),
             Err(error) => closed(error.to_string()),
         },
-        State::Ended => None,
+        LinkReader::Ended => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Locks and elections: keys that depend on a lease, and tokens that fence off whoever held them before.
+//! Locks and elections: keys on a lease, and tokens that fence off former holders.
 
 use super::ops::OpFuture;
 use super::{Client, Lease, Transacted, Transaction};
@@ -12,16 +12,16 @@ use std::ops::Deref;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// What follows the name of a lock in the keys of those who wait for it; then comes the id of their lease.
+/// The suffix after the name of a lock in the keys of waiting clients. The id of their lease follows.
 const QUEUE: &[u8] = b"\0waits/";
 
-/// A longer wait is for ever.
+/// A longer wait counts as forever.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How long to wait before a lock's key that cannot be watched is read again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// The lease of a lock, by default.
+/// The default time to live of a lock's lease.
 const TTL: Duration = Duration::from_secs(10);
 
 /// Identifies one tenure of a lock: the revision at which it began. The tokens of a lock grow with each holder. A resource that remembers the
@@ -122,7 +122,7 @@ impl LockRequest {
         self
     }
 
-    /// Takes the lock if it is free, and no place otherwise.
+    /// Takes the lock if it is free. Does not join the queue.
     async fn attempt(&self, lease: LeaseId) -> Result<Option<FencingToken>, LockError> {
         let put = self.client.put(&self.name, self.value.clone()).if_absent().lease(lease);
         let error = match put.await {
@@ -132,14 +132,14 @@ impl LockRequest {
         if !(error.is_condition_failed() || error.outcome_unknown()) {
             return Err(error.into());
         }
-        // It may be a former try's, whose outcome never came.
+        // An earlier attempt with an unknown outcome may have succeeded.
         let found = self.client.get(&self.name).await?;
         let own =
             found.filter(|record| record.lease == Some(lease)).map(|record| FencingToken(record.created));
         if own.is_none() && error.outcome_unknown() { Err(error.into()) } else { Ok(own) }
     }
 
-    /// Gets the lock with a lease, before a time.
+    /// Acquires the lock with a lease, before a time.
     async fn get_with(&self, lease: &Lease, until: Option<Instant>) -> Result<FencingToken, LockError> {
         if self.wait.is_some_and(|wait| wait.is_zero()) {
             return self.attempt(lease.id()).await?.ok_or(LockError::Held);
@@ -152,37 +152,37 @@ impl LockRequest {
         }
     }
 
-    /// Waits for the lock, with a lease that has not ended.
+    /// Waits for the lock with a live lease.
     async fn wait_with(&self, lease: LeaseId) -> Result<FencingToken, LockError> {
         let queue = Queue::new(self, lease);
         loop {
-            let place = match queue.look().await {
-                // It may be done any number of times.
-                Err(LockError::Write(error)) if error.outcome_unknown() => queue.look().await?,
+            let place = match queue.try_acquire().await {
+                // It can be repeated safely.
+                Err(LockError::Write(error)) if error.outcome_unknown() => queue.try_acquire().await?,
                 place => place?,
             };
             match place {
-                Place::Holder(token) => return Ok(token),
-                Place::Behind { front, at } => queue.until_gone(&front, at).await?,
+                QueuePosition::Holder(token) => return Ok(token),
+                QueuePosition::Behind { front, at } => queue.until_gone(&front, at).await?,
             }
         }
     }
 }
 
-/// Those who wait for a lock. Each has a key of its own, which depends on its lease and is named after it: so they stand in the order in
-/// which their leases were granted. Each follows only the key in front of its own.
+/// The queue of a lock. Each waiting client has a key that belongs to its lease and contains its id, so the queue has the order
+/// in which the leases were granted. Each client watches only the key ahead of its own.
 struct Queue<'a> {
     lock: &'a LockRequest,
     lease: LeaseId,
-    /// What the keys of all begin with.
+    /// The prefix of all keys of the queue.
     keys: Bytes,
     own: Bytes,
 }
 
-/// Where one stands.
-enum Place {
+/// The position of a client in the queue.
+enum QueuePosition {
     Holder(FencingToken),
-    /// It waits for this key to go, which was there at that revision: that of the one in front, or the lock's own.
+    /// The client waits until this key, which existed at that revision, is removed: the key ahead of it, or the lock's own.
     Behind {
         front: Bytes,
         at: Revision,
@@ -196,31 +196,31 @@ impl<'a> Queue<'a> {
         Self { lock, lease, keys: keys.into(), own }
     }
 
-    /// Takes the lock if it is free, and otherwise takes a place, or keeps it.
-    async fn look(&self) -> Result<Place, LockError> {
+    /// Takes the lock if it is free. Otherwise joins the queue, or stays in it.
+    async fn try_acquire(&self) -> Result<QueuePosition, LockError> {
         let LockRequest { client, name, value, .. } = self.lock;
         let life = Lifetime::lease(self.lease);
         let take = client.transaction().if_absent(name).put_for(name, value.clone(), life).delete(&self.own);
         let Transacted { succeeded, results, revision, .. } =
             take.otherwise().get(name).put_for(&self.own, "", life).await?;
         if succeeded {
-            return Ok(Place::Holder(FencingToken(revision)));
+            return Ok(QueuePosition::Holder(FencingToken(revision)));
         }
         if let Some(StepResult::Got(Some(record))) = results.first()
             && record.lease == Some(self.lease)
         {
-            // A former look's, whose outcome never came.
-            return Ok(Place::Holder(FencingToken(record.created)));
+            // An earlier attempt with an unknown outcome has succeeded.
+            return Ok(QueuePosition::Holder(FencingToken(record.created)));
         }
         let ahead = client.scan_range(self.keys.clone()..self.own.clone());
         let ahead = ahead.reverse().keys_only().limit(1).snapshot().await?;
         Ok(match ahead.records.first() {
-            Some((front, _)) => Place::Behind { front: front.clone(), at: ahead.revision },
-            None => Place::Behind { front: name.clone(), at: revision },
+            Some((front, _)) => QueuePosition::Behind { front: front.clone(), at: ahead.revision },
+            None => QueuePosition::Behind { front: name.clone(), at: revision },
         })
     }
 
-    /// Waits until a key that was there at a revision has gone.
+    /// Waits until a key that existed at a revision has been removed.
     async fn until_gone(&self, key: &Bytes, at: Revision) -> Result<(), LockError> {
         let mut events = self.lock.client.watch_key(key).after(at).stream();
         while let Some(event) = events.next().await {
@@ -236,7 +236,7 @@ impl<'a> Queue<'a> {
     }
 }
 
-/// Returns at a time, or never.
+/// Returns at this time; never if there is none.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
@@ -244,16 +244,16 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// A lease that is given back when it is not kept: so that a place in the queue does not stay.
-struct GivenBack(Option<Lease>);
+/// A lease that is revoked on drop unless it is kept, so that no place stays in the queue.
+struct RevokeOnDrop(Option<Lease>);
 
-impl GivenBack {
+impl RevokeOnDrop {
     fn keep(mut self) -> Lease {
         self.0.take().expect("it is there until it is kept")
     }
 }
 
-impl Deref for GivenBack {
+impl Deref for RevokeOnDrop {
     type Target = Lease;
 
     fn deref(&self) -> &Lease {
@@ -261,7 +261,7 @@ impl Deref for GivenBack {
     }
 }
 
-impl Drop for GivenBack {
+impl Drop for RevokeOnDrop {
     fn drop(&mut self) {
         if let Some(lease) = self.0.take() {
             lease.give_back();
@@ -285,16 +285,16 @@ impl IntoFuture for LockRequest {
         Box::pin(async move {
             let until = self.wait.map(|wait| Instant::now() + wait.min(LONGEST));
             loop {
-                let lease = GivenBack(Some(self.client.lease(self.ttl).await?));
+                let lease = RevokeOnDrop(Some(self.client.lease(self.ttl).await?));
                 match self.get_with(&lease, until).await {
                     Ok(token) => {
                         let Self { client, name, .. } = self;
                         return Ok(Lock { client, name, token, lease: lease.keep() });
                     }
-                    // This process was frozen, or cut off, while it waited.
+                    // This process was paused or disconnected while it waited.
                     Err(error) if error.is_lease_ended() => {}
                     Err(error) => {
-                        // If this fails, it ends by itself.
+                        // If this fails, the lease ends when its time is over.
                         let _ = lease.keep().revoke().await;
                         return Err(error);
                     }
@@ -357,17 +357,17 @@ impl Lock {
         }
     }
 
-    /// Returns when the key is not the one of this tenure any more.
+    /// Returns when the key no longer belongs to this tenure.
     async fn key_gone(&self) {
         loop {
             let mut events = self.client.watch_key(&self.name).after(self.token.revision()).stream();
             while let Some(Ok(event)) = events.next().await {
-                // A put by somebody else leaves the key what it is, as long as it has not been created anew.
+                // A put by another client does not end the tenure, as long as the key was not created again.
                 if event.record.is_none_or(|record| record.created != self.token.revision()) {
                     return;
                 }
             }
-            // The history does not go back so far, or the member serves no more watches: what is there now decides.
+            // The history is too short, or the member serves no more watches: the present state decides.
             if let Ok(false) = self.is_held().await {
                 return;
             }

@@ -1,10 +1,10 @@
-//! Single operations: builders to be awaited.
+//! Single operations. Await a builder to run it.
 
 use super::Client;
 use super::call::{Call, CallError, Cause, Reply};
 use crate::error::{ReadError, WriteError};
 use crate::ids::{LeaseId, MemberId, Revision, Timestamp};
-use crate::message::{Command, Effect, Guard, Lifetime, Outcome, Query, ReadMode, Record, millis};
+use crate::message::{Command, Condition, Effect, Lifetime, Outcome, Query, ReadMode, Record, millis};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::future::{Future, IntoFuture};
@@ -14,25 +14,25 @@ use std::time::Duration;
 /// The future of an operation.
 pub(super) type OpFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// A put, or a [`Batch`](super::Batch), that was done.
+/// The result of a put or a [`Batch`](super::Batch).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Written {
-    /// The revision of the put: from here on the key's `modified`.
+    /// The revision of the put, which is now the key's `modified`.
     pub revision: Revision,
-    /// When, by the cluster's clock.
+    /// When it was applied, on the cluster's clock.
     pub timestamp: Timestamp,
 }
 
-/// A delete that was done.
+/// The result of a delete.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Deleted {
-    /// Whether there was something to delete.
+    /// Whether the key existed.
     pub existed: bool,
     /// The revision of the delete.
     pub revision: Revision,
-    /// When, by the cluster's clock.
+    /// When it was applied, on the cluster's clock.
     pub timestamp: Timestamp,
 }
 
@@ -43,7 +43,7 @@ pub struct Put {
     pub(super) client: Client,
     pub(super) key: Bytes,
     pub(super) value: Bytes,
-    pub(super) guard: Option<Guard>,
+    pub(super) condition: Option<Condition>,
     pub(super) life: Lifetime,
     pub(super) deadline: Option<Duration>,
 }
@@ -54,7 +54,7 @@ pub struct Put {
 pub struct Delete {
     pub(super) client: Client,
     pub(super) key: Bytes,
-    pub(super) guard: Option<Guard>,
+    pub(super) condition: Option<Condition>,
     pub(super) deadline: Option<Duration>,
 }
 
@@ -71,30 +71,30 @@ pub struct Get {
 }
 
 /// The conditions and the deadline of a write.
-macro_rules! guards {
+macro_rules! conditions {
     ($name:ident) => {
         impl $name {
-            /// Only if the key does not exist.
+            /// Condition: the key does not exist.
             pub fn if_absent(mut self) -> Self {
-                self.guard = Some(Guard::Absent);
+                self.condition = Some(Condition::Absent);
                 self
             }
 
-            /// Only if the key exists.
+            /// Condition: the key exists.
             pub fn if_present(mut self) -> Self {
-                self.guard = Some(Guard::Present);
+                self.condition = Some(Condition::Present);
                 self
             }
 
-            /// Only if the key exists and was last changed at this revision.
+            /// Condition: the key exists and was last changed at this revision.
             pub fn if_revision(mut self, revision: Revision) -> Self {
-                self.guard = Some(Guard::Revision(revision));
+                self.condition = Some(Condition::Revision(revision));
                 self
             }
 
-            /// Only if the key exists and has this value.
+            /// Condition: the key exists and has this value.
             pub fn if_value(mut self, value: impl Into<Bytes>) -> Self {
-                self.guard = Some(Guard::Value(value.into()));
+                self.condition = Some(Condition::Value(value.into()));
                 self
             }
 
@@ -107,44 +107,46 @@ macro_rules! guards {
     };
 }
 
-guards!(Put);
-guards!(Delete);
+conditions!(Put);
+conditions!(Delete);
 
-/// How fresh a read must be, and its deadline.
+/// The freshness of a read, and its deadline.
 macro_rules! freshness {
     ($name:ident, $deadline:literal) => {
         impl $name {
-            /// Reads what some member happens to have applied: fast, available without a primary, possibly stale.
+            /// Reads the state that some member has applied: fast, available without a primary, possibly stale.
             pub fn local(mut self) -> Self {
                 self.mode = $crate::message::ReadMode::Local;
                 self
             }
 
-            /// Reads what some member has applied, as soon as that is this revision or a later one: one that lags behind waits for
-            /// it. So you read your own writes, or those whose revision you know, without asking the primary. Where no
-            /// member gets that far before the deadline, it is [`Unavailable`](crate::error::ReadError::Unavailable).
+            /// Reads the state of some member once it has applied this revision or a later one; a member that lags waits for it.
+            /// Use it to read your own writes, or any writes whose revision you know, without asking the primary. If no member
+            /// gets that far before the deadline, the read is [`Unavailable`](crate::error::ReadError::Unavailable).
             pub fn at_least(mut self, revision: $crate::ids::Revision) -> Self {
                 self.mode = $crate::message::ReadMode::AtLeast(revision.min($crate::ids::Revision::LAST));
                 self
             }
 
-            /// Reads what some member has applied, if that holds every write that was acknowledged to anyone until this long before the
-            /// read began. A backup that hears from its primary knows this of states that are a few heartbeats old
-            /// ([`heartbeat`](crate::Options::heartbeat)), and answers by itself; where one cannot, others are asked, and the primary
-            /// answers always: as for a linearizable read, if need be. So a bound of zero is a linearizable read. Where the primary
-            /// is needed and there is none before the deadline, it is [`Unavailable`](crate::error::ReadError::Unavailable).
+            /// Reads the state of some member if it contains every write that was acknowledged to anyone until this long before
+            /// the read began. A backup that hears from its primary can prove this for a bound of a few heartbeats
+            /// ([`heartbeat`](crate::Options::heartbeat)), and answers by itself. Otherwise other members are asked. The primary
+            /// always answers, if necessary like a linearizable read, so a bound of zero is a linearizable read. If the primary
+            /// is needed and there is none before the deadline, the read is
+            /// [`Unavailable`](crate::error::ReadError::Unavailable).
             ///
-            /// It rests on monotonic clocks that go at between nine and eleven tenths of the true rate, and do not stand still; not on
-            /// wall clocks, and not on how long messages take.
+            /// This assumes that monotonic clocks run within 10 % of the true rate and do not stop. It depends neither on wall
+            /// clocks nor on message delays.
             pub fn max_staleness(mut self, bound: std::time::Duration) -> Self {
                 self.mode = $crate::message::ReadMode::MaxStaleness(bound);
                 self
             }
 
-            /// Asks only this data member, whichever freshness is wanted. Default: any member that can answer.
+            /// Asks only this data member, for any freshness. Default: any member that can answer.
             ///
-            /// While the member cannot answer, no other one is asked, and at the deadline the read is
-            /// [`Unavailable`](crate::error::ReadError::Unavailable): so it is for a linearizable read of a member that is not the primary.
+            /// While the member cannot answer, no other member is asked, and at the deadline the read is
+            /// [`Unavailable`](crate::error::ReadError::Unavailable). That is the result of a linearizable read at a member that
+            /// is not the primary.
             pub fn member(mut self, id: $crate::ids::MemberId) -> Self {
                 self.only = Some(id);
                 self
@@ -152,8 +154,8 @@ macro_rules! freshness {
 
             /// Reads the state as it was at this revision. Members keep the last
             /// [`history_revisions`](crate::Options::history_revisions) and up to
-            /// [`history_bytes`](crate::Options::history_bytes); what is older is
-            /// [`Compacted`](crate::error::ReadError::Compacted), and what is yet to come is
+            /// [`history_bytes`](crate::Options::history_bytes). An older revision returns
+            /// [`Compacted`](crate::error::ReadError::Compacted), and one that does not exist yet returns
             /// [`Future`](crate::error::ReadError::Future).
             ///
             /// Default: the newest.
@@ -178,22 +180,23 @@ freshness!(GetMany, "How long it may take, retries included. Default: the client
 
 impl Put {
     pub(super) fn new(client: Client, key: Bytes, value: Bytes) -> Self {
-        Self { client, key, value, guard: None, life: Lifetime::FOREVER, deadline: None }
+        Self { client, key, value, condition: None, life: Lifetime::FOREVER, deadline: None }
     }
 
-    /// The key goes by itself this long after the put, by the cluster's clock: never earlier, and usually within a fraction of a
-    /// second. Until it has gone it is there for every reader. In whole milliseconds; up to a hundred years. Default: it stays.
+    /// The key expires this long after the put, on the cluster's clock: never earlier, and usually within a fraction of a second.
+    /// Until it is removed, every reader sees it. In whole milliseconds; up to a hundred years. Default: it does not expire.
     ///
-    /// Each put sets it anew: a later one without a time to live leaves a key that stays.
+    /// Each put sets it again: after a later put without a time to live, the key does not expire.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.life.ttl_ms = Some(millis(ttl));
         self
     }
 
-    /// The key goes with this lease, when that has ended. If it has ended already, nothing is put
-    /// ([`WriteError::Lease`]). Beside a [time to live](Self::ttl), whichever comes first. Default: it depends on none.
+    /// The key belongs to this lease, and is removed when the lease ends. If the lease has ended already, nothing is put
+    /// ([`WriteError::Lease`]). With a [time to live](Self::ttl) as well, the key is removed at whichever comes first. Default:
+    /// no lease.
     ///
-    /// Each put sets it anew: a later one without a lease leaves a key that depends on none.
+    /// Each put sets it again: after a later put without a lease, the key belongs to none.
     pub fn lease(mut self, lease: LeaseId) -> Self {
         self.life.lease = Some(lease);
         self
@@ -202,24 +205,24 @@ impl Put {
 
 impl Delete {
     pub(super) fn new(client: Client, key: Bytes) -> Self {
-        Self { client, key, guard: None, deadline: None }
+        Self { client, key, condition: None, deadline: None }
     }
 }
 
-/// What was read, and the revision of the state in which it was found: created by [`Get::with_revision`], [`GetMany::with_revision`] and
+/// What was read, and the revision of the state that was read: created by [`Get::with_revision`], [`GetMany::with_revision`] and
 /// [`TypedGet::with_revision`](super::TypedGet::with_revision).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct AtRevision<T> {
     /// What was found.
     pub found: T,
-    /// The revision of the state that was read: at least that of the last change of each key, also of one that does not exist. A later read
-    /// [at least](Get::at_least) as new sees no older state; one [at](Get::at) it sees the same.
+    /// The revision of the state that was read. It is at least that of the last change of each key, even if the key does not
+    /// exist. A later read [at least](Get::at_least) as new sees no older state, and one [at](Get::at) it sees the same state.
     pub revision: Revision,
 }
 
 impl Get {
-    /// Runs the read, and returns the revision at which it was read, too.
+    /// Runs the read, and also returns the revision at which it was read.
     ///
     /// # Errors
     /// As the read itself.
@@ -230,7 +233,7 @@ impl Get {
         let Self { client, key, mode, only, at, deadline } = self;
         match read(&client, mode, only, Query::Get { key, at }, deadline).await? {
             Reply::Value { record, revision } => Ok(AtRevision { found: record, revision }),
-            other => Err(misfit(&other)),
+            other => Err(unexpected_reply(&other)),
         }
     }
 
@@ -246,11 +249,11 @@ impl IntoFuture for Put {
     /// Runs the put.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries; the put may have been done, or may still be, once. Nothing else is affected.
+    /// Dropping the future stops the retries; the put may have been applied, or may still be, once. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
-        let Self { client, key, value, guard, life, deadline } = self;
+        let Self { client, key, value, condition, life, deadline } = self;
         Box::pin(async move {
-            let outcome = write(&client, Command::Put { key, value, guard, life }, deadline).await?;
+            let outcome = write(&client, Command::Put { key, value, condition, life }, deadline).await?;
             match outcome.effect {
                 Effect::Put => Ok(Written { revision: outcome.revision, timestamp: outcome.timestamp }),
                 effect => Err(failure(outcome.revision, effect)),
@@ -268,9 +271,9 @@ impl IntoFuture for Delete {
     /// # Cancel safety
     /// As for [`Put`].
     fn into_future(self) -> Self::IntoFuture {
-        let Self { client, key, guard, deadline } = self;
+        let Self { client, key, condition, deadline } = self;
         Box::pin(async move {
-            let outcome = write(&client, Command::Delete { key, guard }, deadline).await?;
+            let outcome = write(&client, Command::Delete { key, condition }, deadline).await?;
             let Outcome { revision, timestamp, effect } = outcome;
             match effect {
                 Effect::Deleted { existed } => Ok(Deleted { existed, revision, timestamp }),
@@ -306,7 +309,7 @@ pub struct GetMany {
 }
 
 impl GetMany {
-    /// Runs the read, and returns the revision at which all of it was read, too.
+    /// Runs the read, and also returns the revision at which everything was read.
     ///
     /// # Errors
     /// As the read itself.
@@ -321,7 +324,7 @@ impl GetMany {
                 let found = keys.iter().map(|key| records.get(key).cloned()).collect();
                 Ok(AtRevision { found, revision })
             }
-            other => Err(misfit(&other)),
+            other => Err(unexpected_reply(&other)),
         }
     }
 
@@ -331,7 +334,7 @@ impl GetMany {
 }
 
 impl IntoFuture for GetMany {
-    /// A record, or its absence, for each key that was asked for.
+    /// For each requested key, its record, or `None` if it does not exist.
     type Output = Result<Vec<Option<Record>>, ReadError>;
     type IntoFuture = OpFuture<Self::Output>;
 
@@ -355,7 +358,7 @@ pub(super) async fn write(
     let deadline = deadline.unwrap_or(client.default_deadline());
     match client.call(Call::Write(command), size, deadline).await {
         Ok(Ok(Reply::Written(outcome))) => Ok(outcome),
-        Ok(Ok(other)) => Err(WriteError::OutcomeUnknown(nonsense(&other))),
+        Ok(Ok(other)) => Err(WriteError::OutcomeUnknown(unexpected_answer(&other))),
         Ok(Err(CallError::NotApplied(Cause::Refused(reason)))) => Err(WriteError::Refused(reason)),
         Ok(Err(CallError::NotApplied(cause))) => Err(WriteError::NotApplied(cause)),
         Ok(Err(CallError::OutcomeUnknown(cause))) => Err(WriteError::OutcomeUnknown(cause)),
@@ -372,7 +375,7 @@ pub(super) fn failure(revision: Revision, effect: Effect) -> WriteError {
     }
 }
 
-/// An outcome that is not the operation's own, of one that has neither conditions nor steps.
+/// An unexpected outcome of an operation that has neither conditions nor steps.
 pub(super) fn other_effect(effect: Effect) -> WriteError {
     match effect {
         Effect::LeaseFailed(why) => WriteError::Lease(why),
@@ -388,11 +391,11 @@ pub(super) fn other_effect(effect: Effect) -> WriteError {
         | Effect::Lease(_)
         | Effect::Expired { .. }
         | Effect::SessionOpened(_)
-        | Effect::SessionClosed => WriteError::OutcomeUnknown(nonsense(&effect)),
+        | Effect::SessionClosed => WriteError::OutcomeUnknown(unexpected_answer(&effect)),
     }
 }
 
-/// Checks a read of one key, several or one page, and runs it.
+/// Checks a read of one key, several keys or one page, and runs it.
 pub(super) async fn read(
     client: &Client,
     mode: ReadMode,
@@ -400,7 +403,7 @@ pub(super) async fn read(
     query: Query,
     deadline: Option<Duration>,
 ) -> Result<Reply, ReadError> {
-    // Members close a connection over which more comes than any request has.
+    // Members close a connection that sends more than any valid request.
     query.check(client.limits().sizes())?;
     if let Some(member) = only {
         client.check_data_member(member).map_err(ReadError::Refused)?;
@@ -418,11 +421,11 @@ pub(super) async fn read(
     }
 }
 
-/// A page where a value was due, or the other way round.
-pub(super) fn misfit(reply: &Reply) -> ReadError {
-    ReadError::Unavailable(nonsense(reply))
+/// A page instead of a value, or the other way round.
+pub(super) fn unexpected_reply(reply: &Reply) -> ReadError {
+    ReadError::Unavailable(unexpected_answer(reply))
 }
 
-fn nonsense(answer: &dyn std::fmt::Debug) -> Cause {
+fn unexpected_answer(answer: &dyn std::fmt::Debug) -> Cause {
     Cause::Refused(format!("a member answered something else: {answer:?}"))
 }

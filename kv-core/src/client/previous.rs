@@ -4,7 +4,7 @@ use super::ops::{OpFuture, other_effect};
 use super::{Client, Delete, Put, Transacted, Transaction};
 use crate::error::WriteError;
 use crate::ids::{Revision, Timestamp};
-use crate::message::{Effect, Guard, Record, Step, StepFailure, StepResult};
+use crate::message::{Condition, Effect, Record, StepFailure, StepResult, TransactionStep};
 use bytes::Bytes;
 use std::future::IntoFuture;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use std::time::Duration;
 #[must_use = "nothing is done before this is awaited"]
 pub struct WithPrevious(Transaction);
 
-/// A put or a delete that was done, with what was there before.
+/// The result of a put or a delete that returns the previous record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct WrittenWithPrevious {
-    /// What the key held; `None` if it did not exist.
+    /// The record before; `None` if the key did not exist.
     pub previous: Option<Record>,
     /// The revision of the put or the delete.
     pub revision: Revision,
-    /// When, by the cluster's clock.
+    /// When it was applied, on the cluster's clock.
     pub timestamp: Timestamp,
 }
 
@@ -31,13 +31,13 @@ impl WithPrevious {
     fn new(
         client: Client,
         key: &Bytes,
-        step: Step,
-        guard: Option<Guard>,
+        step: TransactionStep,
+        condition: Option<Condition>,
         deadline: Option<Duration>,
     ) -> Self {
         let mut transact = Transaction::new(client).get(key).step(step);
-        if let Some(guard) = guard {
-            transact = transact.guard(key, guard).otherwise().get(key);
+        if let Some(condition) = condition {
+            transact = transact.condition(key, condition).otherwise().get(key);
         }
         Self(deadline.into_iter().fold(transact, Transaction::deadline))
     }
@@ -49,19 +49,25 @@ impl WithPrevious {
 }
 
 impl Put {
-    /// Also returns the previous value of the key: [`WrittenWithPrevious`]. It is kept for retries as what a [`Transaction`](super::Transaction) reads.
-    /// Conditions and options of the put come first.
+    /// Also returns the previous value of the key: [`WrittenWithPrevious`]. For retries, it is stored under the same limits as
+    /// what a [`Transaction`] reads. Set the conditions and options of the put first.
     pub fn previous(self) -> WithPrevious {
-        let Self { client, key, value, guard, life, deadline } = self;
-        WithPrevious::new(client, &key.clone(), Step::Put { key, value, life }, guard, deadline)
+        let Self { client, key, value, condition, life, deadline } = self;
+        WithPrevious::new(
+            client,
+            &key.clone(),
+            TransactionStep::Put { key, value, life },
+            condition,
+            deadline,
+        )
     }
 }
 
 impl Delete {
     /// Also returns the previous value of the key, like [`Put::previous`].
     pub fn previous(self) -> WithPrevious {
-        let Self { client, key, guard, deadline } = self;
-        WithPrevious::new(client, &key.clone(), Step::Delete { key }, guard, deadline)
+        let Self { client, key, condition, deadline } = self;
+        WithPrevious::new(client, &key.clone(), TransactionStep::Delete { key }, condition, deadline)
     }
 }
 

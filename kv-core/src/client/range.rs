@@ -13,9 +13,9 @@ use std::time::Duration;
 
 /// Removes a range of keys: created by [`Client::delete_range`] and [`Client::delete_prefix`], run by awaiting it.
 ///
-/// It removes up to 1,000 keys, or fewer if their values exceed 16 MiB, at one revision, then the next, until none is left. So a small range is
-/// removed atomically. A larger one is removed in several steps, between which other clients may read and write. Each step takes as long
-/// as the first, however many keys the steps before it have removed.
+/// It removes up to 1,000 keys (or fewer, if their values exceed 16 MiB) at one revision, then the next ones, until none is left.
+/// So a small range is removed atomically. A larger one is removed in several steps, between which other clients may read and
+/// write. Each step takes about as long as the first, however many keys were removed before.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct DeleteRange {
@@ -57,11 +57,10 @@ impl IntoFuture for DeleteRange {
     type Output = Result<RangeDeleted, WriteError>;
     type IntoFuture = OpFuture<Self::Output>;
 
-    /// Runs the removal. After an error some of the range may have been removed: what is left can be removed by running it
-    /// again.
+    /// Runs the removal. After an error, some of the range may have been removed. Run it again to remove the rest.
     ///
     /// # Cancel safety
-    /// Dropping the future stops it; the step that is under way may have been done, or may still be, once.
+    /// Dropping the future stops it; the current step may have been applied, or may still be, once.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, from, to, deadline } = self;
         Box::pin(async move {

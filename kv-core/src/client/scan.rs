@@ -2,7 +2,7 @@
 
 use super::Client;
 use super::call::Reply;
-use super::ops::{OpFuture, freshness, misfit, read};
+use super::ops::{OpFuture, freshness, read, unexpected_reply};
 use super::range::{after_prefix, ends_of};
 use crate::error::ReadError;
 use crate::ids::{MemberId, Revision};
@@ -13,7 +13,7 @@ use std::future::IntoFuture;
 use std::ops::RangeBounds;
 use std::time::Duration;
 
-/// How many records are asked for at once; a member may answer fewer.
+/// How many records are requested at once. A member may return fewer.
 const PAGE: usize = 1000;
 
 /// Reads keys in order: created by [`Client::scan`] and [`Client::scan_range`], run by awaiting it or by
@@ -138,7 +138,7 @@ impl Scan {
         let (mut records, next, revision) =
             match read(&self.client, self.mode, self.only, query, self.deadline).await? {
                 Reply::Records { records, next, revision } => (records, next, revision),
-                other => return Err(misfit(&other)),
+                other => return Err(unexpected_reply(&other)),
             };
         records.truncate(wanted);
         if let Some(limit) = &mut self.limit {
@@ -151,8 +151,8 @@ impl Scan {
             (true, None) => true,
         };
         if !moves_on {
-            // It would be asked the same for ever.
-            return Err(misfit(&Reply::Records { records, next: Some(next), revision }));
+            // The same request would be repeated forever.
+            return Err(unexpected_reply(&Reply::Records { records, next: Some(next), revision }));
         }
         if self.reverse {
             self.to = Some(next);
@@ -161,22 +161,22 @@ impl Scan {
         }
         self.at = Some(revision);
         if self.mode != ReadMode::Linearizable {
-            // Another member may be asked next, and may lag behind this one.
+            // The next member may lag behind this one.
             self.mode = ReadMode::AtLeast(revision);
         }
         Ok(Page { records, revision, rest: Some(self) })
     }
 }
 
-/// A part of a scan.
+/// One page of a scan.
 struct Page {
     records: Vec<(Bytes, Record)>,
     revision: Revision,
-    /// What goes on after it.
+    /// The rest of the scan.
     rest: Option<Scan>,
 }
 
-/// What a range held at one revision.
+/// The content of a range at one revision.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {

@@ -5,7 +5,9 @@ use super::ops::{OpFuture, failure, other_effect, write};
 use super::range::{after_prefix, ends_of};
 use crate::error::WriteError;
 use crate::ids::{Revision, Timestamp};
-use crate::message::{Command, Effect, Guard, Lifetime, Outcome, Step, StepResult, TransactionRequest};
+use crate::message::{
+    Command, Condition, Effect, Lifetime, Outcome, StepResult, TransactionRequest, TransactionStep,
+};
 use bytes::Bytes;
 use std::future::IntoFuture;
 use std::ops::RangeBounds;
@@ -46,7 +48,7 @@ use std::time::Duration;
 pub struct Transaction {
     client: Client,
     transaction: TransactionRequest,
-    /// Steps that are added now are for the case that a condition does not hold.
+    /// Whether further steps belong to the case that a condition does not hold.
     otherwise: bool,
     deadline: Option<Duration>,
 }
@@ -61,7 +63,7 @@ pub struct Transacted {
     pub results: Vec<StepResult>,
     /// The revision of the transaction, which is now the `modified` revision of each key that it set.
     pub revision: Revision,
-    /// When, by the cluster's clock.
+    /// When it was applied, on the cluster's clock.
     pub timestamp: Timestamp,
 }
 
@@ -70,12 +72,12 @@ impl Transaction {
         Self { client, transaction: TransactionRequest::default(), otherwise: false, deadline: None }
     }
 
-    pub(super) fn guard(mut self, key: impl AsRef<[u8]>, guard: Guard) -> Self {
-        self.transaction.guards.push((Bytes::copy_from_slice(key.as_ref()), guard));
+    pub(super) fn condition(mut self, key: impl AsRef<[u8]>, condition: Condition) -> Self {
+        self.transaction.conditions.push((Bytes::copy_from_slice(key.as_ref()), condition));
         self
     }
 
-    pub(super) fn step(mut self, step: Step) -> Self {
+    pub(super) fn step(mut self, step: TransactionStep) -> Self {
         let TransactionRequest { then, otherwise, .. } = &mut self.transaction;
         if self.otherwise {
             otherwise.push(step)
@@ -87,28 +89,28 @@ impl Transaction {
 
     /// Condition: the key does not exist.
     pub fn if_absent(self, key: impl AsRef<[u8]>) -> Self {
-        self.guard(key, Guard::Absent)
+        self.condition(key, Condition::Absent)
     }
 
     /// Condition: the key exists.
     pub fn if_present(self, key: impl AsRef<[u8]>) -> Self {
-        self.guard(key, Guard::Present)
+        self.condition(key, Condition::Present)
     }
 
     /// Condition: the key exists and was last changed at this revision.
     pub fn if_revision(self, key: impl AsRef<[u8]>, revision: Revision) -> Self {
-        self.guard(key, Guard::Revision(revision))
+        self.condition(key, Condition::Revision(revision))
     }
 
     /// Condition: the key exists and has this value.
     pub fn if_value(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Self {
-        self.guard(key, Guard::Value(value.into()))
+        self.condition(key, Condition::Value(value.into()))
     }
 
-    /// Condition: the key exists, was created at this revision, and has not been gone since: what a lock's
-    /// [fencing token](super::FencingToken) names.
+    /// Condition: the key exists, was created at this revision, and has existed since then. A lock's [fencing
+    /// token](super::FencingToken) contains that revision.
     pub fn if_created(self, key: impl AsRef<[u8]>, revision: Revision) -> Self {
-        self.guard(key, Guard::Created(revision))
+        self.condition(key, Condition::Created(revision))
     }
 
     /// Step: sets a key.
@@ -119,36 +121,40 @@ impl Transaction {
     /// Step: sets a key with a time to live or a lease ([`Lifetime`]). If the lease has ended or takes no more keys, the transaction
     /// changes nothing.
     pub fn put_for(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>, life: Lifetime) -> Self {
-        self.step(Step::Put { key: Bytes::copy_from_slice(key.as_ref()), value: value.into(), life })
+        self.step(TransactionStep::Put {
+            key: Bytes::copy_from_slice(key.as_ref()),
+            value: value.into(),
+            life,
+        })
     }
 
     /// Step: removes a key, if it exists.
     pub fn delete(self, key: impl AsRef<[u8]>) -> Self {
-        self.step(Step::Delete { key: Bytes::copy_from_slice(key.as_ref()) })
+        self.step(TransactionStep::Delete { key: Bytes::copy_from_slice(key.as_ref()) })
     }
 
     /// Step: adds to a counter, a key whose value is a 64-bit integer in decimal digits. An absent key counts as 0. If the value is not
     /// such a number, or the sum does not fit, the transaction changes nothing. The key keeps its time to live or lease.
     pub fn add(self, key: impl AsRef<[u8]>, by: i64) -> Self {
-        self.step(Step::Add { key: Bytes::copy_from_slice(key.as_ref()), by })
+        self.step(TransactionStep::Add { key: Bytes::copy_from_slice(key.as_ref()), by })
     }
 
     /// Step: reads a key, as it was before the transaction. Its result is [`StepResult::Got`]; see [`StepResult::record`].
     pub fn get(self, key: impl AsRef<[u8]>) -> Self {
-        self.step(Step::Get { key: Bytes::copy_from_slice(key.as_ref()) })
+        self.step(TransactionStep::Get { key: Bytes::copy_from_slice(key.as_ref()) })
     }
 
     /// Step: reads the first keys that begin with `prefix`, as they were before the transaction: up to `limit`, and 1,000 at most. Its
     /// result is [`StepResult::Scanned`].
     pub fn scan(self, prefix: impl AsRef<[u8]>, limit: u32) -> Self {
         let (from, to) = (Bytes::copy_from_slice(prefix.as_ref()), after_prefix(prefix.as_ref()));
-        self.step(Step::Scan { from, to, limit })
+        self.step(TransactionStep::Scan { from, to, limit })
     }
 
     /// Step: reads the first keys of a range; otherwise like [`scan`](Self::scan).
     pub fn scan_range<K: AsRef<[u8]>>(self, range: impl RangeBounds<K>, limit: u32) -> Self {
         let (from, to) = ends_of(&range);
-        self.step(Step::Scan { from, to, limit })
+        self.step(TransactionStep::Scan { from, to, limit })
     }
 
     /// Runs the following steps if a condition does not hold.
@@ -171,7 +177,7 @@ impl IntoFuture for Transaction {
     /// Runs the transaction.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries; the transaction may have been done, or may still be, once. Nothing else is
+    /// Dropping the future stops the retries; the transaction may have been applied, or may still be, once. Nothing else is
     /// affected.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, transaction, otherwise: _, deadline } = self;
@@ -193,13 +199,13 @@ impl IntoFuture for Transaction {
 #[must_use = "nothing is done before this is awaited"]
 pub struct Add(Transaction);
 
-/// An addition that was done.
+/// The result of an addition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Added {
     /// The counter's new value.
     pub sum: i64,
-    /// The revision of the addition: from here on the key's `modified`.
+    /// The revision of the addition, which is now the key's `modified`.
     pub revision: Revision,
 }
 

@@ -1,4 +1,4 @@
-//! Watches: what changes, as a stream.
+//! Watches: changes as a stream.
 
 use super::range::{after_prefix, ends_of, successor};
 use super::watch_cursor::WatchCursor;
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// How long one question is pursued; then it is asked anew.
+/// The deadline of one watch call; then the next one is made.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Watches the changes in a range: created by [`Client::watch`], [`Client::watch_key`] and [`Client::watch_range`], run by
@@ -124,7 +124,7 @@ impl Watch {
     }
 }
 
-/// A watch that is under way.
+/// A running watch.
 struct WatchTask {
     client: Client,
     cursor: WatchCursor,
@@ -137,7 +137,7 @@ impl WatchTask {
     async fn next(&mut self) -> Option<Result<Event, WatchError>> {
         while !self.ended {
             if let Some(event) = self.cursor.take() {
-                self.reach();
+                self.publish_progress();
                 return Some(Ok(event));
             }
             if let Err(error) = self.ask().await {
@@ -147,13 +147,13 @@ impl WatchTask {
         None
     }
 
-    fn reach(&self) {
+    fn publish_progress(&self) {
         self.complete.store(self.cursor.complete().get(), Ordering::Relaxed);
     }
 
-    /// All received events have been taken: asks for changes, until there are some or the member reports how far it has looked.
+    /// All received events have been taken: requests changes, until there are some or the member reports its position.
     async fn ask(&mut self) -> Result<(), WatchError> {
-        self.reach();
+        self.publish_progress();
         let refused = |error: RequestError| WatchError::Refused(error.to_string());
         self.cursor.check(self.client.limits().sizes()).map_err(refused)?;
         let call = self.cursor.call(self.client.local());
@@ -177,7 +177,7 @@ impl WatchStream {
     /// Once, when the watch ends: see [`WatchError`].
     ///
     /// # Cancel safety
-    /// Cancel safe: what was not returned comes the next time.
+    /// Cancel safe: the next call returns what was not returned.
     pub async fn next(&mut self) -> Option<Result<Event, WatchError>> {
         poll_fn(|cx| self.poll_next_unpin(cx)).await
     }
@@ -214,7 +214,7 @@ pub enum Update {
     Present {
         /// The key.
         key: Bytes,
-        /// What it holds.
+        /// The record.
         record: Record,
     },
     /// All present records have been returned: they are the content of the range at this revision.
@@ -238,7 +238,7 @@ impl Follow {
     /// Once, when the watch ends: see [`WatchError`].
     ///
     /// # Cancel safety
-    /// Cancel safe: what was not returned comes the next time.
+    /// Cancel safe: the next call returns what was not returned.
     pub async fn next(&mut self) -> Option<Result<Update, WatchError>> {
         poll_fn(|cx| self.poll_next_unpin(cx)).await
     }
@@ -261,7 +261,7 @@ impl fmt::Debug for Follow {
 /// Records, and the revision at which they were read.
 type Page = (Vec<(Bytes, Record)>, Revision);
 
-/// What following has come to.
+/// The part of following that is in progress.
 enum Part {
     Pages(BoxStream<'static, Result<Page, ReadError>>),
     Events(BoxStream<'static, Result<Event, WatchError>>),

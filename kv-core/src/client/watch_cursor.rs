@@ -1,4 +1,5 @@
-//! A watch between two answers: what it asks, and what an answer means for it. Pure, as [`ClientProtocol`](super::ClientProtocol), under which it runs.
+//! A watch between two answers: what it asks next, and what an answer means for it. Pure, like
+//! [`ClientProtocol`](super::ClientProtocol), which runs its calls.
 
 use super::call::{Call, CallError, Cause, Reply};
 use crate::error::WatchError;
@@ -6,34 +7,34 @@ use crate::ids::{MemberId, Revision};
 use crate::message::{Event, Position, RequestError, SizeLimits, WatchQuery};
 use std::collections::VecDeque;
 
-/// See the module. Ask with [`call`](Self::call), give the result to [`on_result`](Self::on_result), and take the events before
-/// asking again.
+/// The position of a watch, and its received events. Make the call that [`call`](Self::call) returns, pass the result to
+/// [`on_result`](Self::on_result), and take the events before the next call.
 #[derive(Debug)]
 pub struct WatchCursor {
     query: WatchQuery,
-    /// Who has answered last.
+    /// The member that answered last.
     prefer: Option<MemberId>,
-    /// Events that were received and not yet taken.
+    /// Received events that were not taken yet.
     waiting: VecDeque<Event>,
 }
 
 impl WatchCursor {
-    /// A watch that begins at the place of this query.
+    /// A watch that begins at the position of this query.
     pub const fn new(query: WatchQuery) -> Self {
         Self { query, prefer: None, waiting: VecDeque::new() }
     }
 
-    /// Whether its range keeps to the limits.
+    /// Checks that its range is within the limits.
     pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         self.query.check(limits)
     }
 
-    /// The next question: first to `local`, if nobody has answered yet.
+    /// The next call. It asks `local` first, if no member has answered yet.
     pub fn call(&self, local: Option<MemberId>) -> Call {
         Call::Watch { query: self.query.clone(), prefer: self.prefer.or(local) }
     }
 
-    /// The place of the next question, once there has been an answer or it was given one.
+    /// The position of the next call, once there has been an answer or a position was given.
     pub const fn place(&self) -> Option<&Position> {
         self.query.after.as_ref()
     }
@@ -43,14 +44,14 @@ impl WatchCursor {
         self.waiting.pop_front()
     }
 
-    /// All events up to this revision were taken, whether there were any or not. 0 if nobody has answered yet a watch that began without
-    /// a place.
+    /// All events up to this revision were taken, whether there were any or not. 0 if the watch began without a position and no
+    /// member has answered yet.
     pub fn complete(&self) -> Revision {
         let place = || self.place().map_or(Revision::ZERO, Position::behind);
         self.waiting.front().map_or_else(place, |next| next.revision.back(1))
     }
 
-    /// The question has ended: there may be events now. Otherwise ask once more.
+    /// The call has ended: there may be events now. Otherwise make the next call.
     ///
     /// # Errors
     /// If the watch has ended.
@@ -66,7 +67,7 @@ impl WatchCursor {
             Err(
                 CallError::NotApplied(Cause::Refused(why)) | CallError::OutcomeUnknown(Cause::Refused(why)),
             ) => Err(WatchError::Refused(why)),
-            // Another try, for as long as there is somebody who wants to know.
+            // Try again, as long as the watch is used.
             Ok(_) | Err(_) => Ok(()),
         }
     }

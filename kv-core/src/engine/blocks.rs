@@ -30,10 +30,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The unit of checking, and the B-tree's page.
+/// The unit that is checked. It is also the page size of the B-tree.
 pub(super) const BLOCK: usize = 4096;
 
-/// A large value is read in parts of this size.
+/// Large values are read in parts of this size.
 const READ_AT_ONCE: usize = 16 * BLOCK;
 
 const READ: &str = "read";
@@ -44,26 +44,26 @@ pub(super) struct Blocks {
     file: Arc<dyn File>,
     readahead: Readahead,
     inner: Mutex<Inner>,
-    /// One sync at a time.
+    /// Allows one sync at a time.
     syncing: Mutex<()>,
-    /// The first error, which is final: after it nothing is written.
+    /// The first error. It is final: nothing is written after it.
     failure: Mutex<Option<EngineError>>,
-    /// Set when the owner is gone: nothing is written any more.
+    /// Set when the owner is dropped: nothing is written after that.
     abandoned: Arc<AtomicBool>,
-    /// Grows with everything that a merge has done.
+    /// Counts the work of a merge.
     steps: Arc<AtomicU64>,
-    /// Bytes written since the last sync.
+    /// How many bytes were written since the last sync.
     unsynced: AtomicU64,
 }
 
-/// After so many bytes what was written is synced, so that no sync has much to do: one that takes long looks like a disk that hangs,
-/// and holds up those of the journal.
+/// What was written is synced after this many bytes, so that no single sync has much to do. A long sync looks like a disk that
+/// hangs, and delays the syncs of the journal.
 const SYNC_AFTER: u64 = 8 << 20;
 
 struct Inner {
-    /// What the B-tree believes.
+    /// The head as the B-tree sees it.
     head: Head,
-    /// What the copies hold.
+    /// The head as the copies on disk hold it.
     written: Head,
     sums: ChecksumCache,
 }
@@ -75,7 +75,7 @@ impl fmt::Debug for Blocks {
 }
 
 impl Blocks {
-    /// Lays out an empty file.
+    /// Initializes an empty file.
     pub(super) fn create(file: Arc<dyn File>, abandoned: Arc<AtomicBool>) -> Result<Self, EngineError> {
         let write = |error| EngineError::io(WRITE, error);
         file.set_len(file_len(0)).map_err(write)?;
@@ -89,12 +89,12 @@ impl Blocks {
         Ok(Self::new(file, Head::empty(1), abandoned))
     }
 
-    /// Opens a file that [`create`](Self::create) made.
+    /// Opens a file that [`create`](Self::create) initialized.
     pub(super) fn open(file: Arc<dyn File>, abandoned: Arc<AtomicBool>) -> Result<Self, EngineError> {
         let io = |error| EngineError::io(READ, error);
-        // What an earlier process wrote and did not sync is readable now and gone after a power cut, and what it failed to sync
-        // stays readable although no sync will ever make it durable. Nothing may be believed that could still go away: the journal
-        // is dropped on the strength of it.
+        // What an earlier process wrote and did not sync is readable now, but lost after a power cut; and what it failed to sync
+        // stays readable although no sync will ever make it durable. Only durable data may be relied on, because the journal
+        // drops entries that the state contains.
         file.sync().map_err(io)?;
         file.drop_cache().map_err(io)?;
         let len = file.len().map_err(io)?;
@@ -117,7 +117,7 @@ impl Blocks {
             file.sync().map_err(|error| EngineError::io(WRITE, error))?;
         }
         if len > wanted {
-            // Lengthened or about to be shortened when the power went: nothing in it counts.
+            // The power was cut while the file was lengthened, or before it was shortened: nothing beyond the length counts.
             file.set_len(wanted).map_err(|error| EngineError::io(WRITE, error))?;
         }
         Ok(Self::new(file, head, abandoned))
@@ -137,17 +137,17 @@ impl Blocks {
         }
     }
 
-    /// The first thing that went wrong.
+    /// The first error.
     pub(super) fn failure(&self) -> Option<EngineError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Writes nothing from now on, as if the process had ended.
+    /// Stops all writing, as if the process had ended.
     pub(super) fn abandon(&self) {
         self.abandoned.store(true, Ordering::SeqCst);
     }
 
-    /// Grows with everything that a merge has done: whether it still gets on.
+    /// A counter that grows with the work of a merge, to see whether it makes progress.
     pub(super) fn steps(&self) -> &Arc<AtomicU64> {
         &self.steps
     }
@@ -161,7 +161,7 @@ impl Blocks {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers the first error, and gives the B-tree something to return.
+    /// Stores the first error, and returns one for the B-tree.
     fn fail(&self, error: EngineError) -> io::Error {
         let failure = io::Error::other(error.clone());
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
@@ -186,7 +186,7 @@ impl Blocks {
         }
     }
 
-    /// Reads and checks.
+    /// Reads and verifies.
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let end = offset + out.len() as u64;
         if end > self.len() {
@@ -200,7 +200,7 @@ impl Blocks {
             let sums = self.with_sums(&blocks, |sums| sums.get(&blocks).map(<[u64]>::to_vec))?;
             let mut at = block_at(blocks.start);
             let mut blocks = blocks.zip(sums);
-            // A large value a part at a time: a thread may have to give way in between.
+            // A large value is read in parts, because the thread may have to yield in between.
             for part in out.chunks_mut(READ_AT_ONCE) {
                 self.readahead.reading(&*self.file, at..at + part.len() as u64);
                 self.file.read_at(part, at).map_err(|error| self.fail_io(READ, error))?;
@@ -218,11 +218,11 @@ impl Blocks {
         Ok(())
     }
 
-    /// Reads a bad block and its sum once more, past the system's cache, before it is believed to be bad: the fault may have been of the
-    /// way from the disk, or of the memory.
+    /// Reads a bad block and its sum again, past the system's cache, before it counts as bad: the fault may have been on the way
+    /// from the disk, or in memory.
     fn reads_well_again(&self, index: u64, block: &mut [u8]) -> io::Result<bool> {
         let one = index..index + 1;
-        // To read through the cache is better than not at all.
+        // Reading through the cache is better than not reading at all.
         let _ = self.file.drop_cache();
         self.file.read_at(block, block_at(index)).map_err(|error| self.fail_io(READ, error))?;
         self.inner().sums.forget_clean(index / GROUP);
@@ -243,7 +243,7 @@ impl Blocks {
         Ok(())
     }
 
-    /// Writes; durable after [`sync`](Self::sync).
+    /// Writes. It is durable after [`sync`](Self::sync).
     pub(super) fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.check_writable()?;
         if offset + data.len() as u64 > self.len() {
@@ -274,7 +274,7 @@ impl Blocks {
         Ok(())
     }
 
-    /// Lets `use_sums` work once the group of `blocks` is in memory: it returns `None` if that is not the case.
+    /// Loads the group of `blocks` into memory and calls `use_sums`, which returns `None` if the group is not in memory.
     fn with_sums<R>(
         &self,
         blocks: &Range<u64>,
@@ -289,7 +289,7 @@ impl Blocks {
                 }
                 inner.sums.evictions()
             };
-            // Not under the lock: other readers go on meanwhile.
+            // Not under the lock, so that other readers continue meanwhile.
             let mut block = [0; BLOCK];
             self.file.read_at(&mut block, sums_at(group)).map_err(|error| self.fail_io(READ, error))?;
             let inserted = self.inner().sums.insert(group, &block, evictions, &*self.file);
@@ -323,7 +323,7 @@ impl Blocks {
                 self.file.write_at(block, *offset)?;
             }
             if longer {
-                // Of two unsynced changes either may survive alone: the head must not be the one.
+                // Of two unsynced changes, either may survive alone. The head must not be the one that does.
                 self.sync_file()?;
             }
             if let Some(head) = head {
@@ -336,13 +336,14 @@ impl Blocks {
         written.map_err(|error| self.fail_io("sync", error))
     }
 
-    /// Lengthens with zeros, or shortens. A longer file is durable after [`sync`](Self::sync), a shorter one at once.
+    /// Lengthens the file with zeros, or shortens it. A greater length is durable after [`sync`](Self::sync), a smaller one at
+    /// once.
     pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
         self.check_writable()?;
         let old = self.len();
         let (old_blocks, blocks) = (data_blocks(old), data_blocks(len));
         if len < old {
-            // First the head, durably: it never speaks of more than the file holds.
+            // The head is written first, durably, so that it never describes more than the file holds.
             self.inner().head.len = len;
             self.sync()?;
             self.inner().sums.truncate(blocks.div_ceil(GROUP));
@@ -354,7 +355,7 @@ impl Blocks {
         Ok(())
     }
 
-    /// The blocks that a file gains are zeros, whatever stood there before it was shortened.
+    /// The new blocks of a lengthened file are zeros, whatever was there before the file was shortened.
     fn forget_sums(&self, gained: Range<u64>) -> io::Result<()> {
         let group_end = gained.start.next_multiple_of(GROUP).min(gained.end);
         let blocks = gained.start..group_end;
@@ -370,7 +371,7 @@ fn head_at(index: usize) -> u64 {
     (index * BLOCK) as u64
 }
 
-/// How many data blocks a file of this length has: all but the first.
+/// The number of data blocks in a file of this length: all blocks but the first.
 fn data_blocks(len: u64) -> u64 {
     len.div_ceil(BLOCK as u64).saturating_sub(1)
 }
@@ -379,7 +380,7 @@ fn unaligned() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "not at the border of a block")
 }
 
-/// Splits a range of whole blocks at the borders of groups: data blocks, and where they are in the buffer.
+/// Splits a range of whole blocks at the borders of groups, into the data blocks and their place in the buffer.
 fn runs(offset: u64, len: usize) -> io::Result<Vec<(Range<u64>, Range<usize>)>> {
     let size = BLOCK as u64;
     if !offset.is_multiple_of(size) || !len.is_multiple_of(BLOCK) {

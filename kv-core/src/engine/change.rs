@@ -1,4 +1,4 @@
-//! What a write does to a key, and how long that is remembered.
+//! What a write does to a key, and how much history is kept.
 
 use crate::ids::Revision;
 use crate::message::EventKind;
@@ -6,17 +6,17 @@ use bytes::Bytes;
 
 /// What a write does to a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Change {
+pub enum KeyChange {
     /// Sets its value.
     Set(Bytes),
     /// Removes it.
     Delete,
-    /// Removes it because its time was over.
+    /// Removes it because it has expired.
     Expire,
 }
 
-impl Change {
-    /// What the key holds afterwards; `None` if it is gone.
+impl KeyChange {
+    /// The value afterwards; `None` if the key was removed.
     #[must_use]
     pub const fn value(&self) -> Option<&Bytes> {
         match self {
@@ -25,7 +25,7 @@ impl Change {
         }
     }
 
-    /// What it is called.
+    /// The kind of event that a watch reports.
     #[must_use]
     pub const fn kind(&self) -> EventKind {
         match self {
@@ -36,39 +36,39 @@ impl Change {
     }
 }
 
-/// How much of the past is kept: the changes of the last `revisions` revisions, or of fewer if they take more than `bytes`. Either
-/// 0: nothing.
+/// How much history is kept: the changes of the last `revisions` revisions, or of fewer if those take more than `bytes`. If
+/// either is 0, none is kept.
 ///
-/// What is kept at a checkpoint is a function of the log up to there, whatever checkpoints were made before: whole revisions go,
-/// oldest first, and what a revision weighs never changes. So the checkpoints of all members hold the same.
+/// The history in a checkpoint is a function of the log up to there, whatever checkpoints were made before: whole revisions are
+/// dropped, oldest first, and the weight of a revision never changes. So the checkpoints of all members hold the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Retention {
-    /// The most revisions.
+    /// The largest number of revisions.
     pub revisions: u64,
-    /// The most bytes: for each change its former value, the key twice, and 64 more.
+    /// The largest number of bytes. A change counts as its former value, the key twice, and 64 bytes.
     pub bytes: u64,
 }
 
 impl Retention {
-    /// Nothing is kept.
+    /// No history.
     #[cfg(feature = "internals")]
     pub const NONE: Self = Self { revisions: 0, bytes: 0 };
 
-    /// Whether anything is kept.
+    /// Returns whether any history is kept.
     pub(super) const fn is_some(&self) -> bool {
         self.revisions > 0 && self.bytes > 0
     }
 
-    /// In a state at `revision` the changes up to here go, however small they are.
+    /// In a state at `revision`, all changes up to this one are dropped, however small they are.
     pub(super) fn through(&self, revision: Revision) -> Revision {
         revision.back(self.revisions)
     }
 }
 
-/// What a change takes on disk beside its key, twice, and what it superseded: about.
+/// About how much a change takes on disk besides its key (twice) and its former value.
 const CHANGE_OVERHEAD: usize = 64;
 
-/// What the history of a change is counted as, in bytes: that of a key of this length, whose former value is so long.
+/// How many bytes the history of a change counts as, for a key of this length and a former value of this length.
 pub(super) const fn weight(key: usize, former: usize) -> u64 {
     (CHANGE_OVERHEAD + 2 * key + former) as u64
 }

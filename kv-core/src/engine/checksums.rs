@@ -1,4 +1,4 @@
-//! The checksums of a state file's blocks: which block belongs to which sum, and a bounded cache of them.
+//! The checksums of a state file's blocks: which sum belongs to which block, and a bounded cache of the sums.
 
 use super::blocks::BLOCK;
 use crate::storage::File;
@@ -7,17 +7,17 @@ use std::io;
 use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// How many data blocks share one block of sums.
+/// The number of data blocks that share one block of sums.
 pub(super) const GROUP: u64 = (BLOCK / SUM) as u64;
 
-/// Bytes of a sum.
+/// The size of a sum in bytes.
 const SUM: usize = 8;
 
-/// The most blocks of sums held in memory: 16 MiB of sums, for 8 GiB of data.
+/// The largest number of cached blocks of sums: 16 MiB of sums, for 8 GiB of data.
 pub(super) const CACHED: usize = 4096;
 
-/// The sum of data block `index`. It is zero for a block of zeros, and for no other: so a file that was lengthened is
-/// intact. The index goes into it: a block in the place of another is damage.
+/// The sum of data block `index`. It is zero for a block of zeros, and only for that, so a lengthened file is intact. The sum
+/// depends on the index, so that a block in the place of another counts as damaged.
 pub(super) fn sum_of(index: u64, block: &[u8]) -> u64 {
     if block.iter().all(|byte| *byte == 0) {
         return 0;
@@ -29,45 +29,45 @@ pub(super) fn sum_of(index: u64, block: &[u8]) -> u64 {
 #[derive(Clone)]
 struct Group {
     sums: Box<[u64]>,
-    /// Changed since it was last written.
+    /// Whether it has changed since it was last written.
     dirty: bool,
 }
 
-/// The sums in memory; the others are in the file.
+/// The cached sums. All others are only in the file.
 pub(super) struct ChecksumCache {
     groups: BTreeMap<u64, Group>,
-    /// The most groups held.
+    /// The largest number of cached groups.
     capacity: usize,
-    /// Where the search for a group to let go of goes on.
+    /// Where the search for a group to evict continues.
     hand: u64,
-    /// How often a group was let go of: what was read beside the lock before that may be out of date.
+    /// The number of evictions. What was read without the lock before an eviction may be outdated.
     evictions: u64,
 }
 
 impl ChecksumCache {
-    /// Holds at most `capacity` groups.
+    /// Creates a cache of at most `capacity` groups.
     pub(super) const fn new(capacity: usize) -> Self {
         Self { groups: BTreeMap::new(), capacity, hand: 0, evictions: 0 }
     }
 
-    /// Another capacity from now on.
+    /// Changes the capacity.
     #[cfg(test)]
     pub(super) fn limit(&mut self, capacity: usize) {
         self.capacity = capacity;
     }
 
-    /// How often groups were evicted; see [`insert`](Self::insert).
+    /// The number of evictions; see [`insert`](Self::insert).
     pub(super) fn evictions(&self) -> u64 {
         self.evictions
     }
 
-    /// The sums of a range of blocks that lie in one group; `None` if that group is not in memory.
+    /// The sums of a range of blocks within one group; `None` if the group is not cached.
     pub(super) fn get(&self, blocks: &Range<u64>) -> Option<&[u64]> {
         let group = self.groups.get(&(blocks.start / GROUP))?;
         Some(&group.sums[within(blocks)])
     }
 
-    /// Replaces sums of a group that is in memory. Returns false if it is not.
+    /// Replaces sums of a cached group. Returns false if it is not cached.
     pub(super) fn set(&mut self, blocks: &Range<u64>, sums: &[u64]) -> bool {
         let Some(group) = self.groups.get_mut(&(blocks.start / GROUP)) else { return false };
         group.sums[within(blocks)].copy_from_slice(sums);
@@ -75,8 +75,8 @@ impl ChecksumCache {
         true
     }
 
-    /// Takes in a group that was read from the file when `evictions` had this value, unless one is there or that may be
-    /// out of date. May write another group to make room.
+    /// Caches a group that was read from the file when `evictions` had this value, unless it is cached already or may be
+    /// outdated. May write another group to make room.
     pub(super) fn insert(
         &mut self,
         group: u64,
@@ -96,7 +96,7 @@ impl ChecksumCache {
         Ok(())
     }
 
-    /// Forgets a group, so that it is read anew; unless it has changed, and the file does not have it yet.
+    /// Evicts a group so that it is read again, unless it has changes that are not in the file yet.
     pub(super) fn forget_clean(&mut self, group: u64) {
         if self.groups.get(&group).is_some_and(|group| !group.dirty) {
             self.groups.remove(&group);
@@ -115,13 +115,13 @@ impl ChecksumCache {
         Ok(())
     }
 
-    /// Forgets all groups from `group` on: their part of the file is gone.
+    /// Evicts all groups from `group` on, because the file was shortened.
     pub(super) fn truncate(&mut self, group: u64) {
         self.groups.split_off(&group);
         self.evictions += 1;
     }
 
-    /// The changed blocks of sums with their places in the file; from now on they count as written.
+    /// Returns the changed blocks of sums with their places in the file. From now on they count as written.
     pub(super) fn take_dirty(&mut self) -> Vec<(u64, [u8; BLOCK])> {
         let dirty = self.groups.iter_mut().filter(|(_, group)| group.dirty);
         dirty
@@ -147,17 +147,17 @@ fn encode(sums: &[u64]) -> [u8; BLOCK] {
     block
 }
 
-/// Where the block of sums of a group is in the file.
+/// The place of a group's block of sums in the file.
 pub(super) fn sums_at(group: u64) -> u64 {
     (super::head::COPIES as u64 + group * (GROUP + 1)) * BLOCK as u64
 }
 
-/// Where data block `index` is in the file.
+/// The place of data block `index` in the file.
 pub(super) fn block_at(index: u64) -> u64 {
     sums_at(index / GROUP) + (1 + index % GROUP) * BLOCK as u64
 }
 
-/// How long the file is that holds this many data blocks.
+/// The length of a file with this many data blocks.
 pub(super) fn file_len(blocks: u64) -> u64 {
     match blocks.checked_sub(1) {
         None => sums_at(0),

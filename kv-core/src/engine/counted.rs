@@ -1,10 +1,10 @@
-//! Values that count how many of them are held, for tests.
+//! Values that count how many of them exist, for tests.
 
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Makes such values, all alike.
+/// Creates such values, all equal.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counted(Arc<AtomicUsize>);
 
@@ -17,7 +17,7 @@ impl Counted {
         Bytes::from_owner(Value(self.clone()))
     }
 
-    /// How many are held.
+    /// How many exist.
     pub(super) fn held(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }

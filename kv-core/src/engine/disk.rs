@@ -1,10 +1,10 @@
-//! The engine on disk: memtables in memory over a B-tree in the file `state`.
+//! The engine on disk: memtables in memory on top of a B-tree in the file `state`.
 //!
-//! The file comes into being with the first checkpoint: it is completed under another name and then renamed, so `state`
-//! is always whole. Nothing is written before that, nor by opening or dropping an engine.
+//! The first checkpoint creates the file: it is completed under another name and then renamed, so `state` is always complete.
+//! Nothing is written before that, and opening or dropping an engine writes nothing.
 
 use super::blocks::Blocks;
-use super::change::{Change, Retention};
+use super::change::{KeyChange, Retention};
 use super::layers::Layers;
 use super::memtable::Memtable;
 use super::read_view::{ReadView, Reader};
@@ -20,13 +20,14 @@ use std::sync::{Arc, OnceLock};
 /// The name of the state file.
 pub(super) const NAME: &str = "state";
 
-/// A damaged one, until another has taken its place.
+/// The name of a damaged state file, until another has replaced it.
 pub(super) const ASIDE: &str = "state.damaged";
 
-/// The file while it is made.
+/// The name of the file while it is created.
 const UNFINISHED: &str = "state.new";
 
-/// So many times the limit of a memtable readers may hold of those that are in the base, before the next one has to wait.
+/// Readers may hold this many times the memory limit in memtables that are already in the base. Beyond that, the next memtable
+/// must wait.
 const DEAD_OVERLAYS: usize = 2;
 
 /// The engine on disk.
@@ -41,7 +42,7 @@ pub struct Disk {
     abandoned: Arc<AtomicBool>,
 }
 
-/// What a checkpoint left besides the data.
+/// The rows that a checkpoint stored besides the data.
 #[derive(Debug)]
 pub(crate) struct Rows(Option<Arc<TreeSnapshot>>);
 
@@ -52,13 +53,13 @@ impl From<Arc<TreeSnapshot>> for Rows {
 }
 
 impl Rows {
-    /// The rows whose names start with `prefix`, in order.
+    /// Returns the rows whose names start with `prefix`, in order.
     pub(crate) fn starting_with(&self, prefix: &[u8]) -> Result<Vec<StoredRow>, EngineError> {
         self.0.as_ref().map_or_else(|| Ok(Vec::new()), |base| base.rows(prefix))
     }
 }
 
-/// A file that was opened and not yet understood; see [`Opened::at`].
+/// A file that was opened and not interpreted yet; see [`Opened::at`].
 #[derive(Debug)]
 pub(crate) struct Opened {
     storage: Arc<dyn Storage>,
@@ -69,7 +70,7 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Whether there is a file.
+    /// Returns whether the file exists.
     pub(crate) fn exists(&self) -> bool {
         self.tree.is_some()
     }
@@ -78,7 +79,7 @@ impl Opened {
         Rows(self.base.clone())
     }
 
-    /// The engine, at the point that the rows contain.
+    /// Opens the engine at the point that the rows contain.
     pub(crate) fn at(
         self,
         checkpoint: Anchor,
@@ -99,7 +100,7 @@ impl Opened {
 }
 
 impl Disk {
-    /// Sets the state aside, durably: it is damaged, and another one is fetched. Nothing of it is lost before that has come.
+    /// Sets a damaged state aside, durably, until another one has been fetched. Until then nothing of it is lost.
     pub(crate) fn set_aside(storage: &dyn Storage) -> Result<(), EngineError> {
         let io = |error| EngineError::io("set aside", error);
         match storage.rename(NAME, ASIDE) {
@@ -109,13 +110,13 @@ impl Disk {
         storage.sync_directory().map_err(io)
     }
 
-    /// Whether a damaged state is set aside.
+    /// Returns whether a damaged state is set aside.
     pub(crate) fn is_set_aside(storage: &dyn Storage) -> Result<bool, EngineError> {
         let names = storage.list().map_err(|error| EngineError::io("look for", error))?;
         Ok(names.iter().any(|name| name == ASIDE))
     }
 
-    /// Removes what was set aside: another state has taken its place.
+    /// Removes the state that was set aside, after another has replaced it.
     pub(crate) fn remove_aside(storage: &dyn Storage) -> Result<(), EngineError> {
         remove(storage, ASIDE)
     }
@@ -139,7 +140,7 @@ impl Disk {
         };
         let base = match &tree {
             Some(tree) => {
-                // Its name may be known to this boot of the machine only.
+                // Its name may not be durable yet.
                 storage.sync_directory().map_err(|error| EngineError::io("open", error))?;
                 Some(Arc::new(tree.snapshot()?))
             }
@@ -150,7 +151,7 @@ impl Disk {
 }
 
 impl Disk {
-    /// Readers hold so much of earlier memtables that the next one has to wait. What one merge leaves is not that much.
+    /// Whether readers hold so much of earlier memtables that the next one must wait. What a single merge leaves is less.
     fn waits_for_readers(&self) -> bool {
         self.layers.dead_bytes() >= DEAD_OVERLAYS.saturating_mul(self.overlay_limit)
     }
@@ -158,7 +159,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // A merge may still run: it fails now. Whoever opens the file next must not share it.
+        // A running merge fails now. Another opener of the file must not share it.
         self.abandoned.store(true, Ordering::SeqCst);
     }
 }
@@ -168,7 +169,7 @@ impl Engine for Disk {
         self.layers.newest(key, see)
     }
 
-    fn write(&mut self, key: &[u8], revision: Revision, change: Change) {
+    fn write(&mut self, key: &[u8], revision: Revision, change: KeyChange) {
         self.layers.write(key, revision, change);
     }
 
@@ -241,11 +242,11 @@ impl Engine for Disk {
         assert!(done.anchor.op > self.checkpoint.op, "a checkpoint is later than the one before");
         self.checkpoint = done.anchor;
         self.tree = Some(done.tree);
-        self.layers.thaw(done.base);
+        self.layers.unfreeze(done.base);
     }
 }
 
-/// A frozen memtable on its way into the B-tree.
+/// A frozen memtable that is merged into the B-tree.
 #[derive(Debug)]
 pub struct Merge {
     anchor: Anchor,
@@ -264,7 +265,7 @@ pub struct Merge {
 pub struct Progress(Arc<OnceLock<Arc<AtomicU64>>>);
 
 impl Progress {
-    /// A number that grows as long as it does.
+    /// A number that grows as long as the merge makes progress.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.0.get().map_or(0, |steps| steps.load(Ordering::Relaxed))
@@ -276,17 +277,17 @@ impl Progress {
 }
 
 impl Merge {
-    /// To be asked while it runs.
+    /// The progress, to be observed while the merge runs.
     pub(crate) fn progress(&self) -> Progress {
         self.progress.clone()
     }
 
-    /// The op that it is exactly at.
+    /// The op that the merged state is at.
     pub(crate) fn anchor(&self) -> Anchor {
         self.anchor
     }
 
-    /// Makes it durable, together with `rows`. Blocks.
+    /// Makes the memtable durable, together with `rows`. Blocks.
     pub(crate) fn run(self, rows: &[Row]) -> Result<Merged, EngineError> {
         let tree = match &self.tree {
             Some(tree) => {
@@ -314,13 +315,13 @@ impl Merge {
         remove(&*self.storage, UNFINISHED)?;
         let file = self.storage.create(UNFINISHED).map_err(io)?;
         let blocks = Blocks::create(file, self.abandoned.clone())?;
-        // Already now: to lay out a tree takes several syncs.
+        // Set already here, because creating a tree takes several syncs.
         self.progress.of(&blocks);
         Ok(Arc::new(Tree::start(blocks, self.cache_bytes)?))
     }
 }
 
-/// Removes a file, if it is there.
+/// Removes a file, if it exists.
 pub(super) fn remove(storage: &dyn Storage, name: &str) -> Result<(), EngineError> {
     match storage.remove(name) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(EngineError::io("remove", error)),
@@ -328,7 +329,7 @@ pub(super) fn remove(storage: &dyn Storage, name: &str) -> Result<(), EngineErro
     }
 }
 
-/// A durable merge.
+/// A merge that is durable.
 #[derive(Debug)]
 pub struct Merged {
     anchor: Anchor,
@@ -337,7 +338,7 @@ pub struct Merged {
 }
 
 impl Merged {
-    /// The op that it is exactly at.
+    /// The op that the merged state is at.
     pub(crate) fn anchor(&self) -> Anchor {
         self.anchor
     }

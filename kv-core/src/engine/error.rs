@@ -1,36 +1,37 @@
-//! What can go wrong in an engine.
+//! The errors of an engine.
 
 use crate::config::OptionMismatch;
 use std::io;
 use std::sync::Arc;
 
-/// Why the state cannot be read, changed or made durable. Final: drop the state, and start again from what is on disk.
+/// Why the state cannot be read, changed or made durable. The error is final: drop the state, and start again from what is on
+/// disk.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The disk refused an operation.
+    /// An operation of the disk failed.
     #[error("cannot {doing} the state file: {source}")]
     Io {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
         /// The disk's error.
         source: Arc<io::Error>,
     },
-    /// What is on disk is not what was written. Never answered from.
+    /// The file does not contain what was written. The state is no longer used for answers.
     #[error(
         "the state file is damaged ({detail}). It was not deleted. Bring this member's data directory back from a copy"
     )]
     Damaged {
-        /// Where, and how it was noticed.
+        /// Where the damage is, and how it was detected.
         detail: String,
     },
-    /// Every block is what was written, and yet they make no sense together. This is a fault of the program, or of the machine's memory,
-    /// and not of the disk: another member's state would meet it too.
+    /// Every block contains what was written, but the blocks are inconsistent with each other. The cause is a bug, or the
+    /// machine's memory, and not the disk. The state of another member could have the same problem.
     #[error(
         "the state file is inconsistent ({detail}), although no block of it is damaged. It was not deleted: please report this. To fetch the state of another member instead, stop this member, move the file `state` out of its data directory, and start it again"
     )]
     Inconsistent {
-        /// How it was noticed.
+        /// How it was detected.
         detail: String,
     },
     /// The file was written by another version.
@@ -43,7 +44,7 @@ pub enum EngineError {
         /// Ours.
         known: u32,
     },
-    /// The state was built with another value of an option that is fixed when the cluster forms (rule F6).
+    /// The state was built with another value of a fixed option (rule F6).
     #[error(transparent)]
     OtherOption(#[from] OptionMismatch),
     /// An earlier error was final.
@@ -56,7 +57,7 @@ impl EngineError {
         Self::Damaged { detail: detail.into() }
     }
 
-    /// Whether it is the content of the file that is of no use, and not the disk or this program.
+    /// Returns whether the content of the file is unusable, as opposed to a failure of the disk or of this program.
     pub(crate) fn is_of_content(&self) -> bool {
         matches!(self, Self::Damaged { .. } | Self::Inconsistent { .. })
     }

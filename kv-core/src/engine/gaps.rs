@@ -1,7 +1,7 @@
-//! Ranges of keys that are known to be empty, so that a scan need not step over what was removed there again and again.
+//! Ranges of keys that are known to be empty, so that a scan need not step over the same removed keys again and again.
 //!
-//! Whoever scans finds them: a run of removed keys between two keys that are there. They are hints, exact but incomplete: what they
-//! save is time, and no result depends on them. The writer drops what it puts a key into before that put can be read.
+//! Scans find them: a run of removed keys between two present keys. They are hints: correct, but incomplete. They save time, and
+//! no result depends on them. Before a put can be read, the writer removes its key from the gap that contains it.
 
 use super::key::Key;
 use crate::ids::Revision;
@@ -9,24 +9,24 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Mutex, PoisonError};
 
-/// A run of removed keys is worth remembering from this length on.
+/// The shortest run of removed keys that is remembered.
 pub(super) const WORTH: usize = if cfg!(test) { 4 } else { 32 };
 
-/// How many gaps are remembered. Whoever comes later takes the place of another.
+/// How many gaps are remembered. A new one replaces another.
 const MOST: usize = 1024;
 
-/// Gaps between longer keys are not remembered, so that all of them together take 1 MiB at most.
+/// Gaps between longer keys are not remembered, so all gaps together take at most 1 MiB.
 const LONGEST_KEY: usize = 512;
 
-/// How many of the last puts are known: a scan that took longer than so many has found nothing.
+/// How many of the last puts are remembered. The result of a scan that took longer than this many puts is not used.
 const RECENT: usize = 1024;
 
-/// An empty range that begins at the key under which it stands.
+/// An empty range. It begins at the key under which it is stored.
 #[derive(Clone, Debug)]
 struct Gap {
-    /// Its end (exclusive); none for the end of the key space.
+    /// The end of the range (exclusive); `None` for the end of the key space.
     to: Option<Key>,
-    /// It is empty at this revision and all later ones.
+    /// The range is empty at this revision and all later ones.
     since: Revision,
 }
 
@@ -35,9 +35,9 @@ struct Inner {
     gaps: BTreeMap<Key, Gap>,
     /// The last puts, oldest first.
     puts: VecDeque<(Revision, Key)>,
-    /// Puts up to here are not known any more.
+    /// Puts up to this revision are no longer remembered.
     forgotten: Revision,
-    /// The last write, or where the state began.
+    /// The revision of the last write, or of the state at the start.
     written: Revision,
 }
 
@@ -50,14 +50,14 @@ fn ends_after(to: Option<&Key>, key: &[u8]) -> bool {
 }
 
 impl Inner {
-    /// The last gap that begins at or before `key`, or before it.
+    /// The last gap that begins at or before the key, depending on the bound.
     fn last_to(&self, key: Bound<&[u8]>) -> Option<(&Key, &Gap)> {
         self.gaps.range::<[u8], _>((Bound::Unbounded, key)).next_back()
     }
 }
 
 impl Gaps {
-    /// None yet, of a state at this revision.
+    /// Creates an empty list for a state at this revision.
     pub(super) fn new(revision: Revision) -> Self {
         let (gaps, puts) = (BTreeMap::new(), VecDeque::new());
         Self(Mutex::new(Inner { gaps, puts, forgotten: revision, written: revision }))
@@ -67,7 +67,7 @@ impl Gaps {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A key is written, and not readable yet. `put`: it is there afterwards.
+    /// A key is written, but not readable yet. `put`: the key exists afterwards.
     pub(super) fn written(&self, key: &Key, revision: Revision, put: bool) {
         self.with(|inner| {
             inner.written = revision;
@@ -84,7 +84,7 @@ impl Gaps {
             if !ends_after(gap.to.as_ref(), key.as_slice()) {
                 return;
             }
-            // What lies before the key stays empty, and so does what lies behind it: a queue is put to at one end of its gap.
+            // The ranges before and after the key stay empty. A queue, for example, puts keys at one end of its gap.
             let (from, gap) = (from.clone(), gap.clone());
             inner.gaps.remove(&from);
             let behind = Key::from(&[key.as_slice(), &[0]].concat()[..]);
@@ -97,7 +97,7 @@ impl Gaps {
         });
     }
 
-    /// Where the gap around `key` begins and ends, for a reader at a revision.
+    /// The gap around `key` for a reader at a revision: its beginning and its end.
     pub(super) fn around(&self, key: &[u8], at: Revision) -> Option<(Key, Option<Key>)> {
         self.with(|inner| {
             let (from, gap) = inner.last_to(Bound::Included(key))?;
@@ -106,7 +106,7 @@ impl Gaps {
         })
     }
 
-    /// The gap that ends behind every key below `to`, for a reader at a revision: where it begins.
+    /// The gap that ends after every key below `to`, for a reader at a revision: its beginning.
     pub(super) fn below(&self, to: Option<&[u8]>, at: Revision) -> Option<Key> {
         self.with(|inner| {
             let (from, gap) = inner.last_to(to.map_or(Bound::Unbounded, Bound::Excluded))?;
@@ -119,7 +119,7 @@ impl Gaps {
         })
     }
 
-    /// A reader at a revision has found no key from `from` to `to`. One that reads what is not published yet is the writer.
+    /// A reader at a revision has found no key from `from` to `to`. A reader of unpublished versions is the writer itself.
     pub(super) fn found(&self, from: Key, to: Option<Key>, at: Revision) {
         let long = |key: &Key| key.as_slice().len() > LONGEST_KEY;
         if long(&from) || to.as_ref().is_some_and(|to| long(to) || *to <= from) {
@@ -133,7 +133,7 @@ impl Gaps {
                 return;
             }
             let mut gap = (from, Gap { to, since });
-            // With those that it overlaps or touches it is one.
+            // Merge it with the gaps that it overlaps or touches.
             while let Some((other, old)) = inner
                 .gaps
                 .range::<Key, _>((
@@ -166,13 +166,13 @@ mod tests {
         Key::from(&[number][..])
     }
 
-    /// Puts, removals and finds at random, against a set of keys: a gap that is returned is empty, at that revision and now.
+    /// Random puts, removals and finds, compared with a set of keys: a gap that is returned is empty, at that revision and now.
     #[test]
     fn a_gap_is_empty_for_every_reader() {
         for seed in 0..300 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let gaps = Gaps::new(Revision::ZERO);
-            // The keys that were there at each revision.
+            // The keys that were present at each revision.
             let mut history: Vec<BTreeSet<u8>> = vec![BTreeSet::new()];
             for step in 1..200_u64 {
                 let revision = Revision::new(step);
@@ -185,7 +185,7 @@ mod tests {
                     keys.remove(&name)
                 };
                 history.push(keys);
-                // A scan of some time ago is through now.
+                // A scan that began some time ago ends now.
                 let at = step - rng.u64(..step.min(4));
                 let seen = &history[usize::try_from(at).unwrap()];
                 let from = rng.u8(..40);
@@ -217,7 +217,7 @@ mod tests {
         gaps.written(&key(5), Revision::new(7), true);
         gaps.found(key(1), Some(key(9)), Revision::new(6));
         assert_eq!(gaps.around(&[3], Revision::new(8)), None);
-        // So many were put since that nobody knows.
+        // There were too many puts since then to know.
         for revision in 8..20 + RECENT as u64 {
             gaps.written(&key(200), Revision::new(revision), true);
         }

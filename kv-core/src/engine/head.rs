@@ -1,27 +1,27 @@
-//! The head of a state file: four copies of one sector, replaced two at a time.
+//! The head of a state file: four copies of one sector, two of which are replaced at a time.
 //!
-//! The B-tree rewrites its own first bytes in place at every commit, so these cannot be protected like the other blocks
-//! (see [`blocks`](super::blocks)). Each sync that changes them, or the length, writes the next *version* of the head:
-//! odd versions to one pair of copies, even ones to the other. A sector is written as a whole or not at all, so after a
-//! power cut each copy is intact and holds either the new version or the one of two syncs ago:
+//! The B-tree rewrites its own first bytes in place at every commit, so they cannot be protected like the other blocks (see
+//! [`blocks`](super::blocks)). Each sync that changes them, or the length, writes the next *version* of the head: odd versions to
+//! one pair of copies, even versions to the other. A sector is written as a whole or not at all, so after a power cut each copy
+//! is intact, and holds either the new version or the one of two syncs ago:
 //!
 //! | newest intact version in one pair, in the other | meaning |
 //! |---|---|
-//! | n, n - 1 | version n it is. If only one copy has it, its sync was cut short, or its twin was damaged: write the twin |
-//! | none in a pair | damage: it may have held the newest version, and going back to an older one silently loses commits |
-//! | versions that do not follow each other | damage: a write was lost |
+//! | n, n - 1 | version n is current. If only one copy has it, its sync was interrupted, or the other copy was damaged: write the other copy |
+//! | none in a pair | damage: the pair may have held the newest version, and using an older one would silently lose commits |
+//! | versions that are not consecutive | damage: a write was lost |
 
 use super::EngineError;
 use crate::ids::Hash;
 use bytes::{Buf, BufMut};
 
-/// How many bytes of the B-tree's own header are kept here.
+/// How many bytes of the B-tree's own header are stored here.
 pub(super) const TREE_BYTES: usize = 448;
 
-/// How many copies there are.
+/// The number of copies.
 pub(super) const COPIES: usize = 4;
 
-/// Bytes of a copy: the unit that a disk writes as a whole.
+/// The size of a copy in bytes: the unit that a disk writes as a whole.
 pub(super) const SECTOR: usize = 512;
 
 type Sector = [u8; SECTOR];
@@ -30,7 +30,7 @@ const MAGIC: [u8; 8] = *b"kv-state";
 const FORMAT: u32 = 3;
 const HASHED: usize = SECTOR - 16;
 
-/// What the copies hold.
+/// The content of a head.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Head {
     /// Grows with each change.
@@ -67,7 +67,7 @@ impl Head {
         sector
     }
 
-    /// Reads copy `index`; `None` if it is not intact.
+    /// Decodes copy `index`; `None` if it is not intact.
     fn decode(sector: &Sector, index: usize) -> Result<Option<Self>, EngineError> {
         let (hashed, hash) = sector.split_at(HASHED);
         if Hash::of(hashed).get().to_le_bytes() != hash {
@@ -87,7 +87,7 @@ impl Head {
         Ok((magic == MAGIC && own && head.copies().contains(&index)).then_some(head))
     }
 
-    /// The head that the copies hold, and the copies that must be written again.
+    /// Returns the current head, and the copies that must be written again.
     pub(super) fn choose(sectors: &[Sector; COPIES]) -> Result<(Self, Vec<(usize, Sector)>), EngineError> {
         let mut pairs = [None::<Self>, None];
         for (index, sector) in sectors.iter().enumerate() {

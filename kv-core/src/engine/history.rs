@@ -1,14 +1,14 @@
-//! What the state on disk knows of its past: what each change superseded, and an index of that by keys.
+//! The history in the state on disk: the value before each change, and an index of the changes by key.
 //!
 //! ```text
 //! changes   revision u64 big-endian | key             ->  kind u8 | the former value, if there was one
 //! changed   key, escaped | revision u64 big-endian    ->  nothing
 //! ```
-//! What a key held at a revision is what its first change after that revision superseded, or what it holds now if there is none. The
-//! values lie in the order in which they were superseded: a checkpoint adds at one end and lets go at the other.
+//! The value of a key at a revision is the former value of its first change after that revision, or its present value if there is
+//! none. The changes are stored in the order of revisions: a checkpoint adds at one end and removes at the other.
 
 use super::EngineError;
-use super::change::{Change, Retention, weight};
+use super::change::{KeyChange, Retention, weight};
 use super::key::Key;
 use super::memtable::VersionKey;
 use crate::ids::Revision;
@@ -24,17 +24,17 @@ pub(super) const CHANGES: Definition = TableDefinition::new("changes");
 /// Their index.
 pub(super) const CHANGED: Definition = TableDefinition::new("changed");
 
-/// The row with the oldest revision that is kept, among those that belong to the state besides the data.
+/// The name of the row with the oldest kept revision, among the rows that belong to the state besides the data.
 pub(super) const RANGE: &[u8] = b"history";
 
-/// How far the past goes.
+/// The range of the history.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct HistoryRange {
-    /// What this is the past of.
+    /// The revision of the state.
     pub(super) revision: Revision,
-    /// The changes up to here are gone: it is the oldest revision that can be read.
+    /// The changes up to this revision are dropped. It is the oldest revision that can be read.
     pub(super) floor: Revision,
-    /// What the changes after it weigh.
+    /// The weight of the changes after it.
     pub(super) bytes: u64,
 }
 
@@ -50,12 +50,12 @@ impl HistoryRange {
     }
 }
 
-/// The place of a change.
+/// The place (key in the table) of a change.
 pub(super) fn change_place(revision: Revision, key: &[u8]) -> Vec<u8> {
     [&revision.get().to_be_bytes(), key].concat()
 }
 
-/// The change at a place.
+/// Decodes the place of a change.
 pub(super) fn change_at(place: &[u8]) -> Result<(Revision, &[u8]), EngineError> {
     let (revision, key) =
         place.split_first_chunk().ok_or_else(|| EngineError::damaged("a change has no revision"))?;
@@ -76,7 +76,7 @@ fn encode_change(kind: EventKind, former: Option<&[u8]>) -> Vec<u8> {
     }
 }
 
-/// A change: what it was, and the former value.
+/// Decodes a change: its kind and the former value.
 pub(super) fn decode_change(stored: &[u8]) -> Result<(EventKind, Option<&[u8]>), EngineError> {
     let damaged = || EngineError::damaged("a change cannot be read");
     let (code, former) = stored.split_first().ok_or_else(damaged)?;
@@ -89,9 +89,9 @@ pub(super) fn decode_change(stored: &[u8]) -> Result<(EventKind, Option<&[u8]>),
     Ok((kind, (code & HAD_VALUE != 0).then_some(former)))
 }
 
-/// Before the index of this key, and after that of all smaller ones.
+/// The beginning of this key's index: after that of all smaller keys.
 ///
-/// A zero byte becomes two, so that a key ends by what stands in none: the order is that of the keys.
+/// A zero byte is encoded as two bytes, so that a key ends with a sequence that occurs in no key. The order is that of the keys.
 pub(super) fn index_start(key: &[u8]) -> Vec<u8> {
     let mut place = Vec::with_capacity(key.len() + 2 + size_of::<u64>());
     for byte in key {
@@ -104,7 +104,7 @@ pub(super) fn index_start(key: &[u8]) -> Vec<u8> {
     place
 }
 
-/// After the index of the key whose index starts there, and before that of all greater ones.
+/// The end of the index of the key whose index begins there: before that of all greater keys.
 pub(super) fn index_end(mut start: Vec<u8>) -> Vec<u8> {
     if let Some(last) = start.last_mut() {
         *last = 2;
@@ -119,7 +119,7 @@ pub(super) fn index_place(key: &[u8], revision: Revision) -> Vec<u8> {
     place
 }
 
-/// The key at a place of the index, and the revision.
+/// Decodes a place in the index: the key and the revision.
 pub(super) fn index_at(place: &[u8]) -> Result<(Key, Revision), EngineError> {
     let damaged = || EngineError::damaged("the index of changes cannot be read");
     let (escaped, revision) = place.split_last_chunk().ok_or_else(damaged)?;
@@ -137,7 +137,7 @@ pub(super) fn index_at(place: &[u8]) -> Result<(Key, Revision), EngineError> {
 
 type Bytes = &'static [u8];
 
-/// Adds to the past, in the transaction of a checkpoint, and lets go of what is too old.
+/// Adds to the history in the transaction of a checkpoint, and removes what is too old.
 pub(super) struct Writer<'t> {
     changes: Table<'t, Bytes, Bytes>,
     changed: Table<'t, Bytes, Bytes>,
@@ -146,7 +146,7 @@ pub(super) struct Writer<'t> {
 }
 
 impl<'t> Writer<'t> {
-    /// For the checkpoint at `revision`, after the one that left `before`.
+    /// Opens the history for the checkpoint at `revision`, after the checkpoint that left `before`.
     pub(super) fn open(
         transaction: &'t WriteTransaction,
         before: HistoryRange,
@@ -157,11 +157,11 @@ impl<'t> Writer<'t> {
         Ok(Self { changes, changed, retention, range: HistoryRange { revision, ..before } })
     }
 
-    /// A key was changed, and this is what it held before.
+    /// Adds a change of a key, with the former value.
     pub(super) fn add(
         &mut self,
         version: &VersionKey,
-        change: &Change,
+        change: &KeyChange,
         former: Option<&[u8]>,
     ) -> Result<(), redb::Error> {
         let VersionKey { key, revision } = version;
@@ -175,8 +175,8 @@ impl<'t> Writer<'t> {
         Ok(())
     }
 
-    /// Lets go of what is not to be kept, oldest first and by whole revisions. Returns how far the past goes now; `None`: what it found
-    /// is not what a checkpoint has written.
+    /// Removes what need not be kept, oldest first and in whole revisions. Returns the new range; `None` if the tables do not
+    /// contain what a checkpoint writes.
     pub(super) fn finish(mut self) -> Result<Option<HistoryRange>, redb::Error> {
         self.range.floor = self.range.floor.max(self.retention.through(self.range.revision));
         loop {

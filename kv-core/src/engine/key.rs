@@ -1,4 +1,4 @@
-//! Keys as the memtables hold them: short ones within the node, so that comparing them touches no other memory.
+//! Keys in memtables. Short keys are stored within the node, so that comparing them accesses no other memory.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -6,7 +6,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-/// The longest key that is held in place.
+/// The longest key that is stored in the node.
 const INLINE: usize = 30;
 
 /// A key.
@@ -24,7 +24,7 @@ impl Key {
         }
     }
 
-    /// Memory beside the key itself.
+    /// The memory used besides the key itself, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
             Self::Inline { .. } => 0,

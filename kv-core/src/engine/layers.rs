@@ -1,7 +1,7 @@
-//! The writer's half: what it adds, how that is published, and how old versions are let go of.
+//! The writer's side: what it adds, how that is published, and how old versions are freed.
 
 use super::EngineError;
-use super::change::{Change, Retention, weight};
+use super::change::{KeyChange, Retention, weight};
 use super::gaps::Gaps;
 use super::key::Key;
 use super::memtable::{Memtable, Value, VersionKey};
@@ -12,36 +12,36 @@ use crate::ids::{Anchor, Hash, Revision};
 use std::collections::{HashMap, VecDeque, hash_map};
 use std::sync::Arc;
 
-/// How many versions of a dead memtable are freed for each that is written; and at least so many per entry.
+/// How many versions of a retired memtable are freed for each version that is written, and the least per entry.
 const SHED: usize = 4;
 const SHED_LEAST: usize = 64;
-/// And so many at a time where the writer waits for it.
+/// How many are freed at once while the writer waits for memory.
 const SHED_IDLE: usize = 4096;
 
-/// The newest version of each key of a memtable. The writer's alone: for it a look-up costs a fraction of one in the
-/// ordered map, and it looks up every key that it writes.
+/// The newest version of each key of a memtable. Only the writer uses it: a look-up here costs a fraction of one in the ordered
+/// map, and the writer looks up every key that it writes.
 type Index = HashMap<Key, (Revision, Value)>;
 
-/// A point that is not the newest any more.
+/// A view that is no longer the newest.
 #[derive(Debug)]
 struct Retired {
     view: Arc<ReadView>,
-    /// The versions that only readers at this point or an older one can see; if history is kept, those that were superseded after
+    /// The versions that only readers of this view or an older one can see; if history is kept, those that were superseded after
     /// it.
     superseded: Vec<Superseded>,
 }
 
-/// A version of the active memtable that is not the newest of its key, or is a removal with nothing left to hide.
+/// A version in the active memtable that is not the newest of its key, or is a removal with nothing left below it.
 #[derive(Debug)]
 struct Superseded {
     version: VersionKey,
-    /// Who reads at an earlier revision sees it.
+    /// Readers at an earlier revision see it.
     until: Revision,
 }
 
-/// A memtable that is in the base now, and what is left of its index.
+/// A memtable that is in the base now, and the rest of its index.
 #[derive(Debug)]
-struct Dead {
+struct RetiredMemtable {
     memtable: Arc<Memtable>,
     index: hash_map::IntoIter<Key, (Revision, Value)>,
 }
@@ -54,26 +54,26 @@ pub(super) struct Layers {
     index: Index,
     frozen: Option<(Arc<Memtable>, Index)>,
     base: Option<Arc<TreeSnapshot>>,
-    /// There is a disk: what is removed may still be below, and its removal must be remembered.
+    /// There is a disk: a removed key may still exist below, so its removal must be kept.
     over_disk: bool,
     published: Revision,
-    /// How much of the past is kept.
+    /// How much history is kept.
     retention: Retention,
     /// The oldest revision that can be read.
     floor: Revision,
-    /// What the entry that is being applied has changed, if history is kept.
+    /// The keys that the present entry has changed, if history is kept.
     changed: Vec<VersionKey>,
-    /// What the entry that is being applied has superseded in the active memtable.
+    /// The versions in the active memtable that the present entry has superseded.
     superseded: Vec<Superseded>,
-    /// Without a disk, the history: what each revision after the floor weighs, and what was superseded by which.
+    /// Without a disk, the history: the weight of each revision after the floor, and the versions that each has superseded.
     weights: VecDeque<(Revision, u64)>,
     weight: u64,
     kept: VecDeque<Superseded>,
-    /// Older points that readers may hold, oldest first.
+    /// Older views that readers may hold, oldest first.
     retired: VecDeque<Retired>,
-    /// Freed bit by bit: at once it would hold up the writer for tens of milliseconds.
-    dead: VecDeque<Dead>,
-    /// Versions written since something was last freed.
+    /// Freed in small steps: freeing everything at once would delay the writer by tens of milliseconds.
+    dead: VecDeque<RetiredMemtable>,
+    /// How many versions were written since something was last freed.
     written: usize,
     write_digest: WriteDigest,
     gaps: Arc<Gaps>,
@@ -156,7 +156,7 @@ impl Layers {
         }
     }
 
-    pub(super) fn write(&mut self, key: &[u8], revision: Revision, change: Change) {
+    pub(super) fn write(&mut self, key: &[u8], revision: Revision, change: KeyChange) {
         assert!(revision > self.published, "what is written has a revision of its own (rule N8)");
         let version = VersionKey { key: Key::from(key), revision };
         let value = change.value().cloned();
@@ -177,14 +177,14 @@ impl Layers {
             if keeps {
                 self.supersede(older, revision);
             } else if older.revision > self.published {
-                // Never published: it came and went within this entry.
+                // Never published: it was written and superseded within this entry.
                 self.active.remove(&older);
             } else {
                 self.superseded.push(Superseded { version: older, until: revision });
             }
         }
         if removed && !self.over_disk {
-            // Once the versions below it are gone, nothing is left to hide.
+            // Once the versions below it are removed, it hides nothing.
             self.superseded.push(Superseded { version, until: revision });
         }
         if keeps && !self.over_disk {
@@ -192,14 +192,14 @@ impl Layers {
         }
     }
 
-    /// Over a disk history waits for a checkpoint. Otherwise it is let go of bit by bit.
+    /// With a disk, history waits for a checkpoint. Otherwise it is freed in small steps.
     fn supersede(&mut self, version: VersionKey, until: Revision) {
         if !self.over_disk {
             self.superseded.push(Superseded { version, until });
         }
     }
 
-    /// A digest of what was written since this was last called.
+    /// Returns a digest of what was written since the last call.
     pub(super) fn take_write_digest(&mut self) -> Hash {
         self.write_digest.take()
     }
@@ -211,10 +211,10 @@ impl Layers {
         self.published = revision;
         self.retired.push_back(Retired { view: old, superseded: std::mem::take(&mut self.superseded) });
         self.prune();
-        self.shed();
+        self.free_in_proportion();
     }
 
-    /// In a state at `revision` there is nothing to read below the floor.
+    /// In a state at `revision`, nothing below the floor can be read.
     fn raise_floor(&mut self, revision: Revision) {
         if !self.retention.is_some() {
             self.floor = revision;
@@ -232,10 +232,10 @@ impl Layers {
         }
     }
 
-    /// Removes the versions that no reader can see any more: those superseded after points that nobody holds.
+    /// Removes the versions that no reader can see any more: those superseded after views that nobody holds.
     fn prune(&mut self) {
         while let Some(oldest) = self.retired.front_mut() {
-            // Readers take only the newest point, so one that nobody holds stays so.
+            // Readers take only the newest view, so a view that nobody holds is never taken again.
             if Arc::get_mut(&mut oldest.view).is_none() {
                 break;
             }
@@ -264,36 +264,36 @@ impl Layers {
         }
     }
 
-    /// About how much memory the memtables take that are in the base: readers hold them, or they are not freed yet.
+    /// About how much memory is used by memtables that are in the base: readers hold them, or they are not freed yet.
     pub(super) fn dead_bytes(&self) -> usize {
         self.dead.iter().map(|dead| dead.memtable.bytes()).sum()
     }
 
-    /// Frees what no reader holds while nothing is written.
+    /// Frees what no reader holds, while nothing is written.
     pub(super) fn release(&mut self) {
         self.prune();
-        self.shed_some(SHED_IDLE);
+        self.free_some(SHED_IDLE);
     }
 
-    /// Frees a part of what is dead, in proportion to what was written.
-    fn shed(&mut self) {
+    /// Frees a part of the retired memtables, in proportion to what was written.
+    fn free_in_proportion(&mut self) {
         let count = SHED_LEAST.max(SHED * std::mem::take(&mut self.written));
-        self.shed_some(count);
+        self.free_some(count);
     }
 
-    /// Frees a part of the oldest dead memtable that no reader holds: one that reads for long keeps those which it reads, and no others.
-    fn shed_some(&mut self, count: usize) {
+    /// Frees a part of the oldest retired memtable that no reader holds. A long read keeps only the memtables that it reads.
+    fn free_some(&mut self, count: usize) {
         let mut all = self.dead.iter_mut();
         let Some(at) = all.position(|dead| Arc::get_mut(&mut dead.memtable).is_some()) else { return };
         let dead = &mut self.dead[at];
         let keys = dead.index.by_ref().take(count).count();
-        let versions = dead.memtable.shed(count);
+        let versions = dead.memtable.free_some(count);
         if keys < count && versions < count {
             self.dead.remove(at);
         }
     }
 
-    /// What the last merge left.
+    /// The tree that the last merge left.
     pub(super) fn base(&self) -> Option<Arc<TreeSnapshot>> {
         self.base.clone()
     }
@@ -314,34 +314,34 @@ impl Layers {
         self.retention
     }
 
-    /// The revision of what is published.
+    /// The revision of the published view.
     pub(super) fn revision(&self) -> Revision {
         self.published
     }
 
-    /// Starts a fresh memtable; what is published so far is in the frozen one, which does not change any more.
+    /// Starts a new memtable. What is published so far is in the frozen one, which no longer changes.
     pub(super) fn freeze(&mut self) -> Arc<Memtable> {
         assert!(self.frozen.is_none(), "one checkpoint at a time");
         assert!(self.superseded.is_empty() && self.changed.is_empty(), "between two entries");
         let frozen = std::mem::take(&mut self.active);
         self.frozen = Some((frozen.clone(), std::mem::take(&mut self.index)));
-        // The frozen memtable goes as a whole soon: its old versions need no pruning.
+        // The frozen memtable is dropped as a whole soon, so its old versions need no pruning.
         self.retired.clear();
         self.republish();
         frozen
     }
 
     /// The frozen memtable is in `base` now.
-    pub(super) fn thaw(&mut self, base: Arc<TreeSnapshot>) {
+    pub(super) fn unfreeze(&mut self, base: Arc<TreeSnapshot>) {
         if let Some((memtable, index)) = self.frozen.take() {
-            self.dead.push_back(Dead { memtable, index: index.into_iter() });
+            self.dead.push_back(RetiredMemtable { memtable, index: index.into_iter() });
         }
         self.floor = self.floor.max(base.floor());
         self.base = Some(base);
         self.republish();
     }
 
-    /// Publishes the same state in other layers.
+    /// Publishes the same state in different layers.
     fn republish(&mut self) {
         let point = self.reader.latest();
         self.publish(point.applied, point.revision);
@@ -379,7 +379,7 @@ mod tests {
                 self.revision += 1;
                 let value = self.live.value();
                 let revision = Revision::new(self.revision);
-                self.engine.write(format!("key/{key:04}").as_bytes(), revision, Change::Set(value));
+                self.engine.write(format!("key/{key:04}").as_bytes(), revision, KeyChange::Set(value));
                 self.engine.publish(Anchor::new(Op::new(self.revision), Hash::ZERO), revision);
             }
         }
@@ -389,15 +389,16 @@ mod tests {
             self.engine.merged(merge.run(&[]).expect("the disk is good"));
         }
 
-        /// How many values are alive, once they are at most `most` or do not become fewer. What was removed from a map is freed when no
-        /// thread of this process is still within an older access to some map, and that includes the threads of other tests.
+        /// Waits until at most `most` values exist, or their number does not fall any more, and returns it. A value removed from
+        /// a map is freed when no thread of this process is still in an older access to some map, and that includes the threads
+        /// of other tests.
         fn live(&self, most: usize) -> usize {
             let view = self.engine.reader().latest();
             for _ in 0..10_000 {
                 if self.live.held() <= most {
                     break;
                 }
-                // Each access takes part in the reclamation.
+                // Each access helps the reclamation.
                 (0..128).for_each(|_| drop(view.get(b"key/0000").expect("it can be read")));
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
@@ -405,7 +406,7 @@ mod tests {
         }
     }
 
-    /// A reader that holds on to an old point keeps what it reads. What came and went since is released all the same.
+    /// A reader that holds an old view keeps what it reads. Memtables created later are freed nevertheless.
     #[test]
     fn a_long_read_keeps_only_the_overlays_that_it_reads() {
         let mut writer = Writer::new(Retention::NONE);
@@ -415,7 +416,7 @@ mod tests {
             writer.merge();
             writer.put(500);
         }
-        // Those that are read, those that are being freed, and the newest.
+        // The memtables that are read, those that are being freed, and the newest.
         let (live, most) = (writer.live(4 * 500), 4 * 500);
         assert!(live <= most, "{live} of {} values are alive", 11 * 500);
         assert_eq!(held.scan(b"").expect("it can be read").count(), 500);
@@ -429,8 +430,8 @@ mod tests {
         assert!(live <= 3 * 1000, "{live} values are alive");
     }
 
-    /// However many readers hold however many old points, what they keep has a bound: checkpoints wait, and then the writer. When they
-    /// let go it goes on.
+    /// What readers keep is bounded, however many readers hold however many old views: first checkpoints wait, and then the
+    /// writer. When the readers release the views, the writer continues.
     #[test]
     fn what_readers_hold_is_bounded_and_the_writer_waits_at_the_bound() {
         const KEYS: u64 = 100;
@@ -450,7 +451,7 @@ mod tests {
                 writer.engine.merged(merge.run(&[]).expect("the disk is good"));
             }
         }
-        // Four that are dead, and two in the newest.
+        // Four retired memtables, and two in the newest view.
         let most = (4 + 2) * usize::try_from(KEYS).expect("few");
         let live = writer.live(most);
         assert!(live <= most, "{live} values are alive");
@@ -465,7 +466,7 @@ mod tests {
         assert_eq!(writer.engine.dead_bytes(), 0);
     }
 
-    /// Watches and scans read all the time beside writes and merges: what is alive is what the last memtables hold.
+    /// Watches and scans read all the time beside writes and merges. The live values are those of the last memtables.
     #[test]
     fn what_is_alive_does_not_grow_with_what_was_written() {
         let mut writer = Writer::new(Retention { revisions: 1000, bytes: 1 << 20 });
@@ -482,7 +483,7 @@ mod tests {
             drop(point);
             writer.merge();
         }
-        // What was removed from the map goes a little later, when it is used by this thread.
+        // What was removed from the map is freed a little later, when this thread uses the map.
         let live = writer.live(2000);
         assert!(live <= 2000, "{live} of 6,000 values are alive");
     }

@@ -1,19 +1,19 @@
 //! The engine without a disk: the memtable alone.
 
-use super::change::{Change, Retention};
+use super::change::{KeyChange, Retention};
 use super::layers::Layers;
 use super::read_view::{ReadView, Reader};
 use super::{Engine, EngineError, Merge, Merged};
 use crate::ids::{Anchor, Hash, Revision};
 
-/// Everything in memory, and gone with the process.
+/// Keeps everything in memory, and loses it with the process.
 #[derive(Debug)]
 pub struct Memory {
     layers: Layers,
 }
 
 impl Memory {
-    /// An empty one that keeps so much of its past.
+    /// Creates an empty engine that keeps this much history.
     #[must_use]
     pub fn new(retention: Retention) -> Self {
         Self { layers: Layers::new(Anchor::ZERO, Revision::ZERO, None, false, retention) }
@@ -25,7 +25,7 @@ impl Engine for Memory {
         self.layers.newest(key, see)
     }
 
-    fn write(&mut self, key: &[u8], revision: Revision, change: Change) {
+    fn write(&mut self, key: &[u8], revision: Revision, change: KeyChange) {
         self.layers.write(key, revision, change);
     }
 

@@ -1,6 +1,6 @@
 //! Recent versions in memory: an ordered concurrent map by (key, revision). One writer, any number of readers.
 
-use super::change::Change;
+use super::change::KeyChange;
 use super::key::Key;
 use super::read_view::Keys;
 use super::steps;
@@ -14,17 +14,17 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering as Memory};
 
-/// About what a version takes besides the bytes of its key and value: the map's node, the writer's index, what the
-/// allocator adds.
+/// About how much memory a version takes besides the bytes of its key and value: the node of the map, the writer's index, and the
+/// overhead of the allocator.
 const VERSION_OVERHEAD: usize = 256;
 
-/// About what it takes in the order of changes.
+/// About how much it takes in the order of changes.
 const NOTE_BYTES: usize = size_of::<VersionKey>();
 
-/// A version's value; `None` if the key was removed.
+/// The value of a version; `None` if the key was removed.
 pub(super) type Value = Option<Bytes>;
 
-/// Keys ascending, and of one key the newest revision first: the first version at or after (key, r) is the one seen at r.
+/// Keys ascend, and of one key the newest revision comes first. So the first version at or after (key, r) is the one seen at r.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct VersionKey {
     pub(super) key: Key,
@@ -32,12 +32,12 @@ pub(super) struct VersionKey {
 }
 
 /// A [`VersionKey`] whose key may be borrowed, so that a look-up copies nothing.
-trait Place {
+trait AsVersionKey {
     fn key(&self) -> &[u8];
     fn revision(&self) -> Revision;
 }
 
-impl Place for VersionKey {
+impl AsVersionKey for VersionKey {
     fn key(&self) -> &[u8] {
         self.key.as_slice()
     }
@@ -47,7 +47,7 @@ impl Place for VersionKey {
     }
 }
 
-impl Place for (&[u8], Revision) {
+impl AsVersionKey for (&[u8], Revision) {
     fn key(&self) -> &[u8] {
         self.0
     }
@@ -57,29 +57,29 @@ impl Place for (&[u8], Revision) {
     }
 }
 
-impl Ord for dyn Place + '_ {
+impl Ord for dyn AsVersionKey + '_ {
     fn cmp(&self, other: &Self) -> Ordering {
         self.key().cmp(other.key()).then_with(|| other.revision().cmp(&self.revision()))
     }
 }
 
-impl PartialOrd for dyn Place + '_ {
+impl PartialOrd for dyn AsVersionKey + '_ {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for dyn Place + '_ {
+impl PartialEq for dyn AsVersionKey + '_ {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for dyn Place + '_ {}
+impl Eq for dyn AsVersionKey + '_ {}
 
 impl Ord for VersionKey {
     fn cmp(&self, other: &Self) -> Ordering {
-        (self as &dyn Place).cmp(other as &dyn Place)
+        (self as &dyn AsVersionKey).cmp(other as &dyn AsVersionKey)
     }
 }
 
@@ -89,24 +89,25 @@ impl PartialOrd for VersionKey {
     }
 }
 
-impl<'a> Borrow<dyn Place + 'a> for VersionKey {
-    fn borrow(&self) -> &(dyn Place + 'a) {
+impl<'a> Borrow<dyn AsVersionKey + 'a> for VersionKey {
+    fn borrow(&self) -> &(dyn AsVersionKey + 'a) {
         self
     }
 }
 
-/// The versions of a span of revisions.
+/// The versions of a range of revisions.
 #[derive(Debug, Default)]
 pub(super) struct Memtable {
-    versions: SkipMap<VersionKey, Change>,
-    /// What each entry changed, in the order of revisions and keys; by the last of these revisions. Empty if no history is kept.
+    versions: SkipMap<VersionKey, KeyChange>,
+    /// The keys that each entry changed, in the order of revisions and keys, under the last of its revisions. Empty if no history
+    /// is kept.
     notes: SkipMap<Revision, Arc<[VersionKey]>>,
     bytes: AtomicUsize,
 }
 
 impl Memtable {
-    /// Lets go of up to `count` versions: nobody reads here any more. Returns how many there were.
-    pub(super) fn shed(&self, count: usize) -> usize {
+    /// Frees up to `count` versions; no reader is left. Returns how many there were.
+    pub(super) fn free_some(&self, count: usize) -> usize {
         let notes = (0..count).map_while(|_| self.notes.pop_front());
         let notes = notes.map(|note| self.forget_bytes(NOTE_BYTES * note.value().len())).count();
         let versions = (0..count).map_while(|_| self.versions.pop_front());
@@ -118,7 +119,7 @@ impl Memtable {
         self.bytes.fetch_sub(bytes, Memory::Relaxed);
     }
 
-    /// Takes note of what an entry has changed, in any order within a revision.
+    /// Records the keys that an entry has changed, in any order within a revision.
     pub(super) fn note(&self, mut changed: Vec<VersionKey>) {
         let Some(last) = changed.last().map(|version| version.revision) else { return };
         changed.sort_unstable_by(|one, other| {
@@ -128,7 +129,7 @@ impl Memtable {
         self.notes.insert(last, changed.into());
     }
 
-    /// Forgets what was changed up to `through`, by whole entries.
+    /// Drops the records of changes up to `through`, in whole entries.
     pub(super) fn forget_notes(&self, through: Revision) {
         while let Some(first) = self.notes.front().filter(|first| *first.key() <= through) {
             self.bytes.fetch_sub(NOTE_BYTES * first.value().len(), Memory::Relaxed);
@@ -136,9 +137,11 @@ impl Memtable {
         }
     }
 
-    /// What was changed from `since` on, entry by entry, in order: also a few changes before it, of the same entry.
+    /// The records of changes from `since` on, entry by entry, in order. They may begin with a few earlier changes of the same
+    /// entry.
     ///
-    /// Step by step and not by `SkipMap::range`, which never releases the entries that it has passed (crossbeam-skiplist 0.1.3).
+    /// It steps from entry to entry instead of using `SkipMap::range`, which never releases the entries that it has passed
+    /// (crossbeam-skiplist 0.1.3).
     pub(super) fn notes(&self, since: Revision) -> impl Iterator<Item = Arc<[VersionKey]>> {
         let first = self.notes.lower_bound(Bound::Included(&since));
         std::iter::successors(first, Entry::next)
@@ -146,8 +149,8 @@ impl Memtable {
             .inspect(|_| steps::count(1))
     }
 
-    /// Adds a version. The newest of its key: revisions only grow.
-    pub(super) fn insert(&self, version: VersionKey, change: Change) {
+    /// Adds a version. It is the newest of its key, because revisions only grow.
+    pub(super) fn insert(&self, version: VersionKey, change: KeyChange) {
         self.bytes.fetch_add(weight(&version, &change), Memory::Relaxed);
         self.versions.insert(version, change);
     }
@@ -159,13 +162,13 @@ impl Memtable {
         }
     }
 
-    /// The version of `key` that is seen at `at`: `None` if there is none here.
-    pub(super) fn get(&self, key: &[u8], at: Revision) -> Option<(Revision, Change)> {
+    /// The version of `key` that is seen at `at`; `None` if there is none in this memtable.
+    pub(super) fn get(&self, key: &[u8], at: Revision) -> Option<(Revision, KeyChange)> {
         let entry = self.first_from(key, at)?;
         (entry.key().key.as_slice() == key).then(|| (entry.key().revision, entry.value().clone()))
     }
 
-    /// Goes through the keys, and what is seen of them at `at`.
+    /// Returns a cursor over the keys, and over what is seen of them at `at`.
     pub(super) fn cursor(&self, keys: Keys<'_>, at: Revision) -> MemtableCursor<'_> {
         let entry = match keys.to {
             _ if !keys.reverse => self.first_from(keys.from, Revision::new(u64::MAX)),
@@ -174,24 +177,24 @@ impl Memtable {
         };
         let mut cursor =
             MemtableCursor { memtable: self, entry, key: None, seen: false, at, reverse: keys.reverse };
-        cursor.settle();
+        cursor.settle_on_visible();
         cursor
     }
 
     /// All versions: keys ascending, and of one key the newest first.
-    pub(super) fn versions(&self) -> impl Iterator<Item = Entry<'_, VersionKey, Change>> {
+    pub(super) fn versions(&self) -> impl Iterator<Item = Entry<'_, VersionKey, KeyChange>> {
         self.versions.iter()
     }
 
     /// The oldest version of the greatest key below `key`.
-    fn last_below(&self, key: &[u8]) -> Option<Entry<'_, VersionKey, Change>> {
+    fn last_below(&self, key: &[u8]) -> Option<Entry<'_, VersionKey, KeyChange>> {
         steps::count(1);
-        self.versions.upper_bound(Bound::Excluded(&(key, Revision::new(u64::MAX)) as &dyn Place))
+        self.versions.upper_bound(Bound::Excluded(&(key, Revision::new(u64::MAX)) as &dyn AsVersionKey))
     }
 
-    fn first_from(&self, key: &[u8], at: Revision) -> Option<Entry<'_, VersionKey, Change>> {
+    fn first_from(&self, key: &[u8], at: Revision) -> Option<Entry<'_, VersionKey, KeyChange>> {
         steps::count(1);
-        self.versions.lower_bound(Bound::Included(&(key, at) as &dyn Place))
+        self.versions.lower_bound(Bound::Included(&(key, at) as &dyn AsVersionKey))
     }
 
     /// Counts memory that is held elsewhere until this memtable is in a checkpoint.
@@ -205,18 +208,18 @@ impl Memtable {
     }
 }
 
-fn weight(version: &VersionKey, change: &Change) -> usize {
+fn weight(version: &VersionKey, change: &KeyChange) -> usize {
     VERSION_OVERHEAD + version.key.heap_bytes() + change.value().map_or(0, Bytes::len)
 }
 
-/// How many versions are stepped over before it is worth looking the next one up.
+/// How many versions are stepped over before a look-up is used instead.
 const STEPS: usize = 4;
 
-/// Stands on a key, and on the version of it that is seen at one revision, if there is one: all its versions here may be newer.
+/// A cursor at a key, and at the version of it that is seen at one revision, if there is one: all its versions here may be newer.
 pub(super) struct MemtableCursor<'a> {
     memtable: &'a Memtable,
-    /// The version, if one is seen; otherwise, unless in reverse, the first one of the next key.
-    entry: Option<Entry<'a, VersionKey, Change>>,
+    /// The version, if one is seen; otherwise, unless in reverse, the first version of the next key.
+    entry: Option<Entry<'a, VersionKey, KeyChange>>,
     key: Option<Key>,
     seen: bool,
     at: Revision,
@@ -224,31 +227,31 @@ pub(super) struct MemtableCursor<'a> {
 }
 
 impl MemtableCursor<'_> {
-    /// The key it stands on; `None` at the end.
+    /// The current key; `None` at the end.
     pub(super) fn key(&self) -> Option<&Key> {
         self.key.as_ref()
     }
 
-    /// What is seen of the key; `None` if that is found further down. Inside: `None` if it was removed.
+    /// What is seen of the key: `None` if the layers below must be asked, `Some(None)` if the key was removed.
     pub(super) fn value(&self) -> Option<Value> {
         let entry = self.entry.as_ref().filter(|_| self.seen)?;
         Some(entry.value().value().cloned())
     }
 
-    /// To the next key: a few steps and look-ups, however many versions there are.
+    /// Moves to the next key, in a few steps and look-ups, however many versions there are.
     pub(super) fn advance(&mut self) {
         let Some(key) = self.key.take() else { return };
         if self.reverse {
             self.entry = self.memtable.last_below(key.as_slice());
         } else if self.seen {
-            // No version has revision zero: this is just past the key's oldest.
+            // No version has revision zero, so this is just after the oldest version of the key.
             self.skip(|version| version.key == key, (key.as_slice(), Revision::ZERO));
         }
-        self.settle();
+        self.settle_on_visible();
     }
 
-    /// From some version of a key to the one that is seen.
-    fn settle(&mut self) {
+    /// Moves from any version of a key to the one that is seen.
+    fn settle_on_visible(&mut self) {
         let at = self.at;
         self.key = self.entry.as_ref().map(|entry| entry.key().key.clone());
         let Some(key) = self.key.clone() else { return };
@@ -260,7 +263,7 @@ impl MemtableCursor<'_> {
         self.seen = self.entry.as_ref().is_some_and(|entry| entry.key().key == key);
     }
 
-    /// Past the versions that `passed` names: step by step, or if there are many straight to `target`.
+    /// Moves past the versions for which `passed` is true: step by step, or directly to `target` if there are many.
     fn skip(&mut self, passed: impl Fn(&VersionKey) -> bool, target: (&[u8], Revision)) {
         for _ in 0..STEPS {
             if !self.entry.as_ref().is_some_and(|entry| passed(entry.key())) {
@@ -284,8 +287,8 @@ mod tests {
         let memtable = Memtable::default();
         for (key, revision, value) in versions {
             let version = VersionKey { key: Key::from(key.as_bytes()), revision: Revision::new(*revision) };
-            let value = value.map(|value| Change::Set(Bytes::copy_from_slice(value.as_bytes())));
-            memtable.insert(version, value.unwrap_or(Change::Delete));
+            let value = value.map(|value| KeyChange::Set(Bytes::copy_from_slice(value.as_bytes())));
+            memtable.insert(version, value.unwrap_or(KeyChange::Delete));
         }
         memtable
     }
@@ -303,7 +306,8 @@ mod tests {
         found
     }
 
-    /// Every walk and every look-up at every revision against the obvious way, with many and with few versions per key.
+    /// Compares every walk and every look-up at every revision with a simple implementation, with many and with few versions per
+    /// key.
     #[test]
     fn a_key_is_seen_as_its_newest_version_at_the_revision() {
         let mut rng = fastrand::Rng::with_seed(5);
@@ -352,7 +356,7 @@ mod tests {
         assert_eq!(memtable.bytes(), 0);
     }
 
-    /// Every way to read, beside removals: what was removed and is read by nobody is released.
+    /// All ways to read, beside removals: versions that were removed and that nobody reads are freed.
     #[test]
     fn what_was_read_and_removed_is_released() {
         const ENTRIES: u64 = 900;
@@ -363,9 +367,9 @@ mod tests {
             let revision = Revision::new(number);
             let value = live.value();
             let version = VersionKey { key: Key::from(format!("k{number:04}").as_bytes()), revision };
-            memtable.insert(version, Change::Set(value));
+            memtable.insert(version, KeyChange::Set(value));
             memtable.note(vec![VersionKey { key: long.clone(), revision }]);
-            // A watch that begins here, one that reads it all, scans both ways, and look-ups.
+            // A watch that begins here, one that reads everything, scans in both directions, and look-ups.
             let since = Revision::new(number.saturating_sub(20));
             assert!(memtable.notes(since).count() > 0);
             assert_eq!(memtable.notes(since).take(1).count(), 1);
@@ -385,18 +389,18 @@ mod tests {
                 memtable.forget_notes(old);
             }
         }
-        // The map frees what is removed a little later, bit by bit, when it is used.
+        // The map frees removed versions later, in small steps, when it is used.
         let released = || live.held() + Arc::strong_count(shared);
         for number in 0..100_000 {
             if released() <= 300 {
                 break;
             }
             let version = VersionKey { key: Key::from(&b"a"[..]), revision: Revision::new(ENTRIES + number) };
-            memtable.insert(version.clone(), Change::Delete);
+            memtable.insert(version.clone(), KeyChange::Delete);
             memtable.remove(&version);
         }
         assert!(released() <= 300, "{} of {} are alive", released(), 2 * ENTRIES);
-        while memtable.shed(64) > 0 {}
+        while memtable.free_some(64) > 0 {}
         drop(memtable);
     }
 }

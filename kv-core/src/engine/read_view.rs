@@ -1,7 +1,7 @@
-//! What readers hold: a point of the state, in its layers.
+//! What readers hold: a view of the state, in its layers.
 
 use super::EngineError;
-use super::change::Change;
+use super::change::KeyChange;
 use super::gaps::{Gaps, WORTH};
 use super::key::Key;
 use super::memtable::{Memtable, MemtableCursor, Value, VersionKey};
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A published state: what readers see.
+/// A published state, as readers see it.
 #[derive(Debug)]
 pub struct ReadView {
     pub(super) applied: Anchor,
@@ -21,27 +21,27 @@ pub struct ReadView {
     pub(super) active: Arc<Memtable>,
     pub(super) frozen: Option<Arc<Memtable>>,
     pub(super) base: Option<Arc<TreeSnapshot>>,
-    /// Empty ranges: of all points of an engine.
+    /// The known empty ranges, shared by all views of an engine.
     pub(super) gaps: Arc<Gaps>,
 }
 
-/// So many bytes that are read count as one more step.
+/// Reading this many bytes counts as one more step.
 pub(super) const STEP_BYTES: usize = 256;
 
 impl ReadView {
-    /// The op that the state is exactly at.
+    /// The op that the state is at.
     #[must_use]
     pub fn applied(&self) -> Anchor {
         self.applied
     }
 
-    /// The last revision taken up to there.
+    /// The last revision taken up to that op.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision
     }
 
-    /// The oldest revision at which it can be read, and after which all changes are known.
+    /// The oldest revision that can be read. All changes after it are known.
     #[must_use]
     pub fn floor(&self) -> Revision {
         self.floor
@@ -56,7 +56,7 @@ impl ReadView {
         self.get_at(key, self.revision)
     }
 
-    /// The value of a key (`None`: it was removed), if that is known without the disk: the key has changed lately.
+    /// The value of a key (`Some(None)` if it was removed), if the key has changed so recently that the disk is not needed.
     #[must_use]
     pub fn get_in_memory(&self, key: &[u8]) -> Option<Option<Bytes>> {
         self.memtables()
@@ -64,7 +64,7 @@ impl ReadView {
             .map(|(_, change)| change.value().cloned())
     }
 
-    /// The value that a key had at a revision from [`floor`](Self::floor) to [`revision`](Self::revision).
+    /// The value of a key at a revision from [`floor`](Self::floor) to [`revision`](Self::revision).
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -77,8 +77,9 @@ impl ReadView {
         self.base.as_ref().map_or(Ok(None), |base| base.get_at(key, at))
     }
 
-    /// The changes after `after`, in the order of revisions and, within one, of keys: those at `after` itself that follow a key, too,
-    /// if it is given. `after` is not below the [`floor`](Self::floor), and above it if a key is given.
+    /// The changes after `after`, in the order of revisions and, within one, of keys. If `key` is given, this includes the
+    /// changes at `after` itself of the keys that follow it. `after` must not be below the [`floor`](Self::floor), and must be
+    /// above it if a key is given.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -107,11 +108,11 @@ impl ReadView {
         }))))
     }
 
-    /// What was done to a key at this very revision, one of its [`changes`](Self::changes).
+    /// What was done to a key at exactly this revision, which is one of its [`changes`](Self::changes).
     ///
     /// # Errors
     /// If the disk fails or is damaged.
-    pub fn change(&self, key: &[u8], at: Revision) -> Result<Change, EngineError> {
+    pub fn change(&self, key: &[u8], at: Revision) -> Result<KeyChange, EngineError> {
         let found = self.memtables().find_map(|memtable| memtable.get(key, at));
         match found {
             Some((revision, change)) if revision == at => Ok(change),
@@ -127,7 +128,7 @@ impl ReadView {
         [Some(&self.active), self.frozen.as_ref()].into_iter().flatten().map(|memtable| &**memtable)
     }
 
-    /// Goes through the keys from `from` on, in order.
+    /// Scans the keys from `from` on, in order.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -136,7 +137,7 @@ impl ReadView {
         self.scan_at(Keys::from(from), self.revision)
     }
 
-    /// Goes through keys as they were at a revision from [`floor`](Self::floor) to [`revision`](Self::revision).
+    /// Scans keys as they were at a revision from [`floor`](Self::floor) to [`revision`](Self::revision).
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -173,14 +174,14 @@ impl ReadView {
     }
 }
 
-/// Which keys, and in which order.
+/// A range of keys, and the order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Keys<'a> {
     /// The first key (inclusive).
     pub from: &'a [u8],
-    /// The end (exclusive); none for the end of the key space.
+    /// The end (exclusive); `None` for the end of the key space.
     pub to: Option<&'a [u8]>,
-    /// Whether to begin at the end.
+    /// Whether to begin at the end of the range.
     pub reverse: bool,
 }
 
@@ -191,18 +192,18 @@ impl<'a> From<&'a [u8]> for Keys<'a> {
     }
 }
 
-/// A change of a key, as it is found in the past.
+/// A change of a key in the history.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HistoryChange {
     /// The revision of the change.
     pub revision: Revision,
     /// Of which key.
     pub key: Bytes,
-    /// What it took to come here: one step, and one more for each 256 bytes that were read.
+    /// What it took to find it: one step, and one more for each 256 bytes that were read.
     pub steps: usize,
 }
 
-/// The changes of a [`ReadView`], in order. After an error it is useless.
+/// The changes of a [`ReadView`], in order. Do not use it after an error.
 pub struct HistoryChanges<'a>(Box<dyn Iterator<Item = Result<HistoryChange, EngineError>> + 'a>);
 
 impl Iterator for HistoryChanges<'_> {
@@ -219,17 +220,17 @@ impl fmt::Debug for HistoryChanges<'_> {
     }
 }
 
-/// A place in each layer.
+/// A cursor in each layer.
 struct Cursors<'a> {
     active: MemtableCursor<'a>,
     frozen: Option<MemtableCursor<'a>>,
     base: Option<TreeCursor<'a>>,
 }
 
-/// A walk through the keys of a [`ReadView`]: keys with their values, in order. After an error it is useless.
+/// A scan over the keys of a [`ReadView`]: keys with their values, in order. Do not use it after an error.
 ///
-/// It takes a step for each key that is in some layer, also for those that were removed; but what one scan of removed keys has found,
-/// the next ones step over at once, until a key is put there again.
+/// It takes a step for each key that is in some layer, even if the key was removed. But the removed keys that one scan has found
+/// are skipped by later scans at once, until a key is put there again.
 pub struct Scan<'a> {
     view: &'a ReadView,
     at: Revision,
@@ -243,12 +244,12 @@ pub struct Scan<'a> {
     steps: usize,
     most: usize,
     rest: Option<Key>,
-    /// Where the run of removed keys began in which it stands, and how many it has passed there.
+    /// Where the present run of removed keys began, and how many have been passed.
     edge: Option<Key>,
     removed: usize,
 }
 
-/// How much of a value is shown where only its head is wanted.
+/// How many bytes of a value are returned if only its beginning is wanted.
 const HEAD_BYTES: usize = 64;
 
 impl Iterator for Scan<'_> {
@@ -283,27 +284,27 @@ impl fmt::Debug for Scan<'_> {
 }
 
 impl Scan<'_> {
-    /// Shows only the first bytes of the values, and copies no more of them.
+    /// Returns only the first bytes of the values, and copies no more of them.
     #[must_use]
     pub fn heads(mut self) -> Self {
         self.heads = true;
         self
     }
 
-    /// Ends after about so many steps: see [`rest`](Self::rest). For each 256 bytes that are read it takes one step more.
+    /// Ends the scan after about this many steps: see [`rest`](Self::rest). Every 256 bytes that are read count as one more step.
     #[must_use]
     pub fn within(mut self, steps: usize) -> Self {
         self.most = steps;
         self
     }
 
-    /// Where it has ended before the end of the range: the next key to be looked at.
+    /// If the scan has ended before the end of the range: the next key.
     #[must_use]
     pub fn rest(&self) -> Option<&[u8]> {
         self.rest.as_ref().map(Key::as_slice)
     }
 
-    /// How long the last value was as a whole.
+    /// The full length of the last value.
     #[must_use]
     pub const fn value_bytes(&self) -> usize {
         self.value_bytes
@@ -336,7 +337,7 @@ impl Scan<'_> {
         Ok(value)
     }
 
-    /// Takes `key` from every layer that has it; the topmost has its value.
+    /// Takes `key` from every layer that has it. The topmost layer has its value.
     fn step(&mut self, key: &Key) -> Result<Value, EngineError> {
         let Some(Cursors { active, frozen, base }) = &mut self.cursors else { return Ok(None) };
         let mut found: Option<Value> = None;
@@ -366,7 +367,8 @@ impl Scan<'_> {
         Ok(value)
     }
 
-    /// Jumps over the known gap in which it stands, if there is one. `key`: one that it has just passed there; at the beginning none.
+    /// Skips the known gap at the present position, if there is one. `key` is the key that was just passed there, or `None` at
+    /// the beginning.
     fn jump(&mut self, key: Option<&Key>) -> Result<bool, EngineError> {
         let gaps = &self.view.gaps;
         let keys = if self.reverse {
@@ -392,7 +394,7 @@ impl Scan<'_> {
         Ok(true)
     }
 
-    /// What it has passed since `edge` was removed, up to `end` or the end of the range.
+    /// The keys passed since `edge` are removed, up to `end` or the end of the range.
     fn found_gap(&self, end: Option<&Key>) {
         if self.removed < WORTH || self.cursors.is_none() {
             return;
@@ -412,7 +414,7 @@ fn after(key: &Key) -> Key {
     Key::from(&[key.as_slice(), &[0]].concat()[..])
 }
 
-/// Reads what an engine has published. Cheap to clone.
+/// Reads the published views of an engine. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reader {
     /// Locked only to copy or to replace the pointer.
@@ -424,13 +426,13 @@ impl Reader {
         Self { current: Arc::new(Mutex::new(Arc::new(view))) }
     }
 
-    /// Makes `point` the newest; returns the one before.
+    /// Makes `view` the newest, and returns the one before.
     pub(super) fn replace(&self, view: ReadView) -> Arc<ReadView> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *current, Arc::new(view))
     }
 
-    /// The newest point. Memory and pages of the disk are kept for as long as it is held: not for long.
+    /// The newest view. Holding it keeps memory and pages of the disk in use, so do not hold it for long.
     #[must_use]
     pub fn latest(&self) -> Arc<ReadView> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -1,19 +1,19 @@
-//! What the state's file reads ahead. The system would do it in parts of many megabytes, once somebody goes through the file: whatever the journal
-//! writes meanwhile would wait for them on the device, for many milliseconds. Here it is done in small parts.
+//! Reads the state's file ahead, in small parts. The operating system would read parts of many megabytes once the file is read
+//! sequentially, and the journal's writes would wait for them on the device, for many milliseconds.
 
 use super::blocks::BLOCK;
 use crate::storage::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// So many blocks are read ahead at once: 128 KiB.
+/// The number of blocks that are read ahead at once: 128 KiB.
 const WINDOW: u64 = 32;
 /// How many windows are remembered.
 const REMEMBERED: usize = 64;
-/// A window that was read ahead, of which nothing more is to be done.
+/// Marks a window that was read ahead and needs nothing more.
 const DONE: u64 = 1 << 63;
 
-/// Windows of which a block was read lately.
+/// The windows of which a block was read recently.
 #[derive(Debug)]
 pub(super) struct Readahead([AtomicU64; REMEMBERED]);
 
@@ -22,13 +22,13 @@ impl Readahead {
         Self(std::array::from_fn(|_| AtomicU64::new(u64::MAX)))
     }
 
-    /// These bytes of the file are about to be read. Where a second block of a window is, the rest of the window is read ahead; a block alone,
-    /// as of a look-up, is read alone.
+    /// These bytes of the file are about to be read. On the second block of a window, the rest of the window is read ahead. A
+    /// single block, as in a look-up, is read alone.
     pub(super) fn reading(&self, file: &dyn File, bytes: Range<u64>) {
         let first = bytes.start / BLOCK as u64 / WINDOW;
         let last = bytes.end.saturating_sub(1) / BLOCK as u64 / WINDOW;
         if first != last || bytes.end - bytes.start > BLOCK as u64 {
-            // All that is wanted is known.
+            // The test knows enough.
             return;
         }
         let place = &self.0[usize::try_from(first % REMEMBERED as u64).expect("it is below the length")];
@@ -50,9 +50,9 @@ mod tests {
     use std::sync::Mutex;
 
     #[derive(Debug, Default)]
-    struct Told(Mutex<Vec<Range<u64>>>);
+    struct Recorder(Mutex<Vec<Range<u64>>>);
 
-    impl File for Told {
+    impl File for Recorder {
         fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<()> {
             Ok(())
         }
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn the_second_block_of_a_window_brings_the_rest_of_it_and_a_block_alone_brings_nothing() {
-        let (file, readahead) = (Told::default(), Readahead::new());
+        let (file, readahead) = (Recorder::default(), Readahead::new());
         let read = |block: u64, blocks: u64| {
             let range = block * BLOCK as u64..(block + blocks) * BLOCK as u64;
             readahead.reading(&file, range);
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(read(5, 1), [], "it is there");
         assert_eq!(read(WINDOW + 9, 1), [(window, 2 * window)]);
         assert_eq!(read(2 * WINDOW, 4), [], "what is read at once needs nothing ahead");
-        // One far away takes its place, and then its turn begins anew.
+        // A window far away replaces it, and then it starts again.
         assert_eq!(read(WINDOW * REMEMBERED as u64, 1), []);
         assert_eq!(read(6, 1), []);
         assert_eq!(read(7, 1), [(0, window)]);

@@ -1,9 +1,10 @@
-//! A checkpoint on its way to another member: read in pieces, in the order of its rows.
+//! A checkpoint that is sent to another member: it is read in pieces, in the order of its rows.
 //!
 //! ```text
 //! row: part u8 | length of key u32 | key | length of value u32 | value        place: part u8 | key
 //! ```
-//! The rows of one checkpoint are the same on all members, so a transfer may go on from another source that has it.
+//! The rows of one checkpoint are the same on all members, so a transfer may continue from another source that has the
+//! checkpoint.
 
 use super::EngineError;
 use super::tree::Part;
@@ -14,7 +15,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// A durable checkpoint, unchanged for as long as it is held; the disk keeps its pages so long. Cheap to clone.
+/// A durable checkpoint. It does not change while it is held, and the disk keeps its pages for as long. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     anchor: Anchor,
@@ -26,13 +27,13 @@ impl Snapshot {
         Self { anchor, base }
     }
 
-    /// The op that it is exactly at.
+    /// The op that it is at.
     #[must_use]
     pub fn anchor(&self) -> Anchor {
         self.anchor
     }
 
-    /// The rows after the place `after`, about `max_bytes` of them. Reads nothing else.
+    /// The rows after the place `after`, about `max_bytes` of them. Nothing else is read.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -40,7 +41,7 @@ impl Snapshot {
         let mut run = Run::default();
         let is_last = match self.read(after, max_bytes, &mut run) {
             Ok(is_last) => is_last,
-            // What is intact before the damage may be the only copy, and another source may have what comes next.
+            // The intact rows before the damage may be the only copies, and another source may have the next ones.
             Err(_) if !run.rows.is_empty() => false,
             Err(error) => return Err(error),
         };
@@ -48,8 +49,8 @@ impl Snapshot {
         Ok(Chunk::new(Bytes::copy_from_slice(after), run.rows.freeze(), end))
     }
 
-    /// Reads the rows after the place `after`, so that damage is found: about `max_bytes` of them. Returns how many bytes that were, and
-    /// the place after which to go on, if there is more.
+    /// Reads the rows after the place `after`, about `max_bytes` of them, to find damage. Returns the number of bytes read, and
+    /// the place to continue after, if there is more.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -59,7 +60,7 @@ impl Snapshot {
         Ok((run.rows.len(), (!is_last).then_some(run.last)))
     }
 
-    /// Whether nothing comes after these rows.
+    /// Reads rows, and returns whether they are the last ones.
     fn read(&self, after: &[u8], max_bytes: usize, run: &mut Run) -> Result<bool, EngineError> {
         for (part, from) in Part::from_place(after) {
             let mut cursor = self.base.part(part, from)?;
@@ -76,20 +77,20 @@ impl Snapshot {
     }
 }
 
-/// Rows that follow each other, and the place of the last one.
+/// Consecutive rows, and the place of the last one.
 #[derive(Default)]
 struct Run {
     rows: BytesMut,
     last: Bytes,
 }
 
-/// The digest of rows, whatever their order: the sum of their hashes. So a receiver has it of what has come, piece by piece, and a
+/// The digest of a set of rows: the sum of their hashes, whatever their order. So a receiver can compute it piece by piece, and a
 /// source need not read everything for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct RowSum(u128);
 
 impl RowSum {
-    /// Takes a row in.
+    /// Adds a row.
     pub(super) fn add(&mut self, part: Part, key: &[u8], value: &[u8]) {
         let mut row = BytesMut::with_capacity(key.len() + value.len() + 16);
         put_row(&mut row, part, key, value);
@@ -119,7 +120,7 @@ fn put_row(out: &mut BytesMut, part: Part, key: &[u8], value: &[u8]) {
     out.put_slice(value);
 }
 
-/// Goes through the rows of a chunk. A row that is not one ends it with `None` inside.
+/// The rows of a chunk. An invalid row yields `None`, which ends the iteration.
 pub(super) struct Rows(Bytes);
 
 /// A row of a chunk.

@@ -1,8 +1,8 @@
-//! A snapshot from another member, until it is whole: a second file of the same kind beside the state.
+//! A snapshot that is received from another member, until it is complete: a second file of the same kind beside the state.
 //!
-//! Every piece is one transaction, together with how far the pieces go, so that a restart goes on where it was. Now and then
-//! one is durable. The state is not touched before the whole has been read back and found to be what has come; then the
-//! file is renamed over it, in one step.
+//! Every piece is stored in one transaction, together with the progress, so that a restart continues where it stopped. From time
+//! to time the transaction is made durable. The state is not replaced before the whole file has been read back and matches what
+//! was received. Then the file is renamed to the name of the state, in one step.
 
 use super::EngineError;
 use super::disk;
@@ -20,18 +20,18 @@ use std::sync::atomic::AtomicBool;
 /// The name of the file that collects the pieces of a transferred state.
 const STAGING: &str = "state.transfer";
 
-/// So many bytes of rows at most are lost by a crash and must be fetched again.
+/// At most this many bytes of rows are lost in a crash and must be fetched again.
 const UNSYNCED_BYTES: usize = 4 << 20;
 
-/// The memory of its B-tree.
+/// The memory of its B-tree, in bytes.
 const CACHE_BYTES: usize = 8 << 20;
 
-/// How far the pieces go.
+/// How far the received pieces go.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Progress {
     at: Anchor,
     end: ChunkEnd,
-    /// Of the rows that have come.
+    /// The digest of the received rows.
     sum: RowSum,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    /// What an earlier life left; `None` if that is nothing, or nothing that can be used: then it is removed.
+    /// Opens what an earlier life left; `None` if there is nothing, or nothing usable, which is then removed.
     pub(crate) fn open(storage: &Arc<dyn Storage>) -> Result<Option<Self>, EngineError> {
         let file = match storage.open(STAGING) {
             Ok(file) => file,
@@ -66,7 +66,7 @@ impl Staging {
                 remove(&**storage)?;
                 Ok(None)
             }
-            // The machine died before the file had its head: nothing was stored yet.
+            // The machine crashed before the file had its head: nothing was stored yet.
             Err(EngineError::Io { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
                 remove(&**storage)?;
                 Ok(None)
@@ -92,7 +92,7 @@ impl Staging {
         &self.progress.end
     }
 
-    /// Stores the next piece. False if it is not the next, or does not match its checksum.
+    /// Stores the next piece. Returns false if it is not the next one, or does not match its checksum.
     pub(crate) fn add(&mut self, chunk: &Chunk) -> Result<bool, EngineError> {
         let follows = matches!(&self.progress.end, ChunkEnd::More(place) if *place == chunk.after);
         if !follows || !chunk.is_intact() {
@@ -120,28 +120,28 @@ impl Staging {
         Ok(true)
     }
 
-    /// What is stored besides the data.
+    /// The rows besides the data.
     pub(crate) fn rows(&self) -> Result<disk::Rows, EngineError> {
         Ok(disk::Rows::from(Arc::new(self.tree.snapshot()?)))
     }
 
-    /// Reads all of it back: whether it is complete, and what has come.
+    /// Reads everything back, and returns whether it is complete and is what was received.
     pub(crate) fn is_whole(&self) -> Result<bool, EngineError> {
         Ok(self.progress.end == ChunkEnd::Last && digest(&self.tree.snapshot()?)? == self.progress.sum)
     }
 
-    /// Takes the place of the state, durably. Whoever holds the old one must have let go of it.
+    /// Replaces the state, durably. The old state must not be in use any more.
     pub(crate) fn switch(self) -> Result<(), EngineError> {
         let io = |error| EngineError::io("switch", error);
         self.tree.forget_progress()?;
         drop(self.tree);
         self.storage.rename(STAGING, NAME).map_err(io)?;
         self.storage.sync_directory().map_err(io)?;
-        // Only now: what took its place is whole and durable.
+        // Only now: its replacement is complete and durable.
         disk::remove(&*self.storage, ASIDE)
     }
 
-    /// Throws it away.
+    /// Removes it.
     pub(crate) fn discard(self) -> Result<(), EngineError> {
         drop(self.tree);
         remove(&*self.storage)

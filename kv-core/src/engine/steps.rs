@@ -1,23 +1,24 @@
-//! Counts what reading takes: look-ups and steps, and one for each 256 bytes read from the B-tree. A thread that reads for others is called back
-//! every few steps, to give way to more urgent ones; tests ask how the number of steps grows.
+//! Counts the steps of reading: look-ups, steps of a cursor, and one for each 256 bytes read from the B-tree. A thread that reads
+//! for others is called back every few steps, so that it can yield to more urgent threads. Tests check how the number of steps
+//! grows.
 
 use std::cell::Cell;
 
-/// The steps between two calls back: they take some 0.1 ms.
+/// The number of steps between two callbacks: about 0.1 ms.
 const TURN: usize = 256;
 
-/// What a thread does between two turns, told how many there were.
+/// What a thread does between two turns. It is given the number of turns.
 type GiveWay = fn(usize);
 
 thread_local! {
-    /// Steps until the next call back, if there are any.
+    /// The steps until the next callback, if there is one.
     static TURN_LEFT: Cell<Option<(usize, GiveWay)>> = const { Cell::new(None) };
     #[cfg(test)]
     static TAKEN: Cell<usize> = const { Cell::new(0) };
 }
 
-/// From now on, whatever this thread reads calls `give_way` every 256 steps, with how many times 256 steps were taken: a large value takes many
-/// at once.
+/// From now on, reading on this thread calls `give_way` every 256 steps, with the number of times that 256 steps were taken: a
+/// large value takes many at once.
 pub(crate) fn between_turns(give_way: GiveWay) {
     TURN_LEFT.set(Some((TURN, give_way)));
 }
@@ -29,7 +30,7 @@ pub(super) fn count(steps: usize) {
     pace(steps);
 }
 
-/// As much work was done as so many steps are, which are not counted.
+/// Work as long as this many steps was done, but does not count as steps.
 pub(super) fn pace(steps: usize) {
     let Some((left, give_way)) = TURN_LEFT.get() else { return };
     match left.checked_sub(steps) {
@@ -41,7 +42,7 @@ pub(super) fn pace(steps: usize) {
     }
 }
 
-/// How many steps this takes, on this thread.
+/// Returns how many steps the work takes on this thread.
 #[cfg(test)]
 pub(crate) fn of<R>(work: impl FnOnce() -> R) -> (usize, R) {
     let before = TAKEN.get();

@@ -23,10 +23,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// Users' keys and their records.
 const DATA: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("data");
 
-/// What else belongs to the state, by name.
+/// Everything else that belongs to the state, by name.
 const ROWS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("rows");
 
-/// How far the pieces of a snapshot go, while this is one that is being received.
+/// The progress of a snapshot that is being received.
 const PROGRESS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("progress");
 
 /// The parts of a state, in the order in which they are transferred.
@@ -68,7 +68,7 @@ impl Part {
         [&[self.code()], key].concat().into()
     }
 
-    /// The parts that are left after a place, and the key after which the first of them goes on.
+    /// The parts after a place, and the key after which the first of them continues.
     pub(super) fn from_place(place: &[u8]) -> impl Iterator<Item = (Self, Option<&[u8]>)> {
         let begun = place.split_first().and_then(|(code, key)| Some((Self::of_code(*code)?, key)));
         Self::ALL.into_iter().filter_map(move |part| match begun {
@@ -79,13 +79,13 @@ impl Part {
     }
 }
 
-/// A row that a merge sets, or with `None` removes.
+/// A row that a merge sets or, with `None`, removes.
 pub(crate) type Row = (Vec<u8>, Option<Vec<u8>>);
 
-/// A row that is there: its name and value.
+/// A stored row: its name and value.
 pub(crate) type StoredRow = (Vec<u8>, Vec<u8>);
 
-/// An open B-tree. Dropping it writes nothing: a restart finds the last merge, as after a kill.
+/// An open B-tree. Dropping it writes nothing: a restart finds the last merge, as after a crash.
 pub(super) struct Tree {
     database: Database,
     blocks: Arc<Blocks>,
@@ -104,9 +104,9 @@ impl Drop for Tree {
 }
 
 impl Tree {
-    /// An empty one.
+    /// Creates an empty tree.
     ///
-    /// `abandoned` stops it from writing: a merge that runs then fails.
+    /// `abandoned` stops it from writing: a running merge then fails.
     pub(super) fn create(
         file: Arc<dyn File>,
         cache_bytes: usize,
@@ -115,7 +115,7 @@ impl Tree {
         Self::start(Blocks::create(file, abandoned)?, cache_bytes)
     }
 
-    /// The one that is in the file.
+    /// Opens the tree in the file.
     pub(super) fn open(
         file: Arc<dyn File>,
         cache_bytes: usize,
@@ -128,7 +128,7 @@ impl Tree {
         Self::start(blocks, cache_bytes)
     }
 
-    /// The one that is in a checked file, or an empty one.
+    /// Opens the tree in a checked file, or creates an empty one.
     pub(super) fn start(blocks: Blocks, cache_bytes: usize) -> Result<Self, EngineError> {
         let blocks = Arc::new(blocks);
         let backend = Backend(blocks.clone());
@@ -138,12 +138,12 @@ impl Tree {
         Ok(Self { database, blocks })
     }
 
-    /// The file below.
+    /// The file under the tree.
     pub(super) fn blocks(&self) -> &Blocks {
         &self.blocks
     }
 
-    /// What the last merge left.
+    /// The state that the last merge left.
     pub(super) fn snapshot(self: &Arc<Self>) -> Result<TreeSnapshot, EngineError> {
         let tables = guarded(&self.blocks, || {
             let transaction = self.database.begin_read()?;
@@ -163,7 +163,7 @@ impl Tree {
         TreeSnapshot::new(tables, self.clone(), self.blocks.clone())
     }
 
-    /// Puts what was changed up to `revision`, its history and rows into the tree, in one durable transaction.
+    /// Stores what was changed up to `revision`, its history and rows in the tree, in one durable transaction.
     pub(super) fn merge(
         &self,
         frozen: &Memtable,
@@ -173,7 +173,7 @@ impl Tree {
     ) -> Result<(), EngineError> {
         let whole = guarded(&self.blocks, || {
             let mut transaction = self.database.begin_write()?;
-            // Two phases: the new root is only pointed to when all of it is durable. And a restart need not walk the tree.
+            // In two phases: the new root is only referenced when all of it is durable. So a restart need not walk the tree.
             transaction.set_two_phase_commit(true);
             transaction.set_quick_repair(true);
             {
@@ -202,7 +202,7 @@ impl Tree {
     }
 }
 
-/// Puts the newest version of each key into the data, and what they supersede into the past.
+/// Stores the newest version of each key in the data, and what they supersede in the history.
 fn merge_versions(
     transaction: &WriteTransaction,
     frozen: &Memtable,
@@ -237,7 +237,7 @@ fn merge_versions(
 }
 
 impl Tree {
-    /// Puts a piece of a snapshot into the tree, and how far the pieces go, in one transaction.
+    /// Stores a piece of a snapshot and the progress in the tree, in one transaction.
     pub(super) fn stage(
         &self,
         rows: Vec<snapshot::Row>,
@@ -264,7 +264,7 @@ impl Tree {
         })
     }
 
-    /// This is a state like any other from now on, durably.
+    /// Turns a received snapshot into a regular state, durably.
     pub(super) fn forget_progress(&self) -> Result<(), EngineError> {
         guarded(&self.blocks, || {
             let mut transaction = self.database.begin_write()?;
@@ -277,8 +277,8 @@ impl Tree {
     }
 }
 
-/// Runs a call into redb. What it reads has passed its checksums, so it finds what it wrote; should it still stumble over
-/// it, that is no damage of the disk: all members may run into the same, so nothing is replaced, and nothing thrown away.
+/// Runs a call of redb. What redb reads has passed its checksums, so it finds what it wrote. If it still reports corruption, the
+/// disk is not damaged, and all members may have the same problem. So the state is neither replaced nor discarded.
 pub(super) fn guarded<R>(
     blocks: &Blocks,
     call: impl FnOnce() -> Result<R, redb::Error>,
@@ -304,7 +304,7 @@ fn inconsistent(detail: impl Into<String>) -> EngineError {
     EngineError::Inconsistent { detail: detail.into() }
 }
 
-/// What redb sees of the file.
+/// The file as redb sees it.
 #[derive(Debug)]
 struct Backend(Arc<Blocks>);
 

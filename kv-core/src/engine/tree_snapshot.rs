@@ -1,8 +1,8 @@
-//! What one merge left: the data, what else belongs to the state, and the past.
+//! The result of one merge: the data, the other rows of the state, and the history.
 
 use super::EngineError;
 use super::blocks::Blocks;
-use super::change::Change;
+use super::change::KeyChange;
 use super::history::{self, HistoryRange, RANGE};
 use super::key::Key;
 use super::memtable::Value;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
 type Guard = AccessGuard<'static, &'static [u8]>;
 
-/// Those that are there.
+/// The tables that exist.
 pub(super) struct Tables {
     pub(super) rows: Option<Table>,
     pub(super) data: Option<Table>,
@@ -29,12 +29,12 @@ pub(super) struct Tables {
     pub(super) progress: Option<Table>,
 }
 
-/// What one merge left, for as long as it is held.
+/// The result of one merge, for as long as it is held.
 pub(super) struct TreeSnapshot {
     tables: Tables,
     range: HistoryRange,
     blocks: Arc<Blocks>,
-    // Last, so that the tables are dropped before what they read from.
+    // The last field, so that the tables are dropped before the tree that they read.
     _tree: Arc<Tree>,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Debug for TreeSnapshot {
 impl TreeSnapshot {
     pub(super) fn new(tables: Tables, tree: Arc<Tree>, blocks: Arc<Blocks>) -> Result<Self, EngineError> {
         let mut base = Self { tables, range: HistoryRange::default(), blocks, _tree: tree };
-        if let Some(span) = base.look(base.tables.rows.as_ref(), RANGE)? {
+        if let Some(span) = base.read(base.tables.rows.as_ref(), RANGE)? {
             base.range = HistoryRange::decode(span.value())?;
         }
         Ok(base)
@@ -61,22 +61,22 @@ impl TreeSnapshot {
         self.range.floor
     }
 
-    fn look(&self, table: Option<&Table>, name: &[u8]) -> Result<Option<Guard>, EngineError> {
+    fn read(&self, table: Option<&Table>, name: &[u8]) -> Result<Option<Guard>, EngineError> {
         let Some(table) = table else { return Ok(None) };
         let found = guarded(&self.blocks, || Ok(table.get(name)?))?;
         steps::count(1 + found.as_ref().map_or(0, |value| value.value().len() / STEP_BYTES));
         Ok(found)
     }
 
-    /// Shows a key's value to `see`, if it has one.
+    /// Passes the value of a key to `see`, if the key exists.
     pub(super) fn get(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), EngineError> {
-        if let Some(value) = self.look(self.tables.data.as_ref(), key)? {
+        if let Some(value) = self.read(self.tables.data.as_ref(), key)? {
             see(value.value());
         }
         Ok(())
     }
 
-    /// The value that a key had at a revision, not below the floor.
+    /// The value of a key at a revision, which must not be below the floor.
     pub(super) fn get_at(&self, key: &[u8], at: Revision) -> Result<Value, EngineError> {
         if let Some(later) = self.first_change(key, at)? {
             return self.former(key, later);
@@ -86,7 +86,7 @@ impl TreeSnapshot {
         Ok(found)
     }
 
-    /// When a key was first changed after a revision.
+    /// The revision of the key's first change after a revision.
     fn first_change(&self, key: &[u8], after: Revision) -> Result<Option<Revision>, EngineError> {
         if after >= self.range.revision {
             return Ok(None);
@@ -99,46 +99,50 @@ impl TreeSnapshot {
     }
 
     fn stored_change(&self, key: &[u8], revision: Revision) -> Result<Guard, EngineError> {
-        let found = self.look(self.tables.changes.as_ref(), &history::change_place(revision, key))?;
+        let found = self.read(self.tables.changes.as_ref(), &history::change_place(revision, key))?;
         found.ok_or_else(|| EngineError::damaged("a change is missing"))
     }
 
-    /// What a key held before it was changed at this revision.
+    /// The value of a key before it was changed at this revision.
     fn former(&self, key: &[u8], revision: Revision) -> Result<Value, EngineError> {
         let stored = self.stored_change(key, revision)?;
         Ok(history::decode_change(stored.value())?.1.map(Bytes::copy_from_slice))
     }
 
     /// What was done to a key at this revision.
-    pub(super) fn change(&self, key: &[u8], revision: Revision) -> Result<Change, EngineError> {
+    pub(super) fn change(&self, key: &[u8], revision: Revision) -> Result<KeyChange, EngineError> {
         let kind = history::decode_change(self.stored_change(key, revision)?.value())?.0;
         Ok(match kind {
             EventKind::Put => {
                 let value = self.get_at(key, revision)?;
-                Change::Set(value.ok_or_else(|| EngineError::damaged("what was put is missing"))?)
+                KeyChange::Set(value.ok_or_else(|| EngineError::damaged("what was put is missing"))?)
             }
-            EventKind::Deleted => Change::Delete,
-            EventKind::Expired => Change::Expire,
+            EventKind::Deleted => KeyChange::Delete,
+            EventKind::Expired => KeyChange::Expire,
         })
     }
 
-    /// Goes through the changes from a place on.
-    pub(super) fn changes(&self, since: Revision, after: Option<&[u8]>) -> Result<Changes<'_>, EngineError> {
+    /// Returns a cursor over the changes from a place on.
+    pub(super) fn changes(
+        &self,
+        since: Revision,
+        after: Option<&[u8]>,
+    ) -> Result<ChangeIter<'_>, EngineError> {
         let table = self.tables.changes.as_ref().filter(|_| since <= self.range.revision);
         let place = history::change_place(since, after.unwrap_or_default());
         let from = if after.is_some() { Bound::Excluded(&place[..]) } else { Bound::Included(&place[..]) };
-        Ok(Changes(self.walk(table, from, Bound::Unbounded, false)?))
+        Ok(ChangeIter(self.walk(table, from, Bound::Unbounded, false)?))
     }
 
-    /// Goes through keys as they were at a revision, not below the floor.
+    /// Returns a cursor over keys as they were at a revision, which must not be below the floor.
     pub(super) fn cursor(&self, keys: Keys<'_>, at: Revision) -> Result<TreeCursor<'_>, EngineError> {
         let to = keys.to.map_or(Bound::Unbounded, Bound::Excluded);
         let data = self.walk(self.tables.data.as_ref(), Bound::Included(keys.from), to, keys.reverse)?;
-        let history = if at < self.range.revision { Some(Changed::new(self, keys, at)?) } else { None };
+        let history = if at < self.range.revision { Some(ChangedKeys::new(self, keys, at)?) } else { None };
         Ok(TreeCursor { base: self, data, history, reverse: keys.reverse })
     }
 
-    /// Goes through a part, from the key after `after` on.
+    /// Returns a cursor over a part, from the key after `after` on.
     pub(super) fn part(&self, part: Part, after: Option<&[u8]>) -> Result<Walk<'_>, EngineError> {
         let Tables { rows, data, changes, changed, .. } = &self.tables;
         let table = match part {
@@ -150,9 +154,9 @@ impl TreeSnapshot {
         self.walk(table.as_ref(), after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded, false)
     }
 
-    /// How far the pieces of a snapshot go that is being received.
+    /// The progress of a snapshot that is being received.
     pub(super) fn progress(&self) -> Result<Option<Vec<u8>>, EngineError> {
-        let progress = self.look(self.tables.progress.as_ref(), b"")?;
+        let progress = self.read(self.tables.progress.as_ref(), b"")?;
         Ok(progress.map(|value| value.value().to_vec()))
     }
 
@@ -164,7 +168,7 @@ impl TreeSnapshot {
         reverse: bool,
     ) -> Result<Walk<'_>, EngineError> {
         let range = match table {
-            // The B-tree will not hear of a range that ends before it begins.
+            // redb refuses a range that ends before it begins.
             Some(_) if ends_early(from, to) => None,
             Some(table) => Some(guarded(&self.blocks, || Ok(table.range::<&[u8]>((from, to))?))?),
             None => None,
@@ -196,7 +200,7 @@ fn ends_early(from: Bound<&[u8]>, to: Bound<&[u8]>) -> bool {
     }
 }
 
-/// Stands on a row of a table.
+/// A cursor at a row of a table.
 pub(super) struct Walk<'a> {
     range: Option<Range<'static, &'static [u8], &'static [u8]>>,
     current: Option<(Key, Guard)>,
@@ -205,22 +209,22 @@ pub(super) struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// The key it stands on; `None` at the end.
+    /// The current key; `None` at the end.
     pub(super) fn key(&self) -> Option<&Key> {
         self.current.as_ref().map(|(key, _)| key)
     }
 
-    /// The value there.
+    /// The current value.
     pub(super) fn value(&self) -> Value {
         self.current.as_ref().map(|(_, value)| Bytes::copy_from_slice(value.value()))
     }
 
-    /// Its length: what it cost to come here.
+    /// The length of the current value, which was read to get here.
     pub(super) fn value_bytes(&self) -> usize {
         self.current.as_ref().map_or(0, |(_, value)| value.value().len())
     }
 
-    /// To the next key.
+    /// Moves to the next key.
     pub(super) fn advance(&mut self) -> Result<(), EngineError> {
         self.current = None;
         let Some(range) = &mut self.range else { return Ok(()) };
@@ -235,10 +239,10 @@ impl Walk<'_> {
     }
 }
 
-/// The changes from a place on, in order: when, of which key, and how many bytes were read for it.
-pub(super) struct Changes<'a>(Walk<'a>);
+/// The changes from a place on, in order: the revision, the key, and how many bytes were read for it.
+pub(super) struct ChangeIter<'a>(Walk<'a>);
 
-impl Iterator for Changes<'_> {
+impl Iterator for ChangeIter<'_> {
     type Item = Result<(Revision, Key, usize), EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -249,11 +253,12 @@ impl Iterator for Changes<'_> {
     }
 }
 
-/// A key that was changed, and when first after a revision, if at all.
+/// A changed key, and the revision of its first change after a given revision, if there is one.
 type FirstChange = (Key, Option<Revision>);
 
-/// The keys that were changed since the past begins, and when first after a revision: for each two look-ups, however often it was changed.
-struct Changed<'a> {
+/// The keys that changed since the beginning of the history, each with its first change after a revision. It takes two look-ups
+/// per key, however often the key changed.
+struct ChangedKeys<'a> {
     base: &'a TreeSnapshot,
     from: Vec<u8>,
     to: Option<Vec<u8>>,
@@ -262,7 +267,7 @@ struct Changed<'a> {
     current: Option<FirstChange>,
 }
 
-impl<'a> Changed<'a> {
+impl<'a> ChangedKeys<'a> {
     fn new(base: &'a TreeSnapshot, keys: Keys<'_>, at: Revision) -> Result<Self, EngineError> {
         let (from, to) = (history::index_start(keys.from), keys.to.map(history::index_start));
         let mut changed = Self { base, from, to, at, reverse: keys.reverse, current: None };
@@ -289,11 +294,11 @@ impl<'a> Changed<'a> {
     }
 }
 
-/// Stands on a key, as it was at one revision.
+/// A cursor at a key, as it was at one revision.
 pub(super) struct TreeCursor<'a> {
     base: &'a TreeSnapshot,
     data: Walk<'a>,
-    history: Option<Changed<'a>>,
+    history: Option<ChangedKeys<'a>>,
     reverse: bool,
 }
 
@@ -302,13 +307,13 @@ impl TreeCursor<'_> {
         self.history.as_ref().and_then(|past| past.current.as_ref())
     }
 
-    /// The key it stands on; `None` at the end. It may have been absent at the revision.
+    /// The current key; `None` at the end. It may not have existed at the revision.
     pub(super) fn key(&self) -> Option<&Key> {
         let keys = [self.data.key(), self.changed().map(|(key, _)| key)].into_iter().flatten();
         if self.reverse { keys.max() } else { keys.min() }
     }
 
-    /// What it held, shown to `see`; not called if it was absent. Returns how many bytes were read.
+    /// Passes its value to `see`; does not call it if the key did not exist. Returns how many bytes were read.
     pub(super) fn value(&self, see: &mut dyn FnMut(&[u8])) -> Result<usize, EngineError> {
         match self.changed() {
             Some((key, Some(first))) if self.key() == Some(key) => {
@@ -319,18 +324,18 @@ impl TreeCursor<'_> {
             Some(_) | None => {
                 let here = self.data.current.as_ref().filter(|(key, _)| self.key() == Some(key));
                 here.into_iter().for_each(|(_, value)| see(value.value()));
-                // Counted where the walk came upon it.
+                // Counted when the cursor reached it.
                 Ok(0)
             }
         }
     }
 
-    /// What it cost to come here.
+    /// How many bytes were read to get here.
     pub(super) fn bytes(&self) -> usize {
         self.data.value_bytes()
     }
 
-    /// To the next key.
+    /// Moves to the next key.
     pub(super) fn advance(&mut self) -> Result<(), EngineError> {
         let Some(key) = self.key().cloned() else { return Ok(()) };
         if self.data.key() == Some(&key) {

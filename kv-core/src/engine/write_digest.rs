@@ -1,6 +1,6 @@
-//! A digest of what is written, in its order.
+//! A digest of writes, in order.
 
-use super::change::Change;
+use super::change::KeyChange;
 use crate::ids::{Hash, Revision};
 use std::fmt;
 use xxhash_rust::xxh3::Xxh3;
@@ -10,11 +10,11 @@ use xxhash_rust::xxh3::Xxh3;
 pub(super) struct WriteDigest(Xxh3);
 
 impl WriteDigest {
-    pub(super) fn note(&mut self, key: &[u8], revision: Revision, change: &Change) {
+    pub(super) fn note(&mut self, key: &[u8], revision: Revision, change: &KeyChange) {
         let (value, length) = match change {
-            Change::Set(value) => (&value[..], value.len() as u64),
-            Change::Delete => (&[][..], u64::MAX),
-            Change::Expire => (&[][..], u64::MAX - 1),
+            KeyChange::Set(value) => (&value[..], value.len() as u64),
+            KeyChange::Delete => (&[][..], u64::MAX),
+            KeyChange::Expire => (&[][..], u64::MAX - 1),
         };
         self.0.update(&(key.len() as u64).to_le_bytes());
         self.0.update(&length.to_le_bytes());

@@ -1,13 +1,13 @@
-//! The bytes of a segment: blocks of 4 KiB in sectors of 512 B, each sector with a stamp and a checksum of its own.
+//! The format of a segment: blocks of 4 KiB in sectors of 512 B. Each sector has a stamp and a checksum of its own.
 //!
 //! ```text
 //! sector:  checksum u64 | op u64 | incarnation u64 | generation u32 | index u32 | 480 bytes of payload
 //! ```
-//! The checksum is seeded with the sector's place (journal, segment file, block, sector), so that a sector that was written to the
-//! wrong place does not verify. `index` counts the blocks of an entry. Numbers are little-endian. A sector that never
-//! reached the disk is all zeros or verifies with an older generation; what does neither is damaged.
+//! The checksum is seeded with the sector's place (journal, segment file, block, sector), so a sector that was written to the
+//! wrong place does not verify. `index` counts the blocks of an entry. Numbers are little-endian. A sector that never reached the
+//! disk is all zeros, or verifies with an older generation. Any other sector is damaged.
 
-use super::place::{Generation, SegmentNumber};
+use super::location::{Generation, SegmentNumber};
 use crate::ids::{ClusterId, Incarnation, MemberId, Op};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -16,7 +16,7 @@ pub(super) const BLOCK_BYTES: usize = 4096;
 const SECTORS: usize = BLOCK_BYTES / SECTOR_BYTES;
 const STAMP_BYTES: usize = 32;
 const SECTOR_PAYLOAD: usize = SECTOR_BYTES - STAMP_BYTES;
-/// How many bytes of an entry one block carries.
+/// How many bytes of an entry one block holds.
 pub(super) const BLOCK_PAYLOAD: usize = SECTORS * SECTOR_PAYLOAD;
 
 /// The header of a sector.
@@ -29,7 +29,7 @@ pub(super) struct Stamp {
     pub(super) index: u32,
 }
 
-/// Where checksums of a segment start from: which journal, which of its files.
+/// The seed of the checksums of a segment: it identifies the journal and the file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seed(u64);
 
@@ -47,16 +47,16 @@ impl Seed {
     }
 }
 
-/// One sector, compared with the generation that its segment has now.
+/// The state of a sector, compared with the current generation of its segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sector {
     /// Zeros: never written.
     Zero,
-    /// Intact, of an earlier generation: never written in this one.
+    /// Intact, of an earlier generation: not written in this one.
     Older,
     /// Intact, of this generation.
     Current(Stamp),
-    /// Intact, of a later generation than in the segment's header: the header is stale.
+    /// Intact, of a later generation than the segment's header, which is outdated.
     Newer(Generation),
     /// None of these.
     Bad,
@@ -65,17 +65,17 @@ pub(super) enum Sector {
 /// One block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum BlockState {
-    /// Nothing of this generation reached it.
+    /// No sector of this generation reached it.
     Untouched,
-    /// All of it was written, with one stamp.
+    /// It was written completely, with one stamp.
     Whole(Stamp),
     /// Some sectors were written, with one stamp, and the others never reached the disk.
     Torn(Stamp),
-    /// Anything else: something was written and is not what was written.
+    /// Anything else: it does not contain what was written.
     Damaged,
 }
 
-/// Appends to `out` one block that carries `payload` (at most [`BLOCK_PAYLOAD`] bytes, filled up with zeros).
+/// Appends to `out` one block with `payload` (at most [`BLOCK_PAYLOAD`] bytes, padded with zeros).
 pub(super) fn encode_block(out: &mut Vec<u8>, payload: &[u8], stamp: Stamp, seed: Seed, block: u32) {
     assert!(payload.len() <= BLOCK_PAYLOAD, "the payload fits a block");
     for sector in 0..SECTORS {
@@ -128,15 +128,15 @@ fn classify(sector: &[u8], generation: Generation, seed: u64) -> Sector {
     }
 }
 
-/// Sums up the sectors of a block. Total: each of the conditions on the left has its row.
+/// Classifies a block by its sectors. The table is total:
 ///
 /// | written now | never reached | else | the block is |
 /// |---|---|---|---|
-/// | any | any | some | damaged: a sector holds what nobody wrote there, or two stamps disagree |
+/// | any | any | some | damaged: a sector holds what was never written there, or two stamps disagree |
 /// | none | all | none | untouched |
 /// | all | none | none | whole |
-/// | some | some | none | torn: the power went while it was written |
-pub(super) fn sum_up(sectors: &[Sector]) -> BlockState {
+/// | some | some | none | torn: the power was cut while it was written |
+pub(super) fn classify_block(sectors: &[Sector]) -> BlockState {
     let mut stamp = None;
     let mut never_reached = false;
     for sector in sectors {
@@ -160,7 +160,7 @@ pub(super) fn sum_up(sectors: &[Sector]) -> BlockState {
 
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     const ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
-    // Compared as slices, which is fast also where nothing is optimised.
+    // Compared as slices, which is fast even without optimization.
     bytes.chunks(BLOCK_BYTES).all(|piece| *piece == ZEROS[..piece.len()])
 }
 
@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn state(block: &[u8], generation: u32) -> BlockState {
-        sum_up(&sectors(block, Generation::new(generation), seed(), 4))
+        classify_block(&sectors(block, Generation::new(generation), seed(), 4))
     }
 
     fn block() -> Vec<u8> {
@@ -223,11 +223,11 @@ mod tests {
             (Seed::new(ClusterId::new(7), MemberId::new(2), SegmentNumber::new(2)), 4),
             (Seed::new(ClusterId::new(8), MemberId::new(1), SegmentNumber::new(2)), 4),
         ] {
-            assert_eq!(sum_up(&sectors(&block, Generation::new(5), seed, at)), BlockState::Damaged);
+            assert_eq!(classify_block(&sectors(&block, Generation::new(5), seed, at)), BlockState::Damaged);
         }
     }
 
-    /// The table of `sum_up`, every combination of what three sectors can be.
+    /// The table of `classify_block`, with every combination of three sectors.
     #[test]
     fn each_combination_of_sectors_has_its_row() {
         let other = Stamp { op: Op::new(10), ..stamp() };
@@ -254,7 +254,7 @@ mod tests {
                         (n, 0, o) if n + o == 3 => BlockState::Torn(other),
                         _ => BlockState::Damaged,
                     };
-                    assert_eq!(sum_up(&all), expected, "{all:?}");
+                    assert_eq!(classify_block(&all), expected, "{all:?}");
                 }
             }
         }

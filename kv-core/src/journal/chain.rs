@@ -1,26 +1,26 @@
-//! The log as the journal knows it: a chain of entries above a floor, and where each of them lies.
+//! The log as the journal knows it: a chain of entries above a floor, and the location of each.
 
-use super::place::Place;
+use super::location::EntryLocation;
 use super::superblock::Mark;
 use crate::ids::{Anchor, Op};
 use crate::message::EntryMeta;
 use std::collections::VecDeque;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Held {
+pub(super) struct ChainEntry {
     pub(super) meta: EntryMeta,
-    pub(super) place: Place,
+    pub(super) place: EntryLocation,
 }
 
 #[derive(Debug)]
 pub(super) struct Chain {
     floor: Mark,
-    /// Op `floor + 1` first, without a gap.
-    entries: VecDeque<Held>,
+    /// Begins with op `floor + 1`, without gaps.
+    entries: VecDeque<ChainEntry>,
 }
 
 impl Chain {
-    pub(super) fn new(floor: Mark, entries: VecDeque<Held>) -> Self {
+    pub(super) fn new(floor: Mark, entries: VecDeque<ChainEntry>) -> Self {
         Self { floor, entries }
     }
 
@@ -28,7 +28,7 @@ impl Chain {
         self.floor
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Held> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = &ChainEntry> {
         self.entries.iter()
     }
 
@@ -58,30 +58,30 @@ impl Chain {
     }
 
     /// The entry at `op`; `None` at or below the floor and above the head.
-    pub(super) fn get(&self, op: Op) -> Option<&Held> {
+    pub(super) fn get(&self, op: Op) -> Option<&ChainEntry> {
         self.entries.get(self.index(op)?)
     }
 
-    /// The entry at `op` lies somewhere else now.
-    pub(super) fn replace(&mut self, op: Op, held: Held) {
+    /// The entry at `op` has another location now.
+    pub(super) fn replace(&mut self, op: Op, held: ChainEntry) {
         let index = self.index(op);
         if let Some(entry) = index.and_then(|index| self.entries.get_mut(index)) {
             *entry = held;
         }
     }
 
-    pub(super) fn push(&mut self, held: Held) {
+    pub(super) fn push(&mut self, held: ChainEntry) {
         self.entries.push_back(held);
     }
 
-    /// Removes what is above `op`, which must not be below the floor, and returns it with the ops.
-    pub(super) fn cut(&mut self, op: Op) -> impl Iterator<Item = (Op, Held)> {
+    /// Removes and returns the entries above `op`, which must not be below the floor.
+    pub(super) fn cut(&mut self, op: Op) -> impl Iterator<Item = (Op, ChainEntry)> {
         let keep = usize::try_from(op.distance_from(self.floor.anchor.op)).unwrap_or(usize::MAX);
         let cut = self.entries.split_off(keep.min(self.entries.len()));
         (1..).map(move |above| op.advance(above)).zip(cut)
     }
 
-    /// Removes what is at or below `floor`, if that is above the present one.
+    /// Removes the entries at or below `floor`, if it is above the present one.
     pub(super) fn raise(&mut self, floor: Mark) {
         if floor.anchor.op > self.floor.anchor.op {
             let gone =

@@ -1,9 +1,9 @@
-//! Durable cuts: which blocks on disk are void.
+//! Durable cuts: they determine which blocks on disk are void.
 //!
-//! A cut at op `n` with incarnation `i` voids every block above `n` that was written in an incarnation before `i`. A later cut
-//! at a lower op implies every earlier one at a higher op: so the list ascends in both.
+//! A cut at op `n` with incarnation `i` voids every block above `n` that was written in an incarnation before `i`. A later cut at
+//! a lower op includes every earlier one at a higher op, so the list ascends in both.
 
-use super::place::Position;
+use super::location::Position;
 use crate::ids::{Incarnation, Op};
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +20,8 @@ impl CutRecord {
     }
 }
 
-/// The last cut once more, by place: what lies before `position` was judged then, and counts only as an intact entry at or
-/// below `after`. This voids what can no longer be read well enough to know its op.
+/// The last cut again, by place: everything before `position` was judged then, and counts only as an intact entry at or below
+/// `after`. This voids blocks that can no longer be read well enough to know their op.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub(super) struct Settled {
     pub(super) position: Position,
@@ -31,13 +31,13 @@ pub(super) struct Settled {
 /// All cuts that something on disk may still need.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub(super) struct Cuts {
-    /// Invariant: ascends strictly in both fields.
+    /// Invariant: strictly ascending in both fields.
     list: Vec<CutRecord>,
     settled: Settled,
 }
 
 impl Cuts {
-    /// How many a superblock holds. Beyond this the journal erases what is void.
+    /// The most cuts in a superblock. Beyond this, the journal erases what is void.
     pub(super) const MOST: usize = 64;
 
     pub(super) fn settled(&self) -> Settled {
@@ -48,14 +48,14 @@ impl Cuts {
         self.list.len() >= Self::MOST
     }
 
-    /// Records a cut, in the incarnation that begins with it, when everything before `position` has been written.
+    /// Records a cut in the incarnation that begins with it. Everything before `position` has been written.
     pub(super) fn push(&mut self, cut: CutRecord, position: Position) {
         self.list.retain(|earlier| earlier.after < cut.after);
         self.list.push(cut);
         self.settled = Settled { position, after: cut.after };
     }
 
-    /// A list as long as it gets, for tests of the superblock.
+    /// The longest possible list, for tests of the superblock.
     #[cfg(test)]
     pub(super) fn full(step: u64) -> Self {
         let mut cuts = Self::default();
@@ -79,15 +79,15 @@ impl Cuts {
             || (position < self.settled.position && op > self.settled.after)
     }
 
-    /// What is left of the statement "everything up to `op` is durable" that was written at that place and incarnation: later
-    /// cuts have taken away what lay above them.
+    /// What remains of the statement "everything up to `op` is durable" that was written at this place and in this incarnation,
+    /// after later cuts.
     pub(super) fn cap(&self, op: Op, incarnation: Incarnation, position: Position) -> Op {
         let later = self.list.iter().filter(|cut| incarnation < cut.incarnation).map(|cut| cut.after);
         let settled = (position < self.settled.position).then_some(self.settled.after);
         later.chain(settled).fold(op, Op::min)
     }
 
-    /// Whether this can have been written by us, now at `incarnation`.
+    /// Whether a member at `incarnation` can have written this.
     pub(super) fn is_sound(&self, incarnation: Incarnation) -> bool {
         let ascends = self.list.is_sorted_by(|a, b| a.after < b.after && a.incarnation < b.incarnation);
         ascends && self.list.len() <= Self::MOST && self.list.iter().all(|cut| cut.incarnation <= incarnation)
@@ -96,7 +96,7 @@ impl Cuts {
 
 #[cfg(test)]
 mod tests {
-    use super::super::place::Generation;
+    use super::super::location::Generation;
     use super::*;
 
     fn at(block: u32) -> Position {
@@ -119,7 +119,7 @@ mod tests {
         assert!(!void(&cuts, 10, 1) && !void(&cuts, 11, 2) && !void(&cuts, 12, 3));
     }
 
-    /// DESIGN 4.3: the second cut is above the first, and the first must not be forgotten.
+    /// The second cut is above the first, and the first must not be lost.
     #[test]
     fn a_later_cut_at_a_higher_op_keeps_the_earlier_one() {
         let mut cuts = Cuts::default();

@@ -1,7 +1,7 @@
-//! What lies behind the first bad entry of a damaged log, and how far that log may have reached. Pure, as all of recovery.
+//! What is behind the first bad entry of a damaged log, and how far that log may have reached. Pure, like all of recovery.
 
-use super::chain::Held;
-use super::place::{Generation, Position};
+use super::chain::ChainEntry;
+use super::location::{Generation, Position};
 use super::recovery::Live;
 use super::scan::{Remnant, Scan};
 use super::segment::Header;
@@ -13,12 +13,12 @@ use std::collections::BTreeMap;
 /// An intact entry above the first bad one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct HeldPastGap {
-    pub(super) held: Held,
+    pub(super) held: ChainEntry,
     pub(super) parent: Hash,
 }
 
-/// The intact entries above the head that agree with each other. Where two do not, the one written on top of the other determines the
-/// log; one that would follow the head and does not chain to it is of no use.
+/// The intact entries above the head that agree with each other. If two do not, the one that was written later determines the
+/// log. An entry that would follow the head but does not chain to it is not used.
 pub(super) fn past_gap(live: &Live, head: Mark) -> BTreeMap<Op, HeldPastGap> {
     let first = head.anchor.op.next().next();
     let mut kept: BTreeMap<Op, HeldPastGap> = BTreeMap::new();
@@ -28,7 +28,7 @@ pub(super) fn past_gap(live: &Live, head: Mark) -> BTreeMap<Op, HeldPastGap> {
             child != op.next() || (parent == found.meta.hash && revision == found.meta.next_revision)
         });
         if agrees {
-            let held = Held { meta: found.meta, place: found.place };
+            let held = ChainEntry { meta: found.meta, place: found.place };
             kept.insert(*op, HeldPastGap { held, parent: found.parent });
             above = Some((*op, found.parent, found.first_revision));
         }
@@ -36,7 +36,7 @@ pub(super) fn past_gap(live: &Live, head: Mark) -> BTreeMap<Op, HeldPastGap> {
     kept
 }
 
-/// The same, as recovery reports it: with the hashes of bad entries that an intact one names.
+/// The same, as recovery reports it: with the hashes of bad entries that an intact one contains.
 pub(super) fn reported(hidden: &BTreeMap<Op, HeldPastGap>, head: Op) -> BTreeMap<Op, EntryPastGap> {
     let mut reported = BTreeMap::new();
     for (op, HeldPastGap { held, parent }) in hidden {
@@ -48,9 +48,9 @@ pub(super) fn reported(hidden: &BTreeMap<Op, HeldPastGap>, head: Op) -> BTreeMap
     reported
 }
 
-/// How far a log with this head may have reached: to the highest op of which a trace is left, and one further for every damaged
-/// block after that whose op is not readable. (Everything in older segments is known to be synced since the newest was begun.)
-/// Where an op that was synced has left no trace, more may be missing than anything shows.
+/// How far a log with this head may have reached: to the highest op of which there is a trace, and one further for every damaged
+/// block after it whose op is not readable. (Everything in older segments is known to be synced since the newest was begun.) If a
+/// synced op has left no trace, more may be missing than anything shows.
 pub(super) fn extent<'a>(
     superblock: &Superblock,
     scans: impl Iterator<Item = &'a Scan> + Clone,
@@ -81,10 +81,10 @@ pub(super) fn extent<'a>(
     if synced > reach { Extent::Open } else { Extent::Through(reach) }
 }
 
-/// What was durable when each intact entry was written, as it records; by their place.
+/// What was durable when each intact entry was written, as the entry records, by location.
 #[derive(Debug)]
 pub(super) struct Claims {
-    /// Ascending; with the greatest op that is claimed there or further on.
+    /// Ascending; with the greatest op that is claimed there or later.
     list: Vec<(Position, Op)>,
     own: BTreeMap<Position, Op>,
 }
@@ -101,13 +101,13 @@ impl Claims {
         Self { list, own }
     }
 
-    /// Whether something that was written later proves that the entry of `op` at this place was durable.
-    pub(super) fn prove(&self, op: Op, position: Position) -> bool {
+    /// Whether something that was written later proves that the entry of `op` at this position was durable.
+    pub(super) fn proves_durable(&self, op: Op, position: Position) -> bool {
         let after = self.list.partition_point(|(at, _)| *at <= position);
         self.list.get(after).is_some_and(|(_, claimed)| *claimed >= op)
     }
 
-    /// Whether what stands there was written after something that the log had above it: once more, because a copy was bad.
+    /// Whether this was written after something that the log had above it: a second time, because the first copy was bad.
     pub(super) fn is_second_copy(&self, op: Op, position: Position) -> bool {
         self.own.get(&position).is_some_and(|claimed| *claimed >= op)
     }

@@ -1,4 +1,4 @@
-//! What can go wrong with a journal: one enum per thing that is done with it.
+//! The errors of a journal: one enum for each kind of operation.
 
 use crate::config::OptionMismatch;
 use crate::ids::{Hash, Incarnation, MemberId, Op};
@@ -16,27 +16,27 @@ pub enum OpenError {
         /// The disk's error.
         source: io::Error,
     },
-    /// The directory is another cluster's.
+    /// The directory belongs to another cluster.
     #[error(
         "the data directory belongs to the cluster {found:?}, not to {expected:?}: name that cluster, or another directory"
     )]
     ForeignCluster {
         /// Whose it is.
         found: String,
-        /// Whose it should be.
+        /// The name of this cluster.
         expected: String,
     },
-    /// The directory is another member's.
+    /// The directory belongs to another member.
     #[error(
         "the data directory belongs to member {found}, not to member {expected}: start with that id, or name another directory"
     )]
     ForeignMember {
         /// Whose it is.
         found: MemberId,
-        /// Whose it should be.
+        /// The id of this member.
         expected: MemberId,
     },
-    /// The member list is not what the directory was formatted with.
+    /// The directory was formatted with another member list.
     #[error(
         "the data directory was formatted with other members of the cluster {cluster:?}{difference}. Put the ids and roles in the \
          configuration back to what they were (addresses may change)"
@@ -44,12 +44,12 @@ pub enum OpenError {
     OtherConfiguration {
         /// The cluster.
         cluster: String,
-        /// The fingerprint of the member list that it was formatted with.
+        /// The fingerprint of that member list.
         fingerprint: Hash,
-        /// How that list differs, if it was found out: a part of the sentence.
+        /// How that list differs, if that is known: a part of the sentence.
         difference: String,
     },
-    /// An option that is fixed when the cluster forms is not what the directory was formatted with.
+    /// The directory was formatted with another value of a fixed option.
     #[error(transparent)]
     OtherOption(#[from] OptionMismatch),
     /// An earlier version wrote it.
@@ -94,7 +94,7 @@ pub enum OpenError {
         /// One of the files.
         file: String,
     },
-    /// The journal was written after the superblock.
+    /// The superblock is older than the journal.
     #[error(
         "the superblock is older than the journal file {file}: an old copy has replaced it. This member cannot take part with \
          it: bring the file superblock back as it was when the member last ran"
@@ -103,7 +103,7 @@ pub enum OpenError {
         /// The name of the file.
         file: String,
     },
-    /// A journal file is another member's.
+    /// A journal file belongs to another member.
     #[error("the journal file {file} belongs to another member or cluster: put the right one in its place")]
     ForeignSegment {
         /// The name of the file.
@@ -114,42 +114,42 @@ pub enum OpenError {
     SegmentBytes(u64),
 }
 
-impl From<WriteError> for OpenError {
-    fn from(error: WriteError) -> Self {
+impl From<JournalWriteError> for OpenError {
+    fn from(error: JournalWriteError) -> Self {
         match error {
-            WriteError::Disk { doing, source } => Self::Disk { doing, source },
+            JournalWriteError::Disk { doing, source } => Self::Disk { doing, source },
             other => Self::Disk { doing: "make the journal ready".into(), source: io::Error::other(other) },
         }
     }
 }
 
-/// Why a write did not become durable. Final: the journal does nothing more.
+/// Why a write did not become durable. The error is final: the journal accepts no further operation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum WriteError {
+pub enum JournalWriteError {
     /// The disk failed.
     #[error("cannot {doing}: {source}")]
     Disk {
-        /// What was attempted.
+        /// The operation.
         doing: String,
         /// The disk's error.
         source: io::Error,
     },
-    /// An earlier write failed: what is on disk is unknown until it has been read again.
+    /// An earlier write failed, so what is on disk is unknown until it has been read again.
     #[error("an earlier write failed: open the journal again")]
     Stopped,
     /// The directory has not been formatted.
     #[error("the directory is not formatted yet")]
     NotFormatted,
-    /// The entry is not the one that a damaged log lacks.
+    /// The entry is not the one that a damaged log is missing.
     #[error("the log is damaged above op {head}, and entry {op} is not what is missing: cut it first")]
     Damaged {
         /// The op of the entry.
         op: Op,
-        /// The head of what is intact.
+        /// The head of the intact part.
         head: Op,
     },
-    /// The entry is not the one after the head, or does not chain to it.
+    /// The entry is not the next one, or does not chain to the head.
     #[error("op {op} does not follow the head, op {head}")]
     NotNext {
         /// The op of the entry.
@@ -157,21 +157,21 @@ pub enum WriteError {
         /// The head.
         head: Op,
     },
-    /// The entry does not fit any segment. No request that is let in leads to one.
+    /// The entry does not fit into any segment. No accepted request leads to this.
     #[error("entry {op} with {bytes} bytes does not fit a journal file of 1 GiB: please report this")]
     TooLarge {
         /// The op of the entry.
         op: Op,
-        /// Bytes of its body.
+        /// The size of its body.
         bytes: usize,
     },
-    /// The point is not one of this log, or not durable.
+    /// The point is not in this log, or not durable.
     #[error("op {op} with that hash is not a durable point of the log")]
     UnknownPoint {
         /// The op number.
         op: Op,
     },
-    /// View numbers or incarnation would go back.
+    /// The view numbers or the incarnation would go back.
     #[error("the view or the incarnation {incarnation} would go back")]
     Regress {
         /// The incarnation of the record, or the present one.
@@ -185,7 +185,7 @@ pub enum WriteError {
 /// Why an entry cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ReadError {
+pub enum JournalReadError {
     /// The entry is damaged on disk.
     #[error("the journal entry {op} is damaged on disk")]
     Faulty {

@@ -1,21 +1,21 @@
 //! The replicated log on disk: superblock, segments, recovery.
 //!
-//! [`Journal`] is written by one thread; [`LogReader`] reads on any. The files, in one directory:
-//! - `superblock`: what must never be forgotten, in four copies (`superblock.rs`);
-//! - `journal-NNNNNNNN`: segments of fixed size, filled with zeros once and recycled (`segment.rs`), in which entries take
-//!   whole blocks (`record.rs`, `block.rs`). Within a generation of a segment blocks are written front to back and each
-//!   once, so the order of writing is known, and what a power cut leaves can be distinguished from damage (`verdict.rs`).
+//! [`Journal`] is written by one thread, and [`LogReader`] reads on any thread. The files, in one directory:
+//! - `superblock`: what must never be lost, in four copies (`superblock.rs`);
+//! - `journal-NNNNNNNN`: segments of fixed size, filled with zeros once and recycled (`segment.rs`), in which entries occupy
+//!   whole blocks (`record.rs`, `block.rs`). Within a generation of a segment, blocks are written front to back and each once. So
+//!   the order of writing is known, and the result of a power cut can be distinguished from damage (`verdict.rs`).
 //!
 //! Opening reads everything (`scan.rs`), decides without writing (`recovery.rs`), and only then repairs.
 
-mod adopt;
 mod block;
 mod chain;
 mod cuts;
 mod damage;
 mod error;
-mod place;
+mod location;
 mod reader;
+mod rebase;
 mod record;
 mod recovery;
 mod scan;
@@ -27,7 +27,7 @@ mod superblock;
 mod tests;
 mod verdict;
 
-pub use error::{OpenError, ReadError, WriteError};
+pub use error::{JournalReadError, JournalWriteError, OpenError};
 pub use reader::LogReader;
 
 use crate::config::FixedOptions;
@@ -45,7 +45,7 @@ use superblock::{Loaded, Superblock, SuperblockFile};
 use tracing::{info, warn};
 use verdict::Verdict;
 
-/// Whose directory it is. All of it must match the superblock.
+/// The owner of the directory. All of it must match the superblock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     /// The cluster.
@@ -63,27 +63,27 @@ pub struct Identity {
 /// Sizes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JournalOptions {
-    /// The size of a segment file in bytes: 16 KiB to 1 GiB, rounded down to 4 KiB. A larger entry gets a file of its own size (rule D9).
-    /// Files of another size are still read, and replaced when they are dropped.
+    /// The size of a segment file in bytes: 16 KiB to 1 GiB, rounded down to 4 KiB. A larger entry gets a file of its own size
+    /// (rule D9). Files of another size are still read, and are replaced when they are dropped.
     pub segment_bytes: u64,
     /// How many bytes of durable entries are kept in memory for readers.
     pub cache_bytes: usize,
 }
 
-/// The log on disk. One thread owns it; calls block.
+/// The log on disk. One thread owns it, and its calls block.
 #[derive(Debug)]
 pub struct Journal {
     storage: Arc<dyn Storage>,
     identity: Identity,
-    /// Blocks of a new segment.
+    /// The number of blocks in a new segment.
     blocks: u32,
     reader: LogReader,
-    state: State,
+    state: JournalState,
 }
 
 #[derive(Debug)]
-enum State {
-    /// Nothing on disk.
+enum JournalState {
+    /// Nothing is on disk.
     Empty,
     Formatted(Box<Store>),
     /// A write failed.
@@ -91,15 +91,16 @@ enum State {
 }
 
 impl Journal {
-    /// Opens what the storage holds. An empty one gives a journal that holds nothing and writes nothing until
+    /// Opens the journal in the storage. If the storage is empty, the journal holds nothing, and writes nothing until
     /// `Write::Formation(Formatted)`.
     ///
-    /// A torn tail is cut, copies of the superblock are completed, and all that is reported is durable, before this returns. Where
-    /// [`Recovered::damage`] is reported, appends *fill*: they must be the entries that are missing, and what stands behind them becomes
-    /// part of the log again as soon as it follows the head. Anything else must be cut first by a `Write::View`.
+    /// Before it returns, a torn tail is cut, missing copies of the superblock are completed, and everything that is reported is
+    /// durable. If [`Recovered::damage`] is reported, appends *fill*: they must be the missing entries, and the entries behind
+    /// the damage become part of the log again as soon as they follow the head. Anything else must first be cut by a
+    /// `Write::View`.
     ///
     /// # Errors
-    /// [`OpenError`] names what is wrong and what to do; a refusal changes nothing on disk.
+    /// [`OpenError`] names what is wrong and what to do. A refusal changes nothing on disk.
     pub fn open(
         storage: Arc<dyn Storage>,
         identity: Identity,
@@ -120,7 +121,7 @@ impl Journal {
             return match names.into_iter().find(|name| segment::parse_name(name).is_some()) {
                 Some(file) => Err(OpenError::SuperblockMissing { file }),
                 None => {
-                    let journal = Self { storage, identity, blocks, reader, state: State::Empty };
+                    let journal = Self { storage, identity, blocks, reader, state: JournalState::Empty };
                     Ok((journal, Recovered::empty()))
                 }
             };
@@ -135,8 +136,8 @@ impl Journal {
         let verdict = recovery.verdict;
         report(&loaded.superblock, &recovery, verdict);
 
-        // Nothing has been written so far; from here on nothing is refused. The names first: the process before this one may
-        // have died before it made them durable.
+        // Nothing has been written so far, and nothing is refused from here on. The names come first: the previous process may
+        // have crashed before it made them durable.
         storage
             .sync_directory()
             .map_err(|source| OpenError::Disk { doing: "sync the data directory".into(), source })?;
@@ -144,37 +145,38 @@ impl Journal {
         let mut segments = Segments::new(Arc::clone(&storage), owner, blocks, superblock.generation);
         let last = recovery.last_by_generation();
         for scan in &scans {
-            segments.adopt(scan, last.get(&scan.generation).copied().unwrap_or_default(), &superblock);
+            segments.register(scan, last.get(&scan.generation).copied().unwrap_or_default(), &superblock);
             reader.add_file(scan.segment.number, Arc::clone(&scan.segment.file));
         }
         segments.rewrite(&scans, &recovery.unsynced).map_err(OpenError::from)?;
         let (floor, slots) = (superblock.floor.anchor.op, recovery.slots.clone());
         let mut store = Store::new(file, superblock, segments, reader.clone());
-        store.settle(recovery, verdict).map_err(OpenError::from)?;
+        store.apply_recovery(recovery, verdict).map_err(OpenError::from)?;
         reader.recover(floor, slots.into_iter(), &store.past_gap);
         let recovered = store.recovered();
-        let state = State::Formatted(Box::new(store));
+        let state = JournalState::Formatted(Box::new(store));
         Ok((Self { storage, identity, blocks, reader, state }, recovered))
     }
 
-    /// Carries out the writes in order; all of them are durable when it returns. Consecutive appends share one sync.
+    /// Executes the writes in order. All of them are durable when it returns. Consecutive appends share one sync.
     ///
     /// # Errors
     /// Final: every later call fails too. Drop the journal and stop the member.
-    pub fn execute(&mut self, writes: &[Write]) -> Result<(), WriteError> {
+    pub fn execute(&mut self, writes: &[Write]) -> Result<(), JournalWriteError> {
         self.execute_at(Timestamp::ZERO, writes)
     }
 
-    /// As [`execute`](Self::execute), when the wall clock shows `wall`: recovery returns that for each entry ([`EntryMeta::written`]).
+    /// The same as [`execute`](Self::execute), when the wall clock shows `wall`: recovery returns that time for each entry
+    /// ([`EntryMeta::written`]).
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
     ///
     /// [`EntryMeta::written`]: crate::message::EntryMeta::written
-    pub fn execute_at(&mut self, wall: Timestamp, writes: &[Write]) -> Result<(), WriteError> {
+    pub fn execute_at(&mut self, wall: Timestamp, writes: &[Write]) -> Result<(), JournalWriteError> {
         let done = self.execute_all(writes, wall);
         if done.is_err() {
-            self.state = State::Stopped;
+            self.state = JournalState::Stopped;
         }
         done
     }
@@ -185,7 +187,7 @@ impl Journal {
         self.reader.clone()
     }
 
-    fn execute_all(&mut self, writes: &[Write], wall: Timestamp) -> Result<(), WriteError> {
+    fn execute_all(&mut self, writes: &[Write], wall: Timestamp) -> Result<(), JournalWriteError> {
         let mut appends: Vec<(u64, &Entry)> = Vec::new();
         let mut changed = false;
         for (at, write) in writes.iter().enumerate() {
@@ -206,7 +208,7 @@ impl Journal {
                 Write::Checkpoint(checkpoint) => changed |= store.checkpoint(*checkpoint)?,
                 Write::Trim(op) => store.trim = store.trim.max(*op),
                 Write::Repair(entry) => store.repair(number, entry)?,
-                Write::Adopt(adoption) => store.adopt(adoption)?,
+                Write::Rebase(adoption) => store.rebase(adoption)?,
                 Write::Formation(_) => unreachable!("handled above"),
             }
             let last = !matches!(writes.get(at + 1), Some(Write::Checkpoint(_) | Write::Trim(_)));
@@ -217,26 +219,26 @@ impl Journal {
         Ok(())
     }
 
-    fn store(&mut self) -> Result<&mut Store, WriteError> {
+    fn store(&mut self) -> Result<&mut Store, JournalWriteError> {
         match &mut self.state {
-            State::Formatted(store) => Ok(store),
-            State::Empty => Err(WriteError::NotFormatted),
-            State::Stopped => Err(WriteError::Stopped),
+            JournalState::Formatted(store) => Ok(store),
+            JournalState::Empty => Err(JournalWriteError::NotFormatted),
+            JournalState::Stopped => Err(JournalWriteError::Stopped),
         }
     }
 
-    fn form(&mut self, step: FormationStep) -> Result<(), WriteError> {
-        if let State::Empty = self.state {
+    fn form(&mut self, step: FormationStep) -> Result<(), JournalWriteError> {
+        if let JournalState::Empty = self.state {
             if step == FormationStep::Empty {
                 return Ok(());
             }
-            self.state = State::Formatted(Box::new(self.format()?));
+            self.state = JournalState::Formatted(Box::new(self.format()?));
         }
         self.store()?.form(step)
     }
 
-    /// The superblock first: segments without one are a lost superblock.
-    fn format(&self) -> Result<Store, WriteError> {
+    /// The superblock first: segments without one would look like a lost superblock.
+    fn format(&self) -> Result<Store, JournalWriteError> {
         let superblock = Superblock::new(&self.identity);
         let file = SuperblockFile::create(&*self.storage, &superblock)?;
         let owner = Owner { cluster: self.identity.cluster, member: self.identity.member };
@@ -247,9 +249,9 @@ impl Journal {
     }
 }
 
-/// Void blocks are erased while the list of cuts is full, and the cuts are dropped when that is durable. If an earlier process has died
-/// or failed there, zeros may be read that never reached the disk: then the cuts would be dropped too early. (Entries and headers of
-/// which that may be so are written again; see [`Segments::rewrite`].)
+/// Void blocks are erased while the list of cuts is full, and the cuts are dropped when that is durable. If an earlier process
+/// crashed or failed at that point, this may read zeros that never reached the disk, and the cuts would be dropped too early.
+/// (Entries and headers of which that may be true are written again; see [`Segments::rewrite`].)
 fn believe_the_disk_only(storage: &dyn Storage, names: &[String]) -> Result<(), OpenError> {
     for name in names.iter().filter(|name| segment::parse_name(name).is_some()) {
         let file = storage.open(name).and_then(|file| file.sync().and_then(|()| file.drop_cache()));
@@ -271,7 +273,7 @@ fn report(superblock: &Superblock, recovery: &Recovery, verdict: Verdict) {
     let (view, log_view, head) = (superblock.view, superblock.log_view, recovery.chain.head().anchor);
     let floor = recovery.chain.floor().anchor.op;
     match verdict {
-        Verdict::Whole => info!(%view, %log_view, %floor, ?head, "the journal is whole"),
+        Verdict::Whole => info!(%view, %log_view, %floor, ?head, "the journal is intact"),
         Verdict::Torn => {
             info!(%view, %log_view, %floor, ?head, why = recovery.why, "the journal's torn end is cut");
         }

@@ -1,9 +1,9 @@
-//! Reading entries: from memory while they are new, from the segments afterwards.
+//! Reads entries: from memory while they are new, later from the segments.
 
 use super::block::Seed;
 use super::damage::HeldPastGap;
-use super::error::ReadError;
-use super::place::{Place, SegmentNumber};
+use super::error::JournalReadError;
+use super::location::{EntryLocation, SegmentNumber};
 use super::scan::offset;
 use super::segment::Owner;
 use super::{block::BLOCK_BYTES, record};
@@ -13,10 +13,10 @@ use crate::storage::File;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How many entries that were written once more are held in memory although they are old.
+/// How many rewritten entries stay in memory although they are old.
 const MENDED: usize = 64;
 
-/// Reads entries. Cheap to clone, shared between threads.
+/// Reads entries. Cheap to clone, and shared between threads.
 #[derive(Clone, Debug)]
 pub struct LogReader {
     shared: Arc<Mutex<Shared>>,
@@ -24,7 +24,7 @@ pub struct LogReader {
 }
 
 /// What readers and the journal share. The journal lags behind what has been staged: `staged` and `executed` count the writes
-/// that change the log, and a slot knows which of them appended it, so that the journal never touches the slot of a later one.
+/// that change the log, and a slot knows which of them appended it, so that the journal never changes the slot of a later one.
 #[derive(Default, Debug)]
 struct Shared {
     /// The op below the first slot.
@@ -32,13 +32,12 @@ struct Shared {
     slots: VecDeque<Slot>,
     staged: u64,
     executed: u64,
-    /// Bytes of the bodies of durable entries that are held in memory.
+    /// The bytes of durable entries' bodies that are in memory.
     cached: usize,
     cache_bytes: usize,
-    /// No entry at or below this op is held in memory, but for some of those that were written once more.
+    /// No entry at or below this op is in memory, except some that were rewritten.
     evicted: Op,
-    /// Entries at or below `evicted` that were written once more, the last of them at the end: somebody could not read them, and comes
-    /// again.
+    /// Rewritten entries at or below `evicted`, the latest at the end: a reader that could not read them will come again.
     mended: VecDeque<Op>,
     files: HashMap<SegmentNumber, Arc<dyn File>>,
     /// Intact entries above the head of a damaged log, until they follow it.
@@ -50,19 +49,19 @@ struct Slot {
     hash: Hash,
     write: u64,
     entry: Option<Box<Entry>>,
-    /// Where it is durable. Neither this nor `entry`: damaged.
-    place: Option<Place>,
+    /// Where it is durable. If neither this nor `entry` is set, it is damaged.
+    place: Option<EntryLocation>,
 }
 
 /// An entry on disk.
 struct Stored {
     hash: Hash,
-    place: Place,
+    place: EntryLocation,
     file: Arc<dyn File>,
 }
 
-/// What recovery found at an op: nothing that can be read, or where and what it is.
-pub(super) type Recovered = Option<(Hash, Place)>;
+/// What recovery found at an op: nothing readable, or the hash and the location of an entry.
+pub(super) type Recovered = Option<(Hash, EntryLocation)>;
 
 impl LogReader {
     pub(super) fn new(owner: Owner, cache_bytes: usize) -> Self {
@@ -70,7 +69,7 @@ impl LogReader {
         Self { shared: Arc::new(Mutex::new(shared)), owner }
     }
 
-    /// Makes the entries of a write readable at once, before the journal has carried it out, and those that it cuts
+    /// Makes the entries of a write readable at once, before the journal has executed it, and the entries that it cuts
     /// unreadable. Call it in the order of the writes. Other kinds of writes have no effect.
     pub fn stage(&self, write: &Write) {
         let mut shared = self.lock();
@@ -80,13 +79,13 @@ impl LogReader {
         }
     }
 
-    /// The entry at `op`; `None` if it is not held (below the floor, above the head). Intact entries behind the damage of a
-    /// damaged log are held.
+    /// The entry at `op`; `None` if it is not in the log (below the floor, or above the head). The intact entries behind the
+    /// damage of a damaged log count.
     ///
     /// # Errors
-    /// [`ReadError::Faulty`] if it is damaged on disk.
-    pub fn read(&self, op: Op) -> Result<Option<Entry>, ReadError> {
-        // Ends: another try means that the entry has been moved meanwhile.
+    /// [`JournalReadError::Faulty`] if it is damaged on disk.
+    pub fn read(&self, op: Op) -> Result<Option<Entry>, JournalReadError> {
+        // The loop ends: it repeats only if the entry was moved in the meantime.
         loop {
             let stored = {
                 let shared = self.lock();
@@ -104,12 +103,12 @@ impl LogReader {
         }
     }
 
-    /// Reads the stored entry at `op` although it may be in memory, to see whether it can be read. The number of bytes read; `None` if
-    /// nothing is stored there (yet).
+    /// Reads the stored entry at `op`, even if it is in memory, to check whether it can be read. Returns the number of bytes
+    /// read; `None` if nothing is stored there (yet).
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn verify(&self, op: Op) -> Result<Option<usize>, ReadError> {
+    pub fn verify(&self, op: Op) -> Result<Option<usize>, JournalReadError> {
         let stored = {
             let shared = self.lock();
             match shared.find(op) {
@@ -122,24 +121,24 @@ impl LogReader {
         Ok(read.map(|_| stored.place.blocks as usize * BLOCK_BYTES))
     }
 
-    /// The first op that may be held, and the last.
+    /// The first and the last op that may be in the log.
     #[must_use]
     pub fn bounds(&self) -> (Op, Op) {
         let shared = self.lock();
         (shared.floor.next(), shared.head())
     }
 
-    /// `None` if the entry has been dropped, cut or written once more, and its blocks used again, while they were being read.
-    fn read_stored(&self, op: Op, stored: &Stored) -> Option<Result<Entry, ReadError>> {
+    /// `None` if, while it was being read, the entry was dropped, cut or rewritten, and its blocks were used again.
+    fn read_stored(&self, op: Op, stored: &Stored) -> Option<Result<Entry, JournalReadError>> {
         let Stored { hash, place, file } = stored;
         let mut blocks = vec![0; place.blocks as usize * BLOCK_BYTES];
         let read = match file.read_at(&mut blocks, offset(place.block)) {
             Ok(()) => {
                 let seed = Seed::new(self.owner.cluster, self.owner.member, place.segment);
                 record::decode_blocks(&blocks, place, op, *hash, self.owner.cluster, seed)
-                    .ok_or(ReadError::Faulty { op })
+                    .ok_or(JournalReadError::Faulty { op })
             }
-            Err(source) => Err(ReadError::Disk { op, source }),
+            Err(source) => Err(JournalReadError::Disk { op, source }),
         };
         let is_there = read.is_ok() || self.lock().find(op) == Some((*hash, Some(*place)));
         is_there.then_some(read)
@@ -169,7 +168,7 @@ impl LogReader {
         self.lock().files.insert(segment, file);
     }
 
-    /// The journal begins with a write that changes the log: its number, for [`Self::placed`].
+    /// The journal begins with a write that changes the log. Returns its number, for [`Self::placed`].
     pub(super) fn begin(&self, write: &Write) -> u64 {
         let mut shared = self.lock();
         shared.executed += 1;
@@ -180,8 +179,8 @@ impl LogReader {
         shared.executed
     }
 
-    /// These entries of the writes with these numbers are durable there.
-    pub(super) fn placed(&self, places: &[(u64, Op, Place)]) {
+    /// The entries of the writes with these numbers are durable at these locations.
+    pub(super) fn placed(&self, places: &[(u64, Op, EntryLocation)]) {
         let mut shared = self.lock();
         let evicted = shared.evicted;
         for (write, op, place) in places {
@@ -196,7 +195,7 @@ impl LogReader {
         shared.evict();
     }
 
-    /// Entries at or below `floor` have been dropped, and these files with them.
+    /// The entries at or below `floor` have been dropped, and these files with them.
     pub(super) fn drop_through(&self, floor: Op, segments: &[SegmentNumber]) {
         let mut shared = self.lock();
         while shared.floor < floor
@@ -210,13 +209,13 @@ impl LogReader {
         });
     }
 
-    /// Where the entry at `op` lies, if it is durable.
+    /// The location of the entry at `op`, if it is durable.
     #[cfg(test)]
-    pub(super) fn place(&self, op: Op) -> Option<Place> {
+    pub(super) fn place(&self, op: Op) -> Option<EntryLocation> {
         self.lock().slot(op).and_then(|slot| slot.place)
     }
 
-    /// Bytes of durable entries that are in memory.
+    /// The bytes of durable entries that are in memory.
     #[cfg(test)]
     pub(super) fn cached(&self) -> usize {
         let shared = self.lock();
@@ -234,7 +233,7 @@ impl LogReader {
 
 pub(super) const fn changes_log(write: &Write) -> bool {
     match write {
-        Write::Append(_) | Write::Repair(_) | Write::Adopt(_) => true,
+        Write::Append(_) | Write::Repair(_) | Write::Rebase(_) => true,
         Write::View(record) => record.cut.is_some(),
         Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) => false,
     }
@@ -270,7 +269,7 @@ impl Shared {
                         entry: Some(Box::new(entry.clone())),
                         place: None,
                     });
-                    self.absorb();
+                    self.link_past_gap();
                 }
             }
             Write::View(record) => {
@@ -284,26 +283,26 @@ impl Shared {
                 self.past_gap.clear();
             }
             Write::Repair(entry) => self.replace(entry),
-            Write::Adopt(adoption) => self.restart(adoption.point.anchor),
+            Write::Rebase(adoption) => self.restart(adoption.point.anchor),
             Write::Formation(_) | Write::Checkpoint(_) | Write::Trim(_) => {}
         }
     }
 
-    /// Hash and place of an entry; no place: in memory, or damaged.
-    fn find(&self, op: Op) -> Option<(Hash, Option<Place>)> {
+    /// The hash and the location of an entry; no location if it is in memory or damaged.
+    fn find(&self, op: Op) -> Option<(Hash, Option<EntryLocation>)> {
         let slot = self.slot(op).map(|slot| (slot.hash, slot.place));
         slot.or_else(|| self.past_gap.get(&op).map(|hidden| (hidden.held.meta.hash, Some(hidden.held.place))))
     }
 
-    fn stored(&self, op: Op) -> Result<Option<Stored>, ReadError> {
+    fn stored(&self, op: Op) -> Result<Option<Stored>, JournalReadError> {
         let Some((hash, place)) = self.find(op) else { return Ok(None) };
-        let place = place.ok_or(ReadError::Faulty { op })?;
-        let file = self.files.get(&place.segment).ok_or(ReadError::Faulty { op })?;
+        let place = place.ok_or(JournalReadError::Faulty { op })?;
+        let file = self.files.get(&place.segment).ok_or(JournalReadError::Faulty { op })?;
         Ok(Some(Stored { hash, place, file: Arc::clone(file) }))
     }
 
-    /// As the journal does: what stood behind the damage follows the head now.
-    fn absorb(&mut self) {
+    /// As in the journal: entries behind the damage now follow the head, and become part of the log.
+    fn link_past_gap(&mut self) {
         while let Some(entry) = self.past_gap.first_entry() {
             let last = self.slots.back().map(|slot| slot.hash);
             if *entry.key() != self.floor.advance(self.slots.len() as u64 + 1)
@@ -317,9 +316,9 @@ impl Shared {
         }
     }
 
-    /// Holds nothing but what follows this point, if it has that. As the journal does (`Store::adopt`).
+    /// Drops everything except what follows this point, if the point is in the log. As in the journal (`Store::rebase`).
     fn restart(&mut self, point: Anchor) {
-        // The floor is committed, and so is the point: at one op they are the same.
+        // Both the floor and the point are committed, so at the same op they are equal.
         let held = self.slot(point.op).is_some_and(|slot| slot.hash == point.hash);
         if held || point.op <= self.floor {
             return;
@@ -339,14 +338,14 @@ impl Shared {
                 self.past_gap.pop_first();
                 let (hash, place) = (held.meta.hash, Some(held.place));
                 self.slots.push_back(Slot { hash, write: 0, entry: None, place });
-                self.absorb();
+                self.link_past_gap();
                 self.evicted = self.head();
             }
             None => {}
         }
     }
 
-    /// An entry that cannot be read any more is there again.
+    /// An entry that could not be read any more has been restored.
     fn replace(&mut self, entry: &Entry) {
         let staged = self.staged;
         let hash = entry.header.hash();
@@ -362,7 +361,7 @@ impl Shared {
         }
     }
 
-    /// Gives up entries in memory, oldest first, as far as they are durable and more than fits.
+    /// Evicts entries from memory, oldest first, if they are durable and there are too many.
     fn evict(&mut self) {
         self.evicted = self.evicted.max(self.floor);
         while self.cached > self.cache_bytes {
@@ -375,14 +374,14 @@ impl Shared {
         while (self.cached > self.cache_bytes || self.mended.len() > MENDED)
             && let Some(op) = self.mended.pop_front()
         {
-            // What is above counts as any other entry since a cut.
+            // Above that, it counts like any other entry since a cut.
             if op <= self.evicted {
                 self.release(op);
             }
         }
     }
 
-    /// Whether the entry at `op` is durable, and not in memory any more.
+    /// Removes the entry at `op` from memory if it is durable. Returns whether it is.
     fn release(&mut self, op: Op) -> bool {
         let Some(slot) = self.slot_mut(op).filter(|slot| slot.place.is_some()) else { return false };
         let bytes = slot.entry.take().map_or(0, |entry| entry.body.len());

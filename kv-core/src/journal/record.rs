@@ -1,13 +1,13 @@
-//! An entry as it stands in its blocks: a local header, the entry's own header, the body.
+//! The format of an entry in its blocks: a local header, the header of the entry, and the body.
 //!
 //! ```text
 //! kind u32 | length u32 (of all) | synced_through u64 | hash u128 | written u64 | entry header | body
 //! ```
-//! The local header is this replica's own and outside the entry's hash; `written` is its wall clock when it wrote (rule N7). It and the entry's header lie in the first sector, so
-//! that its contents are known even if the rest is torn.
+//! The local header belongs to this replica, and is not covered by the hash of the entry. `written` is the wall clock of this
+//! member when it wrote the entry (rule N7). Both headers are in the first sector, so they are readable even if the rest is torn.
 
 use super::block::{self, BLOCK_PAYLOAD, Seed, Stamp, encode_block, u32_at, u64_at, u128_at};
-use super::place::{Generation, Place};
+use super::location::{EntryLocation, Generation};
 use crate::ids::{ClusterId, Hash, Op, Timestamp};
 use crate::message::{Entry, EntryHeader, HEADER_BYTES};
 use bytes::Bytes;
@@ -16,10 +16,10 @@ const KIND: u32 = u32::from_le_bytes(*b"entr");
 const LOCAL_BYTES: usize = 40;
 const FIXED_BYTES: usize = LOCAL_BYTES + HEADER_BYTES;
 
-/// No number on disk reaches this; whatever does is damage or malice, and would overflow the arithmetic.
+/// No number on disk reaches this. A greater one means damage or an attack, and would overflow the arithmetic.
 const LIMIT: u64 = 1 << 62;
 
-/// How many blocks an entry with a body of `body` bytes takes; `None` if it is too long for the length field.
+/// How many blocks an entry with a body of `body` bytes occupies; `None` if it is too long for the length field.
 pub(super) fn blocks_for(body: usize) -> Option<u32> {
     let length = u32::try_from(FIXED_BYTES.checked_add(body)?).ok()?;
     Some(length.div_ceil(u32::try_from(BLOCK_PAYLOAD).expect("a block is small")))
@@ -28,7 +28,7 @@ pub(super) fn blocks_for(body: usize) -> Option<u32> {
 /// The local header, read from the first sector's payload.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Local {
-    /// Bytes of the whole record.
+    /// The length of the whole record in bytes.
     pub(super) length: usize,
     pub(super) synced_through: Op,
     pub(super) written: Timestamp,
@@ -36,7 +36,7 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// Reads it; `None` if these bytes cannot be the start of a record.
+    /// Decodes it; `None` if these bytes cannot be the beginning of a record.
     pub(super) fn decode(payload: &[u8]) -> Option<Self> {
         if payload.len() < LOCAL_BYTES || u32_at(payload, 0) != KIND {
             return None;
@@ -54,13 +54,13 @@ impl Local {
     }
 }
 
-/// Appends the blocks of `entry` to `out`, for `place`.
+/// Appends the blocks of `entry` to `out`, for `location`.
 pub(super) fn encode(
     out: &mut Vec<u8>,
     entry: &Entry,
     (hash, written): (Hash, Timestamp),
     synced_through: Op,
-    place: &Place,
+    place: &EntryLocation,
     seed: Seed,
 ) {
     let length = FIXED_BYTES + entry.body.len();
@@ -83,7 +83,7 @@ pub(super) fn encode(
     }
 }
 
-/// The entry in a whole record of `op`; `None` unless everything in it agrees.
+/// Decodes a whole record of `op`; `None` unless everything in it is consistent.
 pub(super) fn decode(record: Vec<u8>, op: Op, cluster: ClusterId) -> Option<(Entry, Hash, Local)> {
     let local = Local::decode(&record)?;
     let header: &[u8; HEADER_BYTES] = record.get(LOCAL_BYTES..FIXED_BYTES)?.try_into().ok()?;
@@ -105,10 +105,10 @@ fn is_sane(header: &EntryHeader) -> bool {
     header.op > Op::ZERO && in_range(&numbers)
 }
 
-/// The entry of `op` with `hash` in these blocks, read from `place`; `None` if they hold anything else.
+/// Decodes the entry of `op` with `hash` from these blocks, which were read from `location`; `None` if they hold anything else.
 pub(super) fn decode_blocks(
     blocks: &[u8],
-    place: &Place,
+    place: &EntryLocation,
     op: Op,
     hash: Hash,
     cluster: ClusterId,
@@ -127,7 +127,7 @@ pub(super) fn decode_blocks(
 }
 
 fn is_whole(bytes: &[u8], stamp: Stamp, generation: Generation, seed: Seed, at: u32) -> bool {
-    block::sum_up(&block::sectors(bytes, generation, seed, at)) == block::BlockState::Whole(stamp)
+    block::classify_block(&block::sectors(bytes, generation, seed, at)) == block::BlockState::Whole(stamp)
 }
 
 /// Whether numbers read from disk leave room for arithmetic.

@@ -1,10 +1,10 @@
-//! From what lies on disk to the log: which entries count, where the log ends, and whether that end can be trusted. Pure: reads
-//! nothing and writes nothing.
+//! Derives the log from what is on disk: which entries count, where the log ends, and whether that end can be trusted. Pure: it
+//! neither reads nor writes.
 
-use super::chain::{Chain, Held};
+use super::chain::{Chain, ChainEntry};
 use super::damage::{self, Claims, HeldPastGap};
 use super::error::OpenError;
-use super::place::{Generation, Place, Position};
+use super::location::{EntryLocation, Generation, Position};
 use super::reader;
 use super::scan::{Claim, Found, Remnant, Scan};
 use super::segment::{self, Header};
@@ -14,11 +14,11 @@ use crate::ids::{Anchor, Hash, Incarnation, Op};
 use crate::message::Extent;
 use std::collections::{BTreeMap, VecDeque};
 
-/// What recovery makes of the disk.
+/// The result of recovery.
 #[derive(Debug)]
 pub(super) struct Recovery {
     pub(super) chain: Chain,
-    /// From the op above the superblock's floor to the head: for readers.
+    /// The slots from the op above the superblock's floor to the head, for readers.
     pub(super) slots: Vec<reader::Recovered>,
     pub(super) verdict: Verdict,
     pub(super) why: &'static str,
@@ -26,11 +26,11 @@ pub(super) struct Recovery {
     pub(super) past_gap: BTreeMap<Op, HeldPastGap>,
     /// How far the log may have reached, if its end cannot be trusted.
     pub(super) extent: Extent,
-    /// Everything up to here was durable once, and is not cut.
+    /// Everything up to this op was durable once, and is not cut.
     pub(super) synced: Op,
     /// Entries of the log that nothing on disk proves to be synced.
     pub(super) unsynced: Vec<Unsynced>,
-    /// Blocks that are not part of the log, and identify themselves.
+    /// Blocks that are not part of the log but can be identified.
     pub(super) orphans: Vec<OrphanBlock>,
 }
 
@@ -51,15 +51,15 @@ impl Recovery {
     }
 }
 
-/// An entry that may be in the system's cache only.
+/// An entry that may only be in the system's cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Unsynced {
     pub(super) op: Op,
     pub(super) hash: Hash,
-    pub(super) place: Place,
+    pub(super) place: EntryLocation,
 }
 
-/// Written blocks that are not part of the log: cut, torn, or in its way.
+/// Written blocks that are not part of the log: cut, torn, or in the way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct OrphanBlock {
     pub(super) op: Op,
@@ -69,12 +69,12 @@ pub(super) struct OrphanBlock {
 }
 
 impl OrphanBlock {
-    pub(super) const fn of(op: Op, place: &Place) -> Self {
+    pub(super) const fn of(op: Op, place: &EntryLocation) -> Self {
         Self { op, incarnation: place.incarnation, position: place.start(), blocks: place.blocks }
     }
 }
 
-/// Refuses files that are not this journal's, or that the superblock cannot know.
+/// Refuses files that do not belong to this journal, or that the superblock cannot know.
 pub(super) fn check_files(superblock: &Superblock, scans: &[Scan]) -> Result<(), OpenError> {
     for scan in scans {
         let file = segment::name(scan.segment.number);
@@ -96,7 +96,7 @@ pub(super) fn check_files(superblock: &Superblock, scans: &[Scan]) -> Result<(),
     Ok(())
 }
 
-/// Puts the log together and judges its end. The files must have passed [`check_files`].
+/// Assembles the log and judges its end. The files must have passed [`check_files`].
 pub(super) fn recover(superblock: &Superblock, scans: &[Scan]) -> Recovery {
     let in_use = superblock.oldest..=superblock.generation;
     let registered = || scans.iter().filter(|scan| in_use.contains(&scan.generation));
@@ -125,7 +125,7 @@ pub(super) fn recover(superblock: &Superblock, scans: &[Scan]) -> Recovery {
         synced: if head >= synced { Synced::Reached } else { Synced::Short },
         tail: tail(superblock, registered(), &live, head),
     };
-    let (verdict, why) = conditions.judge();
+    let (verdict, why) = conditions.decide();
     let ops = |from: Op| (1..).map(move |above| from.advance(above));
     let past_gap = damage::past_gap(&live, chain.head());
     let entries = ops(floor.anchor.op).zip(chain.entries().copied());
@@ -140,24 +140,24 @@ pub(super) fn recover(superblock: &Superblock, scans: &[Scan]) -> Recovery {
     Recovery { chain, slots, verdict, why, past_gap, extent, synced, unsynced, orphans }
 }
 
-/// The entries that are not known to have reached the disk, though they are readable. Of one that was written a second time,
-/// or while a log was mended, only what was written after it proves that: earlier proofs are about the bad copy.
+/// The readable entries that are not known to have reached the disk. For an entry that was written a second time, or while a log
+/// was repaired, only what was written after it proves that. Earlier proofs are about the bad copy.
 fn unsynced(
     superblock: &Superblock,
     claims: &Claims,
     synced: Op,
-    entries: impl Iterator<Item = (Op, Held)>,
+    entries: impl Iterator<Item = (Op, ChainEntry)>,
 ) -> Vec<Unsynced> {
     let mending = superblock.damaged.is_some();
     let is_unsynced = |op: Op, position: Position| {
         let again = mending || claims.is_second_copy(op, position);
-        op > synced || (again && !claims.prove(op, position))
+        op > synced || (again && !claims.proves_durable(op, position))
     };
     let entries = entries.filter(|(op, held)| is_unsynced(*op, held.place.start()));
     entries.map(|(op, held)| Unsynced { op, hash: held.meta.hash, place: held.place }).collect()
 }
 
-/// The intact entries that no cut has voided; of two at one op, the one written last.
+/// The intact entries that no cut has voided; of two at one op, the one that was written last.
 pub(super) type Live = BTreeMap<Op, Found>;
 
 fn live<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>) -> Live {
@@ -175,7 +175,7 @@ fn live<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>) -> L
 }
 
 /// The chain above the checkpoint.
-fn above(checkpoint: Mark, live: &Live) -> Vec<Held> {
+fn above(checkpoint: Mark, live: &Live) -> Vec<ChainEntry> {
     let mut chain = Vec::new();
     let mut head = checkpoint;
     while let Some(found) = live.get(&head.anchor.op.next()) {
@@ -185,7 +185,7 @@ fn above(checkpoint: Mark, live: &Live) -> Vec<Held> {
         if !follows {
             break;
         }
-        chain.push(Held { meta: found.meta, place: found.place });
+        chain.push(ChainEntry { meta: found.meta, place: found.place });
         head = Mark {
             anchor: Anchor::new(found.op, found.meta.hash),
             next_revision: found.meta.next_revision,
@@ -195,9 +195,9 @@ fn above(checkpoint: Mark, live: &Live) -> Vec<Held> {
     chain
 }
 
-/// The chain from the checkpoint downwards, to the floor or to the first entry that is missing: that one becomes the floor,
-/// because its child contains its hash. (The state at the checkpoint stands for everything below.)
-fn below(superblock: &Superblock, live: &Live) -> (Mark, VecDeque<Held>) {
+/// The chain from the checkpoint downwards, to the floor or to the first missing entry. That one becomes the floor, because its
+/// child contains its hash. (The state at the checkpoint covers everything below.)
+fn below(superblock: &Superblock, live: &Live) -> (Mark, VecDeque<ChainEntry>) {
     let mut chain = VecDeque::new();
     let mut floor = superblock.checkpoint;
     while floor.anchor.op > superblock.floor.anchor.op {
@@ -205,11 +205,11 @@ fn below(superblock: &Superblock, live: &Live) -> (Mark, VecDeque<Held>) {
             found.meta.hash == floor.anchor.hash && found.meta.next_revision == floor.next_revision
         };
         let Some(found) = live.get(&floor.anchor.op).filter(fits) else { break };
-        chain.push_front(Held { meta: found.meta, place: found.place });
+        chain.push_front(ChainEntry { meta: found.meta, place: found.place });
         floor = Mark {
             anchor: Anchor::new(found.op.previous(), found.parent),
             next_revision: found.first_revision,
-            // Of the entry after it: the floor's own is not known here, and is not greater.
+            // The timestamp of the entry after it: the floor's own is not known here, and is not greater.
             timestamp: found.meta.timestamp,
         };
     }
@@ -219,7 +219,7 @@ fn below(superblock: &Superblock, live: &Live) -> (Mark, VecDeque<Held>) {
     (floor, chain)
 }
 
-/// The worst of what lies after the head in the order of writing.
+/// The worst of what follows the head in the order of writing.
 fn tail<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>, live: &Live, head: Op) -> Tail {
     let settled = superblock.cuts.settled().position;
     let end = live.range(..=head).map(|(_, found)| found.place.end()).fold(settled, Position::max);
@@ -233,7 +233,7 @@ fn tail<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>, live
             _ if *position < end => Tail::Untouched,
             Remnant::Damaged { .. } => Tail::Damaged,
             Remnant::Fragment { op, incarnation } => {
-                // Of an op that the log has: it was being written once more.
+                // The log has this op: it was being written a second time.
                 match superblock.cuts.is_void(op, incarnation, *position) {
                     true => Tail::Untouched,
                     false => Tail::Torn,
@@ -245,7 +245,7 @@ fn tail<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>, live
     worst
 }
 
-/// Everything that was written, can be identified, and is not part of the log up to the head.
+/// Everything that was written and can be identified, but is not part of the log up to the head.
 fn orphans<'a>(scans: impl Iterator<Item = &'a Scan>, live: &Live, head: Op) -> Vec<OrphanBlock> {
     let mut orphans = Vec::new();
     for scan in scans {

@@ -1,7 +1,7 @@
-//! Reading a segment from front to back: which entries are intact, and what else was written.
+//! Reads a segment from front to back: which entries are intact, and what else was written.
 
 use super::block::{self, BLOCK_BYTES, BLOCK_PAYLOAD, BlockState, Sector, Seed, Stamp};
-use super::place::{Generation, Place, Position, SegmentNumber};
+use super::location::{EntryLocation, Generation, Position, SegmentNumber};
 use super::record::{self, Local};
 use super::segment::{self, Header, MOST_BLOCKS, Owner, Segment};
 use crate::ids::{Hash, Incarnation, Op, Revision};
@@ -20,20 +20,20 @@ pub(super) struct Found {
     pub(super) parent: Hash,
     pub(super) first_revision: Revision,
     pub(super) meta: EntryMeta,
-    pub(super) place: Place,
+    pub(super) place: EntryLocation,
 }
 
 /// A block that was written in this generation and is not part of an intact entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Remnant {
-    /// Intact as far as it goes: part of an entry that never was written completely.
+    /// Intact, but part of an entry that was never written completely.
     Fragment { op: Op, incarnation: Incarnation },
-    /// Damaged, or part of something that cannot have been written. Identified by its intact sectors, if they agree.
+    /// Damaged, or part of something that cannot have been written. It is identified by its intact sectors, if they agree.
     Damaged { known: Option<(Op, Incarnation)> },
 }
 
 impl Remnant {
-    /// Whose block it is.
+    /// The op and incarnation of the block, if known.
     pub(super) const fn stamp(&self) -> Option<(Op, Incarnation)> {
         match *self {
             Self::Fragment { op, incarnation } => Some((op, incarnation)),
@@ -42,7 +42,7 @@ impl Remnant {
     }
 }
 
-/// A statement found at a place: everything up to `synced_through` was durable when it was written.
+/// A statement found at a position: everything up to `synced_through` was durable when it was written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim {
     pub(super) synced_through: Op,
@@ -50,11 +50,11 @@ pub(super) struct Claim {
     pub(super) position: Position,
 }
 
-/// What a segment holds.
+/// The content of a segment.
 #[derive(Debug)]
 pub(super) struct Scan {
     pub(super) segment: Segment,
-    /// As in the header; if sectors are of a later one, the latest of those.
+    /// The generation in the header or, if sectors are of later ones, the latest of those.
     pub(super) generation: Generation,
     pub(super) header: Header,
     pub(super) found: Vec<Found>,
@@ -70,7 +70,7 @@ impl Scan {
         self.header == Header::Blank && self.generation == Generation::ZERO
     }
 
-    /// Whether a sector holds what nobody wrote there.
+    /// Whether a sector holds what was never written there.
     pub(super) fn is_damaged(&self) -> bool {
         self.remnants.iter().any(|(_, remnant)| matches!(remnant, Remnant::Damaged { .. }))
     }
@@ -85,7 +85,7 @@ impl Scan {
     }
 }
 
-/// Reads a segment file. What cannot be read counts as damaged.
+/// Reads a segment file. Unreadable parts count as damaged.
 pub(super) fn scan(number: SegmentNumber, file: Arc<dyn File>, owner: Owner) -> io::Result<Scan> {
     let mut header = [0; BLOCK_BYTES];
     let header = match file.read_at(&mut header, 0) {
@@ -112,13 +112,13 @@ pub(super) fn scan(number: SegmentNumber, file: Arc<dyn File>, owner: Owner) -> 
     Ok(Scan { generation, header, found, remnants, claims, used, segment })
 }
 
-/// Reads the blocks in order and puts entries together.
+/// Reads the blocks in order and assembles entries.
 struct Reader<'a> {
     segment: &'a Segment,
     owner: Owner,
     seed: Seed,
     generation: Generation,
-    /// The latest generation seen in a sector.
+    /// The latest generation found in a sector.
     newest: Generation,
     building: Option<Building>,
     found: Vec<Found>,
@@ -127,7 +127,7 @@ struct Reader<'a> {
     used: u32,
 }
 
-/// An entry of which every block so far is whole.
+/// An entry whose blocks so far are all whole.
 struct Building {
     start: u32,
     stamp: Stamp,
@@ -175,7 +175,7 @@ impl<'a> Reader<'a> {
                 self.newest = self.newest.max(*generation);
             }
         }
-        let state = block::sum_up(&sectors);
+        let state = block::classify_block(&sectors);
         if state != BlockState::Untouched {
             self.used = at + 1;
         }
@@ -217,7 +217,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The block `last` completes the entry.
+    /// Block `last` completes the entry.
     fn finish(&mut self, last: u32) {
         let Some(Building { start, stamp, record, .. }) = self.building.take() else { return };
         let Some((entry, hash, local)) = record::decode(record, stamp.op, self.owner.cluster) else {
@@ -231,7 +231,7 @@ impl<'a> Reader<'a> {
             body_len: header.body_len,
             written: local.written,
         };
-        let place = Place {
+        let place = EntryLocation {
             segment: self.segment.number,
             generation: self.generation,
             block: start,
@@ -242,7 +242,7 @@ impl<'a> Reader<'a> {
         self.found.push(Found { op: stamp.op, parent, first_revision, meta, place });
     }
 
-    /// The entry that was being put together does not go on.
+    /// The entry in progress is incomplete.
     fn abandon(&mut self) {
         if let Some(Building { start, stamp, record, .. }) = self.building.take() {
             let blocks = u32::try_from(record.len() / BLOCK_PAYLOAD).expect("within a segment");
@@ -254,7 +254,7 @@ impl<'a> Reader<'a> {
         self.remnants.push((Position { generation: self.generation, block: at }, remnant));
     }
 
-    /// The first sector of an entry counts by itself, whatever became of the others.
+    /// The first sector of an entry counts by itself, whatever happened to the others.
     fn note_claim(&mut self, at: u32, stamp: Stamp, bytes: &[u8]) {
         let local = block::payload(bytes).next().and_then(Local::decode);
         if let Some(local) = local.filter(|_| stamp.index == 0 && is_sane(stamp)) {
@@ -293,7 +293,7 @@ pub(super) fn offset(block: u32) -> u64 {
     u64::from(block) * BLOCK_BYTES as u64
 }
 
-/// Reads what can be read; the rest becomes bytes that no checksum fits.
+/// Reads what can be read. The rest is filled with bytes that match no checksum.
 fn read_block_by_block(file: &dyn File, window: &mut [u8], first: u32) {
     for (at, block) in (first..).zip(window.chunks_exact_mut(BLOCK_BYTES)) {
         if file.read_at(block, offset(at)).is_err() {

@@ -1,14 +1,14 @@
-//! Segment files: their names, their headers, making them.
+//! Segment files: their names, their headers, and their creation.
 //!
-//! The first block of a segment is its header, eight times over, one in each sector:
+//! The first block of a segment is its header, eight times, once in each sector:
 //! ```text
 //! checksum u64 | magic [8] | format u32 | generation u32 | cluster u128 | member u32 | file u32 | blocks u32
 //! ```
-//! A file is filled with zeros once, under another name. It is recycled by writing a header with a new generation, which is
+//! A file is filled with zeros once, under another name. To recycle it, a header with a new generation is written. That header is
 //! durable, and named in the superblock, before the first entry is written.
 
 use super::block::{self, BLOCK_BYTES, SECTOR_BYTES, u32_at, u64_at, u128_at};
-use super::place::{Generation, SegmentNumber};
+use super::location::{Generation, SegmentNumber};
 use crate::ids::{ClusterId, MemberId};
 use crate::storage::{File, Storage};
 use std::io;
@@ -20,12 +20,12 @@ const NEW_NAME: &str = "journal.new";
 const MAGIC: [u8; 8] = *b"kvjournl";
 pub(super) const FORMAT: u32 = 3;
 const HEADER_BYTES: usize = 8 + 8 + 4 + 4 + 16 + 4 + 4 + 4;
-/// The most blocks of a segment: 1 GiB.
+/// The largest number of blocks in a segment: 1 GiB.
 pub(super) const MOST_BLOCKS: u32 = 1 << 18;
 /// Zeros are written in pieces of this size.
 const FILL_BYTES: usize = 1 << 20;
 
-/// Whose segments these are.
+/// The owner of the segments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Owner {
     pub(super) cluster: ClusterId,
@@ -37,7 +37,7 @@ pub(super) struct Owner {
 pub(super) struct Segment {
     pub(super) number: SegmentNumber,
     pub(super) file: Arc<dyn File>,
-    /// The file's length in blocks, header included.
+    /// The length of the file in blocks, header included.
     pub(super) blocks: u32,
 }
 
@@ -46,13 +46,13 @@ pub(super) struct Segment {
 pub(super) enum Header {
     /// Zeros: the file has never been used.
     Blank,
-    /// The greatest generation in an intact copy, the length it was made with, and whether all copies agree.
+    /// The greatest generation in an intact copy, the length of the file when it was created, and whether all copies agree.
     Known { generation: Generation, blocks: u32, complete: bool },
     /// No copy is intact.
     Damaged,
-    /// An intact copy is another member's.
+    /// An intact copy belongs to another member.
     Foreign,
-    /// An intact copy has a later format.
+    /// An intact copy has another format.
     OtherFormat(u32),
 }
 
@@ -60,7 +60,7 @@ pub(super) fn name(number: SegmentNumber) -> String {
     format!("{PREFIX}{:08}", number.get())
 }
 
-/// The number in a segment's name; `None` if the name is not a segment's.
+/// The number in a segment's name; `None` if it is not the name of a segment.
 pub(super) fn parse_name(name: &str) -> Option<SegmentNumber> {
     let digits = name.strip_prefix(PREFIX)?;
     let number = digits.parse().ok().map(SegmentNumber::new)?;
@@ -68,7 +68,7 @@ pub(super) fn parse_name(name: &str) -> Option<SegmentNumber> {
 }
 
 impl Segment {
-    /// Makes a file of zeros, and gives it its name only when all of it is durable: a shorter one is damaged, not new.
+    /// Creates a file of zeros, and gives it its name only when all of it is durable: a shorter one would be damaged, not new.
     pub(super) fn create(storage: &dyn Storage, number: SegmentNumber, blocks: u32) -> io::Result<Self> {
         match storage.remove(NEW_NAME) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -77,7 +77,7 @@ impl Segment {
         let segment = Self { number, file: storage.create(NEW_NAME)?, blocks };
         if let Err(error) = segment.fill() {
             if error.kind() == io::ErrorKind::StorageFull {
-                // Others need what it has taken.
+                // Others need the space that it occupies.
                 let _ = storage.remove(NEW_NAME);
             }
             return Err(error);
@@ -87,7 +87,7 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Writes zeros all over the file, durably.
+    /// Overwrites the whole file with zeros, durably.
     pub(super) fn fill(&self) -> io::Result<()> {
         let bytes = self.blocks as usize * BLOCK_BYTES;
         let zeros = vec![0; FILL_BYTES.min(bytes)];
@@ -97,7 +97,7 @@ impl Segment {
         self.file.sync()
     }
 
-    /// Begins a new generation: nothing that the file holds counts any more.
+    /// Begins a new generation: nothing in the file counts any more.
     pub(super) fn begin(&self, generation: Generation, owner: Owner) -> io::Result<()> {
         self.write_header(generation, owner)?;
         self.file.sync()

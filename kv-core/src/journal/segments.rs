@@ -1,8 +1,8 @@
-//! The segment files in use: writing at the end, going on to the next, giving back the oldest.
+//! The segment files in use: writing at the end, moving on to the next, and releasing the oldest.
 
 use super::block::{BLOCK_BYTES, Seed};
-use super::error::WriteError;
-use super::place::{Generation, Place, Position, SegmentNumber};
+use super::error::JournalWriteError;
+use super::location::{EntryLocation, Generation, Position, SegmentNumber};
 use super::reader::LogReader;
 use super::record;
 use super::recovery::Unsynced;
@@ -22,9 +22,9 @@ const SPARES: usize = 2;
 struct Active {
     segment: Segment,
     generation: Generation,
-    /// No entry of the log in it is above this op.
+    /// All entries of the log in it are at or below this op.
     last: Op,
-    /// As of a [`Spare`], which it becomes.
+    /// As in [`Spare`], which it becomes.
     damaged: bool,
 }
 
@@ -32,7 +32,7 @@ struct Active {
 #[derive(Debug)]
 struct Spare {
     segment: Segment,
-    /// Holds sectors that a new generation would take for damage of its own.
+    /// Whether it holds sectors that would look damaged in a new generation.
     damaged: bool,
 }
 
@@ -40,22 +40,22 @@ struct Spare {
 pub(super) struct Segments {
     storage: Arc<dyn Storage>,
     owner: Owner,
-    /// The size of new segments, unless an entry needs a larger one.
+    /// The size of new segments in blocks, unless an entry needs a larger one.
     blocks: u32,
     /// In the order of generations.
     active: Vec<Active>,
     spares: Vec<Spare>,
-    /// Of the next file.
+    /// The number of the next file.
     next_number: u32,
-    /// The latest generation ever seen.
+    /// The greatest generation so far.
     newest: Generation,
-    /// Where the next block goes in the last active segment; `None` if nothing may be written to that.
+    /// The next free block in the last active segment; `None` if nothing may be written to it.
     next_block: Option<u32>,
 }
 
-fn failed(doing: &'static str, segment: &Segment) -> impl FnOnce(io::Error) -> WriteError {
+fn failed(doing: &'static str, segment: &Segment) -> impl FnOnce(io::Error) -> JournalWriteError {
     let doing = format!("{doing} {}", segment::name(segment.number));
-    move |source| WriteError::Disk { doing, source }
+    move |source| JournalWriteError::Disk { doing, source }
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -76,8 +76,8 @@ impl Segments {
         }
     }
 
-    /// Takes over a file that recovery has read. `last` is the greatest op of the log in it.
-    pub(super) fn adopt(&mut self, scan: &Scan, last: Op, superblock: &Superblock) {
+    /// Registers a file that recovery has read. `last` is the greatest op of the log in it.
+    pub(super) fn register(&mut self, scan: &Scan, last: Op, superblock: &Superblock) {
         let Scan { segment, generation, .. } = scan;
         self.next_number = self.next_number.max(segment.number.get().saturating_add(1));
         self.newest = self.newest.max(*generation);
@@ -89,15 +89,15 @@ impl Segments {
         self.active.push(Active { segment: segment.clone(), generation: *generation, last, damaged });
         self.active.sort_by_key(|active| active.generation);
         if *generation == superblock.generation && *generation > Generation::ZERO {
-            // What lies before the last cut is void whatever it contains: nothing new may come there.
+            // Everything before the last cut is void, so nothing new may be written there.
             let settled = superblock.cuts.settled().position;
             let settled = if settled.generation == *generation { settled.block } else { 0 };
             self.next_block = Some(scan.used.max(settled));
         }
     }
 
-    /// Makes sure of files at hand before they are needed.
-    pub(super) fn prepare(&mut self, reader: &LogReader) -> Result<(), WriteError> {
+    /// Creates spare files before they are needed.
+    pub(super) fn prepare(&mut self, reader: &LogReader) -> Result<(), JournalWriteError> {
         while self.spares.len() < SPARES {
             let segment = self.create(self.blocks, reader)?;
             self.spares.push(Spare { segment, damaged: false });
@@ -105,17 +105,17 @@ impl Segments {
         Ok(())
     }
 
-    fn create(&mut self, blocks: u32, reader: &LogReader) -> Result<Segment, WriteError> {
+    fn create(&mut self, blocks: u32, reader: &LogReader) -> Result<Segment, JournalWriteError> {
         let number = SegmentNumber::new(self.next_number);
-        self.next_number = self.next_number.checked_add(1).ok_or(WriteError::Exhausted)?;
+        self.next_number = self.next_number.checked_add(1).ok_or(JournalWriteError::Exhausted)?;
         let segment = loop {
             match Segment::create(&*self.storage, number, blocks) {
                 Ok(segment) => break segment,
-                // Nothing was promised yet: unlike any other write, this may fail and be tried again (rule D4).
+                // Nothing was promised yet: unlike any other write, this one may fail and be retried (rule D4).
                 Err(full) if is_full(&full) && self.storage.wait_for_room(&full) => {}
                 Err(source) => {
                     let doing = format!("create {}", segment::name(number));
-                    return Err(WriteError::Disk { doing, source });
+                    return Err(JournalWriteError::Disk { doing, source });
                 }
             }
         };
@@ -123,18 +123,18 @@ impl Segments {
         Ok(segment)
     }
 
-    /// Whether that many blocks fit into the present segment.
+    /// Whether this many blocks fit into the present segment.
     pub(super) fn has_room(&self, blocks: u32) -> bool {
         let last = self.active.last().map_or(0, |active| active.segment.blocks);
         self.next_block.is_some_and(|next| last - next.min(last) >= blocks)
     }
 
-    /// Whether the segment that was written last is not there: nothing can be written before the next one is begun.
+    /// Whether the segment that was written last is missing. Then nothing can be written before the next one is begun.
     pub(super) fn is_newest_missing(&self) -> bool {
         self.next_block.is_none() && self.newest > Generation::ZERO
     }
 
-    /// Everything written so far lies before this.
+    /// Everything written so far is before this position.
     pub(super) fn frontier(&self) -> Position {
         match (self.next_block, self.active.last()) {
             (Some(block), Some(last)) => Position { generation: last.generation, block },
@@ -142,10 +142,11 @@ impl Segments {
         }
     }
 
-    /// Goes on to an empty segment with room for an entry of `needed` blocks, of a generation that must be made durable in the superblock before
-    /// anything is written. Rule D9: an entry that is larger than segments are here gets one of its own size, which is not recycled.
-    pub(super) fn roll(&mut self, needed: u32, reader: &LogReader) -> Result<Generation, WriteError> {
-        let generation = self.newest.next().ok_or(WriteError::Exhausted)?;
+    /// Moves on to an empty segment with room for an entry of `needed` blocks. Its generation must be made durable in the
+    /// superblock before anything is written. Rule D9: an entry that is larger than the segments gets one of its own size, which
+    /// is not recycled.
+    pub(super) fn roll(&mut self, needed: u32, reader: &LogReader) -> Result<Generation, JournalWriteError> {
+        let generation = self.newest.next().ok_or(JournalWriteError::Exhausted)?;
         let blocks = self.blocks.max(needed + 1);
         assert!(blocks <= segment::MOST_BLOCKS, "larger entries are refused before");
         let fitting = self.spares.iter().position(|spare| spare.segment.blocks == blocks);
@@ -165,17 +166,17 @@ impl Segments {
         Ok(generation)
     }
 
-    /// Where an entry of `blocks` comes, `ahead` blocks after the next free one.
-    pub(super) fn place(&self, ahead: u32, blocks: u32, incarnation: Incarnation) -> (Place, Seed) {
+    /// The location of an entry of `blocks`, `ahead` blocks after the next free one.
+    pub(super) fn place(&self, ahead: u32, blocks: u32, incarnation: Incarnation) -> (EntryLocation, Seed) {
         let last = self.active.last().expect("has_room has found a segment");
         let next = self.next_block.expect("has_room has found a segment");
         let (segment, generation) = (last.segment.number, last.generation);
-        let place = Place { segment, generation, block: next + ahead, blocks, incarnation };
+        let place = EntryLocation { segment, generation, block: next + ahead, blocks, incarnation };
         (place, Seed::new(self.owner.cluster, self.owner.member, segment))
     }
 
-    /// Writes whole blocks at the end, durably: entries up to `last`.
-    pub(super) fn write(&mut self, bytes: &[u8], last: Op) -> Result<(), WriteError> {
+    /// Writes whole blocks at the end, durably. They hold entries up to `last`.
+    pub(super) fn write(&mut self, bytes: &[u8], last: Op) -> Result<(), JournalWriteError> {
         let active = self.active.last_mut().expect("has_room has found a segment");
         let next = self.next_block.as_mut().expect("has_room has found a segment");
         active.last = active.last.max(last);
@@ -193,7 +194,7 @@ impl Segments {
         }
     }
 
-    /// The generation of the oldest segment that is left when the oldest `count` are given back.
+    /// The generation of the oldest remaining segment when the oldest `count` are released.
     pub(super) fn oldest_after(&self, count: usize) -> Generation {
         self.active.get(count).map_or(Generation::ZERO, |active| active.generation)
     }
@@ -206,15 +207,15 @@ impl Segments {
         self.active.iter().find(|active| active.generation == generation).map(|active| &active.segment)
     }
 
-    /// How many of the oldest segments hold nothing above `limit`, and the greatest op in them. The newest is never one.
+    /// How many of the oldest segments hold nothing above `limit`, and the greatest op in them. The newest one never counts.
     pub(super) fn droppable(&self, limit: Op) -> (usize, Op) {
         let older = &self.active[..self.active.len().saturating_sub(1)];
         let count = older.iter().take_while(|active| active.last <= limit).count();
         (count, older[..count].iter().map(|active| active.last).fold(Op::ZERO, Op::max))
     }
 
-    /// Gives back the oldest `count` segments: a few files are kept for recycling, the others removed and returned.
-    pub(super) fn release(&mut self, count: usize) -> Result<Vec<SegmentNumber>, WriteError> {
+    /// Releases the oldest `count` segments: some files are kept for recycling, the others are removed and returned.
+    pub(super) fn release(&mut self, count: usize) -> Result<Vec<SegmentNumber>, JournalWriteError> {
         let released = self.active.drain(..count);
         self.spares.extend(released.map(|Active { segment, damaged, .. }| Spare { segment, damaged }));
         let blocks = self.blocks;
@@ -229,8 +230,11 @@ impl Segments {
         Ok(removed)
     }
 
-    /// Overwrites written blocks with zeros. For void ones before the last cut only.
-    pub(super) fn erase(&self, places: impl Iterator<Item = (Position, u32)>) -> Result<(), WriteError> {
+    /// Overwrites blocks with zeros. Only for void blocks before the last cut.
+    pub(super) fn erase(
+        &self,
+        places: impl Iterator<Item = (Position, u32)>,
+    ) -> Result<(), JournalWriteError> {
         let mut touched = Vec::new();
         for (position, blocks) in places {
             let Some(segment) = self.of(position.generation) else { continue };
@@ -246,10 +250,10 @@ impl Segments {
         Ok(())
     }
 
-    /// Writes again, as they are, headers that are not complete and these entries, and makes them durable: what reads well may
-    /// never have reached the disk, if the process before this one died, or a sync of its failed. (The one exception to "a
-    /// block that was acknowledged is never written again": the same bytes, so that a power cut changes nothing in them.)
-    pub(super) fn rewrite(&self, scans: &[Scan], unsynced: &[Unsynced]) -> Result<(), WriteError> {
+    /// Rewrites, unchanged, incomplete headers and these entries, and makes them durable. What can be read may never have reached
+    /// the disk, if the previous process crashed or one of its syncs failed. (This is the only exception to "an acknowledged
+    /// block is never written again". The bytes are the same, so a power cut changes nothing in them.)
+    pub(super) fn rewrite(&self, scans: &[Scan], unsynced: &[Unsynced]) -> Result<(), JournalWriteError> {
         for Active { segment, generation, .. } in &self.active {
             let header =
                 scans.iter().find(|scan| scan.segment.number == segment.number).map(|scan| scan.header);

@@ -1,10 +1,10 @@
 //! A formatted journal: superblock and segments, and how each kind of write changes them.
 
-use super::chain::{Chain, Held};
+use super::chain::{Chain, ChainEntry};
 use super::cuts::CutRecord;
 use super::damage::{self, HeldPastGap};
-use super::error::WriteError;
-use super::place::Place;
+use super::error::JournalWriteError;
+use super::location::EntryLocation;
 use super::reader::LogReader;
 use super::recovery::{OrphanBlock, Recovery};
 use super::segment;
@@ -19,28 +19,28 @@ use std::collections::{BTreeMap, VecDeque};
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) file: SuperblockFile,
-    /// As in the file, or about to be.
+    /// As in the file, or about to be written.
     pub(super) superblock: Superblock,
     pub(super) segments: Segments,
-    /// What is durable.
+    /// The durable log.
     pub(super) chain: Chain,
-    /// Written blocks that are not part of the log. Invariant: all that can be identified and lie in active segments.
+    /// Written blocks that are not part of the log. Invariant: all that can be identified and are in active segments.
     pub(super) orphans: Vec<OrphanBlock>,
-    /// Intact entries above the head, whose place in the log is not yet filled up to them.
+    /// Intact entries above the head, while entries between the head and them are missing.
     pub(super) past_gap: BTreeMap<Op, HeldPastGap>,
-    /// Something lies after the head that has been neither filled up to nor cut.
+    /// Something after the head has been neither filled up to nor cut.
     pub(super) unsettled: bool,
-    /// Entries up to here may be dropped, as far as the checkpoint allows.
+    /// Entries up to this op may be dropped, as far as the checkpoint allows.
     pub(super) trim: Op,
     pub(super) reader: LogReader,
 }
 
-/// Encoded entries that wait for their write, all for the present segment.
+/// Encoded entries that wait to be written, all to the present segment.
 #[derive(Default)]
 struct Batch {
     bytes: Vec<u8>,
-    places: Vec<(u64, Op, Place)>,
-    held: Vec<Held>,
+    places: Vec<(u64, Op, EntryLocation)>,
+    held: Vec<ChainEntry>,
 }
 
 impl Batch {
@@ -50,7 +50,7 @@ impl Batch {
 }
 
 impl Store {
-    /// A store with an empty log.
+    /// Creates a store with an empty log.
     pub(super) fn new(
         file: SuperblockFile,
         superblock: Superblock,
@@ -71,8 +71,12 @@ impl Store {
         }
     }
 
-    /// Takes over what recovery has found, and makes durable what it has decided about the end of the log.
-    pub(super) fn settle(&mut self, recovery: Recovery, verdict: Verdict) -> Result<(), WriteError> {
+    /// Uses the result of recovery, and makes durable what it has decided about the end of the log.
+    pub(super) fn apply_recovery(
+        &mut self,
+        recovery: Recovery,
+        verdict: Verdict,
+    ) -> Result<(), JournalWriteError> {
         let before = self.superblock.clone();
         self.chain = recovery.chain;
         self.orphans = recovery.orphans;
@@ -83,7 +87,7 @@ impl Store {
                 let incarnation = self.superblock.incarnation.next();
                 self.cut(Cut { after: self.chain.head().anchor, incarnation })?;
             }
-            // While a log is mended, only the replica cuts: what follows the head may be the only copies.
+            // While a log is being repaired, only the replica cuts: what follows the head may be the only copies.
             Verdict::Torn => self.unsettled = true,
             Verdict::Faulty => {
                 self.unsettled = true;
@@ -126,19 +130,19 @@ impl Store {
         self.chain.head().anchor.op
     }
 
-    /// Makes the superblock durable as it stands.
-    pub(super) fn save(&mut self) -> Result<(), WriteError> {
+    /// Makes the present superblock durable.
+    pub(super) fn save(&mut self) -> Result<(), JournalWriteError> {
         self.note_synced();
         self.file.write(&self.superblock)
     }
 
     fn note_synced(&mut self) {
-        // While the log is damaged, what it once was must not be forgotten.
+        // While the log is damaged, its former extent must not be lost.
         let once = if self.is_damaged() { self.superblock.synced_through } else { Op::ZERO };
         self.superblock.synced_through = self.durable().max(once);
     }
 
-    pub(super) fn form(&mut self, step: FormationStep) -> Result<(), WriteError> {
+    pub(super) fn form(&mut self, step: FormationStep) -> Result<(), JournalWriteError> {
         if step <= self.superblock.formation {
             return Ok(());
         }
@@ -146,8 +150,13 @@ impl Store {
         self.save()
     }
 
-    /// Appends entries, each of the write with that number, when the wall clock shows `wall`. One write and one sync for each segment touched.
-    pub(super) fn append(&mut self, entries: &[(u64, &Entry)], wall: Timestamp) -> Result<(), WriteError> {
+    /// Appends entries, each with the number of its write, when the wall clock shows `wall`. There is one write and one sync for
+    /// each segment.
+    pub(super) fn append(
+        &mut self,
+        entries: &[(u64, &Entry)],
+        wall: Timestamp,
+    ) -> Result<(), JournalWriteError> {
         let mut batch = Batch::default();
         for (write, entry) in entries {
             let blocks = Self::blocks_for(entry)?;
@@ -163,12 +172,12 @@ impl Store {
         self.flush(&mut batch)
     }
 
-    fn blocks_for(entry: &Entry) -> Result<u32, WriteError> {
+    fn blocks_for(entry: &Entry) -> Result<u32, JournalWriteError> {
         let blocks = record::blocks_for(entry.body.len()).filter(|blocks| *blocks < segment::MOST_BLOCKS);
-        blocks.ok_or(WriteError::TooLarge { op: entry.header.op, bytes: entry.body.len() })
+        blocks.ok_or(JournalWriteError::TooLarge { op: entry.header.op, bytes: entry.body.len() })
     }
 
-    fn roll(&mut self, needed: u32) -> Result<(), WriteError> {
+    fn roll(&mut self, needed: u32) -> Result<(), JournalWriteError> {
         self.superblock.generation = self.segments.roll(needed, &self.reader)?;
         self.save()
     }
@@ -179,32 +188,33 @@ impl Store {
         write: u64,
         (entry, written): (&Entry, Timestamp),
         blocks: u32,
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), JournalWriteError> {
         let durable = self.chain.head();
         let op = entry.header.op;
         let last = batch.held.last().map_or(durable.anchor.hash, |held| held.meta.hash);
         let next = durable.anchor.op.advance(batch.held.len() as u64 + 1);
         if op != next || entry.header.parent != last {
-            return Err(WriteError::NotNext { op, head: next.previous() });
+            return Err(JournalWriteError::NotNext { op, head: next.previous() });
         }
         let (place, seed) = self.segments.place(batch.blocks(), blocks, self.superblock.incarnation);
         let meta = EntryMeta { written, ..EntryMeta::of(&entry.header) };
         self.check_fill(op, meta.hash)?;
         record::encode(&mut batch.bytes, entry, (meta.hash, written), durable.anchor.op, &place, seed);
         batch.places.push((write, op, place));
-        batch.held.push(Held { meta, place });
+        batch.held.push(ChainEntry { meta, place });
         Ok(())
     }
 
-    /// Only what was there before is filled in: another entry would leave two logs on the disk, and nothing would show which counts.
-    fn check_fill(&self, op: Op, hash: Hash) -> Result<(), WriteError> {
+    /// Only the missing entries may be filled in: another entry would leave two logs on the disk, and nothing would show which
+    /// one counts.
+    fn check_fill(&self, op: Op, hash: Hash) -> Result<(), JournalWriteError> {
         let pinned = self.past_gap.get(&op.next()).map(|hidden| hidden.parent);
         let differs = self.past_gap.contains_key(&op) || pinned.is_some_and(|pinned| pinned != hash);
-        if differs { Err(WriteError::Damaged { op, head: self.durable() }) } else { Ok(()) }
+        if differs { Err(JournalWriteError::Damaged { op, head: self.durable() }) } else { Ok(()) }
     }
 
-    /// What stood behind the damage follows the head now.
-    pub(super) fn absorb(&mut self) {
+    /// Entries behind the damage now follow the head, and become part of the log.
+    pub(super) fn link_past_gap(&mut self) {
         while let Some(entry) = self.past_gap.first_entry() {
             let head = self.chain.head().anchor;
             if *entry.key() != head.op.next() || entry.get().parent != head.hash {
@@ -214,29 +224,29 @@ impl Store {
         }
     }
 
-    fn flush(&mut self, batch: &mut Batch) -> Result<(), WriteError> {
+    fn flush(&mut self, batch: &mut Batch) -> Result<(), JournalWriteError> {
         if batch.held.is_empty() {
             return Ok(());
         }
         let last = self.durable().advance(batch.held.len() as u64);
         self.segments.write(&batch.bytes, last)?;
         batch.held.drain(..).for_each(|held| self.chain.push(held));
-        self.absorb();
+        self.link_past_gap();
         self.reader.placed(&batch.places);
         batch.places.clear();
         batch.bytes.clear();
         Ok(())
     }
 
-    /// Writes an entry of the log once more, because its stored copy cannot be read. One that has been dropped is not needed.
-    pub(super) fn repair(&mut self, write: u64, entry: &Entry) -> Result<(), WriteError> {
+    /// Rewrites an entry of the log whose stored copy cannot be read. An entry that has been dropped is not needed.
+    pub(super) fn repair(&mut self, write: u64, entry: &Entry) -> Result<(), JournalWriteError> {
         let op = entry.header.op;
         if op <= self.chain.floor().anchor.op {
             return Ok(());
         }
         let hash = entry.header.hash();
         let held = self.chain.get(op).filter(|held| held.meta.hash == hash).copied();
-        let Held { meta, place: old } = held.ok_or(WriteError::UnknownPoint { op })?;
+        let ChainEntry { meta, place: old } = held.ok_or(JournalWriteError::UnknownPoint { op })?;
         let blocks = Self::blocks_for(entry)?;
         if !self.segments.has_room(blocks) {
             self.roll(blocks)?;
@@ -245,16 +255,16 @@ impl Store {
         let mut bytes = Vec::new();
         record::encode(&mut bytes, entry, (hash, meta.written), self.durable(), &place, seed);
         self.segments.write(&bytes, op)?;
-        // Should the bad copy read well again some day, a cut must void it like this one.
+        // If the bad copy becomes readable again some day, a cut must void it like the new one.
         self.orphans.push(OrphanBlock::of(op, &old));
-        self.chain.replace(op, Held { meta, place });
+        self.chain.replace(op, ChainEntry { meta, place });
         self.reader.placed(&[(write, op, place)]);
         Ok(())
     }
 
-    pub(super) fn view(&mut self, record: &ViewRecord) -> Result<(), WriteError> {
+    pub(super) fn view(&mut self, record: &ViewRecord) -> Result<(), JournalWriteError> {
         if record.view < self.superblock.view || record.log_view < self.superblock.log_view {
-            return Err(WriteError::Regress { incarnation: self.superblock.incarnation });
+            return Err(JournalWriteError::Regress { incarnation: self.superblock.incarnation });
         }
         if let Some(cut) = record.cut {
             self.cut(cut)?;
@@ -270,10 +280,10 @@ impl Store {
         self.save()
     }
 
-    /// Rule D6b: the damage ends with the next save, and the next opening must not find it again where nothing is appended in between. A
-    /// checkpoint's own entry that is gone counts as dropped, because the state stands for it; a newest segment that is gone is followed by
-    /// another one.
-    fn forget_the_damage(&mut self) -> Result<(), WriteError> {
+    /// Rule D6b: the damage ends with the next save, and the next opening must not find it again, even if nothing is appended in
+    /// between. If the checkpoint's own entry is missing, it counts as dropped, because the state covers it. If the newest
+    /// segment is missing, another one follows it.
+    fn forget_the_damage(&mut self) -> Result<(), JournalWriteError> {
         let floor = self.chain.floor();
         if floor.anchor.op > self.superblock.floor.anchor.op {
             self.superblock.floor = floor;
@@ -285,15 +295,15 @@ impl Store {
         Ok(())
     }
 
-    /// Cuts the log, durable with the next save.
-    pub(super) fn cut(&mut self, cut: Cut) -> Result<(), WriteError> {
+    /// Cuts the log. Durable with the next save.
+    pub(super) fn cut(&mut self, cut: Cut) -> Result<(), JournalWriteError> {
         if cut.incarnation <= self.superblock.incarnation {
-            return Err(WriteError::Regress { incarnation: cut.incarnation });
+            return Err(JournalWriteError::Regress { incarnation: cut.incarnation });
         }
         let after = cut.after.op;
         let known = self.chain.mark(after).is_some_and(|mark| mark.anchor == cut.after);
         if !known || after < self.superblock.checkpoint.anchor.op {
-            return Err(WriteError::UnknownPoint { op: after });
+            return Err(JournalWriteError::UnknownPoint { op: after });
         }
         self.make_room_for_cut()?;
         self.orphans.extend(self.chain.cut(after).map(|(op, held)| OrphanBlock::of(op, &held.place)));
@@ -308,11 +318,11 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn make_room_for_cut(&mut self) -> Result<(), WriteError> {
+    pub(super) fn make_room_for_cut(&mut self) -> Result<(), JournalWriteError> {
         if self.superblock.cuts.is_full() { self.erase_void() } else { Ok(()) }
     }
 
-    /// Forgets the cuts that void nothing on disk.
+    /// Drops the cuts that void nothing on disk.
     fn prune_cuts(&mut self) {
         let segments = &self.segments;
         self.orphans.retain(|orphan| segments.is_active(orphan.position.generation));
@@ -320,9 +330,9 @@ impl Store {
         self.superblock.cuts.prune(&written);
     }
 
-    /// Makes room in the list of cuts: what they void is overwritten, and then they are needed no more. They stay in the
-    /// superblock until that is durable, and what is half erased lies before the last cut and is not looked at.
-    fn erase_void(&mut self) -> Result<(), WriteError> {
+    /// Makes room in the list of cuts: overwrites what they void, after which they are not needed. They stay in the superblock
+    /// until that is durable. A half erased part is before the last cut, and is not read.
+    fn erase_void(&mut self) -> Result<(), JournalWriteError> {
         let cuts = &self.superblock.cuts;
         let (void, rest): (Vec<OrphanBlock>, Vec<OrphanBlock>) = std::mem::take(&mut self.orphans)
             .into_iter()
@@ -333,23 +343,23 @@ impl Store {
         Ok(())
     }
 
-    /// Remembers a checkpoint, durable with the next [`drop_old`](Self::drop_old). Returns whether it is news.
-    pub(super) fn checkpoint(&mut self, checkpoint: Anchor) -> Result<bool, WriteError> {
+    /// Records a checkpoint. Durable with the next [`drop_old`](Self::drop_old). Returns whether it is new.
+    pub(super) fn checkpoint(&mut self, checkpoint: Anchor) -> Result<bool, JournalWriteError> {
         let known = self.superblock.checkpoint.anchor;
         if checkpoint.op < known.op || checkpoint == known {
             return Ok(false);
         }
         let mark = self.chain.mark(checkpoint.op).filter(|mark| mark.anchor == checkpoint);
-        self.superblock.checkpoint = mark.ok_or(WriteError::UnknownPoint { op: checkpoint.op })?;
+        self.superblock.checkpoint = mark.ok_or(JournalWriteError::UnknownPoint { op: checkpoint.op })?;
         Ok(true)
     }
 
-    /// Drops segments whose entries are all below checkpoint and trim, and saves the superblock if that or `changed` asks
-    /// for it. The new floor is durable before a file is used again.
-    pub(super) fn drop_old(&mut self, changed: bool) -> Result<(), WriteError> {
+    /// Drops segments whose entries are all below the checkpoint and `trim`, and saves the superblock if that or `changed`
+    /// requires it. The new floor is durable before a file is reused.
+    pub(super) fn drop_old(&mut self, changed: bool) -> Result<(), JournalWriteError> {
         let limit = self.trim.min(self.superblock.checkpoint.anchor.op);
         let (count, last) = if self.is_damaged() { (0, Op::ZERO) } else { self.segments.droppable(limit) };
-        // The floor of a chain that begins above a damaged entry is the first one that can be named.
+        // If the chain begins above a damaged entry, its floor is the first point that can be named.
         let floor =
             self.chain.mark(last.max(self.superblock.floor.anchor.op).max(self.chain.floor().anchor.op));
         let Some(floor) = floor.filter(|floor| count > 0 && floor.anchor.op <= limit) else {

@@ -1,15 +1,16 @@
-//! The superblock: what this member must never forget, in four copies.
+//! The superblock: what this member must never lose, in four copies.
 //!
 //! ```text
 //! copy:  magic [8] | checksum u128 (of what follows) | format u32 | copy u32 | sequence u64 | length u32 | content
 //! ```
-//! Each copy has 4 KiB of its own. A write goes to two copies, is synced, and goes to the other two: whenever the power goes, two
-//! intact copies are left, and what was acknowledged is in all four. So the newest intact copy is at least as new as what was
-//! acknowledged, unless a device lost writes silently; with fewer than two intact ones the file is not believed.
+//! Each copy has 4 KiB of its own. A write goes to two copies, is synced, and then goes to the other two. So whenever the power
+//! is cut, two intact copies are left, and everything acknowledged is in all four. The newest intact copy is therefore at least
+//! as new as what was acknowledged, unless a device silently lost writes. With fewer than two intact copies, the file is not
+//! trusted.
 
 use super::cuts::Cuts;
-use super::error::{OpenError, WriteError};
-use super::place::Generation;
+use super::error::{JournalWriteError, OpenError};
+use super::location::Generation;
 use super::record::in_range;
 use super::{Identity, block};
 use crate::config::FixedOptions;
@@ -25,17 +26,17 @@ use xxhash_rust::xxh3::xxh3_128;
 pub(super) const NAME: &str = "superblock";
 const NEW_NAME: &str = "superblock.new";
 const MAGIC: [u8; 8] = *b"kvsuperb";
-/// Format 1 held none of the options but `pipeline_depth`.
+/// Format 1 contained none of the options except `pipeline_depth`.
 const FORMAT: u32 = 2;
 const COPIES: usize = 4;
 const QUORUM: usize = 2;
 const ZONE_BYTES: usize = 4096;
 const PREFIX_BYTES: usize = 8 + 16 + 4 + 4 + 8 + 4;
 const CHECKED_FROM: usize = 8 + 16;
-/// A cluster's name is at most 100 bytes; a longer one would be damage.
+/// The name of a cluster has at most 100 bytes. A longer one would be damage.
 const MOST_NAME_BYTES: usize = 256;
 
-/// A point of the log and what is needed to go on from it.
+/// A point of the log, and what is needed to continue from it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Mark {
     pub(super) anchor: Anchor,
@@ -64,20 +65,20 @@ pub(super) struct Superblock {
     pub(super) formation: FormationStep,
     pub(super) view: View,
     pub(super) log_view: View,
-    /// The log misses entries that this member may have acknowledged, and may have reached so far. Outlives the traces of the
-    /// damage: a fill may look whole, and a later life may not see why it is not.
+    /// The log lacks entries that this member may have acknowledged, and may have reached this far. This outlasts the traces of
+    /// the damage: a filled log may look complete, and a later life may not see why it is not.
     pub(super) damaged: Option<Extent>,
     pub(super) checkpoint: Mark,
-    /// Entries at or below it have been dropped. Invariant: not above the checkpoint.
+    /// Entries at or below this point have been dropped. Invariant: not above the checkpoint.
     pub(super) floor: Mark,
     pub(super) cuts: Cuts,
-    /// Of the next append.
+    /// The incarnation of the next append.
     pub(super) incarnation: Incarnation,
-    /// Everything up to here was durable when this was written.
+    /// Everything up to this op was durable when this was written.
     pub(super) synced_through: Op,
     /// The newest segment. Invariant: no newer one holds entries.
     pub(super) generation: Generation,
-    /// Segments older than this have been given back, whatever they still hold.
+    /// Segments older than this have been released, whatever they still hold.
     pub(super) oldest: Generation,
 }
 
@@ -122,7 +123,7 @@ impl Superblock {
         Ok(())
     }
 
-    /// Whether this can have been written by us. A checksum does not show that.
+    /// Whether this member can have written this. A checksum does not show that.
     fn is_sound(&self) -> bool {
         let numbers =
             [self.view.get(), self.log_view.get(), self.incarnation.get(), self.synced_through.get()];
@@ -149,17 +150,17 @@ pub(super) struct SuperblockFile {
     sequence: u64,
 }
 
-/// A file that could be read, not yet trusted with writes: see [`Loaded::complete`].
+/// A file that could be read, but must not be written yet: see [`Loaded::complete`].
 #[derive(Debug)]
 pub(super) struct Loaded {
     file: Arc<dyn File>,
     pub(super) superblock: Superblock,
     sequence: u64,
-    /// The copies, the one to be replaced first in front: damaged ones, then older ones, then the newest.
+    /// The copies in the order in which they are replaced: damaged ones, then older ones, then the newest.
     order: [usize; COPIES],
 }
 
-/// What one copy turned out to be.
+/// The state of one copy.
 enum Copy {
     Intact(u64, Box<Superblock>),
     /// Another version wrote it.
@@ -169,8 +170,8 @@ enum Copy {
 
 impl SuperblockFile {
     /// Creates the file under its final name only when all of it is durable.
-    pub(super) fn create(storage: &dyn Storage, superblock: &Superblock) -> Result<Self, WriteError> {
-        let failed = |source| WriteError::Disk { doing: "create the superblock".into(), source };
+    pub(super) fn create(storage: &dyn Storage, superblock: &Superblock) -> Result<Self, JournalWriteError> {
+        let failed = |source| JournalWriteError::Disk { doing: "create the superblock".into(), source };
         match storage.remove(NEW_NAME) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
@@ -188,8 +189,8 @@ impl SuperblockFile {
     }
 
     /// Makes `superblock` durable in all copies.
-    pub(super) fn write(&mut self, superblock: &Superblock) -> Result<(), WriteError> {
-        let failed = |source| WriteError::Disk { doing: "write the superblock".into(), source };
+    pub(super) fn write(&mut self, superblock: &Superblock) -> Result<(), JournalWriteError> {
+        let failed = |source| JournalWriteError::Disk { doing: "write the superblock".into(), source };
         self.sequence += 1;
         for pair in [[0, 1], [2, 3]] {
             let both = pair.map(|copy| encode(superblock, self.sequence, copy)).concat();
@@ -201,7 +202,7 @@ impl SuperblockFile {
 }
 
 impl Loaded {
-    /// Reads the copies and takes the newest; `None` if there is no such file. Writes nothing.
+    /// Reads the copies and uses the newest; `None` if there is no such file. Writes nothing.
     pub(super) fn read(storage: &dyn Storage) -> Result<Option<Self>, OpenError> {
         let file = match storage.open(NAME) {
             Ok(file) => file,
@@ -212,7 +213,7 @@ impl Loaded {
         let mut ages = [0; COPIES];
         for (copy, age) in ages.iter_mut().enumerate() {
             let mut zone = [0; ZONE_BYTES];
-            // A copy that cannot be read is a damaged one.
+            // An unreadable copy counts as damaged.
             let found = file.read_at(&mut zone, offset(copy)).map_or(Copy::Damaged, |()| decode(&zone, copy));
             match found {
                 Copy::Intact(sequence, superblock) => {
@@ -239,8 +240,8 @@ impl Loaded {
         }
     }
 
-    /// Writes all copies anew, one after the other, so that no later damage to some of them can bring an older state back. (All
-    /// of them, because one that reads well may never have reached the disk: a failed sync leaves it in the system's cache.)
+    /// Rewrites all copies, one after the other, so that no later damage to some of them can bring an older state back. (All of
+    /// them, because a readable copy may never have reached the disk: after a failed sync it stays in the system's cache.)
     pub(super) fn complete(self) -> Result<(SuperblockFile, Superblock), OpenError> {
         let failed = |source| OpenError::Disk { doing: "repair the superblock".into(), source };
         for copy in self.order {
@@ -305,7 +306,7 @@ mod tests {
     use crate::storage::simulated::Disk;
     use std::time::Duration;
 
-    /// Larger than any that is allowed.
+    /// Larger than any allowed option.
     fn largest_options() -> Options {
         Options {
             read_lease: Duration::MAX,
@@ -356,7 +357,7 @@ mod tests {
                 disk.fail_after(operation);
                 let done = file.write(&superblock(3));
                 disk.crash(&mut rng);
-                // Another one while it is repaired.
+                // Another power cut during the repair.
                 let before = read(&disk).superblock;
                 disk.fail_after(rng.u64(1..12));
                 let _ = Loaded::read(&disk).map(|loaded| loaded.map(Loaded::complete));

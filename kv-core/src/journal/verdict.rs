@@ -1,29 +1,29 @@
-//! Torn or faulty: what recovery makes of the end of the log, as a total table.
+//! Torn or faulty: how recovery judges the end of the log, as a total table.
 //!
-//! A *torn* tail is what a power cut leaves of writes that were never acknowledged: it is cut silently. Everything else is
-//! *faulty*: entries that may have been acknowledged are missing, and must come from a peer. A torn tail taken for faulty costs
-//! availability; a faulty one taken for torn loses data. So a tail is torn only if every condition for it holds.
+//! A *torn* tail is what a power cut leaves of writes that were never acknowledged, and is cut silently. Everything else is
+//! *faulty*: entries that may have been acknowledged are missing, and must come from a peer. Taking a torn tail for faulty costs
+//! availability, and taking a faulty tail for torn loses data. So a tail is torn only if every condition for it holds.
 
 /// The segment that the superblock names as the newest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Newest {
-    /// It is there (or there has never been one).
+    /// It exists (or there has never been one).
     Present,
-    /// No file carries its generation.
+    /// No file has its generation.
     Missing,
 }
 
-/// The checkpoint, compared with the entries on disk. Every entry up to it was durable here before it was taken.
+/// The checkpoint, compared with the entries on disk. Every entry up to it was durable here before the checkpoint was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Checkpoint {
     /// Its entry is intact in the journal, or was dropped after it.
     Held,
-    /// Its entry is missing, and so may be what came after it.
+    /// Its entry is missing, and so may be later entries.
     Beyond,
 }
 
-/// The head of the intact chain, compared with every surviving statement "all up to here is durable": of the superblock, of
-/// intact entries, of the first sectors of others.
+/// The head of the intact chain, compared with every surviving statement that everything up to some op is durable: in the
+/// superblock, in intact entries, and in the first sectors of others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Synced {
     /// The head is at or above all of them.
@@ -32,20 +32,20 @@ pub(super) enum Synced {
     Short,
 }
 
-/// What lies after the head, in the order of writing, and is not void.
+/// What follows the head, in the order of writing, and is not void.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Tail {
-    /// Nothing that was ever written in this generation.
+    /// Nothing was written there in this generation.
     Untouched,
-    /// Pieces of later entries, in which every bad sector is exactly "never reached the disk".
+    /// Pieces of later entries, in which every bad sector is one that never reached the disk.
     Torn,
-    /// Intact pieces that contradict the log: an op it has already, or one that does not chain to the head.
+    /// Intact pieces that contradict the log: of an op that it has already, or that do not chain to the head.
     Conflicting,
-    /// A sector that is neither what was written nor what was there before.
+    /// A sector that holds neither what was written nor what was there before.
     Damaged,
 }
 
-/// All that the decision depends on.
+/// Everything that the decision depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Conditions {
     pub(super) newest: Newest,
@@ -59,13 +59,13 @@ pub(super) struct Conditions {
 pub(super) enum Verdict {
     /// The log ends at its head.
     Whole,
-    /// The log ends at its head; what follows was never acknowledged and is cut.
+    /// The log ends at its head. What follows was never acknowledged and is cut.
     Torn,
     /// Entries above the head may have been acknowledged.
     Faulty,
 }
 
-/// A row: `None` stands for any.
+/// A row: `None` matches any value.
 struct Row {
     newest: Option<Newest>,
     checkpoint: Option<Checkpoint>,
@@ -84,7 +84,7 @@ impl Row {
     }
 }
 
-/// A row for conditions where the newest segment is there and the checkpoint is held.
+/// A row for conditions in which the newest segment is present and the checkpoint is held.
 const fn row(synced: Synced, tail: Option<Tail>, verdict: Verdict, why: &'static str) -> Row {
     Row {
         newest: Some(Newest::Present),
@@ -141,8 +141,8 @@ const TABLE: [Row; 7] = [
 ];
 
 impl Conditions {
-    /// The row of the table that applies: the verdict and the reason for it.
-    pub(super) fn judge(&self) -> (Verdict, &'static str) {
+    /// Returns the verdict and its reason, from the row that applies.
+    pub(super) fn decide(&self) -> (Verdict, &'static str) {
         let row = TABLE.iter().find(|row| row.matches(self)).expect("the table is total");
         (row.verdict, row.why)
     }
@@ -192,7 +192,7 @@ mod tests {
                 Tail::Torn if harmless => Verdict::Torn,
                 _ => Verdict::Faulty,
             };
-            assert_eq!(conditions.judge().0, expected, "{conditions:?}");
+            assert_eq!(conditions.decide().0, expected, "{conditions:?}");
         }
     }
 }

@@ -1,67 +1,69 @@
-//! What the requests of an entry do.
+//! How the requests of an entry are run.
 
-use super::lifetimes::Ends;
+use super::lifetimes::KeyDeadline;
 use super::record::{self, Numbers};
-use super::{REQUEST_BYTES, State};
-use crate::engine::{Change, EngineError, Keys};
+use super::{REQUEST_BYTES, StateMachine};
+use crate::engine::{EngineError, KeyChange, Keys};
 use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use crate::message::{
-    Command, Effect, Entry, Expiry, Guard, LeaseCommand, LeaseFailure, Operation, Outcome, Rejection, Request,
+    Command, Condition, Effect, Entry, Expiry, LeaseCommand, LeaseFailure, Operation, Outcome, Rejection,
+    Request,
 };
-use crate::session::{Answer, Decision};
+use crate::session::{DuplicateCheck, RequestResult};
 
-/// What one request of an applied entry did.
+/// The result of one request of an applied entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applied {
-    /// The request's own revision, if it takes one (rule N8): also a duplicate, or one that was rejected. Otherwise the last one before it.
+    /// The request's own revision, if it takes one (rule N8). Duplicates and rejected requests take one too. Otherwise the last
+    /// revision before it.
     pub revision: Revision,
-    /// Its session; zero for one that opens a session, is the primary's own, or does not decode.
+    /// Its session; zero if it opens a session, was proposed by the primary itself, or cannot be decoded.
     pub session: SessionId,
-    /// Its number; zero where the session is.
+    /// Its number; zero if the session is.
     pub number: RequestNumber,
     /// The nonce of a request that opened a session.
     pub nonce: Option<u128>,
-    /// What every copy of it gets.
+    /// The result that every copy of the request gets.
     pub result: Result<Outcome, Rejection>,
 }
 
 impl Applied {
-    /// Whether it has removed what had expired.
+    /// Returns whether it has removed what had expired.
     #[must_use]
     pub fn is_expiry(&self) -> bool {
         matches!(&self.result, Ok(Outcome { effect: Effect::Expired { .. }, .. }))
     }
 }
 
-/// How many bytes of values one request removes with a range of keys, or one value beyond: the tree reads them, though nobody asks for them.
-/// Equal on all members, for it decides what a request does.
+/// How many bytes of values one request may remove with a range of keys (and one value beyond that). The tree reads the values
+/// although they are not returned. Equal on all members, because it decides what a request does.
 const RANGE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 
-/// How much the requests of one entry may return together: they are all in memory at once.
+/// How many bytes the requests of one entry may return together: they are all in memory at once.
 const RETURNED_BYTES: usize = 16 << 20;
 
-/// The request that runs, and when.
+/// The context of the running request.
 pub(super) struct ExecContext {
     /// Its number in the log.
     pub(super) request: u64,
     /// Its own revision, or the last one before it.
     pub(super) revision: Revision,
     pub(super) timestamp: Timestamp,
-    /// How much it may still return, beside others of its entry.
+    /// How much it may still return, together with the others of its entry.
     pub(super) room: usize,
 }
 
 impl ExecContext {
-    fn outcome(&self, effect: Effect) -> Answer {
+    fn outcome(&self, effect: Effect) -> RequestResult {
         Ok(Outcome { revision: self.revision, timestamp: self.timestamp, effect })
     }
 }
 
-impl State {
-    /// Runs the requests of the next entry; the result is published by the caller.
+impl StateMachine {
+    /// Runs the requests of the next entry. The caller publishes the result.
     pub(super) fn run(&mut self, entry: &Entry) -> Result<Vec<Applied>, EngineError> {
         self.timestamp = self.timestamp.max(entry.header.timestamp);
-        // Before the entry's own requests: whether a session is alive must not depend on their order.
+        // Before the requests of the entry: whether a session is alive must not depend on their order.
         self.sessions.expire(self.timestamp);
         let mut applied = Vec::with_capacity(entry.header.request_count as usize);
         let mut room = RETURNED_BYTES;
@@ -114,10 +116,14 @@ impl State {
         Ok(applied)
     }
 
-    fn run_in_session(&mut self, context: &ExecContext, request: Request) -> Result<Answer, EngineError> {
+    fn run_in_session(
+        &mut self,
+        context: &ExecContext,
+        request: Request,
+    ) -> Result<RequestResult, EngineError> {
         let Request { session, number, acked_through, operation } = request;
         let decision = self.sessions.decide(session, number, acked_through, context.timestamp);
-        if let Decision::Answered(answer) = decision {
+        if let DuplicateCheck::Answered(answer) = decision {
             return Ok(answer);
         }
         let answer = match operation {
@@ -126,22 +132,22 @@ impl State {
                 context.outcome(Effect::SessionClosed)
             }
             Operation::Command(command) => self.run_command(context, command)?,
-            // Dealt with above: they have no session.
+            // Handled above: they have no session.
             Operation::OpenSession { .. } | Operation::Expire(_) => Err(Rejection::Invalid),
         };
         self.sessions.record(session, number, answer.clone());
         Ok(answer)
     }
 
-    fn run_command(&mut self, context: &ExecContext, command: Command) -> Result<Answer, EngineError> {
+    fn run_command(&mut self, context: &ExecContext, command: Command) -> Result<RequestResult, EngineError> {
         if command.check(self.limits.sizes()).is_err() {
             return Ok(Err(Rejection::Invalid));
         }
-        let (key, value, guard) = match command {
-            Command::Put { key, value, guard, life } => {
-                (key, Some((value, Ends::of(life, context.timestamp))), guard)
+        let (key, value, condition) = match command {
+            Command::Put { key, value, condition, life } => {
+                (key, Some((value, KeyDeadline::of(life, context.timestamp))), condition)
             }
-            Command::Delete { key, guard } => (key, None, guard),
+            Command::Delete { key, condition } => (key, None, condition),
             Command::Transaction(transaction) => {
                 return Ok(context.outcome(self.run_transaction(context, &transaction)?));
             }
@@ -155,7 +161,7 @@ impl State {
             }
             Command::Lease(command) => return Ok(context.outcome(self.run_lease(context, command)?)),
         };
-        let (found, holds) = self.look(&key, guard.as_ref())?;
+        let (found, holds) = self.read_meta(&key, condition.as_ref())?;
         if !holds {
             return Ok(context.outcome(Effect::ConditionFailed { found: found.map(|found| found.modified) }));
         }
@@ -180,7 +186,7 @@ impl State {
         let limit = limit.clamp(1, Command::MAX_RANGE);
         let (mut keys, mut count, mut more, mut bytes) = (Vec::new(), 0, false, 0);
         let written = self.engine.written();
-        // Nothing of the values is copied. Where it ends depends on what is there alone, so it is the same on all members.
+        // The values are not copied. Where it ends depends only on the data, so it is the same on all members.
         let mut scan = written.scan_at(Keys { from, to, reverse: false }, written.revision())?.heads();
         while let Some((key, head)) = scan.next().transpose()? {
             more = count == limit || bytes >= RANGE_BYTES;
@@ -194,7 +200,7 @@ impl State {
         }
         drop(scan);
         for (key, found) in keys {
-            self.remove(at, &key, found, Change::Delete);
+            self.remove(at, &key, found, KeyChange::Delete);
         }
         Ok(Effect::RangeDeleted { count, more })
     }
@@ -209,33 +215,33 @@ impl State {
                 self.lifetimes.keep_alive(lease, context.timestamp).map(|()| Effect::LeaseKept)
             }
             LeaseCommand::Revoke { lease } => {
-                match self.end_lease(context.revision, lease, Change::Delete)? {
+                match self.end_lease(context.revision, lease, KeyChange::Delete)? {
                     Some(keys) => Ok(Effect::LeaseRevoked { keys }),
                     None => Err(LeaseFailure::Unknown),
                 }
             }
-            LeaseCommand::Look { lease } => self.lifetimes.look(lease).map(Effect::Lease),
+            LeaseCommand::Info { lease } => self.lifetimes.info(lease).map(Effect::Lease),
         };
         Ok(done.unwrap_or_else(Effect::LeaseFailed))
     }
 
-    /// Rule X2: removes what still stands as it was proposed, and is due by the stamp of this entry.
+    /// Rule X2: removes what has not changed since it was proposed, and is due by the stamp of this entry.
     fn expire(&mut self, context: &ExecContext, due: Vec<Expiry>) -> Result<Effect, EngineError> {
         let (mut keys, mut leases) = (0, 0);
         for expiry in due {
             match expiry {
                 Expiry::Key { key, modified } => {
-                    let Some(found) = self.look(&key, None)?.0 else { continue };
+                    let Some(found) = self.read_meta(&key, None)?.0 else { continue };
                     let is_it = found.modified == modified;
                     let is_due = found.ends.at.is_some_and(|at| at <= context.timestamp);
                     if is_it && is_due {
-                        self.remove(context.revision, &key, found, Change::Expire);
+                        self.remove(context.revision, &key, found, KeyChange::Expire);
                         keys += 1;
                     }
                 }
                 Expiry::Lease { lease } => {
                     if self.lifetimes.deadline(lease).is_some_and(|at| at <= context.timestamp)
-                        && let Some(count) = self.end_lease(context.revision, lease, Change::Expire)?
+                        && let Some(count) = self.end_lease(context.revision, lease, KeyChange::Expire)?
                     {
                         (keys, leases) = (keys + count, leases + 1);
                     }
@@ -245,28 +251,33 @@ impl State {
         Ok(Effect::Expired { keys, leases })
     }
 
-    /// Removes a lease with its keys; returns their number.
-    fn end_lease(&mut self, at: Revision, lease: LeaseId, how: Change) -> Result<Option<u32>, EngineError> {
+    /// Removes a lease with its keys, and returns their number.
+    fn end_lease(
+        &mut self,
+        at: Revision,
+        lease: LeaseId,
+        how: KeyChange,
+    ) -> Result<Option<u32>, EngineError> {
         let Some(keys) = self.lifetimes.end(lease) else { return Ok(None) };
         for key in &keys {
-            if let Some(found) = self.look(key, None)?.0 {
+            if let Some(found) = self.read_meta(key, None)?.0 {
                 self.remove(at, key, found, how.clone());
             }
         }
         Ok(Some(u32::try_from(keys.len()).unwrap_or(u32::MAX)))
     }
 
-    /// Sets or removes a key of which `found` was found.
+    /// Sets or removes a key. `found` is its present record.
     pub(super) fn write(
         &mut self,
         at: Revision,
         key: &[u8],
         found: Option<Numbers>,
-        value: Option<(&[u8], Ends)>,
+        value: Option<(&[u8], KeyDeadline)>,
     ) {
         let Some((value, ends)) = value else {
             if let Some(found) = found {
-                self.remove(at, key, found, Change::Delete);
+                self.remove(at, key, found, KeyChange::Delete);
             }
             return;
         };
@@ -278,36 +289,38 @@ impl State {
             version: found.map_or(1, |found| found.version.saturating_add(1)),
             ends,
         };
-        self.engine.write(key, at, Change::Set(record::encode(numbers, value)));
+        self.engine.write(key, at, KeyChange::Set(record::encode(numbers, value)));
     }
 
-    /// Removes a key that was found.
-    fn remove(&mut self, at: Revision, key: &[u8], found: Numbers, how: Change) {
-        self.lifetimes.moved(key, found.ends, Ends::default(), None);
+    /// Removes an existing key.
+    fn remove(&mut self, at: Revision, key: &[u8], found: Numbers, how: KeyChange) {
+        self.lifetimes.moved(key, found.ends, KeyDeadline::default(), None);
         self.engine.write(key, at, how);
     }
 
-    /// The numbers of a key's record, and whether the guard holds.
-    pub(super) fn look(
+    /// Returns the numbers of a key's record, and whether the condition holds.
+    pub(super) fn read_meta(
         &self,
         key: &[u8],
-        guard: Option<&Guard>,
+        condition: Option<&Condition>,
     ) -> Result<(Option<Numbers>, bool), EngineError> {
         let mut found = Ok(None);
         self.engine.newest(key, &mut |stored| {
             found = record::split(stored).map(|(numbers, value)| {
-                let equal = matches!(guard, Some(Guard::Value(wanted)) if wanted == value);
+                let equal = matches!(condition, Some(Condition::Value(wanted)) if wanted == value);
                 Some((numbers, equal))
             });
         })?;
         let found = found?;
-        let holds = match guard {
+        let holds = match condition {
             None => true,
-            Some(Guard::Absent) => found.is_none(),
-            Some(Guard::Present) => found.is_some(),
-            Some(Guard::Revision(wanted)) => found.is_some_and(|(numbers, _)| numbers.modified == *wanted),
-            Some(Guard::Created(wanted)) => found.is_some_and(|(numbers, _)| numbers.created == *wanted),
-            Some(Guard::Value(_)) => found.is_some_and(|(_, equal)| equal),
+            Some(Condition::Absent) => found.is_none(),
+            Some(Condition::Present) => found.is_some(),
+            Some(Condition::Revision(wanted)) => {
+                found.is_some_and(|(numbers, _)| numbers.modified == *wanted)
+            }
+            Some(Condition::Created(wanted)) => found.is_some_and(|(numbers, _)| numbers.created == *wanted),
+            Some(Condition::Value(_)) => found.is_some_and(|(_, equal)| equal),
         };
         Ok((found.map(|(numbers, _)| numbers), holds))
     }

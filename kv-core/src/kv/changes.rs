@@ -1,4 +1,4 @@
-//! What has changed since a revision: what watches are served from.
+//! The changes since a revision, which watches deliver.
 
 use super::StateReader;
 use super::record;
@@ -7,55 +7,55 @@ use crate::ids::Revision;
 use crate::message::{Event, Position};
 use bytes::Bytes;
 
-/// So many steps are taken at once: one for each change, also of other keys, and one for each 256 bytes read for it.
+/// The most steps in one call: one for each change, also of other keys, and one for each 256 bytes read for it.
 pub(super) const MAX_STEPS: usize = if cfg!(test) { 1024 } else { 16_384 };
 
-/// Which changes are asked for.
+/// A query for changes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChangeQuery<'a> {
     /// The first key (inclusive).
     pub from: &'a [u8],
-    /// The end (exclusive); none for the end of the key space.
+    /// The end (exclusive); `None` for the end of the key space.
     pub to: Option<&'a [u8]>,
-    /// Those behind this place are left out.
+    /// Only changes after this position are returned.
     pub after: Position,
-    /// Whether the events carry the keys' previous values.
+    /// Whether the events contain the previous values of the keys.
     pub previous: bool,
     /// At most this many events. At least 1.
     pub max_events: usize,
-    /// No more events once they have this many bytes of keys and values, and twice as many only if it is a single one.
+    /// No more events are added once they have this many bytes of keys and values; a single larger event may have twice as many.
     pub max_bytes: usize,
 }
 
 /// Events in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Changes {
+pub struct ChangePage {
     /// All events of the range between the query's position and `next`.
     pub events: Vec<Event>,
-    /// Where to go on, on whichever member. Moves on also when nothing of the range has changed.
+    /// The position to continue at, on any member. It advances even if nothing in the range has changed.
     pub next: Position,
-    /// Whether there may be more at once; otherwise there is when the state has moved on.
+    /// Whether there may be more now. Otherwise there is when the state has advanced.
     pub more: bool,
 }
 
-/// What was asked for is older than what is kept.
+/// The requested position is older than the history that is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("compacted: the oldest revision that is kept is {oldest}")]
 pub struct Compacted {
-    /// The oldest revision that can be read, and after which all changes are known.
+    /// The oldest revision that can be read. All changes after it are known.
     pub oldest: Revision,
 }
 
 impl StateReader {
-    /// What has changed since a place in the past: events in order, none left out, none twice, however often and wherever it is called
-    /// with what the last call returned as `next`. After a place that this member has not reached there is nothing yet.
+    /// Returns the changes after a position: events in order, none missing and none twice, however often and on whichever member
+    /// it is called with the `next` of the last call. A position that this member has not reached yields nothing yet.
     ///
-    /// An answer is bounded: a revision that has changed many keys may be delivered in several. It costs a few look-ups for each event, and
-    /// a step for each change of other keys.
+    /// An answer is bounded, so a revision that has changed many keys may be split. It costs a few look-ups for each event, and a
+    /// step for each change of other keys.
     ///
     /// # Errors
-    /// If the disk fails or is damaged. Inside: [`Compacted`], if the place is older than what is kept.
-    pub fn changes(&self, query: &ChangeQuery<'_>) -> Result<Result<Changes, Compacted>, EngineError> {
+    /// If the disk fails or is damaged. Inside: [`Compacted`], if the position is older than the history that is kept.
+    pub fn changes(&self, query: &ChangeQuery<'_>) -> Result<Result<ChangePage, Compacted>, EngineError> {
         let view = self.latest();
         let Position { revision, key } = &query.after;
         let floor = view.floor();
@@ -69,7 +69,7 @@ impl StateReader {
             let mut full = events.len() >= query.max_events || bytes >= query.max_bytes || steps >= MAX_STEPS;
             if !full && *key >= *query.from && query.to.is_none_or(|to| *key < *to) {
                 let event = event(&view, revision, key.clone(), query.previous)?;
-                // A large one goes alone: with others it might not fit a frame.
+                // A large event is returned alone. With others it might not fit into a frame.
                 full = !events.is_empty() && bytes + size(&event) > query.max_bytes.saturating_mul(2);
                 if !full {
                     bytes += size(&event);
@@ -77,16 +77,16 @@ impl StateReader {
                 }
             }
             if full {
-                // All of the revisions before the next change are behind.
+                // All revisions before the next change are complete.
                 let next = if revision > last.revision { Position::after(revision.back(1)) } else { last };
-                return Ok(Ok(Changes { events, next, more: true }));
+                return Ok(Ok(ChangePage { events, next, more: true }));
             }
             last = Position { revision, key: Some(key) };
             steps += taken;
         }
         let reached = view.revision() >= query.after.revision;
         let next = if reached { Position::after(view.revision()) } else { query.after.clone() };
-        Ok(Ok(Changes { events, next, more: false }))
+        Ok(Ok(ChangePage { events, next, more: false }))
     }
 }
 

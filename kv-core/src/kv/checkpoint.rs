@@ -1,21 +1,21 @@
-//! A checkpoint on its way to disk, and what it holds besides the data.
+//! A checkpoint that is being written, and what it holds besides the data.
 
 use crate::config::FixedOptions;
 use crate::engine::{EngineError, Merge, Merged, Progress, Row, Rows};
 use crate::ids::{Anchor, Hash, Revision, SessionId, Timestamp};
-use crate::session::{Changes, Session, SessionLimits};
+use crate::session::{Session, SessionChanges, SessionLimits};
 use serde::{Deserialize, Serialize};
 
-/// The row with the numbers of the state.
+/// The name of the row with the numbers of the state.
 const NUMBERS: &[u8] = b"numbers";
 
-/// How the rows of sessions start; the id follows, big-endian.
+/// The prefix of the rows of sessions; the id follows, big-endian.
 const SESSION: &[u8] = b"session/";
 
-/// Where a state stands.
+/// The numbers of a state at a checkpoint.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct CheckpointMeta {
-    /// What it was built with (rule F6).
+    /// The options with which it was built (rule F6).
     pub(super) options: FixedOptions,
     pub(super) applied: Anchor,
     pub(super) requests: u64,
@@ -25,14 +25,14 @@ pub(super) struct CheckpointMeta {
 }
 
 impl CheckpointMeta {
-    /// Whether counting can have led there: what a peer sends as its state is not believed.
+    /// Whether the numbers are possible: what a peer sends as its state is not trusted.
     fn is_sane(&self) -> bool {
         let numbers = [self.applied.op.get(), self.requests, self.revision.get(), self.timestamp.get()];
         numbers.iter().all(|number| *number <= u64::MAX >> 2)
     }
 }
 
-/// Reads what the last checkpoint wrote: `None` if there was none.
+/// Reads what the last checkpoint wrote; `None` if there was none.
 pub(super) fn load(rows: &Rows) -> Result<Option<CheckpointMeta>, EngineError> {
     let Some((_, numbers)) = rows.starting_with(NUMBERS)?.pop() else { return Ok(None) };
     let meta: CheckpointMeta =
@@ -51,7 +51,7 @@ pub(super) fn load_sessions(
         let id = name[SESSION.len()..].try_into().map_err(|_| damaged())?;
         let session: Session = postcard::from_bytes(&bytes).map_err(|_| damaged())?;
         weight += session.weight();
-        if !session.keeps_to(limits) || sessions.len() >= limits.max || weight > limits.all_bytes {
+        if !session.is_within(limits) || sessions.len() >= limits.max || weight > limits.all_bytes {
             return Err(EngineError::damaged("a session breaks the limits"));
         }
         sessions.push((SessionId::new(u64::from_be_bytes(id)), session));
@@ -59,32 +59,32 @@ pub(super) fn load_sessions(
     Ok(sessions)
 }
 
-/// A frozen state on its way to disk.
+/// A frozen state that is being written.
 #[derive(Debug)]
 pub struct Checkpoint {
     pub(super) merge: Merge,
     pub(super) meta: CheckpointMeta,
-    pub(super) sessions: Changes,
+    pub(super) sessions: SessionChanges,
     pub(super) lifetimes: Vec<Row>,
 }
 
 impl Checkpoint {
-    /// The op that it is exactly at.
+    /// The op that it is at.
     #[must_use]
     pub fn anchor(&self) -> Anchor {
         self.merge.anchor()
     }
 
-    /// Reports its progress while it runs.
+    /// The progress, to be observed while it runs.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.merge.progress()
     }
 
-    /// Makes it durable, all or nothing. Blocks, for seconds if there is much: give it a thread of its own.
+    /// Makes it durable, all or nothing. Blocks, for seconds if there is much to write: run it on a thread of its own.
     ///
     /// # Errors
-    /// If the disk fails or is damaged, or the state was dropped meanwhile. Final: drop the state.
+    /// If the disk fails or is damaged, or the state was dropped in the meantime. The error is final: drop the state.
     pub fn run(self) -> Result<CheckpointDone, EngineError> {
         let mut rows = vec![(NUMBERS.to_vec(), Some(encode(&self.meta)))];
         for (id, session) in &self.sessions {
@@ -103,14 +103,14 @@ fn encode(value: &impl Serialize) -> Vec<u8> {
     postcard::to_stdvec(value).expect("plain data always encodes")
 }
 
-/// A durable checkpoint, for [`State::finish_checkpoint`](super::State::finish_checkpoint).
+/// A durable checkpoint, for [`StateMachine::finish_checkpoint`](super::StateMachine::finish_checkpoint).
 #[derive(Debug)]
 pub struct CheckpointDone {
     pub(super) merged: Merged,
 }
 
 impl CheckpointDone {
-    /// The op that it is exactly at.
+    /// The op that it is at.
     #[must_use]
     pub fn anchor(&self) -> Anchor {
         self.merged.anchor()

@@ -1,7 +1,7 @@
-//! What ends by time: keys with a time to live, and leases with their keys. Pure, replicated state.
+//! What expires: keys with a time to live, and leases with their keys. Pure, replicated state.
 //!
-//! Nothing here removes anything because time passes: it only knows what is due, in the order of the deadlines. What is due is
-//! removed by a request in the log (rules X1 and X2), so that all members remove it at the same revision.
+//! Nothing here removes anything because time passes. It only knows what is due, in the order of the deadlines. A request in the
+//! log removes what is due (rules X1 and X2), so that all members remove it at the same revision.
 
 use crate::engine::{EngineError, Row, Rows};
 use crate::ids::{LeaseId, Revision, Timestamp};
@@ -10,31 +10,31 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How the rows of deadlines start; the deadline follows, big-endian, and the key.
+/// The prefix of the rows of deadlines; the deadline follows, big-endian, and the key.
 const DEADLINE: &[u8] = b"deadline/";
 
-/// How the rows of leases start; the id follows, big-endian. Its time to live and its deadline are the value.
+/// The prefix of the rows of leases; the id follows, big-endian. The value is the time to live and the deadline.
 const LEASE: &[u8] = b"lease/";
 
-/// How the rows of what leases hold start; the lease's id follows, big-endian, and the key. A row for each: so a row is never larger
-/// than a piece of a transfer may be, and to keep a lease alive writes none of them.
+/// The prefix of the rows of leased keys; the id of the lease follows, big-endian, and the key. There is one row per key, so a
+/// row is never larger than a piece of a transfer may be, and keeping a lease alive writes none of them.
 const LEASE_KEY: &[u8] = b"lease-key/";
 
-/// Keys in one expiry, those of leases included; and bytes of keys that it names.
+/// The most keys in one expiry, including those of leases; and the most bytes of keys that it names.
 const MOST_KEYS: usize = LeaseCommand::MAX_KEYS;
 const MOST_BYTES: usize = 64 << 10;
 
-/// When a key ends.
+/// When a key expires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Ends {
+pub(super) struct KeyDeadline {
     /// At this stamp.
     pub(super) at: Option<Timestamp>,
     /// With this lease.
     pub(super) with: Option<LeaseId>,
 }
 
-impl Ends {
-    /// Of a put in an entry with this stamp.
+impl KeyDeadline {
+    /// The deadline of a put in an entry with this stamp.
     pub(super) fn of(life: Lifetime, now: Timestamp) -> Self {
         Self { at: life.ttl_ms.map(|ms| Lifetime::deadline(now, ms)), with: life.lease }
     }
@@ -47,7 +47,7 @@ struct Lease {
     keys: BTreeSet<Bytes>,
 }
 
-/// The id that a name begins with, and what follows it.
+/// Splits a name into the lease id at its beginning and the rest.
 fn lease_of(name: &[u8]) -> Result<(LeaseId, &[u8]), EngineError> {
     let (id, rest) = name.split_first_chunk().ok_or_else(|| EngineError::damaged("a lease has no id"))?;
     Ok((LeaseId::new(u64::from_be_bytes(*id)), rest))
@@ -56,7 +56,7 @@ fn lease_of(name: &[u8]) -> Result<(LeaseId, &[u8]), EngineError> {
 /// The earliest deadlines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Deadlines {
-    /// Of a key with a time to live.
+    /// The earliest deadline of a key with a time to live.
     pub key: Option<Timestamp>,
     /// Of a lease.
     pub lease: Option<Timestamp>,
@@ -66,35 +66,35 @@ pub struct Deadlines {
 #[derive(Clone, Debug)]
 pub(super) struct Lifetimes {
     max_leases: usize,
-    /// Keys with a time to live, with the revision of the put that set it. The earliest deadline first.
+    /// Keys with a time to live, with the revision of the put that set it. The earliest deadline comes first.
     keys: BTreeMap<(Timestamp, Bytes), Revision>,
     leases: BTreeMap<LeaseId, Lease>,
-    /// The same leases, the earliest deadline first.
+    /// The same leases by deadline, the earliest first.
     deadlines: BTreeSet<(Timestamp, LeaseId)>,
-    /// What a checkpoint must write. `None`: nobody takes it.
-    changed: Option<Changed>,
+    /// What a checkpoint must write. `None` if changes are not tracked.
+    changed: Option<LifetimeChanges>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Changed {
+struct LifetimeChanges {
     keys: BTreeSet<(Timestamp, Bytes)>,
     leases: BTreeSet<LeaseId>,
     lease_keys: BTreeSet<(LeaseId, Bytes)>,
 }
 
 impl Lifetimes {
-    /// Nothing ends. `tracked`: changes are collected for [`take_changes`](Self::take_changes).
+    /// Creates an empty set. `tracked`: changes are collected for [`take_changes`](Self::take_changes).
     pub(super) fn new(max_leases: usize, tracked: bool) -> Self {
         Self {
             max_leases,
             keys: BTreeMap::new(),
             leases: BTreeMap::new(),
             deadlines: BTreeSet::new(),
-            changed: tracked.then(Changed::default),
+            changed: tracked.then(LifetimeChanges::default),
         }
     }
 
-    /// What a checkpoint wrote.
+    /// Loads what a checkpoint wrote.
     pub(super) fn load(rows: &Rows, max_leases: usize) -> Result<Self, EngineError> {
         let damaged = |what| move || EngineError::damaged(what);
         let mut all = Self::new(max_leases, true);
@@ -131,7 +131,7 @@ impl Lifetimes {
 
     /// The rows that changed since the last call.
     pub(super) fn take_changes(&mut self) -> Vec<Row> {
-        let Changed { keys, leases, lease_keys } =
+        let LifetimeChanges { keys, leases, lease_keys } =
             self.changed.as_mut().map(std::mem::take).unwrap_or_default();
         let deadlines = keys.into_iter().map(|place| {
             let name = [DEADLINE, &place.0.get().to_be_bytes(), &place.1].concat();
@@ -167,9 +167,15 @@ impl Lifetimes {
         }
     }
 
-    /// A key ends otherwise than before: it was set by the put at `revision`, or (without one) is gone.
-    pub(super) fn moved(&mut self, key: &[u8], was: Ends, is: Ends, revision: Option<Revision>) {
-        if was == Ends::default() && is == Ends::default() {
+    /// The deadline of a key has changed: the key was set by the put at `revision`, or (without a revision) removed.
+    pub(super) fn moved(
+        &mut self,
+        key: &[u8],
+        was: KeyDeadline,
+        is: KeyDeadline,
+        revision: Option<Revision>,
+    ) {
+        if was == KeyDeadline::default() && is == KeyDeadline::default() {
             return;
         }
         let key = Bytes::copy_from_slice(key);
@@ -196,7 +202,7 @@ impl Lifetimes {
         }
     }
 
-    /// Whether the lease takes `count` keys more.
+    /// Checks whether the lease can take `count` more keys.
     pub(super) fn takes(&self, lease: LeaseId, count: usize) -> Result<(), LeaseFailure> {
         let lease = self.leases.get(&lease).ok_or(LeaseFailure::Unknown)?;
         if lease.keys.len() + count > LeaseCommand::MAX_KEYS { Err(LeaseFailure::Full) } else { Ok(()) }
@@ -222,18 +228,18 @@ impl Lifetimes {
         Ok(())
     }
 
-    pub(super) fn look(&self, id: LeaseId) -> Result<LeaseInfo, LeaseFailure> {
+    pub(super) fn info(&self, id: LeaseId) -> Result<LeaseInfo, LeaseFailure> {
         let Lease { ttl_ms, deadline, keys } = self.leases.get(&id).ok_or(LeaseFailure::Unknown)?;
         let keys = u32::try_from(keys.len()).unwrap_or(u32::MAX);
         Ok(LeaseInfo { ttl_ms: *ttl_ms, deadline: *deadline, keys })
     }
 
-    /// When the lease is due.
+    /// The deadline of the lease.
     pub(super) fn deadline(&self, id: LeaseId) -> Option<Timestamp> {
         self.leases.get(&id).map(|lease| lease.deadline)
     }
 
-    /// Ends a lease; returns the keys that must be removed with it.
+    /// Ends a lease, and returns the keys that must be removed with it.
     pub(super) fn end(&mut self, id: LeaseId) -> Option<BTreeSet<Bytes>> {
         let lease = self.leases.remove(&id)?;
         self.deadlines.remove(&(lease.deadline, id));
@@ -252,7 +258,8 @@ impl Lifetimes {
         }
     }
 
-    /// What is due at `keys` and, of leases, at `leases`: not more than one request can carry, the longest overdue first.
+    /// Returns the keys that are due at `keys` and the leases that are due at `leases`: at most as many as one request can
+    /// contain, the longest overdue first.
     pub(super) fn due(&self, keys: Timestamp, leases: Option<Timestamp>) -> Vec<Expiry> {
         let (mut due, mut count, mut bytes) = (Vec::new(), 0, 0);
         for (at, lease) in &self.deadlines {
@@ -273,7 +280,7 @@ impl Lifetimes {
         due
     }
 
-    /// Everything, in a fixed order, for a digest.
+    /// Adds everything, in a fixed order, to a digest.
     #[cfg(feature = "internals")]
     pub(super) fn digest(&self, add: &mut dyn FnMut(&[u8])) {
         for ((at, key), revision) in &self.keys {
@@ -287,7 +294,7 @@ impl Lifetimes {
         }
     }
 
-    /// The lease that was granted last, of those that there are.
+    /// The existing lease that was granted last.
     #[cfg(feature = "internals")]
     pub(super) fn newest(&self) -> Option<LeaseId> {
         self.leases.last_key_value().map(|(id, _)| *id)

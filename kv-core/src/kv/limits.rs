@@ -1,25 +1,25 @@
-//! What a state allows.
+//! The limits of a state.
 
 use crate::config::{FixedOptions, Options};
 use crate::engine::Retention;
 use crate::message::SizeLimits;
 use crate::session::{RESULT_BYTES, SessionLimits};
 
-/// What the results that are kept for the clients' retries take, in bytes: of one session, unless one request may return more; it is one
-/// row of a checkpoint.
+/// How many bytes the stored results for the clients' retries may take in one session, unless one request may return more. They
+/// are one row of a checkpoint.
 const SESSION_RESULTS: usize = 4 << 20;
-/// The same of all sessions together.
+/// The same for all sessions together.
 const ALL_RESULTS: usize = 32 << 20;
 
 /// The limits of a state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Those that decide what requests do: equal on all members, and in all lives of the data (rule F6), because a restart applies a part of the
-    /// log once more.
+    /// The options that decide what requests do: equal on all members, and in all lives of the data (rule F6), because a restart
+    /// applies a part of the log again.
     pub fixed: FixedOptions,
-    /// A checkpoint is due when the memtable holds this much. Local: may differ between members.
+    /// A checkpoint is due when the memtable holds this many bytes. Local: may differ between members.
     pub checkpoint_bytes: usize,
-    /// The most memory that the cache of the state on disk takes. Local: may differ between members.
+    /// How much memory the cache of the state on disk may take, in bytes. Local: may differ between members.
     pub cache_bytes: usize,
 }
 

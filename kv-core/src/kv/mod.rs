@@ -1,7 +1,7 @@
-//! The key-value state machine: applies log entries to sessions and data, and reads them.
+//! The key-value state machine: it applies log entries to sessions and data, and reads them.
 //!
-//! Everything that an entry does follows from the entry and the state before it, so members that applied the same log
-//! hold the same state, wherever they made checkpoints and however often they restarted: see [`State::digest`].
+//! Everything that an entry does follows from the entry and the state before it. So members that have applied the same log hold
+//! the same state, wherever they made checkpoints and however often they restarted: see [`StateMachine::digest`].
 
 mod apply;
 mod changes;
@@ -23,7 +23,7 @@ pub use crate::engine::Progress;
 #[cfg(feature = "internals")]
 pub use crate::message::Position;
 pub use apply::Applied;
-pub use changes::{ChangeQuery, Changes, Compacted};
+pub use changes::{ChangePage, ChangeQuery, Compacted};
 pub use checkpoint::{Checkpoint, CheckpointDone};
 pub use lifetimes::Deadlines;
 pub use limits::Limits;
@@ -34,9 +34,9 @@ pub use reader::Unreadable;
 pub use reader::{RevisionView, ScanPage};
 pub use reaper::{ExpiryQuery, Reaper};
 pub use transfer::{Receiver, Sources};
-pub use watchers::{CutOff, Look, Waiting, Watchers};
+pub use watchers::{IsolationDetector, ParkedWatch, WatchPoll, Watchers};
 #[cfg(feature = "internals")]
-pub use watchers::{WatchId, Woken};
+pub use watchers::{WatchId, WokenWatches};
 
 use crate::engine::{Disk, Engine, EngineError, OpenedDisk};
 use crate::ids::{Anchor, Hash, RequestNumber, Revision, Timestamp};
@@ -48,40 +48,39 @@ use lifetimes::Lifetimes;
 use recent::Recent;
 use std::sync::Arc;
 
-/// What a request holds in memory until a checkpoint, besides keys and values: about a stored result.
+/// About how much memory a request takes until a checkpoint, besides keys and values, if its result is stored.
 const REQUEST_BYTES: usize = 128;
 
-/// The replicated state of one member. Dropping it writes nothing: the next [`open`](Self::open) finds the last
-/// checkpoint.
+/// The replicated state of one member. Dropping it writes nothing: the next [`open`](Self::open) finds the last checkpoint.
 ///
 /// ```text
-/// apply, apply, ... ; when overlay_bytes() shows that a checkpoint is due:
+/// apply, apply, ... ; when memtable_bytes() shows that a checkpoint is due:
 /// begin_checkpoint() -> Checkpoint::run() on its own thread, while apply goes on -> finish_checkpoint()
 /// ```
 #[derive(Debug)]
-pub struct State {
+pub struct StateMachine {
     limits: Limits,
     engine: Box<dyn Engine>,
     sessions: Sessions,
     lifetimes: Lifetimes,
     applied: Anchor,
-    /// How many requests were applied, whatever came of them. Sessions and leases are named by it (rule E1).
+    /// How many requests were applied, whatever their result. Sessions and leases are named by it (rule E1).
     requests: u64,
-    /// The last one that was taken.
+    /// The last revision that was taken.
     revision: Revision,
     /// The greatest stamp of an applied entry.
     timestamp: Timestamp,
-    /// What every applied entry did, folded into one hash.
+    /// One hash over the effects of every applied entry.
     state_digest: Hash,
-    /// Room to put together what is folded.
+    /// A buffer for what is hashed.
     folded: Vec<u8>,
     recent: Arc<Recent>,
     /// An error was final.
     failed: bool,
 }
 
-impl State {
-    /// An empty state without a disk: for tests, and for caches that need no more than the journal.
+impl StateMachine {
+    /// Creates an empty state without a disk: for tests, and for caches that need only the journal.
     #[cfg(feature = "internals")]
     #[must_use]
     pub fn in_memory(limits: Limits) -> Self {
@@ -91,13 +90,13 @@ impl State {
         Self::at(limits, Box::new(engine), sessions, lifetimes, None)
     }
 
-    /// The state at its last durable checkpoint; empty if there is none. Writes nothing to an empty directory.
+    /// Opens the state at its last durable checkpoint; an empty state if there is none. Writes nothing to an empty directory.
     ///
-    /// The owner compares [`checkpoint`](Self::checkpoint) with its journal: it must lie on the log, and not before the
-    /// checkpoint that the journal knows of.
+    /// The owner must compare [`checkpoint`](Self::checkpoint) with its journal: it must be on the log, and not before the
+    /// checkpoint that the journal knows.
     ///
     /// # Errors
-    /// If the disk fails, or what it holds is damaged, newer or built with other limits.
+    /// If the disk fails, or its content is damaged, newer or built with other limits.
     pub fn open(storage: Arc<dyn Storage>, limits: Limits) -> Result<Self, EngineError> {
         Self::of(Disk::open(storage, limits.cache_bytes)?, limits)
     }
@@ -165,18 +164,18 @@ impl State {
         self.revision
     }
 
-    /// The durable checkpoint; zero in memory.
+    /// The durable checkpoint; zero if the state has no disk.
     #[must_use]
     pub fn checkpoint(&self) -> Anchor {
         self.engine.checkpoint()
     }
 
-    /// Applies the next committed entry. Readers see all of it at once when it returns.
+    /// Applies the next committed entry. Readers see all of it at once when this returns.
     ///
-    /// Committed entries may be applied before they are durable in the own journal; a checkpoint must wait for that.
+    /// Committed entries may be applied before they are durable in the own journal. A checkpoint must wait for that.
     ///
     /// # Errors
-    /// If the disk fails or is damaged. Final: drop the state.
+    /// If the disk fails or is damaged. The error is final: drop the state.
     ///
     /// # Panics
     /// If the entry does not chain to [`applied`](Self::applied).
@@ -191,11 +190,11 @@ impl State {
         let applied = self.run(entry).inspect_err(|_| self.failed = true)?;
         self.fold(&applied);
         self.engine.publish(self.applied, self.revision);
-        self.remember(&applied);
+        self.cache_results(&applied);
         Ok(applied)
     }
 
-    fn remember(&self, applied: &[Applied]) {
+    fn cache_results(&self, applied: &[Applied]) {
         let finals =
             applied.iter().filter(|applied| applied.result.is_ok() && applied.number > RequestNumber::ZERO);
         self.recent.insert(finals.map(|applied| ((applied.session, applied.number), applied.result.clone())));
@@ -207,7 +206,8 @@ impl State {
         self.lifetimes.next()
     }
 
-    /// What is due, for the primary to propose ([`Request::expiry`]). Bounded: what is left over is due again once this is applied.
+    /// Returns what is due, for the primary to propose ([`Request::expiry`]). Bounded: the rest is due again once this is
+    /// applied.
     ///
     /// [`Request::expiry`]: crate::message::Request::expiry
     #[must_use]
@@ -216,40 +216,41 @@ impl State {
         self.lifetimes.due(now, leases)
     }
 
-    /// A reader of what is applied.
+    /// A reader of the applied state.
     #[must_use]
     pub fn reader(&self) -> StateReader {
         StateReader::new(self.engine.reader(), self.recent.clone())
     }
 
-    /// About how many bytes are held in memory and not in a checkpoint: a checkpoint is due at
-    /// [`Limits::checkpoint_bytes`], unless one runs.
+    /// About how many bytes in memory are not in a checkpoint. A checkpoint is due at [`Limits::checkpoint_bytes`], unless one
+    /// runs.
     #[must_use]
     pub fn memtable_bytes(&self) -> usize {
         self.engine.memtable_bytes()
     }
 
-    /// About how many bytes are held in memory though they are in a checkpoint, because somebody still reads there.
+    /// About how many bytes in memory are in a checkpoint already, but still used by readers.
     #[cfg(feature = "internals")]
     #[must_use]
     pub fn dead_bytes(&self) -> usize {
         self.engine.dead_bytes()
     }
 
-    /// The memory is used up: apply no more until the checkpoint that runs is finished, or, where none runs, [`release`](Self::release)
-    /// has made room.
+    /// Returns whether the memory is used up. Then apply nothing more until the running checkpoint is finished or, if none runs,
+    /// [`release`](Self::release) has made room.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.engine.is_full()
     }
 
-    /// Frees some of what readers have let go of. To be called now and again while the state is full and no checkpoint runs.
+    /// Frees some of what readers have released. Call it regularly while the state is full and no checkpoint runs.
     pub fn release(&mut self) {
         self.engine.release();
     }
 
-    /// Freezes the state for a checkpoint at [`applied`](Self::applied), which must be durable in the own journal before it
-    /// runs. `None` if one is running, there is nothing new, readers hold too much of the ones before, or there is no disk.
+    /// Freezes the state for a checkpoint at [`applied`](Self::applied), which must be durable in the own journal before the
+    /// checkpoint runs. `None` if one is running, there is nothing new, readers hold too much of earlier ones, or there is no
+    /// disk.
     #[must_use]
     pub fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
         if self.failed {
@@ -270,7 +271,7 @@ impl State {
         Some(Checkpoint { merge, meta, sessions, lifetimes })
     }
 
-    /// The checkpoint is durable: lets go of what it now holds.
+    /// The checkpoint is durable: releases the memory of what it contains.
     ///
     /// # Panics
     /// If it is not the checkpoint that was begun last.
@@ -278,7 +279,7 @@ impl State {
         self.engine.merged(done.merged);
     }
 
-    /// A hash over the whole logical state: equal on all members at the same op, whatever was checkpointed or restarted.
+    /// A hash over the whole logical state: equal on all members at the same op, whatever checkpoints and restarts there were.
     /// Reads everything: for tests and comparisons.
     ///
     /// # Errors
@@ -310,7 +311,7 @@ impl State {
         Ok(Hash::new(hasher.digest128()))
     }
 
-    /// Asserts what must always hold.
+    /// Asserts the invariants.
     #[cfg(feature = "internals")]
     pub fn check_invariants(&self) {
         self.sessions.check_invariants();

@@ -1,4 +1,4 @@
-//! Reading the applied state.
+//! Reads the applied state.
 
 use super::changes::{Compacted, MAX_STEPS};
 use super::recent::Recent;
@@ -9,7 +9,8 @@ use crate::message::{Answer, Outcome, Query, Record, Rejection, successor};
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// Reads the applied state, each call at one revision. Never waits for the writer, nor makes it wait. Cheap to clone.
+/// Reads the applied state, each call at one revision. It never waits for the writer, and never makes the writer wait. Cheap to
+/// clone.
 #[derive(Clone, Debug)]
 pub struct StateReader {
     reader: Reader,
@@ -47,7 +48,7 @@ impl StateReader {
     /// The state as it was at a revision.
     ///
     /// # Errors
-    /// [`Unreadable`]: that is too long ago, or yet to come.
+    /// [`Unreadable`] if the revision is too old, or does not exist yet.
     pub fn at(&self, revision: Revision) -> Result<RevisionView, Unreadable> {
         let view = self.latest();
         if revision < view.floor() {
@@ -69,8 +70,8 @@ impl StateReader {
         Ok((view.get(key)?, view.revision()))
     }
 
-    /// The records from `from` (inclusive) to `to` (exclusive; `None`: to the end): at most `limit`, and no more than
-    /// one beyond `max_bytes` of keys and values.
+    /// The records from `from` (inclusive) to `to` (exclusive; `None` for the end): at most `limit`, and at most one record
+    /// beyond `max_bytes` of keys and values.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -85,7 +86,7 @@ impl StateReader {
         self.newest().scan(Keys { from, to, reverse: false }, false, limit, max_bytes)
     }
 
-    /// Carries a query out: at most so many records and so many bytes of them, or one record beyond.
+    /// Runs a query: at most this many records and bytes, or one record beyond the bytes.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -119,24 +120,24 @@ impl StateReader {
         Ok(Answer::Records { records: page.records, next: page.next, revision })
     }
 
-    /// The answer to a query that needs no disk and little work: the newest record of a key that has changed lately.
+    /// The answer to a query that needs no disk and little work: the newest record of a key that has changed recently.
     #[must_use]
     pub fn answer_from_memory(&self, query: &Query) -> Option<Answer> {
         let Query::Get { key, at: None } = query else { return None };
         let view = self.latest();
-        // What cannot be decoded is looked at again, and reported, where other reads are.
+        // A record that cannot be decoded is read again, and reported, where other reads are.
         let record = view.get_in_memory(key)?.as_ref().map(record::decode).transpose().ok()?;
         Some(Answer::Value { record, revision: view.revision() })
     }
 
-    /// The result of a request that was applied lately, if it is at hand. `None` proves nothing: propose the request.
+    /// The stored result of a request that was applied recently, if it is available. `None` proves nothing: propose the request.
     #[must_use]
     pub fn stored(&self, session: SessionId, number: RequestNumber) -> Option<Result<Outcome, Rejection>> {
         self.recent.get(session, number)
     }
 }
 
-/// The state at one revision. Holding it holds memory and pages of the disk: not for long.
+/// The state at one revision. Holding it keeps memory and pages of the disk in use, so do not hold it for long.
 #[derive(Clone, Debug)]
 pub struct RevisionView {
     view: Arc<ReadView>,
@@ -158,7 +159,7 @@ impl RevisionView {
         self.view.get_at(key, self.at)?.as_ref().map(record::decode).transpose()
     }
 
-    /// The records of those of the keys that exist, in the order of `keys`. `None` if they are too large together: all but the last may
+    /// The records of those keys that exist, in the order of `keys`. `None` if they are too large together: all but the last may
     /// have `max_bytes`.
     ///
     /// # Errors
@@ -177,9 +178,10 @@ impl RevisionView {
         Ok(Some(page))
     }
 
-    /// The records of a range, with empty values if only `keys_only` are wanted: at most `limit`, and no more than one beyond
-    /// `max_bytes` of keys and values. A page also ends after 16,384 steps: one for each key that is looked at, there or
-    /// removed, and one for each 256 bytes that are read from the disk's cache, wanted or not. It may hold no record, and go on all the same.
+    /// The records of a range, with empty values if `keys_only` is set: at most `limit`, and at most one record beyond
+    /// `max_bytes` of keys and values. A page also ends after 16,384 steps: one for each key that is visited, present or removed,
+    /// and one for each 256 bytes that are read from the disk's cache, wanted or not. So a page may contain no record although
+    /// the range continues.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -192,7 +194,7 @@ impl RevisionView {
     ) -> Result<ScanPage, EngineError> {
         let mut page = ScanPage { records: Vec::new(), next: None, revision: self.at };
         let mut bytes = 0;
-        // In reverse a page ends before a key: that key is still to come.
+        // In reverse, a page ends before a key that is still to come.
         let next = |key: &[u8]| if keys.reverse { successor(key) } else { Bytes::copy_from_slice(key) };
         let mut scan = self.view.scan_at(keys, self.at)?.within(MAX_STEPS);
         if keys_only {
@@ -216,17 +218,17 @@ impl RevisionView {
     }
 }
 
-/// Why a state of another revision cannot be read.
+/// Why the state at a revision cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unreadable {
-    /// It is not kept any more.
+    /// It is no longer kept.
     #[error(transparent)]
     Compacted(#[from] Compacted),
-    /// This member has not applied it: it is yet to come, or not known here.
+    /// This member has not applied it: it does not exist yet, or has not arrived here.
     #[error("the newest revision here is {newest}")]
     Future {
-        /// The newest one here.
+        /// The newest revision here.
         newest: Revision,
     },
 }
@@ -236,7 +238,7 @@ pub enum Unreadable {
 pub struct ScanPage {
     /// Keys and records in order.
     pub records: Vec<(Bytes, Record)>,
-    /// Where the range goes on: the first key of the next page, or in reverse its (exclusive) end. None if this was all.
+    /// Where the range continues: the first key of the next page, or in reverse its (exclusive) end. `None` if this was all.
     pub next: Option<Bytes>,
     /// The revision of the state that was read.
     pub revision: Revision,

@@ -1,14 +1,14 @@
-//! When the primary proposes to remove what has expired.
+//! Decides when the primary proposes to remove what has expired.
 
 use super::Deadlines;
 use crate::ids::{Instant, Timestamp};
 use std::time::Duration;
 
-/// While something will end, no more time than this passes without an entry, so that no more is lost when all members stop.
+/// While something will expire, an entry is made at least this often, so that not more time is lost when all members stop.
 const TICK: Duration = Duration::from_secs(60);
 
-/// Asks for what is due, at the right times, one request after the other (rule X6). It belongs to whoever drives the replica, and
-/// decides nothing: what is removed is decided where the request is applied.
+/// Asks for what is due at the right times, one request at a time (rule X6). It is used by the driver of the replica, and decides
+/// nothing: what is removed is decided where the request is applied.
 #[derive(Debug)]
 pub struct Reaper {
     grace: Duration,
@@ -16,27 +16,26 @@ pub struct Reaper {
     under_way: bool,
 }
 
-/// What is asked for: the arguments of [`State::due`](super::State::due).
+/// A query for what is due: the arguments of [`StateMachine::due`](super::StateMachine::due).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ExpiryQuery {
     /// Keys that are due at this stamp.
     pub keys: Timestamp,
-    /// Leases that are due at this stamp, if it is time for them.
+    /// Leases that are due at this stamp, if they may end now.
     pub leases: Option<Timestamp>,
-    /// It is to be proposed also if nothing is due: an entry that records the time (rule X6).
+    /// Whether to propose the request even if nothing is due: an entry that records the time (rule X6).
     pub tick: bool,
 }
 
 impl Reaper {
-    /// Leases end only when this member has been serving for `grace`: nobody could keep them alive before.
+    /// Leases end only after this member has been serving for `grace`: before that, nobody could keep them alive.
     #[must_use]
     pub const fn new(grace: Duration) -> Self {
         Self { grace, serving_since: None, under_way: false }
     }
 
-    /// To be called now and then. `time` is what the next entry would be stamped with, if there can be one, and how long after the last
-    /// one. What is asked for must be
-    /// proposed, or [`ended`](Self::ended) called.
+    /// Returns what to ask for. Call it regularly. `time` returns the stamp of the next entry, if there can be one, and the time
+    /// since the last one. The result must be proposed, or [`ended`](Self::ended) called.
     pub fn query(
         &mut self,
         now: Instant,
@@ -61,7 +60,7 @@ impl Reaper {
         self.under_way.then_some(ExpiryQuery { keys, leases, tick })
     }
 
-    /// What was asked for has been applied, or was not proposed.
+    /// The request has been applied, or was not proposed.
     pub fn ended(&mut self) {
         self.under_way = false;
     }
@@ -104,13 +103,13 @@ mod tests {
         assert_eq!(reaper.query(at(149), true, LEASE, || time(500)), None);
         let all = ExpiryQuery { keys: Timestamp::new(500), leases: Some(Timestamp::new(500)), tick: false };
         assert_eq!(reaper.query(at(150), true, LEASE, || time(500)), Some(all));
-        // It served no more for a while: what was under way may be lost, and nobody could keep a lease alive.
+        // It stopped serving for a while: the request may be lost, and nobody could keep a lease alive.
         assert_eq!(reaper.query(at(160), false, LEASE, || time(500)), None);
         assert_eq!(reaper.query(at(170), true, LEASE, || time(500)), None);
         assert_eq!(reaper.query(at(220), true, LEASE, || time(500)), Some(all));
     }
 
-    /// Rule X6 of PROTOCOL.md: so that time is recorded while nothing else happens, as long as it matters.
+    /// Rule X6 of PROTOCOL.md: time is recorded while nothing else happens, as long as something will expire.
     #[test]
     fn x6_the_time_is_recorded_each_minute_while_something_will_end() {
         let mut reaper = Reaper::new(Duration::from_millis(50));

@@ -1,36 +1,37 @@
-//! The results of the last requests, where readers find them: a retry of an applied request need not go through the log.
+//! The results of the last requests, for readers: a retry of an applied request need not go through the log.
 
 use crate::ids::{RequestNumber, SessionId};
-use crate::session::Answer;
+use crate::session::RequestResult;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, TryLockError};
 
 /// How many results are kept.
 const KEPT: usize = 4096;
 
-/// Larger ones are not: the log has them too.
+/// Larger results are not kept, because the log has them too.
 const LARGEST: usize = 1024;
 
 type Key = (SessionId, RequestNumber);
 
-/// A bounded memory of results. Only a saving: whoever finds it locked goes without.
+/// A bounded cache of results. A reader that finds it locked does without it.
 #[derive(Debug, Default)]
 pub(super) struct Recent(Mutex<Results>);
 
 #[derive(Debug, Default)]
 struct Results {
-    found: HashMap<Key, Answer>,
+    found: HashMap<Key, RequestResult>,
     order: VecDeque<Key>,
 }
 
 impl Recent {
-    pub(super) fn insert(&self, results: impl Iterator<Item = (Key, Answer)>) {
+    pub(super) fn insert(&self, results: impl Iterator<Item = (Key, RequestResult)>) {
         let mut kept = match self.0.try_lock() {
             Ok(kept) => kept,
             Err(TryLockError::Poisoned(kept)) => kept.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        let small = |answer: &Answer| answer.as_ref().map_or(0, |outcome| outcome.effect.weight()) <= LARGEST;
+        let small =
+            |answer: &RequestResult| answer.as_ref().map_or(0, |outcome| outcome.effect.weight()) <= LARGEST;
         for (key, answer) in results.filter(|(_, answer)| small(answer)) {
             if kept.found.insert(key, answer).is_none() {
                 kept.order.push_back(key);
@@ -43,7 +44,7 @@ impl Recent {
         }
     }
 
-    pub(super) fn get(&self, session: SessionId, number: RequestNumber) -> Option<Answer> {
+    pub(super) fn get(&self, session: SessionId, number: RequestNumber) -> Option<RequestResult> {
         match self.0.try_lock() {
             Ok(kept) => kept.found.get(&(session, number)).cloned(),
             Err(TryLockError::Poisoned(kept)) => kept.into_inner().found.get(&(session, number)).cloned(),

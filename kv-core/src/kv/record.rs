@@ -1,25 +1,25 @@
-//! A record as the engine keeps it: created, modified and version as little-endian numbers; a byte for which of the next two are
-//! there; the deadline; the lease; then the value.
+//! The stored form of a record: created, modified and version as little-endian numbers; a byte that tells which of the next two
+//! are present; the deadline; the lease; then the value.
 
-use super::lifetimes::Ends;
+use super::lifetimes::KeyDeadline;
 use crate::engine::EngineError;
 use crate::ids::{LeaseId, Revision, Timestamp};
 use crate::message::Record;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// The numbers that every record has.
+/// The size of the numbers that every record has.
 const NUMBERS: usize = 3 * 8 + 1;
 
 const HAS_DEADLINE: u8 = 1;
 const HAS_LEASE: u8 = 2;
 
-/// A record of which the value was not copied.
+/// A record without its value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Numbers {
     pub(super) created: Revision,
     pub(super) modified: Revision,
     pub(super) version: u64,
-    pub(super) ends: Ends,
+    pub(super) ends: KeyDeadline,
 }
 
 /// The stored form.
@@ -49,7 +49,7 @@ pub(super) fn split(mut stored: &[u8]) -> Result<(Numbers, &[u8]), EngineError> 
     if flags & !(HAS_DEADLINE | HAS_LEASE) != 0 {
         return Err(EngineError::damaged("a record is not of this format"));
     }
-    let mut ends = Ends::default();
+    let mut ends = KeyDeadline::default();
     if flags & HAS_DEADLINE != 0 {
         ends.at = Some(Timestamp::new(stored.try_get_u64_le().map_err(too_short)?));
     }
@@ -59,7 +59,7 @@ pub(super) fn split(mut stored: &[u8]) -> Result<(Numbers, &[u8]), EngineError> 
     Ok((Numbers { created, modified, version, ends }, stored))
 }
 
-/// The record, sharing the stored bytes.
+/// Decodes a record, which shares the stored bytes.
 pub(super) fn decode(stored: &Bytes) -> Result<Record, EngineError> {
     let (Numbers { created, modified, version, ends }, value) = split(stored)?;
     let value = stored.slice(stored.len() - value.len()..);
@@ -73,7 +73,12 @@ mod tests {
     #[test]
     fn a_record_keeps_its_numbers_and_detects_when_it_is_cut_short() {
         let (at, with) = (Some(Timestamp::new(1 << 41)), Some(LeaseId::new(7)));
-        for ends in [Ends::default(), Ends { at, with: None }, Ends { at: None, with }, Ends { at, with }] {
+        for ends in [
+            KeyDeadline::default(),
+            KeyDeadline { at, with: None },
+            KeyDeadline { at: None, with },
+            KeyDeadline { at, with },
+        ] {
             let numbers = Numbers { created: Revision::new(1), modified: Revision::new(5), version: 3, ends };
             let stored = encode(numbers, b"value");
             assert_eq!(split(&stored).unwrap(), (numbers, &b"value"[..]));
@@ -86,7 +91,12 @@ mod tests {
             assert!((0..numbers_end).all(|len| split(&stored[..len]).is_err()));
         }
         let mut strange = encode(
-            Numbers { created: Revision::ZERO, modified: Revision::ZERO, version: 0, ends: Ends::default() },
+            Numbers {
+                created: Revision::ZERO,
+                modified: Revision::ZERO,
+                version: 0,
+                ends: KeyDeadline::default(),
+            },
             b"",
         )
         .to_vec();

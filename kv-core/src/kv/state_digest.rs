@@ -1,21 +1,21 @@
-//! A running digest of what every applied entry did: members whose digests are equal at one op have done the same all the way
-//! (rule S1). It is part of the replicated state, so checkpoints and transfers carry it.
+//! A running digest of the effects of every applied entry. Members whose digests are equal at one op have done the same up to
+//! there (rule S1). It is part of the replicated state, so checkpoints and transfers contain it.
 
-use super::{Applied, State};
+use super::{Applied, StateMachine};
 use crate::ids::{Hash, Op};
 
-/// Members compare their digests at least so often.
+/// Members compare their digests at least every this many ops.
 const EVERY: u64 = 1024;
 
-/// Whether all members compare their digests at this op: often while the log is young, later at every 1,024th op.
+/// Whether all members compare their digests at this op: often while the log is short, later at every 1,024th op.
 const fn is_compared(op: Op) -> bool {
     let every = op.get().next_power_of_two() / 16;
     let every = if every > EVERY { EVERY } else { every };
     every == 0 || op.get().is_multiple_of(every)
 }
 
-impl State {
-    /// Folds in what an entry wrote and answered.
+impl StateMachine {
+    /// Adds what an entry wrote and answered.
     pub(super) fn fold(&mut self, applied: &[Applied]) {
         let mut bytes = std::mem::take(&mut self.folded);
         bytes.clear();
@@ -30,14 +30,14 @@ impl State {
         self.folded = bytes;
     }
 
-    /// A digest of everything that was ever applied: equal on all members at the same op. Costs nothing.
+    /// A digest of everything that was ever applied: equal on all members at the same op. It costs nothing to read.
     #[cfg(feature = "internals")]
     #[must_use]
     pub const fn state_digest(&self) -> Hash {
         self.state_digest
     }
 
-    /// The digest after the last applied op, if it is one at which members compare theirs.
+    /// The digest after the last applied op, if members compare their digests there.
     #[must_use]
     pub fn compared(&self) -> Option<(Op, Hash)> {
         let op = self.applied.op;

@@ -1,44 +1,45 @@
-//! What a transaction does.
+//! How a transaction is run.
 
-use super::State;
+use super::StateMachine;
 use super::apply::ExecContext;
-use super::lifetimes::Ends;
+use super::lifetimes::KeyDeadline;
 use super::record::{self, Numbers};
 use crate::engine::{EngineError, Keys};
 use crate::ids::LeaseId;
 use crate::message::{
-    Command, Effect, LeaseFailure, Record, Scanned, Step, StepFailure, StepResult, TransactionRequest,
+    Command, Effect, LeaseFailure, Record, Scanned, StepFailure, StepResult, TransactionRequest,
+    TransactionStep,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// A change that is to be made: the key, what was found there, and the new value.
-struct Change<'a> {
+/// A change to be made: the key, its present record, and the new value.
+struct PlannedChange<'a> {
     key: &'a [u8],
     found: Option<Numbers>,
-    value: Option<(Bytes, Ends)>,
+    value: Option<(Bytes, KeyDeadline)>,
 }
 
-/// What is known of a step before anything is done.
-struct Planned<'a> {
-    change: Option<Change<'a>>,
+/// A step that has been planned, before anything is done.
+struct PlannedStep<'a> {
+    change: Option<PlannedChange<'a>>,
     result: StepResult,
 }
 
-/// A step that is known, or why it cannot be done.
-type Planning<'a> = Result<Planned<'a>, StepFailure>;
+/// A planned step, or why it fails.
+type StepPlan<'a> = Result<PlannedStep<'a>, StepFailure>;
 
-/// What a transaction may still return.
+/// How much a transaction may still return.
 struct Room {
     /// Of its own.
     own: usize,
-    /// Of its entry's.
+    /// The limit of its entry.
     shared: usize,
     max: usize,
 }
 
 impl Room {
-    /// Whether so much more may be returned.
+    /// Checks whether this much more may be returned.
     fn fits(&self, weight: usize) -> Result<(), StepFailure> {
         if weight > self.own {
             Err(StepFailure::ResponseTooLarge { max: self.max as u64 })
@@ -57,16 +58,16 @@ impl Room {
     }
 }
 
-impl State {
-    /// Runs a transaction that keeps to the limits. Nothing is written before all of it is known to be done.
+impl StateMachine {
+    /// Runs a transaction within the limits. Nothing is written before it is certain that all of it succeeds.
     pub(super) fn run_transaction(
         &mut self,
         context: &ExecContext,
         transaction: &TransactionRequest,
     ) -> Result<Effect, EngineError> {
         let mut held = true;
-        for (key, guard) in &transaction.guards {
-            held &= self.look(key, Some(guard))?.1;
+        for (key, condition) in &transaction.conditions {
+            held &= self.read_meta(key, Some(condition))?.1;
         }
         let steps = if held { &transaction.then } else { &transaction.otherwise };
         let (mut changes, mut results) = (Vec::new(), Vec::with_capacity(steps.len()));
@@ -80,7 +81,7 @@ impl State {
                 self.join(planned.change.as_ref(), &mut joining).map_err(StepFailure::Lease)?;
                 Ok(planned)
             }) {
-                Ok(Planned { change, result }) => {
+                Ok(PlannedStep { change, result }) => {
                     changes.extend(change);
                     results.push(result);
                 }
@@ -93,17 +94,17 @@ impl State {
         Ok(Effect::Transacted { succeeded: held, results })
     }
 
-    fn carry_out(&mut self, context: &ExecContext, changes: Vec<Change<'_>>) {
-        for Change { key, found, value } in changes {
+    fn carry_out(&mut self, context: &ExecContext, changes: Vec<PlannedChange<'_>>) {
+        for PlannedChange { key, found, value } in changes {
             let value = value.as_ref().map(|(value, ends)| (&value[..], *ends));
             self.write(context.revision, key, found, value);
         }
     }
 
-    /// Whether the lease of a change takes its key beside those that are `joining` it in the same transaction.
+    /// Checks whether the lease of a change can take its key in addition to those that are `joining` it in the same transaction.
     fn join(
         &self,
-        change: Option<&Change<'_>>,
+        change: Option<&PlannedChange<'_>>,
         joining: &mut BTreeMap<LeaseId, usize>,
     ) -> Result<(), LeaseFailure> {
         let Some(change) = change else { return Ok(()) };
@@ -118,26 +119,27 @@ impl State {
         }
     }
 
-    /// What a step comes to. One that reads stops where there is no more room: what does not fit costs no copy.
+    /// Plans a step. A step that reads stops when there is no more room, without copying what does not fit.
     fn plan<'a>(
         &self,
         context: &ExecContext,
-        step: &'a Step,
+        step: &'a TransactionStep,
         room: &Room,
-    ) -> Result<Planning<'a>, EngineError> {
-        let change =
-            |key, found, value, result| Ok(Planned { change: Some(Change { key, found, value }), result });
+    ) -> Result<StepPlan<'a>, EngineError> {
+        let change = |key, found, value, result| {
+            Ok(PlannedStep { change: Some(PlannedChange { key, found, value }), result })
+        };
         Ok(match step {
-            Step::Put { key, value, life } => {
-                let found = self.look(key, None)?.0;
-                let value = Some((value.clone(), Ends::of(*life, context.timestamp)));
+            TransactionStep::Put { key, value, life } => {
+                let found = self.read_meta(key, None)?.0;
+                let value = Some((value.clone(), KeyDeadline::of(*life, context.timestamp)));
                 change(key, found, value, StepResult::Put)
             }
-            Step::Delete { key } => {
-                let found = self.look(key, None)?.0;
+            TransactionStep::Delete { key } => {
+                let found = self.read_meta(key, None)?.0;
                 change(key, found, None, StepResult::Deleted { existed: found.is_some() })
             }
-            Step::Add { key, by } => {
+            TransactionStep::Add { key, by } => {
                 let (found, number) = self.number(key)?;
                 match number.map(|number| number.checked_add(*by)) {
                     None => Err(StepFailure::NotANumber),
@@ -149,18 +151,18 @@ impl State {
                     }
                 }
             }
-            Step::Get { key } => {
+            TransactionStep::Get { key } => {
                 let found = self.fetch(key, room)?;
-                found.map(|found| Planned { change: None, result: StepResult::Got(found.map(Box::new)) })
+                found.map(|found| PlannedStep { change: None, result: StepResult::Got(found.map(Box::new)) })
             }
-            Step::Scan { from, to, limit } => {
+            TransactionStep::Scan { from, to, limit } => {
                 let result = StepResult::Scanned(Box::new(self.range(
                     from,
                     to.as_deref(),
                     *limit,
                     room.own.min(room.shared),
                 )?));
-                Ok(Planned { change: None, result })
+                Ok(PlannedStep { change: None, result })
             }
         })
     }
@@ -177,7 +179,7 @@ impl State {
         found
     }
 
-    /// The first records of a range: at most `limit`, and no more than one beyond `room` bytes.
+    /// The first records of a range: at most `limit`, and at most one beyond `room` bytes.
     fn range(&self, from: &[u8], to: Option<&[u8]>, limit: u32, room: usize) -> Result<Scanned, EngineError> {
         let limit = limit.clamp(1, Command::MAX_RANGE) as usize;
         let mut scanned = Scanned { records: Vec::new(), more: false };
@@ -196,7 +198,7 @@ impl State {
         Ok(scanned)
     }
 
-    /// The number that a key holds, 0 if it does not exist; `None` if it holds something else.
+    /// The number in a key's value, 0 if the key does not exist; `None` if the value is not a number.
     fn number(&self, key: &[u8]) -> Result<(Option<Numbers>, Option<i64>), EngineError> {
         let mut found = Ok((None, Some(0)));
         self.engine.newest(key, &mut |stored| {

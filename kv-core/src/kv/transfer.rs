@@ -1,8 +1,7 @@
-//! A state on its way from one member to another: what the source keeps for those who fetch, and what the receiver stores
-//! until it is whole.
+//! State transfer: what the source keeps for the members that fetch, and what the receiver stores until the state is complete.
 
 use super::lifetimes::Lifetimes;
-use super::{Limits, State, checkpoint};
+use super::{Limits, StateMachine, checkpoint};
 use crate::engine::{Disk, EngineError, Snapshot, Staging};
 use crate::ids::{Anchor, Instant, MemberId, Op};
 use crate::message::{Chunk, ChunkEnd, Entry, LogPoint};
@@ -11,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A snapshot is kept so long for a peer that does not ask for more. Pages of the disk cannot be used again meanwhile.
+/// A snapshot is kept this long for a peer that requests no more of it. Meanwhile, pages of the disk cannot be reused.
 const KEPT: Duration = Duration::from_secs(30);
 
 /// The checkpoints that peers fetch.
@@ -22,17 +21,17 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// There is a newer checkpoint (or, after a restart, one at all).
+    /// Sets the newest checkpoint (after a restart, the first one).
     pub fn publish(&mut self, latest: Option<Snapshot>) {
         self.latest = latest;
     }
 
-    /// The state is gone, and with it all its checkpoints.
+    /// The state was discarded, and its checkpoints with it.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// The snapshot that `peer` has begun to fetch, or may begin to: kept for it from now on.
+    /// The snapshot that `peer` fetches, or begins to fetch. It is kept for that peer from now on.
     pub fn get(&mut self, peer: MemberId, at: Option<Anchor>, now: Instant) -> Option<Snapshot> {
         self.expire(now);
         let begun = self.kept.get(&peer).map(|(snapshot, _)| snapshot);
@@ -54,13 +53,13 @@ impl Sources {
         self.latest.clone()
     }
 
-    /// Lets go of what nobody has asked for lately.
+    /// Drops what no peer has requested recently.
     pub fn expire(&mut self, now: Instant) {
         self.kept.retain(|_, (_, used)| now.since(*used) <= KEPT);
     }
 }
 
-/// What this member has received of a snapshot. Calls block.
+/// The received part of a snapshot. Calls block.
 #[derive(Debug)]
 pub struct Receiver {
     storage: Arc<dyn Storage>,
@@ -69,7 +68,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// With what an earlier life left.
+    /// Opens what an earlier life left.
     ///
     /// # Errors
     /// If the disk fails.
@@ -78,14 +77,14 @@ impl Receiver {
         Ok(Self { storage, limits, staging })
     }
 
-    /// How far the pieces go that are stored, and of which snapshot.
+    /// The snapshot that is stored, and how far its pieces go.
     #[must_use]
     pub fn progress(&self) -> Option<(Anchor, ChunkEnd)> {
         self.staging.as_ref().map(|staging| (staging.at(), staging.end().clone()))
     }
 
-    /// Stores a piece of the snapshot at `at`; a first piece begins anew. False: it does not follow what is stored, or is not
-    /// intact, and everything was thrown away.
+    /// Stores a piece of the snapshot at `at`. A first piece starts a new one. Returns false if the piece does not follow what is
+    /// stored, or is not intact; then everything was discarded.
     ///
     /// # Errors
     /// If the disk fails.
@@ -107,8 +106,8 @@ impl Receiver {
         Ok(stored)
     }
 
-    /// Reads everything back (rule T2): whether it is the state at `at`, whole, and built with the limits of this member. What is
-    /// not is thrown away.
+    /// Reads everything back (rule T2), and returns whether it is the complete state at `at`, built with the limits of this
+    /// member. Otherwise it is discarded.
     ///
     /// # Errors
     /// If the disk fails, or the limits differ.
@@ -143,12 +142,12 @@ impl Receiver {
         Ok(standing.applied == at)
     }
 
-    /// Whether it may take the place of this state: the state has not come as far, and what is stored is [verified](Self::verify). What may
-    /// not is thrown away.
+    /// Returns whether it may replace this state: the state is behind it, and what is stored is [verified](Self::verify).
+    /// Otherwise it is discarded.
     ///
     /// # Errors
     /// If the disk fails, or the limits differ.
-    pub fn may_replace(&mut self, state: Option<&State>, at: Anchor) -> Result<bool, EngineError> {
+    pub fn may_replace(&mut self, state: Option<&StateMachine>, at: Anchor) -> Result<bool, EngineError> {
         if state.is_some_and(|state| state.applied().op >= at.op) {
             self.discard()?;
             return Ok(false);
@@ -156,26 +155,26 @@ impl Receiver {
         self.verify(at)
     }
 
-    /// Puts what was verified in the place of the state, durably, and opens it. The old state must have been dropped.
+    /// Replaces the state with what was verified, durably, and opens it. The old state must have been dropped.
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn switch(&mut self) -> Result<State, EngineError> {
+    pub fn switch(&mut self) -> Result<StateMachine, EngineError> {
         if let Some(staging) = self.staging.take() {
             staging.switch()?;
         }
-        State::open(self.storage.clone(), self.limits.clone())
+        StateMachine::open(self.storage.clone(), self.limits.clone())
     }
 
-    /// The damaged state that was set aside, for peers to fetch what is intact of it; `None` if there is none.
+    /// Opens the damaged state that was set aside, so that peers can fetch its intact parts; `None` if there is none.
     ///
     /// # Errors
     /// If nothing of it can be read.
-    pub fn open_aside(&self) -> Result<Option<State>, EngineError> {
-        State::open_aside(&self.storage, &self.limits)
+    pub fn open_aside(&self) -> Result<Option<StateMachine>, EngineError> {
+        StateMachine::open_aside(&self.storage, &self.limits)
     }
 
-    /// Throws away what is stored of the snapshot at `at`.
+    /// Discards what is stored of the snapshot at `at`.
     ///
     /// # Errors
     /// If the disk fails.
@@ -183,7 +182,7 @@ impl Receiver {
         if self.staging.as_ref().is_some_and(|staging| staging.at() == at) { self.discard() } else { Ok(()) }
     }
 
-    /// Throws away what is stored.
+    /// Discards what is stored.
     ///
     /// # Errors
     /// If the disk fails.
@@ -192,9 +191,9 @@ impl Receiver {
     }
 }
 
-impl State {
-    /// Sets what is on disk aside, durably: it is damaged. A state that was open must have been dropped. The file stays until
-    /// [`Receiver::switch`] has put another one in its place.
+impl StateMachine {
+    /// Sets the damaged state on disk aside, durably. A state that was open must have been dropped. The file stays until
+    /// [`Receiver::switch`] has replaced it.
     ///
     /// # Errors
     /// If the disk fails.
@@ -202,17 +201,17 @@ impl State {
         Disk::set_aside(storage)
     }
 
-    /// Opens the state, or sets a damaged one aside (rule T9a): `None`, and it must be fetched from a peer.
+    /// Opens the state, or sets a damaged one aside (rule T9a). `None` means that it must be fetched from a peer.
     ///
     /// # Errors
-    /// If the disk fails, or what it holds is newer, inconsistent or built with other limits.
+    /// If the disk fails, or its content is newer, inconsistent or built with other limits.
     pub fn open_or_set_aside(
         storage: &Arc<dyn Storage>,
         limits: &Limits,
     ) -> Result<Option<Self>, EngineError> {
         match Self::open(storage.clone(), limits.clone()) {
             Ok(state) if !Disk::is_set_aside(&**storage)? => Ok(Some(state)),
-            // Nothing has taken its place yet.
+            // Nothing has replaced it yet.
             Ok(state) if state.checkpoint().op == Op::ZERO => Ok(None),
             Ok(state) => {
                 Disk::remove_aside(&**storage)?;
@@ -235,12 +234,16 @@ impl State {
         if opened.exists() { Self::of(opened, limits.clone()).map(Some) } else { Ok(None) }
     }
 
-    /// Applies entries up to `through` and makes a checkpoint there: of a state that was set aside, so that members whose states are damaged
-    /// in different places have their intact parts at one op (rule T9b). Blocks.
+    /// Applies entries up to `through` to a state that was set aside, and makes a checkpoint there, so that members whose states
+    /// are damaged in different places have their intact parts at the same op (rule T9b). Blocks.
     ///
     /// # Errors
-    /// If it comes across the damage. The last checkpoint is still there.
-    pub fn bring_to(&mut self, through: Op, read: impl Fn(Op) -> Option<Entry>) -> Result<(), EngineError> {
+    /// If it reaches the damage. The last checkpoint is kept.
+    pub fn apply_through(
+        &mut self,
+        through: Op,
+        read: impl Fn(Op) -> Option<Entry>,
+    ) -> Result<(), EngineError> {
         loop {
             while self.applied.op < through && self.memtable_bytes() < self.limits.checkpoint_bytes {
                 let next = read(self.applied.op.next());
@@ -260,7 +263,7 @@ impl State {
         self.engine.snapshot().filter(|snapshot| snapshot.anchor().op > Op::ZERO)
     }
 
-    /// Where a log goes on from this state.
+    /// The point at which a log continues from this state.
     #[must_use]
     pub fn point(&self) -> LogPoint {
         LogPoint { anchor: self.applied, next_revision: self.revision.next(), timestamp: self.timestamp }

@@ -1,7 +1,7 @@
-//! Watches as a member answers them: what there is to answer at once, and which of the parked ones are concerned by what has
-//! changed. What runs all this, and when, is the node's affair.
+//! Watches, as a member answers them: what can be answered at once, and which parked watches a change affects. The node decides
+//! when this runs.
 
-use super::{ChangeQuery, Changes, Compacted, StateReader};
+use super::{ChangePage, ChangeQuery, Compacted, StateReader};
 use crate::engine::EngineError;
 use crate::ids::{Instant, Revision};
 use crate::message::{Answer, Position, WatchQuery, after_prefix, successor};
@@ -11,36 +11,41 @@ use std::time::Duration;
 
 /// The answer to a watch, if there is one yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Look {
+pub enum WatchPoll {
     /// Answer the watch with this.
     Answer(Answer),
-    /// Nothing up to this place.
+    /// There is nothing up to this position.
     Nothing(Position),
 }
 
 impl StateReader {
-    /// Looks for the answer to a watch, with so many events and bytes at most.
+    /// Returns the answer to a watch, if there is one, with at most this many events and bytes.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
-    pub fn look(&self, query: &WatchQuery, max_events: usize, max_bytes: usize) -> Result<Look, EngineError> {
+    pub fn poll(
+        &self,
+        query: &WatchQuery,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> Result<WatchPoll, EngineError> {
         let WatchQuery { from, to, after, previous } = query;
         let Some(after) = after.clone() else {
             let next = Position::after(self.revision());
-            return Ok(Look::Answer(Answer::Watched { events: Vec::new(), next, more: false }));
+            return Ok(WatchPoll::Answer(Answer::Watched { events: Vec::new(), next, more: false }));
         };
         let query =
             ChangeQuery { from, to: to.as_deref(), after, previous: *previous, max_events, max_bytes };
         Ok(match self.changes(&query)? {
-            Ok(Changes { events, next, more }) if more || !events.is_empty() => {
-                Look::Answer(Answer::Watched { events, next, more })
+            Ok(ChangePage { events, next, more }) if more || !events.is_empty() => {
+                WatchPoll::Answer(Answer::Watched { events, next, more })
             }
-            Ok(Changes { next, .. }) => Look::Nothing(next),
-            Err(Compacted { oldest }) => Look::Answer(Answer::Compacted { oldest }),
+            Ok(ChangePage { next, .. }) => WatchPoll::Nothing(next),
+            Err(Compacted { oldest }) => WatchPoll::Answer(Answer::Compacted { oldest }),
         })
     }
 
-    /// What has changed after a place, whichever key: a step of [`Watchers::changed`].
+    /// Returns the changes of all keys after a position: a step of [`Watchers::changed`].
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -49,47 +54,48 @@ impl StateReader {
         after: Position,
         max_events: usize,
         max_bytes: usize,
-    ) -> Result<Result<Changes, Compacted>, EngineError> {
+    ) -> Result<Result<ChangePage, Compacted>, EngineError> {
         self.changes(&ChangeQuery { from: b"", to: None, after, previous: false, max_events, max_bytes })
     }
 }
 
-/// Names a question: the connection that it came over, and its number there. No two that wait have one name: numbers grow on a connection.
+/// Identifies a watch: its connection, and its number there. Two parked watches never have the same id, because the numbers on a
+/// connection grow.
 pub type WatchId = (usize, u64);
 
-/// A question that waits.
+/// A watch that waits.
 #[derive(Debug)]
-pub struct Waiting<T> {
-    /// What is followed. Up to its place it was looked at, and there is nothing.
+pub struct ParkedWatch<T> {
+    /// What it watches. Up to the position of the query, there is nothing to deliver.
     pub query: WatchQuery,
     /// Who asks.
     pub id: WatchId,
-    /// It is answered by then, though nothing has changed.
+    /// The deadline: it is answered then even if nothing has changed.
     pub until: Instant,
-    /// What the owner keeps with it.
+    /// The data of the owner.
     pub with: T,
 }
 
-impl<T> Waiting<T> {
+impl<T> ParkedWatch<T> {
     fn place(&self) -> Position {
         self.query.after.clone().unwrap_or(Position::after(Revision::ZERO))
     }
 
-    /// All of the revisions up to here are behind it.
+    /// All revisions up to this one are complete.
     fn behind(&self) -> Revision {
         self.query.after.as_ref().map_or(Revision::ZERO, Position::behind)
     }
 }
 
-/// What a watch follows, as far as it can be looked up by a key.
+/// What a watch follows, in a form that can be looked up by a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Place {
+enum WatchTarget {
     Key(Bytes),
     Prefix(Bytes),
     Range,
 }
 
-impl Place {
+impl WatchTarget {
     fn of(query: &WatchQuery) -> Self {
         if query.to.as_ref().is_some_and(|to| *to == successor(&query.from)) {
             Self::Key(query.from.clone())
@@ -101,33 +107,34 @@ impl Place {
     }
 }
 
-/// Those who were woken.
+/// The watches that were woken.
 #[derive(Debug)]
-pub struct Woken<T> {
-    /// They are to be looked at again.
-    pub watches: Vec<Waiting<T>>,
-    /// Where there may be more changes at once.
+pub struct WokenWatches<T> {
+    /// They must be polled again.
+    pub watches: Vec<ParkedWatch<T>>,
+    /// Where there may be more changes now.
     pub next: Option<Position>,
 }
 
-/// Questions that wait, by what they follow.
+/// The parked watches, by what they follow.
 #[derive(Debug)]
 pub struct Watchers<T> {
-    waiting: HashMap<u64, Waiting<T>>,
+    waiting: HashMap<u64, ParkedWatch<T>>,
     next: u64,
     by_key: HashMap<Bytes, BTreeSet<u64>>,
     by_prefix: HashMap<Bytes, BTreeSet<u64>>,
-    /// How many prefixes of each length there are.
+    /// The number of prefixes of each length.
     lengths: BTreeMap<usize, usize>,
     ranges: BTreeSet<u64>,
     by_id: BTreeMap<WatchId, u64>,
-    /// By when each is answered.
+    /// The watches by deadline.
     by_deadline: BTreeSet<(Instant, u64)>,
-    /// Changes up to here have woken whoever waited for them.
+    /// Changes up to this revision have woken the watches that waited for them.
     dispatched: Revision,
-    /// The newest revision of which any change has woken others. Whoever is to wait has looked at least so far.
+    /// The newest revision of which any change has woken watches. A watch may be parked only if it was polled at this revision or
+    /// later.
     begun: Revision,
-    /// Nobody waits any more: the node stops.
+    /// No watch may be parked any more: the node stops.
     closed: bool,
 }
 
@@ -150,62 +157,66 @@ impl<T> Default for Watchers<T> {
 }
 
 impl<T> Watchers<T> {
-    /// How many wait.
+    /// The number of parked watches.
     #[must_use]
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether nobody waits.
+    /// Returns whether no watch is parked.
     #[cfg(feature = "internals")]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Whether questions may come to wait, in a state that has reached this revision: not once this is closed, nor in a state behind what
-    /// has woken others already, which was lost and is being caught up.
+    /// Returns whether watches may be parked in a state that has reached this revision. Not after `close`, and not in a state
+    /// that is behind what has woken others already: it was lost, and is catching up.
     #[must_use]
     pub fn keeps(&self, reached: Revision) -> bool {
         !self.closed && reached >= self.dispatched.max(self.begun)
     }
 
-    /// Changes up to here have woken whoever waited for them: where [`changed`](Self::changed) goes on.
+    /// Changes up to this revision have woken the watches that waited for them. [`changed`](Self::changed) continues here.
     #[must_use]
     pub const fn dispatched(&self) -> Revision {
         self.dispatched
     }
 
-    /// Parks a watch that has nothing to deliver up to its position, in a state that has `reached` this revision. If that
-    /// has moved on beyond the place, [`changed`](Self::changed) must be called.
+    /// Parks a watch that has nothing to deliver up to its position, in a state that has `reached` this revision. If the state
+    /// has advanced beyond the position, [`changed`](Self::changed) must be called.
     ///
-    /// Gives it back if it must be looked at again, because what came after its place has woken the others already; or if nobody may
-    /// [come to wait](Self::keeps).
+    /// Returns the watch if it must be polled again, because later changes have woken the others already; or if no watch may be
+    /// [parked](Self::keeps).
     #[must_use = "what is given back does not wait"]
-    pub fn wait(&mut self, waiting: Waiting<T>, reached: impl FnOnce() -> Revision) -> Option<Waiting<T>> {
+    pub fn wait(
+        &mut self,
+        waiting: ParkedWatch<T>,
+        reached: impl FnOnce() -> Revision,
+    ) -> Option<ParkedWatch<T>> {
         let looked = waiting.behind();
         let is_late = self.dispatched.max(self.begun) > looked;
         if self.closed || is_late {
             return Some(waiting);
         }
         if self.waiting.is_empty() {
-            // Nobody has waited for what came before.
+            // No watch has waited for earlier changes.
             self.dispatched = self.dispatched.max(looked.min(reached()));
         }
         self.insert(waiting);
         None
     }
 
-    fn insert(&mut self, waiting: Waiting<T>) {
+    fn insert(&mut self, waiting: ParkedWatch<T>) {
         self.next += 1;
         let id = self.next;
-        match Place::of(&waiting.query) {
-            Place::Key(key) => drop(self.by_key.entry(key).or_default().insert(id)),
-            Place::Prefix(prefix) => {
+        match WatchTarget::of(&waiting.query) {
+            WatchTarget::Key(key) => drop(self.by_key.entry(key).or_default().insert(id)),
+            WatchTarget::Prefix(prefix) => {
                 *self.lengths.entry(prefix.len()).or_default() += 1;
                 self.by_prefix.entry(prefix).or_default().insert(id);
             }
-            Place::Range => drop(self.ranges.insert(id)),
+            WatchTarget::Range => drop(self.ranges.insert(id)),
         }
         let before = self.by_id.insert(waiting.id, id);
         debug_assert_eq!(before, None, "{:?} asks twice", waiting.id);
@@ -213,7 +224,7 @@ impl<T> Watchers<T> {
         self.waiting.insert(id, waiting);
     }
 
-    fn remove(&mut self, id: u64) -> Option<Waiting<T>> {
+    fn remove(&mut self, id: u64) -> Option<ParkedWatch<T>> {
         fn forget(map: &mut HashMap<Bytes, BTreeSet<u64>>, key: &Bytes, id: u64) {
             if let Some(ids) = map.get_mut(key) {
                 ids.remove(&id);
@@ -223,36 +234,36 @@ impl<T> Watchers<T> {
             }
         }
         let waiting = self.waiting.remove(&id)?;
-        match Place::of(&waiting.query) {
-            Place::Key(key) => forget(&mut self.by_key, &key, id),
-            Place::Prefix(prefix) => {
+        match WatchTarget::of(&waiting.query) {
+            WatchTarget::Key(key) => forget(&mut self.by_key, &key, id),
+            WatchTarget::Prefix(prefix) => {
                 forget(&mut self.by_prefix, &prefix, id);
                 if let Some(count) = self.lengths.get_mut(&prefix.len()) {
                     *count -= 1;
                 }
                 self.lengths.retain(|_, count| *count > 0);
             }
-            Place::Range => drop(self.ranges.remove(&id)),
+            WatchTarget::Range => drop(self.ranges.remove(&id)),
         }
         self.by_id.remove(&waiting.id);
         self.by_deadline.remove(&(waiting.until, id));
         Some(waiting)
     }
 
-    /// Whoever asked has lost interest.
-    pub fn cancel(&mut self, id: WatchId) -> Option<Waiting<T>> {
+    /// The client has cancelled the watch.
+    pub fn cancel(&mut self, id: WatchId) -> Option<ParkedWatch<T>> {
         let number = self.by_id.get(&id).copied()?;
         self.remove(number)
     }
 
-    /// A connection is gone, and everyone who asked over it.
-    pub fn cancel_all(&mut self, connection: usize) -> Vec<Waiting<T>> {
+    /// A connection is closed: removes all its watches.
+    pub fn cancel_all(&mut self, connection: usize) -> Vec<ParkedWatch<T>> {
         let asked = self.by_id.range((connection, 0)..=(connection, u64::MAX));
         let ids: Vec<u64> = asked.map(|(_, id)| *id).collect();
         self.take(ids)
     }
 
-    /// Who follows this key.
+    /// Finds the watches that follow this key.
     fn followers(&self, key: &[u8], found: &mut BTreeSet<u64>) {
         found.extend(self.by_key.get(key).into_iter().flatten());
         for length in self.lengths.range(..=key.len()).map(|(length, _)| *length) {
@@ -267,31 +278,31 @@ impl<T> Watchers<T> {
         found.extend(self.ranges.iter().filter(follows));
     }
 
-    fn take(&mut self, ids: impl IntoIterator<Item = u64>) -> Vec<Waiting<T>> {
+    fn take(&mut self, ids: impl IntoIterator<Item = u64>) -> Vec<ParkedWatch<T>> {
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
-    fn take_all(&mut self) -> Vec<Waiting<T>> {
+    fn take_all(&mut self) -> Vec<ParkedWatch<T>> {
         let mut ids: Vec<u64> = self.waiting.keys().copied().collect();
         ids.sort_unstable();
         self.take(ids)
     }
 
-    /// Takes out who is concerned by what [`StateReader::all_changes`] has found after [`dispatched`](Self::dispatched), or after what
-    /// this returned as `next`.
+    /// Removes and returns the watches that are affected by what [`StateReader::all_changes`] has found after
+    /// [`dispatched`](Self::dispatched), or after the `next` that this returned.
     ///
-    /// They go on from where all have been woken: nothing of theirs is before that, and to look through it again would take the longer
-    /// the longer they have waited.
-    pub fn changed(&mut self, found: &Result<Changes, Compacted>) -> Woken<T> {
+    /// They continue from the point up to which all watches have been woken. There is nothing for them before that, and searching
+    /// it again would take longer the longer they have waited.
+    pub fn changed(&mut self, found: &Result<ChangePage, Compacted>) -> WokenWatches<T> {
         let before = self.dispatched;
-        let mut woken = self.concerned(found);
+        let mut woken = self.take_affected(found);
         for waiting in woken.watches.iter_mut().filter(|waiting| waiting.behind() < before) {
             waiting.query.after = Some(Position::after(before));
         }
         woken
     }
 
-    fn concerned(&mut self, found: &Result<Changes, Compacted>) -> Woken<T> {
+    fn take_affected(&mut self, found: &Result<ChangePage, Compacted>) -> WokenWatches<T> {
         match found {
             Ok(changes) => {
                 let dispatched = changes.next.behind();
@@ -299,18 +310,19 @@ impl<T> Watchers<T> {
                 changes.events.iter().for_each(|event| self.followers(&event.key, &mut ids));
                 self.dispatched = self.dispatched.max(dispatched);
                 self.begun = self.begun.max(changes.next.revision);
-                Woken { watches: self.take(ids), next: changes.more.then(|| changes.next.clone()) }
+                WokenWatches { watches: self.take(ids), next: changes.more.then(|| changes.next.clone()) }
             }
-            // Too far behind to know who is concerned.
+            // Too far behind to know which watches are affected.
             Err(Compacted { oldest }) => {
                 self.dispatched = self.dispatched.max(*oldest);
-                Woken { watches: self.take_all(), next: Some(Position::after(*oldest)) }
+                WokenWatches { watches: self.take_all(), next: Some(Position::after(*oldest)) }
             }
         }
     }
 
-    /// Takes out whose time is over, or all if this member is `lost`, each with its answer. Costs nothing for those who go on waiting.
-    pub fn over(&mut self, now: Instant, lost: bool) -> Vec<(Waiting<T>, Answer)> {
+    /// Removes the watches whose deadline has passed, or all if this member is `lost`, each with its answer. Costs nothing for
+    /// the watches that stay.
+    pub fn take_expired(&mut self, now: Instant, lost: bool) -> Vec<(ParkedWatch<T>, Answer)> {
         let over = if lost {
             self.take_all()
         } else {
@@ -318,7 +330,7 @@ impl<T> Watchers<T> {
             self.take(due)
         };
         let dispatched = self.dispatched;
-        let answer = |it: &Waiting<T>| {
+        let answer = |it: &ParkedWatch<T>| {
             let next = if it.behind() < dispatched { Position::after(dispatched) } else { it.place() };
             match lost {
                 true => Answer::NotPrimary { hint: None },
@@ -328,22 +340,23 @@ impl<T> Watchers<T> {
         over.into_iter().map(|it| (answer(&it), it)).map(|(answer, it)| (it, answer)).collect()
     }
 
-    /// From now on nobody may wait. Returns those who did.
-    pub fn close(&mut self) -> Vec<Waiting<T>> {
+    /// No watch may be parked from now on. Returns all parked watches.
+    pub fn close(&mut self) -> Vec<ParkedWatch<T>> {
         self.closed = true;
         self.take_all()
     }
 }
 
-/// Whether a member may be cut off, and never learn what the others have written: it has not heard of a primary for too long.
+/// Detects that a member may be isolated, and may never learn what the others have written: it has not heard of a primary for too
+/// long.
 #[derive(Debug, Default)]
-pub struct CutOff {
+pub struct IsolationDetector {
     since: Option<Instant>,
 }
 
-impl CutOff {
-    /// Now this member `hears` of a primary, or does not.
-    pub fn look(&mut self, now: Instant, hears: bool, patience: Duration) -> bool {
+impl IsolationDetector {
+    /// Returns whether the member is isolated. `hears`: whether it hears of a primary now.
+    pub fn is_isolated(&mut self, now: Instant, hears: bool, patience: Duration) -> bool {
         let since = self.since.unwrap_or(now);
         self.since = (!hears).then_some(since);
         !hears && now.since(since) > patience

@@ -1,19 +1,20 @@
-//! Lists that are decoded no further than their limit: a list of empty parts is dozens of times larger in memory than on the wire.
+//! Lists that are decoded no further than their limit: a list of empty parts is dozens of times larger in memory than on the
+//! wire.
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
 
-/// Room that a list gets at once, whatever length it announces.
+/// The capacity that a list gets at first, whatever length it announces.
 const AT_ONCE: usize = 64;
 
-/// Up to so many times its limit, a list is counted, so that the error can name its length. Of a longer one nothing more is decoded: who
-/// sends those means no good, and a million parts take a runtime's thread for tens of milliseconds.
+/// Up to this many times its limit, a list is counted, so that the error can contain its length. A longer list is not decoded
+/// further: only an attacker sends it, and a million parts would take a thread of the runtime tens of milliseconds.
 const WALKED: usize = 10;
 
-/// Decodes a list of at most `MOST`. Of a longer one the first `MOST + 1` are kept, so that the check can report what is wrong;
-/// the rest is decoded, because only that shows where it ends, and dropped one by one.
+/// Decodes a list of at most `MOST` parts. Of a longer list, the first `MOST + 1` are kept, so that the check can report what is
+/// wrong. The rest is decoded, because only that shows where the list ends, and dropped one by one.
 ///
 /// # Errors
 /// If a part does not decode, or there are more than ten times as many.
@@ -54,7 +55,8 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST>
 mod tests {
     use crate::ids::{LeaseId, RequestNumber, SessionId};
     use crate::message::{
-        Command, Expiry, Guard, Operation, Query, Request, RequestError, SizeLimits, Step, TransactionRequest,
+        Command, Condition, Expiry, Operation, Query, Request, RequestError, SizeLimits, TransactionRequest,
+        TransactionStep,
     };
     use bytes::Bytes;
     use serde::{Deserialize, Deserializer};
@@ -62,11 +64,11 @@ mod tests {
 
     const LIMITS: SizeLimits = SizeLimits { max_key_bytes: 4 << 10, max_value_bytes: 1 << 20 };
 
-    fn transaction(guards: usize, then: usize, otherwise: usize) -> TransactionRequest {
+    fn transaction(conditions: usize, then: usize, otherwise: usize) -> TransactionRequest {
         TransactionRequest {
-            guards: vec![(Bytes::new(), Guard::Absent); guards],
-            then: vec![Step::Get { key: Bytes::new() }; then],
-            otherwise: vec![Step::Get { key: Bytes::new() }; otherwise],
+            conditions: vec![(Bytes::new(), Condition::Absent); conditions],
+            then: vec![TransactionStep::Get { key: Bytes::new() }; then],
+            otherwise: vec![TransactionStep::Get { key: Bytes::new() }; otherwise],
         }
     }
 
@@ -91,7 +93,7 @@ mod tests {
     #[derive(Deserialize)]
     struct Parts(#[serde(deserialize_with = "super::list::<_, _, 100>")] Vec<Counted>);
 
-    /// Two mebibytes of empty parts cost no more than a few times the limit, however often they come.
+    /// Two mebibytes of empty parts cost no more than a few times the limit, however often they are sent.
     #[test]
     fn f_input_10_decoding_a_list_takes_no_more_steps_than_its_limit_allows() {
         let steps = |parts: usize| {
@@ -110,17 +112,20 @@ mod tests {
         assert_eq!(Request::decode(&request.encode()), Err(RequestError::Malformed));
     }
 
-    /// A request that is nothing but empty parts becomes no more than its limits, and is refused as what it is.
+    /// A request of nothing but empty parts grows no larger than its limits, and is refused with the right reason.
     #[test]
     fn f_input_10_a_request_of_empty_parts_takes_no_more_than_its_limits() {
-        const GUARDS: usize = 10 * TransactionRequest::MAX_GUARDS;
+        const CONDITIONS: usize = 10 * TransactionRequest::MAX_CONDITIONS;
         const MANY: usize = 10 * TransactionRequest::MAX_STEPS;
-        for (guards, then, otherwise, what) in
-            [(GUARDS, 0, 0, "guards"), (0, MANY, 0, "steps"), (0, 0, MANY, "steps for the other case")]
-        {
-            let operation = Operation::Command(Command::Transaction(transaction(guards, then, otherwise)));
+        for (conditions, then, otherwise, what) in [
+            (CONDITIONS, 0, 0, "conditions"),
+            (0, MANY, 0, "steps"),
+            (0, 0, MANY, "steps for the other case"),
+        ] {
+            let operation =
+                Operation::Command(Command::Transaction(transaction(conditions, then, otherwise)));
             let Operation::Command(Command::Transaction(it)) = decoded(operation) else { unreachable!() };
-            assert!(it.guards.capacity() <= 2 * TransactionRequest::MAX_GUARDS + 64);
+            assert!(it.conditions.capacity() <= 2 * TransactionRequest::MAX_CONDITIONS + 64);
             assert!(
                 it.then.capacity().max(it.otherwise.capacity()) <= 2 * TransactionRequest::MAX_STEPS + 64
             );
@@ -143,10 +148,10 @@ mod tests {
 
     #[test]
     fn lists_within_their_limits_are_decoded_whole() {
-        for (guards, steps) in
-            [(0, 0), (1, 1), (TransactionRequest::MAX_GUARDS, TransactionRequest::MAX_STEPS)]
+        for (conditions, steps) in
+            [(0, 0), (1, 1), (TransactionRequest::MAX_CONDITIONS, TransactionRequest::MAX_STEPS)]
         {
-            let operation = Operation::Command(Command::Transaction(transaction(guards, steps, steps)));
+            let operation = Operation::Command(Command::Transaction(transaction(conditions, steps, steps)));
             assert_eq!(decoded(operation.clone()), operation);
         }
     }

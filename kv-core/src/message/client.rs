@@ -9,14 +9,14 @@ use std::time::Duration;
 /// From a client to a member.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ClientMessage {
-    /// The client's number for this attempt; returned in the answer. It grows on a connection: a member ignores a message
-    /// whose number is not above all before it, so that `NotPrimary` and the like are the last word on an attempt.
+    /// The client's number for this attempt, which the answer contains. It grows on a connection. A member ignores a message
+    /// whose number is not above all before it, so that `NotPrimary` and similar answers are final for an attempt.
     pub call: u64,
-    /// What it wants.
+    /// The call.
     pub what: ClientCall,
 }
 
-/// What a client wants.
+/// A call of a client.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ClientCall {
     /// Order and apply this request (encoded with `Request::encode`).
@@ -28,16 +28,16 @@ pub enum ClientCall {
         /// What to read.
         query: Query,
     },
-    /// What has changed in a range since a place in the history? Answered when there is something, or after half a minute.
+    /// Which changes has a range had since a position in the history? Answered when there are some, or after half a minute.
     Watch(WatchQuery),
-    /// The `Watch` of this number is not waited for any more. Not answered.
+    /// The `Watch` with this number is cancelled. There is no answer.
     Unwatch {
         /// Its call number, on the same connection.
         call: u64,
     },
-    /// Where does this member stand?
+    /// What is the status of this member?
     Status,
-    /// Hand the primary role over, if this member has it.
+    /// Hand over the primary role, if this member has it.
     Handover,
 }
 
@@ -45,15 +45,16 @@ pub enum ClientCall {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ReadMode {
-    /// At least as new as every write acknowledged before it began. Answered by the primary only.
+    /// The state must contain every write that was acknowledged before the read began. Answered only by the primary.
     #[default]
     Linearizable,
-    /// What the asked member happens to have applied: may be stale.
+    /// Any state that the member has applied: may be stale.
     Local,
-    /// What the asked member has applied, once that is this revision or a later one: it waits for it, for a second at most.
+    /// The state of the member once it has applied this revision or a later one. It waits at most a second for it.
     AtLeast(Revision),
-    /// At least as new as every write acknowledged so long before the read came, by true time (rule R4). Answered by whoever knows,
-    /// and by the primary always: it asks a quorum, as for a linearizable read, where it does not know.
+    /// The state must contain every write that was acknowledged this long before the read arrived, in true time (rule R4).
+    /// Answered by any member that can prove it, and always by the primary, which if necessary asks a quorum, as for a
+    /// linearizable read.
     MaxStaleness(Duration),
 }
 
@@ -64,44 +65,45 @@ pub enum Query {
     Get {
         /// The key.
         key: Bytes,
-        /// The revision to read at; none for the newest.
+        /// The revision to read at; `None` for the newest.
         at: Option<Revision>,
     },
-    /// Some keys, all at one revision; answered by the records of those that exist.
+    /// Several keys at one revision. The answer contains the records of those that exist.
     Many {
         /// The keys: up to [`Query::MAX_KEYS`].
         #[serde(deserialize_with = "super::bounded::list::<_, _, { Query::MAX_KEYS }>")]
         keys: Vec<Bytes>,
-        /// The revision to read at; none for the newest.
+        /// The revision to read at; `None` for the newest.
         at: Option<Revision>,
     },
     /// Keys in order.
     Scan {
         /// The first key (inclusive).
         from: Bytes,
-        /// The end (exclusive); none for the end of the key space.
+        /// The end (exclusive); `None` for the end of the key space.
         to: Option<Bytes>,
-        /// At most this many. The member may answer fewer and report that there are more.
+        /// At most this many. The member may return fewer and report that there are more.
         limit: u32,
         /// Whether to begin at the end.
         reverse: bool,
         /// Whether the values are left out: they are empty.
         keys_only: bool,
-        /// The revision to read at; none for the newest.
+        /// The revision to read at; `None` for the newest.
         at: Option<Revision>,
     },
 }
 
 impl Query {
-    /// The most keys that are read at once.
+    /// The most keys in one read.
     pub const MAX_KEYS: usize = 1000;
 
-    /// Whether it keeps to the limits. Asked by the client, and at the door: what waits to be read holds memory.
+    /// Checks that the query is within the limits. The client checks it, and the member when it arrives, because a waiting query
+    /// holds memory.
     ///
     /// # Errors
-    /// [`RequestError`] names the part that does not.
+    /// [`RequestError`] names the part that is not.
     pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
-        /// What each of several keys takes besides its bytes.
+        /// The overhead of each of several keys, in bytes.
         const OVERHEAD: usize = 8;
         match self {
             Self::Get { key, .. } => limits.key(key),
@@ -116,7 +118,7 @@ impl Query {
         }
     }
 
-    /// The revision to read at; none for the newest.
+    /// The revision to read at; `None` for the newest.
     #[must_use]
     pub const fn at(&self) -> Option<Revision> {
         match self {
@@ -125,25 +127,25 @@ impl Query {
     }
 }
 
-/// A key's value with its history's numbers.
+/// The value of a key, and its revisions.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Record {
     /// The value.
     pub value: Bytes,
-    /// The revision that created the key (since it was last absent).
+    /// The revision at which the key was created (since it last did not exist).
     pub created: Revision,
-    /// The revision that last changed it.
+    /// The revision at which it was last changed.
     pub modified: Revision,
-    /// How many times it was put since it was created; the first put makes 1.
+    /// How many times it was put since it was created; 1 after the first put.
     pub version: u64,
-    /// When it expires, by the cluster's clock, if it was put with a time to live. It is there until it is removed, which is then or
-    /// a little later, never earlier.
+    /// When it expires, on the cluster's clock, if it has a time to live. It is removed then or a little later, never earlier,
+    /// and exists until then.
     pub expires: Option<Timestamp>,
-    /// The lease that it depends on.
+    /// The lease that it belongs to.
     pub lease: Option<LeaseId>,
 }
 
-/// What became of one key at one revision.
+/// A change of one key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Event {
@@ -151,15 +153,15 @@ pub struct Event {
     pub revision: Revision,
     /// The key.
     pub key: Bytes,
-    /// What was done to it.
+    /// The kind of change.
     pub kind: EventKind,
-    /// What it holds since; `None` if it is gone.
+    /// The new record; `None` if the key was removed.
     pub record: Option<Record>,
-    /// What it held before, if that was asked for; `None` if it did not exist.
+    /// The previous record, if requested; `None` if the key did not exist.
     pub previous: Option<Record>,
 }
 
-/// What was done to a key.
+/// The kind of a change.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum EventKind {
@@ -167,7 +169,7 @@ pub enum EventKind {
     Put,
     /// It was removed.
     Deleted,
-    /// It was removed because its time was over.
+    /// It was removed because it has expired.
     Expired,
 }
 
@@ -194,30 +196,30 @@ pub enum Answer {
     },
     /// The answer to [`Query::Scan`] and [`Query::Many`].
     Records {
-        /// Keys and records in order. May be none though the range goes on: an answer ends after so many steps.
+        /// Keys and records in order. May be empty although the range continues, because the work for one answer is limited.
         records: Vec<(Bytes, Record)>,
-        /// Where the range goes on: the first key of the next question, or in reverse its (exclusive) end. None if this was all.
+        /// Where the range continues: the first key of the next call, or in reverse its (exclusive) end. `None` if this was all.
         next: Option<Bytes>,
         /// The revision of the state that was read.
         revision: Revision,
     },
-    /// The revision that was asked for is not kept any more.
+    /// The requested revision is no longer kept.
     Compacted {
-        /// The oldest one that this member can read.
+        /// The oldest revision that this member can read.
         oldest: Revision,
     },
-    /// This member has not applied the revision that was asked for. It may be yet to come, or applied elsewhere.
+    /// This member has not applied the requested revision. It may not exist yet, or be applied elsewhere.
     Future {
-        /// The newest one that this member can read.
+        /// The newest revision that this member can read.
         newest: Revision,
     },
     /// The answer to [`ClientCall::Watch`].
     Watched {
-        /// All events of the range between the question's position and `next`, in order.
+        /// All events of the range between the query's position and `next`, in order.
         events: Vec<Event>,
-        /// Where to go on, at whichever member. Moves on also when nothing of the range has changed.
+        /// The position to continue at, on any member. It advances even if nothing in the range has changed.
         next: Position,
-        /// Whether there may be more at once.
+        /// Whether there may be more now.
         more: bool,
     },
     /// The answer to [`ClientCall::Status`].
@@ -226,18 +228,19 @@ pub enum Answer {
     Done,
     /// This member is not the serving primary. The call was **not** proposed here.
     NotPrimary {
-        /// Who probably is.
+        /// The member that probably is.
         hint: Option<MemberId>,
     },
-    /// The call was proposed here, and then this member ceased to be primary: its fate is unknown. Retry with the same number.
+    /// The call was proposed here, and then this member lost the primary role: the outcome is unknown. Retry with the same
+    /// number.
     Abandoned,
     /// Too much is in flight. The call was **not** proposed here.
     Overloaded,
-    /// The call breaks a limit, or asks a witness for data. **Not** proposed. The text names the limit and what to do.
+    /// The call exceeds a limit, or asks a witness for data. It was **not** proposed. The text names the limit and what to do.
     Refused(String),
 }
 
-/// Where a member stands.
+/// The status of a member.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MemberStatus {
@@ -249,35 +252,36 @@ pub struct MemberStatus {
     pub state: String,
     /// Its view.
     pub view: View,
-    /// The primary it knows to be serving.
+    /// The primary that it knows to serve.
     pub primary: Option<MemberId>,
     /// The last op of its log.
     pub head: Op,
-    /// What it knows to be committed.
+    /// The last op that it knows to be committed.
     pub commit: Op,
-    /// What it has applied.
+    /// The last op that it has applied.
     pub applied: Op,
     /// The revision of its applied state.
     pub revision: Revision,
     /// Its durable checkpoint.
     pub checkpoint: Op,
-    /// How long the last change of primary took as seen here, in milliseconds: from the first suspicion to serving.
+    /// How long the last change of primary took, as seen here, in milliseconds: from the first suspicion until the new primary
+    /// served.
     pub last_failover_ms: Option<u64>,
-    /// At the primary: how far its peers are.
+    /// If it is the primary: the progress of its peers.
     pub peers: Vec<PeerStatus>,
-    /// What clients have of it.
+    /// Its clients, and the calls that it answered.
     pub load: Load,
     /// Milliseconds since the member started.
     pub uptime_ms: u64,
 }
 
-/// How far a peer is, as its primary sees it.
+/// The progress of a peer, as its primary sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PeerStatus {
     /// The id of the peer.
     pub id: MemberId,
     /// The last op that it acknowledged in this view.
     pub acknowledged: Op,
-    /// Whether it has answered lately.
+    /// Whether it has answered recently.
     pub alive: bool,
 }

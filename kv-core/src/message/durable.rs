@@ -1,6 +1,6 @@
 //! What a replica asks its journal to make durable, and what the journal recovers.
 
-use super::{Adoption, Entry, EntryHeader, FormationStep};
+use super::{Entry, EntryHeader, FormationStep, LogRebase};
 use crate::ids::{Anchor, Hash, Incarnation, Op, Revision, Timestamp, View};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// A durable write.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Write {
-    /// The next step of forming the cluster. `Formatted` creates superblock and journal, `Formed` marks it.
+    /// The next step of forming the cluster. `Formatted` creates the superblock and the journal, and `Formed` marks them.
     Formation(FormationStep),
     /// Entries after the head, in op order.
     Append(Vec<Entry>),
@@ -18,33 +18,33 @@ pub enum Write {
     Checkpoint(Anchor),
     /// Entries at or below this op may be dropped (whole segments, below the checkpoint only).
     Trim(Op),
-    /// An entry of the log, the same as it was, whose stored copy cannot be read any more. Ignored below the oldest entry.
+    /// An unchanged entry of the log whose stored copy can no longer be read. Ignored below the oldest entry.
     Repair(Entry),
-    /// The log stands on another point: a state that holds everything up to there is durable in the engine (a witness: at a
+    /// Rebases the log on another point: a state that contains everything up to it is durable in the engine (for a witness: on a
     /// data member).
-    Adopt(Adoption),
+    Rebase(LogRebase),
 }
 
-/// The view in the superblock.
+/// The view record in the superblock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ViewRecord {
-    /// No older view is ever taken part in again.
+    /// The member never takes part in an older view again.
     pub view: View,
     /// The last view whose log was installed.
     pub log_view: View,
     /// Everything above this point of the log is void, in this and in every later life.
     pub cut: Option<Cut>,
-    /// The log misses entries that this member may have acknowledged. Kept until a `ViewRecord` ends it: recovery
-    /// then reports [`Recovered::damage`] even though the log looks whole.
+    /// The log lacks entries that this member may have acknowledged. Kept until a `ViewRecord` ends it: recovery then reports
+    /// [`Recovered::damage`] even if the log looks complete.
     pub damaged: bool,
 }
 
 /// A durable cut: blocks of an older incarnation above `after` are void.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cut {
-    /// The last op that stays.
+    /// The last op that is kept.
     pub after: Anchor,
-    /// The incarnation of everything appended from now on.
+    /// The incarnation of everything that is appended from now on.
     pub incarnation: Incarnation,
 }
 
@@ -57,13 +57,13 @@ pub struct Recovered {
     pub view: View,
     /// The durable log view.
     pub log_view: View,
-    /// The state is durable up to here (the later of superblock and engine). Zero for none.
+    /// The state is durable up to this point (the later of superblock and engine). Zero for none.
     pub checkpoint: Anchor,
-    /// The point just below the oldest entry in the journal. Zero if the journal reaches back to op 1.
+    /// The point just below the oldest entry in the journal. Zero if the journal begins at op 1.
     pub floor: Anchor,
-    /// The intact chain above `floor`, without a gap: op `floor + 1` first.
+    /// The intact chain above `floor`, without gaps. It begins with op `floor + 1`.
     pub entries: Vec<EntryMeta>,
-    /// The revision after that of the floor (where the log is empty above it).
+    /// The revision after that of the floor (if the log is empty above it).
     pub floor_next_revision: Revision,
     /// The stamp at the floor.
     pub floor_timestamp: Timestamp,
@@ -73,16 +73,16 @@ pub struct Recovered {
     pub damage: Option<Damage>,
 }
 
-/// What is known of a log above its intact chain, where acknowledged entries may be missing.
+/// What is known about a log above its intact chain, where acknowledged entries may be missing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Damage {
-    /// Ops above the chain of which something is known. All of them belong to one log: what the chain was part of.
+    /// The ops above the chain about which something is known. All of them belong to one log, of which the chain is a part.
     pub past_gap: BTreeMap<Op, EntryPastGap>,
-    /// How far the log may ever have reached. At or above every op in `behind`.
+    /// How far the log may ever have reached. At or above every op in `past_gap`.
     pub extent: Extent,
 }
 
-/// What is known of an op behind the first bad entry.
+/// What is known about an op behind the first bad entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EntryPastGap {
     /// Its entry is intact.
@@ -92,7 +92,7 @@ pub enum EntryPastGap {
         /// The hash of the entry before it.
         parent: Hash,
     },
-    /// Its entry is bad; the one after it is intact and contains this hash.
+    /// Its entry is bad. The next entry is intact and contains this hash.
     Pinned(Hash),
 }
 
@@ -125,18 +125,18 @@ pub enum Extent {
     Open,
 }
 
-/// How a state and a log go together.
+/// How a state and a log fit together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CheckpointAlignment {
-    /// The log goes on from it.
+    /// The log continues from the state.
     OnLog,
-    /// The state is that of a later log: it was transferred, or the end of the log was lost. The log is to stand on it.
+    /// The state belongs to a later log: it was transferred, or the end of the log was lost. The log must be rebased on it.
     Ahead,
-    /// What lies between the state and the log is gone: a state must be fetched.
+    /// The entries between the state and the log are lost: a state must be fetched.
     Lost,
 }
 
-/// What a replica remembers of an entry without its body.
+/// What a replica keeps in memory about an entry, without its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryMeta {
     /// The entry's hash.
@@ -145,14 +145,15 @@ pub struct EntryMeta {
     pub next_revision: Revision,
     /// Its stamp.
     pub timestamp: Timestamp,
-    /// Bytes of its body.
+    /// The length of its body in bytes.
     pub body_len: u32,
-    /// What the wall clock here showed when it was written; [`Timestamp::ZERO`] if nobody looked. Of this copy, not of the entry.
+    /// The wall clock of this member when it wrote this copy; [`Timestamp::ZERO`] if unknown. A property of the copy, not of the
+    /// entry.
     pub written: Timestamp,
 }
 
 impl Recovered {
-    /// Whether acknowledged entries may be missing from the log.
+    /// Returns whether acknowledged entries may be missing from the log.
     #[cfg(feature = "internals")]
     #[must_use]
     pub const fn is_damaged(&self) -> bool {
@@ -165,7 +166,7 @@ impl Recovered {
         self.floor.op.advance(self.entries.len() as u64)
     }
 
-    /// How a state at `state` goes with this log.
+    /// How a state at `state` fits this log.
     #[must_use]
     pub fn alignment(&self, state: Anchor) -> CheckpointAlignment {
         let head = self.head();
@@ -183,7 +184,7 @@ impl Recovered {
         }
     }
 
-    /// What an empty directory gives.
+    /// The result for an empty directory.
     #[must_use]
     pub const fn empty() -> Self {
         Self {
@@ -202,7 +203,7 @@ impl Recovered {
 }
 
 impl EntryMeta {
-    /// What is remembered of this entry.
+    /// The metadata of this entry.
     #[must_use]
     pub fn of(header: &EntryHeader) -> Self {
         Self {

@@ -1,18 +1,18 @@
-//! Log entries: a batch of requests under a header that chains to the entry before. The layout here is the one on disk
-//! and on the wire, because the header's hash is taken over it.
+//! Log entries: a batch of requests under a header that contains the hash of the entry before. The layout here is that on disk
+//! and on the wire, because the hash covers the encoded header.
 
 use super::Request;
 use crate::ids::{Anchor, ClusterId, Hash, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-/// Bytes of an encoded [`EntryHeader`], without its own hash.
+/// The length of an encoded [`EntryHeader`] in bytes, without its own hash.
 pub const HEADER_BYTES: usize = 16 + 8 + 8 + 16 + 8 + 8 + 4 + 4 + 4 + 16;
 
-/// Bytes that each request takes in a body besides its own: its length.
+/// The overhead of each request in a body, in bytes: its length.
 pub const BODY_OVERHEAD: usize = 4;
 
-/// The replicated header of an entry. Equal on every member, whenever and wherever the entry is stored.
+/// The replicated header of an entry. It is the same on every member, whenever and wherever the entry is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct EntryHeader {
     /// Whose log.
@@ -23,11 +23,11 @@ pub struct EntryHeader {
     pub op: Op,
     /// The hash of the entry before it; [`Hash::ZERO`] for op 1.
     pub parent: Hash,
-    /// The revision of its first request that takes one; if none does, that of the next one in a later entry.
+    /// The revision of its first request that takes one; if none does, the revision that the next request takes in a later entry.
     pub first_revision: Revision,
-    /// When it was prepared, by the primary's stamp; never less than the entry before.
+    /// The stamp of the primary when it was prepared; never less than that of the entry before.
     pub timestamp: Timestamp,
-    /// How many requests it holds: at least 1.
+    /// The number of requests: at least 1.
     pub request_count: u32,
     /// How many of them take a revision ([`Request::takes_revision`]): none to all.
     pub revision_count: u32,
@@ -37,26 +37,26 @@ pub struct EntryHeader {
     pub body_hash: Hash,
 }
 
-/// A log entry. [`Entry::check`] holds for every entry that a decoder or the journal hands out.
+/// A log entry. [`Entry::check`] holds for every entry that a decoder or the journal returns.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// The header.
     pub header: EntryHeader,
-    /// The requests, each encoded behind its length.
+    /// The requests, each encoded after its length.
     pub body: Bytes,
 }
 
-/// Why bytes are not an entry.
+/// Why bytes are not a valid entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EntryError {
-    /// The body's length is not the header's.
+    /// The length of the body differs from the header.
     #[error("the length of the body differs from its header")]
     Length,
-    /// The body's hash is not the header's.
+    /// The hash of the body differs from the header.
     #[error("the body does not match its hash")]
     BodyHash,
-    /// The request lengths do not add up to the body, or their number is not the header's.
+    /// The lengths of the requests do not add up to the body, or their number differs from the header.
     #[error("the requests do not add up to the body")]
     Requests,
     /// The number of requests that take a revision differs from the header.
@@ -64,13 +64,13 @@ pub enum EntryError {
     Revisions {
         /// The number in the header.
         counted: u32,
-        /// What the body holds.
+        /// The number in the body.
         found: u32,
     },
 }
 
 impl EntryHeader {
-    /// The hash that names this entry and, by the chain, the whole log up to it.
+    /// The hash that identifies this entry and, by the chain, the whole log up to it.
     #[must_use]
     pub fn hash(&self) -> Hash {
         Hash::of(&self.encode())
@@ -82,7 +82,7 @@ impl EntryHeader {
         Anchor::new(self.op, self.hash())
     }
 
-    /// The revision after those that its requests take: [`first_revision`](Self::first_revision) if none does.
+    /// The revision after those that its requests take; [`first_revision`](Self::first_revision) if none takes one.
     #[must_use]
     pub fn next_revision(&self) -> Revision {
         self.first_revision.advance(u64::from(self.revision_count))
@@ -107,7 +107,7 @@ impl EntryHeader {
         fixed
     }
 
-    /// Reads the layout of [`encode`](Self::encode). Does not check whether the values make sense.
+    /// Decodes the layout of [`encode`](Self::encode). Does not check whether the values make sense.
     #[must_use]
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Self {
         use bytes::Buf;
@@ -128,7 +128,8 @@ impl EntryHeader {
 }
 
 impl Entry {
-    /// Whether the body is the one that the header describes, and splits into its requests, of which as many take a revision as it counts.
+    /// Checks that the body matches the header, and consists of as many requests, and as many that take a revision, as the header
+    /// states.
     ///
     /// # Errors
     /// [`EntryError`] names the part that does not match.
@@ -159,7 +160,7 @@ impl Entry {
     }
 }
 
-/// The encoded requests of a body; ends at the first length that does not fit.
+/// The encoded requests of a body. Ends at the first length that does not fit.
 #[derive(Clone, Debug)]
 pub struct RequestIter {
     rest: Bytes,
@@ -180,10 +181,10 @@ impl Iterator for RequestIter {
     }
 }
 
-/// A body of these encoded requests (each made by [`Request::encode`]).
+/// Builds a body of these encoded requests (each made by [`Request::encode`]).
 ///
 /// # Panics
-/// If a request is 4 GiB or longer: limits forbid it long before.
+/// If a request is 4 GiB or longer, which the limits forbid.
 #[must_use]
 pub fn body_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>) -> Bytes {
     let mut body = BytesMut::new();
@@ -197,17 +198,17 @@ pub fn body_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>) -> Bytes {
 /// How many of these encoded requests take a revision.
 ///
 /// # Panics
-/// If there are 2^32 or more: limits forbid it long before.
+/// If there are 2^32 or more, which the limits forbid.
 #[must_use]
 pub fn revisions_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>) -> u32 {
     let taking = requests.into_iter().filter(|request| Request::takes_revision(request));
     u32::try_from(taking.count()).expect("a batch is bounded in bytes")
 }
 
-/// The beginning of an encoded [`Request`], as far as it decides whether the request takes a revision: the variants are those of
-/// [`Operation`](super::Operation) and of what it holds, in their order, without what follows.
+/// The beginning of an encoded [`Request`], as far as it decides whether the request takes a revision. The variants are those of
+/// [`Operation`](super::Operation) and of its content, in the same order, without what follows.
 #[derive(Deserialize)]
-struct Beginning {
+struct RequestPrefix {
     _session: SessionId,
     _number: RequestNumber,
     _acked_through: RequestNumber,
@@ -258,16 +259,16 @@ impl OperationKind {
 }
 
 impl Request {
-    /// Whether a request with these bytes takes a revision where it stands in the log: what it is meant to do can change keys (rule N8
-    /// of `PROTOCOL.md`). Its kind decides, not what comes of it: so the primary, the journal and the state agree before it is applied.
-    /// Bytes that do not begin like a request take none.
+    /// Returns whether a request with these bytes takes a revision in the log: whether it can change keys (rule N8 of
+    /// `PROTOCOL.md`). The kind of the request decides, not its result, so the primary, the journal and the state agree before it
+    /// is applied. Bytes that do not begin like a request take none.
     #[must_use]
     pub fn takes_revision(encoded: &[u8]) -> bool {
-        postcard::take_from_bytes::<Beginning>(encoded)
+        postcard::take_from_bytes::<RequestPrefix>(encoded)
             .is_ok_and(|(request, _)| request.operation.takes_revision())
     }
 
-    /// The bytes that go into an entry's body.
+    /// Encodes the request for the body of an entry.
     ///
     /// # Panics
     /// Never: a request always encodes.
@@ -276,7 +277,7 @@ impl Request {
         postcard::to_stdvec(self).expect("a request always encodes").into()
     }
 
-    /// Reads what [`encode`](Self::encode) wrote.
+    /// Decodes what [`encode`](Self::encode) returned.
     ///
     /// # Errors
     /// If the bytes are not a request.
@@ -301,17 +302,17 @@ mod tests {
     /// Every operation, and whether it takes a revision.
     fn all() -> Vec<(Operation, bool)> {
         let (key, value, lease) = (Bytes::from_static(b"k"), Bytes::new(), LeaseId::new(1 << 40));
-        let put = Command::Put { key: key.clone(), value, guard: None, life: Lifetime::FOREVER };
+        let put = Command::Put { key: key.clone(), value, condition: None, life: Lifetime::FOREVER };
         let range = Command::DeleteRange { from: key.clone(), to: None, limit: 1 };
         let commands = [
             (put, true),
-            (Command::Delete { key, guard: None }, true),
+            (Command::Delete { key, condition: None }, true),
             (Command::Transaction(TransactionRequest::default()), true),
             (range, true),
             (Command::Lease(LeaseCommand::Grant { ttl_ms: 100 }), false),
             (Command::Lease(LeaseCommand::KeepAlive { lease }), false),
             (Command::Lease(LeaseCommand::Revoke { lease }), true),
-            (Command::Lease(LeaseCommand::Look { lease }), false),
+            (Command::Lease(LeaseCommand::Info { lease }), false),
         ];
         let others = [
             (Operation::OpenSession { nonce: u128::MAX }, false),

@@ -1,4 +1,4 @@
-//! How long keys live: time to live, leases, and what the primary orders when either has run out.
+//! The lifetimes of keys: time to live, leases, and the request with which the primary removes what has expired.
 
 use super::{Request, RequestError};
 use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
@@ -7,13 +7,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How long a put keeps its key. With neither part, which is the default, for ever: a put without them also clears what an
-/// earlier one set.
+/// How long a put keeps its key. By default, with neither field set, forever. A put without them also clears what an earlier put
+/// has set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Lifetime {
-    /// At least so many milliseconds from the stamp of the put's entry on.
+    /// At least this many milliseconds after the stamp of the put's entry.
     pub ttl_ms: Option<u64>,
-    /// As long as this lease: with its end the key goes too.
+    /// As long as this lease: the key is removed when the lease ends.
     pub lease: Option<LeaseId>,
 }
 
@@ -25,7 +25,7 @@ impl Lifetime {
     /// The longest time to live: a hundred years.
     pub const MAX_TTL_MS: u64 = 100 * 365 * 86_400_000;
 
-    /// Until so much time has passed by the cluster's clock, in whole milliseconds (a part of one counts as one).
+    /// For this time on the cluster's clock, rounded up to whole milliseconds.
     #[must_use]
     pub fn ttl(ttl: Duration) -> Self {
         Self { ttl_ms: Some(millis(ttl)), lease: None }
@@ -37,8 +37,8 @@ impl Lifetime {
         Self { ttl_ms: None, lease: Some(lease) }
     }
 
-    /// The stamp at which something has ended that was to last so long from `stamp` on: a millisecond later, because stamps are rounded down,
-    /// and a thousandth of its time, because clocks differ (rule X1).
+    /// The stamp at which something ends that lasts `ttl_ms` from `stamp` on. It is a millisecond later, because stamps are
+    /// rounded down, and later by a thousandth of the time, because clocks differ (rule X1).
     #[must_use]
     pub(crate) fn deadline(stamp: Timestamp, ttl_ms: u64) -> Timestamp {
         stamp.advance(ttl_ms).advance(ttl_ms.div_ceil(1000) + 1)
@@ -49,7 +49,7 @@ impl Lifetime {
     }
 }
 
-/// Whole milliseconds, never too few.
+/// Whole milliseconds, rounded up.
 #[must_use]
 pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
@@ -59,26 +59,26 @@ fn within(ms: u64, min: u64, max: u64) -> Result<(), RequestError> {
     if (min..=max).contains(&ms) { Ok(()) } else { Err(RequestError::Ttl { ms, min, max }) }
 }
 
-/// What is done with a lease: a promise of its holder to show life, on which keys depend.
+/// A request about a lease. Keys belong to a lease, and its holder must renew it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum LeaseCommand {
-    /// Makes a lease; its id is this request's number in the log.
+    /// Creates a lease. Its id is this request's number in the log.
     Grant {
-        /// It ends no sooner than this after the entry in which it was last kept alive, and soon then.
+        /// The lease ends no sooner than this after the entry in which it was last renewed, and soon after that.
         ttl_ms: u64,
     },
-    /// Has it begin anew, also if its time is over but nobody has ended it yet.
+    /// Renews it, even if its time is over, as long as it has not been ended.
     KeepAlive {
         /// The lease to renew or end.
         lease: LeaseId,
     },
-    /// Ends it now. Its keys go at the same revision.
+    /// Ends it now. Its keys are removed at the same revision.
     Revoke {
         /// The lease to renew or end.
         lease: LeaseId,
     },
-    /// Only looks at it.
-    Look {
+    /// Only returns its state.
+    Info {
         /// The lease to inspect.
         lease: LeaseId,
     },
@@ -95,16 +95,16 @@ impl LeaseCommand {
     pub(super) fn check(self) -> Result<(), RequestError> {
         match self {
             Self::Grant { ttl_ms } => within(ttl_ms, Self::MIN_TTL_MS, Self::MAX_TTL_MS),
-            Self::KeepAlive { .. } | Self::Revoke { .. } | Self::Look { .. } => Ok(()),
+            Self::KeepAlive { .. } | Self::Revoke { .. } | Self::Info { .. } => Ok(()),
         }
     }
 }
 
-/// Why something could not be done with a lease. Nothing was changed.
+/// Why a request about a lease failed. Nothing was changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum LeaseFailure {
-    /// There is none with this id: it has ended, or never was.
+    /// There is no lease with this id: it has ended, or never existed.
     #[error("the lease has ended")]
     Unknown,
     /// It has as many keys as a lease may have.
@@ -115,27 +115,27 @@ pub enum LeaseFailure {
     TooMany,
 }
 
-/// A lease as it stood when it was looked at.
+/// The state of a lease.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct LeaseInfo {
-    /// How long it lasts from one sign of life to the next, in milliseconds.
+    /// How long it lasts after each renewal, in milliseconds.
     pub ttl_ms: u64,
-    /// It ends once the cluster's clock has reached this, unless it is kept alive.
+    /// It ends once the cluster's clock has reached this, unless it is renewed.
     pub deadline: Timestamp,
-    /// How many keys depend on it.
+    /// The number of its keys.
     pub keys: u32,
 }
 
-/// One thing whose time is over, as the primary proposes it. It is done only if it still stands as it is named here, and the stamp
-/// of the entry has reached its deadline (rule X2): so it may be proposed twice, late, or by two primaries.
+/// A proposal of the primary to remove something that has expired. It is only done if the item has not changed since, and the
+/// stamp of the entry has reached its deadline (rule X2). So it may be proposed twice, late, or by two primaries.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Expiry {
     /// A key with a time to live.
     Key {
         /// The key.
         key: Bytes,
-        /// The put that set its deadline.
+        /// The revision of the put that set its deadline.
         modified: Revision,
     },
     /// A lease, with its keys.
@@ -146,12 +146,12 @@ pub enum Expiry {
 }
 
 impl Expiry {
-    /// No request of the primary names more.
+    /// The most items in one request of the primary.
     pub(crate) const MOST: usize = 4 * LeaseCommand::MAX_KEYS;
 }
 
 impl Request {
-    /// The request with which the primary has removed what has expired. It belongs to no session, and no client may send it.
+    /// The request with which the primary removes what has expired. It belongs to no session, and clients must not send it.
     #[must_use]
     pub fn expiry(due: Vec<Expiry>) -> Self {
         Self {
@@ -165,7 +165,7 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Command, Guard, Step, TransactionRequest};
+    use super::super::{Command, Condition, TransactionRequest, TransactionStep};
     use super::*;
 
     #[test]
@@ -179,15 +179,16 @@ mod tests {
     fn what_ends_survives_its_encoding() {
         let (lease, key) = (LeaseId::new(1 << 40), Bytes::from_static(b"key"));
         let life = Lifetime { ttl_ms: Some(1 << 41), lease: Some(lease) };
-        let put = Command::Put { key: key.clone(), value: Bytes::new(), guard: None, life };
-        let step = Step::Put { key: key.clone(), value: Bytes::new(), life: Lifetime::lease(lease) };
-        let guards = vec![(key.clone(), Guard::Created(Revision::new(5)))];
-        let transaction = TransactionRequest { guards, then: vec![step], otherwise: Vec::new() };
+        let put = Command::Put { key: key.clone(), value: Bytes::new(), condition: None, life };
+        let step =
+            TransactionStep::Put { key: key.clone(), value: Bytes::new(), life: Lifetime::lease(lease) };
+        let conditions = vec![(key.clone(), Condition::Created(Revision::new(5)))];
+        let transaction = TransactionRequest { conditions, then: vec![step], otherwise: Vec::new() };
         let leases = [
             LeaseCommand::Grant { ttl_ms: 500 },
             LeaseCommand::KeepAlive { lease },
             LeaseCommand::Revoke { lease },
-            LeaseCommand::Look { lease },
+            LeaseCommand::Info { lease },
         ];
         let commands = [put, Command::Transaction(transaction)].into_iter();
         let mut requests: Vec<Request> = commands

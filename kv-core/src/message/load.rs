@@ -1,15 +1,15 @@
-//! What clients have of a member: how many calls it answered, and how long they took.
+//! Statistics about a member's clients: how many calls it answered, and how long they took.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What clients have had of a member since it started, and have of it now.
+/// What a member has done for clients since it started, and its present clients.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Load {
-    /// Clients that are connected to it.
+    /// The number of connected clients.
     pub clients: u64,
-    /// Watches of theirs that wait for something to change.
+    /// The number of their watches that wait for a change.
     pub watches: u64,
     /// The reads that it answered.
     pub reads: Latencies,
@@ -17,18 +17,18 @@ pub struct Load {
     pub writes: Latencies,
 }
 
-/// How many calls took how long, from when the member had read the call until it had the answer: the network to the client is not
-/// in it. Two buckets for each doubling, so a quantile is at most half as much again as the truth.
+/// How many calls took how long, from when the member had read the call until it had the answer, without the network to the
+/// client. There are two buckets for each doubling, so a quantile is at most 1.5 times the true value.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Latencies {
     buckets: Vec<u64>,
 }
 
 impl Latencies {
-    /// The last bucket ends after a minute, and takes what is beyond.
+    /// The last bucket ends after a minute, and also contains everything beyond.
     pub(crate) const BUCKETS: usize = 52;
 
-    /// The bucket for a call that took so long.
+    /// The bucket for a call that took this long.
     pub(crate) fn bucket(took: Duration) -> usize {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
         let doublings = micros.ilog2();
@@ -36,16 +36,16 @@ impl Latencies {
         (2 * doublings as usize + usize::from(upper_half)).min(Self::BUCKETS - 1)
     }
 
-    /// Where a bucket ends.
+    /// The upper end of a bucket.
     fn end(bucket: usize) -> Duration {
-        // What came over the network may claim to have more.
+        // A message from the network may contain more buckets.
         let bucket = bucket.min(Self::BUCKETS - 1);
         let base = 1_u64 << (bucket / 2);
         let micros = if bucket % 2 == 1 { 2 * base } else { base + base.div_ceil(2) };
         Duration::from_micros(micros)
     }
 
-    /// The calls that were counted, bucket by bucket.
+    /// The number of calls in each bucket.
     pub(crate) fn new(counts: impl IntoIterator<Item = u64>) -> Self {
         let mut buckets: Vec<u64> = counts.into_iter().collect();
         let used = buckets.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
@@ -53,12 +53,12 @@ impl Latencies {
         Self { buckets }
     }
 
-    /// How many there were.
+    /// The total number of calls.
     pub fn count(&self) -> u64 {
         self.buckets.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// Those that came after `earlier`, which the same member reported; all of them, if it has restarted meanwhile.
+    /// The calls after `earlier`, which the same member reported; all calls, if it has restarted in the meantime.
     pub fn since(&self, earlier: &Self) -> Self {
         let before = |bucket: usize| earlier.buckets.get(bucket).copied().unwrap_or(0);
         let later = self.buckets.iter().enumerate().map(|(bucket, count)| count.checked_sub(before(bucket)));
@@ -68,7 +68,7 @@ impl Latencies {
         }
     }
 
-    /// So much of them (0.5 is half) took no longer than this. `None` if there were none.
+    /// This share of them (0.5 is half) took no longer than the result. `None` if there were none.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let all = self.count();
         if all == 0 {

@@ -44,10 +44,10 @@ pub(crate) use lease::millis;
 pub use lease::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
 pub use load::{Latencies, Load};
 pub use request::{
-    Command, Effect, Guard, Operation, Outcome, Rejection, Request, RequestError, Scanned, SizeLimits, Step,
-    StepFailure, StepResult, TransactionRequest,
+    Command, Condition, Effect, Operation, Outcome, Rejection, Request, RequestError, Scanned, SizeLimits,
+    StepFailure, StepResult, TransactionRequest, TransactionStep,
 };
-pub use snapshot::{Adoption, CHUNK_BYTES, Chunk, ChunkEnd, LogPoint};
+pub use snapshot::{CHUNK_BYTES, Chunk, ChunkEnd, LogPoint, LogRebase};
 
 pub use watch::{Position, WatchQuery, after_prefix, successor};
 
@@ -69,14 +69,14 @@ pub enum Message {
         /// The entry.
         entry: Entry,
     },
-    /// Everything up to `log` is durable here, and this member's log is the log of `view`.
+    /// Everything up to `log` is durable here, and the log of this member is the log of `view`.
     PrepareOk {
         /// The view in which the acknowledgement counts.
         view: View,
         /// The last durable op and its hash.
         log: Anchor,
     },
-    /// A sign of life of the primary; carries its commit number, and asks for confirmation of a read round.
+    /// A sign of life of the primary. It contains the commit number, and asks for confirmation of a read round.
     Commit {
         /// The primary's view.
         view: View,
@@ -86,26 +86,26 @@ pub enum Message {
         age: Age,
         /// The newest read round.
         round: Round,
-        /// Entries at or below this op are held in checkpoints by everyone who needs them: they may be dropped.
+        /// Every member that needs the entries at or below this op has them in a checkpoint, so they may be dropped.
         trim: Op,
         /// What the last confirmed round proves to the receiver (rule R4).
         fresh: Option<Fresh>,
     },
-    /// The backup still stands in `view`; answers `Commit`.
+    /// The backup is still in `view`. The answer to `Commit`.
     CommitOk {
         /// The backup's view.
         view: View,
         /// The round of the `Commit` that is answered.
         round: Round,
-        /// The last durable op of the log of `view`, if that log is installed here: acknowledges like `PrepareOk`.
+        /// The last durable op of the log of `view`, if that log is installed here. It acknowledges like `PrepareOk`.
         log: Option<Anchor>,
-        /// What this member holds without needing the log below (a witness: its durable committed op).
+        /// The op below which this member needs no log (for a witness: its durable committed op).
         checkpoint: Op,
         /// When this was sent.
         sent: Moment,
     },
-    /// A vote to leave every view below `view`. Expires unless repeated; the latest of a member replaces its earlier one, so that
-    /// one for the view that the sender is in withdraws its vote.
+    /// A vote to leave every view below `view`. It expires unless it is repeated. The latest vote of a member replaces its
+    /// earlier one, so a vote for the view that the sender is in withdraws its vote.
     StartViewChange {
         /// The view that the sender wants.
         view: View,
@@ -114,7 +114,7 @@ pub enum Message {
     DoViewChange {
         /// The view to start.
         view: View,
-        /// What the sender's durable log holds.
+        /// The summary of the sender's durable log.
         log: LogSummary,
         /// The ages of the entry at `log.commit` and of those in `log.suffix`, in that order (rule N7).
         ages: Vec<Age>,
@@ -125,16 +125,16 @@ pub enum Message {
         view: View,
         /// What the primary knows to be committed.
         commit: Anchor,
-        /// The hashes of the log's last ops, ascending, ending at its head; at least every op above `commit`.
+        /// The hashes of the last ops of the log, ascending, up to its head; at least of every op above `commit`.
         hashes: Vec<(Op, Hash)>,
         /// The nonce of the `GetState` that is answered; zero if none is.
         nonce: u64,
     },
     /// Asks the primary of `view` for its `StartView`.
     GetState {
-        /// The view that the sender heard of.
+        /// The view that the sender has heard of.
         view: View,
-        /// Returned in the answer.
+        /// Copied to the answer.
         nonce: u64,
     },
     /// Asks for entries, or only for their hashes.
@@ -143,9 +143,9 @@ pub enum Message {
         from: Op,
         /// The last op wanted.
         through: Op,
-        /// The hash that the entry `through` must have, where it is known.
+        /// The hash that the entry `through` must have, if it is known.
         hash: Option<Hash>,
-        /// Returned in the answer.
+        /// Copied to the answer.
         nonce: u64,
         /// Entries, or only their hashes.
         what: FetchWhat,
@@ -157,97 +157,97 @@ pub enum Message {
         /// Op and hash.
         hashes: Vec<(Op, Hash)>,
     },
-    /// Consecutive entries of the sender's log, ascending; may be fewer than asked for.
+    /// Consecutive entries of the sender's log, ascending. May be fewer than requested.
     NewState {
         /// The nonce of the `Fetch` that is answered.
         nonce: u64,
         /// The entries.
         entries: Vec<Entry>,
     },
-    /// The sender has dropped the entries that the receiver needs next (rule T8): only a snapshot helps.
+    /// The sender has dropped the entries that the receiver needs next (rule T8), so the receiver needs a snapshot.
     TooOld {
         /// The nonce of the `Fetch` that is answered; zero if none is.
         nonce: u64,
         /// The sender's durable checkpoint.
         checkpoint: LogPoint,
-        /// The view of which the sender is the primary, if it is one.
+        /// The view in which the sender is primary, if it is.
         primary_of: Option<View>,
     },
-    /// Asks for the next piece of a snapshot, or shows that one is still being received.
+    /// Requests the next piece of a snapshot, or shows that one is still being received.
     GetSnapshot {
-        /// Returned in the answer.
+        /// Copied to the answer.
         nonce: u64,
-        /// The snapshot that was begun; `None` for whichever the receiver has.
+        /// The snapshot that was begun; `None` for any that the receiver has.
         at: Option<Anchor>,
-        /// The place after which to go on, empty for the beginning. `None` asks for no piece: keep what comes after the snapshot; or, if
-        /// there is none in `at` either, make another one, because what there is was of no use.
+        /// The place after which to continue; empty for the beginning. `None` requests no piece: keep the entries after the
+        /// snapshot. Or, if `at` is `None` too: make another snapshot, because the last was not usable.
         after: Option<Bytes>,
     },
     /// A piece of a snapshot.
     SnapshotChunk {
         /// The nonce of the `GetSnapshot` that is answered.
         nonce: u64,
-        /// The view that the sender is in: the snapshot was committed in that view or an earlier one.
+        /// The view that the sender is in. The snapshot was committed in that view or an earlier one.
         view: View,
-        /// The op that the snapshot is exactly at.
+        /// The op that the snapshot is at.
         at: Anchor,
         /// The piece.
         chunk: Chunk,
     },
-    /// The sender has no such snapshot (any more), or cannot read what was asked for.
+    /// The sender does not have this snapshot (any more), or cannot read the requested piece.
     SnapshotGone {
         /// The nonce of the `GetSnapshot` that is answered.
         nonce: u64,
-        /// It has no intact state at all, and is fetching one itself.
+        /// The sender has no intact state at all, and is fetching one itself.
         stateless: bool,
     },
     /// How far the sender is in forming the cluster.
     Formation {
         /// Its durable step.
         step: FormationStep,
-        /// Whether it wants to hear the receiver's.
+        /// Whether the sender requests the receiver's step.
         ask: bool,
     },
     /// The digest of the sender's state, to be compared with the receiver's at the same op.
     StateDigest {
-        /// The last op that is in it.
+        /// The last op that the state contains.
         op: Op,
         /// The digest of everything that was applied up to it.
         digest: Hash,
     },
 }
 
-/// What one member knows of the age of an entry (rule N7). The default is to know nothing.
+/// What one member knows about the age of an entry (rule N7). By default, nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Age {
     /// The entry has existed for at least this long.
     pub least: Duration,
-    /// The member was there when the entry was made, or heard its age from one that was: `least` lags by messages only, and wall clocks
-    /// have nothing to add.
+    /// The member was present when the entry was made, or received its age from one that was. Then `least` is too small only by
+    /// message delays, and wall clocks cannot improve it.
     pub followed: bool,
     /// The entry came from the member's own disk, and the member's wall clock has moved by this much since it was written there.
     pub moved: Option<Duration>,
 }
 
-/// A moment by the monotonic clock of one member in one of its lives. It means something to that life only; others return it.
+/// A time on the monotonic clock of one member in one of its lives. Only that life can interpret it; others return it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Moment {
-    /// A number that no other life of the member has.
+    /// A number that differs in each life of the member.
     pub life: u64,
     /// The time by that clock.
     pub at: Instant,
 }
 
-/// Everything that was acknowledged to anyone before a moment is at or below an op.
+/// Everything that was acknowledged to anyone before some time is at or below some op.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Fresh {
     /// The op number.
     pub op: Op,
-    /// A moment of the receiver, at which it sent the latest message that had arrived when the round began.
+    /// A time of the receiver: when it sent the latest message that had arrived when the round began.
     pub since: Moment,
 }
 
-/// What a [`Message::Fetch`] asks for.
+/// What a [`Message::Fetch`] requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum FetchWhat {
     /// Only the hashes.
@@ -263,25 +263,25 @@ pub enum FormationStep {
     Empty,
     /// The superblock exists.
     Formatted,
-    /// Votes, prepares and acknowledges.
+    /// The member votes, prepares and acknowledges.
     Formed,
 }
 
-/// What a member's durable log holds, as listed in its `DoViewChange`.
+/// The summary of a member's durable log in its `DoViewChange`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LogSummary {
     /// The last view whose log was installed here.
     pub log_view: View,
-    /// State is durable up to here.
+    /// The state is durable up to this point.
     pub checkpoint: Anchor,
-    /// Known to be committed (or, if greater, head - pipeline, which is committed by the pipeline rule).
+    /// The point that is known to be committed (or, if greater, head - pipeline, which is committed by the pipeline rule).
     pub commit: Anchor,
-    /// The ops at or below `commit` whose entries are not intact here, and for which no state here stands: ascending. Not all of
-    /// them, if they are many.
+    /// The ops at or below `commit` whose entries are not intact here and are not covered by a state here, ascending. Not all of
+    /// them, if there are many.
     pub lacks: Vec<MissingRun>,
-    /// The last op that the log may hold, as far as it is listed.
+    /// The last op that the log may contain, as far as it is listed.
     pub head: Op,
-    /// Every op above `commit` up to `head`, ascending, without a gap.
+    /// Every op above `commit` up to `head`, ascending, without gaps.
     pub suffix: Vec<Slot>,
     /// The log was damaged, and may have reached further than `head`.
     pub open: bool,
@@ -294,8 +294,8 @@ pub struct MissingRun {
     pub first: Op,
     /// The last of them.
     pub last: Op,
-    /// The hash of the last one, if something intact still contains it. It names the whole log up to there: an entry with another hash is
-    /// not the committed one.
+    /// The hash of the last one, if something intact still contains it. It identifies the whole log up to that op: an entry with
+    /// another hash is not the committed one.
     pub hash: Option<Hash>,
 }
 
@@ -304,12 +304,12 @@ pub struct MissingRun {
 pub enum Slot {
     /// The entry with this hash is intact here.
     Present(Hash),
-    /// An entry was here and cannot be read; its hash, if something intact still contains it.
+    /// There was an entry here that cannot be read. Its hash, if something intact still contains it.
     Faulty(Option<Hash>),
 }
 
 impl Message {
-    /// The lane on which it travels.
+    /// The lane on which the message is sent.
     #[must_use]
     pub const fn lane(&self) -> Lane {
         match self {

@@ -1,4 +1,4 @@
-//! What clients ask for, and what they get.
+//! The requests of clients, and their results.
 
 use super::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record, bounded};
 use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
@@ -6,14 +6,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// One request, as it stands in the log.
+/// A request, as it is stored in the log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Request {
-    /// The session; zero only for [`Operation::OpenSession`] and [`Operation::Expire`].
+    /// The session. Zero only for [`Operation::OpenSession`] and [`Operation::Expire`].
     pub session: SessionId,
-    /// The client's number for it; a retry keeps it. Zero only where there is no session.
+    /// The client's number for it, which a retry keeps. Zero only without a session.
     pub number: RequestNumber,
-    /// The client has the results of all numbers up to here: they may be forgotten and never run again.
+    /// The client has the results of all numbers up to this one. They may be dropped, and the requests never run again.
     pub acked_through: RequestNumber,
     /// What to do.
     pub operation: Operation,
@@ -22,13 +22,13 @@ pub struct Request {
 /// What a request does.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Operation {
-    /// Opens a session; its id is this request's number in the log. A retry with the same nonce opens another: the first one
-    /// is never used and expires.
+    /// Opens a session. Its id is this request's number in the log. A retry with the same nonce opens another session; the first one is
+    /// never used and expires.
     OpenSession {
-        /// Chosen at random by the client, so that it knows the answer for its own.
+        /// Chosen at random by the client, so that it recognizes its own answer.
         nonce: u128,
     },
-    /// Forgets the session.
+    /// Closes the session.
     CloseSession,
     /// Changes the data.
     Command(Command),
@@ -45,58 +45,57 @@ pub enum Command {
         key: Bytes,
         /// The value.
         value: Bytes,
-        /// What must hold for it to be done.
-        guard: Option<Guard>,
-        /// How long it stays.
+        /// The condition under which it is done.
+        condition: Option<Condition>,
+        /// How long the key is kept.
         life: Lifetime,
     },
     /// Removes a key.
     Delete {
         /// The key.
         key: Bytes,
-        /// What must hold for it to be done.
-        guard: Option<Guard>,
+        /// The condition under which it is done.
+        condition: Option<Condition>,
     },
-    /// Does several things at once, at one revision.
+    /// Runs several steps at one revision.
     Transaction(TransactionRequest),
-    /// Removes keys from the beginning of a range. It ends early, and reports that there are more, once the values of the removed keys have
-    /// 16 MiB.
+    /// Removes keys from the beginning of a range. It ends early, and reports that there are more, once the removed values have 16 MiB.
     DeleteRange {
         /// The first key (inclusive).
         from: Bytes,
-        /// The end (exclusive); none for the end of the key space.
+        /// The end (exclusive); `None` for the end of the key space.
         to: Option<Bytes>,
-        /// At most this many; more than [`Command::MAX_RANGE`] count as that, none as one.
+        /// At most this many. More than [`Command::MAX_RANGE`] counts as that, and 0 as 1.
         limit: u32,
     },
-    /// Does something with a lease.
+    /// A request about a lease.
     Lease(LeaseCommand),
 }
 
-/// Several changes that are done together or not at all. All guards and all steps see the state before it.
+/// Several steps that are all run or not at all. All conditions and all steps see the state before the transaction.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct TransactionRequest {
-    /// Conditions on keys. Without any, they hold.
-    #[serde(deserialize_with = "bounded::list::<_, _, { TransactionRequest::MAX_GUARDS }>")]
-    pub guards: Vec<(Bytes, Guard)>,
-    /// What is done if all guards hold. No key is named twice.
+    /// The conditions on keys. All must hold; an empty list holds.
+    #[serde(deserialize_with = "bounded::list::<_, _, { TransactionRequest::MAX_CONDITIONS }>")]
+    pub conditions: Vec<(Bytes, Condition)>,
+    /// The steps to run if all conditions hold. No key may be changed twice.
     #[serde(deserialize_with = "bounded::list::<_, _, { TransactionRequest::MAX_STEPS }>")]
-    pub then: Vec<Step>,
-    /// What is done if one does not. No key is named twice.
+    pub then: Vec<TransactionStep>,
+    /// The steps to run if a condition does not hold. No key may be changed twice.
     #[serde(deserialize_with = "bounded::list::<_, _, { TransactionRequest::MAX_STEPS }>")]
-    pub otherwise: Vec<Step>,
+    pub otherwise: Vec<TransactionStep>,
 }
 
-/// One part of a transaction: a change, or a look at what is there.
+/// A step of a transaction: a change, or a read.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Step {
+pub enum TransactionStep {
     /// Sets a key.
     Put {
         /// The key.
         key: Bytes,
         /// The value.
         value: Bytes,
-        /// How long it stays.
+        /// How long the key is kept.
         life: Lifetime,
     },
     /// Removes a key.
@@ -104,12 +103,11 @@ pub enum Step {
         /// The key.
         key: Bytes,
     },
-    /// Adds to a counter: a key whose value is a whole number in decimal digits. An absent key counts as 0. It stays as long as it
-    /// would have.
+    /// Adds to a counter: a key whose value is a whole number in decimal digits. A missing key counts as 0. The key keeps its lifetime.
     Add {
         /// The key.
         key: Bytes,
-        /// How much, also below zero.
+        /// The amount, which may be negative.
         by: i64,
     },
     /// Reads a key, as it was before the transaction.
@@ -121,14 +119,14 @@ pub enum Step {
     Scan {
         /// The first key (inclusive).
         from: Bytes,
-        /// The end (exclusive); none for the end of the key space.
+        /// The end (exclusive); `None` for the end of the key space.
         to: Option<Bytes>,
-        /// At most this many; more than [`Command::MAX_RANGE`] count as that, none as one.
+        /// At most this many. More than [`Command::MAX_RANGE`] counts as that, and 0 as 1.
         limit: u32,
     },
 }
 
-impl Step {
+impl TransactionStep {
     /// The key that it changes.
     #[must_use]
     pub const fn changes(&self) -> Option<&Bytes> {
@@ -161,7 +159,7 @@ impl Step {
 
 /// A condition on the present state of the key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Guard {
+pub enum Condition {
     /// The key does not exist.
     Absent,
     /// The key exists.
@@ -170,14 +168,14 @@ pub enum Guard {
     Revision(Revision),
     /// The key exists and has this value.
     Value(Bytes),
-    /// The key exists and was created at this revision: it has not been gone since.
+    /// The key exists, was created at this revision, and has existed since then.
     Created(Revision),
 }
 
-/// The stored result of a request: the same bytes for every retry.
+/// The stored result of a request: every retry gets the same bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The revision at which the request first ran: its own, or, if it takes none ([`Request::takes_revision`]), the last one before it.
+    /// The revision at which the request first ran: its own or, if it takes none ([`Request::takes_revision`]), the last one before it.
     pub revision: Revision,
     /// The stamp of the entry in which it ran.
     pub timestamp: Timestamp,
@@ -185,21 +183,21 @@ pub struct Outcome {
     pub effect: Effect,
 }
 
-/// What a request did.
+/// What a request has done.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Effect {
     /// The session with this id is open.
     SessionOpened(SessionId),
-    /// The session is gone.
+    /// The session was closed.
     SessionClosed,
-    /// The put was done.
+    /// The key was set.
     Put,
-    /// The delete was done; whether there was something to delete.
+    /// The key was removed, if it existed.
     Deleted {
         /// Whether the key existed.
         existed: bool,
     },
-    /// The guard did not hold: nothing was changed.
+    /// The condition did not hold: nothing was changed.
     ConditionFailed {
         /// The revision at which the key was last changed; `None` if it does not exist.
         found: Option<Revision>,
@@ -211,61 +209,61 @@ pub enum Effect {
         /// Whether the range holds more.
         more: bool,
     },
-    /// The transaction was done.
+    /// The transaction was run.
     Transacted {
-        /// Whether the guards held: which of the two lists of steps was done.
+        /// Whether the conditions held, which decides which list of steps was run.
         succeeded: bool,
-        /// What each step did, in their order.
+        /// The results of the steps, in order.
         results: Vec<StepResult>,
     },
-    /// A step of the transaction could not be done: nothing was changed.
+    /// A step of the transaction failed: nothing was changed.
     StepFailed {
-        /// Which, from 0, of those that were to be done.
+        /// The index of the step, from 0, in the list that was run.
         step: u32,
         /// Why the step failed.
         why: StepFailure,
     },
     /// The lease with this id is granted.
     LeaseGranted(LeaseId),
-    /// The lease began anew.
+    /// The lease was renewed.
     LeaseKept,
-    /// The lease has ended, and its keys are gone.
+    /// The lease was ended, and its keys removed.
     LeaseRevoked {
-        /// How many they were.
+        /// The number of its keys.
         keys: u32,
     },
-    /// The lease as it stands.
+    /// The state of the lease.
     Lease(LeaseInfo),
-    /// It could not be done with the lease: nothing was changed.
+    /// The request about the lease failed: nothing was changed.
     LeaseFailed(LeaseFailure),
     /// What had expired was removed.
     Expired {
-        /// How many keys, those of leases included.
+        /// The number of removed keys, including those of leases.
         keys: u32,
-        /// How many leases.
+        /// The number of ended leases.
         leases: u32,
     },
 }
 
-/// What a step did, or found.
+/// The result of a step.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum StepResult {
     /// The key was set.
     Put,
-    /// The key is gone.
+    /// The key was removed, if it existed.
     Deleted {
         /// Whether it existed.
         existed: bool,
     },
     /// The counter was changed.
     Added {
-        /// What it is now.
+        /// The new value.
         sum: i64,
     },
-    /// What the key held before the transaction; `None` if it did not exist.
+    /// The record before the transaction; `None` if the key did not exist.
     Got(Option<Box<Record>>),
-    /// What the range held before the transaction.
+    /// The records of the range before the transaction.
     Scanned(Box<Scanned>),
 }
 
@@ -279,11 +277,12 @@ pub struct Scanned {
 }
 
 impl StepResult {
-    /// What a result counts for, and what each record in it does besides: the same everywhere, because what is kept depends on it.
+    /// The weight of a result, and of each record in it, besides the data. It is the same everywhere, because it decides which results are
+    /// kept.
     const WEIGHT: usize = 16;
     const RECORD: usize = 128;
 
-    /// The record that a step of [`Transaction::get`](crate::client::Transaction::get) found.
+    /// The record that a step of [`Transaction::get`](crate::client::Transaction::get) has found.
     #[must_use]
     pub fn record(&self) -> Option<&Record> {
         match self {
@@ -292,7 +291,7 @@ impl StepResult {
         }
     }
 
-    /// About how much memory it takes.
+    /// About how much memory it takes, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         Self::WEIGHT
@@ -307,14 +306,14 @@ impl StepResult {
             }
     }
 
-    /// About how much memory a record takes in a result.
+    /// About how much memory a record takes in a result, in bytes.
     pub(crate) fn record_weight(key: &[u8], record: &Record) -> usize {
         Self::RECORD + key.len() + record.value.len()
     }
 }
 
 impl Effect {
-    /// About how much memory it takes besides its own size: the same number everywhere.
+    /// About how much memory it takes besides its own size, in bytes: the same number everywhere.
     #[must_use]
     pub fn weight(&self) -> usize {
         match self {
@@ -336,56 +335,56 @@ impl Effect {
     }
 }
 
-/// Why a step could not be done.
+/// Why a step failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepFailure {
-    /// The value is no whole number in decimal digits, from -2^63 to 2^63 - 1.
+    /// The value is not a whole number in decimal digits, from -2^63 to 2^63 - 1.
     #[error("the value is not a whole number in decimal digits")]
     NotANumber,
     /// The sum would be below -2^63 or above 2^63 - 1.
     #[error("the sum does not fit into 64 bits")]
     OutOfRange,
-    /// The put's lease does not take the key.
+    /// The lease of the put cannot take the key.
     #[error(transparent)]
     Lease(LeaseFailure),
-    /// What the transaction reads is more than one may return.
+    /// The transaction reads more than a transaction may return.
     #[error("the transaction would return more than {max} bytes")]
     ResponseTooLarge {
         /// The limit in bytes. It follows from the largest key and the largest value (see [`Transaction`](crate::client::Transaction)).
         max: u64,
     },
-    /// Others that were applied together with it have returned as much as may be returned at once. It can be tried again.
+    /// Other transactions in the same entry have returned as much as may be returned at once. Try again.
     #[error("transactions are reading too much data at the moment: try again")]
     Busy,
 }
 
-/// Why an applied request had no outcome of its own. Deterministic: equal on every member.
+/// Why an applied request has no outcome of its own. Deterministic: the same on every member.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// The session is unknown: it expired, was evicted or was closed. Earlier requests of it may have run.
+    /// The session is unknown: it has expired, or was evicted or closed. Earlier requests of it may have run.
     #[error("the session has expired")]
     SessionExpired,
     /// The client has acknowledged the result of this number, or of a greater one.
     #[error("the request number was already acknowledged")]
     Forgotten,
-    /// More requests are in flight than the session's window allows. Not run.
+    /// More requests are in flight than the session's window allows. It was not run.
     #[error("too many requests are in flight in this session")]
     WindowExceeded,
-    /// The request breaks a limit or does not decode. Not run.
+    /// The request exceeds a limit or does not decode. It was not run.
     #[error("the request is malformed or too large")]
     Invalid,
-    /// It has run, once, and what it returned is not kept any more: it was large, and others have returned much since.
+    /// It has run, once, and its result is no longer kept: it was large, and other requests have returned much since then.
     #[error("the request was executed, but its result is no longer stored")]
     ResultDropped,
 }
 
-/// Why a request is not acceptable.
+/// Why a request is invalid.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// The bytes do not decode, or a list in them is more than ten times as long as it may be.
+    /// The bytes do not decode, or a list in them is more than ten times longer than allowed.
     #[error("the bytes are not a request, or its lists are more than ten times too long")]
     Malformed,
     /// The key is empty or too long.
@@ -404,17 +403,17 @@ pub enum RequestError {
         /// The greatest length allowed, in bytes.
         max: usize,
     },
-    /// The transaction has too many guards or steps.
+    /// The transaction has too many conditions or steps.
     #[error("the transaction has {len} {what}: up to {max} are allowed")]
     TooManyOps {
-        /// Guards, or steps of one list.
+        /// Conditions, or steps of one list.
         what: &'static str,
         /// Their number.
         len: usize,
         /// The greatest value allowed.
         max: usize,
     },
-    /// The transaction's keys and values are too much together.
+    /// The keys and values of the transaction are too large together.
     #[error("the transaction's keys and values have {len} bytes together: up to {max} are allowed")]
     Transaction {
         /// Their bytes.
@@ -432,19 +431,19 @@ pub enum RequestError {
         /// The most.
         max: u64,
     },
-    /// Too many keys are read at once.
+    /// Too many keys in one read.
     #[error("the read has {count} keys with {bytes} bytes: up to {most} keys with {max} bytes are allowed")]
     Keys {
         /// Their number.
         count: usize,
         /// The greatest number allowed.
         most: usize,
-        /// About their bytes together.
+        /// The bytes of all keys together.
         bytes: usize,
         /// The greatest value allowed.
         max: usize,
     },
-    /// Two steps that would be done together change the same key.
+    /// Two steps of one list change the same key.
     #[error("two steps of the transaction change the key {:?}: combine them", String::from_utf8_lossy(key))]
     DuplicateKey {
         /// The key.
@@ -452,7 +451,7 @@ pub enum RequestError {
     },
 }
 
-/// How large keys and values may be, in bytes.
+/// The size limits of keys and values, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SizeLimits {
     /// The largest key.
@@ -479,23 +478,23 @@ impl SizeLimits {
         too_long.map_or(Ok(()), |end| Err(RequestError::Key { len: end.len(), max }))
     }
 
-    /// How many bytes the longest request has at most: two of the largest keys and values, and what belongs to them.
+    /// The length of the longest request in bytes: two of the largest keys and values, and the overhead.
     #[must_use]
     pub(crate) const fn request_bytes(self) -> usize {
         2 * (self.max_key_bytes + self.max_value_bytes) + (64 << 10)
     }
 
-    /// How much a transaction may return: the largest key, the largest value, and 256 KiB. A record counts as its key, its value and
+    /// How many bytes a transaction may return: the largest key, the largest value, and 256 KiB. A record counts as its key, its value and
     /// 128 bytes, and each result as 16.
     #[must_use]
     pub const fn returned_bytes(self) -> usize {
         self.max_key_bytes + self.max_value_bytes + (256 << 10)
     }
 
-    fn guard(self, guard: &Guard) -> Result<(), RequestError> {
-        match guard {
-            Guard::Value(value) => self.value(value),
-            Guard::Absent | Guard::Present | Guard::Revision(_) | Guard::Created(_) => Ok(()),
+    fn condition(self, condition: &Condition) -> Result<(), RequestError> {
+        match condition {
+            Condition::Value(value) => self.value(value),
+            Condition::Absent | Condition::Present | Condition::Revision(_) | Condition::Created(_) => Ok(()),
         }
     }
 }
@@ -504,21 +503,22 @@ impl Command {
     /// The most keys that one request removes.
     pub const MAX_RANGE: u32 = 1000;
 
-    /// Whether it keeps to the limits. Asked by the client, at the door, and again when it is applied.
+    /// Checks that the request is within the limits. The client checks it, the member when it arrives, and again the state machine when it
+    /// is applied.
     ///
     /// # Errors
-    /// [`RequestError`] names the part that does not.
+    /// [`RequestError`] names the part that is not.
     pub fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         match self {
-            Self::Put { key, value, guard, life } => {
+            Self::Put { key, value, condition, life } => {
                 limits.key(key)?;
                 limits.value(value)?;
                 life.check()?;
-                guard.iter().try_for_each(|guard| limits.guard(guard))
+                condition.iter().try_for_each(|condition| limits.condition(condition))
             }
-            Self::Delete { key, guard } => {
+            Self::Delete { key, condition } => {
                 limits.key(key)?;
-                guard.iter().try_for_each(|guard| limits.guard(guard))
+                condition.iter().try_for_each(|condition| limits.condition(condition))
             }
             Self::Transaction(transaction) => transaction.check(limits),
             Self::DeleteRange { from, to, limit: _ } => limits.range(from, to.as_ref()),
@@ -530,10 +530,12 @@ impl Command {
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
         match self {
-            Self::Put { key, value, guard, life: _ } => {
-                key.len() + value.len() + guard.as_ref().map_or(0, Guard::payload_bytes)
+            Self::Put { key, value, condition, life: _ } => {
+                key.len() + value.len() + condition.as_ref().map_or(0, Condition::payload_bytes)
             }
-            Self::Delete { key, guard } => key.len() + guard.as_ref().map_or(0, Guard::payload_bytes),
+            Self::Delete { key, condition } => {
+                key.len() + condition.as_ref().map_or(0, Condition::payload_bytes)
+            }
             Self::Transaction(transaction) => transaction.payload_bytes(),
             Self::DeleteRange { from, to, .. } => from.len() + to.as_ref().map_or(0, Bytes::len),
             Self::Lease(_) => 0,
@@ -541,7 +543,7 @@ impl Command {
     }
 }
 
-impl Guard {
+impl Condition {
     fn payload_bytes(&self) -> usize {
         match self {
             Self::Value(value) => value.len(),
@@ -551,17 +553,17 @@ impl Guard {
 }
 
 impl TransactionRequest {
-    /// The most guards.
-    pub const MAX_GUARDS: usize = 64;
+    /// The most conditions.
+    pub const MAX_CONDITIONS: usize = 64;
     /// The most steps in each of its lists.
     pub const MAX_STEPS: usize = 1000;
-    /// Keys and values of a transaction may have as many bytes together as twice the largest key and the largest value, or this many
-    /// if that is more.
+    /// The keys and values of a transaction may have as many bytes together as twice the largest key and the largest value, or this many if
+    /// that is more.
     pub const MIN_BYTES: usize = 4 << 10;
 
     fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {
         let lists = [
-            ("guards", self.guards.len(), Self::MAX_GUARDS),
+            ("conditions", self.conditions.len(), Self::MAX_CONDITIONS),
             ("steps", self.then.len(), Self::MAX_STEPS),
             ("steps for the other case", self.otherwise.len(), Self::MAX_STEPS),
         ];
@@ -573,9 +575,9 @@ impl TransactionRequest {
         if len > max {
             return Err(RequestError::Transaction { len, max });
         }
-        for (key, guard) in &self.guards {
+        for (key, condition) in &self.conditions {
             limits.key(key)?;
-            limits.guard(guard)?;
+            limits.condition(condition)?;
         }
         for steps in [&self.then, &self.otherwise] {
             let mut changed = BTreeSet::new();
@@ -590,8 +592,8 @@ impl TransactionRequest {
     }
 
     fn payload_bytes(&self) -> usize {
-        let guards = self.guards.iter().map(|(key, guard)| key.len() + guard.payload_bytes());
-        let steps = self.then.iter().chain(&self.otherwise).map(Step::payload_bytes);
-        guards.sum::<usize>() + steps.sum::<usize>()
+        let conditions = self.conditions.iter().map(|(key, condition)| key.len() + condition.payload_bytes());
+        let steps = self.then.iter().chain(&self.otherwise).map(TransactionStep::payload_bytes);
+        conditions.sum::<usize>() + steps.sum::<usize>()
     }
 }

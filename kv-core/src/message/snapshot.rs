@@ -1,41 +1,41 @@
-//! What travels when a state is transferred. The contents of the rows are the engine's business.
+//! The messages of a state transfer. The engine defines the content of the rows.
 
 use crate::ids::{Anchor, Hash, Incarnation, Revision, Timestamp};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-/// About the most bytes of rows in one chunk; a single larger row goes alone.
+/// About the most bytes of rows in one chunk. A single larger row is sent alone.
 pub const CHUNK_BYTES: usize = 256 << 10;
 
-/// A point of the log, and what is needed to go on from it without the entries below.
+/// A point of the log, and what is needed to continue from it without the entries below.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct LogPoint {
     /// The op and its hash.
     pub anchor: Anchor,
     /// The revision that the next change takes.
     pub next_revision: Revision,
-    /// The greatest stamp up to there.
+    /// The greatest stamp up to the point.
     pub timestamp: Timestamp,
 }
 
-/// From now on the log stands on this point (rule T3): entries above that chain to it stay, everything else is void.
+/// Rebases the log on this point (rule T3): entries above that chain to it are kept, and everything else is void.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Adoption {
+pub struct LogRebase {
     /// The point, which becomes the checkpoint.
     pub point: LogPoint,
-    /// The incarnation of everything appended from now on.
+    /// The incarnation of everything that is appended from now on.
     pub incarnation: Incarnation,
 }
 
-/// A piece of a snapshot: consecutive rows of the state at one op, in the engine's order.
+/// A piece of a snapshot: consecutive rows of the state at one op, in the order of the engine.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Chunk {
-    /// The place that it begins after; empty for the first.
+    /// The place after which it begins; empty for the first.
     pub after: Bytes,
     /// The rows.
     pub rows: Bytes,
-    /// The hash of all of it, from where it was read to where it is stored.
+    /// The hash of the piece, from where it is read to where it is stored.
     pub checksum: Hash,
     /// What comes after it.
     pub end: ChunkEnd,
@@ -44,7 +44,7 @@ pub struct Chunk {
 /// What comes after a chunk.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ChunkEnd {
-    /// More: ask for what comes after this place.
+    /// There is more: continue after this place.
     More(Bytes),
     /// Nothing.
     Last,
@@ -59,13 +59,13 @@ impl Chunk {
         chunk
     }
 
-    /// Whether it arrived as it was read.
+    /// Returns whether it arrived as it was read.
     #[must_use]
     pub fn is_intact(&self) -> bool {
         self.hash() == self.checksum
     }
 
-    /// Of the rows, of where they begin, and of what comes after them: a piece that is marked as the last one too early must not be believed.
+    /// Covers the rows, where they begin, and what follows: a piece that is wrongly marked as the last one must not be accepted.
     fn hash(&self) -> Hash {
         let mut hasher = Xxh3::new();
         let next = match &self.end {

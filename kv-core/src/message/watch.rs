@@ -1,16 +1,16 @@
-//! Following what changes: the question of a client, and where in the history it stands.
+//! Watching changes: the query of a client, and its position in the history.
 
 use super::{RequestError, SizeLimits};
 use crate::ids::Revision;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// A place between two events. Events are in the order of revisions and, within one, of keys.
+/// A position between two events. Events are in the order of revisions and, within one, of keys.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Position {
-    /// The events of all revisions below this one are behind it.
+    /// The events of all revisions below this one are before it.
     pub revision: Revision,
-    /// Of the events of `revision` itself, those up to this key are behind it; `None`: all are.
+    /// The events of `revision` itself up to this key are before it; `None`: all of them are.
     pub key: Option<Bytes>,
 }
 
@@ -21,28 +21,30 @@ impl Position {
         Self { revision, key: None }
     }
 
-    /// All events of the revisions up to here are behind it. A revision that was delivered in part is not among them.
+    /// All events of the revisions up to this one are before it. A revision that was delivered in part does not count.
     #[must_use]
     pub fn behind(&self) -> Revision {
         if self.key.is_some() { self.revision.back(1) } else { self.revision }
     }
 }
 
-/// What is followed, and from where.
+/// What to watch, and from which position.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WatchQuery {
     /// The first key (inclusive).
     pub from: Bytes,
-    /// The end (exclusive); none for the end of the key space.
+    /// The end (exclusive); `None` for the end of the key space.
     pub to: Option<Bytes>,
-    /// Events behind this place have been seen. `None`: whatever comes after what the member has applied; the answer contains at once where that is.
+    /// Events before this position have been seen. `None`: start after what the member has applied; the answer contains that
+    /// position at once.
     pub after: Option<Position>,
     /// Whether the events carry the keys' previous values.
     pub previous: bool,
 }
 
 impl WatchQuery {
-    /// Whether its range keeps to the limits. Asked by the client, and at the door: what waits holds memory.
+    /// Checks that its range is within the limits. The client checks it, and the member when it arrives, because a parked watch
+    /// holds memory.
     ///
     /// # Errors
     /// [`RequestError::Key`].

@@ -1,4 +1,4 @@
-//! Accepts connections and hears their hello.
+//! Accepts connections and checks the hello of each.
 
 use super::quota::{self, Account, Quota};
 use super::rate::{Bucket, LogThrottle};
@@ -17,26 +17,28 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 
-/// How long a caller may take to send its hello, and to receive the answer.
+/// How long a caller may take to send its hello, and then to receive the answer.
 const HELLO_WITHIN: Duration = Duration::from_secs(3);
-/// Callers that have not sent their hello yet: members and clients each.
+/// How many callers that have not sent their hello yet are kept: so many members, and so many clients.
 const HALF_OPEN: usize = 128;
-/// Open files that are not for clients: peers, journal and state, and callers that have not sent their hello yet.
+/// Open files reserved for everything but clients: peers, journal, state, and callers that have not sent their hello
+/// yet.
 const OTHER_FILES: usize = 512;
-/// So many clients are let in however few files the process may open.
+/// At least this many clients are accepted, even if the process may open only few files.
 const FEWEST_CLIENTS: usize = 16;
-/// Connections of members that are let in in a second: more than the largest cluster opens when all links flap.
+/// How many connections of members are accepted per second. This is more than the largest cluster opens when all its
+/// links flap.
 const MEMBERS_PER_SECOND: u32 = 1000;
 /// The pause after a failure to accept.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Callers of one kind, members or clients, until they have sent their hello.
+/// Callers of one kind (members or clients) that have not sent their hello yet.
 #[derive(Debug)]
 struct Callers {
-    /// How many may call in a second.
+    /// Limits how many may connect per second.
     rate: Mutex<Bucket>,
     half_open: Arc<HalfOpen>,
-    /// When it was logged that too many call.
+    /// Limits how often the log reports that too many connect.
     logged: Mutex<Bucket>,
 }
 
@@ -54,18 +56,18 @@ impl Callers {
 /// Callers that have not sent their hello yet, oldest first.
 #[derive(Debug, Default)]
 struct HalfOpen {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingCallers>,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
-    /// Callers are numbered; the last.
+struct WaitingCallers {
+    /// The number of the last caller.
     last: u64,
-    /// Each with a sender that closes it when dropped.
+    /// Each caller with its number. Dropping the sender closes its connection.
     callers: VecDeque<(u64, oneshot::Sender<()>)>,
 }
 
-/// One of them. It ends when its `evicted` does.
+/// One half-open caller. Close its connection when `evicted` completes.
 #[derive(Debug)]
 struct Ticket {
     number: u64,
@@ -74,8 +76,8 @@ struct Ticket {
 }
 
 impl HalfOpen {
-    /// Admits one more caller. If there are too many, the oldest is closed: honest callers send their hello at once, so those that
-    /// are silent keep nobody out.
+    /// Registers one more caller. If there are too many, closes the oldest. Honest callers send their hello at once,
+    /// so silent callers cannot keep others out.
     fn enter(self: &Arc<Self>) -> Ticket {
         let (sender, evicted) = oneshot::channel();
         let mut waiting = lock(&self.waiting);
@@ -95,7 +97,7 @@ impl Drop for Ticket {
     }
 }
 
-/// One client's connection, of those that are counted.
+/// One counted connection of a client.
 #[derive(Debug)]
 struct Client {
     places: Arc<Places>,
@@ -106,7 +108,7 @@ struct Client {
 #[derive(Debug)]
 struct Places {
     quota: Quota,
-    /// The same count, for those who wait until there are none.
+    /// The same count, for tasks that wait until it is zero.
     count: watch::Sender<usize>,
 }
 
@@ -131,13 +133,13 @@ impl Drop for Client {
     }
 }
 
-/// Lets callers in.
+/// Accepts connections, checks them, and serves them.
 #[derive(Debug)]
 pub(super) struct Acceptor {
     shared: Arc<Shared>,
     member_callers: Callers,
     client_callers: Callers,
-    /// The refusals that were logged.
+    /// The refusals that were logged lately.
     logged: LogThrottle,
     clients: Arc<Places>,
 }
@@ -164,7 +166,7 @@ impl Acceptor {
 
     /// Waits until no client is connected.
     pub(super) async fn no_clients(&self) {
-        // An error would mean that the acceptor is gone, and with it its clients.
+        // An error means that the acceptor, and with it every client, is gone.
         let _ = self.clients.count.subscribe().wait_for(|count| *count == 0).await;
     }
 
@@ -182,15 +184,16 @@ impl Acceptor {
         }
     }
 
-    /// Lets a caller in, if not too many come at once: clients and members each, so that a flood of clients keeps no member
-    /// out. Those beyond are closed without a word, which costs next to nothing; who means well tries again.
+    /// Starts the handshake with a caller, unless too many arrive per second. Members and clients are counted
+    /// separately, so that a flood of clients keeps no member out. A caller beyond the limit is closed without an
+    /// answer, which costs almost nothing; an honest caller tries again.
     fn on_caller(self: &Arc<Self>, connection: Connection) {
         let callers = self.callers(connection.lane, &connection.peer);
         let now = self.shared.clock.monotonic();
         if lock(&callers.rate).take(now) {
-            return self.let_in(connection);
+            return self.accept(connection);
         }
-        // A storm is not to become one in the log.
+        // A flood of connections must not flood the log.
         if lock(&callers.logged).take(now) {
             tracing::warn!(lane = %connection.lane, "too many new connections at once: closing the excess");
         }
@@ -200,14 +203,14 @@ impl Acceptor {
         if is_client(lane, peer) { &self.client_callers } else { &self.member_callers }
     }
 
-    /// Hears a caller, on a task of its own.
-    pub(super) fn let_in(self: &Arc<Self>, connection: Connection) {
+    /// Runs the handshake with a caller, on a task of its own.
+    pub(super) fn accept(self: &Arc<Self>, connection: Connection) {
         let ticket = self.callers(connection.lane, &connection.peer).half_open.enter();
         let acceptor = self.clone();
-        self.shared.tasks.spawn(async move { acceptor.hear(connection, ticket).await });
+        self.shared.tasks.spawn(async move { acceptor.handshake(connection, ticket).await });
     }
 
-    async fn hear(&self, connection: Connection, mut ticket: Ticket) {
+    async fn handshake(&self, connection: Connection, mut ticket: Ticket) {
         let Connection { lane, peer, remote, reader, writer, .. } = connection;
         let mut reader = FrameReader::new(reader, 0);
         let mut writer = FrameWriter::new(writer);
@@ -220,7 +223,7 @@ impl Acceptor {
         };
         let (hello, answer) = match heard {
             Ok(hello) => {
-                let answer = self.judge(&hello, lane, &peer, &remote);
+                let answer = self.check_hello(&hello, lane, &peer, &remote);
                 (Some(hello), answer)
             }
             Err(WireError::Version { theirs, .. }) => {
@@ -250,7 +253,7 @@ impl Acceptor {
         }
     }
 
-    /// Waits until a client is taken off the list.
+    /// Waits until the client is removed from the list of clients.
     async fn removed(&self, lane: Lane, peer: &Peer) {
         match &self.shared.clients {
             Some(list) if lane == Lane::Client => list.removed(peer).await,
@@ -258,7 +261,7 @@ impl Acceptor {
         }
     }
 
-    fn judge(
+    fn check_hello(
         &self,
         hello: &Hello,
         lane: Lane,
@@ -266,7 +269,7 @@ impl Acceptor {
         remote: &str,
     ) -> Result<(Welcome, Option<Client>), Refusal> {
         let me = self.shared.me;
-        let welcome = self.shared.expectation.judge(hello, lane, peer)?;
+        let welcome = self.shared.expectation.check(hello, lane, peer)?;
         if *self.shared.closing.borrow() {
             return Err(Refusal::ShuttingDown { me });
         }
@@ -299,15 +302,15 @@ impl Acceptor {
             }
             Caller::Client { name } => {
                 reader.set_max_frame(max_request(&self.shared.options));
-                // A caller that is a client was counted when it was judged.
+                // A client was counted when its hello was checked.
                 let Some(client) = client else { return };
                 connection::serve(&self.shared, &name, client.account.clone(), reader, writer).await;
             }
         }
     }
 
-    /// Logs why a caller was refused: as a warning for members, since it is a mistake in a configuration, and for callers that are not
-    /// whom they claim to be; but once a minute each.
+    /// Logs why a caller was refused, at most once a minute for each reason. It is a warning if the caller is a
+    /// member, because then a configuration is wrong, or if the caller is not who it claims to be.
     fn log_refusal(&self, lane: Lane, remote: &str, refusal: &Refusal) {
         let text = refusal.to_string();
         let is_impostor = matches!(
@@ -326,13 +329,13 @@ impl Acceptor {
     }
 }
 
-/// Whether a caller is one of the clients: the certificate of one counts more than the lane that it asks for.
+/// Returns whether a caller counts as a client. A client's certificate decides, whichever lane the caller asks for.
 const fn is_client(lane: Lane, peer: &Peer) -> bool {
     matches!((lane, peer), (Lane::Client, _) | (_, Peer::Client { .. }))
 }
 
-/// How many clients are let in where the process may open so many files. Without files a member could not even write its
-/// journal: clients are turned away before that.
+/// How many clients are accepted if the process may open this many files. A member that runs out of files could not
+/// even write its journal, so clients are refused before that.
 fn max_clients(wanted: usize, open_files: Option<usize>) -> usize {
     let most = open_files.map_or(usize::MAX, |files| files.saturating_sub(OTHER_FILES).max(FEWEST_CLIENTS));
     wanted.min(most)
@@ -345,8 +348,8 @@ fn open_files() -> Option<usize> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The longest frame that a member may send: on the Control lane there are no entries and no state, but lists of hashes and
-/// ops, short even in a log with thousands of gaps.
+/// The longest frame that a member may send. The Control lane carries no entries and no state, only lists of hashes
+/// and ops, which are short even for a log with thousands of gaps.
 const fn max_message(lane: Lane) -> usize {
     match lane {
         Lane::Control => 4 << 20,
@@ -364,7 +367,7 @@ mod tests {
     use super::*;
     use crate::message::SizeLimits;
 
-    /// What a client keeps to, so that it is not closed.
+    /// A client that stays within its limits is not closed for the size of a frame.
     #[test]
     fn what_a_client_may_ask_for_fits_a_frame() {
         let options = Options::default();
@@ -374,7 +377,7 @@ mod tests {
         assert!(sizes.request_bytes() < max_request(&options));
     }
 
-    /// F-input-1, F-input-3: a crowd of silent callers does not keep out the one that comes last.
+    /// F-input-1, F-input-3: many silent callers do not keep out a new one.
     #[tokio::test]
     async fn of_too_many_silent_callers_the_oldest_goes() {
         let half_open = Arc::<HalfOpen>::default();
@@ -390,7 +393,8 @@ mod tests {
         assert_eq!(lock(&half_open.waiting).callers.len(), 2);
     }
 
-    /// F-load-4: a client's certificate opens no place that is kept for members, whichever lane it asks for.
+    /// F-load-4: a caller with a client's certificate takes no place that is reserved for members, whichever lane it
+    /// asks for.
     #[test]
     fn f_load_4_a_known_client_takes_a_clients_place_on_every_lane() {
         let client = Peer::Client { cluster: "test".into(), name: "app".into() };
@@ -402,7 +406,7 @@ mod tests {
         }
     }
 
-    /// F-load-4: one client, over however many connections, leaves places for others.
+    /// F-load-4: one client leaves connections for others, however many it opens.
     #[test]
     fn f_load_4_one_client_leaves_connections_to_others() {
         let (places, greedy, other) = (Places::new(1024), Arc::default(), Arc::default());

@@ -1,5 +1,5 @@
-//! The applier thread: owns the state, applies committed entries in order, answers those who wait, and has checkpoints
-//! made, each on a thread of its own.
+//! The applier thread. It owns the state, applies committed entries in order, and answers the waiting clients. It
+//! starts checkpoints, each on a thread of its own.
 
 use super::StopReason;
 use super::shared::Shared;
@@ -8,8 +8,10 @@ use super::transfer::{Receiving, Task};
 use super::watches;
 use crate::engine::EngineError;
 use crate::ids::{Instant, Op};
-use crate::journal::ReadError;
-use crate::kv::{Applied, Checkpoint, CheckpointDone, Deadlines, ExpiryQuery, Progress, Receiver, State};
+use crate::journal::JournalReadError;
+use crate::kv::{
+    Applied, Checkpoint, CheckpointDone, Deadlines, ExpiryQuery, Progress, Receiver, StateMachine,
+};
 use crate::message::Request;
 use crate::replica::Input;
 use crate::storage::Storage;
@@ -18,45 +20,47 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// So many entries are applied before the driver is notified.
+/// How many entries are applied before the driver is notified.
 const RUN: u64 = 64;
 
-/// How long nothing is applied where a checkpoint is to get on first.
+/// How long the applier pauses to let a running checkpoint catch up.
 const PACE: Duration = Duration::from_millis(2);
 
-/// How often an entry that is being repaired is looked at.
+/// How often the applier checks whether an entry has been repaired.
 const REPAIR_LOOK: Duration = Duration::from_millis(20);
 
-/// A checkpoint is also due when this many times [`Options::checkpoint_bytes`](crate::Options) have been applied since
-/// the last, though they may have left little in memory: the journal keeps them until then, and a restart applies them.
+/// A checkpoint is also due when this many times [`Options::checkpoint_bytes`](crate::Options) have been applied
+/// since the last one, even if little of it is in memory: the journal must keep those entries until then, and a
+/// restart must apply them.
 const APPLIED_PER_CHECKPOINT: usize = 4;
 
-/// A checkpoint is also due after so many entries: each takes memory on all members, and on a witness too, until every member has one
-/// above it.
+/// A checkpoint is also due after this many entries. Each entry takes memory on all members, including a witness,
+/// until every member has a checkpoint above it.
 const ENTRIES_PER_CHECKPOINT: u64 = 8192;
 
-/// What the applier is to do.
+/// The work of the applier thread.
 #[derive(Debug, Default)]
 pub(super) struct ApplierQueue {
-    /// What was opened, until the thread takes it.
+    /// The opened state, until the thread takes it.
     opened: Option<Opened>,
-    /// What is to be done with another member's state.
+    /// What to do with the state of another member.
     pub(super) tasks: VecDeque<Task>,
-    /// A peer that needs a state asks for a checkpoint: the last one may be of no use to it.
+    /// A checkpoint was requested by a peer that fetches the state, because the last checkpoint may not be usable for
+    /// it.
     pub(super) asked: bool,
-    /// The driver asks for what is due.
+    /// The driver's request for what has expired.
     pub(super) expiry: Option<ExpiryQuery>,
-    /// A reader found the state damaged that was there at this [`state_life`](Shared::state_life).
+    /// A reader found that the state is damaged: the [`state_life`](Shared::state_life) of that state, and the error.
     pub(super) lost: Option<(u64, EngineError)>,
-    /// A reader came across the damage of the state that is set aside.
+    /// A reader found damage in the state that is set aside.
     pub(super) reopen: bool,
     /// Apply up to here.
     commit: Op,
-    /// The checkpoint that runs.
+    /// The progress of the running checkpoint.
     pub(super) merging: Option<Progress>,
-    /// How the checkpoint that ran has ended.
+    /// The result of the checkpoint that has ended.
     done: Option<Result<CheckpointDone, EngineError>>,
-    /// A checkpoint waits for the journal to be durable; the journal thread withdraws it.
+    /// A checkpoint waits until the journal is durable. The journal thread resets this.
     pub(super) wants_durable: bool,
     closed: bool,
 }
@@ -67,8 +71,8 @@ impl ApplierQueue {
         self.commit = self.commit.max(op);
     }
 
-    /// Lets go of a state that the thread did not come to take.
-    pub(super) fn let_go(&mut self) {
+    /// Drops what the thread has not taken.
+    pub(super) fn release(&mut self) {
         self.opened = None;
         self.done = None;
         self.tasks.clear();
@@ -83,13 +87,13 @@ impl ApplierQueue {
 /// What a data member has on its disk.
 #[derive(Debug)]
 pub(super) struct Opened {
-    /// None if it was lost: another one is fetched.
-    pub(super) state: Option<State>,
+    /// `None` if the state was lost: then another one is fetched.
+    pub(super) state: Option<StateMachine>,
     pub(super) receiver: Receiver,
     pub(super) storage: Arc<dyn Storage>,
 }
 
-/// Hands what was opened to the applier.
+/// Passes what was opened to the applier.
 pub(super) fn give_state(shared: &Shared, opened: Opened) {
     if let Some(state) = &opened.state {
         shared.set_state(state.reader());
@@ -126,58 +130,59 @@ pub(super) fn run(shared: &Arc<Shared>) {
     applier.report_deadlines();
     if let Err(reason) = applier.run() {
         tracing::error!(%reason, "cannot apply an entry: this member stops");
-        shared.retire(reason);
+        shared.hand_over_and_stop(reason);
     }
     if let Some(thread) = applier.checkpoint {
-        // Its result does not matter now; a panic in it has been noted by its guard.
+        // The result does not matter here: the guard has recorded a panic.
         let _ = thread.join();
     }
 }
 
 struct Applier {
     shared: Arc<Shared>,
-    /// None while it is lost.
-    state: Option<Box<State>>,
+    /// `None` while the state is lost.
+    state: Option<Box<StateMachine>>,
     storage: Arc<dyn Storage>,
     receiving: Receiving,
-    /// The state as it is to be checkpointed, until the journal has all of it.
+    /// The frozen state that will be checkpointed once the journal has all of it.
     frozen: Option<Checkpoint>,
-    /// When the last checkpoint began to be written, and how long the one before took.
+    /// When the running checkpoint began, and how long the one before took.
     merge_began: Instant,
     merge_took: Duration,
     /// The thread that makes the running checkpoint.
     checkpoint: Option<JoinHandle<()>>,
     /// Bytes applied since the last checkpoint began.
     bytes: usize,
-    /// There was nothing to checkpoint here.
+    /// At this op there was nothing to checkpoint.
     nothing_at: Op,
-    /// A checkpoint is wanted though little has been applied.
+    /// A checkpoint was requested, although little has been applied.
     asked: bool,
-    /// What the driver knows.
+    /// The deadlines that the driver knows.
     deadlines: Deadlines,
-    /// An expiry was applied since the last report.
+    /// Whether an expiry was applied since the last report.
     expired: bool,
-    /// The damaged state, while there is no other: what is intact of it is for peers to fetch.
-    aside: Option<Box<State>>,
+    /// A damaged state that was set aside while there is no other. Peers can fetch its intact parts.
+    aside: Option<Box<StateMachine>>,
 }
 
-/// Rule D8. A member that is alone reports what is wrong with its disk instead: it may be readable later.
-fn is_mended_by_others(shared: &Shared, error: &ReadError) -> bool {
+/// Rule D8: whether other members can repair the journal. A member without peers reports the disk error instead,
+/// because the disk may be readable later.
+fn is_mended_by_others(shared: &Shared, error: &JournalReadError) -> bool {
     match error {
-        ReadError::Faulty { .. } => true,
-        ReadError::Disk { .. } => shared.cluster.len() > 1,
+        JournalReadError::Faulty { .. } => true,
+        JournalReadError::Disk { .. } => shared.cluster.len() > 1,
     }
 }
 
-/// Whether so much has been applied since the last checkpoint that another one is due.
-fn is_enough(state: &State, bytes: usize, limit: usize) -> bool {
+/// Whether so much has been applied since the last checkpoint that the next one is due.
+fn is_enough(state: &StateMachine, bytes: usize, limit: usize) -> bool {
     state.memtable_bytes() >= limit
         || state.applied().op.distance_from(state.checkpoint().op) >= ENTRIES_PER_CHECKPOINT
         || bytes >= limit.saturating_mul(APPLIED_PER_CHECKPOINT)
 }
 
-/// What comes next.
-enum Step {
+/// What the applier does next.
+enum ApplierAction {
     Apply(Op),
     Expire(ExpiryQuery),
     Finish(Result<CheckpointDone, EngineError>),
@@ -185,9 +190,9 @@ enum Step {
     Checkpoint,
     Lose(EngineError),
     Reopen,
-    /// The journal has caught up, and a checkpoint waited for that.
+    /// The journal has caught up, and a checkpoint was waiting for that.
     Retry,
-    /// Readers hold so much memory that nothing is applied before they let go.
+    /// Readers hold so much memory that the applier must wait until they release it.
     Release,
     Stop,
 }
@@ -196,61 +201,61 @@ impl Applier {
     fn run(&mut self) -> Result<(), StopReason> {
         loop {
             let done = match self.next() {
-                Step::Apply(through) => self.apply(through),
-                Step::Expire(ask) => {
+                ApplierAction::Apply(through) => self.apply(through),
+                ApplierAction::Expire(ask) => {
                     self.expire(ask);
                     Ok(())
                 }
-                Step::Finish(result) => self.finish(result),
-                Step::Transfer(task) => self.transfer(task),
-                Step::Checkpoint if self.state.is_none() => {
-                    self.bring_aside_to_the_log();
+                ApplierAction::Finish(result) => self.finish(result),
+                ApplierAction::Transfer(task) => self.transfer(task),
+                ApplierAction::Checkpoint if self.state.is_none() => {
+                    self.advance_set_aside_state();
                     Ok(())
                 }
-                Step::Checkpoint => {
+                ApplierAction::Checkpoint => {
                     self.asked = true;
                     Ok(())
                 }
-                Step::Reopen => {
+                ApplierAction::Reopen => {
                     self.open_aside();
                     Ok(())
                 }
-                Step::Lose(error) => Err(error.into()),
-                Step::Retry => Ok(()),
-                Step::Release => {
+                ApplierAction::Lose(error) => Err(error.into()),
+                ApplierAction::Retry => Ok(()),
+                ApplierAction::Release => {
                     self.release();
                     Ok(())
                 }
-                Step::Stop => return Ok(()),
+                ApplierAction::Stop => return Ok(()),
             };
             self.report_deadlines();
             match done.and_then(|()| self.begin_checkpoint()) {
                 Err(StopReason::Engine(error)) if self.shared.can_replace_state(&error) => {
-                    self.lose(error)?
+                    self.discard_state(error)?
                 }
                 done => done?,
             }
         }
     }
 
-    /// The state is damaged: nothing is answered from it any more, and another one is fetched (rule T9).
-    fn lose(&mut self, error: EngineError) -> Result<(), StopReason> {
+    /// Discards a damaged state: no more reads are answered from it, and another state is fetched (rule T9).
+    fn discard_state(&mut self, error: EngineError) -> Result<(), StopReason> {
         tracing::error!(%error, "discarding the state: fetching that of another member");
         self.shared.take_state();
         self.state = None;
         self.frozen = None;
         if let Some(thread) = self.checkpoint.take() {
-            // What it was writing is given up with the rest.
+            // The result of that checkpoint is discarded too.
             let _ = thread.join();
         }
-        self.shared.applier_queue.look(|plan| (plan.done, plan.lost, plan.merging) = (None, None, None));
-        State::set_aside(&*self.storage)?;
+        self.shared.applier_queue.with(|plan| (plan.done, plan.lost, plan.merging) = (None, None, None));
+        StateMachine::set_aside(&*self.storage)?;
         self.open_aside();
         self.shared.inbox.transferred(Input::StateLost);
         Ok(())
     }
 
-    /// Rule T9a: what is intact of a damaged state goes on being there for peers that fetch one.
+    /// Rule T9a: opens the damaged state aside, so that peers can still fetch its intact parts.
     fn open_aside(&mut self) {
         self.aside = None;
         lock(&self.shared.sources).clear();
@@ -264,15 +269,16 @@ impl Applier {
         }
     }
 
-    /// Rule T9b: a peer that fetches a state asks for a checkpoint. Those of members whose states are damaged in different places
-    /// complete each other if they are at one op: the last that is committed.
-    fn bring_aside_to_the_log(&mut self) {
+    /// Rule T9b: a peer that fetches the state has requested a checkpoint. Checkpoints of members whose states are
+    /// damaged in different places complete each other if they are at the same op, so this applies entries up to the
+    /// last committed one.
+    fn advance_set_aside_state(&mut self) {
         let (Some(log), Some(state)) = (self.shared.log(), &mut self.aside) else { return };
-        let through = self.shared.applier_queue.look(|plan| plan.commit).min(self.shared.durable_op());
-        match state.bring_to(through, |op| log.read(op).ok().flatten()) {
+        let through = self.shared.applier_queue.with(|plan| plan.commit).min(self.shared.durable_op());
+        match state.apply_through(through, |op| log.read(op).ok().flatten()) {
             Ok(()) => lock(&self.shared.sources).publish(state.snapshot()),
             Err(error) => {
-                tracing::debug!(%error, "the damaged state cannot be brought further");
+                tracing::debug!(%error, "cannot apply more entries to the damaged state");
                 self.open_aside();
             }
         }
@@ -287,7 +293,7 @@ impl Applier {
                     self.aside = None;
                 }
                 if matches!(result, Input::SnapshotInstalled { .. }) {
-                    // It was of the state before.
+                    // The frozen state belongs to the old state.
                     self.frozen = None;
                 }
                 (self.bytes, self.nothing_at) = (0, Op::ZERO);
@@ -303,44 +309,45 @@ impl Applier {
         Ok(())
     }
 
-    fn next(&self) -> Step {
+    fn next(&self) -> ApplierAction {
         let state = self.state.as_deref();
         let applied = state.map(|state| state.applied().op);
-        let full = state.is_some_and(State::is_full);
+        let full = state.is_some_and(StateMachine::is_full);
         let present = self.shared.state_life();
         let (waits_for_journal, merging) = (self.frozen.is_some(), self.checkpoint.is_some());
         self.shared.applier_queue.wait(|plan| {
-            // The old state is not to be touched while it is written.
+            // The old state must not be replaced while a checkpoint of it is being written.
             let waits = merging && matches!(plan.tasks.front(), Some(Task::Install(_)));
             if plan.closed {
-                Some(Step::Stop)
+                Some(ApplierAction::Stop)
             } else if let Some((_, error)) =
                 plan.lost.take().filter(|(life, _)| applied.is_some() && *life == present)
             {
-                Some(Step::Lose(error))
+                Some(ApplierAction::Lose(error))
             } else if std::mem::take(&mut plan.reopen) && applied.is_none() {
-                Some(Step::Reopen)
+                Some(ApplierAction::Reopen)
             } else if let Some(result) = plan.done.take() {
-                Some(Step::Finish(result))
+                Some(ApplierAction::Finish(result))
             } else if let Some(task) = plan.tasks.pop_front_if(|_| !waits) {
-                Some(Step::Transfer(task))
+                Some(ApplierAction::Transfer(task))
             } else if let Some(ask) = plan.expiry.take_if(|_| applied.is_some()) {
-                Some(Step::Expire(ask))
+                Some(ApplierAction::Expire(ask))
             } else if let Some(applied) = applied.filter(|applied| plan.commit > *applied && !full) {
-                Some(Step::Apply(plan.commit.min(applied.advance(RUN))))
+                Some(ApplierAction::Apply(plan.commit.min(applied.advance(RUN))))
             } else if std::mem::take(&mut plan.asked) {
-                Some(Step::Checkpoint)
+                Some(ApplierAction::Checkpoint)
             } else if waits_for_journal && !plan.wants_durable {
-                Some(Step::Retry)
+                Some(ApplierAction::Retry)
             } else if full && !merging && !waits_for_journal {
-                Some(Step::Release)
+                Some(ApplierAction::Release)
             } else {
                 None
             }
         })
     }
 
-    /// Waits a little for readers, and frees what they have let go of. If that is enough, the checkpoint that is due begins.
+    /// Waits a little for readers, and frees the memory that they have released. If that is enough, the checkpoint
+    /// that is due begins.
     fn release(&mut self) {
         self.shared.applier_queue.pause(PACE);
         if let Some(state) = &mut self.state {
@@ -358,15 +365,15 @@ impl Applier {
         let (Some(log), Some(state)) = (self.shared.log(), &mut self.state) else { return Ok(()) };
         while state.applied().op < through && !state.is_full() {
             if idle && state.applied().op > self.nothing_at && is_enough(state, self.bytes, limit) {
-                // Where it is to be made, and not where the batch ends: so all members with one log make theirs at the same ops, as a rule, and
-                // can complete each other (rule T9b).
+                // Stop at the op where the checkpoint is due, not where the batch ends. So members with the same log
+                // usually make their checkpoints at the same ops, and can complete each other (rule T9b).
                 break;
             }
             let op = state.applied().op.next();
             let entry = match log.read(op) {
                 Ok(entry) => entry.ok_or(StopReason::Missing { op })?,
                 Err(error) if is_mended_by_others(&self.shared, &error) => {
-                    // It is fetched from a peer. Whoever waits longer than the cluster's patience is fenced.
+                    // The entry is fetched from a peer. A member that waits too long is replaced as primary.
                     self.shared.inbox.applied(state.applied().op);
                     self.shared.inbox.faulty(op);
                     self.shared.applier_queue.pause(REPAIR_LOOK);
@@ -387,8 +394,9 @@ impl Applier {
         Ok(())
     }
 
-    /// Whether more has been applied beside a running checkpoint than it leaves time for, if it takes as long as the last one. So those
-    /// who write faster than checkpoints are made are slowed down bit by bit, and do not come to a stop at its end.
+    /// Whether the applier has applied more beside a running checkpoint than the time passed allows, if the
+    /// checkpoint takes as long as the last one. So writers that are faster than checkpoints are slowed down
+    /// gradually, and do not stop completely at the end of one.
     fn is_ahead(&self) -> bool {
         let (Some(state), true) = (&self.state, self.checkpoint.is_some()) else { return false };
         let limit = self.shared.options.checkpoint_bytes;
@@ -405,7 +413,7 @@ impl Applier {
         held > allowed
     }
 
-    /// Makes the request that removes what is due, or only records the time.
+    /// Builds the request that removes what has expired, or only records the time.
     fn expire(&self, query: ExpiryQuery) {
         let due = self.state.as_ref().map(|state| state.due(query)).unwrap_or_default();
         self.shared.inbox.expiry((query.tick || !due.is_empty()).then(|| Request::expiry(due).encode()));
@@ -429,8 +437,9 @@ impl Applier {
         due && self.frozen.is_none() && self.checkpoint.is_none() && state.applied().op > self.nothing_at
     }
 
-    /// Freezes the state when a checkpoint is due, and has it written once the journal has all of it (rule D7). Frozen at once: a
-    /// member whose journal is slower than the others' always applies what is not durable here yet, and would never come to it.
+    /// Freezes the state when a checkpoint is due, and starts to write it once the journal has all of it (rule D7).
+    /// It freezes at once because a member whose journal is slower than those of the others always applies entries
+    /// that are not durable here yet, and would otherwise never begin.
     fn begin_checkpoint(&mut self) -> Result<(), StopReason> {
         if self.is_due()
             && let Some(state) = &mut self.state
@@ -442,16 +451,16 @@ impl Applier {
             }
         }
         let Some(frozen) = &self.frozen else { return Ok(()) };
-        // Asked for before looking, so that the journal thread cannot slip in between.
-        self.shared.applier_queue.look(|plan| plan.wants_durable = true);
+        // Set before the check, so that the journal thread cannot become durable unnoticed in between.
+        self.shared.applier_queue.with(|plan| plan.wants_durable = true);
         if self.shared.durable_op() < frozen.anchor().op {
             return Ok(());
         }
-        self.shared.applier_queue.look(|plan| plan.wants_durable = false);
+        self.shared.applier_queue.with(|plan| plan.wants_durable = false);
         let Some(checkpoint) = self.frozen.take() else { return Ok(()) };
         tracing::debug!(op = %checkpoint.anchor().op, "checkpoint begins");
         self.merge_began = self.shared.clock.monotonic();
-        self.shared.applier_queue.look(|plan| plan.merging = Some(checkpoint.progress()));
+        self.shared.applier_queue.with(|plan| plan.merging = Some(checkpoint.progress()));
         let shared = self.shared.clone();
         shared.idle.begin();
         let thread = std::thread::Builder::new().name("kv-checkpoint".to_owned()).spawn(move || {
@@ -465,7 +474,7 @@ impl Applier {
     }
 
     fn finish(&mut self, result: Result<CheckpointDone, EngineError>) -> Result<(), StopReason> {
-        self.shared.applier_queue.look(|plan| plan.merging = None);
+        self.shared.applier_queue.with(|plan| plan.merging = None);
         self.merge_took = self.shared.clock.monotonic().since(self.merge_began);
         let done = result?;
         let anchor = done.anchor();
@@ -476,7 +485,7 @@ impl Applier {
             sources.expire(self.shared.clock.monotonic());
         }
         if let Some(thread) = self.checkpoint.take() {
-            // It has handed in its result, so there is no panic to learn of.
+            // It has reported its result, so it did not panic.
             let _ = thread.join();
         }
         tracing::debug!(op = %anchor.op, "checkpoint is durable");

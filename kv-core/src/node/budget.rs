@@ -1,20 +1,22 @@
-//! The memory that the connections of clients take together: frames being read, requests in flight, answers not yet written.
+//! The memory that the connections of all clients take together: frames being read, requests in flight, and answers
+//! not yet written.
 //!
-//! It is taken before it is allocated. Who finds none waits (a frame is not read on, and its sender gets no further) or is
-//! answered `Overloaded`; nobody makes it grow. No client gets all of it: see [`quota`](super::quota).
+//! Memory is reserved before it is allocated. If none is free, the connection waits (its frame is not read further,
+//! which slows the sender down), or the call is answered with `Overloaded`. No client can use all of it: see
+//! [`quota`](super::quota).
 
 use super::quota::{ANSWERS, Account, Quota, REQUESTS};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
-/// What memory is wanted for: it decides how much of the whole may be in use.
+/// What memory is used for. The use decides how much of the total may be reserved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Use {
-    /// A frame that needs more than a connection's ordinary buffer. Half of the whole, so that whoever sends many of them, or
-    /// never ends them, leaves room for small requests.
+    /// A frame that needs more than a connection's ordinary buffer. It may use half of the total, so that a client
+    /// that sends many of them, or never completes them, leaves room for small requests.
     LargeFrame,
-    /// The answer to a read. Three quarters.
+    /// The answer to a read. It may use three quarters.
     Answer,
     /// Anything else that can wait.
     Frame,
@@ -24,13 +26,13 @@ pub(super) enum Use {
 #[derive(Debug)]
 pub(super) struct Budget {
     memory: Quota,
-    /// How many wait for room.
+    /// The number of tasks that wait for room.
     waiting: AtomicUsize,
     room: Notify,
 }
 
 impl Budget {
-    /// So many bytes for all.
+    /// Creates a budget of this many bytes for all clients.
     pub(super) fn new(limit: usize) -> Arc<Self> {
         let memory = Quota::new(limit, REQUESTS);
         Arc::new(Self { memory, waiting: AtomicUsize::new(0), room: Notify::new() })
@@ -42,7 +44,7 @@ impl Budget {
         self.memory.limit()
     }
 
-    /// How much is taken.
+    /// How many bytes are reserved.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.memory.held()
@@ -60,14 +62,15 @@ impl Budget {
 
     fn give_back(&self, account: &Account, bytes: usize) {
         self.memory.give_back(&account.memory, bytes);
-        // A waiter registers before it looks for the last time: one of the two sees the other.
+        // A waiter registers before it checks for the last time, so either it sees the released memory or this sees
+        // the waiter.
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.room.notify_waiters();
         }
     }
 }
 
-/// A part of a budget; given back when dropped.
+/// A reserved part of a budget. Dropping it releases the memory.
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Arc<Budget>,
@@ -81,19 +84,19 @@ impl Share {
         Self { budget: budget.clone(), account: account.clone(), bytes: 0 }
     }
 
-    /// This much, if there is room.
+    /// Reserves this many bytes, if there is room.
     pub(super) fn of(budget: &Arc<Budget>, account: &Arc<Account>, bytes: usize, what: Use) -> Option<Self> {
         let mut share = Self::none(budget, account);
         share.try_grow_by(bytes, what).then_some(share)
     }
 
-    /// This much whether there is room or not: for what is small, and cannot be refused any more.
-    pub(super) fn of_necessity(budget: &Arc<Budget>, account: &Arc<Account>, bytes: usize) -> Self {
+    /// Reserves this many bytes even if there is no room: for small allocations that can no longer be refused.
+    pub(super) fn force_reserve(budget: &Arc<Budget>, account: &Arc<Account>, bytes: usize) -> Self {
         budget.memory.take_anyway(&account.memory, bytes);
         Self { budget: budget.clone(), account: account.clone(), bytes }
     }
 
-    /// How much it is.
+    /// How many bytes are reserved.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -106,16 +109,16 @@ impl Share {
         taken
     }
 
-    /// Makes it at least this much, once there is room. Cancel safe.
+    /// Grows the share to at least this many bytes, once there is room. Cancel safe.
     pub(super) async fn grow_to(&mut self, bytes: usize, what: Use) {
         let missing = bytes.saturating_sub(self.bytes);
         if missing == 0 || self.try_grow_by(missing, what) {
             return;
         }
         let budget = self.budget.clone();
-        let _waiting = Waiting::at(&budget);
+        let _waiting = WaitGuard::at(&budget);
         loop {
-            // Registered before the look, so that room made in between is not missed.
+            // Registered before the check, so that room that becomes free in between is not missed.
             let mut waiting = std::pin::pin!(budget.room.notified());
             waiting.as_mut().enable();
             if self.try_grow_by(missing, what) {
@@ -125,14 +128,14 @@ impl Share {
         }
     }
 
-    /// Takes so much of it away; all of it if it is less.
+    /// Splits off up to this many bytes into a new share.
     pub(super) fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
         Self { budget: self.budget.clone(), account: self.account.clone(), bytes }
     }
 
-    /// Gives back what is above this much.
+    /// Releases everything above this many bytes.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
         let surplus = self.bytes.saturating_sub(bytes);
         if surplus > 0 {
@@ -148,17 +151,17 @@ impl Drop for Share {
     }
 }
 
-/// One that waits for room.
-struct Waiting<'a>(&'a Budget);
+/// Counts as a waiter until it is dropped.
+struct WaitGuard<'a>(&'a Budget);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitGuard<'a> {
     fn at(budget: &'a Budget) -> Self {
         budget.waiting.fetch_add(1, Ordering::SeqCst);
         Self(budget)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
@@ -196,7 +199,7 @@ mod tests {
         assert!(take(26, Use::Frame).is_none());
     }
 
-    /// F-load-9: over however many connections.
+    /// F-load-9: one client leaves memory for others, however many connections it opens.
     #[test]
     fn one_client_leaves_memory_to_the_others() {
         let budget = Budget::new(1200);
@@ -212,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_gives_up_waiting_has_taken_nothing() {
         let (budget, me) = (Budget::new(10), Arc::default());
-        let all = Share::of_necessity(&budget, &me, 12);
+        let all = Share::force_reserve(&budget, &me, 12);
         let mut other = Share::none(&budget, &me);
         let mut growing = Box::pin(other.grow_to(1, Use::Frame));
         assert!(futures::poll!(&mut growing).is_pending());

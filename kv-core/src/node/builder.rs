@@ -1,4 +1,4 @@
-//! How a node is described and started.
+//! Configures and starts a node.
 
 use super::clock::Clock;
 use super::credentials::{self, ClientList};
@@ -13,7 +13,7 @@ use crate::config::{Cluster, ConfigError, FixedOptions, Options, Role};
 use crate::detached;
 use crate::ids::MemberId;
 use crate::journal::{Identity, Journal, JournalOptions, OpenError};
-use crate::kv::{self, Receiver, State};
+use crate::kv::{self, Receiver, StateMachine};
 use crate::message::{CheckpointAlignment, FormationStep, Recovered};
 use crate::replica::{Replica, ReplicaConfig};
 use crate::storage::{Directory, DirectoryError, Storage};
@@ -26,12 +26,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long an address, or a directory, may still be held by a node that was dropped a moment ago, or by a start that was given up: until its
-/// tasks are run, or what it asked of the disk is done.
+/// How long a start waits for an address or a directory that is still in use by a node that was just dropped, or by a
+/// cancelled start. They are released when the tasks of the old node run, or when its disk operation ends.
 const RELEASED_WITHIN: Duration = Duration::from_secs(1);
-/// How long to wait before asking again.
+/// How long to wait before the next attempt.
 const RETRY: Duration = Duration::from_millis(5);
-/// Durable entries that stay in memory for peers: a witness is to be small.
+/// How many bytes of durable entries a witness keeps in memory for peers: a witness should need little memory.
 const CACHE_BYTES: usize = 8 << 20;
 const WITNESS_CACHE_BYTES: usize = 1 << 20;
 
@@ -50,17 +50,17 @@ pub struct NodeBuilder {
     test: Option<Test>,
 }
 
-/// How a node differs that runs in a test.
+/// How a node in a test differs.
 #[cfg(feature = "testing")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Test {
-    /// When its cluster's time began.
+    /// The time at which the simulated time of its cluster began.
     pub(crate) origin: Instant,
-    /// Decides what is random in it.
+    /// The seed for its random numbers.
     pub(crate) seed: u64,
 }
 
-/// Where the node keeps what must survive.
+/// Where the node stores its data.
 #[derive(Clone, Debug)]
 enum Disk {
     Directory(PathBuf),
@@ -83,7 +83,8 @@ impl NodeBuilder {
         }
     }
 
-    /// Runs it in a test: its wall clock is tokio's, which waits for its threads where it is paused.
+    /// Runs the node in a test: its wall clock is tokio's clock, and a paused clock waits for the threads of the
+    /// node.
     #[cfg(feature = "testing")]
     pub(crate) fn test(mut self, test: Test) -> Self {
         self.test = Some(test);
@@ -180,7 +181,7 @@ impl NodeBuilder {
         let span = tracing::info_span!("member", id = %me);
         let until = Instant::now() + RELEASED_WITHIN;
         let (opened, fence) = loop {
-            let giving_up = GivingUp(Some(Arc::default()));
+            let giving_up = FenceOnDrop(Some(Arc::default()));
             let fence = giving_up.fence();
             let opening = {
                 let (cluster, options, fence, span) =
@@ -188,7 +189,7 @@ impl NodeBuilder {
                 let disk = disk.clone();
                 move || span.in_scope(|| Opened::open(disk, &cluster, me, role, &options, fence))
             };
-            let opened = aside(&idle, opening).await?;
+            let opened = open_detached(&idle, opening).await?;
             giving_up.disarm();
             match opened {
                 Err(StartError::Directory(DirectoryError::Locked(_))) if Instant::now() < until => {
@@ -229,8 +230,8 @@ impl NodeBuilder {
     }
 }
 
-/// Opens on a thread that no runtime waits for; a test's clock does.
-async fn aside(
+/// Opens the disk on a thread that no runtime waits for. In a test, the paused clock waits for it.
+async fn open_detached(
     idle: &IdleTracker,
     opening: impl FnOnce() -> Result<Opened, StartError> + Send + 'static,
 ) -> Result<Result<Opened, StartError>, StartError> {
@@ -244,10 +245,10 @@ async fn aside(
     opened.await.map_err(StartError::Thread)
 }
 
-/// Closes the disk to an opening that nobody waits for any more.
-struct GivingUp(Option<Arc<AtomicBool>>);
+/// Fences the disk when the future of a start is dropped.
+struct FenceOnDrop(Option<Arc<AtomicBool>>);
 
-impl GivingUp {
+impl FenceOnDrop {
     fn fence(&self) -> Arc<AtomicBool> {
         self.0.clone().expect("it is armed until it is disarmed")
     }
@@ -257,7 +258,7 @@ impl GivingUp {
     }
 }
 
-impl Drop for GivingUp {
+impl Drop for FenceOnDrop {
     fn drop(&mut self) {
         if let Some(fence) = &self.0 {
             fence.store(true, Ordering::SeqCst);
@@ -269,11 +270,11 @@ impl Drop for GivingUp {
 struct Opened {
     journal: Journal,
     recovered: Recovered,
-    /// On a data member that has been formatted.
+    /// What a formatted data member opened.
     data: Option<applier::Opened>,
-    /// On a data member that has not.
+    /// How to create the state, on a data member that is not formatted yet.
     opener: Option<StateOpener>,
-    /// For as long as any of these holds it.
+    /// The storage, for as long as any of the others holds it.
     storage: Weak<dyn Storage>,
 }
 
@@ -330,19 +331,19 @@ impl Opened {
     }
 }
 
-/// Opens the state and brings it together with the log. `None`: it is lost, and another one must be fetched.
+/// Opens the state and aligns it with the log. `None` means that the state is lost and another one must be fetched.
 fn open_state(
     storage: &Arc<dyn Storage>,
     limits: &kv::Limits,
     (cluster, me): (&Cluster, MemberId),
     journal: &mut Journal,
     recovered: &mut Recovered,
-) -> Result<Option<State>, StartError> {
-    // Where nobody has another state, what is left of this one is not touched.
+) -> Result<Option<StateMachine>, StartError> {
+    // If no other member has a state, this one is left untouched.
     let alone = !has_data_peer(cluster, me);
     let opened = match alone {
-        true => Some(State::open(storage.clone(), limits.clone())?),
-        false => State::open_or_set_aside(storage, limits)?,
+        true => Some(StateMachine::open(storage.clone(), limits.clone())?),
+        false => StateMachine::open_or_set_aside(storage, limits)?,
     };
     let Some(state) = opened else { return Ok(None) };
     let (found, recorded) = (state.checkpoint(), recovered.checkpoint);
@@ -352,7 +353,7 @@ fn open_state(
             Ok(Some(state))
         }
         CheckpointAlignment::Ahead => {
-            *recovered = journal.stand_on(state.point())?;
+            *recovered = journal.rebase_log(state.point())?;
             Ok(Some(state))
         }
         CheckpointAlignment::Lost if alone => {
@@ -365,7 +366,8 @@ fn open_state(
     }
 }
 
-/// Listens. The tasks of a node that was dropped a moment ago may hold the address for as long as they are not run.
+/// Listens on the address. The tasks of a node that was just dropped may hold the address until the runtime runs
+/// them.
 async fn bind(transport: &dyn Transport, address: &str) -> Result<Box<dyn Listener>, TransportError> {
     let until = Instant::now() + RELEASED_WITHIN;
     loop {
@@ -380,7 +382,7 @@ async fn bind(transport: &dyn Transport, address: &str) -> Result<Box<dyn Listen
     }
 }
 
-/// What callers are measured by.
+/// What the hello of a caller is checked against.
 pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) -> Expectation {
     let members = cluster.members().map(|member| MemberInfo {
         id: member.id,
@@ -406,7 +408,7 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
     }
 }
 
-/// Randomness of the operating system's, without a dependency: each `RandomState` has keys of its own.
+/// Random bits of the operating system, without a dependency: each `RandomState` has random keys.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

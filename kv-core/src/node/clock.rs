@@ -1,22 +1,22 @@
-//! The node's clocks, for the replica that has none.
+//! The clocks of a node. The replica itself reads no clock.
 
 use crate::client::elapsed::Since;
 use crate::ids::{Instant, Timestamp};
 use crate::replica::Now;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Monotonic time since the node started, and wall time. tokio's clock, so that tests may stop it; on Linux it goes on while the machine is
-/// suspended (rules R4 to R6).
+/// The monotonic time since the node started, and the wall time. It uses tokio's clock, so that tests can pause it.
+/// On Linux, that clock continues while the machine is suspended (rules R4 to R6).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     started: Since,
-    /// The wall clock is the monotonic one, from this time on.
+    /// In a test: the wall clock is the monotonic clock, plus this offset.
     #[cfg(feature = "testing")]
     since: Option<Duration>,
 }
 
 impl Clock {
-    /// Starts at zero.
+    /// Starts the clock at zero.
     pub(super) fn start() -> Self {
         Self {
             started: Since::now(),
@@ -25,7 +25,8 @@ impl Clock {
         }
     }
 
-    /// A wall clock that stands still, leaps and goes on with tokio's, the same for all nodes that have the same `origin`.
+    /// A wall clock that pauses and advances with tokio's clock, and is the same for all nodes with the same
+    /// `origin`.
     #[cfg(feature = "testing")]
     pub(super) fn of_test(origin: tokio::time::Instant) -> Self {
         // The first of January, 2000.
@@ -42,18 +43,18 @@ impl Clock {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 
-    /// The time that the replica gets.
+    /// The current time, as the replica needs it.
     pub(super) fn now(&self) -> Now {
         let wall = u64::try_from(self.wall().as_millis()).unwrap_or(u64::MAX);
         Now { monotonic: self.monotonic(), wall: Timestamp::new(wall) }
     }
 
-    /// Since the start.
+    /// The monotonic time since the start.
     pub(super) fn monotonic(&self) -> Instant {
         Instant::ZERO.after(self.started.elapsed())
     }
 
-    /// The point at which tokio's timers fire for `at`; `None` if it is further than anyone waits.
+    /// The time at which tokio's timers fire for `at`; `None` if it is too far in the future.
     pub(super) fn timer(&self, at: Instant) -> Option<tokio::time::Instant> {
         let left = at.since(self.monotonic());
         (left < Duration::from_secs(1 << 32)).then(|| tokio::time::Instant::now() + left)

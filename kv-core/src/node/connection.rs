@@ -1,10 +1,10 @@
-//! One client's connection: its calls, and the answers to them.
+//! The connection of one client: its calls and their answers.
 
 use super::budget::{Share, Use};
-use super::inbox::{Call, RequestKey};
+use super::inbox::{InboxCall, RequestKey};
 use super::quota::Account;
-use super::reads::{self, Least};
-use super::reply::{Outbox, Place, Reply};
+use super::reads::{self, MinApplied};
+use super::reply::{CallClass, Outbox, Responder};
 use super::shared::Shared;
 use super::{status, watches};
 use crate::config::{Options, Role};
@@ -17,29 +17,29 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// How long a client may take for a frame that it has begun, and for the answers that it is given at once; to this comes
-/// the time that they take at [`SLOWEST`].
+/// How long a client may take to send a frame that it has begun, and to receive answers. The time for the bytes
+/// themselves, at [`SLOWEST`], is added.
 const WITHIN: Duration = Duration::from_secs(10);
-/// The slowest client that is waited for, in bytes per second.
+/// The slowest client that is still served, in bytes per second.
 const SLOWEST: usize = 128 << 10;
-/// How long the last answers of a node that shuts down may take.
+/// How long a node that shuts down waits for its last answers to be sent.
 const LAST_WITHIN: Duration = Duration::from_millis(100);
-/// So much is collected for one write.
+/// How many bytes are collected for one write.
 const WRITE_BYTES: usize = 256 << 10;
-/// Frames above this are large: they get no more than their part of the memory.
+/// Frames above this size are large. They may use only their part of the memory.
 const SMALL_FRAME: usize = 64 << 10;
-/// After a large frame nothing more is read from its client for this long per [`PACED_BYTES`] of it, so that clients who send nothing else
-/// leave time for others.
+/// After a large frame of a client, the member reads nothing from that client for this long per [`PACED_BYTES`] of the frame, so that
+/// clients that send only large frames leave time for others.
 const PACE: Duration = Duration::from_millis(1);
-/// See [`PACE`]: one connection brings 512 MB/s at most.
+/// See [`PACE`]: one connection can send at most 512 MB/s.
 const PACED_BYTES: usize = 512 << 10;
 
-/// The least that a call in flight is taken to hold.
+/// A call in flight counts for at least this many bytes.
 const CALL_BYTES: usize = 256;
 
-/// Why a connection was ended by the member.
+/// Why the member closed a connection.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+enum ConnectionEnd {
     #[error(transparent)]
     Wire(#[from] WireError),
     #[error("no message for {0:?}")]
@@ -50,7 +50,7 @@ enum Ended {
     Unread,
 }
 
-/// Serves a client until it goes, breaks a rule, falls silent, or leaves its answers unread.
+/// Serves a client until it disconnects, breaks a rule, falls silent, or does not read its answers.
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     name: &str,
@@ -69,13 +69,14 @@ pub(super) async fn serve(
     };
     match ended {
         Ok(()) => tracing::debug!(client = name, "client disconnected"),
-        // Not louder: clients are not trusted, and might fill the log.
+        // Only at level debug: clients are not trusted, and could fill the log.
         Err(error) => tracing::debug!(client = name, %error, "client disconnected"),
     }
 }
 
-/// Lets other tasks of this runtime, and other threads of the node, have their turn: encrypting, decrypting and copying take time.
-async fn give_way() {
+/// Lets other tasks of this runtime, and other threads of the node, run. Encrypting, decrypting and copying take
+/// time.
+async fn yield_turn() {
     std::thread::yield_now();
     tokio::task::yield_now().await;
 }
@@ -84,25 +85,25 @@ struct CloseOnDrop<'a>(&'a Shared, Arc<Outbox>);
 
 impl Drop for CloseOnDrop<'_> {
     fn drop(&mut self) {
-        // In this order: a watch that comes to wait later sees that the connection is closed.
+        // The order matters: a watch that is parked later must see that the connection is closed.
         self.1.close();
         self.0.watches.cancel_all(&self.1);
     }
 }
 
-/// What comes from the client.
+/// The receiving side of the connection.
 struct Incoming<'a> {
     shared: &'a Arc<Shared>,
     reader: FrameReader<Reader>,
-    /// The memory of what has been read and not taken.
+    /// The memory of what has been read and not yet processed.
     share: Share,
-    /// What has been read since others last had a turn.
+    /// How many bytes have been read since other tasks last ran.
     since_turn: usize,
 }
 
 impl Incoming<'_> {
-    /// Whether others have a turn, after a read beyond `held`.
-    fn gives_way(&mut self, held: usize) -> bool {
+    /// Counts the bytes read beyond `held`, and returns whether other tasks should run now.
+    fn is_turn_over(&mut self, held: usize) -> bool {
         self.since_turn += self.reader.buffered_bytes().saturating_sub(held);
         let is_due = self.since_turn >= wire::TURN_BYTES;
         if is_due {
@@ -111,9 +112,9 @@ impl Incoming<'_> {
         is_due
     }
 
-    /// The next frame, with the memory that it holds. Memory is taken before it is allocated; where there is none the client
-    /// waits, and if that takes too long, it is as if it had been slow itself.
-    async fn frame(&mut self) -> Result<Option<(Frame, Share)>, Ended> {
+    /// Returns the next frame, with the memory that it holds. Memory is reserved before it is allocated. While none
+    /// is free, the client waits; if that takes too long, it is treated like a client that is too slow.
+    async fn frame(&mut self) -> Result<Option<(Frame, Share)>, ConnectionEnd> {
         let idle = self.shared.options.client_idle_timeout;
         let mut until = Instant::now() + idle;
         let (mut begun, mut timed) = (false, false);
@@ -136,47 +137,49 @@ impl Incoming<'_> {
             };
             match timeout_at(until, step).await {
                 Ok(Err(error)) => return Err(WireError::from(error).into()),
-                // Who sends much gives way to others now and again: tasks share the runtime's few threads.
-                Ok(Ok(true)) if self.gives_way(held) => give_way().await,
+                // A client that sends much yields to others regularly, because tasks share the few threads of the
+                // runtime.
+                Ok(Ok(true)) if self.is_turn_over(held) => yield_turn().await,
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) if begun => return Err(WireError::Truncated.into()),
                 Ok(Ok(false)) => return Ok(None),
-                Err(_) if begun => return Err(Ended::HalfAFrame),
-                Err(_) => return Err(Ended::Silent(idle)),
+                Err(_) if begun => return Err(ConnectionEnd::HalfAFrame),
+                Err(_) => return Err(ConnectionEnd::Silent(idle)),
             }
         }
         let frame = self.reader.take(Kind::Client)?;
         let mut share = self.share.split(frame.body_len());
         self.share.shrink_to(self.reader.buffered_bytes());
-        // What fits the first read was not asked for yet; and however small a call is, it is not free.
+        // Nothing was reserved for what fitted into the first read. A small call must still count.
         let all = share.grow_to(frame.body_len().max(CALL_BYTES), Use::Frame);
-        timeout_at(until, all).await.map_err(|_| Ended::HalfAFrame)?;
+        timeout_at(until, all).await.map_err(|_| ConnectionEnd::HalfAFrame)?;
         Ok(Some((frame, share)))
     }
 }
 
-async fn receive(outbox: &Arc<Outbox>, mut incoming: Incoming<'_>) -> Result<(), Ended> {
+async fn receive(outbox: &Arc<Outbox>, mut incoming: Incoming<'_>) -> Result<(), ConnectionEnd> {
     let mut last = None;
     loop {
-        outbox.room().await;
+        outbox.wait_for_room().await;
         let Some((frame, share)) = incoming.frame().await? else { return Ok(()) };
         if frame.kind() == Kind::Alive {
             continue;
         }
         let len = frame.body_len();
         let is_large = len > SMALL_FRAME;
-        // To decode a large one takes a while: one at a time, so that the runtime's other threads stay free for others.
+        // Decoding a large request takes a while. Only one is decoded at a time, so that the other threads of the runtime stay free.
         let turn = if is_large { incoming.shared.large_requests.acquire().await.ok() } else { None };
         let message = frame.client_message()?;
         drop(frame);
         if is_large {
-            // And so will what comes next.
-            give_way().await;
+            // Decoding took a while, and so will processing.
+            yield_turn().await;
         }
         if !Party::Client.may_call(&message.what) {
             return Err(WireError::NotAllowed { what: "a call", party: Party::Client }.into());
         }
-        // A copy of a message could be proposed after the client was answered that the original was not.
+        // A client must not reuse a call number: a copy of a message could be proposed after the client was told that
+        // the original was not.
         if last.is_some_and(|last| message.call <= last) {
             continue;
         }
@@ -190,8 +193,12 @@ async fn receive(outbox: &Arc<Outbox>, mut incoming: Incoming<'_>) -> Result<(),
     }
 }
 
-/// Writes answers until there are no more calls to come, or the client does not read them.
-async fn answer(shared: &Shared, outbox: &Outbox, mut writer: FrameWriter<Writer>) -> Result<(), Ended> {
+/// Writes answers until no more calls can come, or the client does not read them.
+async fn answer(
+    shared: &Shared,
+    outbox: &Outbox,
+    mut writer: FrameWriter<Writer>,
+) -> Result<(), ConnectionEnd> {
     let mut closing = shared.closing.subscribe();
     loop {
         if *closing.borrow_and_update() && outbox.is_idle() {
@@ -205,7 +212,7 @@ async fn answer(shared: &Shared, outbox: &Outbox, mut writer: FrameWriter<Writer
         for (answer, share) in answers {
             writer.push(wire::encode_server_message(&answer));
             if share.bytes() > SMALL_FRAME {
-                give_way().await;
+                yield_turn().await;
             }
             held += share.bytes();
             shares.push(share);
@@ -213,24 +220,24 @@ async fn answer(shared: &Shared, outbox: &Outbox, mut writer: FrameWriter<Writer
         let within = if *closing.borrow() { LAST_WITHIN } else { WITHIN + time_for(writer.queued_bytes()) };
         match timeout(within, writer.flush()).await {
             Ok(written) => written.map_err(WireError::from)?,
-            Err(_) => return Err(Ended::Unread),
+            Err(_) => return Err(ConnectionEnd::Unread),
         }
         drop(shares);
         outbox.written(count, held);
     }
 }
 
-/// How long the slowest client takes for so many bytes.
+/// How long the slowest allowed client takes for this many bytes.
 fn time_for(bytes: usize) -> Duration {
     Duration::from_secs((bytes / SLOWEST) as u64)
 }
 
-/// Answers a call at once, or sees to it that it will be answered.
+/// Answers a call at once, or arranges for a later answer.
 fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientCall, share: Share) {
-    let place = if matches!(what, ClientCall::Watch(_)) { Place::Watch } else { Place::Call };
+    let place = if matches!(what, ClientCall::Watch(_)) { CallClass::Watch } else { CallClass::Call };
     let permit = shared.admission.admit(outbox.account(), place, share);
     let overloaded = permit.is_none();
-    let reply = Reply::new(outbox.clone(), call, permit);
+    let reply = Responder::new(outbox.clone(), call, permit);
     match what {
         ClientCall::Status => reply.send(Answer::Status(Box::new(status::status(shared)))),
         ClientCall::Handover => reply.send(hand_over(shared)),
@@ -247,7 +254,8 @@ fn dispatch(shared: &Arc<Shared>, outbox: &Arc<Outbox>, call: u64, what: ClientC
     }
 }
 
-/// Each change of the primary holds all writes up: so clients get one from this member once in a while, and are sent away otherwise.
+/// Each change of the primary delays all writes. So this member grants clients a handover only once in a while, and
+/// refuses otherwise.
 fn hand_over(shared: &Shared) -> Answer {
     if shared.status.primary() != Some(shared.me) {
         return Answer::Done;
@@ -259,7 +267,7 @@ fn hand_over(shared: &Shared) -> Answer {
     Answer::Done
 }
 
-fn write(shared: &Shared, request: Bytes, reply: Reply) {
+fn write(shared: &Shared, request: Bytes, reply: Responder) {
     let key = match check(&request, &shared.options) {
         Ok(key) => key,
         Err(refused) => return reply.send(Answer::Refused(refused.to_string())),
@@ -269,26 +277,26 @@ fn write(shared: &Shared, request: Bytes, reply: Reply) {
     {
         return reply.send(Answer::Written(stored));
     }
-    shared.inbox.call(Call::Write { key, request, reply });
+    shared.inbox.call(InboxCall::Write { key, request, reply });
 }
 
-fn read(shared: &Arc<Shared>, mode: ReadMode, query: Query, reply: Reply) {
+fn read(shared: &Arc<Shared>, mode: ReadMode, query: Query, reply: Responder) {
     if let Err(refused) = query.check(sizes(&shared.options)) {
         return reply.send(Answer::Refused(refused.to_string()));
     }
     match mode {
-        ReadMode::Linearizable => shared.inbox.call(Call::Read { query, reply }),
+        ReadMode::Linearizable => shared.inbox.call(InboxCall::Read { query, reply }),
         _ if shared.role == Role::Witness => reply.send(Answer::Refused(format!(
             "member {} is a witness and holds no data: ask a data member",
             shared.me
         ))),
-        ReadMode::MaxStaleness(bound) => shared.inbox.call(Call::Bounded { bound, query, reply }),
-        ReadMode::Local => reads::run(shared, vec![(query, reply)], Least::Op(Op::ZERO)),
+        ReadMode::MaxStaleness(bound) => shared.inbox.call(InboxCall::Bounded { bound, query, reply }),
+        ReadMode::Local => reads::run(shared, vec![(query, reply)], MinApplied::Op(Op::ZERO)),
         ReadMode::AtLeast(at_least) => {
             if shared.state().is_some_and(|state| state.revision() >= at_least) {
-                reads::run(shared, vec![(query, reply)], Least::Revision(at_least));
+                reads::run(shared, vec![(query, reply)], MinApplied::Revision(at_least));
             } else {
-                shared.inbox.call(Call::Await { at_least, query, reply });
+                shared.inbox.call(InboxCall::Await { at_least, query, reply });
             }
         }
     }
@@ -298,7 +306,7 @@ const fn sizes(options: &Options) -> SizeLimits {
     SizeLimits { max_key_bytes: options.max_key_bytes, max_value_bytes: options.max_value_bytes }
 }
 
-/// Why a request is turned away at the door.
+/// Why a request is refused before it is queued.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
     #[error(transparent)]
@@ -311,8 +319,8 @@ enum Refused {
     OpenWithin,
 }
 
-/// Decodes a request and checks it against the limits; the applier checks again, for what is in the log is not asked who
-/// wrote it.
+/// Decodes a request and checks it against the limits. The applier checks again, because it does not trust the log to
+/// contain only checked requests.
 fn check(request: &[u8], options: &Options) -> Result<RequestKey, Refused> {
     let request = Request::decode(request)?;
     if !Party::Client.may_order(&request.operation) {

@@ -1,4 +1,4 @@
-//! Certificates and the list of clients: what may change while the node runs.
+//! Certificates and the list of clients, which may change while the node runs.
 
 use super::StartError;
 use super::rate::LogThrottle;
@@ -16,20 +16,21 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// How often files are looked at.
+/// How often the files are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A list that has changed counts once it has been the same at so many looks in a row.
+/// A changed list takes effect once it has been the same at this many checks in a row.
 const LOOKS: u32 = 3;
-/// No list of clients is longer, in bytes.
+/// The largest list of clients, in bytes.
 const LARGEST_LIST: u64 = 16 << 20;
 
-/// The clients that are let in: a file with a name on each line. Empty lines and those that begin with `#` are ignored.
+/// The clients that may connect: a file with one name per line. Empty lines and lines that begin with `#` are
+/// ignored.
 #[derive(Debug)]
 pub(super) struct ClientList {
     file: PathBuf,
     names: watch::Sender<Arc<BTreeSet<String>>>,
-    /// What the file has come to hold, and at how many looks: whoever writes it in place leaves half of it there for a moment, and the
-    /// clients of the other half are not to be disconnected for that.
+    /// The changed content, and at how many checks it has been the same. A program that rewrites the file in place
+    /// leaves an incomplete file for a moment, and the clients in the missing part must not be disconnected.
     next: Mutex<Option<(BTreeSet<String>, u32)>>,
 }
 
@@ -44,8 +45,8 @@ impl ClientList {
         }
     }
 
-    /// Reads it again; returns whether another list counts from now on. If it cannot be read, or has only just changed, the names that
-    /// were in it go on being let in.
+    /// Reads the file again, and returns whether a new list takes effect. If the file cannot be read, or has only
+    /// just changed, the old names stay valid.
     fn refresh(&self) -> io::Result<bool> {
         let mut next = lock(&self.next);
         let before = next.take();
@@ -65,15 +66,15 @@ impl ClientList {
         Ok(true)
     }
 
-    /// Whether the peer is let in as a client. Members are not on the list.
+    /// Returns whether the peer may connect as a client. Members are not on the list.
     pub(super) fn has(&self, peer: &Peer) -> bool {
         is_on(&self.names.borrow(), peer)
     }
 
-    /// Waits until the peer is not let in any more.
+    /// Waits until the peer may no longer connect.
     pub(super) async fn removed(&self, peer: &Peer) {
         let mut names = self.names.subscribe();
-        // An error would mean that the list is gone, and with it the node.
+        // An error means that the list, and with it the node, is gone.
         let _ = names.wait_for(|names| !is_on(names, peer)).await;
     }
 }
@@ -92,13 +93,13 @@ fn read(path: &Path) -> io::Result<BTreeSet<String>> {
     if text.len() as u64 > LARGEST_LIST {
         return Err(io::Error::other("it is too long for a list of clients"));
     }
-    // Some editors begin a file with a mark that nobody sees.
+    // Some editors write a byte order mark at the beginning of a file.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     Ok(lines.map(str::to_owned).collect())
 }
 
-/// Looks at the files, for as long as the node runs.
+/// Checks the files regularly, for as long as the node runs.
 pub(super) async fn run(shared: Arc<Shared>) {
     let logged = LogThrottle::default();
     loop {
@@ -116,7 +117,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Logs a failure once a minute: while files are being replaced they may not fit one another for a moment.
+/// Logs a failure at most once a minute. While files are being replaced, they may not match for a moment.
 fn log_certificates(refreshed: Result<bool, TransportError>, now: Instant, logged: &LogThrottle) {
     match refreshed {
         Ok(false) => {}
@@ -140,7 +141,7 @@ fn log_clients(refreshed: io::Result<bool>, file: Option<&Path>, now: Instant, l
     }
 }
 
-/// Whether the transport's certificate is this member's: found out here, not by all the others.
+/// Checks that the transport's certificate belongs to this member, before all the others find out.
 pub(super) fn check(
     transport: &dyn Transport,
     cluster: &str,
@@ -206,7 +207,7 @@ mod tests {
         assert!(!list.has(&client("ops")), "an empty list lets nobody in");
     }
 
-    /// Who rewrites the file in place, however slowly, disconnects nobody who is on the list before and after.
+    /// Rewriting the file in place, however slowly, disconnects no client that is on the list before and after.
     #[test]
     fn half_a_list_does_not_count() {
         let folder = tempfile::tempdir().expect("a temporary directory");
@@ -226,7 +227,7 @@ mod tests {
         let looks = (1..=10).find(|_| refresh()).expect("it counts");
         assert_eq!(looks, LOOKS);
         assert!(["app", "job", "ops"].iter().all(|name| list.has(&client(name))));
-        // A moment's half in between begins the count anew.
+        // An incomplete file in between restarts the count.
         write("app\n");
         assert!((1..LOOKS).all(|_| !refresh()));
         write("app\njob\nops\n");

@@ -1,9 +1,9 @@
 //! The driver: one task owns the replica, passes it its inputs, and carries out its outputs.
 
 use super::StopReason;
-use super::inbox::{Batch, Call};
+use super::inbox::{Batch, InboxCall};
 use super::lanes::Entries;
-use super::reads::{Least, Reads};
+use super::reads::{MinApplied, Reads};
 use super::shared::Shared;
 use super::status::Reporter;
 use super::transfer::{self, Piece, Task};
@@ -18,11 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout_at;
 
-/// With this many times the pipeline committed and not yet applied, clients' calls wait.
+/// Clients' calls wait while more than this many times the pipeline depth is committed and not yet applied.
 const MAX_LAG: u64 = 4;
-/// Calls are turned away when nothing has been applied for this long though there was something to apply.
+/// Calls are refused if nothing has been applied for this long although there was something to apply.
 const SLOW_APPLY: Duration = Duration::from_secs(1);
-/// How often the status reports how far the peers are.
+/// How often the status is updated with the progress of the peers.
 const PEERS_EVERY: Duration = Duration::from_millis(20);
 
 pub(super) struct Driver {
@@ -30,13 +30,13 @@ pub(super) struct Driver {
     replica: Replica,
     reads: Reads,
     reporter: Reporter,
-    /// For the journal thread, at the end of the batch.
+    /// Collected for the journal thread until the end of the batch.
     writes: Vec<(WriteSeq, Write)>,
     commit: Op,
     applied: Op,
-    /// When something was last applied, or there was nothing to apply.
+    /// When something was last applied, or when there was last nothing to apply.
     applying_since: Instant,
-    /// How far the running checkpoint was when this was last looked at.
+    /// The progress of the running checkpoint at the last check.
     merged: u64,
     peers_updated: Instant,
     /// The earliest deadlines of the applied state.
@@ -70,12 +70,12 @@ impl Driver {
         let shared = self.shared.clone();
         self.carry_out();
         while !self.halted {
-            let batch = shared.inbox.take(shared.writes.look(|writes| writes.has_room()), self.takes_calls());
+            let batch = shared.inbox.take(shared.writes.with(|writes| writes.has_room()), self.takes_calls());
             if batch.is_empty() {
                 self.wait().await;
             } else {
                 self.process(batch);
-                // Others on this thread have their turn, however much there is to do.
+                // Lets other tasks on this thread run, however much there is to do.
                 tokio::task::yield_now().await;
             }
             self.on_time();
@@ -83,20 +83,21 @@ impl Driver {
         }
     }
 
-    /// Waits for something to happen, or for the replica's time to come.
+    /// Waits until something happens or the replica's next timer is due.
     async fn wait(&self) {
         let arrived = self.shared.inbox.arrived();
         match self.replica.poll_timeout().and_then(|at| self.shared.clock.timer(at)) {
-            // Both outcomes are looked at by the caller.
+            // The caller checks for both outcomes.
             Some(at) => drop(timeout_at(at, arrived).await),
             None => arrived.await,
         }
     }
 
-    /// Passes the replica one input, and carries out its outputs.
+    /// Passes one input to the replica, and carries out its outputs.
     pub(super) fn step(&mut self, input: Input) {
         if !self.halted {
-            // Read after the input was taken in, so that nothing was there before it seems to have been (rule N7).
+            // The clock is read after the input was taken in, so that nothing appears to be older than it is (rule
+            // N7).
             self.replica.handle(self.shared.clock.now(), input);
             self.carry_out();
         }
@@ -115,19 +116,19 @@ impl Driver {
         self.ask_for_what_is_due();
     }
 
-    /// Rule V8: a state that waits for a checkpoint does not hang, as long as that gets on.
+    /// Rule V8: a state that waits for a checkpoint does not count as hanging while the checkpoint makes progress.
     fn report_progress(&mut self) {
         if self.commit <= self.applied {
             return;
         }
-        let merged = self.shared.applier_queue.look(|plan| plan.merging.as_ref().map(Progress::steps));
+        let merged = self.shared.applier_queue.with(|plan| plan.merging.as_ref().map(Progress::steps));
         if let Some(merged) = merged.filter(|merged| *merged != self.merged) {
             self.merged = merged;
             self.step(Input::Applying);
         }
     }
 
-    /// Rule X6. Looked at after every batch; a primary has one at each heartbeat at least.
+    /// Rule X6: asks for what has expired. Checked after every batch; a primary has at least one batch per heartbeat.
     fn ask_for_what_is_due(&mut self) {
         let (now, replica) = (self.shared.clock.now(), &self.replica);
         let time = || replica.stamp(now).zip(replica.idle(now));
@@ -137,7 +138,7 @@ impl Driver {
         }
     }
 
-    /// The applier has looked for what is due.
+    /// The applier has checked what has expired.
     fn on_expiry(&mut self, request: Option<Bytes>) {
         match request.filter(|request| self.replica.proposal_room() >= request.len()) {
             Some(request) => self.step(Input::Propose { requests: vec![request] }),
@@ -145,7 +146,7 @@ impl Driver {
         }
     }
 
-    /// Control first: it decides who is primary, and must not wait behind data.
+    /// The Control lane comes first: it decides who is primary, and must not wait behind data.
     fn process(&mut self, batch: Batch) {
         for (from, message) in batch.control {
             self.on_message(from, message);
@@ -156,13 +157,13 @@ impl Driver {
         if let Some(seq) = batch.durable {
             self.step(Input::Durable { seq });
             self.shared.set_durable_op(self.replica.durable().op);
-            if self.shared.applier_queue.look(|plan| plan.wants_durable) {
+            if self.shared.applier_queue.with(|plan| plan.wants_durable) {
                 self.shared.applier_queue.change(|plan| plan.wants_durable = false);
             }
         }
         for what in batch.transfers {
             match &what {
-                // What has to be applied before a read is answered is to be applied to the state that there is.
+                // Reads that wait for an op wait for it in the new state.
                 Input::StateLost => self.applied = Op::ZERO,
                 Input::SnapshotInstalled { point } => self.applied = point.anchor.op,
                 _ => {}
@@ -208,7 +209,7 @@ impl Driver {
         self.reads.applied(op, &self.shared);
     }
 
-    /// Hands the journal its writes, and updates the status.
+    /// Passes the writes to the journal, and updates the status.
     fn finish_batch(&mut self) {
         if !self.writes.is_empty() {
             let writes = &mut self.writes;
@@ -222,7 +223,7 @@ impl Driver {
         }
     }
 
-    /// Whether clients' calls are looked at now; until then they wait in the inbox.
+    /// Whether the driver takes clients' calls now. Until then, they wait in the inbox.
     fn takes_calls(&self) -> bool {
         let lag = self.commit.distance_from(self.applied);
         lag <= MAX_LAG * u64::from(self.shared.options.pipeline_depth)
@@ -234,7 +235,7 @@ impl Driver {
         self.commit > self.applied && self.shared.clock.monotonic().since(self.applying_since) > SLOW_APPLY
     }
 
-    fn on_calls(&mut self, calls: VecDeque<Call>) {
+    fn on_calls(&mut self, calls: VecDeque<InboxCall>) {
         if calls.is_empty() {
             return;
         }
@@ -250,26 +251,28 @@ impl Driver {
         let mut room = self.replica.proposal_room();
         for call in calls {
             match (call, &refusal) {
-                (Call::Write { reply, .. } | Call::Read { reply, .. }, Some(refusal)) => {
+                (InboxCall::Write { reply, .. } | InboxCall::Read { reply, .. }, Some(refusal)) => {
                     reply.send(refusal.clone())
                 }
-                (Call::Await { at_least, query, reply }, _) => {
+                (InboxCall::Await { at_least, query, reply }, _) => {
                     let now = self.shared.clock.monotonic();
                     self.reads.wait(at_least, (query, reply), now, &self.shared);
                 }
-                (Call::Bounded { bound, query, reply }, refusal) => {
-                    // Rule R4: without that knowledge, the read is handled as a linearizable one.
+                (InboxCall::Bounded { bound, query, reply }, refusal) => {
+                    // Rule R4: if the age of the state is unknown, the read is handled as a linearizable one.
                     let fresh = self.replica.fresh(self.shared.clock.now(), bound);
                     match (fresh.filter(|op| *op <= self.applied), refusal) {
-                        (Some(op), _) => super::reads::run(&self.shared, vec![(query, reply)], Least::Op(op)),
+                        (Some(op), _) => {
+                            super::reads::run(&self.shared, vec![(query, reply)], MinApplied::Op(op))
+                        }
                         (None, Some(refusal)) => reply.send(refusal.clone()),
                         (None, None) => reads.push(self.reads.add(query, reply)),
                     }
                 }
-                (Call::Read { query, reply }, None) => reads.push(self.reads.add(query, reply)),
-                (Call::Write { reply, .. }, None) if room == 0 => reply.send(Answer::Overloaded),
-                (Call::Write { key, request, reply }, None) => {
-                    // One that is under way already has somebody more to wait for it.
+                (InboxCall::Read { query, reply }, None) => reads.push(self.reads.add(query, reply)),
+                (InboxCall::Write { reply, .. }, None) if room == 0 => reply.send(Answer::Overloaded),
+                (InboxCall::Write { key, request, reply }, None) => {
+                    // If the request is already in progress, this call waits for the same result.
                     if self.shared.waiters.join(key, reply) {
                         room = room.saturating_sub(request.len());
                         requests.push(request);
@@ -305,7 +308,8 @@ impl Driver {
                 if let Some(log) = shared.log() {
                     log.stage(&write);
                 }
-                // Rule D7: at a cut, or where the log stands on another point, it goes back before anything above is reported as committed.
+                // Rule D7: after a cut or a rebase of the log, the durable op is lowered before anything above is
+                // reported as committed.
                 if self.replica.durable().op < shared.durable_op() {
                     shared.set_durable_op(self.replica.durable().op);
                 }
@@ -340,7 +344,7 @@ impl Driver {
                 self.commit = self.commit.max(commit.op);
                 match shared.role {
                     Role::Data => shared.applier_queue.change_one(|plan| plan.commit(commit.op)),
-                    // A witness has nothing to apply to.
+                    // A witness has no state to apply entries to.
                     Role::Witness => shared.inbox.applied(commit.op),
                 }
             }

@@ -3,7 +3,7 @@
 use crate::config::{ConfigError, OptionMismatch};
 use crate::engine::EngineError;
 use crate::ids::{MemberId, Op};
-use crate::journal::{OpenError, ReadError, WriteError};
+use crate::journal::{JournalReadError, JournalWriteError, OpenError};
 use crate::replica::Halt;
 use crate::storage::DirectoryError;
 use kv_transport::TransportError;
@@ -12,7 +12,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Why a node did not start. Where it is a refusal, nothing on disk has changed.
+/// Why a node did not start. If it refused to start, nothing on disk has changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -25,7 +25,7 @@ pub enum StartError {
     /// The builder got no data directory.
     #[error("no data directory was given: call NodeBuilder::data_dir")]
     NoStorage,
-    /// The transport's certificate is somebody else's.
+    /// The transport's certificate belongs to someone else.
     #[error(
         "the certificate belongs to {found}, but this is member {me} of {cluster:?}: use the certificate of this member"
     )]
@@ -37,28 +37,29 @@ pub enum StartError {
         /// The cluster that it belongs to.
         cluster: String,
     },
-    /// The list of clients cannot be read.
+    /// The file with the list of clients cannot be read.
     #[error("cannot read the client list {}: {source}", file.display())]
     ClientList {
         /// The path of the file.
         file: PathBuf,
-        /// The system's error.
+        /// The error of the system.
         source: io::Error,
     },
-    /// There is a list of clients, and a transport that does not authenticate callers.
+    /// A list of clients was given, but the transport does not authenticate callers.
     #[error("a client list requires certificates: without them, a client can claim any name")]
     ListWithoutCertificates,
-    /// The address cannot be listened on.
+    /// The node cannot listen on the address.
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// The data directory cannot be used, or another process uses it.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// The journal refuses the directory: it is foreign, newer or damaged, or the disk failed.
-    #[error("{0}{advice}", advice = Advice(DiskTrouble::of_open(.0)))]
+    /// The journal cannot be opened: it belongs to another member or cluster, has a newer format or is damaged, or
+    /// the disk failed.
+    #[error("{0}{advice}", advice = Advice(DiskProblem::of_open(.0)))]
     Journal(#[from] OpenError),
-    /// The state refuses the directory, or the disk failed.
-    #[error("{0}{advice}", advice = Advice(DiskTrouble::of_state(.0)))]
+    /// The state cannot be opened, or the disk failed.
+    #[error("{0}{advice}", advice = Advice(DiskProblem::of_state(.0)))]
     Engine(#[from] EngineError),
     /// The state file is older than the member's superblock records.
     #[error(
@@ -66,18 +67,18 @@ pub enum StartError {
          Bring the whole data directory back as it was when the member last ran"
     )]
     StateLost {
-        /// Where the state is.
+        /// The op of the state file.
         found: Op,
         /// Where it was.
         recorded: Op,
     },
-    /// The system gave no thread.
+    /// The system could not start a thread.
     #[error("cannot start a thread: {0}: raise the limit on processes or free memory")]
     Thread(#[source] io::Error),
 }
 
 impl StartError {
-    /// The option that is not what the cluster was formed with, if that is the reason.
+    /// Returns the fixed option that differs from the one with which the cluster was formed, if that is the reason.
     #[must_use]
     pub const fn other_option(&self) -> Option<&OptionMismatch> {
         match self {
@@ -92,33 +93,34 @@ impl StartError {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StopReason {
-    /// It was asked to.
+    /// [`Node::shutdown`](super::Node::shutdown) was called.
     #[error("the node was shut down")]
     Shutdown,
     /// Its [`Node`](super::Node) was dropped.
     #[error("the node was dropped")]
     Dropped,
-    /// The protocol stopped it.
+    /// The protocol halted the member.
     #[error(transparent)]
     Halted(Halt),
-    /// The journal could not be written. What it acknowledged before is safe; [`disk_trouble`](Self::disk_trouble) returns what to do
-    /// before the node is started again.
-    #[error("the journal failed: {0}{advice}", advice = Advice(DiskTrouble::of_write(.0)))]
-    Journal(Arc<WriteError>),
-    /// A committed entry could not be read back, and there is no peer to repair it from.
-    #[error("the journal cannot be read: {0}{advice}", advice = Advice(DiskTrouble::of_read(.0)))]
-    Log(Arc<ReadError>),
-    /// A committed entry is not in the journal: a bug.
+    /// The journal could not be written. Everything acknowledged before is safe. [`disk_problem`](Self::disk_problem)
+    /// returns what to do before the next start.
+    #[error("the journal failed: {0}{advice}", advice = Advice(DiskProblem::of_write(.0)))]
+    Journal(Arc<JournalWriteError>),
+    /// A committed entry could not be read, and no peer can repair it.
+    #[error("the journal cannot be read: {0}{advice}", advice = Advice(DiskProblem::of_read(.0)))]
+    Log(Arc<JournalReadError>),
+    /// A committed entry is not in the journal. This is a bug.
     #[error("the committed entry {op} is not in the journal: please report this")]
     Missing {
         /// Its op.
         op: Op,
     },
     /// The state could not be read, changed or made durable.
-    #[error("the state failed: {0}{advice}", advice = Advice(DiskTrouble::of_state(.0)))]
+    #[error("the state failed: {0}{advice}", advice = Advice(DiskProblem::of_state(.0)))]
     Engine(#[from] EngineError),
-    /// The disk did not end what it was doing within five seconds of the member's end. The member has stopped all the same, and reports
-    /// nothing any more; a thread of it goes on waiting, and its data directory stays locked until the disk returns or the process ends.
+    /// An operation of the disk did not return within five seconds after the member stopped. The member has stopped
+    /// and reports nothing more, but one of its threads still waits, and the data directory stays locked until the
+    /// disk returns or the process ends.
     #[error(
         "{stopped}, and an operation of the disk does not finish: the data directory stays locked until it does, or the process ends"
     )]
@@ -126,14 +128,14 @@ pub enum StopReason {
         /// Why the member stopped.
         stopped: Box<Self>,
     },
-    /// The data directory, or a file in it, was removed or replaced while the member was using it. It is noticed within about a second; what
-    /// was acknowledged meanwhile may be on the other members only.
+    /// The data directory, or a file in it, was removed or replaced while the member was using it. The member notices
+    /// that within about a second. Writes that it acknowledged meanwhile may be on the other members only.
     #[error(
         "the data directory changed under the running member: {0}. If it was moved, move it back and start the member again; \
          if it was deleted, this member cannot take part any more"
     )]
     DirectoryChanged(Arc<io::Error>),
-    /// The system gave no thread.
+    /// The system could not start a thread.
     #[error("cannot start a thread: {0}: raise the limit on processes or free memory")]
     Thread(Arc<io::Error>),
     /// A bug.
@@ -145,12 +147,12 @@ pub enum StopReason {
 }
 
 impl StopReason {
-    /// Whether someone wanted it to stop.
+    /// Returns whether the member was stopped on purpose.
     #[must_use]
-    pub const fn is_wanted(&self) -> bool {
+    pub const fn is_intended(&self) -> bool {
         match self {
             Self::Shutdown | Self::Dropped => true,
-            Self::DiskHangs { stopped } => stopped.is_wanted(),
+            Self::DiskHangs { stopped } => stopped.is_intended(),
             Self::Halted(_)
             | Self::Journal(_)
             | Self::Log(_)
@@ -162,14 +164,14 @@ impl StopReason {
         }
     }
 
-    /// What the disk refused, if that is why it stopped.
+    /// Returns the problem with the disk, if that is why the member stopped.
     #[must_use]
-    pub fn disk_trouble(&self) -> Option<DiskTrouble> {
+    pub fn disk_problem(&self) -> Option<DiskProblem> {
         match self {
-            Self::Journal(error) => DiskTrouble::of_write(error),
-            Self::Log(error) => DiskTrouble::of_read(error),
-            Self::Engine(error) => DiskTrouble::of_state(error),
-            Self::DiskHangs { stopped } => stopped.disk_trouble().or(Some(DiskTrouble::Failed)),
+            Self::Journal(error) => DiskProblem::of_write(error),
+            Self::Log(error) => DiskProblem::of_read(error),
+            Self::Engine(error) => DiskProblem::of_state(error),
+            Self::DiskHangs { stopped } => stopped.disk_problem().or(Some(DiskProblem::Failed)),
             Self::Shutdown
             | Self::Dropped
             | Self::Halted(_)
@@ -181,29 +183,29 @@ impl StopReason {
     }
 }
 
-/// What is the matter with a disk, and what to do about it.
+/// A problem with a disk, and what to do about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum DiskTrouble {
-    /// No room is left, or a quota or a limit on file sizes is reached.
+pub enum DiskProblem {
+    /// No space is left, or a quota or a limit on file sizes is reached.
     #[error("the disk is full: free some space, then start the member again")]
     Full,
-    /// Nothing may be written.
+    /// The file system is read-only.
     #[error(
         "the file system is read-only: find out why in the system's log, make it writable, then start the member again"
     )]
     ReadOnly,
-    /// It failed in another way.
+    /// The disk failed in another way.
     #[error(
         "the disk failed: the system's log may have the reason. Start the member again once the disk works"
     )]
     Failed,
 }
 
-impl DiskTrouble {
+impl DiskProblem {
     fn of(error: &io::Error) -> Self {
         use io::ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-        // There are too many kinds to name those that mean no more than that it failed.
+        // The other kinds of errors say no more than that the disk failed.
         match error.kind() {
             StorageFull | QuotaExceeded | FileTooLarge => Self::Full,
             ReadOnlyFilesystem | PermissionDenied => Self::ReadOnly,
@@ -215,12 +217,12 @@ impl DiskTrouble {
         if let OpenError::Disk { source, .. } = error { Some(Self::of(source)) } else { None }
     }
 
-    fn of_write(error: &WriteError) -> Option<Self> {
-        if let WriteError::Disk { source, .. } = error { Some(Self::of(source)) } else { None }
+    fn of_write(error: &JournalWriteError) -> Option<Self> {
+        if let JournalWriteError::Disk { source, .. } = error { Some(Self::of(source)) } else { None }
     }
 
-    fn of_read(error: &ReadError) -> Option<Self> {
-        if let ReadError::Disk { source, .. } = error { Some(Self::of(source)) } else { None }
+    fn of_read(error: &JournalReadError) -> Option<Self> {
+        if let JournalReadError::Disk { source, .. } = error { Some(Self::of(source)) } else { None }
     }
 
     fn of_state(error: &EngineError) -> Option<Self> {
@@ -228,8 +230,8 @@ impl DiskTrouble {
     }
 }
 
-/// The end of a sentence: what to do, if there is something.
-struct Advice(Option<DiskTrouble>);
+/// The end of an error message: what to do, if anything.
+struct Advice(Option<DiskProblem>);
 
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -241,10 +243,10 @@ impl fmt::Display for Advice {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandoverError {
-    /// There is no other member that could be primary.
+    /// No other member can be primary.
     #[error("no other member holds data: nobody can take the primary role")]
     NoOther,
-    /// No other member took the role in time.
+    /// No other member became primary in time.
     #[error("no other member took the primary role in time: too few are up and have caught up with this one")]
     TimedOut,
     /// The node has stopped.
@@ -256,7 +258,7 @@ pub enum HandoverError {
 mod tests {
     use super::*;
 
-    /// The system's word and one thing to do, wherever the disk has failed.
+    /// The error names the system's reason and one action, wherever the disk has failed.
     #[test]
     fn f_disk_11_what_to_do_about_a_disk_is_named_once() {
         let source = || io::Error::from(io::ErrorKind::StorageFull);
@@ -266,9 +268,12 @@ mod tests {
                 .to_string(),
             StartError::Engine(engine()).to_string(),
             StopReason::Engine(engine()).to_string(),
-            StopReason::Journal(Arc::new(WriteError::Disk { doing: "write".into(), source: source() }))
-                .to_string(),
-            StopReason::Log(Arc::new(ReadError::Disk { op: Op::ZERO, source: source() })).to_string(),
+            StopReason::Journal(Arc::new(JournalWriteError::Disk {
+                doing: "write".into(),
+                source: source(),
+            }))
+            .to_string(),
+            StopReason::Log(Arc::new(JournalReadError::Disk { op: Op::ZERO, source: source() })).to_string(),
         ];
         for text in texts {
             let advice =

@@ -1,5 +1,5 @@
-//! A disk that a stopped node cannot reach any more: whatever still runs when the node is dropped ends at its next access,
-//! as `kill -9` would have ended it.
+//! A disk that a stopped node can no longer access. An operation that is still running when the node is dropped ends
+//! at its next access, as after `kill -9`.
 
 use crate::storage::{File, Storage};
 use std::io;
@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often room is looked for on a full disk, how often that is warned of, and how soon such a wait ends with the node.
+/// How often a member checks a full disk for space, how often it logs a warning, and how soon the wait ends when the
+/// node stops.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_secs(1);
 const WARN_EVERY: Duration = Duration::from_secs(60);
 const LOOK_AT_FENCE_EVERY: Duration = Duration::from_millis(20);
@@ -19,7 +20,7 @@ const LOOK_AT_FENCE_EVERY: Duration = Duration::from_millis(20);
 pub(super) struct Fence {
     inner: Arc<dyn Storage>,
     closed: Arc<AtomicBool>,
-    /// When it was last warned of a full disk.
+    /// When the last warning about a full disk was logged.
     warned: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -34,7 +35,7 @@ fn open(closed: &AtomicBool) -> io::Result<()> {
 }
 
 impl Fence {
-    /// `inner`, until `closed` is set.
+    /// Wraps `inner` until `closed` is set.
     pub(super) fn new(inner: Arc<dyn Storage>, closed: Arc<AtomicBool>) -> Self {
         Self { inner, closed, warned: Arc::default() }
     }
@@ -80,7 +81,7 @@ impl Storage for Fence {
         self.inner.check_names()
     }
 
-    /// A second, or until the node is to stop. Warns once a minute.
+    /// Waits a second, or until the node stops. Logs a warning once a minute.
     fn wait_for_room(&self, full: &io::Error) -> bool {
         let now = Instant::now();
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);

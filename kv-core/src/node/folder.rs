@@ -1,24 +1,25 @@
-//! Notices that the data directory was removed or replaced under the running member: what it acknowledges from then on would be lost
-//! when it stops.
+//! Notices that the data directory was removed or replaced while the member runs. Everything that the member
+//! acknowledges from then on would be lost when it stops.
 
 use super::StopReason;
-use super::pool::{For, Kind};
+use super::pool::{JobOwner, Kind};
 use super::shared::Shared;
 use crate::storage::Storage;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// How often the names are looked at: so long a member may acknowledge what only files without a name hold.
+/// How often the names are checked. For at most this long, a member may acknowledge writes that are only in deleted
+/// files.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Runs until the node stops. The storage is the journal's: this does not keep it open, nor locked.
+/// Runs until the node stops. It holds the journal's storage weakly, and so neither keeps it open nor locked.
 pub(super) async fn run(shared: Arc<Shared>, storage: Weak<dyn Storage>) {
     loop {
         tokio::time::sleep(EVERY).await;
         let Some(storage) = storage.upgrade() else { return };
         let (give, take) = tokio::sync::oneshot::channel();
-        // On a thread of the node's, for the end of which a drop waits only so long: the disk may not return.
-        shared.peers.run(Kind::Read, For::NODE, move || {
+        // Runs on a thread of the node, for which a drop waits only a limited time: the disk may never return.
+        shared.peers.run(Kind::Read, JobOwner::NODE, move || {
             // The receiver is gone only if the node stops.
             let _ = give.send(storage.check_names());
         });
@@ -26,10 +27,10 @@ pub(super) async fn run(shared: Arc<Shared>, storage: Weak<dyn Storage>) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::error!(%error, "the data directory was removed or replaced: this member stops");
-                // At once, without a handover: what it would acknowledge meanwhile is on no disk here.
+                // Stops at once, without a handover: no disk here would have what the member acknowledged meanwhile.
                 return shared.stop(StopReason::DirectoryChanged(Arc::new(error)));
             }
-            // The node stops.
+            // The node is stopping.
             Err(_) => return,
         }
     }

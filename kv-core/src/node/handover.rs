@@ -1,4 +1,4 @@
-//! Giving the primary role to another member.
+//! Passing the primary role to another member.
 
 use super::HandoverError;
 use super::shared::Shared;
@@ -6,10 +6,10 @@ use crate::config::Role;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// When the replica is asked again.
+/// How often the replica is asked again.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// Returns when another member serves as primary, at once where this one does not.
+/// Returns when another member serves as primary; at once if this member is not the primary.
 pub(super) async fn hand_over(shared: &Shared, within: Duration) -> Result<(), HandoverError> {
     let me = shared.me;
     let mut standing = shared.status.watch();
@@ -26,7 +26,7 @@ pub(super) async fn hand_over(shared: &Shared, within: Duration) -> Result<(), H
             }
             let other = standing
                 .wait_for(|standing| standing.and_then(|it| it.primary).is_some_and(|primary| primary != me));
-            // An error would mean that the node is gone; then so is the primary.
+            // An error means that the node, and so the primary, is gone.
             if timeout(AGAIN, other).await.is_ok() {
                 return;
             }

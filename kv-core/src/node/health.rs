@@ -1,4 +1,5 @@
-//! What an operator must see: one line in the log when something is wrong that the cluster survives for now, and one when it is over.
+//! Warnings for the operator: one log line when a problem begins that the cluster survives for now, and one when it
+//! ends.
 //!
 //! | condition | logged after | again after |
 //! |---|---|---|
@@ -9,7 +10,8 @@
 //! | two processes run under one member's id | at once | 1 h |
 //! | the certificate ends within 14 days, or has ended | at once | 1 day |
 //!
-//! [`Watch`] decides, from what is reported to it once or twice a second; it reads no clock and logs nothing, so that tests may ask it.
+//! [`HealthMonitor`] decides from what it is given once or twice a second. It reads no clock and logs nothing, so it is easy
+//! to test.
 
 use super::clock::Clock;
 use super::rate::Bucket;
@@ -22,53 +24,54 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// How often it is looked at.
+/// How often the conditions are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long a connection may be broken: one that is opened anew is no news.
+/// How long a connection may be broken before it is reported. A quick reconnect is not.
 const LOST_AFTER: Duration = Duration::from_secs(2);
-/// The same, of a member that was never connected: the members of a cluster are not started at once.
+/// The same for a member that was never connected, because the members of a cluster are not all started at once.
 const ABSENT_AFTER: Duration = Duration::from_secs(5);
-/// How long a member may lack what was committed.
+/// How long a member may lack committed entries before it is reported.
 const BEHIND_AFTER: Duration = Duration::from_secs(30);
-/// How far a member's clock may be from this one's, in milliseconds. Signs of life may come late, by less than this.
+/// How far the clock of a member may be from this one's, in milliseconds. Signs of life may be delayed by less than
+/// this.
 const CLOCK_APART_MS: u64 = 10_000;
-/// How long it must be so: what comes late comes at once, when it comes.
+/// How long the clocks must differ. Delayed messages arrive in a burst, and must not raise an alarm.
 const CLOCK_AFTER: Duration = Duration::from_secs(5);
-/// A clock that was not heard of for this long is not known.
+/// A clock reading older than this is not used.
 const CLOCK_KNOWN: Duration = Duration::from_secs(3);
-/// How long a second process with one id is remembered.
+/// How long a second process with the same id is remembered.
 const TWICE_FOR: Duration = Duration::from_secs(30);
 /// How often a lasting condition is logged again.
 const REMIND_EVERY: Duration = Duration::from_secs(60 * 60);
-/// The same, of a certificate.
+/// The same for a certificate.
 const REMIND_DAILY: Duration = Duration::from_secs(24 * 60 * 60);
-/// So often a process calls again that another had taken the place of, before there are two: the last call of one that has ended may
-/// be heard after the first of its successor.
+/// How often a replaced process must connect again before two processes are reported. The last connection of an ended
+/// process may be seen after the first one of its successor.
 const RETURNS: u32 = 3;
-/// So many processes of each member are remembered.
+/// How many processes of each member are remembered.
 const LIVES: usize = 8;
 
-/// What the parts of a node report.
+/// What the parts of a node report to this module.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    peers: Mutex<BTreeMap<MemberId, Known>>,
+    peers: Mutex<BTreeMap<MemberId, PeerInfo>>,
 }
 
 /// What is known of a peer.
 #[derive(Debug, Default)]
-struct Known {
+struct PeerInfo {
     /// How far its wall clock is ahead of this one's, in milliseconds, and when it reported that.
     clock: Option<(i64, Instant)>,
-    /// Its processes, in the order in which they first called; the last is the one that called last.
+    /// Its processes, in the order in which they first connected. The last one connected most recently.
     lives: Vec<u64>,
-    /// When one called again that another had taken the place of, from where, and how often that has been.
+    /// A replaced process connected again: when, from where, and how often.
     returned: Option<(Instant, String, u32)>,
-    /// Why it could last not be reached.
+    /// Why the last attempt to reach it failed.
     error: String,
 }
 
 impl Health {
-    /// A peer has sent its wall clock.
+    /// A peer has sent the time of its wall clock.
     pub(super) fn heard_clock(&self, peer: MemberId, wall: Option<Timestamp>, clock: &Clock) {
         let Some(wall) = wall else { return };
         let now = clock.now();
@@ -96,14 +99,14 @@ impl Health {
         known.lives.push(life);
     }
 
-    /// From where a second process with this id has called lately, and again.
-    fn twice(&self, peer: MemberId, now: Instant) -> Option<String> {
+    /// The address of a second process with this id, if it has connected recently and repeatedly.
+    fn duplicate_process(&self, peer: MemberId, now: Instant) -> Option<String> {
         let peers = lock(&self.peers);
         let (at, remote, times) = peers.get(&peer)?.returned.as_ref()?;
         (now.since(*at) < TWICE_FOR && *times >= RETURNS).then(|| remote.clone())
     }
 
-    /// How far a peer's clock is ahead, if that was heard lately.
+    /// How far a peer's clock is ahead, in milliseconds, if there is a recent reading.
     fn clock(&self, peer: MemberId, now: Instant) -> Option<i64> {
         let (ahead, at) = lock(&self.peers).get(&peer)?.clock?;
         (now.since(at) < CLOCK_KNOWN).then_some(ahead)
@@ -114,27 +117,27 @@ impl Health {
         lock(&self.peers).get(&peer).map(|known| known.error.clone()).unwrap_or_default()
     }
 
-    /// A connection to a peer broke, or was not made.
+    /// A connection to a peer broke or failed.
     pub(super) fn broke(&self, peer: MemberId, error: &str) {
         error.clone_into(&mut lock(&self.peers).entry(peer).or_default().error);
     }
 }
 
-/// Something that is wrong for a while.
+/// A condition that may last.
 #[derive(Debug)]
 struct Alarm {
     since: Option<Instant>,
-    /// When it was last reported, if it was.
+    /// When it was last reported, if it is active.
     reported: Option<Instant>,
-    /// What comes and goes all the time is not reported each time.
+    /// Limits the reports of a condition that flaps.
     bucket: Bucket,
     every: Duration,
 }
 
-/// What to report about an alarm.
+/// A change of an alarm that must be reported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Edge {
-    /// It is so, or still so.
+    /// The condition has begun, or still lasts.
     On,
     /// It is over.
     Off,
@@ -145,8 +148,8 @@ impl Alarm {
         Self { since: None, reported: None, bucket: Bucket::burst(Duration::from_secs(60), 5, now), every }
     }
 
-    /// Whether it is so now; reported once it has been for so long.
-    fn look(&mut self, now: Instant, is_so: bool, after: Duration) -> Option<Edge> {
+    /// Updates the alarm. `is_so`: whether the condition holds now; it is reported once it has held for `after`.
+    fn update(&mut self, now: Instant, is_so: bool, after: Duration) -> Option<Edge> {
         if !is_so {
             self.since = None;
             return self.reported.take().map(|_| Edge::Off);
@@ -167,19 +170,19 @@ impl Alarm {
     }
 }
 
-/// How a peer is seen at one time.
+/// The state of a peer at one time, as this member sees it.
 #[derive(Clone, Debug)]
-struct Seen {
+struct PeerView {
     id: MemberId,
-    /// It can be reached.
+    /// This member can reach it.
     to: bool,
-    /// It reaches this member.
+    /// It can reach this member.
     from: bool,
-    /// As the primary: the last op that it acknowledged.
+    /// If this member is the primary: the last op that the peer acknowledged.
     acknowledged: Option<Op>,
-    /// How far its clock is ahead, in milliseconds, if it is known.
+    /// How far its clock is ahead, in milliseconds, if known.
     clock: Option<i64>,
-    /// From where a second process with its id has called lately.
+    /// The address of a second process with its id, if one has connected recently.
     twice: Option<String>,
 }
 
@@ -202,7 +205,7 @@ enum Report {
     CertificateEnded { ago: Duration },
 }
 
-/// What is wrong with one peer.
+/// The alarms about one peer.
 #[derive(Debug)]
 struct PeerWatch {
     lost: Alarm,
@@ -210,14 +213,14 @@ struct PeerWatch {
     clock: Alarm,
     twice: Alarm,
     was_connected: bool,
-    /// As the primary: what it is to acknowledge, and since when.
+    /// If this member is the primary: the op that the peer should acknowledge, and since when.
     goal: Option<(Op, Instant)>,
 }
 
 /// Decides what is reported.
 #[derive(Debug)]
-struct Watch {
-    /// How many members there are, and how many must work.
+struct HealthMonitor {
+    /// The number of members, and how many of them must work.
     members: usize,
     needed: usize,
     started: Instant,
@@ -228,7 +231,7 @@ struct Watch {
     expired: Alarm,
 }
 
-impl Watch {
+impl HealthMonitor {
     fn new(members: usize, needed: usize, now: Instant) -> Self {
         let hourly = || Alarm::new(REMIND_EVERY, now);
         Self {
@@ -243,20 +246,20 @@ impl Watch {
         }
     }
 
-    /// What to report about the peers, as this member sees them. `commit`: what is committed, if this is the primary.
-    fn look(&mut self, now: Instant, peers: &[Seen], commit: Option<Op>) -> Vec<Report> {
+    /// Returns what to report about the peers. `commit` is the commit op, if this member is the primary.
+    fn check(&mut self, now: Instant, peers: &[PeerView], commit: Option<Op>) -> Vec<Report> {
         let mut reports = Vec::new();
         let mut working = 1;
         for seen in peers {
             let watch = self.peers.entry(seen.id).or_insert_with(|| PeerWatch::new(now));
-            watch.look(now, self.started, seen, commit, &mut reports);
+            watch.observe(now, self.started, seen, commit, &mut reports);
             working += usize::from(!watch.lost.is_on() && !watch.behind.is_on());
         }
         let Self { needed, members, .. } = *self;
-        // A cluster that can lose nobody even when it is whole has none to miss.
+        // A cluster that cannot lose any member even when it is complete has no redundancy to miss.
         let is_thin = working <= needed && members > needed;
-        let thin = self.redundancy.look(now, is_thin, Duration::ZERO);
-        let stops = self.quorum.look(now, working < needed, Duration::ZERO);
+        let thin = self.redundancy.update(now, is_thin, Duration::ZERO);
+        let stops = self.quorum.update(now, working < needed, Duration::ZERO);
         reports.extend(match (stops, thin) {
             (Some(Edge::On), _) => Some(Report::NoQuorum { working, needed }),
             (_, Some(Edge::On)) if working == needed => Some(Report::NoRedundancy { working, needed }),
@@ -267,16 +270,16 @@ impl Watch {
         reports
     }
 
-    /// What to report about the certificate: for how long it is good still, or since when it is not.
-    fn look_at_certificate(
+    /// Returns what to report about the certificate: for how long it is still valid, or since when it is not.
+    fn check_certificate(
         &mut self,
         now: Instant,
         left: Option<Result<Duration, Duration>>,
     ) -> Option<Report> {
         let soon = left.and_then(Result::ok).filter(|within| *within < EXPIRY_WARNING);
         let ended = left.and_then(Result::err);
-        let ends = self.certificate.look(now, soon.is_some(), Duration::ZERO) == Some(Edge::On);
-        let over = self.expired.look(now, ended.is_some(), Duration::ZERO) == Some(Edge::On);
+        let ends = self.certificate.update(now, soon.is_some(), Duration::ZERO) == Some(Edge::On);
+        let over = self.expired.update(now, ended.is_some(), Duration::ZERO) == Some(Edge::On);
         match (soon, ended) {
             (Some(within), _) if ends => Some(Report::CertificateEnds { within }),
             (_, Some(ago)) if over => Some(Report::CertificateEnded { ago }),
@@ -298,11 +301,11 @@ impl PeerWatch {
         }
     }
 
-    fn look(
+    fn observe(
         &mut self,
         now: Instant,
         started: Instant,
-        seen: &Seen,
+        seen: &PeerView,
         commit: Option<Op>,
         reports: &mut Vec<Report>,
     ) {
@@ -311,16 +314,16 @@ impl PeerWatch {
         self.was_connected |= is_connected;
         let patience = if self.was_connected { LOST_AFTER } else { ABSENT_AFTER };
         let is_early = !self.was_connected && now.since(started) < ABSENT_AFTER;
-        reports.extend(self.lost.look(now, !is_connected && !is_early, patience).map(|edge| match edge {
+        reports.extend(self.lost.update(now, !is_connected && !is_early, patience).map(|edge| match edge {
             Edge::On => Report::Lost { peer, to: seen.to, from: seen.from },
             Edge::Off => Report::Back { peer },
         }));
 
         let lag = self.lag(now, seen, commit.filter(|_| is_connected));
-        let over = self.behind.look(now, lag.is_some(), Duration::ZERO);
+        let over = self.behind.update(now, lag.is_some(), Duration::ZERO);
         match (over, lag) {
             (Some(Edge::On), Some(entries)) => reports.push(Report::Behind { peer, entries }),
-            // One that is lost instead is reported as lost; and only a primary knows.
+            // A member that is disconnected is reported as such instead. Only a primary knows the progress of others.
             (Some(Edge::Off), _) if is_connected && commit.is_some() => {
                 reports.push(Report::CaughtUp { peer });
             }
@@ -328,13 +331,13 @@ impl PeerWatch {
         }
 
         let apart = seen.clock.filter(|ahead| ahead.unsigned_abs() > CLOCK_APART_MS);
-        match (self.clock.look(now, apart.is_some(), CLOCK_AFTER), apart) {
+        match (self.clock.update(now, apart.is_some(), CLOCK_AFTER), apart) {
             (Some(Edge::On), Some(ahead_ms)) => reports.push(Report::Clock { peer, ahead_ms }),
             (Some(Edge::Off), _) if seen.clock.is_some() => reports.push(Report::ClockRight { peer }),
             _ => {}
         }
 
-        match (self.twice.look(now, seen.twice.is_some(), Duration::ZERO), &seen.twice) {
+        match (self.twice.update(now, seen.twice.is_some(), Duration::ZERO), &seen.twice) {
             (Some(Edge::On), Some(remote)) => {
                 reports.push(Report::DuplicateInstance { peer, remote: remote.clone() })
             }
@@ -343,8 +346,8 @@ impl PeerWatch {
         }
     }
 
-    /// How many entries the peer lacks, if it has lacked what was committed for too long.
-    fn lag(&mut self, now: Instant, seen: &Seen, commit: Option<Op>) -> Option<u64> {
+    /// Returns how many entries the peer lacks, if it has lacked committed entries for too long.
+    fn lag(&mut self, now: Instant, seen: &PeerView, commit: Option<Op>) -> Option<u64> {
         let (Some(commit), Some(acknowledged)) = (commit, seen.acknowledged) else {
             self.goal = None;
             return None;
@@ -358,31 +361,31 @@ impl PeerWatch {
     }
 }
 
-/// Looks and logs, for as long as the node runs.
+/// Checks and logs regularly, for as long as the node runs.
 pub(super) async fn run(shared: Arc<Shared>) {
     let cluster = &shared.cluster;
     let needed = cluster.replication_quorum().max(cluster.view_change_quorum());
-    let mut watch = Watch::new(cluster.len(), needed, shared.clock.monotonic());
+    let mut watch = HealthMonitor::new(cluster.len(), needed, shared.clock.monotonic());
     loop {
         sleep(LOOK_EVERY).await;
         let now = shared.clock.monotonic();
         let (commit, progress) = shared.status.progress();
-        let see = |id| Seen {
+        let see = |id| PeerView {
             id,
-            to: shared.lanes.reach(id),
+            to: shared.lanes.is_reachable(id),
             from: shared.incoming.has(id),
             acknowledged: progress.iter().find(|peer| peer.id == id).map(|peer| peer.acknowledged),
             clock: shared.health.clock(id, now),
-            twice: shared.health.twice(id, now),
+            twice: shared.health.duplicate_process(id, now),
         };
-        let peers: Vec<Seen> = cluster.peers(shared.me).map(|peer| see(peer.id)).collect();
-        for report in watch.look(now, &peers, commit) {
+        let peers: Vec<PeerView> = cluster.peers(shared.me).map(|peer| see(peer.id)).collect();
+        for report in watch.check(now, &peers, commit) {
             log(&shared, &report);
         }
         let wall = shared.clock.wall();
         let ends = shared.transport.expires();
         let left = ends.map(|ends| ends.checked_sub(wall).ok_or_else(|| wall.saturating_sub(ends)));
-        if let Some(report) = watch.look_at_certificate(now, left) {
+        if let Some(report) = watch.check_certificate(now, left) {
             log(&shared, &report);
         }
     }
@@ -451,7 +454,7 @@ fn log(shared: &Shared, report: &Report) {
     }
 }
 
-/// The same, of the certificate.
+/// Writes the line about the certificate.
 fn log_certificate(report: &Report) {
     match report {
         Report::CertificateEnds { within } => tracing::warn!(

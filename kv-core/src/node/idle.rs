@@ -1,18 +1,19 @@
-//! Lets a test's stopped clock wait for the node's threads.
+//! Lets a test's paused clock wait for the node's threads.
 //!
-//! Under tokio's paused time the clock leaps to the next timer whenever no task has anything to do. It knows nothing of threads: while the
-//! journal thread writes, seconds would pass, and a healthy member be suspected. But it does stand still while a blocking task runs. So
-//! while any thread of a watched node has something to do, there is one that waits for it.
+//! With paused time, tokio advances the clock to the next timer whenever no task has anything to do. It does not know
+//! about threads: while the journal thread writes, seconds could pass, and a healthy member would be suspected. But
+//! tokio does not advance the clock while a blocking task runs. So while any thread of a watched node has work, a
+//! blocking task waits for it.
 
 use super::sync::lock;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// Longer than any disk of a test takes; a clock must not stand still for ever.
+/// A limit, so that the clock cannot stop forever. It is longer than any disk operation of a test.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Counts what the threads of a node have to do. By default it does not.
+/// Counts the pending work of a node's threads. The default value counts nothing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct IdleTracker(Option<Arc<Watched>>);
 
@@ -24,22 +25,22 @@ struct Watched {
 
 #[derive(Debug, Default)]
 struct Busy {
-    /// Threads that run, and changes that the thread that they are for has not seen.
+    /// The number of busy threads, and of changes that the receiving thread has not seen yet.
     count: usize,
-    /// A blocking task waits for it to be zero.
+    /// Whether a blocking task waits for the count to become zero.
     guarded: bool,
-    /// The threads have ended: what is left to do is never done.
+    /// The threads have ended. Remaining work will never be done.
     over: bool,
 }
 
 impl IdleTracker {
-    /// One that counts.
+    /// Creates one that counts.
     #[cfg(feature = "testing")]
     pub(super) fn watched() -> Self {
         Self(Some(Arc::default()))
     }
 
-    /// There is one thing more to do.
+    /// Adds one pending item.
     pub(super) fn begin(&self) {
         let Some(watched) = &self.0 else { return };
         let mut busy = lock(&watched.busy);
@@ -47,16 +48,16 @@ impl IdleTracker {
         if busy.guarded || busy.over {
             return;
         }
-        // A thread without a runtime has something to do only while somebody waits for it already.
+        // Outside a runtime, somebody already waits for the thread.
         if let Ok(runtime) = Handle::try_current() {
             busy.guarded = true;
             let watched = watched.clone();
-            // It ends by itself.
+            // The task ends by itself.
             drop(runtime.spawn_blocking(move || watched.wait()));
         }
     }
 
-    /// One thing is done.
+    /// One item is done.
     pub(super) fn end(&self) {
         let Some(watched) = &self.0 else { return };
         let mut busy = lock(&watched.busy);
@@ -67,7 +68,7 @@ impl IdleTracker {
     }
 
     /// The threads have ended.
-    pub(super) fn over(&self) {
+    pub(super) fn finish(&self) {
         let Some(watched) = &self.0 else { return };
         lock(&watched.busy).over = true;
         watched.calm.notify_all();

@@ -1,9 +1,11 @@
-//! What has happened since the driver last looked. Everyone pushes, the driver takes all of it at once.
+//! What has happened since the driver last took it. All parts of the node push, and the driver takes everything at
+//! once.
 //!
-//! Bounded: messages by their bytes (their readers wait for room, and so do the peers behind them), calls by the node's
-//! admission (`admission`), completions because each kind is one number that only grows.
+//! Everything is bounded. Messages are bounded by their bytes: their readers wait for room, and so do the peers
+//! behind them. Calls are bounded by the admission of the node. Each kind of completion is a single number that only
+//! grows.
 
-use super::reply::Reply;
+use super::reply::Responder;
 use super::sync::lock;
 use crate::ids::{Anchor, Hash, MemberId, Op, RequestNumber, Revision, SessionId, WriteSeq};
 use crate::kv::Deadlines;
@@ -15,55 +17,55 @@ use std::sync::Mutex;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// Bytes of messages that wait in each of the two queues.
+/// How many bytes of messages may wait in each of the two queues.
 const MAX_BYTES: usize = 8 << 20;
 
-/// Digests that wait to be sent.
+/// How many digests may wait to be sent.
 const MOST_DIGESTS: usize = 64;
 
-/// Faulty entries that wait to be reported.
+/// How many faulty entries may wait to be reported.
 const MOST_FAULTY: usize = 256;
 
 /// A client's call on its way to the driver.
 #[derive(Debug)]
-pub(super) enum Call {
+pub(super) enum InboxCall {
     /// Order this request.
     Write {
-        /// What its answer is found by.
+        /// By which its answer is found.
         key: RequestKey,
         /// The encoded request.
         request: Bytes,
         /// Where to send the answer.
-        reply: Reply,
+        reply: Responder,
     },
     /// Read, linearizably.
     Read {
         /// What to read.
         query: Query,
         /// Where to send the answer.
-        reply: Reply,
+        reply: Responder,
     },
-    /// Read what is known to be no older than this.
+    /// Read a state that is known to be no older than this.
     Bounded {
         /// The bound.
         bound: Duration,
         /// What to read.
         query: Query,
         /// Where to send the answer.
-        reply: Reply,
+        reply: Responder,
     },
-    /// Read once this revision is applied here.
+    /// Read once this revision has been applied here.
     Await {
         /// The revision.
         at_least: Revision,
         /// What to read.
         query: Query,
         /// Where to send the answer.
-        reply: Reply,
+        reply: Responder,
     },
 }
 
-/// What the answer to a request is found by.
+/// The key by which the answer to a request is found.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum RequestKey {
     /// A request within a session.
@@ -80,14 +82,14 @@ pub(super) struct Batch {
     /// From peers, on the other lanes.
     pub(super) data: VecDeque<(MemberId, Message)>,
     /// From clients.
-    pub(super) calls: VecDeque<Call>,
+    pub(super) calls: VecDeque<InboxCall>,
     /// The last durable write.
     pub(super) durable: Option<WriteSeq>,
     /// The last applied op.
     pub(super) applied: Option<Op>,
     /// Digests of the state, at ops at which members compare them.
     pub(super) digests: VecDeque<(Op, Hash)>,
-    /// What became of a state that is transferred.
+    /// What happened during a state transfer.
     pub(super) transfers: Vec<Input>,
     /// The last durable checkpoint.
     pub(super) checkpoint: Option<Anchor>,
@@ -95,18 +97,18 @@ pub(super) struct Batch {
     pub(super) lost: BTreeSet<MemberId>,
     /// Stored entries that cannot be read.
     pub(super) faulty: BTreeSet<Op>,
-    /// Someone wants the primary role to be given away.
+    /// Whether a handover was requested.
     pub(super) handover: bool,
-    /// The earliest deadlines of the applied state, where they have changed.
+    /// The earliest deadlines of the applied state, if they have changed.
     pub(super) deadlines: Option<Deadlines>,
-    /// The request that the driver has asked the applier for. None inside: nothing is due.
+    /// The answer to the driver's request for what has expired: the request to propose, or `None` if nothing is due.
     pub(super) expiry: Option<Option<Bytes>>,
-    /// Such a request has been applied.
+    /// Whether an expiry was applied.
     pub(super) expired: bool,
 }
 
 impl Batch {
-    /// Whether nothing happened.
+    /// Returns whether nothing happened.
     pub(super) fn is_empty(&self) -> bool {
         self.control.is_empty()
             && self.data.is_empty()
@@ -142,13 +144,13 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// Hands over a message, once there is room. Cancel safe: a cancelled call has handed over nothing.
+    /// Adds a message once there is room. Cancel safe: a cancelled call has added nothing.
     pub(super) async fn message(&self, from: MemberId, message: Message, control: bool) {
         let size = weight(&message);
         let room = if control { &self.control_room } else { &self.data_room };
         let mut message = Some(message);
         loop {
-            // Registered before the look, so that room made in between is not missed.
+            // Registered before the check, so that room that becomes free in between is not missed.
             let mut waiting = std::pin::pin!(room.notified());
             waiting.as_mut().enable();
             {
@@ -167,8 +169,8 @@ impl Inbox {
         self.arrived.notify_one();
     }
 
-    /// Hands over a call.
-    pub(super) fn call(&self, call: Call) {
+    /// Adds a call.
+    pub(super) fn call(&self, call: InboxCall) {
         self.put(|batch| batch.calls.push_back(call));
     }
 
@@ -182,7 +184,7 @@ impl Inbox {
         self.put(|batch| batch.applied = batch.applied.max(Some(op)));
     }
 
-    /// The state had this digest after this op. Bounded: of many, the last are enough.
+    /// The state had this digest after this op. Bounded: if there are too many, the oldest are dropped.
     pub(super) fn digest(&self, op: Op, digest: Hash) {
         self.put(|batch| {
             if batch.digests.len() >= MOST_DIGESTS {
@@ -192,11 +194,11 @@ impl Inbox {
         });
     }
 
-    /// Something happened to a state that is transferred. A few at a time: the replica waits for each.
+    /// Reports an event of a state transfer. There are only a few: the replica waits for each.
     pub(super) fn transferred(&self, what: Input) {
         self.put(|batch| {
             if matches!(what, Input::StateLost | Input::SnapshotInstalled { .. }) {
-                // That was of the state before: what there is from now on may have applied less.
+                // That op was in the old state. The new state may have applied less.
                 batch.applied = None;
             }
             batch.transfers.push(what);
@@ -215,7 +217,7 @@ impl Inbox {
         });
     }
 
-    /// The stored entry at this op cannot be read. Bounded: of many, the first are enough.
+    /// The stored entry at this op cannot be read. Bounded: if there are too many, only the first are kept.
     pub(super) fn faulty(&self, op: Op) {
         self.put(|batch| {
             if batch.faulty.len() < MOST_FAULTY {
@@ -224,22 +226,22 @@ impl Inbox {
         });
     }
 
-    /// The primary role is to be given away.
+    /// Requests a handover of the primary role.
     pub(super) fn handover(&self) {
         self.put(|batch| batch.handover = true);
     }
 
-    /// The earliest deadlines are these now.
+    /// Sets the earliest deadlines.
     pub(super) fn deadlines(&self, deadlines: Deadlines) {
         self.put(|batch| batch.deadlines = Some(deadlines));
     }
 
-    /// This removes what is due, if anything is.
+    /// Passes the request that removes what has expired, if there is anything.
     pub(super) fn expiry(&self, request: Option<Bytes>) {
         self.put(|batch| batch.expiry = Some(request));
     }
 
-    /// A request that removes what was due has been applied. To be passed on after the deadlines.
+    /// A request that removed expired keys has been applied. Call this after `deadlines`.
     pub(super) fn expired(&self) {
         self.put(|batch| batch.expired = true);
     }
@@ -254,8 +256,8 @@ impl Inbox {
         self.arrived.notified().await;
     }
 
-    /// Takes what has happened. Without `room` for more writes, messages of the data lanes and calls stay, and those behind
-    /// them wait; calls stay also where they are not wanted.
+    /// Takes what has happened. Without `room` for more writes, messages of the data lanes and calls stay in their
+    /// queues, and their senders wait. Calls also stay if `calls` is false.
     pub(super) fn take(&self, room: bool, calls: bool) -> Batch {
         let batch = {
             let mut pending = lock(&self.pending);
@@ -334,7 +336,7 @@ mod tests {
         Message::StartViewChange { view: View::new(1) }
     }
 
-    /// The back-pressure on peers: their readers wait, and the Control lane does not.
+    /// Back-pressure on peers: data waits for room, and the Control lane does not wait.
     #[tokio::test]
     async fn data_waits_for_room_and_control_does_not_wait_for_data() {
         let inbox = Inbox::default();
@@ -373,7 +375,8 @@ mod tests {
         assert!(inbox.take(true, true).is_empty());
     }
 
-    /// Rules R4 and T9: the state that has applied an op is another one than that which reads are answered from now.
+    /// Rules R4 and T9: an op that the old state had applied may not be applied in the new state from which reads are
+    /// answered.
     #[tokio::test]
     async fn what_a_state_had_applied_proves_nothing_about_the_next() {
         let inbox = Inbox::default();
@@ -403,7 +406,7 @@ mod tests {
         );
         for call in 0..3 {
             let query = Query::Get { key: Bytes::new(), at: None };
-            inbox.call(Call::Read { query, reply: Reply::new(outbox.clone(), call, None) });
+            inbox.call(InboxCall::Read { query, reply: Responder::new(outbox.clone(), call, None) });
             assert!(inbox.take(true, false).is_empty());
         }
         assert_eq!(inbox.take(true, true).calls.len(), 3);

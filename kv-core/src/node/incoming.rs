@@ -1,4 +1,4 @@
-//! Connections that peers opened: what arrives on them, and the signs of life that go back.
+//! Connections that peers opened: the messages that arrive on them, and the signs of life that are sent back.
 
 use super::clock::Clock;
 use super::link::ALIVE_EVERY;
@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// The connection of each peer and lane: a newer one ends the one before, which may be half-open.
+/// The current connection of each peer and lane. A newer one replaces the one before, which may be half-open.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     current: Mutex<HashMap<(MemberId, Lane), Arc<Notify>>>,
-    /// The breaches of rules that were logged.
+    /// The protocol violations that were logged lately.
     logged: LogThrottle,
 }
 
@@ -40,13 +40,13 @@ impl Incoming {
         }
     }
 
-    /// Whether the peer is connected as the protocol needs it.
+    /// Returns whether the peer has all connections that the protocol needs.
     pub(super) fn has(&self, peer: MemberId) -> bool {
         let current = lock(&self.current);
         [Lane::Control, Lane::Log].into_iter().all(|lane| current.contains_key(&(peer, lane)))
     }
 
-    /// Logs that a peer broke a rule. A member that does has a fault, and so has whatever damages what it sends.
+    /// Logs that a peer violated the protocol. That is a bug of the peer, or its messages were damaged.
     fn log_breach(&self, now: Instant, peer: MemberId, lane: Lane, error: &WireError) {
         if self.logged.is_due(now, &format!("{peer} {lane} {error}")) {
             tracing::warn!(%peer, %lane, %error, "closed a peer's connection");
@@ -56,7 +56,7 @@ impl Incoming {
     }
 }
 
-/// Receives from a peer whose hello was good, until the connection ends.
+/// Receives from a peer with a valid hello, until the connection ends.
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     peer: MemberId,
@@ -66,11 +66,11 @@ pub(super) async fn serve(
 ) {
     tracing::debug!(%peer, %lane, "peer connected");
     let replaced = shared.incoming.replace(peer, lane);
-    shared.lanes.hurry(peer);
+    shared.lanes.reconnect_now(peer);
     let ended = tokio::select! {
         ended = receive(shared, peer, lane, reader) => ended,
         Err(error) = show_life(shared.clock, writer) => Err(error),
-        // Not a hint of death: the peer has just shown life.
+        // No sign of a failure: the peer has just connected again.
         () = replaced.notified() => return,
     };
     shared.incoming.ended(peer, lane, &replaced);

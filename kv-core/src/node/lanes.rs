@@ -1,8 +1,8 @@
-//! What waits to be sent to peers: a bounded queue for each peer and lane.
+//! The messages that wait to be sent to peers: one bounded queue for each peer and lane.
 //!
-//! The protocol tolerates loss, so a full queue drops: on the Control lane the oldest (a newer message supersedes it), on the
-//! others the newest (an unbroken run of entries is worth more than a later one). What waits while there is no connection
-//! would be stale when there is one, and is not kept.
+//! The protocol tolerates loss, so a full queue drops messages: the oldest on the Control lane, where a newer message
+//! supersedes it, and the newest on the others, where a gapless run of entries is more useful than a later entry.
+//! While there is no connection, nothing is queued, because it would be outdated by the time of the next connection.
 
 use super::inbox::weight;
 use super::sync::lock;
@@ -19,18 +19,18 @@ use tokio::sync::Notify;
 /// The lanes between members.
 pub(super) const LANES: [Lane; 3] = [Lane::Control, Lane::Log, Lane::Bulk];
 
-/// Entries and bytes that wait in one queue.
+/// How many entries and bytes may wait in one queue.
 const MAX_ITEMS: usize = 1024;
 const MAX_BYTES: usize = 8 << 20;
 
 /// Something to send.
 #[derive(Debug)]
 pub(super) enum Outgoing {
-    /// A message that is sent as it is.
+    /// A complete message.
     Message(Message),
-    /// Entries, yet to be read from the journal.
+    /// Entries that are read from the journal when they are sent.
     Entries(Entries),
-    /// A piece of a snapshot, yet to be read from the state.
+    /// A piece of a snapshot that is read from the state when it is sent.
     Piece(Piece),
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Entries {
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct PeerQueue {
     items: VecDeque<Outgoing>,
     bytes: usize,
     connected: bool,
@@ -58,9 +58,9 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Queue {
     lane: Lane,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<PeerQueue>,
     ready: Notify,
-    /// The peer shows life: connect now rather than after the back-off.
+    /// Notified when the peer shows signs of life: connect now, without waiting for the back-off.
     pub(super) hurry: Notify,
 }
 
@@ -76,7 +76,8 @@ impl Queue {
             return;
         }
         if let Outgoing::Piece(piece) = &item {
-            // A peer has one question about a snapshot: what is being read for it is not read once more, and an older one is void.
+            // A peer has one outstanding request for a piece. A piece that is being read is not read again, and an
+            // older one is void.
             if waiting.reading.as_ref() == Some(piece) {
                 return;
             }
@@ -102,7 +103,7 @@ impl Queue {
         }
     }
 
-    /// Takes the next. Of a piece, [`piece_read`](Self::piece_read) is to be called afterwards.
+    /// Takes the next item. After a piece, call [`piece_read`](Self::piece_read).
     pub(super) fn pop(&self) -> Option<Outgoing> {
         let mut waiting = lock(&self.waiting);
         let item = waiting.pop();
@@ -112,23 +113,23 @@ impl Queue {
         item
     }
 
-    /// The piece that was taken has been read and handed to the connection.
+    /// The piece that was taken has been read and passed to the connection.
     pub(super) fn piece_read(&self) {
         lock(&self.waiting).reading = None;
     }
 
-    /// Whether there is a connection.
+    /// Returns whether there is a connection.
     fn is_connected(&self) -> bool {
         lock(&self.waiting).connected
     }
 
-    /// Begins or ends to collect.
+    /// Starts or stops to queue.
     pub(super) fn set_connected(&self, connected: bool) {
-        *lock(&self.waiting) = Waiting { connected, ..Waiting::default() };
+        *lock(&self.waiting) = PeerQueue { connected, ..PeerQueue::default() };
     }
 }
 
-impl Waiting {
+impl PeerQueue {
     fn forget_piece(&mut self) {
         let before = self.items.iter().position(|item| matches!(item, Outgoing::Piece(_)));
         if let Some(item) = before.and_then(|at| self.items.remove(at)) {
@@ -199,14 +200,15 @@ impl Lanes {
         }
     }
 
-    /// Whether what the protocol needs can be sent to the peer. State transfers have a lane of their own, which may be reopened meanwhile.
-    pub(super) fn reach(&self, peer: MemberId) -> bool {
+    /// Returns whether the protocol's messages can be sent to the peer. The lane for state transfers does not count,
+    /// because it may be reopened at any time.
+    pub(super) fn is_reachable(&self, peer: MemberId) -> bool {
         let queues = self.queues.get(&peer).into_iter().flatten();
         queues.filter(|queue| queue.lane != Lane::Bulk).all(|queue| queue.is_connected())
     }
 
-    /// The peer shows life: connections to it are to be made at once.
-    pub(super) fn hurry(&self, peer: MemberId) {
+    /// The peer has shown signs of life: connect to it at once.
+    pub(super) fn reconnect_now(&self, peer: MemberId) {
         for queue in self.queues.get(&peer).into_iter().flatten() {
             queue.hurry.notify_one();
         }
@@ -231,7 +233,7 @@ mod tests {
             .collect()
     }
 
-    /// F-net-15: a peer that stops reading costs a bounded queue.
+    /// F-net-15: a peer that stops reading costs no more than a bounded queue.
     #[test]
     fn a_full_control_queue_keeps_the_newest_and_another_the_oldest() {
         let [control, log] = [Lane::Control, Lane::Log].map(Queue::new);
@@ -246,7 +248,7 @@ mod tests {
         assert_eq!(lock(&log.waiting).bytes, 0);
     }
 
-    /// Rule T6: however often a piece is asked for, it is read once.
+    /// Rule T6: a piece is read once, however often it is requested.
     #[test]
     fn t6_a_piece_that_is_asked_for_again_is_read_once() {
         let queue = Queue::new(Lane::Bulk);

@@ -1,9 +1,9 @@
-//! One outgoing connection: to one peer, on one lane. Each member sends on the connections that it opened and receives on
-//! those that it accepted; so the two ends never have to agree on which of two connections to keep, and what is broken one
-//! way is broken for one direction.
+//! One outgoing connection: to one peer, on one lane. Each member sends on the connections that it opened, and
+//! receives on those that it accepted. So the two ends never have to agree on which of two connections to keep, and a
+//! connection that breaks in one direction affects only that direction.
 //!
-//! Against the direction of the messages the peer sends signs of life. Where none come the connection is opened anew: a
-//! connection that a partition has left half-open would otherwise hold messages back for as long as the partition took.
+//! In the other direction, the peer sends signs of life. If none arrive, the connection is reopened. Otherwise a
+//! connection that a partition has left half-open would hold messages back for as long as the partition lasts.
 
 use super::lanes::{Entries, Outgoing, Queue};
 use super::pool;
@@ -18,21 +18,21 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// How often the accepting end shows life.
+/// How often the accepting end sends a sign of life.
 pub(super) const ALIVE_EVERY: Duration = Duration::from_millis(500);
-/// How long the connecting end waits for it.
+/// How long the connecting end waits for a sign of life.
 const ALIVE_WITHIN: Duration = Duration::from_secs(3);
-/// How long a connection may take to be opened, hello included.
+/// How long opening a connection may take, including the hello.
 const OPEN_WITHIN: Duration = Duration::from_secs(2);
-/// The pause before the first new attempt, and the longest.
+/// The first pause before a new attempt, and the longest.
 const BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
-/// A connection that lasted this long proves that trying again at once does no harm.
+/// After a connection that lasted this long, the first new attempt needs no pause.
 const STEADY: Duration = Duration::from_secs(1);
-/// So much is collected for one write.
+/// How many bytes are collected for one write.
 const WRITE_BYTES: usize = 256 << 10;
 
-/// Why a link is not up.
+/// Why a link is down.
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
     #[error(transparent)]
@@ -53,16 +53,16 @@ enum LinkError {
     Closed,
 }
 
-/// Keeps one link up, for as long as the node runs.
+/// Keeps one link open, for as long as the node runs.
 pub(super) struct Link {
     shared: Arc<Shared>,
     peer: MemberId,
     address: String,
     lane: Lane,
     queue: Arc<Queue>,
-    /// The last failure, so that it is logged once.
+    /// The last logged failure, so that it is logged only once.
     logged: String,
-    /// The members for which the peer has another address, as it was logged.
+    /// The members for which the peer has another address, as last logged.
     differing: Vec<MemberInfo>,
 }
 
@@ -81,7 +81,7 @@ impl Link {
                 Ok((reader, writer)) => {
                     was_up = true;
                     let opened = self.shared.clock.monotonic();
-                    let broke = self.carry(reader, writer).await;
+                    let broke = self.exchange(reader, writer).await;
                     if self.shared.clock.monotonic().since(opened) > STEADY {
                         backoff = BACKOFF;
                     }
@@ -126,7 +126,7 @@ impl Link {
     }
 
     /// Sends what is queued until the connection breaks.
-    async fn carry(&self, mut reader: FrameReader<Reader>, writer: FrameWriter<Writer>) -> LinkError {
+    async fn exchange(&self, mut reader: FrameReader<Reader>, writer: FrameWriter<Writer>) -> LinkError {
         self.queue.set_connected(true);
         let alive = async {
             loop {
@@ -162,7 +162,7 @@ impl Link {
                         }
                     }
                     Outgoing::Piece(piece) => {
-                        // Everything before it is on its way while it waits for its time.
+                        // Everything before it must be sent before this pauses for the transfer rate.
                         if let Err(error) = writer.flush().await {
                             return LinkError::Wire(error.into());
                         }
@@ -183,37 +183,37 @@ impl Link {
         }
     }
 
-    /// Reads entries from the journal, off the runtime: they may have to come from the disk.
+    /// Reads entries from the journal, outside the runtime: they may have to come from the disk.
     async fn read(&self, wanted: Entries) -> Vec<Message> {
         let (give, take) = tokio::sync::oneshot::channel();
         let shared = self.shared.clone();
-        self.shared.peers.run(pool::Kind::Read, pool::For::NODE, move || {
+        self.shared.peers.run(pool::Kind::Read, pool::JobOwner::NODE, move || {
             // The receiver is gone only if the link is.
             let _ = give.send(read_entries(&shared, wanted));
         });
         wrap(take.await.unwrap_or_default(), wanted.wrap)
     }
 
-    /// Reads a piece of a snapshot, off the runtime.
+    /// Reads a piece of a snapshot, outside the runtime.
     async fn read_piece(&self, piece: Piece) -> Message {
         let gone = Message::SnapshotGone { nonce: piece.nonce, stateless: false };
         let (give, take) = tokio::sync::oneshot::channel();
         let (shared, to) = (self.shared.clone(), self.peer);
-        self.shared.peers.run(pool::Kind::Read, pool::For::NODE, move || {
+        self.shared.peers.run(pool::Kind::Read, pool::JobOwner::NODE, move || {
             // The receiver is gone only if the link is.
             let _ = give.send(transfer::read(&shared, to, &piece));
         });
         take.await.unwrap_or(gone)
     }
 
-    /// How long a piece of so many bytes takes at the rate of transfers.
+    /// How long a piece of this many bytes takes at the configured transfer rate.
     fn pace(&self, bytes: usize) -> Duration {
         let rate = self.shared.options.transfer_bytes_per_second;
         Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / rate.max(1))
     }
 
-    /// Logs where the peer's configuration has other addresses than the one here, once. They are no reason to refuse it: ids are what the protocol
-    /// votes by. But one of the two may be out of date.
+    /// Logs once where the peer's configuration has addresses that differ from this member's. That is no reason to
+    /// refuse the peer, because the protocol counts votes by id, but one of the two lists may be outdated.
     fn compare_addresses(&mut self, welcome: &Welcome) {
         if self.lane != Lane::Control {
             return;
@@ -259,8 +259,8 @@ impl Link {
         }
     }
 
-    /// The peer may be dead. Only the Control lane reports that: a killed process resets all lanes at once, and a single one
-    /// may break for reasons of its own.
+    /// Reports that the peer may be dead. Only the Control lane does so: a killed process resets all lanes at once,
+    /// and a single lane may break for other reasons.
     fn hint(&self) {
         if self.lane == Lane::Control {
             self.shared.inbox.lost(self.peer);
@@ -268,7 +268,7 @@ impl Link {
     }
 }
 
-/// Entries of the log that was meant; none if one cannot be read, or the log has been cut since.
+/// Returns the entries of the requested log; none if one cannot be read, or the log has been cut since.
 fn read_entries(shared: &Shared, wanted: Entries) -> Vec<Entry> {
     let Some(log) = shared.log() else { return Vec::new() };
     let mut entries = Vec::new();
@@ -285,7 +285,8 @@ fn read_entries(shared: &Shared, wanted: Entries) -> Vec<Entry> {
         }
         op = op.next();
     }
-    // Entries chain, so the last one vouches for the others; but one by one they may have been read from two logs.
+    // Entries form a chain, so the last one identifies the others. But they were read one by one, and the log may
+    // have changed in between.
     let chained = entries.windows(2).all(|pair| pair[1].header.parent == pair[0].header.hash());
     let meant = entries.last().is_some_and(|last| last.header.anchor() == wanted.through);
     if chained && meant { entries } else { Vec::new() }

@@ -1,10 +1,10 @@
-//! What clients have of this node, counted where their answers go by.
+//! Statistics about this node's clients, counted where answers pass.
 
 use crate::message::{Answer, Latencies, Load};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The counts. Whoever adds to one waits for nobody.
+/// The counters. Adding to one never blocks.
 #[derive(Debug)]
 pub(super) struct Meter {
     pub(super) clients: AtomicU64,
@@ -20,7 +20,7 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// A call has been answered. Those that have come to nothing do not count, and neither does waiting for a change.
+    /// Counts an answered call. Calls that were not carried out do not count, and neither do watches.
     pub(super) fn note(&self, answer: &Answer, took: Duration) {
         let counts = match answer {
             Answer::Value { .. } | Answer::Records { .. } => &self.reads,

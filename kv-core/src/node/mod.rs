@@ -61,13 +61,11 @@ mod writer;
 pub use builder::NodeBuilder;
 #[cfg(feature = "testing")]
 pub(crate) use builder::Test;
-pub use error::{DiskTrouble, HandoverError, StartError, StopReason};
+pub use error::{DiskProblem, HandoverError, StartError, StopReason};
 
 pub use crate::engine::EngineError;
 pub use crate::ids::{Incarnation, Op};
-pub use crate::journal::{
-    OpenError as JournalOpenError, ReadError as JournalReadError, WriteError as JournalWriteError,
-};
+pub use crate::journal::{JournalReadError, JournalWriteError, OpenError as JournalOpenError};
 pub use crate::message::{Latencies, Load, MemberStatus, PeerStatus};
 pub use crate::replica::Halt;
 pub use crate::storage::DirectoryError;
@@ -91,11 +89,11 @@ use writer::StateOpener;
 
 /// How long [`Node::handover`] waits for another member to serve.
 const HANDOVER_WITHIN: Duration = Duration::from_secs(5);
-/// How long [`Node::shutdown`] waits for that.
+/// How long [`Node::shutdown`] waits for another member to serve.
 const LAST_HANDOVER_WITHIN: Duration = Duration::from_secs(1);
-/// How long the last answers to clients may take.
+/// How long the node waits until the last answers have been sent to clients.
 const DRAIN_WITHIN: Duration = Duration::from_millis(250);
-/// Bytes in each direction between an in-process client and its member.
+/// The buffer in each direction between an in-process client and its member, in bytes.
 const DUPLEX_BYTES: usize = 256 << 10;
 
 /// A running member of a cluster.
@@ -121,7 +119,7 @@ impl Node {
         NodeBuilder::new(cluster, MemberId::new(id))
     }
 
-    /// Starts threads and tasks around what has been opened.
+    /// Starts the threads and tasks around what has been opened.
     fn run(
         shared: Arc<Shared>,
         replica: Replica,
@@ -160,13 +158,13 @@ impl Node {
         self.shared.me
     }
 
-    /// The address that it listens on, with the port that was taken.
+    /// The address that the member listens on, with the actual port.
     #[must_use]
     pub fn local_address(&self) -> &str {
         &self.address
     }
 
-    /// Where it stands. Never blocks; the numbers may be a few milliseconds old.
+    /// The status of the member. Never blocks; the numbers may be a few milliseconds old.
     #[must_use]
     pub fn status(&self) -> MemberStatus {
         status::status(&self.shared)
@@ -184,7 +182,7 @@ impl Node {
         let connect = move || {
             let (near, far) = tokio::io::duplex(DUPLEX_BYTES);
             if let Some(acceptor) = acceptor.upgrade() {
-                acceptor.let_in(in_process(far, me.clone()));
+                acceptor.accept(in_process(far, me.clone()));
             }
             in_process(near, me.clone())
         };
@@ -215,14 +213,14 @@ impl Node {
         }
     }
 
-    /// Passes the primary role to another member, and returns when that member serves. Does nothing on a member that is not the
-    /// primary.
+    /// Passes the primary role to another member, and returns when that member serves. Does nothing if this member is
+    /// not the primary.
     ///
     /// # Errors
     /// If no other member took the role within five seconds.
     ///
     /// # Cancel safety
-    /// Dropping the future may leave the handover going on.
+    /// If the future is dropped, the handover may continue.
     pub async fn handover(&self) -> Result<(), HandoverError> {
         tokio::select! {
             biased;
@@ -253,7 +251,7 @@ impl Node {
             tracing::info!(parent: &self.shared.span, %error, "shutting down as primary");
         }
         self.shared.closing.send_replace(true);
-        // Clients that do not take their answers in time are not waited for.
+        // Clients that do not read their answers in time are not waited for.
         let _ = timeout(DRAIN_WITHIN, self.acceptor.no_clients()).await;
     }
 
@@ -266,7 +264,7 @@ impl Node {
         let mut stopped = self.stopped.clone();
         match stopped.wait_for(Option::is_some).await {
             Ok(reason) => reason.clone().unwrap_or(StopReason::Dropped),
-            // The runtime that the member ran on is gone.
+            // The runtime of the member is gone.
             Err(_) => StopReason::Dropped,
         }
     }
@@ -284,7 +282,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.shared.stop(StopReason::Dropped);
-        // Nothing here waits for the runtime: it may be this very thread that it needs, or be gone.
+        // Nothing here waits for the runtime: it may need this very thread, or be gone.
         self.shared.tasks.take().abort_all();
         self.threads.end(&self.shared);
     }
@@ -308,7 +306,7 @@ fn start_threads(
     Ok(())
 }
 
-/// One end of a connection that never leaves the process: at its other end is the same member.
+/// One end of a connection inside the process. The other end belongs to the same member.
 fn in_process(stream: tokio::io::DuplexStream, peer: Peer) -> Connection {
     let (reader, writer) = tokio::io::split(stream);
     Connection {

@@ -1,6 +1,6 @@
-//! A few threads for what may wait for the disk. Reads of clients and watches share two, by turns, and so do the clients among each: one
-//! that asks for much waits for its own. What peers need (old entries, pieces of the state) has a pool and a thread of its own, so that
-//! replication never waits behind reads.
+//! A few threads for work that may wait for the disk. Clients' reads and watches share two threads and take turns,
+//! and so do the clients within each kind: a client that asks for much waits only behind itself. What peers need (old
+//! entries, pieces of the state) has a pool and a thread of its own, so replication never waits behind reads.
 
 use super::idle::IdleTracker;
 use super::quota::Account;
@@ -9,16 +9,17 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-/// How many threads read for clients. Two, so that one slow read does not hold up the rest; more would only take cores from the members' work.
+/// The number of threads that read for clients. With two, one slow read does not delay the rest. More would only take
+/// CPU time from the members' work.
 pub(super) const THREADS: usize = 2;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Who a job is for: one client, over all its connections.
+/// The owner of a job: one client, over all its connections.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct For(usize);
+pub(super) struct JobOwner(usize);
 
-impl For {
+impl JobOwner {
     /// The node itself, or a peer.
     pub(super) const NODE: Self = Self(0);
 
@@ -28,25 +29,25 @@ impl For {
     }
 }
 
-/// What kind of job it is. Those of different kinds have turns, however many there are of one.
+/// The kind of a job. The kinds take turns, however many jobs one of them has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
-    /// A read, or what a peer needs.
+    /// A read for a client, or a job for a peer.
     Read,
     /// A watch.
     Watch,
 }
 
-/// Jobs of one kind, of which those who wait for some have turns.
+/// The jobs of one kind. Their owners take turns.
 #[derive(Default)]
-struct Turns {
-    jobs: HashMap<For, VecDeque<Job>>,
-    /// Who has jobs; the next one first.
-    order: VecDeque<For>,
+struct FairQueue {
+    jobs: HashMap<JobOwner, VecDeque<Job>>,
+    /// The owners that have jobs, the next one first.
+    order: VecDeque<JobOwner>,
 }
 
-impl Turns {
-    fn push(&mut self, whose: For, job: Job) {
+impl FairQueue {
+    fn push(&mut self, whose: JobOwner, job: Job) {
         let jobs = self.jobs.entry(whose).or_default();
         if jobs.is_empty() {
             self.order.push_back(whose);
@@ -77,9 +78,9 @@ impl Turns {
 
 #[derive(Default)]
 struct Jobs {
-    reads: Turns,
-    watches: Turns,
-    /// The last job was a watch.
+    reads: FairQueue,
+    watches: FairQueue,
+    /// Whether the last job was a watch.
     watched: bool,
     closed: bool,
 }
@@ -92,10 +93,10 @@ impl Jobs {
     }
 }
 
-/// By client, in shares of `most` at most: those of one client in their order.
-pub(super) fn shares<T>(all: Vec<T>, most: usize, whose: impl Fn(&T) -> For) -> Vec<(For, Vec<T>)> {
-    let mut shares: Vec<(For, Vec<T>)> = Vec::new();
-    let mut open: HashMap<For, usize> = HashMap::new();
+/// Splits the items by client, into shares of at most `most`. The order of each client's items is kept.
+pub(super) fn shares<T>(all: Vec<T>, most: usize, whose: impl Fn(&T) -> JobOwner) -> Vec<(JobOwner, Vec<T>)> {
+    let mut shares: Vec<(JobOwner, Vec<T>)> = Vec::new();
+    let mut open: HashMap<JobOwner, usize> = HashMap::new();
     for one in all {
         let whose = whose(&one);
         match open.get(&whose).map(|at| &mut shares[*at].1).filter(|share| share.len() < most) {
@@ -109,7 +110,7 @@ pub(super) fn shares<T>(all: Vec<T>, most: usize, whose: impl Fn(&T) -> For) -> 
     shares
 }
 
-/// Bounded by those who hand in jobs: reads by the node's admission, entries by one job per peer and lane.
+/// Bounded by its users: reads by the admission of the node, entries by one job per peer and lane.
 #[derive(Default)]
 pub(super) struct Pool {
     jobs: Monitor<Jobs>,
@@ -118,19 +119,19 @@ pub(super) struct Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
-            .field("waiting", &self.jobs.look(|jobs| jobs.reads.len() + jobs.watches.len()))
+            .field("waiting", &self.jobs.with(|jobs| jobs.reads.len() + jobs.watches.len()))
             .finish()
     }
 }
 
 impl Pool {
-    /// One whose threads `quiet` counts.
+    /// Creates a pool whose threads are counted by the idle tracker.
     pub(super) fn watched(idle: &IdleTracker) -> Self {
         Self { jobs: Monitor::watched(idle) }
     }
 
-    /// Runs a job on one of the threads; never once the node has stopped.
-    pub(super) fn run(&self, kind: Kind, whose: For, job: impl FnOnce() + Send + 'static) {
+    /// Runs a job on one of the threads; never after the node has stopped.
+    pub(super) fn run(&self, kind: Kind, whose: JobOwner, job: impl FnOnce() + Send + 'static) {
         let rejected = self.jobs.change_one(|jobs| {
             if jobs.closed {
                 return Some(job);
@@ -141,11 +142,11 @@ impl Pool {
             }
             None
         });
-        // Dropped only here: what a job holds may take locks when it goes.
+        // Dropped only here, because dropping a job may take locks.
         drop(rejected);
     }
 
-    /// What each thread does until the pool is closed.
+    /// Runs jobs until the pool is closed; called by each thread.
     pub(super) fn work(&self) {
         while let Some(job) =
             self.jobs.wait(|jobs| if jobs.closed { Some(None) } else { jobs.next().map(Some) })
@@ -154,7 +155,7 @@ impl Pool {
         }
     }
 
-    /// Ends the threads and forgets what waits.
+    /// Ends the threads and drops the waiting jobs.
     pub(super) fn close(&self) {
         let forgotten = self.jobs.change(|jobs| {
             jobs.closed = true;
@@ -180,18 +181,18 @@ mod tests {
         let (done, finished) = mpsc::channel();
         for number in 0..10 {
             let done = done.clone();
-            pool.run(Kind::Read, For::NODE, move || done.send(number).expect("the test waits"));
+            pool.run(Kind::Read, JobOwner::NODE, move || done.send(number).expect("the test waits"));
         }
         let seen: Vec<i32> =
             (0..10).map(|_| finished.recv_timeout(Duration::from_secs(10)).expect("it runs")).collect();
         assert_eq!(seen, (0..10).collect::<Vec<_>>());
         pool.close();
         worker.join().expect("it does not panic");
-        pool.run(Kind::Read, For::NODE, move || done.send(11).expect("the test waits"));
+        pool.run(Kind::Read, JobOwner::NODE, move || done.send(11).expect("the test waits"));
         assert_eq!(finished.recv_timeout(Duration::from_secs(10)), Err(mpsc::RecvTimeoutError::Disconnected));
     }
 
-    /// Of two kinds that wait, one does not wait for all of the other.
+    /// If jobs of two kinds wait, one kind does not wait for all jobs of the other.
     #[test]
     fn reads_and_watches_have_turns() {
         let mut jobs = Jobs::default();
@@ -200,9 +201,9 @@ mod tests {
             let done = done.clone();
             Box::new(move || done.send(name).expect("the test waits"))
         };
-        (0..3).for_each(|_| jobs.reads.push(For::NODE, job("read")));
-        (0..3).for_each(|_| jobs.watches.push(For::NODE, job("watch")));
-        jobs.reads.push(For::NODE, job("read"));
+        (0..3).for_each(|_| jobs.reads.push(JobOwner::NODE, job("read")));
+        (0..3).for_each(|_| jobs.watches.push(JobOwner::NODE, job("watch")));
+        jobs.reads.push(JobOwner::NODE, job("read"));
         while let Some(job) = jobs.next() {
             job();
         }
@@ -210,12 +211,12 @@ mod tests {
         assert_eq!(seen, ["watch", "read", "watch", "read", "watch", "read", "read"]);
     }
 
-    /// F-load-9: a client that has thousands of reads waiting is no reason for another to wait for more than one of them.
+    /// F-load-9: while a client has thousands of reads waiting, another client waits for at most one of them.
     #[test]
     fn f_load_9_clients_have_turns_however_much_one_of_them_asks_for() {
         const MANY: usize = 10_000;
         let accounts: [Arc<Account>; 3] = Default::default();
-        let clients = accounts.each_ref().map(For::client);
+        let clients = accounts.each_ref().map(JobOwner::client);
         let (mut jobs, ran) = (Jobs::default(), mpsc::channel());
         let push = |client: usize, jobs: &mut Jobs| {
             let ran = ran.0.clone();

@@ -1,8 +1,10 @@
-//! What all clients together may hold of one thing (calls, watches, bytes, connections), and what each of them may.
+//! How much of one resource (calls, watches, bytes, connections) all clients together may hold, and how much each of
+//! them.
 //!
-//! A client may hold at most `factor` times what is still free: alone most of it, but never all, and the less the more clients hold
-//! some. So one that takes whatever it gets, over however many connections, leaves room for the next, and no number of clients has to
-//! be configured. (Switches share their buffers by the same rule: "dynamic thresholds".)
+//! A client may hold at most `factor` times what is still free. So a single client may hold most of the resource, but
+//! never all, and less as more clients hold some. A client that takes as much as it can, over any number of
+//! connections, leaves room for the next one, and the number of clients need not be configured. (Network switches
+//! share their buffers in the same way: "dynamic thresholds".)
 
 use super::sync::lock;
 use kv_transport::Peer;
@@ -10,13 +12,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-/// The factor for what is counted: one client alone gets eight ninths.
+/// The factor for counted resources: a single client gets eight ninths.
 pub(super) const COUNTED: usize = 8;
-/// The factor for memory of requests: one client alone gets two thirds.
+/// The factor for the memory of requests: a single client gets two thirds.
 pub(super) const REQUESTS: usize = 2;
-/// The factor for memory of answers: one client alone gets a half.
+/// The factor for the memory of answers: a single client gets half.
 pub(super) const ANSWERS: usize = 1;
-/// The registry looks for clients that are gone when it has so many.
+/// The registry removes the accounts of disconnected clients when it has this many.
 const FEW_ACCOUNTS: usize = 64;
 
 /// What one client holds, over all its connections.
@@ -30,7 +32,7 @@ pub(super) struct Account {
     pub(super) memory: AtomicUsize,
 }
 
-/// What all hold of one thing.
+/// How much all clients together hold of one resource.
 #[derive(Debug)]
 pub(super) struct Quota {
     limit: usize,
@@ -39,7 +41,7 @@ pub(super) struct Quota {
 }
 
 impl Quota {
-    /// At most `limit` for all.
+    /// Creates a quota of `limit` for all clients.
     pub(super) const fn new(limit: usize, factor: usize) -> Self {
         Self { limit, factor, held: AtomicUsize::new(0) }
     }
@@ -55,7 +57,8 @@ impl Quota {
         self.limit
     }
 
-    /// Takes `more` for who holds `own`, or nothing. Of two that race for the last place one or both get nothing, never both one.
+    /// Takes `more` for a client that holds `own`, or nothing. If two clients compete for the last part, one or
+    /// neither gets it, never both.
     pub(super) fn take(&self, own: &AtomicUsize, more: usize) -> bool {
         self.take_within(own, more, self.limit, self.factor)
     }
@@ -71,7 +74,7 @@ impl Quota {
         fits
     }
 
-    /// Takes so much whether it is there or not: to be given back like anything else.
+    /// Takes this much even beyond the limit. It must be given back like anything else.
     pub(super) fn take_anyway(&self, own: &AtomicUsize, more: usize) {
         self.held.fetch_add(more, Ordering::SeqCst);
         own.fetch_add(more, Ordering::SeqCst);
@@ -84,27 +87,27 @@ impl Quota {
     }
 }
 
-/// Whether who holds `own` may take `more` where all hold `held` of `limit`.
+/// Whether a client that holds `own` may take `more`, if all clients hold `held` of `limit`.
 fn may_take(own: usize, more: usize, held: usize, limit: usize, factor: usize) -> bool {
     let free = limit.saturating_sub(held);
     more <= free && own.saturating_add(more) <= free.saturating_mul(factor)
 }
 
-/// The accounts of the clients that are connected. Bounded by their connections.
+/// The accounts of connected clients. Their number is bounded by the number of connections.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
-    known: Mutex<Known>,
+    known: Mutex<AccountTable>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct AccountTable {
     accounts: HashMap<String, Weak<Account>>,
-    /// How many there were after those that are gone had been looked for.
+    /// The number of accounts after the last removal of disconnected clients.
     alive: usize,
 }
 
 impl Accounts {
-    /// The account of a client: there is one for each [`identity`], for as long as it has connections.
+    /// Returns the account of a client: there is one for each [`identity`], for as long as it has connections.
     pub(super) fn of(&self, identity: String) -> Arc<Account> {
         let mut known = lock(&self.known);
         if let Some(account) = known.accounts.get(&identity).and_then(Weak::upgrade) {
@@ -120,8 +123,8 @@ impl Accounts {
     }
 }
 
-/// Who shares one account: whoever has a certificate of the same name. Where nobody proves who he is, whoever comes from the same
-/// address.
+/// Who shares an account: all callers with a certificate of the same name or, without certificates, all callers from
+/// the same address.
 pub(super) fn identity(peer: &Peer, remote: &str) -> String {
     match peer {
         Peer::Client { name, .. } => format!("client {name}"),
@@ -134,7 +137,7 @@ pub(super) fn identity(peer: &Peer, remote: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Takes one at a time until there is no more; returns how many.
+    /// Takes one after the other until there are no more; returns how many.
     fn greedy(quota: &Quota, own: &AtomicUsize) -> usize {
         (0..quota.limit()).take_while(|_| quota.take(own, 1)).count()
     }
@@ -153,7 +156,7 @@ mod tests {
     fn a_thousand_greedy_clients_leave_places_for_one_more() {
         let quota = Quota::new(64 << 10, COUNTED);
         let accounts: Vec<Account> = std::iter::repeat_with(Account::default).take(1000).collect();
-        // In turns, as they would.
+        // The clients take turns.
         while accounts.iter().filter(|it| quota.take(&it.watches, 1)).count() > 0 {}
         let late = Account::default();
         assert!(quota.take(&late.watches, 1));

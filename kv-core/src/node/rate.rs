@@ -1,4 +1,4 @@
-//! How often something may happen: a bucket that fills with time, and is emptied by what happens. And how often it is logged.
+//! Rate limits: a bucket that fills with time and that events empty. Also limits how often something is logged.
 
 use super::sync::lock;
 use crate::ids::Instant;
@@ -6,17 +6,19 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// The same is logged as a warning once in this time...
+/// The same text is logged as a warning at most once in this time...
 const AGAIN: Duration = Duration::from_secs(60);
-/// ... and no more than so many things.
+/// ... and at most this many different texts.
 const AT_MOST: usize = 32;
 
-/// What was logged as a warning a short while ago: so that neither a persistent caller floods the log, nor several that take turns.
+/// What was recently logged as a warning, so that neither one persistent caller nor several that take turns can flood
+/// the log.
 #[derive(Debug, Default)]
 pub(super) struct LogThrottle(Mutex<VecDeque<(Instant, String)>>);
 
 impl LogThrottle {
-    /// Whether to log this as a warning: not if the same was logged within the last minute, or too much else was.
+    /// Returns whether to log this as a warning: not if the same text was logged within the last minute, or too many
+    /// others were.
     pub(super) fn is_due(&self, now: Instant, text: &str) -> bool {
         let mut logged = lock(&self.0);
         while logged.pop_front_if(|(at, _)| now.since(*at) >= AGAIN).is_some() {}
@@ -28,36 +30,36 @@ impl LogThrottle {
     }
 }
 
-/// Lets through so many in a second, and after a pause so many at once.
+/// Allows a number of events per second, and after a pause a burst of them.
 #[derive(Debug)]
 pub(super) struct Bucket {
-    /// The time that one takes.
+    /// The time per event.
     each: Duration,
-    /// The time that a full bucket stands for.
+    /// The time that a full bucket represents.
     full: Duration,
     level: Duration,
     at: Instant,
 }
 
 impl Bucket {
-    /// A full bucket of `per_second`, at least one.
+    /// A full bucket of `per_second` events, at least one.
     pub(super) fn new(per_second: u32, now: Instant) -> Self {
         let full = Duration::from_secs(1);
         Self { each: full / per_second.max(1), full, level: full, at: now }
     }
 
-    /// A full bucket that holds one, and takes `each` to fill again.
+    /// A full bucket of one event, which takes `each` to refill.
     pub(super) const fn every(each: Duration, now: Instant) -> Self {
         Self { each, full: each, level: each, at: now }
     }
 
-    /// A full bucket: so many at once, and then one each time that so much has passed.
+    /// A full bucket of `at_once` events, which refills one event per `each`.
     pub(super) fn burst(each: Duration, at_once: u32, now: Instant) -> Self {
         let full = each * at_once.max(1);
         Self { each, full, level: full, at: now }
     }
 
-    /// Whether one more may happen now.
+    /// Takes one event; returns false if the bucket is empty.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         self.level = (self.level + now.since(self.at)).min(self.full);
         self.at = self.at.max(now);
@@ -84,7 +86,7 @@ mod tests {
         assert_eq!(taken(&mut bucket, start), 100);
         assert_eq!(taken(&mut bucket, start.after(Duration::from_millis(50))), 5);
         assert_eq!(taken(&mut bucket, start.after(Duration::from_secs(60))), 100);
-        // A clock that seems to go back gives nothing.
+        // A clock that appears to go back adds nothing.
         assert_eq!(taken(&mut bucket, start), 0);
     }
 

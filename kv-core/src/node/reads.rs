@@ -1,7 +1,8 @@
-//! Reads: those that wait for the replica's word, those that wait for an op to be applied, and how they are carried out.
+//! Reads: those that wait for the replica's confirmation, those that wait for an op to be applied, and their
+//! execution.
 
 use super::pool;
-use super::reply::Reply;
+use super::reply::Responder;
 use super::shared::Shared;
 use crate::ids::{Instant, Op, Revision};
 use crate::kv::StateReader;
@@ -14,22 +15,22 @@ use std::time::Duration;
 const MAX_RECORDS: usize = 10_000;
 /// About the most bytes in one answer.
 const MAX_BYTES: usize = 1 << 20;
-/// So many reads of one client are handed to a thread at once, at most.
+/// At most this many reads of one client are passed to a thread at once.
 const SHARE: usize = 32;
 
-type Read = (Query, Reply);
+type Read = (Query, Responder);
 
-/// What a state must have applied for a read to be answered from it.
+/// What a state must have applied before a read may be answered from it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Least {
+pub(super) enum MinApplied {
     /// Everything up to this op.
     Op(Op),
     /// Everything up to this revision.
     Revision(Revision),
 }
 
-impl Least {
-    /// Whether a state has applied it.
+impl MinApplied {
+    /// Returns whether a state has applied it.
     fn is_met_by(self, state: &StateReader) -> bool {
         match self {
             Self::Op(op) => state.applied().op >= op,
@@ -38,34 +39,34 @@ impl Least {
     }
 }
 
-/// How long a read waits for the revision that it must see. It may be known elsewhere by then.
+/// How long a read waits for the revision that it must see. After that, the client can try another member.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The reads that wait. Bounded by the node's admission.
+/// The reads that wait. Bounded by the admission of the node.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
-    /// For the replica to release them.
+    /// Reads that the replica has not confirmed yet.
     unconfirmed: HashMap<u64, Read>,
-    /// For this op to be applied.
+    /// Reads that wait for this op to be applied.
     unapplied: BTreeMap<Op, Vec<Read>>,
-    /// For this revision to be applied, until then.
+    /// Reads that wait for this revision to be applied, each until its deadline.
     awaited: BTreeMap<Revision, Vec<(Read, Instant)>>,
     next: u64,
 }
 
 impl Reads {
-    /// Takes in a read, and names it.
-    pub(super) fn add(&mut self, query: Query, reply: Reply) -> u64 {
+    /// Adds a read, and returns its ticket.
+    pub(super) fn add(&mut self, query: Query, reply: Responder) -> u64 {
         self.next += 1;
         self.unconfirmed.insert(self.next, (query, reply));
         self.next
     }
 
-    /// These may be answered from what has applied `op`.
+    /// These reads may be answered from a state that has applied `op`.
     pub(super) fn confirmed(&mut self, tickets: &[u64], op: Op, applied: Op, shared: &Arc<Shared>) {
         let confirmed = tickets.iter().filter_map(|ticket| self.unconfirmed.remove(ticket));
         if applied >= op {
-            run(shared, confirmed.collect(), Least::Op(op));
+            run(shared, confirmed.collect(), MinApplied::Op(op));
         } else {
             self.unapplied.entry(op).or_default().extend(confirmed);
         }
@@ -76,16 +77,16 @@ impl Reads {
         while let Some(first) = self.unapplied.first_entry()
             && *first.key() <= applied
         {
-            let least = Least::Op(*first.key());
+            let least = MinApplied::Op(*first.key());
             run(shared, first.remove(), least);
         }
         self.run_awaited(shared);
     }
 
-    /// A read that is to see this revision or a later one.
+    /// Adds a read that must see this revision or a later one.
     pub(super) fn wait(&mut self, at_least: Revision, read: Read, now: Instant, shared: &Arc<Shared>) {
         self.awaited.entry(at_least).or_default().push((read, now.after(PATIENCE)));
-        // It may have been applied while the read was on its way.
+        // The revision may have been applied in the meantime.
         self.run_awaited(shared);
     }
 
@@ -94,12 +95,12 @@ impl Reads {
         while let Some(first) = self.awaited.first_entry()
             && *first.key() <= newest
         {
-            let least = Least::Revision(*first.key());
+            let least = MinApplied::Revision(*first.key());
             run(shared, first.remove().into_iter().map(|(read, _)| read).collect(), least);
         }
     }
 
-    /// Sends those away that have waited for long enough.
+    /// Refuses the reads whose waiting time is over.
     pub(super) fn on_time(&mut self, now: Instant, shared: &Shared) {
         if self.awaited.is_empty() {
             return;
@@ -113,7 +114,7 @@ impl Reads {
         self.awaited.retain(|_, waiting| !waiting.is_empty());
     }
 
-    /// These cannot be answered here.
+    /// Refuses these reads: they cannot be answered here.
     pub(super) fn refused(&mut self, tickets: &[u64], answer: &Answer) {
         for (_, reply) in tickets.iter().filter_map(|ticket| self.unconfirmed.remove(ticket)) {
             reply.send(answer.clone());
@@ -121,8 +122,8 @@ impl Reads {
     }
 }
 
-/// Carries reads out: at once where memory has the answer, and otherwise on the threads that may wait for the disk.
-pub(super) fn run(shared: &Arc<Shared>, mut reads: Vec<Read>, least: Least) {
+/// Runs reads: at once if the answer is in memory, otherwise on the threads that may wait for the disk.
+pub(super) fn run(shared: &Arc<Shared>, mut reads: Vec<Read>, least: MinApplied) {
     if let Some(state) = shared.state().filter(|state| least.is_met_by(state)) {
         let mut others = Vec::new();
         for (query, reply) in reads {
@@ -133,24 +134,25 @@ pub(super) fn run(shared: &Arc<Shared>, mut reads: Vec<Read>, least: Least) {
         }
         reads = others;
     }
-    for (whose, share) in pool::shares(reads, SHARE, |(_, reply)| reply.whose()) {
+    for (whose, share) in pool::shares(reads, SHARE, |(_, reply)| reply.owner()) {
         let state = shared.clone();
         shared.pool.run(pool::Kind::Read, whose, move || {
             for (query, reply) in share {
-                // One who asks for much and takes none of it keeps nobody busy.
+                // A client that reads much and takes none of the answers causes no work.
                 let answer =
-                    if reply.is_hopeless() { Answer::Overloaded } else { answer(&state, &query, least) };
+                    if reply.is_backlogged() { Answer::Overloaded } else { answer(&state, &query, least) };
                 reply.send(answer);
             }
         });
     }
 }
 
-fn answer(shared: &Shared, query: &Query, least: Least) -> Answer {
-    // A node without a state (it has just stopped) answers nothing; another member can.
+fn answer(shared: &Shared, query: &Query, least: MinApplied) -> Answer {
+    // A node without a state has just stopped, and answers nothing. Another member can.
     let elsewhere = Answer::NotPrimary { hint: None };
     let life = shared.state_life();
-    // Looked at here, and not when the read was confirmed: another state may have taken the place of that one meanwhile, and be older.
+    // Checked here, not when the read was confirmed: the state may have been replaced by an older one in the
+    // meantime.
     let Some(state) = shared.state().filter(|state| least.is_met_by(state)) else { return elsewhere };
     state.answer(query, MAX_RECORDS, MAX_BYTES).unwrap_or_else(|error| {
         shared.state_failed(life, error);

@@ -1,8 +1,8 @@
-//! The way back to a client: answers queue at its connection, within bounds.
+//! The answers to a client: they wait, within bounds, until its connection sends them.
 
 use super::budget::{Budget, Share, Use};
 use super::meter::Meter;
-use super::pool::For;
+use super::pool::JobOwner;
 use super::quota::{Account, COUNTED, Quota, REQUESTS};
 use super::sync::lock;
 use crate::message::{Answer, Event, Record, ServerMessage};
@@ -13,22 +13,23 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Calls of one connection that may be unanswered, or answered and not yet written.
+/// How many calls of one connection may be unanswered, or answered and not yet written.
 const CALLS_PER_CONNECTION: usize = 1024;
-/// Bytes of answers that may wait at one connection.
+/// How many bytes of answers may wait at one connection.
 const ANSWERS_PER_CONNECTION: usize = 16 << 20;
-/// The same where what transactions have read is among them.
+/// The same if the results of transactions are among them.
 const WRITTEN_PER_CONNECTION: usize = 64 << 20;
-/// About the largest answer to a read.
+/// About the largest answer to a read, in bytes.
 const ONE_ANSWER: usize = 1 << 20;
-/// Calls of all connections that may be unanswered.
+/// How many calls of all connections may be unanswered.
 const CALLS: usize = 64 << 10;
-/// Watches of all connections, besides.
+/// How many watches of all connections may be unanswered. They do not count as calls.
 const WATCHES: usize = 64 << 10;
 
-/// What a call is admitted as. Each has places of its own: a watch may wait for ever, and takes none from those that are answered soon.
+/// The kinds of calls for admission. Each has a limit of its own: a watch may wait forever, and must take no room
+/// from calls that are answered soon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Place {
+pub(super) enum CallClass {
     /// A write or a read.
     Call,
     /// A watch.
@@ -42,22 +43,22 @@ pub(super) struct Admission {
     call_bytes: Quota,
     watches: Quota,
     watch_bytes: Quota,
-    /// The memory, of which the requests are a part.
+    /// The memory of all clients, of which requests are a part.
     pub(super) budget: Arc<Budget>,
     pub(super) meter: Meter,
 }
 
-/// One admitted call; gives its place back when dropped.
+/// One admitted call. Dropping it releases its place.
 #[derive(Debug)]
 pub(super) struct Permit {
     admission: Arc<Admission>,
     account: Arc<Account>,
-    place: Place,
+    place: CallClass,
     share: Share,
 }
 
 impl Admission {
-    /// Connections that hold up to `memory` bytes.
+    /// Creates an admission for connections that hold up to `memory` bytes.
     pub(super) fn new(memory: usize) -> Arc<Self> {
         Arc::new(Self {
             calls: Quota::new(CALLS, COUNTED),
@@ -69,12 +70,12 @@ impl Admission {
         })
     }
 
-    /// Admits a call of this client that holds `share`, or refuses because there is too much already: a quarter of the memory is for
-    /// requests in flight, an eighth for watches that wait.
+    /// Admits a call of this client that holds `share`, or refuses it if there is too much already. A quarter of the
+    /// memory is for requests in flight, an eighth for parked watches.
     pub(super) fn admit(
         self: &Arc<Self>,
         account: &Arc<Account>,
-        place: Place,
+        place: CallClass,
         share: Share,
     ) -> Option<Permit> {
         let (places, own, memory, own_memory) = self.of(account, place);
@@ -91,11 +92,11 @@ impl Admission {
     fn of<'a>(
         &'a self,
         account: &'a Account,
-        place: Place,
+        place: CallClass,
     ) -> (&'a Quota, &'a AtomicUsize, &'a Quota, &'a AtomicUsize) {
         match place {
-            Place::Call => (&self.calls, &account.calls, &self.call_bytes, &account.call_bytes),
-            Place::Watch => (&self.watches, &account.watches, &self.watch_bytes, &account.watch_bytes),
+            CallClass::Call => (&self.calls, &account.calls, &self.call_bytes, &account.call_bytes),
+            CallClass::Watch => (&self.watches, &account.watches, &self.watch_bytes, &account.watch_bytes),
         }
     }
 }
@@ -116,23 +117,23 @@ pub(super) type Answers = Vec<(ServerMessage, Share)>;
 pub(super) struct Outbox {
     admission: Arc<Admission>,
     account: Arc<Account>,
-    state: Mutex<State>,
+    state: Mutex<OutboxState>,
     ready: Notify,
     room: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct OutboxState {
     answers: VecDeque<(ServerMessage, Share)>,
-    /// Answers that were taken and are being written.
+    /// The number of answers that were taken and are being written.
     writing: usize,
-    /// Bytes of all these.
+    /// The bytes of all these answers.
     bytes: usize,
-    /// Calls without an answer.
+    /// The number of calls without an answer.
     open: usize,
-    /// Watches that have not been answered, and whether the client has taken them back.
+    /// The unanswered watches, and whether the client has cancelled them.
     watching: BTreeMap<u64, bool>,
-    /// The connection is gone: answers go nowhere.
+    /// The connection is closed: answers are dropped.
     closed: bool,
 }
 
@@ -143,18 +144,18 @@ impl Outbox {
         Arc::new(Self { admission, account, state, ready, room })
     }
 
-    /// Whose connection it is.
+    /// The account of the client.
     pub(super) fn account(&self) -> &Arc<Account> {
         &self.account
     }
 
-    /// What distinguishes it from others, as long as it lives.
+    /// Identifies this connection among others, for as long as it lives.
     pub(super) fn name(self: &Arc<Self>) -> usize {
         Arc::as_ptr(self).addr()
     }
 
     /// Waits until the connection may have one more call. Cancel safe.
-    pub(super) async fn room(&self) {
+    pub(super) async fn wait_for_room(&self) {
         loop {
             {
                 let state = lock(&self.state);
@@ -166,8 +167,8 @@ impl Outbox {
         }
     }
 
-    /// Takes answers that wait, once there are some: about so many bytes, to be given back as
-    /// [`written`](Self::written). Cancel safe.
+    /// Takes waiting answers, once there are some: about this many bytes. Report them with [`written`](Self::written)
+    /// afterwards. Cancel safe.
     pub(super) async fn take(&self, bytes: usize) -> Answers {
         loop {
             let mut taken = Answers::new();
@@ -189,7 +190,7 @@ impl Outbox {
         }
     }
 
-    /// So many answers with so many bytes have left.
+    /// This many answers with this many bytes have been sent.
     pub(super) fn written(&self, answers: usize, bytes: usize) {
         let mut state = lock(&self.state);
         state.writing -= answers;
@@ -198,7 +199,7 @@ impl Outbox {
         self.room.notify_one();
     }
 
-    /// Whether every call has been answered and every answer taken.
+    /// Returns whether every call has been answered and every answer taken.
     pub(super) fn is_idle(&self) -> bool {
         let state = lock(&self.state);
         state.open == 0 && state.answers.is_empty()
@@ -207,20 +208,20 @@ impl Outbox {
     /// The connection is gone.
     pub(super) fn close(&self) {
         let mut state = lock(&self.state);
-        let State { answers, open, watching, .. } = std::mem::take(&mut *state);
-        *state = State { open, watching, closed: true, ..State::default() };
+        let OutboxState { answers, open, watching, .. } = std::mem::take(&mut *state);
+        *state = OutboxState { open, watching, closed: true, ..OutboxState::default() };
         drop(state);
         drop(answers);
     }
 
-    /// The client has taken this watch back.
+    /// The client has cancelled this watch.
     pub(super) fn unwatch(&self, call: u64) {
         if let Some(taken_back) = lock(&self.state).watching.get_mut(&call) {
             *taken_back = true;
         }
     }
 
-    /// Whether the answer to a read would be thrown away: because nobody is there to have it, or too much waits already.
+    /// Whether the answer to a read would be dropped, because the connection is closed or too much waits already.
     fn is_full(&self) -> bool {
         let state = lock(&self.state);
         state.closed || state.bytes > ANSWERS_PER_CONNECTION - ONE_ANSWER
@@ -233,10 +234,11 @@ impl Outbox {
             return;
         }
         let mut size = weight(&answer);
-        let instead = instead_of(&answer, size);
+        let instead = substitute_for(&answer, size);
         let share = match &instead {
-            None => Some(Share::of_necessity(budget, &self.account, size)),
-            // One that is larger by itself goes where nothing else waits: nobody would ever get it otherwise.
+            None => Some(Share::force_reserve(budget, &self.account, size)),
+            // An answer that is larger than the limit alone is queued if nothing else waits. Otherwise no client
+            // could ever get it.
             Some((_, most)) if state.bytes > 0 && state.bytes + size > *most => None,
             Some(_) => Share::of(budget, &self.account, size, Use::Answer),
         };
@@ -245,7 +247,7 @@ impl Outbox {
                 answer = instead;
             }
             size = weight(&answer);
-            Share::of_necessity(budget, &self.account, size)
+            Share::force_reserve(budget, &self.account, size)
         });
         state.bytes += size;
         state.answers.push_back((ServerMessage { call, answer }, share));
@@ -260,38 +262,38 @@ impl Drop for Outbox {
     }
 }
 
-/// Who waits for the answer to one call. Dropped unanswered, it leaves the client to its own time-out.
+/// The way to answer one call. If it is dropped without an answer, the client waits until its own time-out.
 #[derive(Debug)]
-pub(super) struct Reply {
+pub(super) struct Responder {
     outbox: Arc<Outbox>,
     call: u64,
     begun: Instant,
     _permit: Option<Permit>,
 }
 
-impl Reply {
-    /// The way back for `call`. Without a permit only for calls that are answered on the spot.
+impl Responder {
+    /// Creates the responder for `call`. Only a call that is answered at once needs no permit.
     pub(super) fn new(outbox: Arc<Outbox>, call: u64, permit: Option<Permit>) -> Self {
         lock(&outbox.state).open += 1;
         Self { outbox, call, begun: Instant::now(), _permit: permit }
     }
 
-    /// Whose turn it takes in the pool.
-    pub(super) fn whose(&self) -> For {
-        For::client(self.outbox.account())
+    /// The owner of the job that answers this call.
+    pub(super) fn owner(&self) -> JobOwner {
+        JobOwner::client(self.outbox.account())
     }
 
-    /// Whether the answer to a read is not worth finding: it would be thrown away.
-    pub(super) fn is_hopeless(&self) -> bool {
+    /// Returns whether the answer to a read would be dropped, so that it need not be computed.
+    pub(super) fn is_backlogged(&self) -> bool {
         self.outbox.is_full()
     }
 
-    /// What distinguishes its connection from others, as long as this lives.
+    /// Identifies the connection among others, for as long as this lives.
     pub(super) fn connection(&self) -> usize {
         self.outbox.name()
     }
 
-    /// Counts it as a watch; `None` if the connection has too many.
+    /// Counts the call as a watch; `None` if the connection has too many.
     pub(super) fn watching(&self) -> Option<WatchSlot> {
         let mut state = lock(&self.outbox.state);
         let fits = state.watching.len() < WatchSlot::MOST;
@@ -309,7 +311,7 @@ impl Reply {
     }
 }
 
-impl Drop for Reply {
+impl Drop for Responder {
     fn drop(&mut self) {
         lock(&self.outbox.state).open -= 1;
         self.outbox.room.notify_one();
@@ -324,10 +326,10 @@ pub(super) struct WatchSlot {
 }
 
 impl WatchSlot {
-    /// Of one connection; beside them it has room for calls.
+    /// The most watches of one connection. Beside them, it has room for calls.
     pub(super) const MOST: usize = CALLS_PER_CONNECTION / 2;
 
-    /// Whether nobody wants the answer: the client has taken the watch back, or its connection is closed.
+    /// Returns whether nobody wants the answer: the client has cancelled the watch, or the connection is closed.
     pub(super) fn is_taken_back(&self) -> bool {
         let state = lock(&self.outbox.state);
         state.closed || state.watching.get(&self.call).copied().unwrap_or_default()
@@ -340,16 +342,17 @@ impl Drop for WatchSlot {
     }
 }
 
-/// What is answered if there is no room for an answer, and how much may wait beside it; `None` for one that is small.
-fn instead_of(answer: &Answer, size: usize) -> Option<(Answer, usize)> {
-    /// What was written cannot be taken back, and such an answer to it has room.
+/// The answer that replaces this one if there is no room for it, and how much may wait at the connection; `None` for
+/// a small answer.
+fn substitute_for(answer: &Answer, size: usize) -> Option<(Answer, usize)> {
+    /// A write cannot be undone, and there is always room for a small answer.
     const SMALL: usize = 4 << 10;
     match answer {
-        // It can be asked for again.
+        // The client can ask again.
         Answer::Value { .. } | Answer::Records { .. } | Answer::Watched { .. } => {
             Some((Answer::Overloaded, ANSWERS_PER_CONNECTION))
         }
-        // It was done: a retry gets the stored result, if that is still kept.
+        // The write was applied. A retry gets the stored result, if it is still kept.
         Answer::Written(_) => (size > SMALL).then_some((Answer::Abandoned, WRITTEN_PER_CONNECTION)),
         Answer::Compacted { .. }
         | Answer::Future { .. }
@@ -417,21 +420,21 @@ mod tests {
         Share::of(&admission.budget, &Arc::default(), bytes, Use::Frame).expect("there is room")
     }
 
-    /// F-load-5: what a client does not read does not pile up.
+    /// F-load-5: answers that a client does not read do not pile up.
     #[tokio::test]
     async fn f_load_5_reads_beyond_the_connection_budget_are_shed() {
         let admission = admission();
         let outbox = Outbox::new(admission.clone(), Arc::default());
         for call in 0..20 {
-            Reply::new(outbox.clone(), call, None).send(value(1 << 20));
+            Responder::new(outbox.clone(), call, None).send(value(1 << 20));
         }
-        assert!(Reply::new(outbox.clone(), 20, None).is_hopeless());
+        assert!(Responder::new(outbox.clone(), 20, None).is_backlogged());
         let answers = outbox.take(usize::MAX).await;
         let shed = answers.iter().filter(|(it, _)| it.answer == Answer::Overloaded).count();
         assert_eq!(answers.len(), 20);
         assert_eq!(shed, 5, "15 answers of a little over 1 MiB fit 16 MiB");
-        // Until they have left they count.
-        Reply::new(outbox.clone(), 20, None).send(value(1 << 20));
+        // Answers count until they have been sent.
+        Responder::new(outbox.clone(), 20, None).send(value(1 << 20));
         assert_eq!(outbox.take(usize::MAX).await[0].0.answer, Answer::Overloaded);
         let bytes = answers.iter().map(|(_, share)| share.bytes()).sum();
         assert_eq!(admission.budget.held(), bytes);
@@ -440,7 +443,7 @@ mod tests {
         assert_eq!(admission.budget.held(), 0);
     }
 
-    /// F-load-5: the largest event, with the largest value before it, is sent all the same.
+    /// F-load-5: the largest event, with the largest previous value, is still sent.
     #[tokio::test]
     async fn f_load_5_an_answer_beyond_the_connection_budget_goes_alone() {
         let admission = Admission::new(256 << 20);
@@ -456,29 +459,30 @@ mod tests {
             next: crate::message::Position::after(Revision::ZERO),
             more: false,
         };
-        Reply::new(outbox.clone(), 0, None).send(watched());
-        Reply::new(outbox.clone(), 1, None).send(watched());
+        Responder::new(outbox.clone(), 0, None).send(watched());
+        Responder::new(outbox.clone(), 1, None).send(watched());
         let answers = outbox.take(usize::MAX).await;
         assert!(matches!(answers[0].0.answer, Answer::Watched { .. }), "where nothing else waits");
         assert_eq!(answers[1].0.answer, Answer::Overloaded);
     }
 
-    /// F-load-5: nor does it pile up over many connections.
+    /// F-load-5: they do not pile up over many connections either.
     #[tokio::test]
     async fn f_load_5_reads_beyond_the_budget_of_all_connections_are_shed_and_writes_are_answered() {
         let admission = admission();
         let crowd: Vec<_> = (0..10).map(|_| Outbox::new(admission.clone(), Arc::default())).collect();
         for outbox in &crowd {
-            (0..10).for_each(|call| Reply::new(outbox.clone(), call, None).send(value(1 << 20)));
+            (0..10).for_each(|call| Responder::new(outbox.clone(), call, None).send(value(1 << 20)));
         }
         assert!(admission.budget.held() <= 49 << 20, "three quarters of 64 MiB are for answers");
-        Reply::new(crowd[9].clone(), 10, None).send(Answer::Done);
+        Responder::new(crowd[9].clone(), 10, None).send(Answer::Done);
         let last = crowd[9].take(usize::MAX).await;
         assert_eq!(last[0].0.answer, Answer::Overloaded);
         assert_eq!(last[10].0.answer, Answer::Done);
     }
 
-    /// F-load-5: nor do the results of transactions that read; but who has written is answered.
+    /// F-load-5: the results of reading transactions do not pile up either, but a client that has written gets an
+    /// answer.
     #[tokio::test]
     async fn f_load_5_large_results_beyond_the_budget_are_abandoned_and_small_ones_sent() {
         let written = |results: Vec<StepResult>| {
@@ -490,9 +494,9 @@ mod tests {
         let admission = Admission::new(256 << 20);
         let outbox = Outbox::new(admission.clone(), Arc::default());
         for call in 0..70 {
-            Reply::new(outbox.clone(), call, None).send(large.clone());
+            Responder::new(outbox.clone(), call, None).send(large.clone());
         }
-        Reply::new(outbox.clone(), 70, None).send(written(vec![StepResult::Put; 64]));
+        Responder::new(outbox.clone(), 70, None).send(written(vec![StepResult::Put; 64]));
         let answers = outbox.take(usize::MAX).await;
         let abandoned = answers.iter().filter(|(it, _)| it.answer == Answer::Abandoned).count();
         assert_eq!((answers.len(), abandoned), (71, 7), "63 of a little over 1 MiB fit 64 MiB");
@@ -503,8 +507,8 @@ mod tests {
     async fn a_connection_waits_for_room_when_too_many_calls_are_open() {
         let outbox = Outbox::new(admission(), Arc::default());
         let mut open: Vec<_> =
-            (0..CALLS_PER_CONNECTION as u64).map(|call| Reply::new(outbox.clone(), call, None)).collect();
-        let mut room = Box::pin(outbox.room());
+            (0..CALLS_PER_CONNECTION as u64).map(|call| Responder::new(outbox.clone(), call, None)).collect();
+        let mut room = Box::pin(outbox.wait_for_room());
         assert!(futures::poll!(&mut room).is_pending());
         drop(open.pop());
         assert!(futures::poll!(&mut room).is_ready());
@@ -513,7 +517,7 @@ mod tests {
     #[test]
     fn a_permit_gives_its_share_back() {
         let (admission, me) = (admission(), Arc::default());
-        let admit = |bytes| admission.admit(&me, Place::Call, share(&admission, bytes));
+        let admit = |bytes| admission.admit(&me, CallClass::Call, share(&admission, bytes));
         let most = admit(16 << 20).expect("all of it is free");
         assert!(admit(1).is_none());
         drop(most);
@@ -522,46 +526,46 @@ mod tests {
         assert_eq!((admission.call_bytes.held(), admission.budget.held()), (0, 0));
     }
 
-    /// F-load-9: one client's watches, as many as it gets on as many connections as it likes, take no place from calls, its own neither; and
-    /// its calls and watches leave places for others.
+    /// F-load-9: the watches of one client, on any number of connections, take no room from calls, not even from its
+    /// own. Its calls and watches leave room for other clients.
     #[test]
     fn f_load_9_waiting_watches_take_no_calls_and_one_client_leaves_places_to_others() {
         let admission = Admission::new(256 << 20);
         let (greedy, other) = (Arc::default(), Arc::default());
         let take = |who, place| admission.admit(who, place, share(&admission, 256));
-        let watches: Vec<_> = (0..134 * 500).map_while(|_| take(&greedy, Place::Watch)).collect();
+        let watches: Vec<_> = (0..134 * 500).map_while(|_| take(&greedy, CallClass::Watch)).collect();
         assert_eq!(watches.len(), WATCHES * COUNTED / (COUNTED + 1) + 1);
-        assert!(take(&greedy, Place::Call).is_some(), "it can still write");
-        assert!(take(&other, Place::Watch).is_some() && take(&other, Place::Call).is_some());
-        let calls: Vec<_> = (0..CALLS).map_while(|_| take(&greedy, Place::Call)).collect();
-        assert!(calls.len() < CALLS && take(&greedy, Place::Call).is_none());
-        let others: Vec<_> = (0..1000).map_while(|_| take(&other, Place::Call)).collect();
+        assert!(take(&greedy, CallClass::Call).is_some(), "it can still write");
+        assert!(take(&other, CallClass::Watch).is_some() && take(&other, CallClass::Call).is_some());
+        let calls: Vec<_> = (0..CALLS).map_while(|_| take(&greedy, CallClass::Call)).collect();
+        assert!(calls.len() < CALLS && take(&greedy, CallClass::Call).is_none());
+        let others: Vec<_> = (0..1000).map_while(|_| take(&other, CallClass::Call)).collect();
         assert_eq!(others.len(), 1000);
     }
 
-    /// F-load-9: the same where each watch comes from another client.
+    /// F-load-9: the same if each watch comes from another client.
     #[test]
     fn f_load_9_many_clients_watches_leave_places_to_one_more() {
         let admission = Admission::new(256 << 20);
         let crowd: Vec<Arc<Account>> = std::iter::repeat_with(Arc::default).take(134).collect();
         let mut held = Vec::new();
         for _ in 0..500 {
-            let next = |who| admission.admit(who, Place::Watch, share(&admission, 256));
+            let next = |who| admission.admit(who, CallClass::Watch, share(&admission, 256));
             held.extend(crowd.iter().filter_map(next));
         }
         let late = Arc::default();
-        assert!(admission.admit(&late, Place::Watch, share(&admission, 256)).is_some());
-        assert!(admission.admit(&late, Place::Call, share(&admission, 256)).is_some());
+        assert!(admission.admit(&late, CallClass::Watch, share(&admission, 256)).is_some());
+        assert!(admission.admit(&late, CallClass::Call, share(&admission, 256)).is_some());
     }
 
     #[test]
     fn a_closed_connection_takes_no_answers() {
         let admission = admission();
         let outbox = Outbox::new(admission.clone(), Arc::default());
-        let waiting = Reply::new(outbox.clone(), 1, None);
-        Reply::new(outbox.clone(), 2, None).send(Answer::Done);
+        let waiting = Responder::new(outbox.clone(), 1, None);
+        Responder::new(outbox.clone(), 2, None).send(Answer::Done);
         outbox.close();
-        assert!(waiting.is_hopeless());
+        assert!(waiting.is_backlogged());
         waiting.send(Answer::Done);
         assert!(outbox.is_idle());
         assert_eq!(admission.budget.held(), 0);

@@ -1,6 +1,7 @@
-//! Reads stored journal entries and the state again, slowly, so that what has gone bad is found while others still have it.
+//! Slowly re-reads the stored journal entries and the state, so that damage is found while other members still have
+//! intact copies.
 
-use super::pool::{For, Kind};
+use super::pool::{JobOwner, Kind};
 use super::shared::Shared;
 use super::sync::lock;
 use crate::ids::Op;
@@ -9,53 +10,53 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many bytes are read at a time.
+/// How many bytes are read in one step.
 const STEP_BYTES: u64 = 256 << 10;
-/// The pause after all has been read.
+/// The pause after everything has been read.
 const BETWEEN: Duration = Duration::from_secs(60);
 
-/// Runs until the node stops, at most at this rate.
+/// Runs until the node stops, at no more than this rate.
 pub(super) async fn run(shared: Arc<Shared>, bytes_per_second: u64) {
     if bytes_per_second == 0 {
         return;
     }
-    let mut from = Place::Journal(Op::ZERO);
+    let mut from = ScrubPosition::Journal(Op::ZERO);
     loop {
         let (give, take) = tokio::sync::oneshot::channel();
         let (job, place) = (shared.clone(), from.clone());
-        shared.peers.run(Kind::Read, For::NODE, move || {
+        shared.peers.run(Kind::Read, JobOwner::NODE, move || {
             // The receiver is gone only if the node stops.
             let _ = give.send(step(&job, &place));
         });
         let Ok(Some(step)) = take.await else { return };
         let pause = Duration::from_micros(step.bytes.saturating_mul(1_000_000) / bytes_per_second);
         let again = step.next.is_none();
-        from = step.next.unwrap_or(Place::Journal(Op::ZERO));
+        from = step.next.unwrap_or(ScrubPosition::Journal(Op::ZERO));
         tokio::time::sleep(if again { BETWEEN.max(pause) } else { pause }).await;
     }
 }
 
-/// How far the reading has come: first the journal, then the state.
+/// The position of the scrub: first in the journal, then in the state.
 #[derive(Clone, Debug)]
-enum Place {
+enum ScrubPosition {
     Journal(Op),
     State(Bytes),
 }
 
-/// What was read, and where to go on; nowhere at the end.
-struct Step {
+/// How much was read, and the next position; `None` at the end.
+struct ScrubStep {
     bytes: u64,
-    next: Option<Place>,
+    next: Option<ScrubPosition>,
 }
 
-fn step(shared: &Shared, from: &Place) -> Option<Step> {
+fn step(shared: &Shared, from: &ScrubPosition) -> Option<ScrubStep> {
     match from {
-        Place::Journal(op) => journal_step(shared, *op),
-        Place::State(after) => Some(state_step(shared, after)),
+        ScrubPosition::Journal(op) => journal_step(shared, *op),
+        ScrubPosition::State(after) => Some(state_step(shared, after)),
     }
 }
 
-fn journal_step(shared: &Shared, from: Op) -> Option<Step> {
+fn journal_step(shared: &Shared, from: Op) -> Option<ScrubStep> {
     let log = shared.log()?;
     let (first, last) = log.bounds();
     let mut op = from.max(first);
@@ -64,22 +65,22 @@ fn journal_step(shared: &Shared, from: Op) -> Option<Step> {
         bytes += verify(shared, &log, op);
         op = op.next();
     }
-    let next = if op <= last { Place::Journal(op) } else { Place::State(Bytes::new()) };
-    Some(Step { bytes, next: Some(next) })
+    let next = if op <= last { ScrubPosition::Journal(op) } else { ScrubPosition::State(Bytes::new()) };
+    Some(ScrubStep { bytes, next: Some(next) })
 }
 
-/// Of the newest checkpoint, a little further on in the order of keys each time: it may be another one than before.
-fn state_step(shared: &Shared, after: &Bytes) -> Step {
+/// Reads on in the newest checkpoint, in key order. It may be a newer checkpoint than in the last step.
+fn state_step(shared: &Shared, after: &Bytes) -> ScrubStep {
     let life = shared.state_life();
-    // One that is set aside is known to be damaged.
+    // A state that is set aside is known to be damaged.
     let latest = shared.state().and_then(|_| lock(&shared.sources).latest());
-    let Some(state) = latest else { return Step { bytes: 0, next: None } };
+    let Some(state) = latest else { return ScrubStep { bytes: 0, next: None } };
     let most = usize::try_from(STEP_BYTES).unwrap_or(usize::MAX);
     match state.scrub(after, most) {
-        Ok((bytes, next)) => Step { bytes: bytes as u64, next: next.map(Place::State) },
+        Ok((bytes, next)) => ScrubStep { bytes: bytes as u64, next: next.map(ScrubPosition::State) },
         Err(error) => {
             shared.state_failed(life, error);
-            Step { bytes: 0, next: None }
+            ScrubStep { bytes: 0, next: None }
         }
     }
 }

@@ -17,8 +17,8 @@ use super::status::StatusCell;
 use super::sync::{Monitor, lock};
 use super::tasks::Tasks;
 use super::waiters::Waiters;
-use super::watches::Watches;
-use super::writer::Writes;
+use super::watches::PendingWatches;
+use super::writer::WriteQueue;
 use crate::config::{Cluster, Options, Role};
 use crate::ids::{MemberId, Op, View};
 use crate::journal::LogReader;
@@ -30,10 +30,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
-/// So often clients may have the primary role given away, each time by this member.
+/// How often clients may request a handover from this member.
 const HANDOVER_EVERY: Duration = Duration::from_secs(5);
 
-/// See the module. Whatever holds files is taken away when the node stops, so that the directory is free at once.
+/// What the tasks and threads share. Everything that holds files is dropped when the node stops, so that the
+/// directory is free at once.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) me: MemberId,
@@ -42,10 +43,10 @@ pub(super) struct Shared {
     pub(super) options: Options,
     pub(super) expectation: Expectation,
     pub(super) transport: Arc<dyn Transport>,
-    /// The clients that are let in, if not all are.
+    /// The clients that may connect; `None` for all.
     pub(super) clients: Option<ClientList>,
     pub(super) clock: Clock,
-    /// What the threads have to do.
+    /// Counts the pending work of the threads.
     pub(super) idle: IdleTracker,
     pub(super) tasks: Tasks,
     pub(super) span: tracing::Span,
@@ -57,7 +58,7 @@ pub(super) struct Shared {
     /// From the peers.
     pub(super) incoming: Incoming,
     /// To the journal thread.
-    pub(super) writes: Monitor<Writes>,
+    pub(super) writes: Monitor<WriteQueue>,
     /// To the applier thread.
     pub(super) applier_queue: Monitor<ApplierQueue>,
     /// To the threads that may wait for the disk.
@@ -69,7 +70,7 @@ pub(super) struct Shared {
     /// To the clients.
     pub(super) waiters: Waiters,
     /// Clients that follow what changes.
-    pub(super) watches: Watches,
+    pub(super) watches: PendingWatches,
     /// What an operator must see.
     pub(super) health: Health,
     pub(super) admission: Arc<Admission>,
@@ -97,7 +98,8 @@ pub(super) struct Shared {
     view: AtomicU64,
     log: Mutex<Option<LogReader>>,
     state: Mutex<Option<StateReader>>,
-    /// Counts the states that this member has had: what is found out about an earlier one is no word on the present.
+    /// Counts the states that this member has had. An error found in an earlier state does not concern the present
+    /// one.
     state_life: AtomicU64,
     /// The disk is out of reach: set when the node stops.
     pub(super) fence: Arc<AtomicBool>,
@@ -153,7 +155,7 @@ impl Shared {
             idle: parts.quiet,
             sources: Mutex::default(),
             waiters: Waiters::default(),
-            watches: Watches::default(),
+            watches: PendingWatches::default(),
             accounts: Accounts::default(),
             large_requests: Semaphore::new(1),
             handovers: Mutex::new(Bucket::every(HANDOVER_EVERY, parts.clock.monotonic())),
@@ -175,23 +177,23 @@ impl Shared {
         })
     }
 
-    /// Makes the node stop for this reason, unless it stops already.
+    /// Stops the node for this reason, unless it stops already.
     pub(super) fn stop(&self, reason: StopReason) {
         set_once(&self.stop, reason);
     }
 
-    /// Makes the node give the primary role away, where it has it, and then stop: its disk is of no use any more, but what it
-    /// knows is still right.
-    pub(super) fn retire(&self, reason: StopReason) {
+    /// Hands over the primary role, if this member has it, and then stops. For a member whose disk has failed, but
+    /// whose knowledge is still correct.
+    pub(super) fn hand_over_and_stop(&self, reason: StopReason) {
         set_once(&self.retiring, reason);
     }
 
-    /// A guard that stops the node if what it stands in panics.
+    /// Returns a guard that stops the node if the scope that it is in panics.
     pub(super) fn guard(self: &Arc<Self>, part: &'static str) -> impl Drop + Send + use<> {
         StopOnPanic { shared: self.clone(), part }
     }
 
-    /// Runs a part of the node, without which it is of no use: for as long as the node runs, and if it panics the node stops.
+    /// Runs a part that the node needs, for as long as the node runs. If the part panics, the node stops.
     pub(super) fn run_part(
         self: &Arc<Self>,
         part: &'static str,
@@ -204,17 +206,18 @@ impl Shared {
         });
     }
 
-    /// Whether a client's wish that the primary role be given away is followed: once in a while.
+    /// Returns whether a client's request for a handover is granted now.
     pub(super) fn may_hand_over(&self) -> bool {
         lock(&self.handovers).take(self.clock.monotonic())
     }
 
-    /// Reads the log; `None` once the node has stopped. Not to be kept.
+    /// Returns a reader of the log; `None` once the node has stopped. Do not keep it.
     pub(super) fn log(&self) -> Option<LogReader> {
         lock(&self.log).clone()
     }
 
-    /// Reads the state; `None` on a witness, before the directory is formatted, and once the node has stopped. Not to be kept.
+    /// Returns a reader of the state; `None` on a witness, before the directory is formatted, and once the node has
+    /// stopped. Do not keep it.
     pub(super) fn state(&self) -> Option<StateReader> {
         lock(&self.state).clone()
     }
@@ -226,12 +229,12 @@ impl Shared {
         *state = Some(reader);
     }
 
-    /// Which state this is. To be read before the state is taken whose errors are reported with it.
+    /// The number of the present state. Read it before the state whose errors are reported with it.
     pub(super) fn state_life(&self) -> u64 {
         self.state_life.load(Ordering::SeqCst)
     }
 
-    /// The state is not there any more, and so are its checkpoints.
+    /// The state and its checkpoints are no longer available.
     pub(super) fn take_state(&self) {
         {
             let mut state = lock(&self.state);
@@ -241,8 +244,8 @@ impl Shared {
         lock(&self.sources).clear();
     }
 
-    /// Lets go of everything that holds files.
-    pub(super) fn let_go(&self) {
+    /// Drops everything that holds files.
+    pub(super) fn release_files(&self) {
         *lock(&self.log) = None;
         self.take_state();
     }
@@ -252,23 +255,23 @@ impl Shared {
         Op::new(self.durable_op.load(Ordering::SeqCst))
     }
 
-    /// See [`durable_op`](Self::durable_op). Only the driver changes it: at a cut it goes back before anything above the cut
-    /// is reported as committed, while the journal thread may still be busy with what stood there before (rule D7).
+    /// Sets [`durable_op`](Self::durable_op). Only the driver does: at a cut, it lowers the op before anything above
+    /// the cut is reported as committed, even while the journal thread still writes older entries (rule D7).
     pub(super) fn set_durable_op(&self, op: Op) {
         self.durable_op.store(op.get(), Ordering::SeqCst);
     }
 
-    /// The replica's view. What this member has applied was committed in it, or before.
+    /// The replica's view. Everything applied here was committed in this view or before.
     pub(super) fn view(&self) -> View {
         View::new(self.view.load(Ordering::SeqCst))
     }
 
-    /// The driver reports it before anything that the view has committed.
+    /// The driver calls this before it reports anything that the view has committed.
     pub(super) fn set_view(&self, view: View) {
         self.view.store(view.get(), Ordering::SeqCst);
     }
 
-    /// Between half of this time and all of it.
+    /// A random time between half of this time and all of it.
     pub(super) fn jitter(&self, at_most: Duration) -> Duration {
         at_most.mul_f64(0.5 + lock(&self.jitter).f64() / 2.0)
     }

@@ -1,4 +1,4 @@
-//! Where the member stands, for those who ask: written by the driver, read by anyone without waiting.
+//! The status of the member: written by the driver, and read by anyone without waiting.
 
 use super::shared::Shared;
 use super::sync::lock;
@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// A suspicion older than this has been withdrawn, if nothing came of it.
+/// A suspicion older than this without a view change has been withdrawn.
 const SUSPICION: Duration = Duration::from_secs(5);
 
 /// What the driver last reported.
@@ -40,7 +40,7 @@ impl StatusCell {
         self.replica.borrow().as_ref().and_then(|standing| standing.primary)
     }
 
-    /// As the primary: what is committed, and how far the peers are.
+    /// If this member is the primary: what is committed, and the progress of the peers.
     pub(super) fn progress(&self) -> (Option<Op>, Vec<PeerStatus>) {
         let numbers = lock(&self.numbers);
         ((!numbers.peers.is_empty()).then_some(numbers.commit), numbers.peers.clone())
@@ -52,12 +52,12 @@ impl StatusCell {
     }
 }
 
-/// The driver's half: watches what the replica does, and updates the board.
+/// The driver's side: observes the replica, and updates the status.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    /// The last primary that served, and in which view.
+    /// The last primary that served, and its view.
     served: Option<(View, MemberId)>,
-    /// When this member began to want another view.
+    /// When this member voted to leave the view.
     suspected: Option<Instant>,
     last_failover: Option<Duration>,
 }
@@ -67,7 +67,7 @@ impl Reporter {
         Self { served: None, suspected: None, last_failover: None }
     }
 
-    /// The replica sends this.
+    /// The replica sends this message.
     pub(super) fn sending(&mut self, message: &Message, now: Instant) {
         if matches!(message, Message::StartViewChange { .. } | Message::DoViewChange { .. }) {
             self.suspect(now);
@@ -81,7 +81,7 @@ impl Reporter {
         }
     }
 
-    /// The replica stands here now.
+    /// The replica reports this status.
     pub(super) fn on_status(&mut self, standing: ReplicaStatus, shared: &Shared, now: Instant) {
         tracing::info!(
             view = %standing.view,
@@ -112,14 +112,14 @@ impl Reporter {
         let Anchor { op: commit, .. } = replica.commit();
         numbers.head = head;
         numbers.commit = commit;
-        // What was applied to a state that is lost is applied no more.
+        // What was applied to a lost state no longer counts.
         let lost = replica.has_lost_state();
         numbers.applied = if lost { Op::ZERO } else { applied };
         numbers.checkpoint = if lost { Op::ZERO } else { replica.checkpoint() };
         numbers.last_failover = self.last_failover;
     }
 
-    /// Updates how far the peers are.
+    /// Updates the progress of the peers.
     pub(super) fn peers(replica: &Replica, shared: &Shared) {
         let peers = if replica.is_serving() { replica.peers() } else { Vec::new() };
         lock(&shared.status.numbers).peers = peers;
@@ -149,7 +149,7 @@ pub(super) fn status(shared: &Shared) -> MemberStatus {
     }
 }
 
-/// As the configuration and the hello spell it.
+/// The name of a role in the configuration and the hello.
 pub(super) const fn role_name(role: Role) -> &'static str {
     match role {
         Role::Data => "data",

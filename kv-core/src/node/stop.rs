@@ -1,9 +1,9 @@
-//! How a node ends: its tasks, its threads, and what they hold.
+//! How a node ends: its tasks, its threads, and the resources that they hold.
 
 use super::applier::ApplierQueue;
 use super::shared::Shared;
 use super::sync::lock;
-use super::writer::Writes;
+use super::writer::WriteQueue;
 use super::{LAST_HANDOVER_WITHIN, StopReason, handover};
 use crate::engine::steps;
 use std::cell::Cell;
@@ -15,36 +15,39 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long the threads of a node that stops may take to end: as long as what the disk is doing takes, unless it does not return at all.
+/// How long a stopping node waits for its threads. They end after their current disk operation, unless that never
+/// returns.
 const THREADS_WITHIN: Duration = Duration::from_secs(5);
 
-/// How soon a thread runs when others on the same machine want to run too.
+/// The priority of a thread on a busy machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Urgency {
-    /// Somebody waits for each thing that it does: replication, or a client's write.
+    /// Every operation has a waiter: replication, or a client's write.
     Prompt,
-    /// It may have much to do for few: it gives way to threads of normal priority.
+    /// Long-running work for few: it yields to threads of normal priority.
     Background,
 }
 
-/// The nice value of background threads: of a busy core they get about a tenth of what a thread of normal priority gets.
+/// The nice value of background threads. On a busy core, they get about a tenth of the time of a thread of normal
+/// priority.
 #[cfg(target_os = "linux")]
 const BACKGROUND_NICE: i32 = 10;
 
-/// A background thread lets others of its kind run between two turns, of some 0.1 ms, and sleeps after this many: some 1 ms.
+/// A background thread yields after each turn of about 0.1 ms, and sleeps after this many turns, about every
+/// millisecond.
 const TURNS: usize = 16;
 
-/// For this long, or what the system makes of it: some 0.1 ms.
+/// The length of this sleep. The system makes about 0.1 ms of it.
 const NAP: Duration = Duration::from_micros(20);
 
 thread_local! {
-    /// Turns until this thread sleeps next.
+    /// The turns until this thread sleeps next.
     static TURNS_LEFT: Cell<usize> = const { Cell::new(TURNS) };
 }
 
-/// A system does not interrupt a thread that has just begun to run, however urgent others are: a long read would hold up whatever else is to run
-/// on its core for milliseconds. To yield is not always enough: on Linux it lets threads of the same control group run, and not those of the
-/// kernel, which complete what the journal has written.
+/// An operating system does not preempt a thread that has just started to run, however urgent others are. A long read
+/// would delay everything else on its core by milliseconds. Yielding is not always enough: on Linux, it only lets
+/// threads of the same control group run, and not the threads of the kernel that complete the journal's writes.
 fn give_way(turns: usize) {
     match TURNS_LEFT.get().checked_sub(turns) {
         Some(left) => {
@@ -59,11 +62,11 @@ fn give_way(turns: usize) {
 }
 
 impl Urgency {
-    /// Makes this thread so. Best effort: a thread whose priority cannot be set keeps the normal one.
+    /// Sets the priority of this thread. Best effort: if that fails, the thread keeps the normal priority.
     fn apply(self) {
         if self == Self::Background {
             steps::between_turns(give_way);
-            // Elsewhere than on Linux it would count for the whole process.
+            // On other systems, this would apply to the whole process.
             #[cfg(target_os = "linux")]
             if let Err(error) = rustix::process::nice(BACKGROUND_NICE) {
                 tracing::debug!(%error, "cannot lower the priority of a thread");
@@ -84,7 +87,7 @@ struct Running {
     /// Each thread holds a copy as long as it runs; nothing is ever sent.
     alive: Option<Sender<()>>,
     gone: Receiver<()>,
-    /// Some had not ended when they were last waited for.
+    /// Some threads had not ended when they were last waited for.
     hang: bool,
 }
 
@@ -97,7 +100,7 @@ impl Default for Threads {
 }
 
 impl Threads {
-    /// Starts one. A panic in it stops the node.
+    /// Starts a thread. A panic in it stops the node.
     pub(super) fn start(
         &self,
         shared: &Arc<Shared>,
@@ -120,13 +123,14 @@ impl Threads {
         Ok(())
     }
 
-    /// Ends all of them, and lets go of what holds files. Blocks for as long as one access to the disk takes, five seconds at most: a
-    /// thread whose disk does not return by then is left to itself, and ends when it does, because nothing on the disk is within its reach any
-    /// more. Another call waits for the first. False if a thread was left.
+    /// Ends all threads, and drops what holds files. Blocks for as long as one disk operation takes, at most five
+    /// seconds. A thread whose disk does not return by then is left behind. It ends when the disk returns, because it
+    /// can no longer access anything on the disk. A second call waits for the first. Returns false if a thread was
+    /// left.
     pub(super) fn end(&self, shared: &Shared) -> bool {
         let mut running = lock(&self.running);
         shared.fence.store(true, Ordering::SeqCst);
-        shared.writes.change(Writes::close);
+        shared.writes.change(WriteQueue::close);
         shared.applier_queue.change(ApplierQueue::close);
         shared.pool.close();
         shared.peers.close();
@@ -135,32 +139,33 @@ impl Threads {
         }
         let hang = running.hang;
         for thread in running.handles.drain(..).filter(|thread| !hang || thread.is_finished()) {
-            // A panic in it has been noted by its guard.
+            // The guard has recorded a panic.
             let _ = thread.join();
         }
-        shared.idle.over();
-        shared.applier_queue.look(ApplierQueue::let_go);
-        shared.let_go();
+        shared.idle.finish();
+        shared.applier_queue.with(ApplierQueue::release);
+        shared.release_files();
         !hang
     }
 }
 
-/// Waits for a reason to retire, gives the primary role away, and returns the reason.
+/// Waits for a reason to retire, hands over the primary role, and returns the reason.
 async fn retired(shared: &Shared) -> Option<StopReason> {
     let mut retiring = shared.retiring.subscribe();
     let Ok(reason) = retiring.wait_for(Option::is_some).await.map(|reason| reason.clone()) else {
         return std::future::pending().await;
     };
-    // A failure here is reported by the reason to stop; the others notice that this member is gone.
+    // A failure here does not matter: the reason to stop is reported anyway, and the other members notice that this
+    // one is gone.
     let _ = handover::hand_over(shared, LAST_HANDOVER_WITHIN).await;
-    // Those that wait on the other slot must learn it too.
+    // Tasks that wait on the other slot must be notified too.
     if let Some(reason) = &reason {
         shared.stop(reason.clone());
     }
     shared.stop.borrow().clone()
 }
 
-/// Waits for a reason to stop, and then ends everything. Publishes the reason when that is done.
+/// Waits for a reason to stop, then ends everything, and then publishes the reason.
 pub(super) fn supervise(shared: Arc<Shared>, threads: Arc<Threads>) -> watch::Receiver<Option<StopReason>> {
     let (reason_sender, stopped) = watch::channel(None);
     tokio::spawn(async move {
@@ -175,7 +180,8 @@ pub(super) fn supervise(shared: Arc<Shared>, threads: Arc<Threads>) -> watch::Re
         let mut tasks = shared.tasks.take();
         tasks.abort_all();
         let ending = shared.clone();
-        // A runtime that ends waits for this thread, which takes five seconds at most. It fails only when the runtime goes down; then the node's drop ends the threads.
+        // A runtime that shuts down waits for this thread, at most five seconds. This fails only if the runtime shuts
+        // down; then dropping the node ends the threads.
         let ended = tokio::task::spawn_blocking(move || threads.end(&ending)).await.unwrap_or(true);
         tasks.shutdown().await;
         let hangs = |stopped| StopReason::DiskHangs { stopped: Box::new(stopped) };

@@ -1,4 +1,4 @@
-//! Small means of waiting for one another.
+//! Small synchronization primitives.
 
 use super::idle::IdleTracker;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +15,14 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Monitor<T> {
     value: Mutex<T>,
     changed: Condvar,
-    /// Whom to notify that a thread has something to do: the value has changed, and nobody has looked since; or it does not wait.
+    /// Notified when a thread has work: the value has changed and the thread has not looked yet, or the thread is
+    /// running.
     idle: IdleTracker,
     news: AtomicBool,
 }
 
 impl<T> Monitor<T> {
-    /// One whose waiting threads `quiet` counts.
+    /// Creates one whose waiting threads are counted by the idle tracker.
     pub(super) fn watched(idle: &IdleTracker) -> Self
     where
         T: Default,
@@ -29,8 +30,8 @@ impl<T> Monitor<T> {
         Self { idle: idle.clone(), ..Self::default() }
     }
 
-    /// Looks at the value or changes it, and wakes nobody.
-    pub(super) fn look<R>(&self, with: impl FnOnce(&mut T) -> R) -> R {
+    /// Reads or changes the value without waking a waiter.
+    pub(super) fn with<R>(&self, with: impl FnOnce(&mut T) -> R) -> R {
         with(&mut lock(&self.value))
     }
 
@@ -58,7 +59,7 @@ impl<T> Monitor<T> {
 
     /// Blocks until something changes, but no longer than this.
     pub(super) fn pause(&self, most: Duration) {
-        // Whether it was a change or the time does not matter: the caller looks.
+        // The caller checks whether it was a change or the time.
         self.idle.end();
         drop(self.changed.wait_timeout(lock(&self.value), most));
         self.idle.begin();

@@ -118,7 +118,7 @@ async fn accept(listener: &mut Box<dyn Listener>, bench: &Bench) -> Ends {
     let mut ends = ends(connection);
     let hello = ends.0.read_hello().await.unwrap();
     let welcome =
-        expectation(&bench.shared.cluster, PEER, &bench.shared.options).judge(&hello, lane, &peer).unwrap();
+        expectation(&bench.shared.cluster, PEER, &bench.shared.options).check(&hello, lane, &peer).unwrap();
     ends.1.push(wire::encode_hello_reply(&HelloReply::Ok(welcome)));
     ends.1.flush().await.unwrap();
     ends

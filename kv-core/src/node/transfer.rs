@@ -1,13 +1,13 @@
 //! State transfer on a node: pieces of the own checkpoints for peers, read by the pool and sent at a bounded rate; pieces of
 //! another's for the applier thread, which stores them and puts the whole in the place of its state.
 
-use super::pool::{For, Kind};
+use super::pool::{JobOwner, Kind};
 use super::shared::Shared;
 use super::sync::lock;
 use crate::config::{Cluster, Role};
 use crate::engine::EngineError;
 use crate::ids::{Anchor, MemberId};
-use crate::kv::{Receiver, State};
+use crate::kv::{Receiver, StateMachine};
 use crate::message::{CHUNK_BYTES, Chunk, Message};
 use crate::replica::Input;
 use bytes::Bytes;
@@ -69,7 +69,7 @@ pub(super) fn read(shared: &Shared, to: MemberId, piece: &Piece) -> Message {
 /// Reads a piece of what is set aside here, on a thread of the pool.
 pub(super) fn read_own(shared: &Arc<Shared>, piece: Piece) {
     let job = shared.clone();
-    shared.peers.run(Kind::Read, For::NODE, move || {
+    shared.peers.run(Kind::Read, JobOwner::NODE, move || {
         let message = read(&job, job.me, &piece);
         job.inbox.transferred(Input::OwnPiece { message });
     });
@@ -85,12 +85,12 @@ impl Shared {
     /// otherwise, and where there is nobody to fetch it from, this member stops.
     pub(super) fn state_failed(&self, life: u64, error: EngineError) {
         if life != self.state_life() {
-            tracing::debug!(%error, "found out about a state that has been replaced since");
+            tracing::debug!(%error, "ignoring an error of a state that has been replaced");
         } else if self.can_replace_state(&error) {
             self.applier_queue.change(|plan| plan.lost = Some((life, error)));
         } else {
             tracing::error!(%error, "cannot read the state: this member stops");
-            self.retire(error.into());
+            self.hand_over_and_stop(error.into());
         }
     }
 
@@ -117,7 +117,7 @@ impl Receiving {
         &mut self,
         shared: &Arc<Shared>,
         at: Anchor,
-        state: &mut Option<Box<State>>,
+        state: &mut Option<Box<StateMachine>>,
     ) -> Result<Input, EngineError> {
         if !self.0.may_replace(state.as_deref(), at)? {
             return Ok(Input::SnapshotRefused { at });

@@ -1,7 +1,7 @@
 //! Who waits for which proposed request. The driver adds, the applier answers.
 
 use super::inbox::RequestKey;
-use super::reply::Reply;
+use super::reply::Responder;
 use super::sync::lock;
 use crate::kv::Applied;
 use crate::message::Answer;
@@ -12,25 +12,25 @@ use std::sync::Mutex;
 const MORE: usize = 4;
 
 #[derive(Debug)]
-struct Waiting {
-    first: Reply,
+struct WaitingResponders {
+    first: Responder,
     /// Retries that came in over other connections.
-    more: Vec<Reply>,
+    more: Vec<Responder>,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    waiting: Mutex<HashMap<RequestKey, Waiting>>,
+    waiting: Mutex<HashMap<RequestKey, WaitingResponders>>,
 }
 
 impl Waiters {
     /// Adds a waiter. Returns whether it is the first, that is, whether the request is yet to be proposed.
-    pub(super) fn join(&self, key: RequestKey, reply: Reply) -> bool {
+    pub(super) fn join(&self, key: RequestKey, reply: Responder) -> bool {
         use std::collections::hash_map::Entry;
         match lock(&self.waiting).entry(key) {
             Entry::Vacant(place) => {
-                place.insert(Waiting { first: reply, more: Vec::new() });
+                place.insert(WaitingResponders { first: reply, more: Vec::new() });
                 true
             }
             Entry::Occupied(mut place) => {
@@ -101,21 +101,21 @@ mod tests {
     async fn a_retry_is_not_proposed_again_and_all_who_wait_are_answered() {
         let (waiters, outbox) =
             (Waiters::default(), Outbox::new(Admission::new(1 << 20), std::sync::Arc::default()));
-        assert!(waiters.join(KEY, Reply::new(outbox.clone(), 1, None)));
-        assert!(!waiters.join(KEY, Reply::new(outbox.clone(), 2, None)));
+        assert!(waiters.join(KEY, Responder::new(outbox.clone(), 1, None)));
+        assert!(!waiters.join(KEY, Responder::new(outbox.clone(), 2, None)));
         waiters.applied(vec![applied()]);
         let mut calls: Vec<u64> =
             outbox.take(usize::MAX).await.iter().map(|(answer, _)| answer.call).collect();
         calls.sort_unstable();
         assert_eq!(calls, [1, 2]);
-        assert!(waiters.join(KEY, Reply::new(outbox, 3, None)), "nobody waits any more");
+        assert!(waiters.join(KEY, Responder::new(outbox, 3, None)), "nobody waits any more");
     }
 
     #[tokio::test]
     async fn abandoned_waiters_are_answered_that_the_fate_is_unknown() {
         let (waiters, outbox) =
             (Waiters::default(), Outbox::new(Admission::new(1 << 20), std::sync::Arc::default()));
-        assert!(waiters.join(KEY, Reply::new(outbox.clone(), 1, None)));
+        assert!(waiters.join(KEY, Responder::new(outbox.clone(), 1, None)));
         waiters.abandon();
         assert_eq!(outbox.take(usize::MAX).await[0].0.answer, Answer::Abandoned);
         assert!(outbox.is_idle());
@@ -126,7 +126,7 @@ mod tests {
         let (waiters, outbox) =
             (Waiters::default(), Outbox::new(Admission::new(1 << 20), std::sync::Arc::default()));
         for call in 0..100 {
-            waiters.join(KEY, Reply::new(outbox.clone(), call, None));
+            waiters.join(KEY, Responder::new(outbox.clone(), call, None));
         }
         assert_eq!(lock(&waiters.waiting)[&KEY].more.len(), MORE);
     }

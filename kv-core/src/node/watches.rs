@@ -3,12 +3,12 @@
 //! memory, because it asks for the next piece when it has taken the last, and one that waits costs no time. The decisions are those of
 //! [`Watchers`]; here is what runs them, on threads.
 
-use super::pool::{self, For, Kind};
-use super::reply::{Outbox, Reply, WatchSlot};
+use super::pool::{self, JobOwner, Kind};
+use super::reply::{Outbox, Responder, WatchSlot};
 use super::shared::Shared;
 use super::sync::lock;
 use crate::config::Role;
-use crate::kv::{CutOff, Look, Waiting, Watchers};
+use crate::kv::{IsolationDetector, ParkedWatch, WatchPoll, Watchers};
 use crate::message::{Answer, Position, WatchQuery};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,31 +28,31 @@ const SHARE: usize = 32;
 
 /// The way back to who has asked.
 #[derive(Debug)]
-struct Asked {
+struct WatchResponder {
     call: u64,
-    reply: Reply,
+    reply: Responder,
     watching: WatchSlot,
 }
 
 /// One client's question.
 #[derive(Debug)]
-struct Watch {
+struct PendingWatch {
     query: WatchQuery,
-    asked: Asked,
+    asked: WatchResponder,
 }
 
 /// The watches of a node that wait.
 #[derive(Debug, Default)]
-pub(super) struct Watches {
-    waiting: Mutex<Watchers<Asked>>,
+pub(super) struct PendingWatches {
+    waiting: Mutex<Watchers<WatchResponder>>,
     /// How many wait, for the applier to see without waiting.
     count: AtomicUsize,
     /// A job that wakes them is under way, and will see what is published before it begins.
     scheduled: AtomicBool,
 }
 
-impl Watches {
-    fn with<T>(&self, change: impl FnOnce(&mut Watchers<Asked>) -> T) -> T {
+impl PendingWatches {
+    fn with<T>(&self, change: impl FnOnce(&mut Watchers<WatchResponder>) -> T) -> T {
         let mut waiting = lock(&self.waiting);
         let result = change(&mut waiting);
         self.count.store(waiting.len(), Ordering::SeqCst);
@@ -81,7 +81,7 @@ impl Watches {
 }
 
 /// Takes in a client's question.
-pub(super) fn begin(shared: &Arc<Shared>, query: WatchQuery, call: u64, reply: Reply) {
+pub(super) fn begin(shared: &Arc<Shared>, query: WatchQuery, call: u64, reply: Responder) {
     if shared.role == Role::Witness {
         let text = format!("member {} is a witness and holds no data: ask a data member", shared.me);
         return reply.send(Answer::Refused(text));
@@ -90,31 +90,31 @@ pub(super) fn begin(shared: &Arc<Shared>, query: WatchQuery, call: u64, reply: R
         let text = format!("more than {} watches on one connection: use another client", WatchSlot::MOST);
         return reply.send(Answer::Refused(text));
     };
-    look_all(shared, vec![Watch { query, asked: Asked { call, reply, watching } }]);
+    poll_all(shared, vec![PendingWatch { query, asked: WatchResponder { call, reply, watching } }]);
 }
 
 /// Answers watches, or lets them wait, on the threads that may wait for the disk.
-fn look_all(shared: &Arc<Shared>, watches: Vec<Watch>) {
-    for (whose, share) in pool::shares(watches, SHARE, |watch| watch.asked.reply.whose()) {
+fn poll_all(shared: &Arc<Shared>, watches: Vec<PendingWatch>) {
+    for (whose, share) in pool::shares(watches, SHARE, |watch| watch.asked.reply.owner()) {
         let pool = shared.clone();
-        shared.pool.run(Kind::Watch, whose, move || share.into_iter().for_each(|watch| look(&pool, watch)));
+        shared.pool.run(Kind::Watch, whose, move || share.into_iter().for_each(|watch| poll(&pool, watch)));
     }
 }
 
 /// Answers a watch if there is something to deliver, and parks it otherwise.
-fn look(shared: &Arc<Shared>, mut watch: Watch) {
+fn poll(shared: &Arc<Shared>, mut watch: PendingWatch) {
     while !watch.asked.watching.is_taken_back() {
         // One who asks for much and takes none of it keeps nobody busy.
-        if watch.asked.reply.is_hopeless() {
+        if watch.asked.reply.is_backlogged() {
             return watch.asked.reply.send(Answer::Overloaded);
         }
         // A node without a state has no answer; another member has.
         let elsewhere = Answer::NotPrimary { hint: None };
         let life = shared.state_life();
         let Some(state) = shared.state() else { return watch.asked.reply.send(elsewhere) };
-        let next = match state.look(&watch.query, MAX_EVENTS, MAX_BYTES) {
-            Ok(Look::Answer(answer)) => return watch.asked.reply.send(answer),
-            Ok(Look::Nothing(next)) => next,
+        let next = match state.poll(&watch.query, MAX_EVENTS, MAX_BYTES) {
+            Ok(WatchPoll::Answer(answer)) => return watch.asked.reply.send(answer),
+            Ok(WatchPoll::Nothing(next)) => next,
             Err(error) => {
                 shared.state_failed(life, error);
                 return watch.asked.reply.send(elsewhere);
@@ -129,17 +129,21 @@ fn look(shared: &Arc<Shared>, mut watch: Watch) {
 }
 
 /// Parks a watch that has nothing to deliver up to `after`; returns it if there may be something by now.
-fn wait(shared: &Arc<Shared>, Watch { query, asked }: Watch, after: &Position) -> Option<Watch> {
+fn wait(
+    shared: &Arc<Shared>,
+    PendingWatch { query, asked }: PendingWatch,
+    after: &Position,
+) -> Option<PendingWatch> {
     let looked = after.behind();
     let until = shared.clock.monotonic().after(shared.jitter(LONGEST_WAIT));
     let id = (asked.reply.connection(), asked.call);
-    let waiting = Waiting { query, id, until, with: asked };
+    let waiting = ParkedWatch { query, id, until, with: asked };
     let reached = || shared.state().map_or(looked, |state| state.revision());
     let refused = shared.watches.with(|watches| match waiting.with.watching.is_taken_back() {
         true => Some(waiting),
         false => watches.wait(waiting, reached),
     });
-    let Some(Waiting { query, with: asked, .. }) = refused else {
+    let Some(ParkedWatch { query, with: asked, .. }) = refused else {
         // What was applied between the look and the wait has woken nobody.
         if shared.state().is_none_or(|state| state.revision() > looked) {
             wake(shared);
@@ -153,7 +157,7 @@ fn wait(shared: &Arc<Shared>, Watch { query, asked }: Watch, after: &Position) -
         asked.reply.send(Answer::NotPrimary { hint: None });
         return None;
     }
-    Some(Watch { query, asked })
+    Some(PendingWatch { query, asked })
 }
 
 /// Something was applied, and published.
@@ -167,7 +171,7 @@ pub(super) fn published(shared: &Arc<Shared>) {
 fn wake(shared: &Arc<Shared>) {
     if !shared.watches.scheduled.swap(true, Ordering::SeqCst) {
         let pool = shared.clone();
-        shared.pool.run(Kind::Watch, For::NODE, move || {
+        shared.pool.run(Kind::Watch, JobOwner::NODE, move || {
             pool.watches.scheduled.store(false, Ordering::SeqCst);
             dispatch(&pool);
         });
@@ -185,8 +189,8 @@ fn dispatch(shared: &Arc<Shared>) {
             Err(error) => return shared.state_failed(life, error),
         };
         let woken = shared.watches.with(|watches| watches.changed(&found));
-        let watches = woken.watches.into_iter().map(|it| Watch { query: it.query, asked: it.with });
-        look_all(shared, watches.collect());
+        let watches = woken.watches.into_iter().map(|it| PendingWatch { query: it.query, asked: it.with });
+        poll_all(shared, watches.collect());
         match woken.next {
             Some(next) => after = next,
             None => return,
@@ -197,7 +201,7 @@ fn dispatch(shared: &Arc<Shared>) {
 /// Answers those whose time is over, until the node stops.
 pub(super) async fn sweep(shared: Arc<Shared>) {
     let mut closing = shared.closing.subscribe();
-    let mut cut_off = CutOff::default();
+    let mut cut_off = IsolationDetector::default();
     loop {
         let closes = tokio::select! {
             () = tokio::time::sleep(SWEEP) => *closing.borrow(),
@@ -210,9 +214,9 @@ pub(super) async fn sweep(shared: Arc<Shared>) {
             return;
         }
         let hears = shared.status.primary().is_some();
-        let lost =
-            cut_off.look(now, hears, shared.options.failure_timeout_max * 2) || shared.state().is_none();
-        let over = shared.watches.with(|watches| watches.over(now, lost));
+        let lost = cut_off.is_isolated(now, hears, shared.options.failure_timeout_max * 2)
+            || shared.state().is_none();
+        let over = shared.watches.with(|watches| watches.take_expired(now, lost));
         over.into_iter().for_each(|(it, answer)| it.with.reply.send(answer));
     }
 }

@@ -6,7 +6,7 @@ use super::shared::Shared;
 use crate::engine::EngineError;
 use crate::ids::WriteSeq;
 use crate::journal::Journal;
-use crate::kv::{Limits, Receiver, State};
+use crate::kv::{Limits, Receiver, StateMachine};
 use crate::message::{FormationStep, Write};
 use crate::storage::Storage;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const MAX_BYTES: usize = 16 << 20;
 
 /// What waits for the journal thread.
 #[derive(Debug, Default)]
-pub(super) struct Writes {
+pub(super) struct WriteQueue {
     queue: Vec<(WriteSeq, Write)>,
     bytes: usize,
     /// Nothing becomes durable any more (rule D4): what comes is forgotten, so that messages go on being heard.
@@ -25,7 +25,7 @@ pub(super) struct Writes {
     closed: bool,
 }
 
-impl Writes {
+impl WriteQueue {
     /// Adds writes, in order.
     pub(super) fn extend(&mut self, writes: &mut Vec<(WriteSeq, Write)>) {
         if self.failed {
@@ -64,7 +64,7 @@ fn size(write: &Write) -> usize {
     match write {
         Write::Append(entries) => entries.iter().map(|entry| entry.body.len()).sum(),
         Write::Repair(entry) => entry.body.len(),
-        Write::Formation(_) | Write::View(_) | Write::Checkpoint(_) | Write::Trim(_) | Write::Adopt(_) => 0,
+        Write::Formation(_) | Write::View(_) | Write::Checkpoint(_) | Write::Trim(_) | Write::Rebase(_) => 0,
     }
 }
 
@@ -76,26 +76,26 @@ pub(super) struct StateOpener {
 }
 
 fn open(storage: Arc<dyn Storage>, limits: Limits) -> Result<Opened, EngineError> {
-    let state = Some(State::open(storage.clone(), limits.clone())?);
+    let state = Some(StateMachine::open(storage.clone(), limits.clone())?);
     Ok(Opened { state, receiver: Receiver::open(storage.clone(), limits)?, storage })
 }
 
 /// Runs the journal until the node stops. `opener` is there on a data member that has not been formatted yet: its state
 /// is opened between formatting and telling so, and thus before anyone can ask for it.
 pub(super) fn run(mut journal: Journal, shared: &Arc<Shared>, mut opener: Option<StateOpener>) {
-    while let Some(batch) = shared.writes.wait(Writes::take) {
+    while let Some(batch) = shared.writes.wait(WriteQueue::take) {
         let (seqs, writes): (Vec<WriteSeq>, Vec<Write>) = batch.into_iter().unzip();
         if let Err(error) = journal.execute_at(shared.clock.now().wall, &writes) {
             tracing::error!(%error, "the journal failed: this member stops");
-            shared.writes.change(Writes::fail);
-            return shared.retire(StopReason::Journal(Arc::new(error)));
+            shared.writes.change(WriteQueue::fail);
+            return shared.hand_over_and_stop(StopReason::Journal(Arc::new(error)));
         }
         if writes.contains(&Write::Formation(FormationStep::Formatted))
             && let Some(StateOpener { storage, limits }) = opener.take()
         {
             match open(storage, limits) {
                 Ok(opened) => super::applier::give_state(shared, opened),
-                Err(error) => return shared.retire(StopReason::Engine(error)),
+                Err(error) => return shared.hand_over_and_stop(StopReason::Engine(error)),
             }
         }
         if let Some(seq) = seqs.last() {

@@ -1,15 +1,16 @@
-//! What goes into a replica and what comes out.
+//! The inputs and outputs of a replica.
 
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Timestamp, View, WriteSeq};
 use crate::message::{Chunk, ChunkEnd, LogPoint, Message, Write};
 use bytes::Bytes;
 
-/// The time of an input: monotonic for every decision, wall only for stamps in the log.
+/// The time of an input. The monotonic clock is used for every decision, and the wall clock only for stamps in the
+/// log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Now {
-    /// Since the node started; never goes back.
+    /// The time since the node started. It never goes back.
     pub monotonic: Instant,
-    /// Milliseconds since 1970; may jump.
+    /// Milliseconds since 1970. It may jump.
     pub wall: Timestamp,
 }
 
@@ -23,20 +24,20 @@ pub enum Input {
         /// The message.
         message: Message,
     },
-    /// Requests to be ordered, each encoded with `Request::encode`. Dropped unless [`Replica::is_serving`] and there is
-    /// room (`Replica::proposal_room`): look before.
+    /// Requests to be ordered, each encoded with `Request::encode`. They are dropped unless [`Replica::is_serving`]
+    /// and there is room (`Replica::proposal_room`), so check first.
     ///
     /// [`Replica::is_serving`]: super::Replica::is_serving
     Propose {
         /// The requests.
         requests: Vec<Bytes>,
     },
-    /// A linearizable read waits; answered by [`Output::ReadReady`] or [`Output::ReadsRefused`].
+    /// A linearizable read. It is answered by [`Output::ReadReady`] or [`Output::ReadsRefused`].
     Read {
-        /// The driver's name for it.
+        /// The driver's identifier for it.
         ticket: u64,
     },
-    /// Every write up to this one is durable.
+    /// All writes up to this one are durable.
     Durable {
         /// The last durable write.
         seq: WriteSeq,
@@ -46,13 +47,13 @@ pub enum Input {
         /// The last applied op.
         op: Op,
     },
-    /// Nothing has been applied, because a checkpoint must come first; and that gets on.
+    /// Nothing was applied because a checkpoint must come first, and the checkpoint makes progress.
     Applying,
-    /// The state has this digest after this op, which is one at which members compare theirs.
+    /// The digest of the state after this op, at which members compare their digests.
     StateDigest {
         /// The op number.
         op: Op,
-        /// The digest of everything that was applied up to it.
+        /// The digest of everything that was applied up to that op.
         digest: Hash,
     },
     /// The engine's checkpoint at this op is durable: record it in the superblock.
@@ -65,133 +66,139 @@ pub enum Input {
         /// The op number.
         op: Op,
     },
-    /// The pieces of the snapshot at `at` that were given out before are stored, as far as `end`. Also reported once at the
-    /// start, if an earlier life left some.
+    /// The pieces of the snapshot at `at` are stored up to `end`. Also reported once at the start, if an earlier life
+    /// of the member stored some.
     Staged {
         /// The snapshot.
         at: Anchor,
-        /// What comes after what is stored.
+        /// Where the next piece begins.
         end: ChunkEnd,
     },
-    /// The snapshot verified, and its state is the engine's now, durably. Committed entries above it are to be applied next.
+    /// The snapshot was verified, and its state is durably the state of the engine. Committed entries above it must
+    /// be applied next.
     SnapshotInstalled {
-        /// Where it stands.
+        /// The point in the log that the state belongs to.
         point: LogPoint,
     },
-    /// What was stored of the snapshot did not verify, or the state here has overtaken it: it was thrown away.
+    /// The stored snapshot was discarded: it could not be verified, or the own state is already ahead of it.
     SnapshotRefused {
         /// The op that the snapshot is at.
         at: Anchor,
     },
-    /// What [`Output::ReadSnapshot`] for this member itself has found in the state that is set aside.
+    /// The answer to an [`Output::ReadSnapshot`] for this member itself, from the state that is set aside.
     OwnPiece {
-        /// As it would go to a peer.
+        /// The message that would be sent to a peer.
         message: Message,
     },
-    /// The engine's state is damaged and was given up.
+    /// The state of the engine was damaged, and was discarded.
     StateLost,
-    /// The connection to a peer broke or was refused: a hint that it is dead.
+    /// The connection to a peer broke or was refused: the peer may be dead.
     PeerLost {
         /// The id of the peer.
         peer: MemberId,
     },
-    /// The time that `poll_timeout` named has come.
+    /// The time that `poll_timeout` returned has come.
     Timeout,
-    /// Give the primary role to another member, if this one has it.
+    /// Pass the primary role to another member, if this one has it.
     Handover,
 }
 
-/// Something to do. Carry them out in order.
+/// An action for the driver. Outputs must be carried out in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Hand to the journal. Writes are carried out in this order, each durable before the next kind begins; consecutive
-    /// appends may share one sync. Answered by [`Input::Durable`].
+    /// Pass the write to the journal. Writes must be carried out in this order, each durable before the next kind
+    /// begins; consecutive appends may share one sync. Answered by [`Input::Durable`].
     Write {
-        /// Its place in the order.
+        /// Its position in the order.
         seq: WriteSeq,
         /// What to write.
         write: Write,
     },
-    /// Send a message. May be lost.
+    /// Send a message. It may be lost.
     Send {
         /// The receiver.
         to: MemberId,
         /// The message.
         message: Message,
     },
-    /// Read these entries from the journal and send them all (the replica has bounded their bytes). May be dropped, if an
-    /// entry cannot be read or the peer's queue is full.
+    /// Read these entries from the journal and send all of them (the replica has limited their bytes). The output may
+    /// be dropped if an entry cannot be read or the peer's queue is full.
     SendEntries {
         /// The receiver.
         to: MemberId,
         /// The first op.
         from: Op,
-        /// The last op, with the hash that its entry has now. Send nothing if what is read has another one: the log was cut
-        /// in the meantime.
+        /// The last op, with the current hash of its entry. Send nothing if the entry that is read has another hash:
+        /// the log was cut in the meantime.
         through: Anchor,
         /// How to wrap them.
         wrap: Wrap,
     },
-    /// Make a checkpoint soon: what there is was of no use to a member that fetches one. A state that is set aside is brought to the last op
-    /// that is known to be committed, if that can be done.
+    /// Make a checkpoint soon: a member that fetches one cannot use the last. If the state is set aside, first apply
+    /// entries to it up to the last op that is known to be committed, if possible.
     MakeCheckpoint,
-    /// Read the next piece of a snapshot, and send it as a [`Message::SnapshotChunk`]; if there is no such snapshot, send
-    /// [`Message::SnapshotGone`]. May be slow, and may be dropped.
+    /// Read the next piece of a snapshot, and send it as a [`Message::SnapshotChunk`]; if there is no such snapshot,
+    /// send [`Message::SnapshotGone`]. This may be slow, and may be dropped.
     ReadSnapshot {
-        /// To whom. To this member itself: of the state that is set aside, answered by [`Input::OwnPiece`].
+        /// The receiver. For this member itself, read the state that is set aside, and answer with
+        /// [`Input::OwnPiece`].
         to: MemberId,
-        /// Goes into the answer.
+        /// To be copied to the answer.
         nonce: u64,
-        /// Which; `None` for the last durable checkpoint. It is kept for a while for the next piece to be read.
+        /// Which snapshot; `None` for the last durable checkpoint. Keep it for a while, so that the next piece can be
+        /// read.
         at: Option<Anchor>,
-        /// The place after which to go on.
+        /// The position after which the piece begins.
         after: Bytes,
     },
-    /// Store a piece of a snapshot beside the state; what was stored of another one goes. Answered by [`Input::Staged`], or by
-    /// [`Input::SnapshotRefused`].
+    /// Store a piece of a snapshot beside the state, and drop what is stored of any other snapshot. Answered by
+    /// [`Input::Staged`] or [`Input::SnapshotRefused`].
     StageChunk {
         /// The op that the snapshot is at.
         at: Anchor,
         /// The piece. It follows the one before, or is the first.
         chunk: Chunk,
     },
-    /// Verify what is stored as a whole, and put it in the place of the state, unless that has applied as much. Answered by
-    /// [`Input::SnapshotInstalled`] or [`Input::SnapshotRefused`].
+    /// Verify the stored snapshot as a whole, and replace the state with it, unless the state has already applied as
+    /// much. Answered by [`Input::SnapshotInstalled`] or [`Input::SnapshotRefused`].
     InstallSnapshot {
         /// The op that the snapshot is at.
         at: Anchor,
     },
-    /// Throw away what is stored of this snapshot, if that is what is stored: it is of no use any more. Not answered.
+    /// Discard the stored part of this snapshot, if there is any. There is no answer.
     DiscardSnapshot {
         /// The op that the snapshot is at.
         at: Anchor,
     },
-    /// Everything up to here is committed: apply it, in order, from the journal (the entry may still be in its memory only).
+    /// Everything up to this point is committed. Apply it in order from the journal (the entry may still be in its
+    /// memory only).
     Commit {
         /// The new commit point.
         commit: Anchor,
     },
-    /// The reads with these tickets may be answered from state that has applied `op`.
+    /// The reads with these tickets may be answered from a state that has applied `op`.
     ReadReady {
-        /// The tickets of the reads that may go on.
+        /// The tickets of the reads.
         tickets: Vec<u64>,
         /// What must be applied first.
         op: Op,
     },
-    /// The reads with these tickets cannot be answered here: this member is not (any more) the serving primary.
+    /// The reads with these tickets cannot be answered here, because this member is not, or no longer, the serving
+    /// primary.
     ReadsRefused {
         /// The tickets of the reads that are refused.
         tickets: Vec<u64>,
     },
     /// The view, the status or the serving primary changed.
     Status(ReplicaStatus),
-    /// The proposals given to this replica and not yet committed have an unknown fate: make whoever waits retry elsewhere.
+    /// The outcome of the proposals that were given to this replica and are not yet committed is unknown: make their
+    /// clients retry elsewhere.
     ProposalsAbandoned,
-    /// Stop this member for good, now, and report why. No other output follows.
+    /// Stop this member permanently, at once, and report the reason. No other output follows.
     Halt(Halt),
 }
 
-/// How [`Output::SendEntries`] wraps what it reads.
+/// How [`Output::SendEntries`] wraps the entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wrap {
     /// One [`Message::Prepare`] each, in this view.
@@ -203,19 +210,19 @@ pub enum Wrap {
     },
     /// One [`Message::NewState`] for all.
     NewState {
-        /// The nonce of the `Fetch` that is answered.
+        /// The nonce of the `Fetch` that this answers.
         nonce: u64,
     },
 }
 
-/// Where a replica stands, for status pages and hints to clients.
+/// The status of a replica, for status pages and for hints to clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReplicaStatus {
     /// The view.
     pub view: View,
     /// What it does.
     pub status: Status,
-    /// The primary of the view, if this member knows it to be serving (itself included).
+    /// The primary of the view, if this member knows that it serves. It may be this member.
     pub primary: Option<MemberId>,
 }
 
@@ -227,19 +234,19 @@ pub enum Status {
     Forming,
     /// Part of a view.
     Normal,
-    /// Between views.
+    /// In between two views.
     ViewChange,
-    /// Making its log the log of the view; acknowledges nothing yet.
+    /// Replaces its log with the log of the view. Acknowledges nothing yet.
     CatchingUp,
-    /// Its log is damaged: it votes, and acknowledges nothing until it has learned the log from a primary.
+    /// Its log is damaged. It votes, but acknowledges nothing until it has received the log from a primary.
     Damaged,
 }
 
-/// Why a replica stops for good.
+/// Why a replica stops permanently.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Halt {
-    /// This member's disk is empty, but the cluster was formed with it.
+    /// The disk of this member is empty, although the cluster was formed with it.
     #[error(
         "the data directory is empty, but member {peer} reports that the cluster is formed: this member's disk was lost. \
          Bring the directory back, for example by mounting its disk; this member cannot take part without it"
@@ -248,39 +255,39 @@ pub enum Halt {
         /// The member that reported it.
         peer: MemberId,
     },
-    /// An entry that was applied here differs from the one committed in the cluster.
+    /// An entry that was applied here differs from the one that the cluster committed.
     #[error(
         "op {op} was applied here as {ours}, but the cluster committed {theirs}: the histories have diverged"
     )]
     Diverged {
         /// The op at which the logs differ.
         op: Op,
-        /// The hash here.
+        /// The hash of the entry here.
         ours: Hash,
-        /// The hash there.
+        /// The hash of the committed entry.
         theirs: Hash,
     },
-    /// A quorum has applied the same entries, and has another state.
+    /// A quorum has applied the same entries, but has another state.
     #[error(
         "the state after op {op} has the digest {ours} here and {theirs} on a quorum of members that have applied the same entries: \
          this member's memory, processor or build is not to be trusted. Find out why before it runs again; its data directory \
          holds a wrong state"
     )]
     StateDiffers {
-        /// Where it was found out.
+        /// The op at which the digests were compared.
         op: Op,
-        /// The digest here.
+        /// The digest of this member.
         ours: Hash,
-        /// The digest there.
+        /// The digest of the quorum.
         theirs: Hash,
     },
-    /// No intact copy of an entry is left that may have been acknowledged.
+    /// An entry may have been acknowledged, and no intact copy of it is left.
     #[error(
         "op {op} may have been acknowledged, and no intact copy of its entry is left on any member: bring the data \
          directory of one that held it back from a copy, or set up a new cluster from a backup"
     )]
     Lost {
-        /// The op of the entry that is lost.
+        /// The op of the lost entry.
         op: Op,
     },
     /// No data member has an intact state.
@@ -293,7 +300,7 @@ pub enum Halt {
     /// This member lacks entries that no peer keeps.
     #[error("entries from op {from} on are needed, and peers no longer keep them")]
     BehindJournals {
-        /// The first op needed.
+        /// The first op that it needs.
         from: Op,
     },
 }

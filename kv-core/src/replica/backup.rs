@@ -1,14 +1,14 @@
-//! A member that follows a primary: Prepare, Commit, the watch over the primary, and asking for a view's log.
+//! A member that follows a primary: Prepare, Commit, monitoring the primary, and requesting the log of a view.
 
-use super::detector::{Detector, Suspicion, Watch};
+use super::detector::{Detector, PrimaryMonitor, Suspicion};
 use super::install::Install;
-use super::state::State;
+use super::state::ReplicaState;
 use super::{Halt, Replica};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, View};
 use crate::message::{Age, Entry, FetchWhat, Fresh, Message, Write};
 use tracing::{debug, trace};
 
-/// The contents of a primary's `Commit`, except its view.
+/// The content of a primary's `Commit`, except its view.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     pub(super) commit: Anchor,
@@ -20,12 +20,12 @@ pub(super) struct Heartbeat {
 
 #[derive(Debug)]
 pub(super) struct Backup {
-    pub(super) watch: Watch,
-    /// Entries between the head and a Prepare that came too early, asked for from the primary.
+    pub(super) watch: PrimaryMonitor,
+    /// A request to the primary for the entries between the head and a Prepare that arrived too early.
     pub(super) gap: Option<Gap>,
 }
 
-/// A request for entries that were missed.
+/// A request for missed entries.
 #[derive(Debug)]
 pub(super) struct Gap {
     nonce: u64,
@@ -34,16 +34,17 @@ pub(super) struct Gap {
 
 #[derive(Debug)]
 pub(super) struct CatchingUp {
-    pub(super) watch: Watch,
-    /// The nonce of every `GetState` of this state, so that a slow answer to an earlier one counts too; zero before the first.
+    pub(super) watch: PrimaryMonitor,
+    /// The nonce of every `GetState` in this state, so that a slow answer to an earlier one counts too. Zero before
+    /// the first.
     pub(super) nonce: u64,
     pub(super) ask_at: Instant,
-    /// Known once `StartView` has come.
+    /// The installation, once `StartView` has arrived.
     pub(super) install: Option<Install>,
 }
 
 impl Backup {
-    /// Of the request for what was missed.
+    /// The nonce of the request for missed entries.
     pub(super) fn gap_nonce(&self) -> Option<u64> {
         self.gap.as_ref().map(|gap| gap.nonce)
     }
@@ -71,15 +72,15 @@ impl Replica {
         )
     }
 
-    fn new_watch(&self) -> Watch {
-        Watch::new(self.new_detector())
+    fn new_watch(&self) -> PrimaryMonitor {
+        PrimaryMonitor::new(self.new_detector())
     }
 
-    /// Rule V1: the primary of a cluster that has just formed may be far away, and has never been heard.
+    /// Rule V1: the primary of a newly formed cluster may be far away, and has never been heard.
     pub(super) fn become_first_backup(&mut self) {
-        let watch = Watch::new(self.new_detector().waiting_for_first());
+        let watch = PrimaryMonitor::new(self.new_detector().waiting_for_first());
         self.become_backup();
-        if let State::Backup(backup) = &mut self.state {
+        if let ReplicaState::Backup(backup) = &mut self.state {
             backup.watch = watch;
         }
     }
@@ -87,10 +88,11 @@ impl Replica {
     pub(super) fn become_backup(&mut self) {
         debug!(view = %self.view, head = ?self.log.head(), "backup");
         self.attempts = 0;
-        self.state = State::Backup(Backup { watch: self.new_watch(), gap: None });
+        self.state = ReplicaState::Backup(Backup { watch: self.new_watch(), gap: None });
     }
 
-    /// Follows the primary of `view`, which is at least the present one; its log is not installed here yet.
+    /// Follows the primary of `view`, which is at least the present view. The log of that view is not installed here
+    /// yet.
     pub(super) fn become_catching_up(&mut self, view: View) {
         debug!(%view, damaged = self.is_damaged(), "catching up");
         self.leave_primary();
@@ -99,16 +101,20 @@ impl Replica {
             self.write_view(None);
         }
         let now = self.now.monotonic;
-        self.state =
-            State::CatchingUp(CatchingUp { watch: self.new_watch(), nonce: 0, ask_at: now, install: None });
+        self.state = ReplicaState::CatchingUp(CatchingUp {
+            watch: self.new_watch(),
+            nonce: 0,
+            ask_at: now,
+            install: None,
+        });
     }
 
-    /// Sends `GetState`; to all where the primary of the view is this member itself or may be long gone.
+    /// Sends `GetState`: to all members if the primary of the view is this member itself, or may be gone.
     pub(super) fn ask_for_state(&mut self) {
         let nonce = self.nonce();
         let (now, interval, view) = (self.now.monotonic, self.options.failure_timeout_min, self.view);
         let (primary, everyone) = (self.primary(), self.is_damaged());
-        let State::CatchingUp(catching) = &mut self.state else { return };
+        let ReplicaState::CatchingUp(catching) = &mut self.state else { return };
         let nonce = if catching.nonce == 0 { nonce } else { catching.nonce };
         catching.nonce = nonce;
         catching.ask_at = now.after(interval);
@@ -123,7 +129,7 @@ impl Replica {
     pub(super) fn catching_up_timeout(&mut self) {
         self.watch_timeout();
         let now = self.now.monotonic;
-        let State::CatchingUp(catching) = &mut self.state else { return };
+        let ReplicaState::CatchingUp(catching) = &mut self.state else { return };
         if catching.install.is_some() {
             self.drive_install();
         } else if now >= catching.ask_at {
@@ -131,9 +137,9 @@ impl Replica {
         }
     }
 
-    // -- the watch over the primary (rules V1, V2)
+    // -- monitoring the primary (rules V1, V2)
 
-    /// A sign of life of the primary of this view withdraws the own vote and clears its own.
+    /// A sign of life of the primary of this view withdraws this member's vote, and deletes the vote of the primary.
     fn sign_of_life(&mut self) {
         let (now, primary) = (self.now.monotonic, self.primary());
         if let Some(watch) = self.state.watch_mut() {
@@ -156,7 +162,7 @@ impl Replica {
         }
     }
 
-    /// Votes to leave the view, in favour of `target`; stays in normal status.
+    /// Votes to leave the view, in favour of `target`. The member stays in normal status.
     pub(super) fn suspect(&mut self, target: View) {
         let resend_at = self.now.monotonic.after(self.options.heartbeat * 2);
         let target = self.votes.greatest(self.now.monotonic).map_or(target, |wanted| wanted.max(target));
@@ -176,13 +182,13 @@ impl Replica {
 
     // -- normal operation (rules N1 to N6)
 
-    /// Follows the primary of `view`, as its message shows. True if this member is in that view.
+    /// Follows the primary of `view`, as its message requires. Returns true if this member is in that view.
     fn follow(&mut self, from: MemberId, view: View) -> bool {
         if view < self.view || from != self.cluster.primary(view) {
             trace!(%from, %view, mine = %self.view, "ignore a message of an older view");
             return false;
         }
-        let between = matches!(self.state, State::ViewChange(_));
+        let between = matches!(self.state, ReplicaState::ViewChange(_));
         if view > self.view || between {
             self.become_catching_up(view);
             self.ask_for_state();
@@ -193,7 +199,7 @@ impl Replica {
     }
 
     pub(super) fn on_prepare(&mut self, from: MemberId, view: View, commit: Anchor, entry: Entry) {
-        if !self.follow(from, view) || !matches!(self.state, State::Backup(_)) {
+        if !self.follow(from, view) || !matches!(self.state, ReplicaState::Backup(_)) {
             return;
         }
         let head = self.log.head();
@@ -204,7 +210,7 @@ impl Replica {
             if self.log.follows(&entry.header) && entry.header.cluster == self.cluster.id() {
                 self.append(vec![entry]);
             } else {
-                // Rule N5: with the log of this view installed, the head is a point of the primary's log.
+                // Rule N5: once the log of this view is installed, the head is a point of the primary's log.
                 self.halt(Halt::Diverged { op: head.op, ours: head.hash, theirs: entry.header.parent });
                 return;
             }
@@ -218,11 +224,11 @@ impl Replica {
         self.note_commit(view, commit);
     }
 
-    /// Entries up to `through` were missed: ask the primary for them.
+    /// Entries up to `through` are missing: requests them from the primary.
     fn on_gap(&mut self, through: Op, hash: Hash) {
         let (now, primary) = (self.now.monotonic, self.primary());
         let (nonce, expires) = (self.nonce(), now.after(self.options.heartbeat * 2));
-        let State::Backup(backup) = &mut self.state else { return };
+        let ReplicaState::Backup(backup) = &mut self.state else { return };
         if backup.gap.as_ref().is_some_and(|gap| gap.expires > now) {
             return;
         }
@@ -233,10 +239,11 @@ impl Replica {
         self.send(primary, Message::Fetch { from, through, hash, nonce, what: FetchWhat::Entries });
     }
 
-    /// Entries that were missed. The log of a primary only grows in its view, so what it sends after our head is its log's.
+    /// Appends missed entries. The log of a primary only grows within its view, so the entries that it sends after
+    /// our head belong to its log.
     pub(super) fn fill_gap(&mut self, from: MemberId, nonce: u64, entries: Vec<Entry>) {
         let primary = self.primary();
-        let State::Backup(backup) = &mut self.state else { return };
+        let ReplicaState::Backup(backup) = &mut self.state else { return };
         if from != primary || backup.gap.as_ref().is_none_or(|gap| gap.nonce != nonce) {
             return;
         }
@@ -245,7 +252,7 @@ impl Replica {
         self.append_run(entries, |_| true);
     }
 
-    /// Appends what follows the head, entry by entry, as far as `accept` agrees.
+    /// Appends the entries that follow the head, one by one, as long as `accept` returns true.
     pub(super) fn append_run(&mut self, entries: Vec<Entry>, accept: impl Fn(Anchor) -> bool) {
         let mut run = Vec::new();
         for entry in entries {
@@ -274,9 +281,9 @@ impl Replica {
         self.appended(entries);
     }
 
-    /// Rule N7: who is a backup in the view in which an entry was made has it as soon as it can.
+    /// Rule N7: a backup of the view in which an entry was made has the entry as soon as possible.
     fn arrived(&mut self, entry: &Entry) {
-        let followed = matches!(self.state, State::Backup(_)) && entry.header.view == self.view;
+        let followed = matches!(self.state, ReplicaState::Backup(_)) && entry.header.view == self.view;
         self.entry_arrived(entry.header.anchor(), followed);
     }
 
@@ -289,16 +296,16 @@ impl Replica {
         self.commit_by_pipeline();
     }
 
-    /// Rule N4: what is durable here, in the log of this view, to its primary.
+    /// Rule N4: acknowledges to the primary what is durable here, in the log of this view.
     pub(super) fn acknowledge(&mut self) {
         let primary = self.primary();
-        if primary != self.me && !self.transfer.is_adopting() {
+        if primary != self.me && !self.transfer.is_rebasing() {
             let message = Message::PrepareOk { view: self.view, log: self.durable_prefix() };
             self.send(primary, message);
         }
     }
 
-    /// Rule N5: a commit point counts only where this member's log is known to be the log it speaks of.
+    /// Rule N5: a commit point counts only if this member's log is known to be the log that it belongs to.
     fn note_commit(&mut self, view: View, commit: Anchor) {
         let head = self.log.head().op;
         if commit.op <= self.log.floor() {
@@ -329,19 +336,19 @@ impl Replica {
         if self.halted {
             return;
         }
-        let installed = matches!(self.state, State::Backup(_));
+        let installed = matches!(self.state, ReplicaState::Backup(_));
         if installed {
             self.checkpoint_of_witness();
             self.on_trim(trim);
         }
-        let log = (installed && !self.transfer.is_adopting()).then(|| self.durable_prefix());
+        let log = (installed && !self.transfer.is_rebasing()).then(|| self.durable_prefix());
         let checkpoint = self.reported_checkpoint();
         self.promise();
         let sent = self.moment();
         self.send(from, Message::CommitOk { view, round, log, checkpoint, sent });
     }
 
-    /// Rule N3: an entry exists only if everything a pipeline below it is committed.
+    /// Rule N3: an entry exists only if everything more than one pipeline below it is committed.
     pub(super) fn commit_by_pipeline(&mut self) {
         let op = self.log.head().op.back(u64::from(self.options.pipeline_depth));
         if op > self.commit {

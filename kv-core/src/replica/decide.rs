@@ -1,10 +1,11 @@
-//! Which log a new view starts with, decided from the `DoViewChange`s of a quorum. Pure: the same votes give the same answer.
+//! Decides which log a new view starts with, from the `DoViewChange`s of a quorum. A pure function: the same votes
+//! give the same result.
 
 use crate::ids::{Anchor, Hash, MemberId, Op, View};
 use crate::message::{LogSummary, Slot};
 use std::collections::BTreeMap;
 
-/// The quorums that the decision counts.
+/// The quorums that the decision uses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quorums {
     pub(super) members: usize,
@@ -12,12 +13,12 @@ pub(super) struct Quorums {
     pub(super) nack: usize,
 }
 
-/// The log of the new view: everything up to `base`, then these.
+/// The log of the new view: everything up to `base`, then the suffix.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct DecidedLog {
     /// Committed.
     pub(super) base: Anchor,
-    /// The ops above the base, without a gap.
+    /// The entries of the ops above the base, without a gap.
     pub(super) suffix: Vec<Hash>,
 }
 
@@ -27,7 +28,7 @@ impl DecidedLog {
         self.base.op.advance(self.suffix.len() as u64)
     }
 
-    /// Whether a point at or above the base is in it.
+    /// Returns whether this log contains a point at or above the base.
     fn holds(&self, anchor: Anchor) -> bool {
         let above = anchor.op.distance_from(self.base.op).checked_sub(1);
         let hash = match above {
@@ -38,14 +39,15 @@ impl DecidedLog {
     }
 }
 
-/// What is known about the new view's log.
+/// What the votes determine about the new view's log.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Decision {
+pub(super) enum LogDecision {
     /// This is it.
     Log(DecidedLog),
     /// Fewer votes than a view-change quorum.
     TooFew,
-    /// At this op it takes other votes: none that there are has it intact, and too few surely never held it.
+    /// The decision about this op needs more votes: none of the present voters has the entry intact, and too few are
+    /// known never to have held it.
     Stuck(Op),
 }
 
@@ -56,14 +58,14 @@ enum SlotEvidence {
     Present(Hash),
     /// It had an entry that cannot be read, or may have had one.
     Faulty(Option<Hash>),
-    /// Its log ends below.
+    /// Its log ends below the op.
     Absent,
-    /// Its list starts above: the op is committed there, under a hash that it does not list.
+    /// Its list starts above the op: the op is committed there, and its hash is not listed.
     Unlisted,
 }
 
 impl SlotEvidence {
-    /// Of the entry that stands there, or stood there.
+    /// The hash of the entry, if it is known.
     const fn hash(self) -> Option<Hash> {
         match self {
             Self::Present(hash) | Self::Faulty(Some(hash)) => Some(hash),
@@ -90,9 +92,9 @@ fn evidence_of(summary: &LogSummary, op: Op) -> SlotEvidence {
     }
 }
 
-/// What becomes of one op above the base.
+/// The decision about one op above the base.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Verdict {
+enum SlotDecision {
     Keep(Hash),
     Cut,
     Wait,
@@ -100,52 +102,54 @@ enum Verdict {
 
 type Votes = BTreeMap<MemberId, LogSummary>;
 
-/// How many damaged voters are tried with and without.
+/// The largest number of damaged voters for which all subsets are tried.
 const MOST_DAMAGED: usize = 6;
 
-/// How strictly a decision is taken.
+/// Which rules a decision follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Mode {
+enum Strictness {
     /// By rules V5a to V5f.
     Usual,
-    /// Everyone has answered, so that nothing else will ever be known: whoever surely never held an entry is counted, whatever its
-    /// log view. What was committed was acknowledged by RQ members, and an intact log has everything that it acknowledged: so fewer
-    /// than NQ can be without it.
+    /// Every member has answered, so no more will ever be known. Every member that is known never to have held an
+    /// entry counts, whatever its log view. A committed entry was acknowledged by RQ members, and an intact log
+    /// contains everything that its member acknowledged. So fewer than NQ members can be without it.
     LastResort,
 }
 
-/// A set of votes that is to decide.
+/// A set of votes that decides.
 struct LogElection<'a> {
     votes: &'a Votes,
-    /// Those of all who have voted. Where an entry is intact, every vote counts: that shows only where to fetch it.
+    /// The votes of all voters. For the question where an entry is intact, every vote counts, because that only
+    /// determines where to fetch it.
     everyone: &'a Votes,
     quorums: Quorums,
-    mode: Mode,
+    mode: Strictness,
 }
 
-/// The log, as far as these votes determine it.
+/// Returns the log, as far as these votes determine it.
 ///
-/// Any quorum among them may decide: each is sound by itself. So where the vote of a damaged member leaves all of them undecided, quorums
-/// without it are tried: one that is damaged at an op that only it received must not stop the others.
-pub(super) fn decide(votes: &Votes, quorums: Quorums) -> Decision {
-    let Some(base) = base(votes) else { return Decision::TooFew };
+/// Any quorum among the votes may decide: each is sound by itself. So if the vote of a damaged member leaves the
+/// decision open, quorums without that member are tried. A member that is damaged at an op that only it received must
+/// not stop the others.
+pub(super) fn decide(votes: &Votes, quorums: Quorums) -> LogDecision {
+    let Some(base) = base(votes) else { return LogDecision::TooFew };
     let election =
-        |some: &Votes, mode: Mode| LogElection { votes: some, everyone: votes, quorums, mode }.decide();
-    let all = election(votes, Mode::Usual);
-    let Decision::Stuck(_) = all else { return all };
+        |some: &Votes, mode: Strictness| LogElection { votes: some, everyone: votes, quorums, mode }.decide();
+    let all = election(votes, Strictness::Usual);
+    let LogDecision::Stuck(_) = all else { return all };
     let damaged = votes.iter().filter(|(_, vote)| is_damaged(vote)).map(|(id, _)| *id);
     let damaged: Vec<MemberId> = damaged.take(MOST_DAMAGED).collect();
     for without in 1..1_u32 << damaged.len() {
         let mut some = votes.clone();
         let out = damaged.iter().enumerate().filter(|(at, _)| without >> at & 1 == 1);
         out.for_each(|(_, id)| drop(some.remove(id)));
-        if let Decision::Log(log) = election(&some, Mode::Usual)
+        if let LogDecision::Log(log) = election(&some, Strictness::Usual)
             && log.holds(base)
         {
-            return Decision::Log(log);
+            return LogDecision::Log(log);
         }
     }
-    if votes.len() < quorums.members { all } else { election(votes, Mode::LastResort) }
+    if votes.len() < quorums.members { all } else { election(votes, Strictness::LastResort) }
 }
 
 fn is_damaged(vote: &LogSummary) -> bool {
@@ -157,10 +161,10 @@ fn base(votes: &Votes) -> Option<Anchor> {
 }
 
 impl LogElection<'_> {
-    fn decide(&self) -> Decision {
+    fn decide(&self) -> LogDecision {
         match base(self.votes) {
             Some(base) if self.votes.len() >= self.quorums.view_change => self.decide_above(base),
-            Some(_) | None => Decision::TooFew,
+            Some(_) | None => LogDecision::TooFew,
         }
     }
 
@@ -168,34 +172,35 @@ impl LogElection<'_> {
         self.votes.values().map(|summary| summary.log_view).max().unwrap_or_default()
     }
 
-    fn decide_above(&self, base: Anchor) -> Decision {
+    fn decide_above(&self, base: Anchor) -> LogDecision {
         let newest = self.newest();
         let named = || self.votes.values().filter(|summary| summary.log_view == newest);
         let last = named().map(|summary| summary.head).max().unwrap_or_default().max(base.op);
-        // Of a member whose list is open, it must be shown that it held nothing above what is listed.
+        // If the list of a member is open, it must be shown that the member held nothing above it.
         let is_open = named().any(|summary| summary.open);
         let mut end = if is_open { last.next() } else { last };
         let mut suffix = Vec::new();
         let mut op = base.op;
         while op < end {
             op = op.next();
-            match self.judge(op) {
-                Verdict::Keep(hash) => suffix.push(hash),
-                Verdict::Cut => break,
-                Verdict::Wait => match self.last_resort(op, suffix.last().copied().unwrap_or(base.hash)) {
-                    Verdict::Keep(hash) => {
+            match self.decide_slot(op) {
+                SlotDecision::Keep(hash) => suffix.push(hash),
+                SlotDecision::Cut => break,
+                SlotDecision::Wait => match self.last_resort(op, suffix.last().copied().unwrap_or(base.hash))
+                {
+                    SlotDecision::Keep(hash) => {
                         suffix.push(hash);
                         end = if is_open { end.max(op.next()) } else { end };
                     }
-                    Verdict::Cut => break,
-                    Verdict::Wait => return Decision::Stuck(op),
+                    SlotDecision::Cut => break,
+                    SlotDecision::Wait => return LogDecision::Stuck(op),
                 },
             }
         }
-        Decision::Log(DecidedLog { base, suffix })
+        LogDecision::Log(DecidedLog { base, suffix })
     }
 
-    fn judge(&self, op: Op) -> Verdict {
+    fn decide_slot(&self, op: Op) -> SlotDecision {
         let newest = self.newest();
         let evidence: Vec<(bool, SlotEvidence)> = self
             .votes
@@ -209,8 +214,8 @@ impl LogElection<'_> {
                 SlotEvidence::Faulty(None) | SlotEvidence::Absent | SlotEvidence::Unlisted => continue,
             };
             if candidate.is_some_and(|other| other != hash) {
-                // A crash in the middle of an installation: neither of the two was committed.
-                return Verdict::Cut;
+                // A member crashed during an installation: neither of the two entries was committed.
+                return SlotDecision::Cut;
             }
             candidate = Some(hash);
         }
@@ -220,7 +225,7 @@ impl LogElection<'_> {
         if let Some(hash) = candidate
             && is_intact(hash)
         {
-            return Verdict::Keep(hash);
+            return SlotDecision::Keep(hash);
         }
         let never_held = |reports: &SlotEvidence| match reports {
             SlotEvidence::Absent => true,
@@ -230,18 +235,20 @@ impl LogElection<'_> {
             SlotEvidence::Faulty(None) | SlotEvidence::Unlisted => false,
         };
         let current_nack = evidence.iter().any(|(current, reports)| *current && never_held(reports));
-        let all_count = current_nack || self.mode == Mode::LastResort;
+        let all_count = current_nack || self.mode == Strictness::LastResort;
         let nacks = evidence
             .iter()
             .filter(|(current, reports)| (*current || all_count) && never_held(reports))
             .count();
-        if nacks >= self.quorums.nack { Verdict::Cut } else { Verdict::Wait }
+        if nacks >= self.quorums.nack { SlotDecision::Cut } else { SlotDecision::Wait }
     }
 
-    /// As a last resort, what may have been committed is counted, whoever names it: whoever acknowledged an entry that was committed still has it,
-    /// or is damaged there, and every later view's log has it. So it was not where a member names another in the log of that view or of a
-    /// later one, nor if it does not go on from what is kept `below`. If one alone is left, and intact, it is kept; if none is, the log ends.
-    fn last_resort(&self, op: Op, below: Hash) -> Verdict {
+    /// The last resort, which considers every entry that any member names as possibly committed. A member that
+    /// acknowledged a committed entry still has it or is damaged there, and the log of every later view contains it.
+    /// So an entry was not committed if a member names another one in the log of that view or a later one, or if it
+    /// does not follow what is kept `below`. If exactly one entry is left, and it is intact, it is kept. If none is
+    /// left, the log ends here.
+    fn last_resort(&self, op: Op, below: Hash) -> SlotDecision {
         let quorum = self.quorums.members - self.quorums.nack + 1;
         let report =
             |vote: &LogSummary| (vote.log_view, evidence_of(vote, op), evidence_of(vote, op.previous()));
@@ -258,8 +265,8 @@ impl LogElection<'_> {
             let later = |log_view: View| since.is_none_or(|since| log_view > since);
             reports.iter().filter(|(log_view, word, _)| may_have(word) && later(*log_view)).count()
         };
-        if self.mode != Mode::LastResort || holders(None) >= quorum {
-            return Verdict::Wait;
+        if self.mode != Strictness::LastResort || holders(None) >= quorum {
+            return SlotDecision::Wait;
         }
         let goes_on = |wanted: Hash| {
             let holders_of = reports.iter().filter(|(_, word, _)| *word == SlotEvidence::Present(wanted));
@@ -271,11 +278,11 @@ impl LogElection<'_> {
         left.sort_unstable();
         left.dedup();
         match left[..] {
-            [] => Verdict::Cut,
+            [] => SlotDecision::Cut,
             [hash] if reports.iter().any(|(_, word, _)| *word == SlotEvidence::Present(hash)) => {
-                Verdict::Keep(hash)
+                SlotDecision::Keep(hash)
             }
-            _ => Verdict::Wait,
+            _ => SlotDecision::Wait,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! When to suspect the primary: an adaptive bound on the silence between two signs of life, after Jacobson's estimate of a
-//! round trip (mean and mean deviation), kept between configured limits.
+//! When to suspect the primary: an adaptive bound on the silence between two signs of life, after Jacobson's estimate
+//! of a round-trip time (mean and mean deviation), kept between configured limits.
 
 use crate::ids::{Instant, View};
 use std::time::Duration;
@@ -11,7 +11,7 @@ pub(super) struct Detector {
     deviation: Duration,
     min: Duration,
     max: Duration,
-    /// Nothing is known yet of how long the first sign of life takes to get here.
+    /// It is not known yet how long the first sign of life takes to arrive.
     waits_for_first: bool,
 }
 
@@ -20,12 +20,12 @@ impl Detector {
         Self { last: now, mean: heartbeat, deviation: heartbeat / 2, min, max, waits_for_first: false }
     }
 
-    /// Until the first sign of life, the longest silence is normal.
+    /// Until the first sign of life, the longest silence counts as normal.
     pub(super) fn waiting_for_first(self) -> Self {
         Self { waits_for_first: true, ..self }
     }
 
-    /// A sign of life came.
+    /// A sign of life has arrived.
     pub(super) fn heard(&mut self, now: Instant) {
         if self.waits_for_first {
             (self.waits_for_first, self.last) = (false, now);
@@ -38,7 +38,7 @@ impl Detector {
         self.mean = (self.mean * 7 + gap) / 8;
     }
 
-    /// The silence that is still normal.
+    /// The longest silence that is still normal.
     pub(super) fn bound(&self) -> Duration {
         if self.waits_for_first {
             return self.max;
@@ -46,7 +46,7 @@ impl Detector {
         (self.mean * 3 + self.deviation * 4).clamp(self.min, self.max)
     }
 
-    /// The last sign of life.
+    /// The time of the last sign of life.
     pub(super) const fn last(&self) -> Instant {
         self.last
     }
@@ -56,23 +56,24 @@ impl Detector {
     }
 }
 
-/// A standing vote to leave the view; repeated until withdrawn.
+/// A vote to leave the view. It is repeated until it is withdrawn.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Suspicion {
     pub(super) target: View,
     pub(super) resend_at: Instant,
 }
 
-/// How a member that follows a primary watches it.
+/// How a member monitors the primary that it follows.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct PrimaryMonitor {
     pub(super) detector: Detector,
     pub(super) suspicion: Option<Suspicion>,
-    /// The silence ended while this member itself was not looking: until then it hears what came meanwhile.
+    /// The silence ended while this member itself was paused. Until this time it processes the messages that arrived
+    /// meanwhile.
     listen_until: Option<Instant>,
 }
 
-impl Watch {
+impl PrimaryMonitor {
     pub(super) const fn new(detector: Detector) -> Self {
         Self { detector, suspicion: None, listen_until: None }
     }
@@ -83,8 +84,8 @@ impl Watch {
         self.suspicion.map_or(deadline, |suspicion| suspicion.resend_at)
     }
 
-    /// Whether the silence has lasted too long. One that looks late by more than `pause` was away itself, and listens for
-    /// twice as long before it reports that.
+    /// Returns whether the silence has lasted too long. A member that checks more than `pause` late was paused
+    /// itself, and waits for twice that time before it reports silence.
     pub(super) fn is_silent(&mut self, now: Instant, pause: Duration) -> bool {
         let deadline = self.detector.deadline();
         if now < deadline {

@@ -1,4 +1,5 @@
-//! Digests of the state, sent by each data member at fixed ops, and compared by each receiver with its own (rule S1).
+//! Digests of the state: each data member sends them at fixed ops, and each receiver compares them with its own (rule
+//! S1).
 
 use super::{Halt, Replica};
 use crate::config::Role;
@@ -7,16 +8,16 @@ use crate::message::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use tracing::error;
 
-/// How many digests of a member are remembered: so far may one be behind the other and still be compared. Whoever differs, differs for
-/// ever, so that nothing is lost by forgetting some.
+/// How many digests of a member are kept. Members that are further apart are not compared at that op. A state that
+/// differs keeps differing, so dropping some digests loses nothing.
 const KEPT: usize = 64;
 
-/// The digests that peers sent.
+/// The digests received from peers.
 #[derive(Debug, Default)]
 pub(super) struct Digests {
     own: BTreeMap<Op, Hash>,
     received: BTreeMap<MemberId, BTreeMap<Op, Hash>>,
-    /// Peers that differ, as far as this process has already logged.
+    /// Peers with a different digest that this process has already logged.
     differ: BTreeSet<MemberId>,
 }
 
@@ -29,28 +30,28 @@ fn keep(list: &mut BTreeMap<Op, Hash>, op: Op, digest: Hash) {
 
 /// The result of comparing the digests at one op.
 #[derive(PartialEq, Eq, Debug)]
-enum Verdict {
+enum DigestComparison {
     /// A quorum has another state.
     Wrong { ours: Hash, theirs: Hash },
-    /// These have another state, and nobody knows who is wrong.
+    /// These members have another state, and nobody knows which state is wrong.
     Doubt(BTreeMap<MemberId, Hash>),
 }
 
 impl Digests {
-    fn judge(&self, op: Op, quorum: usize) -> Option<Verdict> {
+    fn compare(&self, op: Op, quorum: usize) -> Option<DigestComparison> {
         let ours = *self.own.get(&op)?;
         let received = self.received.iter().filter_map(|(peer, list)| Some((*peer, *list.get(&op)?)));
         let others: BTreeMap<MemberId, Hash> = received.filter(|(_, digest)| *digest != ours).collect();
         let count = |digest: Hash| others.values().filter(|other| **other == digest).count();
         match others.values().find(|digest| count(**digest) >= quorum) {
-            Some(theirs) => Some(Verdict::Wrong { ours, theirs: *theirs }),
-            None => Some(Verdict::Doubt(others)),
+            Some(theirs) => Some(DigestComparison::Wrong { ours, theirs: *theirs }),
+            None => Some(DigestComparison::Doubt(others)),
         }
     }
 }
 
 impl Replica {
-    /// The own state has this digest at `op`: it is sent to all that hold a state.
+    /// The own state has this digest at `op`. Sends it to all members that hold a state.
     pub(super) fn on_own_digest(&mut self, op: Op, digest: Hash) {
         keep(&mut self.digests.own, op, digest);
         let peers = self.cluster.peers(self.me).filter(|peer| peer.role == Role::Data);
@@ -67,9 +68,11 @@ impl Replica {
     }
 
     fn compare_digests(&mut self, op: Op) {
-        match self.digests.judge(op, self.cluster.replication_quorum()) {
-            Some(Verdict::Wrong { ours, theirs }) => self.halt(Halt::StateDiffers { op, ours, theirs }),
-            Some(Verdict::Doubt(others)) => {
+        match self.digests.compare(op, self.cluster.replication_quorum()) {
+            Some(DigestComparison::Wrong { ours, theirs }) => {
+                self.halt(Halt::StateDiffers { op, ours, theirs })
+            }
+            Some(DigestComparison::Doubt(others)) => {
                 for (peer, digest) in others {
                     if self.digests.differ.insert(peer) {
                         error!(%peer, %op, theirs = %digest, "a peer that has applied the same entries has another state");
@@ -80,7 +83,7 @@ impl Replica {
         }
     }
 
-    /// The state was given up, or another one has taken its place.
+    /// The state was discarded or replaced.
     pub(super) fn forget_digests(&mut self) {
         self.digests.own.clear();
     }
@@ -101,16 +104,20 @@ mod tests {
 
     #[test]
     fn s1_only_a_quorum_that_agrees_shows_who_is_wrong() {
-        let judge = |own, received: &[u128], quorum| digests(own, received).judge(Op::new(8), quorum);
-        let wrong = |ours, theirs| Some(Verdict::Wrong { ours: Hash::new(ours), theirs: Hash::new(theirs) });
-        assert_eq!(judge(1, &[1, 1], 2), Some(Verdict::Doubt(BTreeMap::new())));
+        let judge = |own, received: &[u128], quorum| digests(own, received).compare(Op::new(8), quorum);
+        let wrong =
+            |ours, theirs| Some(DigestComparison::Wrong { ours: Hash::new(ours), theirs: Hash::new(theirs) });
+        assert_eq!(judge(1, &[1, 1], 2), Some(DigestComparison::Doubt(BTreeMap::new())));
         assert_eq!(judge(1, &[2, 2], 2), wrong(1, 2));
         for received in [&[2, 1][..], &[2], &[2, 3]] {
             let doubt = judge(1, received, 2);
-            assert!(matches!(&doubt, Some(Verdict::Doubt(others)) if !others.is_empty()), "{doubt:?}");
+            assert!(
+                matches!(&doubt, Some(DigestComparison::Doubt(others)) if !others.is_empty()),
+                "{doubt:?}"
+            );
         }
         assert_eq!(judge(1, &[2, 3, 3, 3], 3), wrong(1, 3));
-        assert_eq!(digests(1, &[2, 2]).judge(Op::new(9), 2), None, "nothing is known of that op");
+        assert_eq!(digests(1, &[2, 2]).compare(Op::new(9), 2), None, "nothing is known of that op");
     }
 
     #[test]

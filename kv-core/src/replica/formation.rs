@@ -1,6 +1,6 @@
-//! Forming a cluster in two durable steps, so that wiping one disk can never elect an empty log.
+//! Forms a cluster in two durable steps, so that wiping one disk can never elect an empty log.
 
-use super::state::State;
+use super::state::ReplicaState;
 use super::{Halt, Replica};
 use crate::ids::{Instant, MemberId};
 use crate::message::{FormationStep, Message, Write};
@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 
 #[derive(Debug)]
 pub(super) struct Forming {
-    /// The step that is durable here: the only one that is reported to others.
+    /// The step that is durable here. Only this step is reported to others.
     pub(super) step: FormationStep,
-    /// A step that is being written.
+    /// Whether a step is being written.
     pub(super) writing: bool,
-    /// What the others last reported.
+    /// The steps that the others last reported.
     pub(super) heard: BTreeMap<MemberId, FormationStep>,
     pub(super) ask_at: Instant,
 }
@@ -54,7 +54,7 @@ impl Forming {
 impl Replica {
     pub(super) fn on_formation(&mut self, from: MemberId, step: FormationStep, ask: bool) {
         let mine = match &mut self.state {
-            State::Forming(forming) => {
+            ReplicaState::Forming(forming) => {
                 forming.heard.insert(from, step);
                 forming.step
             }
@@ -68,7 +68,7 @@ impl Replica {
 
     pub(super) fn progress_forming(&mut self) {
         let peers = self.cluster.len() - 1;
-        let State::Forming(forming) = &mut self.state else { return };
+        let ReplicaState::Forming(forming) = &mut self.state else { return };
         match forming.progress(peers) {
             Progress::Wait => {}
             Progress::Write(step) => {
@@ -81,7 +81,7 @@ impl Replica {
 
     pub(super) fn forming_durable(&mut self) {
         let done = self.writes.durable == self.writes.last;
-        let State::Forming(forming) = &mut self.state else { return };
+        let ReplicaState::Forming(forming) = &mut self.state else { return };
         if !forming.writing || !done {
             return;
         }
@@ -101,7 +101,7 @@ impl Replica {
 
     pub(super) fn forming_timeout(&mut self) {
         let (now, interval) = (self.now.monotonic, self.options.heartbeat * 4);
-        let State::Forming(forming) = &mut self.state else { return };
+        let ReplicaState::Forming(forming) = &mut self.state else { return };
         if now < forming.ask_at {
             return;
         }

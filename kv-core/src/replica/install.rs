@@ -1,7 +1,8 @@
-//! Making the own log exactly the log of a view: compare hashes, cut what differs and everything above the head, fetch the
-//! rest, make it durable. The same at the new primary (for the decided log) and at a backup (for `StartView`'s).
+//! Makes the own log equal to the log of a view: compares hashes, cuts what differs and everything above the head,
+//! fetches the rest, and makes it durable. The new primary does this for the decided log, and a backup for the log in
+//! `StartView`.
 
-use super::state::State;
+use super::state::ReplicaState;
 use super::summary::holds_through;
 use super::{Halt, Replica};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, WriteSeq};
@@ -10,39 +11,40 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::debug;
 
-/// How many entries are fetched at once, and how many may be on their way to the disk.
+/// How many entries are fetched at once, and how many may wait to become durable.
 const RUN_ENTRIES: u64 = 256;
 
 #[derive(Debug)]
 pub(super) struct Install {
-    /// Hashes of the view's log that are known; the last is its head.
+    /// The known hashes of the view's log. The last one is its head.
     known: BTreeMap<Op, Hash>,
     head: Anchor,
-    /// The own log has been cut to what agrees, and nothing of unknown agreement is left behind damage.
+    /// The own log has been cut to what agrees, and nothing whose agreement is unknown is left behind damage.
     cut: bool,
-    /// What stands behind the next bad entries agrees: they are filled in.
+    /// The entries behind the next damaged ones agree, so the damaged ones are filled in.
     filling: bool,
-    /// The nonce of all its requests, so that a slow answer to an earlier one counts too.
+    /// The nonce of all requests, so that a slow answer to an earlier one counts too.
     nonce: Option<u64>,
-    /// A request is out.
+    /// A request is outstanding.
     asked: bool,
-    /// How long a request may take; doubles while answers do not come.
+    /// How long a request may take. Doubles while no answer arrives.
     patience: Duration,
     pub(super) retry_at: Instant,
-    /// Counts requests that were not answered: each goes to the next peer.
+    /// The number of unanswered requests. Each goes to the next peer.
     turns: usize,
-    /// The write after which the view's log is durable here.
+    /// The write that makes the view's log durable here.
     finishing: Option<WriteSeq>,
 }
 
 /// The result of comparing hashes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Match {
-    /// The logs agree up to here.
+    /// The logs agree up to this op.
     At(Op),
-    /// They agree up to the own head, and at the first op that is known behind the damage above it: so between them too.
+    /// The logs agree up to the own head, and at the first op that is known behind the damage above it. So they agree
+    /// in between too.
     Behind,
-    /// These hashes must be asked for first.
+    /// These hashes must be requested first.
     Unknown { from: Op, through: Op },
     /// A committed entry is not in the view's log.
     Diverged { op: Op, theirs: Hash },
@@ -74,8 +76,8 @@ impl Install {
         self.nonce == Some(nonce)
     }
 
-    /// The own log stands on another point now: answers to what was asked about the earlier one do not count.
-    pub(super) const fn ask_anew(&mut self) {
+    /// The own log was rebased: answers to requests about the earlier log no longer count.
+    pub(super) const fn restart_requests(&mut self) {
         (self.nonce, self.asked) = (None, false);
     }
 
@@ -83,18 +85,19 @@ impl Install {
         self.head.op < op
     }
 
-    /// Whether the next request is for many entries. Another member's log may have gaps of its own: what none of the peers has answered is
-    /// asked for op by op, of all of them in turn.
+    /// Whether the next request asks for many entries. The log of another member may have gaps of its own, so if no
+    /// peer has answered, entries are requested one by one, from all peers in turn.
     fn asks_for_runs(&self, peers: usize) -> bool {
         (self.turn() / peers.max(1)).is_multiple_of(2)
     }
 
-    /// Which turn the next request is: one that is out will not have been answered then.
+    /// The number of the next request. An outstanding request counts as unanswered.
     fn turn(&self) -> usize {
         self.turns + usize::from(self.asked)
     }
 
-    /// The first op above `commit` whose hash must be asked for. (An answer ends where its sender's own knowledge has a gap.)
+    /// The first op above `commit` whose hash must be requested. (An answer ends where its sender's own knowledge has
+    /// a gap.)
     fn first_unknown(&self, commit: Op) -> Op {
         let mut op = commit.next();
         while self.known.contains_key(&op) {
@@ -107,12 +110,12 @@ impl Install {
     fn answered(&mut self, now: Instant, peers: usize) {
         self.heard(now);
         if !self.asks_for_runs(peers) {
-            // The same peer, with a larger question.
+            // Ask the same peer again, for more.
             self.turns -= peers;
         }
     }
 
-    /// Something came that was asked for.
+    /// A requested answer has arrived.
     fn heard(&mut self, now: Instant) {
         self.asked = false;
         self.patience /= 2;
@@ -121,7 +124,7 @@ impl Install {
 }
 
 impl Replica {
-    /// Goes on with an installation as far as it can.
+    /// Continues an installation as far as possible.
     pub(super) fn drive_install(&mut self) {
         if !self.cut_for_install() {
             return;
@@ -137,7 +140,7 @@ impl Replica {
             Some(seq) => seq,
             None => {
                 self.log_view = self.view;
-                // One write ends the damage, and voids whatever may be left of it.
+                // One write removes the mark of damage, and voids whatever may be left of the damaged entries.
                 let cut = self.damage.take().map(|_| head);
                 self.write_view(cut)
             }
@@ -161,7 +164,8 @@ impl Replica {
         }
     }
 
-    /// Rule V7: what agrees is kept, what differs and everything above the view's head goes. True when entries may be fetched.
+    /// Rule V7: keeps what agrees, and cuts what differs and everything above the head of the view. Returns true when
+    /// entries may be fetched.
     fn cut_for_install(&mut self) -> bool {
         let Some(install) = self.state.install_mut() else { return false };
         if install.cut {
@@ -203,7 +207,7 @@ impl Replica {
         }
     }
 
-    /// Asks for hashes: below a known one of the view's log, so that whoever holds that log may answer.
+    /// Requests hashes below a known hash of the view's log, so that any member that holds that log can answer.
     fn request_hashes(&mut self, from: Op, through: Op) {
         let Some(install) = self.state.install_mut() else { return };
         let known = install.known.range(through..).next().map(|(op, hash)| (*op, *hash));
@@ -213,8 +217,8 @@ impl Replica {
         self.request(to, from, through, hash, FetchWhat::Headers);
     }
 
-    /// Walks down from the lower of the two heads to the first op with equal hashes; at its own commit point this member
-    /// vouches for itself.
+    /// Searches downwards from the lower of the two heads for the first op with equal hashes. At its own commit
+    /// point, this member knows the hash.
     fn find_match(&mut self) -> Match {
         let (head, commit) = (self.log.head().op, self.commit);
         let Some(install) = self.state.install_mut() else { return Match::At(commit) };
@@ -241,8 +245,9 @@ impl Replica {
         }
     }
 
-    /// Rule D6c: what stands behind the damage is cut only when it is known not to be of the view's log; it may be the only copy. If
-    /// the first of it differs, all of it does, because each entry names the one before.
+    /// Rule D6c: entries behind the damage are cut only if it is certain that they do not belong to the view's log,
+    /// because they may be the only copies. If the first of them differs, all of them do, because each entry contains
+    /// the hash of the one before.
     fn match_behind(&mut self, head: Op) -> Match {
         let first = self.log.past_gap().first_key_value().map(|(op, behind)| (*op, behind.hash()));
         let Some(install) = self.state.install_mut() else { return Match::At(head) };
@@ -261,7 +266,7 @@ impl Replica {
         let backlog = head.distance_from(self.log.durable().op);
         let later = self.now.monotonic.after(self.options.failure_timeout_min);
         if backlog > RUN_ENTRIES {
-            // Goes on when the disk has caught up.
+            // Continue when the disk has caught up.
             if let Some(install) = self.state.install_mut() {
                 install.retry_at = later;
             }
@@ -271,7 +276,7 @@ impl Replica {
         let source = self.source_of_entries(head);
         let Some(install) = self.state.install_mut() else { return };
         let Some((to, reach)) = source else {
-            // Nobody who has voted has more of it.
+            // No voter has more of it.
             install.retry_at = later;
             return;
         };
@@ -281,23 +286,24 @@ impl Replica {
         let pinned = gap.filter(|gap| gap.op == through).map(|gap| gap.hash);
         let hash = pinned.or_else(|| install.known.get(&through).copied());
         if run == 1 && hash.is_none() {
-            // Who has the entry behind damage of its own answers only to its hash.
+            // A member that has the entry behind its own damage answers only a request by hash.
             return self.request_hashes(head.next(), through);
         }
         self.request(to, head.next(), through, hash, FetchWhat::Entries);
     }
 
-    /// Whom to ask for what comes after the own head, and up to where: at the new primary, no further than the peer's vote goes.
+    /// Whom to ask for the entries after the own head, and up to which op: at the new primary, no further than the
+    /// vote of that peer.
     fn source_of_entries(&self, head: Op) -> Option<(MemberId, Op)> {
         let change = match &self.state {
-            State::ViewChange(change) => change,
-            State::CatchingUp(catching) => {
+            ReplicaState::ViewChange(change) => change,
+            ReplicaState::CatchingUp(catching) => {
                 return catching
                     .install
                     .as_ref()
                     .map(|install| (self.source(install.turn()), install.head.op));
             }
-            State::Forming(_) | State::Primary(_) | State::Backup(_) => return None,
+            ReplicaState::Forming(_) | ReplicaState::Primary(_) | ReplicaState::Backup(_) => return None,
         };
         let install = change.install.as_ref()?;
         let reach = |peer: MemberId| {
@@ -309,7 +315,7 @@ impl Replica {
         sources.get(install.turn() % sources.len().max(1)).copied()
     }
 
-    /// Sends a request unless one is out and may still be answered.
+    /// Sends a request, unless one is outstanding that may still be answered.
     fn request(&mut self, to: MemberId, from: Op, through: Op, hash: Option<Hash>, what: FetchWhat) {
         let (now, nonce) = (self.now.monotonic, self.nonce());
         let (least, most) = (self.options.failure_timeout_min, self.options.failure_timeout_max);
@@ -359,7 +365,7 @@ impl Replica {
 
     pub(super) fn on_new_state(&mut self, from: MemberId, nonce: u64, entries: Vec<Entry>) {
         self.on_repaired(nonce, &entries);
-        if matches!(self.state, State::Backup(_)) {
+        if matches!(self.state, ReplicaState::Backup(_)) {
             return self.fill_gap(from, nonce, entries);
         }
         let (now, peers) = (self.now.monotonic, self.cluster.len() - 1);
@@ -375,7 +381,7 @@ impl Replica {
         self.append_run(entries, |entry| {
             entry.op <= end && known.get(&entry.op).is_none_or(|hash| *hash == entry.hash)
         });
-        // An answer that brings nothing leaves the request open: after its time the next peer is asked.
+        // An answer without new entries leaves the request open. After its time-out, the next peer is asked.
         if self.log.head().op > before
             && let Some(install) = self.state.install_mut()
         {

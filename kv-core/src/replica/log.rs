@@ -1,34 +1,37 @@
-//! The log as the protocol sees it: a hash-chained prefix, without bodies, and how much of it is durable here.
+//! The log as the protocol sees it: a hash chain of entries, without their bodies, and how much of it is durable
+//! here.
 
 use crate::ids::{Anchor, Hash, Op, Revision, Timestamp, WriteSeq};
 use crate::message::{EntryHeader, EntryMeta, EntryPastGap, LogPoint, Recovered};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// The journal gives each entry whole blocks.
+/// The journal stores each entry in whole blocks.
 const BLOCK_BYTES: u64 = 4096;
 
-/// About what an entry takes on disk: its body with a header, in whole blocks.
+/// About how much an entry takes on disk: its body and a header, in whole blocks.
 fn cost(meta: &EntryMeta) -> u64 {
     (u64::from(meta.body_len) + 256).next_multiple_of(BLOCK_BYTES)
 }
 
 #[derive(Debug)]
 pub(super) struct Log {
-    /// The point below the oldest entry that is remembered.
+    /// The point below the oldest remembered entry.
     floor: Anchor,
     floor_next_revision: Revision,
     floor_timestamp: Timestamp,
-    /// Op `floor + 1` first. Each chains to the one before.
+    /// Begins with op `floor + 1`. Each entry contains the hash of the one before.
     entries: VecDeque<EntryMeta>,
     /// Everything up to here is durable. Invariant: `floor <= durable <= head`.
     durable: Op,
-    /// What is known above the head of a damaged log. Intact entries become part of the log as soon as they follow the head.
+    /// What is known above the head of a damaged log. An intact entry becomes part of the log as soon as it follows
+    /// the head.
     past_gap: BTreeMap<Op, EntryPastGap>,
-    /// Entries of the log whose stored copy cannot be read. Invariant: above the floor, and durable once.
+    /// Entries of the log whose stored copy cannot be read. Invariant: they are above the floor, and were durable
+    /// once.
     faulty: BTreeSet<Op>,
-    /// Appends under way: the write, and the head that it makes durable. Both ascend.
+    /// The appends in progress: the write, and the head that it makes durable. Both ascend.
     pending: VecDeque<(WriteSeq, Op)>,
-    /// About what the remembered entries take on disk.
+    /// About how much the remembered entries take on disk.
     bytes: u64,
 }
 
@@ -86,7 +89,7 @@ impl Log {
         self.hash(op).map(|hash| Anchor::new(op, hash))
     }
 
-    /// Everything that is needed to go on from `op`.
+    /// What is needed to continue the log after `op`.
     pub(super) fn point(&self, op: Op) -> Option<LogPoint> {
         let (next_revision, timestamp) = match self.meta(op) {
             Some(meta) => (meta.next_revision, meta.timestamp),
@@ -95,8 +98,8 @@ impl Log {
         self.anchor(op).map(|anchor| LogPoint { anchor, next_revision, timestamp })
     }
 
-    /// Stands on this point from now on, and holds nothing else but what was known behind damage and goes on from it, as the journal
-    /// does. What is at or below it is durable elsewhere.
+    /// Restarts the log at this point. As in the journal, of the entries behind damage only those that follow the
+    /// point are kept. Everything at or below the point is durable elsewhere.
     pub(super) fn restart(&mut self, point: LogPoint) {
         let op = point.anchor.op;
         let differs = self.head().op >= op || self.contradicts(point.anchor);
@@ -111,7 +114,7 @@ impl Log {
         if differs {
             self.past_gap.clear();
         }
-        self.absorb();
+        self.link_past_gap();
         self.durable = self.head().op;
     }
 
@@ -119,7 +122,7 @@ impl Log {
         self.hash(anchor.op) == Some(anchor.hash)
     }
 
-    /// Whether an entry with this header can be appended: the next op, chained to the head.
+    /// Whether an entry with this header can be appended: it has the next op and the hash of the head.
     pub(super) fn follows(&self, header: &EntryHeader) -> bool {
         let head = self.head();
         header.op == head.op.next()
@@ -132,7 +135,7 @@ impl Log {
         assert!(self.follows(header), "the caller has checked that the entry follows");
         assert!(!self.contradicts(header.anchor()), "only what was there before is filled in");
         self.push(EntryMeta::of(header));
-        self.absorb();
+        self.link_past_gap();
     }
 
     fn push(&mut self, meta: EntryMeta) {
@@ -158,7 +161,7 @@ impl Log {
         last.map_or(self.head().op, |(op, _)| *op)
     }
 
-    /// The last of the ops that are missing right above the head, with the hash of its entry.
+    /// The last of the missing ops right above the head, with the hash of its entry.
     pub(super) fn gap(&self) -> Option<Anchor> {
         let (op, behind) = self.past_gap.first_key_value()?;
         Some(match behind {
@@ -167,15 +170,15 @@ impl Log {
         })
     }
 
-    /// Whether an entry differs from what stood there: its hash is known, or the one after it names another.
+    /// Whether an entry differs from the lost one at its op: that hash is known, or the next entry contains another.
     pub(super) fn contradicts(&self, entry: Anchor) -> bool {
         let differs = self.past_gap.get(&entry.op).is_some_and(|behind| behind.hash() != entry.hash);
         let child = self.past_gap.get(&entry.op.next());
         differs || matches!(child, Some(EntryPastGap::Intact { parent, .. }) if *parent != entry.hash)
     }
 
-    /// As the journal does: what stood behind the damage follows the head now.
-    fn absorb(&mut self) {
+    /// As in the journal: entries behind the damage now follow the head, and become part of the log.
+    fn link_past_gap(&mut self) {
         loop {
             let head = self.head();
             self.past_gap.remove(&head.op);
@@ -243,8 +246,9 @@ impl Log {
         }
     }
 
-    /// The last op that must go for the rest to take no more than `budget` bytes on disk; not above `most`, and no further is looked.
-    pub(super) fn beyond(&self, budget: u64, most: Op) -> Op {
+    /// The last op that must be dropped so that the rest takes no more than `budget` bytes on disk; at most `most`,
+    /// where the search ends.
+    pub(super) fn beyond_budget(&self, budget: u64, most: Op) -> Op {
         let mut excess = self.bytes.saturating_sub(budget);
         let mut op = self.floor.op;
         for meta in &self.entries {
@@ -257,7 +261,7 @@ impl Log {
         op
     }
 
-    /// Forgets entries at or below `op`, which must be durable.
+    /// Drops entries at or below `op`, which must be durable.
     pub(super) fn trim(&mut self, op: Op) {
         assert!(op <= self.durable, "only durable entries are trimmed");
         while self.floor.op < op {
@@ -270,7 +274,8 @@ impl Log {
         }
     }
 
-    /// The last op of a run from `from` up to `through` whose bodies fit `max_bytes`, and which can be read; at least `from`.
+    /// The last op of a run, from `from` and at most up to `through`, of readable entries whose bodies fit into
+    /// `max_bytes`; at least `from`.
     pub(super) fn run_within(&self, from: Op, through: Op, max_bytes: usize) -> Op {
         let mut last = from;
         let mut bytes = self.meta(from).map_or(0, |meta| meta.body_len as usize);

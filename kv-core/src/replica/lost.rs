@@ -1,16 +1,16 @@
-//! Entries that nobody has any more, below what a view change decides about (rules V4 and V5): a log with a hole that no peer can fill is
-//! never installed, and without a word about it the views would change for ever.
+//! Entries that no member has any more, below the ops that a view change decides about (rules V4 and V5). A log with
+//! a hole that no peer can fill is never installed. If that were not detected, the view would change forever.
 
 use super::Replica;
-use super::state::State;
+use super::state::ReplicaState;
 use crate::ids::{Anchor, Hash, MemberId, Op};
 use crate::message::{EntryPastGap, LogSummary, MissingRun, Slot};
 use std::collections::BTreeMap;
 
-/// How many runs a member lists. What is not listed counts as present.
+/// How many runs a member lists. Ops that are not listed count as present.
 const MOST_RUNS: usize = 64;
 
-/// Ops, the first and the last of each run; ascending, and apart from each other.
+/// The first and the last op of each run. The runs ascend and do not touch.
 type Runs = Vec<(Op, Op)>;
 
 /// Adds ops above all that are there already.
@@ -24,7 +24,7 @@ fn push(runs: &mut Runs, first: Op, last: Op) {
     }
 }
 
-/// What is in both.
+/// The intersection of two lists.
 fn common(some: &Runs, others: &Runs) -> Runs {
     let mut both = Runs::new();
     for (first, last) in some {
@@ -35,7 +35,7 @@ fn common(some: &Runs, others: &Runs) -> Runs {
     both
 }
 
-/// Whether a list of runs can be one.
+/// Whether a list of runs is valid.
 pub(super) fn well_formed(runs: &[MissingRun], commit: Op) -> bool {
     runs.len() <= MOST_RUNS
         && runs.iter().all(|run| run.first <= run.last && run.last <= commit)
@@ -69,7 +69,7 @@ fn missing(summary: &LogSummary, base: Op, committed: &BTreeMap<Op, Hash>) -> Ru
         let next = op.next();
         let is_another = |hash: &Hash| committed.get(&next).is_some_and(|committed| committed != hash);
         if matches!(slot, Slot::Present(hash) if is_another(hash)) {
-            // What goes on from an entry that was not committed was not committed either.
+            // An entry that follows an uncommitted entry was not committed either.
             break;
         }
         op = next;
@@ -82,17 +82,18 @@ fn missing(summary: &LogSummary, base: Op, committed: &BTreeMap<Op, Hash>) -> Ru
 }
 
 impl Replica {
-    /// Up to where a state here stands for the entries. A witness has none, and what is being fetched is none yet.
-    fn stands_for(&self) -> Op {
+    /// The op up to which the own state replaces the entries. A witness has no state, and a state that is being
+    /// fetched does not count yet.
+    fn covered_by_state(&self) -> Op {
         if self.is_witness() { Op::ZERO } else { self.reported_checkpoint() }
     }
 
-    /// Rule V4: the ops up to `commit` whose entries are not intact here, and for which no state here stands.
+    /// Rule V4: the ops up to `commit` whose entries are not intact here and are not covered by the own state.
     pub(super) fn lacks(&self, commit: Anchor) -> Vec<MissingRun> {
         if self.may_get_state() { Vec::new() } else { self.missing_runs(commit) }
     }
 
-    /// The same, of a member that will get no state.
+    /// The same for a member that will not get a state.
     pub(super) fn missing_runs(&self, commit: Anchor) -> Vec<MissingRun> {
         let hash = |op: Op| {
             let next = self.log.past_gap().get(&op.next());
@@ -108,7 +109,7 @@ impl Replica {
 
     fn missing_up_to(&self, commit: Op) -> Runs {
         let mut runs = Runs::new();
-        let (stands, gone) = (self.stands_for(), self.trimmed());
+        let (stands, gone) = (self.covered_by_state(), self.trimmed());
         push(&mut runs, stands.next(), gone.min(commit));
         let held = stands.max(gone);
         for op in self.log.faulty().filter(|op| *op > held && *op <= commit) {
@@ -126,10 +127,10 @@ impl Replica {
         runs
     }
 
-    /// Rule V5h: everyone has answered, and nobody has an entry that was committed. To wait would be to wait for ever. True if this member lacks it
-    /// too, and so decides nothing.
+    /// Rule V5h: every member has answered, and none has an entry that was committed, so waiting would never end.
+    /// Returns true if this member lacks the entry too, and so decides nothing.
     pub(super) fn halt_if_lost(&mut self) -> bool {
-        let State::ViewChange(change) = &self.state else { return false };
+        let ReplicaState::ViewChange(change) = &self.state else { return false };
         let Some(op) = lost(change.summaries(), self.cluster.len()) else { return false };
         let ends = self.missing_up_to(op).last().is_some_and(|(_, last)| *last >= op);
         let is_missing = ends && !self.may_get_state();
@@ -170,7 +171,8 @@ mod tests {
         );
     }
 
-    /// Ops 1 to 4 are gone at everyone who has heard that they are committed; another member has four entries that were not.
+    /// Ops 1 to 4 are lost on every member that knows that they are committed. Another member has four entries that
+    /// were not committed.
     #[test]
     fn v5h_an_entry_with_another_hash_is_no_copy_of_what_was_committed() {
         let hash = |byte: u8| Hash::of(&[byte]);

@@ -1,10 +1,12 @@
-//! The protocol, pure: no clock, no I/O, no tokio, no randomness but the seed it is given. Its rules, numbered, with the
-//! execution that each prevents, are in `PROTOCOL.md`; comments and tests cite them by number.
+//! The protocol as a pure state machine: no clock, no I/O, no tokio, and no randomness except its seed. Its rules,
+//! with a number and the execution that each prevents, are in `PROTOCOL.md`. Comments and tests refer to them by
+//! number.
 //!
 //! # How to drive it
-//! One mutation, then drain: call [`Replica::handle`] with one [`Input`], then [`Replica::poll_output`] until it returns
-//! `None`, carrying out each [`Output`] in order; then look at [`Replica::poll_timeout`] and call
-//! `handle(now, Input::Timeout)` at that time. Completion is an input: a write is answered later by [`Input::Durable`].
+//! Call [`Replica::handle`] with one [`Input`], then call [`Replica::poll_output`] until it returns `None`, and carry
+//! out each [`Output`] in order. Then call [`Replica::poll_timeout`], and call `handle(now, Input::Timeout)` at the
+//! time that it returns. The completion of an output is an input too: a write is answered later by
+//! [`Input::Durable`].
 
 mod api;
 mod backup;
@@ -46,7 +48,7 @@ use lease::Promise;
 use log::Log;
 use repair::Repairs;
 use stamp::Ages;
-use state::State;
+use state::ReplicaState;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tracing::debug;
@@ -54,7 +56,7 @@ use transfer::Transfer;
 use trimming::Trimming;
 use votes::Votes;
 
-/// Who a replica is.
+/// The configuration of a replica.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ReplicaConfig {
@@ -64,31 +66,31 @@ pub struct ReplicaConfig {
     pub me: MemberId,
     /// Time-outs and limits.
     pub options: Options,
-    /// The seed of its jitter and its nonces; different in each life.
+    /// The seed of its jitter and its nonces. It must be different in each life.
     pub seed: u64,
-    /// There is no state that goes with the log: it was damaged, and set aside. Another one is fetched from a peer.
+    /// The state that goes with the log was damaged and set aside. Another one is fetched from a peer.
     pub stateless: bool,
-    /// What an earlier life has stored of a snapshot, and how far it goes.
+    /// The part of a snapshot that an earlier life has stored, and where it ends.
     pub staged: Option<(Anchor, ChunkEnd)>,
 }
 
 impl ReplicaConfig {
-    /// Puts it together.
+    /// Creates a configuration.
     #[must_use]
     pub const fn new(cluster: Cluster, me: MemberId, options: Options, seed: u64) -> Self {
         Self { cluster, me, options, seed, stateless: false, staged: None }
     }
 }
 
-/// Writes that were asked for, and how far they are durable.
+/// The writes that were requested, and how far they are durable.
 #[derive(Debug, Default)]
-struct Writes {
+struct WriteProgress {
     last: WriteSeq,
     durable: WriteSeq,
     under_way: VecDeque<(WriteSeq, Instant)>,
 }
 
-/// One member's part in the protocol. See the module's documentation for how to drive it.
+/// The protocol state machine of one member. See the module's documentation for how to drive it.
 #[derive(Debug)]
 pub struct Replica {
     cluster: Cluster,
@@ -96,22 +98,23 @@ pub struct Replica {
     options: Options,
     rng: fastrand::Rng,
     now: Now,
-    /// As `now`, without leaps (rule N7).
+    /// The time as `now`, without leaps (rule N7).
     steady: Instant,
     ages: Ages,
-    /// How much of the stamps made here rests on wall clocks.
+    /// How much of the stamps made here is based on wall clocks.
     credited: Duration,
-    /// A number that no other life of this member has.
+    /// A number that differs in each life of this member.
     life: u64,
-    /// Rule R4: everything that was acknowledged before the moment is at or below the op.
+    /// Rule R4: everything that was acknowledged before this time is at or below this op.
     fresh: Option<(Op, Instant)>,
     /// Rule R6.
     promise: Option<Promise>,
-    /// Never goes back, restarts included. A write of it is always asked for in the step that changes it.
+    /// Never goes back, even in a restart. A write of it is requested in the same step that changes it.
     view: View,
     /// The last view whose log was installed. Invariant: `log_view <= view`.
     log_view: View,
-    /// Entries that this member acknowledged may be missing from its log, up to there: it acknowledges nothing (rule D6).
+    /// Entries that this member acknowledged may be missing from its log, up to this op. It acknowledges nothing
+    /// (rule D6).
     damage: Option<Extent>,
     repairs: Repairs,
     incarnation: Incarnation,
@@ -123,13 +126,13 @@ pub struct Replica {
     checkpoint: Op,
     trimming: Trimming,
     transfer: Transfer,
-    writes: Writes,
+    writes: WriteProgress,
     votes: Votes,
     digests: Digests,
-    /// The own vote that was last sent to the others.
+    /// This member's vote that was last sent to the others.
     sent_vote: Option<View>,
-    state: State,
-    /// View changes entered since this member was last in normal status: the back-off.
+    state: ReplicaState,
+    /// How many view changes this member has entered since it was last in normal status. It determines the back-off.
     attempts: u32,
     outputs: VecDeque<Output>,
     reported: Option<ReplicaStatus>,
@@ -137,7 +140,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A replica that starts from what recovery found. Drain [`poll_output`](Self::poll_output) afterwards.
+    /// Creates a replica from what recovery found. Call [`poll_output`](Self::poll_output) afterwards.
     #[must_use]
     pub fn new(config: ReplicaConfig, recovered: Recovered, now: Now) -> Self {
         let ReplicaConfig { cluster, me, options, seed, stateless, staged } = config;
@@ -174,11 +177,11 @@ impl Replica {
             checkpoint: recovered.checkpoint.op,
             trimming: Trimming::new(recovered.floor.op, recovered.checkpoint.op, now.monotonic),
             transfer: Transfer::new(stateless, staged),
-            writes: Writes::default(),
+            writes: WriteProgress::default(),
             votes: Votes::new(vote_lifetime),
             digests: Digests::default(),
             sent_vote: None,
-            state: State::Forming(forming),
+            state: ReplicaState::Forming(forming),
             attempts: 0,
             outputs: VecDeque::new(),
             reported: None,
@@ -197,7 +200,7 @@ impl Replica {
         replica
     }
 
-    /// Takes in something that happened. Drain [`poll_output`](Self::poll_output) afterwards. `now` never goes back.
+    /// Processes an input. Call [`poll_output`](Self::poll_output) afterwards. `now` must never go back.
     pub fn handle(&mut self, now: Now, input: Input) {
         if self.halted {
             return;
@@ -229,7 +232,7 @@ impl Replica {
         self.report_status();
     }
 
-    /// The next thing to do, in order; `None` when all is done.
+    /// Returns the next output, in order; `None` when there is none.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
@@ -244,17 +247,17 @@ impl Replica {
         timeouts.into_iter().flatten().chain([self.state.next_timeout()]).min()
     }
 
-    /// Whether this member is the primary and takes proposals and reads.
+    /// Returns whether this member is the primary and accepts proposals and reads.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        matches!(&self.state, State::Primary(primary) if primary.is_serving())
+        matches!(&self.state, ReplicaState::Primary(primary) if primary.is_serving())
     }
 
-    /// How many more bytes of requests it would queue. Zero when it is not serving.
+    /// How many more bytes of requests the replica would queue. Zero if it is not serving.
     #[must_use]
     pub fn proposal_room(&self) -> usize {
         match &self.state {
-            State::Primary(primary) if primary.is_serving() => {
+            ReplicaState::Primary(primary) if primary.is_serving() => {
                 (self.options.max_batch_bytes * 4).saturating_sub(primary.queued_bytes())
             }
             _ => 0,
@@ -280,13 +283,13 @@ impl Replica {
         self.log.head()
     }
 
-    /// What is known here to be committed.
+    /// The last op that is known here to be committed.
     #[must_use]
     pub fn commit(&self) -> Anchor {
         self.anchor(self.commit)
     }
 
-    /// The last op that is durable in the own journal. A checkpoint may cover no more than this.
+    /// The last op that is durable in the own journal. A checkpoint must not cover more.
     #[must_use]
     pub fn durable(&self) -> Anchor {
         self.log.durable()
@@ -298,31 +301,31 @@ impl Replica {
         self.checkpoint
     }
 
-    /// As the primary: how far the peers are.
+    /// If this member is the primary: the progress of the peers.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerStatus> {
         match &self.state {
-            State::Primary(primary) => {
+            ReplicaState::Primary(primary) => {
                 primary.peer_status(self.now.monotonic, self.options.failure_timeout_min)
             }
             _ => Vec::new(),
         }
     }
 
-    /// Where this replica stands.
+    /// The status of this replica.
     #[must_use]
     pub fn status(&self) -> ReplicaStatus {
         let status = match &self.state {
-            State::Forming(_) => Status::Forming,
-            State::Backup(_) | State::CatchingUp(_) if self.is_damaged() => Status::Damaged,
-            State::Primary(_) | State::Backup(_) => Status::Normal,
-            State::ViewChange(_) => Status::ViewChange,
-            State::CatchingUp(_) => Status::CatchingUp,
+            ReplicaState::Forming(_) => Status::Forming,
+            ReplicaState::Backup(_) | ReplicaState::CatchingUp(_) if self.is_damaged() => Status::Damaged,
+            ReplicaState::Primary(_) | ReplicaState::Backup(_) => Status::Normal,
+            ReplicaState::ViewChange(_) => Status::ViewChange,
+            ReplicaState::CatchingUp(_) => Status::CatchingUp,
         };
         let primary = match &self.state {
-            State::Primary(primary) if primary.is_serving() => Some(self.me),
-            State::Backup(backup) if backup.watch.suspicion.is_none() => Some(self.primary()),
-            State::CatchingUp(catching) if catching.watch.suspicion.is_none() => Some(self.primary()),
+            ReplicaState::Primary(primary) if primary.is_serving() => Some(self.me),
+            ReplicaState::Backup(backup) if backup.watch.suspicion.is_none() => Some(self.primary()),
+            ReplicaState::CatchingUp(catching) if catching.watch.suspicion.is_none() => Some(self.primary()),
             _ => None,
         };
         ReplicaStatus {
@@ -332,7 +335,7 @@ impl Replica {
         }
     }
 
-    /// Asserts what must hold between any two steps. Cheap; for tests and the simulator.
+    /// Asserts what must hold between any two steps. It is cheap, and is meant for tests and the simulator.
     ///
     /// # Panics
     /// If the replica has a bug.
@@ -346,15 +349,17 @@ impl Replica {
         let uncommitted = self.log.head().op.distance_from(self.commit);
         assert!(uncommitted <= u64::from(self.options.pipeline_depth), "at most a pipeline is uncommitted");
         match &self.state {
-            State::Primary(primary) => {
+            ReplicaState::Primary(primary) => {
                 assert!(self.primary() == self.me, "only the primary of its view is primary");
                 assert!(self.log_view == self.view, "a primary has installed its view's log");
                 primary.check_invariants(self.log.head().op);
             }
-            State::Backup(_) => assert!(self.log_view == self.view, "a backup has installed its view's log"),
-            State::Forming(_) | State::CatchingUp(_) | State::ViewChange(_) => {}
+            ReplicaState::Backup(_) => {
+                assert!(self.log_view == self.view, "a backup has installed its view's log")
+            }
+            ReplicaState::Forming(_) | ReplicaState::CatchingUp(_) | ReplicaState::ViewChange(_) => {}
         }
-        let normal = matches!(self.state, State::Primary(_) | State::Backup(_));
+        let normal = matches!(self.state, ReplicaState::Primary(_) | ReplicaState::Backup(_));
         assert!(!normal || !self.is_damaged(), "a damaged member is not in normal status");
     }
 
@@ -364,7 +369,7 @@ impl Replica {
         (count as u64 + 1..=self.commit.get()).map(|op| self.anchor(Op::new(op)).hash).collect()
     }
 
-    // -- what every part uses
+    // -- shared by all parts
 
     fn primary(&self) -> MemberId {
         self.cluster.primary(self.view)
@@ -397,7 +402,7 @@ impl Replica {
         seq
     }
 
-    /// Asks for the view numbers as they now are to be made durable, together with a cut of the log.
+    /// Requests that the present view numbers be made durable, together with a cut of the log.
     fn write_view(&mut self, cut: Option<Anchor>) -> WriteSeq {
         let cut = cut.map(|after| {
             self.incarnation = self.incarnation.next();
@@ -428,7 +433,7 @@ impl Replica {
         self.rng.u64(1..)
     }
 
-    /// `duration` plus up to as much again.
+    /// `duration`, plus a random part of up to as much again.
     fn jittered(&mut self, duration: Duration) -> Duration {
         duration.mul_f64(1.0 + self.rng.f64())
     }
@@ -459,7 +464,7 @@ impl Replica {
         if let Message::Formation { step, ask } = message {
             return self.on_formation(from, step, ask);
         }
-        if matches!(self.state, State::Forming(_)) {
+        if matches!(self.state, ReplicaState::Forming(_)) {
             return;
         }
         match message {
@@ -502,20 +507,20 @@ impl Replica {
         }
         let grew = self.log.on_durable(seq);
         self.checkpoint_durable();
-        self.adoption_durable();
+        self.rebase_durable();
         match &self.state {
-            State::Forming(_) => self.forming_durable(),
-            State::Primary(_) => self.maybe_commit(),
-            State::Backup(_) => {
+            ReplicaState::Forming(_) => self.forming_durable(),
+            ReplicaState::Primary(_) => self.maybe_commit(),
+            ReplicaState::Backup(_) => {
                 if grew {
                     self.acknowledge();
                 }
             }
-            State::ViewChange(_) => {
+            ReplicaState::ViewChange(_) => {
                 self.view_change_durable();
                 self.drive_install();
             }
-            State::CatchingUp(_) => self.drive_install(),
+            ReplicaState::CatchingUp(_) => self.drive_install(),
         }
     }
 
@@ -529,16 +534,16 @@ impl Replica {
     fn on_timeout(&mut self) {
         self.ask_for_repairs();
         match &self.state {
-            State::Forming(_) => self.forming_timeout(),
-            State::Primary(_) => self.primary_timeout(),
-            State::Backup(_) => self.watch_timeout(),
-            State::ViewChange(_) => self.view_change_timeout(),
-            State::CatchingUp(_) => self.catching_up_timeout(),
+            ReplicaState::Forming(_) => self.forming_timeout(),
+            ReplicaState::Primary(_) => self.primary_timeout(),
+            ReplicaState::Backup(_) => self.watch_timeout(),
+            ReplicaState::ViewChange(_) => self.view_change_timeout(),
+            ReplicaState::CatchingUp(_) => self.catching_up_timeout(),
         }
         self.transfer_timeout();
     }
 
-    /// The first life: the empty log of view 0 is installed everywhere.
+    /// The first life of a member: the empty log of view 0 is installed everywhere.
     fn start_just_formed(&mut self) {
         if self.primary() == self.me { self.become_primary() } else { self.become_first_backup() }
     }
@@ -548,7 +553,7 @@ impl Replica {
         self.hold_as_promised();
         if self.cluster.len() == 1 {
             if self.misses_entries() {
-                // Nobody else has what is missing.
+                // No other member has what is missing.
                 return self.halt(Halt::Lost { op: self.log.head().op.next() });
             }
             self.damage = None;
@@ -556,7 +561,7 @@ impl Replica {
         if self.log_view < self.view {
             self.resume_view_change();
         } else if self.is_damaged() {
-            // Rule D6: it votes, and acknowledges nothing before it knows its head.
+            // Rule D6: the member votes, but acknowledges nothing before it knows its head.
             self.become_catching_up(self.view);
             self.ask_for_state();
             if self.primary() == self.me {

@@ -1,17 +1,19 @@
 //! Whether the primary's own disk is much slower than the others' (rule V8).
 //!
-//! The quorum need not include the primary, so a slow disk of its own costs clients nothing at first: what it has not
-//! written piles up in memory, until nothing more is taken in. By then the role belongs elsewhere.
+//! The quorum need not include the primary, so a slow disk of the primary costs clients nothing at first. What is not
+//! written yet accumulates in memory, until nothing more is accepted. Before that happens, another member should
+//! become primary.
 
 use crate::ids::{Instant, Op};
 use std::time::Duration;
 
-/// After so many slow samples in a row the role goes to another: once is a hiccup.
+/// After this many slow samples in a row, the primary passes its role on. A single slow sample does not count.
 const IN_A_ROW: u32 = 3;
-/// Slow is what takes so many times as long as it took a quorum of others. Where all share one slow disk nobody is better.
+/// A sample is slow if it takes this many times as long as a quorum of the others took. If all share one slow disk,
+/// no other member would be better.
 const TIMES: u32 = 4;
 
-/// Follows one entry at a time.
+/// Measures one entry at a time.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     sample: Option<Sample>,
@@ -27,13 +29,13 @@ struct Sample {
 }
 
 impl Pace {
-    /// An entry sets out, here and to the others.
+    /// An entry is sent to the own journal and to the others.
     pub(super) fn prepared(&mut self, op: Op, now: Instant) {
         self.sample.get_or_insert(Sample { op, at: now, others: None });
     }
 
-    /// A quorum of others holds everything up to `others`, this member everything up to `own`. Faster than `bound` is never
-    /// slow.
+    /// A quorum of the others holds everything up to `others`, and this member everything up to `own`. A sample
+    /// faster than `bound` is never slow.
     pub(super) fn durable(&mut self, own: Op, others: Option<Op>, now: Instant, bound: Duration) {
         let Some(sample) = &mut self.sample else { return };
         let took = now.since(sample.at);
@@ -63,7 +65,7 @@ mod tests {
         Instant::new(milliseconds * 1_000_000)
     }
 
-    /// Entries that take the quorum of others and this member so many milliseconds each.
+    /// Entries for which the quorum of others and this member take these numbers of milliseconds.
     fn run(pace: &mut Pace, samples: &[(u64, u64)]) {
         for (n, (others, own)) in samples.iter().enumerate() {
             let (op, start) = (Op::new(n as u64 + 1), 10_000 * (n as u64 + 1));

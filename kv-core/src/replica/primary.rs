@@ -1,10 +1,10 @@
-//! The primary: ordering requests, counting acknowledgements, signs of life, abdication.
+//! The primary: ordering requests, counting acknowledgements, heartbeats, abdication.
 
 use super::detector::{Detector, Suspicion};
 use super::pace::Pace;
 use super::rounds::Rounds;
 use super::stamp::Origin;
-use super::state::State;
+use super::state::ReplicaState;
 use super::{Input, Output, Replica, Wrap};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Round, Timestamp, View};
 use crate::message::{
@@ -15,10 +15,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tracing::{info, trace};
 
-/// How many bytes of bodies one `SendEntries` carries.
+/// How many bytes of bodies one `SendEntries` may contain.
 pub(super) const RUN_BYTES: usize = 1 << 20;
 
-/// The contents of a backup's `CommitOk`, except its view.
+/// The content of a backup's `CommitOk`, except its view.
 #[derive(Debug)]
 pub(super) struct HeartbeatAck {
     pub(super) round: Round,
@@ -30,65 +30,67 @@ pub(super) struct HeartbeatAck {
 #[derive(Debug)]
 pub(super) struct Primary {
     pub(super) peers: BTreeMap<MemberId, PeerProgress>,
-    /// Requests that wait for a place in the pipeline.
+    /// Requests that wait for room in the pipeline.
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
-    /// The head when the view started: reads wait until it is committed (rule R1).
+    /// The head when the view started. Reads wait until it is committed (rule R1).
     pub(super) inherited: Op,
     pub(super) heartbeat_at: Instant,
-    /// How long a quorum's silences usually are; `None` until one has answered in this view at all.
+    /// The usual silence of a quorum; `None` until one has answered in this view.
     quorum: Option<Detector>,
-    /// How long this member itself came too late to look, since a quorum was last heard: nobody's silence.
+    /// How long this member itself was late since a quorum was last heard. That time does not count as silence of
+    /// others.
     absent: Duration,
     started_at: Instant,
     pace: Pace,
     leaving: Leaving,
     pub(super) rounds: Rounds,
-    /// What the last confirmed round was about.
+    /// The op that the last confirmed round proved.
     pub(super) confirmed: Op,
     /// How it counts the cluster's time; `None` before it has made an entry.
     pub(super) origin: Option<Origin>,
 }
 
-/// How far one peer is in the log of this view.
+/// The progress of one peer in the log of this view.
 #[derive(Debug)]
 pub(super) struct PeerProgress {
-    /// It has acknowledged something, and so has the log of this view. Until then it drops entries, and is sent none.
+    /// Whether it has acknowledged anything, and so has installed the log of this view. Until then it would drop
+    /// entries, so none are sent.
     installed: bool,
     /// Invariant: `acked < next`, and `next <= head + 1`.
     acked: Op,
     /// The next op to send.
     next: Op,
-    /// When `acked` last grew, or the peer was last sent to anew.
+    /// When `acked` last grew, or entries were last resent.
     moved_at: Instant,
-    /// The silence after which it is sent to anew; doubles.
+    /// The silence after which entries are resent. Doubles each time.
     patience: Duration,
     heard_at: Option<Instant>,
     pub(super) round: Round,
     pub(super) checkpoint: Option<Op>,
-    /// When, by its own clock, it sent the latest of its messages that came; that of when the present round began, and of the last
-    /// confirmed one.
+    /// When, by its own clock, the peer sent its latest message that arrived; the same as of the beginning of the
+    /// present round, and of the last confirmed round.
     pub(super) moment: Option<Moment>,
     pub(super) moment_asked: Option<Moment>,
     pub(super) moment_confirmed: Option<Moment>,
 }
 
 impl PeerProgress {
-    /// Of one life the latest counts: messages may overtake each other.
-    fn hear(&mut self, sent: Moment) {
+    /// Within one life of the peer, the latest counts: messages may overtake each other.
+    fn note_moment(&mut self, sent: Moment) {
         self.moment = self.moment.filter(|last| last.life == sent.life && last.at > sent.at).or(Some(sent));
     }
 }
 
-/// Whether the primary is on its way out.
+/// Whether the primary is giving up its role.
 #[derive(Debug)]
 enum Leaving {
     No,
-    /// A handover lets what is in flight end first.
+    /// Before a handover, requests in flight are completed.
     Draining {
         until: Instant,
     },
-    /// Rule V8: no sign of life any more, but a standing vote to leave.
+    /// Rule V8: it sends no more signs of life, but repeats a vote to leave the view.
     Abdicated(Suspicion),
 }
 
@@ -124,7 +126,7 @@ impl Primary {
             .collect()
     }
 
-    /// When the `quorum`-th most recently heard member (this one included) was heard.
+    /// When the `quorum`-th most recently heard member was heard. This member counts.
     fn quorum_heard_at(&self, quorum: usize, now: Instant) -> Option<Instant> {
         let mut heard: Vec<Instant> =
             self.peers.values().filter_map(|peer| peer.heard_at).chain([now]).collect();
@@ -143,7 +145,7 @@ impl Primary {
 }
 
 impl Replica {
-    /// Rule V6: the log of the view is durable here, and so is `log_view`.
+    /// Rule V6: the log of the view and `log_view` are durable here.
     pub(super) fn become_primary(&mut self) {
         let now = self.now.monotonic;
         info!(view = %self.view, head = ?self.log.head(), "primary");
@@ -178,14 +180,14 @@ impl Replica {
             confirmed: Op::ZERO,
             origin: None,
         };
-        // The tail is driven anew only to those who are behind: their first acknowledgement shows that.
+        // Entries are resent only to peers that are behind: their first acknowledgement shows it.
         let head = self.log.head().op;
         for peer in primary.peers.values_mut() {
             peer.next = head.next();
             peer.acked = peer.acked.min(head);
         }
-        self.state = State::Primary(primary);
-        // What it had not applied as a backup it has begun to owe just now.
+        self.state = ReplicaState::Primary(primary);
+        // What it had not applied as a backup counts as due from now on.
         self.applied_at = now;
         let message = self.start_view(0);
         self.broadcast(&message);
@@ -205,9 +207,9 @@ impl Replica {
         Message::StartView { view: self.view, commit: self.commit(), hashes, nonce }
     }
 
-    /// Whoever waits for a proposal or a read must ask elsewhere.
+    /// Clients that wait for a proposal or a read must retry elsewhere.
     pub(super) fn leave_primary(&mut self) {
-        let State::Primary(primary) = &mut self.state else { return };
+        let ReplicaState::Primary(primary) = &mut self.state else { return };
         primary.queue.clear();
         primary.queued_bytes = 0;
         let mut tickets = std::mem::take(&mut primary.rounds.in_round);
@@ -221,7 +223,7 @@ impl Replica {
     // -- ordering requests (rules N1 to N3)
 
     pub(super) fn on_propose(&mut self, requests: Vec<Bytes>) {
-        let State::Primary(primary) = &mut self.state else { return };
+        let ReplicaState::Primary(primary) = &mut self.state else { return };
         if !primary.is_serving() {
             return;
         }
@@ -235,7 +237,7 @@ impl Replica {
         loop {
             let uncommitted = self.log.head().op.distance_from(self.commit);
             let max_bytes = self.options.max_batch_bytes;
-            let State::Primary(primary) = &mut self.state else { return };
+            let ReplicaState::Primary(primary) = &mut self.state else { return };
             if primary.queue.is_empty() || uncommitted >= u64::from(self.options.pipeline_depth) {
                 return;
             }
@@ -273,7 +275,7 @@ impl Replica {
         Entry { header, body }
     }
 
-    /// Rule N2: to all peers in parallel with the own journal.
+    /// Rule N2: sends the entry to all peers in parallel with the own journal.
     fn prepare(&mut self, entry: Entry) {
         let op = entry.header.op;
         let commit = self.commit();
@@ -283,7 +285,7 @@ impl Replica {
         self.log.appended(seq);
         let window = self.window();
         let (view, now) = (self.view, self.now.monotonic);
-        let State::Primary(primary) = &mut self.state else { return };
+        let ReplicaState::Primary(primary) = &mut self.state else { return };
         primary.pace.prepared(op, now);
         let mut receivers = Vec::new();
         for (id, peer) in &mut primary.peers {
@@ -300,15 +302,15 @@ impl Replica {
         }
     }
 
-    /// How far ahead of its acknowledgements a peer is sent to.
+    /// How far beyond its acknowledgements a peer is sent entries.
     fn window(&self) -> u64 {
         u64::from(self.options.pipeline_depth) * 2
     }
 
-    /// Sends a peer what it lacks, within its window.
-    fn feed(&mut self, to: MemberId) {
+    /// Sends a peer the entries that it lacks, within its window.
+    fn replicate_to(&mut self, to: MemberId) {
         let (head, window) = (self.log.head().op, self.window());
-        let State::Primary(primary) = &mut self.state else { return };
+        let ReplicaState::Primary(primary) = &mut self.state else { return };
         let Some(peer) = primary.peers.get_mut(&to) else { return };
         let limit = head.min(peer.acked.advance(window));
         let from = peer.next;
@@ -328,7 +330,7 @@ impl Replica {
     // -- acknowledgements (rules N4, N5)
 
     pub(super) fn on_prepare_ok(&mut self, from: MemberId, view: View, log: Anchor) {
-        if view == self.view && matches!(self.state, State::Primary(_)) {
+        if view == self.view && matches!(self.state, ReplicaState::Primary(_)) {
             self.on_acknowledged(from, log);
         }
     }
@@ -342,7 +344,7 @@ impl Replica {
             return;
         }
         let (now, patience) = (self.now.monotonic, self.options.failure_timeout_min);
-        let State::Primary(primary) = &mut self.state else { return };
+        let ReplicaState::Primary(primary) = &mut self.state else { return };
         let Some(peer) = primary.peers.get_mut(&from) else { return };
         peer.heard_at = Some(now);
         if !peer.installed {
@@ -356,15 +358,15 @@ impl Replica {
             peer.patience = patience;
             self.maybe_commit();
         }
-        self.feed(from);
+        self.replicate_to(from);
     }
 
-    /// Rule N4: committed is what a replication quorum has acknowledged in this view.
+    /// Rule N4: an entry is committed when a replication quorum has acknowledged it in this view.
     pub(super) fn maybe_commit(&mut self) {
         let quorum = self.cluster.replication_quorum();
         let (now, slow) = (self.now.monotonic, self.options.failure_timeout_min);
         let own = self.durable_prefix().op;
-        let State::Primary(primary) = &mut self.state else { return };
+        let ReplicaState::Primary(primary) = &mut self.state else { return };
         let mut acked: Vec<Op> = primary.peers.values().map(|peer| peer.acked).collect();
         acked.sort_unstable_by(|a, b| b.cmp(a));
         primary.pace.durable(own, acked.get(quorum - 1).copied(), now, slow);
@@ -376,7 +378,7 @@ impl Replica {
         }
         self.seal_entries();
         self.confirm_reads();
-        if let State::Primary(Primary { leaving: Leaving::Draining { .. }, .. }) = &self.state
+        if let ReplicaState::Primary(Primary { leaving: Leaving::Draining { .. }, .. }) = &self.state
             && self.commit == self.log.head().op
         {
             self.abdicate("handed over");
@@ -388,12 +390,12 @@ impl Replica {
             return;
         }
         let now = self.now.monotonic;
-        let State::Primary(primary) = &mut self.state else { return };
+        let ReplicaState::Primary(primary) = &mut self.state else { return };
         let Some(peer) = primary.peers.get_mut(&from) else { return };
         peer.heard_at = Some(now);
         peer.round = peer.round.max(ack.round);
         peer.checkpoint = Some(ack.checkpoint);
-        peer.hear(ack.sent);
+        peer.note_moment(ack.sent);
         self.votes.withdraw(from);
         if let Some(log) = ack.log {
             self.on_acknowledged(from, log);
@@ -403,24 +405,24 @@ impl Replica {
         self.confirm_reads();
     }
 
-    /// A peer that answers but does not move has lost something.
+    /// A peer that answers but makes no progress has lost a message.
     fn send_anew(&mut self, to: MemberId) {
         let (now, most) = (self.now.monotonic, self.options.failure_timeout_max);
-        let State::Primary(primary) = &mut self.state else { return };
+        let ReplicaState::Primary(primary) = &mut self.state else { return };
         let Some(peer) = primary.peers.get_mut(&to) else { return };
         if peer.acked.next() < peer.next && now.since(peer.moved_at) >= peer.patience {
             peer.next = peer.acked.next();
             peer.moved_at = now;
             peer.patience = (peer.patience * 2).min(most);
-            self.feed(to);
+            self.replicate_to(to);
         }
     }
 
-    // -- signs of life, and the end of them (rule V8)
+    // -- signs of life, and giving up the role (rule V8)
 
     pub(super) fn primary_timeout(&mut self) {
         let now = self.now.monotonic;
-        let State::Primary(primary) = &self.state else { return };
+        let ReplicaState::Primary(primary) = &self.state else { return };
         match primary.leaving {
             Leaving::Abdicated(suspicion) => {
                 if now >= suspicion.resend_at {
@@ -439,19 +441,19 @@ impl Replica {
             self.abdicate(why);
             return;
         }
-        if matches!(&self.state, State::Primary(primary) if primary.pace.is_slow()) {
+        if matches!(&self.state, ReplicaState::Primary(primary) if primary.pace.is_slow()) {
             info!(view = %self.view, "this disk is much slower than those of the other members: handing over");
             self.on_handover();
         }
         self.heartbeat();
     }
 
-    /// Looks whether a quorum was heard since the last heartbeat was due, and how late this look itself is.
+    /// Checks whether a quorum was heard since the last heartbeat was due, and how late this check itself is.
     fn watch_quorum(&mut self) {
         let (now, heartbeat) = (self.now.monotonic, self.options.heartbeat);
         let (short, long) = (self.options.failure_timeout_min * 4, self.options.failure_timeout_max * 2);
         let quorum = self.cluster.replication_quorum();
-        let State::Primary(primary) = &mut self.state else { return };
+        let ReplicaState::Primary(primary) = &mut self.state else { return };
         let late = now.since(primary.heartbeat_at);
         let Some(heard) = primary.quorum_heard_at(quorum, now) else { return };
         let detector = primary
@@ -466,7 +468,8 @@ impl Replica {
         }
     }
 
-    /// Rule V8: the state machine gets on as long as a checkpoint that it waits for does, and owes nothing while there is nothing to apply.
+    /// Rule V8: the state machine counts as working while a checkpoint that it waits for makes progress, and while
+    /// there is nothing to apply.
     pub(super) fn watch_applying(&mut self, input: &Input) {
         if self.applied == self.commit || matches!(input, Input::Applying) {
             self.applied_at = self.now.monotonic;
@@ -485,7 +488,7 @@ impl Replica {
             .front()
             .is_some_and(|(_, at)| now.since(*at) > self.options.failure_timeout_max);
         let hung = self.applied < self.commit && now.since(self.applied_at) > long;
-        let State::Primary(primary) = &mut self.state else { return None };
+        let ReplicaState::Primary(primary) = &mut self.state else { return None };
         let (heard, bound) =
             primary.quorum.as_ref().map_or((primary.started_at, long), |it| (it.last(), it.bound()));
         if now.since(heard).saturating_sub(primary.absent) > bound {
@@ -499,13 +502,13 @@ impl Replica {
         }
     }
 
-    /// Ends serving: no sign of life any more, and a standing vote to leave. Silence alone would starve a group that needs
-    /// this member's vote.
+    /// Stops serving: sends no more signs of life, and votes to leave the view. Silence alone would block a group
+    /// that needs this member's vote.
     pub(super) fn abdicate(&mut self, why: &'static str) {
         let target = self.view_of_a_living_peer();
         info!(view = %self.view, %target, why, "abdicating");
         self.leave_primary();
-        // What is known to be committed goes along, so that the successor has less to find out.
+        // Sends what is known to be committed along, so that the successor has less to find out.
         let commit = Message::Commit {
             view: self.view,
             commit: self.commit(),
@@ -520,17 +523,17 @@ impl Replica {
 
     pub(super) fn vote_to_be_left(&mut self, target: View) {
         let resend_at = self.now.monotonic.after(self.options.heartbeat * 2);
-        if let State::Primary(primary) = &mut self.state {
+        if let ReplicaState::Primary(primary) = &mut self.state {
             primary.leaving = Leaving::Abdicated(Suspicion { target, resend_at });
         }
         self.send_vote(target);
         self.count_votes();
     }
 
-    /// The next view whose primary was heard lately; simply the next one if nobody was.
+    /// The next view whose primary was heard recently; the next view if there is none.
     fn view_of_a_living_peer(&self) -> View {
         let next = self.view.next();
-        let State::Primary(primary) = &self.state else { return next };
+        let ReplicaState::Primary(primary) = &self.state else { return next };
         let (now, silence) = (self.now.monotonic, self.options.failure_timeout_min);
         let mut view = next;
         for _ in 0..self.cluster.len() {
@@ -547,7 +550,7 @@ impl Replica {
         let until = self.now.monotonic.after(self.options.failure_timeout_min);
         let idle = self.commit == self.log.head().op;
         let alone = self.cluster.len() == 1;
-        let State::Primary(primary) = &mut self.state else { return };
+        let ReplicaState::Primary(primary) = &mut self.state else { return };
         if !primary.is_serving() || alone {
             return;
         }

@@ -1,7 +1,7 @@
-//! Entries whose stored copy cannot be read any more: asked for from the peers in turn, by op and hash, and written once more. Meanwhile
-//! they are neither served nor acknowledged, and a vote lists them as faulty (rule V4).
+//! Entries whose stored copy can no longer be read. They are requested from the peers in turn, by op and hash, and
+//! written again. Until then they are neither served nor acknowledged, and votes list them as faulty (rule V4).
 
-use super::state::State;
+use super::state::ReplicaState;
 use super::{Halt, Replica};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, WriteSeq};
 use crate::message::{Entry, Extent, FetchWhat, Message, Write};
@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::{info, warn};
 
-/// How many are asked for at a time. The others wait.
+/// How many are requested at once. The others wait.
 const MOST: usize = 64;
 
-/// What is being repaired.
+/// The repairs in progress.
 #[derive(Debug, Default)]
 pub(super) struct Repairs {
     list: BTreeMap<Op, Repair>,
@@ -21,11 +21,11 @@ pub(super) struct Repairs {
 #[derive(Debug)]
 struct Repair {
     nonce: u64,
-    /// Counts the questions: each goes to the next peer.
+    /// The number of requests. Each goes to the next peer.
     turns: usize,
     patience: Duration,
     ask_at: Instant,
-    /// The write that brings the entry back.
+    /// The write that restores the entry.
     writing: Option<WriteSeq>,
 }
 
@@ -39,11 +39,11 @@ impl Replica {
     /// A stored entry cannot be read.
     pub(super) fn on_faulty(&mut self, op: Op) {
         let is_ours = op > self.log.floor() && op <= self.log.durable().op;
-        if matches!(self.state, State::Forming(_)) || !is_ours || self.repairs.list.contains_key(&op) {
+        if matches!(self.state, ReplicaState::Forming(_)) || !is_ours || self.repairs.list.contains_key(&op) {
             return;
         }
         if self.cluster.len() == 1 {
-            // State that is durable stands for the entries below it.
+            // The durable state replaces the entries below.
             if op > self.checkpoint {
                 self.halt(Halt::Lost { op });
             }
@@ -54,7 +54,7 @@ impl Replica {
         self.begin_repair(op);
     }
 
-    /// Asks for an entry, unless too many are asked for already: then it waits for its turn.
+    /// Requests an entry, unless too many are requested already. Then it waits.
     fn begin_repair(&mut self, op: Op) {
         if self.repairs.list.len() < MOST {
             let (nonce, patience) = (self.nonce(), self.options.failure_timeout_min);
@@ -64,13 +64,14 @@ impl Replica {
         }
     }
 
-    /// Whether something that the log may have held is not there. What could not be read once may be readable again.
+    /// Whether an entry that the log may have held is missing. An entry that could not be read once may be readable
+    /// later.
     pub(super) fn misses_entries(&self) -> bool {
         let reached = Extent::Through(self.log.head().op);
         !self.log.past_gap().is_empty() || self.damage.is_some_and(|extent| extent > reached)
     }
 
-    /// Asks for what is due.
+    /// Sends the requests that are due.
     pub(super) fn ask_for_repairs(&mut self) {
         let (now, most) = (self.now.monotonic, self.options.failure_timeout_max);
         let peers: Vec<MemberId> = self.cluster.peers(self.me).map(|peer| peer.id).collect();
@@ -92,13 +93,13 @@ impl Replica {
         }
     }
 
-    /// Whether everyone was asked for an entry, and nobody has answered.
-    pub(super) fn was_asked_for_in_vain(&self, op: Op) -> bool {
+    /// Whether an entry was requested from all peers and none has answered.
+    pub(super) fn has_no_source(&self, op: Op) -> bool {
         let unanswered = |repair: &Repair| repair.writing.is_none() && repair.turns >= self.cluster.len();
         self.repairs.list.get(&op).is_some_and(unanswered)
     }
 
-    /// Takes from an answer what was asked for in order to be written once more.
+    /// Takes the requested entries from an answer, to write them again.
     pub(super) fn on_repaired(&mut self, nonce: u64, entries: &[Entry]) {
         for entry in entries {
             let op = entry.header.op;
@@ -113,7 +114,7 @@ impl Replica {
         }
     }
 
-    /// What is durable again, cut or dropped needs no repair; the next ones are asked for.
+    /// Ends the repairs of entries that are durable again, cut or dropped, and requests the next ones.
     pub(super) fn progress_repairs(&mut self) {
         if !self.log.any_faulty() && self.repairs.list.is_empty() {
             return;
@@ -138,24 +139,25 @@ impl Replica {
         }
     }
 
-    /// Rules N4 and V4: what was withheld because of a bad entry counts now, and what was reported about it is out of date.
+    /// Rules N4 and V4: what was withheld because of a bad entry counts now, and what was reported about it is
+    /// outdated.
     fn acknowledge_repaired(&mut self) {
         match &self.state {
-            State::Primary(_) => self.maybe_commit(),
-            State::Backup(_) => self.acknowledge(),
-            State::ViewChange(_) => self.send_summary_again(),
-            State::Forming(_) | State::CatchingUp(_) => {}
+            ReplicaState::Primary(_) => self.maybe_commit(),
+            ReplicaState::Backup(_) => self.acknowledge(),
+            ReplicaState::ViewChange(_) => self.send_summary_again(),
+            ReplicaState::Forming(_) | ReplicaState::CatchingUp(_) => {}
         }
     }
 
-    /// Up to where everything that is not known to be committed is durable and intact here (rule N4).
+    /// The point up to which everything that is not known to be committed is durable and intact here (rule N4).
     pub(super) fn durable_prefix(&self) -> Anchor {
         let durable = self.log.durable();
         let bad = self.log.faulty().find(|op| *op > self.commit && *op <= durable.op);
         bad.map_or(durable, |op| self.anchor(op.previous()))
     }
 
-    /// The hash here at `op`, of the log's chain or of what is known behind its damage.
+    /// The hash at `op`, in the log or in what is known behind its damage.
     pub(super) fn known_hash(&self, op: Op) -> Option<Hash> {
         self.log.hash(op).or_else(|| self.log.past_gap().get(&op).map(crate::message::EntryPastGap::hash))
     }

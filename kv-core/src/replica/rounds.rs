@@ -1,19 +1,19 @@
-//! The primary's rounds of confirmation (rules R1 and R4): numbered, and answered by whoever still stands in its view. And what a confirmed
-//! round proves to each member: how old its state is at most.
+//! The read index rounds of the primary (rules R1 and R4). They are numbered, and every member that is still in the
+//! view answers. A confirmed round also proves to each member how old its state is at most.
 
-use super::state::State;
+use super::state::ReplicaState;
 use super::{Now, Output, Replica};
 use crate::ids::{Instant, Op, Round};
 use crate::message::{Fresh, Message, Moment};
 use std::time::Duration;
 
-/// The round that is under way, and the linearizable reads that wait for it or for the next one. Where no read waits, each heartbeat
-/// begins one if none is under way.
+/// The current round, and the linearizable reads that wait for it or for the next one. If no read waits, each
+/// heartbeat begins a round unless one is in progress.
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
     last: Round,
     under_way: Option<UnderWay>,
-    /// When the last confirmed one began.
+    /// When the last confirmed round began.
     confirmed: Option<Instant>,
     pub(super) in_round: Vec<u64>,
     pub(super) waiting: Vec<u64>,
@@ -21,9 +21,9 @@ pub(super) struct Rounds {
 
 #[derive(Clone, Copy, Debug)]
 struct UnderWay {
-    /// All that was acknowledged to anyone before the round began is at or below this op.
+    /// Everything that was acknowledged to anyone before the round began is at or below this op.
     op: Op,
-    /// When it began.
+    /// When the round began.
     since: Instant,
 }
 
@@ -36,7 +36,7 @@ impl Rounds {
 impl Replica {
     pub(super) fn on_read(&mut self, ticket: u64) {
         match &mut self.state {
-            State::Primary(primary) if primary.is_serving() => primary.rounds.waiting.push(ticket),
+            ReplicaState::Primary(primary) if primary.is_serving() => primary.rounds.waiting.push(ticket),
             _ => {
                 self.outputs.push_back(Output::ReadsRefused { tickets: vec![ticket] });
                 return;
@@ -50,8 +50,8 @@ impl Replica {
         loop {
             self.confirm_round();
             self.read_by_lease();
-            let State::Primary(primary) = &mut self.state else { return };
-            // A round that no read waits for gives way to one that a read waits for.
+            let ReplicaState::Primary(primary) = &mut self.state else { return };
+            // A round without waiting reads is replaced by one with waiting reads.
             if !primary.is_serving()
                 || !primary.rounds.in_round.is_empty()
                 || primary.rounds.waiting.is_empty()
@@ -66,7 +66,7 @@ impl Replica {
     /// Rule R5.
     fn read_by_lease(&mut self) {
         let (leased, commit) = (self.is_leased(), self.commit);
-        let State::Primary(primary) = &mut self.state else { return };
+        let ReplicaState::Primary(primary) = &mut self.state else { return };
         if leased && !primary.rounds.waiting.is_empty() {
             let (tickets, op) = (std::mem::take(&mut primary.rounds.waiting), commit.max(primary.inherited));
             self.outputs.push_back(Output::ReadReady { tickets, op });
@@ -75,7 +75,7 @@ impl Replica {
 
     fn begin_round(&mut self) {
         let (commit, since) = (self.commit, self.now.monotonic);
-        let State::Primary(primary) = &mut self.state else { return };
+        let ReplicaState::Primary(primary) = &mut self.state else { return };
         let rounds = &mut primary.rounds;
         rounds.last = rounds.last.next();
         rounds.in_round = std::mem::take(&mut rounds.waiting);
@@ -88,7 +88,7 @@ impl Replica {
 
     fn confirm_round(&mut self) {
         let quorum = self.cluster.replication_quorum();
-        let State::Primary(primary) = &mut self.state else { return };
+        let ReplicaState::Primary(primary) = &mut self.state else { return };
         if !primary.is_serving() {
             return;
         }
@@ -111,11 +111,11 @@ impl Replica {
         }
     }
 
-    /// A sign of life to all, with the number of the newest round.
+    /// Sends a sign of life to all, with the number of the newest round.
     pub(super) fn send_commit(&mut self) {
         let (view, commit, own) = (self.view, self.commit(), self.reported_checkpoint());
         let age = self.age_of(commit);
-        let State::Primary(primary) = &self.state else { return };
+        let ReplicaState::Primary(primary) = &self.state else { return };
         let known = primary.peers.values().map(|peer| peer.checkpoint.unwrap_or(Op::ZERO));
         let trim = known.chain([own]).min().unwrap_or(Op::ZERO);
         let (round, op) = (primary.rounds.last, primary.confirmed);
@@ -127,10 +127,10 @@ impl Replica {
         self.on_trim(trim);
     }
 
-    /// A sign of life that is a round, too.
+    /// Sends a heartbeat, which also begins a round.
     pub(super) fn heartbeat(&mut self) {
         let next = self.now.monotonic.after(self.options.heartbeat);
-        let State::Primary(primary) = &mut self.state else { return };
+        let ReplicaState::Primary(primary) = &mut self.state else { return };
         primary.heartbeat_at = next;
         if primary.is_serving() && primary.rounds.under_way.is_none() {
             self.begin_round();
@@ -141,12 +141,13 @@ impl Replica {
 
     // -- reads of bounded age (rule R4)
 
-    /// A moment of this life, for others to return.
+    /// The present time of this life, for others to return.
     pub(super) const fn moment(&self) -> Moment {
         Moment { life: self.life, at: self.now.monotonic }
     }
 
-    /// The primary has sent what a confirmed round proves to this member. True for ever, whatever became of the primary and of this message.
+    /// The primary has sent what a confirmed round proves to this member. It stays true, whatever happens to the
+    /// primary, and however late the message arrives.
     pub(super) fn on_fresh(&mut self, fresh: Fresh) {
         let Fresh { op, since } = fresh;
         if since.life == self.life && since.at <= self.now.monotonic {
@@ -160,12 +161,12 @@ impl Replica {
         }
     }
 
-    /// Rule R4: a state of this member that has applied this op holds everything that was acknowledged to anyone until `bound` before
-    /// now. `None` if that is more than is known here.
+    /// Rule R4: returns the op that a state of this member must have applied to contain everything acknowledged to
+    /// anyone until `bound` before now. `None` if no round proves such an op.
     #[must_use]
     pub fn fresh(&self, now: Now, bound: Duration) -> Option<Op> {
         let (op, since) = self.fresh?;
-        // A clock goes at no less than nine tenths of the true rate.
+        // A clock runs at no less than nine tenths of the true rate.
         (now.monotonic.since(since) <= bound / 10 * 9).then_some(op)
     }
 }

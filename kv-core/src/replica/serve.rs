@@ -1,6 +1,6 @@
-//! Answers to those who ask for entries, hashes or snapshots.
+//! Answers to peers that request entries, hashes or snapshots.
 
-use super::state::State;
+use super::state::ReplicaState;
 use super::{Output, Replica, Wrap, primary};
 use crate::ids::{Anchor, Hash, MemberId, Op};
 use crate::message::{EntryPastGap, FetchWhat, Message};
@@ -8,15 +8,15 @@ use bytes::Bytes;
 use std::time::Duration;
 use tracing::trace;
 
-/// How many hashes one answer contains.
+/// How many hashes one answer contains at most.
 const MOST_HASHES: usize = 1024;
 
 /// How long entries above a snapshot are kept for the peer that fetches it, after its last sign of life.
 pub(super) const HOLD: Duration = Duration::from_secs(30);
 
 impl Replica {
-    /// Serves entries or hashes: of the log that has `hash` at `through` and of no other; without a hash, what is known to be
-    /// committed (rule N6). Hashes of what is committed are the same in every log.
+    /// Serves entries or hashes of the log that has `hash` at `through`, and of no other; without a hash, what is
+    /// known to be committed (rule N6). The hashes of committed entries are the same in every log.
     pub(super) fn on_fetch(
         &mut self,
         to: MemberId,
@@ -29,7 +29,8 @@ impl Replica {
         let is_ours = hash.is_none_or(|hash| self.known_hash(through) == Some(hash));
         let through = match hash {
             Some(_) if is_ours => through,
-            // Below what is remembered, the log of the hash is not known: the answer is the same as for a range.
+            // Below the remembered entries it is not known which log has this hash. The answer is the same as for a
+            // range.
             Some(_) if what == FetchWhat::Entries && through <= self.trimmed() => {
                 return self.too_old(to, nonce);
             }
@@ -38,7 +39,7 @@ impl Replica {
         };
         match what {
             FetchWhat::Headers => {
-                // One that knows the last hash learns nothing from it.
+                // A peer that knows the last hash learns nothing from it.
                 let news =
                     if hash.is_some() && is_ours && from < through { through.previous() } else { through };
                 if news < self.log.floor() {
@@ -50,13 +51,13 @@ impl Replica {
         }
     }
 
-    /// One that knows less to be committed than it holds may ask from below where all have trimmed, or where damage has raised the
-    /// floor; its log agrees above.
+    /// A peer that knows less to be committed than it holds may request hashes from below the point where all have
+    /// trimmed, or where damage has raised the floor. Its log agrees above.
     fn serve_hashes(&mut self, to: MemberId, from: Op, through: Op, nonce: u64) {
         let mut hashes = Vec::new();
         let mut op = from.max(self.log.floor());
         while op <= through && hashes.len() < MOST_HASHES {
-            // Behind damage, some are not known: an answer is without gaps.
+            // Behind damage, some hashes are not known. An answer must have no gaps.
             match self.known_hash(op) {
                 Some(hash) => hashes.push((op, hash)),
                 None if hashes.is_empty() => {}
@@ -72,7 +73,7 @@ impl Replica {
         }
     }
 
-    /// The first run of intact entries, from `from` on.
+    /// Serves the first run of intact entries from `from` on.
     fn serve_entries(&mut self, to: MemberId, from: Op, through: Op, nonce: u64) {
         if from > through {
             trace!(%to, %from, %through, "cannot serve a fetch");
@@ -86,7 +87,7 @@ impl Replica {
             let last = self.log.run_within(from, through.min(head), primary::RUN_BYTES);
             self.anchor(last)
         } else {
-            // One at a time: intact entries behind damage may be the only copies.
+            // One by one: intact entries behind damage may be the only copies.
             match self.log.past_gap().get(&from) {
                 Some(EntryPastGap::Intact { meta, .. }) => Anchor::new(from, meta.hash),
                 Some(EntryPastGap::Pinned(_)) | None => return,
@@ -95,21 +96,20 @@ impl Replica {
         self.outputs.push_back(Output::SendEntries { to, from, through, wrap: Wrap::NewState { nonce } });
     }
 
-    /// A peer needs an entry that is not there, or cannot be read (rule T8).
+    /// A peer needs an entry that is missing or unreadable here (rule T8).
     pub(super) fn answer_what_is_missing(&mut self, to: MemberId, op: Op, nonce: u64) {
-        // Where nobody who was asked has it, only a state can help. Until then to wait is cheaper.
-        let bad_for_good =
-            !self.is_witness() && op <= self.reported_checkpoint() && self.was_asked_for_in_vain(op);
+        // If no peer has it, only a state can help. Until then, waiting is cheaper.
+        let bad_for_good = !self.is_witness() && op <= self.reported_checkpoint() && self.has_no_source(op);
         if op <= self.trimmed() || bad_for_good {
-            trace!(%to, %op, "what a peer needs next is gone here");
+            trace!(%to, %op, "the entries that a peer needs next were dropped");
             self.too_old(to, nonce);
         }
     }
 
-    /// The answer to a peer that needs entries which are gone (rule T8).
+    /// Answers a peer that needs entries which were dropped (rule T8).
     pub(super) fn too_old(&mut self, to: MemberId, nonce: u64) {
         let Some(checkpoint) = self.log.point(self.reported_checkpoint()) else { return };
-        let primary_of = matches!(self.state, State::Primary(_)).then_some(self.view);
+        let primary_of = matches!(self.state, ReplicaState::Primary(_)).then_some(self.view);
         self.send(to, Message::TooOld { nonce, checkpoint, primary_of });
     }
 

@@ -1,22 +1,23 @@
-//! Whether some members can go on without the others: computed from what they would vote, by the functions that decide. The simulator
-//! lets members stay away for ever, and has to know whether those who are there wait in vain with good reason.
+//! Whether some members can continue without the others. It is computed from what they would vote, by the functions
+//! that decide. The simulator may keep members away forever, and must know whether the present ones have a good
+//! reason to wait.
 
 use super::Replica;
-use super::decide::{Decision, Quorums, decide};
+use super::decide::{LogDecision, Quorums, decide};
 use super::lost::lost;
 use crate::config::Cluster;
 use crate::ids::{MemberId, Op};
 use crate::message::LogSummary;
 use std::collections::BTreeMap;
 
-/// Why members cannot go on before others come back.
+/// Why members cannot continue before others come back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StallReason {
     /// They are fewer than a quorum.
     TooFew,
-    /// They neither have the entry at this op nor can rule out that it was committed (rule V5g).
+    /// They do not have the entry at this op intact, and cannot rule out that it was committed (rule V5g).
     Undecided(Op),
-    /// None of them has the entry at this op, or a state that stands for it (rules V5h and T8).
+    /// None of them has the entry at this op, or a state that covers it (rules V5h and T8).
     Missing(Op),
 }
 
@@ -28,8 +29,8 @@ pub struct Vote {
 }
 
 impl Replica {
-    /// What it would report, once it has asked for a state in vain if it has none. To be asked of a replica that was just made from what is
-    /// durable.
+    /// Returns what this member would report, after it has requested a state without success if it has none. Call it
+    /// on a replica that was just created from what is durable.
     #[must_use]
     pub fn vote(&self) -> Vote {
         let mut log = self.summary();
@@ -38,7 +39,7 @@ impl Replica {
     }
 }
 
-/// Why these members cannot go on by themselves, if they cannot.
+/// Returns why these members cannot continue by themselves, if they cannot.
 #[must_use]
 pub fn stall_reason(cluster: &Cluster, votes: &[Vote]) -> Option<StallReason> {
     let quorums = Quorums {
@@ -49,11 +50,11 @@ pub fn stall_reason(cluster: &Cluster, votes: &[Vote]) -> Option<StallReason> {
     let logs: BTreeMap<MemberId, LogSummary> =
         votes.iter().map(|vote| (vote.member, vote.log.clone())).collect();
     match decide(&logs, quorums) {
-        Decision::TooFew => return Some(StallReason::TooFew),
-        Decision::Stuck(op) => return Some(StallReason::Undecided(op)),
-        Decision::Log(_) if logs.len() < cluster.replication_quorum() => return Some(StallReason::TooFew),
-        // What is above the base was kept because one of them has it.
-        Decision::Log(_) => {}
+        LogDecision::TooFew => return Some(StallReason::TooFew),
+        LogDecision::Stuck(op) => return Some(StallReason::Undecided(op)),
+        LogDecision::Log(_) if logs.len() < cluster.replication_quorum() => return Some(StallReason::TooFew),
+        // Everything above the base was kept because one of them has it.
+        LogDecision::Log(_) => {}
     }
     lost(&logs, logs.len()).map(StallReason::Missing)
 }

@@ -1,7 +1,7 @@
-//! The cluster's time (rule N7). It counts elapsed time and follows no wall clock: what members remember is how old entries are, and a new
-//! primary goes on from the stamp of the last entry of its log plus that entry's age.
+//! The cluster's time (rule N7). It counts elapsed time, and follows no wall clock. Members remember how old entries
+//! are, and a new primary continues from the stamp of the last entry of its log plus the age of that entry.
 
-use super::state::State;
+use super::state::ReplicaState;
 use super::view_change::listed;
 use super::{Now, Replica};
 use crate::ids::{Anchor, Hash, Instant, MemberId, Op, Timestamp};
@@ -10,66 +10,68 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::info;
 
-/// How many entries' ages are remembered. More than a log has above its commit point; what peers report about others' logs counts too.
+/// How many entries' ages are remembered: more than a log has above its commit point, because peers also report ages
+/// of entries in other logs.
 const MOST_AGES: usize = 4096;
 
-/// No stamp reaches this many milliseconds, whatever a wall clock shows: it would not fit a message.
+/// No stamp reaches this many milliseconds, whatever a wall clock shows. It would not fit into a message.
 const LAST_STAMP_MS: u64 = 1 << 61;
 
-/// A time by the cluster's clock, finer than stamps are: since 1970, if the clock was right when the cluster formed.
+/// A time on the cluster's clock, finer than stamps: since 1970, if the clock was right when the cluster formed.
 type ClusterTime = Duration;
 
-/// Since when entries exist, each by its hash: an entry at the same op of another log is another one.
+/// Since when entries exist, each by its hash: an entry at the same op of another log is a different entry.
 ///
-/// Times are the steady ones of [`Replica::steady`]. Nothing here is more than the truth, except that clocks go up to a tenth too fast; so of
-/// one entry the greatest age counts, whoever reports it and however late.
+/// Times are on the steady clock of [`Replica::steady`]. No age is greater than the true one, except that clocks may
+/// run up to a tenth too fast. So of all reports about one entry the greatest age counts, whoever reports it and
+/// however late.
 #[derive(Debug, Default)]
 pub(super) struct Ages {
-    /// Every later log has this op, so nothing below it can be the last entry of one.
+    /// Every later log contains this op, so no entry below it can be the last one of a log.
     floor: Op,
-    known: BTreeMap<(Op, Hash), Known>,
+    known: BTreeMap<(Op, Hash), KnownAge>,
 }
 
 #[derive(Debug)]
-struct Known {
-    /// It was at least that old at that time.
+struct KnownAge {
+    /// The entry was at least this old at that time.
     least: Duration,
     at: Instant,
     /// As in [`Age`].
     followed: bool,
-    /// The own wall clock when the own disk got it, in an earlier life. Zero if unknown.
+    /// The own wall clock when the own disk got the entry, in an earlier life. Zero if unknown.
     written: Timestamp,
-    /// How far the wall clocks of others have moved since they got it, and when they reported it.
+    /// How far the wall clocks of others have moved since they got the entry, and when they reported that.
     moved: BTreeMap<MemberId, (Duration, Instant)>,
 }
 
-impl Known {
+impl KnownAge {
     fn age(&self, now: Instant) -> Duration {
         self.least.saturating_add(now.since(self.at))
     }
 
-    /// How far the own wall clock has moved since it was written, at least: both readings were rounded down.
-    fn own_moved(&self, wall: Timestamp) -> Option<Duration> {
+    /// How far the own wall clock has moved since the entry was written, at least: both readings were rounded down.
+    fn wall_clock_advance(&self, wall: Timestamp) -> Option<Duration> {
         let moved = wall.get().saturating_sub(self.written.get()).saturating_sub(1);
         (!self.followed && self.written > Timestamp::ZERO).then(|| Duration::from_millis(moved))
     }
 }
 
-/// The age that an entry is taken to have.
+/// The age that an entry is assumed to have.
 #[derive(Clone, Copy, Debug, Default)]
 struct Inherited {
     age: Duration,
-    /// How much of it rests on wall clocks only.
+    /// How much of it is based on wall clocks only.
     by_wall_clocks: Duration,
 }
 
 impl Ages {
-    fn entry(&mut self, entry: Anchor, now: Instant) -> Option<&mut Known> {
+    fn entry(&mut self, entry: Anchor, now: Instant) -> Option<&mut KnownAge> {
         let key = (entry.op, entry.hash);
         if entry.op < self.floor || (self.known.len() >= MOST_AGES && !self.known.contains_key(&key)) {
             return None;
         }
-        let fresh = || Known {
+        let fresh = || KnownAge {
             least: Duration::ZERO,
             at: now,
             followed: false,
@@ -79,7 +81,8 @@ impl Ages {
         Some(self.known.entry(key).or_insert_with(fresh))
     }
 
-    /// This member has the entry from now on. `followed`: it was made in the view that this member is in, and came from its primary.
+    /// This member has just received the entry. `followed`: it was made in the view that this member is in, and came
+    /// from its primary.
     fn arrived(&mut self, entry: Anchor, now: Instant, followed: bool) {
         if let Some(known) = self.entry(entry, now) {
             known.followed |= followed;
@@ -107,7 +110,7 @@ impl Ages {
         }
     }
 
-    /// Everything below this op can be forgotten: it is committed.
+    /// Drops everything below this op, which is committed.
     fn forget_below(&mut self, op: Op) {
         if op > self.floor {
             self.floor = op;
@@ -119,12 +122,13 @@ impl Ages {
         self.known.get(&(entry.op, entry.hash)).map_or(Age::default(), |known| Age {
             least: known.age(now),
             followed: known.followed,
-            moved: known.own_moved(wall),
+            moved: known.wall_clock_advance(wall),
         })
     }
 
-    /// The age of the last entry of an inherited log. Wall clocks count only where nobody followed the entry: all that report it have it from
-    /// their disks. Of the reports that a quorum makes, the least counts; so one that is right bounds it, unless a quorum's clocks are wrong.
+    /// The age of the last entry of an inherited log. Wall clocks count only if no member followed the entry, so that
+    /// all members that report it have it from their disks. Of the reports of a quorum the least counts, so one
+    /// correct clock bounds the age, unless the clocks of a quorum are wrong.
     fn inherited(
         &self,
         last: Anchor,
@@ -136,7 +140,7 @@ impl Ages {
         let Some(known) = self.known.get(&(last.op, last.hash)) else { return Inherited::default() };
         let age = known.age(steady);
         let others = known.moved.values().map(|(moved, at)| moved.saturating_add(steady.since(*at)));
-        let mut reports: Vec<Duration> = others.chain(known.own_moved(now.wall)).collect();
+        let mut reports: Vec<Duration> = others.chain(known.wall_clock_advance(now.wall)).collect();
         reports.sort_unstable_by(|a, b| b.cmp(a));
         let moved = reports.get(quorum - 1).filter(|_| !known.followed).copied().unwrap_or_default();
         let by_wall_clocks = moved.saturating_sub(allowance).saturating_sub(age);
@@ -144,7 +148,7 @@ impl Ages {
     }
 }
 
-/// How a primary counts time once it has made an entry: by its own clock alone.
+/// How a primary counts time once it has made an entry: by its own clock only.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Origin {
     time: ClusterTime,
@@ -156,22 +160,23 @@ fn millis(time: ClusterTime) -> Timestamp {
 }
 
 impl Replica {
-    /// What an entry would be stamped with that was made `now`; `None` if this member would make none. It is no promise: a later look may
-    /// know less.
+    /// Returns the stamp of an entry that would be made `now`; `None` if this member would make none. It is not a
+    /// promise: a later call may know less.
     #[must_use]
     pub fn stamp(&self, now: Now) -> Option<Timestamp> {
         self.is_serving().then(|| millis(self.time(now)).max(self.log.timestamp()))
     }
 
-    /// How much time has passed since the last entry, as an entry made `now` would show it; `None` if this member would make none.
+    /// Returns how much time has passed since the last entry, as an entry made `now` would show it; `None` if this
+    /// member would make none.
     #[must_use]
     pub fn idle(&self, now: Now) -> Option<Duration> {
         let last = self.log.timestamp();
         self.stamp(now).map(|stamp| Duration::from_millis(stamp.get() - last.get()))
     }
 
-    /// The monotonic clock, but that a gap between two looks at it counts as `failure_timeout_max` at most: a machine that is resumed elsewhere
-    /// may leap.
+    /// The monotonic clock, except that a gap between two readings counts as `failure_timeout_max` at most: the clock
+    /// of a machine that is resumed elsewhere may leap.
     pub(super) fn steady_at(&self, now: Now) -> Instant {
         self.steady.after(now.monotonic.since(self.now.monotonic).min(self.options.failure_timeout_max))
     }
@@ -179,13 +184,13 @@ impl Replica {
     /// The cluster's time at the primary.
     fn time(&self, now: Now) -> ClusterTime {
         let steady = self.steady_at(now);
-        let origin = if let State::Primary(primary) = &self.state { primary.origin } else { None };
+        let origin = if let ReplicaState::Primary(primary) = &self.state { primary.origin } else { None };
         let time = origin.map(|Origin { time, at }| time.saturating_add(steady.since(at)));
         time.unwrap_or_else(|| self.inherited_time(now, steady).0)
     }
 
-    /// The time that follows from an inherited log, and how much of it rests on wall clocks. Before the first entry there is nothing that could end
-    /// early, and the own wall clock is as good as any.
+    /// The time that follows from an inherited log, and how much of it is based on wall clocks. Before the first
+    /// entry, nothing could expire early, so the own wall clock is good enough.
     fn inherited_time(&self, now: Now, steady: Instant) -> (ClusterTime, Duration) {
         let last = self.log.head();
         if last.op == Op::ZERO {
@@ -202,7 +207,7 @@ impl Replica {
         let (now, at) = (self.now, self.steady);
         let time = self.time(now);
         let (_, by_wall_clocks) = self.inherited_time(now, at);
-        let State::Primary(primary) = &mut self.state else { return self.log.timestamp() };
+        let ReplicaState::Primary(primary) = &mut self.state else { return self.log.timestamp() };
         if primary.origin.is_none() {
             primary.origin = Some(Origin { time, at });
             if !by_wall_clocks.is_zero() {
@@ -213,16 +218,16 @@ impl Replica {
         millis(time).max(self.log.timestamp())
     }
 
-    /// How much of the stamps that this member made in this life rests on wall clocks.
+    /// Returns how much of the stamps that this member made in this life is based on wall clocks.
     #[cfg(feature = "internals")]
     #[must_use]
-    pub const fn by_wall_clocks(&self) -> Duration {
+    pub const fn wall_clock_credit(&self) -> Duration {
         self.credited
     }
 
     // -- ages
 
-    /// A member that starts has had these entries for no time that it knows, except by its wall clock.
+    /// A member that starts does not know for how long it has had these entries, except by its wall clock.
     pub(super) fn ages_of_recovered<'a>(&mut self, behind: impl Iterator<Item = (Op, &'a EntryMeta)>) {
         let (first, head, now) = (self.commit, self.log.head().op, self.steady);
         self.ages.forget_below(first);
@@ -235,7 +240,7 @@ impl Replica {
         }
     }
 
-    /// This member has an entry from now on.
+    /// This member has just received an entry.
     pub(super) fn entry_arrived(&mut self, entry: Anchor, followed: bool) {
         self.ages.arrived(entry, self.steady, followed);
     }
@@ -250,7 +255,8 @@ impl Replica {
         listed(log).map(|entry| entry.map_or(Age::default(), |entry| self.age_of(entry))).collect()
     }
 
-    /// A peer has sent the age of an entry. True whatever became of its sender's view, and however late it comes.
+    /// A peer has sent the age of an entry. It stays true, whatever happens to its sender's view, and however late it
+    /// arrives.
     pub(super) fn on_age(&mut self, from: MemberId, entry: Anchor, age: Age) {
         if self.ages.known.len() >= MOST_AGES {
             let log = &self.log;
@@ -268,7 +274,7 @@ impl Replica {
         }
     }
 
-    /// Everything up to here is committed, so that every later log has it.
+    /// Everything up to this op is committed, so every later log contains it.
     pub(super) fn forget_ages_below(&mut self, op: Op) {
         self.ages.forget_below(op);
     }
@@ -319,7 +325,7 @@ mod tests {
         assert_eq!(age(&ages, 16, 0), 10, "a smaller one changes nothing");
     }
 
-    /// Rule N7 of PROTOCOL.md: what one of two knows ends with it.
+    /// Rule N7 of PROTOCOL.md: the age of one of two entries says nothing about the other.
     #[test]
     fn n7_the_age_of_another_entry_at_the_same_op_is_another_one() {
         let mut ages = Ages::default();
@@ -369,7 +375,7 @@ mod tests {
         }
     }
 
-    /// Rule N7 of PROTOCOL.md: steps of wall clocks up to the allowance make nothing early.
+    /// Rule N7 of PROTOCOL.md: steps of wall clocks up to the allowance make nothing expire early.
     #[test]
     fn n7_an_allowance_is_taken_off_what_wall_clocks_show() {
         let mut ages = Ages::default();
@@ -381,7 +387,7 @@ mod tests {
         assert_eq!((inherited(90).age, inherited(90).by_wall_clocks), (seconds(2), seconds(0)));
     }
 
-    /// What peers report is bounded, and so is the time that it may name.
+    /// The number of reported ages is bounded, and so is each age.
     #[test]
     fn n7_what_peers_report_about_ages_is_bounded() {
         let mut ages = Ages::default();

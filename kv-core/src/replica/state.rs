@@ -1,7 +1,7 @@
-//! What a replica is doing, and the data that belongs to it.
+//! What a replica is doing, and the data for it.
 
 use super::backup::{Backup, CatchingUp};
-use super::detector::{Suspicion, Watch};
+use super::detector::{PrimaryMonitor, Suspicion};
 use super::formation::Forming;
 use super::install::Install;
 use super::primary::Primary;
@@ -9,20 +9,21 @@ use super::view_change::ViewChange;
 use crate::ids::{Instant, View};
 
 #[derive(Debug)]
-pub(super) enum State {
+pub(super) enum ReplicaState {
     /// Waiting until all members have been seen once.
     Forming(Forming),
     /// Primary of the view, in normal status.
     Primary(Primary),
     /// Backup of the view, in normal status: its log is a prefix of the primary's.
     Backup(Backup),
-    /// Between views. At the primary of the view it ends with the decided log, elsewhere with `StartView`.
+    /// In between two views. At the primary of the new view this ends with the decided log, elsewhere with
+    /// `StartView`.
     ViewChange(ViewChange),
     /// In a view whose log is not yet installed here.
     CatchingUp(CatchingUp),
 }
 
-impl State {
+impl ReplicaState {
     pub(super) fn next_timeout(&self) -> Instant {
         match self {
             Self::Forming(forming) => forming.ask_at,
@@ -41,8 +42,8 @@ impl State {
         }
     }
 
-    /// The watch over the primary, where there is one to follow.
-    pub(super) fn watch_mut(&mut self) -> Option<&mut Watch> {
+    /// The monitor of the primary, if there is a primary to follow.
+    pub(super) fn watch_mut(&mut self) -> Option<&mut PrimaryMonitor> {
         match self {
             Self::Backup(backup) => Some(&mut backup.watch),
             Self::CatchingUp(catching) => Some(&mut catching.watch),
@@ -50,7 +51,7 @@ impl State {
         }
     }
 
-    /// The place of the own vote to leave the view, where one can be cast without being primary.
+    /// Where this member's vote to leave the view is stored, if it can vote without being primary.
     pub(super) fn suspicion_mut(&mut self) -> Option<&mut Option<Suspicion>> {
         match self {
             Self::Backup(backup) => Some(&mut backup.watch.suspicion),
@@ -60,7 +61,7 @@ impl State {
         }
     }
 
-    /// The own vote to leave the view.
+    /// This member's vote to leave the view.
     pub(super) fn own_vote(&self) -> Option<View> {
         match self {
             Self::Backup(backup) => backup.watch.suspicion.map(|suspicion| suspicion.target),

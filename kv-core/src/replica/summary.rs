@@ -1,19 +1,20 @@
-//! What a member's log holds, as it reports it in `DoViewChange` (rule V4).
+//! The summary of a member's log that it sends in `DoViewChange` (rule V4).
 
 use super::{Replica, lost};
 use crate::ids::{Anchor, Hash, Op};
 use crate::message::{EntryPastGap, Extent, LogSummary, Slot};
 use std::collections::BTreeMap;
 
-/// How many pipelines of ops a damaged member lists at most; what lies above is left open.
+/// How many pipelines of ops a damaged member lists at most. What is above stays open.
 const LISTED: u64 = 4;
 
 impl Replica {
-    /// What the durable log holds. Taken once the view is durable: everything that was appended before is durable then too.
+    /// The summary of the durable log. Taken once the view is durable, because everything that was appended before is
+    /// durable then too.
     pub(super) fn summary(&self) -> LogSummary {
         assert!(self.commit <= self.log.durable().op, "what is committed here is durable here between views");
         let commit = self.known_commit();
-        let (head, open) = self.reach(commit.op);
+        let (head, open) = self.last_listed(commit.op);
         let mut suffix = Vec::new();
         let mut op = commit.op;
         while op < head {
@@ -25,7 +26,8 @@ impl Replica {
         LogSummary { log_view: self.log_view, checkpoint, commit, lacks, head, suffix, open }
     }
 
-    /// The greatest op that is known to be committed and whose hash is known. Rule N3 counts for an intact entry behind the damage too.
+    /// The greatest op that is known to be committed and whose hash is known. Rule N3 also applies to an intact entry
+    /// behind the damage.
     fn known_commit(&self) -> Anchor {
         let known = self.log.past_gap().range(..=self.pipeline_below(self.log.last_intact())).next_back();
         let behind = known.map(|(op, behind)| Anchor::new(*op, behind.hash()));
@@ -37,7 +39,7 @@ impl Replica {
     }
 
     /// The last op to list, and whether there may have been more.
-    fn reach(&self, commit: Op) -> (Op, bool) {
+    fn last_listed(&self, commit: Op) -> (Op, bool) {
         let last = self.log.last_known().max(self.log.durable().op);
         let (reach, open) = match self.damage {
             None => (last, false),
@@ -60,7 +62,7 @@ impl Replica {
     }
 }
 
-/// The last op that a vote lists as intact there, of a log of which these hashes are known.
+/// The last op that a vote lists as intact, in a log with these hashes.
 pub(super) fn holds_through(vote: &LogSummary, log: &BTreeMap<Op, Hash>) -> Op {
     let ops = (1..).map(|above| vote.commit.op.advance(above));
     let intact = ops.zip(&vote.suffix).filter(|(op, slot)| match slot {
@@ -70,8 +72,7 @@ pub(super) fn holds_through(vote: &LogSummary, log: &BTreeMap<Op, Hash>) -> Op {
     intact.map(|(op, _)| op).last().unwrap_or(vote.commit.op)
 }
 
-/// Whether a summary can be used: what it lists is complete, and no more than a log can have (rule N3) or a damaged
-/// member may list.
+/// Whether a summary is valid: its list is complete, and no longer than a log (rule N3) or a damaged member may have.
 pub(super) fn well_formed(log: &LogSummary, pipeline: u64) -> bool {
     let listed = log.head.distance_from(log.commit.op);
     let is_damaged = log.open || log.suffix.iter().any(|slot| matches!(slot, Slot::Faulty(_)));

@@ -1,101 +1,101 @@
-//! State transfer (rules T1 to T9): a member that needs entries which its peers have dropped, or that has no state of its own,
-//! fetches the state at one of their checkpoints. The contents of the pieces are the driver's business, and so is where they are kept
-//! until they are whole.
+//! State transfer (rules T1 to T9). A member that needs entries which its peers have dropped, or that has no state, fetches the state at a
+//! checkpoint of one of them. The driver handles the content of the pieces, and stores them until the state is complete.
 //!
 //! ```text
 //! TooOld --> GetSnapshot <--> SnapshotChunk --> StageChunk (driver) --> Staged
-//!            all staged --> InstallSnapshot (driver) --> SnapshotInstalled --> adopt
+//!            all staged --> InstallSnapshot (driver) --> SnapshotInstalled --> rebase_log
 //! ```
-//! One run has one nonce and one anchor; a piece is welcome from whoever sends it. The only clock that can end a run is that of its progress.
+//! One run has one nonce and one anchor, and accepts a piece from any sender. A run is ended only by its own lack of progress.
 
-use super::state::State;
+use super::state::ReplicaState;
 use super::{Halt, Output, Replica};
 use crate::config::Role;
 use crate::ids::{Anchor, Instant, MemberId, Op, View, WriteSeq};
-use crate::message::{Adoption, Chunk, ChunkEnd, LogPoint, Message, Write};
+use crate::message::{Chunk, ChunkEnd, LogPoint, LogRebase, Message, Write};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::{debug, info, warn};
 
-/// How many pieces may be on their way to the disk before the next is asked for.
+/// How many pieces may wait to be stored before the next one is requested.
 const UNSTAGED: u32 = 2;
 
-/// How often the receiver shows life to all sources, so that they keep those entries. Well below [`HOLD`](super::serve::HOLD).
+/// How often the receiver sends a sign of life to all sources, so that they keep the entries that it will need. Well below
+/// [`HOLD`](super::serve::HOLD).
 const SHOW_LIFE: Duration = Duration::from_secs(5);
 
-/// So often all data members may have reported in a row that they have no state, and none has led to one, before this member stops.
+/// This member stops after all data members have reported this many times in a row that they have no state.
 const MOST_FRUITLESS: u32 = 40;
 
-/// So often all sources may have been of no use, one after the other, before this member reports that it lacks what its log has dropped.
+/// After all sources were unusable this many times, this member reports that it lacks what its log has dropped.
 const MOST_ROUNDS: u32 = 10;
 
-/// The longest time without a piece after which a snapshot that some source no longer has is given up.
+/// The longest time without a piece after which a snapshot is given up, if some source no longer has it.
 const MOST_STALL: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]
 pub(super) struct Transfer {
-    /// There is no state here: this member cannot be primary.
+    /// There is no state here, so this member cannot be primary.
     pub(super) stateless: bool,
-    /// What the driver holds of a snapshot, from this life or an earlier one.
+    /// The part of a snapshot that the driver has stored, in this life or an earlier one.
     staged: Option<Staged>,
     run: Option<Run>,
-    /// How long a run may go without progress before it begins anew, if a source has answered that it no longer has the snapshot. Doubles
-    /// with each time, so that a transfer is finished however slow its sources are.
+    /// How long a run may make no progress before it restarts, if a source has answered that it no longer has the snapshot. Doubles each
+    /// time, so that a transfer completes however slow its sources are.
     stall: Duration,
-    /// How often all data members have answered that they have neither a state nor, of a damaged one, what is missing here.
+    /// How often all data members have answered that they have neither a state nor, in a damaged one, the parts that are missing here.
     fruitless: u32,
-    /// How often all sources have had nothing of use since the last state came.
+    /// How often all sources were unusable since the last state arrived.
     rounds: u32,
-    /// The write of the view that a source was in: nothing of its state is stored before.
+    /// The write of the view that a source was in. Nothing of its state is stored before that write is durable.
     joined: WriteSeq,
-    /// The write with which the log came to stand on another point, until it is durable: nothing is reported about the log before.
-    adopting: Option<WriteSeq>,
-    /// Until then, what the primary sends unasked may be about the log before the last snapshot was in place.
+    /// The write that rebases the log, until it is durable. Nothing is reported about the log before that.
+    rebasing: Option<WriteSeq>,
+    /// Until this time, messages that the primary sent unasked may be about the log before the last snapshot was installed.
     settled_at: Instant,
-    /// As a source: the checkpoints that peers fetch. What comes after them is needed next.
+    /// As a source: the checkpoints that peers fetch. They will need the entries after them next.
     pub(super) held: BTreeMap<MemberId, (Op, Instant)>,
 }
 
-/// A part of a snapshot that is safe in staging.
+/// A part of a snapshot that is durably staged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Staged {
     at: Anchor,
     end: ChunkEnd,
 }
 
-/// A transfer under way. It outlives views: what is committed stays so.
+/// A transfer in progress. It continues across views, because committed entries stay committed.
 #[derive(Debug)]
 struct Run {
-    /// Who is asked next; whoever has sent the last piece.
+    /// Whom to ask next: the member that sent the last piece.
     source: MemberId,
-    /// Who has sent the first piece, and so chosen the anchor: another one chooses next.
+    /// The member that sent the first piece, and so chose the anchor. Another one chooses next time.
     origin: MemberId,
-    /// Of all its requests, so that a slow answer to an earlier one counts too.
+    /// The nonce of all its requests, so that a slow answer to an earlier one counts too.
     nonce: u64,
     /// Known from the first piece on.
     at: Option<Anchor>,
-    /// Below it entries are gone: a state that is not as far leads nowhere.
+    /// The peers have dropped the entries below this op, so an older state is not usable.
     least: Op,
     /// Where the next piece begins.
     next: Bytes,
     complete: bool,
-    /// Pieces that the driver has not reported.
+    /// The number of pieces that the driver has not reported yet.
     unstaged: u32,
     installing: bool,
-    /// How long an answer may take; doubles while none comes.
+    /// How long an answer may take. Doubles while none arrives.
     patience: Duration,
     retry_at: Instant,
-    /// When the sources are next shown life.
+    /// When the next sign of life is sent to the sources.
     show_life_at: Instant,
-    /// When the last piece came.
+    /// When the last piece arrived.
     moved_at: Instant,
-    /// Who has answered since then that it does not have the snapshot, or not that piece, and whether it has a state at all.
+    /// Which members have answered since then that they lack the snapshot, or that piece, and whether they have a state at all.
     gone: BTreeMap<MemberId, bool>,
 }
 
 impl Transfer {
-    /// With what an earlier life has stored of a snapshot.
+    /// Starts with the part of a snapshot that an earlier life has stored.
     pub(super) fn new(stateless: bool, staged: Option<(Anchor, ChunkEnd)>) -> Self {
         let staged = staged.map(|(at, end)| Staged { at, end });
         Self { stateless, staged, ..Self::default() }
@@ -105,24 +105,24 @@ impl Transfer {
         self.run.as_ref().map(|run| run.retry_at.min(run.show_life_at))
     }
 
-    /// What peers that fetch a snapshot will ask for next.
+    /// The entries that peers which fetch a snapshot will need next.
     pub(super) fn holds_above(&self, now: Instant) -> Option<Op> {
         self.held.values().filter(|(_, until)| *until > now).map(|(op, _)| *op).min()
     }
 
-    /// Whether the log stands on another point, and that is not durable yet.
-    pub(super) const fn is_adopting(&self) -> bool {
-        self.adopting.is_some()
+    /// Returns whether the log has been rebased and that is not durable yet.
+    pub(super) const fn is_rebasing(&self) -> bool {
+        self.rebasing.is_some()
     }
 
-    /// Whether a snapshot is on its way here.
+    /// Returns whether a snapshot is being fetched.
     pub(super) const fn is_running(&self) -> bool {
         self.run.is_some()
     }
 }
 
 impl Replica {
-    /// Whether a state is being fetched: until it is whole, this member is behind and cannot be primary.
+    /// Returns whether a state is being fetched. Until it is complete, this member is behind and cannot be primary.
     #[cfg(feature = "internals")]
     #[must_use]
     pub const fn is_transferring(&self) -> bool {
@@ -131,29 +131,29 @@ impl Replica {
 
     // -- as a receiver
 
-    /// The own state is damaged: what is needed now is any state that the own log goes on from.
+    /// The own state is damaged. Any state that the own log continues is needed now.
     pub(super) fn on_state_lost(&mut self) {
         warn!("the state is damaged: fetching another from a peer");
         self.transfer.stateless = true;
         self.transfer.run = None;
         self.forget_digests();
-        if matches!(self.state, State::Primary(_)) {
+        if matches!(self.state, ReplicaState::Primary(_)) {
             self.abdicate("the state is lost");
         }
         self.fetch_state();
     }
 
-    /// Whether this data member has no state, and is fetching another.
+    /// Returns whether this data member has no state, and is fetching another.
     #[must_use]
     pub const fn has_lost_state(&self) -> bool {
         self.transfer.stateless
     }
 
-    /// Rule T9: without a state, this member asks for one at once, and again until it has one. Rule T6: if an earlier life had all of a
-    /// snapshot, it only remains to install it; it may be the only copy.
+    /// Rule T9: without a state, this member requests one at once, and again until it has one. Rule T6: if an earlier life has stored a
+    /// whole snapshot, it only remains to install it; it may be the only copy.
     pub(super) fn fetch_state(&mut self) {
         let staged = self.transfer.staged.as_ref();
-        let is_whole = staged.is_some_and(|staged| staged.end == ChunkEnd::Last && self.is_useful(staged.at));
+        let is_whole = staged.is_some_and(|staged| staged.end == ChunkEnd::Last && self.is_usable(staged.at));
         let source = self.data_peers().next();
         if let Some(source) = source.filter(|_| self.transfer.stateless || is_whole) {
             self.begin_transfer(source, Op::ZERO);
@@ -170,33 +170,33 @@ impl Replica {
         let leads = primary_of == Some(self.view) && from == self.primary();
         let settled = self.now.monotonic >= self.transfer.settled_at;
         let asked = match &self.state {
-            State::Backup(backup) => (leads && settled) || backup.gap_nonce() == Some(nonce),
-            State::CatchingUp(_) | State::ViewChange(_) => {
+            ReplicaState::Backup(backup) => (leads && settled) || backup.gap_nonce() == Some(nonce),
+            ReplicaState::CatchingUp(_) | ReplicaState::ViewChange(_) => {
                 self.state.install_mut().is_some_and(|install| install.has_nonce(nonce))
             }
-            State::Forming(_) | State::Primary(_) => false,
+            ReplicaState::Forming(_) | ReplicaState::Primary(_) => false,
         };
         if !asked || checkpoint.anchor.op <= self.commit || self.transfer.is_running() {
             return;
         }
-        debug!(%from, ?checkpoint, head = ?self.log.head(), "what is needed next is gone there");
+        debug!(%from, ?checkpoint, head = ?self.log.head(), "a peer has dropped the entries that are needed next");
         if self.is_witness() {
-            // Rule T9c: it has no state to fetch. The word of a normal primary is enough: what it has checkpointed is committed.
+            // Rule T9c: the member has no state to fetch. A normal primary is trusted here: what it has checkpointed is committed.
             if leads {
-                self.adopt(checkpoint);
+                self.rebase_log(checkpoint);
             }
             return;
         }
         self.begin_transfer(from, checkpoint.anchor.op);
-        self.forfeit();
+        self.yield_view();
     }
 
-    /// Rule T7: a new primary that must fetch a state lets the view pass to another: at once, until all have had their turn in vain.
-    pub(super) fn forfeit(&mut self) {
+    /// Rule T7: a new primary that must fetch a state passes the view on to another member at once, until all members have had a turn.
+    pub(super) fn yield_view(&mut self) {
         let all_were_tried = self.attempts as usize > self.cluster.len();
         let (leads, soon) =
             (self.primary() == self.me, self.now.monotonic.after(self.options.failure_timeout_min));
-        let State::ViewChange(change) = &mut self.state else { return };
+        let ReplicaState::ViewChange(change) = &mut self.state else { return };
         if !leads || change.suspicion.is_some() {
             return;
         }
@@ -217,7 +217,7 @@ impl Replica {
         else {
             return;
         };
-        let staged = self.transfer.staged.clone().filter(|staged| self.is_useful(staged.at));
+        let staged = self.transfer.staged.clone().filter(|staged| self.is_usable(staged.at));
         let (at, next, complete) = match staged {
             Some(Staged { at, end: ChunkEnd::More(next) }) => (Some(at), next, false),
             Some(Staged { at, end: ChunkEnd::Last }) => (Some(at), Bytes::new(), true),
@@ -246,16 +246,15 @@ impl Replica {
         self.ask_for_more();
     }
 
-    /// Whether there may still be a state for this member, which stands for what its log has dropped: all of one is here, or sources have
-    /// not been asked often enough.
+    /// Returns whether this member may still get a state that covers what its log has dropped: all of it is stored here, or sources remain.
     pub(super) fn may_get_state(&self) -> bool {
         let is_whole = self.transfer.run.as_ref().is_some_and(|run| run.complete);
         let fetches = self.transfer.stateless || self.transfer.is_running();
         is_whole || (fetches && self.transfer.rounds < MOST_ROUNDS)
     }
 
-    /// Whether a state at that point would be of use: the log must go on from it.
-    fn is_useful(&self, at: Anchor) -> bool {
+    /// Whether a state at that point is usable: the log must continue from it.
+    fn is_usable(&self, at: Anchor) -> bool {
         if self.transfer.stateless {
             at.op > self.commit || (self.log.holds(at) && at.op >= self.trimmed())
         } else {
@@ -271,7 +270,7 @@ impl Replica {
         peers.into_iter()
     }
 
-    /// Whom pieces are asked of. What is set aside here may have some that a peer has not.
+    /// The members that pieces are requested from. The state that is set aside here may have some that a peer lacks.
     fn piece_sources(&self) -> Vec<MemberId> {
         let own = self.transfer.stateless.then_some(self.me);
         self.data_peers().chain(own).collect()
@@ -285,8 +284,8 @@ impl Replica {
         }
     }
 
-    /// What a source has is of no use, or not enough: it makes another checkpoint, at the last op that it knows to be committed.
-    fn want_another(&mut self, source: MemberId) {
+    /// The snapshot of a source is not usable, or not complete. Asks it for another checkpoint, at the last op that it knows as committed.
+    fn request_newer_checkpoint(&mut self, source: MemberId) {
         let Some(run) = &self.transfer.run else { return };
         let nonce = run.nonce;
         if source == self.me {
@@ -296,7 +295,7 @@ impl Replica {
         }
     }
 
-    /// A piece of a peer's state or of what is set aside here, or that it is not there.
+    /// A piece of a peer's state or of the state that is set aside here, or the answer that there is none.
     pub(super) fn on_piece(&mut self, from: MemberId, piece: Message) {
         match piece {
             Message::SnapshotChunk { nonce, view, at, chunk } => {
@@ -307,7 +306,7 @@ impl Replica {
         }
     }
 
-    /// Does what the transfer needs next: the next piece, or the switch.
+    /// Takes the next step of the transfer: requests the next piece, or installs the snapshot.
     fn ask_for_more(&mut self) {
         let now = self.now.monotonic;
         let Some(run) = &mut self.transfer.run else { return };
@@ -327,14 +326,14 @@ impl Replica {
 
     fn on_snapshot_chunk(&mut self, from: MemberId, nonce: u64, view: View, at: Anchor, chunk: Chunk) {
         let now = self.now.monotonic;
-        let useful = self.is_useful(at);
+        let useful = self.is_usable(at);
         let patience = self.options.failure_timeout_min;
         let Some(run) = self.transfer.run.as_mut().filter(|run| run.nonce == nonce) else { return };
         if run.complete || chunk.after != run.next || run.at.is_some_and(|begun| begun != at) {
             return;
         }
         if view > self.view {
-            // Rule T4: whoever knows what a view has committed is in that view, or a later one, durably. The piece is asked for again.
+            // Rule T4: a member that knows what a view has committed must be durably in that view or later. The piece is requested again.
             run.moved_at = now;
             debug!(%from, %view, mine = %self.view, "the source of the state is in a newer view");
             self.enter_view_change(view);
@@ -346,12 +345,12 @@ impl Replica {
         }
         let Some(run) = &mut self.transfer.run else { return };
         if run.at.is_none() && (!useful || at.op < run.least) {
-            // Its sender may be behind as well. What others send may be of use.
-            debug!(%from, ?at, "this snapshot is of no use");
-            return self.on_useless_snapshot(from, nonce);
+            // Its sender may be behind as well. The snapshots of others may be usable.
+            debug!(%from, ?at, "cannot use this snapshot");
+            return self.on_unusable_snapshot(from, nonce);
         }
         if !useful {
-            debug!(?at, "the snapshot is of no use any more");
+            debug!(?at, "cannot use the snapshot any more");
             return self.give_up_snapshot();
         }
         if run.at.is_none() {
@@ -369,9 +368,9 @@ impl Replica {
         self.ask_for_more();
     }
 
-    /// A snapshot that could not be begun with. If all are like that, what is needed may have come by entries.
-    fn on_useless_snapshot(&mut self, from: MemberId, nonce: u64) {
-        self.want_another(from);
+    /// The first piece of a snapshot was not usable. If all sources have only such snapshots, the missing entries may have arrived.
+    fn on_unusable_snapshot(&mut self, from: MemberId, nonce: u64) {
+        self.request_newer_checkpoint(from);
         let mut others = self.piece_sources().into_iter().filter(|source| *source != from);
         let Some(run) = &self.transfer.run else { return };
         if !self.transfer.stateless && others.all(|source| run.gone.contains_key(&source)) {
@@ -381,10 +380,10 @@ impl Replica {
         }
     }
 
-    /// A source does not have the snapshot (any more). One that is busy, or cannot be reached, may still have it.
+    /// A source does not have the snapshot, or no longer has it. One that is busy or cannot be reached may still have it.
     fn on_snapshot_gone(&mut self, from: MemberId, nonce: u64, stateless: bool) {
         let sources = self.piece_sources();
-        // Who has all of it needs no source any more.
+        // A member that has the whole snapshot needs no source.
         let asked = |run: &&mut Run| run.nonce == nonce && !run.complete;
         let Some(run) = self.transfer.run.as_mut().filter(asked) else { return };
         run.gone.insert(from, stateless);
@@ -394,7 +393,7 @@ impl Replica {
         if everywhere {
             run.gone.clear();
             self.transfer.rounds = self.transfer.rounds.saturating_add(1);
-            // Rule T9b: whoever has a state, or what is missing here, ends it.
+            // Rule T9b: a member that has a state, or the missing part, ends the count.
             self.transfer.fruitless = if nowhere { self.transfer.fruitless + 1 } else { 0 };
             if self.transfer.stateless && self.transfer.fruitless > MOST_FRUITLESS {
                 return self.halt(Halt::NoState);
@@ -404,22 +403,22 @@ impl Replica {
             }
         }
         if begun && everywhere {
-            debug!("the snapshot is gone everywhere: another one");
-            sources.into_iter().for_each(|source| self.want_another(source));
+            debug!("no member has the snapshot any more: starting over");
+            sources.into_iter().for_each(|source| self.request_newer_checkpoint(source));
             self.restart_transfer();
         } else if !everywhere && source == from {
-            // When all have been asked where nothing is begun, a peer that has nothing yet may soon: again in time.
+            // If all were asked and no transfer has begun, a peer that has nothing yet may have something soon: ask again later.
             self.ask_another_source();
             self.ask_for_more();
         }
     }
 
-    /// The next in turn of those that have not answered that they lack it.
+    /// Asks the next source that has not answered that it lacks the piece.
     fn ask_another_source(&mut self) {
         self.next_source(|run, source| !run.gone.contains_key(&source));
     }
 
-    /// The next in turn that `may_have` the piece, or if none may, the next.
+    /// The next source in turn for which `may_have` is true, or if there is none, the next one.
     fn next_source(&mut self, may_have: impl Fn(&Run, MemberId) -> bool) {
         let sources = self.piece_sources();
         let Some(run) = &mut self.transfer.run else { return };
@@ -429,7 +428,7 @@ impl Replica {
         run.source = next.unwrap_or(run.source);
     }
 
-    /// What was begun is of no use: another one where a state is needed at any rate.
+    /// The transfer is not usable: starts another one if a state is needed in any case.
     fn give_up_snapshot(&mut self) {
         if self.transfer.stateless { self.restart_transfer() } else { self.transfer.run = None }
     }
@@ -445,11 +444,11 @@ impl Replica {
         (run.unstaged, run.nonce, run.moved_at) = (0, nonce, now);
         run.gone.clear();
         run.patience = patience;
-        // Not at once: a peer that has nothing yet may soon.
+        // Not at once: a peer that has nothing yet may have something soon.
         run.retry_at = now.after(patience);
     }
 
-    /// The driver holds a part of a snapshot: this much.
+    /// The driver has stored a snapshot up to this point.
     pub(super) fn on_staged(&mut self, at: Anchor, end: ChunkEnd) {
         self.transfer.staged = Some(Staged { at, end });
         if let Some(run) = self.transfer.run.as_mut().filter(|run| run.at == Some(at)) {
@@ -459,24 +458,24 @@ impl Replica {
         self.discard_outdated_snapshot();
     }
 
-    /// Rule T6: the own state has durably come as far as what is stored, so that even a restart would go on from beyond it.
+    /// Rule T6: the own state is durably as far as the stored snapshot, so even a restart would continue from beyond it.
     pub(super) fn discard_outdated_snapshot(&mut self) {
         let (checkpoint, wanted) = (self.checkpoint, self.transfer.is_running() || self.transfer.stateless);
         let staged = &mut self.transfer.staged;
         if let Some(Staged { at, .. }) = staged.take_if(|staged| !wanted && staged.at.op <= checkpoint) {
-            debug!(?at, "what is stored of a snapshot is not needed any more");
+            debug!(?at, "discarding the stored part of a snapshot: it is not needed any more");
             self.outputs.push_back(Output::DiscardSnapshot { at });
         }
     }
 
-    /// The driver has thrown its part of a snapshot away: it did not verify, or did not fit.
+    /// The driver has discarded its part of a snapshot: it could not be verified, or did not fit.
     pub(super) fn on_snapshot_refused(&mut self, at: Anchor) {
         warn!(?at, "discarded a snapshot: it did not verify, or is not needed");
         self.transfer.staged = None;
         let run = self.transfer.run.as_ref();
-        // What an earlier life had stored may not be needed: nobody has reported yet that entries are gone.
+        // The snapshot that an earlier life stored may not be needed: no member has reported yet that entries were dropped.
         let is_needed = self.transfer.stateless || run.is_some_and(|run| run.least > Op::ZERO);
-        if !is_needed || !self.is_useful(at) {
+        if !is_needed || !self.is_usable(at) {
             self.give_up_snapshot();
         } else {
             self.restart_transfer();
@@ -487,30 +486,30 @@ impl Replica {
     pub(super) fn transfer_timeout(&mut self) {
         let now = self.now.monotonic;
         let most = self.options.failure_timeout_max;
-        let useless = |run: &Run| run.at.is_some_and(|at| !self.is_useful(at)) && !run.installing;
+        let useless = |run: &Run| run.at.is_some_and(|at| !self.is_usable(at)) && !run.installing;
         if self.transfer.run.as_ref().is_some_and(useless) {
             self.give_up_snapshot();
         }
         self.show_life();
         let Some(run) = self.transfer.run.as_mut().filter(|run| now >= run.retry_at) else { return };
         if run.complete || run.unstaged >= UNSTAGED {
-            // The own disk is at work, and takes the time that it takes.
+            // The own disk is working, and may take its time.
             run.retry_at = now.after(most);
             return;
         }
         run.patience = (run.patience * 2).min(most);
         let gone = run.at.is_some() && !run.gone.is_empty();
         if gone && now.since(run.moved_at) > self.transfer.stall {
-            debug!(at = ?run.at, "nobody who has the snapshot answers: another one");
+            debug!(at = ?run.at, "no member that has the snapshot answers: starting over");
             self.transfer.stall = (self.transfer.stall * 2).min(MOST_STALL);
             self.restart_transfer();
         }
-        // Where nothing is begun, whoever had nothing of use may have by now, and all others may be down for good.
+        // If no transfer has begun, a source without a usable snapshot may have one by now, and all others may be down permanently.
         self.next_source(|run, source| run.at.is_none() || !run.gone.contains_key(&source));
         self.ask_for_more();
     }
 
-    /// Rule T8: a sign of life to all who keep what comes after the snapshot. It costs them nothing else.
+    /// Rule T8: sends a sign of life to all sources that keep the entries after the snapshot. It costs them nothing else.
     fn show_life(&mut self) {
         let now = self.now.monotonic;
         let Some(run) = self.transfer.run.as_mut().filter(|run| now >= run.show_life_at) else { return };
@@ -525,7 +524,7 @@ impl Replica {
 
     // -- the switch
 
-    /// The engine's state is the one at this point, durably (rule T2).
+    /// The state of the engine is durably the one at this point (rule T2).
     pub(super) fn on_snapshot_installed(&mut self, point: LogPoint) {
         self.transfer.run = None;
         self.transfer.staged = None;
@@ -534,15 +533,15 @@ impl Replica {
         self.transfer.settled_at = self.now.monotonic.after(self.options.failure_timeout_max);
         self.forget_digests();
         info!(?point, "a state was transferred");
-        self.adopt(point);
+        self.rebase_log(point);
     }
 
-    /// Rule T3: the log stands on `point` from now on. Entries above that chain to it are kept.
-    fn adopt(&mut self, point: LogPoint) {
+    /// Rule T3: rebases the log on `point`. Entries above that chain to it are kept.
+    fn rebase_log(&mut self, point: LogPoint) {
         let LogPoint { anchor, .. } = point;
         let keeps = self.log.holds(anchor);
         if keeps && anchor.op <= self.checkpoint {
-            // A lost state was fetched: what comes after it is applied once more, from the log.
+            // A lost state was fetched: the entries after it are applied again, from the log.
             self.state_went_back(anchor.op);
             self.applied = anchor.op;
             let commit = self.commit();
@@ -553,8 +552,8 @@ impl Replica {
             self.log.restart(point);
         }
         self.incarnation = self.incarnation.next();
-        let seq = self.write(Write::Adopt(Adoption { point, incarnation: self.incarnation }));
-        self.note_adoption(anchor, keeps, seq);
+        let seq = self.write(Write::Rebase(LogRebase { point, incarnation: self.incarnation }));
+        self.note_rebase(anchor, keeps, seq);
         self.entry_arrived(anchor, false);
         if anchor.op > self.commit {
             self.commit = anchor.op;
@@ -564,13 +563,13 @@ impl Replica {
         self.commit_by_pipeline();
         self.applied = anchor.op;
         self.applied_at = self.now.monotonic;
-        self.transfer.adopting = Some(seq);
-        // Rule T8: a late answer about the log of before must not begin another transfer.
+        self.transfer.rebasing = Some(seq);
+        // Rule T8: a late answer about the log before must not begin another transfer.
         if let Some(install) = self.state.install_mut() {
-            install.ask_anew();
+            install.restart_requests();
         }
         match &mut self.state {
-            State::CatchingUp(catching) => {
+            ReplicaState::CatchingUp(catching) => {
                 if catching.install.as_ref().is_some_and(|install| install.ends_below(anchor.op)) {
                     // The view has committed more since its log was sent.
                     catching.install = None;
@@ -579,21 +578,21 @@ impl Replica {
                     self.drive_install();
                 }
             }
-            State::Backup(backup) => backup.gap = None,
-            State::Forming(_) | State::Primary(_) | State::ViewChange(_) => {}
+            ReplicaState::Backup(backup) => backup.gap = None,
+            ReplicaState::Forming(_) | ReplicaState::Primary(_) | ReplicaState::ViewChange(_) => {}
         }
     }
 
-    /// Rule T5: what was withheld is sent.
-    pub(super) fn adoption_durable(&mut self) {
-        if self.transfer.adopting.is_none_or(|seq| !self.is_durable(seq)) {
+    /// Rule T5: sends what was withheld.
+    pub(super) fn rebase_durable(&mut self) {
+        if self.transfer.rebasing.is_none_or(|seq| !self.is_durable(seq)) {
             return;
         }
-        self.transfer.adopting = None;
+        self.transfer.rebasing = None;
         match &self.state {
-            State::Backup(_) => self.acknowledge(),
-            State::ViewChange(_) => self.send_summary_again(),
-            State::Forming(_) | State::Primary(_) | State::CatchingUp(_) => {}
+            ReplicaState::Backup(_) => self.acknowledge(),
+            ReplicaState::ViewChange(_) => self.send_summary_again(),
+            ReplicaState::Forming(_) | ReplicaState::Primary(_) | ReplicaState::CatchingUp(_) => {}
         }
     }
 }

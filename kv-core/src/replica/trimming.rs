@@ -1,4 +1,4 @@
-//! Checkpoints, and dropping what nobody needs any more.
+//! Checkpoints, and dropping entries that no member needs any more.
 
 use super::Replica;
 use crate::ids::{Anchor, Instant, Op, WriteSeq};
@@ -6,25 +6,25 @@ use crate::message::Write;
 use std::time::Duration;
 use tracing::error;
 
-/// How often a witness complains that its journal is full.
+/// How often a witness logs that its journal is full.
 const ALARM_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Trimming {
-    /// Entries at or below may be gone from the own journal.
+    /// The own journal may have dropped entries at or below this op.
     trim: Op,
-    /// The checkpoint that is reported to others: it is durable.
+    /// The durable checkpoint that is reported to others.
     reported: Op,
     /// The write of the present checkpoint.
     written: WriteSeq,
     /// When a witness takes its next checkpoint.
     next_at: Instant,
-    /// When a witness next complains that its journal is full.
+    /// When a witness logs again that its journal is full.
     alarm_at: Instant,
 }
 
 impl Trimming {
-    /// Entries at or below may be gone from the own journal.
+    /// The own journal may have dropped entries at or below this op.
     pub(super) const fn trimmed(&self) -> Op {
         self.trim
     }
@@ -51,14 +51,15 @@ impl Replica {
         }
     }
 
-    /// What this member holds without needing the log below, after a crash too.
+    /// The op up to which this member needs no log, even after a crash.
     pub(super) fn reported_checkpoint(&self) -> Op {
-        // Without a state it holds nothing, whatever it once had.
+        // A member without a state holds nothing, whatever it once had.
         if self.transfer.stateless { Op::ZERO } else { self.trimming.reported }
     }
 
-    /// A witness has no engine: for it, what is durable and committed is held. It makes the point durable now and then, because
-    /// what it only knows to be committed is forgotten by a restart, and it asks then for hashes from further below.
+    /// A witness has no engine: what is durable and committed counts as held. It makes that point durable regularly.
+    /// Otherwise a restart would forget what is known to be committed, and the witness would request hashes from
+    /// further below.
     pub(super) fn checkpoint_of_witness(&mut self) {
         let now = self.now.monotonic;
         let held = self.commit.min(self.log.durable().op);
@@ -68,13 +69,14 @@ impl Replica {
         }
     }
 
-    /// Entries at or below may be gone from the own journal.
+    /// The own journal may have dropped entries at or below this op.
     pub(super) fn trimmed(&self) -> Op {
         self.trimming.trim
     }
 
-    /// The log stands on this point now; everything at or below it is in the state. Reported when it is durable.
-    pub(super) fn note_adoption(&mut self, anchor: Anchor, keeps: bool, seq: WriteSeq) {
+    /// The log has been rebased on this point. Everything at or below it is in the state. Reported when it is
+    /// durable.
+    pub(super) fn note_rebase(&mut self, anchor: Anchor, keeps: bool, seq: WriteSeq) {
         self.checkpoint = self.checkpoint.max(anchor.op);
         self.trimming.written = seq;
         if !keeps {
@@ -82,14 +84,14 @@ impl Replica {
         }
     }
 
-    /// The state is an older one now, on the same log.
+    /// The state has been replaced by an older one, on the same log.
     pub(super) fn state_went_back(&mut self, op: Op) {
         self.checkpoint = op;
         self.trimming.reported = op;
     }
 
-    /// Rule T8: drops what nobody needs any more, and of what members that are away need what goes beyond the budget. `needless` is
-    /// the smallest checkpoint of all members.
+    /// Rule T8: drops entries that no member needs any more, and entries beyond the budget even if members that are
+    /// away need them. `needless` is the smallest checkpoint of all members.
     pub(super) fn on_trim(&mut self, needless: Op) {
         let own = self.reported_checkpoint();
         let mut trim = needless.max(self.beyond_budget(own)).min(own);
@@ -107,13 +109,14 @@ impl Replica {
         }
     }
 
-    /// Entries at or below this op, which is not above `own`, are more than the journal is to hold. A witness's limit is there to save the disk only: what it
-    /// drops then may be needed, and the cluster may have to wait for the member that has it.
+    /// The last op, at most `own`, whose entries exceed the budget of the journal. The limit of a witness only
+    /// protects its disk: what it then drops may be needed, and the cluster may have to wait for the member that has
+    /// it.
     fn beyond_budget(&mut self, own: Op) -> Op {
         let witness = self.is_witness();
         let budget =
             if witness { self.options.witness_journal_bytes } else { self.options.journal_retention_bytes };
-        let beyond = self.log.beyond(budget, own);
+        let beyond = self.log.beyond_budget(budget, own);
         let now = self.now.monotonic;
         if witness && beyond > self.trimming.trim && now >= self.trimming.alarm_at {
             self.trimming.alarm_at = now.after(ALARM_EVERY);

@@ -1,4 +1,5 @@
-//! Votes to leave a view. They expire unless repeated, so that one that was withdrawn cannot complete a quorum later.
+//! Votes to leave a view. They expire unless they are repeated, so that a withdrawn vote cannot complete a quorum
+//! later.
 
 use crate::ids::{Instant, MemberId, View};
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ impl Votes {
         self.held.insert(from, (view, now));
     }
 
-    /// A member is known to follow a primary again.
+    /// A member follows a primary again.
     pub(super) fn withdraw(&mut self, from: MemberId) {
         self.held.remove(&from);
     }
@@ -30,7 +31,7 @@ impl Votes {
         self.held.values().filter(|(_, at)| now.since(*at) <= self.lifetime).map(|(view, _)| *view).max()
     }
 
-    /// The greatest view that `quorum` live votes, `own` included, want or surpass.
+    /// The greatest view that at least `quorum` live votes, `own` included, want or exceed.
     pub(super) fn agreed(&self, own: Option<View>, quorum: usize, now: Instant) -> Option<View> {
         let live =
             self.held.values().filter(|(_, at)| now.since(*at) <= self.lifetime).map(|(view, _)| *view);

@@ -1,8 +1,8 @@
-//! Requests that ran, and of which nothing else is kept.
+//! Requests that ran and whose results are no longer kept.
 
 use serde::{Deserialize, Serialize};
 
-/// The numbers of such requests, one bit each: places above what the client has acknowledged, from 0.
+/// The numbers of these requests, one bit each: their distance from the numbers that the client has acknowledged, from 0.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub(super) struct Dropped {
     bits: Vec<u64>,
@@ -22,7 +22,7 @@ impl Dropped {
         word.is_some_and(|bits| bits >> (place % 64) & 1 == 1)
     }
 
-    /// The client has acknowledged so many numbers more.
+    /// The client has acknowledged this many more numbers.
     pub(super) fn shift(&mut self, by: u64) {
         let places = std::mem::take(self).places();
         for place in places.into_iter().filter(|place| *place as u64 >= by) {
@@ -39,7 +39,7 @@ impl Dropped {
         places.collect()
     }
 
-    /// The most places that it has room for.
+    /// How many places it has room for.
     pub(super) fn room(&self) -> usize {
         self.bits.len() * 64
     }

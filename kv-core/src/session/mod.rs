@@ -1,28 +1,29 @@
-//! Client sessions: the window of outstanding requests, stored results, expiry. Pure, replicated state: everything
-//! here follows from the log alone, so it is equal on all members.
+//! Client sessions: the window of outstanding requests, stored results, expiry. Pure, replicated state: everything here follows
+//! from the log alone, so it is equal on all members.
 //!
 //! # Exactly once
-//! Whether a request runs is decided when its entry is applied ([`Sessions::decide`]), never earlier: the same request
-//! may stand in the log more than once. For one number of one session there is at most one run, and after it every copy
-//! gets the same result, bit for bit, until the client confirms that it has it (`acked_through`).
+//! Whether a request runs is decided when its entry is applied ([`Sessions::decide`]), never earlier: the log may contain the
+//! same request more than once. For one number of one session there is at most one run, and after it every copy gets the same
+//! result, bit for bit, until the client confirms that it has it (`acked_through`).
 //!
-//! "Not run" must be as final as a result: a client that hears it may report it, while another copy of the request is
-//! still on its way into the log. Therefore
+//! "Not run" must be as final as a result: a client that receives it may report it, while another copy of the request is still on
+//! its way into the log. Therefore
 //! - a number at or below `acked_through` never runs again ([`Rejection::Forgotten`]);
-//! - a number that broke a limit keeps that answer, stored like a result ([`Rejection::Invalid`]);
-//! - a number beyond the window *closes the session's door*: it and every number from it on are refused
-//!   ([`Rejection::WindowExceeded`]) for the rest of the session. (Refusing it only while the window is full would let a
-//!   later copy run.) Each request carries `acked_through`, and it counts before the window is looked at, so a client
-//!   that keeps to its window never gets here, however its requests are reordered.
-//! - an unknown session stays unknown: ids count the requests of the log, and are never used twice ([`Rejection::SessionExpired`]).
+//! - a number that exceeded a limit keeps that answer, stored like a result ([`Rejection::Invalid`]);
+//! - a number beyond the window *closes the session to all numbers from it on*: they are refused ([`Rejection::WindowExceeded`])
+//!   for the rest of the session. (If they were refused only while the window is full, a later copy could run.) Each request
+//!   contains `acked_through`, which is processed before the window is checked, so a client that respects its window never gets
+//!   here, however its requests are reordered;
+//! - an unknown session stays unknown: ids count the requests of the log, and are never used twice
+//!   ([`Rejection::SessionExpired`]).
 //!
-//! Results that are kept take no more than a stated amount of memory (rule E7): small ones count like large ones. Where they are too much, of
-//! one session or of all together, the oldest give way to [`Rejection::ResultDropped`], which takes one bit.
+//! The stored results take a bounded amount of memory (rule E7), small ones counting like large ones. If they take too much, in
+//! one session or in all together, the oldest are replaced by [`Rejection::ResultDropped`], which takes one bit.
 
 mod dropped;
 mod table;
 
-pub use table::{Changes, SessionLimits, Sessions};
+pub use table::{SessionChanges, SessionLimits, Sessions};
 
 use crate::ids::{RequestNumber, Revision, Timestamp};
 use crate::message::{Outcome, Rejection};
@@ -30,37 +31,37 @@ use dropped::Dropped;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What became of a request that was decided on.
-pub type Answer = Result<Outcome, Rejection>;
+/// The stored result of a request.
+pub type RequestResult = Result<Outcome, Rejection>;
 
-/// What to do with a request.
+/// How to treat a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Decision {
-    /// It is new: run it, and [`record`](Sessions::record) what it did.
+pub enum DuplicateCheck {
+    /// It is new: run it, and [`record`](Sessions::record) the result.
     Run,
-    /// It does not run; this is its answer.
-    Answered(Answer),
+    /// It does not run. This is its answer.
+    Answered(RequestResult),
 }
 
 /// One client's session.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Session {
-    /// The client has the results of all numbers up to here. Only grows; no result at or below it is kept.
+    /// The client has the results of all numbers up to this one. It only grows, and no result at or below it is kept.
     acked_through: RequestNumber,
-    /// Numbers from here on are refused for ever: the lowest that was ever beyond the window.
+    /// Numbers from this one on are refused permanently: the lowest number that was ever beyond the window.
     closed_from: Option<RequestNumber>,
-    /// The stamp of the last entry with a request of this session.
+    /// The stamp of the last entry that contains a request of this session.
     last_heard: Timestamp,
-    /// What became of the numbers above `acked_through`, as far as it is kept.
-    results: BTreeMap<RequestNumber, Answer>,
+    /// The stored results of numbers above `acked_through`.
+    results: BTreeMap<RequestNumber, RequestResult>,
     /// The other numbers above `acked_through` that ran.
     dropped: Dropped,
-    /// What the results take. Invariant: the sum of what each takes.
+    /// The weight of the results. Invariant: the sum of their weights.
     weight: usize,
 }
 
-/// The outcome of a request that ran and of which nothing else is kept.
-static DROPPED: Answer = Err(Rejection::ResultDropped);
+/// The outcome of a request that ran and whose result is no longer kept.
+static DROPPED: RequestResult = Err(Rejection::ResultDropped);
 
 impl Session {
     fn new(now: Timestamp) -> Self {
@@ -74,8 +75,8 @@ impl Session {
         }
     }
 
-    /// Whether it holds no more than requests can have led to.
-    pub(crate) fn keeps_to(&self, limits: &SessionLimits) -> bool {
+    /// Returns whether it holds no more than requests can have caused.
+    pub(crate) fn is_within(&self, limits: &SessionLimits) -> bool {
         let window = limits.window as u64;
         let fits = |number: &RequestNumber| {
             *number > self.acked_through && number.distance_from(self.acked_through) <= window
@@ -88,12 +89,12 @@ impl Session {
             && self.weight <= limits.session_bytes
     }
 
-    /// What its results take.
+    /// The weight of its results.
     pub(crate) const fn weight(&self) -> usize {
         self.weight
     }
 
-    /// Its results: when they ran, and what they take.
+    /// Its results: when they ran, and their weights.
     fn kept(&self) -> impl Iterator<Item = (Revision, RequestNumber, usize)> {
         self.results.iter().map(|(number, answer)| {
             let (revision, weight) = measure(answer);
@@ -107,8 +108,8 @@ impl Session {
         kept.min().filter(|_| self.results.len() > 1)
     }
 
-    /// What became of a number, if it has run and the client may still ask.
-    fn stored(&self, number: RequestNumber) -> Option<&Answer> {
+    /// The result of a number, if it has run and the client may still ask.
+    fn stored(&self, number: RequestNumber) -> Option<&RequestResult> {
         let dropped = || {
             let ran = number > self.acked_through && self.dropped.contains(self.place(number));
             ran.then_some(&DROPPED)
@@ -116,17 +117,17 @@ impl Session {
         self.results.get(&number).or_else(dropped)
     }
 
-    /// The place of a number above what the client has acknowledged, from 0.
+    /// The place of a number above those that the client has acknowledged, from 0.
     const fn place(&self, number: RequestNumber) -> u64 {
         number.get().saturating_sub(self.acked_through.get()).saturating_sub(1)
     }
 
-    fn keep(&mut self, number: RequestNumber, answer: Answer) {
+    fn keep(&mut self, number: RequestNumber, answer: RequestResult) {
         self.weight += measure(&answer).1;
         self.results.insert(number, answer);
     }
 
-    /// Forgets what became of a number, and remembers that it ran.
+    /// Drops the result of a number, and remembers that it ran.
     fn drop_result(&mut self, number: RequestNumber) {
         if let Some(answer) = self.results.remove(&number) {
             self.weight -= measure(&answer).1;
@@ -134,7 +135,7 @@ impl Session {
         }
     }
 
-    /// The client needs no results up to here. Returns those that were forgotten.
+    /// The client needs no results up to this number. Returns those that were dropped.
     fn acknowledge(&mut self, through: RequestNumber) -> Vec<(Revision, RequestNumber)> {
         let mut forgotten = Vec::new();
         if through <= self.acked_through {
@@ -152,12 +153,12 @@ impl Session {
         forgotten
     }
 
-    fn decide(&mut self, number: RequestNumber, window: u64) -> Decision {
+    fn decide(&mut self, number: RequestNumber, window: u64) -> DuplicateCheck {
         if number <= self.acked_through {
-            return Decision::Answered(Err(Rejection::Forgotten));
+            return DuplicateCheck::Answered(Err(Rejection::Forgotten));
         }
         if let Some(answer) = self.stored(number) {
-            return Decision::Answered(answer.clone());
+            return DuplicateCheck::Answered(answer.clone());
         }
         if number.distance_from(self.acked_through) > window
             && self.closed_from.is_none_or(|from| number < from)
@@ -165,18 +166,19 @@ impl Session {
             self.closed_from = Some(number);
         }
         if self.closed_from.is_some_and(|from| number >= from) {
-            return Decision::Answered(Err(Rejection::WindowExceeded));
+            return DuplicateCheck::Answered(Err(Rejection::WindowExceeded));
         }
-        Decision::Run
+        DuplicateCheck::Run
     }
 }
 
-/// About what a result takes, besides what its effect points to: its number and itself in the session, and once more in the list of all.
+/// About how much memory a result takes besides the data of its effect: its number and itself in the session, and an entry in the
+/// list of all results.
 pub(crate) const RESULT_BYTES: usize = 192;
 
-/// When a result ran, as far as that is known, and what it takes. What did not run counts as the oldest. Results of one revision (rule N8) are in
-/// the order of their sessions and numbers.
-fn measure(answer: &Answer) -> (Revision, usize) {
+/// When a result ran, as far as that is known, and its weight. A request that did not run counts as the oldest. Results of one
+/// revision (rule N8) are in the order of their sessions and numbers.
+fn measure(answer: &RequestResult) -> (Revision, usize) {
     match answer {
         Ok(outcome) => (outcome.revision, RESULT_BYTES + outcome.effect.weight()),
         Err(_) => (Revision::ZERO, RESULT_BYTES),

@@ -1,48 +1,48 @@
 //! All sessions of a state.
 
-use super::{Answer, Decision, Session};
+use super::{DuplicateCheck, RequestResult, Session};
 use crate::ids::{RequestNumber, Revision, SessionId, Timestamp};
 use crate::message::Rejection;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The limits of sessions. They decide what requests do: equal on all members.
+/// The limits of sessions. They decide what requests do, so they are equal on all members.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SessionLimits {
-    /// The most sessions kept.
+    /// The largest number of sessions.
     pub max: usize,
-    /// A session silent for this long is forgotten.
+    /// A session that is silent for this long expires.
     pub ttl: Duration,
     /// The most requests in flight per session.
     pub window: usize,
-    /// The most bytes of results kept for one session; at least what one result takes.
+    /// The most bytes of results that are kept for one session; at least the weight of one result.
     pub session_bytes: usize,
-    /// The most bytes of results kept for all sessions together; at least that of one.
+    /// The most bytes of results that are kept for all sessions together; at least that of one session.
     pub all_bytes: usize,
 }
 
-/// Sessions that changed since the changes were last taken; `None` for one that is gone.
-pub type Changes = Vec<(SessionId, Option<Arc<Session>>)>;
+/// Sessions that changed since the changes were last taken; `None` for a removed session.
+pub type SessionChanges = Vec<(SessionId, Option<Arc<Session>>)>;
 
 /// The sessions of a state, in id order.
 #[derive(Clone, Debug)]
 pub struct Sessions {
     limits: SessionLimits,
-    /// Shared with a checkpoint that is being written; copied on the first change after that.
+    /// Shared with a checkpoint that is being written, and copied on the first change after that.
     sessions: BTreeMap<SessionId, Arc<Session>>,
-    /// The same sessions, the one that was silent longest first; ties by id.
+    /// The same sessions, the longest silent first; ties by id.
     silence: BTreeSet<(Timestamp, SessionId)>,
-    /// The results, the oldest first, and what each takes.
+    /// The results, the oldest first, with their weights.
     kept: BTreeMap<(Revision, SessionId, RequestNumber), usize>,
-    /// What they take together.
+    /// The total weight.
     held: usize,
-    /// What a checkpoint must write. `None`: nobody takes it.
+    /// What a checkpoint must write. `None` if changes are not tracked.
     changed: Option<BTreeSet<SessionId>>,
 }
 
 impl Sessions {
-    /// No sessions. `tracked`: changes are collected for [`take_changes`](Self::take_changes), which must be called
+    /// Creates an empty table. `tracked`: changes are collected for [`take_changes`](Self::take_changes), which must be called
     /// from time to time.
     #[must_use]
     pub fn new(limits: SessionLimits, tracked: bool) -> Self {
@@ -56,7 +56,7 @@ impl Sessions {
         }
     }
 
-    /// Puts a stored session back, as a restart does.
+    /// Restores a stored session after a restart.
     pub fn restore(&mut self, id: SessionId, session: Session) {
         self.silence.insert((session.last_heard, id));
         for (revision, number, weight) in session.kept() {
@@ -66,7 +66,7 @@ impl Sessions {
         self.sessions.insert(id, Arc::new(session));
     }
 
-    /// How many there are.
+    /// The number of sessions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.sessions.len()
@@ -79,7 +79,7 @@ impl Sessions {
         self.sessions.is_empty()
     }
 
-    /// The session that was opened last, of those that there are.
+    /// The existing session that was opened last.
     #[cfg(feature = "internals")]
     #[must_use]
     pub fn newest(&self) -> Option<SessionId> {
@@ -92,8 +92,8 @@ impl Sessions {
         self.sessions.iter().map(|(id, session)| (*id, &**session))
     }
 
-    /// Forgets the sessions that were silent for the ttl at `now`, the stamp of an entry: call it before the entry's own
-    /// requests are looked at.
+    /// Removes the sessions that were silent for the ttl at `now`, the stamp of an entry. Call it before the requests of the
+    /// entry.
     pub fn expire(&mut self, now: Timestamp) {
         let ttl = u64::try_from(self.limits.ttl.as_millis()).unwrap_or(u64::MAX);
         while let Some(&(heard, id)) = self.silence.first() {
@@ -104,7 +104,7 @@ impl Sessions {
         }
     }
 
-    /// Opens a session. If there are too many, the one that was silent longest goes (of several, the oldest).
+    /// Opens a session. If there are too many, the one that was silent longest is evicted (of several, the oldest).
     pub fn open(&mut self, id: SessionId, now: Timestamp) {
         while self.sessions.len() >= self.limits.max {
             let Some(&(_, evicted)) = self.silence.first() else { break };
@@ -114,18 +114,18 @@ impl Sessions {
         self.mark(id);
     }
 
-    /// Decides on a request at its place in the log. Every request counts as a sign of life, and its `acked_through`
-    /// counts whatever becomes of it.
+    /// Decides on a request at its place in the log. Every request counts as a sign of life, and its `acked_through` is processed
+    /// in any case.
     pub fn decide(
         &mut self,
         id: SessionId,
         number: RequestNumber,
         acked_through: RequestNumber,
         now: Timestamp,
-    ) -> Decision {
+    ) -> DuplicateCheck {
         let window = self.limits.window as u64;
         let Some(session) = self.sessions.get_mut(&id) else {
-            return Decision::Answered(Err(Rejection::SessionExpired));
+            return DuplicateCheck::Answered(Err(Rejection::SessionExpired));
         };
         let session = Arc::make_mut(session);
         if session.last_heard != now {
@@ -141,9 +141,9 @@ impl Sessions {
         decision
     }
 
-    /// Stores the outcome of a request for which [`decide`](Self::decide) returned [`Decision::Run`]. Rule E7: if that is too much, the
-    /// oldest results are dropped, of this session and then of all.
-    pub fn record(&mut self, id: SessionId, number: RequestNumber, answer: Answer) {
+    /// Stores the outcome of a request for which [`decide`](Self::decide) returned [`DuplicateCheck::Run`]. Rule E7: if the
+    /// results take too much, the oldest are dropped, first of this session and then of all.
+    pub fn record(&mut self, id: SessionId, number: RequestNumber, answer: RequestResult) {
         let Some(session) = self.sessions.get_mut(&id).filter(|session| session.stored(number).is_none())
         else {
             return;
@@ -156,7 +156,7 @@ impl Sessions {
             self.drop_result(revision, id, number);
         }
         while self.held > self.limits.all_bytes {
-            // Whoever takes more than a fair share gives first.
+            // A session that takes more than a fair share is reduced first.
             let share = self.limits.all_bytes / self.sessions.len();
             let own = self.oldest_beyond(id, share).map(|(revision, number)| (revision, id, number));
             let Some((revision, id, number)) = own.or_else(|| self.kept.keys().next().copied()) else {
@@ -166,7 +166,7 @@ impl Sessions {
         }
     }
 
-    /// The oldest result of a session whose results take more than this.
+    /// The oldest result of a session whose results weigh more than this.
     fn oldest_beyond(&self, id: SessionId, bytes: usize) -> Option<(Revision, RequestNumber)> {
         self.sessions.get(&id).filter(|session| session.weight() > bytes)?.oldest()
     }
@@ -179,7 +179,7 @@ impl Sessions {
         }
     }
 
-    /// Forgets a session. Its id is never used again.
+    /// Removes a session. Its id is never used again.
     pub fn close(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.remove(&id) {
             self.silence.remove(&(session.last_heard, id));
@@ -190,15 +190,15 @@ impl Sessions {
         }
     }
 
-    /// What became of a request, if it is still kept.
+    /// The result of a request, if it is still kept.
     #[cfg(feature = "internals")]
     #[must_use]
-    pub fn stored(&self, id: SessionId, number: RequestNumber) -> Option<&Answer> {
+    pub fn stored(&self, id: SessionId, number: RequestNumber) -> Option<&RequestResult> {
         self.sessions.get(&id)?.stored(number)
     }
 
     /// The sessions that changed since the last call, in id order.
-    pub fn take_changes(&mut self) -> Changes {
+    pub fn take_changes(&mut self) -> SessionChanges {
         let changed = self.changed.as_mut().map(std::mem::take).unwrap_or_default();
         changed.into_iter().map(|id| (id, self.sessions.get(&id).cloned())).collect()
     }
@@ -209,7 +209,7 @@ impl Sessions {
         }
     }
 
-    /// Asserts that the indexes hold the same sessions and results, and that each session keeps to its limits.
+    /// Asserts that the indexes hold the same sessions and results, and that each session is within its limits.
     #[cfg(feature = "internals")]
     pub fn check_invariants(&self) {
         assert_eq!(self.sessions.len(), self.silence.len());
@@ -219,7 +219,7 @@ impl Sessions {
         assert!(self.held <= self.limits.all_bytes);
         for (id, session) in &self.sessions {
             assert!(self.silence.contains(&(session.last_heard, *id)));
-            assert!(session.keeps_to(&self.limits));
+            assert!(session.is_within(&self.limits));
         }
     }
 }

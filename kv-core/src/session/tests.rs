@@ -23,12 +23,12 @@ fn at(ms: u64) -> Timestamp {
     Timestamp::new(ms)
 }
 
-fn outcome(revision: u64) -> Answer {
+fn outcome(revision: u64) -> RequestResult {
     Ok(Outcome { revision: Revision::new(revision), timestamp: at(revision), effect: Effect::Put })
 }
 
 /// The outcome of a transaction that weighs about so many kilobytes.
-fn large(revision: u64, kilobytes: usize) -> Answer {
+fn large(revision: u64, kilobytes: usize) -> RequestResult {
     let results = vec![StepResult::Put; kilobytes * 1000 / 16];
     let effect = Effect::Transacted { succeeded: true, results };
     outcome(revision).map(|outcome| Outcome { effect, ..outcome })
@@ -46,24 +46,24 @@ fn ids(sessions: &Sessions) -> Vec<u64> {
     sessions.iter().map(|(id, _)| id.get()).collect()
 }
 
-fn ask(sessions: &mut Sessions, n: u64, acked: u64) -> Decision {
+fn ask(sessions: &mut Sessions, n: u64, acked: u64) -> DuplicateCheck {
     let decision = sessions.decide(session(1), number(n), number(acked), at(1));
     sessions.check_invariants();
     decision
 }
 
-fn refused(rejection: Rejection) -> Decision {
-    Decision::Answered(Err(rejection))
+fn refused(rejection: Rejection) -> DuplicateCheck {
+    DuplicateCheck::Answered(Err(rejection))
 }
 
 /// DESIGN 4.10: a request already applied returns its stored result, bit for bit.
 #[test]
 fn a_number_runs_once_and_every_copy_gets_the_same_answer() {
     let mut sessions = opened(&[1]);
-    assert_eq!(ask(&mut sessions, 1, 0), Decision::Run);
+    assert_eq!(ask(&mut sessions, 1, 0), DuplicateCheck::Run);
     sessions.record(session(1), number(1), outcome(7));
     for _ in 0..3 {
-        assert_eq!(ask(&mut sessions, 1, 0), Decision::Answered(outcome(7)));
+        assert_eq!(ask(&mut sessions, 1, 0), DuplicateCheck::Answered(outcome(7)));
     }
 }
 
@@ -71,19 +71,19 @@ fn a_number_runs_once_and_every_copy_gets_the_same_answer() {
 fn numbers_run_in_any_order_within_the_window() {
     let mut sessions = opened(&[1]);
     for n in [4, 2, 3, 1] {
-        assert_eq!(ask(&mut sessions, n, 0), Decision::Run);
+        assert_eq!(ask(&mut sessions, n, 0), DuplicateCheck::Run);
         sessions.record(session(1), number(n), outcome(n));
     }
-    assert_eq!(ask(&mut sessions, 2, 0), Decision::Answered(outcome(2)));
+    assert_eq!(ask(&mut sessions, 2, 0), DuplicateCheck::Answered(outcome(2)));
 }
 
 /// Rule E3.
 #[test]
 fn an_acknowledged_number_never_runs_again_and_its_result_is_dropped() {
     let mut sessions = opened(&[1]);
-    assert_eq!(ask(&mut sessions, 1, 0), Decision::Run);
+    assert_eq!(ask(&mut sessions, 1, 0), DuplicateCheck::Run);
     sessions.record(session(1), number(1), outcome(1));
-    assert_eq!(ask(&mut sessions, 3, 2), Decision::Run);
+    assert_eq!(ask(&mut sessions, 3, 2), DuplicateCheck::Run);
     assert_eq!(sessions.stored(session(1), number(1)), None);
     assert_eq!(ask(&mut sessions, 1, 0), refused(Rejection::Forgotten));
     assert_eq!(ask(&mut sessions, 2, 0), refused(Rejection::Forgotten), "2 was given up unrun: never run it");
@@ -92,7 +92,7 @@ fn an_acknowledged_number_never_runs_again_and_its_result_is_dropped() {
 #[test]
 fn an_acknowledgement_counts_before_the_window_is_looked_at() {
     let mut sessions = opened(&[1]);
-    assert_eq!(ask(&mut sessions, 5, 1), Decision::Run);
+    assert_eq!(ask(&mut sessions, 5, 1), DuplicateCheck::Run);
 }
 
 /// "Not run" is final: the twin of a refused request must not run when the window has moved on.
@@ -100,7 +100,7 @@ fn an_acknowledgement_counts_before_the_window_is_looked_at() {
 fn a_number_refused_by_the_window_is_refused_for_ever() {
     let mut sessions = opened(&[1]);
     assert_eq!(ask(&mut sessions, 5, 0), refused(Rejection::WindowExceeded));
-    assert_eq!(ask(&mut sessions, 4, 3), Decision::Run, "numbers below it go on");
+    assert_eq!(ask(&mut sessions, 4, 3), DuplicateCheck::Run, "numbers below it go on");
     assert_eq!(ask(&mut sessions, 5, 3), refused(Rejection::WindowExceeded));
     assert_eq!(ask(&mut sessions, 6, 4), refused(Rejection::WindowExceeded));
 }
@@ -213,14 +213,14 @@ fn a_session_survives_encoding() {
 fn of_large_results_of_one_session_the_oldest_are_dropped() {
     let mut sessions = opened(&[1]);
     for (n, answer) in [(2, large(10, 1)), (1, large(11, 1)), (3, outcome(12)), (4, large(13, 2))] {
-        assert_eq!(ask(&mut sessions, n, 0), Decision::Run);
+        assert_eq!(ask(&mut sessions, n, 0), DuplicateCheck::Run);
         sessions.record(session(1), number(n), answer);
         sessions.check_invariants();
     }
     assert_eq!(ask(&mut sessions, 2, 0), refused(Rejection::ResultDropped));
-    assert_eq!(ask(&mut sessions, 1, 0), Decision::Answered(large(11, 1)));
-    assert_eq!(ask(&mut sessions, 3, 0), Decision::Answered(outcome(12)));
-    assert_eq!(ask(&mut sessions, 4, 0), Decision::Answered(large(13, 2)));
+    assert_eq!(ask(&mut sessions, 1, 0), DuplicateCheck::Answered(large(11, 1)));
+    assert_eq!(ask(&mut sessions, 3, 0), DuplicateCheck::Answered(outcome(12)));
+    assert_eq!(ask(&mut sessions, 4, 0), DuplicateCheck::Answered(large(13, 2)));
 }
 
 /// Rule E7.
@@ -256,7 +256,7 @@ fn e7_small_results_count_and_the_largest_share_gives_first() {
     let mut revision = 100;
     let mut run = |sessions: &mut Sessions, id, n| {
         revision += 1;
-        assert_eq!(sessions.decide(session(id), number(n), number(0), at(1)), Decision::Run);
+        assert_eq!(sessions.decide(session(id), number(n), number(0), at(1)), DuplicateCheck::Run);
         let answer = if n % 5 == 0 { Err(Rejection::Invalid) } else { outcome(revision) };
         sessions.record(session(id), number(n), answer);
         sessions.check_invariants();
@@ -269,7 +269,10 @@ fn e7_small_results_count_and_the_largest_share_gives_first() {
     }
     for id in 1..=9 {
         let kept = sessions.decide(session(id), number(1), number(0), at(1));
-        assert!(matches!(kept, Decision::Answered(Ok(_))), "a modest client keeps its result: {kept:?}");
+        assert!(
+            matches!(kept, DuplicateCheck::Answered(Ok(_))),
+            "a modest client keeps its result: {kept:?}"
+        );
     }
     let dropped = (1..=256).filter(|n| {
         sessions.decide(session(10), number(*n), number(0), at(1)) == refused(Rejection::ResultDropped)
@@ -285,14 +288,14 @@ fn e7_small_results_count_and_the_largest_share_gives_first() {
         sessions.iter().map(|(_, session)| postcard::to_stdvec(session).unwrap().len()).sum::<usize>();
     assert!(bytes < 40 * RESULT_BYTES, "{bytes} bytes are written for 2,560 requests");
     // Who acknowledges goes on.
-    assert_eq!(sessions.decide(session(10), number(257), number(256), at(1)), Decision::Run);
+    assert_eq!(sessions.decide(session(10), number(257), number(256), at(1)), DuplicateCheck::Run);
     sessions.check_invariants();
 }
 
 #[test]
 fn a_result_takes_no_more_than_it_counts() {
     // B-trees are half full at worst, and a result is in two of them.
-    let bytes = size_of::<RequestNumber>() + size_of::<Answer>();
+    let bytes = size_of::<RequestNumber>() + size_of::<RequestResult>();
     let listed = size_of::<(Revision, SessionId, RequestNumber)>() + size_of::<usize>();
     assert!(3 * (bytes + listed) / 2 <= RESULT_BYTES, "{bytes} and {listed}");
 }

@@ -1,4 +1,4 @@
-//! A directory of real files, locked against a second process.
+//! A directory of real files, locked against other processes.
 
 use super::{File, Storage};
 use std::collections::BTreeMap;
@@ -9,23 +9,23 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, Per
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// A file that carries a lock, besides the directory itself: some file systems over a network lock only files. Never listed.
+/// A file that is locked in addition to the directory: some network file systems lock only files. It is never listed.
 const LOCK: &str = "LOCK";
 
-/// What is kept here is for the account that the member runs under alone.
+/// Only the account that the member runs under may access the directory.
 const PRIVATE_DIRECTORY: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
-/// The mode bits that let other accounts in.
+/// The mode bits that give other accounts access.
 const OTHERS: u32 = 0o077;
 
-/// Why a data directory was refused. Each names the obstacle and what to do.
+/// Why a data directory was refused. Each error names the obstacle and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DirectoryError {
     /// Another process has it open.
     #[error("the data directory {path} is in use by another process: stop that one, or give this member a directory of its own", path = .0.display())]
     Locked(PathBuf),
-    /// There is something else at that path.
+    /// The path leads to something other than a directory.
     #[error("the data directory {path} is not a directory: name another path, or move that file away", path = .0.display())]
     NotADirectory(PathBuf),
     /// It does not exist and cannot be created.
@@ -56,12 +56,13 @@ pub enum DirectoryError {
     },
 }
 
-/// A directory of real files, under an exclusive lock for as long as this value lives. What it creates, others may not read: directories have
-/// mode 0700, files 0600.
+/// A directory of real files, under an exclusive lock for as long as this value lives. Others cannot read what it creates:
+/// directories have mode 0700, and files 0600.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    /// The directory itself, for syncing its names. It is locked, so that the lock cannot be removed: only with all that it protects.
+    /// The directory itself, for syncing its names. It is locked, so that the lock can only be removed together with everything
+    /// that it protects.
     names: fs::File,
     _lock: fs::File,
     /// The files that are open, by name.
@@ -103,7 +104,7 @@ impl Directory {
         }
         match names.try_lock() {
             Err(TryLockError::WouldBlock) => return Err(DirectoryError::Locked(path)),
-            // A file system that does not lock directories: the file has to do.
+            // A file system that does not lock directories: the lock on the file must do.
             Ok(()) | Err(TryLockError::Error(_)) => {}
         }
         warn_of_readers(&path);
@@ -135,7 +136,7 @@ impl Directory {
     }
 
     fn open_files(&self) -> MutexGuard<'_, BTreeMap<String, Weak<OnDisk>>> {
-        // Whoever panicked has left a map of names.
+        // A panic elsewhere has left a valid map of names.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -145,7 +146,7 @@ fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// Checks that `path` leads to what is open as `held`.
+/// Checks that `path` leads to the file that is open as `held`.
 fn check_name(path: &Path, held: &fs::File) -> io::Result<()> {
     let trouble =
         |what: &str| io::Error::new(io::ErrorKind::NotFound, format!("{} was {what}", path.display()));
@@ -159,7 +160,8 @@ fn check_name(path: &Path, held: &fs::File) -> io::Result<()> {
     }
 }
 
-/// Logs it if other accounts of this machine can read what is in the directory: one that somebody else made, or an earlier version.
+/// Logs a warning if other accounts of this machine can read the directory, which someone else or an earlier version may have
+/// created.
 fn warn_of_readers(path: &Path) {
     let lets_others_in =
         |path: &Path| fs::metadata(path).is_ok_and(|found| found.permissions().mode() & OTHERS != 0);
@@ -177,7 +179,7 @@ fn warn_of_readers(path: &Path) {
     }
 }
 
-/// Creates the directory and those above it that are missing, and makes their names durable.
+/// Creates the directory and its missing parents, and makes their names durable.
 fn create_durably(path: &Path) -> Result<(), DirectoryError> {
     let failed = |source| DirectoryError::Create { path: path.to_path_buf(), source };
     let missing: Vec<&Path> =
@@ -221,7 +223,7 @@ impl Storage for Directory {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)? {
-            // A name that is not UTF-8 is none of ours.
+            // A name that is not UTF-8 is not one of ours.
             if let Ok(name) = entry?.file_name().into_string()
                 && name != LOCK
             {
@@ -238,7 +240,7 @@ impl Storage for Directory {
 
     fn check_names(&self) -> io::Result<()> {
         check_name(&self.path, &self.names)?;
-        // Held meanwhile, so that no name is between two files.
+        // Locked during the rename, so that the name always has one file.
         let open = self.open_files();
         for (name, file) in &*open {
             if let Some(file) = file.upgrade() {
@@ -277,7 +279,7 @@ impl File for OnDisk {
 
     #[cfg(target_os = "linux")]
     fn without_readahead(&self) {
-        // It is a hint: a file system that does not take it reads ahead.
+        // A hint: a file system that ignores it reads ahead.
         let _ = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::Random);
     }
 

@@ -1,7 +1,7 @@
-//! The seam to the disk: files, directories, sync. Real here; damaged, crashing and slow in the simulator.
+//! The interface to the disk: files, directories, sync. It is real here; in the simulator the disk is damaged, crashing and slow.
 //!
-//! Every offset is absolute; nothing buffers. A write is durable when [`File::sync`] on its file has returned, a
-//! created, renamed or removed name when [`Storage::sync_directory`] has. Calls block: a node makes them from threads of its own.
+//! Every offset is absolute, and nothing buffers. A write is durable when [`File::sync`] on its file has returned, and a created,
+//! renamed or removed name when [`Storage::sync_directory`] has. Calls block, so a node makes them on threads of its own.
 
 mod directory;
 #[cfg(any(feature = "internals", feature = "testing"))]
@@ -18,7 +18,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// One directory, flat: names have no separators.
+/// One flat directory: names have no separators.
 pub trait Storage: Send + Sync + Debug + 'static {
     /// Opens a file that exists, for reading and writing. `NotFound` if it does not.
     ///
@@ -26,7 +26,7 @@ pub trait Storage: Send + Sync + Debug + 'static {
     /// Any error of the disk.
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
-    /// Creates a new file. `AlreadyExists` if the name is taken. Not durable before [`sync_directory`](Self::sync_directory).
+    /// Creates a new file. `AlreadyExists` if the name is taken. It is durable after [`sync_directory`](Self::sync_directory).
     ///
     /// # Errors
     /// Any error of the disk.
@@ -56,15 +56,15 @@ pub trait Storage: Send + Sync + Debug + 'static {
     /// Any error of the disk.
     fn sync_directory(&self) -> io::Result<()>;
 
-    /// Checks that the names still lead to the files that are open, so that whoever opens the directory next finds what is written here.
-    /// Writes to a file whose name is gone succeed, and are lost when it is closed.
+    /// Checks that the names still lead to the open files, so that a later process finds what is written here. Writes to a file
+    /// whose name was removed succeed, and are lost when it is closed.
     ///
     /// # Errors
-    /// Which name is gone, or leads elsewhere; or any error of the disk.
+    /// The name that was removed or leads elsewhere; or any error of the disk.
     fn check_names(&self) -> io::Result<()>;
 
-    /// There is no room for a new file, whose absence breaks no promise: waits a while for it, and returns whether to try again. Blocks.
-    /// Default: no, at once.
+    /// There is no space for a new file that is not needed for correctness: waits a while for space, and returns whether to try
+    /// again. Blocks. Default: returns false at once.
     fn wait_for_room(&self, full: &io::Error) -> bool {
         let _ = full;
         false
@@ -80,33 +80,35 @@ pub trait File: Send + Sync + Debug {
     /// Any error of the disk.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// Writes all of `data` at `offset`, growing the file if needed. Not durable before [`sync`](Self::sync).
+    /// Writes all of `data` at `offset`, and extends the file if needed. It is durable after [`sync`](Self::sync).
     ///
     /// # Errors
     /// Any error of the disk.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Makes all earlier writes and the length durable (`fdatasync`). After an error the file's state is unknown: never retry.
+    /// Makes all earlier writes and the length durable (`fdatasync`). After an error, the state of the file is unknown: never
+    /// retry.
     ///
     /// # Errors
     /// Any error of the disk.
     fn sync(&self) -> io::Result<()>;
 
-    /// Lets later reads see what is on the disk: the system forgets what it holds of the file in memory, except for what still waits to
-    /// be written. To be called after a [`sync`](Self::sync), before anything is believed that an earlier process may have failed to
-    /// make durable: Linux marks pages whose write failed as clean and goes on showing them, until the machine restarts.
+    /// Makes later reads return what is on the disk: the system drops its cached pages of the file, except those that still wait
+    /// to be written. Call it after a [`sync`](Self::sync), before relying on anything that an earlier process may have failed to
+    /// make durable: Linux marks pages whose write failed as clean, and returns them until the machine restarts.
     ///
-    /// Works on Linux, and as far as the system can: pages that something else maps or is writing stay. Elsewhere it does nothing.
+    /// It works on Linux, as far as the system can: pages that are mapped or being written stay. On other systems it does
+    /// nothing.
     ///
     /// # Errors
     /// Any error of the disk.
     fn drop_cache(&self) -> io::Result<()>;
 
-    /// From now on the system reads nothing ahead of its own accord: the owner does it ([`read_ahead`](Self::read_ahead)), in small parts.
-    /// A hint. Default: nothing.
+    /// Turns off the system's own read-ahead, because the owner reads ahead in small parts ([`read_ahead`](Self::read_ahead)). A
+    /// hint. Default: does nothing.
     fn without_readahead(&self) {}
 
-    /// Begins to read a range into the system's memory, and does not wait for it. A hint. Default: nothing.
+    /// Starts to read a range into the system's cache, without waiting. A hint. Default: does nothing.
     fn read_ahead(&self, range: Range<u64>) {
         let _ = range;
     }
@@ -117,7 +119,7 @@ pub trait File: Send + Sync + Debug {
     /// Any error of the disk.
     fn len(&self) -> io::Result<u64>;
 
-    /// Cuts or extends (with zeros) to `len` bytes.
+    /// Shortens the file, or extends it with zeros, to `len` bytes.
     ///
     /// # Errors
     /// Any error of the disk.

@@ -45,11 +45,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long anything is waited for.
+/// How long to wait for any condition.
 const WITHIN: Duration = Duration::from_secs(120);
-/// How often it is looked at.
+/// How often a condition is checked.
 const LOOK: Duration = Duration::from_millis(5);
-/// The name of every cluster here.
+/// The name of every such cluster.
 const NAME: &str = "test";
 
 /// Configures a cluster; [`start`](Self::start) starts it.
@@ -126,7 +126,7 @@ pub struct Cluster {
     options: Options,
     network: Memory,
     members: Vec<Member>,
-    /// Between the clients and the members.
+    /// The faults between the clients and the members.
     outside: Faults,
     clients: AtomicU64,
     origin: Instant,
@@ -136,13 +136,13 @@ pub struct Cluster {
 #[derive(Debug)]
 struct Member {
     disk: Disk,
-    /// Between it and everybody else.
+    /// The faults between this member and everybody else.
     faults: Faults,
-    /// None: it does not run.
+    /// `None` if it does not run.
     node: Option<Node>,
 }
 
-/// The primary of the newest view. (One that was cut off may not know yet that it is none any more.)
+/// The primary of the newest view. (A primary that is cut off may not know that it has been replaced.)
 fn serving(running: &[MemberStatus]) -> Option<&MemberStatus> {
     let newest = running.iter().map(|status| status.view).max()?;
     running.iter().find(|status| status.state == "primary" && status.view == newest)
@@ -263,7 +263,7 @@ impl Cluster {
         .await;
     }
 
-    /// Looks at the members that run until `check` finds what it looks for.
+    /// Polls the running members until `check` returns something.
     async fn wait<T>(&self, what: &str, check: impl Fn(&[MemberStatus]) -> Option<T>) -> T {
         let until = Instant::now() + WITHIN;
         loop {

@@ -1,13 +1,13 @@
-//! Who may send what: the role that each message, call and operation requires of the end that sends it.
+//! Access control: the role that each message, call and operation requires of its sender.
 //!
-//! What arrives without the role is not answered: the connection is closed. The role is what the hello claimed and the gate
-//! believed, which with TLS is what the certificate proves; nobody can change it later.
+//! If a sender does not have the role, its frame is not answered and the connection is closed. The role is the one that the hello
+//! claimed and that was accepted; with TLS, the certificate must prove it. It cannot change later.
 
 use crate::config::Role;
 use crate::message::{ClientCall, Message, Operation};
 use kv_transport::Lane;
 
-/// Who is at the end of a connection that opened it.
+/// The end that opened a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Party {
@@ -23,15 +23,16 @@ pub enum Party {
 }
 
 impl Party {
-    /// Whether it may send this: on the lane of the message, and, what only a primary or whoever holds the
-    /// state has reason to send, only a data member.
+    /// Returns whether it may send this message: on the lane of the message and, for messages that only a primary or the
+    /// holder of a state has reason to send, only a data member.
     #[must_use]
     pub fn may_send_message(self, message: &Message) -> bool {
         let Self::Member { role, lane } = self else { return false };
         lane == message.lane() && (role == Role::Data || !needs_data(message))
     }
 
-    /// Whether it may have this ordered: a client everything but an expiry, which is the primary's own.
+    /// Returns whether it may have this operation ordered. A client may request everything except an expiry, which only the
+    /// primary proposes.
     #[must_use]
     pub const fn may_order(self, operation: &Operation) -> bool {
         match operation {
@@ -42,7 +43,7 @@ impl Party {
         }
     }
 
-    /// Whether it may ask for this. Every client may ask for everything.
+    /// Returns whether it may make this call. Every client may make every call.
     #[must_use]
     pub const fn may_call(self, call: &ClientCall) -> bool {
         match call {
@@ -58,7 +59,7 @@ impl Party {
     }
 }
 
-/// Whether only a data member has a reason to send this: a witness is never primary, and has no state to hand on.
+/// Whether only a data member has a reason to send this: a witness is never primary, and has no state.
 const fn needs_data(message: &Message) -> bool {
     match message {
         Message::Prepare { .. }

@@ -1,4 +1,4 @@
-//! Rules that every message keeps, whoever sent it: what decodes and breaks one is refused.
+//! Rules for every message, whoever sent it. A message that decodes and violates one is refused.
 
 use super::{PROTOCOL, VersionRange, WireError};
 use crate::ids::{Op, Revision};
@@ -40,7 +40,7 @@ pub(super) fn message(message: &Message) -> Result<(), WireError> {
     }
 }
 
-/// A place in a snapshot is a key with a little around it.
+/// A place in a snapshot is a key with some overhead.
 fn place(after: &[u8]) -> Result<(), WireError> {
     if after.len() <= MOST_PLACE_BYTES { Ok(()) } else { Err(WireError::OutOfRange { field: "a place" }) }
 }
@@ -85,7 +85,7 @@ fn consecutive(ops: impl Iterator<Item = Op>) -> Result<(), WireError> {
     Ok(())
 }
 
-/// Checks the version in which the other end wants to go on: it must be one of those that were offered.
+/// Checks the version that the other end has chosen: it must be one of those that were offered.
 pub(super) fn welcome(version: u16) -> Result<(), WireError> {
     let (theirs, ours) = (VersionRange::just(version), PROTOCOL);
     ours.common(theirs).map(drop).ok_or(WireError::Version { theirs, ours })

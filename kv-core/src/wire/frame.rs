@@ -1,4 +1,4 @@
-//! The frame: header, checksums, limits.
+//! The frame: its header, checksums and limits.
 
 use super::{Hello, HelloReply, MAX_HELLO, MAX_HELLO_REPLY, VersionRange, check};
 use crate::ids::Timestamp;
@@ -13,10 +13,10 @@ pub const HEADER_BYTES: usize = 28;
 
 const MAGIC: [u8; 4] = *b"kvfr";
 
-/// A sign of life is nothing or a number.
+/// A sign of life is empty or a number.
 const MAX_ALIVE: usize = 10;
 
-/// What a frame's body is.
+/// The kinds of frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -30,8 +30,8 @@ pub enum Kind {
     Client,
     /// [`ServerMessage`]: to a client.
     Server,
-    /// Nothing but a sign of life: from a client among its messages, and between members against the direction of those. A member's contains its
-    /// wall clock.
+    /// Only a sign of life: from a client among its messages, and between members in the opposite direction. That of a member
+    /// contains its wall clock.
     Alive,
 }
 
@@ -47,15 +47,15 @@ impl Kind {
         }
     }
 
-    /// What may come in place of this kind: a client that has nothing to ask still shows life.
-    const fn relief(self) -> Option<Self> {
+    /// The kind that may arrive instead of this one: a client without calls still sends signs of life.
+    const fn alternative(self) -> Option<Self> {
         match self {
             Self::Client => Some(Self::Alive),
             Self::Hello | Self::HelloReply | Self::Message | Self::Server | Self::Alive => None,
         }
     }
 
-    /// The longest body of this kind where other frames may have `max_frame` bytes.
+    /// The longest body of this kind, if other frames may have `max_frame` bytes.
     #[must_use]
     pub const fn limit(self, max_frame: usize) -> usize {
         match self {
@@ -67,7 +67,7 @@ impl Kind {
     }
 }
 
-/// Why bytes from the other end are not acceptable. The connection cannot be used any more: close it.
+/// Why bytes from the other end were refused. Close the connection: it cannot be used any more.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
@@ -77,7 +77,7 @@ pub enum WireError {
     /// The stream ended inside a frame.
     #[error("the connection ended in the middle of a frame")]
     Truncated,
-    /// The first bytes are not a frame of ours.
+    /// The first bytes are not those of a frame.
     #[error("the other end does not speak this protocol")]
     Magic,
     /// The header's checksum differs.
@@ -86,10 +86,10 @@ pub enum WireError {
     /// The body's checksum differs.
     #[error("a frame's body is damaged")]
     BodyChecksum,
-    /// Another kind of frame than this connection carries at this point.
+    /// A kind of frame that is not allowed here.
     #[error("received a frame of kind {found}, expected {expected:?}")]
     UnexpectedKind {
-        /// The kind's code.
+        /// The code of the kind.
         found: u8,
         /// What was due.
         expected: Kind,
@@ -104,10 +104,10 @@ pub enum WireError {
         /// The kind.
         expected: Kind,
     },
-    /// The body does not decode, or something follows it.
+    /// The body does not decode, or has trailing bytes.
     #[error("the body of a {0:?} frame does not decode")]
     Malformed(Kind),
-    /// A counter is so large that it can only be a mistake.
+    /// A counter is too large to be true.
     #[error("{field} is out of range")]
     OutOfRange {
         /// The name of the field.
@@ -116,7 +116,7 @@ pub enum WireError {
     /// An entry does not match its header.
     #[error("a log entry is damaged: {0}")]
     Entry(#[from] EntryError),
-    /// The sender has not the role that this requires.
+    /// The sender does not have the required role.
     #[error("received {what} from {party:?}, which may not send it")]
     NotAllowed {
         /// What came.
@@ -127,14 +127,14 @@ pub enum WireError {
     /// The two ends have no protocol version in common.
     #[error("the other end speaks protocol versions {theirs}, this one {ours}: upgrade the older one")]
     Version {
-        /// What the other end speaks.
+        /// The versions of the other end.
         theirs: VersionRange,
-        /// What this end speaks.
+        /// The versions of this end.
         ours: VersionRange,
     },
 }
 
-/// A header whose checksum held.
+/// A header with a valid checksum.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
     kind: Kind,
@@ -143,10 +143,10 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Checks the header at the start of `bytes`: it must announce `expected` (or, among a client's messages, a sign of life),
-    /// within the limit.
+    /// Checks the header at the start of `bytes`: it must be of the `expected` kind (or, among a client's messages, a sign of
+    /// life), and within the limit.
     ///
-    /// Magic first (a stranger's bytes), then the checksum, and only then the fields.
+    /// First the magic is checked (a stranger's bytes), then the checksum, and only then the fields.
     pub(super) fn parse(
         bytes: &[u8; HEADER_BYTES],
         expected: Kind,
@@ -165,7 +165,7 @@ impl Header {
         if !is_intact(bytes) {
             return Err(WireError::HeaderChecksum);
         }
-        let mut due = [Some(expected), expected.relief()].into_iter().flatten();
+        let mut due = [Some(expected), expected.alternative()].into_iter().flatten();
         let Some(kind) = due.find(|it| it.code() == kind && reserved == 0) else {
             return Err(WireError::UnexpectedKind { found: kind, expected });
         };
@@ -181,7 +181,7 @@ impl Header {
         self.len
     }
 
-    /// Pairs the header with a body whose checksum holds.
+    /// Combines the header with a body that has a valid checksum.
     pub(super) fn frame(self, body: Bytes) -> Result<Frame, WireError> {
         debug_assert_eq!(body.len(), self.len);
         if xxh3_64(&body) != self.body_checksum {
@@ -191,14 +191,14 @@ impl Header {
     }
 }
 
-/// Whether a header's checksum, its last eight bytes, holds.
+/// Whether the checksum of a header, its last eight bytes, is valid.
 fn is_intact(header: &[u8; HEADER_BYTES]) -> bool {
     let (content, mut checksum) = header.split_at(HEADER_BYTES - 8);
     checksum.get_u64_le() == xxh3_64(content)
 }
 
-/// The length of the frame that begins with this header, if it is one. A length that was damaged is not believed: whoever waited for so
-/// many bytes would hold back all that comes.
+/// The length of the frame that begins with this header, if it is valid. A damaged length is not used: waiting for that many
+/// bytes would block everything that follows.
 pub(super) fn announced_len(header: &[u8]) -> Option<usize> {
     let header: &[u8; HEADER_BYTES] = header.first_chunk()?;
     if header[..4] != MAGIC || !is_intact(header) {
@@ -209,7 +209,7 @@ pub(super) fn announced_len(header: &[u8]) -> Option<usize> {
     HEADER_BYTES.checked_add(u32::from_le_bytes(len) as usize)
 }
 
-/// A frame whose checksums held. Its body may still be nonsense.
+/// A frame with valid checksums. Its body may still be invalid.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
     kind: Kind,
@@ -235,7 +235,7 @@ impl Frame {
         header.frame(bytes)
     }
 
-    /// A frame as if its checksums had held: for tests that feed it nonsense.
+    /// A frame as if its checksums were valid: for tests with invalid bodies.
     #[cfg(feature = "internals")]
     #[doc(hidden)]
     #[must_use]
@@ -249,23 +249,23 @@ impl Frame {
         self.kind
     }
 
-    /// Bytes of the body.
+    /// The length of the body in bytes.
     #[must_use]
     pub fn body_len(&self) -> usize {
         self.body.len()
     }
 
-    /// The message between members in it.
+    /// Decodes the message between members.
     ///
     /// # Errors
-    /// [`WireError`] if it is another kind, does not decode, or breaks a rule that every message keeps.
+    /// [`WireError`] if it is of another kind, does not decode, or violates a rule for every message.
     pub fn message(&self) -> Result<Message, WireError> {
         let message = self.decode(Kind::Message)?;
         check::message(&message)?;
         Ok(message)
     }
 
-    /// The client's message in it.
+    /// Decodes the client's message.
     ///
     /// # Errors
     /// As [`message`](Self::message).
@@ -273,7 +273,7 @@ impl Frame {
         self.decode(Kind::Client)
     }
 
-    /// The answer to a client in it.
+    /// Decodes the answer to a client.
     ///
     /// # Errors
     /// As [`message`](Self::message).
@@ -281,7 +281,7 @@ impl Frame {
         self.decode(Kind::Server)
     }
 
-    /// The hello in it.
+    /// Decodes the hello.
     ///
     /// # Errors
     /// As [`message`](Self::message); [`WireError::Version`] if the ends have no version in common.
@@ -290,13 +290,12 @@ impl Frame {
         self.decode(Kind::Hello)
     }
 
-    /// The reply to a hello in it.
+    /// Decodes the reply to a hello.
     ///
     /// # Errors
-    /// As [`message`](Self::message); [`WireError::Version`] if the other end wants to go on in a version that this one does
-    /// not speak.
+    /// As [`message`](Self::message); [`WireError::Version`] if the other end has chosen a version that this end does not speak.
     pub fn hello_reply(&self) -> Result<HelloReply, WireError> {
-        // A welcome of another version need not be understood to be distinguished from nonsense.
+        // A welcome of another version can be recognized without understanding the rest.
         if let Ok(((0, version), _)) = postcard::take_from_bytes::<(u8, u16)>(&self.body) {
             check::welcome(version)?;
         }
@@ -308,7 +307,7 @@ impl Frame {
         if self.body.is_empty() { Ok(None) } else { self.decode(Kind::Alive).map(Some) }
     }
 
-    /// The version range stands first in every version's hello, so that it can be read before the rest is understood.
+    /// The version range comes first in the hello of every version, so that it can be decoded before the rest is understood.
     fn check_version(&self, expected: Kind) -> Result<(), WireError> {
         if self.kind != expected {
             return Err(WireError::UnexpectedKind { found: self.kind.code(), expected });
@@ -330,7 +329,7 @@ impl Frame {
     }
 }
 
-/// Collects a body behind the room for its header.
+/// Collects a body after the space for its header.
 struct BodyBuffer(BytesMut);
 
 impl postcard::ser_flavors::Flavor for BodyBuffer {
@@ -351,7 +350,7 @@ impl postcard::ser_flavors::Flavor for BodyBuffer {
     }
 }
 
-/// A complete frame; its body has about `size` bytes.
+/// Encodes a complete frame. Its body has about `size` bytes.
 pub(super) fn encode<T: Serialize>(kind: Kind, value: &T, size: usize) -> Bytes {
     let mut buffer = BytesMut::with_capacity(HEADER_BYTES + size);
     buffer.resize(HEADER_BYTES, 0);

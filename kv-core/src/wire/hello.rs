@@ -1,4 +1,4 @@
-//! The hello: who is calling, which cluster it believes to call, and whether the two ends fit.
+//! The hello: who is calling, which cluster it expects, and whether the two ends match.
 
 use crate::config::{FixedOptions, OptionMismatch};
 use crate::ids::{ClusterId, Hash, MemberId};
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// The protocol versions that this build speaks.
 pub const PROTOCOL: VersionRange = VersionRange { min: 3, max: 3 };
 
-/// Protocol versions, both ends included.
+/// A range of protocol versions, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VersionRange {
     /// The oldest.
@@ -21,7 +21,7 @@ pub struct VersionRange {
 }
 
 impl VersionRange {
-    /// This version alone.
+    /// Only this version.
     #[must_use]
     pub const fn just(version: u16) -> Self {
         Self { min: version, max: version }
@@ -45,14 +45,14 @@ impl fmt::Display for VersionRange {
 /// The first frame on a connection, from the end that opened it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hello {
-    /// What the caller speaks. Stands first in every version of the protocol.
+    /// The versions that the caller speaks. They come first in every version of the protocol.
     pub protocol: VersionRange,
-    /// The cluster it wants.
+    /// The cluster that the caller expects.
     pub cluster: ClusterId,
-    /// The lane it opened.
+    /// The lane of this connection.
     #[serde(with = "lane_code")]
     pub lane: Lane,
-    /// Optional abilities, one bit each; unknown ones are ignored. None exist yet.
+    /// Optional features, one bit each. Unknown ones are ignored. None exist yet.
     pub features: u64,
     /// Who it is.
     pub caller: Caller,
@@ -65,7 +65,7 @@ pub enum Caller {
     Member {
         /// Its id.
         id: MemberId,
-        /// Whom it believes to call.
+        /// The member that it expects to call.
         to: MemberId,
         /// Its role: `data` or `witness`.
         role: String,
@@ -73,12 +73,12 @@ pub enum Caller {
         fingerprint: Hash,
         /// Its options that are fixed when the cluster forms (rule F6).
         options: FixedOptions,
-        /// Drawn at random when its process started: two that come in turn are two processes with one id.
+        /// Drawn at random when its process started. If two values alternate, two processes run under one id.
         life: u64,
     },
     /// A client.
     Client {
-        /// A name for logs; proves nothing.
+        /// A name for logs. It proves nothing.
         name: String,
     },
 }
@@ -91,7 +91,7 @@ impl Hello {
         Self { protocol: PROTOCOL, cluster, lane: Lane::Client, features: 0, caller }
     }
 
-    /// A member's hello on one of the members' lanes.
+    /// The hello of a member on one of the members' lanes.
     #[must_use]
     pub fn member(expectation: &Expectation, to: MemberId, lane: Lane) -> Self {
         let me = expectation.me;
@@ -109,14 +109,14 @@ impl Hello {
     }
 }
 
-/// The first frame on a connection from the end that accepted it. In every version of the protocol it begins with one byte, 0
-/// for [`Ok`](Self::Ok), behind which stands the version that was chosen, or 1 for [`Refused`](Self::Refused), whose layout never
-/// changes: so each end can report why it cannot agree with an end of any other version.
+/// The first frame on a connection from the end that accepted it. In every version of the protocol it begins with one byte: 0 for
+/// [`Ok`](Self::Ok), followed by the chosen version, or 1 for [`Refused`](Self::Refused), whose layout never changes. So each end
+/// can report why it cannot agree with an end of any other version.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum HelloReply {
     /// Go on.
     Ok(Welcome),
-    /// Go away. The connection is closed after this.
+    /// The caller is refused. The connection is closed after this.
     Refused {
         /// What is wrong and what to do.
         reason: String,
@@ -131,41 +131,41 @@ impl From<&Refusal> for HelloReply {
     }
 }
 
-/// What a caller learns when it is let in.
+/// What an accepted caller receives.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Welcome {
-    /// The version of the protocol that both ends use from here on.
+    /// The version of the protocol that both ends use from now on.
     pub protocol: u16,
-    /// Optional abilities that both ends have.
+    /// Optional features that both ends have.
     pub features: u64,
     /// Who answers.
     pub member: MemberId,
     /// All members.
     pub members: Vec<MemberInfo>,
-    /// What requests may be like.
+    /// The limits of requests.
     pub limits: Limits,
 }
 
-/// A member, as announced to callers.
+/// A member, as it is announced to callers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MemberInfo {
     /// Its id.
     pub id: MemberId,
-    /// Where it is reached.
+    /// The address at which it is reached.
     pub address: String,
     /// `data` or `witness`.
     pub role: String,
 }
 
 impl MemberInfo {
-    /// Whether it holds data and can be primary.
+    /// Returns whether it holds data and can be primary.
     #[must_use]
     pub fn holds_data(&self) -> bool {
         self.role == "data"
     }
 }
 
-/// The limits that a client must keep.
+/// The limits that a client must respect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Limits {
     /// The largest key in bytes.
@@ -174,14 +174,14 @@ pub struct Limits {
     pub max_value_bytes: u32,
     /// The most requests in flight in a session.
     pub max_in_flight_per_session: u32,
-    /// How long a session may be silent before it is forgotten.
+    /// How long a session may be silent before it expires.
     pub session_ttl: Duration,
     /// How long a connection may be silent before it is closed.
     pub client_idle_timeout: Duration,
 }
 
 impl Limits {
-    /// Those of keys and values.
+    /// The limits of keys and values.
     #[must_use]
     pub const fn sizes(&self) -> SizeLimits {
         SizeLimits {
@@ -191,7 +191,7 @@ impl Limits {
     }
 }
 
-/// What a member knows of itself, to judge a caller by.
+/// What a member checks callers against.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Expectation {
     /// The cluster's name.
@@ -204,11 +204,11 @@ pub struct Expectation {
     pub fingerprint: Hash,
     /// The options that are fixed when the cluster forms.
     pub options: FixedOptions,
-    /// What clients must keep.
+    /// The limits for clients.
     pub limits: Limits,
-    /// This process of the member, among those that it had and may have beside: see [`Caller::Member`].
+    /// Identifies this process of the member: see [`Caller::Member`].
     pub life: u64,
-    /// Whether the transport proves who the others are, so that one of whom it knows nothing is refused.
+    /// Whether the transport authenticates the other ends. If so, an unauthenticated caller is refused.
     pub authenticated: bool,
 }
 
@@ -216,7 +216,7 @@ pub struct Expectation {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// No version in common.
+    /// The ends have no version in common.
     #[error("you speak protocol versions {theirs}, member {me} speaks {PROTOCOL}: upgrade the older one")]
     Version {
         /// The id of this member.
@@ -224,7 +224,7 @@ pub enum Refusal {
         /// What the caller speaks.
         theirs: VersionRange,
     },
-    /// Another cluster's.
+    /// The caller expects another cluster.
     #[error(
         "this is member {me} of cluster {cluster:?}, you asked for another: check cluster name and address"
     )]
@@ -234,21 +234,21 @@ pub enum Refusal {
         /// The cluster that it belongs to.
         cluster: String,
     },
-    /// The transport's lane and the hello's differ, or the lane is not for such callers.
+    /// The lanes of the transport and of the hello differ, or the lane is not for such callers.
     #[error("this kind of caller may not use lane {lane:?}")]
     Lane {
         /// The lane.
         lane: Lane,
     },
-    /// The caller wanted another member.
+    /// The caller expects another member.
     #[error("this is member {me}, you asked for member {wanted}: check the addresses in the configuration")]
     OtherMember {
         /// The id of this member.
         me: MemberId,
-        /// Whom the caller wanted.
+        /// The member that the caller expects.
         wanted: MemberId,
     },
-    /// The caller is not one of the others.
+    /// The caller is not one of the other members.
     #[error("member {id} is not a peer of member {me}: check the ids in the configuration")]
     NotAPeer {
         /// The id of this member.
@@ -267,7 +267,7 @@ pub enum Refusal {
         /// The id of the caller.
         id: MemberId,
     },
-    /// An option differs that is fixed when the cluster forms.
+    /// A fixed option differs.
     #[error(
         "member {id} has {option} {theirs}, member {me} has {ours}: it is fixed when the cluster forms, set it to the same \
          value on all members"
@@ -292,13 +292,13 @@ pub enum Refusal {
         /// The identity that the hello claims.
         hello: String,
     },
-    /// A certificate is wanted, and the transport knows of none.
+    /// A certificate is required, and the caller has none.
     #[error("member {me} requires a certificate, and you sent none")]
     Unauthenticated {
         /// The id of this member.
         me: MemberId,
     },
-    /// The certificate is of a member that the configuration does not have.
+    /// The certificate belongs to a member that is not in the configuration.
     #[error(
         "your certificate is for member {id}, which is not in the configuration of member {me}: it was removed, or the \
          configurations differ"
@@ -306,10 +306,10 @@ pub enum Refusal {
     Removed {
         /// The id of this member.
         me: MemberId,
-        /// Whose certificate it is.
+        /// The member in the certificate.
         id: MemberId,
     },
-    /// The client is not one of those that are let in.
+    /// The client is not on the list of clients.
     #[error(
         "client {name:?} is not on the list of clients of member {me}: put the name on the list, or use another certificate"
     )]
@@ -334,7 +334,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether the same caller may be let in later.
+    /// Returns whether the same caller may be accepted later.
     #[must_use]
     pub const fn is_temporary(&self) -> bool {
         matches!(self, Self::TooManyConnections { .. } | Self::ShuttingDown { .. })
@@ -348,11 +348,11 @@ impl Expectation {
         self.members.iter().find(|member| member.id == id)
     }
 
-    /// Whether the caller may come in: `lane` and `peer` are what the transport knows about the connection.
+    /// Checks whether the caller is accepted. `lane` and `peer` are what the transport knows about the connection.
     ///
     /// # Errors
-    /// [`Refusal`] is what to answer.
-    pub fn judge(&self, hello: &Hello, lane: Lane, peer: &Peer) -> Result<Welcome, Refusal> {
+    /// [`Refusal`] is the reason, which is sent to the caller.
+    pub fn check(&self, hello: &Hello, lane: Lane, peer: &Peer) -> Result<Welcome, Refusal> {
         let me = self.me;
         let theirs = hello.protocol;
         let protocol = PROTOCOL.common(theirs).ok_or(Refusal::Version { me, theirs })?;

@@ -5,7 +5,7 @@ use crate::ids::MemberId;
 use kv_transport::Peer;
 
 impl Expectation {
-    /// Whether the caller is whom its hello names, and may connect at all.
+    /// Checks that the caller is the one that its hello names, and may connect at all.
     pub(super) fn judge_identity(&self, caller: &Caller, peer: &Peer) -> Result<(), Refusal> {
         let me = self.me;
         match (peer, caller) {
@@ -18,7 +18,7 @@ impl Expectation {
                 }
                 match caller {
                     Caller::Member { id, .. } if *id == proved => return Ok(()),
-                    // A member is trusted with more than a client: its own tools may act as clients.
+                    // A member is trusted more than a client: its own tools may act as clients.
                     Caller::Client { .. } => return Ok(()),
                     Caller::Member { .. } => {}
                 }
@@ -36,7 +36,7 @@ impl Expectation {
     }
 }
 
-/// The other end, as it is called in messages.
+/// The other end, as messages refer to it.
 #[must_use]
 pub fn describe(peer: &Peer) -> String {
     match peer {
@@ -47,8 +47,8 @@ pub fn describe(peer: &Peer) -> String {
     }
 }
 
-/// Whether the other end of a connection that was opened to a member proves to be one of `cluster`: member `id`, or any if that
-/// is not known yet. Where this end has a certificate, the other end must have one, too.
+/// Checks that the other end of a connection to a member proves to be a member of `cluster`: member `id`, or any if that is not
+/// known yet. If this end has a certificate, the other end must have one too.
 ///
 /// # Errors
 /// Who is there instead, and what to do.

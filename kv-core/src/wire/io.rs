@@ -10,22 +10,22 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-/// How much is read at once where nothing has come yet: what a connection that is quiet holds.
+/// How much is read at first: the buffer that an idle connection holds.
 pub(crate) const FIRST_READ: usize = 4 << 10;
 
-/// How much is read at once where something has.
+/// How much is read at once after that.
 const READ_CHUNK: usize = 64 << 10;
 
-/// Frames from here on are not copied together with others.
+/// Frames of at least this size are not copied together with others.
 const LARGE_FRAME: usize = 32 << 10;
 
-/// After so many bytes a connection that is busy gives way to others.
+/// After this many bytes, a busy connection yields to others.
 pub(crate) const TURN_BYTES: usize = 64 << 10;
 
-/// Reads frames, and nothing but acceptable ones.
+/// Reads frames, and returns only valid ones.
 ///
-/// Memory follows what has arrived, not what a header announces. Whoever must know of it beforehand takes the three steps of
-/// [`read`](Self::read) one by one: [`wants`](Self::wants), [`fill`](Self::fill), [`take`](Self::take).
+/// The memory grows with what has arrived, not with what a header announces. A caller that must reserve memory beforehand takes
+/// the three steps of [`read`](Self::read) individually: [`wants`](Self::wants), [`fill`](Self::fill), [`take`](Self::take).
 #[derive(Debug)]
 pub struct FrameReader<R> {
     reader: R,
@@ -34,7 +34,7 @@ pub struct FrameReader<R> {
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    /// Reads from `reader` frames with bodies of up to `max_frame` bytes (hellos have limits of their own).
+    /// Reads frames with bodies of up to `max_frame` bytes from `reader` (hellos have their own limits).
     pub fn new(reader: R, max_frame: usize) -> Self {
         Self { reader, buffer: BytesMut::new(), max_frame }
     }
@@ -44,19 +44,19 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.max_frame = max_frame;
     }
 
-    /// Bytes of memory that the buffer holds.
+    /// The capacity of the buffer in bytes.
     #[cfg(test)]
     pub(in crate::wire) fn buffer_capacity(&self) -> usize {
         self.buffer.capacity()
     }
 
-    /// Bytes that have been read and not taken: the beginning of the next frame, and what may follow it.
+    /// How many bytes have been read and not taken: the beginning of the next frame, and possibly more.
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
         self.buffer.len()
     }
 
-    /// The length of the next frame, once its header is here: the header is good, and the frame within the limit.
+    /// The length of the next frame, once its header has arrived and is valid, and the length is within the limit.
     ///
     /// # Errors
     /// [`WireError`] if it is not: the stream cannot be used any more.
@@ -65,7 +65,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(Some(HEADER_BYTES + Header::parse(header, expected, self.max_frame)?.len()))
     }
 
-    /// How much to read next; `None` where a whole frame is here.
+    /// How much to read next; `None` if a whole frame has arrived.
     ///
     /// # Errors
     /// As [`announced`](Self::announced).
@@ -75,14 +75,14 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             let most = if held == 0 { FIRST_READ } else { READ_CHUNK };
             return Ok(Some(HEADER_BYTES + expected.limit(self.max_frame).min(most)));
         };
-        // What there is room for. Without any, at most as much again as has come: an announced length alone allocates next to nothing, and
-        // what came is copied a few times only, however small the parts are.
+        // Uses the spare room. If there is none, at most as much again as has arrived: an announced length alone allocates almost
+        // nothing, and the data is copied only a few times, however small the parts are.
         let spare = self.buffer.capacity() - held;
         let most = if spare > 0 { spare } else { READ_CHUNK.max(held) };
         Ok(len.checked_sub(held).filter(|missing| *missing > 0).map(|missing| missing.min(most)))
     }
 
-    /// Reads once, into room for `want` bytes at least. False at the end of the stream.
+    /// Reads once, into room for at least `want` bytes. Returns false at the end of the stream.
     ///
     /// # Errors
     /// Any error of the stream.
@@ -92,7 +92,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub async fn fill(&mut self, want: usize) -> io::Result<bool> {
         let needed = self.buffer.len() + want;
         if needed > READ_CHUNK && self.buffer.capacity() < needed {
-            // Not twice as much, as `reserve` might.
+            // Not twice as much, as `reserve` might allocate.
             let mut larger = BytesMut::with_capacity(needed);
             larger.extend_from_slice(&self.buffer);
             self.buffer = larger;
@@ -101,10 +101,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(self.reader.read_buf(&mut self.buffer).await? > 0)
     }
 
-    /// Takes the next frame, which must be here.
+    /// Takes the next frame, which must have arrived.
     ///
     /// # Errors
-    /// [`WireError`]: the stream cannot be used any more; [`WireError::Truncated`] if the frame is not here.
+    /// [`WireError`]: the stream cannot be used any more; [`WireError::Truncated`] if the frame has not arrived.
     pub fn take(&mut self, expected: Kind) -> Result<Frame, WireError> {
         let header = self.buffer.first_chunk().ok_or(WireError::Truncated)?;
         let header = Header::parse(header, expected, self.max_frame)?;
@@ -114,21 +114,21 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
         let mut bytes = self.buffer.split_to(len);
         if self.buffer.is_empty() || len > READ_CHUNK {
-            // The memory goes with the frame: a connection that falls silent after it holds none.
+            // The memory is passed on with the frame, so a connection that falls silent after it holds none.
             self.buffer = BytesMut::from(&self.buffer[..]);
         }
         bytes.advance(HEADER_BYTES);
         header.frame(bytes.freeze())
     }
 
-    /// The next frame, which must be of kind `expected` (or, among a client's, a sign of life). `None` at the end of the
-    /// stream, if it ends between two frames.
+    /// Reads the next frame, which must be of the `expected` kind (or, among a client's messages, a sign of life). `None` if the
+    /// stream ends between two frames.
     ///
     /// # Errors
     /// [`WireError`]: the stream cannot be used any more.
     ///
     /// # Cancel safety
-    /// Cancel safe: what was read of a frame is kept for the next call.
+    /// Cancel safe: the beginning of a frame is kept for the next call.
     pub async fn read(&mut self, expected: Kind) -> Result<Option<Frame>, WireError> {
         while let Some(want) = self.wants(expected)? {
             if !self.fill(want).await? {
@@ -149,7 +149,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.read(Kind::Message).await?.map(|frame| frame.message()).transpose()
     }
 
-    /// The next [`ClientMessage`](crate::message::ClientMessage); signs of life are passed over.
+    /// The next [`ClientMessage`](crate::message::ClientMessage). Signs of life are skipped.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -177,7 +177,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.read(Kind::Server).await?.map(|frame| frame.server_message()).transpose()
     }
 
-    /// The hello that a connection begins with. Bound its time: a caller may never send it.
+    /// Reads the hello at the beginning of a connection. Use a time-out: a caller may never send it.
     ///
     /// # Errors
     /// As [`read`](Self::read); also at the end of the stream.
@@ -188,7 +188,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.read(Kind::Hello).await?.ok_or(WireError::Truncated)?.hello()
     }
 
-    /// The reply to the hello. Bound its time.
+    /// Reads the reply to the hello. Use a time-out.
     ///
     /// # Errors
     /// As [`read_hello`](Self::read_hello).
@@ -200,7 +200,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 }
 
-/// Writes frames: collects what is pushed, so that many frames go out in one write and one flush.
+/// Writes frames. It collects what is pushed, so that many frames are sent with one write and one flush.
 #[derive(Debug)]
 pub struct FrameWriter<W> {
     writer: W,
@@ -219,7 +219,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         Self { writer, queue: VecDeque::new(), tail: BytesMut::new(), queued: 0, unflushed: false }
     }
 
-    /// Queues a complete frame, as the `encode_` functions make it. Nothing is sent before a flush.
+    /// Queues a complete frame, as the `encode_` functions return it. Nothing is sent before a flush.
     pub fn push(&mut self, frame: Bytes) {
         self.queued += frame.len();
         if frame.len() < LARGE_FRAME {
@@ -230,13 +230,13 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         }
     }
 
-    /// Bytes queued and not yet written: what a bound on memory looks at.
+    /// How many bytes are queued and not yet written, for limits on memory.
     #[must_use]
     pub const fn queued_bytes(&self) -> usize {
         self.queued
     }
 
-    /// Whether everything pushed has been written and flushed.
+    /// Returns whether everything pushed has been written and flushed.
     #[must_use]
     pub const fn is_idle(&self) -> bool {
         self.queued == 0 && !self.unflushed
@@ -248,16 +248,16 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Any error of the stream, which cannot be used any more.
     ///
     /// # Cancel safety
-    /// Cancel safe: a later flush goes on where this one was dropped.
+    /// Cancel safe: a later flush continues where this one was dropped.
     pub async fn flush(&mut self) -> io::Result<()> {
-        // Others have a turn now and again, also while the stream takes everything at once.
+        // Yields to others regularly, even while the stream accepts everything at once.
         while !std::future::poll_fn(|cx| self.poll_write(cx, TURN_BYTES)).await? {
             tokio::task::yield_now().await;
         }
         std::future::poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    /// [`flush`](Self::flush), for those who poll several writers in one task.
+    /// [`flush`](Self::flush) for tasks that poll several writers.
     ///
     /// # Errors
     /// As [`flush`](Self::flush).
@@ -270,7 +270,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes about so many bytes at most; whether that was all.
+    /// Writes at most about this many bytes; returns whether that was all.
     fn poll_write(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<bool>> {
         self.seal_tail();
         let mut room = most;
@@ -278,7 +278,8 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
             if room == 0 {
                 return Poll::Ready(Ok(false));
             }
-            // A part at a time, whatever `most` is: after `Pending` the stream is offered the same bytes again.
+            // Always in parts of the same size, whatever `most` is: after `Pending`, the stream must be offered the same bytes
+            // again.
             let part = &front[..front.len().min(TURN_BYTES)];
             let written = ready!(Pin::new(&mut self.writer).poll_write(cx, part))?;
             if written == 0 {

@@ -5,7 +5,7 @@ use super::load::Load;
 use super::storage::Work;
 use kv_core::Options;
 use kv_core::config::Role;
-use kv_core::node::{DiskTrouble, StopReason};
+use kv_core::node::{DiskProblem, StopReason};
 use kv_core::replica::Halt;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -75,7 +75,7 @@ pub(crate) async fn f_disk_10_a_sync_that_fails_once_ends_the_member(net: Net) {
     harness.ailment(old).fail_once(Work::Sync, "journal", ErrorKind::Other);
     let reason = harness.node(old).stopped().await;
     assert!(matches!(reason, StopReason::Journal(_)), "{reason}");
-    assert_eq!(reason.disk_trouble(), Some(DiskTrouble::Failed));
+    assert_eq!(reason.disk_problem(), Some(DiskProblem::Failed));
     assert_eq!(harness.ailment(old).touched_afterwards(), Vec::<String>::new());
     assert_ne!(harness.status(old).state, "primary", "it has given the role away first");
     harness.recovers(old, &load).await;
@@ -92,7 +92,7 @@ pub(crate) async fn f_disk_11_a_full_disk_is_named_and_room_is_all_it_needs(net:
         let old = harness.primary().await;
         harness.ailment(old).fail(work, files, ErrorKind::StorageFull);
         let reason = harness.node(old).stopped().await;
-        assert_eq!(reason.disk_trouble(), Some(DiskTrouble::Full), "{work:?} {files}: {reason}");
+        assert_eq!(reason.disk_problem(), Some(DiskProblem::Full), "{work:?} {files}: {reason}");
         assert!(reason.to_string().contains("free some space"), "{reason}");
         harness.recovers(old, &load).await;
         harness.level_enough().await;
@@ -150,7 +150,7 @@ pub(crate) async fn f_disk_12_a_state_that_cannot_be_read_stops_the_member(net: 
             () = std::future::ready(()) => {}
         }
     };
-    assert_eq!(reason.disk_trouble(), Some(DiskTrouble::Failed), "{reason}");
+    assert_eq!(reason.disk_problem(), Some(DiskProblem::Failed), "{reason}");
     harness.recovers(old, &load).await;
     harness.ends_well(load).await;
 }
@@ -197,7 +197,7 @@ pub(crate) async fn f_disk_13_a_primary_on_a_read_only_disk_steps_down(net: Net)
     let old = harness.primary().await;
     harness.ailment(old).fail(Work::Write, "", ErrorKind::ReadOnlyFilesystem);
     let reason = harness.node(old).stopped().await;
-    assert_eq!(reason.disk_trouble(), Some(DiskTrouble::ReadOnly), "{reason}");
+    assert_eq!(reason.disk_problem(), Some(DiskProblem::ReadOnly), "{reason}");
     assert!(reason.to_string().contains("read-only"), "{reason}");
     assert_ne!(harness.status(old).state, "primary", "it has given the role away first");
     harness.recovers(old, &load).await;
@@ -300,8 +300,8 @@ pub(crate) async fn f_disk_15_a_shutdown_does_not_wait_for_a_disk_that_never_ret
     eventually("its disk hangs", async || harness.ailment(slow).struck() > 0).await;
     timeout(Duration::from_secs(30), harness.node(slow).shutdown()).await.expect("it does not wait for ever");
     let reason = harness.node(slow).stopped().await;
-    assert!(matches!(reason, StopReason::DiskHangs { .. }) && reason.is_wanted(), "{reason}");
-    assert_eq!(reason.disk_trouble(), Some(DiskTrouble::Failed));
+    assert!(matches!(reason, StopReason::DiskHangs { .. }) && reason.is_intended(), "{reason}");
+    assert_eq!(reason.disk_problem(), Some(DiskProblem::Failed));
     load.progress(50).await;
     harness.kill(slow);
     harness.ailment(slow).heal();

@@ -377,7 +377,8 @@ pub(crate) fn request(session: u64, number: u64, operation: Operation) -> Client
 }
 
 fn put(session: u64, number: u64, value: &'static str) -> ClientCall {
-    let put = Command::Put { key: "key".into(), value: value.into(), guard: None, life: Default::default() };
+    let put =
+        Command::Put { key: "key".into(), value: value.into(), condition: None, life: Default::default() };
     request(session, number, Operation::Command(put))
 }
 
@@ -857,7 +858,7 @@ pub(crate) async fn f_load_1_far_too_much_is_shed_and_soon_over(net: Net) {
             for number in 1..=CALLS {
                 let value = vec![7; 256 << 10].into();
                 let put =
-                    Command::Put { key: "overload".into(), value, guard: None, life: Default::default() };
+                    Command::Put { key: "overload".into(), value, condition: None, life: Default::default() };
                 let what = request(session, number, Operation::Command(put));
                 writer.push(wire::encode_client_message(&ClientMessage { call: 1 + number, what }));
                 writer.flush().await.expect("it is taken in time");
@@ -899,7 +900,7 @@ pub(crate) async fn f_load_6_a_full_session_table_evicts_the_most_silent_and_rep
         let put = Command::Put {
             key: format!("key/{key}").into(),
             value: "value".into(),
-            guard: None,
+            condition: None,
             life: Default::default(),
         };
         request(session, 1, Operation::Command(put))
@@ -925,8 +926,11 @@ pub(crate) async fn f_load_6_a_full_session_table_evicts_the_most_silent_and_rep
             let expired = Answer::Written(Err(Rejection::SessionExpired));
             assert!(again == *first || gone && again == expired, "session {key}: {again:?}");
             // But it can do nothing new.
-            let close =
-                request(*session, 2, Operation::Command(Command::Delete { key: "none".into(), guard: None }));
+            let close = request(
+                *session,
+                2,
+                Operation::Command(Command::Delete { key: "none".into(), condition: None }),
+            );
             let new = ask(&mut ends.0, &mut ends.1, ClientMessage { call: 2 * call + 1, what: close }).await;
             assert_eq!(new == expired, gone, "session {key}: {new:?}");
         }

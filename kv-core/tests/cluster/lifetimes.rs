@@ -58,12 +58,12 @@ pub(crate) async fn x4_a_lease_is_kept_alive_through_a_failover(net: Net) {
         assert!(has(&client, "a").await, "after {:?}", begun.elapsed());
         sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(lease.look().await.expect("it can be asked").expect("it lives").keys, 2);
+    assert_eq!(lease.info().await.expect("it can be asked").expect("it lives").keys, 2);
     let id = lease.id();
     assert_eq!(lease.revoke().await.expect("it is revoked"), 2);
     assert!(!has(&client, "a").await && !has(&client, "b").await && has(&client, "c").await);
     let again = client.lease_by_id(id);
-    assert_eq!(again.look().await.expect("it can be asked"), None);
+    assert_eq!(again.info().await.expect("it can be asked"), None);
     let ended = WriteError::Lease(LeaseFailure::Unknown);
     assert_eq!(again.keep_alive().await, Err(ended.clone()));
     assert_eq!(client.put("d", "value").lease(id).await, Err(ended));
@@ -85,7 +85,7 @@ pub(crate) async fn a_lease_that_nobody_keeps_alive_ends(net: Net) {
         !is_there
     })
     .await;
-    assert_eq!(client.lease_by_id(id).look().await.expect("it can be asked"), None);
+    assert_eq!(client.lease_by_id(id).info().await.expect("it can be asked"), None);
 }
 
 /// Rule X5. The holder is frozen as a process would be: nothing of it runs, its signs of life neither.

@@ -161,13 +161,13 @@ pub(crate) async fn f_load_3_what_is_too_large_is_refused_with_the_limit(net: Ne
         Operation::Command(Command::Put {
             key: key.into(),
             value: value.into(),
-            guard: None,
+            condition: None,
             life: Default::default(),
         })
     };
     let lasting = |ms| {
         let life = Lifetime { ttl_ms: Some(ms), lease: None };
-        Operation::Command(Command::Put { key: "key".into(), value: "value".into(), guard: None, life })
+        Operation::Command(Command::Put { key: "key".into(), value: "value".into(), condition: None, life })
     };
     let calls = [
         (request(1, 1, put("k".repeat(17), String::new())), "17 bytes"),

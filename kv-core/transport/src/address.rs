@@ -1,18 +1,18 @@
-//! The form of an address that most transports share.
+//! The form of an address that most transports use.
 
 use crate::TransportError;
 use std::net::{Ipv4Addr, Ipv6Addr};
 #[cfg(feature = "net")]
 use std::{io, net::SocketAddr};
 
-/// Whether `address` has the form `HOST:PORT`: an IPv4 address, an IPv6 address in brackets, or a name.
+/// Checks that `address` has the form `HOST:PORT`: an IPv4 address, an IPv6 address in brackets, or a name.
 ///
 /// # Errors
 /// [`TransportError::Address`] with what is wrong.
 pub fn check_host_port(address: &str) -> Result<(), TransportError> {
     let form = "expected HOST:PORT, for example 127.0.0.1:7000, [::1]:7000 or db1.example:7000";
     let (host, port) = address.rsplit_once(':').ok_or_else(|| TransportError::address(address, form))?;
-    // A sign, which numbers may have elsewhere, is no digit.
+    // A sign, which Rust accepts in front of a number, is not a digit.
     if !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err() {
         let reason = format!("{port:?} is not a port (0 to 65535); {form}");
         return Err(TransportError::address(address, reason));
@@ -50,14 +50,14 @@ fn host_problem(host: &str) -> Option<String> {
     if labels.split('.').any(|label| label.is_empty() || label.len() > 63) || labels.len() > 253 {
         return Some(format!("{host:?} is no name"));
     }
-    // No top-level domain is a number: what ends in one is meant to be an IPv4 address.
+    // No top-level domain is a number, so this must be meant as an IPv4 address.
     let last = labels.rsplit('.').next().unwrap_or_default();
     let is_number = last.bytes().all(|byte| byte.is_ascii_digit());
     (is_number && host.parse::<Ipv4Addr>().is_err()).then(|| format!("{host:?} is not an IPv4 address"))
 }
 
-/// Loopback addresses of IPv4 before those of IPv6; all others stay in the system's order. Whoever listens at `localhost` takes the first, and
-/// is called at `127.0.0.1` as well; on many machines the name stands for `::1` first.
+/// Puts loopback addresses of IPv4 before those of IPv6; all others stay in the system's order. A listener at `localhost` uses
+/// the first one, and may also be called at `127.0.0.1`, but on many machines the name resolves to `::1` first.
 #[cfg(feature = "net")]
 fn order(candidates: &mut [SocketAddr]) {
     if candidates.iter().all(|candidate| candidate.ip().is_loopback()) {
@@ -65,10 +65,10 @@ fn order(candidates: &mut [SocketAddr]) {
     }
 }
 
-/// Looks up the addresses that `address` (`HOST:PORT`) stands for, and tries one after the other until one serves.
+/// Resolves `address` (`HOST:PORT`), and tries the addresses one after the other until one works.
 ///
 /// # Errors
-/// What the last of them failed with, or why there is none.
+/// The error of the last address, or why there is none.
 #[cfg(feature = "net")]
 pub async fn try_each_address<T, E, F>(
     address: &str,

@@ -1,19 +1,19 @@
-//! Who may begin to call at a listener, before anything is known of him but his address.
+//! Limits who may begin a handshake with a listener, when only the address of the caller is known.
 //!
-//! A handshake makes the listening end sign, and a half-open connection holds a place. So both are bounded before they begin: all
-//! strangers together, each source among them, and apart from them those that come from the addresses of members.
+//! A handshake makes the listening end compute a signature, and a half-open connection takes a place. So both are limited before
+//! they begin: for all strangers together, for each source, and separately for callers from the addresses of members.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// So many sources are remembered. Of more, those that have been quiet for a second are forgotten; where none has, whoever comes from
-/// another one is counted among all strangers only.
+/// How many sources are remembered. If there are more, sources that were quiet for a second are forgotten. If there is none, a
+/// new source only counts towards the limit for all strangers.
 const SOURCES: usize = 4096;
-/// One source gets so much of what all may have.
+/// One source may use one half (1 / this) of the limit for all.
 const PART_OF_ONE: u32 = 2;
-/// How often the names of members are looked up again.
+/// How often the names of members are resolved again.
 #[cfg(feature = "net")]
 const LOOK_UP_EVERY: Duration = Duration::from_secs(30);
 
@@ -22,24 +22,24 @@ const LOOK_UP_EVERY: Duration = Duration::from_secs(30);
 pub struct MemberSources(Arc<Mutex<HashSet<IpAddr>>>);
 
 impl MemberSources {
-    /// Whether a member may come from there.
+    /// Returns whether a member may call from this address.
     #[must_use]
     pub fn has(&self, from: IpAddr) -> bool {
         self.lock().contains(&source(from))
     }
 
-    /// These, and no others.
+    /// Sets the addresses, and forgets all earlier ones.
     pub fn set(&self, addresses: impl IntoIterator<Item = IpAddr>) {
         *self.lock() = addresses.into_iter().map(source).collect();
     }
 
-    /// Those of these `HOST:PORT` that are addresses, and not names, at once; the names it looks up while what is returned runs, now
-    /// and again and again. A name that is not found stays what it was.
+    /// Sets the addresses among these `HOST:PORT` at once, and returns a future that resolves the names again and again. A name
+    /// that cannot be resolved keeps its last addresses.
     ///
     /// # Cancel safety
     /// Cancel safe. It never returns.
     #[cfg(feature = "net")]
-    pub fn look_up(self, addresses: Vec<String>) -> impl Future<Output = ()> + Send + use<> {
+    pub fn keep_resolving(self, addresses: Vec<String>) -> impl Future<Output = ()> + Send + use<> {
         let parsed = |address: &String| address.parse::<std::net::SocketAddr>().ok();
         self.set(addresses.iter().filter_map(parsed).map(|address| address.ip()));
         self.keep_looking_up(addresses)
@@ -64,7 +64,7 @@ impl MemberSources {
     }
 }
 
-/// Callers that come from there are one source: an address, or of version 6 what one customer of a provider has.
+/// Callers from these addresses count as one source: a single IPv4 address, or the IPv6 network of one customer of a provider.
 fn source(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(it) => {
@@ -75,7 +75,7 @@ fn source(from: IpAddr) -> IpAddr {
     }
 }
 
-/// What is left of a second's worth, which fills again in a second.
+/// The rest of the budget for a second, which refills within a second.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     left: Duration,
@@ -111,9 +111,9 @@ impl Level {
     }
 }
 
-/// See the module. `H` ends a half-open connection.
+/// The state of the limits; see the module. `H` ends a half-open connection when it is used.
 #[derive(Debug)]
-pub struct Entrance<H> {
+pub struct ConnectionLimiter<H> {
     per_second: u32,
     places: usize,
     members: MemberSources,
@@ -123,16 +123,16 @@ pub struct Entrance<H> {
     half_open: VecDeque<(IpAddr, H)>,
 }
 
-impl<H> Entrance<H> {
-    /// Lets `per_second` strangers begin in a second, half of that from one source and from each member's address, and `places` be
-    /// half-open at once.
+impl<H> ConnectionLimiter<H> {
+    /// Allows `per_second` handshakes with strangers per second, half of that for one source and for each member's address, and
+    /// `places` half-open connections at once.
     #[must_use]
     pub fn new(per_second: u32, places: usize, members: MemberSources) -> Self {
         let (strangers, sources, half_open) = (None, HashMap::new(), VecDeque::new());
         Self { per_second: per_second.max(1), places: places.max(1), members, strangers, sources, half_open }
     }
 
-    /// Whether one more may begin a handshake from there now.
+    /// Returns whether a caller from this address may begin a handshake now.
     pub fn admits(&mut self, now: Instant, from: IpAddr) -> bool {
         let (from, is_member) = (source(from), self.members.has(from));
         if self.sources.len() >= SOURCES && !self.sources.contains_key(&from) {
@@ -148,14 +148,14 @@ impl<H> Entrance<H> {
         is_member || self.strangers.get_or_insert_with(|| Level::full(now)).take(self.per_second, now)
     }
 
-    /// How many are half-open; `is_done` returns true for those that no longer are.
+    /// The number of half-open connections. `is_done` returns true for those that no longer are.
     pub fn half_open(&mut self, is_done: impl Fn(&H) -> bool) -> usize {
         self.half_open.retain(|(_, one)| !is_done(one));
         self.half_open.len()
     }
 
-    /// Makes room for one more, if there is none, and gives back who has to go: the oldest from the source that has most, and not from
-    /// a member's address as long as there are others.
+    /// Makes room for one more, if there is none, and returns the one to close: the oldest of the source with the most half-open
+    /// connections; a member's address only if there is no other.
     pub fn make_room(&mut self) -> Option<H> {
         if self.half_open.len() < self.places {
             return None;
@@ -169,7 +169,7 @@ impl<H> Entrance<H> {
         self.half_open.remove(victim).map(|(_, one)| one)
     }
 
-    /// One has begun.
+    /// A caller has begun a handshake.
     pub fn enter(&mut self, from: IpAddr, one: H) {
         self.half_open.push_back((source(from), one));
     }
@@ -185,14 +185,14 @@ mod tests {
         IpAddr::V4((0x0b00_0000 + number).into())
     }
 
-    fn entrance(per_second: u32, places: usize) -> Entrance<u32> {
+    fn entrance(per_second: u32, places: usize) -> ConnectionLimiter<u32> {
         let members = MemberSources::default();
         members.set([MEMBER]);
-        Entrance::new(per_second, places, members)
+        ConnectionLimiter::new(per_second, places, members)
     }
 
-    /// Who gets in of 5,000 in a second, from so many sources in turn.
-    fn storm(entrance: &mut Entrance<u32>, start: Instant, sources: u32) -> usize {
+    /// How many of 5,000 callers per second are admitted, from this many sources in turn.
+    fn storm(entrance: &mut ConnectionLimiter<u32>, start: Instant, sources: u32) -> usize {
         let at = |i: u32| start + Duration::from_secs(1) * i / 5000;
         (0..5000).filter(|i| entrance.admits(at(*i), stranger(i % sources))).count()
     }
@@ -201,7 +201,7 @@ mod tests {
     fn a_storm_of_handshakes_is_bounded_by_source_and_in_all_and_members_come_in() {
         for (sources, least, most) in [(1, 999, 1001), (10, 1999, 2001), (5000, 1999, 2001)] {
             let (mut entrance, start) = (entrance(1000, 10), Instant::now());
-            // What was saved before it, and what comes in its second.
+            // The budget saved before, and that of the second itself.
             let got = storm(&mut entrance, start, sources);
             assert!((least..=most).contains(&got), "{got} from {sources}");
             let after = start + Duration::from_secs(1);

@@ -1,23 +1,23 @@
-//! Why a transport could not do what was asked.
+//! Errors of transports.
 
 use std::io;
 
-/// Why a transport could not do what was asked. Its text names the address and what to do.
+/// Why an operation of a transport failed. The text names the address and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
-    /// The address cannot be understood.
+    /// The address is malformed.
     #[error("{address:?} is not an address: {reason}")]
     Address {
-        /// What was given.
+        /// The given address.
         address: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// The address cannot be listened on.
+    /// The transport cannot listen on the address.
     #[error("cannot listen on {address}: {source}")]
     Bind {
-        /// What was given.
+        /// The given address.
         address: String,
         /// The system's error, and what to do.
         source: io::Error,
@@ -25,27 +25,27 @@ pub enum TransportError {
     /// The other end cannot be reached.
     #[error("cannot reach {address}: {source}")]
     Connect {
-        /// What was given.
+        /// The given address.
         address: String,
         /// The system's error.
         source: io::Error,
     },
-    /// The two ends do not accept each other: by their certificates, or since only one of them has any. Trying again helps
-    /// only once somebody has mended it.
+    /// The two ends do not accept each other, because of their certificates or because only one of them has any. Trying again
+    /// helps only after somebody has changed that.
     #[error("no secure connection with {address}: {reason}")]
     Handshake {
-        /// What was given.
+        /// The given address.
         address: String,
-        /// Which end has what against the other.
+        /// Which end does not accept the other, and why.
         reason: String,
     },
-    /// What the transport is to prove itself by cannot be used.
+    /// The credentials of the transport cannot be used.
     #[error("{reason}")]
     Credentials {
         /// Which file, what is wrong with it and what to do.
         reason: String,
     },
-    /// Accepting failed; the listener may still be good.
+    /// Accepting a connection failed. The listener may still work.
     #[error("cannot accept: {0}")]
     Accept(#[source] io::Error),
     /// The listener is closed.
@@ -54,12 +54,12 @@ pub enum TransportError {
 }
 
 impl TransportError {
-    /// An [`Address`](Self::Address) error.
+    /// Creates an [`Address`](Self::Address) error.
     pub fn address(address: &str, reason: impl Into<String>) -> Self {
         Self::Address { address: address.to_owned(), reason: reason.into() }
     }
 
-    /// A [`Bind`](Self::Bind) error that adds to the system's reason what can be done about it.
+    /// Creates a [`Bind`](Self::Bind) error, and adds what can be done about it.
     pub fn bind(address: &str, source: io::Error) -> Self {
         let advice = match source.kind() {
             io::ErrorKind::AddrInUse => "another process listens there: stop it, or choose another port",
@@ -75,18 +75,18 @@ impl TransportError {
         Self::Bind { address: address.to_owned(), source }
     }
 
-    /// A [`Connect`](Self::Connect) error.
+    /// Creates a [`Connect`](Self::Connect) error.
     pub fn connect(address: &str, source: io::Error) -> Self {
         Self::Connect { address: address.to_owned(), source }
     }
 
-    /// A [`Handshake`](Self::Handshake) error.
+    /// Creates a [`Handshake`](Self::Handshake) error.
     pub fn handshake(address: &str, reason: impl Into<String>) -> Self {
         Self::Handshake { address: address.to_owned(), reason: reason.into() }
     }
 
-    /// Nobody listens at the address: the machine answered with a refusal. Unlike silence, this shows that the
-    /// process there is gone.
+    /// Returns whether the machine answered that nobody listens at the address. Unlike silence, this shows that the process is
+    /// gone.
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused)
     }

@@ -1,14 +1,14 @@
-//! How kv reaches other processes: byte streams to named peers, in lanes.
+//! Transports: how kv exchanges byte streams with named peers, in lanes.
 //!
-//! A [`Transport`] listens and connects; a [`Connection`] is one byte stream in one [`Lane`], and reports what
-//! the transport itself knows of the [`Peer`]. Framing, versions, checksums and limits are not a transport's
-//! business: `kv-core` does them once, above all transports.
+//! A [`Transport`] listens and connects. A [`Connection`] is one byte stream in one [`Lane`], and reports what the transport
+//! itself knows about the [`Peer`]. Framing, versions, checksums and limits are not the task of a transport: `kv-core` implements
+//! them once, for all transports.
 //!
-//! Besides the trait, the crate has what transports share, and what each of them is tested with:
+//! Besides the trait, the crate contains what transports share, and their tests:
 //! - [`Memory`]: a network inside the process, deterministic under tokio's paused time;
-//! - [`Faulty`]: any transport, with loss, delay, duplication, reordering and cuts, steered by [`Faults`];
+//! - [`Faulty`]: any transport, with loss, delay, duplication, reordering and cuts, controlled by [`Faults`];
 //! - [`preface`]: how a transport whose streams have no names sends the lane;
-//! - `conformance` (feature of that name): what a transport has to do, as tests to run on it.
+//! - `conformance` (feature of that name): the requirements for a transport, as tests.
 
 mod address;
 #[cfg(any(test, feature = "conformance"))]
@@ -27,7 +27,7 @@ mod transport;
 pub use address::check_host_port;
 #[cfg(feature = "net")]
 pub use address::try_each_address;
-pub use entrance::{Entrance, MemberSources};
+pub use entrance::{ConnectionLimiter, MemberSources};
 pub use error::TransportError;
 pub use faulty::{Counts, Direction, Fault, Faults, Faulty, Framing, Scope};
 pub use memory::Memory;

@@ -9,22 +9,22 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
-/// Connections that a listener holds before they are accepted; further ones wait.
+/// How many connections a listener queues before they are accepted. Further ones wait.
 const BACKLOG: usize = 128;
-/// Bytes that a connection holds in each direction.
+/// The buffer of a connection in each direction, in bytes.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// The first port that is handed out for port 0.
+/// The first port that is assigned for port 0.
 const FIRST_FREE_PORT: u16 = 40_000;
 
-/// A network inside the process: nodes that share a `Memory` (or clones of it) reach one another.
+/// A network inside the process: nodes that share a `Memory` (or its clones) reach each other.
 ///
-/// - An address is `NAME` or `NAME:PORT`, any name; port 0 takes a free port. Nothing is resolved: two
-///   addresses are the same if their text is.
-/// - A connection holds up to 64 KiB in each direction, and a listener up to 128 connections that are not yet
-///   accepted; what is beyond waits.
+/// - An address is `NAME` or `NAME:PORT`, with any name. Port 0 takes a free port. Nothing is resolved: two addresses are the
+///   same if their text is.
+/// - A connection buffers up to 64 KiB in each direction, and a listener queues up to 128 connections that are not accepted yet.
+///   Anything beyond waits.
 /// - Nothing takes time. Under tokio's paused clock on one thread, the same program runs the same way each time.
-/// - A connection ends when either side drops it. A dropped listener refuses further connections at once, and
-///   breaks those not yet accepted.
+/// - A connection ends when either side drops it. A dropped listener refuses further connections at once, and breaks those that
+///   are not accepted yet.
 ///
 /// ```
 /// use kv_transport::{Lane, Memory, Transport};
@@ -49,9 +49,9 @@ pub struct Memory {
 
 #[derive(Default)]
 struct Network {
-    /// Who listens where.
+    /// The listeners by address.
     listeners: BTreeMap<String, mpsc::Sender<Connection>>,
-    /// How many connections were opened by nodes without a name.
+    /// The number of connections opened by nodes without a name.
     opened: u64,
 }
 
@@ -61,9 +61,9 @@ impl Memory {
         Self::default()
     }
 
-    /// The same network, for a node of this name: those who accept its connections see the name as
-    /// [`Connection::remote`]. Give it the address on which the node listens, and faults put on that
-    /// address hold for connections in either direction.
+    /// Returns the same network for a node with this name: nodes that accept its connections see the name as
+    /// [`Connection::remote`]. Use the address on which the node listens; then faults on that address affect connections in
+    /// either direction.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self { network: Arc::clone(&self.network), name: Some(name.into()) }

@@ -10,14 +10,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// How the writing end finished.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
-    /// In order: what was written is read first, then end of file.
+    /// Regularly: everything written is read first, then end of file.
     Ended,
-    /// By an error, which both ends get at once; what was not read is lost.
+    /// By an error, which both ends get at once. Unread data is lost.
     Broken(io::ErrorKind),
 }
 
 #[derive(Debug)]
-struct State {
+struct PipeState {
     /// Never longer than `capacity`.
     bytes: VecDeque<u8>,
     capacity: usize,
@@ -28,7 +28,7 @@ struct State {
     watch: Option<Waker>,
 }
 
-impl State {
+impl PipeState {
     fn wake_all(&mut self) {
         for waker in [self.reader.take(), self.writer.take(), self.watch.take()].into_iter().flatten() {
             waker.wake();
@@ -36,10 +36,10 @@ impl State {
     }
 }
 
-/// A pipe that holds up to `capacity` bytes.
+/// Creates a pipe that holds up to `capacity` bytes.
 pub(crate) fn pipe(capacity: usize) -> (PipeWriter, PipeReader) {
     assert!(capacity > 0, "a pipe that holds nothing passes nothing");
-    let state = State {
+    let state = PipeState {
         bytes: VecDeque::new(),
         capacity,
         end: None,
@@ -52,21 +52,21 @@ pub(crate) fn pipe(capacity: usize) -> (PipeWriter, PipeReader) {
     (PipeWriter(Arc::clone(&state)), PipeReader(state))
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(state: &Mutex<PipeState>) -> MutexGuard<'_, PipeState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The writing end. Dropping it ends the pipe in order.
+/// The writing end. Dropping it ends the pipe regularly.
 #[derive(Debug)]
-pub(crate) struct PipeWriter(Arc<Mutex<State>>);
+pub(crate) struct PipeWriter(Arc<Mutex<PipeState>>);
 
 impl PipeWriter {
-    /// Finishes the pipe; only the first time counts.
+    /// Ends the pipe. Only the first call counts.
     pub(crate) fn finish(&self, end: End) {
         finish(&self.0, end);
     }
 
-    /// Watches over the pipe from elsewhere. One at a time.
+    /// Observes the pipe from elsewhere. There may be only one observer.
     pub(crate) fn watch(&self) -> PipeWatch {
         PipeWatch(Arc::clone(&self.0))
     }
@@ -113,7 +113,7 @@ impl Drop for PipeWriter {
     }
 }
 
-fn finish(state: &Mutex<State>, end: End) {
+fn finish(state: &Mutex<PipeState>, end: End) {
     let mut state = lock(state);
     if state.end.is_none() {
         state.end = Some(end);
@@ -124,17 +124,17 @@ fn finish(state: &Mutex<State>, end: End) {
     }
 }
 
-/// Reports that the reader of a pipe is gone, and can finish it in the writer's place.
+/// Notices that the reader of a pipe was dropped, and can end the pipe in place of the writer.
 #[derive(Debug)]
-pub(crate) struct PipeWatch(Arc<Mutex<State>>);
+pub(crate) struct PipeWatch(Arc<Mutex<PipeState>>);
 
 impl PipeWatch {
-    /// As [`PipeWriter::finish`].
+    /// The same as [`PipeWriter::finish`].
     pub(crate) fn finish(&self, end: End) {
         finish(&self.0, end);
     }
 
-    /// Returns when the reader is gone.
+    /// Returns when the reader was dropped.
     pub(crate) async fn reader_gone(&self) {
         std::future::poll_fn(|cx| {
             let mut state = lock(&self.0);
@@ -150,7 +150,7 @@ impl PipeWatch {
 
 /// The reading end. Dropping it makes writing fail.
 #[derive(Debug)]
-pub(crate) struct PipeReader(Arc<Mutex<State>>);
+pub(crate) struct PipeReader(Arc<Mutex<PipeState>>);
 
 impl AsyncRead for PipeReader {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -1,4 +1,4 @@
-//! The first bytes on a socket or stream, which contain the connecting end's lane: for transports that have no other
+//! The first bytes on a socket or stream, which contain the lane that the connecting end chose: for transports that have no other
 //! way to send it.
 //!
 //! ```text
@@ -14,7 +14,7 @@ use crate::Lane;
 const MAGIC: [u8; 4] = *b"kvt\n";
 const VERSION: u8 = 1;
 
-/// How long a preface is.
+/// The length of a preface.
 pub const BYTES: usize = 8;
 
 /// The preface for `lane`.
@@ -29,10 +29,10 @@ pub fn encode(lane: Lane) -> [u8; BYTES] {
     [a, b, c, d, VERSION, lane, 0, 0]
 }
 
-/// The lane that a preface contains.
+/// Decodes the lane in a preface.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// What is wrong with it, as text.
 pub fn decode(bytes: [u8; BYTES]) -> Result<Lane, &'static str> {
     let [a, b, c, d, version, lane, reserved @ ..] = bytes;
     if [a, b, c, d] != MAGIC {

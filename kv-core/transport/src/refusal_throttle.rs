@@ -4,18 +4,19 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The same refusal is logged as a warning once in this time.
+/// The same refusal is logged as a warning at most once in this time.
 const AGAIN: Duration = Duration::from_secs(60);
-/// At most so many refusals are logged as warnings in that time.
+/// At most this many refusals are logged as warnings in that time.
 const AT_MOST: usize = 32;
 
-/// The refusals that a transport logged as warnings a short while ago: of whom, and why. Repeated ones, or a flood of strangers, are
-/// not to flood the log. Clones share what they know.
+/// The refusals that a transport recently logged as warnings: of whom, and why. Neither repeated refusals nor a flood of
+/// strangers may flood the log. Clones share the record.
 #[derive(Clone, Debug, Default)]
 pub struct RefusalThrottle(Arc<Mutex<Vec<(IpAddr, String, Instant)>>>);
 
 impl RefusalThrottle {
-    /// Whether to log this one as a warning: not if the same was logged within the last minute, or too many others were.
+    /// Returns whether to log this refusal as a warning: not if the same was logged within the last minute, or too many others
+    /// were.
     #[must_use]
     pub fn is_due(&self, now: Instant, who: IpAddr, reason: &str) -> bool {
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);

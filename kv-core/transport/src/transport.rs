@@ -1,4 +1,4 @@
-//! The seam between kv and the network.
+//! The interface between kv and the network.
 
 use crate::TransportError;
 use async_trait::async_trait;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// How long before a certificate ends nodes and clients begin to warn of it: 14 days.
+/// How long before the expiry of a certificate nodes and clients begin to log a warning: 14 days.
 pub const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// A class of traffic. Lanes never block one another.
@@ -39,11 +39,11 @@ impl Display for Lane {
     }
 }
 
-/// What the transport itself knows of the other end.
+/// What the transport itself knows about the other end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Peer {
-    /// The transport does not authenticate: the hello's word is all there is.
+    /// The transport does not authenticate: only the hello names the caller.
     Unauthenticated,
     /// A member, proved by its certificate.
     Member {
@@ -61,23 +61,23 @@ pub enum Peer {
     },
 }
 
-/// Reads from the other end. End of file: the other end has ended its direction, or is gone.
+/// Reads from the other end. End of file means that the other end has ended its direction, or is gone.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
-/// Writes to the other end. Nothing is sent for certain before a flush; a flush does not guarantee arrival.
+/// Writes to the other end. Data may not be sent before a flush. A flush does not guarantee arrival.
 pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// An open byte stream in both directions.
 ///
-/// - Bytes arrive in order and once, or the connection breaks; `Faulty` aside.
-/// - Buffers are bounded: a peer that does not read stops the writer, and that lane alone.
-/// - Shutting down or dropping `writer` ends that direction: the peer reads what was written, then end of
-///   file. The other direction goes on.
-/// - Dropping both halves closes the connection; a peer that goes on writing gets an error.
-/// - What a peer sees when `reader` alone is dropped is not stated: writing may fail there, or stall.
+/// - Bytes arrive in order and once, or the connection breaks; except with `Faulty`.
+/// - Buffers are bounded: a peer that does not read stops the writer, but only on that lane.
+/// - Shutting down or dropping `writer` ends that direction: the peer reads everything written, then end of file. The other
+///   direction continues.
+/// - Dropping both halves closes the connection. A peer that continues to write gets an error.
+/// - If only `reader` is dropped, the effect on the peer is not specified: its writes may fail, or stall.
 pub struct Connection {
     /// Its lane, as chosen by the end that connected.
     pub lane: Lane,
-    /// Who is at the other end.
+    /// The identity of the other end.
     pub peer: Peer,
     /// The other end's address, for logs: as given to `connect`, or as the accepting end sees it.
     pub remote: String,
@@ -100,8 +100,8 @@ impl Debug for Connection {
 /// Opens and accepts byte streams.
 #[async_trait]
 pub trait Transport: Send + Sync + Debug + 'static {
-    /// Whether `address` has the form of an address, so that a mistake in a configuration can be reported before
-    /// anything is opened. It reaches for nothing. The default takes all to be well formed.
+    /// Checks the form of `address`, so that a mistake in a configuration can be reported before anything is opened. It does not
+    /// access the network. By default, every address is valid.
     ///
     /// # Errors
     /// [`TransportError::Address`] with what is wrong.
@@ -110,69 +110,69 @@ pub trait Transport: Send + Sync + Debug + 'static {
         Ok(())
     }
 
-    /// Listens on `address`; port 0 takes a free one, which [`Listener::local_address`] then returns.
+    /// Listens on `address`. Port 0 takes a free port, which [`Listener::local_address`] then returns.
     ///
     /// # Errors
-    /// [`TransportError::Address`] if it cannot be understood, [`TransportError::Bind`] if it is taken or
-    /// not this machine's.
+    /// [`TransportError::Address`] if it is malformed, [`TransportError::Bind`] if it is in use or does not belong to this
+    /// machine.
     async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError>;
 
     /// Opens a stream in `lane` to the peer at `address`. It may return before the peer has accepted.
     ///
-    /// No time-out of its own.
+    /// It has no time-out of its own.
     ///
     /// # Errors
-    /// [`TransportError::Address`] if it cannot be understood, [`TransportError::Connect`] if nobody listens
-    /// there or it cannot be reached.
+    /// [`TransportError::Address`] if the address is malformed, [`TransportError::Connect`] if nobody listens there or it cannot
+    /// be reached.
     ///
     /// # Cancel safety
-    /// Dropping the future gives up; the peer may see a connection that ends at once.
+    /// Dropping the future gives up. The peer may see a connection that ends at once.
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError>;
 
-    /// Who this end is to others: what their [`Connection::peer`] returns. The default: the transport authenticates nobody.
+    /// The identity of this end, as the [`Connection::peer`] of others returns it. Default: the transport authenticates nobody.
     ///
-    /// Where it is somebody, every connection's peer is, too.
+    /// If this end has an identity, the peer of every connection has one too.
     fn identity(&self) -> Peer {
         Peer::Unauthenticated
     }
 
-    /// Takes over what has changed of what it authenticates by, certificates in files for example, for all connections from
-    /// then on; returns whether anything has. Nodes and clients call it about every second, where it may block for a moment. The
-    /// default: nothing ever changes.
+    /// Loads changed credentials, such as certificates in files, for all later connections; returns whether anything has changed.
+    /// Nodes and clients call it about every second, where it may block for a moment. Default: nothing ever changes.
     ///
     /// # Errors
-    /// [`TransportError::Credentials`] if what is there now cannot be used. What was used before goes on being used.
+    /// [`TransportError::Credentials`] if the new credentials cannot be used. The old ones stay in use.
     fn refresh(&self) -> Result<bool, TransportError> {
         Ok(false)
     }
 
-    /// When what it authenticates by ends to be valid, as the time since the beginning of 1970 (UTC), as of the last [`refresh`](Self::refresh): its certificate, or one that leads from it
-    /// to a root. Nodes and clients log a warning from [`EXPIRY_WARNING`] before that on. The default, `None`: never.
+    /// When the credentials expire, as the time since the beginning of 1970 (UTC), as of the last [`refresh`](Self::refresh): the
+    /// certificate, or one of its intermediate certificates. Nodes and clients log a warning from [`EXPIRY_WARNING`] before that.
+    /// Default: `None`, never.
     fn expires(&self) -> Option<Duration> {
         None
     }
 }
 
-/// Accepts byte streams. Dropping it frees the address and breaks what is not yet accepted; connections that
-/// are live on.
+/// Accepts byte streams. Dropping it frees the address and breaks streams that are not accepted yet. Accepted connections
+/// continue.
 #[async_trait]
 pub trait Listener: Send + Debug {
-    /// Waits for the next stream whose lane (and, where the transport authenticates, peer) is known. Openers
-    /// that are slow or send garbage hold up nobody.
+    /// Waits for the next stream whose lane (and, if the transport authenticates, peer) is known. Openers that are slow or send
+    /// garbage do not delay others.
     ///
     /// # Errors
-    /// [`TransportError::Accept`] if this one failed: call again. [`TransportError::Closed`] if no more can
-    /// come.
+    /// [`TransportError::Accept`] if accepting one failed: call again. [`TransportError::Closed`] if no more can come.
     ///
     /// # Cancel safety
     /// Dropping the future loses no connection.
     async fn accept(&mut self) -> Result<Connection, TransportError>;
 
-    /// Where it listens, with the port that was taken.
+    /// The address that it listens on, with the actual port.
     fn local_address(&self) -> String;
 
-    /// Keeps places for callers from the hosts of these addresses, which are other members': however many strangers call, those
-    /// come in. For listeners that bound what callers may cost before it is known who they are; the default does nothing.
+    /// Reserves places for callers from the hosts of these addresses, which belong to other members, so that they are accepted
+    /// however many strangers call. For listeners that limit what callers may cost before their identity is known. Default: does
+    /// nothing.
     fn keep_places_for(&mut self, members: Vec<String>) {
         drop(members);
     }

@@ -4,10 +4,10 @@ use super::super::Bug;
 use super::super::history::Ending;
 use super::super::kind::Kind;
 use super::super::plan::Plan;
-use super::super::story::{Story, Teller, stories};
+use super::super::scenario::{Scenario, ScenarioRunner, scenarios};
 use kv_core::replica::Status;
 
-stories! {
+scenarios! {
     r1_a_primary_that_was_paused_answers_no_read_by_itself,
     r1_a_round_of_before_a_pause_confirms_no_later_read,
     r1_an_acknowledgement_of_an_entry_confirms_no_read,
@@ -21,8 +21,8 @@ stories! {
 }
 
 /// Rule R1 of PROTOCOL.md: a deposed primary would answer from a state that the new one has overtaken.
-fn r1_a_primary_that_was_paused_answers_no_read_by_itself(t: &Teller) {
-    Story::of(3).finds(Bug::ReadUnconfirmed).tell(t, |c| {
+fn r1_a_primary_that_was_paused_answers_no_read_by_itself(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::ReadUnconfirmed).run(t, |c| {
         c.put("k", "old");
         let old = c.primary();
         c.client_sees_only(1, old);
@@ -39,8 +39,8 @@ fn r1_a_primary_that_was_paused_answers_no_read_by_itself(t: &Teller) {
 }
 
 /// Rule R1 of PROTOCOL.md: a round that was answered before a pause confirms no read that came after it.
-fn r1_a_round_of_before_a_pause_confirms_no_later_read(t: &Teller) {
-    Story::of(3).finds(Bug::ReadRoundReused).tell(t, |c| {
+fn r1_a_round_of_before_a_pause_confirms_no_later_read(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::ReadRoundReused).run(t, |c| {
         c.put("k", "old");
         c.settle();
         let old = c.primary();
@@ -63,8 +63,8 @@ fn r1_a_round_of_before_a_pause_confirms_no_later_read(t: &Teller) {
 }
 
 /// Rule R1 of PROTOCOL.md: acknowledgements of entries, sent anew or not, confirm no read.
-fn r1_an_acknowledgement_of_an_entry_confirms_no_read(t: &Teller) {
-    Story::of(3).tell(t, |c| {
+fn r1_an_acknowledgement_of_an_entry_confirms_no_read(t: &ScenarioRunner) {
+    Scenario::of(3).run(t, |c| {
         c.put("k", "v");
         c.settle();
         let held = c.hold(Kind::CommitOk, None, Some(c.primary()));
@@ -78,8 +78,8 @@ fn r1_an_acknowledgement_of_an_entry_confirms_no_read(t: &Teller) {
 }
 
 /// Rule R1 of PROTOCOL.md: what a new primary has inherited may have been told to somebody.
-fn r1_a_new_primary_reads_no_less_than_it_has_inherited(t: &Teller) {
-    Story::of(3).finds(Bug::ReadBelowInherited).tell(t, |c| {
+fn r1_a_new_primary_reads_no_less_than_it_has_inherited(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::ReadBelowInherited).run(t, |c| {
         c.put("k", "old");
         c.settle();
         let next = 1;
@@ -99,8 +99,8 @@ fn r1_a_new_primary_reads_no_less_than_it_has_inherited(t: &Teller) {
 }
 
 /// Rule E2 of PROTOCOL.md: a retry is proposed beside its twin, which the new primary has inherited.
-fn e2_a_retry_beside_its_inherited_twin_runs_once(t: &Teller) {
-    Story::of(3).tell(t, |c| {
+fn e2_a_retry_beside_its_inherited_twin_runs_once(t: &ScenarioRunner) {
+    Scenario::of(3).run(t, |c| {
         c.put("k", "v");
         c.settle();
         let old = c.primary();
@@ -122,8 +122,8 @@ fn e2_a_retry_beside_its_inherited_twin_runs_once(t: &Teller) {
 }
 
 /// Rule E3 of PROTOCOL.md: the first copy of a request is on its way for so long that its client has forgotten it.
-fn e3_a_copy_of_what_was_forgotten_does_not_run(t: &Teller) {
-    Story::of(3).finds(Bug::ForgottenRuns).tell(t, |c| {
+fn e3_a_copy_of_what_was_forgotten_does_not_run(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::ForgottenRuns).run(t, |c| {
         c.put("k", "before");
         c.settle();
         let (old, node) = (c.primary(), c.world.client_node(0));
@@ -147,12 +147,12 @@ fn e3_a_copy_of_what_was_forgotten_does_not_run(t: &Teller) {
 }
 
 /// Rule E1 of PROTOCOL.md: several sessions may be opened in one entry.
-fn e1_two_sessions_opened_in_one_batch_are_two(t: &Teller) {
+fn e1_two_sessions_opened_in_one_batch_are_two(t: &ScenarioRunner) {
     let narrow = |plan: &mut Plan| {
         plan.options.pipeline_depth = 1;
         plan.load.clients = 3;
     };
-    Story::of(3).with(narrow).tell(t, |c| {
+    Scenario::of(3).with(narrow).run(t, |c| {
         c.put("k", "v");
         c.settle();
         let head = c.head(c.primary());
@@ -173,8 +173,8 @@ fn e1_two_sessions_opened_in_one_batch_are_two(t: &Teller) {
 }
 
 /// Rule E5 of PROTOCOL.md: register, evict, register, replay.
-fn e5_a_request_whose_session_was_evicted_is_not_replayed_in_another(t: &Teller) {
-    Story::of(3).with(|plan| plan.options.max_sessions = 1).tell(t, |c| {
+fn e5_a_request_whose_session_was_evicted_is_not_replayed_in_another(t: &ScenarioRunner) {
+    Scenario::of(3).with(|plan| plan.options.max_sessions = 1).run(t, |c| {
         c.put("k", "before");
         c.settle();
         let (primary, node) = (c.primary(), c.world.client_node(0));
@@ -193,8 +193,8 @@ fn e5_a_request_whose_session_was_evicted_is_not_replayed_in_another(t: &Teller)
 }
 
 /// Rule N7 of PROTOCOL.md: one clock in the year 2099, set there before or while its member is primary.
-fn n7_one_clock_in_the_year_2099_expires_nothing(t: &Teller) {
-    Story::of(3).finds(Bug::StampOfOneClock).tell(t, |c| {
+fn n7_one_clock_in_the_year_2099_expires_nothing(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::StampOfOneClock).run(t, |c| {
         c.put("k", "v");
         let century = 73 * 365 * 24 * 3_600_000;
         let primary = c.primary();
@@ -210,12 +210,12 @@ fn n7_one_clock_in_the_year_2099_expires_nothing(t: &Teller) {
 }
 
 /// Rule X1 of PROTOCOL.md: the time of a lease begins before its holder hears of it.
-fn x1_a_holder_whose_answers_come_late_counts_from_before_it_asked(t: &Teller) {
+fn x1_a_holder_whose_answers_come_late_counts_from_before_it_asked(t: &ScenarioRunner) {
     let two = |plan: &mut Plan| {
         plan.holders = 2;
         plan.load.clients = 1;
     };
-    Story::of(3).with(two).finds(Bug::BelievesFromAnswer).tell(t, |c| {
+    Scenario::of(3).with(two).finds(Bug::BelievesFromAnswer).run(t, |c| {
         let late = c.world.client_node(1);
         (0..3).for_each(|member| c.slow_down(member, late, 390));
         c.contend();

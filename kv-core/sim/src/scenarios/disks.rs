@@ -4,9 +4,9 @@ use super::super::Bug;
 use super::super::clock::SECOND;
 use super::super::kind::Kind;
 use super::super::plan::Plan;
-use super::super::story::{Story, Teller, stories};
+use super::super::scenario::{Scenario, ScenarioRunner, scenarios};
 
-stories! {
+scenarios! {
     n4_what_was_acknowledged_survives_the_loss_of_power_everywhere,
     f_disk_2_new_files_are_there_after_the_loss_of_power,
     d4_a_sync_that_failed_is_not_tried_again,
@@ -17,9 +17,9 @@ stories! {
 }
 
 /// Rule N4 of PROTOCOL.md: an acknowledgement before the fsync (NATS 2.12.1) is one that a power cut takes back.
-fn n4_what_was_acknowledged_survives_the_loss_of_power_everywhere(t: &Teller) {
+fn n4_what_was_acknowledged_survives_the_loss_of_power_everywhere(t: &ScenarioRunner) {
     for bug in [Bug::NoSync, Bug::AckBeforeSync] {
-        Story::of(3).finds(bug).tell(t, |c| {
+        Scenario::of(3).finds(bug).run(t, |c| {
             for n in 0..5 {
                 c.stall(1);
                 c.stall(2);
@@ -43,8 +43,8 @@ fn n4_what_was_acknowledged_survives_the_loss_of_power_everywhere(t: &Teller) {
 
 /// F-disk-2: a file whose name is not durable is gone with the power (etcd 3.6: no sync of the directory after a
 /// rename).
-fn f_disk_2_new_files_are_there_after_the_loss_of_power(t: &Teller) {
-    Story::of(1).finds(Bug::NoDirectorySync).tell(t, |c| {
+fn f_disk_2_new_files_are_there_after_the_loss_of_power(t: &ScenarioRunner) {
+    Scenario::of(1).finds(Bug::NoDirectorySync).run(t, |c| {
         let value = "x".repeat(2000);
         for n in 0..40 {
             c.put("k", &format!("{n} {value}"));
@@ -57,8 +57,8 @@ fn f_disk_2_new_files_are_there_after_the_loss_of_power(t: &Teller) {
 }
 
 /// Rule D4 of PROTOCOL.md: after a failed sync the next one succeeds, and the data is gone.
-fn d4_a_sync_that_failed_is_not_tried_again(t: &Teller) {
-    Story::of(3).finds(Bug::FailedSyncRetried).tell(t, |c| {
+fn d4_a_sync_that_failed_is_not_tried_again(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::FailedSyncRetried).run(t, |c| {
         c.put("k", "v");
         c.settle();
         let one = c.backups()[0];
@@ -73,9 +73,9 @@ fn d4_a_sync_that_failed_is_not_tried_again(t: &Teller) {
 
 /// Rule D4 of PROTOCOL.md: what a failed sync has dropped is still shown by the system's cache to the next process, and gone with the
 /// power. Here a checkpoint is interrupted that builds on one of which the disk knows nothing.
-fn d4_a_state_that_only_the_cache_holds_is_not_believed(t: &Teller) {
+fn d4_a_state_that_only_the_cache_holds_is_not_believed(t: &ScenarioRunner) {
     let often = |plan: &mut Plan| plan.options.checkpoint_bytes = 1 << 10;
-    Story::of(1).with(often).finds(Bug::CacheBelieved).tell(t, |c| {
+    Scenario::of(1).with(often).finds(Bug::CacheBelieved).run(t, |c| {
         for operation in 2..8 {
             c.put_until("there is a state on disk", |c| {
                 c.world.members[0].disk.names().contains(&"state".to_owned())
@@ -96,9 +96,9 @@ fn d4_a_state_that_only_the_cache_holds_is_not_believed(t: &Teller) {
 }
 
 /// Rules D3 and V5 of PROTOCOL.md: a flipped bit on a minority must not cut what the majority has (NATS 2.12.1).
-fn d3_a_flipped_bit_does_not_vote_a_committed_entry_away(t: &Teller) {
+fn d3_a_flipped_bit_does_not_vote_a_committed_entry_away(t: &ScenarioRunner) {
     for bug in [Bug::CutAtFirstBad, Bug::FaultyCountsAsNack, Bug::OneNackIsEnough] {
-        Story::of(3).finds(bug).tell(t, |c| {
+        Scenario::of(3).finds(bug).run(t, |c| {
             c.put("k", "before");
             c.settle();
             let (primary, damaged, without) = (c.primary(), 1, 2);
@@ -118,12 +118,12 @@ fn d3_a_flipped_bit_does_not_vote_a_committed_entry_away(t: &Teller) {
 }
 
 /// Rule D7 of PROTOCOL.md: the superblock hears of a checkpoint when the engine has made it durable.
-fn d7_a_checkpoint_is_known_when_it_is_there(t: &Teller) {
+fn d7_a_checkpoint_is_known_when_it_is_there(t: &ScenarioRunner) {
     let long = |plan: &mut Plan| {
         plan.options.checkpoint_bytes = 1 << 10;
         plan.disk.checkpoint = SECOND;
     };
-    Story::of(3).with(long).finds(Bug::CheckpointRecordedEarly).tell(t, |c| {
+    Scenario::of(3).with(long).finds(Bug::CheckpointRecordedEarly).run(t, |c| {
         let one = c.primary();
         for _ in 0..5 {
             c.put("k", &"w".repeat(500));
@@ -136,9 +136,9 @@ fn d7_a_checkpoint_is_known_when_it_is_there(t: &Teller) {
 }
 
 /// Rule D7 of PROTOCOL.md: sessions belong to the state.
-fn e2_sessions_outlive_a_checkpoint_and_a_restart(t: &Teller) {
+fn e2_sessions_outlive_a_checkpoint_and_a_restart(t: &ScenarioRunner) {
     let often = |plan: &mut Plan| plan.options.checkpoint_bytes = 1 << 10;
-    Story::of(3).with(often).finds(Bug::SessionsNotInCheckpoint).tell(t, |c| {
+    Scenario::of(3).with(often).finds(Bug::SessionsNotInCheckpoint).run(t, |c| {
         for _ in 0..10 {
             c.put("k", &"w".repeat(500));
         }
@@ -161,7 +161,7 @@ fn f_proc_2_an_end_at_every_operation_of_a_disk_loses_nothing() {
         let mut operation = 1;
         loop {
             let reached = std::cell::Cell::new(true);
-            Story::of(3).with(small).once_only().tell(&Teller::default(), |c| {
+            Scenario::of(3).with(small).once_only().run(&ScenarioRunner::default(), |c| {
                 c.put("k", "before");
                 c.settle();
                 let life = c.world.members[victim].life;

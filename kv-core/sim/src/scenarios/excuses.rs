@@ -1,15 +1,15 @@
 //! What a cluster is excused with whose members do not all come back.
 
+use super::super::cluster::Cluster;
 use super::super::kind::Kind;
 use super::super::plan::DamagePlan;
 use super::super::report::EXCUSED;
-use super::super::scenario::Cluster;
-use super::super::story::{Story, Teller, stories};
+use super::super::scenario::{Scenario, ScenarioRunner, scenarios};
 use super::super::world::Event;
 use kv_core::ids::Op;
 use kv_core::replica::StallReason;
 
-stories! {
+scenarios! {
     the_others_wait_for_the_one_that_has_the_only_intact_copy,
     who_has_an_intact_copy_does_not_wait_for_the_one_that_is_damaged,
     the_others_wait_for_what_is_committed_and_damaged_on_each_of_them,
@@ -48,8 +48,8 @@ fn excused(c: &Cluster) -> u64 {
     c.world.checker.counts().get(EXCUSED).copied().unwrap_or_default()
 }
 
-fn the_others_wait_for_the_one_that_has_the_only_intact_copy(t: &Teller) {
-    Story::of(3).once_only().tell(t, |c| {
+fn the_others_wait_for_the_one_that_has_the_only_intact_copy(t: &ScenarioRunner) {
+    Scenario::of(3).once_only().run(t, |c| {
         let op = rots_on_one_of_two(c);
         c.start(1);
         assert_eq!(c.world.stall_reason(), Some(StallReason::Undecided(op)));
@@ -61,8 +61,8 @@ fn the_others_wait_for_the_one_that_has_the_only_intact_copy(t: &Teller) {
     });
 }
 
-fn who_has_an_intact_copy_does_not_wait_for_the_one_that_is_damaged(t: &Teller) {
-    Story::of(3).once_only().tell(t, |c| {
+fn who_has_an_intact_copy_does_not_wait_for_the_one_that_is_damaged(t: &ScenarioRunner) {
+    Scenario::of(3).once_only().run(t, |c| {
         rots_on_one_of_two(c);
         c.start(0);
         assert_eq!(c.world.stall_reason(), None);
@@ -72,8 +72,8 @@ fn who_has_an_intact_copy_does_not_wait_for_the_one_that_is_damaged(t: &Teller) 
 }
 
 /// What is known to be committed needs no decision, but somebody must have it.
-fn the_others_wait_for_what_is_committed_and_damaged_on_each_of_them(t: &Teller) {
-    Story::of(3).once_only().tell(t, |c| {
+fn the_others_wait_for_what_is_committed_and_damaged_on_each_of_them(t: &ScenarioRunner) {
+    Scenario::of(3).once_only().run(t, |c| {
         c.put("k", "the one that rots");
         let op = c.head(0);
         // Further below the head than a pipeline.
@@ -90,8 +90,8 @@ fn the_others_wait_for_what_is_committed_and_damaged_on_each_of_them(t: &Teller)
     });
 }
 
-fn nobody_is_excused_who_could_decide_and_does_not(t: &Teller) {
-    Story::of(3).once_only().tell(t, |c| {
+fn nobody_is_excused_who_could_decide_and_does_not(t: &ScenarioRunner) {
+    Scenario::of(3).once_only().run(t, |c| {
         rots_on_one_of_two(c);
         c.start(0);
         (0..3).for_each(|member| c.isolate(member));

@@ -2,10 +2,10 @@
 
 use super::super::Bug;
 use super::super::kind::Kind;
-use super::super::story::{Story, Teller, stories};
+use super::super::scenario::{Scenario, ScenarioRunner, scenarios};
 use kv_core::replica::Status;
 
-stories! {
+scenarios! {
     f2_two_of_three_empty_members_form_nothing,
     f2_a_member_that_asks_late_is_let_in,
     f3_a_step_is_told_when_it_is_durable,
@@ -13,8 +13,8 @@ stories! {
 }
 
 /// Rule F2 of PROTOCOL.md: a first start needs all members once.
-fn f2_two_of_three_empty_members_form_nothing(t: &Teller) {
-    Story::of(3).unformed().finds(Bug::FormsWithoutAll).tell(t, |c| {
+fn f2_two_of_three_empty_members_form_nothing(t: &ScenarioRunner) {
+    Scenario::of(3).unformed().finds(Bug::FormsWithoutAll).run(t, |c| {
         c.start(0);
         c.start(1);
         c.run_for(1_000);
@@ -25,8 +25,8 @@ fn f2_two_of_three_empty_members_form_nothing(t: &Teller) {
 }
 
 /// Rule F2 of PROTOCOL.md: a late member that asks after the others have formed.
-fn f2_a_member_that_asks_late_is_let_in(t: &Teller) {
-    Story::of(3).unformed().tell(t, |c| {
+fn f2_a_member_that_asks_late_is_let_in(t: &ScenarioRunner) {
+    Scenario::of(3).unformed().run(t, |c| {
         for member in 0..3 {
             c.start(member);
         }
@@ -41,8 +41,8 @@ fn f2_a_member_that_asks_late_is_let_in(t: &Teller) {
 }
 
 /// Rule F3 of PROTOCOL.md: a member that told of a step before it was durable, and came back empty, would be locked out.
-fn f3_a_step_is_told_when_it_is_durable(t: &Teller) {
-    Story::of(3).unformed().finds(Bug::FormOnWord).tell(t, |c| {
+fn f3_a_step_is_told_when_it_is_durable(t: &ScenarioRunner) {
+    Scenario::of(3).unformed().finds(Bug::FormOnWord).run(t, |c| {
         c.stall(2);
         for member in 0..3 {
             c.start(member);
@@ -56,8 +56,8 @@ fn f3_a_step_is_told_when_it_is_durable(t: &Teller) {
 }
 
 /// Rule F4 of PROTOCOL.md: a member wiped between formatted and formed is disk loss, like one wiped later.
-fn f4_a_member_wiped_while_the_cluster_forms_is_let_in_nowhere(t: &Teller) {
-    Story::of(3).unformed().finds(Bug::WipedMemberJoins).tell(t, |c| {
+fn f4_a_member_wiped_while_the_cluster_forms_is_let_in_nowhere(t: &ScenarioRunner) {
+    Scenario::of(3).unformed().finds(Bug::WipedMemberJoins).run(t, |c| {
         let held = c.hold(Kind::Formation, Some(0), Some(2));
         for member in 0..3 {
             c.start(member);

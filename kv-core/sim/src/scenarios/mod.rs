@@ -1,5 +1,5 @@
-//! The executions that break a careless implementation, each as a story. Each cites the rule of `PROTOCOL.md` that prevents it,
-//! and is told a second time with the seeded bug that it is about, if there is one: then it must end badly.
+//! The executions that break a careless implementation, each as a scenario. Each cites the rule of `PROTOCOL.md` that prevents it,
+//! and is run a second time with the seeded bug that it is about, if there is one: then it must fail.
 
 mod clients;
 mod disks;
@@ -10,36 +10,36 @@ mod states;
 mod views;
 
 use super::Bug;
-use super::scenario::Cluster;
-use super::story::{Story, Tale, Teller, stories};
+use super::cluster::Cluster;
+use super::scenario::{NamedScenario, Scenario, ScenarioRunner, scenarios};
 use kv_core::ids::View;
 
-stories! {
+scenarios! {
     f_proc_1_a_primary_dies_and_its_client_goes_on,
     f_net_6_a_cut_between_two_of_three_stops_nobody,
     f_net_5_a_member_that_was_alone_for_long_comes_back_without_a_new_view,
     two_data_members_and_a_witness_survive_any_one_after_another,
 }
 
-/// All stories.
-fn all() -> impl Iterator<Item = &'static Tale> {
+/// All scenarios.
+fn all() -> impl Iterator<Item = &'static NamedScenario> {
     [
-        STORIES,
-        clients::STORIES,
-        disks::STORIES,
-        excuses::STORIES,
-        forming::STORIES,
-        reads::STORIES,
-        states::STORIES,
-        views::STORIES,
+        SCENARIOS,
+        clients::SCENARIOS,
+        disks::SCENARIOS,
+        excuses::SCENARIOS,
+        forming::SCENARIOS,
+        reads::SCENARIOS,
+        states::SCENARIOS,
+        views::SCENARIOS,
     ]
     .into_iter()
     .flatten()
 }
 
-/// The first story that finds this bug out: its name, and what went wrong.
-pub(super) fn find_out(bug: Bug) -> Option<(&'static str, String)> {
-    all().find_map(|(name, story)| Some((*name, Teller::finds(bug, *story)?)))
+/// Returns the first scenario that detects this bug: its name, and how it failed.
+pub(super) fn detect(bug: Bug) -> Option<(&'static str, String)> {
+    all().find_map(|(name, scenario)| Some((*name, ScenarioRunner::finds(bug, *scenario)?)))
 }
 
 /// The primary is cut off with a write that nobody else has; the others go on with another one. Returns the cut-off member.
@@ -56,8 +56,8 @@ fn with_a_write_that_nobody_else_has(c: &mut Cluster) -> usize {
 }
 
 /// F-proc-1: nothing is lost, nothing happens twice.
-fn f_proc_1_a_primary_dies_and_its_client_goes_on(t: &Teller) {
-    Story::of(3).tell(t, |c| {
+fn f_proc_1_a_primary_dies_and_its_client_goes_on(t: &ScenarioRunner) {
+    Scenario::of(3).run(t, |c| {
         c.put("k", "first");
         let asked = c.begin_put(0, "k", "second");
         c.run_for(1);
@@ -68,9 +68,9 @@ fn f_proc_1_a_primary_dies_and_its_client_goes_on(t: &Teller) {
 }
 
 /// F-net-6, and the live-lock of a one-way cut: a member that cannot hear the primary moves nobody.
-fn f_net_6_a_cut_between_two_of_three_stops_nobody(t: &Teller) {
+fn f_net_6_a_cut_between_two_of_three_stops_nobody(t: &ScenarioRunner) {
     for both_ways in [false, true] {
-        Story::of(3).tell(t, |c| {
+        Scenario::of(3).run(t, |c| {
             c.put("k", "before");
             let primary = c.primary();
             let one = c.backups()[0];
@@ -89,8 +89,8 @@ fn f_net_6_a_cut_between_two_of_three_stops_nobody(t: &Teller) {
 }
 
 /// F-net-5, and the minority that churns views: one that comes back after a long time disturbs nobody.
-fn f_net_5_a_member_that_was_alone_for_long_comes_back_without_a_new_view(t: &Teller) {
-    Story::of(3).tell(t, |c| {
+fn f_net_5_a_member_that_was_alone_for_long_comes_back_without_a_new_view(t: &ScenarioRunner) {
+    Scenario::of(3).run(t, |c| {
         c.put("k", "before");
         let view = c.view(c.primary());
         let alone = c.backups()[0];
@@ -106,8 +106,8 @@ fn f_net_5_a_member_that_was_alone_for_long_comes_back_without_a_new_view(t: &Te
 }
 
 /// Two data members and a witness survive any one, in any order, with restarts between.
-fn two_data_members_and_a_witness_survive_any_one_after_another(t: &Teller) {
-    Story::of(2).and_a_witness().tell(t, |c| {
+fn two_data_members_and_a_witness_survive_any_one_after_another(t: &ScenarioRunner) {
+    Scenario::of(2).and_a_witness().run(t, |c| {
         for dead in [0, 1, 2, 1, 0, 2, 0, 1] {
             c.put("k", "all are there");
             c.cut_power(dead);

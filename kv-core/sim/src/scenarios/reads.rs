@@ -1,12 +1,12 @@
 //! Reads that need no word from a quorum: by what a member knows of the age of its state.
 
 use super::super::Bug;
+use super::super::cluster::Cluster;
 use super::super::plan::Plan;
-use super::super::scenario::Cluster;
-use super::super::story::{Story, Teller, stories};
+use super::super::scenario::{Scenario, ScenarioRunner, scenarios};
 use std::time::Duration;
 
-stories! {
+scenarios! {
     r4_a_backup_behind_a_slow_link_does_not_take_what_it_hears_for_new,
     r4_a_deposed_primary_keeps_no_state_fresh,
     r6_a_promise_is_kept,
@@ -17,8 +17,8 @@ stories! {
 }
 
 /// Rule R4 of PROTOCOL.md: what is heard late is old.
-fn r4_a_backup_behind_a_slow_link_does_not_take_what_it_hears_for_new(t: &Teller) {
-    Story::of(3).finds(Bug::FreshSinceHeard).tell(t, |c| {
+fn r4_a_backup_behind_a_slow_link_does_not_take_what_it_hears_for_new(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::FreshSinceHeard).run(t, |c| {
         c.put("k", "old");
         let (primary, one) = (c.primary(), c.backups()[0]);
         c.settle();
@@ -36,9 +36,9 @@ fn r4_a_backup_behind_a_slow_link_does_not_take_what_it_hears_for_new(t: &Teller
 }
 
 /// Rule R4 of PROTOCOL.md: a primary that others have replaced still tells that it lives.
-fn r4_a_deposed_primary_keeps_no_state_fresh(t: &Teller) {
+fn r4_a_deposed_primary_keeps_no_state_fresh(t: &ScenarioRunner) {
     let patient = |plan: &mut Plan| plan.options.failure_timeout_min = Duration::from_secs(1);
-    Story::of(5).with(patient).finds(Bug::FreshUnconfirmed).tell(t, |c| {
+    Scenario::of(5).with(patient).finds(Bug::FreshUnconfirmed).run(t, |c| {
         c.put("k", "old");
         let (old, one, far) = (c.primary(), c.backups()[3], c.backups()[0]);
         c.settle();
@@ -93,27 +93,27 @@ fn read_at_a_deposed_primary(c: &mut Cluster, restart: bool) {
 }
 
 /// Rule R6 of PROTOCOL.md: who has promised the primary to stay joins no change.
-fn r6_a_promise_is_kept(t: &Teller) {
-    Story::of(3).with(leases).finds(Bug::PromiseNotKept).tell(t, |c| read_at_a_deposed_primary(c, false));
+fn r6_a_promise_is_kept(t: &ScenarioRunner) {
+    Scenario::of(3).with(leases).finds(Bug::PromiseNotKept).run(t, |c| read_at_a_deposed_primary(c, false));
 }
 
 /// Rule R6 of PROTOCOL.md: also by who has restarted, and does not remember.
-fn r6_a_promise_outlives_a_restart(t: &Teller) {
-    Story::of(3).with(leases).finds(Bug::PromiseForgotten).tell(t, |c| read_at_a_deposed_primary(c, true));
+fn r6_a_promise_outlives_a_restart(t: &ScenarioRunner) {
+    Scenario::of(3).with(leases).finds(Bug::PromiseForgotten).run(t, |c| read_at_a_deposed_primary(c, true));
 }
 
 /// Rules R5 and R6 of PROTOCOL.md rest on clocks: where they go wronger than is assumed, a read may be of what was.
-fn r5_clocks_that_go_wronger_than_is_assumed_break_leases(t: &Teller) {
-    Story::of(3).with(leases).finds(Bug::ClocksTooWrong).tell(t, |c| read_at_a_deposed_primary(c, false));
+fn r5_clocks_that_go_wronger_than_is_assumed_break_leases(t: &ScenarioRunner) {
+    Scenario::of(3).with(leases).finds(Bug::ClocksTooWrong).run(t, |c| read_at_a_deposed_primary(c, false));
 }
 
 /// Rule R5 of PROTOCOL.md: the answers to a question come late, and say nothing of when they come.
-fn r5_a_lease_counts_from_the_question(t: &Teller) {
+fn r5_a_lease_counts_from_the_question(t: &ScenarioRunner) {
     let patient = |plan: &mut Plan| {
         leases(plan);
         plan.options.failure_timeout_min = Duration::from_millis(800);
     };
-    Story::of(3).with(patient).finds(Bug::LeaseFromAnswer).tell(t, |c| {
+    Scenario::of(3).with(patient).finds(Bug::LeaseFromAnswer).run(t, |c| {
         c.put("k", "old");
         let old = c.primary();
         for client in [1, 0] {
@@ -140,9 +140,9 @@ fn r5_a_lease_counts_from_the_question(t: &Teller) {
 
 /// Rule R5 of PROTOCOL.md: a primary is stopped for longer than its lease, and its clock goes on: another one has written when it wakes and finds a
 /// read. It knows by its clock alone; one that has stood still as long as the process says that the lease goes on.
-fn r5_a_primary_that_was_paused_reads_by_no_lease_of_before(t: &Teller) {
+fn r5_a_primary_that_was_paused_reads_by_no_lease_of_before(t: &ScenarioRunner) {
     for bug in [Bug::LeaseSeenOnce, Bug::ClocksPause] {
-        Story::of(3).with(leases).finds(bug).tell(t, |c| {
+        Scenario::of(3).with(leases).finds(bug).run(t, |c| {
             c.put("k", "old");
             let old = c.primary();
             let asked = c.begin_get(1, "k");

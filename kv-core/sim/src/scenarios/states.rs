@@ -2,11 +2,11 @@
 
 use super::super::Bug;
 use super::super::clock::SECOND;
+use super::super::cluster::Cluster;
 use super::super::plan::Plan;
-use super::super::scenario::Cluster;
-use super::super::story::{Story, Teller, stories};
+use super::super::scenario::{Scenario, ScenarioRunner, scenarios};
 
-stories! {
+scenarios! {
     t6_a_state_arrives_from_sources_slower_than_every_time_out,
     t9a_a_damaged_state_stays_until_another_has_taken_its_place,
     v8_merges_slower_than_every_time_out_move_nobody,
@@ -26,12 +26,12 @@ fn write(c: &mut Cluster, count: usize) {
 }
 
 /// Rule T6 of PROTOCOL.md: an answer to an earlier question is an answer, however late it comes.
-fn t6_a_state_arrives_from_sources_slower_than_every_time_out(t: &Teller) {
+fn t6_a_state_arrives_from_sources_slower_than_every_time_out(t: &ScenarioRunner) {
     let slow = |plan: &mut Plan| {
         tight(plan);
         plan.disk.source = 20 * SECOND;
     };
-    Story::of(3).with(slow).finds(Bug::OnlyTheLastQuestionCounts).tell(t, |c| {
+    Scenario::of(3).with(slow).finds(Bug::OnlyTheLastQuestionCounts).run(t, |c| {
         write(c, 2);
         let away = c.backups()[0];
         c.crash(away);
@@ -43,8 +43,8 @@ fn t6_a_state_arrives_from_sources_slower_than_every_time_out(t: &Teller) {
 }
 
 /// Rules T2 and T9a of PROTOCOL.md: what is intact of it may be needed to complete another one.
-fn t9a_a_damaged_state_stays_until_another_has_taken_its_place(t: &Teller) {
-    Story::of(3).with(tight).finds(Bug::DamagedStateDeleted).tell(t, |c| {
+fn t9a_a_damaged_state_stays_until_another_has_taken_its_place(t: &ScenarioRunner) {
+    Scenario::of(3).with(tight).finds(Bug::DamagedStateDeleted).run(t, |c| {
         write(c, 8);
         let one = c.backups()[0];
         c.crash(one);
@@ -58,12 +58,12 @@ fn t9a_a_damaged_state_stays_until_another_has_taken_its_place(t: &Teller) {
 }
 
 /// Rule V8 of PROTOCOL.md: the memory beside a merge is used up on all members, and nothing is applied; but the merge gets on.
-fn v8_merges_slower_than_every_time_out_move_nobody(t: &Teller) {
+fn v8_merges_slower_than_every_time_out_move_nobody(t: &ScenarioRunner) {
     let slow = |plan: &mut Plan| {
         tight(plan);
         plan.disk.checkpoint = 10 * SECOND;
     };
-    Story::of(3).with(slow).finds(Bug::MergeTakenForHang).tell(t, |c| {
+    Scenario::of(3).with(slow).finds(Bug::MergeTakenForHang).run(t, |c| {
         c.put("k", "before");
         let view = c.view(c.primary());
         write(c, 8);

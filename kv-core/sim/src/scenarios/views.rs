@@ -4,12 +4,12 @@ use super::super::Bug;
 use super::super::clock::MS;
 use super::super::kind::Kind;
 use super::super::plan::Plan;
-use super::super::story::{Story, Teller, stories};
+use super::super::scenario::{Scenario, ScenarioRunner, scenarios};
 use super::with_a_write_that_nobody_else_has;
 use kv_core::ids::View;
 use kv_core::replica::Status;
 
-stories! {
+scenarios! {
     v1_one_that_lost_its_connection_to_the_primary_leaves_nothing,
     v2_two_votes_far_apart_move_nobody,
     v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote,
@@ -31,14 +31,14 @@ stories! {
 }
 
 /// Members whose messages all take this long, with the time-outs that are the default.
-fn far_apart(ms: u64) -> Story {
-    Story::of(3).with(move |plan| plan.network.delay = ms * MS)
+fn far_apart(ms: u64) -> Scenario {
+    Scenario::of(3).with(move |plan| plan.network.delay = ms * MS)
 }
 
 /// Rule V1 of PROTOCOL.md: who follows a primary for the first time does not know yet how long its messages take.
-fn v1_members_that_are_a_second_apart_change_no_view_without_need(t: &Teller) {
+fn v1_members_that_are_a_second_apart_change_no_view_without_need(t: &ScenarioRunner) {
     for ms in [750, 1000] {
-        far_apart(ms).tell(t, |c| {
+        far_apart(ms).run(t, |c| {
             c.put("k", "v");
             c.run_for(5_000);
             assert_eq!(c.view(c.primary()), View::ZERO);
@@ -47,9 +47,9 @@ fn v1_members_that_are_a_second_apart_change_no_view_without_need(t: &Teller) {
 }
 
 /// Rule V2 of PROTOCOL.md: the patience with a view change is longer where messages take longer.
-fn v2_members_that_are_a_second_apart_need_one_view_for_a_new_primary(t: &Teller) {
+fn v2_members_that_are_a_second_apart_need_one_view_for_a_new_primary(t: &ScenarioRunner) {
     for ms in [750, 1000] {
-        far_apart(ms).tell(t, |c| {
+        far_apart(ms).run(t, |c| {
             c.put("k", "v");
             c.run_for(5_000);
             let (primary, before) = (c.primary(), c.view(c.primary()));
@@ -68,8 +68,8 @@ fn v2_members_that_are_a_second_apart_need_one_view_for_a_new_primary(t: &Teller
 }
 
 /// Rule V1 of PROTOCOL.md: a vote is not a departure.
-fn v1_one_that_lost_its_connection_to_the_primary_leaves_nothing(t: &Teller) {
-    Story::of(3).finds(Bug::LeavesAlone).tell(t, |c| {
+fn v1_one_that_lost_its_connection_to_the_primary_leaves_nothing(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::LeavesAlone).run(t, |c| {
         c.put("k", "v");
         let (primary, one) = (c.primary(), c.backups()[0]);
         c.lose_connection(one, primary);
@@ -79,8 +79,8 @@ fn v1_one_that_lost_its_connection_to_the_primary_leaves_nothing(t: &Teller) {
 }
 
 /// Rule V2 of PROTOCOL.md: a vote that was withdrawn completes no quorum later.
-fn v2_two_votes_far_apart_move_nobody(t: &Teller) {
-    Story::of(3).finds(Bug::VotesNeverExpire).tell(t, |c| {
+fn v2_two_votes_far_apart_move_nobody(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::VotesNeverExpire).run(t, |c| {
         c.put("k", "v");
         let (primary, backups) = (c.primary(), c.backups());
         c.lose_connection(backups[0], primary);
@@ -93,8 +93,8 @@ fn v2_two_votes_far_apart_move_nobody(t: &Teller) {
 
 /// Rules D1 and V3 of PROTOCOL.md: a member that restarts between views knows the newer one. (In the paper's recovery without a
 /// disk it forgets its vote.)
-fn v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote(t: &Teller) {
-    Story::of(3).finds(Bug::ForgetsItsVote).tell(t, |c| {
+fn v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::ForgetsItsVote).run(t, |c| {
         c.put("k", "v");
         let one = c.backups()[1];
         let held = c.hold(Kind::DoViewChange, None, None);
@@ -110,8 +110,8 @@ fn v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote(t: &Teller
 }
 
 /// Rule V3 of PROTOCOL.md.
-fn v3_nothing_is_said_in_a_view_that_is_not_durable(t: &Teller) {
-    Story::of(3).finds(Bug::DoViewChangeBeforeView).tell(t, |c| {
+fn v3_nothing_is_said_in_a_view_that_is_not_durable(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::DoViewChangeBeforeView).run(t, |c| {
         c.put("k", "v");
         let one = c.backups()[1];
         c.stall(one);
@@ -125,8 +125,8 @@ fn v3_nothing_is_said_in_a_view_that_is_not_durable(t: &Teller) {
 }
 
 /// Rule V5a of PROTOCOL.md: the new primary's own commit number is smaller than that of another voter, and it lacks the entry.
-fn v5a_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum(t: &Teller) {
-    Story::of(3).finds(Bug::OwnCommitAsBase).tell(t, |c| {
+fn v5a_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::OwnCommitAsBase).run(t, |c| {
         c.put("k", "first");
         c.settle();
         let next = 1;
@@ -143,8 +143,8 @@ fn v5a_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum(t: &
 }
 
 /// Rule V5b of PROTOCOL.md: a long log of an older view must not win over the newer one.
-fn v5b_a_longer_log_of_an_older_view_names_nothing(t: &Teller) {
-    Story::of(3).finds(Bug::LongestLogWins).tell(t, |c| {
+fn v5b_a_longer_log_of_an_older_view_names_nothing(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::LongestLogWins).run(t, |c| {
         let opened = c.begin_put(1, "k", "everywhere");
         c.done(opened);
         let old = c.primary();
@@ -172,8 +172,8 @@ fn v5b_a_longer_log_of_an_older_view_names_nothing(t: &Teller) {
 }
 
 /// Rule V6 of PROTOCOL.md.
-fn v6_start_view_waits_for_the_disk(t: &Teller) {
-    Story::of(3).finds(Bug::StartViewEarly).tell(t, |c| {
+fn v6_start_view_waits_for_the_disk(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::StartViewEarly).run(t, |c| {
         c.put("k", "v");
         let next = 1;
         let held = c.hold(Kind::DoViewChange, None, Some(next));
@@ -190,8 +190,8 @@ fn v6_start_view_waits_for_the_disk(t: &Teller) {
 }
 
 /// Rule V7 of PROTOCOL.md: a suffix above the view's head, kept because nothing differs, would win a later view.
-fn v7_what_stands_above_the_head_of_the_view_goes(t: &Teller) {
-    Story::of(3).finds(Bug::KeepSuffix).tell(t, |c| {
+fn v7_what_stands_above_the_head_of_the_view_goes(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::KeepSuffix).run(t, |c| {
         c.put("k", "everywhere");
         let old = c.primary();
         c.isolate(old);
@@ -208,8 +208,8 @@ fn v7_what_stands_above_the_head_of_the_view_goes(t: &Teller) {
 }
 
 /// Rule D2 of PROTOCOL.md: what was cut does not come back with a restart.
-fn d2_a_cut_outlives_a_restart(t: &Teller) {
-    Story::of(3).finds(Bug::CutInMemory).tell(t, |c| {
+fn d2_a_cut_outlives_a_restart(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::CutInMemory).run(t, |c| {
         let old = with_a_write_that_nobody_else_has(c);
         c.heal();
         c.wait_until_installed(old);
@@ -222,8 +222,8 @@ fn d2_a_cut_outlives_a_restart(t: &Teller) {
 }
 
 /// Rule V7 (b) of PROTOCOL.md: the paper's state transfer cuts the log before it has the new one.
-fn v7_nothing_is_cut_by_asking(t: &Teller) {
-    Story::of(3).tell(t, |c| {
+fn v7_nothing_is_cut_by_asking(t: &ScenarioRunner) {
+    Scenario::of(3).run(t, |c| {
         c.put("k", "everywhere");
         c.settle();
         let one = c.backups()[0];
@@ -244,9 +244,9 @@ fn v7_nothing_is_cut_by_asking(t: &Teller) {
 }
 
 /// Rule V7 (c) of PROTOCOL.md: `log_view` is durable after the log, and before the acknowledgement.
-fn v7_log_view_is_durable_before_the_acknowledgement_and_not_before_the_log(t: &Teller) {
+fn v7_log_view_is_durable_before_the_acknowledgement_and_not_before_the_log(t: &ScenarioRunner) {
     for bug in [Bug::LogViewLate, Bug::LogViewEarly] {
-        Story::of(3).finds(bug).tell(t, |c| {
+        Scenario::of(3).finds(bug).run(t, |c| {
             let old = with_a_write_that_nobody_else_has(c);
             c.heal();
             let held = c.hold(Kind::NewState, None, Some(old));
@@ -264,8 +264,8 @@ fn v7_log_view_is_durable_before_the_acknowledgement_and_not_before_the_log(t: &
 }
 
 /// Rule N5 of PROTOCOL.md: a commit number learned while still catching up says nothing about the own entries.
-fn n5_a_commit_number_heard_while_catching_up_moves_nothing(t: &Teller) {
-    Story::of(3).finds(Bug::CommitWhileCatchingUp).tell(t, |c| {
+fn n5_a_commit_number_heard_while_catching_up_moves_nothing(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::CommitWhileCatchingUp).run(t, |c| {
         let old = with_a_write_that_nobody_else_has(c);
         let before = c.commit(old);
         c.heal();
@@ -280,10 +280,10 @@ fn n5_a_commit_number_heard_while_catching_up_moves_nothing(t: &Teller) {
 
 /// Rule N6 of PROTOCOL.md: one that missed an entry asks its primary, which has installed the log of a newer view by the time that the question
 /// comes. With an entry of that log in the gap, the missed one, which was on its way all the time, would look like a divergence.
-fn n6_a_gap_is_not_filled_from_the_log_of_a_newer_view(t: &Teller) {
+fn n6_a_gap_is_not_filled_from_the_log_of_a_newer_view(t: &ScenarioRunner) {
     let late = 10_000;
     let without_order = |plan: &mut Plan| plan.network.ordered = false;
-    Story::of(5).with(without_order).finds(Bug::FetchFromAnyLog).tell(t, |c| {
+    Scenario::of(5).with(without_order).finds(Bug::FetchFromAnyLog).run(t, |c| {
         let opened = c.begin_put(1, "k", "everywhere");
         c.done(opened);
         c.settle();
@@ -314,8 +314,8 @@ fn n6_a_gap_is_not_filled_from_the_log_of_a_newer_view(t: &Teller) {
 }
 
 /// Rule V8 of PROTOCOL.md: silence alone would starve a group of two.
-fn v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes(t: &Teller) {
-    Story::of(2).finds(Bug::SilentAbdication).tell(t, |c| {
+fn v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes(t: &ScenarioRunner) {
+    Scenario::of(2).finds(Bug::SilentAbdication).run(t, |c| {
         c.put("k", "v");
         c.hand_over(c.primary());
         c.wait_for_another_primary(0);
@@ -324,8 +324,8 @@ fn v8_a_primary_that_gives_its_role_away_in_a_group_of_two_votes(t: &Teller) {
 }
 
 /// Rule V9 of PROTOCOL.md: a restarted primary would issue an op number a second time.
-fn v9_a_restarted_primary_issues_no_op_number_twice(t: &Teller) {
-    Story::of(3).finds(Bug::ResumeView).tell(t, |c| {
+fn v9_a_restarted_primary_issues_no_op_number_twice(t: &ScenarioRunner) {
+    Scenario::of(3).finds(Bug::ResumeView).run(t, |c| {
         c.put("k", "v");
         let primary = c.primary();
         c.settle();
@@ -343,9 +343,9 @@ fn v9_a_restarted_primary_issues_no_op_number_twice(t: &Teller) {
 }
 
 /// Rule N4 of PROTOCOL.md: an op is committed when a quorum has it on disk.
-fn n4_a_quorum_is_no_smaller_than_it_is(t: &Teller) {
+fn n4_a_quorum_is_no_smaller_than_it_is(t: &ScenarioRunner) {
     for bug in [Bug::QuorumOfOneLess, Bug::OwnAppendCountsEarly] {
-        Story::of(3).finds(bug).tell(t, |c| {
+        Scenario::of(3).finds(bug).run(t, |c| {
             c.put("k", "v");
             c.settle();
             let (primary, backups) = (c.primary(), c.backups());

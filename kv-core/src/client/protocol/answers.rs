@@ -1,4 +1,4 @@
-//! What an answer means for the call that it answers.
+//! How an answer affects its call.
 
 use super::pending::{Body, Kind, Phase};
 use super::session::Session;
@@ -8,9 +8,9 @@ use crate::ids::{Instant, MemberId};
 use crate::message::{Answer, Outcome, ReadMode, Rejection, Request, ServerMessage};
 
 impl ClientProtocol {
-    /// A member answered. Answers to earlier attempts of a call count as well; those to calls that have ended do not.
+    /// A member answered. Answers to earlier attempts of a call count too; answers to ended calls do not.
     pub(super) fn on_answer(&mut self, now: Instant, member: MemberId, message: ServerMessage) {
-        self.search.heard(now, member);
+        self.search.note_answer(now, member);
         let number = message.call;
         let Some(attempt) = self.attempts.get(&number).copied().filter(|a| a.member == member) else {
             return;
@@ -47,7 +47,7 @@ impl ClientProtocol {
             }
             Answer::Abandoned => {
                 let _ = self.search.not_primary(now, member, None);
-                self.taint(id);
+                self.mark_maybe_proposed(id);
                 self.unsuccessful(now, number, FailureReason::PrimaryChanged, false);
             }
             Answer::Overloaded => self.unsuccessful(now, number, FailureReason::Overloaded, true),
@@ -59,13 +59,13 @@ impl ClientProtocol {
     }
 
     /// An attempt of the call may have been proposed and will not be answered.
-    fn taint(&mut self, id: CallId) {
+    fn mark_maybe_proposed(&mut self, id: CallId) {
         if let Some(call) = self.calls.get_mut(&id) {
-            call.tainted = true;
+            call.maybe_proposed = true;
         }
     }
 
-    /// An attempt was answered: it cannot do anything any more.
+    /// An attempt was answered: it can have no further effect.
     fn resolve(&mut self, number: u64) {
         if let Some(attempt) = self.attempts.remove(&number)
             && let Some(call) = self.calls.get_mut(&attempt.call)
@@ -128,13 +128,13 @@ impl ClientProtocol {
                 self.resolve(number);
                 self.on_session_expired(now, id);
             }
-            // The same bytes are invalid each time: no attempt has run.
+            // The same bytes are invalid each time, so no attempt has run.
             Err(rejection @ Rejection::Invalid) => {
                 let error = CallError::NotApplied(Cause::Refused(rejection.to_string()));
                 self.finish(now, id, Err(error));
             }
             Err(Rejection::WindowExceeded) => self.unsuccessful(now, number, FailureReason::Overloaded, true),
-            // It has run: nobody knows any more what came of it.
+            // It has run, but its result is no longer known.
             Err(rejection @ Rejection::ResultDropped) => {
                 self.finish(now, id, Err(CallError::OutcomeUnknown(Cause::Refused(rejection.to_string()))));
             }
@@ -152,15 +152,15 @@ impl ClientProtocol {
         self.delays.observe(now.since(attempt.sent_at));
     }
 
-    /// An answer of another kind than the question: the attempt's fate is unknown.
+    /// An answer of the wrong kind: the outcome of the attempt is unknown.
     fn on_nonsense(&mut self, now: Instant, number: u64, attempt: Attempt) {
-        self.taint(attempt.call);
+        self.mark_maybe_proposed(attempt.call);
         self.unsuccessful(now, number, FailureReason::Silent, true);
     }
 
-    /// The members do not know the session any more, and never will: no new request goes out under it. What was sent under it waits for its
-    /// own answer, for it may have run before the session was forgotten. A call of which no attempt can have run is sent again, under the
-    /// next session; one of which nobody knows ends (rule E5).
+    /// The members no longer know the session, and never will: no new request is sent under it. Requests that were sent wait for
+    /// their own answers, because they may have run before the session was forgotten. A call of which no attempt can have run is
+    /// sent again, under the next session. A call whose outcome is unknown ends (rule E5).
     fn on_session_expired(&mut self, now: Instant, first: CallId) {
         let sent = self.calls.iter().filter(|(_, call)| call.kind.number().is_some());
         let sent: Vec<CallId> = sent.map(|(id, _)| *id).collect();
@@ -177,7 +177,7 @@ impl ClientProtocol {
         }
     }
 
-    /// A request of which no attempt has run, nor can run any more, becomes a new one.
+    /// A request of which no attempt has run, or can still run, becomes a new request.
     fn requeue(&mut self, id: CallId) {
         let Some(mut call) = self.remove(id) else { return };
         if let Kind::Request { body: body @ Body::Numbered(..), .. } = &mut call.kind {

@@ -1,14 +1,14 @@
-//! The client's decisions, pure: no clock, no I/O, no randomness but the seed it is given.
+//! The decisions of the client, as a pure state machine: no clock, no I/O, and no randomness except its seed.
 //!
-//! Exactly once rests on few rules, each kept in one place:
+//! Exactly once depends on a few rules. Each is implemented in one place:
 //! 1. a request is numbered when it is first sent, and every retry sends the same bytes (`send`);
-//! 2. a number counts as acknowledged when its call has ended, with a result or given up (`OpenSession::end`): members
-//!    never run it after that, so that a late copy of a call that was given up is harmless;
-//! 3. a call ends as *not applied* only if each of its attempts was answered by "not proposed", or never left this process
-//!    (`Pending::error`). This trusts that a connection delivers a message at most once: members ignore a message whose
-//!    call number is not above all earlier ones of its connection;
-//! 4. what was sent under one session is sent under another only if each of its attempts was answered, by "not proposed" or by "no such
-//!    session"; a new one is opened only when nothing is in flight (`on_session_expired`).
+//! 2. a number counts as acknowledged when its call has ended, with a result or without (`OpenSession::end`). Members never run
+//!    it after that, so a late copy of a call that was given up is harmless;
+//! 3. a call ends as *not applied* only if each of its attempts was answered with "not proposed", or never left this process
+//!    (`Pending::error`). This assumes that a connection delivers a message at most once: members ignore a message whose call
+//!    number is not above all earlier ones of its connection;
+//! 4. a request that was sent under one session is sent under another only if each of its attempts was answered, with "not
+//!    proposed" or "no such session". A new session is opened only when nothing is in flight (`on_session_expired`).
 
 mod answers;
 mod pending;
@@ -28,15 +28,15 @@ use crate::message::{ClientCall, ClientMessage, Effect, Operation, Outcome, Read
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-/// The core's own call, which opens the session.
+/// The protocol's own call, which opens the session.
 const OPEN: CallId = CallId::new(u64::MAX);
 
-/// How long one opening of a session is pursued before it is begun anew.
+/// How long one attempt to open a session lasts before the next begins.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The client's decisions. One mutation, then drain: call [`handle`](Self::handle), then [`poll_output`](Self::poll_output)
-/// until it returns `None`, carrying out each output in order; then look at [`poll_timeout`](Self::poll_timeout) and call
-/// `handle(now, ProtocolInput::Timeout)` at that time.
+/// The protocol state machine of a client. Call [`handle`](Self::handle), then [`poll_output`](Self::poll_output) until it
+/// returns `None`, and carry out each output in order. Then call [`poll_timeout`](Self::poll_timeout), and call `handle(now,
+/// ProtocolInput::Timeout)` at that time.
 #[derive(Debug)]
 pub struct ClientProtocol {
     options: ProtocolOptions,
@@ -51,13 +51,13 @@ pub struct ClientProtocol {
     parked: BTreeSet<CallId>,
     /// Each call's [`Pending::timer`].
     timers: BTreeSet<(Instant, CallId)>,
-    /// The attempts that may still be answered, by the number that the answer carries.
+    /// The attempts that may still be answered, by the number in the answer.
     attempts: BTreeMap<u64, Attempt>,
     next_attempt: u64,
     outputs: VecDeque<ProtocolOutput>,
 }
 
-/// One sending of a call.
+/// One attempt of a call.
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     call: CallId,
@@ -66,7 +66,7 @@ struct Attempt {
 }
 
 impl ClientProtocol {
-    /// A client of these data members (witnesses answer no calls).
+    /// Creates a client of these data members (witnesses answer no calls).
     ///
     /// # Panics
     /// Without members.
@@ -93,10 +93,10 @@ impl ClientProtocol {
         }
     }
 
-    /// Takes in what happened.
+    /// Processes an input.
     ///
     /// # Panics
-    /// If a call's id is that of a call which has not ended.
+    /// If the id of a new call is that of an unfinished one.
     pub fn handle(&mut self, now: Instant, input: ProtocolInput) {
         match input {
             ProtocolInput::Call { id, call, deadline } => self.on_call(now, id, call, deadline),
@@ -113,7 +113,7 @@ impl ClientProtocol {
         self.send_what_may_go(now);
     }
 
-    /// The next thing to do.
+    /// The next output.
     pub fn poll_output(&mut self) -> Option<ProtocolOutput> {
         self.outputs.pop_front()
     }
@@ -127,20 +127,20 @@ impl ClientProtocol {
         timer.into_iter().chain(ask).min()
     }
 
-    /// The member that this client takes for the primary.
+    /// The member that this client believes to be primary.
     #[cfg(feature = "internals")]
     #[must_use]
     pub const fn primary(&self) -> Option<MemberId> {
         self.search.primary()
     }
 
-    /// Whether somebody still waits for the answer to the message with this number.
+    /// Returns whether the answer to the message with this number is still awaited.
     #[must_use]
     pub fn awaits(&self, call: u64) -> bool {
         self.attempts.contains_key(&call)
     }
 
-    /// Calls that have begun and not ended.
+    /// The number of unfinished calls.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.calls.len() - usize::from(self.calls.contains_key(&OPEN))
@@ -171,7 +171,7 @@ impl ClientProtocol {
         }
     }
 
-    /// The place, in the list of members, of the one that is asked first what any of them can answer.
+    /// The index of the member to ask first, for a call that any member can answer.
     fn first_to_ask(&mut self, prefer: Option<MemberId>) -> usize {
         let members = self.search.members();
         let preferred = members.iter().position(|member| Some(*member) == prefer);
@@ -186,7 +186,7 @@ impl ClientProtocol {
         assert!(replaced.is_none(), "{id:?} begins twice");
     }
 
-    /// Enters a call into the sets that its phase belongs to.
+    /// Adds a call to the sets of its phase.
     fn index(&mut self, id: CallId, call: &Pending) {
         self.timers.insert((call.timer(), id));
         match call.phase {
@@ -214,7 +214,7 @@ impl ClientProtocol {
         drop(self.remove(id));
     }
 
-    /// Ends a call, with all its attempts. Its number, if it has one, will never run from now on.
+    /// Ends a call and all its attempts. If it has a number, that number will never run from now on.
     fn remove(&mut self, id: CallId) -> Option<Pending> {
         let call = self.calls.remove(&id)?;
         self.unindex(id, call.timer());
@@ -233,7 +233,7 @@ impl ClientProtocol {
         Some(call)
     }
 
-    /// Cancels a watch at a member: nobody waits for its answer any more, which may take long.
+    /// Cancels a watch at a member, because its answer, which may take long, is no longer awaited.
     fn unwatch(&mut self, member: MemberId, call: u64) {
         let message = ClientMessage { call: self.next_attempt, what: ClientCall::Unwatch { call } };
         self.next_attempt += 1;
@@ -276,7 +276,7 @@ impl ClientProtocol {
         }
     }
 
-    /// What stands in the way of a call.
+    /// Why a call has not succeeded yet.
     fn reason_of(&self, call: &Pending) -> FailureReason {
         let queued = call.phase == Phase::Queued;
         match self.calls.get(&OPEN) {
@@ -286,7 +286,7 @@ impl ClientProtocol {
         }
     }
 
-    /// The latest attempt was not answered in time. It may be answered yet: it stays open.
+    /// The latest attempt was not answered in time. It stays open, because the answer may still arrive.
     fn on_silence(&mut self, now: Instant, id: CallId, attempt: u64) {
         let Attempt { member, sent_at, .. } = self.attempts[&attempt];
         // One lost message is no reason to leave a member that answers others, or to wait longer for it.
@@ -307,13 +307,13 @@ impl ClientProtocol {
             let Attempt { call: id, .. } = self.attempts[&number];
             let call = self.calls.get_mut(&id).expect("an attempt belongs to a call");
             if reason == FailureReason::ConnectionLost {
-                call.tainted = true; // It may have arrived.
+                call.maybe_proposed = true; // It may have arrived.
             }
             self.unsuccessful(now, number, reason, false);
         }
     }
 
-    /// An attempt ended without a result: the call needs another, unless a later one is on its way.
+    /// An attempt ended without a result: the call needs another one, unless a later attempt is in progress.
     fn unsuccessful(&mut self, now: Instant, number: u64, reason: FailureReason, pausing: bool) {
         let Some(Attempt { call: id, .. }) = self.attempts.remove(&number) else { return };
         let call = self.calls.get_mut(&id).expect("an attempt belongs to a call");
@@ -328,7 +328,7 @@ impl ClientProtocol {
         }
     }
 
-    /// Makes a call ready for its next attempt, after a pause if `pausing`.
+    /// Prepares a call for its next attempt, after a pause if `pausing`.
     fn retry(&mut self, now: Instant, id: CallId, pausing: bool) {
         let call = self.calls.get_mut(&id).expect("only a call is retried");
         if pausing {
@@ -357,7 +357,7 @@ impl ClientProtocol {
         }
     }
 
-    /// The call that goes out next when there is somebody to ask: retries and reads first, then new requests.
+    /// The call to send next when there is a member to ask: retries and reads first, then new requests.
     fn next_to_send(&self) -> Option<CallId> {
         self.parked.first().copied().or_else(|| {
             let Session::Open(session) = &self.session else { return None };
@@ -415,7 +415,7 @@ impl ClientProtocol {
         self.outputs.push_back(ProtocolOutput::Send { member, message });
     }
 
-    /// Gives a request its number and its bytes, for good.
+    /// Gives a request its number and its bytes, which never change afterwards.
     fn number_if_new(&mut self, now: Instant, id: CallId) {
         let call = self.calls.get_mut(&id).expect("only a call is sent");
         let Kind::Request { closes, body } = &mut call.kind else { return };
@@ -434,7 +434,7 @@ impl ClientProtocol {
         *body = Body::Numbered(number, request.encode());
     }
 
-    /// Opens a session when a request waits for one, and leaves an old one that may have expired.
+    /// Opens a session when a request waits for one, and replaces an old one that may have expired.
     fn drive_session(&mut self, now: Instant) {
         while let Some(first) = self.queue.first().copied() {
             let closes = matches!(self.calls[&first].kind, Kind::Request { closes: true, .. });
@@ -483,10 +483,10 @@ impl ClientProtocol {
         }
     }
 
-    /// Asserts what must hold between two inputs; call it after each step in tests and simulation.
+    /// Asserts what must hold between two inputs. Call it after each step in tests and simulation.
     ///
     /// # Panics
-    /// If something is wrong in here.
+    /// If the protocol has a bug.
     #[cfg(feature = "internals")]
     pub fn check_invariants(&self) {
         for (id, call) in &self.calls {

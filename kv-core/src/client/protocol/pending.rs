@@ -1,14 +1,14 @@
-//! A call between its begin and its end.
+//! A call, from its beginning to its end.
 
 use crate::client::call::{CallError, Cause, FailureReason};
 use crate::ids::{Instant, MemberId, RequestNumber};
 use crate::message::{Operation, Query, ReadMode, WatchQuery};
 use bytes::Bytes;
 
-/// What a call does.
+/// The kind of a call.
 #[derive(Debug)]
 pub(super) enum Kind {
-    /// Opens the session: the core's own.
+    /// Opens the session: the protocol's own call.
     Open(Bytes),
     /// A request of the session: a command, or its closing.
     Request {
@@ -25,35 +25,36 @@ pub(super) enum Kind {
         mode: ReadMode,
         /// What to read.
         query: Query,
-        /// The place, in the list of members, of the first one to ask.
+        /// The index of the first member to ask.
         start: usize,
-        /// Whether it is the only one to ask.
+        /// Whether only that member may be asked.
         only: bool,
     },
-    /// A watch, which any member answers, when there is something.
+    /// A watch. Any member answers it when there are changes.
     Watch {
-        /// What to follow.
+        /// The range and the position.
         query: WatchQuery,
-        /// The place, in the list of members, of the first one to ask.
+        /// The index of the first member to ask.
         start: usize,
     },
-    /// One attempt at one member: its status.
+    /// A status call to one member. There is one attempt.
     Status(MemberId),
-    /// One attempt at one member: hand over.
+    /// A handover call to one member. There is one attempt.
     Handover(MemberId),
 }
 
-/// A request before and after its first attempt. Numbered is sent: a number belongs to one session and one request.
+/// A request before and after its first attempt. Only a numbered request is sent: a number belongs to one session and one
+/// request.
 #[derive(Debug)]
 pub(super) enum Body {
     /// Never sent.
     New(Operation),
-    /// Sent, and again with the same bytes.
+    /// It was sent. Retries send the same bytes.
     Numbered(RequestNumber, Bytes),
 }
 
 impl Kind {
-    /// The number, once it has been sent.
+    /// Its number, once it has been sent.
     pub(super) const fn number(&self) -> Option<RequestNumber> {
         match self {
             Self::Request { body: Body::Numbered(number, _), .. } => Some(*number),
@@ -61,23 +62,23 @@ impl Kind {
         }
     }
 
-    /// Whether repeating it in secret could change the data: its attempts must be accounted for.
+    /// Whether a hidden retry could change the data, so that its attempts must be tracked.
     const fn has_effect(&self) -> bool {
         matches!(self, Self::Request { .. } | Self::Handover(_))
     }
 
-    /// Whether it may be tried only once, at one member.
+    /// Whether it has only one attempt, at one member.
     pub(super) const fn is_single(&self) -> bool {
         matches!(self, Self::Status(_) | Self::Handover(_))
     }
 }
 
-/// Where a call stands.
+/// The phase of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
-    /// A request that was never sent: waits for the session and the window.
+    /// A request that was never sent. It waits for the session and the window.
     Queued,
-    /// To be sent as soon as a primary is known, or as the next question in the search for it.
+    /// Sent as soon as a primary is known, or as the next attempt in the search for it.
     Parked,
     /// Waits before the next attempt.
     Pausing {
@@ -88,12 +89,12 @@ pub(super) enum Phase {
     Sent {
         /// The latest attempt.
         attempt: u64,
-        /// Until then; then the member counts as silent.
+        /// After this time the member counts as silent.
         until: Instant,
     },
 }
 
-/// A call between its begin and its end.
+/// A call, from its beginning to its end.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) kind: Kind,
@@ -101,15 +102,15 @@ pub(super) struct Pending {
     pub(super) phase: Phase,
     /// How many attempts were made.
     pub(super) tries: u32,
-    /// How many of them met with silence, at a member that was silent to everyone.
+    /// How many of them were not answered by a member that answered nobody.
     pub(super) silences: u32,
     /// How often a member asked it to retry later.
     pub(super) pauses: u32,
     /// The attempts that may still be answered.
     pub(super) attempts: Vec<u64>,
-    /// An attempt that will not be answered any more may have been proposed.
-    pub(super) tainted: bool,
-    /// What stood in the way last.
+    /// An attempt that can no longer be answered may have been proposed.
+    pub(super) maybe_proposed: bool,
+    /// Why the last attempt failed.
     pub(super) reason: FailureReason,
 }
 
@@ -123,12 +124,12 @@ impl Pending {
             silences: 0,
             pauses: 0,
             attempts: Vec::new(),
-            tainted: false,
+            maybe_proposed: false,
             reason: FailureReason::Waiting,
         }
     }
 
-    /// When something is due for it.
+    /// When the call needs attention.
     pub(super) fn timer(&self) -> Instant {
         match self.phase {
             Phase::Queued | Phase::Parked => self.deadline,
@@ -136,7 +137,7 @@ impl Pending {
         }
     }
 
-    /// How it ends if it ends now, for `cause`: *not applied* is reported only if no attempt can have been proposed.
+    /// How the call ends if it ends now because of `cause`. It is *not applied* only if no attempt can have been proposed.
     pub(super) fn error(&self, cause: Cause) -> CallError {
         if self.kind.has_effect() && !self.is_surely_undone() {
             CallError::OutcomeUnknown(cause)
@@ -147,10 +148,10 @@ impl Pending {
 
     /// Whether each attempt was answered, so that none can have changed anything.
     pub(super) fn is_surely_undone(&self) -> bool {
-        !self.tainted && self.attempts.is_empty()
+        !self.maybe_proposed && self.attempts.is_empty()
     }
 
-    /// Forgets an attempt that was answered or cannot be answered any more. True if it was the latest, so that the call
+    /// Removes an attempt that was answered or can no longer be answered. Returns true if it was the latest, so that the call
     /// needs another.
     pub(super) fn resolve(&mut self, attempt: u64) -> bool {
         self.attempts.retain(|open| *open != attempt);

@@ -1,35 +1,35 @@
-//! Who is primary, as far as this client knows, and how it finds out.
+//! What this client knows about the primary, and how it searches for it.
 
 use crate::client::call::ProtocolOptions;
 use crate::ids::{Instant, MemberId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// So many questions are asked at the pace for a short outage, later ones at one for a long outage.
+/// This many attempts are made at the pace for a short outage, later ones at the pace for a long outage.
 const EAGER: u32 = 64;
 
-/// How long a member that failed is in doubt, unless it answers as a primary.
+/// How long a failed member is doubted, unless it answers as a primary.
 const DOUBT: Duration = Duration::from_secs(1);
 
-/// The belief about the primary, and the search for it while there is none.
+/// The presumed primary, and the search for it while there is none.
 ///
-/// While no primary is believed in, members are asked in turn, one call at a time and with growing pauses: calls that wait
-/// do not storm a cluster that is busy electing.
+/// While the primary is unknown, members are asked in turn, with one call at a time and with growing pauses, so that waiting
+/// calls do not overload a cluster that is busy with an election.
 #[derive(Debug)]
 pub(super) struct Search {
     members: Vec<MemberId>,
     primary: Option<MemberId>,
-    /// The place of the next member to be asked.
+    /// The index of the next member to ask.
     next: usize,
-    /// Not to be asked before.
+    /// The earliest time of the next attempt.
     next_at: Instant,
-    /// Questions since a primary answered last.
+    /// The number of attempts since a primary last answered.
     asked: u32,
-    /// Hints followed since the last question.
+    /// The number of hints followed since the last attempt.
     hops: usize,
-    /// Members that failed lately: until then hints to them are only tried out.
+    /// Members that failed recently. Until this time, a hint to such a member is only tried with one call.
     doubted: BTreeMap<MemberId, Instant>,
-    /// When each member was heard last.
+    /// When each member last answered.
     heard: BTreeMap<MemberId, Instant>,
 }
 
@@ -55,12 +55,12 @@ impl Search {
         &self.members
     }
 
-    /// The member answered something.
-    pub(super) fn heard(&mut self, now: Instant, member: MemberId) {
+    /// The member has answered.
+    pub(super) fn note_answer(&mut self, now: Instant, member: MemberId) {
         self.heard.insert(member, now);
     }
 
-    /// Whether the member has answered anything after `since`.
+    /// Returns whether the member has answered anything after `since`.
     pub(super) fn heard_after(&self, member: MemberId, since: Instant) -> bool {
         self.heard.get(&member).is_some_and(|at| *at > since)
     }
@@ -74,8 +74,8 @@ impl Search {
         self.doubted.remove(&member);
     }
 
-    /// The member answered that it is not primary, and perhaps who is. If that one is in doubt, it is returned: one call may try
-    /// it, while the search goes on. (It may be dead, and the others not know it yet; or a message was lost.)
+    /// The member answered that it is not primary, and perhaps who is. If that member is doubted, it is returned: one call may
+    /// try it, while the search continues. (It may be dead without the others knowing it yet, or a message may have been lost.)
     pub(super) fn not_primary(
         &mut self,
         now: Instant,
@@ -87,7 +87,7 @@ impl Search {
         }
         self.primary = None;
         let hint = hint.filter(|hint| *hint != from && self.members.contains(hint))?;
-        // Two members may name each other for a while: after some hops the search goes on at its own pace.
+        // Two members may name each other for a while. After some hops the search continues at its own pace.
         if self.hops >= self.members.len() {
             return None;
         }
@@ -112,7 +112,7 @@ impl Search {
         self.next_at
     }
 
-    /// The next member to ask, if it is time: the next in turn, those that failed lately last.
+    /// The next member to ask, if it is time: the next in turn; members that failed recently come last.
     pub(super) fn ask(
         &mut self,
         now: Instant,
@@ -143,7 +143,7 @@ impl Search {
     }
 }
 
-/// A pause that doubles with each try, up to `max`; half of it is chance, so that clients do not march in step.
+/// A pause that doubles with each try, up to `max`. Half of it is random, so that clients do not retry in step.
 pub(super) fn pause(min: Duration, max: Duration, tries: u32, rng: &mut fastrand::Rng) -> Duration {
     let full = min.saturating_mul(1 << tries.min(16)).min(max);
     full / 2 + (full / 2).mul_f64(rng.f64())
@@ -168,8 +168,8 @@ impl Delays {
         self.mean = Some((mean * 7 + delay) / 8);
     }
 
-    /// How long to wait for an answer in a call that has met so many silences. One may be chance; with more the time
-    /// doubles, so that a cluster which is slow is not asked ever more.
+    /// How long to wait for an answer in a call with this many unanswered attempts. The first may be due to chance. With more,
+    /// the time doubles, so that a slow cluster does not receive more and more attempts.
     pub(super) fn timeout(&self, options: &ProtocolOptions, silences: u32) -> Duration {
         let usual = self.mean.unwrap_or_default() + self.deviation * 4;
         let first = usual.max(options.attempt_min);

@@ -6,22 +6,22 @@ use std::collections::BTreeSet;
 /// The session of a client.
 #[derive(Debug)]
 pub(super) enum Session {
-    /// There is none.
+    /// There is no session.
     Closed,
-    /// It was asked for.
+    /// A session has been requested.
     Opening,
     /// It is there.
     Open(OpenSession),
 }
 
-/// A session that was opened.
+/// An open session.
 #[derive(Debug)]
 pub(super) struct OpenSession {
     /// Its name.
     pub(super) id: SessionId,
     /// The number of the next new request.
     next: RequestNumber,
-    /// Every number up to here has ended: with a result, or given up. Members run none of them any more.
+    /// Every number up to this one has ended, with or without a result. Members run none of them any more.
     acked_through: RequestNumber,
     /// Numbers above `acked_through` that have ended.
     ended: BTreeSet<RequestNumber>,
@@ -29,7 +29,7 @@ pub(super) struct OpenSession {
     pub(super) last_used: Instant,
     /// Its closing was sent.
     pub(super) closing: bool,
-    /// The members do not know it any more: no new request is sent under it, and it ends with the last that was.
+    /// The members no longer know it. No new request is sent under it, and it ends with the last one that was sent.
     pub(super) expired: bool,
 }
 
@@ -46,7 +46,7 @@ impl OpenSession {
         }
     }
 
-    /// Whether the window has room for one more number.
+    /// Returns whether the window has room for one more number.
     pub(super) fn has_room(&self, window: u32) -> bool {
         self.next.distance_from(self.acked_through) <= u64::from(window)
     }
@@ -60,7 +60,7 @@ impl OpenSession {
         self.acked_through
     }
 
-    /// Whether nothing is to come of it any more.
+    /// Returns whether nothing more can happen in it.
     pub(super) fn is_over(&self) -> bool {
         self.closing || (self.expired && self.outstanding() == 0)
     }
@@ -73,7 +73,7 @@ impl OpenSession {
         number
     }
 
-    /// The request with this number has a result or was given up: it must not run from now on.
+    /// The request with this number has a result or was given up: it must not run any more.
     pub(super) fn end(&mut self, number: RequestNumber) {
         assert!(number < self.next, "{number:?} was never taken");
         let new = number > self.acked_through && self.ended.insert(number);
@@ -83,7 +83,7 @@ impl OpenSession {
         }
     }
 
-    /// Asserts that exactly the numbers of `live` have not ended.
+    /// Asserts that exactly the numbers in `live` have not ended.
     #[cfg(feature = "internals")]
     pub(super) fn check_invariants(&self, window: u32, mut live: BTreeSet<RequestNumber>) {
         assert!(self.next.previous().distance_from(self.acked_through) <= u64::from(window));

@@ -124,18 +124,18 @@ async fn guards_are_sent_and_their_failure_is_an_error_of_its_own() {
     let (mut cluster, client) = ready().await;
     let put = |client: &Client| client.put("x", "1");
     let cases = [
-        (put(&client).if_absent(), Guard::Absent),
-        (put(&client).if_present(), Guard::Present),
-        (put(&client).if_revision(Revision::new(5)), Guard::Revision(Revision::new(5))),
-        (put(&client).if_value("old"), Guard::Value("old".into())),
+        (put(&client).if_absent(), Condition::Absent),
+        (put(&client).if_present(), Condition::Present),
+        (put(&client).if_revision(Revision::new(5)), Condition::Revision(Revision::new(5))),
+        (put(&client).if_value("old"), Condition::Value("old".into())),
     ];
     for (write, expected) in cases {
         let write = tokio::spawn(write.into_future());
         let incoming = cluster.next().await;
-        let Operation::Command(Command::Put { guard, .. }) = incoming.request().operation else {
+        let Operation::Command(Command::Put { condition, .. }) = incoming.request().operation else {
             panic!("{incoming:?}")
         };
-        assert_eq!(guard, Some(expected));
+        assert_eq!(condition, Some(expected));
         incoming.written(12, Effect::ConditionFailed { found: Some(Revision::new(7)) });
         let error = write.await.unwrap().unwrap_err();
         assert_eq!(
@@ -156,10 +156,10 @@ async fn a_delete_returns_whether_there_was_something() {
     for existed in [true, false] {
         let delete = tokio::spawn(client.delete("x").if_present().into_future());
         let incoming = cluster.next().await;
-        let guard = Some(Guard::Present);
+        let condition = Some(Condition::Present);
         assert_eq!(
             incoming.request().operation,
-            Operation::Command(Command::Delete { key: "x".into(), guard })
+            Operation::Command(Command::Delete { key: "x".into(), condition })
         );
         incoming.written(12, Effect::Deleted { existed });
         let deleted = delete.await.unwrap().unwrap();

@@ -266,7 +266,7 @@ async fn a_member_that_does_not_read_blocks_nobody_else() {
         while let Ok(Connection { lane, peer, reader, writer, .. }) = listener.accept().await {
             let (mut reader, mut writer) = (FrameReader::new(reader, 1 << 20), FrameWriter::new(writer));
             let hello = reader.read_hello().await.unwrap();
-            let welcome = expectation(A).judge(&hello, lane, &peer).unwrap();
+            let welcome = expectation(A).check(&hello, lane, &peer).unwrap();
             writer.push(wire::encode_hello_reply(&HelloReply::Ok(welcome)));
             writer.flush().await.unwrap();
             kept.push((reader, writer));

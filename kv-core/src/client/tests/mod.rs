@@ -8,8 +8,8 @@ use crate::config::{FixedOptions, Options};
 use crate::error::{AdminError, ConnectError, ReadError, WriteError};
 use crate::ids::{Hash, MemberId, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use crate::message::{
-    Answer, ClientCall, ClientMessage, Command, Effect, Guard, Load, MemberStatus, Operation, Outcome, Query,
-    ReadMode, Record, Request, ServerMessage,
+    Answer, ClientCall, ClientMessage, Command, Condition, Effect, Load, MemberStatus, Operation, Outcome,
+    Query, ReadMode, Record, Request, ServerMessage,
 };
 use crate::wire::{self, Expectation, FrameReader, FrameWriter, HelloReply, Limits, MemberInfo};
 use bytes::Bytes;
@@ -131,7 +131,7 @@ async fn converse(connection: Connection, expectation: Expectation, calls: mpsc:
     let Connection { lane, peer, reader, writer, .. } = connection;
     let (mut reader, mut writer) = (FrameReader::new(reader, 1 << 20), FrameWriter::new(writer));
     let hello = reader.read_hello().await.unwrap();
-    let (reply, refused) = match expectation.judge(&hello, lane, &peer) {
+    let (reply, refused) = match expectation.check(&hello, lane, &peer) {
         Ok(welcome) => (HelloReply::Ok(welcome), false),
         Err(refusal) => ((&refusal).into(), true),
     };
@@ -192,7 +192,7 @@ impl Incoming {
 }
 
 fn put(key: &'static str, value: &'static str) -> Command {
-    Command::Put { key: key.into(), value: value.into(), guard: None, life: Default::default() }
+    Command::Put { key: key.into(), value: value.into(), condition: None, life: Default::default() }
 }
 
 fn record(value: &'static str, revision: u64) -> Record {

@@ -1,4 +1,4 @@
-//! Reads and writes of single structs: builders to be awaited.
+//! Reads and writes of single structs. Await a builder to run it.
 
 use super::super::ops::OpFuture;
 use super::super::{AtRevision, Get, Put, Written};
@@ -21,27 +21,27 @@ impl TypedPut {
         Self(put)
     }
 
-    /// Only if the key does not exist.
+    /// Condition: the key does not exist.
     pub fn if_absent(self) -> Self {
         Self(self.0.map(Put::if_absent))
     }
 
-    /// Only if the key exists.
+    /// Condition: the key exists.
     pub fn if_present(self) -> Self {
         Self(self.0.map(Put::if_present))
     }
 
-    /// Only if the key exists and was last changed at this revision.
+    /// Condition: the key exists and was last changed at this revision.
     pub fn if_revision(self, revision: Revision) -> Self {
         Self(self.0.map(|put| put.if_revision(revision)))
     }
 
-    /// The key goes by itself this long after the put: see [`Put::ttl`].
+    /// The key expires this long after the put: see [`Put::ttl`].
     pub fn ttl(self, ttl: Duration) -> Self {
         Self(self.0.map(|put| put.ttl(ttl)))
     }
 
-    /// The key goes with this lease: see [`Put::lease`].
+    /// The key belongs to this lease: see [`Put::lease`].
     pub fn lease(self, lease: LeaseId) -> Self {
         Self(self.0.map(|put| put.lease(lease)))
     }
@@ -82,17 +82,17 @@ impl<T> TypedGet<T> {
         Self { get: change(self.get), ..self }
     }
 
-    /// Reads what some member happens to have applied: see [`Get::local`].
+    /// Reads the state that some member has applied: see [`Get::local`].
     pub fn local(self) -> Self {
         self.with(Get::local)
     }
 
-    /// Reads what some member has applied, as soon as that is this revision or a later one: see [`Get::at_least`].
+    /// Reads the state of some member once it has applied this revision or a later one: see [`Get::at_least`].
     pub fn at_least(self, revision: Revision) -> Self {
         self.with(|get| get.at_least(revision))
     }
 
-    /// Reads what some member has applied, if it is not older than this: see [`Get::max_staleness`].
+    /// Reads the state of some member if it is not older than this: see [`Get::max_staleness`].
     pub fn max_staleness(self, bound: Duration) -> Self {
         self.with(|get| get.max_staleness(bound))
     }
@@ -114,7 +114,7 @@ impl<T> TypedGet<T> {
 }
 
 impl<T: DeserializeOwned> TypedGet<T> {
-    /// Runs the read, and returns the revision at which it was read, too: see [`Get::with_revision`].
+    /// Runs the read, and also returns the revision at which it was read: see [`Get::with_revision`].
     ///
     /// # Errors
     /// As the read itself.

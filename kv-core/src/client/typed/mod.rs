@@ -118,7 +118,7 @@ impl TypedError {
     /// Returns whether the condition of a write did not hold: for [`Typed::create`], that there is no value; for [`Typed::replace`], that the
     /// value has not changed since it was read.
     #[must_use]
-    pub const fn is_guard_failed(&self) -> bool {
+    pub const fn is_condition_failed(&self) -> bool {
         matches!(self, Self::Write(error) if error.is_condition_failed())
     }
 
@@ -171,15 +171,15 @@ impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
         self.put(key, value).if_revision(seen.modified)
     }
 
-    /// Changes a value: calls `change` with the present value, and writes what it returns. `None` stands for a key that does not exist, and
-    /// returning it removes the key. If another client changes the value in the meantime, `change` is called again with the value of that client.
-    /// Returns the new value. A time to live or a lease of the old value does not apply to it.
+    /// Changes a value: calls `change` with the present value, and writes what it returns. `None` stands for a key that does not
+    /// exist, and returning it removes the key. If another client changes the value in the meantime, `change` is called again
+    /// with the new value. Returns the value that was written. A time to live or a lease of the old value does not apply to it.
     ///
     /// # Errors
     /// As for [`get`](Self::get) and [`put`](Self::put); [`TypedError::Contended`] after the client's deadline.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries; the change may have been done, or may still be, once.
+    /// Dropping the future stops the retries; the change may have been applied, or may still be, once.
     pub async fn update(
         &self,
         key: impl AsRef<[u8]>,

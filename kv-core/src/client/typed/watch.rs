@@ -1,4 +1,4 @@
-//! Changes of structs, as a stream.
+//! Watches of structs.
 
 use super::super::{Update, Watch};
 use super::{Entry, TypedError, decode};
@@ -12,11 +12,12 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Follows what changes: created by [`Typed::watch`](super::Typed::watch), run by [`stream`](Self::stream) or
-/// [`follow`](Self::follow). It promises what a [`Watch`] does.
+/// Watches values: created by [`Typed::watch`](super::Typed::watch), run by [`stream`](Self::stream) or [`follow`](Self::follow).
+/// It has the guarantees of a [`Watch`].
 ///
-/// A value of another type yields [`TypedError::Decode`] in its place, and the stream goes on; after any other error it
-/// ends. So is a change of such a value, whatever it became, where the one [before](Self::previous) was asked for.
+/// A value of another type yields [`TypedError::Decode`] in its place, and the stream continues. After any other error it ends.
+/// If [previous values](Self::previous) are included, a change of a value of another type yields `Decode` too, whatever the new
+/// value is.
 #[must_use = "nothing is followed before this is run"]
 pub struct TypedWatch<T> {
     watch: Watch,
@@ -31,7 +32,7 @@ impl<T> fmt::Debug for TypedWatch<T> {
     }
 }
 
-/// What became of one value at one revision.
+/// A change of one value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct TypedEvent<T> {
@@ -39,11 +40,11 @@ pub struct TypedEvent<T> {
     pub revision: Revision,
     /// The key, without the prefix.
     pub key: Bytes,
-    /// What was done to it.
+    /// The kind of change.
     pub kind: EventKind,
-    /// What it holds since; `None` if it is gone.
+    /// The new value; `None` if the key was removed.
     pub entry: Option<Entry<T>>,
-    /// What it held before, if that was asked for; `None` if it did not exist.
+    /// The previous value, if requested; `None` if the key did not exist.
     pub previous: Option<Entry<T>>,
 }
 
@@ -51,19 +52,19 @@ pub struct TypedEvent<T> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum TypedUpdate<T> {
-    /// A value that was there to begin with.
+    /// A value that was present at the start.
     Present {
         /// The key, without the prefix.
         key: Bytes,
-        /// What it holds.
+        /// The value.
         entry: Entry<T>,
     },
-    /// All were read: the events so far describe them at this revision.
+    /// All present values have been returned: they are the content at this revision.
     UpToDate {
         /// The revision whose events are complete.
         revision: Revision,
     },
-    /// What has changed since.
+    /// A later change.
     Event(TypedEvent<T>),
 }
 
@@ -72,19 +73,19 @@ impl<T> TypedWatch<T> {
         Self { watch, skip, values: PhantomData }
     }
 
-    /// Whatever has changed after this revision: see [`Watch::after`].
+    /// Starts with the first change after this revision: see [`Watch::after`].
     pub fn after(self, revision: Revision) -> Self {
         Self { watch: self.watch.after(revision), ..self }
     }
 
-    /// Each event also carries the key's previous value.
+    /// Includes the previous value in each event.
     pub fn previous(self) -> Self {
         Self { watch: self.watch.previous(), ..self }
     }
 }
 
 impl<T: DeserializeOwned + 'static> TypedWatch<T> {
-    /// The changes: see [`Watch::stream`].
+    /// Returns the changes as a stream: see [`Watch::stream`].
     ///
     /// # Cancel safety
     /// Waiting for the next item is cancel safe. Dropping the stream ends the watch.
@@ -94,7 +95,7 @@ impl<T: DeserializeOwned + 'static> TypedWatch<T> {
         TypedStream { inner: self.watch.stream().map(move |event| typed(skip, event?)).boxed() }
     }
 
-    /// The present values first, and then what changes: see [`Watch::follow`].
+    /// Returns the present values first, and then the changes: see [`Watch::follow`].
     ///
     /// # Cancel safety
     /// As for [`stream`](Self::stream).
@@ -128,7 +129,7 @@ impl<I> TypedStream<I> {
     /// See [`TypedWatch`].
     ///
     /// # Cancel safety
-    /// Cancel safe: what was not returned comes the next time.
+    /// Cancel safe: the next call returns what was not returned.
     pub async fn next(&mut self) -> Option<Result<I, TypedError>> {
         self.inner.next().await
     }

@@ -2,11 +2,11 @@
 //! for absent.
 
 use super::block::SECTOR_BYTES;
+use super::location::{EntryLocation, Generation, SegmentNumber};
 use super::model::{Model, Writer};
-use super::place::{Generation, Place, SegmentNumber};
 use super::superblock::Mark;
 use super::*;
-use crate::storage::simulated::{Kind, Misdeed};
+use crate::storage::simulated::{Kind, WriteFault};
 use crate::storage::{File, Storage};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -87,7 +87,7 @@ fn f_disk_4_a_damaged_entry_in_the_middle_is_reported_and_nothing_is_cut_until_t
     let (mut journal, _) = open(&disk).unwrap();
     let append = Write::Append(entries[3..].to_vec());
     let refused = journal.execute(&[Write::Append(vec![entry_after(Some(&entries[2]), 9, 100)])]);
-    assert!(matches!(refused, Err(WriteError::Damaged { head, .. }) if head == op(3)));
+    assert!(matches!(refused, Err(JournalWriteError::Damaged { head, .. }) if head == op(3)));
 
     let (mut journal, _) = open(&disk).unwrap();
     journal.execute(&[view_of(1, None, false)]).unwrap();
@@ -177,7 +177,7 @@ fn f_disk_9_a_stale_block_of_an_earlier_generation_is_found_out() {
 
 #[test]
 fn f_disk_9_lost_and_misdirected_writes_are_found_out_by_what_follows() {
-    for misdeed in [Misdeed::Lost, Misdeed::Misdirected(4096), Misdeed::Misdirected(3 * 512)] {
+    for misdeed in [WriteFault::Lost, WriteFault::Misdirected(4096), WriteFault::Misdirected(3 * 512)] {
         let (disk, mut journal, entries) = with_entries(2);
         let more = entries_after(entries.last(), 4, 100, 3);
         disk.misdo_next_write(misdeed);
@@ -201,7 +201,7 @@ fn damage_below_the_checkpoint_only_makes_those_entries_unreadable() {
     assert_eq!((recovered.floor, head(&recovered)), (entries[2].header.anchor(), 6));
     assert_eq!(recovered.floor_next_revision, entries[2].header.next_revision());
     let reader = journal.reader();
-    assert!(matches!(reader.read(op(3)), Err(ReadError::Faulty { .. })));
+    assert!(matches!(reader.read(op(3)), Err(JournalReadError::Faulty { .. })));
     for at in [1, 2, 4, 5, 6] {
         assert_eq!(reader.read(op(at)).unwrap().as_ref(), entry_at(&entries, at));
     }
@@ -280,8 +280,7 @@ fn f_disk_11_a_full_disk_is_a_clear_error_and_goes_away_with_room() {
     disk.set_capacity(Some(disk.used() + 4096));
     let more = entries_after(entries.last(), 4, 20_000, 4);
     let error = journal.execute(&[Write::Append(more.clone())]).unwrap_err();
-    let full =
-        matches!(&error, WriteError::Disk { source, .. } if source.kind() == std::io::ErrorKind::StorageFull);
+    let full = matches!(&error, JournalWriteError::Disk { source, .. } if source.kind() == std::io::ErrorKind::StorageFull);
     assert!(full, "{error}");
     assert!(journal.execute(&[]).is_ok() && journal.execute(&[view(1, 1, None)]).is_err());
     disk.set_capacity(None);
@@ -535,7 +534,7 @@ fn f_input_8_intact_checksums_over_absurd_numbers_are_damage_and_no_panic() {
                 5 => entry.header.revision_count = u32::MAX,
                 _ => synced = number,
             }
-            let place = Place {
+            let place = EntryLocation {
                 segment: SegmentNumber::new(0),
                 generation: Generation::new(1),
                 block: 3,

@@ -24,7 +24,7 @@ fn intact(recovered: &Recovered) -> BTreeSet<Op> {
     (recovered.floor.op.get() + 1..=head(recovered)).map(Op::new).chain(behind).collect()
 }
 
-fn fill(journal: &mut Journal, entry: &Entry) -> Result<(), WriteError> {
+fn fill(journal: &mut Journal, entry: &Entry) -> Result<(), JournalWriteError> {
     journal.execute(&[Write::Append(vec![entry.clone()])])
 }
 
@@ -93,7 +93,7 @@ fn v7_only_what_is_missing_is_filled_in() {
     let other = entry_after(Some(&entries[2]), 9, 10);
     let (mut journal, _) = open(&disk).unwrap();
     fill(&mut journal, &entries[2]).unwrap();
-    assert!(matches!(fill(&mut journal, &other), Err(WriteError::Damaged { .. })));
+    assert!(matches!(fill(&mut journal, &other), Err(JournalWriteError::Damaged { .. })));
     let (mut journal, recovered) = open(&disk).unwrap();
     assert_eq!(head(&recovered), 3);
     // Cut first, and it may come.
@@ -185,7 +185,7 @@ fn mend_some(journal: &mut Journal, entries: &[Entry], known: &mut BTreeSet<Op>,
         known.extend(ops);
     }
     let last = entries[entries.len() - 1].header.anchor();
-    let State::Formatted(store) = &journal.state else { return };
+    let JournalState::Formatted(store) = &journal.state else { return };
     let incarnation = store.superblock.incarnation.get() + 1;
     let _ = journal.execute(&[view(4, 4, Some((last, incarnation)))]);
 }
@@ -205,13 +205,13 @@ fn f_disk_5_an_entry_whose_copy_went_bad_is_written_once_more() {
     let (disk, mut journal, entries) = with_entries(6);
     spoil(&disk, 4);
     let reader = journal.reader();
-    assert!(matches!(reader.read(op(4)), Err(ReadError::Faulty { .. })));
+    assert!(matches!(reader.read(op(4)), Err(JournalReadError::Faulty { .. })));
     let other = entry_after(Some(&entries[2]), 9, 10);
     journal.execute(&[Write::Repair(entries[3].clone())]).unwrap();
     assert_eq!(reader.read(op(4)).unwrap().as_ref(), Some(&entries[3]));
     let recovered = reopened(&disk);
     assert_eq!((head(&recovered), recovered.is_damaged()), (6, false));
-    assert!(matches!(journal.execute(&[Write::Repair(other)]), Err(WriteError::UnknownPoint { .. })));
+    assert!(matches!(journal.execute(&[Write::Repair(other)]), Err(JournalWriteError::UnknownPoint { .. })));
 }
 
 /// An applier that took it for absent stopped its member.
@@ -226,7 +226,7 @@ fn d8_an_entry_that_is_written_once_more_while_it_is_read_is_not_absent() {
                 while !done.load(Ordering::Relaxed) {
                     match reader.read(op(4)) {
                         Ok(found) => assert_eq!(found.as_ref(), Some(&entries[3])),
-                        Err(error) => assert!(matches!(error, ReadError::Disk { .. }), "{error}"),
+                        Err(error) => assert!(matches!(error, JournalReadError::Disk { .. }), "{error}"),
                     }
                 }
             });

@@ -1,11 +1,11 @@
 //! What the journal promises, tested on a simulated disk.
 
-mod adopting;
 mod damage;
 mod mending;
 mod model;
 mod power;
 mod reading;
+mod rebasing;
 mod refusals;
 
 use super::*;

@@ -37,7 +37,7 @@ impl World {
                 self.restart(std::slice::from_ref(&self.model.clone()));
             }
         } else {
-            assert!(matches!(journal.execute(&[]), Ok(()) | Err(WriteError::Stopped)));
+            assert!(matches!(journal.execute(&[]), Ok(()) | Err(JournalWriteError::Stopped)));
             self.restart(&states);
         }
     }
@@ -84,7 +84,7 @@ impl World {
 }
 
 fn why(journal: &Journal) -> String {
-    let State::Formatted(store) = &journal.state else { return String::new() };
+    let JournalState::Formatted(store) = &journal.state else { return String::new() };
     let (superblock, segments) = (&store.superblock, &store.segments);
     format!("{superblock:#?}\n{segments:?}\n{:?}", store.orphans)
 }

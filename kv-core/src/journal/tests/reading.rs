@@ -94,8 +94,8 @@ fn f_disk_12_an_unreadable_or_damaged_entry_is_an_error_not_an_absence() {
     let reader = journal.reader();
     disk.make_unreadable("journal-00000000", 4096, 512);
     assert!(disk.flip_bit("journal-00000000", 2 * 4096 + 300, 6));
-    assert!(matches!(reader.read(op(1)), Err(ReadError::Disk { .. })));
-    assert!(matches!(reader.read(op(2)), Err(ReadError::Faulty { .. })));
+    assert!(matches!(reader.read(op(1)), Err(JournalReadError::Disk { .. })));
+    assert!(matches!(reader.read(op(2)), Err(JournalReadError::Faulty { .. })));
     assert_eq!(read(&reader, 3).as_ref(), Some(&entries[2]));
 }
 

@@ -28,10 +28,10 @@ fn f_disk_16_an_empty_directory_holds_nothing_and_is_not_written_before_it_is_fo
     assert_eq!(recovered, Recovered::empty());
     assert_eq!(disk.counters().writes, 0);
     let early = journal.execute(&[Write::Append(entries_after(None, 1, 1, 1))]);
-    assert!(matches!(early, Err(WriteError::NotFormatted)));
+    assert!(matches!(early, Err(JournalWriteError::NotFormatted)));
     assert!(matches!(
         journal.execute(&[Write::Formation(FormationStep::Formatted)]),
-        Err(WriteError::Stopped)
+        Err(JournalWriteError::Stopped)
     ));
     assert_eq!(disk.names(), Vec::<String>::new());
 }
@@ -129,7 +129,7 @@ fn a_newer_format_is_refused_and_so_is_an_older_one() {
 fn another_format_of_a_segment_is_refused_older_or_newer() {
     for format in [2_u32, 9] {
         let (disk, _) = with_entries(3);
-        let file = segment::name(place::SegmentNumber::new(0));
+        let file = segment::name(location::SegmentNumber::new(0));
         let mut bytes = disk.contents(&file).unwrap();
         for sector in bytes[..BLOCK_BYTES].chunks_exact_mut(512) {
             sector[16..20].copy_from_slice(&format.to_le_bytes());

@@ -44,11 +44,11 @@ fn guards_see_the_state_left_by_the_request_before_in_the_same_entry() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let applied = machine.run(&[
-        put(session, 1, "k", "a", Some(Guard::Absent)),
-        put(session, 2, "k", "b", Some(Guard::Absent)),
-        put(session, 3, "k", "c", Some(Guard::Revision(Revision::new(1)))),
-        delete(session, 4, "k", Some(Guard::Value("c".into()))),
-        delete(session, 5, "k", Some(Guard::Present)),
+        put(session, 1, "k", "a", Some(Condition::Absent)),
+        put(session, 2, "k", "b", Some(Condition::Absent)),
+        put(session, 3, "k", "c", Some(Condition::Revision(Revision::new(1)))),
+        delete(session, 4, "k", Some(Condition::Value("c".into()))),
+        delete(session, 5, "k", Some(Condition::Present)),
     ]);
     let effects: Vec<Effect> = applied.into_iter().map(|applied| applied.result.unwrap().effect).collect();
     let failed = |found: Option<u64>| Effect::ConditionFailed { found: found.map(Revision::new) };
@@ -58,30 +58,30 @@ fn guards_see_the_state_left_by_the_request_before_in_the_same_entry() {
     );
 }
 
-/// Each guard on an absent key, on one that fits, and on one that does not.
+/// Each condition on an absent key, on one that fits, and on one that does not.
 #[test]
 fn each_guard_holds_exactly_when_its_condition_does() {
     let cases = [
-        (Guard::Absent, "k", false),
-        (Guard::Absent, "none", true),
-        (Guard::Present, "k", true),
-        (Guard::Present, "none", false),
-        (Guard::Revision(Revision::new(1)), "k", true),
-        (Guard::Revision(Revision::ZERO), "k", false),
-        (Guard::Revision(Revision::new(2)), "k", false),
-        (Guard::Revision(Revision::ZERO), "none", false),
-        (Guard::Value("a".into()), "k", true),
-        (Guard::Value("".into()), "k", false),
-        (Guard::Value("".into()), "none", false),
+        (Condition::Absent, "k", false),
+        (Condition::Absent, "none", true),
+        (Condition::Present, "k", true),
+        (Condition::Present, "none", false),
+        (Condition::Revision(Revision::new(1)), "k", true),
+        (Condition::Revision(Revision::ZERO), "k", false),
+        (Condition::Revision(Revision::new(2)), "k", false),
+        (Condition::Revision(Revision::ZERO), "none", false),
+        (Condition::Value("a".into()), "k", true),
+        (Condition::Value("".into()), "k", false),
+        (Condition::Value("".into()), "none", false),
     ];
-    for (guard, key, holds) in cases {
+    for (condition, key, holds) in cases {
         let mut machine = Machine::in_memory();
         let session = machine.open();
         machine.effect(put(session, 1, "k", "a", None));
         let before = contents(&machine.state.reader());
-        let effect = machine.effect(delete(session, 2, key, Some(guard.clone())));
+        let effect = machine.effect(delete(session, 2, key, Some(condition.clone())));
         let failed = matches!(effect, Effect::ConditionFailed { .. });
-        assert_eq!(!failed, holds, "{guard:?} on {key}");
+        assert_eq!(!failed, holds, "{condition:?} on {key}");
         if failed {
             assert_eq!(contents(&machine.state.reader()), before);
         }

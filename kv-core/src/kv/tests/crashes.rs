@@ -9,7 +9,7 @@ fn prepared(seed: u64, steps: usize) -> (Disk, Workload, Vec<Entry>) {
     let disk = Disk::new();
     let mut workload = Workload::new(seed);
     let mut log = Vec::new();
-    let mut state = State::open(disk.storage(), limits()).unwrap();
+    let mut state = StateMachine::open(disk.storage(), limits()).unwrap();
     for _ in 0..steps {
         log.push(workload.step(&mut state));
     }
@@ -21,7 +21,7 @@ fn prepared(seed: u64, steps: usize) -> (Disk, Workload, Vec<Entry>) {
 
 /// Opens, applies what is missing of the log, makes a checkpoint on the way and one at the end; returns the last.
 fn live(disk: &Disk, log: &[Entry], split: usize) -> Result<Anchor, EngineError> {
-    let mut state = State::open(disk.storage(), limits())?;
+    let mut state = StateMachine::open(disk.storage(), limits())?;
     for part in [&log[..split], log] {
         for entry in part {
             if entry.header.op > state.applied().op {
@@ -39,9 +39,10 @@ fn live(disk: &Disk, log: &[Entry], split: usize) -> Result<Anchor, EngineError>
 /// After the crash: the state is at one of the checkpoints, not before the last durable one, and what is replayed from
 /// there leads to the same digest.
 fn check(disk: &Disk, durable: Op, log: &[Entry], digests: &[Hash], what: &str) {
-    let mut state = State::open(disk.storage(), limits()).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut state =
+        StateMachine::open(disk.storage(), limits()).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert!(state.checkpoint().op >= durable, "{what}: went back to {:?}", state.checkpoint());
-    let digest = |state: &State| state.digest().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let digest = |state: &StateMachine| state.digest().unwrap_or_else(|error| panic!("{what}: {error}"));
     if state.checkpoint().op > Op::ZERO {
         let at = usize::try_from(state.checkpoint().op.get()).unwrap();
         assert_eq!(state.checkpoint(), log[at - 1].header.anchor(), "{what}");
@@ -61,7 +62,7 @@ fn check(disk: &Disk, durable: Op, log: &[Entry], digests: &[Hash], what: &str) 
 }
 
 fn digests(log: &[Entry]) -> Vec<Hash> {
-    let mut state = State::in_memory(limits());
+    let mut state = StateMachine::in_memory(limits());
     let apply = |entry| {
         state.apply(entry).unwrap();
         state.digest().unwrap()
@@ -75,7 +76,7 @@ fn digests(log: &[Entry]) -> Vec<Hash> {
 fn a_checkpoint_that_crashes_at_any_operation_leaves_the_last_one_or_itself() {
     for steps in [0, 30] {
         let (disk, mut workload, mut log) = prepared(11, steps);
-        let mut plain = State::in_memory(limits());
+        let mut plain = StateMachine::in_memory(limits());
         for entry in &log {
             plain.apply(entry).unwrap();
         }
@@ -115,7 +116,7 @@ fn a_checkpoint_that_crashes_at_any_operation_leaves_the_last_one_or_itself() {
 fn what_a_checkpoint_made_durable_survives_any_number_of_crashes() {
     for seed in 0..12 {
         let (disk, mut workload, mut log) = prepared(seed, 20);
-        let mut plain = State::in_memory(limits());
+        let mut plain = StateMachine::in_memory(limits());
         for entry in &log {
             plain.apply(entry).unwrap();
         }
@@ -148,7 +149,7 @@ fn what_a_checkpoint_made_durable_survives_any_number_of_crashes() {
 #[test]
 fn what_is_found_on_opening_is_durable_when_open_returns() {
     let (disk, mut workload, mut log) = prepared(12, 20);
-    let mut plain = State::in_memory(limits());
+    let mut plain = StateMachine::in_memory(limits());
     for entry in &log {
         plain.apply(entry).unwrap();
     }
@@ -161,9 +162,13 @@ fn what_is_found_on_opening_is_durable_when_open_returns() {
         disk.fail_after(at);
         live(&disk, &log, log.len()).unwrap_err();
         disk.kill();
-        let found = State::open(disk.storage(), limits()).unwrap().checkpoint();
+        let found = StateMachine::open(disk.storage(), limits()).unwrap().checkpoint();
         disk.crash_losing_all();
-        assert_eq!(State::open(disk.storage(), limits()).unwrap().checkpoint(), found, "operation {at}");
+        assert_eq!(
+            StateMachine::open(disk.storage(), limits()).unwrap().checkpoint(),
+            found,
+            "operation {at}"
+        );
     }
 }
 
@@ -171,7 +176,7 @@ fn what_is_found_on_opening_is_durable_when_open_returns() {
 fn an_error_of_the_disk_is_reported_and_final() {
     for kind in [Kind::Write, Kind::Sync] {
         let (disk, mut workload, _) = prepared(13, 20);
-        let mut state = State::open(disk.storage(), limits()).unwrap();
+        let mut state = StateMachine::open(disk.storage(), limits()).unwrap();
         let at = state.checkpoint();
         workload.step(&mut state);
         let checkpoint = state.begin_checkpoint().unwrap();
@@ -180,6 +185,6 @@ fn an_error_of_the_disk_is_reported_and_final() {
         assert!(state.begin_checkpoint().is_none(), "the one that failed was the last");
         drop(state);
         disk.crash_losing_all();
-        assert_eq!(State::open(disk.storage(), limits()).unwrap().checkpoint(), at);
+        assert_eq!(StateMachine::open(disk.storage(), limits()).unwrap().checkpoint(), at);
     }
 }

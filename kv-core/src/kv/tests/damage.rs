@@ -2,7 +2,7 @@
 
 use super::model::{Model, Workload};
 use super::*;
-use crate::storage::simulated::{Disk, Misdeed};
+use crate::storage::simulated::{Disk, WriteFault};
 use crate::storage::{File, Storage};
 use std::io;
 use std::sync::Mutex;
@@ -12,7 +12,7 @@ fn prepared() -> (Disk, Workload) {
     let disk = Disk::new();
     let mut workload = Workload::new(21);
     workload.keys = 1000;
-    let mut state = State::open(disk.storage(), limits()).unwrap();
+    let mut state = StateMachine::open(disk.storage(), limits()).unwrap();
     for _ in 0..3 {
         for _ in 0..60 {
             workload.step(&mut state);
@@ -25,7 +25,7 @@ fn prepared() -> (Disk, Workload) {
 
 /// Opens and reads everything: all of it is right, or it is an error.
 fn read_all(disk: &Disk, model: &Model, digest: Hash) -> Result<(), EngineError> {
-    let state = State::open(disk.storage(), limits())?;
+    let state = StateMachine::open(disk.storage(), limits())?;
     if state.digest()? != digest {
         panic!("a wrong answer");
     }
@@ -36,7 +36,7 @@ fn read_all(disk: &Disk, model: &Model, digest: Hash) -> Result<(), EngineError>
 #[test]
 fn a_flipped_bit_anywhere_in_the_file_is_refused_or_harmless() {
     let (disk, workload) = prepared();
-    let digest = State::open(disk.storage(), limits()).unwrap().digest().unwrap();
+    let digest = StateMachine::open(disk.storage(), limits()).unwrap().digest().unwrap();
     let len = disk.contents("state").unwrap().len() as u64;
     let mut rng = fastrand::Rng::with_seed(3);
     let (mut refused, mut harmless) = (0, 0);
@@ -55,7 +55,7 @@ fn a_flipped_bit_anywhere_in_the_file_is_refused_or_harmless() {
 #[test]
 fn a_damaged_head_is_repaired_from_its_twin() {
     let (disk, workload) = prepared();
-    let digest = State::open(disk.storage(), limits()).unwrap().digest().unwrap();
+    let digest = StateMachine::open(disk.storage(), limits()).unwrap().digest().unwrap();
     let image = disk.contents("state").unwrap();
     for copy in 0..4 {
         let disk = disk.fork();
@@ -70,7 +70,7 @@ fn a_damaged_head_is_repaired_from_its_twin() {
 fn a_block_with_other_content_is_refused_or_harmless() {
     let (disk, mut workload) = prepared();
     let older = disk.contents("state").unwrap();
-    let mut state = State::open(disk.storage(), limits()).unwrap();
+    let mut state = StateMachine::open(disk.storage(), limits()).unwrap();
     for _ in 0..60 {
         workload.step(&mut state);
     }
@@ -110,12 +110,12 @@ fn a_truncated_or_foreign_file_is_refused() {
     let image = disk.contents("state").unwrap();
     for len in [0, 1, 4096, 4 * 4096, 5 * 4096, image.len() / 2, image.len() - 1] {
         disk.put("state", image[..len].to_vec());
-        let error = State::open(disk.storage(), limits()).unwrap_err();
+        let error = StateMachine::open(disk.storage(), limits()).unwrap_err();
         assert!(matches!(error, EngineError::Damaged { .. }), "{len}: {error}");
         assert_eq!(disk.contents("state").unwrap(), image[..len], "nothing was changed");
     }
     disk.put("state", vec![7; 100_000]);
-    assert!(matches!(State::open(disk.storage(), limits()), Err(EngineError::Damaged { .. })));
+    assert!(matches!(StateMachine::open(disk.storage(), limits()), Err(EngineError::Damaged { .. })));
 }
 
 /// A write that the disk drops, or puts elsewhere, without a word.
@@ -124,11 +124,11 @@ fn a_lost_or_misdirected_write_is_refused_or_harmless() {
     let (disk, workload) = prepared();
     let counted = disk.fork();
     let mut refused = 0;
-    let life = |disk: &Disk, misdo: Option<(u64, Misdeed)>| -> Result<(), EngineError> {
+    let life = |disk: &Disk, misdo: Option<(u64, WriteFault)>| -> Result<(), EngineError> {
         let mut workload = workload.continued(22);
         let storage = Arc::new(Meddling { disk: disk.clone(), misdo: Arc::default() });
         let misdeeds = storage.misdo.clone();
-        let mut state = State::open(storage, limits())?;
+        let mut state = StateMachine::open(storage, limits())?;
         for _ in 0..20 {
             let (entry, requests) = workload.entry();
             let applied = state.apply(&entry)?;
@@ -144,7 +144,7 @@ fn a_lost_or_misdirected_write_is_refused_or_harmless() {
     let before = counted.counters().writes;
     life(&counted, None).unwrap();
     for at in 0..counted.counters().writes - before {
-        for misdeed in [Misdeed::Lost, Misdeed::Misdirected(4096), Misdeed::Misdirected(5 * 4096)] {
+        for misdeed in [WriteFault::Lost, WriteFault::Misdirected(4096), WriteFault::Misdirected(5 * 4096)] {
             match life(&disk.fork(), Some((at, misdeed))) {
                 Ok(()) => {}
                 Err(EngineError::Damaged { .. } | EngineError::Inconsistent { .. }) => refused += 1,
@@ -158,7 +158,7 @@ fn a_lost_or_misdirected_write_is_refused_or_harmless() {
 #[test]
 fn an_unreadable_sector_is_an_error_of_the_disk() {
     let (disk, workload) = prepared();
-    let digest = State::open(disk.storage(), limits()).unwrap().digest().unwrap();
+    let digest = StateMachine::open(disk.storage(), limits()).unwrap().digest().unwrap();
     let blocks = disk.contents("state").unwrap().len() as u64 / 4096;
     let mut errors = 0;
     for block in 4..blocks {
@@ -177,7 +177,7 @@ fn an_unreadable_sector_is_an_error_of_the_disk() {
 fn damage_ends_the_state_for_good() {
     let (disk, mut workload) = prepared();
     let uncached = Limits { cache_bytes: 4096, ..limits() };
-    let mut state = State::open(disk.storage(), uncached).unwrap();
+    let mut state = StateMachine::open(disk.storage(), uncached).unwrap();
     let len = disk.contents("state").unwrap().len() as u64;
     for block in 5..len / 4096 {
         disk.flip_bit("state", block * 4096 + 9, 1);
@@ -203,7 +203,7 @@ fn damage_ends_the_state_for_good() {
 #[derive(Clone, Debug)]
 struct Meddling<S> {
     disk: S,
-    misdo: Arc<Mutex<Option<(u64, Misdeed)>>>,
+    misdo: Arc<Mutex<Option<(u64, WriteFault)>>>,
 }
 
 impl Storage for Meddling<Disk> {

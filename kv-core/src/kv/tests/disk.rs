@@ -6,11 +6,11 @@ use crate::storage::Directory;
 use crate::storage::simulated::Disk;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-fn open_on(disk: &Disk) -> State {
-    State::open(disk.storage(), limits()).unwrap()
+fn open_on(disk: &Disk) -> StateMachine {
+    StateMachine::open(disk.storage(), limits()).unwrap()
 }
 
-fn checkpoint(state: &mut State) {
+fn checkpoint(state: &mut StateMachine) {
     let begun = state.begin_checkpoint().expect("there is something new");
     let anchor = begun.anchor();
     let done = begun.run().unwrap();
@@ -20,7 +20,7 @@ fn checkpoint(state: &mut State) {
 }
 
 /// Applies what the state lacks of the log.
-fn replay(state: &mut State, log: &[Entry]) {
+fn replay(state: &mut StateMachine, log: &[Entry]) {
     for entry in log {
         if entry.header.op > state.applied().op {
             state.apply(entry).unwrap();
@@ -78,7 +78,7 @@ fn digests_are_equal_at_equal_ops_whatever_was_checkpointed_and_restarted() {
     for seed in 0..10 {
         let disk = Disk::new();
         let mut workload = Workload::new(seed);
-        let mut plain = State::in_memory(limits());
+        let mut plain = StateMachine::in_memory(limits());
         let mut state = open_on(&disk);
         let mut log = Vec::new();
         let mut rng = fastrand::Rng::with_seed(seed);
@@ -155,7 +155,7 @@ fn requests_that_change_nothing_lead_to_a_checkpoint_too() {
     let mut machine = Machine { state: open_on(&disk), log: Log::new() };
     let session = machine.open();
     for n in 1..1000 {
-        machine.run(&[put(session, n, "k", "v", Some(Guard::Present))]);
+        machine.run(&[put(session, n, "k", "v", Some(Condition::Present))]);
     }
     assert!(machine.state.memtable_bytes() > limits().checkpoint_bytes);
 }
@@ -269,13 +269,13 @@ fn other_limits_than_the_state_was_built_with_are_refused_by_name() {
     for (name, change) in changes {
         let mut changed = limits();
         change(&mut changed);
-        let error = State::open(disk.storage(), changed).unwrap_err();
+        let error = StateMachine::open(disk.storage(), changed).unwrap_err();
         assert!(error.to_string().starts_with(name), "{error}");
     }
     let mut local = limits();
     local.checkpoint_bytes *= 2;
     local.cache_bytes *= 2;
-    State::open(disk.storage(), local).unwrap();
+    StateMachine::open(disk.storage(), local).unwrap();
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn data_larger_than_the_cache_and_the_overlays_is_kept_on_real_files() {
     let storage = Directory::open(directory.path()).unwrap();
     let limits = Limits { checkpoint_bytes: 1 << 20, ..limits() };
     let mut machine =
-        Machine { state: State::open(storage.clone(), limits.clone()).unwrap(), log: Log::new() };
+        Machine { state: StateMachine::open(storage.clone(), limits.clone()).unwrap(), log: Log::new() };
     let session = machine.open();
     let value = |n: u64| format!("{n:04}").repeat(500);
     for batch in 0..150 {
@@ -319,7 +319,7 @@ fn data_larger_than_the_cache_and_the_overlays_is_kept_on_real_files() {
     checkpoint(&mut machine.state);
     let digest = machine.digest();
     drop(machine);
-    let state = State::open(storage, limits).unwrap();
+    let state = StateMachine::open(storage, limits).unwrap();
     assert_eq!(state.digest().unwrap(), digest);
     for n in [0_u64, 1, 4_999, 9_599] {
         let (record, _) = state.reader().get(format!("key{n:05}").as_bytes()).unwrap();
@@ -332,8 +332,8 @@ fn data_larger_than_the_cache_and_the_overlays_is_kept_on_real_files() {
 fn s1_the_trail_is_the_same_whatever_was_checkpointed_and_tells_what_was_done() {
     let disk = Disk::new();
     let mut log = Log::new();
-    let mut plain = State::in_memory(limits());
-    let mut other = State::in_memory(limits());
+    let mut plain = StateMachine::in_memory(limits());
+    let mut other = StateMachine::in_memory(limits());
     let mut state = open_on(&disk);
     let mut session = None;
     for n in 0..20_u64 {

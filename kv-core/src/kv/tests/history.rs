@@ -85,7 +85,7 @@ fn check_changes(workload: &mut Workload, reader: &StateReader) {
 #[test]
 fn the_changes_in_memory_are_those_of_the_model_and_the_oldest_go() {
     for seed in 0..10 {
-        let mut state = State::in_memory(limits());
+        let mut state = StateMachine::in_memory(limits());
         let mut workload = remembering(seed);
         for _ in 0..300 {
             workload.step(&mut state);
@@ -99,7 +99,7 @@ fn the_changes_in_memory_are_those_of_the_model_and_the_oldest_go() {
 #[test]
 fn without_history_there_are_no_changes_but_those_to_come() {
     let mut workload = remembering(3);
-    let mut state = State::in_memory(limits_without_history());
+    let mut state = StateMachine::in_memory(limits_without_history());
     for _ in 0..50 {
         workload.step(&mut state);
         assert_eq!(state.reader().latest().floor(), state.revision());
@@ -142,7 +142,7 @@ fn check_past(workload: &mut Workload, reader: &StateReader) {
 #[test]
 fn the_past_in_memory_reads_as_the_model_remembers_it() {
     for seed in 0..5 {
-        let mut state = State::in_memory(limits());
+        let mut state = StateMachine::in_memory(limits());
         let mut workload = remembering(seed);
         for _ in 0..300 {
             workload.step(&mut state);
@@ -158,11 +158,11 @@ fn the_past_on_disk_is_that_of_the_model_and_equal_on_all_members() {
     for seed in 0..8 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let disks = [Disk::new(), Disk::new()];
-        let open = |disk: &Disk| State::open(disk.storage(), limits()).unwrap();
+        let open = |disk: &Disk| StateMachine::open(disk.storage(), limits()).unwrap();
         let mut states = disks.each_ref().map(open);
         let mut running = [None, None];
         let (mut workload, mut log) = (remembering(seed), Vec::new());
-        let mut plain = State::in_memory(limits());
+        let mut plain = StateMachine::in_memory(limits());
         for step in 1..300 {
             log.push(workload.step(&mut plain));
             for member in 0..2 {
@@ -175,7 +175,7 @@ fn the_past_on_disk_is_that_of_the_model_and_equal_on_all_members() {
                     1 | 2 => finish(state, running[member].take()),
                     3 => {
                         running[member] = None;
-                        let lost = std::mem::replace(state, State::in_memory(limits()));
+                        let lost = std::mem::replace(state, StateMachine::in_memory(limits()));
                         drop(lost);
                         disks[member].crash(&mut rng);
                         *state = open(&disks[member]);
@@ -205,7 +205,7 @@ fn the_past_on_disk_is_that_of_the_model_and_equal_on_all_members() {
     }
 }
 
-fn finish(state: &mut State, checkpoint: Option<Checkpoint>) {
+fn finish(state: &mut StateMachine, checkpoint: Option<Checkpoint>) {
     if let Some(checkpoint) = checkpoint {
         state.finish_checkpoint(checkpoint.run().unwrap());
     }

@@ -2,12 +2,14 @@
 
 use super::*;
 use crate::ids::LeaseId;
-use crate::message::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Step, StepFailure, TransactionRequest};
+use crate::message::{
+    Expiry, LeaseCommand, LeaseFailure, LeaseInfo, StepFailure, TransactionRequest, TransactionStep,
+};
 use crate::storage::simulated::Disk;
 
 fn put_for(session: SessionId, number: u64, key: &str, life: Lifetime) -> Request {
     let key = Bytes::copy_from_slice(key.as_bytes());
-    let put = Command::Put { key, value: "value".into(), guard: None, life };
+    let put = Command::Put { key, value: "value".into(), condition: None, life };
     request(session, number, Operation::Command(put))
 }
 
@@ -43,9 +45,10 @@ impl Machine {
 
     /// Whether a step of whoever holds `lock` since this revision is done.
     fn fenced(&mut self, session: SessionId, number: u64, token: Revision) -> bool {
-        let guards = vec![("lock".into(), Guard::Created(token))];
-        let then = vec![Step::Put { key: "data".into(), value: "mine".into(), life: Lifetime::FOREVER }];
-        let transaction = TransactionRequest { guards, then, otherwise: Vec::new() };
+        let conditions = vec![("lock".into(), Condition::Created(token))];
+        let then =
+            vec![TransactionStep::Put { key: "data".into(), value: "mine".into(), life: Lifetime::FOREVER }];
+        let transaction = TransactionRequest { conditions, then, otherwise: Vec::new() };
         match self.effect(request(session, number, Operation::Command(Command::Transaction(transaction)))) {
             Effect::Transacted { succeeded: held, .. } => held,
             other => panic!("{other:?}"),
@@ -129,11 +132,11 @@ fn a_put_without_a_lifetime_clears_an_earlier_one_and_a_counter_keeps_it() {
     machine.run(&[put(session, 3, "k", "0", None)]);
     assert_eq!(machine.state.deadlines().key, None);
     let add = |by| TransactionRequest {
-        then: vec![Step::Add { key: "n".into(), by }],
+        then: vec![TransactionStep::Add { key: "n".into(), by }],
         ..TransactionRequest::default()
     };
     let mut five = TransactionRequest::default();
-    five.then.push(Step::Put { key: "n".into(), value: "5".into(), life: both });
+    five.then.push(TransactionStep::Put { key: "n".into(), value: "5".into(), life: both });
     machine.run(&[request(session, 4, Operation::Command(Command::Transaction(five)))]);
     machine.run(&[request(session, 5, Operation::Command(Command::Transaction(add(1))))]);
     let record = machine.state.reader().get(b"n").unwrap().0.unwrap();
@@ -164,7 +167,7 @@ fn x3_a_lease_takes_all_its_keys_with_it_at_one_revision() {
     machine.wait(1_001);
     assert_eq!(machine.due(), []);
     let info = LeaseInfo { ttl_ms: 1_000, deadline: Timestamp::new(3_001), keys: 2 };
-    assert_eq!(machine.effect(lease(session, 8, LeaseCommand::Look { lease: id })), Effect::Lease(info));
+    assert_eq!(machine.effect(lease(session, 8, LeaseCommand::Info { lease: id })), Effect::Lease(info));
     machine.wait(1);
     let due = machine.due();
     assert_eq!(due, [Expiry::Lease { lease: id }]);
@@ -174,7 +177,7 @@ fn x3_a_lease_takes_all_its_keys_with_it_at_one_revision() {
     for (number, command) in [
         (9, LeaseCommand::KeepAlive { lease: id }),
         (10, LeaseCommand::Revoke { lease: id }),
-        (11, LeaseCommand::Look { lease: id }),
+        (11, LeaseCommand::Info { lease: id }),
     ] {
         assert_eq!(machine.effect(lease(session, number, command)), unknown);
     }
@@ -232,7 +235,7 @@ fn leases_and_their_keys_are_bounded() {
     machine.run(&[delete(session, number + 2, "key7", None)]);
     let join = |key: &str| {
         let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), "v".into());
-        Step::Put { key, value, life: Lifetime::lease(ids[0]) }
+        TransactionStep::Put { key, value, life: Lifetime::lease(ids[0]) }
     };
     let two = TransactionRequest { then: vec![join("x"), join("y")], ..TransactionRequest::default() };
     let two = request(session, number + 3, Operation::Command(Command::Transaction(two)));
@@ -279,7 +282,8 @@ fn an_expiry_in_a_session_is_refused() {
 #[test]
 fn deadlines_and_leases_survive_a_restart_and_are_known_by_the_digest() {
     let disk = Disk::new();
-    let mut machine = Machine { state: State::open(disk.storage(), limits()).unwrap(), log: Log::new() };
+    let mut machine =
+        Machine { state: StateMachine::open(disk.storage(), limits()).unwrap(), log: Log::new() };
     let session = machine.open();
     let gone = machine.grant(session, 1, 200);
     let id = machine.grant(session, 2, 300);
@@ -293,8 +297,8 @@ fn deadlines_and_leases_survive_a_restart_and_are_known_by_the_digest() {
     let checkpoint = machine.state.begin_checkpoint().unwrap().run().unwrap();
     machine.state.finish_checkpoint(checkpoint);
     let (digest, deadlines) = (machine.digest(), machine.state.deadlines());
-    machine.state = State::in_memory(limits());
-    machine.state = State::open(disk.storage(), limits()).unwrap();
+    machine.state = StateMachine::in_memory(limits());
+    machine.state = StateMachine::open(disk.storage(), limits()).unwrap();
     assert_eq!((machine.digest(), machine.state.deadlines()), (digest, deadlines));
     machine.wait(310);
     let due = machine.due();
@@ -304,14 +308,19 @@ fn deadlines_and_leases_survive_a_restart_and_are_known_by_the_digest() {
 /// Rule T2: whatever a lease holds, each row fits into a piece; and to keep it alive writes none of its keys.
 #[test]
 fn t2_a_lease_with_many_large_keys_has_a_row_for_each() {
-    use crate::kv::lifetimes::{Ends, Lifetimes};
+    use crate::kv::lifetimes::{KeyDeadline, Lifetimes};
 
     let lease = LeaseId::new(7);
     let mut all = Lifetimes::new(10, true);
     all.grant(lease, 1000, Timestamp::new(5)).unwrap();
     for n in 0..LeaseCommand::MAX_KEYS {
         let key = [vec![b'k'; 20 << 10], n.to_be_bytes().to_vec()].concat();
-        all.moved(&key, Ends::default(), Ends { at: None, with: Some(lease) }, Some(Revision::new(9)));
+        all.moved(
+            &key,
+            KeyDeadline::default(),
+            KeyDeadline { at: None, with: Some(lease) },
+            Some(Revision::new(9)),
+        );
     }
     let rows = all.take_changes();
     assert_eq!(rows.len(), 1 + LeaseCommand::MAX_KEYS);

@@ -18,7 +18,7 @@ use super::*;
 use crate::config::Options;
 use crate::ids::{ClusterId, Op, RequestNumber, SessionId, View};
 use crate::message::{
-    Command, Effect, Entry, EntryHeader, Guard, Lifetime, Operation, Outcome, Record, Rejection, Request,
+    Command, Condition, Effect, Entry, EntryHeader, Lifetime, Operation, Outcome, Record, Rejection, Request,
     body_of, revisions_of,
 };
 use bytes::Bytes;
@@ -93,13 +93,13 @@ impl Log {
 /// A state with its log.
 #[derive(Debug)]
 struct Machine {
-    state: State,
+    state: StateMachine,
     log: Log,
 }
 
 impl Machine {
     fn in_memory() -> Self {
-        Self { state: State::in_memory(limits()), log: Log::new() }
+        Self { state: StateMachine::in_memory(limits()), log: Log::new() }
     }
 
     fn run(&mut self, requests: &[Request]) -> Vec<Applied> {
@@ -149,14 +149,18 @@ fn request(session: SessionId, number: u64, operation: Operation) -> Request {
     Request { session, number, acked_through: number.back(4), operation }
 }
 
-fn put(session: SessionId, number: u64, key: &str, value: &str, guard: Option<Guard>) -> Request {
+fn put(session: SessionId, number: u64, key: &str, value: &str, condition: Option<Condition>) -> Request {
     let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
-    request(session, number, Operation::Command(Command::Put { key, value, guard, life: Lifetime::FOREVER }))
+    request(
+        session,
+        number,
+        Operation::Command(Command::Put { key, value, condition, life: Lifetime::FOREVER }),
+    )
 }
 
-fn delete(session: SessionId, number: u64, key: &str, guard: Option<Guard>) -> Request {
+fn delete(session: SessionId, number: u64, key: &str, condition: Option<Condition>) -> Request {
     let key = Bytes::copy_from_slice(key.as_bytes());
-    request(session, number, Operation::Command(Command::Delete { key, guard }))
+    request(session, number, Operation::Command(Command::Delete { key, condition }))
 }
 
 /// Ends other threads, also when this one fails.

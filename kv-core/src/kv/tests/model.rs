@@ -3,7 +3,8 @@
 use super::*;
 use crate::ids::LeaseId;
 use crate::message::{
-    Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Scanned, Step, StepFailure, StepResult, TransactionRequest,
+    Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Scanned, StepFailure, StepResult, TransactionRequest,
+    TransactionStep,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,13 +57,15 @@ impl Model {
     }
 
     fn execute(&mut self, at: Revision, now: u64, command: &Command) -> Effect {
-        let (key, guard) = match command {
-            Command::Put { key, guard, .. } | Command::Delete { key, guard } => (key, guard.as_ref()),
+        let (key, condition) = match command {
+            Command::Put { key, condition, .. } | Command::Delete { key, condition } => {
+                (key, condition.as_ref())
+            }
             Command::DeleteRange { from, to, limit } => return self.delete_range(from, to.as_ref(), *limit),
             Command::Transaction(transaction) => return self.transact(at, now, transaction),
             Command::Lease(command) => return self.lease(now, *command),
         };
-        match (guard.is_none_or(|guard| self.holds(key, guard)), command) {
+        match (condition.is_none_or(|condition| self.holds(key, condition)), command) {
             (true, Command::Put { value, life, .. }) => {
                 if life.lease.is_some_and(|lease| !self.leases.contains_key(&lease)) {
                     return Effect::LeaseFailed(LeaseFailure::Unknown);
@@ -89,14 +92,14 @@ impl Model {
         Effect::RangeDeleted { count, more: inside.len() > count as usize }
     }
 
-    fn holds(&self, key: &Bytes, guard: &Guard) -> bool {
+    fn holds(&self, key: &Bytes, condition: &Condition) -> bool {
         let found = self.records.get(key);
-        match guard {
-            Guard::Absent => found.is_none(),
-            Guard::Present => found.is_some(),
-            Guard::Revision(revision) => found.is_some_and(|found| found.modified == *revision),
-            Guard::Created(revision) => found.is_some_and(|found| found.created == *revision),
-            Guard::Value(value) => found.is_some_and(|found| found.value == *value),
+        match condition {
+            Condition::Absent => found.is_none(),
+            Condition::Present => found.is_some(),
+            Condition::Revision(revision) => found.is_some_and(|found| found.modified == *revision),
+            Condition::Created(revision) => found.is_some_and(|found| found.created == *revision),
+            Condition::Value(value) => found.is_some_and(|found| found.value == *value),
         }
     }
 
@@ -110,13 +113,13 @@ impl Model {
     }
 
     fn transact(&mut self, at: Revision, now: u64, transaction: &TransactionRequest) -> Effect {
-        let held = transaction.guards.iter().all(|(key, guard)| self.holds(key, guard));
+        let held = transaction.conditions.iter().all(|(key, condition)| self.holds(key, condition));
         let steps = if held { &transaction.then } else { &transaction.otherwise };
         let old = self.records.clone();
         let mut results = Vec::new();
         for (number, step) in (0..).zip(steps) {
             results.push(match step {
-                Step::Put { key, value, life } => {
+                TransactionStep::Put { key, value, life } => {
                     if life.lease.is_some_and(|lease| !self.leases.contains_key(&lease)) {
                         self.records = old;
                         let why = StepFailure::Lease(LeaseFailure::Unknown);
@@ -125,8 +128,10 @@ impl Model {
                     self.put(at, now, key, value, *life);
                     StepResult::Put
                 }
-                Step::Delete { key } => StepResult::Deleted { existed: self.records.remove(key).is_some() },
-                Step::Add { key, by } => {
+                TransactionStep::Delete { key } => {
+                    StepResult::Deleted { existed: self.records.remove(key).is_some() }
+                }
+                TransactionStep::Add { key, by } => {
                     let found = old.get(key);
                     let text = found.map_or("0".into(), |found| String::from_utf8_lossy(&found.value));
                     let Ok(number_there) = text.parse::<i64>() else {
@@ -143,8 +148,8 @@ impl Model {
                     (record.expires, record.lease) = ends;
                     StepResult::Added { sum }
                 }
-                Step::Get { key } => StepResult::Got(old.get(key).cloned().map(Box::new)),
-                Step::Scan { from, to, limit } => {
+                TransactionStep::Get { key } => StepResult::Got(old.get(key).cloned().map(Box::new)),
+                TransactionStep::Scan { from, to, limit } => {
                     let inside = old.range(from.clone()..);
                     let inside = inside.filter(|(key, _)| to.as_ref().is_none_or(|to| *key < to));
                     let inside = inside.map(|(key, record)| (key.clone(), record.clone()));
@@ -178,7 +183,7 @@ impl Model {
                 Some(_) => Effect::LeaseRevoked { keys: self.remove_those_of(lease) },
                 None => unknown,
             },
-            LeaseCommand::Look { lease } => self.leases.get(&lease).map_or(unknown, |(ttl_ms, deadline)| {
+            LeaseCommand::Info { lease } => self.leases.get(&lease).map_or(unknown, |(ttl_ms, deadline)| {
                 let keys = self.records.values().filter(|record| record.lease == Some(lease)).count();
                 let (deadline, keys) = (Timestamp::new(*deadline), u32::try_from(keys).unwrap());
                 Effect::Lease(LeaseInfo { ttl_ms: *ttl_ms, deadline, keys })
@@ -250,7 +255,7 @@ impl Model {
     }
 }
 
-/// Makes random entries: few keys, so that they collide; all guards; retries, sessions opened, closed and expiring; keys and leases
+/// Makes random entries: few keys, so that they collide; all conditions; retries, sessions opened, closed and expiring; keys and leases
 /// that expire, whether it is proposed rightly or not.
 #[derive(Debug)]
 pub(super) struct Workload {
@@ -295,7 +300,7 @@ impl Workload {
         match self.rng.u8(..8) {
             0..3 => LeaseCommand::Grant { ttl_ms: self.rng.u64(100..3_000) },
             3 => LeaseCommand::Revoke { lease: self.lease() },
-            4 => LeaseCommand::Look { lease: self.lease() },
+            4 => LeaseCommand::Info { lease: self.lease() },
             _ => LeaseCommand::KeepAlive { lease: self.lease() },
         }
     }
@@ -321,38 +326,42 @@ impl Workload {
         let life = self.life();
         let rng = &mut self.rng;
         let key = Bytes::from(format!("key{:04}", rng.u64(..self.keys)));
-        let guard = match rng.u8(..13) {
-            4 => Some(Guard::Created(self.log.next_revision.back(rng.u64(..40)))),
-            0 => Some(Guard::Absent),
-            1 => Some(Guard::Present),
-            2 => Some(Guard::Revision(self.log.next_revision.back(rng.u64(..40)))),
-            3 => Some(Guard::Value(Bytes::from(vec![rng.u8(..3); 20]))),
+        let condition = match rng.u8(..13) {
+            4 => Some(Condition::Created(self.log.next_revision.back(rng.u64(..40)))),
+            0 => Some(Condition::Absent),
+            1 => Some(Condition::Present),
+            2 => Some(Condition::Revision(self.log.next_revision.back(rng.u64(..40)))),
+            3 => Some(Condition::Value(Bytes::from(vec![rng.u8(..3); 20]))),
             _ => None,
         };
         match rng.u8(..16) {
-            0..4 => return Command::Delete { key, guard },
+            0..4 => return Command::Delete { key, condition },
             4 if rng.bool() => {
                 let to = rng.bool().then(|| format!("key{:04}", rng.u64(..self.keys)).into());
                 return Command::DeleteRange { from: key, to, limit: rng.u32(0..6) };
             }
             4..6 => {
-                let guards = guard.into_iter().map(|guard| (key.clone(), guard)).collect();
-                let put = Step::Put { key: key.clone(), value: vec![rng.u8(..3); 20].into(), life };
+                let conditions = condition.into_iter().map(|condition| (key.clone(), condition)).collect();
+                let put =
+                    TransactionStep::Put { key: key.clone(), value: vec![rng.u8(..3); 20].into(), life };
                 let counter = Bytes::from(format!("number{}", rng.u8(..3)));
                 // Now and then beyond what a counter holds.
                 let by = if rng.u8(..4) == 0 { i64::MAX } else { rng.i64(-9..9) };
                 let other = Bytes::from(format!("key{:04}", rng.u64(..self.keys)));
-                let scan = Step::Scan { from: other.clone(), to: None, limit: rng.u32(0..6) };
-                let otherwise =
-                    vec![Step::Delete { key: other.clone() }, Step::Get { key: other.clone() }, scan];
-                let read = Step::Get { key: if rng.bool() { key } else { other } };
-                let then = vec![put, Step::Add { key: counter, by }, read];
-                return Command::Transaction(TransactionRequest { guards, then, otherwise });
+                let scan = TransactionStep::Scan { from: other.clone(), to: None, limit: rng.u32(0..6) };
+                let otherwise = vec![
+                    TransactionStep::Delete { key: other.clone() },
+                    TransactionStep::Get { key: other.clone() },
+                    scan,
+                ];
+                let read = TransactionStep::Get { key: if rng.bool() { key } else { other } };
+                let then = vec![put, TransactionStep::Add { key: counter, by }, read];
+                return Command::Transaction(TransactionRequest { conditions, then, otherwise });
             }
             _ => {}
         }
         let len = if rng.u8(..20) == 0 { rng.usize(..9000) } else { 20 };
-        Command::Put { key, value: vec![rng.u8(..3); len].into(), guard, life }
+        Command::Put { key, value: vec![rng.u8(..3); len].into(), condition, life }
     }
 
     fn request(&mut self) -> Request {
@@ -411,7 +420,7 @@ impl Workload {
     }
 
     /// Makes and applies an entry.
-    pub(super) fn step(&mut self, state: &mut State) -> Entry {
+    pub(super) fn step(&mut self, state: &mut StateMachine) -> Entry {
         let (entry, requests) = self.entry();
         let applied = state.apply(&entry).unwrap();
         state.check_invariants();
@@ -423,7 +432,7 @@ impl Workload {
 #[test]
 fn random_workloads_leave_what_a_simple_map_would_hold() {
     for seed in 0..20 {
-        let mut state = State::in_memory(limits());
+        let mut state = StateMachine::in_memory(limits());
         let mut workload = Workload::new(seed);
         for _ in 0..300 {
             workload.step(&mut state);
@@ -447,7 +456,7 @@ fn random_workloads_leave_what_a_simple_map_would_hold() {
 #[test]
 fn memory_holds_one_version_of_each_key_and_nothing_of_deleted_ones() {
     let limits = limits_without_history();
-    let mut machine = Machine { state: State::in_memory(limits), log: Log::new() };
+    let mut machine = Machine { state: StateMachine::in_memory(limits), log: Log::new() };
     let session = machine.open();
     for n in 1..2000 {
         let key = format!("key{}", n % 10);

@@ -52,7 +52,8 @@ fn a_reader_that_was_made_early_sees_what_is_applied_later() {
 #[test]
 fn a_key_that_changed_lately_is_answered_from_memory_as_from_anywhere() {
     let disk = crate::storage::simulated::Disk::new();
-    let mut machine = Machine { state: State::open(disk.storage(), limits()).unwrap(), log: Log::new() };
+    let mut machine =
+        Machine { state: StateMachine::open(disk.storage(), limits()).unwrap(), log: Log::new() };
     let session = machine.open();
     machine.run(&[put(session, 1, "old", "v", None), put(session, 2, "gone", "v", None)]);
     let checkpoint = machine.state.begin_checkpoint().unwrap();
@@ -71,7 +72,7 @@ fn a_key_that_changed_lately_is_answered_from_memory_as_from_anywhere() {
 /// Every entry moves all counters at once; a reader must always find them equal, at the revision that it is given.
 #[test]
 fn readers_on_other_threads_never_see_half_of_an_entry() {
-    let mut machine = Machine { state: State::in_memory(limits_without_history()), log: Log::new() };
+    let mut machine = Machine { state: StateMachine::in_memory(limits_without_history()), log: Log::new() };
     let session = machine.open();
     let keys = ["a", "b", "c", "d"];
     let writes = |n: u64| {

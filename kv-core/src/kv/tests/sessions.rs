@@ -29,7 +29,8 @@ fn e3_a_request_whose_outcome_is_forgotten_does_not_run_again() {
     let session = machine.open();
     let old = put(session, 1, "k", "a", None);
     machine.effect(old.clone());
-    let command = Command::Put { key: "k".into(), value: "b".into(), guard: None, life: Default::default() };
+    let command =
+        Command::Put { key: "k".into(), value: "b".into(), condition: None, life: Default::default() };
     let (number, acked_through) = (RequestNumber::new(2), RequestNumber::new(1));
     let newer = Request { session, number, acked_through, operation: Operation::Command(command) };
     machine.effect(newer);
@@ -44,7 +45,7 @@ fn e3_a_request_whose_outcome_is_forgotten_does_not_run_again() {
 fn twins_in_one_entry_run_once() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
-    let twin = put(session, 1, "k", "a", Some(Guard::Absent));
+    let twin = put(session, 1, "k", "a", Some(Condition::Absent));
     let applied = machine.run(&[twin.clone(), twin.clone()]);
     assert_eq!(applied[0].result, applied[1].result);
     assert_eq!(applied[0].result.as_ref().unwrap().effect, Effect::Put);
@@ -56,11 +57,11 @@ fn twins_in_one_entry_run_once() {
 fn a_failed_guard_is_a_result_too() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
-    let guarded = put(session, 1, "k", "a", Some(Guard::Present));
+    let guarded = put(session, 1, "k", "a", Some(Condition::Present));
     let failed = machine.effect(guarded.clone());
     assert_eq!(failed, Effect::ConditionFailed { found: None });
     machine.effect(put(session, 2, "k", "b", None));
-    assert_eq!(machine.effect(guarded), failed, "though the guard would hold now");
+    assert_eq!(machine.effect(guarded), failed, "though the condition would hold now");
 }
 
 /// Rule E1.
@@ -88,7 +89,8 @@ fn a_session_can_be_opened_and_used_in_one_entry() {
 #[test]
 fn n8_sessions_and_leases_come_and_go_at_one_revision_and_each_has_a_name_of_its_own() {
     let disk = crate::storage::simulated::Disk::new();
-    let mut machine = Machine { state: State::open(disk.storage(), limits()).unwrap(), log: Log::new() };
+    let mut machine =
+        Machine { state: StateMachine::open(disk.storage(), limits()).unwrap(), log: Log::new() };
     let session = machine.open();
     machine.effect(put(session, 1, "k", "a", None));
     assert_eq!(machine.state.revision(), Revision::new(1));
@@ -111,7 +113,7 @@ fn n8_sessions_and_leases_come_and_go_at_one_revision_and_each_has_a_name_of_its
         let checkpoint = machine.state.begin_checkpoint().unwrap();
         machine.state.finish_checkpoint(checkpoint.run().unwrap());
         let digest = machine.digest();
-        machine.state = State::open(disk.storage(), limits()).unwrap();
+        machine.state = StateMachine::open(disk.storage(), limits()).unwrap();
         assert_eq!((machine.state.point(), machine.digest()), (point, digest));
         lease(&mut machine, 10 * round + 4, LeaseCommand::Revoke { lease: id });
         assert_eq!(machine.state.revision(), granted.revision.next(), "a lease's end takes one");

@@ -1,29 +1,33 @@
 //! What transactions do.
 
 use super::*;
-use crate::message::{Scanned, Step, StepFailure, StepResult, TransactionRequest};
+use crate::message::{Scanned, StepFailure, StepResult, TransactionRequest, TransactionStep};
 
-fn put_step(key: &str, value: &str) -> Step {
-    Step::Put { key: key.to_owned().into(), value: value.to_owned().into(), life: Lifetime::FOREVER }
+fn put_step(key: &str, value: &str) -> TransactionStep {
+    TransactionStep::Put {
+        key: key.to_owned().into(),
+        value: value.to_owned().into(),
+        life: Lifetime::FOREVER,
+    }
 }
 
-fn delete_step(key: &str) -> Step {
-    Step::Delete { key: key.to_owned().into() }
+fn delete_step(key: &str) -> TransactionStep {
+    TransactionStep::Delete { key: key.to_owned().into() }
 }
 
-fn add_step(key: &str, by: i64) -> Step {
-    Step::Add { key: key.to_owned().into(), by }
+fn add_step(key: &str, by: i64) -> TransactionStep {
+    TransactionStep::Add { key: key.to_owned().into(), by }
 }
 
-fn get_step(key: &str) -> Step {
-    Step::Get { key: key.to_owned().into() }
+fn get_step(key: &str) -> TransactionStep {
+    TransactionStep::Get { key: key.to_owned().into() }
 }
 
-fn scan_step(from: &str, to: Option<&str>, limit: u32) -> Step {
-    Step::Scan { from: from.to_owned().into(), to: to.map(|to| to.to_owned().into()), limit }
+fn scan_step(from: &str, to: Option<&str>, limit: u32) -> TransactionStep {
+    TransactionStep::Scan { from: from.to_owned().into(), to: to.map(|to| to.to_owned().into()), limit }
 }
 
-fn then(steps: &[Step]) -> TransactionRequest {
+fn then(steps: &[TransactionStep]) -> TransactionRequest {
     TransactionRequest { then: steps.to_vec(), ..Default::default() }
 }
 
@@ -37,8 +41,8 @@ fn got(value: &str, at: u64) -> StepResult {
     StepResult::Got(Some(Box::new(once(value, at))))
 }
 
-fn guard(key: &str, guard: Guard) -> (Bytes, Guard) {
-    (key.to_owned().into(), guard)
+fn condition(key: &str, condition: Condition) -> (Bytes, Condition) {
+    (key.to_owned().into(), condition)
 }
 
 fn transact(session: SessionId, number: u64, transaction: TransactionRequest) -> Request {
@@ -62,7 +66,7 @@ fn all_steps_are_done_at_one_revision_if_all_guards_hold() {
     let session = machine.open();
     machine.effect(put(session, 1, "a", "1", None));
     let transaction = TransactionRequest {
-        guards: vec![guard("a", Guard::Value("1".into())), guard("b", Guard::Absent)],
+        conditions: vec![condition("a", Condition::Value("1".into())), condition("b", Condition::Absent)],
         then: vec![delete_step("a"), put_step("b", "2"), add_step("c", 5), delete_step("d")],
         otherwise: vec![put_step("a", "other")],
     };
@@ -83,7 +87,7 @@ fn guards_and_steps_see_the_state_before_the_transaction() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     let transaction = TransactionRequest {
-        guards: vec![guard("a", Guard::Absent), guard("a", Guard::Absent)],
+        conditions: vec![condition("a", Condition::Absent), condition("a", Condition::Absent)],
         then: vec![put_step("a", "1"), add_step("b", 1)],
         otherwise: vec![add_step("a", 1)],
     };
@@ -130,7 +134,8 @@ fn an_empty_transaction_is_done_and_changes_nothing() {
     let mut machine = Machine::in_memory();
     let session = machine.open();
     assert_eq!(machine.effect(transact(session, 1, TransactionRequest::default())), done(true, &[]));
-    let no = TransactionRequest { guards: vec![guard("a", Guard::Present)], ..Default::default() };
+    let no =
+        TransactionRequest { conditions: vec![condition("a", Condition::Present)], ..Default::default() };
     assert_eq!(machine.effect(transact(session, 2, no)), done(false, &[]));
     assert!(all(&machine).is_empty());
 }
@@ -143,12 +148,16 @@ fn a_transaction_beyond_the_limits_is_invalid_and_changes_nothing() {
     let large = "x".repeat(limits().fixed.max_value_bytes);
     let keys: Vec<String> = (0..=TransactionRequest::MAX_STEPS).map(|n| format!("k{n}")).collect();
     let many = |count: usize| keys[..count].iter().map(|key| put_step(key, "")).collect::<Vec<_>>();
-    let guards = |count: usize| keys[..count].iter().map(|key| guard(key, Guard::Absent)).collect::<Vec<_>>();
+    let conditions =
+        |count: usize| keys[..count].iter().map(|key| condition(key, Condition::Absent)).collect::<Vec<_>>();
     let most = TransactionRequest::MAX_STEPS;
     let wrong = [
         TransactionRequest { then: many(most + 1), ..Default::default() },
         TransactionRequest { otherwise: many(most + 1), ..Default::default() },
-        TransactionRequest { guards: guards(TransactionRequest::MAX_GUARDS + 1), ..Default::default() },
+        TransactionRequest {
+            conditions: conditions(TransactionRequest::MAX_CONDITIONS + 1),
+            ..Default::default()
+        },
         TransactionRequest { then: vec![put_step("a", ""), delete_step("a")], ..Default::default() },
         TransactionRequest { then: vec![put_step("", "")], ..Default::default() },
         TransactionRequest { then: vec![put_step("a", &format!("{large}x"))], ..Default::default() },
@@ -159,9 +168,12 @@ fn a_transaction_beyond_the_limits_is_invalid_and_changes_nothing() {
         ]),
         then(&[get_step("")]),
         then(&[scan_step(&"k".repeat(18), None, 1)]),
-        TransactionRequest { guards: vec![guard(&"k".repeat(17), Guard::Absent)], ..Default::default() },
         TransactionRequest {
-            guards: vec![guard("a", Guard::Value(format!("{large}x").into()))],
+            conditions: vec![condition(&"k".repeat(17), Condition::Absent)],
+            ..Default::default()
+        },
+        TransactionRequest {
+            conditions: vec![condition("a", Condition::Value(format!("{large}x").into()))],
             ..Default::default()
         },
     ];
@@ -170,8 +182,8 @@ fn a_transaction_beyond_the_limits_is_invalid_and_changes_nothing() {
         assert_eq!(result, Err(Rejection::Invalid), "{wrong:?}");
     }
     assert!(all(&machine).is_empty());
-    let guards = guards(TransactionRequest::MAX_GUARDS);
-    let all_of = TransactionRequest { guards, then: many(most), otherwise: many(most) };
+    let conditions = conditions(TransactionRequest::MAX_CONDITIONS);
+    let all_of = TransactionRequest { conditions, then: many(most), otherwise: many(most) };
     machine.effect(transact(session, 100, all_of));
     machine.state.check_invariants();
 }
@@ -206,7 +218,7 @@ fn a_transaction_reads_what_was_there_before_it() {
     ];
     assert_eq!(machine.effect(transact(session, 3, then(&steps))), done(true, &results));
     let other = TransactionRequest {
-        guards: vec![guard("b", Guard::Present)],
+        conditions: vec![condition("b", Condition::Present)],
         then: vec![get_step("a")],
         otherwise: vec![get_step("b"), get_step("aa")],
     };

@@ -11,10 +11,10 @@ use crate::storage::simulated::Disk;
 const PIECE: usize = 100;
 
 /// A source with a checkpoint, and more applied above it.
-fn source(seed: u64) -> (Disk, State, Anchor, Hash) {
+fn source(seed: u64) -> (Disk, StateMachine, Anchor, Hash) {
     let disk = Disk::new();
     let mut workload = Workload::new(seed);
-    let mut state = State::open(disk.storage(), limits()).unwrap();
+    let mut state = StateMachine::open(disk.storage(), limits()).unwrap();
     for _ in 0..60 {
         workload.step(&mut state);
     }
@@ -73,7 +73,7 @@ fn t1_t2_what_arrives_is_the_checkpoint_while_writes_go_on() {
 
         // And it goes on like any other.
         let mut workload = Workload::new(seed);
-        let mut twin = State::in_memory(limits());
+        let mut twin = StateMachine::in_memory(limits());
         while twin.applied() != received.applied() {
             workload.step(&mut twin);
         }
@@ -83,7 +83,10 @@ fn t1_t2_what_arrives_is_the_checkpoint_while_writes_go_on() {
         let checkpoint = received.begin_checkpoint().unwrap();
         received.finish_checkpoint(checkpoint.run().unwrap());
         drop(received);
-        assert_eq!(State::open(disk.storage(), limits()).unwrap().digest().unwrap(), twin.digest().unwrap());
+        assert_eq!(
+            StateMachine::open(disk.storage(), limits()).unwrap().digest().unwrap(),
+            twin.digest().unwrap()
+        );
     }
 }
 
@@ -177,7 +180,7 @@ fn t2_f_disk_20_a_power_cut_during_the_transfer_leaves_the_old_state_or_the_new(
             receiver.switch().map(drop)
         })();
         old_disk.crash(&mut rng);
-        let found = State::open(old_disk.storage(), limits()).unwrap();
+        let found = StateMachine::open(old_disk.storage(), limits()).unwrap();
         let new = found.applied() == at;
         assert!(new || found.applied() == old_at, "operation {operation}");
         assert_eq!(found.digest().unwrap(), if new { digest } else { old_digest }, "operation {operation}");
@@ -216,7 +219,7 @@ fn t6_a_source_that_restarts_goes_on_where_it_was() {
     let before = pieces(&state.snapshot().unwrap());
     drop(state);
     disk.kill();
-    let state = State::open(disk.storage(), limits()).unwrap();
+    let state = StateMachine::open(disk.storage(), limits()).unwrap();
     let mut sources = Sources::default();
     sources.publish(state.snapshot());
     let now = Instant::new(1);
@@ -263,10 +266,10 @@ fn t9a_a_damaged_state_is_kept_until_another_one_takes_its_place() {
         disk.flip_bit("state", block as u64 * 4096 + 99, 3);
     }
     let storage: Arc<dyn Storage> = disk.storage();
-    assert!(matches!(State::open(storage.clone(), limits()), Err(EngineError::Damaged { .. })));
+    assert!(matches!(StateMachine::open(storage.clone(), limits()), Err(EngineError::Damaged { .. })));
     let before = disk.contents("state").unwrap();
-    assert!(State::open_or_set_aside(&storage, &limits()).unwrap().is_none());
-    assert!(State::open_or_set_aside(&storage, &limits()).unwrap().is_none(), "after a restart too");
+    assert!(StateMachine::open_or_set_aside(&storage, &limits()).unwrap().is_none());
+    assert!(StateMachine::open_or_set_aside(&storage, &limits()).unwrap().is_none(), "after a restart too");
     assert_eq!((disk.contents("state.damaged"), disk.contents("state")), (Some(before), None));
     let (_, from, at, digest) = source(8);
     let mut receiver = receiver(&disk);
@@ -279,7 +282,7 @@ fn t9a_a_damaged_state_is_kept_until_another_one_takes_its_place() {
     assert_eq!(disk.names(), ["state"]);
     // A crash before it was removed leaves it for the next start.
     disk.create("state.damaged").unwrap();
-    assert!(State::open_or_set_aside(&storage, &limits()).unwrap().is_some());
+    assert!(StateMachine::open_or_set_aside(&storage, &limits()).unwrap().is_some());
     assert_eq!(disk.names(), ["state"]);
 }
 
@@ -293,7 +296,7 @@ fn t9a_a_piece_ends_where_the_state_cannot_be_read() {
     for block in 2..blocks {
         let disk = disk.fork();
         disk.flip_bit("state", block * 4096 + 99, 3);
-        State::set_aside(&*disk.storage()).unwrap();
+        StateMachine::set_aside(&*disk.storage()).unwrap();
         let Ok(Some(state)) = receiver(&disk).open_aside() else { continue };
         let Some(snapshot) = state.snapshot() else { continue };
         assert_eq!(snapshot.anchor(), at);
@@ -310,7 +313,7 @@ fn t9a_a_piece_ends_where_the_state_cannot_be_read() {
 #[test]
 fn t9b_states_that_are_damaged_in_different_places_complete_each_other() {
     let mut workload = Workload::new(9);
-    let (mut entries, mut twin) = (Vec::new(), State::in_memory(limits()));
+    let (mut entries, mut twin) = (Vec::new(), StateMachine::in_memory(limits()));
     for _ in 0..200 {
         entries.push(workload.step(&mut twin));
     }
@@ -318,16 +321,16 @@ fn t9b_states_that_are_damaged_in_different_places_complete_each_other() {
     // Their last checkpoints lie at different ops.
     let mut states = [120, 150, 199].map(|through| {
         let disk = Disk::new();
-        let mut state = State::open(disk.storage(), limits()).unwrap();
-        state.bring_to(Op::new(through), read).unwrap();
+        let mut state = StateMachine::open(disk.storage(), limits()).unwrap();
+        state.apply_through(Op::new(through), read).unwrap();
         drop(state);
-        State::set_aside(&*disk.storage()).unwrap();
+        StateMachine::set_aside(&*disk.storage()).unwrap();
         let state = receiver(&disk).open_aside().unwrap().unwrap();
         assert_eq!(state.checkpoint().op, Op::new(through));
         (disk, state)
     });
     for (_, state) in &mut states {
-        state.bring_to(twin.applied().op, read).unwrap();
+        state.apply_through(twin.applied().op, read).unwrap();
         assert_eq!(state.checkpoint(), twin.applied());
     }
     let disk = Disk::new();

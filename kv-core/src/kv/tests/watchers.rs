@@ -16,17 +16,17 @@ fn within(revision: u64, key: &str) -> Position {
     Position { revision: r(revision), key: Some(Bytes::copy_from_slice(key.as_bytes())) }
 }
 
-fn question(from: &str, to: Option<Bytes>, after: Position, call: u64) -> Waiting<u64> {
+fn question(from: &str, to: Option<Bytes>, after: Position, call: u64) -> ParkedWatch<u64> {
     let query =
         WatchQuery { from: Bytes::copy_from_slice(from.as_bytes()), to, after: Some(after), previous: false };
-    Waiting { query, id: (1, call), until: Instant::new(1_000), with: call }
+    ParkedWatch { query, id: (1, call), until: Instant::new(1_000), with: call }
 }
 
-fn key(key: &str, after: Position, call: u64) -> Waiting<u64> {
+fn key(key: &str, after: Position, call: u64) -> ParkedWatch<u64> {
     question(key, Some(successor(key.as_bytes())), after, call)
 }
 
-fn calls(watches: &[Waiting<u64>]) -> Vec<u64> {
+fn calls(watches: &[ParkedWatch<u64>]) -> Vec<u64> {
     watches.iter().map(|it| it.with).collect()
 }
 
@@ -40,13 +40,13 @@ fn machine() -> (Machine, SessionId) {
 
 /// A transaction that puts all these keys at once.
 fn put_all(session: SessionId, number: u64, keys: &[&str]) -> Request {
-    let step = |key: &&str| crate::message::Step::Put {
+    let step = |key: &&str| crate::message::TransactionStep::Put {
         key: Bytes::copy_from_slice(key.as_bytes()),
         value: "v".into(),
         life: Lifetime::FOREVER,
     };
     let transaction = crate::message::TransactionRequest {
-        guards: Vec::new(),
+        conditions: Vec::new(),
         then: keys.iter().map(step).collect(),
         otherwise: Vec::new(),
     };
@@ -110,9 +110,9 @@ fn w4_who_is_woken_goes_on_from_where_all_have_been_woken() {
     let found = machine.state.reader().all_changes(Position::after(watchers.dispatched()), 9, 999).unwrap();
     let woken = watchers.changed(&found).watches.remove(0);
     assert_eq!(woken.query.after, Some(Position::after(r(5))));
-    let look = machine.state.reader().look(&woken.query, 9, 999).unwrap();
+    let look = machine.state.reader().poll(&woken.query, 9, 999).unwrap();
     assert!(
-        matches!(look, Look::Answer(Answer::Watched { events, .. }) if events.len() == 1 && events[0].revision == r(6))
+        matches!(look, WatchPoll::Answer(Answer::Watched { events, .. }) if events.len() == 1 && events[0].revision == r(6))
     );
 }
 
@@ -126,8 +126,8 @@ fn w3_who_is_to_wait_looks_again_if_others_were_woken_by_what_it_has_not_seen() 
     machine.run(&[put(session, 12, "a", "v", None)]);
     assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 9), [0; 0]);
     let again = watchers.wait(late, || r(3)).unwrap();
-    let look = machine.state.reader().look(&again.query, 9, 999).unwrap();
-    assert!(matches!(look, Look::Answer(Answer::Watched { events, .. }) if events.len() == 1));
+    let look = machine.state.reader().poll(&again.query, 9, 999).unwrap();
+    assert!(matches!(look, WatchPoll::Answer(Answer::Watched { events, .. }) if events.len() == 1));
 }
 
 /// The watch comes from a member that has delivered a part of revision 3, to one that had not applied it when it looked.
@@ -137,13 +137,13 @@ fn w3_a_part_of_a_revision_that_was_delivered_is_not_all_of_it() {
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("other", Position::after(r(2)), 1), || r(2)).is_none());
     let late = question("", None, within(3, "a"), 2);
-    let looked = machine.state.reader().look(&late.query, 9, 999).unwrap();
-    assert_eq!(looked, Look::Nothing(within(3, "a")));
+    let looked = machine.state.reader().poll(&late.query, 9, 999).unwrap();
+    assert_eq!(looked, WatchPoll::Nothing(within(3, "a")));
     machine.run(&[put_all(session, 12, &["a", "b"])]);
     assert_eq!(dispatch(&mut watchers, &machine.state.reader(), 9), [0; 0]);
     let again = watchers.wait(late, || r(3)).unwrap();
-    let look = machine.state.reader().look(&again.query, 9, 999).unwrap();
-    assert!(matches!(look, Look::Answer(Answer::Watched { events, .. }) if events[0].key == "b"));
+    let look = machine.state.reader().poll(&again.query, 9, 999).unwrap();
+    assert!(matches!(look, WatchPoll::Answer(Answer::Watched { events, .. }) if events[0].key == "b"));
 }
 
 /// The pieces of a revision wake one after the other; who comes in the middle has missed those of before.
@@ -158,8 +158,8 @@ fn w3_a_revision_that_has_woken_others_in_part_must_have_been_seen_whole() {
     let first = watchers.changed(&state.all_changes(Position::after(r(2)), 1, usize::MAX).unwrap());
     assert_eq!((first.watches.len(), first.next), (0, Some(within(3, "a"))));
     let again = watchers.wait(late, || r(3)).expect("it has not seen what has woken others");
-    let look = state.look(&again.query, 9, 999).unwrap();
-    assert!(matches!(look, Look::Answer(Answer::Watched { events, .. }) if events[0].key == "a"));
+    let look = state.poll(&again.query, 9, 999).unwrap();
+    assert!(matches!(look, WatchPoll::Answer(Answer::Watched { events, .. }) if events[0].key == "a"));
     // Who has seen it may wait, though the rest of it is yet to wake others.
     assert!(watchers.wait(key("a", Position::after(r(3)), 2), || r(3)).is_none());
 }
@@ -169,7 +169,7 @@ fn w4_progress_is_reported_no_further_than_all_have_been_woken() {
     let (mut machine, session) = machine();
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("z", Position::after(r(2)), 1), || r(2)).is_none());
-    let patient = Waiting { until: Instant::new(2_000), ..key("c", Position::after(r(2)), 2) };
+    let patient = ParkedWatch { until: Instant::new(2_000), ..key("c", Position::after(r(2)), 2) };
     assert!(watchers.wait(patient, || r(2)).is_none());
     machine.run(&[put(session, 12, "k", "v", None)]);
     machine.run(&[put_all(session, 13, &["a", "b", "z"])]);
@@ -177,10 +177,10 @@ fn w4_progress_is_reported_no_further_than_all_have_been_woken() {
     // The first two of revision 4 are gone through, and then its time is over.
     let first = watchers.changed(&state.all_changes(Position::after(r(2)), 3, usize::MAX).unwrap());
     assert_eq!((first.watches.len(), first.next), (0, Some(within(4, "b"))));
-    let over = watchers.over(Instant::new(1_000), false);
+    let over = watchers.take_expired(Instant::new(1_000), false);
     assert_eq!(place(&over[0].1), &Position::after(r(3)));
     assert_eq!(dispatch(&mut watchers, &state, 9), [0; 0]);
-    let over = watchers.over(Instant::new(2_000), false);
+    let over = watchers.take_expired(Instant::new(2_000), false);
     assert_eq!(place(&over[0].1), &Position::after(r(4)));
 }
 
@@ -203,24 +203,24 @@ fn w5_a_state_that_was_lost_and_has_not_caught_up_keeps_no_questions() {
 fn a_question_ahead_of_this_member_keeps_its_place() {
     let (machine, _) = machine();
     let mut watchers = Watchers::default();
-    let looked = machine.state.reader().look(&key("k", within(9, "a"), 1).query, 9, 999).unwrap();
-    assert_eq!(looked, Look::Nothing(within(9, "a")));
+    let looked = machine.state.reader().poll(&key("k", within(9, "a"), 1).query, 9, 999).unwrap();
+    assert_eq!(looked, WatchPoll::Nothing(within(9, "a")));
     assert!(watchers.wait(key("k", within(9, "a"), 1), || r(2)).is_none());
     assert_eq!(watchers.dispatched(), r(2));
-    let over = watchers.over(Instant::new(1_000), false);
+    let over = watchers.take_expired(Instant::new(1_000), false);
     assert_eq!(place(&over[0].1), &within(9, "a"));
 }
 
 #[test]
 fn w2_what_is_not_kept_any_more_is_reported_as_compacted() {
-    let mut machine = Machine { state: State::in_memory(limits_without_history()), log: Log::new() };
+    let mut machine = Machine { state: StateMachine::in_memory(limits_without_history()), log: Log::new() };
     let session = machine.open();
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("k", Position::after(r(0)), 1), || r(0)).is_none());
     machine.run(&[put(session, 1, "k", "v", None)]);
     let state = machine.state.reader();
-    let look = state.look(&key("k", Position::after(r(0)), 2).query, 9, 999).unwrap();
-    assert_eq!(look, Look::Answer(Answer::Compacted { oldest: r(1) }));
+    let look = state.poll(&key("k", Position::after(r(0)), 2).query, 9, 999).unwrap();
+    assert_eq!(look, WatchPoll::Answer(Answer::Compacted { oldest: r(1) }));
     // Those who wait are woken too, though nobody knows by what: they are to get the same answer.
     assert_eq!(dispatch(&mut watchers, &state, 9), [1]);
 }
@@ -228,16 +228,16 @@ fn w2_what_is_not_kept_any_more_is_reported_as_compacted() {
 /// Rule W5: a member that hears of no primary sends those who wait elsewhere; and so does one that stops.
 #[test]
 fn a_member_that_is_cut_off_or_stops_keeps_nobody_waiting() {
-    let mut cut_off = CutOff::default();
+    let mut cut_off = IsolationDetector::default();
     let patience = Duration::from_nanos(100);
     let looks =
         [(0, false), (100, false), (101, false), (102, true), (103, false), (203, false), (204, false)];
-    let lost = looks.map(|(at, hears)| cut_off.look(Instant::new(at), hears, patience));
+    let lost = looks.map(|(at, hears)| cut_off.is_isolated(Instant::new(at), hears, patience));
     assert_eq!(lost, [false, false, true, false, false, false, true]);
     let mut watchers = Watchers::default();
     assert!(watchers.wait(key("k", Position::after(r(2)), 1), || r(2)).is_none());
-    assert!(watchers.over(Instant::new(0), false).is_empty());
-    let over = watchers.over(Instant::new(0), true);
+    assert!(watchers.take_expired(Instant::new(0), false).is_empty());
+    let over = watchers.take_expired(Instant::new(0), true);
     assert_eq!(over[0].1, Answer::NotPrimary { hint: None });
     assert!(watchers.wait(key("k", Position::after(r(2)), 2), || r(2)).is_none());
     assert_eq!(calls(&watchers.close()), [2]);
@@ -248,7 +248,7 @@ fn a_member_that_is_cut_off_or_stops_keeps_nobody_waiting() {
 fn a_watch_without_a_position_gets_one() {
     let (machine, _) = machine();
     let query = WatchQuery { from: Bytes::new(), to: None, after: NONE, previous: false };
-    let Look::Answer(answer) = machine.state.reader().look(&query, 9, 999).unwrap() else {
+    let WatchPoll::Answer(answer) = machine.state.reader().poll(&query, 9, 999).unwrap() else {
         panic!("at once")
     };
     assert_eq!(place(&answer), &Position::after(r(2)));
@@ -259,14 +259,14 @@ fn a_watch_without_a_position_gets_one() {
 fn w5_a_closed_connection_takes_its_questions_along_and_no_others() {
     let mut watchers = Watchers::default();
     let after = || Position::after(r(2));
-    let of = |connection: usize, call: u64| Waiting { id: (connection, call), ..key("k", after(), call) };
+    let of = |connection: usize, call: u64| ParkedWatch { id: (connection, call), ..key("k", after(), call) };
     for waiting in [of(1, 1), of(1, u64::MAX), of(2, 1), of(3, 7)] {
         assert!(watchers.wait(waiting, || r(2)).is_none());
     }
     assert_eq!(calls(&watchers.cancel_all(1)), [1, u64::MAX]);
     assert!(watchers.cancel_all(1).is_empty() && watchers.cancel((1, 1)).is_none());
-    assert!(watchers.over(Instant::new(999), false).is_empty());
-    let over = watchers.over(Instant::new(1_000), false);
+    assert!(watchers.take_expired(Instant::new(999), false).is_empty());
+    let over = watchers.take_expired(Instant::new(1_000), false);
     assert_eq!(over.iter().map(|(waiting, _)| waiting.id).collect::<Vec<_>>(), [(2, 1), (3, 7)]);
-    assert!(watchers.is_empty() && watchers.over(Instant::new(9_999), true).is_empty());
+    assert!(watchers.is_empty() && watchers.take_expired(Instant::new(9_999), true).is_empty());
 }

@@ -36,8 +36,8 @@ impl Worker {
         limits.fixed.max_key_bytes = 64;
         (limits.fixed.history_revisions, limits.fixed.history_bytes) = (1 << 30, 1 << 30);
         let state = match place {
-            Place::Memory => State::in_memory(limits),
-            Place::Memtable | Place::Tree => State::open(Disk::new().storage(), limits).unwrap(),
+            Place::Memory => StateMachine::in_memory(limits),
+            Place::Memtable | Place::Tree => StateMachine::open(Disk::new().storage(), limits).unwrap(),
         };
         let mut machine = Machine { state, log: Log::new() };
         let session = machine.open();
@@ -56,12 +56,12 @@ impl Worker {
             let steps = keys.iter().map(|key| {
                 let key = Bytes::copy_from_slice(key.as_bytes());
                 match value {
-                    Some(value) => crate::message::Step::Put {
+                    Some(value) => crate::message::TransactionStep::Put {
                         key,
                         value: Bytes::copy_from_slice(value.as_bytes()),
                         life: Lifetime::FOREVER,
                     },
-                    None => crate::message::Step::Delete { key },
+                    None => crate::message::TransactionStep::Delete { key },
                 }
             });
             let transaction =
@@ -240,7 +240,7 @@ fn r7_a_page_of_keys_alone_is_bounded_by_what_is_read_for_it() {
     for number in 0..100 {
         let key = Bytes::from(format!("key/{number:08}"));
         let value = Bytes::copy_from_slice(value.as_bytes());
-        worker.command(Command::Put { key, value, guard: None, life: Lifetime::FOREVER });
+        worker.command(Command::Put { key, value, condition: None, life: Lifetime::FOREVER });
     }
     worker.settle();
     let (mut found, mut next) = (0, Some(Bytes::new()));
@@ -334,8 +334,8 @@ fn a_piece_of_a_watch_takes_what_has_changed_since() {
         worker.all(names("since/", 50), Some("value"));
         let query =
             WatchQuery { from: "".into(), to: None, after: Some(Position::after(after)), previous: true };
-        let (steps, look) = steps::of(|| worker.machine.state.reader().look(&query, 1000, 1 << 20).unwrap());
-        let Look::Answer(Answer::Watched { events, .. }) = look else { panic!("{look:?}") };
+        let (steps, look) = steps::of(|| worker.machine.state.reader().poll(&query, 1000, 1 << 20).unwrap());
+        let WatchPoll::Answer(Answer::Watched { events, .. }) = look else { panic!("{look:?}") };
         assert_eq!(events.len(), 50);
         steps
     });
@@ -359,12 +359,12 @@ fn a_piece_of_a_watch_that_nothing_concerns_is_bounded() {
         let mut pieces = 0;
         loop {
             let (steps, look) =
-                steps::of(|| worker.machine.state.reader().look(&query, 1000, 1 << 20).unwrap());
+                steps::of(|| worker.machine.state.reader().poll(&query, 1000, 1 << 20).unwrap());
             assert!(steps <= PAGE, "{place:?}: {steps} for one piece");
             pieces += 1;
             match look {
-                Look::Answer(Answer::Watched { next, .. }) => query.after = Some(next),
-                Look::Nothing(_) => break,
+                WatchPoll::Answer(Answer::Watched { next, .. }) => query.after = Some(next),
+                WatchPoll::Nothing(_) => break,
                 other => panic!("{other:?}"),
             }
         }
@@ -384,7 +384,7 @@ fn the_end_of_a_lease_takes_its_keys_alone() {
         for number in 0..10 {
             let life = Lifetime { ttl_ms: None, lease: Some(lease) };
             let (key, value) = (format!("mine/{number}").into(), "value".into());
-            assert_eq!(worker.command(Command::Put { key, value, guard: None, life }), Effect::Put);
+            assert_eq!(worker.command(Command::Put { key, value, condition: None, life }), Effect::Put);
         }
         worker.settle();
         let (steps, effect) = steps::of(|| worker.command(Command::Lease(LeaseCommand::Revoke { lease })));

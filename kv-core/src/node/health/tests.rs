@@ -4,22 +4,22 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Looks twice a second, as the node does, at what is the same for so long; what was reported, and when.
 struct Bench {
-    watch: Watch,
+    watch: HealthMonitor,
     now: Instant,
 }
 
 impl Bench {
     fn new(members: usize, needed: usize) -> Self {
         let now = Instant::ZERO;
-        Self { watch: Watch::new(members, needed, now), now }
+        Self { watch: HealthMonitor::new(members, needed, now), now }
     }
 
-    fn for_so_long(&mut self, time: Duration, peers: &[Seen], commit: Option<u64>) -> Vec<Report> {
+    fn for_so_long(&mut self, time: Duration, peers: &[PeerView], commit: Option<u64>) -> Vec<Report> {
         let until = self.now.after(time);
         let mut reports = Vec::new();
         while self.now < until {
             self.now = self.now.after(LOOK_EVERY);
-            reports.extend(self.watch.look(self.now, peers, commit.map(Op::new)));
+            reports.extend(self.watch.check(self.now, peers, commit.map(Op::new)));
         }
         reports
     }
@@ -29,12 +29,12 @@ fn id(id: u8) -> MemberId {
     MemberId::new(id)
 }
 
-fn good(peer: u8) -> Seen {
-    Seen { to: true, from: true, ..lost(peer) }
+fn good(peer: u8) -> PeerView {
+    PeerView { to: true, from: true, ..lost(peer) }
 }
 
-fn lost(peer: u8) -> Seen {
-    Seen { id: id(peer), to: false, from: false, acknowledged: None, clock: None, twice: None }
+fn lost(peer: u8) -> PeerView {
+    PeerView { id: id(peer), to: false, from: false, acknowledged: None, clock: None, twice: None }
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn each_way_counts_and_a_connection_that_is_made_anew_is_no_news() {
     for (to, from) in [(true, false), (false, true)] {
         let mut bench = Bench::new(3, 2);
         bench.for_so_long(10 * SECOND, &[good(1), good(2)], None);
-        let half = Seen { to, from, ..lost(2) };
+        let half = PeerView { to, from, ..lost(2) };
         assert_eq!(bench.for_so_long(SECOND, &[good(1), half.clone()], None), []);
         assert_eq!(bench.for_so_long(SECOND, &[good(1), good(2)], None), []);
         let reported = bench.for_so_long(5 * SECOND, &[good(1), half], None);
@@ -119,8 +119,8 @@ fn a_cluster_that_can_never_lose_a_member_does_not_miss_redundancy() {
 
 #[test]
 fn a_member_that_is_connected_and_lacks_what_was_committed_is_no_redundancy() {
-    let at = |op| Seen { acknowledged: Some(Op::new(op)), ..good(2) };
-    let level = Seen { acknowledged: Some(Op::new(1000)), ..good(1) };
+    let at = |op| PeerView { acknowledged: Some(Op::new(op)), ..good(2) };
+    let level = PeerView { acknowledged: Some(Op::new(1000)), ..good(1) };
     let mut bench = Bench::new(3, 2);
     // Always a little behind, and always on its way.
     for op in 0..100 {
@@ -135,7 +135,7 @@ fn a_member_that_is_connected_and_lacks_what_was_committed_is_no_redundancy() {
 
 #[test]
 fn a_clock_that_is_far_off_is_reported_and_one_late_sign_of_it_is_not() {
-    let off = |ahead| Seen { clock: Some(ahead), ..good(2) };
+    let off = |ahead| PeerView { clock: Some(ahead), ..good(2) };
     let mut bench = Bench::new(3, 2);
     for ahead in [0, 9_000, -10_000] {
         assert_eq!(bench.for_so_long(60 * SECOND, &[good(1), off(ahead)], None), []);
@@ -157,7 +157,7 @@ fn two_processes_with_one_id_are_detected_by_taking_turns_and_restarts_are_not()
     let mut call = |health: &Health, life| {
         now = now.after(SECOND);
         health.called(id(2), life, "10.0.0.9:1234", now);
-        health.twice(id(2), now)
+        health.duplicate_process(id(2), now)
     };
     // A member that restarts all the time, with three connections each time, the last of one of them late.
     for life in 0..100 {
@@ -172,7 +172,7 @@ fn two_processes_with_one_id_are_detected_by_taking_turns_and_restarts_are_not()
     assert_eq!(reported[9].as_deref(), Some("10.0.0.9:1234"));
 
     let mut bench = Bench::new(3, 2);
-    let twice = Seen { twice: Some("there".to_owned()), ..good(2) };
+    let twice = PeerView { twice: Some("there".to_owned()), ..good(2) };
     let reported = bench.for_so_long(60 * SECOND, &[good(1), twice], None);
     assert_eq!(reported, [Report::DuplicateInstance { peer: id(2), remote: "there".to_owned() }]);
     assert_eq!(bench.for_so_long(60 * SECOND, &[good(1), good(2)], None), [Report::Once { peer: id(2) }]);
@@ -181,14 +181,14 @@ fn two_processes_with_one_id_are_detected_by_taking_turns_and_restarts_are_not()
 #[test]
 fn a_certificate_is_reported_daily_from_two_weeks_before_its_end() {
     const DAY: Duration = Duration::from_secs(86_400);
-    let mut watch = Watch::new(1, 1, Instant::ZERO);
+    let mut watch = HealthMonitor::new(1, 1, Instant::ZERO);
     let mut reported = Vec::new();
     // From 20 days before the end to two days after it, looked at each hour.
     let (start, end) = (Instant::ZERO, 20 * DAY);
     for hours in 0..22 * 24 {
         let passed = Duration::from_secs(hours * 3600);
         let left = end.checked_sub(passed).ok_or_else(|| passed.saturating_sub(end));
-        reported.extend(watch.look_at_certificate(start.after(passed), Some(left)));
+        reported.extend(watch.check_certificate(start.after(passed), Some(left)));
     }
     let soon = reported.iter().filter(|it| matches!(it, Report::CertificateEnds { .. })).count();
     assert_eq!((soon, reported.len()), (14, 16), "{reported:#?}");
@@ -196,6 +196,6 @@ fn a_certificate_is_reported_daily_from_two_weeks_before_its_end() {
         matches!(reported[0], Report::CertificateEnds { within } if within > 13 * DAY && within < 14 * DAY)
     );
     // A new one is good.
-    assert_eq!(watch.look_at_certificate(start.after(23 * DAY), Some(Ok(300 * DAY))), None);
-    assert_eq!(watch.look_at_certificate(start.after(23 * DAY), None), None);
+    assert_eq!(watch.check_certificate(start.after(23 * DAY), Some(Ok(300 * DAY))), None);
+    assert_eq!(watch.check_certificate(start.after(23 * DAY), None), None);
 }

@@ -16,7 +16,7 @@ fn put(call: u64, value: usize) -> Bytes {
     let command = Command::Put {
         key: "key".into(),
         value: vec![7; value].into(),
-        guard: None,
+        condition: None,
         life: Default::default(),
     };
     let request = Request {

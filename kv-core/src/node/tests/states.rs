@@ -7,7 +7,7 @@ use crate::ids::{Anchor, Hash, Revision, Timestamp};
 use crate::message::{Answer, EntryMeta, FormationStep, LogPoint, Query, Recovered};
 use crate::node::driver::Driver;
 use crate::node::reads::Reads;
-use crate::node::reply::{Admission, Outbox, Reply};
+use crate::node::reply::{Admission, Outbox, Responder};
 use crate::replica::{Input, Replica, ReplicaConfig};
 
 fn get() -> Query {
@@ -22,7 +22,7 @@ async fn r1_a_read_is_not_answered_from_an_older_state_than_it_was_confirmed_for
     let outbox = Outbox::new(Admission::new(64 << 20), Arc::default());
     let (shared, now) = (&bench.shared, bench.shared.clock.monotonic());
     let mut reads = Reads::default();
-    let reply = |call| Reply::new(outbox.clone(), call, None);
+    let reply = |call| Responder::new(outbox.clone(), call, None);
     shared.set_state(state(3).reader());
     let ticket = reads.add(get(), reply(1));
     reads.confirmed(&[ticket], Op::new(3), Op::new(3), shared);
@@ -45,7 +45,7 @@ async fn r1_a_read_is_not_answered_from_an_older_state_than_it_was_confirmed_for
 async fn t9_damage_of_a_state_that_has_been_replaced_gives_nothing_up() {
     let bench = Bench::new();
     let shared = &bench.shared;
-    let lost = || shared.applier_queue.look(|plan| plan.lost.as_ref().map(|(life, _)| *life));
+    let lost = || shared.applier_queue.with(|plan| plan.lost.as_ref().map(|(life, _)| *life));
     shared.set_state(state(1).reader());
     let before = shared.state_life();
     shared.take_state();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ids::{Anchor, Hash, RequestNumber, Revision, SessionId, Timestamp, View};
-use crate::kv::{Limits, State};
+use crate::kv::{Limits, StateMachine};
 use crate::message::{
     Answer, Command, Entry, EntryHeader, Operation, Position, Request, WatchQuery, body_of, successor,
 };
@@ -10,8 +10,8 @@ use crate::node::pool;
 use std::sync::mpsc;
 
 /// The state of a log of so many entries, each of which takes a revision and changes nothing.
-pub(super) fn state(revisions: u64) -> State {
-    let mut state = State::in_memory(Limits::from(&Options::default()));
+pub(super) fn state(revisions: u64) -> StateMachine {
+    let mut state = StateMachine::in_memory(Limits::from(&Options::default()));
     for entry in log(revisions) {
         state.apply(&entry).unwrap();
     }
@@ -27,7 +27,7 @@ pub(super) fn log(revisions: u64) -> Vec<Entry> {
             session: SessionId::ZERO,
             number: RequestNumber::ZERO,
             acked_through: RequestNumber::ZERO,
-            operation: Operation::Command(Command::Delete { key: "nothing".into(), guard: None }),
+            operation: Operation::Command(Command::Delete { key: "nothing".into(), condition: None }),
         }
         .encode()]);
         let header = EntryHeader {
@@ -67,7 +67,7 @@ pub(super) async fn work(bench: &Bench) {
     // Clients and the node have turns: behind so many of the node's jobs each of the few of a client's has had its own.
     for _ in 0..8 {
         let (done, finished) = mpsc::channel();
-        bench.shared.pool.run(pool::Kind::Watch, pool::For::NODE, move || {
+        bench.shared.pool.run(pool::Kind::Watch, pool::JobOwner::NODE, move || {
             done.send(()).expect("the test waits");
         });
         let finished = tokio::task::spawn_blocking(move || finished.recv_timeout(Duration::from_secs(30)));

@@ -35,8 +35,8 @@ const FIVE: Quorums = Quorums { members: 5, view_change: 3, nack: 3 };
 
 fn decide(votes: &Votes, quorums: Quorums) -> Option<DecidedLog> {
     match super::decide(votes, quorums) {
-        Decision::Log(log) => Some(log),
-        Decision::TooFew | Decision::Stuck(_) => None,
+        LogDecision::Log(log) => Some(log),
+        LogDecision::TooFew | LogDecision::Stuck(_) => None,
     }
 }
 
@@ -142,14 +142,14 @@ fn v5_the_decision_does_not_depend_on_who_sends_what() {
 fn v5e_an_open_end_is_never_a_nack() {
     let open = LogSummary { open: true, ..summary(1, 0, &[present(1, 0)]) };
     let whole = summary(1, 0, &[present(1, 0)]);
-    assert_eq!(super::decide(&votes(&[open.clone(), whole.clone()]), THREE), Decision::Stuck(Op::new(2)));
+    assert_eq!(super::decide(&votes(&[open.clone(), whole.clone()]), THREE), LogDecision::Stuck(Op::new(2)));
     let decided = decide(&votes(&[open.clone(), whole.clone(), whole]), THREE).expect("complete");
     assert_eq!(decided.suffix, vec![hash(1, 0)]);
     let longer = summary(1, 0, &[present(1, 0), present(2, 0)]);
-    assert_eq!(super::decide(&votes(&[open.clone(), longer]), THREE), Decision::Stuck(Op::new(3)));
+    assert_eq!(super::decide(&votes(&[open.clone(), longer]), THREE), LogDecision::Stuck(Op::new(3)));
     // Op 2 is absent at one only: the other two may have committed it.
     let short = summary(1, 0, &[]);
-    assert_eq!(super::decide(&votes(&[open.clone(), open, short]), THREE), Decision::Stuck(Op::new(2)));
+    assert_eq!(super::decide(&votes(&[open.clone(), open, short]), THREE), LogDecision::Stuck(Op::new(2)));
 }
 
 /// Of a lower log view, an open end hides nothing that counts.
@@ -186,13 +186,13 @@ fn v5g_the_last_copy_of_an_older_log_view_is_kept_where_nothing_else_can_have_be
     assert_eq!(decided.suffix, vec![hash(2, 0), hash(3, 0)]);
     // Both of the others may have acknowledged another one in view 1.
     let unknown = votes(&[copy.clone(), open.clone(), open.clone()]);
-    assert_eq!(super::decide(&unknown, THREE), Decision::Stuck(Op::new(3)));
+    assert_eq!(super::decide(&unknown, THREE), LogDecision::Stuck(Op::new(3)));
     // It does not go on from what is kept below: so it was not committed, and nothing else can have been.
     let other = summary(0, 1, &[Slot::Faulty(Some(hash(2, 7))), present(3, 7)]);
     let broken = votes(&[other, open.clone(), summary(0, 1, &[])]);
     assert_eq!(decide(&broken, THREE).expect("complete").head(), Op::new(2));
     // Not everyone has answered.
-    assert_eq!(super::decide(&votes(&[copy, open]), THREE), Decision::Stuck(Op::new(3)));
+    assert_eq!(super::decide(&votes(&[copy, open]), THREE), LogDecision::Stuck(Op::new(3)));
 }
 
 /// Rule V5: a log of view 0 has one entry at op 3. Members 1 and 2 may both have acknowledged it; had they acknowledged another one later, both
@@ -205,5 +205,5 @@ fn v5g_the_last_copy_of_an_entry_is_kept_where_the_others_do_not_know_what_they_
     let decided = decide(&votes(&[copy.clone(), later.clone(), equal]), THREE).expect("complete");
     assert_eq!(decided.suffix, vec![hash(2, 0), hash(3, 0)]);
     let unknown = votes(&[copy, later.clone(), later]);
-    assert_eq!(super::decide(&unknown, THREE), Decision::Stuck(Op::new(3)));
+    assert_eq!(super::decide(&unknown, THREE), LogDecision::Stuck(Op::new(3)));
 }

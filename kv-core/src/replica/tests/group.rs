@@ -5,7 +5,7 @@ use super::clocks::{Clock, Stamps};
 use crate::config::{Cluster, Options};
 use crate::ids::{Anchor, Hash, Incarnation, Instant, MemberId, Op, Revision, Timestamp, View, WriteSeq};
 use crate::message::{
-    Adoption, Chunk, ChunkEnd, Damage, Entry, EntryMeta, EntryPastGap, Extent, FormationStep, LogPoint,
+    Chunk, ChunkEnd, Damage, Entry, EntryMeta, EntryPastGap, Extent, FormationStep, LogPoint, LogRebase,
     Message, Operation, Recovered, Request, Write,
 };
 use crate::replica::{Halt, Input, Now, Output, Replica, ReplicaConfig, Wrap};
@@ -106,7 +106,7 @@ impl Disk {
                 self.bad.remove(&op);
             }
             Write::Checkpoint(anchor) => self.checkpoint = anchor,
-            Write::Adopt(adoption) => self.adopt(adoption),
+            Write::Rebase(adoption) => self.adopt(adoption),
             Write::Trim(op) => {
                 assert!(op <= self.checkpoint.op, "only what a checkpoint holds is dropped");
                 self.trim(op);
@@ -114,7 +114,7 @@ impl Disk {
         }
     }
 
-    fn adopt(&mut self, Adoption { point, incarnation }: Adoption) {
+    fn adopt(&mut self, LogRebase { point, incarnation }: LogRebase) {
         self.incarnation = incarnation;
         self.checkpoint = point.anchor;
         let (op, hash) = (point.anchor.op, point.anchor.hash);
@@ -172,7 +172,7 @@ impl Disk {
         let later = self.engine.filter(|point| point.anchor.op > self.checkpoint.op);
         match later {
             Some(point) if self.chain_holds(point.anchor) => self.checkpoint = point.anchor,
-            Some(point) => self.adopt(Adoption { point, incarnation: self.incarnation.next() }),
+            Some(point) => self.adopt(LogRebase { point, incarnation: self.incarnation.next() }),
             None => {}
         }
         Recovered {
@@ -428,7 +428,7 @@ impl Group {
         let command = crate::message::Command::Put {
             key: text.to_owned().into(),
             value: text.to_owned().into(),
-            guard: None,
+            condition: None,
             life: Default::default(),
         };
         let request = Request {
@@ -450,7 +450,7 @@ impl Group {
                 Output::Write { seq, write } => {
                     if let Write::Append(entries) = &write {
                         entries.iter().for_each(|entry| self.stamps.made(entry, self.now.monotonic));
-                        let credited = member.replica.as_ref().map(Replica::by_wall_clocks);
+                        let credited = member.replica.as_ref().map(Replica::wall_clock_credit);
                         self.stamps.credited(member.life, credited.unwrap_or_default());
                         member.staged.extend(entries.iter().map(|entry| (entry.header.op, entry.clone())));
                     }
@@ -462,7 +462,7 @@ impl Group {
                     {
                         member.staged.retain(|op, _| *op <= cut.after.op);
                     }
-                    if let Write::Adopt(_) = &write
+                    if let Write::Rebase(_) = &write
                         && let Some(replica) = &member.replica
                     {
                         // What stands behind damage, too.

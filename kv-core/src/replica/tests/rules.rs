@@ -78,7 +78,7 @@ fn f5_one_member_alone_forms_and_serves() {
 fn n1_entries_chain_and_every_change_has_a_revision() {
     let mut group = with_entries(1);
     let of = |operation| Request { operation, ..Request::expiry(Vec::new()) }.encode();
-    let delete = || Operation::Command(Command::Delete { key: "k".into(), guard: None });
+    let delete = || Operation::Command(Command::Delete { key: "k".into(), condition: None });
     let requests = [delete(), Operation::OpenSession { nonce: 1 }, delete(), Operation::CloseSession];
     group.input(0, Input::Propose { requests: requests.map(of).into() });
     group.propose(0, "next");

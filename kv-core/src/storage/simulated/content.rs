@@ -4,18 +4,18 @@ use super::Tearing;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The bytes of a file as processes see them, and how to get back from them to what is durable.
+/// The bytes of a file as processes see them, and how to undo what is not durable.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Content {
     bytes: Vec<u8>,
     /// What was done since the last sync, in order.
-    unsynced: Vec<Change>,
-    /// What a failed sync has dropped although processes still see the new bytes: put back at a power cut. (Linux marks
+    unsynced: Vec<FileChange>,
+    /// What a failed sync has dropped, although processes still see the new bytes. It is restored in a power cut. (Linux marks
     /// pages clean when their write-back fails.)
     dropped: Vec<(usize, Vec<u8>)>,
-    /// This sync from now on fails (1 is the next).
+    /// The number of the sync, counted from now, that fails (1 is the next).
     pub(super) sync_fails: Option<u32>,
-    /// Reads of these fail.
+    /// Reads of these ranges fail.
     unreadable: Vec<Range<usize>>,
     /// Shared with the open handles.
     open: Arc<()>,
@@ -23,11 +23,11 @@ pub(super) struct Content {
 
 /// An unsynced change and how to undo it.
 #[derive(Clone, Debug)]
-enum Change {
-    /// `len` bytes were written at `offset`; `other` is what stood there, as far as the file reached, before (and, while a
-    /// power cut is worked out, what was written).
+enum FileChange {
+    /// `len` bytes were written at `offset`. `other` is what was there before, as far as the file reached (and, while a power cut
+    /// is computed, what was written).
     Write { offset: usize, len: usize, other: Vec<u8>, old_len: usize },
-    /// The length changed; `tail` is what a shortening cut off.
+    /// The length changed. `tail` is what a shortening removed.
     Length { old_len: usize, new_len: usize, tail: Vec<u8> },
 }
 
@@ -36,9 +36,9 @@ enum Change {
 enum Survival {
     /// Those before this one.
     Exactly(usize),
-    /// Those before this one, and of this one some sectors.
+    /// Those before this one, and some sectors of this one.
     Prefix(usize),
-    /// Of all of them some sectors.
+    /// Some sectors of all of them.
     Scattered,
 }
 
@@ -51,7 +51,7 @@ impl Content {
         &self.bytes
     }
 
-    /// To be held by an open handle.
+    /// Must be held by an open handle.
     pub(super) fn opened(&self) -> Arc<()> {
         Arc::clone(&self.open)
     }
@@ -64,7 +64,7 @@ impl Content {
         self.unsynced.is_empty()
     }
 
-    /// Whether a read of this range meets an unreadable sector.
+    /// Whether a read of this range touches an unreadable sector.
     pub(super) fn is_unreadable(&self, range: &Range<usize>) -> bool {
         self.unreadable.iter().any(|bad| bad.start < range.end && range.start < bad.end)
     }
@@ -77,7 +77,7 @@ impl Content {
         let (old_len, end) = (self.bytes.len(), offset + data.len());
         let known = offset.min(old_len)..end.min(old_len);
         let other = self.bytes[known].to_vec();
-        self.unsynced.push(Change::Write { offset, len: data.len(), other, old_len });
+        self.unsynced.push(FileChange::Write { offset, len: data.len(), other, old_len });
         put(&mut self.bytes, offset, data);
         self.unreadable.retain(|bad| bad.start < offset || end < bad.end);
     }
@@ -85,11 +85,11 @@ impl Content {
     pub(super) fn set_len(&mut self, new_len: usize) {
         let old_len = self.bytes.len();
         let tail = self.bytes.get(new_len..).unwrap_or_default().to_vec();
-        self.unsynced.push(Change::Length { old_len, new_len, tail });
+        self.unsynced.push(FileChange::Length { old_len, new_len, tail });
         self.bytes.resize(new_len, 0);
     }
 
-    /// Counts a sync: whether it is the one to fail.
+    /// Counts a sync, and returns whether it must fail.
     pub(super) fn is_sync_to_fail(&mut self) -> bool {
         let left = self.sync_fails.take();
         self.sync_fails = left.filter(|left| *left > 1).map(|left| left - 1);
@@ -98,24 +98,24 @@ impl Content {
 
     pub(super) fn sync(&mut self) {
         for change in std::mem::take(&mut self.unsynced) {
-            if let Change::Write { offset, len, .. } = change {
+            if let FileChange::Write { offset, len, .. } = change {
                 self.keep(offset..(offset + len).min(self.bytes.len()));
             }
         }
     }
 
-    /// A sync that fails: what was not yet durable never will be, but goes on being read until a power cut, or until the cache lets go of it.
+    /// A sync fails: what was not yet durable never will be, but can be read until a power cut, or until the cache drops it.
     pub(super) fn drop_unsynced(&mut self) {
         for change in std::mem::take(&mut self.unsynced) {
-            if let Change::Write { offset, len, mut other, .. } = change {
+            if let FileChange::Write { offset, len, mut other, .. } = change {
                 other.resize(len, 0);
                 self.dropped.push((offset, other));
             }
         }
     }
 
-    /// The cache lets go of what a failed sync has dropped: it is read as it is on the disk. Not while something waits to be written: the
-    /// system keeps such pages, and nobody may rely on what it does with the others.
+    /// The cache drops what a failed sync has dropped, so that reads return what is on the disk. Not while something waits to be
+    /// written: the system keeps such pages, and its treatment of the others must not be relied on.
     pub(super) fn forget_dropped(&mut self) {
         if self.unsynced.is_empty() {
             self.put_dropped_back();
@@ -139,7 +139,7 @@ impl Content {
         }
     }
 
-    /// Nothing unsynced may be left: undoing it would need what is gone.
+    /// Nothing may be unsynced: undoing it would need the removed bytes.
     pub(super) fn shorten(&mut self, len: usize) {
         if self.unsynced.is_empty() && self.dropped.is_empty() {
             self.bytes.truncate(len);
@@ -179,11 +179,11 @@ impl Content {
         self.put_dropped_back();
     }
 
-    /// Goes back to the durable image, and turns each change into what it did.
+    /// Goes back to the durable image, and reverses each change so that it can be replayed.
     fn rewind(&mut self) {
         for change in self.unsynced.iter_mut().rev() {
             match change {
-                Change::Write { offset, len, other, old_len } => {
+                FileChange::Write { offset, len, other, old_len } => {
                     let new = self.bytes[*offset..*offset + *len].to_vec();
                     let end = *offset + other.len();
                     if !other.is_empty() {
@@ -192,7 +192,7 @@ impl Content {
                     self.bytes.truncate(*old_len);
                     *other = new;
                 }
-                Change::Length { old_len, new_len, tail } => {
+                FileChange::Length { old_len, new_len, tail } => {
                     self.bytes.truncate(*new_len.min(old_len));
                     self.bytes.extend_from_slice(tail);
                 }
@@ -200,15 +200,15 @@ impl Content {
         }
     }
 
-    /// Does a rewound change again, as far as `kept` says for each aligned unit of it (`unit` 1: all or nothing).
-    fn replay(&mut self, change: Change, unit: usize, mut kept: impl FnMut() -> bool) {
+    /// Replays a change, as far as `kept` returns true for each aligned unit of it (`unit` 1: all or nothing).
+    fn replay(&mut self, change: FileChange, unit: usize, mut kept: impl FnMut() -> bool) {
         match change {
-            Change::Length { new_len, .. } => {
+            FileChange::Length { new_len, .. } => {
                 if kept() {
                     self.bytes.resize(new_len, 0);
                 }
             }
-            Change::Write { offset, other: new, .. } => {
+            FileChange::Write { offset, other: new, .. } => {
                 let step = if unit == 1 { usize::MAX } else { unit };
                 let (mut from, end) = (offset, offset + new.len());
                 while from < end {
@@ -223,7 +223,7 @@ impl Content {
         }
     }
 
-    /// What stands in `range` now is durable: a power cut does not put back what stood there before a failed sync.
+    /// The present bytes in `range` are durable: a power cut does not restore what was there before a failed sync.
     fn keep(&mut self, range: Range<usize>) {
         for (offset, old) in &mut self.dropped {
             let (from, to) = (range.start.max(*offset), range.end.min(*offset + old.len()));

@@ -1,5 +1,5 @@
-//! A simulated disk: a write cache over a durable image, power cuts with torn writes, errors, damage. Deterministic:
-//! what a power cut keeps is drawn from the generator that it is given.
+//! A simulated disk: a write cache on top of a durable image, power cuts with torn writes, errors, damage. Deterministic: the
+//! given generator decides what a power cut keeps.
 
 mod content;
 mod names;
@@ -18,9 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Tearing {
-    /// Each 512 B sector by itself.
+    /// Each 512 B sector individually.
     Sector,
-    /// Each 4 KiB block by itself.
+    /// Each 4 KiB block individually.
     Block,
 }
 
@@ -41,7 +41,7 @@ pub enum Kind {
     Read,
     /// `File::write_at` and `File::set_len`.
     Write,
-    /// `File::sync`. What was not durable is then dropped, though it goes on being read until a power cut or `File::drop_cache`.
+    /// `File::sync`. What was not durable is dropped, but can be read until a power cut or `File::drop_cache`.
     Sync,
     /// `Storage::create`, `rename`, `remove`.
     Name,
@@ -51,17 +51,17 @@ pub enum Kind {
     Look,
 }
 
-/// Something that a write does instead of what it should, without saying so.
+/// How a write silently goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
-pub enum Misdeed {
-    /// The bytes go nowhere.
+pub enum WriteFault {
+    /// The bytes are not written.
     Lost,
-    /// The bytes go this far ahead of where they should.
+    /// The bytes are written this far ahead of the right place.
     Misdirected(u64),
 }
 
-/// What a disk has been asked to do so far.
+/// The operations of a disk so far.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[non_exhaustive]
 pub struct Counters {
@@ -96,15 +96,15 @@ struct Inner {
     names: Names,
     files: BTreeMap<FileId, Content>,
     next_file: FileId,
-    /// Handles of an earlier life do nothing.
+    /// Handles of an earlier life have no effect.
     life: u64,
     block_tearing: bool,
     capacity: Option<u64>,
     used: u64,
-    /// The operation, by its number, at which everything begins to fail.
+    /// The number of the operation at which all operations begin to fail.
     fail_at: Option<u64>,
     fail_next: Vec<Kind>,
-    misdeed: Option<Misdeed>,
+    misdeed: Option<WriteFault>,
     counters: Counters,
 }
 
@@ -119,7 +119,7 @@ impl Disk {
         Self::default()
     }
 
-    /// The disk as a [`Storage`]: the same one.
+    /// The same disk as a [`Storage`].
     #[must_use]
     pub fn storage(&self) -> Arc<dyn Storage> {
         Arc::new(self.clone())
@@ -131,8 +131,8 @@ impl Disk {
         Self { inner: Arc::new(Mutex::new(self.lock().clone())) }
     }
 
-    /// A power cut: each unsynced write is kept, lost or torn, each unsynced name kept or lost. Handles opened before are
-    /// dead, injected failures are gone.
+    /// A power cut: each unsynced write is kept, lost or torn, and each unsynced name kept or lost. Earlier handles have no
+    /// effect any more, and injected failures are removed.
     pub fn crash(&self, rng: &mut fastrand::Rng) {
         let mut inner = self.lock();
         let tearing = if inner.block_tearing { Tearing::Block } else { Tearing::Sector };
@@ -149,8 +149,8 @@ impl Disk {
         inner.restart();
     }
 
-    /// The process dies, the machine does not: what was written stays, synced or not. Handles opened before are dead,
-    /// injected failures are gone.
+    /// The process dies, but not the machine: everything written is kept, synced or not. Earlier handles have no effect any more,
+    /// and injected failures are removed.
     pub fn kill(&self) {
         self.lock().restart();
     }
@@ -160,29 +160,29 @@ impl Disk {
         self.lock().block_tearing = tearing == Tearing::Block;
     }
 
-    /// Fails the `operations`-th operation from now (1 is the next) and all after it, until [`crash`](Self::crash) or
-    /// [`kill`](Self::kill). That first one may take effect all the same, except for a sync.
+    /// Fails the `operations`-th operation from now (1 is the next) and all later ones, until [`crash`](Self::crash) or
+    /// [`kill`](Self::kill). The first one may take effect nevertheless, unless it is a sync.
     pub fn fail_after(&self, operations: u64) {
         let mut inner = self.lock();
         inner.fail_at = Some(inner.counters.operations.saturating_add(operations));
     }
 
-    /// Fails the next operation of this kind, without effect, and no other. May be called several times.
+    /// Fails only the next operation of this kind, without effect. May be called several times.
     pub fn fail_next(&self, kind: Kind) {
         self.lock().fail_next.push(kind);
     }
 
-    /// Fails the `count`-th sync of this file from now (1 is the next), and no other. False if there is no such file.
+    /// Fails only the `count`-th sync of this file from now (1 is the next). Returns false if there is no such file.
     pub fn fail_sync_of(&self, name: &str, count: u32) -> bool {
         self.with(name, |content| content.sync_fails = Some(count)).is_some()
     }
 
-    /// Makes the next write do something else.
-    pub fn misdo_next_write(&self, misdeed: Misdeed) {
+    /// Makes the next write go wrong.
+    pub fn misdo_next_write(&self, misdeed: WriteFault) {
         self.lock().misdeed = Some(misdeed);
     }
 
-    /// Bounds the bytes of all files together; `None` for no bound. A write that needs more fails with `StorageFull`.
+    /// Limits the bytes of all files together; `None` for no limit. A write beyond it fails with `StorageFull`.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.lock().capacity = bytes;
     }
@@ -193,22 +193,22 @@ impl Disk {
         self.lock().used
     }
 
-    /// Flips one bit (0 to 7) of a file where it lies. False if there is no such byte.
+    /// Flips one bit (0 to 7) of a file on the disk. Returns false if there is no such byte.
     pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) -> bool {
         self.with(name, |content| content.flip_bit(to_usize(offset), bit)).unwrap_or(false)
     }
 
-    /// Puts these bytes over a file where it lies, as far as it reaches.
+    /// Overwrites a part of a file on the disk, as far as the file reaches.
     pub fn overwrite(&self, name: &str, offset: u64, bytes: &[u8]) {
         self.with(name, |content| content.overwrite(to_usize(offset), bytes));
     }
 
-    /// Cuts the end of a file off where it lies.
+    /// Shortens a file on the disk.
     pub fn shorten(&self, name: &str, len: u64) {
         self.with(name, |content| content.shorten(to_usize(len)));
     }
 
-    /// A file is gone, durably. Who has it open still reads and writes it.
+    /// Removes a file, durably. Open handles still read and write it.
     pub fn lose(&self, name: &str) {
         let mut inner = self.lock();
         inner.names.remove(name);
@@ -221,7 +221,7 @@ impl Disk {
         self.with(name, |content| content.make_unreadable(to_usize(offset)..to_usize(offset + len)));
     }
 
-    /// Puts a file there, durably, replacing what had the name.
+    /// Puts a file on the disk, durably, and replaces any file with that name.
     pub fn put(&self, name: &str, bytes: Vec<u8>) {
         let mut inner = self.lock();
         let file = inner.new_file(Content::of(bytes));
@@ -248,7 +248,7 @@ impl Disk {
         self.lock().names.iter().map(|(name, _)| name.to_owned()).collect()
     }
 
-    /// What was asked so far.
+    /// The counters so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.lock().counters
@@ -270,11 +270,11 @@ impl Disk {
     }
 }
 
-/// What is to become of an operation.
+/// The outcome of an operation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Done,
-    /// The machine dies in the middle of it.
+    /// The machine dies during it.
     Interrupted,
 }
 
@@ -288,7 +288,7 @@ impl Inner {
         self.collect();
     }
 
-    /// Forgets files that have neither a name nor an open handle left, and counts what remains.
+    /// Removes files without a name and without an open handle, and counts the rest.
     fn collect(&mut self) {
         let names = &self.names;
         self.files.retain(|file, content| names.may_name(*file) || content.is_open());
@@ -451,8 +451,8 @@ impl File for Handle {
         inner.counters.written += data.len() as u64;
         let offset = match inner.misdeed.take() {
             None => offset,
-            Some(Misdeed::Lost) => return Ok(()),
-            Some(Misdeed::Misdirected(by)) => offset + by,
+            Some(WriteFault::Lost) => return Ok(()),
+            Some(WriteFault::Misdirected(by)) => offset + by,
         };
         let offset = to_usize(offset);
         let old_len = content(&mut inner, self.file)?.bytes().len();

@@ -9,13 +9,13 @@ pub(super) type FileId = u64;
 pub(super) struct Names {
     seen: BTreeMap<String, FileId>,
     durable: BTreeMap<String, FileId>,
-    unsynced: Vec<Change>,
+    unsynced: Vec<DirectoryChange>,
 }
 
 #[derive(Clone, Debug)]
-enum Change {
+enum DirectoryChange {
     Create(String, FileId),
-    /// Of this file: a directory remembers which one got the name, not which name it had.
+    /// The file id: a directory remembers which file got the name, not which name it had.
     Rename(String, String, FileId),
     Remove(String),
 }
@@ -29,33 +29,33 @@ impl Names {
         self.seen.iter().map(|(name, file)| (name.as_str(), *file))
     }
 
-    /// Whether a process or, after a power cut, the disk may still name this file.
+    /// Whether a process or, after a power cut, the disk may still refer to this file.
     pub(super) fn may_name(&self, file: FileId) -> bool {
         self.seen.values().chain(self.durable.values()).any(|named| *named == file)
-            || self.unsynced.iter().any(|change| matches!(change, Change::Create(_, made) | Change::Rename(_, _, made) if *made == file))
+            || self.unsynced.iter().any(|change| matches!(change, DirectoryChange::Create(_, made) | DirectoryChange::Rename(_, _, made) if *made == file))
     }
 
     pub(super) fn create(&mut self, name: &str, file: FileId) {
-        self.change(Change::Create(name.to_owned(), file));
+        self.change(DirectoryChange::Create(name.to_owned(), file));
     }
 
     pub(super) fn rename(&mut self, from: &str, to: &str) {
         let Some(file) = self.get(from) else { return };
-        self.change(Change::Rename(from.to_owned(), to.to_owned(), file));
+        self.change(DirectoryChange::Rename(from.to_owned(), to.to_owned(), file));
     }
 
     pub(super) fn remove(&mut self, name: &str) {
-        self.change(Change::Remove(name.to_owned()));
+        self.change(DirectoryChange::Remove(name.to_owned()));
     }
 
-    fn change(&mut self, change: Change) {
+    fn change(&mut self, change: DirectoryChange) {
         apply(&mut self.seen, &change);
         self.unsynced.push(change);
     }
 
-    /// Makes the names durable. Returns whether a name was given up.
+    /// Makes the names durable. Returns whether a name was removed.
     pub(super) fn sync(&mut self) -> bool {
-        let gave_up = self.unsynced.iter().any(|change| !matches!(change, Change::Create(..)));
+        let gave_up = self.unsynced.iter().any(|change| !matches!(change, DirectoryChange::Create(..)));
         if !self.unsynced.is_empty() {
             self.unsynced.clear();
             self.durable.clone_from(&self.seen);
@@ -68,8 +68,8 @@ impl Names {
         self.seen.clone_from(&self.durable);
     }
 
-    /// A power cut: half of the time the changes up to some point survive, as in a journaling file system, otherwise any of
-    /// them that still make sense.
+    /// A power cut. Half of the time the changes up to some point survive, as in a journaling file system; otherwise any subset
+    /// that is possible.
     pub(super) fn crash(&mut self, rng: &mut fastrand::Rng) {
         let in_order = rng.bool();
         let kept = rng.usize(..=self.unsynced.len());
@@ -82,18 +82,18 @@ impl Names {
     }
 }
 
-fn apply(names: &mut BTreeMap<String, FileId>, change: &Change) {
+fn apply(names: &mut BTreeMap<String, FileId>, change: &DirectoryChange) {
     match change {
-        Change::Create(name, file) => {
+        DirectoryChange::Create(name, file) => {
             names.insert(name.clone(), *file);
         }
-        Change::Rename(from, to, file) => {
+        DirectoryChange::Rename(from, to, file) => {
             if names.get(from) == Some(file) {
                 names.remove(from);
             }
             names.insert(to.clone(), *file);
         }
-        Change::Remove(name) => {
+        DirectoryChange::Remove(name) => {
             names.remove(name);
         }
     }

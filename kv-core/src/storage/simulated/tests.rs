@@ -157,9 +157,9 @@ fn damage_is_done_where_it_is_asked_for() {
     file.write_at(&[1; 512], 512).unwrap();
     file.read_at(&mut buffer, 0).unwrap();
 
-    disk.misdo_next_write(Misdeed::Lost);
+    disk.misdo_next_write(WriteFault::Lost);
     file.write_at(&[9; 10], 0).unwrap();
-    disk.misdo_next_write(Misdeed::Misdirected(100));
+    disk.misdo_next_write(WriteFault::Misdirected(100));
     file.write_at(&[9; 10], 0).unwrap();
     file.write_at(&[7; 1], 0).unwrap();
     let bytes = disk.contents("a").unwrap();

@@ -90,7 +90,7 @@ fn f_input_5_a_message_with_an_extreme_integer_anywhere_is_refused_or_in_range()
                 Kind::Hello => {
                     // Whatever its value, it is only compared.
                     let Ok(hello) = frame.hello() else { continue };
-                    let _ = expectation().judge(&hello, hello.lane, &Peer::Unauthenticated);
+                    let _ = expectation().check(&hello, hello.lane, &Peer::Unauthenticated);
                 }
                 Kind::HelloReply => {
                     let Ok(HelloReply::Ok(welcome)) = frame.hello_reply() else { continue };

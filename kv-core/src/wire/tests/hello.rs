@@ -37,23 +37,23 @@ fn f_conf_4_a_refusal_and_the_choice_of_a_version_stand_where_every_version_has_
 fn the_right_callers_are_let_in() {
     let me = expectation();
     for hello in hellos() {
-        let welcome = me.judge(&hello, hello.lane, &Peer::Unauthenticated).unwrap();
+        let welcome = me.check(&hello, hello.lane, &Peer::Unauthenticated).unwrap();
         assert_eq!(welcome.member, me.me);
         assert_eq!(welcome.members, me.members);
         assert_eq!(welcome.protocol, 3);
     }
     let client = Peer::Client { cluster: "test".into(), name: "someone".into() };
     let member = Peer::Member { cluster: "test".into(), id: 1 };
-    assert!(me.judge(&hellos()[0], Lane::Client, &client).is_ok());
-    assert!(me.judge(&hellos()[0], Lane::Client, &member).is_ok());
-    assert!(me.judge(&hellos()[1], Lane::Control, &member).is_ok());
+    assert!(me.check(&hellos()[0], Lane::Client, &client).is_ok());
+    assert!(me.check(&hellos()[0], Lane::Client, &member).is_ok());
+    assert!(me.check(&hellos()[1], Lane::Control, &member).is_ok());
 }
 
 #[test]
 fn wrong_callers_get_the_reason() {
     let me = expectation();
     let judge = |hello: &Hello| {
-        me.judge(hello, hello.lane, &Peer::Unauthenticated).expect_err("it is wrong").to_string()
+        me.check(hello, hello.lane, &Peer::Unauthenticated).expect_err("it is wrong").to_string()
     };
     let other = || FixedOptions::from(&Options { max_leases: 7, ..Options::default() });
     let from = |caller: Expectation| Hello::member(&caller, MemberId::new(0), Lane::Log);
@@ -77,7 +77,7 @@ fn wrong_callers_get_the_reason() {
         assert!(text.contains(expected), "{text}");
     }
     assert!(
-        me.judge(&hellos()[0], Lane::Bulk, &Peer::Unauthenticated).is_err(),
+        me.check(&hellos()[0], Lane::Bulk, &Peer::Unauthenticated).is_err(),
         "another lane than it claims"
     );
 }
@@ -96,7 +96,7 @@ fn a_certificate_must_match_the_hello() {
         (&hellos()[0], client("prod")),
         (&hellos()[0], member("prod", 1)),
     ] {
-        let refusal = me.judge(hello, hello.lane, &peer).unwrap_err();
+        let refusal = me.check(hello, hello.lane, &peer).unwrap_err();
         assert!(matches!(refusal, Refusal::Identity { .. }), "{refusal}");
     }
 }
@@ -107,16 +107,16 @@ fn where_certificates_are_wanted_the_unknown_and_the_removed_are_refused() {
     let me = Expectation { authenticated: true, ..expectation() };
     let removed = Peer::Member { cluster: "test".into(), id: 9 };
     for hello in hellos() {
-        let refusal = me.judge(&hello, hello.lane, &Peer::Unauthenticated).unwrap_err();
+        let refusal = me.check(&hello, hello.lane, &Peer::Unauthenticated).unwrap_err();
         assert!(matches!(refusal, Refusal::Unauthenticated { .. }) && !refusal.is_temporary(), "{refusal}");
-        let refusal = me.judge(&hello, hello.lane, &removed).unwrap_err();
+        let refusal = me.check(&hello, hello.lane, &removed).unwrap_err();
         assert!(
             refusal.to_string().contains("member 9, which is not in the configuration of member 0"),
             "{refusal}"
         );
     }
     let member = Peer::Member { cluster: "test".into(), id: 1 };
-    assert!(me.judge(&hellos()[1], Lane::Control, &member).is_ok());
+    assert!(me.check(&hellos()[1], Lane::Control, &member).is_ok());
 }
 
 #[test]

@@ -12,8 +12,8 @@ use crate::ids::{
     Timestamp, View,
 };
 use crate::message::{
-    Age, Answer, Chunk, ChunkEnd, ClientCall, Command, Effect, Entry, EntryError, EntryHeader, Event,
-    EventKind, FetchWhat, FormationStep, Fresh, Guard, Latencies, LeaseFailure, LeaseInfo, Lifetime, Load,
+    Age, Answer, Chunk, ChunkEnd, ClientCall, Command, Condition, Effect, Entry, EntryError, EntryHeader,
+    Event, EventKind, FetchWhat, FormationStep, Fresh, Latencies, LeaseFailure, LeaseInfo, Lifetime, Load,
     LogPoint, LogSummary, MemberStatus, Moment, Operation, Outcome, PeerStatus, Position, Query, ReadMode,
     Record, Rejection, Request, Scanned, Slot, StepFailure, StepResult, WatchQuery, body_of,
 };
@@ -35,7 +35,7 @@ fn request(number: u64) -> Request {
         operation: Operation::Command(Command::Put {
             key: "key".into(),
             value: "value".into(),
-            guard: Some(Guard::Revision(Revision::new(3))),
+            condition: Some(Condition::Revision(Revision::new(3))),
             life: Lifetime { ttl_ms: Some(10_000), lease: Some(LeaseId::new(4)) },
         }),
     }
@@ -284,7 +284,7 @@ fn hellos() -> Vec<Hello> {
 
 fn replies() -> Vec<HelloReply> {
     let welcome = expectation()
-        .judge(&hellos()[0], Lane::Client, &Peer::Unauthenticated)
+        .check(&hellos()[0], Lane::Client, &Peer::Unauthenticated)
         .expect("the hello of a client of this cluster");
     vec![HelloReply::Ok(welcome), HelloReply::Refused { reason: "no".into(), temporary: true }]
 }

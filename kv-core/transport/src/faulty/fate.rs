@@ -1,30 +1,30 @@
-//! What becomes of each frame.
+//! The fates of frames.
 
 use super::{Direction, Fault};
 use crate::Lane;
 use std::time::Duration;
 
-/// What becomes of a frame.
+/// The fate of a frame.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Fate {
     pub(super) lost: bool,
     pub(super) delay: Duration,
-    /// For how long it lets others overtake.
+    /// For how long it is held back, so that others overtake it.
     pub(super) held_back: Option<Duration>,
-    /// A copy arrives, so much later.
+    /// If there is a copy: how much later it arrives.
     pub(super) copy: Option<Duration>,
-    /// Which bit is flipped, modulo the frame's length.
+    /// If a bit is flipped: its number, modulo the length of the frame.
     pub(super) flipped: Option<u64>,
 }
 
 impl Fate {
-    /// Spared by all that is random but the delay.
+    /// Removes all random faults except delay.
     pub(super) fn spared(self) -> Self {
         Self { delay: self.delay, ..Self::default() }
     }
 }
 
-/// Decides the fates of one direction of a connection.
+/// Draws the fates of the frames in one direction of a connection.
 #[derive(Debug)]
 pub(super) struct Dice(fastrand::Rng);
 
@@ -33,8 +33,8 @@ impl Dice {
         Self(fastrand::Rng::with_seed(seed))
     }
 
-    /// The fate of the next frame. Draws as often whatever the faults are, so that a change of one does not
-    /// move the fates that depend on the others.
+    /// The fate of the next frame. It draws the same number of random values for any faults, so that changing one fault does not
+    /// change the fates that depend on the others.
     pub(super) fn roll(&mut self, fault: &Fault) -> Fate {
         let lost = self.0.f64() < fault.loss;
         let delay = self.delay(fault);

@@ -1,4 +1,4 @@
-//! What can go wrong, and on which links.
+//! The faults, and the links that they affect.
 
 use crate::Lane;
 use std::ops::RangeInclusive;
@@ -18,7 +18,7 @@ impl Direction {
     pub const ALL: [Self; 2] = [Self::Outgoing, Self::Incoming];
 }
 
-/// Which links a [`Fault`] is on: all, or those of one peer, one lane, one direction.
+/// The links that a [`Fault`] affects: all, or those of one peer, one lane, one direction.
 ///
 /// ```
 /// use kv_transport::{Lane, Scope};
@@ -38,9 +38,9 @@ impl Scope {
         Self::default()
     }
 
-    /// Connections with the peer at `address`: for those opened from here, as it was given to `connect`; for
-    /// those accepted, as [`Connection::remote`](crate::Connection::remote) returns it, which on most networks
-    /// is not where that peer listens. So to part two nodes, cut the one from the other at both.
+    /// Connections with the peer at `address`. For connections opened from here, that is the address given to `connect`. For
+    /// accepted ones, it is what [`Connection::remote`](crate::Connection::remote) returns, which on most networks is not where
+    /// that peer listens. So to separate two nodes, cut each from the other.
     pub fn peer(address: impl Into<String>) -> Self {
         Self { peer: Some(address.into()), ..Self::default() }
     }
@@ -52,36 +52,36 @@ impl Scope {
         self
     }
 
-    /// Only what goes from here to the peer.
+    /// Only the direction from here to the peer.
     #[must_use]
     pub fn outgoing(mut self) -> Self {
         self.direction = Some(Direction::Outgoing);
         self
     }
 
-    /// Only what comes from the peer.
+    /// Only the direction from the peer.
     #[must_use]
     pub fn incoming(mut self) -> Self {
         self.direction = Some(Direction::Incoming);
         self
     }
 
-    /// Whether a connection with `peer` in `lane` is in it, in one direction at least.
+    /// Whether it includes a connection with `peer` in `lane`, in at least one direction.
     pub(super) fn has_connection(&self, peer: &str, lane: Lane) -> bool {
         self.peer.as_deref().is_none_or(|wanted| wanted == peer)
             && self.lane.is_none_or(|wanted| wanted == lane)
     }
 
-    /// Whether this direction of a connection is in it.
+    /// Whether it includes this direction of a connection.
     pub(super) fn has_direction(&self, direction: Direction) -> bool {
         self.direction.is_none_or(|wanted| wanted == direction)
     }
 }
 
-/// What goes wrong on a link. By default nothing does.
+/// A fault on a link. By default, nothing goes wrong.
 ///
-/// Random faults hit whole frames, each frame by itself. Connecting is hit by [`cut`](Self::cut) and
-/// [`refuse`](Self::refuse) only.
+/// Random faults affect whole frames, each frame individually. Only [`cut`](Self::cut) and [`refuse`](Self::refuse) affect
+/// connecting.
 ///
 /// ```
 /// use kv_transport::Fault;
@@ -109,7 +109,7 @@ impl Fault {
         Self::default()
     }
 
-    /// A frame is lost with this probability. At 1 all are, while connections still open and end.
+    /// A frame is lost with this probability. With 1, all frames are lost, but connections still open and end.
     ///
     /// # Panics
     /// If it is not within 0 and 1.
@@ -119,8 +119,8 @@ impl Fault {
         self
     }
 
-    /// A frame arrives twice with this probability; the second time after a delay of its own, if there is
-    /// one, and perhaps after later frames.
+    /// A frame arrives twice with this probability. If there is a delay, the copy has a delay of its own, and may arrive after
+    /// later frames.
     ///
     /// # Panics
     /// If it is not within 0 and 1.
@@ -130,8 +130,7 @@ impl Fault {
         self
     }
 
-    /// With this probability a frame is held back for up to `within`, and those that come meanwhile overtake
-    /// it.
+    /// With this probability a frame is held back for up to `within`, and later frames overtake it.
     ///
     /// # Panics
     /// If it is not within 0 and 1.
@@ -142,8 +141,8 @@ impl Fault {
         self
     }
 
-    /// One bit of a frame is flipped with this probability. A bit of its length may be: the receiver then
-    /// cannot follow the stream any more.
+    /// One bit of a frame is flipped with this probability. It may be a bit of its length; then the receiver cannot decode the
+    /// rest of the stream.
     ///
     /// # Panics
     /// If it is not within 0 and 1.
@@ -153,7 +152,7 @@ impl Fault {
         self
     }
 
-    /// Each frame takes a time drawn from `range`, longer if that keeps it behind those before it.
+    /// Each frame takes a time drawn from `range`, or longer if that keeps the order of frames.
     ///
     /// # Panics
     /// If the range is empty.
@@ -164,26 +163,25 @@ impl Fault {
         self
     }
 
-    /// Everything vanishes silently, as when a cable is pulled: frames, those on their way too, and the news
-    /// that the other end is gone. Connecting from here hangs until this is taken off; a peer that connects to
-    /// here gets a connection on which nothing comes. Frames vanish as a whole, so that a connection is still
-    /// good when the cut is mended.
+    /// Everything disappears silently, as when a cable is pulled: frames, including those in flight, and the signal that the
+    /// other end is gone. Connecting from here hangs until the cut is removed. A peer that connects to here gets a connection on
+    /// which nothing arrives. Frames disappear as a whole, so a connection still works after the cut is removed.
     #[must_use]
     pub fn cut(mut self) -> Self {
         self.cut = true;
         self
     }
 
-    /// Nothing moves, and nothing is lost, as if the peer had stopped: it can be connected to, and frames wait,
-    /// in bounded buffers, until this is taken off.
+    /// Nothing moves and nothing is lost, as if the peer had stopped: connections can be opened, and frames wait in bounded
+    /// buffers until the clog is removed.
     #[must_use]
     pub fn clog(mut self) -> Self {
         self.clog = true;
         self
     }
 
-    /// New connections are refused at once, as if nobody listened; and those from the peer broken. Connections
-    /// already open go on (but see [`Faults::reset`](crate::Faults::reset)).
+    /// New connections from here are refused at once, as if nobody listened, and new connections from the peer are broken. Open
+    /// connections continue (but see [`Faults::reset`](crate::Faults::reset)).
     #[must_use]
     pub fn refuse(mut self) -> Self {
         self.refuse = true;

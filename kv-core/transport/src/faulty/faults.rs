@@ -1,4 +1,4 @@
-//! The handle that steers the faults.
+//! The handle that controls the faults.
 
 use super::fate::stream_seed;
 use super::{Direction, Fault, Scope};
@@ -8,24 +8,24 @@ use std::fmt::{self, Debug};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// How many directions of connections that their user has dropped may wait for a cut or a clog to end.
+/// How many directions of dropped connections may wait for the end of a cut or a clog.
 const MAX_LINGERING: usize = 1024;
 
-/// How many frames met which fate.
+/// How many frames had which fate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Handed on; duplicates not counted.
+    /// Delivered; copies are not counted.
     pub passed: u64,
     /// Lost at random.
     pub lost: u64,
-    /// Vanished in a cut.
+    /// Lost in a cut.
     pub cut: u64,
-    /// Handed on twice.
+    /// Delivered twice.
     pub duplicated: u64,
     /// Held back, so that others could overtake.
     pub reordered: u64,
-    /// Handed on with a bit flipped.
+    /// Delivered with a flipped bit.
     pub corrupted: u64,
 }
 
@@ -42,14 +42,14 @@ impl std::iter::Sum for Counts {
     }
 }
 
-/// Steers the faults of one or more [`Faulty`](crate::Faulty) transports. Clones steer the same ones.
+/// Controls the faults of one or more [`Faulty`](crate::Faulty) transports. Clones control the same ones.
 ///
-/// At first there are no faults. A change holds for whatever is written after it, and for connections that
-/// are already open; frames that are already delayed keep their time. Where scopes overlap, their faults add
-/// up: any cut, clog or refusal holds, and of the rest the greatest probability and the longest delay.
+/// At first there are no faults. A change affects everything written after it, also on open connections. Frames that are already
+/// delayed keep their time. If scopes overlap, their faults are combined: any cut, clog or refusal applies, and otherwise the
+/// greatest probability and the longest delay.
 ///
-/// The fate of the n-th frame in one direction of the n-th connection to a peer in a lane (or accepted in a
-/// lane) depends on the seed and the faults alone, and not on what happens on other connections.
+/// The fate of the n-th frame in one direction of the n-th connection to a peer in a lane (or accepted in a lane) depends only on
+/// the seed and the faults, and not on other connections.
 #[derive(Clone)]
 pub struct Faults {
     shared: Arc<Shared>,
@@ -65,21 +65,21 @@ struct Shared {
 #[derive(Default)]
 struct Tally {
     counts: BTreeMap<(Lane, Direction), Counts>,
-    /// How many connections there were, by the peer that was connected to (none: accepted), and the lane.
+    /// The number of connections so far, by the peer that was connected to (`None`: accepted), and the lane.
     connections: BTreeMap<(Option<String>, Lane), u64>,
 }
 
 #[derive(Default)]
 struct Rules {
     faults: BTreeMap<Scope, Fault>,
-    /// When each scope was last reset: the number of the reset.
+    /// The number of the last reset of each scope.
     resets: BTreeMap<Scope, u64>,
-    /// How many resets there were.
+    /// The number of the last reset.
     last_reset: u64,
 }
 
 impl Faults {
-    /// No faults yet. Once there are, `seed` decides the fate of every frame.
+    /// Creates a handle without faults. `seed` decides the fates of all frames.
     pub fn new(seed: u64) -> Self {
         let shared = Shared {
             seed,
@@ -90,26 +90,26 @@ impl Faults {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Puts `fault` on `scope`, in place of what was on exactly this scope before.
+    /// Sets `fault` on `scope`, and replaces any fault on exactly this scope.
     pub fn set(&self, scope: Scope, fault: Fault) {
         self.shared.rules.send_modify(|rules| {
             rules.faults.insert(scope, fault);
         });
     }
 
-    /// Takes off what is on exactly this scope.
+    /// Removes the fault on exactly this scope.
     pub fn clear(&self, scope: &Scope) {
         self.shared.rules.send_modify(|rules| {
             rules.faults.remove(scope);
         });
     }
 
-    /// Cuts `scope`, besides what else is on it. See [`Fault::cut`].
+    /// Cuts `scope`, in addition to other faults on it. See [`Fault::cut`].
     pub fn cut(&self, scope: Scope) {
         self.shared.rules.send_modify(|rules| rules.faults.entry(scope).or_default().cut = true);
     }
 
-    /// Takes the cut off exactly this scope, and leaves what else is on it.
+    /// Removes the cut on exactly this scope, and keeps other faults on it.
     pub fn mend(&self, scope: &Scope) {
         self.shared.rules.send_modify(|rules| {
             if let Some(fault) = rules.faults.get_mut(scope) {
@@ -118,14 +118,14 @@ impl Faults {
         });
     }
 
-    /// Takes everything off.
+    /// Removes all faults.
     pub fn heal(&self) {
         self.shared.rules.send_modify(|rules| rules.faults.clear());
     }
 
-    /// Breaks the connections in `scope` that are open now, as if the process at the other end had crashed:
-    /// here it is an error, what was on its way is lost, and the peer reads the end. A direction in `scope`
-    /// makes no difference. To keep a peer down, set [`Fault::refuse`] first.
+    /// Breaks the connections in `scope` that are open now, as if the process at the other end had crashed: this end gets an
+    /// error, frames in flight are lost, and the peer reads the end of the stream. A direction in `scope` is ignored. To keep a
+    /// peer down, set [`Fault::refuse`] first.
     pub fn reset(&self, scope: Scope) {
         self.shared.rules.send_modify(|rules| {
             rules.last_reset += 1;
@@ -133,12 +133,12 @@ impl Faults {
         });
     }
 
-    /// What has happened in `lane`, in `direction`, since the start.
+    /// Returns the counts for `lane` in `direction` since the start.
     pub fn counts(&self, lane: Lane, direction: Direction) -> Counts {
         self.tally(|tally| tally.counts.get(&(lane, direction)).copied().unwrap_or_default())
     }
 
-    /// What has happened in all lanes and directions since the start.
+    /// Returns the counts for all lanes and directions since the start.
     pub fn total(&self) -> Counts {
         self.tally(|tally| tally.counts.values().copied().sum())
     }
@@ -147,7 +147,7 @@ impl Faults {
         f(&mut self.shared.tally.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What connections with `peer` in `lane` are subject to, from now on.
+    /// The faults that affect connections with `peer` in `lane`, from now on.
     pub(super) fn path(&self, peer: &str, lane: Lane) -> Path {
         let rules = self.shared.rules.subscribe();
         let born = rules.borrow().last_reset;
@@ -170,7 +170,7 @@ pub(super) struct Path {
     faults: Faults,
     peer: Arc<str>,
     lane: Lane,
-    /// The last reset before it.
+    /// The number of the last reset before it was opened.
     born: u64,
     rules: watch::Receiver<Rules>,
 }
@@ -188,14 +188,14 @@ impl Path {
         fault
     }
 
-    /// The faults on either direction at this moment.
+    /// The current faults on both directions together.
     pub(super) fn fault_either_way(&mut self) -> Fault {
         let mut fault = self.fault(Direction::Outgoing);
         fault.merge(&self.fault(Direction::Incoming));
         fault
     }
 
-    /// Returns when the faults have changed, on this link or another, since they were last asked for.
+    /// Returns when the faults have changed, on this link or another, since they were last read.
     pub(super) async fn changed(&mut self) {
         self.rules.changed().await.expect("the sender is in `faults`");
     }
@@ -213,7 +213,7 @@ impl Path {
         resets.any(|(scope, reset)| *reset > self.born && scope.has_connection(&self.peer, self.lane))
     }
 
-    /// What decides the fates on the next connection on this path, by direction. `opened`: from here.
+    /// The seeds of the fates on the next connection on this path, by direction. `opened`: from here.
     pub(super) fn seeds(&self, opened: bool) -> impl Fn(Direction) -> u64 + use<> {
         let peer = opened.then(|| self.peer.to_string());
         let connection = self.faults.tally(|tally| {
@@ -229,7 +229,7 @@ impl Path {
         self.faults.tally(|tally| add(tally.counts.entry((self.lane, direction)).or_default()));
     }
 
-    /// Leave to outlive its user, if not too many do.
+    /// A permit to outlive its user, if there are not too many.
     pub(super) fn linger(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.faults.shared.lingering).try_acquire_owned().ok()
     }

@@ -17,10 +17,10 @@ pub struct Framing {
 }
 
 impl Framing {
-    /// Frames begin with a header of `header_bytes` bytes, from which `length` computes how many bytes the whole
-    /// frame has, header included. If it returns `None`, less than `header_bytes` or more than `max_bytes`, these
-    /// are not frames: the rest of that stream is then taken as by [`Framing::raw`]. A frame goes on its way
-    /// when it is whole, or as far as it came when the stream ends.
+    /// Frames begin with a header of `header_bytes` bytes, from which `length` computes the length of the whole frame, header
+    /// included. If it returns `None`, less than `header_bytes` or more than `max_bytes`, these are not frames, and the rest of
+    /// the stream is treated as by [`Framing::raw`]. A frame is forwarded when it is complete, or incomplete when the stream
+    /// ends.
     ///
     /// # Panics
     /// If `header_bytes` is 0 or above `max_bytes`.
@@ -30,7 +30,7 @@ impl Framing {
         Self { header: header_bytes, limit: max_bytes, length }
     }
 
-    /// No frames: each write is a unit; on the reading side, whatever arrived together.
+    /// No frames: each write is a unit or, on the reading side, whatever arrived together.
     pub fn raw() -> Self {
         Self { header: 0, limit: 0, length: |_| None }
     }
@@ -40,13 +40,13 @@ impl Framing {
     }
 }
 
-/// Cuts a byte stream into frames.
+/// Splits a byte stream into frames.
 #[derive(Debug)]
 pub(super) struct Splitter {
     framing: Framing,
-    /// What has come of a frame that is not yet whole: less than the framing's limit.
+    /// The beginning of an incomplete frame: less than the framing's limit.
     partial: BytesMut,
-    /// How long that frame is, once its header has come.
+    /// The length of that frame, once its header has arrived.
     expected: Option<usize>,
 }
 
@@ -55,7 +55,7 @@ impl Splitter {
         Self { framing, partial: BytesMut::new(), expected: None }
     }
 
-    /// Takes the next bytes, and gives the frames that they complete.
+    /// Takes the next bytes, and returns the frames that they complete.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<Bytes> {
         if self.framing.is_raw() {
             return if bytes.is_empty() { Vec::new() } else { vec![Bytes::copy_from_slice(bytes)] };
@@ -76,13 +76,13 @@ impl Splitter {
         frames
     }
 
-    /// What is left of a frame that never became whole.
+    /// The rest of a frame that was never completed.
     pub(super) fn finish(&mut self) -> Option<Bytes> {
         self.expected = None;
         (!self.partial.is_empty()).then(|| self.partial.split().freeze())
     }
 
-    /// The length of the frame at the front. Goes over to raw if there is none.
+    /// The length of the frame at the front. Switches to raw if there is none.
     fn next_length(&mut self) -> Option<usize> {
         let header = self.partial.get(..self.framing.header)?;
         let length = (self.framing.length)(header)

@@ -1,4 +1,4 @@
-//! What stands between a connection and its user.
+//! The layer between a connection and its user.
 
 use super::faults::Path;
 use super::queue::{Intake, Next, Queue, Treatment, queue};
@@ -8,12 +8,12 @@ use crate::{Connection, Reader, Writer};
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// What has come out of the queue and has not yet been read by the user.
+/// The buffer between the queue and the user, in bytes.
 const PIPE_BYTES: usize = 64 * 1024;
-/// What is read from the network at once.
+/// How many bytes are read from the network at once.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Puts the faults on `path` between a connection and its user, by a task that ends with the connection.
+/// Inserts the faults on `path` between a connection and its user, with a task that ends with the connection.
 ///
 /// ```text
 /// user's writer = Intake -> Queue -> inner writer
@@ -72,7 +72,7 @@ impl Link {
 async fn send(mut outgoing: Queue, mut writer: Writer) {
     match hand_on(&mut outgoing, &mut writer).await {
         Ok(End::Ended) => {
-            // An error shows that the other end is gone as well.
+            // An error means that the other end is gone as well.
             let _ = writer.shutdown().await;
         }
         Ok(End::Broken(_)) => {}
@@ -101,11 +101,11 @@ async fn receive(
         () = user.reader_gone() => {}
         () = flow => {}
     }
-    // The user has let go of the connection; the other end must not notice it through a cut.
+    // The user has dropped the connection. During a cut, the other end must not notice that.
     held_open.mended().await;
 }
 
-/// Takes from the network what comes, until its end.
+/// Reads from the network until the end of the stream.
 async fn take_in(reader: &mut Reader, mut arrivals: Intake) {
     let mut buffer = vec![0; READ_BYTES];
     loop {
@@ -121,7 +121,7 @@ async fn take_in(reader: &mut Reader, mut arrivals: Intake) {
     }
 }
 
-/// Hands on frames as they are due, until their end.
+/// Forwards frames when they are due, until the end of the stream.
 async fn hand_on(queue: &mut Queue, writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<End> {
     loop {
         match queue.next().await {

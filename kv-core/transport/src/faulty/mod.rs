@@ -1,4 +1,4 @@
-//! Any transport, made faulty.
+//! Fault injection for any transport.
 
 mod fate;
 mod fault;
@@ -16,14 +16,14 @@ use async_trait::async_trait;
 use std::io;
 use std::time::Duration;
 
-/// Any transport, with faults between it and its user that a [`Faults`] handle steers.
+/// Any transport, with faults between it and its user that a [`Faults`] handle controls.
 ///
-/// It stands at one end: what goes out is hit after it is written, what comes in before it is read, and both
-/// are distinguished by [`Scope`]. One `Faulty` with one `Faults` at each node makes every fault of a network.
+/// It is at one end: outgoing data is affected after it is written, and incoming data before it is read; [`Scope`] distinguishes
+/// both. One `Faulty` with one `Faults` at each node can produce every fault of a network.
 ///
-/// With no faults it passes everything on, a task's turn later. Frames on their way are held in memory, up to
-/// 4 MiB in each direction of a connection; beyond that, writing waits. It needs a tokio runtime; time is
-/// tokio's, and so may be paused.
+/// Without faults it forwards everything, with a delay of one scheduling of its task. Frames in flight are held in memory, up to
+/// 4 MiB in each direction of a connection; beyond that, writing waits. It needs a tokio runtime. It uses tokio's clock, which
+/// may be paused.
 ///
 /// ```
 /// use kv_transport::{Fault, Faults, Faulty, Framing, Lane, Memory, Scope, Transport};
@@ -61,22 +61,21 @@ struct Settings {
 }
 
 impl<T: Transport> Faulty<T> {
-    /// Puts `faults` between `inner` and its user. `framing` finds the frames, which are lost, delayed or
-    /// doubled as a whole. Over any transport: `T` may be an `Arc<dyn Transport>`.
+    /// Inserts `faults` between `inner` and its user. `framing` finds the frames, which are lost, delayed or duplicated as a
+    /// whole. `T` may be any transport, including an `Arc<dyn Transport>`.
     pub fn new(inner: T, faults: Faults, framing: Framing) -> Self {
         Self { inner, settings: Settings { faults, framing, spare_first: false } }
     }
 
-    /// Lets the first frame in each direction of each connection, which is the hello or its answer, come
-    /// through unharmed: of the random faults, only delay touches it. Cuts and clogs do as ever. By default it
-    /// is a frame like any other.
+    /// Protects the first frame in each direction of each connection, which is the hello or its answer: of the random faults,
+    /// only delay affects it. Cuts and clogs still do. By default, it is a frame like any other.
     #[must_use]
     pub fn spare_first(mut self) -> Self {
         self.settings.spare_first = true;
         self
     }
 
-    /// The handle that steers it.
+    /// The handle that controls the faults.
     pub fn faults(&self) -> &Faults {
         &self.settings.faults
     }

@@ -1,4 +1,4 @@
-//! Frames on their way, in one direction.
+//! The frames in flight in one direction.
 
 use super::fate::{Dice, Fate};
 use super::faults::Path;
@@ -15,32 +15,32 @@ use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// Bytes on their way, per direction of a connection. From there on, writing waits.
+/// How many bytes may be in flight in each direction of a connection. Beyond that, writing waits.
 const HELD_BYTES: usize = 4 * 1024 * 1024;
 
 #[derive(Debug)]
-struct State {
+struct QueueState {
     path: Path,
     splitter: Splitter,
     dice: Dice,
-    /// The next frame is the first, and is spared.
+    /// The next frame is the first, and is protected.
     spare_next: bool,
-    /// By when they are due, then as they came.
-    held: BTreeMap<(Instant, u64), Held>,
-    /// The sum of the lengths in `held`; above [`HELD_BYTES`] by one write at most, and its copies.
+    /// Ordered by when they are due, and then by arrival.
+    held: BTreeMap<(Instant, u64), QueuedFrame>,
+    /// The total length of `held`. It exceeds [`HELD_BYTES`] by at most one write and its copies.
     held_bytes: usize,
     came: u64,
-    /// When the latest frame that is to keep its place is due.
+    /// When the latest frame that keeps the order is due.
     last_due: Instant,
-    /// Nothing more comes.
+    /// How the stream ended, if it has.
     end: Option<End>,
-    /// Nothing more can go.
+    /// Why nothing more can be forwarded.
     broken: Option<io::ErrorKind>,
     writer: Option<Waker>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct QueuedFrame {
     frame: Bytes,
     is_copy: bool,
 }
@@ -48,13 +48,13 @@ struct Held {
 #[derive(Debug)]
 struct Shared {
     direction: Direction,
-    state: Mutex<State>,
-    /// Something came, or ended.
+    state: Mutex<QueueState>,
+    /// Something arrived, or the stream ended.
     arrival: Notify,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -65,14 +65,14 @@ pub(super) struct Treatment {
     pub(super) direction: Direction,
     pub(super) framing: Framing,
     pub(super) spare_first: bool,
-    /// Decides the fates.
+    /// The seed of the fates.
     pub(super) seed: u64,
 }
 
-/// A queue for one direction of a connection on `path`.
+/// Creates a queue for one direction of a connection on `path`.
 pub(super) fn queue(path: &Path, treatment: Treatment) -> (Intake, Queue) {
     let Treatment { direction, framing, spare_first, seed } = treatment;
-    let state = State {
+    let state = QueueState {
         path: path.clone(),
         splitter: Splitter::new(framing),
         dice: Dice::new(seed),
@@ -89,8 +89,8 @@ pub(super) fn queue(path: &Path, treatment: Treatment) -> (Intake, Queue) {
     (Intake(Arc::clone(&shared)), Queue { path: path.clone(), shared })
 }
 
-impl State {
-    /// Decides the fate of a frame that has come.
+impl QueueState {
+    /// Decides the fate of a frame that has arrived.
     fn take(&mut self, frame: Bytes, direction: Direction) {
         let fault = self.path.fault(direction);
         let mut fate = self.dice.roll(&fault);
@@ -120,13 +120,13 @@ impl State {
             counts.reordered += u64::from(fate.held_back.is_some());
             counts.corrupted += u64::from(fate.flipped.is_some());
         });
-        self.insert(due, Held { frame: frame.clone(), is_copy: false });
+        self.insert(due, QueuedFrame { frame: frame.clone(), is_copy: false });
         if let Some(later) = fate.copy {
-            self.insert(due + later, Held { frame, is_copy: true });
+            self.insert(due + later, QueuedFrame { frame, is_copy: true });
         }
     }
 
-    fn insert(&mut self, due: Instant, held: Held) {
+    fn insert(&mut self, due: Instant, held: QueuedFrame) {
         self.held_bytes += held.frame.len();
         self.came += 1;
         self.held.insert((due, self.came), held);
@@ -148,7 +148,7 @@ impl State {
         if entry.key().0 > now {
             return None;
         }
-        let Held { frame, is_copy } = entry.remove();
+        let QueuedFrame { frame, is_copy } = entry.remove();
         self.path.count(direction, |counts| {
             if is_copy {
                 counts.duplicated += 1;
@@ -163,7 +163,7 @@ impl State {
         Some(frame)
     }
 
-    /// Everything on its way vanishes.
+    /// Everything in flight is lost.
     fn purge(&mut self, direction: Direction) {
         let gone = std::mem::take(&mut self.held).values().filter(|held| !held.is_copy).count();
         self.held_bytes = 0;
@@ -179,12 +179,12 @@ fn flip(frame: &Bytes, bit: u64) -> Bytes {
     frame.freeze()
 }
 
-/// Where frames come in.
+/// The input of a queue.
 #[derive(Debug)]
 pub(super) struct Intake(Arc<Shared>);
 
 impl Intake {
-    /// Nothing more comes. Only the first time counts.
+    /// Ends the stream. Only the first call counts.
     pub(super) fn finish(&self, end: End) {
         let mut state = self.0.lock();
         if state.end.is_some() {
@@ -238,16 +238,16 @@ impl Drop for Intake {
     }
 }
 
-/// What comes out of the queue.
+/// The next output of a queue.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Next {
     /// A frame. `more`: the next one is due as well.
     Frame { frame: Bytes, more: bool },
-    /// Nothing more, and this is how it ended.
+    /// The end of the stream.
     End(End),
 }
 
-/// Where frames go out. Clones are of the same queue; one of them takes frames.
+/// The output of a queue. Clones share the queue; only one of them takes frames.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
     path: Path,
@@ -255,7 +255,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Waits for the next frame to be due. While the link is cut or clogged, that it ended is held back too.
+    /// Waits until the next frame is due. While the link is cut or clogged, the end of the stream is held back too.
     pub(super) async fn next(&mut self) -> Next {
         let mut lingering = None;
         loop {
@@ -305,7 +305,7 @@ impl Queue {
         }
     }
 
-    /// Nothing more can go: writing fails from now on.
+    /// Nothing more can be forwarded: writing fails from now on.
     pub(super) fn break_off(&self, kind: io::ErrorKind) {
         let mut state = self.shared.lock();
         state.broken.get_or_insert(kind);
@@ -314,7 +314,7 @@ impl Queue {
         state.wake_writer();
     }
 
-    /// Waits for a cut of this direction to end, if not too many do.
+    /// Waits for the end of a cut of this direction, unless too many do.
     pub(super) async fn mended(&mut self) {
         let Some(_lingering) = self.path.linger() else { return };
         while self.path.fault(self.shared.direction).cut {
@@ -323,10 +323,10 @@ impl Queue {
     }
 }
 
-/// There is no frame to hand on.
+/// No frame is due yet.
 struct Wait {
-    /// When there will be, if nothing happens before.
+    /// When one will be, if nothing else happens before.
     wake_at: Option<Instant>,
-    /// It has ended, which cannot be reported for now.
+    /// The stream has ended, which cannot be reported yet.
     ended: Option<End>,
 }

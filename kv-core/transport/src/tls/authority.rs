@@ -1,4 +1,4 @@
-//! Making certificates, for development and tests.
+//! Creates certificates, for development and tests.
 
 use super::{Files, Name};
 use rcgen::string::Ia5String;
@@ -12,10 +12,10 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// Certificates are valid from this long before they are made, so that a clock that is a little behind accepts them.
+/// Certificates are valid from this long before their creation, so that a clock that is slightly behind accepts them.
 const BACKDATED: Duration = Duration::from_secs(3600);
 
-/// From when until when a certificate is good.
+/// The time for which a certificate is valid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Validity {
@@ -26,21 +26,21 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// From an hour ago, for so many days from now on.
+    /// From an hour ago until this many days from now.
     #[must_use]
     pub fn days(days: u32) -> Self {
         let now = SystemTime::now();
         Self { from: now - BACKDATED, until: now + Duration::from_secs(u64::from(days) * 86_400) }
     }
 
-    /// Between these, in whole seconds.
+    /// Between these times, in whole seconds.
     #[must_use]
     pub fn between(from: SystemTime, until: SystemTime) -> Self {
         Self { from, until }
     }
 }
 
-/// A certificate with its key, in PEM.
+/// A certificate and its key, in PEM.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Issued {
@@ -57,8 +57,8 @@ impl Debug for Issued {
 }
 
 impl Issued {
-    /// Writes certificate and key to their files, in place of what is there: each is whole at any time. The key's file can
-    /// be read by its owner alone (mode 0600, where there are modes).
+    /// Writes the certificate and the key to their files, and replaces existing ones: each file is complete at any time. Only its
+    /// owner can read the key's file (mode 0600, on systems with modes).
     ///
     /// # Errors
     /// The system's error.
@@ -89,8 +89,8 @@ fn replace(path: &Path, text: &str, secret: bool) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-/// Signs certificates of the members and clients of a cluster. For development and tests: whoever holds its key can make
-/// himself a member.
+/// Signs certificates for the members and clients of a cluster. For development and tests: anyone who has its key can become a
+/// member.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
@@ -102,7 +102,7 @@ impl Debug for Authority {
     }
 }
 
-/// A certificate could not be made.
+/// A certificate could not be created.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot make a certificate: {0}")]
 pub struct AuthorityError(String);
@@ -114,10 +114,10 @@ impl From<rcgen::Error> for AuthorityError {
 }
 
 impl Authority {
-    /// A new one, for the cluster of this name.
+    /// Creates an authority for the cluster of this name.
     ///
     /// # Errors
-    /// [`AuthorityError`] if the name or the dates cannot stand in a certificate, or there is no randomness.
+    /// [`AuthorityError`] if the name or the dates cannot be encoded in a certificate, or the system provides no randomness.
     pub fn new(cluster: &str, validity: Validity) -> Result<Self, AuthorityError> {
         let key = KeyPair::generate()?;
         let mut params = authority(cluster)?;
@@ -126,10 +126,10 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key), certificate })
     }
 
-    /// One that was made by [`new`](Self::new) for a cluster of this name, from its certificate and key in PEM.
+    /// Loads an authority that [`new`](Self::new) created for a cluster of this name, from its certificate and key in PEM.
     ///
     /// # Errors
-    /// [`AuthorityError`] if the key is none.
+    /// [`AuthorityError`] if the key is not valid.
     pub fn from_pem(cluster: &str, certificate: &str, key: &str) -> Result<Self, AuthorityError> {
         let issuer = Issuer::new(authority(cluster)?, KeyPair::from_pem(key)?);
         Ok(Self { issuer, certificate: certificate.to_owned() })
@@ -157,11 +157,11 @@ impl Authority {
         replace(&folder.join("ca.pem"), &self.certificate, false)
     }
 
-    /// A certificate for `name` with a new key: a member's may be shown by both ends of a connection, a client's by the one that
-    /// connects.
+    /// Issues a certificate for `name` with a new key. Both ends of a connection may use a member's certificate; only the
+    /// connecting end may use a client's.
     ///
     /// # Errors
-    /// [`AuthorityError`] if the dates cannot stand in a certificate, or there is no randomness.
+    /// [`AuthorityError`] if the dates cannot be encoded in a certificate, or the system provides no randomness.
     pub fn issue(&self, name: &Name, validity: Validity) -> Result<Issued, AuthorityError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
@@ -182,7 +182,7 @@ impl Authority {
     }
 }
 
-/// What describes the authority of a cluster: the same each time, so that its key is all that must be kept.
+/// The parameters of the authority of a cluster. They are the same each time, so only its key must be kept.
 fn authority(cluster: &str) -> Result<CertificateParams, AuthorityError> {
     if cluster.is_empty() || cluster.len() > 100 {
         return Err(AuthorityError(format!(
@@ -210,7 +210,8 @@ mod tests {
     use super::*;
     use crate::tls::{Files, Identity};
 
-    /// The verdict on a certificate for `name` that may be used for `uses`, with the key that `key` makes of the right one.
+    /// The result of verifying a certificate for `name` that may be used for `uses`, with the key that `key` makes of the right
+    /// one.
     fn refusal(name: &Name, uses: &[ExtendedKeyUsagePurpose], key: impl FnOnce(String) -> String) -> String {
         let authority = Authority::new("demo", Validity::days(2)).unwrap();
         let own = KeyPair::generate().unwrap();

@@ -19,7 +19,7 @@ pub enum TlsError {
         /// The system's error.
         source: io::Error,
     },
-    /// The file does not hold what it should.
+    /// The file does not contain what it should.
     #[error("{} contains no {wanted} in PEM: {reason}", path.display())]
     Pem {
         /// The path of the file.
@@ -46,10 +46,10 @@ pub enum TlsError {
     Usage {
         /// The path of the file.
         path: PathBuf,
-        /// What it lacks.
+        /// The missing usage.
         usage: &'static str,
     },
-    /// A certificate or key of a kind that is not supported.
+    /// The certificate or the key is of a kind that is not supported.
     #[error("{} cannot be used: {reason}", path.display())]
     Unusable {
         /// The path of the file.
@@ -68,17 +68,17 @@ pub enum TlsError {
         /// The key's file.
         key: PathBuf,
     },
-    /// The certificate is not valid any more, or not yet.
+    /// The certificate has expired, or is not valid yet.
     #[error("the certificate in {} {}", path.display(), dates(*expired, *by))]
     Dates {
         /// The path of the file.
         path: PathBuf,
-        /// It has expired; otherwise it is not valid yet.
+        /// Whether it has expired; otherwise it is not valid yet.
         expired: bool,
         /// By how much.
         by: Duration,
     },
-    /// The certificate of a member is not signed by one of the roots, so that no other member would accept it.
+    /// The certificate of a member is not signed by one of the roots, so no other member would accept it.
     #[error(
         "the certificate in {} is not signed by a root in {}: the other members would refuse it", certificate.display(),
         roots.display()
@@ -89,34 +89,34 @@ pub enum TlsError {
         /// The roots' file.
         roots: PathBuf,
     },
-    /// It contains no identity.
+    /// The certificate contains no identity.
     #[error("the certificate in {} cannot be used here: {reason}", path.display())]
     Nameless {
         /// The path of the file.
         path: PathBuf,
-        /// What is wrong with its name.
+        /// What is wrong with the name.
         reason: NameError,
     },
-    /// The files now hold the certificate of somebody else.
+    /// The files now contain the certificate of someone else.
     #[error("{} now holds the certificate of {found}, this is {expected}: put back a certificate of {expected}", path.display())]
     Renamed {
         /// The path of the file.
         path: PathBuf,
         /// Who this is.
         expected: String,
-        /// Whom it is for now.
+        /// The name in the new certificate.
         found: String,
     },
-    /// The other end has shown no certificate.
+    /// The other end has sent no certificate.
     #[error("it sent no certificate")]
     NoCertificate,
-    /// The other end's certificate cannot be understood.
+    /// The certificate of the other end cannot be parsed.
     #[error("its certificate is malformed: {reason}")]
     Malformed {
         /// What is wrong with it.
         reason: String,
     },
-    /// The other end's certificate contains no identity.
+    /// The certificate of the other end contains no identity.
     #[error("its certificate cannot be used here: {0}")]
     Name(#[from] NameError),
     /// The other end accepts connections with a client's certificate.
@@ -138,7 +138,7 @@ fn dates(expired: bool, by: Duration) -> String {
     }
 }
 
-/// What is wrong with a certificate of one's own: its library only names the kind.
+/// What is wrong with this end's own certificate: the library only names the kind of error.
 pub(super) fn wrong_with(error: &webpki::Error) -> String {
     use webpki::Error;
     match error {
@@ -174,8 +174,8 @@ fn rough(time: Duration) -> String {
     format!("{number} {unit}")
 }
 
-/// Why a handshake failed, in one line, seen from this end: whether it is the other end's certificate or this one's, and what
-/// is wrong with it.
+/// Why a handshake failed, in one line: whether it is because of the other end's certificate or this one's, and what is wrong
+/// with it.
 #[must_use]
 pub fn explain(error: &Error) -> String {
     match error {
@@ -217,7 +217,7 @@ fn its_certificate(reason: &CertificateError) -> String {
     }
 }
 
-/// Why this end refused the other in a handshake, by the alert that it has sent, where that and a text is all there is.
+/// Why this end refused the other one in a handshake, from the alert that it sent, if only that and a text are known.
 #[must_use]
 pub fn explain_sent(alert: AlertDescription, text: &str) -> String {
     match alert {
@@ -231,7 +231,7 @@ pub fn explain_sent(alert: AlertDescription, text: &str) -> String {
     }
 }
 
-/// What the other end's alert reports about this one.
+/// What the alert of the other end means for this end.
 fn alert_received(alert: AlertDescription) -> String {
     let reason = match alert {
         AlertDescription::CertificateExpired => {
@@ -254,7 +254,7 @@ fn alert_received(alert: AlertDescription) -> String {
     format!("it reports that the certificate of this end {reason}")
 }
 
-/// How far `end` lies before `now`, or after it.
+/// The time from `now` to `end`, or from `end` to `now`.
 pub(super) fn distance(now: SystemTime, end: Duration) -> Duration {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     now.abs_diff(end)

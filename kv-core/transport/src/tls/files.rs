@@ -1,4 +1,4 @@
-//! The files of an identity, and what they hold.
+//! The files of an identity, and their content.
 
 use super::error::{distance, wrong_with};
 use super::{Name, TlsError, name_of};
@@ -14,24 +14,24 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use webpki::{EndEntityCert, KeyUsage};
 
-/// No such file is larger, in bytes.
+/// The largest allowed file, in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// No certificate can contain a later time: the end of the year 9999, in seconds since 1970.
+/// The latest time in a certificate: the end of the year 9999, in seconds since 1970.
 const END_OF_TIME: Duration = Duration::from_secs(253_402_300_799);
 
-/// Where an identity is kept: three or four files in PEM.
+/// The files of an identity: three or four files in PEM.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Files {
-    /// The certificate, and after it those that lead from it to a root, if there are any.
+    /// The certificate, followed by any intermediate certificates up to a root.
     pub certificate: PathBuf,
     /// Its private key: PKCS #8, SEC 1 or PKCS #1.
     pub key: PathBuf,
-    /// The certificates of the authorities whose signatures are trusted: one, or several while they change.
+    /// The certificates of the trusted authorities: one, or several while they are being replaced.
     pub roots: PathBuf,
-    /// Of a member: the certificates of the authorities that sign clients. Those make no members, and `roots` sign no clients.
-    /// Default: none; then `roots` sign both.
+    /// For a member: the certificates of the authorities that sign clients. These cannot sign members, and `roots` then cannot
+    /// sign clients. Default: none; then `roots` sign both.
     pub client_roots: Option<PathBuf>,
 }
 
@@ -42,14 +42,14 @@ impl Files {
         Self { certificate, key, roots, client_roots: None }
     }
 
-    /// Believes clients only if one of these authorities has signed their certificates.
+    /// Trusts clients only if one of these authorities has signed their certificates.
     #[must_use]
     pub fn client_roots(mut self, path: impl Into<PathBuf>) -> Self {
         self.client_roots = Some(path.into());
         self
     }
 
-    /// Where `kv certs` puts those of `name`: `member-ID.pem`, `member-ID.key`, `client-NAME.pem`, `client-NAME.key`, and
+    /// The files that `kv certs` writes for `name`: `member-ID.pem`, `member-ID.key`, `client-NAME.pem`, `client-NAME.key`, and
     /// `ca.pem`, all in `folder`.
     pub fn of(name: &Name, folder: impl AsRef<Path>) -> Self {
         let (folder, stem) = (folder.as_ref(), name.file_stem());
@@ -60,7 +60,7 @@ impl Files {
         )
     }
 
-    /// What they hold now.
+    /// Reads the files.
     pub(super) fn read(&self) -> Result<Contents, TlsError> {
         Ok(Contents {
             certificate: read(&self.certificate)?,
@@ -81,7 +81,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     Ok(bytes)
 }
 
-/// The bytes of the files.
+/// The content of the files.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Contents {
     certificate: Vec<u8>,
@@ -90,16 +90,16 @@ pub(super) struct Contents {
     client_roots: Option<Vec<u8>>,
 }
 
-/// What files that fit one another hold.
+/// The content of files that match each other.
 pub(super) struct Material {
     pub(super) name: Name,
     pub(super) own: Arc<CertifiedKey>,
     pub(super) roots: Arc<RootCertStore>,
-    /// Of clients: the same ones, or others.
+    /// The roots for clients: the same ones, or others.
     pub(super) client_roots: Arc<RootCertStore>,
-    /// When the certificate, or one that leads from it to a root, ends.
+    /// When the certificate or an intermediate certificate expires.
     pub(super) expires: Option<Duration>,
-    /// What it was made from.
+    /// The content from which it was made.
     pub(super) contents: Contents,
 }
 
@@ -161,7 +161,8 @@ fn roots(path: &Path, bytes: &[u8]) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// Whether others would accept this certificate: checked here, where the operator can fix it, rather than by them.
+/// Checks whether others would accept this certificate. It is checked here, where the operator can fix it, and not only by the
+/// others.
 fn check(
     files: &Files,
     name: &Name,
@@ -216,8 +217,8 @@ fn check(
     Ok(())
 }
 
-/// When the first of the chain ends: found by asking whether it is valid at later times, since `webpki` offers no other access to the dates.
-/// `None`: it does not end.
+/// When the first certificate of the chain expires. Found by checking whether it is valid at later times, because `webpki` has no
+/// other access to the dates. `None`: it does not expire.
 fn expiry(
     chain: &[CertificateDer<'static>],
     roots: &RootCertStore,
@@ -241,7 +242,7 @@ fn expiry(
     }
 }
 
-/// Another key under the same name shows as a bad signature.
+/// Another key under the same name appears as a bad signature.
 fn is_unknown_issuer(error: &webpki::Error) -> bool {
     matches!(error, webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey)
 }
@@ -250,7 +251,7 @@ fn unusable(path: &Path, reason: String) -> TlsError {
     TlsError::Unusable { path: path.to_owned(), reason }
 }
 
-/// An error of a peer's certificate as one of the file that holds one's own.
+/// Turns an error of a certificate into an error of the file that contains it.
 fn in_file(path: &Path, error: TlsError) -> TlsError {
     match error {
         TlsError::Name(reason) => TlsError::Nameless { path: path.to_owned(), reason },

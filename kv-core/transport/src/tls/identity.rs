@@ -1,4 +1,4 @@
-//! Who this process is.
+//! The identity of this process.
 
 use super::files::Material;
 use super::verify::Current;
@@ -11,10 +11,9 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Who this process is, and whom it believes: a certificate, its key, and roots, from files that may change while it runs.
+/// The identity of this process, and whom it trusts: a certificate, its key, and roots, from files that may change while it runs.
 ///
-/// Clones share what they hold: a [`refresh`](Self::refresh) of one is one of all, and of every configuration that was made
-/// from them.
+/// Clones share their content: [`refresh`](Self::refresh) affects all of them, and every configuration made from them.
 #[derive(Clone)]
 pub struct Identity {
     files: Files,
@@ -31,10 +30,10 @@ impl Debug for Identity {
 }
 
 impl Identity {
-    /// Reads the files. They must fit one another, and be such that others would accept the certificate: valid now, with a
-    /// [`Name`], for the use it will be put to, and a member's signed by one of the roots.
+    /// Reads the files. They must match each other, and the certificate must be one that others would accept: valid now, with a
+    /// [`Name`], for its intended use, and, for a member, signed by one of the roots.
     ///
-    /// It blocks on the files.
+    /// Blocks on the files.
     ///
     /// # Errors
     /// [`TlsError`] names the file and what is wrong with it.
@@ -44,29 +43,29 @@ impl Identity {
         Ok(Self { files, current: Current::new(material, provider) })
     }
 
-    /// Who the certificate is for. It never changes.
+    /// The name in the certificate. It never changes.
     #[must_use]
     pub fn name(&self) -> Name {
         self.current.get().name.clone()
     }
 
-    /// The files that it was made from.
+    /// The files from which it was read.
     #[must_use]
     pub fn files(&self) -> &Files {
         &self.files
     }
 
-    /// When the certificate ends, as the time since the beginning of 1970 (UTC), or one of those that lead from it to a root, if that is earlier; `None`: never. It changes with a
-    /// [`refresh`](Self::refresh).
+    /// When the certificate expires, or one of its intermediate certificates if that is earlier, as the time since the beginning
+    /// of 1970 (UTC); `None`: never. It may change with a [`refresh`](Self::refresh).
     #[must_use]
     pub fn expires(&self) -> Option<Duration> {
         self.current.get().expires
     }
 
-    /// For the end that accepts: TLS 1.3 with a certificate from both ends, and no resumption of any kind. Each handshake
-    /// uses what is current then. `alpn` is the one application protocol that is spoken; empty: it is not negotiated.
+    /// The configuration for the accepting end: TLS 1.3, a certificate from both ends, and no resumption of any kind. Each
+    /// handshake uses the current files. `alpn` is the only application protocol; if it is empty, none is negotiated.
     ///
-    /// [`peer_of`](super::peer_of) returns the identity in the other end's certificate; the caller decides whether to accept it.
+    /// [`peer_of`](super::peer_of) returns the identity in the other end's certificate. The caller decides whether to accept it.
     #[must_use]
     pub fn server_config(&self, alpn: &[u8]) -> Arc<ServerConfig> {
         let mut config = ServerConfig::builder_with_provider(self.current.provider().clone())
@@ -81,8 +80,8 @@ impl Identity {
         Arc::new(config)
     }
 
-    /// For the end that connects: as [`server_config`](Self::server_config). The other end must prove to be a member, of
-    /// whichever cluster; host names are not looked at. Where `rustls` wants a name, give it
+    /// The configuration for the connecting end, like [`server_config`](Self::server_config). The other end must prove that it is
+    /// a member, of any cluster. Host names are not checked: if `rustls` requires a name, use
     /// [`SERVER_NAME`](super::SERVER_NAME).
     #[must_use]
     pub fn client_config(&self, alpn: &[u8]) -> Arc<ClientConfig> {
@@ -99,12 +98,12 @@ impl Identity {
         Arc::new(config)
     }
 
-    /// Reads the files again, and uses what they hold from the next handshake on if they have changed; returns whether they
-    /// have. Connections that are open stay so. Cheap enough to be called every second; it blocks on the files.
+    /// Reads the files again. If they have changed, the next handshakes use the new content; returns whether they have. Open
+    /// connections are not affected. It is cheap enough to be called every second. Blocks on the files.
     ///
     /// # Errors
-    /// [`TlsError`] if they cannot be used as they are: while a new certificate is there and its key not yet, for example. What
-    /// was read last goes on being used, and the next call tries again.
+    /// [`TlsError`] if the files cannot be used, for example because a new certificate has been written and its key has not yet.
+    /// The old content stays in use, and the next call tries again.
     pub fn refresh(&self) -> Result<bool, TlsError> {
         let contents = self.files.read()?;
         let old = self.current.get();

@@ -1,15 +1,15 @@
-//! Who is at the other end, proved by certificates: the same for TLS over TCP and for QUIC.
+//! Authentication by certificates, the same for TLS over TCP and for QUIC.
 //!
-//! Every member and every client has an [`Identity`]: a certificate, its key, and the roots by which it judges the
-//! certificates of others, all in PEM files. Who somebody is stands in a URI of the certificate (see [`Name`]); host names
-//! and addresses play no part, so that a certificate stays good when a member moves. [`Identity::server_config`] and
-//! [`Identity::client_config`] are what a transport gives to `rustls`; [`peer_of`] then returns the other end's identity.
+//! Every member and every client has an [`Identity`]: a certificate, its key, and the roots by which it verifies the certificates
+//! of others, all in PEM files. The name is in a URI of the certificate (see [`Name`]). Host names and addresses are not used, so
+//! a certificate stays valid when a member moves. A transport passes [`Identity::server_config`] and [`Identity::client_config`]
+//! to `rustls`; [`peer_of`] then returns the other end's identity.
 //!
-//! - TLS 1.3 only, by `ring`, whatever the process' default is. Both ends show a certificate.
-//! - A peer's certificate must chain to a root, be within its dates, be for the use that it is put to, and hold a name.
-//! - Every handshake is a full one: there are no tickets, nothing is resumed and nothing is sent early. So nobody comes in on
-//!   a certificate that was good at an earlier time.
-//! - Files that change are taken over by [`Identity::refresh`], for every handshake from then on.
+//! - TLS 1.3 only, by `ring`, whatever the default of the process is. Both ends send a certificate.
+//! - The certificate of a peer must chain to a root, be valid now, be for its intended use, and contain a name.
+//! - Every handshake is a full one: there are no tickets, no resumption and no early data. So nobody is accepted with a
+//!   certificate that was only valid earlier.
+//! - [`Identity::refresh`] loads changed files, for every later handshake.
 
 #[cfg(feature = "certs")]
 mod authority;
@@ -31,13 +31,13 @@ use crate::Peer;
 use rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
-/// What is asked for as the server's name, where one must be. It is not sent, and not looked at.
+/// The server name, where one is required. It is neither sent nor checked.
 pub const SERVER_NAME: &str = "kv";
 
-/// Who is at the other end, by the certificates that it has shown and that have been verified.
+/// The identity of the other end, from its verified certificates.
 ///
 /// # Errors
-/// [`TlsError::NoCertificate`] if it has shown none; [`TlsError::Name`] if it holds no name, or more than one.
+/// [`TlsError::NoCertificate`] if it has sent none; [`TlsError::Name`] if it contains no name, or more than one.
 pub fn peer_of(certificates: Option<&[CertificateDer<'_>]>) -> Result<Peer, TlsError> {
     let leaf = certificates.and_then(<[_]>::first).ok_or(TlsError::NoCertificate)?;
     Ok(name_of(leaf)?.into())

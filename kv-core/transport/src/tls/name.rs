@@ -1,4 +1,4 @@
-//! The names that certificates hold.
+//! The names in certificates.
 
 use crate::Peer;
 use rustls::pki_types::CertificateDer;
@@ -10,11 +10,10 @@ const SCHEME: &str = "kv://";
 /// The longest name of a cluster or client, in bytes.
 const LONGEST: usize = 100;
 
-/// Who a certificate is for, as a URI among the certificate's alternative names:
-/// `kv://CLUSTER/member/ID` or `kv://CLUSTER/client/NAME`.
+/// The owner of a certificate, as a URI among its alternative names: `kv://CLUSTER/member/ID` or `kv://CLUSTER/client/NAME`.
 ///
-/// What is not a letter or digit of ASCII or one of `-._~` stands there as its bytes in UTF-8, each as `%` and two digits
-/// (`0-9A-F`). Each name has exactly one such form; another is refused.
+/// Every character other than an ASCII letter or digit or one of `-._~` is written as its bytes in UTF-8, each as `%` and two
+/// digits (`0-9A-F`). Each name has exactly one such form, and any other is refused.
 ///
 /// ```
 /// use kv_transport::tls::Name;
@@ -43,14 +42,14 @@ pub enum Name {
     },
 }
 
-/// Why a certificate holds no name.
+/// Why a certificate contains no valid name.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
-    /// None of the certificate's URIs, if it has any, begins with `kv://`.
+    /// No URI in the certificate begins with `kv://`.
     #[error("it contains no URI of the form kv://CLUSTER/member/ID or kv://CLUSTER/client/NAME")]
     Missing,
-    /// It could be used as either.
+    /// There are several such URIs.
     #[error("it contains several names, {first} and {second}: give it one")]
     Several {
         /// One of them.
@@ -58,10 +57,10 @@ pub enum NameError {
         /// Another.
         second: String,
     },
-    /// It is not of either form.
+    /// The URI has neither of the two forms.
     #[error("its URI {uri:?} is not of the form kv://CLUSTER/member/ID or kv://CLUSTER/client/NAME")]
     Form {
-        /// What stands there.
+        /// The URI.
         uri: String,
     },
 }
@@ -75,7 +74,7 @@ impl Name {
         }
     }
 
-    /// A file name without its ending.
+    /// The file name without its extension.
     pub(super) fn file_stem(&self) -> String {
         match self {
             Self::Member { id, .. } => format!("member-{id}"),
@@ -83,13 +82,13 @@ impl Name {
         }
     }
 
-    /// The name in the first certificate of a file in PEM, if there is one. Nothing else is checked.
+    /// The name in the first certificate of a PEM file, if there is one. Nothing else is checked.
     #[must_use]
     pub fn in_pem(pem: &[u8]) -> Option<Self> {
         super::name_of(&CertificateDer::from_pem_slice(pem).ok()?).ok()
     }
 
-    /// The one name among the URIs of a certificate. URIs of other schemes are for others.
+    /// The only name among the URIs of a certificate. URIs of other schemes are ignored.
     pub(super) fn among<'a>(uris: impl Iterator<Item = &'a str>) -> Result<Self, NameError> {
         let mut ours =
             uris.filter(|uri| uri.get(..SCHEME.len()).is_some_and(|s| s.eq_ignore_ascii_case(SCHEME)));
@@ -116,7 +115,7 @@ impl FromStr for Name {
     type Err = NameError;
 
     fn from_str(uri: &str) -> Result<Self, NameError> {
-        // What is accepted is what is written, so that no two texts stand for one name.
+        // Only the form that is written is accepted, so that no two texts mean the same name.
         parse(uri)
             .filter(|name| name.to_string() == uri)
             .ok_or_else(|| NameError::Form { uri: uri.to_owned() })

@@ -1,4 +1,4 @@
-//! How the other end's certificate is judged in a handshake, and which one is shown to it.
+//! How the other end's certificate is verified in a handshake, and which certificate is sent to it.
 
 use super::files::Material;
 use super::{Name, TlsError, name_of};
@@ -18,7 +18,7 @@ use rustls::{
 use std::fmt::{self, Debug};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// What is current, at each handshake anew.
+/// The current material, read at each handshake.
 pub(super) struct Current {
     material: RwLock<Arc<Material>>,
     provider: Arc<CryptoProvider>,
@@ -56,7 +56,7 @@ fn refused(reason: TlsError) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
 }
 
-/// Another key under the name of a root shows as a bad signature. The other end is to hear what it means.
+/// Another key under the name of a root appears as a bad signature. The other end should receive an understandable reason.
 fn unsigned(error: Error) -> Error {
     match error {
         Error::InvalidCertificate(CertificateError::BadSignature) => CertificateError::UnknownIssuer.into(),
@@ -80,9 +80,10 @@ impl ResolvesClientCert for Current {
     }
 }
 
-/// The accepting end's judge: of members and clients, each by the roots of their kind. Who may do what is decided by what they then ask for.
+/// The verifier of the accepting end: members and clients are verified by the roots for their kind. What they may do is decided
+/// later.
 impl ClientCertVerifier for Current {
-    /// None: the roots may change, and whoever calls has one certificate only.
+    /// None: the roots may change, and a caller has only one certificate.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -94,7 +95,7 @@ impl ClientCertVerifier for Current {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let (current, name) = (self.get(), name_of(end_entity));
-        // Whoever signs clients must not be able to make a member of somebody, nor the other way round.
+        // An authority for clients must not be able to sign members, and the other way round.
         let is_client = matches!(name, Ok(Name::Client { .. }));
         let roots = if is_client { &current.client_roots } else { &current.roots };
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), self.provider.clone())
@@ -128,7 +129,7 @@ impl ClientCertVerifier for Current {
     }
 }
 
-/// The connecting end's judge: only members listen.
+/// The verifier of the connecting end: only members listen.
 impl ServerCertVerifier for Current {
     fn verify_server_cert(
         &self,

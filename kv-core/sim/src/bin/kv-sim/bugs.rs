@@ -2,7 +2,7 @@
 
 use crate::output::{self, BAD, styled};
 use crate::threads;
-use kv_sim::{Bug, Options, run as run_seed, tell};
+use kv_sim::{Bug, Options, run as run_seed, run_scenarios};
 use serde_json::json;
 use std::ops::Range;
 use std::sync::Mutex;
@@ -19,10 +19,10 @@ struct Catch {
 /// By what a seeded bug was caught.
 #[derive(Debug)]
 enum Caught {
-    /// It took so many seeds, and broke this invariant; no story shows it.
+    /// It took so many seeds, and broke this invariant; no scenario detects it.
     Seeds(u64, &'static str),
-    /// This story ended badly.
-    Story(&'static str, String),
+    /// This scenario failed.
+    Scenario(&'static str, String),
 }
 
 /// Every seeded bug in turn, as a table.
@@ -43,21 +43,21 @@ pub(crate) fn run(seeds: &Range<u64>, jobs: Option<usize>, json: bool) -> Result
     });
     let mut table = table.into_inner().expect("no run panics with the lock held");
     table.sort_by_key(|row| Bug::ALL.iter().position(|bug| *bug == row.bug));
-    table.iter().try_for_each(|row| output::say(&row.line(json)))?;
+    table.iter().try_for_each(|row| output::print_line(&row.line(json)))?;
     let missed = table.iter().filter(|row| row.caught.is_none()).count();
     if missed == 0 {
         return Ok(());
     }
     let tried = seeds.end - seeds.start;
     let found = format!(
-        "{missed} of {} seeded bugs were caught neither in {tried} seeds nor by a story",
+        "{missed} of {} seeded bugs were caught neither in {tried} seeds nor by a scenario",
         table.len()
     );
     Err(found)
 }
 
-/// Runs the stories about a bug, and then seeds until one breaks an invariant. Some bugs take an execution that chance hardly comes to: for these
-/// there are stories.
+/// Runs the scenarios about a bug, and then seeds until one breaks an invariant. Random runs rarely trigger some bugs; for these
+/// there are scenarios.
 fn catch(bug: Bug, seeds: &Range<u64>) -> Catch {
     let began = Instant::now();
     let options = Options { bug: Some(bug), ..Options::default() };
@@ -67,8 +67,8 @@ fn catch(bug: Bug, seeds: &Range<u64>) -> Catch {
             Some(Caught::Seeds(taken, run_seed(seed, &options).violation?.invariant))
         })
     };
-    let by_story = || tell(bug).map(|(story, found)| Caught::Story(story, found));
-    let caught = by_story().or_else(by_seeds);
+    let by_scenario = || run_scenarios(bug).map(|(scenario, found)| Caught::Scenario(scenario, found));
+    let caught = by_scenario().or_else(by_seeds);
     Catch { bug, caught, wall: began.elapsed() }
 }
 
@@ -80,14 +80,14 @@ impl Catch {
             Some(Caught::Seeds(seeds, invariant)) if json => {
                 json!({ "bug": name, "seeds": seeds, "invariant": invariant, "wall_s": wall }).to_string()
             }
-            Some(Caught::Story(story, found)) if json => {
-                json!({ "bug": name, "story": story, "found": found, "wall_s": wall }).to_string()
+            Some(Caught::Scenario(scenario, found)) if json => {
+                json!({ "bug": name, "scenario": scenario, "found": found, "wall_s": wall }).to_string()
             }
             None if json => json!({ "bug": name, "wall_s": wall }).to_string(),
             Some(Caught::Seeds(seeds, invariant)) => {
                 format!("{name:<24} {seeds:>6} {:<5}  {invariant}", plural(*seeds))
             }
-            Some(Caught::Story(story, _)) => format!("{name:<24} {:>12}  {story}", "a story:"),
+            Some(Caught::Scenario(scenario, _)) => format!("{name:<24} {:>12}  {scenario}", "scenario:"),
             None => format!("{name:<24} {}", styled(BAD, "not caught")),
         }
     }

@@ -75,7 +75,7 @@ fn main() -> ExitCode {
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::complain(failure);
+            output::print_error(failure);
             ExitCode::FAILURE
         }
     }

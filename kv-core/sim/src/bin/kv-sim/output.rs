@@ -19,7 +19,7 @@ pub(crate) fn styled(style: Style, text: impl Display) -> String {
 }
 
 /// Prints the reason of a failure on stderr.
-pub(crate) fn complain(message: impl Display) {
+pub(crate) fn print_error(message: impl Display) {
     // Where stderr is closed there is nobody to tell.
     let _ = writeln!(anstream::stderr().lock(), "{} {message}", styled(BAD, "kv-sim:"));
 }
@@ -28,7 +28,7 @@ pub(crate) fn complain(message: impl Display) {
 ///
 /// # Errors
 /// If the line cannot be written.
-pub(crate) fn say(line: &str) -> Result<(), String> {
+pub(crate) fn print_line(line: &str) -> Result<(), String> {
     let mut stdout = anstream::stdout().lock();
     match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -61,7 +61,7 @@ pub(crate) fn one(seed: u64, options: &Options, json: bool) -> Result<(), String
             report.trace_hash,
         )
     });
-    lines.iter().try_for_each(|line| output::say(line))?;
+    lines.iter().try_for_each(|line| output::print_line(line))?;
     match report.violation {
         None => Ok(()),
         Some(violation) => Err(violation.to_string()),
@@ -110,7 +110,7 @@ impl Total {
     /// # Errors
     /// If an invariant was broken in one of them.
     pub(crate) fn print(&self, wall: Duration, json: bool) -> Result<(), String> {
-        output::say(&self.line(wall, json))?;
+        output::print_line(&self.line(wall, json))?;
         match self.failed.len() {
             0 => Ok(()),
             failed => Err(format!("{failed} of {} seeds broke an invariant", self.seeds)),
@@ -169,7 +169,7 @@ fn print_violation(report: &Report, options: &Options) {
     }
     let again = run_seed(report.seed, &Options { trace: EVENTS, ..options.clone() });
     let Some(violation) = again.violation else {
-        output::complain(format!(
+        output::print_error(format!(
             "seed {} failed, but not when run again: it is not deterministic",
             report.seed
         ));
@@ -179,7 +179,7 @@ fn print_violation(report: &Report, options: &Options) {
         violation.events.iter().map(|event| format!("  {}\n", styled(FAINT, event))).collect();
     let headline = format!("{} {violation}", styled(BAD, format!("seed {}:", report.seed)));
     // Where nobody reads any more, the exit code still tells.
-    let _ = output::say(&format!("{events}{headline}"));
+    let _ = output::print_line(&format!("{events}{headline}"));
 }
 
 fn years(simulated: Duration) -> f64 {

@@ -26,7 +26,7 @@ fn id(value: u64) -> CallId {
 }
 
 fn put(key: &'static str) -> Command {
-    Command::Put { key: key.into(), value: "value".into(), guard: None, life: Default::default() }
+    Command::Put { key: key.into(), value: "value".into(), condition: None, life: Default::default() }
 }
 
 fn get(key: &'static str) -> Call {

@@ -240,7 +240,7 @@ impl World {
         let id = id(self.begun);
         // A delete of a key of its own: what runs is known by its key.
         let key = Bytes::copy_from_slice(&self.begun.to_be_bytes());
-        let call = Call::Write(Command::Delete { key, guard: None });
+        let call = Call::Write(Command::Delete { key, condition: None });
         self.live.insert(id, deadline);
         self.input(ProtocolInput::Call { id, call, deadline });
         id

@@ -1,6 +1,6 @@
 //! What must hold in every state, and the runs.
 
-use super::state::{Entry, Mode, State};
+use super::state::{Entry, Mode, ModelState};
 use super::{Mistake, ViewChange};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
@@ -11,11 +11,11 @@ const REPAIRED: &str = "after damage a view starts and everyone is whole";
 
 pub(super) fn properties() -> Vec<Property<ViewChange>> {
     vec![
-        Property::always(AGREEMENT, |_, state: &State| {
+        Property::always(AGREEMENT, |_, state: &ModelState| {
             let committed: Vec<&Entry> = state.committed.iter().map(|(_, entry)| entry).collect();
             committed.iter().all(|one| committed.iter().all(|other| one == other || one.op != other.op))
         }),
-        Property::always(KEPT, |_, state: &State| {
+        Property::always(KEPT, |_, state: &ModelState| {
             let kept = |view: u8, entry: &Entry| {
                 state
                     .started
@@ -25,11 +25,11 @@ pub(super) fn properties() -> Vec<Property<ViewChange>> {
             };
             state.committed.iter().all(|(view, entry)| kept(*view, entry))
         }),
-        Property::sometimes(PROGRESS, |model: &ViewChange, state: &State| {
+        Property::sometimes(PROGRESS, |model: &ViewChange, state: &ModelState| {
             state.committed.iter().any(|(view, _)| *view == 0)
                 && state.acknowledged(model.last_view, model.majority()) > 0
         }),
-        Property::sometimes(REPAIRED, |_, state: &State| {
+        Property::sometimes(REPAIRED, |_, state: &ModelState| {
             let damaged = state.members.iter().filter(|member| member.mode == Mode::Damaged).count();
             state.damages > 0 && damaged == 0 && !state.started.is_empty()
         }),

@@ -9,8 +9,8 @@ mod state;
 
 use crate::ids::{Anchor, Hash, MemberId, Op, View};
 use crate::message::{LogSummary, Slot};
-use crate::replica::decide::{DecidedLog, Decision, Quorums, decide};
-use state::{Entry, Held, Member, Mode, Started, State, Vote};
+use crate::replica::decide::{DecidedLog, LogDecision, Quorums, decide};
+use state::{Entry, Held, Member, Mode, ModelState, Started, Vote};
 use stateright::{Model, Property};
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ enum Mistake {
 
 /// A step. Members are named by their index.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Step {
+enum ModelStep {
     /// The primary orders a request.
     Propose { primary: u8 },
     /// A backup takes an entry that follows its head.
@@ -69,14 +69,14 @@ enum Step {
 }
 
 impl Model for ViewChange {
-    type State = State;
-    type Action = Step;
+    type State = ModelState;
+    type Action = ModelStep;
 
-    fn init_states(&self) -> Vec<State> {
-        vec![State::new(self.members)]
+    fn init_states(&self) -> Vec<ModelState> {
+        vec![ModelState::new(self.members)]
     }
 
-    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
+    fn actions(&self, state: &ModelState, steps: &mut Vec<ModelStep>) {
         for (at, member) in (0..).zip(&state.members) {
             self.normal_steps(state, at, member, steps);
             self.view_change_steps(state, at, member, steps);
@@ -85,7 +85,7 @@ impl Model for ViewChange {
         }
     }
 
-    fn next_state(&self, last: &State, step: Step) -> Option<State> {
+    fn next_state(&self, last: &ModelState, step: ModelStep) -> Option<ModelState> {
         let mut state = last.clone();
         self.take(&mut state, step);
         (state != *last).then_some(state)
@@ -106,39 +106,39 @@ impl ViewChange {
         usize::from(self.members) / 2 + 1
     }
 
-    fn normal_steps(&self, state: &State, at: u8, member: &Member, steps: &mut Vec<Step>) {
+    fn normal_steps(&self, state: &ModelState, at: u8, member: &Member, steps: &mut Vec<ModelStep>) {
         if member.mode != Mode::Normal {
             return;
         }
         if self.primary_of(member.view) == at {
             if member.log.len() < usize::from(self.last_op) {
-                steps.push(Step::Propose { primary: at });
+                steps.push(ModelStep::Propose { primary: at });
             }
             if state.acknowledged(member.view, self.majority()) > member.commit {
-                steps.push(Step::LearnCommit { primary: at });
+                steps.push(ModelStep::LearnCommit { primary: at });
             }
         } else {
             let next =
                 |entry: &&Entry| entry.view == member.view && usize::from(entry.op) == member.log.len() + 1;
             let entries = state.parents.keys().filter(next);
-            steps.extend(entries.map(|entry| Step::Append { backup: at, entry: *entry }));
+            steps.extend(entries.map(|entry| ModelStep::Append { backup: at, entry: *entry }));
         }
         let acked = state.acks.get(&(member.view, at)).copied().unwrap_or(0);
         if usize::from(acked) < member.log.len() {
-            steps.push(Step::Sync { member: at });
+            steps.push(ModelStep::Sync { member: at });
         }
     }
 
-    fn view_change_steps(&self, state: &State, at: u8, member: &Member, steps: &mut Vec<Step>) {
+    fn view_change_steps(&self, state: &ModelState, at: u8, member: &Member, steps: &mut Vec<ModelStep>) {
         if member.view < self.last_view {
-            steps.push(Step::NextView { member: at });
+            steps.push(ModelStep::NextView { member: at });
         }
         if member.mode != Mode::Between || member.log_view == member.view {
             return;
         }
         let own = self.vote(at, member);
         if !state.votes.contains(&own) {
-            steps.push(Step::SayAgain { member: at });
+            steps.push(ModelStep::SayAgain { member: at });
         }
         if self.primary_of(member.view) != at {
             return;
@@ -162,12 +162,12 @@ impl ViewChange {
                 continue;
             }
             for stop in self.stops(state, member, &log) {
-                steps.push(Step::Decide { primary: at, others: others.clone(), stop });
+                steps.push(ModelStep::Decide { primary: at, others: others.clone(), stop });
             }
         }
     }
 
-    fn install_steps(&self, state: &State, at: u8, member: &Member, steps: &mut Vec<Step>) {
+    fn install_steps(&self, state: &ModelState, at: u8, member: &Member, steps: &mut Vec<ModelStep>) {
         for started in &state.started {
             let later = started.view > member.log_view && started.view >= member.view;
             if later
@@ -176,7 +176,7 @@ impl ViewChange {
                 && state.can_fetch(&started.log)
             {
                 for stop in self.stops(state, member, &started.log) {
-                    steps.push(Step::Follow { backup: at, view: started.view, stop });
+                    steps.push(ModelStep::Follow { backup: at, view: started.view, stop });
                 }
             }
         }
@@ -188,14 +188,14 @@ impl ViewChange {
                 primary.mode == Mode::Normal && self.primary_of(primary.view) == other && other != at;
             if serves && primary.view >= member.view {
                 for stop in self.stops(state, member, &primary.entries()) {
-                    steps.push(Step::Ask { member: at, primary: other, stop });
+                    steps.push(ModelStep::Ask { member: at, primary: other, stop });
                 }
             }
         }
     }
 
     /// Where an installation may be interrupted: before its end, while crashes are left.
-    fn stops(&self, state: &State, member: &Member, log: &[Entry]) -> Vec<Option<u8>> {
+    fn stops(&self, state: &ModelState, member: &Member, log: &[Entry]) -> Vec<Option<u8>> {
         let mut stops = vec![None];
         if state.restarts < self.restarts {
             let agreed = member.agrees_with(log);
@@ -204,15 +204,15 @@ impl ViewChange {
         stops
     }
 
-    fn restart_steps(&self, state: &State, at: u8, member: &Member, steps: &mut Vec<Step>) {
+    fn restart_steps(&self, state: &ModelState, at: u8, member: &Member, steps: &mut Vec<ModelStep>) {
         if state.restarts == self.restarts {
             return;
         }
         let most = u8::try_from(member.log.len()).expect("few ops");
         for keep in member.synced..=most {
-            steps.push(Step::Restart { member: at, keep, damaged: None });
+            steps.push(ModelStep::Restart { member: at, keep, damaged: None });
             if state.damages < self.damages {
-                steps.extend((1..=keep).map(|op| Step::Restart { member: at, keep, damaged: Some(op) }));
+                steps.extend((1..=keep).map(|op| ModelStep::Restart { member: at, keep, damaged: Some(op) }));
             }
         }
     }
@@ -220,9 +220,9 @@ impl ViewChange {
 
 /// What a step does.
 impl ViewChange {
-    fn take(&self, state: &mut State, step: Step) {
+    fn take(&self, state: &mut ModelState, step: ModelStep) {
         match step {
-            Step::Propose { primary } => {
+            ModelStep::Propose { primary } => {
                 let member = &mut state.members[usize::from(primary)];
                 let op = u8::try_from(member.log.len() + 1).expect("few ops");
                 let entry = Entry { view: member.view, op, life: member.life };
@@ -230,7 +230,7 @@ impl ViewChange {
                 member.log.push(Held::Intact(entry));
                 state.parents.insert(entry, parent);
             }
-            Step::Append { backup, entry } => {
+            ModelStep::Append { backup, entry } => {
                 let member = &mut state.members[usize::from(backup)];
                 member.log.push(Held::Intact(entry));
                 if self.mistake == Some(Mistake::AckBeforeSync) {
@@ -238,26 +238,28 @@ impl ViewChange {
                     state.acknowledge(view, backup, op, self.majority());
                 }
             }
-            Step::Sync { member: at } => {
+            ModelStep::Sync { member: at } => {
                 let member = &mut state.members[usize::from(at)];
                 member.synced = u8::try_from(member.log.len()).expect("few ops");
                 let (view, op) = (member.view, member.synced);
                 state.acknowledge(view, at, op, self.majority());
             }
-            Step::LearnCommit { primary } => {
+            ModelStep::LearnCommit { primary } => {
                 let view = state.members[usize::from(primary)].view;
                 state.members[usize::from(primary)].commit = state.acknowledged(view, self.majority());
             }
-            Step::NextView { member: at } => {
+            ModelStep::NextView { member: at } => {
                 let member = &mut state.members[usize::from(at)];
                 member.view += 1;
                 member.synced = u8::try_from(member.log.len()).expect("few ops");
                 member.mode = Mode::Between;
                 self.send(state, at);
             }
-            Step::SayAgain { member } => self.send(state, member),
-            Step::Decide { primary, others, stop } => self.decide_and_install(state, primary, &others, stop),
-            Step::Follow { backup, view, stop } => {
+            ModelStep::SayAgain { member } => self.send(state, member),
+            ModelStep::Decide { primary, others, stop } => {
+                self.decide_and_install(state, primary, &others, stop)
+            }
+            ModelStep::Follow { backup, view, stop } => {
                 let log = state
                     .started
                     .iter()
@@ -265,14 +267,14 @@ impl ViewChange {
                     .map(|started| started.log.clone());
                 self.install(state, backup, view, &log.unwrap_or_default(), stop);
             }
-            Step::Ask { member, primary, stop } => {
+            ModelStep::Ask { member, primary, stop } => {
                 let (view, log) = {
                     let primary = &state.members[usize::from(primary)];
                     (primary.view, primary.entries())
                 };
                 self.install(state, member, view, &log, stop);
             }
-            Step::Restart { member, keep, damaged } => {
+            ModelStep::Restart { member, keep, damaged } => {
                 if let Some(op) = damaged {
                     state.damages += 1;
                     state.members[usize::from(member)].log[usize::from(op) - 1] = Held::Bad(None);
@@ -282,12 +284,12 @@ impl ViewChange {
         }
     }
 
-    fn send(&self, state: &mut State, at: u8) {
+    fn send(&self, state: &mut ModelState, at: u8) {
         let votes = self.vote(at, &state.members[usize::from(at)]);
         state.votes.insert(votes);
     }
 
-    fn decide_and_install(&self, state: &mut State, primary: u8, others: &[Vote], stop: Option<u8>) {
+    fn decide_and_install(&self, state: &mut ModelState, primary: u8, others: &[Vote], stop: Option<u8>) {
         let member = &state.members[usize::from(primary)];
         let (own, view) = (self.vote(primary, member), member.view);
         let Some(log) = self.decided(state, &own, others) else { return };
@@ -298,7 +300,7 @@ impl ViewChange {
     }
 
     /// Rule V7: entry by entry; what differs goes, with everything above.
-    fn install(&self, state: &mut State, at: u8, view: u8, log: &[Entry], stop: Option<u8>) {
+    fn install(&self, state: &mut ModelState, at: u8, view: u8, log: &[Entry], stop: Option<u8>) {
         let member = &mut state.members[usize::from(at)];
         member.view = view;
         if self.mistake == Some(Mistake::LogViewEarly) {
@@ -333,7 +335,7 @@ impl ViewChange {
     }
 
     /// Another life: only what is on the disk is left.
-    fn restart(&self, state: &mut State, at: u8, keep: u8) {
+    fn restart(&self, state: &mut ModelState, at: u8, keep: u8) {
         state.restarts += 1;
         let member = &mut state.members[usize::from(at)];
         member.log.truncate(usize::from(keep));
@@ -376,7 +378,7 @@ impl ViewChange {
     }
 
     /// The log that the real decision makes of these.
-    fn decided(&self, state: &State, own: &Vote, others: &[Vote]) -> Option<Vec<Entry>> {
+    fn decided(&self, state: &ModelState, own: &Vote, others: &[Vote]) -> Option<Vec<Entry>> {
         let members = usize::from(self.members);
         let quorums = Quorums { members, view_change: self.majority(), nack: members - self.majority() + 1 };
         let votes: BTreeMap<MemberId, LogSummary> = others
@@ -384,14 +386,14 @@ impl ViewChange {
             .chain([own])
             .map(|votes| (MemberId::new(votes.from), summary(state, votes)))
             .collect();
-        let Decision::Log(DecidedLog { base, suffix }) = decide(&votes, quorums) else { return None };
+        let LogDecision::Log(DecidedLog { base, suffix }) = decide(&votes, quorums) else { return None };
         let known: BTreeMap<Hash, Entry> = state.parents.keys().map(|entry| (entry.hash(), *entry)).collect();
         let head = suffix.last().copied().unwrap_or(base.hash);
         Some(state.prefix(known.get(&head).copied()))
     }
 }
 
-fn summary(state: &State, votes: &Vote) -> LogSummary {
+fn summary(state: &ModelState, votes: &Vote) -> LogSummary {
     let committed = usize::from(votes.commit);
     let commit = state.prefix(votes.log.iter().take(committed).rev().find_map(Held::entry));
     let hash = commit.last().map_or(Hash::ZERO, Entry::hash);

@@ -93,7 +93,7 @@ pub(super) struct Started {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct State {
+pub(super) struct ModelState {
     pub(super) members: Vec<Member>,
     pub(super) votes: BTreeSet<Vote>,
     pub(super) started: BTreeSet<Started>,
@@ -107,7 +107,7 @@ pub(super) struct State {
     pub(super) damages: u8,
 }
 
-impl State {
+impl ModelState {
     pub(super) fn new(members: u8) -> Self {
         let member = Member {
             mode: Mode::Normal,

@@ -1,16 +1,16 @@
-//! A log that stands on another point: a state that holds everything up to there was transferred (rule T3).
+//! Rebases the log on another point, when a state that contains everything up to there was transferred (rule T3).
 //!
-//! One superblock write decides: before it the log is the old one, and the state on disk may be ahead of it; after it the log
-//! begins at the point. Whoever opens the directory in between finds the state ahead and adopts its point again.
+//! A single superblock write decides. Before it, the log is the old one, and the state on disk may be ahead of it; after it, the
+//! log begins at the point. A member that is started in between finds the state ahead, and rebases the log again.
 
 use super::Journal;
 use super::chain::Chain;
 use super::cuts::CutRecord;
-use super::error::{OpenError, WriteError};
+use super::error::{JournalWriteError, OpenError};
 use super::recovery::OrphanBlock;
 use super::store::Store;
 use super::superblock::Mark;
-use crate::message::{Adoption, LogPoint, Recovered, Write};
+use crate::message::{LogPoint, LogRebase, Recovered, Write};
 use std::collections::VecDeque;
 
 impl From<LogPoint> for Mark {
@@ -20,15 +20,15 @@ impl From<LogPoint> for Mark {
 }
 
 impl Store {
-    /// Stands the log on a point, durably. Entries above that chain to it stay; all other entries are void.
-    pub(super) fn adopt(&mut self, adoption: &Adoption) -> Result<(), WriteError> {
+    /// Rebases the log on a point, durably. Entries above that chain to it are kept, and all other entries are void.
+    pub(super) fn rebase(&mut self, adoption: &LogRebase) -> Result<(), JournalWriteError> {
         let (point, incarnation) = (Mark::from(adoption.point), adoption.incarnation);
         if incarnation <= self.superblock.incarnation {
-            return Err(WriteError::Regress { incarnation });
+            return Err(JournalWriteError::Regress { incarnation });
         }
         let op = point.anchor.op;
         if op < self.superblock.checkpoint.anchor.op {
-            return Err(WriteError::UnknownPoint { op });
+            return Err(JournalWriteError::UnknownPoint { op });
         }
         if self.chain.mark(op).is_none_or(|mark| mark.anchor != point.anchor) {
             self.restart(point, CutRecord { after: op, incarnation })?;
@@ -38,8 +38,8 @@ impl Store {
         self.drop_old(true)
     }
 
-    /// The log begins at `point`. Behind a damaged part may stand what follows it: that is kept, and may be the only copy.
-    fn restart(&mut self, point: Mark, cut: CutRecord) -> Result<(), WriteError> {
+    /// The log begins at `point`. What follows the point behind a damaged part is kept, because it may be the only copy.
+    fn restart(&mut self, point: Mark, cut: CutRecord) -> Result<(), JournalWriteError> {
         let op = point.anchor.op;
         let another = self.chain.head().anchor.op >= op
             || self.past_gap.get(&op).is_some_and(|hidden| hidden.held.meta.hash != point.anchor.hash)
@@ -57,7 +57,7 @@ impl Store {
             self.trim = self.trim.max(op);
         }
         self.chain = Chain::new(point, VecDeque::new());
-        self.absorb();
+        self.link_past_gap();
         self.superblock.floor = point;
         self.superblock.checkpoint = point;
         Ok(())
@@ -65,14 +65,14 @@ impl Store {
 }
 
 impl Journal {
-    /// Makes the log stand on the point of the state on disk, which is ahead of it: a transfer was cut short, or the end of the
-    /// log was lost. Returns what recovery would find now.
+    /// Rebases the log on the point of the state on disk, which is ahead of it: a transfer was interrupted, or the end of the log
+    /// was lost. Returns what recovery would find now.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
-    pub fn stand_on(&mut self, point: LogPoint) -> Result<Recovered, OpenError> {
+    pub fn rebase_log(&mut self, point: LogPoint) -> Result<Recovered, OpenError> {
         let incarnation = self.store()?.superblock.incarnation.next();
-        self.execute(&[Write::Adopt(Adoption { point, incarnation })])?;
+        self.execute(&[Write::Rebase(LogRebase { point, incarnation })])?;
         Ok(self.store()?.recovered())
     }
 }

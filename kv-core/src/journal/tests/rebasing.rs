@@ -1,7 +1,7 @@
 //! The log stands on another point (rule T3).
 
 use super::*;
-use crate::message::{Adoption, LogPoint};
+use crate::message::{LogPoint, LogRebase};
 
 /// The point after `entry`.
 fn point(entry: &Entry) -> LogPoint {
@@ -10,7 +10,7 @@ fn point(entry: &Entry) -> LogPoint {
 }
 
 fn adopt(entry: &Entry, incarnation: u64) -> Write {
-    Write::Adopt(Adoption { point: point(entry), incarnation: Incarnation::new(incarnation) })
+    Write::Rebase(LogRebase { point: point(entry), incarnation: Incarnation::new(incarnation) })
 }
 
 /// What a reader finds at these ops.
@@ -105,7 +105,7 @@ fn t3_f_disk_20_a_power_cut_during_the_adoption_leaves_the_old_log_or_the_new() 
             } else {
                 assert!(done.is_err() && head(&recovered) == 10, "operation {operation} seed {seed}");
                 // The state on disk was switched before: opening finds it ahead.
-                let again = journal.stand_on(point(&cluster[24])).unwrap();
+                let again = journal.rebase_log(point(&cluster[24])).unwrap();
                 assert_eq!((again.checkpoint, head(&again)), (cluster[24].header.anchor(), 25));
             }
             let from =
@@ -144,5 +144,5 @@ fn t3_a_point_below_the_checkpoint_is_refused() {
     let (_disk, mut journal) = formed();
     let log = entries_after(None, 1, 100, 9);
     journal.execute(&[Write::Append(log.clone()), Write::Checkpoint(log[7].header.anchor())]).unwrap();
-    assert!(matches!(journal.execute(&[adopt(&log[3], 1)]), Err(WriteError::UnknownPoint { .. })));
+    assert!(matches!(journal.execute(&[adopt(&log[3], 1)]), Err(JournalWriteError::UnknownPoint { .. })));
 }

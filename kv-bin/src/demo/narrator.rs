@@ -7,12 +7,12 @@ use std::time::Instant;
 
 /// Prints what happens: on stdout, or on stderr if stdout is for JSON.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Story {
+pub(crate) struct Narrator {
     start: Instant,
     to_stderr: bool,
 }
 
-impl Story {
+impl Narrator {
     /// Times count from now.
     pub(crate) fn begin(title: &str, to_stderr: bool) -> Self {
         let story = Self { start: Instant::now(), to_stderr };

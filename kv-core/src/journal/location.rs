@@ -1,15 +1,15 @@
-//! Where things stand in the journal.
+//! Locations in the journal.
 
 use crate::ids::Incarnation;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The life of a segment file between two recyclings. Never used twice in a journal, so it orders the segments.
+/// The life of a segment file between two recyclings. A generation is never used twice in a journal, so it orders the segments.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub(super) struct Generation(u32);
 
 impl Generation {
-    /// Before the first.
+    /// Before the first generation.
     pub(super) const ZERO: Self = Self(0);
 
     pub(super) const fn new(value: u32) -> Self {
@@ -20,7 +20,7 @@ impl Generation {
         self.0
     }
 
-    /// The next one; `None` when all have been used.
+    /// The next one; `None` when all are used up.
     pub(super) fn next(self) -> Option<Self> {
         self.0.checked_add(1).map(Self)
     }
@@ -32,7 +32,7 @@ impl fmt::Debug for Generation {
     }
 }
 
-/// The number in a segment file's name. Stays with the file through its generations.
+/// The number in the name of a segment file. It stays with the file through its generations.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct SegmentNumber(u32);
 
@@ -52,16 +52,16 @@ impl fmt::Debug for SegmentNumber {
     }
 }
 
-/// A block of the journal, in the order of writing: within a generation blocks are written front to back, each once.
+/// The position of a block in the order of writing: within a generation, blocks are written front to back, each once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
 pub(super) struct Position {
     pub(super) generation: Generation,
     pub(super) block: u32,
 }
 
-/// The blocks that one entry takes.
+/// The blocks that one entry occupies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place {
+pub(super) struct EntryLocation {
     pub(super) segment: SegmentNumber,
     pub(super) generation: Generation,
     /// The first block.
@@ -70,7 +70,7 @@ pub(super) struct Place {
     pub(super) incarnation: Incarnation,
 }
 
-impl Place {
+impl EntryLocation {
     /// The position after its last block.
     pub(super) const fn end(&self) -> Position {
         Position { generation: self.generation, block: self.block + self.blocks }

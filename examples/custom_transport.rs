@@ -7,7 +7,6 @@ use kv_core::transport::{Connection, Lane, Listener, Peer, Transport, TransportE
 use kv_core::{Cluster, Node, tokio};
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use std::{env, fs, io};
@@ -144,7 +143,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn start(cluster: &Cluster, id: u8, folder: &Path) -> Result<Node, Box<dyn Error>> {
     let data = folder.join(format!("data-{id}"));
-    Ok(Node::builder(cluster.clone(), id).transport(Arc::new(Unix)).data_dir(data).start().await?)
+    Ok(Node::builder(cluster.clone(), id).transport(Unix).data_dir(data).start().await?)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod difference;
 mod fixed;
+mod setters;
 
 #[cfg(feature = "internals")]
 pub use fixed::FixedOptions;
@@ -216,6 +217,12 @@ impl ClusterBuilder {
         self.with(id, address, Role::Data)
     }
 
+    /// Adds a data member for each pair of an id and an address.
+    #[must_use]
+    pub fn members<A: Into<String>>(self, members: impl IntoIterator<Item = (u8, A)>) -> Self {
+        members.into_iter().fold(self, |builder, (id, address)| builder.member(id, address))
+    }
+
     /// Adds a witness.
     #[must_use]
     pub fn witness(self, id: u8, address: impl Into<String>) -> Self {
@@ -278,15 +285,23 @@ fn check_address(member: &Member) -> Result<(), ConfigError> {
 /// How many entries may be uncommitted at once; fixed when a cluster is formed.
 const DEFAULT_PIPELINE_DEPTH: u32 = 32;
 
-/// Time-outs and limits of a node. Every field has a default and a range, which [`Options::check`] enforces. Some options are fixed when
-/// the cluster forms. The others may differ between members, and may change with every restart: see [`OPTION_TABLE`].
+/// Time-outs and limits of a node. Every option has a default, a range and a setter. A node checks the ranges when it starts, and
+/// [`checked`](Self::checked) does so before. Some options are fixed when the cluster forms. The others may differ between members, and may change
+/// with every restart: see [`OPTION_TABLE`].
+///
+/// ```
+/// # use kv_core::Options;
+/// # use std::time::Duration;
+/// let options = Options::default().heartbeat(Duration::from_millis(50)).max_value_bytes(64 << 10).checked()?;
+/// # Ok::<(), kv_core::config::ConfigError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Options {
     /// Time between two heartbeats of the primary. Default 25 ms; 1 ms to 10 s.
     pub heartbeat: Duration,
     /// Shortest silence after which a backup suspects that the primary has failed. The backup adapts to the silences that it observes,
-    /// between this and [`failure_timeout_max`](Self::failure_timeout_max). Default 150 ms; at least 3 heartbeats, at most 60 s.
+    /// between this and [`failure_timeout_max`](field@Self::failure_timeout_max). Default 150 ms; at least 3 heartbeats, at most 60 s.
     pub failure_timeout_min: Duration,
     /// Longest silence after which a backup suspects that the primary has failed. Default 2 s; at least `failure_timeout_min`, at most 120 s.
     pub failure_timeout_max: Duration,

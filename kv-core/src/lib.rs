@@ -18,11 +18,10 @@
 //! `transport::tcp` instead.
 //! ```
 //! use kv_core::{Cluster, Node, tokio, transport::Memory};
-//! use std::sync::Arc;
 //!
 //! # #[tokio::main(crate = "kv_core::tokio")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let cluster = Cluster::builder("docs").member(0, "a:1").member(1, "b:1").member(2, "c:1").build()?;
-//! let network = Arc::new(Memory::new());
+//! let network = Memory::new();
 //! # let folder = tempfile::tempdir()?;
 //! # let folder = folder.path();
 //! let mut nodes = Vec::new();
@@ -43,7 +42,7 @@
 //! A program that is not a member connects to the address of any member:
 //! ```no_run
 //! # async fn connect() -> Result<(), Box<dyn std::error::Error>> {
-//! # let transport = std::sync::Arc::new(kv_core::transport::Memory::new());
+//! # let transport = kv_core::transport::Memory::new();
 //! let client = kv_core::Client::connect("docs", "127.0.0.1:7000", transport).await?;
 //! # Ok(()) }
 //! ```

@@ -80,13 +80,13 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the transport. Required.
+    /// Sets the transport: one, or an `Arc` of one, also of a `dyn Transport`. Required.
     ///
     /// If the transport has a certificate (TLS over TCP, or QUIC), the other end must prove that it is a member of the cluster. New certificates in
     /// the same files are loaded before the next connection is opened.
     #[must_use]
-    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
-        self.dialer.transport = Some(transport);
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.dialer.transport = Some(Arc::new(transport));
         self
     }
 

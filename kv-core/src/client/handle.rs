@@ -46,7 +46,7 @@ pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 ///
 /// ```no_run
 /// use kv_core::{Client, transport::Transport};
-/// # async fn example(transport: std::sync::Arc<dyn Transport>) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn example(transport: impl Transport) -> Result<(), Box<dyn std::error::Error>> {
 /// let client = Client::builder("demo").address("127.0.0.1:7000").transport(transport).connect().await?;
 ///
 /// let first = client.put("greeting", "hello").await?;
@@ -122,7 +122,7 @@ impl Client {
     pub async fn connect(
         cluster: &str,
         address: &str,
-        transport: Arc<dyn Transport>,
+        transport: impl Transport,
     ) -> Result<Self, ConnectError> {
         Self::builder(cluster).address(address).transport(transport).connect().await
     }

@@ -130,7 +130,7 @@ macro_rules! freshness {
 
             /// Reads the state of some member if it contains every write that was acknowledged to anyone until this long before
             /// the read began. A backup that hears from its primary can prove this for a bound of a few heartbeats
-            /// ([`heartbeat`](crate::Options::heartbeat)), and answers by itself. Otherwise other members are asked. The primary
+            /// ([`heartbeat`](field@crate::Options::heartbeat)), and answers by itself. Otherwise other members are asked. The primary
             /// always answers, if necessary like a linearizable read, so a bound of zero is a linearizable read. If the primary
             /// is needed and there is none before the deadline, the read is
             /// [`Unavailable`](crate::error::ReadError::Unavailable).
@@ -153,8 +153,8 @@ macro_rules! freshness {
             }
 
             /// Reads the state as it was at this revision. Members keep the last
-            /// [`history_revisions`](crate::Options::history_revisions) and up to
-            /// [`history_bytes`](crate::Options::history_bytes). An older revision returns
+            /// [`history_revisions`](field@crate::Options::history_revisions) and up to
+            /// [`history_bytes`](field@crate::Options::history_bytes). An older revision returns
             /// [`Compacted`](crate::error::ReadError::Compacted), and one that does not exist yet returns
             /// [`Future`](crate::error::ReadError::Future).
             ///

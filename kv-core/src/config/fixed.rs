@@ -10,6 +10,7 @@ use std::time::Duration;
 
 /// How an option may differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Scope {
     /// Decides what requests do, or what the protocol's proofs rest on. Stored when the cluster forms, equal on all members, and in all lives of
     /// their data; another value is refused by name.
@@ -21,6 +22,7 @@ pub enum Scope {
 
 /// Where an option stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct OptionRow {
     /// The name of its field in [`Options`].
     pub name: &'static str,
@@ -38,7 +40,7 @@ const fn local(name: &'static str, decides: &'static str) -> OptionRow {
     OptionRow { name, scope: Scope::Local, decides }
 }
 
-/// Every field of [`Options`], in its order. Fixed ones are compared at three places, by [`FixedOptions::check`]: the superblock when a directory
+/// Every field of [`Options`], in its order. Fixed ones are compared at three places, the same way: the superblock when a directory
 /// is opened, the hello between members, and the checkpoint of a state that is opened or received.
 pub const OPTION_TABLE: &[OptionRow] = &[
     local("heartbeat", "how often the primary sends a heartbeat, and how long a vote to leave a view counts"),
@@ -109,6 +111,7 @@ pub struct FixedOptions {
 /// A fixed option that is not what the cluster was formed with.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{option} is {found}, and the cluster was formed with {formed}: set it back to {formed}")]
+#[non_exhaustive]
 pub struct OptionMismatch {
     /// The name of its field in [`Options`].
     pub option: &'static str,

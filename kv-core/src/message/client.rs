@@ -129,6 +129,7 @@ impl Query {
 
 /// The value of a key, and its revisions.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Record {
     /// The value.
     pub value: Bytes,
@@ -277,6 +278,7 @@ pub struct MemberStatus {
 
 /// The progress of a peer, as its primary sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct PeerStatus {
     /// The id of the peer.
     pub id: MemberId,

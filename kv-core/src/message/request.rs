@@ -269,6 +269,7 @@ pub enum StepResult {
 
 /// What a transaction found in a range.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Scanned {
     /// Keys and records in order.
     pub records: Vec<(Bytes, Record)>,

@@ -99,13 +99,13 @@ impl NodeBuilder {
         (Clock::start(), IdleTracker::default(), random())
     }
 
-    /// Sets the transport. Required.
+    /// Sets the transport: one, or an `Arc` of one, also of a `dyn Transport`. Required.
     ///
     /// If the transport has a certificate (TLS over TCP, or QUIC), it must be the certificate of this member. All other members and clients must then
     /// authenticate: members by the ids in the configuration, clients by a certificate for this cluster. New certificates in the same files are
     /// loaded within about a second, and connections stay open.
-    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
-        self.transport = Some(transport);
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transport = Some(Arc::new(transport));
         self
     }
 

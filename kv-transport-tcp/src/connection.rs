@@ -1,8 +1,9 @@
 //! Turns a socket into a [`Connection`], at both ends.
 
+use crate::refusal::{Failure, SPEAKS_NO_TLS, TLS_HANDSHAKE, WANTS_TLS, invalid, part};
 #[cfg(feature = "tls")]
 use crate::tls;
-use kv_transport::{Connection, Lane, Peer, Reader, TransportError, Writer, preface};
+use kv_transport::{Connection, Lane, Peer, Reader, Writer, preface};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
@@ -22,15 +23,6 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// A peer that has not acknowledged sent data for this long is gone. (Probes are sent only while there is no data.)
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
-/// The first byte of a handshake in TLS.
-pub(crate) const TLS_HANDSHAKE: u8 = 0x16;
-/// The answer to a caller without TLS at a port that requires it: a preface of no lane.
-pub(crate) const WANTS_TLS: [u8; preface::BYTES] = *b"kvt\n\x01\xff\x00\x00";
-/// The answer to a caller with TLS at a port without it: anything that is not TLS.
-const SPEAKS_NO_TLS: [u8; preface::BYTES] = *b"kvt\n\x01\xfe\x00\x00";
-/// How often data is read from a caller after the closing message.
-const PARTING_READS: usize = 64;
-
 /// The protection of a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum Security {
@@ -39,27 +31,6 @@ pub(crate) enum Security {
     /// Encrypted, and both ends authenticated by certificates.
     #[cfg(feature = "tls")]
     Tls(tls::Tls),
-}
-
-/// Why a socket did not become a connection.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    /// It broke, or someone else is at the other end.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// The two ends do not accept each other.
-    #[error("{0}")]
-    Handshake(String),
-}
-
-impl Failure {
-    /// The error that `connect` reports.
-    pub(crate) fn on_connect(self, address: &str) -> TransportError {
-        match self {
-            Self::Io(error) => TransportError::connect(address, error),
-            Self::Handshake(reason) => TransportError::handshake(address, reason),
-        }
-    }
 }
 
 /// Connects to `address` and sends the lane. `remote` is the address before it was resolved.
@@ -117,23 +88,6 @@ pub(crate) async fn accept(
 
 fn plain(reader: Reader, writer: Writer, lane: Lane, remote: String) -> Connection {
     Connection { lane, peer: Peer::Unauthenticated, remote, reader, writer }
-}
-
-pub(crate) fn invalid(reason: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, reason)
-}
-
-/// Sends the closing message and closes. What the other end still sends is read and dropped: closing a socket with unread data
-/// resets it, and the message might be lost. The accepting end limits the time.
-pub(crate) async fn part(mut socket: TcpStream, last_word: &[u8]) {
-    if socket.write_all(last_word).await.is_ok() && socket.shutdown().await.is_ok() {
-        let mut unread = [0; 1024];
-        for _ in 0..PARTING_READS {
-            if !matches!(socket.read(&mut unread).await, Ok(1..)) {
-                break;
-            }
-        }
-    }
 }
 
 /// The reading half without TLS at the connecting end: fails with a clear error if the other end requires TLS.

@@ -9,6 +9,7 @@
 
 mod connection;
 mod listener;
+mod refusal;
 #[cfg(feature = "tls")]
 mod tls;
 

@@ -1,7 +1,8 @@
 //! Accepts sockets, and returns them once their lane is known.
 
 use crate::Tcp;
-use crate::connection::{self, Failure, Security};
+use crate::connection::{self, Security};
+use crate::refusal::Failure;
 use async_trait::async_trait;
 use kv_transport::{Connection, ConnectionLimiter, Listener, MemberSources, RefusalThrottle, TransportError};
 use std::future::poll_fn;

@@ -1,6 +1,6 @@
 //! TLS over a socket.
 
-use crate::connection::{Failure, TLS_HANDSHAKE, WANTS_TLS, invalid, part};
+use crate::refusal::{Failure, TLS_HANDSHAKE, WANTS_TLS, invalid, part};
 use kv_transport::tls::rustls::pki_types::{CertificateDer, ServerName};
 use kv_transport::tls::rustls::{self};
 use kv_transport::tls::{Identity, SERVER_NAME, explain, peer_of};

@@ -19,9 +19,9 @@
 //! What remains readable and wrong: a device that drops the write of a block *and* of its sums.
 
 use super::checksums::{CACHED, ChecksumCache, GROUP, block_at, file_len, sum_of, sums_at};
-use super::head::{COPIES, Head, SECTOR, TREE_BYTES};
-use super::read_view::STEP_BYTES;
+use super::head::{BLOCK, COPIES, Head, SECTOR, TREE_BYTES};
 use super::readahead::Readahead;
+use super::steps::STEP_BYTES;
 use super::{EngineError, steps};
 use crate::storage::File;
 use std::fmt;
@@ -29,9 +29,6 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// The unit that is checked. It is also the page size of the B-tree.
-pub(super) const BLOCK: usize = 4096;
 
 /// Large values are read in parts of this size.
 const READ_AT_ONCE: usize = 16 * BLOCK;

@@ -1,6 +1,6 @@
 //! The checksums of a state file's blocks: which sum belongs to which block, and a bounded cache of the sums.
 
-use super::blocks::BLOCK;
+use super::head::BLOCK;
 use crate::storage::File;
 use std::collections::BTreeMap;
 use std::io;

@@ -15,6 +15,9 @@ use super::EngineError;
 use crate::ids::Hash;
 use bytes::{Buf, BufMut};
 
+/// The unit that is checked. It is also the page size of the B-tree.
+pub(super) const BLOCK: usize = 4096;
+
 /// How many bytes of the B-tree's own header are stored here.
 pub(super) const TREE_BYTES: usize = 448;
 

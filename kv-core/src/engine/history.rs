@@ -10,7 +10,7 @@
 use super::EngineError;
 use super::change::{KeyChange, Retention, weight};
 use super::key::Key;
-use super::memtable::VersionKey;
+use super::version::VersionKey;
 use crate::ids::Revision;
 use crate::message::EventKind;
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};

@@ -25,13 +25,16 @@ mod counted;
 mod disk;
 mod error;
 mod gaps;
+mod guard;
 mod head;
 mod history;
 mod key;
+mod keys;
 mod layers;
 #[cfg(feature = "internals")]
 mod memory;
 mod memtable;
+mod part;
 mod read_view;
 mod readahead;
 mod snapshot;
@@ -39,20 +42,22 @@ mod staging;
 pub(crate) mod steps;
 mod tree;
 mod tree_snapshot;
+mod version;
 mod write_digest;
 
 pub use change::{KeyChange, Retention};
 pub use disk::{Disk, Merge, Merged, Progress};
 pub(crate) use disk::{Opened as OpenedDisk, Rows};
 pub use error::EngineError;
+pub use keys::Keys;
 #[cfg(feature = "internals")]
 pub use memory::Memory;
-pub use read_view::{HistoryChange, Keys, ReadView, Reader};
+pub(crate) use part::Row;
+pub use read_view::{HistoryChange, ReadView, Reader};
 #[cfg(feature = "internals")]
 pub use read_view::{HistoryChanges, Scan};
 pub use snapshot::Snapshot;
 pub(crate) use staging::Staging;
-pub(crate) use tree::Row;
 
 use crate::ids::{Anchor, Hash, Revision};
 use std::fmt::Debug;

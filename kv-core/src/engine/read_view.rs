@@ -4,9 +4,11 @@ use super::EngineError;
 use super::change::KeyChange;
 use super::gaps::{Gaps, WORTH};
 use super::key::Key;
-use super::memtable::{Memtable, MemtableCursor, Value, VersionKey};
-use super::steps;
+use super::keys::Keys;
+use super::memtable::{Memtable, MemtableCursor};
+use super::steps::{self, STEP_BYTES};
 use super::tree_snapshot::{TreeCursor, TreeSnapshot};
+use super::version::{Value, VersionKey};
 use crate::ids::{Anchor, Revision};
 use bytes::Bytes;
 use std::fmt;
@@ -24,9 +26,6 @@ pub struct ReadView {
     /// The known empty ranges, shared by all views of an engine.
     pub(super) gaps: Arc<Gaps>,
 }
-
-/// Reading this many bytes counts as one more step.
-pub(super) const STEP_BYTES: usize = 256;
 
 impl ReadView {
     /// The op that the state is at.
@@ -171,24 +170,6 @@ impl ReadView {
             frozen: self.frozen.as_ref().map(|frozen| frozen.cursor(keys, at)),
             base: self.base.as_ref().map(|base| base.cursor(keys, at)).transpose()?,
         })
-    }
-}
-
-/// A range of keys, and the order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Keys<'a> {
-    /// The first key (inclusive).
-    pub from: &'a [u8],
-    /// The end (exclusive); `None` for the end of the key space.
-    pub to: Option<&'a [u8]>,
-    /// Whether to begin at the end of the range.
-    pub reverse: bool,
-}
-
-impl<'a> From<&'a [u8]> for Keys<'a> {
-    /// All keys from this one on.
-    fn from(from: &'a [u8]) -> Self {
-        Self { from, to: None, reverse: false }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reads the state's file ahead, in small parts. The operating system would read parts of many megabytes once the file is read
 //! sequentially, and the journal's writes would wait for them on the device, for many milliseconds.
 
-use super::blocks::BLOCK;
+use super::head::BLOCK;
 use crate::storage::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};

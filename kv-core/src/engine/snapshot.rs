@@ -7,7 +7,7 @@
 //! checkpoint.
 
 use super::EngineError;
-use super::tree::Part;
+use super::part::Part;
 use super::tree_snapshot::TreeSnapshot;
 use crate::ids::{Anchor, Hash};
 use crate::message::{Chunk, ChunkEnd};

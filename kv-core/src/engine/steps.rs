@@ -7,6 +7,9 @@ use std::cell::Cell;
 /// The number of steps between two callbacks: about 0.1 ms.
 const TURN: usize = 256;
 
+/// Reading this many bytes counts as one more step.
+pub(super) const STEP_BYTES: usize = 256;
+
 /// What a thread does between two turns. It is given the number of turns.
 type GiveWay = fn(usize);
 

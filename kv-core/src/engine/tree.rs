@@ -3,87 +3,25 @@
 use super::EngineError;
 use super::blocks::Blocks;
 use super::change::Retention;
+use super::guard::guarded;
 use super::history::{self, CHANGED, CHANGES, HistoryRange, RANGE};
 use super::memtable::Memtable;
+use super::part::{DATA, Part, ROWS, Row};
 use super::snapshot;
 use super::tree_snapshot::{Tables, TreeSnapshot};
 use crate::ids::Revision;
 use crate::storage::File;
-use bytes::Bytes;
 use redb::{
     AccessGuard, Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
     TableError, WriteTransaction,
 };
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Users' keys and their records.
-const DATA: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("data");
-
-/// Everything else that belongs to the state, by name.
-const ROWS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("rows");
-
 /// The progress of a snapshot that is being received.
 const PROGRESS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("progress");
-
-/// The parts of a state, in the order in which they are transferred.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Part {
-    Rows,
-    Data,
-    Changes,
-    Changed,
-}
-
-impl Part {
-    pub(super) const ALL: [Self; 4] = [Self::Rows, Self::Data, Self::Changes, Self::Changed];
-
-    pub(super) const fn code(self) -> u8 {
-        match self {
-            Self::Rows => 0,
-            Self::Data => 1,
-            Self::Changes => 2,
-            Self::Changed => 3,
-        }
-    }
-
-    pub(super) fn of_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|part| part.code() == code)
-    }
-
-    const fn table(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
-        match self {
-            Self::Rows => ROWS,
-            Self::Data => DATA,
-            Self::Changes => CHANGES,
-            Self::Changed => CHANGED,
-        }
-    }
-
-    /// The place of a key in the order of a transfer.
-    pub(super) fn place(self, key: &[u8]) -> Bytes {
-        [&[self.code()], key].concat().into()
-    }
-
-    /// The parts after a place, and the key after which the first of them continues.
-    pub(super) fn from_place(place: &[u8]) -> impl Iterator<Item = (Self, Option<&[u8]>)> {
-        let begun = place.split_first().and_then(|(code, key)| Some((Self::of_code(*code)?, key)));
-        Self::ALL.into_iter().filter_map(move |part| match begun {
-            Some((current, _)) if part < current => None,
-            Some((current, key)) if part == current => Some((part, Some(key))),
-            Some(_) | None => Some((part, None)),
-        })
-    }
-}
-
-/// A row that a merge sets or, with `None`, removes.
-pub(crate) type Row = (Vec<u8>, Option<Vec<u8>>);
-
-/// A stored row: its name and value.
-pub(crate) type StoredRow = (Vec<u8>, Vec<u8>);
 
 /// An open B-tree. Dropping it writes nothing: a restart finds the last merge, as after a crash.
 pub(super) struct Tree {
@@ -275,33 +213,6 @@ impl Tree {
             Ok(())
         })
     }
-}
-
-/// Runs a call of redb. What redb reads has passed its checksums, so it finds what it wrote. If it still reports corruption, the
-/// disk is not damaged, and all members may have the same problem. So the state is neither replaced nor discarded.
-pub(super) fn guarded<R>(
-    blocks: &Blocks,
-    call: impl FnOnce() -> Result<R, redb::Error>,
-) -> Result<R, EngineError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(result)) => Ok(result),
-        Ok(Err(error)) => Err(blocks.failure().unwrap_or_else(|| classify(error))),
-        Err(_) => Err(blocks.failure().unwrap_or_else(|| inconsistent("the B-tree has panicked"))),
-    }
-}
-
-fn classify(error: redb::Error) -> EngineError {
-    match error {
-        redb::Error::Io(error) => EngineError::io("use", error),
-        redb::Error::PreviousIo | redb::Error::DatabaseClosed | redb::Error::LockPoisoned(_) => {
-            EngineError::Failed
-        }
-        error => inconsistent(error.to_string()),
-    }
-}
-
-fn inconsistent(detail: impl Into<String>) -> EngineError {
-    EngineError::Inconsistent { detail: detail.into() }
 }
 
 /// The file as redb sees it.

@@ -3,12 +3,13 @@
 use super::EngineError;
 use super::blocks::Blocks;
 use super::change::KeyChange;
+use super::guard::guarded;
 use super::history::{self, HistoryRange, RANGE};
 use super::key::Key;
-use super::memtable::Value;
-use super::read_view::{Keys, STEP_BYTES};
-use super::steps;
-use super::tree::{Part, StoredRow, Tree, guarded};
+use super::keys::Keys;
+use super::part::{Part, StoredRow};
+use super::steps::{self, STEP_BYTES};
+use super::version::Value;
 use crate::ids::Revision;
 use crate::message::EventKind;
 use bytes::Bytes;
@@ -35,7 +36,7 @@ pub(super) struct TreeSnapshot {
     range: HistoryRange,
     blocks: Arc<Blocks>,
     // The last field, so that the tables are dropped before the tree that they read.
-    _tree: Arc<Tree>,
+    _tree: Arc<dyn Send + Sync>,
 }
 
 impl fmt::Debug for TreeSnapshot {
@@ -48,7 +49,11 @@ impl fmt::Debug for TreeSnapshot {
 }
 
 impl TreeSnapshot {
-    pub(super) fn new(tables: Tables, tree: Arc<Tree>, blocks: Arc<Blocks>) -> Result<Self, EngineError> {
+    pub(super) fn new(
+        tables: Tables,
+        tree: Arc<dyn Send + Sync>,
+        blocks: Arc<Blocks>,
+    ) -> Result<Self, EngineError> {
         let mut base = Self { tables, range: HistoryRange::default(), blocks, _tree: tree };
         if let Some(span) = base.read(base.tables.rows.as_ref(), RANGE)? {
             base.range = HistoryRange::decode(span.value())?;

@@ -2,7 +2,7 @@
 
 use super::location::EntryLocation;
 use super::superblock::Mark;
-use crate::ids::{Anchor, Op};
+use crate::ids::{Anchor, Hash, Op};
 use crate::message::EntryMeta;
 use std::collections::VecDeque;
 
@@ -10,6 +10,13 @@ use std::collections::VecDeque;
 pub(super) struct ChainEntry {
     pub(super) meta: EntryMeta,
     pub(super) place: EntryLocation,
+}
+
+/// An intact entry above the first bad one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct HeldPastGap {
+    pub(super) held: ChainEntry,
+    pub(super) parent: Hash,
 }
 
 #[derive(Debug)]

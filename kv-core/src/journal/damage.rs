@@ -1,21 +1,13 @@
 //! What is behind the first bad entry of a damaged log, and how far that log may have reached. Pure, like all of recovery.
 
-use super::chain::ChainEntry;
+use super::chain::{ChainEntry, HeldPastGap};
 use super::location::{Generation, Position};
-use super::recovery::Live;
-use super::scan::{Remnant, Scan};
+use super::scan::{Live, Remnant, Scan};
 use super::segment::Header;
 use super::superblock::{Mark, Superblock};
-use crate::ids::{Hash, Op};
+use crate::ids::Op;
 use crate::message::{EntryPastGap, Extent};
 use std::collections::BTreeMap;
-
-/// An intact entry above the first bad one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct HeldPastGap {
-    pub(super) held: ChainEntry,
-    pub(super) parent: Hash,
-}
 
 /// The intact entries above the head that agree with each other. If two do not, the one that was written later determines the
 /// log. An entry that would follow the head but does not chain to it is not used.

@@ -1,7 +1,7 @@
 //! Reads entries: from memory while they are new, later from the segments.
 
 use super::block::Seed;
-use super::damage::HeldPastGap;
+use super::chain::HeldPastGap;
 use super::error::JournalReadError;
 use super::location::{EntryLocation, SegmentNumber};
 use super::scan::offset;

@@ -1,12 +1,12 @@
 //! Derives the log from what is on disk: which entries count, where the log ends, and whether that end can be trusted. Pure: it
 //! neither reads nor writes.
 
-use super::chain::{Chain, ChainEntry};
-use super::damage::{self, Claims, HeldPastGap};
+use super::chain::{Chain, ChainEntry, HeldPastGap};
+use super::damage::{self, Claims};
 use super::error::OpenError;
 use super::location::{EntryLocation, Generation, Position};
 use super::reader;
-use super::scan::{Claim, Found, Remnant, Scan};
+use super::scan::{Claim, Found, Live, Remnant, Scan};
 use super::segment::{self, Header};
 use super::superblock::{Mark, Superblock};
 use super::verdict::{Checkpoint, Conditions, Newest, Synced, Tail, Verdict};
@@ -156,9 +156,6 @@ fn unsynced(
     let entries = entries.filter(|(op, held)| is_unsynced(*op, held.place.start()));
     entries.map(|(op, held)| Unsynced { op, hash: held.meta.hash, place: held.place }).collect()
 }
-
-/// The intact entries that no cut has voided; of two at one op, the one that was written last.
-pub(super) type Live = BTreeMap<Op, Found>;
 
 fn live<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>) -> Live {
     let mut live = BTreeMap::new();

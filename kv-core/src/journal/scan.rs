@@ -7,6 +7,7 @@ use super::segment::{self, Header, MOST_BLOCKS, Owner, Segment};
 use crate::ids::{Hash, Incarnation, Op, Revision};
 use crate::message::EntryMeta;
 use crate::storage::File;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -22,6 +23,9 @@ pub(super) struct Found {
     pub(super) meta: EntryMeta,
     pub(super) place: EntryLocation,
 }
+
+/// The intact entries that no cut has voided; of two at one op, the one that was written last.
+pub(super) type Live = BTreeMap<Op, Found>;
 
 /// A block that was written in this generation and is not part of an intact entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,8 +1,8 @@
 //! A formatted journal: superblock and segments, and how each kind of write changes them.
 
-use super::chain::{Chain, ChainEntry};
+use super::chain::{Chain, ChainEntry, HeldPastGap};
 use super::cuts::CutRecord;
-use super::damage::{self, HeldPastGap};
+use super::damage;
 use super::error::JournalWriteError;
 use super::location::EntryLocation;
 use super::reader::LogReader;

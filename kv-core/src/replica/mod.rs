@@ -20,6 +20,7 @@ mod log;
 mod lost;
 mod pace;
 mod primary;
+mod rebase;
 mod repair;
 mod rounds;
 mod serve;

@@ -11,7 +11,7 @@ use super::state::ReplicaState;
 use super::{Halt, Output, Replica};
 use crate::config::Role;
 use crate::ids::{Anchor, Instant, MemberId, Op, View, WriteSeq};
-use crate::message::{Chunk, ChunkEnd, LogPoint, LogRebase, Message, Write};
+use crate::message::{Chunk, ChunkEnd, LogPoint, Message};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub(super) struct Transfer {
     /// The write of the view that a source was in. Nothing of its state is stored before that write is durable.
     joined: WriteSeq,
     /// The write that rebases the log, until it is durable. Nothing is reported about the log before that.
-    rebasing: Option<WriteSeq>,
+    pub(super) rebasing: Option<WriteSeq>,
     /// Until this time, messages that the primary sent unasked may be about the log before the last snapshot was installed.
     settled_at: Instant,
     /// As a source: the checkpoints that peers fetch. They will need the entries after them next.
@@ -534,65 +534,5 @@ impl Replica {
         self.forget_digests();
         info!(?point, "a state was transferred");
         self.rebase_log(point);
-    }
-
-    /// Rule T3: rebases the log on `point`. Entries above that chain to it are kept.
-    fn rebase_log(&mut self, point: LogPoint) {
-        let LogPoint { anchor, .. } = point;
-        let keeps = self.log.holds(anchor);
-        if keeps && anchor.op <= self.checkpoint {
-            // A lost state was fetched: the entries after it are applied again, from the log.
-            self.state_went_back(anchor.op);
-            self.applied = anchor.op;
-            let commit = self.commit();
-            self.outputs.push_back(Output::Commit { commit });
-            return;
-        }
-        if !keeps {
-            self.log.restart(point);
-        }
-        self.incarnation = self.incarnation.next();
-        let seq = self.write(Write::Rebase(LogRebase { point, incarnation: self.incarnation }));
-        self.note_rebase(anchor, keeps, seq);
-        self.entry_arrived(anchor, false);
-        if anchor.op > self.commit {
-            self.commit = anchor.op;
-            self.forget_ages_below(anchor.op);
-            self.outputs.push_back(Output::Commit { commit: anchor });
-        }
-        self.commit_by_pipeline();
-        self.applied = anchor.op;
-        self.applied_at = self.now.monotonic;
-        self.transfer.rebasing = Some(seq);
-        // Rule T8: a late answer about the log before must not begin another transfer.
-        if let Some(install) = self.state.install_mut() {
-            install.restart_requests();
-        }
-        match &mut self.state {
-            ReplicaState::CatchingUp(catching) => {
-                if catching.install.as_ref().is_some_and(|install| install.ends_below(anchor.op)) {
-                    // The view has committed more since its log was sent.
-                    catching.install = None;
-                    self.ask_for_state();
-                } else {
-                    self.drive_install();
-                }
-            }
-            ReplicaState::Backup(backup) => backup.gap = None,
-            ReplicaState::Forming(_) | ReplicaState::Primary(_) | ReplicaState::ViewChange(_) => {}
-        }
-    }
-
-    /// Rule T5: sends what was withheld.
-    pub(super) fn rebase_durable(&mut self) {
-        if self.transfer.rebasing.is_none_or(|seq| !self.is_durable(seq)) {
-            return;
-        }
-        self.transfer.rebasing = None;
-        match &self.state {
-            ReplicaState::Backup(_) => self.acknowledge(),
-            ReplicaState::ViewChange(_) => self.send_summary_again(),
-            ReplicaState::Forming(_) | ReplicaState::Primary(_) | ReplicaState::CatchingUp(_) => {}
-        }
     }
 }

@@ -2,6 +2,7 @@
 //! Every rule has tests of its own, next to it, which show that it can fail.
 
 mod bounds;
+mod circles;
 mod documents;
 mod modules;
 #[allow(unreachable_pub, reason = "it is public in kv-sim")]
@@ -25,6 +26,12 @@ fn expect_none(rule: impl Fn(&Source) -> Vec<String>) {
 #[test]
 fn modules_use_only_what_their_row_allows() {
     expect_none(modules::forbidden_uses);
+}
+
+#[test]
+fn files_use_each_other_in_one_direction() {
+    let complaints = circles::unexpected_circles(&WORKSPACE);
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
 #[test]

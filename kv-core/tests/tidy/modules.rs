@@ -139,7 +139,7 @@ fn inner_uses(code: &str, path: &[&str]) -> Vec<(usize, String)> {
 }
 
 /// The first name, or the first names of each part of a `{}` group, that stand at `at`.
-fn names(code: &str, at: usize) -> Vec<String> {
+pub(crate) fn names(code: &str, at: usize) -> Vec<String> {
     let rest = &code[at..];
     if !rest.starts_with('{') {
         let length = rest.bytes().take_while(|&byte| is_word(byte)).count();

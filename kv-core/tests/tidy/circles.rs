@@ -1,0 +1,107 @@
+//! Files of one folder that use each other, directly or through others: neither can be understood without the other.
+
+use crate::modules::names;
+use crate::source::{Source, words};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The folders that still contain circles.
+const EXCEPTIONS: &[&str] = &["kv-bin/src", "kv-core/sim/src", "kv-core/src/node", "kv-core/src/replica"];
+
+/// The files of a folder, without `mod.rs` and the like, and what each one uses of the others.
+type Uses<'a> = BTreeMap<&'a str, BTreeSet<String>>;
+
+/// Complains of each folder that contains a circle and is no exception, and of each exception without one.
+pub(crate) fn circles(sources: &[Source], exceptions: &[&str]) -> Vec<String> {
+    let mut folders: BTreeMap<&str, Uses<'_>> = BTreeMap::new();
+    for source in sources {
+        let Some((folder, file)) = source.path.rsplit_once('/') else { continue };
+        let Some(name) = file.strip_suffix(".rs") else { continue };
+        let is_test = source.test.iter().all(|test| *test);
+        if !format!("{folder}/").contains("/src/") || ["mod", "lib", "main"].contains(&name) || is_test {
+            continue;
+        }
+        folders.entry(folder).or_default().insert(name, uses(source, folder.ends_with("/src")));
+    }
+    let mut complaints = Vec::new();
+    for (folder, files) in &folders {
+        let circle: Vec<&str> = files.keys().copied().filter(|name| reaches_itself(files, name)).collect();
+        let is_exception = exceptions.contains(folder);
+        if !circle.is_empty() && !is_exception {
+            complaints
+                .push(format!("{folder}: these files use each other in a circle: {}", circle.join(", ")));
+        }
+        if circle.is_empty() && is_exception {
+            complaints.push(format!("{folder} contains no circle any more: remove it from the exceptions"));
+        }
+    }
+    complaints
+}
+
+/// See [`circles`].
+pub(crate) fn unexpected_circles(sources: &[Source]) -> Vec<String> {
+    circles(sources, EXCEPTIONS)
+}
+
+/// The siblings that a file names by `super::`, or in the root of a crate by `crate::`.
+fn uses(source: &Source, is_root: bool) -> BTreeSet<String> {
+    let to_siblings = if is_root { "crate::" } else { "super::" };
+    let places = words(&source.code, to_siblings).filter(|&at| {
+        let is_chained = at >= 2 && &source.code[at - 2..at] == "::";
+        !is_chained && !source.is_test(at)
+    });
+    places.flat_map(|at| names(&source.code, at + to_siblings.len())).collect()
+}
+
+fn reaches_itself(files: &Uses<'_>, name: &str) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut next: Vec<&String> = files[name].iter().collect();
+    while let Some(used) = next.pop() {
+        if used == name {
+            return true;
+        }
+        if let Some(uses) = files.get(used.as_str()).filter(|_| seen.insert(used)) {
+            next.extend(uses);
+        }
+    }
+    false
+}
+
+mod tests {
+    use super::*;
+
+    fn complaints(files: &[(&str, &str)], exceptions: &[&str]) -> usize {
+        let sources: Vec<Source> = files.iter().map(|(path, text)| Source::new(path, text)).collect();
+        circles(&sources, exceptions).len()
+    }
+
+    #[test]
+    fn files_that_use_each_other_are_found() {
+        let a = ("x/src/m/a.rs", "use super::b::B;\n");
+        let b = ("x/src/m/b.rs", "use super::{c, d::D};\n");
+        assert_eq!(complaints(&[a, b, ("x/src/m/c.rs", "use super::a;\n")], &[]), 1);
+        assert_eq!(complaints(&[a, b, ("x/src/m/d.rs", "fn d() { super::a::a() }\n")], &[]), 1);
+        assert_eq!(complaints(&[a, b, ("x/src/m/c.rs", "use super::e;\n")], &[]), 0);
+        assert_eq!(complaints(&[a, b, ("x/src/n/c.rs", "use super::a;\n")], &[]), 0);
+        assert_eq!(
+            complaints(&[("x/src/a.rs", "use crate::b;\n"), ("x/src/b.rs", "use crate::a;\n")], &[]),
+            1
+        );
+    }
+
+    #[test]
+    fn tests_may_use_anything() {
+        let a = ("x/src/m/a.rs", "use super::b::B;\n");
+        assert_eq!(
+            complaints(&[a, ("x/src/m/b.rs", "#[cfg(test)]\nmod tests {\n    use super::a;\n}\n")], &[]),
+            0
+        );
+        assert_eq!(complaints(&[a, ("x/src/m/b.rs", "mod inner {\n    use super::super::a;\n}\n")], &[]), 0);
+    }
+
+    #[test]
+    fn an_exception_must_be_needed() {
+        let circle = [("x/src/m/a.rs", "use super::b::B;\n"), ("x/src/m/b.rs", "use super::a;\n")];
+        assert_eq!(complaints(&circle, &["x/src/m"]), 0);
+        assert_eq!(complaints(&circle[..1], &["x/src/m"]), 1);
+    }
+}

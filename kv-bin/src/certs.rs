@@ -7,7 +7,7 @@ use kv_core::transport::tls::{Authority, Files, Name, Validity};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The authority outlives what it signs: certificates are renewed many times before it has to be replaced.
+/// The authority lives longer than what it signs: certificates are renewed many times before it must be replaced.
 const AUTHORITY_TIMES: u32 = 10;
 
 /// Creates the certificates that were requested, and prints the files that it wrote.
@@ -33,7 +33,7 @@ fn print_line(line: &str) -> Result<(), Failure> {
     output::print(line).map_err(|error| Failure::failed(format!("cannot write to standard output: {error}")))
 }
 
-/// A new authority, and certificates by it. Nothing is overwritten.
+/// Creates a new authority and its certificates. Nothing is overwritten.
 pub(crate) fn make(args: &CertsArgs) -> Result<Vec<PathBuf>, Failure> {
     let cluster = args.cluster.clone().unwrap_or_else(|| crate::config::DEFAULT_CLUSTER.to_owned());
     let members = if args.members.is_empty() { vec![0, 1, 2] } else { args.members.clone() };
@@ -57,7 +57,7 @@ pub(crate) fn make(args: &CertsArgs) -> Result<Vec<PathBuf>, Failure> {
     Ok(written)
 }
 
-/// New certificates and keys by the authority that is there: for all that it has signed, or for those that are named.
+/// Creates new certificates and keys of the existing authority: for everything that it has signed, or for the given names.
 fn renew(args: &CertsArgs) -> Result<Vec<PathBuf>, Failure> {
     let read = |name: &str| {
         let path = args.out.join(name);
@@ -118,7 +118,7 @@ fn names(cluster: &str, members: &[u8], clients: &[String]) -> Result<Vec<Name>,
     }
 }
 
-/// Whose certificates are in the folder.
+/// The names of the certificates in the folder.
 fn existing(folder: &Path) -> Result<Vec<Name>, Failure> {
     let entries = fs::read_dir(folder)
         .map_err(|error| Failure::usage(format!("cannot read the folder {}: {error}", folder.display())))?;

@@ -1,4 +1,4 @@
-//! The command line: what can be typed, and which `KV_*` variable stands in for which flag.
+//! The command line, and the `KV_*` variables that can replace flags.
 
 use crate::config::{AdmissionArgs, DurationArg, TlsArgs, Tuning, boolean, listed};
 use crate::encoding::Encoding;
@@ -55,7 +55,7 @@ pub(crate) enum CliCommand {
     Man(ManArgs),
 }
 
-/// The commands that ask a cluster: each alone, or many in `kv shell`.
+/// The commands that use a cluster: run individually, or many in `kv shell`.
 #[derive(Subcommand, Debug)]
 pub(crate) enum ClientCommand {
     /// Store a value under a key, and print the revision of the write.
@@ -84,7 +84,7 @@ pub(crate) enum ClientCommand {
 }
 
 impl ClientCommand {
-    /// Where it is to find its cluster.
+    /// How the command finds its cluster.
     pub(crate) fn connect(&mut self) -> &mut ConnectArgs {
         match self {
             Self::Put(PutArgs { connect, .. })

@@ -1,4 +1,4 @@
-//! The client commands: each carries out one operation and prints its result.
+//! The client commands: each runs one operation and prints its result.
 
 use crate::cli::{DeleteArgs, PutArgs};
 use crate::context::Context;
@@ -69,7 +69,7 @@ pub(crate) async fn delete(context: &Context, args: DeleteArgs, json: bool) -> R
     print_line(&if existed { format!("revision {revision}") } else { "the key did not exist".to_owned() })
 }
 
-/// What a write with `--previous` did, and on a line of its own what was there before.
+/// Prints the result of a write with `--previous`, and the previous value on a line of its own.
 fn print_replaced(
     key: &[u8],
     done: &WrittenWithPrevious,
@@ -121,7 +121,7 @@ pub(crate) fn print_line(line: &str) -> Result<(), Failure> {
     still_read(output::print(line)).map(drop)
 }
 
-/// Bytes as they are, and a line end.
+/// Prints bytes unchanged, and a line end.
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     still_read(write_line(bytes)).map(drop)
 }
@@ -133,7 +133,7 @@ pub(crate) fn write_line(bytes: &[u8]) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Whether somebody still reads; that nobody does (`kv scan | head`) is no failure.
+/// Returns whether anyone still reads the output. It is no failure if nobody does (`kv scan | head`).
 pub(crate) fn still_read(written: io::Result<()>) -> Result<bool, Failure> {
     match written {
         Ok(()) => Ok(true),

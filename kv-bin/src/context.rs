@@ -1,4 +1,4 @@
-//! What client commands share: one connection, made when the first of them needs it.
+//! The state that client commands share: one connection, opened when the first command needs it.
 
 use crate::cli::{ClientCommand, ConnectArgs};
 use crate::config::{ConnectConfig, without_mark};
@@ -14,10 +14,10 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
-/// How long the farewell may take: the work is done, and the session would expire by itself.
+/// How long closing the connection may take. The work is done, and the session would expire anyway.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// The cluster to ask, and what is on standard input.
+/// The cluster to use, and the content of standard input.
 #[derive(Debug)]
 pub(crate) struct Context {
     to: ConnectArgs,
@@ -26,17 +26,17 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// For one command.
+    /// For a single command.
     pub(crate) fn new(to: ConnectArgs) -> Self {
         Self { to, client: OnceCell::new(), is_shell: false }
     }
 
-    /// For many, that come on standard input.
+    /// For many commands from standard input.
     pub(crate) fn of_shell(to: ConnectArgs) -> Self {
         Self { is_shell: true, ..Self::new(to) }
     }
 
-    /// Runs a command. Dropping it is as dropping the call that it makes: a write may have happened or not.
+    /// Runs a command. Dropping the future is like dropping the call that it makes: a write may or may not have happened.
     pub(crate) async fn run(&self, command: ClientCommand, json: bool) -> Result<(), Failure> {
         match command {
             ClientCommand::Put(args) => commands::put(self, args, json).await,
@@ -52,12 +52,12 @@ impl Context {
         }
     }
 
-    /// The connection. One that cannot be made is tried again by the next command.
+    /// The connection. If it cannot be opened, the next command tries again.
     pub(crate) async fn client(&self) -> Result<&Client, Failure> {
         self.client.get_or_try_init(|| connect(&self.to)).await
     }
 
-    /// The same, for a command that heeds signals itself: unless one comes first, and nothing was done.
+    /// The same for a command that handles signals itself, unless a signal arrives first; then nothing was done.
     pub(crate) async fn client_unless(&self, signals: &mut Signals) -> Result<&Client, Failure> {
         tokio::select! {
             client = self.client() => client,
@@ -65,7 +65,7 @@ impl Context {
         }
     }
 
-    /// All of standard input, where it is for data.
+    /// All of standard input, if it is used for data.
     pub(crate) fn standard_input(&self) -> Result<Vec<u8>, Failure> {
         if self.is_shell {
             return Err(Failure::usage(
@@ -80,7 +80,7 @@ impl Context {
         Ok(data)
     }
 
-    /// The text of a file, or of standard input for `-`, without a byte order mark; and how to name it.
+    /// The text of a file, or of standard input for `-`, without a byte order mark; and its name for messages.
     pub(crate) fn text_of(&self, file: &Path) -> Result<(String, String), Failure> {
         let (shown, bytes) = if file.as_os_str() == "-" {
             ("standard input".to_owned(), self.standard_input()?)
@@ -98,12 +98,12 @@ impl Context {
         Ok((shown, text))
     }
 
-    /// Whether there may be more commands: what is caught for one stays caught for the others.
+    /// Returns whether there may be more commands: signals that are caught for one stay caught for the others.
     pub(crate) fn is_shell(&self) -> bool {
         self.is_shell
     }
 
-    /// What a process that a command starts may read: not the lines of a script.
+    /// The standard input of a process that a command starts: not the lines of a script.
     pub(crate) fn childs_input(&self) -> Stdio {
         if self.is_shell && !io::stdin().is_terminal() { Stdio::null() } else { Stdio::inherit() }
     }
@@ -111,7 +111,7 @@ impl Context {
     /// Closes the session and the connection, if there is one.
     pub(crate) async fn close(&self) {
         if let Some(client) = self.client.get() {
-            // Late is as good as never: the session expires by itself.
+            // Closing late does not matter: the session expires by itself.
             let _ = tokio::time::timeout(FAREWELL, client.close()).await;
         }
     }

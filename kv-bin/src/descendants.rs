@@ -1,12 +1,13 @@
-//! What a command has started, and what that has started: on Linux all of it, wherever it has gone. Elsewhere only the command itself.
+//! The processes that a command has started, directly or indirectly: on Linux all of them, even if their parents have ended.
+//! Elsewhere only the command itself.
 
 use std::time::Duration;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 
-/// How long what a command leaves behind may take to end by itself, once it is asked to.
+/// How long remaining processes may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
-/// How long killed processes may take to be gone: a process that waits for a disk goes when that answers.
+/// How long killed processes may take to disappear: a process that waits for a disk ends when the disk answers.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 /// How often to look.
 const EVERY: Duration = Duration::from_millis(10);
@@ -16,17 +17,17 @@ const EVERY: Duration = Duration::from_millis(10);
 pub(crate) struct Descendants(());
 
 impl Descendants {
-    /// From here on a process below this one whose parent ends becomes a child of this one, so that it can be found.
+    /// From now on, a process below this one whose parent ends becomes a child of this one, so that it can be found.
     pub(crate) fn adopt() -> Self {
         #[cfg(target_os = "linux")]
-        // Where the system refuses, processes whose parents have ended are not found.
+        // If the system refuses, processes whose parents have ended are not found.
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         Self(())
     }
 
-    /// Kills the command and all that it has started.
+    /// Kills the command and all processes that it has started.
     pub(crate) async fn kill(&self, child: &mut Child) {
-        // It fails only if it has ended.
+        // It fails only if the command has ended.
         let _ = child.start_kill();
         let until = Instant::now() + GONE_WITHIN;
         while send(child, What::Kill) && Instant::now() < until {
@@ -36,17 +37,17 @@ impl Descendants {
         let _ = child.try_wait();
     }
 
-    /// Stops them, until they are resumed.
+    /// Stops the processes until they are resumed.
     pub(crate) fn freeze(&self, child: &mut Child) {
         send(child, What::Stop);
     }
 
-    /// Has them go on.
+    /// Resumes the processes.
     pub(crate) fn thaw(&self, child: &mut Child) {
         send(child, What::GoOn);
     }
 
-    /// Asks what a command has left behind to end (SIGTERM), and kills it where it does not.
+    /// Asks the remaining processes to end (SIGTERM), and kills those that do not.
     pub(crate) async fn end(&self, child: &mut Child) {
         if !send(child, What::End) {
             return;
@@ -62,7 +63,7 @@ impl Descendants {
     }
 }
 
-/// What is sent to them.
+/// What to send to the processes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum What {
     Kill,
@@ -71,7 +72,7 @@ enum What {
     GoOn,
 }
 
-/// Sends it to all. Whether there were any.
+/// Sends it to all. Returns whether there were any.
 #[cfg(target_os = "linux")]
 fn send(child: &mut Child, what: What) -> bool {
     use rustix::process::{Signal, kill_process};
@@ -83,13 +84,13 @@ fn send(child: &mut Child, what: What) -> bool {
     };
     let all = linux::running(child);
     for process in &all {
-        // One that has ended since, or belongs to somebody else.
+        // The process has ended in the meantime, or belongs to another user.
         let _ = kill_process(*process, signal);
     }
     !all.is_empty()
 }
 
-/// Whether any process is left.
+/// Returns whether any process is left.
 #[cfg(target_os = "linux")]
 fn any(child: &mut Child) -> bool {
     !linux::running(child).is_empty()
@@ -115,16 +116,16 @@ mod linux {
     use std::fs;
     use tokio::process::Child;
 
-    /// A process, as the system shows it.
+    /// A process, as the system reports it.
     #[derive(Debug)]
     struct Process {
         parent: i32,
         has_ended: bool,
     }
 
-    /// All processes below this one that run. Collects those of its children that have ended, other than the command itself.
+    /// All running processes below this one. Also collects its ended children, except the command itself.
     pub(super) fn running(child: &mut Child) -> Vec<Pid> {
-        // It is collected by its own handle only.
+        // Only its own handle collects it.
         let _ = child.try_wait();
         let command = child.id().and_then(|id| i32::try_from(id).ok());
         let me = getpid().as_raw_nonzero().get();
@@ -138,7 +139,7 @@ mod linux {
             if !process.has_ended {
                 running.push(pid);
             } else if process.parent == me && Some(*id) != command {
-                // It has ended: this does not wait.
+                // It has ended, so this does not wait.
                 let _ = waitpid(Some(pid), WaitOptions::NOHANG);
             }
         }
@@ -147,7 +148,7 @@ mod linux {
 
     fn is_below(all: &BTreeMap<i32, Process>, id: i32, top: i32) -> bool {
         let mut at = id;
-        // A process has ended meanwhile, and another has got its number: so it can look like a circle.
+        // A process may have ended in the meantime and its number been reused, so the parents may appear to form a cycle.
         for _ in 0..all.len() {
             match all.get(&at) {
                 Some(process) if process.parent == top => return true,
@@ -162,7 +163,7 @@ mod linux {
         let mut all = BTreeMap::new();
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            // One that has just ended has no file any more.
+            // A process that has just ended has no file any more.
             let Ok(stat) = fs::read(entry.path().join("stat")) else { continue };
             if let Some(process) = parse(&stat) {
                 all.insert(id, process);
@@ -171,7 +172,7 @@ mod linux {
         all
     }
 
-    /// `PID (NAME) STATE PARENT ...`, where the name may hold anything.
+    /// Parses `PID (NAME) STATE PARENT ...`, where the name may contain anything.
     fn parse(stat: &[u8]) -> Option<Process> {
         let end = stat.iter().rposition(|byte| *byte == b')')?;
         let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;

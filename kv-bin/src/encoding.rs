@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
 
-/// How keys and values are written.
+/// The encoding of keys and values.
 #[derive(Args, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Encoding {
     /// Accept and print keys and values in hexadecimal.
@@ -20,14 +20,14 @@ pub(crate) struct Encoding {
     base64: bool,
 }
 
-/// What the names of fields end in whose text is not the bytes themselves.
+/// The suffix of field names whose text is hexadecimal.
 const HEX: &str = "_hex";
 const BASE64: &str = "_base64";
 
 impl Encoding {
     const TEXT: Self = Self { hex: false, base64: false };
 
-    /// The bytes that a word of the command line stands for.
+    /// Decodes a word of the command line.
     pub(crate) fn read(self, what: &str, word: OsString) -> Result<Vec<u8>, Failure> {
         if self == Self::TEXT {
             return Ok(word.into_encoded_bytes());
@@ -56,12 +56,12 @@ impl Encoding {
         }
     }
 
-    /// Bytes for a line of output: encoded, or as they are; on a terminal without anything that would move its cursor.
+    /// Encodes bytes for a line of output. On a terminal, characters that move the cursor are escaped.
     pub(crate) fn shown(self, bytes: &[u8]) -> Vec<u8> {
         self.show(bytes, false)
     }
 
-    /// The same, for output that is nothing but this value: it may have several lines.
+    /// The same for output that consists only of this value: it may have several lines.
     pub(crate) fn shown_alone(self, bytes: &[u8]) -> Vec<u8> {
         self.show(bytes, true)
     }
@@ -83,8 +83,8 @@ impl Encoding {
         }
     }
 
-    /// Puts bytes into a JSON object: under `name` where they are text, otherwise as `name_hex`; as `name_hex` or `name_base64` where that was
-    /// asked for.
+    /// Adds bytes to a JSON object: as `name` if they are text, otherwise as `name_hex`; as `name_hex` or `name_base64` if that
+    /// was requested.
     pub(crate) fn put(self, object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
         let (ending, text) = match (self.encode(bytes), std::str::from_utf8(bytes)) {
             (Some(text), _) => (if self.hex { HEX } else { BASE64 }, text),
@@ -95,7 +95,7 @@ impl Encoding {
     }
 }
 
-/// Gives each of these fields of an object its own name, where it stands there as `name_hex` or `name_base64`; its strings become lists of
+/// Replaces each of these fields that is given as `name_hex` or `name_base64` by a field `name`; its strings become lists of
 /// bytes.
 pub(crate) fn decode_fields(fields: &mut Map<String, Value>, names: &[&str]) -> Result<(), String> {
     for name in names {
@@ -129,7 +129,7 @@ fn decode_strings(value: Value, encoding: Encoding) -> Result<Value, String> {
     }
 }
 
-/// Bytes in a JSON file: a string, or what [`decode_fields`] makes of one.
+/// Bytes in a JSON file: a string, or the result of [`decode_fields`].
 #[derive(serde::Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(untagged, expecting = "a string")]
 pub(crate) enum Blob {
@@ -146,7 +146,7 @@ impl From<Blob> for Vec<u8> {
     }
 }
 
-/// One line of JSON. Characters that control a terminal are escaped, beyond those for which JSON demands it.
+/// One line of JSON. Characters that control a terminal are escaped, in addition to those that JSON requires.
 pub(crate) fn json_line(value: &Value) -> String {
     let text = value.to_string();
     if !text.chars().any(is_control) {
@@ -162,12 +162,12 @@ pub(crate) fn json_line(value: &Value) -> String {
     })
 }
 
-/// Text from anywhere, fit for a terminal.
+/// Makes any text safe for a terminal.
 pub(crate) fn printable(text: &str) -> String {
     escape(text.as_bytes(), true)
 }
 
-/// What is not text, and what controls a terminal, as `\x1b` and the like.
+/// Escapes what is not text, and what controls a terminal, as `\x1b` and the like.
 fn escape(bytes: &[u8], may_have_lines: bool) -> String {
     let mut shown = String::with_capacity(bytes.len());
     let mut write = |args: std::fmt::Arguments<'_>| {
@@ -194,7 +194,7 @@ fn escape(bytes: &[u8], may_have_lines: bool) -> String {
     shown
 }
 
-/// What moves the cursor, or turns the order of what stands on the line around.
+/// Whether a character moves the cursor or changes the order of the text on the line.
 fn is_control(char: char) -> bool {
     char.is_control()
         || matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')

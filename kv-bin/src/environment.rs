@@ -1,4 +1,4 @@
-//! The `KV_*` variables: one that is set but empty counts as not set, and one that nothing reads is logged.
+//! The `KV_*` variables: an empty one counts as not set, and an unknown one is logged.
 
 use crate::cli::Cli;
 use crate::output;
@@ -7,12 +7,12 @@ use clap::{Command, CommandFactory as _, FromArgMatches as _};
 use std::collections::BTreeSet;
 
 const PREFIX: &str = "KV_";
-/// What `kv lock` sets for the command that it runs; nothing here reads it.
+/// Set by `kv lock` for the command that it runs. It is not read here.
 const SET_BY_LOCK: &str = "KV_LOCK_TOKEN";
-/// What an orchestrator sets in every container for a service of the name `kv`.
+/// Set by orchestrators in every container for a service with the name `kv`.
 const OF_ORCHESTRATORS: [&str; 2] = ["KV_SERVICE_", "KV_PORT"];
 
-/// Reads the command line, and the variables that stand in for flags.
+/// Parses the command line and the variables that can replace flags.
 pub(crate) fn parse() -> Result<Cli, clap::Error> {
     let command = Cli::command();
     let known = variables(&command);
@@ -26,7 +26,7 @@ pub(crate) fn parse() -> Result<Cli, clap::Error> {
     Cli::from_arg_matches_mut(&mut matches)
 }
 
-/// The command, and all below it, without the variables that are set but empty.
+/// The command and its subcommands, ignoring variables that are set but empty.
 pub(crate) fn without_empty(command: Command) -> Command {
     command
         .mut_args(|arg| {
@@ -39,7 +39,7 @@ pub(crate) fn without_empty(command: Command) -> Command {
         .mut_subcommands(without_empty)
 }
 
-/// Every variable that some flag reads.
+/// All variables that some flag reads.
 fn variables(command: &Command) -> BTreeSet<String> {
     let own = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str().map(str::to_owned));
     own.chain(command.get_subcommands().flat_map(variables)).collect()
@@ -50,13 +50,13 @@ fn is_unknown(name: &str, known: &BTreeSet<String>) -> bool {
     name.starts_with(PREFIX) && name != SET_BY_LOCK && !known.contains(name) && !is_others()
 }
 
-/// The known name that is a slip away from this one.
+/// The known name that differs from this one by a typing mistake.
 fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
     let near = known.iter().map(|it| (distance(name, it), it.as_str())).min()?;
     (near.0 <= 2).then_some(near.1)
 }
 
-/// How many characters must be changed, added or removed to make the one of the other.
+/// How many characters must be changed, added or removed to turn one text into the other.
 fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();

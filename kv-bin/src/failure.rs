@@ -1,18 +1,18 @@
-//! How a command ends when it does not end well: one line for people, a code for programs.
+//! How a failed command ends: one line for people, and a code for programs.
 
 use std::fmt;
 use std::process::ExitCode;
 
-/// Which exit code a failure has. The codes are part of the interface.
+/// The kinds of failures, by exit code. The codes are part of the interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// It was tried and did not work out: 1.
+    /// The command was tried and failed: 1.
     Failed,
-    /// What was asked for makes no sense, and nothing was tried: 2.
+    /// Wrong usage; nothing was tried: 2.
     Usage,
-    /// It may have happened or not: 3.
+    /// The outcome is unknown: 3.
     Unknown,
-    /// What was run has ended with this one.
+    /// The exit code of the process that was run.
     PassedOn(u8),
 }
 
@@ -24,27 +24,27 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// It was tried and did not work out.
+    /// The command was tried and failed.
     pub(crate) fn failed(message: impl fmt::Display) -> Self {
         Self::new(Kind::Failed, message)
     }
 
-    /// What was asked for makes no sense.
+    /// Wrong usage.
     pub(crate) fn usage(message: impl fmt::Display) -> Self {
         Self::new(Kind::Usage, message)
     }
 
-    /// It may have happened or not.
+    /// The outcome is unknown.
     pub(crate) fn unknown(message: impl fmt::Display) -> Self {
         Self::new(Kind::Unknown, message)
     }
 
-    /// What was run has failed, with this code.
+    /// The process that was run has failed with this code.
     pub(crate) fn passed_on(code: u8, message: impl fmt::Display) -> Self {
         Self::new(Kind::PassedOn(code), message)
     }
 
-    /// The same failure, and where it was.
+    /// The same failure, with its place.
     pub(crate) fn within(self, place: impl fmt::Display) -> Self {
         Self::new(self.kind, format!("{place}: {}", self.message))
     }
@@ -54,7 +54,7 @@ impl Failure {
         Self { kind, message }
     }
 
-    /// The process's exit code.
+    /// The exit code of the process.
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self.kind {
             Kind::Failed => 1,

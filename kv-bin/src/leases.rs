@@ -25,7 +25,7 @@ pub(crate) async fn lease(context: &Context, args: LeaseArgs, json: bool) -> Res
     }
 }
 
-/// Runs the command, and returns the line to print; `None` if the lease to be shown does not exist.
+/// Runs the command, and returns the line to print; `None` if the lease to show does not exist.
 async fn run_command(
     client: &Client,
     command: &LeaseCommand,

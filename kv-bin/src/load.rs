@@ -1,4 +1,4 @@
-//! `kv load`: puts back what `kv scan --json` has printed.
+//! `kv load`: writes back what `kv scan --json` has printed.
 
 use crate::cli::LoadArgs;
 use crate::commands::{print_line, write_failure};
@@ -9,17 +9,17 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-/// So many puts are on their way at once.
+/// How many puts are in flight at once.
 const AT_ONCE: usize = 32;
 
-/// What counts of a line.
+/// The relevant content of a line.
 #[derive(Deserialize, Debug)]
 struct Line {
     key: Blob,
     value: Blob,
 }
 
-/// Puts every key of the file, in no particular order.
+/// Puts every key in the file, in no particular order.
 pub(crate) async fn load(context: &Context, args: LoadArgs, json: bool) -> Result<(), Failure> {
     let (shown, text) = context.text_of(&args.file)?;
     let (mut puts, mut left_out) = (Vec::new(), 0_u64);
@@ -47,7 +47,7 @@ pub(crate) async fn load(context: &Context, args: LoadArgs, json: bool) -> Resul
     print_line(&format!("keys loaded: {loaded}{expiring}"))
 }
 
-/// A line of `kv scan --json`; `None` if its key is not to outlive what it depends on.
+/// Parses a line of `kv scan --json`; `None` if the key expires or belongs to a lease.
 fn read(line: &str) -> Result<Option<Line>, String> {
     let mut fields: Map<String, Value> =
         serde_json::from_str(line).map_err(|error| format!("it is not a JSON object: {error}"))?;

@@ -1,4 +1,4 @@
-//! `kv lock`: runs a command for as long as a lock is held, and no longer.
+//! `kv lock`: runs a command while it holds a lock.
 
 use crate::cli::LockArgs;
 use crate::commands::write_failure;
@@ -12,18 +12,18 @@ use std::io;
 use std::process::ExitStatus;
 use tokio::process::{Child, Command};
 
-/// What a shell ends with for a command that it cannot execute, and for one that is not there.
+/// The exit codes that shells use for a command that cannot be executed, and for one that does not exist.
 const CANNOT_EXECUTE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// The pause before it is asked again whether the lock is held.
+/// The pause before the next check whether the lock is held.
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// `kv lock`.
 pub(crate) async fn run(context: &Context, args: LockArgs) -> Result<(), Failure> {
     let name = args.encoding.read("name", args.name)?;
     let value = args.value.map(|value| args.encoding.read("value", value)).transpose()?;
-    // From here on, so that no signal comes between the lock and its release.
+    // Caught from here on, so that no signal arrives between acquiring the lock and its release.
     let mut signals = Signals::catch_all(!context.is_shell())?;
     let until = |caught: Caught| caught.ended(format!("{caught} before the lock was held"));
     let client = tokio::select! {
@@ -71,8 +71,8 @@ pub(crate) async fn run(context: &Context, args: LockArgs) -> Result<(), Failure
     Err(Failure::passed_on(code_of(status), format!("the command failed: {status}")))
 }
 
-/// What this process ends with when its command has failed: the command's code, or 128 and the number of the signal that has ended it,
-/// as shells do.
+/// The exit code of this process after its command has failed: the command's code, or 128 plus the number of the signal that
+/// ended it, as in shells.
 fn code_of(status: ExitStatus) -> u8 {
     #[cfg(unix)]
     let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
@@ -81,8 +81,8 @@ fn code_of(status: ExitStatus) -> u8 {
     status.code().or(signal).and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-/// Waits for the command, and passes signals on to it. If the lock may be lost meanwhile, the command and all that it has started are killed. What it
-/// leaves behind when it ends is ended, too.
+/// Waits for the command, and forwards signals to it. If the lock may be lost, the command and all processes that it has started
+/// are killed. Processes that remain when the command ends are ended too.
 async fn run_child(
     mut child: Child,
     descendants: &Descendants,
@@ -96,7 +96,7 @@ async fn run_child(
         tokio::select! {
             biased;
             loss = &mut lost => {
-                // At once: somebody else may have the lock already.
+                // At once: another client may hold the lock already.
                 descendants.kill(&mut child).await;
                 return Err(Failure::failed(format!("{loss}: the command was killed")));
             }
@@ -117,12 +117,13 @@ async fn run_child(
     Ok(status)
 }
 
-/// Stops for a while (Ctrl-Z), with the command and all that it has started, also what would not stop by itself: nobody shows the lock's life
-/// meanwhile. What goes on afterwards goes on once it is known that the lock is still held; false if it is not.
+/// Stops (Ctrl-Z) together with the command and all processes that it has started, including those that would not stop by
+/// themselves, because nobody renews the lease meanwhile. Afterwards they are resumed only once it is known that the lock is
+/// still held. Returns false if it is not.
 async fn rest(child: &mut Child, descendants: &Descendants, lock: &Lock) -> bool {
     descendants.freeze(child);
     stop_for_a_while();
-    // Whoever has this go on has the command go on as well.
+    // If something resumed this process, it may have resumed the command as well.
     descendants.freeze(child);
     let lost = lock.lost();
     tokio::pin!(lost);
@@ -135,7 +136,7 @@ async fn rest(child: &mut Child, descendants: &Descendants, lock: &Lock) -> bool
         match held {
             Ok(true) => break,
             Ok(false) => return false,
-            // Nobody answers: the deadline decides.
+            // No answer: the deadline decides.
             Err(_) => tokio::time::sleep(AGAIN).await,
         }
     }

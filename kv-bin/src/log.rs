@@ -1,4 +1,4 @@
-//! The log on stderr, written by a thread of its own: where stderr is a pipe that nobody reads, whoever logs must not wait.
+//! The log on stderr, written by a thread of its own: if stderr is a pipe that nobody reads, logging must not block.
 
 use crate::failure::Failure;
 use std::io::{self, Write};
@@ -10,23 +10,23 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// So many lines wait for stderr. Those that come when they do are lost, and counted.
+/// How many lines may wait for stderr. Further lines are dropped and counted.
 const WAITING_LINES: usize = 4096;
 
-/// How long the end of the process waits for the lines that are left.
+/// How long the process waits at its end for the remaining lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Where the lines go; there is one log.
+/// The destination of the lines. There is one log.
 static LINES: OnceLock<SyncSender<Entry>> = OnceLock::new();
 
-/// What the thread is given.
+/// An item for the thread.
 enum Entry {
     Line(Vec<u8>),
-    /// Notify this one once everything before has been written.
+    /// Notify this receiver once everything before has been written.
     Flush(SyncSender<()>),
 }
 
-/// Hands lines to the thread that writes them.
+/// Passes lines to the thread that writes them.
 #[derive(Clone, Debug)]
 struct Queue {
     lines: SyncSender<Entry>,
@@ -38,7 +38,7 @@ impl Queue {
         let (lines, waiting) = mpsc::sync_channel(WAITING_LINES);
         let queue = Self { lines, lost: Arc::default() };
         let lost = queue.lost.clone();
-        // It ends with the process. Without it each line is counted as lost.
+        // The thread ends with the process. Without it, each line counts as dropped.
         let _ = std::thread::Builder::new().name("kv-log".to_owned()).spawn(move || write(&waiting, &lost));
         let _ = LINES.set(queue.lines.clone());
         move || queue.clone()
@@ -46,7 +46,7 @@ impl Queue {
 }
 
 impl Write for Queue {
-    /// One event, which the subscriber formats as a whole.
+    /// One event, which the subscriber has formatted as a whole.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.lines.try_send(Entry::Line(line.to_vec()))
@@ -77,17 +77,17 @@ fn write(waiting: &Receiver<Entry>, lost: &AtomicU64) {
     }
 }
 
-/// Waits until what was logged has been written, but not for ever.
+/// Waits until everything logged has been written, for a limited time.
 pub(crate) fn flush() {
     let Some(lines) = LINES.get() else { return };
     let (done, written) = mpsc::sync_channel(1);
     if lines.try_send(Entry::Flush(done)).is_ok() {
-        // Late: nobody reads.
+        // Too late: nobody reads.
         let _ = written.recv_timeout(LAST_LINES);
     }
 }
 
-/// Sends what `filter` lets through to stderr: a level, or levels per module as in `info,kv_core=debug`.
+/// Logs what `filter` selects to stderr: a level, or levels per module as in `info,kv_core=debug`.
 pub(crate) fn init(filter: &str) -> Result<(), Failure> {
     let targets = parse(filter).ok_or_else(|| {
         Failure::usage(format!(
@@ -96,8 +96,7 @@ pub(crate) fn init(filter: &str) -> Result<(), Failure> {
         ))
     })?;
     let colours = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
-    // Internal errors are not logged: they are failures to write to stderr, and where stderr is gone the report of one
-    // would end the process.
+    // Internal errors are not logged: they are failures to write to stderr, and reporting one would end the process.
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(Queue::start())
         .with_ansi(colours)
@@ -109,7 +108,7 @@ pub(crate) fn init(filter: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::failed(format!("cannot start the log: {error}")))
 }
 
-/// Stricter than the library, to which a misspelt level is the name of a module.
+/// Stricter than the library, which takes a misspelled level for the name of a module.
 fn parse(filter: &str) -> Option<Targets> {
     let known =
         |part: &str| part.contains('=') || !part.is_empty() && part.trim().parse::<LevelFilter>().is_ok();

@@ -39,10 +39,10 @@ use std::time::{Duration, Instant};
 /// is 61: while a few busy clients keep every thread occupied, all other clients would wait that long.
 const EVENT_INTERVAL: u32 = 8;
 
-/// How long connections may take to notify the other end that they close, if the kernel does not do it for them.
+/// How long connections may take to notify the other end that they close, if the kernel does not do it.
 const LAST_WORDS: Duration = Duration::from_millis(20);
 
-/// How long the reason of a failure may take to be written.
+/// How long writing the reason of a failure may take.
 const COMPLAINT_WITHIN: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let code = failure.code();
-            // Where nobody reads stderr, this process ends all the same.
+            // This process must end even if nobody reads stderr.
             let (finished, done) = std::sync::mpsc::channel();
             std::thread::spawn(move || {
                 output::print_error(&failure);
@@ -109,7 +109,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-/// One command on a connection of its own.
+/// Runs one command on a connection of its own.
 async fn once(mut command: ClientCommand, json: bool) -> Result<(), Failure> {
     let context = Context::new(std::mem::take(command.connect()));
     let result = context.run(command, json).await;
@@ -117,7 +117,7 @@ async fn once(mut command: ClientCommand, json: bool) -> Result<(), Failure> {
     result
 }
 
-/// Runs what waits for the network.
+/// Runs a future to its end.
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

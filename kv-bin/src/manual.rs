@@ -8,7 +8,7 @@ use clap::{Command, CommandFactory as _};
 use std::fs;
 use std::io::{self, Write as _};
 
-/// Prints what a shell reads to complete the words after `kv`.
+/// Prints the completion script of a shell.
 pub(crate) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "kv", &mut script);
@@ -32,18 +32,18 @@ pub(crate) fn pages(args: &ManArgs, json: bool) -> Result<(), Failure> {
         let shown = path.display().to_string();
         let line =
             if json { serde_json::json!({ "event": "written", "file": shown }).to_string() } else { shown };
-        // The page is there; that nobody reads its name is no failure.
+        // The page was written; it does not matter if nobody reads its name.
         still_read(output::print(&line))?;
     }
     Ok(())
 }
 
-/// Nobody looks for a page about `kv help`.
+/// A page about `kv help` is not useful.
 fn without_help(command: Command) -> Command {
     command.disable_help_subcommand(true).mut_subcommands(without_help)
 }
 
-/// A command and all that are below it.
+/// A command and all its subcommands.
 fn with_subcommands(command: &Command) -> Vec<Command> {
     let below = command.get_subcommands().filter(|command| !command.is_hide_set());
     std::iter::once(command.clone()).chain(below.flat_map(with_subcommands)).collect()

@@ -1,4 +1,4 @@
-//! Where each member stands, as `kv status` and `kv top` show it.
+//! The status of each member, as `kv status` and `kv top` show it.
 
 use crate::output::{self, BAD, Cell, GOOD, NOTE};
 use anstyle::Style;
@@ -47,7 +47,7 @@ impl Seen {
         object
     }
 
-    /// The cells of its row: what `rest` makes of its status, or why there is none.
+    /// The cells of its row: those that `rest` returns for its status, or why there is none.
     pub(crate) fn row(&self, rest: impl FnOnce(&MemberStatus) -> Vec<Cell>) -> Vec<Cell> {
         let mut row = vec![Cell::text(self.id), Cell::text(&self.role), Cell::text(&self.address)];
         match &self.status {
@@ -94,12 +94,12 @@ fn state(status: &MemberStatus) -> Cell {
     })
 }
 
-/// The end of the longest log of all.
+/// The end of the longest log.
 pub(crate) fn head<'a>(members: impl Iterator<Item = &'a Seen>) -> Op {
     members.filter_map(|seen| seen.status.as_ref().ok()).map(|status| status.head).max().unwrap_or_default()
 }
 
-/// Members, roles, view, commit, lag, last failover. Lag: how many entries the longest log of all has that this one lacks.
+/// A table of members, roles, view, commit, lag and last failover. Lag is how many entries of the longest log this member lacks.
 pub(crate) fn table(members: &[Seen]) -> String {
     let head = head(members.iter());
     let row = |status: &MemberStatus| {

@@ -1,4 +1,4 @@
-//! The network that members and clients use, by its name.
+//! The transport that members and clients use, by name.
 
 use crate::config::TlsFiles;
 use crate::failure::Failure;
@@ -7,7 +7,7 @@ use kv_core::transport::Transport;
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// How members and clients reach each other. All of a cluster use the same.
+/// How members and clients connect. A whole cluster uses the same transport.
 #[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum TransportKind {
@@ -28,7 +28,7 @@ impl TransportKind {
     /// Every kind, compiled in or not.
     const ALL: [Self; 2] = [Self::Tcp, Self::Quic];
 
-    /// The name, as typed. The feature that compiles it in has the same.
+    /// The name on the command line. The Cargo feature has the same name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -43,19 +43,19 @@ impl TransportKind {
         }
     }
 
-    /// Fails if this `kv` lacks it: a mistake to report before anything starts.
+    /// Fails if this `kv` was compiled without it, before anything starts.
     pub(crate) fn check(self) -> Result<(), Failure> {
         if self.is_compiled_in() { Ok(()) } else { Err(missing(self, Self::is_compiled_in)) }
     }
 
-    /// The network: with certificates, or without proof of who is at the other end.
+    /// The transport: with certificates, or without authentication.
     pub(crate) fn transport(self, tls: Option<&TlsFiles>) -> Result<Arc<dyn Transport>, Failure> {
         self.check()?;
         #[cfg(feature = "tls")]
         if let Some(files) = tls {
             return self.secure(files.identity()?);
         }
-        // Without the feature there are none: parsing the configuration fails then.
+        // Without the feature there are none: parsing the configuration fails.
         let _ = tls;
         match self {
             #[cfg(feature = "tcp")]
@@ -67,7 +67,7 @@ impl TransportKind {
         }
     }
 
-    /// The network with this certificate.
+    /// The transport with this certificate.
     #[cfg(feature = "tls")]
     fn secure(self, identity: kv_core::transport::tls::Identity) -> Result<Arc<dyn Transport>, Failure> {
         match self {
@@ -84,7 +84,7 @@ impl TransportKind {
     }
 }
 
-/// What to do about a network that is not compiled in.
+/// What to do about a transport that is not compiled in.
 fn missing(wanted: TransportKind, is_compiled_in: impl Fn(TransportKind) -> bool) -> Failure {
     let name = wanted.name();
     let others: Vec<_> = TransportKind::ALL

@@ -1,4 +1,4 @@
-//! What people and programs see: colours on a terminal only, tables, bytes as JSON.
+//! Output for people and programs: colours only on a terminal, tables, bytes as JSON.
 
 use crate::encoding::printable;
 use anstyle::{AnsiColor, Style};
@@ -6,16 +6,16 @@ use std::io::{self, Write as _};
 
 /// Headings and names.
 pub(crate) const STRONG: Style = Style::new().bold();
-/// What is there for completeness.
+/// For less important text.
 pub(crate) const FAINT: Style = Style::new().dimmed();
-/// As it should be.
+/// For a good result.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
 /// Worth a look.
 pub(crate) const NOTE: Style = AnsiColor::Yellow.on_default();
 /// Wrong.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 
-/// `text` in `style`; the stream that prints it strips the style where it does not belong.
+/// `text` in `style`. The stream that prints it removes the style where it is not supported.
 pub(crate) fn styled(style: Style, text: impl std::fmt::Display) -> String {
     format!("{style}{text}{style:#}")
 }
@@ -27,7 +27,7 @@ pub(crate) fn print_error(message: impl std::fmt::Display) {
     let _ = writeln!(anstream::stderr().lock(), "{} {message}", styled(BAD, "kv:"));
 }
 
-/// Prints a line on stdout, with its colours only where they are wanted.
+/// Prints a line on stdout, with colours only where they are wanted.
 ///
 /// # Errors
 /// The system's error; `BrokenPipe` if nobody reads any more.
@@ -46,12 +46,12 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// Text, to the left.
+    /// Text, aligned to the left.
     pub(crate) fn text(text: impl std::fmt::Display) -> Self {
         Self { text: printable(&text.to_string()), style: Style::new(), right: false }
     }
 
-    /// A number, to the right.
+    /// A number, aligned to the right.
     pub(crate) fn number(number: impl std::fmt::Display) -> Self {
         Self { text: number.to_string(), style: Style::new(), right: true }
     }
@@ -63,8 +63,8 @@ impl Cell {
     }
 }
 
-/// Lines up rows under a header, each column as wide as its widest cell. The last cell of a row that is too short may be
-/// as long as it likes.
+/// Aligns rows under a header; each column is as wide as its widest cell. The last cell of a row that is too short may have any
+/// length.
 pub(crate) fn table(header: &[&str], rows: &[Vec<Cell>]) -> String {
     let full = || rows.iter().filter(|row| row.len() == header.len());
     let mut widths = Vec::new();
@@ -88,7 +88,7 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<Cell>]) -> String {
     out
 }
 
-/// A styled cell with its padding outside the style; nothing follows the last one.
+/// A styled cell with its padding outside the style. The last cell has no padding.
 fn pad(cell: &Cell, width: usize, last: bool) -> String {
     let space = " ".repeat(width.saturating_sub(cell.text.chars().count()));
     let text = styled(cell.style, &cell.text);

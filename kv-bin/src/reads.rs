@@ -1,4 +1,4 @@
-//! The commands that read: one key, or many in order.
+//! The commands that read one key or many.
 
 use crate::cli::ConnectArgs;
 use crate::commands::{print_bytes, print_line, read_failure, record_json, still_read, write_line};
@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use std::ffi::OsString;
 use std::pin::pin;
 
-/// How fresh a read must be, and who answers it.
+/// The freshness of a read, and the member that answers it.
 #[derive(Args, Debug)]
 pub(crate) struct Freshness {
     /// Read from any member, without asking a quorum. The answer may be stale.
@@ -34,7 +34,7 @@ pub(crate) struct Freshness {
     revision: Option<u64>,
 }
 
-/// Applies the options to a read: those of keys and of ranges have the same methods.
+/// Applies the options to a read. Reads of keys and of ranges have the same methods.
 macro_rules! with_freshness {
     ($read:expr, $freshness:expr) => {{
         let (mut read, freshness) = ($read, $freshness);

@@ -14,13 +14,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long the remains of a dead demo are swept up before they are left to the operating system.
+/// How long the demo's members delete the remains of a killed demo before they give up.
 const SWEEP_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a cluster may take to form before the member logs what it is waiting for.
 const FORMING: Duration = Duration::from_secs(3);
 
-/// Runs the member that `config` describes until a signal, or until it stops by itself.
+/// Runs the member described by `config` until a signal arrives or it stops by itself.
 pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     raise_open_files();
@@ -58,7 +58,7 @@ pub(crate) async fn run(config: ServeConfig, json: bool) -> Result<(), Failure> 
     }
 }
 
-/// Lets the process open as many files as it is allowed to: a member lets in fewer clients where it may open few.
+/// Raises the limit on open files as far as allowed: a member accepts fewer clients if it may open only few files.
 fn raise_open_files() {
     #[cfg(unix)]
     {
@@ -70,7 +70,7 @@ fn raise_open_files() {
     }
 }
 
-/// Warns of a dangerous configuration, at every start.
+/// Logs warnings about a dangerous configuration, at every start.
 fn warn(config: &ServeConfig) {
     if config.is_exposed {
         tracing::warn!(
@@ -98,7 +98,7 @@ async fn explain_forming(node: &Node) -> Infallible {
     std::future::pending().await
 }
 
-/// What stood in the way of a start, and what to do about it.
+/// Why a start failed, and what to do about it.
 fn explain(error: &StartError, data: &Path) -> Failure {
     match error {
         StartError::Transport(TransportError::Bind { source, .. })
@@ -120,20 +120,20 @@ fn explain(error: &StartError, data: &Path) -> Failure {
     }
 }
 
-/// A network with losses between members; clients keep theirs.
+/// A network with losses between members, but not for clients.
 fn lossy(inner: Arc<dyn Transport>, (percent, seed): (u8, u64)) -> Arc<dyn Transport> {
     if percent == 0 {
         return inner;
     }
     let faults = Faults::new(seed);
     for lane in [Lane::Control, Lane::Log, Lane::Bulk] {
-        // At one end only, or each message would be at risk twice.
+        // At one end only. Otherwise each message could be lost twice.
         faults.set(Scope::all().lane(lane).outgoing(), Fault::new().loss(f64::from(percent) / 100.0));
     }
     Arc::new(Faulty::new(inner, faults, kv_core::transport::framing()).spare_first())
 }
 
-/// The line that reports that the member serves.
+/// Prints the line that reports that the member serves.
 fn announce(config: &ServeConfig, address: &str, json: bool) {
     let role = match config.role {
         Role::Witness => "witness",
@@ -159,11 +159,11 @@ fn announce(config: &ServeConfig, address: &str, json: bool) {
             config.data.display(),
         )
     };
-    // Whoever started it may have stopped listening; that is no reason to stop.
+    // It is no reason to stop if nobody reads the line any more.
     let _ = output::print(&line);
 }
 
-/// Ends the process when standard input ends, and removes `folder`: the parent is gone, however it went.
+/// Ends the process when standard input ends, and removes `folder`: the parent is gone, for whatever reason.
 fn end_with_parent(folder: &Path) {
     let mut input = std::io::stdin().lock();
     let mut buffer = [0; 64];
@@ -172,7 +172,7 @@ fn end_with_parent(folder: &Path) {
     std::process::exit(1);
 }
 
-/// Removes a folder in which others may still be writing for a moment.
+/// Removes a folder in which other processes may still be writing for a moment.
 pub(crate) fn sweep(folder: &Path) {
     let start = Instant::now();
     while folder.exists() && start.elapsed() < SWEEP_LIMIT {

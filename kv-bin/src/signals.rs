@@ -1,10 +1,10 @@
-//! Being asked to stop, and signals that are for a command which is run.
+//! Requests to stop, and signals for a command that is run.
 
 use crate::failure::Failure;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// A signal that comes so soon after another one is the same request, sent twice: for example to the process and to its group.
+/// A signal this soon after another one is the same request, sent twice: for example to the process and to its group.
 const ONE_REQUEST: Duration = Duration::from_millis(500);
 
 /// A signal that was caught.
@@ -15,17 +15,18 @@ pub(crate) struct Caught {
 }
 
 impl Caught {
-    /// The failure of a command that it has ended before it was done: the code is 128 and its number, as that of a shell.
+    /// The failure of a command that the signal ended before it was done. The code is 128 plus the number of the signal, as in
+    /// shells.
     pub(crate) fn ended(self, message: impl fmt::Display) -> Failure {
         Failure::passed_on(u8::try_from(128 + self.number).unwrap_or(u8::MAX), message)
     }
 
-    /// Whether it is Ctrl-C, or was sent as if it were.
+    /// Returns whether it is SIGINT, as sent by Ctrl-C.
     pub(crate) fn is_interrupt(self) -> bool {
         self.number == 2
     }
 
-    /// Whether it is to stop this process for a while (Ctrl-Z): [`stop_for_a_while`] does.
+    /// Returns whether it stops this process temporarily (Ctrl-Z): [`stop_for_a_while`] does that.
     pub(crate) fn stops(self) -> bool {
         self.name == "SIGTSTP"
     }
@@ -38,7 +39,7 @@ impl fmt::Display for Caught {
 }
 
 impl Signals {
-    /// Waits for another request to stop, after one that came at `first`. Cancel safe.
+    /// Waits for another request to stop, after one that arrived at `first`. Cancel safe.
     pub(crate) async fn again(&mut self, first: Instant) -> Caught {
         loop {
             let signal = self.next().await;
@@ -48,7 +49,7 @@ impl Signals {
         }
     }
 
-    /// Waits for the next one that does not just stop this process for a while; those that do are obeyed. Cancel safe.
+    /// Waits for the next signal that does not only stop this process temporarily; those are obeyed. Cancel safe.
     pub(crate) async fn next_end(&mut self) -> Caught {
         loop {
             let caught = self.next().await;
@@ -71,11 +72,11 @@ mod unix {
     use std::task::Poll;
     use tokio::signal::unix::{SignalKind, signal};
 
-    /// What asks a process to end.
+    /// The signals that ask a process to end.
     const REQUESTS: &[(&str, Signal)] =
         &[("SIGINT", Signal::INT), ("SIGTERM", Signal::TERM), ("SIGHUP", Signal::HUP)];
 
-    /// What else would end it, or stop it for a while.
+    /// The other signals that would end it, or stop it temporarily.
     const OTHERS: &[(&str, Signal)] = &[
         ("SIGQUIT", Signal::QUIT),
         ("SIGUSR1", Signal::USR1),
@@ -84,21 +85,21 @@ mod unix {
         ("SIGTSTP", Signal::TSTP),
     ];
 
-    /// Waits for signals, for each time anew. From when it is made they do nothing else to this process.
+    /// Waits for signals. From its creation on, these signals have no other effect on this process.
     #[derive(Debug)]
     pub(crate) struct Signals(Vec<(Caught, tokio::signal::unix::Signal)>);
 
     impl Signals {
-        /// Catches what asks a process to end: SIGINT, SIGTERM, and SIGHUP unless that is ignored (`nohup`).
+        /// Catches the signals that ask a process to end: SIGINT, SIGTERM, and SIGHUP unless that is ignored (`nohup`).
         pub(crate) fn catch() -> Result<Self, Failure> {
-            // If the system does not report what is ignored, SIGHUP is left as it is.
+            // If the system does not report which signals are ignored, SIGHUP is left as it is.
             let ignored = ignored().unwrap_or(u64::MAX);
             let is_caught = |signal: &Signal| *signal != Signal::HUP || !has(ignored, *signal);
             Self::of(REQUESTS.iter().filter(|(_, signal)| is_caught(signal)))
         }
 
-        /// Catches all that would end this process, and if `stops` also what stops it for a while, to pass it on to a command. What is ignored
-        /// stays so: then the command ignores it as well.
+        /// Catches all signals that would end this process and, if `stops`, those that stop it temporarily, to forward them to a
+        /// command. Ignored signals stay ignored, and the command inherits that.
         pub(crate) fn catch_all(stops: bool) -> Result<Self, Failure> {
             let ignored = ignored().unwrap_or(0);
             let is_caught = |signal: Signal| !has(ignored, signal) && (stops || signal != Signal::TSTP);
@@ -128,7 +129,7 @@ mod unix {
         }
     }
 
-    /// Which signals are ignored, a bit for each, if the system reports it.
+    /// The ignored signals, one bit each, if the system reports them.
     fn ignored() -> Option<u64> {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
@@ -139,13 +140,13 @@ mod unix {
         mask & 1 << (signal.as_raw() - 1) != 0
     }
 
-    /// Sends it to the command, unless the terminal has done so: what is typed there (Ctrl-C, Ctrl-\) goes to all processes in front.
+    /// Sends it to the command, unless the terminal has done so: Ctrl-C and Ctrl-\ are sent to all foreground processes.
     pub(crate) fn forward(caught: Caught, child: &tokio::process::Child) {
         let typed = matches!(caught.name, "SIGINT" | "SIGQUIT") && is_in_front();
         let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         let signal = Signal::from_named_raw(caught.number);
         if let (false, Some(pid), Some(signal)) = (typed, pid, signal) {
-            // One that has ended needs none.
+            // A process that has ended needs no signal.
             let _ = kill_process(pid, signal);
         }
     }
@@ -157,9 +158,9 @@ mod unix {
         })
     }
 
-    /// Stops this process, as SIGTSTP does where it is not caught. Returns when it is resumed.
+    /// Stops this process, as SIGTSTP does by default. Returns when it is resumed.
     pub(crate) fn stop_for_a_while() {
-        // It cannot fail: it is this process.
+        // It cannot fail: the target is this process.
         let _ = kill_process(getpid(), Signal::STOP);
     }
 }
@@ -171,17 +172,17 @@ pub(crate) use other::{Signals, pass_on, stop_for_a_while};
 mod other {
     use super::{Caught, Failure};
 
-    /// Waits for Ctrl-C, each time anew.
+    /// Waits for Ctrl-C.
     #[derive(Debug)]
     pub(crate) struct Signals;
 
     impl Signals {
-        /// From here on Ctrl-C is caught.
+        /// From here on, Ctrl-C is caught.
         pub(crate) fn catch() -> Result<Self, Failure> {
             Ok(Self)
         }
 
-        /// The same: there is nothing else.
+        /// The same: there are no other signals.
         pub(crate) fn catch_all(_: bool) -> Result<Self, Failure> {
             Self::catch()
         }

@@ -1,4 +1,4 @@
-//! `kv txn`: several changes and reads at once, from a file.
+//! `kv txn`: runs a transaction from a file.
 
 use crate::cli::TxnArgs;
 use crate::commands::{print_bytes, print_line, record_json, write_failure};
@@ -24,7 +24,7 @@ struct File {
     otherwise: Vec<StepInput>,
 }
 
-/// What must hold of a key.
+/// A condition on a key.
 #[derive(Deserialize, Debug)]
 #[serde(try_from = "Map<String, Value>")]
 struct ConditionInput(Holds);
@@ -131,7 +131,7 @@ const fn everything() -> u32 {
     u32::MAX
 }
 
-/// Reads the file and carries it out: all of it or nothing.
+/// Reads the file and runs the transaction.
 pub(crate) async fn txn(context: &Context, args: TxnArgs, json: bool) -> Result<(), Failure> {
     let encoding = args.encoding;
     let (shown, text) = context.text_of(&args.file)?;
@@ -207,7 +207,7 @@ fn result_json(key: &[u8], result: &StepResult, encoding: Encoding) -> Value {
     }
 }
 
-/// Prints what was read, as `kv scan` does.
+/// Prints what was read, like `kv scan`.
 fn print_found(key: &[u8], result: &StepResult, encoding: Encoding) -> Result<(), Failure> {
     let line = |key: &[u8], value: &[u8]| {
         print_bytes(&[&encoding.shown(key)[..], b"\t", &encoding.shown(value)[..]].concat())

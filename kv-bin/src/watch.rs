@@ -1,4 +1,4 @@
-//! `kv watch`: what changes, as it changes.
+//! `kv watch`: prints changes as they happen.
 
 use crate::cli::WatchArgs;
 use crate::commands::{read_failure, record_json, still_read, write_line};
@@ -11,7 +11,7 @@ use kv_core::client::{Event, EventKind};
 use kv_core::error::WatchError;
 use serde_json::{Map, Value};
 
-/// Prints a line for each change, until a signal stops it or it has printed the requested number.
+/// Prints a line for each change, until a signal arrives or the requested number has been printed.
 pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Result<(), Failure> {
     let encoding = args.encoding;
     let prefix = encoding.read("prefix", args.prefix)?;
@@ -46,7 +46,7 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs, json: bool) -> Res
     Ok(())
 }
 
-/// It is bad usage to ask for what is not there any more. A watch that had begun, and then fell behind, was asked for rightly.
+/// Asking for history that is no longer kept is wrong usage. If a running watch fell behind, it is a failure.
 fn failure(error: &WatchError, seen: Option<Revision>, from: Option<u64>) -> Failure {
     match error {
         WatchError::Compacted { .. } => match (seen, from) {
@@ -70,7 +70,7 @@ fn kind(event: &Event) -> &'static str {
     }
 }
 
-/// Revision, what was done, key, and value if there is one.
+/// The revision, the kind of change, the key, and the value if there is one.
 fn text(event: &Event, encoding: Encoding) -> Vec<u8> {
     let mut line = format!("{}\t{}\t", event.revision.get(), kind(event)).into_bytes();
     line.extend_from_slice(&encoding.shown(&event.key));

@@ -156,7 +156,7 @@ impl Listener for QuicLanes {
 /// Admits callers, for as long as the port exists.
 async fn greet(port: std::sync::Weak<Port>, endpoint: Endpoint) {
     // Those that have not opened a lane yet, and some that have.
-    let mut entrance: Option<ConnectionLimiter<oneshot::Sender<()>>> = None;
+    let mut limiter: Option<ConnectionLimiter<oneshot::Sender<()>>> = None;
     while let Some(incoming) = endpoint.accept().await {
         let Some(port) = port.upgrade() else { return };
         if port.queue.borrow().is_none() {
@@ -164,28 +164,28 @@ async fn greet(port: std::sync::Weak<Port>, endpoint: Endpoint) {
             continue;
         }
         let limit = port.settings.max_half_open;
-        let entrance = entrance.get_or_insert_with(|| {
+        let limiter = limiter.get_or_insert_with(|| {
             ConnectionLimiter::new(port.settings.max_handshakes_per_second, limit, port.members.clone())
         });
         let from = incoming.remote_address().ip();
-        let half_open = entrance.half_open(oneshot::Sender::is_closed);
+        let half_open = limiter.half_open(oneshot::Sender::is_closed);
         if half_open >= limit.div_ceil(UNPROVEN_PART) && !incoming.remote_address_validated() {
             // It fails only for callers that have already proven their address.
             let _ = incoming.retry();
             continue;
         }
-        if !entrance.admits(std::time::Instant::now(), from) {
+        if !limiter.admits(std::time::Instant::now(), from) {
             // No answer: it would have to be encrypted, and an honest caller tries again.
             incoming.ignore();
             continue;
         }
-        if let Some(victim) = entrance.make_room() {
+        if let Some(victim) = limiter.make_room() {
             tracing::debug!(listener = %port.address, "closed one of too many half-open connections");
             // It may have opened a lane just now.
             let _ = victim.send(());
         }
         let (evict, evicted) = oneshot::channel();
-        entrance.enter(from, evict);
+        limiter.enter(from, evict);
         tokio::spawn(receive(port, incoming, evicted));
     }
 }

@@ -83,7 +83,7 @@ struct Accepting {
     /// Accepted sockets that are about to send their lane, each on a task of its own.
     opening: JoinSet<Option<Connection>>,
     /// The same, and some that are done.
-    entrance: ConnectionLimiter<AbortHandle>,
+    limiter: ConnectionLimiter<AbortHandle>,
     /// Set after a failure: when to accept again, and the length of the pause.
     pause: Option<(Instant, Duration)>,
     log: RefusalThrottle,
@@ -91,14 +91,14 @@ struct Accepting {
 
 impl Accepting {
     fn new(socket: Socket, address: SocketAddr, settings: Tcp, members: MemberSources) -> Self {
-        let entrance =
+        let limiter =
             ConnectionLimiter::new(settings.max_handshakes_per_second, settings.max_half_open, members);
         Self {
             socket,
             address,
             settings,
             opening: JoinSet::new(),
-            entrance,
+            limiter,
             pause: None,
             log: RefusalThrottle::default(),
         }
@@ -132,12 +132,12 @@ impl Accepting {
     fn begin(&mut self, socket: TcpStream, remote: SocketAddr) {
         // Without TLS there is no signature. Callers that have sent the lane are counted by the layer that accepts them.
         if !matches!(self.settings.security, Security::None)
-            && !self.entrance.admits(std::time::Instant::now(), remote.ip())
+            && !self.limiter.admits(std::time::Instant::now(), remote.ip())
         {
             return tracing::debug!(listener = %self.address, %remote, "closed a socket: too many come at once");
         }
-        self.entrance.half_open(AbortHandle::is_finished);
-        if let Some(victim) = self.entrance.make_room() {
+        self.limiter.half_open(AbortHandle::is_finished);
+        if let Some(victim) = self.limiter.make_room() {
             tracing::debug!(listener = %self.address, "closed one of too many half-open sockets");
             victim.abort();
         }
@@ -158,7 +158,7 @@ impl Accepting {
             }
             None
         });
-        self.entrance.enter(remote.ip(), opening);
+        self.limiter.enter(remote.ip(), opening);
     }
 
     /// A failed accept never ends the listener. A peer that gave up is forgotten. If resources are missing, accepting pauses,

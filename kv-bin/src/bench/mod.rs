@@ -1,4 +1,4 @@
-//! `kv bench`: what things cost on this machine, measured on a cluster of real processes of its own.
+//! `kv bench`: measurements on this machine, with a cluster of real processes of its own.
 
 mod process;
 mod watchers;
@@ -7,7 +7,7 @@ use crate::cli::{BenchArgs, BenchCommand};
 use crate::failure::Failure;
 use crate::signals::Signals;
 
-/// Runs a measurement. However it ends, no process and no folder of it is left.
+/// Runs a measurement. Leaves neither a process nor a folder behind, however it ends.
 pub(crate) async fn run(args: BenchArgs, json: bool) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     let BenchCommand::Watchers(args) = args.command;

@@ -11,7 +11,7 @@ const TICKS: f64 = 100.0;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Process(pub(super) u32);
 
-/// How much of the processor's time a process had taken, and when.
+/// The CPU time that a process had used at some time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
     seconds: f64,
@@ -19,7 +19,7 @@ pub(super) struct Taken {
 }
 
 impl Process {
-    /// What it has in memory, in bytes.
+    /// The memory that it uses, in bytes.
     pub(super) fn memory(self) -> Result<u64, Failure> {
         let text = self.read("status")?;
         let kib = text
@@ -30,7 +30,7 @@ impl Process {
 
     pub(super) fn taken(self) -> Result<Taken, Failure> {
         let text = self.read("stat")?;
-        // The name may hold anything; after it come fixed fields, of which two are times.
+        // The name may contain anything. It is followed by fixed fields, two of which are times.
         let fields = text.rsplit(')').next().map(|rest| rest.split_whitespace().skip(11).take(2));
         let ticks: Option<f64> =
             fields.and_then(|fields| fields.map(|field| field.parse::<f64>().ok()).sum());
@@ -38,7 +38,7 @@ impl Process {
         Ok(Taken { seconds, at: Instant::now() })
     }
 
-    /// The share of one core that it took since then.
+    /// The share of one core that it has used since then.
     pub(super) fn share_since(self, before: Taken) -> Result<f64, Failure> {
         let now = self.taken()?;
         Ok((now.seconds - before.seconds) / (now.at - before.at).as_secs_f64())

@@ -1,4 +1,4 @@
-//! `kv bench watchers`: what those cost who wait for changes at one member, which is the primary.
+//! `kv bench watchers`: the cost of watches at one member, the primary.
 
 use super::process::Process;
 use crate::cli::WatchersArgs;
@@ -21,39 +21,39 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-/// Watches on one connection: a member allows a few more.
+/// The number of watches on one connection. A member allows a few more.
 const PER_CONNECTION: usize = 500;
-/// How long watches may take to be in place, and everything else that is waited for.
+/// How long to wait for the watches to be parked, and for anything else.
 const LIMIT: Duration = Duration::from_secs(60);
-/// What has just been set up may still be freeing and flushing.
+/// A new cluster may still be freeing memory and flushing.
 const SETTLE: Duration = Duration::from_secs(2);
 /// How often writes are begun.
 const TICK: Duration = Duration::from_millis(10);
 /// Keys that nobody watches.
 const OTHERS: u64 = 1000;
 
-/// What so many watchers cost.
+/// The cost of this number of watches.
 #[derive(Debug)]
 struct Row {
     watchers: usize,
     memory: u64,
-    /// What each watcher added to the member's memory.
+    /// The memory that each watch added to the member.
     each: Option<f64>,
     idle: f64,
     unwatched: Load,
     watched: Option<Load>,
-    /// From the start of a write to the arrival of its event at the watcher, ascending.
+    /// The times from the start of a write to the arrival of its event, ascending.
     delays: Vec<Duration>,
 }
 
-/// What a member took under a load, and what the load came to.
+/// What a member used under a load, and how many writes the load made.
 #[derive(Clone, Copy, Debug)]
 struct Load {
     share: f64,
     per_second: f64,
 }
 
-/// A table, or a line of JSON for each number of watchers.
+/// Prints a table, or a line of JSON for each number of watches.
 pub(super) async fn run(args: &WatchersArgs, json: bool) -> Result<(), Failure> {
     let transport = args.transport.unwrap_or_default();
     let mut rows = Vec::new();
@@ -61,7 +61,7 @@ pub(super) async fn run(args: &WatchersArgs, json: bool) -> Result<(), Failure> 
         if io::stderr().is_terminal() {
             anstream::eprintln!("{count} watchers ...");
         }
-        // A cluster for each: what one leaves in memory is not the next one's.
+        // A new cluster for each number, so that none inherits memory from the one before.
         let plan = DemoPlan { transport, tls: false, seed: 1, loss: 0, log: None };
         let members = Members::start(&plan).await?;
         let row = measure(&members, args, count).await?;
@@ -126,7 +126,7 @@ fn watched_key(number: u64) -> String {
     format!("watched/{number}")
 }
 
-/// So many watchers, each of a key of its own.
+/// Starts this many watches, each of a key of its own.
 async fn watch(
     transport: &Arc<Only>,
     count: usize,
@@ -155,7 +155,7 @@ async fn watch(
             while let Some(Ok(event)) = events.next().await {
                 let begun =
                     event.record.and_then(|record| std::str::from_utf8(&record.value).ok()?.parse().ok());
-                // The value contains the start of its write.
+                // The value contains the time at which its write began.
                 let delay = begun.map(|begun| clock.elapsed().saturating_sub(Duration::from_nanos(begun)));
                 if delay.is_some_and(|delay| delays_out.send(delay).is_err()) {
                     return;
@@ -166,7 +166,7 @@ async fn watch(
     Ok(watchers)
 }
 
-/// Waits until so many watches wait at the member.
+/// Waits until this many watches are parked at the member.
 async fn in_place(client: &Client, member: MemberId, count: usize) -> Result<(), Failure> {
     let start = Instant::now();
     loop {
@@ -184,7 +184,7 @@ async fn in_place(client: &Client, member: MemberId, count: usize) -> Result<(),
     }
 }
 
-/// Writes at a steady rate for a while, and waits for the last one.
+/// Writes at a steady rate for a while, and waits for the last write.
 async fn load(
     client: &Client,
     process: Process,
@@ -276,7 +276,7 @@ fn table(rows: &[Row], args: &WatchersArgs) -> String {
     )
 }
 
-/// A network in which there is one member: a watch begins at any, and these are all to be at the same one.
+/// A network with only one member, so that all watches are at that member.
 #[derive(Debug)]
 struct Only {
     inner: Arc<dyn Transport>,

@@ -1,4 +1,4 @@
-//! The configuration: flags, then `KV_*` variables, then the file, checked as a whole before anything is touched.
+//! The configuration: flags, then `KV_*` variables, then the file. It is checked as a whole before anything is changed.
 
 mod tls;
 mod tuning;
@@ -20,11 +20,11 @@ pub(crate) use tls::{AdmissionArgs, TlsArgs, TlsFiles};
 pub(crate) use tuning::Tuning;
 pub(crate) use units::DurationArg;
 
-/// The name of a cluster that was given none.
+/// The default name of a cluster.
 pub(crate) const DEFAULT_CLUSTER: &str = "kv";
-/// The address that a client uses if none is given.
+/// The default address for a client.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:7000";
-/// The data directory of a member if none is given.
+/// The default data directory of a member.
 const DEFAULT_DATA: &str = "kv-data-{id}";
 
 /// The keys of the configuration file; `cluster.example.toml` explains each of them.
@@ -48,47 +48,47 @@ struct File {
 struct FileMember {
     id: u8,
     address: String,
-    /// Where clients reach it, if that is elsewhere.
+    /// Where clients reach the member, if the address differs.
     client_address: Option<String>,
     role: Option<String>,
 }
 
-/// Everything a member needs to start, checked.
+/// A checked configuration of a member.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct ServeConfig {
     pub(crate) cluster: Cluster,
     pub(crate) id: MemberId,
     pub(crate) role: Role,
     pub(crate) data: PathBuf,
-    /// Where it listens: the member's own address, or another one that leads here.
+    /// The address to listen on: the member's own address, or another one that leads here.
     pub(crate) listen: String,
     pub(crate) transport: TransportKind,
     pub(crate) tls: Option<TlsFiles>,
-    /// The file with the names of the clients that are let in, if not all are.
+    /// The file with the names of the clients that may connect; `None` for all.
     pub(crate) clients: Option<PathBuf>,
-    /// Whether others than this machine reach it, and nothing proves who they are.
+    /// Whether the member can be reached from other machines, without any authentication.
     pub(crate) is_exposed: bool,
     pub(crate) options: Options,
     /// What to log, if the file configures it.
     pub(crate) log: Option<String>,
-    /// The folder to delete, and to stop, when standard input ends.
+    /// When standard input ends, stop and delete this folder.
     pub(crate) exit_with_parent: Option<PathBuf>,
-    /// Which share of the messages between members to lose, in percent, and the seed that decides which.
+    /// The share of the messages between members that is lost, in percent, and the seed.
     pub(crate) lose: (u8, u64),
 }
 
-/// Everything a client needs to connect.
+/// A checked configuration of a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ConnectConfig {
     pub(crate) cluster: String,
-    /// Where to ask, and which member that is, if it is known.
+    /// The addresses to try, with the member id if it is known.
     pub(crate) addresses: Vec<(Option<MemberId>, String)>,
     pub(crate) transport: TransportKind,
     pub(crate) tls: Option<TlsFiles>,
 }
 
 impl ServeConfig {
-    /// Combines flags, variables and file, and checks the whole. Touches nothing but the file it reads.
+    /// Combines flags, variables and file, and checks the result. Only reads the file.
     pub(crate) fn resolve(args: ServeArgs) -> Result<Self, Failure> {
         let path = args.config.clone();
         let file = File::load(path.as_deref())?;
@@ -242,7 +242,7 @@ fn parse_member(text: &str) -> Result<FileMember, Failure> {
     let id = id.trim().parse().map_err(|_| wrong("has an id that is not a number from 0 to 255"))?;
     let rest = rest.trim();
     let (address, role) = match rest.rsplit_once(':') {
-        // A host in brackets may hold colons of its own; and no role is a number, with which a malformed address may end.
+        // A host in brackets may contain colons, and a role is never a number, which may end a malformed address.
         Some((head, role))
             if head.rsplit(']').next().is_some_and(|tail| tail.contains(':'))
                 && !role.bytes().all(|byte| byte.is_ascii_digit()) =>
@@ -272,7 +272,7 @@ fn host(address: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
-/// Checks that this can be an address, before anything connects to it.
+/// Checks the form of the address, before anything connects to it.
 fn check_address(address: &str) -> Result<(), String> {
     check_host_port(address).map_err(|error| error.to_string())?;
     if address.rsplit_once(':').is_some_and(|(_, port)| port.trim_start_matches('0').is_empty()) {
@@ -292,7 +292,7 @@ pub(crate) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// One of a list that commas separate, perhaps with blanks around it.
+/// Parses one item of a comma-separated list, possibly with spaces around it.
 pub(crate) fn listed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     let text = text.trim();
     if text.is_empty() {
@@ -301,12 +301,12 @@ pub(crate) fn listed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> 
     text.parse().map_err(|error: T::Err| error.to_string())
 }
 
-/// A text file without the mark that some editors put at its beginning.
+/// The text without the byte order mark that some editors write at its beginning.
 pub(crate) fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// Whether only this machine reaches the address.
+/// Whether the address can be reached only from this machine.
 fn is_loopback(listen: &str) -> Result<bool, Failure> {
     check_host_port(listen).map_err(|error| Failure::usage(format!("cannot listen there: {error}")))?;
     let host = host(listen);

@@ -1,4 +1,4 @@
-//! What each mistake is answered with, and which of flag, variable and file wins.
+//! The message for each mistake, and the precedence of flag, variable and file.
 
 use super::*;
 use crate::cli::{Cli, CliCommand, ClientCommand};
@@ -36,7 +36,7 @@ fn the_example_file_states_every_setting_with_its_default() {
     let File { cluster, member, id: _, data, listen: _, insecure, transport, log, tls, options } =
         File::parse(EXAMPLE).unwrap();
     assert_eq!(tls, tls::FileTls::default(), "TLS is off by default");
-    // What is off by default stands there as a comment.
+    // Settings that are off by default are in the file as comments.
     let all = EXAMPLE.lines().map(|line| match line.strip_prefix("# ") {
         Some(setting) if tls::NAMES.iter().any(|name| setting.starts_with(&format!("{name} = "))) => setting,
         _ => line,
@@ -59,7 +59,7 @@ fn the_example_file_states_every_setting_with_its_default() {
     }
 }
 
-/// Values that no default has.
+/// Values that differ from all defaults.
 fn every_option() -> Tuning {
     let (time, size) = (Some("77s".parse().unwrap()), Some("77B".parse().unwrap()));
     Tuning {
@@ -122,7 +122,7 @@ fn members_are_read_with_and_without_a_role() {
     );
 }
 
-/// The variables are tested on the real binary (`tests/config.rs`): a test cannot set them for itself alone.
+/// The variables are tested on the real binary (`tests/config.rs`), because a test cannot set them only for itself.
 #[test]
 fn flags_win_over_the_file() {
     let (_folder, path) = file(&format!("id = 2\n{EXAMPLE}"));
@@ -266,7 +266,7 @@ fn a_client_reaches_a_member_at_the_address_in_the_file() {
     assert!(failure.contains("member 0, client_address"), "{failure}");
 }
 
-/// The files that a member or client would use, or why none.
+/// The files that a member or client would use, or why there are none.
 fn tls_of(arguments: &[&str]) -> Result<Option<TlsFiles>, String> {
     let mut all = vec!["--members", "0=127.0.0.1:7000", "--id", "0"];
     all.extend(arguments);
@@ -314,7 +314,7 @@ fn a_members_certificate_is_found_in_a_folder_or_named() {
         Ok(Some(in_folder)),
         "flags win over the file"
     );
-    // What the file names is a member's: a client has to name its own.
+    // The certificate in the file belongs to a member. A client must name its own.
     let text = tls_of_client(&["--config", &path]).unwrap_err();
     assert!(text.contains("this client needs one, too") && text.contains("--tls-dir"), "{text}");
     let own = ["--tls-certificate", "c.pem", "--tls-key", "c.key"];

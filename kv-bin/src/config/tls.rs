@@ -1,4 +1,4 @@
-//! Certificates in the configuration: which files, for a member and for a client.
+//! Certificates in the configuration: the files of a member and of a client.
 
 use crate::failure::Failure;
 use clap::Args;
@@ -45,7 +45,7 @@ pub(crate) struct TlsArgs {
     pub(crate) tls_roots: Option<PathBuf>,
 }
 
-/// Which clients a member lets in.
+/// Which clients a member accepts.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct AdmissionArgs {
     /// With TLS, accept only the clients that this file names, one name per line. The member reloads the file when it changes.
@@ -58,18 +58,18 @@ pub(crate) struct AdmissionArgs {
     pub(crate) tls_client_roots: Option<PathBuf>,
 }
 
-/// Where a certificate, its key and the roots are.
+/// The files of a certificate, its key and the roots.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct TlsFiles {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) roots: PathBuf,
-    /// Of a member: the authorities of clients, where they have their own.
+    /// For a member: the authorities of clients, if they are different.
     pub(crate) client_roots: Option<PathBuf>,
 }
 
 impl TlsFiles {
-    /// Those of `stem` in a folder of `kv certs`.
+    /// The files of `stem` in a folder created by `kv certs`.
     pub(crate) fn of(folder: &Path, stem: &str) -> Self {
         Self {
             certificate: folder.join(format!("{stem}.pem")),
@@ -79,7 +79,7 @@ impl TlsFiles {
         }
     }
 
-    /// What they hold.
+    /// Loads the identity from the files.
     #[cfg(feature = "tls")]
     pub(crate) fn identity(&self) -> Result<kv_core::transport::tls::Identity, Failure> {
         use kv_core::transport::tls::{Files, Identity};
@@ -93,7 +93,7 @@ impl TlsFiles {
     }
 }
 
-/// Parts of which all must be there, or none.
+/// Requires all of these settings, or none.
 fn all_or_none(
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
@@ -150,7 +150,8 @@ pub(super) fn of_member(
     }
 }
 
-/// The files of a client; none without TLS. The certificate and the key that the file names are a member's.
+/// The files of a client; none without TLS. The certificate and the key in the configuration file belong to a member, and are not
+/// used.
 pub(super) fn of_client(
     args: &TlsArgs,
     name: Option<&str>,
@@ -176,7 +177,7 @@ pub(super) fn of_client(
     all_or_none(certificate, key, roots)
 }
 
-/// The client's files in a folder of `kv certs`: of this name, or the only ones.
+/// The client's files in a folder created by `kv certs`: those with this name, or the only ones.
 fn client_in(folder: &Path, name: Option<&str>) -> Result<TlsFiles, Failure> {
     if let Some(name) = name {
         return Ok(TlsFiles::of(folder, &format!("client-{name}")));

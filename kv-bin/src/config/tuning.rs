@@ -1,11 +1,11 @@
-//! Time-outs and limits: each one a flag, a variable and a line of the file.
+//! Time-outs and limits. Each is a flag, a variable and a line of the file.
 
 use super::units::{DurationArg, SizeArg};
 use clap::Args;
 use kv_core::config::Options;
 use serde::Deserialize;
 
-/// Limits and time-outs. A missing one has its default.
+/// Limits and time-outs. `None` means the default.
 #[derive(Args, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "Tuning")]
@@ -118,7 +118,7 @@ pub(crate) struct Tuning {
 }
 
 impl Tuning {
-    /// What is set here, and from `other` what is not.
+    /// The settings of this, and for those that are not set, the settings of `other`.
     pub(crate) fn or(self, other: Self) -> Self {
         Self {
             heartbeat: self.heartbeat.or(other.heartbeat),
@@ -195,7 +195,7 @@ impl Tuning {
     }
 }
 
-/// A size that does not fit is larger than every limit allows: the check of the ranges refuses it.
+/// A size that does not fit exceeds every limit, so the range check refuses it.
 fn bytes(slot: &mut usize, size: Option<SizeArg>) {
     if let Some(SizeArg(size)) = size {
         *slot = usize::try_from(size).unwrap_or(usize::MAX);

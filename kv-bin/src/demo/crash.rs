@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 const WRITERS: usize = 8;
 /// How often each begins a write.
 const PACE: Duration = Duration::from_millis(4);
-/// How many writes are acknowledged between two events of the story.
+/// How many writes are acknowledged between two events of the demo.
 const STEP: u64 = 1500;
-/// How many it are on a machine that is too slow for that.
+/// The same on a machine that is too slow for that.
 const SHORT_STEP: u64 = 100;
-/// How long a step takes at most where it makes progress.
+/// How long a step may take if it makes progress.
 const STEP_SPAN: Duration = Duration::from_secs(5);
 /// How long a step may take.
 const STEP_LIMIT: Duration = Duration::from_secs(30);

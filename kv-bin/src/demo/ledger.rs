@@ -1,4 +1,4 @@
-//! What was tried and what was acknowledged, and the comparison with what the store holds in the end.
+//! The attempted and the acknowledged writes, and their comparison with the final content of the store.
 
 use bytes::Bytes;
 use kv_core::client::Record;
@@ -6,36 +6,36 @@ use kv_core::client::Revision;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-/// One attempt to write, as its writer saw it end.
+/// The result of a write, as its writer saw it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Ending {
-    /// Done, at this revision.
+    /// It was applied at this revision.
     Acknowledged {
         /// The revision of the write.
         revision: Revision,
-        /// When the writer heard of it; none if the writing was being ended then.
+        /// When the writer received the answer; `None` while the writers were being stopped.
         at: Option<Instant>,
     },
-    /// It may have happened or not.
+    /// It may or may not have been applied.
     Unknown,
-    /// It has not happened, and will not.
+    /// It was not applied, and will not be.
     NotApplied,
 }
 
-/// A write and its end.
+/// A write and its result.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Attempt {
-    /// What was put under the key.
+    /// The value that was put.
     pub(crate) value: Bytes,
     /// How it ended.
     pub(crate) ending: Ending,
 }
 
-/// All attempts of one writer, in its order: per key, the n-th attempt puts what no other attempt does.
+/// All attempts of one writer, in order. Each attempt on a key puts a different value.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ledger {
     keys: BTreeMap<Bytes, Vec<Attempt>>,
-    /// Writes that the store refused although nobody else writes their keys: an earlier one was applied twice.
+    /// Writes that the store refused although no other client writes their keys: an earlier one was applied twice.
     refused: Vec<String>,
 }
 
@@ -48,27 +48,27 @@ pub(crate) struct LedgerReport {
     pub(crate) acknowledged: u64,
     /// How many of these are not in the store as acknowledged.
     pub(crate) lost: u64,
-    /// How many were applied more than once, or though they were reported as not applied.
+    /// How many were applied more than once, or although they were reported as not applied.
     pub(crate) duplicated: u64,
-    /// The longest time between two acknowledgements, whoever got them.
+    /// The longest time between two acknowledgements of any writers.
     pub(crate) longest_gap: Duration,
     /// What is wrong, in words.
     pub(crate) problems: Vec<String>,
 }
 
 impl Ledger {
-    /// Remembers an attempt to put `value` under `key`.
+    /// Records an attempt to put `value` under `key`.
     pub(crate) fn note(&mut self, key: Bytes, value: Bytes, ending: Ending) {
         self.keys.entry(key).or_default().push(Attempt { value, ending });
     }
 
-    /// Remembers that a write was refused that must not be.
+    /// Records that a write was refused although it must not be.
     pub(crate) fn note_refused(&mut self, problem: String) {
         self.refused.push(problem);
     }
 }
 
-/// Compares the outcomes that the writers received with the contents of the store: `store` is all of it.
+/// Compares the outcomes that the writers received with the content of the store: `store` is all of it.
 pub(crate) fn compare(ledgers: &[Ledger], store: &BTreeMap<Bytes, Record>) -> LedgerReport {
     let mut verdict = LedgerReport::default();
     let mut revisions: HashMap<Revision, &Bytes> = HashMap::new();
@@ -100,7 +100,7 @@ pub(crate) fn compare(ledgers: &[Ledger], store: &BTreeMap<Bytes, Record>) -> Le
 }
 
 impl LedgerReport {
-    /// Whether every promise was kept.
+    /// Returns whether every guarantee was kept.
     pub(crate) fn is_good(&self) -> bool {
         self.lost == 0 && self.duplicated == 0 && self.problems.is_empty()
     }
@@ -115,8 +115,8 @@ impl LedgerReport {
         self.problems.push(problem);
     }
 
-    /// One writer put the attempts under this key, one after the other, each when the one before had ended: the key's
-    /// version counts how many were applied, and its record is that of the last one.
+    /// One writer made the attempts on this key, each after the one before had ended. The key's version counts how many were
+    /// applied, and its record is that of the last one.
     fn check_key(&mut self, key: &Bytes, attempts: &[Attempt], record: Option<&Record>) {
         let acknowledged: Vec<Revision> = attempts.iter().filter_map(Attempt::revision).collect();
         let unknown = attempts.iter().filter(|attempt| attempt.ending == Ending::Unknown).count() as u64;
@@ -147,8 +147,7 @@ impl LedgerReport {
         }
     }
 
-    /// The record must be that of the last write that was applied: the last one acknowledged, or one after it whose end is
-    /// not known.
+    /// The record must be that of the last applied write: the last acknowledged one, or a later one with an unknown outcome.
     fn check_last(&mut self, key: &Bytes, attempts: &[Attempt], record: &Record) {
         if record.version == 1 && record.created != record.modified {
             self.duplicate(1, format!("{key:?} was written once, but changed after it was created"));
@@ -162,7 +161,7 @@ impl LedgerReport {
             Ending::Unknown => attempt.value == record.value,
             Ending::NotApplied => false,
         };
-        // A write whose end is not known may also be applied late, after others that were acknowledged.
+        // A write with an unknown outcome may also be applied late, after later writes were acknowledged.
         let late = |attempt: &Attempt| attempt.ending == Ending::Unknown && attempt.value == record.value;
         if candidates.iter().any(fits) || attempts.iter().any(late) {
             return;

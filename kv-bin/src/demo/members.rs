@@ -1,4 +1,4 @@
-//! The demo's members: real processes in a folder that goes when they go.
+//! The members of the demo: real processes in a folder that is deleted with them.
 
 use crate::config::TlsFiles;
 use crate::failure::Failure;
@@ -17,19 +17,19 @@ use tokio::time::timeout;
 
 /// The name of the demo's clusters.
 pub(crate) const CLUSTER: &str = "demo";
-/// How many members there are.
+/// The number of members.
 pub(crate) const COUNT: u8 = 3;
 /// How long a member may take from its start until it prints that it serves.
 const START_LIMIT: Duration = Duration::from_secs(20);
-/// How many lines of each member's log are kept, to be shown if something goes wrong.
+/// How many lines of each member's log are kept, to be shown after a failure.
 const LOG_LINES: usize = 30;
-/// How often a start is tried on other ports: somebody may take one between its choice and its use.
+/// How often a start is retried on other ports: another process may take a port between its choice and its use.
 const ATTEMPTS: usize = 5;
 
 /// Three member processes. Dropping this kills them and deletes their data.
 ///
-/// Each member holds the reading end of a pipe whose writing end only this process has: when this process is gone, even by
-/// SIGKILL, the members stop by themselves and delete the folder. So it is the first of them that creates it.
+/// Each member holds the reading end of a pipe whose writing end only this process has. When this process is gone, even by
+/// SIGKILL, the members stop and delete the folder. The first member creates the folder for that reason.
 #[derive(Debug)]
 pub(crate) struct Members {
     folder: PathBuf,
@@ -46,11 +46,11 @@ pub(crate) struct DemoPlan {
     pub(crate) transport: TransportKind,
     /// Whether all have certificates.
     pub(crate) tls: bool,
-    /// Decides which messages are lost.
+    /// The seed that decides which messages are lost.
     pub(crate) seed: u64,
-    /// What share of the messages between members is lost, in percent.
+    /// The share of the messages between members that is lost, in percent.
     pub(crate) loss: u8,
-    /// What the members log, if that is to be shown.
+    /// The log level of the members, if the log is to be shown.
     pub(crate) log: Option<String>,
 }
 
@@ -64,7 +64,7 @@ struct Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may be gone already; waiting takes it out of the process table either way.
+        // It may have ended already. Waiting removes it from the process table in any case.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -100,7 +100,7 @@ impl Members {
         Ok(members)
     }
 
-    /// Where the members listen, in id order.
+    /// The addresses of the members, in id order.
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect()
     }
@@ -133,20 +133,20 @@ impl Members {
         self.processes.get(usize::from(id))?.as_ref().map(|process| process.child.id())
     }
 
-    /// Kills a member on the spot: SIGKILL.
+    /// Kills a member with SIGKILL.
     pub(crate) fn kill(&mut self, id: u8) {
         if let Some(process) = self.processes.get_mut(usize::from(id)) {
             *process = None;
         }
     }
 
-    /// Starts a member, or starts it again on the data that it left, and waits for its word that it serves.
+    /// Starts a member, or restarts it on its old data, and waits until it reports that it serves.
     pub(crate) async fn start_member(&mut self, id: u8) -> Result<(), Failure> {
         let program = std::env::current_exe().map_err(|error| {
             Failure::failed(format!("cannot find the program to start members with: {error}"))
         })?;
         let mut command = Command::new(program);
-        // A variable meant for the user's own cluster must not reach these.
+        // A variable that is meant for the user's own cluster must not affect these members.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KV_")) {
             command.env_remove(name);
         }
@@ -198,7 +198,7 @@ impl Members {
         }
     }
 
-    /// What each member logged last, for the report of a failure.
+    /// The last log lines of each member, for the report of a failure.
     pub(crate) fn last_logs(&self) -> Vec<(u8, Vec<String>)> {
         let lines = |log: &Log| log.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
         (0..COUNT).zip(self.logs.iter().map(lines)).collect()
@@ -217,7 +217,7 @@ impl Drop for Members {
     }
 }
 
-/// Ctrl-C on a terminal goes to a whole process group: to the demo, which then ends its members itself.
+/// Ctrl-C in a terminal is sent to a whole process group. This way the demo receives it, and ends its members itself.
 #[cfg(unix)]
 fn own_group(command: &mut Command) {
     std::os::unix::process::CommandExt::process_group(command, 0);
@@ -226,15 +226,15 @@ fn own_group(command: &mut Command) {
 #[cfg(not(unix))]
 fn own_group(_: &mut Command) {}
 
-/// Reads what a member prints, on threads that end when it ends. The receiver hears when it serves; the channel closes if it
-/// ends before.
+/// Reads the output of a member on threads that end with it. The receiver is notified when the member serves; the channel closes
+/// if it ends before.
 fn watch(process: &mut Process, id: u8, log: Log, shown: bool) -> oneshot::Receiver<()> {
     let (served, serving) = oneshot::channel();
     if let Some(stderr) = process.child.stderr.take() {
         std::thread::spawn(move || {
             for line in lines(stderr) {
                 if shown {
-                    // Where stderr is closed there is nobody to show it to.
+                    // If stderr is closed, the line cannot be shown.
                     let _ = writeln!(std::io::stderr().lock(), "member {id}: {line}");
                 }
                 let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -251,7 +251,7 @@ fn watch(process: &mut Process, id: u8, log: Log, shown: bool) -> oneshot::Recei
             // Read to the end, so that the member never waits for a reader.
             for line in lines(stdout) {
                 if let Some(served) = served.take_if(|_| line.contains("\"serving\"")) {
-                    // The one who waits may have given up.
+                    // The waiting task may have given up.
                     let _ = served.send(());
                 }
             }
@@ -267,8 +267,8 @@ fn lines(stream: impl Read) -> impl Iterator<Item = String> {
         .map(|line| String::from_utf8_lossy(&line).into_owned())
 }
 
-/// Ports on which nobody listens. Not from the range that the system gives to outgoing connections: one of those could take
-/// the port of a member that is down for a moment.
+/// Unused ports outside the range that the system uses for outgoing connections. Otherwise an outgoing connection could take the
+/// port of a member that is down for a moment.
 fn free_ports(count: usize) -> Result<Vec<u16>, Failure> {
     let mut held = Vec::new();
     for _ in 0..1000 {

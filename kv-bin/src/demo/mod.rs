@@ -1,4 +1,4 @@
-//! `kv demo`: a cluster of real processes, what happens to it, and whether it kept its word.
+//! `kv demo`: a cluster of real processes, a failure, and a check that all guarantees were kept.
 
 mod crash;
 mod ledger;
@@ -18,10 +18,10 @@ use members::{DemoPlan, Members};
 use narrator::Narrator;
 use serde::Serialize;
 
-/// How many problems are shown of each scenario.
+/// How many problems of each scenario are shown.
 const SHOWN_PROBLEMS: usize = 10;
 
-/// What one scenario came to.
+/// The result of one scenario.
 #[derive(Debug)]
 struct Report {
     scenario: &'static str,
@@ -29,7 +29,7 @@ struct Report {
     verdict: LedgerReport,
 }
 
-/// A report as programs get it.
+/// A report in JSON.
 #[derive(Serialize, Debug)]
 struct Summary {
     scenario: &'static str,
@@ -41,10 +41,10 @@ struct Summary {
     outage_ms: f64,
 }
 
-/// Runs the scenarios, and prints their results. However it ends, no process and no folder of the demo is left.
+/// Runs the scenarios, and prints their results. Leaves neither a process nor a folder behind, however it ends.
 pub(crate) async fn run(args: DemoArgs, log: Option<String>, json: bool) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
-    // Fails early if something is not compiled in.
+    // Fails early if the transport is not compiled in.
     let transport = args.transport.unwrap_or_default();
     transport.check()?;
     #[cfg(feature = "tls")]
@@ -100,7 +100,7 @@ fn sum_up(story: &Narrator, verdict: &LedgerReport, keys: usize) {
     );
 }
 
-/// Shows the members' last words when a scenario came to no end.
+/// Shows the last log lines of the members when a scenario failed.
 fn show_logs(story: &Narrator, members: &Members) {
     for (id, lines) in members.last_logs() {
         for line in lines {
@@ -109,7 +109,7 @@ fn show_logs(story: &Narrator, members: &Members) {
     }
 }
 
-/// The last words: a table, or JSON, and whether all is well.
+/// Prints the summary, as a table or JSON, and returns whether everything was correct.
 fn finish(reports: &[Report], json: bool) -> Result<(), Failure> {
     let text = if json {
         let summaries: Vec<_> = reports.iter().map(Report::summary).collect();
@@ -130,7 +130,7 @@ fn finish(reports: &[Report], json: bool) -> Result<(), Failure> {
     }
     if !json {
         let all = styled(GOOD, "Every acknowledged write is there, and none was applied twice.");
-        // The table is out; that nobody reads this line is no failure.
+        // The table was printed; it does not matter if nobody reads this line.
         let _ = output::print(&format!("\n{all}"));
     }
     Ok(())

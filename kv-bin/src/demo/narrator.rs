@@ -1,11 +1,11 @@
-//! The narration: what happened when, one line each.
+//! Prints what happens, one line per event.
 
 use crate::output::{self, FAINT, STRONG, styled};
 use anstyle::Style;
 use std::io::Write as _;
 use std::time::Instant;
 
-/// Prints what happens: on stdout, or on stderr if stdout is for JSON.
+/// Prints events on stdout, or on stderr if stdout is used for JSON.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Narrator {
     start: Instant,
@@ -13,14 +13,14 @@ pub(crate) struct Narrator {
 }
 
 impl Narrator {
-    /// Times count from now.
+    /// Starts now; times are relative to this.
     pub(crate) fn begin(title: &str, to_stderr: bool) -> Self {
         let story = Self { start: Instant::now(), to_stderr };
         story.line(&format!("\n{}", styled(STRONG, title)));
         story
     }
 
-    /// Something happened, now.
+    /// Prints an event with the present time.
     pub(crate) fn print(&self, text: impl std::fmt::Display) {
         self.print_in(Style::new(), text);
     }

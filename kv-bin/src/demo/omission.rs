@@ -17,17 +17,17 @@ const WRITERS: usize = 32;
 const PACE: Duration = Duration::from_millis(5);
 /// How many writes are acknowledged before the loss begins.
 const CALM: u64 = 300;
-/// How many are acknowledged in spite of it.
+/// How many are acknowledged during the loss.
 const GOAL: u64 = 1500;
-/// How many it are on a machine that is too slow for that.
+/// The same on a machine that is too slow for that.
 const SHORT_GOAL: u64 = 200;
-/// How long it takes at most where there is progress.
+/// How long it may take if there is progress.
 const SPAN: Duration = Duration::from_secs(10);
 /// How long a step may take.
 const STEP_LIMIT: Duration = Duration::from_secs(40);
-/// Which share of requests is lost, and of replies.
+/// The share of requests, and of replies, that is lost.
 const CLIENT_LOSS: f64 = 0.10;
-/// Which share of the messages between members is lost, in percent.
+/// The share of the messages between members that is lost, in percent.
 const MEMBER_LOSS: u8 = 3;
 
 /// Runs the scenario of lost messages, and prints what happens.

@@ -1,4 +1,4 @@
-//! Looking at the cluster from outside, as an operator would: by its status, until it is as it should be.
+//! Observes the cluster from outside, like an operator: polls its status until it is as expected.
 
 use super::members::{CLUSTER, Members};
 use crate::failure::Failure;
@@ -12,12 +12,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long the cluster may take to become what is waited for.
+/// How long to wait for the expected status.
 const LIMIT: Duration = Duration::from_secs(20);
-/// How often it is looked at.
+/// The pause between two polls.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Clients that know all members' addresses.
+/// Clients that know the addresses of all members.
 pub(crate) async fn connect(
     members: &Members,
     transport: &Arc<dyn Transport>,
@@ -36,12 +36,12 @@ pub(crate) async fn connect(
     Ok(clients)
 }
 
-/// Where the members that answer stand.
+/// The status of the members that answer.
 async fn poll(client: &Client) -> Vec<MemberStatus> {
     client.cluster_status().await.into_iter().filter_map(|report| report.status.ok()).collect()
 }
 
-/// Waits until what `check` sees in the status of those who answer is there, and returns that.
+/// Polls the status of the members until `check` returns something, and returns that.
 async fn wait_for<T>(
     client: &Client,
     what: &str,
@@ -88,7 +88,7 @@ pub(crate) async fn promoted(client: &Client, old: MemberId) -> Result<MemberSta
     .await
 }
 
-/// Waits until `member` follows the primary and has what the primary had when it was looked at before. Returns its status.
+/// Waits until `member` follows the primary and has everything that the primary had when this began. Returns its status.
 pub(crate) async fn level(client: &Client, member: MemberId) -> Result<MemberStatus, Failure> {
     let goal = primary(client).await?.commit;
     wait_for(client, "the member that returned did not catch up", |seen| {
@@ -103,7 +103,7 @@ fn serving(seen: &[MemberStatus]) -> Option<&MemberStatus> {
     seen.iter().filter(|status| status.state == "primary").max_by_key(|status| status.view)
 }
 
-/// Reads everything back, linearizably.
+/// Reads the whole store, linearizably.
 pub(crate) async fn read_back(client: &Client) -> Result<BTreeMap<Bytes, Record>, Failure> {
     let records =
         client.scan("").await.map_err(|error| Failure::failed(format!("cannot read back: {error}")))?;

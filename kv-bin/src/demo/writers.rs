@@ -1,4 +1,4 @@
-//! The demo's load: a few writers at once, each of which records the outcomes that it received.
+//! The load of the demo: several concurrent writers, each of which records the outcomes that it received.
 
 use super::ledger::{Ending, Ledger};
 use crate::failure::Failure;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// Writers at work. Dropping this stops them where they are.
+/// Running writers. Dropping this stops them.
 #[derive(Debug)]
 pub(crate) struct Writers {
     tasks: JoinSet<Ledger>,
@@ -24,11 +24,12 @@ struct Shared {
 }
 
 impl Writers {
-    /// Starts `count` writers, each of which begins a write every `pace` unless the one before still runs. They share the
-    /// clients, each of which has a session of its own.
+    /// Starts `count` writers. Each begins a write every `pace`, unless the one before still runs. They share the clients, each
+    /// of which has a session of its own.
     ///
-    /// By turns a writer puts a key of its own, once, and raises a counter of its own. Odd writers raise theirs only from the
-    /// revision that they received last: if a write of theirs were applied twice, the next would be refused.
+    /// A writer alternates between putting a new key of its own and incrementing a counter of its own. Odd writers increment
+    /// their counter only from the revision that they received last. So if one of their writes were applied twice, the next one
+    /// would be refused.
     pub(crate) fn start(clients: &[Client], count: usize, pace: Duration) -> Self {
         let shared = Arc::new(Shared { stop: AtomicBool::new(false), acknowledged: AtomicU64::new(0) });
         let mut tasks = JoinSet::new();
@@ -40,12 +41,12 @@ impl Writers {
         Self { tasks, shared }
     }
 
-    /// How many writes were acknowledged so far.
+    /// The number of acknowledged writes so far.
     pub(crate) fn acknowledged(&self) -> u64 {
         self.shared.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Waits until `most` writes more have been acknowledged, or, where that takes longer than `span`, until `least` have.
+    /// Waits until `most` more writes have been acknowledged or, if that takes longer than `span`, until `least` have.
     pub(crate) async fn work(
         &self,
         least: u64,
@@ -68,7 +69,7 @@ impl Writers {
         }
     }
 
-    /// Lets each writer end its last write, and collects what they know.
+    /// Lets each writer finish its last write, and collects the ledgers.
     pub(crate) async fn stop(mut self) -> Result<Vec<Ledger>, Failure> {
         self.shared.stop.store(true, Ordering::Relaxed);
         let mut ledgers = Vec::new();
@@ -107,7 +108,7 @@ impl Writer {
         self.ledger
     }
 
-    /// Puts the counter's next value, and returns the counter to go on with.
+    /// Puts the counter's next value, and returns the counter to continue with.
     async fn raise(&mut self, mut counter: Counter) -> Counter {
         let key = Bytes::from(format!("counter/{}/{:04}", self.number, counter.generation));
         counter.value += 1;
@@ -146,7 +147,7 @@ impl Writer {
     }
 }
 
-/// A counter of one writer. After a write whose end is not known a new one is begun.
+/// A counter of one writer. After a write with an unknown outcome, a new counter is begun.
 #[derive(Clone, Copy, Debug)]
 struct Counter {
     generation: u32,

@@ -1,4 +1,4 @@
-//! Lines typed at a terminal: edited, completed, remembered.
+//! Lines typed at a terminal: editing, completion, history.
 
 use super::Lines;
 use crate::failure::Failure;
@@ -19,11 +19,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const PROMPT: &str = "kv> ";
-/// How many lines are remembered.
+/// How many lines the history keeps.
 const REMEMBERED: usize = 1000;
-/// What the editor sends at the end of a line: terminals that understand it no longer mark what is pasted.
+/// Sent by the editor at the end of a line: terminals that support it stop to mark pasted text.
 const UNMARK_PASTES: &str = "\x1b[?2004l";
-/// How long the editor may take to begin with a line. It is a matter of microseconds.
+/// How long the editor may take to begin a line. Usually it takes microseconds.
 #[cfg(unix)]
 const LONGEST_BEGINNING: Duration = Duration::from_secs(1);
 
@@ -40,10 +40,10 @@ pub(super) fn start(grammar: clap::Command, with_history: bool) -> Result<Lines,
     editor.set_helper(Some(Words { grammar }));
     let mut history = history_file().filter(|_| with_history);
     if let Some(file) = &history {
-        // There is none before the first line.
+        // The file does not exist before the first line.
         let _ = editor.load_history(file);
     }
-    // Several, where they were pasted.
+    // Several lines, if they were pasted.
     let mut lines = VecDeque::new();
     Ok(Lines::new(move || {
         loop {
@@ -55,7 +55,7 @@ pub(super) fn start(grammar: clap::Command, with_history: bool) -> Result<Lines,
                     remember(&mut editor, &text, &mut history);
                     lines.extend(text.lines().map(str::to_owned));
                 }
-                // What was begun to be typed is dropped.
+                // The unfinished line is dropped.
                 Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => {}
                 Err(ReadlineError::Eof) => return None,
                 Err(error) => return Some(Err(broken(error))),
@@ -64,7 +64,7 @@ pub(super) fn start(grammar: clap::Command, with_history: bool) -> Result<Lines,
     }))
 }
 
-/// At once, so that it is there whatever becomes of this process. A file that cannot be written is reported once.
+/// Saved at once, so that it is kept whatever happens to this process. A failure to write the file is reported once.
 fn remember(editor: &mut Editor<Words, DefaultHistory>, line: &str, history: &mut Option<PathBuf>) {
     let Ok(true) = editor.add_history_entry(line) else { return };
     let Some(file) = history else { return };
@@ -75,7 +75,7 @@ fn remember(editor: &mut Editor<Words, DefaultHistory>, line: &str, history: &mu
     }
 }
 
-/// Makes a folder, and those above it that are missing, for the owner alone.
+/// Creates a folder and its missing parents, accessible only to the owner.
 fn create_private(folder: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
@@ -84,7 +84,7 @@ fn create_private(folder: &Path) -> io::Result<()> {
     builder.create(folder)
 }
 
-/// Where the history is kept. The editor gives it the mode 0600.
+/// The history file. The editor creates it with mode 0600.
 fn history_file() -> Option<PathBuf> {
     let folder = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = folder("XDG_STATE_HOME")
@@ -120,7 +120,7 @@ impl Highlighter for Words {}
 impl Validator for Words {}
 impl Helper for Words {}
 
-/// What the last word of `typed` may become, and where that word begins.
+/// The completions of the last word of `typed`, and where that word begins.
 fn candidates(grammar: &clap::Command, typed: &str) -> (usize, Vec<String>) {
     let start = typed.rfind(char::is_whitespace).map_or(0, |space| space + 1);
     let (before, word) = typed.split_at(start);
@@ -137,7 +137,7 @@ fn candidates(grammar: &clap::Command, typed: &str) -> (usize, Vec<String>) {
     (start, all.into_iter().filter(|candidate| candidate.starts_with(word)).collect())
 }
 
-/// How the terminal was, before lines were edited on it.
+/// The modes of the terminal before lines were edited on it.
 #[derive(Debug, Default)]
 pub(super) struct Terminal {
     #[cfg(unix)]
@@ -152,29 +152,29 @@ impl Terminal {
         }
     }
 
-    /// Takes it from the editor, which was asked for a line a moment ago, or long ago.
+    /// Takes the terminal back from the editor, which may have asked for a line just now, or long ago.
     pub(super) async fn take_back(&self) {
         #[cfg(unix)]
         for _ in 0..LONGEST_BEGINNING.as_millis() {
             use rustix::termios::{LocalModes, tcgetattr};
             let modes = tcgetattr(io::stdin());
-            // What is restored before it edits would not last.
+            // A mode that is restored before the editor begins would not last.
             if modes.map_or(true, |modes| !modes.local_modes.contains(LocalModes::ICANON)) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let is_simple = matches!(env::var("TERM").as_deref(), Ok("dumb" | "cons25" | "emacs"));
-        // A terminal that is gone needs nothing.
+        // A closed terminal needs nothing.
         let _ = writeln!(io::stdout(), "{}", if is_simple { "" } else { UNMARK_PASTES });
     }
 
-    /// As it was: the editor may have been stopped in the middle of a line.
+    /// Restores the modes: the editor may have been stopped in the middle of a line.
     pub(super) fn restore(self) {
         #[cfg(unix)]
         if let Some(modes) = self.modes {
             use rustix::termios::{OptionalActions, tcsetattr};
-            // A terminal that is gone needs nothing.
+            // A closed terminal needs nothing.
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, &modes);
         }
     }

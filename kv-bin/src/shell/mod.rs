@@ -1,4 +1,4 @@
-//! `kv shell`: client commands, one a line, on one connection.
+//! `kv shell`: client commands, one per line, on one connection.
 
 mod editor;
 
@@ -17,10 +17,10 @@ use std::sync::mpsc as blocking;
 use tokio::sync::mpsc;
 
 const PROGRAM: &str = "kv";
-/// What is typed as Ctrl-C ends a command, and not the shell.
+/// Ctrl-C ends a command, but not the shell.
 const INTERRUPTED: &str = "interrupted: it may have happened or not";
 
-/// One command a line, with or without `kv` before it; words are quoted as in a shell.
+/// One command per line, with or without `kv` before it. Words are quoted as in a shell.
 #[derive(Parser, Debug)]
 #[command(name = PROGRAM)]
 struct Line {
@@ -42,7 +42,7 @@ enum LineCommand {
     Exit,
 }
 
-/// The lines, read by a thread of their own: one each time it is asked.
+/// The lines, read by a thread of its own: one line per request.
 #[derive(Debug)]
 struct Lines {
     ask: blocking::Sender<()>,
@@ -50,7 +50,7 @@ struct Lines {
 }
 
 impl Lines {
-    /// Those that `next` returns, until it returns none.
+    /// The lines that `next` returns, until it returns none.
     fn new(mut next: impl FnMut() -> Option<Result<String, Failure>> + Send + 'static) -> Self {
         let (ask, asked) = blocking::channel();
         let (send, input) = mpsc::channel(1);
@@ -65,7 +65,7 @@ impl Lines {
         Self { ask, input }
     }
 
-    /// Standard input, as it is.
+    /// The lines of standard input.
     fn of_script() -> Self {
         let mut lines = BufReader::new(io::stdin()).lines();
         let mut is_first = true;
@@ -79,18 +79,18 @@ impl Lines {
     }
 
     fn ask(&self) {
-        // If the thread has ended, it needs no notification either.
+        // If the thread has ended, it needs no notification.
         let _ = self.ask.send(());
     }
 }
 
-/// How a line went.
+/// The result of a line.
 enum Ending {
     Done,
     Failed(Failure),
-    /// It was no command, and the error has been printed; the exit code for it.
+    /// It was no valid command, and the error has been printed; the exit code for it.
     Misread(u8),
-    /// By a signal, in its midst; whether it had nothing to lose.
+    /// A signal interrupted it; whether that could not affect anything.
     Stopped {
         by: Caught,
         only_read: bool,
@@ -98,7 +98,7 @@ enum Ending {
     Leave,
 }
 
-/// Runs lines until they end, one of a script fails, or a signal stops it.
+/// Runs lines until they end, a line of a script fails, or a signal stops it.
 pub(crate) async fn run(args: ShellArgs, json: bool) -> Result<(), Failure> {
     let signals = Signals::catch()?;
     let is_interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
@@ -132,7 +132,7 @@ impl Shell<'_> {
             let line = loop {
                 tokio::select! {
                     line = lines.input.recv() => break line,
-                    // Typed at the prompt it is the editor's; this one was meant for a command that had just ended.
+                    // At the prompt, Ctrl-C goes to the editor. This one was meant for a command that had just ended.
                     signal = self.signals.next() => if !signal.is_interrupt() {
                         terminal.take_back().await;
                         return Ok(());
@@ -156,13 +156,13 @@ impl Shell<'_> {
         }
     }
 
-    /// A script ends where it fails, or a signal stops it.
+    /// A script ends when a line fails or a signal stops it.
     async fn perform(&mut self, mut lines: Lines) -> Result<(), Failure> {
         for number in 1_u64.. {
             lines.ask();
             let line = tokio::select! {
                 biased;
-                // Also one that the command before has heeded.
+                // Also a signal that the command before has handled.
                 signal = self.signals.next() => return Err(signal.ended(format!("stopped by {signal}"))),
                 line = lines.input.recv() => line,
             };
@@ -195,7 +195,7 @@ impl Shell<'_> {
         if words.is_empty() {
             return Ending::Done;
         }
-        // As it would be typed outside of the shell, it is understood too.
+        // A line is also accepted in the form that is used outside the shell.
         if words[0] != PROGRAM {
             words.insert(0, PROGRAM.to_owned());
         }
@@ -216,10 +216,10 @@ impl Shell<'_> {
         self.execute(command, json).await
     }
 
-    /// Runs a command until it ends, or is interrupted.
+    /// Runs a command until it ends or is interrupted.
     async fn execute(&mut self, command: ClientCommand, json: bool) -> Ending {
         let ending = |result: Result<(), Failure>| result.map_or_else(Ending::Failed, |()| Ending::Done);
-        // It passes signals on to the process that it runs, and then releases the lock.
+        // It forwards signals to the process that it runs, and then releases the lock.
         if matches!(command, ClientCommand::Lock(_)) {
             tokio::select! {
                 connected = self.context.client() => if let Err(failure) = connected {
@@ -250,7 +250,7 @@ fn misread(error: &clap::Error) -> Ending {
     }
 }
 
-/// The commands without the flags that locate the cluster: the shell has those itself.
+/// The commands without the flags that locate the cluster: those belong to the shell.
 fn grammar() -> clap::Command {
     let mut grammar = without_connection(without_empty(Line::command()));
     grammar.build();
@@ -272,10 +272,10 @@ fn connect_options() -> Vec<clap::Id> {
     args.get_arguments().map(|arg| arg.get_id().clone()).collect()
 }
 
-/// The option of a line, if there is one, that would need a connection of the line's own.
+/// The option of a line, if any, that would require a connection of its own.
 fn own_connection(line: &clap::ArgMatches) -> Option<String> {
     let typed = |id: &&clap::Id| {
-        // Not every command has it.
+        // Not every command has this option.
         matches!(line.try_contains_id(id.as_str()), Ok(true))
             && line.value_source(id.as_str()) == Some(ValueSource::CommandLine)
     };

@@ -1,4 +1,4 @@
-//! `kv top`: the cluster, as it lives.
+//! `kv top`: the cluster, updated continuously.
 
 mod screen;
 mod view;
@@ -20,22 +20,22 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use view::View;
 
-/// Not busier than this, whatever is asked for.
+/// The shortest interval, whatever is requested.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// What is read to see how long a read takes. It need not exist.
+/// The key that is read to measure how long a read takes. It need not exist.
 const PROBE: &str = "kv-top/probe";
 
-/// What those who look have seen.
+/// What the polling tasks have observed.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a few in a second")]
 enum News {
     Member(Seen, Instant),
-    /// A read began, and ended after so long, or with an error.
+    /// A read began, and ended after this time or with an error.
     ReadBegan(Instant),
     ReadEnded(Result<Duration, String>),
 }
 
-/// Shows the cluster until a signal stops it; once, if requested or if stdout is no terminal.
+/// Shows the cluster until a signal stops it; once, if requested or if stdout is not a terminal.
 pub(crate) async fn run(args: TopArgs, json: bool) -> Result<(), Failure> {
     let interval = args.interval.0.max(SHORTEST);
     let cluster = ConnectConfig::resolve(&args.connect)?.cluster;
@@ -62,7 +62,8 @@ pub(crate) async fn run(args: TopArgs, json: bool) -> Result<(), Failure> {
     shown
 }
 
-/// Has each member asked at intervals, each by a task of its own, so that none waits for one that is down; and another task read.
+/// Polls each member at intervals, on a task of its own, so that a member that is down does not delay the others. Another task
+/// reads.
 fn poll(client: &Client, view: &View, interval: Duration) -> (mpsc::Receiver<News>, JoinSet<()>) {
     let (sender, news) = mpsc::channel(64);
     let mut lookers = JoinSet::new();
@@ -105,7 +106,7 @@ fn ticks(interval: Duration) -> tokio::time::Interval {
     ticks
 }
 
-/// The news of a while; and whether a signal arrived meanwhile.
+/// Collects the observations of a while; returns whether a signal arrived.
 async fn listen(
     view: &mut View,
     news: &mut mpsc::Receiver<News>,
@@ -121,7 +122,7 @@ async fn listen(
     }
 }
 
-/// One frame, of what happened in one interval.
+/// Prints one frame about one interval.
 async fn once(
     mut view: View,
     news: &mut mpsc::Receiver<News>,
@@ -129,7 +130,7 @@ async fn once(
     json: bool,
     signals: &mut Signals,
 ) -> Result<(), Failure> {
-    // Twice, so that each member is looked at at its beginning and at its end.
+    // Twice, so that each member is polled at the beginning and at the end of the interval.
     let until = Instant::now() + interval + interval / 2;
     if listen(&mut view, news, until, signals).await {
         return Ok(());
@@ -138,7 +139,7 @@ async fn once(
     print_line(&if json { view.json(now).to_string() } else { view.frame(now) })
 }
 
-/// A line of JSON for each interval.
+/// Prints a line of JSON for each interval.
 async fn lines(
     mut view: View,
     news: &mut mpsc::Receiver<News>,
@@ -153,7 +154,7 @@ async fn lines(
     }
 }
 
-/// On the whole screen, until `q` or Ctrl-C.
+/// Uses the whole screen, until `q` or Ctrl-C.
 async fn live(
     mut view: View,
     news: &mut mpsc::Receiver<News>,
@@ -171,7 +172,7 @@ async fn live(
                 if leave.map_err(broken)? {
                     return Ok(());
                 }
-                // Its size may have changed.
+                // The size of the terminal may have changed.
                 screen.draw(&view.frame(Instant::now())).map_err(broken)?;
             }
             _ = signals.next() => return Ok(()),

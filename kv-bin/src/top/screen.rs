@@ -1,11 +1,11 @@
-//! The terminal, as long as a program has all of it.
+//! The terminal in full-screen mode.
 
 use crossterm::event::{Event, EventStream, KeyCode, KeyModifiers};
 use crossterm::{cursor, execute, queue, terminal};
 use futures::StreamExt as _;
 use std::io::{self, Write as _};
 
-/// The whole screen. Dropping it gives the terminal back as it was.
+/// The whole screen. Dropping it restores the terminal.
 #[derive(Debug)]
 pub(super) struct Screen {
     events: EventStream,
@@ -21,7 +21,7 @@ impl Screen {
         Ok(screen)
     }
 
-    /// Shows as much of the text as there is room for.
+    /// Shows as much of the text as fits.
     pub(super) fn draw(&mut self, text: &str) -> io::Result<()> {
         let (_, height) = terminal::size()?;
         let mut out = io::stdout().lock();
@@ -39,7 +39,7 @@ impl Screen {
         out.flush()
     }
 
-    /// Waits for something to happen to it; whether that is the wish to leave. Cancel safe.
+    /// Waits for an event; returns whether the user wants to quit. Cancel safe.
     pub(super) async fn key(&mut self) -> io::Result<bool> {
         match self.events.next().await {
             Some(Ok(Event::Key(key))) => Ok(match key.code {
@@ -49,7 +49,7 @@ impl Screen {
             }),
             Some(Ok(_)) => Ok(false),
             Some(Err(error)) => Err(error),
-            // The terminal is gone.
+            // The terminal was closed.
             None => Ok(true),
         }
     }
@@ -57,7 +57,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A terminal that is gone needs nothing.
+        // A closed terminal needs nothing.
         let _ =
             execute!(io::stdout(), cursor::Show, terminal::EnableLineWrap, terminal::LeaveAlternateScreen);
         let _ = terminal::disable_raw_mode();

@@ -1,4 +1,4 @@
-//! What `kv top` knows, and how that looks: nothing here touches a network or a terminal.
+//! The data of `kv top`, and how it is displayed. Nothing here uses a network or a terminal.
 
 use super::News;
 use crate::members::{self, Seen};
@@ -8,18 +8,18 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// So many failovers are remembered.
+/// How many failovers are remembered.
 const FAILOVERS: usize = 8;
 
-/// See the module.
+/// Everything that was observed.
 #[derive(Debug)]
 pub(super) struct View {
     cluster: String,
     members: Vec<Member>,
-    /// The last read that ended, and since when one is under way.
+    /// The result of the last read, and when the present one began.
     read: Option<Result<Duration, String>>,
     reading_since: Option<Instant>,
-    /// The newest primary that was seen: its view and its id.
+    /// The newest primary: its view and its id.
     primary: Option<(u64, u8)>,
     /// The newest first.
     failovers: VecDeque<Failover>,
@@ -29,11 +29,11 @@ pub(super) struct View {
 struct Member {
     seen: Seen,
     at: Instant,
-    /// What it did between the last two looks at it.
+    /// Its activity between the last two polls.
     pace: Option<Pace>,
 }
 
-/// What a member did in a while.
+/// The activity of a member.
 #[derive(Debug)]
 struct Pace {
     lasted: Duration,
@@ -45,7 +45,7 @@ struct Pace {
 /// Another member became primary.
 #[derive(Debug)]
 struct Failover {
-    /// None if it was before the first look.
+    /// `None` if it was before the first poll.
     seen: Option<Instant>,
     view: u64,
     from: Option<u8>,
@@ -113,7 +113,7 @@ impl View {
         }
     }
 
-    /// The member that serves as primary: of those that claim it, the one with the newest view.
+    /// The serving primary: of the members that claim to be primary, the one with the newest view.
     fn serving(&self) -> Option<&MemberStatus> {
         let answers = self.members.iter().filter_map(|member| member.seen.status.as_ref().ok());
         answers.filter(|status| status.state == "primary").max_by_key(|status| status.view)
@@ -137,14 +137,14 @@ impl View {
         self.failovers.truncate(FAILOVERS);
     }
 
-    /// Writes and reads per second, of all members.
+    /// Writes and reads per second, of all members together.
     fn totals(&self) -> (f64, f64) {
         let paces = || self.members.iter().filter_map(|member| member.pace.as_ref());
         let sum = |rate: fn(&Pace) -> f64| paces().map(rate).sum();
         (sum(|pace| pace.per_second(pace.writes.count())), sum(|pace| pace.per_second(pace.reads.count())))
     }
 
-    /// All of it as text.
+    /// Everything as text.
     pub(super) fn frame(&self, now: Instant) -> String {
         let mut out = self.headline(now);
         out.push('\n');
@@ -217,7 +217,7 @@ impl View {
         }
     }
 
-    /// All of it for programs.
+    /// Everything as JSON.
     pub(super) fn json(&self, now: Instant) -> Value {
         let (writes, reads) = self.totals();
         let serving = self.serving();
@@ -277,7 +277,7 @@ impl Failover {
     }
 }
 
-/// Rate and latencies of writes, and of reads.
+/// The rate and the latencies of writes and of reads.
 fn pace_cells(pace: Option<&Pace>) -> Vec<Cell> {
     let Some(pace) = pace else { return vec![Cell::number("-"); 6] };
     let cells = |calls: &Latencies| {
@@ -305,7 +305,7 @@ fn latency(took: Duration) -> String {
     }
 }
 
-/// A long time, roughly.
+/// A long time, rounded.
 fn rough(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -381,7 +381,7 @@ mod tests {
         let frame = plain(&view, now);
         assert!(frame.contains("no primary") && frame.contains("unanswered for 1.0 s"), "{frame}");
         view.learn(News::Member(member(1, "primary", 6, 9, 0), now));
-        // The one before still believes that it is primary.
+        // The former primary still believes that it is primary.
         view.learn(News::Member(member(0, "primary", 4, 9, 0), now));
         let shown = view.json(now + Duration::from_secs(5));
         assert_eq!((&shown["primary"], &shown["view"]), (&1.into(), &6.into()));

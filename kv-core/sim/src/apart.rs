@@ -1,5 +1,5 @@
-//! Plans that are about clocks: minorities and majorities that are set, while they run and while all members are down, machines that pause, rates that
-//! drift, and delays that change one way; with clients that want a lock and keys that end.
+//! Plans about clocks: the clocks of minorities and majorities are set, while members run and while all are down; machines pause,
+//! rates drift, and delays change in one direction. Clients compete for a lock, and keys expire.
 
 use super::clock::{MS, SECOND, Time};
 use super::faults::Undo;
@@ -10,19 +10,20 @@ use fastrand::Rng;
 use kv_core::config::Role;
 use std::time::Duration;
 
-/// One plan of so many is about clocks.
+/// One plan in this many is about clocks.
 const ONE_OF: u32 = 8;
-/// The longest delay, one way.
+/// The longest delay in one direction.
 const MOST_DELAY: Time = 400 * MS;
-/// How far wall clocks are set, in milliseconds.
+/// By how much wall clocks are set, in milliseconds.
 const STEPS: &[i64] = &[10, 1_000, 60_000, 3_600_000, 30 * 86_400_000];
-/// After the healing, what ends does so within so much more than its time: leases have `failure_timeout_max`, removals wait for the primary to look.
+/// After the healing, everything expires no later than this after its time: leases have `failure_timeout_max`, and removals wait
+/// until the primary checks.
 const ENDS_WITHIN: Time = 4 * SECOND;
-/// No lifetime in a plan is longer.
+/// The longest lifetime in a plan.
 const LONGEST_LIFE: Time = 4 * SECOND;
 
 impl Plan {
-    /// Makes it a plan about clocks, now and then.
+    /// Turns some plans into plans about clocks.
     pub(super) fn perhaps_about_clocks(&mut self, rng: &mut Rng) {
         if rng.u32(0..ONE_OF) > 0 {
             return;
@@ -52,7 +53,7 @@ impl Plan {
             (Fault::Handover, 2),
         ];
         if rng.u32(0..4) == 0 {
-            // Who relies on it that clocks go on leaves it.
+            // Features that rely on running clocks are turned off.
             (self.load.bounded, self.options.read_lease) = (None, Duration::ZERO);
             self.faults.push((Fault::ClockFreeze, 2));
         }
@@ -63,7 +64,8 @@ impl Plan {
 }
 
 impl World {
-    /// The wall clocks of a minority, or of a majority, are set by the same, while their members run or while all are down. Some are set back.
+    /// Sets the wall clocks of a minority or a majority by the same amount, while their members run or while all are down. Some
+    /// are set back.
     pub(super) fn set_clocks(&mut self, fault: Fault, end: Time) {
         let count = self.members.len();
         if fault == Fault::SetClocksWhileDown {
@@ -87,7 +89,7 @@ impl World {
         }
     }
 
-    /// What a member or a client sends to a member, or to all of them, is longer on its way from now on, or no longer. Or what a member sends to a client.
+    /// Changes the delay from a member or a client to one member or to all, or from a member to a client.
     pub(super) fn change_delay(&mut self) {
         let (members, clients) = (self.members.len(), self.clients.len());
         let delay = if self.rng.bool() { 0 } else { self.rng.u64(0..=MOST_DELAY) };
@@ -101,10 +103,10 @@ impl World {
         }
     }
 
-    /// What has not ended yet of all that is to end, in a plan about clocks. It must in time.
+    /// In a plan about clocks: something that should have expired but has not. It must expire in time.
     pub(super) fn not_ended(&mut self) -> Option<String> {
         let ends = self.checker.model().next_end().filter(|_| self.plan.holders > 0)?;
-        // A monotonic clock may go a tenth too slow.
+        // A monotonic clock may be a tenth too slow.
         let by = *self.ends_by.get_or_insert(self.now + LONGEST_LIFE + LONGEST_LIFE / 8 + ENDS_WITHIN);
         if self.now > by {
             self.fail(("what is to end does so soon after the healing", ends.clone()));

@@ -1,9 +1,9 @@
-//! The damage atlas: what disks lose at rest, and the bound on it. A wound is first inflicted on a copy of the disk, and the copy
-//! is opened: only if every record that it costs can still be read elsewhere is the disk replaced by the wounded one. So nothing
-//! is ever lost everywhere, and whatever happens then, the cluster must lose nothing and recover.
+//! The damage atlas: what disks lose at rest, and the limits on that. A wound is first inflicted on a copy of the disk, and the
+//! copy is opened. Only if every record that it costs can still be read elsewhere does the wounded disk replace the disk. So
+//! nothing is ever lost everywhere, and whatever happens then, the cluster must lose nothing and recover.
 //!
-//! A state stands for all entries through its checkpoint, as long as its file is whole; a file that was hurt counts for nothing, even
-//! where the wound does not matter.
+//! A state covers all entries up to its checkpoint, as long as its file is intact. A damaged file does not count, even if the
+//! wound does not matter.
 
 use super::member::Member;
 use super::plan::pick;
@@ -17,38 +17,38 @@ use kv_core::message::{CheckpointAlignment, Extent, Recovered};
 use kv_core::storage::simulated::Disk;
 use std::collections::BTreeMap;
 
-/// The file of the state.
+/// The name of the state file.
 const STATE: &str = "state";
 const SECTOR: u64 = 512;
 const BLOCK: u64 = 4096;
 const ZEROS: [u8; 4096] = [0; 4096];
 
-/// What happens to some bytes of a file that lies still.
+/// A kind of damage to a file at rest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Wound {
     /// A bit flips.
     Flip,
-    /// A sector cannot be read any more.
+    /// A sector becomes unreadable.
     Unreadable,
-    /// A write that was reported did not happen: a block or a sector is what it was at first.
+    /// A reported write did not happen: a block or a sector has its first content again.
     Lost,
     /// A block was written to the wrong place.
     Misdirected,
-    /// The end of the file is gone.
+    /// The end of the file is lost.
     Shortened,
-    /// The file is gone.
+    /// The file is lost.
     Gone,
 }
 
-/// A wound and its place.
+/// A wound and where it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Injury {
     wound: Wound,
     file: String,
     at: u64,
-    /// Where misdirected bytes come from, and which bit flips.
+    /// Where misdirected bytes come from, and which bit is flipped.
     other: u64,
-    /// A sector, not a block.
+    /// Affects a sector, not a block.
     small: bool,
 }
 
@@ -76,17 +76,17 @@ impl Injury {
     }
 }
 
-/// What of the log can be had from one disk.
+/// What can be read of the log from one disk.
 #[derive(Debug)]
 struct Copies {
-    /// The entries that can be read.
+    /// The readable entries.
     entries: BTreeMap<Op, Hash>,
-    /// The state stands for all that is committed up to here.
+    /// The state covers everything committed up to this op.
     through: Op,
 }
 
 impl World {
-    /// The disk of a member that is down suffers, if it is the turn of that.
+    /// Damages the disk of a member that is down, if the plan says so.
     pub(super) fn damage_at_rest(&mut self, member: usize) {
         let Some(plan) = self.plan.damage else { return };
         let spared = plan.victim.is_some_and(|victim| victim != member);
@@ -106,7 +106,7 @@ impl World {
         self.injure(member, &injuries);
     }
 
-    /// The disk of a member that runs suffers.
+    /// Damages the disk of a running member.
     pub(super) fn damage_under_way(&mut self, member: usize) {
         let spared = self.plan.damage.is_none_or(|plan| plan.victim.is_some_and(|victim| victim != member));
         if !spared && self.members[member].is_up() {
@@ -116,7 +116,7 @@ impl World {
         }
     }
 
-    /// Damages a disk so, unless it is too much.
+    /// Damages a disk like this, unless that would be too much.
     fn injure(&mut self, member: usize, injuries: &[Injury]) {
         let wounded = self.members[member].disk.fork();
         injuries.iter().for_each(|injury| injury.inflict(&wounded));
@@ -135,12 +135,12 @@ impl World {
         self.members[member].flipped = true;
     }
 
-    /// What may happen to a file of a disk; `None` if there is nothing that it could happen to.
+    /// An injury of this kind for a file on the disk; `None` if there is no suitable file.
     fn injury(&mut self, member: usize, wound: Wound) -> Option<Injury> {
         let disk = self.members[member].disk.clone();
         let of_state = |name: &str| name.starts_with(STATE);
         let mut files: Vec<String> = disk.names().into_iter().filter(|name| !of_state(name)).collect();
-        // A read of the state that fails is a disk that fails: what is damaged can be read.
+        // A failed read of the state is a failure of the disk; only readable damage counts as damage.
         let readable = !matches!(wound, Wound::Unreadable | Wound::Shortened);
         let seldom = if self.plan.damage.is_some_and(|plan| plan.states) { 2 } else { 3 };
         let of_the_state = wound == Wound::Gone || readable && self.rng.u32(0..seldom) == 0;
@@ -157,8 +157,8 @@ impl World {
         Some(Injury { wound, file, at, other, small: self.rng.bool() })
     }
 
-    /// Whether the state of a member may be damaged at all: where another one is whole, or what is intact of all may make up one. What
-    /// is in it must be elsewhere too.
+    /// Whether the state of a member may be damaged: another state is intact, or the intact parts of all may be combined. Its
+    /// content must also exist elsewhere.
     fn may_hurt_state(&self, member: usize) -> bool {
         if self.plan.in_memory || self.members[member].role == Role::Witness {
             return false;
@@ -170,14 +170,15 @@ impl World {
         (0..self.members.len()).any(|other| other != member && whole(&self.members[other]))
     }
 
-    /// Whether all that this wounded disk of a member lacks can be read from another.
+    /// Whether everything that this wounded disk of a member lacks can be read from another.
     fn is_bearable(&mut self, member: usize, wounded: &Disk, deceitful: bool, state_hurt: bool) -> bool {
         let hurt = |member: usize| self.members[member].state_hurt;
         let Some(before) = self.copies(member, &self.members[member].disk, hurt(member)) else {
             return false;
         };
         let Some(after) = self.copies(member, wounded, hurt(member) || state_hurt) else { return false };
-        // A device that drops its very last writes, or takes them back, without a trace: not to be found out, and not promised.
+        // A device that drops its very last writes, or reverts them, without a trace: this cannot be detected, and kv does not
+        // promise to.
         if deceitful && !self.tells_its_damage(member, wounded) {
             return false;
         }
@@ -189,7 +190,7 @@ impl World {
         let others = (0..self.members.len()).filter(|other| *other != member && !self.members[*other].wiped);
         let others: Vec<Copies> =
             others.filter_map(|other| self.copies(other, &self.members[other].disk, hurt(other))).collect();
-        // What is intact of damaged states may make up one. Computed only where no other is whole.
+        // The intact parts of damaged states may be combined. Computed only if no other state is intact.
         let some_are_whole = others.iter().any(|held| held.through > Op::ZERO);
         let of_pieces = self.plan.damage.is_some_and(|plan| plan.states) && !some_are_whole;
         let together = of_pieces.then(|| self.whole_state(Some((member, wounded)))).flatten();
@@ -204,7 +205,7 @@ impl World {
         bearable
     }
 
-    /// What is read, and what the state stands for.
+    /// The readable entries, and those that the state covers.
     fn all_of<'a>(&'a self, copies: &'a Copies) -> impl Iterator<Item = (Op, Hash)> + 'a {
         let stood_for = (1..=copies.through.get()).map(Op::new);
         let stood_for = stood_for.filter_map(|op| Some((op, self.checker.hash(op)?)));
@@ -215,15 +216,15 @@ impl World {
         copies.entries.get(&op) == Some(&hash) || op <= copies.through && self.checker.hash(op) == Some(hash)
     }
 
-    /// What can be had from a disk of a member; `None` if it cannot be opened.
+    /// What can be read from a disk of a member; `None` if it cannot be opened.
     ///
-    /// As long as nobody has noticed that a state is damaged, its member takes checkpoints on, and drops entries that it takes to be in
-    /// them: then what is committed does not count. (A witness drops only what all states have, and one state is whole.)
+    /// Until the damage of a state is noticed, its member continues to make checkpoints, and drops entries that it believes to be
+    /// in them. Then what is committed does not count. (A witness drops only what all states contain, and one state is intact.)
     fn copies(&self, member: usize, disk: &Disk, state_hurt: bool) -> Option<Copies> {
         let disk = disk.fork();
         let (journal, recovered) = self.opened(member, &disk)?;
         let mut entries = self.read_all(member, &journal.reader());
-        // Damage below the checkpoint raises the floor, on a witness too: what lies below is not offered to anybody any more.
+        // Damage below the checkpoint raises the floor, on a witness too: entries below it are no longer served.
         entries.retain(|op, _| *op > recovered.floor.op);
         let checkpoint = self.state_on(member, &disk, &recovered).map(|state| state.checkpoint().op);
         if state_hurt && checkpoint.is_some() {
@@ -232,7 +233,7 @@ impl World {
         Some(Copies { entries, through: checkpoint.filter(|_| !state_hurt).unwrap_or_default() })
     }
 
-    /// The state on a disk; `None` if there is none that goes with its log. Changes the disk.
+    /// The state on a disk; `None` if there is none that fits its log. Changes the disk.
     pub(super) fn state_on(&self, member: usize, disk: &Disk, recovered: &Recovered) -> Option<StateMachine> {
         if self.plan.in_memory || self.members[member].role == Role::Witness {
             return None;
@@ -244,8 +245,8 @@ impl World {
         (recovered.alignment(state.checkpoint()) != CheckpointAlignment::Lost).then_some(state)
     }
 
-    /// So many members at once may not know what they had: of an op that too few surely never held, nobody can say that it was not
-    /// committed, though nothing was lost.
+    /// At most this many members may not know what they had. With more, nobody could prove of an op that it was not committed,
+    /// although nothing was lost.
     fn may_tell_of_loss(&self) -> usize {
         self.cluster.len() - self.cluster.nack_quorum()
     }
@@ -259,10 +260,10 @@ impl World {
         self.opened(member, &disk.fork()).is_some_and(|(_, recovered)| recovered.is_damaged())
     }
 
-    /// Whether opening this disk either finds everything or says that something is missing.
+    /// Whether opening this disk either finds everything or reports that something is missing.
     fn tells_its_damage(&self, member: usize, disk: &Disk) -> bool {
         self.opened(member, &disk.fork()).is_some_and(|(_, recovered)| {
-            // What is told of other wounds tells nothing of an end that is gone without a trace.
+            // A report of other wounds does not report an end that was lost without a trace.
             let reach = match recovered.damage.as_ref().map(|damage| damage.extent) {
                 Some(Extent::Open) => return true,
                 Some(Extent::Through(op)) => op.max(recovered.head()),
@@ -272,7 +273,7 @@ impl World {
         })
     }
 
-    /// What opening this disk as that member's finds; `None` if it is refused. Changes the disk.
+    /// What opening this disk as that member's disk finds; `None` if it is refused. Changes the disk.
     pub(super) fn opened(&self, member: usize, disk: &Disk) -> Option<(Journal, Recovered)> {
         let _right = switch::to(None);
         Journal::open(disk.storage(), self.identity(member), self.journal_options(member)).ok()

@@ -2,9 +2,9 @@
 
 macro_rules! bugs {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// A known mistake. Those of the product are [mutants](crate::mutants): only a mutated copy of it has them. Those of the half that the
-        /// simulator has itself (the driver, the disk, the clocks) are in every build of the simulator. Neither does anything unless a run is
-        /// given the bug.
+        /// A known mistake. Bugs of the product are [mutants](crate::mutants): only a mutated copy of it contains them. Bugs of
+        /// the simulator's own parts (the driver, the disk, the clocks) are in every build of the simulator. Neither has any
+        /// effect unless a run is given the bug.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
         #[non_exhaustive]
         pub enum Bug {
@@ -35,23 +35,23 @@ bugs! {
     LogViewLate,
     /// `log_view` is made durable together with `view`, before the log of the view is installed.
     LogViewEarly,
-    /// A read is answered by whoever takes itself for the primary, without a round of confirmation.
+    /// A read is answered by any member that believes to be the primary, without a read round.
     ReadUnconfirmed,
     /// Entries are applied when they are appended, not when they are committed.
     ApplyUncommitted,
-    /// A cut of the log is carried out in memory, but not made durable.
+    /// A cut of the log is done in memory, but not made durable.
     CutInMemory,
-    /// A checkpoint is taken of state whose entries are not durable here yet.
+    /// A checkpoint is made of a state whose entries are not durable here yet.
     CheckpointBeforeLog,
     /// A restarted primary resumes its view.
     ResumeView,
-    /// What stands above the head of `StartView` is kept.
+    /// Entries above the head of `StartView` are kept.
     KeepSuffix,
-    /// A commit number heard while catching up is applied to whatever entry stands there.
+    /// A commit number that arrives while the member catches up is applied to any entry with that op.
     CommitWhileCatchingUp,
     /// The new primary takes its own commit as the base of the log, not the greatest of the quorum.
     OwnCommitAsBase,
-    /// Duplicates are looked for when a request is proposed, not when it is applied.
+    /// Duplicates are detected when a request is proposed, not when it is applied.
     DedupAtProposal,
     /// The client gives a retried request a new number.
     RetryRenumbered,
@@ -59,7 +59,7 @@ bugs! {
     RetryInNewSession,
     /// Recovery cuts the journal at the first bad block, torn or damaged.
     CutAtFirstBad,
-    /// A vote to leave a view counts for ever.
+    /// A vote to leave a view counts forever.
     VotesNeverExpire,
     /// A member that suspects its primary leaves the view at once, alone.
     LeavesAlone,
@@ -67,7 +67,7 @@ bugs! {
     SilentAbdication,
     /// A member that restarts between views has forgotten the newer one.
     ForgetsItsVote,
-    /// The new primary does not look at `log_view`: the longest log names the entries.
+    /// The new primary ignores `log_view`: the longest log names the entries.
     LongestLogWins,
     /// Of two logs of one `log_view` that differ, the new primary keeps one.
     KeepsOneOfTwo,
@@ -75,15 +75,15 @@ bugs! {
     FaultyCountsAsNack,
     /// One member that never held an entry votes it away.
     OneNackIsEnough,
-    /// The new primary says `StartView` before its log is durable.
+    /// The new primary sends `StartView` before its log is durable.
     StartViewEarly,
-    /// Entries are served from whatever log the member has now, not from the one that was asked for.
+    /// Entries are served from the present log of the member, not from the requested one.
     FetchFromAnyLog,
     /// An op counts as committed one acknowledgement too early.
     QuorumOfOneLess,
     /// The primary counts its own append before it is durable.
     OwnAppendCountsEarly,
-    /// A read joins the round of confirmation that is under way.
+    /// A read joins the read round that is in progress.
     ReadRoundReused,
     /// A new primary reads at its commit number, though it has inherited more.
     ReadBelowInherited,
@@ -93,27 +93,27 @@ bugs! {
     FreshUnconfirmed,
     /// The primary's lease counts from when a quorum had answered, not from when it asked.
     LeaseFromAnswer,
-    /// The primary looks at the clock when its lease begins, and not when it reads.
+    /// The primary reads the clock when its lease begins, but not when it reads.
     LeaseSeenOnce,
-    /// A member takes part in a view change though it has promised not to.
+    /// A member takes part in a view change although it has promised not to.
     PromiseNotKept,
     /// A member that restarts does not wait for what it has promised.
     PromiseForgotten,
-    /// Monotonic clocks go wronger than is assumed of them: the first member's slowly, the others' fast.
+    /// Monotonic clocks are more wrong than is assumed: the first member's is too slow, and the others' are too fast.
     ClocksTooWrong,
-    /// Monotonic clocks stand still while their processes pause, as on a machine that is suspended.
+    /// Monotonic clocks stop while their processes pause, as on a suspended machine.
     ClocksPause,
     /// The primary stamps with its own wall clock.
     StampOfOneClock,
-    /// A new primary goes on from the greatest time that it has ever taken a stamp for.
+    /// A new primary continues from the greatest time that it has ever estimated for a stamp.
     GreatestEstimate,
-    /// The age of an entry is kept under its op: after a cut, that of another one.
+    /// The age of an entry is kept under its op, so after a cut it is the age of another entry.
     AgeByOp,
-    /// An entry that is fetched where another one was cut keeps the arrival of that.
+    /// An entry that is fetched in place of a cut one keeps the arrival time of the cut one.
     ArrivalOfAnother,
-    /// The holder of a lock believes in its lease from the answer on, not from before it asked.
+    /// The holder of a lock counts its lease from the answer on, not from before it asked.
     BelievesFromAnswer,
-    /// A step of forming is told before it is durable.
+    /// A step of forming is reported before it is durable.
     FormOnWord,
     /// A majority of empty members forms the cluster.
     FormsWithoutAll,
@@ -121,54 +121,54 @@ bugs! {
     WipedMemberJoins,
     /// The mark that entries may be missing is dropped when the repair begins.
     DamageForgotten,
-    /// The superblock hears of a checkpoint before the engine has made it durable.
+    /// The superblock records a checkpoint before the engine has made it durable.
     CheckpointRecordedEarly,
-    /// A checkpoint leaves the sessions out.
+    /// A checkpoint leaves out the sessions.
     SessionsNotInCheckpoint,
     /// A checkpoint leaves out how many requests the log had.
     CountNotInCheckpoint,
-    /// Sessions and leases are named by the revision, though nothing may have moved it since the last one was named.
+    /// Sessions and leases are named by the revision, although nothing may have changed it since the last one was named.
     NamedByRevision,
     /// A request whose outcome was forgotten runs again.
     ForgottenRuns,
-    /// A transaction with a step that cannot be done leaves the steps before it done.
+    /// A transaction with a failing step keeps the effects of the steps before it.
     HalfATransaction,
-    /// A read at a past revision is answered by what the key holds now.
+    /// A read at a past revision returns the present value of the key.
     PastIsPresent,
-    /// The state expires what was put anew since the expiry was proposed, and does not look at the deadline.
+    /// The state expires a key that was put again since the expiry was proposed, and ignores the deadline.
     ExpiresOtherPut,
-    /// What is due soon is proposed and removed, though the stamp is before the deadline.
+    /// What is due soon is proposed and removed, although the stamp is before the deadline.
     ExpiresEarly,
     /// A checkpoint leaves out the deadlines and the leases.
     DeadlinesNotInCheckpoint,
-    /// Member 1 stores a put with a wrong value now and then.
+    /// Member 1 sometimes stores a put with a wrong value.
     AppliesAPutWrongly,
-    /// A member that starts with other options than the cluster was formed with lives by them.
+    /// A member that starts with other options than those with which the cluster was formed uses them.
     OptionsOfThisLife,
-    /// The client says *not applied* though an attempt may have been proposed.
+    /// The client reports *not applied* although an attempt may have been proposed.
     FailedForUnknown,
-    /// A client that follows takes a revision that it was told a part of for the whole, and goes on after it.
+    /// A watching client that has received a part of a revision continues after the whole revision.
     WatchesSkipTheRest,
-    /// A client that follows asks once more for all of a revision that it was told a part of.
+    /// A watching client that has received a part of a revision asks for all of it again.
     WatchesAskAgain,
-    /// What is not kept any more is passed over when a watch asks for it.
+    /// When a watch asks for changes that are no longer kept, they are skipped.
     WatchesSkipWhatIsGone,
-    /// A watch is told of puts that are in the log and not committed.
+    /// A watch delivers puts that are in the log and not committed.
     WatchesTellUncommitted,
-    /// A watch waits, though what has come since it was looked at has woken the others already.
+    /// A watch is parked although changes after its last poll have woken the others already.
     WatchesOversleep,
-    /// Each question for a piece of a state has a nonce of its own: what comes late does not count.
+    /// Each request for a piece of a state has a nonce of its own, so a late answer does not count.
     OnlyTheLastQuestionCounts,
     /// A damaged state is deleted, not set aside.
     DamagedStateDeleted,
-    /// A merge that gets on is taken for a state machine that hangs.
+    /// A merge that makes progress is taken for a state machine that hangs.
     MergeTakenForHang,
     /// Nothing is ever synced: the negative control.
     NoSync,
     /// New and renamed files are not made durable in their directory.
     NoDirectorySync,
-    /// What the system's cache shows of the state is believed, though a failed sync may have dropped it.
+    /// What the system's cache returns of the state is trusted, although a failed sync may have dropped it.
     CacheBelieved,
-    /// A sync that failed is tried again, and then believed.
+    /// A failed sync is tried again, and then trusted.
     FailedSyncRetried,
 }

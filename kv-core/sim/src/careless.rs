@@ -1,11 +1,11 @@
-//! Seeded bugs of whoever writes files: a storage that leaves something out.
+//! Seeded bugs of code that writes files: a storage that leaves something out.
 
 use crate::Bug;
 use kv_core::storage::{File, Storage};
 use std::io;
 use std::sync::Arc;
 
-/// The storage, used carelessly if the bug is one of that.
+/// The storage, used wrongly if the bug is about that.
 pub(crate) fn careless(storage: Arc<dyn Storage>, bug: Option<Bug>) -> Arc<dyn Storage> {
     match bug {
         Some(bug @ (Bug::NoSync | Bug::NoDirectorySync | Bug::FailedSyncRetried | Bug::CacheBelieved)) => {

@@ -1,4 +1,4 @@
-//! The invariants that span members: what is committed, who serves, what is acknowledged, what is applied.
+//! The invariants across members: what is committed, who serves, what is acknowledged, what is applied.
 
 use super::clock::Time;
 use super::mirror::Mirror;
@@ -11,14 +11,14 @@ use kv_core::kv::Applied;
 use kv_core::message::{Entry, FormationStep, Message, Recovered, Request, Write};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// An entry that is committed for ever.
+/// A committed entry.
 #[derive(Debug)]
 struct Committed {
     hash: Hash,
     entry: Entry,
     /// A hash of the results of its requests, once some member has applied it.
     results: Option<Hash>,
-    /// A digest of the state after it, once some member has told it.
+    /// A digest of the state after it, once some member has reported it.
     digest: Option<Hash>,
 }
 
@@ -30,7 +30,7 @@ struct Shown {
     commit: Op,
 }
 
-/// Watches all members.
+/// Observes all members.
 #[derive(Debug)]
 pub(super) struct Checker {
     cluster: Cluster,
@@ -39,17 +39,17 @@ pub(super) struct Checker {
     log: Vec<Committed>,
     applied: Op,
     model: Model,
-    /// Who has served in a view, and in which of its lives.
+    /// Which member has served in a view, and in which of its lives.
     serving: BTreeMap<View, (usize, u32)>,
     /// Views of which a `StartView` was sent.
     started: BTreeSet<View>,
     counts: BTreeMap<&'static str, u64>,
-    /// Members that lost their disk. What they acknowledged before counts as it did.
+    /// Members that lost their disk. What they acknowledged before still counts.
     wiped: BTreeSet<usize>,
     /// The last vote of each member to leave a view, and when it was sent.
     votes: Vec<Vec<(View, Time)>>,
     pub(super) stamps: Stamps,
-    /// How long a vote may count after it was sent; `None` where messages can take any time.
+    /// How long a vote may count after it was sent; `None` if messages can take any time.
     vote_lifetime: Option<Time>,
     /// The newest view of any member.
     newest: View,
@@ -88,12 +88,12 @@ impl Checker {
         self.wiped.insert(member);
     }
 
-    /// Something worth testing came about.
+    /// Counts a situation that is worth testing.
     pub(super) fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    /// How often what came about.
+    /// How often each situation occurred.
     pub(super) fn counts(&self) -> BTreeMap<&'static str, u64> {
         let mut counts = self.counts.clone();
         counts.insert("views served", self.serving.len() as u64);
@@ -103,7 +103,7 @@ impl Checker {
         counts
     }
 
-    /// The history as the model has it.
+    /// The history according to the model.
     pub(super) const fn model(&self) -> &Model {
         &self.model
     }
@@ -127,7 +127,7 @@ impl Checker {
         self.log.get(usize::try_from(op.get().checked_sub(1)?).ok()?)
     }
 
-    /// A member has asked for a write.
+    /// A member has requested a write.
     pub(super) fn on_write(&mut self, member: usize, write: &Write) -> Checked {
         match write {
             Write::Trim(_) => self.count("trims"),
@@ -146,12 +146,12 @@ impl Checker {
         Ok(())
     }
 
-    /// A member's journal has carried out a write.
+    /// A member's journal has executed a write.
     pub(super) fn on_written(&mut self, member: usize, write: &Write) -> Checked {
         self.mirrors[member].done(write)
     }
 
-    /// A member was started, and its log stands on the point of its state from now on.
+    /// A member was started, and its log was rebased on the point of its state.
     pub(super) fn on_adopted(&mut self, member: usize, point: Anchor) -> Checked {
         self.mirrors[member].adopted(point)
     }
@@ -168,10 +168,10 @@ impl Checker {
         Ok(())
     }
 
-    /// A member sends a message: what it vouches for must be durable.
+    /// A member sends a message: what it promises must be durable.
     pub(super) fn on_send(&mut self, member: usize, to: MemberId, message: &Message) -> Checked {
         if let Message::StartViewChange { view } = message {
-            // An earlier one that is taken back may be on its way all the same.
+            // An earlier one that was withdrawn may still be on its way.
             let since = self.now.saturating_sub(self.vote_lifetime.unwrap_or_default());
             self.votes[member].retain(|(_, at)| *at >= since);
             self.votes[member].push((*view, self.now));
@@ -182,7 +182,7 @@ impl Checker {
             Message::PrepareOk { view, log } | Message::CommitOk { view, log: Some(log), .. } => {
                 mirror.acknowledges(*view, *log)
             }
-            // Only the primary of the view weighs the log; to others it is a call to join, and may be out of date.
+            // Only the primary of the view uses the log. To others, the message is a call to join, and may be outdated.
             Message::DoViewChange { view, log, .. } if self.cluster.primary(*view) == to => {
                 mirror.supports(*view, log)
             }
@@ -190,7 +190,7 @@ impl Checker {
             Message::StartView { view, hashes, .. } if first => {
                 hashes.last().is_none_or(|(op, hash)| mirror.acknowledges(*view, Anchor::new(*op, *hash)))
             }
-            // A later one, in answer to `GetState`, ends with entries that are still on their way, like any `Prepare`.
+            // A later one, in answer to `GetState`, may end with entries that are still being written, like any `Prepare`.
             Message::StartView { view, .. } => mirror.durable().log_view == *view,
             _ => true,
         };
@@ -207,7 +207,8 @@ impl Checker {
         Err(("what is acknowledged is durable", found))
     }
 
-    /// A member takes everything up to `commit` for committed. `some_are_down`: not everybody's log can be looked at. `read` reads the entry with this parent in its log.
+    /// A member considers everything up to `commit` committed. `some_are_down`: not every log can be inspected. `read` reads the
+    /// entry with this parent in its log.
     pub(super) fn on_commit(
         &mut self,
         member: usize,
@@ -227,7 +228,8 @@ impl Checker {
             let parent = self.log.last().map_or(Hash::ZERO, |last| last.hash);
             let Some(entry) = read(op, parent) else {
                 if some_are_down {
-                    // On a disk of theirs it is, if it was acknowledged there and the copy here is bad: looked at with the next commit.
+                    // It is on another disk, if it was acknowledged there and the copy here is bad: checked again with the next
+                    // commit.
                     return Ok(());
                 }
                 let found =
@@ -245,7 +247,7 @@ impl Checker {
         }
     }
 
-    /// The next committed entry is this one.
+    /// Records the next committed entry.
     fn add_committed(&mut self, member: usize, entry: Entry) -> Checked {
         let op = self.committed().next();
         let parent = self.log.last().map_or(Hash::ZERO, |last| last.hash);
@@ -258,7 +260,7 @@ impl Checker {
         self.check_quorum(op)
     }
 
-    /// Rules V1 and V2: the first to enter a view was moved there by a quorum of live votes.
+    /// Rules V1 and V2: the first member to enter a view was moved there by a quorum of live votes.
     fn check_votes(&mut self, member: usize, view: View) -> Checked {
         if view <= self.newest {
             return Ok(());
@@ -281,7 +283,7 @@ impl Checker {
         let holders: Vec<usize> = (0..self.mirrors.len())
             .filter(|member| {
                 let disk = self.mirrors[*member].durable();
-                // What it has acknowledged may have been damaged since: then it knows that it may have had more.
+                // What it has acknowledged may have been damaged since; then it knows that it may have had more.
                 disk.hash(op) == hash || disk.is_damaged() || self.wiped.contains(member)
             })
             .collect();
@@ -399,7 +401,7 @@ impl Checker {
         self.mirrors[member].durable().formation >= FormationStep::Formatted
     }
 
-    /// The last op that a member has made durable.
+    /// The last durable op of a member.
     pub(super) fn durable_head(&self, member: usize) -> Op {
         self.mirrors[member].durable().head()
     }

@@ -1,4 +1,4 @@
-//! The clients: they ask at random, through the real client's decisions, and write down what they are told.
+//! The clients: they make random calls through the real client's protocol, and record the answers.
 
 use super::clock::{Clock, MS, SECOND, Time};
 use super::history::{Action, Ending};
@@ -27,7 +27,7 @@ const CONNECT_TIMEOUT: Time = SECOND / 2;
 #[derive(Clone, Copy, Debug, Default)]
 struct Connection {
     state: ConnectionState,
-    /// Counts connections: what belongs to an earlier one is void.
+    /// Counts connections: messages of an earlier connection are void.
     epoch: u32,
 }
 
@@ -35,9 +35,9 @@ struct Connection {
 enum ConnectionState {
     #[default]
     None,
-    /// It will turn out that it cannot be had. Nothing that is sent leaves.
+    /// It will fail. Nothing that is sent leaves the client.
     Failing,
-    /// To this life of the member.
+    /// Open to this life of the member.
     Open(u32),
 }
 
@@ -47,23 +47,23 @@ pub(super) struct Client {
     protocol: ClientProtocol,
     pub(super) clock: Clock,
     connections: Vec<Connection>,
-    /// Calls under way: the history's number of each.
+    /// The calls in progress, with their numbers in the history.
     calls: BTreeMap<u64, usize>,
-    /// Calls of those who follow: the number of each.
+    /// The calls of watchers, with their numbers.
     pub(super) watching: BTreeMap<u64, usize>,
     timer: Option<Time>,
-    /// Counts values: none is written twice.
+    /// Counts values: no value is written twice.
     values: u64,
-    /// What it last saw of each key.
+    /// The last known revision and value of each key.
     seen: BTreeMap<Bytes, (Revision, Bytes)>,
-    /// Leases that were granted to it lately.
+    /// Leases that were recently granted to it.
     leases: Vec<LeaseId>,
-    /// Calls that have ended.
+    /// The number of ended calls.
     pub(super) ended: u64,
     /// After the healing: the calls that must still succeed.
     finals: Vec<Action>,
     final_call: Option<usize>,
-    /// It wants the lock, and asks for nothing else.
+    /// It competes for the lock, and makes no other calls.
     pub(super) holder: Option<Holder>,
 }
 
@@ -106,12 +106,12 @@ impl Client {
         self.connections[member].epoch
     }
 
-    /// Whether nothing is under way.
+    /// Returns whether no call is in progress.
     pub(super) fn is_idle(&self) -> bool {
         self.calls.is_empty()
     }
 
-    /// Whether the calls that had to succeed have.
+    /// Returns whether the calls that had to succeed have succeeded.
     pub(super) fn is_satisfied(&self) -> bool {
         self.is_idle() && self.finals.is_empty() && self.final_call.is_none()
     }
@@ -164,7 +164,7 @@ impl Client {
         })
     }
 
-    /// Something with a lease, or a put that does not stay.
+    /// A call about a lease, or a put that expires.
     fn brief(&mut self, client: usize, key: Bytes, load: &Load, rng: &mut Rng) -> Command {
         let lease = rng.choice(&self.leases).copied();
         if rng.u32(0..3) == 0 {
@@ -178,7 +178,7 @@ impl Client {
         let life = self.life(rng);
         let value = self.value(client, rng);
         if let (0, Some((revision, _))) = (rng.u32(0..4), self.seen.get(&key)) {
-            // As whoever holds a lock does: the key may have been gone since.
+            // Like a lock holder: the key may have been removed since.
             let conditions = vec![(key.clone(), Condition::Created(*revision))];
             let then = vec![TransactionStep::Put { key, value, life }];
             return Command::Transaction(TransactionRequest { conditions, then, otherwise: Vec::new() });
@@ -187,14 +187,14 @@ impl Client {
         Command::Put { key, value, condition, life }
     }
 
-    /// That of a key which does not stay.
+    /// The lifetime of a key that expires.
     fn life(&self, rng: &mut Rng) -> Lifetime {
         let lease = rng.choice(&self.leases).copied();
         let ttl_ms = (lease.is_none() || rng.bool()).then(|| *pick(rng, &[1, 100, 1_000, 4_000]));
         Lifetime { ttl_ms, lease: lease.filter(|_| ttl_ms.is_none() || rng.u32(0..4) == 0) }
     }
 
-    /// A read at a revision around those that it knows, or of what is not older than the newest of them.
+    /// A read at a revision close to those that it knows, or of a state that is not older than the newest of them.
     fn draw_past(&self, key: Bytes, rng: &mut Rng) -> Action {
         let known = self.seen.values().map(|(revision, _)| *revision).max().unwrap_or_default();
         let at = match rng.u32(0..8) {
@@ -220,7 +220,7 @@ impl Client {
         Action::Past { query, mode }
     }
 
-    /// One or two puts or deletes and mostly a counter, under up to two conditions.
+    /// One or two puts or deletes, and usually a counter, under up to two conditions.
     fn transaction(&mut self, client: usize, load: &Load, rng: &mut Rng) -> TransactionRequest {
         let first = rng.u32(0..load.keys);
         let others = [first, (first + 1) % load.keys];
@@ -254,7 +254,7 @@ impl Client {
         }
         for list in [&mut transaction.then, &mut transaction.otherwise] {
             if rng.u32(0..3) == 0 {
-                // Wherever it stands, it finds what was there before. As who asks for the previous value does.
+                // At any position it reads the value before the transaction, like a call that asks for the previous value.
                 list.insert(rng.usize(0..=list.len()), TransactionStep::Get { key: key(first) });
             }
             if rng.u32(0..8) == 0 {
@@ -262,7 +262,7 @@ impl Client {
                 list.push(TransactionStep::Scan { from: key(first), to, limit: *pick(rng, &[0, 1, 2, 100]) });
             }
         }
-        // Sometimes a step that cannot be done, and nothing of the rest may be.
+        // Sometimes a step that fails, so that the whole transaction must have no effect.
         if rng.u32(0..10) == 0 {
             transaction.then.push(TransactionStep::Add { key: counter(2), by: i64::MAX });
         }
@@ -291,7 +291,7 @@ impl Client {
                     self.leases.remove(0);
                 }
             }
-            // One that has ended is asked for now and then all the same: others may have heard of it.
+            // An ended lease is sometimes still used: other clients may know it.
             Effect::LeaseFailed(_) => self.leases.retain(|lease| Some(*lease) != asked),
             _ => {}
         }
@@ -307,7 +307,7 @@ impl Client {
     }
 }
 
-/// A read that may be so many times `unit` old.
+/// A read with a bound of a random multiple of `unit`.
 fn draw_bounded(key: Bytes, unit: Duration, rng: &mut Rng) -> Action {
     let mode = ReadMode::MaxStaleness(unit * *pick(rng, &[0, 2, 4, 8, 40, 400]));
     let query = match rng.u32(0..4) {
@@ -322,7 +322,7 @@ fn key(number: u32) -> Bytes {
     format!("key{number}").into()
 }
 
-/// A key that only counters are kept under.
+/// A key that is only used for counters.
 fn counter(number: u32) -> Bytes {
     format!("kount{number}").into()
 }
@@ -332,7 +332,7 @@ impl World {
         self.clients[client].clock.read(self.now).monotonic
     }
 
-    /// A client makes a call, if it has not too many under way, and thinks of the next.
+    /// A client makes a call, if it has not too many in progress, and schedules the next.
     pub(super) fn next_call(&mut self, client: usize) {
         if self.healed.is_some() {
             return;
@@ -346,7 +346,7 @@ impl World {
             let action = one.draw(client, &load, &mut self.rng);
             let call = self.begin_call(client, action);
             if self.rng.u32(0..200) == 0 {
-                // The caller goes away: what it asked for may still happen.
+                // The caller cancels: what it asked for may still happen.
                 if self.clients[client].calls.remove(&(call as u64)).is_some() {
                     self.core_input(client, ProtocolInput::Cancel { id: CallId::new(call as u64) });
                 }
@@ -360,7 +360,7 @@ impl World {
         self.schedule(self.now + pause, Event::ClientCall { client });
     }
 
-    /// A client calls. Returns the number of the call.
+    /// A client makes a call. Returns the number of the call.
     pub(super) fn begin_call(&mut self, client: usize, action: Action) -> usize {
         let deadline = self.client_now(client).after(self.plan.load.deadline);
         let number = self.history.begin(client, action.clone(), self.now);
@@ -408,7 +408,7 @@ impl World {
         }
     }
 
-    /// A client's timer rings.
+    /// A client's timer fires.
     pub(super) fn on_client_timer(&mut self, client: usize, at: Time) {
         if self.clients[client].timer == Some(at) {
             self.clients[client].timer = None;
@@ -443,7 +443,7 @@ impl World {
         self.carry(route, node, member, event);
     }
 
-    /// A connection of a client has ended, or could not be had.
+    /// A connection of a client has ended, or could not be opened.
     pub(super) fn on_connection_gone(&mut self, client: usize, member: usize, epoch: u32) {
         let connection = &mut self.clients[client].connections[member];
         if connection.epoch != epoch || connection.state == ConnectionState::None {
@@ -534,7 +534,7 @@ impl World {
         }
     }
 
-    /// The world is healed: every client shall put and read once more, and succeed.
+    /// The faults have ended: every client must put and read once more, and succeed.
     pub(super) fn begin_finals(&mut self) {
         for client in 0..self.clients.len() {
             let value = self.clients[client].value(client, &mut self.rng);
@@ -544,7 +544,7 @@ impl World {
         }
     }
 
-    /// Lets one client after the other make its last calls. What fails is tried again, with a new value.
+    /// Lets one client after the other make its last calls. A failed call is repeated with a new value.
     pub(super) fn drive_finals(&mut self) {
         for client in 0..self.clients.len() {
             if self.clients[client].is_satisfied() {
@@ -559,7 +559,7 @@ impl World {
                     }
                     other => other,
                 };
-                // Named first: the call may end at once.
+                // Set before the call, which may end at once.
                 self.clients[client].final_call = Some(self.history.calls().len());
                 self.begin_call(client, next);
             }

@@ -1,4 +1,4 @@
-//! Simulated time, and what each member takes it for.
+//! Simulated time, and the clocks of each member.
 
 use fastrand::Rng;
 use kv_core::ids::{Instant, Timestamp};
@@ -26,19 +26,19 @@ const MILLION: u64 = 1_000_000;
 pub(super) struct Clock {
     /// Monotonic nanoseconds per million real ones.
     rate: u64,
-    /// What the monotonic clock showed at `since`, and that real time. It began at zero in this life.
+    /// The reading of the monotonic clock at `since`, and that real time. It began at zero in this life.
     base: u64,
     since: Time,
-    /// The monotonic clock stands still.
+    /// Whether the monotonic clock is stopped.
     frozen: bool,
-    /// Milliseconds by which the wall clock is wrong.
+    /// The error of the wall clock in milliseconds.
     offset: i64,
     /// Wall nanoseconds per million real ones.
     wall_rate: u64,
 }
 
 impl Clock {
-    /// A clock that is off by up to these many millionths and milliseconds.
+    /// Creates clocks with errors of up to these many millionths and milliseconds.
     pub(super) fn new(rng: &mut Rng, drift: u64, wall_drift: u64, skew_ms: i64) -> Self {
         Self {
             rate: rng.u64(MILLION - drift..=MILLION + drift),
@@ -55,12 +55,12 @@ impl Clock {
         (self.base, self.since, self.frozen) = (0, now, false);
     }
 
-    /// The monotonic clock stands still from now on, as on a machine that is suspended.
+    /// Stops the monotonic clock, as on a suspended machine.
     pub(super) fn freeze(&mut self, now: Time) {
         (self.base, self.since, self.frozen) = (self.monotonic(now), now, true);
     }
 
-    /// The monotonic clock goes on: from where it stood, or from where it would be. Returns by how much it leaps.
+    /// Starts the monotonic clock again: from where it stopped, or from where it would be. Returns by how much it leaps.
     pub(super) fn thaw(&mut self, now: Time, catches_up: bool) -> Time {
         let stood = self.monotonic(now);
         if self.frozen && !catches_up {
@@ -70,13 +70,13 @@ impl Clock {
         self.monotonic(now) - stood
     }
 
-    /// The monotonic clock goes at another rate from now on: up to so many millionths wrong.
+    /// Changes the rate of the monotonic clock, to up to this many millionths wrong.
     pub(super) fn drift(&mut self, now: Time, rng: &mut Rng, drift: u64) {
         (self.base, self.since) = (self.monotonic(now), now);
         self.rate = rng.u64(MILLION - drift..=MILLION + drift);
     }
 
-    /// The monotonic clock goes at this rate from now on: so many millionths of the true one.
+    /// Sets the rate of the monotonic clock in millionths of the true one.
     pub(super) fn set_rate(&mut self, now: Time, rate: u64) {
         (self.base, self.since) = (self.monotonic(now), now);
         self.rate = rate;
@@ -91,12 +91,12 @@ impl Clock {
         if self.frozen { self.base } else { self.base + scale(now - self.since, self.rate, MILLION) }
     }
 
-    /// The wall clock is set.
+    /// Sets the wall clock.
     pub(super) const fn step(&mut self, by_ms: i64) {
         self.offset += by_ms;
     }
 
-    /// What the machine reads at `now`.
+    /// The readings of the clocks at `now`.
     pub(super) fn read(&self, now: Time) -> Now {
         let wall = EPOCH_MS.saturating_add_unsigned(scale(now, self.wall_rate, MILLION) / MS);
         let wall = wall.saturating_add(self.offset);
@@ -106,7 +106,7 @@ impl Clock {
         }
     }
 
-    /// When the monotonic clock will have reached `instant`. `Time::MAX` while it stands still.
+    /// When the monotonic clock will reach `instant`; `Time::MAX` while it is stopped.
     pub(super) fn reaches(&self, instant: Instant) -> Time {
         let ahead = instant.get().saturating_sub(self.base);
         if self.frozen && ahead > 0 {

@@ -35,7 +35,8 @@ impl Cluster {
         self.run_until("a primary serves", |c| c.serving().is_some());
     }
 
-    /// Whatever the script has done is undone; then all members agree, everybody can write, and the history fits.
+    /// Undoes everything that the script has done; then all members must agree, every client must be able to write, and the
+    /// history must be correct.
     pub(super) fn end(&mut self) {
         self.heal();
         for member in 0..self.len() {
@@ -61,7 +62,7 @@ impl Cluster {
         }
     }
 
-    /// Goes on until it is so.
+    /// Runs until `done` is true.
     pub(super) fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let end = self.world.now + PATIENCE;
         while !done(self) {
@@ -71,7 +72,7 @@ impl Cluster {
         }
     }
 
-    /// Goes on for so many milliseconds.
+    /// Runs for this many milliseconds.
     pub(super) fn run_for(&mut self, ms: u64) {
         let end = self.world.now + ms * MS;
         while self.world.next_at() <= end {
@@ -81,7 +82,7 @@ impl Cluster {
         self.world.now = end;
     }
 
-    /// Goes on until one member serves, no call is open, and all members that run hold the same.
+    /// Runs until one member serves, no call is open, and all running members hold the same.
     pub(super) fn settle(&mut self) {
         self.run_until("all agree", Self::is_settled);
     }
@@ -132,22 +133,22 @@ impl Cluster {
         self.world.members.len()
     }
 
-    /// The replica of a member that runs.
+    /// The replica of a running member.
     pub(super) fn replica(&self, member: usize) -> &Replica {
         &self.world.members[member].process.as_ref().expect("the member runs").replica
     }
 
-    /// Who serves in the newest view.
+    /// The member that serves in the newest view.
     pub(super) fn serving(&self) -> Option<usize> {
         self.world.serving_member()
     }
 
-    /// Who serves. There must be one.
+    /// The member that serves. There must be one.
     pub(super) fn primary(&self) -> usize {
         self.serving().expect("a primary serves")
     }
 
-    /// Everybody but the primary.
+    /// All members except the primary.
     pub(super) fn backups(&self) -> Vec<usize> {
         let primary = self.primary();
         (0..self.len()).filter(|member| *member != primary).collect()
@@ -168,17 +169,17 @@ impl Cluster {
         self.replica(member).commit().op
     }
 
-    /// What a member does.
+    /// The status of a member.
     pub(super) fn status(&self, member: usize) -> Status {
         self.replica(member).status().status
     }
 
-    /// Goes on until a member has come that far.
+    /// Runs until a member has this status.
     pub(super) fn wait_for(&mut self, member: usize, status: Status) {
         self.run_until("a status", |c| c.status(member) == status);
     }
 
-    /// Goes on until a member has installed the log of the newest view.
+    /// Runs until a member has installed the log of the newest view.
     pub(super) fn wait_until_installed(&mut self, member: usize) {
         self.run_until("the view's log is installed", |c| {
             c.status(member) == Status::Normal
@@ -186,7 +187,7 @@ impl Cluster {
         });
     }
 
-    /// Goes on until another than this member serves, and says who.
+    /// Runs until another member serves, and returns it.
     pub(super) fn wait_for_another_primary(&mut self, than: usize) -> usize {
         self.run_until("another primary", |c| c.serving().is_some_and(|member| member != than));
         self.primary()
@@ -196,18 +197,18 @@ impl Cluster {
 // -- clients
 
 impl Cluster {
-    /// The first client writes, and is told so.
+    /// The first client writes, and receives the answer.
     pub(super) fn put(&mut self, key: &str, value: &str) -> Revision {
         loop {
             let asked = self.begin_put(0, key, value);
-            // Its session may have ended: then nothing has happened.
+            // Its session may have ended; then nothing has happened.
             if self.outcome(asked) != Ending::NotApplied {
                 return self.done(asked);
             }
         }
     }
 
-    /// The first client writes until it is so.
+    /// The first client writes until `done` is true.
     pub(super) fn put_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let mut left = 100;
         while !done(self) {
@@ -223,12 +224,12 @@ impl Cluster {
         self.value(asked)
     }
 
-    /// A client asks for a write.
+    /// A client begins a write.
     pub(super) fn begin_put(&mut self, client: usize, key: &str, value: &str) -> Asked {
         self.begin_guarded_put(client, key, value, None)
     }
 
-    /// A client asks for a write under a condition.
+    /// A client begins a write under a condition.
     pub(super) fn begin_guarded_put(
         &mut self,
         client: usize,
@@ -236,7 +237,7 @@ impl Cluster {
         value: &str,
         condition: Option<Condition>,
     ) -> Asked {
-        // No value is written twice: the checks tell writes apart by them.
+        // No value is written twice, because the checks distinguish writes by their values.
         let value = format!("{value}#{}", self.world.history.calls().len()).into();
         let key = key.to_owned().into();
         Asked(self.world.begin_call(
@@ -245,12 +246,12 @@ impl Cluster {
         ))
     }
 
-    /// A client asks for a linearizable read.
+    /// A client begins a linearizable read.
     pub(super) fn begin_get(&mut self, client: usize, key: &str) -> Asked {
         Asked(self.world.begin_call(client, Action::Get { key: key.to_owned().into(), local: false }))
     }
 
-    /// A client asks for what may be so many milliseconds old.
+    /// A client begins a read of a state that may be this many milliseconds old.
     pub(super) fn begin_bounded_get(&mut self, client: usize, key: &str, ms: u64) -> Asked {
         let query = Query::Get { key: key.to_owned().into(), at: None };
         let mode = ReadMode::MaxStaleness(Duration::from_millis(ms));
@@ -277,7 +278,7 @@ impl Cluster {
         }
     }
 
-    /// Waits for what a read says.
+    /// Waits for the result of a read.
     pub(super) fn value(&mut self, asked: Asked) -> Option<String> {
         match self.outcome(asked) {
             Ending::Value { record, .. } => {
@@ -288,7 +289,7 @@ impl Cluster {
         }
     }
 
-    /// From now on a client reaches no member but this.
+    /// From now on a client reaches only this member.
     pub(super) fn client_sees_only(&mut self, client: usize, member: usize) {
         let node = self.world.client_node(client);
         for other in (0..self.len()).filter(|other| *other != member) {
@@ -298,117 +299,117 @@ impl Cluster {
     }
 }
 
-// -- what goes wrong
+// -- faults
 
 impl Cluster {
-    /// The process ends; what its disk was given stays.
+    /// Ends a process. Its disk keeps everything written.
     pub(super) fn crash(&mut self, member: usize) {
         self.world.members[member].away = true;
         self.world.end_process(member, End::Kill);
     }
 
-    /// The machine loses power: what was not synced is lost, kept or torn.
+    /// Cuts the power of a machine: what was not synced is lost, kept or torn.
     pub(super) fn cut_power(&mut self, member: usize) {
         self.world.members[member].away = true;
         self.world.end_process(member, End::PowerCut);
     }
 
-    /// The process starts from what is on its disk.
+    /// Starts a process from what is on its disk.
     pub(super) fn start(&mut self, member: usize) {
         self.world.members[member].away = false;
         self.world.start_member(member);
         self.fail_on_violation();
     }
 
-    /// Ends and starts.
+    /// Ends and starts a process.
     pub(super) fn restart(&mut self, member: usize) {
         self.crash(member);
         self.start(member);
     }
 
-    /// Nothing passes from one member to another.
+    /// Cuts the link from one member to another.
     pub(super) fn cut(&mut self, from: usize, to: usize) {
         self.world.network.cut(from, to);
     }
 
-    /// Nothing passes between two members.
+    /// Cuts the link between two members in both directions.
     pub(super) fn cut_both_ways(&mut self, one: usize, other: usize) {
         self.cut(one, other);
         self.cut(other, one);
     }
 
-    /// Takes such a cut away.
+    /// Removes such a cut.
     pub(super) fn mend_both_ways(&mut self, one: usize, other: usize) {
         self.world.network.mend(one, other);
         self.world.network.mend(other, one);
     }
 
-    /// Nothing passes between a member and the others.
+    /// Cuts all links between a member and the others.
     pub(super) fn isolate(&mut self, member: usize) {
         for other in (0..self.len()).filter(|other| *other != member) {
             self.cut_both_ways(member, other);
         }
     }
 
-    /// Those who want the lock begin to ask for it.
+    /// The clients that want the lock begin to compete for it.
     pub(super) fn contend(&mut self) {
         let clients = 0..self.world.clients.len();
         clients.for_each(|client| self.world.holder_turn(client));
     }
 
-    /// From now on nobody calls who is not told to.
+    /// From now on no client calls unless the script tells it to.
     pub(super) fn stop_contending(&mut self) {
         self.world.healed = Some(self.world.now);
     }
 
-    /// What is sent from one member to another from now on takes so much longer.
+    /// Makes messages from one member to another slower by this much from now on.
     pub(super) fn slow_down(&mut self, from: usize, to: usize, ms: u64) {
         self.world.network.lag(from, to, ms * MS);
     }
 
-    /// What is sent from one member to another is held back until [`unclog`](Self::unclog).
+    /// Holds back messages from one member to another until [`unclog`](Self::unclog).
     pub(super) fn clog(&mut self, from: usize, to: usize) {
         self.world.network.clog(from, to);
     }
 
-    /// What was held back arrives.
+    /// Delivers what was held back.
     pub(super) fn unclog(&mut self, from: usize, to: usize) {
         self.world.release(from, to);
     }
 
-    /// Every link is whole again, and every message arrives; what was held back is lost.
+    /// Repairs every link. Messages that were held back are lost.
     pub(super) fn heal(&mut self) {
         self.world.network.heal();
     }
 
-    /// Messages of this kind get lost on this link (`None`: from everybody, to everybody).
+    /// Loses messages of this kind on this link (`None`: from all, to all).
     pub(super) fn lose(&mut self, kind: Kind, from: Option<usize>, to: Option<usize>) {
         self.world.network.add_filter(Filter { from, to, kind, hold: false });
     }
 
-    /// Messages of this kind are held back on this link until [`release`](Self::release).
+    /// Holds back messages of this kind on this link until [`release`](Self::release).
     pub(super) fn hold(&mut self, kind: Kind, from: Option<usize>, to: Option<usize>) -> Filter {
         let filter = Filter { from, to, kind, hold: true };
         self.world.network.add_filter(filter);
         filter
     }
 
-    /// What was held back arrives.
+    /// Delivers what was held back.
     pub(super) fn release(&mut self, filter: Filter) {
         self.world.unfilter(filter);
     }
 
-    /// The disk of a member finishes no write.
+    /// The disk of a member completes no write from now on.
     pub(super) fn stall(&mut self, member: usize) {
         self.world.stall_disk(member);
     }
 
-    /// The disk of a member goes on.
+    /// The disk of a member works again.
     pub(super) fn unstall(&mut self, member: usize) {
         self.world.unstall_disk(member);
     }
 
-    /// A process does nothing for so long.
+    /// Pauses a process for this long.
     pub(super) fn pause(&mut self, member: usize, ms: u64) {
         let until = self.world.now + ms * MS;
         self.world.pause(member, until);
@@ -419,26 +420,26 @@ impl Cluster {
         self.world.schedule_due(self.world.now, member, Due::PeerLost(peer));
     }
 
-    /// A member is asked to give its role away.
+    /// Asks a member to hand over its role.
     pub(super) fn hand_over(&mut self, member: usize) {
         self.world.schedule_due(self.world.now, member, Due::Handover);
     }
 
-    /// The next sync of a disk fails, and only that one.
+    /// Fails only the next sync of a disk.
     pub(super) fn fail_next_sync(&mut self, member: usize) {
         let slot = &mut self.world.members[member];
         slot.disk_stops = true;
         slot.disk.fail_next(kv_core::storage::simulated::Kind::Sync);
     }
 
-    /// This sync of the state from now on fails (1 is the next), and only that one.
+    /// Fails only this sync of the state, counted from now (1 is the next).
     pub(super) fn fail_sync_of_state(&mut self, member: usize, count: u32) {
         let slot = &mut self.world.members[member];
         slot.disk_stops = true;
         assert!(slot.disk.fail_sync_of("state", count), "there is a state on disk");
     }
 
-    /// The disk fails at this operation from now (1 is the next): the process ends there, and comes back.
+    /// Fails the disk at this operation from now (1 is the next): the process ends there, and is restarted.
     pub(super) fn fail_at(&mut self, member: usize, operation: u64) {
         let slot = &mut self.world.members[member];
         slot.disk_stops = true;
@@ -454,12 +455,12 @@ impl Cluster {
         slot.wiped = true;
     }
 
-    /// A wall clock is set forward, or back.
+    /// Sets a wall clock forward or back.
     pub(super) fn step_clock(&mut self, member: usize, ms: i64) {
         self.world.step_clock(member, ms);
     }
 
-    /// The bytes of a value rot in the journal of a member that is down.
+    /// Damages the bytes of a value in the journal of a member that is down.
     pub(super) fn damage_value(&mut self, member: usize, value: &str) {
         let slot = &mut self.world.members[member];
         assert!(slot.process.is_none(), "the member is down");
@@ -475,7 +476,7 @@ impl Cluster {
         slot.flipped = true;
     }
 
-    /// Every block of the state of a member that is down rots, but for the first ones.
+    /// Damages every block of the state of a member that is down, except the first ones.
     pub(super) fn damage_state(&mut self, member: usize) {
         let slot = &mut self.world.members[member];
         assert!(slot.process.is_none(), "the member is down");

@@ -1,4 +1,4 @@
-//! The driver: carries out what a replica asks for. The node has another one, on threads; this one is on simulated time.
+//! The driver: carries out the outputs of a replica. The node has another one, on threads; this one runs in simulated time.
 
 use super::Bug;
 use super::clock::{SECOND, Time};
@@ -13,11 +13,11 @@ use kv_core::message::{Command, Entry, Message, Operation, Request, ViewRecord, 
 use kv_core::replica::{Halt, Input, Output, Wrap};
 use kv_core::wire;
 
-/// How often in a row a replica's timer may ring at one instant.
+/// How often in a row a replica's timer may fire at one instant.
 const MAX_RINGS: u32 = 50;
 /// How long a write may take on a slow disk.
 const SLOWEST_WRITE: Time = 5 * SECOND;
-/// How many entries are applied in one go.
+/// How many entries are applied at once.
 const APPLY_AT_ONCE: usize = 16;
 
 impl World {
@@ -76,7 +76,7 @@ impl World {
         self.propose_what_is_due(member);
     }
 
-    /// What the primary has to remove (rule X6).
+    /// Proposes to remove what has expired (rule X6).
     fn propose_what_is_due(&mut self, member: usize) {
         let now = self.clock_of(member);
         let Some(Process { replica, state: Some(state), reaper, .. }) = self.process(member) else { return };
@@ -106,7 +106,7 @@ impl World {
         }
     }
 
-    /// Something comes due in a process.
+    /// An event of a process is due.
     pub(super) fn on_due(&mut self, member: usize, life: u32, what: Due) {
         let slot = &mut self.members[member];
         if slot.life != life || slot.process.is_none() {
@@ -223,7 +223,7 @@ impl World {
         }
     }
 
-    /// Gives the journal what waits, if it is idle.
+    /// Passes what waits to the journal, if it is idle.
     fn kick_journal(&mut self, member: usize) {
         let slowness = u64::from(self.members[member].slowness);
         let disk = self.plan.disk;
@@ -236,11 +236,12 @@ impl World {
         let count = if all { process.waiting.len() } else { some.min(process.waiting.len()) };
         process.writing = process.waiting.drain(..count).collect();
         let mut latency = around(&mut self.rng, disk.latency) * slowness;
-        // On a slow disk such a write would outlast the healing, which no bound on the convergence allows for (seed 1803).
+        // On a slow disk, such a write would last longer than the healing, which no bound on the convergence allows for (seed
+        // 1803).
         if disk.hiccups > 0 && slowness == 1 && self.rng.u32(0..1000) < disk.hiccups {
             latency *= 50;
         }
-        // What takes longer than this is a stall.
+        // A write that takes longer is a stall.
         self.schedule_due(self.now + latency.min(SLOWEST_WRITE), member, Due::Written);
     }
 
@@ -265,12 +266,12 @@ impl World {
             .note(34, member as u64, last.get(), || format!("{:?} m{member} durable {last:?}", self.now));
         self.input(member, Input::Durable { seq: last });
         self.kick_journal(member);
-        // An entry that could not be read may be there again.
+        // An entry that could not be read may be available again.
         self.kick_apply(member);
         self.consider_checkpoint(member);
     }
 
-    /// Reads an entry. The replica hears of one that cannot be read.
+    /// Reads an entry. An unreadable one is reported to the replica.
     fn read_entry(&mut self, member: usize, op: Op) -> Option<Entry> {
         let read = self.members[member].process.as_ref()?.log.read(op);
         if read.is_err() {
@@ -314,7 +315,7 @@ impl World {
         });
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         process.commit = commit;
-        // The entry of this log, wherever it can be read: the copy here may have gone bad.
+        // The entry of this log, from any member where it can be read: the copy here may be damaged.
         let logs = self.members.iter().filter_map(|other| Some(other.process.as_ref()?.log.clone()));
         let logs: Vec<LogReader> =
             self.members[member].process.iter().map(|own| own.log.clone()).chain(logs).collect();
@@ -331,7 +332,7 @@ impl World {
         self.kick_apply(member);
     }
 
-    /// Has something to be applied soon. A witness has nothing to apply to.
+    /// Schedules applying. A witness has nothing to apply to.
     pub(super) fn kick_apply(&mut self, member: usize) {
         let delay = around(&mut self.rng, self.plan.disk.latency / 10);
         let Some(process) = self.process(member) else { return };
@@ -357,7 +358,7 @@ impl World {
         self.kick_apply(member);
     }
 
-    /// Applies one entry. False if there is none to apply now.
+    /// Applies one entry. Returns false if there is none to apply now.
     fn apply_next(&mut self, member: usize) -> bool {
         let is_wrong = self.bug == Some(Bug::AppliesAPutWrongly) && member == 1;
         let Some(process) = self.process(member) else { return false };
@@ -409,7 +410,7 @@ impl World {
         self.violation.is_none()
     }
 
-    /// Freezes the state if a checkpoint is due, and starts it when all that it covers is durable here.
+    /// Freezes the state if a checkpoint is due, and starts it when everything that it covers is durable here.
     pub(super) fn consider_checkpoint(&mut self, member: usize) {
         let careless = self.bug == Some(Bug::CheckpointBeforeLog);
         let limit = self.members[member].options.checkpoint_bytes;
@@ -459,14 +460,14 @@ impl World {
         self.kick_apply(member);
     }
 
-    /// A bug of drivers: what is appended is applied.
+    /// A bug of the driver: what is appended is applied.
     fn apply_early(&mut self, member: usize, entries: &[Entry]) {
         let (Some(process), Some(last)) = (self.process(member), entries.last()) else { return };
         process.commit = last.header.anchor();
         self.kick_apply(member);
     }
 
-    /// The seeded bug `SilentAbdication`: a primary that wants to be left does not say so.
+    /// The seeded bug `SilentAbdication`: a primary that abdicates does not vote.
     fn falls_silent(&self, member: usize, message: &Message) -> bool {
         let slot = &self.members[member];
         let is_primary = |process: &Process| self.cluster.primary(process.replica.view()) == slot.id;
@@ -475,7 +476,7 @@ impl World {
             && slot.process.as_deref().is_some_and(is_primary)
     }
 
-    /// Bugs of drivers that claim too early that something is durable.
+    /// Bugs of the driver that report too early that something is durable.
     fn is_reported_early(&self, write: &Write) -> bool {
         match (self.bug, write) {
             (Some(Bug::AckBeforeSync), Write::Append(_)) | (Some(Bug::FormOnWord), Write::Formation(_)) => {
@@ -490,7 +491,7 @@ impl World {
     }
 }
 
-/// Bugs of drivers that write something else than what they were asked to.
+/// Bugs of the driver that write something other than requested.
 pub(super) fn with_seeded_bug(bug: Option<Bug>, write: &Write) -> Write {
     let mut write = write.clone();
     if let Write::View(record) = &mut write {
@@ -516,7 +517,7 @@ impl Process {
     }
 }
 
-/// What tells a message from others of its kind, for the trace.
+/// What distinguishes a message from others of its kind, for the trace.
 fn place_of(message: &Message) -> u64 {
     match message {
         Message::Prepare { view, entry, .. } => view.get() << 32 | entry.header.op.get(),
@@ -538,7 +539,7 @@ fn place_of(message: &Message) -> u64 {
     }
 }
 
-/// A message in few words.
+/// A short description of a message.
 fn brief(message: &Message) -> String {
     match message {
         Message::Prepare { view, commit, entry } => {
@@ -563,7 +564,7 @@ fn brief_write(write: &Write) -> String {
     }
 }
 
-/// The seeded bug `AppliesAPutWrongly`: the same entry, but what it puts has another first byte.
+/// The seeded bug `AppliesAPutWrongly`: the same entry, but the values that it puts have another first byte.
 fn with_wrong_values(entry: &Entry) -> Entry {
     let requests = entry.requests().map(|bytes| {
         let Ok(mut request) = Request::decode(&bytes) else { return bytes };

@@ -12,23 +12,23 @@ use kv_core::storage::simulated::Disk;
 /// What ends a fault.
 #[derive(Clone, Debug)]
 pub(super) enum Undo {
-    /// Takes a cut off these links.
+    /// Removes a cut from these links.
     Mend(Vec<(usize, usize)>),
     /// Releases a clogged link.
     Release(usize, usize),
-    /// A link is no longer slow.
+    /// Makes a link as fast as before.
     Quicken(usize, usize),
-    /// A kind of message arrives again.
+    /// Delivers a kind of message again.
     Unfilter(Filter),
-    /// A disk is as fast as before.
+    /// Makes a disk as fast as before.
     Hasten(usize),
-    /// A disk goes on.
+    /// Makes a disk work again.
     Unstall(usize),
-    /// A clock goes on.
+    /// Starts a clock again.
     Thaw(usize),
-    /// A disk has room again.
+    /// Gives a disk space again.
     MakeRoom(usize),
-    /// Wall clocks that were set by so many milliseconds are set back.
+    /// Sets wall clocks back that were set forward by this many milliseconds.
     SetBack(Vec<usize>, i64),
 }
 
@@ -59,7 +59,7 @@ impl World {
         self.rng.usize(0..self.members.len())
     }
 
-    /// The serving primary, or anyone if there is none.
+    /// The serving primary, or any member if there is none.
     fn primary_or_any(&mut self) -> usize {
         self.serving_member().unwrap_or_else(|| self.any_member())
     }
@@ -178,7 +178,7 @@ impl World {
         let catches_up = self.rng.bool();
         let slot = &mut self.members[member];
         let leap = slot.clock.thaw(self.now, catches_up);
-        // Nobody has counted time by the clock of a process that does not run.
+        // A process that does not run has not measured any time.
         if slot.is_up() {
             let most = Time::try_from(slot.options.failure_timeout_max.as_nanos()).unwrap_or(Time::MAX);
             self.checker.stamps.leapt(member, self.now, leap.min(most));
@@ -186,7 +186,7 @@ impl World {
         self.set_timer(member);
     }
 
-    /// Faults of a disk that the process is told of.
+    /// Faults of a disk that the process notices.
     fn inject_disk_fault(&mut self, fault: Fault, end: Time) {
         let member = self.any_member();
         let slot = &mut self.members[member];
@@ -201,7 +201,7 @@ impl World {
             _ if slot.is_up() => {
                 use kv_core::storage::simulated::Kind;
                 let kinds = [Kind::Write, Kind::Sync, Kind::Sync, Kind::Name, Kind::SyncDirectory];
-                // Syncs of the state are rare among those of the journal.
+                // Syncs of the state are rare compared to those of the journal.
                 let count = self.rng.u32(1..5);
                 let of_state = self.rng.u32(0..3) == 0 && slot.disk.fail_sync_of("state", count);
                 if !of_state {
@@ -213,7 +213,7 @@ impl World {
         }
     }
 
-    /// A member loses its disk for good, if the others can do without: it is disk loss, and it says so when it hears of them.
+    /// A member loses its disk permanently, if the others can do without it. It reports disk loss when it hears of them.
     fn wipe(&mut self, member: usize) {
         let formed = (0..self.members.len()).all(|member| self.checker.is_formed(member));
         let lost = self.members.iter().any(|member| member.wiped);
@@ -231,7 +231,7 @@ impl World {
         self.members[member].wiped = true;
     }
 
-    /// The links that a fault of the network cuts.
+    /// The links that a network fault cuts.
     fn links_of(&mut self, fault: Fault) -> Vec<(usize, usize)> {
         let members = self.members.len();
         let one = match fault {
@@ -279,7 +279,7 @@ impl World {
         }
     }
 
-    /// Peers of a member believe that its connections broke.
+    /// The peers of a member believe that its connections broke.
     fn inject_reset(&mut self) {
         let one = self.any_member();
         for other in 0..self.members.len() {
@@ -314,7 +314,7 @@ impl World {
         self.members[member].full = false;
     }
 
-    /// A kind of message that is lost or held back: everywhere, on one link, or from one member.
+    /// A kind of message to lose or hold back: everywhere, on one link, or from one member.
     fn filter_of(&mut self, fault: Fault) -> Filter {
         let kind = *pick(&mut self.rng, Kind::ALL);
         let one_sender = self.rng.bool().then(|| self.any_member());
@@ -322,7 +322,7 @@ impl World {
         Filter { from: one_sender, to: one_receiver, kind, hold: fault == Fault::HoldKind }
     }
 
-    /// Takes a filter away; what it held back comes now.
+    /// Removes a filter. What it held back is delivered now.
     pub(super) fn unfilter(&mut self, filter: Filter) {
         self.network.take_filter(filter);
         if filter.hold {
@@ -334,7 +334,7 @@ impl World {
         }
     }
 
-    /// What is held back from one node to another comes now.
+    /// Delivers what is held back from one node to another.
     pub(super) fn release(&mut self, from: usize, to: usize) {
         self.network.unclog(from, to);
         self.release_held(from, to);
@@ -347,7 +347,7 @@ impl World {
         }
     }
 
-    /// The chaos ends: everything is repaired, but perhaps some members stay away. Then the clients ask once more.
+    /// Ends the faults: everything is repaired, but some members may stay away. Then the clients make their last calls.
     pub(super) fn heal(&mut self) {
         self.trace.note(61, 0, 0, || format!("{:?} healed", self.now));
         self.healed = Some(self.now);
@@ -369,14 +369,14 @@ impl World {
             self.schedule(self.now + SECOND / 10, Event::Start { member });
         }
         for watcher in 0..self.watchers.len() {
-            // Who is slow is so no longer.
+            // Slow watchers become fast.
             self.schedule_watcher(watcher, self.now);
         }
         self.begin_finals();
         self.schedule(self.now, Event::Probe);
     }
 
-    /// Members that stay away: a formed cluster needs a quorum only. Where disks were damaged, it may need more; see `excuse`.
+    /// Members that stay away: a formed cluster needs only a quorum. With damaged disks it may need more; see `excuse`.
     fn absentees(&mut self) -> Vec<usize> {
         let count = self.members.len();
         let formed = (0..count).all(|member| self.checker.is_formed(member));
@@ -388,13 +388,13 @@ impl World {
         let mut back: Vec<usize> = (0..count).collect();
         self.rng.shuffle(&mut back);
         let away = back.split_off(self.rng.usize(quorum..count));
-        // A whole state comes back: what others hold of theirs need not make up one.
+        // A member with an intact state comes back: the parts of the others' states may not be enough.
         let whole =
             |member: &usize| self.members[*member].role == Role::Data && !self.members[*member].state_hurt;
         if back.iter().any(whole) { away } else { Vec::new() }
     }
 
-    /// What is still missing to a converged cluster.
+    /// What is still missing for the cluster to have converged.
     pub(super) fn unsettled(&mut self) -> Option<String> {
         if let Some(client) = self.clients.iter().position(|client| !client.is_idle()) {
             return Some(format!("calls of client {client} do not end"));

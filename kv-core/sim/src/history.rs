@@ -1,28 +1,28 @@
-//! What the clients asked and what they were told, with times: the evidence.
+//! The record of the clients' calls and answers, with times.
 
 use bytes::Bytes;
 use kv_core::ids::Revision;
 use kv_core::message::{Command, Effect, Query, ReadMode, Record, StepFailure, StepResult};
 
-/// What a client asked for.
+/// What a client requested.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Action {
     /// A change.
     Write(Command),
-    /// The end of the session; the next write opens another.
+    /// Closes the session; the next write opens another.
     Close,
     /// A read of one key.
     Get {
         /// The key.
         key: Bytes,
-        /// Whether a stale answer will do.
+        /// Whether a stale answer is allowed.
         local: bool,
     },
     /// A read of several keys at once.
     Many {
         /// The keys.
         keys: Vec<Bytes>,
-        /// Whether a stale answer will do.
+        /// Whether a stale answer is allowed.
         local: bool,
     },
     /// A read of a range from its start.
@@ -33,7 +33,7 @@ pub(super) enum Action {
         to: Option<Bytes>,
         /// The most records.
         limit: u32,
-        /// Whether a stale answer will do.
+        /// Whether a stale answer is allowed.
         local: bool,
     },
     /// A read at a revision, or of a state that is not older than one.
@@ -45,23 +45,23 @@ pub(super) enum Action {
     },
 }
 
-/// What it was told.
+/// The answer to a call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Ending {
-    /// The put was done.
+    /// The put was applied.
     Put(Revision),
-    /// The delete was done.
+    /// The delete was applied.
     Deleted {
-        /// Whether there was something.
+        /// Whether the key existed.
         existed: bool,
-        /// Where it stands in the history.
+        /// Its revision.
         revision: Revision,
     },
     /// The condition did not hold.
     ConditionFailed {
         /// When the key was last changed.
         found: Option<Revision>,
-        /// Where it stands in the history, if it was told.
+        /// The revision, if it was reported.
         revision: Option<Revision>,
     },
     /// Keys of a range were removed.
@@ -70,59 +70,59 @@ pub(super) enum Ending {
         count: u32,
         /// Whether there are more.
         more: bool,
-        /// Where it stands in the history.
+        /// Its revision.
         revision: Revision,
     },
-    /// The transaction was done.
+    /// The transaction was applied.
     Transacted {
-        /// Which of its lists.
+        /// Which of its lists was run.
         succeeded: bool,
-        /// What the steps did.
+        /// The results of the steps.
         results: Vec<StepResult>,
-        /// Where it stands in the history.
+        /// Its revision.
         revision: Revision,
     },
-    /// A step of the transaction could not be done.
+    /// A step of the transaction failed.
     StepFailed {
         /// Which.
         step: u32,
         /// Why.
         why: StepFailure,
-        /// Where it stands in the history.
+        /// Its revision.
         revision: Revision,
     },
-    /// Something was done with a lease, or could not be.
+    /// A request about a lease succeeded or failed.
     Lease {
         /// What.
         effect: Effect,
-        /// Where it stands in the history.
+        /// Its revision.
         revision: Revision,
     },
-    /// What the key holds.
+    /// The value of the key.
     Value {
         /// The record.
         record: Option<Record>,
-        /// The state that was read, if it was told.
+        /// The revision of the state that was read, if it was reported.
         revision: Option<Revision>,
     },
-    /// What the range holds.
+    /// The content of the range.
     Records {
         /// Keys and records.
         records: Vec<(Bytes, Record)>,
         /// Whether there are more.
         more: bool,
-        /// The state that was read, if it was told.
+        /// The revision of the state that was read, if it was reported.
         revision: Option<Revision>,
     },
-    /// The revision is not kept any more: the oldest that is.
+    /// The revision is no longer kept: the oldest that is.
     Compacted(Revision),
-    /// The revision is yet to come: the newest there is.
+    /// The revision does not exist yet: the newest that does.
     Future(Revision),
-    /// The session has ended.
+    /// The session was closed.
     Closed,
-    /// It surely had no effect.
+    /// It certainly had no effect.
     NotApplied,
-    /// It may have had an effect, or may have one yet.
+    /// It may have had an effect, or may still have one.
     Unknown,
 }
 
@@ -131,13 +131,13 @@ pub(super) enum Ending {
 pub(super) struct RecordedCall {
     /// Who.
     pub(super) client: usize,
-    /// What it asked.
+    /// What it requested.
     pub(super) action: Action,
-    /// When, in simulated nanoseconds.
+    /// When it began, in simulated nanoseconds.
     pub(super) start: u64,
-    /// The greatest revision that any ended call had told anyone by then, or by the time that it must see: it must not see less.
+    /// The greatest revision that any ended call had reported by then, or by the time that it must see: it must not see less.
     pub(super) floor: Revision,
-    /// When the answer came and what it was. `None` while it is open.
+    /// When the answer arrived and what it was. `None` while the call is open.
     pub(super) ended: Option<Ended>,
 }
 
@@ -146,7 +146,7 @@ pub(super) struct RecordedCall {
 pub(super) struct Ended {
     /// When.
     pub(super) at: u64,
-    /// The greatest revision committed anywhere by then: the answer must not tell more.
+    /// The greatest revision committed anywhere by then: the answer must not show more.
     pub(super) ceiling: Revision,
     /// The answer.
     pub(super) ending: Ending,
@@ -156,12 +156,12 @@ pub(super) struct Ended {
 #[derive(Default, Debug)]
 pub(super) struct History {
     calls: Vec<RecordedCall>,
-    /// The greatest revision that was told to anyone, and since when; ascending.
+    /// The greatest reported revision, and since when; ascending.
     told: Vec<(u64, Revision)>,
 }
 
 impl Ending {
-    /// The revision that the answer tells of, if it does.
+    /// The revision that the answer reports, if it does.
     pub(super) const fn revision(&self) -> Option<Revision> {
         match self {
             Self::Put(revision)
@@ -179,7 +179,7 @@ impl Ending {
 }
 
 impl Action {
-    /// Whether a stale answer will do.
+    /// Whether a stale answer is allowed.
     pub(super) const fn is_local(&self) -> bool {
         matches!(
             self,
@@ -192,7 +192,7 @@ impl Action {
 }
 
 impl Action {
-    /// How old, in nanoseconds, the answer may be.
+    /// How old the answer may be, in nanoseconds.
     fn bound(&self) -> u64 {
         match self {
             Self::Past { mode: ReadMode::MaxStaleness(bound), .. } => {
@@ -204,18 +204,18 @@ impl Action {
 }
 
 impl History {
-    /// A client asks. Returns the number of the call.
+    /// A client begins a call. Returns the number of the call.
     pub(super) fn begin(&mut self, client: usize, action: Action, now: u64) -> usize {
         let floor = self.told_by(now.saturating_sub(action.bound()));
         self.calls.push(RecordedCall { client, action, start: now, floor, ended: None });
         self.calls.len() - 1
     }
 
-    /// A client is told. False if it had been told before, which is a fault of the client.
+    /// A client receives an answer. Returns false if it already had one, which is a bug of the client.
     pub(super) fn end(&mut self, call: usize, ending: Ending, now: u64, committed: Revision) -> bool {
         let told = self.told_by(now);
         let Some(call) = self.calls.get_mut(call).filter(|call| call.ended.is_none()) else { return false };
-        // A local read may be of a backup; what it tells must nevertheless be committed, but binds nobody.
+        // A local read may be answered by a backup. What it reports must be committed, but later calls need not see it.
         if let Some(revision) = ending.revision().filter(|_| !call.action.is_local())
             && revision > told
         {

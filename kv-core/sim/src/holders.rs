@@ -1,5 +1,5 @@
-//! Clients that want a lock: a key that depends on a lease. Each believes that it holds the lock by the client's rule; no two may at once, as far as
-//! clocks are what they are assumed to be.
+//! Clients that compete for a lock: a key on a lease. Each believes that it holds the lock according to the client's rule. No two
+//! may do so at once, as long as clocks are as assumed.
 
 use super::Bug;
 use super::clock::{MS, SECOND, Time};
@@ -12,27 +12,27 @@ use kv_core::ids::{Instant, LeaseId};
 use kv_core::message::{Command, Condition, Effect, LeaseCommand, Lifetime};
 use std::time::Duration;
 
-/// The lock's key. It lies below all that the other clients remove.
+/// The lock's key. It is below all keys that the other clients remove.
 const LOCK: Bytes = Bytes::from_static(b"a lock");
-/// Times of leases, in milliseconds.
+/// Lease times in milliseconds.
 const TTLS: &[u64] = &[300, 1_000, 3_000];
-/// How long one stays the holder at most, if it does not lose the lock, and then does without it.
+/// How long a client holds the lock at most. Then it releases it, and does without it for a while.
 const LONGEST_TENURE: Time = 4 * SECOND;
 
-/// What a client has to do with the lock.
+/// The state of a client that competes for the lock.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Holder {
     ttl_ms: u64,
     lease: Option<LeaseId>,
-    /// When the last sign of life that got through was first sent, by the client's clock; and how far clocks had been wrong by then.
+    /// When the last successful renewal was first sent, on the client's clock; and how wrong clocks had been by then.
     since: Instant,
     wrong: i128,
-    /// It has put the lock's key, and has neither let it go nor heard that the lease has ended. It does so at that time.
+    /// It has put the lock's key, and has neither released it nor learned that the lease has ended. It releases it at that time.
     holds: bool,
     leaves_at: Time,
-    /// It wants the lock again at that time.
+    /// When it tries to acquire the lock again.
     rests_until: Time,
-    /// The call that is under way, when it was sent, and how far clocks had been wrong by then.
+    /// The call in progress, when it was sent, and how wrong clocks had been by then.
     call: Option<(usize, Instant, i128)>,
 }
 
@@ -57,7 +57,7 @@ impl Holder {
 }
 
 impl World {
-    /// A holder makes its next call, if none is under way.
+    /// A client makes its next call about the lock, if none is in progress.
     pub(super) fn holder_turn(&mut self, client: usize) {
         let (now, time, wrong) = (self.client_now(client), self.now, self.checker.stamps.wrong());
         let ttl_ms = *pick(&mut self.rng, TTLS);
@@ -75,7 +75,7 @@ impl World {
                 // From now on it does nothing that only a holder may do.
                 holder.holds = false;
             }
-            // Named first: the call may end at once.
+            // Set before the call, which may end at once.
             holder.call = Some((self.history.calls().len(), now, wrong));
             self.begin_call(client, Action::Write(command));
         }
@@ -88,7 +88,7 @@ impl World {
         self.clients[client].holder.as_ref()
     }
 
-    /// A call of a client has ended: it may have been a holder's.
+    /// A call of a client has ended: it may be one about the lock.
     pub(super) fn holder_learns(&mut self, client: usize, number: usize, ending: &Ending) {
         let (now, later) = (self.client_now(client), self.now + self.rng.u64(0..LONGEST_TENURE));
         let from_answer = self.bug == Some(Bug::BelievesFromAnswer);
@@ -104,7 +104,8 @@ impl World {
             Ending::Lease { effect: Effect::LeaseKept, .. } => (holder.since, holder.wrong) = (sent, wrong),
             Ending::Put(_) => (holder.holds, holder.leaves_at) = (true, later),
             Ending::ConditionFailed { .. } => {}
-            // Whether it has put the key, or let it go, it does not know: it leaves it to the lease, and believes nothing.
+            // It does not know whether it has put the key or released it. It waits for the end of the lease, and believes
+            // nothing.
             Ending::Unknown | Ending::NotApplied if holder.holds || asks_for_lease => {}
             _ => *holder = Holder { rests_until: later, ..Holder::default() },
         }
@@ -114,7 +115,7 @@ impl World {
         }
     }
 
-    /// How long a client will go on to believe that it holds the lock; `None` if it does not.
+    /// How long a client will believe that it holds the lock; `None` if it does not.
     fn believes_for(&self, client: usize) -> Option<Time> {
         let holder = self.holder(client).filter(|holder| holder.holds)?;
         let until = holder.since.after(believed(holder.ttl()));
@@ -122,7 +123,7 @@ impl World {
         (self.client_now(client) < until).then(|| at.saturating_sub(self.now))
     }
 
-    /// Somebody believes from now on, or for longer, that it holds the lock.
+    /// A client believes from now on, or for longer, that it holds the lock.
     fn count_believers(&mut self, client: usize) {
         if self.believes_for(client).is_none() {
             return;
@@ -131,7 +132,7 @@ impl World {
             .filter(|other| *other != client && self.believes_for(*other).is_some())
             .collect();
         for other in others {
-            // What the lease of one of them was early by is what clocks have done wrong since its last sign of life.
+            // The amount by which the lease of one of them ended early is what clocks have done wrong since its last renewal.
             let excused = [client, other].into_iter().any(|one| {
                 let wrong = self.holder(one).map_or(0, |holder| self.checker.stamps.wrong() - holder.wrong);
                 i128::from(self.believes_for(one).unwrap_or_default()) <= wrong

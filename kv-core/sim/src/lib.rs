@@ -1,9 +1,8 @@
 //! The deterministic simulator: whole clusters in one thread under one seed, on damaged disks and networks.
 //!
-//! [`run`] takes a seed and draws everything from it: the topology, the limits, the mix of faults, every delay and every
-//! crash. The code under test is the real one (replica, journal, state, sessions, the client's decisions); network, disks
-//! and clocks are simulated. The same seed gives the same [`Report::trace_hash`], and so a failure is a number that
-//! anyone can run again.
+//! [`run`] takes a seed and draws everything from it: the topology, the limits, the mix of faults, every delay and every crash.
+//! The code under test is the real one (replica, journal, state, sessions, the client's protocol). Network, disks and clocks are
+//! simulated. The same seed gives the same [`Report::trace_hash`], so a failure is a number that anyone can run again.
 
 mod apart;
 mod atlas;

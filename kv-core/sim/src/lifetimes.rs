@@ -1,4 +1,4 @@
-//! What the model knows of time: leases, deadlines, and what an expiry may remove.
+//! The model of time: leases, deadlines, and what an expiry may remove.
 
 use super::replay::Model;
 use bytes::Bytes;
@@ -9,20 +9,20 @@ use std::collections::BTreeMap;
 /// The leases of the model.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    /// The most there may be.
+    /// The largest number of leases.
     max: usize,
     /// How long each lasts, and its deadline.
     all: BTreeMap<LeaseId, (u64, Timestamp)>,
 }
 
 impl Leases {
-    /// None, and so many may be.
+    /// Creates an empty set of at most this many leases.
     pub(super) fn at_most(max: usize) -> Self {
         Self { max, all: BTreeMap::new() }
     }
 }
 
-/// When something ends that was to last so long: stamps are whole milliseconds, and clocks differ by a thousandth.
+/// When something ends that lasts this long: stamps are whole milliseconds, and clocks differ by a thousandth.
 pub(super) fn ends(stamp: Timestamp, ttl_ms: u64) -> Timestamp {
     stamp.advance(ttl_ms + ttl_ms.div_ceil(1000) + 1)
 }
@@ -32,7 +32,7 @@ impl Model {
         self.present().into_iter().filter(|(_, record)| record.lease == Some(lease)).collect()
     }
 
-    /// Whether a put's lease takes the key, beside those that join in the same transaction.
+    /// Whether the lease of a put can take the key, in addition to those that join in the same transaction.
     pub(super) fn joins(
         &self,
         key: &Bytes,
@@ -53,7 +53,7 @@ impl Model {
         }
     }
 
-    /// What a command does with a lease.
+    /// The effect of a command about a lease.
     pub(super) fn lease(&mut self, revision: Revision, command: LeaseCommand) -> Effect {
         let (count, max, stamp) = (self.leases.all.len(), self.leases.max, self.stamp);
         match command {
@@ -93,7 +93,7 @@ impl Model {
         u32::try_from(gone.len()).unwrap_or(u32::MAX)
     }
 
-    /// What an expiry must do: remove what it names, where that stands as it names it, and its time is over by the stamp.
+    /// The effect of an expiry: it must remove what it names, if that is unchanged and its time is over by the stamp.
     pub(super) fn expire(&mut self, revision: Revision, due: &[Expiry]) -> Effect {
         let (mut keys, mut leases) = (0, 0);
         for expiry in due {
@@ -117,14 +117,14 @@ impl Model {
         Effect::Expired { keys, leases }
     }
 
-    /// Something that is to end.
+    /// Something that will end.
     pub(super) fn next_end(&self) -> Option<String> {
         let key = self.present().into_iter().find(|(_, record)| record.expires.is_some());
         let lease = || self.leases.all.iter().next().map(|lease| format!("{lease:?}"));
         key.map(|key| format!("{key:?}")).or_else(lease)
     }
 
-    /// Something whose time was over by `stamp` and that is still there.
+    /// Something whose time was over by `stamp` and that still exists.
     pub(super) fn overdue(&self, stamp: Timestamp) -> Option<String> {
         let key = self.present().into_iter().find(|(_, record)| record.expires.is_some_and(|at| at <= stamp));
         let lease = self.leases.all.iter().find(|(_, (_, deadline))| *deadline <= stamp);

@@ -1,15 +1,15 @@
-//! Linearizability of one key by search: is there an order of all calls, each at a point between its start and its end,
-//! in which every answer is right? Knows nothing of revisions, logs or views.
+//! Linearizability of one key by search: is there an order of all calls, each at a point between its start and its end, in which
+//! every answer is correct? It knows nothing about revisions, logs or views.
 //!
-//! The search is Wing and Gong's with Lowe's memory of visited (set of linearized calls, state) pairs. A call whose
-//! outcome is unknown may take effect at any time after its start, or never.
+//! The search is that of Wing and Gong with Lowe's cache of visited (set of linearized calls, state) pairs. A call whose outcome
+//! is unknown may take effect at any time after its start, or never.
 
 use std::collections::HashSet;
 
 /// A value, by number. `None` is an absent key.
 pub(super) type Value = Option<u32>;
 
-/// What a write asks of the present value.
+/// The condition of a write on the present value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum KeyCondition {
     /// Nothing.
@@ -24,20 +24,20 @@ pub(super) enum KeyCondition {
     Impossible,
 }
 
-/// What is known of a write's effect.
+/// What is known about a write's effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Known {
-    /// It was done; if told, whether there was a value before.
+    /// It was applied; whether there was a value before, if that was reported.
     Done {
         /// Whether there was a value before.
         existed: Option<bool>,
     },
-    /// Its condition did not hold; the value that stood there.
+    /// Its condition did not hold; the value at that time.
     Failed {
-        /// What was found, where the history tells.
+        /// The value, if it is known.
         found: Option<Value>,
     },
-    /// It may have been done, once, at any time after its start.
+    /// It may have been applied, once, at any time after its start.
     Unknown,
 }
 
@@ -62,7 +62,7 @@ pub(super) enum Act {
 pub(super) struct KeyOperation {
     /// When it began.
     pub(super) start: u64,
-    /// When its answer came; not looked at if the outcome is unknown.
+    /// When its answer arrived; ignored if the outcome is unknown.
     pub(super) end: u64,
     /// What it did.
     pub(super) act: Act,
@@ -73,9 +73,9 @@ pub(super) struct KeyOperation {
 pub(super) enum SearchResult {
     /// There is such an order.
     Linearizable,
-    /// There is none. The longest partial order got this many calls in; then none of these fitted.
+    /// There is none. The longest partial order has this many calls; then none of these fitted.
     Impossible {
-        /// How many calls were in.
+        /// The number of calls in the order.
         placed: usize,
         /// The indices of the calls of which none fitted.
         stuck: Vec<usize>,
@@ -124,7 +124,7 @@ pub(super) fn search(steps: &[KeyOperation], budget: usize) -> SearchResult {
 
 const END: usize = usize::MAX;
 
-/// Starts and ends of calls in the order of time, as a list from which calls are lifted when they are placed.
+/// The starts and ends of calls in the order of time, as a list from which placed calls are removed.
 struct Search<'a> {
     steps: &'a [KeyOperation],
     /// Node `2 i` is the start of call `i`, node `2 i + 1` its end.
@@ -214,7 +214,7 @@ impl<'a> Search<'a> {
                 }
                 continue;
             }
-            // An end (or nothing more): its call had to be placed before. Take back the last choice.
+            // An end (or the end of the list): its call had to be placed before. Undo the last choice.
             if placed.len() >= deepest {
                 deepest = placed.len();
                 stuck = self.candidates();
@@ -241,7 +241,7 @@ impl<'a> Search<'a> {
         self.open += usize::from(self.steps[call].must_happen());
     }
 
-    /// The calls that could come next by time alone.
+    /// The calls that could come next, by time alone.
     fn candidates(&self) -> Vec<usize> {
         let mut calls = Vec::new();
         let mut node = self.first;
@@ -253,7 +253,7 @@ impl<'a> Search<'a> {
     }
 }
 
-/// A random-looking 128-bit mark of a call; sets of calls are the exclusive or of their marks.
+/// A pseudo-random 128-bit mark of a call. The mark of a set of calls is the exclusive or of their marks.
 fn mark(call: usize) -> u128 {
     xxhash_rust::xxh3::xxh3_128(&(call as u64).to_le_bytes())
 }
@@ -325,7 +325,7 @@ mod tests {
     fn a_write_of_unknown_outcome_may_happen_late_or_never_but_only_once() {
         assert!(good(&[maybe(0, 1), read(5, 6, None)]));
         assert!(good(&[maybe(0, 1), read(5, 6, None), read(7, 8, Some(1))]));
-        // Seen, overwritten, and seen again: it ran twice.
+        // Seen, overwritten, and seen again: it was applied twice.
         assert!(!good(&[maybe(0, 1), read(1, 2, Some(1)), put(3, 4, 2), read(5, 6, Some(1))]));
     }
 
@@ -368,7 +368,7 @@ mod tests {
         assert_eq!(search(&steps, 1000), SearchResult::Impossible { placed: 1, stuck: vec![1] });
     }
 
-    /// Compares the search with plain trial of all orders on small random histories, good and bad.
+    /// Compares the search with trying all orders, on small random histories, correct and incorrect.
     #[test]
     fn agrees_with_trying_every_order() {
         let mut rng = fastrand::Rng::with_seed(7);

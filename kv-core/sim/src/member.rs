@@ -26,26 +26,26 @@ pub(super) struct Member {
     pub(super) role: Role,
     pub(super) disk: Disk,
     pub(super) clock: Clock,
-    /// In its present life.
+    /// Of its present life.
     pub(super) options: Options,
     /// Counts the starts of its process.
     pub(super) life: u32,
     pub(super) process: Option<Box<Process>>,
-    /// Until when it does nothing.
+    /// Until when it is paused.
     paused: Option<Time>,
-    /// What waits meanwhile.
+    /// The events that wait meanwhile.
     pub(super) inbox: Vec<Event>,
-    /// The disk may fail from now on: an error is no surprise.
+    /// The disk may fail from now on: an error is expected.
     pub(super) disk_stops: bool,
-    /// The disk has no room: an error is no surprise.
+    /// The disk is full: an error is expected.
     pub(super) full: bool,
-    /// Its journal was damaged, now or earlier: what has been repaired may be told again as long as its remains lie there.
+    /// Its journal was damaged, now or earlier: repaired damage may be reported again as long as its remains are there.
     pub(super) flipped: bool,
-    /// Its state is damaged on the disk, found out or not, until another one takes its place.
+    /// Its state on the disk is damaged, detected or not, until another one replaces it.
     pub(super) state_hurt: bool,
-    /// The disk takes this many times as long.
+    /// By how many times the disk is slower.
     pub(super) slowness: u32,
-    /// The disk finishes nothing: what it would have finished since.
+    /// The disk completes nothing: what it would have completed since.
     pub(super) stalled: Option<Vec<Due>>,
     /// Its disk was lost.
     pub(super) wiped: bool,
@@ -59,23 +59,23 @@ pub(super) struct Process {
     pub(super) replica: Replica,
     pub(super) journal: Journal,
     pub(super) log: LogReader,
-    /// None on a witness.
+    /// `None` on a witness.
     pub(super) state: Option<StateMachine>,
-    /// Asked for, not yet given to the journal.
+    /// Requested, and not yet passed to the journal.
     pub(super) waiting: VecDeque<(WriteSeq, Write)>,
-    /// What the journal is doing.
+    /// What the journal is writing.
     pub(super) writing: Vec<(WriteSeq, Write)>,
     pub(super) commit: Anchor,
-    /// On a witness: what it has been told to be committed.
+    /// On a witness: the last op that was reported as committed.
     pub(super) seen: Op,
-    /// An `Apply` is due.
+    /// Whether an `Apply` is scheduled.
     pub(super) applying: bool,
     pub(super) checkpoint: Option<Checkpoint>,
-    /// The state frozen for the next one, until the journal has all of it.
+    /// The state frozen for the next checkpoint, until the journal has all of it.
     pub(super) frozen: Option<Checkpoint>,
     pub(super) serving: Serving,
     pub(super) transfers: Transfers,
-    /// A data member whose state is lost, until another one has taken its place.
+    /// A data member whose state is lost, until another one has replaced it.
     pub(super) stateless: bool,
     pub(super) reaper: Reaper,
     /// The replica's timer.
@@ -93,9 +93,9 @@ struct Opened {
 /// How a process ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
-    /// Its disk keeps what it was given.
+    /// Its disk keeps everything written.
     Kill,
-    /// Its disk keeps what it made durable, and of the rest whatever it pleases.
+    /// Its disk keeps what was durable, and a random part of the rest.
     PowerCut,
 }
 
@@ -128,24 +128,24 @@ impl Member {
         self.paused.is_some()
     }
 
-    /// Whether an error of its disk is no surprise.
+    /// Returns whether an error of its disk is expected.
     pub(super) const fn may_fail(&self) -> bool {
         self.disk_stops || self.full
     }
 
-    /// Whether its process runs (or is paused).
+    /// Returns whether its process runs (or is paused).
     pub(super) const fn is_up(&self) -> bool {
         self.process.is_some()
     }
 
-    /// Whether it takes itself for the serving primary.
+    /// Returns whether it believes to be the serving primary.
     pub(super) fn is_serving(&self) -> bool {
         self.process.as_ref().is_some_and(|process| process.replica.is_serving())
     }
 }
 
 impl World {
-    /// What the clocks of a member read.
+    /// The readings of a member's clocks.
     pub(super) fn clock_of(&self, member: usize) -> Now {
         self.members[member].clock.read(self.now)
     }
@@ -171,7 +171,7 @@ impl World {
         }
     }
 
-    /// Whose directory that of a member is.
+    /// The owner of a member's directory.
     pub(super) fn identity(&self, member: usize) -> Identity {
         Identity {
             cluster: self.cluster.id(),
@@ -187,7 +187,7 @@ impl World {
         JournalOptions { segment_bytes: self.members[member].options.segment_bytes, cache_bytes: 16 << 10 }
     }
 
-    /// Opens journal and state; `None` if the disk stopped meanwhile.
+    /// Opens the journal and the state; `None` if the disk failed meanwhile.
     fn open(&mut self, member: usize) -> Result<Option<Opened>, String> {
         let (identity, options) = (self.identity(member), self.journal_options(member));
         let slot = &self.members[member];
@@ -214,7 +214,7 @@ impl World {
         };
         if slot.role == Role::Data && state.is_none() {
             if self.bug == Some(Bug::DamagedStateDeleted) {
-                // Whether there was one does not matter.
+                // It does not matter whether there was one.
                 let _ = slot.disk.storage().remove("state.damaged");
             }
             self.checker.count("states given up");
@@ -230,13 +230,13 @@ impl World {
         Ok(Some(opened))
     }
 
-    /// Brings state and log together, and finds what is left of a transfer.
+    /// Aligns state and log, and finds what is left of a transfer.
     fn open_for_transfer(&mut self, member: usize, opened: &mut Opened) -> Result<(), String> {
         let storage = careless(self.members[member].disk.storage(), self.bug);
         let limits = Limits::from(&self.members[member].options);
         opened.receiver = Some(Receiver::open(storage, limits).map_err(|error| error.to_string())?);
         let Some(state) = &opened.state else { return Ok(()) };
-        // The engine is the later of the two: it makes a checkpoint durable before the superblock hears of it.
+        // The engine is the later of the two: it makes a checkpoint durable before the superblock records it.
         let (found, recorded) = (state.checkpoint(), opened.recovered.checkpoint);
         if found.op < recorded.op && !self.members[member].flipped {
             return Err(format!("the state is at {found:?}, the superblock knows of {recorded:?}"));
@@ -336,7 +336,7 @@ impl World {
         self.schedule(self.now + wait, Event::Start { member });
     }
 
-    /// The disk has failed, as was to be expected: the process ends, and perhaps the machine loses power.
+    /// The disk has failed, as expected: the process ends, and perhaps the machine loses power.
     pub(super) fn disk_failed(&mut self, member: usize) {
         let end = if self.rng.bool() { End::PowerCut } else { End::Kill };
         self.end_process(member, end);
@@ -354,7 +354,7 @@ impl World {
         slot.disk.fail_after(after);
         let asked: Vec<Write> =
             process.writing.iter().map(|(_, write)| with_seeded_bug(self.bug, write)).collect();
-        // Nobody hears any more whether it succeeded.
+        // It does not matter any more whether it succeeded.
         if !asked.is_empty() && process.journal.execute_at(wall, &asked).is_err() {
             self.checker.count("writes interrupted");
         }
@@ -363,20 +363,20 @@ impl World {
         }
     }
 
-    /// The disk of a member finishes nothing from now on.
+    /// The disk of a member completes nothing from now on.
     pub(super) fn stall_disk(&mut self, member: usize) {
         self.trace.note(5, member as u64, 0, || format!("{:?} the disk of m{member} stalls", self.now));
         self.members[member].stalled.get_or_insert_default();
     }
 
-    /// The disk of a member goes on, with what it has not finished first.
+    /// The disk of a member works again, and first completes what it has not completed.
     pub(super) fn unstall_disk(&mut self, member: usize) {
         for what in self.members[member].stalled.take().unwrap_or_default() {
             self.schedule_due(self.now, member, what);
         }
     }
 
-    /// Stops a process for a while, without its noticing.
+    /// Pauses a process for a while. It does not notice that.
     pub(super) fn pause(&mut self, member: usize, until: Time) {
         let slot = &mut self.members[member];
         if slot.is_up() && !slot.is_paused() {
@@ -391,7 +391,7 @@ impl World {
         }
     }
 
-    /// Lets a paused process go on: all that has come meanwhile comes now.
+    /// Resumes a paused process: all events that have arrived meanwhile are delivered now.
     pub(super) fn resume(&mut self, member: usize) {
         let slot = &mut self.members[member];
         if slot.paused.is_none_or(|until| until > self.now) {
@@ -407,7 +407,7 @@ impl World {
         }
     }
 
-    /// Lets every paused process go on.
+    /// Resumes every paused process.
     pub(super) fn resume_all(&mut self) {
         for member in 0..self.members.len() {
             if let Some(until) = &mut self.members[member].paused {
@@ -417,7 +417,7 @@ impl World {
         }
     }
 
-    /// Tells the checker the digest of a member's state.
+    /// Reports the digest of a member's state to the checker.
     pub(super) fn digest(&mut self, member: usize) {
         let slot = &self.members[member];
         let Some(state) = slot.process.as_ref().and_then(|process| process.state.as_ref()) else { return };
@@ -431,7 +431,7 @@ impl World {
         }
     }
 
-    /// The state of a member has failed. One that may be damaged is given up, and another one is fetched (rule T9).
+    /// The state of a member has failed. A state that may be damaged is discarded, and another one is fetched (rule T9).
     pub(super) fn state_failed(&mut self, member: usize, invariant: &'static str, error: &EngineError) {
         let slot = &mut self.members[member];
         if slot.may_fail() {
@@ -465,7 +465,7 @@ impl World {
         }
     }
 
-    /// The member that takes itself for the serving primary in the newest view.
+    /// The member that believes to be the serving primary in the newest view.
     pub(super) fn serving_member(&self) -> Option<usize> {
         let serving = self.members.iter().filter(|member| member.is_serving() && !member.is_paused());
         let view = |member: &&Member| member.process.as_ref().map(|process| process.replica.view());

@@ -1,5 +1,5 @@
-//! What a member's disk must hold: kept from the writes that were asked for and those reported durable, without looking
-//! at the journal. Acknowledgements are checked against it, and so is what a journal recovers.
+//! What a member's disk must hold: derived from the requested writes and those reported durable, without reading the journal.
+//! Acknowledgements are checked against it, and so is what a journal recovers.
 
 use super::replay::Finding;
 use kv_core::ids::{Anchor, Hash, Op, View};
@@ -15,11 +15,11 @@ pub(super) struct Image {
     pub(super) view: View,
     /// The log view.
     pub(super) log_view: View,
-    /// The log misses entries that may have been acknowledged.
+    /// The log lacks entries that may have been acknowledged.
     damaged: bool,
     /// The hashes of ops 1, 2, ...
     log: Vec<Hash>,
-    /// What recovery found behind the damage: hash and parent. Part of the log as soon as it follows.
+    /// What recovery found behind the damage: hash and parent. An entry becomes part of the log as soon as it follows the head.
     behind: BTreeMap<Op, (Hash, Hash)>,
 }
 
@@ -32,7 +32,7 @@ enum DiskStep {
     View { view: View, log_view: View, cut: Option<Anchor>, damaged: bool },
 }
 
-/// A member's disk: what is durable, and what is on its way there.
+/// A member's disk: what is durable, and what is being written.
 #[derive(Debug)]
 pub(super) struct Mirror {
     durable: Image,
@@ -42,7 +42,7 @@ pub(super) struct Mirror {
 }
 
 impl Image {
-    /// Whether entries may be missing that were durable.
+    /// Returns whether entries may be missing that were durable.
     pub(super) const fn is_damaged(&self) -> bool {
         self.damaged
     }
@@ -87,7 +87,7 @@ impl Image {
             }
             DiskStep::Adopt(point) => {
                 if !self.holds(point) {
-                    // What lies below it is in the state.
+                    // The state contains what is below.
                     let below = usize::try_from(point.op.previous().get()).unwrap_or(usize::MAX);
                     self.log = vec![Hash::ZERO; below];
                     self.log.push(point.hash);
@@ -115,7 +115,7 @@ impl Image {
 }
 
 impl Image {
-    /// What is intact behind the damage belongs to the log as soon as it follows.
+    /// Intact entries behind the damage become part of the log as soon as they follow it.
     fn link_past_gap(&mut self) {
         while let Some((hash, parent)) = self.behind.remove(&self.head().next()) {
             if self.log.last() != Some(&parent) {
@@ -137,10 +137,10 @@ impl Mirror {
         &self.durable
     }
 
-    /// A write was asked for. Returns the ops (and their hashes) that it takes out of the log.
+    /// A write was requested. Returns the ops (and their hashes) that it removes from the log.
     ///
     /// # Errors
-    /// If it does not fit what was asked for before.
+    /// If it does not fit the earlier requests.
     pub(super) fn ask(&mut self, write: &Write) -> Result<Vec<Anchor>, Finding> {
         let mut removed = Vec::new();
         for step in steps(write) {
@@ -175,7 +175,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// The journal has carried out the next write.
+    /// The journal has executed the next write.
     ///
     /// # Errors
     /// If it was not the next.
@@ -189,7 +189,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// The member opened a directory whose state is ahead of its log, and made the log stand on that.
+    /// The member opened a directory whose state is ahead of its log, and rebased the log.
     ///
     /// # Errors
     /// Never.
@@ -198,12 +198,12 @@ impl Mirror {
         self.planned.apply(DiskStep::Adopt(point))
     }
 
-    /// Whether the log through `log` is durable, and `view` is what it is the log of.
+    /// Whether the log through `log` is durable, and is the log of `view`.
     pub(super) fn acknowledges(&self, view: View, log: Anchor) -> bool {
         self.durable.log_view == view && self.durable.holds(log)
     }
 
-    /// Whether a `DoViewChange` for `view` says nothing that is not durable.
+    /// Whether a `DoViewChange` for `view` reports only what is durable.
     pub(super) fn supports(&self, view: View, log: &LogSummary) -> bool {
         let slots = log.suffix.iter().enumerate().all(|(index, slot)| {
             let op = log.commit.op.advance(index as u64 + 1);
@@ -218,8 +218,8 @@ impl Mirror {
         self.durable.view >= view && self.durable.log_view >= log.log_view && slots
     }
 
-    /// The member was restarted and its journal recovered this: it must be all that was durable, and some first part of
-    /// what was on its way. Where bits were flipped meanwhile, the end of the log may be missing, if that is told. Returns
+    /// The member was restarted and its journal recovered this: it must be everything that was durable, and some first part of
+    /// what was being written. If bits were flipped meanwhile, the end of the log may be missing, if that is reported. Returns
     /// whether something is lost.
     ///
     /// # Errors
@@ -271,13 +271,13 @@ impl Mirror {
 }
 
 impl Image {
-    /// Whether a journal with this image recovers so.
+    /// Whether a journal with this image recovers like this.
     fn fits(&self, recovered: &Recovered) -> bool {
         self.head() == recovered.floor.op.advance(recovered.entries.len() as u64)
             && self.is_cut_short_in(recovered)
     }
 
-    /// Whether it recovers so if some of its last entries are missing.
+    /// Whether it recovers like this if some of its last entries are missing.
     fn is_cut_short_in(&self, recovered: &Recovered) -> bool {
         let floor = recovered.floor;
         let mut log = self.log.iter().skip(usize::try_from(floor.op.get()).unwrap_or(usize::MAX));

@@ -21,7 +21,7 @@ const FILES: &[(&str, &str)] = &[
 /// Bugs that share their edits.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
-    /// Their names. `-` stands for the switch, which is no bug.
+    /// Their names. `-` stands for the switch, which is not a bug.
     pub names: Vec<&'static str>,
     /// The edits.
     pub hunks: Vec<Hunk>,
@@ -42,10 +42,10 @@ enum Line {
     Added(&'static str),
 }
 
-/// All groups, as the descriptions say.
+/// All groups in the descriptions.
 ///
 /// # Errors
-/// If a description does not keep to the format: which file, which line, and what is wrong.
+/// If a description violates the format: the file, the line, and what is wrong.
 pub fn groups() -> Result<Vec<Group>, String> {
     let mut groups = Vec::new();
     for (file, text) in FILES {
@@ -59,7 +59,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     descriptions().map(|(name, _)| name)
 }
 
-/// All mutants, each with the line that says what it is.
+/// All mutants, each with its description.
 pub fn descriptions() -> impl Iterator<Item = (&'static str, &'static str)> {
     let pairs = FILES.iter().flat_map(|(_, text)| text.lines().zip(text.lines().skip(1)));
     let named = pairs.filter_map(|(head, says)| Some((head.strip_prefix("== ")?, says)));
@@ -96,7 +96,7 @@ fn parse(text: &'static str, groups: &mut Vec<Group>) -> Result<(), (usize, &'st
     Ok(())
 }
 
-/// The text of a file with all edits of it.
+/// The text of a file with all its edits.
 ///
 /// # Errors
 /// Which mutants do not fit the file any more, and why.

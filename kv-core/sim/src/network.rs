@@ -9,12 +9,12 @@ use kv_core::transport::Lane;
 /// How many lanes there are.
 const LANES: usize = 4;
 
-/// What becomes of a message.
+/// The fate of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Route {
     /// It never arrives.
     Lost,
-    /// It arrives then.
+    /// It arrives at this time.
     At(Time),
     /// It arrives twice.
     Duplicated(Time, Time),
@@ -25,38 +25,38 @@ pub(super) enum Route {
 /// Messages of one kind, on one link or on several.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Filter {
-    /// From whom; `None` for everybody.
+    /// The sender; `None` for all.
     pub(super) from: Option<usize>,
-    /// To whom; `None` for everybody.
+    /// The receiver; `None` for all.
     pub(super) to: Option<usize>,
     /// What.
     pub(super) kind: Kind,
-    /// Held back until the filter is taken away; lost if not.
+    /// Whether the messages are held back until the filter is removed, or lost.
     pub(super) hold: bool,
 }
 
 /// A direction between two nodes.
 #[derive(Clone, Debug)]
 struct Link<P> {
-    /// How many cuts lie on it: cuts may overlap.
+    /// How many cuts affect it: cuts may overlap.
     cuts: u32,
-    /// How many clogs lie on it.
+    /// How many clogs affect it.
     clogs: u32,
-    /// Delay besides the usual.
+    /// The additional delay.
     lag: Time,
-    /// When the last message of each lane arrives, where order is kept.
+    /// When the last message of each lane arrives, if order is kept.
     last: [Time; LANES],
-    /// What is held back.
+    /// The messages that are held back.
     held: Vec<P>,
 }
 
-/// All links between nodes. `P` is what a held message is kept as.
+/// All links between nodes. `P` is the stored form of a held message.
 #[derive(Debug)]
 pub(super) struct Network<P> {
     plan: NetworkPlan,
     nodes: usize,
     links: Vec<Link<P>>,
-    /// Kinds of messages that get lost or are held back.
+    /// Kinds of messages that are lost or held back.
     filters: Vec<Filter>,
 }
 
@@ -70,12 +70,12 @@ impl<P> Network<P> {
         &mut self.links[from * self.nodes + to]
     }
 
-    /// Whether anything passes.
+    /// Returns whether messages pass.
     pub(super) fn is_open(&self, from: usize, to: usize) -> bool {
         self.links[from * self.nodes + to].cuts == 0
     }
 
-    /// Decides over a message in this lane, of this kind if it is one between members.
+    /// Decides the fate of a message in this lane, of this kind if it is between members.
     pub(super) fn route(
         &mut self,
         rng: &mut Rng,
@@ -103,7 +103,7 @@ impl<P> Network<P> {
         Route::At(at)
     }
 
-    /// When a message that was held back arrives, if it is released now.
+    /// When a held message arrives if it is released now.
     pub(super) fn release_at(
         &mut self,
         rng: &mut Rng,
@@ -115,7 +115,7 @@ impl<P> Network<P> {
         self.link(from, to).arrival(rng, now, &plan, lane)
     }
 
-    /// Keeps a message that was [`Route::Held`]. Beyond a bound the oldest is lost, as in a full buffer.
+    /// Stores a message that was [`Route::Held`]. Beyond a limit the oldest is lost, as in a full buffer.
     pub(super) fn hold(&mut self, from: usize, to: usize, message: P) {
         let held = &mut self.link(from, to).held;
         if held.len() >= 1000 {
@@ -124,12 +124,12 @@ impl<P> Network<P> {
         held.push(message);
     }
 
-    /// Puts a cut on the link.
+    /// Adds a cut to the link.
     pub(super) fn cut(&mut self, from: usize, to: usize) {
         self.link(from, to).cuts += 1;
     }
 
-    /// Takes one cut off the link.
+    /// Removes one cut from the link.
     pub(super) fn mend(&mut self, from: usize, to: usize) {
         let link = self.link(from, to);
         link.cuts = link.cuts.saturating_sub(1);
@@ -157,19 +157,19 @@ impl<P> Network<P> {
         self.link(from, to).lag = lag;
     }
 
-    /// Loses or holds back what the filter takes, from now on.
+    /// Loses or holds back messages that match the filter, from now on.
     pub(super) fn add_filter(&mut self, filter: Filter) {
         self.filters.push(filter);
     }
 
-    /// Takes a filter away. What it held back on a link is to be had from [`release`](Self::release).
+    /// Removes a filter. [`release`](Self::release) returns what it held back on a link.
     pub(super) fn take_filter(&mut self, filter: Filter) {
         if let Some(at) = self.filters.iter().position(|other| *other == filter) {
             self.filters.remove(at);
         }
     }
 
-    /// Takes away every fault but delays, and a little loss. What was held back is lost.
+    /// Removes every fault except delays and a little loss. What was held back is lost.
     pub(super) fn heal(&mut self) {
         self.filters.clear();
         self.plan.loss = self.plan.loss.min(20);

@@ -1,4 +1,5 @@
-//! Options that differ: local ones between members, and between two lives of one; fixed ones between two lives, which is refused.
+//! Options that differ: local ones between members, and between two lives of one member; fixed ones between two lives, which must
+//! be refused.
 
 use super::Bug;
 use super::plan::{Plan, pick};
@@ -11,7 +12,7 @@ use kv_core::message::FormationStep;
 use std::time::Duration;
 
 impl Plan {
-    /// The options of a member in one of its lives: what is local is drawn anew each time, unless the plan has it otherwise.
+    /// The options of a member in one of its lives. Local options are drawn again each time, unless the plan keeps them.
     pub(super) fn options_of(&self, member: usize, life: u32) -> Options {
         let Some(seed) = self.local else { return self.options.clone() };
         let rng = &mut Rng::with_seed(seed ^ (member as u64) << 32 ^ u64::from(life));
@@ -43,7 +44,7 @@ impl Plan {
 /// Of plans that take seconds.
 const LONGEST_HEARTBEAT: Duration = Duration::from_millis(50);
 
-/// Other fixed options than these: one is changed, up or down.
+/// Other fixed options: one of these is changed, up or down.
 fn other_fixed(rng: &mut Rng, options: &Options) -> Options {
     type Change = fn(&mut Options);
     const CHANGES: &[Change] = &[
@@ -66,8 +67,8 @@ fn other_fixed(rng: &mut Rng, options: &Options) -> Options {
 }
 
 impl World {
-    /// Draws the options of a member's next life. Before that it may be started with another of the fixed ones (rule F6): that is refused,
-    /// by name, and changes nothing.
+    /// Draws the options of a member's next life. Before that, the member may be started with another fixed option (rule F6):
+    /// that must be refused by name, and must change nothing.
     pub(super) fn draw_options(&mut self, member: usize) {
         let slot = &mut self.members[member];
         slot.options = self.plan.options_of(member, slot.life);
@@ -81,7 +82,7 @@ impl World {
             slot.options = other;
             return;
         }
-        // A fork: should it be let in, and change something, the run ends here anyway.
+        // On a fork of the disk: if the start is accepted and changes something, the run ends here anyway.
         let _right = switch::to(None);
         let disk = slot.disk.fork();
         let identity =

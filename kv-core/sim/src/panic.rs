@@ -5,13 +5,13 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_h
 use std::sync::Once;
 
 thread_local! {
-    /// What the panic of a run on this thread said. `Some` while a run is under way.
+    /// The message of a panic in a run on this thread. `Some` while a run is in progress.
     static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 static HOOK: Once = Once::new();
 
-/// Runs `step`; a panic is returned in words, with its place, and not printed.
+/// Runs `step`. A panic is returned as text with its place, and not printed.
 pub(super) fn catch(step: impl FnOnce()) -> Result<(), String> {
     HOOK.call_once(|| {
         let before = take_hook();
@@ -27,7 +27,7 @@ pub(super) fn catch(step: impl FnOnce()) -> Result<(), String> {
     result.map_err(|_| caught)
 }
 
-/// Keeps the words of a panic if a run is under way on this thread.
+/// Keeps the message of a panic if a run is in progress on this thread.
 fn keep(info: &PanicHookInfo<'_>) -> bool {
     CAUGHT.with_borrow_mut(|caught| {
         let Some(caught) = caught else { return false };

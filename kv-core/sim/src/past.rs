@@ -1,4 +1,4 @@
-//! Reads at a past revision, and of what is not older than one: what clients must be told.
+//! Reads at a past revision, and of a state that is not older than one: what clients must receive.
 
 use super::history::Ending;
 use super::replay::Model;
@@ -7,8 +7,8 @@ use kv_core::ids::Revision;
 use kv_core::message::{Query, ReadMode, Record};
 
 impl Model {
-    /// Whether this may be told of a read of `query`: by the time that it must see `floor` had been told to someone, and when it ended no more
-    /// than `ceiling` was committed.
+    /// Whether this is a correct answer to a read of `query`: by the time that it must see, `floor` had been reported to someone,
+    /// and when it ended no more than `ceiling` was committed.
     pub(super) fn past_fits(
         &self,
         query: &Query,
@@ -60,7 +60,7 @@ impl Model {
     }
 }
 
-/// Whether a state of this revision was to be read.
+/// Whether a state of this revision had to be read.
 fn is_due(query: &Query, mode: ReadMode, floor: Revision, revision: Revision) -> bool {
     match (query.at(), mode) {
         (Some(at), _) => revision == at,

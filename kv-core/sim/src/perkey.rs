@@ -1,4 +1,4 @@
-//! The history of a run, cut into one history per key for the search of `linear`.
+//! The history of a run, split into one history per key for the search in `linear`.
 
 use super::history::{Action, Ending, History, RecordedCall};
 use super::linear::{Act, KeyCondition, KeyOperation, Known, SearchResult, Value, search};
@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, HashMap};
 /// How many states a search of one key may visit.
 const BUDGET: usize = 200_000;
 
-/// Names of values: the clients never write one twice, so a value tells which call wrote it.
+/// Numbers for values: the clients never write a value twice, so a value identifies the call that wrote it.
 #[derive(Default)]
 struct Names {
     values: HashMap<Bytes, u32>,
-    /// What the answers recorded about which value a key got at which revision.
+    /// Which value a key got at which revision, according to the answers.
     revisions: HashMap<(Bytes, Revision), u32>,
 }
 
@@ -96,7 +96,7 @@ impl Names {
             (Action::Get { key, .. }, Some(Ending::Value { record: Some(record), .. })) => {
                 self.recorded(key, record.modified, &record.value);
             }
-            // Some of these leave the values out.
+            // Some of these contain no values.
             (Action::Past { .. }, _) => {}
             (_, Some(Ending::Records { records, .. })) => {
                 for (key, record) in records {
@@ -123,13 +123,13 @@ impl Names {
             Some(Condition::Absent) => KeyCondition::Absent,
             Some(Condition::Present) => KeyCondition::Present,
             Some(Condition::Revision(revision)) => is(self.at(key, *revision)),
-            // The clients ask for it in transactions only, whose conditions are not looked at here.
+            // Clients use it only in transactions, whose conditions are not checked here.
             Some(Condition::Created(_)) => KeyCondition::Present,
             Some(Condition::Value(value)) => is(self.values.get(value).copied()),
         }
     }
 
-    /// The call as steps of its keys, if it binds.
+    /// The call as operations on its keys, if its result must be correct.
     fn steps(&self, call: &RecordedCall) -> Vec<(Bytes, KeyOperation)> {
         let ending = call.ended.as_ref().map(|ended| &ended.ending);
         if call.action.is_local() || matches!(ending, Some(Ending::NotApplied)) {
@@ -155,7 +155,7 @@ impl Names {
                     records.iter().map(|(key, record)| (key, self.values[&record.value])).collect();
                 keys.iter().map(|key| (key.clone(), Act::Read(there.get(key).copied()))).collect()
             }
-            // Those of ranges: see below.
+            // Calls on ranges: see below.
             (
                 Action::Close
                 | Action::Get { .. }
@@ -171,7 +171,7 @@ impl Names {
         acts.map(|(key, act)| (key, KeyOperation { start: call.start, end, act })).collect()
     }
 
-    /// What was put and does not stay may go at any time after: whether that is right, the replay says.
+    /// A put that expires may be removed at any later time. The replay checks whether that is correct.
     fn endings(&self, action: &Action) -> Vec<(Bytes, Act)> {
         let mut brief = Vec::new();
         match action {
@@ -193,8 +193,8 @@ impl Names {
         .collect()
     }
 
-    /// What a transaction may have done to each key. Conditions on other keys cannot be looked at here: the replay does. Nor
-    /// can counters, whose values are not unique.
+    /// What a transaction may have done to each key. Conditions on other keys, and counters, whose values are not unique, cannot
+    /// be checked here; the replay checks them.
     fn transacted(&self, transaction: &TransactionRequest, ending: Option<&Ending>) -> Vec<(Bytes, Act)> {
         let (steps, results): (Vec<&message::TransactionStep>, _) = match ending {
             Some(Ending::StepFailed { .. }) => (Vec::new(), None),
@@ -215,7 +215,7 @@ impl Names {
             let (key, to) = match step {
                 message::TransactionStep::Put { key, value, .. } => (key, self.values.get(value).copied()),
                 message::TransactionStep::Delete { key } => (key, None),
-                // What these found, the replay compares.
+                // The replay compares what these found.
                 message::TransactionStep::Add { .. }
                 | message::TransactionStep::Get { .. }
                 | message::TransactionStep::Scan { .. } => {
@@ -243,8 +243,8 @@ impl Names {
         Act::Write { to, condition: self.condition(key, condition), known }
     }
 
-    /// The removal of a range as one of each key in it. Where there is more than was removed, nobody tells which keys those are:
-    /// each may have been left.
+    /// The removal of a range, as a removal of each key in it. If the range held more than was removed, it is not known which
+    /// keys were removed: each may have been left.
     fn range_deleted(&self, call: &RecordedCall, known: &[Bytes]) -> Vec<(Bytes, KeyOperation)> {
         let Action::Write(Command::DeleteRange { from, to, .. }) = &call.action else { return Vec::new() };
         let ending = call.ended.as_ref().map(|ended| &ended.ending);
@@ -259,7 +259,7 @@ impl Names {
         inside.map(|key| (key.clone(), KeyOperation { start: call.start, end, act })).collect()
     }
 
-    /// A scan as one read of each key that it covered.
+    /// A scan, as one read of each key that it covered.
     fn scanned(&self, call: &RecordedCall, known: &[Bytes]) -> Vec<(Bytes, KeyOperation)> {
         let (Action::Scan { from, to, local: false, .. }, Some(ended)) = (&call.action, &call.ended) else {
             return Vec::new();
@@ -305,7 +305,7 @@ mod tests {
         }
     }
 
-    /// What is called, when, and when and how it ends.
+    /// A call, its start, and its end and result.
     type Recorded = (Action, u64, Option<(u64, Ending)>);
 
     fn history(calls: Vec<Recorded>) -> History {
@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(check(&kept), Ok(0));
     }
 
-    /// Seed 302 of a plan that is not drawn any more.
+    /// Seed 302 of a plan that is no longer drawn.
     #[test]
     fn a_look_at_keys_alone_says_nothing_of_their_values() {
         let query = message::Query::Scan {

@@ -1,23 +1,23 @@
-//! What a seed draws: the cluster, its limits, the load and the mix of faults. Every run tries another mix (a swarm), so
-//! that combinations come up which no single setting would give.
+//! What a seed draws: the cluster, its limits, the load and the mix of faults. Every run uses another mix (swarm testing), so
+//! that combinations occur which no single setting would produce.
 
 use super::clock::{MS, SECOND, Time};
 use fastrand::Rng;
 use kv_core::config::{Options, Role};
 use std::time::Duration;
 
-/// Everything that a seed decides beforehand.
+/// Everything that a seed decides in advance.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    /// The members, by index, which is their id too.
+    /// The roles of the members, by index, which is also their id.
     pub(super) roles: Vec<Role>,
     /// Limits and time-outs of every member.
     pub(super) options: Options,
-    /// Those that are local are drawn anew from this for each life of each member; `None`: they are the same everywhere.
+    /// The local options are drawn again from this for each life of each member; `None`: they are the same everywhere.
     pub(super) local: Option<u64>,
-    /// State in memory only: a restart replays the whole journal.
+    /// The state is only in memory: a restart replays the whole journal.
     pub(super) in_memory: bool,
-    /// Messages go through their encoding.
+    /// Messages are encoded and decoded.
     pub(super) encoded: bool,
     /// The network.
     pub(super) network: NetworkPlan,
@@ -27,9 +27,10 @@ pub(super) struct Plan {
     pub(super) clock: ClockPlan,
     /// The clients.
     pub(super) load: Load,
-    /// Those who follow what changes.
+    /// The watching clients.
     pub(super) watching: WatchPlan,
-    /// How many clients want a lock, beside those of the load. In such a plan all that is to end must end before the run does.
+    /// How many clients compete for a lock, in addition to the other clients. In such a plan, everything that expires must have
+    /// expired before the run ends.
     pub(super) holders: usize,
     /// The faults that occur, each with its weight.
     pub(super) faults: Vec<(Fault, u32)>,
@@ -39,31 +40,31 @@ pub(super) struct Plan {
     pub(super) fault_length: Time,
     /// How long faults occur.
     pub(super) chaos: Time,
-    /// Disks suffer while their members are down.
+    /// Disks are damaged while their members are down.
     pub(super) damage: Option<DamagePlan>,
-    /// At the end only a quorum comes back, drawn at random: it must do.
+    /// At the end only a random quorum comes back: it must be enough.
     pub(super) heal_quorum_only: bool,
-    /// What follows from how long all this takes.
+    /// Bounds that depend on how long all this takes.
     pub(super) scale: Scale,
 }
 
 /// Bounds that depend on the time scale of a plan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
-    /// How long the healed cluster may take until it has converged.
+    /// How long the healed cluster may take to converge.
     pub(super) settle: Time,
-    /// How often it is looked at meanwhile.
+    /// How often that is checked.
     pub(super) probe: Time,
-    /// How slow a slow link is.
+    /// The delays of slow links.
     pub(super) lags: [Time; 3],
-    /// How wrong the rate of a monotonic clock gets when it changes, in millionths.
+    /// The largest error of a monotonic clock's rate when it changes, in millionths.
     pub(super) most_drift: u64,
     /// More events than any run should need.
     pub(super) most_events: u64,
 }
 
 impl Scale {
-    /// Of plans that take seconds.
+    /// For plans that take seconds.
     pub(super) const SHORT: Self = Self {
         settle: 90 * SECOND,
         probe: 50 * MS,
@@ -73,32 +74,32 @@ impl Scale {
     };
 }
 
-/// How wrong the rate of a monotonic clock gets, in millionths.
+/// The largest error of a monotonic clock's rate, in millionths.
 const MAX_DRIFT: u64 = 100_000;
 
-/// How messages travel.
+/// The behaviour of the network.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NetworkPlan {
-    /// The least delay.
+    /// The shortest delay.
     pub(super) delay: Time,
-    /// The mean of what comes on top.
+    /// The mean of the additional delay.
     pub(super) jitter: Time,
-    /// Lost, of a thousand.
+    /// Lost messages, per thousand.
     pub(super) loss: u32,
-    /// Delivered twice, of a thousand.
+    /// Duplicated messages, per thousand.
     pub(super) duplication: u32,
     /// Messages of one lane keep their order.
     pub(super) ordered: bool,
-    /// Lost between clients and members, of a thousand.
+    /// Lost messages between clients and members, per thousand.
     pub(super) client_loss: u32,
 }
 
-/// How disks behave.
+/// The behaviour of disks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DiskPlan {
     /// The mean time of a write with its sync.
     pub(super) latency: Time,
-    /// Slow writes, of a thousand: they take 50 times as long.
+    /// Slow writes, per thousand: they take 50 times as long.
     pub(super) hiccups: u32,
     /// Power cuts tear 512 B sectors, not blocks.
     pub(super) tear_sectors: bool,
@@ -115,21 +116,22 @@ pub(super) struct DiskPlan {
 /// The slowest source of a snapshot: longer than any time-out.
 const LONGEST_READ: Time = 4 * SECOND;
 
-/// What disks suffer at rest.
+/// The damage of disks at rest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DamagePlan {
-    /// Only this member's; `None` for everybody's.
+    /// Only the disk of this member; `None` for all.
     pub(super) victim: Option<usize>,
-    /// How often, of a hundred ends of a process.
+    /// How often, per hundred ends of a process.
     pub(super) chance: u32,
-    /// States suffer though no other is whole, as long as what is intact of all of them makes up one; and their files get lost.
+    /// States are damaged even if no other state is intact, as long as the intact parts of all can be combined; and their files
+    /// may be lost.
     pub(super) states: bool,
 }
 
-/// Whether disks of several members suffer in one run: that needs damaged members that vote.
+/// Whether disks of several members are damaged in one run. That requires that damaged members vote.
 const DAMAGE_ANYWHERE: bool = true;
 
-/// How wrong clocks are.
+/// The errors of clocks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClockPlan {
     /// Of the monotonic clock, in millionths.
@@ -140,55 +142,55 @@ pub(super) struct ClockPlan {
     pub(super) skew_ms: i64,
 }
 
-/// What clients do.
+/// The behaviour of clients.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     /// How many there are.
     pub(super) clients: usize,
     /// How many keys they use.
     pub(super) keys: u32,
-    /// How many calls each has in flight at most.
+    /// The most calls in flight of each client.
     pub(super) in_flight: usize,
     /// The mean pause of a client between calls.
     pub(super) pause: Time,
-    /// The longest of the pauses that a client makes now and then, so that its session may expire.
+    /// The longest of the occasional long pauses of a client, so that its session may expire.
     pub(super) absence: Time,
     /// How long a call may take.
     pub(super) deadline: Duration,
-    /// Clients wait so many times as long as usual before they ask again.
+    /// Clients wait this many times longer than usual before they retry.
     pub(super) patience: u32,
-    /// Reads, of a hundred calls.
+    /// Reads, per hundred calls.
     pub(super) reads: u32,
-    /// Writes with a condition, of a hundred writes.
+    /// Writes with a condition, per hundred writes.
     pub(super) guarded: u32,
-    /// Puts that do not stay, and what is done with leases, of a hundred writes.
+    /// Puts that expire and calls about leases, per hundred writes.
     pub(super) brief: u32,
-    /// Some reads may be old, but no older than some times this. None where a clock may stand still.
+    /// Some reads accept a state of a bounded age, a multiple of this. `None` if a clock may stop.
     pub(super) bounded: Option<Duration>,
 }
 
-/// What those do who follow, and those whom they ask.
+/// The watching clients, and the members that they ask.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WatchPlan {
     /// How many there are.
     pub(super) watchers: usize,
     /// The most events in one answer.
     pub(super) piece: usize,
-    /// The most records that they read at once.
+    /// The most records in one page of their scans.
     pub(super) page: u32,
-    /// After this time a question is answered in any case.
+    /// A watch is answered after this time in any case.
     pub(super) wait: Time,
-    /// How often those who wait are looked through.
+    /// How often the parked watches are checked.
     pub(super) sweep: Time,
     /// How long a client waits for an answer.
     pub(super) patience: Time,
 }
 
 impl WatchPlan {
-    /// Nobody follows anything.
+    /// No watching clients.
     pub(super) const NONE: Self = Self::of(0, 1000, 1000, SECOND);
 
-    /// So many, with so many events in an answer and records in a page, answered after this time.
+    /// This many, with this many events in an answer and records in a page, answered after this time.
     pub(super) const fn of(watchers: usize, piece: usize, page: u32, wait: Time) -> Self {
         // A clock may be slow, and so may the network.
         Self { watchers, piece, page, wait, sweep: wait / 8, patience: wait + wait / 4 + SECOND / 2 }
@@ -200,7 +202,7 @@ impl WatchPlan {
 pub(super) enum Fault {
     /// A process ends; its disk keeps what was written.
     Kill,
-    /// As `Kill`, always the serving primary.
+    /// Like `Kill`, always the serving primary.
     KillPrimary,
     /// A machine loses power: unsynced writes are lost, kept or torn.
     PowerCut,
@@ -208,59 +210,59 @@ pub(super) enum Fault {
     PowerCutAll,
     /// A disk stops at one of its next operations: the process ends there.
     DiskStop,
-    /// One operation of a disk fails, and no other: the process ends there.
+    /// Exactly one operation of a disk fails: the process ends there.
     DiskError,
     /// A disk is full for a while.
     FullDisk,
     /// The directory of a member is emptied: it must not take part any more.
     WipeDisk,
-    /// Something on the disk of a running member rots.
+    /// Something on the disk of a running member is damaged.
     Rot,
-    /// Nothing passes between two halves of the cluster.
+    /// A partition: no messages between two parts of the cluster.
     Partition,
-    /// Nothing passes from one member to another.
+    /// No messages from one member to another.
     OneWay,
-    /// Nothing passes to or from one member.
+    /// No messages to or from one member.
     Isolate,
-    /// As `Isolate`, always the serving primary; its clients may still reach it.
+    /// Like `Isolate`, always the serving primary. Its clients may still reach it.
     IsolatePrimary,
-    /// The serving primary can send, but hears nothing.
+    /// The serving primary can send, but receives nothing.
     DeafenPrimary,
-    /// The serving primary hears, but nothing that it sends arrives.
+    /// The serving primary receives, but nothing that it sends arrives.
     MutePrimary,
-    /// One kind of message gets lost, everywhere or on some links.
+    /// One kind of message is lost, everywhere or on some links.
     LoseKind,
-    /// One kind of message is held back, everywhere or on some links, and then comes at once.
+    /// One kind of message is held back, everywhere or on some links, and then delivered at once.
     HoldKind,
-    /// A link between members, or to or from a client, holds everything back and then releases it at once.
+    /// A link between members, or to or from a client, holds everything back and then delivers it at once.
     Clog,
     /// A link is slow.
     Lag,
-    /// A process does nothing for a while.
+    /// A process is paused for a while.
     Pause,
-    /// As `Pause`, always the serving primary.
+    /// Like `Pause`, always the serving primary.
     PausePrimary,
     /// A disk is slow for a while.
     SlowDisk,
-    /// A disk finishes nothing for a while.
+    /// A disk completes nothing for a while.
     StallDisk,
     /// A wall clock is set.
     ClockStep,
-    /// A monotonic clock stands still for a while, and then perhaps catches up at once.
+    /// A monotonic clock stops for a while, and then may catch up at once.
     ClockFreeze,
-    /// A monotonic clock goes at another rate from now on.
+    /// The rate of a monotonic clock changes.
     ClockDrift,
-    /// Several wall clocks are set by the same.
+    /// Several wall clocks are set by the same amount.
     SetClocks,
-    /// The power fails everywhere, and several wall clocks are set before the members are back.
+    /// All machines lose power, and several wall clocks are set before the members are back.
     SetClocksWhileDown,
-    /// What a member sends is longer on its way from now on, or shorter.
+    /// The delay of a member's messages changes.
     ChangeDelay,
-    /// A member is asked to give the primary role away.
+    /// A member is asked to hand over the primary role.
     Handover,
-    /// Members are told that a peer's connection broke.
+    /// Members are notified that a peer's connection broke.
     Reset,
-    /// A client's way to a member is cut.
+    /// The link of a client to a member is cut.
     CutClient,
 }
 
@@ -296,7 +298,7 @@ const FAULTS: &[Fault] = &[
     Fault::CutClient,
 ];
 
-/// Disks suffer at rest: so that several do at once, and nobody has noticed any of it.
+/// Several disks are damaged at rest at once, before any damage has been noticed.
 pub(super) const STATES_SUFFER: (Fault, u32) = (Fault::PowerCutAll, 6);
 
 impl Plan {
@@ -308,7 +310,7 @@ impl Plan {
         plan
     }
 
-    /// Draws a plan that is about nothing in particular.
+    /// Draws a general plan.
     pub(super) fn draw_of_everything(rng: &mut Rng) -> Self {
         let roles = draw_roles(rng);
         let chaos = *pick(rng, &[5 * SECOND, 15 * SECOND, 30 * SECOND]);
@@ -325,7 +327,7 @@ impl Plan {
         }
         let clocks_go = faults.iter().all(|(fault, _)| *fault != Fault::ClockFreeze);
         let mut options = draw_options(rng);
-        // Beside the others: longer than any time-out, and than a snapshot is kept for whoever does not ask.
+        // In some plans: longer than any time-out, and longer than a snapshot is kept for a peer that does not ask.
         let mut slow = Rng::with_seed(rng.get_seed() ^ 0x510e);
         let bounded = clocks_go.then_some(options.heartbeat);
         if clocks_go {
@@ -360,7 +362,8 @@ impl Plan {
             fault_length: *pick(rng, &[SECOND / 5, SECOND, 4 * SECOND]),
             chaos,
             damage,
-            // Who is back and lacks what those who are away have must wait, and nobody else may: damage makes the difference.
+            // A member that is back and lacks what those who are away have must wait, and no other may: damage makes the
+            // difference.
             heal_quorum_only: roles.len() >= 3 && rng.u32(0..if damage.is_some() { 2 } else { 3 }) == 0,
             scale: Scale::SHORT,
             roles,
@@ -370,7 +373,7 @@ impl Plan {
 }
 
 impl Plan {
-    /// How long after it was sent a vote to leave a view may count at others; `None` where messages can take any time.
+    /// How long after it was sent a vote to leave a view may count at others; `None` if messages can take any time.
     pub(super) fn vote_lifetime(&self) -> Option<Time> {
         let delays = [
             Fault::HoldKind,
@@ -409,7 +412,7 @@ fn draw_damage(members: usize, rng: &mut Rng) -> DamagePlan {
     DamagePlan { victim: (!anywhere).then_some(one), chance: rng.u32(20..100), states }
 }
 
-/// Small limits, so that what is rare in earnest is common here.
+/// Small limits, so that rare situations are common here.
 fn draw_options(rng: &mut Rng) -> Options {
     let mut other = beside(rng);
     let mut options = Options::default();
@@ -481,9 +484,9 @@ pub(super) fn pick<'a, T>(rng: &mut Rng, choices: &'a [T]) -> &'a T {
     &choices[rng.usize(0..choices.len())]
 }
 
-/// A time with this mean, mostly below it, now and then far above.
+/// A random time with this mean: usually below it, sometimes far above.
 pub(super) fn around(rng: &mut Rng, mean: Time) -> Time {
-    // The sum of a quarter that is certain and of a part that halves in likelihood with every mean.
+    // A quarter that is fixed, plus a random part that halves in probability with every mean.
     let mut extra = 0;
     while rng.u32(0..3) == 0 && extra < 8 {
         extra += 1;

@@ -1,6 +1,6 @@
-//! Linearizability by replay: the committed log is applied, in the order of revisions, to a model of a few lines that
-//! shares no code with the real state machine, and every answer that a client got must be the model's answer at its
-//! revision, between what was told before the call began and what was committed when it ended.
+//! Linearizability by replay. The committed log is applied, in the order of revisions, to a model of a few lines that shares no
+//! code with the real state machine. Every answer that a client received must be the model's answer at its revision, between what
+//! was reported before the call began and what was committed when it ended.
 
 use super::history::{Action, Ended, Ending, RecordedCall};
 use super::lifetimes::Leases;
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 /// A difference between model and reality: the invariant and what was found.
 pub(super) type Finding = (&'static str, String);
 
-/// What the model holds of a session.
+/// The model of a session.
 #[derive(Default, Debug)]
 struct Session {
     results: BTreeMap<RequestNumber, Outcome>,
@@ -25,10 +25,10 @@ struct Session {
 /// The model: every key's whole history, and which requests ran.
 #[derive(Default, Debug)]
 pub(super) struct Model {
-    /// The requests that were taken in: they name sessions and leases.
+    /// How many requests were applied: they name sessions and leases.
     pub(super) requests: u64,
     revision: Revision,
-    /// The stamp of the entry that is taken in.
+    /// The stamp of the present entry.
     pub(super) stamp: Timestamp,
     pub(super) leases: Leases,
     keys: BTreeMap<Bytes, Vec<(Revision, Option<Record>)>>,
@@ -37,14 +37,14 @@ pub(super) struct Model {
     ran: HashMap<Revision, Vec<(Command, Effect)>>,
     repeats: u64,
     rejections: u64,
-    /// Values put, by the revision that put them: the clients never write a value twice.
+    /// Values, by the revision that put them: the clients never write a value twice.
     values: HashMap<Bytes, Revision>,
-    /// What became of which key, in the order in which watches are told.
+    /// The kind of each change, in the order in which watches deliver them.
     changes: BTreeMap<(Revision, Bytes), EventKind>,
 }
 
 impl Model {
-    /// Nothing, and so many leases may be.
+    /// Creates an empty model with this limit on leases.
     pub(super) fn of(max_leases: usize) -> Self {
         Self { leases: Leases::at_most(max_leases), ..Self::default() }
     }
@@ -54,27 +54,27 @@ impl Model {
         self.revision
     }
 
-    /// What became of which key.
+    /// The kind of each change.
     pub(super) const fn changes(&self) -> &BTreeMap<(Revision, Bytes), EventKind> {
         &self.changes
     }
 
-    /// Requests that had run before.
+    /// How many requests had run before.
     pub(super) const fn repeats(&self) -> u64 {
         self.repeats
     }
 
-    /// Requests that did not run.
+    /// How many requests did not run.
     pub(super) const fn rejections(&self) -> u64 {
         self.rejections
     }
 
-    /// The requests of an entry with this stamp come next.
+    /// The requests of an entry with this stamp follow.
     pub(super) fn begin(&mut self, stamp: Timestamp) {
         self.stamp = self.stamp.max(stamp);
     }
 
-    /// Takes in the next committed request and the result that a member gave it.
+    /// Applies the next committed request, and compares the result with the one that a member returned.
     ///
     /// # Errors
     /// If the result is not the one that the request must have here.
@@ -204,7 +204,7 @@ impl Model {
         Effect::RangeDeleted { count, more: all.len() > count as usize }
     }
 
-    /// The records of all keys as they stand.
+    /// The present records of all keys.
     pub(super) fn present(&self) -> Vec<(Bytes, Record)> {
         self.range(&Bytes::new(), None, self.revision)
     }
@@ -223,7 +223,7 @@ impl Model {
             .iter()
             .all(|(key, condition)| holds(condition, self.at(key, revision).as_ref()));
         let steps = if held { &transaction.then } else { &transaction.otherwise };
-        // All steps see the state before: the sums are made before anything is changed.
+        // All steps see the state before: the sums are computed before anything is changed.
         let mut sums = BTreeMap::new();
         let mut joining = Vec::new();
         for (number, step) in (0..).zip(steps) {
@@ -269,7 +269,7 @@ impl Model {
         Ok(Effect::Transacted { succeeded: held, results })
     }
 
-    /// What a step that reads finds, before any is done.
+    /// What a reading step finds before the transaction.
     fn read_in_transaction(&self, revision: Revision, step: &TransactionStep) -> Option<StepResult> {
         match step {
             TransactionStep::Put { .. } | TransactionStep::Delete { .. } | TransactionStep::Add { .. } => {
@@ -346,7 +346,7 @@ impl Model {
     /// Compares one call with the model.
     ///
     /// # Errors
-    /// If its answer is not the model's.
+    /// If its answer differs from the model's.
     pub(super) fn check(&self, call: &RecordedCall) -> Result<(), Finding> {
         let Some(ended) = &call.ended else { return Ok(()) };
         self.check_times(call, ended)?;
@@ -448,7 +448,7 @@ impl Model {
     }
 }
 
-/// Rule N8, in other words than the code that is checked.
+/// Rule N8, written differently from the code under test.
 fn takes_revision(operation: &Operation) -> bool {
     match operation {
         Operation::OpenSession { .. } | Operation::CloseSession => false,

@@ -1,4 +1,4 @@
-//! What goes into a run and what comes out.
+//! The input and the result of a run.
 
 use super::Bug;
 use std::collections::BTreeMap;
@@ -8,40 +8,40 @@ use std::time::Duration;
 /// How to run a seed.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Options {
-    /// A known-wrong variant to run instead of the right code.
+    /// The seeded bug to run with.
     pub bug: Option<Bug>,
     /// Plans of months instead of seconds: slow heartbeats, faults hours or days apart. A run takes seconds.
     pub long: bool,
-    /// How many of the last events to keep in words, for [`Violation::events`]. Slower; changes nothing else.
+    /// How many of the last events to keep as text, for [`Violation::events`]. Slower; changes nothing else.
     pub trace: usize,
 }
 
-/// In [`Report::counts`]: the members that came back at the end could not go on without those that stayed away.
+/// In [`Report::counts`]: the members that came back at the end could not continue without those that stayed away.
 pub const EXCUSED: &str = "runs excused";
 
-/// In [`Report::counts`]: the states of all data members were damaged, and what was intact of them did not make up one.
+/// In [`Report::counts`]: the states of all data members were damaged, and their intact parts could not be combined.
 pub const STATELESS: &str = "runs without a state left";
 
-/// What a run has found.
+/// The result of a run.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Report {
     /// The seed.
     pub seed: u64,
     /// A hash over everything that happened: equal for equal seeds and options.
     pub trace_hash: u64,
-    /// Calls of clients that ended, whichever way.
+    /// How many calls of clients ended, with any result.
     pub operations: u64,
     /// The simulated time that passed.
     pub simulated: Duration,
-    /// Simulated events carried out.
+    /// How many simulated events there were.
     pub events: u64,
-    /// How often what is worth testing came about.
+    /// How often situations that are worth testing occurred.
     pub counts: BTreeMap<&'static str, u64>,
-    /// The first broken invariant.
+    /// The first violated invariant.
     pub violation: Option<Violation>,
 }
 
-/// A broken invariant.
+/// A violated invariant.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
     /// Its name.
@@ -50,7 +50,7 @@ pub struct Violation {
     pub detail: String,
     /// When, in simulated time.
     pub at: Duration,
-    /// The last events before it, if they were traced.
+    /// The last events before it, if a trace was kept.
     pub events: Vec<String>,
 }
 

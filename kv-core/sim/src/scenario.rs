@@ -148,7 +148,7 @@ struct ScenarioFailure {
     events: Vec<String>,
 }
 
-/// Good disks, a good network, exact clocks, no load, no faults.
+/// No faults: good disks, a good network, exact clocks, no load.
 fn calm(roles: Vec<Role>) -> Plan {
     let mut options = config::Options::default();
     options.pipeline_depth = 4;

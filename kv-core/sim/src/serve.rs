@@ -1,4 +1,4 @@
-//! A member's side of its clients: who waits for which write, which reads wait for what.
+//! A member's side of its clients: which clients wait for which write, and what each read waits for.
 
 use super::clock::MS;
 use super::watching::Watches;
@@ -14,10 +14,10 @@ use kv_core::message::{
 use kv_core::replica::Input;
 use std::collections::BTreeMap;
 
-/// The most that may wait at one member: more is a queue without bounds.
+/// The most calls that may wait at one member. More would mean an unbounded queue.
 const MAX_WAITING: usize = 10_000;
 
-/// What a request's answer is found by.
+/// The key by which the answer to a request is found.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Key {
     /// A request within a session.
@@ -26,7 +26,7 @@ pub(super) enum Key {
     Open(u128),
 }
 
-/// The way back to a client.
+/// Where to send an answer to a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Way {
     pub(super) client: usize,
@@ -35,18 +35,18 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// The name of what was asked over it.
+    /// The id of the watch.
     pub(super) const fn watch_id(&self) -> WatchId {
         (Self::connection(self.client, self.epoch), self.call)
     }
 
-    /// The name of a client's connection.
+    /// The id of a client's connection.
     pub(super) const fn connection(client: usize, epoch: u32) -> usize {
         client << 32 | epoch as usize
     }
 }
 
-/// Who waits at a member.
+/// The calls that wait at a member.
 #[derive(Default, Debug)]
 pub(super) struct Serving {
     writes: BTreeMap<Key, Vec<Way>>,
@@ -57,7 +57,7 @@ pub(super) struct Serving {
     /// Reads that wait for a revision to be applied.
     awaited: Vec<(Revision, Way, Query)>,
     tickets: u64,
-    /// The last message of each client's connection: a repeated one is ignored.
+    /// The last message on each client's connection: a repeated one is ignored.
     last: BTreeMap<usize, (u32, u64)>,
     pub(super) watches: Watches,
 }
@@ -91,7 +91,7 @@ impl World {
             ClientCall::Read { mode, query } => self.on_read_call(member, way, mode, query),
             ClientCall::Watch(query) => self.on_watch_call(member, way, query),
             ClientCall::Unwatch { call } => self.on_unwatch_call(member, way, call),
-            // Nobody asks for them.
+            // The simulated clients do not make these calls.
             ClientCall::Status | ClientCall::Handover => self.answer(member, way, Answer::Done),
         }
     }
@@ -113,7 +113,7 @@ impl World {
             _ => Key::Numbered(request.session, request.number),
         };
         let stored = process.state.as_ref().and_then(|state| {
-            // A retry of what is applied already can be answered at once.
+            // A retry of an applied request can be answered at once.
             let asks = self.rng.bool() || self.bug == Some(Bug::DedupAtProposal);
             asks.then(|| state.reader().stored(request.session, request.number)).flatten()
         });
@@ -229,7 +229,7 @@ impl World {
         }
     }
 
-    /// Answers those who wait for these requests.
+    /// Answers the calls that wait for these requests.
     pub(super) fn answer_writes(&mut self, member: usize, applied: Vec<Applied>) {
         for applied in applied {
             let key = match applied.nonce {
@@ -243,7 +243,7 @@ impl World {
         }
     }
 
-    /// The fate of everything that was proposed here is unknown.
+    /// The outcome of everything that was proposed here is unknown.
     pub(super) fn abandon(&mut self, member: usize) {
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         for way in std::mem::take(&mut process.serving.writes).into_values().flatten() {
@@ -259,7 +259,7 @@ impl World {
         self.carry(route, member, node, event);
     }
 
-    /// The member to which a connection leads is not there (any more): its machine says so, if the way back is open.
+    /// The member of a connection is not running (any more): its machine refuses the connection, if the link back is open.
     pub(super) fn refuse_connection(&mut self, client: usize, member: usize, epoch: u32) {
         if self.network.is_open(member, self.client_node(client)) {
             let at = self.now + around(&mut self.rng, self.plan.network.delay + MS / 10);
@@ -267,7 +267,7 @@ impl World {
         }
     }
 
-    /// The process of a member has ended: its clients notice, if the way to them is open.
+    /// The process of a member has ended: its clients notice that, if the link to them is open.
     pub(super) fn break_connections(&mut self, member: usize) {
         for client in 0..self.clients.len() {
             let epoch = self.clients[client].epoch(member);
@@ -276,7 +276,7 @@ impl World {
     }
 }
 
-/// The seeded bug `PastIsPresent`: what a key holds now passes for what it held, as long as it is not younger.
+/// The seeded bug `PastIsPresent`: the present value of a key is returned for a past one, as long as it is not newer.
 fn present_as_past(state: &StateReader, query: &Query) -> Result<Answer, EngineError> {
     let (Query::Get { key, .. }, Some(at)) = (query, query.at()) else {
         return state.answer(query, usize::MAX, 1 << 20);

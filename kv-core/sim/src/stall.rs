@@ -1,5 +1,5 @@
-//! What a cluster is excused with that is healed only in part: where disks were damaged, those who are back may lack what only those who
-//! stay away have. That is not assumed but computed: from what is durable, by recovery and the decision of a view change themselves.
+//! When a cluster that is only partly healed is excused: if disks were damaged, the returned members may lack what only the
+//! others have. That is not assumed but computed from what is durable, by recovery and the decision of a view change themselves.
 
 use super::switch;
 use super::world::World;
@@ -9,19 +9,19 @@ use kv_core::message::{CheckpointAlignment, FormationStep};
 use kv_core::replica::{self, Replica, ReplicaConfig, StallReason, Vote};
 
 impl World {
-    /// Why those who are back cannot go on, if they cannot. A disk that does not open is no excuse.
+    /// Why the returned members cannot continue, if they cannot. A disk that does not open is no excuse.
     pub(super) fn stall_reason(&self) -> Option<StallReason> {
         let back = || (0..self.members.len()).filter(|member| !self.members[*member].away);
         let votes: Vec<Vote> = back().map(|member| self.vote(member)).collect::<Option<_>>()?;
         let is_there = |op: Op| self.whole_state_of(back(), None).is_some_and(|state| state >= op);
         match replica::stall_reason(&self.cluster, &votes)? {
-            // Together, those who are back have a state that stands for it.
+            // Together, the returned members have a state that covers it.
             StallReason::Missing(op) if is_there(op) => None,
             excuse => Some(excuse),
         }
     }
 
-    /// What a member would vote if it started now.
+    /// The vote of a member if it started now.
     fn vote(&self, member: usize) -> Option<Vote> {
         let _right = switch::to(None);
         let slot = &self.members[member];

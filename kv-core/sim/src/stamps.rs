@@ -1,8 +1,9 @@
-//! What the checker knows of the cluster's time (rule N7): of any two committed entries, the stamps differ by no more than the true time between
-//! them, as far as clocks are what they are assumed to be. So nothing ends early.
+//! The checker's model of the cluster's time (rule N7). The stamps of any two committed entries differ by no more than the true
+//! time between them, as long as clocks are as assumed. So nothing expires early.
 //!
-//! By how much more is allowed follows from what happened between the two, and from nothing else: how fast the fastest clock has gone, how far a
-//! monotonic clock that counts has leapt while its process ran, and by how much a quorum of wall clocks was set forward while all were down.
+//! By how much more they may differ follows only from what happened between the two: how fast the fastest clock was, how far a
+//! monotonic clock that counts leapt while its process ran, and by how much a quorum of wall clocks was set forward while all
+//! members were down.
 
 use super::checker::Checked;
 use super::clock::{MS, Time};
@@ -12,37 +13,37 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 const MILLION: i128 = 1_000_000;
-/// Clocks go by a tenth too fast at most, in millionths.
+/// Clocks are at most a tenth too fast, in millionths.
 const MOST_RATE: u64 = 1_100_000;
 
-/// Compares stamps with when their entries were made.
+/// Compares stamps with the times at which their entries were made.
 #[derive(Debug)]
 pub(super) struct Stamps {
-    /// Of each entry that is not committed yet, how it was made.
+    /// How each uncommitted entry was made.
     made: BTreeMap<Hash, Made>,
     /// The last committed one.
     last: Option<(Made, Entry)>,
     /// How far the last committed stamp may be from the first, in millionths of nanoseconds.
     allowed: i128,
-    /// How much of that clocks account for that did what nobody may assume that they do not, in nanoseconds.
+    /// The part of that which is due to clocks that violated the assumptions, in nanoseconds.
     wrong: i128,
-    /// The least of what a committed stamp was ahead of that, in the same unit.
+    /// The least amount by which a committed stamp was ahead of that, in the same unit.
     least_ahead: Option<i128>,
-    /// The time that a primary told last, in which view, and when.
+    /// The last time that a primary reported, its view, and when.
     told: Option<(usize, View, Timestamp, Time)>,
     /// When the wall clock of each member was set, and by how many milliseconds.
     steps: Vec<Vec<(Time, i64)>>,
-    /// Leaps of monotonic clocks while their processes ran: whose, when, and how much of it counts, in nanoseconds.
+    /// Leaps of monotonic clocks while their processes ran: the member, when, and how much of it counts, in nanoseconds.
     leaps: Vec<(usize, Time, Time)>,
     /// The greatest rate of a clock so far, in millionths, but no more than is assumed.
     rate: u64,
-    /// How many wall clocks must say the same to be believed.
+    /// How many wall clocks must agree to be used.
     quorum: usize,
-    /// Since when members have entries that are not committed yet, and the last that is; each in one of its lives.
+    /// Since when members have the uncommitted entries and the last committed one, each in one of its lives.
     had: BTreeMap<Hash, BTreeMap<usize, (u32, Time)>>,
-    /// When the clock or the process of each member stood still or went on.
+    /// When the clock or the process of each member stopped or continued.
     stood: Vec<Vec<Time>>,
-    /// How much of what each life has stamped rests on wall clocks.
+    /// How much of the stamps of each life is based on wall clocks.
     credited: BTreeMap<(usize, u32), Duration>,
 }
 
@@ -52,7 +53,7 @@ struct Made {
     at: Time,
     by: usize,
     life: u32,
-    /// Some of its stamp rests on wall clocks, after this allowance was taken off.
+    /// Part of its stamp is based on wall clocks, after this allowance was subtracted.
     by_wall_clocks: Option<Duration>,
 }
 
@@ -80,19 +81,20 @@ impl Stamps {
         self.steps[member].push((now, by_ms));
     }
 
-    /// A clock goes at this rate from now on, in millionths.
+    /// The rate of a clock changes, in millionths.
     pub(super) fn goes_at(&mut self, rate: u64) {
         self.rate = self.rate.max(rate.min(MOST_RATE));
     }
 
-    /// A monotonic clock leaps while its process runs: so much of it counts.
+    /// A monotonic clock leaps by this much while its process runs.
     pub(super) fn leapt(&mut self, member: usize, now: Time, by: Time) {
         if by > 0 {
             self.leaps.push((member, now, by));
         }
     }
 
-    /// A member appends entries; `credited` of what it has stamped in this life rests on wall clocks, of which `allowance` was taken off.
+    /// A member appends entries. `credited` of its stamps in this life is based on wall clocks, from which `allowance` was
+    /// subtracted.
     pub(super) fn made(
         &mut self,
         entries: &[Entry],
@@ -117,15 +119,15 @@ impl Stamps {
         }
     }
 
-    /// By how many nanoseconds more than the true time two stamps may differ that follow each other, because clocks did what nobody may assume
-    /// that they do not. Within a view only the clock of its primary counts.
+    /// By how many nanoseconds more than the true time two consecutive stamps may differ because clocks violated the assumptions.
+    /// Within a view only the clock of its primary counts.
     fn more(&self, last: &Made, next: &Made, same_view: bool) -> i128 {
         let within = |at: Time| at > last.at && at <= next.at;
         let counts = |member: usize| !same_view || member == next.by;
         let leaps = self.leaps.iter().filter(|(member, at, _)| within(*at) && counts(*member));
         let leapt: Time = leaps.map(|(.., by)| *by).sum();
         let Some(allowance) = next.by_wall_clocks else { return leapt.into() };
-        // The greatest that a quorum of them was set forward, from any moment to a later one.
+        // The greatest amount by which a quorum was set forward, from any time to a later one.
         let mut forward: Vec<i64> = self
             .steps
             .iter()
@@ -145,12 +147,12 @@ impl Stamps {
         i128::from(leapt) + i128::try_from(wrong).unwrap_or(i128::MAX / MILLION)
     }
 
-    /// The clock or the process of a member stands still from now on, or goes on.
+    /// The clock or the process of a member stops now, or continues.
     pub(super) fn stands_or_goes_on(&mut self, member: usize, now: Time) {
         self.stood[member].push(now);
     }
 
-    /// How late: whoever made an entry has counted all the time for which it had the one before, in the life in which it made it.
+    /// How late: the maker of an entry has counted all the time for which it had the one before, in the same life.
     fn lost(&self, last: &Entry, next: &Entry, made: &Made) -> Checked {
         let had = self.had.get(&last.header.hash()).and_then(|had| had.get(&made.by));
         let Some((life, had)) = had else { return Ok(()) };
@@ -159,7 +161,7 @@ impl Stamps {
             return Ok(());
         }
         let told = next.header.timestamp.distance_from(last.header.timestamp);
-        // It may have lost that one, and got it back after it made the next.
+        // It may have lost that one, and received it again after it made the next.
         let counted = made.at.saturating_sub(*had) / 10 * 9 / MS;
         if told + 1 < counted {
             let found = format!(
@@ -171,7 +173,8 @@ impl Stamps {
         Ok(())
     }
 
-    /// By how much lifetimes that began at the first entry may have been early so far, in nanoseconds: what is wrong between two moments is the difference.
+    /// By how much lifetimes that began at the first entry may have been early so far, in nanoseconds. The difference between two
+    /// times is what was wrong in between.
     pub(super) const fn wrong(&self) -> i128 {
         self.wrong
     }
@@ -187,7 +190,7 @@ impl Stamps {
             self.had.remove(&before.header.hash());
             let more = self.more(&last, &made, before.header.view == header.view);
             self.wrong += more;
-            // A nanosecond for each of two clocks that are read.
+            // One nanosecond for each of the two clocks that are read.
             self.allowed += i128::from(made.at - last.at) * i128::from(self.rate) + (more + 2) * MILLION;
         }
         let ahead = i128::from(header.timestamp.get()) * i128::from(MS) * MILLION - self.allowed;
@@ -205,7 +208,7 @@ impl Stamps {
         Ok(())
     }
 
-    /// The primary of a view would stamp with this now, in a cluster that is well: its time goes on.
+    /// The primary of a view would use this stamp now, in a healthy cluster: its time advances.
     pub(super) fn goes_on(&mut self, primary: usize, view: View, stamp: Timestamp, now: Time) -> Checked {
         let before = self.told.replace((primary, view, stamp, now));
         let Some((.., told, at)) = before.filter(|before| (before.0, before.1) == (primary, view)) else {

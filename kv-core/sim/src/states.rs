@@ -1,5 +1,5 @@
-//! Damaged states of several members: whether what is intact of them still makes up one, and so a cluster without a whole state must heal.
-//! That is not assumed but computed: from what is on the disks, by opening and reading it as members do (rule T9b).
+//! Damaged states of several members: whether their intact parts can still be combined, so that a cluster without an intact state
+//! must recover. That is not assumed but computed from what is on the disks, by opening and reading it as members do (rule T9b).
 
 use super::switch;
 use super::world::World;
@@ -15,23 +15,23 @@ use std::collections::BTreeSet;
 /// A state of a member, and what it offers.
 struct Offered {
     snapshot: Snapshot,
-    /// Its file must be open for as long as it is read.
+    /// Its file must stay open while it is read.
     _state: StateMachine,
 }
 
 impl World {
-    /// Whether the states of data members are damaged, and what is intact of them does not make up one that has come to this op.
+    /// Whether the states of data members are damaged, and their intact parts cannot be combined to a state at this op.
     pub(super) fn no_state_is_left(&self, op: Op) -> bool {
         let is_there = |whole: Op| whole >= op;
         self.plan.damage.is_some_and(|plan| plan.states) && !self.whole_state(None).is_some_and(is_there)
     }
 
-    /// The last op at which the pieces that can be read on the disks make up a whole state. `instead` is a disk that a member might have.
+    /// The last op at which the readable pieces on the disks make up a complete state. `instead` replaces the disk of a member.
     pub(super) fn whole_state(&self, instead: Option<(usize, &Disk)>) -> Option<Op> {
         self.whole_state_of(0..self.members.len(), instead)
     }
 
-    /// The same, of these members only.
+    /// The same for these members only.
     pub(super) fn whole_state_of(
         &self,
         members: impl Iterator<Item = usize>,
@@ -48,14 +48,14 @@ impl World {
         points.into_iter().rev().find(|at| self.is_whole(*at, &offered)).map(|at| at.op)
     }
 
-    /// The checkpoints that a member can offer: the one that it has, and the one at the last op that its log leads to.
+    /// The checkpoints that a member can offer: its present one, and the one at the last op of its log.
     fn offered(&self, member: usize, disk: &Disk) -> Vec<Offered> {
         let as_it_is = self.opened_state(member, disk, Op::ZERO);
         let as_far_as_possible = self.opened_state(member, disk, self.checker.committed());
         as_it_is.into_iter().chain(as_far_as_possible).collect()
     }
 
-    /// The state on a copy of a disk, damaged or not, brought to an op if that is possible.
+    /// The state on a copy of a disk, damaged or not, after applying entries up to an op if possible.
     fn opened_state(&self, member: usize, disk: &Disk, through: Op) -> Option<Offered> {
         let slot = &self.members[member];
         if self.plan.in_memory || slot.role == Role::Witness {
@@ -77,7 +77,7 @@ impl World {
         Some(Offered { snapshot: state.snapshot()?, _state: state })
     }
 
-    /// Whether all pieces of the state at a point can be read, each from one at least.
+    /// Whether all pieces of the state at a point can be read, each from at least one disk.
     fn is_whole(&self, at: Anchor, offered: &[Offered]) -> bool {
         let mut after = Bytes::new();
         loop {
@@ -102,8 +102,9 @@ mod tests {
     use kv_core::config::Role;
     use std::collections::BTreeMap;
 
-    /// Rule T9b: all machines lose power, again and again, and several states are damaged then. Where what is intact makes up one, all members
-    /// have a state in the end, whatever their sources do meanwhile; where it does not, they stop and keep what they have.
+    /// Rule T9b: all machines lose power, again and again, and several states are damaged then. If the intact parts can be
+    /// combined, all members have a state in the end, whatever their sources do meanwhile. If not, they stop and keep what they
+    /// have.
     #[test]
     fn t9b_states_of_several_members_are_damaged_at_once() {
         let mut counts: BTreeMap<&str, u64> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! What those who follow must be told: of their range and from where they began, the history, whole and in order.
+//! What watches must deliver: the history of their range from where they began, complete and in order.
 
 use super::replay::{Finding, Model};
 use bytes::Bytes;
@@ -7,20 +7,20 @@ use kv_core::message::{Event, EventKind, Position, Record};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-/// The evidence of one stream.
+/// The record of one stream.
 #[derive(Debug)]
 pub(super) struct Stream {
     from: Bytes,
     to: Option<Bytes>,
     previous: bool,
-    /// What is behind it. `None` before it has begun anywhere.
+    /// Its position. `None` before it has begun anywhere.
     at: Option<Position>,
-    /// What the range holds by the events so far, if it began with what it held.
+    /// The content of the range according to the events so far, if the watch began with the content.
     copy: Option<BTreeMap<Bytes, Record>>,
 }
 
 impl Model {
-    /// The first change of a range behind a place.
+    /// The first change of a range after a position.
     pub(super) fn next_change(
         &self,
         after: &Position,
@@ -38,12 +38,12 @@ impl Model {
 }
 
 impl Stream {
-    /// One that begins there; `None`: wherever the member that answers first is.
+    /// A stream that begins at this position; `None`: at the position of the member that answers first.
     pub(super) const fn new(from: Bytes, to: Option<Bytes>, previous: bool, at: Option<Position>) -> Self {
         Self { from, to, previous, at, copy: None }
     }
 
-    /// The range held this at a revision, and is followed from there.
+    /// The range had this content at a revision, and is watched from there.
     pub(super) fn begin_with(
         &mut self,
         model: &Model,
@@ -55,7 +55,7 @@ impl Stream {
         self.check_copy(model, revision)
     }
 
-    /// An event is told.
+    /// An event was delivered.
     pub(super) fn on_event(&mut self, model: &Model, event: &Event) -> Result<(), Finding> {
         if event.revision > model.revision() {
             let found = format!("{event:?}, but {:?} is the last that is committed", model.revision());
@@ -89,7 +89,7 @@ impl Stream {
         Ok(())
     }
 
-    /// An answer has come: where it says that the stream stands is no further than anything committed.
+    /// An answer has arrived: the position that it reports is not beyond anything committed.
     pub(super) fn on_answer(&self, model: &Model, place: &Position) -> Result<(), Finding> {
         let begins_there = self.at.as_ref() == Some(place);
         if place.revision > model.revision() && !begins_there {
@@ -99,7 +99,7 @@ impl Stream {
         Ok(())
     }
 
-    /// All that was told has been taken, and the stream is said to stand there.
+    /// All delivered events have been taken, and the stream reports this position.
     pub(super) fn on_place(&mut self, model: &Model, place: &Position) -> Result<(), Finding> {
         let Some(at) = &self.at else {
             self.at = Some(place.clone());
@@ -119,7 +119,7 @@ impl Stream {
         Ok(())
     }
 
-    /// What the history goes back to no more was asked for.
+    /// The history really no longer reached back to the requested position.
     pub(super) fn on_compacted(
         &self,
         model: &Model,
@@ -134,14 +134,14 @@ impl Stream {
         Err(("only what is old is compacted", found))
     }
 
-    /// What it has not been told, if there is anything.
+    /// A change that was not delivered, if there is one.
     pub(super) fn lacks(&self, model: &Model) -> Option<String> {
         let Some(at) = &self.at else { return Some("it has not begun".into()) };
         let next = model.next_change(at, &self.from, self.to.as_ref());
         next.map(|next| format!("after {at:?} it was not told of {next:?}"))
     }
 
-    /// Whoever keeps a copy has got what is there at a revision.
+    /// A client that maintains a copy has the content at a revision.
     pub(super) fn check_copy(&self, model: &Model, revision: Revision) -> Result<(), Finding> {
         let Some(copy) = &self.copy else { return Ok(()) };
         let right = model.range(&self.from, self.to.as_ref(), revision);
@@ -152,13 +152,13 @@ impl Stream {
     }
 }
 
-/// Whether an event is behind a place.
+/// Whether an event is before a position.
 fn is_behind(revision: Revision, key: &Bytes, place: &Position) -> bool {
     revision < place.revision
         || revision == place.revision && place.key.as_ref().is_none_or(|told| key <= told)
 }
 
-/// Places in their order.
+/// The order of positions.
 fn rank(place: &Position) -> (Revision, bool, Option<&Bytes>) {
     (place.revision, place.key.is_none(), place.key.as_ref())
 }

@@ -1,5 +1,5 @@
-//! Which seeded bug of the product is on, on this thread. Only a copy of the workspace with the [mutants](super::mutants) has any; the edits
-//! of `mutants/switch.txt` make this file work there.
+//! Which seeded bug of the product is on, on this thread. Only a copy of the workspace with the [mutants](super::mutants) has
+//! any. The edits in `mutants/switch.txt` make this file work there.
 
 use super::{Bug, mutants};
 
@@ -17,7 +17,7 @@ pub(super) struct Switched {
     before: Option<&'static str>,
 }
 
-/// Switches a bug on, or all off: what judges a run must not be wrong itself.
+/// Switches a bug on, or all off: the code that judges a run must not have the bug.
 #[must_use = "it is switched back when this is dropped"]
 pub(super) fn to(bug: Option<Bug>) -> Switched {
     Switched { before: set(bug.map(Bug::name)) }
@@ -29,7 +29,7 @@ impl Drop for Switched {
     }
 }
 
-/// Whether this build has the bug: those of the simulator's own half are in every build.
+/// Whether this build has the bug: those of the simulator's own parts are in every build.
 pub(super) fn has(bug: Bug) -> bool {
     MUTATED || mutants::names().all(|name| name != bug.name())
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How many seeds a seeded bug may take.
 const SEEDS: u64 = 2000;
 
-/// Runs a seed; a violation is shown with its events.
+/// Runs a seed. A violation is shown with its events.
 fn expect_clean(seed: u64) -> Report {
     let report = run(seed, &Options::default());
     if report.violation.is_some() {
@@ -83,7 +83,7 @@ fn seeds_that_failed_once_are_clean() {
     }
 }
 
-/// Runs seeds with a bug until it is caught.
+/// Runs seeds with a bug until it is detected.
 fn expect_caught(bug: Bug) {
     let options = Options { bug: Some(bug), ..Options::default() };
     let caught = (0..SEEDS).find_map(|seed| Some((seed, run(seed, &options).violation?)));
@@ -116,7 +116,7 @@ caught! {
     catches_a_watch_that_tells_what_is_not_committed: WatchesTellUncommitted,
 }
 
-/// Rule S1 of PROTOCOL.md: the member itself finds out, and stops.
+/// Rule S1 of PROTOCOL.md: the member itself detects it, and stops.
 #[test]
 fn s1_a_member_that_applies_a_put_wrongly_halts_by_itself() {
     let options = Options { bug: Some(Bug::AppliesAPutWrongly), ..Options::default() };
@@ -126,7 +126,7 @@ fn s1_a_member_that_applies_a_put_wrongly_halts_by_itself() {
         let told = violation.detail.starts_with("m1: the state after op");
         halted += u64::from(violation.invariant == "no member halts" && told);
     }
-    // In the others the simulator, which reads whole states, was first.
+    // In the other runs the simulator, which reads whole states, was first.
     assert!(halted >= 5, "in {halted} of 20 seeds");
 }
 

@@ -1,8 +1,8 @@
-//! What happened, as a hash, and on demand in words.
+//! What happened, as a hash and, if requested, as text.
 
 use std::collections::VecDeque;
 
-/// A hash over all events, and the last of them in words if wanted.
+/// A hash over all events, and the last of them as text if requested.
 #[derive(Debug)]
 pub(super) struct Trace {
     hash: u64,
@@ -12,13 +12,13 @@ pub(super) struct Trace {
 }
 
 impl Trace {
-    /// A trace that keeps this many events in words.
+    /// Creates a trace that keeps this many events as text.
     pub(super) fn new(kept: usize) -> Self {
         Self { hash: 0x9e37_79b9_7f4a_7c15, events: 0, kept, words: VecDeque::new() }
     }
 
-    /// Takes in an event: its kind and two numbers that tell it from others of its kind. `words` is called only when
-    /// words are kept.
+    /// Records an event: its kind, and two numbers that distinguish it from others of its kind. `words` is called only if text is
+    /// kept.
     pub(super) fn note(&mut self, kind: u8, a: u64, b: u64, words: impl FnOnce() -> String) {
         self.events += 1;
         self.mix(u64::from(kind));
@@ -42,12 +42,12 @@ impl Trace {
         self.hash
     }
 
-    /// How many events there were.
+    /// The number of events.
     pub(super) const fn events(&self) -> u64 {
         self.events
     }
 
-    /// The last events in words.
+    /// The last events as text.
     pub(super) fn into_words(self) -> Vec<String> {
         self.words.into()
     }

@@ -13,26 +13,26 @@ use std::collections::VecDeque;
 
 /// Small, so that a transfer has many pieces.
 const PIECE_BYTES: usize = 200;
-/// Of a source whose pieces take long.
+/// For a source whose pieces take long.
 const SLOW_PIECE_BYTES: usize = 2000;
 
-/// What a process keeps of snapshots, its own and another's.
+/// The snapshots of a process, its own and those of others.
 #[derive(Default, Debug)]
 pub(super) struct Transfers {
     pub(super) sources: Sources,
-    /// None on a witness, and where there is no state on disk.
+    /// `None` on a witness, and if there is no state on disk.
     receiver: Option<Receiver>,
-    /// What the disk is to do, in order.
+    /// The tasks of the disk, in order.
     tasks: VecDeque<Task>,
-    /// A member without a state wants the next checkpoint.
+    /// A member without a state requests the next checkpoint.
     pub(super) asked: bool,
     /// The damaged state, while there is no other.
     pub(super) aside: Option<StateMachine>,
-    /// The pieces that peers have asked for, the one that is being read first.
+    /// The pieces that peers have requested; the first is being read.
     asked_for: VecDeque<Piece>,
 }
 
-/// A piece of a snapshot that a peer has asked for.
+/// A piece of a snapshot that a peer has requested.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Piece {
     to: MemberId,
@@ -56,7 +56,7 @@ impl Transfers {
 }
 
 impl World {
-    /// A peer asks for a piece of a snapshot. One that is asked for again meanwhile is read once (rule T6).
+    /// A peer requests a piece of a snapshot. A piece that is requested again meanwhile is read once (rule T6).
     pub(super) fn read_snapshot(
         &mut self,
         member: usize,
@@ -84,7 +84,7 @@ impl World {
         self.schedule_due(self.now + latency, member, Due::Piece);
     }
 
-    /// The disk of a source has come to the next piece.
+    /// The disk of a source has read the next piece.
     pub(super) fn on_piece(&mut self, member: usize) {
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         let next = process.transfers.asked_for.pop_front();
@@ -137,7 +137,7 @@ impl World {
         }
     }
 
-    /// What there is was of no use to a member that fetches a state: the next one will be.
+    /// A member that fetches a state cannot use the last checkpoint: makes another one.
     pub(super) fn make_checkpoint(&mut self, member: usize) {
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         if process.stateless {
@@ -148,7 +148,7 @@ impl World {
         }
     }
 
-    /// Rule T9a: what is intact of a damaged state goes on being there for peers that fetch one.
+    /// Rule T9a: the intact parts of a damaged state stay available for peers that fetch one.
     pub(super) fn open_aside(&mut self, member: usize) {
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         let transfers = &mut process.transfers;
@@ -178,7 +178,7 @@ impl World {
         self.add_task(member, Task::Stage(at, chunk));
     }
 
-    /// A complete snapshot is to take the place of the state.
+    /// Replaces the state with a complete snapshot.
     pub(super) fn install_snapshot(&mut self, member: usize, at: Anchor) {
         self.add_task(member, Task::Install(at));
     }
@@ -197,7 +197,7 @@ impl World {
         }
     }
 
-    /// How long the disk takes for a task: to verify a large state, longer than any time-out.
+    /// How long the disk takes for a task. Verifying a large state takes longer than any time-out.
     fn latency_of(&mut self, task: &Task) -> Time {
         let most = match task {
             Task::Stage(..) => self.plan.disk.stage,
@@ -211,12 +211,12 @@ impl World {
         around(&mut self.rng, self.plan.disk.latency) + if most > 0 { self.rng.u64(0..=most) } else { 0 }
     }
 
-    /// The disk has come to the next task.
+    /// The disk has completed a task, and begins the next.
     pub(super) fn on_transfer(&mut self, member: usize) {
         let Some(process) = self.members[member].process.as_deref_mut() else { return };
         let waits = process.checkpoint.is_some();
         let task = match process.transfers.tasks.front() {
-            // The old state is not to be touched while it is written.
+            // The old state must not be replaced while a checkpoint of it is being written.
             Some(Task::Install(_)) if waits => None,
             _ => process.transfers.tasks.pop_front(),
         };

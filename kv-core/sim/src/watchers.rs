@@ -1,5 +1,5 @@
-//! Clients that follow what changes: through the real client's decisions, at random ranges, from random places, some of them slowly; now and
-//! then one goes away and comes back. What each is told is compared with the history as it comes.
+//! Clients that watch changes: through the real client's protocol, at random ranges, from random positions, some of them slowly;
+//! sometimes one stops and begins again. What each receives is compared with the history.
 
 use super::clock::{MS, SECOND, Time};
 use super::plan::{around, pick};
@@ -14,12 +14,12 @@ use kv_core::message::{Position, Query, ReadMode, Record, WatchQuery, after_pref
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The names of their calls begin here: far beyond those of others.
+/// The numbers of their calls begin here, far beyond those of others.
 pub(super) const CALLS: u64 = 1 << 40;
-/// How long one question is pursued.
+/// The deadline of one watch call.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// What a watcher follows.
+/// The range of a watcher.
 #[derive(Clone, Debug)]
 struct Range {
     from: Bytes,
@@ -27,33 +27,33 @@ struct Range {
     previous: bool,
 }
 
-/// What it is about.
+/// What a watcher is doing.
 #[derive(Debug)]
 enum Doing {
     /// To begin.
     Resting,
-    /// To begin with what is there, because what came before is gone.
+    /// About to read the present content, because the history before it is gone.
     Lost,
-    /// Reading what is there, at one revision: so far this, and on from that key.
+    /// Reading the present content at one revision: the records so far, and the next key.
     Reading { next: Bytes, at: Option<Revision>, records: BTreeMap<Bytes, Record> },
     /// Following.
     Following(Box<WatchCursor>),
 }
 
-/// One that follows.
+/// A watching client.
 #[derive(Debug)]
 pub(super) struct Watcher {
     client: usize,
     range: Range,
     doing: Doing,
     stream: Stream,
-    /// All that was told up to this revision has been taken.
+    /// All events up to this revision have been taken.
     complete: Revision,
-    /// The call that is under way.
+    /// The call in progress.
     call: Option<u64>,
-    /// How long it takes for one event.
+    /// How long it takes to process one event.
     slowness: Time,
-    /// When its turn comes.
+    /// Its next turn.
     turn: Option<Time>,
 }
 
@@ -74,14 +74,14 @@ impl Watcher {
 }
 
 impl World {
-    /// Its turn comes at this time, and not before.
+    /// Sets its next turn.
     pub(super) fn schedule_watcher(&mut self, watcher: usize, at: Time) {
         let at = at.max(self.now);
         self.watchers[watcher].turn = Some(at);
         self.schedule(at, Event::Watcher { watcher, at });
     }
 
-    /// A watcher's turn: it takes what it was told, or asks for more.
+    /// A watcher's turn: it takes received events, or asks for more.
     pub(super) fn on_watcher(&mut self, watcher: usize, at: Time) {
         if self.watchers[watcher].turn != Some(at) {
             return;
@@ -89,7 +89,7 @@ impl World {
         self.watchers[watcher].turn = None;
         let chaos = self.healed.is_none();
         if self.watchers[watcher].call.is_some() {
-            // It has waited for long enough.
+            // It has waited long enough.
             if chaos {
                 self.forget(watcher);
                 self.watchers[watcher].doing = Doing::Resting;
@@ -121,7 +121,7 @@ impl World {
         self.core_input(client, ProtocolInput::Cancel { id: CallId::new(call) });
     }
 
-    /// Takes what it was told. False if that takes time.
+    /// Takes received events. Returns false if that takes time.
     fn take_events(&mut self, watcher: usize) -> bool {
         loop {
             let one = &mut self.watchers[watcher];
@@ -173,7 +173,7 @@ impl World {
         self.core_input(client, ProtocolInput::Call { id: CallId::new(number), call, deadline });
     }
 
-    /// Begins somewhere: from now on, or at a place in the past or not yet reached, or where it was, or with what is there.
+    /// Begins somewhere: now, at a past or future position, where it was, or with the present content.
     fn begin_to_follow(&mut self, watcher: usize) {
         let complete = self.watchers[watcher].complete;
         let newest = self.checker.model().revision().get();
@@ -196,7 +196,7 @@ impl World {
         self.watchers[watcher].doing = Doing::Following(Box::new(asking));
     }
 
-    /// Begins with what is there, and goes on from there.
+    /// Begins with the present content, and continues from there.
     fn begin_to_read(&mut self, watcher: usize) {
         self.draw_range(watcher);
         let one = &mut self.watchers[watcher];
@@ -297,7 +297,7 @@ impl World {
         }
     }
 
-    /// A watcher that lacks something, if there is one. Those who keep a copy must have what is there.
+    /// A watcher that lacks something, if there is one. Those that maintain a copy must have the present content.
     pub(super) fn lagging_watcher(&mut self) -> Option<String> {
         let model = self.checker.model();
         for (number, watcher) in self.watchers.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! A member's side of those who follow what changes: the decisions of [`Watchers`], carried out on simulated time. A look, the wait after it
-//! and the waking of others may come apart, as they do on the node's threads.
+//! A member's side of watches: the decisions of [`Watchers`], carried out in simulated time. Polling, parking and waking may be
+//! separated in time, as on the node's threads.
 
 use super::Bug;
 use super::clock::MS;
@@ -17,22 +17,22 @@ use std::time::Duration;
 
 /// About the most bytes in one answer.
 const MAX_BYTES: usize = 1 << 20;
-/// The most questions at one member: more is a queue without bounds.
+/// The most watches at one member. More would mean an unbounded queue.
 const MAX_WAITING: usize = 1_000;
 
 /// The watches of a member.
 #[derive(Default, Debug)]
 pub(super) struct Watches {
     waiting: Watchers<Way>,
-    /// Those to be looked at, and those who have been and are to wait.
+    /// Watches that will be polled, and those that were polled and will be parked.
     under_way: BTreeMap<u64, (WatchQuery, Way)>,
     tickets: u64,
-    /// Those who wait for what has changed are to be woken.
+    /// Whether watches are about to be woken.
     waking: bool,
-    /// Where that goes on.
+    /// Where waking continues.
     woken: Option<Position>,
     sweeping: bool,
-    /// Connections of each client below this epoch are known to be gone.
+    /// Connections of each client below this epoch are known to be closed.
     gone: Vec<u32>,
     cut_off: IsolationDetector,
 }
@@ -50,24 +50,25 @@ impl World {
         Some(&mut self.members[member].process.as_deref_mut()?.serving.watches)
     }
 
-    /// The most events in one answer. After the healing nobody is to need many: messages of clients may still be lost.
+    /// The most events in one answer. After the healing, few answers should be needed, because messages of clients may still be
+    /// lost.
     fn piece(&self) -> usize {
         if self.healed.is_some() { 1000 } else { self.plan.watching.piece }
     }
 
-    /// A thread comes to something at once, or later.
+    /// Whether a thread does something at once, or later.
     fn at_once(&mut self) -> bool {
         self.rng.u32(0..4) > 0
     }
 
     fn soon(&mut self, member: usize, what: Due) {
-        // Now and then its thread has other things to do.
+        // Sometimes its thread is busy.
         let mean = if self.rng.u32(0..4) == 0 { 20 * MS } else { self.plan.disk.latency / 4 };
         let at = self.now + around(&mut self.rng, mean);
         self.schedule_due(at, member, what);
     }
 
-    /// A client asks what changes.
+    /// A client makes a watch call.
     pub(super) fn on_watch_call(&mut self, member: usize, way: Way, query: WatchQuery) {
         if self.at_once() {
             return self.poll(member, query, way);
@@ -81,7 +82,7 @@ impl World {
         self.soon(member, Due::Look(ticket));
     }
 
-    /// It has lost interest.
+    /// The client has cancelled it.
     pub(super) fn on_unwatch_call(&mut self, member: usize, way: Way, call: u64) {
         if let Some(watches) = self.watches(member) {
             let gone = Way { call, ..way };
@@ -90,7 +91,7 @@ impl World {
         }
     }
 
-    /// A question's turn has come.
+    /// A watch is polled.
     pub(super) fn on_poll(&mut self, member: usize, ticket: u64) {
         let kept = self.watches(member).and_then(|watches| watches.under_way.remove(&ticket));
         if let Some((query, way)) = kept {
@@ -98,7 +99,7 @@ impl World {
         }
     }
 
-    /// One of which there is nothing to be told comes to wait.
+    /// A watch with nothing to deliver is parked.
     pub(super) fn on_wait(&mut self, member: usize, ticket: u64) {
         let kept = self.watches(member).and_then(|watches| watches.under_way.remove(&ticket));
         let Some((query, way)) = kept else { return };
@@ -148,7 +149,7 @@ impl World {
         }
     }
 
-    /// Lets a question wait; gives it back if it must be looked at again.
+    /// Parks a watch; returns it if it must be polled again.
     fn let_wait(&mut self, member: usize, query: WatchQuery, way: Way) -> Option<WatchQuery> {
         let until = self.clock_of(member).monotonic.after(Duration::from_nanos(self.plan.watching.wait));
         let process = self.members[member].process.as_deref_mut()?;
@@ -178,7 +179,7 @@ impl World {
         None
     }
 
-    /// Something was applied: those who wait for it hear of it.
+    /// Something was applied: watches that wait for it are notified.
     pub(super) fn published(&mut self, member: usize) {
         self.answer_reads(member);
         if self.watches(member).is_some_and(|watches| !watches.waiting.is_empty()) {
@@ -193,7 +194,7 @@ impl World {
         }
     }
 
-    /// Goes through what has changed since this was last done, and wakes who follows it.
+    /// Processes the changes since the last time, and wakes the watches that they affect.
     pub(super) fn on_wake(&mut self, member: usize) {
         let Some(watches) = self.watches(member) else { return };
         watches.waking = false;
@@ -225,7 +226,7 @@ impl World {
         }
     }
 
-    /// Looks through those who wait.
+    /// Checks the deadlines of the parked watches.
     pub(super) fn on_sweep(&mut self, member: usize) {
         let now = self.clock_of(member).monotonic;
         let patience = self.members[member].options.failure_timeout_max * 2;
@@ -251,7 +252,7 @@ impl World {
         }
     }
 
-    /// The seeded bugs `WatchesSkipWhatIsGone` (what is compacted is passed over) and `WatchesTellUncommitted`.
+    /// The seeded bugs `WatchesSkipWhatIsGone` (compacted changes are skipped) and `WatchesTellUncommitted`.
     fn poll_with_seeded_bug(
         &self,
         member: usize,
@@ -285,7 +286,7 @@ impl World {
     }
 }
 
-/// What a request will do to a key, if it is the first put of it.
+/// What a request will do to a key, if it is the first put of the key.
 fn put_of(revision: Revision, bytes: &[u8], query: &WatchQuery) -> Option<Event> {
     let Operation::Command(Command::Put { key, value, condition: None, life: Lifetime::FOREVER }) =
         Request::decode(bytes).ok()?.operation

@@ -1,4 +1,4 @@
-//! The world of one run: members, clients, network and the queue of what is to happen.
+//! The world of one run: members, clients, the network, and the queue of events.
 
 use super::checker::Checker;
 use super::clients::Client;
@@ -25,7 +25,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-/// Something that is to happen.
+/// A scheduled event.
 #[derive(Debug)]
 pub(super) enum Event {
     /// A message between members arrives.
@@ -61,7 +61,7 @@ pub(super) enum Event {
         /// What.
         message: Box<ServerMessage>,
     },
-    /// A client notices that its connection is gone, or that it cannot get one.
+    /// A client notices that its connection is closed, or could not be opened.
     ConnectionGone {
         /// The client.
         client: usize,
@@ -70,11 +70,11 @@ pub(super) enum Event {
         /// The connection.
         epoch: u32,
     },
-    /// Something of a process comes due.
+    /// An event of a process is due.
     Due {
         /// The member.
         member: usize,
-        /// Its life: what is due in an earlier one is void.
+        /// The life of the process: events of an earlier one are void.
         life: u32,
         /// What.
         what: Due,
@@ -84,12 +84,12 @@ pub(super) enum Event {
         /// The member.
         member: usize,
     },
-    /// A paused process goes on.
+    /// A paused process is resumed.
     Resume {
         /// The member.
         member: usize,
     },
-    /// A client's timer rings.
+    /// A client's timer fires.
     ClientTimer {
         /// The client.
         client: usize,
@@ -101,7 +101,7 @@ pub(super) enum Event {
         /// The client.
         client: usize,
     },
-    /// The turn of one who follows.
+    /// The turn of a watcher.
     Watcher {
         /// Who.
         watcher: usize,
@@ -112,24 +112,24 @@ pub(super) enum Event {
     Fault,
     /// A fault ends.
     Undo(Undo),
-    /// The chaos ends.
+    /// The faults end.
     Heal,
-    /// Has the cluster converged?
+    /// Check whether the cluster has converged.
     Probe,
 }
 
-/// What comes due in a process.
+/// The events of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Due {
     /// The replica's timer that was set for this time.
     Timer(Time),
-    /// The journal has finished its writes.
+    /// The journal has completed its writes.
     Written,
     /// The next entries are applied.
     Apply,
-    /// The engine has finished its checkpoint.
+    /// The engine has completed its checkpoint.
     Checkpoint,
-    /// The disk has come to the next task of a state transfer.
+    /// The disk has completed a task of a state transfer.
     Transfer,
     /// The next piece of a snapshot has been read for a peer.
     Piece,
@@ -137,13 +137,13 @@ pub(super) enum Due {
     PeerLost(usize),
     /// Someone asks for a handover.
     Handover,
-    /// The question of a watch is looked at.
+    /// A watch is polled.
     Look(u64),
-    /// One of which there is nothing to be told is to wait.
+    /// A watch with nothing to deliver is parked.
     Wait(u64),
-    /// Those who wait for what was applied are woken.
+    /// Watches that wait for what was applied are woken.
     Wake,
-    /// Those who wait are looked through.
+    /// The deadlines of parked watches are checked.
     Sweep,
 }
 
@@ -174,7 +174,7 @@ impl Ord for Scheduled {
     }
 }
 
-/// See the module.
+/// The state of the world.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) seed: u64,
@@ -195,9 +195,9 @@ pub(super) struct World {
     pub(super) checker: Checker,
     pub(super) history: History,
     pub(super) violation: Option<(Finding, Time)>,
-    /// Since when the world is healed.
+    /// When the world was healed.
     pub(super) healed: Option<Time>,
-    /// By when all that is to end must have ended, once nothing else is missing.
+    /// When everything that expires must have expired, once nothing else is missing.
     pub(super) ends_by: Option<Time>,
     converged: bool,
 }
@@ -252,7 +252,7 @@ impl World {
         }
     }
 
-    /// Runs until convergence, a violation, or the end of patience.
+    /// Runs until convergence, a violation, or the time limit.
     pub(super) fn run(&mut self) {
         for member in 0..self.members.len() {
             let at = self.rng.u64(0..SECOND / 2);
@@ -274,7 +274,7 @@ impl World {
         }
     }
 
-    /// The next event.
+    /// Processes the next event.
     pub(super) fn step(&mut self) {
         let Some(Reverse(next)) = self.queue.pop() else {
             return self.fail(("the world goes on", "nothing is scheduled".into()));
@@ -288,12 +288,12 @@ impl World {
         }
     }
 
-    /// When the next event is.
+    /// The time of the next event.
     pub(super) fn next_at(&self) -> Time {
         self.queue.peek().map_or(Time::MAX, |Reverse(next)| next.at)
     }
 
-    /// Checks what all clients were told.
+    /// Checks what all clients received.
     pub(super) fn check_history(&mut self) {
         let replayed = self.history.calls().iter().try_for_each(|call| self.checker.model().check(call));
         let found = replayed.and_then(|()| perkey::check(&self.history).map(|_| ()));
@@ -302,7 +302,7 @@ impl World {
         }
     }
 
-    /// What the run has found.
+    /// The result of the run.
     pub(super) fn into_report(self) -> Report {
         let (hash, events) = (self.trace.hash(), self.trace.events());
         let words = self.trace.into_words();
@@ -322,7 +322,7 @@ impl World {
         }
     }
 
-    /// An invariant is broken: the run ends.
+    /// An invariant was violated: the run ends.
     pub(super) fn fail(&mut self, finding: Finding) {
         if self.violation.is_none() {
             self.violation = Some((finding, self.now));
@@ -336,13 +336,13 @@ impl World {
         }
     }
 
-    /// Something is to happen at `at`.
+    /// Schedules an event at `at`.
     pub(super) fn schedule(&mut self, at: Time, event: Event) {
         self.scheduled += 1;
         self.queue.push(Reverse(Scheduled { at: at.max(self.now), seq: self.scheduled, event }));
     }
 
-    /// Something is to come due in the present life of a member.
+    /// Schedules an event in the present life of a member.
     pub(super) fn schedule_due(&mut self, at: Time, member: usize, what: Due) {
         let life = self.members[member].life;
         self.schedule(at, Event::Due { member, life, what });
@@ -377,7 +377,7 @@ impl World {
         }
     }
 
-    /// Puts a message between members on its way.
+    /// Sends a message between members.
     pub(super) fn send(&mut self, from: usize, to: usize, message: Message) {
         let checked = self.checker.on_send(from, self.members[to].id, &message);
         self.check(checked);
@@ -408,7 +408,7 @@ impl World {
         self.members.len() + client
     }
 
-    /// Those who are back wait for others, and rightly.
+    /// The returned members rightly wait for others.
     fn excuse_with(&mut self, excuse: StallReason) {
         self.trace.note(64, 0, 0, || format!("{:?} excused: {excuse:?}", self.now));
         self.checker.count(EXCUSED);
@@ -416,14 +416,14 @@ impl World {
         self.converged = true;
     }
 
-    /// No state is left, nor what would make up one: the run ends.
+    /// No state is left, and the intact parts cannot be combined: the run ends.
     pub(super) fn excuse_without_a_state(&mut self) {
         self.trace.note(65, 0, 0, || format!("{:?} excused: no state is left", self.now));
         self.checker.count(STATELESS);
         self.converged = true;
     }
 
-    /// Looks whether all is well again after the healing; the run ends when it is.
+    /// Checks whether the cluster has recovered after the healing; the run ends when it has.
     fn probe(&mut self) {
         let since = self.healed.unwrap_or(self.now);
         let Scale { settle, probe, .. } = self.plan.scale;
@@ -445,7 +445,7 @@ impl World {
 }
 
 impl Event {
-    /// The member whose process this concerns, if it does: it waits while that is paused.
+    /// The member whose process this concerns, if any: the event waits while the process is paused.
     const fn of_process(&self) -> Option<usize> {
         match self {
             Self::Deliver { to: member, .. } | Self::ToMember { member, .. } | Self::Due { member, .. } => {
@@ -455,7 +455,7 @@ impl Event {
         }
     }
 
-    /// The same message once more.
+    /// A copy of the message.
     fn copied(&self) -> Option<Self> {
         match self {
             Self::Deliver { from, to, message } => {
@@ -478,7 +478,7 @@ impl Event {
         }
     }
 
-    /// The lane in which it travels.
+    /// The lane of the message.
     pub(super) fn lane(&self) -> Lane {
         match self {
             Self::Deliver { message, .. } => message.lane(),

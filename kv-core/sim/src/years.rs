@@ -1,6 +1,5 @@
-//! Plans whose time scale is days and weeks, for simulated years: the slowest heartbeats that are allowed, faults hours or days apart,
-//! clients that call now and then. Time in which nothing happens but signs of life is not left out: every one of them is sent,
-//! answered and timed by the real replicas.
+//! Plans whose time scale is days and weeks, for simulated years: the slowest allowed heartbeats, faults hours or days apart,
+//! occasional client calls. Idle time is not skipped: the real replicas send, answer and time every heartbeat.
 
 use super::clock::{HOUR, MINUTE, SECOND, Time};
 use super::plan::{Load, Plan, Scale, pick};
@@ -8,7 +7,7 @@ use fastrand::Rng;
 use std::time::Duration;
 
 const DAY: Time = 24 * HOUR;
-/// How wrong the rate of a monotonic clock gets, in millionths.
+/// The largest error of a monotonic clock's rate, in millionths.
 const MOST_DRIFT: u64 = 100;
 
 impl Plan {
@@ -25,13 +24,13 @@ impl Plan {
             plan.options.read_lease = Duration::from_secs(60);
         }
         plan.options.session_ttl = *pick(rng, &[3_600, 86_400, 30 * 86_400].map(Duration::from_secs));
-        // What real clocks do: what makes little difference in seconds comes to hours here.
+        // Realistic clocks: an error that is small in seconds adds up to hours here.
         plan.clock.drift = *pick(rng, &[0, MOST_DRIFT]);
         plan.clock.wall_drift = *pick(rng, &[0, 100, 1000]);
         plan.load = Load {
             pause: *pick(rng, &[10 * MINUTE, HOUR, 6 * HOUR]),
             deadline: *pick(rng, &[60, 600, 3_600].map(Duration::from_secs)),
-            // A client that asks every second while nobody answers for hours would do little else.
+            // A client that retries every second while nobody answers for hours would do little else.
             patience: 100,
             absence: 4 * DAY,
             bounded: plan.load.bounded.map(|_| plan.options.heartbeat),
@@ -58,7 +57,7 @@ mod tests {
     use super::super::world::World;
     use super::*;
 
-    /// Some hours of each seed, so that it fits an ordinary test.
+    /// Some hours of each seed, so that it fits into an ordinary test.
     #[test]
     fn hours_pass_without_leaving_out_a_sign_of_life() {
         for seed in 0..2 {

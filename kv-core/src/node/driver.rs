@@ -353,7 +353,7 @@ impl Driver {
                 let answer = self.not_primary();
                 self.reads.refused(&tickets, &answer);
             }
-            Output::Status(standing) => self.reporter.on_status(standing, shared, shared.clock.monotonic()),
+            Output::Status(status) => self.reporter.on_status(status, shared, shared.clock.monotonic()),
             Output::ProposalsAbandoned => {
                 shared.waiters.abandon();
                 self.reaper.ended();

@@ -12,7 +12,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// Returns when another member serves as primary; at once if this member is not the primary.
 pub(super) async fn hand_over(shared: &Shared, within: Duration) -> Result<(), HandoverError> {
     let me = shared.me;
-    let mut standing = shared.status.watch();
+    let mut status = shared.status.watch();
     if shared.status.primary() != Some(me) {
         return Ok(());
     }
@@ -24,8 +24,8 @@ pub(super) async fn hand_over(shared: &Shared, within: Duration) -> Result<(), H
             if shared.status.primary() == Some(me) {
                 shared.inbox.handover();
             }
-            let other = standing
-                .wait_for(|standing| standing.and_then(|it| it.primary).is_some_and(|primary| primary != me));
+            let other = status
+                .wait_for(|status| status.and_then(|it| it.primary).is_some_and(|primary| primary != me));
             // An error means that the node, and so the primary, is gone.
             if timeout(AGAIN, other).await.is_ok() {
                 return;

@@ -7,7 +7,7 @@
 //  clients ▶ accept ▶ connection ▶ inbox ─▶ driver (owns the replica) ─▶ writes ─▶ journal thread
 //              ▲          │        ▲ ▲ ▲        │                                        │
 //              └─ reply ◀─┼────────┼─┼─┴────────┼──────────── durable ◀──────────────────┘
-//                   ▲     │        │ │          └─▶ plan ─▶ applier thread (owns the state) ─▶ checkpoint thread
+//                   ▲     │        │ │          └▶ queue ─▶ applier thread (owns the state) ─▶ checkpoint thread
 //                   │     │        │ └───────────── applied ◀─────┘   │
 //                   ├─────┼────────┼──────────── waiters ◀────────────┘
 //                   └── reads ◀────┴─── pool (threads that may wait for the disk)
@@ -202,10 +202,9 @@ impl Node {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait_formed(&self) -> Result<(), StopReason> {
-        let mut standing = self.shared.status.watch();
-        let formed = standing.wait_for(|standing| {
-            standing.is_some_and(|it| it.status == Status::Normal && it.primary.is_some())
-        });
+        let mut status = self.shared.status.watch();
+        let formed = status
+            .wait_for(|status| status.is_some_and(|it| it.status == Status::Normal && it.primary.is_some()));
         tokio::select! {
             biased;
             reason = self.stopping() => Err(reason),

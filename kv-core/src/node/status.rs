@@ -37,7 +37,7 @@ impl StatusCell {
 
     /// The primary that is known to serve.
     pub(super) fn primary(&self) -> Option<MemberId> {
-        self.replica.borrow().as_ref().and_then(|standing| standing.primary)
+        self.replica.borrow().as_ref().and_then(|status| status.primary)
     }
 
     /// If this member is the primary: what is committed, and the progress of the peers.
@@ -82,27 +82,27 @@ impl Reporter {
     }
 
     /// The replica reports this status.
-    pub(super) fn on_status(&mut self, standing: ReplicaStatus, shared: &Shared, now: Instant) {
+    pub(super) fn on_status(&mut self, status: ReplicaStatus, shared: &Shared, now: Instant) {
         tracing::info!(
-            view = %standing.view,
-            state = state_name(&standing, shared.me),
-            primary = standing.primary.map(tracing::field::display),
-            "standing"
+            view = %status.view,
+            state = state_name(&status, shared.me),
+            primary = status.primary.map(tracing::field::display),
+            "member status changed"
         );
-        match (standing.primary, self.served) {
+        match (status.primary, self.served) {
             (Some(primary), Some((_, before))) if primary != before => {
                 let took = self.suspected.take().map(|since| now.since(since));
                 self.last_failover = took.or(self.last_failover);
-                self.served = Some((standing.view, primary));
+                self.served = Some((status.view, primary));
             }
             (Some(primary), _) => {
                 self.suspected = None;
-                self.served = Some((standing.view, primary));
+                self.served = Some((status.view, primary));
             }
             (None, Some(_)) => self.suspect(now),
             (None, None) => {}
         }
-        shared.status.replica.send_replace(Some(standing));
+        shared.status.replica.send_replace(Some(status));
     }
 
     /// Updates the numbers.
@@ -129,14 +129,14 @@ impl Reporter {
 /// The whole status.
 pub(super) fn status(shared: &Shared) -> MemberStatus {
     let numbers = lock(&shared.status.numbers).clone();
-    let standing = *shared.status.replica.borrow();
+    let status = *shared.status.replica.borrow();
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     MemberStatus {
         id: shared.me,
         role: role_name(shared.role).to_owned(),
-        state: standing.as_ref().map_or("forming", |standing| state_name(standing, shared.me)).to_owned(),
-        view: standing.map_or(View::ZERO, |standing| standing.view),
-        primary: standing.and_then(|standing| standing.primary),
+        state: status.as_ref().map_or("forming", |status| state_name(status, shared.me)).to_owned(),
+        view: status.map_or(View::ZERO, |status| status.view),
+        primary: status.and_then(|status| status.primary),
         head: numbers.head,
         commit: numbers.commit,
         applied: numbers.applied,
@@ -157,10 +157,10 @@ pub(super) const fn role_name(role: Role) -> &'static str {
     }
 }
 
-fn state_name(standing: &ReplicaStatus, me: MemberId) -> &'static str {
-    match standing.status {
+fn state_name(status: &ReplicaStatus, me: MemberId) -> &'static str {
+    match status.status {
         Status::Forming => "forming",
-        Status::Normal if standing.primary == Some(me) => "primary",
+        Status::Normal if status.primary == Some(me) => "primary",
         Status::Normal => "backup",
         Status::ViewChange => "view-change",
         Status::CatchingUp => "catching-up",

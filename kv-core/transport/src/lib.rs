@@ -13,9 +13,9 @@
 mod address;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
-mod entrance;
 mod error;
 mod faulty;
+mod limiter;
 mod memory;
 mod pipe;
 pub mod preface;
@@ -27,9 +27,9 @@ mod transport;
 pub use address::check_host_port;
 #[cfg(feature = "net")]
 pub use address::try_each_address;
-pub use entrance::{ConnectionLimiter, MemberSources};
 pub use error::TransportError;
 pub use faulty::{Counts, Direction, Fault, Faults, Faulty, Framing, Scope};
+pub use limiter::{ConnectionLimiter, MemberSources};
 pub use memory::Memory;
 pub use refusal_throttle::RefusalThrottle;
 pub use transport::{Connection, EXPIRY_WARNING, Lane, Listener, Peer, Reader, Transport, Writer};

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How a seeded bug was caught.
+/// How a seeded bug was detected.
 #[derive(Debug)]
 struct Catch {
     bug: Bug,
@@ -16,16 +16,16 @@ struct Catch {
     wall: Duration,
 }
 
-/// By what a seeded bug was caught.
+/// What detected a seeded bug.
 #[derive(Debug)]
 enum Caught {
-    /// It took so many seeds, and broke this invariant; no scenario detects it.
+    /// It took this many seeds, and violated this invariant. No scenario detects it.
     Seeds(u64, &'static str),
     /// This scenario failed.
     Scenario(&'static str, String),
 }
 
-/// Every seeded bug in turn, as a table.
+/// Runs every seeded bug in turn, and prints a table.
 pub(crate) fn run(seeds: &Range<u64>, jobs: Option<usize>, json: bool) -> Result<(), String> {
     let next = Mutex::new(Bug::ALL.iter());
     let table = Mutex::new(Vec::new());

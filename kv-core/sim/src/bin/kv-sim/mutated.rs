@@ -1,4 +1,4 @@
-//! The mutated copy of the workspace: what is copied where, how it is built, and how it is run.
+//! The mutated copy of the workspace: what is copied, how it is built, and how it is run.
 
 use kv_sim::mutants::{self, Group};
 use std::collections::BTreeSet;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, io};
 
-/// What is not copied: what git and cargo keep, and a workspace of its own.
+/// What is not copied: the files of git and cargo, and a separate workspace.
 const LEFT_OUT: &[&str] = &[".git", "target", "kv-core/fuzz"];
 
 /// Copies, mutates and builds the workspace, and runs the result with the arguments of this process.
@@ -18,7 +18,7 @@ pub(crate) fn run() -> Result<(), String> {
     let root = root.canonicalize().map_err(|error| format!("{}: {error}", root.display()))?;
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
     let copy = target.join("mutants");
-    // Its own: cargo takes two copies of a workspace for one if they build into the same folder.
+    // A target folder of its own: cargo takes two copies of a workspace for one if they share it.
     let target = copy.join("target");
     mirror(&root, &copy, &mutants::groups()?)?;
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -33,7 +33,8 @@ fn succeed(command: &mut Command, what: &str) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("cannot {what}: {command:?} ended with {status}")) }
 }
 
-/// Makes `copy` the same as `root`, but for the mutants. Files that stay the same are not touched, so that cargo builds only what is new.
+/// Makes `copy` the same as `root`, except for the mutants. Unchanged files are not touched, so that cargo builds only what has
+/// changed.
 fn mirror(root: &Path, copy: &Path, groups: &[Group]) -> Result<(), String> {
     let paths = files_below(root)?;
     for hunk in groups.iter().flat_map(|group| &group.hunks) {

@@ -1,4 +1,4 @@
-//! What people and programs see: colours on a terminal only.
+//! Output for people and programs: colours only on a terminal.
 
 use anstyle::{AnsiColor, Style};
 use std::fmt::Display;
@@ -6,25 +6,25 @@ use std::io::{self, Write as _};
 
 /// Headings.
 pub(crate) const STRONG: Style = Style::new().bold();
-/// What is there for completeness.
+/// For less important text.
 pub(crate) const FAINT: Style = Style::new().dimmed();
-/// As it should be.
+/// For a good result.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
 /// Wrong.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 
-/// `text` in `style`; the stream that prints it strips the style where it does not belong.
+/// `text` in `style`. The stream that prints it removes the style where it is not supported.
 pub(crate) fn styled(style: Style, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
 /// Prints the reason of a failure on stderr.
 pub(crate) fn print_error(message: impl Display) {
-    // Where stderr is closed there is nobody to tell.
+    // If stderr is closed, nobody can be notified.
     let _ = writeln!(anstream::stderr().lock(), "{} {message}", styled(BAD, "kv-sim:"));
 }
 
-/// Prints a line on stdout. A reader that has gone away is no failure.
+/// Prints a line on stdout. It is no failure if the reader is gone.
 ///
 /// # Errors
 /// If the line cannot be written.

@@ -1,4 +1,4 @@
-//! Seeds through the simulator, as many at once as there are cores.
+//! Runs seeds through the simulator, as many at once as there are cores.
 
 use crate::output::{self, BAD, FAINT, GOOD, STRONG, styled};
 use crate::threads;
@@ -10,27 +10,27 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How many events are shown before a violation.
+/// How many events before a violation are shown.
 pub(crate) const EVENTS: usize = 50;
 
 /// 365 days.
 pub(crate) const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// What all seeds together came to.
+/// The combined result of all seeds.
 #[derive(Debug, Default)]
 pub(crate) struct Total {
     seeds: u64,
     operations: u64,
     simulated: Duration,
-    /// Runs in which those who came back could not go on without the others, and rightly waited; or could not go on at all, because nothing
-    /// whole was left of any state.
+    /// Runs in which the returned members could not continue without the others, and rightly waited; or could not continue at
+    /// all, because no intact state was left.
     excused: u64,
-    /// How often what is worth testing came about.
+    /// How often situations that are worth testing occurred.
     counts: BTreeMap<&'static str, u64>,
     failed: Vec<u64>,
 }
 
-/// One seed, in more words.
+/// Runs one seed, with more output.
 pub(crate) fn one(seed: u64, options: &Options, json: bool) -> Result<(), String> {
     let began = Instant::now();
     let report = run_seed(seed, options);
@@ -68,7 +68,7 @@ pub(crate) fn one(seed: u64, options: &Options, json: bool) -> Result<(), String
     }
 }
 
-/// All seeds, `jobs` at a time, until that much time has been simulated.
+/// Runs all seeds, `jobs` at a time, until that much time has been simulated.
 pub(crate) fn run(
     seeds: Range<u64>,
     simulated: Duration,
@@ -105,10 +105,10 @@ pub(crate) fn run(
 }
 
 impl Total {
-    /// Prints what all seeds came to.
+    /// Prints the combined result.
     ///
     /// # Errors
-    /// If an invariant was broken in one of them.
+    /// If an invariant was violated in one of them.
     pub(crate) fn print(&self, wall: Duration, json: bool) -> Result<(), String> {
         output::print_line(&self.line(wall, json))?;
         match self.failed.len() {
@@ -162,7 +162,7 @@ impl Total {
     }
 }
 
-/// Runs a failed seed again, with its events in words, and prints them.
+/// Runs a failed seed again with its events as text, and prints them.
 fn print_violation(report: &Report, options: &Options) {
     if report.violation.is_none() {
         return;
@@ -178,7 +178,7 @@ fn print_violation(report: &Report, options: &Options) {
     let events: String =
         violation.events.iter().map(|event| format!("  {}\n", styled(FAINT, event))).collect();
     let headline = format!("{} {violation}", styled(BAD, format!("seed {}:", report.seed)));
-    // Where nobody reads any more, the exit code still tells.
+    // If nobody reads any more, the exit code still shows the result.
     let _ = output::print_line(&format!("{events}{headline}"));
 }
 

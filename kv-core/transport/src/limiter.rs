@@ -185,49 +185,49 @@ mod tests {
         IpAddr::V4((0x0b00_0000 + number).into())
     }
 
-    fn entrance(per_second: u32, places: usize) -> ConnectionLimiter<u32> {
+    fn limiter(per_second: u32, places: usize) -> ConnectionLimiter<u32> {
         let members = MemberSources::default();
         members.set([MEMBER]);
         ConnectionLimiter::new(per_second, places, members)
     }
 
     /// How many of 5,000 callers per second are admitted, from this many sources in turn.
-    fn storm(entrance: &mut ConnectionLimiter<u32>, start: Instant, sources: u32) -> usize {
+    fn storm(limiter: &mut ConnectionLimiter<u32>, start: Instant, sources: u32) -> usize {
         let at = |i: u32| start + Duration::from_secs(1) * i / 5000;
-        (0..5000).filter(|i| entrance.admits(at(*i), stranger(i % sources))).count()
+        (0..5000).filter(|i| limiter.admits(at(*i), stranger(i % sources))).count()
     }
 
     #[test]
     fn a_storm_of_handshakes_is_bounded_by_source_and_in_all_and_members_come_in() {
         for (sources, least, most) in [(1, 999, 1001), (10, 1999, 2001), (5000, 1999, 2001)] {
-            let (mut entrance, start) = (entrance(1000, 10), Instant::now());
+            let (mut limiter, start) = (limiter(1000, 10), Instant::now());
             // The budget saved before, and that of the second itself.
-            let got = storm(&mut entrance, start, sources);
+            let got = storm(&mut limiter, start, sources);
             assert!((least..=most).contains(&got), "{got} from {sources}");
             let after = start + Duration::from_secs(1);
-            assert!(entrance.admits(after, MEMBER), "a member's address has places of its own");
-            assert!(sources > 1 || entrance.admits(after, stranger(999_999)), "others have their own part");
-            assert!(entrance.admits(after + Duration::from_millis(2), stranger(999_998)));
+            assert!(limiter.admits(after, MEMBER), "a member's address has places of its own");
+            assert!(sources > 1 || limiter.admits(after, stranger(999_999)), "others have their own part");
+            assert!(limiter.admits(after + Duration::from_millis(2), stranger(999_998)));
         }
     }
 
     #[test]
     fn sources_are_remembered_up_to_a_bound() {
-        let (mut entrance, now) = (entrance(1_000_000, 10), Instant::now());
+        let (mut limiter, now) = (limiter(1_000_000, 10), Instant::now());
         for i in 0..3 * u32::try_from(SOURCES).unwrap() {
-            assert!(entrance.admits(now, stranger(i)));
+            assert!(limiter.admits(now, stranger(i)));
         }
-        assert_eq!(entrance.sources.len(), SOURCES);
-        assert!(entrance.admits(now + Duration::from_secs(2), stranger(0x00ff_ffff)));
-        assert!(entrance.sources.len() < 10, "those that were quiet are forgotten");
+        assert_eq!(limiter.sources.len(), SOURCES);
+        assert!(limiter.admits(now + Duration::from_secs(2), stranger(0x00ff_ffff)));
+        assert!(limiter.sources.len() < 10, "those that were quiet are forgotten");
     }
 
     #[test]
     fn who_holds_most_half_open_makes_way_and_members_last() {
-        let mut entrance = entrance(1, 4);
+        let mut limiter = limiter(1, 4);
         let mut enter = |from, one| {
-            let victim = entrance.make_room();
-            entrance.enter(from, one);
+            let victim = limiter.make_room();
+            limiter.enter(from, one);
             victim
         };
         assert_eq!(enter(MEMBER, 0), None);
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(enter(MEMBER, 7), Some(5));
         assert_eq!(enter(MEMBER, 8), Some(6));
         assert_eq!(enter(MEMBER, 9), Some(0), "there are no others any more");
-        assert_eq!(entrance.half_open(|one| *one > 7), 2);
+        assert_eq!(limiter.half_open(|one| *one > 7), 2);
     }
 
     #[test]

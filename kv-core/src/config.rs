@@ -310,8 +310,9 @@ pub struct Options {
     /// Default 0; otherwise at least 4 heartbeats, at most `failure_timeout_max`.
     ///
     /// **With read leases, reads are linearizable only if clocks are correct**: the monotonic clock of every member must run within 10 % of
-    /// the true rate, also while the process or the machine pauses. (On Linux it stops while the machine, real or virtual, is suspended. If that can
-    /// happen to a member, do not use read leases.) Wall clocks do not matter. Writes do not depend on this.
+    /// the true rate, also while the process or the machine pauses. (On Linux, kv uses the clock that counts the time while a machine is suspended. The
+    /// clock of a virtual machine that its host pauses stops all the same: do not use read leases on one.) Wall clocks do not matter. Writes do not
+    /// depend on this.
     ///
     /// A primary that crashes is replaced later by up to this time. If `failure_timeout_min` is at least as long as the lease, a primary that falls
     /// silent is not replaced later. A handover is not delayed. A member that has just started takes part in no view change for this time.

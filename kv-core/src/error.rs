@@ -63,6 +63,13 @@ pub enum WriteError {
         /// The revision at which the condition was checked. A read with `.at_least(revision)` sees the state that made it fail.
         revision: Revision,
     },
+    /// The transaction requires a lock ([`Lock::transaction`](crate::client::Lock::transaction),
+    /// [`Transaction::fenced`](crate::client::Transaction::fenced)) that was released or lost before. Nothing was changed.
+    #[error("the lock was no longer held at revision {revision}: nothing was changed")]
+    LockLost {
+        /// The revision at which it was checked. A read with `.at_least(revision)` sees that state.
+        revision: Revision,
+    },
     /// The key is empty or too long. Nothing was changed.
     #[error("the key has {len} bytes: keys have 1 to {max}")]
     Key {
@@ -145,6 +152,12 @@ impl WriteError {
             Self::Lease(LeaseFailure::Unknown)
                 | Self::StepFailed { why: StepFailure::Lease(LeaseFailure::Unknown), .. }
         )
+    }
+
+    /// Returns whether the lock that the transaction requires was no longer held.
+    #[must_use]
+    pub const fn is_lock_lost(&self) -> bool {
+        matches!(self, Self::LockLost { .. })
     }
 
     /// Whether the condition did not hold.
@@ -331,6 +344,7 @@ mod tests {
         let cause = || Cause::Deadline(FailureReason::Silent);
         let errors = [
             WriteError::ConditionFailed { found: None, revision: Revision::new(8) },
+            WriteError::LockLost { revision: Revision::new(8) },
             WriteError::Key { len: 0, max: 9 },
             WriteError::Value { len: 10, max: 9 },
             WriteError::Lease(LeaseFailure::Unknown),

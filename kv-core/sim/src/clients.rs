@@ -179,7 +179,8 @@ impl Client {
         let value = self.value(client, rng);
         if let (0, Some((revision, _))) = (rng.u32(0..4), self.seen.get(&key)) {
             // Like a lock holder: the key may have been removed since.
-            let conditions = vec![(key.clone(), Condition::Created(*revision))];
+            let condition = if revision.get() % 2 == 0 { Condition::Created } else { Condition::Held };
+            let conditions = vec![(key.clone(), condition(*revision))];
             let then = vec![TransactionStep::Put { key, value, life }];
             return Command::Transaction(TransactionRequest { conditions, then, otherwise: Vec::new() });
         }

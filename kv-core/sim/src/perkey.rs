@@ -124,7 +124,7 @@ impl Names {
             Some(Condition::Present) => KeyCondition::Present,
             Some(Condition::Revision(revision)) => is(self.at(key, *revision)),
             // Clients use it only in transactions, whose conditions are not checked here.
-            Some(Condition::Created(_)) => KeyCondition::Present,
+            Some(Condition::Created(_) | Condition::Held(_)) => KeyCondition::Present,
             Some(Condition::Value(value)) => is(self.values.get(value).copied()),
         }
     }
@@ -197,7 +197,7 @@ impl Names {
     /// be checked here; the replay checks them.
     fn transacted(&self, transaction: &TransactionRequest, ending: Option<&Ending>) -> Vec<(Bytes, Act)> {
         let (steps, results): (Vec<&message::TransactionStep>, _) = match ending {
-            Some(Ending::StepFailed { .. }) => (Vec::new(), None),
+            Some(Ending::StepFailed { .. } | Ending::ConditionFailed { .. }) => (Vec::new(), None),
             Some(Ending::Transacted { succeeded: true, results, .. }) => {
                 (transaction.then.iter().collect(), Some(results))
             }

@@ -218,6 +218,12 @@ impl Model {
     }
 
     fn transact(&mut self, revision: Revision, transaction: &TransactionRequest) -> Result<Effect, Finding> {
+        for (key, condition) in &transaction.conditions {
+            let record = self.at(key, revision);
+            if matches!(condition, Condition::Held(_)) && !holds(condition, record.as_ref()) {
+                return Ok(Effect::ConditionFailed { found: record.map(|record| record.modified) });
+            }
+        }
         let held = transaction
             .conditions
             .iter()
@@ -471,7 +477,7 @@ fn holds(condition: &Condition, record: Option<&Record>) -> bool {
         (Condition::Absent, None) | (Condition::Present, Some(_)) => true,
         (Condition::Revision(wanted), Some(record)) => record.modified == *wanted,
         (Condition::Value(wanted), Some(record)) => record.value == *wanted,
-        (Condition::Created(wanted), Some(record)) => record.created == *wanted,
+        (Condition::Created(wanted) | Condition::Held(wanted), Some(record)) => record.created == *wanted,
         (_, _) => false,
     }
 }

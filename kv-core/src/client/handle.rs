@@ -195,11 +195,8 @@ impl Client {
     /// ```no_run
     /// # async fn example(client: kv_core::Client) -> Result<(), Box<dyn std::error::Error>> {
     /// let lock = client.lock("locks/report").await?;
-    /// // Applied only if the lock is still held when the transaction is applied.
-    /// let done = lock.transaction().put("report", "for today").await?;
-    /// if !done.succeeded {
-    ///     println!("the lock was lost, and nothing was written");
-    /// }
+    /// // If the lock is not held any more when this is applied, nothing is written, and it fails with `WriteError::LockLost`.
+    /// lock.transaction().put("report", "for today").await?;
     /// lock.release().await?;
     /// # Ok(()) }
     /// ```

@@ -4,7 +4,7 @@ use super::ops::OpFuture;
 use super::{Client, Lease, Transacted, Transaction};
 use crate::error::{LockError, ReadError, WatchError, WriteError};
 use crate::ids::{LeaseId, Revision};
-use crate::message::{LeaseFailure, Lifetime, StepResult};
+use crate::message::{Condition, LeaseFailure, Lifetime, StepResult};
 use bytes::Bytes;
 use std::fmt;
 use std::future::{IntoFuture, pending};
@@ -51,10 +51,10 @@ impl fmt::Display for FencingToken {
 }
 
 impl Transaction {
-    /// Condition: the tenure of the lock `name` with this token has not ended. If the lock was released or lost before the transaction is
-    /// applied, the transaction changes nothing.
+    /// Requires that the tenure of the lock `name` with this token has not ended. If the lock was released or lost before the transaction is
+    /// applied, it changes nothing, its [other steps](Self::otherwise) are not run either, and it fails with [`WriteError::LockLost`].
     pub fn fenced(self, name: impl AsRef<[u8]>, token: FencingToken) -> Self {
-        self.if_created(name, token.revision())
+        self.condition(name, Condition::Held(token.revision()))
     }
 }
 
@@ -323,7 +323,8 @@ impl Lock {
         &self.lease
     }
 
-    /// Starts a transaction that changes nothing unless this lock is still held when it is applied.
+    /// Starts a transaction that requires that this lock is still held when it is applied. If it is not, the transaction changes nothing, and
+    /// fails with [`WriteError::LockLost`].
     pub fn transaction(&self) -> Transaction {
         self.client.transaction().fenced(&self.name, self.token)
     }

@@ -188,6 +188,8 @@ impl IntoFuture for Transaction {
                 Effect::Transacted { succeeded, results } => {
                     Ok(Transacted { succeeded, results, revision, timestamp })
                 }
+                // The only condition of a transaction that leads to an error.
+                Effect::ConditionFailed { .. } => Err(WriteError::LockLost { revision }),
                 effect => Err(failure(revision, effect)),
             }
         })

@@ -319,7 +319,9 @@ impl StateMachine {
             Some(Condition::Revision(wanted)) => {
                 found.is_some_and(|(numbers, _)| numbers.modified == *wanted)
             }
-            Some(Condition::Created(wanted)) => found.is_some_and(|(numbers, _)| numbers.created == *wanted),
+            Some(Condition::Created(wanted) | Condition::Held(wanted)) => {
+                found.is_some_and(|(numbers, _)| numbers.created == *wanted)
+            }
             Some(Condition::Value(_)) => found.is_some_and(|(_, equal)| equal),
         };
         Ok((found.map(|(numbers, _)| numbers), holds))

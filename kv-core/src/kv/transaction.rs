@@ -7,7 +7,7 @@ use super::record::{self, Numbers};
 use crate::engine::{EngineError, Keys};
 use crate::ids::LeaseId;
 use crate::message::{
-    Command, Effect, LeaseFailure, Record, Scanned, StepFailure, StepResult, TransactionRequest,
+    Command, Condition, Effect, LeaseFailure, Record, Scanned, StepFailure, StepResult, TransactionRequest,
     TransactionStep,
 };
 use bytes::Bytes;
@@ -67,7 +67,12 @@ impl StateMachine {
     ) -> Result<Effect, EngineError> {
         let mut held = true;
         for (key, condition) in &transaction.conditions {
-            held &= self.read_meta(key, Some(condition))?.1;
+            let (found, holds) = self.read_meta(key, Some(condition))?;
+            // Nothing that only a lock's holder may do is done, whatever other conditions hold (rule X5).
+            if !holds && matches!(condition, Condition::Held(_)) {
+                return Ok(Effect::ConditionFailed { found: found.map(|found| found.modified) });
+            }
+            held &= holds;
         }
         let steps = if held { &transaction.then } else { &transaction.otherwise };
         let (mut changes, mut results) = (Vec::new(), Vec::with_capacity(steps.len()));

@@ -22,6 +22,7 @@
 
 mod bounded;
 mod client;
+mod condition;
 mod durable;
 mod entry;
 mod lease;
@@ -34,6 +35,7 @@ pub use client::{
     Answer, ClientCall, ClientMessage, Event, EventKind, MemberStatus, PeerStatus, Query, ReadMode, Record,
     ServerMessage,
 };
+pub use condition::Condition;
 pub use durable::{
     CheckpointAlignment, Cut, Damage, EntryMeta, EntryPastGap, Extent, Recovered, ViewRecord, Write,
 };
@@ -44,8 +46,8 @@ pub(crate) use lease::millis;
 pub use lease::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime};
 pub use load::{Latencies, Load};
 pub use request::{
-    Command, Condition, Effect, Operation, Outcome, Rejection, Request, RequestError, Scanned, SizeLimits,
-    StepFailure, StepResult, TransactionRequest, TransactionStep,
+    Command, Effect, Operation, Outcome, Rejection, Request, RequestError, Scanned, SizeLimits, StepFailure,
+    StepResult, TransactionRequest, TransactionStep,
 };
 pub use snapshot::{CHUNK_BYTES, Chunk, ChunkEnd, LogPoint, LogRebase};
 

@@ -1,6 +1,6 @@
 //! The requests of clients, and their results.
 
-use super::{Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record, bounded};
+use super::{Condition, Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record, bounded};
 use crate::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -157,21 +157,6 @@ impl TransactionStep {
     }
 }
 
-/// A condition on the present state of the key.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Condition {
-    /// The key does not exist.
-    Absent,
-    /// The key exists.
-    Present,
-    /// The key exists and was last changed at this revision.
-    Revision(Revision),
-    /// The key exists and has this value.
-    Value(Bytes),
-    /// The key exists, was created at this revision, and has existed since then.
-    Created(Revision),
-}
-
 /// The stored result of a request: every retry gets the same bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Outcome {
@@ -197,7 +182,7 @@ pub enum Effect {
         /// Whether the key existed.
         existed: bool,
     },
-    /// The condition did not hold: nothing was changed.
+    /// The condition did not hold: nothing was changed. (In a transaction, only [`Condition::Held`] leads to it.)
     ConditionFailed {
         /// The revision at which the key was last changed; `None` if it does not exist.
         found: Option<Revision>,
@@ -495,7 +480,11 @@ impl SizeLimits {
     fn condition(self, condition: &Condition) -> Result<(), RequestError> {
         match condition {
             Condition::Value(value) => self.value(value),
-            Condition::Absent | Condition::Present | Condition::Revision(_) | Condition::Created(_) => Ok(()),
+            Condition::Absent
+            | Condition::Present
+            | Condition::Revision(_)
+            | Condition::Created(_)
+            | Condition::Held(_) => Ok(()),
         }
     }
 }
@@ -540,15 +529,6 @@ impl Command {
             Self::Transaction(transaction) => transaction.payload_bytes(),
             Self::DeleteRange { from, to, .. } => from.len() + to.as_ref().map_or(0, Bytes::len),
             Self::Lease(_) => 0,
-        }
-    }
-}
-
-impl Condition {
-    fn payload_bytes(&self) -> usize {
-        match self {
-            Self::Value(value) => value.len(),
-            Self::Absent | Self::Present | Self::Revision(_) | Self::Created(_) => 0,
         }
     }
 }

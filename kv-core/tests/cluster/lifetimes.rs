@@ -106,13 +106,15 @@ pub(crate) async fn x5_a_lock_holder_that_is_paused_past_its_lease_cannot_write_
             let client = builder.connect().await.expect("a member answers");
             let lock =
                 client.lock("lock").ttl(Duration::from_millis(600)).value("first").await.expect("free");
-            let done = lock.transaction().put("data", "first").await.expect("it answers");
-            assert!(done.succeeded);
+            lock.transaction().put("data", "first").await.expect("it holds the lock");
             holds.send(lock.token()).expect("somebody waits");
             // The whole thread stands still, in the middle of the work that the lock is for.
             frozen.recv().expect("it is told to go on");
-            let late = lock.transaction().put("data", "too late").await.expect("it answers");
-            assert!(!late.succeeded, "nothing is written with the old token");
+            // Neither list of steps is run: it is not a condition that failed, but the right to change anything.
+            let late =
+                lock.transaction().put("data", "too late").otherwise().put("data", "later still").await;
+            let late = late.expect_err("nothing is written with the old token");
+            assert!(late.is_lock_lost(), "{late}");
             assert!(!lock.is_held().await.expect("it can be asked"));
             lock.lease().ended().await;
             let lost = lock.release().await.expect_err("it was lost");
@@ -125,7 +127,7 @@ pub(crate) async fn x5_a_lock_holder_that_is_paused_past_its_lease_cannot_write_
     assert_eq!(at_once, LockError::Held);
     let lock = other.lock("lock").value("second").await.expect("it becomes free");
     assert!(lock.token() > first);
-    assert!(lock.transaction().put("data", "second").await.expect("it answers").succeeded);
+    lock.transaction().put("data", "second").await.expect("it holds the lock");
     thaw.send(()).expect("it waits");
     tokio::task::spawn_blocking(move || holder.join())
         .await

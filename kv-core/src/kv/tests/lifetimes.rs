@@ -43,14 +43,23 @@ impl Machine {
         }
     }
 
-    /// Whether a step of whoever holds `lock` since this revision is done.
+    /// Whether a step of whoever holds `lock` since this revision is done. If not, nothing is.
     fn fenced(&mut self, session: SessionId, number: u64, token: Revision) -> bool {
-        let conditions = vec![("lock".into(), Condition::Created(token))];
-        let then =
-            vec![TransactionStep::Put { key: "data".into(), value: "mine".into(), life: Lifetime::FOREVER }];
-        let transaction = TransactionRequest { conditions, then, otherwise: Vec::new() };
+        let put = |key: &str| TransactionStep::Put {
+            key: key.to_owned().into(),
+            value: "mine".into(),
+            life: Lifetime::FOREVER,
+        };
+        // Without the other condition, only the lock decides.
+        let conditions = vec![("other".into(), Condition::Absent), ("lock".into(), Condition::Held(token))];
+        let transaction =
+            TransactionRequest { conditions, then: vec![put("data")], otherwise: vec![put("otherwise")] };
         match self.effect(request(session, number, Operation::Command(Command::Transaction(transaction)))) {
-            Effect::Transacted { succeeded: held, .. } => held,
+            Effect::Transacted { succeeded: true, .. } => true,
+            Effect::ConditionFailed { .. } => {
+                assert!(!self.has("otherwise"), "a former holder changes nothing");
+                false
+            }
             other => panic!("{other:?}"),
         }
     }

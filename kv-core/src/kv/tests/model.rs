@@ -98,7 +98,9 @@ impl Model {
             Condition::Absent => found.is_none(),
             Condition::Present => found.is_some(),
             Condition::Revision(revision) => found.is_some_and(|found| found.modified == *revision),
-            Condition::Created(revision) => found.is_some_and(|found| found.created == *revision),
+            Condition::Created(revision) | Condition::Held(revision) => {
+                found.is_some_and(|found| found.created == *revision)
+            }
             Condition::Value(value) => found.is_some_and(|found| found.value == *value),
         }
     }
@@ -113,7 +115,12 @@ impl Model {
     }
 
     fn transact(&mut self, at: Revision, now: u64, transaction: &TransactionRequest) -> Effect {
-        let held = transaction.conditions.iter().all(|(key, condition)| self.holds(key, condition));
+        let (locks, conditions): (Vec<_>, Vec<_>) =
+            transaction.conditions.iter().partition(|(_, condition)| matches!(condition, Condition::Held(_)));
+        if let Some((key, _)) = locks.into_iter().find(|(key, condition)| !self.holds(key, condition)) {
+            return Effect::ConditionFailed { found: self.records.get(key).map(|found| found.modified) };
+        }
+        let held = conditions.into_iter().all(|(key, condition)| self.holds(key, condition));
         let steps = if held { &transaction.then } else { &transaction.otherwise };
         let old = self.records.clone();
         let mut results = Vec::new();
@@ -326,7 +333,8 @@ impl Workload {
         let life = self.life();
         let rng = &mut self.rng;
         let key = Bytes::from(format!("key{:04}", rng.u64(..self.keys)));
-        let condition = match rng.u8(..13) {
+        let condition = match rng.u8(..14) {
+            5 => Some(Condition::Held(self.log.next_revision.back(rng.u64(..40)))),
             4 => Some(Condition::Created(self.log.next_revision.back(rng.u64(..40)))),
             0 => Some(Condition::Absent),
             1 => Some(Condition::Present),

@@ -408,23 +408,18 @@ impl Replica {
             self.restart_transfer();
         } else if !everywhere && source == from {
             // If all were asked and no transfer has begun, a peer that has nothing yet may have something soon: ask again later.
-            self.ask_another_source();
+            self.next_source();
             self.ask_for_more();
         }
     }
 
-    /// Asks the next source that has not answered that it lacks the piece.
-    fn ask_another_source(&mut self) {
-        self.next_source(|run, source| !run.gone.contains_key(&source));
-    }
-
-    /// The next source in turn for which `may_have` is true, or if there is none, the next one.
-    fn next_source(&mut self, may_have: impl Fn(&Run, MemberId) -> bool) {
+    /// The next source in turn that has not answered that it lacks the piece, or if all have, the next one.
+    fn next_source(&mut self) {
         let sources = self.piece_sources();
         let Some(run) = &mut self.transfer.run else { return };
         let at = sources.iter().position(|source| *source == run.source).map_or(0, |at| at + 1);
         let in_turn = || sources.iter().cycle().skip(at).take(sources.len()).copied();
-        let next = in_turn().find(|source| may_have(run, *source)).or_else(|| in_turn().next());
+        let next = in_turn().find(|source| !run.gone.contains_key(source)).or_else(|| in_turn().next());
         run.source = next.unwrap_or(run.source);
     }
 
@@ -479,7 +474,7 @@ impl Replica {
             self.give_up_snapshot();
         } else {
             self.restart_transfer();
-            self.ask_another_source();
+            self.next_source();
         }
     }
 
@@ -498,14 +493,18 @@ impl Replica {
             return;
         }
         run.patience = (run.patience * 2).min(most);
-        let gone = run.at.is_some() && !run.gone.is_empty();
-        if gone && now.since(run.moved_at) > self.transfer.stall {
-            debug!(at = ?run.at, "no member that has the snapshot answers: starting over");
-            self.transfer.stall = (self.transfer.stall * 2).min(MOST_STALL);
-            self.restart_transfer();
+        if !run.gone.is_empty() && now.since(run.moved_at) > self.transfer.stall {
+            if run.at.is_some() {
+                debug!(at = ?run.at, "no member that has the snapshot answers: fetch another one");
+                self.transfer.stall = (self.transfer.stall * 2).min(MOST_STALL);
+                self.restart_transfer();
+            } else {
+                // A member that had nothing of use may have a snapshot by now, and all others may be down for good.
+                run.gone.clear();
+                run.moved_at = now;
+            }
         }
-        // If no transfer has begun, a source without a usable snapshot may have one by now, and all others may be down permanently.
-        self.next_source(|run, source| run.at.is_none() || !run.gone.contains_key(&source));
+        self.next_source();
         self.ask_for_more();
     }
 

@@ -1,6 +1,6 @@
-//! A transport of one's own: Unix sockets, for members on one machine. A transport opens and accepts byte streams, one for each lane; all
-//! else (who is there, frames, checksums, limits) is the library's business. The suite at the end checks whether it does what every
-//! transport must: `cargo test -p kv-examples --example custom_transport`.
+//! A transport of one's own: Unix sockets, for members on one machine. A transport opens and accepts byte streams, one
+//! for each lane; all else (who is there, frames, checksums, limits) is the library's business. The suite at the end
+//! checks whether it does what every transport must: `cargo test -p kv-examples --example custom_transport`.
 
 use async_trait::async_trait;
 use kv_core::transport::{Connection, Lane, Listener, Peer, Transport, TransportError, preface};

@@ -1,4 +1,5 @@
-//! A job queue: each job is handed to one worker, once, though members and workers die. A job that a dead worker held is handed out again.
+//! A job queue: each job is handed to one worker, once, though members and workers die. A job that a dead worker held
+//! is handed out again.
 
 use kv_core::client::LeaseId;
 use kv_core::client::Lifetime;
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 const JOBS: usize = 30;
 
-/// Takes the first job that nobody holds. The claim is a key that depends on the worker's lease: it goes when the worker dies.
+/// Takes the first job that nobody holds. The claim is a key that depends on the worker's lease: it goes when the
+/// worker dies.
 async fn claim(client: &Client, lease: LeaseId) -> Result<Option<String>, Failure> {
     for (job, _) in client.scan("jobs/open/").keys_only().await? {
         let name = String::from_utf8_lossy(&job).replace("jobs/open/", "");
@@ -25,7 +27,8 @@ async fn claim(client: &Client, lease: LeaseId) -> Result<Option<String>, Failur
     Ok(None)
 }
 
-/// Done, at one revision: the job leaves the queue and its result appears. Whoever has lost its claim meanwhile changes nothing.
+/// Done, at one revision: the job leaves the queue and its result appears. Whoever has lost its claim meanwhile changes
+/// nothing.
 async fn finish(client: &Client, job: &str, worker: &str) -> Result<bool, Failure> {
     let (open, claim) = (format!("jobs/open/{job}"), format!("jobs/claim/{job}"));
     let done = client.transaction().if_present(&open).if_present(&claim);

@@ -1,5 +1,5 @@
-//! Examples of `kv-core`: one file each, run with `cargo run -p kv-examples --example NAME`. Those that need a cluster take its network as
-//! their argument: `memory` (the default), `tcp` or `quic`.
+//! Examples of `kv-core`: one file each, run with `cargo run -p kv-examples --example NAME`. Those that need a cluster
+//! take its network as their argument: `memory` (the default), `tcp` or `quic`.
 
 use kv_core::transport::quic::Quic;
 use kv_core::transport::tcp::Tcp;
@@ -13,8 +13,8 @@ use std::{env, fs, process};
 /// What an example may fail with.
 pub type Failure = Box<dyn Error + Send + Sync>;
 
-/// Three members in this process, in a folder of their own that goes with them. An application would have one member in each process: see
-/// `embed`.
+/// Three members in this process, in a folder of their own that goes with them. An application would have one member in
+/// each process: see `embed`.
 #[derive(Debug)]
 pub struct Three {
     nodes: Vec<Node>,

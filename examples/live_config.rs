@@ -1,5 +1,5 @@
-//! A configuration that all processes share and take over live: read it once, then follow it. No change is missed, none comes twice, and
-//! they come in order, also while the member that sends them dies.
+//! A configuration that all processes share and take over live: read it once, then follow it. No change is missed, none
+//! comes twice, and they come in order, also while the member that sends them dies.
 
 use kv_core::client::Update;
 use kv_core::{Client, tokio};

@@ -1,4 +1,5 @@
-//! Leader election, and a lock that fences: whoever was the leader once and does not know that it is none any more cannot do harm.
+//! Leader election, and a lock that fences: whoever was the leader once and does not know that it is none any more
+//! cannot do harm.
 
 use kv_core::tokio;
 use kv_examples::{Failure, Three};

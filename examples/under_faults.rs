@@ -1,5 +1,5 @@
-//! An application's own behaviour during failover, tested in its own process: no port, no file, and no waiting, since the clock is
-//! paused. In a test of yours this is a function with `#[tokio::test(start_paused = true)]`.
+//! An application's own behaviour during failover, tested in its own process: no port, no file, and no waiting, since
+//! the clock is paused. In a test of yours this is a function with `#[tokio::test(start_paused = true)]`.
 
 use kv_core::error::WriteError;
 use kv_core::testing::Cluster;

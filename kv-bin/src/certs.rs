@@ -57,7 +57,8 @@ pub(crate) fn make(args: &CertsArgs) -> Result<Vec<PathBuf>, Failure> {
     Ok(written)
 }
 
-/// Creates new certificates and keys of the existing authority: for everything that it has signed, or for the given names.
+/// Creates new certificates and keys of the existing authority: for everything that it has signed, or for the given
+/// names.
 fn renew(args: &CertsArgs) -> Result<Vec<PathBuf>, Failure> {
     let read = |name: &str| {
         let path = args.out.join(name);

@@ -72,8 +72,8 @@ pub(crate) enum ClientCommand {
     Txn(TxnArgs),
     /// Write back the keys and values that `kv scan --json` has printed.
     ///
-    /// Existing keys are overwritten, and keys that are not in the file are kept. Keys that expire or belong to a lease are skipped, because
-    /// nothing would remove them.
+    /// Existing keys are overwritten, and keys that are not in the file are kept. Keys that expire or belong to a lease
+    /// are skipped, because nothing would remove them.
     Load(LoadArgs),
     /// Grant, renew, revoke or show a lease. A key can belong to a lease, and is removed when the lease ends.
     Lease(LeaseArgs),
@@ -129,7 +129,8 @@ pub(crate) struct TopArgs {
     /// Update this often, at least 100ms.
     #[arg(long, value_name = "TIME", default_value = "1s")]
     pub(crate) interval: DurationArg,
-    /// Measure for one interval, print the result and exit. This is the default where there is no terminal, except with --json.
+    /// Measure for one interval, print the result and exit. This is the default where there is no terminal, except with
+    /// --json.
     #[arg(long)]
     pub(crate) once: bool,
     #[command(flatten)]
@@ -187,7 +188,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "KV_ID", value_name = "ID")]
     pub(crate) id: Option<u8>,
 
-    /// All members of the cluster, separated by commas: ID=HOST:PORT or ID=HOST:PORT:witness. The list must be the same on each host, except for addresses.
+    /// All members of the cluster, separated by commas: ID=HOST:PORT or ID=HOST:PORT:witness. The list must be the same
+    /// on each host, except for addresses.
     #[arg(long, env = "KV_MEMBERS", value_name = "MEMBERS", value_delimiter = ',', value_parser = listed::<String>)]
     pub(crate) members: Vec<String>,
 
@@ -236,8 +238,9 @@ pub(crate) struct ServeArgs {
 /// How a client command finds its cluster.
 #[derive(Args, Debug, Default)]
 pub(crate) struct ConnectArgs {
-    /// Addresses of members, separated by commas. One is enough; give several, so that kv can connect while a member is down. Use
-    /// ID=HOST:PORT if the address in the member list does not work from here, for example behind NAT [default: 127.0.0.1:7000]
+    /// Addresses of members, separated by commas. One is enough; give several, so that kv can connect while a member is
+    /// down. Use ID=HOST:PORT if the address in the member list does not work from here, for example behind NAT
+    /// [default: 127.0.0.1:7000]
     #[arg(long, env = "KV_ADDRESS", value_name = "[ID=]HOST:PORT", value_delimiter = ',', value_parser = listed::<String>)]
     pub(crate) address: Vec<String>,
 
@@ -360,8 +363,9 @@ exist; 1 if kv lock did not get the lock, or lost it."
 pub(crate) struct LockArgs {
     /// The name of the lock. A key of this name exists while the lock is held.
     pub(crate) name: OsString,
-    /// The command to run. The variable KV_LOCK_TOKEN contains the fencing token of the lock. If the lock may be lost (its lease ends, its key is
-    /// removed, or no member answers for the time of --ttl), kv lock kills the command and all processes that it has started.
+    /// The command to run. The variable KV_LOCK_TOKEN contains the fencing token of the lock. If the lock may be lost
+    /// (its lease ends, its key is removed, or no member answers for the time of --ttl), kv lock kills the command and
+    /// all processes that it has started.
     #[arg(last = true, required = true, num_args = 1.., value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
     /// Release the lock if its holder does not renew it for this long.
@@ -455,8 +459,8 @@ pub(crate) struct CertsArgs {
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub(crate) days: u32,
 
-    /// Replace the certificates and keys in the folder by new ones of the same authority: all of them, or those that --members and --clients
-    /// name. Running members reload them without a restart.
+    /// Replace the certificates and keys in the folder by new ones of the same authority: all of them, or those that
+    /// --members and --clients name. Running members reload them without a restart.
     #[arg(long)]
     pub(crate) renew: bool,
 }

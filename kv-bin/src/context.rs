@@ -36,7 +36,8 @@ impl Context {
         Self { is_shell: true, ..Self::new(to) }
     }
 
-    /// Runs a command. Dropping the future is like dropping the call that it makes: a write may or may not have happened.
+    /// Runs a command. Dropping the future is like dropping the call that it makes: a write may or may not have
+    /// happened.
     pub(crate) async fn run(&self, command: ClientCommand, json: bool) -> Result<(), Failure> {
         match command {
             ClientCommand::Put(args) => commands::put(self, args, json).await,

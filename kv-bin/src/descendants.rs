@@ -1,5 +1,5 @@
-//! The processes that a command has started, directly or indirectly: on Linux all of them, even if their parents have ended.
-//! Elsewhere only the command itself.
+//! The processes that a command has started, directly or indirectly: on Linux all of them, even if their parents have
+//! ended. Elsewhere only the command itself.
 
 use std::time::Duration;
 use tokio::process::Child;
@@ -148,7 +148,8 @@ mod linux {
 
     fn is_below(all: &BTreeMap<i32, Process>, id: i32, top: i32) -> bool {
         let mut at = id;
-        // A process may have ended in the meantime and its number been reused, so the parents may appear to form a cycle.
+        // A process may have ended in the meantime and its number been reused, so the parents may appear to form a
+        // cycle.
         for _ in 0..all.len() {
             match all.get(&at) {
                 Some(process) if process.parent == top => return true,

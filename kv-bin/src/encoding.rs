@@ -83,8 +83,8 @@ impl Encoding {
         }
     }
 
-    /// Adds bytes to a JSON object: as `name` if they are text, otherwise as `name_hex`; as `name_hex` or `name_base64` if that
-    /// was requested.
+    /// Adds bytes to a JSON object: as `name` if they are text, otherwise as `name_hex`; as `name_hex` or `name_base64`
+    /// if that was requested.
     pub(crate) fn put(self, object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
         let (ending, text) = match (self.encode(bytes), std::str::from_utf8(bytes)) {
             (Some(text), _) => (if self.hex { HEX } else { BASE64 }, text),
@@ -95,8 +95,8 @@ impl Encoding {
     }
 }
 
-/// Replaces each of these fields that is given as `name_hex` or `name_base64` by a field `name`; its strings become lists of
-/// bytes.
+/// Replaces each of these fields that is given as `name_hex` or `name_base64` by a field `name`; its strings become
+/// lists of bytes.
 pub(crate) fn decode_fields(fields: &mut Map<String, Value>, names: &[&str]) -> Result<(), String> {
     for name in names {
         for (ending, encoding) in

@@ -71,8 +71,8 @@ pub(crate) async fn run(context: &Context, args: LockArgs) -> Result<(), Failure
     Err(Failure::passed_on(code_of(status), format!("the command failed: {status}")))
 }
 
-/// The exit code of this process after its command has failed: the command's code, or 128 plus the number of the signal that
-/// ended it, as in shells.
+/// The exit code of this process after its command has failed: the command's code, or 128 plus the number of the signal
+/// that ended it, as in shells.
 fn code_of(status: ExitStatus) -> u8 {
     #[cfg(unix)]
     let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
@@ -81,8 +81,8 @@ fn code_of(status: ExitStatus) -> u8 {
     status.code().or(signal).and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-/// Waits for the command, and forwards signals to it. If the lock may be lost, the command and all processes that it has started
-/// are killed. Processes that remain when the command ends are ended too.
+/// Waits for the command, and forwards signals to it. If the lock may be lost, the command and all processes that it
+/// has started are killed. Processes that remain when the command ends are ended too.
 async fn run_child(
     mut child: Child,
     descendants: &Descendants,
@@ -117,9 +117,9 @@ async fn run_child(
     Ok(status)
 }
 
-/// Stops (Ctrl-Z) together with the command and all processes that it has started, including those that would not stop by
-/// themselves, because nobody renews the lease meanwhile. Afterwards they are resumed only once it is known that the lock is
-/// still held. Returns false if it is not.
+/// Stops (Ctrl-Z) together with the command and all processes that it has started, including those that would not stop
+/// by themselves, because nobody renews the lease meanwhile. Afterwards they are resumed only once it is known that the
+/// lock is still held. Returns false if it is not.
 async fn rest(child: &mut Child, descendants: &Descendants, lock: &Lock) -> bool {
     descendants.freeze(child);
     stop_for_a_while();

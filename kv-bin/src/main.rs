@@ -35,8 +35,9 @@ use failure::Failure;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// A thread of the runtime polls at most this many tasks before it checks for events and for tasks that other threads have woken. Tokio's default
-/// is 61: while a few busy clients keep every thread occupied, all other clients would wait that long.
+/// A thread of the runtime polls at most this many tasks before it checks for events and for tasks that other threads
+/// have woken. Tokio's default is 61: while a few busy clients keep every thread occupied, all other clients would wait
+/// that long.
 const EVENT_INTERVAL: u32 = 8;
 
 /// How long connections may take to notify the other end that they close, if the kernel does not do it.
@@ -68,7 +69,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints help, or what is wrong with the command line; for an invalid value, just the line about it. Returns the exit code.
+/// Prints help, or what is wrong with the command line; for an invalid value, just the line about it. Returns the exit
+/// code.
 fn explain(error: &clap::Error) -> u8 {
     if error.kind() == ErrorKind::ValueValidation {
         let text = error.to_string();

@@ -99,7 +99,8 @@ pub(crate) fn head<'a>(members: impl Iterator<Item = &'a Seen>) -> Op {
     members.filter_map(|seen| seen.status.as_ref().ok()).map(|status| status.head).max().unwrap_or_default()
 }
 
-/// A table of members, roles, view, commit, lag and last failover. Lag is how many entries of the longest log this member lacks.
+/// A table of members, roles, view, commit, lag and last failover. Lag is how many entries of the longest log this
+/// member lacks.
 pub(crate) fn table(members: &[Seen]) -> String {
     let head = head(members.iter());
     let row = |status: &MemberStatus| {

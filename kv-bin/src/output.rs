@@ -63,8 +63,8 @@ impl Cell {
     }
 }
 
-/// Aligns rows under a header; each column is as wide as its widest cell. The last cell of a row that is too short may have any
-/// length.
+/// Aligns rows under a header; each column is as wide as its widest cell. The last cell of a row that is too short may
+/// have any length.
 pub(crate) fn table(header: &[&str], rows: &[Vec<Cell>]) -> String {
     let full = || rows.iter().filter(|row| row.len() == header.len());
     let mut widths = Vec::new();

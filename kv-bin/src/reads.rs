@@ -20,10 +20,12 @@ pub(crate) struct Freshness {
     /// Read from any member, without asking a quorum. The answer may be stale.
     #[arg(long, conflicts_with_all = ["at_least", "max_staleness"])]
     local: bool,
-    /// Read from any member, as soon as it has this revision or a later one. Use the revision of your own write to read that write.
+    /// Read from any member, as soon as it has this revision or a later one. Use the revision of your own write to read
+    /// that write.
     #[arg(long, value_name = "REVISION", conflicts_with = "max_staleness")]
     at_least: Option<u64>,
-    /// Read from any member whose state is at most this old (2s, 500ms). If no backup can prove that, the primary answers.
+    /// Read from any member whose state is at most this old (2s, 500ms). If no backup can prove that, the primary
+    /// answers.
     #[arg(long, value_name = "TIME")]
     max_staleness: Option<DurationArg>,
     /// Ask only this member. Without another option, it must be the primary.

@@ -15,8 +15,8 @@ pub(crate) struct Caught {
 }
 
 impl Caught {
-    /// The failure of a command that the signal ended before it was done. The code is 128 plus the number of the signal, as in
-    /// shells.
+    /// The failure of a command that the signal ended before it was done. The code is 128 plus the number of the
+    /// signal, as in shells.
     pub(crate) fn ended(self, message: impl fmt::Display) -> Failure {
         Failure::passed_on(u8::try_from(128 + self.number).unwrap_or(u8::MAX), message)
     }
@@ -98,8 +98,8 @@ mod unix {
             Self::of(REQUESTS.iter().filter(|(_, signal)| is_caught(signal)))
         }
 
-        /// Catches all signals that would end this process and, if `stops`, those that stop it temporarily, to forward them to a
-        /// command. Ignored signals stay ignored, and the command inherits that.
+        /// Catches all signals that would end this process and, if `stops`, those that stop it temporarily, to forward
+        /// them to a command. Ignored signals stay ignored, and the command inherits that.
         pub(crate) fn catch_all(stops: bool) -> Result<Self, Failure> {
             let ignored = ignored().unwrap_or(0);
             let is_caught = |signal: Signal| !has(ignored, signal) && (stops || signal != Signal::TSTP);
@@ -140,7 +140,8 @@ mod unix {
         mask & 1 << (signal.as_raw() - 1) != 0
     }
 
-    /// Sends it to the command, unless the terminal has done so: Ctrl-C and Ctrl-\ are sent to all foreground processes.
+    /// Sends it to the command, unless the terminal has done so: Ctrl-C and Ctrl-\ are sent to all foreground
+    /// processes.
     pub(crate) fn forward(caught: Caught, child: &tokio::process::Child) {
         let typed = matches!(caught.name, "SIGINT" | "SIGQUIT") && is_in_front();
         let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));

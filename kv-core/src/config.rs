@@ -32,8 +32,9 @@ pub enum Role {
 pub struct Member {
     /// Its id, never used twice.
     pub id: MemberId,
-    /// Where the other members and the clients reach it, in the transport's notation (`HOST:PORT`). May change between restarts, and may differ
-    /// between the members' configurations, where a member is reached by other addresses from elsewhere; a difference is logged.
+    /// Where the other members and the clients reach it, in the transport's notation (`HOST:PORT`). May change between
+    /// restarts, and may differ between the members' configurations, where a member is reached by other addresses from
+    /// elsewhere; a difference is logged.
     pub address: String,
     /// What it does.
     pub role: Role,
@@ -58,8 +59,8 @@ pub enum ConfigError {
     /// Two members have one address.
     #[error("duplicate address {0}: give each member an address of its own")]
     DuplicateAddress(String),
-    /// An address is empty, or longer than 255 bytes, or has spaces in it. (Whether it is one of the transport's is the transport's
-    /// business, when a node starts.)
+    /// An address is empty, or longer than 255 bytes, or has spaces in it. (Whether it is one of the transport's is the
+    /// transport's business, when a node starts.)
     #[error(
         "member {id} has the invalid address {address:?}: write an address of its transport, as in 127.0.0.1:7000"
     )]
@@ -181,14 +182,16 @@ impl Cluster {
         data.nth(usize::try_from(turn).expect("below 15")).expect("a cluster has a data member").id
     }
 
-    /// A hash of the name, the ids of the members and their roles; members whose fingerprints differ refuse each other. Addresses are not part of
-    /// it: the protocol votes by ids, and where a member is reached may change, and may look different from elsewhere.
+    /// A hash of the name, the ids of the members and their roles; members whose fingerprints differ refuse each other.
+    /// Addresses are not part of it: the protocol votes by ids, and where a member is reached may change, and may look
+    /// different from elsewhere.
     #[must_use]
     pub fn fingerprint(&self) -> Hash {
         fingerprint_of(&self.name, self.members.values().map(|member| (member.id, member.role)))
     }
 
-    /// How the member list with this fingerprint differs, if one member does; empty otherwise, and a part of a sentence.
+    /// How the member list with this fingerprint differs, if one member does; empty otherwise, and a part of a
+    /// sentence.
     pub(crate) fn difference(&self, fingerprint: Hash) -> String {
         let members = self.members.values().map(|member| (member.id, member.role)).collect();
         difference::difference(&self.name, &members, fingerprint)
@@ -285,9 +288,9 @@ fn check_address(member: &Member) -> Result<(), ConfigError> {
 /// How many entries may be uncommitted at once; fixed when a cluster is formed.
 const DEFAULT_PIPELINE_DEPTH: u32 = 32;
 
-/// Time-outs and limits of a node. Every option has a default, a range and a setter. A node checks the ranges when it starts, and
-/// [`checked`](Self::checked) does so before. Some options are fixed when the cluster forms. The others may differ between members, and may change
-/// with every restart: see [`OPTION_TABLE`].
+/// Time-outs and limits of a node. Every option has a default, a range and a setter. A node checks the ranges when it
+/// starts, and [`checked`](Self::checked) does so before. Some options are fixed when the cluster forms. The others may
+/// differ between members, and may change with every restart: see [`OPTION_TABLE`].
 ///
 /// ```
 /// # use kv_core::Options;
@@ -300,26 +303,30 @@ const DEFAULT_PIPELINE_DEPTH: u32 = 32;
 pub struct Options {
     /// Time between two heartbeats of the primary. Default 25 ms; 1 ms to 10 s.
     pub heartbeat: Duration,
-    /// Shortest silence after which a backup suspects that the primary has failed. The backup adapts to the silences that it observes,
-    /// between this and [`failure_timeout_max`](field@Self::failure_timeout_max). Default 150 ms; at least 3 heartbeats, at most 60 s.
+    /// Shortest silence after which a backup suspects that the primary has failed. The backup adapts to the silences
+    /// that it observes, between this and [`failure_timeout_max`](field@Self::failure_timeout_max). Default 150 ms; at
+    /// least 3 heartbeats, at most 60 s.
     pub failure_timeout_min: Duration,
-    /// Longest silence after which a backup suspects that the primary has failed. Default 2 s; at least `failure_timeout_min`, at most 120 s.
+    /// Longest silence after which a backup suspects that the primary has failed. Default 2 s; at least
+    /// `failure_timeout_min`, at most 120 s.
     pub failure_timeout_max: Duration,
-    /// Length of a read lease: for this long after a quorum has answered a heartbeat, the primary serves linearizable reads without asking the
-    /// quorum again. Zero disables it; the primary then confirms reads by asking a quorum, which relies on no clock. Fixed when the cluster forms.
-    /// Default 0; otherwise at least 4 heartbeats, at most `failure_timeout_max`.
+    /// Length of a read lease: for this long after a quorum has answered a heartbeat, the primary serves linearizable
+    /// reads without asking the quorum again. Zero disables it; the primary then confirms reads by asking a quorum,
+    /// which relies on no clock. Fixed when the cluster forms. Default 0; otherwise at least 4 heartbeats, at most
+    /// `failure_timeout_max`.
     ///
-    /// **With read leases, reads are linearizable only if clocks are correct**: the monotonic clock of every member must run within 10 % of
-    /// the true rate, also while the process or the machine pauses. (On Linux, kv uses the clock that counts the time while a machine is suspended. The
-    /// clock of a virtual machine that its host pauses stops all the same: do not use read leases on one.) Wall clocks do not matter. Writes do not
-    /// depend on this.
+    /// **With read leases, reads are linearizable only if clocks are correct**: the monotonic clock of every member
+    /// must run within 10 % of the true rate, also while the process or the machine pauses. (On Linux, kv uses the
+    /// clock that counts the time while a machine is suspended. The clock of a virtual machine that its host pauses
+    /// stops all the same: do not use read leases on one.) Wall clocks do not matter. Writes do not depend on this.
     ///
-    /// A primary that crashes is replaced later by up to this time. If `failure_timeout_min` is at least as long as the lease, a primary that falls
-    /// silent is not replaced later. A handover is not delayed. A member that has just started takes part in no view change for this time.
+    /// A primary that crashes is replaced later by up to this time. If `failure_timeout_min` is at least as long as the
+    /// lease, a primary that falls silent is not replaced later. A handover is not delayed. A member that has just
+    /// started takes part in no view change for this time.
     pub read_lease: Duration,
-    /// Nothing expires early if, while all members were down, the wall clocks of a quorum were set forward by at most this. Wall clocks matter
-    /// only after all members were down, to find out for how long; leases and keys with a time to live then expire later by this much. It may
-    /// differ between members. Default 5 s; at most 1 h.
+    /// Nothing expires early if, while all members were down, the wall clocks of a quorum were set forward by at most
+    /// this. Wall clocks matter only after all members were down, to find out for how long; leases and keys with a time
+    /// to live then expire later by this much. It may differ between members. Default 5 s; at most 1 h.
     pub wall_clock_allowance: Duration,
     /// Most log entries that may be uncommitted at once. Fixed when the cluster forms. Default 32; 1 to 256.
     pub pipeline_depth: u32,
@@ -329,50 +336,56 @@ pub struct Options {
     pub max_key_bytes: usize,
     /// Largest value, in bytes. Fixed when the cluster forms. Default 1 MiB; 1 B to 8 MiB.
     pub max_value_bytes: usize,
-    /// Size of a journal file, in bytes. A larger entry gets a file of its own. Default 16 MiB; 64 KiB to 1 GiB, at least twice `max_batch_bytes`, and
-    /// at least 2 x (`max_key_bytes` + `max_value_bytes`) + 80 KiB.
+    /// Size of a journal file, in bytes. A larger entry gets a file of its own. Default 16 MiB; 64 KiB to 1 GiB, at
+    /// least twice `max_batch_bytes`, and at least 2 x (`max_key_bytes` + `max_value_bytes`) + 80 KiB.
     pub segment_bytes: u64,
     /// Write a checkpoint of the state when this many bytes of new data are in memory. Default 32 MiB; 64 KiB to 4 GiB.
     pub checkpoint_bytes: usize,
-    /// Keep this many bytes of the journal for members that are away. A member that needs older entries receives the whole state.
-    /// Default 256 MiB; 0 to 1 TiB.
+    /// Keep this many bytes of the journal for members that are away. A member that needs older entries receives the
+    /// whole state. Default 256 MiB; 0 to 1 TiB.
     pub journal_retention_bytes: u64,
-    /// Largest journal of a witness, in bytes, while a data member is away. Beyond it, the witness drops entries that the data member needs, and
-    /// logs an error. The cluster may then become unavailable, but never inconsistent. Default 1 GiB; 1 MiB to 1 TiB.
+    /// Largest journal of a witness, in bytes, while a data member is away. Beyond it, the witness drops entries that
+    /// the data member needs, and logs an error. The cluster may then become unavailable, but never inconsistent.
+    /// Default 1 GiB; 1 MiB to 1 TiB.
     pub witness_journal_bytes: u64,
     /// Rate at which the state is sent to another member, in bytes per second. Default 64 MiB; 64 KiB to 1 TiB.
     pub transfer_bytes_per_second: u64,
-    /// Rate at which the journal and the state are read again to find damage, in bytes per second; 0 disables it. Damaged data is fetched
-    /// from another member. Default 1 MiB; 0 to 1 GiB.
+    /// Rate at which the journal and the state are read again to find damage, in bytes per second; 0 disables it.
+    /// Damaged data is fetched from another member. Default 1 MiB; 0 to 1 GiB.
     pub scrub_bytes_per_second: u64,
     /// Most memory for the cache of the state file, in bytes. Default 64 MiB; 1 MiB to 1 TiB.
     pub cache_bytes: usize,
     /// Most client sessions. Another one evicts the session that was silent longest. Fixed when the cluster forms.
     /// Default 10,000; 1 to 1,000,000.
     pub max_sessions: usize,
-    /// A session expires after this much silence, by the timestamps of the log. Fixed when the cluster forms. Default 10 min; 1 s to 30 days.
+    /// A session expires after this much silence, by the timestamps of the log. Fixed when the cluster forms. Default
+    /// 10 min; 1 s to 30 days.
     pub session_ttl: Duration,
     /// Most requests in flight in one session. Fixed when the cluster forms. Default 256; 1 to 4,096.
     pub max_in_flight_per_session: usize,
-    /// Keep the changes of this many revisions for reads and watches, if they fit into `history_bytes`. Fixed when the cluster forms.
-    /// Default 1,000,000; 0 (none) to 1,000,000,000.
+    /// Keep the changes of this many revisions for reads and watches, if they fit into `history_bytes`. Fixed when the
+    /// cluster forms. Default 1,000,000; 0 (none) to 1,000,000,000.
     pub history_revisions: u64,
-    /// Keep at most this many bytes of past values. A change counts as 64 bytes, twice the size of the key, and the size of the value that it
-    /// replaced. The oldest are removed first. Fixed when the cluster forms. Default 64 MiB; 0 (none) to 1 TiB.
+    /// Keep at most this many bytes of past values. A change counts as 64 bytes, twice the size of the key, and the
+    /// size of the value that it replaced. The oldest are removed first. Fixed when the cluster forms. Default 64 MiB;
+    /// 0 (none) to 1 TiB.
     pub history_bytes: u64,
-    /// Most leases. Further requests for a lease are refused until one ends. Fixed when the cluster forms. Default 10,000; 0 to 1,000,000.
+    /// Most leases. Further requests for a lease are refused until one ends. Fixed when the cluster forms. Default
+    /// 10,000; 0 to 1,000,000.
     pub max_leases: usize,
-    /// Most client connections. One client (by the name in its certificate, or by its address without TLS) gets at most eight ninths of them.
-    /// Default 1,024; 1 to 100,000.
+    /// Most client connections. One client (by the name in its certificate, or by its address without TLS) gets at most
+    /// eight ninths of them. Default 1,024; 1 to 100,000.
     pub max_connections: usize,
-    /// Most client connections accepted per second. More are closed at once, and clients retry. Default 1,000; 1 to 1,000,000.
+    /// Most client connections accepted per second. More are closed at once, and clients retry. Default 1,000; 1 to
+    /// 1,000,000.
     pub max_accepts_per_second: u32,
-    /// Most memory for all client connections together, in bytes: for requests that are read or in flight, and for answers that are not yet
-    /// written. When it is used up, requests wait or are answered `Overloaded`. One client gets at most two thirds of it. Default 256 MiB; 16 MiB
-    /// to 1 TiB, and at least 10 x (`max_key_bytes` + `max_value_bytes`).
+    /// Most memory for all client connections together, in bytes: for requests that are read or in flight, and for
+    /// answers that are not yet written. When it is used up, requests wait or are answered `Overloaded`. One client
+    /// gets at most two thirds of it. Default 256 MiB; 16 MiB to 1 TiB, and at least 10 x (`max_key_bytes` +
+    /// `max_value_bytes`).
     pub client_memory_bytes: usize,
-    /// Close a client connection that was silent for this long. Clients learn this time when they connect, and send heartbeats within it.
-    /// Default 60 s; 1 s to 1 day.
+    /// Close a client connection that was silent for this long. Clients learn this time when they connect, and send
+    /// heartbeats within it. Default 60 s; 1 s to 1 day.
     pub client_idle_timeout: Duration,
 }
 
@@ -472,8 +485,8 @@ impl Options {
 }
 
 impl Options {
-    /// The most bytes of an encoded request: the largest put, guarded by the largest value; or the largest transaction, with what its
-    /// parts take besides keys and values.
+    /// The most bytes of an encoded request: the largest put, guarded by the largest value; or the largest transaction,
+    /// with what its parts take besides keys and values.
     pub(crate) const fn largest_request(&self) -> usize {
         2 * (self.max_key_bytes + self.max_value_bytes) + (64 << 10)
     }

@@ -1,7 +1,7 @@
 //! Runs work that waits for a disk, on a thread of its own.
 //!
-//! A runtime that shuts down waits for its own blocking threads (`spawn_blocking`) as long as they take: forever, if a disk does
-//! not return. Nobody waits for these threads. A thread that hangs is left behind, and ends with the process.
+//! A runtime that shuts down waits for its own blocking threads (`spawn_blocking`) as long as they take: forever, if a
+//! disk does not return. Nobody waits for these threads. A thread that hangs is left behind, and ends with the process.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -60,11 +60,13 @@ pub enum WriteError {
     ConditionFailed {
         /// The revision at which the key was last changed; `None` if it does not exist.
         found: Option<Revision>,
-        /// The revision at which the condition was checked. A read with `.at_least(revision)` sees the state that made it fail.
+        /// The revision at which the condition was checked. A read with `.at_least(revision)` sees the state that made
+        /// it fail.
         revision: Revision,
     },
     /// The transaction requires a lock ([`Lock::transaction`](crate::client::Lock::transaction),
-    /// [`Transaction::fenced`](crate::client::Transaction::fenced)) that was released or lost before. Nothing was changed.
+    /// [`Transaction::fenced`](crate::client::Transaction::fenced)) that was released or lost before. Nothing was
+    /// changed.
     #[error("the lock was no longer held at revision {revision}: nothing was changed")]
     LockLost {
         /// The revision at which it was checked. A read with `.at_least(revision)` sees that state.
@@ -278,8 +280,8 @@ impl ReadError {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WatchError {
-    /// Some of the changes that the watch needs are no longer kept. To continue, read the present state and watch the changes after it, with
-    /// [`Watch::follow`](crate::client::Watch::follow).
+    /// Some of the changes that the watch needs are no longer kept. To continue, read the present state and watch the
+    /// changes after it, with [`Watch::follow`](crate::client::Watch::follow).
     #[error("history compacted: changes are available only after revision {oldest}")]
     Compacted {
         /// All changes after this revision are kept.

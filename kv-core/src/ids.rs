@@ -5,11 +5,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 use std::time::Duration;
 
-/// Every counter that is decoded is below this: far above what can be counted, and so far below `u64::MAX` that arithmetic never overflows.
+/// Every counter that is decoded is below this: far above what can be counted, and so far below `u64::MAX` that
+/// arithmetic never overflows.
 const COUNTER_END: u64 = 1 << 62;
 
-/// Declares a counter newtype: ordered, serialisable, with `ZERO`, `next` and a short display. To decode one that is not below
-/// [`COUNTER_END`] is an error, wherever the bytes come from.
+/// Declares a counter newtype: ordered, serialisable, with `ZERO`, `next` and a short display. To decode one that is
+/// not below [`COUNTER_END`] is an error, wherever the bytes come from.
 macro_rules! counter {
     ($(#[$doc:meta])* $name:ident, $letter:literal) => {
         $(#[$doc])*
@@ -102,8 +103,8 @@ counter!(
     Op, "o"
 );
 counter!(
-    /// The position of a change in the committed history: contiguous, unique, and the version that users see. Each request that
-    /// can change keys takes the next one, whether it changes any key or not. The first has revision 1.
+    /// The position of a change in the committed history: contiguous, unique, and the version that users see. Each
+    /// request that can change keys takes the next one, whether it changes any key or not. The first has revision 1.
     Revision, "r"
 );
 counter!(
@@ -111,7 +112,8 @@ counter!(
     RequestNumber, "n"
 );
 counter!(
-    /// A client session. Its id is the number of the request that opened it, among all requests of the log. Zero is no session.
+    /// A client session. Its id is the number of the request that opened it, among all requests of the log. Zero is no
+    /// session.
     SessionId, "s"
 );
 counter!(

@@ -1,21 +1,23 @@
 //! A replicated, durable, linearizable key-value store to embed.
 //!
-//! Several processes, usually three, keep the same data. One of them is the *primary*: it orders every write and replicates it to the
-//! *backups*. If the primary fails, a backup takes over automatically. Clients retry unanswered requests, and every write is applied exactly
-//! once.
+//! Several processes, usually three, keep the same data. One of them is the *primary*: it orders every write and
+//! replicates it to the *backups*. If the primary fails, a backup takes over automatically. Clients retry unanswered
+//! requests, and every write is applied exactly once.
 //!
 //! - **Linearizable**: reads and writes behave as if there were one copy of the data.
 //! - **Durable**: a write is acknowledged after it is on the disks of a majority.
-//! - **Exactly once**, through retries, lost messages and failovers. If the outcome of a write cannot be known, the error is `OutcomeUnknown`.
-//! - **Available** while a majority of the members can communicate. Two data members and a *witness* survive the loss of any one.
+//! - **Exactly once**, through retries, lost messages and failovers. If the outcome of a write cannot be known, the
+//!   error is `OutcomeUnknown`.
+//! - **Available** while a majority of the members can communicate. Two data members and a *witness* survive the loss
+//!   of any one.
 //!
 //! The protocol is Viewstamped Replication Revisited (Liskov and Cowling, 2012), extended to survive damaged disks.
 //!
 //! Start with the [guide](guide::getting_started).
 //!
 //! # A cluster in one process
-//! A [`Node`] is one member, and a [`Client`] talks to all of them. This example uses the in-memory network. With the feature `tcp`, use
-//! `transport::tcp` instead.
+//! A [`Node`] is one member, and a [`Client`] talks to all of them. This example uses the in-memory network. With the
+//! feature `tcp`, use `transport::tcp` instead.
 //! ```
 //! use kv_core::{Cluster, Node, tokio, transport::Memory};
 //!
@@ -48,15 +50,17 @@
 //! ```
 //!
 //! # What runs where
-//! A node runs on the tokio runtime that starts it. It has its own threads for everything that waits for the disk. The runtime must stay
-//! responsive: if the application blocks its worker threads, the heartbeats of the member are delayed, and it may lose the primary role.
+//! A node runs on the tokio runtime that starts it. It has its own threads for everything that waits for the disk. The
+//! runtime must stay responsive: if the application blocks its worker threads, the heartbeats of the member are
+//! delayed, and it may lose the primary role.
 //!
-//! The crate re-exports [`tokio`], so that an application needs no other dependency. Watches are streams, and also have a method `next`.
-//! The crate reads no environment variables and installs no `tracing` subscriber. It logs within spans named `member`.
+//! The crate re-exports [`tokio`], so that an application needs no other dependency. Watches are streams, and also have
+//! a method `next`. The crate reads no environment variables and installs no `tracing` subscriber. It logs within spans
+//! named `member`.
 //!
 //! # Features
-//! No feature is enabled by default, and a feature only adds to the crate. Without any, nodes and clients use the in-memory network or your
-//! own transport.
+//! No feature is enabled by default, and a feature only adds to the crate. Without any, nodes and clients use the
+//! in-memory network or your own transport.
 //!
 //! | feature | adds |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! Clients and their handles under a clock that nobody waits for: locks, leases, deadlines, and futures that are dropped at every
-//! point.
+//! Clients and their handles under a clock that nobody waits for: locks, leases, deadlines, and futures that are
+//! dropped at every point.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -460,8 +460,8 @@ async fn a_client_closes_though_nobody_waits_for_it() {
     }
 }
 
-/// Where a watch stands is known though nothing of its range has changed: whoever goes on from there misses nothing, and does not depend
-/// on a past that may be compacted.
+/// Where a watch stands is known though nothing of its range has changed: whoever goes on from there misses nothing,
+/// and does not depend on a past that may be compacted.
 #[tokio::test(start_paused = true)]
 async fn a_watch_knows_how_far_it_is_complete_though_it_has_delivered_nothing() {
     let cluster = Cluster::in_memory(3).seed(6).start().await;

@@ -58,8 +58,9 @@ impl Trust {
         }
     }
 
-    /// The settings of an endpoint. A restarted process notifies the peers of its predecessor that their connections are gone. It
-    /// proves that it may do so with a secret that both processes have, because it is derived from the private key.
+    /// The settings of an endpoint. A restarted process notifies the peers of its predecessor that their connections
+    /// are gone. It proves that it may do so with a secret that both processes have, because it is derived from the
+    /// private key.
     pub(crate) fn endpoint(&self) -> EndpointConfig {
         let secret = match self {
             // Without authentication, anyone who sees the traffic could forge the end of a connection anyway.
@@ -79,8 +80,8 @@ impl Trust {
     }
 }
 
-/// Connection ids without a pattern. The default ones contain a check by which a process would not recognize those of its
-/// predecessor.
+/// Connection ids without a pattern. The default ones contain a check by which a process would not recognize those of
+/// its predecessor.
 #[derive(Debug)]
 struct RandomIds;
 

@@ -1,7 +1,8 @@
 //! The connecting end: two connections to each address, one for the streams of the Bulk lane and one for all others.
 //!
-//! Streams of one connection do not wait for each other's lost bytes. But they share a congestion window, and one task processes
-//! their datagrams one by one. With a single connection, a sign of life would wait behind a window of bulk data.
+//! Streams of one connection do not wait for each other's lost bytes. But they share a congestion window, and one task
+//! processes their datagrams one by one. With a single connection, a sign of life would wait behind a window of bulk
+//! data.
 
 use crate::socket::Socket;
 use crate::stream::{self, lost};
@@ -22,7 +23,8 @@ use tokio::time::{Instant, sleep, timeout};
 const STREAMS: usize = settings::MAX_STREAMS / 2;
 /// A silent connection is probed after this long...
 const SHORTEST_PAUSE: Duration = Duration::from_millis(25);
-/// ... and, while nobody has anything to send, after twice as long each time, up to this: a third of the shortest idle time-out.
+/// ... and, while nobody has anything to send, after twice as long each time, up to this: a third of the shortest idle
+/// time-out.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that has not answered for this long is not used for new streams.
 const SILENT: Duration = Duration::from_millis(500);
@@ -146,8 +148,8 @@ impl Link {
     }
 }
 
-/// Notices that the process at the other end is gone. QUIC notices it only after the idle time-out. But the kernel answers
-/// datagrams to a port that nobody uses, so a ping shows it at once.
+/// Notices that the process at the other end is gone. QUIC notices it only after the idle time-out. But the kernel
+/// answers datagrams to a port that nobody uses, so a ping shows it at once.
 struct Watch {
     connection: quinn::Connection,
     refusals: tokio::sync::watch::Receiver<u64>,
@@ -190,8 +192,8 @@ impl Watch {
         }
     }
 
-    /// Returns whether the other end is gone after a report of that. A live peer answers a probe, so a forged report alone ends
-    /// no connection.
+    /// Returns whether the other end is gone after a report of that. A live peer answers a probe, so a forged report
+    /// alone ends no connection.
     async fn is_gone(&mut self) -> bool {
         let before = self.carried().datagrams_received;
         self.ask();

@@ -25,8 +25,8 @@ const BACKLOG: usize = 128;
 const UNUSED: Duration = Duration::from_millis(500);
 /// How long the notification that a connection ends may take to leave this machine before the port is released.
 const FAREWELL: Duration = Duration::from_millis(10);
-/// The part (1 / this) of the half-open connections whose addresses may be forged. Above that, callers must prove that they can
-/// be reached there.
+/// The part (1 / this) of the half-open connections whose addresses may be forged. Above that, callers must prove that
+/// they can be reached there.
 const UNPROVEN_PART: usize = 4;
 
 /// A port with a listener, or with connections of an earlier listener.

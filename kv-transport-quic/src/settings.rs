@@ -11,10 +11,11 @@ pub(crate) const MAX_STREAMS: usize = 128;
 /// How many bytes an attempt to connect may send before it is looked at, and all of them together.
 const INCOMING_BYTES: u64 = 16 << 10;
 const INCOMING_BYTES_IN_ALL: u64 = 1 << 20;
-/// The window of a stream from an address that is no member's: what it may send per round trip. That is 64 MiB/s at 1 ms and 3
-/// MiB/s at 20 ms, for one client. A member may send three times as fast.
+/// The window of a stream from an address that is no member's: what it may send per round trip. That is 64 MiB/s at 1
+/// ms and 3 MiB/s at 20 ms, for one client. A member may send three times as fast.
 pub(crate) const STRANGERS_WINDOW: u32 = 64 << 10;
-/// The assumed round-trip time before anything was measured. A lost first datagram is sent again after three times as long.
+/// The assumed round-trip time before anything was measured. A lost first datagram is sent again after three times as
+/// long.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
 /// The buffer for probe datagrams, which nobody reads.
 const DATAGRAM_BYTES: usize = 1 << 10;
@@ -61,9 +62,9 @@ impl Quic {
     }
 }
 
-/// How many bytes a connection with this many open streams of this window holds in each direction: as much as they may hold
-/// together, and as much again for two that are about to open, so that a stream whose reader has stopped leaves room for the
-/// others.
+/// How many bytes a connection with this many open streams of this window holds in each direction: as much as they may
+/// hold together, and as much again for two that are about to open, so that a stream whose reader has stopped leaves
+/// room for the others.
 pub(crate) fn window_for(streams: usize, window: u32) -> VarInt {
     varint((streams as u64 + 2).saturating_mul(window.into()))
 }

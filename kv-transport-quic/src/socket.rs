@@ -71,8 +71,8 @@ impl Socket {
         *self.io.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Counts how often the other machine has answered that nobody listens there. It is only a hint: anyone who guesses the port
-    /// can forge it.
+    /// Counts how often the other machine has answered that nobody listens there. It is only a hint: anyone who guesses
+    /// the port can forge it.
     pub(crate) fn refusals(&self) -> watch::Receiver<u64> {
         self.refusals.subscribe()
     }

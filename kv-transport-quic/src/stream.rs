@@ -102,7 +102,8 @@ impl AsyncWrite for Writer {
 }
 
 impl Drop for Writer {
-    /// Ends the direction, and keeps the connection until everything has arrived: a closed connection drops unsent data.
+    /// Ends the direction, and keeps the connection until everything has arrived: a closed connection drops unsent
+    /// data.
     fn drop(&mut self) {
         // It fails only if the direction has ended already.
         let _ = self.stream.finish();

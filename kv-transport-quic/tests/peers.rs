@@ -1,5 +1,5 @@
-//! How the end of a peer is noticed, and what a connection survives. Idle time-outs are an hour unless they are what is shown,
-//! so that nothing is noticed by them.
+//! How the end of a peer is noticed, and what a connection survives. Idle time-outs are an hour unless they are what is
+//! shown, so that nothing is noticed by them.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -127,8 +127,8 @@ fn configure(socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A connection to an unused local port can, rarely, be connected to itself, if the kernel chooses the same port as its source.
-/// If it were kept, it would also hold the port that a listener needs.
+/// A connection to an unused local port can, rarely, be connected to itself, if the kernel chooses the same port as its
+/// source. If it were kept, it would also hold the port that a listener needs.
 fn is_connected_to_itself(socket: &TcpStream) -> bool {
     matches!((socket.local_addr(), socket.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
 }

@@ -1,11 +1,11 @@
 //! TCP for kv, with a socket per lane, so that lanes do not block one another.
 //!
-//! [`Tcp`] is the [`Transport`]. The connecting end sends a preface of eight bytes, by which it shows that it speaks kv, the
-//! version, and the lane of the socket. Then the stream belongs to the user.
+//! [`Tcp`] is the [`Transport`]. The connecting end sends a preface of eight bytes, by which it shows that it speaks
+//! kv, the version, and the lane of the socket. Then the stream belongs to the user.
 //!
-//! [`Tcp::new`] authenticates nobody: every connection's peer is `Peer::Unauthenticated`, and anyone who can read the network can
-//! read everything. With `Tcp::with_tls` (feature `tls`) everything is encrypted, and both ends are authenticated by their
-//! certificates.
+//! [`Tcp::new`] authenticates nobody: every connection's peer is `Peer::Unauthenticated`, and anyone who can read the
+//! network can read everything. With `Tcp::with_tls` (feature `tls`) everything is encrypted, and both ends are
+//! authenticated by their certificates.
 
 mod connection;
 mod listener;
@@ -25,10 +25,10 @@ use tokio::net::TcpListener;
 
 /// TCP, with a socket per lane.
 ///
-/// - An address is `HOST:PORT`: an IPv4 address, an IPv6 address in brackets, or a name, which is resolved at each bind and
-///   connect. All addresses of a name are tried in turn.
-/// - Sockets send at once (`TCP_NODELAY`) and probe a silent peer, so that a vanished peer is noticed within half a minute even
-///   if nothing is sent.
+/// - An address is `HOST:PORT`: an IPv4 address, an IPv6 address in brackets, or a name, which is resolved at each bind
+///   and connect. All addresses of a name are tried in turn.
+/// - Sockets send at once (`TCP_NODELAY`) and probe a silent peer, so that a vanished peer is noticed within half a
+///   minute even if nothing is sent.
 /// - A port can be reused at once after a restart (`SO_REUSEADDR`).
 ///
 /// ```
@@ -67,35 +67,36 @@ impl Tcp {
         }
     }
 
-    /// With TLS 1.3, certificates at both ends, and default settings. `identity` may be refreshed at any time: each handshake
-    /// uses the current files.
+    /// With TLS 1.3, certificates at both ends, and default settings. `identity` may be refreshed at any time: each
+    /// handshake uses the current files.
     ///
-    /// If an end does not accept the other, the reason is in the error of `connect` ([`TransportError::Handshake`]), or in the
-    /// log of the accepting end.
+    /// If an end does not accept the other, the reason is in the error of `connect` ([`TransportError::Handshake`]), or
+    /// in the log of the accepting end.
     #[cfg(feature = "tls")]
     pub fn with_tls(identity: kv_transport::tls::Identity) -> Self {
         Self { security: Security::Tls(tls::Tls::new(identity)), ..Self::new() }
     }
 
-    /// How long an accepted socket may take to send its lane and, with TLS, its identity, before it is closed. Default 3 s.
+    /// How long an accepted socket may take to send its lane and, with TLS, its identity, before it is closed. Default
+    /// 3 s.
     #[must_use]
     pub fn preface_timeout(mut self, timeout: Duration) -> Self {
         self.preface_timeout = timeout;
         self
     }
 
-    /// How many accepted sockets of a listener may not have sent their lane yet. Beyond that, the oldest one of the source with
-    /// the most is closed (members' addresses last), so that a flood of silent openers does not keep others out. Default 128; at
-    /// least 1.
+    /// How many accepted sockets of a listener may not have sent their lane yet. Beyond that, the oldest one of the
+    /// source with the most is closed (members' addresses last), so that a flood of silent openers does not keep others
+    /// out. Default 128; at least 1.
     #[must_use]
     pub fn max_half_open(mut self, sockets: usize) -> Self {
         self.max_half_open = sockets.max(1);
         self
     }
 
-    /// How many handshakes per second a listener with TLS begins with callers from other addresses than members'; half of that
-    /// for one address, and for each address of a member. Further sockets are closed at once, before they cost a signature.
-    /// Default 1,000; at least 1.
+    /// How many handshakes per second a listener with TLS begins with callers from other addresses than members'; half
+    /// of that for one address, and for each address of a member. Further sockets are closed at once, before they cost
+    /// a signature. Default 1,000; at least 1.
     #[must_use]
     pub fn max_handshakes_per_second(mut self, handshakes: u32) -> Self {
         self.max_handshakes_per_second = handshakes.max(1);

@@ -16,16 +16,16 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// How long accepting pauses after a failure, such as having no file descriptors left. It doubles up to [`LONGEST_PAUSE`] while
-/// accepting keeps failing.
+/// How long accepting pauses after a failure, such as having no file descriptors left. It doubles up to
+/// [`LONGEST_PAUSE`] while accepting keeps failing.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// How many connections may wait to be accepted. More stay in the system's backlog.
 const READY: usize = 128;
 
-/// A listening socket. Connections are accepted on a task of its own, so that an opener gets an answer however long the user
-/// takes to ask for the next connection.
+/// A listening socket. Connections are accepted on a task of its own, so that an opener gets an answer however long the
+/// user takes to ask for the next connection.
 #[derive(Debug)]
 pub(crate) struct TcpLanes {
     address: SocketAddr,
@@ -130,7 +130,8 @@ impl Accepting {
 
     /// Reads the lane of an accepted socket on a task of its own.
     fn begin(&mut self, socket: TcpStream, remote: SocketAddr) {
-        // Without TLS there is no signature. Callers that have sent the lane are counted by the layer that accepts them.
+        // Without TLS there is no signature. Callers that have sent the lane are counted by the layer that accepts
+        // them.
         if !matches!(self.settings.security, Security::None)
             && !self.limiter.admits(std::time::Instant::now(), remote.ip())
         {
@@ -161,8 +162,8 @@ impl Accepting {
         self.limiter.enter(remote.ip(), opening);
     }
 
-    /// A failed accept never ends the listener. A peer that gave up is forgotten. If resources are missing, accepting pauses,
-    /// because the kernel would report the same at once, and the others wait in the backlog.
+    /// A failed accept never ends the listener. A peer that gave up is forgotten. If resources are missing, accepting
+    /// pauses, because the kernel would report the same at once, and the others wait in the backlog.
     fn on_accept_error(&mut self, error: &io::Error) {
         if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
             return;

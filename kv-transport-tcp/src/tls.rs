@@ -17,8 +17,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 /// The protocol that both ends announce.
 const ALPN: &[u8] = b"kvt/1";
 
-/// The answer to the preface, by which the connecting end knows that its certificate was accepted: its handshake alone ends
-/// before that.
+/// The answer to the preface, by which the connecting end knows that its certificate was accepted: its handshake alone
+/// ends before that.
 const ACCEPTED: u8 = 1;
 
 /// Creates both ends of connections.
@@ -50,7 +50,8 @@ impl Tls {
         &self.identity
     }
 
-    /// The connecting end. It waits until the other end has accepted its certificate, so that a refusal is reported here.
+    /// The connecting end. It waits until the other end has accepted its certificate, so that a refusal is reported
+    /// here.
     pub(crate) async fn open(
         &self,
         socket: TcpStream,

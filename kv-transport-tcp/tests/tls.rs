@@ -217,7 +217,8 @@ async fn new_certificates_are_shown_without_listening_anew_and_open_connections_
     assert_eq!(far.reader.read_u8().await.unwrap(), 7);
 }
 
-/// F-load-4: who calls far too often, and never ends a handshake, costs no more than the handshakes of its source, and members come in.
+/// F-load-4: who calls far too often, and never ends a handshake, costs no more than the handshakes of its source, and
+/// members come in.
 #[tokio::test]
 async fn f_load_4_a_storm_of_handshakes_from_one_source_keeps_no_member_out() {
     let pki = Pki::new();

@@ -48,12 +48,13 @@ pub(crate) struct TlsArgs {
 /// Which clients a member accepts.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct AdmissionArgs {
-    /// With TLS, accept only the clients that this file names, one name per line. The member reloads the file when it changes.
+    /// With TLS, accept only the clients that this file names, one name per line. The member reloads the file when it
+    /// changes.
     #[arg(long, env = "KV_TLS_CLIENTS", value_name = "FILE")]
     pub(crate) tls_clients: Option<PathBuf>,
 
-    /// With TLS, accept clients only if an authority in this PEM file has signed their certificates. Those of --tls-roots then sign
-    /// only members [default: the authorities of --tls-roots sign both]
+    /// With TLS, accept clients only if an authority in this PEM file has signed their certificates. Those of
+    /// --tls-roots then sign only members [default: the authorities of --tls-roots sign both]
     #[arg(long, env = "KV_TLS_CLIENT_ROOTS", value_name = "FILE")]
     pub(crate) tls_client_roots: Option<PathBuf>,
 }
@@ -150,8 +151,8 @@ pub(super) fn of_member(
     }
 }
 
-/// The files of a client; none without TLS. The certificate and the key in the configuration file belong to a member, and are not
-/// used.
+/// The files of a client; none without TLS. The certificate and the key in the configuration file belong to a member,
+/// and are not used.
 pub(super) fn of_client(
     args: &TlsArgs,
     name: Option<&str>,

@@ -22,12 +22,14 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_FAILURE_TIMEOUT_MAX", value_name = "TIME")]
     pub(crate) failure_timeout_max: Option<DurationArg>,
 
-    /// Length of a read lease: for this long after a quorum has answered a heartbeat, the primary serves linearizable reads without asking again. It relies on
-    /// correct monotonic clocks; 0s disables it. Fixed when the cluster forms [default: 0s]
+    /// Length of a read lease: for this long after a quorum has answered a heartbeat, the primary serves linearizable
+    /// reads without asking again. It relies on correct monotonic clocks; 0s disables it. Fixed when the cluster forms
+    /// [default: 0s]
     #[arg(long, env = "KV_READ_LEASE", value_name = "TIME")]
     pub(crate) read_lease: Option<DurationArg>,
 
-    /// Nothing expires early if, while all members were down, the wall clocks of a majority were set forward by at most this [default: 5s]
+    /// Nothing expires early if, while all members were down, the wall clocks of a majority were set forward by at most
+    /// this [default: 5s]
     #[arg(long, env = "KV_WALL_CLOCK_ALLOWANCE", value_name = "TIME")]
     pub(crate) wall_clock_allowance: Option<DurationArg>,
 
@@ -55,11 +57,13 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_CHECKPOINT_BYTES", value_name = "SIZE")]
     pub(crate) checkpoint_bytes: Option<SizeArg>,
 
-    /// Re-read the journal and the state at this rate, in bytes per second, to find damage early; 0 disables it [default: 1MiB]
+    /// Re-read the journal and the state at this rate, in bytes per second, to find damage early; 0 disables it
+    /// [default: 1MiB]
     #[arg(long, env = "KV_SCRUB_BYTES_PER_SECOND", value_name = "SIZE")]
     pub(crate) scrub_bytes_per_second: Option<SizeArg>,
 
-    /// Keep this much of the journal for members that are away. A member that needs older entries receives the whole state [default: 256MiB]
+    /// Keep this much of the journal for members that are away. A member that needs older entries receives the whole
+    /// state [default: 256MiB]
     #[arg(long, env = "KV_JOURNAL_RETENTION_BYTES", value_name = "SIZE")]
     pub(crate) journal_retention_bytes: Option<SizeArg>,
 
@@ -75,7 +79,8 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_CACHE_BYTES", value_name = "SIZE")]
     pub(crate) cache_bytes: Option<SizeArg>,
 
-    /// Most client sessions. Another one evicts the session that was silent longest. Fixed when the cluster forms [default: 10000]
+    /// Most client sessions. Another one evicts the session that was silent longest. Fixed when the cluster forms
+    /// [default: 10000]
     #[arg(long, env = "KV_MAX_SESSIONS", value_name = "N")]
     pub(crate) max_sessions: Option<usize>,
 
@@ -96,7 +101,8 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_HISTORY_REVISIONS", value_name = "N")]
     pub(crate) history_revisions: Option<u64>,
 
-    /// Keep at most this much of past values; the oldest are removed first. Fixed when the cluster forms [default: 64MiB]
+    /// Keep at most this much of past values; the oldest are removed first. Fixed when the cluster forms [default:
+    /// 64MiB]
     #[arg(long, env = "KV_HISTORY_BYTES", value_name = "SIZE")]
     pub(crate) history_bytes: Option<SizeArg>,
 

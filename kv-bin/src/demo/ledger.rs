@@ -115,8 +115,8 @@ impl LedgerReport {
         self.problems.push(problem);
     }
 
-    /// One writer made the attempts on this key, each after the one before had ended. The key's version counts how many were
-    /// applied, and its record is that of the last one.
+    /// One writer made the attempts on this key, each after the one before had ended. The key's version counts how many
+    /// were applied, and its record is that of the last one.
     fn check_key(&mut self, key: &Bytes, attempts: &[Attempt], record: Option<&Record>) {
         let acknowledged: Vec<Revision> = attempts.iter().filter_map(Attempt::revision).collect();
         let unknown = attempts.iter().filter(|attempt| attempt.ending == Ending::Unknown).count() as u64;
@@ -147,7 +147,8 @@ impl LedgerReport {
         }
     }
 
-    /// The record must be that of the last applied write: the last acknowledged one, or a later one with an unknown outcome.
+    /// The record must be that of the last applied write: the last acknowledged one, or a later one with an unknown
+    /// outcome.
     fn check_last(&mut self, key: &Bytes, attempts: &[Attempt], record: &Record) {
         if record.version == 1 && record.created != record.modified {
             self.duplicate(1, format!("{key:?} was written once, but changed after it was created"));
@@ -205,7 +206,8 @@ mod tests {
         }
     }
 
-    /// How many attempts on key `k` count as lost and duplicated (values are `0`, `1`, ...) if the store holds `found` there.
+    /// How many attempts on key `k` count as lost and duplicated (values are `0`, `1`, ...) if the store holds `found`
+    /// there.
     fn lost_and_duplicated(endings: &[Ending], found: Option<Record>) -> (u64, u64) {
         let mut ledger = Ledger::default();
         for (n, ending) in endings.iter().enumerate() {

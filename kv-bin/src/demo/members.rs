@@ -28,8 +28,8 @@ const ATTEMPTS: usize = 5;
 
 /// Three member processes. Dropping this kills them and deletes their data.
 ///
-/// Each member holds the reading end of a pipe whose writing end only this process has. When this process is gone, even by
-/// SIGKILL, the members stop and delete the folder. The first member creates the folder for that reason.
+/// Each member holds the reading end of a pipe whose writing end only this process has. When this process is gone, even
+/// by SIGKILL, the members stop and delete the folder. The first member creates the folder for that reason.
 #[derive(Debug)]
 pub(crate) struct Members {
     folder: PathBuf,
@@ -226,8 +226,8 @@ fn own_group(command: &mut Command) {
 #[cfg(not(unix))]
 fn own_group(_: &mut Command) {}
 
-/// Reads the output of a member on threads that end with it. The receiver is notified when the member serves; the channel closes
-/// if it ends before.
+/// Reads the output of a member on threads that end with it. The receiver is notified when the member serves; the
+/// channel closes if it ends before.
 fn watch(process: &mut Process, id: u8, log: Log, shown: bool) -> oneshot::Receiver<()> {
     let (served, serving) = oneshot::channel();
     if let Some(stderr) = process.child.stderr.take() {
@@ -267,8 +267,8 @@ fn lines(stream: impl Read) -> impl Iterator<Item = String> {
         .map(|line| String::from_utf8_lossy(&line).into_owned())
 }
 
-/// Unused ports outside the range that the system uses for outgoing connections. Otherwise an outgoing connection could take the
-/// port of a member that is down for a moment.
+/// Unused ports outside the range that the system uses for outgoing connections. Otherwise an outgoing connection could
+/// take the port of a member that is down for a moment.
 fn free_ports(count: usize) -> Result<Vec<u16>, Failure> {
     let mut held = Vec::new();
     for _ in 0..1000 {

@@ -88,7 +88,8 @@ pub(crate) async fn promoted(client: &Client, old: MemberId) -> Result<MemberSta
     .await
 }
 
-/// Waits until `member` follows the primary and has everything that the primary had when this began. Returns its status.
+/// Waits until `member` follows the primary and has everything that the primary had when this began. Returns its
+/// status.
 pub(crate) async fn level(client: &Client, member: MemberId) -> Result<MemberStatus, Failure> {
     let goal = primary(client).await?.commit;
     wait_for(client, "the member that returned did not catch up", |seen| {

@@ -24,12 +24,12 @@ struct Shared {
 }
 
 impl Writers {
-    /// Starts `count` writers. Each begins a write every `pace`, unless the one before still runs. They share the clients, each
-    /// of which has a session of its own.
+    /// Starts `count` writers. Each begins a write every `pace`, unless the one before still runs. They share the
+    /// clients, each of which has a session of its own.
     ///
-    /// A writer alternates between putting a new key of its own and incrementing a counter of its own. Odd writers increment
-    /// their counter only from the revision that they received last. So if one of their writes were applied twice, the next one
-    /// would be refused.
+    /// A writer alternates between putting a new key of its own and incrementing a counter of its own. Odd writers
+    /// increment their counter only from the revision that they received last. So if one of their writes were applied
+    /// twice, the next one would be refused.
     pub(crate) fn start(clients: &[Client], count: usize, pace: Duration) -> Self {
         let shared = Arc::new(Shared { stop: AtomicBool::new(false), acknowledged: AtomicU64::new(0) });
         let mut tasks = JoinSet::new();

@@ -62,8 +62,8 @@ pub(crate) async fn run(args: TopArgs, json: bool) -> Result<(), Failure> {
     shown
 }
 
-/// Polls each member at intervals, on a task of its own, so that a member that is down does not delay the others. Another task
-/// reads.
+/// Polls each member at intervals, on a task of its own, so that a member that is down does not delay the others.
+/// Another task reads.
 fn poll(client: &Client, view: &View, interval: Duration) -> (mpsc::Receiver<News>, JoinSet<()>) {
     let (sender, news) = mpsc::channel(64);
     let mut lookers = JoinSet::new();

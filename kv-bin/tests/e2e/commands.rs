@@ -77,7 +77,8 @@ fn put_get_delete_and_scan_for_people_and_for_programs() {
     assert_eq!(done(&cluster, &["scan", "nothing/"]), "");
 }
 
-/// Each command opens a session and closes it, and leases come and go: none of this is a change of a key (rule N8 of PROTOCOL.md).
+/// Each command opens a session and closes it, and leases come and go: none of this is a change of a key (rule N8 of
+/// PROTOCOL.md).
 #[test]
 fn commands_that_change_one_key_each_have_revisions_that_follow_each_other() {
     let cluster = Cluster::start(&["data"], &[]);

@@ -24,8 +24,8 @@ use tokio::time::timeout;
 /// Longer than anything here may take on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
-/// Small journal files: more of them, and less to write before the first entry. And patience: where many tests share few
-/// processors, a member that is not heard for half a second is not dead.
+/// Small journal files: more of them, and less to write before the first entry. And patience: where many tests share
+/// few processors, a member that is not heard for half a second is not dead.
 const DEFAULTS: &[(&str, &str)] =
     &[("--segment-bytes", "3MiB"), ("--failure-timeout-min", "400ms"), ("--failure-timeout-max", "5s")];
 
@@ -56,8 +56,8 @@ fn under(program: &[String]) -> Command {
     command
 }
 
-/// What runs a program with the default reaction to signals, where whoever runs the tests ignores some (`nohup`, or `&` in a
-/// script): a program inherits that.
+/// What runs a program with the default reaction to signals, where whoever runs the tests ignores some (`nohup`, or `&`
+/// in a script): a program inherits that.
 fn default_signals() -> &'static [String] {
     const HUP_INT_QUIT: u64 = 0b111;
     static PREFIX: LazyLock<Vec<String>> = LazyLock::new(|| {
@@ -157,8 +157,8 @@ pub(crate) fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// A port of 127.0.0.1 on which nobody listens, that no other test of this process got, and that the system does not give
-/// to outgoing connections.
+/// A port of 127.0.0.1 on which nobody listens, that no other test of this process got, and that the system does not
+/// give to outgoing connections.
 pub(crate) fn free_port() -> u16 {
     static TAKEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
     loop {
@@ -187,7 +187,8 @@ pub(crate) struct Cluster {
     flags: Vec<String>,
     /// The list of members that each is given, where that is not `members`.
     pub(crate) lists: Vec<String>,
-    /// What each member is run by: nothing, or a program and its first arguments. It must become the member: same process.
+    /// What each member is run by: nothing, or a program and its first arguments. It must become the member: same
+    /// process.
     pub(crate) under: Vec<Vec<String>>,
     /// The members' data folders.
     pub(crate) folders: Vec<PathBuf>,
@@ -252,8 +253,8 @@ impl Cluster {
         &self.addresses[id]
     }
 
-    /// The command that runs a member. It ends, and takes the folder with it, when its standard input ends: even a killed
-    /// test leaves nothing behind.
+    /// The command that runs a member. It ends, and takes the folder with it, when its standard input ends: even a
+    /// killed test leaves nothing behind.
     pub(crate) fn command(&self, id: usize) -> Command {
         let mut command = under(&self.under[id]);
         let members = self.lists.get(id).unwrap_or(&self.members);
@@ -333,7 +334,8 @@ impl Cluster {
         wait(&mut self.running[id].take().expect("it runs"))
     }
 
-    /// SIGSTOP: it freezes where it is. Waits until it has: on a busy machine some of its threads run for a while after.
+    /// SIGSTOP: it freezes where it is. Waits until it has: on a busy machine some of its threads run for a while
+    /// after.
     pub(crate) fn pause(&self, id: usize) {
         self.signal(id, Signal::STOP);
         let pid = Pid::from_child(self.running[id].as_ref().expect("it runs"));

@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 const PACE: Duration = Duration::from_millis(2);
 const STEP: u64 = 400;
 
-/// Writes one key and reads it with several readers at once: whatever was acknowledged, or read, before a read began must
-/// be seen by it.
+/// Writes one key and reads it with several readers at once: whatever was acknowledged, or read, before a read began
+/// must be seen by it.
 struct Probe {
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<u64>>,

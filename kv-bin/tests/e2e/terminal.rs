@@ -219,7 +219,8 @@ fn a_command_under_a_lock_is_interrupted_once() {
     assert!(cluster.run(&["lock", "l", "--wait", "0s", "--", "true"]).status.success(), "it is free");
 }
 
-/// Ctrl-Z stops the command with its lock, also one that would go on; afterwards it goes on only if the lock is still held.
+/// Ctrl-Z stops the command with its lock, also one that would go on; afterwards it goes on only if the lock is still
+/// held.
 #[test]
 fn a_command_under_a_lock_is_stopped_and_goes_on_only_if_it_is_still_held() {
     let cluster = Cluster::start(&["data"], &[]);

@@ -1,5 +1,5 @@
-//! Load by those who take as much as they get: clients with a certificate of their own, and strangers. Each attack runs on a thread of its
-//! own, so that it does not slow down the client that is measured beside it.
+//! Load by those who take as much as they get: clients with a certificate of their own, and strangers. Each attack runs
+//! on a thread of its own, so that it does not slow down the client that is measured beside it.
 
 use crate::machine::attempt;
 use crate::raw;
@@ -209,8 +209,8 @@ impl Attack {
         })
     }
 
-    /// Strangers who send the first datagrams of 5,000 handshakes of QUIC in a second, and a few who go on with theirs as far as they
-    /// can. Counts them.
+    /// Strangers who send the first datagrams of 5,000 handshakes of QUIC in a second, and a few who go on with theirs
+    /// as far as they can. Counts them.
     pub(crate) fn handshakes_over_quic(address: String) -> Self {
         Self::begin(async move |tally| {
             let first = raw::first_datagrams(DATAGRAMS).await;
@@ -243,8 +243,8 @@ impl Attack {
     }
 }
 
-/// This thread runs only while a core has nothing else to do; where the program `chrt` is missing, it is at least nicer than others. (On Linux
-/// both count for this thread alone.)
+/// This thread runs only while a core has nothing else to do; where the program `chrt` is missing, it is at least nicer
+/// than others. (On Linux both count for this thread alone.)
 fn give_way() {
     rustix::process::nice(GIVES_WAY).expect("one may always be nicer");
     let thread = std::fs::read_link("/proc/thread-self").expect("Linux has it");

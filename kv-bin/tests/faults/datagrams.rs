@@ -1,5 +1,5 @@
-//! What only QUIC has to stand: a killed process that nothing resets, half-open connections without a socket each, and datagrams from
-//! whoever sends them.
+//! What only QUIC has to stand: a killed process that nothing resets, half-open connections without a socket each, and
+//! datagrams from whoever sends them.
 
 use crate::bench::{Bench, Row};
 use crate::harness::LIMIT;
@@ -15,8 +15,8 @@ use tokio::time::timeout;
 
 /// Those who throw garbage at once: datagrams, and streams of well-made connections.
 const THROWERS: u64 = 16;
-/// What a storm may add: the connections that are let in, that shake hands and that were just closed each hold the state of TLS and
-/// of QUIC. It does not grow with how many come.
+/// What a storm may add: the connections that are let in, that shake hands and that were just closed each hold the
+/// state of TLS and of QUIC. It does not grow with how many come.
 const STORM_ADDED_MIB: u64 = 64;
 
 /// F-proc-1, F-proc-2: as on TCP.
@@ -57,7 +57,8 @@ async fn crowd(address: &str, count: usize) -> Vec<Silent> {
     open
 }
 
-/// F-load-4, F-proc-9: ten thousand connections in one go, half of which do not even send their lane. All of them are closed.
+/// F-load-4, F-proc-9: ten thousand connections in one go, half of which do not even send their lane. All of them are
+/// closed.
 pub(crate) async fn storm(rounds: u32) -> Row {
     let mut siege = Siege::of(Bench::of_three_over_quic().await);
     let mut opened = 0;
@@ -76,8 +77,8 @@ pub(crate) async fn storm(rounds: u32) -> Row {
     siege.end(STORM_ADDED_MIB, format!("{opened} connections")).await
 }
 
-/// F-input-1, F-input-2, F-input-6: datagrams of garbage, first datagrams of handshakes that never go on, whole and damaged; and garbage on the streams of
-/// connections that are in order.
+/// F-input-1, F-input-2, F-input-6: datagrams of garbage, first datagrams of handshakes that never go on, whole and
+/// damaged; and garbage on the streams of connections that are in order.
 pub(crate) async fn garbage(rounds: u32) -> Row {
     let mut siege = Siege::of(Bench::of_three_over_quic().await);
     let begin = async |round: u32, address: &str, flood: &Flood| {

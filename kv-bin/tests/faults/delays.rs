@@ -1,5 +1,5 @@
-//! Delays that jump, one way, while keys, leases and locks end: none does early by the clock of whoever asked for it, and no two clients believe at
-//! once that they hold a lock.
+//! Delays that jump, one way, while keys, leases and locks end: none does early by the clock of whoever asked for it,
+//! and no two clients believe at once that they hold a lock.
 
 use crate::bench::{Bench, FLAGS, Row};
 use crate::harness::{Cluster, LIMIT};

@@ -5,7 +5,8 @@ use crate::harness::{Cluster, level};
 use crate::machine::{Mounted, must};
 use std::time::{Duration, Instant};
 
-/// F-disk-11: one member's disk is a small tmpfs. It fills up, the member reports that and ends, the others go on; given room it returns.
+/// F-disk-11: one member's disk is a small tmpfs. It fills up, the member reports that and ends, the others go on;
+/// given room it returns.
 pub(crate) async fn full(rounds: u32) -> Row {
     let mut flags = FLAGS.to_vec();
     flags.extend(["--segment-bytes", "256KiB", "--max-batch-bytes", "64KiB", "--max-value-bytes", "16KiB"]);
@@ -37,7 +38,8 @@ pub(crate) async fn full(rounds: u32) -> Row {
         for n in 0..n {
             bench.client.delete(format!("big/{n}")).await.expect("the others go on");
         }
-        // A member that was behind for long needs room for a peer's state beside its own: then it ends once more, and reports that.
+        // A member that was behind for long needs room for a peer's state beside its own: then it ends once more, and
+        // reports that.
         for more in 0.. {
             assert!(more < 4, "it needs no {megabytes} MiB");
             megabytes *= 2;

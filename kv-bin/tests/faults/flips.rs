@@ -39,7 +39,8 @@ impl Tally {
     }
 }
 
-/// F-disk-4, F-disk-5: in every file of one member's folder. Then another member is stopped, so that nothing happens without the damaged one.
+/// F-disk-4, F-disk-5: in every file of one member's folder. Then another member is stopped, so that nothing happens
+/// without the damaged one.
 pub(crate) async fn flip(rounds: u32) -> Row {
     let mut flags = FLAGS.to_vec();
     flags.extend(["--checkpoint-bytes", "64KiB"]);
@@ -98,8 +99,8 @@ pub(crate) async fn flip(rounds: u32) -> Row {
     Row { rounds, verdict, remark, ..Row::default() }
 }
 
-/// Lets the damaged member repair itself, and then reads everything without `other`, so that it is needed. Or else returns with
-/// which words the damaged member ended.
+/// Lets the damaged member repair itself, and then reads everything without `other`, so that it is needed. Or else
+/// returns with which words the damaged member ended.
 async fn needed(
     cluster: &mut Cluster,
     client: &Client,
@@ -120,8 +121,8 @@ async fn needed(
     judged
 }
 
-/// F-disk-6: all members are stopped, and in each the journal is damaged at another place. Every entry is left on two of them, so
-/// that together they have everything.
+/// F-disk-6: all members are stopped, and in each the journal is damaged at another place. Every entry is left on two
+/// of them, so that together they have everything.
 pub(crate) async fn everywhere(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;
     let mut random = fastrand::Rng::with_seed(13);

@@ -40,16 +40,16 @@ async fn crowd(address: SocketAddr, count: usize, first: &'static [u8]) -> Vec<T
     open
 }
 
-/// Whether the member has closed it. One that the system took for open while the member's queue was full, and dropped there
-/// later, notices when something is sent on it.
+/// Whether the member has closed it. One that the system took for open while the member's queue was full, and dropped
+/// there later, notices when something is sent on it.
 async fn is_closed(stream: &mut TcpStream) -> bool {
     let mut byte = [0];
     let open = matches!(timeout(Duration::ZERO, stream.read(&mut byte)).await, Err(_) | Ok(Ok(1)));
     !open || stream.try_write(&byte).is_err()
 }
 
-/// F-load-4, F-proc-9: ten thousand connections in one go, half of which do not even send their lane, and again. The member has fewer
-/// descriptors than that. All of them are closed at their deadlines.
+/// F-load-4, F-proc-9: ten thousand connections in one go, half of which do not even send their lane, and again. The
+/// member has fewer descriptors than that. All of them are closed at their deadlines.
 pub(crate) async fn storm(rounds: u32) -> Row {
     let mut cluster = Cluster::prepare(&["data", "data", "data"], &FLAGS);
     let limit = "ulimit -n 2048; exec \"$@\"";

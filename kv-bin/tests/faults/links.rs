@@ -81,7 +81,8 @@ async fn serve(listener: TcpListener, target: String, there: Delay, back: Delay)
     }
 }
 
-/// Carries what comes on one direction of a connection, each piece after the delay of the moment at which it came, in order.
+/// Carries what comes on one direction of a connection, each piece after the delay of the moment at which it came, in
+/// order.
 async fn carry(from: OwnedReadHalf, to: OwnedWriteHalf, delay: Delay) {
     let (sender, receiver) = mpsc::channel(ON_THE_WAY);
     tokio::join!(take(from, sender, delay), hand_on(to, receiver));

@@ -97,8 +97,8 @@ impl Drop for Mounted {
     }
 }
 
-/// What a member is run by so that its system calls do something else from the beginning, as strace's `inject` takes it. No other call is
-/// held up, unlike with [`Injection::into`].
+/// What a member is run by so that its system calls do something else from the beginning, as strace's `inject` takes
+/// it. No other call is held up, unlike with [`Injection::into`].
 pub(crate) fn strace(what: &str) -> Vec<String> {
     let calls = what.split(':').next().unwrap_or(what);
     let (trace, inject) = (format!("trace={calls}"), format!("inject={what}"));
@@ -127,7 +127,8 @@ impl Injection {
 
 impl Drop for Injection {
     fn drop(&mut self) {
-        // Asked first, so that a call that it is changing is changed to the end. It does not listen while it holds one back.
+        // Asked first, so that a call that it is changing is changed to the end. It does not listen while it holds one
+        // back.
         let _ = rustix::process::kill_process(
             rustix::process::Pid::from_child(&self.0),
             rustix::process::Signal::TERM,

@@ -1,14 +1,14 @@
-//! The fault drills: real processes, real kernels, real faults. Members are killed, frozen, starved of descriptors, cut off in
-//! network namespaces; their system calls fail, their disks fill up and lose power, their files rot. Every write that was
-//! acknowledged must be there afterwards, once.
+//! The fault drills: real processes, real kernels, real faults. Members are killed, frozen, starved of descriptors, cut
+//! off in network namespaces; their system calls fail, their disks fill up and lose power, their files rot. Every write
+//! that was acknowledged must be there afterwards, once.
 //!
 //! ```text
 //! cargo test -p kv-bin --test faults -- --ignored              all drills at full length: two hours, one of which is a soak
 //! cargo test -p kv-bin --test faults -- --short                all drills, briefly: what the gate runs
 //! cargo test -p kv-bin --test faults -- power --rounds 20      these drills (by the beginning of their names), so many rounds
 //! ```
-//! It prints one table. A drill that needs what this machine lacks is skipped, and the table has the reason. Without arguments
-//! nothing runs, so that a plain `cargo test` stays quick.
+//! It prints one table. A drill that needs what this machine lacks is skipped, and the table has the reason. Without
+//! arguments nothing runs, so that a plain `cargo test` stays quick.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

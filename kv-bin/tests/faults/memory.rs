@@ -15,8 +15,8 @@ const AT_ONCE: usize = 128;
 /// Writes per second that go on while the member catches up, besides those of the bench.
 const RATE: usize = 1000;
 const STEADY_KEYS: usize = 100;
-/// What a member may take at most that receives a state, however large it is: two memtables of `checkpoint_bytes` (32 MiB) and
-/// the cache (64 MiB) with what the allocator adds, and the queues to and from its peers.
+/// What a member may take at most that receives a state, however large it is: two memtables of `checkpoint_bytes` (32
+/// MiB) and the cache (64 MiB) with what the allocator adds, and the queues to and from its peers.
 const RECEIVER_MIB: u64 = 256;
 /// What a witness may take at most, besides its program.
 const WITNESS_MIB: u64 = 20;
@@ -26,8 +26,8 @@ pub(crate) fn peak_mib(pid: u32) -> u64 {
     mib(pid, "VmHWM:")
 }
 
-/// The same without the pages of the program's own file: the system shares those among processes and drops them as it likes, and of
-/// a program that was built for tests there are several times as many.
+/// The same without the pages of the program's own file: the system shares those among processes and drops them as it
+/// likes, and of a program that was built for tests there are several times as many.
 fn own_peak_mib(pid: u32) -> u64 {
     peak_mib(pid).saturating_sub(mib(pid, "RssFile:"))
 }
@@ -79,8 +79,8 @@ fn steady(client: Client) -> JoinHandle<()> {
     })
 }
 
-/// T8, F-load-2: a backup is away while much is written, more than is kept of the journal. It gets the state while writes go on, in
-/// bounded memory.
+/// T8, F-load-2: a backup is away while much is written, more than is kept of the journal. It gets the state while
+/// writes go on, in bounded memory.
 pub(crate) async fn away(rounds: u32) -> Row {
     let mut flags = FLAGS.to_vec();
     flags.extend(["--journal-retention-bytes", "16MiB"]);

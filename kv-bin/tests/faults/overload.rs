@@ -1,5 +1,5 @@
-//! Others take as much as they get, and one client goes on: how long its puts and gets take beside them, and when it is alone. A member that
-//! is killed meanwhile comes back.
+//! Others take as much as they get, and one client goes on: how long its puts and gets take beside them, and when it is
+//! alone. A member that is killed meanwhile comes back.
 
 use crate::attacks::Attack;
 use crate::bench::{FLAGS, Row};
@@ -23,7 +23,8 @@ const VALUE: (usize, usize) = (1 << 20, 16 << 10);
 const AT_ONCE: usize = 8;
 /// So many times its own p99 a call may take beside an attack. Printed, and at full length demanded.
 const WORST: u32 = 10;
-/// What was filled in is still being written to the disk, and slows calls down, until a round of them takes no less than this part of an earlier one.
+/// What was filled in is still being written to the disk, and slows calls down, until a round of them takes no less
+/// than this part of an earlier one.
 const SETTLED: f64 = 0.9;
 /// So many rounds it may take until then.
 const MOST_ROUNDS: usize = 300;

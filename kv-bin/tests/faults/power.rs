@@ -1,5 +1,6 @@
-//! Power cuts: each member's disk is an ext4 image on a loop device, and the shutdown ioctl makes it forget what was not
-//! written through. With fsync made to do nothing, the same cuts must lose what was acknowledged: else this drill sees nothing.
+//! Power cuts: each member's disk is an ext4 image on a loop device, and the shutdown ioctl makes it forget what was
+//! not written through. With fsync made to do nothing, the same cuts must lose what was acknowledged: else this drill
+//! sees nothing.
 
 use crate::bench::{Bench, FLAGS, Row, judge};
 use crate::harness::{Cluster, primary, progress};
@@ -103,8 +104,8 @@ pub(crate) async fn one(rounds: u32) -> Row {
     bench.end("ext4, shutdown ioctl").await
 }
 
-/// F-disk-21: one member loses power while another is frozen, by turns with the primary; both return, in either order. Two
-/// primaries would give away one revision twice.
+/// F-disk-21: one member loses power while another is frozen, by turns with the primary; both return, in either order.
+/// Two primaries would give away one revision twice.
 pub(crate) async fn paused(rounds: u32) -> Row {
     let mut disks = Disks::new();
     let mut bench = Bench::on(powered(&disks)).await;

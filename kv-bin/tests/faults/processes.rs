@@ -82,7 +82,8 @@ pub(crate) async fn terminate(rounds: u32) -> Row {
 /// Descriptors of a member that is to run out of them.
 const DESCRIPTORS: usize = 128;
 
-/// F-proc-9: more callers than descriptors. The member keeps its peers and its disk, and is there for clients afterwards.
+/// F-proc-9: more callers than descriptors. The member keeps its peers and its disk, and is there for clients
+/// afterwards.
 pub(crate) async fn descriptors(rounds: u32) -> Row {
     let mut cluster = Cluster::prepare(&["data", "data", "data"], &FLAGS);
     let limit = format!("ulimit -n {DESCRIPTORS}; exec \"$@\"");

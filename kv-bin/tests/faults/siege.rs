@@ -1,4 +1,5 @@
-//! What all attacks on a member have in common: round by round its load goes on, and it takes no more memory than is promised.
+//! What all attacks on a member have in common: round by round its load goes on, and it takes no more memory than is
+//! promised.
 
 use crate::bench::{Bench, Row};
 use crate::memory::{now_mib, peak_mib};
@@ -7,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// What a member may take at most while strangers do their worst: what it takes for its own work (see `memory`) and what those
-/// hold that have not sent their hello, far below a MiB in all.
+/// What a member may take at most while strangers do their worst: what it takes for its own work (see `memory`) and
+/// what those hold that have not sent their hello, far below a MiB in all.
 const BOUND_MIB: u64 = 128;
 /// How long a flood lasts.
 const FLOOD: Duration = Duration::from_secs(5);
@@ -63,8 +64,8 @@ impl Siege {
         bench.end(format!("{what}; +{added} MiB, peak {peak} MiB")).await
     }
 
-    /// Floods the primary for a while in each round, with what `begin` begins for that round at an address. Returns how often something
-    /// was thrown.
+    /// Floods the primary for a while in each round, with what `begin` begins for that round at an address. Returns how
+    /// often something was thrown.
     pub(crate) async fn flood(
         &mut self,
         rounds: u32,

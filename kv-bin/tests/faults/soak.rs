@@ -1,5 +1,5 @@
-//! Long loads: whatever a member has too little of in a minute, it has none of after an hour. Memory and descriptors are looked at in each
-//! round.
+//! Long loads: whatever a member has too little of in a minute, it has none of after an hour. Memory and descriptors
+//! are looked at in each round.
 
 use crate::bench::{Bench, FLAGS, Row};
 use crate::harness::Cluster;
@@ -15,7 +15,8 @@ use tokio::task::JoinSet;
 /// A round at full length and in the short form, which has at most this many.
 const ROUND: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(4));
 const FEW_ROUNDS: u32 = 3;
-/// Less memory for what is not in a checkpoint, so that there are many, and for what was read of the state, so that it is soon full.
+/// Less memory for what is not in a checkpoint, so that there are many, and for what was read of the state, so that it
+/// is soon full.
 const SMALL: [&str; 4] = ["--checkpoint-bytes", "4MiB", "--cache-bytes", "8MiB"];
 /// What memory may differ by from one look to another.
 const NOISE_MIB: u64 = 24;
@@ -147,7 +148,8 @@ async fn round(bench: &Bench, rounds: u32, work: &mut Use) {
     }
 }
 
-/// F-load-8: puts, expiries, scans and watches for long. Neither memory nor descriptors grow once the members have settled.
+/// F-load-8: puts, expiries, scans and watches for long. Neither memory nor descriptors grow once the members have
+/// settled.
 pub(crate) async fn long(rounds: u32) -> Row {
     let flags = [&FLAGS[..], &SMALL].concat();
     let mut bench = Bench::on(Cluster::start(&["data", "data", "data"], &flags)).await;
@@ -174,7 +176,8 @@ async fn clear(bench: &Bench) {
     }
 }
 
-/// F-disk-14: each sync of one backup's disk takes half a second, for long. Its checkpoints go on, and its memory does not grow.
+/// F-disk-14: each sync of one backup's disk takes half a second, for long. Its checkpoints go on, and its memory does
+/// not grow.
 pub(crate) async fn slow_journal(rounds: u32) -> Row {
     let mut cluster = Cluster::prepare(&["data", "data", "data"], &[&FLAGS[..], &SMALL].concat());
     cluster.under[2] = strace(SLOW);

@@ -14,8 +14,8 @@ use tokio::task::JoinHandle;
 
 /// How much each round adds to the state.
 const ROUND: usize = 64 << 20;
-/// The size of one value of these, and how many puts are in flight at once. The file keeps a row in a power of two of bytes: a value of
-/// 64 KiB with its key would take 128 KiB.
+/// The size of one value of these, and how many puts are in flight at once. The file keeps a row in a power of two of
+/// bytes: a value of 64 KiB with its key would take 128 KiB.
 const VALUE: usize = 60_000;
 const AT_ONCE: usize = 64;
 /// The writes that go on meanwhile: so many in ten milliseconds, to so many keys. The writers of the bench come on top.
@@ -25,10 +25,11 @@ const SMALL_KEYS: usize = 10_000;
 const SMALL_VALUE: usize = 256;
 /// How long the load runs before the members are measured for the first time.
 const WARM_UP: Duration = Duration::from_secs(5);
-/// What a member that sends its state may take beyond what it takes under the same load without that: less than the smallest state here.
+/// What a member that sends its state may take beyond what it takes under the same load without that: less than the
+/// smallest state here.
 const MEMORY_SLACK_MIB: u64 = 60;
-/// What its state file may grow by, however large it is: the pages that the running checkpoints replace stay until nobody
-/// reads the snapshot any more.
+/// What its state file may grow by, however large it is: the pages that the running checkpoints replace stay until
+/// nobody reads the snapshot any more.
 const FILE_SLACK_MIB: u64 = 512;
 
 /// What one process takes, in MiB.
@@ -103,8 +104,8 @@ impl Steady {
     }
 }
 
-/// T2, T6: the state of a member that was away arrives at the first try, beside 1,000 writes per second, and costs those who send it
-/// neither memory nor disk.
+/// T2, T6: the state of a member that was away arrives at the first try, beside 1,000 writes per second, and costs
+/// those who send it neither memory nor disk.
 pub(crate) async fn large(rounds: u32) -> Row {
     let mut flags = FLAGS.to_vec();
     // What is small beside the smallest state that is sent here.

@@ -12,7 +12,8 @@ const FAILURES: [(&str, &str); 4] = [
     ("fdatasync:error=ENOSPC:when=3", "the disk is full: free some space"),
 ];
 
-/// By turns the primary's and a backup's call fails, often only once. That member names the reason and ends; the others go on.
+/// By turns the primary's and a backup's call fails, often only once. That member names the reason and ends; the others
+/// go on.
 pub(crate) async fn fail(rounds: u32) -> Row {
     let mut bench = Bench::of_three().await;
     for round in 0..rounds as usize {

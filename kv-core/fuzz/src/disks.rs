@@ -98,8 +98,8 @@ fn damage(disk: &Disk, name: &str, dice: &mut Dice<'_>) {
     disk.put(name, bytes);
 }
 
-/// Damages some files of the journal and opens it: refused, or every entry that it gives is the one that was written. Then it
-/// goes on from there.
+/// Damages some files of the journal and opens it: refused, or every entry that it gives is the one that was written.
+/// Then it goes on from there.
 pub fn journal(data: &[u8]) {
     let mut dice = Dice(data);
     let (disk, entries) = intact();

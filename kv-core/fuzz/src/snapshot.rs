@@ -113,8 +113,8 @@ fn craft(chunk: &mut Chunk, dice: &mut Dice<'_>) -> bool {
     false
 }
 
-/// Sends pieces, some of them crafted, with a checksum that fits: they are refused, or what becomes the state can be read.
-/// What was not changed arrives as it is.
+/// Sends pieces, some of them crafted, with a checksum that fits: they are refused, or what becomes the state can be
+/// read. What was not changed arrives as it is.
 pub fn snapshot(data: &[u8]) {
     let mut dice = Dice(data);
     let Source { pieces, at, digest } = source();

@@ -1,5 +1,5 @@
-//! Plans about clocks: the clocks of minorities and majorities are set, while members run and while all are down; machines pause,
-//! rates drift, and delays change in one direction. Clients compete for a lock, and keys expire.
+//! Plans about clocks: the clocks of minorities and majorities are set, while members run and while all are down;
+//! machines pause, rates drift, and delays change in one direction. Clients compete for a lock, and keys expire.
 
 use super::clock::{MS, SECOND, Time};
 use super::faults::Undo;
@@ -16,8 +16,8 @@ const ONE_OF: u32 = 8;
 const MOST_DELAY: Time = 400 * MS;
 /// By how much wall clocks are set, in milliseconds.
 const STEPS: &[i64] = &[10, 1_000, 60_000, 3_600_000, 30 * 86_400_000];
-/// After the healing, everything expires no later than this after its time: leases have `failure_timeout_max`, and removals wait
-/// until the primary checks.
+/// After the healing, everything expires no later than this after its time: leases have `failure_timeout_max`, and
+/// removals wait until the primary checks.
 const ENDS_WITHIN: Time = 4 * SECOND;
 /// The longest lifetime in a plan.
 const LONGEST_LIFE: Time = 4 * SECOND;
@@ -64,8 +64,8 @@ impl Plan {
 }
 
 impl World {
-    /// Sets the wall clocks of a minority or a majority by the same amount, while their members run or while all are down. Some
-    /// are set back.
+    /// Sets the wall clocks of a minority or a majority by the same amount, while their members run or while all are
+    /// down. Some are set back.
     pub(super) fn set_clocks(&mut self, fault: Fault, end: Time) {
         let count = self.members.len();
         if fault == Fault::SetClocksWhileDown {

@@ -1,9 +1,9 @@
-//! The damage atlas: what disks lose at rest, and the limits on that. A wound is first inflicted on a copy of the disk, and the
-//! copy is opened. Only if every record that it costs can still be read elsewhere does the wounded disk replace the disk. So
-//! nothing is ever lost everywhere, and whatever happens then, the cluster must lose nothing and recover.
+//! The damage atlas: what disks lose at rest, and the limits on that. A wound is first inflicted on a copy of the disk,
+//! and the copy is opened. Only if every record that it costs can still be read elsewhere does the wounded disk replace
+//! the disk. So nothing is ever lost everywhere, and whatever happens then, the cluster must lose nothing and recover.
 //!
-//! A state covers all entries up to its checkpoint, as long as its file is intact. A damaged file does not count, even if the
-//! wound does not matter.
+//! A state covers all entries up to its checkpoint, as long as its file is intact. A damaged file does not count, even
+//! if the wound does not matter.
 
 use super::member::Member;
 use super::plan::pick;
@@ -157,8 +157,8 @@ impl World {
         Some(Injury { wound, file, at, other, small: self.rng.bool() })
     }
 
-    /// Whether the state of a member may be damaged: another state is intact, or the intact parts of all may be combined. Its
-    /// content must also exist elsewhere.
+    /// Whether the state of a member may be damaged: another state is intact, or the intact parts of all may be
+    /// combined. Its content must also exist elsewhere.
     fn may_hurt_state(&self, member: usize) -> bool {
         if self.plan.in_memory || self.members[member].role == Role::Witness {
             return false;
@@ -177,8 +177,8 @@ impl World {
             return false;
         };
         let Some(after) = self.copies(member, wounded, hurt(member) || state_hurt) else { return false };
-        // A device that drops its very last writes, or reverts them, without a trace: this cannot be detected, and kv does not
-        // promise to.
+        // A device that drops its very last writes, or reverts them, without a trace: this cannot be detected, and kv
+        // does not promise to.
         if deceitful && !self.tells_its_damage(member, wounded) {
             return false;
         }
@@ -218,8 +218,9 @@ impl World {
 
     /// What can be read from a disk of a member; `None` if it cannot be opened.
     ///
-    /// Until the damage of a state is noticed, its member continues to make checkpoints, and drops entries that it believes to be
-    /// in them. Then what is committed does not count. (A witness drops only what all states contain, and one state is intact.)
+    /// Until the damage of a state is noticed, its member continues to make checkpoints, and drops entries that it
+    /// believes to be in them. Then what is committed does not count. (A witness drops only what all states contain,
+    /// and one state is intact.)
     fn copies(&self, member: usize, disk: &Disk, state_hurt: bool) -> Option<Copies> {
         let disk = disk.fork();
         let (journal, recovered) = self.opened(member, &disk)?;
@@ -245,8 +246,8 @@ impl World {
         (recovered.alignment(state.checkpoint()) != CheckpointAlignment::Lost).then_some(state)
     }
 
-    /// At most this many members may not know what they had. With more, nobody could prove of an op that it was not committed,
-    /// although nothing was lost.
+    /// At most this many members may not know what they had. With more, nobody could prove of an op that it was not
+    /// committed, although nothing was lost.
     fn may_tell_of_loss(&self) -> usize {
         self.cluster.len() - self.cluster.nack_quorum()
     }

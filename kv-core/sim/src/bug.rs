@@ -2,9 +2,9 @@
 
 macro_rules! bugs {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// A known mistake. Bugs of the product are [mutants](crate::mutants): only a mutated copy of it contains them. Bugs of
-        /// the simulator's own parts (the driver, the disk, the clocks) are in every build of the simulator. Neither has any
-        /// effect unless a run is given the bug.
+        /// A known mistake. Bugs of the product are [mutants](crate::mutants): only a mutated copy of it contains them.
+        /// Bugs of the simulator's own parts (the driver, the disk, the clocks) are in every build of the simulator.
+        /// Neither has any effect unless a run is given the bug.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
         #[non_exhaustive]
         pub enum Bug {
@@ -127,7 +127,8 @@ bugs! {
     SessionsNotInCheckpoint,
     /// A checkpoint leaves out how many requests the log had.
     CountNotInCheckpoint,
-    /// Sessions and leases are named by the revision, although nothing may have changed it since the last one was named.
+    /// Sessions and leases are named by the revision, although nothing may have changed it since the last one was
+    /// named.
     NamedByRevision,
     /// A request whose outcome was forgotten runs again.
     ForgottenRuns,

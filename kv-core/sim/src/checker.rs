@@ -190,7 +190,8 @@ impl Checker {
             Message::StartView { view, hashes, .. } if first => {
                 hashes.last().is_none_or(|(op, hash)| mirror.acknowledges(*view, Anchor::new(*op, *hash)))
             }
-            // A later one, in answer to `GetState`, may end with entries that are still being written, like any `Prepare`.
+            // A later one, in answer to `GetState`, may end with entries that are still being written, like any
+            // `Prepare`.
             Message::StartView { view, .. } => mirror.durable().log_view == *view,
             _ => true,
         };
@@ -207,8 +208,8 @@ impl Checker {
         Err(("what is acknowledged is durable", found))
     }
 
-    /// A member considers everything up to `commit` committed. `some_are_down`: not every log can be inspected. `read` reads the
-    /// entry with this parent in its log.
+    /// A member considers everything up to `commit` committed. `some_are_down`: not every log can be inspected. `read`
+    /// reads the entry with this parent in its log.
     pub(super) fn on_commit(
         &mut self,
         member: usize,
@@ -228,8 +229,8 @@ impl Checker {
             let parent = self.log.last().map_or(Hash::ZERO, |last| last.hash);
             let Some(entry) = read(op, parent) else {
                 if some_are_down {
-                    // It is on another disk, if it was acknowledged there and the copy here is bad: checked again with the next
-                    // commit.
+                    // It is on another disk, if it was acknowledged there and the copy here is bad: checked again with
+                    // the next commit.
                     return Ok(());
                 }
                 let found =

@@ -255,7 +255,8 @@ impl Client {
         }
         for list in [&mut transaction.then, &mut transaction.otherwise] {
             if rng.u32(0..3) == 0 {
-                // At any position it reads the value before the transaction, like a call that asks for the previous value.
+                // At any position it reads the value before the transaction, like a call that asks for the previous
+                // value.
                 list.insert(rng.usize(0..=list.len()), TransactionStep::Get { key: key(first) });
             }
             if rng.u32(0..8) == 0 {

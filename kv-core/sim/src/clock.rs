@@ -60,7 +60,8 @@ impl Clock {
         (self.base, self.since, self.frozen) = (self.monotonic(now), now, true);
     }
 
-    /// Starts the monotonic clock again: from where it stopped, or from where it would be. Returns by how much it leaps.
+    /// Starts the monotonic clock again: from where it stopped, or from where it would be. Returns by how much it
+    /// leaps.
     pub(super) fn thaw(&mut self, now: Time, catches_up: bool) -> Time {
         let stood = self.monotonic(now);
         if self.frozen && !catches_up {

@@ -1,6 +1,6 @@
-//! What the script of a scenario can do: a small cluster in the simulator's world, in which nothing is random but delays. A script
-//! reads like the execution that it describes. If a seeded bug belongs to it, the same script must detect the bug: see
-//! [`Scenario`](super::scenario::Scenario).
+//! What the script of a scenario can do: a small cluster in the simulator's world, in which nothing is random but
+//! delays. A script reads like the execution that it describes. If a seeded bug belongs to it, the same script must
+//! detect the bug: see [`Scenario`](super::scenario::Scenario).
 
 use super::clock::{MS, SECOND, Time};
 use super::history::{Action, Ending};
@@ -35,8 +35,8 @@ impl Cluster {
         self.run_until("a primary serves", |c| c.serving().is_some());
     }
 
-    /// Undoes everything that the script has done; then all members must agree, every client must be able to write, and the
-    /// history must be correct.
+    /// Undoes everything that the script has done; then all members must agree, every client must be able to write, and
+    /// the history must be correct.
     pub(super) fn end(&mut self) {
         self.heal();
         for member in 0..self.len() {

@@ -1,4 +1,5 @@
-//! The driver: carries out the outputs of a replica. The node has another one, on threads; this one runs in simulated time.
+//! The driver: carries out the outputs of a replica. The node has another one, on threads; this one runs in simulated
+//! time.
 
 use super::Bug;
 use super::clock::{SECOND, Time};
@@ -236,8 +237,8 @@ impl World {
         let count = if all { process.waiting.len() } else { some.min(process.waiting.len()) };
         process.writing = process.waiting.drain(..count).collect();
         let mut latency = around(&mut self.rng, disk.latency) * slowness;
-        // On a slow disk, such a write would last longer than the healing, which no bound on the convergence allows for (seed
-        // 1803).
+        // On a slow disk, such a write would last longer than the healing, which no bound on the convergence allows for
+        // (seed 1803).
         if disk.hiccups > 0 && slowness == 1 && self.rng.u32(0..1000) < disk.hiccups {
             latency *= 50;
         }

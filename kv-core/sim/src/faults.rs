@@ -213,7 +213,8 @@ impl World {
         }
     }
 
-    /// A member loses its disk permanently, if the others can do without it. It reports disk loss when it hears of them.
+    /// A member loses its disk permanently, if the others can do without it. It reports disk loss when it hears of
+    /// them.
     fn wipe(&mut self, member: usize) {
         let formed = (0..self.members.len()).all(|member| self.checker.is_formed(member));
         let lost = self.members.iter().any(|member| member.wiped);

@@ -135,7 +135,8 @@ pub(super) struct RecordedCall {
     pub(super) action: Action,
     /// When it began, in simulated nanoseconds.
     pub(super) start: u64,
-    /// The greatest revision that any ended call had reported by then, or by the time that it must see: it must not see less.
+    /// The greatest revision that any ended call had reported by then, or by the time that it must see: it must not see
+    /// less.
     pub(super) floor: Revision,
     /// When the answer arrived and what it was. `None` while the call is open.
     pub(super) ended: Option<Ended>,

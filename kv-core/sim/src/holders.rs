@@ -1,5 +1,5 @@
-//! Clients that compete for a lock: a key on a lease. Each believes that it holds the lock according to the client's rule. No two
-//! may do so at once, as long as clocks are as assumed.
+//! Clients that compete for a lock: a key on a lease. Each believes that it holds the lock according to the client's
+//! rule. No two may do so at once, as long as clocks are as assumed.
 
 use super::Bug;
 use super::clock::{MS, SECOND, Time};
@@ -27,7 +27,8 @@ pub(super) struct Holder {
     /// When the last successful renewal was first sent, on the client's clock; and how wrong clocks had been by then.
     since: Instant,
     wrong: i128,
-    /// It has put the lock's key, and has neither released it nor learned that the lease has ended. It releases it at that time.
+    /// It has put the lock's key, and has neither released it nor learned that the lease has ended. It releases it at
+    /// that time.
     holds: bool,
     leaves_at: Time,
     /// When it tries to acquire the lock again.
@@ -104,8 +105,8 @@ impl World {
             Ending::Lease { effect: Effect::LeaseKept, .. } => (holder.since, holder.wrong) = (sent, wrong),
             Ending::Put(_) => (holder.holds, holder.leaves_at) = (true, later),
             Ending::ConditionFailed { .. } => {}
-            // It does not know whether it has put the key or released it. It waits for the end of the lease, and believes
-            // nothing.
+            // It does not know whether it has put the key or released it. It waits for the end of the lease, and
+            // believes nothing.
             Ending::Unknown | Ending::NotApplied if holder.holds || asks_for_lease => {}
             _ => *holder = Holder { rests_until: later, ..Holder::default() },
         }
@@ -132,7 +133,8 @@ impl World {
             .filter(|other| *other != client && self.believes_for(*other).is_some())
             .collect();
         for other in others {
-            // The amount by which the lease of one of them ended early is what clocks have done wrong since its last renewal.
+            // The amount by which the lease of one of them ended early is what clocks have done wrong since its last
+            // renewal.
             let excused = [client, other].into_iter().any(|one| {
                 let wrong = self.holder(one).map_or(0, |holder| self.checker.stamps.wrong() - holder.wrong);
                 i128::from(self.believes_for(one).unwrap_or_default()) <= wrong

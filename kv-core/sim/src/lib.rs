@@ -1,8 +1,9 @@
 //! The deterministic simulator: whole clusters in one thread under one seed, on damaged disks and networks.
 //!
-//! [`run`] takes a seed and draws everything from it: the topology, the limits, the mix of faults, every delay and every crash.
-//! The code under test is the real one (replica, journal, state, sessions, the client's protocol). Network, disks and clocks are
-//! simulated. The same seed gives the same [`Report::trace_hash`], so a failure is a number that anyone can run again.
+//! [`run`] takes a seed and draws everything from it: the topology, the limits, the mix of faults, every delay and
+//! every crash. The code under test is the real one (replica, journal, state, sessions, the client's protocol).
+//! Network, disks and clocks are simulated. The same seed gives the same [`Report::trace_hash`], so a failure is a
+//! number that anyone can run again.
 
 mod apart;
 mod atlas;
@@ -55,8 +56,8 @@ pub use switch::MUTATED;
 
 use world::World;
 
-/// Runs the scenarios about a seeded bug: small clusters in which nothing is random but delays. Returns the name of the first that
-/// fails, and why. `None` if none fails, or there is none.
+/// Runs the scenarios about a seeded bug: small clusters in which nothing is random but delays. Returns the name of the
+/// first that fails, and why. `None` if none fails, or there is none.
 #[must_use]
 pub fn run_scenarios(bug: Bug) -> Option<(&'static str, String)> {
     scenarios::detect(bug)
@@ -68,8 +69,8 @@ pub fn has(bug: Bug) -> bool {
     switch::has(bug)
 }
 
-/// Runs one seed to its end: chaos, healing, convergence, and the checks of the whole history. A panic of the code under
-/// test is a violation too.
+/// Runs one seed to its end: chaos, healing, convergence, and the checks of the whole history. A panic of the code
+/// under test is a violation too.
 #[must_use]
 pub fn run(seed: u64, options: &Options) -> Report {
     let _switched = switch::to(options.bug);

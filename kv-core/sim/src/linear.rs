@@ -1,8 +1,8 @@
-//! Linearizability of one key by search: is there an order of all calls, each at a point between its start and its end, in which
-//! every answer is correct? It knows nothing about revisions, logs or views.
+//! Linearizability of one key by search: is there an order of all calls, each at a point between its start and its end,
+//! in which every answer is correct? It knows nothing about revisions, logs or views.
 //!
-//! The search is that of Wing and Gong with Lowe's cache of visited (set of linearized calls, state) pairs. A call whose outcome
-//! is unknown may take effect at any time after its start, or never.
+//! The search is that of Wing and Gong with Lowe's cache of visited (set of linearized calls, state) pairs. A call
+//! whose outcome is unknown may take effect at any time after its start, or never.
 
 use std::collections::HashSet;
 

@@ -431,7 +431,8 @@ impl World {
         }
     }
 
-    /// The state of a member has failed. A state that may be damaged is discarded, and another one is fetched (rule T9).
+    /// The state of a member has failed. A state that may be damaged is discarded, and another one is fetched (rule
+    /// T9).
     pub(super) fn state_failed(&mut self, member: usize, invariant: &'static str, error: &EngineError) {
         let slot = &mut self.members[member];
         if slot.may_fail() {

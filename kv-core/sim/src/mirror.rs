@@ -1,5 +1,5 @@
-//! What a member's disk must hold: derived from the requested writes and those reported durable, without reading the journal.
-//! Acknowledgements are checked against it, and so is what a journal recovers.
+//! What a member's disk must hold: derived from the requested writes and those reported durable, without reading the
+//! journal. Acknowledgements are checked against it, and so is what a journal recovers.
 
 use super::replay::Finding;
 use kv_core::ids::{Anchor, Hash, Op, View};
@@ -19,7 +19,8 @@ pub(super) struct Image {
     damaged: bool,
     /// The hashes of ops 1, 2, ...
     log: Vec<Hash>,
-    /// What recovery found behind the damage: hash and parent. An entry becomes part of the log as soon as it follows the head.
+    /// What recovery found behind the damage: hash and parent. An entry becomes part of the log as soon as it follows
+    /// the head.
     behind: BTreeMap<Op, (Hash, Hash)>,
 }
 
@@ -218,9 +219,9 @@ impl Mirror {
         self.durable.view >= view && self.durable.log_view >= log.log_view && slots
     }
 
-    /// The member was restarted and its journal recovered this: it must be everything that was durable, and some first part of
-    /// what was being written. If bits were flipped meanwhile, the end of the log may be missing, if that is reported. Returns
-    /// whether something is lost.
+    /// The member was restarted and its journal recovered this: it must be everything that was durable, and some first
+    /// part of what was being written. If bits were flipped meanwhile, the end of the log may be missing, if that is
+    /// reported. Returns whether something is lost.
     ///
     /// # Errors
     /// If it is not.

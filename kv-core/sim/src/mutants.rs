@@ -1,13 +1,14 @@
 //! Mutants: seeded bugs that are edits to the sources of other crates, so that those contain none.
 //!
-//! The files in `kv-core/sim/mutants` describe them. `kv-sim --bugs` copies the workspace, applies all edits to the copy, each behind a switch
-//! (`crate::mutant::is("Name")`), builds the copy once, and runs it with one bug after the other.
+//! The files in `kv-core/sim/mutants` describe them. `kv-sim --bugs` copies the workspace, applies all edits to the
+//! copy, each behind a switch (`crate::mutant::is("Name")`), builds the copy once, and runs it with one bug after the
+//! other.
 //!
 //! # Format
-//! Text before the first `==` is a comment. A group begins with one or more `== Name` lines, each followed by what the bug is and which rule it
-//! breaks. Then come its hunks: `@ FILE`, and lines that begin with a space (they are in the file), `-` (they are removed) or `+` (they are
-//! added). The first two kinds must be found in the file, one after the other, exactly once; indentation does not count. A hunk that only adds
-//! is appended to the file.
+//! Text before the first `==` is a comment. A group begins with one or more `== Name` lines, each followed by what the
+//! bug is and which rule it breaks. Then come its hunks: `@ FILE`, and lines that begin with a space (they are in the
+//! file), `-` (they are removed) or `+` (they are added). The first two kinds must be found in the file, one after the
+//! other, exactly once; indentation does not count. A hunk that only adds is appended to the file.
 
 /// The descriptions, by the names of their files.
 const FILES: &[(&str, &str)] = &[

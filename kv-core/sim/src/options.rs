@@ -1,5 +1,5 @@
-//! Options that differ: local ones between members, and between two lives of one member; fixed ones between two lives, which must
-//! be refused.
+//! Options that differ: local ones between members, and between two lives of one member; fixed ones between two lives,
+//! which must be refused.
 
 use super::Bug;
 use super::plan::{Plan, pick};
@@ -12,7 +12,8 @@ use kv_core::message::FormationStep;
 use std::time::Duration;
 
 impl Plan {
-    /// The options of a member in one of its lives. Local options are drawn again each time, unless the plan keeps them.
+    /// The options of a member in one of its lives. Local options are drawn again each time, unless the plan keeps
+    /// them.
     pub(super) fn options_of(&self, member: usize, life: u32) -> Options {
         let Some(seed) = self.local else { return self.options.clone() };
         let rng = &mut Rng::with_seed(seed ^ (member as u64) << 32 ^ u64::from(life));
@@ -67,8 +68,8 @@ fn other_fixed(rng: &mut Rng, options: &Options) -> Options {
 }
 
 impl World {
-    /// Draws the options of a member's next life. Before that, the member may be started with another fixed option (rule F6):
-    /// that must be refused by name, and must change nothing.
+    /// Draws the options of a member's next life. Before that, the member may be started with another fixed option
+    /// (rule F6): that must be refused by name, and must change nothing.
     pub(super) fn draw_options(&mut self, member: usize) {
         let slot = &mut self.members[member];
         slot.options = self.plan.options_of(member, slot.life);

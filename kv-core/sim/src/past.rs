@@ -7,8 +7,8 @@ use kv_core::ids::Revision;
 use kv_core::message::{Query, ReadMode, Record};
 
 impl Model {
-    /// Whether this is a correct answer to a read of `query`: by the time that it must see, `floor` had been reported to someone,
-    /// and when it ended no more than `ceiling` was committed.
+    /// Whether this is a correct answer to a read of `query`: by the time that it must see, `floor` had been reported
+    /// to someone, and when it ended no more than `ceiling` was committed.
     pub(super) fn past_fits(
         &self,
         query: &Query,

@@ -193,8 +193,8 @@ impl Names {
         .collect()
     }
 
-    /// What a transaction may have done to each key. Conditions on other keys, and counters, whose values are not unique, cannot
-    /// be checked here; the replay checks them.
+    /// What a transaction may have done to each key. Conditions on other keys, and counters, whose values are not
+    /// unique, cannot be checked here; the replay checks them.
     fn transacted(&self, transaction: &TransactionRequest, ending: Option<&Ending>) -> Vec<(Bytes, Act)> {
         let (steps, results): (Vec<&message::TransactionStep>, _) = match ending {
             Some(Ending::StepFailed { .. } | Ending::ConditionFailed { .. }) => (Vec::new(), None),
@@ -243,8 +243,8 @@ impl Names {
         Act::Write { to, condition: self.condition(key, condition), known }
     }
 
-    /// The removal of a range, as a removal of each key in it. If the range held more than was removed, it is not known which
-    /// keys were removed: each may have been left.
+    /// The removal of a range, as a removal of each key in it. If the range held more than was removed, it is not known
+    /// which keys were removed: each may have been left.
     fn range_deleted(&self, call: &RecordedCall, known: &[Bytes]) -> Vec<(Bytes, KeyOperation)> {
         let Action::Write(Command::DeleteRange { from, to, .. }) = &call.action else { return Vec::new() };
         let ending = call.ended.as_ref().map(|ended| &ended.ending);

@@ -1,5 +1,5 @@
-//! What a seed draws: the cluster, its limits, the load and the mix of faults. Every run uses another mix (swarm testing), so
-//! that combinations occur which no single setting would produce.
+//! What a seed draws: the cluster, its limits, the load and the mix of faults. Every run uses another mix (swarm
+//! testing), so that combinations occur which no single setting would produce.
 
 use super::clock::{MS, SECOND, Time};
 use fastrand::Rng;
@@ -29,8 +29,8 @@ pub(super) struct Plan {
     pub(super) load: Load,
     /// The watching clients.
     pub(super) watching: WatchPlan,
-    /// How many clients compete for a lock, in addition to the other clients. In such a plan, everything that expires must have
-    /// expired before the run ends.
+    /// How many clients compete for a lock, in addition to the other clients. In such a plan, everything that expires
+    /// must have expired before the run ends.
     pub(super) holders: usize,
     /// The faults that occur, each with its weight.
     pub(super) faults: Vec<(Fault, u32)>,
@@ -123,8 +123,8 @@ pub(super) struct DamagePlan {
     pub(super) victim: Option<usize>,
     /// How often, per hundred ends of a process.
     pub(super) chance: u32,
-    /// States are damaged even if no other state is intact, as long as the intact parts of all can be combined; and their files
-    /// may be lost.
+    /// States are damaged even if no other state is intact, as long as the intact parts of all can be combined; and
+    /// their files may be lost.
     pub(super) states: bool,
 }
 
@@ -362,8 +362,8 @@ impl Plan {
             fault_length: *pick(rng, &[SECOND / 5, SECOND, 4 * SECOND]),
             chaos,
             damage,
-            // A member that is back and lacks what those who are away have must wait, and no other may: damage makes the
-            // difference.
+            // A member that is back and lacks what those who are away have must wait, and no other may: damage makes
+            // the difference.
             heal_quorum_only: roles.len() >= 3 && rng.u32(0..if damage.is_some() { 2 } else { 3 }) == 0,
             scale: Scale::SHORT,
             roles,

@@ -1,5 +1,5 @@
-//! Seeds that once broke an invariant, each with what it was. They depend on what the plans draw: after a change there a seed
-//! is just another seed, and the fix is guarded by the test beside the code.
+//! Seeds that once broke an invariant, each with what it was. They depend on what the plans draw: after a change there
+//! a seed is just another seed, and the fix is guarded by the test beside the code.
 
 /// The seeds.
 pub(super) const SEEDS: &[(u64, &str)] = &[

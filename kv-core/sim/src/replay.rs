@@ -1,6 +1,6 @@
-//! Linearizability by replay. The committed log is applied, in the order of revisions, to a model of a few lines that shares no
-//! code with the real state machine. Every answer that a client received must be the model's answer at its revision, between what
-//! was reported before the call began and what was committed when it ended.
+//! Linearizability by replay. The committed log is applied, in the order of revisions, to a model of a few lines that
+//! shares no code with the real state machine. Every answer that a client received must be the model's answer at its
+//! revision, between what was reported before the call began and what was committed when it ended.
 
 use super::history::{Action, Ended, Ending, RecordedCall};
 use super::lifetimes::Leases;

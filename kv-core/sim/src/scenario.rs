@@ -1,5 +1,5 @@
-//! Scenarios: scripts that must succeed, and fail with the seeded bug that they are about. They are tests, and `kv-sim --bugs` runs
-//! those that are about a bug which random runs rarely trigger.
+//! Scenarios: scripts that must succeed, and fail with the seeded bug that they are about. They are tests, and `kv-sim
+//! --bugs` runs those that are about a bug which random runs rarely trigger.
 
 use super::clock::{MS, SECOND};
 use super::cluster::Cluster;
@@ -34,7 +34,8 @@ macro_rules! scenarios {
 }
 pub(super) use scenarios;
 
-/// Runs scenarios: each must succeed, and fail with its bug. Or runs only those about one bug, to see whether it is detected.
+/// Runs scenarios: each must succeed, and fail with its bug. Or runs only those about one bug, to see whether it is
+/// detected.
 #[derive(Default)]
 pub(super) struct ScenarioRunner {
     only: Option<Bug>,

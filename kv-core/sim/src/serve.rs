@@ -259,7 +259,8 @@ impl World {
         self.carry(route, member, node, event);
     }
 
-    /// The member of a connection is not running (any more): its machine refuses the connection, if the link back is open.
+    /// The member of a connection is not running (any more): its machine refuses the connection, if the link back is
+    /// open.
     pub(super) fn refuse_connection(&mut self, client: usize, member: usize, epoch: u32) {
         if self.network.is_open(member, self.client_node(client)) {
             let at = self.now + around(&mut self.rng, self.plan.network.delay + MS / 10);

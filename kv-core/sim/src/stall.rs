@@ -1,5 +1,6 @@
-//! When a cluster that is only partly healed is excused: if disks were damaged, the returned members may lack what only the
-//! others have. That is not assumed but computed from what is durable, by recovery and the decision of a view change themselves.
+//! When a cluster that is only partly healed is excused: if disks were damaged, the returned members may lack what only
+//! the others have. That is not assumed but computed from what is durable, by recovery and the decision of a view
+//! change themselves.
 
 use super::switch;
 use super::world::World;

@@ -1,9 +1,9 @@
-//! The checker's model of the cluster's time (rule N7). The stamps of any two committed entries differ by no more than the true
-//! time between them, as long as clocks are as assumed. So nothing expires early.
+//! The checker's model of the cluster's time (rule N7). The stamps of any two committed entries differ by no more than
+//! the true time between them, as long as clocks are as assumed. So nothing expires early.
 //!
-//! By how much more they may differ follows only from what happened between the two: how fast the fastest clock was, how far a
-//! monotonic clock that counts leapt while its process ran, and by how much a quorum of wall clocks was set forward while all
-//! members were down.
+//! By how much more they may differ follows only from what happened between the two: how fast the fastest clock was,
+//! how far a monotonic clock that counts leapt while its process ran, and by how much a quorum of wall clocks was set
+//! forward while all members were down.
 
 use super::checker::Checked;
 use super::clock::{MS, Time};
@@ -33,7 +33,8 @@ pub(super) struct Stamps {
     told: Option<(usize, View, Timestamp, Time)>,
     /// When the wall clock of each member was set, and by how many milliseconds.
     steps: Vec<Vec<(Time, i64)>>,
-    /// Leaps of monotonic clocks while their processes ran: the member, when, and how much of it counts, in nanoseconds.
+    /// Leaps of monotonic clocks while their processes ran: the member, when, and how much of it counts, in
+    /// nanoseconds.
     leaps: Vec<(usize, Time, Time)>,
     /// The greatest rate of a clock so far, in millionths, but no more than is assumed.
     rate: u64,
@@ -93,8 +94,8 @@ impl Stamps {
         }
     }
 
-    /// A member appends entries. `credited` of its stamps in this life is based on wall clocks, from which `allowance` was
-    /// subtracted.
+    /// A member appends entries. `credited` of its stamps in this life is based on wall clocks, from which `allowance`
+    /// was subtracted.
     pub(super) fn made(
         &mut self,
         entries: &[Entry],
@@ -119,8 +120,8 @@ impl Stamps {
         }
     }
 
-    /// By how many nanoseconds more than the true time two consecutive stamps may differ because clocks violated the assumptions.
-    /// Within a view only the clock of its primary counts.
+    /// By how many nanoseconds more than the true time two consecutive stamps may differ because clocks violated the
+    /// assumptions. Within a view only the clock of its primary counts.
     fn more(&self, last: &Made, next: &Made, same_view: bool) -> i128 {
         let within = |at: Time| at > last.at && at <= next.at;
         let counts = |member: usize| !same_view || member == next.by;
@@ -173,8 +174,8 @@ impl Stamps {
         Ok(())
     }
 
-    /// By how much lifetimes that began at the first entry may have been early so far, in nanoseconds. The difference between two
-    /// times is what was wrong in between.
+    /// By how much lifetimes that began at the first entry may have been early so far, in nanoseconds. The difference
+    /// between two times is what was wrong in between.
     pub(super) const fn wrong(&self) -> i128 {
         self.wrong
     }

@@ -1,5 +1,6 @@
-//! Damaged states of several members: whether their intact parts can still be combined, so that a cluster without an intact state
-//! must recover. That is not assumed but computed from what is on the disks, by opening and reading it as members do (rule T9b).
+//! Damaged states of several members: whether their intact parts can still be combined, so that a cluster without an
+//! intact state must recover. That is not assumed but computed from what is on the disks, by opening and reading it as
+//! members do (rule T9b).
 
 use super::switch;
 use super::world::World;
@@ -26,7 +27,8 @@ impl World {
         self.plan.damage.is_some_and(|plan| plan.states) && !self.whole_state(None).is_some_and(is_there)
     }
 
-    /// The last op at which the readable pieces on the disks make up a complete state. `instead` replaces the disk of a member.
+    /// The last op at which the readable pieces on the disks make up a complete state. `instead` replaces the disk of a
+    /// member.
     pub(super) fn whole_state(&self, instead: Option<(usize, &Disk)>) -> Option<Op> {
         self.whole_state_of(0..self.members.len(), instead)
     }
@@ -102,9 +104,9 @@ mod tests {
     use kv_core::config::Role;
     use std::collections::BTreeMap;
 
-    /// Rule T9b: all machines lose power, again and again, and several states are damaged then. If the intact parts can be
-    /// combined, all members have a state in the end, whatever their sources do meanwhile. If not, they stop and keep what they
-    /// have.
+    /// Rule T9b: all machines lose power, again and again, and several states are damaged then. If the intact parts can
+    /// be combined, all members have a state in the end, whatever their sources do meanwhile. If not, they stop and
+    /// keep what they have.
     #[test]
     fn t9b_states_of_several_members_are_damaged_at_once() {
         let mut counts: BTreeMap<&str, u64> = BTreeMap::new();

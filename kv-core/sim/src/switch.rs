@@ -1,5 +1,5 @@
-//! Which seeded bug of the product is on, on this thread. Only a copy of the workspace with the [mutants](super::mutants) has
-//! any. The edits in `mutants/switch.txt` make this file work there.
+//! Which seeded bug of the product is on, on this thread. Only a copy of the workspace with the
+//! [mutants](super::mutants) has any. The edits in `mutants/switch.txt` make this file work there.
 
 use super::{Bug, mutants};
 

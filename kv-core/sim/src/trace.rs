@@ -17,8 +17,8 @@ impl Trace {
         Self { hash: 0x9e37_79b9_7f4a_7c15, events: 0, kept, words: VecDeque::new() }
     }
 
-    /// Records an event: its kind, and two numbers that distinguish it from others of its kind. `words` is called only if text is
-    /// kept.
+    /// Records an event: its kind, and two numbers that distinguish it from others of its kind. `words` is called only
+    /// if text is kept.
     pub(super) fn note(&mut self, kind: u8, a: u64, b: u64, words: impl FnOnce() -> String) {
         self.events += 1;
         self.mix(u64::from(kind));

@@ -1,5 +1,5 @@
-//! Clients that watch changes: through the real client's protocol, at random ranges, from random positions, some of them slowly;
-//! sometimes one stops and begins again. What each receives is compared with the history.
+//! Clients that watch changes: through the real client's protocol, at random ranges, from random positions, some of
+//! them slowly; sometimes one stops and begins again. What each receives is compared with the history.
 
 use super::clock::{MS, SECOND, Time};
 use super::plan::{around, pick};

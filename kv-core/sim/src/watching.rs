@@ -1,5 +1,5 @@
-//! A member's side of watches: the decisions of [`Watchers`], carried out in simulated time. Polling, parking and waking may be
-//! separated in time, as on the node's threads.
+//! A member's side of watches: the decisions of [`Watchers`], carried out in simulated time. Polling, parking and
+//! waking may be separated in time, as on the node's threads.
 
 use super::Bug;
 use super::clock::MS;
@@ -50,8 +50,8 @@ impl World {
         Some(&mut self.members[member].process.as_deref_mut()?.serving.watches)
     }
 
-    /// The most events in one answer. After the healing, few answers should be needed, because messages of clients may still be
-    /// lost.
+    /// The most events in one answer. After the healing, few answers should be needed, because messages of clients may
+    /// still be lost.
     fn piece(&self) -> usize {
         if self.healed.is_some() { 1000 } else { self.plan.watching.piece }
     }

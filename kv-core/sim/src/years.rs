@@ -1,5 +1,5 @@
-//! Plans whose time scale is days and weeks, for simulated years: the slowest allowed heartbeats, faults hours or days apart,
-//! occasional client calls. Idle time is not skipped: the real replicas send, answer and time every heartbeat.
+//! Plans whose time scale is days and weeks, for simulated years: the slowest allowed heartbeats, faults hours or days
+//! apart, occasional client calls. Idle time is not skipped: the real replicas send, answer and time every heartbeat.
 
 use super::clock::{HOUR, MINUTE, SECOND, Time};
 use super::plan::{Load, Plan, Scale, pick};

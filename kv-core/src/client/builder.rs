@@ -68,11 +68,11 @@ impl ClientBuilder {
         self
     }
 
-    /// Adds the address at which this client reaches the member `id`. Use it behind NAT, port forwarding or a proxy, if the addresses that the
-    /// members use do not work for this client.
+    /// Adds the address at which this client reaches the member `id`. Use it behind NAT, port forwarding or a proxy, if
+    /// the addresses that the members use do not work for this client.
     ///
-    /// If the address leads to another member, the client does not use it. The client reaches other members at the addresses that the members
-    /// use. If a member gets two addresses, the last one counts.
+    /// If the address leads to another member, the client does not use it. The client reaches other members at the
+    /// addresses that the members use. If a member gets two addresses, the last one counts.
     #[must_use]
     pub fn member_address(mut self, id: MemberId, address: impl Into<String>) -> Self {
         self.addresses.retain(|(member, _)| *member != Some(id));
@@ -82,8 +82,8 @@ impl ClientBuilder {
 
     /// Sets the transport: one, or an `Arc` of one, also of a `dyn Transport`. Required.
     ///
-    /// If the transport has a certificate (TLS over TCP, or QUIC), the other end must prove that it is a member of the cluster. New certificates in
-    /// the same files are loaded before the next connection is opened.
+    /// If the transport has a certificate (TLS over TCP, or QUIC), the other end must prove that it is a member of the
+    /// cluster. New certificates in the same files are loaded before the next connection is opened.
     #[must_use]
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.dialer.transport = Some(Arc::new(transport));
@@ -114,8 +114,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the seed of the client's jitter and nonces, for tests that must be repeatable. Each client needs a different seed.
-    /// Default: random.
+    /// Sets the seed of the client's jitter and nonces, for tests that must be repeatable. Each client needs a
+    /// different seed. Default: random.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);

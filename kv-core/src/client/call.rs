@@ -100,8 +100,8 @@ pub enum ProtocolInput {
         /// The member at the other end.
         member: MemberId,
     },
-    /// No connection to this member could be opened. Nothing that was sent to it since the last connection was lost has left this
-    /// process, or ever will.
+    /// No connection to this member could be opened. Nothing that was sent to it since the last connection was lost has
+    /// left this process, or ever will.
     Unreachable {
         /// The member at the other end.
         member: MemberId,
@@ -146,7 +146,8 @@ pub enum Reply {
     Records {
         /// Keys and records in order.
         records: Vec<(Bytes, Record)>,
-        /// Where the range continues: the first key of the next page, or in reverse its (exclusive) end. `None` if this was all.
+        /// Where the range continues: the first key of the next page, or in reverse its (exclusive) end. `None` if this
+        /// was all.
         next: Option<Bytes>,
         /// The revision of the state that was read.
         revision: Revision,
@@ -251,11 +252,11 @@ pub enum FailureReason {
 pub struct ProtocolOptions {
     /// The most writes in flight. Never more than the members' session window. Default 256; at least 1.
     pub window: u32,
-    /// A session that is unused for this long is replaced before it is used again: half of the members' session TTL. Default 5
-    /// min.
+    /// A session that is unused for this long is replaced before it is used again: half of the members' session TTL.
+    /// Default 5 min.
     pub session_idle: Duration,
-    /// The shortest time after which an unanswered attempt is repeated. It adapts to slower answers, and grows while a call
-    /// receives no answer at all. Default 200 ms.
+    /// The shortest time after which an unanswered attempt is repeated. It adapts to slower answers, and grows while a
+    /// call receives no answer at all. Default 200 ms.
     pub attempt_min: Duration,
     /// The longest such time. A repeated attempt costs the members little, because they know the request. Default 1 s.
     pub attempt_max: Duration,

@@ -1,7 +1,7 @@
 //! Elapsed time, including the time while the machine was suspended.
 //!
-//! On Linux the monotonic clock, and with it all timers, stops while the machine is suspended. A lock holder that was suspended
-//! for an hour would believe that it still holds its lease. The boot-time clock does not stop.
+//! On Linux the monotonic clock, and with it all timers, stops while the machine is suspended. A lock holder that was
+//! suspended for an hour would believe that it still holds its lease. The boot-time clock does not stop.
 
 use std::time::Duration;
 use tokio::time::Instant;

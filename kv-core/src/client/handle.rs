@@ -40,9 +40,9 @@ pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A client of a cluster. Clones share one session, one set of connections and one task.
 ///
-/// Calls may be made from many tasks at once; up to the session's window (256 by default) of writes are in flight together,
-/// and what waits is bounded to 64 MiB. When the last clone is dropped the connections are closed; the session then expires
-/// by itself, or is closed at once by [`close`](Self::close).
+/// Calls may be made from many tasks at once; up to the session's window (256 by default) of writes are in flight
+/// together, and what waits is bounded to 64 MiB. When the last clone is dropped the connections are closed; the
+/// session then expires by itself, or is closed at once by [`close`](Self::close).
 ///
 /// ```no_run
 /// use kv_core::{Client, transport::Transport};
@@ -161,13 +161,14 @@ impl Client {
         Delete::new(self.clone(), Bytes::copy_from_slice(key.as_ref()))
     }
 
-    /// Adds to a counter, a key whose value is a whole number in decimal digits; an absent one counts as 0. Await the builder to
-    /// run it.
+    /// Adds to a counter, a key whose value is a whole number in decimal digits; an absent one counts as 0. Await the
+    /// builder to run it.
     pub fn add(&self, key: impl AsRef<[u8]>, by: i64) -> Add {
         Add::new(self.clone(), key.as_ref(), by)
     }
 
-    /// Runs several changes and reads at one revision, or none of them. Add conditions and steps, then await the builder to run it.
+    /// Runs several changes and reads at one revision, or none of them. Add conditions and steps, then await the
+    /// builder to run it.
     pub fn transaction(&self) -> Transaction {
         Transaction::new(self.clone())
     }
@@ -177,8 +178,9 @@ impl Client {
         Batch::new(self.clone())
     }
 
-    /// Requests a lease and renews it until it is dropped: see [`Lease`](super::Lease). Keys can belong to the lease, and are removed when it
-    /// ends. It ends if it is not renewed for `ttl`, 100 ms to 30 days. Await the builder to run it.
+    /// Requests a lease and renews it until it is dropped: see [`Lease`](super::Lease). Keys can belong to the lease,
+    /// and are removed when it ends. It ends if it is not renewed for `ttl`, 100 ms to 30 days. Await the builder to
+    /// run it.
     pub fn lease(&self, ttl: Duration) -> LeaseRequest {
         LeaseRequest::new(self.clone(), ttl)
     }
@@ -189,13 +191,13 @@ impl Client {
         LeaseHandle::new(self.clone(), id)
     }
 
-    /// Waits for the lock of this name and acquires it: see [`Lock`](super::Lock). Await the builder to run it. The name must be at least 15
-    /// bytes shorter than the largest key.
+    /// Waits for the lock of this name and acquires it: see [`Lock`](super::Lock). Await the builder to run it. The
+    /// name must be at least 15 bytes shorter than the largest key.
     ///
     /// ```no_run
     /// # async fn example(client: kv_core::Client) -> Result<(), Box<dyn std::error::Error>> {
     /// let lock = client.lock("locks/report").await?;
-    /// // If the lock is not held any more when this is applied, nothing is written, and it fails with `WriteError::LockLost`.
+    /// // Writes nothing and fails with `WriteError::LockLost` if the lock is not held any more.
     /// lock.transaction().put("report", "for today").await?;
     /// lock.release().await?;
     /// # Ok(()) }
@@ -217,8 +219,8 @@ impl Client {
     /// Reads several keys at one revision. Await the builder to run it.
     ///
     /// # Limits
-    /// Up to 1,000 keys. All keys together may have as many bytes as two of the largest keys and two of the largest values, and the records that
-    /// are found about one megabyte.
+    /// Up to 1,000 keys. All keys together may have as many bytes as two of the largest keys and two of the largest
+    /// values, and the records that are found about one megabyte.
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> GetMany {
         let keys = keys.into_iter().map(|key| Bytes::copy_from_slice(key.as_ref()));
         GetMany::new(self.clone(), keys.collect())
@@ -264,8 +266,8 @@ impl Client {
         Watch::range(self.clone(), &range)
     }
 
-    /// Asks all members for their status at once. A member that does not answer within two seconds, or within the default deadline if that is
-    /// shorter, is reported with an error.
+    /// Asks all members for their status at once. A member that does not answer within two seconds, or within the
+    /// default deadline if that is shorter, is reported with an error.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -312,8 +314,8 @@ impl Client {
         Ok(())
     }
 
-    /// Closes the client and all of its clones: refuses new operations, waits for those in flight, and closes the session (for at most two
-    /// seconds) and the connections.
+    /// Closes the client and all of its clones: refuses new operations, waits for those in flight, and closes the
+    /// session (for at most two seconds) and the connections.
     ///
     /// # Cancel safety
     /// The client continues to close if the future is dropped.
@@ -331,8 +333,8 @@ impl Client {
         while self.shared.ended.clone().changed().await.is_ok() {}
     }
 
-    /// Returns about how many bytes of memory the unfinished calls of this client and its clones use: 0 if there are none, at most 64 MiB.
-    /// Further calls wait.
+    /// Returns about how many bytes of memory the unfinished calls of this client and its clones use: 0 if there are
+    /// none, at most 64 MiB. Further calls wait.
     #[must_use]
     pub fn in_flight_bytes(&self) -> usize {
         (ROOM_KIB as usize).saturating_sub(self.shared.room.available_permits()) << 10

@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-/// A lease counts as alive for this many tenths of its time, counted from before it was requested. This clock may run at nine
-/// tenths of the true rate, and the cluster's at eleven.
+/// A lease counts as alive for this many tenths of its time, counted from before it was requested. This clock may run
+/// at nine tenths of the true rate, and the cluster's at eleven.
 const BELIEVED: u32 = 8;
 
 /// For how long a lease counts as alive after it was requested or renewed.
@@ -96,7 +96,8 @@ impl LeaseHandle {
         Self { client, id }
     }
 
-    /// The id of the lease. It is unique in the cluster and never used again. Leases that are granted later have greater ids.
+    /// The id of the lease. It is unique in the cluster and never used again. Leases that are granted later have
+    /// greater ids.
     #[must_use]
     pub fn id(&self) -> LeaseId {
         self.id
@@ -138,8 +139,8 @@ impl LeaseHandle {
         }
     }
 
-    /// Returns the lease's time to live, its deadline and the number of its keys; `None` if it has ended. The answer is as fresh
-    /// as a linearizable read, and is ordered like a write.
+    /// Returns the lease's time to live, its deadline and the number of its keys; `None` if it has ended. The answer is
+    /// as fresh as a linearizable read, and is ordered like a write.
     ///
     /// # Errors
     /// As for a put.
@@ -166,16 +167,17 @@ enum LeaseState {
 
 /// A lease that the client renews while this is held: created by [`Client::lease`].
 ///
-/// Keys belong to it by [`Put::lease`](super::Put::lease) and [`Lifetime::lease`](crate::message::Lifetime::lease): up to 1,000,
-/// which are all removed at the revision at which the lease ends. It ends when it is [revoked](Self::revoke), or when it was not
-/// renewed for its time on the cluster's clock. It never ends early, but may end a little late: the primary checks at every
-/// heartbeat, and a new primary first gives every holder `failure_timeout_max` (2 s by default) to renew.
+/// Keys belong to it by [`Put::lease`](super::Put::lease) and [`Lifetime::lease`](crate::message::Lifetime::lease): up
+/// to 1,000, which are all removed at the revision at which the lease ends. It ends when it is [revoked](Self::revoke),
+/// or when it was not renewed for its time on the cluster's clock. It never ends early, but may end a little late: the
+/// primary checks at every heartbeat, and a new primary first gives every holder `failure_timeout_max` (2 s by default)
+/// to renew.
 ///
 /// If this is dropped, the client stops renewing, and the lease ends when its time is over.
 ///
-/// What this process knows depends on its own clock and on the last successful renewal. The process may be paused for a minute
-/// between [`is_alive`](Self::is_alive) and the next line. So an action that must not happen after the end of the lease has to be
-/// protected where it takes effect, by a [fencing token](super::FencingToken).
+/// What this process knows depends on its own clock and on the last successful renewal. The process may be paused for a
+/// minute between [`is_alive`](Self::is_alive) and the next line. So an action that must not happen after the end of
+/// the lease has to be protected where it takes effect, by a [fencing token](super::FencingToken).
 #[derive(Debug)]
 pub struct Lease {
     it: LeaseHandle,
@@ -206,19 +208,19 @@ impl Lease {
         self.ttl
     }
 
-    /// Returns whether the lease has certainly not ended. That is so for eight tenths of its time, counted from when the last
-    /// successful renewal was first sent. On Linux, the time during which the machine was suspended counts.
+    /// Returns whether the lease has certainly not ended. That is so for eight tenths of its time, counted from when
+    /// the last successful renewal was first sent. On Linux, the time during which the machine was suspended counts.
     ///
-    /// This assumes only that the clock of this process and the clock of the primary each run within 10 % of the true rate. While
-    /// it returns true, the cluster has neither ended the lease nor given a lock on it to another holder, unless the lease was
-    /// revoked or the key of the lock was removed.
+    /// This assumes only that the clock of this process and the clock of the primary each run within 10 % of the true
+    /// rate. While it returns true, the cluster has neither ended the lease nor given a lock on it to another holder,
+    /// unless the lease was revoked or the key of the lock was removed.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         matches!(*self.known.borrow(), LeaseState::Kept(since) if since.elapsed() < believed(self.ttl))
     }
 
-    /// Returns when [`is_alive`](Self::is_alive) is no longer true; after a suspension of the machine, within a second of it. It
-    /// may become true again later, if a renewal still succeeds in time.
+    /// Returns when [`is_alive`](Self::is_alive) is no longer true; after a suspension of the machine, within a second
+    /// of it. It may become true again later, if a renewal still succeeds in time.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -233,8 +235,8 @@ impl Lease {
         }
     }
 
-    /// Returns when the cluster has reported that the lease ended. Never returns after the client was closed, because then nobody
-    /// asks the cluster: see [`at_risk`](Self::at_risk).
+    /// Returns when the cluster has reported that the lease ended. Never returns after the client was closed, because
+    /// then nobody asks the cluster: see [`at_risk`](Self::at_risk).
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -246,8 +248,8 @@ impl Lease {
         }
     }
 
-    /// Returns the lease's time to live, its deadline and the number of its keys, as the cluster knows them; `None` if it has
-    /// ended.
+    /// Returns the lease's time to live, its deadline and the number of its keys, as the cluster knows them; `None` if
+    /// it has ended.
     ///
     /// # Errors
     /// As for a put.
@@ -261,8 +263,8 @@ impl Lease {
     /// Revokes the lease. Its keys are removed at one revision; returns their number.
     ///
     /// # Errors
-    /// [`WriteError::is_lease_ended`] if it has ended already; others as for a put. After an error, the client does not renew the
-    /// lease any more.
+    /// [`WriteError::is_lease_ended`] if it has ended already; others as for a put. After an error, the client does not
+    /// renew the lease any more.
     ///
     /// # Cancel safety
     /// Dropping the future stops the renewals. If the lease was not revoked, it ends when its time is over.

@@ -116,8 +116,8 @@ impl Dialer {
         }
     }
 
-    /// Loads new certificates, if there are any. Unusable ones are ignored, because they may just be being replaced. Only one
-    /// check runs at a time, so a disk that does not return holds only one thread.
+    /// Loads new certificates, if there are any. Unusable ones are ignored, because they may just be being replaced.
+    /// Only one check runs at a time, so a disk that does not return holds only one thread.
     async fn refresh(&self, transport: &Arc<dyn Transport>) {
         if transport.identity() == Peer::Unauthenticated || self.refreshing.swap(true, Ordering::AcqRel) {
             return;

@@ -24,9 +24,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The default time to live of a lock's lease.
 const TTL: Duration = Duration::from_secs(10);
 
-/// Identifies one tenure of a lock: the revision at which it began. The tokens of a lock grow with each holder. A resource that remembers the
-/// greatest token that it has seen, and rejects smaller ones, accepts no write of a former holder. The cluster itself does so for transactions
-/// with [`Transaction::fenced`].
+/// Identifies one tenure of a lock: the revision at which it began. The tokens of a lock grow with each holder. A
+/// resource that remembers the greatest token that it has seen, and rejects smaller ones, accepts no write of a former
+/// holder. The cluster itself does so for transactions with [`Transaction::fenced`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FencingToken(Revision);
 
@@ -51,8 +51,9 @@ impl fmt::Display for FencingToken {
 }
 
 impl Transaction {
-    /// Requires that the tenure of the lock `name` with this token has not ended. If the lock was released or lost before the transaction is
-    /// applied, it changes nothing, its [other steps](Self::otherwise) are not run either, and it fails with [`WriteError::LockLost`].
+    /// Requires that the tenure of the lock `name` with this token has not ended. If the lock was released or lost
+    /// before the transaction is applied, it changes nothing, its [other steps](Self::otherwise) are not run either,
+    /// and it fails with [`WriteError::LockLost`].
     pub fn fenced(self, name: impl AsRef<[u8]>, token: FencingToken) -> Self {
         self.condition(name, Condition::Held(token.revision()))
     }
@@ -86,9 +87,10 @@ pub enum LockLoss {
 
 /// A lock that this client holds: returned by [`Client::lock`] and [`Election::campaign`].
 ///
-/// A key of the lock's name exists while the lock is held. It belongs to a lease that the client renews. The lock is lost when the lease ends,
-/// or when a client removes the key. A holder that was paused may not know that it has lost the lock. So protect whatever only the holder may do: with
-/// [`transaction`](Self::transaction) in this store, and with the [token](Self::token) elsewhere.
+/// A key of the lock's name exists while the lock is held. It belongs to a lease that the client renews. The lock is
+/// lost when the lease ends, or when a client removes the key. A holder that was paused may not know that it has lost
+/// the lock. So protect whatever only the holder may do: with [`transaction`](Self::transaction) in this store, and
+/// with the [token](Self::token) elsewhere.
 ///
 /// Dropping the lock releases it when its lease ends. [`release`](Self::release) releases it at once.
 #[derive(Debug)]
@@ -169,8 +171,8 @@ impl LockRequest {
     }
 }
 
-/// The queue of a lock. Each waiting client has a key that belongs to its lease and contains its id, so the queue has the order
-/// in which the leases were granted. Each client watches only the key ahead of its own.
+/// The queue of a lock. Each waiting client has a key that belongs to its lease and contains its id, so the queue has
+/// the order in which the leases were granted. Each client watches only the key ahead of its own.
 struct Queue<'a> {
     lock: &'a LockRequest,
     lease: LeaseId,
@@ -182,7 +184,8 @@ struct Queue<'a> {
 /// The position of a client in the queue.
 enum QueuePosition {
     Holder(FencingToken),
-    /// The client waits until this key, which existed at that revision, is removed: the key ahead of it, or the lock's own.
+    /// The client waits until this key, which existed at that revision, is removed: the key ahead of it, or the lock's
+    /// own.
     Behind {
         front: Bytes,
         at: Revision,
@@ -273,14 +276,16 @@ impl IntoFuture for LockRequest {
     type Output = Result<Lock, LockError>;
     type IntoFuture = OpFuture<Self::Output>;
 
-    /// Acquires the lock when it is free. Waiting clients form a queue, in the order in which they began to wait; each watches the one ahead of
-    /// it. Only a client that asks for the lock at the moment of its release can be faster than the first in the queue.
+    /// Acquires the lock when it is free. Waiting clients form a queue, in the order in which they began to wait; each
+    /// watches the one ahead of it. Only a client that asks for the lock at the moment of its release can be faster
+    /// than the first in the queue.
     ///
-    /// A waiting client has a key of its own, which begins with the name of the lock and a zero byte. The key is removed when its lease ends.
+    /// A waiting client has a key of its own, which begins with the name of the lock and a zero byte. The key is
+    /// removed when its lease ends.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the queue, and releases the lock if it was acquired at that moment: at once, or, if the cluster cannot be
-    /// reached, when the lease ends. Nothing else is affected.
+    /// Dropping the future leaves the queue, and releases the lock if it was acquired at that moment: at once, or, if
+    /// the cluster cannot be reached, when the lease ends. Nothing else is affected.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let until = self.wait.map(|wait| Instant::now() + wait.min(LONGEST));
@@ -323,8 +328,8 @@ impl Lock {
         &self.lease
     }
 
-    /// Starts a transaction that requires that this lock is still held when it is applied. If it is not, the transaction changes nothing, and
-    /// fails with [`WriteError::LockLost`].
+    /// Starts a transaction that requires that this lock is still held when it is applied. If it is not, the
+    /// transaction changes nothing, and fails with [`WriteError::LockLost`].
     pub fn transaction(&self) -> Transaction {
         self.client.transaction().fenced(&self.name, self.token)
     }
@@ -341,9 +346,9 @@ impl Lock {
         Ok(found.is_some_and(|record| record.created == self.token.revision()))
     }
 
-    /// Waits until the lock may be lost, and returns why: the cluster reports that its lease has ended, a client has removed or replaced its key,
-    /// or the lease could not be renewed in time, so that another client may hold the lock. It watches the key, so it notices a removal as soon as
-    /// any watch does.
+    /// Waits until the lock may be lost, and returns why: the cluster reports that its lease has ended, a client has
+    /// removed or replaced its key, or the lease could not be renewed in time, so that another client may hold the
+    /// lock. It watches the key, so it notices a removal as soon as any watch does.
     ///
     /// It uses one of the client's watches while it runs.
     ///
@@ -379,7 +384,8 @@ impl Lock {
     /// Releases the lock now, and removes all other keys of its lease.
     ///
     /// # Errors
-    /// [`WriteError::is_lease_ended`] if the lock was already lost. After another error, as for a put, the lock is released when its lease ends.
+    /// [`WriteError::is_lease_ended`] if the lock was already lost. After another error, as for a put, the lock is
+    /// released when its lease ends.
     ///
     /// # Cancel safety
     /// If the future is dropped, the lock is released when its lease ends, or before.
@@ -388,8 +394,8 @@ impl Lock {
     }
 }
 
-/// An election among the clients that campaign under one name: created by [`Client::election`]. The leader is the client that holds the lock
-/// of that name. The value of the lock describes the leader.
+/// An election among the clients that campaign under one name: created by [`Client::election`]. The leader is the
+/// client that holds the lock of that name. The value of the lock describes the leader.
 #[derive(Clone, Debug)]
 pub struct Election {
     client: Client,

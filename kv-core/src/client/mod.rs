@@ -1,10 +1,10 @@
 //! The client: it finds the primary, keeps a session, retries, and never runs a write twice.
 //!
-//! A [`Client`] and its clones share one session, and one connection to each member that they use. Every operation is a builder: set
-//! what differs from the defaults, then await it.
+//! A [`Client`] and its clones share one session, and one connection to each member that they use. Every operation is a
+//! builder: set what differs from the defaults, then await it.
 
-// `ClientProtocol` decides and does no I/O (the simulator drives the same code). `Client` is the tokio part around it: handles that pass
-// calls on, and one task (`Driver`) that owns the protocol and the connections.
+// `ClientProtocol` decides and does no I/O (the simulator drives the same code). `Client` is the tokio part around it:
+// handles that pass calls on, and one task (`Driver`) that owns the protocol and the connections.
 
 mod batch;
 mod builder;

@@ -120,23 +120,24 @@ macro_rules! freshness {
                 self
             }
 
-            /// Reads the state of some member once it has applied this revision or a later one; a member that lags waits for it.
-            /// Use it to read your own writes, or any writes whose revision you know, without asking the primary. If no member
-            /// gets that far before the deadline, the read is [`Unavailable`](crate::error::ReadError::Unavailable).
+            /// Reads the state of some member once it has applied this revision or a later one; a member that lags
+            /// waits for it. Use it to read your own writes, or any writes whose revision you know, without asking the
+            /// primary. If no member gets that far before the deadline, the read is
+            /// [`Unavailable`](crate::error::ReadError::Unavailable).
             pub fn at_least(mut self, revision: $crate::ids::Revision) -> Self {
                 self.mode = $crate::message::ReadMode::AtLeast(revision.min($crate::ids::Revision::LAST));
                 self
             }
 
-            /// Reads the state of some member if it contains every write that was acknowledged to anyone until this long before
-            /// the read began. A backup that hears from its primary can prove this for a bound of a few heartbeats
-            /// ([`heartbeat`](field@crate::Options::heartbeat)), and answers by itself. Otherwise other members are asked. The primary
-            /// always answers, if necessary like a linearizable read, so a bound of zero is a linearizable read. If the primary
-            /// is needed and there is none before the deadline, the read is
+            /// Reads the state of some member if it contains every write that was acknowledged to anyone until this
+            /// long before the read began. A backup that hears from its primary can prove this for a bound of a few
+            /// heartbeats ([`heartbeat`](field@crate::Options::heartbeat)), and answers by itself. Otherwise other
+            /// members are asked. The primary always answers, if necessary like a linearizable read, so a bound of zero
+            /// is a linearizable read. If the primary is needed and there is none before the deadline, the read is
             /// [`Unavailable`](crate::error::ReadError::Unavailable).
             ///
-            /// This assumes that monotonic clocks run within 10 % of the true rate and do not stop. It depends neither on wall
-            /// clocks nor on message delays.
+            /// This assumes that monotonic clocks run within 10 % of the true rate and do not stop. It depends neither
+            /// on wall clocks nor on message delays.
             pub fn max_staleness(mut self, bound: std::time::Duration) -> Self {
                 self.mode = $crate::message::ReadMode::MaxStaleness(bound);
                 self
@@ -145,8 +146,8 @@ macro_rules! freshness {
             /// Asks only this data member, for any freshness. Default: any member that can answer.
             ///
             /// While the member cannot answer, no other member is asked, and at the deadline the read is
-            /// [`Unavailable`](crate::error::ReadError::Unavailable). That is the result of a linearizable read at a member that
-            /// is not the primary.
+            /// [`Unavailable`](crate::error::ReadError::Unavailable). That is the result of a linearizable read at a
+            /// member that is not the primary.
             pub fn member(mut self, id: $crate::ids::MemberId) -> Self {
                 self.only = Some(id);
                 self
@@ -183,8 +184,9 @@ impl Put {
         Self { client, key, value, condition: None, life: Lifetime::FOREVER, deadline: None }
     }
 
-    /// The key expires this long after the put, on the cluster's clock: never earlier, and usually within a fraction of a second.
-    /// Until it is removed, every reader sees it. In whole milliseconds; up to a hundred years. Default: it does not expire.
+    /// The key expires this long after the put, on the cluster's clock: never earlier, and usually within a fraction of
+    /// a second. Until it is removed, every reader sees it. In whole milliseconds; up to a hundred years. Default: it
+    /// does not expire.
     ///
     /// Each put sets it again: after a later put without a time to live, the key does not expire.
     pub fn ttl(mut self, ttl: Duration) -> Self {
@@ -192,9 +194,9 @@ impl Put {
         self
     }
 
-    /// The key belongs to this lease, and is removed when the lease ends. If the lease has ended already, nothing is put
-    /// ([`WriteError::Lease`]). With a [time to live](Self::ttl) as well, the key is removed at whichever comes first. Default:
-    /// no lease.
+    /// The key belongs to this lease, and is removed when the lease ends. If the lease has ended already, nothing is
+    /// put ([`WriteError::Lease`]). With a [time to live](Self::ttl) as well, the key is removed at whichever comes
+    /// first. Default: no lease.
     ///
     /// Each put sets it again: after a later put without a lease, the key belongs to none.
     pub fn lease(mut self, lease: LeaseId) -> Self {
@@ -209,15 +211,16 @@ impl Delete {
     }
 }
 
-/// What was read, and the revision of the state that was read: created by [`Get::with_revision`], [`GetMany::with_revision`] and
-/// [`TypedGet::with_revision`](super::TypedGet::with_revision).
+/// What was read, and the revision of the state that was read: created by [`Get::with_revision`],
+/// [`GetMany::with_revision`] and [`TypedGet::with_revision`](super::TypedGet::with_revision).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct AtRevision<T> {
     /// What was found.
     pub found: T,
-    /// The revision of the state that was read. It is at least that of the last change of each key, even if the key does not
-    /// exist. A later read [at least](Get::at_least) as new sees no older state, and one [at](Get::at) it sees the same state.
+    /// The revision of the state that was read. It is at least that of the last change of each key, even if the key
+    /// does not exist. A later read [at least](Get::at_least) as new sees no older state, and one [at](Get::at) it sees
+    /// the same state.
     pub revision: Revision,
 }
 
@@ -249,7 +252,8 @@ impl IntoFuture for Put {
     /// Runs the put.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries; the put may have been applied, or may still be, once. Nothing else is affected.
+    /// Dropping the future stops the retries; the put may have been applied, or may still be, once. Nothing else is
+    /// affected.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, key, value, condition, life, deadline } = self;
         Box::pin(async move {

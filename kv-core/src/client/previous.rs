@@ -9,8 +9,8 @@ use bytes::Bytes;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-/// A put or a delete that returns the previous value of its key: created by [`Put::previous`] and [`Delete::previous`], run by
-/// awaiting it.
+/// A put or a delete that returns the previous value of its key: created by [`Put::previous`] and [`Delete::previous`],
+/// run by awaiting it.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct WithPrevious(Transaction);
@@ -49,8 +49,8 @@ impl WithPrevious {
 }
 
 impl Put {
-    /// Also returns the previous value of the key: [`WrittenWithPrevious`]. For retries, it is stored under the same limits as
-    /// what a [`Transaction`] reads. Set the conditions and options of the put first.
+    /// Also returns the previous value of the key: [`WrittenWithPrevious`]. For retries, it is stored under the same
+    /// limits as what a [`Transaction`] reads. Set the conditions and options of the put first.
     pub fn previous(self) -> WithPrevious {
         let Self { client, key, value, condition, life, deadline } = self;
         WithPrevious::new(

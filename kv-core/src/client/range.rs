@@ -13,9 +13,9 @@ use std::time::Duration;
 
 /// Removes a range of keys: created by [`Client::delete_range`] and [`Client::delete_prefix`], run by awaiting it.
 ///
-/// It removes up to 1,000 keys (or fewer, if their values exceed 16 MiB) at one revision, then the next ones, until none is left.
-/// So a small range is removed atomically. A larger one is removed in several steps, between which other clients may read and
-/// write. Each step takes about as long as the first, however many keys were removed before.
+/// It removes up to 1,000 keys (or fewer, if their values exceed 16 MiB) at one revision, then the next ones, until
+/// none is left. So a small range is removed atomically. A larger one is removed in several steps, between which other
+/// clients may read and write. Each step takes about as long as the first, however many keys were removed before.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct DeleteRange {

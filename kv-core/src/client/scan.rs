@@ -19,12 +19,12 @@ const PAGE: usize = 1000;
 /// Reads keys in order: created by [`Client::scan`] and [`Client::scan_range`], run by awaiting it or by
 /// [`stream`](Self::stream).
 ///
-/// A long scan is read in pages, all at one revision: that of the first page, or the one given to [`at`](Self::at). The first page is as fresh
-/// as a read that begins with the scan. Later writes are not seen. If the scan takes longer than the cluster keeps its history, it ends with
-/// [`Compacted`](ReadError::Compacted); start it again.
+/// A long scan is read in pages, all at one revision: that of the first page, or the one given to [`at`](Self::at). The
+/// first page is as fresh as a read that begins with the scan. Later writes are not seen. If the scan takes longer than
+/// the cluster keeps its history, it ends with [`Compacted`](ReadError::Compacted); start it again.
 ///
-/// The work for a page is bounded. A page that contains many removed keys, old revisions or large values ends early, and the scan continues with
-/// the next one.
+/// The work for a page is bounded. A page that contains many removed keys, old revisions or large values ends early,
+/// and the scan continues with the next one.
 #[derive(Debug)]
 #[must_use = "nothing is done before this is awaited"]
 pub struct Scan {
@@ -86,7 +86,8 @@ impl Scan {
         self
     }
 
-    /// Runs the scan, and returns its records and the revision at which they were read. Start a watch after that revision.
+    /// Runs the scan, and returns its records and the revision at which they were read. Start a watch after that
+    /// revision.
     ///
     /// # Errors
     /// As the scan itself.
@@ -104,7 +105,8 @@ impl Scan {
         Ok(Snapshot { records, revision })
     }
 
-    /// Returns the records as a stream. It requests the next page when the last one is used up, and ends after the first error.
+    /// Returns the records as a stream. It requests the next page when the last one is used up, and ends after the
+    /// first error.
     ///
     /// # Cancel safety
     /// Dropping the stream stops the scan.

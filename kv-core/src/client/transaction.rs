@@ -13,11 +13,11 @@ use std::future::IntoFuture;
 use std::ops::RangeBounds;
 use std::time::Duration;
 
-/// A transaction: conditions, the steps to run if all of them hold, and the steps to run otherwise. Created by [`Client::transaction`], run by
-/// awaiting it. It is applied as a whole, at one revision and once, or not at all.
+/// A transaction: conditions, the steps to run if all of them hold, and the steps to run otherwise. Created by
+/// [`Client::transaction`], run by awaiting it. It is applied as a whole, at one revision and once, or not at all.
 ///
-/// Conditions and steps, including those that read, see the state before the transaction. Two steps of the same list must not change
-/// the same key.
+/// Conditions and steps, including those that read, see the state before the transaction. Two steps of the same list
+/// must not change the same key.
 ///
 /// # Limits
 /// | what | at most |
@@ -27,11 +27,13 @@ use std::time::Duration;
 /// | keys and values together | 2 x (the largest key + the largest value), or 4 KiB if that is more |
 /// | data that is read | the largest key, the largest value and 256 KiB. A record counts 128 bytes more than its key and value, and a step 16 bytes |
 ///
-/// A transaction that would read more changes nothing, and fails with [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
+/// A transaction that would read more changes nothing, and fails with
+/// [`StepFailure::ResponseTooLarge`](crate::message::StepFailure::ResponseTooLarge).
 ///
-/// The cluster stores results for retries: 4 MiB of large results for each client, and 32 MiB in total. If a result has been dropped before its
-/// retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This requires that the answer was lost in a failover, or
-/// that clients left more answers unread than members hold for them (64 MiB for one client), and that other transactions read that much in the meantime.
+/// The cluster stores results for retries: 4 MiB of large results for each client, and 32 MiB in total. If a result has
+/// been dropped before its retry arrives, the call ends as [outcome unknown](WriteError::OutcomeUnknown). This requires
+/// that the answer was lost in a failover, or that clients left more answers unread than members hold for them (64 MiB
+/// for one client), and that other transactions read that much in the meantime.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::error::WriteError> {
@@ -118,8 +120,8 @@ impl Transaction {
         self.put_for(key, value, Lifetime::FOREVER)
     }
 
-    /// Step: sets a key with a time to live or a lease ([`Lifetime`]). If the lease has ended or takes no more keys, the transaction
-    /// changes nothing.
+    /// Step: sets a key with a time to live or a lease ([`Lifetime`]). If the lease has ended or takes no more keys,
+    /// the transaction changes nothing.
     pub fn put_for(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>, life: Lifetime) -> Self {
         self.step(TransactionStep::Put {
             key: Bytes::copy_from_slice(key.as_ref()),
@@ -133,19 +135,21 @@ impl Transaction {
         self.step(TransactionStep::Delete { key: Bytes::copy_from_slice(key.as_ref()) })
     }
 
-    /// Step: adds to a counter, a key whose value is a 64-bit integer in decimal digits. An absent key counts as 0. If the value is not
-    /// such a number, or the sum does not fit, the transaction changes nothing. The key keeps its time to live or lease.
+    /// Step: adds to a counter, a key whose value is a 64-bit integer in decimal digits. An absent key counts as 0. If
+    /// the value is not such a number, or the sum does not fit, the transaction changes nothing. The key keeps its time
+    /// to live or lease.
     pub fn add(self, key: impl AsRef<[u8]>, by: i64) -> Self {
         self.step(TransactionStep::Add { key: Bytes::copy_from_slice(key.as_ref()), by })
     }
 
-    /// Step: reads a key, as it was before the transaction. Its result is [`StepResult::Got`]; see [`StepResult::record`].
+    /// Step: reads a key, as it was before the transaction. Its result is [`StepResult::Got`]; see
+    /// [`StepResult::record`].
     pub fn get(self, key: impl AsRef<[u8]>) -> Self {
         self.step(TransactionStep::Get { key: Bytes::copy_from_slice(key.as_ref()) })
     }
 
-    /// Step: reads the first keys that begin with `prefix`, as they were before the transaction: up to `limit`, and 1,000 at most. Its
-    /// result is [`StepResult::Scanned`].
+    /// Step: reads the first keys that begin with `prefix`, as they were before the transaction: up to `limit`, and
+    /// 1,000 at most. Its result is [`StepResult::Scanned`].
     pub fn scan(self, prefix: impl AsRef<[u8]>, limit: u32) -> Self {
         let (from, to) = (Bytes::copy_from_slice(prefix.as_ref()), after_prefix(prefix.as_ref()));
         self.step(TransactionStep::Scan { from, to, limit })
@@ -177,8 +181,8 @@ impl IntoFuture for Transaction {
     /// Runs the transaction.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the retries; the transaction may have been applied, or may still be, once. Nothing else is
-    /// affected.
+    /// Dropping the future stops the retries; the transaction may have been applied, or may still be, once. Nothing
+    /// else is affected.
     fn into_future(self) -> Self::IntoFuture {
         let Self { client, transaction, otherwise: _, deadline } = self;
         Box::pin(async move {

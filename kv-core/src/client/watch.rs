@@ -20,12 +20,13 @@ use std::time::Duration;
 /// The deadline of one watch call; then the next one is made.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// Watches the changes in a range: created by [`Client::watch`], [`Client::watch_key`] and [`Client::watch_range`], run by
-/// [`stream`](Self::stream) or [`follow`](Self::follow).
+/// Watches the changes in a range: created by [`Client::watch`], [`Client::watch_key`] and [`Client::watch_range`], run
+/// by [`stream`](Self::stream) or [`follow`](Self::follow).
 ///
 /// # Limits
-/// A member serves up to 512 watches of one client and its clones. A further one ends with [`WatchError::Refused`], also if watches have moved
-/// there from a member that failed. Waiting for a [lock](Client::lock) uses a watch, too. For more, connect more clients.
+/// A member serves up to 512 watches of one client and its clones. A further one ends with [`WatchError::Refused`],
+/// also if watches have moved there from a member that failed. Waiting for a [lock](Client::lock) uses a watch, too.
+/// For more, connect more clients.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -63,9 +64,9 @@ impl Watch {
         Self { client, from, to, after: None, previous: false }
     }
 
-    /// Starts with the first change after this revision. By default, a watch starts when a member receives its first request, which is sent
-    /// when the stream is first polled; it may include changes of other clients from shortly before. To miss nothing after a certain point,
-    /// give its revision, or use [`follow`](Self::follow).
+    /// Starts with the first change after this revision. By default, a watch starts when a member receives its first
+    /// request, which is sent when the stream is first polled; it may include changes of other clients from shortly
+    /// before. To miss nothing after a certain point, give its revision, or use [`follow`](Self::follow).
     pub fn after(mut self, revision: Revision) -> Self {
         self.after = Some(revision.min(Revision::LAST));
         self
@@ -77,12 +78,12 @@ impl Watch {
         self
     }
 
-    /// Returns the changes as a stream: each exactly once, in the order of revisions and, within a revision, of keys. It continues through
-    /// failovers, restarts and broken connections, and ends after the first error.
+    /// Returns the changes as a stream: each exactly once, in the order of revisions and, within a revision, of keys.
+    /// It continues through failovers, restarts and broken connections, and ends after the first error.
     ///
-    /// Any data member serves it, from committed data. While no data member can be reached, or the cluster has no primary, the stream returns
-    /// nothing. Members keep a limited number of past changes. If the stream needs older ones, it ends with [`WatchError::Compacted`]; it
-    /// never leaves out a change silently.
+    /// Any data member serves it, from committed data. While no data member can be reached, or the cluster has no
+    /// primary, the stream returns nothing. Members keep a limited number of past changes. If the stream needs older
+    /// ones, it ends with [`WatchError::Compacted`]; it never leaves out a change silently.
     ///
     /// The client fetches at most one answer (about a megabyte) ahead, so the consumer may be as slow as it likes.
     ///
@@ -109,8 +110,9 @@ impl Watch {
         })
     }
 
-    /// Returns the present records, all of one revision, then [`Update::UpToDate`], and then every change exactly once. Use it to maintain a
-    /// copy of the range. The stream ends after the first error. After [`WatchError::Compacted`], call it again and start with an empty copy.
+    /// Returns the present records, all of one revision, then [`Update::UpToDate`], and then every change exactly once.
+    /// Use it to maintain a copy of the range. The stream ends after the first error. After [`WatchError::Compacted`],
+    /// call it again and start with an empty copy.
     ///
     /// [`after`](Self::after) has no effect here.
     ///
@@ -182,10 +184,10 @@ impl WatchStream {
         poll_fn(|cx| self.poll_next_unpin(cx)).await
     }
 
-    /// Returns the last revision of which all events were taken from the stream. A new watch [after](Watch::after) this revision continues without
-    /// a gap. The revision advances with the last event of each revision (a revision that changed several keys has several events). It also
-    /// advances about every half a minute while nothing in the range changes. It is 0 until a member has answered a watch without a given
-    /// revision.
+    /// Returns the last revision of which all events were taken from the stream. A new watch [after](Watch::after) this
+    /// revision continues without a gap. The revision advances with the last event of each revision (a revision that
+    /// changed several keys has several events). It also advances about every half a minute while nothing in the range
+    /// changes. It is 0 until a member has answered a watch without a given revision.
     #[must_use]
     pub fn complete(&self) -> Revision {
         Revision::new(self.complete.load(Ordering::Relaxed))

@@ -7,8 +7,8 @@ use crate::ids::{MemberId, Revision};
 use crate::message::{Event, Position, RequestError, SizeLimits, WatchQuery};
 use std::collections::VecDeque;
 
-/// The position of a watch, and its received events. Make the call that [`call`](Self::call) returns, pass the result to
-/// [`on_result`](Self::on_result), and take the events before the next call.
+/// The position of a watch, and its received events. Make the call that [`call`](Self::call) returns, pass the result
+/// to [`on_result`](Self::on_result), and take the events before the next call.
 #[derive(Debug)]
 pub struct WatchCursor {
     query: WatchQuery,
@@ -44,8 +44,8 @@ impl WatchCursor {
         self.waiting.pop_front()
     }
 
-    /// All events up to this revision were taken, whether there were any or not. 0 if the watch began without a position and no
-    /// member has answered yet.
+    /// All events up to this revision were taken, whether there were any or not. 0 if the watch began without a
+    /// position and no member has answered yet.
     pub fn complete(&self) -> Revision {
         let place = || self.place().map_or(Revision::ZERO, Position::behind);
         self.waiting.front().map_or_else(place, |next| next.revision.back(1))

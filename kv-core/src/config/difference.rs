@@ -4,8 +4,8 @@ use super::{Role, fingerprint_of};
 use crate::ids::{Hash, MemberId};
 use std::collections::BTreeMap;
 
-/// Describes how the member list with the fingerprint `other` differs from `members`, if one member does: that is found by trying, since a hash
-/// reveals nothing. Empty otherwise; a part of a sentence that begins with a colon.
+/// Describes how the member list with the fingerprint `other` differs from `members`, if one member does: that is found
+/// by trying, since a hash reveals nothing. Empty otherwise; a part of a sentence that begins with a colon.
 pub(crate) fn difference(name: &str, members: &BTreeMap<MemberId, Role>, other: Hash) -> String {
     found(name, members, other).map_or_else(String::new, |difference| format!(": {difference}"))
 }

@@ -1,8 +1,9 @@
 //! The options that are fixed when a cluster forms, and where every option stands.
 //!
-//! What a request does follows from the log and from these options: a member that restarts applies a part of its log once more, and must come to
-//! what it came to before. So they are stored in the superblock when a directory is formatted (rule F6), on witnesses too; in every checkpoint of
-//! the state; and are compared whenever a directory is opened, a member sends its hello, or a state is transferred.
+//! What a request does follows from the log and from these options: a member that restarts applies a part of its log
+//! once more, and must come to what it came to before. So they are stored in the superblock when a directory is
+//! formatted (rule F6), on witnesses too; in every checkpoint of the state; and are compared whenever a directory is
+//! opened, a member sends its hello, or a state is transferred.
 
 use super::Options;
 use serde::{Deserialize, Serialize};
@@ -12,11 +13,11 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Scope {
-    /// Decides what requests do, or what the protocol's proofs rest on. Stored when the cluster forms, equal on all members, and in all lives of
-    /// their data; another value is refused by name.
+    /// Decides what requests do, or what the protocol's proofs rest on. Stored when the cluster forms, equal on all
+    /// members, and in all lives of their data; another value is refused by name.
     Fixed,
-    /// May differ between members, and change at every restart. Decides when and how fast things happen, and how much memory or disk they
-    /// take, and never what a request that is in the log does.
+    /// May differ between members, and change at every restart. Decides when and how fast things happen, and how much
+    /// memory or disk they take, and never what a request that is in the log does.
     Local,
 }
 
@@ -40,8 +41,8 @@ const fn local(name: &'static str, decides: &'static str) -> OptionRow {
     OptionRow { name, scope: Scope::Local, decides }
 }
 
-/// Every field of [`Options`], in its order. Fixed ones are compared at three places, the same way: the superblock when a directory
-/// is opened, the hello between members, and the checkpoint of a state that is opened or received.
+/// Every field of [`Options`], in its order. Fixed ones are compared at three places, the same way: the superblock when
+/// a directory is opened, the hello between members, and the checkpoint of a state that is opened or received.
 pub const OPTION_TABLE: &[OptionRow] = &[
     local("heartbeat", "how often the primary sends a heartbeat, and how long a vote to leave a view counts"),
     local(

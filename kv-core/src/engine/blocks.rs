@@ -4,17 +4,17 @@
 //! block   0 1 2 3   4     5 .. 516   517   518 .. 1029  ...
 //!         heads     sums  data       sums  data
 //! ```
-//! The B-tree sees one flat file. Its first block, of which it uses a few hundred bytes and rewrites them in place, lives
-//! in the [`head`](super::head); data block `i` is its block `i + 1`. Every data block has a checksum in the block of sums
-//! at the start of its group.
+//! The B-tree sees one flat file. Its first block, of which it uses a few hundred bytes and rewrites them in place,
+//! lives in the [`head`](super::head); data block `i` is its block `i + 1`. Every data block has a checksum in the
+//! block of sums at the start of its group.
 //!
 //! # Why a power cut raises no false alarm
-//! A sync writes changed sums and heads and then syncs the one file, so *after a sync* every block and its sum agree. In
-//! between a power cut may leave any sector of data or sums old or new. That hurts nobody, because the B-tree is
+//! A sync writes changed sums and heads and then syncs the one file, so *after a sync* every block and its sum agree.
+//! In between a power cut may leave any sector of data or sums old or new. That hurts nobody, because the B-tree is
 //! copy-on-write: between two syncs it writes only blocks that its last durable commit does not use, and after a
-//! restart it reads only blocks that this commit does use. Such a block was not written, and its sum was not changed: in a
-//! torn block of sums it has the same bytes in the old and in the new version of its sector. The exceptions are the
-//! B-tree's own header and the length of the file; both are in the head, which is replaced as a whole.
+//! restart it reads only blocks that this commit does use. Such a block was not written, and its sum was not changed:
+//! in a torn block of sums it has the same bytes in the old and in the new version of its sector. The exceptions are
+//! the B-tree's own header and the length of the file; both are in the head, which is replaced as a whole.
 //!
 //! What remains readable and wrong: a device that drops the write of a block *and* of its sums.
 
@@ -53,8 +53,8 @@ pub(super) struct Blocks {
     unsynced: AtomicU64,
 }
 
-/// What was written is synced after this many bytes, so that no single sync has much to do. A long sync looks like a disk that
-/// hangs, and delays the syncs of the journal.
+/// What was written is synced after this many bytes, so that no single sync has much to do. A long sync looks like a
+/// disk that hangs, and delays the syncs of the journal.
 const SYNC_AFTER: u64 = 8 << 20;
 
 struct Inner {
@@ -89,9 +89,9 @@ impl Blocks {
     /// Opens a file that [`create`](Self::create) initialized.
     pub(super) fn open(file: Arc<dyn File>, abandoned: Arc<AtomicBool>) -> Result<Self, EngineError> {
         let io = |error| EngineError::io(READ, error);
-        // What an earlier process wrote and did not sync is readable now, but lost after a power cut; and what it failed to sync
-        // stays readable although no sync will ever make it durable. Only durable data may be relied on, because the journal
-        // drops entries that the state contains.
+        // What an earlier process wrote and did not sync is readable now, but lost after a power cut; and what it
+        // failed to sync stays readable although no sync will ever make it durable. Only durable data may be relied on,
+        // because the journal drops entries that the state contains.
         file.sync().map_err(io)?;
         file.drop_cache().map_err(io)?;
         let len = file.len().map_err(io)?;
@@ -114,7 +114,8 @@ impl Blocks {
             file.sync().map_err(|error| EngineError::io(WRITE, error))?;
         }
         if len > wanted {
-            // The power was cut while the file was lengthened, or before it was shortened: nothing beyond the length counts.
+            // The power was cut while the file was lengthened, or before it was shortened: nothing beyond the length
+            // counts.
             file.set_len(wanted).map_err(|error| EngineError::io(WRITE, error))?;
         }
         Ok(Self::new(file, head, abandoned))
@@ -215,8 +216,8 @@ impl Blocks {
         Ok(())
     }
 
-    /// Reads a bad block and its sum again, past the system's cache, before it counts as bad: the fault may have been on the way
-    /// from the disk, or in memory.
+    /// Reads a bad block and its sum again, past the system's cache, before it counts as bad: the fault may have been
+    /// on the way from the disk, or in memory.
     fn reads_well_again(&self, index: u64, block: &mut [u8]) -> io::Result<bool> {
         let one = index..index + 1;
         // Reading through the cache is better than not reading at all.
@@ -271,7 +272,8 @@ impl Blocks {
         Ok(())
     }
 
-    /// Loads the group of `blocks` into memory and calls `use_sums`, which returns `None` if the group is not in memory.
+    /// Loads the group of `blocks` into memory and calls `use_sums`, which returns `None` if the group is not in
+    /// memory.
     fn with_sums<R>(
         &self,
         blocks: &Range<u64>,
@@ -333,8 +335,8 @@ impl Blocks {
         written.map_err(|error| self.fail_io("sync", error))
     }
 
-    /// Lengthens the file with zeros, or shortens it. A greater length is durable after [`sync`](Self::sync), a smaller one at
-    /// once.
+    /// Lengthens the file with zeros, or shortens it. A greater length is durable after [`sync`](Self::sync), a smaller
+    /// one at once.
     pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
         self.check_writable()?;
         let old = self.len();

@@ -36,11 +36,12 @@ impl KeyChange {
     }
 }
 
-/// How much history is kept: the changes of the last `revisions` revisions, or of fewer if those take more than `bytes`. If
-/// either is 0, none is kept.
+/// How much history is kept: the changes of the last `revisions` revisions, or of fewer if those take more than
+/// `bytes`. If either is 0, none is kept.
 ///
-/// The history in a checkpoint is a function of the log up to there, whatever checkpoints were made before: whole revisions are
-/// dropped, oldest first, and the weight of a revision never changes. So the checkpoints of all members hold the same.
+/// The history in a checkpoint is a function of the log up to there, whatever checkpoints were made before: whole
+/// revisions are dropped, oldest first, and the weight of a revision never changes. So the checkpoints of all members
+/// hold the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Retention {
     /// The largest number of revisions.

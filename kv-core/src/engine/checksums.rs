@@ -16,8 +16,8 @@ const SUM: usize = 8;
 /// The largest number of cached blocks of sums: 16 MiB of sums, for 8 GiB of data.
 pub(super) const CACHED: usize = 4096;
 
-/// The sum of data block `index`. It is zero for a block of zeros, and only for that, so a lengthened file is intact. The sum
-/// depends on the index, so that a block in the place of another counts as damaged.
+/// The sum of data block `index`. It is zero for a block of zeros, and only for that, so a lengthened file is intact.
+/// The sum depends on the index, so that a block in the place of another counts as damaged.
 pub(super) fn sum_of(index: u64, block: &[u8]) -> u64 {
     if block.iter().all(|byte| *byte == 0) {
         return 0;
@@ -75,8 +75,8 @@ impl ChecksumCache {
         true
     }
 
-    /// Caches a group that was read from the file when `evictions` had this value, unless it is cached already or may be
-    /// outdated. May write another group to make room.
+    /// Caches a group that was read from the file when `evictions` had this value, unless it is cached already or may
+    /// be outdated. May write another group to make room.
     pub(super) fn insert(
         &mut self,
         group: u64,

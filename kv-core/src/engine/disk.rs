@@ -1,7 +1,7 @@
 //! The engine on disk: memtables in memory on top of a B-tree in the file `state`.
 //!
-//! The first checkpoint creates the file: it is completed under another name and then renamed, so `state` is always complete.
-//! Nothing is written before that, and opening or dropping an engine writes nothing.
+//! The first checkpoint creates the file: it is completed under another name and then renamed, so `state` is always
+//! complete. Nothing is written before that, and opening or dropping an engine writes nothing.
 
 use super::blocks::Blocks;
 use super::change::{KeyChange, Retention};
@@ -27,8 +27,8 @@ pub(super) const ASIDE: &str = "state.damaged";
 /// The name of the file while it is created.
 const UNFINISHED: &str = "state.new";
 
-/// Readers may hold this many times the memory limit in memtables that are already in the base. Beyond that, the next memtable
-/// must wait.
+/// Readers may hold this many times the memory limit in memtables that are already in the base. Beyond that, the next
+/// memtable must wait.
 const DEAD_OVERLAYS: usize = 2;
 
 /// The engine on disk.
@@ -152,7 +152,8 @@ impl Disk {
 }
 
 impl Disk {
-    /// Whether readers hold so much of earlier memtables that the next one must wait. What a single merge leaves is less.
+    /// Whether readers hold so much of earlier memtables that the next one must wait. What a single merge leaves is
+    /// less.
     fn waits_for_readers(&self) -> bool {
         self.layers.dead_bytes() >= DEAD_OVERLAYS.saturating_mul(self.overlay_limit)
     }

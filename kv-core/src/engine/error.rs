@@ -4,8 +4,8 @@ use crate::config::OptionMismatch;
 use std::io;
 use std::sync::Arc;
 
-/// Why the state cannot be read, changed or made durable. The error is final: drop the state, and start again from what is on
-/// disk.
+/// Why the state cannot be read, changed or made durable. The error is final: drop the state, and start again from what
+/// is on disk.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
@@ -25,8 +25,8 @@ pub enum EngineError {
         /// Where the damage is, and how it was detected.
         detail: String,
     },
-    /// Every block contains what was written, but the blocks are inconsistent with each other. The cause is a bug, or the
-    /// machine's memory, and not the disk. The state of another member could have the same problem.
+    /// Every block contains what was written, but the blocks are inconsistent with each other. The cause is a bug, or
+    /// the machine's memory, and not the disk. The state of another member could have the same problem.
     #[error(
         "the state file is inconsistent ({detail}), although no block of it is damaged. It was not deleted: please report this. To fetch the state of another member instead, stop this member, move the file `state` out of its data directory, and start it again"
     )]

@@ -1,7 +1,8 @@
 //! Ranges of keys that are known to be empty, so that a scan need not step over the same removed keys again and again.
 //!
-//! Scans find them: a run of removed keys between two present keys. They are hints: correct, but incomplete. They save time, and
-//! no result depends on them. Before a put can be read, the writer removes its key from the gap that contains it.
+//! Scans find them: a run of removed keys between two present keys. They are hints: correct, but incomplete. They save
+//! time, and no result depends on them. Before a put can be read, the writer removes its key from the gap that contains
+//! it.
 
 use super::key::Key;
 use crate::ids::Revision;
@@ -119,7 +120,8 @@ impl Gaps {
         })
     }
 
-    /// A reader at a revision has found no key from `from` to `to`. A reader of unpublished versions is the writer itself.
+    /// A reader at a revision has found no key from `from` to `to`. A reader of unpublished versions is the writer
+    /// itself.
     pub(super) fn found(&self, from: Key, to: Option<Key>, at: Revision) {
         let long = |key: &Key| key.as_slice().len() > LONGEST_KEY;
         if long(&from) || to.as_ref().is_some_and(|to| long(to) || *to <= from) {
@@ -166,7 +168,8 @@ mod tests {
         Key::from(&[number][..])
     }
 
-    /// Random puts, removals and finds, compared with a set of keys: a gap that is returned is empty, at that revision and now.
+    /// Random puts, removals and finds, compared with a set of keys: a gap that is returned is empty, at that revision
+    /// and now.
     #[test]
     fn a_gap_is_empty_for_every_reader() {
         for seed in 0..300 {

@@ -4,8 +4,9 @@ use super::EngineError;
 use super::blocks::Blocks;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Runs a call of redb. What redb reads has passed its checksums, so it finds what it wrote. If it still reports corruption, the
-/// disk is not damaged, and all members may have the same problem. So the state is neither replaced nor discarded.
+/// Runs a call of redb. What redb reads has passed its checksums, so it finds what it wrote. If it still reports
+/// corruption, the disk is not damaged, and all members may have the same problem. So the state is neither replaced nor
+/// discarded.
 pub(super) fn guarded<R>(
     blocks: &Blocks,
     call: impl FnOnce() -> Result<R, redb::Error>,

@@ -1,9 +1,9 @@
 //! The head of a state file: four copies of one sector, two of which are replaced at a time.
 //!
-//! The B-tree rewrites its own first bytes in place at every commit, so they cannot be protected like the other blocks (see
-//! [`blocks`](super::blocks)). Each sync that changes them, or the length, writes the next *version* of the head: odd versions to
-//! one pair of copies, even versions to the other. A sector is written as a whole or not at all, so after a power cut each copy
-//! is intact, and holds either the new version or the one of two syncs ago:
+//! The B-tree rewrites its own first bytes in place at every commit, so they cannot be protected like the other blocks
+//! (see [`blocks`](super::blocks)). Each sync that changes them, or the length, writes the next *version* of the head:
+//! odd versions to one pair of copies, even versions to the other. A sector is written as a whole or not at all, so
+//! after a power cut each copy is intact, and holds either the new version or the one of two syncs ago:
 //!
 //! | newest intact version in one pair, in the other | meaning |
 //! |---|---|

@@ -4,8 +4,9 @@
 //! changes   revision u64 big-endian | key             ->  kind u8 | the former value, if there was one
 //! changed   key, escaped | revision u64 big-endian    ->  nothing
 //! ```
-//! The value of a key at a revision is the former value of its first change after that revision, or its present value if there is
-//! none. The changes are stored in the order of revisions: a checkpoint adds at one end and removes at the other.
+//! The value of a key at a revision is the former value of its first change after that revision, or its present value
+//! if there is none. The changes are stored in the order of revisions: a checkpoint adds at one end and removes at the
+//! other.
 
 use super::EngineError;
 use super::change::{KeyChange, Retention, weight};
@@ -91,7 +92,8 @@ pub(super) fn decode_change(stored: &[u8]) -> Result<(EventKind, Option<&[u8]>),
 
 /// The beginning of this key's index: after that of all smaller keys.
 ///
-/// A zero byte is encoded as two bytes, so that a key ends with a sequence that occurs in no key. The order is that of the keys.
+/// A zero byte is encoded as two bytes, so that a key ends with a sequence that occurs in no key. The order is that of
+/// the keys.
 pub(super) fn index_start(key: &[u8]) -> Vec<u8> {
     let mut place = Vec::with_capacity(key.len() + 2 + size_of::<u64>());
     for byte in key {
@@ -175,8 +177,8 @@ impl<'t> Writer<'t> {
         Ok(())
     }
 
-    /// Removes what need not be kept, oldest first and in whole revisions. Returns the new range; `None` if the tables do not
-    /// contain what a checkpoint writes.
+    /// Removes what need not be kept, oldest first and in whole revisions. Returns the new range; `None` if the tables
+    /// do not contain what a checkpoint writes.
     pub(super) fn finish(mut self) -> Result<Option<HistoryRange>, redb::Error> {
         self.range.floor = self.range.floor.max(self.retention.through(self.range.revision));
         loop {

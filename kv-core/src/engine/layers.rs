@@ -19,16 +19,16 @@ const SHED_LEAST: usize = 64;
 /// How many are freed at once while the writer waits for memory.
 const SHED_IDLE: usize = 4096;
 
-/// The newest version of each key of a memtable. Only the writer uses it: a look-up here costs a fraction of one in the ordered
-/// map, and the writer looks up every key that it writes.
+/// The newest version of each key of a memtable. Only the writer uses it: a look-up here costs a fraction of one in the
+/// ordered map, and the writer looks up every key that it writes.
 type Index = HashMap<Key, (Revision, Value)>;
 
 /// A view that is no longer the newest.
 #[derive(Debug)]
 struct Retired {
     view: Arc<ReadView>,
-    /// The versions that only readers of this view or an older one can see; if history is kept, those that were superseded after
-    /// it.
+    /// The versions that only readers of this view or an older one can see; if history is kept, those that were
+    /// superseded after it.
     superseded: Vec<Superseded>,
 }
 
@@ -66,7 +66,8 @@ pub(super) struct Layers {
     changed: Vec<VersionKey>,
     /// The versions in the active memtable that the present entry has superseded.
     superseded: Vec<Superseded>,
-    /// Without a disk, the history: the weight of each revision after the floor, and the versions that each has superseded.
+    /// Without a disk, the history: the weight of each revision after the floor, and the versions that each has
+    /// superseded.
     weights: VecDeque<(Revision, u64)>,
     weight: u64,
     kept: VecDeque<Superseded>,
@@ -282,7 +283,8 @@ impl Layers {
         self.free_some(count);
     }
 
-    /// Frees a part of the oldest retired memtable that no reader holds. A long read keeps only the memtables that it reads.
+    /// Frees a part of the oldest retired memtable that no reader holds. A long read keeps only the memtables that it
+    /// reads.
     fn free_some(&mut self, count: usize) {
         let mut all = self.dead.iter_mut();
         let Some(at) = all.position(|dead| Arc::get_mut(&mut dead.memtable).is_some()) else { return };
@@ -390,9 +392,9 @@ mod tests {
             self.engine.merged(merge.run(&[]).expect("the disk is good"));
         }
 
-        /// Waits until at most `most` values exist, or their number does not fall any more, and returns it. A value removed from
-        /// a map is freed when no thread of this process is still in an older access to some map, and that includes the threads
-        /// of other tests.
+        /// Waits until at most `most` values exist, or their number does not fall any more, and returns it. A value
+        /// removed from a map is freed when no thread of this process is still in an older access to some map, and that
+        /// includes the threads of other tests.
         fn live(&self, most: usize) -> usize {
             let view = self.engine.reader().latest();
             for _ in 0..10_000 {
@@ -431,8 +433,8 @@ mod tests {
         assert!(live <= 3 * 1000, "{live} values are alive");
     }
 
-    /// What readers keep is bounded, however many readers hold however many old views: first checkpoints wait, and then the
-    /// writer. When the readers release the views, the writer continues.
+    /// What readers keep is bounded, however many readers hold however many old views: first checkpoints wait, and then
+    /// the writer. When the readers release the views, the writer continues.
     #[test]
     fn what_readers_hold_is_bounded_and_the_writer_waits_at_the_bound() {
         const KEYS: u64 = 100;

@@ -13,8 +13,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering as Memory};
 
-/// About how much memory a version takes besides the bytes of its key and value: the node of the map, the writer's index, and the
-/// overhead of the allocator.
+/// About how much memory a version takes besides the bytes of its key and value: the node of the map, the writer's
+/// index, and the overhead of the allocator.
 const VERSION_OVERHEAD: usize = 256;
 
 /// About how much it takes in the order of changes.
@@ -24,8 +24,8 @@ const NOTE_BYTES: usize = size_of::<VersionKey>();
 #[derive(Debug, Default)]
 pub(super) struct Memtable {
     versions: SkipMap<VersionKey, KeyChange>,
-    /// The keys that each entry changed, in the order of revisions and keys, under the last of its revisions. Empty if no history
-    /// is kept.
+    /// The keys that each entry changed, in the order of revisions and keys, under the last of its revisions. Empty if
+    /// no history is kept.
     notes: SkipMap<Revision, Arc<[VersionKey]>>,
     bytes: AtomicUsize,
 }
@@ -62,11 +62,11 @@ impl Memtable {
         }
     }
 
-    /// The records of changes from `since` on, entry by entry, in order. They may begin with a few earlier changes of the same
-    /// entry.
+    /// The records of changes from `since` on, entry by entry, in order. They may begin with a few earlier changes of
+    /// the same entry.
     ///
-    /// It steps from entry to entry instead of using `SkipMap::range`, which never releases the entries that it has passed
-    /// (crossbeam-skiplist 0.1.3).
+    /// It steps from entry to entry instead of using `SkipMap::range`, which never releases the entries that it has
+    /// passed (crossbeam-skiplist 0.1.3).
     pub(super) fn notes(&self, since: Revision) -> impl Iterator<Item = Arc<[VersionKey]>> {
         let first = self.notes.lower_bound(Bound::Included(&since));
         std::iter::successors(first, Entry::next)
@@ -140,7 +140,8 @@ fn weight(version: &VersionKey, change: &KeyChange) -> usize {
 /// How many versions are stepped over before a look-up is used instead.
 const STEPS: usize = 4;
 
-/// A cursor at a key, and at the version of it that is seen at one revision, if there is one: all its versions here may be newer.
+/// A cursor at a key, and at the version of it that is seen at one revision, if there is one: all its versions here may
+/// be newer.
 pub(super) struct MemtableCursor<'a> {
     memtable: &'a Memtable,
     /// The version, if one is seen; otherwise, unless in reverse, the first version of the next key.
@@ -231,8 +232,8 @@ mod tests {
         found
     }
 
-    /// Compares every walk and every look-up at every revision with a simple implementation, with many and with few versions per
-    /// key.
+    /// Compares every walk and every look-up at every revision with a simple implementation, with many and with few
+    /// versions per key.
     #[test]
     fn a_key_is_seen_as_its_newest_version_at_the_revision() {
         let mut rng = fastrand::Rng::with_seed(5);

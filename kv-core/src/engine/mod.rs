@@ -1,8 +1,8 @@
 //! Stores the state: an ordered map of versioned values in memory, on top of a durable B-tree.
 //!
-//! There is one writer, and any number of readers. The writer adds versions and then *publishes* a [`ReadView`]: an op, its
-//! revision, and the layers that contain everything up to it. A reader takes the newest view and reads at its revision. It never
-//! sees half of an entry, never waits for the writer, and never makes the writer wait.
+//! There is one writer, and any number of readers. The writer adds versions and then *publishes* a [`ReadView`]: an op,
+//! its revision, and the layers that contain everything up to it. A reader takes the newest view and reads at its
+//! revision. It never sees half of an entry, never waits for the writer, and never makes the writer wait.
 //!
 //! ```text
 //!             writer
@@ -11,11 +11,11 @@
 //!                              |                 ^
 //!                              +---- merge ------+                           a checkpoint, on its own thread
 //! ```
-//! The history is kept in the same layers. The memtables keep every version, and a merge moves what it supersedes into a bounded
-//! undo log beside the data, from which any kept revision can be read.
+//! The history is kept in the same layers. The memtables keep every version, and a merge moves what it supersedes into
+//! a bounded undo log beside the data, from which any kept revision can be read.
 //!
-//! Each view holds its three layers. A reader that took its view before a merge ended reads the frozen memtable on top of the old
-//! tree, and a later reader reads the new tree: both see the same.
+//! Each view holds its three layers. A reader that took its view before a merge ended reads the frozen memtable on top
+//! of the old tree, and a later reader reads the new tree: both see the same.
 
 mod blocks;
 mod change;
@@ -70,8 +70,8 @@ pub trait Engine: Debug + Send {
     /// If the disk fails or is damaged.
     fn newest(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), EngineError>;
 
-    /// Changes a key. Readers see the change once a view at or above `revision` is published. The revisions of a key must grow
-    /// from call to call, and those of all keys must never go back.
+    /// Changes a key. Readers see the change once a view at or above `revision` is published. The revisions of a key
+    /// must grow from call to call, and those of all keys must never go back.
     fn write(&mut self, key: &[u8], revision: Revision, change: KeyChange);
 
     /// Returns a digest of what was written since the last call: keys, revisions and values, in order.
@@ -95,22 +95,23 @@ pub trait Engine: Debug + Send {
     /// About how much memory holds data that is not in the checkpoint.
     fn memtable_bytes(&self) -> usize;
 
-    /// About how much memory holds data that is in the checkpoint already: readers still use it, or it is not freed yet.
+    /// About how much memory holds data that is in the checkpoint already: readers still use it, or it is not freed
+    /// yet.
     #[cfg(feature = "internals")]
     fn dead_bytes(&self) -> usize;
 
     /// Returns whether the memory is used up, and a merge runs or cannot begin before readers release what they hold.
     fn is_full(&self) -> bool;
 
-    /// Frees some of what readers have released. Call it while [`is_full`](Self::is_full) returns true and no merge runs. At
-    /// other times, each published entry frees some.
+    /// Frees some of what readers have released. Call it while [`is_full`](Self::is_full) returns true and no merge
+    /// runs. At other times, each published entry frees some.
     fn release(&mut self);
 
     /// The durable checkpoint, to be sent to another member; `None` if there is none.
     fn snapshot(&self) -> Option<Snapshot>;
 
-    /// Freezes the published memtable for a checkpoint. `None` if a merge runs, nothing is new, readers hold too much of what was
-    /// frozen before, or there is no disk.
+    /// Freezes the published memtable for a checkpoint. `None` if a merge runs, nothing is new, readers hold too much
+    /// of what was frozen before, or there is no disk.
     fn freeze(&mut self) -> Option<Merge>;
 
     /// A merge is durable: releases what it contains.

@@ -55,7 +55,8 @@ impl ReadView {
         self.get_at(key, self.revision)
     }
 
-    /// The value of a key (`Some(None)` if it was removed), if the key has changed so recently that the disk is not needed.
+    /// The value of a key (`Some(None)` if it was removed), if the key has changed so recently that the disk is not
+    /// needed.
     #[must_use]
     pub fn get_in_memory(&self, key: &[u8]) -> Option<Option<Bytes>> {
         self.memtables()
@@ -76,9 +77,9 @@ impl ReadView {
         self.base.as_ref().map_or(Ok(None), |base| base.get_at(key, at))
     }
 
-    /// The changes after `after`, in the order of revisions and, within one, of keys. If `key` is given, this includes the
-    /// changes at `after` itself of the keys that follow it. `after` must not be below the [`floor`](Self::floor), and must be
-    /// above it if a key is given.
+    /// The changes after `after`, in the order of revisions and, within one, of keys. If `key` is given, this includes
+    /// the changes at `after` itself of the keys that follow it. `after` must not be below the [`floor`](Self::floor),
+    /// and must be above it if a key is given.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -210,8 +211,8 @@ struct Cursors<'a> {
 
 /// A scan over the keys of a [`ReadView`]: keys with their values, in order. Do not use it after an error.
 ///
-/// It takes a step for each key that is in some layer, even if the key was removed. But the removed keys that one scan has found
-/// are skipped by later scans at once, until a key is put there again.
+/// It takes a step for each key that is in some layer, even if the key was removed. But the removed keys that one scan
+/// has found are skipped by later scans at once, until a key is put there again.
 pub struct Scan<'a> {
     view: &'a ReadView,
     at: Revision,
@@ -272,7 +273,8 @@ impl Scan<'_> {
         self
     }
 
-    /// Ends the scan after about this many steps: see [`rest`](Self::rest). Every 256 bytes that are read count as one more step.
+    /// Ends the scan after about this many steps: see [`rest`](Self::rest). Every 256 bytes that are read count as one
+    /// more step.
     #[must_use]
     pub fn within(mut self, steps: usize) -> Self {
         self.most = steps;
@@ -348,8 +350,8 @@ impl Scan<'_> {
         Ok(value)
     }
 
-    /// Skips the known gap at the present position, if there is one. `key` is the key that was just passed there, or `None` at
-    /// the beginning.
+    /// Skips the known gap at the present position, if there is one. `key` is the key that was just passed there, or
+    /// `None` at the beginning.
     fn jump(&mut self, key: Option<&Key>) -> Result<bool, EngineError> {
         let gaps = &self.view.gaps;
         let keys = if self.reverse {

@@ -1,5 +1,5 @@
-//! Reads the state's file ahead, in small parts. The operating system would read parts of many megabytes once the file is read
-//! sequentially, and the journal's writes would wait for them on the device, for many milliseconds.
+//! Reads the state's file ahead, in small parts. The operating system would read parts of many megabytes once the file
+//! is read sequentially, and the journal's writes would wait for them on the device, for many milliseconds.
 
 use super::head::BLOCK;
 use crate::storage::File;
@@ -22,8 +22,8 @@ impl Readahead {
         Self(std::array::from_fn(|_| AtomicU64::new(u64::MAX)))
     }
 
-    /// These bytes of the file are about to be read. On the second block of a window, the rest of the window is read ahead. A
-    /// single block, as in a look-up, is read alone.
+    /// These bytes of the file are about to be read. On the second block of a window, the rest of the window is read
+    /// ahead. A single block, as in a look-up, is read alone.
     pub(super) fn reading(&self, file: &dyn File, bytes: Range<u64>) {
         let first = bytes.start / BLOCK as u64 / WINDOW;
         let last = bytes.end.saturating_sub(1) / BLOCK as u64 / WINDOW;

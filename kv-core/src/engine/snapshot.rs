@@ -49,8 +49,8 @@ impl Snapshot {
         Ok(Chunk::new(Bytes::copy_from_slice(after), run.rows.freeze(), end))
     }
 
-    /// Reads the rows after the place `after`, about `max_bytes` of them, to find damage. Returns the number of bytes read, and
-    /// the place to continue after, if there is more.
+    /// Reads the rows after the place `after`, about `max_bytes` of them, to find damage. Returns the number of bytes
+    /// read, and the place to continue after, if there is more.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -84,8 +84,8 @@ struct Run {
     last: Bytes,
 }
 
-/// The digest of a set of rows: the sum of their hashes, whatever their order. So a receiver can compute it piece by piece, and a
-/// source need not read everything for it.
+/// The digest of a set of rows: the sum of their hashes, whatever their order. So a receiver can compute it piece by
+/// piece, and a source need not read everything for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct RowSum(u128);
 

@@ -1,8 +1,9 @@
-//! A snapshot that is received from another member, until it is complete: a second file of the same kind beside the state.
+//! A snapshot that is received from another member, until it is complete: a second file of the same kind beside the
+//! state.
 //!
-//! Every piece is stored in one transaction, together with the progress, so that a restart continues where it stopped. From time
-//! to time the transaction is made durable. The state is not replaced before the whole file has been read back and matches what
-//! was received. Then the file is renamed to the name of the state, in one step.
+//! Every piece is stored in one transaction, together with the progress, so that a restart continues where it stopped.
+//! From time to time the transaction is made durable. The state is not replaced before the whole file has been read
+//! back and matches what was received. Then the file is renamed to the name of the state, in one step.
 
 use super::EngineError;
 use super::disk;

@@ -1,6 +1,6 @@
-//! Counts the steps of reading: look-ups, steps of a cursor, and one for each 256 bytes read from the B-tree. A thread that reads
-//! for others is called back every few steps, so that it can yield to more urgent threads. Tests check how the number of steps
-//! grows.
+//! Counts the steps of reading: look-ups, steps of a cursor, and one for each 256 bytes read from the B-tree. A thread
+//! that reads for others is called back every few steps, so that it can yield to more urgent threads. Tests check how
+//! the number of steps grows.
 
 use std::cell::Cell;
 
@@ -20,8 +20,8 @@ thread_local! {
     static TAKEN: Cell<usize> = const { Cell::new(0) };
 }
 
-/// From now on, reading on this thread calls `give_way` every 256 steps, with the number of times that 256 steps were taken: a
-/// large value takes many at once.
+/// From now on, reading on this thread calls `give_way` every 256 steps, with the number of times that 256 steps were
+/// taken: a large value takes many at once.
 pub(crate) fn between_turns(give_way: GiveWay) {
     TURN_LEFT.set(Some((TURN, give_way)));
 }

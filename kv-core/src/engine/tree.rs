@@ -111,7 +111,8 @@ impl Tree {
     ) -> Result<(), EngineError> {
         let whole = guarded(&self.blocks, || {
             let mut transaction = self.database.begin_write()?;
-            // In two phases: the new root is only referenced when all of it is durable. So a restart need not walk the tree.
+            // In two phases: the new root is only referenced when all of it is durable. So a restart need not walk the
+            // tree.
             transaction.set_two_phase_commit(true);
             transaction.set_quick_repair(true);
             {

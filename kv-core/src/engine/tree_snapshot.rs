@@ -261,8 +261,8 @@ impl Iterator for ChangeIter<'_> {
 /// A changed key, and the revision of its first change after a given revision, if there is one.
 type FirstChange = (Key, Option<Revision>);
 
-/// The keys that changed since the beginning of the history, each with its first change after a revision. It takes two look-ups
-/// per key, however often the key changed.
+/// The keys that changed since the beginning of the history, each with its first change after a revision. It takes two
+/// look-ups per key, however often the key changed.
 struct ChangedKeys<'a> {
     base: &'a TreeSnapshot,
     from: Vec<u8>,

@@ -9,7 +9,8 @@ use std::cmp::Ordering;
 /// The value of a version; `None` if the key was removed.
 pub(super) type Value = Option<Bytes>;
 
-/// Keys ascend, and of one key the newest revision comes first. So the first version at or after (key, r) is the one seen at r.
+/// Keys ascend, and of one key the newest revision comes first. So the first version at or after (key, r) is the one
+/// seen at r.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct VersionKey {
     pub(super) key: Key,

@@ -3,9 +3,9 @@
 //! ```text
 //! sector:  checksum u64 | op u64 | incarnation u64 | generation u32 | index u32 | 480 bytes of payload
 //! ```
-//! The checksum is seeded with the sector's place (journal, segment file, block, sector), so a sector that was written to the
-//! wrong place does not verify. `index` counts the blocks of an entry. Numbers are little-endian. A sector that never reached the
-//! disk is all zeros, or verifies with an older generation. Any other sector is damaged.
+//! The checksum is seeded with the sector's place (journal, segment file, block, sector), so a sector that was written
+//! to the wrong place does not verify. `index` counts the blocks of an entry. Numbers are little-endian. A sector that
+//! never reached the disk is all zeros, or verifies with an older generation. Any other sector is damaged.
 
 use super::location::{Generation, SegmentNumber};
 use crate::ids::{ClusterId, Incarnation, MemberId, Op};

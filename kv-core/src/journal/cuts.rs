@@ -1,7 +1,7 @@
 //! Durable cuts: they determine which blocks on disk are void.
 //!
-//! A cut at op `n` with incarnation `i` voids every block above `n` that was written in an incarnation before `i`. A later cut at
-//! a lower op includes every earlier one at a higher op, so the list ascends in both.
+//! A cut at op `n` with incarnation `i` voids every block above `n` that was written in an incarnation before `i`. A
+//! later cut at a lower op includes every earlier one at a higher op, so the list ascends in both.
 
 use super::location::Position;
 use crate::ids::{Incarnation, Op};
@@ -20,8 +20,8 @@ impl CutRecord {
     }
 }
 
-/// The last cut again, by place: everything before `position` was judged then, and counts only as an intact entry at or below
-/// `after`. This voids blocks that can no longer be read well enough to know their op.
+/// The last cut again, by place: everything before `position` was judged then, and counts only as an intact entry at or
+/// below `after`. This voids blocks that can no longer be read well enough to know their op.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub(super) struct Settled {
     pub(super) position: Position,
@@ -79,8 +79,8 @@ impl Cuts {
             || (position < self.settled.position && op > self.settled.after)
     }
 
-    /// What remains of the statement "everything up to `op` is durable" that was written at this place and in this incarnation,
-    /// after later cuts.
+    /// What remains of the statement "everything up to `op` is durable" that was written at this place and in this
+    /// incarnation, after later cuts.
     pub(super) fn cap(&self, op: Op, incarnation: Incarnation, position: Position) -> Op {
         let later = self.list.iter().filter(|cut| incarnation < cut.incarnation).map(|cut| cut.after);
         let settled = (position < self.settled.position).then_some(self.settled.after);

@@ -1,4 +1,5 @@
-//! What is behind the first bad entry of a damaged log, and how far that log may have reached. Pure, like all of recovery.
+//! What is behind the first bad entry of a damaged log, and how far that log may have reached. Pure, like all of
+//! recovery.
 
 use super::chain::{ChainEntry, HeldPastGap};
 use super::location::{Generation, Position};
@@ -9,8 +10,8 @@ use crate::ids::Op;
 use crate::message::{EntryPastGap, Extent};
 use std::collections::BTreeMap;
 
-/// The intact entries above the head that agree with each other. If two do not, the one that was written later determines the
-/// log. An entry that would follow the head but does not chain to it is not used.
+/// The intact entries above the head that agree with each other. If two do not, the one that was written later
+/// determines the log. An entry that would follow the head but does not chain to it is not used.
 pub(super) fn past_gap(live: &Live, head: Mark) -> BTreeMap<Op, HeldPastGap> {
     let first = head.anchor.op.next().next();
     let mut kept: BTreeMap<Op, HeldPastGap> = BTreeMap::new();
@@ -40,9 +41,9 @@ pub(super) fn reported(hidden: &BTreeMap<Op, HeldPastGap>, head: Op) -> BTreeMap
     reported
 }
 
-/// How far a log with this head may have reached: to the highest op of which there is a trace, and one further for every damaged
-/// block after it whose op is not readable. (Everything in older segments is known to be synced since the newest was begun.) If a
-/// synced op has left no trace, more may be missing than anything shows.
+/// How far a log with this head may have reached: to the highest op of which there is a trace, and one further for
+/// every damaged block after it whose op is not readable. (Everything in older segments is known to be synced since the
+/// newest was begun.) If a synced op has left no trace, more may be missing than anything shows.
 pub(super) fn extent<'a>(
     superblock: &Superblock,
     scans: impl Iterator<Item = &'a Scan> + Clone,
@@ -99,7 +100,8 @@ impl Claims {
         self.list.get(after).is_some_and(|(_, claimed)| *claimed >= op)
     }
 
-    /// Whether this was written after something that the log had above it: a second time, because the first copy was bad.
+    /// Whether this was written after something that the log had above it: a second time, because the first copy was
+    /// bad.
     pub(super) fn is_second_copy(&self, op: Op, position: Position) -> bool {
         self.own.get(&position).is_some_and(|claimed| *claimed >= op)
     }

@@ -4,7 +4,8 @@ use crate::ids::Incarnation;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The life of a segment file between two recyclings. A generation is never used twice in a journal, so it orders the segments.
+/// The life of a segment file between two recyclings. A generation is never used twice in a journal, so it orders the
+/// segments.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub(super) struct Generation(u32);
 

@@ -2,9 +2,10 @@
 //!
 //! [`Journal`] is written by one thread, and [`LogReader`] reads on any thread. The files, in one directory:
 //! - `superblock`: what must never be lost, in four copies (`superblock.rs`);
-//! - `journal-NNNNNNNN`: segments of fixed size, filled with zeros once and recycled (`segment.rs`), in which entries occupy
-//!   whole blocks (`record.rs`, `block.rs`). Within a generation of a segment, blocks are written front to back and each once. So
-//!   the order of writing is known, and the result of a power cut can be distinguished from damage (`verdict.rs`).
+//! - `journal-NNNNNNNN`: segments of fixed size, filled with zeros once and recycled (`segment.rs`), in which entries
+//!   occupy whole blocks (`record.rs`, `block.rs`). Within a generation of a segment, blocks are written front to back
+//!   and each once. So the order of writing is known, and the result of a power cut can be distinguished from damage
+//!   (`verdict.rs`).
 //!
 //! Opening reads everything (`scan.rs`), decides without writing (`recovery.rs`), and only then repairs.
 
@@ -63,8 +64,8 @@ pub struct Identity {
 /// Sizes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JournalOptions {
-    /// The size of a segment file in bytes: 16 KiB to 1 GiB, rounded down to 4 KiB. A larger entry gets a file of its own size
-    /// (rule D9). Files of another size are still read, and are replaced when they are dropped.
+    /// The size of a segment file in bytes: 16 KiB to 1 GiB, rounded down to 4 KiB. A larger entry gets a file of its
+    /// own size (rule D9). Files of another size are still read, and are replaced when they are dropped.
     pub segment_bytes: u64,
     /// How many bytes of durable entries are kept in memory for readers.
     pub cache_bytes: usize,
@@ -94,10 +95,10 @@ impl Journal {
     /// Opens the journal in the storage. If the storage is empty, the journal holds nothing, and writes nothing until
     /// `Write::Formation(Formatted)`.
     ///
-    /// Before it returns, a torn tail is cut, missing copies of the superblock are completed, and everything that is reported is
-    /// durable. If [`Recovered::damage`] is reported, appends *fill*: they must be the missing entries, and the entries behind
-    /// the damage become part of the log again as soon as they follow the head. Anything else must first be cut by a
-    /// `Write::View`.
+    /// Before it returns, a torn tail is cut, missing copies of the superblock are completed, and everything that is
+    /// reported is durable. If [`Recovered::damage`] is reported, appends *fill*: they must be the missing entries, and
+    /// the entries behind the damage become part of the log again as soon as they follow the head. Anything else must
+    /// first be cut by a `Write::View`.
     ///
     /// # Errors
     /// [`OpenError`] names what is wrong and what to do. A refusal changes nothing on disk.
@@ -136,8 +137,8 @@ impl Journal {
         let verdict = recovery.verdict;
         report(&loaded.superblock, &recovery, verdict);
 
-        // Nothing has been written so far, and nothing is refused from here on. The names come first: the previous process may
-        // have crashed before it made them durable.
+        // Nothing has been written so far, and nothing is refused from here on. The names come first: the previous
+        // process may have crashed before it made them durable.
         storage
             .sync_directory()
             .map_err(|source| OpenError::Disk { doing: "sync the data directory".into(), source })?;
@@ -166,8 +167,8 @@ impl Journal {
         self.execute_at(Timestamp::ZERO, writes)
     }
 
-    /// The same as [`execute`](Self::execute), when the wall clock shows `wall`: recovery returns that time for each entry
-    /// ([`EntryMeta::written`]).
+    /// The same as [`execute`](Self::execute), when the wall clock shows `wall`: recovery returns that time for each
+    /// entry ([`EntryMeta::written`]).
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
@@ -249,9 +250,9 @@ impl Journal {
     }
 }
 
-/// Void blocks are erased while the list of cuts is full, and the cuts are dropped when that is durable. If an earlier process
-/// crashed or failed at that point, this may read zeros that never reached the disk, and the cuts would be dropped too early.
-/// (Entries and headers of which that may be true are written again; see [`Segments::rewrite`].)
+/// Void blocks are erased while the list of cuts is full, and the cuts are dropped when that is durable. If an earlier
+/// process crashed or failed at that point, this may read zeros that never reached the disk, and the cuts would be
+/// dropped too early. (Entries and headers of which that may be true are written again; see [`Segments::rewrite`].)
 fn believe_the_disk_only(storage: &dyn Storage, names: &[String]) -> Result<(), OpenError> {
     for name in names.iter().filter(|name| segment::parse_name(name).is_some()) {
         let file = storage.open(name).and_then(|file| file.sync().and_then(|()| file.drop_cache()));

@@ -23,8 +23,9 @@ pub struct LogReader {
     owner: Owner,
 }
 
-/// What readers and the journal share. The journal lags behind what has been staged: `staged` and `executed` count the writes
-/// that change the log, and a slot knows which of them appended it, so that the journal never changes the slot of a later one.
+/// What readers and the journal share. The journal lags behind what has been staged: `staged` and `executed` count the
+/// writes that change the log, and a slot knows which of them appended it, so that the journal never changes the slot
+/// of a later one.
 #[derive(Default, Debug)]
 struct Shared {
     /// The op below the first slot.
@@ -37,7 +38,8 @@ struct Shared {
     cache_bytes: usize,
     /// No entry at or below this op is in memory, except some that were rewritten.
     evicted: Op,
-    /// Rewritten entries at or below `evicted`, the latest at the end: a reader that could not read them will come again.
+    /// Rewritten entries at or below `evicted`, the latest at the end: a reader that could not read them will come
+    /// again.
     mended: VecDeque<Op>,
     files: HashMap<SegmentNumber, Arc<dyn File>>,
     /// Intact entries above the head of a damaged log, until they follow it.
@@ -79,8 +81,8 @@ impl LogReader {
         }
     }
 
-    /// The entry at `op`; `None` if it is not in the log (below the floor, or above the head). The intact entries behind the
-    /// damage of a damaged log count.
+    /// The entry at `op`; `None` if it is not in the log (below the floor, or above the head). The intact entries
+    /// behind the damage of a damaged log count.
     ///
     /// # Errors
     /// [`JournalReadError::Faulty`] if it is damaged on disk.
@@ -103,8 +105,8 @@ impl LogReader {
         }
     }
 
-    /// Reads the stored entry at `op`, even if it is in memory, to check whether it can be read. Returns the number of bytes
-    /// read; `None` if nothing is stored there (yet).
+    /// Reads the stored entry at `op`, even if it is in memory, to check whether it can be read. Returns the number of
+    /// bytes read; `None` if nothing is stored there (yet).
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -316,7 +318,8 @@ impl Shared {
         }
     }
 
-    /// Drops everything except what follows this point, if the point is in the log. As in the journal (`Store::rebase`).
+    /// Drops everything except what follows this point, if the point is in the log. As in the journal
+    /// (`Store::rebase`).
     fn restart(&mut self, point: Anchor) {
         // Both the floor and the point are committed, so at the same op they are equal.
         let held = self.slot(point.op).is_some_and(|slot| slot.hash == point.hash);

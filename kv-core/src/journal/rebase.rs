@@ -1,7 +1,8 @@
 //! Rebases the log on another point, when a state that contains everything up to there was transferred (rule T3).
 //!
-//! A single superblock write decides. Before it, the log is the old one, and the state on disk may be ahead of it; after it, the
-//! log begins at the point. A member that is started in between finds the state ahead, and rebases the log again.
+//! A single superblock write decides. Before it, the log is the old one, and the state on disk may be ahead of it;
+//! after it, the log begins at the point. A member that is started in between finds the state ahead, and rebases the
+//! log again.
 
 use super::Journal;
 use super::chain::Chain;
@@ -38,7 +39,8 @@ impl Store {
         self.drop_old(true)
     }
 
-    /// The log begins at `point`. What follows the point behind a damaged part is kept, because it may be the only copy.
+    /// The log begins at `point`. What follows the point behind a damaged part is kept, because it may be the only
+    /// copy.
     fn restart(&mut self, point: Mark, cut: CutRecord) -> Result<(), JournalWriteError> {
         let op = point.anchor.op;
         let another = self.chain.head().anchor.op >= op
@@ -65,8 +67,8 @@ impl Store {
 }
 
 impl Journal {
-    /// Rebases the log on the point of the state on disk, which is ahead of it: a transfer was interrupted, or the end of the log
-    /// was lost. Returns what recovery would find now.
+    /// Rebases the log on the point of the state on disk, which is ahead of it: a transfer was interrupted, or the end
+    /// of the log was lost. Returns what recovery would find now.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).

@@ -3,8 +3,9 @@
 //! ```text
 //! kind u32 | length u32 (of all) | synced_through u64 | hash u128 | written u64 | entry header | body
 //! ```
-//! The local header belongs to this replica, and is not covered by the hash of the entry. `written` is the wall clock of this
-//! member when it wrote the entry (rule N7). Both headers are in the first sector, so they are readable even if the rest is torn.
+//! The local header belongs to this replica, and is not covered by the hash of the entry. `written` is the wall clock
+//! of this member when it wrote the entry (rule N7). Both headers are in the first sector, so they are readable even if
+//! the rest is torn.
 
 use super::block::{self, BLOCK_PAYLOAD, Seed, Stamp, encode_block, u32_at, u64_at, u128_at};
 use super::location::{EntryLocation, Generation};
@@ -105,7 +106,8 @@ fn is_sane(header: &EntryHeader) -> bool {
     header.op > Op::ZERO && in_range(&numbers)
 }
 
-/// Decodes the entry of `op` with `hash` from these blocks, which were read from `location`; `None` if they hold anything else.
+/// Decodes the entry of `op` with `hash` from these blocks, which were read from `location`; `None` if they hold
+/// anything else.
 pub(super) fn decode_blocks(
     blocks: &[u8],
     place: &EntryLocation,

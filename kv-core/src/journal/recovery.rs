@@ -1,5 +1,5 @@
-//! Derives the log from what is on disk: which entries count, where the log ends, and whether that end can be trusted. Pure: it
-//! neither reads nor writes.
+//! Derives the log from what is on disk: which entries count, where the log ends, and whether that end can be trusted.
+//! Pure: it neither reads nor writes.
 
 use super::chain::{Chain, ChainEntry, HeldPastGap};
 use super::damage::{self, Claims};
@@ -140,8 +140,8 @@ pub(super) fn recover(superblock: &Superblock, scans: &[Scan]) -> Recovery {
     Recovery { chain, slots, verdict, why, past_gap, extent, synced, unsynced, orphans }
 }
 
-/// The readable entries that are not known to have reached the disk. For an entry that was written a second time, or while a log
-/// was repaired, only what was written after it proves that. Earlier proofs are about the bad copy.
+/// The readable entries that are not known to have reached the disk. For an entry that was written a second time, or
+/// while a log was repaired, only what was written after it proves that. Earlier proofs are about the bad copy.
 fn unsynced(
     superblock: &Superblock,
     claims: &Claims,
@@ -192,8 +192,8 @@ fn above(checkpoint: Mark, live: &Live) -> Vec<ChainEntry> {
     chain
 }
 
-/// The chain from the checkpoint downwards, to the floor or to the first missing entry. That one becomes the floor, because its
-/// child contains its hash. (The state at the checkpoint covers everything below.)
+/// The chain from the checkpoint downwards, to the floor or to the first missing entry. That one becomes the floor,
+/// because its child contains its hash. (The state at the checkpoint covers everything below.)
 fn below(superblock: &Superblock, live: &Live) -> (Mark, VecDeque<ChainEntry>) {
     let mut chain = VecDeque::new();
     let mut floor = superblock.checkpoint;

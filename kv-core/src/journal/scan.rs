@@ -32,7 +32,8 @@ pub(super) type Live = BTreeMap<Op, Found>;
 pub(super) enum Remnant {
     /// Intact, but part of an entry that was never written completely.
     Fragment { op: Op, incarnation: Incarnation },
-    /// Damaged, or part of something that cannot have been written. It is identified by its intact sectors, if they agree.
+    /// Damaged, or part of something that cannot have been written. It is identified by its intact sectors, if they
+    /// agree.
     Damaged { known: Option<(Op, Incarnation)> },
 }
 

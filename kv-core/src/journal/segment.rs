@@ -4,8 +4,8 @@
 //! ```text
 //! checksum u64 | magic [8] | format u32 | generation u32 | cluster u128 | member u32 | file u32 | blocks u32
 //! ```
-//! A file is filled with zeros once, under another name. To recycle it, a header with a new generation is written. That header is
-//! durable, and named in the superblock, before the first entry is written.
+//! A file is filled with zeros once, under another name. To recycle it, a header with a new generation is written. That
+//! header is durable, and named in the superblock, before the first entry is written.
 
 use super::block::{self, BLOCK_BYTES, SECTOR_BYTES, u32_at, u64_at, u128_at};
 use super::location::{Generation, SegmentNumber};
@@ -46,7 +46,8 @@ pub(super) struct Segment {
 pub(super) enum Header {
     /// Zeros: the file has never been used.
     Blank,
-    /// The greatest generation in an intact copy, the length of the file when it was created, and whether all copies agree.
+    /// The greatest generation in an intact copy, the length of the file when it was created, and whether all copies
+    /// agree.
     Known { generation: Generation, blocks: u32, complete: bool },
     /// No copy is intact.
     Damaged,
@@ -68,7 +69,8 @@ pub(super) fn parse_name(name: &str) -> Option<SegmentNumber> {
 }
 
 impl Segment {
-    /// Creates a file of zeros, and gives it its name only when all of it is durable: a shorter one would be damaged, not new.
+    /// Creates a file of zeros, and gives it its name only when all of it is durable: a shorter one would be damaged,
+    /// not new.
     pub(super) fn create(storage: &dyn Storage, number: SegmentNumber, blocks: u32) -> io::Result<Self> {
         match storage.remove(NEW_NAME) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -142,9 +142,9 @@ impl Segments {
         }
     }
 
-    /// Moves on to an empty segment with room for an entry of `needed` blocks. Its generation must be made durable in the
-    /// superblock before anything is written. Rule D9: an entry that is larger than the segments gets one of its own size, which
-    /// is not recycled.
+    /// Moves on to an empty segment with room for an entry of `needed` blocks. Its generation must be made durable in
+    /// the superblock before anything is written. Rule D9: an entry that is larger than the segments gets one of its
+    /// own size, which is not recycled.
     pub(super) fn roll(&mut self, needed: u32, reader: &LogReader) -> Result<Generation, JournalWriteError> {
         let generation = self.newest.next().ok_or(JournalWriteError::Exhausted)?;
         let blocks = self.blocks.max(needed + 1);
@@ -207,7 +207,8 @@ impl Segments {
         self.active.iter().find(|active| active.generation == generation).map(|active| &active.segment)
     }
 
-    /// How many of the oldest segments hold nothing above `limit`, and the greatest op in them. The newest one never counts.
+    /// How many of the oldest segments hold nothing above `limit`, and the greatest op in them. The newest one never
+    /// counts.
     pub(super) fn droppable(&self, limit: Op) -> (usize, Op) {
         let older = &self.active[..self.active.len().saturating_sub(1)];
         let count = older.iter().take_while(|active| active.last <= limit).count();
@@ -250,9 +251,10 @@ impl Segments {
         Ok(())
     }
 
-    /// Rewrites, unchanged, incomplete headers and these entries, and makes them durable. What can be read may never have reached
-    /// the disk, if the previous process crashed or one of its syncs failed. (This is the only exception to "an acknowledged
-    /// block is never written again". The bytes are the same, so a power cut changes nothing in them.)
+    /// Rewrites, unchanged, incomplete headers and these entries, and makes them durable. What can be read may never
+    /// have reached the disk, if the previous process crashed or one of its syncs failed. (This is the only exception
+    /// to "an acknowledged block is never written again". The bytes are the same, so a power cut changes nothing in
+    /// them.)
     pub(super) fn rewrite(&self, scans: &[Scan], unsynced: &[Unsynced]) -> Result<(), JournalWriteError> {
         for Active { segment, generation, .. } in &self.active {
             let header =

@@ -150,8 +150,8 @@ impl Store {
         self.save()
     }
 
-    /// Appends entries, each with the number of its write, when the wall clock shows `wall`. There is one write and one sync for
-    /// each segment.
+    /// Appends entries, each with the number of its write, when the wall clock shows `wall`. There is one write and one
+    /// sync for each segment.
     pub(super) fn append(
         &mut self,
         entries: &[(u64, &Entry)],
@@ -205,8 +205,8 @@ impl Store {
         Ok(())
     }
 
-    /// Only the missing entries may be filled in: another entry would leave two logs on the disk, and nothing would show which
-    /// one counts.
+    /// Only the missing entries may be filled in: another entry would leave two logs on the disk, and nothing would
+    /// show which one counts.
     fn check_fill(&self, op: Op, hash: Hash) -> Result<(), JournalWriteError> {
         let pinned = self.past_gap.get(&op.next()).map(|hidden| hidden.parent);
         let differs = self.past_gap.contains_key(&op) || pinned.is_some_and(|pinned| pinned != hash);
@@ -280,9 +280,9 @@ impl Store {
         self.save()
     }
 
-    /// Rule D6b: the damage ends with the next save, and the next opening must not find it again, even if nothing is appended in
-    /// between. If the checkpoint's own entry is missing, it counts as dropped, because the state covers it. If the newest
-    /// segment is missing, another one follows it.
+    /// Rule D6b: the damage ends with the next save, and the next opening must not find it again, even if nothing is
+    /// appended in between. If the checkpoint's own entry is missing, it counts as dropped, because the state covers
+    /// it. If the newest segment is missing, another one follows it.
     fn forget_the_damage(&mut self) -> Result<(), JournalWriteError> {
         let floor = self.chain.floor();
         if floor.anchor.op > self.superblock.floor.anchor.op {
@@ -330,8 +330,8 @@ impl Store {
         self.superblock.cuts.prune(&written);
     }
 
-    /// Makes room in the list of cuts: overwrites what they void, after which they are not needed. They stay in the superblock
-    /// until that is durable. A half erased part is before the last cut, and is not read.
+    /// Makes room in the list of cuts: overwrites what they void, after which they are not needed. They stay in the
+    /// superblock until that is durable. A half erased part is before the last cut, and is not read.
     fn erase_void(&mut self) -> Result<(), JournalWriteError> {
         let cuts = &self.superblock.cuts;
         let (void, rest): (Vec<OrphanBlock>, Vec<OrphanBlock>) = std::mem::take(&mut self.orphans)
@@ -354,8 +354,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Drops segments whose entries are all below the checkpoint and `trim`, and saves the superblock if that or `changed`
-    /// requires it. The new floor is durable before a file is reused.
+    /// Drops segments whose entries are all below the checkpoint and `trim`, and saves the superblock if that or
+    /// `changed` requires it. The new floor is durable before a file is reused.
     pub(super) fn drop_old(&mut self, changed: bool) -> Result<(), JournalWriteError> {
         let limit = self.trim.min(self.superblock.checkpoint.anchor.op);
         let (count, last) = if self.is_damaged() { (0, Op::ZERO) } else { self.segments.droppable(limit) };

@@ -3,10 +3,10 @@
 //! ```text
 //! copy:  magic [8] | checksum u128 (of what follows) | format u32 | copy u32 | sequence u64 | length u32 | content
 //! ```
-//! Each copy has 4 KiB of its own. A write goes to two copies, is synced, and then goes to the other two. So whenever the power
-//! is cut, two intact copies are left, and everything acknowledged is in all four. The newest intact copy is therefore at least
-//! as new as what was acknowledged, unless a device silently lost writes. With fewer than two intact copies, the file is not
-//! trusted.
+//! Each copy has 4 KiB of its own. A write goes to two copies, is synced, and then goes to the other two. So whenever
+//! the power is cut, two intact copies are left, and everything acknowledged is in all four. The newest intact copy is
+//! therefore at least as new as what was acknowledged, unless a device silently lost writes. With fewer than two intact
+//! copies, the file is not trusted.
 
 use super::cuts::Cuts;
 use super::error::{JournalWriteError, OpenError};
@@ -65,8 +65,8 @@ pub(super) struct Superblock {
     pub(super) formation: FormationStep,
     pub(super) view: View,
     pub(super) log_view: View,
-    /// The log lacks entries that this member may have acknowledged, and may have reached this far. This outlasts the traces of
-    /// the damage: a filled log may look complete, and a later life may not see why it is not.
+    /// The log lacks entries that this member may have acknowledged, and may have reached this far. This outlasts the
+    /// traces of the damage: a filled log may look complete, and a later life may not see why it is not.
     pub(super) damaged: Option<Extent>,
     pub(super) checkpoint: Mark,
     /// Entries at or below this point have been dropped. Invariant: not above the checkpoint.
@@ -240,8 +240,9 @@ impl Loaded {
         }
     }
 
-    /// Rewrites all copies, one after the other, so that no later damage to some of them can bring an older state back. (All of
-    /// them, because a readable copy may never have reached the disk: after a failed sync it stays in the system's cache.)
+    /// Rewrites all copies, one after the other, so that no later damage to some of them can bring an older state back.
+    /// (All of them, because a readable copy may never have reached the disk: after a failed sync it stays in the
+    /// system's cache.)
     pub(super) fn complete(self) -> Result<(SuperblockFile, Superblock), OpenError> {
         let failed = |source| OpenError::Disk { doing: "repair the superblock".into(), source };
         for copy in self.order {

@@ -1,8 +1,9 @@
 //! Torn or faulty: how recovery judges the end of the log, as a total table.
 //!
-//! A *torn* tail is what a power cut leaves of writes that were never acknowledged, and is cut silently. Everything else is
-//! *faulty*: entries that may have been acknowledged are missing, and must come from a peer. Taking a torn tail for faulty costs
-//! availability, and taking a faulty tail for torn loses data. So a tail is torn only if every condition for it holds.
+//! A *torn* tail is what a power cut leaves of writes that were never acknowledged, and is cut silently. Everything
+//! else is *faulty*: entries that may have been acknowledged are missing, and must come from a peer. Taking a torn tail
+//! for faulty costs availability, and taking a faulty tail for torn loses data. So a tail is torn only if every
+//! condition for it holds.
 
 /// The segment that the superblock names as the newest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,7 +14,8 @@ pub(super) enum Newest {
     Missing,
 }
 
-/// The checkpoint, compared with the entries on disk. Every entry up to it was durable here before the checkpoint was made.
+/// The checkpoint, compared with the entries on disk. Every entry up to it was durable here before the checkpoint was
+/// made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Checkpoint {
     /// Its entry is intact in the journal, or was dropped after it.
@@ -22,8 +24,8 @@ pub(super) enum Checkpoint {
     Beyond,
 }
 
-/// The head of the intact chain, compared with every surviving statement that everything up to some op is durable: in the
-/// superblock, in intact entries, and in the first sectors of others.
+/// The head of the intact chain, compared with every surviving statement that everything up to some op is durable: in
+/// the superblock, in intact entries, and in the first sectors of others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Synced {
     /// The head is at or above all of them.

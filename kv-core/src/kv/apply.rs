@@ -14,8 +14,8 @@ use crate::session::{DuplicateCheck, RequestResult};
 /// The result of one request of an applied entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applied {
-    /// The request's own revision, if it takes one (rule N8). Duplicates and rejected requests take one too. Otherwise the last
-    /// revision before it.
+    /// The request's own revision, if it takes one (rule N8). Duplicates and rejected requests take one too. Otherwise
+    /// the last revision before it.
     pub revision: Revision,
     /// Its session; zero if it opens a session, was proposed by the primary itself, or cannot be decoded.
     pub session: SessionId,
@@ -35,8 +35,8 @@ impl Applied {
     }
 }
 
-/// How many bytes of values one request may remove with a range of keys (and one value beyond that). The tree reads the values
-/// although they are not returned. Equal on all members, because it decides what a request does.
+/// How many bytes of values one request may remove with a range of keys (and one value beyond that). The tree reads the
+/// values although they are not returned. Equal on all members, because it decides what a request does.
 const RANGE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 
 /// How many bytes the requests of one entry may return together: they are all in memory at once.

@@ -23,7 +23,8 @@ pub struct ChangeQuery<'a> {
     pub previous: bool,
     /// At most this many events. At least 1.
     pub max_events: usize,
-    /// No more events are added once they have this many bytes of keys and values; a single larger event may have twice as many.
+    /// No more events are added once they have this many bytes of keys and values; a single larger event may have twice
+    /// as many.
     pub max_bytes: usize,
 }
 
@@ -47,11 +48,12 @@ pub struct Compacted {
 }
 
 impl StateReader {
-    /// Returns the changes after a position: events in order, none missing and none twice, however often and on whichever member
-    /// it is called with the `next` of the last call. A position that this member has not reached yields nothing yet.
+    /// Returns the changes after a position: events in order, none missing and none twice, however often and on
+    /// whichever member it is called with the `next` of the last call. A position that this member has not reached
+    /// yields nothing yet.
     ///
-    /// An answer is bounded, so a revision that has changed many keys may be split. It costs a few look-ups for each event, and a
-    /// step for each change of other keys.
+    /// An answer is bounded, so a revision that has changed many keys may be split. It costs a few look-ups for each
+    /// event, and a step for each change of other keys.
     ///
     /// # Errors
     /// If the disk fails or is damaged. Inside: [`Compacted`], if the position is older than the history that is kept.

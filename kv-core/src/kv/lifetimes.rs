@@ -1,7 +1,7 @@
 //! What expires: keys with a time to live, and leases with their keys. Pure, replicated state.
 //!
-//! Nothing here removes anything because time passes. It only knows what is due, in the order of the deadlines. A request in the
-//! log removes what is due (rules X1 and X2), so that all members remove it at the same revision.
+//! Nothing here removes anything because time passes. It only knows what is due, in the order of the deadlines. A
+//! request in the log removes what is due (rules X1 and X2), so that all members remove it at the same revision.
 
 use crate::engine::{EngineError, Row, Rows};
 use crate::ids::{LeaseId, Revision, Timestamp};
@@ -16,8 +16,8 @@ const DEADLINE: &[u8] = b"deadline/";
 /// The prefix of the rows of leases; the id follows, big-endian. The value is the time to live and the deadline.
 const LEASE: &[u8] = b"lease/";
 
-/// The prefix of the rows of leased keys; the id of the lease follows, big-endian, and the key. There is one row per key, so a
-/// row is never larger than a piece of a transfer may be, and keeping a lease alive writes none of them.
+/// The prefix of the rows of leased keys; the id of the lease follows, big-endian, and the key. There is one row per
+/// key, so a row is never larger than a piece of a transfer may be, and keeping a lease alive writes none of them.
 const LEASE_KEY: &[u8] = b"lease-key/";
 
 /// The most keys in one expiry, including those of leases; and the most bytes of keys that it names.
@@ -258,8 +258,8 @@ impl Lifetimes {
         }
     }
 
-    /// Returns the keys that are due at `keys` and the leases that are due at `leases`: at most as many as one request can
-    /// contain, the longest overdue first.
+    /// Returns the keys that are due at `keys` and the leases that are due at `leases`: at most as many as one request
+    /// can contain, the longest overdue first.
     pub(super) fn due(&self, keys: Timestamp, leases: Option<Timestamp>) -> Vec<Expiry> {
         let (mut due, mut count, mut bytes) = (Vec::new(), 0, 0);
         for (at, lease) in &self.deadlines {

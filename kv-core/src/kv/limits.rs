@@ -5,8 +5,8 @@ use crate::engine::Retention;
 use crate::message::SizeLimits;
 use crate::session::{RESULT_BYTES, SessionLimits};
 
-/// How many bytes the stored results for the clients' retries may take in one session, unless one request may return more. They
-/// are one row of a checkpoint.
+/// How many bytes the stored results for the clients' retries may take in one session, unless one request may return
+/// more. They are one row of a checkpoint.
 const SESSION_RESULTS: usize = 4 << 20;
 /// The same for all sessions together.
 const ALL_RESULTS: usize = 32 << 20;
@@ -14,8 +14,8 @@ const ALL_RESULTS: usize = 32 << 20;
 /// The limits of a state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// The options that decide what requests do: equal on all members, and in all lives of the data (rule F6), because a restart
-    /// applies a part of the log again.
+    /// The options that decide what requests do: equal on all members, and in all lives of the data (rule F6), because
+    /// a restart applies a part of the log again.
     pub fixed: FixedOptions,
     /// A checkpoint is due when the memtable holds this many bytes. Local: may differ between members.
     pub checkpoint_bytes: usize,

@@ -1,7 +1,8 @@
 //! The key-value state machine: it applies log entries to sessions and data, and reads them.
 //!
-//! Everything that an entry does follows from the entry and the state before it. So members that have applied the same log hold
-//! the same state, wherever they made checkpoints and however often they restarted: see [`StateMachine::digest`].
+//! Everything that an entry does follows from the entry and the state before it. So members that have applied the same
+//! log hold the same state, wherever they made checkpoints and however often they restarted: see
+//! [`StateMachine::digest`].
 
 mod apply;
 mod changes;
@@ -51,7 +52,8 @@ use std::sync::Arc;
 /// About how much memory a request takes until a checkpoint, besides keys and values, if its result is stored.
 const REQUEST_BYTES: usize = 128;
 
-/// The replicated state of one member. Dropping it writes nothing: the next [`open`](Self::open) finds the last checkpoint.
+/// The replicated state of one member. Dropping it writes nothing: the next [`open`](Self::open) finds the last
+/// checkpoint.
 ///
 /// ```text
 /// apply, apply, ... ; when memtable_bytes() shows that a checkpoint is due:
@@ -90,10 +92,11 @@ impl StateMachine {
         Self::at(limits, Box::new(engine), sessions, lifetimes, None)
     }
 
-    /// Opens the state at its last durable checkpoint; an empty state if there is none. Writes nothing to an empty directory.
+    /// Opens the state at its last durable checkpoint; an empty state if there is none. Writes nothing to an empty
+    /// directory.
     ///
-    /// The owner must compare [`checkpoint`](Self::checkpoint) with its journal: it must be on the log, and not before the
-    /// checkpoint that the journal knows.
+    /// The owner must compare [`checkpoint`](Self::checkpoint) with its journal: it must be on the log, and not before
+    /// the checkpoint that the journal knows.
     ///
     /// # Errors
     /// If the disk fails, or its content is damaged, newer or built with other limits.
@@ -206,8 +209,8 @@ impl StateMachine {
         self.lifetimes.next()
     }
 
-    /// Returns what is due, for the primary to propose ([`Request::expiry`]). Bounded: the rest is due again once this is
-    /// applied.
+    /// Returns what is due, for the primary to propose ([`Request::expiry`]). Bounded: the rest is due again once this
+    /// is applied.
     ///
     /// [`Request::expiry`]: crate::message::Request::expiry
     #[must_use]
@@ -222,8 +225,8 @@ impl StateMachine {
         StateReader::new(self.engine.reader(), self.recent.clone())
     }
 
-    /// About how many bytes in memory are not in a checkpoint. A checkpoint is due at [`Limits::checkpoint_bytes`], unless one
-    /// runs.
+    /// About how many bytes in memory are not in a checkpoint. A checkpoint is due at [`Limits::checkpoint_bytes`],
+    /// unless one runs.
     #[must_use]
     pub fn memtable_bytes(&self) -> usize {
         self.engine.memtable_bytes()
@@ -236,8 +239,8 @@ impl StateMachine {
         self.engine.dead_bytes()
     }
 
-    /// Returns whether the memory is used up. Then apply nothing more until the running checkpoint is finished or, if none runs,
-    /// [`release`](Self::release) has made room.
+    /// Returns whether the memory is used up. Then apply nothing more until the running checkpoint is finished or, if
+    /// none runs, [`release`](Self::release) has made room.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.engine.is_full()
@@ -248,9 +251,9 @@ impl StateMachine {
         self.engine.release();
     }
 
-    /// Freezes the state for a checkpoint at [`applied`](Self::applied), which must be durable in the own journal before the
-    /// checkpoint runs. `None` if one is running, there is nothing new, readers hold too much of earlier ones, or there is no
-    /// disk.
+    /// Freezes the state for a checkpoint at [`applied`](Self::applied), which must be durable in the own journal
+    /// before the checkpoint runs. `None` if one is running, there is nothing new, readers hold too much of earlier
+    /// ones, or there is no disk.
     #[must_use]
     pub fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
         if self.failed {
@@ -279,8 +282,8 @@ impl StateMachine {
         self.engine.merged(done.merged);
     }
 
-    /// A hash over the whole logical state: equal on all members at the same op, whatever checkpoints and restarts there were.
-    /// Reads everything: for tests and comparisons.
+    /// A hash over the whole logical state: equal on all members at the same op, whatever checkpoints and restarts
+    /// there were. Reads everything: for tests and comparisons.
     ///
     /// # Errors
     /// If the disk fails or is damaged.

@@ -9,8 +9,8 @@ use crate::message::{Answer, Outcome, Query, Record, Rejection, successor};
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// Reads the applied state, each call at one revision. It never waits for the writer, and never makes the writer wait. Cheap to
-/// clone.
+/// Reads the applied state, each call at one revision. It never waits for the writer, and never makes the writer wait.
+/// Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct StateReader {
     reader: Reader,
@@ -70,8 +70,8 @@ impl StateReader {
         Ok((view.get(key)?, view.revision()))
     }
 
-    /// The records from `from` (inclusive) to `to` (exclusive; `None` for the end): at most `limit`, and at most one record
-    /// beyond `max_bytes` of keys and values.
+    /// The records from `from` (inclusive) to `to` (exclusive; `None` for the end): at most `limit`, and at most one
+    /// record beyond `max_bytes` of keys and values.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -130,7 +130,8 @@ impl StateReader {
         Some(Answer::Value { record, revision: view.revision() })
     }
 
-    /// The stored result of a request that was applied recently, if it is available. `None` proves nothing: propose the request.
+    /// The stored result of a request that was applied recently, if it is available. `None` proves nothing: propose the
+    /// request.
     #[must_use]
     pub fn stored(&self, session: SessionId, number: RequestNumber) -> Option<Result<Outcome, Rejection>> {
         self.recent.get(session, number)
@@ -159,8 +160,8 @@ impl RevisionView {
         self.view.get_at(key, self.at)?.as_ref().map(record::decode).transpose()
     }
 
-    /// The records of those keys that exist, in the order of `keys`. `None` if they are too large together: all but the last may
-    /// have `max_bytes`.
+    /// The records of those keys that exist, in the order of `keys`. `None` if they are too large together: all but the
+    /// last may have `max_bytes`.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -179,9 +180,9 @@ impl RevisionView {
     }
 
     /// The records of a range, with empty values if `keys_only` is set: at most `limit`, and at most one record beyond
-    /// `max_bytes` of keys and values. A page also ends after 16,384 steps: one for each key that is visited, present or removed,
-    /// and one for each 256 bytes that are read from the disk's cache, wanted or not. So a page may contain no record although
-    /// the range continues.
+    /// `max_bytes` of keys and values. A page also ends after 16,384 steps: one for each key that is visited, present
+    /// or removed, and one for each 256 bytes that are read from the disk's cache, wanted or not. So a page may contain
+    /// no record although the range continues.
     ///
     /// # Errors
     /// If the disk fails or is damaged.
@@ -238,7 +239,8 @@ pub enum Unreadable {
 pub struct ScanPage {
     /// Keys and records in order.
     pub records: Vec<(Bytes, Record)>,
-    /// Where the range continues: the first key of the next page, or in reverse its (exclusive) end. `None` if this was all.
+    /// Where the range continues: the first key of the next page, or in reverse its (exclusive) end. `None` if this was
+    /// all.
     pub next: Option<Bytes>,
     /// The revision of the state that was read.
     pub revision: Revision,

@@ -4,11 +4,12 @@ use super::Deadlines;
 use crate::ids::{Instant, Timestamp};
 use std::time::Duration;
 
-/// While something will expire, an entry is made at least this often, so that not more time is lost when all members stop.
+/// While something will expire, an entry is made at least this often, so that not more time is lost when all members
+/// stop.
 const TICK: Duration = Duration::from_secs(60);
 
-/// Asks for what is due at the right times, one request at a time (rule X6). It is used by the driver of the replica, and decides
-/// nothing: what is removed is decided where the request is applied.
+/// Asks for what is due at the right times, one request at a time (rule X6). It is used by the driver of the replica,
+/// and decides nothing: what is removed is decided where the request is applied.
 #[derive(Debug)]
 pub struct Reaper {
     grace: Duration,
@@ -34,8 +35,8 @@ impl Reaper {
         Self { grace, serving_since: None, under_way: false }
     }
 
-    /// Returns what to ask for. Call it regularly. `time` returns the stamp of the next entry, if there can be one, and the time
-    /// since the last one. The result must be proposed, or [`ended`](Self::ended) called.
+    /// Returns what to ask for. Call it regularly. `time` returns the stamp of the next entry, if there can be one, and
+    /// the time since the last one. The result must be proposed, or [`ended`](Self::ended) called.
     pub fn query(
         &mut self,
         now: Instant,

@@ -1,5 +1,5 @@
-//! The stored form of a record: created, modified and version as little-endian numbers; a byte that tells which of the next two
-//! are present; the deadline; the lease; then the value.
+//! The stored form of a record: created, modified and version as little-endian numbers; a byte that tells which of the
+//! next two are present; the deadline; the lease; then the value.
 
 use super::lifetimes::KeyDeadline;
 use crate::engine::EngineError;

@@ -1,5 +1,5 @@
-//! A running digest of the effects of every applied entry. Members whose digests are equal at one op have done the same up to
-//! there (rule S1). It is part of the replicated state, so checkpoints and transfers contain it.
+//! A running digest of the effects of every applied entry. Members whose digests are equal at one op have done the same
+//! up to there (rule S1). It is part of the replicated state, so checkpoints and transfers contain it.
 
 use super::{Applied, StateMachine};
 use crate::ids::{Hash, Op};

@@ -106,7 +106,8 @@ impl StateMachine {
         }
     }
 
-    /// Checks whether the lease of a change can take its key in addition to those that are `joining` it in the same transaction.
+    /// Checks whether the lease of a change can take its key in addition to those that are `joining` it in the same
+    /// transaction.
     fn join(
         &self,
         change: Option<&PlannedChange<'_>>,

@@ -1,4 +1,5 @@
-//! State transfer: what the source keeps for the members that fetch, and what the receiver stores until the state is complete.
+//! State transfer: what the source keeps for the members that fetch, and what the receiver stores until the state is
+//! complete.
 
 use super::lifetimes::Lifetimes;
 use super::{Limits, StateMachine, checkpoint};
@@ -83,8 +84,8 @@ impl Receiver {
         self.staging.as_ref().map(|staging| (staging.at(), staging.end().clone()))
     }
 
-    /// Stores a piece of the snapshot at `at`. A first piece starts a new one. Returns false if the piece does not follow what is
-    /// stored, or is not intact; then everything was discarded.
+    /// Stores a piece of the snapshot at `at`. A first piece starts a new one. Returns false if the piece does not
+    /// follow what is stored, or is not intact; then everything was discarded.
     ///
     /// # Errors
     /// If the disk fails.
@@ -106,8 +107,8 @@ impl Receiver {
         Ok(stored)
     }
 
-    /// Reads everything back (rule T2), and returns whether it is the complete state at `at`, built with the limits of this
-    /// member. Otherwise it is discarded.
+    /// Reads everything back (rule T2), and returns whether it is the complete state at `at`, built with the limits of
+    /// this member. Otherwise it is discarded.
     ///
     /// # Errors
     /// If the disk fails, or the limits differ.
@@ -142,8 +143,8 @@ impl Receiver {
         Ok(standing.applied == at)
     }
 
-    /// Returns whether it may replace this state: the state is behind it, and what is stored is [verified](Self::verify).
-    /// Otherwise it is discarded.
+    /// Returns whether it may replace this state: the state is behind it, and what is stored is
+    /// [verified](Self::verify). Otherwise it is discarded.
     ///
     /// # Errors
     /// If the disk fails, or the limits differ.
@@ -192,8 +193,8 @@ impl Receiver {
 }
 
 impl StateMachine {
-    /// Sets the damaged state on disk aside, durably. A state that was open must have been dropped. The file stays until
-    /// [`Receiver::switch`] has replaced it.
+    /// Sets the damaged state on disk aside, durably. A state that was open must have been dropped. The file stays
+    /// until [`Receiver::switch`] has replaced it.
     ///
     /// # Errors
     /// If the disk fails.
@@ -234,8 +235,8 @@ impl StateMachine {
         if opened.exists() { Self::of(opened, limits.clone()).map(Some) } else { Ok(None) }
     }
 
-    /// Applies entries up to `through` to a state that was set aside, and makes a checkpoint there, so that members whose states
-    /// are damaged in different places have their intact parts at the same op (rule T9b). Blocks.
+    /// Applies entries up to `through` to a state that was set aside, and makes a checkpoint there, so that members
+    /// whose states are damaged in different places have their intact parts at the same op (rule T9b). Blocks.
     ///
     /// # Errors
     /// If it reaches the damage. The last checkpoint is kept.

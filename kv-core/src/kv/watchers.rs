@@ -1,5 +1,5 @@
-//! Watches, as a member answers them: what can be answered at once, and which parked watches a change affects. The node decides
-//! when this runs.
+//! Watches, as a member answers them: what can be answered at once, and which parked watches a change affects. The node
+//! decides when this runs.
 
 use super::{ChangePage, ChangeQuery, Compacted, StateReader};
 use crate::engine::EngineError;
@@ -59,8 +59,8 @@ impl StateReader {
     }
 }
 
-/// Identifies a watch: its connection, and its number there. Two parked watches never have the same id, because the numbers on a
-/// connection grow.
+/// Identifies a watch: its connection, and its number there. Two parked watches never have the same id, because the
+/// numbers on a connection grow.
 pub type WatchId = (usize, u64);
 
 /// A watch that waits.
@@ -131,8 +131,8 @@ pub struct Watchers<T> {
     by_deadline: BTreeSet<(Instant, u64)>,
     /// Changes up to this revision have woken the watches that waited for them.
     dispatched: Revision,
-    /// The newest revision of which any change has woken watches. A watch may be parked only if it was polled at this revision or
-    /// later.
+    /// The newest revision of which any change has woken watches. A watch may be parked only if it was polled at this
+    /// revision or later.
     begun: Revision,
     /// No watch may be parked any more: the node stops.
     closed: bool,
@@ -170,24 +170,25 @@ impl<T> Watchers<T> {
         self.waiting.is_empty()
     }
 
-    /// Returns whether watches may be parked in a state that has reached this revision. Not after `close`, and not in a state
-    /// that is behind what has woken others already: it was lost, and is catching up.
+    /// Returns whether watches may be parked in a state that has reached this revision. Not after `close`, and not in a
+    /// state that is behind what has woken others already: it was lost, and is catching up.
     #[must_use]
     pub fn keeps(&self, reached: Revision) -> bool {
         !self.closed && reached >= self.dispatched.max(self.begun)
     }
 
-    /// Changes up to this revision have woken the watches that waited for them. [`changed`](Self::changed) continues here.
+    /// Changes up to this revision have woken the watches that waited for them. [`changed`](Self::changed) continues
+    /// here.
     #[must_use]
     pub const fn dispatched(&self) -> Revision {
         self.dispatched
     }
 
-    /// Parks a watch that has nothing to deliver up to its position, in a state that has `reached` this revision. If the state
-    /// has advanced beyond the position, [`changed`](Self::changed) must be called.
+    /// Parks a watch that has nothing to deliver up to its position, in a state that has `reached` this revision. If
+    /// the state has advanced beyond the position, [`changed`](Self::changed) must be called.
     ///
-    /// Returns the watch if it must be polled again, because later changes have woken the others already; or if no watch may be
-    /// [parked](Self::keeps).
+    /// Returns the watch if it must be polled again, because later changes have woken the others already; or if no
+    /// watch may be [parked](Self::keeps).
     #[must_use = "what is given back does not wait"]
     pub fn wait(
         &mut self,
@@ -291,8 +292,8 @@ impl<T> Watchers<T> {
     /// Removes and returns the watches that are affected by what [`StateReader::all_changes`] has found after
     /// [`dispatched`](Self::dispatched), or after the `next` that this returned.
     ///
-    /// They continue from the point up to which all watches have been woken. There is nothing for them before that, and searching
-    /// it again would take longer the longer they have waited.
+    /// They continue from the point up to which all watches have been woken. There is nothing for them before that, and
+    /// searching it again would take longer the longer they have waited.
     pub fn changed(&mut self, found: &Result<ChangePage, Compacted>) -> WokenWatches<T> {
         let before = self.dispatched;
         let mut woken = self.take_affected(found);
@@ -320,8 +321,8 @@ impl<T> Watchers<T> {
         }
     }
 
-    /// Removes the watches whose deadline has passed, or all if this member is `lost`, each with its answer. Costs nothing for
-    /// the watches that stay.
+    /// Removes the watches whose deadline has passed, or all if this member is `lost`, each with its answer. Costs
+    /// nothing for the watches that stay.
     pub fn take_expired(&mut self, now: Instant, lost: bool) -> Vec<(ParkedWatch<T>, Answer)> {
         let over = if lost {
             self.take_all()
@@ -347,8 +348,8 @@ impl<T> Watchers<T> {
     }
 }
 
-/// Detects that a member may be isolated, and may never learn what the others have written: it has not heard of a primary for too
-/// long.
+/// Detects that a member may be isolated, and may never learn what the others have written: it has not heard of a
+/// primary for too long.
 #[derive(Debug, Default)]
 pub struct IsolationDetector {
     since: Option<Instant>,

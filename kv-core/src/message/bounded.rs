@@ -1,5 +1,5 @@
-//! Lists that are decoded no further than their limit: a list of empty parts is dozens of times larger in memory than on the
-//! wire.
+//! Lists that are decoded no further than their limit: a list of empty parts is dozens of times larger in memory than
+//! on the wire.
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
@@ -9,12 +9,13 @@ use std::marker::PhantomData;
 /// The capacity that a list gets at first, whatever length it announces.
 const AT_ONCE: usize = 64;
 
-/// Up to this many times its limit, a list is counted, so that the error can contain its length. A longer list is not decoded
-/// further: only an attacker sends it, and a million parts would take a thread of the runtime tens of milliseconds.
+/// Up to this many times its limit, a list is counted, so that the error can contain its length. A longer list is not
+/// decoded further: only an attacker sends it, and a million parts would take a thread of the runtime tens of
+/// milliseconds.
 const WALKED: usize = 10;
 
-/// Decodes a list of at most `MOST` parts. Of a longer list, the first `MOST + 1` are kept, so that the check can report what is
-/// wrong. The rest is decoded, because only that shows where the list ends, and dropped one by one.
+/// Decodes a list of at most `MOST` parts. Of a longer list, the first `MOST + 1` are kept, so that the check can
+/// report what is wrong. The rest is decoded, because only that shows where the list ends, and dropped one by one.
 ///
 /// # Errors
 /// If a part does not decode, or there are more than ten times as many.

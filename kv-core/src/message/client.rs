@@ -9,8 +9,9 @@ use std::time::Duration;
 /// From a client to a member.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ClientMessage {
-    /// The client's number for this attempt, which the answer contains. It grows on a connection. A member ignores a message
-    /// whose number is not above all before it, so that `NotPrimary` and similar answers are final for an attempt.
+    /// The client's number for this attempt, which the answer contains. It grows on a connection. A member ignores a
+    /// message whose number is not above all before it, so that `NotPrimary` and similar answers are final for an
+    /// attempt.
     pub call: u64,
     /// The call.
     pub what: ClientCall,
@@ -28,7 +29,8 @@ pub enum ClientCall {
         /// What to read.
         query: Query,
     },
-    /// Which changes has a range had since a position in the history? Answered when there are some, or after half a minute.
+    /// Which changes has a range had since a position in the history? Answered when there are some, or after half a
+    /// minute.
     Watch(WatchQuery),
     /// The `Watch` with this number is cancelled. There is no answer.
     Unwatch {
@@ -52,9 +54,9 @@ pub enum ReadMode {
     Local,
     /// The state of the member once it has applied this revision or a later one. It waits at most a second for it.
     AtLeast(Revision),
-    /// The state must contain every write that was acknowledged this long before the read arrived, in true time (rule R4).
-    /// Answered by any member that can prove it, and always by the primary, which if necessary asks a quorum, as for a
-    /// linearizable read.
+    /// The state must contain every write that was acknowledged this long before the read arrived, in true time (rule
+    /// R4). Answered by any member that can prove it, and always by the primary, which if necessary asks a quorum, as
+    /// for a linearizable read.
     MaxStaleness(Duration),
 }
 
@@ -97,8 +99,8 @@ impl Query {
     /// The most keys in one read.
     pub const MAX_KEYS: usize = 1000;
 
-    /// Checks that the query is within the limits. The client checks it, and the member when it arrives, because a waiting query
-    /// holds memory.
+    /// Checks that the query is within the limits. The client checks it, and the member when it arrives, because a
+    /// waiting query holds memory.
     ///
     /// # Errors
     /// [`RequestError`] names the part that is not.
@@ -139,8 +141,8 @@ pub struct Record {
     pub modified: Revision,
     /// How many times it was put since it was created; 1 after the first put.
     pub version: u64,
-    /// When it expires, on the cluster's clock, if it has a time to live. It is removed then or a little later, never earlier,
-    /// and exists until then.
+    /// When it expires, on the cluster's clock, if it has a time to live. It is removed then or a little later, never
+    /// earlier, and exists until then.
     pub expires: Option<Timestamp>,
     /// The lease that it belongs to.
     pub lease: Option<LeaseId>,
@@ -197,9 +199,11 @@ pub enum Answer {
     },
     /// The answer to [`Query::Scan`] and [`Query::Many`].
     Records {
-        /// Keys and records in order. May be empty although the range continues, because the work for one answer is limited.
+        /// Keys and records in order. May be empty although the range continues, because the work for one answer is
+        /// limited.
         records: Vec<(Bytes, Record)>,
-        /// Where the range continues: the first key of the next call, or in reverse its (exclusive) end. `None` if this was all.
+        /// Where the range continues: the first key of the next call, or in reverse its (exclusive) end. `None` if this
+        /// was all.
         next: Option<Bytes>,
         /// The revision of the state that was read.
         revision: Revision,
@@ -232,12 +236,13 @@ pub enum Answer {
         /// The member that probably is.
         hint: Option<MemberId>,
     },
-    /// The call was proposed here, and then this member lost the primary role: the outcome is unknown. Retry with the same
-    /// number.
+    /// The call was proposed here, and then this member lost the primary role: the outcome is unknown. Retry with the
+    /// same number.
     Abandoned,
     /// Too much is in flight. The call was **not** proposed here.
     Overloaded,
-    /// The call exceeds a limit, or asks a witness for data. It was **not** proposed. The text names the limit and what to do.
+    /// The call exceeds a limit, or asks a witness for data. It was **not** proposed. The text names the limit and what
+    /// to do.
     Refused(String),
 }
 
@@ -265,8 +270,8 @@ pub struct MemberStatus {
     pub revision: Revision,
     /// Its durable checkpoint.
     pub checkpoint: Op,
-    /// How long the last change of primary took, as seen here, in milliseconds: from the first suspicion until the new primary
-    /// served.
+    /// How long the last change of primary took, as seen here, in milliseconds: from the first suspicion until the new
+    /// primary served.
     pub last_failover_ms: Option<u64>,
     /// If it is the primary: the progress of its peers.
     pub peers: Vec<PeerStatus>,

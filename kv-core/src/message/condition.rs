@@ -17,8 +17,8 @@ pub enum Condition {
     Value(Bytes),
     /// The key exists, was created at this revision, and has existed since then.
     Created(Revision),
-    /// The same, of the key of a lock. If it does not hold, a transaction does nothing at all: neither of its lists of steps is done, and it ends with
-    /// [`Effect::ConditionFailed`](super::Effect::ConditionFailed).
+    /// The same, of the key of a lock. If it does not hold, a transaction does nothing at all: neither of its lists of
+    /// steps is done, and it ends with [`Effect::ConditionFailed`](super::Effect::ConditionFailed).
     Held(Revision),
 }
 

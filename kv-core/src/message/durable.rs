@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 /// A durable write.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Write {
-    /// The next step of forming the cluster. `Formatted` creates the superblock and the journal, and `Formed` marks them.
+    /// The next step of forming the cluster. `Formatted` creates the superblock and the journal, and `Formed` marks
+    /// them.
     Formation(FormationStep),
     /// Entries after the head, in op order.
     Append(Vec<Entry>),
@@ -20,8 +21,8 @@ pub enum Write {
     Trim(Op),
     /// An unchanged entry of the log whose stored copy can no longer be read. Ignored below the oldest entry.
     Repair(Entry),
-    /// Rebases the log on another point: a state that contains everything up to it is durable in the engine (for a witness: on a
-    /// data member).
+    /// Rebases the log on another point: a state that contains everything up to it is durable in the engine (for a
+    /// witness: on a data member).
     Rebase(LogRebase),
 }
 
@@ -34,8 +35,8 @@ pub struct ViewRecord {
     pub log_view: View,
     /// Everything above this point of the log is void, in this and in every later life.
     pub cut: Option<Cut>,
-    /// The log lacks entries that this member may have acknowledged. Kept until a `ViewRecord` ends it: recovery then reports
-    /// [`Recovered::damage`] even if the log looks complete.
+    /// The log lacks entries that this member may have acknowledged. Kept until a `ViewRecord` ends it: recovery then
+    /// reports [`Recovered::damage`] even if the log looks complete.
     pub damaged: bool,
 }
 
@@ -69,14 +70,16 @@ pub struct Recovered {
     pub floor_timestamp: Timestamp,
     /// The incarnation of the next append.
     pub incarnation: Incarnation,
-    /// The log above the intact chain is damaged, or the last [`ViewRecord`] recorded that: acknowledged entries may be missing.
+    /// The log above the intact chain is damaged, or the last [`ViewRecord`] recorded that: acknowledged entries may be
+    /// missing.
     pub damage: Option<Damage>,
 }
 
 /// What is known about a log above its intact chain, where acknowledged entries may be missing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Damage {
-    /// The ops above the chain about which something is known. All of them belong to one log, of which the chain is a part.
+    /// The ops above the chain about which something is known. All of them belong to one log, of which the chain is a
+    /// part.
     pub past_gap: BTreeMap<Op, EntryPastGap>,
     /// How far the log may ever have reached. At or above every op in `past_gap`.
     pub extent: Extent,
@@ -130,7 +133,8 @@ pub enum Extent {
 pub enum CheckpointAlignment {
     /// The log continues from the state.
     OnLog,
-    /// The state belongs to a later log: it was transferred, or the end of the log was lost. The log must be rebased on it.
+    /// The state belongs to a later log: it was transferred, or the end of the log was lost. The log must be rebased on
+    /// it.
     Ahead,
     /// The entries between the state and the log are lost: a state must be fetched.
     Lost,
@@ -147,8 +151,8 @@ pub struct EntryMeta {
     pub timestamp: Timestamp,
     /// The length of its body in bytes.
     pub body_len: u32,
-    /// The wall clock of this member when it wrote this copy; [`Timestamp::ZERO`] if unknown. A property of the copy, not of the
-    /// entry.
+    /// The wall clock of this member when it wrote this copy; [`Timestamp::ZERO`] if unknown. A property of the copy,
+    /// not of the entry.
     pub written: Timestamp,
 }
 

@@ -1,5 +1,5 @@
-//! Log entries: a batch of requests under a header that contains the hash of the entry before. The layout here is that on disk
-//! and on the wire, because the hash covers the encoded header.
+//! Log entries: a batch of requests under a header that contains the hash of the entry before. The layout here is that
+//! on disk and on the wire, because the hash covers the encoded header.
 
 use super::Request;
 use crate::ids::{Anchor, ClusterId, Hash, Op, RequestNumber, Revision, SessionId, Timestamp, View};
@@ -23,7 +23,8 @@ pub struct EntryHeader {
     pub op: Op,
     /// The hash of the entry before it; [`Hash::ZERO`] for op 1.
     pub parent: Hash,
-    /// The revision of its first request that takes one; if none does, the revision that the next request takes in a later entry.
+    /// The revision of its first request that takes one; if none does, the revision that the next request takes in a
+    /// later entry.
     pub first_revision: Revision,
     /// The stamp of the primary when it was prepared; never less than that of the entry before.
     pub timestamp: Timestamp,
@@ -128,8 +129,8 @@ impl EntryHeader {
 }
 
 impl Entry {
-    /// Checks that the body matches the header, and consists of as many requests, and as many that take a revision, as the header
-    /// states.
+    /// Checks that the body matches the header, and consists of as many requests, and as many that take a revision, as
+    /// the header states.
     ///
     /// # Errors
     /// [`EntryError`] names the part that does not match.
@@ -205,8 +206,8 @@ pub fn revisions_of<'a>(requests: impl IntoIterator<Item = &'a Bytes>) -> u32 {
     u32::try_from(taking.count()).expect("a batch is bounded in bytes")
 }
 
-/// The beginning of an encoded [`Request`], as far as it decides whether the request takes a revision. The variants are those of
-/// [`Operation`](super::Operation) and of its content, in the same order, without what follows.
+/// The beginning of an encoded [`Request`], as far as it decides whether the request takes a revision. The variants are
+/// those of [`Operation`](super::Operation) and of its content, in the same order, without what follows.
 #[derive(Deserialize)]
 struct RequestPrefix {
     _session: SessionId,
@@ -260,8 +261,8 @@ impl OperationKind {
 
 impl Request {
     /// Returns whether a request with these bytes takes a revision in the log: whether it can change keys (rule N8 of
-    /// `PROTOCOL.md`). The kind of the request decides, not its result, so the primary, the journal and the state agree before it
-    /// is applied. Bytes that do not begin like a request take none.
+    /// `PROTOCOL.md`). The kind of the request decides, not its result, so the primary, the journal and the state agree
+    /// before it is applied. Bytes that do not begin like a request take none.
     #[must_use]
     pub fn takes_revision(encoded: &[u8]) -> bool {
         postcard::take_from_bytes::<RequestPrefix>(encoded)

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How long a put keeps its key. By default, with neither field set, forever. A put without them also clears what an earlier put
-/// has set.
+/// How long a put keeps its key. By default, with neither field set, forever. A put without them also clears what an
+/// earlier put has set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Lifetime {
     /// At least this many milliseconds after the stamp of the put's entry.
@@ -37,8 +37,8 @@ impl Lifetime {
         Self { ttl_ms: None, lease: Some(lease) }
     }
 
-    /// The stamp at which something ends that lasts `ttl_ms` from `stamp` on. It is a millisecond later, because stamps are
-    /// rounded down, and later by a thousandth of the time, because clocks differ (rule X1).
+    /// The stamp at which something ends that lasts `ttl_ms` from `stamp` on. It is a millisecond later, because stamps
+    /// are rounded down, and later by a thousandth of the time, because clocks differ (rule X1).
     #[must_use]
     pub(crate) fn deadline(stamp: Timestamp, ttl_ms: u64) -> Timestamp {
         stamp.advance(ttl_ms).advance(ttl_ms.div_ceil(1000) + 1)
@@ -127,8 +127,9 @@ pub struct LeaseInfo {
     pub keys: u32,
 }
 
-/// A proposal of the primary to remove something that has expired. It is only done if the item has not changed since, and the
-/// stamp of the entry has reached its deadline (rule X2). So it may be proposed twice, late, or by two primaries.
+/// A proposal of the primary to remove something that has expired. It is only done if the item has not changed since,
+/// and the stamp of the entry has reached its deadline (rule X2). So it may be proposed twice, late, or by two
+/// primaries.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Expiry {
     /// A key with a time to live.
@@ -151,7 +152,8 @@ impl Expiry {
 }
 
 impl Request {
-    /// The request with which the primary removes what has expired. It belongs to no session, and clients must not send it.
+    /// The request with which the primary removes what has expired. It belongs to no session, and clients must not send
+    /// it.
     #[must_use]
     pub fn expiry(due: Vec<Expiry>) -> Self {
         Self {

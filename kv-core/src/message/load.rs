@@ -17,8 +17,8 @@ pub struct Load {
     pub writes: Latencies,
 }
 
-/// How many calls took how long, from when the member had read the call until it had the answer, without the network to the
-/// client. There are two buckets for each doubling, so a quantile is at most 1.5 times the true value.
+/// How many calls took how long, from when the member had read the call until it had the answer, without the network to
+/// the client. There are two buckets for each doubling, so a quantile is at most 1.5 times the true value.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Latencies {
     buckets: Vec<u64>,

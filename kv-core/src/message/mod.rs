@@ -106,8 +106,8 @@ pub enum Message {
         /// When this was sent.
         sent: Moment,
     },
-    /// A vote to leave every view below `view`. It expires unless it is repeated. The latest vote of a member replaces its
-    /// earlier one, so a vote for the view that the sender is in withdraws its vote.
+    /// A vote to leave every view below `view`. It expires unless it is repeated. The latest vote of a member replaces
+    /// its earlier one, so a vote for the view that the sender is in withdraws its vote.
     StartViewChange {
         /// The view that the sender wants.
         view: View,
@@ -181,8 +181,8 @@ pub enum Message {
         nonce: u64,
         /// The snapshot that was begun; `None` for any that the receiver has.
         at: Option<Anchor>,
-        /// The place after which to continue; empty for the beginning. `None` requests no piece: keep the entries after the
-        /// snapshot. Or, if `at` is `None` too: make another snapshot, because the last was not usable.
+        /// The place after which to continue; empty for the beginning. `None` requests no piece: keep the entries after
+        /// the snapshot. Or, if `at` is `None` too: make another snapshot, because the last was not usable.
         after: Option<Bytes>,
     },
     /// A piece of a snapshot.
@@ -224,10 +224,11 @@ pub enum Message {
 pub struct Age {
     /// The entry has existed for at least this long.
     pub least: Duration,
-    /// The member was present when the entry was made, or received its age from one that was. Then `least` is too small only by
-    /// message delays, and wall clocks cannot improve it.
+    /// The member was present when the entry was made, or received its age from one that was. Then `least` is too small
+    /// only by message delays, and wall clocks cannot improve it.
     pub followed: bool,
-    /// The entry came from the member's own disk, and the member's wall clock has moved by this much since it was written there.
+    /// The entry came from the member's own disk, and the member's wall clock has moved by this much since it was
+    /// written there.
     pub moved: Option<Duration>,
 }
 
@@ -276,10 +277,11 @@ pub struct LogSummary {
     pub log_view: View,
     /// The state is durable up to this point.
     pub checkpoint: Anchor,
-    /// The point that is known to be committed (or, if greater, head - pipeline, which is committed by the pipeline rule).
+    /// The point that is known to be committed (or, if greater, head - pipeline, which is committed by the pipeline
+    /// rule).
     pub commit: Anchor,
-    /// The ops at or below `commit` whose entries are not intact here and are not covered by a state here, ascending. Not all of
-    /// them, if there are many.
+    /// The ops at or below `commit` whose entries are not intact here and are not covered by a state here, ascending.
+    /// Not all of them, if there are many.
     pub lacks: Vec<MissingRun>,
     /// The last op that the log may contain, as far as it is listed.
     pub head: Op,
@@ -296,8 +298,8 @@ pub struct MissingRun {
     pub first: Op,
     /// The last of them.
     pub last: Op,
-    /// The hash of the last one, if something intact still contains it. It identifies the whole log up to that op: an entry with
-    /// another hash is not the committed one.
+    /// The hash of the last one, if something intact still contains it. It identifies the whole log up to that op: an
+    /// entry with another hash is not the committed one.
     pub hash: Option<Hash>,
 }
 

@@ -22,8 +22,8 @@ pub struct Request {
 /// What a request does.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Operation {
-    /// Opens a session. Its id is this request's number in the log. A retry with the same nonce opens another session; the first one is
-    /// never used and expires.
+    /// Opens a session. Its id is this request's number in the log. A retry with the same nonce opens another session;
+    /// the first one is never used and expires.
     OpenSession {
         /// Chosen at random by the client, so that it recognizes its own answer.
         nonce: u128,
@@ -59,7 +59,8 @@ pub enum Command {
     },
     /// Runs several steps at one revision.
     Transaction(TransactionRequest),
-    /// Removes keys from the beginning of a range. It ends early, and reports that there are more, once the removed values have 16 MiB.
+    /// Removes keys from the beginning of a range. It ends early, and reports that there are more, once the removed
+    /// values have 16 MiB.
     DeleteRange {
         /// The first key (inclusive).
         from: Bytes,
@@ -103,7 +104,8 @@ pub enum TransactionStep {
         /// The key.
         key: Bytes,
     },
-    /// Adds to a counter: a key whose value is a whole number in decimal digits. A missing key counts as 0. The key keeps its lifetime.
+    /// Adds to a counter: a key whose value is a whole number in decimal digits. A missing key counts as 0. The key
+    /// keeps its lifetime.
     Add {
         /// The key.
         key: Bytes,
@@ -160,7 +162,8 @@ impl TransactionStep {
 /// The stored result of a request: every retry gets the same bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The revision at which the request first ran: its own or, if it takes none ([`Request::takes_revision`]), the last one before it.
+    /// The revision at which the request first ran: its own or, if it takes none ([`Request::takes_revision`]), the
+    /// last one before it.
     pub revision: Revision,
     /// The stamp of the entry in which it ran.
     pub timestamp: Timestamp,
@@ -263,8 +266,8 @@ pub struct Scanned {
 }
 
 impl StepResult {
-    /// The weight of a result, and of each record in it, besides the data. It is the same everywhere, because it decides which results are
-    /// kept.
+    /// The weight of a result, and of each record in it, besides the data. It is the same everywhere, because it
+    /// decides which results are kept.
     const WEIGHT: usize = 16;
     const RECORD: usize = 128;
 
@@ -337,7 +340,8 @@ pub enum StepFailure {
     /// The transaction reads more than a transaction may return.
     #[error("the transaction would return more than {max} bytes")]
     ResponseTooLarge {
-        /// The limit in bytes. It follows from the largest key and the largest value (see [`Transaction`](crate::client::Transaction)).
+        /// The limit in bytes. It follows from the largest key and the largest value (see
+        /// [`Transaction`](crate::client::Transaction)).
         max: u64,
     },
     /// Other transactions in the same entry have returned as much as may be returned at once. Try again.
@@ -361,7 +365,8 @@ pub enum Rejection {
     /// The request exceeds a limit or does not decode. It was not run.
     #[error("the request is malformed or too large")]
     Invalid,
-    /// It has run, once, and its result is no longer kept: it was large, and other requests have returned much since then.
+    /// It has run, once, and its result is no longer kept: it was large, and other requests have returned much since
+    /// then.
     #[error("the request was executed, but its result is no longer stored")]
     ResultDropped,
 }
@@ -470,8 +475,8 @@ impl SizeLimits {
         2 * (self.max_key_bytes + self.max_value_bytes) + (64 << 10)
     }
 
-    /// How many bytes a transaction may return: the largest key, the largest value, and 256 KiB. A record counts as its key, its value and
-    /// 128 bytes, and each result as 16.
+    /// How many bytes a transaction may return: the largest key, the largest value, and 256 KiB. A record counts as its
+    /// key, its value and 128 bytes, and each result as 16.
     #[must_use]
     pub const fn returned_bytes(self) -> usize {
         self.max_key_bytes + self.max_value_bytes + (256 << 10)
@@ -493,8 +498,8 @@ impl Command {
     /// The most keys that one request removes.
     pub const MAX_RANGE: u32 = 1000;
 
-    /// Checks that the request is within the limits. The client checks it, the member when it arrives, and again the state machine when it
-    /// is applied.
+    /// Checks that the request is within the limits. The client checks it, the member when it arrives, and again the
+    /// state machine when it is applied.
     ///
     /// # Errors
     /// [`RequestError`] names the part that is not.
@@ -538,8 +543,8 @@ impl TransactionRequest {
     pub const MAX_CONDITIONS: usize = 64;
     /// The most steps in each of its lists.
     pub const MAX_STEPS: usize = 1000;
-    /// The keys and values of a transaction may have as many bytes together as twice the largest key and the largest value, or this many if
-    /// that is more.
+    /// The keys and values of a transaction may have as many bytes together as twice the largest key and the largest
+    /// value, or this many if that is more.
     pub const MIN_BYTES: usize = 4 << 10;
 
     fn check(&self, limits: SizeLimits) -> Result<(), RequestError> {

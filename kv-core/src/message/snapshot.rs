@@ -65,7 +65,8 @@ impl Chunk {
         self.hash() == self.checksum
     }
 
-    /// Covers the rows, where they begin, and what follows: a piece that is wrongly marked as the last one must not be accepted.
+    /// Covers the rows, where they begin, and what follows: a piece that is wrongly marked as the last one must not be
+    /// accepted.
     fn hash(&self) -> Hash {
         let mut hasher = Xxh3::new();
         let next = match &self.end {

@@ -35,16 +35,16 @@ pub struct WatchQuery {
     pub from: Bytes,
     /// The end (exclusive); `None` for the end of the key space.
     pub to: Option<Bytes>,
-    /// Events before this position have been seen. `None`: start after what the member has applied; the answer contains that
-    /// position at once.
+    /// Events before this position have been seen. `None`: start after what the member has applied; the answer contains
+    /// that position at once.
     pub after: Option<Position>,
     /// Whether the events carry the keys' previous values.
     pub previous: bool,
 }
 
 impl WatchQuery {
-    /// Checks that its range is within the limits. The client checks it, and the member when it arrives, because a parked watch
-    /// holds memory.
+    /// Checks that its range is within the limits. The client checks it, and the member when it arrives, because a
+    /// parked watch holds memory.
     ///
     /// # Errors
     /// [`RequestError::Key`].

@@ -101,15 +101,17 @@ impl NodeBuilder {
 
     /// Sets the transport: one, or an `Arc` of one, also of a `dyn Transport`. Required.
     ///
-    /// If the transport has a certificate (TLS over TCP, or QUIC), it must be the certificate of this member. All other members and clients must then
-    /// authenticate: members by the ids in the configuration, clients by a certificate for this cluster. New certificates in the same files are
-    /// loaded within about a second, and connections stay open.
+    /// If the transport has a certificate (TLS over TCP, or QUIC), it must be the certificate of this member. All other
+    /// members and clients must then authenticate: members by the ids in the configuration, clients by a certificate
+    /// for this cluster. New certificates in the same files are loaded within about a second, and connections stay
+    /// open.
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Arc::new(transport));
         self
     }
 
-    /// Stores the data of the member in this directory. It is created if it does not exist, with those above it. Required.
+    /// Stores the data of the member in this directory. It is created if it does not exist, with those above it.
+    /// Required.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.disk = Some(Disk::Directory(path.into()));
         self
@@ -139,19 +141,19 @@ impl NodeBuilder {
         self
     }
 
-    /// Accepts only the clients that this file names, one name per line. Empty lines and lines that begin with `#` are ignored. A name is the
-    /// `NAME` in the client's certificate, `kv://CLUSTER/client/NAME`, without `%` encoding. Members are always accepted. Default: every client with a
-    /// certificate for this cluster.
+    /// Accepts only the clients that this file names, one name per line. Empty lines and lines that begin with `#` are
+    /// ignored. A name is the `NAME` in the client's certificate, `kv://CLUSTER/client/NAME`, without `%` encoding.
+    /// Members are always accepted. Default: every client with a certificate for this cluster.
     ///
-    /// The member reloads the file about every second. It refuses clients that were removed, and closes their connections. If the file cannot
-    /// be read, the last list stays in use, and the failure is logged.
+    /// The member reloads the file about every second. It refuses clients that were removed, and closes their
+    /// connections. If the file cannot be read, the last list stays in use, and the failure is logged.
     pub fn clients(mut self, file: impl Into<PathBuf>) -> Self {
         self.clients = Some(file.into());
         self
     }
 
-    /// Starts the member on the current tokio runtime, with its own threads for everything that waits for the disk. It checks everything first;
-    /// if a check fails, nothing on disk has changed.
+    /// Starts the member on the current tokio runtime, with its own threads for everything that waits for the disk. It
+    /// checks everything first; if a check fails, nothing on disk has changed.
     ///
     /// It returns as soon as the member runs. [`Node::wait_formed`] waits until the cluster has formed.
     ///
@@ -162,8 +164,8 @@ impl NodeBuilder {
     /// Outside a tokio runtime with its clock and I/O enabled.
     ///
     /// # Cancel safety
-    /// Dropping the future cancels the start. A read of the disk that is under way ends at its next access, and the directory is free then. Another
-    /// start waits up to one second for that.
+    /// Dropping the future cancels the start. A read of the disk that is under way ends at its next access, and the
+    /// directory is free then. Another start waits up to one second for that.
     pub async fn start(self) -> Result<Node, StartError> {
         let (clock, idle, seed) = self.clock();
         let Self { cluster, me, options, transport, disk, listen, clients, .. } = self;

@@ -28,8 +28,8 @@ const LAST_WITHIN: Duration = Duration::from_millis(100);
 const WRITE_BYTES: usize = 256 << 10;
 /// Frames above this size are large. They may use only their part of the memory.
 const SMALL_FRAME: usize = 64 << 10;
-/// After a large frame of a client, the member reads nothing from that client for this long per [`PACED_BYTES`] of the frame, so that
-/// clients that send only large frames leave time for others.
+/// After a large frame of a client, the member reads nothing from that client for this long per [`PACED_BYTES`] of the
+/// frame, so that clients that send only large frames leave time for others.
 const PACE: Duration = Duration::from_millis(1);
 /// See [`PACE`]: one connection can send at most 512 MB/s.
 const PACED_BYTES: usize = 512 << 10;
@@ -167,7 +167,8 @@ async fn receive(outbox: &Arc<Outbox>, mut incoming: Incoming<'_>) -> Result<(),
         }
         let len = frame.body_len();
         let is_large = len > SMALL_FRAME;
-        // Decoding a large request takes a while. Only one is decoded at a time, so that the other threads of the runtime stay free.
+        // Decoding a large request takes a while. Only one is decoded at a time, so that the other threads of the
+        // runtime stay free.
         let turn = if is_large { incoming.shared.large_requests.acquire().await.ok() } else { None };
         let message = frame.client_message()?;
         drop(frame);

@@ -10,8 +10,8 @@
 //! | two processes run under one member's id | at once | 1 h |
 //! | the certificate ends within 14 days, or has ended | at once | 1 day |
 //!
-//! [`HealthMonitor`] decides from what it is given once or twice a second. It reads no clock and logs nothing, so it is easy
-//! to test.
+//! [`HealthMonitor`] decides from what it is given once or twice a second. It reads no clock and logs nothing, so it is
+//! easy to test.
 
 use super::clock::Clock;
 use super::rate::Bucket;

@@ -12,16 +12,17 @@
 //                   ├─────┼────────┼──────────── waiters ◀────────────┘
 //                   └── reads ◀────┴─── pool (threads that may wait for the disk)
 //
-// - The *driver* is one task. It owns the `Replica`, takes all that has happened from the inbox at once, and carries out
-//   the replica's outputs. It never waits for disk or network.
+// - The *driver* is one task. It owns the `Replica`, takes all that has happened from the inbox at once, and carries
+//   out the replica's outputs. It never waits for disk or network.
 // - The *journal thread* makes writes durable, all that wait with one sync, and reports the last.
-// - The *applier thread* applies committed entries in order and answers those who wait. It begins checkpoints, each on a
-//   thread of its own. A witness has neither.
-// - The *pool* reads what may have to come from the disk: the state for clients; another one, old entries and the state for peers.
+// - The *applier thread* applies committed entries in order and answers those who wait. It begins checkpoints, each on
+//   a thread of its own. A witness has neither.
+// - The *pool* reads what may have to come from the disk: the state for clients; another one, old entries and the state
+//   for peers.
 // - Each member sends on the connections that it opened, one per peer and lane, and receives on those that it accepted.
 // - `health` looks at all of this twice a second, and logs what an operator must see.
-// - Every queue is bounded: messages by bytes (a full queue to a peer drops, one from a peer makes it wait), calls and watches
-//   by number and bytes over all connections (`Overloaded` beyond), of which no client gets all (`quota`).
+// - Every queue is bounded: messages by bytes (a full queue to a peer drops, one from a peer makes it wait), calls and
+//   watches by number and bytes over all connections (`Overloaded` beyond), of which no client gets all (`quota`).
 
 mod accept;
 mod applier;
@@ -98,10 +99,11 @@ const DUPLEX_BYTES: usize = 256 << 10;
 
 /// A running member of a cluster.
 ///
-/// Dropping it stops the member at once, like `kill -9`: acknowledged writes are safe, and the outcome of others is unknown. When the drop
-/// returns, the threads of the member have ended and its directory is free, unless an operation of the disk takes longer than five seconds
-/// ([`StopReason::DiskHangs`]). Its tasks end, and its port becomes free, when the runtime next runs them; a new start on the same address waits
-/// for that. A node may be dropped anywhere: in a task, in a `LocalSet`, in a panic, outside of a runtime, and while a runtime ends.
+/// Dropping it stops the member at once, like `kill -9`: acknowledged writes are safe, and the outcome of others is
+/// unknown. When the drop returns, the threads of the member have ended and its directory is free, unless an operation
+/// of the disk takes longer than five seconds ([`StopReason::DiskHangs`]). Its tasks end, and its port becomes free,
+/// when the runtime next runs them; a new start on the same address waits for that. A node may be dropped anywhere: in
+/// a task, in a `LocalSet`, in a panic, outside of a runtime, and while a runtime ends.
 ///
 /// [`shutdown`](Self::shutdown) stops the member gracefully, so that no client call fails.
 #[derive(Debug)]
@@ -170,8 +172,9 @@ impl Node {
         status::status(&self.shared)
     }
 
-    /// A client of the cluster. It reaches this member inside the process and the others through the transport, and works
-    /// whichever of them is primary. All clients of one node are separate clients, each with a session of its own.
+    /// A client of the cluster. It reaches this member inside the process and the others through the transport, and
+    /// works whichever of them is primary. All clients of one node are separate clients, each with a session of its
+    /// own.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -228,11 +231,11 @@ impl Node {
         }
     }
 
-    /// Stops the member gracefully: passes the primary role on, answers pending requests, then ends all tasks and threads and releases the port
-    /// and the directory. Later calls wait for the first.
+    /// Stops the member gracefully: passes the primary role on, answers pending requests, then ends all tasks and
+    /// threads and releases the port and the directory. Later calls wait for the first.
     ///
-    /// It takes a few seconds at most. If an operation of the disk takes longer than five seconds, its thread is left behind, the directory stays
-    /// locked, and [`stopped`](Self::stopped) returns [`StopReason::DiskHangs`].
+    /// It takes a few seconds at most. If an operation of the disk takes longer than five seconds, its thread is left
+    /// behind, the directory stays locked, and [`stopped`](Self::stopped) returns [`StopReason::DiskHangs`].
     ///
     /// # Cancel safety
     /// Dropping the future may leave the member running, or stopping.
@@ -254,8 +257,8 @@ impl Node {
         let _ = timeout(DRAIN_WITHIN, self.acceptor.no_clients()).await;
     }
 
-    /// Waits until the member has stopped for any reason, and returns the reason. Its port and its directory are free then, except for the
-    /// directory after [`StopReason::DiskHangs`].
+    /// Waits until the member has stopped for any reason, and returns the reason. Its port and its directory are free
+    /// then, except for the directory after [`StopReason::DiskHangs`].
     ///
     /// # Cancel safety
     /// Cancel safe.

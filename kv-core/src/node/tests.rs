@@ -183,8 +183,8 @@ async fn a_link_that_breaks_is_a_hint_and_refusals_are_not_repeated() {
     assert!(returned.elapsed() <= Duration::from_millis(500), "the back-off is bounded");
 }
 
-/// F-net-11, the accepting end: it shows life, and a newer connection of the same peer and lane ends the older one without a word
-/// to the replica.
+/// F-net-11, the accepting end: it shows life, and a newer connection of the same peer and lane ends the older one
+/// without a word to the replica.
 #[tokio::test(start_paused = true)]
 async fn a_newer_connection_of_a_peer_ends_the_older_one() {
     let bench = Bench::new();

@@ -1,5 +1,5 @@
-//! State transfer on a node: pieces of the own checkpoints for peers, read by the pool and sent at a bounded rate; pieces of
-//! another's for the applier thread, which stores them and puts the whole in the place of its state.
+//! State transfer on a node: pieces of the own checkpoints for peers, read by the pool and sent at a bounded rate;
+//! pieces of another's for the applier thread, which stores them and puts the whole in the place of its state.
 
 use super::pool::{JobOwner, Kind};
 use super::shared::Shared;
@@ -58,7 +58,8 @@ pub(super) fn read(shared: &Shared, to: MemberId, piece: &Piece) -> Message {
             Message::SnapshotGone { nonce: *nonce, stateless: true }
         }
         Err(error) => {
-            // Of a state that is set aside: others may have this piece, and other pieces can be read after it has been opened again.
+            // Of a state that is set aside: others may have this piece, and other pieces can be read after it has been
+            // opened again.
             tracing::debug!(%error, "a piece of the damaged state cannot be read");
             shared.applier_queue.change(|plan| plan.reopen = true);
             gone()
@@ -81,8 +82,8 @@ pub(super) fn has_data_peer(cluster: &Cluster, me: MemberId) -> bool {
 }
 
 impl Shared {
-    /// The state that was there at `life` cannot be read. If it is damaged it is set aside, and another one is fetched (rule T9);
-    /// otherwise, and where there is nobody to fetch it from, this member stops.
+    /// The state that was there at `life` cannot be read. If it is damaged it is set aside, and another one is fetched
+    /// (rule T9); otherwise, and where there is nobody to fetch it from, this member stops.
     pub(super) fn state_failed(&self, life: u64, error: EngineError) {
         if life != self.state_life() {
             tracing::debug!(%error, "ignoring an error of a state that has been replaced");

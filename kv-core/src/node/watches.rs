@@ -1,7 +1,7 @@
-//! Watches: questions for what changes after a place in the history. One that can be answered is answered at once, from the history, by
-//! a bounded piece; one that cannot waits in an index by what it follows, until a change of it is applied. So a slow client costs no
-//! memory, because it asks for the next piece when it has taken the last, and one that waits costs no time. The decisions are those of
-//! [`Watchers`]; here is what runs them, on threads.
+//! Watches: questions for what changes after a place in the history. One that can be answered is answered at once, from
+//! the history, by a bounded piece; one that cannot waits in an index by what it follows, until a change of it is
+//! applied. So a slow client costs no memory, because it asks for the next piece when it has taken the last, and one
+//! that waits costs no time. The decisions are those of [`Watchers`]; here is what runs them, on threads.
 
 use super::pool::{self, JobOwner, Kind};
 use super::reply::{Outbox, Responder, WatchSlot};
@@ -18,8 +18,8 @@ use std::time::Duration;
 const MAX_EVENTS: usize = 1000;
 /// About the most bytes in one answer.
 const MAX_BYTES: usize = 1 << 20;
-/// A watch is answered after this time at the latest, though nothing of it has changed: then it goes on from a later place, and both ends
-/// know that the other is there.
+/// A watch is answered after this time at the latest, though nothing of it has changed: then it goes on from a later
+/// place, and both ends know that the other is there.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How often those whose time is over are answered.
 const SWEEP: Duration = Duration::from_secs(1);

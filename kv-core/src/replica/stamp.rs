@@ -361,7 +361,8 @@ mod tests {
         assert_eq!(age(&ages, 3, 500), 7, "who followed it knows better");
     }
 
-    /// Rule N7 of PROTOCOL.md: both readings of the wall clock are rounded down, so their difference may be a millisecond more than the truth.
+    /// Rule N7 of PROTOCOL.md: both readings of the wall clock are rounded down, so their difference may be a
+    /// millisecond more than the truth.
     #[test]
     fn n7_a_wall_clock_reports_no_more_than_has_passed() {
         for (written, report, truth) in

@@ -1,11 +1,13 @@
-//! State transfer (rules T1 to T9). A member that needs entries which its peers have dropped, or that has no state, fetches the state at a
-//! checkpoint of one of them. The driver handles the content of the pieces, and stores them until the state is complete.
+//! State transfer (rules T1 to T9). A member that needs entries which its peers have dropped, or that has no state,
+//! fetches the state at a checkpoint of one of them. The driver handles the content of the pieces, and stores them
+//! until the state is complete.
 //!
 //! ```text
 //! TooOld --> GetSnapshot <--> SnapshotChunk --> StageChunk (driver) --> Staged
 //!            all staged --> InstallSnapshot (driver) --> SnapshotInstalled --> rebase_log
 //! ```
-//! One run has one nonce and one anchor, and accepts a piece from any sender. A run is ended only by its own lack of progress.
+//! One run has one nonce and one anchor, and accepts a piece from any sender. A run is ended only by its own lack of
+//! progress.
 
 use super::state::ReplicaState;
 use super::{Halt, Output, Replica};
@@ -20,8 +22,8 @@ use tracing::{debug, info, warn};
 /// How many pieces may wait to be stored before the next one is requested.
 const UNSTAGED: u32 = 2;
 
-/// How often the receiver sends a sign of life to all sources, so that they keep the entries that it will need. Well below
-/// [`HOLD`](super::serve::HOLD).
+/// How often the receiver sends a sign of life to all sources, so that they keep the entries that it will need. Well
+/// below [`HOLD`](super::serve::HOLD).
 const SHOW_LIFE: Duration = Duration::from_secs(5);
 
 /// This member stops after all data members have reported this many times in a row that they have no state.
@@ -40,10 +42,11 @@ pub(super) struct Transfer {
     /// The part of a snapshot that the driver has stored, in this life or an earlier one.
     staged: Option<Staged>,
     run: Option<Run>,
-    /// How long a run may make no progress before it restarts, if a source has answered that it no longer has the snapshot. Doubles each
-    /// time, so that a transfer completes however slow its sources are.
+    /// How long a run may make no progress before it restarts, if a source has answered that it no longer has the
+    /// snapshot. Doubles each time, so that a transfer completes however slow its sources are.
     stall: Duration,
-    /// How often all data members have answered that they have neither a state nor, in a damaged one, the parts that are missing here.
+    /// How often all data members have answered that they have neither a state nor, in a damaged one, the parts that
+    /// are missing here.
     fruitless: u32,
     /// How often all sources were unusable since the last state arrived.
     rounds: u32,
@@ -51,7 +54,8 @@ pub(super) struct Transfer {
     joined: WriteSeq,
     /// The write that rebases the log, until it is durable. Nothing is reported about the log before that.
     pub(super) rebasing: Option<WriteSeq>,
-    /// Until this time, messages that the primary sent unasked may be about the log before the last snapshot was installed.
+    /// Until this time, messages that the primary sent unasked may be about the log before the last snapshot was
+    /// installed.
     settled_at: Instant,
     /// As a source: the checkpoints that peers fetch. They will need the entries after them next.
     pub(super) held: BTreeMap<MemberId, (Op, Instant)>,
@@ -90,7 +94,8 @@ struct Run {
     show_life_at: Instant,
     /// When the last piece arrived.
     moved_at: Instant,
-    /// Which members have answered since then that they lack the snapshot, or that piece, and whether they have a state at all.
+    /// Which members have answered since then that they lack the snapshot, or that piece, and whether they have a state
+    /// at all.
     gone: BTreeMap<MemberId, bool>,
 }
 
@@ -149,8 +154,8 @@ impl Replica {
         self.transfer.stateless
     }
 
-    /// Rule T9: without a state, this member requests one at once, and again until it has one. Rule T6: if an earlier life has stored a
-    /// whole snapshot, it only remains to install it; it may be the only copy.
+    /// Rule T9: without a state, this member requests one at once, and again until it has one. Rule T6: if an earlier
+    /// life has stored a whole snapshot, it only remains to install it; it may be the only copy.
     pub(super) fn fetch_state(&mut self) {
         let staged = self.transfer.staged.as_ref();
         let is_whole = staged.is_some_and(|staged| staged.end == ChunkEnd::Last && self.is_usable(staged.at));
@@ -181,7 +186,8 @@ impl Replica {
         }
         debug!(%from, ?checkpoint, head = ?self.log.head(), "a peer has dropped the entries that are needed next");
         if self.is_witness() {
-            // Rule T9c: the member has no state to fetch. A normal primary is trusted here: what it has checkpointed is committed.
+            // Rule T9c: the member has no state to fetch. A normal primary is trusted here: what it has checkpointed is
+            // committed.
             if leads {
                 self.rebase_log(checkpoint);
             }
@@ -191,7 +197,8 @@ impl Replica {
         self.yield_view();
     }
 
-    /// Rule T7: a new primary that must fetch a state passes the view on to another member at once, until all members have had a turn.
+    /// Rule T7: a new primary that must fetch a state passes the view on to another member at once, until all members
+    /// have had a turn.
     pub(super) fn yield_view(&mut self) {
         let all_were_tried = self.attempts as usize > self.cluster.len();
         let (leads, soon) =
@@ -246,7 +253,8 @@ impl Replica {
         self.ask_for_more();
     }
 
-    /// Returns whether this member may still get a state that covers what its log has dropped: all of it is stored here, or sources remain.
+    /// Returns whether this member may still get a state that covers what its log has dropped: all of it is stored
+    /// here, or sources remain.
     pub(super) fn may_get_state(&self) -> bool {
         let is_whole = self.transfer.run.as_ref().is_some_and(|run| run.complete);
         let fetches = self.transfer.stateless || self.transfer.is_running();
@@ -284,7 +292,8 @@ impl Replica {
         }
     }
 
-    /// The snapshot of a source is not usable, or not complete. Asks it for another checkpoint, at the last op that it knows as committed.
+    /// The snapshot of a source is not usable, or not complete. Asks it for another checkpoint, at the last op that it
+    /// knows as committed.
     fn request_newer_checkpoint(&mut self, source: MemberId) {
         let Some(run) = &self.transfer.run else { return };
         let nonce = run.nonce;
@@ -333,7 +342,8 @@ impl Replica {
             return;
         }
         if view > self.view {
-            // Rule T4: a member that knows what a view has committed must be durably in that view or later. The piece is requested again.
+            // Rule T4: a member that knows what a view has committed must be durably in that view or later. The piece
+            // is requested again.
             run.moved_at = now;
             debug!(%from, %view, mine = %self.view, "the source of the state is in a newer view");
             self.enter_view_change(view);
@@ -368,7 +378,8 @@ impl Replica {
         self.ask_for_more();
     }
 
-    /// The first piece of a snapshot was not usable. If all sources have only such snapshots, the missing entries may have arrived.
+    /// The first piece of a snapshot was not usable. If all sources have only such snapshots, the missing entries may
+    /// have arrived.
     fn on_unusable_snapshot(&mut self, from: MemberId, nonce: u64) {
         self.request_newer_checkpoint(from);
         let mut others = self.piece_sources().into_iter().filter(|source| *source != from);
@@ -380,7 +391,8 @@ impl Replica {
         }
     }
 
-    /// A source does not have the snapshot, or no longer has it. One that is busy or cannot be reached may still have it.
+    /// A source does not have the snapshot, or no longer has it. One that is busy or cannot be reached may still have
+    /// it.
     fn on_snapshot_gone(&mut self, from: MemberId, nonce: u64, stateless: bool) {
         let sources = self.piece_sources();
         // A member that has the whole snapshot needs no source.
@@ -407,7 +419,8 @@ impl Replica {
             sources.into_iter().for_each(|source| self.request_newer_checkpoint(source));
             self.restart_transfer();
         } else if !everywhere && source == from {
-            // If all were asked and no transfer has begun, a peer that has nothing yet may have something soon: ask again later.
+            // If all were asked and no transfer has begun, a peer that has nothing yet may have something soon: ask
+            // again later.
             self.next_source();
             self.ask_for_more();
         }
@@ -453,7 +466,8 @@ impl Replica {
         self.discard_outdated_snapshot();
     }
 
-    /// Rule T6: the own state is durably as far as the stored snapshot, so even a restart would continue from beyond it.
+    /// Rule T6: the own state is durably as far as the stored snapshot, so even a restart would continue from beyond
+    /// it.
     pub(super) fn discard_outdated_snapshot(&mut self) {
         let (checkpoint, wanted) = (self.checkpoint, self.transfer.is_running() || self.transfer.stateless);
         let staged = &mut self.transfer.staged;
@@ -468,7 +482,8 @@ impl Replica {
         warn!(?at, "discarded a snapshot: it did not verify, or is not needed");
         self.transfer.staged = None;
         let run = self.transfer.run.as_ref();
-        // The snapshot that an earlier life stored may not be needed: no member has reported yet that entries were dropped.
+        // The snapshot that an earlier life stored may not be needed: no member has reported yet that entries were
+        // dropped.
         let is_needed = self.transfer.stateless || run.is_some_and(|run| run.least > Op::ZERO);
         if !is_needed || !self.is_usable(at) {
             self.give_up_snapshot();
@@ -508,7 +523,8 @@ impl Replica {
         self.ask_for_more();
     }
 
-    /// Rule T8: sends a sign of life to all sources that keep the entries after the snapshot. It costs them nothing else.
+    /// Rule T8: sends a sign of life to all sources that keep the entries after the snapshot. It costs them nothing
+    /// else.
     fn show_life(&mut self) {
         let now = self.now.monotonic;
         let Some(run) = self.transfer.run.as_mut().filter(|run| now >= run.show_life_at) else { return };

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The numbers of these requests, one bit each: their distance from the numbers that the client has acknowledged, from 0.
+/// The numbers of these requests, one bit each: their distance from the numbers that the client has acknowledged, from
+/// 0.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub(super) struct Dropped {
     bits: Vec<u64>,

@@ -1,24 +1,25 @@
-//! Client sessions: the window of outstanding requests, stored results, expiry. Pure, replicated state: everything here follows
-//! from the log alone, so it is equal on all members.
+//! Client sessions: the window of outstanding requests, stored results, expiry. Pure, replicated state: everything here
+//! follows from the log alone, so it is equal on all members.
 //!
 //! # Exactly once
-//! Whether a request runs is decided when its entry is applied ([`Sessions::decide`]), never earlier: the log may contain the
-//! same request more than once. For one number of one session there is at most one run, and after it every copy gets the same
-//! result, bit for bit, until the client confirms that it has it (`acked_through`).
+//! Whether a request runs is decided when its entry is applied ([`Sessions::decide`]), never earlier: the log may
+//! contain the same request more than once. For one number of one session there is at most one run, and after it every
+//! copy gets the same result, bit for bit, until the client confirms that it has it (`acked_through`).
 //!
-//! "Not run" must be as final as a result: a client that receives it may report it, while another copy of the request is still on
-//! its way into the log. Therefore
+//! "Not run" must be as final as a result: a client that receives it may report it, while another copy of the request
+//! is still on its way into the log. Therefore
 //! - a number at or below `acked_through` never runs again ([`Rejection::Forgotten`]);
 //! - a number that exceeded a limit keeps that answer, stored like a result ([`Rejection::Invalid`]);
-//! - a number beyond the window *closes the session to all numbers from it on*: they are refused ([`Rejection::WindowExceeded`])
-//!   for the rest of the session. (If they were refused only while the window is full, a later copy could run.) Each request
-//!   contains `acked_through`, which is processed before the window is checked, so a client that respects its window never gets
-//!   here, however its requests are reordered;
+//! - a number beyond the window *closes the session to all numbers from it on*: they are refused
+//!   ([`Rejection::WindowExceeded`]) for the rest of the session. (If they were refused only while the window is full,
+//!   a later copy could run.) Each request contains `acked_through`, which is processed before the window is checked,
+//!   so a client that respects its window never gets here, however its requests are reordered;
 //! - an unknown session stays unknown: ids count the requests of the log, and are never used twice
 //!   ([`Rejection::SessionExpired`]).
 //!
-//! The stored results take a bounded amount of memory (rule E7), small ones counting like large ones. If they take too much, in
-//! one session or in all together, the oldest are replaced by [`Rejection::ResultDropped`], which takes one bit.
+//! The stored results take a bounded amount of memory (rule E7), small ones counting like large ones. If they take too
+//! much, in one session or in all together, the oldest are replaced by [`Rejection::ResultDropped`], which takes one
+//! bit.
 
 mod dropped;
 mod table;
@@ -172,12 +173,12 @@ impl Session {
     }
 }
 
-/// About how much memory a result takes besides the data of its effect: its number and itself in the session, and an entry in the
-/// list of all results.
+/// About how much memory a result takes besides the data of its effect: its number and itself in the session, and an
+/// entry in the list of all results.
 pub(crate) const RESULT_BYTES: usize = 192;
 
-/// When a result ran, as far as that is known, and its weight. A request that did not run counts as the oldest. Results of one
-/// revision (rule N8) are in the order of their sessions and numbers.
+/// When a result ran, as far as that is known, and its weight. A request that did not run counts as the oldest. Results
+/// of one revision (rule N8) are in the order of their sessions and numbers.
 fn measure(answer: &RequestResult) -> (Revision, usize) {
     match answer {
         Ok(outcome) => (outcome.revision, RESULT_BYTES + outcome.effect.weight()),

@@ -42,8 +42,8 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Creates an empty table. `tracked`: changes are collected for [`take_changes`](Self::take_changes), which must be called
-    /// from time to time.
+    /// Creates an empty table. `tracked`: changes are collected for [`take_changes`](Self::take_changes), which must be
+    /// called from time to time.
     #[must_use]
     pub fn new(limits: SessionLimits, tracked: bool) -> Self {
         Self {
@@ -92,8 +92,8 @@ impl Sessions {
         self.sessions.iter().map(|(id, session)| (*id, &**session))
     }
 
-    /// Removes the sessions that were silent for the ttl at `now`, the stamp of an entry. Call it before the requests of the
-    /// entry.
+    /// Removes the sessions that were silent for the ttl at `now`, the stamp of an entry. Call it before the requests
+    /// of the entry.
     pub fn expire(&mut self, now: Timestamp) {
         let ttl = u64::try_from(self.limits.ttl.as_millis()).unwrap_or(u64::MAX);
         while let Some(&(heard, id)) = self.silence.first() {
@@ -114,8 +114,8 @@ impl Sessions {
         self.mark(id);
     }
 
-    /// Decides on a request at its place in the log. Every request counts as a sign of life, and its `acked_through` is processed
-    /// in any case.
+    /// Decides on a request at its place in the log. Every request counts as a sign of life, and its `acked_through` is
+    /// processed in any case.
     pub fn decide(
         &mut self,
         id: SessionId,
@@ -141,8 +141,8 @@ impl Sessions {
         decision
     }
 
-    /// Stores the outcome of a request for which [`decide`](Self::decide) returned [`DuplicateCheck::Run`]. Rule E7: if the
-    /// results take too much, the oldest are dropped, first of this session and then of all.
+    /// Stores the outcome of a request for which [`decide`](Self::decide) returned [`DuplicateCheck::Run`]. Rule E7: if
+    /// the results take too much, the oldest are dropped, first of this session and then of all.
     pub fn record(&mut self, id: SessionId, number: RequestNumber, answer: RequestResult) {
         let Some(session) = self.sessions.get_mut(&id).filter(|session| session.stored(number).is_none())
         else {

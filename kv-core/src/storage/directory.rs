@@ -56,13 +56,13 @@ pub enum DirectoryError {
     },
 }
 
-/// A directory of real files, under an exclusive lock for as long as this value lives. Others cannot read what it creates:
-/// directories have mode 0700, and files 0600.
+/// A directory of real files, under an exclusive lock for as long as this value lives. Others cannot read what it
+/// creates: directories have mode 0700, and files 0600.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    /// The directory itself, for syncing its names. It is locked, so that the lock can only be removed together with everything
-    /// that it protects.
+    /// The directory itself, for syncing its names. It is locked, so that the lock can only be removed together with
+    /// everything that it protects.
     names: fs::File,
     _lock: fs::File,
     /// The files that are open, by name.
@@ -70,7 +70,8 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory, creating it if it does not exist, and locks it. The lock ends with the process, however it ends.
+    /// Opens the directory, creating it if it does not exist, and locks it. The lock ends with the process, however it
+    /// ends.
     ///
     /// # Errors
     /// [`DirectoryError`] names the obstacle and what to do.
@@ -160,8 +161,8 @@ fn check_name(path: &Path, held: &fs::File) -> io::Result<()> {
     }
 }
 
-/// Logs a warning if other accounts of this machine can read the directory, which someone else or an earlier version may have
-/// created.
+/// Logs a warning if other accounts of this machine can read the directory, which someone else or an earlier version
+/// may have created.
 fn warn_of_readers(path: &Path) {
     let lets_others_in =
         |path: &Path| fs::metadata(path).is_ok_and(|found| found.permissions().mode() & OTHERS != 0);

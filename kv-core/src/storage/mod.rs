@@ -1,7 +1,9 @@
-//! The interface to the disk: files, directories, sync. It is real here; in the simulator the disk is damaged, crashing and slow.
+//! The interface to the disk: files, directories, sync. It is real here; in the simulator the disk is damaged, crashing
+//! and slow.
 //!
-//! Every offset is absolute, and nothing buffers. A write is durable when [`File::sync`] on its file has returned, and a created,
-//! renamed or removed name when [`Storage::sync_directory`] has. Calls block, so a node makes them on threads of its own.
+//! Every offset is absolute, and nothing buffers. A write is durable when [`File::sync`] on its file has returned, and
+//! a created, renamed or removed name when [`Storage::sync_directory`] has. Calls block, so a node makes them on
+//! threads of its own.
 
 mod directory;
 #[cfg(any(feature = "internals", feature = "testing"))]
@@ -26,7 +28,8 @@ pub trait Storage: Send + Sync + Debug + 'static {
     /// Any error of the disk.
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
-    /// Creates a new file. `AlreadyExists` if the name is taken. It is durable after [`sync_directory`](Self::sync_directory).
+    /// Creates a new file. `AlreadyExists` if the name is taken. It is durable after
+    /// [`sync_directory`](Self::sync_directory).
     ///
     /// # Errors
     /// Any error of the disk.
@@ -56,15 +59,15 @@ pub trait Storage: Send + Sync + Debug + 'static {
     /// Any error of the disk.
     fn sync_directory(&self) -> io::Result<()>;
 
-    /// Checks that the names still lead to the open files, so that a later process finds what is written here. Writes to a file
-    /// whose name was removed succeed, and are lost when it is closed.
+    /// Checks that the names still lead to the open files, so that a later process finds what is written here. Writes
+    /// to a file whose name was removed succeed, and are lost when it is closed.
     ///
     /// # Errors
     /// The name that was removed or leads elsewhere; or any error of the disk.
     fn check_names(&self) -> io::Result<()>;
 
-    /// There is no space for a new file that is not needed for correctness: waits a while for space, and returns whether to try
-    /// again. Blocks. Default: returns false at once.
+    /// There is no space for a new file that is not needed for correctness: waits a while for space, and returns
+    /// whether to try again. Blocks. Default: returns false at once.
     fn wait_for_room(&self, full: &io::Error) -> bool {
         let _ = full;
         false
@@ -86,26 +89,27 @@ pub trait File: Send + Sync + Debug {
     /// Any error of the disk.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Makes all earlier writes and the length durable (`fdatasync`). After an error, the state of the file is unknown: never
-    /// retry.
+    /// Makes all earlier writes and the length durable (`fdatasync`). After an error, the state of the file is unknown:
+    /// never retry.
     ///
     /// # Errors
     /// Any error of the disk.
     fn sync(&self) -> io::Result<()>;
 
-    /// Makes later reads return what is on the disk: the system drops its cached pages of the file, except those that still wait
-    /// to be written. Call it after a [`sync`](Self::sync), before relying on anything that an earlier process may have failed to
-    /// make durable: Linux marks pages whose write failed as clean, and returns them until the machine restarts.
+    /// Makes later reads return what is on the disk: the system drops its cached pages of the file, except those that
+    /// still wait to be written. Call it after a [`sync`](Self::sync), before relying on anything that an earlier
+    /// process may have failed to make durable: Linux marks pages whose write failed as clean, and returns them until
+    /// the machine restarts.
     ///
-    /// It works on Linux, as far as the system can: pages that are mapped or being written stay. On other systems it does
-    /// nothing.
+    /// It works on Linux, as far as the system can: pages that are mapped or being written stay. On other systems it
+    /// does nothing.
     ///
     /// # Errors
     /// Any error of the disk.
     fn drop_cache(&self) -> io::Result<()>;
 
-    /// Turns off the system's own read-ahead, because the owner reads ahead in small parts ([`read_ahead`](Self::read_ahead)). A
-    /// hint. Default: does nothing.
+    /// Turns off the system's own read-ahead, because the owner reads ahead in small parts
+    /// ([`read_ahead`](Self::read_ahead)). A hint. Default: does nothing.
     fn without_readahead(&self) {}
 
     /// Starts to read a range into the system's cache, without waiting. A hint. Default: does nothing.

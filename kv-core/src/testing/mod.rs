@@ -1,16 +1,19 @@
-//! Whole clusters for the tests of an application: find out what it does when the primary fails, messages are lost, or a member is cut off.
+//! Whole clusters for the tests of an application: find out what it does when the primary fails, messages are lost, or
+//! a member is cut off.
 //!
-//! [`Cluster::in_memory`] starts the same nodes as in production, with an in-memory network and in-memory disks, and returns ordinary
-//! clients. Requires the feature `testing`.
+//! [`Cluster::in_memory`] starts the same nodes as in production, with an in-memory network and in-memory disks, and
+//! returns ordinary clients. Requires the feature `testing`.
 //!
 //! # Time
-//! Run the test on one thread with the clock paused: `#[tokio::test(start_paused = true)]`. Then the test never waits in real time. The clock
-//! jumps to the next timer when there is nothing else to do, and stops while a thread of a node works, so that a slow machine does not look
-//! like a failed member. The wall clock of the nodes follows this clock. A test on a running clock works too.
+//! Run the test on one thread with the clock paused: `#[tokio::test(start_paused = true)]`. Then the test never waits
+//! in real time. The clock jumps to the next timer when there is nothing else to do, and stops while a thread of a node
+//! works, so that a slow machine does not look like a failed member. The wall clock of the nodes follows this clock. A
+//! test on a running clock works too.
 //!
 //! # Seeds
-//! The seed determines everything random: jitter, and which messages [`faults`](Cluster::faults) affect. But each node has its own threads, and the
-//! operating system schedules them. So the same seed gives a similar run, not an identical one.
+//! The seed determines everything random: jitter, and which messages [`faults`](Cluster::faults) affect. But each node
+//! has its own threads, and the operating system schedules them. So the same seed gives a similar run, not an identical
+//! one.
 //!
 //! ```
 //! use kv_core::testing::Cluster;
@@ -118,8 +121,8 @@ impl ClusterBuilder {
 
 /// A cluster in this process.
 ///
-/// The ids of the members start at 0. A method panics if it is used wrongly (an id that does not exist, a member that is killed twice), and if
-/// the condition that it waits for is not met within two minutes.
+/// The ids of the members start at 0. A method panics if it is used wrongly (an id that does not exist, a member that
+/// is killed twice), and if the condition that it waits for is not met within two minutes.
 #[derive(Debug)]
 pub struct Cluster {
     config: config::Cluster,
@@ -159,7 +162,8 @@ impl Cluster {
         ClusterBuilder { members, witnesses: 0, seed: 0, options }
     }
 
-    /// Returns a client that knows all members. It uses the network with its faults. Its calls have a deadline of two minutes.
+    /// Returns a client that knows all members. It uses the network with its faults. Its calls have a deadline of two
+    /// minutes.
     pub async fn client(&self) -> Client {
         let number = self.clients.fetch_add(1, Ordering::Relaxed);
         let network = self.network.named(&format!("client-{number}"));
@@ -219,8 +223,8 @@ impl Cluster {
         self.member_mut(id).node = Some(node.unwrap_or_else(|error| panic!("member {id}: {error}")));
     }
 
-    /// Cuts these members off from all others, in both directions and without closing connections, as if a cable were pulled. Clients still
-    /// reach all members. Earlier partitions remain.
+    /// Cuts these members off from all others, in both directions and without closing connections, as if a cable were
+    /// pulled. Clients still reach all members. Earlier partitions remain.
     pub fn partition(&self, apart: &[u8]) {
         for one in (0..).zip(&self.members).filter(|(id, _)| apart.contains(id)) {
             for other in (0..).zip(&self.members).filter(|(id, _)| !apart.contains(id)) {
@@ -230,8 +234,8 @@ impl Cluster {
         }
     }
 
-    /// Applies a fault to every message between members and between members and clients, for example `Fault::new().loss(0.1)`. It replaces the fault
-    /// of an earlier call.
+    /// Applies a fault to every message between members and between members and clients, for example
+    /// `Fault::new().loss(0.1)`. It replaces the fault of an earlier call.
     pub fn faults(&self, fault: &Fault) {
         for faults in self.all_faults() {
             faults.set(Scope::all(), fault.clone());

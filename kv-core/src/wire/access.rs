@@ -1,7 +1,7 @@
 //! Access control: the role that each message, call and operation requires of its sender.
 //!
-//! If a sender does not have the role, its frame is not answered and the connection is closed. The role is the one that the hello
-//! claimed and that was accepted; with TLS, the certificate must prove it. It cannot change later.
+//! If a sender does not have the role, its frame is not answered and the connection is closed. The role is the one that
+//! the hello claimed and that was accepted; with TLS, the certificate must prove it. It cannot change later.
 
 use crate::config::Role;
 use crate::message::{ClientCall, Message, Operation};
@@ -23,16 +23,16 @@ pub enum Party {
 }
 
 impl Party {
-    /// Returns whether it may send this message: on the lane of the message and, for messages that only a primary or the
-    /// holder of a state has reason to send, only a data member.
+    /// Returns whether it may send this message: on the lane of the message and, for messages that only a primary or
+    /// the holder of a state has reason to send, only a data member.
     #[must_use]
     pub fn may_send_message(self, message: &Message) -> bool {
         let Self::Member { role, lane } = self else { return false };
         lane == message.lane() && (role == Role::Data || !needs_data(message))
     }
 
-    /// Returns whether it may have this operation ordered. A client may request everything except an expiry, which only the
-    /// primary proposes.
+    /// Returns whether it may have this operation ordered. A client may request everything except an expiry, which only
+    /// the primary proposes.
     #[must_use]
     pub const fn may_order(self, operation: &Operation) -> bool {
         match operation {

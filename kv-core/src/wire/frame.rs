@@ -30,8 +30,8 @@ pub enum Kind {
     Client,
     /// [`ServerMessage`]: to a client.
     Server,
-    /// Only a sign of life: from a client among its messages, and between members in the opposite direction. That of a member
-    /// contains its wall clock.
+    /// Only a sign of life: from a client among its messages, and between members in the opposite direction. That of a
+    /// member contains its wall clock.
     Alive,
 }
 
@@ -143,8 +143,8 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Checks the header at the start of `bytes`: it must be of the `expected` kind (or, among a client's messages, a sign of
-    /// life), and within the limit.
+    /// Checks the header at the start of `bytes`: it must be of the `expected` kind (or, among a client's messages, a
+    /// sign of life), and within the limit.
     ///
     /// First the magic is checked (a stranger's bytes), then the checksum, and only then the fields.
     pub(super) fn parse(
@@ -197,8 +197,8 @@ fn is_intact(header: &[u8; HEADER_BYTES]) -> bool {
     checksum.get_u64_le() == xxh3_64(content)
 }
 
-/// The length of the frame that begins with this header, if it is valid. A damaged length is not used: waiting for that many
-/// bytes would block everything that follows.
+/// The length of the frame that begins with this header, if it is valid. A damaged length is not used: waiting for that
+/// many bytes would block everything that follows.
 pub(super) fn announced_len(header: &[u8]) -> Option<usize> {
     let header: &[u8; HEADER_BYTES] = header.first_chunk()?;
     if header[..4] != MAGIC || !is_intact(header) {
@@ -293,7 +293,8 @@ impl Frame {
     /// Decodes the reply to a hello.
     ///
     /// # Errors
-    /// As [`message`](Self::message); [`WireError::Version`] if the other end has chosen a version that this end does not speak.
+    /// As [`message`](Self::message); [`WireError::Version`] if the other end has chosen a version that this end does
+    /// not speak.
     pub fn hello_reply(&self) -> Result<HelloReply, WireError> {
         // A welcome of another version can be recognized without understanding the rest.
         if let Ok(((0, version), _)) = postcard::take_from_bytes::<(u8, u16)>(&self.body) {
@@ -307,7 +308,8 @@ impl Frame {
         if self.body.is_empty() { Ok(None) } else { self.decode(Kind::Alive).map(Some) }
     }
 
-    /// The version range comes first in the hello of every version, so that it can be decoded before the rest is understood.
+    /// The version range comes first in the hello of every version, so that it can be decoded before the rest is
+    /// understood.
     fn check_version(&self, expected: Kind) -> Result<(), WireError> {
         if self.kind != expected {
             return Err(WireError::UnexpectedKind { found: self.kind.code(), expected });

@@ -109,9 +109,9 @@ impl Hello {
     }
 }
 
-/// The first frame on a connection from the end that accepted it. In every version of the protocol it begins with one byte: 0 for
-/// [`Ok`](Self::Ok), followed by the chosen version, or 1 for [`Refused`](Self::Refused), whose layout never changes. So each end
-/// can report why it cannot agree with an end of any other version.
+/// The first frame on a connection from the end that accepted it. In every version of the protocol it begins with one
+/// byte: 0 for [`Ok`](Self::Ok), followed by the chosen version, or 1 for [`Refused`](Self::Refused), whose layout
+/// never changes. So each end can report why it cannot agree with an end of any other version.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum HelloReply {
     /// Go on.

@@ -47,8 +47,8 @@ pub fn describe(peer: &Peer) -> String {
     }
 }
 
-/// Checks that the other end of a connection to a member proves to be a member of `cluster`: member `id`, or any if that is not
-/// known yet. If this end has a certificate, the other end must have one too.
+/// Checks that the other end of a connection to a member proves to be a member of `cluster`: member `id`, or any if
+/// that is not known yet. If this end has a certificate, the other end must have one too.
 ///
 /// # Errors
 /// Who is there instead, and what to do.

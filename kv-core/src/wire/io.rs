@@ -24,8 +24,9 @@ pub(crate) const TURN_BYTES: usize = 64 << 10;
 
 /// Reads frames, and returns only valid ones.
 ///
-/// The memory grows with what has arrived, not with what a header announces. A caller that must reserve memory beforehand takes
-/// the three steps of [`read`](Self::read) individually: [`wants`](Self::wants), [`fill`](Self::fill), [`take`](Self::take).
+/// The memory grows with what has arrived, not with what a header announces. A caller that must reserve memory
+/// beforehand takes the three steps of [`read`](Self::read) individually: [`wants`](Self::wants), [`fill`](Self::fill),
+/// [`take`](Self::take).
 #[derive(Debug)]
 pub struct FrameReader<R> {
     reader: R,
@@ -75,8 +76,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             let most = if held == 0 { FIRST_READ } else { READ_CHUNK };
             return Ok(Some(HEADER_BYTES + expected.limit(self.max_frame).min(most)));
         };
-        // Uses the spare room. If there is none, at most as much again as has arrived: an announced length alone allocates almost
-        // nothing, and the data is copied only a few times, however small the parts are.
+        // Uses the spare room. If there is none, at most as much again as has arrived: an announced length alone
+        // allocates almost nothing, and the data is copied only a few times, however small the parts are.
         let spare = self.buffer.capacity() - held;
         let most = if spare > 0 { spare } else { READ_CHUNK.max(held) };
         Ok(len.checked_sub(held).filter(|missing| *missing > 0).map(|missing| missing.min(most)))
@@ -121,8 +122,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         header.frame(bytes.freeze())
     }
 
-    /// Reads the next frame, which must be of the `expected` kind (or, among a client's messages, a sign of life). `None` if the
-    /// stream ends between two frames.
+    /// Reads the next frame, which must be of the `expected` kind (or, among a client's messages, a sign of life).
+    /// `None` if the stream ends between two frames.
     ///
     /// # Errors
     /// [`WireError`]: the stream cannot be used any more.
@@ -278,8 +279,8 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
             if room == 0 {
                 return Poll::Ready(Ok(false));
             }
-            // Always in parts of the same size, whatever `most` is: after `Pending`, the stream must be offered the same bytes
-            // again.
+            // Always in parts of the same size, whatever `most` is: after `Pending`, the stream must be offered the
+            // same bytes again.
             let part = &front[..front.len().min(TURN_BYTES)];
             let written = ready!(Pin::new(&mut self.writer).poll_write(cx, part))?;
             if written == 0 {

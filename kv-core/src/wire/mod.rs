@@ -12,20 +12,22 @@
 //! | 20..28 | xxh3 of the 20 bytes before: checked **before the length is used** |
 //!
 //! # Versions
-//! The connecting end sends the range of protocol versions that it speaks. The other end chooses the newest version that both
-//! speak, or refuses and sends its own range. From then on the connection uses the chosen version. Some parts must be the same in
-//! all versions, so that any two ends can at least detect that they do not match: the frame header, the version range at the
-//! beginning of a hello, and what [`HelloReply`] documents. Everything else may change with the version:
-//! - a new kind of frame, message, call or answer is added after the existing ones, and is sent only in a version that has it:
-//!   the other end closes the connection when it receives something unknown;
-//! - a build also speaks the version before its own, so that the members of a cluster can be upgraded one after another;
+//! The connecting end sends the range of protocol versions that it speaks. The other end chooses the newest version
+//! that both speak, or refuses and sends its own range. From then on the connection uses the chosen version. Some parts
+//! must be the same in all versions, so that any two ends can at least detect that they do not match: the frame header,
+//! the version range at the beginning of a hello, and what [`HelloReply`] documents. Everything else may change with
+//! the version:
+//! - a new kind of frame, message, call or answer is added after the existing ones, and is sent only in a version that
+//!   has it: the other end closes the connection when it receives something unknown;
+//! - a build also speaks the version before its own, so that the members of a cluster can be upgraded one after
+//!   another;
 //! - an optional feature is a bit in the hello's `features`: an end that does not know it ignores it.
 //!
 //! # Bodies
 //! Bodies are postcard. The first frame in each direction is the hello: [`Hello`] from the end that connected, then
-//! [`HelloReply`]. After it, a connection carries one kind in each direction (and a client's signs of life); any other is refused
-//! before its body is read. A decoder returns only what passes every check: no trailing bytes, no counter near the end of its
-//! range, no entry whose hash differs.
+//! [`HelloReply`]. After it, a connection carries one kind in each direction (and a client's signs of life); any other
+//! is refused before its body is read. A decoder returns only what passes every check: no trailing bytes, no counter
+//! near the end of its range, no entry whose hash differs.
 
 mod access;
 mod check;

@@ -82,8 +82,8 @@ pub(crate) async fn f_disk_10_a_sync_that_fails_once_ends_the_member(net: Net) {
     harness.ends_well(load).await;
 }
 
-/// F-disk-11: no room while an entry is written, while it is synced, and while a checkpoint is made. The primary gives its role
-/// away; with room again it returns.
+/// F-disk-11: no room while an entry is written, while it is synced, and while a checkpoint is made. The primary gives
+/// its role away; with room again it returns.
 pub(crate) async fn f_disk_11_a_full_disk_is_named_and_room_is_all_it_needs(net: Net) {
     let mut harness = Harness::ailing(net, busy_options()).await;
     let load = Load::start(&harness.client().await, 4);
@@ -100,8 +100,8 @@ pub(crate) async fn f_disk_11_a_full_disk_is_named_and_room_is_all_it_needs(net:
     harness.ends_well(load).await;
 }
 
-/// F-disk-11, D4: no room for a new journal file, of which nothing was promised. The primary gives its role away and waits; with room it goes on,
-/// without a restart.
+/// F-disk-11, D4: no room for a new journal file, of which nothing was promised. The primary gives its role away and
+/// waits; with room it goes on, without a restart.
 pub(crate) async fn f_disk_11_a_member_waits_for_room_for_a_new_journal_file(net: Net) {
     let mut options = busy_options();
     options.checkpoint_bytes = 1 << 30;
@@ -155,8 +155,9 @@ pub(crate) async fn f_disk_12_a_state_that_cannot_be_read_stops_the_member(net: 
     harness.ends_well(load).await;
 }
 
-/// F-disk-12, rule D8: a primary whose journal cannot be read has nothing to apply, and nothing to send to one that comes back. It fetches what it
-/// needs from the others and writes it once more; nobody gets any other answer, and nobody stops.
+/// F-disk-12, rule D8: a primary whose journal cannot be read has nothing to apply, and nothing to send to one that
+/// comes back. It fetches what it needs from the others and writes it once more; nobody gets any other answer, and
+/// nobody stops.
 pub(crate) async fn f_disk_12_a_journal_that_cannot_be_read_is_mended_by_the_others(net: Net) {
     let mut harness = Harness::ailing(net, options()).await;
     let client = harness.client().await;
@@ -223,8 +224,8 @@ pub(crate) async fn f_disk_14_a_backup_with_a_stalled_disk_holds_nobody_up(net: 
     assert_eq!(harness.status(primary).view, view);
 }
 
-/// F-disk-14, D7: a backup whose journal is always a little behind what the others have committed goes on making checkpoints, so what it
-/// holds in memory is bounded.
+/// F-disk-14, D7: a backup whose journal is always a little behind what the others have committed goes on making
+/// checkpoints, so what it holds in memory is bounded.
 pub(crate) async fn f_disk_14_a_backup_with_a_slow_journal_makes_checkpoints(net: Net) {
     const OVERLAY: usize = 512 << 10;
     const VALUE: usize = 8 << 10;
@@ -256,7 +257,8 @@ pub(crate) async fn f_disk_14_a_backup_with_a_slow_journal_makes_checkpoints(net
     })
     .await;
     filling.abort();
-    // Each entry has a put of the filler's, or one of the load's before or behind it: twice two memtables, for the status may lag.
+    // Each entry has a put of the filler's, or one of the load's before or behind it: twice two memtables, for the
+    // status may lag.
     assert!(most <= (8 * OVERLAY / VALUE) as u64, "{most} entries in memory");
     assert_eq!(harness.status(primary).view, view, "nobody waits for it");
     harness.ailment(slow).heal();
@@ -290,7 +292,8 @@ pub(crate) async fn f_disk_15_a_primary_with_a_stalled_disk_is_replaced(net: Net
     harness.ends_well(load).await;
 }
 
-/// F-disk-15: a member whose disk never returns stops all the same, in a bounded time, and reports that its directory is not free yet.
+/// F-disk-15: a member whose disk never returns stops all the same, in a bounded time, and reports that its directory
+/// is not free yet.
 pub(crate) async fn f_disk_15_a_shutdown_does_not_wait_for_a_disk_that_never_returns(net: Net) {
     let mut harness = Harness::ailing(net, options()).await;
     let load = Load::start(&harness.client().await, 4);
@@ -311,7 +314,8 @@ pub(crate) async fn f_disk_15_a_shutdown_does_not_wait_for_a_disk_that_never_ret
     harness.ends_well(load).await;
 }
 
-/// F-proc-7, V8: signs of life alone do not make a primary. Its state cannot be changed any more, because no checkpoint ends.
+/// F-proc-7, V8: signs of life alone do not make a primary. Its state cannot be changed any more, because no checkpoint
+/// ends.
 pub(crate) async fn f_proc_7_a_primary_whose_state_hangs_gives_the_role_away(net: Net) {
     let harness = Harness::ailing(net, busy_options()).await;
     let load = Load::start(&harness.client().await, 4);
@@ -332,10 +336,12 @@ pub(crate) async fn f_proc_7_a_primary_whose_state_hangs_gives_the_role_away(net
     harness.ends_well(load).await;
 }
 
-/// F-proc-8, V8: a checkpoint that takes longer than any patience, on all members at once, moves nobody: each of its steps is done in time.
+/// F-proc-8, V8: a checkpoint that takes longer than any patience, on all members at once, moves nobody: each of its
+/// steps is done in time.
 pub(crate) async fn f_proc_8_slow_checkpoints_on_all_members_change_no_view(net: Net) {
     let mut options = busy_options();
-    // A checkpoint takes some 50 s here, several times as long as a state may hang; and no member of a busy test machine is silent so long.
+    // A checkpoint takes some 50 s here, several times as long as a state may hang; and no member of a busy test
+    // machine is silent so long.
     (options.failure_timeout_min, options.failure_timeout_max) =
         (Duration::from_secs(10), Duration::from_secs(10));
     let patience = 2 * options.failure_timeout_max;

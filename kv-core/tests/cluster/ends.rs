@@ -1,4 +1,5 @@
-//! Everything may be dropped anywhere: on each kind of runtime, at each point. No drop hangs, panics, or keeps the data directory.
+//! Everything may be dropped anywhere: on each kind of runtime, at each point. No drop hangs, panics, or keeps the data
+//! directory.
 
 use kv_core::config::Cluster;
 use kv_core::node::Node;

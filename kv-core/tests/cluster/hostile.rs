@@ -537,8 +537,8 @@ pub(crate) async fn f_input_9_every_kind_from_a_stranger_is_denied(net: Net) {
     assert_eq!((after.view, after.head, &after.state), (before.view, before.head, &before.state));
 }
 
-/// F-input-9, F-input-4 within the protocol: a client does not speak as a member, a member not as a client, on no other lane than its
-/// connection is for, and a witness not as a primary.
+/// F-input-9, F-input-4 within the protocol: a client does not speak as a member, a member not as a client, on no other
+/// lane than its connection is for, and a witness not as a primary.
 pub(crate) async fn f_input_9_every_kind_from_the_wrong_role_or_on_the_wrong_lane_is_denied(net: Net) {
     let impostor = Impostor::start(net, Role::Witness).await;
     let harness = &impostor.harness;
@@ -624,8 +624,8 @@ pub(crate) async fn f_input_10_endless_lists_are_refused(net: Net) {
     harness.client().await.put("key", "value").await.expect("a put");
 }
 
-/// F-load-4, smaller than the drill: a silent crowd, a crowd that sends hellos, and both again and again. Those within come
-/// to harm neither way, and afterwards there is room.
+/// F-load-4, smaller than the drill: a silent crowd, a crowd that sends hellos, and both again and again. Those within
+/// come to harm neither way, and afterwards there is room.
 pub(crate) async fn f_load_4_a_storm_of_connections_is_capped_and_passes(net: Net) {
     const CROWD: usize = 300;
     let mut few = options();
@@ -703,8 +703,8 @@ pub(crate) async fn f_load_5_a_client_that_never_reads_is_dropped(net: Net) {
     assert_eq!(load.check(&harness).await, 0);
 }
 
-/// F-load-9: more watches wait than all may have, from one client: those beyond are turned away, and its own reads go on,
-/// and another's puts and gets.
+/// F-load-9: more watches wait than all may have, from one client: those beyond are turned away, and its own reads go
+/// on, and another's puts and gets.
 pub(crate) async fn f_load_9_waiting_watches_hold_up_no_calls(net: Net) {
     let harness = Harness::with(net, &[Role::Data], options()).await;
     let client = harness.client().await;
@@ -839,7 +839,8 @@ pub(crate) async fn f_conf_4_an_answer_in_another_version_is_an_error_at_the_cal
     assert!(error.to_string().contains(&wrong.to_string()), "{error}");
 }
 
-/// F-load-1: far more than a member takes in: it answers everything, most of it `Overloaded`, and is there for others at once.
+/// F-load-1: far more than a member takes in: it answers everything, most of it `Overloaded`, and is there for others
+/// at once.
 pub(crate) async fn f_load_1_far_too_much_is_shed_and_soon_over(net: Net) {
     const CROWD: usize = 20;
     const CALLS: u64 = 40;
@@ -886,8 +887,8 @@ pub(crate) async fn f_load_1_far_too_much_is_shed_and_soon_over(net: Net) {
     assert_eq!(record.version, all - shed, "what was shed was not done, and everything else was");
 }
 
-/// F-load-6: more sessions than there is room for: those that were silent longest go, the same on every member; what they did is not
-/// done again.
+/// F-load-6: more sessions than there is room for: those that were silent longest go, the same on every member; what
+/// they did is not done again.
 pub(crate) async fn f_load_6_a_full_session_table_evicts_the_most_silent_and_repeats_nothing(net: Net) {
     const ROOM: u64 = 8;
     const OPENED: u64 = 20;
@@ -942,8 +943,8 @@ pub(crate) async fn f_load_6_a_full_session_table_evicts_the_most_silent_and_rep
     }
 }
 
-/// F-load-6, rule E5: many clients share few sessions. A client whose session was evicted sends again under a new one what surely was not done, so
-/// that each add is done, once.
+/// F-load-6, rule E5: many clients share few sessions. A client whose session was evicted sends again under a new one
+/// what surely was not done, so that each add is done, once.
 pub(crate) async fn f_load_6_many_clients_share_few_sessions_and_none_is_refused(net: Net) {
     const CLIENTS: i64 = 12;
     const ADDS: i64 = 8;

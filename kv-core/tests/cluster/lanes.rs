@@ -1,5 +1,5 @@
-//! A measurement rather than a test: what small writes and signs of life feel of a state transfer. It prints, and claims only that
-//! nobody was suspected:
+//! A measurement rather than a test: what small writes and signs of life feel of a state transfer. It prints, and
+//! claims only that nobody was suspected:
 //!
 //! ```text
 //! cargo test --release -p kv-core --all-features --test cluster -- --ignored --nocapture beside_a_transfer

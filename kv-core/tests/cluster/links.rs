@@ -8,7 +8,8 @@ use std::time::Duration;
 
 const BETWEEN_MEMBERS: [Lane; 3] = [Lane::Control, Lane::Log, Lane::Bulk];
 
-/// F-net-9: what one backup sends takes a second. The others do not wait for it, and it does not take that for a dead primary.
+/// F-net-9: what one backup sends takes a second. The others do not wait for it, and it does not take that for a dead
+/// primary.
 pub(crate) async fn f_net_9_a_second_of_delay_one_way_is_adapted_to(net: Net) {
     let harness = Harness::with(net, &[Role::Data; 3], patient_options()).await;
     let load = Load::start(&harness.client().await, 4);

@@ -48,8 +48,8 @@ impl Load {
         super::harness::eventually("progress", async || self.acknowledged() >= goal).await;
     }
 
-    /// Stops the writers and checks every key: nothing acknowledged is missing, nothing was applied twice. Returns how many
-    /// outcomes were unknown.
+    /// Stops the writers and checks every key: nothing acknowledged is missing, nothing was applied twice. Returns how
+    /// many outcomes were unknown.
     pub(crate) async fn check(mut self, harness: &Harness) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         let reader = harness.client().await;

@@ -44,7 +44,8 @@ async fn refused_by_name(harness: &mut Harness) {
     harness.options = formed_with;
 }
 
-/// Lowered, a limit would make what was acknowledged invalid when the log is applied once more; raised, it would do what was refused.
+/// Lowered, a limit would make what was acknowledged invalid when the log is applied once more; raised, it would do
+/// what was refused.
 pub(crate) async fn f6_what_decides_outcomes_does_not_change_between_lives(net: Net) {
     let value = "v".repeat(32 << 10);
     let mut options = options();
@@ -126,8 +127,8 @@ fn moved(net: &Net, cluster: &Cluster) -> Cluster {
     builder.build().expect("the configuration is valid")
 }
 
-/// Addresses are not identity: after one changes in the configurations of all members, or of some, all start, and those that see a difference
-/// say so.
+/// Addresses are not identity: after one changes in the configurations of all members, or of some, all start, and those
+/// that see a difference say so.
 pub(crate) async fn f_conf_10_a_member_whose_address_has_changed_starts(net: Net) {
     #[cfg(feature = "certs")]
     super::logs::keep();

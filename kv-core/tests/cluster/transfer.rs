@@ -52,8 +52,8 @@ async fn caught_up(harness: &Harness, member: usize) {
     .await;
 }
 
-/// T1, T5, T8: the journals do not reach back to where the member was; it gets the state while writes go on, and is of use then. The past
-/// comes with it (rule R3).
+/// T1, T5, T8: the journals do not reach back to where the member was; it gets the state while writes go on, and is of
+/// use then. The past comes with it (rule R3).
 pub(crate) async fn t8_a_member_that_was_away_for_long_gets_the_state_while_writes_go_on(net: Net) {
     let mut harness = Harness::with(net, &[Role::Data; 3], tight()).await;
     let client = harness.client().await;
@@ -106,7 +106,8 @@ pub(crate) async fn t6_a_member_that_is_killed_while_it_gets_the_state_gets_it_i
     load.check(&harness).await;
 }
 
-/// A member that was away gets the state from sources, and verifies it on a disk, that take so long for each read. Returns how long it took.
+/// A member that was away gets the state from sources, and verifies it on a disk, that take so long for each read.
+/// Returns how long it took.
 async fn slow_transfer(net: Net, by: Duration) -> Duration {
     let mut impatient = tight();
     impatient.failure_timeout_max = Duration::from_secs(1);
@@ -177,7 +178,8 @@ pub(crate) async fn t9_a_damaged_state_is_replaced_by_a_peers(net: Net) {
     load.check(&harness).await;
 }
 
-/// T9: nobody writes, so nobody would make a checkpoint by himself; and the last ones may lie before the damaged member's log.
+/// T9: nobody writes, so nobody would make a checkpoint by himself; and the last ones may lie before the damaged
+/// member's log.
 pub(crate) async fn t9_a_damaged_state_is_replaced_in_a_quiet_cluster(net: Net) {
     let mut harness = Harness::with(net, &[Role::Data; 3], tight()).await;
     let client = harness.client().await;
@@ -290,8 +292,8 @@ async fn all_is_there(harness: &Harness) {
         .await;
 }
 
-/// T9b: each of three members has a bad block, each another one: they complete each other, and nothing is lost. Found out while they run, and
-/// then known to all of them when they start.
+/// T9b: each of three members has a bad block, each another one: they complete each other, and nothing is lost. Found
+/// out while they run, and then known to all of them when they start.
 pub(crate) async fn t9b_states_with_a_bad_block_each_complete_each_other(net: Net) {
     let mut harness = Harness::with(net, &[Role::Data; 3], tight()).await;
     let client = harness.client().await;
@@ -322,8 +324,9 @@ fn memory(line: &str) -> u64 {
     found.unwrap_or(0)
 }
 
-/// How long a member takes that was away while much was written, and how much memory it takes: all three members and the clients are
-/// in this process. `KV_AWAY_MIB` is how much (1024 by default), `KV_AWAY_WRITES` how many writes per second go on meanwhile (1000).
+/// How long a member takes that was away while much was written, and how much memory it takes: all three members and
+/// the clients are in this process. `KV_AWAY_MIB` is how much (1024 by default), `KV_AWAY_WRITES` how many writes per
+/// second go on meanwhile (1000).
 ///
 /// `KV_AWAY_MIB=1024 cargo test --release -p kv-core --features tcp --test cluster -- --ignored --nocapture away_for`
 #[tokio::test(flavor = "multi_thread")]

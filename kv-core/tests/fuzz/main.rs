@@ -1,7 +1,7 @@
 //! The fuzz targets on any Rust: their corpus is replayed, and they are fed with bytes from a seeded generator.
 //!
-//! For real fuzzing, with nightly Rust: `cargo +nightly fuzz run replica --fuzz-dir kv-core/fuzz`. What it finds goes into
-//! `kv-core/fuzz/corpus`.
+//! For real fuzzing, with nightly Rust: `cargo +nightly fuzz run replica --fuzz-dir kv-core/fuzz`. What it finds goes
+//! into `kv-core/fuzz/corpus`.
 
 #[path = "../../fuzz/src/lib.rs"]
 #[allow(unreachable_pub, reason = "it is a library of its own, too")]

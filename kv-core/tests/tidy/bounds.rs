@@ -1,5 +1,5 @@
-//! Every queue, map, list and channel of the node, the client and the transports stands in the table of bounds in ARCHITECTURE.md, so that
-//! whoever adds one has to name what bounds it.
+//! Every queue, map, list and channel of the node, the client and the transports stands in the table of bounds in
+//! ARCHITECTURE.md, so that whoever adds one has to name what bounds it.
 
 use crate::source::Source;
 

@@ -34,7 +34,8 @@ pub(crate) fn top_level() -> Vec<String> {
         .collect()
 }
 
-/// Links of a document to files that are not there. Links to the web are not looked at, and those to items are rustdoc's.
+/// Links of a document to files that are not there. Links to the web are not looked at, and those to items are
+/// rustdoc's.
 pub(crate) fn broken_links(source: &Source, exists: impl Fn(&str) -> bool) -> Vec<String> {
     let mut found = Vec::new();
     if !source.path.ends_with(".md") {
@@ -140,8 +141,8 @@ pub(crate) fn message_fields(text: &str) -> Vec<(String, Vec<String>)> {
     found
 }
 
-/// Where the table of messages in `protocol` differs from the enum: messages without a row, rows without a message, fields, and
-/// answers that are no messages.
+/// Where the table of messages in `protocol` differs from the enum: messages without a row, rows without a message,
+/// fields, and answers that are no messages.
 pub(crate) fn messages_against_table(protocol: &str, messages: &[(String, Vec<String>)]) -> Vec<String> {
     let rows = protocol.lines().skip_while(|line| !line.starts_with("| message | from | to |")).skip(2);
     let rows: Vec<Vec<&str>> = rows
@@ -175,7 +176,8 @@ pub(crate) fn messages_against_table(protocol: &str, messages: &[(String, Vec<St
     found
 }
 
-/// The ids of the protocol's rules: paragraphs that begin as in `**N4. An acknowledgement ...` or `**V5c. An entry ...`.
+/// The ids of the protocol's rules: paragraphs that begin as in `**N4. An acknowledgement ...` or `**V5c. An entry
+/// ...`.
 pub(crate) fn protocol_rules(text: &str) -> Vec<String> {
     let heads = text.lines().filter_map(|line| line.strip_prefix("**")?.split_once(". "));
     heads.map(|(head, _)| head).filter(|head| is_rule(head)).map(str::to_owned).collect()
@@ -214,8 +216,8 @@ pub(crate) fn ambiguous_faults(rows: &[(String, Vec<String>)], rules: &[String])
     found
 }
 
-/// Names of tests that begin with the id of a rule or of a fault (`n4_`, `f_net_5_`) that no document has, and ids of faults in
-/// any text that `faults` lacks.
+/// Names of tests that begin with the id of a rule or of a fault (`n4_`, `f_net_5_`) that no document has, and ids of
+/// faults in any text that `faults` lacks.
 pub(crate) fn unknown_ids(rules: &[String], faults: &[String], sources: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
     for source in sources.iter().filter(|source| !source.path.contains("/tidy/")) {
@@ -263,8 +265,8 @@ pub(crate) fn untested_rules(rules: &[String], sources: &[Source]) -> Vec<String
     rules.iter().filter(|rule| !cited(rule)).map(|rule| format!("no test cites rule {rule}")).collect()
 }
 
-/// What the last column of the tables of faults names: each row's number and the names of tests (in backquotes) and of drills
-/// (in quotes).
+/// What the last column of the tables of faults names: each row's number and the names of tests (in backquotes) and of
+/// drills (in quotes).
 pub(crate) fn fault_rows(text: &str) -> Vec<(String, Vec<String>)> {
     let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     let rows = rows.map(|row| row.split(" | ").collect::<Vec<_>>());

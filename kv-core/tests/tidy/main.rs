@@ -40,6 +40,11 @@ fn files_and_functions_are_short() {
 }
 
 #[test]
+fn comments_are_wrapped() {
+    expect_none(rules::too_wide);
+}
+
+#[test]
 fn silenced_warnings_have_a_reason() {
     expect_none(rules::silenced_without_reason);
 }

@@ -3,7 +3,8 @@
 use crate::source::{Source, group_end, is_word, words};
 
 /// A module of `kv-core` and what its code may name: other modules, and these things outside of the crate:
-/// `transport` (the crate `kv_transport`), `tokio`, `files` (`std::fs`), `sockets` (`std::net`), `threads` (`std::thread`).
+/// `transport` (the crate `kv_transport`), `tokio`, `files` (`std::fs`), `sockets` (`std::net`), `threads`
+/// (`std::thread`).
 struct Row {
     module: &'static str,
     may_use: &'static [&'static str],

@@ -4,9 +4,11 @@ use crate::source::{Source, below, group_end, is_word, line_of, words};
 
 const FILE_LINES: usize = 600;
 const FUNCTION_LINES: usize = 70;
+/// Of a comment, with its indentation. (rustfmt wraps the code.)
+const COMMENT_COLUMNS: usize = 120;
 
-/// Where code may look at a clock or at randomness of its own: what stands at the edge of the system. (The fault injector
-/// delays by tokio's clock, which tests pause, and draws from a seed.)
+/// Where code may look at a clock or at randomness of its own: what stands at the edge of the system. (The fault
+/// injector delays by tokio's clock, which tests pause, and draws from a seed.)
 const EDGES: &[&str] = &[
     "kv-core/src/node",
     "kv-core/src/client",
@@ -61,6 +63,26 @@ fn function_end(code: &str, at: usize) -> Option<usize> {
         }
     }
     None
+}
+
+/// Comments that are wider than an editor shows at once. Tables and drawings cannot be wrapped.
+pub(crate) fn too_wide(source: &Source) -> Vec<String> {
+    if !source.path.ends_with(".rs") {
+        return Vec::new();
+    }
+    let is_wide = |line: &str| {
+        let text = line.trim_start().trim_start_matches(['/', '!']).trim_start();
+        let is_comment = line.trim_start().starts_with("//");
+        is_comment
+            && line.chars().count() > COMMENT_COLUMNS
+            && !text.starts_with('|')
+            && !text.contains("   ")
+    };
+    let wide = source.text.lines().enumerate().filter(|(_, line)| is_wide(line));
+    wide.map(|(number, _)| {
+        format!("{}:{}: wrap the comment at {COMMENT_COLUMNS} columns", source.path, number + 1)
+    })
+    .collect()
 }
 
 /// A silenced warning without a reason.
@@ -136,6 +158,17 @@ mod tests {
         assert_eq!(too_long(&code(&format!("impl A {{\n{}\n}}", function(71)))).len(), 1);
         assert_eq!(too_long(&code(&format!("#[cfg(test)]\nmod tests {{\n{}\n}}", function(71)))).len(), 0);
         assert_eq!(too_long(&code(&format!("type F = fn (u8);\nfn b();\n{}", "\n".repeat(100)))).len(), 0);
+    }
+
+    #[test]
+    fn a_comment_of_121_columns_is_too_wide_and_tables_are_not() {
+        let words = "a ".repeat(60);
+        assert_eq!(too_wide(&code(&format!("// {}", &words[..117]))).len(), 0);
+        assert_eq!(too_wide(&code(&format!("// {}", &words[..118]))).len(), 1);
+        assert_eq!(too_wide(&code(&format!("    //! {}", &words[..113]))).len(), 1);
+        assert_eq!(too_wide(&code(&format!("/// | {words}"))).len(), 0);
+        assert_eq!(too_wide(&code(&format!("// cargo   {words}"))).len(), 0);
+        assert_eq!(too_wide(&Source::new("README.md", &format!("// {words}"))).len(), 0);
     }
 
     #[test]

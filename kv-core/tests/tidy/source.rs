@@ -1,4 +1,5 @@
-//! A source file as the rules see it: the raw lines, the code without comments and literals, and which lines are test code.
+//! A source file as the rules see it: the raw lines, the code without comments and literals, and which lines are test
+//! code.
 
 use std::fs;
 use std::path::{Path, PathBuf};

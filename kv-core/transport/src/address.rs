@@ -56,8 +56,9 @@ fn host_problem(host: &str) -> Option<String> {
     (is_number && host.parse::<Ipv4Addr>().is_err()).then(|| format!("{host:?} is not an IPv4 address"))
 }
 
-/// Puts loopback addresses of IPv4 before those of IPv6; all others stay in the system's order. A listener at `localhost` uses
-/// the first one, and may also be called at `127.0.0.1`, but on many machines the name resolves to `::1` first.
+/// Puts loopback addresses of IPv4 before those of IPv6; all others stay in the system's order. A listener at
+/// `localhost` uses the first one, and may also be called at `127.0.0.1`, but on many machines the name resolves to
+/// `::1` first.
 #[cfg(feature = "net")]
 fn order(candidates: &mut [SocketAddr]) {
     if candidates.iter().all(|candidate| candidate.ip().is_loopback()) {

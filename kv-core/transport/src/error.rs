@@ -30,8 +30,8 @@ pub enum TransportError {
         /// The system's error.
         source: io::Error,
     },
-    /// The two ends do not accept each other, because of their certificates or because only one of them has any. Trying again
-    /// helps only after somebody has changed that.
+    /// The two ends do not accept each other, because of their certificates or because only one of them has any. Trying
+    /// again helps only after somebody has changed that.
     #[error("no secure connection with {address}: {reason}")]
     Handshake {
         /// The given address.
@@ -85,8 +85,8 @@ impl TransportError {
         Self::Handshake { address: address.to_owned(), reason: reason.into() }
     }
 
-    /// Returns whether the machine answered that nobody listens at the address. Unlike silence, this shows that the process is
-    /// gone.
+    /// Returns whether the machine answered that nobody listens at the address. Unlike silence, this shows that the
+    /// process is gone.
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused)
     }

@@ -1,8 +1,8 @@
 //! Transports: how kv exchanges byte streams with named peers, in lanes.
 //!
-//! A [`Transport`] listens and connects. A [`Connection`] is one byte stream in one [`Lane`], and reports what the transport
-//! itself knows about the [`Peer`]. Framing, versions, checksums and limits are not the task of a transport: `kv-core` implements
-//! them once, for all transports.
+//! A [`Transport`] listens and connects. A [`Connection`] is one byte stream in one [`Lane`], and reports what the
+//! transport itself knows about the [`Peer`]. Framing, versions, checksums and limits are not the task of a transport:
+//! `kv-core` implements them once, for all transports.
 //!
 //! Besides the trait, the crate contains what transports share, and their tests:
 //! - [`Memory`]: a network inside the process, deterministic under tokio's paused time;

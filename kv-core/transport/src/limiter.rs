@@ -1,15 +1,16 @@
 //! Limits who may begin a handshake with a listener, when only the address of the caller is known.
 //!
-//! A handshake makes the listening end compute a signature, and a half-open connection takes a place. So both are limited before
-//! they begin: for all strangers together, for each source, and separately for callers from the addresses of members.
+//! A handshake makes the listening end compute a signature, and a half-open connection takes a place. So both are
+//! limited before they begin: for all strangers together, for each source, and separately for callers from the
+//! addresses of members.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many sources are remembered. If there are more, sources that were quiet for a second are forgotten. If there is none, a
-/// new source only counts towards the limit for all strangers.
+/// How many sources are remembered. If there are more, sources that were quiet for a second are forgotten. If there is
+/// none, a new source only counts towards the limit for all strangers.
 const SOURCES: usize = 4096;
 /// One source may use one half (1 / this) of the limit for all.
 const PART_OF_ONE: u32 = 2;
@@ -33,8 +34,8 @@ impl MemberSources {
         *self.lock() = addresses.into_iter().map(source).collect();
     }
 
-    /// Sets the addresses among these `HOST:PORT` at once, and returns a future that resolves the names again and again. A name
-    /// that cannot be resolved keeps its last addresses.
+    /// Sets the addresses among these `HOST:PORT` at once, and returns a future that resolves the names again and
+    /// again. A name that cannot be resolved keeps its last addresses.
     ///
     /// # Cancel safety
     /// Cancel safe. It never returns.
@@ -64,7 +65,8 @@ impl MemberSources {
     }
 }
 
-/// Callers from these addresses count as one source: a single IPv4 address, or the IPv6 network of one customer of a provider.
+/// Callers from these addresses count as one source: a single IPv4 address, or the IPv6 network of one customer of a
+/// provider.
 fn source(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(it) => {
@@ -124,8 +126,8 @@ pub struct ConnectionLimiter<H> {
 }
 
 impl<H> ConnectionLimiter<H> {
-    /// Allows `per_second` handshakes with strangers per second, half of that for one source and for each member's address, and
-    /// `places` half-open connections at once.
+    /// Allows `per_second` handshakes with strangers per second, half of that for one source and for each member's
+    /// address, and `places` half-open connections at once.
     #[must_use]
     pub fn new(per_second: u32, places: usize, members: MemberSources) -> Self {
         let (strangers, sources, half_open) = (None, HashMap::new(), VecDeque::new());
@@ -154,8 +156,8 @@ impl<H> ConnectionLimiter<H> {
         self.half_open.len()
     }
 
-    /// Makes room for one more, if there is none, and returns the one to close: the oldest of the source with the most half-open
-    /// connections; a member's address only if there is no other.
+    /// Makes room for one more, if there is none, and returns the one to close: the oldest of the source with the most
+    /// half-open connections; a member's address only if there is no other.
     pub fn make_room(&mut self) -> Option<H> {
         if self.half_open.len() < self.places {
             return None;

@@ -18,13 +18,13 @@ const FIRST_FREE_PORT: u16 = 40_000;
 
 /// A network inside the process: nodes that share a `Memory` (or its clones) reach each other.
 ///
-/// - An address is `NAME` or `NAME:PORT`, with any name. Port 0 takes a free port. Nothing is resolved: two addresses are the
-///   same if their text is.
-/// - A connection buffers up to 64 KiB in each direction, and a listener queues up to 128 connections that are not accepted yet.
-///   Anything beyond waits.
+/// - An address is `NAME` or `NAME:PORT`, with any name. Port 0 takes a free port. Nothing is resolved: two addresses
+///   are the same if their text is.
+/// - A connection buffers up to 64 KiB in each direction, and a listener queues up to 128 connections that are not
+///   accepted yet. Anything beyond waits.
 /// - Nothing takes time. Under tokio's paused clock on one thread, the same program runs the same way each time.
-/// - A connection ends when either side drops it. A dropped listener refuses further connections at once, and breaks those that
-///   are not accepted yet.
+/// - A connection ends when either side drops it. A dropped listener refuses further connections at once, and breaks
+///   those that are not accepted yet.
 ///
 /// ```
 /// use kv_transport::{Lane, Memory, Transport};
@@ -62,8 +62,8 @@ impl Memory {
     }
 
     /// Returns the same network for a node with this name: nodes that accept its connections see the name as
-    /// [`Connection::remote`]. Use the address on which the node listens; then faults on that address affect connections in
-    /// either direction.
+    /// [`Connection::remote`]. Use the address on which the node listens; then faults on that address affect
+    /// connections in either direction.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self { network: Arc::clone(&self.network), name: Some(name.into()) }

@@ -9,14 +9,14 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// At most this many refusals are logged as warnings in that time.
 const AT_MOST: usize = 32;
 
-/// The refusals that a transport recently logged as warnings: of whom, and why. Neither repeated refusals nor a flood of
-/// strangers may flood the log. Clones share the record.
+/// The refusals that a transport recently logged as warnings: of whom, and why. Neither repeated refusals nor a flood
+/// of strangers may flood the log. Clones share the record.
 #[derive(Clone, Debug, Default)]
 pub struct RefusalThrottle(Arc<Mutex<Vec<(IpAddr, String, Instant)>>>);
 
 impl RefusalThrottle {
-    /// Returns whether to log this refusal as a warning: not if the same was logged within the last minute, or too many others
-    /// were.
+    /// Returns whether to log this refusal as a warning: not if the same was logged within the last minute, or too many
+    /// others were.
     #[must_use]
     pub fn is_due(&self, now: Instant, who: IpAddr, reason: &str) -> bool {
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -70,8 +70,8 @@ pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 ///
 /// - Bytes arrive in order and once, or the connection breaks; except with `Faulty`.
 /// - Buffers are bounded: a peer that does not read stops the writer, but only on that lane.
-/// - Shutting down or dropping `writer` ends that direction: the peer reads everything written, then end of file. The other
-///   direction continues.
+/// - Shutting down or dropping `writer` ends that direction: the peer reads everything written, then end of file. The
+///   other direction continues.
 /// - Dropping both halves closes the connection. A peer that continues to write gets an error.
 /// - If only `reader` is dropped, the effect on the peer is not specified: its writes may fail, or stall.
 pub struct Connection {
@@ -100,8 +100,8 @@ impl Debug for Connection {
 /// Opens and accepts byte streams.
 #[async_trait]
 pub trait Transport: Send + Sync + Debug + 'static {
-    /// Checks the form of `address`, so that a mistake in a configuration can be reported before anything is opened. It does not
-    /// access the network. By default, every address is valid.
+    /// Checks the form of `address`, so that a mistake in a configuration can be reported before anything is opened. It
+    /// does not access the network. By default, every address is valid.
     ///
     /// # Errors
     /// [`TransportError::Address`] with what is wrong.
@@ -113,8 +113,8 @@ pub trait Transport: Send + Sync + Debug + 'static {
     /// Listens on `address`. Port 0 takes a free port, which [`Listener::local_address`] then returns.
     ///
     /// # Errors
-    /// [`TransportError::Address`] if it is malformed, [`TransportError::Bind`] if it is in use or does not belong to this
-    /// machine.
+    /// [`TransportError::Address`] if it is malformed, [`TransportError::Bind`] if it is in use or does not belong to
+    /// this machine.
     async fn bind(&self, address: &str) -> Result<Box<dyn Listener>, TransportError>;
 
     /// Opens a stream in `lane` to the peer at `address`. It may return before the peer has accepted.
@@ -122,22 +122,24 @@ pub trait Transport: Send + Sync + Debug + 'static {
     /// It has no time-out of its own.
     ///
     /// # Errors
-    /// [`TransportError::Address`] if the address is malformed, [`TransportError::Connect`] if nobody listens there or it cannot
-    /// be reached.
+    /// [`TransportError::Address`] if the address is malformed, [`TransportError::Connect`] if nobody listens there or
+    /// it cannot be reached.
     ///
     /// # Cancel safety
     /// Dropping the future gives up. The peer may see a connection that ends at once.
     async fn connect(&self, address: &str, lane: Lane) -> Result<Connection, TransportError>;
 
-    /// The identity of this end, as the [`Connection::peer`] of others returns it. Default: the transport authenticates nobody.
+    /// The identity of this end, as the [`Connection::peer`] of others returns it. Default: the transport authenticates
+    /// nobody.
     ///
     /// If this end has an identity, the peer of every connection has one too.
     fn identity(&self) -> Peer {
         Peer::Unauthenticated
     }
 
-    /// Loads changed credentials, such as certificates in files, for all later connections; returns whether anything has changed.
-    /// Nodes and clients call it about every second, where it may block for a moment. Default: nothing ever changes.
+    /// Loads changed credentials, such as certificates in files, for all later connections; returns whether anything
+    /// has changed. Nodes and clients call it about every second, where it may block for a moment. Default: nothing
+    /// ever changes.
     ///
     /// # Errors
     /// [`TransportError::Credentials`] if the new credentials cannot be used. The old ones stay in use.
@@ -145,20 +147,20 @@ pub trait Transport: Send + Sync + Debug + 'static {
         Ok(false)
     }
 
-    /// When the credentials expire, as the time since the beginning of 1970 (UTC), as of the last [`refresh`](Self::refresh): the
-    /// certificate, or one of its intermediate certificates. Nodes and clients log a warning from [`EXPIRY_WARNING`] before that.
-    /// Default: `None`, never.
+    /// When the credentials expire, as the time since the beginning of 1970 (UTC), as of the last
+    /// [`refresh`](Self::refresh): the certificate, or one of its intermediate certificates. Nodes and clients log a
+    /// warning from [`EXPIRY_WARNING`] before that. Default: `None`, never.
     fn expires(&self) -> Option<Duration> {
         None
     }
 }
 
-/// Accepts byte streams. Dropping it frees the address and breaks streams that are not accepted yet. Accepted connections
-/// continue.
+/// Accepts byte streams. Dropping it frees the address and breaks streams that are not accepted yet. Accepted
+/// connections continue.
 #[async_trait]
 pub trait Listener: Send + Debug {
-    /// Waits for the next stream whose lane (and, if the transport authenticates, peer) is known. Openers that are slow or send
-    /// garbage do not delay others.
+    /// Waits for the next stream whose lane (and, if the transport authenticates, peer) is known. Openers that are slow
+    /// or send garbage do not delay others.
     ///
     /// # Errors
     /// [`TransportError::Accept`] if accepting one failed: call again. [`TransportError::Closed`] if no more can come.
@@ -170,9 +172,9 @@ pub trait Listener: Send + Debug {
     /// The address that it listens on, with the actual port.
     fn local_address(&self) -> String;
 
-    /// Reserves places for callers from the hosts of these addresses, which belong to other members, so that they are accepted
-    /// however many strangers call. For listeners that limit what callers may cost before their identity is known. Default: does
-    /// nothing.
+    /// Reserves places for callers from the hosts of these addresses, which belong to other members, so that they are
+    /// accepted however many strangers call. For listeners that limit what callers may cost before their identity is
+    /// known. Default: does nothing.
     fn keep_places_for(&mut self, members: Vec<String>) {
         drop(members);
     }

@@ -71,8 +71,8 @@ fn d4_a_sync_that_failed_is_not_tried_again(t: &ScenarioRunner) {
     });
 }
 
-/// Rule D4 of PROTOCOL.md: what a failed sync has dropped is still shown by the system's cache to the next process, and gone with the
-/// power. Here a checkpoint is interrupted that builds on one of which the disk knows nothing.
+/// Rule D4 of PROTOCOL.md: what a failed sync has dropped is still shown by the system's cache to the next process, and
+/// gone with the power. Here a checkpoint is interrupted that builds on one of which the disk knows nothing.
 fn d4_a_state_that_only_the_cache_holds_is_not_believed(t: &ScenarioRunner) {
     let often = |plan: &mut Plan| plan.options.checkpoint_bytes = 1 << 10;
     Scenario::of(1).with(often).finds(Bug::CacheBelieved).run(t, |c| {

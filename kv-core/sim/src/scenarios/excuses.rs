@@ -16,8 +16,8 @@ scenarios! {
     nobody_is_excused_who_could_decide_and_does_not,
 }
 
-/// The third member never gets an entry that the other two have acknowledged, and it rots on the second one. Gives its op. Nobody but
-/// the third runs afterwards.
+/// The third member never gets an entry that the other two have acknowledged, and it rots on the second one. Gives its
+/// op. Nobody but the third runs afterwards.
 fn rots_on_one_of_two(c: &mut Cluster) -> Op {
     c.put("k", "before");
     c.settle();
@@ -31,7 +31,8 @@ fn rots_on_one_of_two(c: &mut Cluster) -> Op {
     op
 }
 
-/// As at the end of a run with damaged disks: waits until those who are back have converged, are excused, or are not. Says what was found.
+/// As at the end of a run with damaged disks: waits until those who are back have converged, are excused, or are not.
+/// Says what was found.
 fn probe(c: &mut Cluster) -> Option<&'static str> {
     c.world.plan.damage = Some(DamagePlan { victim: None, chance: 0, states: false });
     c.world.healed = Some(c.world.now);

@@ -40,7 +40,8 @@ fn f2_a_member_that_asks_late_is_let_in(t: &ScenarioRunner) {
     });
 }
 
-/// Rule F3 of PROTOCOL.md: a member that told of a step before it was durable, and came back empty, would be locked out.
+/// Rule F3 of PROTOCOL.md: a member that told of a step before it was durable, and came back empty, would be locked
+/// out.
 fn f3_a_step_is_told_when_it_is_durable(t: &ScenarioRunner) {
     Scenario::of(3).unformed().finds(Bug::FormOnWord).run(t, |c| {
         c.stall(2);

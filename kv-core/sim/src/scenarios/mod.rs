@@ -1,5 +1,5 @@
-//! The executions that break a careless implementation, each as a scenario. Each cites the rule of `PROTOCOL.md` that prevents it,
-//! and is run a second time with the seeded bug that it is about, if there is one: then it must fail.
+//! The executions that break a careless implementation, each as a scenario. Each cites the rule of `PROTOCOL.md` that
+//! prevents it, and is run a second time with the seeded bug that it is about, if there is one: then it must fail.
 
 mod clients;
 mod disks;
@@ -42,7 +42,8 @@ pub(super) fn detect(bug: Bug) -> Option<(&'static str, String)> {
     all().find_map(|(name, scenario)| Some((*name, ScenarioRunner::finds(bug, *scenario)?)))
 }
 
-/// The primary is cut off with a write that nobody else has; the others go on with another one. Returns the cut-off member.
+/// The primary is cut off with a write that nobody else has; the others go on with another one. Returns the cut-off
+/// member.
 fn with_a_write_that_nobody_else_has(c: &mut Cluster) -> usize {
     c.put("k", "everywhere");
     let old = c.primary();

@@ -138,8 +138,9 @@ fn r5_a_lease_counts_from_the_question(t: &ScenarioRunner) {
     });
 }
 
-/// Rule R5 of PROTOCOL.md: a primary is stopped for longer than its lease, and its clock goes on: another one has written when it wakes and finds a
-/// read. It knows by its clock alone; one that has stood still as long as the process says that the lease goes on.
+/// Rule R5 of PROTOCOL.md: a primary is stopped for longer than its lease, and its clock goes on: another one has
+/// written when it wakes and finds a read. It knows by its clock alone; one that has stood still as long as the process
+/// says that the lease goes on.
 fn r5_a_primary_that_was_paused_reads_by_no_lease_of_before(t: &ScenarioRunner) {
     for bug in [Bug::LeaseSeenOnce, Bug::ClocksPause] {
         Scenario::of(3).with(leases).finds(bug).run(t, |c| {

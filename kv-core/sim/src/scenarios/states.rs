@@ -57,7 +57,8 @@ fn t9a_a_damaged_state_stays_until_another_has_taken_its_place(t: &ScenarioRunne
     });
 }
 
-/// Rule V8 of PROTOCOL.md: the memory beside a merge is used up on all members, and nothing is applied; but the merge gets on.
+/// Rule V8 of PROTOCOL.md: the memory beside a merge is used up on all members, and nothing is applied; but the merge
+/// gets on.
 fn v8_merges_slower_than_every_time_out_move_nobody(t: &ScenarioRunner) {
     let slow = |plan: &mut Plan| {
         tight(plan);

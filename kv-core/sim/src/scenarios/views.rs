@@ -91,8 +91,8 @@ fn v2_two_votes_far_apart_move_nobody(t: &ScenarioRunner) {
     });
 }
 
-/// Rules D1 and V3 of PROTOCOL.md: a member that restarts between views knows the newer one. (In the paper's recovery without a
-/// disk it forgets its vote.)
+/// Rules D1 and V3 of PROTOCOL.md: a member that restarts between views knows the newer one. (In the paper's recovery
+/// without a disk it forgets its vote.)
 fn v3_a_member_that_restarts_between_views_has_not_forgotten_its_vote(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::ForgetsItsVote).run(t, |c| {
         c.put("k", "v");
@@ -124,7 +124,8 @@ fn v3_nothing_is_said_in_a_view_that_is_not_durable(t: &ScenarioRunner) {
     });
 }
 
-/// Rule V5a of PROTOCOL.md: the new primary's own commit number is smaller than that of another voter, and it lacks the entry.
+/// Rule V5a of PROTOCOL.md: the new primary's own commit number is smaller than that of another voter, and it lacks the
+/// entry.
 fn v5a_the_base_of_the_decision_is_the_greatest_commit_number_of_the_quorum(t: &ScenarioRunner) {
     Scenario::of(3).finds(Bug::OwnCommitAsBase).run(t, |c| {
         c.put("k", "first");
@@ -278,8 +279,9 @@ fn n5_a_commit_number_heard_while_catching_up_moves_nothing(t: &ScenarioRunner) 
     });
 }
 
-/// Rule N6 of PROTOCOL.md: one that missed an entry asks its primary, which has installed the log of a newer view by the time that the question
-/// comes. With an entry of that log in the gap, the missed one, which was on its way all the time, would look like a divergence.
+/// Rule N6 of PROTOCOL.md: one that missed an entry asks its primary, which has installed the log of a newer view by
+/// the time that the question comes. With an entry of that log in the gap, the missed one, which was on its way all the
+/// time, would look like a divergence.
 fn n6_a_gap_is_not_filled_from_the_log_of_a_newer_view(t: &ScenarioRunner) {
     let late = 10_000;
     let without_order = |plan: &mut Plan| plan.network.ordered = false;

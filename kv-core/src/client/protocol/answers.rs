@@ -158,9 +158,9 @@ impl ClientProtocol {
         self.unsuccessful(now, number, FailureReason::Silent, true);
     }
 
-    /// The members no longer know the session, and never will: no new request is sent under it. Requests that were sent wait for
-    /// their own answers, because they may have run before the session was forgotten. A call of which no attempt can have run is
-    /// sent again, under the next session. A call whose outcome is unknown ends (rule E5).
+    /// The members no longer know the session, and never will: no new request is sent under it. Requests that were sent
+    /// wait for their own answers, because they may have run before the session was forgotten. A call of which no
+    /// attempt can have run is sent again, under the next session. A call whose outcome is unknown ends (rule E5).
     fn on_session_expired(&mut self, now: Instant, first: CallId) {
         let sent = self.calls.iter().filter(|(_, call)| call.kind.number().is_some());
         let sent: Vec<CallId> = sent.map(|(id, _)| *id).collect();

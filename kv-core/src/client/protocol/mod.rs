@@ -2,13 +2,14 @@
 //!
 //! Exactly once depends on a few rules. Each is implemented in one place:
 //! 1. a request is numbered when it is first sent, and every retry sends the same bytes (`send`);
-//! 2. a number counts as acknowledged when its call has ended, with a result or without (`OpenSession::end`). Members never run
-//!    it after that, so a late copy of a call that was given up is harmless;
-//! 3. a call ends as *not applied* only if each of its attempts was answered with "not proposed", or never left this process
-//!    (`Pending::error`). This assumes that a connection delivers a message at most once: members ignore a message whose call
-//!    number is not above all earlier ones of its connection;
-//! 4. a request that was sent under one session is sent under another only if each of its attempts was answered, with "not
-//!    proposed" or "no such session". A new session is opened only when nothing is in flight (`on_session_expired`).
+//! 2. a number counts as acknowledged when its call has ended, with a result or without (`OpenSession::end`). Members
+//!    never run it after that, so a late copy of a call that was given up is harmless;
+//! 3. a call ends as *not applied* only if each of its attempts was answered with "not proposed", or never left this
+//!    process (`Pending::error`). This assumes that a connection delivers a message at most once: members ignore a
+//!    message whose call number is not above all earlier ones of its connection;
+//! 4. a request that was sent under one session is sent under another only if each of its attempts was answered, with
+//!    "not proposed" or "no such session". A new session is opened only when nothing is in flight
+//!    (`on_session_expired`).
 
 mod answers;
 mod pending;
@@ -34,9 +35,9 @@ const OPEN: CallId = CallId::new(u64::MAX);
 /// How long one attempt to open a session lasts before the next begins.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The protocol state machine of a client. Call [`handle`](Self::handle), then [`poll_output`](Self::poll_output) until it
-/// returns `None`, and carry out each output in order. Then call [`poll_timeout`](Self::poll_timeout), and call `handle(now,
-/// ProtocolInput::Timeout)` at that time.
+/// The protocol state machine of a client. Call [`handle`](Self::handle), then [`poll_output`](Self::poll_output) until
+/// it returns `None`, and carry out each output in order. Then call [`poll_timeout`](Self::poll_timeout), and call
+/// `handle(now, ProtocolInput::Timeout)` at that time.
 #[derive(Debug)]
 pub struct ClientProtocol {
     options: ProtocolOptions,

@@ -43,8 +43,8 @@ pub(super) enum Kind {
     Handover(MemberId),
 }
 
-/// A request before and after its first attempt. Only a numbered request is sent: a number belongs to one session and one
-/// request.
+/// A request before and after its first attempt. Only a numbered request is sent: a number belongs to one session and
+/// one request.
 #[derive(Debug)]
 pub(super) enum Body {
     /// Never sent.
@@ -137,7 +137,8 @@ impl Pending {
         }
     }
 
-    /// How the call ends if it ends now because of `cause`. It is *not applied* only if no attempt can have been proposed.
+    /// How the call ends if it ends now because of `cause`. It is *not applied* only if no attempt can have been
+    /// proposed.
     pub(super) fn error(&self, cause: Cause) -> CallError {
         if self.kind.has_effect() && !self.is_surely_undone() {
             CallError::OutcomeUnknown(cause)
@@ -151,8 +152,8 @@ impl Pending {
         !self.maybe_proposed && self.attempts.is_empty()
     }
 
-    /// Removes an attempt that was answered or can no longer be answered. Returns true if it was the latest, so that the call
-    /// needs another.
+    /// Removes an attempt that was answered or can no longer be answered. Returns true if it was the latest, so that
+    /// the call needs another.
     pub(super) fn resolve(&mut self, attempt: u64) -> bool {
         self.attempts.retain(|open| *open != attempt);
         matches!(self.phase, Phase::Sent { attempt: latest, .. } if latest == attempt)

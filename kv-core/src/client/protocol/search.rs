@@ -13,8 +13,8 @@ const DOUBT: Duration = Duration::from_secs(1);
 
 /// The presumed primary, and the search for it while there is none.
 ///
-/// While the primary is unknown, members are asked in turn, with one call at a time and with growing pauses, so that waiting
-/// calls do not overload a cluster that is busy with an election.
+/// While the primary is unknown, members are asked in turn, with one call at a time and with growing pauses, so that
+/// waiting calls do not overload a cluster that is busy with an election.
 #[derive(Debug)]
 pub(super) struct Search {
     members: Vec<MemberId>,
@@ -74,8 +74,9 @@ impl Search {
         self.doubted.remove(&member);
     }
 
-    /// The member answered that it is not primary, and perhaps who is. If that member is doubted, it is returned: one call may
-    /// try it, while the search continues. (It may be dead without the others knowing it yet, or a message may have been lost.)
+    /// The member answered that it is not primary, and perhaps who is. If that member is doubted, it is returned: one
+    /// call may try it, while the search continues. (It may be dead without the others knowing it yet, or a message may
+    /// have been lost.)
     pub(super) fn not_primary(
         &mut self,
         now: Instant,
@@ -168,8 +169,8 @@ impl Delays {
         self.mean = Some((mean * 7 + delay) / 8);
     }
 
-    /// How long to wait for an answer in a call with this many unanswered attempts. The first may be due to chance. With more,
-    /// the time doubles, so that a slow cluster does not receive more and more attempts.
+    /// How long to wait for an answer in a call with this many unanswered attempts. The first may be due to chance.
+    /// With more, the time doubles, so that a slow cluster does not receive more and more attempts.
     pub(super) fn timeout(&self, options: &ProtocolOptions, silences: u32) -> Duration {
         let usual = self.mean.unwrap_or_default() + self.deviation * 4;
         let first = usual.max(options.attempt_min);

@@ -234,7 +234,8 @@ async fn the_last_handle_ends_the_connections() {
     tokio::time::timeout(Duration::from_secs(1), incoming.answers.closed()).await.unwrap();
 }
 
-/// F-net-11: whatever lies between a client and a member may forget their connection, and go on swallowing what is sent on it.
+/// F-net-11: whatever lies between a client and a member may forget their connection, and go on swallowing what is sent
+/// on it.
 #[tokio::test(start_paused = true)]
 async fn f_net_11_a_connection_on_which_nothing_is_answered_is_given_up() {
     let mut cluster = Cluster::start().await;

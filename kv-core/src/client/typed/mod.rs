@@ -19,11 +19,11 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use tokio::time::Instant;
 
-/// The keys that begin with a prefix, with values of type `T` stored as JSON: created by [`Client::typed`]. `kv get` prints them, and programs
-/// in other languages can read them. To add a field later, use `#[serde(default)]`.
+/// The keys that begin with a prefix, with values of type `T` stored as JSON: created by [`Client::typed`]. `kv get`
+/// prints them, and programs in other languages can read them. To add a field later, use `#[serde(default)]`.
 ///
-/// Keys are given and returned without the prefix. A clone is cheap. All calls have the guarantees and limits of the client. Each can have its
-/// own options and deadline; the default deadline is that of the client.
+/// Keys are given and returned without the prefix. A clone is cheap. All calls have the guarantees and limits of the
+/// client. Each can have its own options and deadline; the default deadline is that of the client.
 ///
 /// ```no_run
 /// # async fn example(client: kv_core::Client) -> Result<(), kv_core::client::TypedError> {
@@ -115,8 +115,8 @@ pub enum TypedError {
 }
 
 impl TypedError {
-    /// Returns whether the condition of a write did not hold: for [`Typed::create`], that there is no value; for [`Typed::replace`], that the
-    /// value has not changed since it was read.
+    /// Returns whether the condition of a write did not hold: for [`Typed::create`], that there is no value; for
+    /// [`Typed::replace`], that the value has not changed since it was read.
     #[must_use]
     pub const fn is_condition_failed(&self) -> bool {
         matches!(self, Self::Write(error) if error.is_condition_failed())
@@ -160,20 +160,22 @@ impl<T: Serialize + DeserializeOwned + 'static> Typed<T> {
         TypedPut::new(encode(value).map(|value| self.client.put(self.key(key.as_ref()), value)))
     }
 
-    /// Sets a value if the key does not exist; otherwise fails with [`WriteError::ConditionFailed`]. Await the builder to run it.
+    /// Sets a value if the key does not exist; otherwise fails with [`WriteError::ConditionFailed`]. Await the builder
+    /// to run it.
     pub fn create(&self, key: impl AsRef<[u8]>, value: &T) -> TypedPut {
         self.put(key, value).if_absent()
     }
 
-    /// Sets a value if it has not changed since it was read as `seen`; otherwise fails with [`WriteError::ConditionFailed`]. Await the
-    /// builder to run it.
+    /// Sets a value if it has not changed since it was read as `seen`; otherwise fails with
+    /// [`WriteError::ConditionFailed`]. Await the builder to run it.
     pub fn replace(&self, key: impl AsRef<[u8]>, seen: &Entry<T>, value: &T) -> TypedPut {
         self.put(key, value).if_revision(seen.modified)
     }
 
-    /// Changes a value: calls `change` with the present value, and writes what it returns. `None` stands for a key that does not
-    /// exist, and returning it removes the key. If another client changes the value in the meantime, `change` is called again
-    /// with the new value. Returns the value that was written. A time to live or a lease of the old value does not apply to it.
+    /// Changes a value: calls `change` with the present value, and writes what it returns. `None` stands for a key that
+    /// does not exist, and returning it removes the key. If another client changes the value in the meantime, `change`
+    /// is called again with the new value. Returns the value that was written. A time to live or a lease of the old
+    /// value does not apply to it.
     ///
     /// # Errors
     /// As for [`get`](Self::get) and [`put`](Self::put); [`TypedError::Contended`] after the client's deadline.

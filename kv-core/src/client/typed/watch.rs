@@ -12,12 +12,12 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Watches values: created by [`Typed::watch`](super::Typed::watch), run by [`stream`](Self::stream) or [`follow`](Self::follow).
-/// It has the guarantees of a [`Watch`].
+/// Watches values: created by [`Typed::watch`](super::Typed::watch), run by [`stream`](Self::stream) or
+/// [`follow`](Self::follow). It has the guarantees of a [`Watch`].
 ///
-/// A value of another type yields [`TypedError::Decode`] in its place, and the stream continues. After any other error it ends.
-/// If [previous values](Self::previous) are included, a change of a value of another type yields `Decode` too, whatever the new
-/// value is.
+/// A value of another type yields [`TypedError::Decode`] in its place, and the stream continues. After any other error
+/// it ends. If [previous values](Self::previous) are included, a change of a value of another type yields `Decode` too,
+/// whatever the new value is.
 #[must_use = "nothing is followed before this is run"]
 pub struct TypedWatch<T> {
     watch: Watch,

@@ -1,5 +1,5 @@
-//! Damage: repaired, reported, or refused; never a wrong entry, never a panic, and what may have been acknowledged is never taken
-//! for absent.
+//! Damage: repaired, reported, or refused; never a wrong entry, never a panic, and what may have been acknowledged is
+//! never taken for absent.
 
 use super::block::SECTOR_BYTES;
 use super::location::{EntryLocation, Generation, SegmentNumber};

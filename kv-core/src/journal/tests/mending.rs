@@ -1,5 +1,5 @@
-//! Mending: what is behind the damage is reported and kept, what is missing is filled in, a bad copy is written once more, and a crash
-//! at any point of that neither loses anything nor makes a log look whole that is not.
+//! Mending: what is behind the damage is reported and kept, what is missing is filled in, a bad copy is written once
+//! more, and a crash at any point of that neither loses anything nor makes a log look whole that is not.
 
 use super::damage::{FIRST, overwrite, reopened, view_of, with_entries};
 use super::*;
@@ -190,8 +190,8 @@ fn mend_some(journal: &mut Journal, entries: &[Entry], known: &mut BTreeSet<Op>,
     let _ = journal.execute(&[view(4, 4, Some((last, incarnation)))]);
 }
 
-/// Rules D3, D5 and D6. In particular: a fill that only the system's cache has looks whole after the process has died, and is gone after
-/// the next power cut; damage that lies before a fill in the order of writing is damage still.
+/// Rules D3, D5 and D6. In particular: a fill that only the system's cache has looks whole after the process has died,
+/// and is gone after the next power cut; damage that lies before a fill in the order of writing is damage still.
 #[test]
 fn f_disk_20_a_crash_at_any_point_of_mending_loses_nothing_and_leaves_nothing_that_looks_whole() {
     for seed in 0..seeds(400) {

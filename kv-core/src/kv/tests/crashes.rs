@@ -70,8 +70,8 @@ fn digests(log: &[Entry]) -> Vec<Hash> {
     log.iter().map(apply).collect()
 }
 
-/// Power cuts, torn both ways, and mere deaths of the process, at every single operation of a life with two checkpoints:
-/// from nothing, and over an earlier checkpoint.
+/// Power cuts, torn both ways, and mere deaths of the process, at every single operation of a life with two
+/// checkpoints: from nothing, and over an earlier checkpoint.
 #[test]
 fn a_checkpoint_that_crashes_at_any_operation_leaves_the_last_one_or_itself() {
     for steps in [0, 30] {

@@ -327,7 +327,8 @@ fn data_larger_than_the_cache_and_the_overlays_is_kept_on_real_files() {
     }
 }
 
-/// Rule S1 of PROTOCOL.md: the running digest goes through checkpoints, and an entry that does something else changes it for ever.
+/// Rule S1 of PROTOCOL.md: the running digest goes through checkpoints, and an entry that does something else changes
+/// it for ever.
 #[test]
 fn s1_the_trail_is_the_same_whatever_was_checkpointed_and_tells_what_was_done() {
     let disk = Disk::new();

@@ -107,7 +107,8 @@ fn without_history_there_are_no_changes_but_those_to_come() {
     }
 }
 
-/// Rule R2: any revision that is kept reads as the model remembers it, key by key and range by range, in both directions.
+/// Rule R2: any revision that is kept reads as the model remembers it, key by key and range by range, in both
+/// directions.
 fn check_past(workload: &mut Workload, reader: &StateReader) {
     let (floor, newest) = (reader.latest().floor(), reader.revision());
     let rng = &mut workload.rng;
@@ -151,8 +152,8 @@ fn the_past_in_memory_reads_as_the_model_remembers_it() {
     }
 }
 
-/// Rules R2 and R3: members that made checkpoints at different ops, were restarted, or crashed while they wrote one: what they remember is right, and
-/// where both have made a checkpoint it is the same, byte for byte.
+/// Rules R2 and R3: members that made checkpoints at different ops, were restarted, or crashed while they wrote one:
+/// what they remember is right, and where both have made a checkpoint it is the same, byte for byte.
 #[test]
 fn the_past_on_disk_is_that_of_the_model_and_equal_on_all_members() {
     for seed in 0..8 {

@@ -262,8 +262,8 @@ impl Model {
     }
 }
 
-/// Makes random entries: few keys, so that they collide; all conditions; retries, sessions opened, closed and expiring; keys and leases
-/// that expire, whether it is proposed rightly or not.
+/// Makes random entries: few keys, so that they collide; all conditions; retries, sessions opened, closed and expiring;
+/// keys and leases that expire, whether it is proposed rightly or not.
 #[derive(Debug)]
 pub(super) struct Workload {
     pub(super) rng: fastrand::Rng,

@@ -85,7 +85,8 @@ fn a_session_can_be_opened_and_used_in_one_entry() {
     assert_eq!(applied[1].result.as_ref().unwrap().effect, Effect::Put);
 }
 
-/// The outcome of a request that takes no revision carries the last one; it is named by its number in the log, which never comes twice, and restarts keep it.
+/// The outcome of a request that takes no revision carries the last one; it is named by its number in the log, which
+/// never comes twice, and restarts keep it.
 #[test]
 fn n8_sessions_and_leases_come_and_go_at_one_revision_and_each_has_a_name_of_its_own() {
     let disk = crate::storage::simulated::Disk::new();

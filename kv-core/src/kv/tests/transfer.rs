@@ -157,8 +157,8 @@ fn t2_a_part_of_a_snapshot_is_no_state() {
     assert!(!receiver.verify(at).unwrap());
 }
 
-/// Rule T2, at every operation on the disk: after a power cut there is the old state or the new one, and what was stored of a
-/// snapshot is resumed or begun again (rule T6).
+/// Rule T2, at every operation on the disk: after a power cut there is the old state or the new one, and what was
+/// stored of a snapshot is resumed or begun again (rule T6).
 #[test]
 fn t2_f_disk_20_a_power_cut_during_the_transfer_leaves_the_old_state_or_the_new() {
     let (_disk, state, at, digest) = source(3);

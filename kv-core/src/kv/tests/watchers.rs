@@ -1,5 +1,5 @@
-//! Questions that wait for changes: rules W2 to W5 of PROTOCOL.md. That what is delivered is the history, whole and in order (rule W1), is
-//! tested in `history`.
+//! Questions that wait for changes: rules W2 to W5 of PROTOCOL.md. That what is delivered is the history, whole and in
+//! order (rule W1), is tested in `history`.
 
 use super::*;
 use crate::ids::Instant;
@@ -130,7 +130,8 @@ fn w3_who_is_to_wait_looks_again_if_others_were_woken_by_what_it_has_not_seen() 
     assert!(matches!(look, WatchPoll::Answer(Answer::Watched { events, .. }) if events.len() == 1));
 }
 
-/// The watch comes from a member that has delivered a part of revision 3, to one that had not applied it when it looked.
+/// The watch comes from a member that has delivered a part of revision 3, to one that had not applied it when it
+/// looked.
 #[test]
 fn w3_a_part_of_a_revision_that_was_delivered_is_not_all_of_it() {
     let (mut machine, session) = machine();
@@ -254,7 +255,8 @@ fn a_watch_without_a_position_gets_one() {
     assert_eq!(place(&answer), &Position::after(r(2)));
 }
 
-/// Rule W5: nobody waits for the answer of a connection that is closed; and to look for those whose time is over costs nothing for the others.
+/// Rule W5: nobody waits for the answer of a connection that is closed; and to look for those whose time is over costs
+/// nothing for the others.
 #[test]
 fn w5_a_closed_connection_takes_its_questions_along_and_no_others() {
     let mut watchers = Watchers::default();

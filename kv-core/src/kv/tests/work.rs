@@ -1,4 +1,5 @@
-//! How the work of each command grows, in counted steps: with what it returns or removes, not with what is there besides, or was there once.
+//! How the work of each command grows, in counted steps: with what it returns or removes, not with what is there
+//! besides, or was there once.
 
 use super::changes::MAX_STEPS;
 use super::*;
@@ -300,7 +301,8 @@ fn the_last_step_of_removing_a_range_costs_as_much_as_the_first() {
     }
 }
 
-/// What a request that removes a range reads is bounded by bytes, too, and what it removes is the same wherever the state lies.
+/// What a request that removes a range reads is bounded by bytes, too, and what it removes is the same wherever the
+/// state lies.
 #[test]
 fn large_values_end_the_removal_of_a_range_early() {
     let value = "v".repeat(60 << 10);

@@ -36,7 +36,8 @@ async fn until_closed((mut reader, _writer): Ends) -> Duration {
     begin.elapsed()
 }
 
-/// F-load-4: of those who come at once, no more than the rate; members have one of their own, and a second later there is room.
+/// F-load-4: of those who come at once, no more than the rate; members have one of their own, and a second later there
+/// is room.
 #[tokio::test(start_paused = true)]
 async fn f_load_4_a_storm_is_let_in_at_its_rate_and_members_do_not_wait() {
     let options = Options { max_accepts_per_second: 50, ..Options::default() };
@@ -169,7 +170,8 @@ async fn a_large_frame_waits_for_memory_and_small_ones_do_not() {
     assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
 }
 
-/// F-load-4: one who sends as fast as it can gives way to others, though all of it is there to be read: tasks share few threads.
+/// F-load-4: one who sends as fast as it can gives way to others, though all of it is there to be read: tasks share few
+/// threads.
 #[tokio::test]
 async fn f_load_4_who_sends_much_gives_way_to_others() {
     const PUTS: u64 = 8;

@@ -14,8 +14,8 @@ fn get() -> Query {
     Query::Get { key: "key".into(), at: None }
 }
 
-/// Rule R1: a read was confirmed at an op, or waits for a revision; before a thread comes to it, the state is lost and an older one takes its
-/// place. It is sent elsewhere; the next one, for which that state will do, is answered.
+/// Rule R1: a read was confirmed at an op, or waits for a revision; before a thread comes to it, the state is lost and
+/// an older one takes its place. It is sent elsewhere; the next one, for which that state will do, is answered.
 #[tokio::test]
 async fn r1_a_read_is_not_answered_from_an_older_state_than_it_was_confirmed_for() {
     let bench = Bench::new();
@@ -63,8 +63,9 @@ async fn t9_damage_of_a_state_that_has_been_replaced_gives_nothing_up() {
     assert_eq!(lost(), Some(shared.state_life()));
 }
 
-/// Rule D7: a member has ten durable entries of a log that is not to be, and comes to stand on a state at op 5. What it reports as durable goes
-/// back at once, and not when the journal has written that: a checkpoint at op 8 of the new log must wait for that op.
+/// Rule D7: a member has ten durable entries of a log that is not to be, and comes to stand on a state at op 5. What it
+/// reports as durable goes back at once, and not when the journal has written that: a checkpoint at op 8 of the new log
+/// must wait for that op.
 #[tokio::test]
 async fn d7_what_is_durable_goes_back_when_the_log_stands_on_another_point() {
     let bench = Bench::new();

@@ -97,7 +97,8 @@ async fn w5_a_watch_that_is_taken_back_at_once_does_not_wait() {
     assert_eq!(bench.shared.watches.waiting(), 1, "the other one waits");
 }
 
-/// Rule W5: a state that was lost, and is being caught up, has not reached what has woken others. What comes in between wakes nobody.
+/// Rule W5: a state that was lost, and is being caught up, has not reached what has woken others. What comes in between
+/// wakes nobody.
 #[tokio::test]
 async fn w5_a_state_that_went_back_keeps_nobody_waiting_and_no_thread_busy() {
     let bench = Bench::new();

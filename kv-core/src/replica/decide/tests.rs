@@ -175,8 +175,8 @@ fn v5f_a_quorum_without_a_damaged_member_decides_by_itself() {
     assert_eq!((decided.base.op, decided.head()), (Op::new(2), Op::new(2)));
 }
 
-/// Rule V5: member 1 alone has the log of view 1, and does not know whether it reached op 3. What member 0 still has of view 0 was
-/// acknowledged by both, or never committed.
+/// Rule V5: member 1 alone has the log of view 1, and does not know whether it reached op 3. What member 0 still has of
+/// view 0 was acknowledged by both, or never committed.
 #[test]
 fn v5g_the_last_copy_of_an_older_log_view_is_kept_where_nothing_else_can_have_been_committed() {
     let copy = summary(0, 1, &[Slot::Faulty(Some(hash(2, 0))), present(3, 0)]);
@@ -195,8 +195,8 @@ fn v5g_the_last_copy_of_an_older_log_view_is_kept_where_nothing_else_can_have_be
     assert_eq!(super::decide(&votes(&[copy, open]), THREE), LogDecision::Stuck(Op::new(3)));
 }
 
-/// Rule V5: a log of view 0 has one entry at op 3. Members 1 and 2 may both have acknowledged it; had they acknowledged another one later, both
-/// would be of a later view.
+/// Rule V5: a log of view 0 has one entry at op 3. Members 1 and 2 may both have acknowledged it; had they acknowledged
+/// another one later, both would be of a later view.
 #[test]
 fn v5g_the_last_copy_of_an_entry_is_kept_where_the_others_do_not_know_what_they_had() {
     let copy = summary(0, 1, &[present(2, 0), present(3, 0)]);

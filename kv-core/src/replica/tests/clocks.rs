@@ -72,7 +72,8 @@ impl Stamps {
         }
     }
 
-    /// Of any two committed entries, the stamps differ by no more than 11/10 of the true time between them, and a millisecond.
+    /// Of any two committed entries, the stamps differ by no more than 11/10 of the true time between them, and a
+    /// millisecond.
     pub(super) fn committed(&mut self, hash: Hash) {
         let Some((made, stamp)) = self.made.get(&hash) else { return };
         let micros = |value: u64| i64::try_from(value).expect("not that long");
@@ -234,8 +235,8 @@ fn n7_heartbeats_and_votes_carry_the_ages_of_entries() {
     }
 }
 
-/// Rule N7 of PROTOCOL.md: a view that a quorum of restarted members began has lost time, and stamps by what it has left. Who was not there knows a
-/// greater time from before, and goes on from the last entry all the same.
+/// Rule N7 of PROTOCOL.md: a view that a quorum of restarted members began has lost time, and stamps by what it has
+/// left. Who was not there knows a greater time from before, and goes on from the last entry all the same.
 #[test]
 fn n7_a_new_primary_goes_on_from_the_last_entry_and_not_from_its_greatest_estimate() {
     let options = Options { wall_clock_allowance: Duration::from_secs(3_600), ..Options::default() };
@@ -294,8 +295,8 @@ fn copies_at_one_op(written_once: bool) {
     put(&mut group);
 }
 
-/// Rule N7 of PROTOCOL.md: delays that change, clocks that drift by a tenth and stand still, wrong wall clocks, view changes, restarts of one and of
-/// all. Of any two committed entries, the stamps differ by no more than the clocks may.
+/// Rule N7 of PROTOCOL.md: delays that change, clocks that drift by a tenth and stand still, wrong wall clocks, view
+/// changes, restarts of one and of all. Of any two committed entries, the stamps differ by no more than the clocks may.
 #[test]
 fn n7_nothing_ends_early_on_300_random_walks() {
     for seed in 0..300 {

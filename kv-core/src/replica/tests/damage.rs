@@ -1,5 +1,5 @@
-//! Damaged logs: executions that lose data, or get stuck, where a careless implementation takes what it cannot read for what was never
-//! there. Each cites the rule that prevents it.
+//! Damaged logs: executions that lose data, or get stuck, where a careless implementation takes what it cannot read for
+//! what was never there. Each cites the rule that prevents it.
 
 use super::group::{Disk, Group};
 use crate::config::Options;
@@ -114,7 +114,8 @@ fn with_deep_logs(data: u8, witnesses: u8) -> Group {
     group
 }
 
-/// F-disk-7, rule V5h: below what is decided, only all members together can find that it is lost. Without that, the views changed for ever.
+/// F-disk-7, rule V5h: below what is decided, only all members together can find that it is lost. Without that, the
+/// views changed for ever.
 #[test]
 fn f_disk_7_the_same_entry_bad_everywhere_below_the_base_halts_loudly() {
     for bad in [&[3][..], &[3, 4, 5], &[1, 3], &[3, 9, 12]] {
@@ -242,8 +243,8 @@ fn f_disk_12_a_cluster_of_one_goes_on_when_everything_is_readable_again() {
     assert_eq!(group.replica(0).commit().op, Op::new(5));
 }
 
-/// Five members, of whom only the fourth can serve op 3: whoever is asked for a run of entries does not answer, so each is asked for
-/// single ones. Rule D6c.
+/// Five members, of whom only the fourth can serve op 3: whoever is asked for a run of entries does not answer, so each
+/// is asked for single ones. Rule D6c.
 #[test]
 fn d6c_an_entry_that_only_one_of_five_has_is_found() {
     let mut group = with_entries(5, 0, 4);
@@ -257,8 +258,8 @@ fn d6c_an_entry_that_only_one_of_five_has_is_found() {
     group.run_until("mended", |group| mended(group, 4));
 }
 
-/// Member 0 knows how the log ends, member 2 has what is missing between, and neither is asked by a hash that it knows: the hashes are found
-/// out one from the other. Rule D6c.
+/// Member 0 knows how the log ends, member 2 has what is missing between, and neither is asked by a hash that it knows:
+/// the hashes are found out one from the other. Rule D6c.
 #[test]
 fn d6c_hashes_are_pieced_together_from_damaged_logs() {
     let options = Options { pipeline_depth: 4, ..Options::default() };
@@ -280,7 +281,8 @@ fn d6c_hashes_are_pieced_together_from_damaged_logs() {
     group.run_until("mended", |group| mended(group, 10));
 }
 
-/// The new primary is asked to compare an op whose hash one member knows from its child, and that child's hash another. Rule D6c.
+/// The new primary is asked to compare an op whose hash one member knows from its child, and that child's hash another.
+/// Rule D6c.
 #[test]
 fn d6c_hashes_are_asked_for_from_the_first_that_is_not_known() {
     let options = Options { pipeline_depth: 4, ..Options::default() };
@@ -302,8 +304,8 @@ fn d6c_hashes_are_asked_for_from_the_first_that_is_not_known() {
     group.run_until("mended", |group| mended(group, 16));
 }
 
-/// Rule V5e: members 0 and 1 committed op 4; then 1 loses the end of its log, without a trace of how long it was, and 0 is away. Had the
-/// open end counted as a nack, 1 and 2 would go on without op 4.
+/// Rule V5e: members 0 and 1 committed op 4; then 1 loses the end of its log, without a trace of how long it was, and 0
+/// is away. Had the open end counted as a nack, 1 and 2 would go on without op 4.
 #[test]
 fn v5e_an_open_tail_that_hides_a_committed_op_waits_for_who_has_it() {
     let mut group = with_entries(3, 0, 3);
@@ -323,7 +325,8 @@ fn v5e_an_open_tail_that_hides_a_committed_op_waits_for_who_has_it() {
     group.run_until("mended", |group| mended(group, 4));
 }
 
-/// Rule V4: a vote that is sent again after a restart reports what the disk holds then. The latest replaces the earlier one.
+/// Rule V4: a vote that is sent again after a restart reports what the disk holds then. The latest replaces the earlier
+/// one.
 #[test]
 fn v4_a_vote_after_a_restart_reports_the_damage_found_since() {
     let mut group = with_entries(3, 0, 4);
@@ -422,8 +425,8 @@ fn n4_nothing_above_a_bad_uncommitted_entry_is_acknowledged() {
     group.run_until("mended", |group| mended(group, 4));
 }
 
-/// Rules N4 and D8: the primary's own copy went bad before the others' acknowledgements came. When it is there again it counts, though nothing
-/// else happens.
+/// Rules N4 and D8: the primary's own copy went bad before the others' acknowledgements came. When it is there again it
+/// counts, though nothing else happens.
 #[test]
 fn n4_a_repaired_entry_counts_for_what_waited_for_it() {
     let mut group = Group::formed(2, 0);
@@ -440,8 +443,9 @@ fn n4_a_repaired_entry_counts_for_what_waited_for_it() {
     group.run_until("committed", |group| group.replica(0).commit().op == Op::new(2));
 }
 
-/// Rule V7: the witness alone knows how much was committed, and nothing below it; the new primary has lost its tail. It asks for hashes
-/// below one that it knows, and who has the log of that one answers, though it does not know itself what is committed.
+/// Rule V7: the witness alone knows how much was committed, and nothing below it; the new primary has lost its tail. It
+/// asks for hashes below one that it knows, and who has the log of that one answers, though it does not know itself
+/// what is committed.
 #[test]
 fn v7_hashes_are_asked_for_below_one_that_is_known() {
     let mut group = with_entries(2, 1, 6);

@@ -24,8 +24,8 @@ fn hashes(replica: &Replica, through: u64) -> Vec<(Op, Hash)> {
     (0..=through).map(|op| (Op::new(op), replica.anchor(Op::new(op)).hash)).collect()
 }
 
-/// Member 2 restarted in the middle of an installation, learned from a heartbeat that op 3 is committed, and hears only now
-/// the `StartView` with which the view began at op 2.
+/// Member 2 restarted in the middle of an installation, learned from a heartbeat that op 3 is committed, and hears only
+/// now the `StartView` with which the view began at op 2.
 #[test]
 fn n5_a_start_view_that_its_own_view_has_overtaken_halts_nobody() {
     let mut group = with_entries(3);
@@ -66,8 +66,8 @@ fn v7_a_member_catches_up_over_a_link_that_takes_a_second() {
     group.run_until("level", Group::level);
 }
 
-/// The answer to "what came before this entry of view 0" from a member that has since installed another log: appended, it would
-/// look like a divergence as soon as the next entry of view 0 came.
+/// The answer to "what came before this entry of view 0" from a member that has since installed another log: appended,
+/// it would look like a divergence as soon as the next entry of view 0 came.
 #[test]
 fn n6_a_gap_is_filled_from_the_log_that_was_asked_for_and_no_other() {
     let mut group = with_entries(3);
@@ -100,7 +100,8 @@ fn v2_members_that_were_away_for_many_views_join_the_next_one_at_once() {
     assert!(outage < Duration::from_secs(2), "{outage:?}");
 }
 
-/// Damage below its checkpoint raises the floor of one member's journal; the others must not drop for that what a third needs.
+/// Damage below its checkpoint raises the floor of one member's journal; the others must not drop for that what a third
+/// needs.
 #[test]
 fn trimming_goes_by_the_checkpoints_of_all_and_not_by_the_floor_of_one() {
     let mut group = with_entries(6);
@@ -120,7 +121,8 @@ fn trimming_goes_by_the_checkpoints_of_all_and_not_by_the_floor_of_one() {
     assert_eq!(kept, Some(Op::new(1)), "member 0 has no checkpoint yet");
 }
 
-/// What a witness only knows to be committed is forgotten by a restart: it then asks for hashes from below what the others dropped.
+/// What a witness only knows to be committed is forgotten by a restart: it then asks for hashes from below what the
+/// others dropped.
 #[test]
 fn trimming_waits_for_the_durable_checkpoint_of_a_witness() {
     let mut group = Group::formed(2, 1);
@@ -141,7 +143,8 @@ fn trimming_waits_for_the_durable_checkpoint_of_a_witness() {
     assert_eq!(group.members[0].disk.floor.0.op, Op::new(6), "and then it does drop");
 }
 
-/// Damage below its checkpoint has raised the primary's floor above the commit point of a member that holds those entries itself.
+/// Damage below its checkpoint has raised the primary's floor above the commit point of a member that holds those
+/// entries itself.
 #[test]
 fn v7_the_hash_at_the_floor_may_be_all_that_a_member_lacks() {
     let mut group = with_entries(6);
@@ -161,8 +164,8 @@ fn v7_the_hash_at_the_floor_may_be_all_that_a_member_lacks() {
     group.run_until("repaired", |group| group.replica(2).status().status == Status::Normal && group.level());
 }
 
-/// Member 0, which has 3 entries, has decided the log of view 3 by the vote of member 1, the only one that has the last of them: 31, of which
-/// member 2 has 30. Members 1 and 2 are down.
+/// Member 0, which has 3 entries, has decided the log of view 3 by the vote of member 1, the only one that has the last
+/// of them: 31, of which member 2 has 30. Members 1 and 2 are down.
 fn far_behind_in_view_3() -> Group {
     let mut group = with_entries(30);
     group.cut.extend([(0, 2), (1, 0)]);
@@ -189,8 +192,8 @@ fn votes_to_leave(group: &Group, view: u64) -> bool {
     group.sent.iter().any(|e| matches!(e.message, Message::StartViewChange { view } if view == target))
 }
 
-/// What member 2 has of the decided log must be asked of it without the entry that only member 1 had; then the view must pass. Member 0 once
-/// fetched one entry for each round of time-outs, and held the view for as long as that took.
+/// What member 2 has of the decided log must be asked of it without the entry that only member 1 had; then the view
+/// must pass. Member 0 once fetched one entry for each round of time-outs, and held the view for as long as that took.
 #[test]
 fn v7_a_new_primary_asks_nobody_for_more_than_its_vote_holds() {
     let mut group = far_behind_in_view_3();
@@ -210,7 +213,8 @@ fn v7_a_new_primary_asks_nobody_for_more_than_its_vote_holds() {
     assert_eq!(group.replica(2).head().op, Op::new(30));
 }
 
-/// Each entry that comes is progress, but another member may be further: the view is not held for as long as entries come.
+/// Each entry that comes is progress, but another member may be further: the view is not held for as long as entries
+/// come.
 #[test]
 fn v6_an_installation_that_creeps_lets_the_view_pass() {
     let mut group = far_behind_in_view_3();

@@ -130,7 +130,8 @@ impl Disk {
         self.floor = (point.anchor, point.next_revision, point.timestamp);
     }
 
-    /// The engine's state is another one. Where it is older than a lost one, what the superblock records about that is void.
+    /// The engine's state is another one. Where it is older than a lost one, what the superblock records about that is
+    /// void.
     fn put_state(&mut self, point: LogPoint, writing: &mut VecDeque<(WriteSeq, Write)>) {
         self.engine = Some(point);
         let under_way = writing.iter_mut().filter_map(|(_, write)| match write {

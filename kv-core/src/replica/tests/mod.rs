@@ -1,4 +1,5 @@
-//! Whole groups of replicas without disks or networks of any kind: each test states a rule of PROTOCOL.md by its number.
+//! Whole groups of replicas without disks or networks of any kind: each test states a rule of PROTOCOL.md by its
+//! number.
 
 mod checks;
 mod clocks;

@@ -49,7 +49,8 @@ fn r4_a_backup_that_hears_of_confirmed_rounds_knows_how_old_its_state_is() {
     assert_eq!(fresh(&group, 0, MS * 100), Some(Op::new(3)));
 }
 
-/// Messages may take any time: a state is as old as the question that a confirmed round began after, not as the word that it was confirmed.
+/// Messages may take any time: a state is as old as the question that a confirmed round began after, not as the word
+/// that it was confirmed.
 #[test]
 fn r4_the_word_of_a_confirmed_round_counts_from_what_was_sent_before_it_began() {
     let mut group = patient(3);

@@ -31,7 +31,8 @@ fn f2_a_first_start_needs_all_members_once() {
     group.run_until("formed", |group| group.serving().is_some());
 }
 
-/// A member that answered before its step was durable, and came back empty, would be locked out by those who formed on its word.
+/// A member that answered before its step was durable, and came back empty, would be locked out by those who formed on
+/// its word.
 #[test]
 fn f3_only_the_durable_step_is_reported() {
     let mut group = Group::new(3, 0);
@@ -182,7 +183,8 @@ fn v1_a_backup_that_suspects_stays_normal_and_a_sign_of_life_withdraws_its_vote(
     assert_eq!(group.replica(1).status().primary, Some(member(0)));
 }
 
-/// Under load everybody is late for a moment: member 2, which hears nothing of the primary, must not find what member 1 meant then.
+/// Under load everybody is late for a moment: member 2, which hears nothing of the primary, must not find what member 1
+/// meant then.
 #[test]
 fn v1_a_vote_that_is_withdrawn_is_forgotten_at_once() {
     let mut group = with_entries(1);
@@ -210,7 +212,8 @@ fn v1_a_vote_that_got_where_it_wanted_is_not_taken_back() {
     assert!(!group.sent[first.expect("it started")..].iter().any(votes));
 }
 
-/// Member 0 is in view 1, whose primary is member 1; that is in view 5, whose primary is member 0. Nothing but their votes gets through.
+/// Member 0 is in view 1, whose primary is member 1; that is in view 5, whose primary is member 0. Nothing but their
+/// votes gets through.
 #[test]
 fn v8_a_vote_of_ones_own_primary_is_answered_once() {
     let mut group = Group::formed(5, 0);
@@ -349,7 +352,8 @@ fn v8_a_slow_checkpoint_moves_nobody_and_a_state_that_hangs_does() {
     group.run_until("it gives up when nothing gets on", |group| !group.replica(0).is_serving());
 }
 
-/// A member that takes the role over has its own time to apply: the time without anything to apply before does not count.
+/// A member that takes the role over has its own time to apply: the time without anything to apply before does not
+/// count.
 #[test]
 fn v8_a_new_primary_does_not_inherit_an_old_silence() {
     let mut group = with_entries(1);
@@ -371,7 +375,8 @@ fn v8_a_primary_that_can_only_send_abdicates() {
     group.run_until("replaced", |group| group.serving().is_some_and(|id| id != 0));
 }
 
-/// On a starved machine a quorum answers late, and later: who gave up after a fixed time would pass the role round and round.
+/// On a starved machine a quorum answers late, and later: who gave up after a fixed time would pass the role round and
+/// round.
 #[test]
 fn v8_the_patience_with_a_quorum_grows_with_its_silences() {
     let mut group = with_entries(1);
@@ -573,7 +578,8 @@ fn receive_digest(group: &mut Group, id: u8, op: u64, digest: u128) {
     group.settle();
 }
 
-/// Members 0 and 2 have applied the same entries to the same effect; whoever sends first, member 1 finds out that it has not.
+/// Members 0 and 2 have applied the same entries to the same effect; whoever sends first, member 1 finds out that it
+/// has not.
 #[test]
 fn s1_a_member_whose_state_differs_from_a_quorums_halts_and_the_others_go_on() {
     for order in [[0, 1, 2], [1, 0, 2], [2, 0, 1]] {

@@ -156,8 +156,9 @@ fn t3_entries_above_the_snapshot_stay() {
     assert_eq!(group.members[2].disk.entries.len(), 7);
 }
 
-/// T4: a state of a later view brings its view with it. Without it, a member that adopts the state in the middle of an older view finds
-/// that view's log without entries that it knows to be committed, and stops as if the histories had diverged.
+/// T4: a state of a later view brings its view with it. Without it, a member that adopts the state in the middle of an
+/// older view finds that view's log without entries that it knows to be committed, and stops as if the histories had
+/// diverged.
 #[test]
 fn t4_who_takes_a_state_is_in_the_view_that_committed_it() {
     let mut group = away(5, 0);
@@ -201,7 +202,8 @@ fn t4_who_takes_a_state_is_in_the_view_that_committed_it() {
     group.run_until("level", Group::level);
 }
 
-/// T6: each piece takes ten times as long as any question has patience for. What was begun is completed: the same snapshot, by one nonce.
+/// T6: each piece takes ten times as long as any question has patience for. What was begun is completed: the same
+/// snapshot, by one nonce.
 #[test]
 fn t6_a_source_that_is_slow_is_not_gone() {
     let mut group = away(3, 0);
@@ -286,7 +288,8 @@ fn offer_a_useless_snapshot(index: usize) -> Group {
     group
 }
 
-/// T6: another member that is behind as well answers first, with a snapshot of no use. What the others send counts as before.
+/// T6: another member that is behind as well answers first, with a snapshot of no use. What the others send counts as
+/// before.
 #[test]
 fn t6_a_peer_that_is_behind_too_ends_no_transfer() {
     // One that leads no further than the own log, and one below which the others have dropped their entries.
@@ -297,8 +300,8 @@ fn t6_a_peer_that_is_behind_too_ends_no_transfer() {
     }
 }
 
-/// T6: nothing is begun, and everyone but the member whose snapshot was of no use is down for good: it is asked again, because it
-/// may have another one by now.
+/// T6: nothing is begun, and everyone but the member whose snapshot was of no use is down for good: it is asked again,
+/// because it may have another one by now.
 #[test]
 fn t6_a_peer_whose_snapshot_was_of_no_use_is_asked_again() {
     for index in [1, 9] {
@@ -341,7 +344,8 @@ fn t6_a_receiver_that_restarts_goes_on_where_it_was() {
     assert_eq!(asked, Some((Some(at), place)));
 }
 
-/// T6: so does a member without a state, which asks as soon as it starts, before it knows what an earlier life has stored.
+/// T6: so does a member without a state, which asks as soon as it starts, before it knows what an earlier life has
+/// stored.
 #[test]
 fn t6_a_member_without_a_state_that_restarts_goes_on_where_it_was() {
     for whole in [false, true] {
@@ -370,7 +374,8 @@ fn t6_a_member_without_a_state_that_restarts_goes_on_where_it_was() {
     }
 }
 
-/// T6: all pieces are here when the machine stops. Nobody has to report once more that entries are gone, and nobody else needs to have a state.
+/// T6: all pieces are here when the machine stops. Nobody has to report once more that entries are gone, and nobody
+/// else needs to have a state.
 #[test]
 fn t6_a_snapshot_that_was_whole_before_a_restart_is_installed_at_once() {
     let mut group = away(3, 0);
@@ -390,7 +395,8 @@ fn t6_a_snapshot_that_was_whole_before_a_restart_is_installed_at_once() {
     group.run_until("level", Group::level);
 }
 
-/// T6: the member has come as far by entries, and its own checkpoint with it: what it has stored of a snapshot would stay for ever.
+/// T6: the member has come as far by entries, and its own checkpoint with it: what it has stored of a snapshot would
+/// stay for ever.
 #[test]
 fn t6_what_is_not_needed_any_more_is_thrown_away() {
     let mut group = Group::with_options(3, 0, tight());

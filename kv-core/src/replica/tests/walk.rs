@@ -1,6 +1,6 @@
-//! A random walk: messages lost, doubled and overtaken, disks that stall, crashes that keep a prefix of the writes under way,
-//! cut links, damage. After every step: one hash per committed op for ever, reads that see what was acknowledged, and the
-//! replica's own invariants. At the end everything is healed, and the group must become level.
+//! A random walk: messages lost, doubled and overtaken, disks that stall, crashes that keep a prefix of the writes
+//! under way, cut links, damage. After every step: one hash per committed op for ever, reads that see what was
+//! acknowledged, and the replica's own invariants. At the end everything is healed, and the group must become level.
 
 use super::group::Envelope;
 use super::group::Group;
@@ -21,7 +21,8 @@ struct Walk {
     long: bool,
     /// Messages of the past, which may come again at any time.
     past: Vec<Envelope>,
-    /// Whether states get lost, journals keep little, and states are transferred; drawn apart, so that nothing else changes.
+    /// Whether states get lost, journals keep little, and states are transferred; drawn apart, so that nothing else
+    /// changes.
     states: Option<fastrand::Rng>,
     states_lost: u64,
     /// Whether clocks go wrong, and of how many members wall clocks do.
@@ -150,7 +151,8 @@ impl Walk {
         }
     }
 
-    /// States get lost, and the slow disks of those who fetch one come to its installation; sometimes it does not verify.
+    /// States get lost, and the slow disks of those who fetch one come to its installation; sometimes it does not
+    /// verify.
     fn step_of_states(&mut self) {
         let Some(rng) = &mut self.states else { return };
         let (what, id) = (rng.u32(..1000), rng.u8(..self.members));

@@ -10,8 +10,8 @@ pub(super) struct Content {
     bytes: Vec<u8>,
     /// What was done since the last sync, in order.
     unsynced: Vec<FileChange>,
-    /// What a failed sync has dropped, although processes still see the new bytes. It is restored in a power cut. (Linux marks
-    /// pages clean when their write-back fails.)
+    /// What a failed sync has dropped, although processes still see the new bytes. It is restored in a power cut.
+    /// (Linux marks pages clean when their write-back fails.)
     dropped: Vec<(usize, Vec<u8>)>,
     /// The number of the sync, counted from now, that fails (1 is the next).
     pub(super) sync_fails: Option<u32>,
@@ -24,8 +24,8 @@ pub(super) struct Content {
 /// An unsynced change and how to undo it.
 #[derive(Clone, Debug)]
 enum FileChange {
-    /// `len` bytes were written at `offset`. `other` is what was there before, as far as the file reached (and, while a power cut
-    /// is computed, what was written).
+    /// `len` bytes were written at `offset`. `other` is what was there before, as far as the file reached (and, while a
+    /// power cut is computed, what was written).
     Write { offset: usize, len: usize, other: Vec<u8>, old_len: usize },
     /// The length changed. `tail` is what a shortening removed.
     Length { old_len: usize, new_len: usize, tail: Vec<u8> },
@@ -104,7 +104,8 @@ impl Content {
         }
     }
 
-    /// A sync fails: what was not yet durable never will be, but can be read until a power cut, or until the cache drops it.
+    /// A sync fails: what was not yet durable never will be, but can be read until a power cut, or until the cache
+    /// drops it.
     pub(super) fn drop_unsynced(&mut self) {
         for change in std::mem::take(&mut self.unsynced) {
             if let FileChange::Write { offset, len, mut other, .. } = change {
@@ -114,8 +115,8 @@ impl Content {
         }
     }
 
-    /// The cache drops what a failed sync has dropped, so that reads return what is on the disk. Not while something waits to be
-    /// written: the system keeps such pages, and its treatment of the others must not be relied on.
+    /// The cache drops what a failed sync has dropped, so that reads return what is on the disk. Not while something
+    /// waits to be written: the system keeps such pages, and its treatment of the others must not be relied on.
     pub(super) fn forget_dropped(&mut self) {
         if self.unsynced.is_empty() {
             self.put_dropped_back();

@@ -1,5 +1,5 @@
-//! A simulated disk: a write cache on top of a durable image, power cuts with torn writes, errors, damage. Deterministic: the
-//! given generator decides what a power cut keeps.
+//! A simulated disk: a write cache on top of a durable image, power cuts with torn writes, errors, damage.
+//! Deterministic: the given generator decides what a power cut keeps.
 
 mod content;
 mod names;
@@ -131,8 +131,8 @@ impl Disk {
         Self { inner: Arc::new(Mutex::new(self.lock().clone())) }
     }
 
-    /// A power cut: each unsynced write is kept, lost or torn, and each unsynced name kept or lost. Earlier handles have no
-    /// effect any more, and injected failures are removed.
+    /// A power cut: each unsynced write is kept, lost or torn, and each unsynced name kept or lost. Earlier handles
+    /// have no effect any more, and injected failures are removed.
     pub fn crash(&self, rng: &mut fastrand::Rng) {
         let mut inner = self.lock();
         let tearing = if inner.block_tearing { Tearing::Block } else { Tearing::Sector };
@@ -149,8 +149,8 @@ impl Disk {
         inner.restart();
     }
 
-    /// The process dies, but not the machine: everything written is kept, synced or not. Earlier handles have no effect any more,
-    /// and injected failures are removed.
+    /// The process dies, but not the machine: everything written is kept, synced or not. Earlier handles have no effect
+    /// any more, and injected failures are removed.
     pub fn kill(&self) {
         self.lock().restart();
     }

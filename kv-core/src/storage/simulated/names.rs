@@ -68,8 +68,8 @@ impl Names {
         self.seen.clone_from(&self.durable);
     }
 
-    /// A power cut. Half of the time the changes up to some point survive, as in a journaling file system; otherwise any subset
-    /// that is possible.
+    /// A power cut. Half of the time the changes up to some point survive, as in a journaling file system; otherwise
+    /// any subset that is possible.
     pub(super) fn crash(&mut self, rng: &mut fastrand::Rng) {
         let in_order = rng.bool();
         let kept = rng.usize(..=self.unsynced.len());

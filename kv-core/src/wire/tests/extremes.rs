@@ -18,8 +18,8 @@ const EXTREMES: [u64; 9] = [
 /// The longest encoding of an integer of 64 bits.
 const LONGEST: usize = 10;
 
-/// The bodies that come about where the integer at any place is another. Which bytes are integers is not looked at: each run of
-/// bytes that could be one is replaced.
+/// The bodies that come about where the integer at any place is another. Which bytes are integers is not looked at:
+/// each run of bytes that could be one is replaced.
 fn changed(body: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let cuts =
         (0..body.len()).flat_map(move |at| (1..=LONGEST.min(body.len() - at)).map(move |len| (at, len)));

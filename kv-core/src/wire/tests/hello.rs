@@ -101,7 +101,8 @@ fn a_certificate_must_match_the_hello() {
     }
 }
 
-/// F-conf-6, F-input-4: with certificates, nobody comes in without one, and a member that was removed in no role at all.
+/// F-conf-6, F-input-4: with certificates, nobody comes in without one, and a member that was removed in no role at
+/// all.
 #[test]
 fn where_certificates_are_wanted_the_unknown_and_the_removed_are_refused() {
     let me = Expectation { authenticated: true, ..expectation() };

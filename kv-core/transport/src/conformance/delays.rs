@@ -32,7 +32,8 @@ impl Display for RoundTrips {
     }
 }
 
-/// Prints how long small messages take on the Control lane: alone, and beside as many bytes on the Bulk lane as it takes.
+/// Prints how long small messages take on the Control lane: alone, and beside as many bytes on the Bulk lane as it
+/// takes.
 pub async fn delays_beside_a_full_lane(subject: Subject) {
     let (mut listener, mut near, far) = subject.pair(Lane::Control).await;
     let echo = tokio::spawn(echo(far));

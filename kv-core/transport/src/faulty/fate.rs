@@ -33,8 +33,8 @@ impl Dice {
         Self(fastrand::Rng::with_seed(seed))
     }
 
-    /// The fate of the next frame. It draws the same number of random values for any faults, so that changing one fault does not
-    /// change the fates that depend on the others.
+    /// The fate of the next frame. It draws the same number of random values for any faults, so that changing one fault
+    /// does not change the fates that depend on the others.
     pub(super) fn roll(&mut self, fault: &Fault) -> Fate {
         let lost = self.0.f64() < fault.loss;
         let delay = self.delay(fault);

@@ -38,9 +38,9 @@ impl Scope {
         Self::default()
     }
 
-    /// Connections with the peer at `address`. For connections opened from here, that is the address given to `connect`. For
-    /// accepted ones, it is what [`Connection::remote`](crate::Connection::remote) returns, which on most networks is not where
-    /// that peer listens. So to separate two nodes, cut each from the other.
+    /// Connections with the peer at `address`. For connections opened from here, that is the address given to
+    /// `connect`. For accepted ones, it is what [`Connection::remote`](crate::Connection::remote) returns, which on
+    /// most networks is not where that peer listens. So to separate two nodes, cut each from the other.
     pub fn peer(address: impl Into<String>) -> Self {
         Self { peer: Some(address.into()), ..Self::default() }
     }
@@ -80,8 +80,8 @@ impl Scope {
 
 /// A fault on a link. By default, nothing goes wrong.
 ///
-/// Random faults affect whole frames, each frame individually. Only [`cut`](Self::cut) and [`refuse`](Self::refuse) affect
-/// connecting.
+/// Random faults affect whole frames, each frame individually. Only [`cut`](Self::cut) and [`refuse`](Self::refuse)
+/// affect connecting.
 ///
 /// ```
 /// use kv_transport::Fault;
@@ -119,8 +119,8 @@ impl Fault {
         self
     }
 
-    /// A frame arrives twice with this probability. If there is a delay, the copy has a delay of its own, and may arrive after
-    /// later frames.
+    /// A frame arrives twice with this probability. If there is a delay, the copy has a delay of its own, and may
+    /// arrive after later frames.
     ///
     /// # Panics
     /// If it is not within 0 and 1.
@@ -141,8 +141,8 @@ impl Fault {
         self
     }
 
-    /// One bit of a frame is flipped with this probability. It may be a bit of its length; then the receiver cannot decode the
-    /// rest of the stream.
+    /// One bit of a frame is flipped with this probability. It may be a bit of its length; then the receiver cannot
+    /// decode the rest of the stream.
     ///
     /// # Panics
     /// If it is not within 0 and 1.
@@ -163,25 +163,26 @@ impl Fault {
         self
     }
 
-    /// Everything disappears silently, as when a cable is pulled: frames, including those in flight, and the signal that the
-    /// other end is gone. Connecting from here hangs until the cut is removed. A peer that connects to here gets a connection on
-    /// which nothing arrives. Frames disappear as a whole, so a connection still works after the cut is removed.
+    /// Everything disappears silently, as when a cable is pulled: frames, including those in flight, and the signal
+    /// that the other end is gone. Connecting from here hangs until the cut is removed. A peer that connects to here
+    /// gets a connection on which nothing arrives. Frames disappear as a whole, so a connection still works after the
+    /// cut is removed.
     #[must_use]
     pub fn cut(mut self) -> Self {
         self.cut = true;
         self
     }
 
-    /// Nothing moves and nothing is lost, as if the peer had stopped: connections can be opened, and frames wait in bounded
-    /// buffers until the clog is removed.
+    /// Nothing moves and nothing is lost, as if the peer had stopped: connections can be opened, and frames wait in
+    /// bounded buffers until the clog is removed.
     #[must_use]
     pub fn clog(mut self) -> Self {
         self.clog = true;
         self
     }
 
-    /// New connections from here are refused at once, as if nobody listened, and new connections from the peer are broken. Open
-    /// connections continue (but see [`Faults::reset`](crate::Faults::reset)).
+    /// New connections from here are refused at once, as if nobody listened, and new connections from the peer are
+    /// broken. Open connections continue (but see [`Faults::reset`](crate::Faults::reset)).
     #[must_use]
     pub fn refuse(mut self) -> Self {
         self.refuse = true;

@@ -44,12 +44,12 @@ impl std::iter::Sum for Counts {
 
 /// Controls the faults of one or more [`Faulty`](crate::Faulty) transports. Clones control the same ones.
 ///
-/// At first there are no faults. A change affects everything written after it, also on open connections. Frames that are already
-/// delayed keep their time. If scopes overlap, their faults are combined: any cut, clog or refusal applies, and otherwise the
-/// greatest probability and the longest delay.
+/// At first there are no faults. A change affects everything written after it, also on open connections. Frames that
+/// are already delayed keep their time. If scopes overlap, their faults are combined: any cut, clog or refusal applies,
+/// and otherwise the greatest probability and the longest delay.
 ///
-/// The fate of the n-th frame in one direction of the n-th connection to a peer in a lane (or accepted in a lane) depends only on
-/// the seed and the faults, and not on other connections.
+/// The fate of the n-th frame in one direction of the n-th connection to a peer in a lane (or accepted in a lane)
+/// depends only on the seed and the faults, and not on other connections.
 #[derive(Clone)]
 pub struct Faults {
     shared: Arc<Shared>,
@@ -123,9 +123,9 @@ impl Faults {
         self.shared.rules.send_modify(|rules| rules.faults.clear());
     }
 
-    /// Breaks the connections in `scope` that are open now, as if the process at the other end had crashed: this end gets an
-    /// error, frames in flight are lost, and the peer reads the end of the stream. A direction in `scope` is ignored. To keep a
-    /// peer down, set [`Fault::refuse`] first.
+    /// Breaks the connections in `scope` that are open now, as if the process at the other end had crashed: this end
+    /// gets an error, frames in flight are lost, and the peer reads the end of the stream. A direction in `scope` is
+    /// ignored. To keep a peer down, set [`Fault::refuse`] first.
     pub fn reset(&self, scope: Scope) {
         self.shared.rules.send_modify(|rules| {
             rules.last_reset += 1;

@@ -17,10 +17,10 @@ pub struct Framing {
 }
 
 impl Framing {
-    /// Frames begin with a header of `header_bytes` bytes, from which `length` computes the length of the whole frame, header
-    /// included. If it returns `None`, less than `header_bytes` or more than `max_bytes`, these are not frames, and the rest of
-    /// the stream is treated as by [`Framing::raw`]. A frame is forwarded when it is complete, or incomplete when the stream
-    /// ends.
+    /// Frames begin with a header of `header_bytes` bytes, from which `length` computes the length of the whole frame,
+    /// header included. If it returns `None`, less than `header_bytes` or more than `max_bytes`, these are not frames,
+    /// and the rest of the stream is treated as by [`Framing::raw`]. A frame is forwarded when it is complete, or
+    /// incomplete when the stream ends.
     ///
     /// # Panics
     /// If `header_bytes` is 0 or above `max_bytes`.

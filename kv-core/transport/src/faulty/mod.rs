@@ -18,12 +18,12 @@ use std::time::Duration;
 
 /// Any transport, with faults between it and its user that a [`Faults`] handle controls.
 ///
-/// It is at one end: outgoing data is affected after it is written, and incoming data before it is read; [`Scope`] distinguishes
-/// both. One `Faulty` with one `Faults` at each node can produce every fault of a network.
+/// It is at one end: outgoing data is affected after it is written, and incoming data before it is read; [`Scope`]
+/// distinguishes both. One `Faulty` with one `Faults` at each node can produce every fault of a network.
 ///
-/// Without faults it forwards everything, with a delay of one scheduling of its task. Frames in flight are held in memory, up to
-/// 4 MiB in each direction of a connection; beyond that, writing waits. It needs a tokio runtime. It uses tokio's clock, which
-/// may be paused.
+/// Without faults it forwards everything, with a delay of one scheduling of its task. Frames in flight are held in
+/// memory, up to 4 MiB in each direction of a connection; beyond that, writing waits. It needs a tokio runtime. It uses
+/// tokio's clock, which may be paused.
 ///
 /// ```
 /// use kv_transport::{Fault, Faults, Faulty, Framing, Lane, Memory, Scope, Transport};
@@ -61,14 +61,14 @@ struct Settings {
 }
 
 impl<T: Transport> Faulty<T> {
-    /// Inserts `faults` between `inner` and its user. `framing` finds the frames, which are lost, delayed or duplicated as a
-    /// whole. `T` may be any transport, including an `Arc<dyn Transport>`.
+    /// Inserts `faults` between `inner` and its user. `framing` finds the frames, which are lost, delayed or duplicated
+    /// as a whole. `T` may be any transport, including an `Arc<dyn Transport>`.
     pub fn new(inner: T, faults: Faults, framing: Framing) -> Self {
         Self { inner, settings: Settings { faults, framing, spare_first: false } }
     }
 
-    /// Protects the first frame in each direction of each connection, which is the hello or its answer: of the random faults,
-    /// only delay affects it. Cuts and clogs still do. By default, it is a frame like any other.
+    /// Protects the first frame in each direction of each connection, which is the hello or its answer: of the random
+    /// faults, only delay affects it. Cuts and clogs still do. By default, it is a frame like any other.
     #[must_use]
     pub fn spare_first(mut self) -> Self {
         self.settings.spare_first = true;

@@ -57,8 +57,8 @@ impl Debug for Issued {
 }
 
 impl Issued {
-    /// Writes the certificate and the key to their files, and replaces existing ones: each file is complete at any time. Only its
-    /// owner can read the key's file (mode 0600, on systems with modes).
+    /// Writes the certificate and the key to their files, and replaces existing ones: each file is complete at any
+    /// time. Only its owner can read the key's file (mode 0600, on systems with modes).
     ///
     /// # Errors
     /// The system's error.
@@ -89,8 +89,8 @@ fn replace(path: &Path, text: &str, secret: bool) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-/// Signs certificates for the members and clients of a cluster. For development and tests: anyone who has its key can become a
-/// member.
+/// Signs certificates for the members and clients of a cluster. For development and tests: anyone who has its key can
+/// become a member.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
@@ -117,7 +117,8 @@ impl Authority {
     /// Creates an authority for the cluster of this name.
     ///
     /// # Errors
-    /// [`AuthorityError`] if the name or the dates cannot be encoded in a certificate, or the system provides no randomness.
+    /// [`AuthorityError`] if the name or the dates cannot be encoded in a certificate, or the system provides no
+    /// randomness.
     pub fn new(cluster: &str, validity: Validity) -> Result<Self, AuthorityError> {
         let key = KeyPair::generate()?;
         let mut params = authority(cluster)?;
@@ -126,7 +127,8 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key), certificate })
     }
 
-    /// Loads an authority that [`new`](Self::new) created for a cluster of this name, from its certificate and key in PEM.
+    /// Loads an authority that [`new`](Self::new) created for a cluster of this name, from its certificate and key in
+    /// PEM.
     ///
     /// # Errors
     /// [`AuthorityError`] if the key is not valid.
@@ -157,8 +159,8 @@ impl Authority {
         replace(&folder.join("ca.pem"), &self.certificate, false)
     }
 
-    /// Issues a certificate for `name` with a new key. Both ends of a connection may use a member's certificate; only the
-    /// connecting end may use a client's.
+    /// Issues a certificate for `name` with a new key. Both ends of a connection may use a member's certificate; only
+    /// the connecting end may use a client's.
     ///
     /// # Errors
     /// [`AuthorityError`] if the dates cannot be encoded in a certificate, or the system provides no randomness.
@@ -210,8 +212,8 @@ mod tests {
     use super::*;
     use crate::tls::{Files, Identity};
 
-    /// The result of verifying a certificate for `name` that may be used for `uses`, with the key that `key` makes of the right
-    /// one.
+    /// The result of verifying a certificate for `name` that may be used for `uses`, with the key that `key` makes of
+    /// the right one.
     fn refusal(name: &Name, uses: &[ExtendedKeyUsagePurpose], key: impl FnOnce(String) -> String) -> String {
         let authority = Authority::new("demo", Validity::days(2)).unwrap();
         let own = KeyPair::generate().unwrap();

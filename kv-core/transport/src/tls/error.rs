@@ -174,8 +174,8 @@ fn rough(time: Duration) -> String {
     format!("{number} {unit}")
 }
 
-/// Why a handshake failed, in one line: whether it is because of the other end's certificate or this one's, and what is wrong
-/// with it.
+/// Why a handshake failed, in one line: whether it is because of the other end's certificate or this one's, and what is
+/// wrong with it.
 #[must_use]
 pub fn explain(error: &Error) -> String {
     match error {

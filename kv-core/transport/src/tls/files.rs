@@ -30,8 +30,8 @@ pub struct Files {
     pub key: PathBuf,
     /// The certificates of the trusted authorities: one, or several while they are being replaced.
     pub roots: PathBuf,
-    /// For a member: the certificates of the authorities that sign clients. These cannot sign members, and `roots` then cannot
-    /// sign clients. Default: none; then `roots` sign both.
+    /// For a member: the certificates of the authorities that sign clients. These cannot sign members, and `roots` then
+    /// cannot sign clients. Default: none; then `roots` sign both.
     pub client_roots: Option<PathBuf>,
 }
 
@@ -49,8 +49,8 @@ impl Files {
         self
     }
 
-    /// The files that `kv certs` writes for `name`: `member-ID.pem`, `member-ID.key`, `client-NAME.pem`, `client-NAME.key`, and
-    /// `ca.pem`, all in `folder`.
+    /// The files that `kv certs` writes for `name`: `member-ID.pem`, `member-ID.key`, `client-NAME.pem`,
+    /// `client-NAME.key`, and `ca.pem`, all in `folder`.
     pub fn of(name: &Name, folder: impl AsRef<Path>) -> Self {
         let (folder, stem) = (folder.as_ref(), name.file_stem());
         Self::new(
@@ -161,8 +161,8 @@ fn roots(path: &Path, bytes: &[u8]) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// Checks whether others would accept this certificate. It is checked here, where the operator can fix it, and not only by the
-/// others.
+/// Checks whether others would accept this certificate. It is checked here, where the operator can fix it, and not only
+/// by the others.
 fn check(
     files: &Files,
     name: &Name,
@@ -217,8 +217,8 @@ fn check(
     Ok(())
 }
 
-/// When the first certificate of the chain expires. Found by checking whether it is valid at later times, because `webpki` has no
-/// other access to the dates. `None`: it does not expire.
+/// When the first certificate of the chain expires. Found by checking whether it is valid at later times, because
+/// `webpki` has no other access to the dates. `None`: it does not expire.
 fn expiry(
     chain: &[CertificateDer<'static>],
     roots: &RootCertStore,

@@ -11,7 +11,8 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The identity of this process, and whom it trusts: a certificate, its key, and roots, from files that may change while it runs.
+/// The identity of this process, and whom it trusts: a certificate, its key, and roots, from files that may change
+/// while it runs.
 ///
 /// Clones share their content: [`refresh`](Self::refresh) affects all of them, and every configuration made from them.
 #[derive(Clone)]
@@ -30,8 +31,8 @@ impl Debug for Identity {
 }
 
 impl Identity {
-    /// Reads the files. They must match each other, and the certificate must be one that others would accept: valid now, with a
-    /// [`Name`], for its intended use, and, for a member, signed by one of the roots.
+    /// Reads the files. They must match each other, and the certificate must be one that others would accept: valid
+    /// now, with a [`Name`], for its intended use, and, for a member, signed by one of the roots.
     ///
     /// Blocks on the files.
     ///
@@ -55,17 +56,19 @@ impl Identity {
         &self.files
     }
 
-    /// When the certificate expires, or one of its intermediate certificates if that is earlier, as the time since the beginning
-    /// of 1970 (UTC); `None`: never. It may change with a [`refresh`](Self::refresh).
+    /// When the certificate expires, or one of its intermediate certificates if that is earlier, as the time since the
+    /// beginning of 1970 (UTC); `None`: never. It may change with a [`refresh`](Self::refresh).
     #[must_use]
     pub fn expires(&self) -> Option<Duration> {
         self.current.get().expires
     }
 
-    /// The configuration for the accepting end: TLS 1.3, a certificate from both ends, and no resumption of any kind. Each
-    /// handshake uses the current files. `alpn` is the only application protocol; if it is empty, none is negotiated.
+    /// The configuration for the accepting end: TLS 1.3, a certificate from both ends, and no resumption of any kind.
+    /// Each handshake uses the current files. `alpn` is the only application protocol; if it is empty, none is
+    /// negotiated.
     ///
-    /// [`peer_of`](super::peer_of) returns the identity in the other end's certificate. The caller decides whether to accept it.
+    /// [`peer_of`](super::peer_of) returns the identity in the other end's certificate. The caller decides whether to
+    /// accept it.
     #[must_use]
     pub fn server_config(&self, alpn: &[u8]) -> Arc<ServerConfig> {
         let mut config = ServerConfig::builder_with_provider(self.current.provider().clone())
@@ -80,8 +83,8 @@ impl Identity {
         Arc::new(config)
     }
 
-    /// The configuration for the connecting end, like [`server_config`](Self::server_config). The other end must prove that it is
-    /// a member, of any cluster. Host names are not checked: if `rustls` requires a name, use
+    /// The configuration for the connecting end, like [`server_config`](Self::server_config). The other end must prove
+    /// that it is a member, of any cluster. Host names are not checked: if `rustls` requires a name, use
     /// [`SERVER_NAME`](super::SERVER_NAME).
     #[must_use]
     pub fn client_config(&self, alpn: &[u8]) -> Arc<ClientConfig> {
@@ -98,12 +101,12 @@ impl Identity {
         Arc::new(config)
     }
 
-    /// Reads the files again. If they have changed, the next handshakes use the new content; returns whether they have. Open
-    /// connections are not affected. It is cheap enough to be called every second. Blocks on the files.
+    /// Reads the files again. If they have changed, the next handshakes use the new content; returns whether they have.
+    /// Open connections are not affected. It is cheap enough to be called every second. Blocks on the files.
     ///
     /// # Errors
-    /// [`TlsError`] if the files cannot be used, for example because a new certificate has been written and its key has not yet.
-    /// The old content stays in use, and the next call tries again.
+    /// [`TlsError`] if the files cannot be used, for example because a new certificate has been written and its key has
+    /// not yet. The old content stays in use, and the next call tries again.
     pub fn refresh(&self) -> Result<bool, TlsError> {
         let contents = self.files.read()?;
         let old = self.current.get();

@@ -1,9 +1,10 @@
 //! Authentication by certificates, the same for TLS over TCP and for QUIC.
 //!
-//! Every member and every client has an [`Identity`]: a certificate, its key, and the roots by which it verifies the certificates
-//! of others, all in PEM files. The name is in a URI of the certificate (see [`Name`]). Host names and addresses are not used, so
-//! a certificate stays valid when a member moves. A transport passes [`Identity::server_config`] and [`Identity::client_config`]
-//! to `rustls`; [`peer_of`] then returns the other end's identity.
+//! Every member and every client has an [`Identity`]: a certificate, its key, and the roots by which it verifies the
+//! certificates of others, all in PEM files. The name is in a URI of the certificate (see [`Name`]). Host names and
+//! addresses are not used, so a certificate stays valid when a member moves. A transport passes
+//! [`Identity::server_config`] and [`Identity::client_config`] to `rustls`; [`peer_of`] then returns the other end's
+//! identity.
 //!
 //! - TLS 1.3 only, by `ring`, whatever the default of the process is. Both ends send a certificate.
 //! - The certificate of a peer must chain to a root, be valid now, be for its intended use, and contain a name.

@@ -10,10 +10,11 @@ const SCHEME: &str = "kv://";
 /// The longest name of a cluster or client, in bytes.
 const LONGEST: usize = 100;
 
-/// The owner of a certificate, as a URI among its alternative names: `kv://CLUSTER/member/ID` or `kv://CLUSTER/client/NAME`.
+/// The owner of a certificate, as a URI among its alternative names: `kv://CLUSTER/member/ID` or
+/// `kv://CLUSTER/client/NAME`.
 ///
-/// Every character other than an ASCII letter or digit or one of `-._~` is written as its bytes in UTF-8, each as `%` and two
-/// digits (`0-9A-F`). Each name has exactly one such form, and any other is refused.
+/// Every character other than an ASCII letter or digit or one of `-._~` is written as its bytes in UTF-8, each as `%`
+/// and two digits (`0-9A-F`). Each name has exactly one such form, and any other is refused.
 ///
 /// ```
 /// use kv_transport::tls::Name;

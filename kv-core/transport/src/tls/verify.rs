@@ -56,7 +56,8 @@ fn refused(reason: TlsError) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
 }
 
-/// Another key under the name of a root appears as a bad signature. The other end should receive an understandable reason.
+/// Another key under the name of a root appears as a bad signature. The other end should receive an understandable
+/// reason.
 fn unsigned(error: Error) -> Error {
     match error {
         Error::InvalidCertificate(CertificateError::BadSignature) => CertificateError::UnknownIssuer.into(),
@@ -80,8 +81,8 @@ impl ResolvesClientCert for Current {
     }
 }
 
-/// The verifier of the accepting end: members and clients are verified by the roots for their kind. What they may do is decided
-/// later.
+/// The verifier of the accepting end: members and clients are verified by the roots for their kind. What they may do is
+/// decided later.
 impl ClientCertVerifier for Current {
     /// None: the roots may change, and a caller has only one certificate.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {

@@ -56,8 +56,8 @@ pub(crate) fn run(seeds: &Range<u64>, jobs: Option<usize>, json: bool) -> Result
     Err(found)
 }
 
-/// Runs the scenarios about a bug, and then seeds until one breaks an invariant. Random runs rarely trigger some bugs; for these
-/// there are scenarios.
+/// Runs the scenarios about a bug, and then seeds until one breaks an invariant. Random runs rarely trigger some bugs;
+/// for these there are scenarios.
 fn catch(bug: Bug, seeds: &Range<u64>) -> Catch {
     let began = Instant::now();
     let options = Options { bug: Some(bug), ..Options::default() };

@@ -50,8 +50,9 @@ struct Args {
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
 
-    /// Check that the simulator detects every seeded bug: by the scripted scenario for it, or else by seeds. Print the name of the scenario, or how
-    /// many seeds it took. Exit with code 1 if a bug is not detected at all. Builds a copy of the workspace that has the bugs.
+    /// Check that the simulator detects every seeded bug: by the scripted scenario for it, or else by seeds. Print the
+    /// name of the scenario, or how many seeds it took. Exit with code 1 if a bug is not detected at all. Builds a copy
+    /// of the workspace that has the bugs.
     #[arg(long, conflicts_with_all = ["seed", "bug"])]
     bugs: bool,
 

@@ -33,8 +33,8 @@ fn succeed(command: &mut Command, what: &str) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("cannot {what}: {command:?} ended with {status}")) }
 }
 
-/// Makes `copy` the same as `root`, except for the mutants. Unchanged files are not touched, so that cargo builds only what has
-/// changed.
+/// Makes `copy` the same as `root`, except for the mutants. Unchanged files are not touched, so that cargo builds only
+/// what has changed.
 fn mirror(root: &Path, copy: &Path, groups: &[Group]) -> Result<(), String> {
     let paths = files_below(root)?;
     for hunk in groups.iter().flat_map(|group| &group.hunks) {

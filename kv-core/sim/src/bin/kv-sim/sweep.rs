@@ -22,8 +22,8 @@ pub(crate) struct Total {
     seeds: u64,
     operations: u64,
     simulated: Duration,
-    /// Runs in which the returned members could not continue without the others, and rightly waited; or could not continue at
-    /// all, because no intact state was left.
+    /// Runs in which the returned members could not continue without the others, and rightly waited; or could not
+    /// continue at all, because no intact state was left.
     excused: u64,
     /// How often situations that are worth testing occurred.
     counts: BTreeMap<&'static str, u64>,

@@ -423,7 +423,8 @@ fn whatever_happens_what_the_client_reports_is_true() {
 
 #[test]
 fn lost_messages_never_stop_everyone() {
-    // The demo's omission: a steady primary, 15 % of all messages lost, 32 callers that each make the next call at once.
+    // The demo's omission: a steady primary, 15 % of all messages lost, 32 callers that each make the next call at
+    // once.
     for seed in 0..4 {
         let mut world = World::new(seed);
         world.protocol.options = ProtocolOptions::default();

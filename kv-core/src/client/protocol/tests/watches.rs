@@ -119,7 +119,8 @@ fn a_watch_that_is_dropped_is_cancelled_at_all_who_were_asked() {
     assert_eq!(bench.protocol.poll_timeout(), None);
 }
 
-/// Members that were slow to answer would otherwise keep what nobody waits for: one whose clock stands still, without end.
+/// Members that were slow to answer would otherwise keep what nobody waits for: one whose clock stands still, without
+/// end.
 #[test]
 fn a_watch_that_ends_leaves_nothing_behind_at_others_who_were_asked() {
     let mut bench = Bench::new();

@@ -1,8 +1,9 @@
-//! A small model of the view change with crashes, restarts and damage, explored exhaustively within bounds. The states are
-//! abstract; the decision is the real one (`decide`), given what `DoViewChange` would contain.
+//! A small model of the view change with crashes, restarts and damage, explored exhaustively within bounds. The states
+//! are abstract; the decision is the real one (`decide`), given what `DoViewChange` would contain.
 //!
-//! What is left out: votes (any member may move to the next view at any time), time, read rounds, checkpoints, the pipeline's
-//! bound (no more ops than it allows). Messages are never removed: they may be late, lost, doubled and reordered.
+//! What is left out: votes (any member may move to the next view at any time), time, read rounds, checkpoints, the
+//! pipeline's bound (no more ops than it allows). Messages are never removed: they may be late, lost, doubled and
+//! reordered.
 
 mod checks;
 mod state;
@@ -57,8 +58,8 @@ enum ModelStep {
     NextView { member: u8 },
     /// A restarted member that is between views sends `DoViewChange` again.
     SayAgain { member: u8 },
-    /// The primary of a view decides on these (one from each member at most) and installs what was decided; `stop` entries of it
-    /// only, and then crashes, if that is given.
+    /// The primary of a view decides on these (one from each member at most) and installs what was decided; `stop`
+    /// entries of it only, and then crashes, if that is given.
     Decide { primary: u8, others: Vec<Vote>, stop: Option<u8> },
     /// A backup installs the log of `StartView`.
     Follow { backup: u8, view: u8, stop: Option<u8> },

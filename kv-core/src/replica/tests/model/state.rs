@@ -171,8 +171,8 @@ impl ModelState {
 }
 
 impl Member {
-    /// What recovery makes of the disk: an entry is known where the intact one after it names its parent, and what the last
-    /// blocks held nobody knows.
+    /// What recovery makes of the disk: an entry is known where the intact one after it names its parent, and what the
+    /// last blocks held nobody knows.
     pub(super) fn recover(&mut self) {
         while matches!(self.log.last(), Some(Held::Bad(_))) {
             self.log.pop();

@@ -143,7 +143,19 @@ counter!(
     Timestamp, "T"
 );
 
+impl LeaseId {
+    /// This id, or the greatest that can be sent: no lease ever has it.
+    pub(crate) fn sendable(self) -> Self {
+        self.min(Self(COUNTER_END - 1))
+    }
+}
+
 impl Revision {
+    /// This revision, or the greatest that can be sent.
+    pub(crate) fn sendable(self) -> Self {
+        self.min(Self::LAST)
+    }
+
     /// The greatest one that can be asked for. It never comes.
     pub(crate) const LAST: Self = Self(COUNTER_END - 1);
 }

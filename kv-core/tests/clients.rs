@@ -3,8 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use kv_core::client::Lock;
-use kv_core::client::Revision;
+use kv_core::client::{FencingToken, LeaseId, Lifetime, Lock, Revision};
 use kv_core::error::Cause;
 use kv_core::error::{AdminError, LockError, ReadError, WatchError, WriteError};
 use kv_core::testing::Cluster;
@@ -500,6 +499,20 @@ async fn questions_at_the_extremes_are_answered_and_break_no_connection() {
     assert!(future(client.get("key").at(never).await.err()));
     assert!(future(client.get_many(["key"]).at(never).await.err()));
     assert!(future(client.scan("key").at(never).await.err()));
+    let failed = |result: Option<WriteError>| matches!(result, Some(WriteError::ConditionFailed { .. }));
+    assert!(failed(client.put("key", "other").if_revision(never).await.err()));
+    assert!(failed(client.delete("key").if_revision(never).await.err()));
+    let transaction = || client.transaction().put("key", "other");
+    assert!(!transaction().if_revision("key", never).await.unwrap().succeeded);
+    assert!(!transaction().if_created("key", never).await.unwrap().succeeded);
+    let lost = transaction().fenced("key", FencingToken::new(never)).await.unwrap_err();
+    assert!(matches!(lost, WriteError::LockLost { .. }), "{lost}");
+    let nobody = LeaseId::new(u64::MAX);
+    assert_eq!(client.lease_by_id(nobody).info().await.unwrap(), None);
+    let put = client.put("key", "other").lease(nobody).await.unwrap_err();
+    assert!(matches!(put, WriteError::Lease(_)), "{put}");
+    let life = Lifetime::lease(nobody);
+    assert!(client.transaction().put_for("key", "other", life).await.is_err());
     let behind = client.get("key").at_least(never).deadline(secs(3)).await.unwrap_err();
     assert!(matches!(behind, ReadError::Unavailable(Cause::Deadline(_))), "{behind}");
     let mut quiet = client.watch("").after(never).stream();

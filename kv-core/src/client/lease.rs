@@ -93,7 +93,7 @@ pub struct LeaseHandle {
 
 impl LeaseHandle {
     pub(super) fn new(client: Client, id: LeaseId) -> Self {
-        Self { client, id }
+        Self { client, id: id.sendable() }
     }
 
     /// The id of the lease. It is unique in the cluster and never used again. Leases that are granted later have

@@ -55,7 +55,7 @@ impl Transaction {
     /// before the transaction is applied, it changes nothing, its [other steps](Self::otherwise) are not run either,
     /// and it fails with [`WriteError::LockLost`].
     pub fn fenced(self, name: impl AsRef<[u8]>, token: FencingToken) -> Self {
-        self.condition(name, Condition::Held(token.revision()))
+        self.condition(name, Condition::Held(token.revision().sendable()))
     }
 }
 

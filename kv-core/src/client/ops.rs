@@ -88,7 +88,7 @@ macro_rules! conditions {
 
             /// Condition: the key exists and was last changed at this revision.
             pub fn if_revision(mut self, revision: Revision) -> Self {
-                self.condition = Some(Condition::Revision(revision));
+                self.condition = Some(Condition::Revision(revision.sendable()));
                 self
             }
 
@@ -200,7 +200,7 @@ impl Put {
     ///
     /// Each put sets it again: after a later put without a lease, the key belongs to none.
     pub fn lease(mut self, lease: LeaseId) -> Self {
-        self.life.lease = Some(lease);
+        self.life.lease = Some(lease.sendable());
         self
     }
 }

@@ -101,7 +101,7 @@ impl Transaction {
 
     /// Condition: the key exists and was last changed at this revision.
     pub fn if_revision(self, key: impl AsRef<[u8]>, revision: Revision) -> Self {
-        self.condition(key, Condition::Revision(revision))
+        self.condition(key, Condition::Revision(revision.sendable()))
     }
 
     /// Condition: the key exists and has this value.
@@ -112,7 +112,7 @@ impl Transaction {
     /// Condition: the key exists, was created at this revision, and has existed since then. A lock's [fencing
     /// token](super::FencingToken) contains that revision.
     pub fn if_created(self, key: impl AsRef<[u8]>, revision: Revision) -> Self {
-        self.condition(key, Condition::Created(revision))
+        self.condition(key, Condition::Created(revision.sendable()))
     }
 
     /// Step: sets a key.
@@ -126,7 +126,7 @@ impl Transaction {
         self.step(TransactionStep::Put {
             key: Bytes::copy_from_slice(key.as_ref()),
             value: value.into(),
-            life,
+            life: life.sendable(),
         })
     }
 

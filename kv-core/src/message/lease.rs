@@ -37,6 +37,12 @@ impl Lifetime {
         Self { ttl_ms: None, lease: Some(lease) }
     }
 
+    /// The same, with a lease id that can be sent.
+    #[must_use]
+    pub(crate) fn sendable(self) -> Self {
+        Self { lease: self.lease.map(LeaseId::sendable), ..self }
+    }
+
     /// The stamp at which something ends that lasts `ttl_ms` from `stamp` on. It is a millisecond later, because stamps
     /// are rounded down, and later by a thousandth of the time, because clocks differ (rule X1).
     #[must_use]

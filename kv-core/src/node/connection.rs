@@ -181,11 +181,10 @@ async fn receive(outbox: &Arc<Outbox>, mut incoming: Incoming<'_>) -> Result<(),
         }
         // A client must not reuse a call number: a copy of a message could be proposed after the client was told that
         // the original was not.
-        if last.is_some_and(|last| message.call <= last) {
-            continue;
+        if last.is_none_or(|last| message.call > last) {
+            last = Some(message.call);
+            dispatch(incoming.shared, outbox, message.call, message.what, share);
         }
-        last = Some(message.call);
-        dispatch(incoming.shared, outbox, message.call, message.what, share);
         drop(turn);
         if is_large {
             let parts = u32::try_from(len.div_ceil(PACED_BYTES)).unwrap_or(u32::MAX);

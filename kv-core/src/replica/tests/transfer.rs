@@ -311,6 +311,20 @@ fn t6_a_peer_whose_snapshot_was_of_no_use_is_asked_again() {
     }
 }
 
+/// T6: member 0 has reported a checkpoint that nobody else has come to, and is down for good. What member 1 has must do.
+#[test]
+fn t6_a_state_that_goes_less_far_is_taken_if_whoever_has_more_is_gone() {
+    let mut group = away(3, 0);
+    group.start(2);
+    let anchor = Anchor { op: group.replica(0).head().op.advance(100), hash: Hash::ZERO };
+    let checkpoint = LogPoint { anchor, next_revision: Revision::new(1000), timestamp: Timestamp::ZERO };
+    let message = Message::TooOld { nonce: 0, checkpoint, primary_of: Some(View::ZERO) };
+    group.input(2, Input::Message { from: member(0), message });
+    assert!(group.replica(2).is_transferring());
+    group.crash(0);
+    group.run_until("level", Group::level);
+}
+
 /// T2: what does not verify as a whole is fetched again; the log and the old state stay meanwhile.
 #[test]
 fn t2_a_snapshot_that_does_not_verify_is_fetched_again() {

@@ -517,7 +517,8 @@ impl Replica {
                 // A member that had nothing of use may have a snapshot by now, and all others may be down for good.
                 run.gone.clear();
                 run.moved_at = now;
-                // The member that reported how far a state must go may be down too: one that goes less far may be the only one left.
+                // The member that reported how far a state must go may be down too: one that goes less far may be the
+                // only one left.
                 run.least = run.least.min(Op::ZERO.next());
             }
         }

@@ -311,7 +311,8 @@ fn t6_a_peer_whose_snapshot_was_of_no_use_is_asked_again() {
     }
 }
 
-/// T6: member 0 has reported a checkpoint that nobody else has come to, and is down for good. What member 1 has must do.
+/// T6: member 0 has reported a checkpoint that nobody else has come to, and is down for good. What member 1 has must
+/// do.
 #[test]
 fn t6_a_state_that_goes_less_far_is_taken_if_whoever_has_more_is_gone() {
     let mut group = away(3, 0);

@@ -73,6 +73,12 @@ macro_rules! counter {
                 Self(self.0.saturating_sub(count))
             }
 
+            /// This number, or the greatest that can be sent: whatever is numbered like that never comes.
+            #[must_use]
+            pub(crate) fn sendable(self) -> Self {
+                self.min(Self(COUNTER_END - 1))
+            }
+
             /// How far this number is above `other`; zero if it is not above.
             #[must_use]
             pub const fn distance_from(self, other: Self) -> u64 {
@@ -142,23 +148,6 @@ counter!(
     /// Wall time as stamped into the log, in milliseconds since 1970-01-01 UTC.
     Timestamp, "T"
 );
-
-impl LeaseId {
-    /// This id, or the greatest that can be sent: no lease ever has it.
-    pub(crate) fn sendable(self) -> Self {
-        self.min(Self(COUNTER_END - 1))
-    }
-}
-
-impl Revision {
-    /// This revision, or the greatest that can be sent.
-    pub(crate) fn sendable(self) -> Self {
-        self.min(Self::LAST)
-    }
-
-    /// The greatest one that can be asked for. It never comes.
-    pub(crate) const LAST: Self = Self(COUNTER_END - 1);
-}
 
 impl Instant {
     /// This point plus `duration` (saturating).

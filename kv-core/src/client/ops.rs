@@ -125,7 +125,7 @@ macro_rules! freshness {
             /// primary. If no member gets that far before the deadline, the read is
             /// [`Unavailable`](crate::error::ReadError::Unavailable).
             pub fn at_least(mut self, revision: $crate::ids::Revision) -> Self {
-                self.mode = $crate::message::ReadMode::AtLeast(revision.min($crate::ids::Revision::LAST));
+                self.mode = $crate::message::ReadMode::AtLeast(revision.sendable());
                 self
             }
 
@@ -161,7 +161,7 @@ macro_rules! freshness {
             ///
             /// Default: the newest.
             pub fn at(mut self, revision: $crate::ids::Revision) -> Self {
-                self.at = Some(revision.min($crate::ids::Revision::LAST));
+                self.at = Some(revision.sendable());
                 self
             }
 

@@ -68,7 +68,7 @@ impl Watch {
     /// request, which is sent when the stream is first polled; it may include changes of other clients from shortly
     /// before. To miss nothing after a certain point, give its revision, or use [`follow`](Self::follow).
     pub fn after(mut self, revision: Revision) -> Self {
-        self.after = Some(revision.min(Revision::LAST));
+        self.after = Some(revision.sendable());
         self
     }
 

@@ -43,7 +43,7 @@ pub(crate) fn make(args: &CertsArgs) -> Result<Vec<PathBuf>, Failure> {
     let of_names = names.iter().flat_map(|name| files(name, &args.out));
     if let Some(there) = authority_files.iter().cloned().chain(of_names).find(|path| path.exists()) {
         return Err(Failure::usage(format!(
-            "{} exists and is not overwritten: --renew makes new certificates by the authority that is there, or choose \
+            "{} exists and is not overwritten: --renew creates new certificates from this authority, or choose \
              another folder with --out",
             there.display()
         )));

@@ -151,13 +151,13 @@ pub(crate) enum BenchCommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct WatchersArgs {
-    /// Numbers of watches to measure, each on a key of its own, with a new cluster of three for each number.
+    /// Measure with each of these numbers of watches, one watch per key, on a new cluster of three.
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = listed::<usize>, default_values_t = [0, 1, 1000, 10_000])]
     pub(crate) counts: Vec<usize>,
     /// Writes per second, first to keys without a watch, then to keys with one watch each.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) rate: u32,
-    /// Measure each case for this long: idle, and both kinds of writes.
+    /// Measure each case for this long: idle, writes without watches, and writes with watches.
     #[arg(long, value_name = "TIME", default_value = "15s")]
     pub(crate) time: DurationArg,
     /// Connect members and clients by this transport [default: tcp]
@@ -230,7 +230,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, hide = true, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=50))]
     pub(crate) lose: u8,
 
-    /// Which messages are lost follows from this number.
+    /// Choose the lost messages by this random seed.
     #[arg(long, hide = true, value_name = "N", default_value_t = 0)]
     pub(crate) lose_seed: u64,
 }
@@ -288,7 +288,7 @@ pub(crate) struct PutArgs {
     /// Write only if the key was last changed at this revision.
     #[arg(long, group = "condition", value_name = "REVISION")]
     pub(crate) if_revision: Option<u64>,
-    /// Remove the key after this time, such as 10s; the default is to keep it.
+    /// Remove the key after this time, such as 10s [default: keep it]
     #[arg(long, value_name = "TIME")]
     pub(crate) ttl: Option<DurationArg>,
     /// Remove the key when this lease ends.
@@ -326,7 +326,7 @@ pub(crate) struct LeaseArgs {
 pub(crate) enum LeaseCommand {
     /// Grant a lease, and print its number.
     Grant(GrantArgs),
-    /// Renew a lease: its time begins anew.
+    /// Renew a lease: its time to live starts again.
     KeepAlive(LeaseIdArgs),
     /// End a lease now, and remove its keys.
     Revoke(LeaseIdArgs),

@@ -105,7 +105,7 @@ pub(crate) fn decode_fields(fields: &mut Map<String, Value>, names: &[&str]) -> 
             let field = format!("{name}{ending}");
             let Some(value) = fields.remove(&field) else { continue };
             if fields.contains_key(*name) {
-                return Err(format!("`{name}` stands there twice, once as `{field}`"));
+                return Err(format!("duplicate field `{name}`: it is also given as `{field}`"));
             }
             let value = decode_strings(value, encoding).map_err(|problem| format!("`{field}`: {problem}"))?;
             fields.insert((*name).to_owned(), value);

@@ -172,7 +172,7 @@ pub(super) fn of_client(
     if certificate.is_none() && key.is_none() && (roots.is_some() || file.certificate.is_some()) {
         return Err(Failure::usage(
             "the members have certificates, and this client needs one, too: name it with --tls-certificate, --tls-key and \
-             --tls-roots, or the folder that kv certs made with --tls-dir",
+             --tls-roots, or the folder that kv certs created with --tls-dir",
         ));
     }
     all_or_none(certificate, key, roots)

@@ -28,8 +28,8 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_READ_LEASE", value_name = "TIME")]
     pub(crate) read_lease: Option<DurationArg>,
 
-    /// Nothing expires early if, while all members were down, the wall clocks of a majority were set forward by at most
-    /// this [default: 5s]
+    /// How far wall clocks may be set forward while all members are down, without making anything expire early; after
+    /// such a time, everything expires late by this much [default: 5s]
     #[arg(long, env = "KV_WALL_CLOCK_ALLOWANCE", value_name = "TIME")]
     pub(crate) wall_clock_allowance: Option<DurationArg>,
 
@@ -67,7 +67,7 @@ pub(crate) struct Tuning {
     #[arg(long, env = "KV_JOURNAL_RETENTION_BYTES", value_name = "SIZE")]
     pub(crate) journal_retention_bytes: Option<SizeArg>,
 
-    /// Largest journal of a witness while a data member is away [default: 1GiB]
+    /// Keep at most this much of a witness's journal for a data member that is away [default: 1GiB]
     #[arg(long, env = "KV_WITNESS_JOURNAL_BYTES", value_name = "SIZE")]
     pub(crate) witness_journal_bytes: Option<SizeArg>,
 

@@ -58,7 +58,7 @@ pub const OPTION_TABLE: &[OptionRow] = &[
         "wall_clock_allowance",
         "how far wall clocks may be wrong after all members were down, and how much later everything expires then (rule N7)",
     ),
-    fixed("pipeline_depth", "which entries a later entry proves to be committed (rule N3)"),
+    fixed("pipeline_depth", "how many entries may be uncommitted at once (rule N3)"),
     local(
         "max_batch_bytes",
         "how many requests share an entry; a journal stores entries of any size (rule D9)",

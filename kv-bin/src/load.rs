@@ -82,7 +82,7 @@ mod tests {
             (r#"{"value":"a"}"#, "key"),
             (r#"["a"]"#, "object"),
             (r#"{"key_hex":"0","value":""}"#, "not hex"),
-            (r#"{"key":"a","key_hex":"61","value":""}"#, "twice"),
+            (r#"{"key":"a","key_hex":"61","value":""}"#, "duplicate"),
         ] {
             let problem = read(line).expect_err(line);
             assert!(problem.contains(fragment), "{line}: {problem}");

@@ -71,18 +71,21 @@ impl Chain {
 
     /// The entry at `op` has another location now.
     pub(super) fn replace(&mut self, op: Op, held: ChainEntry) {
-        let index = self.index(op);
-        if let Some(entry) = index.and_then(|index| self.entries.get_mut(index)) {
-            *entry = held;
-        }
+        let entry = self.index(op).and_then(|index| self.entries.get_mut(index));
+        let entry = entry.expect("only an entry of the log is replaced");
+        assert!(entry.meta.hash == held.meta.hash, "the log names this entry by its hash");
+        *entry = held;
     }
 
     pub(super) fn push(&mut self, held: ChainEntry) {
+        let head = self.head();
+        assert!(held.meta.next_revision >= head.next_revision, "revisions do not go back along the log");
         self.entries.push_back(held);
     }
 
     /// Removes and returns the entries above `op`, which must not be below the floor.
     pub(super) fn cut(&mut self, op: Op) -> impl Iterator<Item = (Op, ChainEntry)> {
+        assert!(op >= self.floor.anchor.op, "nothing below the floor is left to be cut");
         let keep = usize::try_from(op.distance_from(self.floor.anchor.op)).unwrap_or(usize::MAX);
         let cut = self.entries.split_off(keep.min(self.entries.len()));
         (1..).map(move |above| op.advance(above)).zip(cut)
@@ -91,6 +94,7 @@ impl Chain {
     /// Removes the entries at or below `floor`, if it is above the present one.
     pub(super) fn raise(&mut self, floor: Mark) {
         if floor.anchor.op > self.floor.anchor.op {
+            assert!(self.mark(floor.anchor.op) == Some(floor), "the floor is raised to a point of the log");
             let gone =
                 usize::try_from(floor.anchor.op.distance_from(self.floor.anchor.op)).unwrap_or(usize::MAX);
             self.entries.drain(..gone.min(self.entries.len()));

@@ -50,8 +50,10 @@ impl Cuts {
 
     /// Records a cut in the incarnation that begins with it. Everything before `position` has been written.
     pub(super) fn push(&mut self, cut: CutRecord, position: Position) {
+        assert!(position >= self.settled.position, "blocks are written, and so judged, in one order");
         self.list.retain(|earlier| earlier.after < cut.after);
         self.list.push(cut);
+        assert!(self.is_sound(cut.incarnation), "each cut begins an incarnation, and room was made for it");
         self.settled = Settled { position, after: cut.after };
     }
 

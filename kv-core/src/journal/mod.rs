@@ -217,6 +217,10 @@ impl Journal {
                 store.drop_old(std::mem::take(&mut changed))?;
             }
         }
+        assert!(appends.is_empty() && !changed, "all that was requested is durable");
+        if let JournalState::Formatted(store) = &self.state {
+            store.check_invariants();
+        }
         Ok(())
     }
 

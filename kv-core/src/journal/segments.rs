@@ -159,6 +159,8 @@ impl Segments {
             }
             None => self.create(blocks, reader)?,
         };
+        let last = self.active.last().map_or(Generation::ZERO, |active| active.generation);
+        assert!(generation > last, "generations are the order of writing");
         segment.begin(generation, self.owner).map_err(failed("begin", &segment))?;
         self.newest = generation;
         self.active.push(Active { segment, generation, last: Op::ZERO, damaged: false });
@@ -171,6 +173,7 @@ impl Segments {
         let last = self.active.last().expect("has_room has found a segment");
         let next = self.next_block.expect("has_room has found a segment");
         let (segment, generation) = (last.segment.number, last.generation);
+        assert!(next + ahead + blocks <= last.segment.blocks, "an entry is within one segment");
         let place = EntryLocation { segment, generation, block: next + ahead, blocks, incarnation };
         (place, Seed::new(self.owner.cluster, self.owner.member, segment))
     }
@@ -181,9 +184,14 @@ impl Segments {
         let next = self.next_block.as_mut().expect("has_room has found a segment");
         active.last = active.last.max(last);
         let segment = &active.segment;
+        let blocks = u32::try_from(bytes.len() / BLOCK_BYTES).expect("has_room has measured it");
+        assert!(bytes.len().is_multiple_of(BLOCK_BYTES), "a block holds one entry only, or a part of it");
+        assert!(*next + blocks <= segment.blocks, "a file keeps the size in its header");
         segment.file.write_at(bytes, offset(*next)).map_err(failed("write", segment))?;
+        // One sync for all of it, before anything is acknowledged. After a failed sync nothing is known about these
+        // blocks: the caller stops, and the next opening judges what is really there.
         segment.file.sync().map_err(failed("sync", segment))?;
-        *next += u32::try_from(bytes.len() / BLOCK_BYTES).expect("has_room has measured it");
+        *next += blocks;
         Ok(())
     }
 
@@ -217,6 +225,7 @@ impl Segments {
 
     /// Releases the oldest `count` segments: some files are kept for recycling, the others are removed and returned.
     pub(super) fn release(&mut self, count: usize) -> Result<Vec<SegmentNumber>, JournalWriteError> {
+        assert!(count < self.active.len(), "the newest segment is being written");
         let released = self.active.drain(..count);
         self.spares.extend(released.map(|Active { segment, damaged, .. }| Spare { segment, damaged }));
         let blocks = self.blocks;
@@ -239,6 +248,8 @@ impl Segments {
         let mut touched = Vec::new();
         for (position, blocks) in places {
             let Some(segment) = self.of(position.generation) else { continue };
+            let frontier = self.frontier();
+            assert!(position < frontier, "what is erased was written before the last cut");
             let zeros = vec![0; blocks as usize * BLOCK_BYTES];
             segment.file.write_at(&zeros, offset(position.block)).map_err(failed("write", segment))?;
             if !touched.contains(&position.generation) {

@@ -77,7 +77,6 @@ impl Store {
         recovery: Recovery,
         verdict: Verdict,
     ) -> Result<(), JournalWriteError> {
-        let before = self.superblock.clone();
         self.chain = recovery.chain;
         self.orphans = recovery.orphans;
         self.past_gap = recovery.past_gap;
@@ -98,11 +97,33 @@ impl Store {
             self.superblock.synced_through = self.superblock.synced_through.max(recovery.synced);
         }
         self.note_synced();
-        if self.superblock == before { Ok(()) } else { self.save() }
+        if self.superblock == *self.file.written() { Ok(()) } else { self.save() }
     }
 
     fn is_damaged(&self) -> bool {
         self.superblock.damaged.is_some()
+    }
+
+    /// Asserts what holds between any two writes.
+    pub(super) fn check_invariants(&self) {
+        let (floor, head) = (self.chain.floor().anchor.op, self.durable());
+        let checkpoint = self.superblock.checkpoint.anchor.op;
+        assert!(self.superblock.floor.anchor.op <= checkpoint, "what is dropped is in the state");
+        assert!(floor <= checkpoint, "the log reaches down to the checkpoint");
+        assert!(checkpoint <= head || self.is_damaged(), "the log reaches up to the checkpoint");
+        assert!(self.past_gap.is_empty() || self.is_damaged(), "only a damaged log has a gap");
+        assert!(!self.unsettled || self.is_damaged(), "only a damaged log has an unsettled end");
+        let first = self.past_gap.first_key_value();
+        assert!(first.is_none_or(|(op, _)| *op > head), "what follows the head is a part of the log");
+        // These look at everything, so the tests and the simulator do it, and a release does not.
+        debug_assert!(
+            self.orphans.iter().all(|orphan| self.segments.is_active(orphan.position.generation)),
+            "void blocks in released segments are forgotten"
+        );
+        debug_assert!(
+            self.chain.entries().all(|held| self.segments.is_active(held.place.generation)),
+            "no entry of the log is in a released segment"
+        );
     }
 
     pub(super) fn recovered(&self) -> Recovered {

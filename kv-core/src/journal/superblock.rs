@@ -141,6 +141,19 @@ impl Superblock {
             && self.formation != FormationStep::Empty
             && self.cuts.is_sound(self.incarnation)
     }
+
+    /// Asserts that this may replace `earlier` on disk: the next life would believe it.
+    fn check_follows(&self, earlier: &Self) {
+        assert!(self.is_sound(), "a superblock that is written is one that would be accepted when read");
+        assert!(self.view >= earlier.view, "the view does not go back (rule V1)");
+        assert!(self.log_view >= earlier.log_view, "the log's view does not go back");
+        assert!(self.incarnation >= earlier.incarnation, "an incarnation is not used twice");
+        assert!(self.generation >= earlier.generation, "a generation is not used twice");
+        assert!(self.oldest >= earlier.oldest, "a released segment is not taken back");
+        assert!(self.formation >= earlier.formation, "a member does not leave its cluster");
+        assert!(self.checkpoint.anchor.op >= earlier.checkpoint.anchor.op, "a checkpoint does not go back");
+        assert!(self.options == earlier.options, "these options are fixed when the directory is formatted");
+    }
 }
 
 /// The file with the four copies.
@@ -148,6 +161,8 @@ impl Superblock {
 pub(super) struct SuperblockFile {
     file: Arc<dyn File>,
     sequence: u64,
+    /// What is durable in all copies.
+    written: Superblock,
 }
 
 /// A file that could be read, but must not be written yet: see [`Loaded::complete`].
@@ -185,18 +200,25 @@ impl SuperblockFile {
         file.sync().map_err(failed)?;
         storage.rename(NEW_NAME, NAME).map_err(failed)?;
         storage.sync_directory().map_err(failed)?;
-        Ok(Self { file, sequence: 1 })
+        Ok(Self { file, sequence: 1, written: superblock.clone() })
+    }
+
+    /// What is durable in all copies.
+    pub(super) fn written(&self) -> &Superblock {
+        &self.written
     }
 
     /// Makes `superblock` durable in all copies.
     pub(super) fn write(&mut self, superblock: &Superblock) -> Result<(), JournalWriteError> {
         let failed = |source| JournalWriteError::Disk { doing: "write the superblock".into(), source };
+        superblock.check_follows(&self.written);
         self.sequence += 1;
         for pair in [[0, 1], [2, 3]] {
             let both = pair.map(|copy| encode(superblock, self.sequence, copy)).concat();
             self.file.write_at(&both, offset(pair[0])).map_err(failed)?;
             self.file.sync().map_err(failed)?;
         }
+        self.written.clone_from(superblock);
         Ok(())
     }
 }
@@ -250,7 +272,8 @@ impl Loaded {
             self.file.write_at(&zone, offset(copy)).map_err(failed)?;
             self.file.sync().map_err(failed)?;
         }
-        Ok((SuperblockFile { file: self.file, sequence: self.sequence }, self.superblock))
+        let written = self.superblock.clone();
+        Ok((SuperblockFile { file: self.file, sequence: self.sequence, written }, self.superblock))
     }
 }
 

@@ -311,6 +311,10 @@ impl Blocks {
             let mut inner = self.inner();
             let longer = inner.head.len > inner.written.len;
             let changed = inner.head.len != inner.written.len || inner.head.tree != inner.written.tree;
+            assert!(
+                inner.head.version == inner.written.version,
+                "a version is written before the next begins"
+            );
             if changed {
                 inner.head.version += 1;
                 inner.written = inner.head.clone();

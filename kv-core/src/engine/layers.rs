@@ -207,8 +207,10 @@ impl Layers {
     }
 
     pub(super) fn publish(&mut self, applied: Anchor, revision: Revision) {
+        assert!(revision >= self.published && applied.op >= self.applied().op, "readers never go back");
         self.active.note(std::mem::take(&mut self.changed));
         self.raise_floor(revision);
+        assert!(self.floor <= revision, "the newest revision can be read");
         let old = self.reader.replace(self.read_view(applied, revision));
         self.published = revision;
         self.retired.push_back(Retired { view: old, superseded: std::mem::take(&mut self.superseded) });
@@ -336,9 +338,8 @@ impl Layers {
 
     /// The frozen memtable is in `base` now.
     pub(super) fn unfreeze(&mut self, base: Arc<TreeSnapshot>) {
-        if let Some((memtable, index)) = self.frozen.take() {
-            self.dead.push_back(RetiredMemtable { memtable, index: index.into_iter() });
-        }
+        let (memtable, index) = self.frozen.take().expect("a checkpoint that ends had begun");
+        self.dead.push_back(RetiredMemtable { memtable, index: index.into_iter() });
         self.floor = self.floor.max(base.floor());
         self.base = Some(base);
         self.republish();

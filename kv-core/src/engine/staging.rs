@@ -134,6 +134,7 @@ impl Staging {
     /// Replaces the state, durably. The old state must not be in use any more.
     pub(crate) fn switch(self) -> Result<(), EngineError> {
         let io = |error| EngineError::io("switch", error);
+        assert!(self.progress.end == ChunkEnd::Last, "only a whole snapshot replaces a state");
         self.tree.forget_progress()?;
         drop(self.tree);
         self.storage.rename(STAGING, NAME).map_err(io)?;

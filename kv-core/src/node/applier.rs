@@ -288,6 +288,10 @@ impl Applier {
         let result = match task {
             Task::Stage(at, chunk) => self.receiving.stage(at, &chunk)?,
             Task::Install(at) => {
+                assert!(
+                    self.checkpoint.is_none(),
+                    "a state is not replaced while a checkpoint of it is written"
+                );
                 let result = self.receiving.install(&self.shared, at, &mut self.state)?;
                 if self.state.is_some() {
                     self.aside = None;
@@ -382,6 +386,7 @@ impl Applier {
                 Err(error) => return Err(StopReason::Log(Arc::new(error))),
             };
             let applied = state.apply(&entry)?;
+            assert!(state.applied().op == op, "what is read next follows what was applied");
             self.expired |= applied.iter().any(Applied::is_expiry);
             self.bytes += entry.body.len();
             if let Some((op, digest)) = state.compared() {
@@ -458,6 +463,7 @@ impl Applier {
         }
         self.shared.applier_queue.with(|plan| plan.wants_durable = false);
         let Some(checkpoint) = self.frozen.take() else { return Ok(()) };
+        assert!(self.checkpoint.is_none(), "two checkpoints would write the same file");
         tracing::debug!(op = %checkpoint.anchor().op, "checkpoint begins");
         self.merge_began = self.shared.clock.monotonic();
         self.shared.applier_queue.with(|plan| plan.merging = Some(checkpoint.progress()));
@@ -478,6 +484,7 @@ impl Applier {
         self.merge_took = self.shared.clock.monotonic().since(self.merge_began);
         let done = result?;
         let anchor = done.anchor();
+        assert!(self.checkpoint.is_some(), "a checkpoint that ends had begun");
         if let Some(state) = &mut self.state {
             state.finish_checkpoint(done);
             let mut sources = lock(&self.shared.sources);

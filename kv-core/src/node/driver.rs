@@ -100,6 +100,8 @@ impl Driver {
             // N7).
             self.replica.handle(self.shared.clock.now(), input);
             self.carry_out();
+            #[cfg(feature = "internals")]
+            self.replica.check_invariants();
         }
     }
 
@@ -203,6 +205,7 @@ impl Driver {
     }
 
     fn on_applied(&mut self, op: Op) {
+        assert!(op <= self.replica.commit().op, "only committed entries are applied");
         self.applied = op;
         self.applying_since = self.shared.clock.monotonic();
         self.step(Input::Applied { op });
@@ -280,6 +283,7 @@ impl Driver {
                 }
             }
         }
+        assert!(requests.is_empty() || self.replica.is_serving(), "only a primary orders requests");
         if !requests.is_empty() {
             self.step(Input::Propose { requests });
         }

@@ -140,6 +140,7 @@ impl PeerQueue {
     fn pop(&mut self) -> Option<Outgoing> {
         let item = self.items.pop_front()?;
         self.bytes -= size(&item);
+        assert!(self.bytes == 0 || !self.items.is_empty(), "an empty queue holds no bytes");
         Some(item)
     }
 }
@@ -194,10 +195,9 @@ impl Lanes {
     }
 
     fn push(&self, to: MemberId, lane: Lane, item: Outgoing) {
-        let queue = self.queues.get(&to).and_then(|queues| queues.iter().find(|queue| queue.lane == lane));
-        if let Some(queue) = queue {
-            queue.push(item);
-        }
+        let queues = self.queues.get(&to).expect("the replica sends to its peers, and to nobody else");
+        let queue = queues.iter().find(|queue| queue.lane == lane);
+        queue.expect("the replica sends on the lanes of members").push(item);
     }
 
     /// Returns whether the protocol's messages can be sent to the peer. The lane for state transfers does not count,

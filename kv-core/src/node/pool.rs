@@ -57,8 +57,9 @@ impl FairQueue {
 
     fn pop(&mut self) -> Option<Job> {
         let whose = self.order.pop_front()?;
-        let jobs = self.jobs.get_mut(&whose)?;
+        let jobs = self.jobs.get_mut(&whose).expect("an owner in the order has jobs");
         let job = jobs.pop_front();
+        assert!(job.is_some(), "an owner without jobs leaves the order");
         if jobs.is_empty() {
             self.jobs.remove(&whose);
         } else {

@@ -82,8 +82,10 @@ impl Quota {
 
     /// Gives back what was taken.
     pub(super) fn give_back(&self, own: &AtomicUsize, bytes: usize) {
-        own.fetch_sub(bytes, Ordering::SeqCst);
-        self.held.fetch_sub(bytes, Ordering::SeqCst);
+        let own_before = own.fetch_sub(bytes, Ordering::SeqCst);
+        let before = self.held.fetch_sub(bytes, Ordering::SeqCst);
+        // Only in tests: this is called in drops, where a panic may abort the process of an application.
+        debug_assert!(bytes <= own_before && bytes <= before, "nothing is given back that was not taken");
     }
 }
 

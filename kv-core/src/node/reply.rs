@@ -193,6 +193,7 @@ impl Outbox {
     /// This many answers with this many bytes have been sent.
     pub(super) fn written(&self, answers: usize, bytes: usize) {
         let mut state = lock(&self.state);
+        assert!(answers <= state.writing && bytes <= state.bytes, "only what was taken has been sent");
         state.writing -= answers;
         state.bytes -= bytes;
         drop(state);

@@ -268,7 +268,11 @@ impl Shared {
 
     /// The driver calls this before it reports anything that the view has committed.
     pub(super) fn set_view(&self, view: View) {
-        self.view.store(view.get(), Ordering::SeqCst);
+        let before = self.view.swap(view.get(), Ordering::SeqCst);
+        assert!(
+            before <= view.get(),
+            "a member's view does not go back, or a read could be answered from before it"
+        );
     }
 
     /// A random time between half of this time and all of it.

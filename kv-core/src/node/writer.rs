@@ -20,6 +20,8 @@ const MAX_BYTES: usize = 16 << 20;
 pub(super) struct WriteQueue {
     queue: Vec<(WriteSeq, Write)>,
     bytes: usize,
+    /// The last one that was added.
+    last: WriteSeq,
     /// Nothing becomes durable any more (rule D4): what comes is forgotten, so that messages go on being heard.
     failed: bool,
     closed: bool,
@@ -31,6 +33,14 @@ impl WriteQueue {
         if self.failed {
             return writes.clear();
         }
+        for (seq, _) in writes.iter() {
+            // The journal reports only the last write of a batch as durable, and the replica takes it for all before.
+            assert!(
+                *seq == self.last.next(),
+                "writes are executed in the order in which they were requested"
+            );
+            self.last = *seq;
+        }
         self.bytes += writes.iter().map(|(_, write)| size(write)).sum::<usize>();
         self.queue.append(writes);
     }
@@ -41,7 +51,7 @@ impl WriteQueue {
     }
 
     fn fail(&mut self) {
-        *self = Self { failed: true, closed: self.closed, ..Self::default() };
+        *self = Self { failed: true, closed: self.closed, last: self.last, ..Self::default() };
     }
 
     /// Ends the thread. What waits is forgotten.

@@ -179,6 +179,7 @@ impl Driver {
     }
 
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        // First, because a client with a flood of events must still ping: members close silent connections.
         while self.alive.poll_tick(cx).is_ready() {
             self.show_life();
             self.end_silence();
@@ -195,6 +196,7 @@ impl Driver {
         if let Poll::Ready(Some((member, generation, event))) = self.events.poll_next_unpin(cx) {
             return Poll::Ready(Wake::Link(member, generation, event));
         }
+        // Before new commands: cancelled calls make room in the window for them.
         if let Poll::Ready(Some(id)) = self.channels.cancels.poll_recv(cx) {
             return Poll::Ready(Wake::Cancel(id));
         }
@@ -249,6 +251,8 @@ impl Driver {
                 if reply.is_closed() {
                     return; // Its cancellation has overtaken it.
                 }
+                // The permit is kept until the answer: it bounds the memory of all calls, not only of those that wait
+                // in the channel.
                 self.calls.insert(id, PendingCall { reply, _permit: permit });
                 let deadline = self.core_time(deadline);
                 self.protocol.handle(now, ProtocolInput::Call { id, call, deadline });

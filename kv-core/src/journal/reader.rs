@@ -142,6 +142,7 @@ impl LogReader {
             }
             Err(source) => Err(JournalReadError::Disk { op, source }),
         };
+        // A failed read proves damage only if the entry is still there: its blocks may have been used again meanwhile.
         let is_there = read.is_ok() || self.lock().find(op) == Some((*hash, Some(*place)));
         is_there.then_some(read)
     }

@@ -108,6 +108,8 @@ pub(super) fn scan(number: SegmentNumber, file: Arc<dyn File>, owner: Owner) -> 
     let segment = Segment { number, file, blocks };
     let mut reader = Reader::new(&segment, owner, generation);
     reader.read_all();
+    // The header is damaged, or a write of it was lost. The sectors show the generation, and the blocks are judged
+    // again by it: the first pass took the newest of them for something strange.
     if reader.newest > generation {
         generation = reader.newest;
         reader = Reader::new(&segment, owner, generation);
@@ -163,6 +165,7 @@ impl<'a> Reader<'a> {
             let blocks = WINDOW.min(self.segment.blocks - at);
             let window = &mut window[..blocks as usize * BLOCK_BYTES];
             if self.segment.file.read_at(window, offset(at)).is_err() {
+                // One unreadable sector must cost the block that it is in, not all blocks of the window.
                 read_block_by_block(&*self.segment.file, window, at);
             }
             for (block, bytes) in (at..).zip(window.chunks_exact(BLOCK_BYTES)) {
@@ -182,6 +185,7 @@ impl<'a> Reader<'a> {
         }
         let state = block::classify_block(&sectors);
         if state != BlockState::Untouched {
+            // Damaged blocks count as used: the next write must not destroy the last trace of what was there.
             self.used = at + 1;
         }
         if let Sector::Current(stamp) = sectors[0] {
@@ -202,6 +206,7 @@ impl<'a> Reader<'a> {
     }
 
     fn on_whole(&mut self, at: u32, stamp: Stamp, bytes: &[u8]) {
+        // The next block of the entry that is being assembled; anything else ends that entry.
         let expected = self.building.as_ref().map(|b| Stamp { index: at - b.start, ..b.stamp });
         if expected != Some(stamp) {
             self.abandon();

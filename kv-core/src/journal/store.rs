@@ -186,6 +186,8 @@ impl Store {
                 self.roll(blocks)?;
             }
             self.encode(&mut batch, *write, (entry, wall), blocks)?;
+            // This entry closes the gap. What is behind the gap becomes part of the log now, and the next entry follows
+            // that.
             if self.past_gap.contains_key(&entry.header.op.next()) {
                 self.flush(&mut batch)?;
             }
@@ -199,6 +201,8 @@ impl Store {
     }
 
     fn roll(&mut self, needed: u32) -> Result<(), JournalWriteError> {
+        // Saved before anything is written there: an entry in a generation that the superblock does not name would make
+        // the next opening refuse the superblock as outdated.
         self.superblock.generation = self.segments.roll(needed, &self.reader)?;
         self.save()
     }
@@ -293,6 +297,8 @@ impl Store {
         self.superblock.view = record.view;
         self.superblock.log_view = record.log_view;
         let once = self.superblock.damaged;
+        // While the end of the log is unsettled, the next opening would find the same traces again. So the damage does
+        // not end, even if the replica has all that it needs.
         let stays = record.damaged || (self.unsettled && once.is_some());
         self.superblock.damaged = stays.then(|| once.unwrap_or(Extent::Open));
         if once.is_some() && !stays {
@@ -389,6 +395,7 @@ impl Store {
         self.superblock.floor = floor;
         self.superblock.oldest = self.segments.oldest_after(count);
         self.save()?;
+        // Only now: the superblock no longer refers to what is dropped.
         self.chain.raise(floor);
         let removed = self.segments.release(count)?;
         self.reader.drop_through(floor.anchor.op, &removed);

@@ -68,6 +68,8 @@ impl StateMachine {
         let mut applied = Vec::with_capacity(entry.header.request_count as usize);
         let mut room = RETURNED_BYTES;
         for bytes in entry.requests() {
+            // A request that cannot be decoded counts too: sessions and leases are named by this number, on all members
+            // alike.
             self.requests += 1;
             if Request::takes_revision(&bytes) {
                 self.revision = self.revision.next();
@@ -93,6 +95,7 @@ impl StateMachine {
             nonce: None,
             result: Err(Rejection::Invalid),
         };
+        // No member can decode it, so all of them reject it at the same place. It is no failure of this member.
         let Ok(request) = Request::decode(bytes) else { return Ok(applied) };
         if let Operation::OpenSession { nonce } = request.operation {
             if request.session == SessionId::ZERO && request.number == RequestNumber::ZERO {
@@ -135,6 +138,7 @@ impl StateMachine {
             // Handled above: they have no session.
             Operation::OpenSession { .. } | Operation::Expire(_) => Err(Rejection::Invalid),
         };
+        // Whatever the result is: a retry must get the same one.
         self.sessions.record(session, number, answer.clone());
         Ok(answer)
     }
@@ -183,6 +187,7 @@ impl StateMachine {
         to: Option<&[u8]>,
         limit: u32,
     ) -> Result<Effect, EngineError> {
+        // Clamped here and not refused: what is in the log is run, and every member clamps alike.
         let limit = limit.clamp(1, Command::MAX_RANGE);
         let (mut keys, mut count, mut more, mut bytes) = (Vec::new(), 0, false, 0);
         let written = self.engine.written();
@@ -199,6 +204,7 @@ impl StateMachine {
             count += 1;
         }
         drop(scan);
+        // After the scan: a scan of what is being written must not see its own removals.
         for (key, found) in keys {
             self.remove(at, &key, found, KeyChange::Delete);
         }
@@ -232,6 +238,8 @@ impl StateMachine {
             match expiry {
                 Expiry::Key { key, modified } => {
                     let Some(found) = self.read_meta(&key, None)?.0 else { continue };
+                    // The primary found it due some time ago. A write since then may have given it another deadline, or
+                    // none.
                     let is_it = found.modified == modified;
                     let is_due = found.ends.at.is_some_and(|at| at <= context.timestamp);
                     if is_it && is_due {

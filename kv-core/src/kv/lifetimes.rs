@@ -262,6 +262,8 @@ impl Lifetimes {
     /// can contain, the longest overdue first.
     pub(super) fn due(&self, keys: Timestamp, leases: Option<Timestamp>) -> Vec<Expiry> {
         let (mut due, mut count, mut bytes) = (Vec::new(), 0, 0);
+        // The first one always fits, because a lease has no more keys than one request may remove. So the queue moves
+        // on.
         for (at, lease) in &self.deadlines {
             let dependent = self.leases.get(lease).map_or(0, |lease| lease.keys.len());
             if leases.is_none_or(|now| *at > now) || count + dependent > MOST_KEYS || due.len() >= MOST_KEYS {

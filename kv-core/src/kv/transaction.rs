@@ -147,6 +147,7 @@ impl StateMachine {
             }
             TransactionStep::Add { key, by } => {
                 let (found, number) = self.number(key)?;
+                // A sum that does not fit is a failure of the step: wrapping around would be a silent wrong result.
                 match number.map(|number| number.checked_add(*by)) {
                     None => Err(StepFailure::NotANumber),
                     Some(None) => Err(StepFailure::OutOfRange),

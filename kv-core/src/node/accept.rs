@@ -242,6 +242,7 @@ impl Acceptor {
         };
         writer.push(wire::encode_hello_reply(&reply));
         let logged = timeout(HELLO_WITHIN, writer.flush()).await;
+        // Until here a caller that does not read the answer can be evicted like one that sends no hello.
         drop(ticket);
         if let (Some(hello), Some(client), Ok(Ok(()))) = (hello, admitted, logged) {
             tokio::select! {

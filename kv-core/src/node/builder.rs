@@ -178,6 +178,7 @@ impl NodeBuilder {
         credentials::check(&*transport, cluster.name(), me, clients.is_some())?;
         let authenticated = transport.identity() != Peer::Unauthenticated;
         let clients = clients.map(ClientList::open).transpose()?;
+        // Before the disk is opened: a start that is refused because the address is in use has changed nothing.
         let listener = bind(&*transport, listen.as_deref().unwrap_or(&member.address)).await?;
 
         let span = tracing::info_span!("member", id = %me);
@@ -219,6 +220,7 @@ impl NodeBuilder {
             seed,
         });
         let applied = opened.recovered.checkpoint.op;
+        // Not the seed of the node: its jitter and that of the replica must not be the same numbers.
         let mut config = ReplicaConfig::new(cluster, me, options, !seed);
         config.stateless = opened.data.as_ref().is_some_and(|data| data.state.is_none());
         config.staged = opened.data.as_ref().and_then(|data| data.receiver.progress());

@@ -222,6 +222,7 @@ async fn answer(
             Ok(written) => written.map_err(WireError::from)?,
             Err(_) => return Err(ConnectionEnd::Unread),
         }
+        // Only now: until the flush, the frames with these answers are in memory.
         drop(shares);
         outbox.written(count, held);
     }

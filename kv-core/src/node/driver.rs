@@ -70,6 +70,8 @@ impl Driver {
         let shared = self.shared.clone();
         self.carry_out();
         while !self.halted {
+            // Without room for more writes, only what leads to none is taken: votes and acknowledgements must be heard
+            // even while the disk hangs.
             let batch = shared.inbox.take(shared.writes.with(|writes| writes.has_room()), self.takes_calls());
             if batch.is_empty() {
                 self.wait().await;

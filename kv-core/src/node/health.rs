@@ -88,6 +88,8 @@ impl Health {
             return;
         }
         if known.lives.contains(&life) {
+            // It was replaced, and calls again: either the last call of an ended process, or a second process that runs
+            // now.
             known.lives.retain(|it| *it != life);
             let before = known.returned.take().filter(|(at, ..)| now.since(*at) < TWICE_FOR);
             let times = before.map_or(0, |(.., times)| times);

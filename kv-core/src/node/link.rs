@@ -91,6 +91,8 @@ impl Link {
                 Err(failed) => {
                     self.log_failure(&failed);
                     let refused = matches!(&failed, LinkError::Transport(error) if error.is_refused());
+                    // The process is gone, and its machine answers for it. After a loss without an answer, the detector
+                    // decides.
                     if refused && std::mem::take(&mut was_up) {
                         self.hint();
                     }
@@ -168,6 +170,7 @@ impl Link {
                         }
                         sleep_until(next_piece).await;
                         let frame = wire::encode_message(&self.read_piece(piece).await);
+                        // From here on a repeated request means that the piece was lost, so it is read again.
                         self.queue.piece_read();
                         next_piece = Instant::now() + self.pace(frame.len());
                         writer.push(frame);

@@ -144,6 +144,7 @@ impl Sessions {
     /// Stores the outcome of a request for which [`decide`](Self::decide) returned [`DuplicateCheck::Run`]. Rule E7: if
     /// the results take too much, the oldest are dropped, first of this session and then of all.
     pub fn record(&mut self, id: SessionId, number: RequestNumber, answer: RequestResult) {
+        // There is no session any more if the request has closed it.
         let Some(session) = self.sessions.get_mut(&id).filter(|session| session.stored(number).is_none())
         else {
             return;

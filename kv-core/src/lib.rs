@@ -78,6 +78,10 @@
         reason = "what is public inside is so for the simulator, with the feature `internals`"
     )
 )]
+#![cfg_attr(
+    feature = "internals",
+    allow(missing_docs, reason = "inside, a doc comment stands where it says more than the name does")
+)]
 
 pub mod client;
 pub mod config;

@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 
 pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
-/// The changes.
 pub(super) const CHANGES: Definition = TableDefinition::new("changes");
 
 /// Their index.
@@ -28,7 +27,6 @@ pub(super) const CHANGED: Definition = TableDefinition::new("changed");
 /// The name of the row with the oldest kept revision, among the rows that belong to the state besides the data.
 pub(super) const RANGE: &[u8] = b"history";
 
-/// The range of the history.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct HistoryRange {
     /// The revision of the state.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 /// The longest key that is stored in the node.
 const INLINE: usize = 30;
 
-/// A key.
 #[derive(Clone)]
 pub(super) enum Key {
     Inline { len: u8, bytes: [u8; INLINE] },

@@ -179,7 +179,6 @@ impl ReadView {
 pub struct HistoryChange {
     /// The revision of the change.
     pub revision: Revision,
-    /// Of which key.
     pub key: Bytes,
     /// What it took to find it: one step, and one more for each 256 bytes that were read.
     pub steps: usize,

@@ -91,7 +91,6 @@ impl TreeSnapshot {
         Ok(found)
     }
 
-    /// The revision of the key's first change after a revision.
     fn first_change(&self, key: &[u8], after: Revision) -> Result<Option<Revision>, EngineError> {
         if after >= self.range.revision {
             return Ok(None);

@@ -49,13 +49,11 @@ use verdict::Verdict;
 /// The owner of the directory. All of it must match the superblock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
-    /// The cluster.
     pub cluster: ClusterId,
     /// Its name, for messages.
     pub cluster_name: String,
     /// The fingerprint of the member list: ids and roles.
     pub fingerprint: Hash,
-    /// The id of the member.
     pub member: MemberId,
     /// The options that are fixed when the directory is formatted (rule F6).
     pub options: FixedOptions,

@@ -171,7 +171,6 @@ fn live<'a>(superblock: &Superblock, scans: impl Iterator<Item = &'a Scan>) -> L
     live
 }
 
-/// The chain above the checkpoint.
 fn above(checkpoint: Mark, live: &Live) -> Vec<ChainEntry> {
     let mut chain = Vec::new();
     let mut head = checkpoint;

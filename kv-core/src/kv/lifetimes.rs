@@ -58,7 +58,6 @@ fn lease_of(name: &[u8]) -> Result<(LeaseId, &[u8]), EngineError> {
 pub struct Deadlines {
     /// The earliest deadline of a key with a time to live.
     pub key: Option<Timestamp>,
-    /// Of a lease.
     pub lease: Option<Timestamp>,
 }
 
@@ -234,7 +233,6 @@ impl Lifetimes {
         Ok(LeaseInfo { ttl_ms: *ttl_ms, deadline: *deadline, keys })
     }
 
-    /// The deadline of the lease.
     pub(super) fn deadline(&self, id: LeaseId) -> Option<Timestamp> {
         self.leases.get(&id).map(|lease| lease.deadline)
     }

@@ -146,7 +146,6 @@ pub struct RevisionView {
 }
 
 impl RevisionView {
-    /// The revision.
     #[must_use]
     pub const fn revision(&self) -> Revision {
         self.at

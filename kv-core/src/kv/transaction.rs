@@ -31,7 +31,6 @@ type StepPlan<'a> = Result<PlannedStep<'a>, StepFailure>;
 
 /// How much a transaction may still return.
 struct Room {
-    /// Of its own.
     own: usize,
     /// The limit of its entry.
     shared: usize,

@@ -52,7 +52,6 @@ pub struct Cut {
 /// What recovery found on disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recovered {
-    /// The step of formation.
     pub formation: FormationStep,
     /// The durable view.
     pub view: View,
@@ -90,7 +89,6 @@ pub struct Damage {
 pub enum EntryPastGap {
     /// Its entry is intact.
     Intact {
-        /// The entry.
         meta: EntryMeta,
         /// The hash of the entry before it.
         parent: Hash,

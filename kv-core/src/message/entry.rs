@@ -34,14 +34,12 @@ pub struct EntryHeader {
     pub revision_count: u32,
     /// Bytes of the body.
     pub body_len: u32,
-    /// The hash of the body.
     pub body_hash: Hash,
 }
 
 /// A log entry. [`Entry::check`] holds for every entry that a decoder or the journal returns.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Entry {
-    /// The header.
     pub header: EntryHeader,
     /// The requests, each encoded after its length.
     pub body: Bytes,

@@ -140,7 +140,6 @@ pub struct LeaseInfo {
 pub enum Expiry {
     /// A key with a time to live.
     Key {
-        /// The key.
         key: Bytes,
         /// The revision of the put that set its deadline.
         modified: Revision,

@@ -68,7 +68,6 @@ pub enum Message {
         view: View,
         /// What the primary knows to be committed.
         commit: Anchor,
-        /// The entry.
         entry: Entry,
     },
     /// Everything up to `log` is durable here, and the log of this member is the log of `view`.
@@ -156,14 +155,12 @@ pub enum Message {
     Headers {
         /// The nonce of the `Fetch` that is answered.
         nonce: u64,
-        /// Op and hash.
         hashes: Vec<(Op, Hash)>,
     },
     /// Consecutive entries of the sender's log, ascending. May be fewer than requested.
     NewState {
         /// The nonce of the `Fetch` that is answered.
         nonce: u64,
-        /// The entries.
         entries: Vec<Entry>,
     },
     /// The sender has dropped the entries that the receiver needs next (rule T8), so the receiver needs a snapshot.
@@ -255,7 +252,6 @@ pub struct Fresh {
 pub enum FetchWhat {
     /// Only the hashes.
     Headers,
-    /// The entries.
     Entries,
 }
 

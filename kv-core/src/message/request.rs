@@ -41,9 +41,7 @@ pub enum Operation {
 pub enum Command {
     /// Sets a key.
     Put {
-        /// The key.
         key: Bytes,
-        /// The value.
         value: Bytes,
         /// The condition under which it is done.
         condition: Option<Condition>,
@@ -52,7 +50,6 @@ pub enum Command {
     },
     /// Removes a key.
     Delete {
-        /// The key.
         key: Bytes,
         /// The condition under which it is done.
         condition: Option<Condition>,
@@ -92,31 +89,22 @@ pub struct TransactionRequest {
 pub enum TransactionStep {
     /// Sets a key.
     Put {
-        /// The key.
         key: Bytes,
-        /// The value.
         value: Bytes,
         /// How long the key is kept.
         life: Lifetime,
     },
     /// Removes a key.
-    Delete {
-        /// The key.
-        key: Bytes,
-    },
+    Delete { key: Bytes },
     /// Adds to a counter: a key whose value is a whole number in decimal digits. A missing key counts as 0. The key
     /// keeps its lifetime.
     Add {
-        /// The key.
         key: Bytes,
         /// The amount, which may be negative.
         by: i64,
     },
     /// Reads a key, as it was before the transaction.
-    Get {
-        /// The key.
-        key: Bytes,
-    },
+    Get { key: Bytes },
     /// Reads keys in order, as they were before the transaction.
     Scan {
         /// The first key (inclusive).
@@ -176,7 +164,6 @@ pub struct Outcome {
 pub enum Effect {
     /// The session with this id is open.
     SessionOpened(SessionId),
-    /// The session was closed.
     SessionClosed,
     /// The key was set.
     Put,
@@ -233,7 +220,7 @@ pub enum Effect {
     },
 }
 
-/// The result of a step.
+/// What one step of a transaction did or found.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum StepResult {
@@ -437,7 +424,7 @@ pub enum RequestError {
     /// Two steps of one list change the same key.
     #[error("two steps of the transaction change the key {:?}: combine them", String::from_utf8_lossy(key))]
     DuplicateKey {
-        /// The key.
+        /// The key that two steps change.
         key: Bytes,
     },
 }

@@ -33,7 +33,6 @@ pub struct LogRebase {
 pub struct Chunk {
     /// The place after which it begins; empty for the first.
     pub after: Bytes,
-    /// The rows.
     pub rows: Bytes,
     /// The hash of the piece, from where it is read to where it is stored.
     pub checksum: Hash,

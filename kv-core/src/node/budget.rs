@@ -38,7 +38,6 @@ impl Budget {
         Arc::new(Self { memory, waiting: AtomicUsize::new(0), room: Notify::new() })
     }
 
-    /// All of it.
     #[cfg(test)]
     pub(super) fn limit(&self) -> usize {
         self.memory.limit()

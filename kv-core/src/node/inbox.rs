@@ -47,7 +47,6 @@ pub(super) enum InboxCall {
     },
     /// Read a state that is known to be no older than this.
     Bounded {
-        /// The bound.
         bound: Duration,
         /// What to read.
         query: Query,
@@ -56,7 +55,6 @@ pub(super) enum InboxCall {
     },
     /// Read once this revision has been applied here.
     Await {
-        /// The revision.
         at_least: Revision,
         /// What to read.
         query: Query,

@@ -39,7 +39,6 @@ impl Meter {
         counts[Latencies::bucket(took)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// All of it.
     pub(super) fn load(&self, watches: usize) -> Load {
         let latencies =
             |counts: &[AtomicU64]| Latencies::new(counts.iter().map(|it| it.load(Ordering::Relaxed)));

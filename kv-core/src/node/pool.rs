@@ -34,7 +34,6 @@ impl JobOwner {
 pub(super) enum Kind {
     /// A read for a client, or a job for a peer.
     Read,
-    /// A watch.
     Watch,
 }
 

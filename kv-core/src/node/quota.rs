@@ -52,7 +52,6 @@ impl Quota {
         self.held.load(Ordering::SeqCst)
     }
 
-    /// All of it.
     pub(super) const fn limit(&self) -> usize {
         self.limit
     }

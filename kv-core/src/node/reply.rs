@@ -32,7 +32,6 @@ const WATCHES: usize = 64 << 10;
 pub(super) enum CallClass {
     /// A write or a read.
     Call,
-    /// A watch.
     Watch,
 }
 
@@ -305,7 +304,6 @@ impl Responder {
         fits.then(|| WatchSlot { outbox: self.outbox.clone(), call: self.call })
     }
 
-    /// Answers.
     pub(super) fn send(self, answer: Answer) {
         self.outbox.admission.meter.note(&answer, self.begun.elapsed());
         self.outbox.answer(self.call, answer);

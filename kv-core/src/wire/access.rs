@@ -15,7 +15,6 @@ pub enum Party {
     Member {
         /// Its role in the configuration.
         role: Role,
-        /// The lane.
         lane: Lane,
     },
     /// A client, on the Client lane.

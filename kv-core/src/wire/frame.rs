@@ -101,7 +101,6 @@ pub enum WireError {
         len: usize,
         /// The greatest length allowed, in bytes.
         max: usize,
-        /// The kind.
         expected: Kind,
     },
     /// The body does not decode, or has trailing bytes.
@@ -243,7 +242,6 @@ impl Frame {
         Self { kind, body }
     }
 
-    /// The kind.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind

@@ -63,7 +63,6 @@ pub struct Hello {
 pub enum Caller {
     /// Another member.
     Member {
-        /// Its id.
         id: MemberId,
         /// The member that it expects to call.
         to: MemberId,
@@ -76,7 +75,6 @@ pub enum Caller {
         /// Drawn at random when its process started. If two values alternate, two processes run under one id.
         life: u64,
     },
-    /// A client.
     Client {
         /// A name for logs. It proves nothing.
         name: String,
@@ -140,7 +138,6 @@ pub struct Welcome {
     pub features: u64,
     /// Who answers.
     pub member: MemberId,
-    /// All members.
     pub members: Vec<MemberInfo>,
     /// The limits of requests.
     pub limits: Limits,
@@ -149,7 +146,6 @@ pub struct Welcome {
 /// A member, as it is announced to callers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MemberInfo {
-    /// Its id.
     pub id: MemberId,
     /// The address at which it is reached.
     pub address: String,
@@ -198,7 +194,6 @@ pub struct Expectation {
     pub cluster: String,
     /// The id of this member.
     pub me: MemberId,
-    /// All members.
     pub members: Vec<MemberInfo>,
     /// The hash of the member list: name, ids and roles.
     pub fingerprint: Hash,
@@ -236,10 +231,7 @@ pub enum Refusal {
     },
     /// The lanes of the transport and of the hello differ, or the lane is not for such callers.
     #[error("this kind of caller may not use lane {lane:?}")]
-    Lane {
-        /// The lane.
-        lane: Lane,
-    },
+    Lane { lane: Lane },
     /// The caller expects another member.
     #[error("this is member {me}, you asked for member {wanted}: check the addresses in the configuration")]
     OtherMember {

@@ -67,15 +67,12 @@ pub enum WriteFault {
 pub struct Counters {
     /// Operations of any kind.
     pub operations: u64,
-    /// Reads.
     pub reads: u64,
-    /// Writes.
     pub writes: u64,
     /// Bytes written.
     pub written: u64,
     /// Syncs of files.
     pub syncs: u64,
-    /// Syncs of the directory.
     pub directory_syncs: u64,
 }
 

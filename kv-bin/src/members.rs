@@ -3,16 +3,16 @@
 use crate::output::{self, BAD, Cell, GOOD, NOTE};
 use anstyle::Style;
 use kv_core::client::MemberReport;
+use kv_core::config::Role;
 use kv_core::error::{AdminError, Cause, FailureReason};
-use kv_core::node::MemberStatus;
-use kv_core::node::Op;
+use kv_core::node::{MemberState, MemberStatus, Op};
 use serde_json::{Value, json};
 
 /// One member: the status that it reported, or why there is none.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) id: u8,
-    pub(crate) role: String,
+    pub(crate) role: Role,
     pub(crate) address: String,
     pub(crate) status: Result<MemberStatus, String>,
 }
@@ -49,7 +49,7 @@ impl Seen {
 
     /// The cells of its row: those that `rest` returns for its status, or why there is none.
     pub(crate) fn row(&self, rest: impl FnOnce(&MemberStatus) -> Vec<Cell>) -> Vec<Cell> {
-        let mut row = vec![Cell::text(self.id), Cell::text(&self.role), Cell::text(&self.address)];
+        let mut row = vec![Cell::text(self.id), Cell::text(self.role), Cell::text(&self.address)];
         match &self.status {
             Ok(status) => {
                 row.push(state(status));
@@ -86,10 +86,10 @@ fn status_json(status: &MemberStatus) -> Value {
 }
 
 fn state(status: &MemberStatus) -> Cell {
-    Cell::text(&status.state).with(match status.state.as_str() {
-        "primary" => GOOD,
-        "backup" => Style::new(),
-        "damaged" => BAD,
+    Cell::text(status.state).with(match status.state {
+        MemberState::Primary => GOOD,
+        MemberState::Backup => Style::new(),
+        MemberState::Damaged => BAD,
         _ => NOTE,
     })
 }

@@ -5,8 +5,8 @@ use crate::failure::Failure;
 use crate::output::{self, STRONG, styled};
 use crate::signals::Signals;
 use kv_core::Node;
-use kv_core::config::{OptionMismatch, Role};
-use kv_core::node::StartError;
+use kv_core::config::OptionMismatch;
+use kv_core::node::{MemberState, StartError};
 use kv_core::transport::{Fault, Faults, Faulty, Lane, Scope, Transport, TransportError};
 use std::convert::Infallible;
 use std::io::{ErrorKind, Read as _};
@@ -92,7 +92,7 @@ fn warn(config: &ServeConfig) {
 /// Logs what a cluster that does not form is waiting for.
 async fn explain_forming(node: &Node) -> Infallible {
     let formed = tokio::time::timeout(FORMING, node.wait_formed()).await;
-    if formed.is_err() && node.status().state == "forming" {
+    if formed.is_err() && node.status().state == MemberState::Forming {
         tracing::warn!("still forming: the first start of a cluster needs all of its members");
     }
     std::future::pending().await
@@ -135,10 +135,7 @@ fn lossy(inner: Arc<dyn Transport>, (percent, seed): (u8, u64)) -> Arc<dyn Trans
 
 /// Prints the line that reports that the member serves.
 fn announce(config: &ServeConfig, address: &str, json: bool) {
-    let role = match config.role {
-        Role::Witness => "witness",
-        _ => "data",
-    };
+    let role = config.role;
     let line = if json {
         serde_json::json!({
             "event": "serving",

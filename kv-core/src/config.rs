@@ -12,18 +12,27 @@ pub use fixed::{OPTION_TABLE, OptionMismatch, OptionRow, Scope};
 
 pub use crate::ids::{ClusterId, Hash, MemberId, View};
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// What a member does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+/// What a member does. Printed and serialized as `data` or `witness`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Role {
     /// Keeps the log and the data, votes, can be primary.
     Data,
     /// Keeps the log and votes, holds no data, is never primary.
     Witness,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// A configured member.

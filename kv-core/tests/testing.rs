@@ -5,6 +5,7 @@
 use futures::StreamExt as _;
 use kv_core::client::EventKind;
 use kv_core::client::{TypedError, TypedUpdate};
+use kv_core::config::Role;
 use kv_core::error::WriteError;
 use kv_core::testing::Cluster;
 use kv_core::transport::Fault;
@@ -106,7 +107,7 @@ async fn two_and_a_witness_survive_one() {
     client.put("k", "2").await.unwrap();
     cluster.restart(killed).await;
     cluster.settle().await;
-    assert_eq!(cluster.node(2).status().role, "witness");
+    assert_eq!(cluster.node(2).status().role, Role::Witness);
 }
 
 /// It works on a clock that runs as well.

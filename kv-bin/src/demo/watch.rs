@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kv_core::Client;
 use kv_core::client::Record;
 use kv_core::config::MemberId;
-use kv_core::node::MemberStatus;
+use kv_core::node::{MemberState, MemberStatus};
 use kv_core::transport::Transport;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,14 +94,14 @@ pub(crate) async fn level(client: &Client, member: MemberId) -> Result<MemberSta
     let goal = primary(client).await?.commit;
     wait_for(client, "the member that returned did not catch up", |seen| {
         let status = seen.iter().find(|status| status.id == member)?;
-        let settled = matches!(status.state.as_str(), "backup" | "primary");
+        let settled = matches!(status.state, MemberState::Backup | MemberState::Primary);
         (settled && status.applied >= goal).then(|| status.clone())
     })
     .await
 }
 
 fn serving(seen: &[MemberStatus]) -> Option<&MemberStatus> {
-    seen.iter().filter(|status| status.state == "primary").max_by_key(|status| status.view)
+    seen.iter().filter(|status| status.state == MemberState::Primary).max_by_key(|status| status.view)
 }
 
 /// Reads the whole store, linearizably.

@@ -27,7 +27,6 @@ const PROBE: &str = "kv-top/probe";
 
 /// What the polling tasks have observed.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a few in a second")]
 enum News {
     Member(Seen, Instant),
     /// A read began, and ended after this time or with an error.

@@ -3,7 +3,7 @@
 use super::News;
 use crate::members::{self, Seen};
 use crate::output::{self, BAD, Cell, FAINT, NOTE, STRONG, styled};
-use kv_core::node::{Latencies, MemberStatus};
+use kv_core::node::{Latencies, MemberState, MemberStatus};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -116,7 +116,7 @@ impl View {
     /// The serving primary: of the members that claim to be primary, the one with the newest view.
     fn serving(&self) -> Option<&MemberStatus> {
         let answers = self.members.iter().filter_map(|member| member.seen.status.as_ref().ok());
-        answers.filter(|status| status.state == "primary").max_by_key(|status| status.view)
+        answers.filter(|status| status.state == MemberState::Primary).max_by_key(|status| status.view)
     }
 
     fn note_failover(&mut self, at: Instant) {
@@ -319,6 +319,7 @@ fn rough(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kv_core::config::Role;
 
     fn member(id: u8, state: &str, view: u64, applied: u64, calls: u64) -> Seen {
         let writes = [vec![0; 20], vec![calls / 2], vec![0; 9], vec![calls / 2]].concat();
@@ -334,7 +335,7 @@ mod tests {
             "uptime_ms": 3000,
         });
         let status = serde_json::from_value(status).expect("a status");
-        Seen { id, role: "data".to_owned(), address: format!("host-{id}:7000"), status: Ok(status) }
+        Seen { id, role: Role::Data, address: format!("host-{id}:7000"), status: Ok(status) }
     }
 
     fn down(id: u8) -> Seen {

@@ -4,6 +4,7 @@ use crate::harness::{self, Cluster, level, primary, see, successor, verify};
 use crate::ledger::Ledger;
 use crate::writers::Writers;
 use kv_core::Client;
+use kv_core::node::MemberState;
 use std::slice;
 use std::time::Duration;
 
@@ -127,7 +128,7 @@ async fn without_a_quorum_nothing_is_acknowledged_and_with_it_all_goes_on() {
     }
     // What was under way may still be printed; then there is silence.
     see(&client, "the primary gives up", |seen| {
-        seen.iter().all(|status| status.state != "primary").then_some(())
+        seen.iter().all(|status| status.state != MemberState::Primary).then_some(())
     })
     .await;
     let silent = writers.acknowledged();

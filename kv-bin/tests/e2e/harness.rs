@@ -5,8 +5,8 @@ use crate::writers::Writers;
 use futures::future::join_all;
 use kv_core::Client;
 use kv_core::client::Record;
-use kv_core::config::MemberId;
-use kv_core::node::MemberStatus;
+use kv_core::config::{MemberId, Role};
+use kv_core::node::{MemberState, MemberStatus};
 use kv_core::transport::tls::{Files, Identity};
 use kv_core::transport::{Transport, quic::Quic, tcp::Tcp};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
@@ -451,7 +451,7 @@ pub(crate) async fn successor(client: &Client, old: usize) -> usize {
 
 fn serving(seen: &[MemberStatus]) -> Option<usize> {
     let newest = seen.iter().map(|status| status.view).max()?;
-    let status = seen.iter().find(|status| status.state == "primary" && status.view == newest)?;
+    let status = seen.iter().find(|status| status.state == MemberState::Primary && status.view == newest)?;
     Some(status.id.get().into())
 }
 
@@ -459,14 +459,14 @@ fn serving(seen: &[MemberStatus]) -> Option<usize> {
 /// applied what was committed when this was called.
 pub(crate) async fn level(client: &Client, members: &[usize]) {
     let goal = see(client, "a primary", |seen| {
-        seen.iter().find(|status| status.state == "primary").map(|status| status.commit)
+        seen.iter().find(|status| status.state == MemberState::Primary).map(|status| status.commit)
     })
     .await;
     see(client, "all level", |seen| {
         let level = |id: &usize| {
             let status = seen.iter().find(|status| status.id == member(*id))?;
-            let settled = matches!(status.state.as_str(), "primary" | "backup");
-            (settled && (status.applied >= goal || status.role == "witness")).then_some(())
+            let settled = matches!(status.state, MemberState::Primary | MemberState::Backup);
+            (settled && (status.applied >= goal || status.role == Role::Witness)).then_some(())
         };
         members.iter().all(|id| level(id).is_some()).then_some(())
     })

@@ -4,6 +4,7 @@ use crate::harness::{self, Cluster, LIMIT};
 use crate::ledger::{self, Ledger, LedgerReport};
 use crate::writers::Writers;
 use kv_core::Client;
+use kv_core::node::MemberState;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::slice;
@@ -149,7 +150,7 @@ impl Bench {
     /// The view of the primary.
     pub(crate) async fn view(&self) -> u64 {
         harness::see(&self.client, "a primary", |seen| {
-            seen.iter().find(|status| status.state == "primary").map(|status| status.view.get())
+            seen.iter().find(|status| status.state == MemberState::Primary).map(|status| status.view.get())
         })
         .await
     }

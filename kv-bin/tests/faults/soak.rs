@@ -8,7 +8,7 @@ use crate::memory::now_mib;
 use futures::StreamExt as _;
 use kv_core::Client;
 use kv_core::config::MemberId;
-use kv_core::node::Op;
+use kv_core::node::{MemberState, Op};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
@@ -194,7 +194,7 @@ pub(crate) async fn slow_journal(rounds: u32) -> Row {
         loop {
             let status = bench.client.member_status(MemberId::new(2)).await;
             let status = status.expect("it answers");
-            assert_ne!(status.state, "primary", "the slow one hands the role over");
+            assert_ne!(status.state, MemberState::Primary, "the slow one hands the role over");
             if status.checkpoint > checkpoint {
                 checkpoint = status.checkpoint;
                 break;

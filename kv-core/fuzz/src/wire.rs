@@ -2,7 +2,7 @@
 
 use super::dice::{CLUSTER, Dice};
 use bytes::Bytes;
-use kv_core::config::{FixedOptions, Options};
+use kv_core::config::{FixedOptions, Options, Role};
 use kv_core::ids::{ClusterId, Hash, MemberId, Timestamp, View};
 use kv_core::kv::{Limits, StateMachine};
 use kv_core::message::{Entry, EntryHeader, Request, body_of, revisions_of};
@@ -64,7 +64,7 @@ pub fn hello(data: &[u8]) {
     // Any result is fine.
     let _ = Frame::unchecked(Kind::HelloReply, body.clone()).hello_reply();
     let Ok(hello) = Frame::unchecked(Kind::Hello, body).hello() else { return };
-    let member = |id| MemberInfo { id: MemberId::new(id), address: "a:1".into(), role: "data".into() };
+    let member = |id| MemberInfo { id: MemberId::new(id), address: "a:1".into(), role: Role::Data };
     let expectation = Expectation {
         cluster: CLUSTER.into(),
         me: MemberId::new(1),

@@ -6,9 +6,10 @@ use super::{
     Add, Batch, ClientBuilder, Delete, DeleteRange, Election, Get, GetMany, LeaseHandle, LeaseRequest,
     LockRequest, Put, Scan, Transaction, Typed, Watch,
 };
+use crate::config::Role;
 use crate::error::{AdminError, ConnectError};
 use crate::ids::{LeaseId, MemberId};
-use crate::message::MemberStatus;
+use crate::message::{MemberState, MemberStatus};
 use crate::wire::{Limits, MemberInfo};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -96,8 +97,8 @@ pub struct MemberReport {
     pub id: MemberId,
     /// The address at which it is reached.
     pub address: String,
-    /// `data` or `witness`.
-    pub role: String,
+    /// What it keeps.
+    pub role: Role,
     /// Its status, or why the status is unknown.
     pub status: Result<MemberStatus, AdminError>,
 }
@@ -308,7 +309,8 @@ impl Client {
     pub async fn handover(&self) -> Result<(), AdminError> {
         let reports = self.cluster_status().await;
         let answers = reports.into_iter().filter_map(|report| report.status.ok());
-        let primary = answers.filter(|status| status.state == "primary").max_by_key(|status| status.view);
+        let primary =
+            answers.filter(|status| status.state == MemberState::Primary).max_by_key(|status| status.view);
         let member = primary.ok_or(AdminError::NoPrimary)?.id;
         self.call(Call::Handover { member }, 0, self.shared.deadline).await?.map_err(AdminError::of)?;
         Ok(())

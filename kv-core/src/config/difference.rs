@@ -30,28 +30,18 @@ fn found(name: &str, members: &BTreeMap<MemberId, Role>, other: Hash) -> Option<
         let turned = if *role == Role::Data { Role::Witness } else { Role::Data };
         tried.insert(*id, turned);
         if is_it(&tried) {
-            return Some(format!("there member {id} is {}, here it is {}", name_of(turned), name_of(*role)));
+            return Some(format!("there member {id} is {turned}, here it is {role}"));
         }
         tried.remove(id);
         if is_it(&tried) {
             return Some(format!("member {id} is in this list only"));
         }
         if let Some((other, role)) = with_one_more(&tried) {
-            return Some(format!(
-                "in place of member {id} there is member {other} ({}) there",
-                name_of(role)
-            ));
+            return Some(format!("in place of member {id} there is member {other} ({role}) there"));
         }
     }
     let (id, role) = with_one_more(members)?;
-    Some(format!("member {id} ({}) is missing in this list", name_of(role)))
-}
-
-const fn name_of(role: Role) -> &'static str {
-    match role {
-        Role::Data => "data",
-        Role::Witness => "witness",
-    }
+    Some(format!("member {id} ({role}) is missing in this list"))
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! The messages between clients and members, on the Client lane.
 
 use super::{Load, Outcome, Position, Rejection, RequestError, SizeLimits, WatchQuery};
+use crate::config::Role;
 use crate::ids::{LeaseId, MemberId, Op, Revision, Timestamp, View};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::time::Duration;
 
 /// From a client to a member.
@@ -252,10 +254,10 @@ pub enum Answer {
 pub struct MemberStatus {
     /// Its id.
     pub id: MemberId,
-    /// `data` or `witness`.
-    pub role: String,
-    /// `forming`, `primary`, `backup`, `view-change`, `catching-up`, `damaged`.
-    pub state: String,
+    /// What it keeps.
+    pub role: Role,
+    /// What it is doing.
+    pub state: MemberState,
     /// Its view.
     pub view: View,
     /// The primary that it knows to serve.
@@ -279,6 +281,34 @@ pub struct MemberStatus {
     pub load: Load,
     /// Milliseconds since the member started.
     pub uptime_ms: u64,
+}
+
+/// What a member is doing. Printed and serialized as its name in lower case, as in `view-change`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum MemberState {
+    /// It opens its data, or waits until all members have been seen once.
+    Forming,
+    /// It serves as the primary.
+    Primary,
+    /// It follows a primary, or waits for one to serve.
+    Backup,
+    /// It is in between two views.
+    ViewChange,
+    /// It replaces its log with the log of the view. It acknowledges nothing yet.
+    CatchingUp,
+    /// Its log is damaged. It votes, but acknowledges nothing until it has received the log from a primary.
+    Damaged,
+    /// A state that only a newer version knows.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for MemberState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// The progress of a peer, as its primary sees it.

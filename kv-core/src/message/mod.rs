@@ -32,8 +32,8 @@ mod snapshot;
 mod watch;
 
 pub use client::{
-    Answer, ClientCall, ClientMessage, Event, EventKind, MemberStatus, PeerStatus, Query, ReadMode, Record,
-    ServerMessage,
+    Answer, ClientCall, ClientMessage, Event, EventKind, MemberState, MemberStatus, PeerStatus, Query,
+    ReadMode, Record, ServerMessage,
 };
 pub use condition::Condition;
 pub use durable::{

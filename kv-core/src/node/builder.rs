@@ -5,7 +5,6 @@ use super::credentials::{self, ClientList};
 use super::fence::Fence;
 use super::idle::IdleTracker;
 use super::shared::{Shared, SharedParts};
-use super::status::role_name;
 use super::transfer::has_data_peer;
 use super::writer::StateOpener;
 use super::{Node, StartError, applier, folder};
@@ -391,7 +390,7 @@ pub(super) fn expectation(cluster: &Cluster, me: MemberId, options: &Options) ->
     let members = cluster.members().map(|member| MemberInfo {
         id: member.id,
         address: member.address.clone(),
-        role: role_name(member.role).to_owned(),
+        role: member.role,
     });
     let small = |bytes: usize| u32::try_from(bytes).expect("checked by Options::check");
     Expectation {

@@ -67,7 +67,7 @@ pub use error::{DiskProblem, HandoverError, StartError, StopReason};
 pub use crate::engine::EngineError;
 pub use crate::ids::{Incarnation, Op};
 pub use crate::journal::{JournalReadError, JournalWriteError, OpenError as JournalOpenError};
-pub use crate::message::{Latencies, Load, MemberStatus, PeerStatus};
+pub use crate::message::{Latencies, Load, MemberState, MemberStatus, PeerStatus};
 pub use crate::replica::Halt;
 pub use crate::storage::DirectoryError;
 
@@ -136,7 +136,7 @@ impl Node {
             return Err(StartError::Thread(error));
         }
         let address = listener.local_address();
-        tracing::info!(parent: &shared.span, address, role = status::role_name(shared.role), "started");
+        tracing::info!(parent: &shared.span, address, role = %shared.role, "started");
         listener.keep_places_for(shared.cluster.peers(shared.me).map(|peer| peer.address.clone()).collect());
         let acceptor = Acceptor::new(shared.clone());
         shared.run_part("the listener", acceptor.clone().run(listener));

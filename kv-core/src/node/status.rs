@@ -2,9 +2,8 @@
 
 use super::shared::Shared;
 use super::sync::lock;
-use crate::config::Role;
 use crate::ids::{Anchor, Instant, MemberId, Op, View};
-use crate::message::{MemberStatus, Message, PeerStatus};
+use crate::message::{MemberState, MemberStatus, Message, PeerStatus};
 use crate::replica::{Replica, ReplicaStatus, Status};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -85,7 +84,7 @@ impl Reporter {
     pub(super) fn on_status(&mut self, status: ReplicaStatus, shared: &Shared, now: Instant) {
         tracing::info!(
             view = %status.view,
-            state = state_name(&status, shared.me),
+            state = %state(&status, shared.me),
             primary = status.primary.map(tracing::field::display),
             "member status changed"
         );
@@ -133,8 +132,8 @@ pub(super) fn status(shared: &Shared) -> MemberStatus {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     MemberStatus {
         id: shared.me,
-        role: role_name(shared.role).to_owned(),
-        state: status.as_ref().map_or("forming", |status| state_name(status, shared.me)).to_owned(),
+        role: shared.role,
+        state: status.map_or(MemberState::Forming, |status| state(&status, shared.me)),
         view: status.map_or(View::ZERO, |status| status.view),
         primary: status.and_then(|status| status.primary),
         head: numbers.head,
@@ -149,21 +148,13 @@ pub(super) fn status(shared: &Shared) -> MemberStatus {
     }
 }
 
-/// The name of a role in the configuration and the hello.
-pub(super) const fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Data => "data",
-        Role::Witness => "witness",
-    }
-}
-
-fn state_name(status: &ReplicaStatus, me: MemberId) -> &'static str {
+fn state(status: &ReplicaStatus, me: MemberId) -> MemberState {
     match status.status {
-        Status::Forming => "forming",
-        Status::Normal if status.primary == Some(me) => "primary",
-        Status::Normal => "backup",
-        Status::ViewChange => "view-change",
-        Status::CatchingUp => "catching-up",
-        Status::Damaged => "damaged",
+        Status::Forming => MemberState::Forming,
+        Status::Normal if status.primary == Some(me) => MemberState::Primary,
+        Status::Normal => MemberState::Backup,
+        Status::ViewChange => MemberState::ViewChange,
+        Status::CatchingUp => MemberState::CatchingUp,
+        Status::Damaged => MemberState::Damaged,
     }
 }

@@ -38,8 +38,8 @@
 //! ```
 
 use crate::client::Client;
-use crate::config::{self, Options};
-use crate::node::{MemberStatus, Node, Test};
+use crate::config::{self, Options, Role};
+use crate::node::{MemberState, MemberStatus, Node, Test};
 use crate::storage::simulated::Disk;
 use crate::wire;
 use kv_transport::{Fault, Faults, Faulty, Memory, Scope};
@@ -148,7 +148,7 @@ struct Member {
 /// The primary of the newest view. (A primary that is cut off may not know that it has been replaced.)
 fn serving(running: &[MemberStatus]) -> Option<&MemberStatus> {
     let newest = running.iter().map(|status| status.view).max()?;
-    running.iter().find(|status| status.state == "primary" && status.view == newest)
+    running.iter().find(|status| status.state == MemberState::Primary && status.view == newest)
 }
 
 fn address(id: u8) -> String {
@@ -258,9 +258,9 @@ impl Cluster {
         let goal = self.wait("a primary", |all| serving(all).map(|it| it.commit)).await;
         self.wait("all members level", |all| {
             let is_level = |it: &MemberStatus| {
-                (it.state == "primary" || it.state == "backup")
+                matches!(it.state, MemberState::Primary | MemberState::Backup)
                     && it.commit >= goal
-                    && (it.applied >= goal || it.role == "witness")
+                    && (it.applied >= goal || it.role == Role::Witness)
             };
             (all.len() == running && all.iter().all(is_level)).then_some(())
         })

@@ -1,6 +1,6 @@
 //! The hello: who is calling, which cluster it expects, and whether the two ends match.
 
-use crate::config::{FixedOptions, OptionMismatch};
+use crate::config::{FixedOptions, OptionMismatch, Role};
 use crate::ids::{ClusterId, Hash, MemberId};
 use crate::message::SizeLimits;
 use kv_transport::{Lane, Peer};
@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// The protocol versions that this build speaks.
-pub const PROTOCOL: VersionRange = VersionRange { min: 3, max: 3 };
+pub const PROTOCOL: VersionRange = VersionRange { min: 4, max: 4 };
 
 /// A range of protocol versions, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -66,8 +66,6 @@ pub enum Caller {
         id: MemberId,
         /// The member that it expects to call.
         to: MemberId,
-        /// Its role: `data` or `witness`.
-        role: String,
         /// The hash of its member list: name, ids and roles.
         fingerprint: Hash,
         /// Its options that are fixed when the cluster forms (rule F6).
@@ -93,11 +91,9 @@ impl Hello {
     #[must_use]
     pub fn member(expectation: &Expectation, to: MemberId, lane: Lane) -> Self {
         let me = expectation.me;
-        let role = expectation.member(me).map(|member| member.role.clone()).unwrap_or_default();
         let caller = Caller::Member {
             id: me,
             to,
-            role,
             fingerprint: expectation.fingerprint,
             options: expectation.options.clone(),
             life: expectation.life,
@@ -149,15 +145,15 @@ pub struct MemberInfo {
     pub id: MemberId,
     /// The address at which it is reached.
     pub address: String,
-    /// `data` or `witness`.
-    pub role: String,
+    /// What it keeps.
+    pub role: Role,
 }
 
 impl MemberInfo {
     /// Returns whether it holds data and can be primary.
     #[must_use]
     pub fn holds_data(&self) -> bool {
-        self.role == "data"
+        self.role == Role::Data
     }
 }
 

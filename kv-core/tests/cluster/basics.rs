@@ -3,7 +3,7 @@
 use super::harness::{Harness, Net, eventually, id, options, patient_options};
 use kv_core::config::Role;
 use kv_core::error::{ReadError, WriteError};
-use kv_core::message::{RequestError, StepFailure, StepResult};
+use kv_core::message::{MemberState, RequestError, StepFailure, StepResult};
 use std::future::IntoFuture;
 
 pub(crate) async fn three_members_form_and_serve(net: Net) {
@@ -210,7 +210,7 @@ pub(crate) async fn the_status_shows_the_state_of_members(net: Net) {
     })
     .await;
     let witness = harness.status(2);
-    assert_eq!((witness.role.as_str(), witness.state.as_str()), ("witness", "backup"));
+    assert_eq!((witness.role, witness.state), (Role::Witness, MemberState::Backup));
 
     let reports = client.cluster_status().await;
     assert_eq!(reports.len(), 3);

@@ -5,7 +5,7 @@ use super::load::Load;
 use super::storage::Work;
 use kv_core::Options;
 use kv_core::config::Role;
-use kv_core::node::{DiskProblem, StopReason};
+use kv_core::node::{DiskProblem, MemberState, StopReason};
 use kv_core::replica::Halt;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -77,7 +77,7 @@ pub(crate) async fn f_disk_10_a_sync_that_fails_once_ends_the_member(net: Net) {
     assert!(matches!(reason, StopReason::Journal(_)), "{reason}");
     assert_eq!(reason.disk_problem(), Some(DiskProblem::Failed));
     assert_eq!(harness.ailment(old).touched_afterwards(), Vec::<String>::new());
-    assert_ne!(harness.status(old).state, "primary", "it has given the role away first");
+    assert_ne!(harness.status(old).state, MemberState::Primary, "it has given the role away first");
     harness.recovers(old, &load).await;
     harness.ends_well(load).await;
 }
@@ -200,7 +200,7 @@ pub(crate) async fn f_disk_13_a_primary_on_a_read_only_disk_steps_down(net: Net)
     let reason = harness.node(old).stopped().await;
     assert_eq!(reason.disk_problem(), Some(DiskProblem::ReadOnly), "{reason}");
     assert!(reason.to_string().contains("read-only"), "{reason}");
-    assert_ne!(harness.status(old).state, "primary", "it has given the role away first");
+    assert_ne!(harness.status(old).state, MemberState::Primary, "it has given the role away first");
     harness.recovers(old, &load).await;
     harness.ends_well(load).await;
 }
@@ -286,7 +286,7 @@ pub(crate) async fn f_disk_15_a_primary_with_a_stalled_disk_is_replaced(net: Net
     let old = harness.primary().await;
     harness.ailment(old).stall(Work::Sync, "");
     harness.replaced(old).await;
-    eventually("the old one is fenced", async || harness.status(old).state != "primary").await;
+    eventually("the old one is fenced", async || harness.status(old).state != MemberState::Primary).await;
     load.progress(100).await;
     harness.ailment(old).heal();
     harness.ends_well(load).await;
@@ -391,7 +391,7 @@ impl Harness {
     /// Waits until another member serves as primary.
     async fn replaced(&self, old: usize) {
         eventually("another primary", async || {
-            (0..3).any(|member| member != old && self.status(member).state == "primary")
+            (0..3).any(|member| member != old && self.status(member).state == MemberState::Primary)
         })
         .await;
     }

@@ -4,7 +4,7 @@ use super::harness::{Harness, Net, eventually, options};
 use super::load::Load;
 use kv_core::client::Client;
 use kv_core::config::Role;
-use kv_core::node::StopReason;
+use kv_core::node::{MemberState, StopReason};
 use std::time::Duration;
 
 const WRITERS: usize = 8;
@@ -73,7 +73,7 @@ pub(crate) async fn a_handover_moves_the_role_and_loses_no_write(net: Net) {
         load.progress(50).await;
         let primary = harness.primary().await;
         harness.node(primary).handover().await.expect("another member takes it");
-        assert_ne!(harness.status(primary).state, "primary");
+        assert_ne!(harness.status(primary).state, MemberState::Primary);
     }
     load.progress(50).await;
     assert_eq!(load.check(&harness).await, 0, "within the deadline every outcome is known");

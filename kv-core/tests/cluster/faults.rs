@@ -3,6 +3,7 @@
 use super::harness::{Harness, Net, eventually, patient_options};
 use super::load::Load;
 use kv_core::config::Role;
+use kv_core::node::MemberState;
 use kv_core::transport::{Direction, Fault, Faults, Faulty, Lane, Scope};
 use kv_core::wire;
 use std::sync::Arc;
@@ -52,10 +53,10 @@ pub(crate) async fn an_isolated_primary_is_replaced_and_acknowledges_nothing(net
     let old = harness.primary().await;
     harness.faults[old].cut(Scope::all());
     eventually("another primary", async || {
-        (0..3).any(|member| member != old && harness.status(member).state == "primary")
+        (0..3).any(|member| member != old && harness.status(member).state == MemberState::Primary)
     })
     .await;
-    eventually("the old one gives up", async || harness.status(old).state != "primary").await;
+    eventually("the old one gives up", async || harness.status(old).state != MemberState::Primary).await;
     load.progress(50).await;
     harness.faults[old].heal();
     harness.level_again(old).await;
@@ -103,7 +104,7 @@ impl Harness {
     async fn level_again(&self, member: usize) {
         eventually("it is a backup again", async || {
             let status = self.status(member);
-            status.state == "backup" && status.primary.is_some()
+            status.state == MemberState::Backup && status.primary.is_some()
         })
         .await;
     }

@@ -5,7 +5,7 @@ use super::pki::Pki;
 use super::storage::Ailment;
 use kv_core::config::{Cluster, Options, Role};
 use kv_core::ids::MemberId;
-use kv_core::message::MemberStatus;
+use kv_core::message::{MemberState, MemberStatus};
 use kv_core::node::{Node, StartError};
 use kv_core::storage::Directory;
 #[cfg(feature = "certs")]
@@ -295,8 +295,9 @@ impl Harness {
     pub(crate) async fn primary(&self) -> usize {
         let mut found = 0;
         eventually("a primary", async || {
-            let primary =
-                |node: &Option<Node>| node.as_ref().is_some_and(|it| it.status().state == "primary");
+            let primary = |node: &Option<Node>| {
+                node.as_ref().is_some_and(|it| it.status().state == MemberState::Primary)
+            };
             let member = self.nodes.iter().position(primary);
             found = member.unwrap_or_default();
             member.is_some()
@@ -310,7 +311,7 @@ impl Harness {
         let primary = self.primary().await;
         (0..self.nodes.len())
             .find(|member| {
-                *member != primary && self.nodes[*member].is_some() && self.status(*member).role == "data"
+                *member != primary && self.nodes[*member].is_some() && self.status(*member).role == Role::Data
             })
             .expect("a backup runs")
     }
@@ -347,7 +348,9 @@ impl Harness {
     /// Waits until all that run are part of the view, so that the next one may be killed.
     pub(crate) async fn level_enough(&self) {
         self.all_say("all members serve again", |status| {
-            status.iter().all(|it| (it.state == "primary" || it.state == "backup") && it.primary.is_some())
+            status.iter().all(|it| {
+                (it.state == MemberState::Primary || it.state == MemberState::Backup) && it.primary.is_some()
+            })
         })
         .await;
     }
@@ -355,7 +358,7 @@ impl Harness {
     /// Waits until every running member has applied what the primary has, and nothing more is to come.
     pub(crate) async fn level(&self) {
         self.all_say("the members are level", |status| {
-            let primary = status.iter().find(|it| it.state == "primary");
+            let primary = status.iter().find(|it| it.state == MemberState::Primary);
             primary.is_some_and(|primary| {
                 primary.head == primary.commit
                     && status.iter().all(|it| it.applied == primary.head && it.head == primary.head)

@@ -92,10 +92,8 @@ impl Impostor {
     }
 
     fn hello(&self, to: usize, lane: Lane) -> Hello {
-        let role = self.harness.cluster.member(id(2)).expect("it is a member").role;
-        let role = if role == Role::Data { "data" } else { "witness" }.to_owned();
         let (fingerprint, options) = (self.fingerprint, FixedOptions::from(&self.harness.options));
-        let caller = Caller::Member { id: id(2), to: id(to), role, fingerprint, options, life: 1 };
+        let caller = Caller::Member { id: id(2), to: id(to), fingerprint, options, life: 1 };
         Hello { protocol: PROTOCOL, cluster: ClusterId::of_name("test"), lane, features: 0, caller }
     }
 

@@ -21,7 +21,6 @@ fn hello_of_member(harness: &Harness, from: usize) -> Hello {
     let caller = Caller::Member {
         id: id(from),
         to: id(0),
-        role: "data".to_owned(),
         fingerprint: Hash::ZERO,
         options: FixedOptions::from(&harness.options),
         life: 1,

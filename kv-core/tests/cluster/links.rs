@@ -3,6 +3,7 @@
 use super::harness::{Harness, Net, eventually, options, patient_options};
 use super::load::Load;
 use kv_core::config::Role;
+use kv_core::node::MemberState;
 use kv_core::transport::{Direction, Fault, Faults, Lane, Scope};
 use std::time::Duration;
 
@@ -66,8 +67,10 @@ pub(crate) async fn f_net_13_links_that_clog_and_are_released_one_by_one_converg
             clogged.push((faults, scope));
         }
     }
-    eventually("nobody serves", async || (0..3).all(|member| harness.status(member).state != "primary"))
-        .await;
+    eventually("nobody serves", async || {
+        (0..3).all(|member| harness.status(member).state != MemberState::Primary)
+    })
+    .await;
     for (faults, scope) in clogged {
         faults.clear(&scope);
         tokio::task::yield_now().await;

@@ -40,7 +40,6 @@ pub(crate) async fn f_conf_3_a_member_with_another_configuration_is_refused(net:
         caller: Caller::Member {
             id: id(1),
             to: id(0),
-            role: "data".to_owned(),
             fingerprint,
             options: FixedOptions::from(options),
             life: 1,

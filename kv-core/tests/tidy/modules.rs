@@ -13,7 +13,7 @@ struct Row {
 const TABLE: &[Row] = &[
     Row { module: "ids", may_use: &[] },
     Row { module: "config", may_use: &["ids"] },
-    Row { module: "message", may_use: &["ids", "transport"] },
+    Row { module: "message", may_use: &["ids", "config", "transport"] },
     Row { module: "error", may_use: &["ids", "config", "message", "wire", "client", "transport"] },
     Row { module: "wire", may_use: &["ids", "config", "message", "transport", "tokio"] },
     Row { module: "replica", may_use: &["ids", "config", "message", "session"] },

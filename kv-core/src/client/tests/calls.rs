@@ -377,7 +377,7 @@ async fn the_status_of_every_member_is_shown_even_if_one_is_dead() {
     for _ in 0..2 {
         let incoming = cluster.next().await;
         assert_eq!(incoming.message.what, ClientCall::Status);
-        incoming.answer(Answer::Status(Box::new(status(incoming.member, "backup", 3))));
+        incoming.answer(Answer::Status(Box::new(status(incoming.member, MemberState::Backup, 3))));
     }
     let reports = asking.await.unwrap();
     let found: Vec<_> = reports.iter().map(|report| (report.id, report.status.is_ok())).collect();
@@ -392,9 +392,10 @@ async fn the_status_of_every_member_is_shown_even_if_one_is_dead() {
 async fn a_handover_is_asked_of_the_newest_primary() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
+    use MemberState::{Backup, Primary, ViewChange};
     for (states, expected) in [
-        ([("primary", 3), ("primary", 4), ("backup", 4)], Some(B)),
-        ([("backup", 3), ("view-change", 4), ("backup", 4)], None),
+        ([(Primary, 3), (Primary, 4), (Backup, 4)], Some(B)),
+        ([(Backup, 3), (ViewChange, 4), (Backup, 4)], None),
     ] {
         let asking = tokio::spawn({
             let client = client.clone();

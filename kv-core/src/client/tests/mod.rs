@@ -4,12 +4,12 @@ mod calls;
 mod connections;
 
 use super::*;
-use crate::config::{FixedOptions, Options};
+use crate::config::{FixedOptions, Options, Role};
 use crate::error::{AdminError, ConnectError, ReadError, WriteError};
 use crate::ids::{Hash, MemberId, Op, RequestNumber, Revision, SessionId, Timestamp, View};
 use crate::message::{
-    Answer, ClientCall, ClientMessage, Command, Condition, Effect, Load, MemberStatus, Operation, Outcome,
-    Query, ReadMode, Record, Request, ServerMessage,
+    Answer, ClientCall, ClientMessage, Command, Condition, Effect, Load, MemberState, MemberStatus,
+    Operation, Outcome, Query, ReadMode, Record, Request, ServerMessage,
 };
 use crate::wire::{self, Expectation, FrameReader, FrameWriter, HelloReply, Limits, MemberInfo};
 use bytes::Bytes;
@@ -41,7 +41,7 @@ struct Incoming {
 }
 
 fn expectation(me: MemberId) -> Expectation {
-    let info = |id: MemberId| MemberInfo { id, address: address(id), role: "data".into() };
+    let info = |id: MemberId| MemberInfo { id, address: address(id), role: Role::Data };
     Expectation {
         cluster: "test".into(),
         me,
@@ -207,11 +207,11 @@ fn record(value: &'static str, revision: u64) -> Record {
     }
 }
 
-fn status(id: MemberId, state: &str, view: u64) -> MemberStatus {
+fn status(id: MemberId, state: MemberState, view: u64) -> MemberStatus {
     MemberStatus {
         id,
-        role: "data".into(),
-        state: state.into(),
+        role: Role::Data,
+        state,
         view: View::new(view),
         primary: None,
         head: Op::ZERO,

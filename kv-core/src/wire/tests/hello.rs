@@ -26,8 +26,8 @@ fn f_conf_4_a_refusal_and_the_choice_of_a_version_stand_where_every_version_has_
     let refused = HelloReply::Refused { reason: "no".into(), temporary: true };
     assert_eq!(encode_hello_reply(&refused)[HEADER_BYTES..], [1, 2, b'n', b'o', 1]);
     let welcome = &encode_hello_reply(&replies()[0])[HEADER_BYTES..];
-    assert_eq!(welcome[..2], [0, 3], "a welcome, and the version");
-    assert_eq!(encode_hello(&hellos()[0])[HEADER_BYTES..][..2], [3, 3], "from version 3 to version 3");
+    assert_eq!(welcome[..2], [0, 4], "a welcome, and the version");
+    assert_eq!(encode_hello(&hellos()[0])[HEADER_BYTES..][..2], [4, 4], "from version 4 to version 4");
     let later = sealed(Kind::HelloReply, b"\0\x09whatever version 9 says");
     let error = Frame::parse(later, Kind::HelloReply, 0).unwrap().hello_reply().unwrap_err();
     assert!(matches!(error, WireError::Version { theirs: VersionRange { min: 9, max: 9 }, .. }), "{error}");
@@ -40,7 +40,7 @@ fn the_right_callers_are_let_in() {
         let welcome = me.check(&hello, hello.lane, &Peer::Unauthenticated).unwrap();
         assert_eq!(welcome.member, me.me);
         assert_eq!(welcome.members, me.members);
-        assert_eq!(welcome.protocol, 3);
+        assert_eq!(welcome.protocol, 4);
     }
     let client = Peer::Client { cluster: "test".into(), name: "someone".into() };
     let member = Peer::Member { cluster: "test".into(), id: 1 };
@@ -69,7 +69,7 @@ fn wrong_callers_get_the_reason() {
         (Hello { lane: Lane::Client, ..hellos()[1].clone() }, "lane Client"),
         (
             Hello { protocol: VersionRange { min: 1, max: 2 }, ..hellos()[0].clone() },
-            "you speak protocol versions 1 to 2, member 0 speaks 3 to 3",
+            "you speak protocol versions 1 to 2, member 0 speaks 4 to 4",
         ),
     ];
     for (hello, expected) in cases {

@@ -6,7 +6,7 @@ mod hello;
 mod io;
 
 use super::*;
-use crate::config::{FixedOptions, Options};
+use crate::config::{FixedOptions, Options, Role};
 use crate::ids::{
     Anchor, ClusterId, Hash, Instant, LeaseId, MemberId, Op, RequestNumber, Revision, Round, SessionId,
     Timestamp, View,
@@ -14,8 +14,8 @@ use crate::ids::{
 use crate::message::{
     Age, Answer, Chunk, ChunkEnd, ClientCall, Command, Condition, Effect, Entry, EntryError, EntryHeader,
     Event, EventKind, FetchWhat, FormationStep, Fresh, Latencies, LeaseFailure, LeaseInfo, Lifetime, Load,
-    LogPoint, LogSummary, MemberStatus, Moment, Operation, Outcome, PeerStatus, Position, Query, ReadMode,
-    Record, Rejection, Request, Scanned, Slot, StepFailure, StepResult, WatchQuery, body_of,
+    LogPoint, LogSummary, MemberState, MemberStatus, Moment, Operation, Outcome, PeerStatus, Position, Query,
+    ReadMode, Record, Rejection, Request, Scanned, Slot, StepFailure, StepResult, WatchQuery, body_of,
 };
 use bytes::{BufMut, BytesMut};
 use kv_transport::{Lane, Peer};
@@ -195,8 +195,8 @@ fn server_messages() -> Vec<ServerMessage> {
     ];
     let status = MemberStatus {
         id: MemberId::new(1),
-        role: "data".into(),
-        state: "primary".into(),
+        role: Role::Data,
+        state: MemberState::Primary,
         view: View::new(3),
         primary: Some(MemberId::new(1)),
         head: Op::new(9),
@@ -245,16 +245,37 @@ fn server_messages() -> Vec<ServerMessage> {
     (1..).zip(answers).map(|(call, answer)| ServerMessage { call, answer }).collect()
 }
 
+#[test]
+fn a_member_reports_a_state_by_name_and_one_of_a_newer_version_is_unknown() {
+    use MemberState::{Backup, CatchingUp, Damaged, Forming, Primary, Unknown, ViewChange};
+    let names = ["forming", "primary", "backup", "view-change", "catching-up", "damaged", "unknown"];
+    for (state, name) in
+        [Forming, Primary, Backup, ViewChange, CatchingUp, Damaged, Unknown].into_iter().zip(names)
+    {
+        assert_eq!(state.to_string(), name);
+        assert_eq!(serde_json::to_value(state).unwrap(), name);
+        assert_eq!(serde_json::from_value::<MemberState>(name.into()).unwrap(), state);
+    }
+    assert_eq!(serde_json::from_value::<MemberState>("dreaming".into()).unwrap(), Unknown);
+    for newer in 6..=127 {
+        assert_eq!(postcard::from_bytes::<MemberState>(&[newer]).unwrap(), Unknown);
+    }
+    for (role, name) in [(Role::Data, "data"), (Role::Witness, "witness")] {
+        assert_eq!((role.to_string(), serde_json::to_value(role).unwrap()), (name.to_owned(), name.into()));
+    }
+    assert!(postcard::from_bytes::<Role>(&[2]).is_err(), "who can be primary is not guessed");
+}
+
 fn expectation() -> Expectation {
-    let member = |id: u8, role: &str| MemberInfo {
+    let member = |id: u8, role: Role| MemberInfo {
         id: MemberId::new(id),
         address: format!("127.0.0.1:700{id}"),
-        role: role.into(),
+        role,
     };
     Expectation {
         cluster: "test".into(),
         me: MemberId::new(0),
-        members: vec![member(0, "data"), member(1, "data"), member(2, "witness")],
+        members: vec![member(0, Role::Data), member(1, Role::Data), member(2, Role::Witness)],
         fingerprint: Hash::of(b"configuration"),
         options: FixedOptions::from(&Options::default()),
         life: 1,

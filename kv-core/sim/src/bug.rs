@@ -134,6 +134,8 @@ bugs! {
     ForgottenRuns,
     /// A transaction with a failing step keeps the effects of the steps before it.
     HalfATransaction,
+    /// A transaction that requires a lock runs for a client that has lost the lock.
+    FormerHolderWrites,
     /// A read at a past revision returns the present value of the key.
     PastIsPresent,
     /// The state expires a key that was put again since the expiry was proposed, and ignores the deadline.

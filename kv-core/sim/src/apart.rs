@@ -2,10 +2,10 @@
 //! machines pause, rates drift, and delays change in one direction. Clients compete for a lock, and keys expire.
 
 use super::clock::{MS, SECOND, Time};
-use super::faults::Undo;
+use super::events::{Event, Undo};
 use super::member::End;
 use super::plan::{ClockPlan, Fault, Plan, pick};
-use super::world::{Event, World};
+use super::world::World;
 use fastrand::Rng;
 use kv_core::config::Role;
 use std::time::Duration;

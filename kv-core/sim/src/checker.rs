@@ -2,8 +2,9 @@
 
 use super::clock::Time;
 use super::mirror::Mirror;
+use super::model::Model;
 use super::plan::Plan;
-use super::replay::{Finding, Model};
+use super::report::Checked;
 use super::stamps::Stamps;
 use kv_core::config::Cluster;
 use kv_core::ids::{Anchor, Hash, MemberId, Op, Revision, View};
@@ -56,9 +57,6 @@ pub(super) struct Checker {
     /// The time.
     pub(super) now: Time,
 }
-
-/// A result of a check.
-pub(super) type Checked = Result<(), Finding>;
 
 impl Checker {
     pub(super) fn new(cluster: Cluster, plan: &Plan) -> Self {

@@ -3,11 +3,12 @@
 //! detect the bug: see [`Scenario`](super::scenario::Scenario).
 
 use super::clock::{MS, SECOND, Time};
+use super::events::Due;
 use super::history::{Action, Ending};
 use super::kind::Kind;
 use super::member::End;
 use super::network::Filter;
-use super::world::{Due, World};
+use super::world::World;
 use kv_core::ids::{Op, Revision, View};
 use kv_core::message::{Command, Condition, Lifetime, Query, ReadMode};
 use kv_core::replica::{Replica, Status};

@@ -3,10 +3,11 @@
 
 use super::Bug;
 use super::clock::{SECOND, Time};
+use super::events::Due;
 use super::kind::Kind;
-use super::member::{End, Process};
+use super::member::{End, Process, index};
 use super::plan::around;
-use super::world::{Due, World, index};
+use super::world::World;
 use kv_core::ids::{Anchor, Hash, MemberId, Op, WriteSeq};
 use kv_core::journal::LogReader;
 use kv_core::kv::{Applied, Checkpoint};

@@ -1,36 +1,14 @@
 //! Faults: what goes wrong, for how long, and the healing.
 
 use super::clock::{SECOND, Time};
+use super::events::{Due, Event, Undo};
 use super::kind::Kind;
 use super::member::End;
 use super::network::Filter;
 use super::plan::{Fault, around, pick};
-use super::world::{Due, Event, World};
+use super::world::World;
 use kv_core::config::Role;
 use kv_core::storage::simulated::Disk;
-
-/// What ends a fault.
-#[derive(Clone, Debug)]
-pub(super) enum Undo {
-    /// Removes a cut from these links.
-    Mend(Vec<(usize, usize)>),
-    /// Releases a clogged link.
-    Release(usize, usize),
-    /// Makes a link as fast as before.
-    Quicken(usize, usize),
-    /// Delivers a kind of message again.
-    Unfilter(Filter),
-    /// Makes a disk as fast as before.
-    Hasten(usize),
-    /// Makes a disk work again.
-    Unstall(usize),
-    /// Starts a clock again.
-    Thaw(usize),
-    /// Gives a disk space again.
-    MakeRoom(usize),
-    /// Sets wall clocks back that were set forward by this many milliseconds.
-    SetBack(Vec<usize>, i64),
-}
 
 impl World {
     /// The next fault of the plan.

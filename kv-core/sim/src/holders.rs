@@ -2,60 +2,19 @@
 //! rule. No two may do so at once, as long as clocks are as assumed.
 
 use super::Bug;
+use super::clients::Holder;
 use super::clock::{MS, SECOND, Time};
+use super::events::Event;
 use super::history::{Action, Ending};
 use super::plan::pick;
-use super::world::{Event, World};
-use bytes::Bytes;
+use super::world::World;
 use kv_core::client::believed;
-use kv_core::ids::{Instant, LeaseId};
-use kv_core::message::{Command, Condition, Effect, LeaseCommand, Lifetime};
-use std::time::Duration;
+use kv_core::message::{Command, Effect, LeaseCommand};
 
-/// The lock's key. It is below all keys that the other clients remove.
-const LOCK: Bytes = Bytes::from_static(b"a lock");
 /// Lease times in milliseconds.
 const TTLS: &[u64] = &[300, 1_000, 3_000];
 /// How long a client holds the lock at most. Then it releases it, and does without it for a while.
 const LONGEST_TENURE: Time = 4 * SECOND;
-
-/// The state of a client that competes for the lock.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Holder {
-    ttl_ms: u64,
-    lease: Option<LeaseId>,
-    /// When the last successful renewal was first sent, on the client's clock; and how wrong clocks had been by then.
-    since: Instant,
-    wrong: i128,
-    /// It has put the lock's key, and has neither released it nor learned that the lease has ended. It releases it at
-    /// that time.
-    holds: bool,
-    leaves_at: Time,
-    /// When it tries to acquire the lock again.
-    rests_until: Time,
-    /// The call in progress, when it was sent, and how wrong clocks had been by then.
-    call: Option<(usize, Instant, i128)>,
-}
-
-impl Holder {
-    fn ttl(&self) -> Duration {
-        Duration::from_millis(self.ttl_ms)
-    }
-
-    fn next(&self, now: Instant, time: Time) -> Command {
-        let Some(lease) = self.lease else {
-            return Command::Lease(LeaseCommand::Grant { ttl_ms: self.ttl_ms });
-        };
-        if self.holds && self.leaves_at <= time {
-            return Command::Lease(LeaseCommand::Revoke { lease });
-        }
-        if self.holds || now.since(self.since) > self.ttl() / 3 {
-            return Command::Lease(LeaseCommand::KeepAlive { lease });
-        }
-        let life = Lifetime { ttl_ms: None, lease: Some(lease) };
-        Command::Put { key: LOCK, value: Bytes::new(), condition: Some(Condition::Absent), life }
-    }
-}
 
 impl World {
     /// A client makes its next call about the lock, if none is in progress.

@@ -1,31 +1,9 @@
 //! The model of time: leases, deadlines, and what an expiry may remove.
 
-use super::replay::Model;
+use super::model::{Model, ends};
 use bytes::Bytes;
 use kv_core::ids::{LeaseId, Revision, Timestamp};
 use kv_core::message::{Effect, EventKind, Expiry, LeaseCommand, LeaseFailure, LeaseInfo, Lifetime, Record};
-use std::collections::BTreeMap;
-
-/// The leases of the model.
-#[derive(Debug, Default)]
-pub(super) struct Leases {
-    /// The largest number of leases.
-    max: usize,
-    /// How long each lasts, and its deadline.
-    all: BTreeMap<LeaseId, (u64, Timestamp)>,
-}
-
-impl Leases {
-    /// Creates an empty set of at most this many leases.
-    pub(super) fn at_most(max: usize) -> Self {
-        Self { max, all: BTreeMap::new() }
-    }
-}
-
-/// When something ends that lasts this long: stamps are whole milliseconds, and clocks differ by a thousandth.
-pub(super) fn ends(stamp: Timestamp, ttl_ms: u64) -> Timestamp {
-    stamp.advance(ttl_ms + ttl_ms.div_ceil(1000) + 1)
-}
 
 impl Model {
     fn depending(&self, lease: LeaseId) -> Vec<(Bytes, Record)> {

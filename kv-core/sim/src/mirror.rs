@@ -1,7 +1,7 @@
 //! What a member's disk must hold: derived from the requested writes and those reported durable, without reading the
 //! journal. Acknowledgements are checked against it, and so is what a journal recovers.
 
-use super::replay::Finding;
+use super::report::Finding;
 use kv_core::ids::{Anchor, Hash, Op, View};
 use kv_core::message::{Entry, EntryPastGap, FormationStep, LogSummary, Recovered, Slot, Write};
 use std::collections::{BTreeMap, VecDeque};

@@ -1,7 +1,7 @@
 //! Reads at a past revision, and of a state that is not older than one: what clients must receive.
 
 use super::history::Ending;
-use super::replay::Model;
+use super::model::Model;
 use bytes::Bytes;
 use kv_core::ids::Revision;
 use kv_core::message::{Query, ReadMode, Record};

@@ -2,7 +2,7 @@
 
 use super::history::{Action, Ending, History, RecordedCall};
 use super::linear::{Act, KeyCondition, KeyOperation, Known, SearchResult, Value, search};
-use super::replay::Finding;
+use super::report::Finding;
 use bytes::Bytes;
 use kv_core::ids::Revision;
 use kv_core::message::{self, Command, Condition, StepResult, TransactionRequest};

@@ -1,79 +1,19 @@
-//! Linearizability by replay. The committed log is applied, in the order of revisions, to a model of a few lines that
-//! shares no code with the real state machine. Every answer that a client received must be the model's answer at its
-//! revision, between what was reported before the call began and what was committed when it ended.
+//! Linearizability by replay. The committed log is applied, in the order of revisions, to the model. Every answer that
+//! a client received must be the model's answer at its revision, between what was reported before the call began and
+//! what was committed when it ended.
 
 use super::history::{Action, Ended, Ending, RecordedCall};
-use super::lifetimes::Leases;
+use super::model::{Model, Session};
+use super::report::Finding;
 use bytes::Bytes;
-use kv_core::ids::{LeaseId, RequestNumber, Revision, SessionId, Timestamp};
+use kv_core::ids::{Revision, SessionId};
 use kv_core::message::{
-    Command, Condition, Effect, EventKind, LeaseCommand, Lifetime, Operation, Outcome, Record, Rejection,
-    Request, Scanned, StepFailure, StepResult, TransactionRequest, TransactionStep,
+    Command, Condition, Effect, LeaseCommand, Operation, Outcome, Record, Rejection, Request, Scanned,
+    StepFailure, StepResult, TransactionRequest, TransactionStep,
 };
-use std::collections::{BTreeMap, HashMap};
-
-/// A difference between model and reality: the invariant and what was found.
-pub(super) type Finding = (&'static str, String);
-
-/// The model of a session.
-#[derive(Default, Debug)]
-struct Session {
-    results: BTreeMap<RequestNumber, Outcome>,
-    acked_through: RequestNumber,
-}
-
-/// The model: every key's whole history, and which requests ran.
-#[derive(Default, Debug)]
-pub(super) struct Model {
-    /// How many requests were applied: they name sessions and leases.
-    pub(super) requests: u64,
-    revision: Revision,
-    /// The stamp of the present entry.
-    pub(super) stamp: Timestamp,
-    pub(super) leases: Leases,
-    keys: BTreeMap<Bytes, Vec<(Revision, Option<Record>)>>,
-    sessions: HashMap<SessionId, Session>,
-    /// Commands that ran, by revision: one that took it, and then any number that took none.
-    ran: HashMap<Revision, Vec<(Command, Effect)>>,
-    repeats: u64,
-    rejections: u64,
-    /// Values, by the revision that put them: the clients never write a value twice.
-    values: HashMap<Bytes, Revision>,
-    /// The kind of each change, in the order in which watches deliver them.
-    changes: BTreeMap<(Revision, Bytes), EventKind>,
-}
+use std::collections::BTreeMap;
 
 impl Model {
-    /// Creates an empty model with this limit on leases.
-    pub(super) fn of(max_leases: usize) -> Self {
-        Self { leases: Leases::at_most(max_leases), ..Self::default() }
-    }
-
-    /// The last revision.
-    pub(super) const fn revision(&self) -> Revision {
-        self.revision
-    }
-
-    /// The kind of each change.
-    pub(super) const fn changes(&self) -> &BTreeMap<(Revision, Bytes), EventKind> {
-        &self.changes
-    }
-
-    /// How many requests had run before.
-    pub(super) const fn repeats(&self) -> u64 {
-        self.repeats
-    }
-
-    /// How many requests did not run.
-    pub(super) const fn rejections(&self) -> u64 {
-        self.rejections
-    }
-
-    /// The requests of an entry with this stamp follow.
-    pub(super) fn begin(&mut self, stamp: Timestamp) {
-        self.stamp = self.stamp.max(stamp);
-    }
-
     /// Applies the next committed request, and compares the result with the one that a member returned.
     ///
     /// # Errors
@@ -194,29 +134,6 @@ impl Model {
         })
     }
 
-    fn delete_range(&mut self, revision: Revision, from: &Bytes, to: Option<&Bytes>, limit: u32) -> Effect {
-        let all = self.range(from, to, revision);
-        let mut count = 0;
-        for (key, record) in all.iter().take(limit.clamp(1, 1000) as usize) {
-            self.delete(revision, key, Some(record.clone()));
-            count += 1;
-        }
-        Effect::RangeDeleted { count, more: all.len() > count as usize }
-    }
-
-    /// The present records of all keys.
-    pub(super) fn present(&self) -> Vec<(Bytes, Record)> {
-        self.range(&Bytes::new(), None, self.revision)
-    }
-
-    /// The records of a range in the state at `revision`.
-    pub(super) fn range(&self, from: &Bytes, to: Option<&Bytes>, revision: Revision) -> Vec<(Bytes, Record)> {
-        let keys = self.keys.range(from.clone()..).map(|(key, _)| key);
-        keys.take_while(|key| to.is_none_or(|to| *key < to))
-            .filter_map(|key| Some((key.clone(), self.at(key, revision)?)))
-            .collect()
-    }
-
     fn transact(&mut self, revision: Revision, transaction: &TransactionRequest) -> Result<Effect, Finding> {
         for (key, condition) in &transaction.conditions {
             let record = self.at(key, revision);
@@ -290,63 +207,6 @@ impl Model {
                 Some(StepResult::Scanned(Box::new(Scanned { records, more })))
             }
         }
-    }
-
-    /// A client's value, which it never writes twice.
-    fn put(
-        &mut self,
-        revision: Revision,
-        key: &Bytes,
-        before: Option<Record>,
-        value: &Bytes,
-        life: Lifetime,
-    ) -> Result<(), Finding> {
-        if let Some(other) = self.values.insert(value.clone(), revision) {
-            let found = format!("{value:?} was put at {other:?} and again at {revision:?}");
-            return Err(("each call runs once", found));
-        }
-        let ends = (life.ttl_ms.map(|ms| super::lifetimes::ends(self.stamp, ms)), life.lease);
-        self.set(revision, key, before, value.clone(), ends);
-        Ok(())
-    }
-
-    fn set(
-        &mut self,
-        revision: Revision,
-        key: &Bytes,
-        before: Option<Record>,
-        value: Bytes,
-        (expires, lease): (Option<Timestamp>, Option<LeaseId>),
-    ) {
-        let (created, version) = before.map_or((revision, 1), |record| (record.created, record.version + 1));
-        let record = Record { value, created, modified: revision, version, expires, lease };
-        self.keys.entry(key.clone()).or_default().push((revision, Some(record)));
-        self.changes.insert((revision, key.clone()), EventKind::Put);
-    }
-
-    pub(super) fn delete(&mut self, revision: Revision, key: &Bytes, before: Option<Record>) -> bool {
-        self.remove(revision, key, before, EventKind::Deleted)
-    }
-
-    pub(super) fn remove(
-        &mut self,
-        revision: Revision,
-        key: &Bytes,
-        before: Option<Record>,
-        how: EventKind,
-    ) -> bool {
-        self.keys.entry(key.clone()).or_default().push((revision, None));
-        if before.is_some() {
-            self.changes.insert((revision, key.clone()), how);
-        }
-        before.is_some()
-    }
-
-    /// The record of `key` in the state at `revision`.
-    pub(super) fn at(&self, key: &[u8], revision: Revision) -> Option<Record> {
-        let versions = self.keys.get(key)?;
-        let count = versions.partition_point(|(since, _)| *since <= revision);
-        versions.get(count.checked_sub(1)?)?.1.clone()
     }
 
     /// Compares one call with the model.
@@ -498,8 +358,10 @@ fn check_effect(
 #[cfg(test)]
 mod tests {
     use super::super::history::History;
+    use super::super::model::Leases;
     use super::*;
-    use kv_core::ids::Timestamp;
+    use kv_core::ids::{LeaseId, RequestNumber, Timestamp};
+    use kv_core::message::Lifetime;
 
     fn r(revision: u64) -> Revision {
         Revision::new(revision)

@@ -5,6 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+/// A difference between model and reality: the invariant and what was found.
+pub(super) type Finding = (&'static str, String);
+
+/// The result of a check.
+pub(super) type Checked = Result<(), Finding>;
+
 /// How to run a seed.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Options {

@@ -1,66 +1,21 @@
 //! A member's side of its clients: which clients wait for which write, and what each read waits for.
 
 use super::clock::MS;
-use super::watching::Watches;
-use super::world::{Event, World};
+use super::events::Event;
+use super::waiting::{Key, Way};
+use super::world::World;
 use super::{Bug, plan::around};
 use kv_core::config::Role;
 use kv_core::engine::EngineError;
-use kv_core::ids::{Op, RequestNumber, Revision, SessionId};
-use kv_core::kv::{Applied, StateReader, WatchId};
+use kv_core::ids::{Op, Revision};
+use kv_core::kv::{Applied, StateReader};
 use kv_core::message::{
     Answer, ClientCall, ClientMessage, Operation, Query, ReadMode, Request, ServerMessage,
 };
 use kv_core::replica::Input;
-use std::collections::BTreeMap;
 
 /// The most calls that may wait at one member. More would mean an unbounded queue.
 const MAX_WAITING: usize = 10_000;
-
-/// The key by which the answer to a request is found.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Key {
-    /// A request within a session.
-    Numbered(SessionId, RequestNumber),
-    /// The opening of a session.
-    Open(u128),
-}
-
-/// Where to send an answer to a client.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Way {
-    pub(super) client: usize,
-    pub(super) epoch: u32,
-    pub(super) call: u64,
-}
-
-impl Way {
-    /// The id of the watch.
-    pub(super) const fn watch_id(&self) -> WatchId {
-        (Self::connection(self.client, self.epoch), self.call)
-    }
-
-    /// The id of a client's connection.
-    pub(super) const fn connection(client: usize, epoch: u32) -> usize {
-        client << 32 | epoch as usize
-    }
-}
-
-/// The calls that wait at a member.
-#[derive(Default, Debug)]
-pub(super) struct Serving {
-    writes: BTreeMap<Key, Vec<Way>>,
-    /// Reads that wait for their confirmation.
-    reads: BTreeMap<u64, (Way, Query)>,
-    /// Reads that wait for an op to be applied.
-    ready: Vec<(Op, Way, Query)>,
-    /// Reads that wait for a revision to be applied.
-    awaited: Vec<(Revision, Way, Query)>,
-    tickets: u64,
-    /// The last message on each client's connection: a repeated one is ignored.
-    last: BTreeMap<usize, (u32, u64)>,
-    pub(super) watches: Watches,
-}
 
 impl World {
     /// A client's message arrives.

@@ -5,8 +5,8 @@
 //! how far a monotonic clock that counts leapt while its process ran, and by how much a quorum of wall clocks was set
 //! forward while all members were down.
 
-use super::checker::Checked;
 use super::clock::{MS, Time};
+use super::report::Checked;
 use kv_core::ids::{Hash, Timestamp, View};
 use kv_core::message::Entry;
 use std::collections::BTreeMap;

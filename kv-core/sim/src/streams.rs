@@ -1,6 +1,7 @@
 //! What watches must deliver: the history of their range from where they began, complete and in order.
 
-use super::replay::{Finding, Model};
+use super::model::Model;
+use super::report::Finding;
 use bytes::Bytes;
 use kv_core::ids::Revision;
 use kv_core::message::{Event, EventKind, Position, Record};

@@ -1,59 +1,21 @@
 //! A member's side of state transfer: what it sends of its checkpoints, and what it stores of another's.
 
 use super::clock::{SECOND, Time};
+use super::events::Due;
+use super::member::index;
 use super::plan::around;
-use super::world::{Due, World, index};
+use super::waiting::{Piece, Task};
+use super::world::World;
 use bytes::Bytes;
 use kv_core::engine::EngineError;
 use kv_core::ids::{Anchor, MemberId};
-use kv_core::kv::{Receiver, Sources, StateMachine};
 use kv_core::message::{Chunk, Message};
 use kv_core::replica::Input;
-use std::collections::VecDeque;
 
 /// Small, so that a transfer has many pieces.
 const PIECE_BYTES: usize = 200;
 /// For a source whose pieces take long.
 const SLOW_PIECE_BYTES: usize = 2000;
-
-/// The snapshots of a process, its own and those of others.
-#[derive(Default, Debug)]
-pub(super) struct Transfers {
-    pub(super) sources: Sources,
-    /// `None` on a witness, and if there is no state on disk.
-    receiver: Option<Receiver>,
-    /// The tasks of the disk, in order.
-    tasks: VecDeque<Task>,
-    /// A member without a state requests the next checkpoint.
-    pub(super) asked: bool,
-    /// The damaged state, while there is no other.
-    pub(super) aside: Option<StateMachine>,
-    /// The pieces that peers have requested; the first is being read.
-    asked_for: VecDeque<Piece>,
-}
-
-/// A piece of a snapshot that a peer has requested.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Piece {
-    to: MemberId,
-    nonce: u64,
-    at: Option<Anchor>,
-    after: Bytes,
-}
-
-#[derive(Debug)]
-enum Task {
-    Stage(Anchor, Chunk),
-    Install(Anchor),
-    Discard(Anchor),
-}
-
-impl Transfers {
-    pub(super) fn new(sources: Sources, receiver: Option<Receiver>) -> Self {
-        let (tasks, asked_for) = (VecDeque::new(), VecDeque::new());
-        Self { sources, receiver, tasks, asked: false, aside: None, asked_for }
-    }
-}
 
 impl World {
     /// A peer requests a piece of a snapshot. A piece that is requested again meanwhile is read once (rule T6).

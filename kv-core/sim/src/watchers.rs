@@ -1,16 +1,19 @@
 //! Clients that watch changes: through the real client's protocol, at random ranges, from random positions, some of
 //! them slowly; sometimes one stops and begins again. What each receives is compared with the history.
 
+use super::clients::{Doing, Range};
 use super::clock::{MS, SECOND, Time};
+use super::events::Event;
 use super::plan::{around, pick};
+use super::report::Finding;
 use super::streams::Stream;
-use super::world::{Event, World};
+use super::world::World;
 use bytes::Bytes;
 use kv_core::client::{Call, CallError, CallId, ProtocolInput, Reply, WatchCursor};
 use kv_core::error::Cause;
 use kv_core::error::WatchError;
 use kv_core::ids::Revision;
-use kv_core::message::{Position, Query, ReadMode, Record, WatchQuery, after_prefix, successor};
+use kv_core::message::{Position, Query, ReadMode, WatchQuery, after_prefix, successor};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -18,60 +21,6 @@ use std::time::Duration;
 pub(super) const CALLS: u64 = 1 << 40;
 /// The deadline of one watch call.
 const PATIENCE: Duration = Duration::from_secs(3600);
-
-/// The range of a watcher.
-#[derive(Clone, Debug)]
-struct Range {
-    from: Bytes,
-    to: Option<Bytes>,
-    previous: bool,
-}
-
-/// What a watcher is doing.
-#[derive(Debug)]
-enum Doing {
-    /// To begin.
-    Resting,
-    /// About to read the present content, because the history before it is gone.
-    Lost,
-    /// Reading the present content at one revision: the records so far, and the next key.
-    Reading { next: Bytes, at: Option<Revision>, records: BTreeMap<Bytes, Record> },
-    /// Following.
-    Following(Box<WatchCursor>),
-}
-
-/// A watching client.
-#[derive(Debug)]
-pub(super) struct Watcher {
-    client: usize,
-    range: Range,
-    doing: Doing,
-    stream: Stream,
-    /// All events up to this revision have been taken.
-    complete: Revision,
-    /// The call in progress.
-    call: Option<u64>,
-    /// How long it takes to process one event.
-    slowness: Time,
-    /// Its next turn.
-    turn: Option<Time>,
-}
-
-impl Watcher {
-    pub(super) fn new(client: usize) -> Self {
-        let range = Range { from: Bytes::new(), to: None, previous: false };
-        Self {
-            client,
-            stream: Stream::new(Bytes::new(), None, false, None),
-            range,
-            doing: Doing::Resting,
-            complete: Revision::ZERO,
-            call: None,
-            slowness: 0,
-            turn: None,
-        }
-    }
-}
 
 impl World {
     /// Sets its next turn.
@@ -243,11 +192,7 @@ impl World {
         self.schedule_watcher(watcher, self.now);
     }
 
-    fn on_answer_events(
-        &mut self,
-        watcher: usize,
-        result: Result<Reply, CallError>,
-    ) -> Result<(), super::replay::Finding> {
+    fn on_answer_events(&mut self, watcher: usize, result: Result<Reply, CallError>) -> Result<(), Finding> {
         let model = self.checker.model();
         let one = &mut self.watchers[watcher];
         let Doing::Following(asking) = &mut one.doing else { return Ok(()) };
@@ -263,11 +208,7 @@ impl World {
         }
     }
 
-    fn on_page(
-        &mut self,
-        watcher: usize,
-        result: Result<Reply, CallError>,
-    ) -> Result<(), super::replay::Finding> {
+    fn on_page(&mut self, watcher: usize, result: Result<Reply, CallError>) -> Result<(), Finding> {
         let one = &mut self.watchers[watcher];
         let Doing::Reading { next, at, records } = &mut one.doing else { return Ok(()) };
         match result {

@@ -3,47 +3,22 @@
 
 use super::Bug;
 use super::clock::MS;
+use super::events::Due;
 use super::plan::around;
-use super::serve::Way;
-use super::world::{Due, World};
+use super::waiting::{Watches, Way};
+use super::world::World;
 use kv_core::engine::EngineError;
 use kv_core::ids::Revision;
-use kv_core::kv::{IsolationDetector, ParkedWatch, WatchPoll, Watchers};
+use kv_core::kv::{IsolationDetector, ParkedWatch, WatchPoll};
 use kv_core::message::{
     Answer, Command, Event, EventKind, Lifetime, Operation, Position, Record, Request, WatchQuery,
 };
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// About the most bytes in one answer.
 const MAX_BYTES: usize = 1 << 20;
 /// The most watches at one member. More would mean an unbounded queue.
 const MAX_WAITING: usize = 1_000;
-
-/// The watches of a member.
-#[derive(Default, Debug)]
-pub(super) struct Watches {
-    waiting: Watchers<Way>,
-    /// Watches that will be polled, and those that were polled and will be parked.
-    under_way: BTreeMap<u64, (WatchQuery, Way)>,
-    tickets: u64,
-    /// Whether watches are about to be woken.
-    waking: bool,
-    /// Where waking continues.
-    woken: Option<Position>,
-    sweeping: bool,
-    /// Connections of each client below this epoch are known to be closed.
-    gone: Vec<u32>,
-    cut_off: IsolationDetector,
-}
-
-impl Watches {
-    fn keep(&mut self, query: WatchQuery, way: Way) -> u64 {
-        self.tickets += 1;
-        self.under_way.insert(self.tickets, (query, way));
-        self.tickets
-    }
-}
 
 impl World {
     fn watches(&mut self, member: usize) -> Option<&mut Watches> {

@@ -1,11 +1,11 @@
 //! What a cluster is excused with whose members do not all come back.
 
 use super::super::cluster::Cluster;
+use super::super::events::Event;
 use super::super::kind::Kind;
 use super::super::plan::DamagePlan;
 use super::super::report::EXCUSED;
 use super::super::scenario::{Scenario, ScenarioRunner, scenarios};
-use super::super::world::Event;
 use kv_core::ids::Op;
 use kv_core::replica::StallReason;
 

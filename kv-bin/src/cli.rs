@@ -1,13 +1,10 @@
 //! The command line, and the `KV_*` variables that can replace flags.
 
-use crate::config::{AdmissionArgs, DurationArg, TlsArgs, Tuning, boolean, listed};
+use crate::config::{ConnectArgs, DurationArg, ServeArgs, TransportKind, listed};
 use crate::encoding::Encoding;
-use crate::network::TransportKind;
-use crate::reads::{GetArgs, ScanArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// A replicated, durable, linearizable key-value store.
 #[derive(Parser, Debug)]
@@ -178,101 +175,6 @@ pub(crate) struct ManArgs {
     pub(crate) out: PathBuf,
 }
 
-#[derive(Args, Debug, Default)]
-pub(crate) struct ServeArgs {
-    /// Read settings from this file; `cluster.example.toml` contains every setting.
-    #[arg(long, env = "KV_CONFIG", value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-
-    /// Run the member with this id.
-    #[arg(long, env = "KV_ID", value_name = "ID")]
-    pub(crate) id: Option<u8>,
-
-    /// All members of the cluster, separated by commas: ID=HOST:PORT or ID=HOST:PORT:witness. The list must be the same
-    /// on each host, except for addresses.
-    #[arg(long, env = "KV_MEMBERS", value_name = "MEMBERS", value_delimiter = ',', value_parser = listed::<String>)]
-    pub(crate) members: Vec<String>,
-
-    /// Store this member's data in this folder; `{id}` is replaced by the member's id [default: kv-data-{id}]
-    #[arg(long, env = "KV_DATA", value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
-
-    /// The name of the cluster; it must be the same on each host [default: kv]
-    #[arg(long, env = "KV_CLUSTER", value_name = "NAME")]
-    pub(crate) cluster: Option<String>,
-
-    /// Listen on this address, such as 0.0.0.0:7000, instead of the member's address in the list.
-    #[arg(long, env = "KV_LISTEN", value_name = "HOST:PORT")]
-    pub(crate) listen: Option<String>,
-
-    #[command(flatten)]
-    pub(crate) tls: TlsArgs,
-
-    #[command(flatten)]
-    pub(crate) admission: AdmissionArgs,
-
-    /// Listen on addresses other than loopback without TLS. Anyone who can reach the port can then read and write.
-    #[arg(long, env = "KV_INSECURE", value_parser = boolean, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
-    pub(crate) insecure: Option<bool>,
-
-    /// Connect members and clients by this transport; it must be the same on each host [default: tcp]
-    #[arg(long, env = "KV_TRANSPORT", value_name = "TRANSPORT")]
-    pub(crate) transport: Option<TransportKind>,
-
-    #[command(flatten)]
-    pub(crate) tuning: Tuning,
-
-    /// Stop, and delete this folder, when standard input ends: the demo's members must not outlive it.
-    #[arg(long, hide = true, value_name = "DIR")]
-    pub(crate) exit_with_parent: Option<PathBuf>,
-
-    /// Lose this share of the messages between members, in percent, for the demo.
-    #[arg(long, hide = true, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=50))]
-    pub(crate) lose: u8,
-
-    /// Choose the lost messages by this random seed.
-    #[arg(long, hide = true, value_name = "N", default_value_t = 0)]
-    pub(crate) lose_seed: u64,
-}
-
-/// How a client command finds its cluster.
-#[derive(Args, Debug, Default)]
-pub(crate) struct ConnectArgs {
-    /// Addresses of members, separated by commas. One is enough; give several, so that kv can connect while a member is
-    /// down. Use ID=HOST:PORT if the address in the member list does not work from here, for example behind NAT
-    /// [default: 127.0.0.1:7000]
-    #[arg(long, env = "KV_ADDRESS", value_name = "[ID=]HOST:PORT", value_delimiter = ',', value_parser = listed::<String>)]
-    pub(crate) address: Vec<String>,
-
-    /// The name of the cluster [default: kv]
-    #[arg(long, env = "KV_CLUSTER", value_name = "NAME")]
-    pub(crate) cluster: Option<String>,
-
-    /// Connect by this transport; it must be the one that the members use [default: tcp]
-    #[arg(long, env = "KV_TRANSPORT", value_name = "TRANSPORT")]
-    pub(crate) transport: Option<TransportKind>,
-
-    /// Read the name of the cluster, the transport, the certificates and the addresses of the members from this file.
-    #[arg(long, env = "KV_CONFIG", value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-
-    #[command(flatten)]
-    pub(crate) tls: TlsArgs,
-
-    /// Use the certificate of this client, if the folder of --tls-dir contains those of several.
-    #[arg(long, env = "KV_TLS_NAME", value_name = "NAME")]
-    pub(crate) tls_name: Option<String>,
-
-    /// Fail if the cluster does not answer within this time, retries included.
-    #[arg(long, env = "KV_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parse_timeout)]
-    pub(crate) timeout: Duration,
-}
-
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = text.parse::<DurationArg>()?.0;
-    if timeout.is_zero() { Err("it must be more than zero, as in 10s".to_owned()) } else { Ok(timeout) }
-}
-
 #[derive(Args, Debug)]
 pub(crate) struct PutArgs {
     /// The key.
@@ -297,6 +199,62 @@ pub(crate) struct PutArgs {
     /// Also print the previous value of the key.
     #[arg(long)]
     pub(crate) previous: bool,
+    #[command(flatten)]
+    pub(crate) encoding: Encoding,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GetArgs {
+    /// The key.
+    pub(crate) key: OsString,
+    #[command(flatten)]
+    pub(crate) freshness: Freshness,
+    #[command(flatten)]
+    pub(crate) encoding: Encoding,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+/// The freshness of a read, and the member that answers it.
+#[derive(Args, Debug)]
+pub(crate) struct Freshness {
+    /// Read from any member, without asking a quorum. The answer may be stale.
+    #[arg(long, conflicts_with_all = ["at_least", "max_staleness"])]
+    pub(crate) local: bool,
+    /// Read from any member, as soon as it has this revision or a later one. Use the revision of your own write to read
+    /// that write.
+    #[arg(long, value_name = "REVISION", conflicts_with = "max_staleness")]
+    pub(crate) at_least: Option<u64>,
+    /// Read from any member whose state is at most this old (2s, 500ms). If no backup can prove that, the primary
+    /// answers.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) max_staleness: Option<DurationArg>,
+    /// Ask only this member. Without another option, it must be the primary.
+    #[arg(long, value_name = "ID")]
+    pub(crate) member: Option<u8>,
+    /// Read the state at this revision. The cluster keeps a limited number of past revisions.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ScanArgs {
+    /// Print only keys that begin with this prefix.
+    #[arg(default_value = "")]
+    pub(crate) prefix: OsString,
+    /// Print at most this many keys.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Print the keys in reverse order.
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// Print the keys without their values.
+    #[arg(long)]
+    pub(crate) keys_only: bool,
+    #[command(flatten)]
+    pub(crate) freshness: Freshness,
     #[command(flatten)]
     pub(crate) encoding: Encoding,
     #[command(flatten)]

@@ -1,10 +1,8 @@
 //! The state that client commands share: one connection, opened when the first command needs it.
 
-use crate::cli::{ClientCommand, ConnectArgs};
-use crate::config::{ConnectConfig, without_mark};
+use crate::config::{ConnectArgs, ConnectConfig, without_mark};
 use crate::failure::Failure;
 use crate::signals::Signals;
-use crate::{commands, leases, load, lock, reads, txn, watch};
 use kv_core::Client;
 use kv_core::error::ConnectError;
 use std::fs;
@@ -34,23 +32,6 @@ impl Context {
     /// For many commands from standard input.
     pub(crate) fn of_shell(to: ConnectArgs) -> Self {
         Self { is_shell: true, ..Self::new(to) }
-    }
-
-    /// Runs a command. Dropping the future is like dropping the call that it makes: a write may or may not have
-    /// happened.
-    pub(crate) async fn run(&self, command: ClientCommand, json: bool) -> Result<(), Failure> {
-        match command {
-            ClientCommand::Put(args) => commands::put(self, args, json).await,
-            ClientCommand::Get(args) => reads::get(self, args, json).await,
-            ClientCommand::Delete(args) => commands::delete(self, args, json).await,
-            ClientCommand::Scan(args) => reads::scan(self, args, json).await,
-            ClientCommand::Watch(args) => watch::watch(self, args, json).await,
-            ClientCommand::Txn(args) => txn::txn(self, args, json).await,
-            ClientCommand::Load(args) => load::load(self, args, json).await,
-            ClientCommand::Lease(args) => leases::lease(self, args, json).await,
-            ClientCommand::Lock(args) => lock::run(self, args).await,
-            ClientCommand::Status(_) => commands::status(self, json).await,
-        }
     }
 
     /// The connection. If it cannot be opened, the next command tries again.

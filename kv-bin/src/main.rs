@@ -9,6 +9,7 @@ mod config;
 mod context;
 mod demo;
 mod descendants;
+mod dispatch;
 mod encoding;
 mod environment;
 mod failure;
@@ -18,7 +19,6 @@ mod lock;
 mod log;
 mod manual;
 mod members;
-mod network;
 mod output;
 mod reads;
 mod serve;
@@ -114,7 +114,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 /// Runs one command on a connection of its own.
 async fn once(mut command: ClientCommand, json: bool) -> Result<(), Failure> {
     let context = Context::new(std::mem::take(command.connect()));
-    let result = context.run(command, json).await;
+    let result = dispatch::run(&context, command, json).await;
     context.close().await;
     result
 }

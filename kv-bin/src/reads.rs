@@ -1,40 +1,15 @@
 //! The commands that read one key or many.
 
-use crate::cli::ConnectArgs;
+use crate::cli::{GetArgs, ScanArgs};
 use crate::commands::{print_bytes, print_line, read_failure, record_json, still_read, write_line};
-use crate::config::DurationArg;
 use crate::context::Context;
-use crate::encoding::{Encoding, json_line};
+use crate::encoding::json_line;
 use crate::failure::Failure;
-use clap::Args;
 use futures::StreamExt as _;
 use kv_core::client::Revision;
 use kv_core::config::MemberId;
 use serde_json::{Map, Value};
-use std::ffi::OsString;
 use std::pin::pin;
-
-/// The freshness of a read, and the member that answers it.
-#[derive(Args, Debug)]
-pub(crate) struct Freshness {
-    /// Read from any member, without asking a quorum. The answer may be stale.
-    #[arg(long, conflicts_with_all = ["at_least", "max_staleness"])]
-    local: bool,
-    /// Read from any member, as soon as it has this revision or a later one. Use the revision of your own write to read
-    /// that write.
-    #[arg(long, value_name = "REVISION", conflicts_with = "max_staleness")]
-    at_least: Option<u64>,
-    /// Read from any member whose state is at most this old (2s, 500ms). If no backup can prove that, the primary
-    /// answers.
-    #[arg(long, value_name = "TIME")]
-    max_staleness: Option<DurationArg>,
-    /// Ask only this member. Without another option, it must be the primary.
-    #[arg(long, value_name = "ID")]
-    member: Option<u8>,
-    /// Read the state at this revision. The cluster keeps a limited number of past revisions.
-    #[arg(long, value_name = "REVISION")]
-    revision: Option<u64>,
-}
 
 /// Applies the options to a read. Reads of keys and of ranges have the same methods.
 macro_rules! with_freshness {
@@ -57,40 +32,6 @@ macro_rules! with_freshness {
         }
         read
     }};
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct GetArgs {
-    /// The key.
-    pub(crate) key: OsString,
-    #[command(flatten)]
-    pub(crate) freshness: Freshness,
-    #[command(flatten)]
-    pub(crate) encoding: Encoding,
-    #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct ScanArgs {
-    /// Print only keys that begin with this prefix.
-    #[arg(default_value = "")]
-    pub(crate) prefix: OsString,
-    /// Print at most this many keys.
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<usize>,
-    /// Print the keys in reverse order.
-    #[arg(long)]
-    pub(crate) reverse: bool,
-    /// Print the keys without their values.
-    #[arg(long)]
-    pub(crate) keys_only: bool,
-    #[command(flatten)]
-    pub(crate) freshness: Freshness,
-    #[command(flatten)]
-    pub(crate) encoding: Encoding,
-    #[command(flatten)]
-    pub(crate) connect: ConnectArgs,
 }
 
 /// `kv get`.

@@ -1,24 +1,24 @@
 //! The configuration: flags, then `KV_*` variables, then the file. It is checked as a whole before anything is changed.
 
+mod args;
 mod tls;
+mod transport;
 mod tuning;
 mod units;
 
-use crate::cli::{ConnectArgs, ServeArgs};
 use crate::failure::Failure;
-use crate::network::TransportKind;
 use kv_core::config::MemberId;
 use kv_core::config::{Cluster, ClusterBuilder, ConfigError, Options, Role};
 use kv_core::transport::check_host_port;
 use serde::Deserialize;
-use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-pub(crate) use tls::{AdmissionArgs, TlsArgs, TlsFiles};
+pub(crate) use args::{ConnectArgs, ServeArgs};
+pub(crate) use tls::TlsFiles;
+pub(crate) use transport::TransportKind;
 pub(crate) use tuning::Tuning;
-pub(crate) use units::DurationArg;
+pub(crate) use units::{DurationArg, listed};
 
 /// The default name of a cluster.
 pub(crate) const DEFAULT_CLUSTER: &str = "kv";
@@ -281,24 +281,6 @@ fn check_address(address: &str) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-/// A word that means yes or no.
-pub(crate) fn boolean(text: &str) -> Result<bool, String> {
-    match text.trim().to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "on" => Ok(true),
-        "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err("write true or false (1 or 0, yes or no, on or off)".to_owned()),
-    }
-}
-
-/// Parses one item of a comma-separated list, possibly with spaces around it.
-pub(crate) fn listed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Err("the list has an empty element: remove the extra comma".to_owned());
-    }
-    text.parse().map_err(|error: T::Err| error.to_string())
 }
 
 /// The text without the byte order mark that some editors write at its beginning.

@@ -1,6 +1,7 @@
-//! Times and sizes as people write them: `25ms`, `16MiB`.
+//! Words as people write them: times (`25ms`), sizes (`16MiB`), yes or no, lists.
 
 use serde::Deserialize;
+use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -83,6 +84,24 @@ fn split(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     Some((number.parse().ok()?, unit.trim()))
+}
+
+/// A word that means yes or no.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("write true or false (1 or 0, yes or no, on or off)".to_owned()),
+    }
+}
+
+/// Parses one item of a comma-separated list, possibly with spaces around it.
+pub(crate) fn listed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("the list has an empty element: remove the extra comma".to_owned());
+    }
+    text.parse().map_err(|error: T::Err| error.to_string())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The members of the demo: real processes in a folder that is deleted with them.
 
 use crate::config::TlsFiles;
+use crate::config::TransportKind;
 use crate::failure::Failure;
-use crate::network::TransportKind;
 use crate::serve;
 use kv_core::transport::Transport;
 use std::collections::VecDeque;

@@ -9,8 +9,8 @@ pub(crate) mod watch;
 mod writers;
 
 use crate::cli::{DemoArgs, Scenario};
+use crate::config::TransportKind;
 use crate::failure::Failure;
-use crate::network::TransportKind;
 use crate::output::{self, BAD, Cell, GOOD, NOTE, styled};
 use crate::signals::Signals;
 use ledger::LedgerReport;

@@ -2,9 +2,11 @@
 
 mod editor;
 
-use crate::cli::{ClientCommand, ConnectArgs, ShellArgs};
+use crate::cli::{ClientCommand, ShellArgs};
+use crate::config::ConnectArgs;
 use crate::config::without_mark;
 use crate::context::Context;
+use crate::dispatch;
 use crate::environment::without_empty;
 use crate::explain;
 use crate::failure::Failure;
@@ -227,7 +229,7 @@ impl Shell<'_> {
                 },
                 by = self.signals.next() => return Ending::Stopped { by, only_read: true },
             }
-            return ending(self.context.run(command, json).await);
+            return ending(dispatch::run(self.context, command, json).await);
         }
         let only_read = matches!(
             command,
@@ -237,7 +239,7 @@ impl Shell<'_> {
                 | ClientCommand::Status(_)
         );
         tokio::select! {
-            result = self.context.run(command, json) => ending(result),
+            result = dispatch::run(self.context, command, json) => ending(result),
             by = self.signals.next() => Ending::Stopped { by, only_read },
         }
     }

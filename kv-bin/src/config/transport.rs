@@ -1,6 +1,6 @@
 //! The transport that members and clients use, by name.
 
-use crate::config::TlsFiles;
+use super::TlsFiles;
 use crate::failure::Failure;
 use clap::ValueEnum;
 use kv_core::transport::Transport;

@@ -1,0 +1,23 @@
+//! Which function runs which client command.
+
+use crate::cli::ClientCommand;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::{commands, leases, load, lock, reads, txn, watch};
+
+/// Runs a command. Dropping the future is like dropping the call that it makes: a write may or may not have
+/// happened.
+pub(crate) async fn run(context: &Context, command: ClientCommand, json: bool) -> Result<(), Failure> {
+    match command {
+        ClientCommand::Put(args) => commands::put(context, args, json).await,
+        ClientCommand::Get(args) => reads::get(context, args, json).await,
+        ClientCommand::Delete(args) => commands::delete(context, args, json).await,
+        ClientCommand::Scan(args) => reads::scan(context, args, json).await,
+        ClientCommand::Watch(args) => watch::watch(context, args, json).await,
+        ClientCommand::Txn(args) => txn::txn(context, args, json).await,
+        ClientCommand::Load(args) => load::load(context, args, json).await,
+        ClientCommand::Lease(args) => leases::lease(context, args, json).await,
+        ClientCommand::Lock(args) => lock::run(context, args).await,
+        ClientCommand::Status(_) => commands::status(context, json).await,
+    }
+}
